@@ -1,0 +1,85 @@
+"""Option sections that every family shares. Original option names are those of Efficient-VDVAE."""
+
+from dataclasses import dataclass
+
+from common.hparams.schema import option
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """`[run]`: identity, seed and devices of a run."""
+
+    family: str = option("hierarchical_vae", doc="model family; selects the option schema")
+    name: str = option(doc="run name; the run lives in logs-<name>/")
+    seed: int = option(low=0, doc="seed of initialisation, noise, shuffling and augmentation")
+    num_gpus: int = option(low=0, doc="accelerators to use; 0 runs on the CPU")
+    num_cpus: int = option(low=1, doc="upper bound for image-decoding worker processes")
+    max_allowed_checkpoints: int = option(low=1, doc="newest checkpoints to keep, beside the best one")
+    wandb: bool = option(False, doc="also log to Weights & Biases")
+    wandb_project: str = option("dioscuri", doc="Weights & Biases project")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """`[data]`: where pictures come from and what they look like."""
+
+    dataset_source: str = option(doc="name of a data source, see common/data/sources.py")
+    train_data_path: str = option(path=True, doc="training pictures (folder, or file for 'npy')")
+    val_data_path: str = option(path=True, doc="validation pictures")
+    synthesis_data_path: str = option(path=True, doc="test pictures, also used by the synthesis modes")
+    dataset_path: str = option(
+        "../datasets", path=True, doc="parent folder of prepared mnist/, mnist10k/ and cifar-10/"
+    )
+    target_res: int = option(low=1, doc="height and width of the pictures given to the model, padding included")
+    channels: int = option(low=1, doc="channels of a picture")
+    num_bits: float = option(low=1, high=8, doc="bit depth of a channel")
+    random_horizontal_flip: bool = option(doc="mirror training pictures with probability 1/2 (never digits)")
+    skip_corrupt: bool = option(False, doc="leave out unreadable image files instead of stopping")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimizer:
+    """`[optimizer]`: update rule, learning rate, clipping and skipping."""
+
+    type: str = option(choices=("Adamax", "Adam", "RAdam", "Radam"), doc="update rule")
+    learning_rate_scheme: str = option(choices=("cosine", "constant", "exponential", "noam"), doc="schedule")
+    learning_rate: float = option(low=0, doc="base learning rate")
+    warmup_steps: float = option(low=0, doc="steps of linear warm-up")
+    decay_steps: int = option(low=1, doc="steps from decay_start to min_learning_rate")
+    decay_start: int = option(low=0, doc="step at which the decay begins")
+    min_learning_rate: float = option(low=0, doc="floor of the schedule")
+    decay_rate: float = option(low=0, doc="factor per decay_steps of the exponential schedule")
+    beta1: float = option(low=0, high=1, doc="decay of the first moment")
+    beta2: float = option(low=0, high=1, doc="decay of the second moment or infinity norm")
+    epsilon: float = option(low=0, doc="added to the denominator")
+    clip_gradient_norm: bool = option(doc="clip the global gradient norm")
+    gradient_clip_norm_value: float = option(low=0, doc="norm to clip to")
+    gradient_skip: bool = option(doc="skip updates whose gradient norm is not finite or too large")
+    gradient_skip_threshold: float = option(low=0, doc="norm from which an update is skipped")
+    max_skips_in_row: int = option(50, low=1, doc="stop the run after this many skipped updates in a row")
+    legacy_torch_cosine: bool = option(False, doc="reproduce the original's wrong cosine curve (golden cases only)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train:
+    """`[train]`: length, batch, precision and what is traded for speed or memory."""
+
+    total_train_steps: int = option(low=1, doc="batches to train on, skipped updates included")
+    batch_size: int = option(low=1, doc="global batch size over all devices")
+    ema_decay: float = option(low=0, high=1, doc="decay of the exponential moving average of the weights")
+    resume_from_ema: bool = option(doc="on resume, start from the averaged weights")
+    logging_interval_in_steps: int = option(low=1, doc="steps between two readings of the device's metrics")
+    checkpoint_and_eval_interval_in_steps: int = option(low=1, doc="steps between two checkpoints and validations")
+    precision: str = option("float32", choices=("float32", "bfloat16", "float64"), doc="arithmetic of the network")
+    compile: bool = option(False, doc="torch only: compile the network")
+    checkpoint_activations: bool = option(False, doc="recompute blocks in the backward pass to save memory")
+    accumulation_steps: int = option(1, low=1, doc="parts into which a batch is split to save memory")
+    scan_blocks: bool = option(False, doc="JAX only: scan runs of equal blocks (accelerators; slow on CPU)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Val:
+    """`[val]`: validation during training."""
+
+    n_samples_for_validation: int = option(low=1, doc="validation pictures, at most what the set holds")
+    batch_size: int = option(low=1, doc="global batch size")

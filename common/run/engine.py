@@ -1,0 +1,121 @@
+"""The one seam between host logic and tensor code.
+
+`torch_impl/engine.py` and `jax_impl/engine.py` each have a class `Engine` that fulfils this protocol. Everything that
+crosses it is numpy or plain Python. A family's tensor code plugs into an engine from `<twin>/families/<family>.py`, its
+host logic into the run from `common/run/families/<family>.py`.
+
+Arrays are NHWC. Pictures are uint8 (B, H, W, C), padded to `data.target_res`. Likelihoods and divergences are in nats.
+`Noise` maps the names of `common.plans` to arrays; where it is None the engine draws from its own generator, a pure
+function of (`run.seed`, stream, step, process): nothing of the generator needs to be saved to resume exactly.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+
+Array = np.ndarray
+Batch = Mapping[str, Array]
+Noise = Mapping[str, Array]
+State = dict[str, dict[str, Array]]
+
+
+class Engine(Protocol):
+    """What a twin does for a run.
+
+    Training methods take the batch of this process; the other methods take the global batch, the same on every process,
+    and return global results: each process computes its share and all gather them.
+    """
+
+    name: str  # "torch" or "jax"
+    process_index: int
+    process_count: int
+    device_count: int  # over all processes; global batch sizes are multiples of it or are padded
+
+    def initialise(self) -> None:
+        """Create parameters (`common.plans.<family>.initial_parameters`), their average and the optimiser's state."""
+
+    def train_step(self, batch: Batch, step: int, scalars: Mapping[str, float], noise: Noise | None = None) -> None:
+        """One update on this process's share of the global batch. `scalars` holds the schedules' values at `step`.
+
+        Returns nothing: metrics and skip counters accumulate on the device until `fetch_metrics`.
+        """
+
+    def fetch_metrics(self) -> dict[str, float]:
+        """Means since the last call over steps and processes: the family's metrics under its names, and `grad_norm`.
+
+        Beside the means: `skips` (skipped updates since the run began) and `skips_in_row` (the longest row of skipped
+        updates that touches the steps since the last call). Waits for the device.
+        """
+
+    def evaluate(self, batch: Batch, *, ema: bool, step: int, noise: Noise | None = None) -> dict[str, Array]:
+        """Per-picture terms of the bound, in nats: `reconstruction` (B,) and `kl` (B, L), posterior noise drawn."""
+
+    def reconstruct(
+        self,
+        batch: Batch,
+        *,
+        ema: bool,
+        step: int,
+        masks: Sequence[Array] | None = None,
+        output: str = "sample",
+        output_temperature: float = 1.0,
+        noise: Noise | None = None,
+    ) -> dict[str, Array]:
+        """`image` uint8 (B, h, w, C) without padding, `reconstruction` (B,) and `kl` (B, L), masked where masks are given.
+
+        `masks` holds one 0/1 array (Z,) a latent group: kept variates come from the posterior, the others from the prior.
+        """
+
+    def generate(
+        self,
+        n: int,
+        temperatures: Sequence[float],
+        *,
+        ema: bool,
+        step: int,
+        output: str = "sample",
+        output_temperature: float = 1.0,
+        noise: Noise | None = None,
+    ) -> Array:
+        """`n` pictures uint8 (n, h, w, C) from the prior; one temperature a latent group."""
+
+    def encode(
+        self,
+        batch: Batch,
+        *,
+        ema: bool,
+        step: int,
+        masks: Sequence[Array] | None = None,
+        noise: Noise | None = None,
+    ) -> dict[str, Array]:
+        """`mean.<l>`, `std.<l>` and `z.<l>` (B, H, W, Z) of every latent group; z is the value the pass used."""
+
+    def decode(
+        self,
+        latents: Mapping[str, Array],
+        temperatures: Sequence[float],
+        *,
+        ema: bool,
+        step: int,
+        masks: Sequence[Array] | None = None,
+        output: str = "mean",
+        output_temperature: float = 1.0,
+        noise: Noise | None = None,
+    ) -> Array:
+        """Pictures uint8 (B, h, w, C) from `z.<l>`; variates that a mask leaves out come from the prior."""
+
+    def inpaint(self, batch: Batch, mask: Array, *, ema: bool, step: int, noise: Noise | None = None) -> Array:
+        """Pictures whose masked part is filled in; a `UserError` where the family has no such mode."""
+
+    def divergence_statistics(self, batch: Batch, *, ema: bool, step: int, noise: Noise | None = None) -> dict[str, Array]:
+        """`kl.<l>` (B, Z): KL of every picture and variate in nats, averaged over the latent grid."""
+
+    def output_statistics(self, batch: Batch, *, ema: bool, step: int) -> dict[str, Array]:
+        """Arrays for histograms: what the output layer says of a batch (`means`, `log_scales`, or `logits`)."""
+
+    def state_to_numpy(self) -> State:
+        """`model`, `ema` and `optimizer` tensors under canonical names, and `counters` (skips, updates)."""
+
+    def state_from_numpy(self, state: State) -> None:
+        """Load such a state. A `UserError` names the first tensor that is missing, unknown or of another shape."""
