@@ -1,0 +1,6 @@
+#!/bin/sh
+# Train the PyTorch twin: sh train.sh [CFG] [section.option=value ...]. Paths are relative to where you stand.
+set -eu
+here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
+python=$(sh "$here/../build/setup_env.sh" --print-python)
+exec "$python" "$here/train.py" "$@"
