@@ -6,7 +6,9 @@ host logic into the run from `common/run/families/<family>.py`.
 
 Arrays are NHWC. Pictures are uint8 (B, H, W, C), padded to `data.target_res`. Likelihoods and divergences are in nats.
 `Noise` maps the names of `common.plans` to arrays; where it is None the engine draws from its own generator, a pure
-function of (`run.seed`, stream, step, process): nothing of the generator needs to be saved to resume exactly.
+function of (`run.seed`, method, `step`, process): nothing of the generator needs to be saved to resume exactly. Methods
+that are called several times for one training step (a validation of many batches) get another `step` each time, or
+every batch meets the same noise. `encode` and `reconstruct` share their posterior noise: equal batch and `step`, equal z.
 """
 
 from collections.abc import Mapping, Sequence
@@ -44,12 +46,18 @@ class Engine(Protocol):
     def fetch_metrics(self) -> dict[str, float]:
         """Means since the last call over steps and processes: the family's metrics under its names, and `grad_norm`.
 
-        Beside the means: `skips` (skipped updates since the run began) and `skips_in_row` (the longest row of skipped
-        updates that touches the steps since the last call). Waits for the device.
+        A vector metric `kl` gives `kl.0`, `kl.1`, ... Steps whose gradient is not finite are left out of the means (NaN
+        where no step is left). Beside the means: `skips` (skipped updates since the run began), `updates` (applied ones)
+        and `skips_in_row` (the longest row of skipped updates that touches the steps since the last call). Waits for the
+        device; every process calls it.
         """
 
     def evaluate(self, batch: Batch, *, ema: bool, step: int, noise: Noise | None = None) -> dict[str, Array]:
-        """Per-picture terms of the bound, in nats: `reconstruction` (B,) and `kl` (B, L), posterior noise drawn."""
+        """Per-picture terms of the bound, in nats: `reconstruction` (B,), `kl` (B, L) and `log_ratio` (B, L).
+
+        `log_ratio` is log q(z | x) - log p(z) at the drawn z, whose mean over draws is `kl`: importance weights need it,
+        since weights made of the analytic divergence do not bound the likelihood.
+        """
 
     def reconstruct(
         self,

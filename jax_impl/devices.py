@@ -1,0 +1,116 @@
+"""Devices and processes of a run: which ones, how arrays get there, and how results come back."""
+
+import os
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from common.errors import UserError
+
+COMPUTE_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float64": jnp.float64}
+"""Arithmetic of the network by `train.precision`."""
+
+_CACHE_BYTES = 2 << 30
+"""Bound of the persistent compilation cache; the entries used least recently go first."""
+
+
+@dataclass(frozen=True)
+class Devices:
+    """A mesh of one axis, 'data', over the devices of all processes, and this process's place among them."""
+
+    mesh: Mesh
+    process_index: int
+    process_count: int
+
+    @property
+    def device_count(self) -> int:
+        """Devices over all processes."""
+        return self.mesh.size
+
+    @property
+    def sharded(self) -> NamedSharding:
+        """Rows spread over the devices."""
+        return NamedSharding(self.mesh, PartitionSpec("data"))
+
+    @property
+    def replicated(self) -> NamedSharding:
+        """The same on every device."""
+        return NamedSharding(self.mesh, PartitionSpec())
+
+    def place(self, array: np.ndarray, dtype: jnp.dtype | None = None) -> Array:
+        """This process's rows as part of the global array, spread over the devices."""
+        rows = np.asarray(array, dtype)
+        if self.process_count == 1:
+            return jax.device_put(rows, self.sharded)
+        return jax.make_array_from_process_local_data(self.sharded, rows)
+
+    def share(self, array: np.ndarray) -> np.ndarray:
+        """This process's rows of a global array, whose length is a multiple of the number of processes."""
+        return np.array_split(array, self.process_count)[self.process_index]
+
+    def to_numpy(self, array: Array) -> np.ndarray:
+        """The rows of all processes, on the host."""
+        if self.process_count > 1 and not array.is_fully_replicated:
+            array = multihost_utils.process_allgather(array, tiled=True)
+        return np.asarray(array)
+
+
+def open_devices(num_gpus: int) -> Devices:
+    """Choose the devices and join the processes that the environment describes, if any."""
+    if not num_gpus:
+        jax.config.update("jax_platforms", "cpu")
+    _join_processes()
+    found = jax.devices() if num_gpus else jax.devices("cpu")
+    if num_gpus:
+        _check_gpus(num_gpus, found)
+        found = found[:num_gpus]
+    return Devices(Mesh(np.array(found), ("data",)), jax.process_index(), jax.process_count())
+
+
+def set_precision(precision: str) -> None:
+    """Let float32 mean float32 on accelerators (no TF32); float64 needs the global switch."""
+    jax.config.update("jax_default_matmul_precision", "highest" if precision == "float32" else None)
+    if precision == "float64":
+        jax.config.update("jax_enable_x64", True)
+
+
+def use_compilation_cache() -> None:
+    """Keep compiled programs in JAX_COMPILATION_CACHE_DIR, or in .jax_cache beside this file.
+
+    The bound needs the package filelock; without it nothing is kept unless the user names a folder.
+    """
+    if os.environ.get("JAX_COMPILATION_CACHE_DIR") or find_spec("filelock") is None:
+        return
+    jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parent / ".jax_cache"))
+    jax.config.update("jax_compilation_cache_max_size", _CACHE_BYTES)
+
+
+def _join_processes() -> None:
+    tasks = max(int(os.environ.get(name, 1)) for name in ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "JAX_NUM_PROCESSES"))
+    several_hosts = "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
+    if (tasks > 1 or several_hosts) and not jax.distributed.is_initialized():
+        jax.distributed.initialize(
+            coordinator_address=os.environ.get("JAX_COORDINATOR_ADDRESS"),
+            num_processes=_number("JAX_NUM_PROCESSES"),
+            process_id=_number("JAX_PROCESS_ID"),
+        )
+
+
+def _number(name: str) -> int | None:
+    return int(os.environ[name]) if name in os.environ else None
+
+
+def _check_gpus(num_gpus: int, found: list[jax.Device]) -> None:
+    if found[0].platform == "cpu":
+        raise UserError(f"[run] num_gpus is {num_gpus} but JAX finds no accelerator here: set run.num_gpus=0 for the CPU")
+    if num_gpus > len(found) or (jax.process_count() > 1 and num_gpus != len(found)):
+        raise UserError(
+            f"[run] num_gpus is {num_gpus} but there are {len(found)} accelerators: set run.num_gpus={len(found)}"
+        )

@@ -1,0 +1,44 @@
+"""Noise for a model's draws, a pure function of (seed, stream, step)."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from common.plans.noise import Draw
+
+STREAMS = {
+    "train_step": 0,
+    "evaluate": 1,
+    "reconstruct": 2,
+    "generate": 3,
+    "encode": 2,
+    "decode": 5,
+    "divergence_statistics": 6,
+    "inpaint": 7,
+    "output_statistics": 8,
+}
+"""Stream of each method of the engine: `encode` draws what `reconstruct` draws."""
+
+
+def draw_noise(draws: Sequence[Draw], key: tuple[int, int, int], dtype: jnp.dtype) -> dict[str, Array]:
+    """Draw the arrays (B, H, W, C), all normals in one call and all uniforms in another.
+
+    The values do not depend on how the arrays are laid out over devices and processes, so no process index is needed.
+    """
+    seed, stream, step = key
+    root = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), stream), step)
+    noise: dict[str, Array] = {}
+    for index, kind in enumerate(("normal", "uniform")):
+        chosen = [draw for draw in draws if draw.kind == kind]
+        if not chosen:
+            continue
+        batch, widths = chosen[0].shape[0], [int(np.prod(draw.shape[1:])) for draw in chosen]
+        sample = jax.random.normal if kind == "normal" else jax.random.uniform
+        values = sample(jax.random.fold_in(root, index), (batch, sum(widths)), dtype)
+        for draw, part in zip(chosen, jnp.split(values, np.cumsum(widths)[:-1], axis=1), strict=True):
+            part = part if kind == "normal" else draw.low + (draw.high - draw.low) * part
+            noise[draw.name] = part.reshape(draw.shape)
+    return noise

@@ -1,0 +1,75 @@
+"""All parameters in one vector: it is split into the model's tree, and gradients are joined into another one."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+
+from common.plans.layout import Layout, make_layout
+
+LEAVES = {"kernel": "weight", "scale": "weight", "embedding": "weight"}
+"""Names of parameters that the checkpoint calls otherwise."""
+
+
+@dataclass(frozen=True)
+class Tree:
+    """The model's tree of parameters: its structure, and each leaf's canonical name and shape."""
+
+    structure: Any
+    names: tuple[str, ...]
+    shapes: tuple[tuple[int, ...], ...]
+
+
+def canonical_name(path: tuple[str | int, ...]) -> str:
+    """Name of a parameter in checkpoints."""
+    return ".".join([*(str(part) for part in path[:-1]), LEAVES.get(str(path[-1]), str(path[-1]))])
+
+
+def memory_axes(leaf: str, n: int) -> tuple[int, ...]:
+    """Order of the canonical tensor's axes in the model's own tensor, by the leaf's name and rank."""
+    if leaf == "kernel":
+        return (1, 0) if n == 2 else (*range(2, n), 1, 0)
+    return (0, *range(2, n), 1) if n >= 3 else tuple(range(n))
+
+
+def flat_layout(
+    params: nnx.State, shapes: Mapping[str, tuple[int, ...]], decayed: Callable[[str], bool]
+) -> tuple[Layout, Tree]:
+    """Layout and tree of a model's parameters, whose names and shapes must be those of the family's table."""
+    paths = [path for path, _ in nnx.to_flat_state(params)]
+    names = tuple(canonical_name(path) for path in paths)
+    tree = Tree(jax.tree.structure(params), names, tuple(leaf.shape for leaf in jax.tree.leaves(params)))
+    kinds = {name: str(path[-1]) for name, path in zip(names, paths, strict=True)}
+    if set(kinds) != set(shapes):
+        raise ValueError(f"parameter '{sorted(set(kinds) ^ set(shapes))[0]}' is either in the model or in the table only")
+    layout = make_layout(shapes, decayed, lambda name, shape: memory_axes(kinds[name], len(shape)))
+    expected = {slot.name: _without_ones(slot.memory_shape) for slot in layout.slots}
+    for name, shape in zip(names, tree.shapes, strict=True):
+        if _without_ones(shape) != expected[name]:
+            raise ValueError(f"parameter '{name}': model has {shape}, table has {shapes[name]}")
+    return layout, tree
+
+
+def split(flat: Array, layout: Layout, tree: Tree) -> nnx.State:
+    """Vector (P,) -> the model's tree of parameters."""
+    slots = {slot.name: slot for slot in layout.slots}
+    leaves = [
+        flat[slots[name].start : slots[name].stop].reshape(shape)
+        for name, shape in zip(tree.names, tree.shapes, strict=True)
+    ]
+    return jax.tree.unflatten(tree.structure, leaves)
+
+
+def join(params: nnx.State, layout: Layout, tree: Tree) -> Array:
+    """Tree of the model's parameters or gradients -> vector (P,)."""
+    leaves = dict(zip(tree.names, jax.tree.leaves(params), strict=True))
+    return jnp.concatenate([leaves[slot.name].reshape(-1) for slot in layout.slots])
+
+
+def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """1x1 convolutions may be kept as matrices."""
+    return tuple(length for length in shape if length != 1)

@@ -1,0 +1,86 @@
+"""Devices and processes of a run: which ones, how arrays get there, and how results come back."""
+
+import os
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from common.errors import UserError
+
+COMPUTE_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
+"""Arithmetic of the network by `train.precision`."""
+
+
+@dataclass(frozen=True)
+class Devices:
+    """This process's device and its place among the processes, one a device."""
+
+    device: torch.device
+    process_index: int
+    process_count: int
+
+    @property
+    def device_count(self) -> int:
+        """Devices over all processes."""
+        return self.process_count
+
+    def place(self, array: np.ndarray, dtype: torch.dtype | None = None) -> Tensor:
+        """This process's rows, as a tensor on its device."""
+        return torch.as_tensor(np.ascontiguousarray(array)).to(self.device, dtype, non_blocking=True)
+
+    def share(self, array: np.ndarray) -> np.ndarray:
+        """This process's rows of a global array, whose length is a multiple of the number of processes."""
+        return np.array_split(array, self.process_count)[self.process_index]
+
+    def to_numpy(self, tensor: Tensor) -> np.ndarray:
+        """The rows of all processes, on the host."""
+        if self.process_count > 1:
+            parts = [torch.empty_like(tensor) for _ in range(self.process_count)]
+            dist.all_gather(parts, tensor.contiguous())
+            tensor = torch.cat(parts)
+        return tensor.cpu().numpy()
+
+    def mean(self, tensor: Tensor) -> Tensor:
+        """Average a tensor over the processes, in place: gloo knows sums only."""
+        if self.process_count > 1:
+            dist.all_reduce(tensor)
+            tensor /= self.process_count
+        return tensor
+
+
+def open_devices(num_gpus: int) -> Devices:
+    """Choose this process's device and join the process group that torchrun's environment describes, if any."""
+    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    local_rank = int(os.environ.get("LOCAL_RANK", rank))
+    if num_gpus:
+        _check_gpus(num_gpus, world)
+        torch.cuda.set_device(local_rank)
+    device = torch.device("cuda", local_rank) if num_gpus else torch.device("cpu")
+    if world > 1 and not dist.is_initialized():
+        dist.init_process_group("nccl" if num_gpus else "gloo")
+    return Devices(device, rank, world)
+
+
+def set_precision(precision: str) -> None:
+    """Let float32 mean float32 on GPUs (no TF32), and cuDNN choose its algorithms by trial: all shapes are static."""
+    torch.backends.cuda.matmul.fp32_precision = "ieee"
+    torch.backends.cudnn.conv.fp32_precision = "ieee"
+    torch.backends.cudnn.benchmark = precision != "float64"
+
+
+def _check_gpus(num_gpus: int, world: int) -> None:
+    if not torch.cuda.is_available():
+        raise UserError(
+            f"[run] num_gpus is {num_gpus} but PyTorch finds no GPU here: set run.num_gpus=0 for the CPU"
+        )
+    local = torch.cuda.device_count()
+    if max(num_gpus if world == 1 else 0, int(os.environ.get("LOCAL_WORLD_SIZE", 1))) > local:
+        raise UserError(f"[run] num_gpus is {num_gpus} but there are {local} GPUs here: set run.num_gpus={local}")
+    if num_gpus != world:
+        raise UserError(
+            f"[run] num_gpus is {num_gpus} but {world} process{'es run' if world > 1 else ' runs'}: "
+            f"start it with torchrun --nproc-per-node {num_gpus}"
+        )

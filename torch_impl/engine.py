@@ -1,0 +1,312 @@
+"""The engine of the PyTorch twin: `common.run.engine.Engine` over a family's tensor functions."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import fields
+from functools import partial
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from common.errors import UserError
+from common.plans.layout import pack, unpack
+from common.run.engine import Array, Batch, Noise, State
+from common.run.engine_support import metric_names, padded_rows, take_prefixed
+from torch_impl.devices import COMPUTE_DTYPES, open_devices, set_precision
+from torch_impl.noise import STREAMS, draw_noise
+from torch_impl.optim.flat import bind, flat_layout, gather, views
+from torch_impl.optim.step import OptimizerState, Settings, optimizer_step
+from torch_impl.replay import Replay
+
+COUNTERS = ("updates", "skips", "skips_in_row")
+
+
+class Engine:
+    """Trains and runs the family `run.family` on the devices that `run.num_gpus` asks for."""
+
+    name = "torch"
+
+    def __init__(self, hparams: Any) -> None:
+        self.hparams = hparams
+        set_precision(hparams.train.precision)
+        self.devices = open_devices(hparams.run.num_gpus)
+        self.process_index, self.process_count = self.devices.process_index, self.devices.process_count
+        self.device_count = self.devices.device_count
+        self.dtype = torch.float64 if hparams.train.precision == "float64" else torch.float32
+        self.family = import_module(f"torch_impl.families.{hparams.run.family}").Family(hparams)
+        self.model, self.ema_model = self._build(), self._build()
+        self.layout = flat_layout(self.model, self.family.parameter_shapes(), self.family.decayed)
+        train = hparams.train
+        self.settings = Settings.make(
+            hparams.optimizer, train.ema_decay, self.family.weight_decay, self.layout.n_decayed
+        )
+        self.metric_names = metric_names(self.family.metric_sizes)
+        self.update = self._update_function()
+        self.replay = Replay(train.compile and self.devices.device.type == "cuda" and self.process_count == 1)
+        self._set_state(OptimizerState.start(torch.zeros(self.layout.size, dtype=self.dtype, device=self.devices.device)))
+
+    def initialise(self) -> None:
+        """Create parameters, their average and the optimiser's state."""
+        arrays = self.family.initial_parameters(self.hparams.run.seed)
+        self._set_state(OptimizerState.start(self._vector(arrays)))
+
+    def train_step(self, batch: Batch, step: int, scalars: Mapping[str, float], noise: Noise | None = None) -> None:
+        """One update on this process's share of the global batch."""
+        n_parts = self.hparams.train.accumulation_steps
+        rows = len(next(iter(batch.values())))
+        if rows % n_parts:
+            raise UserError(
+                f"[train] batch_size {rows * self.process_count} must be a multiple of devices x accumulation_steps, "
+                f"{self.device_count} x {n_parts}"
+            )
+        pictures = {name: self.devices.place(array) for name, array in batch.items()}
+        drawn = self._noise("train_step", rows, step, noise)
+        names, values = list(scalars), torch.tensor(list(scalars.values()), dtype=self.dtype)
+        inputs = {"values": values.to(self.devices.device, non_blocking=True), **_prefixed("batch.", pictures)}
+        balanced = self.family.balances(scalars)
+        device_step = partial(self._device_step, names=names, n_parts=n_parts, balanced=balanced)
+        self.replay(device_step, inputs | _prefixed("noise.", drawn), key=(balanced, rows))
+
+    def fetch_metrics(self) -> dict[str, float]:
+        """Means since the last call, and the counters of skipped and applied updates."""
+        state, sums = self.state, self.devices.mean(self.metric_sums.clone()).cpu().numpy()
+        with np.errstate(invalid="ignore"):
+            metrics = dict(zip(self.metric_names, (sums[:-1] / sums[-1]).tolist(), strict=True))
+        self.metric_sums.zero_()
+        metrics |= {"skips": int(state.skips), "updates": int(state.updates), "skips_in_row": int(state.longest_row)}
+        state.longest_row.copy_(state.skips_in_row)
+        return metrics
+
+    def evaluate(self, batch: Batch, *, ema: bool, step: int, noise: Noise | None = None) -> dict[str, Array]:
+        """`reconstruction` (B,) and `kl` (B, L) in nats."""
+        return self._run("evaluate", batch, ema, step, noise)
+
+    def reconstruct(
+        self,
+        batch: Batch,
+        *,
+        ema: bool,
+        step: int,
+        masks: Sequence[Array] | None = None,
+        output: str = "sample",
+        output_temperature: float = 1.0,
+        noise: Noise | None = None,
+    ) -> dict[str, Array]:
+        """`image` uint8 (B, h, w, C), `reconstruction` (B,) and `kl` (B, L), masked where masks are given."""
+        numbers = {"masks": masks, "output_temperature": output_temperature}
+        return self._run("reconstruct", batch, ema, step, noise, numbers, output=output)
+
+    def generate(
+        self,
+        n: int,
+        temperatures: Sequence[float],
+        *,
+        ema: bool,
+        step: int,
+        output: str = "sample",
+        output_temperature: float = 1.0,
+        noise: Noise | None = None,
+    ) -> Array:
+        """`n` pictures uint8 (n, h, w, C) from the prior."""
+        numbers = {"temperatures": np.asarray(temperatures), "output_temperature": output_temperature}
+        rows = {"index": np.arange(n)}
+        return self._run("generate", rows, ema, step, noise, numbers, output=output)["image"]
+
+    def encode(
+        self,
+        batch: Batch,
+        *,
+        ema: bool,
+        step: int,
+        masks: Sequence[Array] | None = None,
+        noise: Noise | None = None,
+    ) -> dict[str, Array]:
+        """`mean.<l>`, `std.<l>` and `z.<l>` (B, H, W, Z) of every latent group."""
+        return self._run("encode", batch, ema, step, noise, {"masks": masks})
+
+    def decode(
+        self,
+        latents: Mapping[str, Array],
+        temperatures: Sequence[float],
+        *,
+        ema: bool,
+        step: int,
+        masks: Sequence[Array] | None = None,
+        output: str = "mean",
+        output_temperature: float = 1.0,
+        noise: Noise | None = None,
+    ) -> Array:
+        """Pictures uint8 (B, h, w, C) from `z.<l>`."""
+        numbers = {
+            "temperatures": np.asarray(temperatures),
+            "masks": masks,
+            "output_temperature": output_temperature,
+        }
+        return self._run("decode", latents, ema, step, noise, numbers, output=output)["image"]
+
+    def inpaint(self, batch: Batch, mask: Array, *, ema: bool, step: int, noise: Noise | None = None) -> Array:
+        """Pictures whose masked part is filled in, where the family can."""
+        return self._run("inpaint", batch, ema, step, noise, {"mask": mask})["image"]
+
+    def divergence_statistics(
+        self, batch: Batch, *, ema: bool, step: int, noise: Noise | None = None
+    ) -> dict[str, Array]:
+        """`kl.<l>` (B, Z): KL of every picture and variate in nats, averaged over the latent grid."""
+        return self._run("divergence_statistics", batch, ema, step, noise)
+
+    def output_statistics(self, batch: Batch, *, ema: bool, step: int) -> dict[str, Array]:
+        """Arrays of the output layer for histograms."""
+        return self._run("output_statistics", batch, ema, step, None)
+
+    def state_to_numpy(self) -> State:
+        """`model`, `ema` and `optimizer` tensors under canonical names, and `counters`."""
+        vectors = {name: getattr(self.state, name).cpu().numpy() for name in ("params", "ema", "first", "second")}
+        moments = unpack(vectors["first"], self.layout, "exp_avg.")
+        moments |= unpack(vectors["second"], self.layout, f"{self.settings.rule.second}.")
+        counters = {name: np.asarray(getattr(self.state, name).item(), np.int64) for name in COUNTERS}
+        return {
+            "model": unpack(vectors["params"], self.layout),
+            "ema": unpack(vectors["ema"], self.layout),
+            "optimizer": moments,
+            "counters": counters,
+        }
+
+    def state_from_numpy(self, state: State) -> None:
+        """Load a state; without `ema` or `optimizer` the average begins as a copy, the optimiser afresh."""
+        loaded = OptimizerState.start(self._vector(state["model"]))
+        if "ema" in state:
+            loaded.ema = self._vector(state["ema"])
+        if "optimizer" in state:
+            moments = dict(state["optimizer"])
+            loaded.first = self._vector(take_prefixed(moments, "exp_avg."))
+            loaded.second = self._vector(take_prefixed(moments, f"{self.settings.rule.second}."))
+            if moments:
+                raise UserError(f"[optimizer] type {self.hparams.optimizer.type} has no tensor '{next(iter(moments))}'")
+        for name, value in state.get("counters", {}).items():
+            getattr(loaded, name).fill_(int(value))
+        loaded.longest_row.copy_(loaded.skips_in_row)
+        self._set_state(loaded)
+
+    def _build(self) -> torch.nn.Module:
+        model = self.family.build().to(self.devices.device, self.dtype)
+        if self.hparams.train.compile:
+            for region in self.family.regions(model):
+                region.compile()
+        return model
+
+    def _update_function(self) -> Any:
+        update = partial(optimizer_step, settings=self.settings)
+        return torch.compile(update) if self.hparams.train.compile else update
+
+    def _vector(self, arrays: Mapping[str, Array]) -> Tensor:
+        numpy_dtype = np.float64 if self.dtype == torch.float64 else np.float32
+        return torch.from_numpy(pack(arrays, self.layout, numpy_dtype)).to(self.devices.device)
+
+    def _set_state(self, state: OptimizerState) -> None:
+        """Take over a state's values; vectors that exist keep their memory, which modules and replays point to."""
+        if hasattr(self, "state"):
+            for field in fields(OptimizerState):
+                getattr(self.state, field.name).copy_(getattr(state, field.name))
+            self.metric_sums.zero_()
+            return
+        self.state = state
+        self.parameters = bind(self.model, state.params, self.layout)
+        bind(self.ema_model, state.ema, self.layout)
+        self.grad = torch.zeros_like(state.params)
+        self.grad_views = list(views(self.grad, self.layout).values())
+        self.metric_sums = torch.zeros(len(self.metric_names) + 1, dtype=self.dtype, device=self.devices.device)
+
+    def _noise(self, method: str, rows: int, step: int, given: Noise | None, **options: Any) -> dict[str, Tensor]:
+        if given is not None:
+            return {name: self.devices.place(array, self.dtype) for name, array in given.items()}
+        key = (self.hparams.run.seed, STREAMS[method], step, self.process_index)
+        return draw_noise(self.family.draws(method, rows, **options), key, self.devices.device, self.dtype)
+
+    def _arithmetic(self) -> AbstractContextManager:
+        precision = self.hparams.train.precision
+        return torch.autocast(
+            self.devices.device.type, COMPUTE_DTYPES["bfloat16"], enabled=precision == "bfloat16"
+        )
+
+    def _device_step(self, inputs: Mapping[str, Tensor], names: list[str], n_parts: int, balanced: bool) -> None:
+        """Everything of a training step that runs on the device, in place and without waiting for it."""
+        scalars = dict(zip(names, inputs["values"].unbind(), strict=True))
+        batches, noises = _parts(_taken(inputs, "batch."), n_parts), _parts(_taken(inputs, "noise."), n_parts)
+        statistics = self._statistics(batches, noises) if balanced and n_parts > 1 else None
+        totals: dict[str, Tensor] = {}
+        for index, (batch, noise) in enumerate(zip(batches, noises, strict=True)):
+            with self._arithmetic():
+                terms = self.family.terms(self.model, batch, noise)
+                if balanced and n_parts == 1:
+                    statistics = self.devices.mean(self.family.statistics(terms))
+                loss, metrics = self.family.loss(terms, scalars, statistics)
+            grads = torch.autograd.grad(loss / n_parts, self.parameters, materialize_grads=True)
+            gather(self.grad_views, grads, accumulate=index > 0)
+            totals = {name: totals.get(name, 0) + value.detach() / n_parts for name, value in metrics.items()}
+        self.devices.mean(self.grad)
+        norm = self.update(self.state, self.grad, scalars["learning_rate"])
+        self._add_metrics(totals, norm)
+
+    @torch.no_grad()
+    def _statistics(self, batches: list[dict[str, Tensor]], noises: list[dict[str, Tensor]]) -> Tensor:
+        """What the loss balances by, over the whole batch: a pass of its own before the parts' gradients."""
+        parts = []
+        for batch, noise in zip(batches, noises, strict=True):
+            with self._arithmetic():
+                parts.append(self.family.statistics(self.family.terms(self.model, batch, noise)))
+        return self.devices.mean(torch.stack(parts).mean(0))
+
+    def _add_metrics(self, metrics: Mapping[str, Tensor], norm: Tensor) -> None:
+        values = [*(metrics[name] for name in self.family.metric_sizes), norm, torch.ones_like(norm)]
+        vector = torch.cat([value.reshape(-1).to(self.dtype) for value in values])
+        self.metric_sums += torch.where(torch.isfinite(norm), vector, 0)
+
+    @torch.no_grad()
+    def _run(
+        self,
+        method: str,
+        batch: Batch,
+        ema: bool,
+        step: int,
+        noise: Noise | None,
+        numbers: Mapping[str, Any] | None = None,
+        **options: str,
+    ) -> dict[str, Array]:
+        """Run a family's method on the global batch, each process its rows, short batches padded by repetition."""
+        function = getattr(self.family, method, None)
+        if function is None:
+            raise UserError(f"[run] family '{self.hparams.run.family}' has no mode '{method}'")
+        n = len(next(iter(batch.values())))
+        rows = padded_rows(n, self.device_count)
+        arrays = {name: self.devices.place(self.devices.share(array[rows])) for name, array in batch.items()}
+        given = noise and {name: self.devices.share(np.asarray(array)[rows]) for name, array in noise.items()}
+        drawn = self._noise(method, len(rows) // self.process_count, step, given, **options)
+        with self._arithmetic():
+            model = self.ema_model if ema else self.model
+            results = function(model, arrays, drawn, **self._tensors(numbers or {}), **options)
+        return {name: self.devices.to_numpy(value)[:n] for name, value in results.items()}
+
+    def _tensors(self, numbers: Mapping[str, Any]) -> dict[str, Any]:
+        """Numbers, arrays and lists of arrays that are the same for every row, on the device."""
+        make = partial(torch.as_tensor, dtype=self.dtype, device=self.devices.device)
+        return {
+            name: [make(item) for item in value] if isinstance(value, list | tuple) else None if value is None else make(value)
+            for name, value in numbers.items()
+        }
+
+
+def _prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {prefix + name: tensor for name, tensor in tensors.items()}
+
+
+def _taken(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _parts(tensors: Mapping[str, Tensor], n: int) -> list[dict[str, Tensor]]:
+    """Split tensors along the batch."""
+    pieces = {name: tensor.chunk(n) for name, tensor in tensors.items()}
+    return [{name: piece[i] for name, piece in pieces.items()} for i in range(n)]

@@ -1,0 +1,43 @@
+"""Noise for a model's draws, a pure function of (seed, stream, step, process)."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from common.plans.noise import Draw
+
+STREAMS = {
+    "train_step": 0,
+    "evaluate": 1,
+    "reconstruct": 2,
+    "generate": 3,
+    "encode": 2,
+    "decode": 5,
+    "divergence_statistics": 6,
+    "inpaint": 7,
+    "output_statistics": 8,
+}
+"""Stream of each method of the engine: `encode` draws what `reconstruct` draws."""
+
+
+def draw_noise(
+    draws: Sequence[Draw], key: tuple[int, int, int, int], device: torch.device, dtype: torch.dtype
+) -> dict[str, Tensor]:
+    """Draw the arrays (B, H, W, C), all normals in one call and all uniforms in another."""
+    generator = torch.Generator(device)
+    generator.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1))
+    noise: dict[str, Tensor] = {}
+    for kind in ("normal", "uniform"):
+        chosen = [draw for draw in draws if draw.kind == kind]
+        if not chosen:
+            continue
+        batch, widths = chosen[0].shape[0], [int(np.prod(draw.shape[1:])) for draw in chosen]
+        sample = torch.randn if kind == "normal" else torch.rand
+        values = sample((batch, sum(widths)), generator=generator, device=device, dtype=dtype)
+        for draw, part in zip(chosen, values.split(widths, dim=1), strict=True):
+            part = part if kind == "normal" else draw.low + (draw.high - draw.low) * part
+            noise[draw.name] = part.reshape(draw.shape)
+    return noise
+

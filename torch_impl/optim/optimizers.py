@@ -1,0 +1,83 @@
+"""Update rules as pure functions on flat vectors: Adamax, Adam (Kingma and Ba 2015) and RAdam (Liu et al. 2020).
+
+A rule maps the gradient g and both moments, all (P,), and the number t >= 1 of the update (a 0-d float tensor) to the
+direction (P,), which the step multiplies by the learning rate and subtracts, and the new moments.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import log
+
+import torch
+from torch import Tensor
+
+Update = tuple[Tensor, Tensor, Tensor]
+
+
+def adamax(grad: Tensor, first: Tensor, second: Tensor, t: Tensor, beta1: float, beta2: float, epsilon: float) -> Update:
+    """Kingma and Ba, algorithm 2: the second moment is an infinity norm, without bias correction."""
+    first = beta1 * first + (1 - beta1) * grad
+    second = torch.maximum(beta2 * second, grad.abs() + epsilon)
+    return first / (_correction(beta1, t) * second), first, second
+
+
+def adam(grad: Tensor, first: Tensor, second: Tensor, t: Tensor, beta1: float, beta2: float, epsilon: float) -> Update:
+    """Kingma and Ba, algorithm 1."""
+    first, second = _moments(grad, first, second, beta1, beta2)
+    denominator = torch.sqrt(second / _correction(beta2, t)) + epsilon
+    return first / (_correction(beta1, t) * denominator), first, second
+
+
+def radam(grad: Tensor, first: Tensor, second: Tensor, t: Tensor, beta1: float, beta2: float, epsilon: float) -> Update:
+    """Liu et al., algorithm 2, with the threshold 5: Adam whose step waits for the variance of 1/sqrt(v) to settle."""
+    first, second = _moments(grad, first, second, beta1, beta2)
+    mean = first / _correction(beta1, t)
+    limit = 2 / (1 - beta2) - 1
+    length = _approximated_length(beta2, t)
+    settled = torch.clamp(length, min=5.0)
+    rectification = torch.sqrt((settled - 4) * (settled - 2) * limit / ((limit - 4) * (limit - 2) * settled))
+    adaptive = rectification * mean / (torch.sqrt(second / _correction(beta2, t)) + epsilon)
+    return torch.where(length >= 5, adaptive, mean), first, second
+
+
+def _moments(grad: Tensor, first: Tensor, second: Tensor, beta1: float, beta2: float) -> tuple[Tensor, Tensor]:
+    return beta1 * first + (1 - beta1) * grad, beta2 * second + (1 - beta2) * grad * grad
+
+
+def _correction(beta: float, t: Tensor) -> Tensor:
+    """1 - beta^t, without the cancellation that float32 suffers for beta near 1."""
+    return -torch.expm1(t * _log(beta))
+
+
+def _approximated_length(beta: float, t: Tensor) -> Tensor:
+    """rho_t = rho_inf - 2 t beta^t / (1 - beta^t) with rho_inf = 2 / (1 - beta) - 1.
+
+    Written with x = -t log(beta) as constant + 2 (1 - x / (e^x - 1)) / -log(beta), and the bracket as a series for small
+    x, because float32 would lose the digits that decide whether rho_t reaches 5.
+    """
+    rate = -_log(beta)
+    x = t * rate
+    series = x / 2 - x**2 / 12 + x**4 / 720
+    bracket = torch.where(x < 0.5, series, 1 - x / torch.expm1(x))
+    return (2 / (1 - beta) - 1 - 2 / rate) + 2 * bracket / rate
+
+
+def _log(beta: float) -> float:
+    return log(beta) if beta > 0 else -1e4  # beta^t is then 0, as it should be
+
+
+@dataclass(frozen=True)
+class Rule:
+    """An update rule and the name of its second moment in checkpoints."""
+
+    update: Callable[..., Update]
+    second: str
+
+
+RULES = {
+    "Adamax": Rule(adamax, "exp_inf"),
+    "Adam": Rule(adam, "exp_avg_sq"),
+    "RAdam": Rule(radam, "exp_avg_sq"),
+    "Radam": Rule(radam, "exp_avg_sq"),
+}
+"""By `optimizer.type`; the original's twins spell RAdam differently."""

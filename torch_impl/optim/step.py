@@ -1,0 +1,117 @@
+"""One optimiser step on flat vectors: norm -> clip -> skip -> update -> average, without waiting for the device."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from common.hparams.sections import Optimizer
+from torch_impl.optim.optimizers import RULES, Rule
+
+_CPU_CHUNK = 1 << 17
+"""Values updated at a time on the CPU without compilation: their temporaries stay in the cache."""
+
+
+@dataclass
+class OptimizerState:
+    """Vectors (P,) of parameters, moments and averaged parameters; 0-d int64 counters of updates."""
+
+    params: Tensor
+    first: Tensor
+    second: Tensor
+    ema: Tensor
+    updates: Tensor
+    skips: Tensor
+    skips_in_row: Tensor
+    longest_row: Tensor
+
+    @staticmethod
+    def start(params: Tensor) -> "OptimizerState":
+        """State before the first update; the average begins as a copy."""
+        counters = [torch.zeros((), dtype=torch.int64, device=params.device) for _ in range(4)]
+        return OptimizerState(params, torch.zeros_like(params), torch.zeros_like(params), params.clone(), *counters)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the step needs beside the state: the rule, its constants and the decayed part of the vector."""
+
+    rule: Rule
+    optimizer: Optimizer
+    ema_decay: float
+    weight_decay: float
+    n_decayed: int
+
+    @staticmethod
+    def make(optimizer: Optimizer, ema_decay: float, weight_decay: float, n_decayed: int) -> "Settings":
+        """Look the rule up by `optimizer.type`."""
+        return Settings(RULES[optimizer.type], optimizer, ema_decay, weight_decay, n_decayed)
+
+
+def optimizer_step(state: OptimizerState, grad: Tensor, learning_rate: Tensor, settings: Settings) -> Tensor:
+    """Apply one update in place; return the global gradient norm before clipping (0-d).
+
+    A norm that is not finite, or (`gradient_skip`) at or above `gradient_skip_threshold`, leaves parameters, moments,
+    average and the number of updates as they are and counts as a skip. Weight decay is decoupled: the decayed
+    parameters move by learning_rate * weight_decay * p more.
+    """
+    optimizer = settings.optimizer
+    norm = torch.linalg.vector_norm(grad)
+    applied = torch.isfinite(norm)
+    if optimizer.gradient_skip:
+        applied = applied & (norm < optimizer.gradient_skip_threshold)
+    scale = torch.ones_like(norm)
+    if optimizer.clip_gradient_norm:
+        scale = optimizer.gradient_clip_norm_value / torch.clamp(norm, min=optimizer.gradient_clip_norm_value)
+    _count(state, applied)
+    chunked = grad.device.type == "cpu" and not torch.compiler.is_compiling()
+    for start, stop, decay in _parts(settings, grad.numel(), _CPU_CHUNK if chunked else grad.numel()):
+        _update(state, grad, slice(start, stop), decay, (scale, applied, learning_rate), settings)
+    return norm
+
+
+def _update(
+    state: OptimizerState,
+    grad: Tensor,
+    part: slice,
+    decay: float,
+    scalars: tuple[Tensor, Tensor, Tensor],
+    settings: Settings,
+) -> None:
+    scale, applied, learning_rate = scalars
+    optimizer, params, ema = settings.optimizer, state.params[part], state.ema[part]
+    t = state.updates.to(grad.dtype)
+    direction, first, second = settings.rule.update(
+        grad[part] * scale,
+        state.first[part],
+        state.second[part],
+        t,
+        optimizer.beta1,
+        optimizer.beta2,
+        optimizer.epsilon,
+    )
+    if decay:
+        direction = direction + decay * params
+    new_params = params - learning_rate * direction
+    new_ema = settings.ema_decay * ema + (1 - settings.ema_decay) * new_params
+    params.copy_(torch.where(applied, new_params, params))
+    ema.copy_(torch.where(applied, new_ema, ema))
+    state.first[part].copy_(torch.where(applied, first, state.first[part]))
+    state.second[part].copy_(torch.where(applied, second, state.second[part]))
+
+
+def _count(state: OptimizerState, applied: Tensor) -> None:
+    """Counters; `updates` is afterwards the number of this update, if it is applied."""
+    skipped = (~applied).to(torch.int64)
+    state.updates += 1 - skipped
+    state.skips += skipped
+    state.skips_in_row.copy_((state.skips_in_row + 1) * skipped)
+    state.longest_row.copy_(torch.maximum(state.longest_row, state.skips_in_row))
+
+
+def _parts(settings: Settings, size: int, chunk: int) -> list[tuple[int, int, float]]:
+    """(start, stop, weight decay) of the pieces to update, none of which mixes decayed with other parameters."""
+    parts = []
+    for low, high, decay in ((0, settings.n_decayed, settings.weight_decay), (settings.n_decayed, size, 0.0)):
+        parts += [(start, min(start + chunk, high), decay) for start in range(low, high, chunk)]
+    return parts
