@@ -41,15 +41,16 @@ find_python() {
 # Run pip in the background and count the packages it has got hold of; its own words go to the log.
 pip_install() {
     log=$1; total=$2; shift 2
+    : >"$log"
     "$env/bin/python" -m pip install --disable-pip-version-check --no-input --progress-bar off "$@" >"$log" 2>&1 &
     pip_pid=$!
     trap 'kill "$pip_pid" 2>/dev/null; say "interrupted; run again to repair"; exit 130' INT TERM
     shown=0
     while kill -0 "$pip_pid" 2>/dev/null; do
-        count=$(grep -c '^Collecting' "$log" || true)
+        count=$(grep -c -e '^Collecting' -e '^Processing' "$log" || true)
         if [ -t 2 ]; then
             printf '\renvironment: %s of %s packages found ' "$count" "$total" >&2
-        elif [ "$count" -ge $((shown + 40)) ]; then
+        elif [ "$count" -ge $((shown + 25)) ]; then
             shown=$count
             say "$count of $total packages found"
         fi

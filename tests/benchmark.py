@@ -1,0 +1,207 @@
+"""Time a training step or a generation of one twin and print one JSON line.
+
+    python tests/benchmark.py --cfg F --backend torch|jax --what train|generate --batch B --steps N
+                              [--precision P] [--compile] [section.option=value ...]
+
+Pictures are random, so no data set is needed. One unit is the time of one 2048^3 float32 matrix product in
+the same process; FLOPs are those of the plan's convolutions (`common/plans/costs.py`). The share is the
+achieved rate over the rate of a matrix product in the step's precision (2048^3 on a CPU, 8192^3 on an
+accelerator). Compile seconds are what the first call takes beyond a later one, with the frameworks'
+compilation caches switched off.
+"""
+
+import argparse
+import json
+import os
+import platform
+import resource
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import version
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from common import hparams as hparams_module
+from common import schedules
+from common.errors import UserError, run_command
+from common.plans.costs import generation_flops, training_flops
+from common.plans.hierarchical_vae import HierarchicalVAEPlan, level_temperatures, make_plan
+
+UNIT_SIZE = 2048
+ACCELERATOR_SIZE = 8192
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of the first call, of which compiling is a part, and the median of the later ones."""
+
+    first: float
+    median: float
+
+    @property
+    def compile_seconds(self) -> float:
+        """What the first call took beyond a later one."""
+        return max(0.0, self.first - self.median)
+
+
+def main(arguments: list[str]) -> None:
+    """Parse the command line, measure, print."""
+    options = parse(arguments)
+    os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
+    os.environ["TORCHINDUCTOR_FORCE_DISABLE_CACHES"] = "1"
+    overrides = [f"train.compile={options.compile}", f"train.batch_size={options.batch}", *options.overrides]
+    if options.precision:
+        overrides.append(f"train.precision={options.precision}")
+    hparams = hparams_module.load(options.cfg, overrides)
+    if hparams.run.family != "hierarchical_vae":
+        raise UserError(f"[run] family '{hparams.run.family}' has no benchmark")
+    plan = make_plan(hparams)
+    engine = import_module(f"{options.backend}_impl.engine").Engine(hparams)
+    engine.initialise()
+    if options.what == "train":
+        timing = time_training(engine, hparams, plan, options.batch, options.steps)
+        flops = options.batch * training_flops(plan)
+    else:
+        timing = time_generation(engine, plan, options.batch, options.steps)
+        flops = options.batch * generation_flops(plan)
+    memory = peak_memory(options.backend, accelerator=hparams.run.num_gpus > 0)
+    products = {"torch": torch_products, "jax": jax_products}[options.backend]
+    unit, rate = products(hparams.train.precision, hparams.run.num_gpus > 0)
+    print(json.dumps(vars(options) | {"precision": hparams.train.precision} | {
+        "parameters": sum(a.size for a in engine.state_to_numpy()["model"].values()),
+        "devices": engine.device_count,
+        "ms_per_step": round(1e3 * timing.median, 3),
+        "images_per_second": round(options.batch / timing.median, 2),
+        "compile_seconds": round(timing.compile_seconds, 2),
+        "peak_memory_mb": round(memory),
+        "gflops": round(flops / timing.median / 1e9, 2),
+        "share_of_product_rate": round(flops / timing.median / rate, 4),
+        "product_gflops": round(rate / 1e9, 1),
+        "unit_ms": round(1e3 * unit, 3),
+        "units_per_step": round(timing.median / unit, 3),
+        "machine": f"{os.cpu_count()} cores, {platform.machine()}",
+        "versions": {name: version(name) for name in ("torch", "jax")},
+    }))  # fmt: skip
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(prog="benchmark.py", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--cfg", required=True)
+    parser.add_argument("--backend", choices=("torch", "jax"), required=True)
+    parser.add_argument("--what", choices=("train", "generate"), default="train")
+    parser.add_argument("--batch", type=int, required=True)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--precision", choices=("float32", "bf16", "bfloat16", "float64"))
+    parser.add_argument(
+        "--compile", action="store_true", help="torch only: compile the network and the update"
+    )
+    parser.add_argument("overrides", nargs="*", help="section.option=value")
+    options = parser.parse_args(arguments)
+    if options.precision == "bf16":
+        options.precision = "bfloat16"
+    return options
+
+
+def time_training(engine: Any, hparams: Any, plan: HierarchicalVAEPlan, batch: int, steps: int) -> Timing:
+    """Time training steps; on an accelerator ten at a time, since the host runs ahead of it."""
+    pictures = random_pictures(plan, batch)
+    row = 10 if hparams.run.num_gpus else 1
+    next_step = 0
+
+    def call() -> None:
+        nonlocal next_step
+        for _ in range(row):
+            scalars = {
+                "learning_rate": schedules.learning_rate(next_step, hparams.optimizer),
+                "beta": schedules.beta(next_step, hparams.loss),
+                "gamma": schedules.gamma(next_step, hparams.loss),
+            }
+            engine.train_step({"image": pictures}, next_step, scalars)
+            next_step += 1
+        engine.fetch_metrics()
+
+    timing = time_calls(call, max(1, steps // row))
+    return Timing(first=timing.first - (row - 1) / row * timing.median, median=timing.median / row)
+
+
+def time_generation(engine: Any, plan: HierarchicalVAEPlan, batch: int, steps: int) -> Timing:
+    """Time the generation of a batch at temperature 1, uint8 pictures on the host included."""
+    temperatures = level_temperatures(plan, 1.0)
+    return time_calls(lambda: engine.generate(batch, temperatures, ema=True, step=0), steps)
+
+
+def time_calls(call: Callable[[], None], n: int) -> Timing:
+    """Time the first call, then, after one more to warm up, the median of `n`."""
+    seconds = []
+    for _ in range(n + 2):
+        start = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - start)
+    return Timing(first=seconds[0], median=median(seconds[2:]))
+
+
+def random_pictures(plan: HierarchicalVAEPlan, batch: int) -> np.ndarray:
+    """Random pictures (B, H, W, C) uint8; black or white where the likelihood is of that kind."""
+    shape = (batch, plan.resolution, plan.resolution, plan.channels)
+    rng = np.random.default_rng(0)
+    if plan.likelihood == "bernoulli":
+        return 255 * rng.integers(0, 2, shape, dtype=np.uint8)
+    return rng.integers(0, 256, shape, dtype=np.uint8)
+
+
+def peak_memory(backend: str, *, accelerator: bool) -> float:
+    """Largest memory held so far in MB (10^6 bytes): of the accelerator, else of this process."""
+    if not accelerator:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+    if backend == "torch":
+        import torch  # only the measured framework is loaded
+
+        return torch.cuda.max_memory_allocated() / 1e6
+    import jax
+
+    return jax.devices()[0].memory_stats()["peak_bytes_in_use"] / 1e6
+
+
+def torch_products(precision: str, accelerator: bool) -> tuple[float, float]:
+    """Seconds of the unit product, and operations per second of a product in the given precision."""
+    import torch
+
+    device = "cuda" if accelerator else "cpu"
+
+    def seconds(size: int, dtype: str) -> float:
+        a, b = (torch.randn(size, size, device=device).to(getattr(torch, dtype)) for _ in range(2))
+        wait = torch.cuda.synchronize if accelerator else lambda: None
+        return time_calls(lambda: (a @ b, wait()), 10).median
+
+    return product_rates(seconds, precision, accelerator)
+
+
+def jax_products(precision: str, accelerator: bool) -> tuple[float, float]:
+    """The same in JAX."""
+    import jax
+    import jax.numpy as jnp
+
+    product = jax.jit(jnp.matmul)
+
+    def seconds(size: int, dtype: str) -> float:
+        a, b = (jax.random.normal(jax.random.key(i), (size, size)).astype(dtype) for i in range(2))
+        return time_calls(lambda: product(a, b).block_until_ready(), 10).median
+
+    return product_rates(seconds, precision, accelerator)
+
+
+def product_rates(
+    seconds: Callable[[int, str], float], precision: str, accelerator: bool
+) -> tuple[float, float]:
+    """Unit time and rate from a function that times a product of a size and precision."""
+    size = ACCELERATOR_SIZE if accelerator else UNIT_SIZE
+    return seconds(UNIT_SIZE, "float32"), 2 * size**3 / seconds(size, precision)
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,111 @@
+"""The twins are read side by side: the same files, the same public names, the same arguments."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+TWINS = ("torch_impl", "jax_impl")
+
+# Arguments that say where a thing lives or where its randomness comes from: each framework has its own.
+OWN_ARGUMENTS = {"self", "device", "rngs"}
+
+# What only one framework has, with the reason. Keys: file, or file::name.
+ALLOWED: dict[str, str] = {}
+
+
+def files(twin: str) -> set[str]:
+    """Python and shell files of a twin, relative to it."""
+    root = ROOT / twin
+    return {
+        str(path.relative_to(root))
+        for path in root.rglob("*")
+        if path.suffix in (".py", ".sh") and "logs-" not in str(path)
+    }
+
+
+def public_api(source: str) -> dict[str, tuple]:
+    """Public names of a module, functions and methods with their arguments; `forward` counts as `__call__`."""
+    api: dict[str, tuple] = {}
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.FunctionDef):
+            api[node.name] = arguments(node)
+        elif isinstance(node, ast.ClassDef):
+            api[node.name] = ("class",)
+            api.update((f"{node.name}.{name}", value) for name, value in members(node).items())
+        else:
+            api |= dict.fromkeys(assigned(node), ("value",))
+    return {
+        name: value
+        for name, value in api.items()
+        if not any(part.startswith("_") and part not in ("__init__", "__call__") for part in name.split("."))
+    }
+
+
+def members(node: ast.ClassDef) -> dict[str, tuple]:
+    """Methods and annotated fields of a class."""
+    found: dict[str, tuple] = {}
+    for child in node.body:
+        if isinstance(child, ast.FunctionDef):
+            found["__call__" if child.name == "forward" else child.name] = arguments(child)
+        elif isinstance(child, ast.AnnAssign):
+            found |= dict.fromkeys(assigned(child), ("value",))
+    return found
+
+
+def assigned(node: ast.stmt) -> list[str]:
+    """Names that an assignment at module or class level defines."""
+    targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+    return [target.id for target in targets if isinstance(target, ast.Name)]
+
+
+def arguments(node: ast.FunctionDef) -> tuple:
+    """Arguments in order: name, kind, whether there is a default."""
+    spec = node.args
+    positional = [*spec.posonlyargs, *spec.args]
+    required = len(positional) - len(spec.defaults)
+    listed = [(arg.arg, "positional", i >= required) for i, arg in enumerate(positional)]
+    listed += [
+        (arg.arg, "keyword", default is not None)
+        for arg, default in zip(spec.kwonlyargs, spec.kw_defaults, strict=True)
+    ]
+    listed += [(arg.arg, "variadic", False) for arg in (spec.vararg, spec.kwarg) if arg]
+    return tuple(item for item in listed if item[0] not in OWN_ARGUMENTS)
+
+
+def differences() -> dict[str, str]:
+    """Every way in which the twins' trees differ: file or file::name -> what."""
+    torch_files, jax_files = map(files, TWINS)
+    found = dict.fromkeys(torch_files - jax_files, "only in torch_impl")
+    found |= dict.fromkeys(jax_files - torch_files, "only in jax_impl")
+    for file in sorted(torch_files & jax_files):
+        if file.endswith(".py"):
+            torch_api, jax_api = (public_api((ROOT / twin / file).read_text()) for twin in TWINS)
+            for name in torch_api | jax_api:
+                if torch_api.get(name) != jax_api.get(name):
+                    found[f"{file}::{name}"] = f"torch {torch_api.get(name)}, jax {jax_api.get(name)}"
+    return found
+
+
+def test_twins_mirror_each_other():
+    unexplained = {where: what for where, what in differences().items() if where not in ALLOWED}
+    assert not unexplained
+
+
+def test_every_exception_is_still_needed():
+    assert set(ALLOWED) <= set(differences())
+
+
+@pytest.mark.parametrize("name", ["train.sh", "reset.sh"])
+def test_scripts_differ_only_in_the_name_of_the_framework(name):
+    torch_script, jax_script = ((ROOT / twin / name).read_text() for twin in TWINS)
+    assert torch_script.replace("PyTorch", "JAX") == jax_script
+
+
+def test_arguments_are_compared():
+    def api(signature):
+        return public_api(f"class A:\n    def forward(self, {signature}): ...")["A.__call__"]
+
+    assert api("x, y=1, *, device=None") == api("x, y=2")
+    assert len({api("x, y"), api("y, x"), api("x, y=1"), api("x, *, y"), api("x, *y"), api("x")}) == 6
