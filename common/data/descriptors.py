@@ -18,7 +18,9 @@ class Descriptor:
     labelled: bool = False
 
 
-_BINARISED = Descriptor(likelihood="bernoulli", padding=2, flip=False, resolution=28, channels=1, labelled=True)
+_BINARISED = Descriptor(
+    likelihood="bernoulli", padding=2, flip=False, resolution=28, channels=1, labelled=True
+)
 _FOLDER = Descriptor()
 
 DESCRIPTORS = {

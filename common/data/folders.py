@@ -1,0 +1,129 @@
+"""Flat folders of image files, decoded when they are read (celebA, celebAHQ, ffhq, custom).
+
+Every file with an image suffix is a picture, in the order of the names; hidden files are ignored and other
+files are left out with a note. All pictures are checked when the folder is opened (`image_files.check`).
+Unreadable ones are named and counted; they stop the run, or, with `data.skip_corrupt`, are left out with a
+note. A picture whose damage shows only when it is decoded stops the run too; with `skip_corrupt` the next
+readable one stands in for it.
+"""
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from common.data import image_files
+from common.data.descriptors import describe
+from common.data.options import PATH_OPTIONS, Options, Split, data_path, picture_shape
+from common.data.picture_set import PictureSet
+from common.errors import UserError
+
+Array = np.ndarray
+
+_NAMED = 5  # files that a message lists
+
+
+def open_folder(options: Options, split: Split) -> PictureSet:
+    """Open the folder of a split; a `UserError` tells why it cannot be used."""
+    data = options.data
+    H, _, C = picture_shape(data, describe(data.dataset_source))
+    if C not in (1, 3):
+        raise UserError(
+            f"[data] channels is {C}; image files give 1 (grey) or 3 (RGB), other pictures come as 'npy'"
+        )
+    folder, option = data_path(data, split), PATH_OPTIONS[split]
+    paths, others = _list(folder, option)
+    notes = [f"{folder}: left out {_count(others, 'file')} without an image suffix"] if others else []
+    pool = ThreadPoolExecutor(min(options.run.num_cpus, os.cpu_count() or 1), thread_name_prefix="decode")
+    refused = {
+        path.name: reason for path, reason in zip(paths, pool.map(_refusal, paths), strict=True) if reason
+    }
+    if refused:
+        named = _count([f"{name}: {reason}" for name, reason in refused.items()], "picture")
+        if not data.skip_corrupt:
+            raise UserError(
+                f"[data] {option} '{folder}': cannot use {named} out of {len(paths)}; mend or "
+                "remove them, or set data.skip_corrupt=True"
+            )
+        notes.append(f"{folder}: left out {named} out of {len(paths)}")
+    usable = [path for path in paths if path.name not in refused]
+    if not usable:
+        raise UserError(f"[data] {option} '{folder}': none of its {len(paths)} pictures can be used")
+    reader = _Reader(usable, H, C, pool, data.skip_corrupt)
+    return PictureSet(
+        name=f"{folder.name} ({split})",
+        keys=tuple(path.name for path in usable),
+        read=reader,
+        notes=tuple(notes),
+        unreadable=reader.unreadable,
+    )
+
+
+def _list(folder: Path, option: str) -> tuple[list[Path], list[str]]:
+    """Image files sorted by name, and the names of other files that are not hidden."""
+    if not folder.is_dir():
+        raise UserError(f"[data] {option} '{folder}' is not a folder of pictures")
+    entries = sorted(
+        (path for path in folder.iterdir() if not path.name.startswith(".")), key=lambda path: path.name
+    )
+    entries_of_files = [path for path in entries if path.is_file()]
+    paths = [path for path in entries_of_files if path.suffix.lower() in image_files.SUFFIXES]
+    if not paths:
+        nested = (
+            "; pictures must lie directly in it, not in folders inside"
+            if len(entries_of_files) < len(entries)
+            else ""
+        )
+        raise UserError(f"[data] {option} '{folder}' holds no pictures{nested}")
+    return paths, [path.name for path in entries_of_files if path.suffix.lower() not in image_files.SUFFIXES]
+
+
+def _count(items: Sequence[str], noun: str) -> str:
+    """E.g. `3 pictures (a.png: truncated, b.png: not an image, c.png: not an image)`."""
+    shown = ", ".join(items[:_NAMED]) + (f" and {len(items) - _NAMED} more" if len(items) > _NAMED else "")
+    return f"{len(items)} {noun}{'' if len(items) == 1 else 's'} ({shown})"
+
+
+def _refusal(path: Path) -> str:
+    try:
+        image_files.check(path)
+    except image_files.Refused as refused:
+        return str(refused)
+    return ""
+
+
+class _Reader:
+    """Decodes the pictures of a batch in parallel threads; decoding and resizing release Python's lock."""
+
+    def __init__(
+        self, paths: list[Path], resolution: int, channels: int, pool: ThreadPoolExecutor, skip_corrupt: bool
+    ) -> None:
+        self.paths = paths
+        self.resolution = resolution
+        self.channels = channels
+        self.pool = pool
+        self.skip_corrupt = skip_corrupt
+        self.unreadable: dict[int, str] = {}
+
+    def __call__(self, indices: Array) -> Array:
+        pictures = np.empty((len(indices), self.resolution, self.resolution, self.channels), np.uint8)
+        for row, picture in enumerate(self.pool.map(self._decode, indices.tolist())):
+            pictures[row] = picture
+        return pictures
+
+    def _decode(self, index: int) -> Array:
+        for offset in range(len(self.paths)):
+            number = (index + offset) % len(self.paths)
+            if number in self.unreadable:
+                continue
+            try:
+                return image_files.decode(self.paths[number], self.resolution, self.channels)
+            except image_files.Refused as refused:
+                if not self.skip_corrupt:
+                    raise UserError(
+                        f"{self.paths[number]}: {refused}; mend or remove it, or set data.skip_corrupt=True"
+                    ) from refused
+                self.unreadable[number] = str(refused)
+        raise UserError(f"{self.paths[0].parent}: none of its pictures can be read")

@@ -1,0 +1,112 @@
+"""Single image files: what is accepted, how it is decoded, and why a file is refused.
+
+Accepted are 8-bit grey, palette, RGB, CMYK and YCbCr pictures, and pictures whose alpha channel is opaque
+everywhere. Real transparency is refused, because dropping it shows colours that were hidden and compositing
+needs a background that only the user knows; so are 16-bit and floating-point pictures, which a conversion
+would clip. The EXIF orientation is applied; of an animation the first frame is taken.
+"""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+Array = np.ndarray
+
+SUFFIXES = frozenset([".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"])
+
+# Only decoders of plain raster formats: others start external programs (EPS) or fetch further files.
+_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
+_PLAIN = ("1", "L", "P", "RGB", "CMYK", "YCbCr")
+_WITH_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
+_MAX_PIXELS = 100_000_000  # a larger file is taken for a decompression bomb
+_TAIL = 16
+_END = {"PNG": b"IEND\xae\x42\x60\x82", "JPEG": b"\xff\xd9"}
+
+
+class Refused(Exception):
+    """A file cannot be used; the message says why."""
+
+
+def decode(path: Path, resolution: int, channels: int) -> Array:
+    """Return the picture as uint8 (resolution, resolution, channels); `channels` is 1 or 3.
+
+    Converts to grey or RGB, then resizes with PIL's bilinear filter; the aspect ratio is not kept. Raises
+    `Refused`.
+    """
+    with _open(path) as image:
+        picture = _flatten(image).convert("L" if channels == 1 else "RGB")
+        picture = picture.resize((resolution, resolution), Image.Resampling.BILINEAR)
+        return np.asarray(picture).reshape(resolution, resolution, channels)
+
+
+def check(path: Path) -> None:
+    """Raise `Refused` if the file is no usable picture.
+
+    A PNG or JPEG that is complete to its end marker is not decoded, so that a large folder is checked in
+    seconds. Damage in its middle shows when it is read.
+    """
+    with _open(path) as image:
+        end = _END.get(image.format or "")
+        if (
+            end is None
+            or image.mode in _WITH_ALPHA
+            or "transparency" in image.info
+            or not _ends_with(path, end)
+        ):
+            _flatten(image)
+
+
+class _open:
+    """Open an image file; whatever goes wrong inside the block becomes `Refused`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __enter__(self) -> Image.Image:
+        try:
+            self.image = Image.open(self.path, formats=_FORMATS)
+        except Exception as error:
+            raise _reason(error) from error
+        width, height = self.image.size
+        if width * height > _MAX_PIXELS:
+            self.image.close()
+            raise Refused(f"{width}x{height} pixels are more than {_MAX_PIXELS // 10**6} million")
+        if self.image.mode not in _PLAIN + _WITH_ALPHA:
+            self.image.close()
+            raise Refused(f"mode {self.image.mode} is not 8 bits a channel; convert it")
+        return self.image
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
+        self.image.close()
+        # Decoders answer foreign bytes with exceptions of every kind.
+        if isinstance(error, Exception) and not isinstance(error, Refused):
+            raise _reason(error) from error
+
+
+def _reason(error: Exception) -> Refused:
+    if isinstance(error, Image.UnidentifiedImageError):
+        return Refused("not an image")
+    if isinstance(error, (Image.DecompressionBombError, Image.DecompressionBombWarning)):
+        return Refused(f"more than {_MAX_PIXELS // 10**6} million pixels")
+    return Refused(str(error).partition("\n")[0] or type(error).__name__)
+
+
+def _flatten(image: Image.Image) -> Image.Image:
+    """Decode, apply the orientation and drop an opaque alpha channel; refuse real transparency."""
+    image.load()
+    upright = ImageOps.exif_transpose(image)
+    if image.mode in _WITH_ALPHA or "transparency" in image.info:
+        rgba = upright.convert("RGBA")
+        if rgba.getchannel("A").getextrema() != (255, 255):
+            raise Refused("has transparent pixels; flatten it onto a background")
+        return rgba
+    return upright
+
+
+def _ends_with(path: Path, end: bytes) -> bool:
+    """Whether the end marker is among the last bytes; some writers pad the file."""
+    with path.open("rb") as stream:
+        size = stream.seek(0, 2)
+        stream.seek(max(size - _TAIL, 0))
+        return end in stream.read()

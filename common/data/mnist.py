@@ -1,0 +1,75 @@
+"""Binarised MNIST and its subset of 10,000 digits, from idx files.
+
+Training digits stay grey and are binarised anew whenever they are read. Validation and test digits are
+binarised once, with `BINARISATION_SEED`: level / 255 is the probability of white.
+
+- `binarized_mnist`: training = the 60,000 training digits; the 10,000 test digits in the order of scikit-
+  learn's `shuffle(random_state=101)`: the first half is validation, the second half test.
+- `mnist10k`: test = its test file of 1,000; the training digits in that order: the first eighteenth (500 of
+  9,000) is validation and not trained on, the rest is training.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from common.data.idx import find_idx, read_idx
+from common.data.options import Options, Split
+from common.data.picture_set import PictureSet, array_set
+from common.data.randomness import BINARISATION_SEED, binarise, fixed_permutation
+from common.errors import UserError
+
+Array = np.ndarray
+
+
+def open_mnist(options: Options, split: Split) -> PictureSet:
+    """Open a split of the full set in `dataset_path`/mnist."""
+    pictures, labels = _read_part(options, "mnist", "train" if split == "train" else "t10k")
+    if split == "train":
+        return array_set("MNIST train", pictures, range(len(pictures)), labels, binarise_on_read=True)
+    order, half = fixed_permutation(len(pictures)), len(pictures) // 2
+    chosen = order[:half] if split == "validation" else order[half:]
+    return _binarised(f"MNIST {split}", pictures, labels, chosen, split)
+
+
+def open_mnist10k(options: Options, split: Split) -> PictureSet:
+    """Open a split of the subset in `dataset_path`/mnist10k."""
+    pictures, labels = _read_part(options, "mnist10k", "t10k" if split == "test" else "train")
+    name = f"mnist10k {split}"
+    if split == "test":
+        return _binarised(name, pictures, labels, np.arange(len(pictures)), split)
+    order, held_out = fixed_permutation(len(pictures)), len(pictures) // 18
+    if split == "validation":
+        return _binarised(name, pictures, labels, order[:held_out], split)
+    chosen = np.sort(order[held_out:])
+    return array_set(name, pictures[chosen], chosen, _take(labels, chosen), binarise_on_read=True)
+
+
+def _binarised(name: str, pictures: Array, labels: Array | None, chosen: Array, split: Split) -> PictureSet:
+    chosen = np.sort(chosen)
+    drawn = binarise(pictures[chosen], BINARISATION_SEED, split, chosen)
+    return array_set(name, drawn, chosen, _take(labels, chosen))
+
+
+def _take(labels: Array | None, chosen: Array) -> Array | None:
+    return None if labels is None else labels[chosen]
+
+
+def _read_part(options: Options, folder_name: str, part: str) -> tuple[Array, Array | None]:
+    """Pictures (N, 28, 28, 1) and, where the file is there, labels (N,) of the part `train` or `t10k`."""
+    folder = Path(options.data.dataset_path) / folder_name
+    picture_file = find_idx(folder, f"{part}-images", "idx3-ubyte")
+    if picture_file is None:
+        raise UserError(
+            f"{folder / (part + '-images-idx3-ubyte')}[.gz] is missing; run "
+            f"data_scripts/download_and_preprocess.sh {folder_name}, or set data.dataset_path to the folder "
+            f"that holds {folder_name}/"
+        )
+    pictures = read_idx(picture_file)
+    if pictures.ndim != 3 or pictures.shape[1:] != (28, 28) or not len(pictures):
+        raise UserError(f"{picture_file}: holds {pictures.shape}, not digits of 28x28")
+    label_file = find_idx(folder, f"{part}-labels", "idx1-ubyte")
+    labels = None if label_file is None else read_idx(label_file)
+    if labels is not None and labels.shape != pictures.shape[:1]:
+        raise UserError(f"{label_file}: holds {labels.shape} labels for {len(pictures)} pictures")
+    return pictures[..., None], labels

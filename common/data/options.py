@@ -1,0 +1,75 @@
+"""The part of a run's options that data depends on, and what a source demands of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from common.data.descriptors import Descriptor
+from common.errors import UserError
+
+if TYPE_CHECKING:
+    from common.hparams.sections import Data, Run
+
+Split = Literal["train", "validation", "test"]
+
+PATH_OPTIONS: dict[Split, str] = {
+    "train": "train_data_path",
+    "validation": "val_data_path",
+    "test": "synthesis_data_path",
+}
+
+
+class Options(Protocol):
+    """What every family's `HParams` has."""
+
+    @property
+    def run(self) -> Run: ...
+
+    @property
+    def data(self) -> Data: ...
+
+
+def check_options(data: Data, descriptor: Descriptor) -> None:
+    """Raise a `UserError` where `target_res` or `channels` cannot hold the source's pictures."""
+    name, padding = data.dataset_source, descriptor.padding
+    if descriptor.resolution:
+        expected = descriptor.resolution + 2 * padding
+        if data.target_res != expected:
+            padded = f" with {padding} pixels of padding on each side" if padding else ""
+            raise UserError(
+                f"[data] target_res is {data.target_res}, but pictures of '{name}' are "
+                f"{descriptor.resolution} pixels wide{padded}; set it to {expected}"
+            )
+    elif data.target_res <= 2 * padding:
+        raise UserError(
+            f"[data] target_res {data.target_res} leaves nothing inside {padding} pixels of padding"
+        )
+    if descriptor.channels and data.channels != descriptor.channels:
+        raise UserError(
+            f"[data] channels is {data.channels}, but pictures of '{name}' have {descriptor.channels}; "
+            f"set it to {descriptor.channels}"
+        )
+
+
+def picture_shape(data: Data, descriptor: Descriptor) -> tuple[int, int, int]:
+    """(H, W, C) of a source's pictures before padding."""
+    side = data.target_res - 2 * descriptor.padding
+    return side, side, data.channels
+
+
+def data_path(data: Data, split: Split) -> Path:
+    """The path that a split is read from; a `UserError` names the option that is empty or leads nowhere."""
+    option = PATH_OPTIONS[split]
+    text = getattr(data, option)
+    if not text:
+        raise UserError(
+            f"[data] {option} is empty; '{data.dataset_source}' reads its {split} pictures from there"
+        )
+    path = Path(text)
+    if not path.exists():
+        raise UserError(
+            f"[data] {option} '{path}' does not exist; set it to your pictures, or prepare a known set "
+            "with data_scripts/download_and_preprocess.sh"
+        )
+    return path

@@ -1,0 +1,80 @@
+"""A set of pictures of one size, read by index."""
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import overload
+
+import numpy as np
+
+Array = np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureSet:
+    """Pictures uint8 (N, H, W, C), without padding and at full bit depth, read only when `gather` asks for
+    them.
+
+    `keys` are stable names, one a picture, and give the set its length. `labels` is (N,) or None. Where
+    `binarise_on_read` is set, the grey levels are probabilities times 255 and the pipeline draws 0 or 255
+    from them. `notes` are one-line remarks for the user. `unreadable` holds the indices of pictures for which
+    `gather` had to return another one.
+    """
+
+    name: str
+    keys: Sequence[str]
+    read: Callable[[Array], Array]
+    labels: Array | None = None
+    binarise_on_read: bool = False
+    notes: tuple[str, ...] = ()
+    unreadable: Collection[int] = ()
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def gather(self, indices: Sequence[int] | Array) -> Array:
+        """Return a new uint8 array (B, H, W, C) of the pictures at `indices` (B,), each in [0, N).
+
+        Raises IndexError for an index outside and a `UserError` for a picture that cannot be read.
+        """
+        wanted = np.asarray(indices, dtype=np.int64)
+        if wanted.size and not (wanted.min() >= 0 and wanted.max() < len(self)):
+            raise IndexError(f"picture index outside 0..{len(self) - 1} of {self.name}")
+        return self.read(wanted)
+
+
+class NumberedKeys(Sequence[str]):
+    """Names `image_<i>`, made when asked for, of the numbers that pictures have in the stored order."""
+
+    def __init__(self, numbers: Array | range) -> None:
+        self.numbers = numbers
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> "NumberedKeys": ...
+
+    def __getitem__(self, index: int | slice) -> "str | NumberedKeys":
+        if isinstance(index, slice):
+            return NumberedKeys(self.numbers[index])
+        return f"image_{int(self.numbers[index])}"
+
+
+def array_set(
+    name: str,
+    pictures: Array,
+    numbers: Array | range,
+    labels: Array | None = None,
+    binarise_on_read: bool = False,
+) -> PictureSet:
+    """Picture set of an array (N, H, W, C); picture i has number `numbers[i]` in the stored order."""
+    return PictureSet(
+        name=name,
+        keys=NumberedKeys(numbers),
+        read=lambda indices: pictures[indices],
+        labels=labels,
+        binarise_on_read=binarise_on_read,
+    )
