@@ -1,0 +1,65 @@
+"""Single files of a checkpoint: written to the disk before anything refers to them, verified when read."""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+from safetensors import SafetensorError
+
+
+class Damage(Exception):
+    """A checkpoint's file is missing, incomplete or changed; the message is short and names the file."""
+
+
+def tensor_bytes(tensors: Mapping[str, np.ndarray]) -> bytes:
+    """A safetensors file of the tensors. Metadata is left out: its order would change from run to run.
+
+    Arrays of any memory order are laid out in C order first; the library does not check, and would write
+    their elements shuffled. 0-d arrays stay 0-d, which `np.ascontiguousarray` would not grant.
+    """
+    return safetensors.numpy.save({name: np.asarray(array, order="C") for name, array in tensors.items()})
+
+
+def write_durably(path: Path, content: bytes) -> dict[str, Any]:
+    """Write a new file and wait until the disk has it. Returns its entry: `bytes` and `sha256`."""
+    with path.open("xb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+
+def read_tensors(path: Path, entry: Any) -> dict[str, np.ndarray]:
+    """Read a safetensors file into writable arrays; `Damage` if it does not match its entry."""
+    content = _read(path)
+    if not isinstance(entry, dict) or hashlib.sha256(content).hexdigest() != entry.get("sha256"):
+        raise Damage(f"{path.name} does not match its sha256")
+    try:
+        return safetensors.numpy.load(content)
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise Damage(f"{path.name}: {error}") from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object; `Damage` where there is none."""
+    try:
+        value = json.loads(_read(path))
+    except (ValueError, RecursionError) as error:
+        raise Damage(f"{path.name}: {error}") from error
+    if not isinstance(value, dict):
+        raise Damage(f"{path.name} holds no JSON object")
+    return value
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise Damage(f"{path.name} is missing") from error
+    except OSError as error:
+        raise Damage(f"{path.name} cannot be read: {error.strerror}") from error
