@@ -26,7 +26,7 @@ def files(twin: str) -> set[str]:
 
 
 def public_api(source: str) -> dict[str, tuple]:
-    """Public names of a module, functions and methods with their arguments; `forward` counts as `__call__`."""
+    """Public names of a module, callables with their arguments; `forward` counts as `__call__`."""
     api: dict[str, tuple] = {}
     for node in ast.parse(source).body:
         if isinstance(node, ast.FunctionDef):
