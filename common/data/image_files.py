@@ -6,10 +6,14 @@ needs a background that only the user knows; so are 16-bit and floating-point pi
 would clip. The EXIF orientation is applied; of an animation the first frame is taken.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
+
+from common.errors import UserError
 
 Array = np.ndarray
 
@@ -34,8 +38,8 @@ def decode(path: Path, resolution: int, channels: int) -> Array:
     Converts to grey or RGB, then resizes with PIL's bilinear filter; the aspect ratio is not kept. Raises
     `Refused`.
     """
-    with _open(path) as image:
-        picture = _flatten(image).convert("L" if channels == 1 else "RGB")
+    with open_image(path) as image:
+        picture = flatten(image).convert("L" if channels == 1 else "RGB")
         picture = picture.resize((resolution, resolution), Image.Resampling.BILINEAR)
         return np.asarray(picture).reshape(resolution, resolution, channels)
 
@@ -46,7 +50,7 @@ def check(path: Path) -> None:
     A PNG or JPEG that is complete to its end marker is not decoded, so that a large folder is checked in
     seconds. Damage in its middle shows when it is read.
     """
-    with _open(path) as image:
+    with open_image(path) as image:
         end = _END.get(image.format or "")
         if (
             end is None
@@ -54,34 +58,24 @@ def check(path: Path) -> None:
             or "transparency" in image.info
             or not _ends_with(path, end)
         ):
-            _flatten(image)
+            flatten(image)
 
 
-class _open:
-    """Open an image file; whatever goes wrong inside the block becomes `Refused`."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __enter__(self) -> Image.Image:
-        try:
-            self.image = Image.open(self.path, formats=_FORMATS)
-        except Exception as error:
-            raise _reason(error) from error
-        width, height = self.image.size
-        if width * height > _MAX_PIXELS:
-            self.image.close()
-            raise Refused(f"{width}x{height} pixels are more than {_MAX_PIXELS // 10**6} million")
-        if self.image.mode not in _PLAIN + _WITH_ALPHA:
-            self.image.close()
-            raise Refused(f"mode {self.image.mode} is not 8 bits a channel; convert it")
-        return self.image
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
-        self.image.close()
-        # Decoders answer foreign bytes with exceptions of every kind.
-        if isinstance(error, Exception) and not isinstance(error, Refused):
-            raise _reason(error) from error
+@contextmanager
+def open_image(path: Path) -> Iterator[Image.Image]:
+    """Open an image file of an accepted kind; what its decoder raises inside the block becomes `Refused`."""
+    try:
+        with Image.open(path, formats=_FORMATS) as image:
+            width, height = image.size
+            if width * height > _MAX_PIXELS:
+                raise Refused(f"{width}x{height} pixels are more than {_MAX_PIXELS // 10**6} million")
+            if image.mode not in _PLAIN + _WITH_ALPHA:
+                raise Refused(f"mode {image.mode} is not 8 bits a channel; convert it")
+            yield image
+    except (Refused, UserError):
+        raise
+    except Exception as error:  # decoders answer foreign bytes with exceptions of every kind
+        raise _reason(error) from error
 
 
 def _reason(error: Exception) -> Refused:
@@ -92,8 +86,8 @@ def _reason(error: Exception) -> Refused:
     return Refused(str(error).partition("\n")[0] or type(error).__name__)
 
 
-def _flatten(image: Image.Image) -> Image.Image:
-    """Decode, apply the orientation and drop an opaque alpha channel; refuse real transparency."""
+def flatten(image: Image.Image) -> Image.Image:
+    """Decode, apply the orientation and drop an opaque alpha channel; `Refused` for real transparency."""
     image.load()
     upright = ImageOps.exif_transpose(image)
     if image.mode in _WITH_ALPHA or "transparency" in image.info:

@@ -116,7 +116,8 @@ def training_batches(
 
     `batch_size` is the global one; each process gets its share. `state` comes from
     `TrainingBatches.state`; it carries the seed, and with another batch size the stream goes on at the same
-    picture, rounded up to a whole batch. Raises `UserError` for a damaged state or a batch that the processes cannot share.
+    picture, rounded up to a whole batch. Raises `UserError` for a damaged state or a batch that the processes
+    cannot share.
     """
     return TrainingBatches(
         picture_set,

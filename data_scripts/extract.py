@@ -1,0 +1,89 @@
+"""Foreign archives: regular files only, no name that leads out of the folder, no more than the disk holds."""
+
+import shutil
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+from common.errors import UserError
+
+_SYMLINK = 0o120000
+_TYPE = 0o170000
+
+
+def members(archive: Path) -> Iterator[tuple[PurePosixPath, int, IO[bytes]]]:
+    """Yield (name, size, open stream) of every regular file in a zip or tar archive, in its order.
+
+    Raises a `UserError` for an unsafe name, a link, a device or a damaged archive. A stream is valid until
+    the next is asked for.
+    """
+    try:
+        if zipfile.is_zipfile(archive):
+            yield from _zip_members(archive)
+        elif tarfile.is_tarfile(archive):
+            yield from _tar_members(archive)
+        else:
+            raise UserError(f"{archive}: neither a zip nor a tar archive")
+    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, NotImplementedError) as error:
+        raise UserError(f"{archive}: damaged ({error}); remove it and fetch it again") from error
+
+
+def unpack(archive: Path, folder: Path, place: Callable[[PurePosixPath], Path | None]) -> int:
+    """Write each member to `folder` / `place(its name)`, or leave it out where that is None; return how many.
+
+    Raises a `UserError` where two members have one place and where the disk is too small.
+    """
+    count = 0
+    for name, size, stream in members(archive):
+        relative = place(name)
+        if relative is None:
+            continue
+        target = folder / relative
+        if size > shutil.disk_usage(folder).free:
+            raise UserError(f"{archive}: '{name}' needs {size} bytes, more than the disk has left")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with target.open("xb") as out:
+                shutil.copyfileobj(stream, out, 1 << 20)
+        except FileExistsError as error:
+            raise UserError(f"{archive}: '{name}' and another member would both become {relative}") from error
+        count += 1
+    return count
+
+
+def _zip_members(archive: Path) -> Iterator[tuple[PurePosixPath, int, IO[bytes]]]:
+    with zipfile.ZipFile(archive) as opened:
+        for info in opened.infolist():
+            if info.is_dir():
+                continue
+            if (info.external_attr >> 16) & _TYPE == _SYMLINK:
+                raise UserError(f"{archive}: '{info.filename}' is a link; nothing was unpacked from there on")
+            with opened.open(info) as stream:
+                yield safe_name(archive, info.filename), info.file_size, stream
+
+
+def _tar_members(archive: Path) -> Iterator[tuple[PurePosixPath, int, IO[bytes]]]:
+    with tarfile.open(archive) as opened:
+        for info in opened:
+            if info.isdir():
+                continue
+            stream = opened.extractfile(info) if info.isreg() else None
+            if stream is None:
+                raise UserError(
+                    f"{archive}: '{info.name}' is a link or device; nothing was unpacked from there on"
+                )
+            with stream:
+                yield safe_name(archive, info.name), info.size, stream
+
+
+def safe_name(archive: Path, name: str) -> PurePosixPath:
+    """The name as a relative path; a `UserError` if it is absolute, climbs up or is no portable name."""
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or not path.parts or any(c in name for c in "\\:\0"):
+        raise UserError(
+            f"{archive}: '{name}' would lead out of the target folder; the archive is not to be trusted"
+        )
+    return path

@@ -1,0 +1,96 @@
+"""CelebA, CelebA-HQ and FFHQ as flat folders of pictures.
+
+Their owners publish them through pages that no script can download from, so the archives are put into the
+downloads folder by hand, or fetched from a copy with --base-url. Checksums are known for CelebA only.
+"""
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
+from itertools import islice
+from pathlib import Path, PurePosixPath
+
+from PIL import Image
+
+from common.data.image_files import SUFFIXES
+from common.errors import UserError
+from data_scripts.extract import members, unpack
+from data_scripts.random_split import choose, move
+from data_scripts.request import Remote, Request
+
+CELEBA_PAGE = "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html"
+CELEBA_PICTURES = Remote(
+    name="img_align_celeba.zip", checksum="md5:00d2c5bc6d35e252742224ab0c1e8fcb", page=CELEBA_PAGE
+)
+CELEBA_PARTITION = Remote(
+    name="list_eval_partition.txt", checksum="md5:d32c9cbf5e040fd4025c592c306e6668", page=CELEBA_PAGE
+)
+CELEBA_CROP = (15, 40, 163, 188)  # left, upper, right, lower: 148x148 around the face
+CELEBA_SPLITS = ("train_data", "val_data", "synthesis_data")  # partitions 0, 1, 2
+
+_AT_ONCE = 256  # pictures held in memory
+
+
+def prepare_celeba(request: Request) -> None:
+    """Crop the aligned faces to 148x148 and split them by the official partition, into `celebA`."""
+    partition = read_partition(request.get(CELEBA_PARTITION))
+    archive = request.get(CELEBA_PICTURES)
+    with request.building("celebA") as folder, ThreadPoolExecutor(os.cpu_count()) as pool:
+        for split in CELEBA_SPLITS:
+            (folder / split).mkdir()
+        pictures = ((name, stream.read()) for name, _, stream in members(archive) if name.name in partition)
+        found = 0
+        while group := list(islice(pictures, _AT_ONCE)):
+            targets = [folder / CELEBA_SPLITS[partition[name.name]] / f"{name.stem}.png" for name, _ in group]
+            list(pool.map(_crop, [data for _, data in group], targets))
+            found += len(group)
+        if found != len(partition):
+            raise UserError(
+                f"{archive}: holds {found} of the {len(partition)} pictures in {CELEBA_PARTITION.name}"
+            )
+
+
+def read_partition(path: Path) -> dict[str, int]:
+    """Map picture names to 0 (training), 1 (validation) or 2 (test)."""
+    partition = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        name, _, part = line.strip().partition(" ")
+        if part not in ("0", "1", "2"):
+            raise UserError(f"{path}, line {number}: expected '<picture> <0, 1 or 2>'")
+        partition[name] = int(part)
+    return partition
+
+
+def _crop(data: bytes, target: Path) -> None:
+    try:
+        with Image.open(BytesIO(data), formats=("JPEG", "PNG")) as image:
+            image.convert("RGB").crop(CELEBA_CROP).save(target)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise UserError(f"{target.stem}: not a readable picture ({error})") from error
+
+
+def prepare_celebahq(request: Request) -> None:
+    """Unpack the pictures of an archive into `celebAHQ`, 3,000 of them for validation."""
+    _prepare_flat(request, "celebAHQ", "celebahq.zip", 3000)
+
+
+def prepare_ffhq(request: Request) -> None:
+    """Unpack the pictures of an archive into `ffhq`, 7,000 of them for validation."""
+    _prepare_flat(request, "ffhq", "ffhq.zip", 7000)
+
+
+def _prepare_flat(request: Request, name: str, archive_name: str, n_validation: int) -> None:
+    page = "its publisher's page"
+    archive = request.get(Remote(name=request.archive or archive_name, page=page))
+    wanted = n_validation if request.validation is None else request.validation
+    with request.building(name) as folder:
+        train, validation = folder / "train_data", folder / "val_data"
+        train.mkdir()
+        if not unpack(archive, train, _place):
+            raise UserError(f"{archive}: holds no pictures")
+        move(choose(train, wanted), validation)
+
+
+def _place(name: PurePosixPath) -> Path | None:
+    hidden = name.name.startswith(".")
+    return Path(name.name) if name.suffix.lower() in SUFFIXES and not hidden else None

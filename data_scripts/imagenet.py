@@ -1,0 +1,69 @@
+"""Downsampled ImageNet (Chrabaszcz et al. 2017) from the npz archives of image-net.org.
+
+The site may ask for a login; then download the archives by hand into the downloads folder. No checksum is
+known for certain, so the user gives one or accepts the files unverified. Parts that are stored compressed are
+stored again without compression, because only those can be memory-mapped.
+"""
+
+import zipfile
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from common.errors import UserError
+from data_scripts.extract import unpack
+from data_scripts.request import Remote, Request
+
+_BASE = "https://image-net.org/data/downsample/"
+_ARCHIVES: dict[int, dict[str, tuple[str, ...]]] = {
+    32: {"train_data": ("Imagenet32_train_npz.zip",), "val_data": ("Imagenet32_val_npz.zip",)},
+    64: {
+        "train_data": ("Imagenet64_train_part1_npz.zip", "Imagenet64_train_part2_npz.zip"),
+        "val_data": ("Imagenet64_val_npz.zip",),
+    },
+}
+
+
+def prepare_imagenet32(request: Request) -> None:
+    """Prepare `imagenet_32`/{train_data,val_data}."""
+    _prepare(request, 32)
+
+
+def prepare_imagenet64(request: Request) -> None:
+    """Prepare `imagenet_64`/{train_data,val_data}."""
+    _prepare(request, 64)
+
+
+def _prepare(request: Request, resolution: int) -> None:
+    parts = _ARCHIVES[resolution]
+    fetched = {
+        name: request.get(Remote(name=name, url=_BASE + name)) for names in parts.values() for name in names
+    }
+    with request.building(f"imagenet_{resolution}") as folder:
+        for split, names in parts.items():
+            (folder / split).mkdir()
+            count = sum(unpack(fetched[name], folder / split, _place) for name in names)
+            if not count:
+                raise UserError(f"{fetched[names[0]]}: holds no .npz file")
+            for path in sorted((folder / split).glob("*.npz")):
+                store_uncompressed(path)
+
+
+def _place(name: PurePosixPath) -> Path | None:
+    return Path(name.name) if name.suffix == ".npz" else None
+
+
+def store_uncompressed(path: Path) -> None:
+    """Rewrite an npz so that its arrays 'data' and 'labels' are stored; a `UserError` if it has no 'data'."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if archive.getinfo("data.npy").compress_type == zipfile.ZIP_STORED:
+                return
+        with np.load(path, allow_pickle=False) as arrays:
+            kept = {name: arrays[name] for name in ("data", "labels") if name in arrays}
+    except (KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path.name}: not a part of downsampled ImageNet ({error})") from error
+    beside = path.with_name(path.name + ".part")
+    with beside.open("wb") as stream:
+        np.savez(stream, **kept)
+    beside.replace(path)

@@ -1,0 +1,78 @@
+"""What the user asked for, and the two steps that every data set shares: get a file, build a folder."""
+
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from common.errors import UserError
+from data_scripts.download import check, fetch, parse_digest
+
+
+@dataclass(frozen=True, kw_only=True)
+class Remote:
+    """A file to download; `checksum` is `md5:<hex>`, `sha256:<hex>`, or empty where none is certain.
+
+    `url` is empty where no address can be fetched by a script; `page` then tells the user where to look.
+    """
+
+    name: str
+    url: str = ""
+    checksum: str = ""
+    page: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """Where data goes and comes from. `checksums` maps file names to sha256; '' stands for the only file."""
+
+    output: Path
+    downloads: Path
+    base_url: str = ""
+    checksums: Mapping[str, str] = field(default_factory=dict)
+    unverified: bool = False
+    archive: str = ""
+    validation: int | None = None
+
+    def get(self, remote: Remote) -> Path:
+        """Return the checked local file: one that lies in `downloads` already, else downloaded."""
+        given = self.checksums.get(remote.name) or self.checksums.get("")
+        checksum = f"sha256:{given}" if given else remote.checksum
+        if checksum:
+            parse_digest(checksum)
+        elif not self.unverified:
+            raise UserError(
+                f"no checksum of {remote.name} is known here; pass --sha256 {remote.name}=<hex> or --unverified"
+            )
+        target = self.downloads / remote.name
+        if target.exists():
+            check(target, checksum)
+            return target
+        url = f"{self.base_url.rstrip('/')}/{remote.name}" if self.base_url else remote.url
+        if not url:
+            raise UserError(
+                f"{remote.name} cannot be fetched by a script; download it from {remote.page} into "
+                f"{self.downloads}, or give --base-url"
+            )
+        return fetch(url, target, checksum)
+
+    @contextmanager
+    def building(self, name: str) -> Iterator[Path]:
+        """Give an empty folder that becomes `output`/`name` if the block ends well and vanishes if not.
+
+        Raises a `UserError` if the folder is there already.
+        """
+        target = self.output / name
+        if target.exists():
+            raise UserError(f"{target} exists; remove it to prepare it again")
+        self.output.mkdir(parents=True, exist_ok=True)
+        partial = self.output / f".{name}.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        try:
+            yield partial
+            partial.rename(target)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+        print(f"prepared {target}")
