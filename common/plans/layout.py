@@ -74,10 +74,10 @@ def pack(arrays: Mapping[str, np.ndarray], layout: Layout, dtype: np.dtype | typ
 
 
 def unpack(flat: np.ndarray, layout: Layout, prefix: str = "") -> dict[str, np.ndarray]:
-    """Vector (size,) -> contiguous tensors under `prefix` + canonical name."""
+    """Vector (size,) -> contiguous tensors of their own memory under `prefix` + canonical name."""
     return {
-        prefix + slot.name: np.ascontiguousarray(
-            flat[slot.start : slot.stop].reshape(slot.memory_shape).transpose(slot.inverse_axes)
+        prefix + slot.name: np.array(
+            flat[slot.start : slot.stop].reshape(slot.memory_shape).transpose(slot.inverse_axes), order="C"
         )
         for slot in layout.slots
     }

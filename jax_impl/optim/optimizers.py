@@ -16,7 +16,7 @@ Update = tuple[Array, Array, Array]
 
 def adamax(grad: Array, first: Array, second: Array, t: Array, beta1: float, beta2: float, epsilon: float) -> Update:
     """Kingma and Ba, algorithm 2: the second moment is an infinity norm, without bias correction."""
-    first = beta1 * first + (1 - beta1) * grad
+    first = first + (1 - beta1) * (grad - first)
     second = jnp.maximum(beta2 * second, jnp.abs(grad) + epsilon)
     return first / (_correction(beta1, t) * second), first, second
 
@@ -41,7 +41,7 @@ def radam(grad: Array, first: Array, second: Array, t: Array, beta1: float, beta
 
 
 def _moments(grad: Array, first: Array, second: Array, beta1: float, beta2: float) -> tuple[Array, Array]:
-    return beta1 * first + (1 - beta1) * grad, beta2 * second + (1 - beta2) * grad * grad
+    return first + (1 - beta1) * (grad - first), second + (1 - beta2) * (grad * grad - second)
 
 
 def _correction(beta: float, t: Array) -> Array:

@@ -79,7 +79,7 @@ def _update(
         decay = jnp.where(jnp.arange(grad.size) < settings.n_decayed, settings.weight_decay, 0.0)
         direction = direction + decay.astype(grad.dtype) * params
     new_params = params - learning_rate * direction
-    new_ema = settings.ema_decay * state.ema + (1 - settings.ema_decay) * new_params
+    new_ema = state.ema + (1 - settings.ema_decay) * (new_params - state.ema)
     return state._replace(
         params=jnp.where(applied, new_params, params),
         ema=jnp.where(applied, new_ema, state.ema),

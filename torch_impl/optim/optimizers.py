@@ -16,7 +16,7 @@ Update = tuple[Tensor, Tensor, Tensor]
 
 def adamax(grad: Tensor, first: Tensor, second: Tensor, t: Tensor, beta1: float, beta2: float, epsilon: float) -> Update:
     """Kingma and Ba, algorithm 2: the second moment is an infinity norm, without bias correction."""
-    first = beta1 * first + (1 - beta1) * grad
+    first = torch.lerp(first, grad, 1 - beta1)
     second = torch.maximum(beta2 * second, grad.abs() + epsilon)
     return first / (_correction(beta1, t) * second), first, second
 
@@ -41,7 +41,7 @@ def radam(grad: Tensor, first: Tensor, second: Tensor, t: Tensor, beta1: float, 
 
 
 def _moments(grad: Tensor, first: Tensor, second: Tensor, beta1: float, beta2: float) -> tuple[Tensor, Tensor]:
-    return beta1 * first + (1 - beta1) * grad, beta2 * second + (1 - beta2) * grad * grad
+    return torch.lerp(first, grad, 1 - beta1), torch.lerp(second, grad * grad, 1 - beta2)
 
 
 def _correction(beta: float, t: Tensor) -> Tensor:

@@ -93,11 +93,10 @@ def _update(
     if decay:
         direction = direction + decay * params
     new_params = params - learning_rate * direction
-    new_ema = settings.ema_decay * ema + (1 - settings.ema_decay) * new_params
-    params.copy_(torch.where(applied, new_params, params))
-    ema.copy_(torch.where(applied, new_ema, ema))
-    state.first[part].copy_(torch.where(applied, first, state.first[part]))
-    state.second[part].copy_(torch.where(applied, second, state.second[part]))
+    new_ema = torch.lerp(ema, new_params, 1 - settings.ema_decay)
+    old = (params, state.first[part], state.second[part], ema)
+    for target, value in zip(old, (new_params, first, second, new_ema), strict=True):
+        torch.where(applied, value, target, out=target)
 
 
 def _count(state: OptimizerState, applied: Tensor) -> None:
