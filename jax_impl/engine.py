@@ -14,7 +14,7 @@ from common.errors import UserError
 from common.plans.layout import pack, unpack
 from common.run.engine import Array, Batch, Noise, State
 from common.run.engine_support import metric_names, padded_rows, take_prefixed
-from jax_impl.devices import open_devices, set_precision, use_compilation_cache
+from jax_impl.devices import COMPUTE_DTYPES, open_devices, set_precision, use_compilation_cache
 from jax_impl.noise import STREAMS, draw_noise
 from jax_impl.optim.flat import flat_layout, join, split
 from jax_impl.optim.step import OptimizerState, Settings, optimizer_step
@@ -230,8 +230,13 @@ class Engine:
         draw = self._jit(partial(draw_noise, draws, dtype=self.dtype), draws, out_shardings=self.devices.sharded)
         return draw(tuple(np.uint32(part % 2**32) for part in (self.hparams.run.seed, STREAMS[method], step)))
 
-    def _model(self, params: nnx.State) -> nnx.Module:
-        return nnx.merge(self.graph, params, self.rest)
+    def _weights(self, flat: jax.Array) -> nnx.State:
+        """The model's tree of parameters, converted at once where it computes in bfloat16."""
+        return split(flat.astype(COMPUTE_DTYPES[self.hparams.train.precision]), self.layout, self.tree)
+
+    def _current(self, flat: jax.Array) -> nnx.Module:
+        """The model whose weights are the vector's."""
+        return nnx.merge(self.graph, self._weights(flat), self.rest)
 
     def _whole_step(self, state: TrainState, batch: Any, noise: Any, scalars: Any) -> TrainState:
         return self._apply(state, self._gradient(state.optimizer.params, batch, noise, scalars, None), scalars)
@@ -240,13 +245,13 @@ class Engine:
         """Gradient (P,) and metrics of the mean loss over the batch, or over a part of it."""
 
         def loss(params: nnx.State) -> tuple[jax.Array, dict[str, jax.Array]]:
-            terms = self.family.terms(self._model(params), batch, noise)
+            terms = self.family.terms(nnx.merge(self.graph, params, self.rest), batch, noise)
             own = self.family.statistics(terms) if statistics is None else statistics
             return self.family.loss(terms, scalars, own)
 
         # Split outside of the gradient: the gradient of a slice is a padded vector, one of full length a tensor.
-        grads, metrics = jax.grad(loss, has_aux=True)(split(flat, self.layout, self.tree))
-        return join(grads, self.layout, self.tree), metrics
+        grads, metrics = jax.grad(loss, has_aux=True)(self._weights(flat))
+        return join(grads, self.layout, self.tree).astype(flat.dtype), metrics
 
     def _apply(self, state: TrainState, totals: tuple[jax.Array, Any], scalars: Any) -> TrainState:
         """Update by the mean of the parts' gradients, and add the mean of their metrics to the sums."""
@@ -265,7 +270,7 @@ class Engine:
         return self._jit(_mean)(values)
 
     def _part_statistics(self, flat: jax.Array, batch: Any, noise: Any) -> jax.Array:
-        model = self._model(split(flat, self.layout, self.tree))
+        model = self._current(flat)
         return self.family.statistics(self.family.terms(model, batch, noise))
 
     def _parts(self, batch: Any, noise: Any) -> list[Any]:
@@ -301,7 +306,7 @@ class Engine:
         drawn = self._noise(method, len(rows), step, given, **options)
 
         def run(flat: jax.Array, arrays: Any, drawn: Any, numbers: Any) -> dict[str, jax.Array]:
-            model = self._model(split(flat, self.layout, self.tree))
+            model = self._current(flat)
             return function(model, arrays, drawn, **numbers, **options)
 
         state = self.state.optimizer

@@ -1,7 +1,6 @@
 """The engine of the PyTorch twin: `common.run.engine.Engine` over a family's tensor functions."""
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import fields
 from functools import partial
 from importlib import import_module
@@ -37,8 +36,8 @@ class Engine:
         self.device_count = self.devices.device_count
         self.dtype = torch.float64 if hparams.train.precision == "float64" else torch.float32
         self.family = import_module(f"torch_impl.families.{hparams.run.family}").Family(hparams)
-        self.model, self.ema_model = self._build(), self._build()
-        self.layout = flat_layout(self.model, self.family.parameter_shapes(), self.family.decayed)
+        self.models = {ema: self._build() for ema in (False, True)}
+        self.layout = flat_layout(self.models[False], self.family.parameter_shapes(), self.family.decayed)
         train = hparams.train
         self.settings = Settings.make(
             hparams.optimizer, train.ema_decay, self.family.weight_decay, self.layout.n_decayed
@@ -213,8 +212,10 @@ class Engine:
             self.metric_sums.zero_()
             return
         self.state = state
-        self.parameters = bind(self.model, state.params, self.layout)
-        bind(self.ema_model, state.ema, self.layout)
+        dtype = COMPUTE_DTYPES[self.hparams.train.precision]
+        self.weights = {False: state.params.to(dtype), True: state.ema.to(dtype)}
+        self.parameters = bind(self.models[False], self.weights[False], self.layout)
+        bind(self.models[True], self.weights[True], self.layout)
         self.grad = torch.zeros_like(state.params)
         self.grad_views = list(views(self.grad, self.layout).values())
         self.metric_sums = torch.zeros(len(self.metric_names) + 1, dtype=self.dtype, device=self.devices.device)
@@ -225,11 +226,12 @@ class Engine:
         key = (self.hparams.run.seed, STREAMS[method], step, self.process_index)
         return draw_noise(self.family.draws(method, rows, **options), key, self.devices.device, self.dtype)
 
-    def _arithmetic(self) -> AbstractContextManager:
-        precision = self.hparams.train.precision
-        return torch.autocast(
-            self.devices.device.type, COMPUTE_DTYPES["bfloat16"], enabled=precision == "bfloat16"
-        )
+    def _current(self, *, ema: bool) -> torch.nn.Module:
+        """The model whose weights are the parameters or their average, converted at once where it computes in bfloat16."""
+        weights, vector = self.weights[ema], self.state.ema if ema else self.state.params
+        if weights.dtype != vector.dtype:
+            weights.copy_(vector)
+        return self.models[ema]
 
     def _device_step(self, inputs: Mapping[str, Tensor], names: list[str], n_parts: int, balanced: bool) -> None:
         """Everything of a training step that runs on the device, in place and without waiting for it."""
@@ -237,12 +239,12 @@ class Engine:
         batches, noises = _parts(_taken(inputs, "batch."), n_parts), _parts(_taken(inputs, "noise."), n_parts)
         statistics = self._statistics(batches, noises) if balanced and n_parts > 1 else None
         totals: dict[str, Tensor] = {}
+        model = self._current(ema=False)
         for index, (batch, noise) in enumerate(zip(batches, noises, strict=True)):
-            with self._arithmetic():
-                terms = self.family.terms(self.model, batch, noise)
-                if balanced and n_parts == 1:
-                    statistics = self.devices.mean(self.family.statistics(terms))
-                loss, metrics = self.family.loss(terms, scalars, statistics)
+            terms = self.family.terms(model, batch, noise)
+            if balanced and n_parts == 1:
+                statistics = self.devices.mean(self.family.statistics(terms))
+            loss, metrics = self.family.loss(terms, scalars, statistics)
             grads = torch.autograd.grad(loss / n_parts, self.parameters, materialize_grads=True)
             gather(self.grad_views, grads, accumulate=index > 0)
             totals = {name: totals.get(name, 0) + value.detach() / n_parts for name, value in metrics.items()}
@@ -253,10 +255,9 @@ class Engine:
     @torch.no_grad()
     def _statistics(self, batches: list[dict[str, Tensor]], noises: list[dict[str, Tensor]]) -> Tensor:
         """What the loss balances by, over the whole batch: a pass of its own before the parts' gradients."""
-        parts = []
-        for batch, noise in zip(batches, noises, strict=True):
-            with self._arithmetic():
-                parts.append(self.family.statistics(self.family.terms(self.model, batch, noise)))
+        model = self._current(ema=False)
+        terms = [self.family.terms(model, *part) for part in zip(batches, noises, strict=True)]
+        parts = [self.family.statistics(part) for part in terms]
         return self.devices.mean(torch.stack(parts).mean(0))
 
     def _add_metrics(self, metrics: Mapping[str, Tensor], norm: Tensor) -> None:
@@ -284,9 +285,8 @@ class Engine:
         arrays = {name: self.devices.place(self.devices.share(array[rows])) for name, array in batch.items()}
         given = noise and {name: self.devices.share(np.asarray(array)[rows]) for name, array in noise.items()}
         drawn = self._noise(method, len(rows) // self.process_count, step, given, **options)
-        with self._arithmetic():
-            model = self.ema_model if ema else self.model
-            results = function(model, arrays, drawn, **self._tensors(numbers or {}), **options)
+        model = self._current(ema=ema)
+        results = function(model, arrays, drawn, **self._tensors(numbers or {}), **options)
         return {name: self.devices.to_numpy(value)[:n] for name, value in results.items()}
 
     def _tensors(self, numbers: Mapping[str, Any]) -> dict[str, Any]:
