@@ -1,14 +1,15 @@
 """The one seam between host logic and tensor code.
 
-`torch_impl/engine.py` and `jax_impl/engine.py` each have a class `Engine` that fulfils this protocol. Everything that
-crosses it is numpy or plain Python. A family's tensor code plugs into an engine from `<twin>/families/<family>.py`, its
-host logic into the run from `common/run/families/<family>.py`.
+`torch_impl/engine.py` and `jax_impl/engine.py` each have a class `Engine` that fulfils this protocol.
+Everything that crosses it is numpy or plain Python. A family's tensor code plugs into an engine from
+`<twin>/families/<family>.py`, its host logic into the run from `common/run/families/<family>.py`.
 
-Arrays are NHWC. Pictures are uint8 (B, H, W, C), padded to `data.target_res`. Likelihoods and divergences are in nats.
-`Noise` maps the names of `common.plans` to arrays; where it is None the engine draws from its own generator, a pure
-function of (`run.seed`, method, `step`, process): nothing of the generator needs to be saved to resume exactly. Methods
-that are called several times for one training step (a validation of many batches) get another `step` each time, or
-every batch meets the same noise. `encode` and `reconstruct` share their posterior noise: equal batch and `step`, equal z.
+Arrays are NHWC. Pictures are uint8 (B, H, W, C), padded to `data.target_res`. Likelihoods and divergences are
+in nats. `Noise` maps the names of `common.plans` to arrays; where it is None the engine draws from its own
+generator, a pure function of (`run.seed`, method, `step`, process): nothing of the generator needs to be
+saved to resume exactly. Methods that are called several times for one training step (a validation of many
+batches) get another `step` each time, or every batch meets the same noise. `encode` and `reconstruct` share
+their posterior noise: equal batch and `step`, equal z.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,8 +26,8 @@ State = dict[str, dict[str, Array]]
 class Engine(Protocol):
     """What a twin does for a run.
 
-    Training methods take the batch of this process; the other methods take the global batch, the same on every process,
-    and return global results: each process computes its share and all gather them.
+    Training methods take the batch of this process; the other methods take the global batch, the same on
+    every process, and return global results: each process computes its share and all gather them.
     """
 
     name: str  # "torch" or "jax"
@@ -35,28 +36,33 @@ class Engine(Protocol):
     device_count: int  # over all processes; global batch sizes are multiples of it or are padded
 
     def initialise(self) -> None:
-        """Create parameters (`common.plans.<family>.initial_parameters`), their average and the optimiser's state."""
+        """Create parameters (`common.plans.<family>.initial_parameters`), their average and the optimiser's
+        state."""
 
-    def train_step(self, batch: Batch, step: int, scalars: Mapping[str, float], noise: Noise | None = None) -> None:
-        """One update on this process's share of the global batch. `scalars` holds the schedules' values at `step`.
+    def train_step(
+        self, batch: Batch, step: int, scalars: Mapping[str, float], noise: Noise | None = None
+    ) -> None:
+        """One update on this process's share of the global batch. `scalars` holds the schedules' values at
+        `step`.
 
         Returns nothing: metrics and skip counters accumulate on the device until `fetch_metrics`.
         """
 
     def fetch_metrics(self) -> dict[str, float]:
-        """Means since the last call over steps and processes: the family's metrics under its names, and `grad_norm`.
+        """Means since the last call over steps and processes: the family's metrics under its names, and
+        `grad_norm`.
 
-        A vector metric `kl` gives `kl.0`, `kl.1`, ... Steps whose gradient is not finite are left out of the means (NaN
-        where no step is left). Beside the means: `skips` (skipped updates since the run began), `updates` (applied ones)
-        and `skips_in_row` (the longest row of skipped updates that touches the steps since the last call). Waits for the
-        device; every process calls it.
+        A vector metric `kl` gives `kl.0`, `kl.1`, ... Steps whose gradient is not finite are left out of the
+        means (NaN where no step is left). Beside the means: `skips` (skipped updates since the run began),
+        `updates` (applied ones) and `skips_in_row` (the longest row of skipped updates that touches the steps
+        since the last call). Waits for the device; every process calls it.
         """
 
     def evaluate(self, batch: Batch, *, ema: bool, step: int, noise: Noise | None = None) -> dict[str, Array]:
         """Per-picture terms of the bound, in nats: `reconstruction` (B,), `kl` (B, L) and `log_ratio` (B, L).
 
-        `log_ratio` is log q(z | x) - log p(z) at the drawn z, whose mean over draws is `kl`: importance weights need it,
-        since weights made of the analytic divergence do not bound the likelihood.
+        `log_ratio` is log q(z | x) - log p(z) at the drawn z, whose mean over draws is `kl`: importance
+        weights need it, since weights made of the analytic divergence do not bound the likelihood.
         """
 
     def reconstruct(
@@ -70,9 +76,11 @@ class Engine(Protocol):
         output_temperature: float = 1.0,
         noise: Noise | None = None,
     ) -> dict[str, Array]:
-        """`image` uint8 (B, h, w, C) without padding, `reconstruction` (B,) and `kl` (B, L), masked where masks are given.
+        """`image` uint8 (B, h, w, C) without padding, `reconstruction` (B,) and `kl` (B, L), masked where
+        masks are given.
 
-        `masks` holds one 0/1 array (Z,) a latent group: kept variates come from the posterior, the others from the prior.
+        `masks` holds one 0/1 array (Z,) a latent group: kept variates come from the posterior, the others
+        from the prior.
         """
 
     def generate(
@@ -113,10 +121,14 @@ class Engine(Protocol):
     ) -> Array:
         """Pictures uint8 (B, h, w, C) from `z.<l>`; variates that a mask leaves out come from the prior."""
 
-    def inpaint(self, batch: Batch, mask: Array, *, ema: bool, step: int, noise: Noise | None = None) -> Array:
+    def inpaint(
+        self, batch: Batch, mask: Array, *, ema: bool, step: int, noise: Noise | None = None
+    ) -> Array:
         """Pictures whose masked part is filled in; a `UserError` where the family has no such mode."""
 
-    def divergence_statistics(self, batch: Batch, *, ema: bool, step: int, noise: Noise | None = None) -> dict[str, Array]:
+    def divergence_statistics(
+        self, batch: Batch, *, ema: bool, step: int, noise: Noise | None = None
+    ) -> dict[str, Array]:
         """`kl.<l>` (B, Z): KL of every picture and variate in nats, averaged over the latent grid."""
 
     def output_statistics(self, batch: Batch, *, ema: bool, step: int) -> dict[str, Array]:
@@ -126,4 +138,5 @@ class Engine(Protocol):
         """`model`, `ema` and `optimizer` tensors under canonical names, and `counters` (skips, updates)."""
 
     def state_from_numpy(self, state: State) -> None:
-        """Load such a state. A `UserError` names the first tensor that is missing, unknown or of another shape."""
+        """Load such a state. A `UserError` names the first tensor that is missing, unknown or of another
+        shape."""

@@ -106,6 +106,11 @@ class Synthesis:
     output: str = option("sample", choices=("sample", "mean"), doc="how the output layer is read")
     importance_samples: int = option(0, low=0, doc="reconstruction: samples of the importance-weighted bound; 0 is off")
     n_samples: int = option(0, low=0, doc="reconstruction, encoding: pictures to use; 0 is all")
+    split: str = option(
+        "",
+        choices=("", "train", "validation", "test"),
+        doc="reconstruction, encoding: pictures to read; empty is test for the one and train for the other",
+    )
     encodings_path: str = option("", path=True, doc="decoding: encodings to read; empty is the run's own")
 
 

@@ -1,0 +1,155 @@
+"""Command lines of the twins' `train.py` and `synthesize.py`.
+
+Usage: `[CFG] [section.option=value ...]`, and for training `[--resume-from DIR]`. CFG and DIR are relative to
+where the caller stands; runs live in the twin's folder, as `logs-<run.name>/`.
+"""
+
+import errno
+import os
+import re
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from common.hparams.archive import resolve
+
+from common.data import open_datasets
+from common.errors import UserError, run_command
+from common.hparams import load
+from common.run.context import Context
+from common.run.directory import RunDirectory
+from common.run.engine import Engine
+from common.run.families import make_plan
+from common.run.launch import is_worker, launch
+from common.run.synthesize import synthesize
+from common.run.train import train
+
+MakeEngine = Callable[[Any], Engine]
+Job = Callable[[Context], None]
+
+DEFAULT_CFG = Path("egs", "hierarchical_vae", "digits.cfg")
+_OVERRIDE = re.compile(r"\w+\.\w+=.*", re.DOTALL)
+_RANK_VARIABLES = ("RANK", "JAX_PROCESS_ID", "SLURM_PROCID")
+_SECONDS_FOR_THE_FIRST = 5
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """A parsed command line."""
+
+    cfg: Path
+    overrides: tuple[str, ...] = ()
+    resume_from: Path | None = None
+
+
+def parse(arguments: Sequence[str], *, default_cfg: Path, resumes: bool) -> Arguments:
+    """Parse a command line; `--resume-from` is known where `resumes` is set. A `UserError` ends with the
+    usage."""
+    usage = "usage: [CFG] [section.option=value ...]" + (" [--resume-from DIR]" if resumes else "")
+    words, cfg, overrides, resume_from = list(arguments), [], [], None
+    while words:
+        word = words.pop(0)
+        name, _, value = word.partition("=")
+        if name == "--resume-from" and resumes:
+            value = value or (words.pop(0) if words else "")
+            if not value:
+                raise UserError(f"--resume-from needs a folder; {usage}")
+            resume_from = Path(value)
+        elif word.startswith("-"):
+            raise UserError(f"unknown option '{word}'; {usage}")
+        elif _OVERRIDE.fullmatch(word):
+            overrides.append(word)
+        elif "=" in word and not Path(word).exists():
+            raise UserError(f"'{word}' is not section.option=value; {usage}")
+        else:
+            cfg.append(Path(word))
+    if len(cfg) > 1:
+        raise UserError(f"more than one configuration: {', '.join(map(str, cfg))}; {usage}")
+    return Arguments(cfg[0] if cfg else default_cfg, tuple(overrides), resume_from)
+
+
+def train_command(make_engine: MakeEngine, twin: Path, *, process_per_device: bool = False) -> None:
+    """Entry point of a twin's `train.py`. With `process_per_device`, `run.num_gpus` > 1 starts that many
+    processes."""
+
+    def main(words: list[str]) -> None:
+        arguments = parse(words, default_cfg=twin.parent / DEFAULT_CFG, resumes=True)
+        _start(
+            make_engine,
+            twin,
+            arguments,
+            lambda context: train(context, resume_from=arguments.resume_from),
+            process_per_device,
+        )
+
+    _run(main)
+
+
+def synthesize_command(make_engine: MakeEngine, twin: Path, *, process_per_device: bool = False) -> None:
+    """Entry point of a twin's `synthesize.py`."""
+
+    def main(words: list[str]) -> None:
+        arguments = parse(words, default_cfg=twin.parent / DEFAULT_CFG, resumes=False)
+        _start(make_engine, twin, arguments, synthesize, process_per_device)
+
+    _run(main)
+
+
+def _start(
+    make_engine: MakeEngine, twin: Path, arguments: Arguments, job: Job, process_per_device: bool
+) -> None:
+    """Resolve the run's options while its lock is held, then do the job in this process or in several."""
+    given = load(arguments.cfg, arguments.overrides)
+    make_plan(given)
+    directory = RunDirectory.of(twin, given.run.name)
+    if job is synthesize and not directory.path.is_dir():
+        raise UserError(f"there is no run '{given.run.name}' in {twin}: train it first, or give its run.name")
+    with _held(directory):
+        hparams, messages = resolve(arguments.cfg, arguments.overrides, twin)
+        make_plan(hparams)
+        n_processes = hparams.run.num_gpus if process_per_device and not is_worker() else 1
+        if n_processes <= 1:
+            if _rank() == 0:
+                print(*messages, sep="\n", end="\n" if messages else "", flush=True)
+            job(Context(hparams, directory, open_datasets(hparams), make_engine(hparams)))
+            return
+    sys.exit(launch(n_processes))
+
+
+@contextmanager
+def _held(directory: RunDirectory) -> Iterator[None]:
+    """Of several processes, the first holds the lock for all."""
+    if _rank():
+        yield
+    else:
+        with directory.locked():
+            yield
+
+
+def _run(main: Callable[[list[str]], None]) -> None:
+    def guarded(words: list[str]) -> None:
+        try:
+            main(words)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+                raise
+            raise UserError(f"{error.filename or 'the run'} cannot be written: {error.strerror}") from error
+        except UserError:
+            if _rank():
+                # What is wrong for all processes is told by the first, and this one is ended meanwhile.
+                time.sleep(_SECONDS_FOR_THE_FIRST)
+            raise
+
+    try:
+        run_command(guarded)
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
+
+
+def _rank() -> int:
+    return next((int(os.environ[name]) for name in _RANK_VARIABLES if name in os.environ), 0)

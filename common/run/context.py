@@ -1,0 +1,29 @@
+"""What host code needs to know of a run."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from common.data import DataSets
+from common.run.directory import RunDirectory
+from common.run.engine import Engine
+
+
+@dataclass(frozen=True)
+class Context:
+    """A run: its options (the `HParams` of its family), its folder, its pictures and the engine that
+    computes."""
+
+    hparams: Any
+    directory: RunDirectory
+    sets: DataSets
+    engine: Engine
+
+    @property
+    def writes(self) -> bool:
+        """Whether this process writes files and prints; of several, only the first does."""
+        return self.engine.process_index == 0
+
+    def say(self, line: str = "") -> None:
+        """Print a line, once a run."""
+        if self.writes:
+            print(line, flush=True)

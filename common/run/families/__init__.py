@@ -1,0 +1,73 @@
+"""Host logic of each family: what the loop logs, validates and reports, and which synthesis modes there are.
+
+`common/run/families/<run.family>.py` has a class `Family` that fulfils the protocol `FamilyLogic`.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any, Protocol
+
+from common.checkpoint.store import Checkpoint
+from common.run.context import Context
+from common.run.engine import Array
+
+OnBatch = Callable[[], None]
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What a validation found: `score` picks the best checkpoint (lower is better), the rest is logged."""
+
+    score: float
+    headline: str
+    scalars: Mapping[str, float]
+    histograms: Mapping[str, Array] = field(default_factory=dict)
+    images: Mapping[str, Array] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """Histograms and pictures of training data, logged beside a validation."""
+
+    histograms: Mapping[str, Array]
+    images: Mapping[str, Array]
+
+
+class FamilyLogic(Protocol):
+    """What the loop asks of a family. `step` counts the batches trained on, except in `scalars`."""
+
+    def __init__(self, context: Context) -> None: ...
+
+    def scalars(self, step: int) -> dict[str, float]:
+        """Values of the schedules for the batch of index `step`, counted from 0."""
+
+    def logged(self, metrics: Mapping[str, float], step: int) -> dict[str, float]:
+        """Tags and values for the log, from what `Engine.fetch_metrics` gave after `step` batches."""
+
+    def headline(self, metrics: Mapping[str, float]) -> str:
+        """What stands beside the progress bar."""
+
+    def validate(self, step: int, on_batch: OnBatch) -> Validation:
+        """Validate with averaged and raw weights; `on_batch` is called after every batch and may raise."""
+
+    def show(self, step: int) -> Shown:
+        """What the model makes of a few training pictures."""
+
+    def report(self, step: int) -> None:
+        """Tell how good the checkpoint of `step` batches is, which the engine holds."""
+
+    def synthesise(self, checkpoint: Checkpoint) -> None:
+        """Do what `synthesis.synthesis_mode` says with the checkpoint, which the engine holds."""
+
+
+def family_logic(context: Context) -> FamilyLogic:
+    """The host logic of the run's family."""
+    module: Any = import_module(f"common.run.families.{context.hparams.run.family}")
+    logic: FamilyLogic = module.Family(context)
+    return logic
+
+
+def make_plan(hparams: Any) -> Any:
+    """The layer plan of the run's family; a `UserError` names an option that does not fit."""
+    return import_module(f"common.plans.{hparams.run.family}").make_plan(hparams)

@@ -1,0 +1,76 @@
+"""One process a device on this machine, for a twin whose engine wants that.
+
+The processes get torchrun's environment variables, so that an engine cannot tell the difference; unlike
+torchrun, a request to stop is passed on once, without a time limit, and a run that saved and left ends with
+exit code 0.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import suppress
+
+_SECONDS_TO_EXPLAIN = 10
+
+
+def is_worker() -> bool:
+    """Whether this process was started as one of several, by `launch` or by torchrun."""
+    return "RANK" in os.environ
+
+
+def launch(n_processes: int) -> int:
+    """Run this command line in `n_processes` processes; returns the first exit code that is not 0, or 0.
+
+    When one process fails, the others are ended.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    workers = [_start(rank, n_processes, port) for rank in range(n_processes)]
+
+    def forward(number: int, _frame: object) -> None:
+        _send(workers, number)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, forward)
+    return _wait(workers)
+
+
+def _start(rank: int, n_processes: int, port: int) -> subprocess.Popen:
+    environment = os.environ | {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(n_processes),
+        "LOCAL_WORLD_SIZE": str(n_processes),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+    # A session of its own, so that an interrupt from the terminal reaches a worker once, through `forward`.
+    return subprocess.Popen([sys.executable, *sys.argv], env=environment, start_new_session=True)
+
+
+def _send(workers: list[subprocess.Popen], number: int) -> None:
+    for worker in workers:
+        if worker.poll() is None:
+            worker.send_signal(number)
+
+
+def _wait(workers: list[subprocess.Popen]) -> int:
+    """The first worker is given time to tell what is wrong when another fails before it."""
+    while True:
+        codes = [worker.poll() for worker in workers]
+        if any(codes):
+            break
+        if all(code == 0 for code in codes):
+            return 0
+        time.sleep(0.1)
+    failed = next(code for code in codes if code)
+    with suppress(subprocess.TimeoutExpired):
+        workers[0].wait(_SECONDS_TO_EXPLAIN)
+    _send(workers, signal.SIGKILL)
+    for worker in workers:
+        worker.wait()
+    return failed if failed > 0 else 128 - failed

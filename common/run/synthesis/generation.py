@@ -1,0 +1,41 @@
+"""Generation: pictures from the prior, for every temperature setting."""
+
+import numpy as np
+
+from common.checkpoint.store import Checkpoint
+from common.plans.hierarchical_vae import HierarchicalVAEPlan, level_temperatures
+from common.run.context import Context
+from common.run.engine import Array
+from common.run.pictures import save_grid, save_picture
+from common.run.progress import tracked
+
+N_IN_ROW = 16
+
+
+def generate(context: Context, plan: HierarchicalVAEPlan, _checkpoint: Checkpoint) -> None:
+    """Write `n_generation_batches` batches a setting k as `setup-<k>-image-<i>.png`, and a sheet, a row a
+    setting."""
+    options = context.hparams.synthesis
+    folder = context.directory.images / "generated"
+    settings = [level_temperatures(plan, setting) for setting in options.temperature_settings]
+    n_batches = options.n_generation_batches
+    jobs = [(k, b) for k in range(len(settings)) for b in range(n_batches)]
+    rows: list[list[Array]] = [[] for _ in settings]
+    for k, b in tracked(jobs, "generation", len(jobs), shown=context.writes):
+        made = context.engine.generate(
+            options.batch_size,
+            settings[k],
+            ema=options.load_ema_weights,
+            step=k * n_batches + b,
+            output=options.output,
+            output_temperature=options.output_temperature,
+        )
+        rows[k].extend(made[: N_IN_ROW - len(rows[k])])
+        if context.writes:
+            for i, picture in enumerate(made):
+                save_picture(folder, f"setup-{k}-image-{b * options.batch_size + i:04d}", picture)
+    if context.writes:
+        sheet = save_grid(folder / "contact-sheet.png", [np.stack(row) for row in rows])
+        context.say(
+            f"{len(jobs) * options.batch_size} pictures in {folder}; a row a temperature setting: {sheet}"
+        )

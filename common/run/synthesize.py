@@ -1,0 +1,14 @@
+"""Synthesis with a trained run: load its best checkpoint and do what `synthesis.synthesis_mode` says."""
+
+from common.run.context import Context
+from common.run.families import family_logic
+from common.run.restore import load_best
+
+
+def synthesize(context: Context) -> None:
+    """Run the configured mode with the checkpoint of the best validation, or the newest one where none was
+    validated."""
+    checkpoint = load_best(context)
+    weights = "averaged" if context.hparams.synthesis.load_ema_weights else "raw"
+    context.say(f"{context.hparams.synthesis.synthesis_mode}: {weights} weights of {checkpoint.path}")
+    family_logic(context).synthesise(checkpoint)

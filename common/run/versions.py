@@ -1,0 +1,17 @@
+"""Versions of the programs that took part in a run, for the checkpoint's record."""
+
+import platform
+from importlib.metadata import PackageNotFoundError, version
+
+PACKAGES = ("dioscuri", "torch", "jax", "flax", "optax", "numpy", "grain")
+
+
+def versions() -> dict[str, str]:
+    """Package name to version; packages that are not installed are left out."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

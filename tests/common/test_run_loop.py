@@ -1,0 +1,337 @@
+"""The training loop and the synthesis modes, driven with an engine that needs no framework."""
+
+import json
+import os
+import signal
+
+import numpy as np
+import pytest
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from common.checkpoint import store
+from common.data import open_datasets
+from common.errors import UserError
+from common.hparams import load
+from common.run.context import Context
+from common.run.directory import RunDirectory
+from common.run.synthesize import synthesize
+from common.run.train import train
+from tests.common.fake_engine import FakeEngine
+from tests.common.tiny import write_tiny
+
+
+@pytest.fixture
+def make_run(tmp_path):
+    """Make the context of a run in `tmp_path/logs-<name>`, with an engine of its own."""
+
+    def make(*overrides, name="tiny", prepare=lambda _: None):
+        hparams = load(write_tiny(tmp_path), [f"run.name={name}", *overrides])
+        engine = FakeEngine(hparams)
+        prepare(engine)
+        directory = RunDirectory.of(tmp_path, name)
+        directory.path.mkdir(exist_ok=True)
+        return Context(hparams, directory, open_datasets(hparams), engine)
+
+    return make
+
+
+def logged(context, split="train"):
+    lines = [json.loads(line) for line in context.directory.metrics.read_text().splitlines()]
+    return [line for line in lines if line["split"] == split]
+
+
+def picture(path):
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
+def interrupt_at(step, number=signal.SIGTERM):
+    """Prepare an engine that receives a signal during a step."""
+
+    def prepare(engine):
+        engine.on_step = lambda index: os.kill(os.getpid(), number) if index == step else None
+
+    return prepare
+
+
+def test_run_logs_every_step_validates_and_keeps_newest_and_best(make_run, capsys):
+    context = make_run()
+    train(context)
+    assert context.engine.seen == list(range(8))
+    assert [line["step"] for line in logged(context)] == list(range(1, 9))
+    assert [line["step"] for line in logged(context, "val")] == [3, 6, 8]
+    assert store.steps(context.directory.checkpoints) == [3, 6, 8]
+    checkpoint = store.load(context.directory.checkpoints)
+    assert checkpoint.info["best"]["step"] == 3, "equal scores: the first stays the best"
+    assert checkpoint.info["data"]["next_index"] == 8
+    assert checkpoint.info["random"] == {"seed": 3, "step": 8}
+    assert "checkpoint of step 3" in capsys.readouterr().out
+
+
+def test_tensorboard_has_the_names_of_the_original(make_run):
+    context = make_run()
+    train(context)
+    events = {
+        split: EventAccumulator(str(context.directory.path / split)).Reload() for split in ("train", "val")
+    }
+    losses = ["reconstruction_loss", "kl_div", "average_kl_div", "variational_beta", "nelbo"]
+    wanted = {f"Losses/{name}" for name in [*losses, "latent_kl_0", "latent_kl_2"]}
+    others = {"Losses/skips_count", "Schedules/learning_rate", "Mean_Max_Updates/Global_norm"}
+    assert wanted | others <= set(events["train"].Tags()["scalars"])
+    assert wanted | {"Losses/ssim", "EMA_Losses/nelbo"} <= set(events["val"].Tags()["scalars"])
+    for found in events.values():
+        assert set(found.Tags()["histograms"]) == {
+            *("Distributions/target", "Distributions/output"),
+            *("OutputLayer/means", "OutputLayer/log_scales"),
+        }
+        assert {"3/Original_3", "3/Generated_3"} <= set(found.Tags()["images"])
+
+
+def test_logged_numbers_have_the_documented_units(make_run):
+    context = make_run()
+    train(context)
+    line = logged(context)[-1]
+    bits = 1 / (64 * np.log(2))
+    assert line["Losses/nelbo"] == pytest.approx(13 * bits)
+    assert line["Losses/kl_div"] == pytest.approx(3 * bits)
+    dims = np.array([4 * 4 * 4, 4 * 4 * 4, 8 * 8 * 3])
+    assert line["Losses/average_kl_div"] == pytest.approx(np.mean(1 / dims) / np.log(2))
+
+
+def test_validation_weighs_every_picture_once(make_run):
+    """20 pictures in batches of 8: the padding of the last batch must not count."""
+    context = make_run("val.n_samples_for_validation=20", "train.total_train_steps=3")
+    train(context)
+    pictures = context.sets.validation
+    chosen = np.arange(20) * len(pictures) // 20
+    expected = pictures.gather(chosen).astype(float).mean() + 3
+    line = logged(context, "val")[0]
+    assert line["EMA_Losses/nelbo"] == pytest.approx(expected / (64 * np.log(2)))
+    assert line["Losses/nelbo"] == pytest.approx((expected + 1) / (64 * np.log(2)))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_lets_the_step_finish_and_the_same_command_goes_on(make_run, number):
+    straight = make_run(name="straight")
+    train(straight)
+    first = make_run(prepare=interrupt_at(4, number))
+    train(first)
+    assert first.engine.seen == [0, 1, 2, 3, 4]
+    assert store.steps(first.directory.checkpoints)[-1] == 5
+    assert signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler)
+    second = make_run()
+    train(second)
+    assert second.engine.seen == [5, 6, 7]
+    end = [store.load(run.directory.checkpoints).state["model"]["weight"] for run in (straight, second)]
+    assert (end[0] == end[1]).all()
+    assert [line["step"] for line in logged(second)] == list(range(1, 9))
+
+
+def test_lines_beyond_the_newest_checkpoint_are_cut_on_resume(make_run):
+    def die(engine):
+        def on_step(index):
+            if index == 4:
+                raise MemoryError
+
+        engine.on_step = on_step
+
+    with pytest.raises(MemoryError):
+        train(make_run(prepare=die))
+    context = make_run()
+    train(context)
+    assert context.engine.seen[0] == 3
+    assert [line["step"] for line in logged(context)] == list(range(1, 9))
+
+
+def test_row_of_skipped_updates_stops_the_run_and_saves_nothing(make_run):
+    def prepare(engine):
+        engine.bad_steps = set(range(4, 100))
+
+    context = make_run("train.total_train_steps=50", prepare=prepare)
+    with pytest.raises(UserError, match=r"step 8: 4 updates in a row were skipped.*learning_rate"):
+        train(context)
+    assert store.steps(context.directory.checkpoints) == [3, 6]
+
+
+def test_finished_run_says_so_and_reports_again(make_run, capsys):
+    train(make_run())
+    capsys.readouterr()
+    context = make_run()
+    train(context)
+    assert context.engine.seen == []
+    told = capsys.readouterr().out
+    assert "has its 8 batches" in told
+    assert "test -ELBO" in told
+
+
+def test_other_runs_checkpoint_goes_on_where_it_stands(make_run):
+    straight = make_run(name="straight")
+    train(straight)
+    first = make_run("train.total_train_steps=4", name="first")
+    train(first)
+    second = make_run(name="second")
+    train(second, resume_from=first.directory.path)
+    assert second.engine.seen == [4, 5, 6, 7]
+    end = [store.load(run.directory.checkpoints).state["model"]["weight"] for run in (straight, second)]
+    assert (end[0] == end[1]).all()
+    again = make_run("train.total_train_steps=9", name="second")
+    train(again, resume_from=first.directory.path)
+    assert again.engine.seen == [8], "the run is further than the one it began from"
+
+
+@pytest.mark.parametrize(("made", "message"), [(False, "does not exist"), (True, "holds no checkpoint")])
+def test_missing_run_to_resume_from_is_named(make_run, tmp_path, made, message):
+    if made:
+        (tmp_path / "logs-other").mkdir()
+    with pytest.raises(UserError, match=message):
+        train(make_run(), resume_from=tmp_path / "logs-other")
+
+
+def test_resume_from_ema_starts_from_the_averaged_weights(make_run):
+    train(make_run("train.total_train_steps=4"))
+    saved = store.load(make_run().directory.checkpoints).state
+    weights = []
+
+    def prepare(engine):
+        engine.on_step = lambda _: weights.append(engine.weight.copy())
+
+    train(make_run("train.resume_from_ema=True", prepare=prepare))
+    assert (weights[0] == saved["ema"]["weight"]).all()
+    assert not (weights[0] == saved["model"]["weight"]).all()
+
+
+def test_report_has_baselines_grids_and_distances(make_run, capsys):
+    context = make_run()
+    train(context)
+    report = json.loads((context.directory.path / "report.json").read_text())
+    assert abs(report["histogram_baseline"] - 2.33) < 0.05
+    assert abs(report["class_mixture_baseline"] - 2.11) < 0.05
+    assert report["test_pictures"] == 299
+    assert report["nearest_training_distance_of_test_pictures"] > 0.5
+    told = capsys.readouterr().out
+    for name in ("samples.png", "reconstructions.png"):
+        path = context.directory.path / name
+        assert str(path) in told
+        assert max(picture(path).shape) > 200
+
+
+@pytest.fixture
+def trained(make_run):
+    """Make contexts of a run that has checkpoints."""
+    train(make_run("train.total_train_steps=3"))
+    return lambda mode, *overrides: make_run(f"synthesis.synthesis_mode={mode}", *overrides)
+
+
+def test_reconstruction_writes_pictures_numbers_and_charts(trained, capsys):
+    context = trained("reconstruction", "synthesis.importance_samples=4")
+    synthesize(context)
+    folder = context.directory.images / "reconstructed"
+    assert len(list(folder.glob("image-*.png"))) == len(list(folder.glob("target-*.png"))) == 10
+    made = picture(folder / "image-0003.png")
+    assert (made == context.sets.test.gather([3])[0, ..., 0]).all()
+    report = json.loads((folder / "report.json").read_text())
+    assert report["ssim"] == pytest.approx(1)
+    bits = 1 / (64 * np.log(2))
+    expected = context.sets.test.gather(np.arange(10)).astype(float).mean()
+    assert report["negative_elbo"] == pytest.approx((expected + 3) * bits)
+    # Two of the four draws weigh exp(-3), two exp(-3.3).
+    weight = (np.exp(-3) + np.exp(-3.3)) / 2
+    assert report["importance_weighted_bound"] == pytest.approx((expected - np.log(weight)) * bits)
+    assert (folder / "contact-sheet.png").exists()
+    assert (folder / "kl.png").exists()
+    assert "SSIM" in capsys.readouterr().out
+
+
+def test_generation_writes_every_setting(trained):
+    context = trained("generation")
+    synthesize(context)
+    folder = context.directory.images / "generated"
+    assert len(list(folder.glob("setup-*-image-*.png"))) == 3 * 2 * 4
+    assert (picture(folder / "setup-0-image-0007.png") == 51).all()
+    assert (picture(folder / "setup-2-image-0000.png") == 84).all()
+    assert (folder / "contact-sheet.png").exists()
+
+
+def test_statistics_choose_the_variates_that_encoding_keeps(trained):
+    synthesize(trained("div_stats"))
+    context = trained("encoding", "synthesis.variate_masks_quantile=0.5")
+    with np.load(context.directory.latents / "div_stats.npz", allow_pickle=False) as archive:
+        found = {name: archive[name] for name in archive.files}
+    assert {name: values.shape for name, values in found.items()} == {
+        "top_down.blocks.0": (4,),
+        "top_down.blocks.1": (4,),
+        "top_down.blocks.2": (3,),
+    }
+    assert np.allclose(found["top_down.blocks.2"] * np.log(2), [201, 202, 203])
+    synthesize(context)
+    index = json.loads((context.directory.latents / "encodings_seed_3" / "index.json").read_text())
+    # Above the median of 1..4, 101..104, 201..203, which is 102.
+    assert index["header"]["kept"] == {"top_down.blocks.1": [2, 3], "top_down.blocks.2": [0, 1, 2]}
+    assert index["shards"][0]["keys"] == list(context.sets.train.keys[:10])
+
+
+def test_encoding_without_statistics_is_refused_unless_all_is_kept(trained):
+    with pytest.raises(UserError, match="div_stats first"):
+        synthesize(trained("encoding"))
+    synthesize(trained("encoding", "synthesis.variate_masks_quantile=1"))
+
+
+def test_decoding_reads_what_encoding_wrote(trained, tmp_path):
+    context = trained("encoding", "synthesis.variate_masks_quantile=1", "synthesis.split=test")
+    synthesize(context)
+    synthesize(trained("decoding"))
+    folder = context.directory.images / "decoded"
+    level = context.sets.test.gather([5]).astype(float).mean()
+    assert (picture(folder / "image-0005.png") == int(level)).all()
+    names = json.loads((folder / "names.json").read_text())
+    assert names["image-0005"] == context.sets.test.keys[5]
+
+
+def test_interrupted_encoding_goes_on(trained, monkeypatch, capsys):
+    monkeypatch.setattr("common.run.synthesis.encoding.SHARD_BYTES", 1)
+    overrides = ("synthesis.variate_masks_quantile=1", "synthesis.n_samples=12")
+    context = trained("encoding", *overrides)
+    encode, calls = context.engine.encode, []
+
+    def breaking(batch, **arguments):
+        calls.append(arguments["step"])
+        if len(calls) == 3:
+            raise MemoryError
+        return encode(batch, **arguments)
+
+    context.engine.encode = breaking
+    with pytest.raises(MemoryError):
+        synthesize(context)
+    with pytest.raises(UserError, match="unfinished"):
+        synthesize(trained("decoding"))
+    context = trained("encoding", *overrides)
+    synthesize(context)
+    assert "after 8 pictures" in capsys.readouterr().out
+    index = json.loads((context.directory.latents / "encodings_seed_3" / "index.json").read_text())
+    assert [key for shard in index["shards"] for key in shard["keys"]] == list(context.sets.train.keys[:12])
+
+
+def test_encodings_of_another_architecture_are_refused(trained, make_run):
+    context = trained("encoding", "synthesis.variate_masks_quantile=1")
+    synthesize(context)
+    encodings = context.directory.latents / "encodings_seed_3"
+    other = ("model.down_latent_variates=[4, 5]", f"synthesis.encodings_path={encodings}")
+    train(make_run("train.total_train_steps=3", *other, name="other"))
+    with pytest.raises(UserError, match="of another architecture"):
+        synthesize(make_run("synthesis.synthesis_mode=decoding", *other, name="other"))
+
+
+@pytest.mark.parametrize("damage", ["truncated", "missing"])
+def test_damaged_encodings_are_named(trained, damage):
+    context = trained("encoding", "synthesis.variate_masks_quantile=1")
+    synthesize(context)
+    shard = context.directory.latents / "encodings_seed_3" / "shard-00000.safetensors"
+    shard.write_bytes(shard.read_bytes()[:-1]) if damage == "truncated" else shard.unlink()
+    with pytest.raises(UserError, match="shard-00000"):
+        synthesize(trained("decoding"))
+
+
+def test_untrained_run_has_nothing_to_synthesise_from(make_run):
+    with pytest.raises(UserError, match="holds no checkpoint"):
+        synthesize(make_run())

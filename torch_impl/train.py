@@ -1,0 +1,26 @@
+"""Train a run, or go on with it, in PyTorch.
+
+Usage: python train.py [CFG] [section.option=value ...] [--resume-from DIR]
+"""
+
+import sys
+from pathlib import Path
+
+TWIN = Path(__file__).resolve().parent
+
+
+def main() -> None:
+    """Enter the project's environment, then do what the command line says."""
+    # In place of this folder, whose `models` and `noise` are no packages of their own.
+    sys.path[0] = str(TWIN.parent)
+    from common.environment import enter_environment  # noqa: PLC0415 - found only now
+
+    enter_environment()
+    from common.run.cli import train_command  # noqa: PLC0415 - needs the environment
+    from torch_impl.engine import Engine  # noqa: PLC0415 - needs the environment
+
+    train_command(Engine, TWIN, process_per_device=True)
+
+
+if __name__ == "__main__":
+    main()
