@@ -1,0 +1,53 @@
+"""Diagonal Gaussians of a latent group, with the standard deviation or its logarithm as statistic."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import DTypeLike
+
+from common.hparams.families.hierarchical_vae import Model
+from jax_impl.layers.convolution import Conv2d
+from jax_impl.layers.precision import at_least_float32
+
+
+class Gaussian(NamedTuple):
+    """Statistics (B, H, W, Z); `scale` is the standard deviation or, with base logstd, the raw log."""
+
+    mean: Array
+    scale: Array
+
+
+class GaussianLayer(Conv2d):
+    """1x1 convolution from features to a Gaussian in at least float32, relative to `base` if one is given."""
+
+    def __init__(
+        self, in_channels: int, variates: int, options: Model, dtype: DTypeLike | None = None
+    ) -> None:
+        super().__init__(in_channels, 2 * variates, dtype=dtype)
+        self.options = options
+
+    def __call__(self, x: Array, base: Gaussian | None = None) -> Gaussian:
+        mean, raw = jnp.split(at_least_float32(super().__call__(x)), 2, -1)
+        if self.options.distribution_base == "logstd":
+            return Gaussian(mean, raw) if base is None else Gaussian(mean + base.mean, raw + base.scale)
+        std = softplus(raw, self.options.gradient_smoothing_beta)
+        return Gaussian(mean, std) if base is None else Gaussian(mean + base.mean, std * base.scale)
+
+
+def softplus(x: Array, beta: float) -> Array:
+    """log(1 + exp(beta x)) / beta, which is 1 at 0 for beta = log 2."""
+    return jax.nn.softplus(beta * x) / beta
+
+
+def standard_deviation(scale: Array, options: Model) -> Array:
+    """Standard deviation from the statistic `scale`."""
+    return (
+        jnp.exp(options.gradient_smoothing_beta * scale) if options.distribution_base == "logstd" else scale
+    )
+
+
+def draw(gaussian: Gaussian, noise: Array, options: Model, temperature: Array | float = 1.0) -> Array:
+    """Reparametrised sample: mean + temperature std noise. The statistics themselves know no temperature."""
+    return gaussian.mean + temperature * standard_deviation(gaussian.scale, options) * noise

@@ -1,0 +1,25 @@
+"""Between 8-bit pictures and the numbers that the model sees."""
+
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import DTypeLike
+
+from common.hparams.families.hierarchical_vae import HParams
+from common.plans.hierarchical_vae import HierarchicalVAEPlan
+
+
+def normalise(
+    images: Array, plan: HierarchicalVAEPlan, hparams: HParams, dtype: DTypeLike = jnp.float32
+) -> Array:
+    """uint8 (B, H, W, C) -> [-1, 1] with the lowest bits cut off or, for the Bernoulli likelihood, 0 or 1."""
+    if plan.likelihood == "bernoulli":
+        return (images > 127).astype(dtype)
+    step = 2 ** (8 - hparams.data.num_bits)
+    levels = jnp.floor(images.astype(dtype) / step) * step
+    return (levels - 127.5) / 127.5
+
+
+def to_uint8(x: Array, plan: HierarchicalVAEPlan) -> Array:
+    """Pictures as `normalise` makes them (B, h, w, C) -> uint8, rounded."""
+    levels = x * 255 if plan.likelihood == "bernoulli" else x * 127.5 + 127.5
+    return jnp.clip(jnp.round(levels), 0, 255).astype(jnp.uint8)

@@ -1,0 +1,196 @@
+"""Efficient-VDVAE (Hazami et al. 2022, section 3): latent groups between a bottom-up and a top-down path.
+
+Arrays are NHWC.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+from flax import nnx
+from jax import Array
+from jax.typing import DTypeLike
+
+from common.hparams.families.hierarchical_vae import Model
+from common.plans.hierarchical_vae import DownBlock, HierarchicalVAEPlan, UpBlock
+from jax_impl.layers.cells import ResidualCell
+from jax_impl.layers.convolution import Conv2d, Pool, Unpool
+from jax_impl.layers.latents import Gaussian, GaussianLayer, draw
+from jax_impl.layers.precision import at_least_float32, cast
+
+Arrays = Mapping[str, Array]
+Masks = Sequence[Array] | None
+
+
+class HierarchicalVAE(nnx.Module):
+    """The model. `dtype` is that of the network's arithmetic, None: as the input.
+
+    `checkpoint` recomputes every block in the backward pass to save memory.
+    """
+
+    def __init__(
+        self,
+        plan: HierarchicalVAEPlan,
+        options: Model,
+        *,
+        dtype: DTypeLike | None = None,
+        checkpoint: bool = False,
+    ) -> None:
+        self.bottom_up = BottomUp(plan, dtype, checkpoint)
+        self.top_down = TopDown(plan, options, dtype, checkpoint)
+
+    def __call__(self, x: Array, noise: Arrays, masks: Masks = None) -> tuple[Array, dict[str, Array]]:
+        """Encode and decode pictures (B, H, W, C).
+
+        `noise` holds `posterior.<l>` (B, h, w, Z). With `masks`, one (Z,) a group, also `prior.<l>`: variates
+        whose mask is 0 come from the prior. Returns the output layer (B, H, W, outputs) and a flat dict:
+        `posterior_mean.<l>`, `posterior_scale.<l>`, `prior_mean.<l>`, `prior_scale.<l>` and `z.<l>`, each
+        (B, h, w, Z).
+        """
+        return self.top_down(noise, self.bottom_up(x), masks=masks)
+
+    def generate(
+        self,
+        noise: Arrays,
+        temperatures: Sequence[float] | Array,
+        latents: Arrays | None = None,
+        masks: Masks = None,
+    ) -> tuple[Array, dict[str, Array]]:
+        """Decode latents from the prior, one temperature a group, or given ones `z.<l>`.
+
+        `noise` holds `prior.<l>`, which given latents without masks do not need. Returns as `__call__` does,
+        without the posterior's statistics.
+        """
+        return self.top_down(noise, None, temperatures=temperatures, latents=latents, masks=masks)
+
+
+class BottomUp(nnx.Module):
+    """Encoder: pictures (B, H, W, C) -> skip connections (B, h, w, C), one a level."""
+
+    def __init__(self, plan: HierarchicalVAEPlan, dtype: DTypeLike | None, checkpoint: bool) -> None:
+        self.input_conv = Conv2d(plan.channels, plan.input_channels, plan.input_kernel, dtype)
+        self.blocks = nnx.List([BottomUpBlock(block, dtype) for block in plan.up])
+        self.checkpoint = checkpoint
+
+    def __call__(self, x: Array) -> list[Array]:
+        y = self.input_conv(x)
+        skips = []
+        for block in self.blocks:
+            y, skip = jax.checkpoint(_call)(block, y) if self.checkpoint else block(y)
+            if skip is not None:
+                skips.append(skip)
+        return skips
+
+
+class BottomUpBlock(nnx.Module):
+    """Cells; the last block of a level has a skip connection and pools."""
+
+    def __init__(self, block: UpBlock, dtype: DTypeLike | None) -> None:
+        skip, stride = block.skip_channels, block.pool_stride
+        self.cells = nnx.List([ResidualCell(cell, dtype) for cell in block.cells])
+        self.skip_projection = Conv2d(block.channels, skip, dtype=dtype) if skip else None
+        self.pool = Pool(block.channels, block.pool_channels, stride, dtype) if stride > 1 else None
+
+    def __call__(self, y: Array) -> tuple[Array, Array | None]:
+        for cell in self.cells:
+            y = cell(y)
+        skip = None if self.skip_projection is None else self.skip_projection(y)
+        return (y if self.pool is None else self.pool(y)), skip
+
+
+class TopDown(nnx.Module):
+    """Decoder: latent groups from the coarsest to the finest, then the output layer."""
+
+    def __init__(
+        self, plan: HierarchicalVAEPlan, options: Model, dtype: DTypeLike | None, checkpoint: bool
+    ) -> None:
+        side = plan.top_resolution
+        self.trainable_h = nnx.Param(jnp.zeros((1, side, side, plan.top_channels)))
+        self.blocks = nnx.List([TopDownBlock(block, options, dtype) for block in plan.down])
+        self.output_conv = Conv2d(plan.down[-1].channels, plan.output_channels, plan.output_kernel, dtype)
+        self.skip_levels = tuple(block.skip_level for block in plan.down)
+        self.dtype, self.checkpoint = dtype, checkpoint
+
+    def __call__(
+        self,
+        noise: Arrays,
+        skips: list[Array] | None,
+        temperatures: Sequence[float] | Array | None = None,
+        latents: Arrays | None = None,
+        masks: Masks = None,
+    ) -> tuple[Array, dict[str, Array]]:
+        B = len(next(iter({**noise, **(latents or {})}.values())))
+        h = cast(self.trainable_h[...], self.dtype)
+        y = jnp.broadcast_to(h, (B, *h.shape[1:]))
+        aux: dict[str, Array] = {}
+        for group, block in enumerate(self.blocks):
+            arguments = (
+                y,
+                None if skips is None else skips[self.skip_levels[group]],
+                noise.get(f"prior.{group}"),
+                noise.get(f"posterior.{group}"),
+                None if temperatures is None else temperatures[group],
+                None if latents is None else latents[f"z.{group}"],
+                None if masks is None else rearrange(masks[group], "z -> 1 1 1 z"),
+            )
+            y, found = jax.checkpoint(_call)(block, *arguments) if self.checkpoint else block(*arguments)
+            aux |= {f"{name}.{group}": value for name, value in found.items()}
+        return at_least_float32(self.output_conv(y)), aux
+
+
+class TopDownBlock(nnx.Module):
+    """One latent group: prior, posterior if there is a skip connection, and what latents add to features."""
+
+    def __init__(self, block: DownBlock, options: Model, dtype: DTypeLike | None) -> None:
+        width, stride = block.channels, block.unpool_stride
+        self.unpool = (
+            Unpool(block.in_channels, width, stride, block.resolution, dtype) if stride > 1 else None
+        )
+        self.prior_net = ResidualCell(block.prior_net, dtype)
+        self.posterior_net = ResidualCell(block.posterior_net, dtype)
+        self.prior_layer = GaussianLayer(width, block.variates, options, dtype)
+        self.posterior_layer = GaussianLayer(width, block.variates, options, dtype)
+        self.z_projection = Conv2d(block.variates, width, dtype=dtype)
+        self.cells = nnx.List([ResidualCell(cell, dtype) for cell in block.cells])
+        self.options = options
+
+    def __call__(
+        self,
+        y: Array,
+        skip: Array | None,
+        prior_noise: Array | None,
+        posterior_noise: Array | None,
+        temperature: Array | float | None,
+        latent: Array | None,
+        mask: Array | None,
+    ) -> tuple[Array, dict[str, Array]]:
+        """Features (B, h, w, C) -> features and the group's statistics and latents, each (B, h, w, Z).
+
+        Latents come from the posterior if there is a skip connection, else are `latent`, else from the prior.
+        """
+        y = y if self.unpool is None else self.unpool(y)
+        residual, features = jnp.split(self.prior_net(y), 2, -1)
+        prior = self.prior_layer(features)
+        found = {"prior_mean": prior.mean, "prior_scale": prior.scale}
+        z = latent
+        if skip is not None:
+            posterior = self._posterior(y, skip, prior)
+            found |= {"posterior_mean": posterior.mean, "posterior_scale": posterior.scale}
+            z = draw(posterior, posterior_noise, self.options)
+        if z is None or mask is not None:
+            from_prior = draw(prior, prior_noise, self.options, 1.0 if temperature is None else temperature)
+            z = from_prior if z is None else mask * z + (1 - mask) * from_prior
+        y = y + residual + self.z_projection(cast(z, y.dtype))
+        for cell in self.cells:
+            y = cell(y)
+        return y, {**found, "z": z}
+
+    def _posterior(self, y: Array, skip: Array, prior: Gaussian) -> Gaussian:
+        features = self.posterior_net(jnp.concatenate([y, skip], -1))
+        return self.posterior_layer(features, prior if self.options.use_residual_distribution else None)
+
+
+def _call(block: nnx.Module, *arguments: Any) -> Any:
+    return block(*arguments)

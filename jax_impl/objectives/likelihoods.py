@@ -1,0 +1,168 @@
+"""What the output layer says of a picture: likelihood, sample and mean.
+
+Bernoulli for binarised pictures, else the discretised mixture of logistics of PixelCNN++ (Salimans et al.
+2017, sections 2.1 and 2.2). Arrays are NHWC, `output` is (B, H, W, outputs) on the padded grid; x is what
+`layers.pictures.normalise` makes. Likelihoods are in nats a picture.
+"""
+
+from collections.abc import Mapping
+from math import exp, log
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+from jax import Array
+
+from common.hparams.families.hierarchical_vae import HParams
+from common.plans.hierarchical_vae import HierarchicalVAEPlan
+from jax_impl.layers.latents import softplus
+from jax_impl.layers.precision import at_least_float32
+
+TAIL = log(1e-5)
+"""Log mass below which a bin's mass is taken as density times width, as in PixelCNN++."""
+
+
+class Mixture(NamedTuple):
+    """Logits (B, h, w, M), components' parameters (B, h, w, C, M); `coefficients` couple RGB, else None."""
+
+    logits: Array
+    means: Array
+    log_scales: Array
+    inverse_scales: Array
+    coefficients: Array | None
+
+
+def mixture_log_prob(output: Array, x: Array, plan: HierarchicalVAEPlan, hparams: HParams) -> Array:
+    """log p(x) (B,): mass of x's bin under the mixture; the bins at both ends are open."""
+    mixture, x = mixture_parameters(output, plan, hparams), _crop(at_least_float32(x), plan)[..., None]
+    log_scales, inverse = mixture.log_scales, mixture.inverse_scales
+    low, high = level_range(hparams)
+    half = half_bin_width(hparams)
+    centred = x - _coupled_means(mixture, x)  # (B, h, w, C, M)
+    middle, width = inverse * centred, inverse * half
+    below, above = -softplus(-(middle + width), 1), -softplus(middle - width, 1)
+    # sigmoid(a) - sigmoid(b) = sigmoid(a) sigmoid(-b) (1 - exp(b - a)), which does not cancel in float32.
+    log_mass = below + above + jnp.log(-jnp.expm1(-2 * width))
+    tail = middle - log_scales - 2 * softplus(middle, 1) + log(2 * half)
+    log_mass = jnp.where(log_mass > TAIL, log_mass, tail)
+    # Not equality: a compiler may turn the normalisation's division into a product.
+    margin = 2 ** (8 - hparams.data.num_bits) / 127.5 / 4
+    log_mass = jnp.where(x < low + margin, below, jnp.where(x > high - margin, above, log_mass))
+    log_weights = jax.nn.log_softmax(mixture.logits, -1)
+    return jax.nn.logsumexp(log_mass.sum(-2) + log_weights, -1).sum((1, 2))
+
+
+def mixture_sample(
+    output: Array,
+    noise: Mapping[str, Array],
+    plan: HierarchicalVAEPlan,
+    hparams: HParams,
+    temperature: Array | float,
+) -> Array:
+    """Draw x (B, h, w, C), unrounded, from uniform `mixture` (B, H, W, M) and `logistic` (B, H, W, C)."""
+    mixture = mixture_parameters(output, plan, hparams)
+    gumbel = -jnp.log(-jnp.log(_crop(noise["mixture"], plan)))
+    component = (mixture.logits / temperature + gumbel).argmax(-1)[..., None, None]  # (B, h, w, 1, 1)
+    index = jnp.broadcast_to(component, (*mixture.means.shape[:-1], 1))
+    u = _crop(noise["logistic"], plan)
+    spread = temperature * (jnp.log(u) - jnp.log1p(-u))
+    x = _gather(mixture.means, index)[..., 0] + spread / _gather(mixture.inverse_scales, index)[..., 0]
+    chosen = None if mixture.coefficients is None else _gather(mixture.coefficients, index)
+    return _couple(x[..., None], chosen, hparams)[..., 0]
+
+
+def mixture_mean(
+    output: Array, plan: HierarchicalVAEPlan, hparams: HParams, temperature: Array | float
+) -> Array:
+    """Mean (B, h, w, C) over components of their means, coupled and clamped one channel after the other."""
+    mixture = mixture_parameters(output, plan, hparams)
+    weights = jax.nn.softmax(mixture.logits / temperature, -1)[..., None, :]
+    return (weights * _couple(mixture.means, mixture.coefficients, hparams)).sum(-1)
+
+
+def mixture_parameters(output: Array, plan: HierarchicalVAEPlan, hparams: HParams) -> Mixture:
+    """Read the output layer: M logits, then a channel's M means, M scales and (RGB) M coefficients."""
+    output, model = _crop(at_least_float32(output), plan), hparams.model
+    logits, rest = output[..., : plan.n_mixtures], output[..., plan.n_mixtures :]
+    rest = rearrange(rest, "b h w (c k m) -> k b h w c m", c=plan.channels, m=plan.n_mixtures)
+    beta, floor = model.output_gradient_smoothing_beta, hparams.loss.min_mol_logscale
+    if model.output_distribution_base == "logstd":
+        raw = jnp.maximum(rest[1], floor)
+        inverse = jnp.exp(-beta * raw)
+        log_scales = raw if hparams.loss.legacy_mol_log_scale else beta * raw
+    else:
+        scales = jnp.maximum(softplus(rest[1], beta), exp(floor))
+        inverse, log_scales = 1 / scales, jnp.log(scales)
+    return Mixture(logits, rest[0], log_scales, inverse, jnp.tanh(rest[2]) if plan.channels == 3 else None)
+
+
+def bernoulli_log_prob(output: Array, x: Array, plan: HierarchicalVAEPlan) -> Array:
+    """log p(x) (B,) of x in {0, 1}."""
+    logits, x = _crop(at_least_float32(output), plan), _crop(x, plan)
+    return (logits * x - softplus(logits, 1)).sum((1, 2, 3))
+
+
+def bernoulli_sample(
+    output: Array, noise: Mapping[str, Array], plan: HierarchicalVAEPlan, temperature: Array | float
+) -> Array:
+    """Draw 0 or 1 (B, h, w, C) from uniform noise `pixel` of that shape."""
+    probabilities = bernoulli_mean(output, plan, temperature)
+    return (noise["pixel"] < probabilities).astype(probabilities.dtype)
+
+
+def bernoulli_mean(output: Array, plan: HierarchicalVAEPlan, temperature: Array | float) -> Array:
+    """Probability of 1, (B, h, w, C)."""
+    return jax.nn.sigmoid(_crop(at_least_float32(output), plan) / temperature)
+
+
+def output_statistics(output: Array, plan: HierarchicalVAEPlan, hparams: HParams) -> dict[str, Array]:
+    """What histograms show: the mixture's `means` and `log_scales`, or the Bernoulli `logits`."""
+    if plan.likelihood == "bernoulli":
+        return {"logits": _crop(at_least_float32(output), plan)}
+    mixture = mixture_parameters(output, plan, hparams)
+    return {"means": mixture.means, "log_scales": mixture.log_scales}
+
+
+def level_range(hparams: HParams) -> tuple[float, float]:
+    """Lowest and highest normalised level."""
+    return -1.0, (256 - 2 ** (8 - hparams.data.num_bits) - 127.5) / 127.5
+
+
+def half_bin_width(hparams: HParams) -> float:
+    """Half of the width that the likelihood integrates over: a level's own, or the original's wider one."""
+    bits = hparams.data.num_bits
+    return 2 ** (8 - bits) / 255 if hparams.loss.exact_bin_width else 1 / (2**bits - 1)
+
+
+def _coupled_means(mixture: Mixture, x: Array) -> Array:
+    """Means given the true values (B, h, w, C, 1) of the channels before: green sees red, blue sees both."""
+    if mixture.coefficients is None:
+        return mixture.means
+    red, green, blue = jnp.unstack(mixture.means, axis=-2)
+    c0, c1, c2 = jnp.unstack(mixture.coefficients, axis=-2)
+    r, g, _ = jnp.unstack(x, axis=-2)
+    return jnp.stack([red, green + c0 * r, blue + c1 * r + c2 * g], -2)
+
+
+def _couple(x: Array, coefficients: Array | None, hparams: HParams) -> Array:
+    """Clamp to the range of levels; with coefficients, each channel first gets its share of those before."""
+    low, high = level_range(hparams)
+    if coefficients is None:
+        return jnp.clip(x, low, high)
+    red, green, blue = jnp.unstack(x, axis=-2)
+    c0, c1, c2 = jnp.unstack(coefficients, axis=-2)
+    red = jnp.clip(red, low, high)
+    green = jnp.clip(green + c0 * red, low, high)
+    blue = jnp.clip(blue + c1 * red + c2 * green, low, high)
+    return jnp.stack([red, green, blue], -2)
+
+
+def _gather(values: Array, index: Array) -> Array:
+    return jnp.take_along_axis(values, index, -1)
+
+
+def _crop(x: Array, plan: HierarchicalVAEPlan) -> Array:
+    """Leave the padding out."""
+    c, side = plan.crop, plan.resolution
+    return x[:, c : side - c, c : side - c] if c else x

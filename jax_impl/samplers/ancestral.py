@@ -1,0 +1,40 @@
+"""From the output layer to 8-bit pictures, the last step of ancestral sampling."""
+
+from collections.abc import Mapping
+
+from jax import Array
+
+from common.hparams.families.hierarchical_vae import HParams
+from common.plans.hierarchical_vae import HierarchicalVAEPlan
+from jax_impl.layers.pictures import to_uint8
+from jax_impl.objectives.likelihoods import bernoulli_mean, bernoulli_sample, mixture_mean, mixture_sample
+
+
+def read_output(
+    layer: Array,
+    noise: Mapping[str, Array],
+    plan: HierarchicalVAEPlan,
+    hparams: HParams,
+    output: str = "sample",
+    temperature: Array | float = 1.0,
+) -> Array:
+    """Pictures uint8 (B, h, w, C) without padding: a `sample`, which takes `output_noise`, or the `mean`."""
+    return to_uint8(read_values(layer, noise, plan, hparams, output, temperature), plan)
+
+
+def read_values(
+    layer: Array,
+    noise: Mapping[str, Array],
+    plan: HierarchicalVAEPlan,
+    hparams: HParams,
+    output: str = "sample",
+    temperature: Array | float = 1.0,
+) -> Array:
+    """The same before rounding, in the model's range."""
+    if plan.likelihood == "bernoulli" and output == "mean":
+        return bernoulli_mean(layer, plan, temperature)
+    if plan.likelihood == "bernoulli":
+        return bernoulli_sample(layer, noise, plan, temperature)
+    if output == "mean":
+        return mixture_mean(layer, plan, hparams, temperature)
+    return mixture_sample(layer, noise, plan, hparams, temperature)

@@ -1,0 +1,55 @@
+"""Diagonal Gaussians of a latent group, with the standard deviation or its logarithm as statistic."""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from common.hparams.families.hierarchical_vae import Model
+from torch_impl.layers.convolution import Conv2d
+from torch_impl.layers.precision import at_least_float32
+
+SOFTPLUS_THRESHOLD = 50
+"""Where softplus becomes the identity: beyond float64's resolution, and exp(50) is finite in float32."""
+
+
+class Gaussian(NamedTuple):
+    """Statistics (B, Z, H, W); `scale` is the standard deviation or, with base logstd, the raw log."""
+
+    mean: Tensor
+    scale: Tensor
+
+
+class GaussianLayer(Conv2d):
+    """1x1 convolution from features to a Gaussian in at least float32, relative to `base` if one is given."""
+
+    def __init__(
+        self, in_channels: int, variates: int, options: Model, dtype: torch.dtype | None = None
+    ) -> None:
+        super().__init__(in_channels, 2 * variates, dtype=dtype)
+        self.options = options
+
+    def forward(self, x: Tensor, base: Gaussian | None = None) -> Gaussian:
+        mean, raw = at_least_float32(super().forward(x)).chunk(2, 1)
+        if self.options.distribution_base == "logstd":
+            return Gaussian(mean, raw) if base is None else Gaussian(mean + base.mean, raw + base.scale)
+        std = softplus(raw, self.options.gradient_smoothing_beta)
+        return Gaussian(mean, std) if base is None else Gaussian(mean + base.mean, std * base.scale)
+
+
+def softplus(x: Tensor, beta: float) -> Tensor:
+    """log(1 + exp(beta x)) / beta, which is 1 at 0 for beta = log 2."""
+    return F.softplus(x, beta, SOFTPLUS_THRESHOLD)
+
+
+def standard_deviation(scale: Tensor, options: Model) -> Tensor:
+    """Standard deviation from the statistic `scale`."""
+    return (
+        torch.exp(options.gradient_smoothing_beta * scale) if options.distribution_base == "logstd" else scale
+    )
+
+
+def draw(gaussian: Gaussian, noise: Tensor, options: Model, temperature: Tensor | float = 1.0) -> Tensor:
+    """Reparametrised sample: mean + temperature std noise. The statistics themselves know no temperature."""
+    return gaussian.mean + temperature * standard_deviation(gaussian.scale, options) * noise

@@ -1,0 +1,24 @@
+"""Between 8-bit pictures and the numbers that the model sees."""
+
+import torch
+from torch import Tensor
+
+from common.hparams.families.hierarchical_vae import HParams
+from common.plans.hierarchical_vae import HierarchicalVAEPlan
+
+
+def normalise(
+    images: Tensor, plan: HierarchicalVAEPlan, hparams: HParams, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """uint8 (B, H, W, C) -> [-1, 1] with the lowest bits cut off or, for the Bernoulli likelihood, 0 or 1."""
+    if plan.likelihood == "bernoulli":
+        return (images > 127).to(dtype)
+    step = 2 ** (8 - hparams.data.num_bits)
+    levels = torch.floor(images.to(dtype) / step) * step
+    return (levels - 127.5) / 127.5
+
+
+def to_uint8(x: Tensor, plan: HierarchicalVAEPlan) -> Tensor:
+    """Pictures as `normalise` makes them (B, h, w, C) -> uint8, rounded."""
+    levels = x * 255 if plan.likelihood == "bernoulli" else x * 127.5 + 127.5
+    return levels.round().clamp(0, 255).to(torch.uint8)

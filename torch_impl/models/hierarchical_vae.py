@@ -1,0 +1,199 @@
+"""Efficient-VDVAE (Hazami et al. 2022, section 3): latent groups between a bottom-up and a top-down path.
+
+Tensors that go in and out are NHWC, inside they are NCHW with channels last in memory.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint as recompute
+
+from common.hparams.families.hierarchical_vae import Model
+from common.plans.hierarchical_vae import DownBlock, HierarchicalVAEPlan, UpBlock
+from torch_impl.layers.cells import ResidualCell
+from torch_impl.layers.convolution import Conv2d, Pool, Unpool
+from torch_impl.layers.latents import Gaussian, GaussianLayer, draw
+from torch_impl.layers.precision import at_least_float32, cast
+
+Tensors = Mapping[str, Tensor]
+Masks = Sequence[Tensor] | None
+
+
+class HierarchicalVAE(nn.Module):
+    """The model. `dtype` is that of the network's arithmetic, None: as the input.
+
+    `checkpoint` recomputes every block in the backward pass to save memory.
+    """
+
+    def __init__(
+        self,
+        plan: HierarchicalVAEPlan,
+        options: Model,
+        *,
+        dtype: torch.dtype | None = None,
+        checkpoint: bool = False,
+    ) -> None:
+        super().__init__()
+        self.bottom_up = BottomUp(plan, dtype, checkpoint)
+        self.top_down = TopDown(plan, options, dtype, checkpoint)
+
+    def forward(self, x: Tensor, noise: Tensors, masks: Masks = None) -> tuple[Tensor, dict[str, Tensor]]:
+        """Encode and decode pictures (B, H, W, C).
+
+        `noise` holds `posterior.<l>` (B, h, w, Z). With `masks`, one (Z,) a group, also `prior.<l>`: variates
+        whose mask is 0 come from the prior. Returns the output layer (B, H, W, outputs) and a flat dict:
+        `posterior_mean.<l>`, `posterior_scale.<l>`, `prior_mean.<l>`, `prior_scale.<l>` and `z.<l>`, each
+        (B, h, w, Z).
+        """
+        return self.top_down(noise, self.bottom_up(x), masks=masks)
+
+    def generate(
+        self,
+        noise: Tensors,
+        temperatures: Sequence[float] | Tensor,
+        latents: Tensors | None = None,
+        masks: Masks = None,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Decode latents from the prior, one temperature a group, or given ones `z.<l>`.
+
+        `noise` holds `prior.<l>`, which given latents without masks do not need. Returns as `forward` does,
+        without the posterior's statistics.
+        """
+        return self.top_down(noise, None, temperatures=temperatures, latents=latents, masks=masks)
+
+
+class BottomUp(nn.Module):
+    """Encoder: pictures (B, H, W, C) -> skip connections (B, C, h, w), one a level."""
+
+    def __init__(self, plan: HierarchicalVAEPlan, dtype: torch.dtype | None, checkpoint: bool) -> None:
+        super().__init__()
+        self.input_conv = Conv2d(plan.channels, plan.input_channels, plan.input_kernel, dtype)
+        self.blocks = nn.ModuleList(BottomUpBlock(block, dtype) for block in plan.up)
+        self.checkpoint = checkpoint
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        y = self.input_conv(x.permute(0, 3, 1, 2))
+        skips = []
+        for block in self.blocks:
+            y, skip = recompute(block, y, use_reentrant=False) if self.checkpoint else block(y)
+            if skip is not None:
+                skips.append(skip)
+        return skips
+
+
+class BottomUpBlock(nn.Module):
+    """Cells; the last block of a level has a skip connection and pools."""
+
+    def __init__(self, block: UpBlock, dtype: torch.dtype | None) -> None:
+        super().__init__()
+        skip, stride = block.skip_channels, block.pool_stride
+        self.cells = nn.ModuleList(ResidualCell(cell, dtype) for cell in block.cells)
+        self.skip_projection = Conv2d(block.channels, skip, dtype=dtype) if skip else None
+        self.pool = Pool(block.channels, block.pool_channels, stride, dtype) if stride > 1 else None
+
+    def forward(self, y: Tensor) -> tuple[Tensor, Tensor | None]:
+        for cell in self.cells:
+            y = cell(y)
+        skip = None if self.skip_projection is None else self.skip_projection(y)
+        return (y if self.pool is None else self.pool(y)), skip
+
+
+class TopDown(nn.Module):
+    """Decoder: latent groups from the coarsest to the finest, then the output layer."""
+
+    def __init__(
+        self, plan: HierarchicalVAEPlan, options: Model, dtype: torch.dtype | None, checkpoint: bool
+    ) -> None:
+        super().__init__()
+        side = plan.top_resolution
+        self.trainable_h = nn.Parameter(torch.zeros(1, plan.top_channels, side, side))
+        self.blocks = nn.ModuleList(TopDownBlock(block, options, dtype) for block in plan.down)
+        self.output_conv = Conv2d(plan.down[-1].channels, plan.output_channels, plan.output_kernel, dtype)
+        self.skip_levels = tuple(block.skip_level for block in plan.down)
+        self.dtype, self.checkpoint = dtype, checkpoint
+
+    def forward(
+        self,
+        noise: Tensors,
+        skips: list[Tensor] | None,
+        temperatures: Sequence[float] | Tensor | None = None,
+        latents: Tensors | None = None,
+        masks: Masks = None,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        B = len(next(iter({**noise, **(latents or {})}.values())))
+        y = cast(self.trainable_h, self.dtype).expand(B, -1, -1, -1)
+        aux: dict[str, Tensor] = {}
+        for group, block in enumerate(self.blocks):
+            arguments = (
+                y,
+                None if skips is None else skips[self.skip_levels[group]],
+                _nchw(noise.get(f"prior.{group}")),
+                _nchw(noise.get(f"posterior.{group}")),
+                None if temperatures is None else temperatures[group],
+                None if latents is None else _nchw(latents[f"z.{group}"]),
+                None if masks is None else rearrange(masks[group], "z -> 1 z 1 1"),
+            )
+            y, found = (
+                recompute(block, *arguments, use_reentrant=False) if self.checkpoint else block(*arguments)
+            )
+            aux |= {f"{name}.{group}": value.permute(0, 2, 3, 1) for name, value in found.items()}
+        return at_least_float32(self.output_conv(y)).permute(0, 2, 3, 1), aux
+
+
+class TopDownBlock(nn.Module):
+    """One latent group: prior, posterior if there is a skip connection, and what latents add to features."""
+
+    def __init__(self, block: DownBlock, options: Model, dtype: torch.dtype | None) -> None:
+        super().__init__()
+        width, stride = block.channels, block.unpool_stride
+        self.unpool = (
+            Unpool(block.in_channels, width, stride, block.resolution, dtype) if stride > 1 else None
+        )
+        self.prior_net = ResidualCell(block.prior_net, dtype)
+        self.posterior_net = ResidualCell(block.posterior_net, dtype)
+        self.prior_layer = GaussianLayer(width, block.variates, options, dtype)
+        self.posterior_layer = GaussianLayer(width, block.variates, options, dtype)
+        self.z_projection = Conv2d(block.variates, width, dtype=dtype)
+        self.cells = nn.ModuleList(ResidualCell(cell, dtype) for cell in block.cells)
+        self.options = options
+
+    def forward(
+        self,
+        y: Tensor,
+        skip: Tensor | None,
+        prior_noise: Tensor | None,
+        posterior_noise: Tensor | None,
+        temperature: Tensor | float | None,
+        latent: Tensor | None,
+        mask: Tensor | None,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Features (B, C, h, w) -> features and the group's statistics and latents, each (B, Z, h, w).
+
+        Latents come from the posterior if there is a skip connection, else are `latent`, else from the prior.
+        """
+        y = y if self.unpool is None else self.unpool(y)
+        residual, features = self.prior_net(y).chunk(2, 1)
+        prior = self.prior_layer(features)
+        found = {"prior_mean": prior.mean, "prior_scale": prior.scale}
+        z = latent
+        if skip is not None:
+            posterior = self._posterior(y, skip, prior)
+            found |= {"posterior_mean": posterior.mean, "posterior_scale": posterior.scale}
+            z = draw(posterior, posterior_noise, self.options)
+        if z is None or mask is not None:
+            from_prior = draw(prior, prior_noise, self.options, 1.0 if temperature is None else temperature)
+            z = from_prior if z is None else mask * z + (1 - mask) * from_prior
+        y = y + residual + self.z_projection(cast(z, y.dtype))
+        for cell in self.cells:
+            y = cell(y)
+        return y, {**found, "z": z}
+
+    def _posterior(self, y: Tensor, skip: Tensor, prior: Gaussian) -> Gaussian:
+        features = self.posterior_net(torch.cat([y, skip], 1))
+        return self.posterior_layer(features, prior if self.options.use_residual_distribution else None)
+
+
+def _nchw(x: Tensor | None) -> Tensor | None:
+    return None if x is None else x.permute(0, 3, 1, 2)

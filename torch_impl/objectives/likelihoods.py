@@ -1,0 +1,164 @@
+"""What the output layer says of a picture: likelihood, sample and mean.
+
+Bernoulli for binarised pictures, else the discretised mixture of logistics of PixelCNN++ (Salimans et al.
+2017, sections 2.1 and 2.2). Arrays are NHWC, `output` is (B, H, W, outputs) on the padded grid; x is what
+`layers.pictures.normalise` makes. Likelihoods are in nats a picture.
+"""
+
+from collections.abc import Mapping
+from math import exp, log
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor
+
+from common.hparams.families.hierarchical_vae import HParams
+from common.plans.hierarchical_vae import HierarchicalVAEPlan
+from torch_impl.layers.latents import softplus
+from torch_impl.layers.precision import at_least_float32
+
+TAIL = log(1e-5)
+"""Log mass below which a bin's mass is taken as density times width, as in PixelCNN++."""
+
+
+class Mixture(NamedTuple):
+    """Logits (B, h, w, M), components' parameters (B, h, w, C, M); `coefficients` couple RGB, else None."""
+
+    logits: Tensor
+    means: Tensor
+    log_scales: Tensor
+    inverse_scales: Tensor
+    coefficients: Tensor | None
+
+
+def mixture_log_prob(output: Tensor, x: Tensor, plan: HierarchicalVAEPlan, hparams: HParams) -> Tensor:
+    """log p(x) (B,): mass of x's bin under the mixture; the bins at both ends are open."""
+    mixture, x = mixture_parameters(output, plan, hparams), _crop(at_least_float32(x), plan)[..., None]
+    log_scales, inverse = mixture.log_scales, mixture.inverse_scales
+    low, high = level_range(hparams)
+    half = half_bin_width(hparams)
+    centred = x - _coupled_means(mixture, x)  # (B, h, w, C, M)
+    middle, width = inverse * centred, inverse * half
+    below, above = -softplus(-(middle + width), 1), -softplus(middle - width, 1)
+    # sigmoid(a) - sigmoid(b) = sigmoid(a) sigmoid(-b) (1 - exp(b - a)), which does not cancel in float32.
+    log_mass = below + above + torch.log(-torch.expm1(-2 * width))
+    tail = middle - log_scales - 2 * softplus(middle, 1) + log(2 * half)
+    log_mass = torch.where(log_mass > TAIL, log_mass, tail)
+    # Not equality: a compiler may turn the normalisation's division into a product.
+    margin = 2 ** (8 - hparams.data.num_bits) / 127.5 / 4
+    log_mass = torch.where(x < low + margin, below, torch.where(x > high - margin, above, log_mass))
+    log_weights = F.log_softmax(mixture.logits, -1)
+    return torch.logsumexp(log_mass.sum(-2) + log_weights, -1).sum((1, 2))
+
+
+def mixture_sample(
+    output: Tensor,
+    noise: Mapping[str, Tensor],
+    plan: HierarchicalVAEPlan,
+    hparams: HParams,
+    temperature: Tensor | float,
+) -> Tensor:
+    """Draw x (B, h, w, C), unrounded, from uniform `mixture` (B, H, W, M) and `logistic` (B, H, W, C)."""
+    mixture = mixture_parameters(output, plan, hparams)
+    gumbel = -torch.log(-torch.log(_crop(noise["mixture"], plan)))
+    component = (mixture.logits / temperature + gumbel).argmax(-1)[..., None, None]  # (B, h, w, 1, 1)
+    index = component.expand(*mixture.means.shape[:-1], 1)
+    u = _crop(noise["logistic"], plan)
+    spread = temperature * (torch.log(u) - torch.log1p(-u))
+    x = mixture.means.gather(-1, index)[..., 0] + spread / mixture.inverse_scales.gather(-1, index)[..., 0]
+    chosen = None if mixture.coefficients is None else mixture.coefficients.gather(-1, index)
+    return _couple(x[..., None], chosen, hparams)[..., 0]
+
+
+def mixture_mean(
+    output: Tensor, plan: HierarchicalVAEPlan, hparams: HParams, temperature: Tensor | float
+) -> Tensor:
+    """Mean (B, h, w, C) over components of their means, coupled and clamped one channel after the other."""
+    mixture = mixture_parameters(output, plan, hparams)
+    weights = F.softmax(mixture.logits / temperature, -1)[..., None, :]
+    return (weights * _couple(mixture.means, mixture.coefficients, hparams)).sum(-1)
+
+
+def mixture_parameters(output: Tensor, plan: HierarchicalVAEPlan, hparams: HParams) -> Mixture:
+    """Read the output layer: M logits, then a channel's M means, M scales and (RGB) M coefficients."""
+    output, model = _crop(at_least_float32(output), plan), hparams.model
+    logits, rest = output[..., : plan.n_mixtures], output[..., plan.n_mixtures :]
+    rest = rearrange(rest, "b h w (c k m) -> k b h w c m", c=plan.channels, m=plan.n_mixtures)
+    beta, floor = model.output_gradient_smoothing_beta, hparams.loss.min_mol_logscale
+    if model.output_distribution_base == "logstd":
+        raw = rest[1].clamp(min=floor)
+        inverse = torch.exp(-beta * raw)
+        log_scales = raw if hparams.loss.legacy_mol_log_scale else beta * raw
+    else:
+        scales = softplus(rest[1], beta).clamp(min=exp(floor))
+        inverse, log_scales = 1 / scales, torch.log(scales)
+    return Mixture(logits, rest[0], log_scales, inverse, torch.tanh(rest[2]) if plan.channels == 3 else None)
+
+
+def bernoulli_log_prob(output: Tensor, x: Tensor, plan: HierarchicalVAEPlan) -> Tensor:
+    """log p(x) (B,) of x in {0, 1}."""
+    logits, x = _crop(at_least_float32(output), plan), _crop(x, plan)
+    return (logits * x - softplus(logits, 1)).sum((1, 2, 3))
+
+
+def bernoulli_sample(
+    output: Tensor, noise: Mapping[str, Tensor], plan: HierarchicalVAEPlan, temperature: Tensor | float
+) -> Tensor:
+    """Draw 0 or 1 (B, h, w, C) from uniform noise `pixel` of that shape."""
+    probabilities = bernoulli_mean(output, plan, temperature)
+    return (noise["pixel"] < probabilities).to(probabilities.dtype)
+
+
+def bernoulli_mean(output: Tensor, plan: HierarchicalVAEPlan, temperature: Tensor | float) -> Tensor:
+    """Probability of 1, (B, h, w, C)."""
+    return torch.sigmoid(_crop(at_least_float32(output), plan) / temperature)
+
+
+def output_statistics(output: Tensor, plan: HierarchicalVAEPlan, hparams: HParams) -> dict[str, Tensor]:
+    """What histograms show: the mixture's `means` and `log_scales`, or the Bernoulli `logits`."""
+    if plan.likelihood == "bernoulli":
+        return {"logits": _crop(at_least_float32(output), plan)}
+    mixture = mixture_parameters(output, plan, hparams)
+    return {"means": mixture.means, "log_scales": mixture.log_scales}
+
+
+def level_range(hparams: HParams) -> tuple[float, float]:
+    """Lowest and highest normalised level."""
+    return -1.0, (256 - 2 ** (8 - hparams.data.num_bits) - 127.5) / 127.5
+
+
+def half_bin_width(hparams: HParams) -> float:
+    """Half of the width that the likelihood integrates over: a level's own, or the original's wider one."""
+    bits = hparams.data.num_bits
+    return 2 ** (8 - bits) / 255 if hparams.loss.exact_bin_width else 1 / (2**bits - 1)
+
+
+def _coupled_means(mixture: Mixture, x: Tensor) -> Tensor:
+    """Means given the true values (B, h, w, C, 1) of the channels before: green sees red, blue sees both."""
+    if mixture.coefficients is None:
+        return mixture.means
+    red, green, blue = mixture.means.unbind(-2)
+    c0, c1, c2 = mixture.coefficients.unbind(-2)
+    r, g, _ = x.unbind(-2)
+    return torch.stack([red, green + c0 * r, blue + c1 * r + c2 * g], -2)
+
+
+def _couple(x: Tensor, coefficients: Tensor | None, hparams: HParams) -> Tensor:
+    """Clamp to the range of levels; with coefficients, each channel first gets its share of those before."""
+    low, high = level_range(hparams)
+    if coefficients is None:
+        return x.clamp(low, high)
+    red, green, blue = x.unbind(-2)
+    c0, c1, c2 = coefficients.unbind(-2)
+    red = red.clamp(low, high)
+    green = (green + c0 * red).clamp(low, high)
+    blue = (blue + c1 * red + c2 * green).clamp(low, high)
+    return torch.stack([red, green, blue], -2)
+
+
+def _crop(x: Tensor, plan: HierarchicalVAEPlan) -> Tensor:
+    """Leave the padding out."""
+    c, side = plan.crop, plan.resolution
+    return x[:, c : side - c, c : side - c] if c else x

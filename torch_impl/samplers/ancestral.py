@@ -1,0 +1,40 @@
+"""From the output layer to 8-bit pictures, the last step of ancestral sampling."""
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from common.hparams.families.hierarchical_vae import HParams
+from common.plans.hierarchical_vae import HierarchicalVAEPlan
+from torch_impl.layers.pictures import to_uint8
+from torch_impl.objectives.likelihoods import bernoulli_mean, bernoulli_sample, mixture_mean, mixture_sample
+
+
+def read_output(
+    layer: Tensor,
+    noise: Mapping[str, Tensor],
+    plan: HierarchicalVAEPlan,
+    hparams: HParams,
+    output: str = "sample",
+    temperature: Tensor | float = 1.0,
+) -> Tensor:
+    """Pictures uint8 (B, h, w, C) without padding: a `sample`, which takes `output_noise`, or the `mean`."""
+    return to_uint8(read_values(layer, noise, plan, hparams, output, temperature), plan)
+
+
+def read_values(
+    layer: Tensor,
+    noise: Mapping[str, Tensor],
+    plan: HierarchicalVAEPlan,
+    hparams: HParams,
+    output: str = "sample",
+    temperature: Tensor | float = 1.0,
+) -> Tensor:
+    """The same before rounding, in the model's range."""
+    if plan.likelihood == "bernoulli" and output == "mean":
+        return bernoulli_mean(layer, plan, temperature)
+    if plan.likelihood == "bernoulli":
+        return bernoulli_sample(layer, noise, plan, temperature)
+    if output == "mean":
+        return mixture_mean(layer, plan, hparams, temperature)
+    return mixture_sample(layer, noise, plan, hparams, temperature)
