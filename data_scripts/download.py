@@ -62,11 +62,9 @@ def fetch(url: str, target: Path, checksum: str, *, attempts: int = 5, pause: fl
             if attempt == attempts:
                 raise UserError(f"{url}: {error}; run the command again to continue the download") from error
             time.sleep(pause * attempt)
-    try:
-        check(part, checksum)
-    except UserError:
+    if wrong := mismatch(part, checksum):
         _forget(part)
-        raise
+        raise UserError(f"{url}: {wrong}; the download was deleted")
     part.replace(target)
     _tag_file(part).unlink(missing_ok=True)
     return target
@@ -74,13 +72,19 @@ def fetch(url: str, target: Path, checksum: str, *, attempts: int = 5, pause: fl
 
 def check(path: Path, checksum: str) -> None:
     """Raise a `UserError` that names both digests if the file's is not the expected one."""
+    if wrong := mismatch(path, checksum):
+        raise UserError(f"{path}: {wrong}; remove it and fetch it again")
+
+
+def mismatch(path: Path, checksum: str) -> str:
+    """Say how a file's digest differs; empty if it does not. Without a checksum, print the file's sha256."""
     if not checksum:
-        print(f"{path.name}: not verified; its sha256 is {file_digest(path, 'sha256')}")
-        return
+        name = path.name.removesuffix(".part")
+        print(f"{name}: not verified; its sha256 is {file_digest(path, 'sha256')}")
+        return ""
     algorithm, expected = parse_digest(checksum)
     found = file_digest(path, algorithm)
-    if found != expected:
-        raise UserError(f"{path}: its {algorithm} is {found}, not {expected}; remove it and fetch it again")
+    return "" if found == expected else f"its {algorithm} is {found}, not {expected}"
 
 
 def _continue(url: str, part: Path, *, resumable_without_tag: bool) -> None:

@@ -1,10 +1,12 @@
 """Foreign archives: regular files only, no name that leads out of the folder, no more than the disk holds."""
 
+import gzip
 import shutil
 import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO
 
@@ -14,21 +16,27 @@ _SYMLINK = 0o120000
 _TYPE = 0o170000
 
 
+@contextmanager
+def reading(archive: Path) -> Iterator[None]:
+    """Turn what damage raises while an archive or a member's stream is read into a `UserError`."""
+    try:
+        yield
+    except (zipfile.BadZipFile, gzip.BadGzipFile, tarfile.TarError, zlib.error, EOFError) as error:
+        raise UserError(f"{archive}: damaged ({error}); remove it and fetch it again") from error
+
+
 def members(archive: Path) -> Iterator[tuple[PurePosixPath, int, IO[bytes]]]:
     """Yield (name, size, open stream) of every regular file in a zip or tar archive, in its order.
 
-    Raises a `UserError` for an unsafe name, a link, a device or a damaged archive. A stream is valid until
-    the next is asked for.
+    Raises a `UserError` for an unsafe name, a link, a device or another kind of file. A stream is valid until
+    the next is asked for. Read within `reading`.
     """
-    try:
-        if zipfile.is_zipfile(archive):
-            yield from _zip_members(archive)
-        elif tarfile.is_tarfile(archive):
-            yield from _tar_members(archive)
-        else:
-            raise UserError(f"{archive}: neither a zip nor a tar archive")
-    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, NotImplementedError) as error:
-        raise UserError(f"{archive}: damaged ({error}); remove it and fetch it again") from error
+    if zipfile.is_zipfile(archive):
+        yield from _zip_members(archive)
+    elif tarfile.is_tarfile(archive):
+        yield from _tar_members(archive)
+    else:
+        raise UserError(f"{archive}: neither a zip nor a tar archive")
 
 
 def unpack(archive: Path, folder: Path, place: Callable[[PurePosixPath], Path | None]) -> int:
@@ -37,21 +45,24 @@ def unpack(archive: Path, folder: Path, place: Callable[[PurePosixPath], Path | 
     Raises a `UserError` where two members have one place and where the disk is too small.
     """
     count = 0
-    for name, size, stream in members(archive):
-        relative = place(name)
-        if relative is None:
-            continue
-        target = folder / relative
-        if size > shutil.disk_usage(folder).free:
-            raise UserError(f"{archive}: '{name}' needs {size} bytes, more than the disk has left")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with target.open("xb") as out:
-                shutil.copyfileobj(stream, out, 1 << 20)
-        except FileExistsError as error:
-            raise UserError(f"{archive}: '{name}' and another member would both become {relative}") from error
-        count += 1
+    with reading(archive):
+        for name, size, stream in members(archive):
+            relative = place(name)
+            if relative is not None:
+                _write(archive, name, size, stream, folder / relative)
+                count += 1
     return count
+
+
+def _write(archive: Path, name: PurePosixPath, size: int, stream: IO[bytes], target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if size > shutil.disk_usage(target.parent).free:
+        raise UserError(f"{archive}: '{name}' needs {size} bytes, more than the disk has left")
+    try:
+        with target.open("xb") as out:
+            shutil.copyfileobj(stream, out, 1 << 20)
+    except FileExistsError as error:
+        raise UserError(f"{archive}: '{name}' and another member would both become {target.name}") from error
 
 
 def _zip_members(archive: Path) -> Iterator[tuple[PurePosixPath, int, IO[bytes]]]:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from common.data.image_files import SUFFIXES
 from common.errors import UserError
-from data_scripts.extract import members, unpack
+from data_scripts.extract import members, reading, unpack
 from data_scripts.random_split import choose, move
 from data_scripts.request import Remote, Request
 
@@ -35,7 +35,11 @@ def prepare_celeba(request: Request) -> None:
     """Crop the aligned faces to 148x148 and split them by the official partition, into `celebA`."""
     partition = read_partition(request.get(CELEBA_PARTITION))
     archive = request.get(CELEBA_PICTURES)
-    with request.building("celebA") as folder, ThreadPoolExecutor(os.cpu_count()) as pool:
+    with (
+        request.building("celebA") as folder,
+        ThreadPoolExecutor(os.cpu_count()) as pool,
+        reading(archive),
+    ):
         for split in CELEBA_SPLITS:
             (folder / split).mkdir()
         pictures = ((name, stream.read()) for name, _, stream in members(archive) if name.name in partition)

@@ -43,7 +43,8 @@ class Request:
             parse_digest(checksum)
         elif not self.unverified:
             raise UserError(
-                f"no checksum of {remote.name} is known here; pass --sha256 {remote.name}=<hex> or --unverified"
+                f"no checksum of {remote.name} is known here; pass --sha256 {remote.name}=<hex> or "
+                "--unverified"
             )
         target = self.downloads / remote.name
         if target.exists():

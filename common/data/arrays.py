@@ -2,6 +2,7 @@
 
 import zipfile
 from collections.abc import Callable, Sequence
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -129,6 +130,8 @@ def _map_stored_member(path: Path, member: zipfile.ZipInfo) -> Array:
         shape, fortran_order, dtype = read_header(stream)
         if dtype.hasobject:
             raise ValueError("'data' holds Python objects, which are never read")
+        if not prod(shape):
+            return np.empty(shape, dtype)  # nothing to map
         return np.memmap(
             path, dtype, mode="r", offset=stream.tell(), shape=shape, order="F" if fortran_order else "C"
         )
