@@ -11,8 +11,17 @@ TWINS = ("torch_impl", "jax_impl")
 # Arguments that say where a thing lives or where its randomness comes from: each framework has its own.
 OWN_ARGUMENTS = {"self", "device", "rngs"}
 
-# What only one framework has, with the reason. Keys: file, or file::name.
-ALLOWED: dict[str, str] = {}
+# The frameworks' own words for the same thing.
+SYNONYMS = {"tensor": "array", "tensors": "arrays", "Tensors": "Arrays"}
+
+# What only one framework has, with the reason. A file stands for all its names, a class for all its members.
+ALLOWED = {
+    "devices.py": "torch has one process a device, JAX one mesh over the devices of all processes",
+    "optim/flat.py": "torch's parameters are views of the vector; JAX splits and joins it inside the step",
+    "replay.py": "CUDA graphs are torch's; XLA compiles the whole step anyway",
+    "engine.py::TrainState": "JAX's step maps a state to the next; torch's updates tensors in place",
+    "families/hierarchical_vae.py::Family.regions": "what torch.compile compiles one by one",
+}
 
 
 def files(twin: str) -> set[str]:
@@ -57,7 +66,7 @@ def members(node: ast.ClassDef) -> dict[str, tuple]:
 def assigned(node: ast.stmt) -> list[str]:
     """Names that an assignment at module or class level defines."""
     targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
-    return [target.id for target in targets if isinstance(target, ast.Name)]
+    return [SYNONYMS.get(target.id, target.id) for target in targets if isinstance(target, ast.Name)]
 
 
 def arguments(node: ast.FunctionDef) -> tuple:
@@ -71,7 +80,7 @@ def arguments(node: ast.FunctionDef) -> tuple:
         for arg, default in zip(spec.kwonlyargs, spec.kw_defaults, strict=True)
     ]
     listed += [(arg.arg, "variadic", False) for arg in (spec.vararg, spec.kwarg) if arg]
-    return tuple(item for item in listed if item[0] not in OWN_ARGUMENTS)
+    return tuple((SYNONYMS.get(name, name), *rest) for name, *rest in listed if name not in OWN_ARGUMENTS)
 
 
 def differences() -> dict[str, str]:
@@ -88,13 +97,18 @@ def differences() -> dict[str, str]:
     return found
 
 
+def explanations(where: str) -> set[str]:
+    """Entries of ALLOWED that cover a difference."""
+    return {key for key in ALLOWED if where == key or where.startswith((f"{key}::", f"{key}."))}
+
+
 def test_twins_mirror_each_other():
-    unexplained = {where: what for where, what in differences().items() if where not in ALLOWED}
+    unexplained = {where: what for where, what in differences().items() if not explanations(where)}
     assert not unexplained
 
 
 def test_every_exception_is_still_needed():
-    assert set(ALLOWED) <= set(differences())
+    assert set().union(*map(explanations, differences())) == set(ALLOWED)
 
 
 @pytest.mark.parametrize("name", ["train.sh", "reset.sh"])

@@ -1,0 +1,95 @@
+"""Cases that together hold every value of every enumerated or boolean option that reaches tensor code.
+
+They are computed from the dataclasses, so a new option or value is in a case as soon as it is declared. What
+does not reach tensor code is listed, with the reason.
+"""
+
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, get_type_hints
+from zlib import crc32
+
+import numpy as np
+
+from common import hparams
+from common.hparams.families.hierarchical_vae import HParams
+
+ROOT = Path(__file__).parents[2]
+BASE = ROOT / "tests" / "golden" / "cases" / "hierarchical_vae" / "torch_mol8" / "hparams.cfg"
+SMALL = (
+    "run.num_gpus=0",
+    "data.target_res=8",
+    "data.num_bits=5",
+    "model.input_conv_filters=8",
+    "model.up_strides=[2, 1]",
+    "model.up_n_blocks_per_res=[0, 1]",
+    "model.up_n_blocks=[1, 1]",
+    "model.up_n_layers=[1, 1]",
+    "model.up_filters=[8, 8]",
+    "model.up_mid_filters_ratio=[0.5, 0.5]",
+    "model.up_kernel_size=[3, 3]",
+    "model.up_skip_filters=[8, 8]",
+    "model.down_strides=[1, 2]",
+    "model.down_n_blocks_per_res=[1, 1]",
+    "model.down_n_blocks=[1, 1]",
+    "model.down_n_layers=[1, 1]",
+    "model.down_filters=[8, 8]",
+    "model.down_mid_filters_ratio=[0.5, 0.5]",
+    "model.down_kernel_size=[3, 3]",
+    "model.down_latent_variates=[2, 2]",
+    "model.output_gradient_smoothing_beta=0.9",
+    "loss.min_mol_logscale=-7.",
+    "optimizer.max_skips_in_row=50",
+)
+
+# Beside the parity tests of tensor code; tests of these name the option.
+HOST_ONLY = {
+    "run.wandb": "where scalars are logged",
+    "data.random_horizontal_flip": "the one data pipeline serves both twins",
+    "data.skip_corrupt": "the one data pipeline serves both twins",
+    "metrics.report_baselines": "what is printed after training",
+    "train.resume_from_ema": "which file of a checkpoint is read",
+    "synthesis.synthesis_mode": "which methods of the engine are called",
+    "synthesis.save_target_in_reconstruction": "which pictures are written",
+    "synthesis.split": "which pictures are read",
+}
+
+# Compiling takes long, so one case of its own has it.
+COMPILED = "train.compile"
+
+N_CASES = 6
+
+
+def enumerated_options() -> dict[str, tuple[Any, ...]]:
+    """`section.option` -> its values, of every option that is boolean or declares its choices."""
+    found: dict[str, tuple[Any, ...]] = {}
+    for section, kind in get_type_hints(HParams).items():
+        for field in fields(kind):
+            if choices := field.metadata["choices"]:
+                found[f"{section}.{field.name}"] = tuple(choices)
+            elif field.type is bool:
+                found[f"{section}.{field.name}"] = (False, True)
+    return found
+
+
+def option_cases() -> Iterator[dict[str, Any]]:
+    """One dict of option values a case."""
+    varied = {
+        name: v for name, v in enumerated_options().items() if name not in HOST_ONLY and name != COMPILED
+    }
+    columns = {name: _column(name, values) for name, values in varied.items()}
+    for i in range(N_CASES):
+        yield {COMPILED: False, **{name: column[i] for name, column in columns.items()}}
+    yield {COMPILED: True}
+
+
+def _column(name: str, values: tuple[Any, ...]) -> list[Any]:
+    """The values of an option over the cases: each about as often, in an order of the option's own."""
+    order = np.random.default_rng(crc32(name.encode())).permutation(N_CASES)
+    return [values[i % len(values)] for i in order]
+
+
+def load_case(case: dict[str, Any]) -> HParams:
+    """The options of a case on a model of four latent groups."""
+    return hparams.load(BASE, [*SMALL, *(f"{name}={value!r}" for name, value in case.items())])

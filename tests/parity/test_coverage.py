@@ -1,0 +1,78 @@
+"""Nothing public escapes the comparison: options from the dataclasses, names from the twins' sources."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from common import hparams
+from tests.parity.option_cases import HOST_ONLY, enumerated_options, load_case, option_cases
+
+ROOT = Path(__file__).parents[2]
+COMPARED = [*(ROOT / "tests" / "parity").glob("*.py"), *(ROOT / "tests" / "golden").glob("*.py")]
+GOLDEN_CONFIGURATIONS = sorted((ROOT / "tests" / "golden" / "cases").glob("hierarchical_vae/*/hparams.cfg"))
+
+
+def values_in_cases() -> set[tuple[str, object]]:
+    """(option, value) of every parity case and every golden configuration."""
+    loaded = [load_case(case) for case in option_cases()] + [
+        hparams.load(path) for path in GOLDEN_CONFIGURATIONS
+    ]
+    return {
+        (name, getattr(getattr(options, section), option))
+        for options in loaded
+        for name in enumerated_options()
+        for section, option in [name.split(".")]
+    }
+
+
+def public_names(source: str) -> set[str]:
+    """Public functions and classes that a module defines."""
+    return {
+        node.name
+        for node in ast.parse(source).body
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_")
+    }
+
+
+def used_names(source: str) -> set[str]:
+    """Every name, attribute and string of a test file."""
+    names = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Name):
+            names.add(node.id)
+        elif isinstance(node, ast.Attribute):
+            names.add(node.attr)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            names.add(node.value)
+    return names
+
+
+def test_every_value_of_every_option_is_in_a_case():
+    wanted = {
+        (name, v) for name, values in enumerated_options().items() if name not in HOST_ONLY for v in values
+    }
+    assert len(wanted) > 40
+    assert not wanted - values_in_cases()
+
+
+@pytest.mark.parametrize("option", HOST_ONLY)
+def test_option_of_the_host_has_a_test_of_its_own(option):
+    assert option in enumerated_options()
+    others = [path for path in (ROOT / "tests").rglob("test_*.py") if path.parent.name != "parity"]
+    name = re.compile(rf"\b{option.partition('.')[2]}\b")
+    assert any(name.search(path.read_text()) for path in others)
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["common/schedules.py", *sorted(
+        str(path.relative_to(ROOT))
+        for folder in ("models", "objectives", "optim", "samplers")
+        for path in (ROOT / "torch_impl" / folder).glob("*.py")
+    )],
+)  # fmt: skip
+def test_every_public_name_is_compared(module):
+    used = set().union(*(used_names(path.read_text()) for path in COMPARED))
+    assert not public_names((ROOT / module).read_text()) - used

@@ -1,0 +1,132 @@
+"""Both engines, side by side, under every value of every option that reaches tensor code."""
+
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+import pytest
+
+from common import schedules
+from common.plans.hierarchical_vae import level_temperatures, make_plan
+from tests.parity.option_cases import COMPILED, load_case, option_cases
+
+BATCH, STEPS = 4, 3
+CASES = list(option_cases())
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """Relative to a tensor's largest value, or, for states after training, relative L2."""
+
+    terms: float
+    states: float | None
+    latents: float
+
+
+# bfloat16 states are not compared: rounding at 2^-8 turns the sign of small Adam-like updates.
+TOLERANCES = {
+    "float64": Tolerance(terms=1e-9, states=1e-9, latents=1e-9),
+    "float32": Tolerance(terms=1e-4, states=1e-4, latents=1e-4),
+    "bfloat16": Tolerance(terms=1e-2, states=None, latents=5e-2),
+}
+
+
+@pytest.fixture(autouse=True)
+def _restore_precision():
+    """float64 is a global switch in JAX."""
+    before = jax.config.jax_enable_x64, jax.config.jax_default_matmul_precision
+    yield
+    jax.config.update("jax_enable_x64", before[0])
+    jax.config.update("jax_default_matmul_precision", before[1])
+
+
+def draw(specs, seed):
+    """Noise as numpy arrays, in the order of the draws."""
+    rng = np.random.default_rng(seed)
+    return {
+        spec.name: rng.standard_normal(spec.shape)
+        if spec.kind == "normal"
+        else rng.uniform(spec.low, spec.high, spec.shape)
+        for spec in specs
+    }
+
+
+def exercise(engine, options):
+    """Train, then use every method of the engine with the same inputs; results by name."""
+    plan, synthesis = make_plan(options), options.synthesis
+    rng = np.random.default_rng(1)
+    shape = (STEPS, BATCH, plan.resolution, plan.resolution, plan.channels)
+    pictures = rng.integers(0, 256, shape, dtype=np.uint8)
+    masks = [np.arange(block.variates) % 2 for block in plan.down] if synthesis.mask_reconstruction else None
+    temperatures = level_temperatures(plan, 0.8)
+
+    def noise(method, **given):
+        return draw(engine.family.draws(method, BATCH, **given), seed=len(method))
+
+    engine.initialise()
+    results = {}
+    for step in range(STEPS):
+        scalars = {
+            "learning_rate": schedules.learning_rate(step, options.optimizer),
+            "beta": schedules.beta(step, options.loss),
+            "gamma": schedules.gamma(step, options.loss),
+        }
+        engine.train_step({"image": pictures[step]}, step, scalars, noise("train_step"))
+        results |= {f"step{step}.{name}": value for name, value in engine.fetch_metrics().items()}
+    results |= {f"state.{part}.{name}": value for part, tensors in engine.state_to_numpy().items()
+                for name, value in tensors.items()}  # fmt: skip
+    batch, use = {"image": pictures[0]}, {"ema": synthesis.load_ema_weights, "step": STEPS}
+    read = {"output": synthesis.output, "output_temperature": 0.9}
+    out = {"output": synthesis.output}
+    found = {
+        "evaluate": engine.evaluate(batch, **use, noise=noise("evaluate")),
+        "reconstruct": engine.reconstruct(
+            batch, **use, **read, masks=masks, noise=noise("reconstruct", **out)
+        ),
+        "encode": engine.encode(batch, **use, masks=masks, noise=noise("encode")),
+        "divergence": engine.divergence_statistics(batch, **use, noise=noise("divergence_statistics")),
+        "generate": {
+            "image": engine.generate(BATCH, temperatures, **use, **read, noise=noise("generate", **out))
+        },
+    }
+    latents = {name: array for name, array in found["encode"].items() if name.startswith("z.")}
+    found["decode"] = {
+        "image": engine.decode(
+            latents, temperatures, **use, **read, masks=masks, noise=noise("decode", **out)
+        )
+    }
+    return results | {
+        f"{method}.{name}": value for method, arrays in found.items() for name, value in arrays.items()
+    }
+
+
+def assert_agree(name, ours, theirs, tolerance):
+    ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
+    assert ours.shape == theirs.shape, name
+    if name.startswith("state."):
+        if tolerance.states is not None:
+            assert np.linalg.norm(ours - theirs) <= tolerance.states * np.linalg.norm(theirs), name
+    elif name.endswith(".image"):
+        assert np.abs(ours - theirs).max() <= 1, name
+    else:
+        limit = tolerance.latents if name.startswith(("encode.", "divergence.")) else tolerance.terms
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=limit * np.abs(theirs).max(), err_msg=name)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, id=f"case{i}", marks=pytest.mark.slow if case[COMPILED] else ())
+        for i, case in enumerate(CASES)
+    ],
+)
+def test_twins_agree_under_every_option(case):
+    from jax_impl.engine import Engine as JaxEngine
+    from torch_impl.engine import Engine as TorchEngine
+
+    options = load_case(case)
+    ours, theirs = (exercise(engine(options), options) for engine in (TorchEngine, JaxEngine))
+    assert set(ours) == set(theirs)
+    tolerance = TOLERANCES[options.train.precision]
+    for name, value in ours.items():
+        assert_agree(name, value, theirs[name], tolerance)
