@@ -1,6 +1,5 @@
 """Promises about the project as a whole: what a reader finds in it, and what must not be in it."""
 
-import configparser
 import re
 import subprocess
 from pathlib import Path
@@ -42,10 +41,7 @@ def test_shipped_configuration_loads_and_has_a_plan(path):
 @pytest.mark.parametrize("path", CONFIGURATIONS, ids=lambda path: path.stem)
 def test_shipped_configuration_says_how_to_run_it(path):
     header = path.read_text().split("[", 1)[0]
-    assert f"egs/{path.parent.name}/{path.name}" in header
-    reader = configparser.ConfigParser(interpolation=None)
-    reader.read(path)
-    assert reader["run"]["name"]
+    assert all(word in header for word in ("Command:", "Hardware:", "Expected:", "train.sh"))
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: str(path.relative_to(ROOT)))
@@ -97,10 +93,12 @@ def test_backends_agree_on_every_package_they_share():
 
 
 def test_no_file_is_too_long_to_read():
-    """Files aim at 300 lines; beyond 400 two would be easier to live in."""
+    """Files of the program aim at 300 lines; beyond 400 two would be easier to live in."""
     long = {
         str(path.relative_to(ROOT)): n
         for path in tracked_files()
-        if path.suffix == ".py" and (n := len(path.read_text().splitlines())) > 400
+        if path.suffix == ".py"
+        and "tests" not in path.parts
+        and (n := len(path.read_text().splitlines())) > 400
     }
     assert not long
