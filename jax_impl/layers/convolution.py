@@ -78,9 +78,9 @@ class Unpool(nnx.Module):
         return rearrange(y, "b h s w t c -> b (h s) (w t) c")
 
 
-def pointwise(x: Array, kernel: Array, bias: Array) -> Array:
+def pointwise(x: Array, weight: Array, bias: Array) -> Array:
     """1x1 convolution as a matrix product: (B, H, W, I), (I, O), (O,) -> (B, H, W, O)."""
-    return jnp.dot(x, kernel) + rearrange(bias, "o -> 1 1 1 o")
+    return jnp.dot(x, weight) + rearrange(bias, "o -> 1 1 1 o")
 
 
 def same_padding(kernel_size: int) -> tuple[int, int]:

@@ -10,7 +10,7 @@ from common.hparams.families.hierarchical_vae import Model
 from torch_impl.layers.convolution import Conv2d
 from torch_impl.layers.precision import at_least_float32
 
-SOFTPLUS_THRESHOLD = 50
+_SOFTPLUS_THRESHOLD = 50
 """Where softplus becomes the identity: beyond float64's resolution, and exp(50) is finite in float32."""
 
 
@@ -40,7 +40,7 @@ class GaussianLayer(Conv2d):
 
 def softplus(x: Tensor, beta: float) -> Tensor:
     """log(1 + exp(beta x)) / beta, which is 1 at 0 for beta = log 2."""
-    return F.softplus(x, beta, SOFTPLUS_THRESHOLD)
+    return F.softplus(x, beta, _SOFTPLUS_THRESHOLD)
 
 
 def standard_deviation(scale: Tensor, options: Model) -> Tensor:
