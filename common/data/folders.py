@@ -10,6 +10,7 @@ readable one stands in for it.
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from common.errors import UserError
 Array = np.ndarray
 
 _NAMED = 5  # files that a message lists
+_KEPT_BYTES = 2**30  # decoded pictures of a folder up to this size stay in memory
 
 
 def open_folder(options: Options, split: Split) -> PictureSet:
@@ -95,20 +97,31 @@ def _refusal(path: Path) -> str:
 
 
 class _Reader:
-    """Decodes the pictures of a batch in parallel threads; decoding and resizing release Python's lock."""
+    """Decodes the pictures of a batch in parallel threads; keeps them where all fit into memory."""
 
     def __init__(
         self, paths: list[Path], resolution: int, channels: int, pool: ThreadPoolExecutor, skip_corrupt: bool
     ) -> None:
         self.paths = paths
-        self.resolution = resolution
-        self.channels = channels
+        self.shape = (resolution, resolution, channels)
         self.pool = pool
         self.skip_corrupt = skip_corrupt
         self.unreadable: dict[int, str] = {}
+        keeps = len(paths) * prod(self.shape) <= _KEPT_BYTES
+        self.kept = np.empty((len(paths), *self.shape), np.uint8) if keeps else None
+        self.is_kept = np.zeros(len(paths), bool)
 
     def __call__(self, indices: Array) -> Array:
-        pictures = np.empty((len(indices), self.resolution, self.resolution, self.channels), np.uint8)
+        if self.kept is None:
+            return self._decode_all(indices)
+        missing = np.unique(indices[~self.is_kept[indices]])
+        self.kept[missing] = self._decode_all(missing)
+        self.is_kept[missing] = True
+        pictures: Array = self.kept[indices]
+        return pictures
+
+    def _decode_all(self, indices: Array) -> Array:
+        pictures = np.empty((len(indices), *self.shape), np.uint8)
         for row, picture in enumerate(self.pool.map(self._decode, indices.tolist())):
             pictures[row] = picture
         return pictures
@@ -119,7 +132,7 @@ class _Reader:
             if number in self.unreadable:
                 continue
             try:
-                return image_files.decode(self.paths[number], self.resolution, self.channels)
+                return image_files.decode(self.paths[number], self.shape[0], self.shape[2])
             except image_files.Refused as refused:
                 if not self.skip_corrupt:
                     raise UserError(

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.data import image_files, open_datasets
+from common.data import folders, image_files, open_datasets
 from common.data.pipeline import evaluation_batches, training_batches
 from common.errors import UserError
 from tests.common.data_options import make_options, paths
@@ -181,6 +181,21 @@ def test_damage_found_while_reading_can_be_skipped(folder):
     batches = list(evaluation_batches(train, options, batch_size=4))
     assert [batch["valid"].tolist() for batch in batches] == [[True] * 4, [True, False, False, False]]
     assert np.concatenate([batch["index"] for batch in batches])[:6].tolist() == list(range(6))
+
+
+@pytest.mark.parametrize("kept_bytes", [0, 2**30])
+def test_pictures_are_the_same_whether_kept_in_memory_or_not(folder, monkeypatch, kept_bytes):
+    decoded = []
+    decode = image_files.decode
+    monkeypatch.setattr(folders, "_KEPT_BYTES", kept_bytes)
+    monkeypatch.setattr(image_files, "decode", lambda path, *a: decoded.append(path.name) or decode(path, *a))
+    train = open_train(folder)
+    first, second = train.gather([3, 1, 3]), train.gather([1, 3, 2])
+    np.testing.assert_array_equal(first, np.stack([decode(folder / f"{n}.png", 5, 3) for n in (3, 1, 3)]))
+    np.testing.assert_array_equal(second, np.stack([decode(folder / f"{n}.png", 5, 3) for n in (1, 3, 2)]))
+    assert len(decoded) == (3 if kept_bytes else 6)
+    second[:] = 0
+    np.testing.assert_array_equal(train.gather([3, 1, 3]), first)
 
 
 def test_the_stream_does_not_depend_on_the_number_of_threads(folder):
