@@ -17,7 +17,7 @@ from torch_impl.devices import COMPUTE_DTYPES
 from torch_impl.layers.latents import standard_deviation
 from torch_impl.layers.pictures import normalise
 from torch_impl.models.hierarchical_vae import HierarchicalVAE
-from torch_impl.objectives.elbo import elbo_terms, latent_kl, training_loss
+from torch_impl.objectives.elbo import elbo_terms, latent_kl, log_ratios, training_loss
 from torch_impl.objectives.likelihoods import output_statistics
 from torch_impl.samplers.ancestral import read_output
 
@@ -80,9 +80,10 @@ class Family:
         return training_loss(terms, self.plan, self.hparams, scalars, statistics)
 
     def evaluate(self, model: nn.Module, batch: Tensors, noise: Tensors) -> dict[str, Tensor]:
-        """`reconstruction` (B,) and `kl` (B, L)."""
-        reconstruction, kl = self.terms(model, batch, noise)
-        return {"reconstruction": reconstruction, "kl": kl}
+        """`reconstruction` (B,), `kl` (B, L) and `log_ratio` (B, L)."""
+        (reconstruction, kl), _, aux = self._bound(model, batch, noise)
+        log_ratio = log_ratios(aux, self.plan, self.hparams)
+        return {"reconstruction": reconstruction, "kl": kl, "log_ratio": log_ratio}
 
     def reconstruct(
         self, model: nn.Module, batch: Tensors, noise: Tensors, masks: Masks, output_temperature: Tensor, output: str

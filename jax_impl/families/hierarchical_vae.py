@@ -1,0 +1,149 @@
+"""The hierarchical VAE as the engine sees it: what it draws, its loss, and its modes as functions of arrays.
+
+Modes take the model, arrays with the batch first (NHWC, pictures uint8) and noise, and return such arrays; terms of the
+bound are in nats a picture.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import jax
+import numpy as np
+from flax import nnx
+from jax import Array
+
+from common.hparams.families.hierarchical_vae import HParams
+from common.plans.hierarchical_vae import make_plan
+from common.plans.initialisation import decayed, initial_parameters, parameter_table
+from common.plans.noise import Draw
+from jax_impl.devices import COMPUTE_DTYPES
+from jax_impl.layers.latents import standard_deviation
+from jax_impl.layers.pictures import normalise
+from jax_impl.models.hierarchical_vae import HierarchicalVAE
+from jax_impl.objectives.elbo import elbo_terms, latent_kl, log_ratios, training_loss
+from jax_impl.objectives.likelihoods import output_statistics
+from jax_impl.samplers.ancestral import read_output
+
+Arrays = Mapping[str, Array]
+Terms = tuple[Array, Array]
+Masks = Sequence[Array] | None
+
+
+class Family:
+    """Everything that the engine asks of a family."""
+
+    def __init__(self, hparams: HParams) -> None:
+        self.hparams, self.plan = hparams, make_plan(hparams)
+        self.weight_decay = hparams.loss.l2_weight if hparams.loss.use_weight_decay else 0.0
+        self.metric_sizes = {"loss": 0, "reconstruction": 0, "kl": len(self.plan.down)}
+
+    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Canonical shape of every parameter."""
+        return {name: parameter.shape for name, parameter in parameter_table(self.plan).items()}
+
+    def initial_parameters(self, seed: int) -> dict[str, np.ndarray]:
+        """First values under canonical names."""
+        return initial_parameters(self.hparams, self.plan, seed)
+
+    def decayed(self, name: str) -> bool:
+        """Whether weight decay acts on a parameter."""
+        return decayed(name)
+
+    def build(self) -> nnx.Module:
+        """The model; its parameters' values do not matter."""
+        train = self.hparams.train
+        dtype = COMPUTE_DTYPES[train.precision]
+        return HierarchicalVAE(self.plan, self.hparams.model, dtype=dtype, checkpoint=train.checkpoint_activations)
+
+    def draws(self, method: str, batch: int, output: str = "mean") -> tuple[Draw, ...]:
+        """Noise that a method takes, for a batch of this size."""
+        prior = method in ("reconstruct", "encode", "generate", "decode")
+        posterior = method not in ("generate", "decode")
+        pixels = self.plan.output_noise(batch) if output == "sample" else ()
+        return self.plan.latent_noise(batch, prior=prior, posterior=posterior) + pixels
+
+    def terms(self, model: nnx.Module, batch: Arrays, noise: Arrays) -> Terms:
+        """Reconstruction (B,) and KL (B, L) of every picture."""
+        return self._bound(model, batch, noise)[0]
+
+    def statistics(self, terms: Terms) -> Array:
+        """Mean KL (L,), by which the loss balances; not differentiated."""
+        return jax.lax.stop_gradient(terms[1].mean(0))
+
+    def balances(self, scalars: Mapping[str, float]) -> bool:
+        """Whether the loss uses the statistics at these schedules' values."""
+        return scalars["gamma"] > 0
+
+    def loss(self, terms: Terms, scalars: Arrays, statistics: Array | None) -> tuple[Array, dict[str, Array]]:
+        """Mean training loss and metrics; `statistics` are those of the global batch, None: of these terms."""
+        return training_loss(terms, self.plan, self.hparams, scalars, statistics)
+
+    def evaluate(self, model: nnx.Module, batch: Arrays, noise: Arrays) -> dict[str, Array]:
+        """`reconstruction` (B,), `kl` (B, L) and `log_ratio` (B, L)."""
+        (reconstruction, kl), _, aux = self._bound(model, batch, noise)
+        log_ratio = log_ratios(aux, self.plan, self.hparams)
+        return {"reconstruction": reconstruction, "kl": kl, "log_ratio": log_ratio}
+
+    def reconstruct(
+        self, model: nnx.Module, batch: Arrays, noise: Arrays, masks: Masks, output_temperature: Array, output: str
+    ) -> dict[str, Array]:
+        """`image` (B, h, w, C), `reconstruction` (B,) and `kl` (B, L)."""
+        (reconstruction, kl), layer, _ = self._bound(model, batch, noise, masks)
+        image = read_output(layer, noise, self.plan, self.hparams, output, output_temperature)
+        return {"image": image, "reconstruction": reconstruction, "kl": kl}
+
+    def generate(
+        self,
+        model: nnx.Module,
+        batch: Arrays,
+        noise: Arrays,
+        temperatures: Array,
+        output_temperature: Array,
+        output: str,
+    ) -> dict[str, Array]:
+        """`image` (B, h, w, C) from the prior; of `batch` only the size matters, and the noise has it."""
+        layer, _ = model.generate(noise, temperatures)
+        return {"image": read_output(layer, noise, self.plan, self.hparams, output, output_temperature)}
+
+    def encode(self, model: nnx.Module, batch: Arrays, noise: Arrays, masks: Masks) -> dict[str, Array]:
+        """`mean.<l>`, `std.<l>` of the posterior and `z.<l>`."""
+        aux = self._bound(model, batch, noise, masks)[2]
+        arrays: dict[str, Array] = {}
+        for group in range(len(self.plan.down)):
+            arrays[f"mean.{group}"] = aux[f"posterior_mean.{group}"]
+            arrays[f"std.{group}"] = standard_deviation(aux[f"posterior_scale.{group}"], self.hparams.model)
+            arrays[f"z.{group}"] = aux[f"z.{group}"]
+        return arrays
+
+    def decode(
+        self,
+        model: nnx.Module,
+        batch: Arrays,
+        noise: Arrays,
+        temperatures: Array,
+        masks: Masks,
+        output_temperature: Array,
+        output: str,
+    ) -> dict[str, Array]:
+        """`image` (B, h, w, C) from the latents `z.<l>` of the batch."""
+        layer, _ = model.generate(noise, temperatures, batch, masks)
+        return {"image": read_output(layer, noise, self.plan, self.hparams, output, output_temperature)}
+
+    def divergence_statistics(self, model: nnx.Module, batch: Arrays, noise: Arrays) -> dict[str, Array]:
+        """`kl.<l>` (B, Z), averaged over the latent grid."""
+        aux = self._bound(model, batch, noise)[2]
+        return {
+            f"kl.{group}": latent_kl(aux, group, self.hparams).mean((1, 2)) for group in range(len(self.plan.down))
+        }
+
+    def output_statistics(self, model: nnx.Module, batch: Arrays, noise: Arrays) -> dict[str, Array]:
+        """`means` and `log_scales` of the mixture's components, or the Bernoulli `logits`."""
+        layer = self._bound(model, batch, noise)[1]
+        return output_statistics(layer, self.plan, self.hparams)
+
+    def _bound(
+        self, model: nnx.Module, batch: Arrays, noise: Arrays, masks: Masks = None
+    ) -> tuple[Terms, Array, Arrays]:
+        """Terms of the bound, output layer and intermediates of a pass over pictures."""
+        x = normalise(batch["image"], self.plan, self.hparams, noise["posterior.0"].dtype)
+        layer, aux = model(x, noise, masks)
+        return elbo_terms(layer, aux, x, self.plan, self.hparams, masks), layer, aux
