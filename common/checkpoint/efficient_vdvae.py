@@ -146,7 +146,7 @@ def _torch_weights(
 def _torch_moments(
     saved: object, table: tuple[Key, ...], hparams: HParams, plan: HierarchicalVAEPlan, where: object
 ) -> tuple[Arrays, int]:
-    """The optimiser's tensors, zeros for parameters it has not met yet, and its step."""
+    """The optimiser's tensors, for parameters it has not met too, and its step."""
     entries = saved.get("state") if isinstance(saved, Mapping) else None
     if not isinstance(entries, Mapping) or not all(isinstance(entry, Mapping) for entry in entries.values()):
         raise UserError(f"{where}: optimizer_state_dict has no table 'state'")
@@ -169,12 +169,16 @@ def _torch_moments(
     steps = {_integer(entry.get("step"), "optimizer step", where) for entry in entries.values()} or {0}
     if len(steps) > 1:
         raise UserError(f"{where}: the optimizer's parameters are at different steps, {sorted(steps)}")
+    updates = steps.pop()
+    # Without gradients Adamax's infinity norm, max(beta2 u, |g| + epsilon), is epsilon from the first update.
+    floor = hparams.optimizer.epsilon if names[1] == "exp_inf" and updates else 0.0
+    unmet = {names[0]: 0.0, names[1]: floor}
     moments = {
-        f"{m}.{key.name}": found.get(f"{key.name}.{m}", np.zeros(shapes[key.name], np.float32))
+        f"{m}.{key.name}": found.get(f"{key.name}.{m}", np.full(shapes[key.name], value, np.float32))
         for key in table
-        for m in names
+        for m, value in unmet.items()
     }
-    return moments, steps.pop()
+    return moments, updates
 
 
 def _flax_weights(tree: object, plan: HierarchicalVAEPlan, what: str, where: object) -> Arrays:

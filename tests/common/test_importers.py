@@ -171,8 +171,11 @@ class TestTorch:
             for name, array in state[group].items():
                 np.testing.assert_array_equal(again.state[group][name], array, strict=True)
 
-    def test_a_parameter_that_never_got_a_gradient_has_no_entry(self):
+    @pytest.mark.parametrize(("kind", "floor"), [("Adam", 0), ("Adamax", 1e-8)])
+    def test_a_parameter_that_never_got_a_gradient_has_no_entry(self, kind, floor):
+        """Read back, its moments are what zero gradients give."""
         hparams, plan = options_of("torch_logstd5")
+        hparams = replace(hparams, optimizer=replace(hparams.optimizer, type=kind, epsilon=1e-8))
         table, shapes = key_table(plan), parameter_table(plan)
         dead = [index for index, key in enumerate(table) if not key.trained]
         weights = {key.name: np.ones(shapes[key.name].shape, np.float32) for key in table}
@@ -180,7 +183,7 @@ class TestTorch:
         moments = {f"{m}.{name}": a for m in ("exp_avg", second) for name, a in weights.items()}
         for index in dead:
             moments[f"exp_avg.{table[index].name}"] = np.zeros_like(weights[table[index].name])
-            moments[f"{second}.{table[index].name}"] = np.zeros_like(weights[table[index].name])
+            moments[f"{second}.{table[index].name}"] = np.full_like(weights[table[index].name], floor)
         state = {"model": weights, "ema": weights, "optimizer": moments, "counters": {"updates": 2}}
         exported = efficient_vdvae.to_torch(state, 2, hparams, plan, 1e-3, "run")
         entries = exported["optimizer_state_dict"]["state"]

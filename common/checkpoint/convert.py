@@ -1,0 +1,162 @@
+"""The command that converts between checkpoints of the original programs and those of a run."""
+
+import argparse
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+from common import schedules
+from common.checkpoint import efficient_vdvae, store
+from common.checkpoint.flax_msgpack import read_flax
+from common.errors import UserError
+from common.hparams import load
+from common.hparams.archive import resolve, to_json
+from common.plans.hierarchical_vae import make_plan
+from common.run.directory import RunDirectory
+from common.run.files import replacing
+from common.run.versions import versions
+
+ReadTorch = Callable[[Path], Any]
+TorchBytes = Callable[[Any], bytes]
+Step = int | Literal["best"] | None
+Source = tuple[Callable[..., efficient_vdvae.Imported], Any]  # importer and what it reads
+
+_USAGE = """\
+convert.py SOURCE --cfg FILE --run FOLDER/logs-NAME [section.option=value ...]
+       convert.py FOLDER/logs-NAME --to-torch OUT [--step N|best]"""
+_DESCRIPTION = """\
+The first form makes a run of an Efficient-VDVAE checkpoint: SOURCE is the PyTorch program's file, or the JAX
+program's checkpoint_<step> or a folder of these (the newest is taken). With torch_impl or jax_impl as
+FOLDER, train.sh and synthesize.py of that twin go on from it. The second form writes a checkpoint of a run,
+the newest by default, as the PyTorch program saves it."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        usage = " or: ".join(line.strip() for line in _USAGE.splitlines())
+        raise UserError(f"{message}; usage: {usage}")
+
+
+def convert(words: Sequence[str], read_torch: ReadTorch, torch_bytes: TorchBytes) -> None:
+    """Do what a command line says; `read_torch` and `torch_bytes` translate between files and arrays."""
+    parser = _Parser("convert.py", _USAGE, _DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("source", type=Path, metavar="SOURCE")
+    parser.add_argument("overrides", nargs="*", metavar="section.option=value")
+    parser.add_argument("--cfg", type=Path, metavar="FILE", help="configuration of the original run")
+    parser.add_argument("--run", type=Path, metavar="FOLDER/logs-NAME", help="run to make of the checkpoint")
+    parser.add_argument("--to-torch", type=Path, metavar="OUT", help="file to write in the PyTorch layout")
+    parser.add_argument("--step", metavar="N|best", help="checkpoint of the run to write")
+    chosen = parser.parse_intermixed_args(list(words))
+    if chosen.to_torch is not None:
+        if chosen.run or chosen.cfg or chosen.overrides:
+            parser.error("--to-torch takes its options from the run")
+        export(chosen.source, chosen.to_torch, _step(chosen.step), torch_bytes)
+    elif chosen.cfg is None or chosen.run is None or chosen.step is not None:
+        parser.error("give --cfg and --run, or --to-torch")
+    else:
+        make_run(chosen.source, chosen.cfg, chosen.overrides, chosen.run, read_torch)
+
+
+def make_run(source: Path, cfg: Path, overrides: Sequence[str], run: Path, read_torch: ReadTorch) -> None:
+    """Write the checkpoint of an original program into the new run folder `run`."""
+    log_root, name = _split(run)
+    overrides = (*overrides, f"run.name={name}")
+    importer, content = _read(source, read_torch)
+    given = load(cfg, overrides)
+    importer(content, _supported(given), make_plan(given), source)
+    directory = RunDirectory.of(log_root, name)
+    with directory.locked():
+        if present := store.steps(directory.checkpoints):
+            raise UserError(f"run {run} has a checkpoint of step {present[-1]} already: choose another --run")
+        hparams, messages = resolve(cfg, overrides, log_root)
+        imported = importer(content, hparams, make_plan(hparams), source)
+        info = {
+            "data": None,
+            "random": {"seed": hparams.run.seed, "step": imported.step},
+            "hparams": to_json(hparams),
+            "versions": versions(),
+            "metrics": {},
+            "imported_from": source.name,
+        }
+        path = store.save(directory.checkpoints, imported.step, imported.state, info, keep=1)
+    for message in messages:
+        print(message)
+    updates = int(imported.state["counters"]["updates"])
+    print(
+        f"{path}: {imported.step} batches, {updates} updates; the run goes on from here with run.name={name}"
+    )
+
+
+def export(run: Path, target: Path, step: Step, torch_bytes: TorchBytes) -> None:
+    """Write a checkpoint of a run to the file `target`, as the PyTorch program saves it."""
+    _, name = _split(run)
+    if not run.is_dir():
+        raise UserError(f"there is no run folder {run}")
+    directory = RunDirectory(run)
+    hparams = _supported(load(run / f"hparams-{name}.cfg"))
+    checkpoint = store.load(directory.checkpoints, step)
+    for warning in checkpoint.warnings:
+        print(f"warning: {warning}")
+    # That program goes on along its own curve, which starts from the value it finds here.
+    options = replace(hparams.optimizer, legacy_torch_cosine=True)
+    rate = schedules.learning_rate(checkpoint.step, options)
+    payload = efficient_vdvae.to_torch(
+        checkpoint.state, checkpoint.step, hparams, make_plan(hparams), rate, checkpoint.path
+    )
+    content = torch_bytes(payload)
+    with replacing(target) as beside:
+        beside.write_bytes(content)
+    print(f"{target}: step {checkpoint.step} of {run} in the layout of the PyTorch Efficient-VDVAE")
+
+
+def _read(source: Path, read_torch: ReadTorch) -> Source:
+    """Tell the two programs' files apart by their first bytes, and read."""
+    file = _newest_in(source) if source.is_dir() else source
+    try:
+        with file.open("rb") as opened:
+            head = opened.read(4)
+    except OSError as error:
+        raise UserError(f"checkpoint {file} cannot be read: {error.strerror}") from error
+    is_zip, is_pickle = head.startswith(b"PK"), head[:1] == b"\x80" and head[1:2] in b"\2\3\4\5"
+    if is_zip or is_pickle:
+        saved = read_torch(file)
+        if not isinstance(saved, dict):
+            raise UserError(f"{file} holds a {type(saved).__name__}, no checkpoint of Efficient-VDVAE")
+        return efficient_vdvae.from_torch, saved
+    if head and (0x81 <= head[0] <= 0x8F or head[0] in (0xDE, 0xDF)):
+        return efficient_vdvae.from_flax, read_flax(file)
+    raise UserError(f"{file} is neither a PyTorch nor a flax checkpoint of Efficient-VDVAE, or it is empty")
+
+
+def _newest_in(folder: Path) -> Path:
+    """The JAX program's newest file in its checkpoint folder."""
+    files = [path for path in folder.iterdir() if re.fullmatch(r"checkpoint_\d+", path.name)]
+    if not files:
+        raise UserError(f"{folder} holds no file checkpoint_<step>: give the checkpoint's file")
+    return max(files, key=lambda path: int(path.name.removeprefix("checkpoint_")))
+
+
+def _split(run: Path) -> tuple[Path, str]:
+    """Folder that holds the runs, and the run's name."""
+    path = run.absolute()
+    if not path.name.startswith("logs-") or path.name == "logs-":
+        raise UserError(f"{run} is not the folder of a run: it must be called logs-<run.name>")
+    return path.parent, path.name.removeprefix("logs-")
+
+
+def _step(text: str | None) -> Step:
+    if text is None:
+        return None
+    if text == "best":
+        return "best"
+    if not text.isdecimal():
+        raise UserError(f"--step {text} is neither a number nor 'best'")
+    return int(text)
+
+
+def _supported(hparams: Any) -> Any:
+    if hparams.run.family != "hierarchical_vae":
+        raise UserError(f"[run] family '{hparams.run.family}' has no original program to convert from or to")
+    return hparams

@@ -1,0 +1,68 @@
+"""Convert checkpoints between Efficient-VDVAE's two programs and this one: see `python convert.py --help`.
+
+The only file that reads or writes the PyTorch program's checkpoints; `common/checkpoint` sees numpy arrays.
+"""
+
+import io
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+def main() -> None:
+    """Enter the project's environment, then do what the command line says."""
+    sys.path[0] = str(Path(__file__).resolve().parent)
+    from common.environment import enter_environment  # noqa: PLC0415 - found only now
+
+    enter_environment()
+    from common.checkpoint.convert import convert  # noqa: PLC0415 - needs the environment
+    from common.errors import run_command  # noqa: PLC0415 - needs the environment
+
+    run_command(lambda words: convert(words, read_torch, torch_bytes))
+
+
+def read_torch(path: Path) -> Any:
+    """Read a PyTorch file into nested containers of numpy arrays; nothing but weights is unpickled.
+
+    A `UserError` says that the file is truncated or holds anything else. bfloat16, which numpy lacks, and
+    float16 become float32.
+    """
+    import torch  # noqa: PLC0415 - slow, and needed for this direction only
+
+    from common.errors import UserError  # noqa: PLC0415 - needs the environment
+
+    def to_numpy(value: Any) -> Any:
+        if isinstance(value, torch.Tensor):
+            narrow = value.dtype in (torch.bfloat16, torch.float16)
+            return (value.float() if narrow else value).contiguous().numpy()
+        if isinstance(value, Mapping):
+            return {key: to_numpy(entry) for key, entry in value.items()}
+        return [to_numpy(entry) for entry in value] if isinstance(value, list) else value
+
+    try:
+        return to_numpy(torch.load(path, map_location="cpu", weights_only=True))
+    except Exception as error:  # the reader meets foreign bytes: what it raises is not documented
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise UserError(f"checkpoint {path} is truncated or holds more than weights: {reason}") from error
+
+
+def torch_bytes(payload: Any) -> bytes:
+    """A PyTorch file of nested containers whose arrays have become tensors, each with memory of its own."""
+    import numpy as np  # noqa: PLC0415 - needs the environment
+    import torch  # noqa: PLC0415 - slow, and needed for this direction only
+
+    def to_torch(value: Any) -> Any:
+        if isinstance(value, np.ndarray):
+            return torch.from_numpy(value.copy())
+        if isinstance(value, dict):
+            return type(value)((key, to_torch(entry)) for key, entry in value.items())
+        return [to_torch(entry) for entry in value] if isinstance(value, list) else value
+
+    buffer = io.BytesIO()
+    torch.save(to_torch(payload), buffer)
+    return buffer.getvalue()
+
+
+if __name__ == "__main__":
+    main()
