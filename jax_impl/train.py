@@ -5,6 +5,7 @@ Usage: python train.py [CFG] [section.option=value ...] [--resume-from DIR]
 
 import sys
 from pathlib import Path
+from typing import Any
 
 TWIN = Path(__file__).resolve().parent
 
@@ -17,9 +18,15 @@ def main() -> None:
 
     enter_environment()
     from common.run.cli import train_command  # noqa: PLC0415 - needs the environment
-    from jax_impl.engine import Engine  # noqa: PLC0415 - needs the environment
 
-    train_command(Engine, TWIN)
+    train_command(make_engine, TWIN)
+
+
+def make_engine(hparams: Any) -> Any:
+    """The engine, imported once the command line is known to be right: the import is slow."""
+    from jax_impl.engine import Engine  # noqa: PLC0415
+
+    return Engine(hparams)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ Usage: python synthesize.py [CFG] [section.option=value ...]
 
 import sys
 from pathlib import Path
+from typing import Any
 
 TWIN = Path(__file__).resolve().parent
 
@@ -17,9 +18,15 @@ def main() -> None:
 
     enter_environment()
     from common.run.cli import synthesize_command  # noqa: PLC0415 - needs the environment
-    from torch_impl.engine import Engine  # noqa: PLC0415 - needs the environment
 
-    synthesize_command(Engine, TWIN, process_per_device=True)
+    synthesize_command(make_engine, TWIN, process_per_device=True)
+
+
+def make_engine(hparams: Any) -> Any:
+    """The engine, imported once the command line is known to be right: the import is slow."""
+    from torch_impl.engine import Engine  # noqa: PLC0415
+
+    return Engine(hparams)
 
 
 if __name__ == "__main__":

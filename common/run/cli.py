@@ -13,24 +13,25 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
-
-from common.hparams.archive import resolve
 
 from common.data import open_datasets
 from common.errors import UserError, run_command
 from common.hparams import load
-from common.run.context import Context
+from common.hparams.archive import resolve
+from common.run.context import Context, Work
 from common.run.directory import RunDirectory
 from common.run.engine import Engine
-from common.run.families import make_plan
+from common.run.families import check_options
+from common.run.files import replacing
 from common.run.launch import is_worker, launch
-from common.run.synthesize import synthesize
-from common.run.train import train
+from common.run.synthesize import prepare_synthesis
+from common.run.train import prepare_training
 
 MakeEngine = Callable[[Any], Engine]
-Job = Callable[[Context], None]
+Prepare = Callable[[Context], Work]
 
 DEFAULT_CFG = Path("egs", "hierarchical_vae", "digits.cfg")
 _OVERRIDE = re.compile(r"\w+\.\w+=.*", re.DOTALL)
@@ -79,13 +80,8 @@ def train_command(make_engine: MakeEngine, twin: Path, *, process_per_device: bo
 
     def main(words: list[str]) -> None:
         arguments = parse(words, default_cfg=twin.parent / DEFAULT_CFG, resumes=True)
-        _start(
-            make_engine,
-            twin,
-            arguments,
-            lambda context: train(context, resume_from=arguments.resume_from),
-            process_per_device,
-        )
+        prepare = partial(prepare_training, resume_from=arguments.resume_from)
+        _start(make_engine, twin, arguments, prepare, process_per_device)
 
     _run(main)
 
@@ -95,30 +91,56 @@ def synthesize_command(make_engine: MakeEngine, twin: Path, *, process_per_devic
 
     def main(words: list[str]) -> None:
         arguments = parse(words, default_cfg=twin.parent / DEFAULT_CFG, resumes=False)
-        _start(make_engine, twin, arguments, synthesize, process_per_device)
+        _start(make_engine, twin, arguments, prepare_synthesis, process_per_device)
 
     _run(main)
 
 
 def _start(
-    make_engine: MakeEngine, twin: Path, arguments: Arguments, job: Job, process_per_device: bool
+    make_engine: MakeEngine, twin: Path, arguments: Arguments, prepare: Prepare, process_per_device: bool
 ) -> None:
-    """Resolve the run's options while its lock is held, then do the job in this process or in several."""
+    """Resolve the run's options while its lock is held, then work in this process or in several."""
     given = load(arguments.cfg, arguments.overrides)
-    make_plan(given)
+    check_options(given)
     directory = RunDirectory.of(twin, given.run.name)
-    if job is synthesize and not directory.path.is_dir():
+    if prepare is prepare_synthesis and not directory.path.is_dir():
         raise UserError(f"there is no run '{given.run.name}' in {twin}: train it first, or give its run.name")
     with _held(directory):
-        hparams, messages = resolve(arguments.cfg, arguments.overrides, twin)
-        make_plan(hparams)
-        n_processes = hparams.run.num_gpus if process_per_device and not is_worker() else 1
+        with _undone_on_error(directory.path / f"hparams-{given.run.name}.cfg") as undo:
+            hparams, messages = resolve(arguments.cfg, arguments.overrides, twin)
+            check_options(hparams)
+            n_processes = hparams.run.num_gpus if process_per_device and not is_worker() else 1
+            if n_processes > 1:
+                undo()
+            else:
+                if _rank() == 0:
+                    print(*messages, sep="\n", end="\n" if messages else "", flush=True)
+                work = prepare(Context(hparams, directory, open_datasets(hparams), make_engine(hparams)))
         if n_processes <= 1:
-            if _rank() == 0:
-                print(*messages, sep="\n", end="\n" if messages else "", flush=True)
-            job(Context(hparams, directory, open_datasets(hparams), make_engine(hparams)))
+            work()
             return
     sys.exit(launch(n_processes))
+
+
+@contextmanager
+def _undone_on_error(saved: Path) -> Iterator[Callable[[], None]]:
+    """Give the run's saved options their old content when what was asked for turns out to be impossible."""
+    before = saved.read_bytes() if saved.exists() else None
+
+    def undo() -> None:
+        if _rank():
+            return
+        if before is None:
+            saved.unlink(missing_ok=True)
+        elif saved.read_bytes() != before:
+            with replacing(saved) as beside:
+                beside.write_bytes(before)
+
+    try:
+        yield undo
+    except UserError:
+        undo()
+        raise
 
 
 @contextmanager

@@ -1,11 +1,15 @@
 """What host code needs to know of a run."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from common.data import DataSets
 from common.run.directory import RunDirectory
 from common.run.engine import Engine
+
+Work = Callable[[], None]
+"""What is left to do once nothing can be refused any more."""
 
 
 @dataclass(frozen=True)

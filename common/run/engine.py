@@ -105,7 +105,7 @@ class Engine(Protocol):
         masks: Sequence[Array] | None = None,
         noise: Noise | None = None,
     ) -> dict[str, Array]:
-        """`mean.<l>`, `std.<l>` and `z.<l>` (B, H, W, Z) of every latent group; z is the value the pass used."""
+        """`mean.<l>`, `std.<l>` and `z.<l>` (B, H, W, Z) of every group; z is the value the pass used."""
 
     def decode(
         self,
@@ -132,7 +132,7 @@ class Engine(Protocol):
         """`kl.<l>` (B, Z): KL of every picture and variate in nats, averaged over the latent grid."""
 
     def output_statistics(self, batch: Batch, *, ema: bool, step: int) -> dict[str, Array]:
-        """Arrays for histograms: what the output layer says of a batch (`means`, `log_scales`, or `logits`)."""
+        """Arrays for histograms, from the output layer of a batch: `means`, `log_scales`, or `logits`."""
 
     def state_to_numpy(self) -> State:
         """`model`, `ema` and `optimizer` tensors under canonical names, and `counters` (skips, updates)."""

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from tensorboardX import SummaryWriter
 
 from common.errors import UserError
 from common.run.engine import Array
@@ -82,6 +81,8 @@ class TensorBoard:
 
     def __init__(self, folder: Path, *, step: int) -> None:
         """Go on after `step`; TensorBoard hides events of later steps that an earlier process wrote."""
+        from tensorboardX import SummaryWriter  # noqa: PLC0415 - slow: it imports torch where that is installed
+
         self._writers = {
             split: SummaryWriter(str(folder / split), purge_step=step + 1) for split in ("train", "val")
         }

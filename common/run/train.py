@@ -5,12 +5,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from common.hparams.archive import to_json
-
 from common.checkpoint import store
 from common.data import pipeline
 from common.errors import UserError
-from common.run.context import Context
+from common.hparams.archive import to_json
+from common.run.context import Context, Work
 from common.run.families import FamilyLogic, family_logic
 from common.run.logs import JsonLines, Log, Sink, TensorBoard, WandB
 from common.run.progress import Progress
@@ -24,24 +23,27 @@ def train(context: Context, *, resume_from: Path | None = None) -> None:
 
     A run that was interrupted goes on where its newest checkpoint stands; one that is finished only reports.
     """
-    open_pictures(context)
-    family = family_logic(context)
-    start = restore(context, resume_from)
-    total = context.hparams.train.total_train_steps
-    finished = True
-    if start.step >= total:
-        context.say(f"this run has its {total} batches: raise train.total_train_steps to go on")
-    else:
-        finished = _Training(context, family, start).run()
-    if finished:
-        family.report(load_best(context).step)
+    prepare_training(context, resume_from=resume_from)()
 
 
-def open_pictures(context: Context) -> None:
-    """Open all splits now: what is wrong with one of them is told before a step is taken."""
+def prepare_training(context: Context, *, resume_from: Path | None = None) -> Work:
+    """Open pictures and restore the state, or raise a `UserError`; returns what is left to do."""
+    # All splits now: what is wrong with one of them is told before a step is taken.
     for pictures in (context.sets.train, context.sets.validation, context.sets.test):
         for note in pictures.notes:
             context.say(f"{pictures.name}: {note}")
+    family = family_logic(context)
+    start = restore(context, resume_from)
+    total = context.hparams.train.total_train_steps
+
+    def work() -> None:
+        finished = start.step >= total
+        if finished:
+            context.say(f"this run has its {total} batches: raise train.total_train_steps to go on")
+        if finished or _Training(context, family, start).run():
+            family.report(load_best(context).step)
+
+    return work
 
 
 class _Training:

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from common.checkpoint.store import Checkpoint
 from common.run.context import Context
 from common.run.engine import Array
+from common.schedules import check_learning_rate
 
 OnBatch = Callable[[], None]
 
@@ -68,6 +69,7 @@ def family_logic(context: Context) -> FamilyLogic:
     return logic
 
 
-def make_plan(hparams: Any) -> Any:
-    """The layer plan of the run's family; a `UserError` names an option that does not fit."""
-    return import_module(f"common.plans.{hparams.run.family}").make_plan(hparams)
+def check_options(hparams: Any) -> None:
+    """Raise a `UserError` that names the first option that does not fit the others."""
+    import_module(f"common.plans.{hparams.run.family}").make_plan(hparams)
+    check_learning_rate(hparams.optimizer)

@@ -1,0 +1,94 @@
+"""Runs in processes of their own: stopped, killed, started twice, and several for one run."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from common.checkpoint import store
+from tests.common.tiny import write_tiny
+from tests.end_to_end.twins import FAKE, ROOT, TORCH, start
+
+LONG = ("train.total_train_steps=1000000", "train.checkpoint_and_eval_interval_in_steps=20")
+SECONDS = 120
+
+SEVERAL = TORCH.replace(
+    "train_command(Engine",
+    """
+from common.run.launch import is_worker, launch
+if not is_worker():
+    sys.exit(launch(2))
+train_command(Engine""",
+)
+
+
+@pytest.fixture
+def begin(tmp_path):
+    """Start processes that are ended with the test."""
+    processes = []
+
+    def begin(script, *words):
+        processes.append(start(tmp_path, script, write_tiny(tmp_path), *words))
+        return processes[-1]
+
+    yield begin
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+def wait_for(process, condition, what):
+    deadline = time.monotonic() + SECONDS
+    while not condition():
+        if process.poll() is not None or time.monotonic() > deadline:
+            process.kill()
+            pytest.fail(f"no {what}: {process.communicate()}")
+        time.sleep(0.05)
+
+
+def test_second_process_is_refused_and_a_killed_run_goes_on_until_it_is_asked_to_stop(tmp_path, begin):
+    checkpoints = tmp_path / "logs-tiny" / "checkpoints"
+    first = begin(FAKE, *LONG)
+    wait_for(first, lambda: store.steps(checkpoints), "checkpoint")
+    second = begin(FAKE, *LONG)
+    out, errors = second.communicate(timeout=SECONDS)
+    assert (second.returncode, len(errors.splitlines())) == (2, 1)
+    assert f"in use by process {first.pid}" in errors
+    assert first.poll() is None
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    before = store.steps(checkpoints)[-1]
+
+    third = begin(FAKE, *LONG)
+    wait_for(third, lambda: store.steps(checkpoints)[-1] > before, "further checkpoint")
+    third.send_signal(signal.SIGTERM)
+    out, errors = third.communicate(timeout=SECONDS)
+    assert third.returncode == 0, errors
+    assert "asked to stop: saved after step" in out
+    lines = [json.loads(line) for line in (tmp_path / "logs-tiny" / "metrics.jsonl").read_text().splitlines()]
+    steps = [line["step"] for line in lines if line["split"] == "train"]
+    assert steps == list(range(1, store.steps(checkpoints)[-1] + 1))
+
+
+def test_processes_of_one_run_train_together_and_stop_together(tmp_path, begin):
+    checkpoints = tmp_path / "logs-tiny" / "checkpoints"
+    process = begin(SEVERAL, *LONG)
+    wait_for(process, lambda: store.steps(checkpoints), "checkpoint")
+    process.send_signal(signal.SIGTERM)
+    out, errors = process.communicate(timeout=SECONDS)
+    assert process.returncode == 0, errors
+    assert out.count("asked to stop: saved after step") == 1
+    assert store.load(checkpoints).info["data"]["batch_size"] == 8
+
+
+@pytest.mark.parametrize("twin", ["torch_impl", "jax_impl"])
+@pytest.mark.parametrize("job", ["train", "synthesize"])
+def test_scripts_run_from_anywhere(tmp_path, twin, job):
+    command = [sys.executable, str(ROOT / twin / f"{job}.py"), "--nonsense"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: unknown option '--nonsense'; usage:")
+    assert len(done.stderr.splitlines()) == 1
