@@ -33,7 +33,7 @@ class Conv2d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x, weight, bias = (cast(tensor, self.dtype) for tensor in (x, self.weight, self.bias))
         if self.kernel_size == (1, 1):
-            return pointwise(x, weight[:, :, 0, 0], bias)
+            return pointwise(x, weight.flatten(1), bias)
         (top, bottom), (left, right) = (same_padding(side) for side in self.kernel_size)
         if (top, left) == (bottom, right):
             return F.conv2d(x, weight, bias, padding=(top, left))
