@@ -11,8 +11,8 @@ from common import schedules
 from common.checkpoint import efficient_vdvae, store
 from common.checkpoint.flax_msgpack import read_flax
 from common.errors import UserError
-from common.hparams import load
-from common.hparams.archive import resolve, to_json
+from common.hparams import load, resolve, to_json
+from common.hparams.archive import copy_path
 from common.plans.hierarchical_vae import make_plan
 from common.run.directory import RunDirectory
 from common.run.files import replacing
@@ -91,11 +91,11 @@ def make_run(source: Path, cfg: Path, overrides: Sequence[str], run: Path, read_
 
 def export(run: Path, target: Path, step: Step, torch_bytes: TorchBytes) -> None:
     """Write a checkpoint of a run to the file `target`, as the PyTorch program saves it."""
-    _, name = _split(run)
+    log_root, name = _split(run)
     if not run.is_dir():
         raise UserError(f"there is no run folder {run}")
     directory = RunDirectory(run)
-    hparams = _supported(load(run / f"hparams-{name}.cfg"))
+    hparams = _supported(load(copy_path(log_root, name)))
     checkpoint = store.load(directory.checkpoints, step)
     for warning in checkpoint.warnings:
         print(f"warning: {warning}")
