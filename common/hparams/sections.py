@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from common.errors import UserError
 from common.hparams.schema import option
 
 
@@ -30,7 +31,9 @@ class Data:
     dataset_path: str = option(
         "../datasets", path=True, doc="parent folder of prepared mnist/, mnist10k/ and cifar-10/"
     )
-    target_res: int = option(low=1, doc="height and width of the pictures given to the model, padding included")
+    target_res: int = option(
+        low=1, doc="height and width of the pictures given to the model, padding included"
+    )
     channels: int = option(low=1, doc="channels of a picture")
     num_bits: float = option(low=1, high=8, doc="bit depth of a channel")
     random_horizontal_flip: bool = option(doc="mirror training pictures with probability 1/2 (never digits)")
@@ -48,7 +51,7 @@ class Optimizer:
     decay_steps: int = option(low=1, doc="steps from decay_start to min_learning_rate")
     decay_start: int = option(low=0, doc="step at which the decay begins")
     min_learning_rate: float = option(low=0, doc="floor of the schedule")
-    decay_rate: float = option(low=0, doc="factor per decay_steps of the exponential schedule")
+    decay_rate: float = option(low=0, high=1, doc="factor per decay_steps of the exponential schedule")
     beta1: float = option(low=0, high=1, doc="decay of the first moment")
     beta2: float = option(low=0, high=1, doc="decay of the second moment or infinity norm")
     epsilon: float = option(low=0, doc="added to the denominator")
@@ -57,7 +60,17 @@ class Optimizer:
     gradient_skip: bool = option(doc="skip updates whose gradient norm is not finite or too large")
     gradient_skip_threshold: float = option(low=0, doc="norm from which an update is skipped")
     max_skips_in_row: int = option(50, low=1, doc="stop the run after this many skipped updates in a row")
-    legacy_torch_cosine: bool = option(False, doc="reproduce the original's wrong cosine curve (golden cases only)")
+    legacy_torch_cosine: bool = option(
+        False, doc="reproduce the original's wrong cosine curve (golden cases only)"
+    )
+
+    def __post_init__(self) -> None:
+        decays = self.learning_rate_scheme in ("cosine", "exponential")
+        if decays and self.warmup_steps > self.decay_start:
+            raise UserError(
+                f"[optimizer] warmup_steps {self.warmup_steps:g} must not be more than "
+                f"decay_start {self.decay_start}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,8 +82,12 @@ class Train:
     ema_decay: float = option(low=0, high=1, doc="decay of the exponential moving average of the weights")
     resume_from_ema: bool = option(doc="on resume, start from the averaged weights")
     logging_interval_in_steps: int = option(low=1, doc="steps between two readings of the device's metrics")
-    checkpoint_and_eval_interval_in_steps: int = option(low=1, doc="steps between two checkpoints and validations")
-    precision: str = option("float32", choices=("float32", "bfloat16", "float64"), doc="arithmetic of the network")
+    checkpoint_and_eval_interval_in_steps: int = option(
+        low=1, doc="steps between two checkpoints and validations"
+    )
+    precision: str = option(
+        "float32", choices=("float32", "bfloat16", "float64"), doc="arithmetic of the network"
+    )
     compile: bool = option(False, doc="torch only: compile the network")
     checkpoint_activations: bool = option(False, doc="recompute blocks in the backward pass to save memory")
     accumulation_steps: int = option(1, low=1, doc="parts into which a batch is split to save memory")

@@ -15,12 +15,16 @@ class Model:
     use_1x1_conv: bool = option(doc="first and last convolution of a cell are 1x1")
     distribution_base: str = option(choices=("std", "logstd"), doc="parametrisation of the latents' scale")
     output_distribution_base: str = option(choices=("std", "logstd"), doc="the same for the output mixture")
-    gradient_smoothing_beta: float = option(low=0, doc="softplus beta (std) or exponent factor (logstd), latents")
+    gradient_smoothing_beta: float = option(
+        low=0, doc="softplus beta (std) or exponent factor (logstd), latents"
+    )
     output_gradient_smoothing_beta: float = option(low=0, doc="the same for the output mixture")
     input_conv_filters: int = option(low=1, doc="width after the input convolution")
     input_kernel_size: int | tuple[int, int] = option(low=1, doc="kernel of the input convolution")
     up_strides: tuple[int, ...] = option(low=1, doc="pooling after each bottom-up level")
-    up_n_blocks_per_res: tuple[int, ...] = option(low=0, doc="blocks without skip before each level's last block")
+    up_n_blocks_per_res: tuple[int, ...] = option(
+        low=0, doc="blocks without skip before each level's last block"
+    )
     up_n_blocks: tuple[int, ...] = option(low=1, doc="residual cells a block")
     up_n_layers: tuple[int, ...] = option(low=0, doc="inner convolutions a cell")
     up_filters: tuple[int, ...] = option(low=1, doc="width after each level's pooling")
@@ -28,7 +32,9 @@ class Model:
     up_kernel_size: tuple[int, ...] = option(low=1, doc="kernel of the inner convolutions")
     up_skip_filters: tuple[int, ...] = option(low=1, doc="width of the skip connection to the top-down path")
     use_residual_distribution: bool = option(doc="posterior relative to the prior")
-    down_strides: tuple[int, ...] = option(low=1, doc="unpooling before each top-down level: up_strides reversed")
+    down_strides: tuple[int, ...] = option(
+        low=1, doc="unpooling before each top-down level: up_strides reversed"
+    )
     down_n_blocks_per_res: tuple[int, ...] = option(low=0, doc="further blocks after each level's first")
     down_n_blocks: tuple[int, ...] = option(low=0, doc="residual cells a block")
     down_n_layers: tuple[int, ...] = option(low=0, doc="inner convolutions a cell")
@@ -46,7 +52,7 @@ class Loss:
 
     min_mol_logscale: float = option(doc="lower clamp of the mixture's log scale")
     variation_schedule: str = option(choices=("None", "Logistic", "Linear"), doc="schedule of beta")
-    vae_beta_anneal_start: float = option(doc="linear beta: step it starts at")
+    vae_beta_anneal_start: float = option(low=0, doc="linear beta: step it starts at")
     vae_beta_anneal_steps: float = option(low=1, doc="linear beta: steps it takes")
     vae_beta_min: float = option(low=0, high=1, doc="linear beta: floor")
     vae_beta_activation_steps: float = option(doc="logistic beta: midpoint")
@@ -62,7 +68,8 @@ class Loss:
         "255 / (256 - 2^(8 - bits)), which flatters bits/dim (0.040 at 5 bits); its .cfg files keep that",
     )
     legacy_mol_log_scale: bool = option(
-        False, doc="logstd: leave beta out of the log scale of far tails, as the original does (golden cases only)"
+        False,
+        doc="logstd: leave beta out of the log scale of far tails, as the original does (golden cases only)",
     )
 
 
@@ -70,9 +77,12 @@ class Loss:
 class Metrics:
     """`[metrics]`."""
 
-    latent_active_threshold: float = option(low=0, doc="nats per latent dimension above which a group counts as active")
+    latent_active_threshold: float = option(
+        low=0, doc="nats per latent dimension above which a group counts as active"
+    )
     report_baselines: bool = option(
-        False, doc="after training: histogram baselines and nearest-training distances of samples, on the test set"
+        False,
+        doc="after training: histogram baselines and nearest-training distances of samples, on the test set",
     )
 
 
@@ -92,7 +102,10 @@ class Synthesis:
     )
     load_ema_weights: bool = option(doc="use the averaged weights")
     variate_masks_quantile: float = option(
-        low=0, high=1, alias=("variates_masks_quantile",), doc="share of (group, variate) pairs kept by the mask"
+        low=0,
+        high=1,
+        alias=("variates_masks_quantile",),
+        doc="share of (group, variate) pairs kept by the mask",
     )
     save_target_in_reconstruction: bool = option(doc="also write the target pictures")
     mask_reconstruction: bool = option(doc="reconstruct from the kept variates only, the rest from the prior")
@@ -104,7 +117,9 @@ class Synthesis:
     output_temperature: float = option(low=0, doc="temperature of the output layer")
     batch_size: int = option(low=1, doc="global batch size")
     output: str = option("sample", choices=("sample", "mean"), doc="how the output layer is read")
-    importance_samples: int = option(0, low=0, doc="reconstruction: samples of the importance-weighted bound; 0 is off")
+    importance_samples: int = option(
+        0, low=0, doc="reconstruction: samples of the importance-weighted bound; 0 is off"
+    )
     n_samples: int = option(0, low=0, doc="reconstruction, encoding: pictures to use; 0 is all")
     split: str = option(
         "",

@@ -1,0 +1,64 @@
+"""From a `.cfg` file and the command line to the typed options of a family."""
+
+import importlib
+import pkgutil
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import common.hparams.families
+from common.errors import UserError, did_you_mean
+from common.hparams import overrides as command_line
+from common.hparams.reader import DEFAULT, Document, Setting, Settings, read, settings
+from common.hparams.schema import build
+
+DEFAULT_FAMILY = "hierarchical_vae"
+TWIN = Path(__file__).resolve().parents[2] / "torch_impl"
+"""Where relative paths of a `.cfg` start unless a twin says otherwise; the twins lie side by side."""
+
+
+def load(
+    path: Path | str, overrides: Sequence[str] = (), *, cwd: Path | None = None, twin: Path = TWIN
+) -> Any:
+    """Read a `.cfg` file, put `section.option=value` words over it and return the family's `HParams`.
+
+    Relative paths of the file start from the folder `twin`, those of the words from `cwd` (default: the
+    working directory).
+    A `UserError` names the file or the word, the section and the option.
+    """
+    return assemble(read(Path(path)), command_line.parse(overrides, cwd), twin)
+
+
+def assemble(document: Document, overrides: Sequence[Setting], twin: Path) -> Any:
+    """The `HParams` of a document with overrides."""
+    merged = command_line.merge(settings(document, twin.absolute()), overrides)
+    hparams = build(family(merged).HParams, merged, document.source, twin.absolute())
+    _check_run_name(hparams.run.name, merged)
+    return hparams
+
+
+def family(merged: Settings) -> ModuleType:
+    """The module of `run.family`, which has `HParams` and `ARCHITECTURE`."""
+    setting = _lookup(merged, "family")
+    name = setting.text.strip("'\"") if setting else DEFAULT_FAMILY
+    known = [module.name for module in pkgutil.iter_modules(common.hparams.families.__path__)]
+    if name not in known:
+        where = setting.where if setting else "[run] family"
+        raise UserError(
+            f"{where} '{name}' is unknown{did_you_mean(name, known)}; known: {', '.join(sorted(known))}"
+        )
+    return importlib.import_module(f"common.hparams.families.{name}")
+
+
+def _lookup(merged: Settings, option: str) -> Setting | None:
+    return next((merged[s][option] for s in ("run", DEFAULT) if option in merged.get(s, {})), None)
+
+
+def _check_run_name(name: str, merged: Settings) -> None:
+    setting = _lookup(merged, "name")
+    assert setting is not None
+    if not name.strip() or not name.isprintable() or "/" in name or "\\" in name:
+        raise UserError(
+            f"{setting.where} {name!r} names the run's folder: it must be one line of text without slashes"
+        )
