@@ -86,6 +86,7 @@ def mixture_parameters(output: Tensor, plan: HierarchicalVAEPlan, hparams: HPara
     output, model = _crop(at_least_float32(output), plan), hparams.model
     logits, rest = output[..., : plan.n_mixtures], output[..., plan.n_mixtures :]
     rest = rearrange(rest, "b h w (c k m) -> k b h w c m", c=plan.channels, m=plan.n_mixtures)
+    rest = rest.contiguous()  # softplus and tanh are several times slower on strided memory
     beta, floor = model.output_gradient_smoothing_beta, hparams.loss.min_mol_logscale
     if model.output_distribution_base == "logstd":
         raw = rest[1].clamp(min=floor)
