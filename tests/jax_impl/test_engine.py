@@ -1,0 +1,50 @@
+"""The JAX engine."""
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import Mesh
+
+from jax_impl import engine as engine_module
+from jax_impl.devices import Devices
+from tests.engines import assert_states_close, make_engine, pictures, posterior_noise, train
+from tests.parity.engine_behaviour import EngineBehaviour
+
+
+class TestJaxEngine(EngineBehaviour):
+    twin = "jax"
+
+
+@pytest.fixture
+def single(monkeypatch):
+    """Give engines the first device only."""
+    mesh = Mesh(np.array(jax.devices("cpu")[:1]), ("data",))
+    monkeypatch.setattr(engine_module, "open_devices", lambda num_gpus: Devices(mesh, 0, 1))
+
+
+def test_two_devices_equal_one(single, request):
+    alone = make_engine("jax")
+    losses = train(alone, (0, 1, 30))
+    mean = alone.evaluate({"image": pictures(0)}, ema=True, step=0, noise=posterior_noise(0))
+    request.getfixturevalue("monkeypatch").undo()
+    both = make_engine("jax")
+    assert (alone.device_count, both.device_count) == (1, 2)
+    np.testing.assert_allclose(train(both, (0, 1, 30)), losses, rtol=1e-5)
+    assert_states_close(alone.state_to_numpy(), both.state_to_numpy(), 1e-4)
+    found = both.evaluate({"image": pictures(0)}, ema=True, step=0, noise=posterior_noise(0))
+    np.testing.assert_allclose(found["kl"], mean["kl"], rtol=1e-3, atol=1e-4)
+
+
+def test_noise_does_not_depend_on_the_number_of_devices(single, request):
+    drawn = [make_engine("jax")._noise("train_step", 8, 3, None)]
+    request.getfixturevalue("monkeypatch").undo()
+    drawn.append(make_engine("jax")._noise("train_step", 8, 3, None))
+    for name, array in drawn[0].items():
+        np.testing.assert_array_equal(np.asarray(array), np.asarray(drawn[1][name]))
+
+
+def test_the_step_takes_its_state_over():
+    engine = make_engine("jax")
+    params = engine.state.optimizer.params
+    train(engine, range(1))
+    assert params.is_deleted()

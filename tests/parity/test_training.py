@@ -1,0 +1,56 @@
+"""Training in one twin is training in the other: curves, checkpoints, and runs that change twins half-way."""
+
+import numpy as np
+import pytest
+from safetensors.numpy import save
+
+from tests.engines import assert_states_close, assert_states_equal, make_engine, train
+
+N = 100
+HALF = 5
+
+
+@pytest.fixture(scope="module")
+def curves():
+    return {twin: train(make_engine(twin), range(N)) for twin in ("torch", "jax")}
+
+
+def test_a_hundred_steps_have_the_same_losses(curves):
+    relative = np.abs(curves["torch"] - curves["jax"]) / np.abs(curves["torch"])
+    assert relative[:20].max() <= 1e-4
+    assert relative.max() <= 1e-3
+    assert curves["torch"][-10:].mean() < 0.8 * curves["torch"][:10].mean()
+
+
+def test_three_steps_in_float64_agree_to_rounding():
+    states = {}
+    for twin in ("torch", "jax"):
+        engine = make_engine(twin, "train.precision=float64")
+        losses = train(engine, range(3))
+        states[twin] = engine.state_to_numpy()
+        states[f"{twin} losses"] = losses
+    np.testing.assert_allclose(states["torch losses"], states["jax losses"], rtol=1e-9)
+    assert states["torch"]["model"]["top_down.trainable_h"].dtype == np.float64
+    assert_states_close(states["torch"], states["jax"], 1e-9)
+
+
+def test_bfloat16_stays_near_float32(curves):
+    for twin in ("torch", "jax"):
+        losses = train(make_engine(twin, "train.precision=bfloat16"), range(3))
+        np.testing.assert_allclose(losses, curves[twin][:3], rtol=1e-2)
+
+
+@pytest.mark.parametrize(("first", "second"), [("torch", "jax"), ("jax", "torch"), ("torch", "torch"), ("jax", "jax")])
+def test_a_run_goes_on_in_either_twin(curves, first, second):
+    engine = make_engine(first)
+    train(engine, range(HALF))
+    state = engine.state_to_numpy()
+    other = make_engine(second, "run.seed=99")
+    other.state_from_numpy(state)
+    files = [{group: save(tensors) for group, tensors in s.items()} for s in (state, other.state_to_numpy())]
+    assert files[0] == files[1]
+    losses = train(other, range(HALF, 20))
+    np.testing.assert_allclose(losses, curves[first][HALF:20], rtol=1e-4)
+    if first == second:
+        train(engine, range(HALF, 20))
+        assert_states_equal(engine.state_to_numpy(), other.state_to_numpy())
