@@ -73,8 +73,8 @@ def _legacy_cosine(step: int, options: Optimizer) -> float:
 
     The original goes on from the rate before decay_start by the recursion of an annealed cosine whose phase
     counts from step 0: lr_t - min = (lr_{t-1} - min) (1 + cos(pi t / T)) / (1 + cos(pi (t-1) / T)). The
-    factors cancel, which leaves a multiple of 1 + cos(pi t / T). From a valley, where that is zero, it goes on
-    with lr + (base - min) (1 - cos(pi / T)) / 2, and the multiple is (base - min) / 2 from there on.
+    factors cancel, which leaves a multiple of 1 + cos(pi t / T). From a valley, where that is zero, it goes
+    on with lr + (base - min) (1 - cos(pi / T)) / 2, and the multiple is (base - min) / 2 from there on.
     """
     base, low, period = options.learning_rate, options.min_learning_rate, options.decay_steps
     start = options.decay_start - 1

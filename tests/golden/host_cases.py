@@ -1,0 +1,86 @@
+"""Recorded cases that need no tensor code: how options are read, and the schedules."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from common import schedules
+from common.hparams import load
+from common.hparams.reader import parse, settings
+from common.plans.hierarchical_vae import make_plan
+
+ANY_CFG = Path(__file__).parent / "cases" / "hierarchical_vae" / "torch_mol8" / "hparams.cfg"
+
+
+def check_hparams(case: Path, scratch: Path) -> None:
+    """Every recorded file gives the recorded typed values, passes the strict schema and has a plan."""
+    raw, parsed = (json.loads((case / name).read_text()) for name in ("raw.json", "parsed.json"))
+    assert raw.keys() == parsed.keys()
+    for name, sections in raw.items():
+        text = cfg_text(sections)
+        assert typed_values(text) == parsed[name], name
+        path = scratch / name.replace("/", "-")
+        path.write_text(text)
+        options = load(path)
+        assert options.run.name == sections["run"]["name"]
+        assert make_plan(options).n_levels == len(options.model.down_strides)
+
+
+def cfg_text(sections: dict[str, dict[str, str]]) -> str:
+    """Text of a `.cfg` file."""
+    return "\n".join(
+        f"[{section}]\n" + "".join(f"{key} = {value}\n" for key, value in options.items())
+        for section, options in sections.items()
+    )
+
+
+def typed_values(text: str) -> dict[str, dict[str, Any]]:
+    """Section -> option -> [type, value] as the recorded files write them."""
+    return {
+        section: {option: recorded(setting.value()) for option, setting in found.items()}
+        for section, found in settings(parse(text, "recorded"), Path()).items()
+    }
+
+
+def recorded(value: Any) -> list[Any]:
+    """[type, value]; a tuple's value is {"tuple": [...]}."""
+    return [type(value).__name__, _plain(value)]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return {"tuple": [_plain(item) for item in value]}
+    return [_plain(item) for item in value] if isinstance(value, list) else value
+
+
+def check_schedules(case: Path, scratch: Path) -> None:
+    """Learning rates of both programs, the torch cosine with the option that has its error, and both betas."""
+    del scratch
+    base = load(ANY_CFG)
+    optimizer = replace(base.optimizer, learning_rate=1e-3, min_learning_rate=2e-4, warmup_steps=10.0,
+                        decay_start=20, decay_steps=100)  # fmt: skip
+    loss = replace(base.loss, vae_beta_anneal_start=21.0, vae_beta_anneal_steps=500.0, vae_beta_min=1e-4,
+                   vae_beta_activation_steps=100.0, vae_beta_growth_rate=0.1)  # fmt: skip
+    tolerance = json.loads((case / "case.json").read_text())["tol"]["outputs"]["of_max"]
+    for program in ("torch", "jax"):
+        with np.load(case / f"{program}.npz") as tables:
+            for name, expected in tables.items():
+                if name.startswith("beta_"):
+                    options = replace(loss, variation_schedule=name.removeprefix("beta_").capitalize())
+                    got = [schedules.beta(10 * i, options) for i in range(len(expected))]
+                else:
+                    options = replace(
+                        optimizer, learning_rate_scheme=name, legacy_torch_cosine=program == "torch"
+                    )
+                    got = [schedules.learning_rate(step, options) for step in range(len(expected))]
+                np.testing.assert_allclose(
+                    got, expected, rtol=0, atol=tolerance * expected.max(), err_msg=f"{program} {name}"
+                )
+
+
+RUNNERS: dict[str, Callable[[Path, Path], None]] = {"hparams": check_hparams, "schedules": check_schedules}
+"""`runner` of a `case.json` -> check, called with the case's folder and an empty one."""
