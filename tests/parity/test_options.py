@@ -16,18 +16,19 @@ CASES = list(option_cases())
 
 @dataclass(frozen=True)
 class Tolerance:
-    """Relative to a tensor's largest value, or, for states after training, relative L2."""
+    """Relative to a tensor's largest value; relative L2 for states after training; levels for pictures."""
 
     terms: float
-    states: float | None
-    latents: float
+    states: float
+    pictures: float
 
 
-# bfloat16 states are not compared: rounding at 2^-8 turns the sign of small Adam-like updates.
+# In bfloat16 states and pictures are not compared: rounding at 2^-8 turns the sign of small updates, which
+# optimisers blow up to the learning rate, and makes another component of the mixture the likeliest.
 TOLERANCES = {
-    "float64": Tolerance(terms=1e-9, states=1e-9, latents=1e-9),
-    "float32": Tolerance(terms=1e-4, states=1e-4, latents=1e-4),
-    "bfloat16": Tolerance(terms=1e-2, states=None, latents=5e-2),
+    "float64": Tolerance(terms=1e-9, states=1e-9, pictures=1),
+    "float32": Tolerance(terms=1e-4, states=1e-4, pictures=1),
+    "bfloat16": Tolerance(terms=1e-2, states=np.inf, pictures=np.inf),
 }
 
 
@@ -52,7 +53,7 @@ def draw(specs, seed):
 
 
 def exercise(engine, options):
-    """Train, then use every method of the engine with the same inputs; results by name."""
+    """Train, then reconstruct and generate, with inputs and noise of our own; results by name."""
     plan, synthesis = make_plan(options), options.synthesis
     rng = np.random.default_rng(1)
     shape = (STEPS, BATCH, plan.resolution, plan.resolution, plan.channels)
@@ -75,42 +76,33 @@ def exercise(engine, options):
         results |= {f"step{step}.{name}": value for name, value in engine.fetch_metrics().items()}
     results |= {f"state.{part}.{name}": value for part, tensors in engine.state_to_numpy().items()
                 for name, value in tensors.items()}  # fmt: skip
-    batch, use = {"image": pictures[0]}, {"ema": synthesis.load_ema_weights, "step": STEPS}
-    read = {"output": synthesis.output, "output_temperature": 0.9}
-    out = {"output": synthesis.output}
-    found = {
-        "evaluate": engine.evaluate(batch, **use, noise=noise("evaluate")),
-        "reconstruct": engine.reconstruct(
-            batch, **use, **read, masks=masks, noise=noise("reconstruct", **out)
-        ),
-        "encode": engine.encode(batch, **use, masks=masks, noise=noise("encode")),
-        "divergence": engine.divergence_statistics(batch, **use, noise=noise("divergence_statistics")),
-        "generate": {
-            "image": engine.generate(BATCH, temperatures, **use, **read, noise=noise("generate", **out))
-        },
+    use = {
+        "ema": synthesis.load_ema_weights,
+        "step": STEPS,
+        "output": synthesis.output,
+        "output_temperature": 0.9,
     }
-    latents = {name: array for name, array in found["encode"].items() if name.startswith("z.")}
-    found["decode"] = {
-        "image": engine.decode(
-            latents, temperatures, **use, **read, masks=masks, noise=noise("decode", **out)
-        )
-    }
-    return results | {
-        f"{method}.{name}": value for method, arrays in found.items() for name, value in arrays.items()
-    }
+    made = engine.reconstruct(
+        {"image": pictures[0]}, masks=masks, noise=noise("reconstruct", output=synthesis.output), **use
+    )
+    results |= {f"reconstruct.{name}": value for name, value in made.items()}
+    results["generate.image"] = engine.generate(
+        BATCH, temperatures, noise=noise("generate", output=synthesis.output), **use
+    )
+    return results
 
 
 def assert_agree(name, ours, theirs, tolerance):
     ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
     assert ours.shape == theirs.shape, name
     if name.startswith("state."):
-        if tolerance.states is not None:
-            assert np.linalg.norm(ours - theirs) <= tolerance.states * np.linalg.norm(theirs), name
+        distance = np.linalg.norm(ours - theirs)
+        assert distance == 0 or distance <= tolerance.states * np.linalg.norm(theirs), name
     elif name.endswith(".image"):
-        assert np.abs(ours - theirs).max() <= 1, name
+        assert np.abs(ours - theirs).max() <= tolerance.pictures, name
     else:
-        limit = tolerance.latents if name.startswith(("encode.", "divergence.")) else tolerance.terms
-        np.testing.assert_allclose(ours, theirs, rtol=0, atol=limit * np.abs(theirs).max(), err_msg=name)
+        limit = tolerance.terms * np.abs(theirs).max()
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=limit, err_msg=name)
 
 
 @pytest.mark.parametrize(
