@@ -49,6 +49,7 @@ def wait_for(process, condition, what):
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_second_process_is_refused_and_a_killed_run_goes_on_until_it_is_asked_to_stop(tmp_path, begin):
     checkpoints = tmp_path / "logs-tiny" / "checkpoints"
     first = begin(FAKE, *LONG)
@@ -73,6 +74,7 @@ def test_second_process_is_refused_and_a_killed_run_goes_on_until_it_is_asked_to
     assert steps == list(range(1, store.steps(checkpoints)[-1] + 1))
 
 
+@pytest.mark.slow
 def test_processes_of_one_run_train_together_and_stop_together(tmp_path, begin):
     checkpoints = tmp_path / "logs-tiny" / "checkpoints"
     process = begin(SEVERAL, *LONG)

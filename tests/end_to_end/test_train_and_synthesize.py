@@ -10,6 +10,8 @@ from common.checkpoint import store
 from tests.common.tiny import write_tiny
 from tests.end_to_end.twins import TWINS, call, pictures
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):

@@ -11,7 +11,6 @@ from typing import Any, Protocol
 from common.checkpoint.store import Checkpoint
 from common.run.context import Context
 from common.run.engine import Array
-from common.schedules import check_learning_rate
 
 OnBatch = Callable[[], None]
 
@@ -72,4 +71,3 @@ def family_logic(context: Context) -> FamilyLogic:
 def check_options(hparams: Any) -> None:
     """Raise a `UserError` that names the first option that does not fit the others."""
     import_module(f"common.plans.{hparams.run.family}").make_plan(hparams)
-    check_learning_rate(hparams.optimizer)
