@@ -48,8 +48,9 @@ def latent_kl(aux: Tensors, group: int, hparams: HParams) -> Tensor:
     prior_mean, prior_scale = aux[f"prior_mean.{group}"], aux[f"prior_scale.{group}"]
     if hparams.model.distribution_base == "logstd":
         beta = hparams.model.gradient_smoothing_beta
-        log_ratio, prior_inverse = beta * (posterior_scale - prior_scale), torch.exp(-beta * prior_scale)
-        ratio = torch.exp(log_ratio)
+        log_ratio = posterior_scale - prior_scale
+        ratio, prior_inverse = torch.exp(beta * log_ratio), torch.exp(-beta * prior_scale)
+        log_ratio = log_ratio if hparams.loss.legacy_logstd_kl else beta * log_ratio
     else:
         ratio, prior_inverse = posterior_scale / prior_scale, 1 / prior_scale
         log_ratio = torch.log(ratio)

@@ -71,6 +71,10 @@ class Loss:
         False,
         doc="logstd: leave beta out of the log scale of far tails, as the original does (golden cases only)",
     )
+    legacy_logstd_kl: bool = option(
+        False,
+        doc="logstd: leave beta out of the logarithm in the KL, as the JAX original does (golden cases only)",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
