@@ -200,8 +200,8 @@ def _reason(error: configparser.Error, source: str) -> str:
             what = f"section [{error.section}] is there twice: put its options together"
         case configparser.MissingSectionHeaderError():
             what = "the first option stands before any [section]"
-        case configparser.ParsingError(errors=[(number, content), *_]):
-            return f"{source}, line {number}: {content[:80]} is not 'option = value'"
+        case configparser.ParsingError(errors=[(number, _), *_]):
+            return f"{source}, line {number}: this is not 'option = value'"
         case _:
             what = " ".join(str(error).split())
     line = getattr(error, "lineno", None)

@@ -58,7 +58,7 @@ def _plain(value: Any) -> Any:
 
 
 def check_schedules(case: Path, scratch: Path) -> None:
-    """Learning rates of both programs, the torch cosine with the option that has its error, and both betas."""
+    """Learning rates of both programs, the torch cosine with the option of its error, and both betas."""
     del scratch
     base = load(ANY_CFG)
     optimizer = replace(base.optimizer, learning_rate=1e-3, min_learning_rate=2e-4, warmup_steps=10.0,
