@@ -107,15 +107,19 @@ def _nearest(context: Context, plan: HierarchicalVAEPlan, samples: Array) -> dic
 
 def _grids(context: Context, plan: HierarchicalVAEPlan, samples: Array) -> None:
     hparams, test = context.hparams, context.sets.test
-    n = min(N_RECONSTRUCTIONS, len(test))
-    batch = next(iter(pipeline.evaluation_batches(test, hparams, batch_size=n, limit=n)))
+    # The batch size of validation, for which the engine has compiled this already.
+    size = hparams.val.batch_size
+    batch = next(
+        pipeline.evaluation_batches(test, hparams, batch_size=size, limit=min(N_RECONSTRUCTIONS, size))
+    )
     made = context.engine.reconstruct(
         {"image": batch["image"]}, ema=True, step=0, output=hparams.synthesis.output
     )["image"]
     if context.writes:
         folder = context.directory.path
         context.say(f"samples: {save_grid(folder / 'samples.png', in_rows(samples))}")
-        rows = above(visible(batch["image"], plan), made)
+        valid = batch["valid"]
+        rows = above(visible(batch["image"], plan)[valid], made[valid])
         context.say(f"originals above reconstructions: {save_grid(folder / 'reconstructions.png', rows)}")
 
 
