@@ -57,7 +57,7 @@ def _noam(step: int, options: Optimizer) -> float:
 
 def _exponential(step: int, options: Optimizer) -> float:
     exponent = (step - options.decay_start) / options.decay_steps
-    rate = options.learning_rate * options.decay_rate**exponent
+    rate = options.learning_rate * math.pow(options.decay_rate, exponent)
     return min(max(rate, options.min_learning_rate), options.learning_rate)
 
 

@@ -3,6 +3,7 @@
 import os
 import socket
 
+import hypothesis
 import pytest
 
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
@@ -12,6 +13,10 @@ os.environ["XLA_FLAGS"] = (
 )
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("WANDB_MODE", "disabled")
+
+# A loaded machine is no defect.
+hypothesis.settings.register_profile("project", deadline=None)
+hypothesis.settings.load_profile("project")
 
 
 def _is_local(address: object) -> bool:

@@ -39,6 +39,10 @@ class Data:
     random_horizontal_flip: bool = option(doc="mirror training pictures with probability 1/2 (never digits)")
     skip_corrupt: bool = option(False, doc="leave out unreadable image files instead of stopping")
 
+    def __post_init__(self) -> None:
+        if self.num_bits % 1:
+            raise UserError(f"[data] num_bits must be a whole number of bits, not {self.num_bits:g}")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Optimizer:
@@ -65,6 +69,9 @@ class Optimizer:
     )
 
     def __post_init__(self) -> None:
+        for name in ("beta1", "beta2"):
+            if getattr(self, name) >= 1:
+                raise UserError(f"[optimizer] {name} must be below 1: a moment that never changes is useless")
         decays = self.learning_rate_scheme in ("cosine", "exponential")
         if decays and self.warmup_steps > self.decay_start:
             raise UserError(

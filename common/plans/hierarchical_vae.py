@@ -52,7 +52,7 @@ class UpBlock:
 
 @dataclass(frozen=True, kw_only=True)
 class DownBlock:
-    """Top-down block: unpooling in a level's first block if it has a stride, then one latent group, then cells."""
+    """Top-down block: unpooling in a level's first block if it has a stride, one latent group, then cells."""
 
     level: int
     index: int
@@ -88,7 +88,7 @@ class HierarchicalVAEPlan:
 
     @property
     def residual_scale(self) -> float:
-        """sqrt(1 / number of latent groups): scale of stable initialisation and of the latents' projection."""
+        """sqrt(1 / latent groups): scale of stable initialisation and of the latents' projection."""
         return sqrt(1 / len(self.down))
 
     @property
@@ -121,7 +121,7 @@ class HierarchicalVAEPlan:
         )
 
     def output_noise(self, batch: int) -> tuple[Draw, ...]:
-        """Draws that a sample of the output layer takes, on the uncropped (mixture) or cropped (Bernoulli) grid."""
+        """Draws of a sample of the output layer, on the uncropped (mixture) or cropped (Bernoulli) grid."""
         if self.likelihood == "bernoulli":
             return (Draw("pixel", "uniform", (batch, *self.image_shape)),)
         side, low, high = self.resolution, 1e-5, 1 - 1e-5
@@ -132,7 +132,7 @@ class HierarchicalVAEPlan:
 
 
 def mixture_channels(n_mixtures: int, channels: int) -> int:
-    """Output channels of the mixture: logits, then a channel's means, log scales and (RGB only) coupling coefficients."""
+    """Output channels of the mixture: logits, then a channel's means, log scales and (RGB) coefficients."""
     return n_mixtures * (1 + channels * (3 if channels == 3 else 2))
 
 
@@ -167,7 +167,9 @@ def make_plan(hparams: HParams) -> HierarchicalVAEPlan:
         top_channels=model.down_filters[0],
         down=down,
         output_kernel=_pair(model.output_kernel_size),
-        output_channels=data.channels if bernoulli else mixture_channels(model.num_output_mixtures, data.channels),
+        output_channels=data.channels
+        if bernoulli
+        else mixture_channels(model.num_output_mixtures, data.channels),
         n_levels=len(model.down_strides),
     )
 
@@ -180,10 +182,10 @@ def level_temperatures(plan: HierarchicalVAEPlan, setting: float | tuple) -> tup
     n = plan.n_levels
     if isinstance(setting, int | float):
         levels = [float(setting)] * n
-    elif setting and setting[0] == "linear":
+    elif len(setting) == 3 and setting[0] == "linear":
         _, start, end = setting
         levels = [start + i * (end - start) / n for i in range(n)]
-    elif len(setting) == n:
+    elif len(setting) == n and all(isinstance(value, int | float) for value in setting):
         levels = [float(value) for value in setting]
     else:
         raise UserError(
@@ -229,12 +231,13 @@ def _down_blocks(model: Model, resolution: int) -> tuple[DownBlock, ...]:
         resolution *= stride
         if stride == 1 and width != channels:
             raise UserError(
-                f"[model] down_filters[{level}] is {width} but must be {channels}: a level of stride 1 keeps its width"
+                f"[model] down_filters[{level}] is {width} but must be {channels}: "
+                "a level of stride 1 keeps its width"
             )
         if model.up_skip_filters[skip_level] != width:
             raise UserError(
-                f"[model] up_skip_filters[{skip_level}] is {model.up_skip_filters[skip_level]} but must equal "
-                f"down_filters[{level}], {width}"
+                f"[model] up_skip_filters[{skip_level}] is {model.up_skip_filters[skip_level]} but must "
+                f"equal down_filters[{level}], {width}"
             )
         ratio, layers, kernel = (
             model.down_mid_filters_ratio[level],

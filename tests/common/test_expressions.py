@@ -183,7 +183,7 @@ def python_gives(text):
     return True, value
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(st.one_of(numbers, sequences))
 def test_agrees_with_python(text):
     python_has_a_value, expected = python_gives(text)
@@ -196,7 +196,7 @@ def test_agrees_with_python(text):
         assert not python_has_a_value, f"{text} is {expected!r}, but {refusal}"
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.one_of(st.text(max_size=60), st.text("[](){}0123456789+-*/%'\",.:=<> abne\n#", max_size=60)))
 def test_any_text_gives_a_value_or_one_clear_line(text):
     _, refusal = outcome(text)
