@@ -35,6 +35,12 @@ class Devices:
         return self.mesh.size
 
     @property
+    def compiler_options(self) -> dict[str, bool | int] | None:
+        """On the CPU a third of the compiler's memory and time, for steps as fast (measured with jax 0.10.2)."""
+        on_cpu = self.mesh.devices.flat[0].platform == "cpu"
+        return {"xla_cpu_use_fusion_emitters": False, "xla_backend_optimization_level": 1} if on_cpu else None
+
+    @property
     def sharded(self) -> NamedSharding:
         """Rows spread over the devices."""
         return NamedSharding(self.mesh, PartitionSpec("data"))

@@ -218,7 +218,7 @@ class Engine:
         key = (function.__name__, key) if key is None else key
         if key not in self.compiled:
             donated = {"donate_argnums": options.pop("donate")} if "donate" in options else {}
-            self.compiled[key] = jax.jit(function, **donated, **options)
+            self.compiled[key] = jax.jit(function, compiler_options=self.devices.compiler_options, **donated, **options)
         return self.compiled[key]
 
     def _noise(self, method: str, rows: int, step: int, given: Noise | None, **options: Any) -> dict[str, jax.Array]:
