@@ -53,7 +53,7 @@ def draw(specs, seed):
 
 
 def exercise(engine, options):
-    """Train, then reconstruct and generate, with inputs and noise of our own; results by name."""
+    """Train, then, uncompiled, reconstruct and generate, with the same inputs and noise; results by name."""
     plan, synthesis = make_plan(options), options.synthesis
     rng = np.random.default_rng(1)
     shape = (STEPS, BATCH, plan.resolution, plan.resolution, plan.channels)
@@ -76,6 +76,8 @@ def exercise(engine, options):
         results |= {f"step{step}.{name}": value for name, value in engine.fetch_metrics().items()}
     results |= {f"state.{part}.{name}": value for part, tensors in engine.state_to_numpy().items()
                 for name, value in tensors.items()}  # fmt: skip
+    if options.train.compile:
+        return results
     use = {
         "ema": synthesis.load_ema_weights,
         "step": STEPS,
