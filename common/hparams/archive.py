@@ -38,7 +38,7 @@ def resolve(
     before, after = assemble(saved, (), log_root), assemble(saved, words, log_root)
     if before.run.name != wanted.run.name:
         raise UserError(
-            f"{path}: [run] name is '{before.run.name}', but this is the copy of '{wanted.run.name}'"
+            f"{path}: [run] name is '{before.run.name}': this copy belongs to '{wanted.run.name}', write that"
         )
     _check_architecture(before, after, saved, path)
     if before != after:
@@ -99,7 +99,8 @@ def _check_architecture(before: Any, after: Any, saved: Document, path: Path) ->
         if section in fixed or f"{section}.{option}" in fixed:
             raise UserError(
                 f"{command_line.SOURCE}: [{section}] {option} = {shorten(new)} would change the architecture "
-                f"of the run '{before.run.name}', which has {shorten(old)}: choose another run.name"
+                f"of the run '{before.run.name}', which has {shorten(old)}: choose another run.name, or "
+                f"remove the run with 'sh reset.sh {before.run.name}'"
             )
 
 

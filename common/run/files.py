@@ -16,7 +16,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
     The folder is created. A `UserError` says why the file could not be written; an older one then stays.
     """
-    beside = path.with_name(f".{path.name}.partial")
+    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield beside

@@ -169,7 +169,7 @@ class TestArchitecture:
         before = copy_path(root, "tiny").read_text()
         line = refused(cfg, [word], root)
         assert line.startswith(f"command line: {expected}")
-        assert line.endswith("choose another run.name")
+        assert line.endswith("choose another run.name, or remove the run with 'sh reset.sh tiny'")
         assert copy_path(root, "tiny").read_text() == before
 
     def test_may_be_repeated(self, cfg, root):
