@@ -170,7 +170,7 @@ class _Evaluation:
         except (TypeError, ValueError, ArithmeticError, RecursionError, MemoryError) as error:
             if isinstance(error, ExpressionError):
                 raise
-            raise ExpressionError(shorten(str(error)) or type(error).__name__) from None
+            raise ExpressionError(shorten(str(error) or type(error).__name__)) from None
 
     def _evaluate(self, node: ast.expr) -> Any:
         match node:

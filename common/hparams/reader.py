@@ -20,7 +20,7 @@ DEFAULT = "default"
 _MAX_BYTES = 1_000_000
 _COMMENT = ("#", ";")
 _HEADER = re.compile(r"\[(?P<name>.+)\]")
-_DELIMITER = re.compile(r"\s*[=:]")
+_OPTION = re.compile(r"(?P<name>[^=:]{1,200})[=:]")
 
 
 @dataclass(frozen=True)
@@ -101,13 +101,13 @@ def read(path: Path) -> Document:
 
 def parse(text: str, source: str) -> Document:
     """Parse the text of a file; errors name `source`."""
+    comments = _comments(text, source)
     parser = configparser.ConfigParser(interpolation=None, default_section="")
     parser.optionxform = str  # type: ignore[assignment,method-assign]
     try:
         parser.read_string(text, source)
     except configparser.Error as error:
         raise UserError(_reason(error, source)) from None
-    comments = _comments(text)
     sections = tuple(
         Section(
             name,
@@ -146,14 +146,14 @@ def settings(document: Document, base: Path) -> Settings:
     }
 
 
-def _comments(text: str) -> dict[tuple[str, str], tuple[str, ...]]:
+def _comments(text: str, source: str) -> dict[tuple[str, str], tuple[str, ...]]:
     """Comment lines above each (section, option); a section's own have the option '', the last ones ('', '').
 
     Comments inside a value of several lines come above the next option. A blank line between comments stays.
     """
     found: dict[tuple[str, str], tuple[str, ...]] = {}
     pending: list[str] = []
-    for key, comment in _scan(text):
+    for key, comment in _scan(text, source):
         if key is not None:
             found[key], pending = tuple(pending) if any(pending) else (), []
         elif comment or (pending and pending[-1]):
@@ -161,10 +161,13 @@ def _comments(text: str) -> dict[tuple[str, str], tuple[str, ...]]:
     return found
 
 
-def _scan(text: str) -> Iterator[tuple[tuple[str, str] | None, str]]:
-    """Walk the lines as configparser does: (None, comment or blank line), (key of a header or option, '')."""
+def _scan(text: str, source: str) -> Iterator[tuple[tuple[str, str] | None, str]]:
+    """Walk the lines as configparser does: (None, comment or blank line), (key of a header or option, '').
+
+    A `UserError` for a line that is neither comes first, since configparser takes quadratic time over it.
+    """
     section, option, indent = "", "", 0
-    for line in text.split("\n"):
+    for number, line in enumerate(text.split("\n"), 1):
         content = line.strip()
         depth = len(line) - len(line.lstrip())
         if content.startswith(_COMMENT):
@@ -177,7 +180,10 @@ def _scan(text: str) -> Iterator[tuple[tuple[str, str] | None, str]]:
             indent = depth
             header = _HEADER.match(content)
             section = header["name"] if header else section
-            option = "" if header else _DELIMITER.split(content, maxsplit=1)[0]
+            named = _OPTION.match(content)
+            if section and not header and not named:
+                raise UserError(f"{source}, line {number}: this is not 'option = value'")
+            option = "" if header or not named else named["name"].rstrip()
             yield (section, option), ""
     yield ("", ""), ""
 
@@ -200,8 +206,6 @@ def _reason(error: configparser.Error, source: str) -> str:
             what = f"section [{error.section}] is there twice: put its options together"
         case configparser.MissingSectionHeaderError():
             what = "the first option stands before any [section]"
-        case configparser.ParsingError(errors=[(number, _), *_]):
-            return f"{source}, line {number}: this is not 'option = value'"
         case _:
             what = " ".join(str(error).split())
     line = getattr(error, "lineno", None)
