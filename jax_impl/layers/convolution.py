@@ -1,6 +1,5 @@
 """Convolution, pooling and unpooling. Arrays are NHWC, kernels HWIO."""
 
-import jax
 import jax.numpy as jnp
 from einops import rearrange
 from flax import nnx
@@ -52,7 +51,7 @@ class Pool(Conv2d):
     def __call__(self, x: Array) -> Array:
         x, kernel, bias = (cast(array, self.dtype) for array in (x, self.kernel[...], self.bias[...]))
         patches = rearrange(x, "b (h s) (w t) c -> b h w (s t c)", s=self.stride, t=self.stride)
-        return jax.nn.leaky_relu(pointwise(patches, rearrange(kernel, "s t i o -> (s t i) o"), bias), LEAK)
+        return _leaky_relu(pointwise(patches, rearrange(kernel, "s t i o -> (s t i) o"), bias))
 
 
 class Unpool(nnx.Module):
@@ -71,7 +70,7 @@ class Unpool(nnx.Module):
         self.stride, self.dtype = stride, dtype
 
     def __call__(self, x: Array) -> Array:
-        y = jax.nn.leaky_relu(self.conv(x), LEAK)
+        y = _leaky_relu(self.conv(x))
         bias = cast(self.scale_bias[...], self.dtype)
         y = rearrange(y, "b h w c -> b h 1 w 1 c")
         y = y + rearrange(bias, "b (h s) (w t) c -> b h s w t c", s=self.stride, t=self.stride)
@@ -86,3 +85,8 @@ def pointwise(x: Array, weight: Array, bias: Array) -> Array:
 def same_padding(kernel_size: int) -> tuple[int, int]:
     """Zeros before and after an axis: for even kernels the extra one comes after, as in XLA."""
     return (kernel_size - 1) // 2, kernel_size // 2
+
+
+def _leaky_relu(x: Array) -> Array:
+    """With slope LEAK at 0 too, as in PyTorch: the first unpooling meets zeros, since `trainable_h` begins as zeros."""
+    return jnp.where(x > 0, x, LEAK * x)
