@@ -36,7 +36,7 @@ class Devices:
 
     @property
     def compiler_options(self) -> dict[str, bool | int] | None:
-        """On the CPU a third of the compiler's memory and time, for steps as fast (measured with jax 0.10.2)."""
+        """On the CPU: a third of the compiler's memory and time, for steps as fast (jax 0.10.2)."""
         on_cpu = self.mesh.devices.flat[0].platform == "cpu"
         return {"xla_cpu_use_fusion_emitters": False, "xla_backend_optimization_level": 1} if on_cpu else None
 
@@ -99,7 +99,10 @@ def use_compilation_cache() -> None:
 
 
 def _join_processes() -> None:
-    tasks = max(int(os.environ.get(name, 1)) for name in ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "JAX_NUM_PROCESSES"))
+    tasks = max(
+        int(os.environ.get(name, "1"))
+        for name in ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "JAX_NUM_PROCESSES")
+    )
     several_hosts = "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
     if (tasks > 1 or several_hosts) and not jax.distributed.is_initialized():
         jax.distributed.initialize(
@@ -115,8 +118,11 @@ def _number(name: str) -> int | None:
 
 def _check_gpus(num_gpus: int, found: list[jax.Device]) -> None:
     if found[0].platform == "cpu":
-        raise UserError(f"[run] num_gpus is {num_gpus} but JAX finds no accelerator here: set run.num_gpus=0 for the CPU")
+        raise UserError(
+            f"[run] num_gpus is {num_gpus} but JAX finds no accelerator here: set run.num_gpus=0 for the CPU"
+        )
     if num_gpus > len(found) or (jax.process_count() > 1 and num_gpus != len(found)):
         raise UserError(
-            f"[run] num_gpus is {num_gpus} but there are {len(found)} accelerators: set run.num_gpus={len(found)}"
+            f"[run] num_gpus is {num_gpus} but there are {len(found)} accelerators: "
+            f"set run.num_gpus={len(found)}"
         )

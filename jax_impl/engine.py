@@ -23,7 +23,7 @@ COUNTERS = ("updates", "skips", "skips_in_row")
 
 
 class TrainState(NamedTuple):
-    """What a step takes and gives back: the optimiser's state and the sums of the metrics and of their steps."""
+    """What a step takes and gives back: the optimiser's state, sums of metrics and number of their steps."""
 
     optimizer: OptimizerState
     metric_sums: jax.Array
@@ -58,13 +58,15 @@ class Engine:
         arrays = self.family.initial_parameters(self.hparams.run.seed)
         self._set_state(OptimizerState.start(self._vector(arrays)))
 
-    def train_step(self, batch: Batch, step: int, scalars: Mapping[str, float], noise: Noise | None = None) -> None:
+    def train_step(
+        self, batch: Batch, step: int, scalars: Mapping[str, float], noise: Noise | None = None
+    ) -> None:
         """One update on this process's share of the global batch."""
         n_parts = self.hparams.train.accumulation_steps
         rows = len(next(iter(batch.values()))) * self.process_count
         if rows % (n_parts * self.device_count):
             raise UserError(
-                f"[train] batch_size {rows} must be a multiple of devices x accumulation_steps, "
+                f"[train] batch_size {rows} must be a multiple of devices x parts, "
                 f"{self.device_count} x {n_parts}"
             )
         pictures = {name: self.devices.place(array) for name, array in batch.items()}
@@ -86,9 +88,15 @@ class Engine:
         state, sums = self.state.optimizer, self.devices.to_numpy(self.state.metric_sums)
         with np.errstate(invalid="ignore"):
             metrics = dict(zip(self.metric_names, (sums[:-1] / sums[-1]).tolist(), strict=True))
-        metrics |= {"skips": int(state.skips), "updates": int(state.updates), "skips_in_row": int(state.longest_row)}
+        metrics |= {
+            "skips": int(state.skips),
+            "updates": int(state.updates),
+            "skips_in_row": int(state.longest_row),
+        }
         self.state = self._replicate(
-            TrainState(state._replace(longest_row=state.skips_in_row.copy()), jnp.zeros_like(self.state.metric_sums))
+            TrainState(
+                state._replace(longest_row=state.skips_in_row.copy()), jnp.zeros_like(self.state.metric_sums)
+            )
         )
         return metrics
 
@@ -159,7 +167,9 @@ class Engine:
         }
         return self._run("decode", latents, ema, step, noise, numbers, output=output)["image"]
 
-    def inpaint(self, batch: Batch, mask: Array, *, ema: bool, step: int, noise: Noise | None = None) -> Array:
+    def inpaint(
+        self, batch: Batch, mask: Array, *, ema: bool, step: int, noise: Noise | None = None
+    ) -> Array:
         """Pictures whose masked part is filled in, where the family can."""
         return self._run("inpaint", batch, ema, step, noise, {"mask": mask})["image"]
 
@@ -198,8 +208,12 @@ class Engine:
             second = self._vector(take_prefixed(moments, f"{self.settings.rule.second}."))
             loaded = loaded._replace(first=first, second=second)
             if moments:
-                raise UserError(f"[optimizer] type {self.hparams.optimizer.type} has no tensor '{next(iter(moments))}'")
-        counters = {name: jnp.asarray(int(value), jnp.int32) for name, value in state.get("counters", {}).items()}
+                raise UserError(
+                    f"[optimizer] type {self.hparams.optimizer.type} has no tensor '{next(iter(moments))}'"
+                )
+        counters = {
+            name: jnp.asarray(int(value), jnp.int32) for name, value in state.get("counters", {}).items()
+        }
         loaded = loaded._replace(**counters)
         self._set_state(loaded._replace(longest_row=loaded.skips_in_row.copy()))
 
@@ -218,16 +232,22 @@ class Engine:
         key = (function.__name__, key) if key is None else key
         if key not in self.compiled:
             donated = {"donate_argnums": options.pop("donate")} if "donate" in options else {}
-            self.compiled[key] = jax.jit(function, compiler_options=self.devices.compiler_options, **donated, **options)
+            self.compiled[key] = jax.jit(
+                function, compiler_options=self.devices.compiler_options, **donated, **options
+            )
         return self.compiled[key]
 
-    def _noise(self, method: str, rows: int, step: int, given: Noise | None, **options: Any) -> dict[str, jax.Array]:
+    def _noise(
+        self, method: str, rows: int, step: int, given: Noise | None, **options: Any
+    ) -> dict[str, jax.Array]:
         if given is not None:
             return {name: self.devices.place(array, self.dtype) for name, array in given.items()}
         draws = self.family.draws(method, rows, **options)
         if not draws:
             return {}
-        draw = self._jit(partial(draw_noise, draws, dtype=self.dtype), draws, out_shardings=self.devices.sharded)
+        draw = self._jit(
+            partial(draw_noise, draws, dtype=self.dtype), draws, out_shardings=self.devices.sharded
+        )
         return draw(tuple(np.uint32(part % 2**32) for part in (self.hparams.run.seed, STREAMS[method], step)))
 
     def _weights(self, flat: jax.Array) -> nnx.State:
@@ -239,9 +259,13 @@ class Engine:
         return nnx.merge(self.graph, self._weights(flat), self.rest)
 
     def _whole_step(self, state: TrainState, batch: Any, noise: Any, scalars: Any) -> TrainState:
-        return self._apply(state, self._gradient(state.optimizer.params, batch, noise, scalars, None), scalars)
+        return self._apply(
+            state, self._gradient(state.optimizer.params, batch, noise, scalars, None), scalars
+        )
 
-    def _gradient(self, flat: jax.Array, batch: Any, noise: Any, scalars: Any, statistics: Any) -> tuple[jax.Array, Any]:
+    def _gradient(
+        self, flat: jax.Array, batch: Any, noise: Any, scalars: Any, statistics: Any
+    ) -> tuple[jax.Array, Any]:
         """Gradient (P,) and metrics of the mean loss over the batch, or over a part of it."""
 
         def loss(params: nnx.State) -> tuple[jax.Array, dict[str, jax.Array]]:
@@ -249,7 +273,7 @@ class Engine:
             own = self.family.statistics(terms) if statistics is None else statistics
             return self.family.loss(terms, scalars, own)
 
-        # Split outside of the gradient: the gradient of a slice is a padded vector, one of full length a tensor.
+        # Split outside of the gradient: that of a slice is a padded vector, one of full length a tensor.
         grads, metrics = jax.grad(loss, has_aux=True)(self._weights(flat))
         return join(grads, self.layout, self.tree).astype(flat.dtype), metrics
 
@@ -295,7 +319,7 @@ class Engine:
         numbers: Mapping[str, Any] | None = None,
         **options: str,
     ) -> dict[str, Array]:
-        """Run a family's method on the global batch, each device its rows, short batches padded by repetition."""
+        """Run a family's method on the global batch, each device its rows; repetition fills batches."""
         function = getattr(self.family, method, None)
         if function is None:
             raise UserError(f"[run] family '{self.hparams.run.family}' has no mode '{method}'")
@@ -317,10 +341,13 @@ class Engine:
     def _arrays(self, numbers: Mapping[str, Any]) -> dict[str, Any]:
         """Numbers, arrays and lists of arrays that are the same for every row."""
         make = partial(np.asarray, dtype=self.dtype)
-        return {
-            name: [make(item) for item in value] if isinstance(value, list | tuple) else None if value is None else make(value)
-            for name, value in numbers.items()
-        }
+
+        def converted(value: Any) -> Any:
+            if value is None:
+                return None
+            return [make(item) for item in value] if isinstance(value, list | tuple) else make(value)
+
+        return {name: converted(value) for name, value in numbers.items()}
 
 
 def _add(left: Any, right: Any) -> Any:

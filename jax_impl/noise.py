@@ -26,7 +26,7 @@ STREAMS = {
 def draw_noise(draws: Sequence[Draw], key: tuple[int, int, int], dtype: jnp.dtype) -> dict[str, Array]:
     """Draw the arrays (B, H, W, C), all normals in one call and all uniforms in another.
 
-    The values do not depend on how the arrays are laid out over devices and processes, so no process index is needed.
+    The values do not depend on how the arrays lie over devices and processes: no process index is needed.
     """
     seed, stream, step = key
     root = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), stream), step)

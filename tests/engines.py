@@ -1,4 +1,4 @@
-"""Engines, batches and noise for tests: the tiny hierarchical VAE on random pictures that look like strokes."""
+"""Engines, batches and noise for tests: the tiny hierarchical VAE on smooth random pictures."""
 
 from functools import cache
 from importlib import import_module
@@ -50,7 +50,11 @@ def posterior_noise(step, batch=BATCH):
 
 def scalars(step):
     """Schedules' values: warm-up, balancing for the first twenty steps."""
-    return {"learning_rate": 0.002 * min(1, step / 5), "beta": min(1.0, 0.1 + step / 50), "gamma": float(step < 20)}
+    return {
+        "learning_rate": 0.002 * min(1, step / 5),
+        "beta": min(1.0, 0.1 + step / 50),
+        "gamma": float(step < 20),
+    }
 
 
 def train(engine, steps, *, recorded=True):

@@ -52,9 +52,9 @@ class Devices:
 
 
 def open_devices(num_gpus: int) -> Devices:
-    """Choose this process's device and join the process group that torchrun's environment describes, if any."""
-    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    local_rank = int(os.environ.get("LOCAL_RANK", rank))
+    """Choose this process's device and join the process group of torchrun's environment, if any."""
+    rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    local_rank = int(os.environ.get("LOCAL_RANK", str(rank)))
     if num_gpus:
         _check_gpus(num_gpus, world)
         torch.cuda.set_device(local_rank)
@@ -65,7 +65,8 @@ def open_devices(num_gpus: int) -> Devices:
 
 
 def set_precision(precision: str) -> None:
-    """Let float32 mean float32 on GPUs (no TF32), and cuDNN choose its algorithms by trial: all shapes are static."""
+    """Let float32 mean float32 on GPUs (no TF32), and cuDNN choose its algorithms by trial: all shapes are
+    static."""
     torch.backends.cuda.matmul.fp32_precision = "ieee"
     torch.backends.cudnn.conv.fp32_precision = "ieee"
     torch.backends.cudnn.benchmark = precision != "float64"
@@ -77,8 +78,10 @@ def _check_gpus(num_gpus: int, world: int) -> None:
             f"[run] num_gpus is {num_gpus} but PyTorch finds no GPU here: set run.num_gpus=0 for the CPU"
         )
     local = torch.cuda.device_count()
-    if max(num_gpus if world == 1 else 0, int(os.environ.get("LOCAL_WORLD_SIZE", 1))) > local:
-        raise UserError(f"[run] num_gpus is {num_gpus} but there are {local} GPUs here: set run.num_gpus={local}")
+    if max(num_gpus if world == 1 else 0, int(os.environ.get("LOCAL_WORLD_SIZE", "1"))) > local:
+        raise UserError(
+            f"[run] num_gpus is {num_gpus} but there are {local} GPUs here: set run.num_gpus={local}"
+        )
     if num_gpus != world:
         raise UserError(
             f"[run] num_gpus is {num_gpus} but {world} process{'es run' if world > 1 else ' runs'}: "

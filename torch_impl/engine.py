@@ -45,26 +45,33 @@ class Engine:
         self.metric_names = metric_names(self.family.metric_sizes)
         self.update = self._update_function()
         self.replay = Replay(train.compile and self.devices.device.type == "cuda" and self.process_count == 1)
-        self._set_state(OptimizerState.start(torch.zeros(self.layout.size, dtype=self.dtype, device=self.devices.device)))
+        self._set_state(
+            OptimizerState.start(torch.zeros(self.layout.size, dtype=self.dtype, device=self.devices.device))
+        )
 
     def initialise(self) -> None:
         """Create parameters, their average and the optimiser's state."""
         arrays = self.family.initial_parameters(self.hparams.run.seed)
         self._set_state(OptimizerState.start(self._vector(arrays)))
 
-    def train_step(self, batch: Batch, step: int, scalars: Mapping[str, float], noise: Noise | None = None) -> None:
+    def train_step(
+        self, batch: Batch, step: int, scalars: Mapping[str, float], noise: Noise | None = None
+    ) -> None:
         """One update on this process's share of the global batch."""
         n_parts = self.hparams.train.accumulation_steps
         rows = len(next(iter(batch.values())))
         if rows % n_parts:
             raise UserError(
-                f"[train] batch_size {rows * self.process_count} must be a multiple of devices x accumulation_steps, "
+                f"[train] batch_size {rows * self.process_count} must be a multiple of devices x parts, "
                 f"{self.device_count} x {n_parts}"
             )
         pictures = {name: self.devices.place(array) for name, array in batch.items()}
         drawn = self._noise("train_step", rows, step, noise)
         names, values = list(scalars), torch.tensor(list(scalars.values()), dtype=self.dtype)
-        inputs = {"values": values.to(self.devices.device, non_blocking=True), **_prefixed("batch.", pictures)}
+        inputs = {
+            "values": values.to(self.devices.device, non_blocking=True),
+            **_prefixed("batch.", pictures),
+        }
         balanced = self.family.balances(scalars)
         device_step = partial(self._device_step, names=names, n_parts=n_parts, balanced=balanced)
         self.replay(device_step, inputs | _prefixed("noise.", drawn), key=(balanced, rows))
@@ -75,7 +82,11 @@ class Engine:
         with np.errstate(invalid="ignore"):
             metrics = dict(zip(self.metric_names, (sums[:-1] / sums[-1]).tolist(), strict=True))
         self.metric_sums.zero_()
-        metrics |= {"skips": int(state.skips), "updates": int(state.updates), "skips_in_row": int(state.longest_row)}
+        metrics |= {
+            "skips": int(state.skips),
+            "updates": int(state.updates),
+            "skips_in_row": int(state.longest_row),
+        }
         state.longest_row.copy_(state.skips_in_row)
         return metrics
 
@@ -146,7 +157,9 @@ class Engine:
         }
         return self._run("decode", latents, ema, step, noise, numbers, output=output)["image"]
 
-    def inpaint(self, batch: Batch, mask: Array, *, ema: bool, step: int, noise: Noise | None = None) -> Array:
+    def inpaint(
+        self, batch: Batch, mask: Array, *, ema: bool, step: int, noise: Noise | None = None
+    ) -> Array:
         """Pictures whose masked part is filled in, where the family can."""
         return self._run("inpaint", batch, ema, step, noise, {"mask": mask})["image"]
 
@@ -162,7 +175,9 @@ class Engine:
 
     def state_to_numpy(self) -> State:
         """`model`, `ema` and `optimizer` tensors under canonical names, and `counters`."""
-        vectors = {name: getattr(self.state, name).cpu().numpy() for name in ("params", "ema", "first", "second")}
+        vectors = {
+            name: getattr(self.state, name).cpu().numpy() for name in ("params", "ema", "first", "second")
+        }
         moments = unpack(vectors["first"], self.layout, "exp_avg.")
         moments |= unpack(vectors["second"], self.layout, f"{self.settings.rule.second}.")
         counters = {name: np.asarray(getattr(self.state, name).item(), np.int64) for name in COUNTERS}
@@ -183,7 +198,9 @@ class Engine:
             loaded.first = self._vector(take_prefixed(moments, "exp_avg."))
             loaded.second = self._vector(take_prefixed(moments, f"{self.settings.rule.second}."))
             if moments:
-                raise UserError(f"[optimizer] type {self.hparams.optimizer.type} has no tensor '{next(iter(moments))}'")
+                raise UserError(
+                    f"[optimizer] type {self.hparams.optimizer.type} has no tensor '{next(iter(moments))}'"
+                )
         for name, value in state.get("counters", {}).items():
             getattr(loaded, name).fill_(int(value))
         loaded.longest_row.copy_(loaded.skips_in_row)
@@ -205,7 +222,8 @@ class Engine:
         return torch.from_numpy(pack(arrays, self.layout, numpy_dtype)).to(self.devices.device)
 
     def _set_state(self, state: OptimizerState) -> None:
-        """Take over a state's values; vectors that exist keep their memory, which modules and replays point to."""
+        """Take over a state's values; vectors that exist keep their memory, which modules and replays point
+        to."""
         if hasattr(self, "state"):
             for field in fields(OptimizerState):
                 getattr(self.state, field.name).copy_(getattr(state, field.name))
@@ -218,22 +236,29 @@ class Engine:
         bind(self.models[True], self.weights[True], self.layout)
         self.grad = torch.zeros_like(state.params)
         self.grad_views = list(views(self.grad, self.layout).values())
-        self.metric_sums = torch.zeros(len(self.metric_names) + 1, dtype=self.dtype, device=self.devices.device)
+        self.metric_sums = torch.zeros(
+            len(self.metric_names) + 1, dtype=self.dtype, device=self.devices.device
+        )
 
-    def _noise(self, method: str, rows: int, step: int, given: Noise | None, **options: Any) -> dict[str, Tensor]:
+    def _noise(
+        self, method: str, rows: int, step: int, given: Noise | None, **options: Any
+    ) -> dict[str, Tensor]:
         if given is not None:
             return {name: self.devices.place(array, self.dtype) for name, array in given.items()}
         key = (self.hparams.run.seed, STREAMS[method], step, self.process_index)
         return draw_noise(self.family.draws(method, rows, **options), key, self.devices.device, self.dtype)
 
     def _current(self, *, ema: bool) -> torch.nn.Module:
-        """The model whose weights are the parameters or their average, converted at once where it computes in bfloat16."""
+        """The model whose weights are the parameters or their average, converted at once where it computes in
+        bfloat16."""
         weights, vector = self.weights[ema], self.state.ema if ema else self.state.params
         if weights.dtype != vector.dtype:
             weights.copy_(vector)
         return self.models[ema]
 
-    def _device_step(self, inputs: Mapping[str, Tensor], names: list[str], n_parts: int, balanced: bool) -> None:
+    def _device_step(
+        self, inputs: Mapping[str, Tensor], names: list[str], n_parts: int, balanced: bool
+    ) -> None:
         """Everything of a training step that runs on the device, in place and without waiting for it."""
         scalars = dict(zip(names, inputs["values"].unbind(), strict=True))
         batches, noises = _parts(_taken(inputs, "batch."), n_parts), _parts(_taken(inputs, "noise."), n_parts)
@@ -276,7 +301,7 @@ class Engine:
         numbers: Mapping[str, Any] | None = None,
         **options: str,
     ) -> dict[str, Array]:
-        """Run a family's method on the global batch, each process its rows, short batches padded by repetition."""
+        """Run a family's method on the global batch, each process its rows; repetition fills batches."""
         function = getattr(self.family, method, None)
         if function is None:
             raise UserError(f"[run] family '{self.hparams.run.family}' has no mode '{method}'")
@@ -292,10 +317,13 @@ class Engine:
     def _tensors(self, numbers: Mapping[str, Any]) -> dict[str, Any]:
         """Numbers, arrays and lists of arrays that are the same for every row, on the device."""
         make = partial(torch.as_tensor, dtype=self.dtype, device=self.devices.device)
-        return {
-            name: [make(item) for item in value] if isinstance(value, list | tuple) else None if value is None else make(value)
-            for name, value in numbers.items()
-        }
+
+        def converted(value: Any) -> Any:
+            if value is None:
+                return None
+            return [make(item) for item in value] if isinstance(value, list | tuple) else make(value)
+
+        return {name: converted(value) for name, value in numbers.items()}
 
 
 def _prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -40,4 +40,3 @@ def draw_noise(
             part = part if kind == "normal" else draw.low + (draw.high - draw.low) * part
             noise[draw.name] = part.reshape(draw.shape)
     return noise
-

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 WARM_UP = 3
-"""Calls that run as they are before the recording: compilation, cuDNN's trials and libraries' workspaces are done then."""
+"""Calls that run as they are before the recording: compilation, cuDNN's trials, libraries' workspaces."""
 
 Step = Callable[[Mapping[str, Tensor]], None]
 
@@ -14,8 +14,8 @@ Step = Callable[[Mapping[str, Tensor]], None]
 class Replay:
     """Runs steps that read the given tensors and otherwise change state in place.
 
-    With `enabled`, each step (told apart by `key`) is recorded after `WARM_UP` calls. A recording reads its inputs from
-    fixed memory, into which each call copies.
+    With `enabled`, each step (told apart by `key`) is recorded after `WARM_UP` calls. A recording reads its
+    inputs from fixed memory, into which each call copies.
     """
 
     def __init__(self, enabled: bool) -> None:

@@ -52,7 +52,7 @@ def make_layout(
     decayed: Callable[[str], bool],
     memory_axes: Callable[[str, tuple[int, ...]], tuple[int, ...]],
 ) -> Layout:
-    """Lay the tensors out one after the other; `memory_axes(name, shape)` gives the order of a tensor's axes."""
+    """Lay the tensors out one after the other; `memory_axes(name, shape)` orders a tensor's axes."""
     slots: list[Slot] = []
     start = n_decayed = 0
     for wanted in (True, False):
@@ -87,11 +87,13 @@ def check_tensors(arrays: Mapping[str, np.ndarray], layout: Layout) -> None:
     """Raise a `UserError` for the first tensor that is missing, unknown or of another shape."""
     shapes = {slot.name: slot.shape for slot in layout.slots}
     _complain_of_first((name for name in shapes if name not in arrays), "is missing from the state")
-    _complain_of_first((name for name in arrays if name not in shapes), "of the state is unknown to this architecture")
+    _complain_of_first(
+        (name for name in arrays if name not in shapes), "of the state is unknown to this architecture"
+    )
     for name, shape in shapes.items():
         if arrays[name].shape != shape:
             raise UserError(
-                f"tensor '{name}' of the state has shape {arrays[name].shape} but this architecture has {shape}: "
+                f"tensor '{name}' of the state has shape {arrays[name].shape}, of this architecture {shape}: "
                 "the state belongs to another configuration"
             )
 

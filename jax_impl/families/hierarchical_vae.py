@@ -1,7 +1,7 @@
 """The hierarchical VAE as the engine sees it: what it draws, its loss, and its modes as functions of arrays.
 
-Modes take the model, arrays with the batch first (NHWC, pictures uint8) and noise, and return such arrays; terms of the
-bound are in nats a picture.
+Modes take the model, arrays with the batch first (NHWC, pictures uint8) and noise, and return such arrays;
+terms of the bound are in nats a picture.
 """
 
 from collections.abc import Mapping, Sequence
@@ -52,7 +52,9 @@ class Family:
         """The model; its parameters' values do not matter."""
         train = self.hparams.train
         dtype = COMPUTE_DTYPES[train.precision]
-        return HierarchicalVAE(self.plan, self.hparams.model, dtype=dtype, checkpoint=train.checkpoint_activations)
+        return HierarchicalVAE(
+            self.plan, self.hparams.model, dtype=dtype, checkpoint=train.checkpoint_activations
+        )
 
     def draws(self, method: str, batch: int, output: str = "mean") -> tuple[Draw, ...]:
         """Noise that a method takes, for a batch of this size."""
@@ -74,7 +76,7 @@ class Family:
         return scalars["gamma"] > 0
 
     def loss(self, terms: Terms, scalars: Arrays, statistics: Array | None) -> tuple[Array, dict[str, Array]]:
-        """Mean training loss and metrics; `statistics` are those of the global batch, None: of these terms."""
+        """Mean training loss and metrics; `statistics` of the global batch, None: those of these terms."""
         return training_loss(terms, self.plan, self.hparams, scalars, statistics)
 
     def evaluate(self, model: nnx.Module, batch: Arrays, noise: Arrays) -> dict[str, Array]:
@@ -84,7 +86,13 @@ class Family:
         return {"reconstruction": reconstruction, "kl": kl, "log_ratio": log_ratio}
 
     def reconstruct(
-        self, model: nnx.Module, batch: Arrays, noise: Arrays, masks: Masks, output_temperature: Array, output: str
+        self,
+        model: nnx.Module,
+        batch: Arrays,
+        noise: Arrays,
+        masks: Masks,
+        output_temperature: Array,
+        output: str,
     ) -> dict[str, Array]:
         """`image` (B, h, w, C), `reconstruction` (B,) and `kl` (B, L)."""
         (reconstruction, kl), layer, _ = self._bound(model, batch, noise, masks)
@@ -101,6 +109,7 @@ class Family:
         output: str,
     ) -> dict[str, Array]:
         """`image` (B, h, w, C) from the prior; of `batch` only the size matters, and the noise has it."""
+        del batch
         layer, _ = model.generate(noise, temperatures)
         return {"image": read_output(layer, noise, self.plan, self.hparams, output, output_temperature)}
 
@@ -132,7 +141,8 @@ class Family:
         """`kl.<l>` (B, Z), averaged over the latent grid."""
         aux = self._bound(model, batch, noise)[2]
         return {
-            f"kl.{group}": latent_kl(aux, group, self.hparams).mean((1, 2)) for group in range(len(self.plan.down))
+            f"kl.{group}": latent_kl(aux, group, self.hparams).mean((1, 2))
+            for group in range(len(self.plan.down))
         }
 
     def output_statistics(self, model: nnx.Module, batch: Arrays, noise: Arrays) -> dict[str, Array]:

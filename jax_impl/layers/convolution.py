@@ -88,5 +88,6 @@ def same_padding(kernel_size: int) -> tuple[int, int]:
 
 
 def _leaky_relu(x: Array) -> Array:
-    """With slope LEAK at 0 too, as in PyTorch: the first unpooling meets zeros, since `trainable_h` begins as zeros."""
+    """With slope LEAK at 0 too, as in PyTorch: `trainable_h`, and with it the first unpooling, begins as
+    zeros."""
     return jnp.where(x > 0, x, LEAK * x)

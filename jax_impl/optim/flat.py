@@ -1,4 +1,4 @@
-"""All parameters in one vector: it is split into the model's tree, and gradients are joined into another one."""
+"""All parameters in one vector: it is split into the model's tree, gradients are joined into another."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -45,7 +45,9 @@ def flat_layout(
     tree = Tree(jax.tree.structure(params), names, tuple(leaf.shape for leaf in jax.tree.leaves(params)))
     kinds = {name: str(path[-1]) for name, path in zip(names, paths, strict=True)}
     if set(kinds) != set(shapes):
-        raise ValueError(f"parameter '{sorted(set(kinds) ^ set(shapes))[0]}' is either in the model or in the table only")
+        raise ValueError(
+            f"parameter '{sorted(set(kinds) ^ set(shapes))[0]}' is either in the model or in the table only"
+        )
     layout = make_layout(shapes, decayed, lambda name, shape: memory_axes(kinds[name], len(shape)))
     expected = {slot.name: _without_ones(slot.memory_shape) for slot in layout.slots}
     for name, shape in zip(names, tree.shapes, strict=True):

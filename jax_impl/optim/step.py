@@ -1,4 +1,4 @@
-"""One optimiser step on flat vectors: norm -> clip -> skip -> update -> average, without waiting for the device."""
+"""One optimiser step on flat vectors, without a wait: norm -> clip -> skip -> update -> average."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -26,7 +26,9 @@ class OptimizerState(NamedTuple):
     def start(params: Array) -> "OptimizerState":
         """State before the first update; the average begins as a copy."""
         counters = [jnp.zeros((), jnp.int32) for _ in range(4)]
-        return OptimizerState(params, jnp.zeros_like(params), jnp.zeros_like(params), params.copy(), *counters)
+        return OptimizerState(
+            params, jnp.zeros_like(params), jnp.zeros_like(params), params.copy(), *counters
+        )
 
 
 @dataclass(frozen=True)
@@ -50,9 +52,9 @@ def optimizer_step(
 ) -> tuple[OptimizerState, Array]:
     """Return the state after one update and the global gradient norm before clipping (0-d).
 
-    A norm that is not finite, or (`gradient_skip`) at or above `gradient_skip_threshold`, leaves parameters, moments,
-    average and the number of updates as they are and counts as a skip. Weight decay is decoupled: the decayed
-    parameters move by learning_rate * weight_decay * p more.
+    A norm that is not finite, or (`gradient_skip`) at or above `gradient_skip_threshold`, leaves parameters,
+    moments, average and the number of updates as they are and counts as a skip. Weight decay is decoupled:
+    the decayed parameters move by learning_rate * weight_decay * p more.
     """
     optimizer = settings.optimizer
     norm = jnp.sqrt(jnp.sum(jnp.square(grad)))

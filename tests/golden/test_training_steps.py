@@ -30,7 +30,11 @@ def training_cases():
         for path in sorted(root.rglob("case.json")):
             case = json.loads(path.read_text())
             outputs = path.parent / "outputs.npz"
-            if case.get("family") == "hierarchical_vae" and case.get("runner") in RUNNERS and outputs.exists():
+            if (
+                case.get("family") == "hierarchical_vae"
+                and case.get("runner") in RUNNERS
+                and outputs.exists()
+            ):
                 with np.load(outputs) as arrays:
                     if "train_0" in arrays:
                         yield pytest.param(path.parent, case, id=path.parent.name)
@@ -43,7 +47,9 @@ class Recorded:
         self.is_flax = case["runner"] == "efficient_vdvae_jax"
         # The PyTorch program ignores weight decay, and both leave beta out of the log scale of far tails.
         changes = ["run.num_gpus=0", "loss.legacy_mol_log_scale=True"]
-        hparams = load(folder / "hparams.cfg", changes if self.is_flax else [*changes, "loss.use_weight_decay=False"])
+        hparams = load(
+            folder / "hparams.cfg", changes if self.is_flax else [*changes, "loss.use_weight_decay=False"]
+        )
         self.hparams = replace(hparams, run=replace(hparams.run, num_gpus=0))
         self.plan = make_plan(self.hparams)
         self.keys = key_table(self.plan)
@@ -52,7 +58,9 @@ class Recorded:
 
     def canonical(self, arrays, prefix):
         if self.is_flax:
-            return {key.name: from_flax_layout(key, arrays[prefix + key.flax], self.plan) for key in self.keys}
+            return {
+                key.name: from_flax_layout(key, arrays[prefix + key.flax], self.plan) for key in self.keys
+            }
         return {key.name: arrays[prefix + key.torch] for key in self.keys if prefix + key.torch in arrays}
 
     def nhwc(self, array):
@@ -60,7 +68,9 @@ class Recorded:
 
     def picture(self, step):
         x = self.nhwc(self.inputs[f"x_{step}"])
-        return (x * 255 if self.plan.likelihood == "bernoulli" else np.round(x * 127.5 + 127.5)).astype(np.uint8)
+        return (x * 255 if self.plan.likelihood == "bernoulli" else np.round(x * 127.5 + 127.5)).astype(
+            np.uint8
+        )
 
     def noise(self, step):
         groups = range(len(self.plan.down))
@@ -98,7 +108,9 @@ def test_three_original_steps(folder, case, twin):
         "skips_in_row": 0,
     }
     for group, prefix in (("model", "params_after/"), ("ema", "ema_after/")):
-        compare(state[group], recorded.canonical(recorded.outputs, prefix), case["tol"]["parameters_after_steps"])
+        compare(
+            state[group], recorded.canonical(recorded.outputs, prefix), case["tol"]["parameters_after_steps"]
+        )
     compare_moments(recorded, state["optimizer"], case["tol"]["gradients"])
 
 
@@ -106,7 +118,8 @@ def compare(found, expected, tolerance):
     """Entries whose gradient is almost zero move by the learning rate with either sign: a few may differ."""
     assert set(found) == set(expected)
     close = [
-        np.abs(found[name] - array) <= tolerance["of_max"] * np.abs(array).max() for name, array in expected.items()
+        np.abs(found[name] - array) <= tolerance["of_max"] * np.abs(array).max()
+        for name, array in expected.items()
     ]
     assert np.mean(np.concatenate([part.ravel() for part in close])) >= tolerance["share_of_entries"]
 
@@ -119,7 +132,9 @@ def compare_moments(recorded, moments, tolerance):
             if expected is not None:
                 largest = np.abs(expected).max()
                 found = moments[f"{name}.{key.name}"]
-                assert np.abs(found - expected).max() <= max(tolerance["of_max"] * largest, tolerance["abs_floor"])
+                assert np.abs(found - expected).max() <= max(
+                    tolerance["of_max"] * largest, tolerance["abs_floor"]
+                )
 
 
 @pytest.mark.parametrize("twin", ["torch", "jax"])

@@ -19,7 +19,7 @@ class TestJaxEngine(EngineBehaviour):
 def single(monkeypatch):
     """Give engines the first device only."""
     mesh = Mesh(np.array(jax.devices("cpu")[:1]), ("data",))
-    monkeypatch.setattr(engine_module, "open_devices", lambda num_gpus: Devices(mesh, 0, 1))
+    monkeypatch.setattr(engine_module, "open_devices", lambda _: Devices(mesh, 0, 1))
 
 
 def test_two_devices_equal_one(single, request):

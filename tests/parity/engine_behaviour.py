@@ -4,7 +4,17 @@ import numpy as np
 import pytest
 
 from common.errors import UserError
-from tests.engines import BATCH, assert_states_close, assert_states_equal, make_engine, pictures, plan, posterior_noise, scalars, train
+from tests.engines import (
+    BATCH,
+    assert_states_close,
+    assert_states_equal,
+    make_engine,
+    pictures,
+    plan,
+    posterior_noise,
+    scalars,
+    train,
+)
 
 
 class EngineBehaviour:
@@ -19,7 +29,10 @@ class EngineBehaviour:
         assert_states_close(whole.state_to_numpy(), split.state_to_numpy(), 1e-4)
 
     def test_recomputing_activations_changes_nothing(self):
-        plain, recomputed = make_engine(self.twin), make_engine(self.twin, "train.checkpoint_activations=True")
+        plain, recomputed = (
+            make_engine(self.twin),
+            make_engine(self.twin, "train.checkpoint_activations=True"),
+        )
         np.testing.assert_allclose(train(plain, range(3)), train(recomputed, range(3)), rtol=1e-5)
 
     def test_own_noise_is_a_function_of_seed_and_step(self):
@@ -68,7 +81,10 @@ class EngineBehaviour:
         noise = posterior_noise(0)
         whole = engine.evaluate({"image": pictures(0)}, ema=True, step=0, noise=noise)
         part = engine.evaluate(
-            {"image": pictures(0)[:3]}, ema=True, step=0, noise={name: array[:3] for name, array in noise.items()}
+            {"image": pictures(0)[:3]},
+            ema=True,
+            step=0,
+            noise={name: array[:3] for name, array in noise.items()},
         )
         for name, array in part.items():
             assert len(array) == 3
@@ -126,7 +142,10 @@ class EngineBehaviour:
         for change, message in (
             ({"model": {k: v for k, v in state["model"].items() if k != name}}, "is missing"),
             ({"ema": {**state["ema"], "extra": np.zeros(1)}}, "'extra'.*unknown"),
-            ({"optimizer": {**state["optimizer"], "exp_avg_sq.x": np.zeros(1)}}, "has no tensor 'exp_avg_sq.x'"),
+            (
+                {"optimizer": {**state["optimizer"], "exp_avg_sq.x": np.zeros(1)}},
+                "has no tensor 'exp_avg_sq.x'",
+            ),
         ):
             with pytest.raises(UserError, match=message):
                 engine.state_from_numpy({**state, **change})
@@ -135,7 +154,9 @@ class EngineBehaviour:
     def test_state_does_not_share_memory_with_the_engine(self):
         engine = make_engine(self.twin)
         state = engine.state_to_numpy()
-        copies = {group: {name: array.copy() for name, array in tensors.items()} for group, tensors in state.items()}
+        copies = {
+            group: {name: array.copy() for name, array in tensors.items()} for group, tensors in state.items()
+        }
         train(engine, range(2))
         assert_states_equal(state, copies)
 

@@ -41,7 +41,8 @@ def run_torch(optimizer: Optimizer, grads, lr=0.01, ema=0.9, decay=0.0, n_decaye
     state = torch_step.OptimizerState.start(torch.from_numpy(START.copy()))
     settings = torch_step.Settings.make(optimizer, ema, decay, n_decayed)
     norms = [
-        float(torch_step.optimizer_step(state, torch.from_numpy(grad), torch.tensor(lr), settings)) for grad in grads
+        float(torch_step.optimizer_step(state, torch.from_numpy(grad), torch.tensor(lr), settings))
+        for grad in grads
     ]
     return {name: getattr(state, name).numpy() for name in vars(state)}, norms
 
@@ -60,7 +61,9 @@ def run_jax(optimizer: Optimizer, grads, lr=0.01, ema=0.9, decay=0.0, n_decayed=
 @pytest.mark.parametrize("rule", TORCH)
 def test_rule_equals_pytorch(rule, run):
     parameter = torch.nn.Parameter(torch.from_numpy(START.copy()))
-    reference = TORCH[rule]([parameter], lr=0.01, betas=(BETAS["beta1"], BETAS["beta2"]), eps=BETAS["epsilon"])
+    reference = TORCH[rule](
+        [parameter], lr=0.01, betas=(BETAS["beta1"], BETAS["beta2"]), eps=BETAS["epsilon"]
+    )
     for grad in GRADS:
         parameter.grad = torch.from_numpy(grad)
         reference.step()

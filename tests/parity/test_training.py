@@ -40,7 +40,9 @@ def test_bfloat16_stays_near_float32(curves):
         np.testing.assert_allclose(losses, curves[twin][:3], rtol=1e-2)
 
 
-@pytest.mark.parametrize(("first", "second"), [("torch", "jax"), ("jax", "torch"), ("torch", "torch"), ("jax", "jax")])
+@pytest.mark.parametrize(
+    ("first", "second"), [("torch", "jax"), ("jax", "torch"), ("torch", "torch"), ("jax", "jax")]
+)
 def test_a_run_goes_on_in_either_twin(curves, first, second):
     engine = make_engine(first)
     train(engine, range(HALF))

@@ -28,7 +28,8 @@ found = engine.evaluate({"image": pictures(0)[:5]}, ema=True, step=0,
 drawn = engine._noise("train_step", 4, 0, None)["posterior.0"].numpy()
 state = engine.state_to_numpy()
 flat = {f"{group}/{name}": array for group, tensors in state.items() for name, array in tensors.items()}
-np.savez(f"{sys.argv[1]}/{engine.process_index}.npz", loss=metrics["loss"], kl=found["kl"], drawn=drawn, **flat)
+path = f"{sys.argv[1]}/{engine.process_index}.npz"
+np.savez(path, loss=metrics["loss"], kl=found["kl"], drawn=drawn, **flat)
 """
 
 
@@ -36,7 +37,15 @@ np.savez(f"{sys.argv[1]}/{engine.process_index}.npz", loss=metrics["loss"], kl=f
 def test_two_processes_equal_one(tmp_path, overrides):
     script = tmp_path / "worker.py"
     script.write_text(WORKER)
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", str(script)]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "2",
+        "--standalone",
+        str(script),
+    ]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     subprocess.run([*command, str(tmp_path), *overrides], check=True, env=environment, timeout=300, cwd=ROOT)
     ranks = [dict(np.load(tmp_path / f"{rank}.npz")) for rank in range(2)]
@@ -49,7 +58,9 @@ def test_two_processes_equal_one(tmp_path, overrides):
         np.testing.assert_allclose(rank["loss"], losses.mean(), rtol=1e-5)
         np.testing.assert_allclose(rank["kl"], kl, rtol=1e-3, atol=1e-4)
         assert_states_close(alone.state_to_numpy(), nested(rank), 1e-4)
-    np.testing.assert_array_equal(ranks[0]["model/top_down.trainable_h"], ranks[1]["model/top_down.trainable_h"])
+    np.testing.assert_array_equal(
+        ranks[0]["model/top_down.trainable_h"], ranks[1]["model/top_down.trainable_h"]
+    )
     assert (ranks[0]["drawn"] != ranks[1]["drawn"]).all()
     assert scalars(0)["gamma"] == 1  # the balance needs the mean over both processes
 

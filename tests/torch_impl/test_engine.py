@@ -23,5 +23,7 @@ def test_parameters_are_channels_last_views_of_one_vector():
 
 @pytest.mark.slow
 def test_compiled_step_equals_the_eager_one():
-    losses = [train(make_engine("torch", f"train.compile={compiled}"), range(3)) for compiled in (False, True)]
+    losses = [
+        train(make_engine("torch", f"train.compile={compiled}"), range(3)) for compiled in (False, True)
+    ]
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)

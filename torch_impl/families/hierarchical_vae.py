@@ -1,7 +1,7 @@
 """The hierarchical VAE as the engine sees it: what it draws, its loss, and its modes as functions of tensors.
 
-Modes take the model, arrays with the batch first (NHWC, pictures uint8) and noise, and return such arrays; terms of the
-bound are in nats a picture.
+Modes take the model, arrays with the batch first (NHWC, pictures uint8) and noise, and return such arrays;
+terms of the bound are in nats a picture.
 """
 
 from collections.abc import Mapping, Sequence
@@ -50,7 +50,9 @@ class Family:
         """The model; its parameters' values do not matter."""
         train = self.hparams.train
         dtype = COMPUTE_DTYPES[train.precision]
-        return HierarchicalVAE(self.plan, self.hparams.model, dtype=dtype, checkpoint=train.checkpoint_activations)
+        return HierarchicalVAE(
+            self.plan, self.hparams.model, dtype=dtype, checkpoint=train.checkpoint_activations
+        )
 
     def regions(self, model: nn.Module) -> list[nn.Module]:
         """Parts of the model that are compiled each on its own."""
@@ -75,8 +77,10 @@ class Family:
         """Whether the loss uses the statistics at these schedules' values."""
         return scalars["gamma"] > 0
 
-    def loss(self, terms: Terms, scalars: Tensors, statistics: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
-        """Mean training loss and metrics; `statistics` are those of the global batch, None: of these terms."""
+    def loss(
+        self, terms: Terms, scalars: Tensors, statistics: Tensor | None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Mean training loss and metrics; `statistics` of the global batch, None: those of these terms."""
         return training_loss(terms, self.plan, self.hparams, scalars, statistics)
 
     def evaluate(self, model: nn.Module, batch: Tensors, noise: Tensors) -> dict[str, Tensor]:
@@ -86,7 +90,13 @@ class Family:
         return {"reconstruction": reconstruction, "kl": kl, "log_ratio": log_ratio}
 
     def reconstruct(
-        self, model: nn.Module, batch: Tensors, noise: Tensors, masks: Masks, output_temperature: Tensor, output: str
+        self,
+        model: nn.Module,
+        batch: Tensors,
+        noise: Tensors,
+        masks: Masks,
+        output_temperature: Tensor,
+        output: str,
     ) -> dict[str, Tensor]:
         """`image` (B, h, w, C), `reconstruction` (B,) and `kl` (B, L)."""
         (reconstruction, kl), layer, _ = self._bound(model, batch, noise, masks)
@@ -103,6 +113,7 @@ class Family:
         output: str,
     ) -> dict[str, Tensor]:
         """`image` (B, h, w, C) from the prior; of `batch` only the size matters, and the noise has it."""
+        del batch
         layer, _ = model.generate(noise, temperatures)
         return {"image": read_output(layer, noise, self.plan, self.hparams, output, output_temperature)}
 
@@ -134,7 +145,8 @@ class Family:
         """`kl.<l>` (B, Z), averaged over the latent grid."""
         aux = self._bound(model, batch, noise)[2]
         return {
-            f"kl.{group}": latent_kl(aux, group, self.hparams).mean((1, 2)) for group in range(len(self.plan.down))
+            f"kl.{group}": latent_kl(aux, group, self.hparams).mean((1, 2))
+            for group in range(len(self.plan.down))
         }
 
     def output_statistics(self, model: nn.Module, batch: Tensors, noise: Tensors) -> dict[str, Tensor]:

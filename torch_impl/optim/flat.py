@@ -8,9 +8,8 @@ from torch import Tensor, nn
 from common.plans.layout import Layout, make_layout
 
 
-def memory_axes(name: str, shape: Sequence[int]) -> tuple[int, ...]:
-    """Order of a tensor's axes in the vector: convolution kernels and image-shaped parameters lie channels last."""
-    n = len(shape)
+def memory_axes(n: int) -> tuple[int, ...]:
+    """Order of a tensor's `n` axes in the vector: kernels and image-shaped parameters lie channels last."""
     return (0, *range(2, n), 1) if n >= 3 else tuple(range(n))
 
 
@@ -23,7 +22,7 @@ def flat_layout(
     if differing:
         name = differing[0]
         raise ValueError(f"parameter '{name}': model has {found.get(name)}, table has {shapes.get(name)}")
-    return make_layout(shapes, decayed, memory_axes)
+    return make_layout(shapes, decayed, lambda _, shape: memory_axes(len(shape)))
 
 
 def views(flat: Tensor, layout: Layout) -> dict[str, Tensor]:

@@ -1,7 +1,8 @@
-"""Update rules as pure functions on flat vectors: Adamax, Adam (Kingma and Ba 2015) and RAdam (Liu et al. 2020).
+"""Update rules on flat vectors: Adamax, Adam (Kingma and Ba 2015) and RAdam (Liu et al. 2020).
 
-A rule maps the gradient g and both moments, all (P,), and the number t >= 1 of the update (a 0-d float tensor) to the
-direction (P,), which the step multiplies by the learning rate and subtracts, and the new moments.
+A rule is a pure function. It maps the gradient g and both moments, all (P,), and the number t >= 1 of the
+update (a 0-d float tensor) to the direction (P,), which the step multiplies by the learning rate and
+subtracts, and to the new moments.
 """
 
 from collections.abc import Callable
@@ -14,22 +15,28 @@ from torch import Tensor
 Update = tuple[Tensor, Tensor, Tensor]
 
 
-def adamax(grad: Tensor, first: Tensor, second: Tensor, t: Tensor, beta1: float, beta2: float, epsilon: float) -> Update:
+def adamax(
+    grad: Tensor, first: Tensor, second: Tensor, t: Tensor, beta1: float, beta2: float, epsilon: float
+) -> Update:
     """Kingma and Ba, algorithm 2: the second moment is an infinity norm, without bias correction."""
     first = torch.lerp(first, grad, 1 - beta1)
     second = torch.maximum(beta2 * second, grad.abs() + epsilon)
     return first / (_correction(beta1, t) * second), first, second
 
 
-def adam(grad: Tensor, first: Tensor, second: Tensor, t: Tensor, beta1: float, beta2: float, epsilon: float) -> Update:
+def adam(
+    grad: Tensor, first: Tensor, second: Tensor, t: Tensor, beta1: float, beta2: float, epsilon: float
+) -> Update:
     """Kingma and Ba, algorithm 1."""
     first, second = _moments(grad, first, second, beta1, beta2)
     denominator = torch.sqrt(second / _correction(beta2, t)) + epsilon
     return first / (_correction(beta1, t) * denominator), first, second
 
 
-def radam(grad: Tensor, first: Tensor, second: Tensor, t: Tensor, beta1: float, beta2: float, epsilon: float) -> Update:
-    """Liu et al., algorithm 2, with the threshold 5: Adam whose step waits for the variance of 1/sqrt(v) to settle."""
+def radam(
+    grad: Tensor, first: Tensor, second: Tensor, t: Tensor, beta1: float, beta2: float, epsilon: float
+) -> Update:
+    """Liu et al., algorithm 2, threshold 5: Adam whose step waits for the variance of 1/sqrt(v) to settle."""
     first, second = _moments(grad, first, second, beta1, beta2)
     mean = first / _correction(beta1, t)
     limit = 2 / (1 - beta2) - 1
@@ -40,7 +47,9 @@ def radam(grad: Tensor, first: Tensor, second: Tensor, t: Tensor, beta1: float, 
     return torch.where(length >= 5, adaptive, mean), first, second
 
 
-def _moments(grad: Tensor, first: Tensor, second: Tensor, beta1: float, beta2: float) -> tuple[Tensor, Tensor]:
+def _moments(
+    grad: Tensor, first: Tensor, second: Tensor, beta1: float, beta2: float
+) -> tuple[Tensor, Tensor]:
     return torch.lerp(first, grad, 1 - beta1), torch.lerp(second, grad * grad, 1 - beta2)
 
 
@@ -52,8 +61,8 @@ def _correction(beta: float, t: Tensor) -> Tensor:
 def _approximated_length(beta: float, t: Tensor) -> Tensor:
     """rho_t = rho_inf - 2 t beta^t / (1 - beta^t) with rho_inf = 2 / (1 - beta) - 1.
 
-    Written with x = -t log(beta) as constant + 2 (1 - x / (e^x - 1)) / -log(beta), and the bracket as a series for small
-    x, because float32 would lose the digits that decide whether rho_t reaches 5.
+    Written with x = -t log(beta) as constant + 2 (1 - x / (e^x - 1)) / -log(beta), and the bracket as a
+    series for small x, because float32 would lose the digits that decide whether rho_t reaches 5.
     """
     rate = -_log(beta)
     x = t * rate

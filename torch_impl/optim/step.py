@@ -1,4 +1,4 @@
-"""One optimiser step on flat vectors: norm -> clip -> skip -> update -> average, without waiting for the device."""
+"""One optimiser step on flat vectors, without a wait: norm -> clip -> skip -> update -> average."""
 
 from dataclasses import dataclass
 
@@ -29,7 +29,9 @@ class OptimizerState:
     def start(params: Tensor) -> "OptimizerState":
         """State before the first update; the average begins as a copy."""
         counters = [torch.zeros((), dtype=torch.int64, device=params.device) for _ in range(4)]
-        return OptimizerState(params, torch.zeros_like(params), torch.zeros_like(params), params.clone(), *counters)
+        return OptimizerState(
+            params, torch.zeros_like(params), torch.zeros_like(params), params.clone(), *counters
+        )
 
 
 @dataclass(frozen=True)
@@ -51,9 +53,9 @@ class Settings:
 def optimizer_step(state: OptimizerState, grad: Tensor, learning_rate: Tensor, settings: Settings) -> Tensor:
     """Apply one update in place; return the global gradient norm before clipping (0-d).
 
-    A norm that is not finite, or (`gradient_skip`) at or above `gradient_skip_threshold`, leaves parameters, moments,
-    average and the number of updates as they are and counts as a skip. Weight decay is decoupled: the decayed
-    parameters move by learning_rate * weight_decay * p more.
+    A norm that is not finite, or (`gradient_skip`) at or above `gradient_skip_threshold`, leaves parameters,
+    moments, average and the number of updates as they are and counts as a skip. Weight decay is decoupled:
+    the decayed parameters move by learning_rate * weight_decay * p more.
     """
     optimizer = settings.optimizer
     norm = torch.linalg.vector_norm(grad)
@@ -109,7 +111,7 @@ def _count(state: OptimizerState, applied: Tensor) -> None:
 
 
 def _parts(settings: Settings, size: int, chunk: int) -> list[tuple[int, int, float]]:
-    """(start, stop, weight decay) of the pieces to update, none of which mixes decayed with other parameters."""
+    """(start, stop, weight decay) of the pieces to update; none mixes decayed with other parameters."""
     parts = []
     for low, high, decay in ((0, settings.n_decayed, settings.weight_decay), (settings.n_decayed, size, 0.0)):
         parts += [(start, min(start + chunk, high), decay) for start in range(low, high, chunk)]
