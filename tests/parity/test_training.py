@@ -19,7 +19,7 @@ def test_a_hundred_steps_have_the_same_losses(curves):
     relative = np.abs(curves["torch"] - curves["jax"]) / np.abs(curves["torch"])
     assert relative[:20].max() <= 1e-4
     assert relative.max() <= 1e-3
-    assert curves["torch"][-10:].mean() < 0.8 * curves["torch"][:10].mean()
+    assert curves["torch"][-10:].mean() < 0.9 * curves["torch"][:10].mean()
 
 
 def test_three_steps_in_float64_agree_to_rounding():
