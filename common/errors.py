@@ -1,7 +1,7 @@
 """The one exception for a user's mistake.
 
-Command lines catch it, print its message as one line and exit with code 2; anything else is a defect of the program and
-keeps its traceback.
+Command lines catch it, print its message as one line and exit with code 2; anything else is a defect of the
+program and keeps its traceback.
 """
 
 import sys
@@ -14,7 +14,7 @@ class UserError(Exception):
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return `" (did you mean 'x'?)"` for the nearest of the known names, or an empty string when none is near."""
+    """Return `" (did you mean 'x'?)"` for the nearest known name, or an empty string when none is near."""
     near = get_close_matches(word, list(known), n=1)
     return f" (did you mean '{near[0]}'?)" if near else ""
 

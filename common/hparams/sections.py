@@ -14,7 +14,7 @@ class Run:
     name: str = option(doc="run name; the run lives in logs-<name>/")
     seed: int = option(low=0, doc="seed of initialisation, noise, shuffling and augmentation")
     num_gpus: int = option(low=0, doc="accelerators to use; 0 runs on the CPU")
-    num_cpus: int = option(low=1, doc="upper bound for image-decoding worker processes")
+    num_cpus: int = option(low=1, doc="upper bound for image-decoding threads")
     max_allowed_checkpoints: int = option(low=1, doc="newest checkpoints to keep, beside the best one")
     wandb: bool = option(False, doc="also log to Weights & Biases")
     wandb_project: str = option("dioscuri", doc="Weights & Biases project")
@@ -61,7 +61,9 @@ class Optimizer:
     epsilon: float = option(low=0, doc="added to the denominator")
     clip_gradient_norm: bool = option(doc="clip the global gradient norm")
     gradient_clip_norm_value: float = option(low=0, doc="norm to clip to")
-    gradient_skip: bool = option(doc="skip updates whose gradient norm is not finite or too large")
+    gradient_skip: bool = option(
+        doc="skip updates whose gradient norm reaches the threshold (not finite: always)"
+    )
     gradient_skip_threshold: float = option(low=0, doc="norm from which an update is skipped")
     max_skips_in_row: int = option(50, low=1, doc="stop the run after this many skipped updates in a row")
     legacy_torch_cosine: bool = option(

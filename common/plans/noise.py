@@ -1,4 +1,4 @@
-"""Noise as an argument: names, kinds and shapes of the draws, in order. The order is part of the twins' contract."""
+"""Noise as an argument: names, kinds and shapes of the draws. Their order is part of the twins' contract."""
 
 from dataclasses import dataclass
 from typing import Literal
