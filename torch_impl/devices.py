@@ -72,16 +72,22 @@ def set_precision(precision: str) -> None:
     torch.backends.cudnn.benchmark = precision != "float64"
 
 
-def _check_gpus(num_gpus: int, world: int) -> None:
+def count_processes(num_gpus: int) -> int:
+    """One process a GPU; a `UserError` where this machine has fewer."""
     if not torch.cuda.is_available():
         raise UserError(
             f"[run] num_gpus is {num_gpus} but PyTorch finds no GPU here: set run.num_gpus=0 for the CPU"
         )
     local = torch.cuda.device_count()
-    if max(num_gpus if world == 1 else 0, int(os.environ.get("LOCAL_WORLD_SIZE", "1"))) > local:
+    if num_gpus > local:
         raise UserError(
             f"[run] num_gpus is {num_gpus} but there are {local} GPUs here: set run.num_gpus={local}"
         )
+    return num_gpus
+
+
+def _check_gpus(num_gpus: int, world: int) -> None:
+    count_processes(num_gpus if world == 1 else int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     if num_gpus != world:
         raise UserError(
             f"[run] num_gpus is {num_gpus} but {world} process{'es run' if world > 1 else ' runs'}: "

@@ -4,6 +4,7 @@ Usage: python synthesize.py [CFG] [section.option=value ...]
 """
 
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,11 @@ def main() -> None:
     enter_environment()
     from common.run.cli import synthesize_command  # noqa: PLC0415 - needs the environment
 
-    synthesize_command(make_engine, TWIN, process_per_device=True)
+    synthesize_command(
+        make_engine,
+        TWIN,
+        count_processes=lambda num_gpus: import_module("torch_impl.devices").count_processes(num_gpus),
+    )
 
 
 def make_engine(hparams: Any) -> Any:

@@ -31,6 +31,8 @@ from common.run.synthesize import prepare_synthesis
 from common.run.train import prepare_training
 
 MakeEngine = Callable[[Any], Engine]
+CountProcesses = Callable[[int], int]
+"""From `run.num_gpus` to the processes to start; a `UserError` where the machine has fewer devices."""
 Prepare = Callable[[Context], Work]
 
 DEFAULT_CFG = Path("egs", "hierarchical_vae", "digits.cfg")
@@ -74,30 +76,37 @@ def parse(arguments: Sequence[str], *, default_cfg: Path, resumes: bool) -> Argu
     return Arguments(cfg[0] if cfg else default_cfg, tuple(overrides), resume_from)
 
 
-def train_command(make_engine: MakeEngine, twin: Path, *, process_per_device: bool = False) -> None:
-    """Entry point of a twin's `train.py`. With `process_per_device`, `run.num_gpus` > 1 starts that many
-    processes."""
+def train_command(
+    make_engine: MakeEngine, twin: Path, *, count_processes: CountProcesses | None = None
+) -> None:
+    """Entry point of a twin's `train.py`. A twin that wants a process a device counts them."""
 
     def main(words: list[str]) -> None:
         arguments = parse(words, default_cfg=twin.parent / DEFAULT_CFG, resumes=True)
         prepare = partial(prepare_training, resume_from=arguments.resume_from)
-        _start(make_engine, twin, arguments, prepare, process_per_device)
+        _start(make_engine, twin, arguments, prepare, count_processes)
 
     _run(main)
 
 
-def synthesize_command(make_engine: MakeEngine, twin: Path, *, process_per_device: bool = False) -> None:
+def synthesize_command(
+    make_engine: MakeEngine, twin: Path, *, count_processes: CountProcesses | None = None
+) -> None:
     """Entry point of a twin's `synthesize.py`."""
 
     def main(words: list[str]) -> None:
         arguments = parse(words, default_cfg=twin.parent / DEFAULT_CFG, resumes=False)
-        _start(make_engine, twin, arguments, prepare_synthesis, process_per_device)
+        _start(make_engine, twin, arguments, prepare_synthesis, count_processes)
 
     _run(main)
 
 
 def _start(
-    make_engine: MakeEngine, twin: Path, arguments: Arguments, prepare: Prepare, process_per_device: bool
+    make_engine: MakeEngine,
+    twin: Path,
+    arguments: Arguments,
+    prepare: Prepare,
+    count_processes: CountProcesses | None,
 ) -> None:
     """Resolve the run's options while its lock is held, then work in this process or in several."""
     given = load(arguments.cfg, arguments.overrides)
@@ -109,7 +118,9 @@ def _start(
         with _undone_on_error(directory.path / f"hparams-{given.run.name}.cfg") as undo:
             hparams, messages = resolve(arguments.cfg, arguments.overrides, twin)
             check_options(hparams)
-            n_processes = hparams.run.num_gpus if process_per_device and not is_worker() else 1
+            n_processes = 1
+            if count_processes and hparams.run.num_gpus > 1 and not is_worker():
+                n_processes = count_processes(hparams.run.num_gpus)
             if n_processes > 1:
                 undo()
             else:

@@ -76,9 +76,10 @@ def test_missing_configuration(refused, tmp_path):
     assert_matches("absent.cfg", refused("train", cfg=tmp_path / "absent.cfg"))
 
 
+@pytest.mark.parametrize("n_gpus", ["1", "10**9"])
 @pytest.mark.parametrize("twin", TWINS)
-def test_device_that_is_not_there(refused, trained, twin):
-    line = refused("train", "run.num_gpus=1", "run.name=new", twin=trained.parent / twin)
+def test_device_that_is_not_there(refused, trained, twin, n_gpus):
+    line = refused("train", f"run.num_gpus={n_gpus}", "run.name=new", twin=trained.parent / twin)
     assert_matches("num_gpus", line)
 
 
