@@ -2,15 +2,19 @@
 
 import ast
 import re
+import sys
 from pathlib import Path
 
 import pytest
 
 from common import hparams
+from tests.models import Torch
+from tests.parity.model_cases import CASES, make
 from tests.parity.option_cases import HOST_ONLY, enumerated_options, load_case, option_cases
 
 ROOT = Path(__file__).parents[2]
-COMPARED = [*(ROOT / "tests" / "parity").glob("*.py"), *(ROOT / "tests" / "golden").glob("*.py")]
+HARNESS = ROOT / "tests" / "models.py"
+COMPARED = [HARNESS, *(ROOT / "tests" / "parity").glob("*.py"), *(ROOT / "tests" / "golden").glob("*.py")]
 GOLDEN_CONFIGURATIONS = sorted((ROOT / "tests" / "golden" / "cases").glob("hierarchical_vae/*/hparams.cfg"))
 
 
@@ -49,6 +53,32 @@ def used_names(source: str) -> set[str]:
     return names
 
 
+@pytest.fixture(scope="module")
+def executed():
+    """Names of the torch twin's functions and classes that the harness of the comparisons runs."""
+    names = set()
+
+    def note(frame, event, _argument):
+        code = frame.f_code
+        if event == "call" and "torch_impl" in code.co_filename:
+            names.update(code.co_qualname.lower().split("."))
+
+    before = sys.getprofile()
+    sys.setprofile(note)
+    try:
+        for case in CASES:
+            chosen, _, weights, pictures, noise, masks = make(case)
+            twin = Torch(chosen, weights, "float64")
+            output = twin.forward(twin.normalise(pictures), noise, {"beta": 1.0, "gamma": 1.0}, masks)[
+                "output"
+            ]
+            for kind in ("sample", "mean"):
+                twin.read(output, noise, kind, 1.0)
+    finally:
+        sys.setprofile(before)
+    return names
+
+
 def test_every_value_of_every_option_is_in_a_case():
     wanted = {
         (name, v) for name, values in enumerated_options().items() if name not in HOST_ONLY for v in values
@@ -78,12 +108,13 @@ MODULES = [
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_every_public_name_is_compared(module):
-    """The twins have equal names (`tests/common/test_mirror.py`), so one tree stands for both.
+def test_every_public_name_is_compared(module, executed):
+    """Named in a parity or golden test, or run by the harness that they share.
 
-    Letter case is left out: update rules are compared under the names that configurations give them.
+    The twins have equal names (`tests/common/test_mirror.py`), so one tree stands for both. Letter case is
+    left out: update rules are compared under the names that configurations give them.
     """
-    used = set().union(*(used_names(path.read_text()) for path in COMPARED))
+    used = executed.union(*(used_names(path.read_text()) for path in COMPARED))
     names = {name.lower() for name in public_names((ROOT / module).read_text())}
     assert names
     assert not names - {name.lower() for name in used}
