@@ -161,6 +161,7 @@ def test_every_option_of_ours_has_a_documented_default(tmp_path):
         ("type = 'Adamax'", "type = 'Adamix'", "(did you mean 'Adamax'?); it is one of 'Adamax'"),
         ("schedule = 'Linear'", "schedule = None", "must be text, not None; put it in quotes"),
         ("[0.5, [0.8, 1],", "[0.5, ('linear', 0.8),", "[synthesis] temperature_settings must be a list of"),
+        ("[0.5, [0.8, 1], ('linear', 0.8, 1.)]", "[]", "[synthesis] temperature_settings is empty"),
         ("name = tiny", "name =", "[run] name '' names the run's folder"),
         ("name = tiny", "name = ../tiny", "[run] name '../tiny' names the run's folder"),
         ("seed = 3", "seed = 3\nfamily = 'hierarchical'", "(did you mean 'hierarchical_vae'?)"),

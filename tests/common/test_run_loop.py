@@ -332,6 +332,29 @@ def test_damaged_encodings_are_named(trained, damage):
         synthesize(trained("decoding"))
 
 
+@pytest.mark.parametrize("mode", ["encoding", "decoding"])
+@pytest.mark.parametrize("content", ["[]", "{}", '{"header": {}, "complete": true, "shards": null}'])
+def test_index_that_is_none_is_named(trained, mode, content):
+    context = trained(mode, "synthesis.variate_masks_quantile=1")
+    index = context.directory.latents / "encodings_seed_3" / "index.json"
+    index.parent.mkdir(parents=True)
+    index.write_text(content)
+    with pytest.raises(UserError, match="is no index of encodings"):
+        synthesize(context)
+
+
+def test_damaged_statistics_are_named(trained):
+    synthesize(trained("div_stats"))
+    context = trained("encoding")
+    archive = context.directory.latents / "div_stats.npz"
+    archive.with_suffix(".json").write_text("[]")
+    whole = archive.read_bytes()
+    for kept in (whole[: len(whole) // 2], whole[:3], b""):
+        archive.write_bytes(kept)
+        with pytest.raises(UserError, match="is damaged"):
+            synthesize(context)
+
+
 def test_untrained_run_has_nothing_to_synthesise_from(make_run):
     with pytest.raises(UserError, match="holds no checkpoint"):
         synthesize(make_run())

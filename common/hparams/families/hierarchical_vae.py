@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from common.errors import UserError
 from common.hparams.schema import option
 from common.hparams.sections import Data, Optimizer, Run, Train, Val
 
@@ -131,6 +132,10 @@ class Synthesis:
         doc="reconstruction, encoding: pictures to read; empty is test for the one and train for the other",
     )
     encodings_path: str = option("", path=True, doc="decoding: encodings to read; empty is the run's own")
+
+    def __post_init__(self) -> None:
+        if not self.temperature_settings:
+            raise UserError("[synthesis] temperature_settings is empty: give at least one, such as [1.]")
 
 
 @dataclass(frozen=True, kw_only=True)

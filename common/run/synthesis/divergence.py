@@ -1,6 +1,7 @@
 """Divergence statistics: what every latent variate carries, and the masks that keep the most informative
 ones."""
 
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -68,8 +69,9 @@ def variate_masks(context: Context, plan: HierarchicalVAEPlan, step: int, purpos
             "synthesis.synthesis_mode=div_stats first, or keep all with synthesis.variate_masks_quantile=1"
         )
     facts = read_json(path.with_suffix(".json"), "divergence statistics")
-    if facts["checkpoint_step"] != step:
-        context.say(f"note: {path.name} is of step {facts['checkpoint_step']}, the checkpoint of step {step}")
+    measured = facts.get("checkpoint_step") if isinstance(facts, dict) else None
+    if measured != step:
+        context.say(f"note: {path.name} is of step {measured}, the checkpoint of step {step}")
     statistics = _read(path, plan)
     threshold = np.quantile(np.concatenate(statistics), 1 - quantile)
     return [values > threshold for values in statistics]
@@ -82,9 +84,9 @@ def as_floats(masks: Sequence[Array]) -> list[Array]:
 
 def _read(path: Path, plan: HierarchicalVAEPlan) -> list[Array]:
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             found = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(
             f"{path} is damaged ({error}): run synthesis.synthesis_mode=div_stats again"
         ) from error

@@ -39,7 +39,7 @@ class EncodingWriter:
         self._folder = folder
         self._index: dict[str, Any] = {"header": dict(header), "complete": False, "shards": []}
         if (folder / INDEX).exists():
-            found = read_json(folder / INDEX, "encodings")
+            found = _read_index(folder)
             if found["header"] == self._index["header"] and not found["complete"]:
                 self._index["shards"] = found["shards"]
 
@@ -79,8 +79,8 @@ def read_index(folder: Path, plan: HierarchicalVAEPlan) -> dict[str, Any]:
     architecture."""
     if not folder.is_dir():
         raise UserError(f"encodings {folder} do not exist: run synthesis.synthesis_mode=encoding first")
-    index: dict[str, Any] = read_json(folder / INDEX, "encodings")
-    header = index.get("header", {})
+    index = _read_index(folder)
+    header = index["header"]
     if header.get("format") != FORMAT:
         raise UserError(
             f"encodings {folder} are of format {header.get('format')!r}, this program reads {FORMAT}"
@@ -114,6 +114,17 @@ def read_shard(folder: Path, entry: Mapping[str, Any]) -> dict[str, Array]:
 def latent_shapes(plan: HierarchicalVAEPlan) -> dict[str, list[int]]:
     """[H, W, Z] of every latent group under its canonical name."""
     return {group_name(group): list(plan.latent_shape(group, 1)[1:]) for group in range(len(plan.down))}
+
+
+def _read_index(folder: Path) -> dict[str, Any]:
+    index: Any = read_json(folder / INDEX, "encodings")
+    parts = {"header": dict, "complete": bool, "shards": list}
+    if not isinstance(index, dict) or any(not isinstance(index.get(n), kind) for n, kind in parts.items()):
+        raise UserError(
+            f"encodings: {folder / INDEX} is no index of encodings: remove {folder} and run "
+            "synthesis.synthesis_mode=encoding again"
+        )
+    return index
 
 
 def _summary(shapes: Mapping[str, Sequence[int]]) -> str:
