@@ -114,7 +114,11 @@ class Jax(Twin):
     def split(self):
         def build():
             return JaxModel(
-                self.plan, self.hparams.model, dtype=JAX_DTYPES[self.precision], checkpoint=self.checkpoint
+                self.plan,
+                self.hparams.model,
+                dtype=JAX_DTYPES[self.precision],
+                checkpoint=self.checkpoint,
+                scan=self.hparams.train.scan_blocks,
             )
 
         graph, params, rest = nnx.split(nnx.eval_shape(build), nnx.Param, ...)

@@ -53,7 +53,11 @@ class Family:
         train = self.hparams.train
         dtype = COMPUTE_DTYPES[train.precision]
         return HierarchicalVAE(
-            self.plan, self.hparams.model, dtype=dtype, checkpoint=train.checkpoint_activations
+            self.plan,
+            self.hparams.model,
+            dtype=dtype,
+            checkpoint=train.checkpoint_activations,
+            scan=train.scan_blocks,
         )
 
     def draws(self, method: str, batch: int, output: str = "mean") -> tuple[Draw, ...]:

@@ -4,6 +4,8 @@ Arrays are NHWC.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import groupby
 from typing import Any
 
 import jax
@@ -27,7 +29,8 @@ Masks = Sequence[Array] | None
 class HierarchicalVAE(nnx.Module):
     """The model. `dtype` is that of the network's arithmetic, None: as the input.
 
-    `checkpoint` recomputes every block in the backward pass to save memory.
+    `checkpoint` recomputes every block in the backward pass to save memory. `scan` compiles a run of equal
+    blocks once, as a loop over their stacked parameters; the module and its parameters stay the same.
     """
 
     def __init__(
@@ -37,9 +40,10 @@ class HierarchicalVAE(nnx.Module):
         *,
         dtype: DTypeLike | None = None,
         checkpoint: bool = False,
+        scan: bool = False,
     ) -> None:
-        self.bottom_up = BottomUp(plan, dtype, checkpoint)
-        self.top_down = TopDown(plan, options, dtype, checkpoint)
+        self.bottom_up = BottomUp(plan, dtype, checkpoint, scan)
+        self.top_down = TopDown(plan, options, dtype, checkpoint, scan)
 
     def __call__(self, x: Array, noise: Arrays, masks: Masks = None) -> tuple[Array, dict[str, Array]]:
         """Encode and decode pictures (B, H, W, C).
@@ -69,18 +73,20 @@ class HierarchicalVAE(nnx.Module):
 class BottomUp(nnx.Module):
     """Encoder: pictures (B, H, W, C) -> skip connections (B, h, w, C), one a level."""
 
-    def __init__(self, plan: HierarchicalVAEPlan, dtype: DTypeLike | None, checkpoint: bool) -> None:
+    def __init__(
+        self, plan: HierarchicalVAEPlan, dtype: DTypeLike | None, checkpoint: bool, scan: bool
+    ) -> None:
         self.input_conv = Conv2d(plan.channels, plan.input_channels, plan.input_kernel, dtype)
         self.blocks = nnx.List([BottomUpBlock(block, dtype) for block in plan.up])
-        self.checkpoint = checkpoint
+        self.runs, self.checkpoint = _runs(plan.up, scan), checkpoint
 
     def __call__(self, x: Array) -> list[Array]:
         y = self.input_conv(x)
         skips = []
-        for block in self.blocks:
-            y, skip = jax.checkpoint(_call)(block, y) if self.checkpoint else block(y)
-            if skip is not None:
-                skips.append(skip)
+        for run in self.runs:
+            blocks = [self.blocks[index] for index in run]
+            y, found = _apply(blocks, y, (), [()] * len(run), self.checkpoint)
+            skips += [skip for skip in found if skip is not None]
         return skips
 
 
@@ -104,14 +110,14 @@ class TopDown(nnx.Module):
     """Decoder: latent groups from the coarsest to the finest, then the output layer."""
 
     def __init__(
-        self, plan: HierarchicalVAEPlan, options: Model, dtype: DTypeLike | None, checkpoint: bool
+        self, plan: HierarchicalVAEPlan, options: Model, dtype: DTypeLike | None, checkpoint: bool, scan: bool
     ) -> None:
         side = plan.top_resolution
         self.trainable_h = nnx.Param(jnp.zeros((1, side, side, plan.top_channels)))
         self.blocks = nnx.List([TopDownBlock(block, options, dtype) for block in plan.down])
         self.output_conv = Conv2d(plan.down[-1].channels, plan.output_channels, plan.output_kernel, dtype)
         self.skip_levels = tuple(block.skip_level for block in plan.down)
-        self.dtype, self.checkpoint = dtype, checkpoint
+        self.runs, self.dtype, self.checkpoint = _runs(plan.down, scan), dtype, checkpoint
 
     def __call__(
         self,
@@ -125,18 +131,22 @@ class TopDown(nnx.Module):
         h = cast(self.trainable_h[...], self.dtype)
         y = jnp.broadcast_to(h, (B, *h.shape[1:]))
         aux: dict[str, Array] = {}
-        for group, block in enumerate(self.blocks):
-            arguments = (
-                y,
-                None if skips is None else skips[self.skip_levels[group]],
-                noise.get(f"prior.{group}"),
-                noise.get(f"posterior.{group}"),
-                None if temperatures is None else temperatures[group],
-                None if latents is None else latents[f"z.{group}"],
-                None if masks is None else rearrange(masks[group], "z -> 1 1 1 z"),
-            )
-            y, found = jax.checkpoint(_call)(block, *arguments) if self.checkpoint else block(*arguments)
-            aux |= {f"{name}.{group}": value for name, value in found.items()}
+        for run in self.runs:
+            skip = None if skips is None else skips[self.skip_levels[run[0]]]
+            arguments = [
+                (
+                    noise.get(f"prior.{group}"),
+                    noise.get(f"posterior.{group}"),
+                    None if temperatures is None else temperatures[group],
+                    None if latents is None else latents[f"z.{group}"],
+                    None if masks is None else rearrange(masks[group], "z -> 1 1 1 z"),
+                )
+                for group in run
+            ]
+            blocks = [self.blocks[group] for group in run]
+            y, found = _apply(blocks, y, (skip,), arguments, self.checkpoint)
+            for group, values in zip(run, found, strict=True):
+                aux |= {f"{name}.{group}": value for name, value in values.items()}
         return at_least_float32(self.output_conv(y)), aux
 
 
@@ -192,5 +202,30 @@ class TopDownBlock(nnx.Module):
         return self.posterior_layer(features, prior if self.options.use_residual_distribution else None)
 
 
-def _call(block: nnx.Module, *arguments: Any) -> Any:
-    return block(*arguments)
+def _runs(blocks: Sequence[UpBlock | DownBlock], scan: bool) -> tuple[tuple[int, ...], ...]:
+    """Positions of the blocks, run by run: with `scan` consecutive ones of equal plans, else each alone."""
+    kinds = [replace(block, index=0) if scan else block for block in blocks]
+    return tuple(tuple(run) for _, run in groupby(range(len(blocks)), kinds.__getitem__))
+
+
+def _apply(
+    blocks: Sequence[nnx.Module], y: Array, shared: tuple, arguments: Sequence[tuple], checkpoint: bool
+) -> tuple[Array, list[Any]]:
+    """Features through a run of blocks -> features, and what each block returns beside them.
+
+    Several blocks are one `jax.lax.scan`. `arguments` are each block's own, `shared` those of all.
+    """
+
+    def call(y: Array, block_and_own: tuple[nnx.Module, tuple]) -> tuple[Array, Any]:
+        block, own = block_and_own
+        return block(y, *shared, *own)
+
+    n = len(blocks)
+    if checkpoint:
+        call = jax.checkpoint(call, prevent_cse=n == 1)
+    if n == 1:
+        y, found = call(y, (blocks[0], arguments[0]))
+        return y, [found]
+    pairs = zip(blocks, arguments, strict=True)
+    y, stacked = jax.lax.scan(call, y, jax.tree.map(lambda *leaves: jnp.stack(leaves), *pairs))
+    return y, [jax.tree.map(lambda leaves, i=i: leaves[i], stacked) for i in range(n)]

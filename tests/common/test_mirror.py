@@ -8,8 +8,9 @@ import pytest
 ROOT = Path(__file__).parents[2]
 TWINS = ("torch_impl", "jax_impl")
 
-# Arguments that say where a thing lives or where its randomness comes from: each framework has its own.
-OWN_ARGUMENTS = {"self", "device", "rngs"}
+# Arguments that say where a thing lives, where its randomness comes from or how it is compiled (`scan` is JAX
+# only): each framework has its own.
+OWN_ARGUMENTS = {"self", "device", "rngs", "scan"}
 
 # The frameworks' own words for the same thing.
 SYNONYMS = {"tensor": "array", "tensors": "arrays", "Tensors": "Arrays"}
