@@ -89,7 +89,9 @@ class TensorBoard:
 
     def scalars(self, split: str, step: int, values: Scalars) -> None:
         for tag, value in values.items():
-            self._writers[split].add_scalar(tag, value, step)
+            # tensorboardX warns of each number that is not finite; the JSON lines tell of them.
+            if math.isfinite(value):
+                self._writers[split].add_scalar(tag, value, step)
 
     def histograms(self, split: str, step: int, values: Mapping[str, Array]) -> None:
         for tag, array in values.items():

@@ -53,7 +53,7 @@ class _Training:
         self.context, self.family, self.engine = context, family, context.engine
         self.hparams = context.hparams
         self.start = start.step
-        self.best = start.best
+        self.best = start.best if start.best and math.isfinite(start.best["score"]) else None
         self.metrics: Mapping[str, float] = {}
         self.stop = Stop(context.engine, context.directory.path)
         self.batches = _batches(context, start)
@@ -121,9 +121,11 @@ class _Training:
             self.log.histograms(split, done, found.histograms)
             self.log.images(split, done, found.images)
         self.log.scalars("val", done, validation.scalars)
-        if self.best is None or validation.score < self.best["score"]:
+        least = self.best["score"] if self.best else math.inf
+        better = math.isfinite(validation.score) and validation.score < least
+        if better:
             self.best = {"step": done, "score": validation.score}
-        mark = ", the best so far" if self.best["step"] == done else ""
+        mark = ", the best so far" if better else ""
         progress.say(f"step {done}: {validation.headline}{mark}")
 
     def _save(self, done: int) -> None:

@@ -69,6 +69,25 @@ def test_run_logs_every_step_validates_and_keeps_newest_and_best(make_run, capsy
     assert "checkpoint of step 3" in capsys.readouterr().out
 
 
+def test_score_that_is_not_finite_is_never_the_best(make_run, capsys, caplog):
+    def prepare(engine):
+        evaluate = engine.evaluate
+
+        def spoilt(batch, *, ema, step, noise=None):
+            found = evaluate(batch, ema=ema, step=step, noise=noise)
+            bad = {3: np.nan, 8: np.inf}.get(engine.updates, 0.0)
+            return {**found, "reconstruction": found["reconstruction"] + bad}
+
+        engine.evaluate = spoilt
+
+    for end, best in ((3, None), (6, 6), (8, 6)):
+        context = make_run(f"train.total_train_steps={end}", prepare=prepare)
+        train(context)
+        found = store.load(context.directory.checkpoints).info["best"]
+        assert (found and found["step"]) == best
+    assert "NaN" not in caplog.text + capsys.readouterr().err
+
+
 def test_tensorboard_has_the_names_of_the_original(make_run):
     context = make_run()
     train(context)
@@ -113,13 +132,14 @@ def test_validation_weighs_every_picture_once(make_run):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signal_lets_the_step_finish_and_the_same_command_goes_on(make_run, number):
+    before = signal.getsignal(number)
     straight = make_run(name="straight")
     train(straight)
     first = make_run(prepare=interrupt_at(4, number))
     train(first)
     assert first.engine.seen == [0, 1, 2, 3, 4]
     assert store.steps(first.directory.checkpoints)[-1] == 5
-    assert signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler)
+    assert signal.getsignal(number) == before
     second = make_run()
     train(second)
     assert second.engine.seen == [5, 6, 7]
