@@ -87,7 +87,7 @@ class Train:
     """`[train]`: length, batch, precision and what is traded for speed or memory."""
 
     total_train_steps: int = option(low=1, doc="batches to train on, skipped updates included")
-    batch_size: int = option(low=1, doc="global batch size over all devices")
+    batch_size: int = option(low=1, high=2**20, doc="global batch size over all devices")
     ema_decay: float = option(low=0, high=1, doc="decay of the exponential moving average of the weights")
     resume_from_ema: bool = option(doc="on resume, start from the averaged weights")
     logging_interval_in_steps: int = option(low=1, doc="steps between two readings of the device's metrics")
@@ -108,4 +108,4 @@ class Val:
     """`[val]`: validation during training."""
 
     n_samples_for_validation: int = option(low=1, doc="validation pictures, at most what the set holds")
-    batch_size: int = option(low=1, doc="global batch size")
+    batch_size: int = option(low=1, high=2**20, doc="global batch size")

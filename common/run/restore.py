@@ -62,7 +62,10 @@ def load(
     state = dict(checkpoint.state)
     if averaged:
         state["model"] = state["ema"]
-    context.engine.state_from_numpy(state)
+    try:
+        context.engine.state_from_numpy(state)
+    except UserError as error:
+        raise UserError(f"{checkpoint.path}: {error}") from error
     return checkpoint
 
 

@@ -91,7 +91,8 @@ def test_other_architecture_names_the_first_tensor_and_both_shapes(refused, trai
         "--resume-from",
         trained / "logs-tiny",
     )
-    assert_matches(r"tensor 'bottom_up\.blocks\.0.*' .* shape \(4, 8, 1, 1\) .* \(2, 4, 1, 1\)", line)
+    shapes = r"shape \(4, 8, 1, 1\), .* \(2, 4, 1, 1\)"
+    assert_matches(rf"step-\d+: tensor 'bottom_up\.blocks\.0.*' .* {shapes}", line)
 
 
 @pytest.mark.parametrize(("made", "message"), [(False, "does not exist"), (True, "holds no checkpoint")])

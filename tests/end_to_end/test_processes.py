@@ -13,7 +13,7 @@ from tests.common.tiny import write_tiny
 from tests.end_to_end.twins import FAKE, ROOT, TORCH, start
 
 LONG = ("train.total_train_steps=1000000", "train.checkpoint_and_eval_interval_in_steps=20")
-SECONDS = 120
+SECONDS = 300
 
 SEVERAL = TORCH.replace(
     "train_command(Engine",

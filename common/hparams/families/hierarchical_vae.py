@@ -20,7 +20,7 @@ class Model:
         low=0, doc="softplus beta (std) or exponent factor (logstd), latents"
     )
     output_gradient_smoothing_beta: float = option(low=0, doc="the same for the output mixture")
-    input_conv_filters: int = option(low=1, doc="width after the input convolution")
+    input_conv_filters: int = option(low=1, high=2**20, doc="width after the input convolution")
     input_kernel_size: int | tuple[int, int] = option(low=1, doc="kernel of the input convolution")
     up_strides: tuple[int, ...] = option(low=1, doc="pooling after each bottom-up level")
     up_n_blocks_per_res: tuple[int, ...] = option(
@@ -28,8 +28,8 @@ class Model:
     )
     up_n_blocks: tuple[int, ...] = option(low=1, doc="residual cells a block")
     up_n_layers: tuple[int, ...] = option(low=0, doc="inner convolutions a cell")
-    up_filters: tuple[int, ...] = option(low=1, doc="width after each level's pooling")
-    up_mid_filters_ratio: tuple[float, ...] = option(low=0, doc="bottleneck width over width")
+    up_filters: tuple[int, ...] = option(low=1, high=2**20, doc="width after each level's pooling")
+    up_mid_filters_ratio: tuple[float, ...] = option(low=0, high=2**10, doc="bottleneck width over width")
     up_kernel_size: tuple[int, ...] = option(low=1, doc="kernel of the inner convolutions")
     up_skip_filters: tuple[int, ...] = option(low=1, doc="width of the skip connection to the top-down path")
     use_residual_distribution: bool = option(doc="posterior relative to the prior")
@@ -39,12 +39,21 @@ class Model:
     down_n_blocks_per_res: tuple[int, ...] = option(low=0, doc="further blocks after each level's first")
     down_n_blocks: tuple[int, ...] = option(low=0, doc="residual cells a block")
     down_n_layers: tuple[int, ...] = option(low=0, doc="inner convolutions a cell")
-    down_filters: tuple[int, ...] = option(low=1, doc="width of each level")
-    down_mid_filters_ratio: tuple[float, ...] = option(low=0, doc="bottleneck width over width")
+    down_filters: tuple[int, ...] = option(low=1, high=2**20, doc="width of each level")
+    down_mid_filters_ratio: tuple[float, ...] = option(low=0, high=2**10, doc="bottleneck width over width")
     down_kernel_size: tuple[int, ...] = option(low=1, doc="kernel of the inner convolutions")
     down_latent_variates: tuple[int, ...] = option(low=1, doc="latent channels of each group")
     output_kernel_size: int | tuple[int, int] = option(low=1, doc="kernel of the output convolution")
     num_output_mixtures: int = option(low=1, doc="components of the discretised mixture of logistics")
+
+    def __post_init__(self) -> None:
+        for prefix in ("", "output_"):
+            name = f"{prefix}gradient_smoothing_beta"
+            if getattr(self, f"{prefix}distribution_base") == "std" and getattr(self, name) <= 0:
+                raise UserError(
+                    f"[model] {name} must be above 0 where {prefix}distribution_base is 'std': "
+                    "the softplus is divided by it"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +129,7 @@ class Synthesis:
         low=0, doc="each: one temperature, a list of one a level, or ('linear', a, b)"
     )
     output_temperature: float = option(low=0, doc="temperature of the output layer")
-    batch_size: int = option(low=1, doc="global batch size")
+    batch_size: int = option(low=1, high=2**20, doc="global batch size")
     output: str = option("sample", choices=("sample", "mean"), doc="how the output layer is read")
     importance_samples: int = option(
         0, low=0, doc="reconstruction: samples of the importance-weighted bound; 0 is off"

@@ -1,6 +1,7 @@
 """Host logic of each family: what the loop logs, validates and reports, and which synthesis modes there are.
 
-`common/run/families/<run.family>.py` has a class `Family` that fulfils the protocol `FamilyLogic`.
+`common/run/families/<run.family>.py` has a class `Family` that fulfils the protocol `FamilyLogic`,
+and a function `check_options`.
 """
 
 from collections.abc import Callable, Mapping
@@ -70,4 +71,4 @@ def family_logic(context: Context) -> FamilyLogic:
 
 def check_options(hparams: Any) -> None:
     """Raise a `UserError` that names the first option that does not fit the others."""
-    import_module(f"common.plans.{hparams.run.family}").make_plan(hparams)
+    import_module(f"common.run.families.{hparams.run.family}").check_options(hparams)

@@ -6,15 +6,18 @@ latent dimension, as in the original.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from math import ceil
+from math import ceil, prod
 
 import numpy as np
 
 from common import schedules
 from common.checkpoint.store import Checkpoint
 from common.data import pipeline
+from common.errors import UserError
+from common.hparams.families.hierarchical_vae import HParams, Model
 from common.metrics.ssim import ssim
-from common.plans.hierarchical_vae import make_plan
+from common.plans.hierarchical_vae import level_temperatures, make_plan
+from common.plans.initialisation import parameter_table
 from common.run import synthesis
 from common.run.bounds import LN2, Bound, active_groups, evaluate_bound, unit_of
 from common.run.context import Context
@@ -24,6 +27,39 @@ from common.run.pictures import grid, in_rows, visible
 from common.run.report import report
 
 N_SHOWN = 16
+MAX_CONVOLUTIONS, MAX_PARAMETERS = 10**5, 10**11
+
+
+def check_options(hparams: HParams) -> None:
+    """Raise a `UserError` that names what does not fit: the layers, their number or size, a temperature."""
+    # First: a plan of too many layers would take for ever to make.
+    layers = _convolutions(hparams.model)
+    if layers > MAX_CONVOLUTIONS:
+        raise UserError(
+            f"[model] has {layers:,} convolutions, more than {MAX_CONVOLUTIONS:,}: lower n_blocks_per_res, "
+            "n_blocks or n_layers"
+        )
+    plan = make_plan(hparams)
+    size = sum(prod(parameter.shape) for parameter in parameter_table(plan).values())
+    if size > MAX_PARAMETERS:
+        raise UserError(
+            f"[model] has {size:,} parameters, more than {MAX_PARAMETERS:,}: lower its filters or kernel sizes"
+        )
+    for setting in hparams.synthesis.temperature_settings:
+        level_temperatures(plan, setting)
+
+
+def _convolutions(model: Model) -> int:
+    """Roughly, from above: every cell's, with three for what else a block has."""
+    sides = (
+        (model.up_n_blocks_per_res, model.up_n_blocks, model.up_n_layers),
+        (model.down_n_blocks_per_res, model.down_n_blocks, model.down_n_layers),
+    )
+    return sum(
+        (further + 1) * (cells + 3) * (inner + 2)
+        for side in sides
+        for further, cells, inner in zip(*side, strict=False)
+    )
 
 
 class Family:
