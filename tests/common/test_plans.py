@@ -15,6 +15,7 @@ from common.plans.costs import forward_flops, generation_flops, training_flops
 from common.plans.hierarchical_vae import Cell, level_temperatures, make_plan, mixture_channels
 from common.plans.initialisation import parameter_table
 from common.plans.noise import Draw
+from common.run.families.hierarchical_vae import check_options
 from tests.golden.host_cases import ANY_CFG
 
 BASE = load(ANY_CFG)
@@ -224,6 +225,30 @@ def test_what_does_not_fit_gets_one_line(changes, expected):
         make_plan(small(**changes))
     assert str(caught.value).startswith(expected)
     assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"synthesis__temperature_settings": (("lin", 1.0, 2.0),)}, "[synthesis] temperature_settings: ('l"),
+        ({"synthesis__temperature_settings": ((),)}, "[synthesis] temperature_settings: () must be"),
+        ({"model__up_n_blocks": (1, 10**12, 1)}, "[model] has "),
+        ({"model__up_kernel_size": (10**7,) * 3}, "[model] has "),
+    ],
+)  # fmt: skip
+def test_options_of_a_run_are_checked_before_it_begins(changes, expected):
+    check_options(small(synthesis__temperature_settings=(1.0, (0.5, 0.6, 0.7))))
+    with pytest.raises(UserError) as caught:
+        check_options(small(**{"synthesis__temperature_settings": (1.0,), **changes}))
+    assert str(caught.value).startswith(expected)
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("prefix", ["", "output_"])
+def test_a_softplus_needs_a_beta(prefix):
+    base = {f"model__{prefix}distribution_base": "std", f"model__{prefix}gradient_smoothing_beta": 0.0}
+    with pytest.raises(UserError, match=rf"^\[model\] {prefix}gradient_smoothing_beta must be above 0"):
+        small(**base)
 
 
 def test_a_level_of_stride_one_keeps_its_width_on_the_way_down():

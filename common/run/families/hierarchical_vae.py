@@ -42,9 +42,7 @@ def check_options(hparams: HParams) -> None:
     plan = make_plan(hparams)
     size = sum(prod(parameter.shape) for parameter in parameter_table(plan).values())
     if size > MAX_PARAMETERS:
-        raise UserError(
-            f"[model] has {size:,} parameters, more than {MAX_PARAMETERS:,}: lower its filters or kernel sizes"
-        )
+        raise UserError(f"[model] has {size:,} parameters, more than {MAX_PARAMETERS:,}: lower its filters")
     for setting in hparams.synthesis.temperature_settings:
         level_temperatures(plan, setting)
 
