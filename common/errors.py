@@ -24,5 +24,12 @@ def run_command(main: Callable[[list[str]], None], arguments: list[str] | None =
     try:
         main(sys.argv[1:] if arguments is None else arguments)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {_one_line(str(error))}", file=sys.stderr)
         sys.exit(2)
+
+
+def _one_line(text: str) -> str:
+    """What cannot be printed, such as a newline in the name of a file, as Python writes it in a string."""
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text
+    )

@@ -53,7 +53,7 @@ class Arguments:
 def parse(arguments: Sequence[str], *, default_cfg: Path, resumes: bool) -> Arguments:
     """Parse a command line; `--resume-from` is known where `resumes` is set. A `UserError` ends with the
     usage."""
-    usage = "usage: [CFG] [section.option=value ...]" + (" [--resume-from DIR]" if resumes else "")
+    usage = _usage(resumes=resumes)
     words, cfg, overrides, resume_from = list(arguments), [], [], None
     while words:
         word = words.pop(0)
@@ -76,12 +76,23 @@ def parse(arguments: Sequence[str], *, default_cfg: Path, resumes: bool) -> Argu
     return Arguments(cfg[0] if cfg else default_cfg, tuple(overrides), resume_from)
 
 
+def _usage(*, resumes: bool) -> str:
+    return "usage: [CFG] [section.option=value ...]" + (" [--resume-from DIR]" if resumes else "")
+
+
+def _asks_for_help(words: Sequence[str]) -> bool:
+    return not {"-h", "--help"}.isdisjoint(words)
+
+
 def train_command(
     make_engine: MakeEngine, twin: Path, *, count_processes: CountProcesses | None = None
 ) -> None:
     """Entry point of a twin's `train.py`. A twin that wants a process a device counts them."""
 
     def main(words: list[str]) -> None:
+        if _asks_for_help(words):
+            print(_usage(resumes=True))
+            return
         arguments = parse(words, default_cfg=twin.parent / DEFAULT_CFG, resumes=True)
         prepare = partial(prepare_training, resume_from=arguments.resume_from)
         _start(make_engine, twin, arguments, prepare, count_processes)
@@ -95,6 +106,9 @@ def synthesize_command(
     """Entry point of a twin's `synthesize.py`."""
 
     def main(words: list[str]) -> None:
+        if _asks_for_help(words):
+            print(_usage(resumes=False))
+            return
         arguments = parse(words, default_cfg=twin.parent / DEFAULT_CFG, resumes=False)
         _start(make_engine, twin, arguments, prepare_synthesis, count_processes)
 

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from common.errors import UserError
-from common.run.cli import parse
+from common.errors import UserError, run_command
+from common.run.cli import parse, synthesize_command, train_command
 from common.run.logs import JsonLines, TensorBoard
 from common.run.pictures import above, grid, in_rows, save_grid, save_picture
 
@@ -71,6 +71,24 @@ def test_command_line_is_split_into_its_parts():
     assert (found.cfg, found.resume_from) == (Path("my.cfg"), Path("../logs-y"))
     assert found.overrides == ("run.name=x", "model.up_strides=[1, 2]")
     assert parse([], default_cfg=Path("d.cfg"), resumes=False).cfg == Path("d.cfg")
+
+
+@pytest.mark.parametrize("word", ["-h", "--help"])
+@pytest.mark.parametrize("command", [train_command, synthesize_command])
+def test_help_prints_the_usage(monkeypatch, capsys, tmp_path, command, word):
+    monkeypatch.setattr("sys.argv", ["x.py", word])
+    command(lambda _: None, tmp_path)
+    assert capsys.readouterr().out.startswith("usage: [CFG]")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_mistake_is_told_in_one_line(capsys):
+    def main(_):
+        raise UserError("a\nb\x1b.png é")
+
+    with pytest.raises(SystemExit):
+        run_command(main, [])
+    assert capsys.readouterr().err == "error: a\\nb\\x1b.png é\n"
 
 
 @pytest.mark.parametrize(
