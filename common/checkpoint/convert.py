@@ -70,7 +70,8 @@ def make_run(source: Path, cfg: Path, overrides: Sequence[str], run: Path, read_
     with directory.locked():
         if present := store.steps(directory.checkpoints):
             raise UserError(f"run {run} has a checkpoint of step {present[-1]} already: choose another --run")
-        hparams, messages = resolve(cfg, overrides, log_root)
+        options = resolve(cfg, overrides, log_root)
+        hparams = options.hparams
         imported = importer(content, hparams, make_plan(hparams), source)
         info = {
             "data": None,
@@ -80,8 +81,9 @@ def make_run(source: Path, cfg: Path, overrides: Sequence[str], run: Path, read_
             "metrics": {},
             "imported_from": source.name,
         }
+        options.save()
         path = store.save(directory.checkpoints, imported.step, imported.state, info, keep=1)
-    for message in messages:
+    for message in options.messages:
         print(message)
     updates = int(imported.state["counters"]["updates"])
     print(

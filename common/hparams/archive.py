@@ -5,7 +5,7 @@ wins over both and is written back. What decides the architecture cannot change.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import Field, fields, replace
+from dataclasses import Field, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +18,37 @@ from common.hparams.schema import names
 from common.run.files import replacing
 
 
+@dataclass(frozen=True)
+class Resolution:
+    """The options of a run, lines that tell the user what won, and what its copy should hold from now on."""
+
+    hparams: Any
+    messages: list[str]
+    _path: Path
+    _document: Document | None = None
+
+    def save(self) -> None:
+        """Write the run's copy where it is new or an override changes it; a `UserError` where that is not
+        possible."""
+        if self._document is not None:
+            with replacing(self._path) as beside:
+                beside.write_text(render(self._document), encoding="utf-8")
+
+
 def resolve(
     cfg_path: Path | str, overrides: Sequence[str], log_root: Path, *, cwd: Path | None = None
-) -> tuple[Any, list[str]]:
-    """Return the options of a run under `log_root`, the twin's folder, and lines that tell the user what won.
+) -> Resolution:
+    """Settle the options of a run under `log_root`, the twin's folder; nothing is written yet.
 
-    Writes the run's copy when it is new or an override changes it. A `UserError` where an option is wrong,
-    the copy cannot be written, or the architecture of an existing run would change.
+    A `UserError` where an option is wrong or the architecture of an existing run would change.
     """
     words = command_line.parse(overrides, cwd)
     given = read(Path(cfg_path))
     wanted = assemble(given, words, log_root)
     path = copy_path(log_root, wanted.run.name)
     if not path.exists():
-        write_copy(path, _edited(given, words, wanted, None))
-        return wanted, [_override_line(word, wanted, None) for word in words]
+        messages = [_override_line(word, wanted, None) for word in words]
+        return Resolution(wanted, messages, path, _edited(given, words, wanted, None))
     saved = read(path)
     _check_family(saved, words, log_root)
     before, after = assemble(saved, (), log_root), assemble(saved, words, log_root)
@@ -41,21 +57,15 @@ def resolve(
             f"{path}: [run] name is '{before.run.name}': this copy belongs to '{wanted.run.name}', write that"
         )
     _check_architecture(before, after, saved, path)
-    if before != after:
-        write_copy(path, _edited(saved, words, after, before))
     messages = [_difference_line(*difference, path, cfg_path) for difference in _differences(after, wanted)]
-    return after, messages + [_override_line(word, after, before) for word in words]
+    messages += [_override_line(word, after, before) for word in words]
+    document = _edited(saved, words, after, before) if before != after else None
+    return Resolution(after, messages, path, document)
 
 
 def copy_path(log_root: Path, name: str) -> Path:
     """Where the run `name` keeps its copy."""
     return log_root / f"logs-{name}" / f"hparams-{name}.cfg"
-
-
-def write_copy(path: Path, document: Document) -> None:
-    """Write the copy in one piece; a `UserError` where that is not possible."""
-    with replacing(path) as beside:
-        beside.write_text(render(document), encoding="utf-8")
 
 
 def to_json(hparams: Any) -> dict[str, dict[str, Any]]:

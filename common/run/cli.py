@@ -25,7 +25,6 @@ from common.run.context import Context, Work
 from common.run.directory import RunDirectory
 from common.run.engine import Engine
 from common.run.families import check_options
-from common.run.files import replacing
 from common.run.launch import is_worker, launch
 from common.run.synthesize import prepare_synthesis
 from common.run.train import prepare_training
@@ -129,43 +128,21 @@ def _start(
     if prepare is prepare_synthesis and not directory.path.is_dir():
         raise UserError(f"there is no run '{given.run.name}' in {twin}: train it first, or give its run.name")
     with _held(directory):
-        with _undone_on_error(directory.path / f"hparams-{given.run.name}.cfg") as undo:
-            hparams, messages = resolve(arguments.cfg, arguments.overrides, twin)
-            check_options(hparams)
-            n_processes = 1
-            if count_processes and hparams.run.num_gpus > 1 and not is_worker():
-                n_processes = count_processes(hparams.run.num_gpus)
-            if n_processes > 1:
-                undo()
-            else:
-                if _rank() == 0:
-                    print(*messages, sep="\n", end="\n" if messages else "", flush=True)
-                work = prepare(Context(hparams, directory, open_datasets(hparams), make_engine(hparams)))
+        options = resolve(arguments.cfg, arguments.overrides, twin)
+        hparams = options.hparams
+        check_options(hparams)
+        n_processes = 1
+        if count_processes and hparams.run.num_gpus > 1 and not is_worker():
+            n_processes = count_processes(hparams.run.num_gpus)
         if n_processes <= 1:
+            if _rank() == 0:
+                print(*options.messages, sep="\n", end="\n" if options.messages else "", flush=True)
+            work = prepare(Context(hparams, directory, open_datasets(hparams), make_engine(hparams)))
+            if _rank() == 0:
+                options.save()
             work()
             return
     sys.exit(launch(n_processes))
-
-
-@contextmanager
-def _undone_on_error(saved: Path) -> Iterator[Callable[[], None]]:
-    """Give the run's saved options their old content when what was asked for turns out to be impossible."""
-    before = saved.read_bytes() if saved.exists() else None
-
-    def undo() -> None:
-        if _rank():
-            return
-        if before is None:
-            saved.unlink(missing_ok=True)
-        elif saved.read_bytes() != before:
-            with replacing(saved) as beside:
-                beside.write_bytes(before)
-
-    try:
-        yield undo
-    except UserError:
-        undo()
-        raise
 
 
 @contextmanager

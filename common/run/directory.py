@@ -3,7 +3,7 @@
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,21 +47,36 @@ class RunDirectory:
         holds it.
 
         The lock is the kernel's record lock: it ends with the process, however that ends, and children do not
-        inherit it.
+        inherit it. A folder that holds nothing else at the end is removed.
         """
-        file = self.path / "lock"
+        descriptor = self._open_lock()
+        try:
+            _take(descriptor, self._lock)
+            try:
+                yield
+            finally:
+                self._remove_if_unused()
+        finally:
+            os.close(descriptor)
+
+    def _remove_if_unused(self) -> None:
+        with suppress(OSError):
+            if list(self.path.iterdir()) == [self._lock]:
+                self._lock.unlink()
+                self.path.rmdir()
+
+    @property
+    def _lock(self) -> Path:
+        return self.path / "lock"
+
+    def _open_lock(self) -> int:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
+            return os.open(self._lock, os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as error:
             raise UserError(
                 f"run directory {self.path} cannot be written ({error.strerror}): make its folder writable"
             ) from error
-        try:
-            _take(descriptor, file)
-            yield
-        finally:
-            os.close(descriptor)
 
 
 def ensure_folder(path: Path) -> Path:
@@ -81,5 +96,7 @@ def _take(descriptor: int, file: Path) -> None:
         raise UserError(
             f"run directory {file.parent} is in use by process {holder}: wait, or choose another run.name"
         ) from error
+    if not file.exists() or not os.path.samestat(os.fstat(descriptor), file.stat()):
+        raise UserError(f"run directory {file.parent} was removed by a process that just ended: start again")
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)

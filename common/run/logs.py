@@ -4,6 +4,7 @@ import json
 import math
 import os
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -108,17 +109,21 @@ class TensorBoard:
             writer.close()
 
 
+def check_wandb() -> None:
+    """A `UserError` when the package of Weights & Biases is not there."""
+    if find_spec("wandb") is None:
+        raise UserError(
+            "[run] wandb is True but it is not installed: `pip install wandb`, or set run.wandb=False"
+        )
+
+
 class WandB:
     """Weights & Biases; its tags are `<split>/<tag>`."""
 
     def __init__(self, project: str, name: str, options: dict[str, Any], folder: Path) -> None:
-        """Go on with the run of that name; a `UserError` when the package is not there."""
-        try:
-            import wandb  # noqa: PLC0415 - an optional package
-        except ImportError as error:
-            raise UserError(
-                "[run] wandb is True but it is not installed: `pip install wandb`, or set run.wandb=False"
-            ) from error
+        """Go on with the run of that name."""
+        import wandb  # noqa: PLC0415 - an optional package
+
         self._wandb = wandb
         self._run = wandb.init(
             project=project, name=name, id=name, config=options, dir=str(folder), resume="allow"

@@ -11,7 +11,7 @@ from common.errors import UserError
 from common.hparams.archive import to_json
 from common.run.context import Context, Work
 from common.run.families import FamilyLogic, family_logic
-from common.run.logs import JsonLines, Log, Sink, TensorBoard, WandB
+from common.run.logs import JsonLines, Log, Sink, TensorBoard, WandB, check_wandb
 from common.run.progress import Progress
 from common.run.restore import Start, load_best, restore
 from common.run.stopping import Stop
@@ -28,6 +28,8 @@ def train(context: Context, *, resume_from: Path | None = None) -> None:
 
 def prepare_training(context: Context, *, resume_from: Path | None = None) -> Work:
     """Open pictures and restore the state, or raise a `UserError`; returns what is left to do."""
+    if context.hparams.run.wandb:
+        check_wandb()
     # All splits now: what is wrong with one of them is told before a step is taken.
     for pictures in (context.sets.train, context.sets.validation, context.sets.test):
         for note in pictures.notes:

@@ -1,10 +1,13 @@
 """One process at a time works in a run's folder, and a killed one leaves no obstacle."""
 
 import errno
+import fcntl
 import os
+import shutil
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -16,6 +19,7 @@ from common.run.files import replacing
 ROOT = Path(__file__).parents[2]
 HOLD = """
 import sys
+from contextlib import suppress
 from pathlib import Path
 from common.run.directory import RunDirectory
 with RunDirectory(Path(sys.argv[1])).locked():
@@ -43,6 +47,36 @@ def test_second_process_is_refused_and_told_who_holds_the_run(tmp_path, holder):
         RunDirectory.of(tmp_path, "x").locked(),
     ):
         pytest.fail("the lock was given twice")
+
+
+def test_refused_process_leaves_the_lock_of_the_other_alone(tmp_path, holder):
+    for _ in range(2):
+        with (
+            pytest.raises(UserError, match=f"in use by process {holder.pid}"),
+            RunDirectory.of(tmp_path, "x").locked(),
+        ):
+            pytest.fail("the lock was given twice")
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_folder_without_content_is_removed_at_the_end(tmp_path, kept):
+    folder = tmp_path / "logs-x"
+    with suppress(ValueError), RunDirectory(folder).locked():
+        if kept:
+            (folder / "metrics.jsonl").write_text("")
+        raise ValueError
+    assert folder.exists() == kept
+
+
+def test_lock_of_a_removed_folder_is_no_lock(tmp_path, monkeypatch):
+    folder = tmp_path / "logs-x"
+
+    def removed_meanwhile(descriptor, operation):
+        shutil.rmtree(folder)
+
+    monkeypatch.setattr(fcntl, "lockf", removed_meanwhile)
+    with pytest.raises(UserError, match="start again"), RunDirectory.of(tmp_path, "x").locked():
+        pytest.fail("another process could lock the folder as well")
 
 
 def test_lock_of_a_killed_process_is_free(tmp_path, holder):

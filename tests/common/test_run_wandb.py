@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from common.errors import UserError
-from common.run.logs import WandB
+from common.run.logs import WandB, check_wandb
 
 
 class Recorder:
@@ -41,10 +41,10 @@ def test_scalars_go_out_under_split_and_tag(monkeypatch, tmp_path):
     assert recorder.finished
 
 
-def test_missing_package_is_a_users_error(monkeypatch, tmp_path):
+def test_missing_package_is_a_users_error(monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(UserError, match=r"run\.wandb=False"):
-        WandB("project", "name", {}, tmp_path)
+        check_wandb()
 
 
 def test_pictures_and_histograms_are_wrapped(monkeypatch, tmp_path):

@@ -1,8 +1,11 @@
 """Every mistake of a user gets exit code 2 and one line, and leaves what was there as it was."""
 
+import errno
 import hashlib
+import os
 import re
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -69,7 +72,24 @@ CONFIGURATIONS = {
 @pytest.mark.parametrize("name", ["tiny", "new"])
 def test_wrong_configuration(trained, refused, name, override, message):
     assert_matches(message, refused("train", f"run.name={name}", override))
-    assert not (trained / "logs-new" / "hparams-new.cfg").exists(), "a refused run leaves no configuration"
+    assert not (trained / "logs-new").exists(), "a refused run leaves nothing"
+
+
+@pytest.mark.parametrize("name", ["tiny", "new"])
+def test_missing_package_is_told_before_anything_is_written(trained, refused, monkeypatch, name):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    line = refused("train", f"run.name={name}", "run.wandb=True", "train.total_train_steps=5")
+    assert_matches("wandb is True but it is not installed", line)
+    assert not (trained / "logs-new").exists()
+
+
+def test_full_disk_at_the_first_start_leaves_nothing(trained, refused, monkeypatch):
+    def full(source, target):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
+
+    monkeypatch.setattr(os, "replace", full)
+    assert_matches("No space left", refused("train", "run.name=new"))
+    assert not (trained / "logs-new").exists()
 
 
 def test_missing_configuration(refused, tmp_path):
