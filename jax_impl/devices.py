@@ -50,6 +50,10 @@ class Devices:
         """The same on every device."""
         return NamedSharding(self.mesh, PartitionSpec())
 
+    def sharding(self, spread: bool) -> NamedSharding:
+        """Rows spread over the devices, or the same everywhere."""
+        return self.sharded if spread else self.replicated
+
     def place(self, array: np.ndarray, dtype: jnp.dtype | None = None) -> Array:
         """This process's rows as part of the global array, spread over the devices."""
         rows = np.asarray(array, dtype)

@@ -1,6 +1,6 @@
 """The engine of the JAX twin: `common.run.engine.Engine` over a family's tensor functions."""
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping
 from functools import partial
 from importlib import import_module
 from typing import Any, NamedTuple
@@ -11,22 +11,31 @@ import numpy as np
 from flax import nnx
 
 from common.errors import UserError
-from common.plans.layout import pack, unpack
+from common.plans.layout import check_shapes, pack, unpack
 from common.run.engine import Array, Batch, Noise, State
-from common.run.engine_support import metric_names, padded_rows, take_prefixed
+from common.run.engine_support import (
+    metric_names,
+    mode,
+    padded_rows,
+    split_arguments,
+    take_prefixed,
+    with_ema_rate,
+)
 from jax_impl.devices import COMPUTE_DTYPES, open_devices, set_precision, use_compilation_cache
 from jax_impl.noise import STREAMS, draw_noise
-from jax_impl.optim.flat import flat_layout, join, split
+from jax_impl.optim.flat import canonical, flat_layout, join, split, write
 from jax_impl.optim.step import OptimizerState, Settings, optimizer_step
 
 COUNTERS = ("updates", "skips", "skips_in_row")
 
 
 class TrainState(NamedTuple):
-    """What a step takes and gives back: the optimiser's state, sums of metrics and number of their steps."""
+    """What a step takes and gives back: the optimiser's state, sums of metrics and number of their steps,
+    buffers."""
 
     optimizer: OptimizerState
     metric_sums: jax.Array
+    buffers: dict[str, jax.Array]
 
 
 class Engine:
@@ -45,18 +54,17 @@ class Engine:
         self.family = import_module(f"jax_impl.families.{hparams.run.family}").Family(hparams)
         self.graph, params, self.rest = nnx.split(nnx.eval_shape(self.family.build), nnx.Param, ...)
         self.layout, self.tree = flat_layout(params, self.family.parameter_shapes(), self.family.decayed)
-        train = hparams.train
-        self.settings = Settings.make(
-            hparams.optimizer, train.ema_decay, self.family.weight_decay, self.layout.n_decayed
-        )
+        self.settings = Settings.make(hparams.optimizer, self.family.weight_decay, self.layout.n_decayed)
         self.compiled: dict[Hashable, Any] = {}
         self.metric_names = metric_names(self.family.metric_sizes)
-        self._set_state(OptimizerState.start(jnp.zeros(self.layout.size, self.dtype)))
+        self.frozen = self._replicate(self._cast(self.family.frozen()))
+        self.initial_buffers = self.family.initial_buffers(hparams.run.seed)
+        self._set_state(OptimizerState.start(jnp.zeros(self.layout.size, self.dtype)), self.initial_buffers)
 
     def initialise(self) -> None:
-        """Create parameters, their average and the optimiser's state."""
+        """Create parameters, their average, buffers and the optimiser's state."""
         arrays = self.family.initial_parameters(self.hparams.run.seed)
-        self._set_state(OptimizerState.start(self._vector(arrays)))
+        self._set_state(OptimizerState.start(self._vector(arrays)), self.initial_buffers)
 
     def train_step(
         self, batch: Batch, step: int, scalars: Mapping[str, float], noise: Noise | None = None
@@ -71,15 +79,19 @@ class Engine:
             )
         pictures = {name: self.devices.place(array) for name, array in batch.items()}
         drawn = self._noise("train_step", rows, step, noise)
+        phase, balanced = self.family.phase(scalars), self.family.balances(scalars)
+        scalars = with_ema_rate(scalars, self.hparams.train.ema_decay)
         values = {name: np.asarray(value, self.dtype) for name, value in scalars.items()}
         if n_parts == 1:
-            self.state = self._jit(self._whole_step, donate=0)(self.state, pictures, drawn, values)
+            whole_step = self._jit(partial(self._whole_step, phase), ("step", phase), donate=0)
+            self.state = whole_step(self.state, self.frozen, pictures, drawn, values)
             return
         parts = self._jit(self._parts)(pictures, drawn)
-        statistics = self._statistics(parts) if self.family.balances(scalars) else None
+        statistics = self._statistics(parts, phase) if balanced else None
+        gradient = self._jit(partial(self._gradient, phase), ("gradient", phase))
         total = None
         for pictures, drawn in parts:
-            part = self._jit(self._gradient)(self.state.optimizer.params, pictures, drawn, values, statistics)
+            part = gradient(self.state, self.frozen, pictures, drawn, values, statistics)
             total = part if total is None else self._jit(_add, donate=0)(total, part)
         self.state = self._jit(self._apply, donate=0)(self.state, total, values)
 
@@ -95,107 +107,57 @@ class Engine:
         }
         self.state = self._replicate(
             TrainState(
-                state._replace(longest_row=state.skips_in_row.copy()), jnp.zeros_like(self.state.metric_sums)
+                state._replace(longest_row=state.skips_in_row.copy()),
+                jnp.zeros_like(self.state.metric_sums),
+                self.state.buffers,
             )
         )
         return metrics
 
-    def evaluate(self, batch: Batch, *, ema: bool, step: int, noise: Noise | None = None) -> dict[str, Array]:
-        """`reconstruction` (B,) and `kl` (B, L) in nats."""
-        return self._run("evaluate", batch, ema, step, noise)
-
-    def reconstruct(
+    def run(
         self,
+        method: str,
         batch: Batch,
         *,
         ema: bool,
         step: int,
-        masks: Sequence[Array] | None = None,
-        output: str = "sample",
-        output_temperature: float = 1.0,
         noise: Noise | None = None,
+        **arguments: Any,
     ) -> dict[str, Array]:
-        """`image` uint8 (B, h, w, C), `reconstruction` (B,) and `kl` (B, L), masked where masks are given."""
-        numbers = {"masks": masks, "output_temperature": output_temperature}
-        return self._run("reconstruct", batch, ema, step, noise, numbers, output=output)
+        """Run a family's method on the global batch, each device its rows; repetition fills batches."""
+        function = mode(self.family, method)
+        options, numbers = split_arguments(arguments)
+        n = len(next(iter(batch.values())))
+        rows = padded_rows(n, self.device_count)
+        arrays = {name: self.devices.place(self.devices.share(array[rows])) for name, array in batch.items()}
+        given = noise and {name: self.devices.share(np.asarray(array)[rows]) for name, array in noise.items()}
+        drawn = self._noise(method, len(rows), step, given, **options)
 
-    def generate(
-        self,
-        n: int,
-        temperatures: Sequence[float],
-        *,
-        ema: bool,
-        step: int,
-        output: str = "sample",
-        output_temperature: float = 1.0,
-        noise: Noise | None = None,
-    ) -> Array:
-        """`n` pictures uint8 (n, h, w, C) from the prior."""
-        numbers = {"temperatures": np.asarray(temperatures), "output_temperature": output_temperature}
-        rows = {"index": np.arange(n)}
-        return self._run("generate", rows, ema, step, noise, numbers, output=output)["image"]
+        def run(flat: jax.Array, arrays: Any, extras: Any, drawn: Any, numbers: Any) -> dict[str, jax.Array]:
+            return function(self._current(flat), arrays | extras, drawn, **numbers, **options)
 
-    def encode(
-        self,
-        batch: Batch,
-        *,
-        ema: bool,
-        step: int,
-        masks: Sequence[Array] | None = None,
-        noise: Noise | None = None,
-    ) -> dict[str, Array]:
-        """`mean.<l>`, `std.<l>` and `z.<l>` (B, H, W, Z) of every latent group."""
-        return self._run("encode", batch, ema, step, noise, {"masks": masks})
-
-    def decode(
-        self,
-        latents: Mapping[str, Array],
-        temperatures: Sequence[float],
-        *,
-        ema: bool,
-        step: int,
-        masks: Sequence[Array] | None = None,
-        output: str = "mean",
-        output_temperature: float = 1.0,
-        noise: Noise | None = None,
-    ) -> Array:
-        """Pictures uint8 (B, h, w, C) from `z.<l>`."""
-        numbers = {
-            "temperatures": np.asarray(temperatures),
-            "masks": masks,
-            "output_temperature": output_temperature,
-        }
-        return self._run("decode", latents, ema, step, noise, numbers, output=output)["image"]
-
-    def inpaint(
-        self, batch: Batch, mask: Array, *, ema: bool, step: int, noise: Noise | None = None
-    ) -> Array:
-        """Pictures whose masked part is filled in, where the family can."""
-        return self._run("inpaint", batch, ema, step, noise, {"mask": mask})["image"]
-
-    def divergence_statistics(
-        self, batch: Batch, *, ema: bool, step: int, noise: Noise | None = None
-    ) -> dict[str, Array]:
-        """`kl.<l>` (B, Z): KL of every picture and variate in nats, averaged over the latent grid."""
-        return self._run("divergence_statistics", batch, ema, step, noise)
-
-    def output_statistics(self, batch: Batch, *, ema: bool, step: int) -> dict[str, Array]:
-        """Arrays of the output layer for histograms."""
-        return self._run("output_statistics", batch, ema, step, None)
+        flat = self.state.optimizer.ema if ema else self.state.optimizer.params
+        compiled = self._jit(run, (method, *options.items()), out_shardings=self.devices.sharded)
+        results = compiled(flat, arrays, _extras(self.state, self.frozen), drawn, self._arrays(numbers))
+        return {name: self.devices.to_numpy(value)[:n] for name, value in results.items()}
 
     def state_to_numpy(self) -> State:
-        """`model`, `ema` and `optimizer` tensors under canonical names, and `counters`."""
-        state = self.state.optimizer
-        vectors = {name: np.asarray(getattr(state, name)) for name in ("params", "ema", "first", "second")}
+        """`model`, `ema`, `optimizer` tensors under canonical names, `counters`, and `buffers` if any."""
+        optimizer = self.state.optimizer
+        vectors = {
+            name: np.asarray(getattr(optimizer, name)) for name in ("params", "ema", "first", "second")
+        }
         moments = unpack(vectors["first"], self.layout, "exp_avg.")
         moments |= unpack(vectors["second"], self.layout, f"{self.settings.rule.second}.")
-        counters = {name: np.asarray(getattr(state, name), np.int64) for name in COUNTERS}
-        return {
+        counters = {name: np.asarray(getattr(optimizer, name), np.int64) for name in COUNTERS}
+        state = {
             "model": unpack(vectors["params"], self.layout),
             "ema": unpack(vectors["ema"], self.layout),
             "optimizer": moments,
             "counters": counters,
         }
+        buffers = {name: np.array(array) for name, array in self.state.buffers.items()}
+        return state | ({"buffers": buffers} if buffers else {})
 
     def state_from_numpy(self, state: State) -> None:
         """Load a state; without `ema` or `optimizer` the average begins as a copy, the optimiser afresh."""
@@ -215,13 +177,19 @@ class Engine:
             name: jnp.asarray(int(value), jnp.int32) for name, value in state.get("counters", {}).items()
         }
         loaded = loaded._replace(**counters)
-        self._set_state(loaded._replace(longest_row=loaded.skips_in_row.copy()))
+        loaded = loaded._replace(longest_row=loaded.skips_in_row.copy())
+        self._set_state(loaded, state.get("buffers", self.initial_buffers))
 
     def _vector(self, arrays: Mapping[str, Array]) -> jax.Array:
         return jnp.array(pack(arrays, self.layout, self.dtype))
 
-    def _set_state(self, state: OptimizerState) -> None:
-        self.state = self._replicate(TrainState(state, jnp.zeros(len(self.metric_names) + 1, self.dtype)))
+    def _cast(self, arrays: Mapping[str, Array]) -> dict[str, Array]:
+        return {name: np.asarray(array, self.dtype) for name, array in arrays.items()}
+
+    def _set_state(self, state: OptimizerState, buffers: Mapping[str, Array]) -> None:
+        check_shapes(buffers, {name: array.shape for name, array in self.initial_buffers.items()})
+        sums = jnp.zeros(len(self.metric_names) + 1, self.dtype)
+        self.state = self._replicate(TrainState(state, sums, self._cast(buffers)))
 
     def _replicate(self, tree: Any) -> Any:
         """Put a tree on every device, in memory of its own: the step gives it away."""
@@ -245,9 +213,8 @@ class Engine:
         draws = self.family.draws(method, rows, **options)
         if not draws:
             return {}
-        draw = self._jit(
-            partial(draw_noise, draws, dtype=self.dtype), draws, out_shardings=self.devices.sharded
-        )
+        shardings = {draw.name: self.devices.sharding(draw.kind != "generator") for draw in draws}
+        draw = self._jit(partial(draw_noise, draws, dtype=self.dtype), draws, out_shardings=shardings)
         return draw(tuple(np.uint32(part % 2**32) for part in (self.hparams.run.seed, STREAMS[method], step)))
 
     def _weights(self, flat: jax.Array) -> nnx.State:
@@ -258,20 +225,30 @@ class Engine:
         """The model whose weights are the vector's."""
         return nnx.merge(self.graph, self._weights(flat), self.rest)
 
-    def _whole_step(self, state: TrainState, batch: Any, noise: Any, scalars: Any) -> TrainState:
-        return self._apply(
-            state, self._gradient(state.optimizer.params, batch, noise, scalars, None), scalars
-        )
+    def _whole_step(
+        self, phase: Hashable, state: TrainState, frozen: Any, batch: Any, noise: Any, scalars: Any
+    ) -> TrainState:
+        part = self._gradient(phase, state, frozen, batch, noise, scalars, None)
+        return self._apply(state, part, scalars)
 
     def _gradient(
-        self, flat: jax.Array, batch: Any, noise: Any, scalars: Any, statistics: Any
+        self,
+        phase: Hashable,
+        state: TrainState,
+        frozen: Any,
+        batch: Any,
+        noise: Any,
+        scalars: Any,
+        statistics: Any,
     ) -> tuple[jax.Array, Any]:
         """Gradient (P,) and metrics of the mean loss over the batch, or over a part of it."""
+        flat = state.optimizer.params
+        batch = batch | _extras(state, frozen)
 
         def loss(params: nnx.State) -> tuple[jax.Array, dict[str, jax.Array]]:
-            terms = self.family.terms(nnx.merge(self.graph, params, self.rest), batch, noise)
+            terms = self.family.terms(nnx.merge(self.graph, params, self.rest), batch, noise, phase)
             own = self.family.statistics(terms) if statistics is None else statistics
-            return self.family.loss(terms, scalars, own)
+            return self.family.loss(terms, scalars, own, phase)
 
         # Split outside of the gradient: that of a slice is a padded vector, one of full length a tensor.
         grads, metrics = jax.grad(loss, has_aux=True)(self._weights(flat))
@@ -281,21 +258,34 @@ class Engine:
         """Update by the mean of the parts' gradients, and add the mean of their metrics to the sums."""
         n_parts = self.hparams.train.accumulation_steps
         grad, metrics = jax.tree.map(lambda total: total / n_parts, totals) if n_parts > 1 else totals
-        optimizer, norm = optimizer_step(state.optimizer, grad, scalars["learning_rate"], self.settings)
+        optimizer, norm = optimizer_step(
+            state.optimizer, grad, scalars["learning_rate"], scalars["ema_rate"], self.settings
+        )
+        applied = optimizer.skips_in_row == 0
+        buffers = {
+            name: jnp.where(applied, metrics[f"buffer.{name}"], array).astype(self.dtype)
+            for name, array in state.buffers.items()
+        }
+        parameters = canonical(optimizer.params, self.layout) if buffers else {}
+        if buffers and (assigned := self.family.assigned(buffers, parameters)):
+            params = write(optimizer.params, assigned, self.layout)
+            optimizer = optimizer._replace(params=jnp.where(applied, params, optimizer.params))
         values = [*(metrics[name] for name in self.family.metric_sizes), norm, jnp.ones_like(norm)]
         vector = jnp.concatenate([value.reshape(-1).astype(self.dtype) for value in values])
         sums = state.metric_sums + jnp.where(jnp.isfinite(norm), vector, 0)
-        return TrainState(optimizer, sums)
+        return TrainState(optimizer, sums, buffers)
 
-    def _statistics(self, parts: Any) -> jax.Array:
+    def _statistics(self, parts: Any, phase: Hashable) -> jax.Array:
         """What the loss balances by, over the whole batch: a pass of its own before the parts' gradients."""
-        compute = self._jit(self._part_statistics)
-        values = [compute(self.state.optimizer.params, pictures, drawn) for pictures, drawn in parts]
+        compute = self._jit(partial(self._part_statistics, phase), ("statistics", phase))
+        values = [compute(self.state, self.frozen, pictures, drawn) for pictures, drawn in parts]
         return self._jit(_mean)(values)
 
-    def _part_statistics(self, flat: jax.Array, batch: Any, noise: Any) -> jax.Array:
-        model = self._current(flat)
-        return self.family.statistics(self.family.terms(model, batch, noise))
+    def _part_statistics(
+        self, phase: Hashable, state: TrainState, frozen: Any, batch: Any, noise: Any
+    ) -> jax.Array:
+        model = self._current(state.optimizer.params)
+        return self.family.statistics(self.family.terms(model, batch | _extras(state, frozen), noise, phase))
 
     def _parts(self, batch: Any, noise: Any) -> list[Any]:
         """Split along the batch so that every device keeps its rows."""
@@ -309,45 +299,22 @@ class Engine:
         parts = [jax.tree.map(lambda array, i=i: array[i], split_up) for i in range(n)]
         return jax.lax.with_sharding_constraint(parts, self.devices.sharded)
 
-    def _run(
-        self,
-        method: str,
-        batch: Batch,
-        ema: bool,
-        step: int,
-        noise: Noise | None,
-        numbers: Mapping[str, Any] | None = None,
-        **options: str,
-    ) -> dict[str, Array]:
-        """Run a family's method on the global batch, each device its rows; repetition fills batches."""
-        function = getattr(self.family, method, None)
-        if function is None:
-            raise UserError(f"[run] family '{self.hparams.run.family}' has no mode '{method}'")
-        n = len(next(iter(batch.values())))
-        rows = padded_rows(n, self.device_count)
-        arrays = {name: self.devices.place(self.devices.share(array[rows])) for name, array in batch.items()}
-        given = noise and {name: self.devices.share(np.asarray(array)[rows]) for name, array in noise.items()}
-        drawn = self._noise(method, len(rows), step, given, **options)
-
-        def run(flat: jax.Array, arrays: Any, drawn: Any, numbers: Any) -> dict[str, jax.Array]:
-            model = self._current(flat)
-            return function(model, arrays, drawn, **numbers, **options)
-
-        state = self.state.optimizer
-        compiled = self._jit(run, (method, *options.items()), out_shardings=self.devices.sharded)
-        results = compiled(state.ema if ema else state.params, arrays, drawn, self._arrays(numbers or {}))
-        return {name: self.devices.to_numpy(value)[:n] for name, value in results.items()}
-
-    def _arrays(self, numbers: Mapping[str, Any]) -> dict[str, Any]:
-        """Numbers, arrays and lists of arrays that are the same for every row."""
+    def _arrays(self, numbers: Mapping[str, Array | list[Array]]) -> dict[str, Any]:
+        """What is the same for every row."""
         make = partial(np.asarray, dtype=self.dtype)
+        return {
+            name: [make(item) for item in value] if isinstance(value, list) else make(value)
+            for name, value in numbers.items()
+        }
 
-        def converted(value: Any) -> Any:
-            if value is None:
-                return None
-            return [make(item) for item in value] if isinstance(value, list | tuple) else make(value)
 
-        return {name: converted(value) for name, value in numbers.items()}
+def _extras(state: TrainState, frozen: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    """What an adapter finds beside the rows of a batch."""
+    return _prefixed("buffer.", state.buffers) | _prefixed("frozen.", frozen)
+
+
+def _prefixed(prefix: str, arrays: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    return {prefix + name: array for name, array in arrays.items()}
 
 
 def _add(left: Any, right: Any) -> Any:

@@ -24,13 +24,14 @@ STREAMS = {
 
 
 def draw_noise(draws: Sequence[Draw], key: tuple[int, int, int], dtype: jnp.dtype) -> dict[str, Array]:
-    """Draw the arrays (B, H, W, C), all normals in one call and all uniforms in another.
+    """Draw the arrays (B, ...), all normals in one call and all uniforms in another.
 
     The values do not depend on how the arrays lie over devices and processes: no process index is needed.
     """
     seed, stream, step = key
     root = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), stream), step)
-    noise: dict[str, Array] = {}
+    generators = [draw.name for draw in draws if draw.kind == "generator"]
+    noise = {name: jax.random.fold_in(root, 2 + index) for index, name in enumerate(generators)}
     for index, kind in enumerate(("normal", "uniform")):
         chosen = [draw for draw in draws if draw.kind == kind]
         if not chosen:

@@ -140,7 +140,12 @@ def time_training(engine: Any, hparams: Any, plan: HierarchicalVAEPlan, batch: i
 def time_generation(engine: Any, plan: HierarchicalVAEPlan, batch: int, steps: int) -> Timing:
     """Time the generation of a batch at temperature 1, uint8 pictures on the host included."""
     temperatures = level_temperatures(plan, 1.0)
-    return time_calls(lambda: engine.generate(batch, temperatures, ema=True, step=0), steps)
+    rows = {"index": np.arange(batch)}
+
+    def call() -> None:
+        engine.run("generate", rows, ema=True, step=0, temperatures=temperatures, output="sample")
+
+    return time_calls(call, steps)
 
 
 def time_calls(call: Callable[[], None], n: int) -> Timing:

@@ -1,6 +1,6 @@
 """The engine of the PyTorch twin: `common.run.engine.Engine` over a family's tensor functions."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping
 from dataclasses import fields
 from functools import partial
 from importlib import import_module
@@ -11,12 +11,19 @@ import torch
 from torch import Tensor
 
 from common.errors import UserError
-from common.plans.layout import pack, unpack
+from common.plans.layout import check_shapes, pack, unpack
 from common.run.engine import Array, Batch, Noise, State
-from common.run.engine_support import metric_names, padded_rows, take_prefixed
+from common.run.engine_support import (
+    metric_names,
+    mode,
+    padded_rows,
+    split_arguments,
+    take_prefixed,
+    with_ema_rate,
+)
 from torch_impl.devices import COMPUTE_DTYPES, open_devices, set_precision
 from torch_impl.noise import STREAMS, draw_noise
-from torch_impl.optim.flat import bind, flat_layout, gather, views
+from torch_impl.optim.flat import bind, flat_layout, gather, views, write
 from torch_impl.optim.step import OptimizerState, Settings, optimizer_step
 from torch_impl.replay import Replay
 
@@ -39,20 +46,21 @@ class Engine:
         self.models = {ema: self._build() for ema in (False, True)}
         self.layout = flat_layout(self.models[False], self.family.parameter_shapes(), self.family.decayed)
         train = hparams.train
-        self.settings = Settings.make(
-            hparams.optimizer, train.ema_decay, self.family.weight_decay, self.layout.n_decayed
-        )
+        self.settings = Settings.make(hparams.optimizer, self.family.weight_decay, self.layout.n_decayed)
         self.metric_names = metric_names(self.family.metric_sizes)
         self.update = self._update_function()
         self.replay = Replay(train.compile and self.devices.device.type == "cuda" and self.process_count == 1)
+        self.frozen = self._placed(self.family.frozen())
+        self.buffers = self._placed(self.family.initial_buffers(hparams.run.seed))
         self._set_state(
             OptimizerState.start(torch.zeros(self.layout.size, dtype=self.dtype, device=self.devices.device))
         )
 
     def initialise(self) -> None:
-        """Create parameters, their average and the optimiser's state."""
-        arrays = self.family.initial_parameters(self.hparams.run.seed)
-        self._set_state(OptimizerState.start(self._vector(arrays)))
+        """Create parameters, their average, buffers and the optimiser's state."""
+        seed = self.hparams.run.seed
+        self._set_state(OptimizerState.start(self._vector(self.family.initial_parameters(seed))))
+        self._set_buffers(self.family.initial_buffers(seed))
 
     def train_step(
         self, batch: Batch, step: int, scalars: Mapping[str, float], noise: Noise | None = None
@@ -67,14 +75,15 @@ class Engine:
             )
         pictures = {name: self.devices.place(array) for name, array in batch.items()}
         drawn = self._noise("train_step", rows, step, noise)
+        phase, balanced = self.family.phase(scalars), self.family.balances(scalars)
+        scalars = with_ema_rate(scalars, self.hparams.train.ema_decay)
         names, values = list(scalars), torch.tensor(list(scalars.values()), dtype=self.dtype)
         inputs = {
             "values": values.to(self.devices.device, non_blocking=True),
             **_prefixed("batch.", pictures),
         }
-        balanced = self.family.balances(scalars)
-        device_step = partial(self._device_step, names=names, n_parts=n_parts, balanced=balanced)
-        self.replay(device_step, inputs | _prefixed("noise.", drawn), key=(balanced, rows))
+        device_step = partial(self._device_step, names=names, n_parts=n_parts, phase=phase, balanced=balanced)
+        self.replay(device_step, inputs | _prefixed("noise.", drawn), key=(phase, balanced, rows))
 
     def fetch_metrics(self) -> dict[str, float]:
         """Means since the last call, and the counters of skipped and applied updates."""
@@ -90,103 +99,45 @@ class Engine:
         state.longest_row.copy_(state.skips_in_row)
         return metrics
 
-    def evaluate(self, batch: Batch, *, ema: bool, step: int, noise: Noise | None = None) -> dict[str, Array]:
-        """`reconstruction` (B,) and `kl` (B, L) in nats."""
-        return self._run("evaluate", batch, ema, step, noise)
-
-    def reconstruct(
+    @torch.no_grad()
+    def run(
         self,
+        method: str,
         batch: Batch,
         *,
         ema: bool,
         step: int,
-        masks: Sequence[Array] | None = None,
-        output: str = "sample",
-        output_temperature: float = 1.0,
         noise: Noise | None = None,
+        **arguments: Any,
     ) -> dict[str, Array]:
-        """`image` uint8 (B, h, w, C), `reconstruction` (B,) and `kl` (B, L), masked where masks are given."""
-        numbers = {"masks": masks, "output_temperature": output_temperature}
-        return self._run("reconstruct", batch, ema, step, noise, numbers, output=output)
-
-    def generate(
-        self,
-        n: int,
-        temperatures: Sequence[float],
-        *,
-        ema: bool,
-        step: int,
-        output: str = "sample",
-        output_temperature: float = 1.0,
-        noise: Noise | None = None,
-    ) -> Array:
-        """`n` pictures uint8 (n, h, w, C) from the prior."""
-        numbers = {"temperatures": np.asarray(temperatures), "output_temperature": output_temperature}
-        rows = {"index": np.arange(n)}
-        return self._run("generate", rows, ema, step, noise, numbers, output=output)["image"]
-
-    def encode(
-        self,
-        batch: Batch,
-        *,
-        ema: bool,
-        step: int,
-        masks: Sequence[Array] | None = None,
-        noise: Noise | None = None,
-    ) -> dict[str, Array]:
-        """`mean.<l>`, `std.<l>` and `z.<l>` (B, H, W, Z) of every latent group."""
-        return self._run("encode", batch, ema, step, noise, {"masks": masks})
-
-    def decode(
-        self,
-        latents: Mapping[str, Array],
-        temperatures: Sequence[float],
-        *,
-        ema: bool,
-        step: int,
-        masks: Sequence[Array] | None = None,
-        output: str = "mean",
-        output_temperature: float = 1.0,
-        noise: Noise | None = None,
-    ) -> Array:
-        """Pictures uint8 (B, h, w, C) from `z.<l>`."""
-        numbers = {
-            "temperatures": np.asarray(temperatures),
-            "masks": masks,
-            "output_temperature": output_temperature,
-        }
-        return self._run("decode", latents, ema, step, noise, numbers, output=output)["image"]
-
-    def inpaint(
-        self, batch: Batch, mask: Array, *, ema: bool, step: int, noise: Noise | None = None
-    ) -> Array:
-        """Pictures whose masked part is filled in, where the family can."""
-        return self._run("inpaint", batch, ema, step, noise, {"mask": mask})["image"]
-
-    def divergence_statistics(
-        self, batch: Batch, *, ema: bool, step: int, noise: Noise | None = None
-    ) -> dict[str, Array]:
-        """`kl.<l>` (B, Z): KL of every picture and variate in nats, averaged over the latent grid."""
-        return self._run("divergence_statistics", batch, ema, step, noise)
-
-    def output_statistics(self, batch: Batch, *, ema: bool, step: int) -> dict[str, Array]:
-        """Arrays of the output layer for histograms."""
-        return self._run("output_statistics", batch, ema, step, None)
+        """Run a family's method on the global batch, each process its rows; repetition fills batches."""
+        function = mode(self.family, method)
+        options, numbers = split_arguments(arguments)
+        n = len(next(iter(batch.values())))
+        rows = padded_rows(n, self.device_count)
+        arrays = {name: self.devices.place(self.devices.share(array[rows])) for name, array in batch.items()}
+        given = noise and {name: self.devices.share(np.asarray(array)[rows]) for name, array in noise.items()}
+        drawn = self._noise(method, len(rows) // self.process_count, step, given, **options)
+        model = self._current(ema=ema)
+        results = function(model, arrays | self._extras(), drawn, **self._tensors(numbers), **options)
+        return {name: self.devices.to_numpy(value)[:n] for name, value in results.items()}
 
     def state_to_numpy(self) -> State:
-        """`model`, `ema` and `optimizer` tensors under canonical names, and `counters`."""
+        """`model`, `ema`, `optimizer` tensors under canonical names, `counters`, and `buffers` if any."""
         vectors = {
             name: getattr(self.state, name).cpu().numpy() for name in ("params", "ema", "first", "second")
         }
         moments = unpack(vectors["first"], self.layout, "exp_avg.")
         moments |= unpack(vectors["second"], self.layout, f"{self.settings.rule.second}.")
         counters = {name: np.asarray(getattr(self.state, name).item(), np.int64) for name in COUNTERS}
-        return {
+        state = {
             "model": unpack(vectors["params"], self.layout),
             "ema": unpack(vectors["ema"], self.layout),
             "optimizer": moments,
             "counters": counters,
         }
+        buffers = {name: tensor.cpu().numpy().copy() for name, tensor in self.buffers.items()}
+        return state | ({"buffers": buffers} if buffers else {})
 
     def state_from_numpy(self, state: State) -> None:
         """Load a state; without `ema` or `optimizer` the average begins as a copy, the optimiser afresh."""
@@ -205,6 +156,7 @@ class Engine:
             getattr(loaded, name).fill_(int(value))
         loaded.longest_row.copy_(loaded.skips_in_row)
         self._set_state(loaded)
+        self._set_buffers(state.get("buffers", self.family.initial_buffers(self.hparams.run.seed)))
 
     def _build(self) -> torch.nn.Module:
         model = self.family.build().to(self.devices.device, self.dtype)
@@ -216,6 +168,17 @@ class Engine:
     def _update_function(self) -> Any:
         update = partial(optimizer_step, settings=self.settings)
         return torch.compile(update) if self.hparams.train.compile else update
+
+    def _placed(self, arrays: Mapping[str, Array]) -> dict[str, Tensor]:
+        return {
+            name: torch.tensor(array, dtype=self.dtype, device=self.devices.device)
+            for name, array in arrays.items()
+        }
+
+    def _set_buffers(self, arrays: Mapping[str, Array]) -> None:
+        check_shapes(arrays, {name: tuple(tensor.shape) for name, tensor in self.buffers.items()})
+        for name, tensor in self._placed(arrays).items():
+            self.buffers[name].copy_(tensor)
 
     def _vector(self, arrays: Mapping[str, Array]) -> Tensor:
         numpy_dtype = np.float64 if self.dtype == torch.float64 else np.float32
@@ -257,31 +220,51 @@ class Engine:
         return self.models[ema]
 
     def _device_step(
-        self, inputs: Mapping[str, Tensor], names: list[str], n_parts: int, balanced: bool
+        self,
+        inputs: Mapping[str, Tensor],
+        names: list[str],
+        n_parts: int,
+        phase: Hashable,
+        balanced: bool,
     ) -> None:
         """Everything of a training step that runs on the device, in place and without waiting for it."""
         scalars = dict(zip(names, inputs["values"].unbind(), strict=True))
         batches, noises = _parts(_taken(inputs, "batch."), n_parts), _parts(_taken(inputs, "noise."), n_parts)
-        statistics = self._statistics(batches, noises) if balanced and n_parts > 1 else None
+        extras = self._extras()
+        batches = [batch | extras for batch in batches]
+        statistics = self._statistics(batches, noises, phase) if balanced and n_parts > 1 else None
         totals: dict[str, Tensor] = {}
         model = self._current(ema=False)
         for index, (batch, noise) in enumerate(zip(batches, noises, strict=True)):
-            terms = self.family.terms(model, batch, noise)
+            terms = self.family.terms(model, batch, noise, phase)
             if balanced and n_parts == 1:
                 statistics = self.devices.mean(self.family.statistics(terms))
-            loss, metrics = self.family.loss(terms, scalars, statistics)
+            loss, metrics = self.family.loss(terms, scalars, statistics, phase)
             grads = torch.autograd.grad(loss / n_parts, self.parameters, materialize_grads=True)
             gather(self.grad_views, grads, accumulate=index > 0)
             totals = {name: totals.get(name, 0) + value.detach() / n_parts for name, value in metrics.items()}
         self.devices.mean(self.grad)
-        norm = self.update(self.state, self.grad, scalars["learning_rate"])
+        norm = self.update(self.state, self.grad, scalars["learning_rate"], scalars["ema_rate"])
+        self._keep_buffers(_taken(totals, "buffer."))
         self._add_metrics(totals, norm)
 
     @torch.no_grad()
-    def _statistics(self, batches: list[dict[str, Tensor]], noises: list[dict[str, Tensor]]) -> Tensor:
+    def _keep_buffers(self, new: Mapping[str, Tensor]) -> None:
+        """Take over a step's buffers, and the parameters that follow from them, unless it was skipped."""
+        applied = self.state.skips_in_row == 0
+        for name, value in new.items():
+            torch.where(applied, self.devices.mean(value), self.buffers[name], out=self.buffers[name])
+        params = self.state.params
+        if new and (assigned := self.family.assigned(self.buffers, views(params, self.layout))):
+            torch.where(applied, write(params, assigned, self.layout), params, out=params)
+
+    @torch.no_grad()
+    def _statistics(
+        self, batches: list[dict[str, Tensor]], noises: list[dict[str, Tensor]], phase: Hashable
+    ) -> Tensor:
         """What the loss balances by, over the whole batch: a pass of its own before the parts' gradients."""
         model = self._current(ema=False)
-        terms = [self.family.terms(model, *part) for part in zip(batches, noises, strict=True)]
+        terms = [self.family.terms(model, *part, phase) for part in zip(batches, noises, strict=True)]
         parts = [self.family.statistics(part) for part in terms]
         return self.devices.mean(torch.stack(parts).mean(0))
 
@@ -290,40 +273,17 @@ class Engine:
         vector = torch.cat([value.reshape(-1).to(self.dtype) for value in values])
         self.metric_sums += torch.where(torch.isfinite(norm), vector, 0)
 
-    @torch.no_grad()
-    def _run(
-        self,
-        method: str,
-        batch: Batch,
-        ema: bool,
-        step: int,
-        noise: Noise | None,
-        numbers: Mapping[str, Any] | None = None,
-        **options: str,
-    ) -> dict[str, Array]:
-        """Run a family's method on the global batch, each process its rows; repetition fills batches."""
-        function = getattr(self.family, method, None)
-        if function is None:
-            raise UserError(f"[run] family '{self.hparams.run.family}' has no mode '{method}'")
-        n = len(next(iter(batch.values())))
-        rows = padded_rows(n, self.device_count)
-        arrays = {name: self.devices.place(self.devices.share(array[rows])) for name, array in batch.items()}
-        given = noise and {name: self.devices.share(np.asarray(array)[rows]) for name, array in noise.items()}
-        drawn = self._noise(method, len(rows) // self.process_count, step, given, **options)
-        model = self._current(ema=ema)
-        results = function(model, arrays, drawn, **self._tensors(numbers or {}), **options)
-        return {name: self.devices.to_numpy(value)[:n] for name, value in results.items()}
-
-    def _tensors(self, numbers: Mapping[str, Any]) -> dict[str, Any]:
-        """Numbers, arrays and lists of arrays that are the same for every row, on the device."""
+    def _tensors(self, numbers: Mapping[str, Array | list[Array]]) -> dict[str, Any]:
+        """What is the same for every row, on the device."""
         make = partial(torch.as_tensor, dtype=self.dtype, device=self.devices.device)
+        return {
+            name: [make(item) for item in value] if isinstance(value, list) else make(value)
+            for name, value in numbers.items()
+        }
 
-        def converted(value: Any) -> Any:
-            if value is None:
-                return None
-            return [make(item) for item in value] if isinstance(value, list | tuple) else make(value)
-
-        return {name: converted(value) for name, value in numbers.items()}
+    def _extras(self) -> dict[str, Tensor]:
+        """What an adapter finds beside the rows of a batch."""
+        return _prefixed("buffer.", self.buffers) | _prefixed("frozen.", self.frozen)
 
 
 def _prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,10 +1,10 @@
 """Noise for a model's draws, a pure function of (seed, stream, step, process)."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from common.plans.noise import Draw
 
@@ -24,11 +24,11 @@ STREAMS = {
 
 def draw_noise(
     draws: Sequence[Draw], key: tuple[int, int, int, int], device: torch.device, dtype: torch.dtype
-) -> dict[str, Tensor]:
-    """Draw the arrays (B, H, W, C), all normals in one call and all uniforms in another."""
+) -> dict[str, Any]:
+    """Draw the arrays (B, ...), all normals in one call and all uniforms in another."""
     generator = torch.Generator(device)
     generator.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1))
-    noise: dict[str, Tensor] = {}
+    noise: dict[str, Any] = {draw.name: generator for draw in draws if draw.kind == "generator"}
     for kind in ("normal", "uniform"):
         chosen = [draw for draw in draws if draw.kind == kind]
         if not chosen:

@@ -85,7 +85,11 @@ def unpack(flat: np.ndarray, layout: Layout, prefix: str = "") -> dict[str, np.n
 
 def check_tensors(arrays: Mapping[str, np.ndarray], layout: Layout) -> None:
     """Raise a `UserError` for the first tensor that is missing, unknown or of another shape."""
-    shapes = {slot.name: slot.shape for slot in layout.slots}
+    check_shapes(arrays, {slot.name: slot.shape for slot in layout.slots})
+
+
+def check_shapes(arrays: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """The same for tensors that have no layout."""
     _complain_of_first((name for name in shapes if name not in arrays), "is missing from the state")
     _complain_of_first(
         (name for name in arrays if name not in shapes), "of the state is unknown to this architecture"

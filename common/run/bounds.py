@@ -69,7 +69,7 @@ def evaluate_bound(
     """Evaluate padded batches. Batch i always meets the same noise, so that evaluations compare."""
     total = BoundSum()
     for index, batch in enumerate(batches):
-        total.add(engine.evaluate({"image": batch["image"]}, ema=ema, step=index), batch["valid"])
+        total.add(engine.run("evaluate", {"image": batch["image"]}, ema=ema, step=index), batch["valid"])
         on_batch()
     return total.mean()
 

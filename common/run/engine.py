@@ -12,8 +12,8 @@ batches) get another `step` each time, or every batch meets the same noise. `enc
 their posterior noise: equal batch and `step`, equal z.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Protocol
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -58,84 +58,31 @@ class Engine(Protocol):
         since the last call). Waits for the device; every process calls it.
         """
 
-    def evaluate(self, batch: Batch, *, ema: bool, step: int, noise: Noise | None = None) -> dict[str, Array]:
-        """Per-picture terms of the bound, in nats: `reconstruction` (B,), `kl` (B, L) and `log_ratio` (B, L).
-
-        `log_ratio` is log q(z | x) - log p(z) at the drawn z, whose mean over draws is `kl`: importance
-        weights need it, since weights made of the analytic divergence do not bound the likelihood.
-        """
-
-    def reconstruct(
+    def run(
         self,
+        method: str,
         batch: Batch,
         *,
         ema: bool,
         step: int,
-        masks: Sequence[Array] | None = None,
-        output: str = "sample",
-        output_temperature: float = 1.0,
         noise: Noise | None = None,
+        **arguments: Any,
     ) -> dict[str, Array]:
-        """`image` uint8 (B, h, w, C) without padding, `reconstruction` (B,) and `kl` (B, L), masked where
-        masks are given.
+        """Run a method of the family's adapter with averaged (`ema`) or raw weights, without gradients.
 
-        `masks` holds one 0/1 array (Z,) a latent group: kept variates come from the posterior, the others
-        from the prior.
+        Every array of `batch` and of the result has the rows first; a generation that needs no input passes
+        {'index': (B,)}. Arguments that are text, whole numbers or truth values decide what is computed;
+        floats, arrays and lists of arrays are data; None stands for the method's default. A `UserError`
+        where the family has no such method.
+
+        Families agree on these names: `evaluate` (terms of the loss, one a row), `reconstruct`, `generate`,
+        `encode`, `decode`, `inpaint` (pictures are `image`, uint8 (B, h, w, C) without padding). What else a
+        method takes and gives is told where the adapter defines it, `<twin>/families/<family>.py`.
         """
-
-    def generate(
-        self,
-        n: int,
-        temperatures: Sequence[float],
-        *,
-        ema: bool,
-        step: int,
-        output: str = "sample",
-        output_temperature: float = 1.0,
-        noise: Noise | None = None,
-    ) -> Array:
-        """`n` pictures uint8 (n, h, w, C) from the prior; one temperature a latent group."""
-
-    def encode(
-        self,
-        batch: Batch,
-        *,
-        ema: bool,
-        step: int,
-        masks: Sequence[Array] | None = None,
-        noise: Noise | None = None,
-    ) -> dict[str, Array]:
-        """`mean.<l>`, `std.<l>` and `z.<l>` (B, H, W, Z) of every group; z is the value the pass used."""
-
-    def decode(
-        self,
-        latents: Mapping[str, Array],
-        temperatures: Sequence[float],
-        *,
-        ema: bool,
-        step: int,
-        masks: Sequence[Array] | None = None,
-        output: str = "mean",
-        output_temperature: float = 1.0,
-        noise: Noise | None = None,
-    ) -> Array:
-        """Pictures uint8 (B, h, w, C) from `z.<l>`; variates that a mask leaves out come from the prior."""
-
-    def inpaint(
-        self, batch: Batch, mask: Array, *, ema: bool, step: int, noise: Noise | None = None
-    ) -> Array:
-        """Pictures whose masked part is filled in; a `UserError` where the family has no such mode."""
-
-    def divergence_statistics(
-        self, batch: Batch, *, ema: bool, step: int, noise: Noise | None = None
-    ) -> dict[str, Array]:
-        """`kl.<l>` (B, Z): KL of every picture and variate in nats, averaged over the latent grid."""
-
-    def output_statistics(self, batch: Batch, *, ema: bool, step: int) -> dict[str, Array]:
-        """Arrays for histograms, from the output layer of a batch: `means`, `log_scales`, or `logits`."""
 
     def state_to_numpy(self) -> State:
-        """`model`, `ema` and `optimizer` tensors under canonical names, and `counters` (skips, updates)."""
+        """`model`, `ema` and `optimizer` tensors under canonical names, `counters` (skips, updates), and
+        `buffers` where the family has any."""
 
     def state_from_numpy(self, state: State) -> None:
         """Load such a state. A `UserError` names the first tensor that is missing, unknown or of another

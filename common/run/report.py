@@ -41,9 +41,14 @@ def report(context: Context, plan: HierarchicalVAEPlan, step: int) -> None:
     )
     for line in kl_table(plan, bound.kl, hparams.metrics.latent_active_threshold):
         context.say(f"  {line}")
-    samples = engine.generate(
-        N_SAMPLES, (1.0,) * len(plan.down), ema=True, step=0, output=hparams.synthesis.output
-    )
+    samples = engine.run(
+        "generate",
+        {"index": np.arange(N_SAMPLES)},
+        ema=True,
+        step=0,
+        temperatures=(1.0,) * len(plan.down),
+        output=hparams.synthesis.output,
+    )["image"]
     if hparams.metrics.report_baselines:
         results |= _baselines(context, plan, unit)
         results |= _nearest(context, plan, samples)
@@ -112,8 +117,8 @@ def _grids(context: Context, plan: HierarchicalVAEPlan, samples: Array) -> None:
     batch = next(
         pipeline.evaluation_batches(test, hparams, batch_size=size, limit=min(N_RECONSTRUCTIONS, size))
     )
-    made = context.engine.reconstruct(
-        {"image": batch["image"]}, ema=True, step=0, output=hparams.synthesis.output
+    made = context.engine.run(
+        "reconstruct", {"image": batch["image"]}, ema=True, step=0, output=hparams.synthesis.output
     )["image"]
     if context.writes:
         folder = context.directory.path

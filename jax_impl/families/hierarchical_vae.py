@@ -3,8 +3,9 @@
 Modes take the model, arrays with the batch first (NHWC, pictures uint8) and noise, and return such arrays;
 terms of the bound are in nats a picture.
 """
+# ruff: noqa: ARG002 - the arguments are the engine's
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 
 import jax
 import numpy as np
@@ -16,6 +17,7 @@ from common.plans.hierarchical_vae import make_plan
 from common.plans.initialisation import decayed, initial_parameters, parameter_table
 from common.plans.noise import Draw
 from jax_impl.devices import COMPUTE_DTYPES
+from jax_impl.families.adapter import Adapter
 from jax_impl.layers.latents import standard_deviation
 from jax_impl.layers.pictures import normalise
 from jax_impl.models.hierarchical_vae import HierarchicalVAE
@@ -28,7 +30,7 @@ Terms = tuple[Array, Array]
 Masks = Sequence[Array] | None
 
 
-class Family:
+class Family(Adapter):
     """Everything that the engine asks of a family."""
 
     def __init__(self, hparams: HParams) -> None:
@@ -67,7 +69,7 @@ class Family:
         pixels = self.plan.output_noise(batch) if output == "sample" else ()
         return self.plan.latent_noise(batch, prior=prior, posterior=posterior) + pixels
 
-    def terms(self, model: nnx.Module, batch: Arrays, noise: Arrays) -> Terms:
+    def terms(self, model: nnx.Module, batch: Arrays, noise: Arrays, phase: Hashable) -> Terms:
         """Reconstruction (B,) and KL (B, L) of every picture."""
         return self._bound(model, batch, noise)[0]
 
@@ -79,7 +81,9 @@ class Family:
         """Whether the loss uses the statistics at these schedules' values."""
         return scalars["gamma"] > 0
 
-    def loss(self, terms: Terms, scalars: Arrays, statistics: Array | None) -> tuple[Array, dict[str, Array]]:
+    def loss(
+        self, terms: Terms, scalars: Arrays, statistics: Array | None, phase: Hashable
+    ) -> tuple[Array, dict[str, Array]]:
         """Mean training loss and metrics; `statistics` of the global batch, None: those of these terms."""
         return training_loss(terms, self.plan, self.hparams, scalars, statistics)
 
@@ -94,9 +98,9 @@ class Family:
         model: nnx.Module,
         batch: Arrays,
         noise: Arrays,
-        masks: Masks,
-        output_temperature: Array,
         output: str,
+        masks: Masks = None,
+        output_temperature: Array | float = 1.0,
     ) -> dict[str, Array]:
         """`image` (B, h, w, C), `reconstruction` (B,) and `kl` (B, L)."""
         (reconstruction, kl), layer, _ = self._bound(model, batch, noise, masks)
@@ -109,15 +113,17 @@ class Family:
         batch: Arrays,
         noise: Arrays,
         temperatures: Array,
-        output_temperature: Array,
         output: str,
+        output_temperature: Array | float = 1.0,
     ) -> dict[str, Array]:
         """`image` (B, h, w, C) from the prior; of `batch` only the size matters, and the noise has it."""
         del batch
         layer, _ = model.generate(noise, temperatures)
         return {"image": read_output(layer, noise, self.plan, self.hparams, output, output_temperature)}
 
-    def encode(self, model: nnx.Module, batch: Arrays, noise: Arrays, masks: Masks) -> dict[str, Array]:
+    def encode(
+        self, model: nnx.Module, batch: Arrays, noise: Arrays, masks: Masks = None
+    ) -> dict[str, Array]:
         """`mean.<l>`, `std.<l>` of the posterior and `z.<l>`."""
         aux = self._bound(model, batch, noise, masks)[2]
         arrays: dict[str, Array] = {}
@@ -133,9 +139,9 @@ class Family:
         batch: Arrays,
         noise: Arrays,
         temperatures: Array,
-        masks: Masks,
-        output_temperature: Array,
         output: str,
+        masks: Masks = None,
+        output_temperature: Array | float = 1.0,
     ) -> dict[str, Array]:
         """`image` (B, h, w, C) from the latents `z.<l>` of the batch."""
         layer, _ = model.generate(noise, temperatures, batch, masks)

@@ -72,6 +72,23 @@ def join(params: nnx.State, layout: Layout, tree: Tree) -> Array:
     return jnp.concatenate([leaves[slot.name].reshape(-1) for slot in layout.slots])
 
 
+def canonical(flat: Array, layout: Layout) -> dict[str, Array]:
+    """Vector (P,) -> tensors under canonical names, in canonical shapes."""
+    return {
+        slot.name: flat[slot.start : slot.stop].reshape(slot.memory_shape).transpose(slot.inverse_axes)
+        for slot in layout.slots
+    }
+
+
+def write(flat: Array, values: Mapping[str, Array], layout: Layout) -> Array:
+    """The vector (P,) with some of its tensors, given in canonical shapes, replaced."""
+    slots = {slot.name: slot for slot in layout.slots}
+    for name, value in values.items():
+        slot = slots[name]
+        flat = flat.at[slot.start : slot.stop].set(value.transpose(slot.axes).reshape(-1).astype(flat.dtype))
+    return flat
+
+
 def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
     """1x1 convolutions may be kept as matrices."""
     return tuple(length for length in shape if length != 1)

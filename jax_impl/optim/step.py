@@ -37,20 +37,21 @@ class Settings:
 
     rule: Rule
     optimizer: Optimizer
-    ema_decay: float
     weight_decay: float
     n_decayed: int
 
     @staticmethod
-    def make(optimizer: Optimizer, ema_decay: float, weight_decay: float, n_decayed: int) -> "Settings":
+    def make(optimizer: Optimizer, weight_decay: float, n_decayed: int) -> "Settings":
         """Look the rule up by `optimizer.type`."""
-        return Settings(RULES[optimizer.type], optimizer, ema_decay, weight_decay, n_decayed)
+        return Settings(RULES[optimizer.type], optimizer, weight_decay, n_decayed)
 
 
 def optimizer_step(
-    state: OptimizerState, grad: Array, learning_rate: Array, settings: Settings
+    state: OptimizerState, grad: Array, learning_rate: Array, ema_rate: Array, settings: Settings
 ) -> tuple[OptimizerState, Array]:
     """Return the state after one update and the global gradient norm before clipping (0-d).
+
+    The average moves by `ema_rate`, 1 - decay, towards the new parameters.
 
     A norm that is not finite, or (`gradient_skip`) at or above `gradient_skip_threshold`, leaves parameters,
     moments, average and the number of updates as they are and counts as a skip. Weight decay is decoupled:
@@ -65,13 +66,13 @@ def optimizer_step(
     if optimizer.clip_gradient_norm:
         scale = optimizer.gradient_clip_norm_value / jnp.maximum(norm, optimizer.gradient_clip_norm_value)
     state = _count(state, applied)
-    return _update(state, grad, (scale, applied, learning_rate), settings), norm
+    return _update(state, grad, (scale, applied, learning_rate, ema_rate), settings), norm
 
 
 def _update(
-    state: OptimizerState, grad: Array, scalars: tuple[Array, Array, Array], settings: Settings
+    state: OptimizerState, grad: Array, scalars: tuple[Array, Array, Array, Array], settings: Settings
 ) -> OptimizerState:
-    scale, applied, learning_rate = scalars
+    scale, applied, learning_rate, ema_rate = scalars
     optimizer, params = settings.optimizer, state.params
     t = state.updates.astype(grad.dtype)
     direction, first, second = settings.rule.update(
@@ -81,7 +82,7 @@ def _update(
         decay = jnp.where(jnp.arange(grad.size) < settings.n_decayed, settings.weight_decay, 0.0)
         direction = direction + decay.astype(grad.dtype) * params
     new_params = params - learning_rate * direction
-    new_ema = state.ema + (1 - settings.ema_decay) * (new_params - state.ema)
+    new_ema = state.ema + ema_rate * (new_params - state.ema)
     return state._replace(
         params=jnp.where(applied, new_params, params),
         ema=jnp.where(applied, new_ema, state.ema),

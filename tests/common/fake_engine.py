@@ -54,15 +54,16 @@ class FakeEngine:
             "skips_in_row": self.in_row,
         }
 
-    def evaluate(self, batch, *, ema, step, noise=None):
+    def run(self, method, batch, *, ema, step, noise=None, **arguments):
+        return getattr(self, method)(batch, ema=ema, step=step, **arguments)
+
+    def evaluate(self, batch, *, ema, step):
         image = batch["image"].astype(np.float64).reshape(len(batch["image"]), -1)
         worse = 0.0 if ema else 1.0
         kl = np.ones((len(image), self.L))
         return {"reconstruction": image.mean(1) + worse, "kl": kl, "log_ratio": kl + 0.1 * (step % 2)}
 
-    def reconstruct(
-        self, batch, *, ema, step, masks=None, output="sample", output_temperature=1.0, noise=None
-    ):
+    def reconstruct(self, batch, *, ema, step, output, masks=None, output_temperature=1.0):
         terms = self.evaluate(batch, ema=ema, step=step)
         return {
             "image": self._picture(batch["image"]),
@@ -70,11 +71,14 @@ class FakeEngine:
             "kl": terms["kl"],
         }
 
-    def generate(self, n, temperatures, *, ema, step, output="sample", output_temperature=1.0, noise=None):
+    def generate(self, batch, *, ema, step, temperatures, output, output_temperature=1.0):
         assert len(temperatures) == self.L
-        return np.full((n, *self.plan.image_shape), int(100 * temperatures[0]) + step % 50, np.uint8)
+        n = len(batch["index"])
+        return {
+            "image": np.full((n, *self.plan.image_shape), int(100 * temperatures[0]) + step % 50, np.uint8)
+        }
 
-    def encode(self, batch, *, ema, step, masks=None, noise=None):
+    def encode(self, batch, *, ema, step, masks=None):
         B = len(batch["image"])
         level = self._picture(batch["image"]).mean((1, 2, 3))
         found = {}
@@ -86,24 +90,12 @@ class FakeEngine:
                 )
         return found
 
-    def decode(
-        self,
-        latents,
-        temperatures,
-        *,
-        ema,
-        step,
-        masks=None,
-        output="mean",
-        output_temperature=1.0,
-        noise=None,
-    ):
-        level = latents["z.0"].max((1, 2, 3))
-        return np.broadcast_to(level[:, None, None, None], (len(level), *self.plan.image_shape)).astype(
-            np.uint8
-        )
+    def decode(self, batch, *, ema, step, temperatures, output, masks=None, output_temperature=1.0):
+        level = batch["z.0"].max((1, 2, 3))
+        image = np.broadcast_to(level[:, None, None, None], (len(level), *self.plan.image_shape))
+        return {"image": image.astype(np.uint8)}
 
-    def divergence_statistics(self, batch, *, ema, step, noise=None):
+    def divergence_statistics(self, batch, *, ema, step):
         B = len(batch["image"])
         return {
             f"kl.{g}": np.tile(np.arange(1.0, block.variates + 1) + 100 * g, (B, 1))

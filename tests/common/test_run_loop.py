@@ -73,8 +73,8 @@ def test_score_that_is_not_finite_is_never_the_best(make_run, capsys, caplog):
     def prepare(engine):
         evaluate = engine.evaluate
 
-        def spoilt(batch, *, ema, step, noise=None):
-            found = evaluate(batch, ema=ema, step=step, noise=noise)
+        def spoilt(batch, *, ema, step):
+            found = evaluate(batch, ema=ema, step=step)
             bad = {3: np.nan, 8: np.inf}.get(engine.updates, 0.0)
             return {**found, "reconstruction": found["reconstruction"] + bad}
 

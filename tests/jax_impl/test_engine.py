@@ -25,13 +25,13 @@ def single(monkeypatch):
 def test_two_devices_equal_one(single, request):
     alone = make_engine("jax")
     losses = train(alone, (0, 1, 30))
-    mean = alone.evaluate({"image": pictures(0)}, ema=True, step=0, noise=posterior_noise(0))
+    mean = alone.run("evaluate", {"image": pictures(0)}, ema=True, step=0, noise=posterior_noise(0))
     request.getfixturevalue("monkeypatch").undo()
     both = make_engine("jax")
     assert (alone.device_count, both.device_count) == (1, 2)
     np.testing.assert_allclose(train(both, (0, 1, 30)), losses, rtol=1e-5)
     assert_states_close(alone.state_to_numpy(), both.state_to_numpy(), 1e-4)
-    found = both.evaluate({"image": pictures(0)}, ema=True, step=0, noise=posterior_noise(0))
+    found = both.run("evaluate", {"image": pictures(0)}, ema=True, step=0, noise=posterior_noise(0))
     np.testing.assert_allclose(found["kl"], mean["kl"], rtol=1e-3, atol=1e-4)
 
 

@@ -17,6 +17,11 @@ from tests.engines import (
 )
 
 
+def generate(engine, n, temperatures, **where):
+    rows = {"index": np.arange(n)}
+    return engine.run("generate", rows, temperatures=temperatures, output="sample", **where)["image"]
+
+
 class EngineBehaviour:
     """Tests of an engine; a subclass names the twin."""
 
@@ -44,11 +49,13 @@ class EngineBehaviour:
         assert_states_equal(*states)
         batch = {"image": pictures(0)}
         engine = make_engine(self.twin)
-        first, again, other = (engine.evaluate(batch, ema=False, step=step)["kl"] for step in (1, 1, 2))
+        first, again, other = (
+            engine.run("evaluate", batch, ema=False, step=step)["kl"] for step in (1, 1, 2)
+        )
         np.testing.assert_array_equal(first, again)
-        draws = [engine.generate(4, [1.0] * 3, ema=False, step=step) for step in (1, 2)]
+        draws = [generate(engine, 4, [1.0] * 3, ema=False, step=step) for step in (1, 2)]
         assert (draws[0] != draws[1]).any()
-        latents = [engine.encode(batch, ema=False, step=step)["z.0"] for step in (1, 2)]
+        latents = [engine.run("encode", batch, ema=False, step=step)["z.0"] for step in (1, 2)]
         assert (latents[0] != latents[1]).mean() > 0.99
         assert other.shape == first.shape
 
@@ -79,8 +86,9 @@ class EngineBehaviour:
     def test_short_batches_are_padded_and_trimmed(self):
         engine = make_engine(self.twin)
         noise = posterior_noise(0)
-        whole = engine.evaluate({"image": pictures(0)}, ema=True, step=0, noise=noise)
-        part = engine.evaluate(
+        whole = engine.run("evaluate", {"image": pictures(0)}, ema=True, step=0, noise=noise)
+        part = engine.run(
+            "evaluate",
             {"image": pictures(0)[:3]},
             ema=True,
             step=0,
@@ -94,14 +102,16 @@ class EngineBehaviour:
         engine = make_engine(self.twin)
         train(engine, range(5))
         batch = {"image": pictures(0)}
-        made = engine.reconstruct(batch, ema=True, step=7, output="mean")["image"]
-        found = engine.encode(batch, ema=True, step=7)
+        made = engine.run("reconstruct", batch, ema=True, step=7, output="mean")["image"]
+        found = engine.run("encode", batch, ema=True, step=7)
         latents = {name: array for name, array in found.items() if name.startswith("z.")}
-        decoded = engine.decode(latents, [1.0] * 3, ema=True, step=8)
+        decoded = engine.run("decode", latents, ema=True, step=8, temperatures=[1.0] * 3, output="mean")[
+            "image"
+        ]
         assert made.dtype == np.uint8
         assert made.shape == (BATCH, 8, 8, 1)
         np.testing.assert_array_equal(made, decoded)
-        again = engine.encode(batch, ema=True, step=7)
+        again = engine.run("encode", batch, ema=True, step=7)
         np.testing.assert_array_equal(found["z.2"], again["z.2"])
         assert all((found[f"std.{group}"] > 0).all() for group in range(3))
 
@@ -109,19 +119,19 @@ class EngineBehaviour:
         engine = make_engine(self.twin)
         batch = {"image": pictures(0)}
         masks = [np.array([1, 0, 0, 0.0]), np.zeros(4), np.ones(3)]
-        made = engine.reconstruct(batch, ema=False, step=0, masks=masks)
+        made = engine.run("reconstruct", batch, ema=False, step=0, masks=masks, output="sample")
         assert made["kl"].shape == (BATCH, 3)
         np.testing.assert_array_equal(made["kl"][:, 1], 0)
-        statistics = engine.divergence_statistics(batch, ema=False, step=0)
+        statistics = engine.run("divergence_statistics", batch, ema=False, step=0)
         assert {name: array.shape for name, array in statistics.items()} == {
             "kl.0": (BATCH, 4),
             "kl.1": (BATCH, 4),
             "kl.2": (BATCH, 3),
         }
-        found = engine.output_statistics(batch, ema=False, step=0)
+        found = engine.run("output_statistics", batch, ema=False, step=0)
         assert set(found) == {"means", "log_scales"}
         assert len(found["means"]) == BATCH
-        assert engine.generate(5, [1.0, 0.5, 0.0], ema=True, step=0).shape == (5, 8, 8, 1)
+        assert generate(engine, 5, [1.0, 0.5, 0.0], ema=True, step=0).shape == (5, 8, 8, 1)
 
     def test_mistakes_are_told(self):
         with pytest.raises(UserError, match=r"num_gpus is 2 .*run.num_gpus=0"):
@@ -130,7 +140,7 @@ class EngineBehaviour:
         with pytest.raises(UserError, match="batch_size 8 must be a multiple"):
             engine.train_step({"image": pictures(0)}, 0, scalars(0))
         with pytest.raises(UserError, match="no mode 'inpaint'"):
-            engine.inpaint({"image": pictures(0)}, np.zeros((8, 8)), ema=True, step=0)
+            engine.run("inpaint", {"image": pictures(0)}, ema=True, step=0)
 
     def test_a_state_of_another_architecture_is_refused(self):
         engine = make_engine(self.twin)

@@ -39,20 +39,22 @@ def options(rule, **changes):
 
 def run_torch(optimizer: Optimizer, grads, lr=0.01, ema=0.9, decay=0.0, n_decayed=0):
     state = torch_step.OptimizerState.start(torch.from_numpy(START.copy()))
-    settings = torch_step.Settings.make(optimizer, ema, decay, n_decayed)
+    settings = torch_step.Settings.make(optimizer, decay, n_decayed)
+    rates = torch.tensor(lr), torch.tensor(1 - ema)
     norms = [
-        float(torch_step.optimizer_step(state, torch.from_numpy(grad), torch.tensor(lr), settings))
-        for grad in grads
+        float(torch_step.optimizer_step(state, torch.from_numpy(grad), *rates, settings)) for grad in grads
     ]
     return {name: getattr(state, name).numpy() for name in vars(state)}, norms
 
 
 def run_jax(optimizer: Optimizer, grads, lr=0.01, ema=0.9, decay=0.0, n_decayed=0):
     state = jax_step.OptimizerState.start(jnp.array(START))
-    settings = jax_step.Settings.make(optimizer, ema, decay, n_decayed)
+    settings = jax_step.Settings.make(optimizer, decay, n_decayed)
     norms = []
     for grad in grads:
-        state, norm = jax_step.optimizer_step(state, jnp.array(grad), jnp.float32(lr), settings)
+        state, norm = jax_step.optimizer_step(
+            state, jnp.array(grad), jnp.float32(lr), jnp.float32(1 - ema), settings
+        )
         norms.append(float(norm))
     return {name: np.asarray(value) for name, value in state._asdict().items()}, norms
 

@@ -84,13 +84,21 @@ def exercise(engine, options):
         "output": synthesis.output,
         "output_temperature": 0.9,
     }
-    made = engine.reconstruct(
-        {"image": pictures[0]}, masks=masks, noise=noise("reconstruct", output=synthesis.output), **use
+    made = engine.run(
+        "reconstruct",
+        {"image": pictures[0]},
+        masks=masks,
+        noise=noise("reconstruct", output=synthesis.output),
+        **use,
     )
     results |= {f"reconstruct.{name}": value for name, value in made.items()}
-    results["generate.image"] = engine.generate(
-        BATCH, temperatures, noise=noise("generate", output=synthesis.output), **use
-    )
+    results["generate.image"] = engine.run(
+        "generate",
+        {"index": np.arange(BATCH)},
+        temperatures=temperatures,
+        noise=noise("generate", output=synthesis.output),
+        **use,
+    )["image"]
     return results
 
 

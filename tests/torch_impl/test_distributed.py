@@ -23,8 +23,8 @@ for step in (0, 1, 30):
     noise = {name: share(array) for name, array in posterior_noise(step).items()}
     engine.train_step({"image": share(pictures(step))}, step, scalars(step), noise)
 metrics = engine.fetch_metrics()
-found = engine.evaluate({"image": pictures(0)[:5]}, ema=True, step=0,
-                        noise={name: array[:5] for name, array in posterior_noise(0).items()})
+found = engine.run("evaluate", {"image": pictures(0)[:5]}, ema=True, step=0,
+                   noise={name: array[:5] for name, array in posterior_noise(0).items()})
 drawn = engine._noise("train_step", 4, 0, None)["posterior.0"].numpy()
 state = engine.state_to_numpy()
 flat = {f"{group}/{name}": array for group, tensors in state.items() for name, array in tensors.items()}
@@ -51,8 +51,12 @@ def test_two_processes_equal_one(tmp_path, overrides):
     ranks = [dict(np.load(tmp_path / f"{rank}.npz")) for rank in range(2)]
     alone = make_engine("torch")
     losses = train(alone, STEPS)
-    kl = alone.evaluate(
-        {"image": pictures(0)[:5]}, ema=True, step=0, noise={n: a[:5] for n, a in posterior_noise(0).items()}
+    kl = alone.run(
+        "evaluate",
+        {"image": pictures(0)[:5]},
+        ema=True,
+        step=0,
+        noise={n: a[:5] for n, a in posterior_noise(0).items()},
     )["kl"]
     for rank in ranks:
         np.testing.assert_allclose(rank["loss"], losses.mean(), rtol=1e-5)

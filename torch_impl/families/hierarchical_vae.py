@@ -3,8 +3,9 @@
 Modes take the model, arrays with the batch first (NHWC, pictures uint8) and noise, and return such arrays;
 terms of the bound are in nats a picture.
 """
+# ruff: noqa: ARG002 - the arguments are the engine's
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 
 import numpy as np
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from common.plans.hierarchical_vae import make_plan
 from common.plans.initialisation import decayed, initial_parameters, parameter_table
 from common.plans.noise import Draw
 from torch_impl.devices import COMPUTE_DTYPES
+from torch_impl.families.adapter import Adapter
 from torch_impl.layers.latents import standard_deviation
 from torch_impl.layers.pictures import normalise
 from torch_impl.models.hierarchical_vae import HierarchicalVAE
@@ -26,7 +28,7 @@ Terms = tuple[Tensor, Tensor]
 Masks = Sequence[Tensor] | None
 
 
-class Family:
+class Family(Adapter):
     """Everything that the engine asks of a family."""
 
     def __init__(self, hparams: HParams) -> None:
@@ -65,7 +67,7 @@ class Family:
         pixels = self.plan.output_noise(batch) if output == "sample" else ()
         return self.plan.latent_noise(batch, prior=prior, posterior=posterior) + pixels
 
-    def terms(self, model: nn.Module, batch: Tensors, noise: Tensors) -> Terms:
+    def terms(self, model: nn.Module, batch: Tensors, noise: Tensors, phase: Hashable) -> Terms:
         """Reconstruction (B,) and KL (B, L) of every picture."""
         return self._bound(model, batch, noise)[0]
 
@@ -78,7 +80,7 @@ class Family:
         return scalars["gamma"] > 0
 
     def loss(
-        self, terms: Terms, scalars: Tensors, statistics: Tensor | None
+        self, terms: Terms, scalars: Tensors, statistics: Tensor | None, phase: Hashable
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean training loss and metrics; `statistics` of the global batch, None: those of these terms."""
         return training_loss(terms, self.plan, self.hparams, scalars, statistics)
@@ -94,9 +96,9 @@ class Family:
         model: nn.Module,
         batch: Tensors,
         noise: Tensors,
-        masks: Masks,
-        output_temperature: Tensor,
         output: str,
+        masks: Masks = None,
+        output_temperature: Tensor | float = 1.0,
     ) -> dict[str, Tensor]:
         """`image` (B, h, w, C), `reconstruction` (B,) and `kl` (B, L)."""
         (reconstruction, kl), layer, _ = self._bound(model, batch, noise, masks)
@@ -109,15 +111,17 @@ class Family:
         batch: Tensors,
         noise: Tensors,
         temperatures: Tensor,
-        output_temperature: Tensor,
         output: str,
+        output_temperature: Tensor | float = 1.0,
     ) -> dict[str, Tensor]:
         """`image` (B, h, w, C) from the prior; of `batch` only the size matters, and the noise has it."""
         del batch
         layer, _ = model.generate(noise, temperatures)
         return {"image": read_output(layer, noise, self.plan, self.hparams, output, output_temperature)}
 
-    def encode(self, model: nn.Module, batch: Tensors, noise: Tensors, masks: Masks) -> dict[str, Tensor]:
+    def encode(
+        self, model: nn.Module, batch: Tensors, noise: Tensors, masks: Masks = None
+    ) -> dict[str, Tensor]:
         """`mean.<l>`, `std.<l>` of the posterior and `z.<l>`."""
         aux = self._bound(model, batch, noise, masks)[2]
         arrays: dict[str, Tensor] = {}
@@ -133,9 +137,9 @@ class Family:
         batch: Tensors,
         noise: Tensors,
         temperatures: Tensor,
-        masks: Masks,
-        output_temperature: Tensor,
         output: str,
+        masks: Masks = None,
+        output_temperature: Tensor | float = 1.0,
     ) -> dict[str, Tensor]:
         """`image` (B, h, w, C) from the latents `z.<l>` of the batch."""
         layer, _ = model.generate(noise, temperatures, batch, masks)

@@ -44,6 +44,15 @@ def bind(model: nn.Module, flat: Tensor, layout: Layout) -> list[nn.Parameter]:
     return parameters
 
 
+def write(flat: Tensor, values: Mapping[str, Tensor], layout: Layout) -> Tensor:
+    """The vector (P,) with some of its tensors, given in canonical shapes, replaced."""
+    flat = flat.clone()
+    targets = views(flat, layout)
+    for name, value in values.items():
+        targets[name].copy_(value)
+    return flat
+
+
 def gather(target: Sequence[Tensor], grads: Sequence[Tensor], *, accumulate: bool) -> None:
     """Write gradients into (or add them to) the views of the gradient's vector."""
     if accumulate:

@@ -40,18 +40,21 @@ class Settings:
 
     rule: Rule
     optimizer: Optimizer
-    ema_decay: float
     weight_decay: float
     n_decayed: int
 
     @staticmethod
-    def make(optimizer: Optimizer, ema_decay: float, weight_decay: float, n_decayed: int) -> "Settings":
+    def make(optimizer: Optimizer, weight_decay: float, n_decayed: int) -> "Settings":
         """Look the rule up by `optimizer.type`."""
-        return Settings(RULES[optimizer.type], optimizer, ema_decay, weight_decay, n_decayed)
+        return Settings(RULES[optimizer.type], optimizer, weight_decay, n_decayed)
 
 
-def optimizer_step(state: OptimizerState, grad: Tensor, learning_rate: Tensor, settings: Settings) -> Tensor:
+def optimizer_step(
+    state: OptimizerState, grad: Tensor, learning_rate: Tensor, ema_rate: Tensor, settings: Settings
+) -> Tensor:
     """Apply one update in place; return the global gradient norm before clipping (0-d).
+
+    The average moves by `ema_rate`, 1 - decay, towards the new parameters.
 
     A norm that is not finite, or (`gradient_skip`) at or above `gradient_skip_threshold`, leaves parameters,
     moments, average and the number of updates as they are and counts as a skip. Weight decay is decoupled:
@@ -68,7 +71,7 @@ def optimizer_step(state: OptimizerState, grad: Tensor, learning_rate: Tensor, s
     _count(state, applied)
     chunked = grad.device.type == "cpu" and not torch.compiler.is_compiling()
     for start, stop, decay in _parts(settings, grad.numel(), _CPU_CHUNK if chunked else grad.numel()):
-        _update(state, grad, slice(start, stop), decay, (scale, applied, learning_rate), settings)
+        _update(state, grad, slice(start, stop), decay, (scale, applied, learning_rate, ema_rate), settings)
     return norm
 
 
@@ -77,10 +80,10 @@ def _update(
     grad: Tensor,
     part: slice,
     decay: float,
-    scalars: tuple[Tensor, Tensor, Tensor],
+    scalars: tuple[Tensor, Tensor, Tensor, Tensor],
     settings: Settings,
 ) -> None:
-    scale, applied, learning_rate = scalars
+    scale, applied, learning_rate, ema_rate = scalars
     optimizer, params, ema = settings.optimizer, state.params[part], state.ema[part]
     t = state.updates.to(grad.dtype)
     direction, first, second = settings.rule.update(
@@ -95,7 +98,7 @@ def _update(
     if decay:
         direction = direction + decay * params
     new_params = params - learning_rate * direction
-    new_ema = torch.lerp(ema, new_params, 1 - settings.ema_decay)
+    new_ema = torch.lerp(ema, new_params, ema_rate)
     old = (params, state.first[part], state.second[part], ema)
     for target, value in zip(old, (new_params, first, second, new_ema), strict=True):
         torch.where(applied, value, target, out=target)

@@ -160,10 +160,10 @@ class Family:
     def _look(self, batch: Batch, step: int) -> tuple[Shown, float]:
         """Histograms and pictures of a batch, and the mean similarity of its reconstructions."""
         image = {"image": batch["image"]}
-        made = self.engine.reconstruct(image, ema=False, step=step)["image"]
+        made = self.engine.run("reconstruct", image, ema=False, step=step, output="sample")["image"]
         valid = batch["valid"]
         original, made = visible(batch["image"], self.plan)[valid], made[valid]
-        statistics = self.engine.output_statistics(image, ema=False, step=step)
+        statistics = self.engine.run("output_statistics", image, ema=False, step=step)
         histograms = {"Distributions/target": _scaled(original), "Distributions/output": _scaled(made)}
         histograms |= {f"OutputLayer/{name}": array[valid] for name, array in statistics.items()}
         columns = ceil(N_SHOWN**0.5)

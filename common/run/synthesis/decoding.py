@@ -37,15 +37,16 @@ def decode(context: Context, plan: HierarchicalVAEPlan, _checkpoint: Checkpoint)
         arrays = read_shard(source, shard)
         for start in range(0, len(shard["keys"]), options.batch_size):
             keys = shard["keys"][start : start + options.batch_size]
-            pictures = context.engine.decode(
+            pictures = context.engine.run(
+                "decode",
                 _latents(plan, arrays, masks, start, options.batch_size),
-                temperatures,
+                temperatures=temperatures,
                 ema=options.load_ema_weights,
                 step=done,
                 masks=as_floats(masks),
                 output=options.output,
                 output_temperature=options.output_temperature,
-            )[: len(keys)]
+            )["image"][: len(keys)]
             shown.extend(pictures[: N_ON_SHEET - len(shown)])
             for i, (key, picture) in enumerate(zip(keys, pictures, strict=True), start=done):
                 names[f"image-{i:04d}"] = key

@@ -34,8 +34,8 @@ def divergence_statistics(context: Context, plan: HierarchicalVAEPlan, checkpoin
     n, sums = 0, [np.zeros(block.variates) for block in plan.down]
     for index, batch in enumerate(batches(context, pictures, chosen, "divergences")):
         n += int(batch["valid"].sum())
-        found = context.engine.divergence_statistics(
-            {"image": batch["image"]}, ema=options.load_ema_weights, step=index
+        found = context.engine.run(
+            "divergence_statistics", {"image": batch["image"]}, ema=options.load_ema_weights, step=index
         )
         for group in range(len(plan.down)):
             sums[group] += found[f"kl.{group}"][batch["valid"]].astype(np.float64).sum(0)

@@ -34,8 +34,12 @@ def encode(context: Context, plan: HierarchicalVAEPlan, checkpoint: Checkpoint) 
     held: list[Mapping[str, Array]] = []
     todo = batches(context, pictures, indices[first * options.batch_size :], "encoding")
     for index, batch in enumerate(todo, start=first):
-        found = context.engine.encode(
-            {"image": batch["image"]}, ema=options.load_ema_weights, step=index, masks=as_floats(masks)
+        found = context.engine.run(
+            "encode",
+            {"image": batch["image"]},
+            ema=options.load_ema_weights,
+            step=index,
+            masks=as_floats(masks),
         )
         if index == first:
             _sheet(context, plan, batch, found, masks)
@@ -120,14 +124,15 @@ def _sheet(
     masks: Sequence[Array],
 ) -> None:
     options = context.hparams.synthesis
-    decoded = context.engine.decode(
+    decoded = context.engine.run(
+        "decode",
         {name: array for name, array in found.items() if name.startswith("z.")},
-        (1.0,) * len(plan.down),
+        temperatures=(1.0,) * len(plan.down),
         ema=options.load_ema_weights,
         step=0,
         masks=as_floats(masks),
         output="mean",
-    )
+    )["image"]
     if context.writes:
         valid = batch["valid"]
         rows = above(visible(batch["image"], plan)[valid][:N_ON_SHEET], decoded[valid][:N_ON_SHEET])

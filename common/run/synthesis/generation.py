@@ -22,14 +22,15 @@ def generate(context: Context, plan: HierarchicalVAEPlan, _checkpoint: Checkpoin
     jobs = [(k, b) for k in range(len(settings)) for b in range(n_batches)]
     rows: list[list[Array]] = [[] for _ in settings]
     for k, b in tracked(jobs, "generation", len(jobs), shown=context.writes):
-        made = context.engine.generate(
-            options.batch_size,
-            settings[k],
+        made = context.engine.run(
+            "generate",
+            {"index": np.arange(options.batch_size)},
+            temperatures=settings[k],
             ema=options.load_ema_weights,
             step=k * n_batches + b,
             output=options.output,
             output_temperature=options.output_temperature,
-        )
+        )["image"]
         rows[k].extend(made[: N_IN_ROW - len(rows[k])])
         if context.writes:
             for i, picture in enumerate(made):

@@ -33,7 +33,8 @@ def reconstruct(context: Context, plan: HierarchicalVAEPlan, checkpoint: Checkpo
         batches(context, pictures, chosen_indices(context, pictures), "reconstruction")
     ):
         image, valid = {"image": batch["image"]}, batch["valid"]
-        made = engine.reconstruct(
+        made = engine.run(
+            "reconstruct",
             image,
             ema=options.load_ema_weights,
             step=index,
@@ -64,8 +65,11 @@ def _importance_terms(context: Context, image: Batch, index: int) -> Array:
     options = context.hparams.synthesis
     log_weights = []
     for k in range(options.importance_samples):
-        terms = context.engine.evaluate(
-            image, ema=options.load_ema_weights, step=index * options.importance_samples + k
+        terms = context.engine.run(
+            "evaluate",
+            image,
+            ema=options.load_ema_weights,
+            step=index * options.importance_samples + k,
         )
         log_weights.append(-terms["reconstruction"] - terms["log_ratio"].sum(1))
     return importance_bound(log_weights)

@@ -1,0 +1,40 @@
+"""What the engine asks of every family beside its model, draws, loss and modes: the usual answers."""
+# ruff: noqa: ARG002 - the arguments are the engine's
+
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import numpy as np
+from jax import Array
+
+
+class Adapter:
+    """A family's adapter answers otherwise where it has phases, balances, buffers or frozen tensors.
+
+    Beside the rows of a batch an adapter finds there the tensors `buffer.<name>` and `frozen.<name>`.
+    """
+
+    def phase(self, scalars: Mapping[str, float]) -> Hashable:
+        """What the schedules' values switch in the loss; every phase is compiled on its own."""
+        return None
+
+    def balances(self, scalars: Mapping[str, float]) -> bool:
+        """Whether the loss uses statistics of the global batch at these schedules' values."""
+        return False
+
+    def statistics(self, terms: Any) -> Any:
+        """Those statistics, from the terms of the loss; not differentiated."""
+        return None
+
+    def frozen(self) -> dict[str, np.ndarray]:
+        """Tensors that are neither trained nor saved with the run, such as those of a tokenizer."""
+        return {}
+
+    def initial_buffers(self, seed: int) -> dict[str, np.ndarray]:
+        """Tensors that a step changes without a gradient: `loss` gives new ones as `buffer.<name>`."""
+        return {}
+
+    def assigned(self, buffers: Mapping[str, Array], parameters: Mapping[str, Array]) -> dict[str, Array]:
+        """Parameters, in canonical shapes, that follow from the buffers, and from what they are, after a
+        step. Asked only where there are buffers."""
+        return {}
