@@ -21,6 +21,7 @@ class Descriptor:
 _BINARISED = Descriptor(
     likelihood="bernoulli", padding=2, flip=False, resolution=28, channels=1, labelled=True
 )
+_GREY = Descriptor(flip=False, resolution=28, channels=1, labelled=True)
 _FOLDER = Descriptor()
 
 DESCRIPTORS = {
@@ -28,6 +29,8 @@ DESCRIPTORS = {
     "photos": Descriptor(channels=3),
     "binarized_mnist": _BINARISED,
     "mnist10k": _BINARISED,
+    "mnist_grey": _GREY,
+    "mnist10k_grey": _GREY,
     "cifar-10": Descriptor(resolution=32, channels=3, labelled=True),
     "imagenet": Descriptor(channels=3),
     "celebA": _FOLDER,

@@ -1,18 +1,20 @@
-"""Binarised MNIST and its subset of 10,000 digits, from idx files.
+"""MNIST and its subset of 10,000 digits, binarised or grey, from idx files.
 
-Training digits stay grey and are binarised anew whenever they are read. Validation and test digits are
-binarised once, with `BINARISATION_SEED`: level / 255 is the probability of white.
+Training digits that are binarised stay grey and are drawn anew whenever they are read. Validation and test
+digits are binarised once, with `BINARISATION_SEED`: level / 255 is the probability of white.
 
 - `binarized_mnist`: training = the 60,000 training digits; the 10,000 test digits in the order of scikit-
   learn's `shuffle(random_state=101)`: the first half is validation, the second half test.
 - `mnist10k`: test = its test file of 1,000; the training digits in that order: the first eighteenth (500 of
   9,000) is validation and not trained on, the rest is training.
+- `mnist_grey` and `mnist10k_grey`: the same digits in the same splits, with their grey levels.
 """
 
 from pathlib import Path
 
 import numpy as np
 
+from common.data.descriptors import describe
 from common.data.idx import find_idx, read_idx
 from common.data.options import Options, Split
 from common.data.picture_set import PictureSet, array_set
@@ -26,33 +28,36 @@ def open_mnist(options: Options, split: Split) -> PictureSet:
     """Open a split of the full set in `dataset_path`/mnist."""
     pictures, labels = _read_part(options, "mnist", "train" if split == "train" else "t10k")
     if split == "train":
-        return array_set("MNIST train", pictures, range(len(pictures)), labels, binarise_on_read=True)
+        return _digits(options, "MNIST", pictures, labels, np.arange(len(pictures)), split)
     order, half = fixed_permutation(len(pictures)), len(pictures) // 2
     chosen = order[:half] if split == "validation" else order[half:]
-    return _binarised(f"MNIST {split}", pictures, labels, chosen, split)
+    return _digits(options, "MNIST", pictures, labels, chosen, split)
 
 
 def open_mnist10k(options: Options, split: Split) -> PictureSet:
     """Open a split of the subset in `dataset_path`/mnist10k."""
     pictures, labels = _read_part(options, "mnist10k", "t10k" if split == "test" else "train")
-    name = f"mnist10k {split}"
-    if split == "test":
-        return _binarised(name, pictures, labels, np.arange(len(pictures)), split)
     order, held_out = fixed_permutation(len(pictures)), len(pictures) // 18
-    if split == "validation":
-        return _binarised(name, pictures, labels, order[:held_out], split)
-    chosen = np.sort(order[held_out:])
-    return array_set(name, pictures[chosen], chosen, _take(labels, chosen), binarise_on_read=True)
+    parts = {
+        "train": order[held_out:],
+        "validation": order[:held_out],
+        "test": np.arange(len(pictures)),
+    }
+    return _digits(options, "mnist10k", pictures, labels, parts[split], split)
 
 
-def _binarised(name: str, pictures: Array, labels: Array | None, chosen: Array, split: Split) -> PictureSet:
+def _digits(
+    options: Options, name: str, pictures: Array, labels: Array | None, chosen: Array, split: Split
+) -> PictureSet:
+    """The chosen digits in their stored order, binarised unless the source says grey."""
     chosen = np.sort(chosen)
-    drawn = binarise(pictures[chosen], BINARISATION_SEED, split, chosen)
-    return array_set(name, drawn, chosen, _take(labels, chosen))
-
-
-def _take(labels: Array | None, chosen: Array) -> Array | None:
-    return None if labels is None else labels[chosen]
+    pictures, labels = pictures[chosen], None if labels is None else labels[chosen]
+    binary = describe(options.data.dataset_source).likelihood == "bernoulli"
+    if binary and split != "train":
+        pictures = binarise(pictures, BINARISATION_SEED, split, chosen)
+    return array_set(
+        f"{name} {split}", pictures, chosen, labels, binarise_on_read=binary and split == "train"
+    )
 
 
 def _read_part(options: Options, folder_name: str, part: str) -> tuple[Array, Array | None]:

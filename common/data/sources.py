@@ -17,6 +17,8 @@ OPENERS: dict[str, Callable[[Options, Split], PictureSet]] = {
     "photos": open_photos,
     "binarized_mnist": open_mnist,
     "mnist10k": open_mnist10k,
+    "mnist_grey": open_mnist,
+    "mnist10k_grey": open_mnist10k,
     "cifar-10": open_cifar10,
     "imagenet": open_imagenet,
     "celebA": open_folder,

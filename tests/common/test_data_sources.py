@@ -116,6 +116,24 @@ def test_mnist10k_holds_out_validation_digits_and_keeps_its_test_file(tmp_path):
     assert not set(data.train.keys) & set(data.validation.keys)
 
 
+@pytest.mark.parametrize(
+    ("grey", "binary"), [("mnist_grey", "binarized_mnist"), ("mnist10k_grey", "mnist10k")]
+)
+def test_grey_digits_are_those_of_the_binarised_splits(tmp_path, grey, binary):
+    folder = "mnist10k" if "10k" in grey else "mnist"
+    files = write_mnist(tmp_path / folder, 36, 20)
+    data = open_datasets(make_options(grey, 28, 1, dataset_path=str(tmp_path)))
+    other = open_datasets(make_options(binary, 32, 1, dataset_path=str(tmp_path)))
+    for split in SPLITS:
+        found, expected = getattr(data, split), getattr(other, split)
+        assert list(found.keys) == list(expected.keys)
+        np.testing.assert_array_equal(found.labels, expected.labels)
+        assert not found.binarise_on_read
+    of_test = files[1][[int(key.removeprefix("image_")) for key in data.test.keys]]
+    np.testing.assert_array_equal(everything(data.test)[..., 0], of_test)
+    assert len(np.unique(of_test)) > 2
+
+
 def test_idx_files_round_trip_and_equal_arrays_give_equal_files(tmp_path):
     array = np.random.default_rng(1).integers(0, 256, (3, 4, 5), np.uint8)
     for name in ("a.gz", "b.gz"):
