@@ -12,12 +12,13 @@ from common import schedules
 from common.hparams import load
 from common.hparams.reader import parse, settings
 from common.plans.hierarchical_vae import make_plan
+from common.run.families import check_options
 
 ANY_CFG = Path(__file__).parent / "cases" / "hierarchical_vae" / "torch_mol8" / "hparams.cfg"
 
 
 def check_hparams(case: Path, scratch: Path) -> None:
-    """Every recorded file gives the recorded typed values, passes the strict schema and has a plan."""
+    """Every recorded file gives the recorded typed values, passes the strict schema and all checks, and has a plan."""
     raw, parsed = (json.loads((case / name).read_text()) for name in ("raw.json", "parsed.json"))
     assert raw.keys() == parsed.keys()
     for name, sections in raw.items():
@@ -27,6 +28,7 @@ def check_hparams(case: Path, scratch: Path) -> None:
         path.write_text(text)
         options = load(path)
         assert options.run.name == sections["run"]["name"]
+        check_options(options)
         assert make_plan(options).n_levels == len(options.model.down_strides)
 
 
