@@ -1,6 +1,7 @@
-"""Pictures for both twins, uint8 NHWC in numpy: sources, fixed splits and one Grain pipeline."""
+"""Pictures, uint8 NHWC, and their tokens, in numpy: sources, fixed splits and one Grain pipeline."""
 
 from common.data.picture_set import PictureSet
-from common.data.sources import DataSets, open_datasets
+from common.data.sources import DataSets, Examples, open_datasets
+from common.data.tokens import TokenSet
 
-__all__ = ["DataSets", "PictureSet", "open_datasets"]
+__all__ = ["DataSets", "Examples", "PictureSet", "TokenSet", "open_datasets"]

@@ -16,6 +16,7 @@ class Descriptor:
     resolution: int = 0  # fixed size before padding; 0: as configured
     channels: int = 0  # fixed number of channels; 0: as configured
     labelled: bool = False
+    tokens: bool = False  # whether it holds tokens of pictures, not pictures; target_res is the pictures'
 
 
 _BINARISED = Descriptor(
@@ -38,6 +39,7 @@ DESCRIPTORS = {
     "ffhq": _FOLDER,
     "custom": _FOLDER,
     "npy": Descriptor(),
+    "tokens": Descriptor(flip=False, tokens=True),
 }
 
 

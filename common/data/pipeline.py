@@ -1,13 +1,14 @@
 """The one Grain pipeline: shuffled indices, epoch after epoch, batched, then one vectorised read a batch.
 
-The picture at position p of the endless training stream, its mirroring and its binarisation depend only on
-(seed, p). Step s of a run with global batch size B takes positions s*B ... s*B + B - 1, and process r of R
-takes the r-th of R equal parts of them. So the stream resumes from (seed, step) alone, in the middle of an
-epoch, on any number of processes. Batches reach across epochs; a set smaller than the batch is repeated.
+Examples are pictures or, from token shards, the tokens of pictures. The example at position p of the endless
+training stream, its mirroring and its binarisation depend only on (seed, p). Step s of a run with global
+batch size B takes positions s*B ... s*B + B - 1, and process r of R takes the r-th of R equal parts of them.
+So the stream resumes from (seed, step) alone, in the middle of an epoch, on any number of processes. Batches
+reach across epochs; a set smaller than the batch is repeated.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache, partial
 
 import grain
 import numpy as np
@@ -16,6 +17,7 @@ from common.data.descriptors import Descriptor, describe
 from common.data.options import Options
 from common.data.picture_set import PictureSet
 from common.data.randomness import BINARISATION_SEED, binarise, coin_flips, permutation
+from common.data.tokens import TokenSet
 from common.errors import UserError
 
 Array = np.ndarray
@@ -54,11 +56,13 @@ class ShuffledPositions:
 
 
 class TrainingBatches(Iterator[Batch]):
-    """Endless batches {'image': uint8 (B / R, target_res, target_res, C)} of process r of R."""
+    """Endless batches of process r of R: 'image' uint8 (B / R, target_res, target_res, C) or 'tokens' int32
+    (B / R, L), and with `data.labels` 'label' int32 (B / R,).
+    """
 
     def __init__(
         self,
-        picture_set: PictureSet,
+        examples: PictureSet | TokenSet,
         options: Options,
         *,
         batch_size: int,
@@ -70,12 +74,12 @@ class TrainingBatches(Iterator[Batch]):
             raise UserError(
                 f"[train] batch_size {batch_size} is no multiple of the {process_count} processes"
             )
-        self._picture_set = picture_set
+        self._examples, self._labels = examples, options.data.labels
         self._descriptor = describe(options.data.dataset_source)
         self._flip = options.data.random_horizontal_flip and self._descriptor.flip
         self._batch_size = batch_size
         self._seed, self._step = _restore(state, options.run.seed, batch_size)
-        source = ShuffledPositions(len(picture_set), self._seed, batch_size, process_index, process_count)
+        source = ShuffledPositions(len(examples), self._seed, batch_size, process_index, process_count)
         self._batches = iter(grain.MapDataset.source(source).map(self._read).to_iter_dataset(_READ_AHEAD))
         self._batches.set_state({"next_index": self._step})
 
@@ -94,17 +98,16 @@ class TrainingBatches(Iterator[Batch]):
 
     def _read(self, item: tuple[Array, Array]) -> Batch:
         positions, indices = item
-        pictures = self._picture_set.gather(indices)
-        if self._picture_set.binarise_on_read:
-            pictures = binarise(pictures, self._seed, "train", positions)
-        if self._flip:
-            mirrored = coin_flips(self._seed, positions)
+        draw = partial(binarise, seed=self._seed, stream="train", positions=positions)
+        batch = _examples_at(self._examples, indices, draw, labels=self._labels)
+        if "image" in batch and self._flip:
+            mirrored, pictures = coin_flips(self._seed, positions), batch["image"]
             pictures[mirrored] = pictures[mirrored, :, ::-1]
-        return {"image": pad(pictures, self._descriptor)}
+        return _padded(batch, self._descriptor)
 
 
 def training_batches(
-    picture_set: PictureSet,
+    examples: PictureSet | TokenSet,
     options: Options,
     *,
     batch_size: int,
@@ -120,7 +123,7 @@ def training_batches(
     cannot share.
     """
     return TrainingBatches(
-        picture_set,
+        examples,
         options,
         batch_size=batch_size,
         process_index=process_index,
@@ -130,33 +133,52 @@ def training_batches(
 
 
 def evaluation_batches(
-    picture_set: PictureSet,
+    examples: PictureSet | TokenSet,
     options: Options,
     *,
     batch_size: int,
     limit: int | None = None,
     indices: Sequence[int] | Array | None = None,
 ) -> Iterator[Batch]:
-    """Yield pictures once, in order, in batches of equal shape, never mirrored.
+    """Yield examples once, in order, in batches of equal shape, never mirrored.
 
-    A batch has 'image' uint8 (B, target_res, target_res, C), 'index' int64 (B,) and 'valid' bool (B,). The
-    last batch is filled up with repetitions that are not valid; neither is a picture that could not be read.
+    A batch has what a training batch has, 'index' int64 (B,) and 'valid' bool (B,). The last batch is filled
+    up with repetitions that are not valid; neither is a picture that could not be read.
     `indices` chooses pictures; `limit` takes at most so many of them, evenly spread, since stored orders are
     often sorted. A set that is binarised on reading is binarised here by a fixed draw for each picture.
     """
     descriptor = describe(options.data.dataset_source)
-    chosen = np.arange(len(picture_set)) if indices is None else np.asarray(indices, np.int64)
+    unreadable = examples.unreadable if isinstance(examples, PictureSet) else ()
+    chosen = np.arange(len(examples)) if indices is None else np.asarray(indices, np.int64)
     if limit is not None and limit < len(chosen):
         chosen = chosen[np.arange(limit) * len(chosen) // limit]
     for start in range(0, len(chosen), batch_size):
         real = chosen[start : start + batch_size]
-        pictures = picture_set.gather(real)
-        if picture_set.binarise_on_read:
-            pictures = binarise(pictures, BINARISATION_SEED, "train", real)
+        draw = partial(binarise, seed=BINARISATION_SEED, stream="train", positions=real)
+        batch = _examples_at(examples, real, draw, labels=options.data.labels)
         fill = np.arange(batch_size) % len(real)
-        unread = np.isin(real[fill], list(picture_set.unreadable))
-        valid = (np.arange(batch_size) < len(real)) & ~unread
-        yield {"image": pad(pictures[fill], descriptor), "index": real[fill], "valid": valid}
+        valid = (np.arange(batch_size) < len(real)) & ~np.isin(real[fill], list(unreadable))
+        rows = {name: array[fill] for name, array in batch.items()}
+        yield {**_padded(rows, descriptor), "index": real[fill], "valid": valid}
+
+
+def _examples_at(
+    examples: PictureSet | TokenSet, indices: Array, draw: Callable[[Array], Array], *, labels: bool
+) -> Batch:
+    """A batch of the examples at `indices` (B,); `draw` binarises grey levels."""
+    batch: Batch = {}
+    if isinstance(examples, TokenSet):
+        batch["tokens"] = examples.gather(indices).reshape(len(indices), -1)
+    else:
+        pictures = examples.gather(indices)
+        batch["image"] = draw(pictures) if examples.binarise_on_read else pictures
+    if labels and examples.labels is not None:
+        batch["label"] = np.asarray(examples.labels)[indices].astype(np.int32)
+    return batch
+
+
+def _padded(batch: Batch, descriptor: Descriptor) -> Batch:
+    return {name: pad(array, descriptor) if name == "image" else array for name, array in batch.items()}
 
 
 def pad(pictures: Array, descriptor: Descriptor) -> Array:

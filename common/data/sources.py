@@ -9,10 +9,20 @@ from common.data.descriptors import describe
 from common.data.embedded import open_digits, open_photos
 from common.data.folders import open_folder
 from common.data.mnist import open_mnist, open_mnist10k
-from common.data.options import Options, Split, check_options
+from common.data.options import PATH_OPTIONS, Options, Split, check_options, data_path
 from common.data.picture_set import PictureSet
+from common.data.tokens import TokenSet, open_tokens
+from common.errors import UserError
 
-OPENERS: dict[str, Callable[[Options, Split], PictureSet]] = {
+Examples = PictureSet | TokenSet
+
+
+def open_token_split(options: Options, split: Split) -> TokenSet:
+    """Open the token shards of a split."""
+    return open_tokens(data_path(options.data, split))
+
+
+OPENERS: dict[str, Callable[[Options, Split], Examples]] = {
     "digits": open_digits,
     "photos": open_photos,
     "binarized_mnist": open_mnist,
@@ -26,6 +36,7 @@ OPENERS: dict[str, Callable[[Options, Split], PictureSet]] = {
     "ffhq": open_folder,
     "custom": open_folder,
     "npy": open_npy,
+    "tokens": open_token_split,
 }
 """The same names as in `descriptors.DESCRIPTORS`."""
 
@@ -38,16 +49,25 @@ class DataSets:
         self._open = OPENERS[options.data.dataset_source]
 
     @cached_property
-    def train(self) -> PictureSet:
-        return self._open(self._options, "train")
+    def train(self) -> Examples:
+        return self._split("train")
 
     @cached_property
-    def validation(self) -> PictureSet:
-        return self._open(self._options, "validation")
+    def validation(self) -> Examples:
+        return self._split("validation")
 
     @cached_property
-    def test(self) -> PictureSet:
-        return self._open(self._options, "test")
+    def test(self) -> Examples:
+        return self._split("test")
+
+    def _split(self, split: Split) -> Examples:
+        examples, data = self._open(self._options, split), self._options.data
+        if data.labels and examples.labels is None:
+            raise UserError(
+                f"[data] labels is True, but the {split} pictures of '{data.dataset_source}' "
+                f"({PATH_OPTIONS[split]}) have none: set it to False"
+            )
+        return examples
 
 
 def open_datasets(options: Options) -> DataSets:

@@ -37,6 +37,7 @@ class Data:
     channels: int = option(low=1, doc="channels of a picture")
     num_bits: float = option(low=1, high=8, doc="bit depth of a channel")
     random_horizontal_flip: bool = option(doc="mirror training pictures with probability 1/2 (never digits)")
+    labels: bool = option(False, doc="give the pictures' class labels to the model")
     skip_corrupt: bool = option(False, doc="leave out unreadable image files instead of stopping")
 
     def __post_init__(self) -> None:

@@ -20,6 +20,7 @@ def make_options(source, resolution, channels, *, seed=5, num_cpus=2, **data):
         "num_bits": 8.0,
         "random_horizontal_flip": True,
         "skip_corrupt": False,
+        "labels": False,
     }
     return SimpleNamespace(
         run=SimpleNamespace(seed=seed, num_cpus=num_cpus), data=SimpleNamespace(**{**values, **data})

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from common.data.picture_set import array_set
 from common.data.pipeline import ShuffledPositions, evaluation_batches, training_batches
 from common.data.randomness import binarise, coin_flips, fixed_permutation, permutation, words
+from common.data.sources import open_datasets
+from common.data.tokens import TokenWriter, open_tokens
 from common.errors import UserError
 from tests.common.data_options import make_options
 
@@ -217,3 +219,64 @@ def test_the_streams_are_fixed_for_ever():
     grey = np.full((1, 2, 3, 1), 128, np.uint8)
     assert binarise(grey, 420, "test", np.array([9])).ravel().tolist() == [255, 255, 0, 255, 0, 255]
     assert fixed_permutation(6).tolist() == [0, 5, 4, 2, 1, 3]
+
+
+def token_set(folder, n=10):
+    """Shards of tokens whose first one is the picture's index."""
+    header = {"grid": [2, 3], "codebook_size": 16, "tokenizer": {}}
+    writer = TokenWriter(folder, header, [f"picture {i}" for i in range(n)], np.arange(n) * 2, shard_size=4)
+    tokens = np.arange(6) + np.zeros((n, 1), int)
+    tokens[:, 0] = np.arange(n)
+    writer.add(tokens.reshape(n, 2, 3)[writer.n_pictures :])
+    writer.finish()
+    return open_tokens(folder)
+
+
+def test_tokens_come_in_rows_with_their_labels(tmp_path):
+    options = make_options("tokens", 8, 1, labels=True)
+    batches = training_batches(token_set(tmp_path), options, batch_size=4)
+    seen = [next(batches) for _ in range(5)]
+    state = batches.state()
+    following = next(batches)
+    batches.close()
+    for batch in seen:
+        assert set(batch) == {"tokens", "label"}
+        assert (batch["tokens"].dtype, batch["tokens"].shape) == (np.int32, (4, 6))
+        assert (batch["label"].dtype, batch["label"].shape) == (np.int32, (4,))
+        np.testing.assert_array_equal(batch["label"], 2 * batch["tokens"][:, 0])
+        np.testing.assert_array_equal(batch["tokens"][:, 1:], np.tile(np.arange(1, 6), (4, 1)))
+    firsts = np.concatenate([batch["tokens"][:, 0] for batch in seen])
+    assert sorted(firsts[:10]) == sorted(firsts[10:]) == list(range(10))
+    resumed = training_batches(token_set(tmp_path), options, batch_size=4, state=state)
+    np.testing.assert_array_equal(next(resumed)["tokens"], following["tokens"])
+    resumed.close()
+
+    evaluation = list(evaluation_batches(token_set(tmp_path), options, batch_size=4))
+    assert [batch["valid"].sum() for batch in evaluation] == [4, 4, 2]
+    assert set(evaluation[0]) == {"tokens", "label", "index", "valid"}
+    np.testing.assert_array_equal(evaluation[1]["tokens"][:, 0], [4, 5, 6, 7])
+
+
+def test_pictures_have_their_labels_where_they_are_wanted():
+    pictures = array_set("numbered", numbered(10).gather(range(10)), range(10), np.arange(10, dtype=np.uint8))
+    batches = training_batches(pictures, make_options("custom", 3, 1, labels=True), batch_size=4)
+    batch = next(batches)
+    batches.close()
+    np.testing.assert_array_equal(batch["label"], pictured_indices(batch["image"]))
+    plain = training_batches(pictures, RGB, batch_size=4)
+    assert set(next(plain)) == {"image"}
+    plain.close()
+
+
+def test_labels_that_are_not_there_are_missed_at_once():
+    options = make_options("photos", 32, 3, labels=True)
+    with pytest.raises(UserError, match=r"\[data\] labels is True, but the train pictures of 'photos'"):
+        _ = open_datasets(options).train
+
+
+def test_token_shards_are_a_source(tmp_path):
+    token_set(tmp_path / "train")
+    options = make_options("tokens", 8, 1, train_data_path=str(tmp_path / "train"))
+    assert len(open_datasets(options).train) == 10
+    with pytest.raises(UserError, match=r"\[data\] val_data_path is empty"):
+        _ = open_datasets(options).validation

@@ -1,7 +1,7 @@
 """Host logic of each family: what the loop logs, validates and reports, and which synthesis modes there are.
 
 `common/run/families/<run.family>.py` has a class `Family` that fulfils the protocol `FamilyLogic`,
-and a function `check_options`.
+a function `check_options`, and `TAKES_TOKENS = True` where its examples may be tokens.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,6 +10,8 @@ from importlib import import_module
 from typing import Any, Protocol
 
 from common.checkpoint.store import Checkpoint
+from common.data.descriptors import describe
+from common.errors import UserError
 from common.run.context import Context
 from common.run.engine import Array
 
@@ -71,4 +73,8 @@ def family_logic(context: Context) -> FamilyLogic:
 
 def check_options(hparams: Any) -> None:
     """Raise a `UserError` that names the first option that does not fit the others."""
-    import_module(f"common.run.families.{hparams.run.family}").check_options(hparams)
+    module: Any = import_module(f"common.run.families.{hparams.run.family}")
+    source = hparams.data.dataset_source
+    if describe(source).tokens and not getattr(module, "TAKES_TOKENS", False):
+        raise UserError(f"[data] dataset_source '{source}': family '{hparams.run.family}' needs pictures")
+    module.check_options(hparams)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from common.checkpoint.store import Checkpoint
-from common.data import PictureSet
+from common.data import Examples
 from common.plans.hierarchical_vae import HierarchicalVAEPlan
 from common.run.bounds import group_name
 from common.run.context import Context
@@ -60,7 +60,7 @@ def _header(
     plan: HierarchicalVAEPlan,
     checkpoint: Checkpoint,
     masks: Sequence[Array],
-    pictures: PictureSet,
+    pictures: Examples,
     n: int,
 ) -> dict[str, Any]:
     """What the encodings depend on."""
@@ -107,7 +107,7 @@ def _kept(
 
 
 def _write(
-    context: Context, writer: EncodingWriter, pictures: PictureSet, held: Sequence[Mapping[str, Array]]
+    context: Context, writer: EncodingWriter, pictures: Examples, held: Sequence[Mapping[str, Array]]
 ) -> None:
     if not context.writes:
         return

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from common.data import PictureSet, pipeline
+from common.data import Examples, pipeline
 from common.run.context import Context
 from common.run.engine import Array, Batch
 from common.run.progress import tracked
@@ -12,19 +12,19 @@ from common.run.progress import tracked
 N_ON_SHEET = 32
 
 
-def chosen_split(context: Context, default: str) -> PictureSet:
+def chosen_split(context: Context, default: str) -> Examples:
     """The pictures of `synthesis.split`, or those of the mode's own split where it is empty."""
-    pictures: PictureSet = getattr(context.sets, context.hparams.synthesis.split or default)
+    pictures: Examples = getattr(context.sets, context.hparams.synthesis.split or default)
     return pictures
 
 
-def chosen_indices(context: Context, pictures: PictureSet) -> Array:
+def chosen_indices(context: Context, pictures: Examples) -> Array:
     """Indices of the first `synthesis.n_samples` pictures; 0 asks for all."""
     wanted = context.hparams.synthesis.n_samples or len(pictures)
     return np.arange(min(wanted, len(pictures)))
 
 
-def batches(context: Context, pictures: PictureSet, indices: Array, what: str) -> Iterator[Batch]:
+def batches(context: Context, pictures: Examples, indices: Array, what: str) -> Iterator[Batch]:
     """The pictures at `indices` in padded batches of `synthesis.batch_size`, with a progress bar."""
     size = context.hparams.synthesis.batch_size
     stream = pipeline.evaluation_batches(pictures, context.hparams, batch_size=size, indices=indices)
