@@ -148,7 +148,6 @@ def evaluation_batches(
     often sorted. A set that is binarised on reading is binarised here by a fixed draw for each picture.
     """
     descriptor = describe(options.data.dataset_source)
-    unreadable = examples.unreadable if isinstance(examples, PictureSet) else ()
     chosen = np.arange(len(examples)) if indices is None else np.asarray(indices, np.int64)
     if limit is not None and limit < len(chosen):
         chosen = chosen[np.arange(limit) * len(chosen) // limit]
@@ -157,7 +156,7 @@ def evaluation_batches(
         draw = partial(binarise, seed=BINARISATION_SEED, stream="train", positions=real)
         batch = _examples_at(examples, real, draw, labels=options.data.labels)
         fill = np.arange(batch_size) % len(real)
-        valid = (np.arange(batch_size) < len(real)) & ~np.isin(real[fill], list(unreadable))
+        valid = (np.arange(batch_size) < len(real)) & ~np.isin(real[fill], list(examples.unreadable))
         rows = {name: array[fill] for name, array in batch.items()}
         yield {**_padded(rows, descriptor), "index": real[fill], "valid": valid}
 

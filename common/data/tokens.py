@@ -8,7 +8,7 @@ encoding goes on with the first shard that is missing.
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -33,7 +33,7 @@ class TokenSet:
     """Tokens (N, h, w) of pictures, each in [0, codebook_size), read only when `gather` asks for them.
 
     `header` is the index's own: `tokenizer` names what made the tokens, with the `sha256` of its weights.
-    `labels` is int32 (N,) or None.
+    `labels` is int32 (N,) or None. All of its pictures could be read.
     """
 
     name: str
@@ -44,6 +44,7 @@ class TokenSet:
     labels: Array | None
     read: Callable[[Array], Array]
     notes: tuple[str, ...] = ()
+    unreadable: Collection[int] = ()
 
     def __len__(self) -> int:
         return len(self.keys)
