@@ -49,14 +49,34 @@ class Data:
 class Optimizer:
     """`[optimizer]`: update rule, learning rate, clipping and skipping."""
 
-    type: str = option(choices=("Adamax", "Adam", "RAdam", "Radam"), doc="update rule")
-    learning_rate_scheme: str = option(choices=("cosine", "constant", "exponential", "noam"), doc="schedule")
+    type: str = option(
+        choices=("Adamax", "Adam", "AdamW", "RAdam", "Radam", "Lion"),
+        doc="update rule; weight decay is decoupled with all of them, so Adam and AdamW are one",
+    )
+    learning_rate_scheme: str = option(
+        choices=(
+            "cosine",
+            "constant",
+            "exponential",
+            "noam",
+            "constant_with_warmup",
+            "linear",
+            "half_cosine",
+            "cosine_with_restarts",
+            "polynomial",
+        ),
+        doc="schedule; from 'constant_with_warmup' on as Hugging Face computes them",
+    )
     learning_rate: float = option(low=0, doc="base learning rate")
     warmup_steps: float = option(low=0, doc="steps of linear warm-up")
     decay_steps: int = option(low=1, doc="steps from decay_start to min_learning_rate")
     decay_start: int = option(low=0, doc="step at which the decay begins")
     min_learning_rate: float = option(low=0, doc="floor of the schedule")
     decay_rate: float = option(low=0, high=1, doc="factor per decay_steps of the exponential schedule")
+    num_cycles: float = option(
+        1.0, low=0, doc="half_cosine: half periods in decay_steps; cosine_with_restarts: restarts"
+    )
+    power: float = option(1.0, low=0, doc="exponent of the polynomial schedule")
     beta1: float = option(low=0, high=1, doc="decay of the first moment")
     beta2: float = option(low=0, high=1, doc="decay of the second moment or infinity norm")
     epsilon: float = option(low=0, doc="added to the denominator")
@@ -75,7 +95,7 @@ class Optimizer:
         for name in ("beta1", "beta2"):
             if getattr(self, name) >= 1:
                 raise UserError(f"[optimizer] {name} must be below 1: a moment that never changes is useless")
-        decays = self.learning_rate_scheme in ("cosine", "exponential")
+        decays = self.learning_rate_scheme not in ("constant", "noam", "constant_with_warmup")
         if decays and self.warmup_steps > self.decay_start:
             raise UserError(
                 f"[optimizer] warmup_steps {self.warmup_steps:g} must not be more than "
@@ -90,6 +110,17 @@ class Train:
     total_train_steps: int = option(low=1, doc="batches to train on, skipped updates included")
     batch_size: int = option(low=1, high=2**20, doc="global batch size over all devices")
     ema_decay: float = option(low=0, high=1, doc="decay of the exponential moving average of the weights")
+    ema_warmup: str = option(
+        "none",
+        choices=("none", "count", "power"),
+        doc="smaller decay at first; count: (1 + k) / (10 + k) after k updates; power: "
+        "1 - (1 + k / ema_inv_gamma)^-ema_power",
+    )
+    ema_update_after: int = option(0, low=0, doc="with a warm-up: updates that the average only copies")
+    ema_update_every: int = option(1, low=1, doc="updates between two of the average")
+    ema_inv_gamma: float = option(1.0, low=1e-9, doc="of the warm-up 'power'")
+    ema_power: float = option(2 / 3, low=0, doc="of the warm-up 'power'")
+    ema_min_decay: float = option(0.0, low=0, high=1, doc="least decay once the warm-up has begun")
     resume_from_ema: bool = option(doc="on resume, start from the averaged weights")
     logging_interval_in_steps: int = option(low=1, doc="steps between two readings of the device's metrics")
     checkpoint_and_eval_interval_in_steps: int = option(

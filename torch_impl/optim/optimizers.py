@@ -1,4 +1,5 @@
-"""Update rules on flat vectors: Adamax, Adam (Kingma and Ba 2015) and RAdam (Liu et al. 2020).
+"""Update rules on flat vectors: Adamax, Adam (Kingma and Ba 2015), RAdam (Liu et al. 2020) and Lion (Chen et
+al. 2023).
 
 A rule is a pure function. It maps the gradient g and both moments, all (P,), and the number t >= 1 of the
 update (a 0-d float tensor) to the direction (P,), which the step multiplies by the learning rate and
@@ -47,6 +48,14 @@ def radam(
     return torch.where(length >= 5, adaptive, mean), first, second
 
 
+def lion(
+    grad: Tensor, first: Tensor, second: Tensor, t: Tensor, beta1: float, beta2: float, epsilon: float
+) -> Update:
+    """Chen et al., algorithm 2: the sign of a momentum. There is no second moment; it stays as it is."""
+    del t, epsilon
+    return torch.sign(torch.lerp(first, grad, 1 - beta1)), torch.lerp(first, grad, 1 - beta2), second
+
+
 def _moments(
     grad: Tensor, first: Tensor, second: Tensor, beta1: float, beta2: float
 ) -> tuple[Tensor, Tensor]:
@@ -86,7 +95,9 @@ class Rule:
 RULES = {
     "Adamax": Rule(adamax, "exp_inf"),
     "Adam": Rule(adam, "exp_avg_sq"),
+    "AdamW": Rule(adam, "exp_avg_sq"),
     "RAdam": Rule(radam, "exp_avg_sq"),
     "Radam": Rule(radam, "exp_avg_sq"),
+    "Lion": Rule(lion, "exp_avg_sq"),
 }
 """By `optimizer.type`; the original's twins spell RAdam differently."""
