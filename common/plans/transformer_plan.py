@@ -72,6 +72,8 @@ class TransformerPlan:
     def cond_inputs(self) -> int:
         """uvit: width of what is embedded into the condition of the adaptive norms; 0: there are none."""
         options = self.options
+        if options.architecture != "uvit":
+            return 0
         pooled = options.cond_embed_dim if options.add_cond_embeds else 0
         return pooled + (5 * options.micro_cond_encode_dim if options.add_micro_cond_embeds else 0)
 

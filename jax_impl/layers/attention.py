@@ -1,0 +1,89 @@
+"""Multi-head attention (Vaswani et al. 2017, section 3.2). Sequences are (B, L, C), heads (B, L, N, K)."""
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+from flax import nnx
+from jax import Array
+from jax.typing import DTypeLike
+
+from jax_impl.layers.dense import Dense
+from jax_impl.layers.dropout import Arrays, dropout
+from jax_impl.layers.precision import at_least_float32
+
+
+class Attention(nnx.Module):
+    """Self-attention, or cross-attention to a context: (B, L, C) -> (B, L, C)."""
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        *,
+        context_width: int | None = None,
+        bias: bool = False,
+        rate: float = 0.0,
+        dtype: DTypeLike | None = None,
+    ) -> None:
+        context_width = width if context_width is None else context_width
+        self.query = Dense(width, width, bias=bias, dtype=dtype)
+        self.key = Dense(context_width, width, bias=bias, dtype=dtype)
+        self.value = Dense(context_width, width, bias=bias, dtype=dtype)
+        self.out = Dense(width, width, bias=bias, dtype=dtype)
+        self.heads, self.rate = heads, rate
+
+    def prepare(self, context: Array) -> dict[str, Array]:
+        """Keys and values (B, S, N, K) of a context (B, S, C)."""
+        return {
+            "key": split_heads(self.key(context), self.heads),
+            "value": split_heads(self.value(context), self.heads),
+        }
+
+    def __call__(
+        self,
+        x: Array,
+        prepared: Arrays | None = None,
+        mask: Array | None = None,
+        noise: Array | None = None,
+    ) -> Array:
+        """Attend to what `prepare` made, or to x. `mask` (B, S) is True where there is something to attend
+        to; `noise` (B, N, L, S) is uniform, for dropout."""
+        prepared = self.prepare(x) if prepared is None else prepared
+        query = split_heads(self.query(x), self.heads)
+        y = attend(query, prepared["key"], prepared["value"], mask=mask, rate=self.rate, noise=noise)
+        return self.out(y)
+
+
+def attend(
+    query: Array,
+    key: Array,
+    value: Array,
+    *,
+    mask: Array | None = None,
+    scale: float | None = None,
+    rate: float = 0.0,
+    noise: Array | None = None,
+) -> Array:
+    """softmax(scale q k^T) v, heads side by side: (B, L, N, K), (B, S, N, K), (B, S, N, K) -> (B, L, N K).
+
+    `scale` is 1 / sqrt(K) unless given. A row of `mask` (B, S) without a True gives zeros. JAX's own
+    function, whose softmax is always in float32, serves wherever that is enough and nothing is dropped.
+    """
+    seen = None if mask is None else mask.any(1, keepdims=True)
+    if mask is not None:
+        mask = rearrange(mask | ~seen, "b s -> b 1 1 s")
+    if (noise is None or not rate) and query.dtype != jnp.float64:
+        y = jax.nn.dot_product_attention(query, key, value, mask=mask, scale=scale)
+    else:
+        scale = query.shape[-1] ** -0.5 if scale is None else scale
+        logits = at_least_float32(jnp.einsum("blnk,bsnk->bnls", query, key)) * scale
+        logits = logits if mask is None else jnp.where(mask, logits, -jnp.inf)
+        weights = dropout(jax.nn.softmax(logits, -1).astype(value.dtype), noise, rate)
+        y = jnp.einsum("bnls,bsnk->blnk", weights, value)
+    y = rearrange(y, "b l n k -> b l (n k)")
+    return y if seen is None else y * rearrange(seen, "b 1 -> b 1 1").astype(y.dtype)
+
+
+def split_heads(x: Array, heads: int) -> Array:
+    """(B, L, N K) -> (B, L, N, K)."""
+    return rearrange(x, "b l (n k) -> b l n k", n=heads)

@@ -1,0 +1,99 @@
+"""Norms over the last axis. Their statistics are in at least float32; the output has the input's dtype."""
+
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array, lax
+
+from jax_impl.layers.dense import along
+from jax_impl.layers.precision import at_least_float32
+
+
+class LayerNorm(nnx.Module):
+    """(x - mean) / sqrt(variance + eps), then a factor and a summand a channel where wanted: (..., C)."""
+
+    def __init__(self, width: int, eps: float, *, scale: bool = True, bias: bool = False) -> None:
+        self.scale = nnx.Param(jnp.zeros(width)) if scale else None
+        self.bias = nnx.Param(jnp.zeros(width)) if bias else None
+        self.eps = eps
+
+    def __call__(self, x: Array) -> Array:
+        return _affine(_normalised(at_least_float32(x), self.eps), self.scale, self.bias).astype(x.dtype)
+
+
+class RMSNorm(nnx.Module):
+    """x / sqrt(mean square + eps), then a factor and a summand a channel where wanted: (..., C)."""
+
+    def __init__(self, width: int, eps: float, *, scale: bool = True, bias: bool = False) -> None:
+        self.scale = nnx.Param(jnp.zeros(width)) if scale else None
+        self.bias = nnx.Param(jnp.zeros(width)) if bias else None
+        self.eps = eps
+
+    def __call__(self, x: Array) -> Array:
+        return _affine(rms_normalised(at_least_float32(x), self.eps), self.scale, self.bias).astype(x.dtype)
+
+
+class GammaLayerNorm(nnx.Module):
+    """LayerNorm with a factor called gamma and no summand: (..., C)."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        self.gamma = nnx.Param(jnp.zeros(width))
+        self.eps = eps
+
+    def __call__(self, x: Array) -> Array:
+        return _affine(_normalised(at_least_float32(x), self.eps), self.gamma, None).astype(x.dtype)
+
+
+class GlobalResponseNorm(nnx.Module):
+    """ConvNeXt V2 (Woo et al. 2023, section 3): channels compete by their norms over the grid.
+
+    (B, H, W, C) -> the same. `gamma` and `beta` have the shape (1, 1, 1, C).
+    """
+
+    def __init__(self, width: int, eps: float = 1e-6) -> None:
+        self.gamma = nnx.Param(jnp.zeros((1, 1, 1, width)))
+        self.beta = nnx.Param(jnp.zeros((1, 1, 1, width)))
+        self.eps = eps
+
+    def __call__(self, x: Array) -> Array:
+        y = at_least_float32(x)
+        norm = _root(jnp.square(y).sum((1, 2), keepdims=True))
+        relative = norm / (norm.mean(-1, keepdims=True) + self.eps)
+        return (self.gamma[...] * (y * relative) + self.beta[...] + y).astype(x.dtype)
+
+
+def make_norm(kind: str, width: int, eps: float, *, scale: bool = True, bias: bool = False) -> nnx.Module:
+    """'rmsnorm', which here never has a bias, or 'layernorm'."""
+    if kind == "rmsnorm":
+        return RMSNorm(width, eps, scale=scale)
+    return LayerNorm(width, eps, scale=scale, bias=bias and scale)
+
+
+def rms_normalised(x: Array, eps: float) -> Array:
+    """x / sqrt(mean square over the last axis + eps)."""
+    return x * lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + eps)
+
+
+def unit(x: Array) -> Array:
+    """x over its Euclidean norm along the last axis, which counts as at least 1e-12."""
+    return x / jnp.maximum(_root(jnp.square(x).sum(-1, keepdims=True)), 1e-12)
+
+
+def _normalised(x: Array, eps: float) -> Array:
+    centred = x - x.mean(-1, keepdims=True)
+    return centred * lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + eps)
+
+
+def _root(x: Array) -> Array:
+    """Square root whose gradient at 0 is 0, as that of PyTorch's norms."""
+    return jnp.where(x > 0, jnp.sqrt(jnp.where(x > 0, x, 1)), 0)
+
+
+def _affine(x: Array, scale: nnx.Param | None, bias: nnx.Param | None) -> Array:
+    x = x if scale is None else x * along(scale[...], x)
+    return x if bias is None else x + along(bias[...], x)
+
+
+def modulated(x: Array, scale: Array, shift: Array) -> Array:
+    """x (1 + scale) + shift: (B, ..., C), (B, C), (B, C) -> (B, ..., C) (adaptive norm, Peebles and Xie)."""
+    shape = (len(x), *(1,) * (x.ndim - 2), x.shape[-1])
+    return x * (1 + scale.reshape(shape)) + shift.reshape(shape)

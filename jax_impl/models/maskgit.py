@@ -1,0 +1,287 @@
+"""`MaskGitTransformer` of open-muse: pre-norm layers with gated feed-forward, after MaskGIT (Chang et al.
+2022, section 3.2) and MUSE (Chang et al. 2023), optionally with NormFormer's norms (Shleifer et al. 2021).
+
+Every network of this family is called alike. `model(ids, condition, noise)`: ids (B, L) are codes and
+`plan.mask_id`, row by row; `condition` is a dict of what there is of
+    label (B,)         class ids; `plan.null_label`, or left out: no class
+    text (B, S, E)     states of a text encoder; text_mask (B, S) is True at real tokens; text_keep (B,) is 0
+                       where the text is dropped
+    pooled (B, P)      pooled state of the text encoder
+    micro (B, 5)       original width and height, crop's top and left, aesthetic score
+    self (B, L', C)    `embed` of the last pass, for self-conditioning
+and `noise` holds what `dropout_noise` lists, or None. It returns logits (B, L, outputs) in at least float32
+and a flat dict of intermediates, among them `embed` (B, L', C), the input of the last layers; L' counts
+the transformer's tokens, which may stand for patches of codes. `model.prepare(condition)` computes once what
+does not depend on the ids; its result is a condition too, every entry with the batch first.
+"""
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+from flax import nnx
+from jax import Array
+from jax.typing import DTypeLike
+
+from common.plans.transformer_plan import TransformerPlan
+from jax_impl.layers.attention import Attention
+from jax_impl.layers.dense import Dense, Embedding
+from jax_impl.layers.dropout import Arrays, dropout, part
+from jax_impl.layers.feed_forward import GEGLU
+from jax_impl.layers.norms import make_norm, modulated
+from jax_impl.layers.precision import at_least_float32, cast
+from jax_impl.layers.stack import apply_layers
+
+Dtype = DTypeLike | None
+
+
+class MaskGitTransformer(nnx.Module):
+    """The network. `dtype` is that of the arithmetic, None: as the parameters.
+
+    `checkpoint` recomputes every layer in the backward pass to save memory; `scan` compiles one layer as a
+    loop over all.
+    """
+
+    def __init__(
+        self, plan: TransformerPlan, *, dtype: Dtype = None, checkpoint: bool = False, scan: bool = False
+    ) -> None:
+        options, C = plan.options, plan.options.hidden_size
+        projected = options.add_cross_attention and options.project_encoder_hidden_states
+        self.embed = (ConvEmbed if options.use_conv_in_out else Embed)(plan, dtype)
+        self.self_cond_to_init_embed = self_condition_layer(plan, dtype)
+        self.encoder_proj = (
+            Dense(options.encoder_hidden_size, C, bias=options.use_bias, dtype=dtype) if projected else None
+        )
+        self.encoder_proj_layer_norm = plan_norm(plan, C) if projected else None
+        self.transformer_layers = nnx.List(
+            [TransformerLayer(plan, dtype) for _ in range(options.num_hidden_layers)]
+        )
+        self.encoder_layer_norm = plan_norm(plan, C) if options.use_encoder_layernorm else None
+        head = ConvMlmLayer if options.use_conv_in_out else MlmLayer
+        has_head = options.use_mlm_layer or options.use_conv_in_out
+        self.mlm_layer = head(plan, dtype) if has_head else None
+        self.to_logits = None if has_head else Dense(C, plan.outputs, bias=options.use_bias, dtype=dtype)
+        self.plan, self.dtype, self.checkpoint, self.scan = plan, dtype, checkpoint, scan
+
+    def prepare(self, condition: Arrays) -> dict[str, Array]:
+        """Projected text, and every layer's keys and values of it."""
+        if not self.plan.options.add_cross_attention or is_prepared(condition):
+            return dict(condition)
+        context = cast(condition["text"], self.dtype)
+        if self.encoder_proj is not None and self.encoder_proj_layer_norm is not None:
+            context = self.encoder_proj_layer_norm(self.encoder_proj(context))
+        context = kept(context, condition)
+        prepared = dict(condition)
+        for i, layer in enumerate(self.transformer_layers):
+            found = layer.crossattention.prepare(context)
+            prepared |= {f"prepared.transformer_layers.{i}.{name}": value for name, value in found.items()}
+        return prepared
+
+    def __call__(
+        self, ids: Array, condition: Arrays, noise: Arrays | None = None
+    ) -> tuple[Array, dict[str, Array]]:
+        """See the module. Beside `embed`: `hs_embed`, `hs_layer<i>` and `sequence_logits`, all of them with
+        the class token."""
+        plan, states, uniforms = self.plan, self.prepare(condition), part(noise, "dropout")
+        x = self.embed(with_class_token(ids, condition, plan), uniforms.get("embed"))
+        x = self_conditioned(x, self.self_cond_to_init_embed, condition, plan)
+        aux = {"hs_embed": x}
+        names = [f"transformer_layers.{i}" for i in range(len(self.transformer_layers))]
+        own = [(part(states, f"prepared.{name}"), part(uniforms, name)) for name in names]
+        shared = (condition.get("text_mask"),)
+        x, found = apply_layers(
+            self.transformer_layers, x, shared, own, checkpoint=self.checkpoint, scan=self.scan
+        )
+        aux |= {f"hs_layer{i}": value for i, value in enumerate(found)}
+        x = x if self.encoder_layer_norm is None else self.encoder_layer_norm(x)
+        logits = at_least_float32((self.to_logits if self.mlm_layer is None else self.mlm_layer)(x))
+        first = int(plan.class_token)
+        return logits[:, first:], {**aux, "embed": x[:, first:], "sequence_logits": logits}
+
+
+class TransformerLayer(nnx.Module):
+    """Self-attention, cross-attention where there is text, feed-forward."""
+
+    def __init__(self, plan: TransformerPlan, dtype: Dtype) -> None:
+        options, C = plan.options, plan.options.hidden_size
+        context = C if options.project_encoder_hidden_states else options.encoder_hidden_size
+        crossed, extra = options.add_cross_attention, options.use_normformer
+        self.attn_layer_norm = plan_norm(plan, C)
+        self.attention = plan_attention(plan, dtype)
+        self.post_attn_layer_norm = plan_norm(plan, C) if extra else None
+        self.crossattn_layer_norm = plan_norm(plan, C) if crossed else None
+        self.crossattention = plan_attention(plan, dtype, context) if crossed else None
+        self.post_crossattn_layer_norm = plan_norm(plan, C) if crossed and extra else None
+        self.ffn = FeedForward(plan, dtype)
+
+    def __call__(self, x: Array, mask: Array | None, prepared: Arrays, noise: Arrays) -> tuple[Array, Array]:
+        """x (B, L, C) -> x, twice. `prepared` holds keys and values of the text, whose mask is (B, S)."""
+        y = self.attention(self.attn_layer_norm(x), noise=noise.get("attention"))
+        x = x + (y if self.post_attn_layer_norm is None else self.post_attn_layer_norm(y))
+        if self.crossattention is not None and self.crossattn_layer_norm is not None:
+            uniform = noise.get("crossattention")
+            y = self.crossattention(self.crossattn_layer_norm(x), prepared, mask, uniform)
+            x = x + (y if self.post_crossattn_layer_norm is None else self.post_crossattn_layer_norm(y))
+        x = x + self.ffn(x, noise=noise.get("ffn"))
+        return x, x
+
+
+class FeedForward(nnx.Module):
+    """wo(gelu(wi_0 h) * wi_1 h), h a norm of x, adaptive with uvit: (B, L, C) -> (B, L, C)."""
+
+    def __init__(self, plan: TransformerPlan, dtype: Dtype) -> None:
+        options, C, inner = plan.options, plan.options.hidden_size, plan.inner
+        extra = options.use_normformer and options.architecture == "maskgit"
+        self.pre_mlp_layer_norm = plan_norm(plan, C, layer_norm=options.legacy_mlp_layernorm)
+        self.adaLN_modulation = Modulation(plan, C, dtype) if plan.cond_inputs else None
+        self.wi_0 = Dense(C, inner, bias=options.use_bias, dtype=dtype)
+        self.wi_1 = Dense(C, inner, bias=options.use_bias, dtype=dtype)
+        self.mid_mlp_layer_norm = plan_norm(plan, inner) if extra else None
+        self.wo = Dense(inner, C, bias=options.use_bias, dtype=dtype)
+        self.rate = options.hidden_dropout
+
+    def __call__(self, x: Array, modulation: Array | None = None, noise: Array | None = None) -> Array:
+        """`modulation` (B, 2 C) is that of the adaptive norm; `noise` (B, L, inner) is uniform, for
+        dropout."""
+        h = adapted(self.pre_mlp_layer_norm(x), modulation)
+        h = jax.nn.gelu(self.wi_0(h), approximate=False) * self.wi_1(h)
+        h = h if self.mid_mlp_layer_norm is None else self.mid_mlp_layer_norm(h)
+        return self.wo(dropout(h, noise, self.rate))
+
+
+class Embed(nnx.Module):
+    """Embeddings of tokens and positions: ids (B, L) -> (B, L, C)."""
+
+    def __init__(self, plan: TransformerPlan, dtype: Dtype) -> None:
+        C = plan.options.hidden_size
+        self.word_embeddings = Embedding(plan.vocab_size, C, dtype=dtype)
+        self.position_embeddings = Embedding(plan.positions, C, dtype=dtype)
+        self.rate = plan.options.hidden_dropout
+
+    def __call__(self, ids: Array, noise: Array | None) -> Array:
+        positions = rearrange(self.position_embeddings.first(ids.shape[1]), "l c -> 1 l c")
+        return dropout(self.word_embeddings(ids) + positions, noise, self.rate)
+
+
+class ConvEmbed(nnx.Module):
+    """A token for each patch of codes: ids (B, L) -> (B, L / p^2, C). Without dropout."""
+
+    def __init__(self, plan: TransformerPlan, dtype: Dtype) -> None:
+        options, E, patch = plan.options, plan.options.embedding_size, plan.options.patch_size
+        self.embeddings = Embedding(plan.vocab_size, E, dtype=dtype)
+        self.layer_norm = plan_norm(plan, E)
+        self.conv = Dense(
+            E * patch**2, options.hidden_size, bias=options.use_bias, pointwise=True, dtype=dtype
+        )
+        self.position_embeddings = Embedding(plan.positions, options.hidden_size, dtype=dtype)
+        self.grid, self.patch = plan.grid, patch
+
+    def __call__(self, ids: Array, noise: Array | None) -> Array:  # noqa: ARG002 - as Embed's
+        x = self.layer_norm(self.embeddings(ids))
+        height = self.grid // self.patch
+        x = rearrange(x, "b (h s w t) c -> b (h w) (c s t)", h=height, s=self.patch, t=self.patch)
+        x = self.conv(x)
+        return x + rearrange(self.position_embeddings.first(x.shape[1]), "l c -> 1 l c")
+
+
+class MlmLayer(nnx.Module):
+    """Dense layer, GELU, norm, logits: (B, L, C) -> (B, L, outputs)."""
+
+    def __init__(self, plan: TransformerPlan, dtype: Dtype) -> None:
+        options, C = plan.options, plan.options.hidden_size
+        self.mlm_dense = Dense(C, C, bias=options.use_bias, dtype=dtype)
+        self.mlm_ln = plan_norm(plan, C) if options.use_mlm_layernorm else None
+        self.to_logits = Dense(C, plan.outputs, bias=options.use_bias, dtype=dtype)
+
+    def __call__(self, x: Array) -> Array:
+        y = jax.nn.gelu(self.mlm_dense(x), approximate=False)
+        return self.to_logits(y if self.mlm_ln is None else self.mlm_ln(y))
+
+
+class ConvMlmLayer(nnx.Module):
+    """Logits of the codes of each patch: (B, L / p^2, C) -> (B, L, outputs)."""
+
+    def __init__(self, plan: TransformerPlan, dtype: Dtype) -> None:
+        options, C = plan.options, plan.options.hidden_size
+        E, bias, self.patch = options.embedding_size, options.use_bias, options.patch_size
+        self.conv1 = Dense(C, E * self.patch**2, bias=bias, pointwise=True, dtype=dtype)
+        self.layer_norm = nnx.Dict({"norm": plan_norm(plan, E)})
+        self.conv2 = Dense(E, plan.outputs, bias=bias, pointwise=True, dtype=dtype)
+        self.side = plan.grid // self.patch
+
+    def __call__(self, x: Array) -> Array:
+        pattern = "b (h w) (c s t) -> b (h s w t) c"
+        y = rearrange(self.conv1(x), pattern, h=self.side, s=self.patch, t=self.patch)
+        return self.conv2(self.layer_norm["norm"](y))
+
+
+class Modulation(nnx.Module):
+    """Factor and summand of an adaptive norm: (B, C) -> (B, 2 width)."""
+
+    def __init__(self, plan: TransformerPlan, width: int, dtype: Dtype) -> None:
+        options = plan.options
+        self.mapper = Dense(options.hidden_size, 2 * width, bias=options.use_bias, dtype=dtype)
+
+    def __call__(self, condition: Array) -> Array:
+        return self.mapper(jax.nn.silu(condition))
+
+
+def plan_norm(plan: TransformerPlan, width: int, *, layer_norm: bool = False) -> nnx.Module:
+    """A norm of the chosen type; `layer_norm` where it is always that."""
+    options = plan.options
+    scale = options.architecture != "uvit" or options.ln_elementwise_affine
+    kind = "layernorm" if layer_norm else options.norm_type
+    return make_norm(kind, width, plan.eps, scale=scale, bias=options.use_bias)
+
+
+def plan_attention(plan: TransformerPlan, dtype: Dtype, context_width: int | None = None) -> Attention:
+    """Attention of the transformer's width."""
+    options = plan.options
+    return Attention(
+        options.hidden_size,
+        options.num_attention_heads,
+        context_width=context_width,
+        bias=options.use_bias,
+        rate=options.attention_dropout,
+        dtype=dtype,
+    )
+
+
+def adapted(x: Array, modulation: Array | None) -> Array:
+    """x (B, ..., C) with factor and summand (B, 2 C), if any."""
+    return x if modulation is None else modulated(x, *jnp.split(modulation, 2, -1))
+
+
+def is_prepared(condition: Arrays) -> bool:
+    """Whether it came out of `prepare`."""
+    return any(name.startswith("prepared.") for name in condition)
+
+
+def kept(context: Array, condition: Arrays) -> Array:
+    """Text states (B, S, C), zero in rows whose `text_keep` is 0 or False."""
+    if "text_keep" not in condition:
+        return context
+    return context * rearrange(condition["text_keep"], "b -> b 1 1").astype(context.dtype)
+
+
+def with_class_token(ids: Array, condition: Arrays, plan: TransformerPlan) -> Array:
+    """The class's token before the codes: (B, L) -> (B, 1 + L). No class: the mask. Without classes: ids."""
+    if not plan.class_token:
+        return ids
+    label = condition.get("label", jnp.full_like(ids[:, 0], plan.null_label)).astype(ids.dtype)
+    token = jnp.where(label < plan.options.num_classes, plan.codebook_size + label, plan.mask_id)
+    return jnp.concatenate([rearrange(token, "b -> b 1"), ids], 1)
+
+
+def self_condition_layer(plan: TransformerPlan, dtype: Dtype) -> GEGLU | None:
+    """What maps the last pass's embedding to an input, where that is wanted."""
+    if not plan.options.self_cond:
+        return None
+    return GEGLU(plan.options.hidden_size, plan.self_cond_inner, 1e-5, dtype=dtype)
+
+
+def self_conditioned(x: Array, layer: GEGLU | None, condition: Arrays, plan: TransformerPlan) -> Array:
+    """x (B, L, C) plus what `self` (B, L', C) adds to all but the class token."""
+    if layer is None or "self" not in condition:
+        return x
+    addition = layer(condition["self"].astype(x.dtype))
+    return x + (jnp.pad(addition, ((0, 0), (1, 0), (0, 0))) if plan.class_token else addition)

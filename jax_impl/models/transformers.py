@@ -1,0 +1,33 @@
+"""The masked token transformer of a plan. `jax_impl/models/maskgit.py` says how all of them are called."""
+
+from flax import nnx
+from jax.typing import DTypeLike
+
+from common.plans.transformer_plan import TransformerPlan
+from common.plans.transformers import critic_plan
+from jax_impl.models.critic import SelfCritic
+from jax_impl.models.google_maskgit import GoogleTransformer
+from jax_impl.models.halton import HaltonTransformer
+from jax_impl.models.lucidrains import LucidrainsTransformer
+from jax_impl.models.maskgit import MaskGitTransformer
+from jax_impl.models.uvit import MaskGiTUViT
+
+MODELS = {
+    "maskgit": MaskGitTransformer,
+    "uvit": MaskGiTUViT,
+    "google": GoogleTransformer,
+    "halton": HaltonTransformer,
+    "lucidrains": LucidrainsTransformer,
+}
+
+
+def build_transformer(
+    plan: TransformerPlan, *, dtype: DTypeLike | None = None, checkpoint: bool = False, scan: bool = False
+) -> nnx.Module:
+    """The network, with its critic, if any, as `critic`. Parameters begin as zeros."""
+    model = MODELS[plan.options.architecture](plan, dtype=dtype, checkpoint=checkpoint, scan=scan)
+    if plan.options.critic == "token":
+        model.critic = build_transformer(critic_plan(plan), dtype=dtype, checkpoint=checkpoint, scan=scan)
+    elif plan.options.critic == "self":
+        model.critic = SelfCritic(plan, dtype=dtype)
+    return model

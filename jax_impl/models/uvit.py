@@ -1,0 +1,339 @@
+"""`MaskGiTUViT_v2` of open-muse, the network of aMUSEd (Patil et al. 2024): convolutional blocks around a
+transformer, adaptive norms, cross-attention to text. Called as `maskgit.py` says; grids inside are
+(B, h, w, c). There is no position embedding: convolutions tell places apart.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from einops import rearrange
+from flax import nnx
+from jax import Array, lax
+
+from common.plans.transformer_plan import TransformerPlan
+from jax_impl.layers.attention import Attention
+from jax_impl.layers.dense import Dense, Embedding, along
+from jax_impl.layers.dropout import Arrays, dropout, part
+from jax_impl.layers.norms import GlobalResponseNorm
+from jax_impl.layers.precision import at_least_float32, cast
+from jax_impl.layers.stack import apply_layers
+from jax_impl.models.maskgit import (
+    Dtype,
+    FeedForward,
+    Modulation,
+    adapted,
+    is_prepared,
+    kept,
+    plan_attention,
+    plan_norm,
+    self_condition_layer,
+    self_conditioned,
+)
+
+
+class MaskGiTUViT(nnx.Module):
+    """The network. `dtype` is that of the arithmetic, None: as the parameters.
+
+    `checkpoint` recomputes every transformer layer in the backward pass to save memory; `scan` compiles one
+    as a loop over all.
+    """
+
+    def __init__(
+        self, plan: TransformerPlan, *, dtype: Dtype = None, checkpoint: bool = False, scan: bool = False
+    ) -> None:
+        options, C, c = plan.options, plan.options.hidden_size, plan.options.block_out_channels[0]
+        bias = options.use_bias
+        self.encoder_proj = Dense(options.encoder_hidden_size, C, bias=bias, dtype=dtype)
+        self.encoder_proj_layer_norm = plan_norm(plan, C)
+        self.embed = UViTEmbed(plan, dtype)
+        self.cond_embed = (
+            nnx.Dict(
+                {
+                    "0": Dense(plan.cond_inputs, C, bias=bias, dtype=dtype),
+                    "2": Dense(C, C, bias=bias, dtype=dtype),
+                }
+            )
+            if plan.cond_inputs
+            else None
+        )
+        self.down_blocks = nnx.List([UViTSide(plan, dtype, down=True)])
+        self.project_to_hidden_norm = plan_norm(plan, c)
+        self.project_to_hidden = Dense(c, C, bias=bias, dtype=dtype)
+        self.self_cond_to_init_embed = self_condition_layer(plan, dtype)
+        self.transformer_layers = nnx.List([UViTLayer(plan, dtype) for _ in range(options.num_hidden_layers)])
+        self.project_from_hidden_norm = plan_norm(plan, C)
+        self.project_from_hidden = Dense(C, c, bias=bias, dtype=dtype)
+        self.up_blocks = nnx.List([UViTSide(plan, dtype, down=False)])
+        self.mlm_layer = UViTMlmLayer(plan, dtype)
+        self.plan, self.dtype, self.checkpoint, self.scan = plan, dtype, checkpoint, scan
+
+    def prepare(self, condition: Arrays) -> dict[str, Array]:
+        """Every attention's keys and values of the text, and what every adaptive norm gets. Also
+        `prepared.cond_embed_in` and `prepared.cond_embed_out`."""
+        if is_prepared(condition):
+            return dict(condition)
+        text = cast(condition["text"], self.dtype)
+        context = kept(self.encoder_proj_layer_norm(self.encoder_proj(text)), condition)
+        prepared, embedded = dict(condition), None
+        if self.cond_embed is not None:
+            given = cast(condition_vector(condition, self.plan), context.dtype)
+            embedded = self.cond_embed["2"](jax.nn.silu(self.cond_embed["0"](given)))
+            prepared |= {"prepared.cond_embed_in": given, "prepared.cond_embed_out": embedded}
+        blocks = {"down_blocks.0": self.down_blocks[0], "up_blocks.0": self.up_blocks[0]}
+        blocks |= {f"transformer_layers.{i}": layer for i, layer in enumerate(self.transformer_layers)}
+        for name, block in blocks.items():
+            found = block.prepare(context, embedded)
+            prepared |= {f"prepared.{name}.{key}": value for key, value in found.items()}
+        return prepared
+
+    def __call__(
+        self, ids: Array, condition: Arrays, noise: Arrays | None = None
+    ) -> tuple[Array, dict[str, Array]]:
+        """Beside `embed`: `cond_embed_in`, `cond_embed_out` (B, C), the grids `hs_embed`, `down_out` and
+        `up_out`, and `hs_layer<i>`, what the layer's feed-forward part adds."""
+        states, uniforms = part(self.prepare(condition), "prepared"), part(noise, "dropout")
+        mask = condition.get("text_mask")
+        aux = {name: states[name] for name in ("cond_embed_in", "cond_embed_out") if name in states}
+        x = self.embed(ids)
+        aux["hs_embed"] = x
+        x = self.down_blocks[0](x, mask, part(states, "down_blocks.0"), part(uniforms, "down_blocks.0"))
+        aux["down_out"] = x
+        height = x.shape[1]
+        x = self.project_to_hidden(self.project_to_hidden_norm(rearrange(x, "b h w c -> b (h w) c")))
+        x = self_conditioned(x, self.self_cond_to_init_embed, condition, self.plan)
+        names = [f"transformer_layers.{i}" for i in range(len(self.transformer_layers))]
+        own = [(part(states, name), part(uniforms, name)) for name in names]
+        x, found = apply_layers(
+            self.transformer_layers, x, (mask,), own, checkpoint=self.checkpoint, scan=self.scan
+        )
+        aux |= {f"hs_layer{i}": value for i, value in enumerate(found)} | {"embed": x}
+        x = self.project_from_hidden(self.project_from_hidden_norm(x))
+        x = rearrange(x, "b (h w) c -> b h w c", h=height)
+        x = self.up_blocks[0](x, mask, part(states, "up_blocks.0"), part(uniforms, "up_blocks.0"))
+        aux["up_out"] = x
+        logits = at_least_float32(self.mlm_layer(x))
+        return rearrange(logits, "b h w k -> b (h w) k"), aux
+
+
+class UViTSide(nnx.Module):
+    """Convolutional blocks and cross-attention on one side of the transformer, after halving or before
+    doubling the grid where that is wanted."""
+
+    def __init__(self, plan: TransformerPlan, dtype: Dtype, *, down: bool) -> None:
+        options = plan.options
+        resampled = options.force_down_up_sample
+        self.downsample = Resample(plan, dtype, down=True) if resampled and down else None
+        self.res_blocks = nnx.List([ResBlock(plan, dtype) for _ in range(options.num_res_blocks)])
+        self.attention_blocks = nnx.List(
+            [AttentionBlock2D(plan, dtype) for _ in range(options.num_res_blocks)]
+        )
+        self.upsample = Resample(plan, dtype, down=False) if resampled and not down else None
+
+    def prepare(self, context: Array, embedded: Array | None) -> dict[str, Array]:
+        """Of text states (B, S, C) and embedded condition (B, C): what the blocks take of them."""
+        prepared = {}
+        for j, (block, attention) in enumerate(zip(self.res_blocks, self.attention_blocks, strict=True)):
+            found = attention.prepare(context)
+            prepared |= {f"attention_blocks.{j}.{name}": value for name, value in found.items()}
+            if block.adaLN_modulation is not None:
+                prepared[f"res_blocks.{j}"] = block.adaLN_modulation(embedded)
+        return prepared
+
+    def __call__(self, x: Array, mask: Array | None, prepared: Arrays, noise: Arrays) -> Array:
+        """Grid (B, h, w, c) -> grid; `mask` (B, S) is the text's."""
+        x = x if self.downsample is None else self.downsample(x)
+        for j, (block, attention) in enumerate(zip(self.res_blocks, self.attention_blocks, strict=True)):
+            name = f"attention_blocks.{j}"
+            x = block(x, prepared.get(f"res_blocks.{j}"), noise.get(f"res_blocks.{j}.channelwise"))
+            x = attention(x, mask, part(prepared, name), part(noise, name))
+        return x if self.upsample is None else self.upsample(x)
+
+
+class ResBlock(nnx.Module):
+    """ConvNeXt V2 block, then factor and summand of the condition: (B, h, w, c) -> (B, h, w, c)."""
+
+    def __init__(self, plan: TransformerPlan, dtype: Dtype) -> None:
+        options, c = plan.options, plan.options.block_out_channels[0]
+        self.depthwise = Depthwise(c, options.use_bias, dtype)
+        self.norm = nnx.Dict({"norm": plan_norm(plan, c)})
+        self.channelwise = nnx.Dict(
+            {
+                "0": Dense(c, 4 * c, bias=options.use_bias, dtype=dtype),
+                "2": GlobalResponseNorm(4 * c),
+                "4": Dense(4 * c, c, bias=options.use_bias, dtype=dtype),
+            }
+        )
+        self.adaLN_modulation = Modulation(plan, c, dtype) if plan.cond_inputs else None
+        self.rate = options.hidden_dropout
+
+    def __call__(self, x: Array, modulation: Array | None, noise: Array | None) -> Array:
+        y = self.channelwise["0"](self.norm["norm"](self.depthwise(x)))
+        y = dropout(self.channelwise["2"](jax.nn.gelu(y, approximate=False)), noise, self.rate)
+        return adapted(x + self.channelwise["4"](y), modulation)
+
+
+class AttentionBlock2D(nnx.Module):
+    """Two cross-attentions to the text, one after the other: (B, h, w, c) -> (B, h, w, c)."""
+
+    def __init__(self, plan: TransformerPlan, dtype: Dtype) -> None:
+        options, C, c = plan.options, plan.options.hidden_size, plan.options.block_out_channels[0]
+        bias, heads, rate = options.use_bias, options.block_num_heads, options.attention_dropout
+        self.kv_mapper = Dense(C, c, bias=bias, dtype=dtype) if c != C else None
+        self.attn_layer_norm = plan_norm(plan, c)
+        self.attention = Attention(c, heads, bias=bias, rate=rate, dtype=dtype)
+        self.crossattn_layer_norm = plan_norm(plan, c)
+        self.crossattention = Attention(c, heads, bias=bias, rate=rate, dtype=dtype)
+
+    def prepare(self, context: Array) -> dict[str, Array]:
+        """Both attentions' keys and values of text states (B, S, C)."""
+        context = context if self.kv_mapper is None else self.kv_mapper(jax.nn.silu(context))
+        first, second = self.attention.prepare(context), self.crossattention.prepare(context)
+        prepared = {f"attention.{name}": value for name, value in first.items()}
+        return prepared | {f"crossattention.{name}": value for name, value in second.items()}
+
+    def __call__(self, x: Array, mask: Array | None, prepared: Arrays, noise: Arrays) -> Array:
+        height, x = x.shape[1], rearrange(x, "b h w c -> b (h w) c")
+        states = part(prepared, "attention")
+        x = x + self.attention(self.attn_layer_norm(x), states, mask, noise.get("attention"))
+        states = part(prepared, "crossattention")
+        x = x + self.crossattention(self.crossattn_layer_norm(x), states, mask, noise.get("crossattention"))
+        return rearrange(x, "b (h w) c -> b h w c", h=height)
+
+
+class UViTLayer(nnx.Module):
+    """Self-attention, cross-attention, feed-forward, each after an adaptive norm."""
+
+    def __init__(self, plan: TransformerPlan, dtype: Dtype) -> None:
+        C, adaptive = plan.options.hidden_size, plan.cond_inputs > 0
+        self.attn_layer_norm = plan_norm(plan, C)
+        self.self_attn_adaLN_modulation = Modulation(plan, C, dtype) if adaptive else None
+        self.attention = plan_attention(plan, dtype)
+        self.crossattn_layer_norm = plan_norm(plan, C)
+        self.crossattention = plan_attention(plan, dtype)
+        self.cross_attn_adaLN_modulation = Modulation(plan, C, dtype) if adaptive else None
+        self.ffn = FeedForward(plan, dtype)
+
+    def prepare(self, context: Array, embedded: Array | None) -> dict[str, Array]:
+        """Keys and values of text states (B, S, C), and of the condition (B, C) three modulations."""
+        prepared = self.crossattention.prepare(context)
+        modulations = {
+            "self": self.self_attn_adaLN_modulation,
+            "cross": self.cross_attn_adaLN_modulation,
+            "ffn": self.ffn.adaLN_modulation,
+        }
+        return prepared | {
+            name: module(embedded) for name, module in modulations.items() if module is not None
+        }
+
+    def __call__(self, x: Array, mask: Array | None, prepared: Arrays, noise: Arrays) -> tuple[Array, Array]:
+        """x (B, L, C) -> x and what the feed-forward part added to it."""
+        y = adapted(self.attn_layer_norm(x), prepared.get("self"))
+        x = x + self.attention(y, noise=noise.get("attention"))
+        y = adapted(self.crossattn_layer_norm(x), prepared.get("cross"))
+        x = x + self.crossattention(y, prepared, mask, noise.get("crossattention"))
+        y = self.ffn(x, prepared.get("ffn"), noise.get("ffn"))
+        return x + y, y
+
+
+class UViTEmbed(nnx.Module):
+    """Embedding, norm, 1x1 convolution: ids (B, L) -> (B, h, w, c)."""
+
+    def __init__(self, plan: TransformerPlan, dtype: Dtype) -> None:
+        options, c = plan.options, plan.options.block_out_channels[0]
+        self.embeddings = Embedding(plan.vocab_size, options.in_channels, dtype=dtype)
+        self.layer_norm = plan_norm(plan, options.in_channels)
+        self.conv = Dense(options.in_channels, c, bias=options.use_bias, pointwise=True, dtype=dtype)
+        self.grid = plan.grid
+
+    def __call__(self, ids: Array) -> Array:
+        x = self.conv(self.layer_norm(self.embeddings(ids)))
+        return rearrange(x, "b (h w) c -> b h w c", h=self.grid)
+
+
+class UViTMlmLayer(nnx.Module):
+    """1x1 convolution, norm, 1x1 convolution: (B, h, w, c) -> (B, h, w, outputs)."""
+
+    def __init__(self, plan: TransformerPlan, dtype: Dtype) -> None:
+        options, c = plan.options, plan.options.block_out_channels[0]
+        bias, inner = options.use_bias, options.in_channels
+        self.conv1 = Dense(c, inner, bias=bias, pointwise=True, dtype=dtype)
+        self.layer_norm = nnx.Dict({"norm": plan_norm(plan, inner)})
+        self.conv2 = Dense(inner, plan.outputs, bias=bias, pointwise=True, dtype=dtype)
+
+    def __call__(self, x: Array) -> Array:
+        return self.conv2(self.layer_norm["norm"](self.conv1(x)))
+
+
+class Depthwise(nnx.Module):
+    """3x3 convolution of every channel by itself: (B, h, w, c) -> (B, h, w, c)."""
+
+    def __init__(self, channels: int, bias: bool, dtype: Dtype) -> None:
+        self.kernel = nnx.Param(jnp.zeros((3, 3, 1, channels)))
+        self.bias = nnx.Param(jnp.zeros(channels)) if bias else None
+        self.dtype = dtype
+
+    def __call__(self, x: Array) -> Array:
+        x, kernel = cast(x, self.dtype), cast(self.kernel[...], self.dtype)
+        y = lax.conv_general_dilated(
+            x,
+            kernel,
+            (1, 1),
+            ((1, 1), (1, 1)),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=x.shape[-1],
+        )
+        return y if self.bias is None else y + along(cast(self.bias[...], self.dtype), y)
+
+
+class Resample(nnx.Dict):
+    """Norm, 2x2 convolution of stride 2, or transposed one: (B, h, w, c) -> half or twice the side."""
+
+    def __init__(self, plan: TransformerPlan, dtype: Dtype, *, down: bool) -> None:
+        c, bias = plan.options.block_out_channels[0], plan.options.use_bias
+        norm = nnx.Dict({"norm": plan_norm(plan, c)})
+        super().__init__({"0": norm, "1": Patches(c, bias, dtype, down=down)})
+
+    def __call__(self, x: Array) -> Array:
+        return self["1"](self["0"]["norm"](x))
+
+
+class Patches(nnx.Module):
+    """2x2 convolution of stride 2, kernel (2, 2, in, out), or transposed one, kernel (2, 2, out, in)."""
+
+    def __init__(self, channels: int, bias: bool, dtype: Dtype, *, down: bool) -> None:
+        self.kernel = nnx.Param(jnp.zeros((2, 2, channels, channels)))
+        self.bias = nnx.Param(jnp.zeros(channels)) if bias else None
+        self.down, self.dtype = down, dtype
+
+    def __call__(self, x: Array) -> Array:
+        x, kernel = cast(x, self.dtype), cast(self.kernel[...], self.dtype)
+        if self.down:
+            x = rearrange(x, "b (h s) (w t) c -> b h w (s t c)", s=2, t=2)
+            y = jnp.dot(x, rearrange(kernel, "s t i o -> (s t i) o"))
+        else:
+            y = jnp.dot(x, rearrange(kernel, "s t o i -> i (s t o)"))
+            y = rearrange(y, "b h w (s t c) -> b (h s) (w t) c", s=2, t=2)
+        return y if self.bias is None else y + along(cast(self.bias[...], self.dtype), y)
+
+
+def condition_vector(condition: Arrays, plan: TransformerPlan) -> Array:
+    """Pooled text state, then the encoded micro-conditions: (B, P + 5 E), as far as the plan has them."""
+    parts = []
+    if plan.options.add_cond_embeds:
+        parts.append(at_least_float32(condition["pooled"]))
+    if plan.options.add_micro_cond_embeds:
+        encoded = sinusoidal(at_least_float32(condition["micro"]), plan.options.micro_cond_encode_dim)
+        parts.append(rearrange(encoded, "b n e -> b (n e)"))
+    return jnp.concatenate(parts, -1)
+
+
+def sinusoidal(x: Array, width: int) -> Array:
+    """Cosines, then sines of x at frequencies 10000^(-i / half), i < half = width // 2: (..., width).
+
+    An odd width ends in a zero (Vaswani et al. 2017, section 3.5).
+    """
+    half = width // 2
+    frequencies = jnp.asarray(np.exp(-np.log(10000) * np.arange(half) / half), x.dtype)
+    angles = x[..., None] * frequencies.reshape((1,) * x.ndim + (half,))
+    encoded = jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], -1)
+    return jnp.pad(encoded, ((0, 0),) * x.ndim + ((0, width % 2),))

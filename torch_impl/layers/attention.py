@@ -1,0 +1,87 @@
+"""Multi-head attention (Vaswani et al. 2017, section 3.2). Sequences are (B, L, C), heads (B, L, N, K)."""
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from torch_impl.layers.dense import Dense
+from torch_impl.layers.dropout import Tensors, dropout
+from torch_impl.layers.precision import at_least_float32
+
+
+class Attention(nn.Module):
+    """Self-attention, or cross-attention to a context: (B, L, C) -> (B, L, C)."""
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        *,
+        context_width: int | None = None,
+        bias: bool = False,
+        rate: float = 0.0,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        context_width = width if context_width is None else context_width
+        self.query = Dense(width, width, bias=bias, dtype=dtype)
+        self.key = Dense(context_width, width, bias=bias, dtype=dtype)
+        self.value = Dense(context_width, width, bias=bias, dtype=dtype)
+        self.out = Dense(width, width, bias=bias, dtype=dtype)
+        self.heads, self.rate = heads, rate
+
+    def prepare(self, context: Tensor) -> dict[str, Tensor]:
+        """Keys and values (B, S, N, K) of a context (B, S, C)."""
+        return {
+            "key": split_heads(self.key(context), self.heads),
+            "value": split_heads(self.value(context), self.heads),
+        }
+
+    def forward(
+        self,
+        x: Tensor,
+        prepared: Tensors | None = None,
+        mask: Tensor | None = None,
+        noise: Tensor | None = None,
+    ) -> Tensor:
+        """Attend to what `prepare` made, or to x. `mask` (B, S) is True where there is something to attend
+        to; `noise` (B, N, L, S) is uniform, for dropout."""
+        prepared = self.prepare(x) if prepared is None else prepared
+        query = split_heads(self.query(x), self.heads)
+        y = attend(query, prepared["key"], prepared["value"], mask=mask, rate=self.rate, noise=noise)
+        return self.out(y)
+
+
+def attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    mask: Tensor | None = None,
+    scale: float | None = None,
+    rate: float = 0.0,
+    noise: Tensor | None = None,
+) -> Tensor:
+    """softmax(scale q k^T) v, heads side by side: (B, L, N, K), (B, S, N, K), (B, S, N, K) -> (B, L, N K).
+
+    `scale` is 1 / sqrt(K) unless given. A row of `mask` (B, S) without a True gives zeros.
+    """
+    seen = None if mask is None else mask.any(1, keepdim=True)
+    if mask is not None:
+        mask = rearrange(mask | ~seen, "b s -> b 1 1 s")
+    q, k, v = (rearrange(heads, "b l n k -> b n l k") for heads in (query, key, value))
+    if noise is None or not rate:
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
+    else:
+        scale = q.shape[-1] ** -0.5 if scale is None else scale
+        logits = at_least_float32(q @ k.transpose(-2, -1)) * scale
+        logits = logits if mask is None else logits.masked_fill(~mask, -torch.inf)
+        y = dropout(logits.softmax(-1).to(v.dtype), noise, rate) @ v
+    y = rearrange(y, "b n l k -> b l (n k)")
+    return y if seen is None else y * rearrange(seen, "b 1 -> b 1 1").to(y.dtype)
+
+
+def split_heads(x: Tensor, heads: int) -> Tensor:
+    """(B, L, N K) -> (B, L, N, K)."""
+    return rearrange(x, "b l (n k) -> b l n k", n=heads)

@@ -1,0 +1,91 @@
+"""Norms over the last axis. Their statistics are in at least float32; the output has the input's dtype."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from torch_impl.layers.precision import at_least_float32
+
+
+class LayerNorm(nn.Module):
+    """(x - mean) / sqrt(variance + eps), then a factor and a summand a channel where wanted: (..., C)."""
+
+    def __init__(self, width: int, eps: float, *, scale: bool = True, bias: bool = False) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(width)) if scale else None
+        self.bias = nn.Parameter(torch.zeros(width)) if bias else None
+        self.width, self.eps = width, eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.layer_norm(at_least_float32(x), (self.width,), self.weight, self.bias, self.eps)
+        return y.to(x.dtype)
+
+
+class RMSNorm(nn.Module):
+    """x / sqrt(mean square + eps), then a factor and a summand a channel where wanted: (..., C)."""
+
+    def __init__(self, width: int, eps: float, *, scale: bool = True, bias: bool = False) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(width)) if scale else None
+        self.bias = nn.Parameter(torch.zeros(width)) if bias else None
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = rms_normalised(at_least_float32(x), self.eps)
+        y = y if self.weight is None else y * self.weight
+        y = y if self.bias is None else y + self.bias
+        return y.to(x.dtype)
+
+
+class GammaLayerNorm(nn.Module):
+    """LayerNorm with a factor called gamma and no summand: (..., C)."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.zeros(width))
+        self.width, self.eps = width, eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.layer_norm(at_least_float32(x), (self.width,), self.gamma, None, self.eps).to(x.dtype)
+
+
+class GlobalResponseNorm(nn.Module):
+    """ConvNeXt V2 (Woo et al. 2023, section 3): channels compete by their norms over the grid.
+
+    (B, H, W, C) -> the same. `gamma` and `beta` have the shape (1, 1, 1, C).
+    """
+
+    def __init__(self, width: int, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.zeros(1, 1, 1, width))
+        self.beta = nn.Parameter(torch.zeros(1, 1, 1, width))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = at_least_float32(x)
+        norm = torch.linalg.vector_norm(y, dim=(1, 2), keepdim=True)
+        relative = norm / (norm.mean(-1, keepdim=True) + self.eps)
+        return (self.gamma * (y * relative) + self.beta + y).to(x.dtype)
+
+
+def make_norm(kind: str, width: int, eps: float, *, scale: bool = True, bias: bool = False) -> nn.Module:
+    """'rmsnorm', which here never has a bias, or 'layernorm'."""
+    if kind == "rmsnorm":
+        return RMSNorm(width, eps, scale=scale)
+    return LayerNorm(width, eps, scale=scale, bias=bias and scale)
+
+
+def rms_normalised(x: Tensor, eps: float) -> Tensor:
+    """x / sqrt(mean square over the last axis + eps)."""
+    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)
+
+
+def unit(x: Tensor) -> Tensor:
+    """x over its Euclidean norm along the last axis, which counts as at least 1e-12."""
+    return F.normalize(x, dim=-1, eps=1e-12)
+
+
+def modulated(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """x (1 + scale) + shift: (B, ..., C), (B, C), (B, C) -> (B, ..., C) (adaptive norm, Peebles and Xie)."""
+    shape = (len(x), *(1,) * (x.ndim - 2), x.shape[-1])
+    return x * (1 + scale.reshape(shape)) + shift.reshape(shape)

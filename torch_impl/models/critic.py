@@ -1,0 +1,31 @@
+"""Token critics (Lezama et al. 2022, section 3): which tokens of a sample look wrong."""
+
+import torch
+from torch import Tensor, nn
+
+from common.plans.transformer_plan import TransformerPlan
+from torch_impl.layers.dense import Dense
+from torch_impl.layers.dropout import Tensors
+from torch_impl.layers.precision import at_least_float32
+
+
+class SelfCritic(nn.Module):
+    """One logit for each row of the network's own embedding: (B, L, C) -> (B, L)."""
+
+    def __init__(self, plan: TransformerPlan, *, dtype: torch.dtype | None = None) -> None:
+        super().__init__()
+        self.to_pred = Dense(plan.options.hidden_size, 1, bias=True, dtype=dtype)
+
+    def forward(self, embed: Tensor) -> Tensor:
+        return at_least_float32(self.to_pred(embed)).squeeze(-1)
+
+
+def critic_logits(model: nn.Module, ids: Tensor, condition: Tensors, noise: Tensors | None = None) -> Tensor:
+    """How wrong the critic of a model takes each token of ids (B, L) to be: logits (B, L), high for wrong.
+
+    A token critic takes a condition of its own (`model.critic.prepare`), not one that the model prepared, a
+    self critic one of the model's. `noise` is the dropout's of the network that reads the ids.
+    """
+    if isinstance(model.critic, SelfCritic):
+        return model.critic(model(ids, condition, noise)[1]["embed"])
+    return model.critic(ids, condition, noise)[0].squeeze(-1)

@@ -1,0 +1,112 @@
+"""The MaskGIT paper's network (Chang et al. 2022): a post-LayerNorm BERT (Devlin et al. 2019) with biases,
+GELU's tanh approximation and logits tied to the embedding. Called as `maskgit.py` says.
+"""
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from common.plans.transformer_plan import TransformerPlan
+from torch_impl.layers.attention import Attention
+from torch_impl.layers.dense import Dense, Embedding
+from torch_impl.layers.dropout import Tensors, dropout, part
+from torch_impl.layers.norms import LayerNorm
+from torch_impl.layers.precision import at_least_float32
+from torch_impl.layers.stack import apply_layers
+from torch_impl.models.maskgit import Dtype, self_condition_layer, self_conditioned, with_class_token
+
+
+class GoogleTransformer(nn.Module):
+    """The network. `dtype` is that of the arithmetic, None: as the parameters.
+
+    `checkpoint` recomputes every layer in the backward pass to save memory.
+    """
+
+    def __init__(self, plan: TransformerPlan, *, dtype: Dtype = None, checkpoint: bool = False) -> None:
+        super().__init__()
+        self.embed = GoogleEmbed(plan, dtype)
+        self.self_cond_to_init_embed = self_condition_layer(plan, dtype)
+        self.transformer_layers = nn.ModuleList(
+            GoogleLayer(plan, dtype) for _ in range(plan.options.num_hidden_layers)
+        )
+        self.mlm_layer = GoogleMlmLayer(plan, dtype)
+        self.plan, self.checkpoint = plan, checkpoint
+
+    def prepare(self, condition: Tensors) -> dict[str, Tensor]:
+        """The condition: nothing can be computed beforehand."""
+        return dict(condition)
+
+    def forward(
+        self, ids: Tensor, condition: Tensors, noise: Tensors | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Beside `embed`: `hs_embed`, `hs_layer<i>` and `sequence_logits`, all of them with the class
+        token."""
+        plan, uniforms = self.plan, part(noise, "dropout")
+        x = self.embed(with_class_token(ids, condition, plan), uniforms.get("embed"))
+        x = self_conditioned(x, self.self_cond_to_init_embed, condition, plan)
+        aux = {"hs_embed": x}
+        own = [(part(uniforms, f"transformer_layers.{i}"),) for i in range(len(self.transformer_layers))]
+        x, found = apply_layers(self.transformer_layers, x, (), own, checkpoint=self.checkpoint)
+        aux |= {f"hs_layer{i}": value for i, value in enumerate(found)}
+        logits = at_least_float32(self.mlm_layer(x, self.embed.word_embeddings))
+        first = int(plan.class_token)
+        return logits[:, first:], {**aux, "embed": x[:, first:], "sequence_logits": logits}
+
+
+class GoogleLayer(nn.Module):
+    """LN(x + attention), LN(x + feed-forward)."""
+
+    def __init__(self, plan: TransformerPlan, dtype: Dtype) -> None:
+        super().__init__()
+        options, C = plan.options, plan.options.hidden_size
+        rate = options.attention_dropout
+        self.attention = Attention(C, options.num_attention_heads, bias=True, rate=rate, dtype=dtype)
+        self.attention_output_ln = LayerNorm(C, plan.eps, bias=True)
+        self.intermediate_output = Dense(C, plan.inner, bias=True, dtype=dtype)
+        self.layer_output = Dense(plan.inner, C, bias=True, dtype=dtype)
+        self.layer_output_ln = LayerNorm(C, plan.eps, bias=True)
+        self.rate = options.hidden_dropout
+
+    def forward(self, x: Tensor, noise: Tensors) -> tuple[Tensor, Tensor]:
+        """x (B, L, C) -> x, twice."""
+        y = self.attention(x, noise=noise.get("attention"))
+        x = self.attention_output_ln(x + dropout(y, noise.get("attention_output"), self.rate))
+        y = self.layer_output(F.gelu(self.intermediate_output(x), approximate="tanh"))
+        x = self.layer_output_ln(x + dropout(y, noise.get("ffn"), self.rate))
+        return x, x
+
+
+class GoogleEmbed(nn.Module):
+    """Embeddings of tokens and positions, LayerNorm: ids (B, L) -> (B, L, C)."""
+
+    def __init__(self, plan: TransformerPlan, dtype: Dtype) -> None:
+        super().__init__()
+        C = plan.options.hidden_size
+        self.word_embeddings = Embedding(plan.vocab_size, C, dtype=dtype)
+        self.position_embeddings = Embedding(plan.positions, C, dtype=dtype)
+        self.embeddings_ln = LayerNorm(C, plan.eps, bias=True)
+        self.rate = plan.options.hidden_dropout
+
+    def forward(self, ids: Tensor, noise: Tensor | None) -> Tensor:
+        positions = rearrange(self.position_embeddings.first(ids.shape[1]), "l c -> 1 l c")
+        return dropout(self.embeddings_ln(self.word_embeddings(ids) + positions), noise, self.rate)
+
+
+class GoogleMlmLayer(nn.Module):
+    """Dense layer, GELU, LayerNorm, products with the embedding's rows: (B, L, C) -> (B, L, V).
+
+    A critic's single logit has a dense layer of its own.
+    """
+
+    def __init__(self, plan: TransformerPlan, dtype: Dtype) -> None:
+        super().__init__()
+        C, tied = plan.options.hidden_size, plan.outputs == plan.vocab_size
+        self.mlm_dense = Dense(C, C, bias=True, dtype=dtype)
+        self.mlm_ln = LayerNorm(C, plan.eps, bias=True)
+        self.mlm_bias = nn.Parameter(torch.zeros(plan.outputs)) if tied else None
+        self.to_logits = None if tied else Dense(C, plan.outputs, bias=True, dtype=dtype)
+
+    def forward(self, x: Tensor, embedding: Embedding) -> Tensor:
+        y = self.mlm_ln(F.gelu(self.mlm_dense(x), approximate="tanh"))
+        return embedding.logits(y, self.mlm_bias) if self.to_logits is None else self.to_logits(y)

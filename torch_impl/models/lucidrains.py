@@ -1,0 +1,158 @@
+"""`Transformer` of muse-maskgit-pytorch (MUSE, Chang et al. 2023): cosine attention with a learned null
+token, cross-attention to text in every layer, GEGLU. Called as `maskgit.py` says.
+
+Text tokens that are entirely zero are left out; without text, cross-attention sees the null token alone.
+`condition` may also hold `low_res` (B, S), ids of a smaller picture, whose embeddings join the text.
+"""
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange, repeat
+from torch import Tensor, nn
+
+from common.plans.transformer_plan import TransformerPlan
+from torch_impl.layers.attention import attend, split_heads
+from torch_impl.layers.dense import Dense, Embedding
+from torch_impl.layers.dropout import Tensors, part
+from torch_impl.layers.feed_forward import GEGLU
+from torch_impl.layers.norms import GammaLayerNorm, unit
+from torch_impl.layers.precision import at_least_float32, cast
+from torch_impl.layers.stack import apply_layers
+from torch_impl.models.maskgit import Dtype, is_prepared, self_condition_layer, self_conditioned
+
+SCALE = 8
+"""Of the cosines between queries and keys."""
+
+
+class LucidrainsTransformer(nn.Module):
+    """The network. `dtype` is that of the arithmetic, None: as the parameters.
+
+    `checkpoint` recomputes every layer in the backward pass to save memory.
+    """
+
+    def __init__(self, plan: TransformerPlan, *, dtype: Dtype = None, checkpoint: bool = False) -> None:
+        super().__init__()
+        options, C, E = plan.options, plan.options.hidden_size, plan.options.encoder_hidden_size
+        self.token_emb = Embedding(plan.vocab_size, C, dtype=dtype)
+        self.pos_emb = Embedding(plan.positions, C, dtype=dtype)
+        self.self_cond_to_init_embed = self_condition_layer(plan, dtype)
+        self.transformer_blocks = nn.ModuleDict(
+            {
+                "layers": nn.ModuleList(
+                    LucidrainsLayer(plan, dtype) for _ in range(options.num_hidden_layers)
+                ),
+                "norm": GammaLayerNorm(C, plan.eps),
+            }
+        )
+        self.text_embed_proj = Dense(E, C, dtype=dtype) if E != C else None
+        self.to_logits = Dense(C, plan.outputs, dtype=dtype)
+        self.plan, self.dtype, self.checkpoint = plan, dtype, checkpoint
+
+    def prepare(self, condition: Tensors) -> dict[str, Tensor]:
+        """Every layer's keys and values of the text, null token first, and their mask. Without text nothing,
+        as the batch is not known."""
+        if is_prepared(condition) or "text" not in condition:
+            return dict(condition)
+        context, mask = self._context(condition)
+        prepared = {**condition, "prepared.mask": F.pad(mask, (1, 0), value=True)}
+        for i, layer in enumerate(self.transformer_blocks["layers"]):
+            found = layer["1"].prepare(context)
+            prepared |= {f"prepared.layers.{i}.{name}": value for name, value in found.items()}
+        return prepared
+
+    def forward(
+        self, ids: Tensor, condition: Tensors, noise: Tensors | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Beside `embed`: `hs_embed` and `hs_layer<i>`."""
+        uniforms, blocks = part(noise, "dropout.transformer_blocks"), self.transformer_blocks
+        x = self.token_emb(ids) + rearrange(self.pos_emb.first(ids.shape[1]), "l c -> 1 l c")
+        x = self_conditioned(x, self.self_cond_to_init_embed, condition, self.plan)
+        empty = x.new_zeros(len(x), 0, self.plan.options.encoder_hidden_size)
+        states = part(self.prepare({"text": empty, **condition}), "prepared")
+        aux = {"hs_embed": x}
+        names = [f"layers.{i}" for i in range(len(blocks["layers"]))]
+        own = [(part(states, name), part(uniforms, name)) for name in names]
+        x, found = apply_layers(blocks["layers"], x, (states["mask"],), own, checkpoint=self.checkpoint)
+        aux |= {f"hs_layer{i}": value for i, value in enumerate(found)}
+        x = blocks["norm"](x)
+        return at_least_float32(self.to_logits(x)), {**aux, "embed": x}
+
+    def _context(self, condition: Tensors) -> tuple[Tensor, Tensor]:
+        """States (B, S, C) of text and smaller picture, and which are real (B, S)."""
+        text = condition["text"]
+        mask = (text != 0).any(-1)
+        mask = mask & condition["text_mask"] if "text_mask" in condition else mask
+        if "text_keep" in condition:
+            mask = mask & rearrange(condition["text_keep"].bool(), "b -> b 1")
+        text = cast(text, self.dtype)
+        context = text if self.text_embed_proj is None else self.text_embed_proj(text)
+        if "low_res" not in condition:
+            return context, mask
+        tokens = self.token_emb(condition["low_res"])
+        context = torch.cat([context, tokens.to(context.dtype)], 1)
+        return context, torch.cat([mask, torch.ones_like(condition["low_res"], dtype=torch.bool)], 1)
+
+
+class LucidrainsLayer(nn.ModuleDict):
+    """Self-attention, cross-attention and feed-forward layer, named 0, 1 and 2."""
+
+    def __init__(self, plan: TransformerPlan, dtype: Dtype) -> None:
+        options = plan.options
+        super().__init__(
+            {
+                "0": CosineAttention(plan, dtype),
+                "1": CosineAttention(plan, dtype),
+                "2": GEGLU(
+                    options.hidden_size, plan.inner, plan.eps, rate=options.hidden_dropout, dtype=dtype
+                ),
+            }
+        )
+
+    def forward(self, x: Tensor, mask: Tensor, prepared: Tensors, noise: Tensors) -> tuple[Tensor, Tensor]:
+        """x (B, L, C); mask (B, 1 + S), keys and values of null token and text -> x, twice."""
+        x = x + self["0"](x, noise=noise.get("attention"))
+        x = x + self["1"](x, prepared, mask, noise.get("crossattention"))
+        x = x + self["2"](x, noise.get("ff"))
+        return x, x
+
+
+class CosineAttention(nn.Module):
+    """Attention by cosines, to a null token too: (B, L, C) -> (B, L, C)."""
+
+    def __init__(self, plan: TransformerPlan, dtype: Dtype) -> None:
+        super().__init__()
+        C, N, K = plan.options.hidden_size, plan.options.num_attention_heads, plan.head_dim
+        self.null_kv = nn.Parameter(torch.zeros(2, N, 1, K))
+        self.q_scale = nn.Parameter(torch.zeros(K))
+        self.k_scale = nn.Parameter(torch.zeros(K))
+        self.norm = GammaLayerNorm(C, plan.eps)
+        self.to_q = Dense(C, N * K, dtype=dtype)
+        self.to_kv = Dense(C, 2 * N * K, dtype=dtype)
+        self.to_out = Dense(N * K, C, dtype=dtype)
+        self.heads, self.rate = N, plan.options.attention_dropout
+
+    def prepare(self, context: Tensor) -> dict[str, Tensor]:
+        """Keys and values (B, 1 + S, N, K) of a context (B, S, C), the null token's first."""
+        key, value = (split_heads(y, self.heads) for y in self.to_kv(context).chunk(2, -1))
+        null = repeat(self.null_kv.to(key.dtype), "two n 1 k -> two b 1 n k", b=len(context))
+        key, value = torch.cat([null[0], key], 1), torch.cat([null[1], value], 1)
+        return {"key": _scaled(key, self.k_scale), "value": value}
+
+    def forward(
+        self,
+        x: Tensor,
+        prepared: Tensors | None = None,
+        mask: Tensor | None = None,
+        noise: Tensor | None = None,
+    ) -> Tensor:
+        """Attend to what `prepare` made, or to x; mask (B, 1 + S)."""
+        x = self.norm(x)
+        prepared = self.prepare(x) if prepared is None else prepared
+        query = _scaled(split_heads(self.to_q(x), self.heads), self.q_scale)
+        key, value = prepared["key"], prepared["value"]
+        return self.to_out(attend(query, key, value, mask=mask, scale=SCALE, rate=self.rate, noise=noise))
+
+
+def _scaled(x: Tensor, scale: Tensor) -> Tensor:
+    """Unit vectors times a factor a channel: (B, L, N, K), (K,) -> (B, L, N, K)."""
+    return (unit(at_least_float32(x)) * scale).to(x.dtype)

@@ -1,0 +1,33 @@
+"""The masked token transformer of a plan. `torch_impl/models/maskgit.py` says how all of them are called."""
+
+import torch
+from torch import nn
+
+from common.plans.transformer_plan import TransformerPlan
+from common.plans.transformers import critic_plan
+from torch_impl.models.critic import SelfCritic
+from torch_impl.models.google_maskgit import GoogleTransformer
+from torch_impl.models.halton import HaltonTransformer
+from torch_impl.models.lucidrains import LucidrainsTransformer
+from torch_impl.models.maskgit import MaskGitTransformer
+from torch_impl.models.uvit import MaskGiTUViT
+
+MODELS = {
+    "maskgit": MaskGitTransformer,
+    "uvit": MaskGiTUViT,
+    "google": GoogleTransformer,
+    "halton": HaltonTransformer,
+    "lucidrains": LucidrainsTransformer,
+}
+
+
+def build_transformer(
+    plan: TransformerPlan, *, dtype: torch.dtype | None = None, checkpoint: bool = False
+) -> nn.Module:
+    """The network, with its critic, if any, as `critic`. Parameters begin as zeros."""
+    model = MODELS[plan.options.architecture](plan, dtype=dtype, checkpoint=checkpoint)
+    if plan.options.critic == "token":
+        model.critic = build_transformer(critic_plan(plan), dtype=dtype, checkpoint=checkpoint)
+    elif plan.options.critic == "self":
+        model.critic = SelfCritic(plan, dtype=dtype)
+    return model
