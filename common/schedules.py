@@ -86,7 +86,7 @@ def mask_ratio(
         case "cosine":
             ratio = np.cos(t * kind(math.pi) * kind(0.5))
         case "arccos":
-            ratio = np.arccos(t) * kind(2 / math.pi)
+            ratio = np.arccos(t) * kind(2) / kind(math.pi)
         case "root":
             ratio = one - np.sqrt(t)
         case "square":

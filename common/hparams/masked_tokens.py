@@ -62,7 +62,7 @@ class Sampling:
         "unlikely or what the critic doubts (muse-maskgit-pytorch); halton: fixed order (Halton-MaskGIT); "
         "halton_confidence: the confidence sampler of Halton-MaskGIT, which draws known tokens anew",
     )
-    steps: int = option(12, low=1, high=2**16, doc="passes of the network a picture")
+    steps: int = option(12, low=1, high=2**12, doc="passes of the network a picture")
     start_step: int = option(0, low=0, doc="steps to leave out at the beginning, for editing")
     sampling_schedule: str = option("cosine", doc="share of tokens still masked after a share of the steps")
     temperature: float | tuple[float, float] = option(

@@ -1,0 +1,50 @@
+"""Drawing a token at every position: filters of logits, guidance, Gumbel's maximum."""
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from common.hparams.masked_tokens import Sampling
+
+
+def keep_top_k(logits: Array, k: int) -> Array:
+    """Logits (..., K) with -inf below the k largest; equal ones stay together. 0 keeps all."""
+    if not 0 < k < logits.shape[-1]:
+        return logits
+    least = jax.lax.top_k(logits, k)[0][..., -1:]
+    return jnp.where(logits >= least, logits, -jnp.inf)
+
+
+def keep_top_p(logits: Array, p: float) -> Array:
+    """Logits (..., K) with -inf where the likelier ones make up a share p already (nucleus sampling, Holtzman
+    et al. 2020). 1 keeps all."""
+    if p >= 1:
+        return logits
+    ordered = jnp.sort(logits, axis=-1, descending=True)
+    shares = jax.nn.softmax(ordered, axis=-1)
+    inside = jnp.cumsum(shares, axis=-1) - shares < p
+    least = jnp.min(jnp.where(inside, ordered, jnp.inf), axis=-1, keepdims=True)
+    return jnp.where(logits >= least, logits, -jnp.inf)
+
+
+def filtered(logits: Array, options: Sampling) -> Array:
+    """Both filters."""
+    return keep_top_p(keep_top_k(logits, options.top_k), options.top_p)
+
+
+def draw_tokens(logits: Array, gumbel: Array) -> Array:
+    """One token (...) for logits and standard Gumbel noise (..., K)."""
+    return jnp.argmax(logits + gumbel, axis=-1).astype(jnp.int32)
+
+
+def log_probability(logits: Array, tokens: Array) -> Array:
+    """log softmax(logits) (..., K) at the tokens (...)."""
+    chosen = jnp.take_along_axis(logits, tokens[..., None], axis=-1)[..., 0]
+    return chosen - jax.nn.logsumexp(logits, axis=-1)
+
+
+def guide(both: Array, factor: Array) -> Array:
+    """without + factor (with - without), of a batch that holds the predictions with the condition, then those
+    without it (classifier-free guidance, Ho and Salimans 2022)."""
+    given, null = jnp.split(both, 2)
+    return null + factor * (given - null)

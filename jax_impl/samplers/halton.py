@@ -1,0 +1,85 @@
+"""Samplers of Halton-MaskGIT (Besnier et al. 2025): tokens in an order that is fixed beforehand, and the
+confidence sampler that the paper compares with."""
+
+from math import isqrt
+
+import jax.numpy as jnp
+from jax import Array
+
+from common.plans.decoding import Steps
+from common.plans.halton import halton_order
+from jax_impl.samplers.choice import draw_tokens, filtered, log_probability
+from jax_impl.samplers.decoder import Decoder, Sampled, State, run_steps
+from jax_impl.samplers.noise import Draws
+
+
+def halton_sample(
+    decoder: Decoder,
+    start: Array,
+    draw: Draws,
+    steps: Steps,
+    embedding: Array | None = None,
+    offsets: Array | None = None,
+) -> Sampled:
+    """Sample from `start` (B, L): every step writes the next unknown positions of the Halton order for good.
+
+    `offsets` (B,): by how much each picture's order is rolled.
+    """
+    options, unknown = decoder.options, start == decoder.mask_id
+    number = unknown.sum(1)
+    # (1 + steps, B): what is left before the first step and behind each.
+    left = jnp.concatenate([number[None], steps.masked[options.start_step :, number]])
+    ranks = ranks_of_unknown(unknown, offsets)
+
+    def step(k: Array, state: State) -> tuple[State, Array, Array]:
+        ids, embedding = state
+        logits, embedding = decoder.predict(ids, steps.guidance[k], embedding)
+        logits, noise = logits * steps.logit_scale[k], draw(k)
+        drawn = draw_tokens(filtered(logits, options), noise["tokens"])
+        first, last = (number - left[k - options.start_step + i] for i in (0, 1))
+        written = unknown & (ranks >= first[:, None]) & (ranks < last[:, None])
+        return (jnp.where(written, drawn, ids), embedding), ids, drawn
+
+    state, inputs, drawn = run_steps(step, (start, embedding), options.start_step, options.steps)
+    return Sampled(_codes(state[0], decoder), inputs, drawn)
+
+
+def ranks_of_unknown(unknown: Array, offsets: Array | None = None) -> Array:
+    """How many unknown positions come before each in the Halton order: (B, L), for squares of L positions."""
+    L = unknown.shape[1]
+    order = jnp.asarray(halton_order(isqrt(L)))
+    place = jnp.argsort(order)[None]  # (1, L): when a position is visited
+    if offsets is not None:
+        place = (place + offsets[:, None]) % L
+    place = jnp.broadcast_to(place, unknown.shape)
+    in_order = jnp.take_along_axis(unknown, jnp.argsort(place, axis=1), axis=1)
+    before = jnp.cumsum(in_order, axis=1) - in_order.astype(jnp.int32)
+    return jnp.take_along_axis(before, place, axis=1)
+
+
+def halton_confidence_sample(
+    decoder: Decoder, start: Array, draw: Draws, steps: Steps, embedding: Array | None = None
+) -> Sampled:
+    """Sample from `start` (B, L): every step writes the surest positions, known ones first and anew."""
+    options, given = decoder.options, start != decoder.mask_id
+    counts = steps.masked[:, jnp.sum(~given, 1)]  # (T, B)
+
+    def step(k: Array, state: State) -> tuple[State, Array, Array]:
+        ids, embedding = state
+        logits, embedding = decoder.predict(ids, steps.guidance[k], embedding)
+        logits, noise = logits * steps.logit_scale[k], draw(k)
+        drawn = draw_tokens(filtered(logits, options), noise["tokens"])
+        confidence = log_probability(logits, drawn) + steps.temperature[k] * noise["confidence"]
+        confidence = jnp.where(ids == decoder.mask_id, confidence, jnp.inf)
+        order = jnp.argsort(confidence, axis=1, stable=True)
+        kept = jnp.argsort(order, axis=1) >= counts[k][:, None]
+        return (jnp.where(kept & ~given, drawn, ids), embedding), ids, drawn
+
+    state, inputs, drawn = run_steps(step, (start, embedding), options.start_step, options.steps)
+    return Sampled(_codes(state[0], decoder), inputs, drawn)
+
+
+def _codes(ids: Array | None, decoder: Decoder) -> Array:
+    """A mask token that was drawn becomes the last code."""
+    assert ids is not None
+    return jnp.clip(ids, max=decoder.codebook_size - 1)

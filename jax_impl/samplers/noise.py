@@ -1,0 +1,38 @@
+"""Noise of the samplers of tokens, drawn step by step: that of all steps would not fit into memory."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import DTypeLike
+
+from common.plans.noise import Draw
+
+Draws = Callable[[int | Array], Mapping[str, Array]]
+"""From the number of a step to its noise by name."""
+
+_SMALLEST = 1e-20
+
+
+def gumbel(uniform: Array) -> Array:
+    """Standard Gumbel noise of uniforms on [0, 1)."""
+    return -jnp.log(jnp.maximum(-jnp.log(jnp.maximum(uniform, _SMALLEST)), _SMALLEST))
+
+
+def step_noise(source: Array, draws: Sequence[Draw], dtype: DTypeLike = jnp.float32) -> Draws:
+    """Noise of `step_draws`, from a key with the step's number folded in."""
+
+    def draw(step: int | Array) -> dict[str, Array]:
+        key, noise = jax.random.fold_in(source, step), {}
+        for index, spec in enumerate(draws):
+            uniform = jax.random.uniform(jax.random.fold_in(key, index), spec.shape, dtype)
+            noise[spec.name] = gumbel(uniform) if spec.kind == "gumbel" else uniform
+        return noise
+
+    return draw
+
+
+def random_offsets(source: Array, batch: int, n_tokens: int) -> Array:
+    """Where the Halton order begins, for each picture: (B,) whole numbers below `n_tokens`."""
+    return jax.random.randint(source, (batch,), 0, n_tokens)

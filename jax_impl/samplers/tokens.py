@@ -1,0 +1,49 @@
+"""One entry for all samplers of tokens."""
+
+from collections.abc import Callable
+
+from jax import Array
+
+from common.hparams.masked_tokens import Sampling
+from common.plans.decoding import Steps
+from jax_impl.samplers.confidence import confidence_sample
+from jax_impl.samplers.decoder import Condition, Critic, Network, Sampled, make_decoder, steps_beside
+from jax_impl.samplers.halton import halton_confidence_sample, halton_sample
+from jax_impl.samplers.noise import Draws
+from jax_impl.samplers.scores import scores_sample
+
+
+def sample_tokens(
+    network: Network,
+    start: Array,
+    draw: Draws,
+    steps: Steps,
+    options: Sampling,
+    codebook_size: int,
+    mask_id: int,
+    *,
+    condition: Condition,
+    null: Condition | None = None,
+    critic: Critic | None = None,
+    prepare: Callable[[Condition], Condition] | None = None,
+    embedding: Array | None = None,
+    offsets: Array | None = None,
+) -> Sampled:
+    """Sample the tokens that are `mask_id` in `start` (B, L).
+
+    `steps` are `make_steps`'s, `draw(k)` gives the noise of `step_draws`. Under guidance `null` holds what
+    stands for no condition, and the network gets both halves in one call. `prepare` computes once what the
+    network needs of the condition in all steps (`model.prepare`). `embedding` (B, L', C), zeros: self-
+    conditioning. `critic`: for the scores sampler. `offsets` (B,): for the Halton sampler's `randomize`.
+    """
+    decoder = make_decoder(network, options, codebook_size, mask_id, condition, null, critic, prepare)
+    steps = steps_beside(steps, start)
+    match options.sampler:
+        case "halton":
+            return halton_sample(decoder, start, draw, steps, embedding, offsets)
+        case "halton_confidence":
+            return halton_confidence_sample(decoder, start, draw, steps, embedding)
+        case "scores":
+            return scores_sample(decoder, start, draw, steps, embedding)
+        case _:
+            return confidence_sample(decoder, start, draw, steps, embedding)

@@ -1,0 +1,85 @@
+"""Samplers of Halton-MaskGIT (Besnier et al. 2025): tokens in an order that is fixed beforehand, and the
+confidence sampler that the paper compares with."""
+
+from math import isqrt
+
+import torch
+from torch import Tensor
+
+from common.plans.decoding import Steps
+from common.plans.halton import halton_order
+from torch_impl.samplers.choice import draw_tokens, filtered, log_probability
+from torch_impl.samplers.decoder import Decoder, Sampled, State, run_steps
+from torch_impl.samplers.noise import Draws
+
+
+def halton_sample(
+    decoder: Decoder,
+    start: Tensor,
+    draw: Draws,
+    steps: Steps,
+    embedding: Tensor | None = None,
+    offsets: Tensor | None = None,
+) -> Sampled:
+    """Sample from `start` (B, L): every step writes the next unknown positions of the Halton order for good.
+
+    `offsets` (B,): by how much each picture's order is rolled.
+    """
+    options, unknown = decoder.options, start == decoder.mask_id
+    number = unknown.sum(1)
+    # (1 + steps, B): what is left before the first step and behind each.
+    left = torch.cat([number[None], steps.masked[options.start_step :, number]])
+    ranks = ranks_of_unknown(unknown, offsets)
+
+    def step(k: int, state: State) -> tuple[State, Tensor, Tensor]:
+        ids, embedding = state
+        logits, embedding = decoder.predict(ids, steps.guidance[k], embedding)
+        logits, noise = logits * steps.logit_scale[k], draw(k)
+        drawn = draw_tokens(filtered(logits, options), noise["tokens"])
+        first, last = (number - left[k - options.start_step + i] for i in (0, 1))
+        written = unknown & (ranks >= first[:, None]) & (ranks < last[:, None])
+        return (torch.where(written, drawn, ids), embedding), ids, drawn
+
+    state, inputs, drawn = run_steps(step, (start, embedding), options.start_step, options.steps)
+    return Sampled(_codes(state[0], decoder), inputs, drawn)
+
+
+def ranks_of_unknown(unknown: Tensor, offsets: Tensor | None = None) -> Tensor:
+    """How many unknown positions come before each in the Halton order: (B, L), for squares of L positions."""
+    L = unknown.shape[1]
+    order = torch.as_tensor(halton_order(isqrt(L)), device=unknown.device)
+    place = torch.argsort(order)[None]  # (1, L): when a position is visited
+    if offsets is not None:
+        place = (place + offsets[:, None]) % L
+    place = place.expand(unknown.shape)
+    in_order = torch.gather(unknown, 1, torch.argsort(place, dim=1))
+    before = torch.cumsum(in_order, dim=1) - in_order.to(torch.int64)
+    return torch.gather(before, 1, place)
+
+
+def halton_confidence_sample(
+    decoder: Decoder, start: Tensor, draw: Draws, steps: Steps, embedding: Tensor | None = None
+) -> Sampled:
+    """Sample from `start` (B, L): every step writes the surest positions, known ones first and anew."""
+    options, given = decoder.options, start != decoder.mask_id
+    counts = steps.masked[:, torch.sum(~given, 1)]  # (T, B)
+
+    def step(k: int, state: State) -> tuple[State, Tensor, Tensor]:
+        ids, embedding = state
+        logits, embedding = decoder.predict(ids, steps.guidance[k], embedding)
+        logits, noise = logits * steps.logit_scale[k], draw(k)
+        drawn = draw_tokens(filtered(logits, options), noise["tokens"])
+        confidence = log_probability(logits, drawn) + steps.temperature[k] * noise["confidence"]
+        confidence = torch.where(ids == decoder.mask_id, confidence, torch.inf)
+        order = torch.argsort(confidence, dim=1, stable=True)
+        kept = torch.argsort(order, dim=1) >= counts[k][:, None]
+        return (torch.where(kept & ~given, drawn, ids), embedding), ids, drawn
+
+    state, inputs, drawn = run_steps(step, (start, embedding), options.start_step, options.steps)
+    return Sampled(_codes(state[0], decoder), inputs, drawn)
+
+
+def _codes(ids: Tensor | None, decoder: Decoder) -> Tensor:
+    """A mask token that was drawn becomes the last code."""
+    assert ids is not None
+    return torch.clamp(ids, max=decoder.codebook_size - 1)
