@@ -1,6 +1,7 @@
 """Masked token transformers of both twins as functions of numpy arrays, for comparisons."""
 
 from contextlib import contextmanager
+from functools import cached_property
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +26,7 @@ DTYPES = {"float32": np.float32, "float64": np.float64, "bfloat16": np.float32}
 
 
 class Twin:
-    """A network with canonical weights. Under bfloat16 parameters and conditions are float32."""
+    """A network with canonical weights, which may be replaced. Under bfloat16 they are float32."""
 
     def __init__(self, plan, weights, precision="float32", *, checkpoint=False):
         self.plan, self.weights, self.precision, self.checkpoint = plan, weights, precision, checkpoint
@@ -98,63 +99,84 @@ class Torch(Twin):
 
 
 class Jax(Twin):
-    """The JAX twin."""
+    """The JAX twin. What it compiles serves later weights, too."""
 
     scan = False
 
     def forward(self, ids, condition, noise=None, *, prepared=False):
-        def run(params, ids, condition, noise):
-            model = self._model(params)
-            logits, aux = model(ids, model.prepare(condition) if prepared else condition, noise)
-            return {"logits": logits, **aux}
-
         with self._arithmetic():
-            arguments = self._params(), self._ids(ids), self._all(condition), self._all(noise)
-            found = jax.jit(run, compiler_options=QUICK)(*arguments)
+            arguments = self._ids(ids), self._all(condition), self._all(noise)
+            found = self._forward(self._params(), *arguments, prepared)
             return {
                 name: np.asarray(value.astype(jnp.float32) if value.dtype == jnp.bfloat16 else value)
                 for name, value in found.items()
             }
 
     def pull_back(self, ids, condition, cotangents, noise=None):
+        with self._arithmetic():
+            arguments = self._ids(ids), self._all(condition), self._all(noise), self._all(cotangents)
+            return self._out(self._pull_back(self._params(), *arguments))
+
+    def criticise(self, ids, condition, cotangent=None):
+        with self._arithmetic():
+            arguments = self._params(), self._ids(ids), self._all(condition)
+            if cotangent is None:
+                return np.asarray(self._criticise(*arguments))
+            return self._out(self._pull_back_critic(*arguments, self._in(cotangent)))
+
+    @cached_property
+    def _forward(self):
+        def run(params, ids, condition, noise, prepared):
+            model = self._model(params)
+            logits, aux = model(ids, model.prepare(condition) if prepared else condition, noise)
+            return {"logits": logits, **aux}
+
+        return jax.jit(run, static_argnums=4, compiler_options=QUICK)
+
+    @cached_property
+    def _pull_back(self):
         def run(params, ids, condition, noise, cotangents):
             logits, aux = self._model(params)(ids, condition, noise)
             found = {"logits": logits, **aux}
             return sum((found[name] * c).sum() for name, c in cotangents.items())
 
-        with self._arithmetic():
-            arguments = self._ids(ids), self._all(condition), self._all(noise), self._all(cotangents)
-            return self._gradients(run, *arguments)
+        return jax.jit(jax.grad(run), compiler_options=QUICK)
 
-    def criticise(self, ids, condition, cotangent=None):
+    @cached_property
+    def _criticise(self):
+        def run(params, ids, condition):
+            return jax_critic.critic_logits(self._model(params), ids, condition)
+
+        return jax.jit(run, compiler_options=QUICK)
+
+    @cached_property
+    def _pull_back_critic(self):
         def run(params, ids, condition, cotangent):
-            logits = jax_critic.critic_logits(self._model(params), ids, condition)
-            return logits if cotangent is None else (logits * cotangent).sum()
+            return (jax_critic.critic_logits(self._model(params), ids, condition) * cotangent).sum()
 
-        with self._arithmetic():
-            arguments = self._ids(ids), self._all(condition)
-            if cotangent is None:
-                compiled = jax.jit(run, compiler_options=QUICK)
-                return np.asarray(compiled(self._params(), *arguments, None))
-            return self._gradients(run, *arguments, self._in(cotangent))
+        return jax.jit(jax.grad(run), compiler_options=QUICK)
 
-    def _gradients(self, run, *arguments):
-        grads = jax.jit(jax.grad(run), compiler_options=QUICK)(self._params(), *arguments)
-        return unpack(np.asarray(jax_flat.join(grads, self.layout, self.tree)), self.layout)
-
-    def _params(self):
+    @cached_property
+    def _parts(self):
         dtype = jnp.bfloat16 if self.precision == "bfloat16" else None
 
         def build():
             return build_jax(self.plan, dtype=dtype, checkpoint=self.checkpoint, scan=self.scan)
 
-        self.graph, params, self.rest = nnx.split(nnx.eval_shape(build), nnx.Param, ...)
-        self.layout, self.tree = jax_flat.flat_layout(params, self.shapes, lambda _: True)
-        flat = jnp.asarray(pack(self.weights, self.layout, self.dtype))
-        return jax_flat.split(flat, self.layout, self.tree)
+        graph, params, rest = nnx.split(nnx.eval_shape(build), nnx.Param, ...)
+        return graph, rest, *jax_flat.flat_layout(params, self.shapes, lambda _: True)
+
+    def _params(self):
+        _, _, layout, tree = self._parts
+        return jax_flat.split(jnp.asarray(pack(self.weights, layout, self.dtype)), layout, tree)
 
     def _model(self, params):
-        return nnx.merge(self.graph, params, self.rest)
+        graph, rest, _, _ = self._parts
+        return nnx.merge(graph, params, rest)
+
+    def _out(self, grads):
+        _, _, layout, tree = self._parts
+        return unpack(np.asarray(jax_flat.join(grads, layout, tree)), layout)
 
     @contextmanager
     def _arithmetic(self):
