@@ -10,7 +10,7 @@ from common.data import pipeline
 from common.errors import UserError
 from common.hparams.archive import to_json
 from common.run.context import Context, Work
-from common.run.families import FamilyLogic, family_logic
+from common.run.families import FamilyLogic, check_examples, family_logic
 from common.run.logs import JsonLines, Log, Sink, TensorBoard, WandB, check_wandb
 from common.run.progress import Progress
 from common.run.restore import Start, load_best, restore
@@ -34,6 +34,7 @@ def prepare_training(context: Context, *, resume_from: Path | None = None) -> Wo
     for pictures in (context.sets.train, context.sets.validation, context.sets.test):
         for note in pictures.notes:
             context.say(f"{pictures.name}: {note}")
+    check_examples(context)
     family = family_logic(context)
     start = restore(context, resume_from)
     total = context.hparams.train.total_train_steps

@@ -22,6 +22,7 @@ ALLOWED = {
     "replay.py": "CUDA graphs are torch's; XLA compiles the whole step anyway",
     "engine.py::TrainState": "JAX's step maps a state to the next; torch's updates tensors in place",
     "families/hierarchical_vae.py::Family.regions": "what torch.compile compiles one by one",
+    "families/maskgit.py::Family.regions": "the same",
 }
 
 

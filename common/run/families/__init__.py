@@ -1,7 +1,8 @@
 """Host logic of each family: what the loop logs, validates and reports, and which synthesis modes there are.
 
 `common/run/families/<run.family>.py` has a class `Family` that fulfils the protocol `FamilyLogic`,
-a function `check_options`, and `TAKES_TOKENS = True` where its examples may be tokens.
+a function `check_options`, `TAKES_TOKENS = True` where its examples may be tokens, and a function
+`check_examples` where not all examples of a source fit.
 """
 
 from collections.abc import Callable, Mapping
@@ -78,3 +79,11 @@ def check_options(hparams: Any) -> None:
     if describe(source).tokens and not getattr(module, "TAKES_TOKENS", False):
         raise UserError(f"[data] dataset_source '{source}': family '{hparams.run.family}' needs pictures")
     module.check_options(hparams)
+
+
+def check_examples(context: Context) -> None:
+    """Raise a `UserError` where the family cannot be trained on the run's examples."""
+    module: Any = import_module(f"common.run.families.{context.hparams.run.family}")
+    check: Callable[[Context], None] | None = getattr(module, "check_examples", None)
+    if check:
+        check(context)

@@ -1,0 +1,111 @@
+"""Options of masked token models (Chang et al. 2022, MaskGIT; Chang et al. 2023, MUSE) and their training."""
+
+from dataclasses import dataclass
+
+from common.errors import UserError
+from common.hparams.masked_tokens import Masking, Sampling
+from common.hparams.schema import option
+from common.hparams.sections import Data, Optimizer, Run, Train, Val
+from common.hparams.transformer import Transformer
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenData(Data):
+    """`[data]`: pictures or shards of tokens, and the tokenizer between the two.
+
+    With `dataset_source = 'tokens'` the paths lead to folders of shards. With pictures the tokenizer encodes
+    every batch.
+    """
+
+    tokenizer_path: str = option(
+        "",
+        path=True,
+        doc="run folder logs-<name> of the tokenizer, of either twin. Without it tokens can be learnt but no "
+        "picture drawn",
+    )
+    grid: int = option(low=1, high=2**10, doc="tokens a side of a picture")
+    codebook_size: int = option(low=1, high=2**24, doc="codes of the tokenizer")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loss(Masking):
+    """`[loss]`: masking and cross-entropy, conditions and weight decay."""
+
+    cond_dropout_prob: float = option(
+        0.0, low=0, high=1, doc="probability that a picture's condition is dropped, for guidance"
+    )
+    self_cond_prob: float = option(
+        0.9, low=0, high=1, doc="with model.self_cond: probability that a first pass conditions a picture"
+    )
+    weight_decay: float = option(0.0, low=0, doc="decoupled weight decay on kernels and matrices")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskedVal(Val):
+    """`[val]`: cross-entropy under masks that depend on a picture's index alone."""
+
+    mask_ratios: tuple[float, ...] = option(
+        (0.1, 0.3, 0.5, 0.7, 0.9, 1.0),
+        low=0,
+        high=1,
+        doc="shares of masked tokens, in turn over the pictures",
+    )
+    report_samples: int = option(
+        100, low=0, high=2**20, doc="pictures drawn after training to be judged; 0: none"
+    )
+
+    def __post_init__(self) -> None:
+        if not self.mask_ratios:
+            raise UserError("[val] mask_ratios is empty: give at least one, such as [0.5]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Synthesis(Sampling):
+    """`[synthesis]`: what `synthesize.py` does, and how tokens are sampled."""
+
+    synthesis_mode: str = option(
+        choices=("generation", "inpainting", "animation"),
+        doc="generation: pictures; inpainting: fill a part of pictures; animation: every step of sampling",
+    )
+    load_ema_weights: bool = option(doc="use the averaged weights")
+    batch_size: int = option(low=1, high=2**20, doc="global batch size")
+    n_generation_batches: int = option(1, low=1, doc="generation: batches")
+    classes: tuple[int, ...] = option(
+        (), low=0, doc="classes to draw, in turn; empty: all classes of the model, in turn"
+    )
+    n_samples: int = option(16, low=1, doc="inpainting, animation: pictures")
+    split: str = option(
+        "", choices=("", "train", "validation", "test"), doc="inpainting: pictures to read; empty is test"
+    )
+    inpaint_box: tuple[int, int, int, int] = option(
+        (0, 0, 0, 0),
+        low=0,
+        doc="inpainting: top, left, height, width of the rectangle in tokens; all 0: the middle half",
+    )
+    mask_path: str = option(
+        "", path=True, doc="inpainting: PNG that is white where pictures are filled, instead of a rectangle"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class HParams:
+    """All options of a masked token model's run."""
+
+    run: Run
+    data: TokenData
+    model: Transformer
+    loss: Loss
+    optimizer: Optimizer
+    train: Train
+    val: MaskedVal
+    synthesis: Synthesis
+
+
+ARCHITECTURE = (
+    "model",
+    "data.target_res",
+    "data.channels",
+    "data.grid",
+    "data.codebook_size",
+)
+"""Options that an existing run cannot change: whole sections or `section.option`."""

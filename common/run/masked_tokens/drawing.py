@@ -1,0 +1,57 @@
+"""Classes to draw, and pictures of tokens."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from common.errors import UserError
+from common.hparams.families.maskgit import HParams
+from common.run.context import Context
+from common.run.engine import Array, Batch
+
+
+def check_draws(hparams: HParams) -> None:
+    """Raise a `UserError` where nothing can be drawn: there is no tokenizer, or a class is unknown."""
+    if not hparams.data.tokenizer_path:
+        raise UserError(
+            "[data] tokenizer_path is empty: pictures are drawn with a tokenizer, give its run folder"
+        )
+
+
+def chosen_classes(hparams: HParams) -> Array:
+    """Those of `synthesis.classes`, or all of the model's; none where it is unconditional."""
+    return np.asarray(hparams.synthesis.classes or range(hparams.model.num_classes), np.int32)
+
+
+def order(hparams: HParams, first: int, n: int) -> dict[str, Array]:
+    """What is asked of the model for pictures `first` ... `first` + n - 1: classes in turn."""
+    numbers = first + np.arange(n)
+    classes = chosen_classes(hparams)
+    return {"label": classes[numbers % len(classes)]} if len(classes) else {"index": numbers}
+
+
+def draw(context: Context, n: int, *, ema: bool, step: int = 0) -> Iterator[dict[str, Array]]:
+    """Batches of `synthesis.batch_size` pictures, n in all: `image`, `tokens` and, with classes, `label`."""
+    size = context.hparams.synthesis.batch_size
+    for first in range(0, n, size):
+        asked = order(context.hparams, first, size)
+        # One step a batch, far apart for far-apart steps: every batch meets noise of its own.
+        made = context.engine.run("generate", asked, ema=ema, step=step * 2**16 + first // size)
+        rows = asked | made
+        yield {name: rows[name][: n - first] for name in ("image", "tokens", "label") if name in rows}
+
+
+def decoded(context: Context, tokens: Array, *, ema: bool = True) -> Array:
+    """Pictures uint8 (N, H, W, C) of tokens (N, L), in batches of `synthesis.batch_size`."""
+    size, made = context.hparams.synthesis.batch_size, []
+    for first in range(0, len(tokens), size):
+        rows = tokens[first : first + size]
+        # Filled up by repetition: batches of one shape are compiled once.
+        filled = rows[np.arange(size) % len(rows)]
+        made.append(context.engine.run("decode", {"tokens": filled}, ema=ema, step=0)["image"][: len(rows)])
+    return np.concatenate(made)
+
+
+def pictures_of(context: Context, batch: Batch) -> Array:
+    """Pictures (B, H, W, C) of a batch of the pipeline: its own, or those that its tokens decode to."""
+    return batch["image"] if "image" in batch else decoded(context, batch["tokens"])

@@ -1,0 +1,104 @@
+"""What a finished masked token model tells: its test cross-entropy, and how its samples look to a judge.
+
+The judge calls a picture by the classes of its three nearest training pictures.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from common.data import Examples, pipeline
+from common.metrics.neighbours import nearest, voted
+from common.plans.transformer_plan import TransformerPlan
+from common.run.context import Context
+from common.run.engine import Array
+from common.run.files import write_json
+from common.run.masked_tokens.drawing import chosen_classes, draw, pictures_of
+from common.run.masked_tokens.evaluation import evaluate
+from common.run.pictures import in_rows, save_grid
+from common.run.progress import tracked
+
+N_REFERENCE, N_TEST = 10_000, 1_000
+NEIGHBOURS = 3
+N_ON_SHEET = 100
+
+
+def report(context: Context, plan: TransformerPlan, step: int) -> None:
+    """Print and write `report.json` and `samples.png` for the checkpoint of `step` batches, which the engine
+    holds; averaged weights."""
+    hparams, test = context.hparams, context.sets.test
+    size = hparams.val.batch_size
+    batches = pipeline.evaluation_batches(test, hparams, batch_size=size)
+    shown = tracked(batches, "test", -(-len(test) // size), shown=context.writes)
+    quality = evaluate(context.engine, shown, plan.n_tokens, hparams.val.mask_ratios, ema=True)
+    context.say(f"checkpoint of step {step} (best validation), averaged weights, {quality.n} test pictures:")
+    context.say(f"test {quality}; uniform codes have {np.log(plan.codebook_size):.4f}")
+    results: dict[str, Any] = {
+        "step": step,
+        "test_pictures": quality.n,
+        "cross_entropy": quality.cross_entropy,
+        "accuracy": quality.accuracy,
+        "cross_entropy_by_mask_ratio": {f"{ratio:g}": value for ratio, value in quality.by_ratio.items()},
+    }
+    if hparams.data.tokenizer_path and hparams.val.report_samples:
+        results |= _samples(context)
+    if context.writes:
+        write_json(context.directory.path / "report.json", results)
+
+
+def _samples(context: Context) -> dict[str, float]:
+    """Draw `val.report_samples` pictures and judge them."""
+    n = context.hparams.val.report_samples
+    made = list(draw(context, n, ema=True))
+    pictures = np.concatenate([part["image"] for part in made])
+    labels = np.concatenate([part["label"] for part in made]) if "label" in made[0] else None
+    found = _judged(context, pictures, labels)
+    if context.writes:
+        n_columns = min(len(chosen_classes(context.hparams)), 32) or 10
+        path = save_grid(context.directory.path / "samples.png", in_rows(pictures[:N_ON_SHEET], n_columns))
+        context.say(f"samples: {path}")
+    return found
+
+
+def _judged(context: Context, samples: Array, asked: Array | None) -> dict[str, float]:
+    """Distances to the nearest training picture, and agreement with the classes asked for."""
+    train, train_labels = _reference(context, context.sets.train, N_REFERENCE)
+    test, test_labels = _reference(context, context.sets.test, N_TEST)
+    (of_samples, near_samples), (of_test, near_test) = (
+        nearest(_flat(part), train, k=NEIGHBOURS) for part in (samples, test)
+    )
+    found = {
+        "nearest_training_distance_of_samples": float(of_samples[:, 0].mean()),
+        "nearest_training_distance_of_test_pictures": float(of_test[:, 0].mean()),
+        "copies": int((of_samples[:, 0] < 1e-6).sum()),
+    }
+    context.say(
+        f"distance to the nearest of {len(train)} training pictures, mean: {len(samples)} samples "
+        f"{of_samples[:, 0].mean():.3f}, test pictures {of_test[:, 0].mean():.3f}; {found['copies']} samples "
+        "are copies"
+    )
+    if asked is not None and train_labels is not None and test_labels is not None:
+        found["class_agreement"] = float((voted(train_labels[near_samples]) == asked).mean())
+        found["class_agreement_of_test_pictures"] = float(
+            (voted(train_labels[near_test]) == test_labels).mean()
+        )
+        context.say(
+            f"class by the {NEIGHBOURS} nearest training pictures: {found['class_agreement']:.1%} of the "
+            f"samples are what was asked for; of test pictures "
+            f"{found['class_agreement_of_test_pictures']:.1%} are called right"
+        )
+    return found
+
+
+def _reference(context: Context, examples: Examples, limit: int) -> tuple[Array, Array | None]:
+    """Flat pictures (N, D), at most `limit` of them evenly spread, and their labels (N,)."""
+    size = context.hparams.synthesis.batch_size
+    batches = list(pipeline.evaluation_batches(examples, context.hparams, batch_size=size, limit=limit))
+    pictures = np.concatenate([_flat(pictures_of(context, batch)[batch["valid"]]) for batch in batches])
+    if "label" not in batches[0]:
+        return pictures, None
+    return pictures, np.concatenate([batch["label"][batch["valid"]] for batch in batches])
+
+
+def _flat(pictures: Array) -> Array:
+    return pictures.reshape(len(pictures), -1)

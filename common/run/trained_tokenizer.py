@@ -1,0 +1,86 @@
+"""A tokenizer that another run has trained, as priors use it: frozen, with averaged weights."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from common.checkpoint import store
+from common.errors import UserError
+from common.hparams import load
+from common.plans import tokenizers
+from common.run.directory import RunDirectory
+
+FAMILY = "vqgan"
+
+
+@dataclass(frozen=True)
+class TrainedTokenizer:
+    """The run in a folder `logs-<name>`: its options and plan; weights are read when they are asked for."""
+
+    path: Path
+    hparams: Any
+    plan: tokenizers.TokenizerPlan
+
+    @cached_property
+    def checkpoint(self) -> store.Checkpoint:
+        """That of the best validation, or the newest one where none was validated."""
+        root = RunDirectory(self.path).checkpoints
+        newest = store.load(root)
+        best = newest.info["best_step"]
+        return newest if best in (None, newest.step) else store.load(root, int(best))
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the weights, as token shards record it."""
+        found: str = self.checkpoint.info["files"]["ema.safetensors"]["sha256"]
+        return found
+
+    @property
+    def weights(self) -> dict[str, np.ndarray]:
+        """Averaged weights of encoder, quantiser and decoder under canonical names, float32.
+
+        A `UserError` names the first tensor that is missing or of another shape.
+        """
+        found = self.checkpoint.state["ema"]
+        table = tokenizers.parameter_table(self.plan)
+        for name, parameter in table.items():
+            if name not in found or found[name].shape != parameter.shape:
+                has = found[name].shape if name in found else "no such tensor"
+                raise UserError(
+                    f"{self.checkpoint.path}: tensor '{name}' must be {parameter.shape}, there is {has}: the "
+                    "run's options do not belong to this checkpoint"
+                )
+        return {name: found[name] for name in table}
+
+
+def open_tokenizer(path: Path) -> TrainedTokenizer:
+    """Read a run's options; a `UserError` where the folder is no tokenizer's run."""
+    where = f"[data] tokenizer_path '{path}'"
+    if not path.is_dir():
+        raise UserError(f"{where} does not exist: give the folder logs-<name> of a tokenizer's run")
+    copies = sorted(path.glob("hparams-*.cfg"))
+    if len(copies) != 1:
+        raise UserError(f"{where} holds {len(copies)} files hparams-<name>.cfg: give the folder of one run")
+    hparams = load(copies[0], twin=path.parent)
+    if hparams.run.family != FAMILY:
+        raise UserError(f"{where} is a run of family '{hparams.run.family}': give one of family '{FAMILY}'")
+    if not store.steps(RunDirectory(path).checkpoints):
+        raise UserError(f"{where} holds no checkpoint: train the run '{hparams.run.name}' first")
+    plan = tokenizers.make_plan(hparams.model, hparams.data.target_res, hparams.data.channels)
+    return TrainedTokenizer(path, hparams, plan)
+
+
+def check_made_by(header: Mapping[str, Any], tokenizer: TrainedTokenizer, tokens: str) -> None:
+    """Raise a `UserError` where the header of token shards names the weights of another tokenizer."""
+    maker = header.get("tokenizer") or {}
+    if maker.get("sha256") != tokenizer.sha256:
+        raise UserError(
+            f"tokens {tokens} were made by {maker.get('weights', 'unknown')} weights of the run "
+            f"'{maker.get('run', 'unknown')}' at step {maker.get('step', 'unknown')}, not by the averaged "
+            f"ones of {tokenizer.checkpoint.path}: give data.tokenizer_path that run, or encode the pictures "
+            "again"
+        )

@@ -1,0 +1,58 @@
+"""A trained tokenizer beside the model: frozen, in at least float32."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import Array
+from jax.lax import stop_gradient
+
+from common.run.trained_tokenizer import open_tokenizer
+from jax_impl.layers.pictures import from_range, to_range
+from jax_impl.models.vqgan import build_tokenizer
+from jax_impl.optim.flat import canonical_name, memory_axes
+
+PREFIX = "tokenizer."
+
+
+class Companion:
+    """The tokenizer of a run folder. Its weights reach every method in `tensors`, as the engine hands on what
+    `frozen` gave."""
+
+    def __init__(self, path: Path) -> None:
+        self.trained = open_tokenizer(path)
+        self.plan = self.trained.plan
+        model = nnx.eval_shape(lambda: build_tokenizer(self.plan))
+        self.graph, self.params, self.rest = nnx.split(model, nnx.Param, ...)
+        self.names = [canonical_name(path) for path, _ in nnx.to_flat_state(self.params)]
+
+    def frozen(self) -> dict[str, np.ndarray]:
+        """Averaged weights under canonical names, each with a prefix, as they lie in the model."""
+        weights, found = self.trained.weights, {}
+        for path, leaf in nnx.to_flat_state(self.params):
+            name = canonical_name(path)
+            array = weights[name].transpose(memory_axes(str(path[-1]), weights[name].ndim))
+            found[PREFIX + name] = array.reshape(leaf.shape)
+        return found
+
+    def encode(self, images: Array, tensors: Mapping[str, Array]) -> Array:
+        """Pictures uint8 (B, H, W, C) -> tokens (B, h, w)."""
+        model = self._with_weights(tensors)
+        dtype = jnp.result_type(tensors[PREFIX + self.names[0]])
+        return stop_gradient(
+            model.quantise(model.encode(to_range(images, self.plan.pixel_range, dtype))).indices
+        )
+
+    def decode(self, tokens: Array, tensors: Mapping[str, Array]) -> Array:
+        """Tokens (B, h, w) -> pictures uint8 (B, H, W, C)."""
+        made = self._with_weights(tensors).decode_indices(tokens)
+        return from_range(made, self.plan.pixel_range)
+
+    def _with_weights(self, tensors: Mapping[str, Array]) -> nnx.Module:
+        """The model, its parameters being the given arrays."""
+        leaves = [tensors[PREFIX + name] for name in self.names]
+        params = jax.tree.unflatten(jax.tree.structure(self.params), leaves)
+        return nnx.merge(self.graph, params, self.rest)

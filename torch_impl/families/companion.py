@@ -1,0 +1,55 @@
+"""A trained tokenizer beside the model: frozen, in at least float32."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from common.run.trained_tokenizer import open_tokenizer
+from torch_impl.layers.pictures import from_range, to_range
+from torch_impl.models.vqgan import build_tokenizer
+
+PREFIX = "tokenizer."
+
+
+class Companion:
+    """The tokenizer of a run folder. Its weights reach every method in `tensors`, as the engine hands on what
+    `frozen` gave."""
+
+    def __init__(self, path: Path) -> None:
+        self.trained = open_tokenizer(path)
+        self.plan = self.trained.plan
+        self.model = build_tokenizer(self.plan).requires_grad_(False)
+        self.bound: Tensor | None = None
+
+    def frozen(self) -> dict[str, np.ndarray]:
+        """Averaged weights under canonical names, each with a prefix."""
+        return {PREFIX + name: array for name, array in self.trained.weights.items()}
+
+    def encode(self, images: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:
+        """Pictures uint8 (B, H, W, C) -> tokens (B, h, w)."""
+        model = self._with_weights(tensors)
+        dtype = next(model.parameters()).dtype
+        with torch.no_grad():
+            return model.quantise(model.encode(to_range(images, self.plan.pixel_range, dtype))).indices
+
+    def decode(self, tokens: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:
+        """Tokens (B, h, w) -> pictures uint8 (B, H, W, C)."""
+        made = self._with_weights(tensors).decode_indices(tokens.to(torch.int64))
+        return from_range(made, self.plan.pixel_range)
+
+    def _with_weights(self, tensors: Mapping[str, Tensor]) -> nn.Module:
+        """The model, its parameters being the given tensors."""
+        names = [name for name, _ in self.model.named_parameters()]
+        first = tensors[PREFIX + names[0]]
+        if self.bound is not first:
+            for name in names:
+                owner, _, leaf = name.rpartition(".")
+                tensor = tensors[PREFIX + name]
+                if tensor.ndim == 4:
+                    tensor = tensor.contiguous(memory_format=torch.channels_last)
+                setattr(self.model.get_submodule(owner), leaf, nn.Parameter(tensor, requires_grad=False))
+            self.bound = first
+        return self.model

@@ -1,0 +1,250 @@
+"""Masked token models as the engine sees them: their loss, and their modes as functions of tensors.
+
+Modes take the model, arrays with the batch first and noise, and return such arrays. Tokens are whole numbers
+(B, L), row by row; pictures are uint8 NHWC. Of a batch's arrays `label`, `text`, `text_mask`, `pooled` and
+`micro` are conditions, where the model has them.
+"""
+# ruff: noqa: ARG002 - the arguments are the engine's
+
+from collections.abc import Hashable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from common.errors import UserError
+from common.hparams.families.maskgit import HParams
+from common.plans import masked_tokens as training
+from common.plans import transformers
+from common.plans.decoding import make_steps, step_draws
+from common.plans.masked_tokens import embedding_shape
+from common.plans.noise import Draw
+from common.plans.parameters import shapes
+from torch_impl.devices import COMPUTE_DTYPES
+from torch_impl.families.adapter import Adapter
+from torch_impl.families.companion import Companion
+from torch_impl.layers.dropout import part
+from torch_impl.models.critic import critic_logits
+from torch_impl.models.transformers import build_transformer
+from torch_impl.objectives.masked_tokens import (
+    Terms,
+    critic_inputs,
+    critic_loss,
+    cross_entropy,
+    statistics,
+    token_terms,
+    training_loss,
+)
+from torch_impl.objectives.masking import IGNORED, Masked, drop_condition, mask_tokens
+from torch_impl.samplers.noise import random_offsets, step_noise
+from torch_impl.samplers.tokens import sample_tokens
+
+Tensors = Mapping[str, Tensor]
+
+
+class Family(Adapter):
+    """Everything that the engine asks of a family."""
+
+    def __init__(self, hparams: HParams) -> None:
+        data = hparams.data
+        self.hparams = hparams
+        self.plan = transformers.make_plan(hparams.model, data.grid, data.codebook_size)
+        self.table = transformers.parameter_table(self.plan)
+        self.weight_decay = hparams.loss.weight_decay
+        self.metric_sizes = training.metric_sizes()
+        double = hparams.train.precision == "float64"
+        self.dtype = torch.float64 if double else torch.float32
+        self.tokenizer = Companion(Path(data.tokenizer_path)) if data.tokenizer_path else None
+
+    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Canonical shape of every parameter."""
+        return shapes(self.table)
+
+    def initial_parameters(self, seed: int) -> dict[str, np.ndarray]:
+        """First values under canonical names."""
+        return transformers.initial_parameters(self.plan, seed)
+
+    def decayed(self, name: str) -> bool:
+        """Whether weight decay acts on a parameter."""
+        return self.table[name].decays
+
+    def frozen(self) -> dict[str, np.ndarray]:
+        """Weights of the tokenizer."""
+        return {} if self.tokenizer is None else self.tokenizer.frozen()
+
+    def build(self) -> nn.Module:
+        """The model; its parameters' values do not matter."""
+        train = self.hparams.train
+        dtype = COMPUTE_DTYPES[train.precision]
+        return build_transformer(self.plan, dtype=dtype, checkpoint=train.checkpoint_activations)
+
+    def regions(self, model: nn.Module) -> list[nn.Module]:
+        """Parts of the model that are compiled each on its own."""
+        return [model]
+
+    def draws(self, method: str, batch: int, every_step: bool = False) -> tuple[Draw, ...]:
+        """Noise that a method takes, for a batch of this size."""
+        if method == "train_step":
+            return training.training_draws(self.hparams, self.plan, batch)
+        return (Draw("sampling", "generator", ()),) if method in ("generate", "inpaint") else ()
+
+    def balances(self, scalars: Mapping[str, float]) -> bool:
+        """Whether the loss divides by a mean over the global batch."""
+        return self.hparams.loss.normalisation == "tokens"
+
+    def statistics(self, terms: Terms) -> Tensor:
+        """Mean weight of a picture, by which it divides; not differentiated."""
+        return statistics(terms)
+
+    def terms(self, model: nn.Module, batch: Tensors, noise: Tensors, phase: Hashable) -> Terms:
+        """Mask the tokens, predict them, and let a critic judge the predictions."""
+        tokens, plan, loss = self._tokens(batch), self.plan, self.hparams.loss
+        masked = mask_tokens(tokens, noise, loss, plan.codebook_size, plan.mask_id)
+        condition = self._condition(batch)
+        if "drop" in noise:
+            null = self._null(condition)
+            condition = drop_condition(condition, null, noise["drop"], loss.cond_dropout_prob)
+        if plan.options.self_cond:
+            condition["self"] = self._first_pass(model, masked, condition, noise["self_cond"])
+        logits, _ = model(masked.inputs, condition, noise)
+        critic = None
+        if plan.options.critic != "none":
+            critic = self._critic_loss(model, logits, masked, tokens, condition, noise)
+        return token_terms(logits, masked, loss, critic=critic)
+
+    def loss(
+        self, terms: Terms, scalars: Tensors, statistics: Tensor | None, phase: Hashable
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Mean training loss and metrics; `statistics` of the global batch, None: those of these terms."""
+        return training_loss(terms, self.hparams.loss, statistics)
+
+    def evaluate(self, model: nn.Module, batch: Tensors, noise: Tensors) -> dict[str, Tensor]:
+        """`cross_entropy`, nats a masked token, and `accuracy`, both (B,), where `mask` (B, L) is true."""
+        tokens, mask = self._tokens(batch), batch["mask"].bool()
+        inputs, condition = torch.where(mask, self.plan.mask_id, tokens), self._condition(batch)
+        if self.plan.options.self_cond:
+            condition["self"] = model(inputs, condition)[1]["embed"]
+        logits, _ = model(inputs, condition)
+        losses, n = cross_entropy(logits, torch.where(mask, tokens, IGNORED)), mask.sum(1)
+        right = mask & (logits.argmax(-1) == tokens)
+        return {"cross_entropy": losses.sum(1) / n, "accuracy": right.sum(1) / n}
+
+    def encode(self, model: nn.Module, batch: Tensors, noise: Tensors) -> dict[str, Tensor]:
+        """`tokens` (B, L) of pictures `image`."""
+        return {"tokens": self._tokens(batch).to(torch.int32)}
+
+    def decode(self, model: nn.Module, batch: Tensors, noise: Tensors) -> dict[str, Tensor]:
+        """`image` (B, H, W, C) of `tokens` (B, L)."""
+        grid = rearrange(batch["tokens"], "b (h w) -> b h w", h=self.plan.grid)
+        return {"image": self._companion().decode(grid, part(batch, "frozen"))}
+
+    def generate(
+        self, model: nn.Module, batch: Tensors, noise: Mapping[str, Any], every_step: bool = False
+    ) -> dict[str, Tensor]:
+        """`tokens` (B, L) and, with a tokenizer, `image` (B, H, W, C), for the conditions of the batch;
+        without any, `index` (B,) tells their number.
+
+        `every_step` adds what is guessed of the whole in each step, `steps` (B, T, L), and what of it is
+        masked again, `masked` (B, T, L).
+        """
+        asked = next(value for name, value in batch.items() if name in ("index", *self.plan.conditions))
+        B = len(asked)
+        start = torch.full((B, self.plan.n_tokens), self.plan.mask_id, device=asked.device)
+        return self._sampled(model, start, batch, noise, every_step=every_step)
+
+    def inpaint(
+        self, model: nn.Module, batch: Tensors, noise: Mapping[str, Any], every_step: bool = False
+    ) -> dict[str, Tensor]:
+        """What `generate` gives, of pictures or tokens that are known but for `unknown` (B, L)."""
+        start = torch.where(batch["unknown"].bool(), self.plan.mask_id, self._tokens(batch))
+        return self._sampled(model, start, batch, noise, every_step=every_step)
+
+    def _sampled(
+        self, model: nn.Module, start: Tensor, batch: Tensors, noise: Mapping[str, Any], *, every_step: bool
+    ) -> dict[str, Tensor]:
+        plan, options, B = self.plan, self.hparams.synthesis, len(start)
+        condition, has_critic = self._condition(batch), plan.options.critic != "none"
+        rolls = options.sampler == "halton" and options.randomize
+        draws = step_draws(options, B, plan.n_tokens, plan.codebook_size, has_critic)
+        found = sample_tokens(
+            model,
+            start,
+            step_noise(noise["sampling"], draws, self.dtype),
+            make_steps(options, plan.n_tokens),
+            options,
+            plan.codebook_size,
+            plan.mask_id,
+            condition=condition,
+            null=self._null(condition) or None,
+            critic=partial(critic_logits, model) if has_critic else None,
+            prepare=model.prepare,
+            embedding=torch.zeros(embedding_shape(plan, B), dtype=self.dtype, device=start.device)
+            if plan.options.self_cond
+            else None,
+            offsets=random_offsets(noise["sampling"], B, plan.n_tokens) if rolls else None,
+        )
+        results = {"tokens": found.tokens.to(torch.int32)}
+        if self.tokenizer is not None:
+            results |= self.decode(model, {**batch, **results}, noise)
+        if every_step:
+            masked = found.inputs[1:] == plan.mask_id
+            masked = torch.cat([masked, torch.zeros_like(masked[:1])])
+            results["steps"] = rearrange(found.drawn, "t b l -> b t l").to(torch.int32)
+            results["masked"] = rearrange(masked, "t b l -> b t l")
+        return results
+
+    def _tokens(self, batch: Tensors) -> Tensor:
+        """Those of the batch, or those that its pictures have, int64."""
+        if "tokens" in batch:
+            return batch["tokens"].to(torch.int64)
+        return rearrange(self._companion().encode(batch["image"], part(batch, "frozen")), "b h w -> b (h w)")
+
+    def _companion(self) -> Companion:
+        if self.tokenizer is None:
+            raise UserError("[data] tokenizer_path is empty: pictures need a tokenizer, give its run folder")
+        return self.tokenizer
+
+    def _condition(self, batch: Tensors) -> dict[str, Tensor]:
+        """What the model reads of a batch, `text_keep` (B,) with text."""
+        names = (*self.plan.conditions, "text_mask")
+        condition = {name: batch[name] for name in names if name in batch}
+        if "text" in condition:
+            condition["text_keep"] = torch.ones_like(condition["text"][:, 0, 0])
+        return condition
+
+    def _null(self, condition: Tensors) -> dict[str, Tensor]:
+        """What stands for no condition: the null label, no text, a pooled state of zeros."""
+        values = {"label": self.plan.null_label, "text_keep": 0, "pooled": 0}
+        return {
+            name: torch.full_like(condition[name][:1], value)
+            for name, value in values.items()
+            if name in condition
+        }
+
+    def _first_pass(self, model: nn.Module, masked: Masked, condition: Tensors, uniform: Tensor) -> Tensor:
+        """Embedding of a pass without gradient, zero for pictures that get none."""
+        with torch.no_grad():
+            embed = model(masked.inputs, condition)[1]["embed"]
+        chosen = rearrange(uniform < self.hparams.loss.self_cond_prob, "b -> b 1 1")
+        return torch.where(chosen, embed, 0)
+
+    def _critic_loss(
+        self,
+        model: nn.Module,
+        logits: Tensor,
+        masked: Masked,
+        tokens: Tensor,
+        condition: Tensors,
+        noise: Tensors,
+    ) -> Tensor:
+        gumbel = -torch.log(-torch.log(noise["gumbel"].clamp(1e-20, 1 - 1e-7)))
+        codes, temperature = logits[..., : self.plan.codebook_size].detach(), noise["critic_temperature"]
+        judged = critic_inputs(
+            codes, masked.inputs, tokens, self.plan.mask_id, gumbel, temperature.clamp(min=1e-10)
+        )
+        own = {name: value for name, value in condition.items() if name != "self"}
+        return critic_loss(critic_logits(model, judged, own, part(noise, "critic")), judged, tokens)
