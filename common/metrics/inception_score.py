@@ -1,0 +1,33 @@
+"""Inception score (Salimans et al. 2016, section 4): a classifier is sure of each picture, and of many
+classes.
+
+It has that name for the Inception network only.
+"""
+
+from itertools import pairwise
+
+import numpy as np
+from scipy.special import log_softmax, xlogy
+
+Array = np.ndarray
+
+
+def inception_score(logits: Array, *, splits: int = 10, seed: int | None = 0) -> tuple[float, float]:
+    """Mean and standard deviation over `splits` parts of exp(E[KL(p(y|x) | p(y))]), between 1 and K, of
+    logits (N, K). The rows are shuffled first unless `seed` is None; N is at least `splits`.
+    """
+    N = len(logits)
+    if not 1 <= splits <= N:
+        raise ValueError(f"{splits} splits do not fit {N} rows")
+    order = np.arange(N) if seed is None else np.random.default_rng(seed).permutation(N)
+    log_p = log_softmax(logits[order].astype(np.float64), axis=1)
+    ends = [i * N // splits for i in range(splits + 1)]
+    scores = [_score(log_p[start:end]) for start, end in pairwise(ends)]
+    return float(np.mean(scores)), float(np.std(scores))
+
+
+def _score(log_p: Array) -> float:
+    p = np.exp(log_p)
+    # A class whose probability underflows everywhere adds nothing.
+    divergence = (p * log_p - xlogy(p, p.mean(0))).sum(1)
+    return float(np.exp(divergence.mean()))
