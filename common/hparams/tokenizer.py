@@ -1,0 +1,82 @@
+"""Options of image tokenizers' networks and quantisers."""
+
+from dataclasses import dataclass
+from math import prod
+
+from common.errors import UserError
+from common.hparams.schema import option
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tokenizer:
+    """`[model]` of the family vqgan."""
+
+    architecture: str = option(
+        choices=("maskgit", "taming"),
+        doc="maskgit: convolutions only (MaskGIT, Chang et al. 2022); taming: with attention (VQGAN, "
+        "Esser et al. 2021)",
+    )
+    hidden_channels: int = option(low=1, high=2**14, doc="width that channel_mult multiplies")
+    channel_mult: tuple[int, ...] = option(low=1, doc="width of each level, finest first")
+    num_res_blocks: int = option(low=1, high=100, doc="residual blocks a level")
+    z_channels: int = option(low=1, high=2**14, doc="channels of the encoder's output")
+    num_embeddings: int = option(low=2, high=2**24, doc="codes")
+    embedding_dim: int = option(low=1, high=2**14, doc="length of a code; maskgit: that of z_channels")
+    norm_groups: int = option(32, low=1, doc="groups of the group norms")
+    dropout: float = option(0.0, low=0, high=0.99, doc="rate before the second convolution of a block")
+    attn_resolutions: tuple[int, ...] = option((), low=1, doc="taming: sides of the grids with attention")
+    mid_attention: bool = option(True, doc="taming: attention between the blocks of the coarsest level")
+    resample_with_conv: bool = option(True, doc="taming: convolutions beside pooling and upsampling")
+    quantizer: str = option(
+        "nearest",
+        choices=("nearest", "ema", "fsq", "lfq"),
+        doc="nearest: the nearest code, learnt by gradient; ema: the mean of what it quantised (van den "
+        "Oord et al. 2017, A.1); fsq: rounded values (Mentzer et al. 2023); lfq: signs (Yu et al. 2023)",
+    )
+    commitment_cost: float = option(0.25, low=0, doc="weight that keeps the encoder near the codes")
+    l2_normalised: bool = option(False, doc="nearest: compare unit vectors (Yu et al. 2021, ViT-VQGAN)")
+    ema_decay: float = option(0.99, low=0, high=1, doc="ema: decay of the averages")
+    fsq_levels: tuple[int, ...] = option((), low=2, doc="fsq: values of each component; codes: their product")
+    entropy_loss_ratio: float = option(
+        0.0, low=0, doc="nearest, lfq: weight of sure choices of each position and even use of the codes"
+    )
+    entropy_temperature: float = option(0.01, low=1e-6, doc="of the entropy loss")
+    entropy_type: str = option("softmax", choices=("softmax", "argmax"), doc="target of the entropy loss")
+    pixel_range: str = option("unit", choices=("unit", "signed"), doc="pictures in [0, 1] or [-1, 1]")
+    legacy_shortcut: bool = option(
+        False,
+        doc="maskgit: the shortcut of a block that changes the width sees the block's output, not its input; "
+        "the published weights need it",
+    )
+    legacy_commitment: bool = option(
+        False, doc="commitment_cost weighs the codes' part of the loss instead of the encoder's"
+    )
+    legacy_single_block_attention: bool = option(
+        False, doc="taming: levels with a single block leave their attention out"
+    )
+
+    def __post_init__(self) -> None:
+        if not self.channel_mult:
+            raise UserError("[model] channel_mult is empty: give one factor a level, such as [1, 2]")
+        if self.architecture == "maskgit" and self.z_channels != self.embedding_dim:
+            raise UserError(
+                f"[model] embedding_dim {self.embedding_dim} must be z_channels {self.z_channels} for the "
+                "architecture 'maskgit', which has no layer between them"
+            )
+        self._check_quantizer()
+
+    def _check_quantizer(self) -> None:
+        if self.quantizer == "fsq" and (
+            len(self.fsq_levels) != self.embedding_dim or prod(self.fsq_levels) != self.num_embeddings
+        ):
+            raise UserError(
+                f"[model] fsq_levels {list(self.fsq_levels)} must have embedding_dim = {self.embedding_dim} "
+                f"entries whose product is num_embeddings = {self.num_embeddings}"
+            )
+        if self.quantizer == "lfq" and 2**self.embedding_dim != self.num_embeddings:
+            raise UserError(
+                f"[model] num_embeddings must be 2^embedding_dim = {2**self.embedding_dim} for the quantizer "
+                f"'lfq', not {self.num_embeddings}"
+            )
+        if self.ema_decay >= 1:
+            raise UserError("[model] ema_decay must be below 1: an average that never changes is useless")

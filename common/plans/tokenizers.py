@@ -1,0 +1,239 @@
+"""The layers of an image tokenizer, its parameters under the originals' names, its buffers and its noise."""
+
+from dataclasses import dataclass
+
+from common.errors import UserError
+from common.hparams.tokenizer import Tokenizer
+from common.plans.noise import Draw
+from common.plans.parameters import ONES, ZEROS, Init, Parameter, Table
+
+LEARNT = Init("fan_in_uniform")
+
+
+@dataclass(frozen=True)
+class Block:
+    """A residual block; `attention` says whether there is one behind it, `attends` whether it is used."""
+
+    name: str
+    inputs: int
+    outputs: int
+    resolution: int
+    attention: bool = False
+    attends: bool = False
+
+
+@dataclass(frozen=True)
+class Level:
+    """The blocks of one resolution; `resamples`: the encoder halves, the decoder doubles it behind them."""
+
+    width: int
+    blocks: tuple[Block, ...]
+    resamples: bool
+
+
+@dataclass(frozen=True)
+class TokenizerPlan:
+    """Layers of encoder and decoder; levels are counted from the finest in both."""
+
+    options: Tokenizer
+    resolution: int
+    channels: int
+    encoder: tuple[Level, ...]
+    encoder_mid: tuple[Block, ...]
+    decoder_mid: tuple[Block, ...]
+    decoder: tuple[Level, ...]
+
+    @property
+    def downsampling(self) -> int:
+        """Side of a picture over that of its grid of tokens."""
+        return int(2 ** (len(self.encoder) - 1))
+
+    @property
+    def grid(self) -> int:
+        """Side of the grid of tokens."""
+        return self.resolution // self.downsampling
+
+    @property
+    def codebook_size(self) -> int:
+        """Number of codes."""
+        return self.options.num_embeddings
+
+    @property
+    def embedding_dim(self) -> int:
+        """Length of a code."""
+        return self.options.embedding_dim
+
+    @property
+    def pixel_range(self) -> str:
+        """'unit' for [0, 1], 'signed' for [-1, 1]."""
+        return self.options.pixel_range
+
+    @property
+    def taming(self) -> bool:
+        """Whether it is the VQGAN of taming-transformers."""
+        return self.options.architecture == "taming"
+
+    @property
+    def blocks(self) -> list[Block]:
+        """All residual blocks in order of execution."""
+        down = [block for level in self.encoder for block in level.blocks]
+        up = [block for level in reversed(self.decoder) for block in level.blocks]
+        return [*down, *self.encoder_mid, *self.decoder_mid, *up]
+
+
+def make_plan(options: Tokenizer, resolution: int, channels: int) -> TokenizerPlan:
+    """Plan a tokenizer of pictures (resolution, resolution, channels); a `UserError` where that fails."""
+    n = len(options.channel_mult)
+    if resolution % 2 ** (n - 1):
+        raise UserError(
+            f"[data] target_res {resolution} must be a multiple of {2 ** (n - 1)}: [model] channel_mult has "
+            f"{n} levels"
+        )
+    widths = [options.hidden_channels * factor for factor in options.channel_mult]
+    for width in {options.hidden_channels, *widths}:
+        if width % options.norm_groups:
+            raise UserError(
+                f"[model] widths hidden_channels x channel_mult must be multiples of norm_groups = "
+                f"{options.norm_groups}, {width} is not"
+            )
+    top, coarsest = widths[-1], resolution // 2 ** (n - 1)
+    down, up = [], []
+    for i, width in enumerate(widths):
+        side = resolution // 2**i
+        first = widths[i - 1] if i else options.hidden_channels
+        blocks = _level(options, f"encoder.down.{i}", first, width, side, options.num_res_blocks)
+        down.append(Level(width, blocks, i < n - 1))
+        more = 1 if options.architecture == "taming" else 0
+        first = widths[i + 1] if i < n - 1 else top
+        blocks = _level(options, f"decoder.up.{i}", first, width, side, options.num_res_blocks + more)
+        up.append(Level(width, blocks, i > 0))
+    mid = {part: _mid(options, f"{part}.mid", top, coarsest) for part in ("encoder", "decoder")}
+    return TokenizerPlan(
+        options, resolution, channels, tuple(down), mid["encoder"], mid["decoder"], tuple(up)
+    )
+
+
+def _level(options: Tokenizer, name: str, inputs: int, width: int, side: int, n: int) -> tuple[Block, ...]:
+    attention = options.architecture == "taming" and side in options.attn_resolutions
+    attends = attention and (n > 1 or not options.legacy_single_block_attention)
+    return tuple(
+        Block(f"{name}.block.{j}", width if j else inputs, width, side, attention, attends) for j in range(n)
+    )
+
+
+def _mid(options: Tokenizer, name: str, width: int, side: int) -> tuple[Block, ...]:
+    if options.architecture == "taming":
+        attention = options.mid_attention
+        first = Block(f"{name}.block_1", width, width, side, attention, attention)
+        return first, Block(f"{name}.block_2", width, width, side)
+    return tuple(Block(f"{name}.{j}", width, width, side) for j in range(options.num_res_blocks))
+
+
+def last_layer_name(plan: TokenizerPlan) -> str:
+    """The kernel that the adaptive weight of the adversarial loss looks at."""
+    del plan
+    return "decoder.conv_out.weight"
+
+
+def codebook_name(plan: TokenizerPlan) -> str:
+    """The codes (K, D)."""
+    del plan
+    return "quantize.embedding.weight"
+
+
+def has_codebook(plan: TokenizerPlan) -> bool:
+    """Whether the codes are a parameter."""
+    return plan.options.quantizer in ("nearest", "ema")
+
+
+def parameter_table(plan: TokenizerPlan) -> Table:
+    """Every parameter under its canonical name: those of open-muse and of taming-transformers."""
+    options, taming = plan.options, plan.taming
+    table = _conv("encoder.conv_in", plan.channels, options.hidden_channels, 3, bias=taming)
+    for i, level in enumerate(plan.encoder):
+        table |= _blocks(plan, level.blocks, f"encoder.down.{i}.attn")
+        if taming and level.resamples and options.resample_with_conv:
+            table |= _conv(f"encoder.down.{i}.downsample.conv", level.width, level.width, 3)
+    top = plan.encoder[-1].width
+    table |= _blocks(plan, plan.encoder_mid, "encoder.mid.attn")
+    table |= _norm("encoder.norm_out", top)
+    table |= _conv("encoder.conv_out", top, options.z_channels, 3 if taming else 1)
+    if taming:
+        table |= _conv("quant_conv", options.z_channels, options.embedding_dim, 1)
+    if has_codebook(plan):
+        table[codebook_name(plan)] = Parameter(_codes(plan), Init("uniform", 1 / plan.codebook_size))
+    if taming:
+        table |= _conv("post_quant_conv", options.embedding_dim, options.z_channels, 1)
+    table |= _conv("decoder.conv_in", options.z_channels, top, 3)
+    table |= _blocks(plan, plan.decoder_mid, "decoder.mid.attn")
+    for i, level in reversed(list(enumerate(plan.decoder))):
+        table |= _blocks(plan, level.blocks, f"decoder.up.{i}.attn")
+        if level.resamples and (options.resample_with_conv or not taming):
+            name = "upsample.conv" if taming else "upsample_conv"
+            table |= _conv(f"decoder.up.{i}.{name}", level.width, level.width, 3)
+    finest = plan.decoder[0].width
+    return table | _norm("decoder.norm_out", finest) | _conv("decoder.conv_out", finest, plan.channels, 3)
+
+
+def buffer_table(plan: TokenizerPlan) -> Table:
+    """What the quantiser keeps beside its parameters: averages of each code's number and sum of vectors."""
+    if plan.options.quantizer != "ema":
+        return {}
+    return {
+        "cluster_size": Parameter((plan.codebook_size,), ONES),
+        "embedding_sum": Parameter(_codes(plan), Init("uniform", 1 / plan.codebook_size)),
+    }
+
+
+def noise(plan: TokenizerPlan, batch: int) -> tuple[Draw, ...]:
+    """Uniform numbers for dropout in training, (B, H, W, C) a residual block under the block's name."""
+    if not plan.options.dropout:
+        return ()
+    return tuple(
+        Draw(block.name, "uniform", (batch, block.resolution, block.resolution, block.outputs))
+        for block in plan.blocks
+    )
+
+
+def _codes(plan: TokenizerPlan) -> tuple[int, int]:
+    return plan.codebook_size, plan.embedding_dim
+
+
+def _blocks(plan: TokenizerPlan, blocks: tuple[Block, ...], attention: str) -> Table:
+    table: Table = {}
+    for j, block in enumerate(blocks):
+        table |= _block(plan, block)
+        if block.attention:
+            name = f"{attention}_1" if attention.endswith("mid.attn") else f"{attention}.{j}"
+            table |= _norm(f"{name}.norm", block.outputs)
+            for layer in ("q", "k", "v", "proj_out"):
+                table |= _conv(f"{name}.{layer}", block.outputs, block.outputs, 1)
+    return table
+
+
+def _block(plan: TokenizerPlan, block: Block) -> Table:
+    bias, name = plan.taming, block.name
+    table = _norm(f"{name}.norm1", block.inputs)
+    table |= _conv(f"{name}.conv1", block.inputs, block.outputs, 3, bias=bias)
+    table |= _norm(f"{name}.norm2", block.outputs)
+    table |= _conv(f"{name}.conv2", block.outputs, block.outputs, 3, bias=bias)
+    if block.inputs != block.outputs:
+        legacy = plan.options.legacy_shortcut and not plan.taming
+        inputs = block.outputs if legacy else block.inputs
+        table |= _conv(f"{name}.nin_shortcut", inputs, block.outputs, 1, bias=bias)
+    return table
+
+
+def _norm(name: str, width: int) -> Table:
+    return {
+        f"{name}.weight": Parameter((width,), ONES, decays=False),
+        f"{name}.bias": Parameter((width,), ZEROS, decays=False),
+    }
+
+
+def _conv(name: str, inputs: int, outputs: int, kernel: int, *, bias: bool = True) -> Table:
+    table = {f"{name}.weight": Parameter((outputs, inputs, kernel, kernel), LEARNT)}
+    if bias:
+        init = Init("fan_in_uniform", fan_in=inputs * kernel**2)
+        table[f"{name}.bias"] = Parameter((outputs,), init, decays=False)
+    return table

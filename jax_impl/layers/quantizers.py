@@ -1,0 +1,204 @@
+"""Quantisers: vectors z (B, h, w, D) to codes, by the nearest of a codebook or by rounding each component.
+
+In training the codes carry the gradient of z (straight through). Distances and losses have at least float32.
+"""
+# ruff: noqa: ARG002 - quantisers take the same arguments
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from einops import rearrange
+from flax import nnx
+from jax import Array
+from jax.lax import stop_gradient
+
+from common.hparams.tokenizer import Tokenizer
+from common.plans.tokenizers import TokenizerPlan
+from jax_impl.layers.dense import Embedding, along
+from jax_impl.layers.norms import unit
+from jax_impl.layers.precision import at_least_float32
+
+Arrays = Mapping[str, Array]
+
+
+class Quantised(NamedTuple):
+    """Codes (B, h, w, D), their indices (B, h, w), losses (0-d; `quantiser` is their weighted sum), and new
+    values of the quantiser's buffers."""
+
+    codes: Array
+    indices: Array
+    losses: dict[str, Array]
+    buffers: dict[str, Array]
+
+
+class NearestCode(nnx.Module):
+    """The nearest of K codes (van den Oord et al. 2017)."""
+
+    def __init__(self, options: Tokenizer) -> None:
+        self.embedding = Embedding(options.num_embeddings, options.embedding_dim)
+        self.options = options
+
+    def codebook(self) -> Array:
+        """The codes (K, D)."""
+        codes = at_least_float32(self.embedding.embedding[...])
+        return unit(codes) if self.options.l2_normalised else codes
+
+    def distances(self, z: Array) -> Array:
+        """Squared distances (B, h, w, K)."""
+        codes = self.codebook()
+        z = at_least_float32(z)
+        products = z @ codes.T
+        return jnp.square(z).sum(-1, keepdims=True) + along(jnp.square(codes).sum(-1), z) - 2 * products
+
+    def soft_codes(self, z: Array, temperature: float) -> Array:
+        """Probabilities (B, h, w, K) of the codes, softmax(-distance / temperature)."""
+        return jax.nn.softmax(-self.distances(z) / temperature)
+
+    def lookup(self, indices: Array) -> Array:
+        """Codes (B, h, w, D)."""
+        return self.codebook()[indices]
+
+    def __call__(self, z: Array, buffers: Arrays | None = None, *, train: bool = False) -> Quantised:
+        """Quantise; in training with losses and, for moving averages, new buffers."""
+        z = at_least_float32(z)
+        z = unit(z) if self.options.l2_normalised else z
+        distances = self.distances(z)
+        indices = distances.argmin(-1)
+        codes = self.lookup(indices)
+        if not train:
+            return Quantised(codes, indices, {}, {})
+        losses = self._losses(z, codes, distances)
+        new = _moved(z, indices, buffers, self.options) if buffers and "cluster_size" in buffers else {}
+        return Quantised(z + stop_gradient(codes - z), indices, losses, new)
+
+    def _losses(self, z: Array, codes: Array, distances: Array) -> dict[str, Array]:
+        options = self.options
+        of_encoder = jnp.square(stop_gradient(codes) - z).mean()
+        of_codes = jnp.square(codes - stop_gradient(z)).mean()
+        if options.quantizer == "ema":
+            of_codes = jnp.zeros_like(of_codes)
+        if options.legacy_commitment:
+            total = of_encoder + options.commitment_cost * of_codes
+        else:
+            total = options.commitment_cost * of_encoder + of_codes
+        losses = {"encoder": of_encoder, "codes": of_codes}
+        if options.entropy_loss_ratio:
+            losses["entropy"] = entropy_loss(-distances, options.entropy_temperature, options.entropy_type)
+            total = total + options.entropy_loss_ratio * losses["entropy"]
+        return losses | {"quantiser": total}
+
+
+class FiniteScalars(nnx.Module):
+    """Each component rounded to one of a few values (Mentzer et al. 2023, section 3)."""
+
+    def __init__(self, options: Tokenizer) -> None:
+        self.levels = options.fsq_levels
+        self.strides = tuple(int(stride) for stride in np.cumprod([1, *self.levels[:-1]]))
+
+    def lookup(self, indices: Array) -> Array:
+        """Codes (B, h, w, D) with components in [-1, 1]."""
+        indices = rearrange(indices, "b h w -> b h w 1")
+        levels, strides = (along(jnp.array(numbers), indices) for numbers in (self.levels, self.strides))
+        half = levels // 2
+        return (indices // strides % levels - half) / half
+
+    def __call__(self, z: Array, buffers: Arrays | None = None, *, train: bool = False) -> Quantised:
+        """Quantise; there are no losses and no buffers."""
+        z = at_least_float32(z)
+        half, strides = along(jnp.array(self.levels) // 2, z), along(jnp.array(self.strides), z)
+        bounded = self._bounded(z)
+        digits = jnp.round(bounded).astype(jnp.int32) + half
+        indices = (digits * strides).sum(-1)
+        rounded = bounded + stop_gradient(jnp.round(bounded) - bounded)
+        losses = {"quantiser": jnp.zeros((), z.dtype)} if train else {}
+        return Quantised(rounded / half, indices, losses, {})
+
+    def _bounded(self, z: Array) -> Array:
+        """z squeezed so that rounding gives as many values as there are levels."""
+        levels = np.array(self.levels)
+        halves = (levels - 1) * (1 + 1e-3) / 2
+        offsets = np.where(levels % 2 == 0, 0.5, 0.0)
+        shifts = np.arctanh(offsets / halves)
+        half, offset, shift = (along(jnp.asarray(values, z.dtype), z) for values in (halves, offsets, shifts))
+        return jnp.tanh(z + shift) * half - offset
+
+
+class Signs(nnx.Module):
+    """The sign of each component, 2^D codes (Yu et al. 2023, section 3.1)."""
+
+    def __init__(self, options: Tokenizer) -> None:
+        self.options = options
+
+    def lookup(self, indices: Array) -> Array:
+        """Codes (B, h, w, D) with components -1 and 1."""
+        indices = rearrange(indices, "... -> ... 1")
+        bits = along(jnp.arange(self.options.embedding_dim), indices)
+        return (indices >> bits & 1) * 2.0 - 1.0
+
+    def __call__(self, z: Array, buffers: Arrays | None = None, *, train: bool = False) -> Quantised:
+        """Quantise; in training with the commitment and, where weighted, the entropy loss."""
+        z, options = at_least_float32(z), self.options
+        positive = z > 0
+        bits = along(2 ** jnp.arange(options.embedding_dim), z)
+        indices = (positive * bits).sum(-1)
+        codes = jnp.where(positive, 1.0, -1.0).astype(z.dtype)
+        if not train:
+            return Quantised(codes, indices, {}, {})
+        losses = {"encoder": jnp.square(codes - z).mean()}
+        total = options.commitment_cost * losses["encoder"]
+        if options.entropy_loss_ratio:
+            codebook = self.lookup(jnp.arange(options.num_embeddings)).astype(z.dtype)
+            affinity = 2 * (z @ codebook.T)
+            losses["entropy"] = entropy_loss(affinity, options.entropy_temperature, options.entropy_type)
+            total = total + options.entropy_loss_ratio * losses["entropy"]
+        return Quantised(z + stop_gradient(codes - z), indices, losses | {"quantiser": total}, {})
+
+
+def make_quantizer(options: Tokenizer) -> nnx.Module:
+    """The quantiser of `options.quantizer`."""
+    if options.quantizer == "fsq":
+        return FiniteScalars(options)
+    return Signs(options) if options.quantizer == "lfq" else NearestCode(options)
+
+
+def entropy_loss(affinity: Array, temperature: float, kind: str) -> Array:
+    """Entropy of each position's choice minus that of the mean choice (Chang et al. 2022's tokenizer).
+
+    `affinity` (..., K) is larger for nearer codes; `kind` 'argmax' takes the choice itself for the target.
+    """
+    affinity = affinity.reshape(-1, affinity.shape[-1]) / temperature
+    p = jax.nn.softmax(affinity)
+    log_p = jax.nn.log_softmax(affinity + 1e-5)
+    if kind == "argmax":
+        hard = jax.nn.one_hot(p.argmax(-1), p.shape[-1], dtype=p.dtype)
+        target = p + stop_gradient(hard - p)
+    else:
+        target = p
+    average = target.mean(0)
+    of_average = -(average * jnp.log(average + 1e-5)).sum()
+    return -(target * log_p).sum(-1).mean() - of_average
+
+
+def assigned_codebook(plan: TokenizerPlan, buffers: Arrays) -> Array | None:
+    """The codes (K, D) that moving averages make, with Laplace smoothing; None where there are none."""
+    if plan.options.quantizer != "ema":
+        return None
+    size = buffers["cluster_size"]
+    total, small = size.sum(), 1e-5
+    smoothed = (size + small) / (total + plan.codebook_size * small) * total
+    return buffers["embedding_sum"] / rearrange(smoothed, "k -> k 1")
+
+
+def _moved(z: Array, indices: Array, buffers: Arrays, options: Tokenizer) -> dict[str, Array]:
+    """Averages after a batch (van den Oord et al. 2017, appendix A.1)."""
+    vectors, chosen = rearrange(stop_gradient(z), "b h w d -> (b h w) d"), indices.reshape(-1)
+    counts = jnp.zeros_like(buffers["cluster_size"]).at[chosen].add(1)
+    sums = jnp.zeros_like(buffers["embedding_sum"]).at[chosen].add(vectors)
+    decay = options.ema_decay
+    return {
+        "cluster_size": decay * buffers["cluster_size"] + (1 - decay) * counts,
+        "embedding_sum": decay * buffers["embedding_sum"] + (1 - decay) * sums,
+    }

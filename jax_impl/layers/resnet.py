@@ -1,0 +1,122 @@
+"""Residual blocks of image tokenizers. Arrays are NHWC."""
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange, reduce, repeat
+from flax import nnx
+from jax import Array, lax
+from jax.typing import DTypeLike
+
+from jax_impl.layers.attention import attend
+from jax_impl.layers.dense import along
+from jax_impl.layers.dropout import dropout
+from jax_impl.layers.precision import at_least_float32, cast
+
+EPSILON = 1e-6
+
+
+class Convolution(nnx.Module):
+    """Square kernel, (B, H, W, I) -> (B, H, W, O); with `stride` 2 zeros stand right and below only."""
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int,
+        *,
+        bias: bool = True,
+        stride: int = 1,
+        dtype: DTypeLike | None = None,
+    ) -> None:
+        self.kernel = nnx.Param(jnp.zeros((kernel, kernel, inputs, outputs)))
+        self.bias = nnx.Param(jnp.zeros(outputs)) if bias else None
+        self.side, self.stride, self.dtype = kernel, stride, dtype
+
+    def __call__(self, x: Array) -> Array:
+        x, kernel = cast(x, self.dtype), cast(self.kernel[...], self.dtype)
+        if self.side == 1:
+            y = jnp.dot(x, kernel[0, 0])
+        else:
+            edges = (0, 1) if self.stride > 1 else (self.side // 2, self.side // 2)
+            strides = (self.stride, self.stride)
+            names = ("NHWC", "HWIO", "NHWC")
+            y = lax.conv_general_dilated(x, kernel, strides, [edges, edges], dimension_numbers=names)
+        return y if self.bias is None else y + along(cast(self.bias[...], self.dtype), y)
+
+
+class GroupNorm(nnx.Module):
+    """Over the grid and the channels of a group (Wu and He 2018); statistics in at least float32."""
+
+    def __init__(self, width: int, groups: int) -> None:
+        self.scale = nnx.Param(jnp.zeros(width))
+        self.bias = nnx.Param(jnp.zeros(width))
+        self.groups = groups
+
+    def __call__(self, x: Array) -> Array:
+        y = rearrange(at_least_float32(x), "b h w (g c) -> b h w g c", g=self.groups)
+        centred = y - y.mean((1, 2, 4), keepdims=True)
+        y = centred * lax.rsqrt(jnp.square(centred).mean((1, 2, 4), keepdims=True) + EPSILON)
+        y = rearrange(y, "b h w g c -> b h w (g c)")
+        return (y * along(self.scale[...], y) + along(self.bias[...], y)).astype(x.dtype)
+
+
+class ResnetBlock(nnx.Module):
+    """Two norms, SiLUs and 3x3 convolutions beside a shortcut: (B, H, W, I) -> (B, H, W, O).
+
+    `legacy_shortcut`: where the width changes, the shortcut takes the convolutions' output, not the input.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        groups: int,
+        bias: bool,
+        rate: float,
+        legacy_shortcut: bool = False,
+        dtype: DTypeLike | None = None,
+    ) -> None:
+        self.norm1 = GroupNorm(inputs, groups)
+        self.conv1 = Convolution(inputs, outputs, 3, bias=bias, dtype=dtype)
+        self.norm2 = GroupNorm(outputs, groups)
+        self.conv2 = Convolution(outputs, outputs, 3, bias=bias, dtype=dtype)
+        self.rate, self.legacy_shortcut = rate, legacy_shortcut
+        seen = outputs if legacy_shortcut else inputs
+        changes = inputs != outputs
+        self.nin_shortcut = Convolution(seen, outputs, 1, bias=bias, dtype=dtype) if changes else None
+
+    def __call__(self, x: Array, uniform: Array | None = None) -> Array:
+        """`uniform` (B, H, W, O) is for dropout."""
+        y = jax.nn.silu(self.norm2(self.conv1(jax.nn.silu(self.norm1(x)))))
+        y = self.conv2(dropout(y, uniform, self.rate))
+        if self.nin_shortcut is None:
+            return x + y
+        return y + self.nin_shortcut(y if self.legacy_shortcut else x)
+
+
+class GridAttention(nnx.Module):
+    """Attention of one head among the positions of a grid, beside a shortcut: (B, H, W, C) -> the same."""
+
+    def __init__(self, width: int, *, groups: int, dtype: DTypeLike | None = None) -> None:
+        self.norm = GroupNorm(width, groups)
+        self.q = Convolution(width, width, 1, dtype=dtype)
+        self.k = Convolution(width, width, 1, dtype=dtype)
+        self.v = Convolution(width, width, 1, dtype=dtype)
+        self.proj_out = Convolution(width, width, 1, dtype=dtype)
+
+    def __call__(self, x: Array) -> Array:
+        y = self.norm(x)
+        q, k, v = (rearrange(layer(y), "b h w c -> b (h w) 1 c") for layer in (self.q, self.k, self.v))
+        y = attend(q, k, v)
+        return x + self.proj_out(rearrange(y, "b (h w) c -> b h w c", h=x.shape[1]))
+
+
+def halve(x: Array) -> Array:
+    """Mean over 2x2 positions."""
+    return reduce(x, "b (h s) (w t) c -> b h w c", "mean", s=2, t=2)
+
+
+def double(x: Array) -> Array:
+    """Every position four times."""
+    return repeat(x, "b h w c -> b (h s) (w t) c", s=2, t=2)

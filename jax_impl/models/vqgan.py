@@ -1,0 +1,238 @@
+"""Image tokenizers: MaskGIT's (Chang et al. 2022) and VQGAN (Esser et al. 2021).
+
+Pictures are (B, H, W, C) in the plan's range, vectors and codes (B, h, w, D), indices (B, h, w). Inside,
+arrays are NHWC. Names of the parts are those of the published weights.
+"""
+
+from collections.abc import Mapping
+
+import jax
+from flax import nnx
+from jax import Array
+from jax.typing import DTypeLike
+
+from common.plans.tokenizers import Block, Level, TokenizerPlan
+from jax_impl.layers.precision import at_least_float32
+from jax_impl.layers.quantizers import Quantised, assigned_codebook, make_quantizer
+from jax_impl.layers.resnet import Convolution, GridAttention, GroupNorm, ResnetBlock, double, halve
+
+__all__ = ["Quantised", "Tokenizer", "assigned_codebook", "build_tokenizer"]
+
+Arrays = Mapping[str, Array]
+Dtype = DTypeLike | None
+
+
+class Blocks(nnx.Module):
+    """Residual blocks of one resolution, each with attention behind it where the plan has it."""
+
+    def __init__(self, plan: TokenizerPlan, blocks: tuple[Block, ...], dtype: Dtype) -> None:
+        self.blocks, self.plan = blocks, plan
+        self.block = nnx.List([_resnet_block(plan, block, dtype) for block in blocks])
+        if blocks[0].attention:
+            self.attn = nnx.List([_attention(plan, block, dtype) for block in blocks])
+
+    def __call__(self, x: Array, noise: Arrays, recomputed: bool) -> Array:
+        for j, block in enumerate(self.blocks):
+            x = _call(self.block[j], recomputed, x, noise.get(block.name))
+            if block.attends:
+                x = _call(self.attn[j], recomputed, x)
+        return x
+
+
+class Resampling(nnx.Module):
+    """The convolution beside pooling or upsampling."""
+
+    def __init__(self, width: int, stride: int, dtype: Dtype) -> None:
+        self.conv = Convolution(width, width, 3, stride=stride, dtype=dtype)
+
+    def __call__(self, x: Array) -> Array:
+        return self.conv(x)
+
+
+class Down(Blocks):
+    """A level of the encoder: blocks, then half of the resolution."""
+
+    def __init__(self, plan: TokenizerPlan, level: Level, dtype: Dtype) -> None:
+        super().__init__(plan, level.blocks, dtype)
+        self.resamples = level.resamples
+        strided = level.resamples and plan.taming and plan.options.resample_with_conv
+        self.downsample = Resampling(level.width, 2, dtype) if strided else None
+
+    def __call__(self, x: Array, noise: Arrays, recomputed: bool) -> Array:
+        x = super().__call__(x, noise, recomputed)
+        if not self.resamples:
+            return x
+        return halve(x) if self.downsample is None else self.downsample(x)
+
+
+class Up(Blocks):
+    """A level of the decoder: blocks, then twice the resolution."""
+
+    def __init__(self, plan: TokenizerPlan, level: Level, dtype: Dtype) -> None:
+        super().__init__(plan, level.blocks, dtype)
+        self.resamples = level.resamples
+        width, taming = level.width, plan.taming
+        smooths = level.resamples and plan.options.resample_with_conv
+        self.upsample = Resampling(width, 1, dtype) if smooths and taming else None
+        plain = level.resamples and not taming
+        self.upsample_conv = Convolution(width, width, 3, dtype=dtype) if plain else None
+
+    def __call__(self, x: Array, noise: Arrays, recomputed: bool) -> Array:
+        x = super().__call__(x, noise, recomputed)
+        if not self.resamples:
+            return x
+        x = double(x)
+        if self.upsample_conv is not None:
+            return self.upsample_conv(x)
+        return x if self.upsample is None else self.upsample(x)
+
+
+class TamingMid(nnx.Module):
+    """Two blocks of the coarsest resolution with attention between them."""
+
+    def __init__(self, plan: TokenizerPlan, blocks: tuple[Block, ...], dtype: Dtype) -> None:
+        self.blocks = blocks
+        self.block_1 = _resnet_block(plan, blocks[0], dtype)
+        self.attn_1 = _attention(plan, blocks[0], dtype) if blocks[0].attention else None
+        self.block_2 = _resnet_block(plan, blocks[1], dtype)
+
+    def __call__(self, x: Array, noise: Arrays, recomputed: bool) -> Array:
+        x = _call(self.block_1, recomputed, x, noise.get(self.blocks[0].name))
+        x = x if self.attn_1 is None else _call(self.attn_1, recomputed, x)
+        return _call(self.block_2, recomputed, x, noise.get(self.blocks[1].name))
+
+
+class PlainMid(nnx.List):
+    """Blocks of the coarsest resolution."""
+
+    def __init__(self, plan: TokenizerPlan, blocks: tuple[Block, ...], dtype: Dtype) -> None:
+        super().__init__([_resnet_block(plan, block, dtype) for block in blocks])
+        self.names = tuple(block.name for block in blocks)
+
+    def __call__(self, x: Array, noise: Arrays, recomputed: bool) -> Array:
+        for layer, name in zip(self, self.names, strict=True):
+            x = _call(layer, recomputed, x, noise.get(name))
+        return x
+
+
+class Encoder(nnx.Module):
+    """(B, H, W, C) -> (B, h, w, z_channels)."""
+
+    def __init__(self, plan: TokenizerPlan, dtype: Dtype, recomputed: bool) -> None:
+        options, top = plan.options, plan.encoder[-1].width
+        self.conv_in = Convolution(plan.channels, options.hidden_channels, 3, bias=plan.taming, dtype=dtype)
+        self.down = nnx.List([Down(plan, level, dtype) for level in plan.encoder])
+        self.mid = (TamingMid if plan.taming else PlainMid)(plan, plan.encoder_mid, dtype)
+        self.norm_out = GroupNorm(top, options.norm_groups)
+        self.conv_out = Convolution(top, options.z_channels, 3 if plan.taming else 1, dtype=dtype)
+        self.recomputed = recomputed
+
+    def __call__(self, x: Array, noise: Arrays) -> Array:
+        x = self.conv_in(x)
+        for level in self.down:
+            x = level(x, noise, self.recomputed)
+        x = self.mid(x, noise, self.recomputed)
+        return self.conv_out(jax.nn.silu(self.norm_out(x)))
+
+
+class Decoder(nnx.Module):
+    """(B, h, w, z_channels) -> (B, H, W, F), what the last convolution makes a picture of."""
+
+    def __init__(self, plan: TokenizerPlan, dtype: Dtype, recomputed: bool) -> None:
+        options, finest = plan.options, plan.decoder[0].width
+        self.conv_in = Convolution(options.z_channels, plan.decoder[-1].width, 3, dtype=dtype)
+        self.mid = (TamingMid if plan.taming else PlainMid)(plan, plan.decoder_mid, dtype)
+        self.up = nnx.List([Up(plan, level, dtype) for level in plan.decoder])
+        self.norm_out = GroupNorm(finest, options.norm_groups)
+        self.conv_out = Convolution(finest, plan.channels, 3, dtype=dtype)
+        self.recomputed = recomputed
+
+    def __call__(self, x: Array, noise: Arrays) -> Array:
+        x = self.mid(self.conv_in(x), noise, self.recomputed)
+        for level in reversed(self.up):
+            x = level(x, noise, self.recomputed)
+        return jax.nn.silu(self.norm_out(x))
+
+
+class Tokenizer(nnx.Module):
+    """Encoder, quantiser and decoder."""
+
+    def __init__(self, plan: TokenizerPlan, dtype: Dtype = None, checkpoint: bool = False) -> None:
+        options = plan.options
+        self.encoder = Encoder(plan, dtype, checkpoint)
+        self.quantize = make_quantizer(options)
+        self.decoder = Decoder(plan, dtype, checkpoint)
+        D, Z = options.embedding_dim, options.z_channels
+        self.quant_conv = Convolution(Z, D, 1, dtype=dtype) if plan.taming else None
+        self.post_quant_conv = Convolution(D, Z, 1, dtype=dtype) if plan.taming else None
+
+    def __call__(self, x: Array, noise: Arrays | None = None) -> tuple[Array, dict[str, Array]]:
+        """Reconstructions (B, H, W, C), not clamped, and what was computed on the way."""
+        z = self.encode(x, noise)
+        quantised = self.quantise(z, noise, train=True)
+        made = self.output(self.decode_trunk(quantised.codes, noise))
+        return made, {"z": z, "codes": quantised.codes, "indices": quantised.indices, **quantised.losses}
+
+    def encode(self, x: Array, noise: Arrays | None = None) -> Array:
+        """Pictures -> vectors that are to be quantised."""
+        z = self.encoder(x, noise or {})
+        return z if self.quant_conv is None else self.quant_conv(z)
+
+    def quantise(
+        self,
+        z: Array,
+        noise: Arrays | None = None,
+        scalars: Arrays | None = None,
+        buffers: Arrays | None = None,
+        *,
+        train: bool = False,
+    ) -> Quantised:
+        """Codes of the vectors; no quantiser here draws noise or follows a schedule."""
+        del noise, scalars
+        return self.quantize(z, buffers, train=train)
+
+    def decode_trunk(self, codes: Array, noise: Arrays | None = None) -> Array:
+        """Codes -> (B, H, W, F), for `output`."""
+        x = codes if self.post_quant_conv is None else self.post_quant_conv(codes)
+        return self.decoder(x, noise or {})
+
+    def output(self, trunk: Array) -> Array:
+        """(B, H, W, F) -> pictures, not clamped."""
+        return self.decoder.conv_out(trunk)
+
+    def decode(self, codes: Array) -> Array:
+        """Codes -> pictures, not clamped."""
+        return self.output(self.decode_trunk(codes))
+
+    def decode_indices(self, indices: Array) -> Array:
+        """Indices -> pictures, not clamped."""
+        dtype = at_least_float32(self.decoder.conv_in.kernel[...]).dtype
+        return self.decode(self.quantize.lookup(indices).astype(dtype))
+
+
+def build_tokenizer(plan: TokenizerPlan, dtype: Dtype = None, checkpoint: bool = False) -> Tokenizer:
+    """The tokenizer of a plan. `checkpoint` recomputes blocks in the backward pass to save memory."""
+    return Tokenizer(plan, dtype, checkpoint)
+
+
+def _resnet_block(plan: TokenizerPlan, block: Block, dtype: Dtype) -> ResnetBlock:
+    options = plan.options
+    return ResnetBlock(
+        block.inputs,
+        block.outputs,
+        groups=options.norm_groups,
+        bias=plan.taming,
+        rate=options.dropout,
+        legacy_shortcut=options.legacy_shortcut and not plan.taming,
+        dtype=dtype,
+    )
+
+
+def _attention(plan: TokenizerPlan, block: Block, dtype: Dtype) -> GridAttention:
+    return GridAttention(block.outputs, groups=plan.options.norm_groups, dtype=dtype)
+
+
+def _call(layer: nnx.Module, recomputed: bool, *arguments: Array | None) -> Array:
+    if not recomputed:
+        return layer(*arguments)
+    return jax.checkpoint(lambda layer, *rest: layer(*rest))(layer, *arguments)

@@ -1,0 +1,138 @@
+"""The twins' tokenizers agree in float64, in every architecture and quantiser; options do what they say."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from common.errors import UserError
+from common.hparams.tokenizer import Tokenizer
+from common.plans.parameters import initial_values
+from common.plans.tokenizers import buffer_table, make_plan, noise, parameter_table
+from tests.tokenizers import TWINS, Torch
+
+PLAIN = Tokenizer(
+    architecture="maskgit", hidden_channels=8, channel_mult=(1, 2), num_res_blocks=1, z_channels=3,
+    embedding_dim=3, num_embeddings=8, norm_groups=4,
+)  # fmt: skip
+TAMING = replace(PLAIN, architecture="taming", z_channels=5, attn_resolutions=(4,))
+OPTIONS = {
+    "maskgit": PLAIN,
+    "legacy": replace(PLAIN, legacy_shortcut=True, legacy_commitment=True),
+    "taming": TAMING,
+    "taming without convolutions": replace(TAMING, resample_with_conv=False, mid_attention=False),
+    "taming legacy": replace(TAMING, legacy_single_block_attention=True),
+    "dropout": replace(PLAIN, dropout=0.3),
+    "entropy": replace(PLAIN, entropy_loss_ratio=0.1, entropy_temperature=0.5),
+    "entropy of the choice": replace(PLAIN, entropy_loss_ratio=0.1, entropy_type="argmax"),
+    "unit vectors": replace(PLAIN, l2_normalised=True),
+    "ema": replace(PLAIN, quantizer="ema"),
+    "fsq": replace(PLAIN, quantizer="fsq", fsq_levels=(4, 3, 2), num_embeddings=24),
+    "lfq": replace(PLAIN, quantizer="lfq", entropy_loss_ratio=0.1, entropy_temperature=1.0),
+}
+SIDE, ROWS = 8, 2
+
+
+def made(twin, options, dtype=np.float64, **more):
+    plan = make_plan(options, SIDE, 1)
+    return TWINS[twin](plan, weights(plan), dtype, **more)
+
+
+def weights(plan):
+    """Spread out codes, so that no argmin is close."""
+    table = parameter_table(plan)
+    values = {name: array.astype(np.float64) for name, array in initial_values(table, 1).items()}
+    values |= {name: values[name] * 8 for name in values if name.startswith("quantize")}
+    return values
+
+
+def inputs(plan):
+    generator = np.random.default_rng(0)
+    drawn = {draw.name: generator.random(draw.shape) for draw in noise(plan, ROWS)}
+    return generator.random((ROWS, SIDE, SIDE, 1)), drawn, initial_values(buffer_table(plan), 2)
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_twins_agree(options):
+    found = {}
+    for twin in TWINS:
+        tokenizer = made(twin, options)
+        x, drawn, buffers = inputs(tokenizer.plan)
+        values, grads = tokenizer.train(x, drawn, buffers)
+        stages = tokenizer.forward(x)
+        pictures = tokenizer.decode_indices(stages["indices"])
+        np.testing.assert_allclose(pictures, stages["decoded"], rtol=1e-9, atol=1e-12)
+        found[twin] = stages | {f"train.{name}": value for name, value in values.items()} | grads
+    assert found["torch"].keys() == found["jax"].keys()
+    for name, expected in found["torch"].items():
+        limit = 1e-9 * max(np.abs(expected).max(), 1e-3)
+        np.testing.assert_allclose(found["jax"][name], expected, rtol=0, atol=limit, err_msg=name)
+
+
+@pytest.mark.parametrize("twin", TWINS)
+def test_recomputing_blocks_changes_nothing(twin):
+    plan = make_plan(TAMING, SIDE, 1)
+    x, drawn, buffers = inputs(plan)
+    plain = made(twin, TAMING).train(x, drawn, buffers)
+    recomputed = made(twin, TAMING, checkpoint=True).train(x, drawn, buffers)
+    for one, other in zip(plain, recomputed, strict=True):
+        for name, expected in one.items():
+            np.testing.assert_allclose(other[name], expected, rtol=1e-9, atol=1e-12, err_msg=name)
+
+
+@pytest.mark.parametrize("kind", ["fsq", "lfq"])
+def test_every_index_has_a_code_of_its_own(kind):
+    options = OPTIONS[kind]
+    tokenizer = made("torch", options)
+    K = options.num_embeddings
+    model = tokenizer._model()[0]
+    indices = torch.arange(K).reshape(K, 1, 1)
+    codes = model.quantize.lookup(indices)
+    assert len(np.unique(codes.numpy().reshape(K, -1), axis=0)) == K
+    assert codes.abs().max() <= 1
+    z = torch.randn(200, 3, 3, options.embedding_dim, generator=torch.Generator().manual_seed(0))
+    found = model.quantize(4 * z)
+    assert len(found.indices.unique()) == K
+    np.testing.assert_array_equal(found.codes, model.quantize.lookup(found.indices))
+
+
+def test_moving_averages_are_means_of_what_was_quantised():
+    options = replace(OPTIONS["ema"], ema_decay=0.0)
+    tokenizer = made("torch", options)
+    x, drawn, buffers = inputs(tokenizer.plan)
+    stages, (values, _) = tokenizer.forward(x), tokenizer.train(x, drawn, buffers)
+    for code in range(options.num_embeddings):
+        chosen = stages["z"][stages["indices"] == code]
+        assert values["new.cluster_size"][code] == len(chosen)
+        np.testing.assert_allclose(values["new.embedding_sum"][code], chosen.sum(0), atol=1e-12)
+
+
+def test_commitment_weighs_the_encoder_unless_legacy():
+    grads = {}
+    for legacy in (False, True):
+        for cost in (0.0, 1.0):
+            options = replace(PLAIN, legacy_commitment=legacy, commitment_cost=cost)
+            tokenizer = Torch(make_plan(options, SIDE, 1), weights(make_plan(options, SIDE, 1)), np.float64)
+            x, drawn, buffers = inputs(tokenizer.plan)
+            grads[legacy, cost] = tokenizer.train(x, drawn, buffers)[1]["quantize.embedding.weight"]
+    assert np.abs(grads[False, 0.0] - grads[False, 1.0]).max() == 0
+    assert np.abs(grads[True, 0.0]).max() == 0
+    assert np.abs(grads[True, 1.0]).max() > 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"embedding_dim": 4}, r"embedding_dim 4 must be z_channels 3"),
+        ({"norm_groups": 3}, r"multiples of norm_groups = 3"),
+        ({"channel_mult": ()}, r"channel_mult is empty"),
+        ({"channel_mult": (1,) * 5}, r"target_res 8 must be a multiple of 16"),
+        ({"quantizer": "fsq", "fsq_levels": (2, 2, 3)}, r"product is num_embeddings = 8"),
+        ({"quantizer": "lfq", "num_embeddings": 9}, r"2\^embedding_dim = 8"),
+        ({"ema_decay": 1.0}, r"ema_decay must be below 1"),
+    ],
+)
+def test_mistakes_are_told(changes, message):
+    with pytest.raises(UserError, match=message):
+        make_plan(replace(PLAIN, **changes), SIDE, 1)

@@ -1,0 +1,210 @@
+"""Quantisers: vectors z (B, h, w, D) to codes, by the nearest of a codebook or by rounding each component.
+
+In training the codes carry the gradient of z (straight through). Distances and losses have at least float32.
+"""
+# ruff: noqa: ARG002 - quantisers take the same arguments
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from common.hparams.tokenizer import Tokenizer
+from common.plans.tokenizers import TokenizerPlan
+from torch_impl.layers.dense import Embedding
+from torch_impl.layers.norms import unit
+from torch_impl.layers.precision import at_least_float32
+
+Tensors = Mapping[str, Tensor]
+
+
+class Quantised(NamedTuple):
+    """Codes (B, h, w, D), their indices (B, h, w), losses (0-d; `quantiser` is their weighted sum), and new
+    values of the quantiser's buffers."""
+
+    codes: Tensor
+    indices: Tensor
+    losses: dict[str, Tensor]
+    buffers: dict[str, Tensor]
+
+
+class NearestCode(nn.Module):
+    """The nearest of K codes (van den Oord et al. 2017)."""
+
+    def __init__(self, options: Tokenizer) -> None:
+        super().__init__()
+        self.embedding = Embedding(options.num_embeddings, options.embedding_dim)
+        self.options = options
+
+    def codebook(self) -> Tensor:
+        """The codes (K, D)."""
+        codes = at_least_float32(self.embedding.weight)
+        return unit(codes) if self.options.l2_normalised else codes
+
+    def distances(self, z: Tensor) -> Tensor:
+        """Squared distances (B, h, w, K)."""
+        codes = self.codebook()
+        z = at_least_float32(z)
+        products = z @ codes.T
+        return z.square().sum(-1, keepdim=True) + codes.square().sum(-1) - 2 * products
+
+    def soft_codes(self, z: Tensor, temperature: float) -> Tensor:
+        """Probabilities (B, h, w, K) of the codes, softmax(-distance / temperature)."""
+        return (-self.distances(z) / temperature).softmax(-1)
+
+    def lookup(self, indices: Tensor) -> Tensor:
+        """Codes (B, h, w, D)."""
+        return self.codebook()[indices]
+
+    def forward(self, z: Tensor, buffers: Tensors | None = None, *, train: bool = False) -> Quantised:
+        """Quantise; in training with losses and, for moving averages, new buffers."""
+        z = at_least_float32(z)
+        z = unit(z) if self.options.l2_normalised else z
+        distances = self.distances(z)
+        indices = distances.argmin(-1)
+        codes = self.lookup(indices)
+        if not train:
+            return Quantised(codes, indices, {}, {})
+        losses = self._losses(z, codes, distances)
+        new = _moved(z, indices, buffers, self.options) if buffers and "cluster_size" in buffers else {}
+        return Quantised(z + (codes - z).detach(), indices, losses, new)
+
+    def _losses(self, z: Tensor, codes: Tensor, distances: Tensor) -> dict[str, Tensor]:
+        options = self.options
+        of_encoder = (codes.detach() - z).square().mean()
+        of_codes = (codes - z.detach()).square().mean()
+        if options.quantizer == "ema":
+            of_codes = torch.zeros_like(of_codes)
+        if options.legacy_commitment:
+            total = of_encoder + options.commitment_cost * of_codes
+        else:
+            total = options.commitment_cost * of_encoder + of_codes
+        losses = {"encoder": of_encoder, "codes": of_codes}
+        if options.entropy_loss_ratio:
+            losses["entropy"] = entropy_loss(-distances, options.entropy_temperature, options.entropy_type)
+            total = total + options.entropy_loss_ratio * losses["entropy"]
+        return losses | {"quantiser": total}
+
+
+class FiniteScalars(nn.Module):
+    """Each component rounded to one of a few values (Mentzer et al. 2023, section 3)."""
+
+    def __init__(self, options: Tokenizer) -> None:
+        super().__init__()
+        self.levels = np.array(options.fsq_levels)
+        self.strides = np.cumprod([1, *self.levels[:-1]])
+
+    def lookup(self, indices: Tensor) -> Tensor:
+        """Codes (B, h, w, D) with components in [-1, 1]."""
+        levels, strides = self._constants(indices)
+        digits = rearrange(indices, "b h w -> b h w 1") // strides % levels
+        half = levels // 2
+        return (digits - half) / half
+
+    def forward(self, z: Tensor, buffers: Tensors | None = None, *, train: bool = False) -> Quantised:
+        """Quantise; there are no losses and no buffers."""
+        z = at_least_float32(z)
+        levels, strides = self._constants(z)
+        bounded = self._bounded(z)
+        half = levels // 2
+        digits = bounded.round() + half
+        indices = (digits.to(torch.int64) * strides).sum(-1)
+        rounded = bounded + (bounded.round() - bounded).detach()
+        losses = {"quantiser": torch.zeros((), dtype=z.dtype, device=z.device)} if train else {}
+        return Quantised(rounded / half, indices, losses, {})
+
+    def _bounded(self, z: Tensor) -> Tensor:
+        """z squeezed so that rounding gives as many values as there are levels."""
+        halves = (self.levels - 1) * (1 + 1e-3) / 2
+        offsets = np.where(self.levels % 2 == 0, 0.5, 0.0)
+        shifts = np.arctanh(offsets / halves)
+        half, offset, shift = (torch.tensor(values).to(z) for values in (halves, offsets, shifts))
+        return torch.tanh(z + shift) * half - offset
+
+    def _constants(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        levels, strides = torch.from_numpy(self.levels), torch.from_numpy(self.strides)
+        return levels.to(like.device), strides.to(like.device)
+
+
+class Signs(nn.Module):
+    """The sign of each component, 2^D codes (Yu et al. 2023, section 3.1)."""
+
+    def __init__(self, options: Tokenizer) -> None:
+        super().__init__()
+        self.options = options
+
+    def lookup(self, indices: Tensor) -> Tensor:
+        """Codes (B, h, w, D) with components -1 and 1."""
+        indices = rearrange(indices, "... -> ... 1")
+        bits = torch.arange(self.options.embedding_dim, device=indices.device)
+        return (indices >> bits & 1) * 2.0 - 1.0
+
+    def forward(self, z: Tensor, buffers: Tensors | None = None, *, train: bool = False) -> Quantised:
+        """Quantise; in training with the commitment and, where weighted, the entropy loss."""
+        z, options = at_least_float32(z), self.options
+        positive = z > 0
+        bits = 2 ** torch.arange(options.embedding_dim, device=z.device)
+        indices = (positive * bits).sum(-1)
+        codes = torch.where(positive, 1.0, -1.0).to(z.dtype)
+        if not train:
+            return Quantised(codes, indices, {}, {})
+        losses = {"encoder": (codes - z).square().mean()}
+        total = options.commitment_cost * losses["encoder"]
+        if options.entropy_loss_ratio:
+            codebook = self.lookup(torch.arange(options.num_embeddings, device=z.device)).to(z.dtype)
+            affinity = 2 * (z @ codebook.T)
+            losses["entropy"] = entropy_loss(affinity, options.entropy_temperature, options.entropy_type)
+            total = total + options.entropy_loss_ratio * losses["entropy"]
+        return Quantised(z + (codes - z).detach(), indices, losses | {"quantiser": total}, {})
+
+
+def make_quantizer(options: Tokenizer) -> nn.Module:
+    """The quantiser of `options.quantizer`."""
+    if options.quantizer == "fsq":
+        return FiniteScalars(options)
+    return Signs(options) if options.quantizer == "lfq" else NearestCode(options)
+
+
+def entropy_loss(affinity: Tensor, temperature: float, kind: str) -> Tensor:
+    """Entropy of each position's choice minus that of the mean choice (Chang et al. 2022's tokenizer).
+
+    `affinity` (..., K) is larger for nearer codes; `kind` 'argmax' takes the choice itself for the target.
+    """
+    affinity = affinity.flatten(0, -2) / temperature
+    p = affinity.softmax(-1)
+    log_p = (affinity + 1e-5).log_softmax(-1)
+    if kind == "argmax":
+        hard = torch.nn.functional.one_hot(p.argmax(-1), p.shape[-1]).to(p.dtype)
+        target = p + (hard - p).detach()
+    else:
+        target = p
+    average = target.mean(0)
+    of_average = -(average * torch.log(average + 1e-5)).sum()
+    return -(target * log_p).sum(-1).mean() - of_average
+
+
+def assigned_codebook(plan: TokenizerPlan, buffers: Tensors) -> Tensor | None:
+    """The codes (K, D) that moving averages make, with Laplace smoothing; None where there are none."""
+    if plan.options.quantizer != "ema":
+        return None
+    size = buffers["cluster_size"]
+    total, small = size.sum(), 1e-5
+    smoothed = (size + small) / (total + plan.codebook_size * small) * total
+    return buffers["embedding_sum"] / rearrange(smoothed, "k -> k 1")
+
+
+def _moved(z: Tensor, indices: Tensor, buffers: Tensors, options: Tokenizer) -> dict[str, Tensor]:
+    """Averages after a batch (van den Oord et al. 2017, appendix A.1)."""
+    vectors, chosen = rearrange(z.detach(), "b h w d -> (b h w) d"), indices.flatten()
+    counts = torch.zeros_like(buffers["cluster_size"]).index_add_(
+        0, chosen, torch.ones_like(chosen, dtype=z.dtype)
+    )
+    sums = torch.zeros_like(buffers["embedding_sum"]).index_add_(0, chosen, vectors)
+    decay = options.ema_decay
+    return {
+        "cluster_size": decay * buffers["cluster_size"] + (1 - decay) * counts,
+        "embedding_sum": decay * buffers["embedding_sum"] + (1 - decay) * sums,
+    }
