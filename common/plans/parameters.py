@@ -28,6 +28,8 @@ class Init:
     value: float = 1.0
     fan_in: int = 0
     """Inputs of the layer, where the tensor's own shape does not tell: a bias."""
+    mean: float = 0.0
+    """Added to every value."""
 
 
 ZEROS, ONES = Init("constant", 0.0), Init("constant", 1.0)
@@ -52,7 +54,10 @@ def shapes(table: Mapping[str, Parameter]) -> dict[str, tuple[int, ...]]:
 
 def initial_values(table: Mapping[str, Parameter], seed: int) -> dict[str, np.ndarray]:
     """First values, float32, a pure function of table and seed."""
-    return {name: _values(name, parameter, seed).astype(np.float32) for name, parameter in table.items()}
+    return {
+        name: (parameter.init.mean + _values(name, parameter, seed)).astype(np.float32)
+        for name, parameter in table.items()
+    }
 
 
 def _values(name: str, parameter: Parameter, seed: int) -> np.ndarray:

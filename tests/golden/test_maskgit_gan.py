@@ -1,0 +1,132 @@
+"""Both twins reproduce the adversarial objective of taming-transformers, its gradients and its statistics."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import scipy.signal
+from safetensors.numpy import load_file
+
+from common.hparams.families.vqgan import Discriminator, Loss
+from common.plans.discriminators import make_plan, parameter_table
+from tests.gan import TWINS
+from tests.golden.recorded import cases
+
+MOMENTUM = 0.1
+"""Of PyTorch's running statistics, which the original keeps and nothing reads."""
+
+
+@pytest.fixture(params=TWINS)
+def kind(request):
+    return TWINS[request.param]
+
+
+def opened(kind, folder, case):
+    """The twin with the recorded weights, and recorded arrays in our layout."""
+    config = case["config"]
+    options = Discriminator(type="patchgan", num_layers=config["disc_num_layers"], ndf=config["disc_ndf"])
+    inputs, outputs = (dict(np.load(folder / f"{name}.npz")) for name in ("inputs", "outputs"))
+    x, h = (inputs[name].transpose(0, 2, 3, 1) for name in ("x", "h"))
+    plan = make_plan(options, x.shape[1], x.shape[-1])
+    saved = load_file(folder / case["weights"]["file"])
+    weights = {name.removeprefix("discriminator."): array for name, array in saved.items()}
+    buffers = {name: weights.pop(name) for name in list(weights) if name not in parameter_table(plan, "")}
+    assert all(name.rpartition(".")[2].startswith(("running_", "num_")) for name in buffers)
+    # Not used for its weight: the original's distance needs weights, the recorded stand-in does not.
+    loss = Loss(
+        disc_weight=config["disc_weight"],
+        perceptual_weight=config["perceptual_weight"],
+        codebook_weight=config["codebook_weight"],
+        lpips_path="stand-in",
+    )
+    return SimpleNamespace(
+        twin=kind(plan, loss, weights), inputs=inputs, outputs=outputs, buffers=buffers, x=x, h=h, case=case
+    )
+
+
+def close(run, found, name, tolerance="outputs"):
+    expected, tol = run.outputs[name], run.case["tol"][tolerance]
+    limit = max(tol["of_max"] * np.abs(expected).max(), tol.get("abs_floor", 0))
+    np.testing.assert_allclose(found, expected, rtol=0, atol=limit, err_msg=name)
+
+
+def generated(run, *, adversarial):
+    return run.twin.generator(run.x, run.h, run.inputs["last_layer"], adversarial=adversarial, pooled=True)
+
+
+def reconstructions(run):
+    """NHWC, by another convolution than the twins'."""
+    B, H, W, _ = run.x.shape
+    kernel = run.inputs["last_layer"].astype(np.float64)
+    made = np.zeros((B, H, W, len(kernel)))
+    for b, o, i in np.ndindex(B, *kernel.shape[:2]):
+        made[b, ..., o] += scipy.signal.correlate2d(run.h[b, ..., i], kernel[o, i], "same")
+    return made
+
+
+@pytest.mark.parametrize(("folder", "case"), cases(("maskgit", "taming_gan_loss")))
+@pytest.mark.parametrize("tag", ["before_start", "after_start"])
+def test_generator_loss_and_gradient(kind, folder, case, tag):
+    run = opened(kind, folder, case)
+    found = generated(run, adversarial=tag == "after_start")
+    codebook = run.twin.options.codebook_weight * run.inputs["codebook_loss"]
+    close(run, found["loss"] + codebook, f"{tag}:gen_loss")
+    close(run, found["grad/kernel"], f"{tag}:grad_last_layer", "gradients")
+    likelihood = found["reconstruction"] + run.twin.options.perceptual_weight * found["perceptual"]
+    close(run, likelihood, f"{tag}:nll_loss")
+    close(run, found["perceptual"], f"{tag}:p_loss")
+    # The original computes these before the start too, and multiplies them by 0.
+    found = generated(run, adversarial=True)
+    close(run, found["generator"], f"{tag}:g_loss")
+    close(run, found["disc_weight"], f"{tag}:d_weight")
+
+
+@pytest.mark.parametrize(("folder", "case"), cases(("maskgit", "taming_gan_loss")))
+def test_discriminator_loss_and_gradients(kind, folder, case):
+    run = opened(kind, folder, case)
+    found = run.twin.discriminator(run.x, reconstructions(run))
+    close(run, found["loss"], "after_start:disc_loss")
+    close(run, found["logits_real"], "after_start:logits_real_mean")
+    close(run, found["logits_fake"], "after_start:logits_fake_mean")
+    prefix = "after_start:grad:discriminator."
+    recorded = [name.removeprefix(prefix) for name in run.outputs if name.startswith(prefix)]
+    assert recorded
+    for name in recorded:
+        close(run, found[f"grad/{name}"], prefix + name, "gradients")
+
+
+@pytest.mark.parametrize(("folder", "case"), cases(("maskgit", "taming_gan_loss")))
+def test_statistics_of_the_batches_are_those_that_the_original_averages(kind, folder, case):
+    run = opened(kind, folder, case)
+    found = run.twin.discriminator(run.x, reconstructions(run))
+    for name, start in run.buffers.items():
+        module, _, leaf = name.rpartition(".")
+        if not leaf.startswith("running"):
+            continue
+        number, value = module.removeprefix("main."), start.astype(np.float64)
+        n = len(run.x) * _patches(run, number)
+        for batch in ("fake", "real", "fake"):
+            if leaf == "running_mean":
+                new = found[f"{batch}.mean.{number}"]
+            else:
+                new = found[f"{batch}.variance.{number}"] * n / (n - 1)
+            value = (1 - MOMENTUM) * value + MOMENTUM * new
+        close(run, value, f"after_start:buffer:discriminator.{name}")
+
+
+def _patches(run, number):
+    """Pixels of a picture that a norm sees: its convolution is the one before it."""
+    side = run.x.shape[1]
+    for layer in run.twin.plan.patches:
+        side = (side - 2) // layer.stride + 1
+        if layer.index + 1 == int(number):
+            return side**2
+    raise AssertionError(number)
+
+
+@pytest.mark.parametrize(("folder", "case"), cases(("maskgit", "taming_gan_loss")))
+@pytest.mark.parametrize("loss", ["hinge", "vanilla"])
+@pytest.mark.parametrize("twin", TWINS)
+def test_losses_of_logits(folder, case, loss, twin):
+    run = opened(TWINS[twin], folder, case)
+    close(run, run.twin.loss_of_logits(run.inputs["logits_real"], run.inputs["logits_fake"], loss), loss)

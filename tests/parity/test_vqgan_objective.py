@@ -1,0 +1,123 @@
+"""The twins' discriminators, adversarial objective and perceptual distance compute the same."""
+
+import numpy as np
+import pytest
+
+from common.hparams.families.vqgan import Discriminator, Loss
+from common.plans.discriminators import make_plan, parameter_table
+from common.plans.lpips import weight_shapes
+from common.plans.parameters import initial_values
+from tests.gan import TWINS
+
+# Values relative to a tensor's largest one; gradients as relative L2.
+WITHIN = {"float64": (1e-9, 1e-9), "float32": (1e-4, 1e-4)}
+SIDE = 16
+
+NETWORKS = {
+    "batch": Discriminator(type="patchgan", num_layers=2, ndf=4),
+    "instance": Discriminator(type="patchgan", num_layers=2, ndf=4, norm="instance"),
+    "plain": Discriminator(type="patchgan", num_layers=1, ndf=4, norm="none"),
+    "blurred": Discriminator(type="stylegan", channel_multiplier=1 / 256),
+    "averaged": Discriminator(type="stylegan", channel_multiplier=1 / 256, blur=False),
+}
+LOSSES = {
+    "hinge": Loss(),
+    "vanilla": Loss(disc_loss="vanilla", reconstruction="l2", r1_cost=0.7),
+    "non_saturating": Loss(
+        disc_loss="non_saturating", adaptive_disc_weight=False, disc_weight=0.1, gradient_penalty=0.5
+    ),
+}
+
+
+def random(*shape, seed=0):
+    return np.random.default_rng((7, seed, *shape)).normal(size=shape)
+
+
+def weights_of(plan):
+    """Random values, none of them zero, about as large as the initial ones."""
+    values = initial_values(parameter_table(plan, ""), 3)
+    return {
+        name: value + 0.1 * np.random.default_rng((5, index)).normal(size=value.shape)
+        for index, (name, value) in enumerate(values.items())
+    }
+
+
+def assert_agree(ours, theirs, precision):
+    values, gradients = WITHIN[precision]
+    assert set(ours) == set(theirs)
+    for name, expected in theirs.items():
+        found = ours[name]
+        assert found.dtype == expected.dtype, name
+        if name.startswith("grad/"):
+            assert np.linalg.norm(found - expected) <= gradients * np.linalg.norm(expected), name
+        else:
+            np.testing.assert_allclose(
+                found, expected, rtol=0, atol=values * np.abs(expected).max(), err_msg=name
+            )
+
+
+def both(network, loss, precision, use, channels=3):
+    plan = make_plan(NETWORKS[network], SIDE, channels)
+    return [use(kind(plan, LOSSES[loss], weights_of(plan), precision)) for kind in TWINS.values()]
+
+
+def generator(twin):
+    x, h, kernel = random(2, SIDE, SIDE, 3), random(2, SIDE, SIDE, 4), random(3, 4, 3, 3) / 4
+    return twin.generator(x, h, kernel, adversarial=True, pooled=True)
+
+
+def discriminator(twin):
+    return twin.discriminator(random(2, SIDE, SIDE, 3), random(2, SIDE, SIDE, 3, seed=1))
+
+
+@pytest.mark.parametrize("precision", WITHIN)
+@pytest.mark.parametrize(
+    ("network", "loss"), [("batch", "hinge"), ("batch", "vanilla"), ("blurred", "non_saturating")]
+)
+def test_generator_agrees(network, loss, precision):
+    assert_agree(*both(network, loss, precision, generator), precision)
+
+
+@pytest.mark.parametrize(
+    ("network", "loss"),
+    [*zip(NETWORKS, [*LOSSES, *LOSSES], strict=False), ("batch", "vanilla"), ("blurred", "non_saturating")],
+)
+def test_discriminator_agrees(network, loss):
+    assert_agree(*both(network, loss, "float64", discriminator), "float64")
+
+
+@pytest.mark.parametrize("network", ["batch", "averaged"])
+def test_discriminator_agrees_in_float32(network):
+    assert_agree(*both(network, "hinge", "float32", discriminator), "float32")
+
+
+@pytest.mark.parametrize("kind", TWINS)
+def test_gradient_of_the_generator_is_that_of_its_terms(kind):
+    """What the loss carries as a constant is the derivative: compared with differences of the loss."""
+    plan = make_plan(NETWORKS["plain"], SIDE, 3)
+    twin = TWINS[kind](plan, LOSSES["non_saturating"], weights_of(plan), "float64")
+    x, h, kernel = random(2, SIDE, SIDE, 3), random(2, SIDE, SIDE, 4), random(3, 4, 3, 3) / 4
+    direction, step = random(3, 4, 3, 3, seed=2), 1e-6
+    losses = [
+        twin.generator(x, h, kernel + sign * step * direction, adversarial=True)["loss"] for sign in (1, -1)
+    ]
+    slope = np.sum(twin.generator(x, h, kernel, adversarial=True)["grad/kernel"] * direction)
+    np.testing.assert_allclose((losses[0] - losses[1]) / (2 * step), slope, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("channels", "precision"), [(3, "float64"), (1, "float32")])
+def test_lpips_agrees(channels, precision):
+    weights = {
+        name: random(*shape, seed=1) / np.sqrt(np.prod(shape[1:]) + 1)
+        for name, shape in weight_shapes().items()
+    }
+    # As in the published file, where every factor is positive.
+    weights |= {name: np.abs(array) for name, array in weights.items() if name.startswith("lin")}
+    first, second = (random(2, SIDE, SIDE, channels, seed=seed) for seed in (0, 1))
+    found = [
+        kind(make_plan(NETWORKS["plain"], SIDE, 3), Loss(), {}, precision).lpips(first, second, weights)
+        for kind in TWINS.values()
+    ]
+    assert_agree(*found, precision)
+    assert (found[0]["distance"] > 0).all()
+    assert np.isfinite(found[0]["grad/second"]).all()

@@ -1,0 +1,172 @@
+"""Discriminators: PatchGAN (Isola et al. 2017, appendix 6.1), StyleGAN2 (Karras et al. 2020, figure 7).
+
+Tensors that go in and out are NHWC, inside they are NCHW with channels last in memory.
+"""
+
+from itertools import pairwise
+from math import sqrt
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from common.plans.discriminators import DiscriminatorPlan, PatchLayer
+from torch_impl.layers.precision import at_least_float32, cast
+
+LEAK = 0.2
+"""Slope of the leaky ReLUs."""
+EPSILON = 1e-5
+"""Added to the norms' variance."""
+BLUR = (0.125, 0.375, 0.375, 0.125)
+
+
+class PatchDiscriminator(nn.Module):
+    """PatchGAN. Batch norm uses the statistics of the batch; running ones, which training never reads, are
+    not kept."""
+
+    def __init__(self, plan: DiscriminatorPlan, dtype: torch.dtype | None = None) -> None:
+        super().__init__()
+        modules: dict[str, nn.Module] = {}
+        for layer in plan.patches:
+            modules[str(layer.index)] = PatchConvolution(layer, dtype)
+            if layer.normed and plan.norm == "batch":
+                modules[str(layer.index + 1)] = Affine(layer.outputs)
+        self.main = nn.ModuleDict(modules)
+        self.plan = plan
+
+    def forward(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Pictures (B, H, W, C) -> logits (B, h, w, 1) in at least float32, high for real ones.
+
+        Beside them `mean.<i>` and `variance.<i>` (biased) of every batch norm, each (C,).
+        """
+        y = x.permute(0, 3, 1, 2)
+        aux: dict[str, Tensor] = {}
+        for layer in self.plan.patches:
+            y = self.main[str(layer.index)](y)
+            if layer.normed and self.plan.norm != "none":
+                axes = (0, 2, 3) if self.plan.norm == "batch" else (2, 3)
+                dtype, y = y.dtype, at_least_float32(y)
+                variance, mean = torch.var_mean(y, axes, correction=0, keepdim=True)
+                y = (y - mean) * torch.rsqrt(variance + EPSILON)
+                if self.plan.norm == "batch":
+                    name = str(layer.index + 1)
+                    y = self.main[name](y)
+                    aux |= {f"mean.{name}": mean.flatten(), f"variance.{name}": variance.flatten()}
+                y = y.to(dtype)
+            if layer is not self.plan.patches[-1]:
+                y = F.leaky_relu(y, LEAK)
+        return at_least_float32(y).permute(0, 2, 3, 1), aux
+
+
+class PatchConvolution(nn.Module):
+    """4x4 convolution with padding 1: (B, I, H, W) -> (B, O, h, w)."""
+
+    def __init__(self, layer: PatchLayer, dtype: torch.dtype | None = None) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(layer.outputs, layer.inputs, 4, 4))
+        self.bias = nn.Parameter(torch.zeros(layer.outputs)) if layer.bias else None
+        self.stride, self.dtype = layer.stride, dtype
+
+    def forward(self, x: Tensor) -> Tensor:
+        bias = None if self.bias is None else cast(self.bias, self.dtype)
+        return F.conv2d(cast(x, self.dtype), cast(self.weight, self.dtype), bias, self.stride, padding=1)
+
+
+class Affine(nn.Module):
+    """A factor and a summand a channel, behind a norm: (B, C, H, W) -> the same."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight, bias = (rearrange(tensor, "c -> 1 c 1 1") for tensor in (self.weight, self.bias))
+        return x * weight.to(x.dtype) + bias.to(x.dtype)
+
+
+class ResidualDiscriminator(nn.Module):
+    """Residual blocks that halve the pictures down to 4x4, then two dense layers."""
+
+    def __init__(self, plan: DiscriminatorPlan, dtype: torch.dtype | None = None) -> None:
+        super().__init__()
+        widths, last = plan.widths, plan.widths[-1]
+        self.input = Convolution(plan.channels, widths[0], 3, dtype)
+        self.blocks = nn.ModuleList(
+            ResidualBlock(inputs, outputs, plan.blur, dtype) for inputs, outputs in pairwise(widths)
+        )
+        self.conv = Convolution(last, last, 3, dtype)
+        self.dense = Dense(16 * last, last, dtype)
+        self.output = Dense(last, 1, dtype)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Pictures (B, H, W, C) -> logits (B, 1, 1, 1) in at least float32, high for real ones; no
+        intermediates."""
+        y = F.leaky_relu(self.input(x.permute(0, 3, 1, 2)), LEAK)
+        for block in self.blocks:
+            y = block(y)
+        y = F.leaky_relu(self.conv(y), LEAK)
+        y = F.leaky_relu(self.dense(rearrange(y, "b c h w -> b (c h w)")), LEAK)
+        return at_least_float32(rearrange(self.output(y), "b c -> b 1 1 c")), {}
+
+
+class ResidualBlock(nn.Module):
+    """(B, I, H, W) -> (B, O, H / 2, W / 2)."""
+
+    def __init__(self, inputs: int, outputs: int, blur: bool, dtype: torch.dtype | None = None) -> None:
+        super().__init__()
+        self.conv1 = Convolution(inputs, inputs, 3, dtype)
+        self.conv2 = Convolution(inputs, outputs, 3, dtype)
+        self.shortcut = Convolution(inputs, outputs, 1, dtype)
+        self.blur = blur
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = halved(F.leaky_relu(self.conv1(x), LEAK), blur=self.blur)
+        y = F.leaky_relu(self.conv2(y), LEAK)
+        total: Tensor = (self.shortcut(halved(x, blur=self.blur)) + y) / sqrt(2)
+        return total
+
+
+class Convolution(nn.Module):
+    """Convolution that keeps the resolution; with a bias unless it is 1x1: (B, I, H, W) -> (B, O, H, W)."""
+
+    def __init__(self, inputs: int, outputs: int, side: int, dtype: torch.dtype | None = None) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(outputs, inputs, side, side))
+        self.bias = nn.Parameter(torch.zeros(outputs)) if side > 1 else None
+        self.padding, self.dtype = side // 2, dtype
+
+    def forward(self, x: Tensor) -> Tensor:
+        bias = None if self.bias is None else cast(self.bias, self.dtype)
+        return F.conv2d(cast(x, self.dtype), cast(self.weight, self.dtype), bias, padding=self.padding)
+
+
+class Dense(nn.Module):
+    """(B, I) -> (B, O)."""
+
+    def __init__(self, inputs: int, outputs: int, dtype: torch.dtype | None = None) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(outputs, inputs))
+        self.bias = nn.Parameter(torch.zeros(outputs))
+        self.dtype = dtype
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(*(cast(tensor, self.dtype) for tensor in (x, self.weight, self.bias)))
+
+
+def halved(x: Tensor, *, blur: bool) -> Tensor:
+    """Half the resolution: every second pixel, blurred with [1, 3, 3, 1] / 8 along both axes, or the
+    mean of 2x2: (B, C, H, W) -> (B, C, H / 2, W / 2)."""
+    if not blur:
+        return F.avg_pool2d(x, 2)
+    kernel = torch.tensor(BLUR, dtype=x.dtype, device=x.device)
+    kernel = rearrange(torch.outer(kernel, kernel), "h w -> 1 1 h w").expand(x.shape[1], 1, 4, 4)
+    return F.conv2d(x, kernel, stride=2, padding=1, groups=x.shape[1])
+
+
+def build_discriminator(plan: DiscriminatorPlan | None, dtype: torch.dtype | None = None) -> nn.Module | None:
+    """The discriminator of a plan; its parameters' values do not matter. None where there is none."""
+    if plan is None:
+        return None
+    return PatchDiscriminator(plan, dtype) if plan.patches else ResidualDiscriminator(plan, dtype)
