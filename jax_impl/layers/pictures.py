@@ -23,3 +23,15 @@ def to_uint8(x: Array, plan: HierarchicalVAEPlan) -> Array:
     """Pictures as `normalise` makes them (B, h, w, C) -> uint8, rounded."""
     levels = x * 255 if plan.likelihood == "bernoulli" else x * 127.5 + 127.5
     return jnp.clip(jnp.round(levels), 0, 255).astype(jnp.uint8)
+
+
+def to_range(images: Array, pixel_range: str, dtype: DTypeLike = jnp.float32) -> Array:
+    """uint8 (B, H, W, C) -> [0, 1] ('unit') or [-1, 1] ('signed')."""
+    x = images.astype(dtype)
+    return x / 255 if pixel_range == "unit" else x / 127.5 - 1
+
+
+def from_range(x: Array, pixel_range: str) -> Array:
+    """Pictures in [0, 1] or [-1, 1], (B, H, W, C) -> uint8, rounded; what lies outside is clamped."""
+    levels = x * 255 if pixel_range == "unit" else x * 127.5 + 127.5
+    return jnp.clip(jnp.round(levels), 0, 255).astype(jnp.uint8)

@@ -22,3 +22,15 @@ def to_uint8(x: Tensor, plan: HierarchicalVAEPlan) -> Tensor:
     """Pictures as `normalise` makes them (B, h, w, C) -> uint8, rounded."""
     levels = x * 255 if plan.likelihood == "bernoulli" else x * 127.5 + 127.5
     return levels.round().clamp(0, 255).to(torch.uint8)
+
+
+def to_range(images: Tensor, pixel_range: str, dtype: torch.dtype = torch.float32) -> Tensor:
+    """uint8 (B, H, W, C) -> [0, 1] ('unit') or [-1, 1] ('signed')."""
+    x = images.to(dtype)
+    return x / 255 if pixel_range == "unit" else x / 127.5 - 1
+
+
+def from_range(x: Tensor, pixel_range: str) -> Tensor:
+    """Pictures in [0, 1] or [-1, 1], (B, H, W, C) -> uint8, rounded; what lies outside is clamped."""
+    levels = x * 255 if pixel_range == "unit" else x * 127.5 + 127.5
+    return levels.round().clamp(0, 255).to(torch.uint8)

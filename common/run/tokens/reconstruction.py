@@ -1,0 +1,48 @@
+"""Reconstruction: pictures to tokens and back, and how far the result is from the originals."""
+
+import numpy as np
+
+from common.checkpoint.store import Checkpoint
+from common.plans.tokenizers import TokenizerPlan
+from common.run.context import Context
+from common.run.engine import Array
+from common.run.files import write_json
+from common.run.pictures import above, save_grid, save_picture
+from common.run.synthesis.pictures import N_ON_SHEET, batches, chosen_indices, chosen_split
+from common.run.tokens.quality import QualitySum
+
+
+def reconstruct(context: Context, plan: TokenizerPlan, checkpoint: Checkpoint) -> None:
+    """Write `reconstructed/image-<i>.png` (and `target-<i>.png`), a sheet and the numbers."""
+    options = context.hparams.synthesis
+    folder, pictures = context.directory.images / "reconstructed", chosen_split(context, "test")
+    total = QualitySum(plan.codebook_size)
+    sheet: list[tuple[Array, Array]] = []
+    todo = batches(context, pictures, chosen_indices(context, pictures), "reconstruction")
+    for index, batch in enumerate(todo):
+        made = context.engine.run(
+            "reconstruct", {"image": batch["image"]}, ema=options.load_ema_weights, step=index
+        )
+        valid = batch["valid"]
+        total.add(batch["image"], made, valid)
+        target, drawn = batch["image"][valid], made["image"][valid]
+        if sum(len(part) for part, _ in sheet) < N_ON_SHEET:
+            sheet.append((target, drawn))
+        if context.writes:
+            _save(context, batch["index"][valid], target, drawn)
+    quality = total.mean()
+    context.say(f"{quality.n} pictures: {quality}")
+    if context.writes:
+        results = {"step": checkpoint.step, "pictures": quality.n, **quality.as_dict()}
+        write_json(folder / "report.json", results)
+        originals, others = (np.concatenate(part)[:N_ON_SHEET] for part in zip(*sheet, strict=True))
+        path = save_grid(folder / "contact-sheet.png", above(originals, others))
+        context.say(f"pictures in {folder}; originals above reconstructions: {path}")
+
+
+def _save(context: Context, indices: Array, targets: Array, drawn: Array) -> None:
+    folder = context.directory.images / "reconstructed"
+    for index, target, picture in zip(indices, targets, drawn, strict=True):
+        save_picture(folder, f"image-{index:04d}", picture)
+        if context.hparams.synthesis.save_target_in_reconstruction:
+            save_picture(folder, f"target-{index:04d}", target)

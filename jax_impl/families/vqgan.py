@@ -1,0 +1,270 @@
+"""Image tokenizers as the engine sees them: their training with or without a discriminator, and their modes.
+
+Modes take the model, arrays with the batch first (NHWC, pictures uint8) and return such arrays. The model is
+the tokenizer, beside whose parts stands `discriminator`. Tokens are whole numbers (B, h, w).
+"""
+# ruff: noqa: ARG002 - the arguments are the engine's
+
+from collections.abc import Callable, Hashable, Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from einops import rearrange
+from flax import nnx
+from jax import Array
+from jax.lax import stop_gradient
+from jax.typing import DTypeLike
+
+from common.checkpoint.lpips import read_lpips
+from common.hparams.families.vqgan import HParams
+from common.plans import discriminators, tokenizers
+from common.plans import tokenizer_training as training
+from common.plans.noise import Draw
+from common.plans.parameters import initial_values, shapes
+from jax_impl.devices import COMPUTE_DTYPES
+from jax_impl.families.adapter import Adapter
+from jax_impl.layers.pictures import from_range, to_range
+from jax_impl.models.discriminator import build_discriminator
+from jax_impl.models.lpips import lpips
+from jax_impl.models.vqgan import Quantised, assigned_codebook, build_tokenizer
+from jax_impl.objectives.vqgan import (
+    Distance,
+    discriminator_terms,
+    generator_terms,
+    perplexity,
+    reconstruction,
+)
+from jax_impl.optim.flat import canonical_name
+
+Arrays = Mapping[str, Array]
+Model = Any
+"""The tokenizer, beside whose parts stands `discriminator`."""
+ADVERSARIAL = "adversarial"
+"""Phase with a discriminator; before it there is None."""
+
+
+class Terms(NamedTuple):
+    """What the loss is computed from."""
+
+    model: Model
+    batch: Arrays
+    noise: Arrays
+
+
+class Family(Adapter):
+    """Everything that the engine asks of a family."""
+
+    def __init__(self, hparams: HParams) -> None:
+        data = hparams.data
+        self.hparams = hparams
+        self.plan = tokenizers.make_plan(hparams.model, data.target_res, data.channels)
+        self.critic = discriminators.make_plan(hparams.discriminator, data.target_res, data.channels)
+        self.table = tokenizers.parameter_table(self.plan) | discriminators.parameter_table(self.critic)
+        self.weight_decay = hparams.loss.weight_decay
+        self.metric_sizes = dict.fromkeys(training.METRICS, 0)
+        self.dtype = COMPUTE_DTYPES[hparams.train.precision]
+
+    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Canonical shape of every parameter."""
+        return shapes(self.table)
+
+    def initial_parameters(self, seed: int) -> dict[str, np.ndarray]:
+        """First values under canonical names."""
+        return initial_values(self.table, seed)
+
+    def decayed(self, name: str) -> bool:
+        """Whether weight decay acts on a parameter."""
+        return self.table[name].decays
+
+    def build(self) -> Model:
+        """The model; its parameters' values do not matter."""
+        model: Model = build_tokenizer(
+            self.plan, dtype=self.dtype, checkpoint=self.hparams.train.checkpoint_activations
+        )
+        if self.critic is not None:
+            model.discriminator = build_discriminator(self.critic, self.dtype)
+        return model
+
+    def draws(self, method: str, batch: int) -> tuple[Draw, ...]:
+        """Noise that a method takes, for a batch of this size: training alone draws any."""
+        if method != "train_step":
+            return ()
+        own = tokenizers.noise(self.plan, batch)
+        return own + training.revival_draws(self.hparams.loss, batch, self.plan.grid)
+
+    def initial_buffers(self, seed: int) -> dict[str, np.ndarray]:
+        """Those of the quantiser, and those by which dead codes are revived."""
+        own = initial_values(tokenizers.buffer_table(self.plan), seed)
+        loss = self.hparams.loss
+        return own | training.revival_buffers(loss, self.plan.codebook_size, self.plan.embedding_dim)
+
+    def phase(self, scalars: Mapping[str, float]) -> Hashable:
+        """Whether there is an adversarial loss yet."""
+        return ADVERSARIAL if scalars["adversarial"] > 0 else None
+
+    def terms(self, model: Model, batch: Arrays, noise: Arrays, phase: Hashable) -> Terms:
+        """Hands its arguments on: the loss needs the schedules' values inside the network."""
+        return Terms(model, batch, noise)
+
+    def loss(
+        self, terms: Terms, scalars: Arrays, statistics: Array | None, phase: Hashable
+    ) -> tuple[Array, dict[str, Array]]:
+        """Losses of tokenizer and, in the adversarial phase, of the discriminator; metrics and buffers."""
+        model, batch, noise = terms
+        options = self.hparams.loss
+        x = self._pictures(batch)
+        z = model.encode(x, noise)
+        quantised = model.quantise(z, noise, scalars, self._buffers(batch), train=True)
+        trunk = model.decode_trunk(quantised.codes, noise)
+        made, pull_back = _output(model, trunk, tokenizers.last_layer_name(self.plan))
+
+        def critic(pictures: Array, of: Model = model) -> Array:
+            logits: Array = of.discriminator(pictures)[0]
+            return logits
+
+        constant = partial(critic, of=jax.tree.map(stop_gradient, model))
+        adversary = constant if phase == ADVERSARIAL else None
+        loss, metrics = generator_terms(x, made, options, self._distance(batch), adversary, pull_back)
+        loss = loss + options.codebook_weight * quantised.losses["quantiser"]
+        if phase == ADVERSARIAL:
+            of_critic, more = discriminator_terms(x, made, options, critic)
+            loss, metrics = loss + of_critic, metrics | more
+        return loss, self._metrics(loss, metrics, quantised, z, terms)
+
+    def frozen(self) -> dict[str, np.ndarray]:
+        """Weights of LPIPS."""
+        loss = self.hparams.loss
+        return read_lpips(loss.lpips_path, loss.vgg_path) if loss.lpips_path else {}
+
+    def codebook_name(self) -> str:
+        """Canonical name of the codebook."""
+        return tokenizers.codebook_name(self.plan)
+
+    def assigned(self, buffers: Arrays, parameters: Arrays) -> dict[str, Array]:
+        """The codebook, where it follows from the quantiser's buffers or dead codes are revived."""
+        name = self.codebook_name()
+        found = assigned_codebook(self.plan, buffers)
+        if "share" not in buffers:
+            return {} if found is None else {name: found}
+        codebook = parameters[name] if found is None else found
+        dead = rearrange(self._dead(buffers["share"]), "k -> k 1")
+        return {name: jnp.where(dead, buffers["candidates"], codebook)}
+
+    def reconstruct(self, model: Model, batch: Arrays, noise: Arrays) -> dict[str, Array]:
+        """`image` (B, H, W, C), `tokens` (B, h, w), `reconstruction` (B,) and, with the weights of LPIPS,
+        `perceptual` (B,)."""
+        x = self._pictures(batch)
+        quantised = model.quantise(model.encode(x))
+        made = model.decode(quantised.codes)
+        found = {
+            "image": from_range(made, self.plan.pixel_range),
+            "tokens": quantised.indices.astype(jnp.int32),
+            "reconstruction": reconstruction(x, made, self.hparams.loss.reconstruction),
+        }
+        distance = self._distance(batch)
+        return found if distance is None else found | {"perceptual": distance(x, made)}
+
+    def evaluate(self, model: Model, batch: Arrays, noise: Arrays) -> dict[str, Array]:
+        """What `reconstruct` gives, without the pictures."""
+        found = self.reconstruct(model, batch, noise)
+        return {name: value for name, value in found.items() if name != "image"}
+
+    def encode(self, model: Model, batch: Arrays, noise: Arrays) -> dict[str, Array]:
+        """`tokens` (B, h, w)."""
+        return {"tokens": model.quantise(model.encode(self._pictures(batch))).indices.astype(jnp.int32)}
+
+    def decode(self, model: Model, batch: Arrays, noise: Arrays) -> dict[str, Array]:
+        """`image` (B, H, W, C) from `tokens` (B, h, w)."""
+        made = model.decode_indices(batch["tokens"])
+        return {"image": from_range(made, self.plan.pixel_range)}
+
+    def _metrics(
+        self, loss: Array, found: dict[str, Array], quantised: Quantised, z: Array, terms: Terms
+    ) -> dict[str, Array]:
+        """All of `training.METRICS`, and new buffers."""
+        counts = _counts(quantised.indices, self.plan.codebook_size, loss.dtype)
+        found = dict.fromkeys(training.METRICS, jnp.zeros_like(loss)) | found
+        found |= {
+            "loss": loss,
+            "quantiser": quantised.losses["quantiser"],
+            "usage": (counts > 0).astype(loss.dtype).mean(),
+            "perplexity": perplexity(counts),
+        }
+        buffers = dict(quantised.buffers)
+        if "buffer.share" in terms.batch:
+            buffers |= self._revival(terms, counts, z)
+        return found | {f"buffer.{name}": stop_gradient(value) for name, value in buffers.items()}
+
+    def _buffers(self, batch: Arrays) -> dict[str, Array]:
+        """The quantiser's buffers; averages of codes that were revived after the last step begin anew."""
+        buffers = _taken(batch, "buffer.")
+        if "share" in buffers and "cluster_size" in buffers:
+            dead = self._dead(buffers["share"])
+            size, total = buffers["cluster_size"], buffers["embedding_sum"]
+            buffers["cluster_size"] = jnp.where(dead, 1, size)
+            buffers["embedding_sum"] = jnp.where(rearrange(dead, "k -> k 1"), buffers["candidates"], total)
+        return buffers
+
+    def _revival(self, terms: Terms, counts: Array, z: Array) -> dict[str, Array]:
+        """New shares of the codes, of which those revived after the last step begin with a fair one, and
+        encoder outputs of the batch, as many as there are codes."""
+        decay, K = self.hparams.loss.revive_decay, self.plan.codebook_size
+        share = terms.batch["buffer.share"]
+        share = jnp.where(self._dead(share), 1 / K, share)
+        vectors = rearrange(stop_gradient(z), "b h w d -> (b h w) d")
+        order = jnp.argsort(terms.noise["revival"].reshape(-1))
+        chosen = order[jnp.arange(K) % len(order)]
+        return {
+            "share": decay * share + (1 - decay) * counts / counts.sum(),
+            "candidates": vectors[chosen],
+        }
+
+    def _pictures(self, batch: Arrays) -> Array:
+        """In the tokenizer's range, in at least float32."""
+        dtype = jnp.float64 if self.dtype == jnp.float64 else jnp.float32
+        return to_range(batch["image"], self.plan.pixel_range, dtype)
+
+    def _distance(self, batch: Arrays) -> Distance | None:
+        """LPIPS, where its weights are there."""
+        weights = _taken(batch, "frozen.")
+        if not weights:
+            return None
+        factor, summand = (2.0, -1.0) if self.plan.pixel_range == "unit" else (1.0, 0.0)
+
+        def distance(x: Array, made: Array) -> Array:
+            return lpips(factor * x + summand, factor * made + summand, weights, self.dtype)
+
+        return distance
+
+    def _dead(self, share: Array) -> Array:
+        """Which codes (K,) are taken too seldom."""
+        return share < self.hparams.loss.revive_below / self.plan.codebook_size
+
+
+def _counts(indices: Array, codebook_size: int, dtype: DTypeLike) -> Array:
+    """How often each code (K,) is among the indices."""
+    return jnp.zeros(codebook_size, dtype).at[indices.reshape(-1)].add(1)
+
+
+def _taken(tensors: Arrays, prefix: str) -> dict[str, Array]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _output(model: Model, trunk: Array, name: str) -> tuple[Array, Callable[[Array], Array]]:
+    """Pictures, and what takes a gradient with respect to them to one with respect to the last kernel."""
+    parts: Any = nnx.split(jax.tree.map(stop_gradient, model), nnx.Param, ...)
+    graph, params, rest = parts
+    flat: dict[Any, Any] = dict(nnx.to_flat_state(params))
+    path = next(path for path in flat if canonical_name(path) == name)
+
+    def output(kernel: Array) -> Array:
+        params = nnx.from_flat_state({**flat, path: flat[path].replace(kernel)})
+        merged: Model = nnx.merge(graph, params, rest)
+        pictures: Array = merged.output(stop_gradient(trunk))
+        return pictures
+
+    _, pull_back = jax.vjp(output, flat[path][...])
+    return model.output(trunk), lambda gradient: pull_back(gradient)[0]

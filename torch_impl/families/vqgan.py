@@ -1,0 +1,266 @@
+"""Image tokenizers as the engine sees them: their training with or without a discriminator, and their modes.
+
+Modes take the model, arrays with the batch first (NHWC, pictures uint8) and return such arrays. The model is
+the tokenizer, beside whose parts stands `discriminator`. Tokens are whole numbers (B, h, w).
+"""
+# ruff: noqa: ARG002 - the arguments are the engine's
+
+from collections.abc import Hashable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from einops import rearrange
+from torch import Tensor, nn
+
+from common.checkpoint.lpips import read_lpips
+from common.hparams.families.vqgan import HParams
+from common.plans import discriminators, tokenizers
+from common.plans import tokenizer_training as training
+from common.plans.noise import Draw
+from common.plans.parameters import initial_values, shapes
+from torch_impl.devices import COMPUTE_DTYPES
+from torch_impl.families.adapter import Adapter
+from torch_impl.layers.pictures import from_range, to_range
+from torch_impl.models.discriminator import build_discriminator
+from torch_impl.models.lpips import lpips
+from torch_impl.models.vqgan import Quantised, assigned_codebook, build_tokenizer
+from torch_impl.objectives.vqgan import (
+    Distance,
+    discriminator_terms,
+    generator_terms,
+    perplexity,
+    reconstruction,
+)
+
+Tensors = Mapping[str, Tensor]
+Model = Any
+"""The tokenizer, beside whose parts stands `discriminator`."""
+ADVERSARIAL = "adversarial"
+"""Phase with a discriminator; before it there is None."""
+
+
+class Terms(NamedTuple):
+    """What the loss is computed from."""
+
+    model: Model
+    batch: Tensors
+    noise: Tensors
+
+
+class Family(Adapter):
+    """Everything that the engine asks of a family."""
+
+    def __init__(self, hparams: HParams) -> None:
+        data = hparams.data
+        self.hparams = hparams
+        self.plan = tokenizers.make_plan(hparams.model, data.target_res, data.channels)
+        self.critic = discriminators.make_plan(hparams.discriminator, data.target_res, data.channels)
+        self.table = tokenizers.parameter_table(self.plan) | discriminators.parameter_table(self.critic)
+        self.weight_decay = hparams.loss.weight_decay
+        self.metric_sizes = dict.fromkeys(training.METRICS, 0)
+        self.dtype = COMPUTE_DTYPES[hparams.train.precision]
+
+    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Canonical shape of every parameter."""
+        return shapes(self.table)
+
+    def initial_parameters(self, seed: int) -> dict[str, np.ndarray]:
+        """First values under canonical names."""
+        return initial_values(self.table, seed)
+
+    def decayed(self, name: str) -> bool:
+        """Whether weight decay acts on a parameter."""
+        return self.table[name].decays
+
+    def build(self) -> Model:
+        """The model; its parameters' values do not matter."""
+        model: Model = build_tokenizer(
+            self.plan, dtype=self.dtype, checkpoint=self.hparams.train.checkpoint_activations
+        )
+        if self.critic is not None:
+            model.discriminator = build_discriminator(self.critic, self.dtype)
+        return model
+
+    def regions(self, model: Model) -> list[nn.Module]:
+        """What is compiled one by one. A critic whose gradient is differentiated again cannot be."""
+        loss = self.hparams.loss
+        penalised = loss.r1_cost > 0 or loss.gradient_penalty > 0
+        critic = [] if self.critic is None or penalised else [model.discriminator]
+        return [model.encoder, model.decoder, *critic]
+
+    def draws(self, method: str, batch: int) -> tuple[Draw, ...]:
+        """Noise that a method takes, for a batch of this size: training alone draws any."""
+        if method != "train_step":
+            return ()
+        own = tokenizers.noise(self.plan, batch)
+        return own + training.revival_draws(self.hparams.loss, batch, self.plan.grid)
+
+    def initial_buffers(self, seed: int) -> dict[str, np.ndarray]:
+        """Those of the quantiser, and those by which dead codes are revived."""
+        own = initial_values(tokenizers.buffer_table(self.plan), seed)
+        loss = self.hparams.loss
+        return own | training.revival_buffers(loss, self.plan.codebook_size, self.plan.embedding_dim)
+
+    def phase(self, scalars: Mapping[str, float]) -> Hashable:
+        """Whether there is an adversarial loss yet."""
+        return ADVERSARIAL if scalars["adversarial"] > 0 else None
+
+    def terms(self, model: Model, batch: Tensors, noise: Tensors, phase: Hashable) -> Terms:
+        """Hands its arguments on: the loss needs the schedules' values inside the network."""
+        return Terms(model, batch, noise)
+
+    def loss(
+        self, terms: Terms, scalars: Tensors, statistics: Tensor | None, phase: Hashable
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Losses of tokenizer and, in the adversarial phase, of the discriminator; metrics and buffers."""
+        model, batch, noise = terms
+        options = self.hparams.loss
+        x = self._pictures(batch)
+        z = model.encode(x, noise)
+        quantised = model.quantise(z, noise, scalars, self._buffers(batch), train=True)
+        made = model.output(model.decode_trunk(quantised.codes, noise))
+        kernel = model.get_parameter(tokenizers.last_layer_name(self.plan))
+
+        def pull_back(gradient: Tensor) -> Tensor:
+            found: Tensor = torch.autograd.grad(made, kernel, gradient, retain_graph=True)[0]
+            return found
+
+        def critic(pictures: Tensor) -> Tensor:
+            logits: Tensor = model.discriminator(pictures)[0]
+            return logits
+
+        adversary = critic if phase == ADVERSARIAL else None
+        loss, metrics = generator_terms(x, made, options, self._distance(batch), adversary, pull_back)
+        loss = loss + options.codebook_weight * quantised.losses["quantiser"]
+        if phase == ADVERSARIAL:
+            of_critic, more = discriminator_terms(x, made, options, critic)
+            loss, metrics = loss + of_critic, metrics | more
+        return loss, self._metrics(loss, metrics, quantised, z, terms)
+
+    def frozen(self) -> dict[str, np.ndarray]:
+        """Weights of LPIPS."""
+        loss = self.hparams.loss
+        return read_lpips(loss.lpips_path, loss.vgg_path) if loss.lpips_path else {}
+
+    def codebook_name(self) -> str:
+        """Canonical name of the codebook."""
+        return tokenizers.codebook_name(self.plan)
+
+    def assigned(self, buffers: Tensors, parameters: Tensors) -> dict[str, Tensor]:
+        """The codebook, where it follows from the quantiser's buffers or dead codes are revived."""
+        name = self.codebook_name()
+        found = assigned_codebook(self.plan, buffers)
+        if "share" not in buffers:
+            return {} if found is None else {name: found}
+        codebook = parameters[name] if found is None else found
+        dead = rearrange(self._dead(buffers["share"]), "k -> k 1")
+        return {name: torch.where(dead, buffers["candidates"], codebook)}
+
+    def reconstruct(self, model: Model, batch: Tensors, noise: Tensors) -> dict[str, Tensor]:
+        """`image` (B, H, W, C), `tokens` (B, h, w), `reconstruction` (B,) and, with the weights of LPIPS,
+        `perceptual` (B,)."""
+        x = self._pictures(batch)
+        quantised = model.quantise(model.encode(x))
+        made = model.decode(quantised.codes)
+        found = {
+            "image": from_range(made, self.plan.pixel_range),
+            "tokens": quantised.indices.to(torch.int32),
+            "reconstruction": reconstruction(x, made, self.hparams.loss.reconstruction),
+        }
+        distance = self._distance(batch)
+        return found if distance is None else found | {"perceptual": distance(x, made)}
+
+    def evaluate(self, model: Model, batch: Tensors, noise: Tensors) -> dict[str, Tensor]:
+        """What `reconstruct` gives, without the pictures."""
+        found = self.reconstruct(model, batch, noise)
+        return {name: value for name, value in found.items() if name != "image"}
+
+    def encode(self, model: Model, batch: Tensors, noise: Tensors) -> dict[str, Tensor]:
+        """`tokens` (B, h, w)."""
+        return {"tokens": model.quantise(model.encode(self._pictures(batch))).indices.to(torch.int32)}
+
+    def decode(self, model: Model, batch: Tensors, noise: Tensors) -> dict[str, Tensor]:
+        """`image` (B, H, W, C) from `tokens` (B, h, w)."""
+        made = model.decode_indices(batch["tokens"].to(torch.int64))
+        return {"image": from_range(made, self.plan.pixel_range)}
+
+    def _metrics(
+        self, loss: Tensor, found: dict[str, Tensor], quantised: Quantised, z: Tensor, terms: Terms
+    ) -> dict[str, Tensor]:
+        """All of `training.METRICS`, and new buffers."""
+        counts = _counts(quantised.indices, self.plan.codebook_size, loss.dtype)
+        found = dict.fromkeys(training.METRICS, torch.zeros_like(loss)) | found
+        found |= {
+            "loss": loss,
+            "quantiser": quantised.losses["quantiser"],
+            "usage": (counts > 0).to(loss.dtype).mean(),
+            "perplexity": perplexity(counts),
+        }
+        buffers = dict(quantised.buffers)
+        if "buffer.share" in terms.batch:
+            buffers |= self._revival(terms, counts, z)
+        return found | {f"buffer.{name}": value.detach() for name, value in buffers.items()}
+
+    def _buffers(self, batch: Tensors) -> dict[str, Tensor]:
+        """The quantiser's buffers; averages of codes that were revived after the last step begin anew."""
+        buffers = _taken(batch, "buffer.")
+        if "share" in buffers and "cluster_size" in buffers:
+            dead = self._dead(buffers["share"])
+            size, total = buffers["cluster_size"], buffers["embedding_sum"]
+            buffers["cluster_size"] = torch.where(dead, 1, size)
+            buffers["embedding_sum"] = torch.where(rearrange(dead, "k -> k 1"), buffers["candidates"], total)
+        return buffers
+
+    def _revival(self, terms: Terms, counts: Tensor, z: Tensor) -> dict[str, Tensor]:
+        """New shares of the codes, of which those revived after the last step begin with a fair one, and
+        encoder outputs of the batch, as many as there are codes."""
+        decay, K = self.hparams.loss.revive_decay, self.plan.codebook_size
+        share = terms.batch["buffer.share"]
+        share = torch.where(self._dead(share), 1 / K, share)
+        vectors = rearrange(z.detach(), "b h w d -> (b h w) d")
+        order = torch.argsort(terms.noise["revival"].flatten())
+        chosen = order[torch.arange(K, device=order.device) % len(order)]
+        return {
+            "share": decay * share + (1 - decay) * counts / counts.sum(),
+            "candidates": _of_first_process(vectors[chosen]),
+        }
+
+    def _pictures(self, batch: Tensors) -> Tensor:
+        """In the tokenizer's range, in at least float32."""
+        dtype = torch.float64 if self.dtype == torch.float64 else torch.float32
+        return to_range(batch["image"], self.plan.pixel_range, dtype)
+
+    def _distance(self, batch: Tensors) -> Distance | None:
+        """LPIPS, where its weights are there."""
+        weights = _taken(batch, "frozen.")
+        if not weights:
+            return None
+        factor, summand = (2.0, -1.0) if self.plan.pixel_range == "unit" else (1.0, 0.0)
+
+        def distance(x: Tensor, made: Tensor) -> Tensor:
+            return lpips(factor * x + summand, factor * made + summand, weights, self.dtype)
+
+        return distance
+
+    def _dead(self, share: Tensor) -> Tensor:
+        """Which codes (K,) are taken too seldom."""
+        return share < self.hparams.loss.revive_below / self.plan.codebook_size
+
+
+def _counts(indices: Tensor, codebook_size: int, dtype: torch.dtype) -> Tensor:
+    """How often each code (K,) is among the indices."""
+    counts = torch.zeros(codebook_size, dtype=dtype, device=indices.device)
+    return counts.index_add_(0, indices.flatten(), torch.ones_like(indices.flatten(), dtype=dtype))
+
+
+def _taken(tensors: Tensors, prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _of_first_process(x: Tensor) -> Tensor:
+    """What makes the first process's tensor of the mean over the processes, which the engine takes."""
+    if not dist.is_initialized():
+        return x
+    return x * dist.get_world_size() if dist.get_rank() == 0 else torch.zeros_like(x)
