@@ -36,9 +36,14 @@ class Twin:
         """`logits` and all intermediates; `prepared` prepares the condition beforehand."""
         raise NotImplementedError
 
-    def pull_back(self, ids, condition, cotangents, noise=None):
-        """Gradients, with respect to every parameter, of the sum of outputs times their cotangents."""
+    def both(self, ids, condition, cotangents, noise=None):
+        """What `forward` gives, and the gradients, with respect to every parameter, of the sum of outputs
+        times their cotangents."""
         raise NotImplementedError
+
+    def pull_back(self, ids, condition, cotangents, noise=None):
+        """These gradients."""
+        return self.both(ids, condition, cotangents, noise)[1]
 
     def criticise(self, ids, condition, cotangent=None):
         """Logits (B, L) of the critic, or with a cotangent the gradients of their sum times it."""
@@ -54,18 +59,14 @@ class Torch(Twin):
             condition = self._all(condition)
             condition = model.prepare(condition) if prepared else condition
             logits, aux = model(self._ids(ids), condition, self._all(noise))
-            return {
-                name: value.float().numpy() if value.dtype == torch.bfloat16 else value.numpy()
-                for name, value in {"logits": logits, **aux}.items()
-            }
+            return self._out({"logits": logits, **aux})
 
-    def pull_back(self, ids, condition, cotangents, noise=None):
+    def both(self, ids, condition, cotangents, noise=None):
         model = self._model()
         logits, aux = model(self._ids(ids), self._all(condition), self._all(noise))
         found = {"logits": logits, **aux}
-        return self._gradients(
-            model, sum((found[name] * self._in(c)).sum() for name, c in cotangents.items())
-        )
+        loss = sum((found[name] * self._in(c)).sum() for name, c in cotangents.items())
+        return self._out(found), self._gradients(model, loss)
 
     def criticise(self, ids, condition, cotangent=None):
         model = self._model()
@@ -85,6 +86,13 @@ class Torch(Twin):
         layout = torch_flat.flat_layout(model, self.shapes, lambda _: True)
         torch_flat.bind(model, torch.from_numpy(pack(self.weights, layout, self.dtype)), layout)
         return model
+
+    def _out(self, found):
+        found = {name: value.detach() for name, value in found.items()}
+        return {
+            name: (value.float() if value.dtype == torch.bfloat16 else value).numpy()
+            for name, value in found.items()
+        }
 
     def _ids(self, ids):
         return torch.from_numpy(np.array(ids, np.int64))
@@ -106,23 +114,20 @@ class Jax(Twin):
     def forward(self, ids, condition, noise=None, *, prepared=False):
         with self._arithmetic():
             arguments = self._ids(ids), self._all(condition), self._all(noise)
-            found = self._forward(self._params(), *arguments, prepared)
-            return {
-                name: np.asarray(value.astype(jnp.float32) if value.dtype == jnp.bfloat16 else value)
-                for name, value in found.items()
-            }
+            return self._out(self._forward(self._params(), *arguments, prepared))
 
-    def pull_back(self, ids, condition, cotangents, noise=None):
+    def both(self, ids, condition, cotangents, noise=None):
         with self._arithmetic():
             arguments = self._ids(ids), self._all(condition), self._all(noise), self._all(cotangents)
-            return self._out(self._pull_back(self._params(), *arguments))
+            grads, found = self._both(self._params(), *arguments)
+            return self._out(found), self._canonical(grads)
 
     def criticise(self, ids, condition, cotangent=None):
         with self._arithmetic():
             arguments = self._params(), self._ids(ids), self._all(condition)
             if cotangent is None:
                 return np.asarray(self._criticise(*arguments))
-            return self._out(self._pull_back_critic(*arguments, self._in(cotangent)))
+            return self._canonical(self._pull_back_critic(*arguments, self._in(cotangent)))
 
     @cached_property
     def _forward(self):
@@ -134,13 +139,13 @@ class Jax(Twin):
         return jax.jit(run, static_argnums=4, compiler_options=QUICK)
 
     @cached_property
-    def _pull_back(self):
+    def _both(self):
         def run(params, ids, condition, noise, cotangents):
             logits, aux = self._model(params)(ids, condition, noise)
             found = {"logits": logits, **aux}
-            return sum((found[name] * c).sum() for name, c in cotangents.items())
+            return sum((found[name] * c).sum() for name, c in cotangents.items()), found
 
-        return jax.jit(jax.grad(run), compiler_options=QUICK)
+        return jax.jit(jax.grad(run, has_aux=True), compiler_options=QUICK)
 
     @cached_property
     def _criticise(self):
@@ -174,7 +179,13 @@ class Jax(Twin):
         graph, rest, _, _ = self._parts
         return nnx.merge(graph, params, rest)
 
-    def _out(self, grads):
+    def _out(self, found):
+        return {
+            name: np.asarray(value.astype(jnp.float32) if value.dtype == jnp.bfloat16 else value)
+            for name, value in found.items()
+        }
+
+    def _canonical(self, grads):
         _, _, layout, tree = self._parts
         return unpack(np.asarray(jax_flat.join(grads, layout, tree)), layout)
 

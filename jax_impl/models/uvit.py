@@ -8,13 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
 from flax import nnx
-from jax import Array, lax
+from jax import Array
 
 from common.plans.transformer_plan import TransformerPlan
-from jax_impl.layers.attention import Attention
-from jax_impl.layers.dense import Dense, Embedding, along
-from jax_impl.layers.dropout import Arrays, dropout, part
-from jax_impl.layers.norms import GlobalResponseNorm
+from jax_impl.layers.dense import Dense, Embedding
+from jax_impl.layers.dropout import Arrays, part
 from jax_impl.layers.precision import at_least_float32, cast
 from jax_impl.layers.stack import apply_layers
 from jax_impl.models.maskgit import (
@@ -29,6 +27,7 @@ from jax_impl.models.maskgit import (
     self_condition_layer,
     self_conditioned,
 )
+from jax_impl.models.uvit_blocks import UViTSide
 
 
 class MaskGiTUViT(nnx.Module):
@@ -115,91 +114,6 @@ class MaskGiTUViT(nnx.Module):
         return rearrange(logits, "b h w k -> b (h w) k"), aux
 
 
-class UViTSide(nnx.Module):
-    """Convolutional blocks and cross-attention on one side of the transformer, after halving or before
-    doubling the grid where that is wanted."""
-
-    def __init__(self, plan: TransformerPlan, dtype: Dtype, *, down: bool) -> None:
-        options = plan.options
-        resampled = options.force_down_up_sample
-        self.downsample = Resample(plan, dtype, down=True) if resampled and down else None
-        self.res_blocks = nnx.List([ResBlock(plan, dtype) for _ in range(options.num_res_blocks)])
-        self.attention_blocks = nnx.List(
-            [AttentionBlock2D(plan, dtype) for _ in range(options.num_res_blocks)]
-        )
-        self.upsample = Resample(plan, dtype, down=False) if resampled and not down else None
-
-    def prepare(self, context: Array, embedded: Array | None) -> dict[str, Array]:
-        """Of text states (B, S, C) and embedded condition (B, C): what the blocks take of them."""
-        prepared = {}
-        for j, (block, attention) in enumerate(zip(self.res_blocks, self.attention_blocks, strict=True)):
-            found = attention.prepare(context)
-            prepared |= {f"attention_blocks.{j}.{name}": value for name, value in found.items()}
-            if block.adaLN_modulation is not None:
-                prepared[f"res_blocks.{j}"] = block.adaLN_modulation(embedded)
-        return prepared
-
-    def __call__(self, x: Array, mask: Array | None, prepared: Arrays, noise: Arrays) -> Array:
-        """Grid (B, h, w, c) -> grid; `mask` (B, S) is the text's."""
-        x = x if self.downsample is None else self.downsample(x)
-        for j, (block, attention) in enumerate(zip(self.res_blocks, self.attention_blocks, strict=True)):
-            name = f"attention_blocks.{j}"
-            x = block(x, prepared.get(f"res_blocks.{j}"), noise.get(f"res_blocks.{j}.channelwise"))
-            x = attention(x, mask, part(prepared, name), part(noise, name))
-        return x if self.upsample is None else self.upsample(x)
-
-
-class ResBlock(nnx.Module):
-    """ConvNeXt V2 block, then factor and summand of the condition: (B, h, w, c) -> (B, h, w, c)."""
-
-    def __init__(self, plan: TransformerPlan, dtype: Dtype) -> None:
-        options, c = plan.options, plan.options.block_out_channels[0]
-        self.depthwise = Depthwise(c, options.use_bias, dtype)
-        self.norm = nnx.Dict({"norm": plan_norm(plan, c)})
-        self.channelwise = nnx.Dict(
-            {
-                "0": Dense(c, 4 * c, bias=options.use_bias, dtype=dtype),
-                "2": GlobalResponseNorm(4 * c),
-                "4": Dense(4 * c, c, bias=options.use_bias, dtype=dtype),
-            }
-        )
-        self.adaLN_modulation = Modulation(plan, c, dtype) if plan.cond_inputs else None
-        self.rate = options.hidden_dropout
-
-    def __call__(self, x: Array, modulation: Array | None, noise: Array | None) -> Array:
-        y = self.channelwise["0"](self.norm["norm"](self.depthwise(x)))
-        y = dropout(self.channelwise["2"](jax.nn.gelu(y, approximate=False)), noise, self.rate)
-        return adapted(x + self.channelwise["4"](y), modulation)
-
-
-class AttentionBlock2D(nnx.Module):
-    """Two cross-attentions to the text, one after the other: (B, h, w, c) -> (B, h, w, c)."""
-
-    def __init__(self, plan: TransformerPlan, dtype: Dtype) -> None:
-        options, C, c = plan.options, plan.options.hidden_size, plan.options.block_out_channels[0]
-        bias, heads, rate = options.use_bias, options.block_num_heads, options.attention_dropout
-        self.kv_mapper = Dense(C, c, bias=bias, dtype=dtype) if c != C else None
-        self.attn_layer_norm = plan_norm(plan, c)
-        self.attention = Attention(c, heads, bias=bias, rate=rate, dtype=dtype)
-        self.crossattn_layer_norm = plan_norm(plan, c)
-        self.crossattention = Attention(c, heads, bias=bias, rate=rate, dtype=dtype)
-
-    def prepare(self, context: Array) -> dict[str, Array]:
-        """Both attentions' keys and values of text states (B, S, C)."""
-        context = context if self.kv_mapper is None else self.kv_mapper(jax.nn.silu(context))
-        first, second = self.attention.prepare(context), self.crossattention.prepare(context)
-        prepared = {f"attention.{name}": value for name, value in first.items()}
-        return prepared | {f"crossattention.{name}": value for name, value in second.items()}
-
-    def __call__(self, x: Array, mask: Array | None, prepared: Arrays, noise: Arrays) -> Array:
-        height, x = x.shape[1], rearrange(x, "b h w c -> b (h w) c")
-        states = part(prepared, "attention")
-        x = x + self.attention(self.attn_layer_norm(x), states, mask, noise.get("attention"))
-        states = part(prepared, "crossattention")
-        x = x + self.crossattention(self.crossattn_layer_norm(x), states, mask, noise.get("crossattention"))
-        return rearrange(x, "b (h w) c -> b h w c", h=height)
-
-
 class UViTLayer(nnx.Module):
     """Self-attention, cross-attention, feed-forward, each after an adaptive norm."""
 
@@ -262,58 +176,6 @@ class UViTMlmLayer(nnx.Module):
 
     def __call__(self, x: Array) -> Array:
         return self.conv2(self.layer_norm["norm"](self.conv1(x)))
-
-
-class Depthwise(nnx.Module):
-    """3x3 convolution of every channel by itself: (B, h, w, c) -> (B, h, w, c)."""
-
-    def __init__(self, channels: int, bias: bool, dtype: Dtype) -> None:
-        self.kernel = nnx.Param(jnp.zeros((3, 3, 1, channels)))
-        self.bias = nnx.Param(jnp.zeros(channels)) if bias else None
-        self.dtype = dtype
-
-    def __call__(self, x: Array) -> Array:
-        x, kernel = cast(x, self.dtype), cast(self.kernel[...], self.dtype)
-        y = lax.conv_general_dilated(
-            x,
-            kernel,
-            (1, 1),
-            ((1, 1), (1, 1)),
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            feature_group_count=x.shape[-1],
-        )
-        return y if self.bias is None else y + along(cast(self.bias[...], self.dtype), y)
-
-
-class Resample(nnx.Dict):
-    """Norm, 2x2 convolution of stride 2, or transposed one: (B, h, w, c) -> half or twice the side."""
-
-    def __init__(self, plan: TransformerPlan, dtype: Dtype, *, down: bool) -> None:
-        c, bias = plan.options.block_out_channels[0], plan.options.use_bias
-        norm = nnx.Dict({"norm": plan_norm(plan, c)})
-        super().__init__({"0": norm, "1": Patches(c, bias, dtype, down=down)})
-
-    def __call__(self, x: Array) -> Array:
-        return self["1"](self["0"]["norm"](x))
-
-
-class Patches(nnx.Module):
-    """2x2 convolution of stride 2, kernel (2, 2, in, out), or transposed one, kernel (2, 2, out, in)."""
-
-    def __init__(self, channels: int, bias: bool, dtype: Dtype, *, down: bool) -> None:
-        self.kernel = nnx.Param(jnp.zeros((2, 2, channels, channels)))
-        self.bias = nnx.Param(jnp.zeros(channels)) if bias else None
-        self.down, self.dtype = down, dtype
-
-    def __call__(self, x: Array) -> Array:
-        x, kernel = cast(x, self.dtype), cast(self.kernel[...], self.dtype)
-        if self.down:
-            x = rearrange(x, "b (h s) (w t) c -> b h w (s t c)", s=2, t=2)
-            y = jnp.dot(x, rearrange(kernel, "s t i o -> (s t i) o"))
-        else:
-            y = jnp.dot(x, rearrange(kernel, "s t o i -> i (s t o)"))
-            y = rearrange(y, "b h w (s t c) -> b (h s) (w t) c", s=2, t=2)
-        return y if self.bias is None else y + along(cast(self.bias[...], self.dtype), y)
 
 
 def condition_vector(condition: Arrays, plan: TransformerPlan) -> Array:

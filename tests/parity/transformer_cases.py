@@ -1,0 +1,147 @@
+"""Small masked token transformers that together hold every value of every enumerated or boolean option."""
+
+from dataclasses import fields
+
+import numpy as np
+
+from common.hparams.transformer import Transformer
+from common.plans.parameters import shapes
+from common.plans.transformers import dropout_noise, make_plan, parameter_table
+
+GRID, CODES, BATCH, TEXT = 4, 11, 2, 5
+
+SMALL = {
+    "hidden_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 3,
+    "intermediate_size": 36,
+    "encoder_hidden_size": 10,
+    "in_channels": 6,
+    "block_out_channels": (8,),
+    "block_num_heads": 2,
+    "num_res_blocks": 1,
+    "cond_embed_dim": 7,
+    "micro_cond_encode_dim": 5,
+}
+
+DROPPED = {"hidden_dropout": 0.2, "attention_dropout": 0.3}
+
+CASES = {
+    "class": {**DROPPED, "num_classes": 3, "vocab_size": 19, "self_cond": True, "critic": "token"},
+    "text": {
+        **DROPPED,
+        "add_cross_attention": True,
+        "project_encoder_hidden_states": True,
+        "norm_type": "rmsnorm",
+        "legacy_mlp_layernorm": True,
+        "use_bias": True,
+        "use_normformer": False,
+        "use_encoder_layernorm": False,
+        "use_mlm_layer": False,
+        "use_codebook_size_for_output": True,
+    },
+    "patches": {
+        "add_cross_attention": True,
+        "use_conv_in_out": True,
+        "embedding_size": 6,
+        "patch_size": 2,
+        "use_bias": True,
+        "norm_type": "rmsnorm",
+    },
+    "plain": {"use_mlm_layernorm": False, "max_position_embeddings": 20, "critic": "self"},
+    "uvit": {
+        **DROPPED,
+        "architecture": "uvit",
+        "norm_type": "rmsnorm",
+        "legacy_mlp_layernorm": True,
+        "force_down_up_sample": True,
+        "self_cond": True,
+    },
+    "uvit_plain": {
+        "architecture": "uvit",
+        "block_out_channels": (24,),
+        "use_bias": True,
+        "ln_elementwise_affine": False,
+        "add_cond_embeds": False,
+        "add_micro_cond_embeds": False,
+        "critic": "token",
+    },
+    "google": {
+        **DROPPED,
+        "architecture": "google",
+        "num_classes": 3,
+        "self_cond": True,
+        "critic": "self",
+    },
+    "halton": {
+        **DROPPED,
+        "architecture": "halton",
+        "num_classes": 3,
+        "num_attention_heads": 5,
+        "register": 2,
+        "proj": 2,
+        "self_cond": True,
+    },
+    "halton_plain": {"architecture": "halton", "register": 0, "critic": "token"},
+    "lucidrains": {
+        **DROPPED,
+        "architecture": "lucidrains",
+        "head_dim": 5,
+        "self_cond": True,
+        "critic": "token",
+    },
+}
+
+
+def make(case):
+    """Plan, float64 weights, ids (B, L), condition and dropout noise of a case."""
+    rng = np.random.default_rng(len(case))
+    plan = make_plan(Transformer(**{**SMALL, **CASES[case]}), GRID, CODES)
+    weights = {
+        name: rng.normal(len(shape) == 1 and not name.endswith("bias"), 0.3, shape)
+        for name, shape in shapes(parameter_table(plan)).items()
+    }
+    ids = rng.integers(0, CODES, (BATCH, plan.n_tokens))
+    ids[rng.random(ids.shape) < 0.5] = plan.mask_id
+    lucidrains = plan.options.architecture == "lucidrains"
+    noise = {draw.name: rng.random(draw.shape) for draw in dropout_noise(plan, BATCH, TEXT + 3 * lucidrains)}
+    return plan, weights, ids, _condition(plan, rng), noise
+
+
+def critic_input(plan, ids, condition):
+    """Ids and condition for the critic, which sees no masks and, unless it is the network, no last pass."""
+    kept = {
+        name: array for name, array in condition.items() if name != "self" or plan.options.critic == "self"
+    }
+    return np.where(ids == plan.mask_id, 3, ids), kept
+
+
+def enumerated_options():
+    """Option -> its values, of every option that is boolean or declares its choices."""
+    found = {}
+    for declared in fields(Transformer):
+        if declared.metadata["choices"]:
+            found[declared.name] = tuple(declared.metadata["choices"])
+        elif declared.type is bool:
+            found[declared.name] = (False, True)
+    return found
+
+
+def _condition(plan, rng):
+    """All that the plan reads: one class is the null one, one text is cut off, some of a text is dropped."""
+    made = {
+        "label": np.array([1, plan.null_label]),
+        "text": rng.normal(size=(BATCH, TEXT, plan.options.encoder_hidden_size)),
+        "pooled": rng.normal(size=(BATCH, plan.options.cond_embed_dim)),
+        "micro": rng.uniform(0, 50, (BATCH, 5)),
+    }
+    condition = {name: made[name] for name in plan.conditions}
+    if plan.uses_text:
+        condition["text_mask"] = np.arange(TEXT) < np.array([[TEXT], [2]])
+    if plan.options.architecture == "lucidrains":
+        condition["low_res"] = rng.integers(0, CODES, (BATCH, 3))
+    if plan.options.self_cond:
+        tokens = plan.length - plan.class_token
+        tokens -= plan.options.register if plan.options.architecture == "halton" else 0
+        condition["self"] = rng.normal(size=(BATCH, tokens, plan.options.hidden_size))
+    return condition
