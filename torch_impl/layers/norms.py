@@ -17,8 +17,8 @@ class LayerNorm(nn.Module):
         self.width, self.eps = width, eps
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.layer_norm(at_least_float32(x), (self.width,), self.weight, self.bias, self.eps)
-        return y.to(x.dtype)
+        weight, bias = (None if p is None else at_least_float32(p) for p in (self.weight, self.bias))
+        return F.layer_norm(at_least_float32(x), (self.width,), weight, bias, self.eps).to(x.dtype)
 
 
 class RMSNorm(nn.Module):
@@ -46,7 +46,8 @@ class GammaLayerNorm(nn.Module):
         self.width, self.eps = width, eps
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.layer_norm(at_least_float32(x), (self.width,), self.gamma, None, self.eps).to(x.dtype)
+        gamma = at_least_float32(self.gamma)
+        return F.layer_norm(at_least_float32(x), (self.width,), gamma, None, self.eps).to(x.dtype)
 
 
 class GlobalResponseNorm(nn.Module):
