@@ -13,13 +13,23 @@ from tests.golden.recorded import Recorded, cases, kind
 from tests.models import TWINS
 
 MODELS = [("hierarchical_vae", f"efficient_vdvae_{program}") for program in ("torch", "jax")]
+ELSEWHERE = [
+    ("maskgit", runner)
+    for runner in (
+        "maskgit_vqgan", "taming_vqgan", "maskgit_flax_tokenizer",  # test_maskgit_tokenizers.py
+        "taming_gan_loss",  # test_maskgit_gan.py
+        "maskgit_transformer", "uvit", "maskgit_flax_transformer",  # test_maskgit_transformers.py
+        "halton_maskgit", "lucidrains_token_critic",  # the same
+        "tables",  # test_maskgit_tables.py
+    )
+]  # fmt: skip
 MAX_SETTINGS = 8
 HOST = {("hierarchical_vae", runner): check for runner, check in host_cases.RUNNERS.items()}
 
 
 @pytest.mark.parametrize(("folder", "case"), cases())
 def test_case_is_of_a_known_kind(folder, case):
-    assert kind(case) in [*MODELS, *HOST], f"no check for {kind(case)}"
+    assert kind(case) in [*MODELS, *HOST, *ELSEWHERE], f"no check for {kind(case)}"
 
 
 @pytest.mark.parametrize(("folder", "case"), cases(*HOST))
