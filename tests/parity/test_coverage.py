@@ -8,13 +8,15 @@ from pathlib import Path
 import pytest
 
 from common import hparams
+from tests import transformers
 from tests.models import Torch
+from tests.parity import transformer_cases
 from tests.parity.model_cases import CASES, make
 from tests.parity.option_cases import HOST_ONLY, enumerated_options, load_case, option_cases
 
 ROOT = Path(__file__).parents[2]
-HARNESS = ROOT / "tests" / "models.py"
-COMPARED = [HARNESS, *(ROOT / "tests" / "parity").glob("*.py"), *(ROOT / "tests" / "golden").glob("*.py")]
+HARNESSES = [ROOT / "tests" / name for name in ("models.py", "transformers.py")]
+COMPARED = [*HARNESSES, *(ROOT / "tests" / "parity").glob("*.py"), *(ROOT / "tests" / "golden").glob("*.py")]
 GOLDEN_CONFIGURATIONS = sorted((ROOT / "tests" / "golden" / "cases").glob("hierarchical_vae/*/hparams.cfg"))
 
 
@@ -74,6 +76,9 @@ def executed():
             ]
             for kind in ("sample", "mean"):
                 twin.read(output, noise, kind, 1.0)
+        for case in transformer_cases.CASES:
+            plan, weights, *arguments = transformer_cases.make(case)
+            transformers.Torch(plan, weights, "float64").forward(*arguments)
     finally:
         sys.setprofile(before)
     return names
