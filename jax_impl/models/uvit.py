@@ -29,6 +29,9 @@ from jax_impl.models.maskgit import (
 )
 from jax_impl.models.uvit_blocks import UViTSide
 
+CONDITION = ("cond_embed_in", "cond_embed_out")
+"""Of the adaptive norms: pooled text and micro-conditions, and their embedding."""
+
 
 class MaskGiTUViT(nnx.Module):
     """The network. `dtype` is that of the arithmetic, None: as the parameters.
@@ -92,7 +95,7 @@ class MaskGiTUViT(nnx.Module):
         `up_out`, and `hs_layer<i>`, what the layer's feed-forward part adds."""
         states, uniforms = part(self.prepare(condition), "prepared"), part(noise, "dropout")
         mask = condition.get("text_mask")
-        aux = {name: states[name] for name in ("cond_embed_in", "cond_embed_out") if name in states}
+        aux: dict[str, Array] = {name: states[name] for name in CONDITION if name in states}
         x = self.embed(ids)
         aux["hs_embed"] = x
         x = self.down_blocks[0](x, mask, part(states, "down_blocks.0"), part(uniforms, "down_blocks.0"))
