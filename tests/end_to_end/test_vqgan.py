@@ -1,0 +1,141 @@
+"""What a user does with a tokenizer: train it, go on in the other twin, reconstruct, encode, decode."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from common.checkpoint import store
+from common.data.tokens import open_tokens
+from tests.common.tiny_vqgan import write_tiny
+from tests.end_to_end.twins import TWINS, call, pictures
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with both twins' runs `tiny`: 4 batches in PyTorch, 4 more in JAX; the adversary joins."""
+    folder = tmp_path_factory.mktemp("twins")
+    cfg = write_tiny(folder)
+    torch_twin, jax_twin = (folder / name for name in TWINS)
+    call("train", torch_twin, cfg, "train.total_train_steps=4")
+    call("train", jax_twin, cfg, "--resume-from", torch_twin / "logs-tiny")
+    return folder
+
+
+@pytest.fixture(params=TWINS)
+def twin(request, folder, tmp_path):
+    """A twin's folder with the run `tiny`, to be written into."""
+    shutil.copytree(folder / request.param / "logs-tiny", tmp_path / request.param / "logs-tiny")
+    shutil.copy(folder / "tiny.cfg", tmp_path)
+    return tmp_path / request.param
+
+
+def modes(twin, mode, *overrides):
+    call("synthesize", twin, twin.parent / "tiny.cfg", f"synthesis.synthesis_mode={mode}", *overrides)
+    return twin / "logs-tiny"
+
+
+def refused(capsys, twin, mode, *overrides):
+    """The one line that a refused call prints."""
+    with pytest.raises(SystemExit):
+        modes(twin, mode, *overrides)
+    lines = [line for line in capsys.readouterr().err.splitlines() if "error:" in line]
+    assert len(lines) == 1
+    return lines[0]
+
+
+def test_run_is_reported_and_goes_on_in_the_other_twin(folder):
+    for name, steps in zip(TWINS, ([1, 2, 3, 4], [5, 6, 7, 8]), strict=True):
+        run = folder / name / "logs-tiny"
+        lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        train = [line for line in lines if line["split"] == "train"]
+        assert [line["step"] for line in train] == steps
+        adversarial = [line["Adversarial/logits_real"] != 0 for line in train]
+        assert adversarial == [step > 2 for step in steps]
+        report = json.loads((run / "report.json").read_text())
+        assert report["test_pictures"] == 299
+        assert np.isfinite([report["psnr"], report["ssim"], report["codebook_perplexity"]]).all()
+        assert (run / "reconstructions.png").exists()
+    assert store.load(run / "checkpoints").state["counters"]["updates"] == 8
+
+
+def test_decoded_tokens_are_the_reconstructions(twin):
+    run = modes(twin, "reconstruction", "synthesis.save_target_in_reconstruction=True")
+    images = run / "synthesis-images"
+    made, targets = (pictures(images / "reconstructed", f"{kind}-*.png") for kind in ("image", "target"))
+    report = json.loads((images / "reconstructed" / "report.json").read_text())
+    assert (report["pictures"], made.shape, targets.shape) == (10, (10, 8, 8), (10, 8, 8))
+    modes(twin, "encoding", "synthesis.split=test")
+    tokens = open_tokens(run / "latents" / "tokens_test")
+    assert (len(tokens), tokens.grid, tokens.codebook_size) == (10, (4, 4), 16)
+    assert tokens.labels.shape == (10,)
+    modes(twin, "decoding", "synthesis.split=test")
+    np.testing.assert_array_equal(pictures(images / "decoded"), made)
+    assert made.std() > 0
+    names = json.loads((images / "decoded" / "names.json").read_text())
+    assert list(names.values()) == list(tokens.keys)
+    for mode in ("reconstructed", "encoded", "decoded"):
+        assert (images / mode / "contact-sheet.png").exists(), mode
+
+
+def test_both_twins_make_the_same_tokens(folder, tmp_path):
+    found = []
+    for name in TWINS:
+        shutil.copytree(folder / "jax_impl" / "logs-tiny", tmp_path / name / "logs-tiny")
+        shutil.copy(folder / "tiny.cfg", tmp_path)
+        run = modes(tmp_path / name, "encoding", "synthesis.n_samples=100")
+        found.append(open_tokens(run / "latents" / "tokens_train"))
+    rows = np.arange(100)
+    # A vector in the middle between two codes may fall to either side.
+    assert (found[0].gather(rows) != found[1].gather(rows)).mean() < 0.002
+    assert found[0].header["tokenizer"]["sha256"] == found[1].header["tokenizer"]["sha256"]
+
+
+def test_tokens_of_another_tokenizer_are_refused(twin, capsys):
+    assert "do not exist" in refused(capsys, twin, "decoding")
+    run = modes(twin, "encoding")
+    refused_line = refused(capsys, twin, "decoding", "synthesis.load_ema_weights=False")
+    assert "made by another tokenizer" in refused_line
+    assert "ema weights" in refused_line
+    assert "made otherwise" in refused(capsys, twin, "encoding", "synthesis.load_ema_weights=False")
+    index = run / "latents" / "tokens_train" / "index.json"
+    index.write_text(index.read_text().replace('"codebook_size": 16', '"codebook_size": 17'))
+    line = refused(capsys, twin, "decoding", "synthesis.load_ema_weights=True")
+    assert "4x4 of 17 codes" in line
+
+
+def test_interrupted_encoding_goes_on(twin, capsys, monkeypatch):
+    monkeypatch.setattr("common.data.tokens.TokenWriter.__init__.__kwdefaults__", {"shard_size": 4})
+    run = modes(twin, "encoding")
+    folder = run / "latents" / "tokens_train"
+    whole = open_tokens(folder).gather(np.arange(10))
+    (folder / "tokens-00001.npy").unlink()
+    capsys.readouterr()
+    modes(twin, "encoding")
+    assert "going on after 4 pictures" in capsys.readouterr().out
+    np.testing.assert_array_equal(open_tokens(folder).gather(np.arange(10)), whole)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("data.dataset_source=mnist10k", "mnist10k_grey"),
+        ("data.num_bits=5.", "num_bits"),
+        ("data.target_res=9", "target_res"),
+        ("loss.perceptual_weight=1.", "lpips_path"),
+        ("train.accumulation_steps=2 loss.revive_below=0.1", "revive_below"),
+        ("loss.revive_below=0.1 model.quantizer=lfq", "revive_below"),
+        ("discriminator.num_layers=9", "num_layers"),
+        ("discriminator.type=stylegan data.target_res=12", "stylegan"),
+    ],
+)
+def test_options_that_do_not_fit_are_named(tmp_path, capsys, override, message):
+    cfg = write_tiny(tmp_path)
+    with pytest.raises(SystemExit):
+        call("train", tmp_path / "torch_impl", cfg, *override.split())
+    lines = [line for line in capsys.readouterr().err.splitlines() if "error:" in line]
+    assert len(lines) == 1
+    assert message in lines[0]
