@@ -12,11 +12,10 @@ Array = np.ndarray
 
 @dataclass(frozen=True)
 class Moments:
-    """Mean (D,) and unbiased covariance (D, D) of n feature vectors, float64."""
+    """Mean (D,) and a factor F (R, D) of the unbiased covariance F^T F, float64."""
 
-    n: int
     mean: Array
-    covariance: Array
+    factor: Array
 
 
 def moments(features: Array) -> Moments:
@@ -25,25 +24,16 @@ def moments(features: Array) -> Moments:
     if N < 2:
         raise ValueError(f"a covariance needs 2 feature vectors or more, not {N}")
     mean = features.mean(0, dtype=np.float64)
-    centred = features - mean
-    return Moments(N, mean, centred.T @ centred / (N - 1))
+    return Moments(mean, np.linalg.qr(features - mean, mode="r") / np.sqrt(N - 1))
 
 
 def frechet_distance(first: Moments, second: Moments) -> float:
     """|m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)), 0 for equal moments.
 
-    The last trace is the sum of the singular values of S1^(1/2) S2^(1/2): they need no square root of a
-    product that is not symmetric, and singular covariances do no harm.
+    The last trace is the sum of the singular values of F1 F2^T: the covariances are never multiplied, and
+    singular ones do no harm.
     """
     difference = first.mean - second.mean
-    product = _root(first.covariance) @ _root(second.covariance)
-    overlap = np.linalg.svd(product, compute_uv=False).sum()
-    spread = np.trace(first.covariance) + np.trace(second.covariance) - 2 * overlap
+    overlap = np.linalg.svd(first.factor @ second.factor.T, compute_uv=False).sum()
+    spread = np.square(first.factor).sum() + np.square(second.factor).sum() - 2 * overlap
     return max(0.0, float(difference @ difference + spread))
-
-
-def _root(covariance: Array) -> Array:
-    """Symmetric square root; negative eigenvalues, which rounding leaves, count as 0."""
-    values, vectors = np.linalg.eigh(covariance)
-    root: Array = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
-    return root

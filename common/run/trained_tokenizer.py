@@ -10,9 +10,9 @@ import numpy as np
 
 from common.checkpoint import store
 from common.errors import UserError
-from common.hparams import load
 from common.plans import tokenizers
 from common.run.directory import RunDirectory
+from common.run.trained_run import open_run
 
 FAMILY = "vqgan"
 
@@ -59,17 +59,7 @@ class TrainedTokenizer:
 
 def open_tokenizer(path: Path) -> TrainedTokenizer:
     """Read a run's options; a `UserError` where the folder is no tokenizer's run."""
-    where = f"[data] tokenizer_path '{path}'"
-    if not path.is_dir():
-        raise UserError(f"{where} does not exist: give the folder logs-<name> of a tokenizer's run")
-    copies = sorted(path.glob("hparams-*.cfg"))
-    if len(copies) != 1:
-        raise UserError(f"{where} holds {len(copies)} files hparams-<name>.cfg: give the folder of one run")
-    hparams = load(copies[0], twin=path.parent)
-    if hparams.run.family != FAMILY:
-        raise UserError(f"{where} is a run of family '{hparams.run.family}': give one of family '{FAMILY}'")
-    if not store.steps(RunDirectory(path).checkpoints):
-        raise UserError(f"{where} holds no checkpoint: train the run '{hparams.run.name}' first")
+    hparams = open_run(path, FAMILY, f"[data] tokenizer_path '{path}'")
     plan = tokenizers.make_plan(hparams.model, hparams.data.target_res, hparams.data.channels)
     return TrainedTokenizer(path, hparams, plan)
 

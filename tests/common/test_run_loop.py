@@ -271,6 +271,9 @@ def test_generation_writes_every_setting(trained):
     assert (picture(folder / "setup-0-image-0007.png") == 51).all()
     assert (picture(folder / "setup-2-image-0000.png") == 84).all()
     assert (folder / "contact-sheet.png").exists()
+    sampling = json.loads((folder / "sampling.json").read_text())
+    assert sampling["run"] == context.hparams.run.name
+    assert sampling["batch_size"] == context.hparams.synthesis.batch_size
 
 
 def test_statistics_choose_the_variates_that_encoding_keeps(trained):

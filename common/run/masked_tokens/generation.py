@@ -10,12 +10,14 @@ from common.run.files import write_json
 from common.run.masked_tokens.drawing import chosen_classes, draw
 from common.run.pictures import in_rows, save_grid, save_picture
 from common.run.progress import tracked
+from common.run.sampling_record import record_sampling
 
 N_ON_SHEET = 100
 
 
-def generate(context: Context, _plan: TransformerPlan, _checkpoint: Checkpoint) -> None:
-    """Write `generated/image-<i>.png`, `labels.json`, the class of each, and a sheet, a class a column."""
+def generate(context: Context, _plan: TransformerPlan, checkpoint: Checkpoint) -> None:
+    """Write `generated/image-<i>.png`, `labels.json`, the class of each, `sampling.json` and a sheet, a
+    class a column."""
     options = context.hparams.synthesis
     folder = context.directory.images / "generated"
     n = options.n_generation_batches * options.batch_size
@@ -30,6 +32,7 @@ def generate(context: Context, _plan: TransformerPlan, _checkpoint: Checkpoint) 
             for i, picture in enumerate(made["image"], start=first):
                 save_picture(folder, f"image-{i:04d}", picture)
     if context.writes:
+        record_sampling(context, checkpoint, folder)
         if labels:
             write_json(folder / "labels.json", {f"image-{i:04d}": label for i, label in enumerate(labels)})
         n_columns = min(len(chosen_classes(context.hparams)), 32) or 10

@@ -8,13 +8,14 @@ from common.run.context import Context
 from common.run.engine import Array
 from common.run.pictures import save_grid, save_picture
 from common.run.progress import tracked
+from common.run.sampling_record import record_sampling
 
 N_IN_ROW = 16
 
 
-def generate(context: Context, plan: HierarchicalVAEPlan, _checkpoint: Checkpoint) -> None:
-    """Write `n_generation_batches` batches a setting k as `setup-<k>-image-<i>.png`, and a sheet, a row a
-    setting."""
+def generate(context: Context, plan: HierarchicalVAEPlan, checkpoint: Checkpoint) -> None:
+    """Write `n_generation_batches` batches a setting k as `setup-<k>-image-<i>.png`, `sampling.json`
+    and a sheet, a row a setting."""
     options = context.hparams.synthesis
     folder = context.directory.images / "generated"
     settings = [level_temperatures(plan, setting) for setting in options.temperature_settings]
@@ -36,6 +37,7 @@ def generate(context: Context, plan: HierarchicalVAEPlan, _checkpoint: Checkpoin
             for i, picture in enumerate(made):
                 save_picture(folder, f"setup-{k}-image-{b * options.batch_size + i:04d}", picture)
     if context.writes:
+        record_sampling(context, checkpoint, folder)
         sheet = save_grid(folder / "contact-sheet.png", [np.stack(row) for row in rows])
         context.say(
             f"{len(jobs) * options.batch_size} pictures in {folder}; a row a temperature setting: {sheet}"

@@ -1,0 +1,27 @@
+"""Tell how near samples are to real pictures: see `python evaluate.py --help`."""
+
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+
+def main() -> None:
+    """Enter the project's environment, then do what the command line says."""
+    sys.path[0] = str(Path(__file__).resolve().parent)
+    from common.environment import enter_environment  # noqa: PLC0415 - found only now
+
+    enter_environment()
+    from common.errors import run_command  # noqa: PLC0415 - needs the environment
+    from common.run.evaluation.command import evaluate  # noqa: PLC0415 - needs the environment
+
+    run_command(lambda words: evaluate(words, make_engine))
+
+
+def make_engine(twin: str, hparams: Any) -> Any:
+    """The engine of a twin, 'torch' or 'jax', imported when it is needed: the import is slow."""
+    return import_module(f"{twin}_impl.engine").Engine(hparams)
+
+
+if __name__ == "__main__":
+    main()
