@@ -46,6 +46,14 @@ class Companion:
             model.quantise(model.encode(to_range(images, self.plan.pixel_range, dtype))).indices
         )
 
+    def distances(self, images: Array, tensors: Mapping[str, Array]) -> Array:
+        """Squared distances (B, h, w, K) of what is encoded from all codes; for tokenizers that look for the
+        nearest one."""
+        model = self._with_weights(tensors)
+        dtype = jnp.result_type(tensors[PREFIX + self.names[0]])
+        z = model.encode(to_range(images, self.plan.pixel_range, dtype))
+        return stop_gradient(model.quantize.distances(z))
+
     def decode(self, tokens: Array, tensors: Mapping[str, Array]) -> Array:
         """Tokens (B, h, w) -> pictures uint8 (B, H, W, C)."""
         made = self._with_weights(tensors).decode_indices(tokens)

@@ -37,6 +37,7 @@ from jax_impl.objectives.masked_tokens import (
     critic_inputs,
     critic_loss,
     cross_entropy,
+    soft_targets,
     statistics,
     token_terms,
     training_loss,
@@ -102,7 +103,8 @@ class Family(Adapter):
 
     def terms(self, model: nnx.Module, batch: Arrays, noise: Arrays, phase: Hashable) -> Terms:
         """Mask the tokens, predict them, and let a critic judge the predictions."""
-        tokens, plan, loss = self._tokens(batch), self.plan, self.hparams.loss
+        plan, loss = self.plan, self.hparams.loss
+        tokens, targets = self._targets(batch)
         masked = mask_tokens(tokens, noise, loss, plan.codebook_size, plan.mask_id)
         condition = self._condition(batch)
         if "drop" in noise:
@@ -114,7 +116,7 @@ class Family(Adapter):
         critic = None
         if plan.options.critic != "none":
             critic = self._critic_loss(model, logits, masked, tokens, condition, noise)
-        return token_terms(logits, masked, loss, critic=critic)
+        return token_terms(logits, masked, loss, targets, critic)
 
     def loss(
         self, terms: Terms, scalars: Arrays, statistics: Array | None, phase: Hashable
@@ -200,6 +202,15 @@ class Family(Adapter):
         if "tokens" in batch:
             return batch["tokens"].astype(jnp.int32)
         return rearrange(self._companion().encode(batch["image"], part(batch, "frozen")), "b h w -> b (h w)")
+
+    def _targets(self, batch: Arrays) -> tuple[Array, Array | None]:
+        """Tokens (B, L) and, where they are wanted, soft targets (B, L, K)."""
+        loss = self.hparams.loss
+        if not loss.use_soft_code_target:
+            return self._tokens(batch), None
+        distances = self._companion().distances(batch["image"], part(batch, "frozen"))
+        distances = rearrange(distances, "b h w k -> b (h w) k")
+        return distances.argmin(-1), soft_targets(distances, loss.soft_code_temp)
 
     def _companion(self) -> Companion:
         if self.tokenizer is None:

@@ -93,17 +93,19 @@ def test_tokens_that_are_filled(tmp_path):
 
     picture = np.zeros((8, 8), np.uint8)
     picture[:2, 6:] = 255  # the last token of the first row
-    picture[4, 0] = 255  # a quarter of a token
+    picture[4, 0] = 255  # a quarter of a token is drawn anew with the rest of it
     Image.fromarray(picture).save(tmp_path / "mask.png")
     masked = tiny(f"synthesis.mask_path={tmp_path / 'mask.png'}")
-    assert np.flatnonzero(unknown_tokens(masked, plan_of(masked))).tolist() == [3]
+    assert np.flatnonzero(unknown_tokens(masked, plan_of(masked))).tolist() == [3, 8]
 
     Image.fromarray(0 * picture).save(tmp_path / "black.png")
+    Image.fromarray(np.full((8, 9), 255, np.uint8)).save(tmp_path / "large.png")
     for override, message in [
         ("synthesis.inpaint_box=(0, 0, 0, 2)", "is empty or reaches out"),
         ("synthesis.inpaint_box=(2, 0, 3, 1)", "is empty or reaches out"),
         (f"synthesis.mask_path={tmp_path / 'black.png'}", "nowhere white"),
-        (f"synthesis.mask_path={tmp_path / 'nothing.png'}", "cannot be read as a picture"),
+        (f"synthesis.mask_path={tmp_path / 'large.png'}", "is 9x8 pixels, the pictures are 8x8"),
+        (f"synthesis.mask_path={tmp_path / 'nothing.png'}", "mask_path .* cannot be used"),
     ]:
         wrong = tiny(override)
         with pytest.raises(UserError, match=message):
@@ -175,6 +177,8 @@ def test_folders_that_are_no_tokenizers_run(tmp_path, make, message):
         (["data.labels=False"], r"\[data\] labels must be True"),
         (["synthesis.classes=[3, 10]"], r"classes holds 10: the model has 10 classes"),
         (["loss.cond_dropout_prob=0"], "guidance_scale needs a model"),
+        (["model.num_classes=0"], "guidance_scale needs a condition"),
+        (["loss.use_soft_code_target=True"], "use_soft_code_target needs pictures"),
         (["data.dataset_source=digits"], r"\[data\] tokenizer_path is empty"),
         (["model.num_attention_heads=3"], "not divisible"),
         (["model.hidden_size=16384", "model.num_hidden_layers=1024"], "parameters, more than"),

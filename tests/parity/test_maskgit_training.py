@@ -228,16 +228,33 @@ def test_the_tokenizer_is_the_same_beside_both_models(tokenizer):
     np.testing.assert_array_equal(found["cross_entropy"], of_pictures["cross_entropy"])
 
 
-def test_pictures_are_encoded_on_the_way(tokenizer):
-    def of_pictures(step):
-        return {"image": pictures(step), "label": np.arange(BATCH)}
+def labelled_pictures(step):
+    return {"image": pictures(step), "label": np.arange(BATCH)}
 
+
+def test_pictures_are_encoded_on_the_way(tokenizer):
     def of_tokens(step):
         encoded = engine.run("encode", {"image": pictures(step)}, ema=False, step=0)
         return {**encoded, "label": np.arange(BATCH)}
 
     for twin in TWINS:
         engine = make_engine(twin, f"data.tokenizer_path={tokenizer}")
-        losses = train(engine, range(3), make=of_pictures)["loss"]
+        losses = train(engine, range(3), make=labelled_pictures)["loss"]
         engine.initialise()
         np.testing.assert_allclose(train(engine, range(3), make=of_tokens)["loss"], losses, rtol=1e-6)
+
+
+def test_soft_targets_are_the_same_in_both_twins(tokenizer):
+    losses = {}
+    for twin in TWINS:
+        engine = make_engine(
+            twin,
+            f"data.tokenizer_path={tokenizer}",
+            "data.dataset_source=digits",
+            "train.precision=float64",
+            "loss.use_soft_code_target=True",
+            "loss.soft_code_temp=2.",
+        )
+        losses[twin] = train(engine, range(3), make=labelled_pictures)
+    for name, values in losses["torch"].items():
+        np.testing.assert_allclose(losses["jax"][name], values, rtol=1e-8, atol=1e-12, err_msg=name)

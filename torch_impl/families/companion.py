@@ -35,6 +35,15 @@ class Companion:
         with torch.no_grad():
             return model.quantise(model.encode(to_range(images, self.plan.pixel_range, dtype))).indices
 
+    def distances(self, images: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:
+        """Squared distances (B, h, w, K) of what is encoded from all codes; for tokenizers that look for the
+        nearest one."""
+        model = self._with_weights(tensors)
+        dtype = next(model.parameters()).dtype
+        with torch.no_grad():
+            z = model.encode(to_range(images, self.plan.pixel_range, dtype))
+            return model.quantize.distances(z)
+
     def decode(self, tokens: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:
         """Tokens (B, h, w) -> pictures uint8 (B, H, W, C)."""
         made = self._with_weights(tensors).decode_indices(tokens.to(torch.int64))

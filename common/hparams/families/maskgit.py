@@ -37,6 +37,12 @@ class Loss(Masking):
     self_cond_prob: float = option(
         0.9, low=0, high=1, doc="with model.self_cond: probability that a first pass conditions a picture"
     )
+    use_soft_code_target: bool = option(
+        False,
+        doc="targets are softmax(-squared distance / soft_code_temp) over the codes instead of the nearest "
+        "code; needs pictures",
+    )
+    soft_code_temp: float = option(1.0, low=1e-6, doc="of the soft targets")
     weight_decay: float = option(0.0, low=0, doc="decoupled weight decay on kernels and matrices")
 
 
@@ -84,6 +90,9 @@ class Synthesis(Sampling):
     )
     mask_path: str = option(
         "", path=True, doc="inpainting: PNG that is white where pictures are filled, instead of a rectangle"
+    )
+    image_path: str = option(
+        "", path=True, doc="inpainting: an image file instead of pictures of a split; needs the tokenizer"
     )
 
 

@@ -35,12 +35,17 @@ def check_options(hparams: HParams) -> None:
     size = sum(prod(parameter.shape) for parameter in transformers.parameter_table(plan).values())
     if size > MAX_PARAMETERS:
         raise UserError(f"[model] has {size:,} parameters, more than {MAX_PARAMETERS:,}: lower its widths")
-    _check_classes(hparams)
+    _check_classes(hparams, plan)
     unknown_tokens(hparams, plan)
     if data.dataset_source != "tokens" and not data.tokenizer_path:
         raise UserError(
             f"[data] tokenizer_path is empty: it encodes the pictures of '{data.dataset_source}'; give a "
             "tokenizer's run folder, or dataset_source='tokens'"
+        )
+    if hparams.loss.use_soft_code_target and data.dataset_source == "tokens":
+        raise UserError(
+            "[loss] use_soft_code_target needs pictures, of which shards keep nothing but the tokens: choose "
+            "another data.dataset_source"
         )
     if data.tokenizer_path:
         _check_tokenizer(hparams)
@@ -184,7 +189,7 @@ def _sheet(pictures: Array) -> Array:
     return grid(in_rows(pictures[:N_SHOWN], ceil(N_SHOWN**0.5)))
 
 
-def _check_classes(hparams: HParams) -> None:
+def _check_classes(hparams: HParams, plan: TransformerPlan) -> None:
     classes, options = hparams.model.num_classes, hparams.synthesis
     if classes and not hparams.data.labels:
         raise UserError(
@@ -194,6 +199,10 @@ def _check_classes(hparams: HParams) -> None:
         raise UserError(
             f"[synthesis] classes holds {max(options.classes)}: the model has {classes} classes, counted "
             "from 0"
+        )
+    if options.guidance_scale and not plan.conditions:
+        raise UserError(
+            "[synthesis] guidance_scale needs a condition, such as model.num_classes: set it to 0"
         )
     if options.guidance_scale and not hparams.loss.cond_dropout_prob:
         raise UserError(
@@ -215,6 +224,11 @@ def _check_tokenizer(hparams: HParams) -> None:
                 f"[data] {name} is {value}, but the tokenizer {data.tokenizer_path} has {has[name]}: set it "
                 "to that, or choose another tokenizer"
             )
+    if hparams.loss.use_soft_code_target and plan.options.quantizer not in ("nearest", "ema"):
+        raise UserError(
+            f"[loss] use_soft_code_target needs distances from codes, but {data.tokenizer_path} has "
+            f"quantizer '{plan.options.quantizer}'"
+        )
 
 
 def _check_tokens(tokens: TokenSet, hparams: HParams) -> None:

@@ -1,18 +1,20 @@
 """Inpainting: tokens of a part of pictures are masked and drawn anew, the others stay."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from einops import reduce
 
 from common.checkpoint.store import Checkpoint
 from common.data import pipeline
+from common.data.image_files import Refused, decode, flatten, open_image
 from common.errors import UserError
 from common.hparams.families.maskgit import HParams
 from common.plans.transformer_plan import TransformerPlan
 from common.run.context import Context
-from common.run.engine import Array
-from common.run.masked_tokens.drawing import chosen_classes, pictures_of
+from common.run.engine import Array, Batch
+from common.run.masked_tokens.drawing import order, pictures_of
 from common.run.masked_tokens.evaluation import examples
 from common.run.pictures import GROUND, in_rows, save_grid, save_picture
 from common.run.progress import tracked
@@ -22,21 +24,20 @@ N_COLUMNS = 8
 
 
 def inpaint(context: Context, plan: TransformerPlan, _checkpoint: Checkpoint) -> None:
-    """Write `inpainted/image-<i>.png` of the first `synthesis.n_samples` pictures of a split, and a sheet:
-    originals, what was known of them, and what was made of that.
+    """Write `inpainted/image-<i>.png` of `synthesis.image_path`, or of the first `synthesis.n_samples`
+    pictures of a split, and a sheet: originals, what was known of them, and what was made of that.
 
     A picture's own class is asked for, or those of `synthesis.classes` in turn.
     """
-    options, pictures = context.hparams.synthesis, chosen_split(context, "test")
+    options = context.hparams.synthesis
     unknown = unknown_tokens(context.hparams, plan)
-    n, size = min(options.n_samples, len(pictures)), options.batch_size
-    batches = pipeline.evaluation_batches(pictures, context.hparams, batch_size=size, indices=np.arange(n))
     rows: list[tuple[Array, Array, Array]] = []
-    for index, batch in enumerate(tracked(batches, "inpainting", -(-n // size), shown=context.writes)):
+    for index, batch in enumerate(_batches(context)):
+        size = len(batch["valid"])
         given = examples(batch) | {"unknown": np.tile(unknown, (size, 1))}
-        if options.classes:
-            classes = chosen_classes(context.hparams)
-            given["label"] = classes[(index * size + np.arange(size)) % len(classes)]
+        if options.classes or options.image_path:
+            asked = order(context.hparams, index * size, size)
+            given |= {"label": asked["label"]} if "label" in asked else {}
         made = context.engine.run("inpaint", given, ema=options.load_ema_weights, step=index)
         original, valid = pictures_of(context, batch), batch["valid"]
         rows.append((original[valid], _known(original, unknown)[valid], made["image"][valid]))
@@ -50,11 +51,27 @@ def inpaint(context: Context, plan: TransformerPlan, _checkpoint: Checkpoint) ->
         context.say(f"{len(filled)} pictures in {folder}; originals, the known part, what it became: {sheet}")
 
 
+def _batches(context: Context) -> Iterator[Batch]:
+    """`synthesis.image_path`, once for each of `synthesis.n_samples`, or the first pictures of a split."""
+    options, data = context.hparams.synthesis, context.hparams.data
+    size = options.batch_size
+    if options.image_path:
+        picture = _read_picture(Path(options.image_path), data.target_res, data.channels)
+        for first in range(0, options.n_samples, size):
+            valid = np.arange(first, first + size) < options.n_samples
+            yield {"image": np.tile(picture, (size, 1, 1, 1)), "valid": valid}
+        return
+    pictures = chosen_split(context, "test")
+    n = min(options.n_samples, len(pictures))
+    batches = pipeline.evaluation_batches(pictures, context.hparams, batch_size=size, indices=np.arange(n))
+    yield from tracked(batches, "inpainting", -(-n // size), shown=context.writes)
+
+
 def unknown_tokens(hparams: HParams, plan: TransformerPlan) -> Array:
     """Which tokens (L,) are drawn anew; a `UserError` where that is none, or lies outside the picture."""
     options, side = hparams.synthesis, plan.grid
     if options.mask_path:
-        unknown = _read_mask(Path(options.mask_path), side)
+        unknown = _read_mask(Path(options.mask_path), hparams.data.target_res, side)
     else:
         top, left, height, width = options.inpaint_box
         if not any(options.inpaint_box):
@@ -70,14 +87,28 @@ def unknown_tokens(hparams: HParams, plan: TransformerPlan) -> Array:
     return unknown.reshape(-1)
 
 
-def _read_mask(path: Path, side: int) -> Array:
-    """Tokens (h, w) whose part of a mask is more white than black."""
+def _read_picture(path: Path, side: int, channels: int) -> Array:
+    """An image file, resized to uint8 (side, side, channels)."""
     try:
-        with Image.open(path) as image:
-            grey = np.asarray(image.convert("L").resize((side, side), Image.Resampling.BOX))
-    except (OSError, ValueError) as error:
-        raise UserError(f"[synthesis] mask_path {path} cannot be read as a picture ({error})") from error
-    unknown: Array = grey > 127
+        return decode(path, side, channels)
+    except Refused as error:
+        raise UserError(f"[synthesis] image_path {path} cannot be used: {error}") from error
+
+
+def _read_mask(path: Path, resolution: int, side: int) -> Array:
+    """Tokens (h, w) of which a mask of the pictures' size has a white pixel."""
+    try:
+        with open_image(path) as image:
+            grey = np.asarray(flatten(image).convert("L"))
+    except Refused as error:
+        raise UserError(f"[synthesis] mask_path {path} cannot be used: {error}") from error
+    if grey.shape != (resolution, resolution):
+        h, w = grey.shape
+        raise UserError(
+            f"[synthesis] mask_path {path} is {w}x{h} pixels, the pictures are {resolution}x{resolution}: "
+            "give a mask of their size"
+        )
+    unknown: Array = reduce(grey > 127, "(h s) (w t) -> h w", "max", h=side, w=side)
     if not unknown.any():
         raise UserError(f"[synthesis] mask_path {path} is nowhere white: nothing would be filled")
     return unknown
