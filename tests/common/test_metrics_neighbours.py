@@ -1,20 +1,8 @@
-"""Nearest neighbours and their votes."""
+"""What neighbours vote for."""
 
 import numpy as np
-from scipy.spatial.distance import cdist
 
-from common.metrics.neighbours import nearest, voted
-
-
-def test_nearest_are_those_of_scipy():
-    rng = np.random.default_rng(0)
-    pictures, train = (rng.integers(0, 256, (n, 30), np.uint8) for n in (9, 50))
-    pictures[3] = train[20]
-    distances, indices = nearest(pictures, train, k=3, chunk=4)
-    every = cdist(pictures / 255, train / 255)
-    np.testing.assert_array_equal(indices, np.argsort(every, axis=1)[:, :3])
-    np.testing.assert_allclose(distances, np.sort(every, axis=1)[:, :3], rtol=1e-5)
-    assert (indices[3, 0], distances[3, 0]) == (20, 0)
+from common.metrics.neighbours import voted
 
 
 def test_the_most_frequent_label_wins_and_the_nearest_breaks_ties():

@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 
 from common.data import Examples, pipeline
-from common.metrics.neighbours import nearest, voted
+from common.metrics.distances import nearest_neighbours
+from common.metrics.manifold import compare_manifolds
+from common.metrics.neighbours import voted
 from common.plans.transformer_plan import TransformerPlan
 from common.run.context import Context
 from common.run.engine import Array
@@ -61,24 +63,36 @@ def _samples(context: Context) -> dict[str, float]:
 
 
 def _judged(context: Context, samples: Array, asked: Array | None) -> dict[str, float]:
-    """Distances to the nearest training picture, and agreement with the classes asked for."""
-    train, train_labels = _reference(context, context.sets.train, N_REFERENCE)
-    test, test_labels = _reference(context, context.sets.test, N_TEST)
-    (of_samples, near_samples), (of_test, near_test) = (
-        nearest(_flat(part), train, k=NEIGHBOURS) for part in (samples, test)
+    """Distances to the nearest training picture, variety, and agreement with the classes asked for.
+
+    Real pictures, as many as there are samples, say what to expect of each number.
+    """
+    sets, n = context.sets, len(samples)
+    train, train_labels = _reference(context, sets.train, N_REFERENCE)
+    test, test_labels = _reference(context, sets.test, N_TEST)
+    fresh, _ = _reference(context, sets.validation, n)
+    (far, near), (far_test, near_test) = (
+        nearest_neighbours(part, train, NEIGHBOURS) for part in (_flat(samples), test)
     )
     found = {
-        "nearest_training_distance_of_samples": float(of_samples[:, 0].mean()),
-        "nearest_training_distance_of_test_pictures": float(of_test[:, 0].mean()),
-        "copies": int((of_samples[:, 0] < 1e-6).sum()),
+        "nearest_training_distance_of_samples": float(np.median(far[:, 0])) / 255,
+        "nearest_training_distance_of_test_pictures": float(np.median(far_test[:, 0])) / 255,
+        "copies": int((far[:, 0] == 0).sum()),
     }
     context.say(
-        f"distance to the nearest of {len(train)} training pictures, mean: {len(samples)} samples "
-        f"{of_samples[:, 0].mean():.3f}, test pictures {of_test[:, 0].mean():.3f}; {found['copies']} samples "
-        "are copies"
+        f"distance to the nearest of {len(train)} training pictures, median: {n} samples "
+        f"{found['nearest_training_distance_of_samples']:.3f}, test pictures "
+        f"{found['nearest_training_distance_of_test_pictures']:.3f}; {found['copies']} samples are copies"
     )
+    if min(n, len(fresh), len(test)) > NEIGHBOURS:
+        found["recall"] = compare_manifolds(_flat(samples), test, k=NEIGHBOURS).recall
+        found["recall_of_validation_pictures"] = compare_manifolds(fresh, test, k=NEIGHBOURS).recall
+        context.say(
+            f"recall of test pictures: samples {found['recall']:.1%}, as many validation pictures "
+            f"{found['recall_of_validation_pictures']:.1%}"
+        )
     if asked is not None and train_labels is not None and test_labels is not None:
-        found["class_agreement"] = float((voted(train_labels[near_samples]) == asked).mean())
+        found["class_agreement"] = float((voted(train_labels[near]) == asked).mean())
         found["class_agreement_of_test_pictures"] = float(
             (voted(train_labels[near_test]) == test_labels).mean()
         )
