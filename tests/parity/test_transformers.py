@@ -16,6 +16,9 @@ def kind(request):
     return TWINS[request.param]
 
 
+SLOW = [pytest.param(case, marks=pytest.mark.slow) for case in ("uvit", "lucidrains")]
+
+
 @cache
 def made(kind, case):
     """A float64 twin, which compiles once, with its ids, condition and noise."""
@@ -68,7 +71,7 @@ def test_critics_are_equal_in_float64(case):
         assert all(name.startswith("critic.") for name in trained)
 
 
-@pytest.mark.parametrize("case", ["class", "uvit", "google", "halton", "lucidrains"])
+@pytest.mark.parametrize("case", ["class", "google", "halton", *SLOW])
 @pytest.mark.parametrize(("precision", "relative"), [("float32", 1e-4), ("bfloat16", 1e-2)])
 def test_outputs_are_equal_in_other_precisions(case, precision, relative):
     plan, weights, ids, condition, _ = make(case)
@@ -91,7 +94,7 @@ def test_a_prepared_condition_changes_nothing(kind, case):
     assert_equal(prepared, plain, 1e-12)
 
 
-@pytest.mark.parametrize("case", ["class", "uvit", "halton", "lucidrains"])
+@pytest.mark.parametrize("case", ["class", "halton", *SLOW])
 def test_recomputed_and_scanned_layers_change_nothing(case):
     plan, weights, ids, condition, noise = make(case)
     expected = Torch(plan, weights, "float64").both(ids, condition, cotangents(plan), noise)
