@@ -39,6 +39,7 @@ DESCRIPTORS = {
     "ffhq": _FOLDER,
     "custom": _FOLDER,
     "npy": Descriptor(),
+    "webdataset": Descriptor(labelled=True),
     "tokens": Descriptor(flip=False, tokens=True),
 }
 

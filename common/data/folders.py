@@ -10,21 +10,16 @@ readable one stands in for it.
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from math import prod
 from pathlib import Path
-
-import numpy as np
 
 from common.data import image_files
 from common.data.descriptors import describe
 from common.data.options import PATH_OPTIONS, Options, Split, data_path, picture_shape
 from common.data.picture_set import PictureSet
+from common.data.reader import Reader
 from common.errors import UserError
 
-Array = np.ndarray
-
 _NAMED = 5  # files that a message lists
-_KEPT_BYTES = 2**30  # decoded pictures of a folder up to this size stay in memory
 
 
 def open_folder(options: Options, split: Split) -> PictureSet:
@@ -53,7 +48,13 @@ def open_folder(options: Options, split: Split) -> PictureSet:
     usable = [path for path in paths if path.name not in refused]
     if not usable:
         raise UserError(f"[data] {option} '{folder}': none of its {len(paths)} pictures can be used")
-    reader = _Reader(usable, H, C, pool, data.skip_corrupt)
+    reader = Reader(
+        [str(path) for path in usable],
+        lambda index: image_files.decode(usable[index], H, C),
+        (H, H, C),
+        pool,
+        skip_corrupt=data.skip_corrupt,
+    )
     return PictureSet(
         name=f"{folder.name} ({split})",
         keys=tuple(path.name for path in usable),
@@ -94,49 +95,3 @@ def _refusal(path: Path) -> str:
     except image_files.Refused as refused:
         return str(refused)
     return ""
-
-
-class _Reader:
-    """Decodes the pictures of a batch in parallel threads; keeps them where all fit into memory."""
-
-    def __init__(
-        self, paths: list[Path], resolution: int, channels: int, pool: ThreadPoolExecutor, skip_corrupt: bool
-    ) -> None:
-        self.paths = paths
-        self.shape = (resolution, resolution, channels)
-        self.pool = pool
-        self.skip_corrupt = skip_corrupt
-        self.unreadable: dict[int, str] = {}
-        keeps = len(paths) * prod(self.shape) <= _KEPT_BYTES
-        self.kept = np.empty((len(paths), *self.shape), np.uint8) if keeps else None
-        self.is_kept = np.zeros(len(paths), bool)
-
-    def __call__(self, indices: Array) -> Array:
-        if self.kept is None:
-            return self._decode_all(indices)
-        missing = np.unique(indices[~self.is_kept[indices]])
-        self.kept[missing] = self._decode_all(missing)
-        self.is_kept[missing] = True
-        pictures: Array = self.kept[indices]
-        return pictures
-
-    def _decode_all(self, indices: Array) -> Array:
-        pictures = np.empty((len(indices), *self.shape), np.uint8)
-        for row, picture in enumerate(self.pool.map(self._decode, indices.tolist())):
-            pictures[row] = picture
-        return pictures
-
-    def _decode(self, index: int) -> Array:
-        for offset in range(len(self.paths)):
-            number = (index + offset) % len(self.paths)
-            if number in self.unreadable:
-                continue
-            try:
-                return image_files.decode(self.paths[number], self.shape[0], self.shape[2])
-            except image_files.Refused as refused:
-                if not self.skip_corrupt:
-                    raise UserError(
-                        f"{self.paths[number]}: {refused}; mend or remove it, or set data.skip_corrupt=True"
-                    ) from refused
-                self.unreadable[number] = str(refused)
-        raise UserError(f"{self.paths[0].parent}: none of its pictures can be read")

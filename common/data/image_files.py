@@ -9,6 +9,7 @@ would clip. The EXIF orientation is applied; of an animation the first frame is 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -32,14 +33,19 @@ class Refused(Exception):
     """A file cannot be used; the message says why."""
 
 
-def decode(path: Path, resolution: int, channels: int) -> Array:
+def decode(source: Path | BinaryIO, resolution: int, channels: int, *, crop: bool = False) -> Array:
     """Return the picture as uint8 (resolution, resolution, channels); `channels` is 1 or 3.
 
-    Converts to grey or RGB, then resizes with PIL's bilinear filter; the aspect ratio is not kept. Raises
-    `Refused`.
+    Converts to grey or RGB, then resizes with PIL's bilinear filter: with `crop` the largest square in the
+    middle, else all, whose aspect ratio is not kept. Raises `Refused`.
     """
-    with open_image(path) as image:
+    with open_image(source) as image:
         picture = flatten(image).convert("L" if channels == 1 else "RGB")
+        if crop:
+            width, height = picture.size
+            side = min(width, height)
+            left, top = (width - side) // 2, (height - side) // 2
+            picture = picture.crop((left, top, left + side, top + side))
         picture = picture.resize((resolution, resolution), Image.Resampling.BILINEAR)
         return np.asarray(picture).reshape(resolution, resolution, channels)
 
@@ -62,10 +68,10 @@ def check(path: Path) -> None:
 
 
 @contextmanager
-def open_image(path: Path) -> Iterator[Image.Image]:
+def open_image(source: Path | BinaryIO) -> Iterator[Image.Image]:
     """Open an image file of an accepted kind; what its decoder raises inside the block becomes `Refused`."""
     try:
-        with Image.open(path, formats=_FORMATS) as image:
+        with Image.open(source, formats=_FORMATS) as image:
             width, height = image.size
             if width * height > _MAX_PIXELS:
                 raise Refused(f"{width}x{height} pixels are more than {_MAX_PIXELS // 10**6} million")

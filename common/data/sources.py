@@ -12,6 +12,7 @@ from common.data.mnist import open_mnist, open_mnist10k
 from common.data.options import PATH_OPTIONS, Options, Split, check_options, data_path
 from common.data.picture_set import PictureSet
 from common.data.tokens import TokenSet, open_tokens
+from common.data.webdataset import open_webdataset
 from common.errors import UserError
 
 Examples = PictureSet | TokenSet
@@ -36,6 +37,7 @@ OPENERS: dict[str, Callable[[Options, Split], Examples]] = {
     "ffhq": open_folder,
     "custom": open_folder,
     "npy": open_npy,
+    "webdataset": open_webdataset,
     "tokens": open_token_split,
 }
 """The same names as in `descriptors.DESCRIPTORS`."""

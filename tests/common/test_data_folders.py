@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.data import folders, image_files, open_datasets
+from common.data import image_files, open_datasets, reader
 from common.data.pipeline import evaluation_batches, training_batches
 from common.errors import UserError
 from tests.common.data_options import make_options, paths
@@ -187,7 +187,7 @@ def test_damage_found_while_reading_can_be_skipped(folder):
 def test_pictures_are_the_same_whether_kept_in_memory_or_not(folder, monkeypatch, kept_bytes):
     decoded = []
     decode = image_files.decode
-    monkeypatch.setattr(folders, "_KEPT_BYTES", kept_bytes)
+    monkeypatch.setattr(reader, "_KEPT_BYTES", kept_bytes)
     monkeypatch.setattr(image_files, "decode", lambda path, *a: decoded.append(path.name) or decode(path, *a))
     train = open_train(folder)
     first, second = train.gather([3, 1, 3]), train.gather([1, 3, 2])
