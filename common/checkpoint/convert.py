@@ -1,4 +1,4 @@
-"""The command that converts between checkpoints of the original programs and those of a run."""
+"""The command that makes runs of the original programs' checkpoints and of published weights, and back."""
 
 import argparse
 import re
@@ -10,6 +10,8 @@ from typing import Any, Literal, NoReturn
 from common import schedules
 from common.checkpoint import efficient_vdvae, store
 from common.checkpoint.flax_msgpack import read_flax
+from common.checkpoint.published_run import make_published_run, published_config
+from common.checkpoint.tensor_files import ReadTorch
 from common.errors import UserError
 from common.hparams import load, resolve, to_json
 from common.hparams.archive import copy_path
@@ -18,19 +20,24 @@ from common.run.directory import RunDirectory
 from common.run.files import replacing
 from common.run.versions import versions
 
-ReadTorch = Callable[[Path], Any]
 TorchBytes = Callable[[Any], bytes]
 Step = int | Literal["best"] | None
 Source = tuple[Callable[..., efficient_vdvae.Imported], Any]  # importer and what it reads
 
 _USAGE = """\
-convert.py SOURCE --cfg FILE --run FOLDER/logs-NAME [section.option=value ...]
+convert.py SOURCE --run FOLDER/logs-NAME [--config FILE] [--cfg FILE] [section.option=value ...]
        convert.py FOLDER/logs-NAME --to-torch OUT [--step N|best]"""
 _DESCRIPTION = """\
-The first form makes a run of an Efficient-VDVAE checkpoint: SOURCE is the PyTorch program's file, or the JAX
-program's checkpoint_<step> or a folder of these (the newest is taken). With torch_impl or jax_impl as
-FOLDER, train.sh and synthesize.py of that twin go on from it. The second form writes a checkpoint of a run,
-the newest by default, as the PyTorch program saves it."""
+The first form makes a run: with torch_impl or jax_impl as FOLDER, train.sh and synthesize.py of that twin go
+on from it. SOURCE is one of
+  a folder with config.json and weights, as open-muse publishes tokenizers and transformers;
+  weights of taming-transformers or latent-diffusion, with their YAML file as --config;
+  weights of Google's MaskGIT or of Halton-MaskGIT, with the fitting file of egs/ as --cfg;
+  a checkpoint of Efficient-VDVAE, with its .cfg as --cfg: the PyTorch program's file, or the JAX program's
+  checkpoint_<step> or a folder of these (the newest is taken).
+--config tells the architecture, --cfg the options that it leaves open (egs/<family>/published.cfg unless
+given). The second form writes a checkpoint of a run of Efficient-VDVAE, the newest by default, as the PyTorch
+program saves it."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -44,19 +51,30 @@ def convert(words: Sequence[str], read_torch: ReadTorch, torch_bytes: TorchBytes
     parser = _Parser("convert.py", _USAGE, _DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", type=Path, metavar="SOURCE")
     parser.add_argument("overrides", nargs="*", metavar="section.option=value")
-    parser.add_argument("--cfg", type=Path, metavar="FILE", help="configuration of the original run")
+    parser.add_argument("--cfg", type=Path, metavar="FILE", help="options of the run, a file of this project")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="published configuration, JSON or YAML")
     parser.add_argument("--run", type=Path, metavar="FOLDER/logs-NAME", help="run to make of the checkpoint")
     parser.add_argument("--to-torch", type=Path, metavar="OUT", help="file to write in the PyTorch layout")
     parser.add_argument("--step", metavar="N|best", help="checkpoint of the run to write")
     chosen = parser.parse_intermixed_args(list(words))
     if chosen.to_torch is not None:
-        if chosen.run or chosen.cfg or chosen.overrides:
+        if chosen.run or chosen.cfg or chosen.config or chosen.overrides:
             parser.error("--to-torch takes its options from the run")
         export(chosen.source, chosen.to_torch, _step(chosen.step), torch_bytes)
-    elif chosen.cfg is None or chosen.run is None or chosen.step is not None:
-        parser.error("give --cfg and --run, or --to-torch")
+    elif chosen.run is None or chosen.step is not None:
+        parser.error("give --run, or --to-torch")
     else:
+        _make_run(chosen, read_torch)
+
+
+def _make_run(chosen: argparse.Namespace, read_torch: ReadTorch) -> None:
+    """A run of published weights or of a checkpoint of Efficient-VDVAE, as the configurations tell."""
+    config = published_config(chosen.source, chosen.config)
+    if config is None and chosen.cfg and load(chosen.cfg, chosen.overrides).run.family == "hierarchical_vae":
         make_run(chosen.source, chosen.cfg, chosen.overrides, chosen.run, read_torch)
+        return
+    run = _split(chosen.run)
+    print(make_published_run(chosen.source, config, chosen.cfg, chosen.overrides, run, read_torch))
 
 
 def make_run(source: Path, cfg: Path, overrides: Sequence[str], run: Path, read_torch: ReadTorch) -> None:
@@ -65,7 +83,7 @@ def make_run(source: Path, cfg: Path, overrides: Sequence[str], run: Path, read_
     overrides = (*overrides, f"run.name={name}")
     importer, content = _read(source, read_torch)
     given = load(cfg, overrides)
-    importer(content, _supported(given), make_plan(given), source)
+    importer(content, given, make_plan(given), source)
     directory = RunDirectory.of(log_root, name)
     with directory.locked():
         if present := store.steps(directory.checkpoints):

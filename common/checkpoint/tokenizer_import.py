@@ -1,0 +1,162 @@
+"""Configurations and weights of published image tokenizers as ours.
+
+Weights come as flat dicts of numpy arrays, under the names that the projects' files have.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from common.errors import UserError, did_you_mean
+from common.hparams.tokenizer import Tokenizer
+
+Arrays = Mapping[str, np.ndarray]
+
+_OPEN_MUSE = {
+    "hidden_channels": 128,
+    "channel_mult": (1, 1, 2, 2, 4),
+    "num_res_blocks": 2,
+    "attn_resolutions": (16,),
+    "no_attn_mid_block": False,
+    "z_channels": 256,
+    "num_embeddings": 1024,
+    "quantized_embed_dim": 256,
+    "dropout": 0.0,
+    "resample_with_conv": True,
+    "commitment_cost": 0.25,
+    "resolution": 256,
+    "num_channels": 3,
+}
+"""What `MaskGitVQGAN` and `VQGANModel` take for options that their configuration lacks."""
+
+_TAMING = {
+    "double_z": False,
+    "z_channels": 256,
+    "resolution": 256,
+    "in_channels": 3,
+    "out_ch": 3,
+    "ch": 128,
+    "ch_mult": (1, 2, 4, 8),
+    "num_res_blocks": 2,
+    "attn_resolutions": (16,),
+    "dropout": 0.0,
+    "resamp_with_conv": True,
+    "attn_type": "vanilla",
+}
+"""Options of taming-transformers' and latent-diffusion's `ddconfig`."""
+
+_TAMING_PARAMS = {
+    *("ddconfig", "lossconfig", "n_embed", "embed_dim", "ckpt_path", "ignore_keys", "image_key", "monitor"),
+    *("colorize_nlabels", "remap", "sane_index_shape", "batch_resize_range", "scheduler_config"),
+    *("lr_g_factor", "use_ema", "base_learning_rate"),
+}
+
+FIRST_STAGE = "first_stage_model."
+"""Prefix of a tokenizer's weights within those of the model that has it for its first stage."""
+
+_GOOGLE = {
+    "quantizer": ("vq",),
+    "conv_downsample": (False,),
+    "activation_fn": ("swish",),
+    "norm_type": ("GN",),
+}
+"""What this project has of the options of MaskGIT's tokenizer."""
+
+
+def open_muse_tokenizer(config: Mapping[str, Any], *, taming: bool) -> tuple[Tokenizer, dict[str, Any]]:
+    """Options of open-muse's `MaskGitVQGAN` or, `taming`, `VQGANModel`, and of `[data]`."""
+    given = {name: value for name, value in config.items() if not name.startswith("_")}
+    _check_names(given, _OPEN_MUSE)
+    found = {**_OPEN_MUSE, **given}
+    model = Tokenizer(
+        architecture="taming" if taming else "maskgit",
+        hidden_channels=found["hidden_channels"],
+        channel_mult=tuple(found["channel_mult"]),
+        num_res_blocks=found["num_res_blocks"],
+        z_channels=found["z_channels"],
+        num_embeddings=found["num_embeddings"],
+        embedding_dim=found["quantized_embed_dim"],
+        dropout=found["dropout"],
+        attn_resolutions=tuple(found["attn_resolutions"]) if taming else (),
+        mid_attention=not found["no_attn_mid_block"],
+        resample_with_conv=found["resample_with_conv"] if taming else True,
+        commitment_cost=found["commitment_cost"],
+        legacy_commitment=True,
+        legacy_shortcut=not taming,
+        legacy_single_block_attention=taming,
+    )
+    return model, {"target_res": found["resolution"], "channels": found["num_channels"]}
+
+
+def taming_tokenizer(params: Mapping[str, Any]) -> tuple[Tokenizer, dict[str, Any]]:
+    """Options of taming-transformers' `VQModel` or latent-diffusion's `VQModelInterface`, and of `[data]`."""
+    _check_names(params, _TAMING_PARAMS)
+    if params.get("remap") is not None:
+        raise UserError("the configuration's option 'remap' is not supported: the codes must be all codes")
+    given = params["ddconfig"]
+    _check_names(given, _TAMING)
+    found = {**_TAMING, **given}
+    if found["double_z"]:
+        raise UserError("the configuration has double_z: it is a variational autoencoder, no tokenizer")
+    if found["attn_type"] not in ("vanilla", "none"):
+        raise UserError(f"the configuration's attn_type '{found['attn_type']}' is not supported")
+    attends = found["attn_type"] == "vanilla"
+    model = Tokenizer(
+        architecture="taming",
+        hidden_channels=found["ch"],
+        channel_mult=tuple(found["ch_mult"]),
+        num_res_blocks=found["num_res_blocks"],
+        z_channels=found["z_channels"],
+        num_embeddings=params["n_embed"],
+        embedding_dim=params["embed_dim"],
+        dropout=found["dropout"],
+        attn_resolutions=tuple(found["attn_resolutions"]) if attends else (),
+        mid_attention=attends,
+        resample_with_conv=found["resamp_with_conv"],
+        legacy_commitment=True,
+        pixel_range="signed",
+    )
+    return model, {"target_res": found["resolution"], "channels": found["in_channels"]}
+
+
+def google_tokenizer(config: Mapping[str, Any]) -> Tokenizer:
+    """Options `vqvae` of google-research/maskgit."""
+    for name, known in _GOOGLE.items():
+        if config.get(name, known[0]) not in known:
+            raise UserError(f"the configuration's {name} '{config[name]}' is not supported")
+    return Tokenizer(
+        architecture="maskgit",
+        hidden_channels=config["filters"],
+        channel_mult=tuple(config["channel_multipliers"]),
+        num_res_blocks=config["num_res_blocks"],
+        z_channels=config["embedding_dim"],
+        embedding_dim=config["embedding_dim"],
+        num_embeddings=config["codebook_size"],
+        commitment_cost=config["commitment_cost"],
+        entropy_loss_ratio=config["entropy_loss_ratio"],
+        entropy_temperature=config["entropy_temperature"],
+        entropy_type=config["entropy_loss_type"],
+        legacy_shortcut=True,
+    )
+
+
+def from_taming(arrays: Arrays) -> dict[str, np.ndarray]:
+    """Without the losses' networks, averages of the weights and the model whose first stage it is."""
+    if any(name.startswith(FIRST_STAGE) for name in arrays):
+        arrays = {
+            name.removeprefix(FIRST_STAGE): array
+            for name, array in arrays.items()
+            if name.startswith(FIRST_STAGE)
+        }
+    return {
+        name: array
+        for name, array in arrays.items()
+        if not name.startswith(("loss.", "model_ema.", "colorize"))
+    }
+
+
+def _check_names(given: Mapping[str, Any], known: Any) -> None:
+    for name in given:
+        if name not in known:
+            raise UserError(f"the configuration's option '{name}' is unknown{did_you_mean(name, known)}")
