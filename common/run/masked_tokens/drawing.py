@@ -1,18 +1,15 @@
 """Classes and texts to draw, and pictures of tokens."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 
-from common.data import TokenSet
-from common.data.texts import TextSet, open_texts
 from common.errors import UserError
 from common.hparams.families.maskgit import HParams
-from common.plans.transformer_plan import TransformerPlan
 from common.plans.transformers import make_plan
 from common.run.context import Context
 from common.run.engine import Array, Batch
+from common.run.masked_tokens.texts import prompts
 
 
 def check_draws(hparams: HParams) -> None:
@@ -34,37 +31,9 @@ def order(context: Context, first: int, n: int) -> dict[str, Array]:
     classes = chosen_classes(hparams)
     asked = {"label": classes[numbers % len(classes)]} if len(classes) else {}
     if hparams.data.text_length:
-        texts = prompts(context)
+        texts = prompts(context, make_plan(hparams.model, hparams.data.grid, hparams.data.codebook_size))
         asked |= texts.gather(numbers % len(texts))
     return asked or {"index": numbers}
-
-
-def prompts(context: Context) -> TextSet:
-    """Encoded texts of `synthesis.texts_path`, or the captions of the split."""
-    options = context.hparams.synthesis
-    if options.texts_path:
-        texts: TextSet | None = open_texts(Path(options.texts_path))
-    else:
-        examples = getattr(context.sets, options.split or "test")
-        texts = examples.texts if isinstance(examples, TokenSet) else None
-    if texts is None:
-        raise UserError("[synthesis] texts_path is empty, and the pictures have no captions: give prompts")
-    check_texts(texts, context.hparams, options.texts_path or "of the split")
-    return texts
-
-
-def check_texts(texts: TextSet, hparams: HParams, name: str) -> None:
-    """Raise a `UserError` where the model is of other texts."""
-    model, conditions = hparams.model, _plan(hparams).conditions
-    expected: dict[str, tuple[int, ...]] = {"text": (hparams.data.text_length, model.encoder_hidden_size)}
-    expected |= {"pooled": (model.cond_embed_dim,), "micro": (5,)}
-    for condition in conditions:
-        if condition != "label" and texts.shapes.get(condition) != expected[condition]:
-            found = texts.shapes.get(condition, "no such array")
-            raise UserError(
-                f"texts {name}: '{condition}' must be {expected[condition]}, there is {found}: encode them "
-                "for this model, or set data.text_length and [model] to them"
-            )
 
 
 def draw(context: Context, n: int, *, ema: bool, step: int = 0) -> Iterator[dict[str, Array]]:
@@ -92,7 +61,3 @@ def decoded(context: Context, tokens: Array, *, ema: bool = True) -> Array:
 def pictures_of(context: Context, batch: Batch) -> Array:
     """Pictures (B, H, W, C) of a batch of the pipeline: its own, or those that its tokens decode to."""
     return batch["image"] if "image" in batch else decoded(context, batch["tokens"])
-
-
-def _plan(hparams: HParams) -> TransformerPlan:
-    return make_plan(hparams.model, hparams.data.grid, hparams.data.codebook_size)
