@@ -49,6 +49,7 @@ HOST_ONLY = {
     "data.random_horizontal_flip": "the one data pipeline serves both twins",
     "data.skip_corrupt": "the one data pipeline serves both twins",
     "metrics.report_baselines": "what is printed after training",
+    "optimizer.learning_rate_scheme": "which number the host gives the engine",
     "train.resume_from_ema": "which file of a checkpoint is read",
     "synthesis.synthesis_mode": "which methods of the engine are called",
     "synthesis.save_target_in_reconstruction": "which pictures are written",

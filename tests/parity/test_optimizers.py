@@ -15,7 +15,12 @@ from torch_impl.optim import optimizers as torch_optimizers
 from torch_impl.optim import step as torch_step
 
 TORCH = {"Adamax": torch.optim.Adamax, "Adam": torch.optim.Adam}
-OPTAX = {"Adamax": optax.scale_by_adamax, "Adam": optax.scale_by_adam, "RAdam": optax.scale_by_radam}
+OPTAX = {
+    "Adamax": optax.scale_by_adamax,
+    "Adam": optax.scale_by_adam,
+    "RAdam": optax.scale_by_radam,
+    "Lion": optax.scale_by_lion,
+}
 BETAS = {"beta1": 0.9, "beta2": 0.99, "epsilon": 1e-8}
 LENGTH = 1000
 RNG = np.random.default_rng(0)
@@ -76,7 +81,8 @@ def test_rule_equals_pytorch(rule, run):
 @pytest.mark.parametrize("run", [run_torch, run_jax])
 @pytest.mark.parametrize("rule", OPTAX)
 def test_rule_equals_optax(rule, run):
-    arguments = {"b1": BETAS["beta1"], "b2": BETAS["beta2"], "eps": BETAS["epsilon"]}
+    arguments = {"b1": BETAS["beta1"], "b2": BETAS["beta2"]}
+    arguments |= {} if rule == "Lion" else {"eps": BETAS["epsilon"]}
     reference = optax.chain(OPTAX[rule](**arguments), optax.scale(-0.01))
     parameter = jnp.array(START)
     reference_state = reference.init(parameter)
