@@ -10,6 +10,8 @@ from typing import Any, Literal, NoReturn
 from common import schedules
 from common.checkpoint import efficient_vdvae, store
 from common.checkpoint.flax_msgpack import read_flax
+from common.checkpoint.hub import local_folder
+from common.checkpoint.pretrained import export_run
 from common.checkpoint.published_run import make_published_run, published_config
 from common.checkpoint.tensor_files import ReadTorch
 from common.errors import UserError
@@ -26,18 +28,21 @@ Source = tuple[Callable[..., efficient_vdvae.Imported], Any]  # importer and wha
 
 _USAGE = """\
 convert.py SOURCE --run FOLDER/logs-NAME [--config FILE] [--cfg FILE] [section.option=value ...]
+       convert.py FOLDER/logs-NAME --to-folder OUT [--step N|best]
        convert.py FOLDER/logs-NAME --to-torch OUT [--step N|best]"""
 _DESCRIPTION = """\
 The first form makes a run: with torch_impl or jax_impl as FOLDER, train.sh and synthesize.py of that twin go
 on from it. SOURCE is one of
-  a folder with config.json and weights, as open-muse publishes tokenizers and transformers;
+  a folder with config.json and weights, as open-muse publishes tokenizers and transformers and as the second
+  form and save_pretrained write it, or such a model of the hub: owner/model or owner/model/folder;
   weights of taming-transformers or latent-diffusion, with their YAML file as --config;
   weights of Google's MaskGIT or of Halton-MaskGIT, with the fitting file of egs/ as --cfg;
   a checkpoint of Efficient-VDVAE, with its .cfg as --cfg: the PyTorch program's file, or the JAX program's
   checkpoint_<step> or a folder of these (the newest is taken).
 --config tells the architecture, --cfg the options that it leaves open (egs/<family>/published.cfg unless
-given). The second form writes a checkpoint of a run of Efficient-VDVAE, the newest by default, as the PyTorch
-program saves it."""
+given). The second form writes the averaged weights of a run, the newest by default, to a folder that
+from_pretrained of both twins opens, the third a checkpoint of a run of Efficient-VDVAE as the PyTorch program
+saves it."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -55,26 +60,35 @@ def convert(words: Sequence[str], read_torch: ReadTorch, torch_bytes: TorchBytes
     parser.add_argument("--config", type=Path, metavar="FILE", help="published configuration, JSON or YAML")
     parser.add_argument("--run", type=Path, metavar="FOLDER/logs-NAME", help="run to make of the checkpoint")
     parser.add_argument("--to-torch", type=Path, metavar="OUT", help="file to write in the PyTorch layout")
+    parser.add_argument("--to-folder", type=Path, metavar="OUT", help="folder to write for from_pretrained")
     parser.add_argument("--step", metavar="N|best", help="checkpoint of the run to write")
     chosen = parser.parse_intermixed_args(list(words))
-    if chosen.to_torch is not None:
+    target = chosen.to_torch or chosen.to_folder
+    if target is not None:
         if chosen.run or chosen.cfg or chosen.config or chosen.overrides:
-            parser.error("--to-torch takes its options from the run")
-        export(chosen.source, chosen.to_torch, _step(chosen.step), torch_bytes)
+            parser.error("--to-torch and --to-folder take their options from the run")
+        step = _step(chosen.step)
+        if not chosen.source.is_dir():
+            raise UserError(f"there is no run folder {chosen.source}")
+        if chosen.to_torch is not None:
+            export(chosen.source, target, step, torch_bytes)
+        else:
+            print(export_run(chosen.source, _split(chosen.source)[1], target, step))
     elif chosen.run is None or chosen.step is not None:
-        parser.error("give --run, or --to-torch")
+        parser.error("give --run, --to-folder or --to-torch")
     else:
         _make_run(chosen, read_torch)
 
 
 def _make_run(chosen: argparse.Namespace, read_torch: ReadTorch) -> None:
     """A run of published weights or of a checkpoint of Efficient-VDVAE, as the configurations tell."""
-    config = published_config(chosen.source, chosen.config)
+    source = local_folder(chosen.source)
+    config = published_config(source, chosen.config)
     if config is None and chosen.cfg and load(chosen.cfg, chosen.overrides).run.family == "hierarchical_vae":
-        make_run(chosen.source, chosen.cfg, chosen.overrides, chosen.run, read_torch)
+        make_run(source, chosen.cfg, chosen.overrides, chosen.run, read_torch)
         return
     run = _split(chosen.run)
-    print(make_published_run(chosen.source, config, chosen.cfg, chosen.overrides, run, read_torch))
+    print(make_published_run(source, config, chosen.cfg, chosen.overrides, run, read_torch))
 
 
 def make_run(source: Path, cfg: Path, overrides: Sequence[str], run: Path, read_torch: ReadTorch) -> None:
@@ -112,8 +126,6 @@ def make_run(source: Path, cfg: Path, overrides: Sequence[str], run: Path, read_
 def export(run: Path, target: Path, step: Step, torch_bytes: TorchBytes) -> None:
     """Write a checkpoint of a run to the file `target`, as the PyTorch program saves it."""
     log_root, name = _split(run)
-    if not run.is_dir():
-        raise UserError(f"there is no run folder {run}")
     directory = RunDirectory(run)
     hparams = _supported(load(copy_path(log_root, name)))
     checkpoint = store.load(directory.checkpoints, step)

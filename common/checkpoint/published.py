@@ -17,8 +17,9 @@ from common.checkpoint.tokenizer_import import from_taming, open_muse_tokenizer,
 from common.checkpoint.tokenizer_names import from_flax
 from common.checkpoint.transformer_import import from_google, from_halton, open_muse_options
 from common.errors import UserError
-from common.plans import tokenizers, transformers
+from common.plans import classifier, hierarchical_vae, initialisation, tokenizers, transformers
 from common.plans.parameters import shapes
+from common.plans.transformer_plan import TransformerPlan
 
 Arrays = dict[str, np.ndarray]
 
@@ -27,37 +28,40 @@ TRANSFORMERS = ("MaskGitTransformer", "MaskGiTUViT", "MaskGiTUViT_v2")
 FAMILIES = ("vqgan", "maskgit")
 
 
+LIBRARY, FORMAT = "dioscuri", 1
+"""What stands in a configuration that this project wrote."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Published:
-    """Family, options of `[model]`, and those options of `[data]` that the network depends on."""
+    """Family, and words `section.option=value` that say what the network depends on, defaults included.
+
+    `own`: written by this project; the words then say all options, and the weights have canonical names.
+    """
 
     family: str
-    model: Any
-    data: Mapping[str, Any]
-
-    @property
-    def overrides(self) -> list[str]:
-        """The options as words `section.option=value`, all of `[model]`, defaults included."""
-        words = [f"model.{name.name}={_text(getattr(self.model, name.name))}" for name in fields(self.model)]
-        return [*words, *(f"data.{name}={_text(value)}" for name, value in self.data.items())]
+    overrides: tuple[str, ...]
+    own: bool = False
 
 
 def recognise(config: Mapping[str, Any], where: object) -> Published:
     """What a configuration describes; a `UserError` begins with `where` if it is none that is known."""
     name = str(config.get("_class_name", ""))
     try:
+        if config.get("library") == LIBRARY:
+            return _own(config)
         if name in TOKENIZERS:
             model, data = open_muse_tokenizer(config, taming=TOKENIZERS[name])
-            return Published(family="vqgan", model=model, data=data)
+            return _described("vqgan", model, data)
         if name in TRANSFORMERS:
-            return Published(family="maskgit", model=open_muse_options(config), data=_token_data(config))
+            return _described("maskgit", open_muse_options(config), _token_data(config))
         params = _first_stage(config)
         if params is not None:
             model, data = taming_tokenizer(params)
-            return Published(family="vqgan", model=model, data=data)
+            return _described("vqgan", model, data)
     except UserError as error:
         raise UserError(f"{where}: {error}") from error
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{where} is no whole configuration: {type(error).__name__} {error}") from error
     known = ", ".join([*TOKENIZERS, *TRANSFORMERS])
     raise UserError(
@@ -66,28 +70,27 @@ def recognise(config: Mapping[str, Any], where: object) -> Published:
     )
 
 
-def canonical_weights(arrays: Arrays, hparams: Any, where: object) -> Arrays:
+def canonical_weights(arrays: Arrays, hparams: Any, where: object, *, own: bool = False) -> Arrays:
     """Published weights of the network of a run's options, under canonical names and layouts, float32.
 
     A `UserError` names the first tensor that is missing, unknown or of another shape.
     """
-    data, model = hparams.data, hparams.model
-    flax = any("/" in name for name in arrays)
     try:
-        if hparams.run.family == "vqgan":
-            plan = tokenizers.make_plan(model, data.target_res, data.channels)
-            expected = shapes(tokenizers.parameter_table(plan))
-            found = from_flax(arrays, plan) if flax else from_taming(arrays)
-        else:
-            prior = transformers.make_plan(model, data.grid, data.codebook_size)
-            expected = shapes(transformers.parameter_table(prior))
-            found = _transformer(arrays, model.architecture, flax=flax)
+        expected = _expected(hparams)
+        found = arrays if own else _renamed(arrays, hparams)
     except (KeyError, ValueError) as error:
         raise UserError(f"{where}: these are no weights of this architecture ({error})") from error
     except UserError as error:
         raise UserError(f"{where}: {error}") from error
     match(expected, found, "published", where)
     return {name: np.ascontiguousarray(found[name], np.float32) for name in expected}
+
+
+def _renamed(arrays: Arrays, hparams: Any) -> Arrays:
+    flax = any("/" in name for name in arrays)
+    if hparams.run.family == "maskgit":
+        return _transformer(arrays, hparams.model.architecture, flax=flax)
+    return from_flax(arrays, _tokenizer_plan(hparams)) if flax else from_taming(arrays)
 
 
 def _transformer(arrays: Arrays, architecture: str, *, flax: bool) -> Arrays:
@@ -118,5 +121,50 @@ def _first_stage(config: Any) -> Mapping[str, Any] | None:
     return next((params for params in found if params is not None), None)
 
 
-def _text(value: Any) -> str:
-    return repr(list(value) if isinstance(value, tuple) else value)
+def _tokenizer_plan(hparams: Any) -> tokenizers.TokenizerPlan:
+    return tokenizers.make_plan(hparams.model, hparams.data.target_res, hparams.data.channels)
+
+
+def _transformer_plan(hparams: Any) -> TransformerPlan:
+    return transformers.make_plan(hparams.model, hparams.data.grid, hparams.data.codebook_size)
+
+
+def _classifier_plan(hparams: Any) -> classifier.ClassifierPlan:
+    return classifier.make_plan(hparams.model, hparams.data.target_res, hparams.data.channels)
+
+
+def _expected(hparams: Any) -> dict[str, tuple[int, ...]]:
+    """Shape of every parameter of the network; of a tokenizer without its discriminator."""
+    if hparams.run.family == "hierarchical_vae":
+        table = initialisation.parameter_table(hierarchical_vae.make_plan(hparams))
+        return {name: parameter.shape for name, parameter in table.items()}
+    if hparams.run.family == "classifier":
+        return shapes(classifier.parameter_table(_classifier_plan(hparams)))
+    if hparams.run.family == "vqgan":
+        return shapes(tokenizers.parameter_table(_tokenizer_plan(hparams)))
+    return shapes(transformers.parameter_table(_transformer_plan(hparams)))
+
+
+def option_words(sections: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
+    """Words `section.option=value` of options; tuples are lists, names are text as they stand."""
+    return tuple(
+        f"{section}.{name}={value if name == 'name' else repr(_listed(value))}"
+        for section, options in sections.items()
+        for name, value in options.items()
+    )
+
+
+def _described(family: str, model: Any, data: Mapping[str, Any]) -> Published:
+    of_model = {declared.name: getattr(model, declared.name) for declared in fields(model)}
+    return Published(family=family, overrides=option_words({"model": of_model, "data": data}))
+
+
+def _own(config: Mapping[str, Any]) -> Published:
+    if config["format"] != FORMAT:
+        raise UserError(f"it is of format {config['format']!r}, this program reads {FORMAT}")
+    sections = config["hparams"]
+    return Published(family=sections["run"]["family"], overrides=option_words(sections), own=True)
+
+
+def _listed(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value

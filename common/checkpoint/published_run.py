@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -46,20 +47,32 @@ def make_published_run(
     log_root, name = run
     file = weights_file(source)
     described = None if config is None else recognise(read_config(config), config)
-    base, words = _base(described, cfg, file)
-    words = [*words, *overrides, f"run.name={name}"]
+    with TemporaryDirectory() as folder:
+        base = _base(described, cfg, file, Path(folder))
+        words = [*(described.overrides if described else ()), *overrides, f"run.name={name}"]
+        return _write(base, words, described, file, read_torch, RunDirectory.of(log_root, name))
+
+
+def _write(
+    base: Path,
+    words: Sequence[str],
+    described: Published | None,
+    file: Path,
+    read_torch: ReadTorch,
+    directory: RunDirectory,
+) -> str:
     hparams = load(base, words)
-    if hparams.run.family not in FAMILIES:
+    own = described is not None and described.own
+    if hparams.run.family not in FAMILIES and not own:
         raise UserError(f"{base}: family '{hparams.run.family}' has no published weights of this kind")
-    weights = canonical_weights(read_weights(file, read_torch), hparams, file)
+    weights = canonical_weights(read_weights(file, read_torch), hparams, file, own=own)
     weights |= _discriminator(hparams)
-    directory = RunDirectory.of(log_root, name)
     with directory.locked():
         if present := store.steps(directory.checkpoints):
             raise UserError(
                 f"run {directory.path} has a checkpoint of step {present[-1]} already: choose another --run"
             )
-        options = resolve(base, words, log_root)
+        options = resolve(base, words, directory.path.parent)
         info = {
             "data": None,
             "random": {"seed": hparams.run.seed, "step": 0},
@@ -72,24 +85,28 @@ def make_published_run(
         state = {"model": weights, "ema": weights}
         path = store.save(directory.checkpoints, 0, state, info, keep=1)
     n = sum(array.size for array in weights.values())
-    return f"{path}: {len(weights)} tensors, {n:,} parameters; use it with run.name={name}"
+    return f"{path}: {len(weights)} tensors, {n:,} parameters; use it with run.name={hparams.run.name}"
 
 
-def _base(described: Published | None, cfg: Path | None, file: Path) -> tuple[Path, list[str]]:
-    if described is not None:
-        base = cfg or BASES[described.family]
-        family = load(base).run.family
-        if family != described.family:
-            raise UserError(
-                f"{base} is of family '{family}', the published model of family '{described.family}'"
-            )
-        return base, described.overrides
-    if cfg is None:
+def _base(described: Published | None, cfg: Path | None, file: Path, folder: Path) -> Path:
+    """The file whose options published ones are put over; `folder` is for one that says the family alone."""
+    if described is None and cfg is None:
         raise UserError(
             f"{file} does not tell its architecture: give its configuration with --config, or a .cfg of the "
             "same architecture with --cfg (egs/ has one for each published model)"
         )
-    return cfg, []
+    if described is None or cfg is not None:
+        base = cfg or folder
+    elif described.own:
+        base = folder / "options.cfg"
+        base.write_text(f"# {file.parent}\n\n[run]\nfamily = {described.family}\nname = published\n")
+        return base
+    else:
+        base = BASES[described.family]
+    family = load(base).run.family
+    if described is not None and family != described.family:
+        raise UserError(f"{base} is of family '{family}', the published model of family '{described.family}'")
+    return base
 
 
 def _discriminator(hparams: Any) -> dict[str, np.ndarray]:

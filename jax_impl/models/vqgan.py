@@ -15,6 +15,7 @@ from common.plans.tokenizers import Block, Level, TokenizerPlan
 from jax_impl.layers.precision import at_least_float32
 from jax_impl.layers.quantizers import Quantised, assigned_codebook, make_quantizer
 from jax_impl.layers.resnet import Convolution, GridAttention, GroupNorm, ResnetBlock, double, halve
+from jax_impl.pretrained import Pretrained
 
 __all__ = ["Quantised", "Tokenizer", "assigned_codebook", "build_tokenizer"]
 
@@ -154,7 +155,7 @@ class Decoder(nnx.Module):
         return jax.nn.silu(self.norm_out(x))
 
 
-class Tokenizer(nnx.Module):
+class Tokenizer(Pretrained, nnx.Module):
     """Encoder, quantiser and decoder."""
 
     def __init__(self, plan: TokenizerPlan, dtype: Dtype = None, checkpoint: bool = False) -> None:

@@ -16,6 +16,7 @@ from common.plans.tokenizers import Block, Level, TokenizerPlan
 from torch_impl.layers.precision import at_least_float32
 from torch_impl.layers.quantizers import Quantised, assigned_codebook, make_quantizer
 from torch_impl.layers.resnet import Convolution, GridAttention, GroupNorm, ResnetBlock, double, halve
+from torch_impl.pretrained import Pretrained
 
 __all__ = ["Quantised", "Tokenizer", "assigned_codebook", "build_tokenizer"]
 
@@ -160,7 +161,7 @@ class Decoder(nn.Module):
         return F.silu(self.norm_out(x))
 
 
-class Tokenizer(nn.Module):
+class Tokenizer(Pretrained, nn.Module):
     """Encoder, quantiser and decoder."""
 
     def __init__(self, plan: TokenizerPlan, dtype: Dtype = None, checkpoint: bool = False) -> None:
