@@ -33,10 +33,10 @@ convert.py SOURCE --run FOLDER/logs-NAME [--config FILE] [--cfg FILE] [section.o
 _DESCRIPTION = """\
 The first form makes a run: with torch_impl or jax_impl as FOLDER, train.sh and synthesize.py of that twin go
 on from it. SOURCE is one of
-  a folder with config.json and weights, as open-muse publishes tokenizers and transformers and as the second
+  a folder with config.json and weights, as open-muse and diffusers (aMUSEd) publish them and as the second
   form and save_pretrained write it, or such a model of the hub: owner/model or owner/model/folder;
   weights of taming-transformers or latent-diffusion, with their YAML file as --config;
-  weights of Google's MaskGIT or of Halton-MaskGIT, with the fitting file of egs/ as --cfg;
+  weights of Google's MaskGIT, Halton-MaskGIT or LlamaGen's tokenizer, with the fitting file of egs/ as --cfg;
   a checkpoint of Efficient-VDVAE, with its .cfg as --cfg: the PyTorch program's file, or the JAX program's
   checkpoint_<step> or a folder of these (the newest is taken).
 --config tells the architecture, --cfg the options that it leaves open (egs/<family>/published.cfg unless

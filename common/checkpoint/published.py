@@ -1,8 +1,8 @@
 """Which published model a configuration describes, and its weights under canonical names.
 
-Known are the folders of open-muse (`config.json` beside the weights) and the YAML files of
-taming-transformers and latent-diffusion; files that come without one (Google's MaskGIT, Halton-MaskGIT) are
-described by a `.cfg` of this project.
+Known are the folders of open-muse and diffusers (`config.json` beside the weights) and the YAML files of
+taming-transformers and latent-diffusion; files that come without one (Google's MaskGIT, Halton-MaskGIT,
+LlamaGen's tokenizer) are described by a `.cfg` of this project.
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,18 @@ from typing import Any
 import numpy as np
 
 from common.checkpoint.compare import match
-from common.checkpoint.tokenizer_import import from_taming, open_muse_tokenizer, taming_tokenizer
+from common.checkpoint.diffusers_import import (
+    diffusers_tokenizer,
+    diffusers_uvit,
+    from_diffusers_tokenizer,
+    from_diffusers_uvit,
+)
+from common.checkpoint.tokenizer_import import (
+    from_llamagen,
+    from_taming,
+    open_muse_tokenizer,
+    taming_tokenizer,
+)
 from common.checkpoint.tokenizer_names import from_flax
 from common.checkpoint.transformer_import import from_google, from_halton, open_muse_options
 from common.errors import UserError
@@ -25,6 +36,10 @@ Arrays = dict[str, np.ndarray]
 
 TOKENIZERS = {"MaskGitVQGAN": False, "VQGANModel": True}
 TRANSFORMERS = ("MaskGitTransformer", "MaskGiTUViT", "MaskGiTUViT_v2")
+DIFFUSERS = {
+    "VQModel": lambda config: ("vqgan", *diffusers_tokenizer(config)),
+    "UVit2DModel": lambda config: ("maskgit", *diffusers_uvit(config)),
+}
 FAMILIES = ("vqgan", "maskgit")
 
 
@@ -55,6 +70,8 @@ def recognise(config: Mapping[str, Any], where: object) -> Published:
             return _described("vqgan", model, data)
         if name in TRANSFORMERS:
             return _described("maskgit", open_muse_options(config), _token_data(config))
+        if name in DIFFUSERS:
+            return _described(*DIFFUSERS[name](config))
         params = _first_stage(config)
         if params is not None:
             model, data = taming_tokenizer(params)
@@ -63,7 +80,7 @@ def recognise(config: Mapping[str, Any], where: object) -> Published:
         raise UserError(f"{where}: {error}") from error
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{where} is no whole configuration: {type(error).__name__} {error}") from error
-    known = ", ".join([*TOKENIZERS, *TRANSFORMERS])
+    known = ", ".join([*TOKENIZERS, *TRANSFORMERS, *DIFFUSERS])
     raise UserError(
         f"{where} describes no published model that is known here: _class_name is none of {known}, and there "
         "is no ddconfig"
@@ -87,16 +104,23 @@ def canonical_weights(arrays: Arrays, hparams: Any, where: object, *, own: bool 
 
 
 def _renamed(arrays: Arrays, hparams: Any) -> Arrays:
-    flax = any("/" in name for name in arrays)
+    """Their names and layouts tell which project's they are."""
+    flax, architecture = any("/" in name for name in arrays), hparams.model.architecture
     if hparams.run.family == "maskgit":
-        return _transformer(arrays, hparams.model.architecture, flax=flax)
-    return from_flax(arrays, _tokenizer_plan(hparams)) if flax else from_taming(arrays)
-
-
-def _transformer(arrays: Arrays, architecture: str, *, flax: bool) -> Arrays:
+        if flax:
+            return from_google(arrays)
+        if architecture == "halton":
+            return from_halton(arrays)
+        return from_diffusers_uvit(arrays) if _has(arrays, "down_block.") else dict(arrays)
     if flax:
-        return from_google(arrays)
-    return from_halton(arrays) if architecture == "halton" else dict(arrays)
+        return from_flax(arrays, _tokenizer_plan(hparams))
+    if _has(arrays, "encoder.conv_blocks."):
+        return from_llamagen(arrays)
+    return from_diffusers_tokenizer(arrays) if _has(arrays, "encoder.down_blocks.") else from_taming(arrays)
+
+
+def _has(arrays: Arrays, prefix: str) -> bool:
+    return any(name.startswith(prefix) for name in arrays)
 
 
 def _token_data(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Recorded cases as their authors would publish them: files under the original names, in their layouts."""
 
 import json
+from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
@@ -102,3 +103,26 @@ def write_halton(path):
     state = tensors({f"module._orig_mod.{name}": array for name, array in weights.items()})
     torch.save({"iter": 5, "global_epoch": 1, "model_state_dict": state, "optimizer_state_dict": {}}, path)
     return path
+
+
+def write_llamagen(path):
+    """The checkpoint of LlamaGen's tokenizer; the decoder's blocks are counted from the coarsest."""
+    _, weights = recorded("taming_vqgan")
+    state = {"quantize.codebook_used": torch.zeros(65536)}
+    for name, array in weights.items():
+        for ours, theirs in LLAMAGEN.items():
+            name = name.replace(ours, theirs)
+        state[name] = torch.from_numpy(array.copy())
+    torch.save({"model": state, "args": Namespace(codebook_size=40), "steps": 3}, path)
+    return path
+
+
+LLAMAGEN = {
+    "encoder.down.": "encoder.conv_blocks.",
+    "decoder.up.1.": "decoder.conv_blocks.0.",
+    "decoder.up.0.": "decoder.conv_blocks.1.",
+    ".block.": ".res.",
+    ".mid.block_1.": ".mid.0.",
+    ".mid.attn_1.": ".mid.1.",
+    ".mid.block_2.": ".mid.2.",
+}

@@ -22,6 +22,7 @@ from tests.common.published import (
     write_flax,
     write_folder,
     write_halton,
+    write_llamagen,
     write_taming,
 )
 from tests.end_to_end.twins import ROOT, TWINS, call, pictures
@@ -119,6 +120,15 @@ def test_checkpoint_of_halton_maskgit(tmp_path):
     cfg = ROOT / "egs" / "maskgit" / "imagenet256_halton_tiny.cfg"
     run(write_halton(tmp_path / "file"), "--cfg", cfg, "--run", tmp_path / "logs-new", *HALTON)
     assert_holds(tmp_path / "logs-new", from_halton(recorded("halton_maskgit")[1]))
+
+
+def test_tokenizer_of_llamagen(tmp_path):
+    cfg = ROOT / "egs" / "vqgan" / "imagenet256_llamagen_f16.cfg"
+    words = [f"model.{word}" for word in ("channel_mult=[2,1]", "hidden_channels=32", "z_channels=10",
+             "embedding_dim=6", "num_embeddings=40", "attn_resolutions=[8]")]  # fmt: skip
+    words += ["data.target_res=16", "discriminator.type=none", "loss.perceptual_weight=0"]
+    run(write_llamagen(tmp_path / "file"), "--cfg", cfg, "--run", tmp_path / "logs-new", *words)
+    assert_holds(tmp_path / "logs-new", recorded("taming_vqgan")[1])
 
 
 def test_a_discriminator_begins_anew(tmp_path):
