@@ -11,12 +11,14 @@ from common import schedules
 from common.checkpoint import efficient_vdvae, store
 from common.checkpoint.flax_msgpack import read_flax
 from common.checkpoint.hub import local_folder
+from common.checkpoint.open_muse_yaml import converted
 from common.checkpoint.pretrained import export_run
-from common.checkpoint.published_run import make_published_run, published_config
-from common.checkpoint.tensor_files import ReadTorch
+from common.checkpoint.published_run import BASES, make_published_run, published_config
+from common.checkpoint.tensor_files import ReadTorch, read_config
 from common.errors import UserError
 from common.hparams import load, resolve, to_json
-from common.hparams.archive import copy_path
+from common.hparams.archive import copy_path, written_out
+from common.plans import transformers
 from common.plans.hierarchical_vae import make_plan
 from common.run.directory import RunDirectory
 from common.run.files import replacing
@@ -28,21 +30,23 @@ Source = tuple[Callable[..., efficient_vdvae.Imported], Any]  # importer and wha
 
 _USAGE = """\
 convert.py SOURCE --run FOLDER/logs-NAME [--config FILE] [--cfg FILE] [section.option=value ...]
+       convert.py OPEN_MUSE.yaml --to-cfg OUT.cfg [section.option=value ...]
        convert.py FOLDER/logs-NAME --to-folder OUT [--step N|best]
        convert.py FOLDER/logs-NAME --to-torch OUT [--step N|best]"""
 _DESCRIPTION = """\
 The first form makes a run: with torch_impl or jax_impl as FOLDER, train.sh and synthesize.py of that twin go
 on from it. SOURCE is one of
-  a folder with config.json and weights, as open-muse and diffusers (aMUSEd) publish them and as the second
+  a folder with config.json and weights, as open-muse and diffusers (aMUSEd) publish them and as the third
   form and save_pretrained write it, or such a model of the hub: owner/model or owner/model/folder;
   weights of taming-transformers or latent-diffusion, with their YAML file as --config;
   weights of Google's MaskGIT, Halton-MaskGIT or LlamaGen's tokenizer, with the fitting file of egs/ as --cfg;
   a checkpoint of Efficient-VDVAE, with its .cfg as --cfg: the PyTorch program's file, or the JAX program's
   checkpoint_<step> or a folder of these (the newest is taken).
 --config tells the architecture, --cfg the options that it leaves open (egs/<family>/published.cfg unless
-given). The second form writes the averaged weights of a run, the newest by default, to a folder that
-from_pretrained of both twins opens, the third a checkpoint of a run of Efficient-VDVAE as the PyTorch program
-saves it."""
+given). The second form writes an open-muse training configuration as one of this project, and names what it
+leaves out. The third form writes the averaged weights of a run, the newest by default, to a folder that
+from_pretrained of both twins opens, the fourth a checkpoint of a run of Efficient-VDVAE as the PyTorch
+program saves it."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -60,9 +64,13 @@ def convert(words: Sequence[str], read_torch: ReadTorch, torch_bytes: TorchBytes
     parser.add_argument("--config", type=Path, metavar="FILE", help="published configuration, JSON or YAML")
     parser.add_argument("--run", type=Path, metavar="FOLDER/logs-NAME", help="run to make of the checkpoint")
     parser.add_argument("--to-torch", type=Path, metavar="OUT", help="file to write in the PyTorch layout")
+    parser.add_argument("--to-cfg", type=Path, metavar="OUT.cfg", help="configuration to write")
     parser.add_argument("--to-folder", type=Path, metavar="OUT", help="folder to write for from_pretrained")
     parser.add_argument("--step", metavar="N|best", help="checkpoint of the run to write")
     chosen = parser.parse_intermixed_args(list(words))
+    if chosen.to_cfg is not None:
+        convert_configuration(chosen.source, chosen.to_cfg, chosen.overrides)
+        return
     target = chosen.to_torch or chosen.to_folder
     if target is not None:
         if chosen.run or chosen.cfg or chosen.config or chosen.overrides:
@@ -75,9 +83,23 @@ def convert(words: Sequence[str], read_torch: ReadTorch, torch_bytes: TorchBytes
         else:
             print(export_run(chosen.source, _split(chosen.source)[1], target, step))
     elif chosen.run is None or chosen.step is not None:
-        parser.error("give --run, --to-folder or --to-torch")
+        parser.error("give --run, --to-cfg, --to-folder or --to-torch")
     else:
         _make_run(chosen, read_torch)
+
+
+def convert_configuration(source: Path, target: Path, overrides: Sequence[str]) -> None:
+    """Write a training configuration of open-muse as a `.cfg`; print what is unknown and left out."""
+    words, unknown = converted(read_config(source), source)
+    given = load(BASES["maskgit"], [*words, *overrides])
+    transformers.make_plan(given.model, given.data.grid, given.data.codebook_size)
+    header = [f"# {source.name} of open-muse.", "#", f"# Command:   sh torch_impl/train.sh {target}"]
+    text = written_out(BASES["maskgit"], [*words, *overrides], header)
+    with replacing(target) as beside:
+        beside.write_text(text, encoding="utf-8")
+    for key in unknown:
+        print(f"warning: {source}: '{key}' is unknown and left out")
+    print(f"{target}: {source.name} as a configuration of family maskgit; [data] says where tokens lie")
 
 
 def _make_run(chosen: argparse.Namespace, read_torch: ReadTorch) -> None:

@@ -69,7 +69,7 @@ def recognise(config: Mapping[str, Any], where: object) -> Published:
             model, data = open_muse_tokenizer(config, taming=TOKENIZERS[name])
             return _described("vqgan", model, data)
         if name in TRANSFORMERS:
-            return _described("maskgit", open_muse_options(config), _token_data(config))
+            return described_transformer(config)
         if name in DIFFUSERS:
             return _described(*DIFFUSERS[name](config))
         params = _first_stage(config)
@@ -176,6 +176,11 @@ def option_words(sections: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
         for section, options in sections.items()
         for name, value in options.items()
     )
+
+
+def described_transformer(config: Mapping[str, Any]) -> Published:
+    """A transformer of open-muse, from its options and `_class_name`."""
+    return _described("maskgit", open_muse_options(config), _token_data(config))
 
 
 def _described(family: str, model: Any, data: Mapping[str, Any]) -> Published:

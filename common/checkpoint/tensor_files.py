@@ -1,12 +1,14 @@
 """Weights as their authors publish them, one file or a folder with `config.json`, as numpy arrays."""
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
+import yaml
 
 from common.checkpoint.flax_msgpack import flatten, read_flax
 from common.errors import UserError
@@ -80,11 +82,9 @@ def read_safetensors(file: Path) -> Arrays:
 
 def read_config(file: Path) -> dict[str, Any]:
     """A configuration in JSON or YAML; a `UserError` where it is neither or no mapping."""
-    import yaml  # noqa: PLC0415 - slow, and needed for this alone
-
     try:
         text = file.read_text(encoding="utf-8")
-        value = json.loads(text) if file.suffix == ".json" else yaml.safe_load(text)
+        value = json.loads(text) if file.suffix == ".json" else yaml.load(text, _Loader)
     except OSError as error:
         raise UserError(f"configuration {file} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError, yaml.YAMLError) as error:
@@ -93,6 +93,15 @@ def read_config(file: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise UserError(f"configuration {file} is no mapping from options to values")
     return value
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads `1e-4` as a number, which YAML 1.1 takes for text for want of a dot."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(?:\.\d*)?[eE][-+]?\d+"), list("-+0123456789")
+)
 
 
 def _array(entry: Mapping[str, Any], data: memoryview) -> np.ndarray:
