@@ -118,7 +118,7 @@ class _Machine:
         self.stack.append(_FUNCTIONS[function](*arguments))
 
     def build(self) -> None:
-        """An array's state is (version, shape, dtype, column-major, bytes), a dtype's (version, order, ...)."""
+        """An array's state is (version, shape, dtype, column-major, bytes), a dtype's (version, order)."""
         state, target = self.stack.pop(), self.stack[-1]
         if isinstance(target, _Array):
             _, shape, dtype, fortran, data = state

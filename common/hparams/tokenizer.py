@@ -12,9 +12,9 @@ class Tokenizer:
     """`[model]` of the family vqgan."""
 
     architecture: str = option(
-        choices=("maskgit", "taming"),
+        choices=("maskgit", "taming", "movq"),
         doc="maskgit: convolutions only (MaskGIT, Chang et al. 2022); taming: with attention (VQGAN, "
-        "Esser et al. 2021)",
+        "Esser et al. 2021); movq: the same, the codes modulating the decoder's norms (Zheng et al. 2022)",
     )
     hidden_channels: int = option(low=1, high=2**14, doc="width that channel_mult multiplies")
     channel_mult: tuple[int, ...] = option(low=1, doc="width of each level, finest first")
@@ -24,9 +24,11 @@ class Tokenizer:
     embedding_dim: int = option(low=1, high=2**14, doc="length of a code; maskgit: that of z_channels")
     norm_groups: int = option(32, low=1, doc="groups of the group norms")
     dropout: float = option(0.0, low=0, high=0.99, doc="rate before the second convolution of a block")
-    attn_resolutions: tuple[int, ...] = option((), low=1, doc="taming: sides of the grids with attention")
-    mid_attention: bool = option(True, doc="taming: attention between the blocks of the coarsest level")
-    resample_with_conv: bool = option(True, doc="taming: convolutions beside pooling and upsampling")
+    attn_resolutions: tuple[int, ...] = option(
+        (), low=1, doc="taming, movq: sides of the grids with attention"
+    )
+    mid_attention: bool = option(True, doc="taming, movq: attention between the blocks of the coarsest level")
+    resample_with_conv: bool = option(True, doc="taming, movq: convolutions beside pooling and upsampling")
     quantizer: str = option(
         "nearest",
         choices=("nearest", "ema", "fsq", "lfq"),
@@ -52,7 +54,7 @@ class Tokenizer:
         False, doc="commitment_cost weighs the codes' part of the loss instead of the encoder's"
     )
     legacy_single_block_attention: bool = option(
-        False, doc="taming: levels with a single block leave their attention out"
+        False, doc="taming, movq: levels with a single block leave their attention out"
     )
 
     def __post_init__(self) -> None:

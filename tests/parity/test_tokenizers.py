@@ -23,6 +23,7 @@ OPTIONS = {
     "taming": TAMING,
     "taming without convolutions": replace(TAMING, resample_with_conv=False, mid_attention=False),
     "taming legacy": replace(TAMING, legacy_single_block_attention=True),
+    "movq": replace(TAMING, architecture="movq"),
     "dropout": replace(PLAIN, dropout=0.3),
     "entropy": replace(PLAIN, entropy_loss_ratio=0.1, entropy_temperature=0.5),
     "entropy of the choice": replace(PLAIN, entropy_loss_ratio=0.1, entropy_type="argmax"),
