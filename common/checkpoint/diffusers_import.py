@@ -33,6 +33,8 @@ _VQ_OPTIONS = {
 }
 _ATTENDS = {"DownEncoderBlock2D": False, "AttnDownEncoderBlock2D": True}
 
+_NORMS = {"group": "taming", "spatial": "movq"}
+
 _ATTENTION: Rules = (
     (r"\.(?:to_q|query)\.", r".q."),
     (r"\.(?:to_k|key)\.", r".k."),
@@ -50,7 +52,7 @@ _VQ: Rules = (
     (r"\.mid_block\.resnets\.1\.", r".mid.block_2."),
     (r"\.mid_block\.attentions\.0\.", r".mid.attn_1."),
     (r"\.conv_shortcut\.", r".nin_shortcut."),
-    (r"\.group_norm\.", r".norm."),
+    (r"\.(?:group|spatial)_norm\.", r".norm."),
     (r"\.conv_norm_out\.", r".norm_out."),
     *_ATTENTION,
 )
@@ -90,13 +92,14 @@ def diffusers_tokenizer(config: Mapping[str, Any]) -> tuple[Tokenizer, dict[str,
     _check_names(config, _VQ_OPTIONS)
     widths, types = config["block_out_channels"], config["down_block_types"]
     wrong = [width for width in widths if width % widths[0]]
-    if wrong or config.get("norm_type", "group") != "group" or not set(types) <= set(_ATTENDS):
+    norm = config.get("norm_type", "group")
+    if wrong or norm not in _NORMS or not set(types) <= set(_ATTENDS):
         raise UserError(
-            f"a VQModel of widths {list(widths)}, blocks {sorted(set(types))} and norm_type "
-            f"'{config.get('norm_type', 'group')}' is not supported"
+            f"a VQModel of widths {list(widths)}, blocks {sorted(set(types))} and norm_type '{norm}' is not "
+            "supported"
         )
     model = Tokenizer(
-        architecture="taming",
+        architecture=_NORMS[norm],
         hidden_channels=widths[0],
         channel_mult=tuple(width // widths[0] for width in widths),
         num_res_blocks=config["layers_per_block"],

@@ -34,7 +34,7 @@ from common.plans.transformer_plan import TransformerPlan
 
 Arrays = dict[str, np.ndarray]
 
-TOKENIZERS = {"MaskGitVQGAN": False, "VQGANModel": True}
+TOKENIZERS = {"MaskGitVQGAN": "maskgit", "VQGANModel": "taming", "MOVQ": "movq"}
 TRANSFORMERS = ("MaskGitTransformer", "MaskGiTUViT", "MaskGiTUViT_v2")
 DIFFUSERS = {
     "VQModel": lambda config: ("vqgan", *diffusers_tokenizer(config)),
@@ -66,7 +66,7 @@ def recognise(config: Mapping[str, Any], where: object) -> Published:
         if config.get("library") == LIBRARY:
             return _own(config)
         if name in TOKENIZERS:
-            model, data = open_muse_tokenizer(config, taming=TOKENIZERS[name])
+            model, data = open_muse_tokenizer(config, TOKENIZERS[name])
             return _described("vqgan", model, data)
         if name in TRANSFORMERS:
             return described_transformer(config)

@@ -31,6 +31,16 @@ _OPEN_MUSE = {
 }
 """What `MaskGitVQGAN` and `VQGANModel` take for options that their configuration lacks."""
 
+_MOVQ = {
+    **_OPEN_MUSE,
+    "channel_mult": (1, 2, 2, 4),
+    "attn_resolutions": (32,),
+    "z_channels": 4,
+    "num_embeddings": 16384,
+    "quantized_embed_dim": 4,
+}
+"""The same for `MOVQ`."""
+
 _TAMING = {
     "double_z": False,
     "z_channels": 256,
@@ -53,6 +63,8 @@ _TAMING_PARAMS = {
     *("lr_g_factor", "use_ema", "base_learning_rate"),
 }
 
+_IN_ATTENTION = re.compile(r"\.attn(_1)?\.")
+
 FIRST_STAGE = "first_stage_model."
 """Prefix of a tokenizer's weights within those of the model that has it for its first stage."""
 
@@ -65,13 +77,15 @@ _GOOGLE = {
 """What this project has of the options of MaskGIT's tokenizer."""
 
 
-def open_muse_tokenizer(config: Mapping[str, Any], *, taming: bool) -> tuple[Tokenizer, dict[str, Any]]:
-    """Options of open-muse's `MaskGitVQGAN` or, `taming`, `VQGANModel`, and of `[data]`."""
+def open_muse_tokenizer(config: Mapping[str, Any], architecture: str) -> tuple[Tokenizer, dict[str, Any]]:
+    """Options of open-muse's `MaskGitVQGAN` ('maskgit'), `VQGANModel` ('taming') or `MOVQ` ('movq'), and of
+    `[data]`."""
     given = {name: value for name, value in config.items() if not name.startswith("_")}
     _check_names(given, _OPEN_MUSE)
-    found = {**_OPEN_MUSE, **given}
+    found = {**(_MOVQ if architecture == "movq" else _OPEN_MUSE), **given}
+    taming = architecture != "maskgit"
     model = Tokenizer(
-        architecture="taming" if taming else "maskgit",
+        architecture=architecture,
         hidden_channels=found["hidden_channels"],
         channel_mult=tuple(found["channel_mult"]),
         num_res_blocks=found["num_res_blocks"],
@@ -80,10 +94,10 @@ def open_muse_tokenizer(config: Mapping[str, Any], *, taming: bool) -> tuple[Tok
         embedding_dim=found["quantized_embed_dim"],
         dropout=found["dropout"],
         attn_resolutions=tuple(found["attn_resolutions"]) if taming else (),
-        mid_attention=not found["no_attn_mid_block"],
+        mid_attention=architecture == "movq" or not found["no_attn_mid_block"],
         resample_with_conv=found["resample_with_conv"] if taming else True,
         commitment_cost=found["commitment_cost"],
-        legacy_commitment=True,
+        legacy_commitment=architecture != "movq",
         legacy_shortcut=not taming,
         legacy_single_block_attention=taming,
     )
@@ -143,7 +157,8 @@ def google_tokenizer(config: Mapping[str, Any]) -> Tokenizer:
 
 
 def from_taming(arrays: Arrays) -> dict[str, np.ndarray]:
-    """Without the losses' networks, averages of the weights and the model whose first stage it is."""
+    """Without the losses' networks, averages of the weights and the model whose first stage it is; MoVQ's
+    attention, whose layers are matrices, with 1x1 kernels."""
     if any(name.startswith(FIRST_STAGE) for name in arrays):
         arrays = {
             name.removeprefix(FIRST_STAGE): array
@@ -151,7 +166,7 @@ def from_taming(arrays: Arrays) -> dict[str, np.ndarray]:
             if name.startswith(FIRST_STAGE)
         }
     return {
-        name: array
+        name: array[:, :, None, None] if array.ndim == 2 and _IN_ATTENTION.search(name) else array
         for name, array in arrays.items()
         if not name.startswith(("loss.", "model_ema.", "colorize"))
     }

@@ -11,9 +11,12 @@ import torch
 
 from common.checkpoint import store
 from common.checkpoint.convert import convert
+from common.checkpoint.tokenizer_import import open_muse_tokenizer
 from common.checkpoint.tokenizer_names import from_flax
 from common.checkpoint.transformer_import import from_google, from_halton
 from common.errors import UserError
+from common.plans.parameters import initial_values
+from common.plans.tokenizers import make_plan, parameter_table
 from common.run.trained_run import open_run
 from common.run.trained_tokenizer import open_tokenizer
 from convert import read_torch, torch_bytes
@@ -129,6 +132,29 @@ def test_tokenizer_of_llamagen(tmp_path):
     words += ["data.target_res=16", "discriminator.type=none", "loss.perceptual_weight=0"]
     run(write_llamagen(tmp_path / "file"), "--cfg", cfg, "--run", tmp_path / "logs-new", *words)
     assert_holds(tmp_path / "logs-new", recorded("taming_vqgan")[1])
+
+
+def test_movq_of_open_muse(tmp_path):
+    """Its attention's layers are matrices."""
+    config = {
+        "_class_name": "MOVQ", "hidden_channels": 32, "channel_mult": [1, 2], "num_res_blocks": 1,
+        "attn_resolutions": [8], "num_embeddings": 16, "resolution": 16,
+    }  # fmt: skip
+    plan = make_plan(open_muse_tokenizer(config, "movq")[0], 16, 3)
+    expected = initial_values(parameter_table(plan), 0)
+    layers = ("q.weight", "k.weight", "v.weight", "proj_out.weight")
+    state = {
+        name: torch.from_numpy(array[:, :, 0, 0] if ".attn" in name and name.endswith(layers) else array)
+        for name, array in expected.items()
+    }
+    assert state["decoder.mid.attn_1.q.weight"].ndim == 2
+    (tmp_path / "movq").mkdir()
+    (tmp_path / "movq" / "config.json").write_text(json.dumps(config))
+    torch.save(state, tmp_path / "movq" / "pytorch_model.bin")
+    run(tmp_path / "movq", "--run", tmp_path / "logs-new")
+    assert_holds(tmp_path / "logs-new", expected)
+    assert "decoder.up.1.attn.0.norm.conv_y.weight" in expected
+    assert "encoder.down.1.attn.0.norm.weight" in expected
 
 
 def test_a_discriminator_begins_anew(tmp_path):

@@ -40,7 +40,7 @@ def options(case):
     config = case["config"]
     if "vqvae" in config:
         return google_tokenizer(config["vqvae"])
-    return open_muse_tokenizer(config, taming=case["runner"] == "taming_vqgan")[0]
+    return open_muse_tokenizer(config, case["runner"].split("_")[0])[0]
 
 
 def nhwc(array):

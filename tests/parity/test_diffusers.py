@@ -37,6 +37,7 @@ AMUSED = {
     "mid_block_add_attention": False,
     "lookup_from_codebook": True,
 }
+SPATIAL = {**ATTENTION, "norm_type": "spatial", "vq_embed_dim": 8}
 
 
 def written(folder, name, **options):
@@ -73,17 +74,17 @@ def test_uvit(tmp_path, downsample):
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("options", [ATTENTION, AMUSED], ids=["attention", "amused"])
+@pytest.mark.parametrize("options", [ATTENTION, AMUSED, SPATIAL], ids=["attention", "amused", "movq"])
 def test_tokenizer(tmp_path, options):
-    model = written(tmp_path, "VQModel", **VQ, **options)
-    words = [f"data.target_res={SIDE}", *(["model.attn_resolutions=[8]"] if options is ATTENTION else [])]
+    model = written(tmp_path, "VQModel", **{**VQ, **options})
+    words = [f"data.target_res={SIDE}", *(["model.attn_resolutions=[8]"] if options is not AMUSED else [])]
     hparams, weights = read_folder(tmp_path, words)
     assert hparams.model.pixel_range == ("unit" if options is AMUSED else "signed")
     x = np.random.default_rng(0).random((2, SIDE, SIDE, 3)).astype(np.float32)
     with torch.no_grad():
         z = model.encode(torch.from_numpy(x.transpose(0, 3, 1, 2).copy())).latents
         codes, _, (_, _, indices) = model.quantize(z)
-        decoded = model.decoder(model.post_quant_conv(codes))
+        decoded = model.decoder(model.post_quant_conv(codes), codes if options is SPATIAL else None)
     plan = tokenizers.make_plan(hparams.model, SIDE, 3)
     for twin in tokenizer_twins.TWINS.values():
         found = twin(plan, weights).forward(x)
