@@ -72,9 +72,10 @@ def recognise(config: Mapping[str, Any], where: object) -> Published:
             return described_transformer(config)
         if name in DIFFUSERS:
             return _described(*DIFFUSERS[name](config))
-        params = _first_stage(config)
-        if params is not None:
-            model, data = taming_tokenizer(params)
+        stage = _first_stage(config)
+        if stage is not None:
+            gumbel = str(stage.get("target", "")).endswith("GumbelVQ")
+            model, data = taming_tokenizer(stage["params"], gumbel=gumbel)
             return _described("vqgan", model, data)
     except UserError as error:
         raise UserError(f"{where}: {error}") from error
@@ -136,13 +137,14 @@ def _token_data(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _first_stage(config: Any) -> Mapping[str, Any] | None:
-    """Parameters of the first model with a `ddconfig`, at any depth of a YAML file."""
+    """The first `target` with `params` that have a `ddconfig`, at any depth of a YAML file."""
     if not isinstance(config, Mapping):
         return None
-    if isinstance(config.get("ddconfig"), Mapping):
+    params = config.get("params")
+    if isinstance(params, Mapping) and isinstance(params.get("ddconfig"), Mapping):
         return config
     found = (_first_stage(value) for value in config.values())
-    return next((params for params in found if params is not None), None)
+    return next((stage for stage in found if stage is not None), None)
 
 
 def _tokenizer_plan(hparams: Any) -> tokenizers.TokenizerPlan:

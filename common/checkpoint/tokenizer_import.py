@@ -60,7 +60,7 @@ _TAMING = {
 _TAMING_PARAMS = {
     *("ddconfig", "lossconfig", "n_embed", "embed_dim", "ckpt_path", "ignore_keys", "image_key", "monitor"),
     *("colorize_nlabels", "remap", "sane_index_shape", "batch_resize_range", "scheduler_config"),
-    *("lr_g_factor", "use_ema", "base_learning_rate"),
+    *("lr_g_factor", "use_ema", "base_learning_rate", "kl_weight", "temperature_scheduler_config"),
 }
 
 _IN_ATTENTION = re.compile(r"\.attn(_1)?\.")
@@ -104,8 +104,9 @@ def open_muse_tokenizer(config: Mapping[str, Any], architecture: str) -> tuple[T
     return model, {"target_res": found["resolution"], "channels": found["num_channels"]}
 
 
-def taming_tokenizer(params: Mapping[str, Any]) -> tuple[Tokenizer, dict[str, Any]]:
-    """Options of taming-transformers' `VQModel` or latent-diffusion's `VQModelInterface`, and of `[data]`."""
+def taming_tokenizer(params: Mapping[str, Any], *, gumbel: bool = False) -> tuple[Tokenizer, dict[str, Any]]:
+    """Options of taming-transformers' `VQModel` or, `gumbel`, `GumbelVQ`, or of latent-diffusion's
+    `VQModelInterface`, and of `[data]`."""
     _check_names(params, _TAMING_PARAMS)
     if params.get("remap") is not None:
         raise UserError("the configuration's option 'remap' is not supported: the codes must be all codes")
@@ -129,7 +130,9 @@ def taming_tokenizer(params: Mapping[str, Any]) -> tuple[Tokenizer, dict[str, An
         attn_resolutions=tuple(found["attn_resolutions"]) if attends else (),
         mid_attention=attends,
         resample_with_conv=found["resamp_with_conv"],
-        legacy_commitment=True,
+        quantizer="gumbel" if gumbel else "nearest",
+        gumbel_kl_weight=params.get("kl_weight", 5e-4),
+        legacy_commitment=not gumbel,
         pixel_range="signed",
     )
     return model, {"target_res": found["resolution"], "channels": found["in_channels"]}

@@ -142,13 +142,13 @@ def last_layer_name(plan: TokenizerPlan) -> str:
 
 def codebook_name(plan: TokenizerPlan) -> str:
     """The codes (K, D)."""
-    del plan
-    return "quantize.embedding.weight"
+    projected = plan.options.quantizer == "gumbel" and plan.taming
+    return "quantize.embed.weight" if projected else "quantize.embedding.weight"
 
 
 def has_codebook(plan: TokenizerPlan) -> bool:
     """Whether the codes are a parameter."""
-    return plan.options.quantizer in ("nearest", "ema")
+    return plan.options.quantizer in ("nearest", "ema", "gumbel")
 
 
 def parameter_table(plan: TokenizerPlan) -> Table:
@@ -167,6 +167,8 @@ def parameter_table(plan: TokenizerPlan) -> Table:
         table |= _conv("quant_conv", options.z_channels, options.embedding_dim, 1)
     if has_codebook(plan):
         table[codebook_name(plan)] = Parameter(_codes(plan), Init("uniform", 1 / plan.codebook_size))
+    if options.quantizer == "gumbel" and taming:
+        table |= _conv("quantize.proj", options.embedding_dim, plan.codebook_size, 1)
     if taming:
         table |= _conv("post_quant_conv", options.embedding_dim, options.z_channels, 1)
     table |= _conv("decoder.conv_in", options.z_channels, top, 3)
@@ -193,13 +195,16 @@ def buffer_table(plan: TokenizerPlan) -> Table:
 
 
 def noise(plan: TokenizerPlan, batch: int) -> tuple[Draw, ...]:
-    """Uniform numbers for dropout in training, (B, H, W, C) a residual block under the block's name."""
-    if not plan.options.dropout:
-        return ()
-    return tuple(
+    """Uniform numbers for training: dropout's (B, H, W, C) under a residual block's name, and of a Gumbel
+    quantiser `gumbel` (B, h, w, K)."""
+    dropped = plan.blocks if plan.options.dropout else []
+    draws = tuple(
         Draw(block.name, "uniform", (batch, block.resolution, block.resolution, block.outputs))
-        for block in plan.blocks
+        for block in dropped
     )
+    if plan.options.quantizer != "gumbel":
+        return draws
+    return (*draws, Draw("gumbel", "uniform", (batch, plan.grid, plan.grid, plan.codebook_size)))
 
 
 def _codes(plan: TokenizerPlan) -> tuple[int, int]:

@@ -13,7 +13,7 @@ from jax.typing import DTypeLike
 
 from common.plans.tokenizers import Block, Level, TokenizerPlan
 from jax_impl.layers.precision import at_least_float32
-from jax_impl.layers.quantizers import Quantised, assigned_codebook, make_quantizer
+from jax_impl.layers.quantizers import GumbelCodes, Quantised, assigned_codebook, make_quantizer
 from jax_impl.layers.resnet import (
     Convolution,
     GridAttention,
@@ -199,8 +199,13 @@ class Tokenizer(Pretrained, nnx.Module):
         *,
         train: bool = False,
     ) -> Quantised:
-        """Codes of the vectors; no quantiser here draws noise or follows a schedule."""
-        del noise, scalars
+        """Codes of the vectors. A Gumbel quantiser trains with `gumbel` of the noise and
+        `gumbel_temperature` of the scalars, without these at its first temperature."""
+        if isinstance(self.quantize, GumbelCodes):
+            temperature = (scalars or {}).get(
+                "gumbel_temperature", self.quantize.options.gumbel_temperature[0]
+            )
+            return self.quantize(z, noise, temperature, train=train)
         return self.quantize(z, buffers, train=train)
 
     def decode_trunk(self, codes: Array, noise: Arrays | None = None) -> Array:

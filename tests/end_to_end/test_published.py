@@ -8,10 +8,11 @@ import types
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from common.checkpoint import store
 from common.checkpoint.convert import convert
-from common.checkpoint.tokenizer_import import open_muse_tokenizer
+from common.checkpoint.tokenizer_import import open_muse_tokenizer, taming_tokenizer
 from common.checkpoint.tokenizer_names import from_flax
 from common.checkpoint.transformer_import import from_google, from_halton
 from common.errors import UserError
@@ -22,6 +23,7 @@ from common.run.trained_tokenizer import open_tokenizer
 from convert import read_torch, torch_bytes
 from tests.common.published import (
     recorded,
+    tensors,
     write_flax,
     write_folder,
     write_halton,
@@ -155,6 +157,21 @@ def test_movq_of_open_muse(tmp_path):
     assert_holds(tmp_path / "logs-new", expected)
     assert "decoder.up.1.attn.0.norm.conv_y.weight" in expected
     assert "encoder.down.1.attn.0.norm.weight" in expected
+
+
+def test_gumbel_quantiser_of_taming_transformers(tmp_path):
+    ddconfig = {"ch": 32, "ch_mult": [1, 2], "num_res_blocks": 1, "attn_resolutions": [], "resolution": 16,
+                "z_channels": 8}  # fmt: skip
+    params = {"ddconfig": ddconfig, "n_embed": 12, "embed_dim": 8, "kl_weight": 1e-8}
+    config = {"model": {"target": "taming.models.vqgan.GumbelVQ", "params": params}}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    model, data = taming_tokenizer(params, gumbel=True)
+    expected = initial_values(parameter_table(make_plan(model, data["target_res"], 3)), 0)
+    assert expected["quantize.proj.weight"].shape == (12, 8, 1, 1)
+    torch.save({"state_dict": tensors(expected)}, tmp_path / "last.ckpt")
+    run(tmp_path / "last.ckpt", "--config", tmp_path / "config.yaml", "--run", tmp_path / "logs-new")
+    assert_holds(tmp_path / "logs-new", expected)
+    assert open_tokenizer(tmp_path / "logs-new").hparams.model.gumbel_kl_weight == 1e-8
 
 
 def test_a_discriminator_begins_anew(tmp_path):

@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint as recompute
 
 from common.plans.tokenizers import Block, Level, TokenizerPlan
 from torch_impl.layers.precision import at_least_float32
-from torch_impl.layers.quantizers import Quantised, assigned_codebook, make_quantizer
+from torch_impl.layers.quantizers import GumbelCodes, Quantised, assigned_codebook, make_quantizer
 from torch_impl.layers.resnet import (
     Convolution,
     GridAttention,
@@ -207,8 +207,13 @@ class Tokenizer(Pretrained, nn.Module):
         *,
         train: bool = False,
     ) -> Quantised:
-        """Codes of the vectors; no quantiser here draws noise or follows a schedule."""
-        del noise, scalars
+        """Codes of the vectors. A Gumbel quantiser trains with `gumbel` of the noise and
+        `gumbel_temperature` of the scalars, without these at its first temperature."""
+        if isinstance(self.quantize, GumbelCodes):
+            temperature = (scalars or {}).get(
+                "gumbel_temperature", self.quantize.options.gumbel_temperature[0]
+            )
+            return self.quantize(z, noise, temperature, train=train)
         return self.quantize(z, buffers, train=train)
 
     def decode_trunk(self, codes: Tensor, noise: Tensors | None = None) -> Tensor:
