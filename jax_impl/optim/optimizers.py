@@ -13,8 +13,6 @@ from math import log
 import jax.numpy as jnp
 from jax import Array
 
-Update = tuple[Array, Array, Array]
-
 
 def adamax(
     grad: Array,
@@ -25,10 +23,10 @@ def adamax(
     beta1: float,
     beta2: float,
     epsilon: float,
-) -> Update:
+) -> tuple[Array, Array, Array]:
     """Kingma and Ba, algorithm 2: the second moment is an infinity norm, without bias correction."""
     first = first + share * (1 - beta1) * (grad - first)
-    second = jnp.maximum(jnp.where(share > 0, beta2, 1.0) * second, share * (jnp.abs(grad) + epsilon))
+    second = jnp.maximum((1 - share * (1 - beta2)) * second, share * (jnp.abs(grad) + epsilon))
     # The norm is zero before the first update that is not skipped.
     denominator = jnp.maximum(second * _correction(beta1, t), jnp.finfo(grad.dtype).tiny)
     return first / denominator, first, second
@@ -43,7 +41,7 @@ def adam(
     beta1: float,
     beta2: float,
     epsilon: float,
-) -> Update:
+) -> tuple[Array, Array, Array]:
     """Kingma and Ba, algorithm 1."""
     first, second = _moments(grad, first, second, share, beta1, beta2)
     denominator = jnp.sqrt(second / _correction(beta2, t)) + epsilon
@@ -59,7 +57,7 @@ def radam(
     beta1: float,
     beta2: float,
     epsilon: float,
-) -> Update:
+) -> tuple[Array, Array, Array]:
     """Liu et al., algorithm 2, threshold 5: Adam whose step waits for the variance of 1/sqrt(v) to settle."""
     first, second = _moments(grad, first, second, share, beta1, beta2)
     mean = first / _correction(beta1, t)
@@ -80,7 +78,7 @@ def lion(
     beta1: float,
     beta2: float,
     epsilon: float,
-) -> Update:
+) -> tuple[Array, Array, Array]:
     """Chen et al., algorithm 2: the sign of a momentum. There is no second moment; it stays as it is."""
     del t, epsilon
     direction = jnp.sign(first + (1 - beta1) * (grad - first))
@@ -119,7 +117,7 @@ def _log(beta: float) -> float:
 class Rule:
     """An update rule and the name of its second moment in checkpoints."""
 
-    update: Callable[..., Update]
+    update: Callable[..., tuple[Array, Array, Array]]
     second: str
 
 

@@ -26,7 +26,7 @@ def adamax(
 ) -> Tensor:
     """Kingma and Ba, algorithm 2: the second moment is an infinity norm, without bias correction."""
     first.lerp_(grad, share * (1 - beta1))
-    second.mul_(torch.where(share > 0, beta2, 1.0))
+    second.mul_(1 - share * (1 - beta2))
     torch.maximum(second, (grad.abs() + epsilon).mul_(share), out=second)
     # The norm is zero before the first update that is not skipped.
     return first / (second * _correction(beta1, t)).clamp_(min=torch.finfo(grad.dtype).tiny)
