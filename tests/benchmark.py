@@ -37,7 +37,8 @@ from common import hparams as hparams_module
 from common import schedules
 from common.errors import UserError, run_command
 from common.plans.costs import generation_flops, training_flops
-from common.plans.hierarchical_vae import HierarchicalVAEPlan, level_temperatures, make_plan
+from common.plans.hierarchical_vae import HierarchicalVAEPlan, make_plan
+from common.plans.latents import level_temperatures
 
 UNIT_SIZE = 2048
 ACCELERATOR_SIZE = 8192

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from common.errors import UserError
 from common.hparams import load
 from common.plans.costs import forward_flops, generation_flops, training_flops
-from common.plans.hierarchical_vae import Cell, level_temperatures, make_plan, mixture_channels
+from common.plans.hierarchical_vae import Cell, make_plan
 from common.plans.initialisation import parameter_table
+from common.plans.latents import level_temperatures, mixture_channels
 from common.plans.noise import Draw
 from common.run.families.hierarchical_vae import check_options
 from tests.golden.host_cases import ANY_CFG

@@ -92,7 +92,18 @@ def test_both_spellings_of_radam_are_one_rule():
         assert module.RULES["Radam"] == module.RULES["RAdam"]
 
 
-@pytest.mark.parametrize("rule", ["Adamax", "Adam", "RAdam"])
+@pytest.mark.parametrize("module", [torch_optimizers, jax_optimizers])
+def test_adam_of_tensorflow_adds_epsilon_to_the_uncorrected_root(module):
+    make = torch.tensor if module is torch_optimizers else jnp.asarray
+    grad, first, second = 0.3, 0.1, 0.02
+    arguments = [make(np.float32(value)) for value in (grad, first, second, 3.0)]
+    direction, new_first, new_second = module.adam_tf(*arguments, 0.9, 0.999, 1e-2)
+    m, v = 0.9 * first + 0.1 * grad, 0.999 * second + 0.001 * grad**2
+    expected = np.sqrt(1 - 0.999**3) / (1 - 0.9**3) * m / (np.sqrt(v) + 1e-2)
+    np.testing.assert_allclose([direction, new_first, new_second], [expected, m, v], rtol=1e-5)
+
+
+@pytest.mark.parametrize("rule", ["Adamax", "Adam", "AdamTF", "RAdam"])
 def test_twins_agree_with_clipping_decay_and_skips(rule):
     grads = GRADS.copy()
     grads[3, 5] = np.nan
