@@ -1,13 +1,13 @@
-"""Time a training step or a generation of one twin and print one JSON line.
+"""Time a training step, or a method of a family such as generate, encode or decode, and print one JSON line.
 
-    python tests/benchmark.py --cfg F --backend torch|jax --what train|generate --batch B --steps N
+    python tests/benchmark.py --cfg F --backend torch|jax --what train|generate|... --batch B --steps N
                               [--precision P] [--compile] [section.option=value ...]
 
-Pictures are random, so no data set is needed. One unit is the time of one 2048^3 float32 matrix product in
-the same process; FLOPs are those of the plan's convolutions (`common/plans/costs.py`). The share is the
-achieved rate over the rate of a matrix product in the step's precision (2048^3 on a CPU, 8192^3 on an
-accelerator). Compile seconds are what the first call takes beyond a later one, with the frameworks'
-compilation caches switched off.
+Pictures and tokens are random, so no data set is needed. One unit is the time of one 2048^3 float32 matrix
+product in the same process; FLOPs are the convolutions and matrix products that PyTorch counts in its twin.
+The share is the achieved rate over the rate of a matrix product in the step's precision (2048^3 on a CPU,
+8192^3 on an accelerator). Compile seconds are what the first call takes beyond a later one, with the
+frameworks' compilation caches switched off.
 """
 
 import argparse
@@ -21,6 +21,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import version
+from itertools import count
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -31,14 +32,9 @@ if __name__ == "__main__":
 
     enter_environment()
 
-import numpy as np
-
 from common import hparams as hparams_module
-from common import schedules
-from common.errors import UserError, run_command
-from common.plans.costs import generation_flops, training_flops
-from common.plans.hierarchical_vae import HierarchicalVAEPlan, make_plan
-from common.plans.latents import level_temperatures
+from common.errors import run_command
+from tests.loads import Load
 
 UNIT_SIZE = 2048
 ACCELERATOR_SIZE = 8192
@@ -66,20 +62,17 @@ def main(arguments: list[str]) -> None:
     if options.precision:
         overrides.append(f"train.precision={options.precision}")
     hparams = hparams_module.load(options.cfg, overrides)
-    if hparams.run.family != "hierarchical_vae":
-        raise UserError(f"[run] family '{hparams.run.family}' has no benchmark")
-    plan = make_plan(hparams)
+    load = Load(hparams, options.batch)
     engine = import_module(f"{options.backend}_impl.engine").Engine(hparams)
     engine.initialise()
     if options.what == "train":
-        timing = time_training(engine, hparams, plan, options.batch, options.steps)
-        flops = options.batch * training_flops(plan)
+        timing = time_training(engine, load, hparams.run.num_gpus > 0, options.steps)
     else:
-        timing = time_generation(engine, plan, options.batch, options.steps)
-        flops = options.batch * generation_flops(plan)
+        timing = time_calls(lambda: load.call(engine, options.what), options.steps)
     memory = peak_memory(options.backend, accelerator=hparams.run.num_gpus > 0)
     products = {"torch": torch_products, "jax": jax_products}[options.backend]
     unit, rate = products(hparams.train.precision, hparams.run.num_gpus > 0)
+    flops = options.batch * count_flops(options.cfg, overrides, options.what)
     print(json.dumps(vars(options) | {"precision": hparams.train.precision} | {
         "parameters": sum(a.size for a in engine.state_to_numpy()["model"].values()),
         "devices": engine.device_count,
@@ -102,7 +95,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="benchmark.py", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--cfg", required=True)
     parser.add_argument("--backend", choices=("torch", "jax"), required=True)
-    parser.add_argument("--what", choices=("train", "generate"), default="train")
+    parser.add_argument("--what", default="train", help="train, or what the family can do, as generate")
     parser.add_argument("--batch", type=int, required=True)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--precision", choices=("float32", "bf16", "bfloat16", "float64"))
@@ -116,37 +109,35 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     return options
 
 
-def time_training(engine: Any, hparams: Any, plan: HierarchicalVAEPlan, batch: int, steps: int) -> Timing:
+def time_training(engine: Any, load: Load, accelerator: bool, steps: int) -> Timing:
     """Time training steps; on an accelerator ten at a time, since the host runs ahead of it."""
-    pictures = random_pictures(plan, batch)
-    row = 10 if hparams.run.num_gpus else 1
-    next_step = 0
+    row = 10 if accelerator else 1
+    numbers = count()
 
     def call() -> None:
-        nonlocal next_step
         for _ in range(row):
-            scalars = {
-                "learning_rate": schedules.learning_rate(next_step, hparams.optimizer),
-                "beta": schedules.beta(next_step, hparams.loss),
-                "gamma": schedules.gamma(next_step, hparams.loss),
-            }
-            engine.train_step({"image": pictures}, next_step, scalars)
-            next_step += 1
+            load.train(engine, next(numbers))
         engine.fetch_metrics()
 
     timing = time_calls(call, max(1, steps // row))
     return Timing(first=timing.first - (row - 1) / row * timing.median, median=timing.median / row)
 
 
-def time_generation(engine: Any, plan: HierarchicalVAEPlan, batch: int, steps: int) -> Timing:
-    """Time the generation of a batch at temperature 1, uint8 pictures on the host included."""
-    temperatures = level_temperatures(plan, 1.0)
-    rows = {"index": np.arange(batch)}
+def count_flops(cfg: str, overrides: list[str], what: str) -> int:
+    """Operations of convolutions and matrix products for one picture, both directions when training."""
+    from tests.flops import FlopCounter  # torch is not loaded while JAX is measured
+    from torch_impl.engine import Engine
 
-    def call() -> None:
-        engine.run("generate", rows, ema=True, step=0, temperatures=temperatures, output="sample")
-
-    return time_calls(call, steps)
+    small = ["run.num_gpus=0", "train.batch_size=1", "train.compile=False", "train.accumulation_steps=1"]
+    hparams = hparams_module.load(cfg, [*overrides, *small, "train.precision=float32"])
+    load, engine = Load(hparams, 1), Engine(hparams)
+    engine.initialise()
+    with FlopCounter() as counter:
+        if what == "train":
+            load.train(engine, 0)
+        else:
+            load.call(engine, what)
+    return counter.total
 
 
 def time_calls(call: Callable[[], None], n: int) -> Timing:
@@ -157,15 +148,6 @@ def time_calls(call: Callable[[], None], n: int) -> Timing:
         call()
         seconds.append(time.perf_counter() - start)
     return Timing(first=seconds[0], median=median(seconds[2:]))
-
-
-def random_pictures(plan: HierarchicalVAEPlan, batch: int) -> np.ndarray:
-    """Random pictures (B, H, W, C) uint8; black or white where the likelihood is of that kind."""
-    shape = (batch, plan.resolution, plan.resolution, plan.channels)
-    rng = np.random.default_rng(0)
-    if plan.likelihood == "bernoulli":
-        return 255 * rng.integers(0, 2, shape, dtype=np.uint8)
-    return rng.integers(0, 256, shape, dtype=np.uint8)
 
 
 def peak_memory(backend: str, *, accelerator: bool) -> float:

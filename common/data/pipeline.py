@@ -57,7 +57,8 @@ class ShuffledPositions:
 
 class TrainingBatches(Iterator[Batch]):
     """Endless batches of process r of R: 'image' uint8 (B / R, target_res, target_res, C) or 'tokens' int32
-    (B / R, L), and with `data.labels` 'label' int32 (B / R,).
+    (B / R, L), and with `data.labels` 'label' int32 (B / R,). Tokens with captions have the arrays of
+    `common.data.texts`, too.
     """
 
     def __init__(
@@ -168,6 +169,7 @@ def _examples_at(
     batch: Batch = {}
     if isinstance(examples, TokenSet):
         batch["tokens"] = examples.gather(indices).reshape(len(indices), -1)
+        batch |= {} if examples.texts is None else examples.texts.gather(indices)
     else:
         pictures = examples.gather(indices)
         batch["image"] = draw(pictures) if examples.binarise_on_read else pictures

@@ -70,8 +70,13 @@ class TokenizerPlan:
 
     @property
     def taming(self) -> bool:
-        """Whether it is the VQGAN of taming-transformers."""
-        return self.options.architecture == "taming"
+        """Whether it is the VQGAN of taming-transformers or made after it."""
+        return self.options.architecture != "maskgit"
+
+    @property
+    def modulated(self) -> bool:
+        """Whether the codes modulate the decoder's norms."""
+        return self.options.architecture == "movq"
 
     @property
     def blocks(self) -> list[Block]:
@@ -103,7 +108,7 @@ def make_plan(options: Tokenizer, resolution: int, channels: int) -> TokenizerPl
         first = widths[i - 1] if i else options.hidden_channels
         blocks = _level(options, f"encoder.down.{i}", first, width, side, options.num_res_blocks)
         down.append(Level(width, blocks, i < n - 1))
-        more = 1 if options.architecture == "taming" else 0
+        more = 0 if options.architecture == "maskgit" else 1
         first = widths[i + 1] if i < n - 1 else top
         blocks = _level(options, f"decoder.up.{i}", first, width, side, options.num_res_blocks + more)
         up.append(Level(width, blocks, i > 0))
@@ -114,7 +119,7 @@ def make_plan(options: Tokenizer, resolution: int, channels: int) -> TokenizerPl
 
 
 def _level(options: Tokenizer, name: str, inputs: int, width: int, side: int, n: int) -> tuple[Block, ...]:
-    attention = options.architecture == "taming" and side in options.attn_resolutions
+    attention = options.architecture != "maskgit" and side in options.attn_resolutions
     attends = attention and (n > 1 or not options.legacy_single_block_attention)
     return tuple(
         Block(f"{name}.block.{j}", width if j else inputs, width, side, attention, attends) for j in range(n)
@@ -122,7 +127,7 @@ def _level(options: Tokenizer, name: str, inputs: int, width: int, side: int, n:
 
 
 def _mid(options: Tokenizer, name: str, width: int, side: int) -> tuple[Block, ...]:
-    if options.architecture == "taming":
+    if options.architecture != "maskgit":
         attention = options.mid_attention
         first = Block(f"{name}.block_1", width, width, side, attention, attention)
         return first, Block(f"{name}.block_2", width, width, side)
@@ -137,13 +142,13 @@ def last_layer_name(plan: TokenizerPlan) -> str:
 
 def codebook_name(plan: TokenizerPlan) -> str:
     """The codes (K, D)."""
-    del plan
-    return "quantize.embedding.weight"
+    projected = plan.options.quantizer == "gumbel" and plan.taming
+    return "quantize.embed.weight" if projected else "quantize.embedding.weight"
 
 
 def has_codebook(plan: TokenizerPlan) -> bool:
     """Whether the codes are a parameter."""
-    return plan.options.quantizer in ("nearest", "ema")
+    return plan.options.quantizer in ("nearest", "ema", "gumbel")
 
 
 def parameter_table(plan: TokenizerPlan) -> Table:
@@ -156,12 +161,14 @@ def parameter_table(plan: TokenizerPlan) -> Table:
             table |= _conv(f"encoder.down.{i}.downsample.conv", level.width, level.width, 3)
     top = plan.encoder[-1].width
     table |= _blocks(plan, plan.encoder_mid, "encoder.mid.attn")
-    table |= _norm("encoder.norm_out", top)
+    table |= _norm(plan, "encoder.norm_out", top)
     table |= _conv("encoder.conv_out", top, options.z_channels, 3 if taming else 1)
     if taming:
         table |= _conv("quant_conv", options.z_channels, options.embedding_dim, 1)
     if has_codebook(plan):
         table[codebook_name(plan)] = Parameter(_codes(plan), Init("uniform", 1 / plan.codebook_size))
+    if options.quantizer == "gumbel" and taming:
+        table |= _conv("quantize.proj", options.embedding_dim, plan.codebook_size, 1)
     if taming:
         table |= _conv("post_quant_conv", options.embedding_dim, options.z_channels, 1)
     table |= _conv("decoder.conv_in", options.z_channels, top, 3)
@@ -172,7 +179,9 @@ def parameter_table(plan: TokenizerPlan) -> Table:
             name = "upsample.conv" if taming else "upsample_conv"
             table |= _conv(f"decoder.up.{i}.{name}", level.width, level.width, 3)
     finest = plan.decoder[0].width
-    return table | _norm("decoder.norm_out", finest) | _conv("decoder.conv_out", finest, plan.channels, 3)
+    return (
+        table | _norm(plan, "decoder.norm_out", finest) | _conv("decoder.conv_out", finest, plan.channels, 3)
+    )
 
 
 def buffer_table(plan: TokenizerPlan) -> Table:
@@ -186,13 +195,16 @@ def buffer_table(plan: TokenizerPlan) -> Table:
 
 
 def noise(plan: TokenizerPlan, batch: int) -> tuple[Draw, ...]:
-    """Uniform numbers for dropout in training, (B, H, W, C) a residual block under the block's name."""
-    if not plan.options.dropout:
-        return ()
-    return tuple(
+    """Uniform numbers for training: dropout's (B, H, W, C) under a residual block's name, and of a Gumbel
+    quantiser `gumbel` (B, h, w, K)."""
+    dropped = plan.blocks if plan.options.dropout else []
+    draws = tuple(
         Draw(block.name, "uniform", (batch, block.resolution, block.resolution, block.outputs))
-        for block in plan.blocks
+        for block in dropped
     )
+    if plan.options.quantizer != "gumbel":
+        return draws
+    return (*draws, Draw("gumbel", "uniform", (batch, plan.grid, plan.grid, plan.codebook_size)))
 
 
 def _codes(plan: TokenizerPlan) -> tuple[int, int]:
@@ -205,7 +217,7 @@ def _blocks(plan: TokenizerPlan, blocks: tuple[Block, ...], attention: str) -> T
         table |= _block(plan, block)
         if block.attention:
             name = f"{attention}_1" if attention.endswith("mid.attn") else f"{attention}.{j}"
-            table |= _norm(f"{name}.norm", block.outputs)
+            table |= _norm(plan, f"{name}.norm", block.outputs)
             for layer in ("q", "k", "v", "proj_out"):
                 table |= _conv(f"{name}.{layer}", block.outputs, block.outputs, 1)
     return table
@@ -213,9 +225,9 @@ def _blocks(plan: TokenizerPlan, blocks: tuple[Block, ...], attention: str) -> T
 
 def _block(plan: TokenizerPlan, block: Block) -> Table:
     bias, name = plan.taming, block.name
-    table = _norm(f"{name}.norm1", block.inputs)
+    table = _norm(plan, f"{name}.norm1", block.inputs)
     table |= _conv(f"{name}.conv1", block.inputs, block.outputs, 3, bias=bias)
-    table |= _norm(f"{name}.norm2", block.outputs)
+    table |= _norm(plan, f"{name}.norm2", block.outputs)
     table |= _conv(f"{name}.conv2", block.outputs, block.outputs, 3, bias=bias)
     if block.inputs != block.outputs:
         legacy = plan.options.legacy_shortcut and not plan.taming
@@ -224,7 +236,16 @@ def _block(plan: TokenizerPlan, block: Block) -> Table:
     return table
 
 
-def _norm(name: str, width: int) -> Table:
+def _norm(plan: TokenizerPlan, name: str, width: int) -> Table:
+    if not (plan.modulated and name.startswith("decoder.")):
+        return _affine(name, width)
+    table = _affine(f"{name}.norm_layer", width)
+    for part in ("conv_y", "conv_b"):
+        table |= _conv(f"{name}.{part}", plan.embedding_dim, width, 1)
+    return table
+
+
+def _affine(name: str, width: int) -> Table:
     return {
         f"{name}.weight": Parameter((width,), ONES, decays=False),
         f"{name}.bias": Parameter((width,), ZEROS, decays=False),

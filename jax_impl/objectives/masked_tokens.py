@@ -119,12 +119,6 @@ def bucketed_losses(losses: Array, ratio: Array) -> tuple[Array, Array]:
     return losses @ member, member.sum(0)
 
 
-def token_entropy(logits: Array) -> Array:
-    """Entropy (B, L) of the predicted distributions, in nats."""
-    log_p = jax.nn.log_softmax(at_least_float32(logits), axis=-1)
-    return -jnp.sum(jnp.exp(log_p) * log_p, axis=-1)
-
-
 def critic_inputs(
     logits: Array, inputs: Array, tokens: Array, mask_id: int, gumbel: Array, temperature: Array | float
 ) -> Array:

@@ -165,7 +165,7 @@ def test_every_option_of_ours_has_a_documented_default(tmp_path):
         ("name = tiny", "name =", "[run] name '' names the run's folder"),
         ("name = tiny", "name = ../tiny", "[run] name '../tiny' names the run's folder"),
         ("seed = 3", "seed = 3\nfamily = 'hierarchical'", "(did you mean 'hierarchical_vae'?)"),
-        ("seed = 3", "seed = 3\nfamily = os", "family 'os' is unknown; known: hierarchical_vae"),
+        ("seed = 3", "seed = 3\nfamily = os", "family 'os' is unknown; known: classifier, hierarchical_vae"),
         ("warmup_steps = 1.", "warmup_steps = 6.", "warmup_steps 6 must not be more than decay_start 5"),
         ("_quantile = 0.5", "_quantile = 0.5\nvariates_masks_quantile = 0.5", "the same option: keep"),
     ],

@@ -11,9 +11,7 @@ from hypothesis import strategies as st
 
 from common.errors import UserError
 from common.hparams import load
-from common.plans.costs import forward_flops, generation_flops, training_flops
 from common.plans.hierarchical_vae import Cell, make_plan
-from common.plans.initialisation import parameter_table
 from common.plans.latents import level_temperatures, mixture_channels
 from common.plans.noise import Draw
 from common.run.families.hierarchical_vae import check_options
@@ -171,17 +169,6 @@ def test_the_output_layer_is_what_the_likelihood_needs(options):
         assert plan.output_channels == mixture_channels(plan.n_mixtures, plan.channels)
         assert (plan.crop, names) == (0, ["mixture", "logistic"])
     assert plan.image_dims == (plan.resolution - 2 * plan.crop) ** 2 * plan.channels
-
-
-@given(configurations())
-def test_costs_agree_with_the_sizes_of_the_kernels(options):
-    """A convolution costs two operations a weight and position: at one pixel, twice the weights."""
-    plan = make_plan(options)
-    kernels = [p.shape for name, p in parameter_table(plan).items() if name.endswith("weight")]
-    assert training_flops(plan) == 3 * forward_flops(plan)
-    assert 0 < generation_flops(plan) < forward_flops(plan)
-    assert forward_flops(plan) >= 2 * sum(map(prod, kernels)) * plan.top_resolution**2
-    assert forward_flops(plan) <= 2 * sum(map(prod, kernels)) * plan.resolution**2
 
 
 def test_an_example_by_hand():

@@ -77,11 +77,15 @@ def test_pictures_that_are_not_valid_do_not_count():
     assert total.mean().by_ratio == {0.1: 1.0}
 
 
+def asked(first, n, *overrides):
+    context = SimpleNamespace(hparams=tiny(*overrides))
+    return {name: array.tolist() for name, array in order(context, first, n).items()}
+
+
 def test_classes_take_turns():
-    assert order(tiny(), 8, 5)["label"].tolist() == [8, 9, 0, 1, 2]
-    assert order(tiny("synthesis.classes=[7, 2]"), 1, 3)["label"].tolist() == [2, 7, 2]
-    unconditional = tiny("model.num_classes=0", "synthesis.guidance_scale=0")
-    assert {name: array.tolist() for name, array in order(unconditional, 4, 2).items()} == {"index": [4, 5]}
+    assert asked(8, 5) == {"label": [8, 9, 0, 1, 2]}
+    assert asked(1, 3, "synthesis.classes=[7, 2]") == {"label": [2, 7, 2]}
+    assert asked(4, 2, "model.num_classes=0", "synthesis.guidance_scale=0") == {"index": [4, 5]}
 
 
 def test_tokens_that_are_filled(tmp_path):

@@ -151,13 +151,16 @@ def test_damaged_labels_and_keys_are_named(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda index: index["header"].pop("grid"), "no index of tokens"),
-        (lambda index: index["header"].update(grid=[2, 0]), "no index of tokens"),
-        (lambda index: index["header"].update(codebook_size="many"), "no index of tokens"),
+        (lambda index: index["header"].pop("arrays"), "no index of tokens"),
+        (lambda index: index["header"]["arrays"].update(tokens=[[2, 0], "uint16"]), "no index of tokens"),
+        (lambda index: index["header"]["arrays"].update(tokens=[[2, 3], "object"]), "no index of tokens"),
         (lambda index: index.update(shards={}), "no index of tokens"),
         (lambda index: index["header"].update(format=2), "format 2"),
         (lambda index: index["shards"].pop(), "unfinished"),
-        (lambda index: index["header"].update(grid=[3, 2]), "tokens-00000"),
+        (lambda index: index["header"]["arrays"].update(tokens=[[3, 2], "uint16"]), "tokens-00000"),
+        (lambda index: index["header"].pop("grid"), "no tokens of a grid"),
+        (lambda index: index["header"].update(grid=[3, 2]), "no tokens of a grid"),
+        (lambda index: index["header"].update(codebook_size="many"), "no tokens of a grid"),
     ],
 )
 def test_damaged_indices_are_named(tmp_path, change, message):

@@ -10,7 +10,9 @@ from PIL import Image
 from common.checkpoint import store
 from common.data.tokens import open_tokens
 from common.errors import UserError
+from data_scripts.encode_text import main as encode_text
 from tests.common import tiny_maskgit, tiny_vqgan
+from tests.common.tiny_encoder import LENGTH, WIDTH, write_encoder
 from tests.end_to_end.twins import TWINS, call, pictures
 
 pytestmark = pytest.mark.slow
@@ -112,6 +114,42 @@ def test_pictures_are_encoded_by_the_tokenizer_on_the_way(folder, twin):
     assert (twin / "logs-pictures" / "report.json").exists()
     call("synthesize", twin, words[0], words[1], *own, "synthesis.synthesis_mode=inpainting")
     assert len(pictures(twin / "logs-pictures" / "synthesis-images" / "inpainted")) == 6
+
+
+def test_texts_condition_a_model(folder, tmp_path, twin):
+    """Captions of the pictures to train with, prompts to draw."""
+    encoder, prompts = write_encoder(tmp_path, "clip"), tmp_path / "prompts"
+    tokens = tmp_path / "latents" / "tokens_train"
+    shutil.copytree(folder / "torch_impl" / "logs-tok" / "latents" / "tokens_train", tokens)
+    captions = tmp_path / "captions.jsonl"
+    rows = [{"key": key, "caption": f"n{index % 10}"} for index, key in enumerate(open_tokens(tokens).keys)]
+    captions.write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "prompts.txt").write_text("n3\nn4")
+    how = ["--encoder", str(encoder), "--length", str(LENGTH), "--device", "cpu"]
+    encode_text([str(captions), "--tokens", str(tokens), *how])
+    encode_text([str(tmp_path / "prompts.txt"), str(prompts), *how])
+    words = [
+        *model_words(folder)[:2],
+        "run.name=texts",
+        "model.num_classes=0",
+        "model.add_cross_attention=True",
+        f"model.encoder_hidden_size={WIDTH}",
+        f"data.text_length={LENGTH}",
+        *(f"data.{split}_data_path={tokens}" for split in SPLITS.values()),
+    ]
+    null = f"data.null_text_path={tokens / 'texts' / 'null.safetensors'}"
+    call("train", twin, *words, null, "train.total_train_steps=2")
+    call(
+        "synthesize",
+        twin,
+        *words,
+        null,
+        f"synthesis.texts_path={prompts}",
+        "synthesis.n_generation_batches=1",
+    )
+    assert len(pictures(twin / "logs-texts" / "synthesis-images" / "generated")) == 4
+    call("synthesize", twin, *words, null, "synthesis.synthesis_mode=inpainting")
+    assert len(pictures(twin / "logs-texts" / "synthesis-images" / "inpainted")) == 6
 
 
 def test_nothing_is_written_where_tokens_are_of_another_tokenizer(folder, tmp_path, capsys):

@@ -49,6 +49,7 @@ HOST_ONLY = {
     "data.random_horizontal_flip": "the one data pipeline serves both twins",
     "data.skip_corrupt": "the one data pipeline serves both twins",
     "metrics.report_baselines": "what is printed after training",
+    "optimizer.learning_rate_scheme": "which number the host gives the engine",
     "train.resume_from_ema": "which file of a checkpoint is read",
     "synthesis.synthesis_mode": "which methods of the engine are called",
     "synthesis.save_target_in_reconstruction": "which pictures are written",
@@ -58,7 +59,7 @@ HOST_ONLY = {
 # Compiling takes minutes, so one case of its own has it, with two latent groups, and only trains.
 COMPILED = "train.compile"
 
-N_CASES = 6
+N_CASES = 7
 
 
 def enumerated_options() -> dict[str, tuple[Any, ...]]:

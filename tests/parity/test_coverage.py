@@ -11,11 +11,16 @@ from common import hparams
 from tests import transformers
 from tests.models import Torch
 from tests.parity import metroplex_cases, transformer_cases
+from tests.parity import test_classifier as classifier
+from tests.parity import test_maskgit_training as masked_tokens
+from tests.parity import test_vqgan_training as vqgan
 from tests.parity.model_cases import CASES, make
 from tests.parity.option_cases import HOST_ONLY, enumerated_options, load_case, option_cases
 
 ROOT = Path(__file__).parents[2]
-HARNESSES = [ROOT / "tests" / name for name in ("models.py", "transformers.py")]
+HARNESSES = [
+    ROOT / "tests" / f"{name}.py" for name in ("models", "transformers", "tokenizers", "gan", "samplers")
+]
 COMPARED = [*HARNESSES, *(ROOT / "tests" / "parity").glob("*.py"), *(ROOT / "tests" / "golden").glob("*.py")]
 GOLDEN_CONFIGURATIONS = sorted((ROOT / "tests" / "golden" / "cases").glob("hierarchical_vae/*/hparams.cfg"))
 
@@ -55,6 +60,11 @@ def used_names(source: str) -> set[str]:
     return names
 
 
+def options_of(cases):
+    """Arguments of parametrised cases, some of which carry marks."""
+    return [case.values[0] if isinstance(case, type(pytest.param())) else case for case in cases]
+
+
 @pytest.fixture(scope="module")
 def executed():
     """Names of the torch twin's functions and classes that the harness of the comparisons runs."""
@@ -79,6 +89,14 @@ def executed():
         for case in transformer_cases.CASES:
             plan, weights, *arguments = transformer_cases.make(case)
             transformers.Torch(plan, weights, "float64").forward(*arguments)
+        classifier.train(classifier.make_engine("torch"), [0])
+        for options in vqgan.OPTIONS.values():
+            vqgan.train(vqgan.make_engine("torch", *options), [0, 1], start=0)
+        for options in options_of(masked_tokens.TRAINED):
+            masked_tokens.train(masked_tokens.make_engine("torch", *options), [0])
+        for options in options_of(masked_tokens.SAMPLED):
+            engine = masked_tokens.make_engine("torch", *options)
+            engine.run("generate", masked_tokens.asked_of(engine), ema=False, step=0)
     finally:
         sys.setprofile(before)
     return names

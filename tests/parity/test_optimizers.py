@@ -15,7 +15,12 @@ from torch_impl.optim import optimizers as torch_optimizers
 from torch_impl.optim import step as torch_step
 
 TORCH = {"Adamax": torch.optim.Adamax, "Adam": torch.optim.Adam}
-OPTAX = {"Adamax": optax.scale_by_adamax, "Adam": optax.scale_by_adam, "RAdam": optax.scale_by_radam}
+OPTAX = {
+    "Adamax": optax.scale_by_adamax,
+    "Adam": optax.scale_by_adam,
+    "RAdam": optax.scale_by_radam,
+    "Lion": optax.scale_by_lion,
+}
 BETAS = {"beta1": 0.9, "beta2": 0.99, "epsilon": 1e-8}
 LENGTH = 1000
 RNG = np.random.default_rng(0)
@@ -76,7 +81,8 @@ def test_rule_equals_pytorch(rule, run):
 @pytest.mark.parametrize("run", [run_torch, run_jax])
 @pytest.mark.parametrize("rule", OPTAX)
 def test_rule_equals_optax(rule, run):
-    arguments = {"b1": BETAS["beta1"], "b2": BETAS["beta2"], "eps": BETAS["epsilon"]}
+    arguments = {"b1": BETAS["beta1"], "b2": BETAS["beta2"]}
+    arguments |= {} if rule == "Lion" else {"eps": BETAS["epsilon"]}
     reference = optax.chain(OPTAX[rule](**arguments), optax.scale(-0.01))
     parameter = jnp.array(START)
     reference_state = reference.init(parameter)
@@ -92,15 +98,17 @@ def test_both_spellings_of_radam_are_one_rule():
         assert module.RULES["Radam"] == module.RULES["RAdam"]
 
 
-@pytest.mark.parametrize("module", [torch_optimizers, jax_optimizers])
-def test_adam_of_tensorflow_adds_epsilon_to_the_uncorrected_root(module):
-    make = torch.tensor if module is torch_optimizers else jnp.asarray
-    grad, first, second = 0.3, 0.1, 0.02
-    arguments = [make(np.float32(value)) for value in (grad, first, second, 3.0)]
-    direction, new_first, new_second = module.adam_tf(*arguments, 0.9, 0.999, 1e-2)
-    m, v = 0.9 * first + 0.1 * grad, 0.999 * second + 0.001 * grad**2
-    expected = np.sqrt(1 - 0.999**3) / (1 - 0.9**3) * m / (np.sqrt(v) + 1e-2)
-    np.testing.assert_allclose([direction, new_first, new_second], [expected, m, v], rtol=1e-5)
+@pytest.mark.parametrize("run", [run_torch, run_jax])
+def test_adam_of_tensorflow_adds_epsilon_to_the_uncorrected_root(run):
+    beta1, beta2, epsilon = (BETAS[name] for name in ("beta1", "beta2", "epsilon"))
+    parameter, first, second = START.astype(np.float64), np.zeros(START.shape), np.zeros(START.shape)
+    for t, grad in enumerate(GRADS.astype(np.float64), start=1):
+        first, second = beta1 * first + (1 - beta1) * grad, beta2 * second + (1 - beta2) * grad**2
+        rate = 0.01 * np.sqrt(1 - beta2**t) / (1 - beta1**t)
+        parameter -= rate * first / (np.sqrt(second) + epsilon)
+    state, _ = run(options("AdamTF"), GRADS)
+    np.testing.assert_allclose(state["params"], parameter, rtol=1e-5, atol=2e-6)
+    assert torch_optimizers.adam_tf.__name__ == jax_optimizers.adam_tf.__name__ == "adam_tf"
 
 
 @pytest.mark.parametrize("rule", ["Adamax", "Adam", "AdamTF", "RAdam"])

@@ -9,6 +9,7 @@ import torch
 from common.errors import UserError
 from common.hparams.tokenizer import Tokenizer
 from common.plans.parameters import initial_values
+from common.plans.tokenizer_training import gumbel_temperature
 from common.plans.tokenizers import buffer_table, make_plan, noise, parameter_table
 from tests.tokenizers import TWINS, Torch
 
@@ -23,11 +24,16 @@ OPTIONS = {
     "taming": TAMING,
     "taming without convolutions": replace(TAMING, resample_with_conv=False, mid_attention=False),
     "taming legacy": replace(TAMING, legacy_single_block_attention=True),
+    "movq": replace(TAMING, architecture="movq"),
     "dropout": replace(PLAIN, dropout=0.3),
     "entropy": replace(PLAIN, entropy_loss_ratio=0.1, entropy_temperature=0.5),
     "entropy of the choice": replace(PLAIN, entropy_loss_ratio=0.1, entropy_type="argmax"),
     "unit vectors": replace(PLAIN, l2_normalised=True),
     "ema": replace(PLAIN, quantizer="ema"),
+    "gumbel": replace(TAMING, quantizer="gumbel"),
+    "gumbel by distances": replace(
+        PLAIN, quantizer="gumbel", gumbel_straight_through=True, entropy_loss_ratio=0.1
+    ),
     "fsq": replace(PLAIN, quantizer="fsq", fsq_levels=(4, 3, 2), num_embeddings=24),
     "lfq": replace(PLAIN, quantizer="lfq", entropy_loss_ratio=0.1, entropy_temperature=1.0),
 }
@@ -119,6 +125,34 @@ def test_commitment_weighs_the_encoder_unless_legacy():
     assert np.abs(grads[False, 0.0] - grads[False, 1.0]).max() == 0
     assert np.abs(grads[True, 0.0]).max() == 0
     assert np.abs(grads[True, 1.0]).max() > 0
+
+
+def test_gumbel_mixes_codes_by_noisy_logits():
+    """Against the definition, in numpy; a cold mixture is the noisy choice."""
+    options = replace(TAMING, quantizer="gumbel", gumbel_kl_weight=2.0)
+    tokenizer = made("torch", options)
+    x, drawn, _ = inputs(tokenizer.plan)
+    values, _ = tokenizer.train(x, drawn)
+    model = tokenizer._model()[0]
+    with torch.no_grad():
+        logits = model.quantize.logits(model.encode(torch.from_numpy(x))).numpy()
+        noise = {"gumbel": torch.from_numpy(drawn["gumbel"])}
+        cold = model.quantize(model.encode(torch.from_numpy(x)), noise, 1e-4, train=True)
+    noisy = logits - np.log(-np.log(drawn["gumbel"]))
+    mixture = np.exp(noisy) / np.exp(noisy).sum(-1, keepdims=True)
+    codebook = tokenizer.weights["quantize.embed.weight"]
+    np.testing.assert_allclose(values["codes"], mixture @ codebook, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(cold.codes, codebook[noisy.argmax(-1)], rtol=0, atol=1e-9)
+    p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    divergence = (p * np.log(p * options.num_embeddings)).sum(-1).mean()
+    np.testing.assert_allclose(values["loss.quantiser"], 2 * divergence, rtol=1e-6)
+    found = tokenizer.forward(x)["indices"]
+    np.testing.assert_array_equal(found, logits.argmax(-1))
+
+
+def test_the_temperature_falls_linearly():
+    options = replace(PLAIN, gumbel_temperature=(2.0, 1.0), gumbel_temperature_steps=10)
+    assert [gumbel_temperature(step, options) for step in (0, 5, 10, 50)] == [2.0, 1.5, 1.0, 1.0]
 
 
 @pytest.mark.parametrize(

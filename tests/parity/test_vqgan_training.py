@@ -34,6 +34,7 @@ def train(engine, steps, *, start=START, metric="loss", batch=8):
     found = []
     for step in steps:
         scalars = {"learning_rate": 0.002 * min(1, step / 5), "adversarial": float(step >= start)}
+        scalars["gumbel_temperature"] = 1 - 0.1 * step
         image = {"image": pictures(step, batch)}
         engine.train_step(image, step, scalars, recorded_noise(engine, step, batch))
         found.append(engine.fetch_metrics()[metric])
@@ -159,3 +160,60 @@ def test_modes_agree_with_each_other(twin):
     exact = np.abs(made["image"].astype(float) - image["image"]).mean((1, 2, 3)) / 255
     # Rounding to 8 bits, and what lies outside of the range.
     np.testing.assert_allclose(made["reconstruction"], exact, atol=0.05)
+
+
+OPTIONS = {
+    "moving averages": ("model.quantizer=ema", *REVIVING),
+    "dropout and entropy": ("model.dropout=0.3", "model.entropy_loss_ratio=0.1", "model.entropy_type=argmax"),
+    "signs": ("model.quantizer=lfq", "model.entropy_loss_ratio=0.1", "model.pixel_range=signed"),
+    "mixtures": ("model.quantizer=gumbel", "model.gumbel_temperature_steps=3"),
+    "rounding": ("model.quantizer=fsq", "model.fsq_levels=[2, 2, 2, 2]", "loss.reconstruction=l2"),
+    "taming": (
+        "model.architecture=taming",
+        "model.attn_resolutions=[4]",
+        "discriminator.type=stylegan",
+        "discriminator.channel_multiplier=0.004",
+        "loss.disc_loss=non_saturating",
+        "loss.r1_cost=0.5",
+        "loss.weight_decay=0.01",
+    ),
+}
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_options_train_the_same_in_float64(options):
+    states, losses = [], []
+    for twin in ("torch", "jax"):
+        engine = make_engine(twin, "train.precision=float64", *options)
+        losses.append(train(engine, range(8), start=4))
+        states.append(engine.state_to_numpy())
+    np.testing.assert_allclose(*losses, rtol=1e-9)
+    assert_states_close(*states, 1e-7)
+    for name, array in states[0].get("buffers", {}).items():
+        np.testing.assert_allclose(array, states[1]["buffers"][name], rtol=1e-7, atol=1e-12, err_msg=name)
+
+
+@pytest.mark.parametrize("twin", ["torch", "jax"])
+def test_codes_are_the_averages_of_what_they_quantised(twin):
+    engine = make_engine(twin, *OPTIONS["moving averages"])
+    revived = 0
+    for step in range(20):
+        train(engine, [step], start=N)
+        state = engine.state_to_numpy()
+        buffers, codebook = state["buffers"], state["model"][engine.family.codebook_name()]
+        dead = buffers["share"] < 0.5 / len(codebook)
+        np.testing.assert_array_equal(codebook[dead], buffers["candidates"][dead])
+        means = buffers["embedding_sum"] / buffers["cluster_size"][:, None]
+        np.testing.assert_allclose(codebook[~dead], means[~dead], rtol=1e-3, atol=1e-4)
+        revived += int(dead.sum())
+    assert revived
+
+
+@pytest.mark.parametrize("twin", ["torch", "jax"])
+def test_parts_of_a_batch_make_the_whole_batch(twin):
+    options = ("loss.disc_loss=hinge", "discriminator.norm=none")
+    whole, split = make_engine(twin, *options), make_engine(twin, *options, "train.accumulation_steps=2")
+    # The adaptive weight is a ratio of gradients, of each part its own: without an adversary.
+    losses = [train(engine, range(3), start=N) for engine in (whole, split)]
+    np.testing.assert_allclose(*losses, rtol=1e-5)
+    assert_states_close(whole.state_to_numpy(), split.state_to_numpy(), 1e-4)

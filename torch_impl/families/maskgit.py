@@ -16,6 +16,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from common.data.texts import read_null
 from common.errors import UserError
 from common.hparams.families.maskgit import HParams
 from common.plans import masked_tokens as training
@@ -74,8 +75,11 @@ class Family(Adapter):
         return self.table[name].decays
 
     def frozen(self) -> dict[str, np.ndarray]:
-        """Weights of the tokenizer."""
-        return {} if self.tokenizer is None else self.tokenizer.frozen()
+        """Weights of the tokenizer, and what stands for no text."""
+        weights = {} if self.tokenizer is None else self.tokenizer.frozen()
+        path = self.hparams.data.null_text_path
+        null = read_null(Path(path)) if path else {}
+        return weights | {f"null.{name}": array for name, array in null.items()}
 
     def build(self) -> nn.Module:
         """The model; its parameters' values do not matter."""
@@ -90,7 +94,7 @@ class Family(Adapter):
     def draws(self, method: str, batch: int, every_step: bool = False) -> tuple[Draw, ...]:
         """Noise that a method takes, for a batch of this size."""
         if method == "train_step":
-            return training.training_draws(self.hparams, self.plan, batch)
+            return training.training_draws(self.hparams, self.plan, batch, self.hparams.data.text_length)
         return (Draw("sampling", "generator", ()),) if method in ("generate", "inpaint") else ()
 
     def balances(self, scalars: Mapping[str, float]) -> bool:
@@ -108,7 +112,7 @@ class Family(Adapter):
         masked = mask_tokens(tokens, noise, loss, plan.codebook_size, plan.mask_id)
         condition = self._condition(batch)
         if "drop" in noise:
-            null = self._null(condition)
+            null = self._null(batch, condition)
             condition = drop_condition(condition, null, noise["drop"], loss.cond_dropout_prob)
         if plan.options.self_cond:
             condition["self"] = self._first_pass(model, masked, condition, noise["self_cond"])
@@ -131,7 +135,8 @@ class Family(Adapter):
         if self.plan.options.self_cond:
             condition["self"] = model(inputs, condition)[1]["embed"]
         logits, _ = model(inputs, condition)
-        losses, n = cross_entropy(logits, torch.where(mask, tokens, IGNORED)), mask.sum(1)
+        losses = cross_entropy(logits, torch.where(mask, tokens, IGNORED))
+        n = mask.sum(1).to(losses.dtype)
         right = mask & (logits.argmax(-1) == tokens)
         return {"cross_entropy": losses.sum(1) / n, "accuracy": right.sum(1) / n}
 
@@ -181,7 +186,7 @@ class Family(Adapter):
             plan.codebook_size,
             plan.mask_id,
             condition=condition,
-            null=self._null(condition) or None,
+            null=self._null(batch, condition) or None,
             critic=partial(critic_logits, model) if has_critic else None,
             prepare=model.prepare,
             embedding=torch.zeros(embedding_shape(plan, B), dtype=self.dtype, device=start.device)
@@ -227,14 +232,19 @@ class Family(Adapter):
             condition["text_keep"] = torch.ones_like(condition["text"][:, 0, 0])
         return condition
 
-    def _null(self, condition: Tensors) -> dict[str, Tensor]:
-        """What stands for no condition: the null label, no text, a pooled state of zeros."""
+    def _null(self, batch: Tensors, condition: Tensors) -> dict[str, Tensor]:
+        """What stands for no condition: the null label, and an encoded empty text, or no text and a pooled
+        state of zeros."""
+        given = part(batch, "frozen.null")
         values = {"label": self.plan.null_label, "text_keep": 0, "pooled": 0}
-        return {
+        if "text" in given:
+            del values["text_keep"]
+        null = {
             name: torch.full_like(condition[name][:1], value)
             for name, value in values.items()
             if name in condition
         }
+        return null | {name: given[name].to(condition[name].dtype) for name in given if name in condition}
 
     def _first_pass(self, model: nn.Module, masked: Masked, condition: Tensors, uniform: Tensor) -> Tensor:
         """Embedding of a pass without gradient, zero for pictures that get none."""

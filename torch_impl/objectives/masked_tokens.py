@@ -123,12 +123,6 @@ def bucketed_losses(losses: Tensor, ratio: Tensor) -> tuple[Tensor, Tensor]:
     return losses @ member, member.sum(0)
 
 
-def token_entropy(logits: Tensor) -> Tensor:
-    """Entropy (B, L) of the predicted distributions, in nats."""
-    log_p = F.log_softmax(at_least_float32(logits), dim=-1)
-    return -torch.sum(torch.exp(log_p) * log_p, dim=-1)
-
-
 def critic_inputs(
     logits: Tensor, inputs: Tensor, tokens: Tensor, mask_id: int, gumbel: Tensor, temperature: Tensor | float
 ) -> Tensor:

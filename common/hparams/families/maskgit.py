@@ -25,6 +25,13 @@ class TokenData(Data):
     )
     grid: int = option(low=1, high=2**10, doc="tokens a side of a picture")
     codebook_size: int = option(low=1, high=2**24, doc="codes of the tokenizer")
+    text_length: int = option(0, low=0, high=2**16, doc="tokens of an encoded text; 0: no text condition")
+    null_text_path: str = option(
+        "",
+        path=True,
+        doc="null.safetensors of encoded texts: the empty text that stands for no text; without it a dropped "
+        "text is masked out",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +88,9 @@ class Synthesis(Sampling):
     )
     n_samples: int = option(16, low=1, doc="inpainting, animation: pictures")
     split: str = option(
-        "", choices=("", "train", "validation", "test"), doc="inpainting: pictures to read; empty is test"
+        "",
+        choices=("", "train", "validation", "test"),
+        doc="inpainting: pictures to read, and else the captions; empty is test",
     )
     inpaint_box: tuple[int, int, int, int] = option(
         (0, 0, 0, 0),
@@ -90,6 +99,11 @@ class Synthesis(Sampling):
     )
     mask_path: str = option(
         "", path=True, doc="inpainting: PNG that is white where pictures are filled, instead of a rectangle"
+    )
+    texts_path: str = option(
+        "",
+        path=True,
+        doc="generation, animation: folder of encoded prompts; empty: the captions of the split",
     )
     image_path: str = option(
         "", path=True, doc="inpainting: an image file instead of pictures of a split; needs the tokenizer"

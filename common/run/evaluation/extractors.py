@@ -76,7 +76,7 @@ def classifier(path: Path, make_engine: MakeEngine) -> Extractor:
     def extract(pictures: Array) -> Features:
         # Filled up by repetition: batches of one shape are compiled once.
         filled = pictures[np.arange(BATCH) % len(pictures)]
-        made = engine.run("features", {"image": filled}, ema=True, step=0)
+        made = engine.run("encode", {"image": filled}, ema=True, step=0)
         return Features(*(made[name][: len(pictures)] for name in ("features", "logits")))
 
     data = hparams.data

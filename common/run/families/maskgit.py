@@ -20,6 +20,7 @@ from common.run.masked_tokens.drawing import check_draws, draw, pictures_of
 from common.run.masked_tokens.evaluation import Quality, evaluate
 from common.run.masked_tokens.inpainting import unknown_tokens
 from common.run.masked_tokens.report import report
+from common.run.masked_tokens.texts import check_captions, check_text_options
 from common.run.pictures import grid, in_rows
 from common.run.trained_tokenizer import check_made_by, open_tokenizer
 
@@ -37,6 +38,7 @@ def check_options(hparams: HParams) -> None:
         raise UserError(f"[model] has {size:,} parameters, more than {MAX_PARAMETERS:,}: lower its widths")
     _check_classes(hparams, plan)
     unknown_tokens(hparams, plan)
+    check_text_options(hparams, plan)
     if data.dataset_source != "tokens" and not data.tokenizer_path:
         raise UserError(
             f"[data] tokenizer_path is empty: it encodes the pictures of '{data.dataset_source}'; give a "
@@ -54,9 +56,11 @@ def check_options(hparams: HParams) -> None:
 def check_examples(context: Context) -> None:
     """Raise a `UserError` where training examples are of another tokenizer, or have classes of their own."""
     data, model = context.hparams.data, context.hparams.model
+    plan = transformers.make_plan(model, data.grid, data.codebook_size)
     for examples in (context.sets.train, context.sets.validation, context.sets.test):
         if isinstance(examples, TokenSet):
             _check_tokens(examples, context.hparams)
+            check_captions(examples, context.hparams, plan)
         if model.num_classes and examples.labels is not None and examples.labels.max() >= model.num_classes:
             raise UserError(
                 f"[model] num_classes is {model.num_classes}, but {examples.name} has class "

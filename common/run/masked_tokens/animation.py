@@ -24,7 +24,7 @@ def animate(context: Context, plan: TransformerPlan, _checkpoint: Checkpoint) ->
     What is still masked after a step is veiled; the last column is the finished picture.
     """
     options = context.hparams.synthesis
-    asked = order(context.hparams, 0, options.n_samples)
+    asked = order(context, 0, options.n_samples)
     made = context.engine.run("generate", asked, ema=options.load_ema_weights, step=0, every_step=True)
     frames = [
         _veiled(decoded(context, made["steps"][:, t]), made["masked"][:, t], plan.grid)

@@ -1,4 +1,4 @@
-"""Classes to draw, and pictures of tokens."""
+"""Classes and texts to draw, and pictures of tokens."""
 
 from collections.abc import Iterator
 
@@ -6,12 +6,14 @@ import numpy as np
 
 from common.errors import UserError
 from common.hparams.families.maskgit import HParams
+from common.plans.transformers import make_plan
 from common.run.context import Context
 from common.run.engine import Array, Batch
+from common.run.masked_tokens.texts import prompts
 
 
 def check_draws(hparams: HParams) -> None:
-    """Raise a `UserError` where nothing can be drawn: there is no tokenizer, or a class is unknown."""
+    """Raise a `UserError` where nothing can be drawn: there is no tokenizer."""
     if not hparams.data.tokenizer_path:
         raise UserError(
             "[data] tokenizer_path is empty: pictures are drawn with a tokenizer, give its run folder"
@@ -23,18 +25,22 @@ def chosen_classes(hparams: HParams) -> Array:
     return np.asarray(hparams.synthesis.classes or range(hparams.model.num_classes), np.int32)
 
 
-def order(hparams: HParams, first: int, n: int) -> dict[str, Array]:
-    """What is asked of the model for pictures `first` ... `first` + n - 1: classes in turn."""
-    numbers = first + np.arange(n)
+def order(context: Context, first: int, n: int) -> dict[str, Array]:
+    """What is asked of the model for pictures `first` ... `first` + n - 1: classes and texts in turn."""
+    hparams, numbers = context.hparams, first + np.arange(n)
     classes = chosen_classes(hparams)
-    return {"label": classes[numbers % len(classes)]} if len(classes) else {"index": numbers}
+    asked = {"label": classes[numbers % len(classes)]} if len(classes) else {}
+    if hparams.data.text_length:
+        texts = prompts(context, make_plan(hparams.model, hparams.data.grid, hparams.data.codebook_size))
+        asked |= texts.gather(numbers % len(texts))
+    return asked or {"index": numbers}
 
 
 def draw(context: Context, n: int, *, ema: bool, step: int = 0) -> Iterator[dict[str, Array]]:
     """Batches of `synthesis.batch_size` pictures, n in all: `image`, `tokens` and, with classes, `label`."""
     size = context.hparams.synthesis.batch_size
     for first in range(0, n, size):
-        asked = order(context.hparams, first, size)
+        asked = order(context, first, size)
         # One step a batch, far apart for far-apart steps: every batch meets noise of its own.
         made = context.engine.run("generate", asked, ema=ema, step=step * 2**16 + first // size)
         rows = asked | made

@@ -36,8 +36,8 @@ def inpaint(context: Context, plan: TransformerPlan, _checkpoint: Checkpoint) ->
         size = len(batch["valid"])
         given = examples(batch) | {"unknown": np.tile(unknown, (size, 1))}
         if options.classes or options.image_path:
-            asked = order(context.hparams, index * size, size)
-            given |= {"label": asked["label"]} if "label" in asked else {}
+            asked = order(context, index * size, size)
+            given |= {name: array for name, array in asked.items() if name != "index"}
         made = context.engine.run("inpaint", given, ema=options.load_ema_weights, step=index)
         original, valid = pictures_of(context, batch), batch["valid"]
         rows.append((original[valid], _known(original, unknown)[valid], made["image"][valid]))

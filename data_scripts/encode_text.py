@@ -1,0 +1,192 @@
+"""Encode captions or prompts once, with a CLIP or T5 encoder, into shards that both twins read.
+
+python data_scripts/encode_text.py CAPTIONS FOLDER --encoder DIR_OR_HUB_ID --length 77 --pooled
+python data_scripts/encode_text.py CAPTIONS --tokens TOKENS --encoder DIR_OR_HUB_ID --length 77
+
+The first form writes prompts for `synthesis.texts_path`. The second writes TOKENS/texts, with a caption for
+every picture of the token shards in TOKENS; an interrupted run goes on.
+"""
+
+import argparse
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from common.data.captions import N_MICRO, Caption, read_captions
+from common.data.shards import Shards
+from common.data.texts import TextWriter
+from common.data.tokens import TEXTS, WHAT
+from common.errors import UserError, run_command
+
+Array = np.ndarray
+
+
+class TextEncoder:
+    """A CLIP or T5 text encoder of transformers with its tokenizer; weights are safetensors files only.
+
+    `layer` counts hidden states from the end: -1 is the last one, behind the final norm; open-muse reads CLIP
+    at -2. `pooled` adds CLIP's projected embedding.
+    """
+
+    def __init__(self, name: str, *, length: int, layer: int, pooled: bool, device: str) -> None:
+        import transformers  # noqa: PLC0415 - takes seconds, and only this script needs it
+
+        self.name, self.length, self.layer, self.pooled = name, length, layer, pooled
+        try:
+            config = transformers.AutoConfig.from_pretrained(name)
+            kinds = {"t5": transformers.T5EncoderModel, "mt5": transformers.MT5EncoderModel}
+            kinds |= dict.fromkeys(("clip", "clip_text_model"), transformers.CLIPTextModelWithProjection)
+            if config.model_type not in kinds:
+                raise UserError(f"encoder {name} is of type '{config.model_type}', known: {', '.join(kinds)}")
+            model = kinds[config.model_type].from_pretrained(name, use_safetensors=True)
+            self.tokenizer = transformers.AutoTokenizer.from_pretrained(name)
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"encoder {name} cannot be opened ({_first_line(error)}): give a folder with config.json, "
+                "model.safetensors and the tokenizer's files, or a hub id and a network"
+            ) from error
+        self.is_clip = "clip" in config.model_type
+        if pooled and not self.is_clip:
+            raise UserError(f"encoder {name} has no pooled state: leave --pooled out, only CLIP has one")
+        limit = getattr(getattr(config, "text_config", config), "max_position_embeddings", None)
+        if limit is not None and length > limit:
+            raise UserError(f"--length {length} is more than encoder {name} takes: {limit} at most")
+        self.device = torch.device(device)
+        self.model = model.eval().to(self.device)
+        depth = len(self._states(self._ids([""])).hidden_states)
+        if not -depth <= layer < 0:
+            raise UserError(f"--layer {layer} is outside of -{depth} ... -1, the hidden states of {name}")
+
+    def __call__(self, texts: Sequence[str]) -> dict[str, Array]:
+        """`text` (B, S, E) float32, `text_mask` (B, S) bool and, if asked for, `pooled` (B, P) float32."""
+        ids = self._ids(texts)
+        made = self._states(ids)
+        states = made.last_hidden_state if self.layer == -1 else made.hidden_states[self.layer]
+        found = {"text": _numpy(states), "text_mask": _numpy(ids["attention_mask"]).astype(bool)}
+        return found | ({"pooled": _numpy(made.text_embeds)} if self.pooled else {})
+
+    def _ids(self, texts: Sequence[str]) -> dict[str, torch.Tensor]:
+        given = self.tokenizer(
+            list(texts), padding="max_length", truncation=True, max_length=self.length, return_tensors="pt"
+        )
+        return {name: given[name].to(self.device) for name in ("input_ids", "attention_mask")}
+
+    def _states(self, ids: dict[str, torch.Tensor]) -> Any:
+        # CLIP is read without a mask of padding, as it was trained and as open-muse reads it.
+        given = {"input_ids": ids["input_ids"]} if self.is_clip else ids
+        with torch.inference_mode():
+            return self.model(**given, output_hidden_states=True)
+
+
+def encode(encoder: TextEncoder, captions: dict[str, Caption], folder: Path, micro: bool, batch: int) -> None:
+    """Write all texts, in order, after those that are there already."""
+    keys, texts = list(captions), [caption.text for caption in captions.values()]
+    header = {
+        "encoder": encoder.name,
+        "layer": encoder.layer,
+        "captions": hashlib.sha256("\0".join([*keys, *texts]).encode()).hexdigest(),
+    }
+    writer = TextWriter(folder, header, keys, encoder([""]), micro=micro)
+    for first in tqdm(range(writer.n_texts, len(keys), batch), "texts", unit="batch"):
+        chosen = slice(first, first + batch)
+        arrays = encoder(texts[chosen])
+        if micro:
+            rows = [caption.micro for caption in list(captions.values())[chosen]]
+            arrays["micro"] = np.array(rows, np.float32)
+        writer.add(arrays)
+    writer.finish()
+
+
+def with_micro(captions: dict[str, Caption], given: tuple[float, ...] | None) -> dict[str, Caption]:
+    """Captions that all have the five numbers, or none has; a `UserError` where some lack them."""
+    if given is None and all(caption.micro is None for caption in captions.values()):
+        return captions
+    found = {key: Caption(caption.text, caption.micro or given) for key, caption in captions.items()}
+    if lacking := [key for key, caption in found.items() if caption.micro is None]:
+        raise UserError(
+            f"caption '{lacking[0]}' and {len(lacking) - 1} more have no \"micro\": add it or give --micro"
+        )
+    return found
+
+
+def in_order(captions: dict[str, Caption], keys: Sequence[str], source: Path) -> dict[str, Caption]:
+    """The captions of these pictures; a `UserError` where one has none."""
+    if lacking := [key for key in keys if key not in captions]:
+        raise UserError(
+            f"captions {source}: {len(lacking)} of {len(keys)} pictures have none, as '{lacking[0]}'"
+        )
+    return {key: captions[key] for key in keys}
+
+
+def main(arguments: list[str]) -> None:
+    """Encode the captions of one file or folder; raises `UserError`."""
+    options = _parser().parse_args(arguments)
+    if (options.folder is None) == (options.tokens is None):
+        raise UserError("give either FOLDER or --tokens TOKENS")
+    captions, folder = read_captions(options.captions), options.folder
+    if options.tokens is not None:
+        keys = Shards(options.tokens, WHAT).keys
+        captions, folder = in_order(captions, keys, options.captions), options.tokens / TEXTS
+    if not captions:
+        raise UserError(f"captions {options.captions} hold none")
+    captions = with_micro(captions, options.micro)
+    encoder = TextEncoder(
+        options.encoder,
+        length=options.length,
+        layer=options.layer,
+        pooled=options.pooled,
+        device=options.device,
+    )
+    micro = next(iter(captions.values())).micro is not None
+    encode(encoder, captions, folder, micro, options.batch_size)
+    print(f"wrote {len(captions)} texts to {folder}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="encode_text.py", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("captions", type=Path, help="text file, .jsonl, tar file or folder of tar files")
+    parser.add_argument("folder", type=Path, nargs="?", help="where prompts are written")
+    parser.add_argument("--tokens", type=Path, help="token shards whose pictures the captions tell of")
+    parser.add_argument("--encoder", required=True, help="folder or hub id of a CLIP or T5 model")
+    parser.add_argument("--length", type=_positive, required=True, help="tokens of every text")
+    parser.add_argument("--layer", type=int, default=-1, help="hidden state, from the end (default -1)")
+    parser.add_argument("--pooled", action="store_true", help="CLIP's projected embedding, too")
+    parser.add_argument("--micro", type=_micro, help="width,height,top,left,score of captions without")
+    parser.add_argument("--batch-size", type=_positive, default=32)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    return parser
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or len(text) > 9 or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no positive whole number")
+    return int(text)
+
+
+def _micro(text: str) -> tuple[float, ...]:
+    try:
+        numbers = tuple(float(number) for number in text.split(","))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    if len(numbers) != N_MICRO:
+        raise argparse.ArgumentTypeError(f"{text!r} are not {N_MICRO} numbers")
+    return numbers
+
+
+def _numpy(tensor: torch.Tensor) -> Array:
+    return np.asarray(tensor.float().cpu().numpy())
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,60 @@
+"""The benchmark measures every family in both twins, and counts operations."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from common.errors import UserError
+from tests import benchmark
+from tests.common import tiny, tiny_maskgit, tiny_vqgan
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[2]
+WHAT = {"vae": "generate", "vqgan": "decode", "maskgit": "train", "classifier": "encode"}
+WRITERS = {"vae": tiny, "vqgan": tiny_vqgan, "maskgit": tiny_maskgit}
+CLASSIFIER = ROOT / "egs" / "classifier" / "digits.cfg"
+
+
+@pytest.fixture
+def measure(tmp_path, monkeypatch, capsys):
+    """Runs the benchmark; gives what it prints."""
+    for name in ("JAX_ENABLE_COMPILATION_CACHE", "TORCHINDUCTOR_FORCE_DISABLE_CACHES"):
+        monkeypatch.setenv(name, "unset")
+    monkeypatch.setattr(benchmark, "UNIT_SIZE", 64)
+
+    def run(kind, twin, what, batch=2):
+        cfg = CLASSIFIER if kind == "classifier" else WRITERS[kind].write_tiny(tmp_path)
+        words = ["--cfg", str(cfg), "--backend", twin, "--what", what, "--batch", str(batch), "--steps", "1"]
+        benchmark.main(words)
+        return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+    return run
+
+
+@pytest.mark.parametrize("kind", WHAT)
+def test_twins_are_measured_at_the_same_work(kind, measure):
+    found = {twin: measure(kind, twin, WHAT[kind]) for twin in ("torch", "jax")}
+    for numbers in found.values():
+        assert numbers["ms_per_step"] > 0
+        assert numbers["images_per_second"] == pytest.approx(2e3 / numbers["ms_per_step"], rel=0.01)
+    assert found["torch"]["parameters"] == found["jax"]["parameters"]
+    work = [numbers["gflops"] * numbers["ms_per_step"] for numbers in found.values()]
+    assert work[0] == pytest.approx(work[1], rel=0.2)
+
+
+def test_operations_are_those_of_the_products(tmp_path):
+    """Two a weight and token, and four a pair of tokens and channel; three times as many with gradients."""
+    cfg = str(tiny_maskgit.write_tiny(tmp_path))
+    forward = benchmark.count_flops(cfg, ["synthesis.steps=1", "synthesis.guidance_scale=0."], "generate")
+    training = benchmark.count_flops(cfg, [], "train")
+    L, width, inner, outputs = 16 + 1, 16, 24, 16 + 10 + 1
+    layer = 2 * (4 * width**2 + 3 * width * inner) * L + 4 * width * L**2
+    assert forward == 2 * layer + 2 * (width**2 + width * outputs) * L
+    assert training == pytest.approx(3 * forward, rel=0.05)
+
+
+def test_what_a_family_cannot_do_is_named(measure):
+    with pytest.raises(UserError, match="unknown for this family: train, encode, decode, reconstruct"):
+        measure("vqgan", "torch", "generate")

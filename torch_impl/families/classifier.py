@@ -1,0 +1,102 @@
+"""A classifier as the engine sees it: its loss, and its modes as functions of tensors.
+
+Modes take the model and arrays with the batch first: `image`, uint8 NHWC, and `label` (B,).
+"""
+# ruff: noqa: ARG002 - the arguments are the engine's
+
+from collections.abc import Hashable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from common.hparams.families.classifier import HParams
+from common.plans import classifier
+from common.plans.noise import Draw
+from common.plans.parameters import initial_values, shapes
+from torch_impl.devices import COMPUTE_DTYPES
+from torch_impl.families.adapter import Adapter
+from torch_impl.layers.pictures import to_range
+from torch_impl.models.classifier import Classifier
+from torch_impl.objectives.masked_tokens import cross_entropy
+
+Tensors = Mapping[str, Tensor]
+
+
+class Terms(NamedTuple):
+    """Of every picture (B,): cross-entropy in nats, and 1 where its class is the likeliest."""
+
+    loss: Tensor
+    correct: Tensor
+
+
+class Family(Adapter):
+    """Everything that the engine asks of a family."""
+
+    def __init__(self, hparams: HParams) -> None:
+        data = hparams.data
+        self.hparams = hparams
+        self.plan = classifier.make_plan(hparams.model, data.target_res, data.channels)
+        self.table = classifier.parameter_table(self.plan)
+        self.weight_decay = hparams.loss.weight_decay
+        self.metric_sizes = dict.fromkeys(classifier.METRICS, 0)
+        self.dtype = COMPUTE_DTYPES[hparams.train.precision]
+
+    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Canonical shape of every parameter."""
+        return shapes(self.table)
+
+    def initial_parameters(self, seed: int) -> dict[str, np.ndarray]:
+        """First values under canonical names."""
+        return initial_values(self.table, seed)
+
+    def decayed(self, name: str) -> bool:
+        """Whether weight decay acts on a parameter."""
+        return self.table[name].decays
+
+    def build(self) -> nn.Module:
+        """The model; its parameters' values do not matter."""
+        return Classifier(self.plan, self.dtype)
+
+    def regions(self, model: nn.Module) -> list[nn.Module]:
+        """Parts of the model that are compiled each on its own."""
+        return [model]
+
+    def draws(self, method: str, batch: int) -> tuple[Draw, ...]:
+        """Noise that a method takes: none does."""
+        return ()
+
+    def terms(self, model: nn.Module, batch: Tensors, noise: Tensors, phase: Hashable) -> Terms:
+        """Of training: labels are smoothed."""
+        return self._terms(self._logits(model, batch), batch, self.hparams.loss.label_smoothing)
+
+    def loss(
+        self, terms: Terms, scalars: Tensors, statistics: Tensor | None, phase: Hashable
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Mean cross-entropy, and the share of right answers."""
+        loss = terms.loss.mean()
+        return loss, {"loss": loss, "accuracy": terms.correct.mean()}
+
+    def evaluate(self, model: nn.Module, batch: Tensors, noise: Tensors) -> dict[str, Tensor]:
+        """`cross_entropy` (B,) and `correct` (B,)."""
+        loss, correct = self._terms(self._logits(model, batch), batch, 0.0)
+        return {"cross_entropy": loss, "correct": correct}
+
+    def encode(self, model: nn.Module, batch: Tensors, noise: Tensors) -> dict[str, Tensor]:
+        """`features` (B, D) and `logits` (B, K)."""
+        logits, aux = model(self._pictures(batch))
+        return {"features": aux["features"], "logits": logits}
+
+    def _logits(self, model: nn.Module, batch: Tensors) -> Tensor:
+        return model(self._pictures(batch))[0]
+
+    def _terms(self, logits: Tensor, batch: Tensors, label_smoothing: float) -> Terms:
+        labels = batch["label"].to(torch.int64)
+        losses = cross_entropy(logits[:, None], labels[:, None], label_smoothing)[:, 0]
+        return Terms(losses, (logits.argmax(-1) == labels).to(losses.dtype))
+
+    def _pictures(self, batch: Tensors) -> Tensor:
+        """In [-1, 1], in at least float32."""
+        dtype = torch.float64 if self.dtype == torch.float64 else torch.float32
+        return to_range(batch["image"], "signed", dtype)
