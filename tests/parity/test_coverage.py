@@ -10,10 +10,10 @@ import pytest
 from common import hparams
 from tests import transformers
 from tests.models import Torch
+from tests.parity import metroplex_cases, transformer_cases
 from tests.parity import test_classifier as classifier
 from tests.parity import test_maskgit_training as masked_tokens
 from tests.parity import test_vqgan_training as vqgan
-from tests.parity import transformer_cases
 from tests.parity.model_cases import CASES, make
 from tests.parity.option_cases import HOST_ONLY, enumerated_options, load_case, option_cases
 
@@ -78,8 +78,8 @@ def executed():
     before = sys.getprofile()
     sys.setprofile(note)
     try:
-        for case in CASES:
-            chosen, _, weights, pictures, noise, masks = make(case)
+        made = [make(case) for case in CASES] + [metroplex_cases.make(case) for case in metroplex_cases.CASES]
+        for chosen, _, weights, pictures, noise, masks in made:
             twin = Torch(chosen, weights, "float64")
             output = twin.forward(twin.normalise(pictures), noise, {"beta": 1.0, "gamma": 1.0}, masks)[
                 "output"
