@@ -22,6 +22,14 @@ ELSEWHERE = [
         "halton_maskgit", "lucidrains_token_critic",  # the same
         "tables",  # test_maskgit_tables.py
     )
+] + [
+    ("sundae", runner)
+    for runner in (
+        "hourglass",  # test_sundae.py
+        "sundae_sampling", "sundae_inpaint",  # test_sundae_samplers.py
+        "sundae_train", "sundae_text8",  # test_sundae_training.py
+        "taming_vqgan_latents",  # test_maskgit_tokenizers.py
+    )
 ]  # fmt: skip
 MAX_SETTINGS = 8
 HOST = {("hierarchical_vae", runner): check for runner, check in host_cases.RUNNERS.items()}

@@ -8,18 +8,19 @@ from pathlib import Path
 import pytest
 
 from common import hparams
-from tests import transformers
+from tests import denoisers, transformers
 from tests.models import Torch
+from tests.parity import denoiser_cases, transformer_cases
 from tests.parity import test_classifier as classifier
 from tests.parity import test_maskgit_training as masked_tokens
 from tests.parity import test_vqgan_training as vqgan
-from tests.parity import transformer_cases
 from tests.parity.model_cases import CASES, make
 from tests.parity.option_cases import HOST_ONLY, enumerated_options, load_case, option_cases
 
 ROOT = Path(__file__).parents[2]
 HARNESSES = [
-    ROOT / "tests" / f"{name}.py" for name in ("models", "transformers", "tokenizers", "gan", "samplers")
+    ROOT / "tests" / f"{name}.py"
+    for name in ("models", "transformers", "denoisers", "tokenizers", "gan", "samplers")
 ]
 COMPARED = [*HARNESSES, *(ROOT / "tests" / "parity").glob("*.py"), *(ROOT / "tests" / "golden").glob("*.py")]
 GOLDEN_CONFIGURATIONS = sorted((ROOT / "tests" / "golden" / "cases").glob("hierarchical_vae/*/hparams.cfg"))
@@ -89,6 +90,9 @@ def executed():
         for case in transformer_cases.CASES:
             plan, weights, *arguments = transformer_cases.make(case)
             transformers.Torch(plan, weights, "float64").forward(*arguments)
+        for case in denoiser_cases.CASES:
+            plan, weights, *arguments = denoiser_cases.make(case)
+            denoisers.Torch(plan, weights, "float64").forward(*arguments)
         classifier.train(classifier.make_engine("torch"), [0])
         for options in vqgan.OPTIONS.values():
             vqgan.train(vqgan.make_engine("torch", *options), [0, 1], start=0)
