@@ -59,6 +59,11 @@ class DenoiserPlan:
         return ("label",) if self.options.num_classes else ()
 
     @property
+    def replacements(self) -> int:
+        """Codes that stand for hidden tokens in evaluations."""
+        return self.codebook_size
+
+    @property
     def attention_width(self) -> int:
         """Width of all heads together."""
         return self.options.nb_heads * self.options.dim_head
