@@ -48,6 +48,22 @@ def adam(
     return first / (_correction(beta1, t) * denominator), first, second
 
 
+def adam_tf(
+    grad: Array,
+    first: Array,
+    second: Array,
+    share: Array,
+    t: Array,
+    beta1: float,
+    beta2: float,
+    epsilon: float,
+) -> tuple[Array, Array, Array]:
+    """Kingma and Ba, end of section 2: Adam with epsilon on the uncorrected root, as in TensorFlow 1."""
+    first, second = _moments(grad, first, second, share, beta1, beta2)
+    scale = jnp.sqrt(_correction(beta2, t)) / _correction(beta1, t)
+    return scale * first / (jnp.sqrt(second) + epsilon), first, second
+
+
 def radam(
     grad: Array,
     first: Array,
@@ -125,6 +141,7 @@ RULES = {
     "Adamax": Rule(adamax, "exp_inf"),
     "Adam": Rule(adam, "exp_avg_sq"),
     "AdamW": Rule(adam, "exp_avg_sq"),
+    "AdamTF": Rule(adam_tf, "exp_avg_sq"),
     "RAdam": Rule(radam, "exp_avg_sq"),
     "Radam": Rule(radam, "exp_avg_sq"),
     "Lion": Rule(lion, "exp_avg_sq"),

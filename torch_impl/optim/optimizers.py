@@ -48,6 +48,22 @@ def adam(
     return first / denominator.mul_(_correction(beta1, t))
 
 
+def adam_tf(
+    grad: Tensor,
+    first: Tensor,
+    second: Tensor,
+    share: Tensor,
+    t: Tensor,
+    beta1: float,
+    beta2: float,
+    epsilon: float,
+) -> Tensor:
+    """Kingma and Ba, end of section 2: Adam with epsilon on the uncorrected root, as in TensorFlow 1."""
+    _move_moments(grad, first, second, share, beta1, beta2)
+    scale = torch.sqrt(_correction(beta2, t)) / _correction(beta1, t)
+    return scale * first / (second.sqrt().add_(epsilon))
+
+
 def radam(
     grad: Tensor,
     first: Tensor,
@@ -127,6 +143,7 @@ RULES = {
     "Adamax": Rule(adamax, "exp_inf"),
     "Adam": Rule(adam, "exp_avg_sq"),
     "AdamW": Rule(adam, "exp_avg_sq"),
+    "AdamTF": Rule(adam_tf, "exp_avg_sq"),
     "RAdam": Rule(radam, "exp_avg_sq"),
     "Radam": Rule(radam, "exp_avg_sq"),
     "Lion": Rule(lion, "exp_avg_sq"),
