@@ -1,10 +1,11 @@
-"""Convert checkpoints between Efficient-VDVAE's two programs and this one: see `python convert.py --help`.
+"""Make runs of published weights and original checkpoints, and back: see `python convert.py --help`.
 
-The only file that reads or writes the PyTorch program's checkpoints; `common/checkpoint` sees numpy arrays.
+The only file that reads or writes PyTorch's checkpoints; `common/checkpoint` sees numpy arrays.
 """
 
 import io
 import sys
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ def read_torch(path: Path) -> Any:
     """Read a PyTorch file into nested containers of numpy arrays; nothing but weights is unpickled.
 
     A `UserError` says that the file is truncated or holds anything else. bfloat16, which numpy lacks, and
-    float16 become float32.
+    float16 become float32. Objects by which trainers describe themselves become empty ones.
     """
     import torch  # noqa: PLC0415 - slow, and needed for this direction only
 
@@ -41,10 +42,32 @@ def read_torch(path: Path) -> Any:
         return [to_numpy(entry) for entry in value] if isinstance(value, list) else value
 
     try:
-        return to_numpy(torch.load(path, map_location="cpu", weights_only=True))
+        with torch.serialization.safe_globals(_inert_globals(path)):
+            return to_numpy(torch.load(path, map_location="cpu", weights_only=True))
     except Exception as error:  # the reader meets foreign bytes: what it raises is not documented
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise UserError(f"checkpoint {path} is truncated or holds more than weights: {reason}") from error
+
+
+class _Inert:
+    """Stands for an object of a trainer; takes whatever that one was made of, and does nothing."""
+
+    def __init__(self, *_arguments: object) -> None:
+        pass
+
+    def __setstate__(self, _state: object) -> None:
+        pass
+
+
+def _inert_globals(path: Path) -> list[Any]:
+    """Pairs of `_Inert` and the name of a trainer's class or function that the file refers to."""
+    import torch  # noqa: PLC0415 - slow, and needed for this direction only
+
+    trainers = ("pytorch_lightning.", "lightning.", "argparse.Namespace")
+    if not zipfile.is_zipfile(path):
+        return []
+    named = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    return [(_Inert, name) for name in named if name.startswith(trainers)]
 
 
 def torch_bytes(payload: Any) -> bytes:

@@ -28,7 +28,8 @@ MIN_RATIO = 1e-6
 def learning_rate(step: int, options: Optimizer) -> float:
     """Learning rate of the update at `step`. Every scheme warms up linearly from 0 at step 0.
 
-    Without `warmup_steps` the schemes of Hugging Face begin at the base rate, the others at 0 all the same.
+    Without `warmup_steps` the schemes of Hugging Face and Metroplex begin at the base rate, the others at 0
+    all the same.
     """
     match options.learning_rate_scheme:
         case "noam":
@@ -37,6 +38,8 @@ def learning_rate(step: int, options: Optimizer) -> float:
             return _warmup(step, options)
         case "cosine" | "exponential":
             return _decayed(step, options)
+        case scheme if scheme.endswith("_times_warmup"):
+            return _times_warmup(step, options)
         case _:
             return _hugging_face(step, options)
 
@@ -162,6 +165,20 @@ def _hugging_face(step: int, options: Optimizer) -> float:
             return low + (base - low) * math.pow(max(1 - p, 0.0), options.power)
         case _:
             return base
+
+
+def _times_warmup(step: int, options: Optimizer) -> float:
+    """Schemes of Metroplex: decay over decay_steps to min_learning_rate, times a linear warm-up from 0."""
+    base, low = options.learning_rate, options.min_learning_rate
+    progress = min(step, options.decay_steps) / options.decay_steps
+    match options.learning_rate_scheme:
+        case "cosine_times_warmup":
+            rate = low + (base - low) * 0.5 * (1 + math.cos(math.pi * progress))
+        case "linear_times_warmup":
+            rate = base - (base - low) * progress
+        case _:
+            rate = base
+    return rate * (step / options.warmup_steps if step < options.warmup_steps else 1.0)
 
 
 def _exponential(step: int, options: Optimizer) -> float:

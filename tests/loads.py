@@ -9,7 +9,8 @@ import numpy as np
 from common.errors import UserError
 from common.hparams.families import classifier, hierarchical_vae, maskgit, vqgan
 from common.plans import transformers
-from common.plans.hierarchical_vae import level_temperatures, make_plan
+from common.plans.hierarchical_vae import make_plan
+from common.plans.latents import level_temperatures
 from common.plans.tokenizers import make_plan as make_tokenizer
 
 Rows = dict[str, np.ndarray]

@@ -1,7 +1,9 @@
 """The models of both twins as functions of numpy arrays, for comparisons."""
 
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
+from importlib import import_module
 
 import jax
 import jax.numpy as jnp
@@ -9,18 +11,12 @@ import numpy as np
 import torch
 from flax import nnx
 
-from common.plans.hierarchical_vae import make_plan
-from common.plans.initialisation import decayed, parameter_table
 from common.plans.layout import pack, unpack
-from jax_impl.devices import COMPUTE_DTYPES as JAX_DTYPES
 from jax_impl.layers import pictures as jax_pictures
-from jax_impl.models.hierarchical_vae import HierarchicalVAE as JaxModel
 from jax_impl.objectives import elbo as jax_elbo
 from jax_impl.optim import flat as jax_flat
 from jax_impl.samplers import ancestral as jax_ancestral
-from torch_impl.devices import COMPUTE_DTYPES as TORCH_DTYPES
 from torch_impl.layers import pictures as torch_pictures
-from torch_impl.models.hierarchical_vae import HierarchicalVAE as TorchModel
 from torch_impl.objectives import elbo as torch_elbo
 from torch_impl.optim import flat as torch_flat
 from torch_impl.samplers import ancestral as torch_ancestral
@@ -32,11 +28,15 @@ QUICK = {"xla_backend_optimization_level": 0}
 class Twin:
     """A model with canonical weights. Arrays are NHWC; under bfloat16 parameters and noise are float32."""
 
+    name: str
+
     def __init__(self, hparams, weights, precision="float32", *, checkpoint=False):
-        self.hparams, self.plan, self.precision = hparams, make_plan(hparams), precision
-        self.weights, self.checkpoint = weights, checkpoint
+        train = replace(hparams.train, precision=precision, checkpoint_activations=checkpoint)
+        self.hparams, self.precision, self.weights = replace(hparams, train=train), precision, weights
+        adapter = import_module(f"{self.name}_impl.families.{hparams.run.family}")
+        self.family = adapter.Family(self.hparams)
+        self.plan, self.shapes = self.family.plan, self.family.parameter_shapes()
         self.dtype = np.float64 if precision == "float64" else np.float32
-        self.shapes = {name: parameter.shape for name, parameter in parameter_table(self.plan).items()}
 
     def forward(self, x, noise, scalars, masks=None, *, gradients=True):
         """`output`, aux, `reconstruction`, `kl`, `loss`, `log_ratios`, `divergence.<l>` and `grad/<name>`."""
@@ -59,7 +59,7 @@ class Twin:
         loss, metrics = elbo.training_loss(terms, self.plan, self.hparams, scalars)
         divergences = {
             f"divergence.{group}": elbo.latent_kl(aux, group, self.hparams)
-            for group in range(len(self.plan.down))
+            for group in range(len(self.plan.groups))
         }
         terms = {"reconstruction": terms[0], "kl": terms[1], "loss": loss, "mean_kl": metrics["kl"]}
         ratios = elbo.log_ratios(aux, self.plan, self.hparams)
@@ -69,12 +69,13 @@ class Twin:
 class Torch(Twin):
     """The PyTorch twin."""
 
+    name = "torch"
+
     @cached_property
     def model(self):
         dtype = torch.float64 if self.precision == "float64" else torch.float32
-        compute = TORCH_DTYPES[self.precision]
-        model = TorchModel(self.plan, self.hparams.model, dtype=compute, checkpoint=self.checkpoint).to(dtype)
-        layout = torch_flat.flat_layout(model, self.shapes, decayed)
+        model = self.family.build().to(dtype)
+        layout = torch_flat.flat_layout(model, self.shapes, self.family.decayed)
         torch_flat.bind(model, torch.from_numpy(pack(self.weights, layout, self.dtype)), layout)
         return model
 
@@ -110,19 +111,12 @@ class Torch(Twin):
 class Jax(Twin):
     """The JAX twin."""
 
+    name = "jax"
+
     @cached_property
     def split(self):
-        def build():
-            return JaxModel(
-                self.plan,
-                self.hparams.model,
-                dtype=JAX_DTYPES[self.precision],
-                checkpoint=self.checkpoint,
-                scan=self.hparams.train.scan_blocks,
-            )
-
-        graph, params, rest = nnx.split(nnx.eval_shape(build), nnx.Param, ...)
-        layout, tree = jax_flat.flat_layout(params, self.shapes, decayed)
+        graph, params, rest = nnx.split(nnx.eval_shape(self.family.build), nnx.Param, ...)
+        layout, tree = jax_flat.flat_layout(params, self.shapes, self.family.decayed)
         flat = jnp.asarray(pack(self.weights, layout, self.dtype))
         return graph, jax_flat.split(flat, layout, tree), rest, layout, tree
 

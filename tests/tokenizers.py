@@ -8,7 +8,7 @@ from flax import nnx
 
 from common.plans.layout import pack, unpack
 from common.plans.parameters import shapes
-from common.plans.tokenizers import has_codebook, parameter_table
+from common.plans.tokenizers import parameter_table
 from jax_impl.models.vqgan import build_tokenizer as build_jax
 from jax_impl.optim import flat as jax_flat
 from torch_impl.models.vqgan import build_tokenizer as build_torch
@@ -42,7 +42,7 @@ def _stages(model, x, plan):
     z = model.encode(x)
     quantised = model.quantise(z)
     found = {"z": z, "codes": quantised.codes, "indices": quantised.indices}
-    if has_codebook(plan):
+    if plan.options.quantizer in ("nearest", "ema"):
         found |= {"distances": model.quantize.distances(z), "soft": model.quantize.soft_codes(z, 0.7)}
     return found | {"decoded": model.decode(quantised.codes)}
 

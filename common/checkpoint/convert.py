@@ -1,4 +1,4 @@
-"""The command that converts between checkpoints of the original programs and those of a run."""
+"""The command that makes runs of the original programs' checkpoints and of published weights, and back."""
 
 import argparse
 import re
@@ -10,27 +10,43 @@ from typing import Any, Literal, NoReturn
 from common import schedules
 from common.checkpoint import efficient_vdvae, store
 from common.checkpoint.flax_msgpack import read_flax
+from common.checkpoint.hub import local_folder
+from common.checkpoint.open_muse_yaml import converted
+from common.checkpoint.pretrained import export_run
+from common.checkpoint.published_run import BASES, make_published_run, published_config
+from common.checkpoint.tensor_files import ReadTorch, read_config
 from common.errors import UserError
 from common.hparams import load, resolve, to_json
-from common.hparams.archive import copy_path
+from common.hparams.archive import copy_path, written_out
+from common.plans import transformers
 from common.plans.hierarchical_vae import make_plan
 from common.run.directory import RunDirectory
 from common.run.files import replacing
 from common.run.versions import versions
 
-ReadTorch = Callable[[Path], Any]
 TorchBytes = Callable[[Any], bytes]
 Step = int | Literal["best"] | None
 Source = tuple[Callable[..., efficient_vdvae.Imported], Any]  # importer and what it reads
 
 _USAGE = """\
-convert.py SOURCE --cfg FILE --run FOLDER/logs-NAME [section.option=value ...]
+convert.py SOURCE --run FOLDER/logs-NAME [--config FILE] [--cfg FILE] [section.option=value ...]
+       convert.py OPEN_MUSE.yaml --to-cfg OUT.cfg [section.option=value ...]
+       convert.py FOLDER/logs-NAME --to-folder OUT [--step N|best]
        convert.py FOLDER/logs-NAME --to-torch OUT [--step N|best]"""
 _DESCRIPTION = """\
-The first form makes a run of an Efficient-VDVAE checkpoint: SOURCE is the PyTorch program's file, or the JAX
-program's checkpoint_<step> or a folder of these (the newest is taken). With torch_impl or jax_impl as
-FOLDER, train.sh and synthesize.py of that twin go on from it. The second form writes a checkpoint of a run,
-the newest by default, as the PyTorch program saves it."""
+The first form makes a run: with torch_impl or jax_impl as FOLDER, train.sh and synthesize.py of that twin go
+on from it. SOURCE is one of
+  a folder with config.json and weights, as open-muse and diffusers (aMUSEd) publish them and as the third
+  form and save_pretrained write it, or such a model of the hub: owner/model or owner/model/folder;
+  weights of taming-transformers or latent-diffusion, with their YAML file as --config;
+  weights of Google's MaskGIT, Halton-MaskGIT or LlamaGen's tokenizer, with the fitting file of egs/ as --cfg;
+  a checkpoint of Efficient-VDVAE, with its .cfg as --cfg: the PyTorch program's file, or the JAX program's
+  checkpoint_<step> or a folder of these (the newest is taken).
+--config tells the architecture, --cfg the options that it leaves open (egs/<family>/published.cfg unless
+given). The second form writes an open-muse training configuration as one of this project, and names what it
+leaves out. The third form writes the averaged weights of a run, the newest by default, to a folder that
+from_pretrained of both twins opens, the fourth a checkpoint of a run of Efficient-VDVAE as the PyTorch
+program saves it."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -44,19 +60,57 @@ def convert(words: Sequence[str], read_torch: ReadTorch, torch_bytes: TorchBytes
     parser = _Parser("convert.py", _USAGE, _DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", type=Path, metavar="SOURCE")
     parser.add_argument("overrides", nargs="*", metavar="section.option=value")
-    parser.add_argument("--cfg", type=Path, metavar="FILE", help="configuration of the original run")
+    parser.add_argument("--cfg", type=Path, metavar="FILE", help="options of the run, a file of this project")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="published configuration, JSON or YAML")
     parser.add_argument("--run", type=Path, metavar="FOLDER/logs-NAME", help="run to make of the checkpoint")
     parser.add_argument("--to-torch", type=Path, metavar="OUT", help="file to write in the PyTorch layout")
+    parser.add_argument("--to-cfg", type=Path, metavar="OUT.cfg", help="configuration to write")
+    parser.add_argument("--to-folder", type=Path, metavar="OUT", help="folder to write for from_pretrained")
     parser.add_argument("--step", metavar="N|best", help="checkpoint of the run to write")
     chosen = parser.parse_intermixed_args(list(words))
-    if chosen.to_torch is not None:
-        if chosen.run or chosen.cfg or chosen.overrides:
-            parser.error("--to-torch takes its options from the run")
-        export(chosen.source, chosen.to_torch, _step(chosen.step), torch_bytes)
-    elif chosen.cfg is None or chosen.run is None or chosen.step is not None:
-        parser.error("give --cfg and --run, or --to-torch")
+    if chosen.to_cfg is not None:
+        convert_configuration(chosen.source, chosen.to_cfg, chosen.overrides)
+        return
+    target = chosen.to_torch or chosen.to_folder
+    if target is not None:
+        if chosen.run or chosen.cfg or chosen.config or chosen.overrides:
+            parser.error("--to-torch and --to-folder take their options from the run")
+        step = _step(chosen.step)
+        if not chosen.source.is_dir():
+            raise UserError(f"there is no run folder {chosen.source}")
+        if chosen.to_torch is not None:
+            export(chosen.source, target, step, torch_bytes)
+        else:
+            print(export_run(chosen.source, _split(chosen.source)[1], target, step))
+    elif chosen.run is None or chosen.step is not None:
+        parser.error("give --run, --to-cfg, --to-folder or --to-torch")
     else:
-        make_run(chosen.source, chosen.cfg, chosen.overrides, chosen.run, read_torch)
+        _make_run(chosen, read_torch)
+
+
+def convert_configuration(source: Path, target: Path, overrides: Sequence[str]) -> None:
+    """Write a training configuration of open-muse as a `.cfg`; print what is unknown and left out."""
+    words, unknown = converted(read_config(source), source)
+    given = load(BASES["maskgit"], [*words, *overrides])
+    transformers.make_plan(given.model, given.data.grid, given.data.codebook_size)
+    header = [f"# {source.name} of open-muse.", "#", f"# Command:   sh torch_impl/train.sh {target}"]
+    text = written_out(BASES["maskgit"], [*words, *overrides], header)
+    with replacing(target) as beside:
+        beside.write_text(text, encoding="utf-8")
+    for key in unknown:
+        print(f"warning: {source}: '{key}' is unknown and left out")
+    print(f"{target}: {source.name} as a configuration of family maskgit; [data] says where tokens lie")
+
+
+def _make_run(chosen: argparse.Namespace, read_torch: ReadTorch) -> None:
+    """A run of published weights or of a checkpoint of Efficient-VDVAE, as the configurations tell."""
+    source = local_folder(chosen.source)
+    config = published_config(source, chosen.config)
+    if config is None and chosen.cfg and load(chosen.cfg, chosen.overrides).run.family == "hierarchical_vae":
+        make_run(source, chosen.cfg, chosen.overrides, chosen.run, read_torch)
+        return
+    run = _split(chosen.run)
+    print(make_published_run(source, config, chosen.cfg, chosen.overrides, run, read_torch))
 
 
 def make_run(source: Path, cfg: Path, overrides: Sequence[str], run: Path, read_torch: ReadTorch) -> None:
@@ -65,7 +119,7 @@ def make_run(source: Path, cfg: Path, overrides: Sequence[str], run: Path, read_
     overrides = (*overrides, f"run.name={name}")
     importer, content = _read(source, read_torch)
     given = load(cfg, overrides)
-    importer(content, _supported(given), make_plan(given), source)
+    importer(content, given, make_plan(given), source)
     directory = RunDirectory.of(log_root, name)
     with directory.locked():
         if present := store.steps(directory.checkpoints):
@@ -94,8 +148,6 @@ def make_run(source: Path, cfg: Path, overrides: Sequence[str], run: Path, read_
 def export(run: Path, target: Path, step: Step, torch_bytes: TorchBytes) -> None:
     """Write a checkpoint of a run to the file `target`, as the PyTorch program saves it."""
     log_root, name = _split(run)
-    if not run.is_dir():
-        raise UserError(f"there is no run folder {run}")
     directory = RunDirectory(run)
     hparams = _supported(load(copy_path(log_root, name)))
     checkpoint = store.load(directory.checkpoints, step)

@@ -12,7 +12,7 @@ from typing import Any
 from common.errors import UserError
 from common.hparams import overrides as command_line
 from common.hparams.expressions import shorten
-from common.hparams.loading import assemble, family
+from common.hparams.loading import TWIN, assemble, family
 from common.hparams.reader import Document, Entry, Section, Setting, fold, read, render, settings
 from common.hparams.schema import names
 from common.run.files import replacing
@@ -61,6 +61,19 @@ def resolve(
     messages += [_override_line(word, after, before) for word in words]
     document = _edited(saved, words, after, before) if before != after else None
     return Resolution(after, messages, path, document)
+
+
+def written_out(
+    cfg_path: Path, overrides: Sequence[str], header: Sequence[str], *, cwd: Path | None = None
+) -> str:
+    """Text of a configuration with words written into it and `header` for the comment at its beginning.
+
+    A `UserError` where an option is wrong.
+    """
+    document, words = read(cfg_path), command_line.parse(overrides, cwd)
+    document = _edited(document, words, assemble(document, words, TWIN), None)
+    first, *others = document.sections
+    return render(replace(document, sections=(replace(first, comments=tuple(header)), *others)))
 
 
 def copy_path(log_root: Path, name: str) -> Path:

@@ -50,8 +50,9 @@ class Optimizer:
     """`[optimizer]`: update rule, learning rate, clipping and skipping."""
 
     type: str = option(
-        choices=("Adamax", "Adam", "AdamW", "RAdam", "Radam", "Lion"),
-        doc="update rule; weight decay is decoupled with all of them, so Adam and AdamW are one",
+        choices=("Adamax", "Adam", "AdamW", "AdamTF", "RAdam", "Radam", "Lion"),
+        doc="update rule; weight decay is decoupled with all of them, so Adam and AdamW are one; AdamTF adds "
+        "epsilon before the bias correction, as TensorFlow 1 does",
     )
     learning_rate_scheme: str = option(
         choices=(
@@ -64,8 +65,12 @@ class Optimizer:
             "half_cosine",
             "cosine_with_restarts",
             "polynomial",
+            "cosine_times_warmup",
+            "linear_times_warmup",
+            "constant_times_warmup",
         ),
-        doc="schedule; from 'constant_with_warmup' on as Hugging Face computes them",
+        doc="schedule; from 'constant_with_warmup' to 'polynomial' as Hugging Face computes them; the last "
+        "three decay from step 0 on, and a warm-up multiplies them (Metroplex)",
     )
     learning_rate: float = option(low=0, doc="base learning rate")
     warmup_steps: float = option(low=0, doc="steps of linear warm-up")
@@ -96,6 +101,7 @@ class Optimizer:
             if getattr(self, name) >= 1:
                 raise UserError(f"[optimizer] {name} must be below 1: a moment that never changes is useless")
         decays = self.learning_rate_scheme not in ("constant", "noam", "constant_with_warmup")
+        decays = decays and not self.learning_rate_scheme.endswith("_times_warmup")
         if decays and self.warmup_steps > self.decay_start:
             raise UserError(
                 f"[optimizer] warmup_steps {self.warmup_steps:g} must not be more than "

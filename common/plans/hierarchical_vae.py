@@ -8,14 +8,15 @@ from typing import Literal
 from common.data.descriptors import describe
 from common.errors import UserError
 from common.hparams.families.hierarchical_vae import HParams, Model
-from common.plans.noise import Draw
+from common.plans.latents import LatentPlan, mixture_channels
 
 KernelSize = tuple[int, int]
+Activation = Literal["silu", "gelu", "gelu_tanh"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """`n_layers + 2` convolutions, a SiLU before each: in -> mid, mid -> mid ..., mid -> out."""
+    """`n_layers + 2` convolutions, an activation before each: in -> mid, mid -> mid ..., mid -> out."""
 
     in_channels: int
     mid_channels: int
@@ -24,6 +25,7 @@ class Cell:
     kernel_size: int
     edge_kernel_size: int
     residual: bool
+    activation: Activation = "silu"
 
     @property
     def convolutions(self) -> tuple[tuple[int, int, int], ...]:
@@ -68,14 +70,9 @@ class DownBlock:
 
 
 @dataclass(frozen=True, kw_only=True)
-class HierarchicalVAEPlan:
+class HierarchicalVAEPlan(LatentPlan):
     """Every layer of the model, blocks in order of execution. Latent group `l` belongs to `down[l]`."""
 
-    resolution: int
-    channels: int
-    crop: int  # padding pixels on each side that losses and outputs leave out
-    likelihood: Literal["mixture_of_logistics", "bernoulli"]
-    n_mixtures: int
     input_kernel: KernelSize
     input_channels: int
     up: tuple[UpBlock, ...]
@@ -84,7 +81,6 @@ class HierarchicalVAEPlan:
     down: tuple[DownBlock, ...]
     output_kernel: KernelSize
     output_channels: int
-    n_levels: int
 
     @property
     def residual_scale(self) -> float:
@@ -92,48 +88,9 @@ class HierarchicalVAEPlan:
         return sqrt(1 / len(self.down))
 
     @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """(H, W, C) of the picture that losses and outputs see, padding left out."""
-        side = self.resolution - 2 * self.crop
-        return (side, side, self.channels)
-
-    @property
-    def image_dims(self) -> int:
-        """Number of values of that picture."""
-        return prod(self.image_shape)
-
-    def latent_shape(self, group: int, batch: int) -> tuple[int, int, int, int]:
-        """(B, H, W, Z) of a latent group."""
-        block = self.down[group]
-        return (batch, block.resolution, block.resolution, block.variates)
-
-    def latent_dims(self, group: int) -> int:
-        """Number of latent values of a group."""
-        return prod(self.latent_shape(group, 1))
-
-    def latent_noise(self, batch: int, *, prior: bool, posterior: bool) -> tuple[Draw, ...]:
-        """Draws `prior.<l>` and `posterior.<l>` of a pass, group by group, the prior's first."""
-        kinds = [name for name, wanted in (("prior", prior), ("posterior", posterior)) if wanted]
-        return tuple(
-            Draw(f"{kind}.{group}", "normal", self.latent_shape(group, batch))
-            for group in range(len(self.down))
-            for kind in kinds
-        )
-
-    def output_noise(self, batch: int) -> tuple[Draw, ...]:
-        """Draws of a sample of the output layer, on the uncropped (mixture) or cropped (Bernoulli) grid."""
-        if self.likelihood == "bernoulli":
-            return (Draw("pixel", "uniform", (batch, *self.image_shape)),)
-        side, low, high = self.resolution, 1e-5, 1 - 1e-5
-        return (
-            Draw("mixture", "uniform", (batch, side, side, self.n_mixtures), low, high),
-            Draw("logistic", "uniform", (batch, side, side, self.channels), low, high),
-        )
-
-
-def mixture_channels(n_mixtures: int, channels: int) -> int:
-    """Output channels of the mixture: logits, then a channel's means, log scales and (RGB) coefficients."""
-    return n_mixtures * (1 + channels * (3 if channels == 3 else 2))
+    def groups(self) -> tuple[DownBlock, ...]:
+        """Blocks with latents, in order of execution."""
+        return self.down
 
 
 def make_plan(hparams: HParams) -> HierarchicalVAEPlan:
@@ -172,27 +129,6 @@ def make_plan(hparams: HParams) -> HierarchicalVAEPlan:
         else mixture_channels(model.num_output_mixtures, data.channels),
         n_levels=len(model.down_strides),
     )
-
-
-def level_temperatures(plan: HierarchicalVAEPlan, setting: float | tuple) -> tuple[float, ...]:
-    """Temperature of every latent group from a setting: one number, one a level, or ('linear', a, b).
-
-    The linear ramp is a + i (b - a) / n for level i of n: b is never reached, as in the original.
-    """
-    n = plan.n_levels
-    if isinstance(setting, int | float):
-        levels = [float(setting)] * n
-    elif len(setting) == 3 and setting[0] == "linear":
-        _, start, end = setting
-        levels = [start + i * (end - start) / n for i in range(n)]
-    elif len(setting) == n and all(isinstance(value, int | float) for value in setting):
-        levels = [float(value) for value in setting]
-    else:
-        raise UserError(
-            f"[synthesis] temperature_settings: {setting!r} must be a number, {n} numbers (one a level) or "
-            "('linear', first, last)"
-        )
-    return tuple(levels[block.level] for block in plan.down)
 
 
 def _up_blocks(model: Model, resolution: int) -> tuple[UpBlock, ...]:

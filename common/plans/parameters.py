@@ -12,7 +12,9 @@ from zlib import crc32
 
 import numpy as np
 
-Kind = Literal["constant", "normal", "truncated_normal", "uniform", "glorot_uniform", "fan_in_uniform"]
+Kind = Literal[
+    "constant", "normal", "truncated_normal", "uniform", "glorot_uniform", "fan_in_uniform", "triangle"
+]
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,8 @@ class Init:
 
     constant: the value; normal, truncated_normal (cut at two standard deviations): the standard deviation;
     uniform: the limit; glorot_uniform (Glorot and Bengio 2010, equation 16): a factor; fan_in_uniform: a
-    factor of 1 / sqrt(inputs), PyTorch's default for kernels and their biases.
+    factor of 1 / sqrt(inputs), PyTorch's default for kernels and their biases; triangle: along the last axis,
+    from 0 at the ends to the value in the middle.
     """
 
     kind: Kind
@@ -64,6 +67,9 @@ def _values(name: str, parameter: Parameter, seed: int) -> np.ndarray:
     shape, init = parameter.shape, parameter.init
     if init.kind == "constant" or init.value == 0:
         return np.full(shape, init.value)
+    if init.kind == "triangle":
+        steps = np.abs(np.linspace(-1, 1, shape[-1])) if shape[-1] > 1 else np.zeros(1)
+        return np.broadcast_to(init.value * (1 - steps), shape)
     generator = np.random.default_rng((seed, crc32(name.encode())))
     if init.kind == "normal":
         return generator.normal(0, init.value, shape)

@@ -3,6 +3,7 @@
 import numpy as np
 
 from common.hparams.families.vqgan import Loss
+from common.hparams.tokenizer import Tokenizer
 from common.plans.noise import Draw
 
 METRICS = (
@@ -20,6 +21,13 @@ METRICS = (
 )
 """Numbers of a training step, each 0-d. `usage`, the share of codes that the batch took, and `perplexity`
 are of the codes; those of the adversarial game are 0 before it begins."""
+
+
+def gumbel_temperature(step: int, options: Tokenizer) -> float:
+    """Temperature of a Gumbel quantiser's mixture, linear in the steps to its last value."""
+    first, last = options.gumbel_temperature
+    share = min(1.0, step / options.gumbel_temperature_steps)
+    return first + share * (last - first)
 
 
 def revival_buffers(loss: Loss, codebook_size: int, embedding_dim: int) -> dict[str, np.ndarray]:

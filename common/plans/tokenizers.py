@@ -46,7 +46,7 @@ class TokenizerPlan:
     @property
     def downsampling(self) -> int:
         """Side of a picture over that of its grid of tokens."""
-        return int(2 ** (len(self.encoder) - 1))
+        return int(2 ** (len(self.encoder) - 1 + self.paella))
 
     @property
     def grid(self) -> int:
@@ -70,8 +70,18 @@ class TokenizerPlan:
 
     @property
     def taming(self) -> bool:
-        """Whether it is the VQGAN of taming-transformers."""
-        return self.options.architecture == "taming"
+        """Whether it is the VQGAN of taming-transformers or made after it."""
+        return self.options.architecture in ("taming", "movq")
+
+    @property
+    def paella(self) -> bool:
+        """Whether it is Paella's, which sees 2x2 pixels as one."""
+        return self.options.architecture == "paella"
+
+    @property
+    def modulated(self) -> bool:
+        """Whether the codes modulate the decoder's norms."""
+        return self.options.architecture == "movq"
 
     @property
     def blocks(self) -> list[Block]:
@@ -83,6 +93,8 @@ class TokenizerPlan:
 
 def make_plan(options: Tokenizer, resolution: int, channels: int) -> TokenizerPlan:
     """Plan a tokenizer of pictures (resolution, resolution, channels); a `UserError` where that fails."""
+    if options.architecture == "paella":
+        return _paella_plan(options, resolution, channels)
     n = len(options.channel_mult)
     if resolution % 2 ** (n - 1):
         raise UserError(
@@ -103,7 +115,7 @@ def make_plan(options: Tokenizer, resolution: int, channels: int) -> TokenizerPl
         first = widths[i - 1] if i else options.hidden_channels
         blocks = _level(options, f"encoder.down.{i}", first, width, side, options.num_res_blocks)
         down.append(Level(width, blocks, i < n - 1))
-        more = 1 if options.architecture == "taming" else 0
+        more = 0 if options.architecture == "maskgit" else 1
         first = widths[i + 1] if i < n - 1 else top
         blocks = _level(options, f"decoder.up.{i}", first, width, side, options.num_res_blocks + more)
         up.append(Level(width, blocks, i > 0))
@@ -113,8 +125,21 @@ def make_plan(options: Tokenizer, resolution: int, channels: int) -> TokenizerPl
     )
 
 
+def _paella_plan(options: Tokenizer, resolution: int, channels: int) -> TokenizerPlan:
+    """Its blocks follow from the levels' widths alone."""
+    n = len(options.channel_mult)
+    if resolution % 2**n:
+        raise UserError(
+            f"[data] target_res {resolution} must be a multiple of {2**n}: [model] channel_mult has "
+            f"{n} levels"
+        )
+    widths = [options.hidden_channels * factor for factor in options.channel_mult]
+    levels = tuple(Level(width, (), i < n - 1) for i, width in enumerate(widths))
+    return TokenizerPlan(options, resolution, channels, levels, (), (), levels)
+
+
 def _level(options: Tokenizer, name: str, inputs: int, width: int, side: int, n: int) -> tuple[Block, ...]:
-    attention = options.architecture == "taming" and side in options.attn_resolutions
+    attention = options.architecture != "maskgit" and side in options.attn_resolutions
     attends = attention and (n > 1 or not options.legacy_single_block_attention)
     return tuple(
         Block(f"{name}.block.{j}", width if j else inputs, width, side, attention, attends) for j in range(n)
@@ -122,7 +147,7 @@ def _level(options: Tokenizer, name: str, inputs: int, width: int, side: int, n:
 
 
 def _mid(options: Tokenizer, name: str, width: int, side: int) -> tuple[Block, ...]:
-    if options.architecture == "taming":
+    if options.architecture != "maskgit":
         attention = options.mid_attention
         first = Block(f"{name}.block_1", width, width, side, attention, attention)
         return first, Block(f"{name}.block_2", width, width, side)
@@ -137,18 +162,20 @@ def last_layer_name(plan: TokenizerPlan) -> str:
 
 def codebook_name(plan: TokenizerPlan) -> str:
     """The codes (K, D)."""
-    del plan
-    return "quantize.embedding.weight"
+    projected = plan.options.quantizer == "gumbel" and plan.taming
+    return "quantize.embed.weight" if projected else "quantize.embedding.weight"
 
 
 def has_codebook(plan: TokenizerPlan) -> bool:
     """Whether the codes are a parameter."""
-    return plan.options.quantizer in ("nearest", "ema")
+    return plan.options.quantizer in ("nearest", "ema", "gumbel")
 
 
 def parameter_table(plan: TokenizerPlan) -> Table:
     """Every parameter under its canonical name: those of open-muse and of taming-transformers."""
     options, taming = plan.options, plan.taming
+    if plan.paella:
+        return _paella_table(plan)
     table = _conv("encoder.conv_in", plan.channels, options.hidden_channels, 3, bias=taming)
     for i, level in enumerate(plan.encoder):
         table |= _blocks(plan, level.blocks, f"encoder.down.{i}.attn")
@@ -156,12 +183,14 @@ def parameter_table(plan: TokenizerPlan) -> Table:
             table |= _conv(f"encoder.down.{i}.downsample.conv", level.width, level.width, 3)
     top = plan.encoder[-1].width
     table |= _blocks(plan, plan.encoder_mid, "encoder.mid.attn")
-    table |= _norm("encoder.norm_out", top)
+    table |= _norm(plan, "encoder.norm_out", top)
     table |= _conv("encoder.conv_out", top, options.z_channels, 3 if taming else 1)
     if taming:
         table |= _conv("quant_conv", options.z_channels, options.embedding_dim, 1)
     if has_codebook(plan):
         table[codebook_name(plan)] = Parameter(_codes(plan), Init("uniform", 1 / plan.codebook_size))
+    if options.quantizer == "gumbel" and taming:
+        table |= _conv("quantize.proj", options.embedding_dim, plan.codebook_size, 1)
     if taming:
         table |= _conv("post_quant_conv", options.embedding_dim, options.z_channels, 1)
     table |= _conv("decoder.conv_in", options.z_channels, top, 3)
@@ -172,7 +201,43 @@ def parameter_table(plan: TokenizerPlan) -> Table:
             name = "upsample.conv" if taming else "upsample_conv"
             table |= _conv(f"decoder.up.{i}.{name}", level.width, level.width, 3)
     finest = plan.decoder[0].width
-    return table | _norm("decoder.norm_out", finest) | _conv("decoder.conv_out", finest, plan.channels, 3)
+    return (
+        table | _norm(plan, "decoder.norm_out", finest) | _conv("decoder.conv_out", finest, plan.channels, 3)
+    )
+
+
+def _paella_table(plan: TokenizerPlan) -> Table:
+    widths, D = [level.width for level in plan.encoder], plan.options.z_channels
+    table = _conv("encoder.conv_in", 4 * plan.channels, widths[0], 1)
+    for i, width in enumerate(widths):
+        if i:
+            table |= _conv(f"encoder.down.{i}.resample", widths[i - 1], width, 4)
+        table |= _modulated_block(f"encoder.down.{i}.blocks.0", width)
+    table |= _conv("encoder.conv_out", widths[-1], D, 1)
+    if has_codebook(plan):
+        table[codebook_name(plan)] = Parameter(_codes(plan), Init("uniform", 1 / plan.codebook_size))
+    table |= _conv("decoder.conv_in", D, widths[-1], 1)
+    for i, width in reversed(list(enumerate(widths))):
+        for j in range(plan.options.num_res_blocks if i == len(widths) - 1 else 1):
+            table |= _modulated_block(f"decoder.up.{i}.blocks.{j}", width)
+        if i:
+            transposed = _conv(f"decoder.up.{i}.resample", width, widths[i - 1], 4)
+            weight = transposed[f"decoder.up.{i}.resample.weight"]
+            shape = (width, widths[i - 1], 4, 4)
+            table |= transposed | {f"decoder.up.{i}.resample.weight": Parameter(shape, weight.init)}
+    return table | _conv("decoder.conv_out", widths[0], 4 * plan.channels, 1)
+
+
+def _modulated_block(name: str, width: int) -> Table:
+    table = {f"{name}.gammas": Parameter((6,), ZEROS, decays=False)}
+    for part, inputs, outputs in (("0", width, 4 * width), ("2", 4 * width, width)):
+        dense = _conv(f"{name}.channelwise.{part}", inputs, outputs, 1)
+        weight = f"{name}.channelwise.{part}.weight"
+        table |= dense | {weight: Parameter((outputs, inputs), LEARNT)}
+    init = Init("fan_in_uniform", fan_in=9)
+    table[f"{name}.depthwise.weight"] = Parameter((width, 1, 3, 3), LEARNT)
+    table[f"{name}.depthwise.bias"] = Parameter((width,), init, decays=False)
+    return table
 
 
 def buffer_table(plan: TokenizerPlan) -> Table:
@@ -186,13 +251,16 @@ def buffer_table(plan: TokenizerPlan) -> Table:
 
 
 def noise(plan: TokenizerPlan, batch: int) -> tuple[Draw, ...]:
-    """Uniform numbers for dropout in training, (B, H, W, C) a residual block under the block's name."""
-    if not plan.options.dropout:
-        return ()
-    return tuple(
+    """Uniform numbers for training: dropout's (B, H, W, C) under a residual block's name, and of a Gumbel
+    quantiser `gumbel` (B, h, w, K)."""
+    dropped = plan.blocks if plan.options.dropout else []
+    draws = tuple(
         Draw(block.name, "uniform", (batch, block.resolution, block.resolution, block.outputs))
-        for block in plan.blocks
+        for block in dropped
     )
+    if plan.options.quantizer != "gumbel":
+        return draws
+    return (*draws, Draw("gumbel", "uniform", (batch, plan.grid, plan.grid, plan.codebook_size)))
 
 
 def _codes(plan: TokenizerPlan) -> tuple[int, int]:
@@ -205,7 +273,7 @@ def _blocks(plan: TokenizerPlan, blocks: tuple[Block, ...], attention: str) -> T
         table |= _block(plan, block)
         if block.attention:
             name = f"{attention}_1" if attention.endswith("mid.attn") else f"{attention}.{j}"
-            table |= _norm(f"{name}.norm", block.outputs)
+            table |= _norm(plan, f"{name}.norm", block.outputs)
             for layer in ("q", "k", "v", "proj_out"):
                 table |= _conv(f"{name}.{layer}", block.outputs, block.outputs, 1)
     return table
@@ -213,9 +281,9 @@ def _blocks(plan: TokenizerPlan, blocks: tuple[Block, ...], attention: str) -> T
 
 def _block(plan: TokenizerPlan, block: Block) -> Table:
     bias, name = plan.taming, block.name
-    table = _norm(f"{name}.norm1", block.inputs)
+    table = _norm(plan, f"{name}.norm1", block.inputs)
     table |= _conv(f"{name}.conv1", block.inputs, block.outputs, 3, bias=bias)
-    table |= _norm(f"{name}.norm2", block.outputs)
+    table |= _norm(plan, f"{name}.norm2", block.outputs)
     table |= _conv(f"{name}.conv2", block.outputs, block.outputs, 3, bias=bias)
     if block.inputs != block.outputs:
         legacy = plan.options.legacy_shortcut and not plan.taming
@@ -224,7 +292,16 @@ def _block(plan: TokenizerPlan, block: Block) -> Table:
     return table
 
 
-def _norm(name: str, width: int) -> Table:
+def _norm(plan: TokenizerPlan, name: str, width: int) -> Table:
+    if not (plan.modulated and name.startswith("decoder.")):
+        return _affine(name, width)
+    table = _affine(f"{name}.norm_layer", width)
+    for part in ("conv_y", "conv_b"):
+        table |= _conv(f"{name}.{part}", plan.embedding_dim, width, 1)
+    return table
+
+
+def _affine(name: str, width: int) -> Table:
     return {
         f"{name}.weight": Parameter((width,), ONES, decays=False),
         f"{name}.bias": Parameter((width,), ZEROS, decays=False),

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from common.plans.hierarchical_vae import HierarchicalVAEPlan
+from common.plans.latents import LatentPlan
 from common.run.engine import Array, Batch, Engine
 from common.run.files import replacing
 
@@ -24,10 +24,13 @@ class Unit:
     per_nat: float
 
 
-def unit_of(plan: HierarchicalVAEPlan) -> Unit:
-    """Bits a dimension for the discretised mixture, nats a picture for binary pictures."""
+def unit_of(plan: LatentPlan) -> Unit:
+    """Bits a dimension for the discretised mixture, nats a picture for binary pictures. Absolute errors have
+    no likelihood of levels, so that their sum with nats a dimension is no number of bits."""
     if plan.likelihood == "bernoulli":
         return Unit("nats", 1.0)
+    if plan.likelihood == "absolute":
+        return Unit("L1 + nats/dim", 1 / plan.image_dims)
     return Unit("bits/dim", 1 / (LN2 * plan.image_dims))
 
 
@@ -74,40 +77,40 @@ def evaluate_bound(
     return total.mean()
 
 
-def active_groups(plan: HierarchicalVAEPlan, kl: Array, threshold: float) -> list[bool]:
+def active_groups(plan: LatentPlan, kl: Array, threshold: float) -> list[bool]:
     """Whether the divergence (L,) of each group, in nats a latent dimension, lies above the threshold."""
     return [float(value) / plan.latent_dims(group) > threshold for group, value in enumerate(kl)]
 
 
-def kl_table(plan: HierarchicalVAEPlan, kl: Array, threshold: float) -> list[str]:
+def kl_table(plan: LatentPlan, kl: Array, threshold: float) -> list[str]:
     """Lines of a table: the divergence of every top-down level, from the divergence (L,) of its groups in
     nats."""
     unit, active = unit_of(plan), active_groups(plan, kl, threshold)
     lines = [f"level  resolution  groups  active  KL {unit.name:<9} share  nats/latent"]
     for level in range(plan.n_levels):
-        groups = [group for group, block in enumerate(plan.down) if block.level == level]
+        groups = [group for group, block in enumerate(plan.groups) if block.level == level]
         nats = float(sum(kl[group] for group in groups))
-        side = plan.down[groups[0]].resolution
+        side = plan.groups[groups[0]].resolution
         share = nats / max(float(kl.sum()), 1e-12)
         lines.append(
             f"{level:>5}  {f'{side}x{side}':>10}  {len(groups):>6}  {sum(active[g] for g in groups):>6}  "
             f"{nats * unit.per_nat:>12.4f} {share:>6.1%}  {nats / sum(map(plan.latent_dims, groups)):>11.5f}"
         )
     lines.append(
-        f"  all              {len(plan.down):>6}  {sum(active):>6}  {float(kl.sum()) * unit.per_nat:>12.4f}"
+        f"  all              {len(plan.groups):>6}  {sum(active):>6}  {float(kl.sum()) * unit.per_nat:>12.4f}"
     )
     return lines
 
 
-def kl_chart(path: Path, plan: HierarchicalVAEPlan, kl: Array) -> Path:
+def kl_chart(path: Path, plan: LatentPlan, kl: Array) -> Path:
     """Bar chart of the divergence of every latent group, one colour a level."""
     unit = unit_of(plan)
-    figure = Figure(figsize=(max(6.0, 0.22 * len(plan.down)), 4.0), dpi=120, layout="constrained")
+    figure = Figure(figsize=(max(6.0, 0.22 * len(plan.groups)), 4.0), dpi=120, layout="constrained")
     axes = figure.subplots()
-    colours = [f"C{block.level % 10}" for block in plan.down]
-    axes.bar(range(len(plan.down)), kl * unit.per_nat, color=colours)
-    first = [next(g for g, block in enumerate(plan.down) if block.level == n) for n in range(plan.n_levels)]
-    axes.set_xticks(first, [f"{g}\n{plan.down[g].resolution}²" for g in first])
+    colours = [f"C{block.level % 10}" for block in plan.groups]
+    axes.bar(range(len(plan.groups)), kl * unit.per_nat, color=colours)
+    first = [next(g for g, block in enumerate(plan.groups) if block.level == n) for n in range(plan.n_levels)]
+    axes.set_xticks(first, [f"{g}\n{plan.groups[g].resolution}²" for g in first])
     axes.set_xlabel("latent group, with its resolution where a level begins")
     axes.set_ylabel(f"KL, {unit.name}")
     with replacing(path) as beside:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from common.plans.hierarchical_vae import HierarchicalVAEPlan
+from common.plans.latents import LatentPlan
 from common.run.engine import Array
 from common.run.files import replacing
 
@@ -37,7 +37,7 @@ def save_grid(path: Path, rows: Sequence[Array]) -> Path:
     return _save_png(path, enlarge(grid(rows)))
 
 
-def visible(batch: Array, plan: HierarchicalVAEPlan) -> Array:
+def visible(batch: Array, plan: LatentPlan) -> Array:
     """Pictures of a batch (B, H, W, C) without padding, as an engine gives its own."""
     crop = plan.crop
     return batch[:, crop : batch.shape[1] - crop, crop : batch.shape[2] - crop]

@@ -7,7 +7,7 @@ import numpy as np
 
 from common.data import pipeline
 from common.metrics import baselines
-from common.plans.hierarchical_vae import HierarchicalVAEPlan
+from common.plans.latents import LatentPlan
 from common.run.bounds import Unit, evaluate_bound, kl_table, unit_of
 from common.run.context import Context
 from common.run.engine import Array
@@ -20,7 +20,7 @@ N_RECONSTRUCTIONS = 32
 N_TRAIN_FOR_BASELINES = 50_000
 
 
-def report(context: Context, plan: HierarchicalVAEPlan, step: int) -> None:
+def report(context: Context, plan: LatentPlan, step: int) -> None:
     """Print and write `report.json` for the checkpoint of `step` batches, which the engine holds; averaged
     weights."""
     hparams, engine, unit = context.hparams, context.engine, unit_of(plan)
@@ -46,7 +46,7 @@ def report(context: Context, plan: HierarchicalVAEPlan, step: int) -> None:
         {"index": np.arange(N_SAMPLES)},
         ema=True,
         step=0,
-        temperatures=(1.0,) * len(plan.down),
+        temperatures=(1.0,) * len(plan.groups),
         output=hparams.synthesis.output,
     )["image"]
     if hparams.metrics.report_baselines:
@@ -57,7 +57,7 @@ def report(context: Context, plan: HierarchicalVAEPlan, step: int) -> None:
         write_json(context.directory.path / "report.json", results)
 
 
-def _baselines(context: Context, plan: HierarchicalVAEPlan, unit: Unit) -> dict[str, float]:
+def _baselines(context: Context, plan: LatentPlan, unit: Unit) -> dict[str, float]:
     """Histogram bounds, fitted on the training pictures, of the test pictures."""
     n = min(len(context.sets.train), N_TRAIN_FOR_BASELINES)
     train = _flat(context.sets.train.gather(np.arange(n)))
@@ -84,7 +84,7 @@ def _baselines(context: Context, plan: HierarchicalVAEPlan, unit: Unit) -> dict[
     return found
 
 
-def _nearest(context: Context, plan: HierarchicalVAEPlan, samples: Array) -> dict[str, float]:
+def _nearest(context: Context, plan: LatentPlan, samples: Array) -> dict[str, float]:
     """Distances to the nearest training picture, of samples and of as many test pictures, on the same grey
     levels."""
     n = min(len(context.sets.train), N_TRAIN_FOR_BASELINES)
@@ -110,7 +110,7 @@ def _nearest(context: Context, plan: HierarchicalVAEPlan, samples: Array) -> dic
     }
 
 
-def _grids(context: Context, plan: HierarchicalVAEPlan, samples: Array) -> None:
+def _grids(context: Context, plan: LatentPlan, samples: Array) -> None:
     hparams, test = context.hparams, context.sets.test
     # The batch size of validation, for which the engine has compiled this already.
     size = hparams.val.batch_size
@@ -128,7 +128,7 @@ def _grids(context: Context, plan: HierarchicalVAEPlan, samples: Array) -> None:
         context.say(f"originals above reconstructions: {save_grid(folder / 'reconstructions.png', rows)}")
 
 
-def _test_pictures(context: Context, plan: HierarchicalVAEPlan) -> Array:
+def _test_pictures(context: Context, plan: LatentPlan) -> Array:
     """uint8 (N, h, w, C) as the model meets them."""
     batches = pipeline.evaluation_batches(
         context.sets.test, context.hparams, batch_size=context.hparams.val.batch_size

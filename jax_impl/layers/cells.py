@@ -1,4 +1,6 @@
-"""The bottleneck cell of which every block is made (Efficient-VDVAE, figure 2)."""
+"""The bottleneck cell of which blocks are made (Efficient-VDVAE, figure 2; VD-VAE, figure 3)."""
+
+from functools import partial
 
 import jax
 from flax import nnx
@@ -8,16 +10,26 @@ from jax.typing import DTypeLike
 from common.plans.hierarchical_vae import Cell
 from jax_impl.layers.convolution import Conv2d
 
+ACTIVATIONS = {
+    "silu": jax.nn.silu,
+    "gelu": partial(jax.nn.gelu, approximate=False),
+    "gelu_tanh": partial(jax.nn.gelu, approximate=True),
+}
+"""By their names in plans."""
+
 
 class ResidualCell(nnx.Module):
-    """A SiLU before each convolution; the plan says if the input is added: (B, H, W, C) -> (B, H, W, O)."""
+    """An activation before each convolution: (B, H, W, C) -> (B, H, W, O).
+
+    The plan says which activation, and if the input is added.
+    """
 
     def __init__(self, cell: Cell, dtype: DTypeLike | None = None) -> None:
         self.convs = nnx.List([Conv2d(i, o, (k, k), dtype) for i, o, k in cell.convolutions])
-        self.residual = cell.residual
+        self.residual, self.activate = cell.residual, ACTIVATIONS[cell.activation]
 
     def __call__(self, x: Array) -> Array:
         y = x
         for conv in self.convs:
-            y = conv(jax.nn.silu(y))
+            y = conv(self.activate(y))
         return x + y if self.residual else y

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
-from common.hparams.families.hierarchical_vae import Model
+from common.hparams.latents import LatentModel
 from jax_impl.layers.convolution import Conv2d
 from jax_impl.layers.precision import at_least_float32
 
@@ -23,7 +23,7 @@ class GaussianLayer(Conv2d):
     """1x1 convolution from features to a Gaussian in at least float32, relative to `base` if one is given."""
 
     def __init__(
-        self, in_channels: int, variates: int, options: Model, dtype: DTypeLike | None = None
+        self, in_channels: int, variates: int, options: LatentModel, dtype: DTypeLike | None = None
     ) -> None:
         super().__init__(in_channels, 2 * variates, dtype=dtype)
         self.options = options
@@ -41,13 +41,13 @@ def softplus(x: Array, beta: float) -> Array:
     return jax.nn.softplus(beta * x) / beta
 
 
-def standard_deviation(scale: Array, options: Model) -> Array:
+def standard_deviation(scale: Array, options: LatentModel) -> Array:
     """Standard deviation from the statistic `scale`."""
     return (
         jnp.exp(options.gradient_smoothing_beta * scale) if options.distribution_base == "logstd" else scale
     )
 
 
-def draw(gaussian: Gaussian, noise: Array, options: Model, temperature: Array | float = 1.0) -> Array:
+def draw(gaussian: Gaussian, noise: Array, options: LatentModel, temperature: Array | float = 1.0) -> Array:
     """Reparametrised sample: mean + temperature std noise. The statistics themselves know no temperature."""
     return gaussian.mean + temperature * standard_deviation(gaussian.scale, options) * noise

@@ -4,12 +4,12 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
-from common.hparams.families.hierarchical_vae import HParams
-from common.plans.hierarchical_vae import HierarchicalVAEPlan
+from common.hparams.latents import LatentHParams
+from common.plans.latents import LatentPlan
 
 
 def normalise(
-    images: Array, plan: HierarchicalVAEPlan, hparams: HParams, dtype: DTypeLike = jnp.float32
+    images: Array, plan: LatentPlan, hparams: LatentHParams, dtype: DTypeLike = jnp.float32
 ) -> Array:
     """uint8 (B, H, W, C) -> [-1, 1] with the lowest bits cut off or, for the Bernoulli likelihood, 0 or 1."""
     if plan.likelihood == "bernoulli":
@@ -19,10 +19,11 @@ def normalise(
     return (levels - 127.5) / 127.5
 
 
-def to_uint8(x: Array, plan: HierarchicalVAEPlan) -> Array:
-    """Pictures as `normalise` makes them (B, h, w, C) -> uint8, rounded."""
+def to_uint8(x: Array, plan: LatentPlan) -> Array:
+    """Pictures as `normalise` makes them (B, h, w, C) -> uint8, rounded, or cut off where the plan says."""
     levels = x * 255 if plan.likelihood == "bernoulli" else x * 127.5 + 127.5
-    return jnp.clip(jnp.round(levels), 0, 255).astype(jnp.uint8)
+    levels = jnp.clip(levels, 0, 255)
+    return (jnp.floor(levels) if plan.truncates else jnp.round(levels)).astype(jnp.uint8)
 
 
 def to_range(images: Array, pixel_range: str, dtype: DTypeLike = jnp.float32) -> Array:

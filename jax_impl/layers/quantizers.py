@@ -20,6 +20,7 @@ from common.plans.tokenizers import TokenizerPlan
 from jax_impl.layers.dense import Embedding, along
 from jax_impl.layers.norms import unit
 from jax_impl.layers.precision import at_least_float32
+from jax_impl.layers.resnet import Convolution
 
 Arrays = Mapping[str, Array]
 
@@ -89,6 +90,67 @@ class NearestCode(nnx.Module):
             losses["entropy"] = entropy_loss(-distances, options.entropy_temperature, options.entropy_type)
             total = total + options.entropy_loss_ratio * losses["entropy"]
         return losses | {"quantiser": total}
+
+
+class GumbelCodes(nnx.Module):
+    """Codes mixed by probabilities under Gumbel noise (Jang et al. 2017, equation 2), in use the likeliest.
+
+    The logits are those of a 1x1 convolution, as in taming-transformers, or with maskgit and paella
+    minus the squared distances from the codes.
+    """
+
+    def __init__(self, options: Tokenizer) -> None:
+        K, D = options.num_embeddings, options.embedding_dim
+        self.options, self.projected = options, options.architecture in ("taming", "movq")
+        if self.projected:
+            self.proj = Convolution(D, K, 1)
+            self.embed = Embedding(K, D)
+        else:
+            self.embedding = Embedding(K, D)
+
+    def codebook(self) -> Array:
+        """The codes (K, D)."""
+        return at_least_float32((self.embed if self.projected else self.embedding).embedding[...])
+
+    def logits(self, z: Array) -> Array:
+        """(B, h, w, K)."""
+        if self.projected:
+            return self.proj(z)
+        codes = self.codebook()
+        products = 2 * (z @ codes.T)
+        norms = jnp.square(codes).sum(-1)
+        return products - jnp.square(z).sum(-1, keepdims=True) - along(norms, products)
+
+    def lookup(self, indices: Array) -> Array:
+        """Codes (B, h, w, D)."""
+        return self.codebook()[indices]
+
+    def __call__(
+        self,
+        z: Array,
+        noise: Arrays | None = None,
+        temperature: Array | float = 1.0,
+        *,
+        train: bool = False,
+    ) -> Quantised:
+        """Quantise; in training by `noise['gumbel']`, uniform (B, h, w, K), and with losses."""
+        logits, options = self.logits(at_least_float32(z)), self.options
+        if not train:
+            indices = logits.argmax(-1)
+            return Quantised(self.lookup(indices), indices, {}, {})
+        uniform = (noise or {})["gumbel"].clip(1e-20, 1 - 1e-7)
+        mixture = jax.nn.softmax((logits - jnp.log(-jnp.log(uniform))) / temperature)
+        indices = mixture.argmax(-1)
+        if options.gumbel_straight_through:
+            hard = jax.nn.one_hot(indices, options.num_embeddings, dtype=mixture.dtype)
+            mixture = mixture + stop_gradient(hard - mixture)
+        p = jax.nn.softmax(logits)
+        losses = {"kl": (p * jnp.log(p * options.num_embeddings + 1e-10)).sum(-1).mean()}
+        total = options.gumbel_kl_weight * losses["kl"]
+        if options.entropy_loss_ratio:
+            losses["entropy"] = entropy_loss(logits, options.entropy_temperature, options.entropy_type)
+            total = total + options.entropy_loss_ratio * losses["entropy"]
+        return Quantised(mixture @ self.codebook(), indices, losses | {"quantiser": total}, {})
 
 
 class FiniteScalars(nnx.Module):
@@ -161,6 +223,8 @@ def make_quantizer(options: Tokenizer) -> nnx.Module:
     """The quantiser of `options.quantizer`."""
     if options.quantizer == "fsq":
         return FiniteScalars(options)
+    if options.quantizer == "gumbel":
+        return GumbelCodes(options)
     return Signs(options) if options.quantizer == "lfq" else NearestCode(options)
 
 

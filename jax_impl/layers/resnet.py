@@ -60,10 +60,31 @@ class GroupNorm(nnx.Module):
         return (y * along(self.scale[...], y) + along(self.bias[...], y)).astype(x.dtype)
 
 
+class SpatialNorm(nnx.Module):
+    """A group norm whose factors and summands are 1x1 convolutions of the codes, which lie on a grid that is
+    as fine or coarser (Zheng et al. 2022, MoVQ, equation 5)."""
+
+    def __init__(self, width: int, groups: int, codes: int, dtype: DTypeLike | None = None) -> None:
+        self.norm_layer = GroupNorm(width, groups)
+        self.conv_y = Convolution(codes, width, 1, dtype=dtype)
+        self.conv_b = Convolution(codes, width, 1, dtype=dtype)
+
+    def __call__(self, x: Array, codes: Array) -> Array:
+        """(B, H, W, C) and (B, h, w, D) -> (B, H, W, C)."""
+        factor, summand = (self._spread(layer(codes), x) for layer in (self.conv_y, self.conv_b))
+        return self.norm_layer(x) * factor + summand
+
+    def _spread(self, y: Array, like: Array) -> Array:
+        """What the nearest position has; convolved before, for 1x1 kernels do not mind."""
+        s = like.shape[1] // y.shape[1]
+        return repeat(y, "b h w c -> b (h s) (w t) c", s=s, t=s)
+
+
 class ResnetBlock(nnx.Module):
     """Two norms, SiLUs and 3x3 convolutions beside a shortcut: (B, H, W, I) -> (B, H, W, O).
 
     `legacy_shortcut`: where the width changes, the shortcut takes the convolutions' output, not the input.
+    `modulation`: channels of the codes that modulate the norms; 0: none do.
     """
 
     def __init__(
@@ -75,20 +96,22 @@ class ResnetBlock(nnx.Module):
         bias: bool,
         rate: float,
         legacy_shortcut: bool = False,
+        modulation: int = 0,
         dtype: DTypeLike | None = None,
     ) -> None:
-        self.norm1 = GroupNorm(inputs, groups)
+        self.norm1 = _norm(inputs, groups, modulation, dtype)
         self.conv1 = Convolution(inputs, outputs, 3, bias=bias, dtype=dtype)
-        self.norm2 = GroupNorm(outputs, groups)
+        self.norm2 = _norm(outputs, groups, modulation, dtype)
         self.conv2 = Convolution(outputs, outputs, 3, bias=bias, dtype=dtype)
         self.rate, self.legacy_shortcut = rate, legacy_shortcut
         seen = outputs if legacy_shortcut else inputs
         changes = inputs != outputs
         self.nin_shortcut = Convolution(seen, outputs, 1, bias=bias, dtype=dtype) if changes else None
 
-    def __call__(self, x: Array, uniform: Array | None = None) -> Array:
+    def __call__(self, x: Array, uniform: Array | None = None, codes: Array | None = None) -> Array:
         """`uniform` (B, H, W, O) is for dropout."""
-        y = jax.nn.silu(self.norm2(self.conv1(jax.nn.silu(self.norm1(x)))))
+        y = self.conv1(jax.nn.silu(_normed(self.norm1, x, codes)))
+        y = jax.nn.silu(_normed(self.norm2, y, codes))
         y = self.conv2(dropout(y, uniform, self.rate))
         if self.nin_shortcut is None:
             return x + y
@@ -98,18 +121,29 @@ class ResnetBlock(nnx.Module):
 class GridAttention(nnx.Module):
     """Attention of one head among the positions of a grid, beside a shortcut: (B, H, W, C) -> the same."""
 
-    def __init__(self, width: int, *, groups: int, dtype: DTypeLike | None = None) -> None:
-        self.norm = GroupNorm(width, groups)
+    def __init__(
+        self, width: int, *, groups: int, modulation: int = 0, dtype: DTypeLike | None = None
+    ) -> None:
+        self.norm = _norm(width, groups, modulation, dtype)
         self.q = Convolution(width, width, 1, dtype=dtype)
         self.k = Convolution(width, width, 1, dtype=dtype)
         self.v = Convolution(width, width, 1, dtype=dtype)
         self.proj_out = Convolution(width, width, 1, dtype=dtype)
 
-    def __call__(self, x: Array) -> Array:
-        y = self.norm(x)
+    def __call__(self, x: Array, codes: Array | None = None) -> Array:
+        y = _normed(self.norm, x, codes)
         q, k, v = (rearrange(layer(y), "b h w c -> b (h w) 1 c") for layer in (self.q, self.k, self.v))
         y = attend(q, k, v)
         return x + self.proj_out(rearrange(y, "b (h w) c -> b h w c", h=x.shape[1]))
+
+
+def _norm(width: int, groups: int, modulation: int, dtype: DTypeLike | None) -> GroupNorm | SpatialNorm:
+    return SpatialNorm(width, groups, modulation, dtype) if modulation else GroupNorm(width, groups)
+
+
+def _normed(norm: nnx.Module, x: Array, codes: Array | None) -> Array:
+    normed: Array = norm(x) if codes is None else norm(x, codes)
+    return normed
 
 
 def halve(x: Array) -> Array:

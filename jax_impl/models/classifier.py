@@ -14,12 +14,13 @@ from jax_impl.layers.convolution import Conv2d
 from jax_impl.layers.dense import Dense
 from jax_impl.layers.norms import LayerNorm
 from jax_impl.layers.precision import at_least_float32
+from jax_impl.pretrained import Pretrained
 
 EPSILON = 1e-5
 """Added to the norms' variance."""
 
 
-class Classifier(nnx.Module):
+class Classifier(Pretrained, nnx.Module):
     """Levels of blocks, the resolution halved between them, a mean over the grid, and a dense layer."""
 
     def __init__(self, plan: ClassifierPlan, dtype: DTypeLike | None = None) -> None:

@@ -16,9 +16,10 @@ from jax_impl.layers.norms import LayerNorm
 from jax_impl.layers.precision import at_least_float32
 from jax_impl.layers.stack import apply_layers
 from jax_impl.models.maskgit import Dtype, self_condition_layer, self_conditioned, with_class_token
+from jax_impl.pretrained import Pretrained
 
 
-class GoogleTransformer(nnx.Module):
+class GoogleTransformer(Pretrained, nnx.Module):
     """The network. `dtype` is that of the arithmetic, None: as the parameters.
 
     `checkpoint` recomputes every layer in the backward pass to save memory; `scan` compiles one layer as a

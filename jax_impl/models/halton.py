@@ -19,9 +19,10 @@ from jax_impl.layers.norms import RMSNorm, modulated, rms_normalised
 from jax_impl.layers.precision import at_least_float32, cast
 from jax_impl.layers.stack import apply_layers
 from jax_impl.models.maskgit import Dtype, is_prepared, self_condition_layer, self_conditioned
+from jax_impl.pretrained import Pretrained
 
 
-class HaltonTransformer(nnx.Module):
+class HaltonTransformer(Pretrained, nnx.Module):
     """The network. `dtype` is that of the arithmetic, None: as the parameters.
 
     `checkpoint` recomputes every layer in the backward pass to save memory; `scan` compiles one layer as a

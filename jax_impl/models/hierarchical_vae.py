@@ -21,12 +21,13 @@ from jax_impl.layers.cells import ResidualCell
 from jax_impl.layers.convolution import Conv2d, Pool, Unpool
 from jax_impl.layers.latents import Gaussian, GaussianLayer, draw
 from jax_impl.layers.precision import at_least_float32, cast
+from jax_impl.pretrained import Pretrained
 
 Arrays = Mapping[str, Array]
 Masks = Sequence[Array] | None
 
 
-class HierarchicalVAE(nnx.Module):
+class HierarchicalVAE(Pretrained, nnx.Module):
     """The model. `dtype` is that of the network's arithmetic, None: as the input.
 
     `checkpoint` recomputes every block in the backward pass to save memory. `scan` compiles a run of equal

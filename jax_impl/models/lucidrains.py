@@ -19,12 +19,13 @@ from jax_impl.layers.norms import GammaLayerNorm, unit
 from jax_impl.layers.precision import at_least_float32, cast
 from jax_impl.layers.stack import apply_layers
 from jax_impl.models.maskgit import Dtype, is_prepared, self_condition_layer, self_conditioned
+from jax_impl.pretrained import Pretrained
 
 SCALE = 8
 """Of the cosines between queries and keys."""
 
 
-class LucidrainsTransformer(nnx.Module):
+class LucidrainsTransformer(Pretrained, nnx.Module):
     """The network. `dtype` is that of the arithmetic, None: as the parameters.
 
     `checkpoint` recomputes every layer in the backward pass to save memory; `scan` compiles one layer as a

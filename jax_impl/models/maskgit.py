@@ -30,11 +30,12 @@ from jax_impl.layers.feed_forward import GEGLU
 from jax_impl.layers.norms import make_norm, modulated
 from jax_impl.layers.precision import at_least_float32, cast
 from jax_impl.layers.stack import apply_layers
+from jax_impl.pretrained import Pretrained
 
 Dtype = DTypeLike | None
 
 
-class MaskGitTransformer(nnx.Module):
+class MaskGitTransformer(Pretrained, nnx.Module):
     """The network. `dtype` is that of the arithmetic, None: as the parameters.
 
     `checkpoint` recomputes every layer in the backward pass to save memory; `scan` compiles one layer as a

@@ -28,12 +28,13 @@ from jax_impl.models.maskgit import (
     self_conditioned,
 )
 from jax_impl.models.uvit_blocks import UViTSide
+from jax_impl.pretrained import Pretrained
 
 CONDITION = ("cond_embed_in", "cond_embed_out")
 """Of the adaptive norms: pooled text and micro-conditions, and their embedding."""
 
 
-class MaskGiTUViT(nnx.Module):
+class MaskGiTUViT(Pretrained, nnx.Module):
     """The network. `dtype` is that of the arithmetic, None: as the parameters.
 
     `checkpoint` recomputes every transformer layer in the backward pass to save memory; `scan` compiles one

@@ -1,4 +1,4 @@
-"""Image tokenizers: MaskGIT's (Chang et al. 2022) and VQGAN (Esser et al. 2021).
+"""Image tokenizers: MaskGIT's (Chang et al. 2022), VQGAN (Esser et al. 2021) and MoVQ (Zheng et al. 2022).
 
 Pictures are (B, H, W, C) in the plan's range, vectors and codes (B, h, w, D), indices (B, h, w). Inside,
 arrays are NHWC. Names of the parts are those of the published weights.
@@ -7,14 +7,25 @@ arrays are NHWC. Names of the parts are those of the published weights.
 from collections.abc import Mapping
 
 import jax
+from einops import rearrange
 from flax import nnx
 from jax import Array
 from jax.typing import DTypeLike
 
 from common.plans.tokenizers import Block, Level, TokenizerPlan
 from jax_impl.layers.precision import at_least_float32
-from jax_impl.layers.quantizers import Quantised, assigned_codebook, make_quantizer
-from jax_impl.layers.resnet import Convolution, GridAttention, GroupNorm, ResnetBlock, double, halve
+from jax_impl.layers.quantizers import GumbelCodes, Quantised, assigned_codebook, make_quantizer
+from jax_impl.layers.resnet import (
+    Convolution,
+    GridAttention,
+    GroupNorm,
+    ResnetBlock,
+    SpatialNorm,
+    double,
+    halve,
+)
+from jax_impl.models.paella import PaellaDecoder, PaellaEncoder
+from jax_impl.pretrained import Pretrained
 
 __all__ = ["Quantised", "Tokenizer", "assigned_codebook", "build_tokenizer"]
 
@@ -31,11 +42,11 @@ class Blocks(nnx.Module):
         if blocks[0].attention:
             self.attn = nnx.List([_attention(plan, block, dtype) for block in blocks])
 
-    def __call__(self, x: Array, noise: Arrays, recomputed: bool) -> Array:
+    def __call__(self, x: Array, noise: Arrays, recomputed: bool, codes: Array | None = None) -> Array:
         for j, block in enumerate(self.blocks):
-            x = _call(self.block[j], recomputed, x, noise.get(block.name))
+            x = _call(self.block[j], recomputed, x, noise.get(block.name), codes)
             if block.attends:
-                x = _call(self.attn[j], recomputed, x)
+                x = _call(self.attn[j], recomputed, x, codes)
         return x
 
 
@@ -58,8 +69,8 @@ class Down(Blocks):
         strided = level.resamples and plan.taming and plan.options.resample_with_conv
         self.downsample = Resampling(level.width, 2, dtype) if strided else None
 
-    def __call__(self, x: Array, noise: Arrays, recomputed: bool) -> Array:
-        x = super().__call__(x, noise, recomputed)
+    def __call__(self, x: Array, noise: Arrays, recomputed: bool, codes: Array | None = None) -> Array:
+        x = super().__call__(x, noise, recomputed, codes)
         if not self.resamples:
             return x
         return halve(x) if self.downsample is None else self.downsample(x)
@@ -77,8 +88,8 @@ class Up(Blocks):
         plain = level.resamples and not taming
         self.upsample_conv = Convolution(width, width, 3, dtype=dtype) if plain else None
 
-    def __call__(self, x: Array, noise: Arrays, recomputed: bool) -> Array:
-        x = super().__call__(x, noise, recomputed)
+    def __call__(self, x: Array, noise: Arrays, recomputed: bool, codes: Array | None = None) -> Array:
+        x = super().__call__(x, noise, recomputed, codes)
         if not self.resamples:
             return x
         x = double(x)
@@ -96,10 +107,10 @@ class TamingMid(nnx.Module):
         self.attn_1 = _attention(plan, blocks[0], dtype) if blocks[0].attention else None
         self.block_2 = _resnet_block(plan, blocks[1], dtype)
 
-    def __call__(self, x: Array, noise: Arrays, recomputed: bool) -> Array:
-        x = _call(self.block_1, recomputed, x, noise.get(self.blocks[0].name))
-        x = x if self.attn_1 is None else _call(self.attn_1, recomputed, x)
-        return _call(self.block_2, recomputed, x, noise.get(self.blocks[1].name))
+    def __call__(self, x: Array, noise: Arrays, recomputed: bool, codes: Array | None = None) -> Array:
+        x = _call(self.block_1, recomputed, x, noise.get(self.blocks[0].name), codes)
+        x = x if self.attn_1 is None else _call(self.attn_1, recomputed, x, codes)
+        return _call(self.block_2, recomputed, x, noise.get(self.blocks[1].name), codes)
 
 
 class PlainMid(nnx.List):
@@ -109,9 +120,9 @@ class PlainMid(nnx.List):
         super().__init__([_resnet_block(plan, block, dtype) for block in blocks])
         self.names = tuple(block.name for block in blocks)
 
-    def __call__(self, x: Array, noise: Arrays, recomputed: bool) -> Array:
+    def __call__(self, x: Array, noise: Arrays, recomputed: bool, codes: Array | None = None) -> Array:
         for layer, name in zip(self, self.names, strict=True):
-            x = _call(layer, recomputed, x, noise.get(name))
+            x = _call(layer, recomputed, x, noise.get(name), codes)
         return x
 
 
@@ -136,32 +147,36 @@ class Encoder(nnx.Module):
 
 
 class Decoder(nnx.Module):
-    """(B, h, w, z_channels) -> (B, H, W, F), what the last convolution makes a picture of."""
+    """(B, h, w, z_channels) -> (B, H, W, F), what the last convolution makes a picture of, beside the codes
+    (B, h, w, D), which may modulate it."""
 
     def __init__(self, plan: TokenizerPlan, dtype: Dtype, recomputed: bool) -> None:
         options, finest = plan.options, plan.decoder[0].width
         self.conv_in = Convolution(options.z_channels, plan.decoder[-1].width, 3, dtype=dtype)
         self.mid = (TamingMid if plan.taming else PlainMid)(plan, plan.decoder_mid, dtype)
         self.up = nnx.List([Up(plan, level, dtype) for level in plan.decoder])
-        self.norm_out = GroupNorm(finest, options.norm_groups)
+        self.norm_out = _norm_out(plan, finest, dtype)
+        self.modulated = plan.modulated
         self.conv_out = Convolution(finest, plan.channels, 3, dtype=dtype)
         self.recomputed = recomputed
 
-    def __call__(self, x: Array, noise: Arrays) -> Array:
-        x = self.mid(self.conv_in(x), noise, self.recomputed)
+    def __call__(self, x: Array, noise: Arrays, codes: Array) -> Array:
+        given = codes if self.modulated else None
+        x = self.mid(self.conv_in(x), noise, self.recomputed, given)
         for level in reversed(self.up):
-            x = level(x, noise, self.recomputed)
-        return jax.nn.silu(self.norm_out(x))
+            x = level(x, noise, self.recomputed, given)
+        return jax.nn.silu(self.norm_out(x) if given is None else self.norm_out(x, given))
 
 
-class Tokenizer(nnx.Module):
+class Tokenizer(Pretrained, nnx.Module):
     """Encoder, quantiser and decoder."""
 
     def __init__(self, plan: TokenizerPlan, dtype: Dtype = None, checkpoint: bool = False) -> None:
         options = plan.options
-        self.encoder = Encoder(plan, dtype, checkpoint)
+        self.plan = plan
+        self.encoder = (PaellaEncoder if plan.paella else Encoder)(plan, dtype, checkpoint)
         self.quantize = make_quantizer(options)
-        self.decoder = Decoder(plan, dtype, checkpoint)
+        self.decoder = (PaellaDecoder if plan.paella else Decoder)(plan, dtype, checkpoint)
         D, Z = options.embedding_dim, options.z_channels
         self.quant_conv = Convolution(Z, D, 1, dtype=dtype) if plan.taming else None
         self.post_quant_conv = Convolution(D, Z, 1, dtype=dtype) if plan.taming else None
@@ -187,18 +202,24 @@ class Tokenizer(nnx.Module):
         *,
         train: bool = False,
     ) -> Quantised:
-        """Codes of the vectors; no quantiser here draws noise or follows a schedule."""
-        del noise, scalars
+        """Codes of the vectors. A Gumbel quantiser trains with `gumbel` of the noise and
+        `gumbel_temperature` of the scalars, without these at its first temperature."""
+        if isinstance(self.quantize, GumbelCodes):
+            temperature = (scalars or {}).get(
+                "gumbel_temperature", self.quantize.options.gumbel_temperature[0]
+            )
+            return self.quantize(z, noise, temperature, train=train)
         return self.quantize(z, buffers, train=train)
 
     def decode_trunk(self, codes: Array, noise: Arrays | None = None) -> Array:
         """Codes -> (B, H, W, F), for `output`."""
         x = codes if self.post_quant_conv is None else self.post_quant_conv(codes)
-        return self.decoder(x, noise or {})
+        return self.decoder(x, noise or {}, codes)
 
     def output(self, trunk: Array) -> Array:
         """(B, H, W, F) -> pictures, not clamped."""
-        return self.decoder.conv_out(trunk)
+        x = self.decoder.conv_out(trunk)
+        return rearrange(x, "b h w (c s t) -> b (h s) (w t) c", s=2, t=2) if self.plan.paella else x
 
     def decode(self, codes: Array) -> Array:
         """Codes -> pictures, not clamped."""
@@ -224,12 +245,26 @@ def _resnet_block(plan: TokenizerPlan, block: Block, dtype: Dtype) -> ResnetBloc
         bias=plan.taming,
         rate=options.dropout,
         legacy_shortcut=options.legacy_shortcut and not plan.taming,
+        modulation=_modulation(plan, block),
         dtype=dtype,
     )
 
 
 def _attention(plan: TokenizerPlan, block: Block, dtype: Dtype) -> GridAttention:
-    return GridAttention(block.outputs, groups=plan.options.norm_groups, dtype=dtype)
+    groups, modulation = plan.options.norm_groups, _modulation(plan, block)
+    return GridAttention(block.outputs, groups=groups, modulation=modulation, dtype=dtype)
+
+
+def _modulation(plan: TokenizerPlan, block: Block) -> int:
+    """Channels of the codes, for blocks of a decoder whose norms they modulate."""
+    return plan.embedding_dim if plan.modulated and block.name.startswith("decoder.") else 0
+
+
+def _norm_out(plan: TokenizerPlan, width: int, dtype: Dtype) -> GroupNorm | SpatialNorm:
+    groups = plan.options.norm_groups
+    if plan.modulated:
+        return SpatialNorm(width, groups, plan.embedding_dim, dtype)
+    return GroupNorm(width, groups)
 
 
 def _call(layer: nnx.Module, recomputed: bool, *arguments: Array | None) -> Array:

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 from einops import rearrange
 from jax import Array, lax
 
-from common.hparams.families.hierarchical_vae import HParams
-from common.plans.hierarchical_vae import HierarchicalVAEPlan
+from common.hparams.latents import LatentHParams
+from common.plans.latents import LatentPlan
 from jax_impl.layers.latents import standard_deviation
-from jax_impl.objectives.likelihoods import bernoulli_log_prob, mixture_log_prob
+from jax_impl.objectives.likelihoods import log_prob
 
 Terms = tuple[Array, Array]
 Arrays = Mapping[str, Array]
@@ -20,28 +20,25 @@ def elbo_terms(
     output: Array,
     aux: Arrays,
     target: Array,
-    plan: HierarchicalVAEPlan,
-    hparams: HParams,
+    plan: LatentPlan,
+    hparams: LatentHParams,
     masks: Sequence[Array] | None = None,
 ) -> Terms:
     """Terms of the negative bound in nats a picture: reconstruction (B,) and KL of every group (B, L).
 
     `masks`, one (Z,) a group, leave the KL of variates out that came from the prior.
     """
-    if plan.likelihood == "bernoulli":
-        log_prob = bernoulli_log_prob(output, target, plan)
-    else:
-        log_prob = mixture_log_prob(output, target, plan, hparams)
+    reconstruction = -log_prob(output, target, plan, hparams)
     kl = []
-    for group in range(len(plan.down)):
+    for group in range(len(plan.groups)):
         divergence = latent_kl(aux, group, hparams)  # (B, h, w, Z)
         if masks is not None:
             divergence = divergence * rearrange(masks[group], "z -> 1 1 1 z")
         kl.append(divergence.sum((1, 2, 3)))
-    return -log_prob, jnp.stack(kl, 1)
+    return reconstruction, jnp.stack(kl, 1)
 
 
-def latent_kl(aux: Arrays, group: int, hparams: HParams) -> Array:
+def latent_kl(aux: Arrays, group: int, hparams: LatentHParams) -> Array:
     """KL(posterior || prior) of every latent (B, h, w, Z) in nats."""
     posterior_mean, posterior_scale = aux[f"posterior_mean.{group}"], aux[f"posterior_scale.{group}"]
     prior_mean, prior_scale = aux[f"prior_mean.{group}"], aux[f"prior_scale.{group}"]
@@ -57,10 +54,10 @@ def latent_kl(aux: Arrays, group: int, hparams: HParams) -> Array:
     return 0.5 * (jnp.square(distance) + jnp.square(ratio) - 1) - log_ratio
 
 
-def log_ratios(aux: Arrays, plan: HierarchicalVAEPlan, hparams: HParams) -> Array:
+def log_ratios(aux: Arrays, plan: LatentPlan, hparams: LatentHParams) -> Array:
     """log q(z | x) - log p(z) at the drawn latents, (B, L) in nats; its mean over draws is the KL."""
     ratios = []
-    for group in range(len(plan.down)):
+    for group in range(len(plan.groups)):
         z = aux[f"z.{group}"]
         posterior, prior = (_log_density(z, aux, name, group, hparams) for name in ("posterior", "prior"))
         ratios.append((posterior - prior).sum((1, 2, 3)))
@@ -69,8 +66,8 @@ def log_ratios(aux: Arrays, plan: HierarchicalVAEPlan, hparams: HParams) -> Arra
 
 def training_loss(
     terms: Terms,
-    plan: HierarchicalVAEPlan,
-    hparams: HParams,
+    plan: LatentPlan,
+    hparams: LatentHParams,
     scalars: Arrays,
     statistics: Array | None = None,
 ) -> tuple[Array, dict[str, Array]]:
@@ -86,16 +83,16 @@ def training_loss(
     return loss, {"loss": loss, "reconstruction": reconstruction, "kl": kl}
 
 
-def _balance(kl: Array, plan: HierarchicalVAEPlan, hparams: HParams) -> Array:
+def _balance(kl: Array, plan: LatentPlan, hparams: LatentHParams) -> Array:
     """Weights (L,) of mean 1, proportional to a group's KL, a latent dimension's with `scaled_gamma`."""
     if hparams.loss.scaled_gamma:
-        dims = [plan.latent_dims(group) for group in range(len(plan.down))]
+        dims = [plan.latent_dims(group) for group in range(len(plan.groups))]
         kl = kl / jnp.asarray(dims, kl.dtype)
     mean = kl.mean()
     return kl / jnp.where(mean == 0, 1, mean)  # a KL of exactly zero everywhere has nothing to balance
 
 
-def _log_density(z: Array, aux: Arrays, name: str, group: int, hparams: HParams) -> Array:
+def _log_density(z: Array, aux: Arrays, name: str, group: int, hparams: LatentHParams) -> Array:
     std = standard_deviation(aux[f"{name}_scale.{group}"], hparams.model)
     distance = (z - aux[f"{name}_mean.{group}"]) / std
     return -0.5 * (jnp.square(distance) + log(2 * pi)) - jnp.log(std)

@@ -1,6 +1,7 @@
 """What the output layer says of a picture: likelihood, sample and mean.
 
-Bernoulli for binarised pictures, else the discretised mixture of logistics of PixelCNN++ (Salimans et al.
+Bernoulli for binarised pictures; absolute errors, which are no likelihood of levels but a Laplace density up
+to a constant; else the discretised mixture of logistics of PixelCNN++ (Salimans et al.
 2017, sections 2.1 and 2.2). Arrays are NHWC, `output` is (B, H, W, outputs) on the padded grid; x is what
 `layers.pictures.normalise` makes. Likelihoods are in nats a picture.
 """
@@ -14,8 +15,8 @@ import jax.numpy as jnp
 from einops import rearrange
 from jax import Array
 
-from common.hparams.families.hierarchical_vae import HParams
-from common.plans.hierarchical_vae import HierarchicalVAEPlan
+from common.hparams.latents import LatentHParams
+from common.plans.latents import LatentPlan
 from jax_impl.layers.latents import softplus
 from jax_impl.layers.precision import at_least_float32
 
@@ -33,7 +34,16 @@ class Mixture(NamedTuple):
     coefficients: Array | None
 
 
-def mixture_log_prob(output: Array, x: Array, plan: HierarchicalVAEPlan, hparams: HParams) -> Array:
+def log_prob(output: Array, x: Array, plan: LatentPlan, hparams: LatentHParams) -> Array:
+    """log p(x) (B,) under the plan's likelihood; minus the sum of absolute errors where it has none."""
+    if plan.likelihood == "bernoulli":
+        return bernoulli_log_prob(output, x, plan)
+    if plan.likelihood == "absolute":
+        return -absolute_error(output, x, plan)
+    return mixture_log_prob(output, x, plan, hparams)
+
+
+def mixture_log_prob(output: Array, x: Array, plan: LatentPlan, hparams: LatentHParams) -> Array:
     """log p(x) (B,): mass of x's bin under the mixture; the bins at both ends are open."""
     mixture, x = mixture_parameters(output, plan, hparams), _crop(at_least_float32(x), plan)[..., None]
     log_scales, inverse = mixture.log_scales, mixture.inverse_scales
@@ -56,8 +66,8 @@ def mixture_log_prob(output: Array, x: Array, plan: HierarchicalVAEPlan, hparams
 def mixture_sample(
     output: Array,
     noise: Mapping[str, Array],
-    plan: HierarchicalVAEPlan,
-    hparams: HParams,
+    plan: LatentPlan,
+    hparams: LatentHParams,
     temperature: Array | float,
 ) -> Array:
     """Draw x (B, h, w, C), unrounded, from uniform `mixture` (B, H, W, M) and `logistic` (B, H, W, C)."""
@@ -73,7 +83,7 @@ def mixture_sample(
 
 
 def mixture_mean(
-    output: Array, plan: HierarchicalVAEPlan, hparams: HParams, temperature: Array | float
+    output: Array, plan: LatentPlan, hparams: LatentHParams, temperature: Array | float
 ) -> Array:
     """Mean (B, h, w, C) over components of their means, coupled and clamped one channel after the other."""
     mixture = mixture_parameters(output, plan, hparams)
@@ -81,7 +91,7 @@ def mixture_mean(
     return (weights * _couple(mixture.means, mixture.coefficients, hparams)).sum(-1)
 
 
-def mixture_parameters(output: Array, plan: HierarchicalVAEPlan, hparams: HParams) -> Mixture:
+def mixture_parameters(output: Array, plan: LatentPlan, hparams: LatentHParams) -> Mixture:
     """Read the output layer: M logits, then a channel's M means, M scales and (RGB) M coefficients."""
     output, model = _crop(at_least_float32(output), plan), hparams.model
     logits, rest = output[..., : plan.n_mixtures], output[..., plan.n_mixtures :]
@@ -94,42 +104,56 @@ def mixture_parameters(output: Array, plan: HierarchicalVAEPlan, hparams: HParam
     else:
         scales = jnp.maximum(softplus(rest[1], beta), exp(floor))
         inverse, log_scales = 1 / scales, jnp.log(scales)
-    return Mixture(logits, rest[0], log_scales, inverse, jnp.tanh(rest[2]) if plan.channels == 3 else None)
+    coefficients = jnp.tanh(rest[2]) if plan.couples_channels else None
+    return Mixture(logits, rest[0], log_scales, inverse, coefficients)
 
 
-def bernoulli_log_prob(output: Array, x: Array, plan: HierarchicalVAEPlan) -> Array:
+def absolute_error(output: Array, x: Array, plan: LatentPlan) -> Array:
+    """Sum (B,) of the absolute errors of a picture, values in [-1, 1]."""
+    return jnp.abs(_crop(at_least_float32(output), plan) - _crop(x, plan)).sum((1, 2, 3))
+
+
+def bernoulli_log_prob(output: Array, x: Array, plan: LatentPlan) -> Array:
     """log p(x) (B,) of x in {0, 1}."""
     logits, x = _crop(at_least_float32(output), plan), _crop(x, plan)
     return (logits * x - softplus(logits, 1)).sum((1, 2, 3))
 
 
 def bernoulli_sample(
-    output: Array, noise: Mapping[str, Array], plan: HierarchicalVAEPlan, temperature: Array | float
+    output: Array, noise: Mapping[str, Array], plan: LatentPlan, temperature: Array | float
 ) -> Array:
     """Draw 0 or 1 (B, h, w, C) from uniform noise `pixel` of that shape."""
     probabilities = bernoulli_mean(output, plan, temperature)
     return (noise["pixel"] < probabilities).astype(probabilities.dtype)
 
 
-def bernoulli_mean(output: Array, plan: HierarchicalVAEPlan, temperature: Array | float) -> Array:
+def bernoulli_mean(output: Array, plan: LatentPlan, temperature: Array | float) -> Array:
     """Probability of 1, (B, h, w, C)."""
     return jax.nn.sigmoid(_crop(at_least_float32(output), plan) / temperature)
 
 
-def output_statistics(output: Array, plan: HierarchicalVAEPlan, hparams: HParams) -> dict[str, Array]:
-    """What histograms show: the mixture's `means` and `log_scales`, or the Bernoulli `logits`."""
+def absolute_mean(output: Array, plan: LatentPlan) -> Array:
+    """The picture (B, h, w, C), clamped to [-1, 1]."""
+    return jnp.clip(_crop(at_least_float32(output), plan), -1, 1)
+
+
+def output_statistics(output: Array, plan: LatentPlan, hparams: LatentHParams) -> dict[str, Array]:
+    """What histograms show: the mixture's `means` and `log_scales`, the Bernoulli `logits`, or the `means`
+    whose absolute errors count."""
     if plan.likelihood == "bernoulli":
         return {"logits": _crop(at_least_float32(output), plan)}
+    if plan.likelihood == "absolute":
+        return {"means": _crop(at_least_float32(output), plan)}
     mixture = mixture_parameters(output, plan, hparams)
     return {"means": mixture.means, "log_scales": mixture.log_scales}
 
 
-def level_range(hparams: HParams) -> tuple[float, float]:
+def level_range(hparams: LatentHParams) -> tuple[float, float]:
     """Lowest and highest normalised level."""
     return -1.0, (256 - 2 ** (8 - hparams.data.num_bits) - 127.5) / 127.5
 
 
-def half_bin_width(hparams: HParams) -> float:
+def half_bin_width(hparams: LatentHParams) -> float:
     """Half of the width that the likelihood integrates over: a level's own, or the original's wider one."""
     bits = hparams.data.num_bits
     return 2 ** (8 - bits) / 255 if hparams.loss.exact_bin_width else 1 / (2**bits - 1)
@@ -145,7 +169,7 @@ def _coupled_means(mixture: Mixture, x: Array) -> Array:
     return jnp.stack([red, green + c0 * r, blue + c1 * r + c2 * g], -2)
 
 
-def _couple(x: Array, coefficients: Array | None, hparams: HParams) -> Array:
+def _couple(x: Array, coefficients: Array | None, hparams: LatentHParams) -> Array:
     """Clamp to the range of levels; with coefficients, each channel first gets its share of those before."""
     low, high = level_range(hparams)
     if coefficients is None:
@@ -162,7 +186,7 @@ def _gather(values: Array, index: Array) -> Array:
     return jnp.take_along_axis(values, index, -1)
 
 
-def _crop(x: Array, plan: HierarchicalVAEPlan) -> Array:
+def _crop(x: Array, plan: LatentPlan) -> Array:
     """Leave the padding out."""
     c, side = plan.crop, plan.resolution
     return x[:, c : side - c, c : side - c] if c else x

@@ -1,9 +1,9 @@
 """Update rules on flat vectors: Adamax, Adam (Kingma and Ba 2015), RAdam (Liu et al. 2020) and Lion (Chen et
 al. 2023).
 
-A rule is a pure function. It maps the gradient g and both moments, all (P,), and the number t >= 1 of the
-update (a 0-d float array) to the direction (P,), which the step multiplies by the learning rate and
-subtracts, and to the new moments.
+A rule takes the gradient g and both moments, all (P,), and the number t >= 1 of the update (a 0-d float
+array). It returns the direction (P,), which the step multiplies by the learning rate and subtracts, and the
+moments, moved by `share` of the way: 1, or 0 for an update that is skipped.
 """
 
 from collections.abc import Callable
@@ -13,32 +13,69 @@ from math import log
 import jax.numpy as jnp
 from jax import Array
 
-Update = tuple[Array, Array, Array]
-
 
 def adamax(
-    grad: Array, first: Array, second: Array, t: Array, beta1: float, beta2: float, epsilon: float
-) -> Update:
+    grad: Array,
+    first: Array,
+    second: Array,
+    share: Array,
+    t: Array,
+    beta1: float,
+    beta2: float,
+    epsilon: float,
+) -> tuple[Array, Array, Array]:
     """Kingma and Ba, algorithm 2: the second moment is an infinity norm, without bias correction."""
-    first = first + (1 - beta1) * (grad - first)
-    second = jnp.maximum(beta2 * second, jnp.abs(grad) + epsilon)
-    return first / (_correction(beta1, t) * second), first, second
+    first = first + share * (1 - beta1) * (grad - first)
+    second = jnp.maximum((1 - share * (1 - beta2)) * second, share * (jnp.abs(grad) + epsilon))
+    # The norm is zero before the first update that is not skipped.
+    denominator = jnp.maximum(second * _correction(beta1, t), jnp.finfo(grad.dtype).tiny)
+    return first / denominator, first, second
 
 
 def adam(
-    grad: Array, first: Array, second: Array, t: Array, beta1: float, beta2: float, epsilon: float
-) -> Update:
+    grad: Array,
+    first: Array,
+    second: Array,
+    share: Array,
+    t: Array,
+    beta1: float,
+    beta2: float,
+    epsilon: float,
+) -> tuple[Array, Array, Array]:
     """Kingma and Ba, algorithm 1."""
-    first, second = _moments(grad, first, second, beta1, beta2)
+    first, second = _moments(grad, first, second, share, beta1, beta2)
     denominator = jnp.sqrt(second / _correction(beta2, t)) + epsilon
     return first / (_correction(beta1, t) * denominator), first, second
 
 
+def adam_tf(
+    grad: Array,
+    first: Array,
+    second: Array,
+    share: Array,
+    t: Array,
+    beta1: float,
+    beta2: float,
+    epsilon: float,
+) -> tuple[Array, Array, Array]:
+    """Kingma and Ba, end of section 2: Adam with epsilon on the uncorrected root, as in TensorFlow 1."""
+    first, second = _moments(grad, first, second, share, beta1, beta2)
+    scale = jnp.sqrt(_correction(beta2, t)) / _correction(beta1, t)
+    return scale * first / (jnp.sqrt(second) + epsilon), first, second
+
+
 def radam(
-    grad: Array, first: Array, second: Array, t: Array, beta1: float, beta2: float, epsilon: float
-) -> Update:
+    grad: Array,
+    first: Array,
+    second: Array,
+    share: Array,
+    t: Array,
+    beta1: float,
+    beta2: float,
+    epsilon: float,
+) -> tuple[Array, Array, Array]:
     """Liu et al., algorithm 2, threshold 5: Adam whose step waits for the variance of 1/sqrt(v) to settle."""
-    first, second = _moments(grad, first, second, beta1, beta2)
+    first, second = _moments(grad, first, second, share, beta1, beta2)
     mean = first / _correction(beta1, t)
     limit = 2 / (1 - beta2) - 1
     length = _approximated_length(beta2, t)
@@ -49,15 +86,25 @@ def radam(
 
 
 def lion(
-    grad: Array, first: Array, second: Array, t: Array, beta1: float, beta2: float, epsilon: float
-) -> Update:
+    grad: Array,
+    first: Array,
+    second: Array,
+    share: Array,
+    t: Array,
+    beta1: float,
+    beta2: float,
+    epsilon: float,
+) -> tuple[Array, Array, Array]:
     """Chen et al., algorithm 2: the sign of a momentum. There is no second moment; it stays as it is."""
     del t, epsilon
-    return jnp.sign(first + (1 - beta1) * (grad - first)), first + (1 - beta2) * (grad - first), second
+    direction = jnp.sign(first + (1 - beta1) * (grad - first))
+    return direction, first + share * (1 - beta2) * (grad - first), second
 
 
-def _moments(grad: Array, first: Array, second: Array, beta1: float, beta2: float) -> tuple[Array, Array]:
-    return first + (1 - beta1) * (grad - first), second + (1 - beta2) * (grad * grad - second)
+def _moments(
+    grad: Array, first: Array, second: Array, share: Array, beta1: float, beta2: float
+) -> tuple[Array, Array]:
+    return first + share * (1 - beta1) * (grad - first), second + share * (1 - beta2) * (grad * grad - second)
 
 
 def _correction(beta: float, t: Array) -> Array:
@@ -86,7 +133,7 @@ def _log(beta: float) -> float:
 class Rule:
     """An update rule and the name of its second moment in checkpoints."""
 
-    update: Callable[..., Update]
+    update: Callable[..., tuple[Array, Array, Array]]
     second: str
 
 
@@ -94,6 +141,7 @@ RULES = {
     "Adamax": Rule(adamax, "exp_inf"),
     "Adam": Rule(adam, "exp_avg_sq"),
     "AdamW": Rule(adam, "exp_avg_sq"),
+    "AdamTF": Rule(adam_tf, "exp_avg_sq"),
     "RAdam": Rule(radam, "exp_avg_sq"),
     "Radam": Rule(radam, "exp_avg_sq"),
     "Lion": Rule(lion, "exp_avg_sq"),

@@ -74,21 +74,23 @@ def _update(
 ) -> OptimizerState:
     scale, applied, learning_rate, ema_rate = scalars
     optimizer, params = settings.optimizer, state.params
-    t = state.updates.astype(grad.dtype)
+    share = applied.astype(grad.dtype)
     direction, first, second = settings.rule.update(
-        grad * scale, state.first, state.second, t, optimizer.beta1, optimizer.beta2, optimizer.epsilon
+        jnp.where(applied, grad * scale, 0.0),  # what is skipped may not be finite
+        state.first,
+        state.second,
+        share,
+        jnp.maximum(state.updates, 1).astype(grad.dtype),
+        optimizer.beta1,
+        optimizer.beta2,
+        optimizer.epsilon,
     )
     if settings.weight_decay:
         decay = jnp.where(jnp.arange(grad.size) < settings.n_decayed, settings.weight_decay, 0.0)
         direction = direction + decay.astype(grad.dtype) * params
-    new_params = params - learning_rate * direction
-    new_ema = state.ema + ema_rate * (new_params - state.ema)
-    return state._replace(
-        params=jnp.where(applied, new_params, params),
-        ema=jnp.where(applied, new_ema, state.ema),
-        first=jnp.where(applied, first, state.first),
-        second=jnp.where(applied, second, state.second),
-    )
+    params = params - learning_rate * share * direction
+    ema = state.ema + ema_rate * share * (params - state.ema)
+    return state._replace(params=params, ema=ema, first=first, second=second)
 
 
 def _count(state: OptimizerState, applied: Array) -> OptimizerState:

@@ -4,17 +4,23 @@ from collections.abc import Mapping
 
 from jax import Array
 
-from common.hparams.families.hierarchical_vae import HParams
-from common.plans.hierarchical_vae import HierarchicalVAEPlan
+from common.hparams.latents import LatentHParams
+from common.plans.latents import LatentPlan
 from jax_impl.layers.pictures import to_uint8
-from jax_impl.objectives.likelihoods import bernoulli_mean, bernoulli_sample, mixture_mean, mixture_sample
+from jax_impl.objectives.likelihoods import (
+    absolute_mean,
+    bernoulli_mean,
+    bernoulli_sample,
+    mixture_mean,
+    mixture_sample,
+)
 
 
 def read_output(
     layer: Array,
     noise: Mapping[str, Array],
-    plan: HierarchicalVAEPlan,
-    hparams: HParams,
+    plan: LatentPlan,
+    hparams: LatentHParams,
     output: str = "sample",
     temperature: Array | float = 1.0,
 ) -> Array:
@@ -25,12 +31,14 @@ def read_output(
 def read_values(
     layer: Array,
     noise: Mapping[str, Array],
-    plan: HierarchicalVAEPlan,
-    hparams: HParams,
+    plan: LatentPlan,
+    hparams: LatentHParams,
     output: str = "sample",
     temperature: Array | float = 1.0,
 ) -> Array:
     """The same before rounding, in the model's range."""
+    if plan.likelihood == "absolute":
+        return absolute_mean(layer, plan)
     if plan.likelihood == "bernoulli" and output == "mean":
         return bernoulli_mean(layer, plan, temperature)
     if plan.likelihood == "bernoulli":

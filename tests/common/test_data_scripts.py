@@ -16,9 +16,9 @@ from PIL import Image
 
 from common.data import open_datasets
 from common.data.idx import read_idx
+from common.download import fetch
 from common.errors import UserError
 from data_scripts import cifar10, convert, faces, mnist, prepare, random_split, utility_resize
-from data_scripts.download import fetch
 from data_scripts.extract import members, unpack
 from data_scripts.request import Remote
 from tests.common.data_options import idx_bytes, make_options, paths

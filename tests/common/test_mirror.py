@@ -23,6 +23,7 @@ ALLOWED = {
     "engine.py::TrainState": "JAX's step maps a state to the next; torch's updates tensors in place",
     "layers/dense.py::along": "torch broadcasts a vector along an array; JAX is told to refuse",
     "families/hierarchical_vae.py::Family.regions": "what torch.compile compiles one by one",
+    "families/metroplex.py::Family.regions": "the same",
     "families/vqgan.py::Family.regions": "the same",
     "families/maskgit.py::Family.regions": "the same",
     "families/classifier.py::Family.regions": "the same",

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from common.errors import UserError
 from common.hparams import load
-from common.plans.hierarchical_vae import Cell, level_temperatures, make_plan, mixture_channels
+from common.plans.hierarchical_vae import Cell, make_plan
+from common.plans.latents import level_temperatures, mixture_channels
 from common.plans.noise import Draw
 from common.run.families.hierarchical_vae import check_options
 from tests.golden.host_cases import ANY_CFG

@@ -228,10 +228,13 @@ def test_a_run_with_checkpoints_is_not_overwritten(tmp_path):
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["file", "--run", "logs-x"], "give --cfg and --run, or --to-torch; usage: convert.py SOURCE"),
-        (["file", "--cfg", "x.cfg"], "give --cfg and --run"),
-        (["file", "--cfg", "x.cfg", "--run", "x"], "must be called logs-<run.name>"),
-        (["logs-x", "--to-torch", "out", "--cfg", "x.cfg"], "takes its options from the run"),
+        (["file", "--run", "logs-x"], "does not tell its architecture"),
+        (
+            ["file", "--cfg", "x.cfg"],
+            "give --run, --to-cfg, --to-folder or --to-torch; usage: convert.py SOURCE",
+        ),
+        (["file", "--cfg", str(TORCH_CFG), "--run", "x"], "must be called logs-<run.name>"),
+        (["logs-x", "--to-torch", "out", "--cfg", "x.cfg"], "take their options from the run"),
         (["logs-x", "--to-torch", "out", "--step", "last"], "--step last is neither a number nor 'best'"),
         (["--what"], "usage: convert.py SOURCE"),
     ],

@@ -7,7 +7,7 @@ import pytest
 
 from common import schedules
 from common.metrics.ssim import ssim
-from common.plans.hierarchical_vae import level_temperatures
+from common.plans.latents import level_temperatures
 from tests.golden import host_cases
 from tests.golden.recorded import Recorded, cases, kind
 from tests.models import TWINS
@@ -16,10 +16,15 @@ MODELS = [("hierarchical_vae", f"efficient_vdvae_{program}") for program in ("to
 ELSEWHERE = [
     ("maskgit", runner)
     for runner in (
-        "maskgit_vqgan", "taming_vqgan", "maskgit_flax_tokenizer",  # test_maskgit_tokenizers.py
+        "maskgit_vqgan",
+        "taming_vqgan",
+        "maskgit_flax_tokenizer",  # test_maskgit_tokenizers.py
         "taming_gan_loss",  # test_maskgit_gan.py
-        "maskgit_transformer", "uvit", "maskgit_flax_transformer",  # test_maskgit_transformers.py
-        "halton_maskgit", "lucidrains_token_critic",  # the same
+        "maskgit_transformer",
+        "uvit",
+        "maskgit_flax_transformer",  # test_maskgit_transformers.py
+        "halton_maskgit",
+        "lucidrains_token_critic",  # the same
         "tables",  # test_maskgit_tables.py
     )
 ] + [
@@ -30,7 +35,7 @@ ELSEWHERE = [
         "sundae_train", "sundae_text8",  # test_sundae_training.py
         "taming_vqgan_latents",  # test_maskgit_tokenizers.py
     )
-]  # fmt: skip
+] + [("metroplex", "metroplex_tf"), ("metroplex", "metroplex_jax_vdvae")]  # fmt: skip # test_metroplex.py
 MAX_SETTINGS = 8
 HOST = {("hierarchical_vae", runner): check for runner, check in host_cases.RUNNERS.items()}
 

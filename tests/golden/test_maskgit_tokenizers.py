@@ -5,8 +5,8 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
+from common.checkpoint.tokenizer_import import google_tokenizer, open_muse_tokenizer
 from common.checkpoint.tokenizer_names import from_flax
-from common.hparams.tokenizer import Tokenizer
 from common.plans.tokenizers import make_plan, parameter_table
 from tests.golden.recorded import cases
 from tests.tokenizers import TWINS
@@ -37,26 +37,11 @@ class Run:
 
 
 def options(case):
+    """Through the importer of published configurations."""
     config = case["config"]
     if "vqvae" in config:
-        config = config["vqvae"]
-        return Tokenizer(
-            architecture="maskgit", hidden_channels=config["filters"],
-            channel_mult=tuple(config["channel_multipliers"]), num_res_blocks=config["num_res_blocks"],
-            z_channels=config["embedding_dim"], embedding_dim=config["embedding_dim"],
-            num_embeddings=config["codebook_size"], commitment_cost=config["commitment_cost"],
-            entropy_loss_ratio=config["entropy_loss_ratio"], legacy_shortcut=True,
-            entropy_temperature=config["entropy_temperature"], entropy_type=config["entropy_loss_type"],
-        )  # fmt: skip
-    taming = case["runner"] == "taming_vqgan"
-    return Tokenizer(
-        architecture="taming" if taming else "maskgit", hidden_channels=config["hidden_channels"],
-        channel_mult=tuple(config["channel_mult"]), num_res_blocks=config["num_res_blocks"],
-        z_channels=config["z_channels"], embedding_dim=config["quantized_embed_dim"],
-        num_embeddings=config["num_embeddings"], commitment_cost=config["commitment_cost"],
-        attn_resolutions=tuple(config.get("attn_resolutions", ())), legacy_commitment=True,
-        legacy_shortcut=not taming, legacy_single_block_attention=True,
-    )  # fmt: skip
+        return google_tokenizer(config["vqvae"])
+    return open_muse_tokenizer(config, case["runner"].split("_")[0])[0]
 
 
 def nhwc(array):

@@ -10,7 +10,7 @@ import pytest
 from common import hparams
 from tests import denoisers, transformers
 from tests.models import Torch
-from tests.parity import denoiser_cases, transformer_cases
+from tests.parity import denoiser_cases, metroplex_cases, transformer_cases
 from tests.parity import test_classifier as classifier
 from tests.parity import test_maskgit_training as masked_tokens
 from tests.parity import test_sundae_training as sundae
@@ -69,8 +69,8 @@ def options_of(cases):
 
 def run_everything():
     """What the comparisons run, once, in the torch twin."""
-    for case in CASES:
-        chosen, _, weights, pictures, noise, masks = make(case)
+    made = [make(case) for case in CASES] + [metroplex_cases.make(case) for case in metroplex_cases.CASES]
+    for chosen, _, weights, pictures, noise, masks in made:
         twin = Torch(chosen, weights, "float64")
         output = twin.forward(twin.normalise(pictures), noise, {"beta": 1.0, "gamma": 1.0}, masks)["output"]
         for kind in ("sample", "mean"):

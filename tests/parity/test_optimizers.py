@@ -98,7 +98,20 @@ def test_both_spellings_of_radam_are_one_rule():
         assert module.RULES["Radam"] == module.RULES["RAdam"]
 
 
-@pytest.mark.parametrize("rule", ["Adamax", "Adam", "RAdam"])
+@pytest.mark.parametrize("run", [run_torch, run_jax])
+def test_adam_of_tensorflow_adds_epsilon_to_the_uncorrected_root(run):
+    beta1, beta2, epsilon = (BETAS[name] for name in ("beta1", "beta2", "epsilon"))
+    parameter, first, second = START.astype(np.float64), np.zeros(START.shape), np.zeros(START.shape)
+    for t, grad in enumerate(GRADS.astype(np.float64), start=1):
+        first, second = beta1 * first + (1 - beta1) * grad, beta2 * second + (1 - beta2) * grad**2
+        rate = 0.01 * np.sqrt(1 - beta2**t) / (1 - beta1**t)
+        parameter -= rate * first / (np.sqrt(second) + epsilon)
+    state, _ = run(options("AdamTF"), GRADS)
+    np.testing.assert_allclose(state["params"], parameter, rtol=1e-5, atol=2e-6)
+    assert torch_optimizers.adam_tf.__name__ == jax_optimizers.adam_tf.__name__ == "adam_tf"
+
+
+@pytest.mark.parametrize("rule", ["Adamax", "Adam", "AdamTF", "RAdam"])
 def test_twins_agree_with_clipping_decay_and_skips(rule):
     grads = GRADS.copy()
     grads[3, 5] = np.nan

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from common import schedules
-from common.plans.hierarchical_vae import level_temperatures, make_plan
+from common.plans.hierarchical_vae import make_plan
+from common.plans.latents import level_temperatures
 from tests.parity.option_cases import COMPILED, load_case, option_cases
 
 BATCH, STEPS = 4, 3

@@ -9,6 +9,7 @@ import torch
 from common.errors import UserError
 from common.hparams.tokenizer import Tokenizer
 from common.plans.parameters import initial_values
+from common.plans.tokenizer_training import gumbel_temperature
 from common.plans.tokenizers import buffer_table, make_plan, noise, parameter_table
 from tests.tokenizers import TWINS, Torch
 
@@ -23,11 +24,17 @@ OPTIONS = {
     "taming": TAMING,
     "taming without convolutions": replace(TAMING, resample_with_conv=False, mid_attention=False),
     "taming legacy": replace(TAMING, legacy_single_block_attention=True),
+    "movq": replace(TAMING, architecture="movq"),
+    "paella": replace(PLAIN, architecture="paella", num_res_blocks=2),
     "dropout": replace(PLAIN, dropout=0.3),
     "entropy": replace(PLAIN, entropy_loss_ratio=0.1, entropy_temperature=0.5),
     "entropy of the choice": replace(PLAIN, entropy_loss_ratio=0.1, entropy_type="argmax"),
     "unit vectors": replace(PLAIN, l2_normalised=True),
     "ema": replace(PLAIN, quantizer="ema"),
+    "gumbel": replace(TAMING, quantizer="gumbel"),
+    "gumbel by distances": replace(
+        PLAIN, quantizer="gumbel", gumbel_straight_through=True, entropy_loss_ratio=0.1
+    ),
     "fsq": replace(PLAIN, quantizer="fsq", fsq_levels=(4, 3, 2), num_embeddings=24),
     "lfq": replace(PLAIN, quantizer="lfq", entropy_loss_ratio=0.1, entropy_temperature=1.0),
 }
@@ -40,10 +47,12 @@ def made(twin, options, dtype=np.float64, **more):
 
 
 def weights(plan):
-    """Spread out codes, so that no argmin is close."""
+    """Spread out codes, so that no argmin is close; blocks that begin as the identity are none."""
     table = parameter_table(plan)
     values = {name: array.astype(np.float64) for name, array in initial_values(table, 1).items()}
     values |= {name: values[name] * 8 for name in values if name.startswith("quantize")}
+    gammas = np.random.default_rng(3).normal(0, 0.5, 6)
+    values |= {name: gammas for name in values if name.endswith("gammas")}
     return values
 
 
@@ -71,11 +80,13 @@ def test_twins_agree(options):
 
 
 @pytest.mark.parametrize("twin", TWINS)
-def test_recomputing_blocks_changes_nothing(twin):
-    plan = make_plan(TAMING, SIDE, 1)
+@pytest.mark.parametrize("kind", ["taming", "paella"])
+def test_recomputing_blocks_changes_nothing(twin, kind):
+    options = OPTIONS[kind]
+    plan = make_plan(options, SIDE, 1)
     x, drawn, buffers = inputs(plan)
-    plain = made(twin, TAMING).train(x, drawn, buffers)
-    recomputed = made(twin, TAMING, checkpoint=True).train(x, drawn, buffers)
+    plain = made(twin, options).train(x, drawn, buffers)
+    recomputed = made(twin, options, checkpoint=True).train(x, drawn, buffers)
     for one, other in zip(plain, recomputed, strict=True):
         for name, expected in one.items():
             np.testing.assert_allclose(other[name], expected, rtol=1e-9, atol=1e-12, err_msg=name)
@@ -121,6 +132,34 @@ def test_commitment_weighs_the_encoder_unless_legacy():
     assert np.abs(grads[True, 1.0]).max() > 0
 
 
+def test_gumbel_mixes_codes_by_noisy_logits():
+    """Against the definition, in numpy; a cold mixture is the noisy choice."""
+    options = replace(TAMING, quantizer="gumbel", gumbel_kl_weight=2.0)
+    tokenizer = made("torch", options)
+    x, drawn, _ = inputs(tokenizer.plan)
+    values, _ = tokenizer.train(x, drawn)
+    model = tokenizer._model()[0]
+    with torch.no_grad():
+        logits = model.quantize.logits(model.encode(torch.from_numpy(x))).numpy()
+        noise = {"gumbel": torch.from_numpy(drawn["gumbel"])}
+        cold = model.quantize(model.encode(torch.from_numpy(x)), noise, 1e-4, train=True)
+    noisy = logits - np.log(-np.log(drawn["gumbel"]))
+    mixture = np.exp(noisy) / np.exp(noisy).sum(-1, keepdims=True)
+    codebook = tokenizer.weights["quantize.embed.weight"]
+    np.testing.assert_allclose(values["codes"], mixture @ codebook, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(cold.codes, codebook[noisy.argmax(-1)], rtol=0, atol=1e-9)
+    p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    divergence = (p * np.log(p * options.num_embeddings)).sum(-1).mean()
+    np.testing.assert_allclose(values["loss.quantiser"], 2 * divergence, rtol=1e-6)
+    found = tokenizer.forward(x)["indices"]
+    np.testing.assert_array_equal(found, logits.argmax(-1))
+
+
+def test_the_temperature_falls_linearly():
+    options = replace(PLAIN, gumbel_temperature=(2.0, 1.0), gumbel_temperature_steps=10)
+    assert [gumbel_temperature(step, options) for step in (0, 5, 10, 50)] == [2.0, 1.5, 1.0, 1.0]
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -130,6 +169,8 @@ def test_commitment_weighs_the_encoder_unless_legacy():
         ({"channel_mult": (1,) * 5}, r"target_res 8 must be a multiple of 16"),
         ({"quantizer": "fsq", "fsq_levels": (2, 2, 3)}, r"product is num_embeddings = 8"),
         ({"quantizer": "lfq", "num_embeddings": 9}, r"2\^embedding_dim = 8"),
+        ({"architecture": "paella", "dropout": 0.5}, "'paella' has no dropout"),
+        ({"architecture": "paella", "channel_mult": (1,) * 4}, "must be a multiple of 16"),
         ({"ema_decay": 1.0}, r"ema_decay must be below 1"),
     ],
 )

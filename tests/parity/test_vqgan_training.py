@@ -34,6 +34,7 @@ def train(engine, steps, *, start=START, metric="loss", batch=8):
     found = []
     for step in steps:
         scalars = {"learning_rate": 0.002 * min(1, step / 5), "adversarial": float(step >= start)}
+        scalars["gumbel_temperature"] = 1 / (1 + step)
         image = {"image": pictures(step, batch)}
         engine.train_step(image, step, scalars, recorded_noise(engine, step, batch))
         found.append(engine.fetch_metrics()[metric])
@@ -165,6 +166,7 @@ OPTIONS = {
     "moving averages": ("model.quantizer=ema", *REVIVING),
     "dropout and entropy": ("model.dropout=0.3", "model.entropy_loss_ratio=0.1", "model.entropy_type=argmax"),
     "signs": ("model.quantizer=lfq", "model.entropy_loss_ratio=0.1", "model.pixel_range=signed"),
+    "mixtures": ("model.quantizer=gumbel", "model.gumbel_temperature_steps=3"),
     "rounding": ("model.quantizer=fsq", "model.fsq_levels=[2, 2, 2, 2]", "loss.reconstruction=l2"),
     "taming": (
         "model.architecture=taming",

@@ -1,40 +1,21 @@
-"""The hierarchical VAE as the engine sees it: what it draws, its loss, and its modes as functions of tensors.
-
-Modes take the model, arrays with the batch first (NHWC, pictures uint8) and noise, and return such arrays;
-terms of the bound are in nats a picture.
-"""
-# ruff: noqa: ARG002 - the arguments are the engine's
-
-from collections.abc import Hashable, Mapping, Sequence
+"""The hierarchical VAE as the engine sees it."""
 
 import numpy as np
-from torch import Tensor, nn
+from torch import nn
 
 from common.hparams.families.hierarchical_vae import HParams
 from common.plans.hierarchical_vae import make_plan
 from common.plans.initialisation import decayed, initial_parameters, parameter_table
-from common.plans.noise import Draw
 from torch_impl.devices import COMPUTE_DTYPES
-from torch_impl.families.adapter import Adapter
-from torch_impl.layers.latents import standard_deviation
-from torch_impl.layers.pictures import normalise
+from torch_impl.families.latent_groups import LatentGroups
 from torch_impl.models.hierarchical_vae import HierarchicalVAE
-from torch_impl.objectives.elbo import elbo_terms, latent_kl, log_ratios, training_loss
-from torch_impl.objectives.likelihoods import output_statistics
-from torch_impl.samplers.ancestral import read_output
-
-Tensors = Mapping[str, Tensor]
-Terms = tuple[Tensor, Tensor]
-Masks = Sequence[Tensor] | None
 
 
-class Family(Adapter):
+class Family(LatentGroups):
     """Everything that the engine asks of a family."""
 
     def __init__(self, hparams: HParams) -> None:
-        self.hparams, self.plan = hparams, make_plan(hparams)
-        self.weight_decay = hparams.loss.l2_weight if hparams.loss.use_weight_decay else 0.0
-        self.metric_sizes = {"loss": 0, "reconstruction": 0, "kl": len(self.plan.down)}
+        super().__init__(hparams, make_plan(hparams))
 
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
         """Canonical shape of every parameter."""
@@ -59,109 +40,3 @@ class Family(Adapter):
     def regions(self, model: nn.Module) -> list[nn.Module]:
         """Parts of the model that are compiled each on its own."""
         return [*model.bottom_up.blocks, *model.top_down.blocks]
-
-    def draws(self, method: str, batch: int, output: str = "mean") -> tuple[Draw, ...]:
-        """Noise that a method takes, for a batch of this size."""
-        prior = method in ("reconstruct", "encode", "generate", "decode")
-        posterior = method not in ("generate", "decode")
-        pixels = self.plan.output_noise(batch) if output == "sample" else ()
-        return self.plan.latent_noise(batch, prior=prior, posterior=posterior) + pixels
-
-    def terms(self, model: nn.Module, batch: Tensors, noise: Tensors, phase: Hashable) -> Terms:
-        """Reconstruction (B,) and KL (B, L) of every picture."""
-        return self._bound(model, batch, noise)[0]
-
-    def statistics(self, terms: Terms) -> Tensor:
-        """Mean KL (L,), by which the loss balances; not differentiated."""
-        return terms[1].detach().mean(0)
-
-    def balances(self, scalars: Mapping[str, float]) -> bool:
-        """Whether the loss uses the statistics at these schedules' values."""
-        return scalars["gamma"] > 0
-
-    def loss(
-        self, terms: Terms, scalars: Tensors, statistics: Tensor | None, phase: Hashable
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Mean training loss and metrics; `statistics` of the global batch, None: those of these terms."""
-        return training_loss(terms, self.plan, self.hparams, scalars, statistics)
-
-    def evaluate(self, model: nn.Module, batch: Tensors, noise: Tensors) -> dict[str, Tensor]:
-        """`reconstruction` (B,), `kl` (B, L) and `log_ratio` (B, L)."""
-        (reconstruction, kl), _, aux = self._bound(model, batch, noise)
-        log_ratio = log_ratios(aux, self.plan, self.hparams)
-        return {"reconstruction": reconstruction, "kl": kl, "log_ratio": log_ratio}
-
-    def reconstruct(
-        self,
-        model: nn.Module,
-        batch: Tensors,
-        noise: Tensors,
-        output: str,
-        masks: Masks = None,
-        output_temperature: Tensor | float = 1.0,
-    ) -> dict[str, Tensor]:
-        """`image` (B, h, w, C), `reconstruction` (B,) and `kl` (B, L)."""
-        (reconstruction, kl), layer, _ = self._bound(model, batch, noise, masks)
-        image = read_output(layer, noise, self.plan, self.hparams, output, output_temperature)
-        return {"image": image, "reconstruction": reconstruction, "kl": kl}
-
-    def generate(
-        self,
-        model: nn.Module,
-        batch: Tensors,
-        noise: Tensors,
-        temperatures: Tensor,
-        output: str,
-        output_temperature: Tensor | float = 1.0,
-    ) -> dict[str, Tensor]:
-        """`image` (B, h, w, C) from the prior; of `batch` only the size matters, and the noise has it."""
-        del batch
-        layer, _ = model.generate(noise, temperatures)
-        return {"image": read_output(layer, noise, self.plan, self.hparams, output, output_temperature)}
-
-    def encode(
-        self, model: nn.Module, batch: Tensors, noise: Tensors, masks: Masks = None
-    ) -> dict[str, Tensor]:
-        """`mean.<l>`, `std.<l>` of the posterior and `z.<l>`."""
-        aux = self._bound(model, batch, noise, masks)[2]
-        arrays: dict[str, Tensor] = {}
-        for group in range(len(self.plan.down)):
-            arrays[f"mean.{group}"] = aux[f"posterior_mean.{group}"]
-            arrays[f"std.{group}"] = standard_deviation(aux[f"posterior_scale.{group}"], self.hparams.model)
-            arrays[f"z.{group}"] = aux[f"z.{group}"]
-        return arrays
-
-    def decode(
-        self,
-        model: nn.Module,
-        batch: Tensors,
-        noise: Tensors,
-        temperatures: Tensor,
-        output: str,
-        masks: Masks = None,
-        output_temperature: Tensor | float = 1.0,
-    ) -> dict[str, Tensor]:
-        """`image` (B, h, w, C) from the latents `z.<l>` of the batch."""
-        layer, _ = model.generate(noise, temperatures, batch, masks)
-        return {"image": read_output(layer, noise, self.plan, self.hparams, output, output_temperature)}
-
-    def divergence_statistics(self, model: nn.Module, batch: Tensors, noise: Tensors) -> dict[str, Tensor]:
-        """`kl.<l>` (B, Z), averaged over the latent grid."""
-        aux = self._bound(model, batch, noise)[2]
-        return {
-            f"kl.{group}": latent_kl(aux, group, self.hparams).mean((1, 2))
-            for group in range(len(self.plan.down))
-        }
-
-    def output_statistics(self, model: nn.Module, batch: Tensors, noise: Tensors) -> dict[str, Tensor]:
-        """`means` and `log_scales` of the mixture's components, or the Bernoulli `logits`."""
-        layer = self._bound(model, batch, noise)[1]
-        return output_statistics(layer, self.plan, self.hparams)
-
-    def _bound(
-        self, model: nn.Module, batch: Tensors, noise: Tensors, masks: Masks = None
-    ) -> tuple[Terms, Tensor, Tensors]:
-        """Terms of the bound, output layer and intermediates of a pass over pictures."""
-        x = normalise(batch["image"], self.plan, self.hparams, noise["posterior.0"].dtype)
-        layer, aux = model(x, noise, masks)
-        return elbo_terms(layer, aux, x, self.plan, self.hparams, masks), layer, aux

@@ -1,4 +1,6 @@
-"""The bottleneck cell of which every block is made (Efficient-VDVAE, figure 2)."""
+"""The bottleneck cell of which blocks are made (Efficient-VDVAE, figure 2; VD-VAE, figure 3)."""
+
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -7,17 +9,23 @@ from torch import Tensor, nn
 from common.plans.hierarchical_vae import Cell
 from torch_impl.layers.convolution import Conv2d
 
+ACTIVATIONS = {"silu": F.silu, "gelu": F.gelu, "gelu_tanh": partial(F.gelu, approximate="tanh")}
+"""By their names in plans."""
+
 
 class ResidualCell(nn.Module):
-    """A SiLU before each convolution; the plan says if the input is added: (B, C, H, W) -> (B, O, H, W)."""
+    """An activation before each convolution: (B, C, H, W) -> (B, O, H, W).
+
+    The plan says which activation, and if the input is added.
+    """
 
     def __init__(self, cell: Cell, dtype: torch.dtype | None = None) -> None:
         super().__init__()
         self.convs = nn.ModuleList(Conv2d(i, o, (k, k), dtype) for i, o, k in cell.convolutions)
-        self.residual = cell.residual
+        self.residual, self.activate = cell.residual, ACTIVATIONS[cell.activation]
 
     def forward(self, x: Tensor) -> Tensor:
         y = x
         for conv in self.convs:
-            y = conv(F.silu(y))
+            y = conv(self.activate(y))
         return x + y if self.residual else y

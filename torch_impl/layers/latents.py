@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from common.hparams.families.hierarchical_vae import Model
+from common.hparams.latents import LatentModel
 from torch_impl.layers.convolution import Conv2d
 from torch_impl.layers.precision import at_least_float32
 
@@ -25,7 +25,7 @@ class GaussianLayer(Conv2d):
     """1x1 convolution from features to a Gaussian in at least float32, relative to `base` if one is given."""
 
     def __init__(
-        self, in_channels: int, variates: int, options: Model, dtype: torch.dtype | None = None
+        self, in_channels: int, variates: int, options: LatentModel, dtype: torch.dtype | None = None
     ) -> None:
         super().__init__(in_channels, 2 * variates, dtype=dtype)
         self.options = options
@@ -46,13 +46,15 @@ def softplus(x: Tensor, beta: float) -> Tensor:
     return F.softplus(x, beta, _SOFTPLUS_THRESHOLD)
 
 
-def standard_deviation(scale: Tensor, options: Model) -> Tensor:
+def standard_deviation(scale: Tensor, options: LatentModel) -> Tensor:
     """Standard deviation from the statistic `scale`."""
     return (
         torch.exp(options.gradient_smoothing_beta * scale) if options.distribution_base == "logstd" else scale
     )
 
 
-def draw(gaussian: Gaussian, noise: Tensor, options: Model, temperature: Tensor | float = 1.0) -> Tensor:
+def draw(
+    gaussian: Gaussian, noise: Tensor, options: LatentModel, temperature: Tensor | float = 1.0
+) -> Tensor:
     """Reparametrised sample: mean + temperature std noise. The statistics themselves know no temperature."""
     return gaussian.mean + temperature * standard_deviation(gaussian.scale, options) * noise

@@ -3,12 +3,12 @@
 import torch
 from torch import Tensor
 
-from common.hparams.families.hierarchical_vae import HParams
-from common.plans.hierarchical_vae import HierarchicalVAEPlan
+from common.hparams.latents import LatentHParams
+from common.plans.latents import LatentPlan
 
 
 def normalise(
-    images: Tensor, plan: HierarchicalVAEPlan, hparams: HParams, dtype: torch.dtype = torch.float32
+    images: Tensor, plan: LatentPlan, hparams: LatentHParams, dtype: torch.dtype = torch.float32
 ) -> Tensor:
     """uint8 (B, H, W, C) -> [-1, 1] with the lowest bits cut off or, for the Bernoulli likelihood, 0 or 1."""
     if plan.likelihood == "bernoulli":
@@ -18,10 +18,11 @@ def normalise(
     return (levels - 127.5) / 127.5
 
 
-def to_uint8(x: Tensor, plan: HierarchicalVAEPlan) -> Tensor:
-    """Pictures as `normalise` makes them (B, h, w, C) -> uint8, rounded."""
+def to_uint8(x: Tensor, plan: LatentPlan) -> Tensor:
+    """Pictures as `normalise` makes them (B, h, w, C) -> uint8, rounded, or cut off where the plan says."""
     levels = x * 255 if plan.likelihood == "bernoulli" else x * 127.5 + 127.5
-    return levels.round().clamp(0, 255).to(torch.uint8)
+    levels = levels.clamp(0, 255)
+    return (levels.floor() if plan.truncates else levels.round()).to(torch.uint8)
 
 
 def to_range(images: Tensor, pixel_range: str, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -17,6 +17,7 @@ from common.plans.tokenizers import TokenizerPlan
 from torch_impl.layers.dense import Embedding
 from torch_impl.layers.norms import unit
 from torch_impl.layers.precision import at_least_float32
+from torch_impl.layers.resnet import Convolution
 
 Tensors = Mapping[str, Tensor]
 
@@ -87,6 +88,66 @@ class NearestCode(nn.Module):
             losses["entropy"] = entropy_loss(-distances, options.entropy_temperature, options.entropy_type)
             total = total + options.entropy_loss_ratio * losses["entropy"]
         return losses | {"quantiser": total}
+
+
+class GumbelCodes(nn.Module):
+    """Codes mixed by probabilities under Gumbel noise (Jang et al. 2017, equation 2), in use the likeliest.
+
+    The logits are those of a 1x1 convolution, as in taming-transformers, or with maskgit and paella
+    minus the squared distances from the codes.
+    """
+
+    def __init__(self, options: Tokenizer) -> None:
+        super().__init__()
+        K, D = options.num_embeddings, options.embedding_dim
+        self.options, self.projected = options, options.architecture in ("taming", "movq")
+        if self.projected:
+            self.proj = Convolution(D, K, 1)
+            self.embed = Embedding(K, D)
+        else:
+            self.embedding = Embedding(K, D)
+
+    def codebook(self) -> Tensor:
+        """The codes (K, D)."""
+        return at_least_float32((self.embed if self.projected else self.embedding).weight)
+
+    def logits(self, z: Tensor) -> Tensor:
+        """(B, h, w, K)."""
+        if self.projected:
+            return rearrange(self.proj(rearrange(z, "b h w d -> b d h w")), "b k h w -> b h w k")
+        codes = self.codebook()
+        return 2 * (z @ codes.T) - z.square().sum(-1, keepdim=True) - codes.square().sum(-1)
+
+    def lookup(self, indices: Tensor) -> Tensor:
+        """Codes (B, h, w, D)."""
+        return self.codebook()[indices]
+
+    def forward(
+        self,
+        z: Tensor,
+        noise: Tensors | None = None,
+        temperature: Tensor | float = 1.0,
+        *,
+        train: bool = False,
+    ) -> Quantised:
+        """Quantise; in training by `noise['gumbel']`, uniform (B, h, w, K), and with losses."""
+        logits, options = self.logits(at_least_float32(z)), self.options
+        if not train:
+            indices = logits.argmax(-1)
+            return Quantised(self.lookup(indices), indices, {}, {})
+        uniform = (noise or {})["gumbel"].clamp(1e-20, 1 - 1e-7)
+        mixture = ((logits - torch.log(-torch.log(uniform))) / temperature).softmax(-1)
+        indices = mixture.argmax(-1)
+        if options.gumbel_straight_through:
+            hard = torch.nn.functional.one_hot(indices, options.num_embeddings).to(mixture.dtype)
+            mixture = mixture + (hard - mixture).detach()
+        p = logits.softmax(-1)
+        losses = {"kl": (p * torch.log(p * options.num_embeddings + 1e-10)).sum(-1).mean()}
+        total = options.gumbel_kl_weight * losses["kl"]
+        if options.entropy_loss_ratio:
+            losses["entropy"] = entropy_loss(logits, options.entropy_temperature, options.entropy_type)
+            total = total + options.entropy_loss_ratio * losses["entropy"]
+        return Quantised(mixture @ self.codebook(), indices, losses | {"quantiser": total}, {})
 
 
 class FiniteScalars(nn.Module):
@@ -165,6 +226,8 @@ def make_quantizer(options: Tokenizer) -> nn.Module:
     """The quantiser of `options.quantizer`."""
     if options.quantizer == "fsq":
         return FiniteScalars(options)
+    if options.quantizer == "gumbel":
+        return GumbelCodes(options)
     return Signs(options) if options.quantizer == "lfq" else NearestCode(options)
 
 

@@ -53,10 +53,31 @@ class GroupNorm(nn.Module):
         return F.group_norm(y, self.groups, weight, bias, EPSILON).to(x.dtype)
 
 
+class SpatialNorm(nn.Module):
+    """A group norm whose factors and summands are 1x1 convolutions of the codes, which lie on a grid that is
+    as fine or coarser (Zheng et al. 2022, MoVQ, equation 5)."""
+
+    def __init__(self, width: int, groups: int, codes: int, dtype: torch.dtype | None = None) -> None:
+        super().__init__()
+        self.norm_layer = GroupNorm(width, groups)
+        self.conv_y = Convolution(codes, width, 1, dtype=dtype)
+        self.conv_b = Convolution(codes, width, 1, dtype=dtype)
+
+    def forward(self, x: Tensor, codes: Tensor) -> Tensor:
+        """(B, C, H, W) and (B, D, h, w) -> (B, C, H, W)."""
+        factor, summand = (self._spread(layer(codes), x) for layer in (self.conv_y, self.conv_b))
+        return self.norm_layer(x) * factor + summand
+
+    def _spread(self, y: Tensor, like: Tensor) -> Tensor:
+        """What the nearest position has; convolved before, for 1x1 kernels do not mind."""
+        return F.interpolate(y, scale_factor=like.shape[2] // y.shape[2], mode="nearest")
+
+
 class ResnetBlock(nn.Module):
     """Two norms, SiLUs and 3x3 convolutions beside a shortcut: (B, I, H, W) -> (B, O, H, W).
 
     `legacy_shortcut`: where the width changes, the shortcut takes the convolutions' output, not the input.
+    `modulation`: channels of the codes that modulate the norms; 0: none do.
     """
 
     def __init__(
@@ -68,21 +89,23 @@ class ResnetBlock(nn.Module):
         bias: bool,
         rate: float,
         legacy_shortcut: bool = False,
+        modulation: int = 0,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.norm1 = GroupNorm(inputs, groups)
+        self.norm1 = _norm(inputs, groups, modulation, dtype)
         self.conv1 = Convolution(inputs, outputs, 3, bias=bias, dtype=dtype)
-        self.norm2 = GroupNorm(outputs, groups)
+        self.norm2 = _norm(outputs, groups, modulation, dtype)
         self.conv2 = Convolution(outputs, outputs, 3, bias=bias, dtype=dtype)
         self.rate, self.legacy_shortcut = rate, legacy_shortcut
         seen = outputs if legacy_shortcut else inputs
         changes = inputs != outputs
         self.nin_shortcut = Convolution(seen, outputs, 1, bias=bias, dtype=dtype) if changes else None
 
-    def forward(self, x: Tensor, uniform: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, uniform: Tensor | None = None, codes: Tensor | None = None) -> Tensor:
         """`uniform` (B, H, W, O) is for dropout."""
-        y = F.silu(self.norm2(self.conv1(F.silu(self.norm1(x)))))
+        y = self.conv1(F.silu(_normed(self.norm1, x, codes)))
+        y = F.silu(_normed(self.norm2, y, codes))
         if uniform is not None:
             y = dropout(y, rearrange(uniform, "b h w c -> b c h w"), self.rate)
         y = self.conv2(y)
@@ -94,19 +117,30 @@ class ResnetBlock(nn.Module):
 class GridAttention(nn.Module):
     """Attention of one head among the positions of a grid, beside a shortcut: (B, C, H, W) -> the same."""
 
-    def __init__(self, width: int, *, groups: int, dtype: torch.dtype | None = None) -> None:
+    def __init__(
+        self, width: int, *, groups: int, modulation: int = 0, dtype: torch.dtype | None = None
+    ) -> None:
         super().__init__()
-        self.norm = GroupNorm(width, groups)
+        self.norm = _norm(width, groups, modulation, dtype)
         self.q = Convolution(width, width, 1, dtype=dtype)
         self.k = Convolution(width, width, 1, dtype=dtype)
         self.v = Convolution(width, width, 1, dtype=dtype)
         self.proj_out = Convolution(width, width, 1, dtype=dtype)
 
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.norm(x)
+    def forward(self, x: Tensor, codes: Tensor | None = None) -> Tensor:
+        y = _normed(self.norm, x, codes)
         q, k, v = (rearrange(layer(y), "b c h w -> b (h w) 1 c") for layer in (self.q, self.k, self.v))
         y = attend(q, k, v)
         return x + self.proj_out(rearrange(y, "b (h w) c -> b c h w", h=x.shape[2]))
+
+
+def _norm(width: int, groups: int, modulation: int, dtype: torch.dtype | None) -> GroupNorm | SpatialNorm:
+    return SpatialNorm(width, groups, modulation, dtype) if modulation else GroupNorm(width, groups)
+
+
+def _normed(norm: nn.Module, x: Tensor, codes: Tensor | None) -> Tensor:
+    normed: Tensor = norm(x) if codes is None else norm(x, codes)
+    return normed
 
 
 def halve(x: Tensor) -> Tensor:

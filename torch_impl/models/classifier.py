@@ -12,12 +12,13 @@ from torch_impl.layers.convolution import Conv2d
 from torch_impl.layers.dense import Dense
 from torch_impl.layers.norms import LayerNorm
 from torch_impl.layers.precision import at_least_float32
+from torch_impl.pretrained import Pretrained
 
 EPSILON = 1e-5
 """Added to the norms' variance."""
 
 
-class Classifier(nn.Module):
+class Classifier(Pretrained, nn.Module):
     """Levels of blocks, the resolution halved between them, a mean over the grid, and a dense layer."""
 
     def __init__(self, plan: ClassifierPlan, dtype: torch.dtype | None = None) -> None:

@@ -15,9 +15,10 @@ from torch_impl.layers.norms import LayerNorm
 from torch_impl.layers.precision import at_least_float32
 from torch_impl.layers.stack import apply_layers
 from torch_impl.models.maskgit import Dtype, self_condition_layer, self_conditioned, with_class_token
+from torch_impl.pretrained import Pretrained
 
 
-class GoogleTransformer(nn.Module):
+class GoogleTransformer(Pretrained, nn.Module):
     """The network. `dtype` is that of the arithmetic, None: as the parameters.
 
     `checkpoint` recomputes every layer in the backward pass to save memory.

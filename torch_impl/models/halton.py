@@ -18,9 +18,10 @@ from torch_impl.layers.norms import RMSNorm, modulated, rms_normalised
 from torch_impl.layers.precision import at_least_float32, cast
 from torch_impl.layers.stack import apply_layers
 from torch_impl.models.maskgit import Dtype, is_prepared, self_condition_layer, self_conditioned
+from torch_impl.pretrained import Pretrained
 
 
-class HaltonTransformer(nn.Module):
+class HaltonTransformer(Pretrained, nn.Module):
     """The network. `dtype` is that of the arithmetic, None: as the parameters.
 
     `checkpoint` recomputes every layer in the backward pass to save memory.

@@ -16,12 +16,13 @@ from torch_impl.layers.cells import ResidualCell
 from torch_impl.layers.convolution import Conv2d, Pool, Unpool
 from torch_impl.layers.latents import Gaussian, GaussianLayer, draw
 from torch_impl.layers.precision import at_least_float32, cast
+from torch_impl.pretrained import Pretrained
 
 Tensors = Mapping[str, Tensor]
 Masks = Sequence[Tensor] | None
 
 
-class HierarchicalVAE(nn.Module):
+class HierarchicalVAE(Pretrained, nn.Module):
     """The model. `dtype` is that of the network's arithmetic, None: as the input.
 
     `checkpoint` recomputes every block in the backward pass to save memory.

@@ -28,11 +28,12 @@ from torch_impl.layers.feed_forward import GEGLU
 from torch_impl.layers.norms import make_norm, modulated
 from torch_impl.layers.precision import at_least_float32, cast
 from torch_impl.layers.stack import apply_layers
+from torch_impl.pretrained import Pretrained
 
 Dtype = torch.dtype | None
 
 
-class MaskGitTransformer(nn.Module):
+class MaskGitTransformer(Pretrained, nn.Module):
     """The network. `dtype` is that of the arithmetic, None: as the parameters.
 
     `checkpoint` recomputes every layer in the backward pass to save memory.

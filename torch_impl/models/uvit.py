@@ -27,12 +27,13 @@ from torch_impl.models.maskgit import (
     self_conditioned,
 )
 from torch_impl.models.uvit_blocks import UViTSide
+from torch_impl.pretrained import Pretrained
 
 CONDITION = ("cond_embed_in", "cond_embed_out")
 """Of the adaptive norms: pooled text and micro-conditions, and their embedding."""
 
 
-class MaskGiTUViT(nn.Module):
+class MaskGiTUViT(Pretrained, nn.Module):
     """The network. `dtype` is that of the arithmetic, None: as the parameters.
 
     `checkpoint` recomputes every transformer layer in the backward pass to save memory.

@@ -1,4 +1,4 @@
-"""Image tokenizers: MaskGIT's (Chang et al. 2022) and VQGAN (Esser et al. 2021).
+"""Image tokenizers: MaskGIT's (Chang et al. 2022), VQGAN (Esser et al. 2021) and MoVQ (Zheng et al. 2022).
 
 Pictures are (B, H, W, C) in the plan's range, vectors and codes (B, h, w, D), indices (B, h, w). Inside,
 tensors are NCHW with channels last in memory. Names of the parts are those of the published weights.
@@ -14,8 +14,18 @@ from torch.utils.checkpoint import checkpoint as recompute
 
 from common.plans.tokenizers import Block, Level, TokenizerPlan
 from torch_impl.layers.precision import at_least_float32
-from torch_impl.layers.quantizers import Quantised, assigned_codebook, make_quantizer
-from torch_impl.layers.resnet import Convolution, GridAttention, GroupNorm, ResnetBlock, double, halve
+from torch_impl.layers.quantizers import GumbelCodes, Quantised, assigned_codebook, make_quantizer
+from torch_impl.layers.resnet import (
+    Convolution,
+    GridAttention,
+    GroupNorm,
+    ResnetBlock,
+    SpatialNorm,
+    double,
+    halve,
+)
+from torch_impl.models.paella import PaellaDecoder, PaellaEncoder
+from torch_impl.pretrained import Pretrained
 
 __all__ = ["Quantised", "Tokenizer", "assigned_codebook", "build_tokenizer"]
 
@@ -33,11 +43,11 @@ class Blocks(nn.Module):
         if blocks[0].attention:
             self.attn = nn.ModuleList(_attention(plan, block, dtype) for block in blocks)
 
-    def forward(self, x: Tensor, noise: Tensors, recomputed: bool) -> Tensor:
+    def forward(self, x: Tensor, noise: Tensors, recomputed: bool, codes: Tensor | None = None) -> Tensor:
         for j, block in enumerate(self.blocks):
-            x = _call(self.block[j], recomputed, x, noise.get(block.name))
+            x = _call(self.block[j], recomputed, x, noise.get(block.name), codes)
             if block.attends:
-                x = _call(self.attn[j], recomputed, x)
+                x = _call(self.attn[j], recomputed, x, codes)
         return x
 
 
@@ -61,8 +71,8 @@ class Down(Blocks):
         strided = level.resamples and plan.taming and plan.options.resample_with_conv
         self.downsample = Resampling(level.width, 2, dtype) if strided else None
 
-    def forward(self, x: Tensor, noise: Tensors, recomputed: bool) -> Tensor:
-        x = super().forward(x, noise, recomputed)
+    def forward(self, x: Tensor, noise: Tensors, recomputed: bool, codes: Tensor | None = None) -> Tensor:
+        x = super().forward(x, noise, recomputed, codes)
         if not self.resamples:
             return x
         return halve(x) if self.downsample is None else self.downsample(x)
@@ -80,8 +90,8 @@ class Up(Blocks):
         plain = level.resamples and not taming
         self.upsample_conv = Convolution(width, width, 3, dtype=dtype) if plain else None
 
-    def forward(self, x: Tensor, noise: Tensors, recomputed: bool) -> Tensor:
-        x = super().forward(x, noise, recomputed)
+    def forward(self, x: Tensor, noise: Tensors, recomputed: bool, codes: Tensor | None = None) -> Tensor:
+        x = super().forward(x, noise, recomputed, codes)
         if not self.resamples:
             return x
         x = double(x)
@@ -100,10 +110,10 @@ class TamingMid(nn.Module):
         self.attn_1 = _attention(plan, blocks[0], dtype) if blocks[0].attention else None
         self.block_2 = _resnet_block(plan, blocks[1], dtype)
 
-    def forward(self, x: Tensor, noise: Tensors, recomputed: bool) -> Tensor:
-        x = _call(self.block_1, recomputed, x, noise.get(self.blocks[0].name))
-        x = x if self.attn_1 is None else _call(self.attn_1, recomputed, x)
-        return _call(self.block_2, recomputed, x, noise.get(self.blocks[1].name))
+    def forward(self, x: Tensor, noise: Tensors, recomputed: bool, codes: Tensor | None = None) -> Tensor:
+        x = _call(self.block_1, recomputed, x, noise.get(self.blocks[0].name), codes)
+        x = x if self.attn_1 is None else _call(self.attn_1, recomputed, x, codes)
+        return _call(self.block_2, recomputed, x, noise.get(self.blocks[1].name), codes)
 
 
 class PlainMid(nn.ModuleList):
@@ -113,9 +123,9 @@ class PlainMid(nn.ModuleList):
         super().__init__(_resnet_block(plan, block, dtype) for block in blocks)
         self.blocks = blocks
 
-    def forward(self, x: Tensor, noise: Tensors, recomputed: bool) -> Tensor:
+    def forward(self, x: Tensor, noise: Tensors, recomputed: bool, codes: Tensor | None = None) -> Tensor:
         for layer, block in zip(self, self.blocks, strict=True):
-            x = _call(layer, recomputed, x, noise.get(block.name))
+            x = _call(layer, recomputed, x, noise.get(block.name), codes)
         return x
 
 
@@ -141,7 +151,8 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """(B, z_channels, h, w) -> (B, F, H, W), what the last convolution makes a picture of."""
+    """(B, z_channels, h, w) -> (B, F, H, W), what the last convolution makes a picture of, beside the codes
+    (B, D, h, w), which may modulate it."""
 
     def __init__(self, plan: TokenizerPlan, dtype: Dtype, recomputed: bool) -> None:
         super().__init__()
@@ -149,26 +160,29 @@ class Decoder(nn.Module):
         self.conv_in = Convolution(options.z_channels, plan.decoder[-1].width, 3, dtype=dtype)
         self.mid = (TamingMid if plan.taming else PlainMid)(plan, plan.decoder_mid, dtype)
         self.up = nn.ModuleList(Up(plan, level, dtype) for level in plan.decoder)
-        self.norm_out = GroupNorm(finest, options.norm_groups)
+        self.norm_out = _norm_out(plan, finest, dtype)
+        self.modulated = plan.modulated
         self.conv_out = Convolution(finest, plan.channels, 3, dtype=dtype)
         self.recomputed = recomputed
 
-    def forward(self, x: Tensor, noise: Tensors) -> Tensor:
-        x = self.mid(self.conv_in(x), noise, self.recomputed)
+    def forward(self, x: Tensor, noise: Tensors, codes: Tensor) -> Tensor:
+        given = codes if self.modulated else None
+        x = self.mid(self.conv_in(x), noise, self.recomputed, given)
         for level in reversed(self.up):
-            x = level(x, noise, self.recomputed)
-        return F.silu(self.norm_out(x))
+            x = level(x, noise, self.recomputed, given)
+        return F.silu(self.norm_out(x) if given is None else self.norm_out(x, given))
 
 
-class Tokenizer(nn.Module):
+class Tokenizer(Pretrained, nn.Module):
     """Encoder, quantiser and decoder."""
 
     def __init__(self, plan: TokenizerPlan, dtype: Dtype = None, checkpoint: bool = False) -> None:
         super().__init__()
         options = plan.options
-        self.encoder = Encoder(plan, dtype, checkpoint)
+        self.plan = plan
+        self.encoder = (PaellaEncoder if plan.paella else Encoder)(plan, dtype, checkpoint)
         self.quantize = make_quantizer(options)
-        self.decoder = Decoder(plan, dtype, checkpoint)
+        self.decoder = (PaellaDecoder if plan.paella else Decoder)(plan, dtype, checkpoint)
         D, Z = options.embedding_dim, options.z_channels
         self.quant_conv = Convolution(Z, D, 1, dtype=dtype) if plan.taming else None
         self.post_quant_conv = Convolution(D, Z, 1, dtype=dtype) if plan.taming else None
@@ -195,19 +209,25 @@ class Tokenizer(nn.Module):
         *,
         train: bool = False,
     ) -> Quantised:
-        """Codes of the vectors; no quantiser here draws noise or follows a schedule."""
-        del noise, scalars
+        """Codes of the vectors. A Gumbel quantiser trains with `gumbel` of the noise and
+        `gumbel_temperature` of the scalars, without these at its first temperature."""
+        if isinstance(self.quantize, GumbelCodes):
+            temperature = (scalars or {}).get(
+                "gumbel_temperature", self.quantize.options.gumbel_temperature[0]
+            )
+            return self.quantize(z, noise, temperature, train=train)
         return self.quantize(z, buffers, train=train)
 
     def decode_trunk(self, codes: Tensor, noise: Tensors | None = None) -> Tensor:
         """Codes -> (B, H, W, F), for `output`."""
-        x = rearrange(codes, "b h w c -> b c h w")
-        x = x if self.post_quant_conv is None else self.post_quant_conv(x)
-        return rearrange(self.decoder(x, noise or {}), "b c h w -> b h w c")
+        codes = rearrange(codes, "b h w c -> b c h w")
+        x = codes if self.post_quant_conv is None else self.post_quant_conv(codes)
+        return rearrange(self.decoder(x, noise or {}, codes), "b c h w -> b h w c")
 
     def output(self, trunk: Tensor) -> Tensor:
         """(B, H, W, F) -> pictures, not clamped."""
         x = self.decoder.conv_out(rearrange(trunk, "b h w c -> b c h w"))
+        x = F.pixel_shuffle(x, 2) if self.plan.paella else x
         return rearrange(x, "b c h w -> b h w c")
 
     def decode(self, codes: Tensor) -> Tensor:
@@ -234,12 +254,26 @@ def _resnet_block(plan: TokenizerPlan, block: Block, dtype: Dtype) -> ResnetBloc
         bias=plan.taming,
         rate=options.dropout,
         legacy_shortcut=options.legacy_shortcut and not plan.taming,
+        modulation=_modulation(plan, block),
         dtype=dtype,
     )
 
 
 def _attention(plan: TokenizerPlan, block: Block, dtype: Dtype) -> GridAttention:
-    return GridAttention(block.outputs, groups=plan.options.norm_groups, dtype=dtype)
+    groups, modulation = plan.options.norm_groups, _modulation(plan, block)
+    return GridAttention(block.outputs, groups=groups, modulation=modulation, dtype=dtype)
+
+
+def _modulation(plan: TokenizerPlan, block: Block) -> int:
+    """Channels of the codes, for blocks of a decoder whose norms they modulate."""
+    return plan.embedding_dim if plan.modulated and block.name.startswith("decoder.") else 0
+
+
+def _norm_out(plan: TokenizerPlan, width: int, dtype: Dtype) -> GroupNorm | SpatialNorm:
+    groups = plan.options.norm_groups
+    if plan.modulated:
+        return SpatialNorm(width, groups, plan.embedding_dim, dtype)
+    return GroupNorm(width, groups)
 
 
 def _call(layer: nn.Module, recomputed: bool, *arguments: Tensor | None) -> Tensor:

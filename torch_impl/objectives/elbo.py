@@ -8,10 +8,10 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from common.hparams.families.hierarchical_vae import HParams
-from common.plans.hierarchical_vae import HierarchicalVAEPlan
+from common.hparams.latents import LatentHParams
+from common.plans.latents import LatentPlan
 from torch_impl.layers.latents import standard_deviation
-from torch_impl.objectives.likelihoods import bernoulli_log_prob, mixture_log_prob
+from torch_impl.objectives.likelihoods import log_prob
 
 Terms = tuple[Tensor, Tensor]
 Tensors = Mapping[str, Tensor]
@@ -21,28 +21,25 @@ def elbo_terms(
     output: Tensor,
     aux: Tensors,
     target: Tensor,
-    plan: HierarchicalVAEPlan,
-    hparams: HParams,
+    plan: LatentPlan,
+    hparams: LatentHParams,
     masks: Sequence[Tensor] | None = None,
 ) -> Terms:
     """Terms of the negative bound in nats a picture: reconstruction (B,) and KL of every group (B, L).
 
     `masks`, one (Z,) a group, leave the KL of variates out that came from the prior.
     """
-    if plan.likelihood == "bernoulli":
-        log_prob = bernoulli_log_prob(output, target, plan)
-    else:
-        log_prob = mixture_log_prob(output, target, plan, hparams)
+    reconstruction = -log_prob(output, target, plan, hparams)
     kl = []
-    for group in range(len(plan.down)):
+    for group in range(len(plan.groups)):
         divergence = latent_kl(aux, group, hparams)  # (B, h, w, Z)
         if masks is not None:
             divergence = divergence * rearrange(masks[group], "z -> 1 1 1 z")
         kl.append(divergence.sum((1, 2, 3)))
-    return -log_prob, torch.stack(kl, 1)
+    return reconstruction, torch.stack(kl, 1)
 
 
-def latent_kl(aux: Tensors, group: int, hparams: HParams) -> Tensor:
+def latent_kl(aux: Tensors, group: int, hparams: LatentHParams) -> Tensor:
     """KL(posterior || prior) of every latent (B, h, w, Z) in nats."""
     posterior_mean, posterior_scale = aux[f"posterior_mean.{group}"], aux[f"posterior_scale.{group}"]
     prior_mean, prior_scale = aux[f"prior_mean.{group}"], aux[f"prior_scale.{group}"]
@@ -58,10 +55,10 @@ def latent_kl(aux: Tensors, group: int, hparams: HParams) -> Tensor:
     return 0.5 * (distance.square() + ratio.square() - 1) - log_ratio
 
 
-def log_ratios(aux: Tensors, plan: HierarchicalVAEPlan, hparams: HParams) -> Tensor:
+def log_ratios(aux: Tensors, plan: LatentPlan, hparams: LatentHParams) -> Tensor:
     """log q(z | x) - log p(z) at the drawn latents, (B, L) in nats; its mean over draws is the KL."""
     ratios = []
-    for group in range(len(plan.down)):
+    for group in range(len(plan.groups)):
         z = aux[f"z.{group}"]
         posterior, prior = (_log_density(z, aux, name, group, hparams) for name in ("posterior", "prior"))
         ratios.append((posterior - prior).sum((1, 2, 3)))
@@ -70,8 +67,8 @@ def log_ratios(aux: Tensors, plan: HierarchicalVAEPlan, hparams: HParams) -> Ten
 
 def training_loss(
     terms: Terms,
-    plan: HierarchicalVAEPlan,
-    hparams: HParams,
+    plan: LatentPlan,
+    hparams: LatentHParams,
     scalars: Tensors,
     statistics: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
@@ -87,17 +84,19 @@ def training_loss(
     return loss, {"loss": loss, "reconstruction": reconstruction, "kl": kl}
 
 
-def _balance(kl: Tensor, plan: HierarchicalVAEPlan, hparams: HParams) -> Tensor:
+def _balance(kl: Tensor, plan: LatentPlan, hparams: LatentHParams) -> Tensor:
     """Weights (L,) of mean 1, proportional to a group's KL, a latent dimension's with `scaled_gamma`."""
     if hparams.loss.scaled_gamma:
-        runs = [(dims, len(list(run))) for dims, run in groupby(map(plan.latent_dims, range(len(plan.down))))]
+        runs = [
+            (dims, len(list(run))) for dims, run in groupby(map(plan.latent_dims, range(len(plan.groups))))
+        ]
         parts = kl.split([length for _, length in runs])
         kl = torch.cat([part / dims for part, (dims, _) in zip(parts, runs, strict=True)])
     mean = kl.mean()
     return kl / torch.where(mean == 0, 1, mean)  # a KL of exactly zero everywhere has nothing to balance
 
 
-def _log_density(z: Tensor, aux: Tensors, name: str, group: int, hparams: HParams) -> Tensor:
+def _log_density(z: Tensor, aux: Tensors, name: str, group: int, hparams: LatentHParams) -> Tensor:
     std = standard_deviation(aux[f"{name}_scale.{group}"], hparams.model)
     distance = (z - aux[f"{name}_mean.{group}"]) / std
     return -0.5 * (distance.square() + log(2 * pi)) - torch.log(std)

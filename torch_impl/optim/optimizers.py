@@ -1,9 +1,9 @@
 """Update rules on flat vectors: Adamax, Adam (Kingma and Ba 2015), RAdam (Liu et al. 2020) and Lion (Chen et
 al. 2023).
 
-A rule is a pure function. It maps the gradient g and both moments, all (P,), and the number t >= 1 of the
-update (a 0-d float tensor) to the direction (P,), which the step multiplies by the learning rate and
-subtracts, and to the new moments.
+A rule takes the gradient g and both moments, all (P,), and the number t >= 1 of the update (a 0-d float
+tensor). It moves the moments in place, by `share` of the way: 1, or 0 for an update that is skipped. It
+returns the direction (P,), which the step multiplies by the learning rate and subtracts.
 """
 
 from collections.abc import Callable
@@ -13,53 +13,100 @@ from math import log
 import torch
 from torch import Tensor
 
-Update = tuple[Tensor, Tensor, Tensor]
-
 
 def adamax(
-    grad: Tensor, first: Tensor, second: Tensor, t: Tensor, beta1: float, beta2: float, epsilon: float
-) -> Update:
+    grad: Tensor,
+    first: Tensor,
+    second: Tensor,
+    share: Tensor,
+    t: Tensor,
+    beta1: float,
+    beta2: float,
+    epsilon: float,
+) -> Tensor:
     """Kingma and Ba, algorithm 2: the second moment is an infinity norm, without bias correction."""
-    first = torch.lerp(first, grad, 1 - beta1)
-    second = torch.maximum(beta2 * second, grad.abs() + epsilon)
-    return first / (_correction(beta1, t) * second), first, second
+    first.lerp_(grad, share * (1 - beta1))
+    second.mul_(1 - share * (1 - beta2))
+    torch.maximum(second, (grad.abs() + epsilon).mul_(share), out=second)
+    # The norm is zero before the first update that is not skipped.
+    return first / (second * _correction(beta1, t)).clamp_(min=torch.finfo(grad.dtype).tiny)
 
 
 def adam(
-    grad: Tensor, first: Tensor, second: Tensor, t: Tensor, beta1: float, beta2: float, epsilon: float
-) -> Update:
+    grad: Tensor,
+    first: Tensor,
+    second: Tensor,
+    share: Tensor,
+    t: Tensor,
+    beta1: float,
+    beta2: float,
+    epsilon: float,
+) -> Tensor:
     """Kingma and Ba, algorithm 1."""
-    first, second = _moments(grad, first, second, beta1, beta2)
-    denominator = torch.sqrt(second / _correction(beta2, t)) + epsilon
-    return first / (_correction(beta1, t) * denominator), first, second
+    _move_moments(grad, first, second, share, beta1, beta2)
+    denominator = (second / _correction(beta2, t)).sqrt_().add_(epsilon)
+    return first / denominator.mul_(_correction(beta1, t))
+
+
+def adam_tf(
+    grad: Tensor,
+    first: Tensor,
+    second: Tensor,
+    share: Tensor,
+    t: Tensor,
+    beta1: float,
+    beta2: float,
+    epsilon: float,
+) -> Tensor:
+    """Kingma and Ba, end of section 2: Adam with epsilon on the uncorrected root, as in TensorFlow 1."""
+    _move_moments(grad, first, second, share, beta1, beta2)
+    scale = torch.sqrt(_correction(beta2, t)) / _correction(beta1, t)
+    return scale * first / (second.sqrt().add_(epsilon))
 
 
 def radam(
-    grad: Tensor, first: Tensor, second: Tensor, t: Tensor, beta1: float, beta2: float, epsilon: float
-) -> Update:
+    grad: Tensor,
+    first: Tensor,
+    second: Tensor,
+    share: Tensor,
+    t: Tensor,
+    beta1: float,
+    beta2: float,
+    epsilon: float,
+) -> Tensor:
     """Liu et al., algorithm 2, threshold 5: Adam whose step waits for the variance of 1/sqrt(v) to settle."""
-    first, second = _moments(grad, first, second, beta1, beta2)
+    _move_moments(grad, first, second, share, beta1, beta2)
     mean = first / _correction(beta1, t)
     limit = 2 / (1 - beta2) - 1
     length = _approximated_length(beta2, t)
     settled = torch.clamp(length, min=5.0)
     rectification = torch.sqrt((settled - 4) * (settled - 2) * limit / ((limit - 4) * (limit - 2) * settled))
     adaptive = rectification * mean / (torch.sqrt(second / _correction(beta2, t)) + epsilon)
-    return torch.where(length >= 5, adaptive, mean), first, second
+    return torch.where(length >= 5, adaptive, mean)
 
 
 def lion(
-    grad: Tensor, first: Tensor, second: Tensor, t: Tensor, beta1: float, beta2: float, epsilon: float
-) -> Update:
+    grad: Tensor,
+    first: Tensor,
+    second: Tensor,
+    share: Tensor,
+    t: Tensor,
+    beta1: float,
+    beta2: float,
+    epsilon: float,
+) -> Tensor:
     """Chen et al., algorithm 2: the sign of a momentum. There is no second moment; it stays as it is."""
-    del t, epsilon
-    return torch.sign(torch.lerp(first, grad, 1 - beta1)), torch.lerp(first, grad, 1 - beta2), second
+    del second, t, epsilon
+    direction = torch.lerp(first, grad, 1 - beta1).sign_()
+    first.lerp_(grad, share * (1 - beta2))
+    return direction
 
 
-def _moments(
-    grad: Tensor, first: Tensor, second: Tensor, beta1: float, beta2: float
-) -> tuple[Tensor, Tensor]:
-    return torch.lerp(first, grad, 1 - beta1), torch.lerp(second, grad * grad, 1 - beta2)
+def _move_moments(
+    grad: Tensor, first: Tensor, second: Tensor, share: Tensor, beta1: float, beta2: float
+) -> None:
+    first.lerp_(grad, share * (1 - beta1))
+    second.lerp_(grad * grad, share * (1 - beta2))
 
 
 def _correction(beta: float, t: Tensor) -> Tensor:
@@ -88,7 +135,7 @@ def _log(beta: float) -> float:
 class Rule:
     """An update rule and the name of its second moment in checkpoints."""
 
-    update: Callable[..., Update]
+    update: Callable[..., Tensor]
     second: str
 
 
@@ -96,6 +143,7 @@ RULES = {
     "Adamax": Rule(adamax, "exp_inf"),
     "Adam": Rule(adam, "exp_avg_sq"),
     "AdamW": Rule(adam, "exp_avg_sq"),
+    "AdamTF": Rule(adam_tf, "exp_avg_sq"),
     "RAdam": Rule(radam, "exp_avg_sq"),
     "Radam": Rule(radam, "exp_avg_sq"),
     "Lion": Rule(lion, "exp_avg_sq"),

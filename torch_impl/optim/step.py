@@ -84,24 +84,22 @@ def _update(
     settings: Settings,
 ) -> None:
     scale, applied, learning_rate, ema_rate = scalars
-    optimizer, params, ema = settings.optimizer, state.params[part], state.ema[part]
-    t = state.updates.to(grad.dtype)
-    direction, first, second = settings.rule.update(
-        grad[part] * scale,
+    optimizer, params = settings.optimizer, state.params[part]
+    share = applied.to(grad.dtype)
+    direction = settings.rule.update(
+        torch.where(applied, grad[part] * scale, 0.0),  # what is skipped may not be finite
         state.first[part],
         state.second[part],
-        t,
+        share,
+        torch.clamp(state.updates, min=1).to(grad.dtype),
         optimizer.beta1,
         optimizer.beta2,
         optimizer.epsilon,
     )
     if decay:
-        direction = direction + decay * params
-    new_params = params - learning_rate * direction
-    new_ema = torch.lerp(ema, new_params, ema_rate)
-    old = (params, state.first[part], state.second[part], ema)
-    for target, value in zip(old, (new_params, first, second, new_ema), strict=True):
-        torch.where(applied, value, target, out=target)
+        direction.add_(params, alpha=decay)
+    params.sub_(direction.mul_(learning_rate * share))
+    state.ema[part].lerp_(params, ema_rate * share)
 
 
 def _count(state: OptimizerState, applied: Tensor) -> None:

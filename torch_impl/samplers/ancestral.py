@@ -4,17 +4,23 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from common.hparams.families.hierarchical_vae import HParams
-from common.plans.hierarchical_vae import HierarchicalVAEPlan
+from common.hparams.latents import LatentHParams
+from common.plans.latents import LatentPlan
 from torch_impl.layers.pictures import to_uint8
-from torch_impl.objectives.likelihoods import bernoulli_mean, bernoulli_sample, mixture_mean, mixture_sample
+from torch_impl.objectives.likelihoods import (
+    absolute_mean,
+    bernoulli_mean,
+    bernoulli_sample,
+    mixture_mean,
+    mixture_sample,
+)
 
 
 def read_output(
     layer: Tensor,
     noise: Mapping[str, Tensor],
-    plan: HierarchicalVAEPlan,
-    hparams: HParams,
+    plan: LatentPlan,
+    hparams: LatentHParams,
     output: str = "sample",
     temperature: Tensor | float = 1.0,
 ) -> Tensor:
@@ -25,12 +31,14 @@ def read_output(
 def read_values(
     layer: Tensor,
     noise: Mapping[str, Tensor],
-    plan: HierarchicalVAEPlan,
-    hparams: HParams,
+    plan: LatentPlan,
+    hparams: LatentHParams,
     output: str = "sample",
     temperature: Tensor | float = 1.0,
 ) -> Tensor:
     """The same before rounding, in the model's range."""
+    if plan.likelihood == "absolute":
+        return absolute_mean(layer, plan)
     if plan.likelihood == "bernoulli" and output == "mean":
         return bernoulli_mean(layer, plan, temperature)
     if plan.likelihood == "bernoulli":

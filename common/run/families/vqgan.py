@@ -9,7 +9,7 @@ from common.data import pipeline
 from common.data.descriptors import describe
 from common.errors import UserError
 from common.hparams.families.vqgan import HParams
-from common.plans import discriminators, lpips, tokenizers
+from common.plans import discriminators, lpips, tokenizer_training, tokenizers
 from common.run import tokens
 from common.run.context import Context
 from common.run.engine import Array, Batch
@@ -100,6 +100,7 @@ class Family:
         return {
             "learning_rate": schedules.learning_rate(step, self.hparams.optimizer),
             "adversarial": float(adversarial),
+            "gumbel_temperature": tokenizer_training.gumbel_temperature(step, self.hparams.model),
         }
 
     def logged(self, metrics: Mapping[str, float], step: int) -> dict[str, float]:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from common.checkpoint.store import Checkpoint
-from common.plans.hierarchical_vae import HierarchicalVAEPlan
+from common.plans.latents import LatentPlan
 from common.run.context import Context
 from common.run.synthesis.decoding import decode
 from common.run.synthesis.divergence import divergence_statistics
@@ -11,7 +11,7 @@ from common.run.synthesis.encoding import encode
 from common.run.synthesis.generation import generate
 from common.run.synthesis.reconstruction import reconstruct
 
-Mode = Callable[[Context, HierarchicalVAEPlan, Checkpoint], None]
+Mode = Callable[[Context, LatentPlan, Checkpoint], None]
 
 MODES: dict[str, Mode] = {
     "reconstruction": reconstruct,
@@ -22,6 +22,6 @@ MODES: dict[str, Mode] = {
 }
 
 
-def run(context: Context, plan: HierarchicalVAEPlan, checkpoint: Checkpoint) -> None:
+def run(context: Context, plan: LatentPlan, checkpoint: Checkpoint) -> None:
     """Do what `synthesis.synthesis_mode` says with the checkpoint, which the engine holds."""
     MODES[context.hparams.synthesis.synthesis_mode](context, plan, checkpoint)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from common.checkpoint.store import Checkpoint
-from common.plans.hierarchical_vae import HierarchicalVAEPlan, level_temperatures
+from common.plans.latents import LatentPlan, level_temperatures
 from common.run.bounds import group_name
 from common.run.context import Context
 from common.run.engine import Array
@@ -19,7 +19,7 @@ from common.run.synthesis.encodings import read_index, read_shard
 from common.run.synthesis.pictures import N_ON_SHEET
 
 
-def decode(context: Context, plan: HierarchicalVAEPlan, _checkpoint: Checkpoint) -> None:
+def decode(context: Context, plan: LatentPlan, _checkpoint: Checkpoint) -> None:
     """Write `decoded/image-<i>.png`, i counting the encodings in order, and `names.json`, the pictures'
     stable names.
 
@@ -29,7 +29,7 @@ def decode(context: Context, plan: HierarchicalVAEPlan, _checkpoint: Checkpoint)
     own = context.directory.latents / f"encodings_seed_{context.hparams.run.seed}"
     source = Path(options.encodings_path) if options.encodings_path else own
     index = read_index(source, plan)
-    masks = [_mask(index["header"]["kept"], group, block.variates) for group, block in enumerate(plan.down)]
+    masks = [_mask(index["header"]["kept"], group, block.variates) for group, block in enumerate(plan.groups)]
     temperatures = level_temperatures(plan, options.temperature_settings[0])
     folder, done, names = context.directory.images / "decoded", 0, {}
     shown: list[Array] = []
@@ -66,7 +66,7 @@ def _mask(kept: Mapping[str, Any], group: int, variates: int) -> Array:
 
 
 def _latents(
-    plan: HierarchicalVAEPlan, arrays: Mapping[str, Array], masks: list[Array], start: int, batch_size: int
+    plan: LatentPlan, arrays: Mapping[str, Array], masks: list[Array], start: int, batch_size: int
 ) -> dict[str, Array]:
     """`z.<l>` (B, H, W, Z) of pictures from `start` on, zero where nothing was kept or no picture is left."""
     latents = {}

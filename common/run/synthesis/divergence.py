@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from common.checkpoint.store import Checkpoint
 from common.errors import UserError
-from common.plans.hierarchical_vae import HierarchicalVAEPlan
+from common.plans.latents import LatentPlan
 from common.run.bounds import LN2, group_name, unit_of
 from common.run.context import Context
 from common.run.engine import Array
@@ -21,7 +21,7 @@ from common.run.synthesis.pictures import batches
 FILE = "div_stats"
 
 
-def divergence_statistics(context: Context, plan: HierarchicalVAEPlan, checkpoint: Checkpoint) -> None:
+def divergence_statistics(context: Context, plan: LatentPlan, checkpoint: Checkpoint) -> None:
     """Write `latents/div_stats.npz` and `.json`: bits a latent element of every variate, over training
     pictures.
 
@@ -31,13 +31,13 @@ def divergence_statistics(context: Context, plan: HierarchicalVAEPlan, checkpoin
     options = context.hparams.synthesis
     pictures = context.sets.train
     chosen = _share(len(pictures), options.div_stats_subset_ratio, context.hparams.run.seed)
-    n, sums = 0, [np.zeros(block.variates) for block in plan.down]
+    n, sums = 0, [np.zeros(block.variates) for block in plan.groups]
     for index, batch in enumerate(batches(context, pictures, chosen, "divergences")):
         n += int(batch["valid"].sum())
         found = context.engine.run(
             "divergence_statistics", {"image": batch["image"]}, ema=options.load_ema_weights, step=index
         )
-        for group in range(len(plan.down)):
+        for group in range(len(plan.groups)):
             sums[group] += found[f"kl.{group}"][batch["valid"]].astype(np.float64).sum(0)
     statistics = [total / n / LN2 for total in sums]
     if context.writes:
@@ -53,7 +53,7 @@ def divergence_statistics(context: Context, plan: HierarchicalVAEPlan, checkpoin
         )
 
 
-def variate_masks(context: Context, plan: HierarchicalVAEPlan, step: int, purpose: str) -> list[Array]:
+def variate_masks(context: Context, plan: LatentPlan, step: int, purpose: str) -> list[Array]:
     """One bool array (Z,) a latent group: the share `synthesis.variate_masks_quantile` of all variates that
     is kept.
 
@@ -61,7 +61,7 @@ def variate_masks(context: Context, plan: HierarchicalVAEPlan, step: int, purpos
     """
     quantile = context.hparams.synthesis.variate_masks_quantile
     if quantile == 1:
-        return [np.ones(block.variates, bool) for block in plan.down]
+        return [np.ones(block.variates, bool) for block in plan.groups]
     path = context.directory.latents / f"{FILE}.npz"
     if not path.exists():
         raise UserError(
@@ -82,7 +82,7 @@ def as_floats(masks: Sequence[Array]) -> list[Array]:
     return [mask.astype(np.float32) for mask in masks]
 
 
-def _read(path: Path, plan: HierarchicalVAEPlan) -> list[Array]:
+def _read(path: Path, plan: LatentPlan) -> list[Array]:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             found = {name: archive[name] for name in archive.files}
@@ -90,7 +90,7 @@ def _read(path: Path, plan: HierarchicalVAEPlan) -> list[Array]:
         raise UserError(
             f"{path} is damaged ({error}): run synthesis.synthesis_mode=div_stats again"
         ) from error
-    expected = {group_name(group): (block.variates,) for group, block in enumerate(plan.down)}
+    expected = {group_name(group): (block.variates,) for group, block in enumerate(plan.groups)}
     if {name: array.shape for name, array in found.items()} != expected:
         raise UserError(f"{path} is of another architecture: run synthesis.synthesis_mode=div_stats again")
     return [found[name] for name in expected]
@@ -102,13 +102,13 @@ def _share(n_pictures: int, ratio: float, seed: int) -> Array:
     return np.sort(np.random.default_rng(seed).permutation(n_pictures)[:n])
 
 
-def _sheet(path: Path, plan: HierarchicalVAEPlan, statistics: list[Array]) -> Path:
+def _sheet(path: Path, plan: LatentPlan, statistics: list[Array]) -> Path:
     """Divergence of every variate, sorted within its group, above that of the groups as a bar chart."""
     widest = max(map(len, statistics))
     table = np.full((widest, len(statistics)), np.nan)
     for group, values in enumerate(statistics):
         table[: len(values), group] = np.sort(values)[::-1]
-    totals = np.array([s.sum() * plan.down[g].resolution ** 2 * LN2 for g, s in enumerate(statistics)])
+    totals = np.array([s.sum() * plan.groups[g].resolution ** 2 * LN2 for g, s in enumerate(statistics)])
     figure = Figure(figsize=(max(6.0, 0.22 * len(statistics)), 6.0), dpi=120, layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True)
     image = upper.imshow(table, aspect="auto", interpolation="nearest", origin="lower")

@@ -7,7 +7,7 @@ import numpy as np
 
 from common.checkpoint.store import Checkpoint
 from common.data import Examples
-from common.plans.hierarchical_vae import HierarchicalVAEPlan
+from common.plans.latents import LatentPlan
 from common.run.bounds import group_name
 from common.run.context import Context
 from common.run.engine import Array, Batch
@@ -19,7 +19,7 @@ from common.run.synthesis.pictures import N_ON_SHEET, batches, chosen_indices, c
 SHARD_BYTES = 64 << 20
 
 
-def encode(context: Context, plan: HierarchicalVAEPlan, checkpoint: Checkpoint) -> None:
+def encode(context: Context, plan: LatentPlan, checkpoint: Checkpoint) -> None:
     """Write `latents/encodings_seed_<seed>/`, and a sheet of pictures above their decoded encodings."""
     options = context.hparams.synthesis
     masks = variate_masks(context, plan, checkpoint.step, "encoding")
@@ -57,7 +57,7 @@ def encode(context: Context, plan: HierarchicalVAEPlan, checkpoint: Checkpoint) 
 
 def _header(
     context: Context,
-    plan: HierarchicalVAEPlan,
+    plan: LatentPlan,
     checkpoint: Checkpoint,
     masks: Sequence[Array],
     pictures: Examples,
@@ -84,16 +84,16 @@ def _header(
     }
 
 
-def _batches_a_shard(plan: HierarchicalVAEPlan, masks: Sequence[Array], batch_size: int) -> int:
+def _batches_a_shard(plan: LatentPlan, masks: Sequence[Array], batch_size: int) -> int:
     """As many as make a shard of about `SHARD_BYTES`."""
     values = sum(
-        3 * block.resolution**2 * int(mask.sum()) for block, mask in zip(plan.down, masks, strict=True)
+        3 * block.resolution**2 * int(mask.sum()) for block, mask in zip(plan.groups, masks, strict=True)
     )
     return max(1, SHARD_BYTES // (batch_size * max(1, 4 * values)))
 
 
 def _kept(
-    plan: HierarchicalVAEPlan, batch: Batch, found: Mapping[str, Array], masks: Sequence[Array]
+    plan: LatentPlan, batch: Batch, found: Mapping[str, Array], masks: Sequence[Array]
 ) -> dict[str, Array]:
     """A batch's part of a shard, and the indices of its pictures."""
     valid = batch["valid"]
@@ -118,7 +118,7 @@ def _write(
 
 def _sheet(
     context: Context,
-    plan: HierarchicalVAEPlan,
+    plan: LatentPlan,
     batch: Batch,
     found: Mapping[str, Array],
     masks: Sequence[Array],
@@ -127,7 +127,7 @@ def _sheet(
     decoded = context.engine.run(
         "decode",
         {name: array for name, array in found.items() if name.startswith("z.")},
-        temperatures=(1.0,) * len(plan.down),
+        temperatures=(1.0,) * len(plan.groups),
         ema=options.load_ema_weights,
         step=0,
         masks=as_floats(masks),

@@ -18,7 +18,7 @@ import safetensors.numpy
 from safetensors import SafetensorError
 
 from common.errors import UserError
-from common.plans.hierarchical_vae import HierarchicalVAEPlan
+from common.plans.latents import LatentPlan
 from common.run.bounds import group_name
 from common.run.engine import Array
 from common.run.files import read_json, replacing, write_json
@@ -27,7 +27,7 @@ FORMAT = 1
 INDEX = "index.json"
 
 
-def architecture_hash(plan: HierarchicalVAEPlan) -> str:
+def architecture_hash(plan: LatentPlan) -> str:
     """Hash of the layer plan: encodings of one plan can be decoded by every checkpoint of that plan."""
     return hashlib.sha256(json.dumps(asdict(plan), sort_keys=True).encode()).hexdigest()
 
@@ -74,7 +74,7 @@ class EncodingWriter:
                 path.unlink()
 
 
-def read_index(folder: Path, plan: HierarchicalVAEPlan) -> dict[str, Any]:
+def read_index(folder: Path, plan: LatentPlan) -> dict[str, Any]:
     """The index of complete encodings; a `UserError` where they are missing, unfinished or of another
     architecture."""
     if not folder.is_dir():
@@ -111,9 +111,9 @@ def read_shard(folder: Path, entry: Mapping[str, Any]) -> dict[str, Array]:
         ) from error
 
 
-def latent_shapes(plan: HierarchicalVAEPlan) -> dict[str, list[int]]:
+def latent_shapes(plan: LatentPlan) -> dict[str, list[int]]:
     """[H, W, Z] of every latent group under its canonical name."""
-    return {group_name(group): list(plan.latent_shape(group, 1)[1:]) for group in range(len(plan.down))}
+    return {group_name(group): list(plan.latent_shape(group, 1)[1:]) for group in range(len(plan.groups))}
 
 
 def _read_index(folder: Path) -> dict[str, Any]:

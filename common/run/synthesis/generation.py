@@ -3,7 +3,7 @@
 import numpy as np
 
 from common.checkpoint.store import Checkpoint
-from common.plans.hierarchical_vae import HierarchicalVAEPlan, level_temperatures
+from common.plans.latents import LatentPlan, level_temperatures
 from common.run.context import Context
 from common.run.engine import Array
 from common.run.pictures import save_grid, save_picture
@@ -13,7 +13,7 @@ from common.run.sampling_record import record_sampling
 N_IN_ROW = 16
 
 
-def generate(context: Context, plan: HierarchicalVAEPlan, checkpoint: Checkpoint) -> None:
+def generate(context: Context, plan: LatentPlan, checkpoint: Checkpoint) -> None:
     """Write `n_generation_batches` batches a setting k as `setup-<k>-image-<i>.png`, `sampling.json`
     and a sheet, a row a setting."""
     options = context.hparams.synthesis

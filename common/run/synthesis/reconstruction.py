@@ -7,7 +7,7 @@ import numpy as np
 
 from common.checkpoint.store import Checkpoint
 from common.metrics.ssim import ssim
-from common.plans.hierarchical_vae import HierarchicalVAEPlan
+from common.plans.latents import LatentPlan
 from common.run.bounds import BoundSum, importance_bound, kl_chart, kl_table, unit_of
 from common.run.context import Context
 from common.run.engine import Array, Batch
@@ -17,7 +17,7 @@ from common.run.synthesis.divergence import as_floats, variate_masks
 from common.run.synthesis.pictures import N_ON_SHEET, batches, chosen_indices, chosen_split
 
 
-def reconstruct(context: Context, plan: HierarchicalVAEPlan, checkpoint: Checkpoint) -> None:
+def reconstruct(context: Context, plan: LatentPlan, checkpoint: Checkpoint) -> None:
     """Write `reconstructed/image-<i>.png` (and `target-<i>.png`), and tell the negative ELBO, SSIM and
     divergences."""
     options, engine = context.hparams.synthesis, context.engine
@@ -76,7 +76,7 @@ def _importance_terms(context: Context, image: Batch, index: int) -> Array:
 
 
 def _results(
-    context: Context, plan: HierarchicalVAEPlan, total: BoundSum, similarity: Array, tighter: list[Array]
+    context: Context, plan: LatentPlan, total: BoundSum, similarity: Array, tighter: list[Array]
 ) -> dict[str, Any]:
     """Print the numbers and return them."""
     bound, unit, options = total.mean(), unit_of(plan), context.hparams.synthesis

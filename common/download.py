@@ -14,7 +14,7 @@ from common.errors import UserError
 
 _BLOCK = 1 << 20
 _TIMEOUT = 60.0  # seconds without a byte
-_LENGTHS = {"md5": 32, "sha256": 64}
+_LENGTHS = {"md5": 32, "sha256": 64, "git": 40}
 
 
 class _Interrupted(Exception):
@@ -22,13 +22,16 @@ class _Interrupted(Exception):
 
 
 def file_digest(path: Path, algorithm: str) -> str:
-    """Hexadecimal digest of a file's bytes."""
+    """Hexadecimal digest of a file's bytes; `git` is the name that git gives such a file."""
     with path.open("rb") as stream:
+        if algorithm == "git":
+            named = hashlib.sha1(f"blob {path.stat().st_size}\0".encode(), usedforsecurity=False)
+            return hashlib.file_digest(stream, named.copy).hexdigest()
         return hashlib.file_digest(stream, algorithm).hexdigest()
 
 
 def parse_digest(text: str) -> tuple[str, str]:
-    """Split `md5:<hex>` or `sha256:<hex>`; a `UserError` for anything else."""
+    """Split `md5:<hex>`, `sha256:<hex>` or `git:<hex>`; a `UserError` for anything else."""
     algorithm, _, digits = text.lower().partition(":")
     if len(digits) != _LENGTHS.get(algorithm) or set(digits) - set("0123456789abcdef"):
         raise UserError(f"'{text}' is not a checksum; expected 64 hexadecimal digits of sha256")
@@ -36,7 +39,7 @@ def parse_digest(text: str) -> tuple[str, str]:
 
 
 def fetch(url: str, target: Path, checksum: str, *, attempts: int = 5, pause: float = 2.0) -> Path:
-    """Make `target` the file at `url`, whose checksum is `md5:<hex>` or `sha256:<hex>`, or unknown if empty.
+    """Make `target` the file at `url`, whose checksum `parse_digest` reads, or is unknown if empty.
 
     A sound `target` is left alone. A partial download lies beside it as `.part` and is continued, by this
     call up to `attempts` times, and by a later one. Raises `UserError` for a bad address, a refusing server,
@@ -94,7 +97,7 @@ def _continue(url: str, part: Path, *, resumable_without_tag: bool) -> None:
     if not (tag or resumable_without_tag):
         _forget(part)
     offset = part.stat().st_size if part.exists() else 0
-    headers = {"User-Agent": "dioscuri-data-scripts", "Accept-Encoding": "identity"}
+    headers = {"User-Agent": "dioscuri", "Accept-Encoding": "identity"}
     if offset:
         headers["Range"] = f"bytes={offset}-"
         if tag:

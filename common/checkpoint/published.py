@@ -1,0 +1,205 @@
+"""Which published model a configuration describes, and its weights under canonical names.
+
+Known are the folders of open-muse and diffusers (`config.json` beside the weights) and the YAML files of
+taming-transformers and latent-diffusion; files that come without one (Google's MaskGIT, Halton-MaskGIT,
+LlamaGen's tokenizer) are described by a `.cfg` of this project.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from math import isqrt
+from typing import Any
+
+import numpy as np
+
+from common.checkpoint.compare import match
+from common.checkpoint.diffusers_import import (
+    diffusers_tokenizer,
+    diffusers_uvit,
+    from_diffusers_tokenizer,
+    from_diffusers_uvit,
+)
+from common.checkpoint.paella_import import from_paella, paella_tokenizer
+from common.checkpoint.tokenizer_import import (
+    from_llamagen,
+    from_taming,
+    open_muse_tokenizer,
+    taming_tokenizer,
+)
+from common.checkpoint.tokenizer_names import from_flax
+from common.checkpoint.transformer_import import from_google, from_halton, open_muse_options
+from common.errors import UserError
+from common.plans import classifier, hierarchical_vae, initialisation, tokenizers, transformers
+from common.plans.parameters import shapes
+from common.plans.transformer_plan import TransformerPlan
+
+Arrays = dict[str, np.ndarray]
+
+TOKENIZERS = {"MaskGitVQGAN": "maskgit", "VQGANModel": "taming", "MOVQ": "movq"}
+TRANSFORMERS = ("MaskGitTransformer", "MaskGiTUViT", "MaskGiTUViT_v2")
+OTHERS = {
+    "PaellaVQModel": lambda config: ("vqgan", *paella_tokenizer(config)),
+    "VQModel": lambda config: ("vqgan", *diffusers_tokenizer(config)),
+    "UVit2DModel": lambda config: ("maskgit", *diffusers_uvit(config)),
+}
+FAMILIES = ("vqgan", "maskgit")
+
+
+LIBRARY, FORMAT = "dioscuri", 1
+"""What stands in a configuration that this project wrote."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """Family, and words `section.option=value` that say what the network depends on, defaults included.
+
+    `own`: written by this project; the words then say all options, and the weights have canonical names.
+    """
+
+    family: str
+    overrides: tuple[str, ...]
+    own: bool = False
+
+
+def recognise(config: Mapping[str, Any], where: object) -> Published:
+    """What a configuration describes; a `UserError` begins with `where` if it is none that is known."""
+    name = str(config.get("_class_name", ""))
+    try:
+        if config.get("library") == LIBRARY:
+            return _own(config)
+        if name in TOKENIZERS:
+            model, data = open_muse_tokenizer(config, TOKENIZERS[name])
+            return _described("vqgan", model, data)
+        if name in TRANSFORMERS:
+            return described_transformer(config)
+        if name in OTHERS:
+            return _described(*OTHERS[name](config))
+        stage = _first_stage(config)
+        if stage is not None:
+            gumbel = str(stage.get("target", "")).endswith("GumbelVQ")
+            model, data = taming_tokenizer(stage["params"], gumbel=gumbel)
+            return _described("vqgan", model, data)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{where} is no whole configuration: {type(error).__name__} {error}") from error
+    known = ", ".join([*TOKENIZERS, *TRANSFORMERS, *OTHERS])
+    raise UserError(
+        f"{where} describes no published model that is known here: _class_name is none of {known}, and there "
+        "is no ddconfig"
+    )
+
+
+def canonical_weights(arrays: Arrays, hparams: Any, where: object, *, own: bool = False) -> Arrays:
+    """Published weights of the network of a run's options, under canonical names and layouts, float32.
+
+    A `UserError` names the first tensor that is missing, unknown or of another shape.
+    """
+    try:
+        expected = _expected(hparams)
+        found = arrays if own else _renamed(arrays, hparams)
+    except (KeyError, ValueError) as error:
+        raise UserError(f"{where}: these are no weights of this architecture ({error})") from error
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
+    match(expected, found, "published", where)
+    return {name: np.ascontiguousarray(found[name], np.float32) for name in expected}
+
+
+def _renamed(arrays: Arrays, hparams: Any) -> Arrays:
+    """Their names and layouts tell which project's they are."""
+    flax, architecture = any("/" in name for name in arrays), hparams.model.architecture
+    if hparams.run.family == "maskgit":
+        if flax:
+            return from_google(arrays)
+        if architecture == "halton":
+            return from_halton(arrays)
+        return from_diffusers_uvit(arrays) if _has(arrays, "down_block.") else dict(arrays)
+    if flax:
+        return from_flax(arrays, _tokenizer_plan(hparams))
+    if _has(arrays, "in_block."):
+        return from_paella(arrays)
+    if _has(arrays, "encoder.conv_blocks."):
+        return from_llamagen(arrays)
+    return from_diffusers_tokenizer(arrays) if _has(arrays, "encoder.down_blocks.") else from_taming(arrays)
+
+
+def _has(arrays: Arrays, prefix: str) -> bool:
+    return any(name.startswith(prefix) for name in arrays)
+
+
+def _token_data(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Grid, codes and size of pictures; 16 pixels a token, as all published tokenizers but one have."""
+    uvit = config["_class_name"] != "MaskGitTransformer"
+    n = config.get("num_vq_tokens", 256)
+    if isqrt(n) ** 2 != n:
+        raise UserError(f"num_vq_tokens {n} is no square: data.grid=32 data.target_res=512 for 512 pixels")
+    codes = config.get("codebook_size", 8192 if uvit else 1024)
+    labels = bool(config.get("num_classes"))
+    data = {"grid": isqrt(n), "codebook_size": codes, "target_res": 16 * isqrt(n), "channels": 3}
+    return {**data, "labels": labels}
+
+
+def _first_stage(config: Any) -> Mapping[str, Any] | None:
+    """The first `target` with `params` that have a `ddconfig`, at any depth of a YAML file."""
+    if not isinstance(config, Mapping):
+        return None
+    params = config.get("params")
+    if isinstance(params, Mapping) and isinstance(params.get("ddconfig"), Mapping):
+        return config
+    found = (_first_stage(value) for value in config.values())
+    return next((stage for stage in found if stage is not None), None)
+
+
+def _tokenizer_plan(hparams: Any) -> tokenizers.TokenizerPlan:
+    return tokenizers.make_plan(hparams.model, hparams.data.target_res, hparams.data.channels)
+
+
+def _transformer_plan(hparams: Any) -> TransformerPlan:
+    return transformers.make_plan(hparams.model, hparams.data.grid, hparams.data.codebook_size)
+
+
+def _classifier_plan(hparams: Any) -> classifier.ClassifierPlan:
+    return classifier.make_plan(hparams.model, hparams.data.target_res, hparams.data.channels)
+
+
+def _expected(hparams: Any) -> dict[str, tuple[int, ...]]:
+    """Shape of every parameter of the network; of a tokenizer without its discriminator."""
+    if hparams.run.family == "hierarchical_vae":
+        table = initialisation.parameter_table(hierarchical_vae.make_plan(hparams))
+        return {name: parameter.shape for name, parameter in table.items()}
+    if hparams.run.family == "classifier":
+        return shapes(classifier.parameter_table(_classifier_plan(hparams)))
+    if hparams.run.family == "vqgan":
+        return shapes(tokenizers.parameter_table(_tokenizer_plan(hparams)))
+    return shapes(transformers.parameter_table(_transformer_plan(hparams)))
+
+
+def option_words(sections: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
+    """Words `section.option=value` of options; tuples are lists, names are text as they stand."""
+    return tuple(
+        f"{section}.{name}={value if name == 'name' else repr(_listed(value))}"
+        for section, options in sections.items()
+        for name, value in options.items()
+    )
+
+
+def described_transformer(config: Mapping[str, Any]) -> Published:
+    """A transformer of open-muse, from its options and `_class_name`."""
+    return _described("maskgit", open_muse_options(config), _token_data(config))
+
+
+def _described(family: str, model: Any, data: Mapping[str, Any]) -> Published:
+    of_model = {declared.name: getattr(model, declared.name) for declared in fields(model)}
+    return Published(family=family, overrides=option_words({"model": of_model, "data": data}))
+
+
+def _own(config: Mapping[str, Any]) -> Published:
+    if config["format"] != FORMAT:
+        raise UserError(f"it is of format {config['format']!r}, this program reads {FORMAT}")
+    sections = config["hparams"]
+    return Published(family=sections["run"]["family"], overrides=option_words(sections), own=True)
+
+
+def _listed(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value

@@ -1,0 +1,213 @@
+"""The JSON configurations of Metroplex's two programs as `.cfg` text.
+
+The TensorFlow program's keys have an object `dataset`; the later JAX program's have `image_size` at the top.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from common.errors import UserError, did_you_mean
+
+Values = dict[str, Any]
+
+DEFAULTS: Values = {
+    "run.family": "metroplex", "run.name": "metroplex", "run.seed": 0, "run.num_gpus": 1, "run.num_cpus": 8,
+    "run.max_allowed_checkpoints": 2,
+    "data.dataset_source": "custom", "data.train_data_path": "", "data.val_data_path": "",
+    "data.synthesis_data_path": "", "data.target_res": 32, "data.channels": 3, "data.num_bits": 8.0,
+    "data.random_horizontal_flip": False,
+    "metrics.latent_active_threshold": 1e-4,
+    "optimizer.type": "Adam", "optimizer.learning_rate_scheme": "constant_times_warmup",
+    "optimizer.learning_rate": 3e-4, "optimizer.warmup_steps": 100.0, "optimizer.decay_steps": 40000,
+    "optimizer.decay_start": 0, "optimizer.min_learning_rate": 3e-5, "optimizer.decay_rate": 1.0,
+    "optimizer.beta1": 0.9, "optimizer.beta2": 0.999, "optimizer.epsilon": 1e-8,
+    "optimizer.clip_gradient_norm": True, "optimizer.gradient_clip_norm_value": 200.0,
+    "optimizer.gradient_skip": True, "optimizer.gradient_skip_threshold": 300.0,
+    "train.total_train_steps": 40000, "train.batch_size": 256, "train.ema_decay": 0.0,
+    "train.resume_from_ema": False, "train.logging_interval_in_steps": 500,
+    "train.checkpoint_and_eval_interval_in_steps": 1000,
+    "val.n_samples_for_validation": 2560, "val.batch_size": 256,
+    "synthesis.synthesis_mode": "reconstruction", "synthesis.load_ema_weights": True,
+    "synthesis.variate_masks_quantile": 0.3, "synthesis.save_target_in_reconstruction": True,
+    "synthesis.mask_reconstruction": False, "synthesis.div_stats_subset_ratio": 0.1,
+    "synthesis.n_generation_batches": 1, "synthesis.temperature_settings": [0.8, 0.9, 1.0],
+    "synthesis.output_temperature": 1.0, "synthesis.batch_size": 32,
+}  # fmt: skip
+
+SAME = (
+    "width", "depth", "base_hidden_res", "prog_mode", "start_res", "outer_width", "custom_width_str",
+    "enc_blocks", "dec_blocks", "exp_scale", "zdim_factor", "zero_weights", "final_fn", "no_bias_above",
+    "bottleneck_multiple", "num_mixtures", "shared_sigma", "color_non_ar", "transformer", "attn_block_opt",
+    "enc_dec_mode", "head_dim", "rezero", "abs_enc", "init_std", "init_scale", "enc_mode",
+    "random_init_posenc",
+)  # fmt: skip
+"""Keys of the TensorFlow program that are options of `[model]`."""
+
+RENAMED = {
+    "gradient_clipping": "optimizer.gradient_clip_norm_value", "lr": "optimizer.learning_rate",
+    "warmup_steps": "optimizer.warmup_steps", "skip_threshold": "optimizer.gradient_skip_threshold",
+    "beta_1": "optimizer.beta1", "beta_2": "optimizer.beta2", "epsilon": "optimizer.epsilon",
+    "weight_decay": "loss.l2_weight", "seed": "run.seed", "ema_rate": "train.ema_decay",
+    "steps_per_checkpoint": "train.checkpoint_and_eval_interval_in_steps",
+    "iterations": "train.logging_interval_in_steps", "train_steps": "train.total_train_steps",
+    "train_batch_size": "train.batch_size", "eval_batch_size": "val.batch_size",
+    "predict_batch_size": "synthesis.batch_size", "eval_dataset_size": "val.n_samples_for_validation",
+    "grad_checkpoint": "train.checkpoint_activations", "n_channels": "data.channels",
+}  # fmt: skip
+
+UNUSED = (
+    "iters_per_host_call", "predict_steps", "attn_options", "space2depth", "model_path", "eval_steps",
+    "batch_size_inv_factor", "iter_factor", "input_channels", "text_seq_len", "padding_id", "save_freq",
+    "data_scale", "local_attn_scale",
+)  # fmt: skip
+"""Keys that steer what is done otherwise here, or nothing, or that enter other values."""
+
+LATER = {
+    "adam_beta1": "optimizer.beta1", "adam_beta2": "optimizer.beta2", "lr": "optimizer.learning_rate",
+    "ema_rate": "train.ema_decay", "n_batch": "train.batch_size", "warmup_iters": "optimizer.warmup_steps",
+    "wd": "loss.l2_weight", "grad_clip": "optimizer.gradient_clip_norm_value",
+    "skip_threshold": "optimizer.gradient_skip_threshold", "width": "model.width",
+    "custom_width_str": "model.custom_width_str", "block_type": "model.block_type",
+    "bottleneck_multiple": "model.bottleneck_multiple", "zdim": "model.zdim",
+    "no_bias_above": "model.no_bias_above", "enc_blocks": "model.enc_blocks",
+    "dec_blocks": "model.dec_blocks", "n_channels": "data.channels", "image_size": "data.target_res",
+    "seed": "run.seed", "checkpoint": "train.checkpoint_activations", "num_heads": "model.attn_heads",
+    "iters_per_ckpt": "train.checkpoint_and_eval_interval_in_steps",
+    "iters_per_print": "train.logging_interval_in_steps", "data_root": "data.train_data_path",
+}  # fmt: skip
+"""Keys of the later JAX program."""
+
+LATER_UNUSED = (
+    "attn_res", "run_opt", "model", "dtype", "iters_per_images", "iters_per_save", "vq_res", "codebook_size",
+    "uncond_sample", "pre_layer", "gan", "gamma", "contra_resos", "gan_resos", "loss_type", "patch_nce",
+    "blocks_per_res", "num_images_visualize", "num_variables_visualize", "split_train", "split_test",
+    "dataset", "shuffle_buffer", "tfds_data_dir", "tfds_manual_dir", "logging", "wandb", "save_dir",
+    "restore_path", "restore_iter", "seed_init", "seed_sample", "seed_train", "seed_eval",
+)  # fmt: skip
+
+
+def options(config: Mapping[str, Any], name: str = "metroplex") -> Values:
+    """`section.option` -> value; a `UserError` names a key that neither program has."""
+    later = "image_size" in config
+    return {**DEFAULTS, "run.name": name, **(_later(config) if later else _first(config))}
+
+
+def cfg_text(values: Values, header: str) -> str:
+    """Text of a `.cfg` file, `header` in comments on top."""
+    lines = [f"# {line}".rstrip() for line in header.splitlines()]
+    sections = dict.fromkeys(option.partition(".")[0] for option in values)
+    for section in sections:
+        lines += ["", f"[{section}]"]
+        own = {option: value for option, value in values.items() if option.startswith(f"{section}.")}
+        lines += [f"{option.partition('.')[2]} = {_text(value)}" for option, value in own.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _text(value: Any) -> str:
+    return f"'{value}'" if isinstance(value, str) else repr(value)
+
+
+def _first(config: Mapping[str, Any]) -> Values:
+    """The TensorFlow program: Adam with epsilon outside the bias correction, rates to a tenth at the end."""
+    special: dict[str, Callable[[Any], Values]] = {
+        "dataset": _dataset,
+        "optimizer": _optimizer,
+        "lr_decay": lambda _: {},
+        "use_bf16": lambda value: {"train.precision": "bfloat16" if value else "float32"},
+    }
+    known = {*SAME, *RENAMED, *UNUSED, *special}
+    values: Values = {
+        "optimizer.type": "AdamTF", "optimizer.epsilon": 1e-6, "optimizer.learning_rate": 3e-4,
+        "model.width": 384, "model.transformer": True, "train.total_train_steps": 40000,
+        "train.batch_size": 256,
+    }  # fmt: skip
+    for key, value in config.items():
+        if key in special:
+            values |= special[key](value)
+        elif key in RENAMED:
+            values[RENAMED[key]] = value
+        elif key in SAME:
+            values[f"model.{key}"] = _model_value(key, value)
+        elif key not in known:
+            raise UserError(f"JSON key '{key}' is unknown{did_you_mean(key, sorted(known))}")
+    if values.get("model.prog_mode") is not None and config.get("transformer") is None:
+        values["model.transformer"] = False
+    factor = config.get("iter_factor") or 1
+    steps = int(values["train.total_train_steps"] * factor)
+    scheme = config.get("lr_decay", "cosine")
+    scheme = scheme if scheme in ("cosine", "linear") else "constant"
+    rate = values["optimizer.learning_rate"]
+    values |= {
+        "train.total_train_steps": steps,
+        "optimizer.decay_steps": steps,
+        "optimizer.learning_rate_scheme": f"{scheme}_times_warmup",
+        "optimizer.min_learning_rate": rate / 10,
+    }
+    size: int = values["train.batch_size"]
+    divisor: float = config.get("batch_size_inv_factor") or 1
+    values["train.batch_size"] = int(size / divisor)
+    values["val.batch_size"] = int(values.get("val.batch_size", size) / divisor)
+    values.setdefault("synthesis.batch_size", values["val.batch_size"])
+    return values | _decay(values)
+
+
+def _model_value(key: str, value: Any) -> Any:
+    """What is False or null in JSON, under the names that options have."""
+    match key:
+        case "prog_mode":
+            return None if value is False else value
+        case "shared_sigma":
+            return value or "none"
+        case "abs_enc":
+            return "start" if value == "start" else "encoder" if value else "none"
+        case "init_std" | "init_scale" | "outer_width" | "exp_scale":
+            return value or 0
+        case "enc_blocks" | "dec_blocks" | "custom_width_str":
+            return value or ""
+        case _:
+            return value
+
+
+def _dataset(value: Mapping[str, Any]) -> Values:
+    return {
+        "data.target_res": value.get("image_size", 32),
+        "data.train_data_path": value.get("train_path", ""),
+        "data.val_data_path": value.get("eval_path", ""),
+        "data.synthesis_data_path": value.get("eval_path", ""),
+    }
+
+
+def _optimizer(value: str) -> Values:
+    if value == "adam":
+        return {}
+    if value == "decoy":
+        return {"optimizer.learning_rate": 0.0}
+    raise UserError(
+        f"JSON key 'optimizer': '{value}' is none that the original could run; it is 'adam' or 'decoy'"
+    )
+
+
+def _later(config: Mapping[str, Any]) -> Values:
+    """The JAX program: tanh GELU, gain and bias, absolute errors, beta2 0.9."""
+    values: Values = {
+        "model.gelu": "gelu_tanh", "model.final_fn": True, "model.likelihood": "absolute", "model.zdim": 16,
+        "model.legacy_row_attention": True, "optimizer.beta2": 0.9,
+        "optimizer.gradient_skip_threshold": 400.0, "train.batch_size": 32,
+    }  # fmt: skip
+    if config.get("gan") or config.get("model", "vdvae") != "vdvae":
+        raise UserError("JSON key 'model': only 'vdvae' of the later program can be converted")
+    known = {*LATER, *LATER_UNUSED}
+    for key, value in config.items():
+        if key in LATER:
+            values[LATER[key]] = value
+        elif key not in known:
+            raise UserError(f"JSON key '{key}' is unknown{did_you_mean(key, sorted(known))}")
+    attention = config.get("attn_res") or ""
+    values["model.attn_res"] = [int(part) for part in str(attention).split(",") if part.strip()]
+    if values["optimizer.gradient_skip_threshold"] == -1:
+        values |= {"optimizer.gradient_skip": False, "optimizer.gradient_skip_threshold": 0.0}
+    return values | _decay(values)
+
+
+def _decay(values: Values) -> Values:
+    return {"loss.use_weight_decay": True} if values.get("loss.l2_weight") else {}

@@ -1,0 +1,330 @@
+"""Layer plan of Metroplex: VD-VAE (Child 2021) on patches, of convolutions or with variational attention."""
+
+from dataclasses import dataclass
+
+from common.data.descriptors import describe
+from common.errors import UserError
+from common.hparams.families.metroplex import HParams, Model
+from common.plans.block_strings import EncoderStep, decoder_blocks, encoder_blocks, widths
+from common.plans.hierarchical_vae import Activation, Cell
+from common.plans.latents import LatentPlan, mixture_channels
+from common.plans.metroplex_presets import Strings, strings
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelfAttention:
+    """Multi-head self-attention of a square of `side`^2 tokens, of each row on its own with `rows`."""
+
+    width: int
+    heads: int
+    side: int
+    rows: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpBlock:
+    """Bottom-up block: a cell, average pooling by `pool`, zero channels up to `out_channels`."""
+
+    resolution: int
+    cell: Cell
+    pool: int  # 1: no pooling
+    out_channels: int
+    attention: SelfAttention | None
+
+    @property
+    def out_resolution(self) -> int:
+        """Resolution after pooling."""
+        return self.resolution // self.pool
+
+
+@dataclass(frozen=True, kw_only=True)
+class DownBlock:
+    """Top-down block: what `mixin` holds is added, enlarged; then one latent group and a residual cell."""
+
+    level: int
+    resolution: int
+    channels: int
+    mixin: int  # resolution whose state is added; 0: none
+    variates: int
+    posterior: Cell
+    prior: Cell
+    residual: Cell
+    attention: SelfAttention | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionUpBlock:
+    """Bottom-up block of a transformer: self-attention and a feed-forward net, each added to the tokens."""
+
+    attention: SelfAttention
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionDownBlock:
+    """Top-down block of a transformer: one latent group whose posterior reads activation `source`."""
+
+    level: int
+    resolution: int
+    channels: int
+    variates: int
+    source: int
+    attention: SelfAttention
+    attends_in_prior: bool  # else before it, to all that follows
+    posterior: str  # attn, cnn or ffn
+    posterior_cell: Cell | None  # of 'cnn'
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetroplexPlan(LatentPlan):
+    """Every layer of the model, blocks in order of execution. `up` and `down` are of one kind."""
+
+    patch: int  # side of the squares of pixels that a token stands for
+    width: int  # after the input convolution
+    input_kernel: int
+    up: tuple[UpBlock | AttentionUpBlock, ...]
+    down: tuple[DownBlock | AttentionDownBlock, ...]
+    start: tuple[int, ...]  # resolutions whose state begins with a learned tensor
+    top_width: int  # of the state that the head reads
+    transformer: bool
+    gated: bool  # rezero
+    gelu: Activation
+    encoding: str  # none, encoder or start: of positions
+    affine: bool  # gain and bias before the head
+    head_channels: int  # a pixel's
+    shared_scale: str  # none, mixtures or full
+    separate_colours: bool
+    cut_pixels: bool
+
+    @property
+    def groups(self) -> tuple[DownBlock | AttentionDownBlock, ...]:
+        """Blocks with latents, in order of execution."""
+        return self.down
+
+    @property
+    def couples_channels(self) -> bool:
+        """Whether green sees red, and blue both."""
+        return self.channels == 3 and not self.separate_colours
+
+    @property
+    def truncates(self) -> bool:
+        """Whether pixels are cut to whole levels."""
+        return self.cut_pixels
+
+    @property
+    def side(self) -> int:
+        """Tokens in a row."""
+        return self.resolution // self.patch
+
+
+def make_plan(hparams: HParams) -> MetroplexPlan:
+    """Compute the plan; a `UserError` names the option that does not fit."""
+    model, data = hparams.model, hparams.data
+    source = describe(data.dataset_source)
+    found = strings(model, data.target_res)
+    patch = _patch(model, data.target_res, found)
+    up, down, start, top = (_attention_blocks if model.transformer else _blocks)(model, found)
+    absolute, bernoulli = model.likelihood == "absolute", source.likelihood == "bernoulli"
+    if absolute and bernoulli:
+        raise UserError("[model] likelihood 'absolute' does not suit binary pictures")
+    plain = absolute or bernoulli
+    return MetroplexPlan(
+        resolution=data.target_res,
+        channels=data.channels,
+        crop=source.padding,
+        likelihood="absolute" if absolute else source.likelihood,
+        n_mixtures=model.num_mixtures,
+        n_levels=1 + max(block.level for block in down),
+        patch=patch,
+        width=found.outer_width,
+        input_kernel=3 if patch == 1 else 1,
+        up=up,
+        down=down,
+        start=start,
+        top_width=top,
+        transformer=model.transformer,
+        gated=model.transformer and model.rezero,
+        gelu=model.gelu,
+        encoding=model.abs_enc if model.transformer else "none",
+        affine=model.final_fn and patch == 1,
+        head_channels=data.channels if plain else mixture_channels(model.num_mixtures, data.channels),
+        shared_scale="none" if plain else model.shared_sigma,
+        separate_colours=model.color_non_ar,
+        cut_pixels=model.truncate_pixels,
+    )
+
+
+def _patch(model: Model, side: int, found: Strings) -> int:
+    """Pixels along a token, from the finest resolution of the block strings."""
+    finest = max(step.resolution for step in encoder_blocks(found.encoder))
+    if side % finest:
+        raise UserError(
+            f"[data] target_res {side} is not divisible by {finest}, the finest resolution of enc_blocks "
+            f"'{found.encoder}': no whole patch"
+        )
+    if model.exp_scale and model.exp_scale != side // finest:
+        raise UserError(
+            f"[model] exp_scale {model.exp_scale} does not fit: target_res {side} over the finest resolution "
+            f"{finest} is {side // finest}"
+        )
+    return side // finest
+
+
+def _blocks(
+    model: Model, found: Strings
+) -> tuple[tuple[UpBlock, ...], tuple[DownBlock, ...], tuple[int, ...], int]:
+    width = widths(found.custom_widths, found.outer_width)
+    steps = encoder_blocks(found.encoder)
+    if width(steps[0].resolution) != found.outer_width:
+        raise UserError(
+            f"[model] custom_width_str gives resolution {steps[0].resolution} the width "
+            f"{width(steps[0].resolution)}, but the input convolution has outer_width {found.outer_width}"
+        )
+    up = tuple(_up_block(model, step, width(step.resolution), width(step.out_resolution)) for step in steps)
+    parts = decoder_blocks(found.decoder)
+    seen = {step.resolution for step in steps} | {steps[-1].out_resolution}
+    levels = list(dict.fromkeys(part.resolution for part in parts))
+    for part in parts:
+        if part.resolution not in seen:
+            raise UserError(
+                f"[model] dec_blocks '{found.decoder}' has resolution {part.resolution}, which enc_blocks "
+                f"'{found.encoder}' skips"
+            )
+    if levels[-1] != steps[0].resolution:
+        raise UserError(
+            f"[model] dec_blocks '{found.decoder}' ends at resolution {levels[-1]}, enc_blocks begins at "
+            f"{steps[0].resolution}: they must be equal"
+        )
+    down = tuple(
+        _down_block(model, levels.index(part.resolution), part.resolution, part.mixin, width(part.resolution))
+        for part in parts
+    )
+    start = tuple(sorted(resolution for resolution in levels if resolution <= model.no_bias_above))
+    return up, down, start, width(levels[-1])
+
+
+def _up_block(model: Model, step: EncoderStep, width: int, following: int) -> UpBlock:
+    if following < width:
+        raise UserError(
+            f"[model] custom_width_str shrinks from {width} at resolution {step.resolution} to {following} "
+            f"at {step.out_resolution}: the encoder pads channels and cannot drop any"
+        )
+    return UpBlock(
+        resolution=step.resolution,
+        cell=_cell(model, step.resolution, width, width, width),
+        pool=step.pool,
+        out_channels=following,
+        attention=_pre_attention(model, step.resolution, width),
+    )
+
+
+def _down_block(model: Model, level: int, resolution: int, mixin: int, width: int) -> DownBlock:
+    variates = _variates(model, width)
+    return DownBlock(
+        level=level,
+        resolution=resolution,
+        channels=width,
+        mixin=mixin,
+        variates=variates,
+        posterior=_cell(model, resolution, width, 2 * width, 2 * variates),
+        prior=_cell(model, resolution, width, width, 2 * variates + width),
+        residual=_cell(model, resolution, width, width, width),
+        attention=_pre_attention(model, resolution, width),
+    )
+
+
+def _cell(model: Model, resolution: int, width: int, inputs: int, outputs: int) -> Cell:
+    """Bottleneck (1x1, two 3x3, 1x1) or, of block type 'diffusion', two 3x3; 1x1 up to resolution 2."""
+    side = 3 if resolution > 2 else 1
+    bottleneck = model.block_type == "bottleneck"
+    mid = int(width * model.bottleneck_multiple) if bottleneck else width
+    if mid < 1:
+        raise UserError(
+            f"[model] bottleneck_multiple {model.bottleneck_multiple:g} leaves no channel of {width}"
+        )
+    return Cell(
+        in_channels=inputs,
+        mid_channels=mid,
+        out_channels=outputs,
+        n_layers=2 if bottleneck else 0,
+        kernel_size=side,
+        edge_kernel_size=1 if bottleneck else side,
+        residual=inputs == outputs == width,
+        activation=model.gelu,
+    )
+
+
+def _variates(model: Model, width: int) -> int:
+    variates = width if model.zdim == -1 else model.zdim or width // model.zdim_factor
+    if variates < 1:
+        raise UserError(f"[model] zdim_factor {model.zdim_factor} leaves no latent channel of width {width}")
+    return variates
+
+
+def _heads(width: int, head_dim: int) -> int:
+    if width % head_dim:
+        raise UserError(f"[model] head_dim {head_dim} does not divide the width {width}")
+    return width // head_dim
+
+
+def _pre_attention(model: Model, resolution: int, width: int) -> SelfAttention | None:
+    if resolution not in model.attn_res:
+        return None
+    if width % model.attn_heads:
+        raise UserError(
+            f"[model] attn_heads {model.attn_heads} does not divide {width}, the width of resolution "
+            f"{resolution}"
+        )
+    return SelfAttention(
+        width=width, heads=model.attn_heads, side=resolution, rows=model.legacy_row_attention
+    )
+
+
+def _attention_blocks(
+    model: Model, found: Strings
+) -> tuple[tuple[AttentionUpBlock, ...], tuple[AttentionDownBlock, ...], tuple[int, ...], int]:
+    side, width, n = model.base_hidden_res, found.outer_width, model.depth
+    steps, parts = encoder_blocks(found.encoder), decoder_blocks(found.decoder)
+    if {step.out_resolution for step in steps} | {part.resolution for part in parts} != {side}:
+        raise UserError(
+            "[model] transformer needs one resolution, base_hidden_res: leave prog_mode, enc_blocks and "
+            "dec_blocks out"
+        )
+    if len(steps) != n or len(parts) != n:
+        raise UserError(f"[model] transformer needs as many encoder and decoder blocks as depth, {n}")
+    if model.abs_enc != "none" and width % 4:
+        raise UserError(f"[model] abs_enc needs a width that is a multiple of 4, not {width}")
+    attention = SelfAttention(width=width, heads=_heads(width, model.head_dim), side=side)
+    down = tuple(
+        AttentionDownBlock(
+            level=0,
+            resolution=side,
+            channels=width,
+            variates=_variates(model, width),
+            source=i if model.enc_dec_mode else n - 1 - i,
+            attention=attention,
+            attends_in_prior=model.attn_block_opt == 1,
+            posterior=model.enc_mode,
+            posterior_cell=_posterior_cell(model, side, width),
+        )
+        for i in range(n)
+    )
+    start = (side,) if side <= model.no_bias_above else ()
+    return (AttentionUpBlock(attention=attention),) * n, down, start, width
+
+
+def _posterior_cell(model: Model, side: int, width: int) -> Cell | None:
+    """What reads the generative state beside the activation, where convolutions do."""
+    if model.enc_mode != "cnn":
+        return None
+    if width < 4:
+        raise UserError(f"[model] enc_mode 'cnn' needs a width of at least 4, not {width}")
+    return Cell(
+        in_channels=2 * width,
+        mid_channels=width // 4,
+        out_channels=width,
+        n_layers=2,
+        kernel_size=3 if side > 2 else 1,
+        edge_kernel_size=1,
+        residual=False,
+        activation=model.gelu,
+    )

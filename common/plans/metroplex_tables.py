@@ -1,0 +1,136 @@
+"""Parameters of Metroplex: canonical names, shapes and first values (its section on training).
+
+Kernels begin uniform within sqrt(1 / outputs) / sqrt(scale), where the scale is the number of blocks for the
+layers that end a residual branch.
+"""
+
+from math import sqrt
+
+from common.hparams.families.metroplex import HParams, Model
+from common.plans.hierarchical_vae import Cell
+from common.plans.metroplex import (
+    AttentionDownBlock,
+    AttentionUpBlock,
+    DownBlock,
+    MetroplexPlan,
+    SelfAttention,
+    UpBlock,
+)
+from common.plans.parameters import ONES, ZEROS, Init, Parameter, Table
+
+DMOL_SIGMA_LIMIT = 0.02
+
+
+def parameter_table(hparams: HParams, plan: MetroplexPlan) -> Table:
+    """Every parameter under its canonical name, layers in order of execution."""
+    return _Tables(hparams.model, plan).all()
+
+
+class _Tables:
+    """The options and the plan, of which every layer's first values depend."""
+
+    def __init__(self, model: Model, plan: MetroplexPlan) -> None:
+        self.model, self.plan = model, plan
+
+    def all(self) -> Table:
+        plan = self.plan
+        inputs, side = plan.channels * plan.patch**2, plan.input_kernel
+        table = self.convolution("bottom_up.input_conv", inputs, plan.width, side)
+        for n, up in enumerate(plan.up):
+            name = f"bottom_up.blocks.{n}"
+            table |= self.up_block(name, up) if isinstance(up, UpBlock) else self.attention_up_block(name, up)
+        for resolution in plan.start:
+            width = next(block.channels for block in plan.down if block.resolution == resolution)
+            shape = (1, width, resolution, resolution)
+            table[f"top_down.start.{resolution}"] = Parameter(shape, ZEROS)
+        for n, down in enumerate(plan.down):
+            name = f"top_down.blocks.{n}"
+            if isinstance(down, DownBlock):
+                table |= self.down_block(name, down)
+            else:
+                table |= self.attention_down_block(name, down)
+        if plan.affine:
+            table["top_down.gain"] = Parameter((1, plan.top_width, 1, 1), ONES)
+            table["top_down.bias"] = Parameter((1, plan.top_width, 1, 1), ZEROS)
+        outputs = plan.head_channels * plan.patch**2
+        table |= self.convolution("top_down.output_conv", plan.top_width, outputs)
+        if plan.shared_scale == "full":
+            table["top_down.log_scale"] = Parameter((1,), Init("uniform", DMOL_SIGMA_LIMIT))
+        return table
+
+    def up_block(self, name: str, block: UpBlock) -> Table:
+        table = self.attention(f"{name}.attention", block.attention) if block.attention else {}
+        return table | self.cell(f"{name}.cell", block.cell, scale=len(self.plan.up))
+
+    def down_block(self, name: str, block: DownBlock) -> Table:
+        n, width = len(self.plan.down), block.channels
+        table = self.attention(f"{name}.attention", block.attention) if block.attention else {}
+        table |= self.cell(f"{name}.posterior", block.posterior)
+        table |= self.cell(f"{name}.prior", block.prior, zero=True)
+        table |= self.convolution(f"{name}.z_projection", block.variates, width, scale=n)
+        return table | self.cell(f"{name}.residual", block.residual, scale=n)
+
+    def attention_up_block(self, name: str, block: AttentionUpBlock) -> Table:
+        table = self.relative_attention(f"{name}.attention", block.attention)
+        return table | self.feed_forward(
+            f"{name}.feed_forward", block.attention.width, block.attention.width, len(self.plan.up)
+        )
+
+    def attention_down_block(self, name: str, block: AttentionDownBlock) -> Table:
+        n, width, variates = len(self.plan.down), block.channels, block.variates
+        table = self.relative_attention(f"{name}.attention", block.attention)
+        table |= self.convolution(f"{name}.prior_layer", width, 2 * variates, zero=True)
+        if block.posterior_cell is not None:
+            table |= self.cell(f"{name}.posterior", block.posterior_cell)
+        elif block.posterior == "ffn":
+            table |= self.feed_forward(f"{name}.posterior", 2 * width, width, n)
+        else:
+            table |= self.relative_attention(f"{name}.posterior", block.attention, cross=True)
+        table |= self.convolution(f"{name}.posterior_layer", width, 2 * variates)
+        table |= self.convolution(f"{name}.z_projection", variates, width, scale=n)
+        return table | self.feed_forward(f"{name}.feed_forward", width, width, n)
+
+    def relative_attention(self, name: str, attention: SelfAttention, *, cross: bool = False) -> Table:
+        width, offsets = attention.width, (attention.heads, 2 * attention.side - 1)
+        first = Init("uniform", sqrt(1 / width)) if self.model.random_init_posenc else Init("triangle")
+        table = self.convolution(
+            f"{name}.query" if cross else f"{name}.qkv", width, width * (1 if cross else 3)
+        )
+        table |= self.convolution(f"{name}.out", width, width)
+        table |= {f"{name}.{axis}_bias": Parameter(offsets, first) for axis in ("row", "column")}
+        return table | ({f"{name}.gate": Parameter((1,), ZEROS)} if self.plan.gated else {})
+
+    def feed_forward(self, name: str, inputs: int, width: int, scale: int) -> Table:
+        table = self.convolution(f"{name}.convs.0", inputs, 4 * width)
+        table |= self.convolution(f"{name}.convs.1", 4 * width, width, scale=scale)
+        return table | ({f"{name}.gate": Parameter((1,), ZEROS)} if self.plan.gated else {})
+
+    def attention(self, name: str, attention: SelfAttention) -> Table:
+        table: Table = {}
+        for layer in ("query", "key", "value", "out"):
+            first = self.uniform(attention.width, 1)
+            table[f"{name}.{layer}.weight"] = Parameter((attention.width, attention.width), first)
+            table[f"{name}.{layer}.bias"] = Parameter((attention.width,), ZEROS)
+        return table
+
+    def cell(self, name: str, cell: Cell, *, scale: float = 1, zero: bool = False) -> Table:
+        table: Table = {}
+        last = len(cell.convolutions) - 1
+        for k, (inputs, outputs, side) in enumerate(cell.convolutions):
+            own = {"scale": scale, "zero": zero} if k == last else {}
+            table |= self.convolution(f"{name}.convs.{k}", inputs, outputs, side, **own)  # type: ignore[arg-type]
+        return table
+
+    def convolution(
+        self, name: str, inputs: int, outputs: int, side: int = 1, *, scale: float = 1, zero: bool = False
+    ) -> Table:
+        first = ZEROS if zero and self.model.zero_weights else self.uniform(outputs, scale)
+        return {
+            f"{name}.weight": Parameter((outputs, inputs, side, side), first),
+            f"{name}.bias": Parameter((outputs,), ZEROS),
+        }
+
+    def uniform(self, outputs: int, scale: float) -> Init:
+        """Uniform within sqrt(1 / outputs) / sqrt(scale), or what `init_std` and `init_scale` put there."""
+        limit = self.model.init_std or sqrt(1 / outputs)
+        return Init("uniform", limit / sqrt(self.model.init_scale or scale))

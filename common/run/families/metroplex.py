@@ -1,0 +1,35 @@
+"""Host logic of Metroplex and VD-VAE: which options fit together."""
+
+from math import prod
+
+from common.errors import UserError
+from common.hparams.families.metroplex import HParams
+from common.plans.latents import level_temperatures
+from common.plans.metroplex import make_plan
+from common.plans.metroplex_tables import parameter_table
+from common.run.context import Context
+from common.run.latent_groups import LatentGroups
+
+MAX_PARAMETERS = 10**11
+
+
+def check_options(hparams: HParams) -> None:
+    """Raise a `UserError` that names what does not fit: the layers, their size, a temperature, a baseline."""
+    plan = make_plan(hparams)
+    size = sum(prod(parameter.shape) for parameter in parameter_table(hparams, plan).values())
+    if size > MAX_PARAMETERS:
+        raise UserError(f"[model] has {size:,} parameters, more than {MAX_PARAMETERS:,}: lower its widths")
+    for setting in hparams.synthesis.temperature_settings:
+        level_temperatures(plan, setting)
+    if plan.likelihood == "absolute" and hparams.metrics.report_baselines:
+        raise UserError(
+            "[metrics] report_baselines compares likelihoods, and [model] likelihood 'absolute' has none: "
+            "set it to False"
+        )
+
+
+class Family(LatentGroups):
+    """See `common.run.families.FamilyLogic`."""
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context, make_plan(context.hparams))

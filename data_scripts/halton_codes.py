@@ -1,0 +1,95 @@
+"""Token shards from the codes that Halton-MaskGIT extracts, one pickle a picture, without unpickling any.
+
+python data_scripts/halton_codes.py FOLDER TOKENS --tokenizer torch_impl/logs-NAME
+
+FOLDER holds `0000000.pth`, ...: `code`, whole numbers (h, w), and `y`, the class. The run of the tokenizer
+that made them (convert.py makes one of LlamaGen's weights) is named in the shards.
+"""
+
+import argparse
+import io
+import zipfile
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from common.data.plain_pickle import Foreign, read_plain
+from common.data.tokens import TokenWriter
+from common.errors import UserError, run_command
+from common.hparams.archive import to_json
+from common.run.trained_tokenizer import open_tokenizer
+
+
+def convert(source: Path, target: Path, tokenizer: Path) -> int:
+    """Write the shards; return the number of pictures. A `UserError` names a file that does not fit."""
+    trained = open_tokenizer(tokenizer)
+    plan = trained.plan
+    paths = sorted(source.glob("*.pth")) if source.is_dir() else []
+    if not paths:
+        raise UserError(f"{source} is not a folder with files 0000000.pth, 0000001.pth, ...")
+    grid = (plan.grid, plan.grid)
+    samples = [read_sample(path, grid, plan.codebook_size) for path in tqdm(paths, disable=None)]
+    header = {
+        "grid": list(grid),
+        "codebook_size": plan.codebook_size,
+        "tokenizer": {
+            "sha256": trained.sha256,
+            "run": trained.hparams.run.name,
+            "weights": "ema",
+            "step": trained.checkpoint.step,
+            "options": to_json(trained.hparams)["model"],
+        },
+    }
+    labels = np.array([label for _, label in samples])
+    writer = TokenWriter(target, header, [path.stem for path in paths], labels)
+    writer.add(np.array([code for code, _ in samples[writer.n_pictures :]]).reshape(-1, *grid))
+    writer.finish()
+    return writer.n_pictures
+
+
+def read_sample(path: Path, grid: tuple[int, int], codebook_size: int) -> tuple[np.ndarray, int]:
+    """Codes (h, w) and class of a file; a `UserError` where it holds anything else."""
+    try:
+        sample = read_plain(_pickle_of(path.read_bytes()))
+        code, label = np.asarray(sample["code"]), int(sample["y"])
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+    except (Foreign, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} holds no code and class: {error}") from error
+    if code.shape != grid or code.dtype.kind not in "iu":
+        raise UserError(
+            f"{path}: code is {code.dtype} {code.shape}, the tokenizer makes whole numbers {grid}"
+        )
+    if code.min() < 0 or code.max() >= codebook_size or label < 0:
+        raise UserError(f"{path}: {code.max()} is no code below {codebook_size}, or {label} no class")
+    return code, label
+
+
+def _pickle_of(content: bytes) -> bytes:
+    """The instructions, which PyTorch puts into an archive."""
+    if not content.startswith(b"PK"):
+        return content
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            inner = [name for name in archive.namelist() if name.endswith("data.pkl")]
+            if len(inner) != 1 or archive.getinfo(inner[0]).file_size > 1 << 26:
+                raise Foreign("the archive is not one of PyTorch")
+            return archive.read(inner[0])
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
+        raise Foreign(f"damaged: {error}") from error
+
+
+def main(arguments: list[str]) -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description="Token shards from Halton-MaskGIT's extracted codes.")
+    parser.add_argument("source", type=Path, metavar="FOLDER")
+    parser.add_argument("target", type=Path, metavar="TOKENS")
+    parser.add_argument("--tokenizer", type=Path, required=True, metavar="RUN")
+    options = parser.parse_args(arguments)
+    count = convert(options.source, options.target, options.tokenizer)
+    print(f"wrote the tokens of {count} pictures to {options.target}")
+
+
+if __name__ == "__main__":
+    run_command(main)

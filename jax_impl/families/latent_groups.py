@@ -1,0 +1,141 @@
+"""Models with groups of latents as the engine sees them: draws, loss, and modes as functions of arrays.
+
+Modes take the model, arrays with the batch first (NHWC, pictures uint8) and noise, and return such arrays;
+terms of the bound are in nats a picture.
+"""
+# ruff: noqa: ARG002 - the arguments are the engine's
+
+from collections.abc import Hashable, Mapping, Sequence
+
+import jax
+from flax import nnx
+from jax import Array
+
+from common.hparams.latents import LatentHParams
+from common.plans.latents import LatentPlan
+from common.plans.noise import Draw
+from jax_impl.families.adapter import Adapter
+from jax_impl.layers.latents import standard_deviation
+from jax_impl.layers.pictures import normalise
+from jax_impl.objectives.elbo import elbo_terms, latent_kl, log_ratios, training_loss
+from jax_impl.objectives.likelihoods import output_statistics
+from jax_impl.samplers.ancestral import read_output
+
+Arrays = Mapping[str, Array]
+Terms = tuple[Array, Array]
+Masks = Sequence[Array] | None
+
+
+class LatentGroups(Adapter):
+    """What the families with a hierarchy of latents have in common."""
+
+    def __init__(self, hparams: LatentHParams, plan: LatentPlan) -> None:
+        self.hparams, self.plan = hparams, plan
+        self.weight_decay = hparams.loss.l2_weight if hparams.loss.use_weight_decay else 0.0
+        self.metric_sizes = {"loss": 0, "reconstruction": 0, "kl": len(plan.groups)}
+
+    def draws(self, method: str, batch: int, output: str = "mean") -> tuple[Draw, ...]:
+        """Noise that a method takes, for a batch of this size."""
+        prior = method in ("reconstruct", "encode", "generate", "decode")
+        posterior = method not in ("generate", "decode")
+        pixels = self.plan.output_noise(batch) if output == "sample" else ()
+        return self.plan.latent_noise(batch, prior=prior, posterior=posterior) + pixels
+
+    def terms(self, model: nnx.Module, batch: Arrays, noise: Arrays, phase: Hashable) -> Terms:
+        """Reconstruction (B,) and KL (B, L) of every picture."""
+        return self._bound(model, batch, noise)[0]
+
+    def statistics(self, terms: Terms) -> Array:
+        """Mean KL (L,), by which the loss balances; not differentiated."""
+        return jax.lax.stop_gradient(terms[1].mean(0))
+
+    def balances(self, scalars: Mapping[str, float]) -> bool:
+        """Whether the loss uses the statistics at these schedules' values."""
+        return scalars["gamma"] > 0
+
+    def loss(
+        self, terms: Terms, scalars: Arrays, statistics: Array | None, phase: Hashable
+    ) -> tuple[Array, dict[str, Array]]:
+        """Mean training loss and metrics; `statistics` of the global batch, None: those of these terms."""
+        return training_loss(terms, self.plan, self.hparams, scalars, statistics)
+
+    def evaluate(self, model: nnx.Module, batch: Arrays, noise: Arrays) -> dict[str, Array]:
+        """`reconstruction` (B,), `kl` (B, L) and `log_ratio` (B, L)."""
+        (reconstruction, kl), _, aux = self._bound(model, batch, noise)
+        log_ratio = log_ratios(aux, self.plan, self.hparams)
+        return {"reconstruction": reconstruction, "kl": kl, "log_ratio": log_ratio}
+
+    def reconstruct(
+        self,
+        model: nnx.Module,
+        batch: Arrays,
+        noise: Arrays,
+        output: str,
+        masks: Masks = None,
+        output_temperature: Array | float = 1.0,
+    ) -> dict[str, Array]:
+        """`image` (B, h, w, C), `reconstruction` (B,) and `kl` (B, L)."""
+        (reconstruction, kl), layer, _ = self._bound(model, batch, noise, masks)
+        image = read_output(layer, noise, self.plan, self.hparams, output, output_temperature)
+        return {"image": image, "reconstruction": reconstruction, "kl": kl}
+
+    def generate(
+        self,
+        model: nnx.Module,
+        batch: Arrays,
+        noise: Arrays,
+        temperatures: Array,
+        output: str,
+        output_temperature: Array | float = 1.0,
+    ) -> dict[str, Array]:
+        """`image` (B, h, w, C) from the prior; of `batch` only the size matters, and the noise has it."""
+        del batch
+        layer, _ = model.generate(noise, temperatures)
+        return {"image": read_output(layer, noise, self.plan, self.hparams, output, output_temperature)}
+
+    def encode(
+        self, model: nnx.Module, batch: Arrays, noise: Arrays, masks: Masks = None
+    ) -> dict[str, Array]:
+        """`mean.<l>`, `std.<l>` of the posterior and `z.<l>`."""
+        aux = self._bound(model, batch, noise, masks)[2]
+        arrays: dict[str, Array] = {}
+        for group in range(len(self.plan.groups)):
+            arrays[f"mean.{group}"] = aux[f"posterior_mean.{group}"]
+            arrays[f"std.{group}"] = standard_deviation(aux[f"posterior_scale.{group}"], self.hparams.model)
+            arrays[f"z.{group}"] = aux[f"z.{group}"]
+        return arrays
+
+    def decode(
+        self,
+        model: nnx.Module,
+        batch: Arrays,
+        noise: Arrays,
+        temperatures: Array,
+        output: str,
+        masks: Masks = None,
+        output_temperature: Array | float = 1.0,
+    ) -> dict[str, Array]:
+        """`image` (B, h, w, C) from the latents `z.<l>` of the batch."""
+        layer, _ = model.generate(noise, temperatures, batch, masks)
+        return {"image": read_output(layer, noise, self.plan, self.hparams, output, output_temperature)}
+
+    def divergence_statistics(self, model: nnx.Module, batch: Arrays, noise: Arrays) -> dict[str, Array]:
+        """`kl.<l>` (B, Z), averaged over the latent grid."""
+        aux = self._bound(model, batch, noise)[2]
+        return {
+            f"kl.{group}": latent_kl(aux, group, self.hparams).mean((1, 2))
+            for group in range(len(self.plan.groups))
+        }
+
+    def output_statistics(self, model: nnx.Module, batch: Arrays, noise: Arrays) -> dict[str, Array]:
+        """`means` and `log_scales` of the mixture's components, or the Bernoulli `logits`."""
+        layer = self._bound(model, batch, noise)[1]
+        return output_statistics(layer, self.plan, self.hparams)
+
+    def _bound(
+        self, model: nnx.Module, batch: Arrays, noise: Arrays, masks: Masks = None
+    ) -> tuple[Terms, Array, Arrays]:
+        """Terms of the bound, output layer and intermediates of a pass over pictures."""
+        x = normalise(batch["image"], self.plan, self.hparams, noise["posterior.0"].dtype)
+        layer, aux = model(x, noise, masks)
+        return elbo_terms(layer, aux, x, self.plan, self.hparams, masks), layer, aux

@@ -1,0 +1,177 @@
+"""Blocks of Metroplex: of convolutions, as in VD-VAE (Child 2021, figure 3), or with variational attention.
+
+Maps are NHWC. A bottom-up block maps features to features, a top-down block also tells its latent group's
+statistics and latents.
+"""
+
+import jax.numpy as jnp
+from einops import rearrange, reduce
+from flax import nnx
+from jax import Array
+from jax.typing import DTypeLike
+
+from common.hparams.latents import LatentModel
+from common.plans.metroplex import AttentionDownBlock, AttentionUpBlock, DownBlock, SelfAttention, UpBlock
+from jax_impl.layers.attention import Attention
+from jax_impl.layers.cells import ACTIVATIONS, ResidualCell
+from jax_impl.layers.convolution import Conv2d
+from jax_impl.layers.latents import Gaussian, GaussianLayer, draw
+from jax_impl.layers.precision import at_least_float32, cast
+from jax_impl.layers.relative_attention import RelativeAttention, scaled
+
+Found = tuple[Array, dict[str, Array]]
+Given = tuple[Array | None, Array | None, Array | float | None, Array | None, Array | None]
+"""Noise of the prior, noise of the posterior, temperature, latents and mask of a group."""
+
+
+class UpConvolutions(nnx.Module):
+    """Bottom-up block: a cell, average pooling, zero channels."""
+
+    def __init__(self, block: UpBlock, dtype: DTypeLike | None) -> None:
+        self.attention = PixelAttention(block.attention, dtype) if block.attention else None
+        self.cell = ResidualCell(block.cell, dtype)
+        self.block = block
+
+    def __call__(self, x: Array) -> Array:
+        x = self.cell(x if self.attention is None else self.attention(x))
+        if self.block.pool > 1:
+            x = reduce(x, "b (h s) (w t) c -> b h w c", "mean", s=self.block.pool, t=self.block.pool)
+        return with_channels(x, self.block.out_channels)
+
+
+class DownConvolutions(nnx.Module):
+    """Top-down block: prior, posterior if there is an activation, and what latents add to features."""
+
+    def __init__(self, block: DownBlock, options: LatentModel, dtype: DTypeLike | None) -> None:
+        self.attention = PixelAttention(block.attention, dtype) if block.attention else None
+        self.posterior = ResidualCell(block.posterior, dtype)
+        self.prior = ResidualCell(block.prior, dtype)
+        self.z_projection = Conv2d(block.variates, block.channels, dtype=dtype)
+        self.residual = ResidualCell(block.residual, dtype)
+        self.block, self.options = block, options
+
+    def __call__(self, x: Array, activation: Array | None, given: Given) -> Found:
+        x = x if self.attention is None else self.attention(x)
+        variates = self.block.variates
+        mean, scale, features = jnp.split(self.prior(x), [variates, 2 * variates], -1)
+        prior = Gaussian(at_least_float32(mean), at_least_float32(scale))
+        posterior = None
+        if activation is not None:
+            statistics = at_least_float32(self.posterior(jnp.concatenate([x, activation], -1)))
+            posterior = Gaussian(*jnp.split(statistics, 2, -1))
+        z, found = choose_latents(prior, posterior, given, self.options)
+        x = x + features + self.z_projection(cast(z, x.dtype))
+        return self.residual(x), found
+
+
+class UpAttention(nnx.Module):
+    """Bottom-up block: self-attention and a feed-forward net."""
+
+    def __init__(
+        self, block: AttentionUpBlock, activation: str, dtype: DTypeLike | None, *, gated: bool
+    ) -> None:
+        width = block.attention.width
+        self.attention = RelativeAttention(block.attention, dtype, gated=gated)
+        self.feed_forward = FeedForward(width, width, activation, dtype, gated=gated)
+
+    def __call__(self, x: Array) -> Array:
+        x = x + self.attention(x)
+        return x + self.feed_forward(x)
+
+
+class DownAttention(nnx.Module):
+    """Top-down block: the posterior's queries come from the generative state, its keys and values from the
+    encoder's activation."""
+
+    def __init__(
+        self,
+        block: AttentionDownBlock,
+        options: LatentModel,
+        activation: str,
+        dtype: DTypeLike | None,
+        *,
+        gated: bool,
+    ) -> None:
+        width, variates = block.channels, block.variates
+        self.attention = RelativeAttention(block.attention, dtype, gated=gated)
+        self.prior_layer = GaussianLayer(width, variates, options, dtype)
+        self.posterior = posterior_net(block, activation, dtype, gated=gated)
+        self.posterior_layer = GaussianLayer(width, variates, options, dtype)
+        self.z_projection = Conv2d(variates, width, dtype=dtype)
+        self.feed_forward = FeedForward(width, width, activation, dtype, gated=gated)
+        self.block, self.options = block, options
+
+    def __call__(self, x: Array, activation: Array | None, given: Given) -> Found:
+        attended = x + self.attention(x)
+        prior = self.prior_layer(attended)
+        x, features = (x, attended) if self.block.attends_in_prior else (attended, attended)
+        posterior = None
+        if activation is not None:
+            both = jnp.concatenate([x, activation], -1)
+            inputs = (x, activation) if self.block.posterior == "attn" else (both,)
+            posterior = self.posterior_layer(self.posterior(*inputs) + x)
+        z, found = choose_latents(prior, posterior, given, self.options)
+        x = self.z_projection(cast(z, x.dtype)) + features
+        return x + self.feed_forward(x), found
+
+
+class FeedForward(nnx.Module):
+    """Two dense layers of every pixel, four times as wide inside: (B, H, W, I) -> (B, H, W, C)."""
+
+    def __init__(
+        self, inputs: int, width: int, activation: str, dtype: DTypeLike | None, *, gated: bool
+    ) -> None:
+        self.convs = nnx.List([Conv2d(inputs, 4 * width, dtype=dtype), Conv2d(4 * width, width, dtype=dtype)])
+        if gated:
+            self.gate = nnx.Param(jnp.zeros(1))
+        self.gated, self.activate = gated, ACTIVATIONS[activation]
+
+    def __call__(self, x: Array) -> Array:
+        return scaled(self.convs[1](self.activate(self.convs[0](x))), self.gate[...] if self.gated else None)
+
+
+class PixelAttention(Attention):
+    """x plus self-attention over sqrt(C), of all pixels or of each row: (B, H, W, C) -> (B, H, W, C)."""
+
+    def __init__(self, plan: SelfAttention, dtype: DTypeLike | None) -> None:
+        super().__init__(plan.width, plan.heads, bias=True, dtype=dtype)
+        self.plan = plan
+
+    def __call__(self, x: Array) -> Array:
+        B, H, _, C = x.shape
+        rows = self.plan.rows
+        y = rearrange(x, "b h w c -> (b h) w c" if rows else "b h w c -> b (h w) c")
+        y = super().__call__(y)
+        y = rearrange(y, "(b h) w c -> b h w c" if rows else "b (h w) c -> b h w c", b=B, h=H)
+        return x + y * C**-0.5
+
+
+def posterior_net(
+    block: AttentionDownBlock, activation: str, dtype: DTypeLike | None, *, gated: bool
+) -> nnx.Module:
+    """Operator of the posterior: attention, convolutions or a feed-forward net."""
+    if block.posterior == "attn":
+        return RelativeAttention(block.attention, dtype, cross=True, gated=gated)
+    if block.posterior_cell is not None:
+        return ResidualCell(block.posterior_cell, dtype)
+    return FeedForward(2 * block.channels, block.channels, activation, dtype, gated=gated)
+
+
+def choose_latents(prior: Gaussian, posterior: Gaussian | None, given: Given, options: LatentModel) -> Found:
+    """Latents (B, H, W, Z) and statistics: from the posterior if there is one, else those given, else from
+    the prior; where the mask is 0, from the prior."""
+    prior_noise, posterior_noise, temperature, z, mask = given
+    found = {"prior_mean": prior.mean, "prior_scale": prior.scale}
+    if posterior is not None:
+        found |= {"posterior_mean": posterior.mean, "posterior_scale": posterior.scale}
+        z = draw(posterior, posterior_noise, options)
+    if z is None or mask is not None:
+        from_prior = draw(prior, prior_noise, options, 1.0 if temperature is None else temperature)
+        z = from_prior if z is None else mask * z + (1 - mask) * from_prior
+    return z, {**found, "z": z}
+
+
+def with_channels(x: Array, channels: int) -> Array:
+    """Channels beyond `channels` cut off, or zero ones added."""
+    missing = channels - x.shape[-1]
+    return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, missing))) if missing > 0 else x[..., :channels]

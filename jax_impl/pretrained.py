@@ -1,0 +1,79 @@
+"""Models in folders that either twin opens, and of the hub."""
+
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from common.checkpoint.pretrained import network_options, read_folder, write_folder
+from common.errors import UserError
+from common.plans.layout import Layout, pack, unpack
+from jax_impl.optim.flat import Tree, flat_layout, join, split
+
+
+class Pretrained:
+    """What every model can: be written to a folder and be read from one."""
+
+    hparams: Any = None
+    """Options of the model; those that `build_model` and `from_pretrained` make have them."""
+
+    def save_pretrained(self, folder: Path | str) -> None:
+        """Write `config.json` and `model.safetensors`."""
+        if self.hparams is None:
+            raise UserError("a model without options cannot be saved: make it with build_model")
+        write_folder(Path(folder), self.hparams, _weights(self))
+
+    @classmethod
+    def from_pretrained(
+        cls, where: Path | str, overrides: Sequence[str] = (), *, revision: str = "main"
+    ) -> Self:
+        """The model of a folder, or of the hub as `owner/model[/folder]`.
+
+        Words `section.option=value` change options, such as the `data.grid` of an open-muse U-ViT. A
+        `UserError` says what is missing, what does not fit, and if the model is of another class.
+        """
+        hparams, weights = read_folder(where, overrides, revision=revision)
+        model = build_model(hparams)
+        if not isinstance(model, cls):
+            raise UserError(f"{where} holds a {type(model).__name__}, not a {cls.__name__}")
+        try:
+            _set_weights(model, weights)
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from error
+        return model
+
+
+def build_model(hparams: Any) -> Any:
+    """The model of a run's options; its parameters are not set."""
+    hparams = network_options(hparams)
+    model = nnx.eval_shape(_family(hparams).build)
+    graph, params, rest = nnx.split(model, nnx.Param, ...)
+    params = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), params)
+    model = nnx.merge(graph, params, rest)
+    model.hparams = hparams
+    return model
+
+
+def _family(hparams: Any) -> Any:
+    module: Any = import_module(f"jax_impl.families.{hparams.run.family}")
+    return module.Family(hparams)
+
+
+def _layout(model: Any) -> tuple[Layout, Tree]:
+    shapes = _family(model.hparams).parameter_shapes()
+    return flat_layout(nnx.state(model, nnx.Param), shapes, lambda _: True)
+
+
+def _weights(model: Any) -> dict[str, np.ndarray]:
+    layout, tree = _layout(model)
+    return unpack(np.asarray(join(nnx.state(model, nnx.Param), layout, tree), np.float32), layout)
+
+
+def _set_weights(model: nnx.Module, weights: dict[str, np.ndarray]) -> None:
+    layout, tree = _layout(model)
+    nnx.update(model, split(jnp.asarray(pack(weights, layout, np.float32)), layout, tree))

@@ -1,0 +1,295 @@
+"""`convert.py` makes runs of published weights, which both twins open; what does not fit is told."""
+
+import json
+import shutil
+import sys
+import types
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from common.checkpoint import store
+from common.checkpoint.convert import convert
+from common.checkpoint.tokenizer_import import open_muse_tokenizer, taming_tokenizer
+from common.checkpoint.tokenizer_names import from_flax
+from common.checkpoint.transformer_import import from_google, from_halton
+from common.errors import UserError
+from common.plans.parameters import initial_values
+from common.plans.tokenizers import make_plan, parameter_table
+from common.run.trained_run import open_run
+from common.run.trained_tokenizer import open_tokenizer
+from convert import read_torch, torch_bytes
+from tests.common.published import (
+    recorded,
+    tensors,
+    write_flax,
+    write_folder,
+    write_halton,
+    write_llamagen,
+    write_taming,
+)
+from tests.end_to_end.twins import ROOT, TWINS, call, pictures
+
+GOOGLE_TOKENIZER = [
+    "data.target_res=16", "model.channel_mult=[2,1,1]", "model.hidden_channels=32",
+    "model.z_channels=12", "model.embedding_dim=12", "model.num_embeddings=40",
+]  # fmt: skip
+GOOGLE = [
+    "data.grid=4", "data.codebook_size=24", "model.vocab_size=40", "model.num_classes=15",
+    "model.hidden_size=32", "model.num_hidden_layers=2", "model.num_attention_heads=4",
+    "model.intermediate_size=48", "model.max_position_embeddings=17",
+]  # fmt: skip
+HALTON = [
+    "data.grid=6", "data.codebook_size=20", "model.hidden_size=24", "model.num_hidden_layers=2",
+    "model.num_attention_heads=2", "model.intermediate_size=96", "model.num_classes=10",
+]  # fmt: skip
+
+
+def run(*words):
+    convert([str(word) for word in words], read_torch, torch_bytes)
+
+
+def weights_of(folder):
+    """What the run's checkpoint holds, averaged weights and raw ones being the same."""
+    state = store.load(folder / "checkpoints").state
+    assert state["model"].keys() == state["ema"].keys()
+    assert all(np.array_equal(state["model"][name], array) for name, array in state["ema"].items())
+    return state["ema"]
+
+
+def assert_holds(folder, expected):
+    found = weights_of(folder)
+    assert found.keys() == expected.keys()
+    for name, array in expected.items():
+        np.testing.assert_array_equal(found[name], array, err_msg=name)
+
+
+@pytest.mark.parametrize("file", ["pytorch_model.bin", "model.safetensors"])
+@pytest.mark.parametrize("name", ["maskgit_vqgan", "taming_vqgan"])
+def test_tokenizers_of_open_muse(tmp_path, name, file):
+    run(write_folder(tmp_path / name, name, file), "--run", tmp_path / "logs-new")
+    config, weights = recorded(name)
+    assert_holds(tmp_path / "logs-new", weights)
+    opened = open_tokenizer(tmp_path / "logs-new")
+    assert opened.plan.resolution == config["resolution"]
+    assert opened.hparams.model.legacy_shortcut is (name == "maskgit_vqgan")
+    assert opened.hparams.model.pixel_range == "unit"
+    assert opened.weights.keys() == weights.keys()
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("maskgit_transformer_class", []),
+        ("maskgit_transformer_text_cfg", []),
+        ("uvit_v2", ["data.grid=8", "data.target_res=128"]),
+    ],
+)
+def test_transformers_of_open_muse(tmp_path, name, words):
+    folder = write_folder(tmp_path / name, name, micro_cond_embed_dim=40)
+    run(folder, "--run", tmp_path / "logs-new", *words)
+    config, weights = recorded(name)
+    assert_holds(tmp_path / "logs-new", weights)
+    hparams = open_run(tmp_path / "logs-new", "maskgit", "here")
+    assert hparams.data.codebook_size == config["codebook_size"]
+    assert hparams.data.grid**2 == config.get("num_vq_tokens", 64)
+    assert hparams.data.labels is ("num_classes" in config)
+    assert hparams.model.legacy_mlp_layernorm is (config["norm_type"] == "rmsnorm")
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_tokenizers_of_taming_transformers(tmp_path, inside):
+    weights, config = write_taming(tmp_path / "taming", inside=inside)
+    run(weights, "--config", config, "--run", tmp_path / "logs-new")
+    assert_holds(tmp_path / "logs-new", recorded("taming_vqgan")[1])
+    hparams = open_tokenizer(tmp_path / "logs-new").hparams
+    assert (hparams.model.pixel_range, hparams.model.attn_resolutions) == ("signed", (8,))
+
+
+def test_files_of_google(tmp_path):
+    source = write_flax(tmp_path / "tokenizer_checkpoint", "flax_maskgit_tokenizer")
+    cfg = ROOT / "egs" / "vqgan" / "imagenet256_maskgit.cfg"
+    no_critic = ["discriminator.type=none", "loss.r1_cost=0"]
+    run(source, "--cfg", cfg, "--run", tmp_path / "logs-tokenizer", *GOOGLE_TOKENIZER, *no_critic)
+    plan = open_tokenizer(tmp_path / "logs-tokenizer").plan
+    assert_holds(tmp_path / "logs-tokenizer", from_flax(recorded("flax_maskgit_tokenizer")[1], plan))
+    source = write_flax(tmp_path / "checkpoint", "flax_maskgit_transformer")
+    cfg = ROOT / "egs" / "maskgit" / "imagenet256_maskgit.cfg"
+    run(source, "--cfg", cfg, "--run", tmp_path / "logs-model", *GOOGLE)
+    assert_holds(tmp_path / "logs-model", from_google(recorded("flax_maskgit_transformer")[1]))
+
+
+def test_checkpoint_of_halton_maskgit(tmp_path):
+    cfg = ROOT / "egs" / "maskgit" / "imagenet256_halton_tiny.cfg"
+    run(write_halton(tmp_path / "file"), "--cfg", cfg, "--run", tmp_path / "logs-new", *HALTON)
+    assert_holds(tmp_path / "logs-new", from_halton(recorded("halton_maskgit")[1]))
+
+
+def test_tokenizer_of_llamagen(tmp_path):
+    cfg = ROOT / "egs" / "vqgan" / "imagenet256_llamagen_f16.cfg"
+    words = [f"model.{word}" for word in ("channel_mult=[2,1]", "hidden_channels=32", "z_channels=10",
+             "embedding_dim=6", "num_embeddings=40", "attn_resolutions=[8]")]  # fmt: skip
+    words += ["data.target_res=16", "discriminator.type=none", "loss.perceptual_weight=0"]
+    run(write_llamagen(tmp_path / "file"), "--cfg", cfg, "--run", tmp_path / "logs-new", *words)
+    assert_holds(tmp_path / "logs-new", recorded("taming_vqgan")[1])
+
+
+def test_movq_of_open_muse(tmp_path):
+    """Its attention's layers are matrices."""
+    config = {
+        "_class_name": "MOVQ", "hidden_channels": 32, "channel_mult": [1, 2], "num_res_blocks": 1,
+        "attn_resolutions": [8], "num_embeddings": 16, "resolution": 16,
+    }  # fmt: skip
+    plan = make_plan(open_muse_tokenizer(config, "movq")[0], 16, 3)
+    expected = initial_values(parameter_table(plan), 0)
+    layers = ("q.weight", "k.weight", "v.weight", "proj_out.weight")
+    state = {
+        name: torch.from_numpy(array[:, :, 0, 0] if ".attn" in name and name.endswith(layers) else array)
+        for name, array in expected.items()
+    }
+    assert state["decoder.mid.attn_1.q.weight"].ndim == 2
+    (tmp_path / "movq").mkdir()
+    (tmp_path / "movq" / "config.json").write_text(json.dumps(config))
+    torch.save(state, tmp_path / "movq" / "pytorch_model.bin")
+    run(tmp_path / "movq", "--run", tmp_path / "logs-new")
+    assert_holds(tmp_path / "logs-new", expected)
+    assert "decoder.up.1.attn.0.norm.conv_y.weight" in expected
+    assert "encoder.down.1.attn.0.norm.weight" in expected
+
+
+def test_gumbel_quantiser_of_taming_transformers(tmp_path):
+    ddconfig = {"ch": 32, "ch_mult": [1, 2], "num_res_blocks": 1, "attn_resolutions": [], "resolution": 16,
+                "z_channels": 8}  # fmt: skip
+    params = {"ddconfig": ddconfig, "n_embed": 12, "embed_dim": 8, "kl_weight": 1e-8}
+    config = {"model": {"target": "taming.models.vqgan.GumbelVQ", "params": params}}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    model, data = taming_tokenizer(params, gumbel=True)
+    expected = initial_values(parameter_table(make_plan(model, data["target_res"], 3)), 0)
+    assert expected["quantize.proj.weight"].shape == (12, 8, 1, 1)
+    torch.save({"state_dict": tensors(expected)}, tmp_path / "last.ckpt")
+    run(tmp_path / "last.ckpt", "--config", tmp_path / "config.yaml", "--run", tmp_path / "logs-new")
+    assert_holds(tmp_path / "logs-new", expected)
+    assert open_tokenizer(tmp_path / "logs-new").hparams.model.gumbel_kl_weight == 1e-8
+
+
+def test_a_discriminator_begins_anew(tmp_path):
+    source = write_folder(tmp_path / "published", "maskgit_vqgan")
+    critic = ["discriminator.type=patchgan", "discriminator.num_layers=1", "discriminator.ndf=8"]
+    run(source, "--run", tmp_path / "logs-new", *critic)
+    assert any(name.startswith("discriminator.") for name in weights_of(tmp_path / "logs-new"))
+
+
+def test_objects_of_a_trainer_are_passed_over_and_others_refused(tmp_path, monkeypatch):
+    module = types.ModuleType("pytorch_lightning.callbacks")
+    exec("class Saver:\n    pass\nclass Other:\n    pass", module.__dict__)  # noqa: S102 - a foreign class
+    module.Saver.__module__, module.Other.__module__ = "pytorch_lightning.callbacks", "elsewhere"
+    for name in ("pytorch_lightning", "pytorch_lightning.callbacks"):
+        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setitem(sys.modules, "elsewhere", module)
+    state = {"state_dict": {"a": torch.ones(2)}, "callbacks": {"saver": module.Saver()}}
+    torch.save(state, tmp_path / "lightning")
+    torch.save({**state, "other": module.Other()}, tmp_path / "other")
+    np.testing.assert_array_equal(read_torch(tmp_path / "lightning")["state_dict"]["a"], np.ones(2))
+    with pytest.raises(UserError, match="holds more than weights"):
+        read_torch(tmp_path / "other")
+
+
+def mend(folder, change):
+    """Change the weights of a folder."""
+    state = torch.load(folder / "pytorch_model.bin", weights_only=True)
+    change(state)
+    torch.save(state, folder / "pytorch_model.bin")
+
+
+MISTAKES = {
+    "missing": (
+        lambda f: mend(f, lambda s: s.pop("decoder.conv_in.bias")),
+        "tensor 'decoder.conv_in.bias' is missing",
+    ),
+    "surplus": (
+        lambda f: mend(f, lambda s: s.update(more=torch.ones(3))),
+        "tensor 'more' with shape (3,) is unknown",
+    ),
+    "shape": (
+        lambda f: mend(f, lambda s: s.update({"decoder.conv_in.bias": torch.ones(3)})),
+        "'decoder.conv_in.bias' has shape (3,) but the configuration has (32,)",
+    ),
+    "no weights": (lambda f: (f / "pytorch_model.bin").unlink(), "holds no weights: none of"),
+    "empty": (lambda f: (f / "pytorch_model.bin").write_bytes(b""), "is no safetensors, PyTorch or flax"),
+    "no mapping": (lambda f: (f / "config.json").write_text("[1]"), "is no mapping"),
+    "no json": (lambda f: (f / "config.json").write_text("{"), "is no sound json"),
+    "class": (lambda f: (f / "config.json").write_text("{}"), "describes no published model"),
+    "no config": (lambda f: (f / "config.json").unlink(), "does not tell its architecture"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes_are_told_and_leave_no_run(tmp_path, mistake):
+    folder = write_folder(tmp_path / "published", "maskgit_vqgan")
+    make, told = MISTAKES[mistake]
+    make(folder)
+    with pytest.raises(UserError) as caught:
+        run(folder, "--run", tmp_path / "logs-new")
+    assert told in str(caught.value)
+    assert str(folder) in str(caught.value)
+    assert not (tmp_path / "logs-new").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"hiden_channels": 8}, "option 'hiden_channels' is unknown (did you mean 'hidden_channels'?)"),
+        ({"channel_mult": 3}, "is no whole configuration: TypeError"),
+        ({"quantized_embed_dim": 13}, "embedding_dim 13 must be z_channels 12"),
+    ],
+)
+def test_configurations_that_make_no_sense(tmp_path, changes, told):
+    folder = write_folder(tmp_path / "published", "maskgit_vqgan", **changes)
+    with pytest.raises(UserError) as caught:
+        run(folder, "--run", tmp_path / "logs-new")
+    assert told in str(caught.value)
+
+
+def test_other_families_and_truncated_files_are_refused(tmp_path):
+    folder = write_folder(tmp_path / "published", "maskgit_vqgan", "model.safetensors")
+    with pytest.raises(UserError, match="is of family 'maskgit', the published model of family 'vqgan'"):
+        run(folder, "--run", tmp_path / "logs-new", "--cfg", ROOT / "egs" / "maskgit" / "published.cfg")
+    whole = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match="is truncated or no safetensors file"):
+        run(folder, "--run", tmp_path / "logs-new")
+    with pytest.raises(UserError, match="cannot be read: No such file"):
+        run(tmp_path / "nowhere", "--run", tmp_path / "logs-new", "--config", folder / "config.json")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("twin", TWINS)
+def test_published_weights_draw_pictures(tmp_path, twin):
+    """A tokenizer and a transformer of the same codes, each in a run of its own."""
+    home = tmp_path / twin
+    config, _ = recorded("maskgit_transformer_class")
+    tokenizer = write_folder(tmp_path / "tokenizer", "taming_vqgan")
+    narrowed = json.loads((tokenizer / "config.json").read_text()) | {"num_embeddings": 24, "resolution": 8}
+    (tokenizer / "config.json").write_text(json.dumps(narrowed))
+
+    def narrow(state):
+        state["quantize.embedding.weight"] = state["quantize.embedding.weight"][:24].clone()
+
+    mend(tokenizer, narrow)
+    run(tokenizer, "--run", home / "logs-tokenizer", "model.attn_resolutions=[4]")
+    model = write_folder(tmp_path / "model", "maskgit_transformer_class")
+    run(
+        model,
+        "--run",
+        home / "logs-model",
+        f"data.tokenizer_path={home / 'logs-tokenizer'}",
+        "data.target_res=8",
+    )
+    cfg = home / "logs-model" / "hparams-model.cfg"
+    call("synthesize", home, cfg, "synthesis.steps=3", "synthesis.batch_size=2", "synthesis.classes=[3]")
+    found = pictures(home / "logs-model" / "synthesis-images" / "generated")
+    assert found.shape == (2, 8, 8, 3)
+    shutil.rmtree(home)
+    assert config["num_classes"] == 15

@@ -1,0 +1,136 @@
+"""aMUSEd's networks, made and written by diffusers itself, give the same numbers in both twins."""
+
+import warnings
+from importlib import import_module
+
+import numpy as np
+import pytest
+import torch
+
+from common.checkpoint.pretrained import read_folder
+from common.errors import UserError
+from common.plans import tokenizers, transformers
+from tests import tokenizers as tokenizer_twins
+from tests import transformers as transformer_twins
+from torch_impl.models.paella import PaellaDecoder, PaellaEncoder
+from torch_impl.models.vqgan import Tokenizer
+
+pytestmark = pytest.mark.slow
+
+SIDE, GRID = 16, 8
+UVIT = {
+    "hidden_size": 32, "use_bias": False, "cond_embed_dim": 12, "micro_cond_encode_dim": 8,
+    "micro_cond_embed_dim": 40, "encoder_hidden_size": 20, "vocab_size": 40, "codebook_size": 32,
+    "in_channels": 16, "block_out_channels": 24, "num_res_blocks": 1, "block_num_heads": 2,
+    "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 40,
+}  # fmt: skip
+VQ = {
+    "block_out_channels": (32, 64), "layers_per_block": 1, "latent_channels": 8, "num_vq_embeddings": 20,
+    "vq_embed_dim": 6,
+}  # fmt: skip
+ATTENTION = {
+    "down_block_types": ("DownEncoderBlock2D", "AttnDownEncoderBlock2D"),
+    "up_block_types": ("AttnUpDecoderBlock2D", "UpDecoderBlock2D"),
+    "mid_block_add_attention": True,
+}
+AMUSED = {
+    "down_block_types": ("DownEncoderBlock2D",) * 2,
+    "up_block_types": ("UpDecoderBlock2D",) * 2,
+    "mid_block_add_attention": False,
+    "lookup_from_codebook": True,
+}
+SPATIAL = {**ATTENTION, "norm_type": "spatial", "vq_embed_dim": 8}
+
+
+def written(folder, name, module="diffusers", **options):
+    """A model of diffusers with random weights, in a folder as that library writes it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = getattr(import_module(module), name)(**options)
+        generator = torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) / 4 + (parameter.ndim == 1))
+            for buffer_name, buffer in model.named_buffers():
+                if "running" in buffer_name:
+                    buffer.copy_(torch.rand(buffer.shape, generator=generator) + 0.5)
+        model.eval().save_pretrained(folder)
+    return model
+
+
+@pytest.mark.parametrize("downsample", [False, True])
+def test_uvit(tmp_path, downsample):
+    model = written(tmp_path, "UVit2DModel", **UVIT, downsample=downsample, upsample=downsample)
+    generator = np.random.default_rng(0)
+    ids = generator.integers(0, 40, (2, GRID**2))
+    condition = {
+        "text": generator.normal(size=(2, 5, 20)).astype(np.float32),
+        "pooled": generator.normal(size=(2, 12)).astype(np.float32),
+        "micro": np.array([[512, 512, 0, 0, 6], [300, 400, 10, 20, 5]], np.float32),
+    }
+    text, pooled, micro = map(torch.from_numpy, condition.values())
+    with torch.no_grad():
+        expected = model(torch.from_numpy(ids).reshape(2, GRID, GRID), text, pooled, micro)
+    expected = expected.permute(0, 2, 3, 1).reshape(2, GRID**2, 32).numpy()
+    hparams, weights = read_folder(tmp_path, [f"data.grid={GRID}"])
+    plan = transformers.make_plan(hparams.model, GRID, 32)
+    for twin in transformer_twins.TWINS.values():
+        found = twin(plan, weights).forward(ids, condition)["logits"]
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("options", [ATTENTION, AMUSED, SPATIAL], ids=["attention", "amused", "movq"])
+def test_tokenizer(tmp_path, options):
+    model = written(tmp_path, "VQModel", **{**VQ, **options})
+    words = [f"data.target_res={SIDE}", *(["model.attn_resolutions=[8]"] if options is not AMUSED else [])]
+    hparams, weights = read_folder(tmp_path, words)
+    assert hparams.model.pixel_range == ("unit" if options is AMUSED else "signed")
+    x = np.random.default_rng(0).random((2, SIDE, SIDE, 3)).astype(np.float32)
+    with torch.no_grad():
+        z = model.encode(torch.from_numpy(x.transpose(0, 3, 1, 2).copy())).latents
+        codes, _, (_, _, indices) = model.quantize(z)
+        decoded = model.decoder(model.post_quant_conv(codes), codes if options is SPATIAL else None)
+    plan = tokenizers.make_plan(hparams.model, SIDE, 3)
+    for twin in tokenizer_twins.TWINS.values():
+        found = twin(plan, weights).forward(x)
+        np.testing.assert_array_equal(found["indices"].reshape(-1), indices.reshape(-1))
+        for ours, theirs in (("z", z), ("decoded", decoded)):
+            expected = theirs.permute(0, 2, 3, 1).numpy()
+            np.testing.assert_allclose(found[ours], expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+
+
+def test_paella(tmp_path):
+    """PaellaEncoder and PaellaDecoder, the batch norm's running statistics being part of the encoder."""
+    folder = "diffusers.pipelines.deprecated.wuerstchen.modeling_paella_vq_model"
+    options = {
+        "levels": 2,
+        "bottleneck_blocks": 2,
+        "embed_dim": 16,
+        "latent_channels": 4,
+        "num_vq_embeddings": 8,
+    }
+    model = written(tmp_path, "PaellaVQModel", folder, **options)
+    x = np.random.default_rng(0).random((2, SIDE, SIDE, 3)).astype(np.float32)
+    with torch.no_grad():
+        z = model.encode(torch.from_numpy(x.transpose(0, 3, 1, 2).copy())).latents
+        codes, _, (_, _, indices) = model.vquantizer(z)
+        decoded = model.out_block(model.up_blocks(codes))
+    hparams, weights = read_folder(tmp_path, [f"data.target_res={SIDE}"])
+    plan = tokenizers.make_plan(hparams.model, SIDE, 3)
+    for twin in tokenizer_twins.TWINS.values():
+        found = twin(plan, weights).forward(x)
+        np.testing.assert_array_equal(found["indices"].reshape(-1), indices.reshape(-1))
+        for ours, theirs in (("z", z), ("decoded", decoded)):
+            expected = theirs.permute(0, 2, 3, 1).numpy()
+            np.testing.assert_allclose(found[ours], expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+    assert type(Tokenizer.from_pretrained(tmp_path).encoder) is PaellaEncoder
+    assert type(Tokenizer.from_pretrained(tmp_path).decoder) is PaellaDecoder
+
+
+def test_what_is_not_supported_is_told(tmp_path):
+    written(tmp_path / "uvit", "UVit2DModel", **UVIT, downsample=True, upsample=False)
+    with pytest.raises(UserError, match="downsample but no upsample"):
+        read_folder(tmp_path / "uvit")
+    written(tmp_path / "vq", "VQModel", **{**VQ, "block_out_channels": (64, 96)}, **AMUSED)
+    with pytest.raises(UserError, match=r"a VQModel of widths \[64, 96\]"):
+        read_folder(tmp_path / "vq")

@@ -1,0 +1,135 @@
+"""A folder that one twin writes opens in the other, for every model; downloads are whole or refused."""
+
+import json
+from importlib import import_module
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from common.checkpoint.convert import convert
+from common.checkpoint.pretrained import write_folder
+from common.errors import UserError
+from common.hparams import load
+from common.hparams.transformer import ARCHITECTURES
+from convert import read_torch, torch_bytes
+from tests.common import tiny, tiny_classifier, tiny_maskgit, tiny_vqgan
+from tests.common.published import recorded
+from tests.common.published import write_folder as publish
+from tests.end_to_end.twins import TWINS
+
+
+def tiny_vae():
+    with TemporaryDirectory() as folder:
+        return load(tiny.write_tiny(Path(folder)))
+
+
+MODELS = {
+    "hierarchical_vae": tiny_vae,
+    "classifier": tiny_classifier.tiny,
+    "vqgan": tiny_vqgan.tiny,
+    **{
+        architecture: lambda architecture=architecture: tiny_maskgit.tiny(
+            f"model.architecture={architecture}",
+            *(["model.num_classes=0"] if architecture in ("uvit", "lucidrains") else []),
+            *(["model.block_out_channels=[8]", "model.block_num_heads=2"] if architecture == "uvit" else []),
+            "model.critic=token" if architecture == "lucidrains" else "model.critic=none",
+        )
+        for architecture in ARCHITECTURES
+    },
+}
+
+
+def module(twin):
+    return import_module(f"{twin}.pretrained")
+
+
+def weights(hparams):
+    """Random weights under canonical names."""
+    generator = np.random.default_rng(0)
+    family = import_module(f"torch_impl.families.{hparams.run.family}").Family(hparams)
+    return {
+        name: generator.normal(size=shape).astype(np.float32)
+        for name, shape in family.parameter_shapes().items()
+        if not name.startswith("discriminator.")
+    }
+
+
+def content(folder):
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_folder_goes_through_both_twins_unchanged(tmp_path, name):
+    hparams = MODELS[name]()
+    write_folder(tmp_path / "first", hparams, weights(hparams))
+    for twin in TWINS:
+        model = module(twin).Pretrained.from_pretrained(tmp_path / "first")
+        assert type(model) is not module(twin).Pretrained
+        assert isinstance(type(model).from_pretrained(tmp_path / "first"), type(model))
+        model.save_pretrained(tmp_path / twin)
+        assert content(tmp_path / twin) == content(tmp_path / "first")
+    assert len(content(tmp_path / "first")) == 2
+
+
+def test_the_config_tells_no_path(tmp_path):
+    hparams = tiny_maskgit.tiny("data.tokenizer_path=/secret/logs-x", "data.train_data_path=/secret/tokens")
+    write_folder(tmp_path / "folder", hparams, weights(MODELS["maskgit"]()))
+    assert "secret" not in (tmp_path / "folder" / "config.json").read_text()
+
+
+@pytest.mark.parametrize("twin", TWINS)
+def test_another_class_or_weights_of_another_shape_are_refused(tmp_path, twin):
+    hparams = tiny_vqgan.tiny()
+    write_folder(tmp_path / "folder", hparams, weights(hparams))
+    other = import_module(f"{twin}.models.maskgit").MaskGitTransformer
+    with pytest.raises(UserError, match="holds a Tokenizer, not a MaskGitTransformer"):
+        other.from_pretrained(tmp_path / "folder")
+    write_folder(tmp_path / "wrong", tiny_vqgan.tiny("model.z_channels=8", "model.embedding_dim=8"),
+                 weights(hparams))  # fmt: skip
+    with pytest.raises(UserError, match=r"has shape .* but the configuration has"):
+        module(twin).Pretrained.from_pretrained(tmp_path / "wrong")
+    with pytest.raises(UserError, match=r"holds no config\.json"):
+        module(twin).Pretrained.from_pretrained(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize("twin", TWINS)
+def test_folders_of_open_muse_open_where_they_are_safetensors(tmp_path, twin):
+    folder = publish(tmp_path / "published", "maskgit_vqgan", "model.safetensors")
+    import_module(f"{twin}.models.vqgan").Tokenizer.from_pretrained(folder).save_pretrained(tmp_path / "own")
+    found, expected = load_file(tmp_path / "own" / "model.safetensors"), recorded("maskgit_vqgan")[1]
+    assert found.keys() == expected.keys()
+    assert all(np.array_equal(found[name], expected[name]) for name in expected)
+    publish(tmp_path / "torch", "maskgit_vqgan")
+    with pytest.raises(UserError, match="make a run of it with convert"):
+        module(twin).Pretrained.from_pretrained(tmp_path / "torch")
+
+
+@pytest.mark.parametrize("name", ["vqgan", "halton", "classifier", "hierarchical_vae"])
+def test_folders_become_runs_and_runs_folders(tmp_path, name):
+    hparams = MODELS[name]()
+    write_folder(tmp_path / "first", hparams, weights(hparams))
+    words = [str(tmp_path / "first"), "--run", str(tmp_path / "logs-tiny")]
+    convert(words, read_torch, torch_bytes)
+    convert([str(tmp_path / "logs-tiny"), "--to-folder", str(tmp_path / "out")], read_torch, torch_bytes)
+    assert content(tmp_path / "out") == content(tmp_path / "first")
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"format": 2}, "is of format 2, this program reads 1"),
+        ({"hparams": 3}, "is no whole configuration"),
+        ({"hparams": {"run": {"family": "vqgan"}}}, "lacks"),
+    ],
+)
+def test_damaged_configurations_are_told(tmp_path, change, told):
+    hparams = tiny_vqgan.tiny()
+    write_folder(tmp_path, hparams, weights(hparams))
+    config = json.loads((tmp_path / "config.json").read_text()) | change
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError) as caught:
+        module("torch_impl").Pretrained.from_pretrained(tmp_path)
+    assert told in str(caught.value)

@@ -1,0 +1,42 @@
+"""Metroplex and VD-VAE as the engine sees them."""
+
+import numpy as np
+from torch import nn
+
+from common.hparams.families.metroplex import HParams
+from common.plans.metroplex import make_plan
+from common.plans.metroplex_tables import parameter_table
+from common.plans.parameters import initial_values, shapes
+from torch_impl.devices import COMPUTE_DTYPES
+from torch_impl.families.latent_groups import LatentGroups
+from torch_impl.models.metroplex import Metroplex
+
+
+class Family(LatentGroups):
+    """Everything that the engine asks of a family."""
+
+    def __init__(self, hparams: HParams) -> None:
+        super().__init__(hparams, make_plan(hparams))
+        self.table = parameter_table(hparams, self.plan)
+
+    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Canonical shape of every parameter."""
+        return shapes(self.table)
+
+    def initial_parameters(self, seed: int) -> dict[str, np.ndarray]:
+        """First values under canonical names."""
+        return initial_values(self.table, seed)
+
+    def decayed(self, name: str) -> bool:
+        """Whether weight decay acts on a parameter."""
+        return self.table[name].decays
+
+    def build(self) -> nn.Module:
+        """The model; its parameters' values do not matter."""
+        train = self.hparams.train
+        dtype = COMPUTE_DTYPES[train.precision]
+        return Metroplex(self.plan, self.hparams.model, dtype=dtype, checkpoint=train.checkpoint_activations)
+
+    def regions(self, model: nn.Module) -> list[nn.Module]:
+        """Parts of the model that are compiled each on its own."""
+        return [*model.bottom_up.blocks, *model.top_down.blocks]

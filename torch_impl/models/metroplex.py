@@ -1,0 +1,200 @@
+"""Metroplex: VD-VAE (Child 2021) on patches of pixels, of convolutions or with variational attention.
+
+With patches of one pixel the model of convolutions is VD-VAE. Tensors that go in and out are NHWC, inside
+they are NCHW with channels last in memory.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint as recompute
+
+from common.hparams.families.metroplex import Model
+from common.plans.metroplex import MetroplexPlan
+from common.plans.sinusoids import sinusoids
+from torch_impl.layers.convolution import Conv2d
+from torch_impl.layers.precision import at_least_float32, cast
+from torch_impl.models.metroplex_blocks import (
+    DownAttention,
+    DownConvolutions,
+    UpAttention,
+    UpConvolutions,
+    with_channels,
+)
+
+Tensors = Mapping[str, Tensor]
+Masks = Sequence[Tensor] | None
+
+
+class Metroplex(nn.Module):
+    """The model. `dtype` is that of the network's arithmetic, None: as the input.
+
+    `checkpoint` recomputes every block in the backward pass to save memory, with the same noise.
+    """
+
+    def __init__(
+        self,
+        plan: MetroplexPlan,
+        options: Model,
+        *,
+        dtype: torch.dtype | None = None,
+        checkpoint: bool = False,
+    ) -> None:
+        super().__init__()
+        self.bottom_up = BottomUp(plan, options, dtype, checkpoint)
+        self.top_down = TopDown(plan, options, dtype, checkpoint)
+
+    def forward(self, x: Tensor, noise: Tensors, masks: Masks = None) -> tuple[Tensor, dict[str, Tensor]]:
+        """Encode and decode pictures (B, H, W, C).
+
+        `noise` and `masks` are those of `HierarchicalVAE`. Returns the output layer (B, H, W, outputs) and a
+        flat dict: `posterior_mean.<l>`, `posterior_scale.<l>`, `prior_mean.<l>`, `prior_scale.<l>` and
+        `z.<l>`, each (B, h, w, Z), scales being logarithms; and the head's input `features` (B, h, w, C).
+        """
+        return self.top_down(noise, self.bottom_up(x), masks=masks)
+
+    def generate(
+        self,
+        noise: Tensors,
+        temperatures: Sequence[float] | Tensor,
+        latents: Tensors | None = None,
+        masks: Masks = None,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Decode latents from the prior, one temperature a group, or given ones `z.<l>`.
+
+        `noise` holds `prior.<l>`, which given latents without masks do not need. Returns as `forward` does,
+        without the posterior's statistics.
+        """
+        return self.top_down(noise, None, temperatures=temperatures, latents=latents, masks=masks)
+
+
+class BottomUp(nn.Module):
+    """Encoder: pictures (B, H, W, C) -> the activation (B, C, h, w) that each top-down block reads."""
+
+    def __init__(
+        self, plan: MetroplexPlan, options: Model, dtype: torch.dtype | None, checkpoint: bool
+    ) -> None:
+        super().__init__()
+        side = plan.input_kernel
+        self.input_conv = Conv2d(plan.channels * plan.patch**2, plan.width, (side, side), dtype)
+        if plan.transformer:
+            blocks = [UpAttention(block, plan.gelu, dtype, gated=plan.gated) for block in plan.up]
+        else:
+            blocks = [UpConvolutions(block, dtype) for block in plan.up]
+        self.blocks = nn.ModuleList(blocks)
+        self.plan, self.checkpoint = plan, checkpoint
+        self.shift, self.scale = options.input_shift + 127.5, options.input_scale
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        plan = self.plan
+        x = (x * 127.5 + self.shift) * self.scale
+        x = rearrange(x, "b (h i) (w j) c -> b (c i j) h w", i=plan.patch, j=plan.patch)
+        x = self.input_conv(x)
+        if plan.encoding != "none":
+            x = x + positions(plan, x)
+        activations = {} if plan.transformer else {plan.side: x}
+        for index, block in enumerate(self.blocks):
+            x = recompute(block, x, use_reentrant=False) if self.checkpoint else block(x)
+            activations[index if plan.transformer else plan.up[index].out_resolution] = x
+        return [activations[b.source if plan.transformer else b.resolution] for b in plan.down]
+
+
+class TopDown(nn.Module):
+    """Decoder: latent groups from the coarsest to the finest, then the head."""
+
+    def __init__(
+        self, plan: MetroplexPlan, options: Model, dtype: torch.dtype | None, checkpoint: bool
+    ) -> None:
+        super().__init__()
+        widths = {block.resolution: block.channels for block in plan.down}
+        self.start = nn.ParameterDict(
+            {str(side): nn.Parameter(torch.zeros(1, widths[side], side, side)) for side in plan.start}
+        )
+        if plan.transformer:
+            blocks = [
+                DownAttention(block, options, plan.gelu, dtype, gated=plan.gated) for block in plan.down
+            ]
+        else:
+            blocks = [DownConvolutions(block, options, dtype) for block in plan.down]
+        self.blocks = nn.ModuleList(blocks)
+        if plan.affine:
+            self.gain = nn.Parameter(torch.ones(1, plan.top_width, 1, 1))
+            self.bias = nn.Parameter(torch.zeros(1, plan.top_width, 1, 1))
+        self.output_conv = Conv2d(plan.top_width, plan.head_channels * plan.patch**2, dtype=dtype)
+        if plan.shared_scale == "full":
+            self.log_scale = nn.Parameter(torch.zeros(1))
+        self.plan, self.dtype, self.checkpoint = plan, dtype, checkpoint
+
+    def forward(
+        self,
+        noise: Tensors,
+        activations: list[Tensor] | None,
+        temperatures: Sequence[float] | Tensor | None = None,
+        latents: Tensors | None = None,
+        masks: Masks = None,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        given = next(iter({**noise, **(latents or {})}.values()))
+        states: dict[int, Tensor] = {}
+        aux: dict[str, Tensor] = {}
+        for group, (block, plan) in enumerate(zip(self.blocks, self.plan.down, strict=True)):
+            own = (
+                _nchw(noise.get(f"prior.{group}")),
+                _nchw(noise.get(f"posterior.{group}")),
+                None if temperatures is None else temperatures[group],
+                None if latents is None else _nchw(latents[f"z.{group}"]),
+                None if masks is None else rearrange(masks[group], "z -> 1 z 1 1"),
+            )
+            x = self._state(states, group, given)
+            arguments = (x, None if activations is None else activations[group], own)
+            x, found = (
+                recompute(block, *arguments, use_reentrant=False) if self.checkpoint else block(*arguments)
+            )
+            states[plan.resolution] = x
+            aux |= {f"{name}.{group}": value.permute(0, 2, 3, 1) for name, value in found.items()}
+        features = states[self.plan.side]
+        if self.plan.affine:
+            features = features * cast(self.gain, self.dtype) + cast(self.bias, self.dtype)
+        return self._head(features), {**aux, "features": at_least_float32(features).permute(0, 2, 3, 1)}
+
+    def _state(self, states: Mapping[int, Tensor], group: int, given: Tensor) -> Tensor:
+        """Features (B, C, h, w) that a block meets: its resolution's state, with a coarser one added."""
+        plan, block = self.plan, self.plan.down[group]
+        side, channels = block.resolution, block.channels
+        x = states.get(side)
+        if x is None and side in plan.start:
+            x = cast(self.start[str(side)], self.dtype).expand(len(given), -1, -1, -1)
+            if plan.encoding == "start":
+                x = x + positions(plan, x)
+        elif x is None:
+            x = torch.zeros(
+                len(given), channels, side, side, dtype=self.dtype or given.dtype, device=given.device
+            )
+        if plan.transformer or not block.mixin:
+            return x
+        coarse, factor = with_channels(states[block.mixin], channels), side // block.mixin
+        return x + coarse.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
+
+    def _head(self, features: Tensor) -> Tensor:
+        """Output layer (B, H, W, outputs): every token tells of all pixels of its patch."""
+        plan = self.plan
+        y = at_least_float32(self.output_conv(features))
+        y = rearrange(y, "b (c i j) h w -> b (h i) (w j) c", i=plan.patch, j=plan.patch)
+        if plan.shared_scale == "none":
+            return y
+        logits, rest = y.split([plan.n_mixtures, plan.head_channels - plan.n_mixtures], -1)
+        rest = rearrange(rest, "b h w (c k m) -> k b h w c m", c=plan.channels, m=plan.n_mixtures)
+        scales = rest[1, ..., :1] if plan.shared_scale == "mixtures" else self.log_scale.to(rest.dtype)
+        rest = torch.cat([rest[:1], scales.expand(rest.shape[1:])[None], rest[2:]])
+        return torch.cat([logits, rearrange(rest, "k b h w c m -> b h w (c k m)")], -1)
+
+
+def positions(plan: MetroplexPlan, like: Tensor) -> Tensor:
+    """Sinusoids (1, C, h, w) in dtype and place of a map of features."""
+    table = torch.as_tensor(sinusoids(plan.width, plan.side), dtype=like.dtype, device=like.device)
+    return rearrange(table, "h w c -> 1 c h w")
+
+
+def _nchw(x: Tensor | None) -> Tensor | None:
+    return None if x is None else x.permute(0, 3, 1, 2)

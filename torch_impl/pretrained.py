@@ -1,0 +1,69 @@
+"""Models in folders that either twin opens, and of the hub."""
+
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import nn
+
+from common.checkpoint.pretrained import network_options, read_folder, write_folder
+from common.errors import UserError
+from common.plans.layout import check_shapes
+
+
+class Pretrained:
+    """What every model can: be written to a folder and be read from one."""
+
+    hparams: Any = None
+    """Options of the model; those that `build_model` and `from_pretrained` make have them."""
+
+    def save_pretrained(self, folder: Path | str) -> None:
+        """Write `config.json` and `model.safetensors`."""
+        if self.hparams is None:
+            raise UserError("a model without options cannot be saved: make it with build_model")
+        write_folder(Path(folder), self.hparams, _weights(self))
+
+    @classmethod
+    def from_pretrained(
+        cls, where: Path | str, overrides: Sequence[str] = (), *, revision: str = "main"
+    ) -> Self:
+        """The model of a folder, or of the hub as `owner/model[/folder]`.
+
+        Words `section.option=value` change options, such as the `data.grid` of an open-muse U-ViT. A
+        `UserError` says what is missing, what does not fit, and if the model is of another class.
+        """
+        hparams, weights = read_folder(where, overrides, revision=revision)
+        model = build_model(hparams)
+        if not isinstance(model, cls):
+            raise UserError(f"{where} holds a {type(model).__name__}, not a {cls.__name__}")
+        try:
+            _set_weights(model, weights)
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from error
+        return model
+
+
+def build_model(hparams: Any) -> Any:
+    """The model of a run's options; its parameters are not set."""
+    hparams = network_options(hparams)
+    module: Any = import_module(f"torch_impl.families.{hparams.run.family}")
+    model = module.Family(hparams).build()
+    model.hparams = hparams
+    return model
+
+
+def _weights(model: Any) -> dict[str, np.ndarray]:
+    return {
+        name: np.ascontiguousarray(parameter.detach().float().cpu().numpy())
+        for name, parameter in model.named_parameters()
+    }
+
+
+def _set_weights(model: nn.Module, weights: dict[str, np.ndarray]) -> None:
+    check_shapes(weights, {name: tuple(p.shape) for name, p in model.named_parameters()})
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(torch.from_numpy(weights[name].copy()))
