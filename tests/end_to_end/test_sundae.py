@@ -9,6 +9,7 @@ from PIL import Image
 
 from common.run.trained_tokenizer import open_tokenizer
 from tests.common import tiny_sundae
+from tests.common.test_data_characters import TEXT
 from tests.common.tiny_maskgit import write_tokenizer, write_tokens
 from tests.end_to_end.twins import TWINS, call, pictures
 
@@ -66,3 +67,14 @@ def test_shards_of_a_tokenizer_are_learnt(tmp_path):
     paths = [word + str(shards) for word in PATHS]
     call("train", tmp_path / "torch_impl", cfg, f"data.tokenizer_path={tokenizer}", *paths)
     assert (tmp_path / "torch_impl" / "logs-tiny" / "report.json").exists()
+
+
+@pytest.mark.parametrize("name", TWINS)
+def test_text_is_learnt_and_written(tmp_path, name):
+    (tmp_path / "text").write_text("the quick brown fox jumps over the lazy dog " * 40)
+    cfg, twin = tiny_sundae.write_tiny(tmp_path), tmp_path / name
+    words = [*TEXT, f"data.train_data_path={tmp_path / 'text'}"]
+    call("train", twin, cfg, *words, "train.total_train_steps=3")
+    call("synthesize", twin, cfg, *words)
+    lines = (twin / "logs-tiny" / "synthesis-images" / "generated" / "texts.txt").read_text().splitlines()
+    assert [len(line) for line in lines] == [8] * 8
