@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from common.errors import UserError
-from common.hparams.families import classifier, hierarchical_vae, maskgit, vqgan
+from common.hparams.families import classifier, hierarchical_vae, maskgit, sundae, vqgan
 from common.plans import transformers
 from common.plans.hierarchical_vae import make_plan
 from common.plans.latents import level_temperatures
@@ -77,6 +77,13 @@ def _maskgit(hparams: maskgit.HParams, batch: int) -> tuple[Rows, dict[str, Any]
     return tokens | asked, {"generate": (asked or {"index": np.arange(batch)}, {})}
 
 
+def _sundae(hparams: sundae.HParams, batch: int) -> tuple[Rows, dict[str, Any]]:
+    data, model, rng = hparams.data, hparams.model, np.random.default_rng(0)
+    asked = {"label": rng.integers(0, model.num_classes, batch, np.int32)} if model.num_classes else {}
+    tokens = {"tokens": rng.integers(0, data.codebook_size, (batch, data.grid**2), np.int32)}
+    return tokens | asked, {"generate": (asked or {"index": np.arange(batch)}, {})}
+
+
 def _classifier(hparams: classifier.HParams, batch: int) -> tuple[Rows, dict[str, Any]]:
     data = hparams.data
     image = {"image": _pictures((batch, data.target_res, data.target_res, data.channels))}
@@ -91,5 +98,6 @@ _LOADS = {
     "hierarchical_vae": _hierarchical_vae,
     "vqgan": _vqgan,
     "maskgit": _maskgit,
+    "sundae": _sundae,
     "classifier": _classifier,
 }

@@ -41,6 +41,7 @@ DESCRIPTORS = {
     "npy": Descriptor(),
     "webdataset": Descriptor(labelled=True),
     "tokens": Descriptor(flip=False, tokens=True),
+    "text": Descriptor(flip=False, tokens=True),
 }
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import cached_property
 
 from common.data.arrays import open_imagenet, open_npy
+from common.data.characters import open_text
 from common.data.cifar10 import open_cifar10
 from common.data.descriptors import describe
 from common.data.embedded import open_digits, open_photos
@@ -39,6 +40,7 @@ OPENERS: dict[str, Callable[[Options, Split], Examples]] = {
     "npy": open_npy,
     "webdataset": open_webdataset,
     "tokens": open_token_split,
+    "text": open_text,
 }
 """The same names as in `descriptors.DESCRIPTORS`."""
 

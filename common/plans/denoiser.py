@@ -74,8 +74,11 @@ def make_plan(model: Denoiser, grid: int, codebook_size: int, length: int = 0) -
 
     A `UserError` says what does not fit.
     """
-    if codebook_size < 2 or not (grid or length):
-        raise UserError(f"a grid of {grid}x{grid} tokens of {codebook_size} codes leaves nothing to learn")
+    if codebook_size < 2 or (grid > 0) == (length > 0):
+        raise UserError(
+            f"[data] grid {grid}, sequence_length {length} and codebook_size {codebook_size} leave nothing "
+            "to learn: give a grid, or for text grid=0 and a length"
+        )
     if model.architecture == "transformer":
         body: Stack | Level = _text_body(model)
     else:

@@ -38,7 +38,7 @@ class Family(Adapter):
     def __init__(self, hparams: HParams) -> None:
         data = hparams.data
         self.hparams = hparams
-        self.plan = denoiser.make_plan(hparams.model, data.grid, data.codebook_size)
+        self.plan = denoiser.make_plan(hparams.model, data.grid, data.codebook_size, data.sequence_length)
         self.table = denoiser.parameter_table(self.plan)
         self.weight_decay = hparams.loss.weight_decay
         self.metric_sizes = denoising.metric_sizes(hparams.loss)

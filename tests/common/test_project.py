@@ -38,7 +38,9 @@ def test_shipped_configuration_loads_and_fits_together(path):
     assert options.run.family == path.parent.name
     plans = {"maskgit": transformers, "sundae": denoiser}
     if options.run.family in plans:  # the tokenizer's run need not be there
-        plans[options.run.family].make_plan(options.model, options.data.grid, options.data.codebook_size)
+        length = getattr(options.data, "sequence_length", 0)
+        sizes = [options.data.grid, options.data.codebook_size, *([length] if length else [])]
+        plans[options.run.family].make_plan(options.model, *sizes)
     else:
         check_options(options)
 

@@ -38,7 +38,8 @@ def make(case):
     """Plan, float64 weights, ids (B, L), condition and no noise."""
     rng = np.random.default_rng(len(case))
     options = Denoiser(**{**SMALL, **CASES[case]})
-    plan = make_plan(options, 0 if options.architecture == "transformer" else 6, CODES, 5)
+    is_text = options.architecture == "transformer"
+    plan = make_plan(options, 0 if is_text else 6, CODES, 5 if is_text else 0)
     weights = {
         name: rng.normal(len(shape) == 1 and not name.endswith("bias"), 0.3, shape)
         for name, shape in shapes(parameter_table(plan)).items()

@@ -89,7 +89,7 @@ def test_first_values_and_decay():
         ({"depth": (1, (1, 1, 1), 1), "shorten_factor": (4,)}, 8, "1 factors for the 2 levels"),
         ({"depth": 2, "shorten_factor": 4}, 8, "1 factors for the 0 levels"),
         ({"depth": (1, 1, 1), "shorten_factor": 8}, 8, "8 is no square number"),
-        ({"depth": (1, 1, 1), "shorten_factor": 4}, 0, "leaves nothing to learn"),
+        ({"depth": (1, 1, 1), "shorten_factor": 4}, 0, "leave nothing to learn"),
         ({"depth": 1, "dim_head": 6}, 4, "dim_head 6 must be divisible by 4"),
         ({"depth": 1, "architecture": "transformer"}, 4, "must be at least 32 for text"),
         ({"depth": (1, 1, 1), "architecture": "transformer", "dim_head": 32}, 4, "must be one number"),

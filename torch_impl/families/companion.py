@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from common.data.descriptors import describe
 from common.hparams.families.maskgit import TokenData
 from common.run.trained_tokenizer import open_tokenizer
 from torch_impl.layers.pictures import from_range, to_range
@@ -92,4 +93,4 @@ def open_companion(data: TokenData) -> Companion | GreyLevels | None:
     """What makes tokens of pictures: the tokenizer, grey levels, or nothing where the examples are tokens."""
     if data.tokenizer_path:
         return Companion(Path(data.tokenizer_path))
-    return None if data.dataset_source == "tokens" else GreyLevels(data.codebook_size)
+    return None if describe(data.dataset_source).tokens else GreyLevels(data.codebook_size)

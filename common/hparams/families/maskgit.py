@@ -24,7 +24,7 @@ class TokenData(Data):
         doc="run folder logs-<name> of the tokenizer, of either twin. Without it tokens can be learnt but no "
         "picture drawn",
     )
-    grid: int = option(low=1, high=2**10, doc="tokens a side of a picture")
+    grid: int = option(low=0, high=2**10, doc="tokens a side of a picture; sundae: 0 for text")
     codebook_size: int = option(low=1, high=2**24, doc="codes of the tokenizer")
     text_length: int = option(0, low=0, high=2**16, doc="tokens of an encoded text; 0: no text condition")
     null_text_path: str = option(

@@ -11,6 +11,14 @@ from common.hparams.sections import Optimizer, Run, Train
 
 
 @dataclass(frozen=True, kw_only=True)
+class SequenceData(TokenData):
+    """`[data]`: pictures or their tokens, or with `dataset_source = 'text'` the plain text file
+    `train_data_path`."""
+
+    sequence_length: int = option(0, low=0, high=2**20, doc="text: characters of an example")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Loss(Unrolling):
     """`[loss]`: passes of a step and weight decay."""
 
@@ -30,7 +38,7 @@ class HParams:
     """All options of a run. Pictures without `data.tokenizer_path` are their own tokens: grey levels."""
 
     run: Run
-    data: TokenData
+    data: SequenceData
     model: Denoiser
     loss: Loss
     optimizer: Optimizer
@@ -45,5 +53,6 @@ ARCHITECTURE = (
     "data.channels",
     "data.grid",
     "data.codebook_size",
+    "data.sequence_length",
 )
 """Options that an existing run cannot change: whole sections or `section.option`."""

@@ -3,13 +3,20 @@
 from collections.abc import Mapping
 from math import prod
 
+import numpy as np
+
+from common.checkpoint.store import Checkpoint
+from common.data.characters import CODES, decode
+from common.data.descriptors import describe
 from common.errors import UserError
 from common.hparams.families.sundae import HParams
-from common.plans.denoiser import make_plan, parameter_table
+from common.plans.denoiser import DenoiserPlan, make_plan, parameter_table
 from common.run.context import Context
+from common.run.files import replacing
 from common.run.masked_tokens.checks import check_classes, check_tokenizer, check_tokens
 from common.run.masked_tokens.inpainting import unknown_tokens
 from common.run.masked_tokens.logic import TokenModel
+from common.run.sampling_record import record_sampling
 
 MAX_PARAMETERS = 10**11
 TAKES_TOKENS = True
@@ -18,19 +25,21 @@ TAKES_TOKENS = True
 def check_options(hparams: HParams) -> None:
     """Raise a `UserError` that names what does not fit."""
     data = hparams.data
-    plan = make_plan(hparams.model, data.grid, data.codebook_size)
+    plan = _plan(hparams)
     size = sum(prod(parameter.shape) for parameter in parameter_table(plan).values())
     if size > MAX_PARAMETERS:
         raise UserError(f"[model] has {size:,} parameters, more than {MAX_PARAMETERS:,}: lower its widths")
     check_classes(hparams)
-    unknown_tokens(hparams, plan)
+    _check_kind(hparams)
+    if data.grid:
+        unknown_tokens(hparams, plan)
     if data.text_length or data.null_text_path:
         raise UserError(
             "[data] text_length and null_text_path: family 'sundae' reads no captions, leave them out"
         )
     if data.tokenizer_path:
         check_tokenizer(hparams)
-    elif data.dataset_source != "tokens":
+    elif not describe(data.dataset_source).tokens:
         _check_levels(hparams)
 
 
@@ -43,8 +52,7 @@ class Family(TokenModel):
     """See `common.run.families.FamilyLogic`."""
 
     def __init__(self, context: Context) -> None:
-        data = context.hparams.data
-        super().__init__(context, make_plan(context.hparams.model, data.grid, data.codebook_size))
+        super().__init__(context, _plan(context.hparams))
 
     def logged(self, metrics: Mapping[str, float], step: int) -> dict[str, float]:
         """`Unrolled/cross_entropy_<k>` is that of pass k."""
@@ -67,6 +75,43 @@ class Family(TokenModel):
         """Loss, accuracy and, where there are any, skipped updates."""
         text = f"loss {metrics['loss']:.4g}, accuracy {metrics['accuracy']:.1%}"
         return text + (f", {int(metrics['skips'])} updates skipped" if metrics["skips"] else "")
+
+    def synthesise(self, checkpoint: Checkpoint) -> None:
+        """Run the mode of `synthesis.synthesis_mode`; a model of text writes `generated/texts.txt`."""
+        if self.plan.grid:
+            super().synthesise(checkpoint)
+            return
+        options = self.hparams.synthesis
+        if options.synthesis_mode != "generation":
+            raise UserError(f"[synthesis] synthesis_mode '{options.synthesis_mode}' needs pictures, not text")
+        lines: list[str] = []
+        for batch in range(options.n_generation_batches):
+            asked = {"index": np.arange(options.batch_size)}
+            made = self.engine.run("generate", asked, ema=options.load_ema_weights, step=batch)
+            lines += map(decode, made["tokens"])
+        if self.context.writes:
+            folder = self.context.directory.images / "generated"
+            folder.mkdir(parents=True, exist_ok=True)
+            with replacing(folder / "texts.txt") as beside:
+                beside.write_text("\n".join([*lines, ""]))
+            record_sampling(self.context, checkpoint, folder)
+            self.context.say(f"{len(lines)} texts in {folder / 'texts.txt'}, the first: {lines[0]}")
+
+
+def _plan(hparams: HParams) -> DenoiserPlan:
+    data = hparams.data
+    return make_plan(hparams.model, data.grid, data.codebook_size, data.sequence_length)
+
+
+def _check_kind(hparams: HParams) -> None:
+    """Text has characters, pictures have a grid."""
+    data, is_text = hparams.data, hparams.data.dataset_source == "text"
+    if is_text and (data.grid or data.codebook_size < CODES or hparams.model.num_classes):
+        raise UserError(
+            f"[data] dataset_source 'text' needs grid=0, codebook_size={CODES} and model.num_classes=0"
+        )
+    if not is_text and not data.grid:
+        raise UserError(f"[data] grid is 0, which is for text, not for '{data.dataset_source}'")
 
 
 def _check_levels(hparams: HParams) -> None:

@@ -57,6 +57,9 @@ def check_tokens(context: Context) -> None:
 
 
 def _check_grid(tokens: TokenSet, data: Any) -> None:
+    length = getattr(data, "sequence_length", 0)
+    if length and tokens.grid == (1, length) and tokens.codebook_size == data.codebook_size:
+        return
     if tokens.grid != (data.grid, data.grid) or tokens.codebook_size != data.codebook_size:
         h, w = tokens.grid
         raise UserError(

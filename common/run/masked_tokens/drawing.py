@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from common.data.descriptors import describe
 from common.errors import UserError
 from common.plans.transformers import make_plan
 from common.run.context import Context
@@ -14,7 +15,7 @@ from common.run.masked_tokens.texts import prompts
 
 def can_draw(hparams: Any) -> bool:
     """Whether tokens can become pictures: there is a tokenizer, or they are grey levels."""
-    levels = hparams.run.family == "sundae" and hparams.data.dataset_source != "tokens"
+    levels = hparams.run.family == "sundae" and not describe(hparams.data.dataset_source).tokens
     return bool(hparams.data.tokenizer_path) or levels
 
 

@@ -1,0 +1,158 @@
+"""Make token shards of a latent folder of sundae-vqgan: a file a picture, mirrored ones beside it.
+
+python data_scripts/import_latents.py LATENTS FOLDER --codebook-size K [--tokenizer RUN] [--pictures A:B]
+
+LATENTS holds <index>.r.npy and, unless it was made without them, <index>.l.npy, or a folder of these for each
+class. `--pictures` chooses pictures by their index, so that mirrored twins stay in one split. Labels are the
+numbers of the classes' folders; the original's networks count them as texts are sorted ('0', '1', '10', ...),
+which `--legacy-classes` keeps for weights that learnt it. The shards' header has the order, either way.
+"""
+
+import argparse
+import re
+from collections.abc import Sequence
+from math import isqrt
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from common.data.tokens import TokenWriter
+from common.errors import UserError, run_command
+from common.run.trained_tokenizer import open_tokenizer
+
+NAME = re.compile(r"(\d+)(\.[rl])?\.npy")
+
+
+class Latent(NamedTuple):
+    """A file of one picture, or of its mirror image, and the class folder that it lies in, -1 without."""
+
+    label: int
+    index: int
+    side: str
+    path: Path
+
+
+def listed(folder: Path) -> list[Latent]:
+    """Every latent, by class and index; a `UserError` where files are missing between the others."""
+    if not folder.is_dir():
+        raise UserError(f"latents {folder} do not exist: give the folder of generate-latents.py")
+    classes = sorted((path for path in folder.iterdir() if path.is_dir()), key=lambda path: path.name)
+    for path in classes:
+        if not path.name.isdecimal():
+            raise UserError(f"latents {path}: folders of classes are called by their numbers")
+    found = [latent for path in classes for latent in _in_folder(path, int(path.name))]
+    found += _in_folder(folder, -1)
+    if not found:
+        raise UserError(f"latents {folder} holds no file <index>.r.npy")
+    if classes and any(latent.label < 0 for latent in found):
+        raise UserError(f"latents {folder} holds files beside the folders of classes: move them away")
+    found.sort()
+    _check_gaps(folder, found)
+    return found
+
+
+def string_order(n: int) -> list[int]:
+    """The class that the original's networks know as 0, as 1, ...: numbers sorted as texts."""
+    return sorted(range(n), key=str)
+
+
+def read(latent: Latent, length: int, codebook_size: int) -> np.ndarray:
+    """Tokens (L,) of a file; a `UserError` where it holds anything else."""
+    tokens = _load(latent.path)
+    if tokens.dtype.kind not in "iu" or len(tokens) != length:
+        raise UserError(
+            f"latents {latent.path} holds {len(tokens)} values of {tokens.dtype}, not {length} tokens"
+        )
+    wrong = tokens[(tokens < 0) | (tokens >= codebook_size)]
+    if len(wrong):
+        raise UserError(
+            f"latents {latent.path} holds the token {wrong.max()}, but --codebook-size is {codebook_size}: "
+            "give that of the tokenizer that made them"
+        )
+    return tokens
+
+
+def _load(path: Path) -> np.ndarray:
+    try:
+        return np.asarray(np.load(path, allow_pickle=False)).reshape(-1)
+    except (OSError, ValueError) as error:
+        raise UserError(f"latents {path} cannot be read: {error}") from error
+
+
+def _in_folder(folder: Path, label: int) -> list[Latent]:
+    matches = [(NAME.fullmatch(path.name), path) for path in folder.iterdir() if path.is_file()]
+    return [Latent(label, int(m[1]), m[2] or ".r", path) for m, path in matches if m]
+
+
+def _check_gaps(folder: Path, found: Sequence[Latent]) -> None:
+    """Indices are to follow one another, over all classes, and all pictures or none have mirrored ones."""
+    sides = {side: sorted(latent.index for latent in found if latent.side == side) for side in (".r", ".l")}
+    for side, indices in sides.items():
+        expected = range(indices[0], indices[0] + len(indices)) if indices else ()
+        for wanted, index in zip(expected, indices, strict=True):
+            if wanted != index:
+                raise UserError(f"latents {folder}: the file of picture {wanted} ({side[1:]}) is missing")
+    if sides[".l"] and sides[".l"] != sides[".r"]:
+        odd = sorted(set(sides[".l"]) ^ set(sides[".r"]))[0]
+        raise UserError(f"latents {folder}: picture {odd} has one of .r.npy and .l.npy, but not both")
+
+
+def main(words: Sequence[str]) -> None:
+    """Do what a command line says."""
+    parser = argparse.ArgumentParser("import_latents.py", description=__doc__)
+    parser.add_argument("latents", type=Path)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--codebook-size", type=int, required=True)
+    parser.add_argument("--tokenizer", type=Path, help="run folder of the tokenizer that made them")
+    parser.add_argument("--pictures", default="", metavar="A:B", help="pictures A to B - 1 only")
+    parser.add_argument("--legacy-classes", action="store_true", help="labels as the original counts them")
+    chosen = parser.parse_args(words)
+    latents = _chosen(listed(chosen.latents), chosen.pictures)
+    first = len(_load(latents[0].path))
+    side = isqrt(first)
+    if side**2 != first:
+        raise UserError(f"latents {latents[0].path} holds {first} tokens, which are no square grid")
+    n_classes = 1 + max(latent.label for latent in latents)
+    order = string_order(n_classes)
+    rank = {label: place for place, label in enumerate(order)} if chosen.legacy_classes else None
+    labels = np.array([rank[latent.label] if rank else latent.label for latent in latents], np.int32)
+    header = {
+        "grid": [side, side],
+        "codebook_size": chosen.codebook_size,
+        "tokenizer": _maker(chosen.tokenizer),
+        "source": str(chosen.latents),
+        "string_order": order,
+        "legacy_classes": chosen.legacy_classes,
+    }
+    keys = [str(latent.path.relative_to(chosen.latents)) for latent in latents]
+    writer = TokenWriter(chosen.folder, header, keys, labels if n_classes else None)
+    for latent in latents[writer.n_pictures :]:
+        writer.add(read(latent, first, chosen.codebook_size).reshape(1, side, side))
+    writer.finish()
+    print(f"{len(latents)} pictures as {side}x{side} tokens in {chosen.folder}")
+
+
+def _chosen(latents: list[Latent], span: str) -> list[Latent]:
+    if not span:
+        return latents
+    match = re.fullmatch(r"(\d*):(\d*)", span)
+    if match is None:
+        raise UserError(f"--pictures '{span}' must be A:B, the first picture and the one behind the last")
+    low, high = int(match[1] or 0), int(match[2] or 2**62)
+    found = [latent for latent in latents if low <= latent.index < high]
+    if not found:
+        raise UserError(f"--pictures '{span}': there are none of these indices")
+    return found
+
+
+def _maker(run: Path | None) -> dict[str, str]:
+    """What names the tokenizer in the header."""
+    if run is None:
+        return {"sha256": "unknown", "run": "unknown"}
+    tokenizer = open_tokenizer(run)
+    return {"sha256": tokenizer.sha256, "run": tokenizer.hparams.run.name, "weights": "ema"}
+
+
+if __name__ == "__main__":
+    run_command(main)

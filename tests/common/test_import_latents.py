@@ -1,0 +1,87 @@
+"""Latent folders of sundae-vqgan become token shards."""
+
+import numpy as np
+import pytest
+
+from common.data.tokens import open_tokens
+from common.errors import UserError
+from data_scripts.import_latents import main, string_order
+
+
+def write(folder, n, *, first=0, sides="rl", length=16, codes=9):
+    folder.mkdir(parents=True, exist_ok=True)
+    for i in range(first, first + n):
+        for side in sides:
+            tokens = (np.arange(length, dtype=np.int64) + i + 3 * (side == "l")) % codes
+            np.save(folder / f"{i:06d}.{side}.npy", tokens)
+    return folder
+
+
+def imported(tmp_path, *words, codes=9):
+    main([str(tmp_path / "latents"), str(tmp_path / "out"), "--codebook-size", str(codes), *words])
+    return open_tokens(tmp_path / "out")
+
+
+def test_pictures_and_their_mirror_images(tmp_path):
+    write(tmp_path / "latents", 5)
+    found = imported(tmp_path, "--pictures", "1:4")
+    assert list(found.keys) == [f"00000{i}.{side}.npy" for i in (1, 2, 3) for side in "lr"]
+    assert (found.grid, found.codebook_size, found.labels) == ((4, 4), 9, None)
+    np.testing.assert_array_equal(found.gather([1])[0].reshape(-1), (np.arange(16) + 1) % 9)
+
+
+def test_classes_keep_both_orders(tmp_path):
+    for label in range(12):
+        write(tmp_path / "latents" / str(label), 1, first=label, sides="r")
+    found = imported(tmp_path)
+    assert found.labels.tolist() == list(range(12))
+    order = [0, 1, 10, 11, 2, 3, 4, 5, 6, 7, 8, 9]
+    assert found.header["string_order"] == order == string_order(12)
+    main([str(tmp_path / "latents"), str(tmp_path / "old"), "--codebook-size", "9", "--legacy-classes"])
+    assert [order[label] for label in open_tokens(tmp_path / "old").labels] == list(range(12))
+
+
+def gap(folder):
+    (folder / "000002.r.npy").unlink()
+    (folder / "000002.l.npy").unlink()
+
+
+def foreign(folder):
+    np.save(folder / "000001.r.npy", np.arange(15))
+
+
+def untouched(folder):
+    assert folder.is_dir()
+
+
+def objects(folder):
+    np.save(folder / "000001.r.npy", np.array([{}], object), allow_pickle=True)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words", "message"),
+    [
+        (gap, (), "picture 2 .* is missing"),
+        (lambda folder: (folder / "000004.l.npy").unlink(), (), "picture 4 has one of"),
+        (foreign, (), "holds 15 values of int64, not 16 tokens"),
+        (objects, (), "cannot be read"),
+        (lambda folder: write(folder / "cats", 1), (), "called by their numbers"),
+        (lambda folder: write(folder / "3", 1), (), "beside the folders of classes"),
+        (untouched, ("--pictures", "7:9"), "none of these indices"),
+        (untouched, ("--pictures", "7"), "must be A:B"),
+        (lambda folder: write(folder, 5, codes=12), (), "holds the token 11, but --codebook-size is 9"),
+        (lambda folder: write(folder, 5, length=15), (), "no square grid"),
+    ],
+)
+def test_folders_that_cannot_be_used_are_named(tmp_path, spoil, words, message):
+    spoil(write(tmp_path / "latents", 5))
+    with pytest.raises(UserError, match=message):
+        imported(tmp_path, *words)
+
+
+def test_nothing_there(tmp_path):
+    with pytest.raises(UserError, match="do not exist"):
+        imported(tmp_path)
+    (tmp_path / "latents").mkdir()
+    with pytest.raises(UserError, match="holds no file"):
+        imported(tmp_path)

@@ -1,0 +1,80 @@
+"""What a user does: train SUNDAE on grey levels and on tokens in both twins, and draw."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from common.run.trained_tokenizer import open_tokenizer
+from tests.common import tiny_sundae
+from tests.common.test_data_characters import TEXT
+from tests.common.tiny_maskgit import write_tokenizer, write_tokens
+from tests.end_to_end.twins import TWINS, call, pictures
+
+pytestmark = pytest.mark.slow
+
+PATHS = [f"data.{option}_data_path=" for option in ("train", "val", "synthesis")]
+PIXELS = ["data.dataset_source=digits", "data.grid=8", "data.codebook_size=17", *PATHS]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Both twins' runs of grey levels: 3 batches in PyTorch, 3 more in JAX."""
+    folder = tmp_path_factory.mktemp("twins")
+    cfg = tiny_sundae.write_tiny(folder)
+    torch_twin, jax_twin = (folder / name for name in TWINS)
+    call("train", torch_twin, cfg, *PIXELS, "train.total_train_steps=3")
+    words = (*PIXELS, "train.total_train_steps=6", "--resume-from", torch_twin / "logs-tiny")
+    call("train", jax_twin, cfg, *words)
+    return folder
+
+
+def test_a_run_goes_on_in_the_other_twin_and_reports(folder):
+    for name in TWINS:
+        report = json.loads((folder / name / "logs-tiny" / "report.json").read_text())
+        assert 0 < report["cross_entropy"] < 2 * np.log(17)
+        assert 0 <= report["class_agreement"] <= 1
+        assert (folder / name / "logs-tiny" / "samples.png").exists()
+
+
+@pytest.mark.parametrize("name", TWINS)
+def test_every_mode_leaves_its_files(folder, tmp_path, name):
+    twin = tmp_path / name
+    shutil.copytree(folder / "jax_impl" / "logs-tiny", twin / "logs-tiny")
+    images = twin / "logs-tiny" / "synthesis-images"
+
+    def mode(mode, *overrides):
+        words = [*PIXELS, f"synthesis.synthesis_mode={mode}", *overrides]
+        call("synthesize", twin, tiny_sundae.write_tiny(folder), *words)
+
+    mode("generation", "synthesis.classes=[3, 4]")
+    assert pictures(images / "generated").shape == (8, 8, 8)
+    assert list(json.loads((images / "generated" / "labels.json").read_text()).values()) == [3, 4] * 4
+    mode("inpainting")
+    assert pictures(images / "inpainted").shape == (6, 8, 8)
+    mode("animation", "synthesis.steps=40")
+    with Image.open(images / "animation" / "steps.gif") as animated:
+        assert animated.n_frames >= 3
+    mode("generation", "synthesis.sampler=argmax_unrolled", "synthesis.n_generation_batches=1")
+
+
+def test_shards_of_a_tokenizer_are_learnt(tmp_path):
+    tokenizer = write_tokenizer(tmp_path)
+    cfg = tiny_sundae.write_tiny(tmp_path)
+    shards = write_tokens(tmp_path / "tokens", sha256=open_tokenizer(tokenizer).sha256)
+    paths = [word + str(shards) for word in PATHS]
+    call("train", tmp_path / "torch_impl", cfg, f"data.tokenizer_path={tokenizer}", *paths)
+    assert (tmp_path / "torch_impl" / "logs-tiny" / "report.json").exists()
+
+
+@pytest.mark.parametrize("name", TWINS)
+def test_text_is_learnt_and_written(tmp_path, name):
+    (tmp_path / "text").write_text("the quick brown fox jumps over the lazy dog " * 40)
+    cfg, twin = tiny_sundae.write_tiny(tmp_path), tmp_path / name
+    words = [*TEXT, f"data.train_data_path={tmp_path / 'text'}"]
+    call("train", twin, cfg, *words, "train.total_train_steps=3")
+    call("synthesize", twin, cfg, *words)
+    lines = (twin / "logs-tiny" / "synthesis-images" / "generated" / "texts.txt").read_text().splitlines()
+    assert [len(line) for line in lines] == [8] * 8
