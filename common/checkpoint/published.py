@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from common.checkpoint import metroplex
 from common.checkpoint.compare import match
 from common.checkpoint.diffusers_import import (
     diffusers_tokenizer,
@@ -28,7 +29,15 @@ from common.checkpoint.tokenizer_import import (
 from common.checkpoint.tokenizer_names import from_flax
 from common.checkpoint.transformer_import import from_google, from_halton, open_muse_options
 from common.errors import UserError
-from common.plans import classifier, hierarchical_vae, initialisation, tokenizers, transformers
+from common.plans import (
+    classifier,
+    hierarchical_vae,
+    initialisation,
+    metroplex_tables,
+    tokenizers,
+    transformers,
+)
+from common.plans import metroplex as metroplex_plan
 from common.plans.parameters import shapes
 from common.plans.transformer_plan import TransformerPlan
 
@@ -40,7 +49,7 @@ DIFFUSERS = {
     "VQModel": lambda config: ("vqgan", *diffusers_tokenizer(config)),
     "UVit2DModel": lambda config: ("maskgit", *diffusers_uvit(config)),
 }
-FAMILIES = ("vqgan", "maskgit")
+FAMILIES = ("vqgan", "maskgit", "metroplex")
 
 
 LIBRARY, FORMAT = "dioscuri", 1
@@ -106,6 +115,8 @@ def canonical_weights(arrays: Arrays, hparams: Any, where: object, *, own: bool 
 
 def _renamed(arrays: Arrays, hparams: Any) -> Arrays:
     """Their names and layouts tell which project's they are."""
+    if hparams.run.family == "metroplex":
+        return metroplex.from_original(arrays, hparams)
     flax, architecture = any("/" in name for name in arrays), hparams.model.architecture
     if hparams.run.family == "maskgit":
         if flax:
@@ -164,6 +175,8 @@ def _expected(hparams: Any) -> dict[str, tuple[int, ...]]:
     if hparams.run.family == "hierarchical_vae":
         table = initialisation.parameter_table(hierarchical_vae.make_plan(hparams))
         return {name: parameter.shape for name, parameter in table.items()}
+    if hparams.run.family == "metroplex":
+        return shapes(metroplex_tables.parameter_table(hparams, metroplex_plan.make_plan(hparams)))
     if hparams.run.family == "classifier":
         return shapes(classifier.parameter_table(_classifier_plan(hparams)))
     if hparams.run.family == "vqgan":
