@@ -245,14 +245,22 @@ class Engine:
         flat = state.optimizer.params
         batch = batch | _extras(state, frozen)
 
-        def loss(params: nnx.State) -> tuple[jax.Array, dict[str, jax.Array]]:
-            terms = self.family.terms(nnx.merge(self.graph, params, self.rest), batch, noise, phase)
+        def loss(params: nnx.State, batch: Any, lap: Hashable) -> tuple[jax.Array, Any]:
+            terms = self.family.terms(nnx.merge(self.graph, params, self.rest), batch, noise, lap)
             own = self.family.statistics(terms) if statistics is None else statistics
-            return self.family.loss(terms, scalars, own, phase)
+            value, metrics = self.family.loss(terms, scalars, own, lap)
+            return value, (metrics, self.family.carried(terms))
 
         # Split outside of the gradient: that of a slice is a padded vector, one of full length a tensor.
-        grads, metrics = jax.grad(loss, has_aux=True)(self._weights(flat))
-        return join(grads, self.layout, self.tree).astype(flat.dtype), metrics
+        weights, total = self._weights(flat), None
+        for lap in self.family.laps(phase):
+            grads, (metrics, carried) = jax.grad(loss, has_aux=True)(weights, batch, lap)
+            part = join(grads, self.layout, self.tree).astype(flat.dtype), metrics
+            total = part if total is None else _add(total, part)
+            # The next lap begins when this one's gradient is there: memory holds one at a time.
+            total, carried = jax.lax.optimization_barrier((total, carried)) if carried else (total, carried)
+            batch = batch | carried
+        return total
 
     def _apply(self, state: TrainState, totals: tuple[jax.Array, Any], scalars: Any) -> TrainState:
         """Update by the mean of the parts' gradients, and add the mean of their metrics to the sums."""

@@ -28,9 +28,11 @@ DTYPES = {"float32": np.float32, "float64": np.float64, "bfloat16": np.float32}
 class Twin:
     """A network with canonical weights, which may be replaced. Under bfloat16 they are float32."""
 
+    table = staticmethod(parameter_table)
+
     def __init__(self, plan, weights, precision="float32", *, checkpoint=False):
         self.plan, self.weights, self.precision, self.checkpoint = plan, weights, precision, checkpoint
-        self.dtype, self.shapes = DTYPES[precision], shapes(parameter_table(plan))
+        self.dtype, self.shapes = DTYPES[precision], shapes(self.table(plan))
 
     def forward(self, ids, condition, noise=None, *, prepared=False):
         """`logits` and all intermediates; `prepared` prepares the condition beforehand."""
@@ -52,6 +54,8 @@ class Twin:
 
 class Torch(Twin):
     """The PyTorch twin."""
+
+    build = staticmethod(build_torch)
 
     def forward(self, ids, condition, noise=None, *, prepared=False):
         with torch.no_grad():
@@ -82,7 +86,7 @@ class Torch(Twin):
 
     def _model(self):
         dtype = torch.bfloat16 if self.precision == "bfloat16" else None
-        model = build_torch(self.plan, dtype=dtype, checkpoint=self.checkpoint)
+        model = self.build(self.plan, dtype=dtype, checkpoint=self.checkpoint)
         layout = torch_flat.flat_layout(model, self.shapes, lambda _: True)
         torch_flat.bind(model, torch.from_numpy(pack(self.weights, layout, self.dtype)), layout)
         return model
@@ -110,6 +114,7 @@ class Jax(Twin):
     """The JAX twin. What it compiles serves later weights, too."""
 
     scan = False
+    build = staticmethod(build_jax)
 
     def forward(self, ids, condition, noise=None, *, prepared=False):
         with self._arithmetic():
@@ -166,7 +171,7 @@ class Jax(Twin):
         dtype = jnp.bfloat16 if self.precision == "bfloat16" else None
 
         def build():
-            return build_jax(self.plan, dtype=dtype, checkpoint=self.checkpoint, scan=self.scan)
+            return self.build(self.plan, dtype=dtype, checkpoint=self.checkpoint, scan=self.scan)
 
         graph, params, rest = nnx.split(nnx.eval_shape(build), nnx.Param, ...)
         return graph, rest, *jax_flat.flat_layout(params, self.shapes, lambda _: True)

@@ -236,13 +236,16 @@ class Engine:
         totals: dict[str, Tensor] = {}
         model = self._current(ema=False)
         for index, (batch, noise) in enumerate(zip(batches, noises, strict=True)):
-            terms = self.family.terms(model, batch, noise, phase)
-            if balanced and n_parts == 1:
-                statistics = self.devices.mean(self.family.statistics(terms))
-            loss, metrics = self.family.loss(terms, scalars, statistics, phase)
-            grads = torch.autograd.grad(loss / n_parts, self.parameters, materialize_grads=True)
-            gather(self.grad_views, grads, accumulate=index > 0)
-            totals = {name: totals.get(name, 0) + value.detach() / n_parts for name, value in metrics.items()}
+            for lap, own in enumerate(self.family.laps(phase)):
+                terms = self.family.terms(model, batch, noise, own)
+                if balanced and n_parts == 1:
+                    statistics = self.devices.mean(self.family.statistics(terms))
+                loss, metrics = self.family.loss(terms, scalars, statistics, own)
+                grads = torch.autograd.grad(loss / n_parts, self.parameters, materialize_grads=True)
+                gather(self.grad_views, grads, accumulate=index + lap > 0)
+                for name, value in metrics.items():
+                    totals[name] = totals.get(name, 0) + value.detach() / n_parts
+                batch |= self.family.carried(terms)
         self.devices.mean(self.grad)
         norm = self.update(self.state, self.grad, scalars["learning_rate"], scalars["ema_rate"])
         self._keep_buffers(_taken(totals, "buffer."))

@@ -20,6 +20,7 @@ from common.checkpoint.diffusers_import import (
     from_diffusers_tokenizer,
     from_diffusers_uvit,
 )
+from common.checkpoint.paella_import import from_paella, paella_tokenizer
 from common.checkpoint.tokenizer_import import (
     from_llamagen,
     from_taming,
@@ -45,7 +46,8 @@ Arrays = dict[str, np.ndarray]
 
 TOKENIZERS = {"MaskGitVQGAN": "maskgit", "VQGANModel": "taming", "MOVQ": "movq"}
 TRANSFORMERS = ("MaskGitTransformer", "MaskGiTUViT", "MaskGiTUViT_v2")
-DIFFUSERS = {
+OTHERS = {
+    "PaellaVQModel": lambda config: ("vqgan", *paella_tokenizer(config)),
     "VQModel": lambda config: ("vqgan", *diffusers_tokenizer(config)),
     "UVit2DModel": lambda config: ("maskgit", *diffusers_uvit(config)),
 }
@@ -79,8 +81,8 @@ def recognise(config: Mapping[str, Any], where: object) -> Published:
             return _described("vqgan", model, data)
         if name in TRANSFORMERS:
             return described_transformer(config)
-        if name in DIFFUSERS:
-            return _described(*DIFFUSERS[name](config))
+        if name in OTHERS:
+            return _described(*OTHERS[name](config))
         stage = _first_stage(config)
         if stage is not None:
             gumbel = str(stage.get("target", "")).endswith("GumbelVQ")
@@ -90,7 +92,7 @@ def recognise(config: Mapping[str, Any], where: object) -> Published:
         raise UserError(f"{where}: {error}") from error
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{where} is no whole configuration: {type(error).__name__} {error}") from error
-    known = ", ".join([*TOKENIZERS, *TRANSFORMERS, *DIFFUSERS])
+    known = ", ".join([*TOKENIZERS, *TRANSFORMERS, *OTHERS])
     raise UserError(
         f"{where} describes no published model that is known here: _class_name is none of {known}, and there "
         "is no ddconfig"
@@ -126,6 +128,8 @@ def _renamed(arrays: Arrays, hparams: Any) -> Arrays:
         return from_diffusers_uvit(arrays) if _has(arrays, "down_block.") else dict(arrays)
     if flax:
         return from_flax(arrays, _tokenizer_plan(hparams))
+    if _has(arrays, "in_block."):
+        return from_paella(arrays)
     if _has(arrays, "encoder.conv_blocks."):
         return from_llamagen(arrays)
     return from_diffusers_tokenizer(arrays) if _has(arrays, "encoder.down_blocks.") else from_taming(arrays)

@@ -52,7 +52,19 @@ class Masking:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sampling:
+class Filters:
+    """Which tokens can be drawn."""
+
+    top_k: int = option(0, low=0, doc="draw from that many of the likeliest codes; 0: all")
+    top_p: float = option(1.0, low=0, high=1, doc="draw from the likeliest codes that make up this share")
+
+    def __post_init__(self) -> None:
+        if self.top_p == 0:
+            raise UserError("[synthesis] top_p must be above 0: nothing could be drawn")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling(Filters):
     """How tokens are sampled."""
 
     sampler: str = option(
@@ -82,8 +94,6 @@ class Sampling:
     guidance_schedule: str = option(
         "constant", choices=("constant", "linear", "cosine"), doc="over the steps, up to guidance_scale"
     )
-    top_k: int = option(0, low=0, doc="draw from that many of the likeliest codes; 0: all")
-    top_p: float = option(1.0, low=0, high=1, doc="draw from the likeliest codes that make up this share")
     remask: str = option(
         "none",
         choices=("none", "confidence", "random"),
@@ -115,8 +125,7 @@ class Sampling:
     )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         mask_power(self.sampling_schedule)
-        if self.top_p == 0:
-            raise UserError("[synthesis] top_p must be above 0: nothing could be drawn")
         if self.start_step >= self.steps:
             raise UserError(f"[synthesis] start_step {self.start_step} must be below steps {self.steps}")

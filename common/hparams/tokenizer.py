@@ -12,16 +12,21 @@ class Tokenizer:
     """`[model]` of the family vqgan."""
 
     architecture: str = option(
-        choices=("maskgit", "taming", "movq"),
+        choices=("maskgit", "taming", "movq", "paella"),
         doc="maskgit: convolutions only (MaskGIT, Chang et al. 2022); taming: with attention (VQGAN, "
-        "Esser et al. 2021); movq: the same, the codes modulating the decoder's norms (Zheng et al. 2022)",
+        "Esser et al. 2021); movq: the same, the codes modulating the decoder's norms (Zheng et al. 2022); "
+        "paella: modulated blocks (Rampas et al. 2022)",
     )
     hidden_channels: int = option(low=1, high=2**14, doc="width that channel_mult multiplies")
     channel_mult: tuple[int, ...] = option(low=1, doc="width of each level, finest first")
-    num_res_blocks: int = option(low=1, high=100, doc="residual blocks a level")
+    num_res_blocks: int = option(
+        low=1, high=100, doc="residual blocks a level; paella: of the decoder's coarsest"
+    )
     z_channels: int = option(low=1, high=2**14, doc="channels of the encoder's output")
     num_embeddings: int = option(low=2, high=2**24, doc="codes")
-    embedding_dim: int = option(low=1, high=2**14, doc="length of a code; maskgit: that of z_channels")
+    embedding_dim: int = option(
+        low=1, high=2**14, doc="length of a code; maskgit, paella: that of z_channels"
+    )
     norm_groups: int = option(32, low=1, doc="groups of the group norms")
     dropout: float = option(0.0, low=0, high=0.99, doc="rate before the second convolution of a block")
     attn_resolutions: tuple[int, ...] = option(
@@ -34,8 +39,8 @@ class Tokenizer:
         choices=("nearest", "ema", "gumbel", "fsq", "lfq"),
         doc="nearest: the nearest code, learnt by gradient; ema: the mean of what it quantised (van den "
         "Oord et al. 2017, A.1); gumbel: codes mixed under noise in training (Jang et al. 2017), by their "
-        "distances with maskgit, else by a layer's logits; fsq: rounded values (Mentzer et al. 2023); lfq: "
-        "signs (Yu et al. 2023)",
+        "distances with maskgit and paella, else by a layer's logits; fsq: rounded values (Mentzer et al. "
+        "2023); lfq: signs (Yu et al. 2023)",
     )
     gumbel_temperature: tuple[float, float] = option(
         (1.0, 0.6), low=1e-6, doc="gumbel: of the mixture, from the first to the second value"
@@ -74,11 +79,13 @@ class Tokenizer:
     def __post_init__(self) -> None:
         if not self.channel_mult:
             raise UserError("[model] channel_mult is empty: give one factor a level, such as [1, 2]")
-        if self.architecture == "maskgit" and self.z_channels != self.embedding_dim:
+        if self.architecture in ("maskgit", "paella") and self.z_channels != self.embedding_dim:
             raise UserError(
                 f"[model] embedding_dim {self.embedding_dim} must be z_channels {self.z_channels} for the "
-                "architecture 'maskgit', which has no layer between them"
+                f"architecture '{self.architecture}', which has no layer between them"
             )
+        if self.architecture == "paella" and self.dropout:
+            raise UserError("[model] architecture 'paella' has no dropout: set dropout=0")
         self._check_quantizer()
 
     def _check_quantizer(self) -> None:

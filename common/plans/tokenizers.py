@@ -46,7 +46,7 @@ class TokenizerPlan:
     @property
     def downsampling(self) -> int:
         """Side of a picture over that of its grid of tokens."""
-        return int(2 ** (len(self.encoder) - 1))
+        return int(2 ** (len(self.encoder) - 1 + self.paella))
 
     @property
     def grid(self) -> int:
@@ -71,7 +71,12 @@ class TokenizerPlan:
     @property
     def taming(self) -> bool:
         """Whether it is the VQGAN of taming-transformers or made after it."""
-        return self.options.architecture != "maskgit"
+        return self.options.architecture in ("taming", "movq")
+
+    @property
+    def paella(self) -> bool:
+        """Whether it is Paella's, which sees 2x2 pixels as one."""
+        return self.options.architecture == "paella"
 
     @property
     def modulated(self) -> bool:
@@ -88,6 +93,8 @@ class TokenizerPlan:
 
 def make_plan(options: Tokenizer, resolution: int, channels: int) -> TokenizerPlan:
     """Plan a tokenizer of pictures (resolution, resolution, channels); a `UserError` where that fails."""
+    if options.architecture == "paella":
+        return _paella_plan(options, resolution, channels)
     n = len(options.channel_mult)
     if resolution % 2 ** (n - 1):
         raise UserError(
@@ -116,6 +123,19 @@ def make_plan(options: Tokenizer, resolution: int, channels: int) -> TokenizerPl
     return TokenizerPlan(
         options, resolution, channels, tuple(down), mid["encoder"], mid["decoder"], tuple(up)
     )
+
+
+def _paella_plan(options: Tokenizer, resolution: int, channels: int) -> TokenizerPlan:
+    """Its blocks follow from the levels' widths alone."""
+    n = len(options.channel_mult)
+    if resolution % 2**n:
+        raise UserError(
+            f"[data] target_res {resolution} must be a multiple of {2**n}: [model] channel_mult has "
+            f"{n} levels"
+        )
+    widths = [options.hidden_channels * factor for factor in options.channel_mult]
+    levels = tuple(Level(width, (), i < n - 1) for i, width in enumerate(widths))
+    return TokenizerPlan(options, resolution, channels, levels, (), (), levels)
 
 
 def _level(options: Tokenizer, name: str, inputs: int, width: int, side: int, n: int) -> tuple[Block, ...]:
@@ -154,6 +174,8 @@ def has_codebook(plan: TokenizerPlan) -> bool:
 def parameter_table(plan: TokenizerPlan) -> Table:
     """Every parameter under its canonical name: those of open-muse and of taming-transformers."""
     options, taming = plan.options, plan.taming
+    if plan.paella:
+        return _paella_table(plan)
     table = _conv("encoder.conv_in", plan.channels, options.hidden_channels, 3, bias=taming)
     for i, level in enumerate(plan.encoder):
         table |= _blocks(plan, level.blocks, f"encoder.down.{i}.attn")
@@ -182,6 +204,40 @@ def parameter_table(plan: TokenizerPlan) -> Table:
     return (
         table | _norm(plan, "decoder.norm_out", finest) | _conv("decoder.conv_out", finest, plan.channels, 3)
     )
+
+
+def _paella_table(plan: TokenizerPlan) -> Table:
+    widths, D = [level.width for level in plan.encoder], plan.options.z_channels
+    table = _conv("encoder.conv_in", 4 * plan.channels, widths[0], 1)
+    for i, width in enumerate(widths):
+        if i:
+            table |= _conv(f"encoder.down.{i}.resample", widths[i - 1], width, 4)
+        table |= _modulated_block(f"encoder.down.{i}.blocks.0", width)
+    table |= _conv("encoder.conv_out", widths[-1], D, 1)
+    if has_codebook(plan):
+        table[codebook_name(plan)] = Parameter(_codes(plan), Init("uniform", 1 / plan.codebook_size))
+    table |= _conv("decoder.conv_in", D, widths[-1], 1)
+    for i, width in reversed(list(enumerate(widths))):
+        for j in range(plan.options.num_res_blocks if i == len(widths) - 1 else 1):
+            table |= _modulated_block(f"decoder.up.{i}.blocks.{j}", width)
+        if i:
+            transposed = _conv(f"decoder.up.{i}.resample", width, widths[i - 1], 4)
+            weight = transposed[f"decoder.up.{i}.resample.weight"]
+            shape = (width, widths[i - 1], 4, 4)
+            table |= transposed | {f"decoder.up.{i}.resample.weight": Parameter(shape, weight.init)}
+    return table | _conv("decoder.conv_out", widths[0], 4 * plan.channels, 1)
+
+
+def _modulated_block(name: str, width: int) -> Table:
+    table = {f"{name}.gammas": Parameter((6,), ZEROS, decays=False)}
+    for part, inputs, outputs in (("0", width, 4 * width), ("2", 4 * width, width)):
+        dense = _conv(f"{name}.channelwise.{part}", inputs, outputs, 1)
+        weight = f"{name}.channelwise.{part}.weight"
+        table |= dense | {weight: Parameter((outputs, inputs), LEARNT)}
+    init = Init("fan_in_uniform", fan_in=9)
+    table[f"{name}.depthwise.weight"] = Parameter((width, 1, 3, 3), LEARNT)
+    table[f"{name}.depthwise.bias"] = Parameter((width,), init, decays=False)
+    return table
 
 
 def buffer_table(plan: TokenizerPlan) -> Table:

@@ -32,6 +32,11 @@ class TransformerPlan:
         return self.grid**2
 
     @property
+    def replacements(self) -> int:
+        """Codes that stand for hidden tokens in evaluations; 0: the mask token does."""
+        return 0
+
+    @property
     def null_label(self) -> int:
         """The label that means no class. It is the embedding's last row with halton, else the mask token."""
         return self.options.num_classes

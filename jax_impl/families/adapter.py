@@ -18,6 +18,15 @@ class Adapter:
         """What the schedules' values switch in the loss; every phase is compiled on its own."""
         return None
 
+    def laps(self, phase: Hashable) -> tuple[Hashable, ...]:
+        """Phases of the losses of one step, whose gradients are added one after the other, so that memory
+        holds the intermediates of one."""
+        return (phase,)
+
+    def carried(self, terms: Any) -> dict[str, Array]:
+        """What a lap hands on to the next one, beside the batch's tensors."""
+        return {}
+
     def balances(self, scalars: Mapping[str, float]) -> bool:
         """Whether the loss uses statistics of the global batch at these schedules' values."""
         return False

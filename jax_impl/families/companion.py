@@ -10,6 +10,7 @@ from flax import nnx
 from jax import Array
 from jax.lax import stop_gradient
 
+from common.hparams.families.maskgit import TokenData
 from common.run.trained_tokenizer import open_tokenizer
 from jax_impl.layers.pictures import from_range, to_range
 from jax_impl.models.vqgan import build_tokenizer
@@ -64,3 +65,33 @@ class Companion:
         leaves = [tensors[PREFIX + name] for name in self.names]
         params = jax.tree.unflatten(jax.tree.structure(self.params), leaves)
         return nnx.merge(self.graph, params, self.rest)
+
+
+class GreyLevels:
+    """Pictures of one channel that are their own tokens, a level a token."""
+
+    def __init__(self, n_levels: int) -> None:
+        self.n_levels = n_levels
+
+    def frozen(self) -> dict[str, np.ndarray]:
+        """No weights."""
+        return {}
+
+    def encode(self, images: Array, tensors: Mapping[str, Array]) -> Array:
+        """Pictures uint8 (B, H, W, 1) -> the nearest levels (B, H, W)."""
+        del tensors
+        return (images[..., 0].astype(jnp.int32) * (self.n_levels - 1) + 127) // 255
+
+    def decode(self, tokens: Array, tensors: Mapping[str, Array]) -> Array:
+        """Tokens (B, H, W) -> pictures uint8 (B, H, W, 1), from black to white."""
+        del tensors
+        top = self.n_levels - 1
+        levels = (tokens.astype(jnp.int32) * 255 + top // 2) // top
+        return levels.astype(jnp.uint8)[..., None]
+
+
+def open_companion(data: TokenData) -> Companion | GreyLevels | None:
+    """What makes tokens of pictures: the tokenizer, grey levels, or nothing where the examples are tokens."""
+    if data.tokenizer_path:
+        return Companion(Path(data.tokenizer_path))
+    return None if data.dataset_source == "tokens" else GreyLevels(data.codebook_size)

@@ -43,6 +43,20 @@ class GammaLayerNorm(nnx.Module):
         return _affine(_normalised(at_least_float32(x), self.eps), self.gamma, None).astype(x.dtype)
 
 
+class ScaleNorm(nnx.Module):
+    """x over its Euclidean norm, divided by sqrt(C) and at least 1e-5, times a learned g (Nguyen and Salazar
+    2019, as x-transformers has it): (..., C)."""
+
+    def __init__(self, width: int) -> None:
+        self.g = nnx.Param(jnp.zeros(1))
+        self.width = width
+
+    def __call__(self, x: Array) -> Array:
+        y = at_least_float32(x)
+        norm = _root(jnp.square(y).sum(-1, keepdims=True)) * self.width**-0.5
+        return (y / jnp.maximum(norm, 1e-5) * along(self.g[...], y)).astype(x.dtype)
+
+
 class GlobalResponseNorm(nnx.Module):
     """ConvNeXt V2 (Woo et al. 2023, section 3): channels compete by their norms over the grid.
 

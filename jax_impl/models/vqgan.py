@@ -7,6 +7,7 @@ arrays are NHWC. Names of the parts are those of the published weights.
 from collections.abc import Mapping
 
 import jax
+from einops import rearrange
 from flax import nnx
 from jax import Array
 from jax.typing import DTypeLike
@@ -23,6 +24,7 @@ from jax_impl.layers.resnet import (
     double,
     halve,
 )
+from jax_impl.models.paella import PaellaDecoder, PaellaEncoder
 from jax_impl.pretrained import Pretrained
 
 __all__ = ["Quantised", "Tokenizer", "assigned_codebook", "build_tokenizer"]
@@ -171,9 +173,10 @@ class Tokenizer(Pretrained, nnx.Module):
 
     def __init__(self, plan: TokenizerPlan, dtype: Dtype = None, checkpoint: bool = False) -> None:
         options = plan.options
-        self.encoder = Encoder(plan, dtype, checkpoint)
+        self.plan = plan
+        self.encoder = (PaellaEncoder if plan.paella else Encoder)(plan, dtype, checkpoint)
         self.quantize = make_quantizer(options)
-        self.decoder = Decoder(plan, dtype, checkpoint)
+        self.decoder = (PaellaDecoder if plan.paella else Decoder)(plan, dtype, checkpoint)
         D, Z = options.embedding_dim, options.z_channels
         self.quant_conv = Convolution(Z, D, 1, dtype=dtype) if plan.taming else None
         self.post_quant_conv = Convolution(D, Z, 1, dtype=dtype) if plan.taming else None
@@ -215,7 +218,8 @@ class Tokenizer(Pretrained, nnx.Module):
 
     def output(self, trunk: Array) -> Array:
         """(B, H, W, F) -> pictures, not clamped."""
-        return self.decoder.conv_out(trunk)
+        x = self.decoder.conv_out(trunk)
+        return rearrange(x, "b h w (c s t) -> b (h s) (w t) c", s=2, t=2) if self.plan.paella else x
 
     def decode(self, codes: Array) -> Array:
         """Codes -> pictures, not clamped."""

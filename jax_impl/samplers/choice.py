@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from common.hparams.masked_tokens import Sampling
+from common.hparams.masked_tokens import Filters
 
 
 def keep_top_k(logits: Array, k: int) -> Array:
@@ -27,7 +27,7 @@ def keep_top_p(logits: Array, p: float) -> Array:
     return jnp.where(logits >= least, logits, -jnp.inf)
 
 
-def filtered(logits: Array, options: Sampling) -> Array:
+def filtered(logits: Array, options: Filters) -> Array:
     """Both filters."""
     return keep_top_p(keep_top_k(logits, options.top_k), options.top_p)
 

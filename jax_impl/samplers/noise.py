@@ -36,3 +36,8 @@ def step_noise(source: Array, draws: Sequence[Draw], dtype: DTypeLike = jnp.floa
 def random_offsets(source: Array, batch: int, n_tokens: int) -> Array:
     """Where the Halton order begins, for each picture: (B,) whole numbers below `n_tokens`."""
     return jax.random.randint(source, (batch,), 0, n_tokens)
+
+
+def random_tokens(source: Array, shape: tuple[int, int], codebook_size: int) -> Array:
+    """Tokens (B, L), each equally likely."""
+    return jax.random.randint(source, shape, 0, codebook_size)

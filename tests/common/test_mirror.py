@@ -27,6 +27,7 @@ ALLOWED = {
     "families/vqgan.py::Family.regions": "the same",
     "families/maskgit.py::Family.regions": "the same",
     "families/classifier.py::Family.regions": "the same",
+    "families/sundae.py::Family.regions": "the same",
 }
 
 

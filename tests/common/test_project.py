@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from common import hparams
-from common.plans import transformers
+from common.plans import denoiser, transformers
 from common.run.families import check_options
 
 ROOT = Path(__file__).parents[2]
@@ -36,8 +36,9 @@ def pins(backend: str) -> dict[str, str]:
 def test_shipped_configuration_loads_and_fits_together(path):
     options = hparams.load(path)
     assert options.run.family == {"vdvae": "metroplex"}.get(path.parent.name, path.parent.name)
-    if options.run.family == "maskgit":  # its tokenizer's run need not be there
-        transformers.make_plan(options.model, options.data.grid, options.data.codebook_size)
+    plans = {"maskgit": transformers, "sundae": denoiser}
+    if options.run.family in plans:  # the tokenizer's run need not be there
+        plans[options.run.family].make_plan(options.model, options.data.grid, options.data.codebook_size)
     else:
         check_options(options)
 

@@ -58,7 +58,7 @@ def test_every_picture_counts_once_and_ratios_take_turns(tmp_path):
     quality = evaluate(
         Oracle(),
         evaluation_batches(tokens, options, batch_size=4),
-        L,
+        SimpleNamespace(n_tokens=L, replacements=0),
         (0.25, 0.5, 1.0),
         ema=True,
         on_batch=lambda: seen.append(1),

@@ -21,7 +21,7 @@ ROOTS = [
     *map(Path, filter(None, os.environ.get("GOLDEN_DIRS", "").split(":"))),
 ]
 HUGE = 1e30
-FAMILIES = ("hierarchical_vae", "maskgit", "metroplex")
+FAMILIES = ("hierarchical_vae", "maskgit", "metroplex", "sundae")
 """Those that this project has; cases of others are left alone."""
 
 

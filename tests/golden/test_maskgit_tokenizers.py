@@ -7,12 +7,14 @@ from safetensors.numpy import load_file
 
 from common.checkpoint.tokenizer_import import google_tokenizer, open_muse_tokenizer
 from common.checkpoint.tokenizer_names import from_flax
+from common.hparams.tokenizer import Tokenizer
 from common.plans.tokenizers import make_plan, parameter_table
 from tests.golden.recorded import cases
 from tests.tokenizers import TWINS
 
 PYTORCH = [("maskgit", "maskgit_vqgan"), ("maskgit", "taming_vqgan")]
 FLAX = ("maskgit", "maskgit_flax_tokenizer")
+TAMING = ("sundae", "taming_vqgan_latents")
 
 
 class Run:
@@ -129,3 +131,28 @@ def test_every_recorded_weight_has_a_place(run):
     assert {name: array.shape for name, array in run.twin.weights.items()} == {
         name: parameter.shape for name, parameter in table.items()
     }
+
+
+@pytest.mark.parametrize("name", TWINS)
+@pytest.mark.parametrize(("folder", "case"), cases(TAMING))
+def test_taming_latents(name, folder, case):
+    """The tokenizer of sundae-vqgan, which is given pictures in [0, 1] and reads them in [-1, 1]."""
+    inputs, outputs = (dict(np.load(folder / f"{part}.npz")) for part in ("inputs", "outputs"))
+    made, config = case["constructor"], case["constructor"]["ddconfig"]
+    chosen = Tokenizer(
+        architecture="taming", hidden_channels=config["ch"], channel_mult=tuple(config["ch_mult"]),
+        num_res_blocks=config["num_res_blocks"], z_channels=config["z_channels"],
+        embedding_dim=made["embed_dim"], num_embeddings=made["n_embed"], legacy_commitment=True,
+        attn_resolutions=tuple(config["attn_resolutions"]), pixel_range="signed",
+    )  # fmt: skip
+    weights = load_file(folder / case["weights"]["file"])
+    twin = TWINS[name](make_plan(chosen, config["resolution"], 3), weights)
+    x = nhwc(2 * inputs["image"] - 1)
+    found = twin.forward(x)
+    tol = case["tol"]["outputs"]["of_max"]
+    for ours, theirs in (("z", "pre_quant"), ("codes", "quantized"), ("decoded", "recon")):
+        expected = outputs[theirs]
+        assert np.abs(nchw(found[ours]) - expected).max() <= tol * np.abs(expected).max(), theirs
+    np.testing.assert_array_equal(found["indices"].reshape(2, -1), outputs["indices"])
+    shown = (found["decoded"].clip(-1, 1) + 1) / 2
+    assert np.abs(nchw(shown) - outputs["decoded_image"]).max() <= tol

@@ -8,18 +8,20 @@ from pathlib import Path
 import pytest
 
 from common import hparams
-from tests import transformers
+from tests import denoisers, transformers
 from tests.models import Torch
-from tests.parity import metroplex_cases, transformer_cases
+from tests.parity import denoiser_cases, metroplex_cases, transformer_cases
 from tests.parity import test_classifier as classifier
 from tests.parity import test_maskgit_training as masked_tokens
+from tests.parity import test_sundae_training as sundae
 from tests.parity import test_vqgan_training as vqgan
 from tests.parity.model_cases import CASES, make
 from tests.parity.option_cases import HOST_ONLY, enumerated_options, load_case, option_cases
 
 ROOT = Path(__file__).parents[2]
 HARNESSES = [
-    ROOT / "tests" / f"{name}.py" for name in ("models", "transformers", "tokenizers", "gan", "samplers")
+    ROOT / "tests" / f"{name}.py"
+    for name in ("models", "transformers", "denoisers", "tokenizers", "gan", "samplers", "sundae")
 ]
 COMPARED = [*HARNESSES, *(ROOT / "tests" / "parity").glob("*.py"), *(ROOT / "tests" / "golden").glob("*.py")]
 GOLDEN_CONFIGURATIONS = sorted((ROOT / "tests" / "golden" / "cases").glob("hierarchical_vae/*/hparams.cfg"))
@@ -67,6 +69,30 @@ def options_of(cases):
     return [case.values[0] if isinstance(case, type(pytest.param())) else case for case in cases]
 
 
+def run_everything():
+    """What the comparisons run, once, in the torch twin."""
+    made = [make(case) for case in CASES] + [metroplex_cases.make(case) for case in metroplex_cases.CASES]
+    for chosen, _, weights, pictures, noise, masks in made:
+        twin = Torch(chosen, weights, "float64")
+        output = twin.forward(twin.normalise(pictures), noise, {"beta": 1.0, "gamma": 1.0}, masks)["output"]
+        for kind in ("sample", "mean"):
+            twin.read(output, noise, kind, 1.0)
+    for twin, module in ((transformers, transformer_cases), (denoisers, denoiser_cases)):
+        for case in module.CASES:
+            plan, weights, *arguments = module.make(case)
+            twin.Torch(plan, weights, "float64").forward(*arguments)
+    classifier.train(classifier.make_engine("torch"), [0])
+    for options in vqgan.OPTIONS.values():
+        vqgan.train(vqgan.make_engine("torch", *options), [0, 1], start=0)
+    for module in (masked_tokens, sundae):
+        for options in options_of(module.TRAINED):
+            module.train(module.make_engine("torch", *options), [0])
+    for module in (masked_tokens, sundae):
+        for options in options_of(module.SAMPLED):
+            engine = module.make_engine("torch", *options)
+            engine.run("generate", masked_tokens.asked_of(engine), ema=False, step=0)
+
+
 @pytest.fixture(scope="module")
 def executed():
     """Names of the torch twin's functions and classes that the harness of the comparisons runs."""
@@ -80,25 +106,7 @@ def executed():
     before = sys.getprofile()
     sys.setprofile(note)
     try:
-        made = [make(case) for case in CASES] + [metroplex_cases.make(case) for case in metroplex_cases.CASES]
-        for chosen, _, weights, pictures, noise, masks in made:
-            twin = Torch(chosen, weights, "float64")
-            output = twin.forward(twin.normalise(pictures), noise, {"beta": 1.0, "gamma": 1.0}, masks)[
-                "output"
-            ]
-            for kind in ("sample", "mean"):
-                twin.read(output, noise, kind, 1.0)
-        for case in transformer_cases.CASES:
-            plan, weights, *arguments = transformer_cases.make(case)
-            transformers.Torch(plan, weights, "float64").forward(*arguments)
-        classifier.train(classifier.make_engine("torch"), [0])
-        for options in vqgan.OPTIONS.values():
-            vqgan.train(vqgan.make_engine("torch", *options), [0, 1], start=0)
-        for options in options_of(masked_tokens.TRAINED):
-            masked_tokens.train(masked_tokens.make_engine("torch", *options), [0])
-        for options in options_of(masked_tokens.SAMPLED):
-            engine = masked_tokens.make_engine("torch", *options)
-            engine.run("generate", masked_tokens.asked_of(engine), ema=False, step=0)
+        run_everything()
     finally:
         sys.setprofile(before)
     return names

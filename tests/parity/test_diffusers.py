@@ -12,6 +12,8 @@ from common.errors import UserError
 from common.plans import tokenizers, transformers
 from tests import tokenizers as tokenizer_twins
 from tests import transformers as transformer_twins
+from torch_impl.models.paella import PaellaDecoder, PaellaEncoder
+from torch_impl.models.vqgan import Tokenizer
 
 pytestmark = pytest.mark.slow
 
@@ -40,15 +42,18 @@ AMUSED = {
 SPATIAL = {**ATTENTION, "norm_type": "spatial", "vq_embed_dim": 8}
 
 
-def written(folder, name, **options):
+def written(folder, name, module="diffusers", **options):
     """A model of diffusers with random weights, in a folder as that library writes it."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model = getattr(import_module("diffusers"), name)(**options)
+        model = getattr(import_module(module), name)(**options)
         generator = torch.Generator().manual_seed(0)
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) / 4 + (parameter.ndim == 1))
+            for buffer_name, buffer in model.named_buffers():
+                if "running" in buffer_name:
+                    buffer.copy_(torch.rand(buffer.shape, generator=generator) + 0.5)
         model.eval().save_pretrained(folder)
     return model
 
@@ -92,6 +97,34 @@ def test_tokenizer(tmp_path, options):
         for ours, theirs in (("z", z), ("decoded", decoded)):
             expected = theirs.permute(0, 2, 3, 1).numpy()
             np.testing.assert_allclose(found[ours], expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+
+
+def test_paella(tmp_path):
+    """PaellaEncoder and PaellaDecoder, the batch norm's running statistics being part of the encoder."""
+    folder = "diffusers.pipelines.deprecated.wuerstchen.modeling_paella_vq_model"
+    options = {
+        "levels": 2,
+        "bottleneck_blocks": 2,
+        "embed_dim": 16,
+        "latent_channels": 4,
+        "num_vq_embeddings": 8,
+    }
+    model = written(tmp_path, "PaellaVQModel", folder, **options)
+    x = np.random.default_rng(0).random((2, SIDE, SIDE, 3)).astype(np.float32)
+    with torch.no_grad():
+        z = model.encode(torch.from_numpy(x.transpose(0, 3, 1, 2).copy())).latents
+        codes, _, (_, _, indices) = model.vquantizer(z)
+        decoded = model.out_block(model.up_blocks(codes))
+    hparams, weights = read_folder(tmp_path, [f"data.target_res={SIDE}"])
+    plan = tokenizers.make_plan(hparams.model, SIDE, 3)
+    for twin in tokenizer_twins.TWINS.values():
+        found = twin(plan, weights).forward(x)
+        np.testing.assert_array_equal(found["indices"].reshape(-1), indices.reshape(-1))
+        for ours, theirs in (("z", z), ("decoded", decoded)):
+            expected = theirs.permute(0, 2, 3, 1).numpy()
+            np.testing.assert_allclose(found[ours], expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+    assert type(Tokenizer.from_pretrained(tmp_path).encoder) is PaellaEncoder
+    assert type(Tokenizer.from_pretrained(tmp_path).decoder) is PaellaDecoder
 
 
 def test_what_is_not_supported_is_told(tmp_path):

@@ -25,6 +25,7 @@ OPTIONS = {
     "taming without convolutions": replace(TAMING, resample_with_conv=False, mid_attention=False),
     "taming legacy": replace(TAMING, legacy_single_block_attention=True),
     "movq": replace(TAMING, architecture="movq"),
+    "paella": replace(PLAIN, architecture="paella", num_res_blocks=2),
     "dropout": replace(PLAIN, dropout=0.3),
     "entropy": replace(PLAIN, entropy_loss_ratio=0.1, entropy_temperature=0.5),
     "entropy of the choice": replace(PLAIN, entropy_loss_ratio=0.1, entropy_type="argmax"),
@@ -46,10 +47,12 @@ def made(twin, options, dtype=np.float64, **more):
 
 
 def weights(plan):
-    """Spread out codes, so that no argmin is close."""
+    """Spread out codes, so that no argmin is close; blocks that begin as the identity are none."""
     table = parameter_table(plan)
     values = {name: array.astype(np.float64) for name, array in initial_values(table, 1).items()}
     values |= {name: values[name] * 8 for name in values if name.startswith("quantize")}
+    gammas = np.random.default_rng(3).normal(0, 0.5, 6)
+    values |= {name: gammas for name in values if name.endswith("gammas")}
     return values
 
 
@@ -77,11 +80,13 @@ def test_twins_agree(options):
 
 
 @pytest.mark.parametrize("twin", TWINS)
-def test_recomputing_blocks_changes_nothing(twin):
-    plan = make_plan(TAMING, SIDE, 1)
+@pytest.mark.parametrize("kind", ["taming", "paella"])
+def test_recomputing_blocks_changes_nothing(twin, kind):
+    options = OPTIONS[kind]
+    plan = make_plan(options, SIDE, 1)
     x, drawn, buffers = inputs(plan)
-    plain = made(twin, TAMING).train(x, drawn, buffers)
-    recomputed = made(twin, TAMING, checkpoint=True).train(x, drawn, buffers)
+    plain = made(twin, options).train(x, drawn, buffers)
+    recomputed = made(twin, options, checkpoint=True).train(x, drawn, buffers)
     for one, other in zip(plain, recomputed, strict=True):
         for name, expected in one.items():
             np.testing.assert_allclose(other[name], expected, rtol=1e-9, atol=1e-12, err_msg=name)
@@ -164,6 +169,8 @@ def test_the_temperature_falls_linearly():
         ({"channel_mult": (1,) * 5}, r"target_res 8 must be a multiple of 16"),
         ({"quantizer": "fsq", "fsq_levels": (2, 2, 3)}, r"product is num_embeddings = 8"),
         ({"quantizer": "lfq", "num_embeddings": 9}, r"2\^embedding_dim = 8"),
+        ({"architecture": "paella", "dropout": 0.5}, "'paella' has no dropout"),
+        ({"architecture": "paella", "channel_mult": (1,) * 4}, "must be a multiple of 16"),
         ({"ema_decay": 1.0}, r"ema_decay must be below 1"),
     ],
 )

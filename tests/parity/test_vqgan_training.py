@@ -34,7 +34,7 @@ def train(engine, steps, *, start=START, metric="loss", batch=8):
     found = []
     for step in steps:
         scalars = {"learning_rate": 0.002 * min(1, step / 5), "adversarial": float(step >= start)}
-        scalars["gumbel_temperature"] = 1 - 0.1 * step
+        scalars["gumbel_temperature"] = 1 / (1 + step)
         image = {"image": pictures(step, batch)}
         engine.train_step(image, step, scalars, recorded_noise(engine, step, batch))
         found.append(engine.fetch_metrics()[metric])

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from common.hparams.families.maskgit import TokenData
 from common.run.trained_tokenizer import open_tokenizer
 from torch_impl.layers.pictures import from_range, to_range
 from torch_impl.models.vqgan import build_tokenizer
@@ -62,3 +63,33 @@ class Companion:
                 setattr(self.model.get_submodule(owner), leaf, nn.Parameter(tensor, requires_grad=False))
             self.bound = first
         return self.model
+
+
+class GreyLevels:
+    """Pictures of one channel that are their own tokens, a level a token."""
+
+    def __init__(self, n_levels: int) -> None:
+        self.n_levels = n_levels
+
+    def frozen(self) -> dict[str, np.ndarray]:
+        """No weights."""
+        return {}
+
+    def encode(self, images: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:
+        """Pictures uint8 (B, H, W, 1) -> the nearest levels (B, H, W)."""
+        del tensors
+        return (images[..., 0].to(torch.int64) * (self.n_levels - 1) + 127) // 255
+
+    def decode(self, tokens: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:
+        """Tokens (B, H, W) -> pictures uint8 (B, H, W, 1), from black to white."""
+        del tensors
+        top = self.n_levels - 1
+        levels = (tokens.to(torch.int64) * 255 + top // 2) // top
+        return levels.to(torch.uint8)[..., None]
+
+
+def open_companion(data: TokenData) -> Companion | GreyLevels | None:
+    """What makes tokens of pictures: the tokenizer, grey levels, or nothing where the examples are tokens."""
+    if data.tokenizer_path:
+        return Companion(Path(data.tokenizer_path))
+    return None if data.dataset_source == "tokens" else GreyLevels(data.codebook_size)

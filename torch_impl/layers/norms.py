@@ -50,6 +50,21 @@ class GammaLayerNorm(nn.Module):
         return F.layer_norm(at_least_float32(x), (self.width,), gamma, None, self.eps).to(x.dtype)
 
 
+class ScaleNorm(nn.Module):
+    """x over its Euclidean norm, divided by sqrt(C) and at least 1e-5, times a learned g (Nguyen and Salazar
+    2019, as x-transformers has it): (..., C)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.g = nn.Parameter(torch.zeros(1))
+        self.width = width
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = at_least_float32(x)
+        norm = torch.linalg.vector_norm(y, dim=-1, keepdim=True) * self.width**-0.5
+        return (y / norm.clamp(min=1e-5) * self.g).to(x.dtype)
+
+
 class GlobalResponseNorm(nn.Module):
     """ConvNeXt V2 (Woo et al. 2023, section 3): channels compete by their norms over the grid.
 

@@ -93,14 +93,14 @@ class NearestCode(nn.Module):
 class GumbelCodes(nn.Module):
     """Codes mixed by probabilities under Gumbel noise (Jang et al. 2017, equation 2), in use the likeliest.
 
-    The logits are those of a 1x1 convolution, as in taming-transformers, or with the architecture maskgit
+    The logits are those of a 1x1 convolution, as in taming-transformers, or with maskgit and paella
     minus the squared distances from the codes.
     """
 
     def __init__(self, options: Tokenizer) -> None:
         super().__init__()
         K, D = options.num_embeddings, options.embedding_dim
-        self.options, self.projected = options, options.architecture != "maskgit"
+        self.options, self.projected = options, options.architecture in ("taming", "movq")
         if self.projected:
             self.proj = Convolution(D, K, 1)
             self.embed = Embedding(K, D)

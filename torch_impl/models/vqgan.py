@@ -24,6 +24,7 @@ from torch_impl.layers.resnet import (
     double,
     halve,
 )
+from torch_impl.models.paella import PaellaDecoder, PaellaEncoder
 from torch_impl.pretrained import Pretrained
 
 __all__ = ["Quantised", "Tokenizer", "assigned_codebook", "build_tokenizer"]
@@ -178,9 +179,10 @@ class Tokenizer(Pretrained, nn.Module):
     def __init__(self, plan: TokenizerPlan, dtype: Dtype = None, checkpoint: bool = False) -> None:
         super().__init__()
         options = plan.options
-        self.encoder = Encoder(plan, dtype, checkpoint)
+        self.plan = plan
+        self.encoder = (PaellaEncoder if plan.paella else Encoder)(plan, dtype, checkpoint)
         self.quantize = make_quantizer(options)
-        self.decoder = Decoder(plan, dtype, checkpoint)
+        self.decoder = (PaellaDecoder if plan.paella else Decoder)(plan, dtype, checkpoint)
         D, Z = options.embedding_dim, options.z_channels
         self.quant_conv = Convolution(Z, D, 1, dtype=dtype) if plan.taming else None
         self.post_quant_conv = Convolution(D, Z, 1, dtype=dtype) if plan.taming else None
@@ -225,6 +227,7 @@ class Tokenizer(Pretrained, nn.Module):
     def output(self, trunk: Tensor) -> Tensor:
         """(B, H, W, F) -> pictures, not clamped."""
         x = self.decoder.conv_out(rearrange(trunk, "b h w c -> b c h w"))
+        x = F.pixel_shuffle(x, 2) if self.plan.paella else x
         return rearrange(x, "b c h w -> b h w c")
 
     def decode(self, codes: Tensor) -> Tensor:

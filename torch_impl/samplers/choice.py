@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from common.hparams.masked_tokens import Sampling
+from common.hparams.masked_tokens import Filters
 
 
 def keep_top_k(logits: Tensor, k: int) -> Tensor:
@@ -26,7 +26,7 @@ def keep_top_p(logits: Tensor, p: float) -> Tensor:
     return torch.where(logits >= least, logits, -torch.inf)
 
 
-def filtered(logits: Tensor, options: Sampling) -> Tensor:
+def filtered(logits: Tensor, options: Filters) -> Tensor:
     """Both filters."""
     return keep_top_p(keep_top_k(logits, options.top_k), options.top_p)
 

@@ -35,3 +35,8 @@ def step_noise(source: torch.Generator, draws: Sequence[Draw], dtype: torch.dtyp
 def random_offsets(source: torch.Generator, batch: int, n_tokens: int) -> Tensor:
     """Where the Halton order begins, for each picture: (B,) whole numbers below `n_tokens`."""
     return torch.randint(n_tokens, (batch,), generator=source, device=source.device)
+
+
+def random_tokens(source: torch.Generator, shape: tuple[int, int], codebook_size: int) -> Tensor:
+    """Tokens (B, L), each equally likely."""
+    return torch.randint(codebook_size, shape, generator=source, device=source.device)

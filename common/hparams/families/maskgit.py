@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from common.errors import UserError
+from common.hparams.drawing import Drawing
 from common.hparams.masked_tokens import Masking, Sampling
 from common.hparams.schema import option
 from common.hparams.sections import Data, Optimizer, Run, Train, Val
@@ -55,13 +56,14 @@ class Loss(Masking):
 
 @dataclass(frozen=True, kw_only=True)
 class MaskedVal(Val):
-    """`[val]`: cross-entropy under masks that depend on a picture's index alone."""
+    """`[val]`: cross-entropy of hidden tokens, which depend on a picture's index alone: masked ones, or with
+    sundae replaced ones."""
 
     mask_ratios: tuple[float, ...] = option(
         (0.1, 0.3, 0.5, 0.7, 0.9, 1.0),
         low=0,
         high=1,
-        doc="shares of masked tokens, in turn over the pictures",
+        doc="shares of hidden tokens, in turn over the pictures",
     )
     report_samples: int = option(
         100, low=0, high=2**20, doc="pictures drawn after training to be judged; 0: none"
@@ -73,40 +75,13 @@ class MaskedVal(Val):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Synthesis(Sampling):
+class Synthesis(Sampling, Drawing):
     """`[synthesis]`: what `synthesize.py` does, and how tokens are sampled."""
 
-    synthesis_mode: str = option(
-        choices=("generation", "inpainting", "animation"),
-        doc="generation: pictures; inpainting: fill a part of pictures; animation: every step of sampling",
-    )
-    load_ema_weights: bool = option(doc="use the averaged weights")
-    batch_size: int = option(low=1, high=2**20, doc="global batch size")
-    n_generation_batches: int = option(1, low=1, doc="generation: batches")
-    classes: tuple[int, ...] = option(
-        (), low=0, doc="classes to draw, in turn; empty: all classes of the model, in turn"
-    )
-    n_samples: int = option(16, low=1, doc="inpainting, animation: pictures")
-    split: str = option(
-        "",
-        choices=("", "train", "validation", "test"),
-        doc="inpainting: pictures to read, and else the captions; empty is test",
-    )
-    inpaint_box: tuple[int, int, int, int] = option(
-        (0, 0, 0, 0),
-        low=0,
-        doc="inpainting: top, left, height, width of the rectangle in tokens; all 0: the middle half",
-    )
-    mask_path: str = option(
-        "", path=True, doc="inpainting: PNG that is white where pictures are filled, instead of a rectangle"
-    )
     texts_path: str = option(
         "",
         path=True,
         doc="generation, animation: folder of encoded prompts; empty: the captions of the split",
-    )
-    image_path: str = option(
-        "", path=True, doc="inpainting: an image file instead of pictures of a split; needs the tokenizer"
     )
 
 

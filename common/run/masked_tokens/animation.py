@@ -2,12 +2,12 @@
 
 from math import sqrt
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from common.checkpoint.store import Checkpoint
-from common.plans.transformer_plan import TransformerPlan
 from common.run.context import Context
 from common.run.engine import Array
 from common.run.files import replacing
@@ -15,20 +15,23 @@ from common.run.masked_tokens.drawing import decoded, order
 from common.run.pictures import GROUND, enlarge, grid, in_rows, save_grid
 
 MILLISECONDS = 400
+MOST_FRAMES = 32
 VEIL = 0.6  # how much of the ground's grey covers what is not settled
 
 
-def animate(context: Context, plan: TransformerPlan, _checkpoint: Checkpoint) -> None:
+def animate(context: Context, plan: Any, _checkpoint: Checkpoint) -> None:
     """Write `animation/steps.png`, a picture a row and a step a column, and `animation/steps.gif`.
 
-    What is still masked after a step is veiled; the last column is the finished picture.
+    Of many steps some are shown. What is still masked, or will change, after a step is veiled; the last
+    column is the finished picture.
     """
     options = context.hparams.synthesis
     asked = order(context, 0, options.n_samples)
     made = context.engine.run("generate", asked, ema=options.load_ema_weights, step=0, every_step=True)
+    T = made["steps"].shape[1]
     frames = [
         _veiled(decoded(context, made["steps"][:, t]), made["masked"][:, t], plan.grid)
-        for t in range(made["steps"].shape[1])
+        for t in np.unique(np.linspace(0, T - 1, min(T, MOST_FRAMES)).astype(int))
     ]
     if not context.writes:
         return

@@ -1,26 +1,32 @@
 """Classes and texts to draw, and pictures of tokens."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
 from common.errors import UserError
-from common.hparams.families.maskgit import HParams
 from common.plans.transformers import make_plan
 from common.run.context import Context
 from common.run.engine import Array, Batch
 from common.run.masked_tokens.texts import prompts
 
 
-def check_draws(hparams: HParams) -> None:
+def can_draw(hparams: Any) -> bool:
+    """Whether tokens can become pictures: there is a tokenizer, or they are grey levels."""
+    levels = hparams.run.family == "sundae" and hparams.data.dataset_source != "tokens"
+    return bool(hparams.data.tokenizer_path) or levels
+
+
+def check_draws(hparams: Any) -> None:
     """Raise a `UserError` where nothing can be drawn: there is no tokenizer."""
-    if not hparams.data.tokenizer_path:
+    if not can_draw(hparams):
         raise UserError(
             "[data] tokenizer_path is empty: pictures are drawn with a tokenizer, give its run folder"
         )
 
 
-def chosen_classes(hparams: HParams) -> Array:
+def chosen_classes(hparams: Any) -> Array:
     """Those of `synthesis.classes`, or all of the model's; none where it is unconditional."""
     return np.asarray(hparams.synthesis.classes or range(hparams.model.num_classes), np.int32)
 

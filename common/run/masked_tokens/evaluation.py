@@ -1,7 +1,8 @@
-"""Cross-entropy and accuracy on masked tokens, under masks that are the same in every evaluation."""
+"""Cross-entropy and accuracy on hidden tokens, the same ones in every evaluation: masked, or replaced."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -14,8 +15,8 @@ MASK_SEED = 20220208
 
 @dataclass(frozen=True)
 class Quality:
-    """Means over `n` pictures, nats a masked token and share of masked tokens whose likeliest code is theirs;
-    `by_ratio` has the cross-entropy at each share of masked tokens."""
+    """Means over `n` pictures, nats a hidden token and share of hidden tokens whose likeliest code is theirs;
+    `by_ratio` has the cross-entropy at each share of hidden tokens."""
 
     n: int
     cross_entropy: float
@@ -23,7 +24,7 @@ class Quality:
     by_ratio: dict[float, float]
 
     def __str__(self) -> str:
-        return f"cross-entropy {self.cross_entropy:.4f} nats a masked token, accuracy {self.accuracy:.1%}"
+        return f"cross-entropy {self.cross_entropy:.4f} nats a hidden token, accuracy {self.accuracy:.1%}"
 
 
 @dataclass
@@ -63,18 +64,22 @@ def evaluation_masks(indices: Array, ratios: Array, n_tokens: int) -> Array:
 def evaluate(
     engine: Engine,
     batches: Iterable[Batch],
-    n_tokens: int,
+    plan: Any,
     ratios: Sequence[float],
     *,
     ema: bool,
     on_batch: Callable[[], None] = lambda: None,
 ) -> Quality:
-    """Evaluate padded batches; the shares of masked tokens take turns over the pictures."""
+    """Evaluate padded batches for the plan of a model; the shares of hidden tokens take turns over the
+    pictures."""
     total, done = QualitySum(), 0
     for index, batch in enumerate(batches):
         rows = done + np.arange(len(batch["valid"]))
         chosen = np.asarray(ratios)[rows % len(ratios)]
-        given = examples(batch) | {"mask": evaluation_masks(batch["index"], chosen, n_tokens)}
+        given = examples(batch) | {"mask": evaluation_masks(batch["index"], chosen, plan.n_tokens)}
+        if plan.replacements:
+            draws = words(MASK_SEED, "test", batch["index"], plan.n_tokens)
+            given["replacement"] = (draws % plan.replacements).astype(np.int32)
         total.add(engine.run("evaluate", given, ema=ema, step=index), chosen, batch["valid"])
         done += len(rows)
         on_batch()

@@ -1,9 +1,10 @@
 """Generation: pictures from nothing but masks, and their classes where the model has any."""
 
+from typing import Any
+
 import numpy as np
 
 from common.checkpoint.store import Checkpoint
-from common.plans.transformer_plan import TransformerPlan
 from common.run.context import Context
 from common.run.engine import Array
 from common.run.files import write_json
@@ -15,7 +16,7 @@ from common.run.sampling_record import record_sampling
 N_ON_SHEET = 100
 
 
-def generate(context: Context, _plan: TransformerPlan, checkpoint: Checkpoint) -> None:
+def generate(context: Context, _plan: Any, checkpoint: Checkpoint) -> None:
     """Write `generated/image-<i>.png`, `labels.json`, the class of each, `sampling.json` and a sheet, a
     class a column."""
     options = context.hparams.synthesis

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from einops import reduce
@@ -10,8 +11,6 @@ from common.checkpoint.store import Checkpoint
 from common.data import pipeline
 from common.data.image_files import Refused, decode, flatten, open_image
 from common.errors import UserError
-from common.hparams.families.maskgit import HParams
-from common.plans.transformer_plan import TransformerPlan
 from common.run.context import Context
 from common.run.engine import Array, Batch
 from common.run.masked_tokens.drawing import order, pictures_of
@@ -23,7 +22,7 @@ from common.run.synthesis.pictures import chosen_split
 N_COLUMNS = 8
 
 
-def inpaint(context: Context, plan: TransformerPlan, _checkpoint: Checkpoint) -> None:
+def inpaint(context: Context, plan: Any, _checkpoint: Checkpoint) -> None:
     """Write `inpainted/image-<i>.png` of `synthesis.image_path`, or of the first `synthesis.n_samples`
     pictures of a split, and a sheet: originals, what was known of them, and what was made of that.
 
@@ -67,7 +66,7 @@ def _batches(context: Context) -> Iterator[Batch]:
     yield from tracked(batches, "inpainting", -(-n // size), shown=context.writes)
 
 
-def unknown_tokens(hparams: HParams, plan: TransformerPlan) -> Array:
+def unknown_tokens(hparams: Any, plan: Any) -> Array:
     """Which tokens (L,) are drawn anew; a `UserError` where that is none, or lies outside the picture."""
     options, side = hparams.synthesis, plan.grid
     if options.mask_path:

@@ -1,4 +1,4 @@
-"""What a finished masked token model tells: its test cross-entropy, and how its samples look to a judge.
+"""What a finished model of tokens tells: its test cross-entropy, and how its samples look to a judge.
 
 The judge calls a picture by the classes of its three nearest training pictures.
 """
@@ -11,11 +11,10 @@ from common.data import Examples, pipeline
 from common.metrics.distances import nearest_neighbours
 from common.metrics.manifold import compare_manifolds
 from common.metrics.neighbours import voted
-from common.plans.transformer_plan import TransformerPlan
 from common.run.context import Context
 from common.run.engine import Array
 from common.run.files import write_json
-from common.run.masked_tokens.drawing import chosen_classes, draw, pictures_of
+from common.run.masked_tokens.drawing import can_draw, chosen_classes, draw, pictures_of
 from common.run.masked_tokens.evaluation import evaluate
 from common.run.pictures import in_rows, save_grid
 from common.run.progress import tracked
@@ -25,14 +24,14 @@ NEIGHBOURS = 3
 N_ON_SHEET = 100
 
 
-def report(context: Context, plan: TransformerPlan, step: int) -> None:
+def report(context: Context, plan: Any, step: int) -> None:
     """Print and write `report.json` and `samples.png` for the checkpoint of `step` batches, which the engine
     holds; averaged weights."""
     hparams, test = context.hparams, context.sets.test
     size = hparams.val.batch_size
     batches = pipeline.evaluation_batches(test, hparams, batch_size=size)
     shown = tracked(batches, "test", -(-len(test) // size), shown=context.writes)
-    quality = evaluate(context.engine, shown, plan.n_tokens, hparams.val.mask_ratios, ema=True)
+    quality = evaluate(context.engine, shown, plan, hparams.val.mask_ratios, ema=True)
     context.say(f"checkpoint of step {step} (best validation), averaged weights, {quality.n} test pictures:")
     context.say(f"test {quality}; uniform codes have {np.log(plan.codebook_size):.4f}")
     results: dict[str, Any] = {
@@ -42,7 +41,7 @@ def report(context: Context, plan: TransformerPlan, step: int) -> None:
         "accuracy": quality.accuracy,
         "cross_entropy_by_mask_ratio": {f"{ratio:g}": value for ratio, value in quality.by_ratio.items()},
     }
-    if hparams.data.tokenizer_path and hparams.val.report_samples:
+    if can_draw(hparams) and hparams.val.report_samples:
         results |= _samples(context)
     if context.writes:
         write_json(context.directory.path / "report.json", results)

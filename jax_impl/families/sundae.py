@@ -1,0 +1,190 @@
+"""SUNDAE as the engine sees it: its loss, and its modes as functions of arrays.
+
+Modes take the model, arrays with the batch first and noise, and return such arrays. Tokens are whole numbers
+(B, L), row by row; pictures are uint8 NHWC. With classes a batch has `label` (B,).
+"""
+# ruff: noqa: ARG002 - the arguments are the engine's
+
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from einops import rearrange
+from flax import nnx
+from jax import Array
+
+from common.errors import UserError
+from common.hparams.families.sundae import HParams
+from common.plans import denoiser, denoising
+from common.plans.noise import Draw
+from common.plans.parameters import shapes
+from jax_impl.devices import COMPUTE_DTYPES
+from jax_impl.families.adapter import Adapter
+from jax_impl.families.companion import Companion, GreyLevels, open_companion
+from jax_impl.layers.dropout import part
+from jax_impl.models.denoiser import build_denoiser
+from jax_impl.objectives.masked_tokens import cross_entropy
+from jax_impl.objectives.sundae import Terms, corrupt, pass_terms, unrolled_loss
+from jax_impl.samplers.noise import random_tokens, step_noise
+from jax_impl.samplers.sundae import resample_tokens
+
+Arrays = Mapping[str, Array]
+
+
+class Family(Adapter):
+    """Everything that the engine asks of a family."""
+
+    def __init__(self, hparams: HParams) -> None:
+        data = hparams.data
+        self.hparams = hparams
+        self.plan = denoiser.make_plan(hparams.model, data.grid, data.codebook_size)
+        self.table = denoiser.parameter_table(self.plan)
+        self.weight_decay = hparams.loss.weight_decay
+        self.metric_sizes = denoising.metric_sizes(hparams.loss)
+        double = hparams.train.precision == "float64"
+        self.dtype = jnp.float64 if double else jnp.float32
+        self.tokenizer = open_companion(data)
+
+    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Canonical shape of every parameter."""
+        return shapes(self.table)
+
+    def initial_parameters(self, seed: int) -> dict[str, np.ndarray]:
+        """First values under canonical names."""
+        return denoiser.initial_parameters(self.plan, seed)
+
+    def decayed(self, name: str) -> bool:
+        """Whether weight decay acts on a parameter."""
+        return self.table[name].decays or self.hparams.loss.legacy_weight_decay
+
+    def frozen(self) -> dict[str, np.ndarray]:
+        """Weights of the tokenizer."""
+        return {} if self.tokenizer is None else self.tokenizer.frozen()
+
+    def build(self) -> nnx.Module:
+        """The model; its parameters' values do not matter."""
+        train = self.hparams.train
+        dtype = COMPUTE_DTYPES[train.precision]
+        return build_denoiser(
+            self.plan, dtype=dtype, checkpoint=train.checkpoint_activations, scan=train.scan_blocks
+        )
+
+    def draws(self, method: str, batch: int, every_step: bool = False) -> tuple[Draw, ...]:
+        """Noise that a method takes, for a batch of this size."""
+        if method == "train_step":
+            return denoising.training_draws(self.hparams.loss, self.plan, batch)
+        return (Draw("sampling", "generator", ()),) if method in ("generate", "inpaint") else ()
+
+    def laps(self, phase: Hashable) -> tuple[Hashable, ...]:
+        """The number of each pass."""
+        return tuple(range(self.hparams.loss.unroll_steps))
+
+    def carried(self, terms: Terms) -> dict[str, Array]:
+        """The clean tokens, and the next pass's input."""
+        return {"tokens": terms.tokens, "unrolled": terms.unrolled}
+
+    def terms(self, model: nnx.Module, batch: Arrays, noise: Arrays, phase: Hashable) -> Terms:
+        """Predict the tokens from corrupted ones, or from what the pass before has drawn."""
+        tokens = self._tokens(batch)
+        inputs = batch.get("unrolled")
+        if inputs is None:
+            K = self.plan.codebook_size
+            inputs = corrupt(tokens, noise["share"], noise["corrupt"], noise["replacement"], K)
+        logits, _ = model(inputs, self._condition(batch))
+        return pass_terms(logits, tokens, noise.get(f"unroll.{phase}"))
+
+    def loss(
+        self, terms: Terms, scalars: Arrays, statistics: Array | None, phase: Hashable
+    ) -> tuple[Array, dict[str, Array]]:
+        """A pass's share of the loss and of the metrics."""
+        assert isinstance(phase, int)
+        return unrolled_loss(terms, self.hparams.loss, phase)
+
+    def evaluate(self, model: nnx.Module, batch: Arrays, noise: Arrays) -> dict[str, Array]:
+        """`cross_entropy`, nats, and `accuracy`, both (B,), of the tokens where `mask` (B, L) is true and
+        where the network sees `replacement` (B, L)."""
+        tokens, mask = self._tokens(batch), batch["mask"].astype(bool)
+        inputs = jnp.where(mask, batch["replacement"].astype(tokens.dtype), tokens)
+        logits, _ = model(inputs, self._condition(batch))
+        losses, right = cross_entropy(logits, tokens), logits.argmax(-1) == tokens
+        n = mask.sum(1).astype(losses.dtype)
+        return {"cross_entropy": (losses * mask).sum(1) / n, "accuracy": (right & mask).sum(1) / n}
+
+    def encode(self, model: nnx.Module, batch: Arrays, noise: Arrays) -> dict[str, Array]:
+        """`tokens` (B, L) of pictures `image`."""
+        return {"tokens": self._tokens(batch).astype(jnp.int32)}
+
+    def decode(self, model: nnx.Module, batch: Arrays, noise: Arrays) -> dict[str, Array]:
+        """`image` (B, H, W, C) of `tokens` (B, L)."""
+        grid = rearrange(batch["tokens"], "b (h w) -> b h w", h=self.plan.grid)
+        return {"image": self._companion().decode(grid, part(batch, "frozen"))}
+
+    def generate(
+        self, model: nnx.Module, batch: Arrays, noise: Mapping[str, Any], every_step: bool = False
+    ) -> dict[str, Array]:
+        """`tokens` (B, L) and, where pictures can be drawn, `image` (B, H, W, C), for the classes of the
+        batch; without any, `index` (B,) tells their number. They begin at random, or at `start` (B, L).
+
+        `every_step` adds the tokens behind each step, `steps` (B, T, L), and which of them are not the last
+        ones, `masked` (B, T, L).
+        """
+        asked = next(value for name, value in batch.items() if name in ("index", "label", "start"))
+        start = batch.get("start")
+        if start is None:
+            start = self._random(noise, len(asked))
+        return self._drawn(model, start.astype(jnp.int32), None, batch, noise, every_step=every_step)
+
+    def inpaint(
+        self, model: nnx.Module, batch: Arrays, noise: Mapping[str, Any], every_step: bool = False
+    ) -> dict[str, Array]:
+        """What `generate` gives, of pictures or tokens that are known but for `unknown` (B, L)."""
+        unknown, tokens = batch["unknown"].astype(bool), self._tokens(batch)
+        start = jnp.where(unknown, self._random(noise, len(tokens)), tokens)
+        return self._drawn(model, start, ~unknown, batch, noise, every_step=every_step)
+
+    def _drawn(
+        self,
+        model: nnx.Module,
+        start: Array,
+        known: Array | None,
+        batch: Arrays,
+        noise: Mapping[str, Any],
+        *,
+        every_step: bool,
+    ) -> dict[str, Array]:
+        plan, options, condition = self.plan, self.hparams.synthesis, self._condition(batch)
+        found = resample_tokens(
+            lambda ids: model(ids, condition)[0],
+            start,
+            step_noise(noise["sampling"], denoising.restep_draws(options, plan, len(start)), self.dtype),
+            denoising.make_resteps(options, plan.n_tokens),
+            options,
+            known,
+            every_step=every_step,
+        )
+        results = {"tokens": found.tokens.astype(jnp.int32)}
+        if self.tokenizer is not None:
+            results |= self.decode(model, {**batch, **results}, noise)
+        if every_step:
+            results["steps"] = rearrange(found.steps, "t b l -> b t l").astype(jnp.int32)
+            results["masked"] = rearrange(found.steps != found.tokens[None], "t b l -> b t l")
+        return results
+
+    def _random(self, noise: Mapping[str, Any], batch: int) -> Array:
+        return random_tokens(noise["sampling"], (batch, self.plan.n_tokens), self.plan.codebook_size)
+
+    def _tokens(self, batch: Arrays) -> Array:
+        """Those of the batch, or those that its pictures have, int32."""
+        if "tokens" in batch:
+            return batch["tokens"].astype(jnp.int32)
+        return rearrange(self._companion().encode(batch["image"], part(batch, "frozen")), "b h w -> b (h w)")
+
+    def _companion(self) -> Companion | GreyLevels:
+        if self.tokenizer is None:
+            raise UserError("[data] tokenizer_path is empty: pictures need a tokenizer, give its run folder")
+        return self.tokenizer
+
+    def _condition(self, batch: Arrays) -> dict[str, Array]:
+        """What the model reads of a batch."""
+        return {name: batch[name] for name in self.plan.conditions}

@@ -1,0 +1,70 @@
+"""The network of SUNDAE (Savinov et al. 2022): from corrupted tokens to logits of the clean ones."""
+
+from einops import rearrange
+from flax import nnx
+from jax import Array
+from jax.typing import DTypeLike
+
+from common.plans.denoiser import EPS, DenoiserPlan, Stack
+from jax_impl.layers.dense import Dense, Embedding
+from jax_impl.layers.dropout import Arrays
+from jax_impl.layers.norms import LayerNorm
+from jax_impl.layers.precision import at_least_float32
+from jax_impl.models.hourglass import Dtype, build_body
+from jax_impl.models.text_transformer import TextEncoder
+
+
+class Denoiser(nnx.Module):
+    """Embeddings, hourglass or text encoder, output layer. Parameters begin as zeros.
+
+    `dtype` is that of the arithmetic, None: as the parameters. `checkpoint` recomputes every layer in the
+    backward pass to save memory; `scan` compiles one of the equal layers of a grid, as a loop.
+    """
+
+    def __init__(
+        self, plan: DenoiserPlan, *, dtype: Dtype = None, checkpoint: bool = False, scan: bool = False
+    ) -> None:
+        options, d, V = plan.options, plan.options.dim, plan.codebook_size
+        is_text = options.architecture == "transformer"
+        depth = plan.body.depth if isinstance(plan.body, Stack) else 0
+        self.token_emb = Embedding(V, d, dtype=dtype)
+        self.class_emb = Embedding(options.num_classes, d, dtype=dtype) if options.num_classes else None
+        self.pos_emb = None if options.use_rotary else Embedding(plan.n_tokens, d, dtype=dtype)
+        self.transformer = (
+            None
+            if is_text
+            else build_body(plan, plan.body, dtype, checkpoint=checkpoint, outermost=True, scan=scan)
+        )
+        self.attn_layers = TextEncoder(plan, depth, dtype, checkpoint=checkpoint) if is_text else None
+        self.norm = LayerNorm(d, EPS, bias=True) if is_text else None
+        self.to_logits = Dense(d, V, bias=True, dtype=dtype)
+        self.plan = plan
+
+    def prepare(self, condition: Arrays) -> Arrays:
+        """Nothing can be computed beforehand."""
+        return condition
+
+    def __call__(
+        self, ids: Array, condition: Arrays, noise: Arrays | None = None
+    ) -> tuple[Array, dict[str, Array]]:
+        """ids (B, L) and, with classes, `label` (B,) -> logits (B, L, V), at least float32, and intermediates
+        under the names of their parts."""
+        del noise
+        x, aux = self.token_emb(ids), {}
+        if self.class_emb is not None:
+            x = x + rearrange(self.class_emb(condition["label"]), "b c -> b 1 c")
+        if self.pos_emb is not None:
+            x = x + rearrange(self.pos_emb.first(ids.shape[1]), "l c -> 1 l c")
+        if self.transformer is not None:
+            x, found = self.transformer(x)
+            aux = {f"transformer.{name}": value for name, value in found.items()}
+        elif self.attn_layers is not None and self.norm is not None:
+            x = self.norm(self.attn_layers(x))
+        return at_least_float32(self.to_logits(x)), {**aux, "embed": x}
+
+
+def build_denoiser(
+    plan: DenoiserPlan, *, dtype: DTypeLike | None = None, checkpoint: bool = False, scan: bool = False
+) -> Denoiser:
+    """The network of a plan."""
+    return Denoiser(plan, dtype=dtype, checkpoint=checkpoint, scan=scan)

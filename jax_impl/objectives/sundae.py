@@ -1,0 +1,48 @@
+"""Step-unrolled denoising (Savinov et al. 2022, section 2.2): losses in nats, in at least float32."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import Array
+from jax.lax import stop_gradient
+
+from common.hparams.denoising import Unrolling
+from jax_impl.layers.precision import at_least_float32
+from jax_impl.objectives.masked_tokens import cross_entropy
+from jax_impl.samplers.choice import draw_tokens
+from jax_impl.samplers.noise import gumbel
+
+
+class Terms(NamedTuple):
+    """Of one pass, per picture (B,): mean cross-entropy and share of right tokens. `tokens` (B, L): the clean
+    ones; `unrolled` (B, L): the next pass's input."""
+
+    loss: Array
+    accuracy: Array
+    tokens: Array
+    unrolled: Array
+
+
+def corrupt(tokens: Array, share: Array, uniform: Array, replacement: Array, codebook_size: int) -> Array:
+    """Tokens (B, L) with random ones where `uniform` (B, L) is below `share` (B, 1).
+
+    `replacement` (B, L), uniform on [0, 1), chooses them; a replacement may be the token itself.
+    """
+    chosen = jnp.minimum((replacement * codebook_size).astype(jnp.int32), codebook_size - 1)
+    return jnp.where(uniform < share, chosen, tokens)
+
+
+def pass_terms(logits: Array, tokens: Array, uniform: Array | None) -> Terms:
+    """Terms of logits (B, L, K) for clean tokens (B, L); `uniform` (B, L, K) draws the next input."""
+    logits = at_least_float32(logits)
+    losses, hits = cross_entropy(logits, tokens), logits.argmax(-1) == tokens
+    unrolled = tokens if uniform is None else draw_tokens(stop_gradient(logits), gumbel(uniform))
+    return Terms(losses.mean(1), hits.astype(losses.dtype).mean(1), tokens, unrolled)
+
+
+def unrolled_loss(terms: Terms, options: Unrolling, k: int) -> tuple[Array, dict[str, Array]]:
+    """Pass k's part of the loss (0-d) and of the metrics: those of all passes are to be added."""
+    loss, place = terms.loss.mean(), jnp.arange(options.unroll_steps) == k
+    part = options.weights[k] * loss
+    accuracy = terms.accuracy.mean() / options.unroll_steps
+    return part, {"loss": part, "accuracy": accuracy, "unrolled": loss * place}

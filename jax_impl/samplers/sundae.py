@@ -1,0 +1,100 @@
+"""SUNDAE's samplers (Savinov et al. 2022, section 3): all tokens are there from the first step on and are
+drawn anew until a step changes nothing."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from common.hparams.denoising import Resampling
+from common.plans.denoising import Resteps
+from jax_impl.layers.precision import at_least_float32
+from jax_impl.samplers.choice import draw_tokens, filtered
+from jax_impl.samplers.noise import Draws
+from jax_impl.samplers.scores import LEAST_TEMPERATURE, highest
+
+Denoise = Callable[[Array], Array]
+"""ids (B, L) -> logits (B, L, K)."""
+
+
+class Resampled(NamedTuple):
+    """`tokens` (B, L); `steps` (T, B, L), those behind every step, and `active` (T, B), pictures that were
+    not finished before it. Without `every_step` the latter two hold no step."""
+
+    tokens: Array
+    steps: Array
+    active: Array
+
+
+def resample_tokens(
+    network: Denoise,
+    start: Array,
+    draw: Draws,
+    steps: Resteps,
+    options: Resampling,
+    known: Array | None = None,
+    *,
+    every_step: bool = False,
+) -> Resampled:
+    """Draw tokens anew from `start` (B, L) on, but for those `known` (B, L).
+
+    `steps` are `make_resteps`'s; `draw(k)` gives the noise of `restep_draws`. A finished picture stays as it
+    is; the loop ends when all are finished, and what `every_step` keeps is then filled up.
+    """
+    steps, (B, L), T = Resteps(*map(jnp.asarray, steps)), start.shape, options.steps
+    known = jnp.zeros(start.shape, bool) if known is None else known
+    least = options.min_steps if options.early_stop else T
+    propose = unrolled_argmax if options.sampler == "argmax_unrolled" else redrawn
+    kept = T if every_step else 0
+
+    def goes_on(state: tuple[Array, ...]) -> Array:
+        k, _, stopped, _, _ = state
+        return (k < T) & ~stopped.all()
+
+    def step(state: tuple[Array, ...]) -> tuple[Array, ...]:
+        k, tokens, stopped, history, active = state
+        active = active.at[k].set(~stopped) if every_step else active
+        proposal, whole = propose(network, tokens, known, draw, steps, options, k)
+        same = (whole if options.stop_rule == "unmasked" else proposal) == tokens
+        stopped = stopped | ((same | known).all(1) & (k >= least))
+        tokens = jnp.where(stopped[:, None], tokens, proposal)
+        # What is not reached later stays as it is now.
+        history = jnp.where((jnp.arange(kept) >= k)[:, None, None], tokens[None], history)
+        return k + 1, tokens, stopped, history, active
+
+    tokens = start.astype(jnp.int32)
+    history, active = jnp.zeros((kept, B, L), jnp.int32), jnp.zeros((kept, B), bool)
+    state = (jnp.zeros((), jnp.int32), tokens, jnp.zeros(B, bool), history, active)
+    _, tokens, _, history, active = jax.lax.while_loop(goes_on, step, state)
+    return Resampled(tokens, history, active)
+
+
+def redrawn(
+    network: Denoise, tokens: Array, known: Array, draw: Draws, steps: Resteps, options: Resampling, k: Array
+) -> tuple[Array, Array]:
+    """Tokens of which a random share is drawn anew, and all of them anew, both (B, L)."""
+    logits, noise = at_least_float32(network(tokens)), draw(k)
+    temperature = jnp.maximum(steps.temperature[k], LEAST_TEMPERATURE)
+    whole = draw_tokens(filtered(logits, options) / temperature, noise["tokens"])
+    kept = (noise["update"] > steps.proportion[k]) | known
+    return jnp.where(kept, tokens, whole), whole
+
+
+def unrolled_argmax(
+    network: Denoise, tokens: Array, known: Array, draw: Draws, steps: Resteps, options: Resampling, k: Array
+) -> tuple[Array, Array]:
+    """The likeliest tokens, the least sure of them predicted again from these, twice (B, L).
+
+    Argmax-unrolled decoding: what is sure keeps its first prediction.
+    """
+    del draw, options
+    logits = jax.nn.log_softmax(at_least_float32(network(tokens)), -1)
+    sure, first = logits.max(-1), logits.argmax(-1).astype(jnp.int32)
+    first = jnp.where(known, tokens, first)
+    again = network(first).argmax(-1).astype(jnp.int32)
+    doubts = jnp.where(known, -jnp.inf, -sure)
+    doubtful = highest(doubts, jnp.broadcast_to(steps.count[k], len(tokens))) & ~known
+    proposal = jnp.where(doubtful, again, first)
+    return proposal, proposal

@@ -1,0 +1,86 @@
+"""Both twins draw the tokens that the originals drew, in every step, from the recorded noise."""
+
+import numpy as np
+import pytest
+
+from common.hparams.denoising import Resampling
+from common.plans.denoising import make_resteps
+from tests.golden.recorded import cases
+from tests.golden.recorded_sundae import INPAINT, SAMPLING, TEXT, condition_of, opened
+from tests.golden.recorded_transformers import close
+from tests.sundae import resample
+from tests.transformers import TWINS
+
+OPTIONS = (
+    "steps",
+    "temperature",
+    "end_temperature",
+    "sample_proportion",
+    "end_sample_proportion",
+    "min_steps",
+    "early_stop",
+)
+
+
+def options_of(call):
+    """Options of the original's arguments; its rule of stopping looks at the tokens drawn anew alone."""
+    given = {name: call[name] for name in OPTIONS if name in call}
+    return Resampling(stop_rule="masked", **given)
+
+
+def noise_of(inputs, steps, prefix=""):
+    """Noise of all steps, those that the original did not reach filled up."""
+    recorded = {"tokens": inputs[f"{prefix}gumbel"], "update": inputs[f"{prefix}update_rand"]}
+    return {
+        name: np.pad(array, [(0, steps - len(array)), *[(0, 0)] * (array.ndim - 1)])
+        for name, array in recorded.items()
+    }
+
+
+@pytest.mark.parametrize("name", TWINS)
+@pytest.mark.parametrize(("folder", "case"), cases(SAMPLING, INPAINT))
+def test_every_token_of_every_step(name, folder, case):
+    run = opened(name, folder, case)
+    options = options_of(case["sample_call"])
+    if "temperatures" in run.outputs:
+        steps = make_resteps(options, run.plan.n_tokens)
+        np.testing.assert_allclose(steps.temperature, run.outputs["temperatures"], rtol=1e-6)
+        np.testing.assert_allclose(steps.proportion, run.outputs["proportions"], rtol=1e-6)
+    known = run.inputs.get("inpaint_mask")
+    noise = noise_of(run.inputs, options.steps)
+    found = resample(run.twin, run.inputs["init_tokens"], noise, options, condition_of(run), known)
+    executed = int(run.outputs["executed_steps"])
+    np.testing.assert_array_equal(found.tokens, run.outputs["final"])
+    done = min(executed, len(run.outputs["tokens"]))
+    np.testing.assert_array_equal(found.steps[:done], run.outputs["tokens"][:done])
+    np.testing.assert_array_equal(found.active[:executed], run.outputs["active"])
+    assert not found.active[executed:].any()
+    if known is not None:
+        np.testing.assert_array_equal(found.tokens[known], run.inputs["init_tokens"][known])
+
+
+@pytest.mark.parametrize("name", TWINS)
+@pytest.mark.parametrize(("folder", "case"), cases(INPAINT))
+def test_where_inpainting_begins(name, folder, case):
+    """Cells that a hole touches begin with the recorded random tokens; logits of the first step."""
+    run = opened(name, folder, case)
+    f, inputs = case["inpaint"]["f"], run.inputs
+    for pixels, tokens in (("pixel_mask", "q_mask"), ("pixel_mask_block", "q_mask_block")):
+        B, H, W = inputs[pixels].shape
+        cells = inputs[pixels].reshape(B, H // f, f, W // f, f).all((2, 4))
+        np.testing.assert_array_equal(cells, inputs[tokens])
+    start = np.where(inputs["inpaint_mask"], inputs["codes"], inputs["fill_tokens"])
+    np.testing.assert_array_equal(start, inputs["init_tokens"])
+    close(run, run.twin.forward(start, {})["logits"], "logits_step0")
+
+
+@pytest.mark.parametrize("name", TWINS)
+@pytest.mark.parametrize(("folder", "case"), cases(TEXT))
+def test_text(name, folder, case):
+    run = opened(name, folder, case)
+    options = options_of(case["constructor"]["sample"])
+    noise = noise_of(run.inputs, options.steps, "sample/")
+    found = resample(run.twin, run.inputs["sample/init"], noise, options, {})
+    np.testing.assert_array_equal(found.tokens, run.outputs["sample/final"])
+    seen = np.concatenate([run.inputs["sample/init"][None], found.steps[:-1]])
+    np.testing.assert_array_equal(seen, run.outputs["sample/inputs_per_step"])

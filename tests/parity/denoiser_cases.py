@@ -1,0 +1,58 @@
+"""Small networks of SUNDAE that together hold every value of every enumerated or boolean option."""
+
+from dataclasses import fields
+
+import numpy as np
+
+from common.hparams.denoiser import Denoiser
+from common.plans.denoiser import make_plan, parameter_table
+from common.plans.parameters import shapes
+
+CODES, BATCH = 7, 2
+SMALL = {"dim": 12, "nb_heads": 2, "dim_head": 8}
+
+CASES = {
+    "hourglass": {"depth": (0, (1, 1, 1), 1), "shorten_factor": (4, 9), "num_classes": 3},
+    "legacy": {"depth": (1, 1, 0), "shorten_factor": 9, "legacy_positions": True},
+    "naive": {
+        "depth": (0, 1, 1),
+        "shorten_factor": 4,
+        "updown_sample_type": "naive",
+        "attn_resampling": False,
+        "use_rotary": False,
+    },
+    "flat": {"depth": 2},
+    "text": {"architecture": "transformer", "depth": 1, "dim_head": 36},
+    "text_plain": {
+        "architecture": "transformer",
+        "depth": 1,
+        "use_scalenorm": False,
+        "use_glu": False,
+        "use_rotary": False,
+        "num_classes": 3,
+    },
+}
+
+
+def make(case):
+    """Plan, float64 weights, ids (B, L), condition and no noise."""
+    rng = np.random.default_rng(len(case))
+    options = Denoiser(**{**SMALL, **CASES[case]})
+    plan = make_plan(options, 0 if options.architecture == "transformer" else 6, CODES, 5)
+    weights = {
+        name: rng.normal(len(shape) == 1 and not name.endswith("bias"), 0.3, shape)
+        for name, shape in shapes(parameter_table(plan)).items()
+    }
+    ids = rng.integers(0, CODES, (BATCH, plan.n_tokens))
+    return plan, weights, ids, {"label": np.array([0, 2])} if plan.conditions else {}, {}
+
+
+def enumerated_options():
+    """Option -> its values, of every option that is boolean or declares its choices."""
+    found = {}
+    for declared in fields(Denoiser):
+        if declared.metadata["choices"]:
+            found[declared.name] = tuple(declared.metadata["choices"])
+        elif declared.type is bool:
+            found[declared.name] = (False, True)
+    return found

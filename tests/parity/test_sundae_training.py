@@ -1,0 +1,172 @@
+"""Training SUNDAE and drawing from it is the same in both twins: curves, tokens, runs that change twins."""
+
+import numpy as np
+import pytest
+from safetensors.numpy import save
+
+from common.hparams.denoising import Resampling, Unrolling
+from tests.common.tiny_maskgit import CODES, GRID, write_tokenizer
+from tests.common.tiny_sundae import make_engine
+from tests.denoisers import TWINS as NETWORKS
+from tests.engines import assert_states_close, assert_states_equal
+from tests.parity.denoiser_cases import make
+from tests.parity.test_maskgit_training import assert_equal_results, batch_of, train
+from tests.sundae import resample
+
+TWINS = ("torch", "jax")
+N = 100
+PIXELS = ("data.dataset_source=digits", "data.grid=8", "data.codebook_size=17")
+
+
+@pytest.fixture(scope="module")
+def curves():
+    return {twin: train(make_engine(twin), range(N))["loss"] for twin in TWINS}
+
+
+def test_a_hundred_steps_have_the_same_losses(curves):
+    relative = np.abs(curves["torch"] - curves["jax"]) / np.abs(curves["torch"])
+    assert relative[:20].max() <= 1e-4
+    assert relative.max() <= 1e-3
+    assert curves["torch"][-10:].mean() < 0.8 * curves["torch"][:10].mean()
+
+
+def test_bfloat16_stays_near_float32(curves):
+    for twin in TWINS:
+        losses = train(make_engine(twin, "train.precision=bfloat16"), range(2))["loss"]
+        np.testing.assert_allclose(losses, curves[twin][:2], rtol=1e-2)
+
+
+TRAINED = [
+    ("loss.unroll_steps=3", "loss.unroll_weights=[1, 0.5, 2]", "loss.legacy_weight_decay=True"),
+    ("loss.unroll_steps=1", "train.accumulation_steps=2"),
+]
+
+
+@pytest.mark.parametrize("options", TRAINED, ids=" ".join)
+def test_steps_in_float64_agree_to_rounding(options):
+    states, losses = {}, {}
+    for twin in TWINS:
+        engine = make_engine(twin, "train.precision=float64", *options)
+        losses[twin], states[twin] = train(engine, range(3)), engine.state_to_numpy()
+    for name, values in losses["torch"].items():
+        np.testing.assert_allclose(losses["jax"][name], values, rtol=1e-9, atol=1e-12, err_msg=name)
+    assert_states_close(states["torch"], states["jax"], 1e-8)
+
+
+@pytest.mark.parametrize(("first", "second"), [("torch", "jax"), ("jax", "torch"), ("torch", "torch")])
+def test_a_run_goes_on_in_either_twin(curves, first, second):
+    engine = make_engine(first)
+    train(engine, range(5))
+    state = engine.state_to_numpy()
+    other = make_engine(second, "run.seed=99")
+    other.state_from_numpy(state)
+    files = [{group: save(tensors) for group, tensors in s.items()} for s in (state, other.state_to_numpy())]
+    assert files[0] == files[1]
+    np.testing.assert_allclose(train(other, range(5, 12))["loss"], curves[first][5:12], rtol=1e-4)
+    if first == second:
+        train(engine, range(5, 12))
+        assert_states_equal(engine.state_to_numpy(), other.state_to_numpy())
+
+
+def test_the_loss_is_that_of_all_passes():
+    assert Unrolling(unroll_steps=3).weights == (1 / 3,) * 3
+    engine = make_engine("torch", "loss.unroll_weights=[3, 1]")
+    found = train(engine, range(1))
+    np.testing.assert_allclose(
+        found["loss"], 0.75 * found["unrolled.0"] + 0.25 * found["unrolled.1"], rtol=1e-6
+    )
+
+
+CERTAIN = ("synthesis.top_k=1", "synthesis.sample_proportion=1", "synthesis.steps=4")
+"""Nothing is left to the generators, which differ, but where to begin."""
+SAMPLED = [CERTAIN, ("synthesis.sampler=argmax_unrolled", "synthesis.stop_rule=masked", *CERTAIN[1:])]
+
+
+@pytest.mark.parametrize("options", SAMPLED, ids=" ".join)
+def test_both_draw_the_same_tokens_and_pictures(tmp_path, options):
+    tokenizer = write_tokenizer(tmp_path)
+    engines = {twin: make_engine(twin, f"data.tokenizer_path={tokenizer}", *options) for twin in TWINS}
+    rng = np.random.default_rng(0)
+    start = rng.integers(0, CODES, (3, GRID**2)).astype(np.int32)
+    asked = {"label": np.array([1, 5, 8]), "start": start}
+    drawn = assert_equal_results(
+        {t: e.run("generate", asked, ema=True, step=0, every_step=True) for t, e in engines.items()}
+    )
+    assert drawn["image"].shape == (3, 8, 8, 1)
+    assert drawn["steps"].shape == drawn["masked"].shape == (3, 4, GRID**2)
+    np.testing.assert_array_equal(drawn["steps"][:, -1], drawn["tokens"])
+    assert (drawn["tokens"] != start).any()
+    unknown = np.tile(np.arange(GRID**2) % 3 == 0, (3, 1))
+    given = batch_of(7, 3) | {"unknown": unknown}
+    for engine in engines.values():
+        filled = engine.run("inpaint", given, ema=True, step=0)["tokens"]
+        np.testing.assert_array_equal(filled[~unknown], given["tokens"][~unknown])
+        free = engine.run("generate", {"label": np.array([1, 2])}, ema=True, step=0)["tokens"]
+        assert (free < CODES).all()
+        assert not np.array_equal(
+            free, engine.run("generate", {"label": np.array([1, 2])}, ema=True, step=1)["tokens"]
+        )
+
+
+def test_grey_levels_are_tokens():
+    image = ((np.arange(2 * 64).reshape(2, 8, 8, 1) % 17 * 255 + 8) // 16).astype(np.uint8)
+    for twin in TWINS:
+        engine = make_engine(twin, *PIXELS)
+        tokens = engine.run("encode", {"image": image}, ema=False, step=0)["tokens"]
+        assert tokens.shape == (2, 64)
+        assert set(tokens.reshape(-1)) == set(range(17))
+        np.testing.assert_array_equal(
+            engine.run("decode", {"tokens": tokens}, ema=False, step=0)["image"], image
+        )
+
+
+def resampled(kind, **options):
+    """Results for the network of a case, and the noise that it got."""
+    plan, weights, ids, condition, _ = make("flat")
+    chosen = Resampling(steps=6, **options)
+    rng = np.random.default_rng(5)
+    noise = {
+        "tokens": rng.gumbel(size=(6, *ids.shape, plan.codebook_size)),
+        "update": rng.random((6, *ids.shape)),
+    }
+    return ids, resample(kind(plan, weights, "float64"), ids, noise, chosen, condition)
+
+
+@pytest.mark.parametrize("options", [
+    {"top_k": 2, "top_p": 0.7, "end_temperature": 0.3},
+    {"sampler": "argmax_unrolled", "min_steps": 0, "sample_proportion": 0.3},
+    {"min_steps": 0, "sample_proportion": 0.01, "stop_rule": "masked"},
+])  # fmt: skip
+def test_samplers_are_equal_in_float64(options):
+    found, expected = (resampled(NETWORKS[twin], **options)[1] for twin in ("jax", "torch"))
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_when_a_picture_is_finished():
+    kind = NETWORKS["torch"]
+    start, found = resampled(kind, min_steps=2, sample_proportion=0.0, stop_rule="masked")
+    np.testing.assert_array_equal(found.tokens, start)
+    assert found.active.sum(0).tolist() == [3, 3]
+    assert resampled(kind, min_steps=2, sample_proportion=0.0)[
+        1
+    ].active.all()  # nothing stays if all is drawn anew
+    kept = resampled(kind, min_steps=2, sample_proportion=0.0, stop_rule="masked", early_stop=False)[1]
+    assert kept.active.all()
+
+
+def test_sure_tokens_keep_their_first_prediction():
+    """Two passes: the share of the least sure tokens comes from the second."""
+    kind = NETWORKS["torch"]
+    plan, weights, ids, condition, _ = make("flat")
+    twin = kind(plan, weights, "float64")
+    found = resampled(kind, sampler="argmax_unrolled", sample_proportion=0.25)[1].steps[0]
+    logits = twin.forward(ids, condition)["logits"]
+    first = logits.argmax(-1)
+    second = twin.forward(first, condition)["logits"].argmax(-1)
+    shares = np.exp(logits - logits.max(-1, keepdims=True))
+    sure = (shares / shares.sum(-1, keepdims=True)).max(-1)
+    n = round(plan.n_tokens * 0.25)
+    for row, order in enumerate(sure.argsort(-1)):
+        np.testing.assert_array_equal(found[row, order[:n]], second[row, order[:n]])
+        np.testing.assert_array_equal(found[row, order[n:]], first[row, order[n:]])

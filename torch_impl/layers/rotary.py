@@ -1,0 +1,19 @@
+"""Rotary positions (Su et al. 2021): pairs of channels turn by an angle that grows with the position."""
+
+import torch
+from torch import Tensor
+
+from torch_impl.layers.precision import at_least_float32
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor, *, halves: bool = False) -> Tensor:
+    """Turn the first channels of x (B, L, N, K); cosines and sines are (L, N or 1, P), P <= K / 2.
+
+    Pair p is channels 2p and 2p + 1, or with `halves` p and P + p. Channels behind 2P stay.
+    """
+    P = cos.shape[-1]
+    y, rest = at_least_float32(x[..., : 2 * P]), x[..., 2 * P :]
+    a, b = y.chunk(2, -1) if halves else y.unflatten(-1, (P, 2)).unbind(-1)
+    turned = (a * cos - b * sin, b * cos + a * sin)
+    y = torch.cat(turned, -1) if halves else torch.stack(turned, -1).flatten(-2)
+    return torch.cat([y.to(x.dtype), rest], -1) if rest.shape[-1] else y.to(x.dtype)

@@ -1,0 +1,74 @@
+"""Encoder and decoder of Paella's tokenizer (Rampas et al. 2022), parts of `torch_impl.models.vqgan`.
+
+The batch norm behind the original's encoder is part of its last convolution here.
+"""
+
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint as recompute
+
+from common.plans.tokenizers import TokenizerPlan
+from torch_impl.layers.paella import Doubling, Dtype, Halving, ModulatedBlock
+from torch_impl.layers.resnet import Convolution
+
+
+class PaellaEncoder(nn.Module):
+    """(B, C, H, W) -> (B, z_channels, h, w)."""
+
+    def __init__(self, plan: TokenizerPlan, dtype: Dtype, recomputed: bool) -> None:
+        super().__init__()
+        widths = [level.width for level in plan.encoder]
+        self.conv_in = Convolution(4 * plan.channels, widths[0], 1, dtype=dtype)
+        self.down = nn.ModuleList(
+            _level(1, width, Halving(widths[i - 1], width, dtype) if i else None, dtype)
+            for i, width in enumerate(widths)
+        )
+        self.conv_out = Convolution(widths[-1], plan.options.z_channels, 1, dtype=dtype)
+        self.recomputed = recomputed
+
+    def forward(self, x: Tensor, noise: object = None) -> Tensor:
+        """There is no dropout that would need noise."""
+        del noise
+        x = self.conv_in(F.pixel_unshuffle(x, 2))
+        x = rearrange(x, "b c h w -> b h w c")
+        for level in self.down:
+            x = level["resample"](x) if "resample" in level else x
+            x = _through(level["blocks"], x, self.recomputed)
+        return self.conv_out(rearrange(x, "b h w c -> b c h w"))
+
+
+class PaellaDecoder(nn.Module):
+    """(B, z_channels, h, w) -> (B, F, H / 2, W / 2), what the last convolution makes 2x2 pixels of."""
+
+    def __init__(self, plan: TokenizerPlan, dtype: Dtype, recomputed: bool) -> None:
+        super().__init__()
+        widths = [level.width for level in plan.decoder]
+        n, last = plan.options.num_res_blocks, len(widths) - 1
+        self.conv_in = Convolution(plan.options.z_channels, widths[-1], 1, dtype=dtype)
+        self.up = nn.ModuleList(
+            _level(n if i == last else 1, width, Doubling(width, widths[i - 1], dtype) if i else None, dtype)
+            for i, width in enumerate(widths)
+        )
+        self.conv_out = Convolution(widths[0], 4 * plan.channels, 1, dtype=dtype)
+        self.recomputed = recomputed
+
+    def forward(self, x: Tensor, noise: object = None, codes: Tensor | None = None) -> Tensor:
+        """There is no dropout, and nothing that the codes would modulate."""
+        del noise, codes
+        x = rearrange(self.conv_in(x), "b c h w -> b h w c")
+        for level in reversed(self.up):
+            x = _through(level["blocks"], x, self.recomputed)
+            x = level["resample"](x) if "resample" in level else x
+        return rearrange(x, "b h w c -> b c h w")
+
+
+def _level(n: int, width: int, resample: nn.Module | None, dtype: Dtype) -> nn.ModuleDict:
+    blocks = nn.ModuleList(ModulatedBlock(width, dtype) for _ in range(n))
+    return nn.ModuleDict({"blocks": blocks} | ({} if resample is None else {"resample": resample}))
+
+
+def _through(blocks: nn.ModuleList, x: Tensor, recomputed: bool) -> Tensor:
+    for block in blocks:
+        x = recompute(block, x, use_reentrant=False) if recomputed else block(x)
+    return x

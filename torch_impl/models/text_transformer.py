@@ -1,0 +1,91 @@
+"""The encoder of x-transformers that SUNDAE on text is made of: ScaleNorm, gated feed-forward layers, rotary
+positions that turn values, too."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from common.plans.denoiser import EPS, FEED_FORWARD, DenoiserPlan, text_angles
+from torch_impl.layers.attention import attend, split_heads
+from torch_impl.layers.dense import Dense
+from torch_impl.layers.norms import LayerNorm, ScaleNorm
+from torch_impl.layers.rotary import rotate
+from torch_impl.layers.stack import apply_layers
+
+Dtype = torch.dtype | None
+
+
+class TextEncoder(nn.Module):
+    """Layers in turn attention and feed-forward: (B, L, C) -> (B, L, C)."""
+
+    def __init__(self, plan: DenoiserPlan, depth: int, dtype: Dtype, *, checkpoint: bool) -> None:
+        super().__init__()
+        options = plan.options
+        kinds = (TextAttention, TextFeedForward)
+        self.layers = nn.ModuleList(TextLayer(plan, kinds[i % 2], dtype) for i in range(2 * depth))
+        self.angles = torch.from_numpy(text_angles(plan.n_tokens)) if options.use_rotary else None
+        self.checkpoint = checkpoint
+
+    def forward(self, x: Tensor) -> Tensor:
+        cos = sin = None
+        if self.angles is not None:
+            dtype = torch.promote_types(x.dtype, torch.float32)
+            cos, sin = (f(self.angles).to(x.device, dtype) for f in (torch.cos, torch.sin))
+        own = [()] * len(self.layers)
+        return apply_layers(self.layers, x, (cos, sin), own, checkpoint=self.checkpoint)[0]
+
+
+class TextLayer(nn.ModuleDict):
+    """x + function(norm); the norm is 0.0, the function 1."""
+
+    def __init__(self, plan: DenoiserPlan, kind: type[nn.Module], dtype: Dtype) -> None:
+        d = plan.options.dim
+        norm = ScaleNorm(d) if plan.options.use_scalenorm else LayerNorm(d, EPS, bias=True)
+        super().__init__({"0": nn.ModuleDict({"0": norm}), "1": kind(plan, dtype)})
+
+    def forward(self, x: Tensor, cos: Tensor | None, sin: Tensor | None) -> tuple[Tensor, None]:
+        return x + self["1"](self["0"]["0"](x), cos, sin), None
+
+
+class TextAttention(nn.Module):
+    """Self-attention: (B, L, C) -> (B, L, C)."""
+
+    def __init__(self, plan: DenoiserPlan, dtype: Dtype) -> None:
+        super().__init__()
+        d, inner = plan.options.dim, plan.attention_width
+        self.to_q = Dense(d, inner, dtype=dtype)
+        self.to_k = Dense(d, inner, dtype=dtype)
+        self.to_v = Dense(d, inner, dtype=dtype)
+        self.to_out = Dense(inner, d, bias=True, dtype=dtype)
+        self.heads = plan.options.nb_heads
+
+    def forward(self, x: Tensor, cos: Tensor | None, sin: Tensor | None) -> Tensor:
+        heads = [split_heads(part(x), self.heads) for part in (self.to_q, self.to_k, self.to_v)]
+        if cos is not None and sin is not None:
+            heads = [rotate(y, cos, sin, halves=True) for y in heads]
+        return self.to_out(attend(*heads))
+
+
+class TextFeedForward(nn.Module):
+    """Dense layer, gate or GELU, dense layer: (B, L, C) -> (B, L, C)."""
+
+    def __init__(self, plan: DenoiserPlan, dtype: Dtype) -> None:
+        super().__init__()
+        d, gated = plan.options.dim, plan.options.use_glu
+        first = Dense(d, FEED_FORWARD * d * (1 + gated), bias=True, dtype=dtype)
+        self.net = nn.ModuleDict(
+            {
+                "0": nn.ModuleDict({"proj" if gated else "0": first}),
+                "3": Dense(FEED_FORWARD * d, d, bias=True, dtype=dtype),
+            }
+        )
+        self.gated = gated
+
+    def forward(self, x: Tensor, cos: Tensor | None, sin: Tensor | None) -> Tensor:
+        """Positions are the attention's."""
+        del cos, sin
+        y = self.net["0"]["proj" if self.gated else "0"](x)
+        if not self.gated:
+            return self.net["3"](F.gelu(y))
+        y, gate = y.chunk(2, -1)
+        return self.net["3"](y * F.gelu(gate))

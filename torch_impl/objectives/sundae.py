@@ -1,0 +1,49 @@
+"""Step-unrolled denoising (Savinov et al. 2022, section 2.2): losses in nats, in at least float32."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from common.hparams.denoising import Unrolling
+from torch_impl.layers.precision import at_least_float32
+from torch_impl.objectives.masked_tokens import cross_entropy
+from torch_impl.samplers.choice import draw_tokens
+from torch_impl.samplers.noise import gumbel
+
+
+class Terms(NamedTuple):
+    """Of one pass, per picture (B,): mean cross-entropy and share of right tokens. `tokens` (B, L): the clean
+    ones; `unrolled` (B, L): the next pass's input."""
+
+    loss: Tensor
+    accuracy: Tensor
+    tokens: Tensor
+    unrolled: Tensor
+
+
+def corrupt(
+    tokens: Tensor, share: Tensor, uniform: Tensor, replacement: Tensor, codebook_size: int
+) -> Tensor:
+    """Tokens (B, L) with random ones where `uniform` (B, L) is below `share` (B, 1).
+
+    `replacement` (B, L), uniform on [0, 1), chooses them; a replacement may be the token itself.
+    """
+    chosen = (replacement * codebook_size).long().clamp(max=codebook_size - 1)
+    return torch.where(uniform < share, chosen, tokens)
+
+
+def pass_terms(logits: Tensor, tokens: Tensor, uniform: Tensor | None) -> Terms:
+    """Terms of logits (B, L, K) for clean tokens (B, L); `uniform` (B, L, K) draws the next input."""
+    logits = at_least_float32(logits)
+    losses, hits = cross_entropy(logits, tokens), logits.argmax(-1) == tokens
+    unrolled = tokens if uniform is None else draw_tokens(logits.detach(), gumbel(uniform))
+    return Terms(losses.mean(1), hits.to(losses.dtype).mean(1), tokens, unrolled)
+
+
+def unrolled_loss(terms: Terms, options: Unrolling, k: int) -> tuple[Tensor, dict[str, Tensor]]:
+    """Pass k's part of the loss (0-d) and of the metrics: those of all passes are to be added."""
+    loss, place = terms.loss.mean(), torch.arange(options.unroll_steps, device=terms.loss.device) == k
+    part = options.weights[k] * loss
+    accuracy = terms.accuracy.mean() / options.unroll_steps
+    return part, {"loss": part, "accuracy": accuracy, "unrolled": loss * place}

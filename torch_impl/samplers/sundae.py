@@ -1,0 +1,95 @@
+"""SUNDAE's samplers (Savinov et al. 2022, section 3): all tokens are there from the first step on and are
+drawn anew until a step changes nothing."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from common.hparams.denoising import Resampling
+from common.plans.denoising import Resteps
+from torch_impl.layers.precision import at_least_float32
+from torch_impl.samplers.choice import draw_tokens, filtered
+from torch_impl.samplers.noise import Draws
+from torch_impl.samplers.scores import LEAST_TEMPERATURE, highest
+
+Denoise = Callable[[Tensor], Tensor]
+"""ids (B, L) -> logits (B, L, K)."""
+
+
+class Resampled(NamedTuple):
+    """`tokens` (B, L); `steps` (T, B, L), those behind every step, and `active` (T, B), pictures that were
+    not finished before it. Without `every_step` the latter two hold no step."""
+
+    tokens: Tensor
+    steps: Tensor
+    active: Tensor
+
+
+def resample_tokens(
+    network: Denoise,
+    start: Tensor,
+    draw: Draws,
+    steps: Resteps,
+    options: Resampling,
+    known: Tensor | None = None,
+    *,
+    every_step: bool = False,
+) -> Resampled:
+    """Draw tokens anew from `start` (B, L) on, but for those `known` (B, L).
+
+    `steps` are `make_resteps`'s; `draw(k)` gives the noise of `restep_draws`. A finished picture stays as it
+    is; the loop ends when all are finished, and what `every_step` keeps is then filled up.
+    """
+    steps = Resteps(*[torch.as_tensor(value, device=start.device) for value in steps])
+    known = torch.zeros_like(start, dtype=torch.bool) if known is None else known
+    tokens, stopped = start, torch.zeros_like(start[:, 0], dtype=torch.bool)
+    least = options.min_steps if options.early_stop else options.steps
+    history: list[Tensor] = []
+    active: list[Tensor] = []
+    propose = unrolled_argmax if options.sampler == "argmax_unrolled" else redrawn
+    for k in range(options.steps):
+        if bool(stopped.all()):
+            break
+        active.append(~stopped)
+        proposal, whole = propose(network, tokens, known, draw, steps, options, k)
+        same = (whole if options.stop_rule == "unmasked" else proposal) == tokens
+        if k >= least:
+            stopped = stopped | (same | known).all(1)
+        tokens = torch.where(stopped[:, None], tokens, proposal)
+        history.append(tokens)
+    if not every_step:
+        return Resampled(tokens, tokens[None, :0, :0], stopped[None, :0])
+    rest = options.steps - len(history)
+    history += [tokens] * rest
+    active += [~stopped] * rest
+    return Resampled(tokens, torch.stack(history), torch.stack(active))
+
+
+def redrawn(
+    network: Denoise, tokens: Tensor, known: Tensor, draw: Draws, steps: Resteps, options: Resampling, k: int
+) -> tuple[Tensor, Tensor]:
+    """Tokens of which a random share is drawn anew, and all of them anew, both (B, L)."""
+    logits, noise = at_least_float32(network(tokens)), draw(k)
+    temperature = steps.temperature[k].clamp(min=LEAST_TEMPERATURE)
+    whole = draw_tokens(filtered(logits, options) / temperature, noise["tokens"])
+    kept = (noise["update"] > steps.proportion[k]) | known
+    return torch.where(kept, tokens, whole), whole
+
+
+def unrolled_argmax(
+    network: Denoise, tokens: Tensor, known: Tensor, draw: Draws, steps: Resteps, options: Resampling, k: int
+) -> tuple[Tensor, Tensor]:
+    """The likeliest tokens, the least sure of them predicted again from these, twice (B, L).
+
+    Argmax-unrolled decoding: what is sure keeps its first prediction.
+    """
+    del draw, options
+    sure, first = torch.log_softmax(at_least_float32(network(tokens)), -1).max(-1)
+    first = torch.where(known, tokens, first)
+    again = network(first).argmax(-1)
+    doubts = torch.where(known, -torch.inf, -sure)
+    doubtful = highest(doubts, steps.count[k].expand(len(tokens))) & ~known
+    proposal = torch.where(doubtful, again, first)
+    return proposal, proposal
