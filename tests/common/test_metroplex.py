@@ -22,6 +22,7 @@ from common.plans.parameters import initial_values
 from common.plans.sinusoids import sinusoids
 from common.run.bounds import unit_of
 from common.run.families.metroplex import check_options
+from common.run.synthesis.partial import cut_points, group_masks
 from tests.parity.metroplex_cases import BASE, SMALL, TRANSFORMER, make
 
 VDVAE = (
@@ -162,6 +163,12 @@ def test_temperatures_of_levels_and_groups():
     plan = make_plan(chosen())
     assert level_temperatures(plan, (0.5, 0.7)) == (0.5, 0.7, 0.7)
     assert level_temperatures(plan, (0.5, 0.7, 0.9)) == (0.5, 0.7, 0.9)
+
+
+def test_partial_reconstructions_keep_more_and_more_groups():
+    assert cut_points(3) == [1, 2, 3]
+    assert cut_points(43) == [1, 9, 18, 26, 35, 43]
+    assert [mask.tolist() for mask in group_masks(make_plan(chosen()), 1)] == [[1, 1], [0, 0], [0, 0]]
 
 
 def test_absolute_errors_are_never_called_bits():

@@ -44,8 +44,12 @@ def test_a_run_changes_twins_and_every_mode_leaves_its_pictures(tmp_path):
     call("train", second, CFG, *SMALL, "--resume-from", first / "logs-small", "train.total_train_steps=4")
     run = second / "logs-small"
     assert store.load(run / "checkpoints").step == 4
-    for mode in ("div_stats", "reconstruction", "generation", "encoding", "decoding"):
+    for mode in ("div_stats", "reconstruction", "generation", "encoding", "decoding", "partial"):
         call("synthesize", second, CFG, *SMALL, f"synthesis.synthesis_mode={mode}")
+    whole = pictures(run / IMAGES / "partial", "groups-002-image-*.png")
+    part = pictures(run / IMAGES / "partial", "groups-001-image-*.png")
+    assert whole.shape == part.shape == (8, 8, 8)
+    assert (whole != part).any()
     prefixes = {"reconstructed": "image", "generated": "setup-0-image", "decoded": "image"}
     for name, prefix in prefixes.items():
         found = pictures(run / IMAGES / name, f"{prefix}-*.png")
