@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from common.checkpoint import metroplex
 from common.checkpoint.compare import match
 from common.checkpoint.diffusers_import import (
     diffusers_tokenizer,
@@ -20,6 +19,7 @@ from common.checkpoint.diffusers_import import (
     from_diffusers_tokenizer,
     from_diffusers_uvit,
 )
+from common.checkpoint.metroplex import from_original as from_metroplex
 from common.checkpoint.paella_import import from_paella, paella_tokenizer
 from common.checkpoint.tokenizer_import import (
     from_llamagen,
@@ -119,7 +119,7 @@ def canonical_weights(arrays: Arrays, hparams: Any, where: object, *, own: bool 
 def _renamed(arrays: Arrays, hparams: Any) -> Arrays:
     """Their names and layouts tell which project's they are."""
     if hparams.run.family == "metroplex":
-        return metroplex.from_original(arrays, hparams)
+        return from_metroplex(arrays, hparams)
     flax, architecture = any("/" in name for name in arrays), hparams.model.architecture
     if hparams.run.family == "maskgit":
         if flax:
@@ -186,8 +186,6 @@ def _expected(hparams: Any) -> dict[str, tuple[int, ...]]:
         return shapes(classifier.parameter_table(_classifier_plan(hparams)))
     if hparams.run.family == "vqgan":
         return shapes(tokenizers.parameter_table(_tokenizer_plan(hparams)))
-    if hparams.run.family == "metroplex":
-        return shapes(metroplex_tables.parameter_table(hparams, metroplex.make_plan(hparams)))
     if hparams.run.family == "sundae":
         data = hparams.data
         return shapes(
