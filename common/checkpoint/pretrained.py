@@ -64,7 +64,7 @@ def read_folder(
 
 def network_options(hparams: Any) -> Any:
     """Options without what only training needs beside the network itself."""
-    if hparams.run.family == "maskgit":
+    if hparams.run.family in ("maskgit", "sundae"):
         return replace(hparams, data=replace(hparams.data, tokenizer_path=""))
     if hparams.run.family == "vqgan":
         return replace(hparams, discriminator=vqgan.Discriminator(), loss=vqgan.Loss())

@@ -29,7 +29,16 @@ from common.checkpoint.tokenizer_import import (
 from common.checkpoint.tokenizer_names import from_flax
 from common.checkpoint.transformer_import import from_google, from_halton, open_muse_options
 from common.errors import UserError
-from common.plans import classifier, hierarchical_vae, initialisation, tokenizers, transformers
+from common.plans import (
+    classifier,
+    denoiser,
+    hierarchical_vae,
+    initialisation,
+    metroplex,
+    metroplex_tables,
+    tokenizers,
+    transformers,
+)
 from common.plans.parameters import shapes
 from common.plans.transformer_plan import TransformerPlan
 
@@ -172,6 +181,13 @@ def _expected(hparams: Any) -> dict[str, tuple[int, ...]]:
         return shapes(classifier.parameter_table(_classifier_plan(hparams)))
     if hparams.run.family == "vqgan":
         return shapes(tokenizers.parameter_table(_tokenizer_plan(hparams)))
+    if hparams.run.family == "metroplex":
+        return shapes(metroplex_tables.parameter_table(hparams, metroplex.make_plan(hparams)))
+    if hparams.run.family == "sundae":
+        data = hparams.data
+        return shapes(
+            denoiser.parameter_table(denoiser.make_plan(hparams.model, data.grid, data.codebook_size))
+        )
     return shapes(transformers.parameter_table(_transformer_plan(hparams)))
 
 

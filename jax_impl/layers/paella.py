@@ -14,7 +14,7 @@ EPSILON = 1e-6
 
 Dtype = DTypeLike | None
 
-NAMES = ("NHWC", "HWIO", "NHWC")
+_LAYOUTS = ("NHWC", "HWIO", "NHWC")
 
 
 class ModulatedBlock(nnx.Module):
@@ -52,7 +52,7 @@ class EdgePaddedDepthwise(nnx.Module):
         x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
         groups, edges = x.shape[-1], ((0, 0), (0, 0))
         y = lax.conv_general_dilated(
-            x, kernel, (1, 1), edges, dimension_numbers=NAMES, feature_group_count=groups
+            x, kernel, (1, 1), edges, dimension_numbers=_LAYOUTS, feature_group_count=groups
         )
         return y + along(bias, y)
 
@@ -67,7 +67,7 @@ class Halving(nnx.Module):
 
     def __call__(self, x: Array) -> Array:
         x, kernel, bias = (cast(array, self.dtype) for array in (x, self.kernel[...], self.bias[...]))
-        y = lax.conv_general_dilated(x, kernel, (2, 2), ((1, 1), (1, 1)), dimension_numbers=NAMES)
+        y = lax.conv_general_dilated(x, kernel, (2, 2), ((1, 1), (1, 1)), dimension_numbers=_LAYOUTS)
         return y + along(bias, y)
 
 
@@ -82,5 +82,5 @@ class Doubling(nnx.Module):
     def __call__(self, x: Array) -> Array:
         x, kernel, bias = (cast(array, self.dtype) for array in (x, self.kernel[...], self.bias[...]))
         edges = ((2, 2), (2, 2))
-        y = lax.conv_transpose(x, kernel, (2, 2), edges, dimension_numbers=NAMES, transpose_kernel=True)
+        y = lax.conv_transpose(x, kernel, (2, 2), edges, dimension_numbers=_LAYOUTS, transpose_kernel=True)
         return y + along(bias, y)

@@ -12,9 +12,10 @@ from jax_impl.layers.norms import LayerNorm
 from jax_impl.layers.precision import at_least_float32
 from jax_impl.models.hourglass import Dtype, build_body
 from jax_impl.models.text_transformer import TextEncoder
+from jax_impl.pretrained import Pretrained
 
 
-class Denoiser(nnx.Module):
+class Denoiser(Pretrained, nnx.Module):
     """Embeddings, hourglass or text encoder, output layer. Parameters begin as zeros.
 
     `dtype` is that of the arithmetic, None: as the parameters. `checkpoint` recomputes every layer in the

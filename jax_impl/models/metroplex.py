@@ -26,12 +26,13 @@ from jax_impl.models.metroplex_blocks import (
     UpConvolutions,
     with_channels,
 )
+from jax_impl.pretrained import Pretrained
 
 Arrays = Mapping[str, Array]
 Masks = Sequence[Array] | None
 
 
-class Metroplex(nnx.Module):
+class Metroplex(Pretrained, nnx.Module):
     """The model. `dtype` is that of the network's arithmetic, None: as the input.
 
     `checkpoint` recomputes every block in the backward pass to save memory, with the same noise.

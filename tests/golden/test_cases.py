@@ -13,36 +13,30 @@ from tests.golden.recorded import Recorded, cases, kind
 from tests.models import TWINS
 
 MODELS = [("hierarchical_vae", f"efficient_vdvae_{program}") for program in ("torch", "jax")]
-ELSEWHERE = [
-    ("maskgit", runner)
-    for runner in (
-        "maskgit_vqgan",
-        "taming_vqgan",
-        "maskgit_flax_tokenizer",  # test_maskgit_tokenizers.py
+ELSEWHERE = {
+    "maskgit": (
+        "maskgit_vqgan", "taming_vqgan", "maskgit_flax_tokenizer",  # test_maskgit_tokenizers.py
         "taming_gan_loss",  # test_maskgit_gan.py
-        "maskgit_transformer",
-        "uvit",
-        "maskgit_flax_transformer",  # test_maskgit_transformers.py
-        "halton_maskgit",
-        "lucidrains_token_critic",  # the same
+        "maskgit_transformer", "uvit", "maskgit_flax_transformer",  # test_maskgit_transformers.py
+        "halton_maskgit", "lucidrains_token_critic",  # the same
         "tables",  # test_maskgit_tables.py
-    )
-] + [
-    ("sundae", runner)
-    for runner in (
+    ),
+    "sundae": (
         "hourglass",  # test_sundae.py
         "sundae_sampling", "sundae_inpaint",  # test_sundae_samplers.py
         "sundae_train", "sundae_text8",  # test_sundae_training.py
         "taming_vqgan_latents",  # test_maskgit_tokenizers.py
-    )
-] + [("metroplex", "metroplex_tf"), ("metroplex", "metroplex_jax_vdvae")]  # fmt: skip # test_metroplex.py
+    ),
+    "metroplex": ("metroplex_tf", "metroplex_jax_vdvae"),  # test_metroplex.py
+}  # fmt: skip
 MAX_SETTINGS = 8
 HOST = {("hierarchical_vae", runner): check for runner, check in host_cases.RUNNERS.items()}
 
 
 @pytest.mark.parametrize(("folder", "case"), cases())
 def test_case_is_of_a_known_kind(folder, case):
-    assert kind(case) in [*MODELS, *HOST, *ELSEWHERE], f"no check for {kind(case)}"
+    elsewhere = [(family, runner) for family, runners in ELSEWHERE.items() for runner in runners]
+    assert kind(case) in [*MODELS, *HOST, *elsewhere], f"no check for {kind(case)}"
 
 
 @pytest.mark.parametrize(("folder", "case"), cases(*HOST))

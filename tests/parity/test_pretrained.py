@@ -15,10 +15,11 @@ from common.errors import UserError
 from common.hparams import load
 from common.hparams.transformer import ARCHITECTURES
 from convert import read_torch, torch_bytes
-from tests.common import tiny, tiny_classifier, tiny_maskgit, tiny_vqgan
+from tests.common import tiny, tiny_classifier, tiny_maskgit, tiny_sundae, tiny_vqgan
 from tests.common.published import recorded
 from tests.common.published import write_folder as publish
 from tests.end_to_end.twins import TWINS
+from tests.parity.metroplex_cases import BASE, CASES, SMALL
 
 
 def tiny_vae():
@@ -26,10 +27,16 @@ def tiny_vae():
         return load(tiny.write_tiny(Path(folder)))
 
 
+def tiny_metroplex():
+    return load(BASE, [*SMALL, *next(iter(CASES.values()))])
+
+
 MODELS = {
     "hierarchical_vae": tiny_vae,
     "classifier": tiny_classifier.tiny,
     "vqgan": tiny_vqgan.tiny,
+    "metroplex": tiny_metroplex,
+    "sundae": tiny_sundae.tiny,
     **{
         architecture: lambda architecture=architecture: tiny_maskgit.tiny(
             f"model.architecture={architecture}",

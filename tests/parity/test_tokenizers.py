@@ -31,7 +31,7 @@ OPTIONS = {
     "entropy of the choice": replace(PLAIN, entropy_loss_ratio=0.1, entropy_type="argmax"),
     "unit vectors": replace(PLAIN, l2_normalised=True),
     "ema": replace(PLAIN, quantizer="ema"),
-    "gumbel": replace(TAMING, quantizer="gumbel"),
+    "gumbel": replace(TAMING, quantizer="gumbel", mid_attention=False, attn_resolutions=()),
     "gumbel by distances": replace(
         PLAIN, quantizer="gumbel", gumbel_straight_through=True, entropy_loss_ratio=0.1
     ),

@@ -11,9 +11,10 @@ from torch_impl.layers.norms import LayerNorm
 from torch_impl.layers.precision import at_least_float32
 from torch_impl.models.hourglass import Dtype, build_body
 from torch_impl.models.text_transformer import TextEncoder
+from torch_impl.pretrained import Pretrained
 
 
-class Denoiser(nn.Module):
+class Denoiser(Pretrained, nn.Module):
     """Embeddings, hourglass or text encoder, output layer. Parameters begin as zeros.
 
     `dtype` is that of the arithmetic, None: as the parameters. `checkpoint` recomputes every layer in the

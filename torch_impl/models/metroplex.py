@@ -23,12 +23,13 @@ from torch_impl.models.metroplex_blocks import (
     UpConvolutions,
     with_channels,
 )
+from torch_impl.pretrained import Pretrained
 
 Tensors = Mapping[str, Tensor]
 Masks = Sequence[Tensor] | None
 
 
-class Metroplex(nn.Module):
+class Metroplex(Pretrained, nn.Module):
     """The model. `dtype` is that of the network's arithmetic, None: as the input.
 
     `checkpoint` recomputes every block in the backward pass to save memory, with the same noise.
