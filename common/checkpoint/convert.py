@@ -2,7 +2,7 @@
 
 import argparse
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NoReturn
@@ -16,11 +16,12 @@ from common.checkpoint.pretrained import export_run
 from common.checkpoint.published_run import BASES, make_published_run, published_config
 from common.checkpoint.tensor_files import ReadTorch, read_config
 from common.errors import UserError
-from common.hparams import load, resolve, to_json
+from common.hparams import load, metroplex_json, resolve, to_json
 from common.hparams.archive import copy_path, written_out
 from common.plans import transformers
 from common.plans.hierarchical_vae import make_plan
 from common.run.directory import RunDirectory
+from common.run.families import check_options
 from common.run.files import replacing
 from common.run.versions import versions
 
@@ -30,7 +31,7 @@ Source = tuple[Callable[..., efficient_vdvae.Imported], Any]  # importer and wha
 
 _USAGE = """\
 convert.py SOURCE --run FOLDER/logs-NAME [--config FILE] [--cfg FILE] [section.option=value ...]
-       convert.py OPEN_MUSE.yaml --to-cfg OUT.cfg [section.option=value ...]
+       convert.py CONFIGURATION --to-cfg OUT.cfg [section.option=value ...]
        convert.py FOLDER/logs-NAME --to-folder OUT [--step N|best]
        convert.py FOLDER/logs-NAME --to-torch OUT [--step N|best]"""
 _DESCRIPTION = """\
@@ -39,6 +40,7 @@ on from it. SOURCE is one of
   a folder with config.json and weights, as open-muse and diffusers (aMUSEd) publish them and as the third
   form and save_pretrained write it, or such a model of the hub: owner/model or owner/model/folder;
   weights of taming-transformers or latent-diffusion, with their YAML file as --config;
+  weights of VD-VAE (model.th, model-ema.th), with the fitting file of egs/vdvae as --cfg;
   weights of Google's MaskGIT, Halton-MaskGIT or LlamaGen's tokenizer, with the fitting file of egs/ as --cfg;
   a checkpoint of Efficient-VDVAE, with its .cfg as --cfg: the PyTorch program's file, or the JAX program's
   checkpoint_<step> or a folder of these (the newest is taken).
@@ -89,8 +91,15 @@ def convert(words: Sequence[str], read_torch: ReadTorch, torch_bytes: TorchBytes
 
 
 def convert_configuration(source: Path, target: Path, overrides: Sequence[str]) -> None:
-    """Write a training configuration of open-muse as a `.cfg`; print what is unknown and left out."""
-    words, unknown = converted(read_config(source), source)
+    """Write a configuration of Metroplex, or a training configuration of open-muse, as a `.cfg`.
+
+    Prints what is unknown to the latter and left out.
+    """
+    config = read_config(source)
+    if metroplex_json.recognised(config):
+        _convert_metroplex(config, source, target, overrides)
+        return
+    words, unknown = converted(config, source)
     given = load(BASES["maskgit"], [*words, *overrides])
     transformers.make_plan(given.model, given.data.grid, given.data.codebook_size)
     header = [f"# {source.name} of open-muse.", "#", f"# Command:   sh torch_impl/train.sh {target}"]
@@ -100,6 +109,19 @@ def convert_configuration(source: Path, target: Path, overrides: Sequence[str]) 
     for key in unknown:
         print(f"warning: {source}: '{key}' is unknown and left out")
     print(f"{target}: {source.name} as a configuration of family maskgit; [data] says where tokens lie")
+
+
+def _convert_metroplex(
+    config: Mapping[str, Any], source: Path, target: Path, overrides: Sequence[str]
+) -> None:
+    """Write a JSON configuration of one of Metroplex's programs as a `.cfg`."""
+    header = [f"# {source.name} of Metroplex.", "#", f"# Command:   sh torch_impl/train.sh {target}"]
+    with replacing(target) as beside:
+        values = metroplex_json.options(config, source.stem)
+        beside.write_text(metroplex_json.cfg_text(values, source.name), encoding="utf-8")
+        check_options(load(beside, overrides))
+        beside.write_text(written_out(beside, overrides, header), encoding="utf-8")
+    print(f"{target}: {source.name} as a configuration of family metroplex; [data] says where pictures lie")
 
 
 def _make_run(chosen: argparse.Namespace, read_torch: ReadTorch) -> None:

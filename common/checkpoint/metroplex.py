@@ -5,13 +5,12 @@ The TensorFlow program keeps kernels as HWIO and maps as NCHW, the flax one maps
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 
 from common.errors import UserError
 from common.hparams.families.metroplex import HParams
-from common.plans.metroplex import MetroplexPlan
+from common.plans.metroplex import MetroplexPlan, make_plan
 from common.plans.metroplex_tables import parameter_table
 from common.plans.parameters import shapes
 
@@ -79,8 +78,17 @@ VDVAE: Rules = (
 )
 
 
+def from_original(arrays: Mapping[str, np.ndarray], hparams: HParams) -> Weights:
+    """Weights of any of the three programs, told apart by their names, as canonical tensors."""
+    if any(name.startswith("metroplex/") for name in arrays):
+        importer = from_tensorflow
+    else:
+        importer = from_flax if any("/" in name for name in arrays) else from_vdvae
+    return importer(arrays, hparams, make_plan(hparams), "weights")
+
+
 def from_tensorflow(
-    arrays: Mapping[str, np.ndarray], hparams: HParams, plan: MetroplexPlan, where: Path
+    arrays: Mapping[str, np.ndarray], hparams: HParams, plan: MetroplexPlan, where: object
 ) -> Weights:
     """Variables of the TensorFlow program, 'metroplex/...', as canonical tensors."""
     rules = (*TENSORFLOW, (r"\.residual\.", ".feed_forward.")) if plan.transformer else TENSORFLOW
@@ -88,14 +96,14 @@ def from_tensorflow(
 
 
 def from_flax(
-    arrays: Mapping[str, np.ndarray], hparams: HParams, plan: MetroplexPlan, where: Path
+    arrays: Mapping[str, np.ndarray], hparams: HParams, plan: MetroplexPlan, where: object
 ) -> Weights:
     """Parameters of the flax program's VDVAE, 'encoder/...' and 'decoder/...', as canonical tensors."""
     return _converted(arrays, FLAX, hparams, plan, where)
 
 
 def from_vdvae(
-    arrays: Mapping[str, np.ndarray], hparams: HParams, plan: MetroplexPlan, where: Path
+    arrays: Mapping[str, np.ndarray], hparams: HParams, plan: MetroplexPlan, where: object
 ) -> Weights:
     """Weights of openai/vdvae (`*-model.th` or `*-model-ema.th`) as canonical tensors.
 
@@ -108,7 +116,7 @@ def from_vdvae(
 
 
 def _converted(
-    arrays: Mapping[str, np.ndarray], rules: Rules, hparams: HParams, plan: MetroplexPlan, where: Path
+    arrays: Mapping[str, np.ndarray], rules: Rules, hparams: HParams, plan: MetroplexPlan, where: object
 ) -> Weights:
     """Rename and lay out anew; a `UserError` names the first tensor that is missing, unknown or misshapen."""
     wanted = shapes(parameter_table(hparams, plan))

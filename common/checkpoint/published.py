@@ -19,6 +19,7 @@ from common.checkpoint.diffusers_import import (
     from_diffusers_tokenizer,
     from_diffusers_uvit,
 )
+from common.checkpoint.metroplex import from_original as from_metroplex
 from common.checkpoint.paella_import import from_paella, paella_tokenizer
 from common.checkpoint.tokenizer_import import (
     from_llamagen,
@@ -51,7 +52,7 @@ OTHERS = {
     "VQModel": lambda config: ("vqgan", *diffusers_tokenizer(config)),
     "UVit2DModel": lambda config: ("maskgit", *diffusers_uvit(config)),
 }
-FAMILIES = ("vqgan", "maskgit")
+FAMILIES = ("vqgan", "maskgit", "metroplex")
 
 
 LIBRARY, FORMAT = "dioscuri", 1
@@ -117,6 +118,8 @@ def canonical_weights(arrays: Arrays, hparams: Any, where: object, *, own: bool 
 
 def _renamed(arrays: Arrays, hparams: Any) -> Arrays:
     """Their names and layouts tell which project's they are."""
+    if hparams.run.family == "metroplex":
+        return from_metroplex(arrays, hparams)
     flax, architecture = any("/" in name for name in arrays), hparams.model.architecture
     if hparams.run.family == "maskgit":
         if flax:
@@ -177,12 +180,12 @@ def _expected(hparams: Any) -> dict[str, tuple[int, ...]]:
     if hparams.run.family == "hierarchical_vae":
         table = initialisation.parameter_table(hierarchical_vae.make_plan(hparams))
         return {name: parameter.shape for name, parameter in table.items()}
+    if hparams.run.family == "metroplex":
+        return shapes(metroplex_tables.parameter_table(hparams, metroplex.make_plan(hparams)))
     if hparams.run.family == "classifier":
         return shapes(classifier.parameter_table(_classifier_plan(hparams)))
     if hparams.run.family == "vqgan":
         return shapes(tokenizers.parameter_table(_tokenizer_plan(hparams)))
-    if hparams.run.family == "metroplex":
-        return shapes(metroplex_tables.parameter_table(hparams, metroplex.make_plan(hparams)))
     if hparams.run.family == "sundae":
         data = hparams.data
         return shapes(

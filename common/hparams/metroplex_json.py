@@ -86,6 +86,13 @@ LATER_UNUSED = (
 )  # fmt: skip
 
 
+def recognised(config: Mapping[str, Any]) -> bool:
+    """Whether a configuration has a key that only Metroplex's programs have."""
+    return not {"base_hidden_res", "model_path", "prog_mode", "dec_blocks", "custom_width_str"}.isdisjoint(
+        config
+    )
+
+
 def options(config: Mapping[str, Any], name: str = "metroplex") -> Values:
     """`section.option` -> value; a `UserError` names a key that neither program has."""
     later = "image_size" in config
@@ -99,12 +106,13 @@ def cfg_text(values: Values, header: str) -> str:
     for section in sections:
         lines += ["", f"[{section}]"]
         own = {option: value for option, value in values.items() if option.startswith(f"{section}.")}
-        lines += [f"{option.partition('.')[2]} = {_text(value)}" for option, value in own.items()]
+        lines += [f"{option.partition('.')[2]} = {_text(option, value)}" for option, value in own.items()]
     return "\n".join(lines) + "\n"
 
 
-def _text(value: Any) -> str:
-    return f"'{value}'" if isinstance(value, str) else repr(value)
+def _text(option: str, value: Any) -> str:
+    """A value as `.cfg` files write it: a run's name as it stands, other text in quotes."""
+    return value if option == "run.name" else repr(value)
 
 
 def _first(config: Mapping[str, Any]) -> Values:

@@ -50,7 +50,7 @@ class Optimizer:
     """`[optimizer]`: update rule, learning rate, clipping and skipping."""
 
     type: str = option(
-        choices=("Adamax", "Adam", "AdamW", "AdamTF", "RAdam", "Radam", "Lion"),
+        choices=("Adamax", "Adam", "AdamW", "RAdam", "Radam", "Lion", "AdamTF"),
         doc="update rule; weight decay is decoupled with all of them, so Adam and AdamW are one; AdamTF adds "
         "epsilon before the bias correction, as TensorFlow 1 does",
     )

@@ -59,7 +59,7 @@ HOST_ONLY = {
 # Compiling takes minutes, so one case of its own has it, with two latent groups, and only trains.
 COMPILED = "train.compile"
 
-N_CASES = 7
+N_CASES = 6
 
 
 def enumerated_options() -> dict[str, tuple[Any, ...]]:

@@ -32,11 +32,13 @@ def values_in_cases() -> set[tuple[str, object]]:
     loaded = [load_case(case) for case in option_cases()] + [
         hparams.load(path) for path in GOLDEN_CONFIGURATIONS
     ]
+    loaded += [metroplex_cases.make(case)[0] for case in metroplex_cases.CASES]
     return {
         (name, getattr(getattr(options, section), option))
         for options in loaded
         for name in enumerated_options()
         for section, option in [name.split(".")]
+        if hasattr(getattr(options, section), option)
     }
 
 

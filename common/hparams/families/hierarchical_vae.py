@@ -112,7 +112,8 @@ class Synthesis:
     """`[synthesis]`: what `synthesize.py` does."""
 
     synthesis_mode: str = option(
-        choices=("reconstruction", "generation", "div_stats", "encoding", "decoding"), doc="what to do"
+        choices=("reconstruction", "generation", "div_stats", "encoding", "decoding", "partial"),
+        doc="what to do",
     )
     load_ema_weights: bool = option(doc="use the averaged weights")
     variate_masks_quantile: float = option(

@@ -9,6 +9,7 @@ from common.run.synthesis.decoding import decode
 from common.run.synthesis.divergence import divergence_statistics
 from common.run.synthesis.encoding import encode
 from common.run.synthesis.generation import generate
+from common.run.synthesis.partial import reconstruct_partially
 from common.run.synthesis.reconstruction import reconstruct
 
 Mode = Callable[[Context, LatentPlan, Checkpoint], None]
@@ -19,6 +20,7 @@ MODES: dict[str, Mode] = {
     "div_stats": divergence_statistics,
     "encoding": encode,
     "decoding": decode,
+    "partial": reconstruct_partially,
 }
 
 

@@ -1,0 +1,88 @@
+"""Training Metroplex in one twin is training it in the other: curves, and runs that change twins half-way."""
+
+from importlib import import_module
+
+import numpy as np
+import pytest
+from safetensors.numpy import save
+
+from common import schedules
+from common.hparams import load
+from tests.engines import assert_states_close, pictures
+from tests.parity.option_cases import ROOT
+
+N, HALF, BATCH = 100, 5, 8
+TINY = (
+    "model.width=16",
+    "model.enc_blocks='4x1,4d4,1x1'",
+    "model.dec_blocks='1x1,4m1'",
+    "model.zdim=4",
+    "optimizer.warmup_steps=5.",
+    "optimizer.decay_steps=100",
+)
+ATTENTION = (
+    "model.width=16",
+    "model.enc_blocks=''",
+    "model.dec_blocks=''",
+    "model.transformer=True",
+    "model.base_hidden_res=4",
+    "model.depth=2",
+    "model.head_dim=8",
+    "model.zdim=4",
+)
+
+
+def make_engine(twin, *overrides):
+    hparams = load(ROOT / "egs" / "metroplex" / "digits.cfg", overrides)
+    engine = import_module(f"{twin}_impl.engine").Engine(hparams)
+    engine.initialise()
+    return engine
+
+
+def train(engine, steps):
+    losses = []
+    for step in steps:
+        rng = np.random.default_rng((5, step))
+        draws = engine.family.draws("train_step", BATCH)
+        noise = {draw.name: rng.normal(size=draw.shape).astype(np.float32) for draw in draws}
+        rate = schedules.learning_rate(step, engine.hparams.optimizer)
+        scalars = {"learning_rate": rate, "beta": 1.0, "gamma": 0.0}
+        engine.train_step({"image": pictures(step)}, step, scalars, noise)
+        losses.append(engine.fetch_metrics()["loss"])
+    return np.array(losses)
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """Losses of a hundred steps in both twins, and the engines behind them."""
+    engines = {twin: make_engine(twin, *TINY) for twin in ("torch", "jax")}
+    starts = {twin: engine.state_to_numpy() for twin, engine in engines.items()}
+    assert all((starts["torch"]["model"][k] == v).all() for k, v in starts["jax"]["model"].items())
+    first = {twin: train(engine, range(HALF)) for twin, engine in engines.items()}
+    half = {twin: engine.state_to_numpy() for twin, engine in engines.items()}
+    rest = {twin: train(engine, range(HALF, N)) for twin, engine in engines.items()}
+    return engines, {twin: np.concatenate([first[twin], rest[twin]]) for twin in engines}, half
+
+
+def test_a_hundred_steps_have_the_same_losses(trained):
+    _, curves, half = trained
+    relative = np.abs(curves["torch"] - curves["jax"]) / np.abs(curves["torch"])
+    assert relative[:20].max() <= 1e-4
+    assert relative.max() <= 1e-3
+    assert curves["torch"][-10:].mean() < 0.9 * curves["torch"][:10].mean()
+    assert_states_close(half["torch"], half["jax"], 1e-3)
+
+
+@pytest.mark.parametrize(("first", "second"), [("torch", "jax"), ("jax", "torch")])
+def test_a_run_goes_on_in_the_other_twin(trained, first, second):
+    engines, curves, half = trained
+    other = engines[second]
+    other.state_from_numpy(half[first])
+    files = [{g: save(tensors) for g, tensors in s.items()} for s in (half[first], other.state_to_numpy())]
+    assert files[0] == files[1]
+    np.testing.assert_allclose(train(other, range(HALF, 20)), curves[first][HALF:20], rtol=1e-4)
+
+
+def test_variational_attention_trains_alike():
+    curves = [train(make_engine(twin, *ATTENTION), range(20)) for twin in ("torch", "jax")]
+    np.testing.assert_allclose(*curves, rtol=1e-4)
