@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 
 from common.errors import UserError
-from common.hparams.families import classifier, hierarchical_vae, maskgit, sundae, vqgan
+from common.hparams.families import classifier, hierarchical_vae, maskgit, metroplex, sundae, vqgan
 from common.plans import transformers
 from common.plans.hierarchical_vae import make_plan
-from common.plans.latents import level_temperatures
+from common.plans.latents import LatentPlan, level_temperatures
+from common.plans.metroplex import make_plan as make_metroplex
 from common.plans.tokenizers import make_plan as make_tokenizer
 
 Rows = dict[str, np.ndarray]
@@ -42,7 +43,14 @@ class Load:
 
 
 def _hierarchical_vae(hparams: hierarchical_vae.HParams, batch: int) -> tuple[Rows, dict[str, Any]]:
-    plan = make_plan(hparams)
+    return _latent_groups(make_plan(hparams), batch)
+
+
+def _metroplex(hparams: metroplex.HParams, batch: int) -> tuple[Rows, dict[str, Any]]:
+    return _latent_groups(make_metroplex(hparams), batch)
+
+
+def _latent_groups(plan: LatentPlan, batch: int) -> tuple[Rows, dict[str, Any]]:
     shape = (batch, plan.resolution, plan.resolution, plan.channels)
     pictures = _pictures(shape)
     pictures = 255 * (pictures // 128) if plan.likelihood == "bernoulli" else pictures
@@ -96,6 +104,7 @@ def _pictures(shape: tuple[int, ...]) -> np.ndarray:
 
 _LOADS = {
     "hierarchical_vae": _hierarchical_vae,
+    "metroplex": _metroplex,
     "vqgan": _vqgan,
     "maskgit": _maskgit,
     "sundae": _sundae,

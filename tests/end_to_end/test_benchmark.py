@@ -7,14 +7,20 @@ import pytest
 
 from common.errors import UserError
 from tests import benchmark
-from tests.common import tiny, tiny_maskgit, tiny_vqgan
+from tests.common import tiny, tiny_maskgit, tiny_sundae, tiny_vqgan
 
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
-WHAT = {"vae": "generate", "vqgan": "decode", "maskgit": "train", "classifier": "encode"}
-WRITERS = {"vae": tiny, "vqgan": tiny_vqgan, "maskgit": tiny_maskgit}
-CLASSIFIER = ROOT / "egs" / "classifier" / "digits.cfg"
+WHAT = {
+    "vae": "generate",
+    "vqgan": "decode",
+    "maskgit": "train",
+    "sundae": "train",
+    "metroplex": "generate",
+    "classifier": "encode",
+}
+WRITERS = {"vae": tiny, "vqgan": tiny_vqgan, "maskgit": tiny_maskgit, "sundae": tiny_sundae}
 
 
 @pytest.fixture
@@ -25,7 +31,8 @@ def measure(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(benchmark, "UNIT_SIZE", 64)
 
     def run(kind, twin, what, batch=2):
-        cfg = CLASSIFIER if kind == "classifier" else WRITERS[kind].write_tiny(tmp_path)
+        shipped = ROOT / "egs" / kind / "digits.cfg"
+        cfg = WRITERS[kind].write_tiny(tmp_path) if kind in WRITERS else shipped
         words = ["--cfg", str(cfg), "--backend", twin, "--what", what, "--batch", str(batch), "--steps", "1"]
         benchmark.main(words)
         return json.loads(capsys.readouterr().out.splitlines()[-1])
