@@ -33,11 +33,38 @@ def make_steps(options: Sampling, n_tokens: int) -> Steps:
     return Steps(masked, *[row(options).astype(np.float32) for row in rows])
 
 
+def positions_needed(options: Sampling, n_tokens: int, *, every_step: bool = False) -> tuple[int, ...]:
+    """For each of T steps, of how many positions a picture's tokens are drawn at most.
+
+    That many at the least are masked, or with the Halton sampler written. Counts are eighths of `n_tokens`,
+    so that few programs are compiled. All positions are needed where known tokens are judged by what the
+    network makes of them, and with the Halton sampler where `every_step` is shown.
+    """
+    whole = (n_tokens,) * options.steps
+    match options.sampler:
+        case "halton" if not every_step:
+            # What is written in the first step that is taken counts from all.
+            left = make_steps(options, n_tokens).masked.astype(int)
+            before = np.concatenate([np.arange(n_tokens + 1)[None], left[:-1]])
+            before[options.start_step] = np.arange(n_tokens + 1)
+            most = (before - left).max(1)
+        case "confidence" if options.remask != "confidence":
+            most = np.roll(make_steps(options, n_tokens).masked.max(1), 1)
+            most[: options.start_step + 1] = n_tokens
+        case "scores" if options.remask != "confidence" and not options.legacy_scores:
+            most = make_steps(options, n_tokens).masked.max(1)
+            most[: options.start_step + 1] = n_tokens
+        case _:
+            return whole
+    eighth = -(-n_tokens // 8)
+    return tuple(min(n_tokens, eighth * -(-max(1, int(n)) // eighth)) for n in most)
+
+
 def step_draws(
     options: Sampling, batch: int, n_tokens: int, codebook_size: int, critic: bool = False
 ) -> tuple[Draw, ...]:
-    """Noise of one step: Gumbel `tokens` (B, L, K) always, else as the sampler needs it Gumbel `confidence`,
-    uniform `critic` and `remask`, each (B, L)."""
+    """Noise of one step: Gumbel `tokens` (B, L, K) always, of fewer positions where no more are drawn, else
+    as the sampler needs it Gumbel `confidence`, uniform `critic` and `remask`, each (B, L)."""
     place = (batch, n_tokens)
     draws = [Draw("tokens", "gumbel", (*place, codebook_size + options.legacy_mask_token))]
     if options.sampler in ("confidence", "halton_confidence"):

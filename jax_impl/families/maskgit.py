@@ -191,6 +191,7 @@ class Family(Adapter):
             prepare=model.prepare,
             embedding=jnp.zeros(embedding_shape(plan, B), self.dtype) if plan.options.self_cond else None,
             offsets=random_offsets(noise["sampling"], B, plan.n_tokens) if rolls else None,
+            every_step=every_step,
         )
         results = {"tokens": found.tokens}
         if self.tokenizer is not None:

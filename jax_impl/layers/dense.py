@@ -27,10 +27,11 @@ class Dense(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(outputs)) if bias else None
         self.dtype = dtype
 
-    def __call__(self, x: Array) -> Array:
-        kernel = cast(self.kernel[...], self.dtype)
+    def __call__(self, x: Array, outputs: int | None = None) -> Array:
+        """`outputs`: the first of them alone."""
+        kernel = cast(self.kernel[..., :outputs], self.dtype)
         y = jnp.dot(cast(x, self.dtype), kernel.reshape(kernel.shape[-2:]))
-        return y if self.bias is None else y + along(cast(self.bias[...], self.dtype), y)
+        return y if self.bias is None else y + along(cast(self.bias[:outputs], self.dtype), y)
 
 
 class Embedding(nnx.Module):
@@ -47,10 +48,11 @@ class Embedding(nnx.Module):
         """Rows 0 to n - 1: (n, C)."""
         return cast(self.embedding[...][:n], self.dtype)
 
-    def logits(self, x: Array, bias: Array) -> Array:
-        """Products with every row, and a bias a row: (..., C), (V,) -> (..., V) (tied output layer)."""
-        y = jnp.dot(cast(x, self.dtype), cast(self.embedding[...], self.dtype).T)
-        return y + along(cast(bias, self.dtype), y)
+    def logits(self, x: Array, bias: Array, outputs: int | None = None) -> Array:
+        """Products with every row, or the first `outputs`, and a bias a row: (..., C), (V,) -> (..., V) (tied
+        output layer)."""
+        y = jnp.dot(cast(x, self.dtype), cast(self.embedding[:outputs], self.dtype).T)
+        return y + along(cast(bias[:outputs], self.dtype), y)
 
 
 def along(vector: Array, x: Array) -> Array:

@@ -15,7 +15,13 @@ from jax_impl.layers.dropout import Arrays, dropout, part
 from jax_impl.layers.norms import LayerNorm
 from jax_impl.layers.precision import at_least_float32
 from jax_impl.layers.stack import apply_layers
-from jax_impl.models.maskgit import Dtype, self_condition_layer, self_conditioned, with_class_token
+from jax_impl.models.maskgit import (
+    Dtype,
+    read_logits,
+    self_condition_layer,
+    self_conditioned,
+    with_class_token,
+)
 from jax_impl.pretrained import Pretrained
 
 
@@ -42,10 +48,22 @@ class GoogleTransformer(Pretrained, nnx.Module):
         return dict(condition)
 
     def __call__(
+        self,
+        ids: Array,
+        condition: Arrays,
+        noise: Arrays | None = None,
+        positions: Array | None = None,
+        outputs: int | None = None,
+    ) -> tuple[Array, dict[str, Array]]:
+        """Beside `embed`: `hs_embed`, `hs_layer<i>` and, of all positions, `sequence_logits`, all of them
+        with the class token."""
+        x, aux = self.hidden(ids, condition, noise)
+        return read_logits(self, x, aux, positions, outputs)
+
+    def hidden(
         self, ids: Array, condition: Arrays, noise: Arrays | None = None
     ) -> tuple[Array, dict[str, Array]]:
-        """Beside `embed`: `hs_embed`, `hs_layer<i>` and `sequence_logits`, all of them with the class
-        token."""
+        """The last layer's output (B, L, C), with the class token."""
         plan, uniforms = self.plan, part(noise, "dropout")
         x = self.embed(with_class_token(ids, condition, plan), uniforms.get("embed"))
         x = self_conditioned(x, self.self_cond_to_init_embed, condition, plan)
@@ -55,9 +73,11 @@ class GoogleTransformer(Pretrained, nnx.Module):
             self.transformer_layers, x, (), own, checkpoint=self.checkpoint, scan=self.scan
         )
         aux |= {f"hs_layer{i}": value for i, value in enumerate(found)}
-        logits = at_least_float32(self.mlm_layer(x, self.embed.word_embeddings))
-        first = int(plan.class_token)
-        return logits[:, first:], {**aux, "embed": x[:, first:], "sequence_logits": logits}
+        return x, {**aux, "embed": x[:, int(plan.class_token) :]}
+
+    def logits(self, x: Array, outputs: int | None = None) -> Array:
+        """Of rows of `hidden`; the first `outputs`, if given."""
+        return at_least_float32(self.mlm_layer(x, self.embed.word_embeddings, outputs))
 
 
 class GoogleLayer(nnx.Module):
@@ -110,6 +130,8 @@ class GoogleMlmLayer(nnx.Module):
         self.mlm_bias = nnx.Param(jnp.zeros(plan.outputs)) if tied else None
         self.to_logits = None if tied else Dense(C, plan.outputs, bias=True, dtype=dtype)
 
-    def __call__(self, x: Array, embedding: Embedding) -> Array:
+    def __call__(self, x: Array, embedding: Embedding, outputs: int | None = None) -> Array:
         y = self.mlm_ln(jax.nn.gelu(self.mlm_dense(x), approximate=True))
-        return embedding.logits(y, self.mlm_bias[...]) if self.to_logits is None else self.to_logits(y)
+        if self.to_logits is not None:
+            return self.to_logits(y, outputs)
+        return embedding.logits(y, self.mlm_bias[...], outputs)

@@ -18,7 +18,7 @@ from jax_impl.layers.feed_forward import SwiGLU
 from jax_impl.layers.norms import RMSNorm, modulated, rms_normalised
 from jax_impl.layers.precision import at_least_float32, cast
 from jax_impl.layers.stack import apply_layers
-from jax_impl.models.maskgit import Dtype, is_prepared, self_condition_layer, self_conditioned
+from jax_impl.models.maskgit import Dtype, is_prepared, read_logits, self_condition_layer, self_conditioned
 from jax_impl.pretrained import Pretrained
 
 
@@ -59,9 +59,21 @@ class HaltonTransformer(Pretrained, nnx.Module):
         return {**condition, **prepared, "prepared.last_norm": self.last_norm.prepare(label)}
 
     def __call__(
-        self, ids: Array, condition: Arrays, noise: Arrays | None = None
+        self,
+        ids: Array,
+        condition: Arrays,
+        noise: Arrays | None = None,
+        positions: Array | None = None,
+        outputs: int | None = None,
     ) -> tuple[Array, dict[str, Array]]:
         """Beside `embed`: `hs_embed` and `hs_layer<i>`, the latter with register tokens."""
+        x, aux = self.hidden(ids, condition, noise)
+        return read_logits(self, x, aux, positions, outputs)
+
+    def hidden(
+        self, ids: Array, condition: Arrays, noise: Arrays | None = None
+    ) -> tuple[Array, dict[str, Array]]:
+        """Normed states (B, L, C) of codes."""
         plan, uniforms = self.plan, part(noise, "dropout.transformer")
         null = jnp.full_like(ids[:, 0], plan.null_label)
         states = part(self.prepare({"label": null, **condition}), "prepared")
@@ -81,7 +93,11 @@ class HaltonTransformer(Pretrained, nnx.Module):
         if self.out_proj is not None:
             height, s = plan.grid // plan.options.proj, plan.options.proj
             x = rearrange(self.out_proj(x), "b (h w) (c s t) -> b (h s w t) c", h=height, s=s, t=s)
-        return at_least_float32(self.head(x, self.tok_emb)), aux
+        return x, aux
+
+    def logits(self, x: Array, outputs: int | None = None) -> Array:
+        """Of rows of `hidden`; the first `outputs`, if given."""
+        return at_least_float32(self.head(x, self.tok_emb)[..., :outputs])
 
 
 class HaltonLayer(nnx.Module):

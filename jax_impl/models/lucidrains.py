@@ -18,7 +18,7 @@ from jax_impl.layers.feed_forward import GEGLU
 from jax_impl.layers.norms import GammaLayerNorm, unit
 from jax_impl.layers.precision import at_least_float32, cast
 from jax_impl.layers.stack import apply_layers
-from jax_impl.models.maskgit import Dtype, is_prepared, self_condition_layer, self_conditioned
+from jax_impl.models.maskgit import Dtype, is_prepared, read_logits, self_condition_layer, self_conditioned
 from jax_impl.pretrained import Pretrained
 
 SCALE = 8
@@ -62,9 +62,21 @@ class LucidrainsTransformer(Pretrained, nnx.Module):
         return prepared
 
     def __call__(
-        self, ids: Array, condition: Arrays, noise: Arrays | None = None
+        self,
+        ids: Array,
+        condition: Arrays,
+        noise: Arrays | None = None,
+        positions: Array | None = None,
+        outputs: int | None = None,
     ) -> tuple[Array, dict[str, Array]]:
         """Beside `embed`: `hs_embed` and `hs_layer<i>`."""
+        x, aux = self.hidden(ids, condition, noise)
+        return read_logits(self, x, aux, positions, outputs)
+
+    def hidden(
+        self, ids: Array, condition: Arrays, noise: Arrays | None = None
+    ) -> tuple[Array, dict[str, Array]]:
+        """Normed states (B, L, C) of codes."""
         uniforms, blocks = part(noise, "dropout.transformer_blocks"), self.transformer_blocks
         x = self.token_emb(ids) + rearrange(self.pos_emb.first(ids.shape[1]), "l c -> 1 l c")
         x = self_conditioned(x, self.self_cond_to_init_embed, condition, self.plan)
@@ -78,7 +90,11 @@ class LucidrainsTransformer(Pretrained, nnx.Module):
         )
         aux |= {f"hs_layer{i}": value for i, value in enumerate(found)}
         x = blocks["norm"](x)
-        return at_least_float32(self.to_logits(x)), {**aux, "embed": x}
+        return x, {**aux, "embed": x}
+
+    def logits(self, x: Array, outputs: int | None = None) -> Array:
+        """Of rows of `hidden`; the first `outputs`, if given."""
+        return at_least_float32(self.to_logits(x, outputs))
 
     def _context(self, condition: Arrays) -> tuple[Array, Array]:
         """States (B, S, C) of text and smaller picture, and which are real (B, S)."""

@@ -11,9 +11,13 @@ Every network of this family is called alike. `model(ids, condition, noise)`: id
     self (B, L', C)    `embed` of the last pass, for self-conditioning
 and `noise` holds what `dropout_noise` lists, or None. It returns logits (B, L, outputs) in at least float32
 and a flat dict of intermediates, among them `embed` (B, L', C), the input of the last layers; L' counts
-the transformer's tokens, which may stand for patches of codes. `model.prepare(condition)` computes once what
-does not depend on the ids; its result is a condition too, every entry with the batch first.
+the transformer's tokens, which may stand for patches of codes. `positions` (B, n), of codes, and `outputs`
+ask for some logits alone, (B, n, outputs): `model.hidden` gives what they are read off and the
+intermediates, `model.logits` those of its rows. `model.prepare(condition)` computes once what does not
+depend on the ids; its result is a condition too, every entry with the batch first.
 """
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -78,10 +82,23 @@ class MaskGitTransformer(Pretrained, nnx.Module):
         return prepared
 
     def __call__(
+        self,
+        ids: Array,
+        condition: Arrays,
+        noise: Arrays | None = None,
+        positions: Array | None = None,
+        outputs: int | None = None,
+    ) -> tuple[Array, dict[str, Array]]:
+        """See the module. Beside `embed`: `hs_embed`, `hs_layer<i>` and, of all positions, `sequence_logits`,
+        all of them with the class token."""
+        x, aux = self.hidden(ids, condition, noise)
+        return read_logits(self, x, aux, positions, outputs)
+
+    def hidden(
         self, ids: Array, condition: Arrays, noise: Arrays | None = None
     ) -> tuple[Array, dict[str, Array]]:
-        """See the module. Beside `embed`: `hs_embed`, `hs_layer<i>` and `sequence_logits`, all of them with
-        the class token."""
+        """Normed states (B, L, C) of codes, or with `use_conv_in_out` embeddings of them, behind that of the
+        class token."""
         plan, states, uniforms = self.plan, self.prepare(condition), part(noise, "dropout")
         x = self.embed(with_class_token(ids, condition, plan), uniforms.get("embed"))
         x = self_conditioned(x, self.self_cond_to_init_embed, condition, plan)
@@ -94,9 +111,12 @@ class MaskGitTransformer(Pretrained, nnx.Module):
         )
         aux |= {f"hs_layer{i}": value for i, value in enumerate(found)}
         x = x if self.encoder_layer_norm is None else self.encoder_layer_norm(x)
-        logits = at_least_float32((self.to_logits if self.mlm_layer is None else self.mlm_layer)(x))
-        first = int(plan.class_token)
-        return logits[:, first:], {**aux, "embed": x[:, first:], "sequence_logits": logits}
+        aux["embed"] = x[:, int(plan.class_token) :]
+        return self.mlm_layer.unfolded(x) if isinstance(self.mlm_layer, ConvMlmLayer) else x, aux
+
+    def logits(self, x: Array, outputs: int | None = None) -> Array:
+        """Of rows of `hidden`; the first `outputs`, if given."""
+        return at_least_float32((self.to_logits if self.mlm_layer is None else self.mlm_layer)(x, outputs))
 
 
 class TransformerLayer(nnx.Module):
@@ -185,7 +205,7 @@ class ConvEmbed(nnx.Module):
 
 
 class MlmLayer(nnx.Module):
-    """Dense layer, GELU, norm, logits: (B, L, C) -> (B, L, outputs)."""
+    """Dense layer, GELU, norm, logits, of which the first can be asked for: (B, L, C) -> (B, L, outputs)."""
 
     def __init__(self, plan: TransformerPlan, dtype: Dtype) -> None:
         options, C = plan.options, plan.options.hidden_size
@@ -193,13 +213,13 @@ class MlmLayer(nnx.Module):
         self.mlm_ln = plan_norm(plan, C) if options.use_mlm_layernorm else None
         self.to_logits = Dense(C, plan.outputs, bias=options.use_bias, dtype=dtype)
 
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array, outputs: int | None = None) -> Array:
         y = jax.nn.gelu(self.mlm_dense(x), approximate=False)
-        return self.to_logits(y if self.mlm_ln is None else self.mlm_ln(y))
+        return self.to_logits(y if self.mlm_ln is None else self.mlm_ln(y), outputs)
 
 
 class ConvMlmLayer(nnx.Module):
-    """Logits of the codes of each patch: (B, L / p^2, C) -> (B, L, outputs)."""
+    """Logits of embeddings of codes, (B, L, E) -> (B, L, outputs), which `unfolded` takes out of patches."""
 
     def __init__(self, plan: TransformerPlan, dtype: Dtype) -> None:
         options, C = plan.options, plan.options.hidden_size
@@ -209,10 +229,13 @@ class ConvMlmLayer(nnx.Module):
         self.conv2 = Dense(E, plan.outputs, bias=bias, pointwise=True, dtype=dtype)
         self.side = plan.grid // self.patch
 
-    def __call__(self, x: Array) -> Array:
+    def unfolded(self, x: Array) -> Array:
+        """Embeddings of codes: (B, L / p^2, C) -> (B, L, E)."""
         pattern = "b (h w) (c s t) -> b (h s w t) c"
-        y = rearrange(self.conv1(x), pattern, h=self.side, s=self.patch, t=self.patch)
-        return self.conv2(self.layer_norm["norm"](y))
+        return rearrange(self.conv1(x), pattern, h=self.side, s=self.patch, t=self.patch)
+
+    def __call__(self, x: Array, outputs: int | None = None) -> Array:
+        return self.conv2(self.layer_norm["norm"](x), outputs)
 
 
 class Modulation(nnx.Module):
@@ -250,6 +273,22 @@ def plan_attention(plan: TransformerPlan, dtype: Dtype, context_width: int | Non
 def adapted(x: Array, modulation: Array | None) -> Array:
     """x (B, ..., C) with factor and summand (B, 2 C), if any."""
     return x if modulation is None else modulated(x, *jnp.split(modulation, 2, -1))
+
+
+def read_logits(
+    model: Any, x: Array, aux: dict[str, Array], positions: Array | None, outputs: int | None
+) -> tuple[Array, dict[str, Array]]:
+    """Logits of all codes, or those at `positions`, off what `model.hidden` gives."""
+    first = int(model.plan.class_token)
+    if positions is not None:
+        return model.logits(rows_at(x, positions + first), outputs), aux
+    logits = model.logits(x, outputs)
+    return logits[:, first:], {**aux, "sequence_logits": logits}
+
+
+def rows_at(x: Array, positions: Array) -> Array:
+    """Rows of x (B, L, C) at positions (B, n): (B, n, C)."""
+    return jnp.take_along_axis(x, rearrange(positions, "b n -> b n 1"), axis=1)
 
 
 def is_prepared(condition: Arrays) -> bool:

@@ -24,6 +24,7 @@ from jax_impl.models.maskgit import (
     kept,
     plan_attention,
     plan_norm,
+    read_logits,
     self_condition_layer,
     self_conditioned,
 )
@@ -90,10 +91,22 @@ class MaskGiTUViT(Pretrained, nnx.Module):
         return prepared
 
     def __call__(
-        self, ids: Array, condition: Arrays, noise: Arrays | None = None
+        self,
+        ids: Array,
+        condition: Arrays,
+        noise: Arrays | None = None,
+        positions: Array | None = None,
+        outputs: int | None = None,
     ) -> tuple[Array, dict[str, Array]]:
         """Beside `embed`: `cond_embed_in`, `cond_embed_out` (B, C), the grids `hs_embed`, `down_out` and
         `up_out`, and `hs_layer<i>`, what the layer's feed-forward part adds."""
+        x, aux = self.hidden(ids, condition, noise)
+        return read_logits(self, x, aux, positions, outputs)
+
+    def hidden(
+        self, ids: Array, condition: Arrays, noise: Arrays | None = None
+    ) -> tuple[Array, dict[str, Array]]:
+        """States (B, L, c) of codes behind the convolutional blocks."""
         states, uniforms = part(self.prepare(condition), "prepared"), part(noise, "dropout")
         mask = condition.get("text_mask")
         aux: dict[str, Array] = {name: states[name] for name in CONDITION if name in states}
@@ -114,8 +127,11 @@ class MaskGiTUViT(Pretrained, nnx.Module):
         x = rearrange(x, "b (h w) c -> b h w c", h=height)
         x = self.up_blocks[0](x, mask, part(states, "up_blocks.0"), part(uniforms, "up_blocks.0"))
         aux["up_out"] = x
-        logits = at_least_float32(self.mlm_layer(x))
-        return rearrange(logits, "b h w k -> b (h w) k"), aux
+        return rearrange(x, "b h w c -> b (h w) c"), aux
+
+    def logits(self, x: Array, outputs: int | None = None) -> Array:
+        """Of rows of `hidden`; the first `outputs`, if given."""
+        return at_least_float32(self.mlm_layer(x, outputs))
 
 
 class UViTLayer(nnx.Module):
@@ -169,7 +185,7 @@ class UViTEmbed(nnx.Module):
 
 
 class UViTMlmLayer(nnx.Module):
-    """1x1 convolution, norm, 1x1 convolution: (B, h, w, c) -> (B, h, w, outputs)."""
+    """1x1 convolution, norm, 1x1 convolution: (B, L, c) -> (B, L, outputs)."""
 
     def __init__(self, plan: TransformerPlan, dtype: Dtype) -> None:
         options, c = plan.options, plan.options.block_out_channels[0]
@@ -178,8 +194,8 @@ class UViTMlmLayer(nnx.Module):
         self.layer_norm = nnx.Dict({"norm": plan_norm(plan, inner)})
         self.conv2 = Dense(inner, plan.outputs, bias=bias, pointwise=True, dtype=dtype)
 
-    def __call__(self, x: Array) -> Array:
-        return self.conv2(self.layer_norm["norm"](self.conv1(x)))
+    def __call__(self, x: Array, outputs: int | None = None) -> Array:
+        return self.conv2(self.layer_norm["norm"](self.conv1(x)), outputs)
 
 
 def condition_vector(condition: Arrays, plan: TransformerPlan) -> Array:

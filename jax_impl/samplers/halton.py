@@ -6,18 +6,13 @@ from math import isqrt
 import jax.numpy as jnp
 from jax import Array
 
-from common.plans.decoding import Steps
 from common.plans.halton import halton_order
-from jax_impl.samplers.choice import draw_tokens, filtered, log_probability
 from jax_impl.samplers.decoder import Decoder, Sampled, State, run_steps
-from jax_impl.samplers.noise import Draws
 
 
 def halton_sample(
     decoder: Decoder,
     start: Array,
-    draw: Draws,
-    steps: Steps,
     embedding: Array | None = None,
     offsets: Array | None = None,
 ) -> Sampled:
@@ -25,7 +20,7 @@ def halton_sample(
 
     `offsets` (B,): by how much each picture's order is rolled.
     """
-    options, unknown = decoder.options, start == decoder.mask_id
+    options, steps, unknown = decoder.options, decoder.steps, start == decoder.mask_id
     number = unknown.sum(1)
     # (1 + steps, B): what is left before the first step and behind each.
     left = jnp.concatenate([number[None], steps.masked[options.start_step :, number]])
@@ -33,11 +28,9 @@ def halton_sample(
 
     def step(k: Array, state: State) -> tuple[State, Array, Array]:
         ids, embedding = state
-        logits, embedding = decoder.predict(ids, steps.guidance[k], embedding)
-        logits, noise = logits * steps.logit_scale[k], draw(k)
-        drawn = draw_tokens(filtered(logits, options), noise["tokens"])
         first, last = (number - left[k - options.start_step + i] for i in (0, 1))
         written = unknown & (ranks >= first[:, None]) & (ranks < last[:, None])
+        drawn, _, _, embedding = decoder.draw(ids, written, k, embedding, anew=True)
         return (jnp.where(written, drawn, ids), embedding), ids, drawn
 
     state, inputs, drawn = run_steps(step, (start, embedding), options.start_step, options.steps)
@@ -57,19 +50,15 @@ def ranks_of_unknown(unknown: Array, offsets: Array | None = None) -> Array:
     return jnp.take_along_axis(before, place, axis=1)
 
 
-def halton_confidence_sample(
-    decoder: Decoder, start: Array, draw: Draws, steps: Steps, embedding: Array | None = None
-) -> Sampled:
+def halton_confidence_sample(decoder: Decoder, start: Array, embedding: Array | None = None) -> Sampled:
     """Sample from `start` (B, L): every step writes the surest positions, known ones first and anew."""
-    options, given = decoder.options, start != decoder.mask_id
+    options, steps, given = decoder.options, decoder.steps, start != decoder.mask_id
     counts = steps.masked[:, jnp.sum(~given, 1)]  # (T, B)
 
     def step(k: Array, state: State) -> tuple[State, Array, Array]:
         ids, embedding = state
-        logits, embedding = decoder.predict(ids, steps.guidance[k], embedding)
-        logits, noise = logits * steps.logit_scale[k], draw(k)
-        drawn = draw_tokens(filtered(logits, options), noise["tokens"])
-        confidence = log_probability(logits, drawn) + steps.temperature[k] * noise["confidence"]
+        drawn, log_p, noise, embedding = decoder.draw(ids, ~given, k, embedding, anew=True)
+        confidence = log_p + steps.temperature[k] * noise["confidence"]
         confidence = jnp.where(ids == decoder.mask_id, confidence, jnp.inf)
         order = jnp.argsort(confidence, axis=1, stable=True)
         kept = jnp.argsort(order, axis=1) >= counts[k][:, None]

@@ -9,8 +9,8 @@ from jax.typing import DTypeLike
 
 from common.plans.noise import Draw
 
-Draws = Callable[[int | Array], Mapping[str, Array]]
-"""From the number of a step to its noise by name."""
+Draws = Callable[..., Mapping[str, Array]]
+"""From the number of a step to its noise by name; `tokens` (B, n, K) of the positions (B, n), if given."""
 
 _SMALLEST = 1e-20
 
@@ -23,14 +23,22 @@ def gumbel(uniform: Array) -> Array:
 def step_noise(source: Array, draws: Sequence[Draw], dtype: DTypeLike = jnp.float32) -> Draws:
     """Noise of `step_draws`, from a key with the step's number folded in."""
 
-    def draw(step: int | Array) -> dict[str, Array]:
+    def draw(step: int | Array, positions: Array | None = None) -> dict[str, Array]:
         key, noise = jax.random.fold_in(source, step), {}
         for index, spec in enumerate(draws):
-            uniform = jax.random.uniform(jax.random.fold_in(key, index), spec.shape, dtype)
+            shape = noise_shape(spec, positions)
+            uniform = jax.random.uniform(jax.random.fold_in(key, index), shape, dtype)
             noise[spec.name] = gumbel(uniform) if spec.kind == "gumbel" else uniform
         return noise
 
     return draw
+
+
+def noise_shape(spec: Draw, positions: Array | None) -> tuple[int, ...]:
+    """Shape of an array of a step's noise, of the tokens at positions (B, n) alone if these are given."""
+    if positions is None or spec.name != "tokens":
+        return spec.shape
+    return (*positions.shape, *spec.shape[2:])
 
 
 def random_offsets(source: Array, batch: int, n_tokens: int) -> Array:

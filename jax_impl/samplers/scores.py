@@ -4,37 +4,32 @@ and open-muse's `generate`; token critic: Lezama et al. 2022, algorithm 2)."""
 import jax.numpy as jnp
 from jax import Array
 
-from common.plans.decoding import Steps
-from jax_impl.samplers.choice import draw_tokens, filtered, log_probability
 from jax_impl.samplers.decoder import Decoder, Sampled, State, run_steps
-from jax_impl.samplers.noise import Draws
 
 KNOWN_SCORE = -1e5
 LEAST_TEMPERATURE = 1e-10
 
 
-def scores_sample(
-    decoder: Decoder, start: Array, draw: Draws, steps: Steps, embedding: Array | None = None
-) -> Sampled:
+def scores_sample(decoder: Decoder, start: Array, embedding: Array | None = None) -> Sampled:
     """Sample from `start` (B, L): every step masks the highest scores, those of doubt, and draws."""
-    options, given = decoder.options, start != decoder.mask_id
+    options, steps, given = decoder.options, decoder.steps, start != decoder.mask_id
     counts = steps.masked[:, jnp.sum(~given, 1)]  # (T, B)
 
     def step(k: Array, state: State) -> tuple[State, Array, Array]:
         ids, scores, embedding = state
         masking = highest(jnp.where(given, -jnp.inf, scores), counts[k]) & ~given
         got = jnp.where(masking, decoder.mask_id, ids)
-        logits, embedding = decoder.predict(got, steps.guidance[k], embedding)
-        logits, noise = logits * steps.logit_scale[k], draw(k)
         temperature = jnp.clip(steps.temperature[k], min=LEAST_TEMPERATURE)
-        fresh = draw_tokens(filtered(logits, options) / temperature, noise["tokens"])
         unknown = got == decoder.mask_id
-        ids = jnp.where(unknown, fresh, got)
+        drawn, log_p, noise, embedding = decoder.draw(
+            got, unknown, k, embedding, temperature=temperature, anew=options.legacy_scores
+        )
+        ids = jnp.where(unknown, drawn, got)
         if decoder.critic is not None:
             scores = decoder.doubts(ids, steps.guidance[k])
             scores = scores + (noise["critic"] - 0.5) * steps.critic_noise[k]
         else:
-            scores = 1 - jnp.exp(log_probability(logits, fresh if options.legacy_scores else ids))
+            scores = 1 - jnp.exp(log_p)
             if not options.legacy_scores and options.remask != "confidence":
                 scores = jnp.where(unknown, scores, KNOWN_SCORE)
         return (ids, scores.astype(jnp.result_type(float)), embedding), got, ids

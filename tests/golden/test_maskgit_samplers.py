@@ -177,7 +177,9 @@ def test_halton(kind, folder, case, tag):
     condition, null = {"label": run.inputs["y"]}, {"label": np.array([run.plan.null_label])}
     noise = {"ranked" if "top_k" in HALTON_RUNS[tag] else "tokens": gumbel(exponential=exponential)}
     offsets = run.inputs.get(f"halton:{tag}:roll")
-    found = sample(run.twin, all_masked(run), noise, options, condition, null, offsets=offsets)
+    found = sample(
+        run.twin, all_masked(run), noise, options, condition, null, offsets=offsets, every_step=True
+    )
     pred, masks = (flat(run.outputs[f"halton:{tag}:{name}"]) for name in ("pred_codes", "masks"))
     np.testing.assert_array_equal(found.drawn, pred)
     ids = all_masked(run)

@@ -193,6 +193,7 @@ class Family(Adapter):
             if plan.options.self_cond
             else None,
             offsets=random_offsets(noise["sampling"], B, plan.n_tokens) if rolls else None,
+            every_step=every_step,
         )
         results = {"tokens": found.tokens.to(torch.int32)}
         if self.tokenizer is not None:

@@ -27,9 +27,10 @@ class Dense(nn.Module):
         self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
         self.dtype = dtype
 
-    def forward(self, x: Tensor) -> Tensor:
-        bias = None if self.bias is None else cast(self.bias, self.dtype)
-        return F.linear(cast(x, self.dtype), cast(self.weight.flatten(1), self.dtype), bias)
+    def forward(self, x: Tensor, outputs: int | None = None) -> Tensor:
+        """`outputs`: the first of them alone."""
+        bias = None if self.bias is None else cast(self.bias[:outputs], self.dtype)
+        return F.linear(cast(x, self.dtype), cast(self.weight[:outputs].flatten(1), self.dtype), bias)
 
 
 class Embedding(nn.Module):
@@ -47,6 +48,8 @@ class Embedding(nn.Module):
         """Rows 0 to n - 1: (n, C)."""
         return cast(self.weight[:n], self.dtype)
 
-    def logits(self, x: Tensor, bias: Tensor) -> Tensor:
-        """Products with every row, and a bias a row: (..., C), (V,) -> (..., V) (tied output layer)."""
-        return F.linear(cast(x, self.dtype), cast(self.weight, self.dtype), cast(bias, self.dtype))
+    def logits(self, x: Tensor, bias: Tensor, outputs: int | None = None) -> Tensor:
+        """Products with every row, or the first `outputs`, and a bias a row: (..., C), (V,) -> (..., V) (tied
+        output layer)."""
+        rows = (self.weight[:outputs], bias[:outputs])
+        return F.linear(cast(x, self.dtype), *(cast(row, self.dtype) for row in rows))

@@ -14,7 +14,13 @@ from torch_impl.layers.dropout import Tensors, dropout, part
 from torch_impl.layers.norms import LayerNorm
 from torch_impl.layers.precision import at_least_float32
 from torch_impl.layers.stack import apply_layers
-from torch_impl.models.maskgit import Dtype, self_condition_layer, self_conditioned, with_class_token
+from torch_impl.models.maskgit import (
+    Dtype,
+    read_logits,
+    self_condition_layer,
+    self_conditioned,
+    with_class_token,
+)
 from torch_impl.pretrained import Pretrained
 
 
@@ -39,10 +45,22 @@ class GoogleTransformer(Pretrained, nn.Module):
         return dict(condition)
 
     def forward(
+        self,
+        ids: Tensor,
+        condition: Tensors,
+        noise: Tensors | None = None,
+        positions: Tensor | None = None,
+        outputs: int | None = None,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Beside `embed`: `hs_embed`, `hs_layer<i>` and, of all positions, `sequence_logits`, all of them
+        with the class token."""
+        x, aux = self.hidden(ids, condition, noise)
+        return read_logits(self, x, aux, positions, outputs)
+
+    def hidden(
         self, ids: Tensor, condition: Tensors, noise: Tensors | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Beside `embed`: `hs_embed`, `hs_layer<i>` and `sequence_logits`, all of them with the class
-        token."""
+        """The last layer's output (B, L, C), with the class token."""
         plan, uniforms = self.plan, part(noise, "dropout")
         x = self.embed(with_class_token(ids, condition, plan), uniforms.get("embed"))
         x = self_conditioned(x, self.self_cond_to_init_embed, condition, plan)
@@ -50,9 +68,11 @@ class GoogleTransformer(Pretrained, nn.Module):
         own = [(part(uniforms, f"transformer_layers.{i}"),) for i in range(len(self.transformer_layers))]
         x, found = apply_layers(self.transformer_layers, x, (), own, checkpoint=self.checkpoint)
         aux |= {f"hs_layer{i}": value for i, value in enumerate(found)}
-        logits = at_least_float32(self.mlm_layer(x, self.embed.word_embeddings))
-        first = int(plan.class_token)
-        return logits[:, first:], {**aux, "embed": x[:, first:], "sequence_logits": logits}
+        return x, {**aux, "embed": x[:, int(plan.class_token) :]}
+
+    def logits(self, x: Tensor, outputs: int | None = None) -> Tensor:
+        """Of rows of `hidden`; the first `outputs`, if given."""
+        return at_least_float32(self.mlm_layer(x, self.embed.word_embeddings, outputs))
 
 
 class GoogleLayer(nn.Module):
@@ -108,6 +128,8 @@ class GoogleMlmLayer(nn.Module):
         self.mlm_bias = nn.Parameter(torch.zeros(plan.outputs)) if tied else None
         self.to_logits = None if tied else Dense(C, plan.outputs, bias=True, dtype=dtype)
 
-    def forward(self, x: Tensor, embedding: Embedding) -> Tensor:
+    def forward(self, x: Tensor, embedding: Embedding, outputs: int | None = None) -> Tensor:
         y = self.mlm_ln(F.gelu(self.mlm_dense(x), approximate="tanh"))
-        return embedding.logits(y, self.mlm_bias) if self.to_logits is None else self.to_logits(y)
+        if self.to_logits is not None:
+            return self.to_logits(y, outputs)
+        return embedding.logits(y, self.mlm_bias, outputs)

@@ -17,7 +17,7 @@ from torch_impl.layers.feed_forward import SwiGLU
 from torch_impl.layers.norms import RMSNorm, modulated, rms_normalised
 from torch_impl.layers.precision import at_least_float32, cast
 from torch_impl.layers.stack import apply_layers
-from torch_impl.models.maskgit import Dtype, is_prepared, self_condition_layer, self_conditioned
+from torch_impl.models.maskgit import Dtype, is_prepared, read_logits, self_condition_layer, self_conditioned
 from torch_impl.pretrained import Pretrained
 
 
@@ -56,9 +56,21 @@ class HaltonTransformer(Pretrained, nn.Module):
         return {**condition, **prepared, "prepared.last_norm": self.last_norm.prepare(label)}
 
     def forward(
-        self, ids: Tensor, condition: Tensors, noise: Tensors | None = None
+        self,
+        ids: Tensor,
+        condition: Tensors,
+        noise: Tensors | None = None,
+        positions: Tensor | None = None,
+        outputs: int | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Beside `embed`: `hs_embed` and `hs_layer<i>`, the latter with register tokens."""
+        x, aux = self.hidden(ids, condition, noise)
+        return read_logits(self, x, aux, positions, outputs)
+
+    def hidden(
+        self, ids: Tensor, condition: Tensors, noise: Tensors | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Normed states (B, L, C) of codes."""
         plan, uniforms = self.plan, part(noise, "dropout.transformer")
         null = torch.full_like(ids[:, 0], plan.null_label)
         states = part(self.prepare({"label": null, **condition}), "prepared")
@@ -78,7 +90,11 @@ class HaltonTransformer(Pretrained, nn.Module):
         if self.out_proj is not None:
             height, s = plan.grid // plan.options.proj, plan.options.proj
             x = rearrange(self.out_proj(x), "b (h w) (c s t) -> b (h s w t) c", h=height, s=s, t=s)
-        return at_least_float32(self.head(x, self.tok_emb)), aux
+        return x, aux
+
+    def logits(self, x: Tensor, outputs: int | None = None) -> Tensor:
+        """Of rows of `hidden`; the first `outputs`, if given."""
+        return at_least_float32(self.head(x, self.tok_emb)[..., :outputs])
 
 
 class HaltonLayer(nn.Module):

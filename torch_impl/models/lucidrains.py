@@ -18,7 +18,7 @@ from torch_impl.layers.feed_forward import GEGLU
 from torch_impl.layers.norms import GammaLayerNorm, unit
 from torch_impl.layers.precision import at_least_float32, cast
 from torch_impl.layers.stack import apply_layers
-from torch_impl.models.maskgit import Dtype, is_prepared, self_condition_layer, self_conditioned
+from torch_impl.models.maskgit import Dtype, is_prepared, read_logits, self_condition_layer, self_conditioned
 from torch_impl.pretrained import Pretrained
 
 SCALE = 8
@@ -62,9 +62,21 @@ class LucidrainsTransformer(Pretrained, nn.Module):
         return prepared
 
     def forward(
-        self, ids: Tensor, condition: Tensors, noise: Tensors | None = None
+        self,
+        ids: Tensor,
+        condition: Tensors,
+        noise: Tensors | None = None,
+        positions: Tensor | None = None,
+        outputs: int | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Beside `embed`: `hs_embed` and `hs_layer<i>`."""
+        x, aux = self.hidden(ids, condition, noise)
+        return read_logits(self, x, aux, positions, outputs)
+
+    def hidden(
+        self, ids: Tensor, condition: Tensors, noise: Tensors | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Normed states (B, L, C) of codes."""
         uniforms, blocks = part(noise, "dropout.transformer_blocks"), self.transformer_blocks
         x = self.token_emb(ids) + rearrange(self.pos_emb.first(ids.shape[1]), "l c -> 1 l c")
         x = self_conditioned(x, self.self_cond_to_init_embed, condition, self.plan)
@@ -76,7 +88,11 @@ class LucidrainsTransformer(Pretrained, nn.Module):
         x, found = apply_layers(blocks["layers"], x, (states["mask"],), own, checkpoint=self.checkpoint)
         aux |= {f"hs_layer{i}": value for i, value in enumerate(found)}
         x = blocks["norm"](x)
-        return at_least_float32(self.to_logits(x)), {**aux, "embed": x}
+        return x, {**aux, "embed": x}
+
+    def logits(self, x: Tensor, outputs: int | None = None) -> Tensor:
+        """Of rows of `hidden`; the first `outputs`, if given."""
+        return at_least_float32(self.to_logits(x, outputs))
 
     def _context(self, condition: Tensors) -> tuple[Tensor, Tensor]:
         """States (B, S, C) of text and smaller picture, and which are real (B, S)."""

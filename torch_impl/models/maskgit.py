@@ -11,9 +11,13 @@ Every network of this family is called alike. `model(ids, condition, noise)`: id
     self (B, L', C)    `embed` of the last pass, for self-conditioning
 and `noise` holds what `dropout_noise` lists, or None. It returns logits (B, L, outputs) in at least float32
 and a flat dict of intermediates, among them `embed` (B, L', C), the input of the last layers; L' counts
-the transformer's tokens, which may stand for patches of codes. `model.prepare(condition)` computes once what
-does not depend on the ids; its result is a condition too, every entry with the batch first.
+the transformer's tokens, which may stand for patches of codes. `positions` (B, n), of codes, and `outputs`
+ask for some logits alone, (B, n, outputs): `model.hidden` gives what they are read off and the
+intermediates, `model.logits` those of its rows. `model.prepare(condition)` computes once what does not
+depend on the ids; its result is a condition too, every entry with the batch first.
 """
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -74,10 +78,23 @@ class MaskGitTransformer(Pretrained, nn.Module):
         return prepared
 
     def forward(
+        self,
+        ids: Tensor,
+        condition: Tensors,
+        noise: Tensors | None = None,
+        positions: Tensor | None = None,
+        outputs: int | None = None,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """See the module. Beside `embed`: `hs_embed`, `hs_layer<i>` and, of all positions, `sequence_logits`,
+        all of them with the class token."""
+        x, aux = self.hidden(ids, condition, noise)
+        return read_logits(self, x, aux, positions, outputs)
+
+    def hidden(
         self, ids: Tensor, condition: Tensors, noise: Tensors | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """See the module. Beside `embed`: `hs_embed`, `hs_layer<i>` and `sequence_logits`, all of them with
-        the class token."""
+        """Normed states (B, L, C) of codes, or with `use_conv_in_out` embeddings of them, behind that of the
+        class token."""
         plan, states, uniforms = self.plan, self.prepare(condition), part(noise, "dropout")
         x = self.embed(with_class_token(ids, condition, plan), uniforms.get("embed"))
         x = self_conditioned(x, self.self_cond_to_init_embed, condition, plan)
@@ -88,9 +105,12 @@ class MaskGitTransformer(Pretrained, nn.Module):
         x, found = apply_layers(self.transformer_layers, x, shared, own, checkpoint=self.checkpoint)
         aux |= {f"hs_layer{i}": value for i, value in enumerate(found)}
         x = x if self.encoder_layer_norm is None else self.encoder_layer_norm(x)
-        logits = at_least_float32((self.to_logits if self.mlm_layer is None else self.mlm_layer)(x))
-        first = int(plan.class_token)
-        return logits[:, first:], {**aux, "embed": x[:, first:], "sequence_logits": logits}
+        aux["embed"] = x[:, int(plan.class_token) :]
+        return self.mlm_layer.unfolded(x) if isinstance(self.mlm_layer, ConvMlmLayer) else x, aux
+
+    def logits(self, x: Tensor, outputs: int | None = None) -> Tensor:
+        """Of rows of `hidden`; the first `outputs`, if given."""
+        return at_least_float32((self.to_logits if self.mlm_layer is None else self.mlm_layer)(x, outputs))
 
 
 class TransformerLayer(nn.Module):
@@ -185,7 +205,7 @@ class ConvEmbed(nn.Module):
 
 
 class MlmLayer(nn.Module):
-    """Dense layer, GELU, norm, logits: (B, L, C) -> (B, L, outputs)."""
+    """Dense layer, GELU, norm, logits, of which the first can be asked for: (B, L, C) -> (B, L, outputs)."""
 
     def __init__(self, plan: TransformerPlan, dtype: Dtype) -> None:
         super().__init__()
@@ -194,13 +214,13 @@ class MlmLayer(nn.Module):
         self.mlm_ln = plan_norm(plan, C) if options.use_mlm_layernorm else None
         self.to_logits = Dense(C, plan.outputs, bias=options.use_bias, dtype=dtype)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, outputs: int | None = None) -> Tensor:
         y = F.gelu(self.mlm_dense(x))
-        return self.to_logits(y if self.mlm_ln is None else self.mlm_ln(y))
+        return self.to_logits(y if self.mlm_ln is None else self.mlm_ln(y), outputs)
 
 
 class ConvMlmLayer(nn.Module):
-    """Logits of the codes of each patch: (B, L / p^2, C) -> (B, L, outputs)."""
+    """Logits of embeddings of codes, (B, L, E) -> (B, L, outputs), which `unfolded` takes out of patches."""
 
     def __init__(self, plan: TransformerPlan, dtype: Dtype) -> None:
         super().__init__()
@@ -211,10 +231,13 @@ class ConvMlmLayer(nn.Module):
         self.conv2 = Dense(E, plan.outputs, bias=bias, pointwise=True, dtype=dtype)
         self.side = plan.grid // self.patch
 
-    def forward(self, x: Tensor) -> Tensor:
+    def unfolded(self, x: Tensor) -> Tensor:
+        """Embeddings of codes: (B, L / p^2, C) -> (B, L, E)."""
         pattern = "b (h w) (c s t) -> b (h s w t) c"
-        y = rearrange(self.conv1(x), pattern, h=self.side, s=self.patch, t=self.patch)
-        return self.conv2(self.layer_norm["norm"](y))
+        return rearrange(self.conv1(x), pattern, h=self.side, s=self.patch, t=self.patch)
+
+    def forward(self, x: Tensor, outputs: int | None = None) -> Tensor:
+        return self.conv2(self.layer_norm["norm"](x), outputs)
 
 
 class Modulation(nn.Module):
@@ -253,6 +276,23 @@ def plan_attention(plan: TransformerPlan, dtype: Dtype, context_width: int | Non
 def adapted(x: Tensor, modulation: Tensor | None) -> Tensor:
     """x (B, ..., C) with factor and summand (B, 2 C), if any."""
     return x if modulation is None else modulated(x, *modulation.chunk(2, -1))
+
+
+def read_logits(
+    model: Any, x: Tensor, aux: dict[str, Tensor], positions: Tensor | None, outputs: int | None
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Logits of all codes, or those at `positions`, off what `model.hidden` gives."""
+    first = int(model.plan.class_token)
+    if positions is not None:
+        return model.logits(rows_at(x, positions + first), outputs), aux
+    logits = model.logits(x, outputs)
+    return logits[:, first:], {**aux, "sequence_logits": logits}
+
+
+def rows_at(x: Tensor, positions: Tensor) -> Tensor:
+    """Rows of x (B, L, C) at positions (B, n): (B, n, C)."""
+    index = rearrange(positions, "b n -> b n 1").expand(-1, -1, x.shape[-1])
+    return torch.gather(x, 1, index)
 
 
 def is_prepared(condition: Tensors) -> bool:

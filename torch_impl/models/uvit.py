@@ -23,6 +23,7 @@ from torch_impl.models.maskgit import (
     kept,
     plan_attention,
     plan_norm,
+    read_logits,
     self_condition_layer,
     self_conditioned,
 )
@@ -89,10 +90,22 @@ class MaskGiTUViT(Pretrained, nn.Module):
         return prepared
 
     def forward(
-        self, ids: Tensor, condition: Tensors, noise: Tensors | None = None
+        self,
+        ids: Tensor,
+        condition: Tensors,
+        noise: Tensors | None = None,
+        positions: Tensor | None = None,
+        outputs: int | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Beside `embed`: `cond_embed_in`, `cond_embed_out` (B, C), the grids `hs_embed`, `down_out` and
         `up_out`, and `hs_layer<i>`, what the layer's feed-forward part adds."""
+        x, aux = self.hidden(ids, condition, noise)
+        return read_logits(self, x, aux, positions, outputs)
+
+    def hidden(
+        self, ids: Tensor, condition: Tensors, noise: Tensors | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """States (B, L, c) of codes behind the convolutional blocks."""
         states, uniforms = part(self.prepare(condition), "prepared"), part(noise, "dropout")
         mask = condition.get("text_mask")
         aux: dict[str, Tensor] = {name: states[name] for name in CONDITION if name in states}
@@ -111,8 +124,11 @@ class MaskGiTUViT(Pretrained, nn.Module):
         x = rearrange(x, "b (h w) c -> b h w c", h=height)
         x = self.up_blocks[0](x, mask, part(states, "up_blocks.0"), part(uniforms, "up_blocks.0"))
         aux["up_out"] = x
-        logits = at_least_float32(self.mlm_layer(x))
-        return rearrange(logits, "b h w k -> b (h w) k"), aux
+        return rearrange(x, "b h w c -> b (h w) c"), aux
+
+    def logits(self, x: Tensor, outputs: int | None = None) -> Tensor:
+        """Of rows of `hidden`; the first `outputs`, if given."""
+        return at_least_float32(self.mlm_layer(x, outputs))
 
 
 class UViTLayer(nn.Module):
@@ -170,7 +186,7 @@ class UViTEmbed(nn.Module):
 
 
 class UViTMlmLayer(nn.Module):
-    """1x1 convolution, norm, 1x1 convolution: (B, h, w, c) -> (B, h, w, outputs)."""
+    """1x1 convolution, norm, 1x1 convolution: (B, L, c) -> (B, L, outputs)."""
 
     def __init__(self, plan: TransformerPlan, dtype: Dtype) -> None:
         super().__init__()
@@ -180,8 +196,8 @@ class UViTMlmLayer(nn.Module):
         self.layer_norm = nn.ModuleDict({"norm": plan_norm(plan, inner)})
         self.conv2 = Dense(inner, plan.outputs, bias=bias, pointwise=True, dtype=dtype)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv2(self.layer_norm["norm"](self.conv1(x)))
+    def forward(self, x: Tensor, outputs: int | None = None) -> Tensor:
+        return self.conv2(self.layer_norm["norm"](self.conv1(x)), outputs)
 
 
 def condition_vector(condition: Tensors, plan: TransformerPlan) -> Tensor:

@@ -8,10 +8,7 @@ import torch
 from torch import Tensor
 
 from common.hparams.masked_tokens import Sampling
-from common.plans.decoding import Steps
-from torch_impl.samplers.choice import draw_tokens, filtered, log_probability
 from torch_impl.samplers.decoder import Decoder, Sampled, State, run_steps
-from torch_impl.samplers.noise import Draws
 
 LEAST_LOG_P = log(1e-20)
 LEGACY_KNOWN = log(3.4028234663852886e38)
@@ -19,19 +16,16 @@ MASKED_ANEW = -1e4
 """Confidence of what is masked anew at random: below all others."""
 
 
-def confidence_sample(
-    decoder: Decoder, start: Tensor, draw: Draws, steps: Steps, embedding: Tensor | None = None
-) -> Sampled:
+def confidence_sample(decoder: Decoder, start: Tensor, embedding: Tensor | None = None) -> Sampled:
     """Sample from `start` (B, L): every step draws all unknown tokens and masks the least likely again."""
-    options, given = decoder.options, start != decoder.mask_id
+    options, steps, given = decoder.options, decoder.steps, start != decoder.mask_id
     counts = steps.masked[:, torch.sum(~given, 1)]  # (T, B)
 
     def step(k: int, state: State) -> tuple[State, Tensor, Tensor]:
         ids, embedding = state
-        logits, embedding = decoder.predict(ids, steps.guidance[k], embedding)
-        logits, noise, unknown = logits * steps.logit_scale[k], draw(k), ids == decoder.mask_id
-        drawn = torch.where(unknown, draw_tokens(filtered(logits, options), noise["tokens"]), ids)
-        confidence = torch.clamp(log_probability(logits, drawn), min=LEAST_LOG_P)
+        unknown = ids == decoder.mask_id
+        drawn, log_p, noise, embedding = decoder.draw(ids, unknown, k, embedding)
+        confidence = torch.clamp(log_p, min=LEAST_LOG_P)
         choice = steps.temperature[k] * noise["confidence"]
         confidence = _of_known(confidence + choice, choice, unknown, given, options)
         confidence = _masked_anew(confidence, unknown | given, noise, steps.remask[k], options)

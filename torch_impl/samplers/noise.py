@@ -7,29 +7,39 @@ from torch import Tensor
 
 from common.plans.noise import Draw
 
-Draws = Callable[[int], Mapping[str, Tensor]]
-"""From the number of a step to its noise by name."""
+Draws = Callable[..., Mapping[str, Tensor]]
+"""From the number of a step to its noise by name; `tokens` (B, n, K) of the positions (B, n), if given."""
 
 _SMALLEST = 1e-20
 
 
 def gumbel(uniform: Tensor) -> Tensor:
     """Standard Gumbel noise of uniforms on [0, 1)."""
-    return -torch.log(torch.clamp(-torch.log(torch.clamp(uniform, min=_SMALLEST)), min=_SMALLEST))
+    noise = torch.clamp(uniform, min=_SMALLEST)
+    # In place: the largest arrays of sampling.
+    return noise.log_().neg_().clamp_(min=_SMALLEST).log_().neg_()
 
 
 def step_noise(source: torch.Generator, draws: Sequence[Draw], dtype: torch.dtype = torch.float32) -> Draws:
     """Noise of `step_draws`, from a generator that goes on from step to step."""
 
-    def draw(step: int) -> dict[str, Tensor]:
+    def draw(step: int, positions: Tensor | None = None) -> dict[str, Tensor]:
         del step
         noise = {}
         for spec in draws:
-            uniform = torch.rand(spec.shape, generator=source, device=source.device, dtype=dtype)
+            shape = noise_shape(spec, positions)
+            uniform = torch.rand(shape, generator=source, device=source.device, dtype=dtype)
             noise[spec.name] = gumbel(uniform) if spec.kind == "gumbel" else uniform
         return noise
 
     return draw
+
+
+def noise_shape(spec: Draw, positions: Tensor | None) -> tuple[int, ...]:
+    """Shape of an array of a step's noise, of the tokens at positions (B, n) alone if these are given."""
+    if positions is None or spec.name != "tokens":
+        return spec.shape
+    return (*positions.shape, *spec.shape[2:])
 
 
 def random_offsets(source: torch.Generator, batch: int, n_tokens: int) -> Tensor:

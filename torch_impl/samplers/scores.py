@@ -4,37 +4,32 @@ and open-muse's `generate`; token critic: Lezama et al. 2022, algorithm 2)."""
 import torch
 from torch import Tensor
 
-from common.plans.decoding import Steps
-from torch_impl.samplers.choice import draw_tokens, filtered, log_probability
 from torch_impl.samplers.decoder import Decoder, Sampled, State, run_steps
-from torch_impl.samplers.noise import Draws
 
 KNOWN_SCORE = -1e5
 LEAST_TEMPERATURE = 1e-10
 
 
-def scores_sample(
-    decoder: Decoder, start: Tensor, draw: Draws, steps: Steps, embedding: Tensor | None = None
-) -> Sampled:
+def scores_sample(decoder: Decoder, start: Tensor, embedding: Tensor | None = None) -> Sampled:
     """Sample from `start` (B, L): every step masks the highest scores, those of doubt, and draws."""
-    options, given = decoder.options, start != decoder.mask_id
+    options, steps, given = decoder.options, decoder.steps, start != decoder.mask_id
     counts = steps.masked[:, torch.sum(~given, 1)]  # (T, B)
 
     def step(k: int, state: State) -> tuple[State, Tensor, Tensor]:
         ids, scores, embedding = state
         masking = highest(torch.where(given, -torch.inf, scores), counts[k]) & ~given
         got = torch.where(masking, decoder.mask_id, ids)
-        logits, embedding = decoder.predict(got, steps.guidance[k], embedding)
-        logits, noise = logits * steps.logit_scale[k], draw(k)
         temperature = torch.clamp(steps.temperature[k], min=LEAST_TEMPERATURE)
-        fresh = draw_tokens(filtered(logits, options) / temperature, noise["tokens"])
         unknown = got == decoder.mask_id
-        ids = torch.where(unknown, fresh, got)
+        drawn, log_p, noise, embedding = decoder.draw(
+            got, unknown, k, embedding, temperature=temperature, anew=options.legacy_scores
+        )
+        ids = torch.where(unknown, drawn, got)
         if decoder.critic is not None:
             scores = decoder.doubts(ids, steps.guidance[k])
             scores = scores + (noise["critic"] - 0.5) * steps.critic_noise[k]
         else:
-            scores = 1 - torch.exp(log_probability(logits, fresh if options.legacy_scores else ids))
+            scores = 1 - torch.exp(log_p)
             if not options.legacy_scores and options.remask != "confidence":
                 scores = torch.where(unknown, scores, KNOWN_SCORE)
         return (ids, scores, embedding), got, ids

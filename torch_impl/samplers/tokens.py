@@ -5,7 +5,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from common.hparams.masked_tokens import Sampling
-from common.plans.decoding import Steps
+from common.plans.decoding import Steps, positions_needed
 from torch_impl.samplers.confidence import confidence_sample
 from torch_impl.samplers.decoder import Condition, Critic, Network, Sampled, make_decoder, steps_beside
 from torch_impl.samplers.halton import halton_confidence_sample, halton_sample
@@ -28,22 +28,37 @@ def sample_tokens(
     prepare: Callable[[Condition], Condition] | None = None,
     embedding: Tensor | None = None,
     offsets: Tensor | None = None,
+    every_step: bool = False,
 ) -> Sampled:
     """Sample the tokens that are `mask_id` in `start` (B, L).
 
-    `steps` are `make_steps`'s, `draw(k)` gives the noise of `step_draws`. Under guidance `null` holds what
-    stands for no condition, and the network gets both halves in one call. `prepare` computes once what the
-    network needs of the condition in all steps (`model.prepare`). `embedding` (B, L', C), zeros: self-
-    conditioning. `critic`: for the scores sampler. `offsets` (B,): for the Halton sampler's `randomize`.
+    `steps` are `make_steps`'s, `draw(k, positions)` gives the noise of `step_draws`. Under guidance `null`
+    holds what stands for no condition, and the network gets both halves in one call. `prepare` computes once
+    what the network needs of the condition in all steps (`model.prepare`). `embedding` (B, L', C), zeros:
+    self-conditioning. `critic`: for the scores sampler. `offsets` (B,): for the Halton sampler's `randomize`.
+    `every_step`: `drawn` is the guess of the whole with the Halton sampler, too, else there what it wrote.
     """
-    decoder = make_decoder(network, options, codebook_size, mask_id, condition, null, critic, prepare)
+    needed = positions_needed(options, start.shape[1], every_step=every_step)
     steps = steps_beside(steps, start)
+    decoder = make_decoder(
+        network,
+        options,
+        codebook_size,
+        mask_id,
+        condition,
+        null,
+        critic,
+        prepare,
+        steps,
+        draw,
+        needed,
+    )
     match options.sampler:
         case "halton":
-            return halton_sample(decoder, start, draw, steps, embedding, offsets)
+            return halton_sample(decoder, start, embedding, offsets)
         case "halton_confidence":
-            return halton_confidence_sample(decoder, start, draw, steps, embedding)
+            return halton_confidence_sample(decoder, start, embedding)
         case "scores":
-            return scores_sample(decoder, start, draw, steps, embedding)
+            return scores_sample(decoder, start, embedding)
         case _:
-            return confidence_sample(decoder, start, draw, steps, embedding)
+            return confidence_sample(decoder, start, embedding)

@@ -1,0 +1,73 @@
+"""Logits are read off only where tokens are drawn, and what is sampled is the same as if all were read."""
+
+import importlib
+
+import numpy as np
+import pytest
+
+from common.hparams.masked_tokens import Sampling
+from common.plans.decoding import positions_needed, step_draws
+from tests.parity.transformer_cases import make
+from tests.samplers import sample
+from tests.transformers import Torch
+
+STEPS = 5
+SAMPLERS = {
+    "confidence": {},
+    "legacy": {"legacy_mask_count": True, "legacy_known_confidence": True, "sampling_schedule": "log"},
+    "remask": {"remask": "random", "remask_rate": 0.5},
+    "guided": {"guidance_scale": 1.5, "start_step": 1, "top_p": 0.9},
+    "scores": {"sampler": "scores", "sampling_schedule": "pow2"},
+    "halton": {"sampler": "halton", "sampling_schedule": "arccos", "start_step": 1},
+}
+
+
+def noise(options, plan, batch):
+    generator = np.random.default_rng(1)
+    return {
+        draw.name: generator.gumbel(size=(STEPS, *draw.shape)).astype(np.float32)
+        for draw in step_draws(options, batch, plan.n_tokens, plan.codebook_size)
+    }
+
+
+@pytest.mark.parametrize("case", ["class", "patches", "uvit_plain", "google", "halton", "lucidrains"])
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_reading_fewer_positions_changes_nothing(name, case, monkeypatch):
+    plan, weights, ids, condition, _ = make(case)
+    options = Sampling(steps=STEPS, **SAMPLERS[name])
+    needed = positions_needed(options, plan.n_tokens)
+    assert len(needed) == STEPS
+    assert min(needed) < plan.n_tokens
+    # Holes of different sizes, and a picture that is wholly unknown.
+    start = np.array(ids)
+    for i, row in enumerate(start):
+        row[: plan.n_tokens - 3 * i] = plan.mask_id
+    start = np.where(start == plan.mask_id, start, start % plan.codebook_size)
+    condition.pop("self", None)
+    null = {"label": np.array([plan.null_label])} if "label" in condition else None
+    given = Torch(plan, weights), start, noise(options, plan, len(start)), options, condition, null
+    found = sample(*given)
+    module = importlib.import_module("torch_impl.samplers.tokens")
+    monkeypatch.setattr(module, "positions_needed", lambda *_, **__: (plan.n_tokens,) * STEPS)
+    whole = sample(*given)
+    np.testing.assert_array_equal(found.tokens, whole.tokens)
+    np.testing.assert_array_equal(found.inputs, whole.inputs)
+    assert (found.tokens < plan.codebook_size).all()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"remask": "confidence"},
+        {"sampler": "scores", "legacy_scores": True},
+        {"sampler": "halton_confidence"},
+    ],
+)
+def test_samplers_that_judge_known_tokens_need_all(options):
+    assert set(positions_needed(Sampling(steps=STEPS, **options), 64)) == {64}
+
+
+def test_what_is_shown_of_every_step_needs_all():
+    halton = Sampling(sampler="halton", steps=8)
+    assert max(positions_needed(halton, 64)) < 64
+    assert set(positions_needed(halton, 64, every_step=True)) == {64}
