@@ -1,10 +1,12 @@
 """Plans of masked token transformers: vocabulary, sizes, first values, published sizes, mistakes."""
 
 from math import prod
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from common.checkpoint.published import recognise
 from common.checkpoint.transformer_import import (
     from_halton,
     from_lucidrains,
@@ -14,6 +16,7 @@ from common.checkpoint.transformer_import import (
     open_muse_options,
 )
 from common.errors import UserError
+from common.hparams import load
 from common.hparams.transformer import ARCHITECTURES, Transformer
 from common.plans.parameters import shapes
 from common.plans.transformers import (
@@ -24,6 +27,7 @@ from common.plans.transformers import (
     parameter_table,
 )
 
+ROOT = Path(__file__).parents[2]
 TINY = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
 UVIT = {
     "in_channels": 4,
@@ -199,3 +203,32 @@ def test_lucidrains_options_have_its_defaults():
     options = lucidrains_options({"dim": 24, "depth": 2}, 14)
     assert (options.head_dim, options.num_attention_heads, options.intermediate_size) == (64, 8, 96)
     assert make_plan(options, 4, 20).inner == 64
+
+
+@pytest.mark.parametrize(
+    ("name", "millions", "tokens"),
+    [("muse256", 603, 256), ("muse512", 608, 1024), ("amused256", 603, 256), ("amused512", 608, 1024)],
+)
+def test_published_text_models_have_their_published_size(name, millions, tokens):
+    hparams = load(ROOT / "egs" / "maskgit" / f"{name}.cfg")
+    plan = make_plan(hparams.model, hparams.data.grid, hparams.data.codebook_size)
+    size = sum(prod(parameter.shape) for parameter in parameter_table(plan).values())
+    assert (size // 10**6, plan.n_tokens) == (millions, tokens)
+    assert plan.conditions == ("text", "pooled", "micro")
+
+
+@pytest.mark.parametrize(("ours", "config"), [("muse256", {}), ("muse512", {"force_down_up_sample": True})])
+def test_published_text_models_are_what_their_configurations_describe(ours, config):
+    described = recognise(
+        {"_class_name": "MaskGiTUViT_v2", "num_vq_tokens": 256 * 4 ** len(config), **config}, "x"
+    )
+    cfg = ROOT / "egs" / "maskgit" / f"{ours}.cfg"
+    chosen, published = load(cfg), load(cfg, described.overrides)
+    plans = [make_plan(h.model, h.data.grid, h.data.codebook_size) for h in (chosen, published)]
+    assert [parameter_table(plan) for plan in plans] == [parameter_table(plans[0])] * 2
+    assert (plans[0].eps, plans[0].n_tokens, plans[0].mask_id) == (
+        plans[1].eps,
+        plans[1].n_tokens,
+        plans[1].mask_id,
+    )
+    assert chosen.model.legacy_mlp_layernorm == published.model.legacy_mlp_layernorm
