@@ -15,12 +15,17 @@ def main() -> None:
     from common.errors import run_command  # noqa: PLC0415 - needs the environment
     from common.run.evaluation.command import evaluate  # noqa: PLC0415 - needs the environment
 
-    run_command(lambda words: evaluate(words, make_engine))
+    run_command(lambda words: evaluate(words, make_engine, make_network))
 
 
 def make_engine(twin: str, hparams: Any) -> Any:
     """The engine of a twin, 'torch' or 'jax', imported when it is needed: the import is slow."""
     return import_module(f"{twin}_impl.engine").Engine(hparams)
+
+
+def make_network(twin: str, name: str, weights: str) -> Any:
+    """A published network as a function of pictures, and what it is."""
+    return import_module(f"{twin}_impl.extractors").open_network(name, weights)
 
 
 if __name__ == "__main__":

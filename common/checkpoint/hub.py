@@ -41,7 +41,7 @@ def local_folder(where: str | Path, revision: str = "main") -> Path:
     if path.exists() or named is None:
         return path
     model, inside = named[1], named[2].lstrip("/")
-    folder = _cache() / model.replace("/", "--") / revision / inside
+    folder = cache_folder() / "hub" / model.replace("/", "--") / revision / inside
     if (folder / CONFIG).exists() and any((folder / name).exists() for name in WEIGHTS):
         return folder
     base = f"{_endpoint()}/{model}/resolve/{urllib.parse.quote(revision, safe='')}/{inside}".rstrip("/")
@@ -61,8 +61,9 @@ def _endpoint() -> str:
     return os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
 
 
-def _cache() -> Path:
-    return Path(os.environ.get("DIOSCURI_CACHE", "~/.cache/dioscuri")).expanduser() / "hub"
+def cache_folder() -> Path:
+    """Where downloads of this machine are kept."""
+    return Path(os.environ.get("DIOSCURI_CACHE", "~/.cache/dioscuri")).expanduser()
 
 
 def _checksum(url: str, where: object) -> str | None:

@@ -92,11 +92,23 @@ class ShardWriter:
             )
         sizes: list[int] = []
         for number, size in enumerate(index["shards"]):
-            files = [_path(self._folder, name, number) for name in (*self.header["arrays"], "keys")]
-            if not all(path.exists() for path in files):
+            if not self._is_whole(number, size):
                 break
             sizes.append(size)
         return sizes
+
+    def _is_whole(self, number: int, size: int) -> bool:
+        """Whether all files of a shard are there as they were written."""
+        if not _path(self._folder, "keys", number).exists():
+            return False
+        for name, (shape, dtype) in self.header["arrays"].items():
+            try:
+                array = np.load(_path(self._folder, name, number), mmap_mode="r", allow_pickle=False)
+            except (OSError, ValueError, EOFError):
+                return False
+            if array.shape != (size, *shape) or array.dtype != dtype:
+                return False
+        return True
 
     def _write(self, size: int) -> None:
         number, first = len(self._shards), self.n_examples

@@ -218,7 +218,7 @@ def files(tmp_path_factory):
         ),
         ("pictures.npy others.npy", "others.npy: pictures are 5x5x1, not 4x4x1"),
         ("pictures.npy pictures.npy --logits few.npy", "--logits belongs to feature files"),
-        ("pictures.npy pictures.npy --extractor inception", "this project has no Inception network"),
+        ("pictures.npy pictures.npy --weights x", "--weights belongs to --extractor inception, dinov2, clip"),
         ("pictures.npy pictures.npy --extractor nowhere", "does not exist: give the folder logs-<name>"),
         ("pictures.npy pictures.npy --extractor nothing", "holds 0 files hparams-<name>.cfg"),
         ("large.npy large.npy", "pictures of 4900 values are too large to be compared pixel by pixel"),

@@ -20,6 +20,7 @@ ALLOWED = {
     "devices.py": "torch has one process a device, JAX one mesh over the devices of all processes",
     "optim/flat.py": "torch's parameters are views of the vector; JAX splits and joins it inside the step",
     "replay.py": "CUDA graphs are torch's; XLA compiles the whole step anyway",
+    "vision.py": "the library transformers has networks of torch alone",
     "engine.py::TrainState": "JAX's step maps a state to the next; torch's updates tensors in place",
     "layers/dense.py::along": "torch broadcasts a vector along an array; JAX is told to refuse",
     "families/hierarchical_vae.py::Family.regions": "what torch.compile compiles one by one",

@@ -77,9 +77,12 @@ def test_interrupted_writer_goes_on(tmp_path, upto):
     np.testing.assert_array_equal(open_tokens(tmp_path).gather(range(N)), tokens())
 
 
-def test_writer_goes_on_with_the_first_shard_that_is_missing(tmp_path):
+@pytest.mark.parametrize("damage", ["missing", "cut short", "empty"])
+def test_writer_goes_on_with_the_first_shard_that_is_damaged(tmp_path, damage):
     write(tmp_path)
-    (tmp_path / "tokens-00002.npy").unlink()
+    path = tmp_path / "tokens-00002.npy"
+    content = path.read_bytes()
+    path.unlink() if damage == "missing" else path.write_bytes(content[: -3 if damage == "cut short" else 0])
     with pytest.raises(UserError, match="tokens-00002"):
         open_tokens(tmp_path)
     assert write(tmp_path, upto=10).n_pictures == 10

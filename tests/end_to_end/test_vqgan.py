@@ -81,6 +81,27 @@ def test_decoded_tokens_are_the_reconstructions(twin):
         assert (images / mode / "contact-sheet.png").exists(), mode
 
 
+def test_reconstructions_get_a_distance_under_the_name_of_its_network(twin, capsys):
+    if twin.name == "jax_impl":
+        line = refused(capsys, twin, "reconstruction", "synthesis.extractor=dinov2")
+        assert "dinov2 is a network of the library transformers" in line
+        return
+    import transformers
+
+    small = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "mlp_ratio": 1}
+    encoder = transformers.Dinov2Model(transformers.Dinov2Config(**small, image_size=28))
+    encoder.save_pretrained(twin / "encoder")
+    run = modes(
+        twin,
+        "reconstruction",
+        "synthesis.extractor=dinov2",
+        f"synthesis.extractor_weights={twin / 'encoder'}",
+    )
+    report = json.loads((run / "synthesis-images" / "reconstructed" / "report.json").read_text())
+    assert report["rFD-dinov2"] > 0
+    assert "rFID" not in report
+
+
 def test_both_twins_make_the_same_tokens(folder, tmp_path):
     found = []
     for name in TWINS:

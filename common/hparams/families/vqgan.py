@@ -107,6 +107,16 @@ class Synthesis:
         doc="pictures to read; empty is test for reconstruction and train for encoding",
     )
     save_target_in_reconstruction: bool = option(False, doc="also write the target pictures")
+    extractor: str = option(
+        "",
+        doc="reconstruction: whose features measure the distance to the originals: inception, dinov2, clip "
+        "or a classifier's run folder; empty: none is measured",
+    )
+    extractor_weights: str = option(
+        "",
+        path=True,
+        doc="file or folder of the extractor's weights; empty: the published ones are downloaded",
+    )
     tokens_path: str = option(
         "",
         path=True,

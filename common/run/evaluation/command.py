@@ -8,7 +8,17 @@ from typing import Any, NoReturn
 import numpy as np
 
 from common.errors import UserError
-from common.run.evaluation.extractors import PIXELS, Extractor, Features, MakeEngine, classifier, pixels
+from common.run.evaluation.extractors import (
+    NETWORKS,
+    PIXELS,
+    Extractor,
+    Features,
+    MakeEngine,
+    MakeNetwork,
+    classifier,
+    network,
+    pixels,
+)
 from common.run.evaluation.judged import class_agreement, read_labels
 from common.run.evaluation.measures import INCEPTION, INCEPTION_WIDTH, Measure, measures
 from common.run.evaluation.pictures import Pictures, open_examples, read_npy
@@ -21,8 +31,10 @@ _USAGE = "evaluate.py SAMPLES REFERENCE [--extractor RUN|NAME] [--k K] [--seed S
 _DESCRIPTION = """\
 SAMPLES and REFERENCE are folders of pictures, or .npy files: pictures, uint8 (N, H, W, C), or features,
 floating-point (N, D). Pictures are compared by their pixels or, with --extractor FOLDER/logs-NAME, by the
-features of a classifier that this project has trained. Of feature files --extractor names the network that
-made them: 'inception' alone gives the distance the name FID, any other NAME gives FD-NAME."""
+features of a classifier that this project has trained, or with --extractor inception|dinov2|clip by those of
+a published network. Its weights are downloaded and verified once, or --weights says where they are. Of
+feature files --extractor names the network that made them: 'inception' alone gives the distance the name FID,
+any other NAME gives FD-NAME."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -30,12 +42,12 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(f"{message}; usage: {_USAGE}")
 
 
-def evaluate(words: Sequence[str], make_engine: MakeEngine) -> None:
+def evaluate(words: Sequence[str], make_engine: MakeEngine, make_network: MakeNetwork | None = None) -> None:
     """Do what a command line says."""
     chosen = _parser().parse_args(list(words))
     if chosen.k < 1 or chosen.seed < 0:
         raise UserError("--k must be 1 or more, and --seed 0 or more")
-    samples, reference, name, description = _features(chosen, make_engine)
+    samples, reference, name, description = _features(chosen, make_engine, make_network)
     _check(samples, reference, chosen)
     found = measures(samples, reference, name, k=chosen.k, seed=chosen.seed)
     found += _agreement(samples.features, reference.features, chosen)
@@ -59,8 +71,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("samples", type=Path, metavar="SAMPLES")
     parser.add_argument("reference", type=Path, metavar="REFERENCE")
     parser.add_argument(
-        "--extractor", metavar="RUN|NAME", help="a classifier's run; of features their network"
+        "--extractor",
+        metavar="RUN|NAME",
+        help=f"a classifier's run, or {', '.join(NETWORKS)}; of features their network",
     )
+    parser.add_argument(
+        "--weights", default="", metavar="WHERE", help="file, folder or hub id of the network"
+    )
+    parser.add_argument("--twin", choices=("torch", "jax"), default="torch", help="which computes inception")
     parser.add_argument(
         "--logits", type=Path, metavar="FILE", help="of feature files: logits (N, K) of SAMPLES"
     )
@@ -72,7 +90,9 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _features(chosen: Any, make_engine: MakeEngine) -> tuple[Features, Features, str, str]:
+def _features(
+    chosen: Any, make_engine: MakeEngine, make_network: MakeNetwork | None
+) -> tuple[Features, Features, str, str]:
     """Features of both sets, the extractor's name and what it is."""
     first, second = open_examples(chosen.samples), open_examples(chosen.reference)
     if isinstance(first, np.ndarray) != isinstance(second, np.ndarray):
@@ -90,7 +110,12 @@ def _features(chosen: Any, make_engine: MakeEngine) -> tuple[Features, Features,
         raise UserError("--logits belongs to feature files: a classifier computes those of pictures itself")
     assert not isinstance(first, np.ndarray)
     assert not isinstance(second, np.ndarray)
-    extractor = _extractor(chosen.extractor, first, second, make_engine)
+    if chosen.weights and chosen.extractor not in NETWORKS:
+        raise UserError(f"--weights belongs to --extractor {', '.join(NETWORKS)}: leave it out")
+    if chosen.extractor in NETWORKS and make_network is not None:
+        extractor = network(chosen.extractor, chosen.weights, chosen.twin, make_network)
+    else:
+        extractor = _extractor(chosen.extractor, first, second, make_engine)
     return extractor.of(first), extractor.of(second), extractor.name, extractor.description
 
 
@@ -98,11 +123,6 @@ def _extractor(wanted: str | None, first: Pictures, second: Pictures, make_engin
     if wanted in (None, PIXELS):
         return pixels(first, second)
     assert wanted is not None
-    if wanted == INCEPTION:
-        raise UserError(
-            "--extractor inception: this project has no Inception network; give .npy files of its features, "
-            "or a classifier's run"
-        )
     return classifier(Path(wanted), make_engine)
 
 

@@ -1,4 +1,5 @@
-"""From pictures to features: their pixels, or what a classifier of this project computes of them."""
+"""From pictures to features: their pixels, or what a network computes of them: a classifier of this project,
+the Inception network of FID, DINOv2 or CLIP."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -19,10 +20,17 @@ from common.run.trained_run import open_run
 Array = np.ndarray
 MakeEngine = Callable[[str, Any], Engine]
 """From a twin, 'torch' or 'jax', and the options of a run to its engine."""
+Network = Callable[[Array], tuple[Array, Array | None]]
+"""From pictures uint8 (B, H, W, 3) to features (B, D) and, where it has any, logits (B, K)."""
+MakeNetwork = Callable[[str, str, str], tuple[Network, str]]
+"""From a twin, the name of a network and where its weights are, if anywhere, to it and what it is."""
 
 MAX_PIXELS = 4096
+STEP = 32
+"""Pictures that a published network gets at once."""
 PIXELS = "pixels"
 CLASSIFIER = "classifier"
+NETWORKS = ("inception", "dinov2", "clip")
 
 
 @dataclass(frozen=True)
@@ -35,17 +43,19 @@ class Features:
 
 @dataclass(frozen=True)
 class Extractor:
-    """`extract` takes uint8 (B, H, W, C) of `shape`; `resizes`: pictures of other sizes are welcome."""
+    """`extract` takes uint8 (B, H, W, C) of `shape`, None: RGB of the set's own size; `resizes`: pictures of
+    other sizes are welcome."""
 
     name: str
     description: str
-    shape: Shape
+    shape: Shape | None
     resizes: bool
     extract: Callable[[Array], Features]
 
     def of(self, pictures: Pictures) -> Features:
         """Features of all pictures."""
-        parts = [self.extract(batch) for batch in pictures.batches(self.shape, resize=self.resizes)]
+        shape = self.shape or (*pictures.shape[:2], 3)
+        parts = [self.extract(batch) for batch in pictures.batches(shape, resize=self.resizes)]
         logits = [part.logits for part in parts if part.logits is not None]
         features = np.concatenate([part.features for part in parts])
         return Features(features, np.concatenate(logits) if logits else None)
@@ -62,6 +72,20 @@ def pixels(samples: Pictures, reference: Pictures) -> Extractor:
         )
     flat = lambda batch: Features(batch.reshape(len(batch), -1))  # noqa: E731
     return Extractor(PIXELS, "pixels, 0 ... 255", shape, resizes=False, extract=flat)
+
+
+def network(name: str, weights: str, twin: str, make_network: MakeNetwork) -> Extractor:
+    """A published network, one of `NETWORKS`; it resizes pictures by itself."""
+    run, description = make_network(twin, name, weights)
+
+    def extract(pictures: Array) -> Features:
+        parts = [run(pictures[first : first + STEP]) for first in range(0, len(pictures), STEP)]
+        logits = [part for _, part in parts if part is not None]
+        return Features(
+            np.concatenate([part for part, _ in parts]), np.concatenate(logits) if logits else None
+        )
+
+    return Extractor(name=name, description=description, shape=None, resizes=False, extract=extract)
 
 
 def classifier(path: Path, make_engine: MakeEngine) -> Extractor:

@@ -65,11 +65,12 @@ class PictureArray:
         return H, W, C
 
     def batches(self, shape: Shape, *, resize: bool) -> Iterator[Array]:  # noqa: ARG002 - as of files
-        """All pictures as uint8 (B, H, W, C), which must have this shape."""
-        if self.shape != shape:
+        """All pictures as uint8 (B, H, W, C), which must have this shape; grey ones become RGB."""
+        if self.shape != shape and self.shape != (*shape[:2], 1):
             raise UserError(f"{self.path}: pictures are {_text(self.shape)}, not {_text(shape)}")
         for start in range(0, len(self.array), BATCH):
-            yield np.asarray(self.array[start : start + BATCH])
+            part = self.array[start : start + BATCH]
+            yield np.array(np.broadcast_to(part, (len(part), *shape)))
 
 
 Pictures = PictureFiles | PictureArray

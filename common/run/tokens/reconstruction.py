@@ -9,6 +9,7 @@ from common.run.engine import Array
 from common.run.files import write_json
 from common.run.pictures import above, save_grid, save_picture
 from common.run.synthesis.pictures import N_ON_SHEET, batches, chosen_indices, chosen_split
+from common.run.tokens.distance import ReconstructionDistance
 from common.run.tokens.quality import QualitySum
 
 
@@ -17,6 +18,7 @@ def reconstruct(context: Context, plan: TokenizerPlan, checkpoint: Checkpoint) -
     options = context.hparams.synthesis
     folder, pictures = context.directory.images / "reconstructed", chosen_split(context, "test")
     total = QualitySum(plan.codebook_size)
+    distance = ReconstructionDistance(context) if options.extractor else None
     sheet: list[tuple[Array, Array]] = []
     todo = batches(context, pictures, chosen_indices(context, pictures), "reconstruction")
     for index, batch in enumerate(todo):
@@ -26,14 +28,17 @@ def reconstruct(context: Context, plan: TokenizerPlan, checkpoint: Checkpoint) -
         valid = batch["valid"]
         total.add(batch["image"], made, valid)
         target, drawn = batch["image"][valid], made["image"][valid]
+        if distance is not None:
+            distance.add(target, drawn)
         if sum(len(part) for part, _ in sheet) < N_ON_SHEET:
             sheet.append((target, drawn))
         if context.writes:
             _save(context, batch["index"][valid], target, drawn)
     quality = total.mean()
-    context.say(f"{quality.n} pictures: {quality}")
+    found = {} if distance is None else {distance.name: distance.value()}
+    context.say(f"{quality.n} pictures: {quality}" + "".join(f", {k} {v:.4g}" for k, v in found.items()))
     if context.writes:
-        results = {"step": checkpoint.step, "pictures": quality.n, **quality.as_dict()}
+        results = {"step": checkpoint.step, "pictures": quality.n, **quality.as_dict(), **found}
         write_json(folder / "report.json", results)
         originals, others = (np.concatenate(part)[:N_ON_SHEET] for part in zip(*sheet, strict=True))
         path = save_grid(folder / "contact-sheet.png", above(originals, others))

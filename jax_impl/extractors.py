@@ -1,0 +1,32 @@
+"""Published networks that make features of pictures: the Inception network of FID."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from common.checkpoint.inception_import import inception_file, read_inception
+from common.errors import UserError
+from convert import read_torch
+from jax_impl.models.inception import inception
+
+Extract = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray | None]]
+
+
+def open_network(name: str, weights: str) -> tuple[Extract, str]:
+    """From pictures uint8 (B, H, W, 3) to features (B, D) and logits, if any; and what the network is.
+
+    `weights`: a file; empty: the published one, which is downloaded once.
+    """
+    if name != "inception":
+        raise UserError(f"--extractor {name} is a network of the library transformers: leave --twin out")
+    file = Path(weights) if weights else inception_file()
+    arrays = jax.device_put(read_inception(file, read_torch))
+    run = jax.jit(inception)
+
+    def extract(pictures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        features, logits = run(pictures, arrays)
+        return np.asarray(features), np.asarray(logits)
+
+    return extract, f"Inception-v3 of FID, {file}"

@@ -1,0 +1,35 @@
+"""Published networks that make features of pictures: the Inception network of FID, DINOv2 and CLIP."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from common.checkpoint.inception_import import inception_file, read_inception
+from convert import read_torch
+from torch_impl.models.inception import inception
+from torch_impl.vision import open_encoder
+
+Extract = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray | None]]
+
+
+def open_network(name: str, weights: str) -> tuple[Extract, str]:
+    """From pictures uint8 (B, H, W, 3) to features (B, D) and logits, if any; and what the network is.
+
+    `weights`: a file or folder, or a model of the hub; empty: the published ones, which are downloaded once.
+    """
+    if name != "inception":
+        return open_encoder(name, weights)
+    file = Path(weights) if weights else inception_file()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    tensors = {
+        key: torch.from_numpy(array).to(device) for key, array in read_inception(file, read_torch).items()
+    }
+
+    @torch.inference_mode()
+    def extract(pictures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        features, logits = inception(torch.from_numpy(pictures).to(device), tensors)
+        return features.cpu().numpy(), logits.cpu().numpy()
+
+    return extract, f"Inception-v3 of FID, {file}"
