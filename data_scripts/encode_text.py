@@ -128,7 +128,7 @@ def main(arguments: list[str]) -> None:
     options = _parser().parse_args(arguments)
     if (options.folder is None) == (options.tokens is None):
         raise UserError("give either FOLDER or --tokens TOKENS")
-    captions, folder = read_captions(options.captions), options.folder
+    captions, folder = read_captions(options.captions, options.resolution), options.folder
     if options.tokens is not None:
         keys = Shards(options.tokens, WHAT).keys
         captions, folder = in_order(captions, keys, options.captions), options.tokens / TEXTS
@@ -159,6 +159,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--layer", type=int, default=-1, help="hidden state, from the end (default -1)")
     parser.add_argument("--pooled", action="store_true", help="CLIP's projected embedding, too")
     parser.add_argument("--micro", type=_micro, help="width,height,top,left,score of captions without")
+    parser.add_argument(
+        "--resolution",
+        type=_positive,
+        default=0,
+        help="side of the pictures: micro-conditions from tars' json",
+    )
     parser.add_argument("--batch-size", type=_positive, default=32)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     return parser

@@ -17,8 +17,7 @@ from tqdm import tqdm
 from common.data.plain_pickle import Foreign, read_plain
 from common.data.tokens import TokenWriter
 from common.errors import UserError, run_command
-from common.hparams.archive import to_json
-from common.run.trained_tokenizer import open_tokenizer
+from common.run.trained_tokenizer import named, open_tokenizer
 
 
 def convert(source: Path, target: Path, tokenizer: Path) -> int:
@@ -33,13 +32,7 @@ def convert(source: Path, target: Path, tokenizer: Path) -> int:
     header = {
         "grid": list(grid),
         "codebook_size": plan.codebook_size,
-        "tokenizer": {
-            "sha256": trained.sha256,
-            "run": trained.hparams.run.name,
-            "weights": "ema",
-            "step": trained.checkpoint.step,
-            "options": to_json(trained.hparams)["model"],
-        },
+        "tokenizer": named(trained),
     }
     labels = np.array([label for _, label in samples])
     writer = TokenWriter(target, header, [path.stem for path in paths], labels)

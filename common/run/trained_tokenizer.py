@@ -10,6 +10,7 @@ import numpy as np
 
 from common.checkpoint import store
 from common.errors import UserError
+from common.hparams.archive import to_json
 from common.plans import tokenizers
 from common.run.directory import RunDirectory
 from common.run.trained_run import open_run
@@ -62,6 +63,17 @@ def open_tokenizer(path: Path) -> TrainedTokenizer:
     hparams = open_run(path, FAMILY, f"[data] tokenizer_path '{path}'")
     plan = tokenizers.make_plan(hparams.model, hparams.data.target_res, hparams.data.channels)
     return TrainedTokenizer(path, hparams, plan)
+
+
+def named(tokenizer: TrainedTokenizer) -> dict[str, Any]:
+    """What names a tokenizer in the header of tokens that another program made with its averaged weights."""
+    return {
+        "sha256": tokenizer.sha256,
+        "run": tokenizer.hparams.run.name,
+        "weights": "ema",
+        "step": tokenizer.checkpoint.step,
+        "options": to_json(tokenizer.hparams)["model"],
+    }
 
 
 def check_made_by(header: Mapping[str, Any], tokenizer: TrainedTokenizer, tokens: str) -> None:

@@ -122,6 +122,30 @@ def add(archive, name, content):
     archive.addfile(info, io.BytesIO(content))
 
 
+def test_json_of_tar_files_tells_captions_and_micro_conditions(tmp_path):
+    told = {"original_width": 400, "original_height": 200, "AESTHETIC_SCORE": 5.5}
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        add(archive, "0.txt", b"from text")
+        add(archive, "0.json", json.dumps({**told, "caption": "from json"}).encode())
+        add(archive, "1.json", json.dumps({**told, "caption": " wide "}).encode())
+        notes = json.dumps([{"id": 3, "caption": "first"}, {"id": 4, "caption": "second"}])
+        add(archive, "2.json", json.dumps({"annotations": notes}).encode())
+        add(archive, "3.jpg", b"no caption")
+    captions = read_captions(tmp_path / "a.tar", 100)
+    assert {key: caption.text for key, caption in captions.items()} == {
+        "0": "from text",
+        "1": "wide",
+        "2": "first",
+    }
+    assert captions["1"].micro == (400, 200, 0, 50, 5.5)
+    assert captions["2"].micro is None
+    assert read_captions(tmp_path / "a.tar")["1"].micro is None
+    with tarfile.open(tmp_path / "b.tar", "w") as archive:
+        add(archive, "0.json", b"{")
+    with pytest.raises(UserError, match=r"caption of '0': its json is damaged"):
+        read_captions(tmp_path / "b.tar")
+
+
 def test_captions_of_tar_files(tmp_path):
     for number in range(2):
         with tarfile.open(tmp_path / f"{number}.tar", "w") as archive:

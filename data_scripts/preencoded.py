@@ -1,0 +1,144 @@
+"""Token shards, and encoded captions, from webdataset tar files that open-muse has encoded beforehand.
+
+python data_scripts/preencoded.py TARS TOKENS --tokenizer torch_impl/logs-NAME --member vqgan-f16.pth
+                                  [--texts clip.pth --null NULL.safetensors]
+
+An example's members share a name up to the first dot. `--member` names that with the tokens, whole numbers
+(L,), by its end, `--texts` that with the states of its caption (S, E); `json` tells with
+`attention_mask_length` how many are real. `null.safetensors` of data_scripts/encode_text.py stands for no
+text. The run of the tokenizer that made the tokens is named in the shards.
+"""
+
+import argparse
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from common.data.texts import TextWriter, read_null
+from common.data.tokens import TEXTS, TokenWriter
+from common.data.webdataset import Example, Member, examples
+from common.errors import UserError, run_command
+from common.run.trained_tokenizer import named, open_tokenizer
+
+Array = np.ndarray
+BATCH = 256
+
+
+def convert(tars: Path, target: Path, tokenizer: Path, member: str, texts: str, null: Path | None) -> int:
+    """Write the shards; return the number of pictures. A `UserError` names a member that does not fit."""
+    trained = open_tokenizer(tokenizer)
+    side, codes = trained.plan.grid, trained.plan.codebook_size
+    found = _examples(tars)
+    writer = TokenWriter(
+        target,
+        {"grid": [side, side], "codebook_size": codes, "tokenizer": named(trained), "source": str(tars)},
+        [example.key for example in found],
+    )
+    for rows in _batches(found[writer.n_pictures :], "tokens"):
+        writer.add(np.stack([_tokens(example, member, side, codes) for example in rows]))
+    writer.finish()
+    if null is not None:
+        _write_texts(found, target / TEXTS, texts, null)
+    return writer.n_pictures
+
+
+def _examples(tars: Path) -> list[Example]:
+    paths = sorted(tars.glob("*.tar")) if tars.is_dir() else [tars]
+    found = [example for path in paths for example in examples(path)]
+    if not found:
+        raise UserError(f"{tars} holds no tar file with examples")
+    return found
+
+
+def _batches(found: Sequence[Example], what: str) -> Any:
+    starts = range(0, len(found), BATCH)
+    return (found[first : first + BATCH] for first in tqdm(starts, what, unit="batch", disable=None))
+
+
+def _tokens(example: Example, member: str, side: int, codes: int) -> Array:
+    tokens = _load(example, member)
+    if tokens.dtype.kind not in "iu" or tokens.size != side**2:
+        raise UserError(
+            f"'{example.key}': {member} holds {tokens.dtype} {tokens.shape}, the tokenizer makes {side**2} "
+            "whole numbers"
+        )
+    if tokens.min() < 0 or tokens.max() >= codes:
+        raise UserError(f"'{example.key}': {tokens.max()} is no code of the tokenizer, 0..{codes - 1}")
+    return tokens.reshape(side, side)
+
+
+def _write_texts(found: Sequence[Example], folder: Path, member: str, null: Path) -> None:
+    empty = {name: array for name, array in read_null(null).items() if name in ("text", "text_mask")}
+    shape = empty["text"].shape[1:]
+    writer = TextWriter(folder, {"encoder": member}, [example.key for example in found], empty)
+    for rows in _batches(found[writer.n_texts :], "texts"):
+        states = [_load(example, member) for example in rows]
+        for example, array in zip(rows, states, strict=True):
+            if array.dtype.kind != "f" or array.shape != shape:
+                raise UserError(
+                    f"'{example.key}': {member} holds {array.dtype} {array.shape}, {null} has {shape}"
+                )
+        real = np.array([_length(example, shape[0]) for example in rows])
+        writer.add({"text": np.stack(states), "text_mask": np.arange(shape[0]) < real[:, None]})
+    writer.finish()
+
+
+def _load(example: Example, ending: str) -> Array:
+    """The tensor of the member whose name ends so; nothing but weights is unpickled."""
+    content = _member(example, ending.lower()).read()
+    try:
+        value = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception as error:  # the reader meets foreign bytes: what it raises is not documented
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(f"'{example.key}': {ending} holds no tensor ({reason})") from error
+    if not isinstance(value, torch.Tensor):
+        raise UserError(f"'{example.key}': {ending} holds no tensor")
+    return np.asarray((value.float() if value.is_floating_point() else value).numpy())
+
+
+def _member(example: Example, ending: str) -> Member:
+    chosen = [member for suffix, member in example.members.items() if suffix.endswith(ending)]
+    if len(chosen) != 1:
+        there = ", ".join(sorted(example.members))
+        raise UserError(f"'{example.key}' has {len(chosen)} members that end in '{ending}': there is {there}")
+    return chosen[0]
+
+
+def _length(example: Example, longest: int) -> int:
+    """Tokens of a caption that are real; all, where that is not told."""
+    if "json" not in example.members:
+        return longest
+    try:
+        return int(json.loads(example.members["json"].read()).get("attention_mask_length", longest))
+    except (ValueError, TypeError, AttributeError) as error:
+        raise UserError(f"'{example.key}': its json is damaged ({error})") from error
+
+
+def main(arguments: list[str]) -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        prog="preencoded.py", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("tars", type=Path, help="tar file, or a folder of them")
+    parser.add_argument("target", type=Path, metavar="TOKENS")
+    parser.add_argument("--tokenizer", type=Path, required=True, metavar="RUN")
+    parser.add_argument("--member", required=True, metavar="ENDING", help="member with the tokens")
+    parser.add_argument("--texts", default="", metavar="ENDING", help="member with the encoded caption")
+    parser.add_argument("--null", type=Path, metavar="FILE", help="encoded empty text")
+    options = parser.parse_args(arguments)
+    if bool(options.texts) != (options.null is not None):
+        raise UserError("--texts and --null belong together: give both or neither")
+    count = convert(
+        options.tars, options.target, options.tokenizer, options.member, options.texts, options.null
+    )
+    print(f"wrote the tokens of {count} pictures to {options.target}")
+
+
+if __name__ == "__main__":
+    run_command(main)
