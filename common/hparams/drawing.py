@@ -33,6 +33,16 @@ class Drawing:
     mask_path: str = option(
         "", path=True, doc="inpainting: PNG that is white where pictures are filled, instead of a rectangle"
     )
+    outpaint: bool = option(
+        False, doc="inpainting: fill what lies outside of the rectangle, or where the mask is not white"
+    )
+    blend_radius: float = option(
+        0.0,
+        low=0,
+        high=2**10,
+        doc="inpainting: what is not filled stays as it was, with an edge blurred by so many pixels; 0: all of "
+        "it is what the tokens decode to",
+    )
     image_path: str = option(
         "", path=True, doc="inpainting: an image file instead of pictures of a split; needs the tokenizer"
     )

@@ -17,7 +17,7 @@ from common.run.engine_support import metric_names
 from common.run.families import check_examples, check_options, maskgit
 from common.run.masked_tokens.drawing import order
 from common.run.masked_tokens.evaluation import QualitySum, evaluate, evaluation_masks
-from common.run.masked_tokens.inpainting import unknown_tokens
+from common.run.masked_tokens.inpainting import blended, unknown_tokens
 from common.run.trained_tokenizer import open_tokenizer
 from tests.common.data_options import make_options
 from tests.common.tiny import write_tiny as write_vae
@@ -114,6 +114,27 @@ def test_tokens_that_are_filled(tmp_path):
         wrong = tiny(override)
         with pytest.raises(UserError, match=message):
             unknown_tokens(wrong, plan_of(wrong))
+
+
+def test_outpainting_fills_what_lies_outside():
+    box = "synthesis.inpaint_box=(0, 1, 4, 2)"
+    inside, outside = (tiny(box, f"synthesis.outpaint={value}") for value in (False, True))
+    masks = [unknown_tokens(options, plan_of(options)) for options in (inside, outside)]
+    np.testing.assert_array_equal(masks[0], ~masks[1])
+    whole = tiny("synthesis.inpaint_box=(0, 0, 4, 4)", "synthesis.outpaint=True")
+    with pytest.raises(UserError, match="covers all, nothing would be filled"):
+        unknown_tokens(whole, plan_of(whole))
+
+
+def test_pictures_are_blended_at_the_edge_alone():
+    unknown = np.repeat([False, False, True, True], 4)
+    originals, made = (np.full((2, 32, 32, 1), value, np.uint8) for value in (10, 210))
+    np.testing.assert_array_equal(blended(originals, made, unknown, 0), made)
+    column = blended(originals, made, unknown, 2)[1, :, 5, 0].astype(int)
+    assert set(column[:8]) == {10}
+    assert set(column[24:]) == {210}
+    assert (np.diff(column) >= 0).all()
+    assert 10 < column[15] < 110 < column[16] < 210
 
 
 def test_logged_numbers_divide_sums_by_counts():

@@ -148,7 +148,8 @@ def test_texts_condition_a_model(folder, tmp_path, twin):
         "synthesis.n_generation_batches=1",
     )
     assert len(pictures(twin / "logs-texts" / "synthesis-images" / "generated")) == 4
-    call("synthesize", twin, *words, null, "synthesis.synthesis_mode=inpainting")
+    inpainting = ["synthesis.synthesis_mode=inpainting", "synthesis.outpaint=True"]
+    call("synthesize", twin, *words, null, *inpainting, f"synthesis.texts_path={prompts}")
     assert len(pictures(twin / "logs-texts" / "synthesis-images" / "inpainted")) == 6
 
 

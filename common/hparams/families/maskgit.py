@@ -81,7 +81,7 @@ class Synthesis(Sampling, Drawing):
     texts_path: str = option(
         "",
         path=True,
-        doc="generation, animation: folder of encoded prompts; empty: the captions of the split",
+        doc="folder of encoded prompts, in turn; empty: the captions of the split",
     )
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from einops import reduce
+from scipy.ndimage import gaussian_filter
 
 from common.checkpoint.store import Checkpoint
 from common.data import pipeline
@@ -17,16 +18,18 @@ from common.run.masked_tokens.drawing import order, pictures_of
 from common.run.masked_tokens.evaluation import examples
 from common.run.pictures import GROUND, in_rows, save_grid, save_picture
 from common.run.progress import tracked
+from common.run.sampling_record import record_sampling
 from common.run.synthesis.pictures import chosen_split
 
 N_COLUMNS = 8
 
 
-def inpaint(context: Context, plan: Any, _checkpoint: Checkpoint) -> None:
+def inpaint(context: Context, plan: Any, checkpoint: Checkpoint) -> None:
     """Write `inpainted/image-<i>.png` of `synthesis.image_path`, or of the first `synthesis.n_samples`
     pictures of a split, and a sheet: originals, what was known of them, and what was made of that.
 
-    A picture's own class is asked for, or those of `synthesis.classes` in turn.
+    A picture's own class and text are asked for, or `synthesis.classes` and the prompts of
+    `synthesis.texts_path` in turn.
     """
     options = context.hparams.synthesis
     unknown = unknown_tokens(context.hparams, plan)
@@ -34,15 +37,17 @@ def inpaint(context: Context, plan: Any, _checkpoint: Checkpoint) -> None:
     for index, batch in enumerate(_batches(context)):
         size = len(batch["valid"])
         given = examples(batch) | {"unknown": np.tile(unknown, (size, 1))}
-        if options.classes or options.image_path:
+        if options.classes or options.image_path or getattr(options, "texts_path", ""):
             asked = order(context, index * size, size)
             given |= {name: array for name, array in asked.items() if name != "index"}
         made = context.engine.run("inpaint", given, ema=options.load_ema_weights, step=index)
         original, valid = pictures_of(context, batch), batch["valid"]
-        rows.append((original[valid], _known(original, unknown)[valid], made["image"][valid]))
+        filled = blended(original, made["image"], unknown, options.blend_radius)
+        rows.append((original[valid], _known(original, unknown)[valid], filled[valid]))
     originals, known, filled = (np.concatenate(part) for part in zip(*rows, strict=True))
     if context.writes:
         folder = context.directory.images / "inpainted"
+        record_sampling(context, checkpoint, folder)
         for i, picture in enumerate(filled):
             save_picture(folder, f"image-{i:04d}", picture)
         groups = zip(*(in_rows(part, N_COLUMNS) for part in (originals, known, filled)), strict=True)
@@ -83,7 +88,23 @@ def unknown_tokens(hparams: Any, plan: Any) -> Array:
             )
         unknown = np.zeros((side, side), bool)
         unknown[top : top + height, left : left + width] = True
-    return unknown.reshape(-1)
+    if options.outpaint and unknown.all():
+        raise UserError("[synthesis] outpaint: the rectangle or mask covers all, nothing would be filled")
+    drawn: Array = unknown.reshape(-1) != options.outpaint
+    return drawn
+
+
+def blended(originals: Array, made: Array, unknown: Array, radius: float) -> Array:
+    """Pictures (B, H, W, C): `made` where tokens (L,) are unknown, else the originals, between which a
+    Gaussian of `radius` pixels mixes; 0: `made`."""
+    if not radius:
+        return made
+    _, H, W, _ = made.shape
+    side = round(len(unknown) ** 0.5)
+    area = unknown.reshape(side, side).repeat(H // side, 0).repeat(W // side, 1).astype(np.float32)
+    share = gaussian_filter(area, radius, mode="nearest")[:, :, None]
+    mixed: Array = np.rint(share * made + (1 - share) * originals).astype(np.uint8)
+    return mixed
 
 
 def _read_picture(path: Path, side: int, channels: int) -> Array:
