@@ -40,8 +40,8 @@ class Drawing:
         0.0,
         low=0,
         high=2**10,
-        doc="inpainting: what is not filled stays as it was, with an edge blurred by so many pixels; 0: all of "
-        "it is what the tokens decode to",
+        doc="inpainting: what is not filled stays as it was, with an edge blurred by so many pixels; 0: all "
+        "of it is what the tokens decode to",
     )
     image_path: str = option(
         "", path=True, doc="inpainting: an image file instead of pictures of a split; needs the tokenizer"
