@@ -44,11 +44,14 @@ def draw_by_uniform(logits: Tensor, uniform: Tensor) -> Tensor:
     """One token (...) for logits (..., K) and uniforms (...) on [0, 1): the first whose cumulative
     probability is above the uniform (inverse transform)."""
     shares = torch.softmax(logits, dim=-1)
-    shares = F.pad(shares, (0, -shares.shape[-1] % BLOCK)).unflatten(-1, (-1, BLOCK))
+    if missing := -shares.shape[-1] % BLOCK:
+        shares = F.pad(shares, (0, missing))
+    shares = shares.unflatten(-1, (-1, BLOCK))
     sums = shares.sum(-1)
     block, rest = _first_above(sums, uniform * sums.sum(-1))
-    inside = torch.take_along_dim(shares, block[..., None, None], -2)[..., 0, :]
-    return block * BLOCK + _first_above(inside, rest)[0]
+    rows, n = shares.flatten(0, -2), sums.shape[-1]
+    inside = rows[block.flatten() + n * torch.arange(block.numel(), device=block.device)]
+    return block * BLOCK + _first_above(inside.reshape(*block.shape, BLOCK), rest)[0]
 
 
 def log_probability(logits: Tensor, tokens: Tensor) -> Tensor:
