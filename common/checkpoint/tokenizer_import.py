@@ -107,7 +107,7 @@ def open_muse_tokenizer(config: Mapping[str, Any], architecture: str) -> tuple[T
 def refuse_variational(found: str) -> NoReturn:
     """Raise a `UserError` that tells by what a KL autoencoder was `found` out."""
     raise UserError(
-        f"{found}: a KL (variational) autoencoder has no codebook, so that there are no tokens for a model to "
+        f"{found}: a KL (variational) autoencoder has no codebook, so that there are no tokens to "
         "learn; choose a VQ one, such as latent-diffusion's vq-f8"
     )
 
