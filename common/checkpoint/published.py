@@ -25,6 +25,7 @@ from common.checkpoint.tokenizer_import import (
     from_llamagen,
     from_taming,
     open_muse_tokenizer,
+    refuse_variational,
     taming_tokenizer,
 )
 from common.checkpoint.tokenizer_names import from_flax
@@ -84,6 +85,8 @@ def recognise(config: Mapping[str, Any], where: object) -> Published:
             return described_transformer(config)
         if name in OTHERS:
             return _described(*OTHERS[name](config))
+        if name.startswith("AutoencoderKL"):
+            refuse_variational(f"_class_name is {name}")
         stage = _first_stage(config)
         if stage is not None:
             gumbel = str(stage.get("target", "")).endswith("GumbelVQ")

@@ -5,7 +5,7 @@ Weights come as flat dicts of numpy arrays, under the names that the projects' f
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -104,6 +104,14 @@ def open_muse_tokenizer(config: Mapping[str, Any], architecture: str) -> tuple[T
     return model, {"target_res": found["resolution"], "channels": found["num_channels"]}
 
 
+def refuse_variational(found: str) -> NoReturn:
+    """Raise a `UserError` that tells by what a KL autoencoder was `found` out."""
+    raise UserError(
+        f"{found}: a KL (variational) autoencoder has no codebook, so that there are no tokens to "
+        "learn; choose a VQ one, such as latent-diffusion's vq-f8"
+    )
+
+
 def taming_tokenizer(params: Mapping[str, Any], *, gumbel: bool = False) -> tuple[Tokenizer, dict[str, Any]]:
     """Options of taming-transformers' `VQModel` or, `gumbel`, `GumbelVQ`, or of latent-diffusion's
     `VQModelInterface`, and of `[data]`."""
@@ -114,7 +122,7 @@ def taming_tokenizer(params: Mapping[str, Any], *, gumbel: bool = False) -> tupl
     _check_names(given, _TAMING)
     found = {**_TAMING, **given}
     if found["double_z"]:
-        raise UserError("the configuration has double_z: it is a variational autoencoder, no tokenizer")
+        refuse_variational("the configuration has double_z")
     if found["attn_type"] not in ("vanilla", "none"):
         raise UserError(f"the configuration's attn_type '{found['attn_type']}' is not supported")
     attends = found["attn_type"] == "vanilla"

@@ -4,26 +4,36 @@ from dataclasses import dataclass
 
 from common.hparams.schema import option
 
+MODES = ("generation", "inpainting", "animation", "reconstruction", "encoding")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Drawing:
     """How many pictures of what, and which part of pictures is filled."""
 
     synthesis_mode: str = option(
-        choices=("generation", "inpainting", "animation"),
-        doc="generation: pictures; inpainting: fill a part of pictures; animation: every step of sampling",
+        choices=MODES,
+        doc="generation: pictures; inpainting: fill a part of pictures; animation: every step of sampling; "
+        "reconstruction: pictures through the tokenizer and back; encoding: pictures to shards of tokens",
     )
     load_ema_weights: bool = option(doc="use the averaged weights")
     batch_size: int = option(low=1, high=2**20, doc="global batch size")
     n_generation_batches: int = option(1, low=1, doc="generation: batches")
+    n_pictures: int = option(
+        0,
+        low=0,
+        high=10**9,
+        doc="generation: exactly that many pictures; 0: n_generation_batches whole batches",
+    )
+    sheet_only: bool = option(False, doc="generation: one contact sheet instead of a file a picture")
     classes: tuple[int, ...] = option(
         (), low=0, doc="classes to draw, in turn; empty: all classes of the model, in turn"
     )
-    n_samples: int = option(16, low=1, doc="inpainting, animation: pictures")
+    n_samples: int = option(16, low=1, doc="inpainting, animation, reconstruction: pictures")
     split: str = option(
         "",
         choices=("", "train", "validation", "test"),
-        doc="inpainting: pictures to read, and else the captions; empty is test",
+        doc="pictures to read, and else the captions; empty is test, for encoding train",
     )
     inpaint_box: tuple[int, int, int, int] = option(
         (0, 0, 0, 0),
@@ -45,4 +55,7 @@ class Drawing:
     )
     image_path: str = option(
         "", path=True, doc="inpainting: an image file instead of pictures of a split; needs the tokenizer"
+    )
+    tokens_path: str = option(
+        "", path=True, doc="encoding: folder to write; empty is the run's own, latents/tokens_<split>"
     )

@@ -17,10 +17,10 @@ def metric_sizes(options: Unrolling) -> dict[str, int]:
 
 def training_draws(options: Unrolling, plan: DenoiserPlan, batch: int) -> tuple[Draw, ...]:
     """Uniforms of a step: the `share` (B, 1) of corrupted tokens, which ones (`corrupt`) and by what
-    (`replacement`, both (B, L)), and draws of all passes but the last, `unroll.<k>` (B, L, K)."""
+    (`replacement`), and draws of all passes but the last, `unroll.<k>`, these three (B, L)."""
     place = (batch, plan.n_tokens)
     shapes = {"share": (batch, 1), "corrupt": place, "replacement": place}
-    unrolls = {f"unroll.{k}": (*place, plan.codebook_size) for k in range(options.unroll_steps - 1)}
+    unrolls = {f"unroll.{k}": place for k in range(options.unroll_steps - 1)}
     return tuple(Draw(name, "uniform", shape) for name, shape in {**shapes, **unrolls}.items())
 
 
@@ -40,11 +40,11 @@ def make_resteps(options: Resampling, n_tokens: int) -> Resteps:
 
 
 def restep_draws(options: Resampling, plan: DenoiserPlan, batch: int) -> tuple[Draw, ...]:
-    """Noise of one step: Gumbel `tokens` (B, L, K) and uniform `update` (B, L), for which token is drawn."""
+    """Noise of one step: uniforms (B, L), `tokens` to draw and `update` for which token is drawn."""
     if options.sampler == "argmax_unrolled":
         return ()
     place = (batch, plan.n_tokens)
-    return (Draw("tokens", "gumbel", (*place, plan.codebook_size)), Draw("update", "uniform", place))
+    return (Draw("tokens", "uniform", place), Draw("update", "uniform", place))
 
 
 def _line(options: Resampling, first: float, last: float | None) -> np.ndarray:

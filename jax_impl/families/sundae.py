@@ -6,6 +6,7 @@ Modes take the model, arrays with the batch first and noise, and return such arr
 # ruff: noqa: ARG002 - the arguments are the engine's
 
 from collections.abc import Hashable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from flax import nnx
 from jax import Array
 
 from common.errors import UserError
+from common.hparams.denoising import Resampling
 from common.hparams.families.sundae import HParams
 from common.plans import denoiser, denoising
 from common.plans.noise import Draw
@@ -70,8 +72,8 @@ class Family(Adapter):
             self.plan, dtype=dtype, checkpoint=train.checkpoint_activations, scan=train.scan_blocks
         )
 
-    def draws(self, method: str, batch: int, every_step: bool = False) -> tuple[Draw, ...]:
-        """Noise that a method takes, for a batch of this size."""
+    def draws(self, method: str, batch: int, **options: int) -> tuple[Draw, ...]:
+        """Noise that a method takes, for a batch of this size, whatever its options."""
         if method == "train_step":
             return denoising.training_draws(self.hparams.loss, self.plan, batch)
         return (Draw("sampling", "generator", ()),) if method in ("generate", "inpaint") else ()
@@ -121,19 +123,36 @@ class Family(Adapter):
         return {"image": self._companion().decode(grid, part(batch, "frozen"))}
 
     def generate(
-        self, model: nnx.Module, batch: Arrays, noise: Mapping[str, Any], every_step: bool = False
+        self,
+        model: nnx.Module,
+        batch: Arrays,
+        noise: Mapping[str, Any],
+        every_step: bool = False,
+        steps: int | None = None,
+        min_steps: int | None = None,
+        temperatures: Array | None = None,
+        proportions: Array | None = None,
     ) -> dict[str, Array]:
         """`tokens` (B, L) and, where pictures can be drawn, `image` (B, H, W, C), for the classes of the
         batch; without any, `index` (B,) tells their number. They begin at random, or at `start` (B, L).
 
         `every_step` adds the tokens behind each step, `steps` (B, T, L), and which of them are not the last
-        ones, `masked` (B, T, L).
+        ones, `masked` (B, T, L). `steps`, `min_steps` and, each (T,), `temperatures` and `proportions` take
+        the place of what `[synthesis]` says.
         """
+        options = self.hparams.synthesis
+        if steps is not None and min_steps is not None:
+            options = replace(options, steps=steps, min_steps=min_steps)
         asked = next(value for name, value in batch.items() if name in ("index", "label", "start"))
         start = batch.get("start")
         if start is None:
             start = self._random(noise, len(asked))
-        return self._drawn(model, start.astype(jnp.int32), None, batch, noise, every_step=every_step)
+        resteps = denoising.make_resteps(options, self.plan.n_tokens)
+        if temperatures is not None and proportions is not None:
+            count = jnp.rint(proportions * self.plan.n_tokens).astype(jnp.int32)
+            resteps = denoising.Resteps(temperatures, proportions, count)
+        drawing = (options, resteps, every_step)
+        return self._drawn(model, start.astype(jnp.int32), None, batch, noise, drawing)
 
     def inpaint(
         self, model: nnx.Module, batch: Arrays, noise: Mapping[str, Any], every_step: bool = False
@@ -141,7 +160,9 @@ class Family(Adapter):
         """What `generate` gives, of pictures or tokens that are known but for `unknown` (B, L)."""
         unknown, tokens = batch["unknown"].astype(bool), self._tokens(batch)
         start = jnp.where(unknown, self._random(noise, len(tokens)), tokens)
-        return self._drawn(model, start, ~unknown, batch, noise, every_step=every_step)
+        options = self.hparams.synthesis
+        drawing = (options, denoising.make_resteps(options, self.plan.n_tokens), every_step)
+        return self._drawn(model, start, ~unknown, batch, noise, drawing)
 
     def _drawn(
         self,
@@ -150,15 +171,16 @@ class Family(Adapter):
         known: Array | None,
         batch: Arrays,
         noise: Mapping[str, Any],
-        *,
-        every_step: bool,
+        drawing: tuple[Resampling, denoising.Resteps, bool],
     ) -> dict[str, Array]:
-        plan, options, condition = self.plan, self.hparams.synthesis, self._condition(batch)
+        """Draw by options, their numbers of every step, and whether every step is told."""
+        (options, resteps, every_step), plan = drawing, self.plan
+        condition = self._condition(batch)
         found = resample_tokens(
             lambda ids: model(ids, condition)[0],
             start,
             step_noise(noise["sampling"], denoising.restep_draws(options, plan, len(start)), self.dtype),
-            denoising.make_resteps(options, plan.n_tokens),
+            resteps,
             options,
             known,
             every_step=every_step,

@@ -9,7 +9,6 @@ from jax.typing import DTypeLike
 
 from jax_impl.layers.dense import Dense
 from jax_impl.layers.dropout import Arrays, dropout
-from jax_impl.layers.precision import at_least_float32
 
 
 class Attention(nnx.Module):
@@ -66,21 +65,19 @@ def attend(
 ) -> Array:
     """softmax(scale q k^T) v, heads side by side: (B, L, N, K), (B, S, N, K), (B, S, N, K) -> (B, L, N K).
 
-    `scale` is 1 / sqrt(K) unless given. A row of `mask` (B, S) without a True gives zeros. JAX's own
-    function, whose softmax is always in float32, serves wherever that is enough and nothing is dropped.
+    `scale` is 1 / sqrt(K) unless given. A row of `mask` (B, S) without a True gives zeros. Heads are moved
+    beside the batch first: the products are then those of plain matrices, several times as fast on a CPU.
     """
     seen = None if mask is None else mask.any(1, keepdims=True)
     if mask is not None:
         mask = rearrange(mask | ~seen, "b s -> b 1 1 s")
-    if (noise is None or not rate) and query.dtype != jnp.float64:
-        y = jax.nn.dot_product_attention(query, key, value, mask=mask, scale=scale)
-    else:
-        scale = query.shape[-1] ** -0.5 if scale is None else scale
-        logits = at_least_float32(jnp.einsum("blnk,bsnk->bnls", query, key)) * scale
-        logits = logits if mask is None else jnp.where(mask, logits, -jnp.inf)
-        weights = dropout(jax.nn.softmax(logits, -1).astype(value.dtype), noise, rate)
-        y = jnp.einsum("bnls,bsnk->blnk", weights, value)
-    y = rearrange(y, "b l n k -> b l (n k)")
+    q, k, v = (rearrange(heads, "b l n k -> b n l k") for heads in (query, key, value))
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    precision = jnp.promote_types(q.dtype, jnp.float32)
+    logits = jnp.einsum("bnlk,bnsk->bnls", q, k, preferred_element_type=precision) * scale
+    logits = logits if mask is None else jnp.where(mask, logits, -jnp.inf)
+    weights = dropout(jax.nn.softmax(logits, -1).astype(v.dtype), noise, rate)
+    y = rearrange(jnp.einsum("bnls,bnsk->bnlk", weights, v), "b n l k -> b l (n k)")
     return y if seen is None else y * rearrange(seen, "b 1 -> b 1 1").astype(y.dtype)
 
 

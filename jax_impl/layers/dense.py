@@ -30,8 +30,11 @@ class Dense(nnx.Module):
     def __call__(self, x: Array, outputs: int | None = None) -> Array:
         """`outputs`: the first of them alone."""
         kernel = cast(self.kernel[..., :outputs], self.dtype)
-        y = jnp.dot(cast(x, self.dtype), kernel.reshape(kernel.shape[-2:]))
-        return y if self.bias is None else y + along(cast(self.bias[:outputs], self.dtype), y)
+        # Rows side by side: the kernel's gradient is then a plain product, without a transposed copy.
+        rows = cast(x, self.dtype).reshape(-1, x.shape[-1])
+        y = jnp.dot(rows, kernel.reshape(kernel.shape[-2:]))
+        y = y if self.bias is None else y + along(cast(self.bias[:outputs], self.dtype), y)
+        return y.reshape(*x.shape[:-1], y.shape[-1])
 
 
 class Embedding(nnx.Module):

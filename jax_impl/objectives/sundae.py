@@ -9,7 +9,7 @@ from jax.lax import stop_gradient
 from common.hparams.denoising import Unrolling
 from jax_impl.layers.precision import at_least_float32
 from jax_impl.objectives.masked_tokens import cross_entropy
-from jax_impl.samplers.choice import draw_tokens
+from jax_impl.samplers.choice import draw_by_uniform, draw_tokens
 from jax_impl.samplers.noise import gumbel
 
 
@@ -33,11 +33,16 @@ def corrupt(tokens: Array, share: Array, uniform: Array, replacement: Array, cod
 
 
 def pass_terms(logits: Array, tokens: Array, uniform: Array | None) -> Terms:
-    """Terms of logits (B, L, K) for clean tokens (B, L); `uniform` (B, L, K) draws the next input."""
+    """Terms of logits (B, L, K) for clean tokens (B, L); `uniform` draws the next input: (B, L) by
+    inverse transform, (B, L, K) as the Gumbel noise that it makes."""
     logits = at_least_float32(logits)
     losses, hits = cross_entropy(logits, tokens), logits.argmax(-1) == tokens
-    unrolled = tokens if uniform is None else draw_tokens(stop_gradient(logits), gumbel(uniform))
-    return Terms(losses.mean(1), hits.astype(losses.dtype).mean(1), tokens, unrolled)
+    return Terms(
+        losses.mean(1),
+        hits.astype(losses.dtype).mean(1),
+        tokens,
+        _drawn(stop_gradient(logits), tokens, uniform),
+    )
 
 
 def unrolled_loss(terms: Terms, options: Unrolling, k: int) -> tuple[Array, dict[str, Array]]:
@@ -46,3 +51,12 @@ def unrolled_loss(terms: Terms, options: Unrolling, k: int) -> tuple[Array, dict
     part = options.weights[k] * loss
     accuracy = terms.accuracy.mean() / options.unroll_steps
     return part, {"loss": part, "accuracy": accuracy, "unrolled": loss * place}
+
+
+def _drawn(logits: Array, tokens: Array, uniform: Array | None) -> Array:
+    """The next pass's input; behind the last pass the clean tokens stand for it."""
+    if uniform is None:
+        return tokens
+    if uniform.ndim == tokens.ndim:
+        return draw_by_uniform(logits, uniform)
+    return draw_tokens(logits, gumbel(uniform))

@@ -1,10 +1,13 @@
-"""Drawing a token at every position: filters of logits, guidance, Gumbel's maximum."""
+"""Drawing a token at every position: filters of logits, guidance, Gumbel's maximum, inverse transform."""
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from common.hparams.masked_tokens import Filters
+
+BLOCK = 32
+"""Tokens whose probabilities are summed up first: cumulative sums run over blocks, then inside one."""
 
 
 def keep_top_k(logits: Array, k: int) -> Array:
@@ -37,6 +40,18 @@ def draw_tokens(logits: Array, gumbel: Array) -> Array:
     return jnp.argmax(logits + gumbel, axis=-1).astype(jnp.int32)
 
 
+def draw_by_uniform(logits: Array, uniform: Array) -> Array:
+    """One token (...) for logits (..., K) and uniforms (...) on [0, 1): the first whose cumulative
+    probability is above the uniform (inverse transform)."""
+    shares = jax.nn.softmax(logits, axis=-1)
+    padding = [(0, 0)] * (shares.ndim - 1) + [(0, -shares.shape[-1] % BLOCK)]
+    shares = jnp.pad(shares, padding).reshape(*shares.shape[:-1], -1, BLOCK)
+    sums = shares.sum(-1)
+    block, rest = _first_above(sums, uniform * sums.sum(-1))
+    inside = jnp.take_along_axis(shares, block[..., None, None], -2)[..., 0, :]
+    return block * BLOCK + _first_above(inside, rest)[0]
+
+
 def log_probability(logits: Array, tokens: Array) -> Array:
     """log softmax(logits) (..., K) at the tokens (...)."""
     chosen = jnp.take_along_axis(logits, tokens[..., None], axis=-1)[..., 0]
@@ -48,3 +63,14 @@ def guide(both: Array, factor: Array) -> Array:
     without it (classifier-free guidance, Ho and Salimans 2022)."""
     given, null = jnp.split(both, 2)
     return null + factor * (given - null)
+
+
+def _first_above(shares: Array, target: Array) -> tuple[Array, Array]:
+    """Where cumulative sums of `shares` (..., N) first get above `target` (...), at the last share that is
+    not 0 if rounding keeps them below, and the target less the shares before."""
+    cumulative = jnp.cumsum(shares, -1)
+    ends = jnp.where(shares > 0, cumulative, -1)
+    reached = (ends > target[..., None]) | (ends == ends.max(-1, keepdims=True))
+    index = reached.argmax(-1).astype(jnp.int32)
+    before = jnp.take_along_axis(cumulative - shares, index[..., None], -1)[..., 0]
+    return index, target - before

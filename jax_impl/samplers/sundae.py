@@ -11,7 +11,7 @@ from jax import Array
 from common.hparams.denoising import Resampling
 from common.plans.denoising import Resteps
 from jax_impl.layers.precision import at_least_float32
-from jax_impl.samplers.choice import draw_tokens, filtered
+from jax_impl.samplers.choice import draw_by_uniform, draw_tokens, filtered
 from jax_impl.samplers.noise import Draws
 from jax_impl.samplers.scores import LEAST_TEMPERATURE, highest
 
@@ -40,8 +40,9 @@ def resample_tokens(
 ) -> Resampled:
     """Draw tokens anew from `start` (B, L) on, but for those `known` (B, L).
 
-    `steps` are `make_resteps`'s; `draw(k)` gives the noise of `restep_draws`. A finished picture stays as it
-    is; the loop ends when all are finished, and what `every_step` keeps is then filled up.
+    `steps` are `make_resteps`'s; `draw(k)` gives the noise of `restep_draws`; in place of its uniform
+    `tokens` (B, L) there may be Gumbel noise (B, L, K). A finished picture stays as it is; the loop ends when
+    all are finished, and what `every_step` keeps is then filled up.
     """
     steps, (B, L), T = Resteps(*map(jnp.asarray, steps)), start.shape, options.steps
     known = jnp.zeros(start.shape, bool) if known is None else known
@@ -77,7 +78,8 @@ def redrawn(
     """Tokens of which a random share is drawn anew, and all of them anew, both (B, L)."""
     logits, noise = at_least_float32(network(tokens)), draw(k)
     temperature = jnp.maximum(steps.temperature[k], LEAST_TEMPERATURE)
-    whole = draw_tokens(filtered(logits, options) / temperature, noise["tokens"])
+    by = draw_by_uniform if noise["tokens"].ndim == tokens.ndim else draw_tokens
+    whole = by(filtered(logits, options) / temperature, noise["tokens"])
     kept = (noise["update"] > steps.proportion[k]) | known
     return jnp.where(kept, tokens, whole), whole
 

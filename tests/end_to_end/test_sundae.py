@@ -2,11 +2,13 @@
 
 import json
 import shutil
+from io import StringIO
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from common.data.tokens import open_tokens
 from common.run.trained_tokenizer import open_tokenizer
 from tests.common import tiny_sundae
 from tests.common.test_data_characters import TEXT
@@ -40,7 +42,7 @@ def test_a_run_goes_on_in_the_other_twin_and_reports(folder):
 
 
 @pytest.mark.parametrize("name", TWINS)
-def test_every_mode_leaves_its_files(folder, tmp_path, name):
+def test_every_mode_leaves_its_files(folder, tmp_path, name, monkeypatch):
     twin = tmp_path / name
     shutil.copytree(folder / "jax_impl" / "logs-tiny", twin / "logs-tiny")
     images = twin / "logs-tiny" / "synthesis-images"
@@ -58,6 +60,13 @@ def test_every_mode_leaves_its_files(folder, tmp_path, name):
     with Image.open(images / "animation" / "steps.gif") as animated:
         assert animated.n_frames >= 3
     mode("generation", "synthesis.sampler=argmax_unrolled", "synthesis.n_generation_batches=1")
+    mode("reconstruction")
+    report = json.loads((images / "reconstructed" / "report.json").read_text())
+    assert report["pictures"] == 6
+    assert report["psnr"] > 40  # but for rounding grey levels are their own tokens
+    monkeypatch.setattr("sys.stdin", StringIO("1\n3\n4\n" + "\n" * 5 + "yes\n5\n2\n9\n"))
+    mode("interactive")
+    assert len(list((images / "interactive").iterdir())) == 4
 
 
 def test_shards_of_a_tokenizer_are_learnt(tmp_path):
@@ -65,8 +74,16 @@ def test_shards_of_a_tokenizer_are_learnt(tmp_path):
     cfg = tiny_sundae.write_tiny(tmp_path)
     shards = write_tokens(tmp_path / "tokens", sha256=open_tokenizer(tokenizer).sha256)
     paths = [word + str(shards) for word in PATHS]
-    call("train", tmp_path / "torch_impl", cfg, f"data.tokenizer_path={tokenizer}", *paths)
-    assert (tmp_path / "torch_impl" / "logs-tiny" / "report.json").exists()
+    twin = tmp_path / "torch_impl"
+    call("train", twin, cfg, f"data.tokenizer_path={tokenizer}", *paths)
+    assert (twin / "logs-tiny" / "report.json").exists()
+    words = [f"data.tokenizer_path={tokenizer}", *PIXELS[:1], *PATHS]
+    call("synthesize", twin, cfg, *words, "synthesis.synthesis_mode=reconstruction")
+    assert pictures(twin / "logs-tiny" / "synthesis-images" / "reconstructed").shape == (6, 8, 8)
+    call("synthesize", twin, cfg, *words, "synthesis.synthesis_mode=encoding", "synthesis.split=validation")
+    made = open_tokens(twin / "logs-tiny" / "latents" / "tokens_validation")
+    assert (made.grid, len(made)) == ((4, 4), 149)
+    assert made.header["tokenizer"]["sha256"] == open_tokenizer(tokenizer).sha256
 
 
 @pytest.mark.parametrize("name", TWINS)

@@ -1,10 +1,13 @@
 """Training SUNDAE and drawing from it is the same in both twins: curves, tokens, runs that change twins."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import save
 
 from common.hparams.denoising import Resampling, Unrolling
+from jax_impl.samplers.choice import draw_by_uniform as jax_draw
 from tests.common.tiny_maskgit import CODES, GRID, write_tokenizer
 from tests.common.tiny_sundae import make_engine
 from tests.denoisers import TWINS as NETWORKS
@@ -12,6 +15,7 @@ from tests.engines import assert_states_close, assert_states_equal
 from tests.parity.denoiser_cases import make
 from tests.parity.test_maskgit_training import assert_equal_results, batch_of, train
 from tests.sundae import resample
+from torch_impl.samplers.choice import draw_by_uniform as torch_draw
 
 TWINS = ("torch", "jax")
 N = 100
@@ -126,7 +130,7 @@ def resampled(kind, **options):
     chosen = Resampling(steps=6, **options)
     rng = np.random.default_rng(5)
     noise = {
-        "tokens": rng.gumbel(size=(6, *ids.shape, plan.codebook_size)),
+        "tokens": rng.random((6, *ids.shape)),
         "update": rng.random((6, *ids.shape)),
     }
     return ids, resample(kind(plan, weights, "float64"), ids, noise, chosen, condition)
@@ -170,3 +174,23 @@ def test_sure_tokens_keep_their_first_prediction():
     for row, order in enumerate(sure.argsort(-1)):
         np.testing.assert_array_equal(found[row, order[:n]], second[row, order[:n]])
         np.testing.assert_array_equal(found[row, order[n:]], first[row, order[n:]])
+
+
+@pytest.mark.parametrize("codes", [3, 70, 1024])
+def test_uniforms_draw_tokens_by_their_shares(codes):
+    """Evenly spaced ones draw every token as often as its probability says; what is filtered out, never."""
+    n, rng = 4096, np.random.default_rng(codes)
+    logits = rng.normal(size=codes).astype(np.float32)
+    logits[[0, codes - 1]] = -np.inf
+    shares = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
+    uniform = np.append((np.arange(n - 2) + 0.5) / (n - 2), [0, 1 - 2**-24]).astype(np.float32)
+    found = {
+        "torch": torch_draw(torch.from_numpy(logits).expand(n, codes), torch.from_numpy(uniform)).numpy(),
+        "jax": np.asarray(jax_draw(jnp.broadcast_to(logits, (n, codes)), jnp.asarray(uniform))),
+    }
+    assert found["torch"][-2:].tolist() == [1, codes - 2]
+    for tokens in found.values():
+        counts = np.bincount(tokens, minlength=codes)
+        assert not counts[shares == 0].any()
+        assert np.abs(counts - n * shares).max() < 3
+    assert (found["torch"] != found["jax"]).sum() <= 2  # where a uniform lies on a boundary, to rounding

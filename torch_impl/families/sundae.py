@@ -6,6 +6,7 @@ Modes take the model, arrays with the batch first and noise, and return such arr
 # ruff: noqa: ARG002 - the arguments are the engine's
 
 from collections.abc import Hashable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from common.errors import UserError
+from common.hparams.denoising import Resampling
 from common.hparams.families.sundae import HParams
 from common.plans import denoiser, denoising
 from common.plans.noise import Draw
@@ -71,8 +73,8 @@ class Family(Adapter):
         """Parts of the model that are compiled each on its own."""
         return [model]
 
-    def draws(self, method: str, batch: int, every_step: bool = False) -> tuple[Draw, ...]:
-        """Noise that a method takes, for a batch of this size."""
+    def draws(self, method: str, batch: int, **options: int) -> tuple[Draw, ...]:
+        """Noise that a method takes, for a batch of this size, whatever its options."""
         if method == "train_step":
             return denoising.training_draws(self.hparams.loss, self.plan, batch)
         return (Draw("sampling", "generator", ()),) if method in ("generate", "inpaint") else ()
@@ -122,19 +124,36 @@ class Family(Adapter):
         return {"image": self._companion().decode(grid, part(batch, "frozen"))}
 
     def generate(
-        self, model: nn.Module, batch: Tensors, noise: Mapping[str, Any], every_step: bool = False
+        self,
+        model: nn.Module,
+        batch: Tensors,
+        noise: Mapping[str, Any],
+        every_step: bool = False,
+        steps: int | None = None,
+        min_steps: int | None = None,
+        temperatures: Tensor | None = None,
+        proportions: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """`tokens` (B, L) and, where pictures can be drawn, `image` (B, H, W, C), for the classes of the
         batch; without any, `index` (B,) tells their number. They begin at random, or at `start` (B, L).
 
         `every_step` adds the tokens behind each step, `steps` (B, T, L), and which of them are not the last
-        ones, `masked` (B, T, L).
+        ones, `masked` (B, T, L). `steps`, `min_steps` and, each (T,), `temperatures` and `proportions` take
+        the place of what `[synthesis]` says.
         """
+        options = self.hparams.synthesis
+        if steps is not None and min_steps is not None:
+            options = replace(options, steps=steps, min_steps=min_steps)
         asked = next(value for name, value in batch.items() if name in ("index", "label", "start"))
         start = batch.get("start")
         if start is None:
             start = self._random(noise, len(asked))
-        return self._drawn(model, start.to(torch.int64), None, batch, noise, every_step=every_step)
+        resteps = denoising.make_resteps(options, self.plan.n_tokens)
+        if temperatures is not None and proportions is not None:
+            count = torch.round(proportions * self.plan.n_tokens).to(torch.int32)
+            resteps = denoising.Resteps(temperatures, proportions, count)
+        drawing = (options, resteps, every_step)
+        return self._drawn(model, start.to(torch.int64), None, batch, noise, drawing)
 
     def inpaint(
         self, model: nn.Module, batch: Tensors, noise: Mapping[str, Any], every_step: bool = False
@@ -142,7 +161,9 @@ class Family(Adapter):
         """What `generate` gives, of pictures or tokens that are known but for `unknown` (B, L)."""
         unknown, tokens = batch["unknown"].bool(), self._tokens(batch)
         start = torch.where(unknown, self._random(noise, len(tokens)), tokens)
-        return self._drawn(model, start, ~unknown, batch, noise, every_step=every_step)
+        options = self.hparams.synthesis
+        drawing = (options, denoising.make_resteps(options, self.plan.n_tokens), every_step)
+        return self._drawn(model, start, ~unknown, batch, noise, drawing)
 
     def _drawn(
         self,
@@ -151,15 +172,16 @@ class Family(Adapter):
         known: Tensor | None,
         batch: Tensors,
         noise: Mapping[str, Any],
-        *,
-        every_step: bool,
+        drawing: tuple[Resampling, denoising.Resteps, bool],
     ) -> dict[str, Tensor]:
-        plan, options, condition = self.plan, self.hparams.synthesis, self._condition(batch)
+        """Draw by options, their numbers of every step, and whether every step is told."""
+        (options, resteps, every_step), plan = drawing, self.plan
+        condition = self._condition(batch)
         found = resample_tokens(
             lambda ids: model(ids, condition)[0],
             start,
             step_noise(noise["sampling"], denoising.restep_draws(options, plan, len(start)), self.dtype),
-            denoising.make_resteps(options, plan.n_tokens),
+            resteps,
             options,
             known,
             every_step=every_step,

@@ -12,8 +12,19 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor, *, halves: bool = False) -> Tens
     Pair p is channels 2p and 2p + 1, or with `halves` p and P + p. Channels behind 2P stay.
     """
     P = cos.shape[-1]
+    if not halves and not torch.compiler.is_compiling():
+        return _turned(x, cos, sin)
     y, rest = at_least_float32(x[..., : 2 * P]), x[..., 2 * P :]
     a, b = y.chunk(2, -1) if halves else y.unflatten(-1, (P, 2)).unbind(-1)
     turned = (a * cos - b * sin, b * cos + a * sin)
     y = torch.cat(turned, -1) if halves else torch.stack(turned, -1).flatten(-2)
     return torch.cat([y.to(x.dtype), rest], -1) if rest.shape[-1] else y.to(x.dtype)
+
+
+def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """The same of neighbours, as complex numbers: one pass over memory, which compilers cannot read."""
+    P = cos.shape[-1]
+    y, rest = at_least_float32(x[..., : 2 * P]), x[..., 2 * P :]
+    pairs = torch.view_as_complex(y.unflatten(-1, (P, 2)))
+    y = torch.view_as_real(pairs * torch.complex(cos, sin)).flatten(-2).to(x.dtype)
+    return torch.cat([y, rest], -1) if rest.shape[-1] else y

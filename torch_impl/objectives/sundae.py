@@ -8,7 +8,7 @@ from torch import Tensor
 from common.hparams.denoising import Unrolling
 from torch_impl.layers.precision import at_least_float32
 from torch_impl.objectives.masked_tokens import cross_entropy
-from torch_impl.samplers.choice import draw_tokens
+from torch_impl.samplers.choice import draw_by_uniform, draw_tokens
 from torch_impl.samplers.noise import gumbel
 
 
@@ -34,11 +34,13 @@ def corrupt(
 
 
 def pass_terms(logits: Tensor, tokens: Tensor, uniform: Tensor | None) -> Terms:
-    """Terms of logits (B, L, K) for clean tokens (B, L); `uniform` (B, L, K) draws the next input."""
+    """Terms of logits (B, L, K) for clean tokens (B, L); `uniform` draws the next input: (B, L) by
+    inverse transform, (B, L, K) as the Gumbel noise that it makes."""
     logits = at_least_float32(logits)
     losses, hits = cross_entropy(logits, tokens), logits.argmax(-1) == tokens
-    unrolled = tokens if uniform is None else draw_tokens(logits.detach(), gumbel(uniform))
-    return Terms(losses.mean(1), hits.to(losses.dtype).mean(1), tokens, unrolled)
+    return Terms(
+        losses.mean(1), hits.to(losses.dtype).mean(1), tokens, _drawn(logits.detach(), tokens, uniform)
+    )
 
 
 def unrolled_loss(terms: Terms, options: Unrolling, k: int) -> tuple[Tensor, dict[str, Tensor]]:
@@ -47,3 +49,12 @@ def unrolled_loss(terms: Terms, options: Unrolling, k: int) -> tuple[Tensor, dic
     part = options.weights[k] * loss
     accuracy = terms.accuracy.mean() / options.unroll_steps
     return part, {"loss": part, "accuracy": accuracy, "unrolled": loss * place}
+
+
+def _drawn(logits: Tensor, tokens: Tensor, uniform: Tensor | None) -> Tensor:
+    """The next pass's input; behind the last pass the clean tokens stand for it."""
+    if uniform is None:
+        return tokens
+    if uniform.ndim == tokens.ndim:
+        return draw_by_uniform(logits, uniform)
+    return draw_tokens(logits, gumbel(uniform))

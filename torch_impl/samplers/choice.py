@@ -1,9 +1,13 @@
-"""Drawing a token at every position: filters of logits, guidance, Gumbel's maximum."""
+"""Drawing a token at every position: filters of logits, guidance, Gumbel's maximum, inverse transform."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from common.hparams.masked_tokens import Filters
+
+BLOCK = 32
+"""Tokens whose probabilities are summed up first: cumulative sums run over blocks, then inside one."""
 
 
 def keep_top_k(logits: Tensor, k: int) -> Tensor:
@@ -36,6 +40,20 @@ def draw_tokens(logits: Tensor, gumbel: Tensor) -> Tensor:
     return torch.argmax(logits + gumbel, dim=-1)
 
 
+def draw_by_uniform(logits: Tensor, uniform: Tensor) -> Tensor:
+    """One token (...) for logits (..., K) and uniforms (...) on [0, 1): the first whose cumulative
+    probability is above the uniform (inverse transform)."""
+    shares = torch.softmax(logits, dim=-1)
+    if missing := -shares.shape[-1] % BLOCK:
+        shares = F.pad(shares, (0, missing))
+    shares = shares.unflatten(-1, (-1, BLOCK))
+    sums = shares.sum(-1)
+    block, rest = _first_above(sums, uniform * sums.sum(-1))
+    rows, n = shares.flatten(0, -2), sums.shape[-1]
+    inside = rows[block.flatten() + n * torch.arange(block.numel(), device=block.device)]
+    return block * BLOCK + _first_above(inside.reshape(*block.shape, BLOCK), rest)[0]
+
+
 def log_probability(logits: Tensor, tokens: Tensor) -> Tensor:
     """log softmax(logits) (..., K) at the tokens (...)."""
     chosen = torch.gather(logits, -1, tokens[..., None])[..., 0]
@@ -47,3 +65,14 @@ def guide(both: Tensor, factor: Tensor) -> Tensor:
     without it (classifier-free guidance, Ho and Salimans 2022)."""
     given, null = both.chunk(2)
     return null + factor * (given - null)
+
+
+def _first_above(shares: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Where cumulative sums of `shares` (..., N) first get above `target` (...), at the last share that is
+    not 0 if rounding keeps them below, and the target less the shares before."""
+    cumulative = torch.cumsum(shares, -1)
+    ends = torch.where(shares > 0, cumulative, -1)
+    reached = (ends > target[..., None]) | (ends == ends.amax(-1, keepdim=True))
+    index = reached.to(torch.uint8).argmax(-1)
+    before = torch.take_along_dim(cumulative - shares, index[..., None], -1)[..., 0]
+    return index, target - before

@@ -10,7 +10,7 @@ from torch import Tensor
 from common.hparams.denoising import Resampling
 from common.plans.denoising import Resteps
 from torch_impl.layers.precision import at_least_float32
-from torch_impl.samplers.choice import draw_tokens, filtered
+from torch_impl.samplers.choice import draw_by_uniform, draw_tokens, filtered
 from torch_impl.samplers.noise import Draws
 from torch_impl.samplers.scores import LEAST_TEMPERATURE, highest
 
@@ -39,8 +39,9 @@ def resample_tokens(
 ) -> Resampled:
     """Draw tokens anew from `start` (B, L) on, but for those `known` (B, L).
 
-    `steps` are `make_resteps`'s; `draw(k)` gives the noise of `restep_draws`. A finished picture stays as it
-    is; the loop ends when all are finished, and what `every_step` keeps is then filled up.
+    `steps` are `make_resteps`'s; `draw(k)` gives the noise of `restep_draws`; in place of its uniform
+    `tokens` (B, L) there may be Gumbel noise (B, L, K). A finished picture stays as it is; the loop ends when
+    all are finished, and what `every_step` keeps is then filled up.
     """
     steps = Resteps(*[torch.as_tensor(value, device=start.device) for value in steps])
     known = torch.zeros_like(start, dtype=torch.bool) if known is None else known
@@ -73,7 +74,8 @@ def redrawn(
     """Tokens of which a random share is drawn anew, and all of them anew, both (B, L)."""
     logits, noise = at_least_float32(network(tokens)), draw(k)
     temperature = steps.temperature[k].clamp(min=LEAST_TEMPERATURE)
-    whole = draw_tokens(filtered(logits, options) / temperature, noise["tokens"])
+    by = draw_by_uniform if noise["tokens"].ndim == tokens.ndim else draw_tokens
+    whole = by(filtered(logits, options) / temperature, noise["tokens"])
     kept = (noise["update"] > steps.proportion[k]) | known
     return torch.where(kept, tokens, whole), whole
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from common.hparams.denoiser import Denoiser
 from common.hparams.denoising import Resampling, Unrolling
-from common.hparams.drawing import Drawing
+from common.hparams.drawing import MODES, Drawing
 from common.hparams.families.maskgit import MaskedVal, TokenData
 from common.hparams.schema import option
 from common.hparams.sections import Optimizer, Run, Train
@@ -31,6 +31,11 @@ class Loss(Unrolling):
 @dataclass(frozen=True, kw_only=True)
 class Synthesis(Resampling, Drawing):
     """`[synthesis]`: what `synthesize.py` does, and how tokens are drawn."""
+
+    synthesis_mode: str = option(
+        choices=(*MODES, "interactive"),
+        doc="as for other models of tokens; interactive: a menu on the terminal",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,8 +3,6 @@
 from collections.abc import Mapping
 from math import prod
 
-import numpy as np
-
 from common.checkpoint.store import Checkpoint
 from common.data.characters import CODES, decode
 from common.data.descriptors import describe
@@ -14,7 +12,10 @@ from common.plans.denoiser import DenoiserPlan, make_plan, parameter_table
 from common.run.context import Context
 from common.run.files import replacing
 from common.run.masked_tokens.checks import check_classes, check_tokenizer, check_tokens
+from common.run.masked_tokens.drawing import check_draws, draw
+from common.run.masked_tokens.generation import pictures_wanted
 from common.run.masked_tokens.inpainting import unknown_tokens
+from common.run.masked_tokens.interactive import Menu
 from common.run.masked_tokens.logic import TokenModel
 from common.run.sampling_record import record_sampling
 
@@ -78,16 +79,18 @@ class Family(TokenModel):
 
     def synthesise(self, checkpoint: Checkpoint) -> None:
         """Run the mode of `synthesis.synthesis_mode`; a model of text writes `generated/texts.txt`."""
+        options = self.hparams.synthesis
+        if self.plan.grid and options.synthesis_mode == "interactive":
+            check_draws(self.hparams)
+            Menu(self.context, self.plan).run()
+            return
         if self.plan.grid:
             super().synthesise(checkpoint)
             return
-        options = self.hparams.synthesis
         if options.synthesis_mode != "generation":
             raise UserError(f"[synthesis] synthesis_mode '{options.synthesis_mode}' needs pictures, not text")
         lines: list[str] = []
-        for batch in range(options.n_generation_batches):
-            asked = {"index": np.arange(options.batch_size)}
-            made = self.engine.run("generate", asked, ema=options.load_ema_weights, step=batch)
+        for made in draw(self.context, pictures_wanted(options), ema=options.load_ema_weights):
             lines += map(decode, made["tokens"])
         if self.context.writes:
             folder = self.context.directory.images / "generated"

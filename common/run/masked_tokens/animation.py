@@ -28,11 +28,7 @@ def animate(context: Context, plan: Any, _checkpoint: Checkpoint) -> None:
     options = context.hparams.synthesis
     asked = order(context, 0, options.n_samples)
     made = context.engine.run("generate", asked, ema=options.load_ema_weights, step=0, every_step=True)
-    T = made["steps"].shape[1]
-    frames = [
-        _veiled(decoded(context, made["steps"][:, t]), made["masked"][:, t], plan.grid)
-        for t in np.unique(np.linspace(0, T - 1, min(T, MOST_FRAMES)).astype(int))
-    ]
+    frames = frames_of(context, plan, made)
     if not context.writes:
         return
     folder = context.directory.images / "animation"
@@ -41,6 +37,15 @@ def animate(context: Context, plan: Any, _checkpoint: Checkpoint) -> None:
     context.say(
         f"a picture a row, a step a column: {strip}; animated: {_save_gif(folder / 'steps.gif', sheets)}"
     )
+
+
+def frames_of(context: Context, plan: Any, made: dict[str, Array]) -> list[Array]:
+    """Pictures (B, H, W, C) of some steps, the first and the last among them, from what `generate` gave."""
+    T = made["steps"].shape[1]
+    return [
+        _veiled(decoded(context, made["steps"][:, t]), made["masked"][:, t], plan.grid)
+        for t in np.unique(np.linspace(0, T - 1, min(T, MOST_FRAMES)).astype(int))
+    ]
 
 
 def _veiled(pictures: Array, masked: Array, side: int) -> Array:

@@ -43,15 +43,16 @@ def order(context: Context, first: int, n: int) -> dict[str, Array]:
     return asked or {"index": numbers}
 
 
-def draw(context: Context, n: int, *, ema: bool, step: int = 0) -> Iterator[dict[str, Array]]:
-    """Batches of `synthesis.batch_size` pictures, n in all: `image`, `tokens` and, with classes, `label`."""
+def draw(context: Context, n: int, *, ema: bool, step: int = 0, first: int = 0) -> Iterator[dict[str, Array]]:
+    """Batches of `synthesis.batch_size` pictures, n in all: `image`, `tokens` and, with classes, `label`.
+    Batches before picture `first` are left out."""
     size = context.hparams.synthesis.batch_size
-    for first in range(0, n, size):
-        asked = order(context, first, size)
+    for start in range(first, n, size):
+        asked = order(context, start, size)
         # One step a batch, far apart for far-apart steps: every batch meets noise of its own.
-        made = context.engine.run("generate", asked, ema=ema, step=step * 2**16 + first // size)
+        made = context.engine.run("generate", asked, ema=ema, step=step * 2**16 + start // size)
         rows = asked | made
-        yield {name: rows[name][: n - first] for name in ("image", "tokens", "label") if name in rows}
+        yield {name: rows[name][: n - start] for name in ("image", "tokens", "label") if name in rows}
 
 
 def decoded(context: Context, tokens: Array, *, ema: bool = True) -> Array:

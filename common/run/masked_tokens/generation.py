@@ -1,41 +1,74 @@
 """Generation: pictures from nothing but masks, and their classes where the model has any."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from common.checkpoint.store import Checkpoint
 from common.run.context import Context
 from common.run.engine import Array
 from common.run.files import write_json
-from common.run.masked_tokens.drawing import chosen_classes, draw
+from common.run.masked_tokens.drawing import chosen_classes, draw, order
 from common.run.pictures import in_rows, save_grid, save_picture
 from common.run.progress import tracked
-from common.run.sampling_record import record_sampling
+from common.run.sampling_record import pictures_done, record_progress, record_sampling, sampling_record
 
 N_ON_SHEET = 100
 
 
 def generate(context: Context, _plan: Any, checkpoint: Checkpoint) -> None:
     """Write `generated/image-<i>.png`, `labels.json`, the class of each, `sampling.json` and a sheet, a
-    class a column."""
+    class a column; with `synthesis.sheet_only` all pictures stand on the sheet alone.
+
+    A killed run goes on behind its last whole batch when it is started again with the same options, and
+    draws what it would have drawn.
+    """
     options = context.hparams.synthesis
-    folder = context.directory.images / "generated"
-    n = options.n_generation_batches * options.batch_size
-    shown: list[Array] = []
-    labels: list[int] = []
-    batches = draw(context, n, ema=options.load_ema_weights)
-    for made in tracked(batches, "generation", options.n_generation_batches, shown=context.writes):
-        first = len(shown) * options.batch_size
-        labels += made["label"].tolist() if "label" in made else []
-        shown.append(made["image"][: max(0, N_ON_SHEET - first)])
-        if context.writes:
-            for i, picture in enumerate(made["image"], start=first):
-                save_picture(folder, f"image-{i:04d}", picture)
+    folder, n = context.directory.images / "generated", pictures_wanted(options)
+    record, size = sampling_record(context, checkpoint), options.batch_size
+    done = 0 if options.sheet_only else pictures_done(record, folder)
+    if done:
+        context.say(f"going on after {done} pictures that are drawn already")
+    shown = [_read(folder, i) for i in range(min(done, N_ON_SHEET))]
+    room = n if options.sheet_only else N_ON_SHEET
+    batches = draw(context, n, ema=options.load_ema_weights, first=done)
+    for made in tracked(batches, "generation", -(-(n - done) // size), shown=context.writes):
+        shown += list(made["image"][: room - len(shown)])
+        if context.writes and not options.sheet_only:
+            for i, picture in enumerate(made["image"], start=done):
+                save_picture(folder, _stem(i), picture)
+            record_progress(record, done + len(made["image"]), folder)
+        done += len(made["image"])
     if context.writes:
         record_sampling(context, checkpoint, folder)
-        if labels:
-            write_json(folder / "labels.json", {f"image-{i:04d}": label for i, label in enumerate(labels)})
+        asked = order(context, 0, n)
+        if "label" in asked and not options.sheet_only:
+            labels = {_stem(i): label for i, label in enumerate(asked["label"].tolist())}
+            write_json(folder / "labels.json", labels)
         n_columns = min(len(chosen_classes(context.hparams)), 32) or 10
-        sheet = save_grid(folder / "contact-sheet.png", in_rows(np.concatenate(shown), n_columns))
-        context.say(f"{n} pictures in {folder}; the first of them: {sheet}")
+        sheet = save_grid(folder / "contact-sheet.png", in_rows(np.stack(shown), n_columns))
+        where = sheet if options.sheet_only else f"{folder}; the first of them: {sheet}"
+        context.say(f"{n} pictures in {where}")
+
+
+def pictures_wanted(options: Any) -> int:
+    """Pictures of `[synthesis]`: exactly `n_pictures`, or whole batches."""
+    wanted: int = options.n_pictures or options.n_generation_batches * options.batch_size
+    return wanted
+
+
+def _stem(i: int) -> str:
+    return f"image-{i:04d}"
+
+
+def _read(folder: Path, i: int) -> Array:
+    """A picture that `save_picture` wrote."""
+    path = folder / f"{_stem(i)}.png"
+    if not path.exists():
+        array: Array = np.load(folder / f"{_stem(i)}.npy", allow_pickle=False)
+        return array
+    with Image.open(path) as image:
+        pixels = np.asarray(image)
+    return pixels if pixels.ndim == 3 else pixels[..., None]

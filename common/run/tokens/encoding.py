@@ -20,12 +20,18 @@ from common.run.synthesis.pictures import N_ON_SHEET, batches, chosen_indices, c
 def encode(context: Context, plan: TokenizerPlan, checkpoint: Checkpoint) -> None:
     """Write `latents/tokens_<split>/`, or `synthesis.tokens_path`, and a sheet of pictures above what their
     tokens decode to. What an interrupted encoding has written stays."""
+    indices = chosen_indices(context, chosen_split(context, "train"))
+    write_tokens(context, plan, tokenizer_entry(context, checkpoint), indices)
+
+
+def write_tokens(context: Context, plan: Any, maker: dict[str, Any], indices: Array) -> None:
+    """Encode the pictures at `indices` of a split in the name of a tokenizer. `plan` has their `grid` and
+    `codebook_size`."""
     pictures = chosen_split(context, "train")
-    indices = chosen_indices(context, pictures)
     folder = tokens_folder(context, "train")
     labels = None if pictures.labels is None else np.asarray(pictures.labels)[indices]
     keys = [pictures.keys[int(index)] for index in indices]
-    writer = TokenWriter(folder, _header(context, plan, checkpoint, pictures), keys, labels)
+    writer = TokenWriter(folder, _header(context, plan, maker, pictures), keys, labels)
     if writer.n_pictures:
         context.say(f"going on after {writer.n_pictures} pictures that are encoded already")
     todo = batches(context, pictures, indices[writer.n_pictures :], "encoding")
@@ -64,15 +70,13 @@ def tokens_folder(context: Context, default: str) -> Path:
     return context.directory.latents / f"tokens_{options.split or default}"
 
 
-def _header(
-    context: Context, plan: TokenizerPlan, checkpoint: Checkpoint, pictures: Examples
-) -> dict[str, Any]:
+def _header(context: Context, plan: Any, maker: dict[str, Any], pictures: Examples) -> dict[str, Any]:
     """What the tokens depend on."""
     options = context.hparams.synthesis
     return {
         "grid": [plan.grid, plan.grid],
         "codebook_size": plan.codebook_size,
-        "tokenizer": tokenizer_entry(context, checkpoint),
+        "tokenizer": maker,
         "source": pictures.name,
         "split": options.split or "train",
     }
