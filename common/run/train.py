@@ -1,6 +1,7 @@
 """The training loop: batches to the engine, numbers to the logs, checkpoints to disk."""
 
 import math
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from common.errors import UserError
 from common.hparams.archive import to_json
 from common.run.context import Context, Work
 from common.run.families import FamilyLogic, check_examples, family_logic
-from common.run.logs import JsonLines, Log, Sink, TensorBoard, WandB, check_wandb
+from common.run.logs import SECONDS, JsonLines, Log, Sink, TensorBoard, WandB, check_wandb
 from common.run.progress import Progress
 from common.run.restore import Start, load_best, restore
 from common.run.stopping import Stop
@@ -58,6 +59,7 @@ class _Training:
         self.start = start.step
         self.best = start.best if start.best and math.isfinite(start.best["score"]) else None
         self.metrics: Mapping[str, float] = {}
+        self.seconds = float(start.info.get("seconds", 0.0))
         self.stop = Stop(context.engine, context.directory.path)
         self.batches = _batches(context, start)
         self.log = Log(_sinks(context, start.step) if context.writes else [])
@@ -66,6 +68,7 @@ class _Training:
         """Returns whether the run came to its end; False when it was asked to stop."""
         total = self.hparams.train.total_train_steps
         progress = Progress("training", total, start=self.start, shown=self.context.writes)
+        self.since = time.monotonic()
         try:
             with self.stop.listening():
                 return all(self._step(index, progress) for index in range(self.start, total))
@@ -94,11 +97,16 @@ class _Training:
             except _AbandonedError:
                 return self._leave(done, fetched=True, progress=progress)
             self._save(done)
+            self.since = time.monotonic()
         return True
 
     def _fetch(self, done: int) -> None:
         self.metrics = self.engine.fetch_metrics()
-        self.log.scalars("train", done, self.family.logged(self.metrics, done))
+        # Of training alone, since the run began: validations and checkpoints do not count.
+        now = time.monotonic()
+        self.seconds, self.since = self.seconds + now - self.since, now
+        logged = self.family.logged(self.metrics, done)
+        self.log.scalars("train", done, {**logged, SECONDS: self.seconds})
         options = self.hparams.optimizer
         in_row = int(self.metrics["skips_in_row"])
         if in_row >= options.max_skips_in_row:
@@ -143,6 +151,7 @@ class _Training:
             "twin": self.engine.name,
             "metrics": {name: value for name, value in self.metrics.items() if math.isfinite(value)},
             "best": self.best,
+            "seconds": self.seconds,
         }
         best = int(self.best["step"]) if self.best else None
         keep = self.hparams.run.max_allowed_checkpoints

@@ -146,6 +146,9 @@ def test_signal_lets_the_step_finish_and_the_same_command_goes_on(make_run, numb
     end = [store.load(run.directory.checkpoints).state["model"]["weight"] for run in (straight, second)]
     assert (end[0] == end[1]).all()
     assert [line["step"] for line in logged(second)] == list(range(1, 9))
+    seconds = [line["Time/training_seconds"] for line in logged(second)]
+    assert seconds == sorted(seconds), "seconds of training go on, too"
+    assert seconds[0] > 0
 
 
 def test_lines_beyond_the_newest_checkpoint_are_cut_on_resume(make_run):
