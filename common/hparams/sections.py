@@ -138,6 +138,13 @@ class Train:
     checkpoint_and_eval_interval_in_steps: int = option(
         low=1, doc="steps between two checkpoints and validations"
     )
+    stabilizer: str = option(
+        "off",
+        choices=("off", "nan"),
+        doc="nan: put back the newest kept weights and moments where the loss is not finite; looks at every "
+        "stabilizer_interval-th step, so that optimizer.max_skips_in_row must be larger",
+    )
+    stabilizer_interval: int = option(1000, low=1, doc="steps between two copies of weights and moments")
     precision: str = option(
         "float32", choices=("float32", "bfloat16", "float64"), doc="arithmetic of the network"
     )

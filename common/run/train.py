@@ -15,6 +15,7 @@ from common.run.families import FamilyLogic, check_examples, family_logic
 from common.run.logs import SECONDS, JsonLines, Log, Sink, TensorBoard, WandB, check_wandb
 from common.run.progress import Progress
 from common.run.restore import Start, load_best, restore
+from common.run.stabilizer import Stabilizer
 from common.run.stopping import Stop
 from common.run.versions import versions
 
@@ -61,6 +62,7 @@ class _Training:
         self.metrics: Mapping[str, float] = {}
         self.seconds = float(start.info.get("seconds", 0.0))
         self.stop = Stop(context.engine, context.directory.path)
+        self.stabilizer = Stabilizer(context.engine, self.hparams.train, start.step, context.say)
         self.batches = _batches(context, start)
         self.log = Log(_sinks(context, start.step) if context.writes else [])
 
@@ -81,7 +83,7 @@ class _Training:
         done = index + 1
         options = self.hparams.train
         due = done % options.checkpoint_and_eval_interval_in_steps == 0 or done == options.total_train_steps
-        fetches = due or done % options.logging_interval_in_steps == 0
+        fetches = due or done % options.logging_interval_in_steps == 0 or self.stabilizer.fetches(done)
         if fetches:
             self.stop.announce(done)
         self.engine.train_step(next(self.batches), index, self.family.scalars(index))
@@ -107,6 +109,8 @@ class _Training:
         self.seconds, self.since = self.seconds + now - self.since, now
         logged = self.family.logged(self.metrics, done)
         self.log.scalars("train", done, {**logged, SECONDS: self.seconds})
+        if self.stabilizer.after(done, self.metrics):
+            return
         options = self.hparams.optimizer
         in_row = int(self.metrics["skips_in_row"])
         if in_row >= options.max_skips_in_row:
