@@ -40,6 +40,8 @@ DESCRIPTORS = {
     "custom": _FOLDER,
     "npy": Descriptor(),
     "webdataset": Descriptor(labelled=True),
+    "tfrecords": Descriptor(),
+    "glob": Descriptor(),
     "tokens": Descriptor(flip=False, tokens=True),
     "text": Descriptor(flip=False, tokens=True),
 }

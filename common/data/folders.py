@@ -1,4 +1,4 @@
-"""Flat folders of image files, decoded when they are read (celebA, celebAHQ, ffhq, custom).
+"""Image files decoded when they are read: flat folders (celebA, celebAHQ, ffhq, custom) and patterns (glob).
 
 Every file with an image suffix is a picture, in the order of the names; hidden files are ignored and other
 files are left out with a note. All pictures are checked when the folder is opened (`image_files.check`).
@@ -8,56 +8,93 @@ readable one stands in for it.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from common.data import image_files
+from common.data.crops import decode_cropped
 from common.data.descriptors import describe
-from common.data.options import PATH_OPTIONS, Options, Split, data_path, picture_shape
+from common.data.options import (
+    PATH_OPTIONS,
+    Options,
+    Split,
+    data_path,
+    matching_files,
+    picture_shape,
+)
 from common.data.picture_set import PictureSet
 from common.data.reader import Reader
 from common.errors import UserError
+
+Decode = Callable[[Path, int, int], np.ndarray]
+"""From a file, a side and a number of channels to a picture; `Refused` where it is none."""
 
 _NAMED = 5  # files that a message lists
 
 
 def open_folder(options: Options, split: Split) -> PictureSet:
     """Open the folder of a split; a `UserError` tells why it cannot be used."""
-    data = options.data
-    H, _, C = picture_shape(data, describe(data.dataset_source))
+    _check_channels(options)
+    folder = data_path(options.data, split)
+    paths, others = _list(folder, PATH_OPTIONS[split])
+    notes = [f"{folder}: left out {_count(others, 'file')} without an image suffix"] if others else []
+    return _open(options, split, folder, paths, image_files.decode, notes)
+
+
+def open_glob(options: Options, split: Split) -> PictureSet:
+    """Open the image files that fit a split's pattern, such as 'photos/**/*.jpg', or lie in its folder.
+
+    Of a picture the largest square in the middle is taken (`crops`). A `UserError` tells why they cannot be
+    used.
+    """
+    _check_channels(options)
+    paths = matching_files(options.data, split, tuple(sorted(image_files.SUFFIXES)))
+    decode = partial(decode_cropped, legacy=options.data.legacy_crop)
+    return _open(options, split, Path(os.path.commonpath([path.parent for path in paths])), paths, decode, [])
+
+
+def _check_channels(options: Options) -> None:
+    C = picture_shape(options.data, describe(options.data.dataset_source))[2]
     if C not in (1, 3):
         raise UserError(
             f"[data] channels is {C}; image files give 1 (grey) or 3 (RGB), other pictures come as 'npy'"
         )
-    folder, option = data_path(data, split), PATH_OPTIONS[split]
-    paths, others = _list(folder, option)
-    notes = [f"{folder}: left out {_count(others, 'file')} without an image suffix"] if others else []
+
+
+def _open(
+    options: Options, split: Split, folder: Path, paths: list[Path], decode: Decode, notes: list[str]
+) -> PictureSet:
+    """The pictures at `paths` inside a folder, those that cannot be used named or left out."""
+    data, option = options.data, PATH_OPTIONS[split]
+    H, _, C = picture_shape(data, describe(data.dataset_source))
     pool = ThreadPoolExecutor(min(options.run.num_cpus, os.cpu_count() or 1), thread_name_prefix="decode")
-    refused = {
-        path.name: reason for path, reason in zip(paths, pool.map(_refusal, paths), strict=True) if reason
-    }
+    names = {path: str(path.relative_to(folder)) for path in paths}
+    refused = {path: reason for path, reason in zip(paths, pool.map(_refusal, paths), strict=True) if reason}
     if refused:
-        named = _count([f"{name}: {reason}" for name, reason in refused.items()], "picture")
+        named = _count([f"{names[path]}: {reason}" for path, reason in refused.items()], "picture")
         if not data.skip_corrupt:
             raise UserError(
                 f"[data] {option} '{folder}': cannot use {named} out of {len(paths)}; mend or "
                 "remove them, or set data.skip_corrupt=True"
             )
         notes.append(f"{folder}: left out {named} out of {len(paths)}")
-    usable = [path for path in paths if path.name not in refused]
+    usable = [path for path in paths if path not in refused]
     if not usable:
         raise UserError(f"[data] {option} '{folder}': none of its {len(paths)} pictures can be used")
     reader = Reader(
         [str(path) for path in usable],
-        lambda index: image_files.decode(usable[index], H, C),
+        lambda index: decode(usable[index], H, C),
         (H, H, C),
         pool,
         skip_corrupt=data.skip_corrupt,
     )
     return PictureSet(
         name=f"{folder.name} ({split})",
-        keys=tuple(path.name for path in usable),
+        keys=tuple(names[path] for path in usable),
         read=reader,
         notes=tuple(notes),
         unreadable=reader.unreadable,

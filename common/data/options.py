@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import glob
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -56,6 +58,26 @@ def picture_shape(data: Data, descriptor: Descriptor) -> tuple[int, int, int]:
     """(H, W, C) of a source's pictures before padding."""
     side = data.target_res - 2 * descriptor.padding
     return side, side, data.channels
+
+
+def matching_files(data: Data, split: Split, suffixes: Sequence[str]) -> list[Path]:
+    """Files of a split: one, those of a folder with one of the suffixes, or those that fit a pattern with
+    *, ? or [...] (** for folders of any depth); sorted by name, never none (`UserError`)."""
+    option = PATH_OPTIONS[split]
+    text = getattr(data, option)
+    if glob.has_magic(text) and not Path(text).exists():
+        found = sorted(Path(name) for name in glob.glob(text, recursive=True))  # noqa: PTH207 - absolute patterns, too
+        found = [path for path in found if path.suffix.lower() in suffixes and path.is_file()]
+        what = f"fits no file that ends in {', '.join(suffixes)}"
+    else:
+        path = data_path(data, split)
+        found = (
+            [path] if path.is_file() else sorted(p for p in path.iterdir() if p.suffix.lower() in suffixes)
+        )
+        what = f"holds no file that ends in {', '.join(suffixes)}"
+    if not found:
+        raise UserError(f"[data] {option} '{text}' {what}")
+    return found
 
 
 def data_path(data: Data, split: Split) -> Path:

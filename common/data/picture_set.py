@@ -14,16 +14,18 @@ class PictureSet:
     """Pictures uint8 (N, H, W, C), without padding and at full bit depth, read only when `gather` asks for
     them.
 
-    `keys` are stable names, one a picture, and give the set its length. `labels` is (N,) or None. Where
-    `binarise_on_read` is set, the grey levels are probabilities times 255 and the pipeline draws 0 or 255
-    from them. `notes` are one-line remarks for the user. `unreadable` holds the indices of pictures for which
-    `gather` had to return another one.
+    `keys` are stable names, one a picture, and give the set its length. `labels` is (N,) or None, `captions`
+    int32 (N, L), numbers of texts' tokens, or None. Where `binarise_on_read` is set, the grey levels are
+    probabilities times 255 and the pipeline draws 0 or 255 from them. `notes` are one-line
+    remarks for the user. `unreadable` holds the indices of pictures for which `gather` had to return another
+    one.
     """
 
     name: str
     keys: Sequence[str]
     read: Callable[[Array], Array]
     labels: Array | None = None
+    captions: Array | None = None
     binarise_on_read: bool = False
     notes: tuple[str, ...] = ()
     unreadable: Collection[int] = ()

@@ -57,8 +57,8 @@ class ShuffledPositions:
 
 class TrainingBatches(Iterator[Batch]):
     """Endless batches of process r of R: 'image' uint8 (B / R, target_res, target_res, C) or 'tokens' int32
-    (B / R, L), and with `data.labels` 'label' int32 (B / R,). Tokens with captions have the arrays of
-    `common.data.texts`, too.
+    (B / R, L), and with `data.labels` 'label' int32 (B / R,), with `data.text_seq_len` 'caption' int32
+    (B / R, L). Tokens with captions have the arrays of `common.data.texts`, too.
     """
 
     def __init__(
@@ -173,6 +173,8 @@ def _examples_at(
     else:
         pictures = examples.gather(indices)
         batch["image"] = draw(pictures) if examples.binarise_on_read else pictures
+        if examples.captions is not None:
+            batch["caption"] = examples.captions[indices]
     if labels and examples.labels is not None:
         batch["label"] = np.asarray(examples.labels)[indices].astype(np.int32)
     return batch

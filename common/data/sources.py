@@ -8,10 +8,11 @@ from common.data.characters import open_text
 from common.data.cifar10 import open_cifar10
 from common.data.descriptors import describe
 from common.data.embedded import open_digits, open_photos
-from common.data.folders import open_folder
+from common.data.folders import open_folder, open_glob
 from common.data.mnist import open_mnist, open_mnist10k
 from common.data.options import PATH_OPTIONS, Options, Split, check_options, data_path
 from common.data.picture_set import PictureSet
+from common.data.tfrecords import open_tfrecords
 from common.data.tokens import TokenSet, open_tokens
 from common.data.webdataset import open_webdataset
 from common.errors import UserError
@@ -39,6 +40,8 @@ OPENERS: dict[str, Callable[[Options, Split], Examples]] = {
     "custom": open_folder,
     "npy": open_npy,
     "webdataset": open_webdataset,
+    "tfrecords": open_tfrecords,
+    "glob": open_glob,
     "tokens": open_token_split,
     "text": open_text,
 }

@@ -71,7 +71,12 @@ def written_out(
     A `UserError` where an option is wrong.
     """
     document, words = read(cfg_path), command_line.parse(overrides, cwd)
-    document = _edited(document, words, assemble(document, words, TWIN), None)
+    return rewritten(document, words, assemble(document, words, TWIN), header)
+
+
+def rewritten(document: Document, words: Sequence[Setting], hparams: Any, header: Sequence[str]) -> str:
+    """Text of a document with words written into it, which give `hparams`, and `header` at its beginning."""
+    document = _edited(document, words, hparams, None)
     first, *others = document.sections
     return render(replace(document, sections=(replace(first, comments=tuple(header)), *others)))
 

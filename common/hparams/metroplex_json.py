@@ -53,12 +53,13 @@ RENAMED = {
     "train_batch_size": "train.batch_size", "eval_batch_size": "val.batch_size",
     "predict_batch_size": "synthesis.batch_size", "eval_dataset_size": "val.n_samples_for_validation",
     "grad_checkpoint": "train.checkpoint_activations", "n_channels": "data.channels",
+    "input_channels": "data.channels", "text_seq_len": "data.text_seq_len", "padding_id": "data.padding_id",
+    "save_freq": "train.stabilizer_interval",
 }  # fmt: skip
 
 UNUSED = (
     "iters_per_host_call", "predict_steps", "attn_options", "space2depth", "model_path", "eval_steps",
-    "batch_size_inv_factor", "iter_factor", "input_channels", "text_seq_len", "padding_id", "save_freq",
-    "data_scale", "local_attn_scale",
+    "batch_size_inv_factor", "iter_factor", "data_scale", "local_attn_scale",
 )  # fmt: skip
 """Keys that steer what is done otherwise here, or nothing, or that enter other values."""
 
@@ -177,7 +178,9 @@ def _model_value(key: str, value: Any) -> Any:
 
 
 def _dataset(value: Mapping[str, Any]) -> Values:
+    """The original reads TFRecords or the files that fit a pattern."""
     return {
+        "data.dataset_source": "tfrecords" if value.get("tfrecords") else "glob",
         "data.target_res": value.get("image_size", 32),
         "data.train_data_path": value.get("train_path", ""),
         "data.val_data_path": value.get("eval_path", ""),

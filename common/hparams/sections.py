@@ -38,6 +38,12 @@ class Data:
     num_bits: float = option(low=1, high=8, doc="bit depth of a channel")
     random_horizontal_flip: bool = option(doc="mirror training pictures with probability 1/2 (never digits)")
     labels: bool = option(False, doc="give the pictures' class labels to the model")
+    legacy_crop: bool = option(
+        False,
+        doc="'tfrecords' and 'glob': the original's box, off the centre of pictures that are not square",
+    )
+    text_seq_len: int = option(0, low=0, doc="'tfrecords': tokens of a caption to read; 0: none")
+    padding_id: int = option(0, low=0, doc="number that fills up shorter captions")
     skip_corrupt: bool = option(False, doc="leave out unreadable image files instead of stopping")
 
     def __post_init__(self) -> None:
@@ -132,6 +138,13 @@ class Train:
     checkpoint_and_eval_interval_in_steps: int = option(
         low=1, doc="steps between two checkpoints and validations"
     )
+    stabilizer: str = option(
+        "off",
+        choices=("off", "nan"),
+        doc="nan: put back the newest kept weights and moments where the loss is not finite; looks at every "
+        "stabilizer_interval-th step, so that optimizer.max_skips_in_row must be larger",
+    )
+    stabilizer_interval: int = option(1000, low=1, doc="steps between two copies of weights and moments")
     precision: str = option(
         "float32", choices=("float32", "bfloat16", "float64"), doc="arithmetic of the network"
     )

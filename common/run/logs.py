@@ -15,6 +15,8 @@ from common.run.engine import Array
 from common.run.files import replacing
 
 Scalars = Mapping[str, float]
+SECONDS = "Time/training_seconds"
+"""Tag of the seconds that a run has trained for."""
 
 
 class Sink(Protocol):

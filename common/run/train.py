@@ -1,6 +1,7 @@
 """The training loop: batches to the engine, numbers to the logs, checkpoints to disk."""
 
 import math
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,10 @@ from common.errors import UserError
 from common.hparams.archive import to_json
 from common.run.context import Context, Work
 from common.run.families import FamilyLogic, check_examples, family_logic
-from common.run.logs import JsonLines, Log, Sink, TensorBoard, WandB, check_wandb
+from common.run.logs import SECONDS, JsonLines, Log, Sink, TensorBoard, WandB, check_wandb
 from common.run.progress import Progress
 from common.run.restore import Start, load_best, restore
+from common.run.stabilizer import Stabilizer
 from common.run.stopping import Stop
 from common.run.versions import versions
 
@@ -58,7 +60,9 @@ class _Training:
         self.start = start.step
         self.best = start.best if start.best and math.isfinite(start.best["score"]) else None
         self.metrics: Mapping[str, float] = {}
+        self.seconds = float(start.info.get("seconds", 0.0))
         self.stop = Stop(context.engine, context.directory.path)
+        self.stabilizer = Stabilizer(context.engine, self.hparams.train, start.step, context.say)
         self.batches = _batches(context, start)
         self.log = Log(_sinks(context, start.step) if context.writes else [])
 
@@ -66,6 +70,7 @@ class _Training:
         """Returns whether the run came to its end; False when it was asked to stop."""
         total = self.hparams.train.total_train_steps
         progress = Progress("training", total, start=self.start, shown=self.context.writes)
+        self.since = time.monotonic()
         try:
             with self.stop.listening():
                 return all(self._step(index, progress) for index in range(self.start, total))
@@ -78,7 +83,7 @@ class _Training:
         done = index + 1
         options = self.hparams.train
         due = done % options.checkpoint_and_eval_interval_in_steps == 0 or done == options.total_train_steps
-        fetches = due or done % options.logging_interval_in_steps == 0
+        fetches = due or done % options.logging_interval_in_steps == 0 or self.stabilizer.fetches(done)
         if fetches:
             self.stop.announce(done)
         self.engine.train_step(next(self.batches), index, self.family.scalars(index))
@@ -94,11 +99,18 @@ class _Training:
             except _AbandonedError:
                 return self._leave(done, fetched=True, progress=progress)
             self._save(done)
+            self.since = time.monotonic()
         return True
 
     def _fetch(self, done: int) -> None:
         self.metrics = self.engine.fetch_metrics()
-        self.log.scalars("train", done, self.family.logged(self.metrics, done))
+        # Of training alone, since the run began: validations and checkpoints do not count.
+        now = time.monotonic()
+        self.seconds, self.since = self.seconds + now - self.since, now
+        logged = self.family.logged(self.metrics, done)
+        self.log.scalars("train", done, {**logged, SECONDS: self.seconds})
+        if self.stabilizer.after(done, self.metrics):
+            return
         options = self.hparams.optimizer
         in_row = int(self.metrics["skips_in_row"])
         if in_row >= options.max_skips_in_row:
@@ -143,6 +155,7 @@ class _Training:
             "twin": self.engine.name,
             "metrics": {name: value for name, value in self.metrics.items() if math.isfinite(value)},
             "best": self.best,
+            "seconds": self.seconds,
         }
         best = int(self.best["step"]) if self.best else None
         keep = self.hparams.run.max_allowed_checkpoints

@@ -21,6 +21,9 @@ def make_options(source, resolution, channels, *, seed=5, num_cpus=2, **data):
         "random_horizontal_flip": True,
         "skip_corrupt": False,
         "labels": False,
+        "legacy_crop": False,
+        "text_seq_len": 0,
+        "padding_id": 0,
     }
     return SimpleNamespace(
         run=SimpleNamespace(seed=seed, num_cpus=num_cpus), data=SimpleNamespace(**{**values, **data})

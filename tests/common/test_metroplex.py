@@ -188,6 +188,13 @@ def test_json_of_both_programs_becomes_a_configuration(tmp_path):
         "AdamTF",
     )
     assert found.optimizer.learning_rate_scheme == "constant_times_warmup"
+    assert (found.data.dataset_source, found.data.legacy_crop) == ("glob", False)
+    records = {**first, "dataset": {**first["dataset"], "tfrecords": True}, "text_seq_len": 4}
+    records |= {"padding_id": 9, "save_freq": 7}
+    path.write_text(cfg_text(options(records, "records"), "converted"))
+    found = load(path)
+    assert (found.data.dataset_source, found.data.text_seq_len, found.data.padding_id) == ("tfrecords", 4, 9)
+    assert found.train.stabilizer_interval == 7
     later = {"image_size": 16, "width": 8, "custom_width_str": "16:8", "enc_blocks": "16x1",
              "dec_blocks": "16x1", "attn_res": "16", "skip_threshold": -1}  # fmt: skip
     path.write_text(cfg_text(options(later, "later"), "converted"))

@@ -146,6 +146,9 @@ def test_signal_lets_the_step_finish_and_the_same_command_goes_on(make_run, numb
     end = [store.load(run.directory.checkpoints).state["model"]["weight"] for run in (straight, second)]
     assert (end[0] == end[1]).all()
     assert [line["step"] for line in logged(second)] == list(range(1, 9))
+    seconds = [line["Time/training_seconds"] for line in logged(second)]
+    assert seconds == sorted(seconds), "seconds of training go on, too"
+    assert seconds[0] > 0
 
 
 def test_lines_beyond_the_newest_checkpoint_are_cut_on_resume(make_run):
@@ -381,3 +384,53 @@ def test_damaged_statistics_are_named(trained):
 def test_untrained_run_has_nothing_to_synthesise_from(make_run):
     with pytest.raises(UserError, match="holds no checkpoint"):
         synthesize(make_run())
+
+
+def test_stabilizer_puts_the_newest_sound_state_back(make_run, capsys):
+    """Steps 1, 4 and 8 are looked at; from index 5 on there is no finite loss until the state is put back."""
+    states = []
+
+    def prepare(engine):
+        fetch, load_state = engine.fetch_metrics, engine.state_from_numpy
+
+        def fetched():
+            found = fetch()
+            return {**found, "loss": float("nan") if engine.in_row else 1.0, "skips_in_row": engine.in_row}
+
+        def loaded(state):
+            states.append(float(state["model"]["weight"][0]))
+            engine.bad_steps.clear()
+            load_state(state)
+
+        engine.fetch_metrics, engine.state_from_numpy = fetched, loaded
+        engine.bad_steps = set(range(5, 100))
+
+    words = ("train.stabilizer='nan'", "train.stabilizer_interval=4", "train.logging_interval_in_steps=100",
+             "train.total_train_steps=12", "optimizer.max_skips_in_row=5",
+             "train.checkpoint_and_eval_interval_in_steps=6")  # fmt: skip
+    context = make_run(*words, prepare=prepare)
+    train(context)
+    kept = store.load(context.directory.checkpoints, 12).state["counters"]
+    assert (int(kept["skips"]), int(kept["updates"])) == (3, 4 + 4)
+    straight = make_run("train.total_train_steps=4", name="straight")
+    train(straight)
+    assert states[0] == store.load(straight.directory.checkpoints, 4).state["model"]["weight"][0]
+    assert (
+        "step 8: the loss is not finite: weights and moments of step 4 are put back"
+        in capsys.readouterr().out
+    )
+    off = make_run(*words[1:], name="off", prepare=prepare)
+    with pytest.raises(UserError, match="updates in a row were skipped"):
+        train(off)
+
+
+def test_stabilizer_without_a_sound_state_changes_nothing(make_run):
+    def prepare(engine):
+        engine.bad_steps = {0, 1}
+        engine.fetch_metrics = lambda fetch=engine.fetch_metrics: {
+            **fetch(), "loss": float("nan") if engine.in_row else 1.0
+        }  # fmt: skip
+
+    context = make_run("train.stabilizer='nan'", "train.stabilizer_interval=2", prepare=prepare)
+    train(context)
+    assert store.load(context.directory.checkpoints, 8).state["counters"]["updates"] == 6

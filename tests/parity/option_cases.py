@@ -47,9 +47,11 @@ SMALL = (
 HOST_ONLY = {
     "run.wandb": "where scalars are logged",
     "data.random_horizontal_flip": "the one data pipeline serves both twins",
+    "data.legacy_crop": "the one data pipeline serves both twins",
     "data.skip_corrupt": "the one data pipeline serves both twins",
     "metrics.report_baselines": "what is printed after training",
     "optimizer.learning_rate_scheme": "which number the host gives the engine",
+    "train.stabilizer": "when the host gives an engine an older state",
     "train.resume_from_ema": "which file of a checkpoint is read",
     "synthesis.synthesis_mode": "which methods of the engine are called",
     "synthesis.save_target_in_reconstruction": "which pictures are written",

@@ -1,0 +1,69 @@
+"""TFRecords give the pictures and captions that Metroplex's input pipeline gave."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from common.data import image_files
+from common.data.crops import centre_box, crop_and_resize, legacy_box
+from common.data.options import matching_files
+from common.data.sources import open_datasets
+from common.data.tf_example import encode
+from common.data.tfrecords import captions, image_of, index
+from common.hparams import load
+from tests.golden.recorded import cases
+from tests.parity.metroplex_cases import BASE
+
+INPUT = ("metroplex", "tf_input")
+
+
+def scaled(pictures):
+    return (np.asarray(pictures, np.float32) - 127.5) / 127.5
+
+
+@pytest.mark.parametrize(("folder", "case"), cases(INPUT))
+def test_records_become_the_original_batch(folder, case):
+    inputs, outputs = (dict(np.load(folder / f"{name}.npz")) for name in ("inputs", "outputs"))
+    batch, tol = outputs["batch"], case["tol"]["outputs"]["of_max"]
+    side, jpeg = batch.shape[1], case["jpeg_item"]["index"]
+    words = ["dataset_source='tfrecords'", f"train_data_path={folder}", f"target_res={side}", "channels=3",
+             "num_bits=8.", "text_seq_len=4", "legacy_crop=True"]  # fmt: skip
+    hparams = load(BASE, [f"data.{word}" for word in words])
+    (path,) = matching_files(hparams.data, "train", (".tfrecords",))
+    records = index(path)
+    assert len(records) == len(batch)
+    for number, record in enumerate(records):
+        content = image_of(record)
+        if number == jpeg:
+            assert content == inputs["jpeg_bytes"].tobytes()
+            picture = outputs["jpeg_decoded_by_tf"]
+        else:
+            with image_files.open_image(io.BytesIO(content)) as image:
+                picture = np.asarray(image.convert("RGB"))
+            np.testing.assert_array_equal(picture, inputs[f"img{number}"])
+        found = scaled(crop_and_resize(picture, side, legacy_box(*picture.shape[:2])))
+        np.testing.assert_allclose(found, batch[number], rtol=0, atol=tol * np.abs(batch).max())
+        if picture.shape[0] == picture.shape[1]:
+            centred = scaled(crop_and_resize(picture, side, centre_box(*picture.shape[:2])))
+            np.testing.assert_array_equal(centred, found)
+    np.testing.assert_array_equal(captions(records, 4, 0), outputs["labels"])
+    pictures = open_datasets(hparams).train
+    made = scaled(pictures.gather(np.arange(len(records))))
+    for number, (ours, theirs) in enumerate(zip(made, batch, strict=True)):
+        limit = case["jpeg_item"]["atol_with_PIL"] if number == jpeg else 0.5 / 127.5 + tol
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=limit)
+    np.testing.assert_array_equal(pictures.captions, outputs["labels"])
+
+
+@pytest.mark.parametrize(("folder", "case"), cases(INPUT))
+def test_our_messages_are_read_as_theirs(folder, case):
+    """The order of features is free in the format; what is read back is not."""
+    for path in folder.glob("*.tfrecords"):
+        for record in index(path):
+            features = record.features()
+            again = encode(features)
+            assert len(again) == record.size
+            with Image.open(io.BytesIO(image_of(record))) as image:
+                assert image.size[0] > 0
