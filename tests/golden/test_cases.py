@@ -27,7 +27,10 @@ ELSEWHERE = {
         "sundae_train", "sundae_text8",  # test_sundae_training.py
         "taming_vqgan_latents",  # test_maskgit_tokenizers.py
     ),
-    "metroplex": ("metroplex_tf", "metroplex_jax_vdvae"),  # test_metroplex.py
+    "metroplex": (
+        "metroplex_tf", "metroplex_jax_vdvae",  # test_metroplex.py
+        "metroplex_jax_vqvae",  # test_metroplex_tokenizers.py
+    ),
 }  # fmt: skip
 MAX_SETTINGS = 8
 HOST = {("hierarchical_vae", runner): check for runner, check in host_cases.RUNNERS.items()}
