@@ -21,8 +21,9 @@ QUICK = {"xla_backend_optimization_level": 0}
 class Twin:
     """A tokenizer with canonical weights."""
 
-    def __init__(self, plan, weights, dtype=np.float32, *, checkpoint=False):
+    def __init__(self, plan, weights, dtype=np.float32, *, checkpoint=False, power=2):
         self.plan, self.weights, self.dtype, self.checkpoint = plan, weights, dtype, checkpoint
+        self.power = power
         self.shapes = shapes(parameter_table(plan))
 
     def forward(self, x):
@@ -34,7 +35,8 @@ class Twin:
         raise NotImplementedError
 
     def train(self, x, noise=None, buffers=None):
-        """Intermediates and gradients of a training pass; the loss is mean((made - x)^2) + quantiser."""
+        """Intermediates and gradients of a training pass; the loss is mean(|made - x|^power) +
+        quantiser."""
         raise NotImplementedError
 
 
@@ -47,11 +49,11 @@ def _stages(model, x, plan):
     return found | {"decoded": model.decode(quantised.codes)}
 
 
-def _training(model, x, noise, buffers):
+def _training(model, x, noise, buffers, power):
     z = model.encode(x, noise)
     quantised = model.quantise(z, noise, None, buffers, train=True)
     made = model.output(model.decode_trunk(quantised.codes, noise))
-    loss = ((made - x) ** 2).mean() + quantised.losses["quantiser"]
+    loss = (abs(made - x) ** power).mean() + quantised.losses["quantiser"]
     found = {"made": made, "codes": quantised.codes, "indices": quantised.indices, "loss": loss}
     found |= {f"loss.{name}": value for name, value in quantised.losses.items()}
     return loss, found | {f"new.{name}": value for name, value in quantised.buffers.items()}
@@ -83,7 +85,7 @@ class Torch(Twin):
 
         model, parameters, names = self._model()
         loss, found = _training(
-            model, torch.from_numpy(x.astype(self.dtype)), tensors(noise), tensors(buffers)
+            model, torch.from_numpy(x.astype(self.dtype)), tensors(noise), tensors(buffers), self.power
         )
         grads = torch.autograd.grad(loss, parameters, materialize_grads=True)
         found = {name: value.detach().numpy() for name, value in found.items()}
@@ -122,7 +124,7 @@ class Jax(Twin):
     def train(self, x, noise=None, buffers=None):
         def both(merge, params, x, noise, buffers):
             def loss(params):
-                return _training(merge(params), x, noise, buffers)
+                return _training(merge(params), x, noise, buffers, self.power)
 
             grads, found = jax.grad(loss, has_aux=True)(params)
             return found, grads

@@ -119,9 +119,11 @@ def _convert_metroplex(
     with replacing(target) as beside:
         values = metroplex_json.options(config, source.stem)
         beside.write_text(metroplex_json.cfg_text(values, source.name), encoding="utf-8")
-        check_options(load(beside, overrides))
+        hparams = load(beside, overrides)
+        family = hparams.run.family
+        check_options(hparams)
         beside.write_text(written_out(beside, overrides, header), encoding="utf-8")
-    print(f"{target}: {source.name} as a configuration of family metroplex; [data] says where pictures lie")
+    print(f"{target}: {source.name} as a configuration of family {family}; [data] says where pictures lie")
 
 
 def _make_run(chosen: argparse.Namespace, read_torch: ReadTorch) -> None:

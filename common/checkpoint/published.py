@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from common.checkpoint import metroplex_tokenizers
 from common.checkpoint.compare import match
 from common.checkpoint.diffusers_import import (
     diffusers_tokenizer,
@@ -119,6 +120,13 @@ def canonical_weights(arrays: Arrays, hparams: Any, where: object, *, own: bool 
     return {name: np.ascontiguousarray(found[name], np.float32) for name in expected}
 
 
+def published_buffers(arrays: Arrays, hparams: Any) -> dict[str, np.ndarray]:
+    """Averages that a file holds beside the weights; empty where there are none."""
+    if hparams.run.family != "vqgan" or hparams.model.architecture != "metroplex":
+        return {}
+    return metroplex_tokenizers.buffers_from_flax(arrays, _tokenizer_plan(hparams))
+
+
 def _renamed(arrays: Arrays, hparams: Any) -> Arrays:
     """Their names and layouts tell which project's they are."""
     if hparams.run.family == "metroplex":
@@ -130,6 +138,8 @@ def _renamed(arrays: Arrays, hparams: Any) -> Arrays:
         if architecture == "halton":
             return from_halton(arrays)
         return from_diffusers_uvit(arrays) if _has(arrays, "down_block.") else dict(arrays)
+    if hparams.model.architecture == "metroplex":
+        return metroplex_tokenizers.from_flax(arrays, _tokenizer_plan(hparams))
     if flax:
         return from_flax(arrays, _tokenizer_plan(hparams))
     if _has(arrays, "in_block."):

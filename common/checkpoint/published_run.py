@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from common.checkpoint import store
-from common.checkpoint.published import FAMILIES, Published, canonical_weights, recognise
+from common.checkpoint.published import FAMILIES, Published, canonical_weights, published_buffers, recognise
 from common.checkpoint.tensor_files import ReadTorch, read_config, read_weights, weights_file
 from common.errors import UserError
 from common.hparams import load, resolve, to_json
@@ -65,7 +65,9 @@ def _write(
     own = described is not None and described.own
     if hparams.run.family not in FAMILIES and not own:
         raise UserError(f"{base}: family '{hparams.run.family}' has no published weights of this kind")
-    weights = canonical_weights(read_weights(file, read_torch), hparams, file, own=own)
+    arrays = read_weights(file, read_torch)
+    weights = canonical_weights(arrays, hparams, file, own=own)
+    buffers = published_buffers(arrays, hparams)
     weights |= _discriminator(hparams)
     with directory.locked():
         if present := store.steps(directory.checkpoints):
@@ -82,7 +84,7 @@ def _write(
             "imported_from": file.name,
         }
         options.save()
-        state = {"model": weights, "ema": weights}
+        state = {"model": weights, "ema": weights} | ({"buffers": buffers} if buffers else {})
         path = store.save(directory.checkpoints, 0, state, info, keep=1)
     n = sum(array.size for array in weights.values())
     return f"{path}: {len(weights)} tensors, {n:,} parameters; use it with run.name={hparams.run.name}"

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from common.errors import UserError, did_you_mean
+from common.hparams.metroplex_json_tokenizers import is_tokenizer, tokenizer_options
 
 Values = dict[str, Any]
 
@@ -97,7 +98,8 @@ def recognised(config: Mapping[str, Any]) -> bool:
 def options(config: Mapping[str, Any], name: str = "metroplex") -> Values:
     """`section.option` -> value; a `UserError` names a key that neither program has."""
     later = "image_size" in config
-    return {**DEFAULTS, "run.name": name, **(_later(config) if later else _first(config))}
+    values = {**DEFAULTS, "run.name": name, **(_later(config) if later else _first(config))}
+    return tokenizer_options(config, values) if later and is_tokenizer(config) else values
 
 
 def cfg_text(values: Values, header: str) -> str:
@@ -205,8 +207,6 @@ def _later(config: Mapping[str, Any]) -> Values:
         "model.legacy_row_attention": True, "optimizer.beta2": 0.9,
         "optimizer.gradient_skip_threshold": 400.0, "train.batch_size": 32,
     }  # fmt: skip
-    if config.get("gan") or config.get("model", "vdvae") != "vdvae":
-        raise UserError("JSON key 'model': only 'vdvae' of the later program can be converted")
     known = {*LATER, *LATER_UNUSED}
     for key, value in config.items():
         if key in LATER:

@@ -12,20 +12,34 @@ class Tokenizer:
     """`[model]` of the family vqgan."""
 
     architecture: str = option(
-        choices=("maskgit", "taming", "movq", "paella"),
+        choices=("maskgit", "taming", "movq", "paella", "metroplex"),
         doc="maskgit: convolutions only (MaskGIT, Chang et al. 2022); taming: with attention (VQGAN, "
         "Esser et al. 2021); movq: the same, the codes modulating the decoder's norms (Zheng et al. 2022); "
-        "paella: modulated blocks (Rampas et al. 2022)",
+        "paella: modulated blocks (Rampas et al. 2022); metroplex: VD-VAE's blocks (the VQ-VAE of the later "
+        "Metroplex program)",
     )
-    hidden_channels: int = option(low=1, high=2**14, doc="width that channel_mult multiplies")
-    channel_mult: tuple[int, ...] = option(low=1, doc="width of each level, finest first")
+    hidden_channels: int = option(
+        low=1, high=2**14, doc="width that channel_mult multiplies; metroplex: that of the finest resolution"
+    )
+    channel_mult: tuple[int, ...] = option((), low=1, doc="width of each level, finest first")
     num_res_blocks: int = option(
-        low=1, high=100, doc="residual blocks a level; paella: of the decoder's coarsest"
+        1, low=1, high=100, doc="residual blocks a level; paella: of the decoder's coarsest"
+    )
+    enc_blocks: str = option("", doc="metroplex: encoder blocks such as '8x2,8d2,4x1', as in its family")
+    dec_blocks: str = option(
+        "", doc="metroplex: decoder blocks such as '4x1,4d2,8x2'; d enlarges behind the block"
+    )
+    custom_width_str: str = option("", doc="metroplex: widths of other resolutions such as '4:64'")
+    bottleneck_multiple: float = option(0.25, low=0, high=2**10, doc="metroplex: bottleneck width over width")
+    block_type: str = option(
+        "bottleneck",
+        choices=("bottleneck", "diffusion"),
+        doc="metroplex: four convolutions, or two of full width",
     )
     z_channels: int = option(low=1, high=2**14, doc="channels of the encoder's output")
     num_embeddings: int = option(low=2, high=2**24, doc="codes")
     embedding_dim: int = option(
-        low=1, high=2**14, doc="length of a code; maskgit, paella: that of z_channels"
+        low=1, high=2**14, doc="length of a code; where no layer is between: z_channels"
     )
     norm_groups: int = option(32, low=1, doc="groups of the group norms")
     dropout: float = option(0.0, low=0, high=0.99, doc="rate before the second convolution of a block")
@@ -55,6 +69,11 @@ class Tokenizer:
     commitment_cost: float = option(0.25, low=0, doc="weight that keeps the encoder near the codes")
     l2_normalised: bool = option(False, doc="nearest: compare unit vectors (Yu et al. 2021, ViT-VQGAN)")
     ema_decay: float = option(0.99, low=0, high=1, doc="ema: decay of the averages")
+    ema_debiased: bool = option(
+        False,
+        doc="ema: averages begin at 0 and are divided by 1 - ema_decay^updates, so that the first batch "
+        "already makes the codes",
+    )
     fsq_levels: tuple[int, ...] = option((), low=2, doc="fsq: values of each component; codes: their product")
     entropy_loss_ratio: float = option(
         0.0,
@@ -77,15 +96,26 @@ class Tokenizer:
     )
 
     def __post_init__(self) -> None:
-        if not self.channel_mult:
+        by_blocks = self.architecture == "metroplex"
+        if not self.channel_mult and not by_blocks:
             raise UserError("[model] channel_mult is empty: give one factor a level, such as [1, 2]")
-        if self.architecture in ("maskgit", "paella") and self.z_channels != self.embedding_dim:
+        if by_blocks and not (self.enc_blocks and self.dec_blocks):
+            raise UserError(
+                f"[model] architecture '{self.architecture}' needs enc_blocks and dec_blocks, such as "
+                "'8x1,8d2,4x1' and '4x1,4d2,8x1'"
+            )
+        if by_blocks and self.channel_mult:
+            raise UserError(
+                f"[model] architecture '{self.architecture}' has its widths from custom_width_str: leave "
+                "channel_mult out"
+            )
+        if self.architecture not in ("taming", "movq") and self.z_channels != self.embedding_dim:
             raise UserError(
                 f"[model] embedding_dim {self.embedding_dim} must be z_channels {self.z_channels} for the "
                 f"architecture '{self.architecture}', which has no layer between them"
             )
-        if self.architecture == "paella" and self.dropout:
-            raise UserError("[model] architecture 'paella' has no dropout: set dropout=0")
+        if self.architecture in ("paella", "metroplex") and self.dropout:
+            raise UserError(f"[model] architecture '{self.architecture}' has no dropout: set dropout=0")
         self._check_quantizer()
 
     def _check_quantizer(self) -> None:

@@ -49,6 +49,26 @@ def encoder_blocks(text: str) -> tuple[EncoderStep, ...]:
     return tuple(steps)
 
 
+def enlarging_blocks(text: str) -> tuple[EncoderStep, ...]:
+    """The encoder's words read as a decoder without latents reads them: `RdK` enlarges by K behind the block.
+
+    Steps lead up, their `resolution` being that of the block and `pool` the factor behind it; a `UserError`
+    tells where a resolution is skipped.
+    """
+    steps: list[EncoderStep] = []
+    reached = 0
+    for word, resolution, kind, number in _words(text, "xd", "dec_blocks"):
+        if steps and resolution != reached:
+            raise UserError(
+                f"[model] dec_blocks '{text}': '{word}' begins at resolution {resolution}, the blocks before "
+                f"it end at {reached}"
+            )
+        steps += [EncoderStep(resolution, number if kind == "d" else 1)] * (1 if kind == "d" else number)
+        reached = resolution * steps[-1].pool
+        _check_number(len(steps), "dec_blocks")
+    return tuple(steps)
+
+
 def decoder_blocks(text: str) -> tuple[DecoderStep, ...]:
     """`RxN`: N blocks at resolution R; `RmM`: a block at R that adds the state of resolution M; `R`: one.
 

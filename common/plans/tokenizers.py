@@ -6,6 +6,7 @@ from common.errors import UserError
 from common.hparams.tokenizer import Tokenizer
 from common.plans.noise import Draw
 from common.plans.parameters import ONES, ZEROS, Init, Parameter, Table
+from common.plans.residual_tokenizers import ResidualStacks, residual_stacks, residual_table
 
 LEARNT = Init("fan_in_uniform")
 
@@ -33,7 +34,10 @@ class Level:
 
 @dataclass(frozen=True)
 class TokenizerPlan:
-    """Layers of encoder and decoder; levels are counted from the finest in both."""
+    """Layers of encoder and decoder; levels are counted from the finest in both.
+
+    `residual` stands in the place of the levels.
+    """
 
     options: Tokenizer
     resolution: int
@@ -42,10 +46,13 @@ class TokenizerPlan:
     encoder_mid: tuple[Block, ...]
     decoder_mid: tuple[Block, ...]
     decoder: tuple[Level, ...]
+    residual: ResidualStacks | None = None
 
     @property
     def downsampling(self) -> int:
         """Side of a picture over that of its grid of tokens."""
+        if self.residual is not None:
+            return self.resolution // self.residual.grid
         return int(2 ** (len(self.encoder) - 1 + self.paella))
 
     @property
@@ -95,6 +102,9 @@ def make_plan(options: Tokenizer, resolution: int, channels: int) -> TokenizerPl
     """Plan a tokenizer of pictures (resolution, resolution, channels); a `UserError` where that fails."""
     if options.architecture == "paella":
         return _paella_plan(options, resolution, channels)
+    if options.architecture == "metroplex":
+        stacks = residual_stacks(options, resolution)
+        return TokenizerPlan(options, resolution, channels, (), (), (), (), stacks)
     n = len(options.channel_mult)
     if resolution % 2 ** (n - 1):
         raise UserError(
@@ -176,6 +186,8 @@ def parameter_table(plan: TokenizerPlan) -> Table:
     options, taming = plan.options, plan.taming
     if plan.paella:
         return _paella_table(plan)
+    if plan.residual is not None:
+        return residual_table(plan.residual, plan.channels, _codebook(plan))
     table = _conv("encoder.conv_in", plan.channels, options.hidden_channels, 3, bias=taming)
     for i, level in enumerate(plan.encoder):
         table |= _blocks(plan, level.blocks, f"encoder.down.{i}.attn")
@@ -187,8 +199,7 @@ def parameter_table(plan: TokenizerPlan) -> Table:
     table |= _conv("encoder.conv_out", top, options.z_channels, 3 if taming else 1)
     if taming:
         table |= _conv("quant_conv", options.z_channels, options.embedding_dim, 1)
-    if has_codebook(plan):
-        table[codebook_name(plan)] = Parameter(_codes(plan), Init("uniform", 1 / plan.codebook_size))
+    table |= _codebook(plan)
     if options.quantizer == "gumbel" and taming:
         table |= _conv("quantize.proj", options.embedding_dim, plan.codebook_size, 1)
     if taming:
@@ -214,8 +225,7 @@ def _paella_table(plan: TokenizerPlan) -> Table:
             table |= _conv(f"encoder.down.{i}.resample", widths[i - 1], width, 4)
         table |= _modulated_block(f"encoder.down.{i}.blocks.0", width)
     table |= _conv("encoder.conv_out", widths[-1], D, 1)
-    if has_codebook(plan):
-        table[codebook_name(plan)] = Parameter(_codes(plan), Init("uniform", 1 / plan.codebook_size))
+    table |= _codebook(plan)
     table |= _conv("decoder.conv_in", D, widths[-1], 1)
     for i, width in reversed(list(enumerate(widths))):
         for j in range(plan.options.num_res_blocks if i == len(widths) - 1 else 1):
@@ -241,9 +251,16 @@ def _modulated_block(name: str, width: int) -> Table:
 
 
 def buffer_table(plan: TokenizerPlan) -> Table:
-    """What the quantiser keeps beside its parameters: averages of each code's number and sum of vectors."""
+    """What the quantiser keeps beside its parameters: averages of each code's number and sum of vectors and,
+    where these begin at 0, how many batches are in them."""
     if plan.options.quantizer != "ema":
         return {}
+    if plan.options.ema_debiased:
+        return {
+            "cluster_size": Parameter((plan.codebook_size,), ZEROS),
+            "embedding_sum": Parameter(_codes(plan), ZEROS),
+            "averaged": Parameter((1,), ZEROS),
+        }
     return {
         "cluster_size": Parameter((plan.codebook_size,), ONES),
         "embedding_sum": Parameter(_codes(plan), Init("uniform", 1 / plan.codebook_size)),
@@ -261,6 +278,12 @@ def noise(plan: TokenizerPlan, batch: int) -> tuple[Draw, ...]:
     if plan.options.quantizer != "gumbel":
         return draws
     return (*draws, Draw("gumbel", "uniform", (batch, plan.grid, plan.grid, plan.codebook_size)))
+
+
+def _codebook(plan: TokenizerPlan) -> Table:
+    if not has_codebook(plan):
+        return {}
+    return {codebook_name(plan): Parameter(_codes(plan), Init("uniform", 1 / plan.codebook_size))}
 
 
 def _codes(plan: TokenizerPlan) -> tuple[int, int]:

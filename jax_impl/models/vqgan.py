@@ -5,6 +5,7 @@ arrays are NHWC. Names of the parts are those of the published weights.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 from einops import rearrange
@@ -25,6 +26,7 @@ from jax_impl.layers.resnet import (
     halve,
 )
 from jax_impl.models.paella import PaellaDecoder, PaellaEncoder
+from jax_impl.models.residual_tokenizer import ResidualDecoder, ResidualEncoder
 from jax_impl.pretrained import Pretrained
 
 __all__ = ["Quantised", "Tokenizer", "assigned_codebook", "build_tokenizer"]
@@ -174,9 +176,10 @@ class Tokenizer(Pretrained, nnx.Module):
     def __init__(self, plan: TokenizerPlan, dtype: Dtype = None, checkpoint: bool = False) -> None:
         options = plan.options
         self.plan = plan
-        self.encoder = (PaellaEncoder if plan.paella else Encoder)(plan, dtype, checkpoint)
+        encoder, decoder = _parts(plan)
+        self.encoder = encoder(plan, dtype, checkpoint)
         self.quantize = make_quantizer(options)
-        self.decoder = (PaellaDecoder if plan.paella else Decoder)(plan, dtype, checkpoint)
+        self.decoder = decoder(plan, dtype, checkpoint)
         D, Z = options.embedding_dim, options.z_channels
         self.quant_conv = Convolution(Z, D, 1, dtype=dtype) if plan.taming else None
         self.post_quant_conv = Convolution(D, Z, 1, dtype=dtype) if plan.taming else None
@@ -234,6 +237,13 @@ class Tokenizer(Pretrained, nnx.Module):
 def build_tokenizer(plan: TokenizerPlan, dtype: Dtype = None, checkpoint: bool = False) -> Tokenizer:
     """The tokenizer of a plan. `checkpoint` recomputes blocks in the backward pass to save memory."""
     return Tokenizer(plan, dtype, checkpoint)
+
+
+def _parts(plan: TokenizerPlan) -> tuple[Any, Any]:
+    """Classes of the architecture's encoder and decoder."""
+    if plan.residual is not None:
+        return ResidualEncoder, ResidualDecoder
+    return (PaellaEncoder, PaellaDecoder) if plan.paella else (Encoder, Decoder)
 
 
 def _resnet_block(plan: TokenizerPlan, block: Block, dtype: Dtype) -> ResnetBlock:

@@ -85,6 +85,15 @@ def test_json_becomes_a_configuration(tmp_path):
     convert([str(source), "--to-cfg", str(target), "run.seed=7"], read_torch, torch_bytes)
     found = load(target)
     assert (found.run.name, found.run.seed, found.run.family) == ("conv-test", 7, "metroplex")
+    codes = {"model": "vqvae", "image_size": 8, "vq_res": 4, "custom_width_str": "8:8,4:16"}
+    codes |= {"enc_blocks": "8d2,4", "dec_blocks": "4d2,8"}
+    source.write_text(json.dumps({**codes, "codebook_size": 16}))
+    convert([str(source), "--to-cfg", str(target)], read_torch, torch_bytes)
+    found = load(target)
+    assert (found.run.family, found.model.architecture, found.model.z_channels) == ("vqgan", "metroplex", 16)
+    source.write_text(json.dumps(codes))
+    with pytest.raises(UserError, match="codebook_size"):
+        convert([str(source), "--to-cfg", str(tmp_path / "other.cfg")], read_torch, torch_bytes)
     source.write_text(json.dumps({**config, "prog_mode": 1, "depth": 5}))
     with pytest.raises(UserError, match="no preset of depth 5"):
         convert([str(source), "--to-cfg", str(tmp_path / "other.cfg")], read_torch, torch_bytes)

@@ -9,7 +9,7 @@ import pytest
 from common.checkpoint import store
 from common.data.tokens import open_tokens
 from tests.common.tiny_vqgan import write_tiny
-from tests.end_to_end.twins import TWINS, call, pictures
+from tests.end_to_end.twins import ROOT, TWINS, call, pictures
 
 pytestmark = pytest.mark.slow
 
@@ -140,9 +140,45 @@ def test_interrupted_encoding_goes_on(twin, capsys, monkeypatch):
     np.testing.assert_array_equal(open_tokens(folder).gather(np.arange(10)), whole)
 
 
+BLOCKS = (
+    "run.name=blocks",
+    "model.hidden_channels=8",
+    "model.custom_width_str='4:4'",
+    "model.enc_blocks='8d2,4'",
+    "model.dec_blocks='4d2,8'",
+    "model.z_channels=4",
+    "model.embedding_dim=4",
+    "train.total_train_steps=2",
+    "train.batch_size=8",
+    "train.logging_interval_in_steps=1",
+    "train.checkpoint_and_eval_interval_in_steps=2",
+    "val.n_samples_for_validation=8",
+    "val.batch_size=8",
+    "synthesis.batch_size=8",
+    "synthesis.n_samples=8",
+    "synthesis.split=test",
+)
+
+
+def test_vqvae_of_metroplex_changes_twins_and_decodes_its_tokens(tmp_path):
+    first, second = (tmp_path / name for name in reversed(TWINS))
+    cfg = ROOT / "egs" / "vqgan" / "metroplex_vqvae_digits.cfg"
+    call("train", first, cfg, *BLOCKS)
+    call("train", second, cfg, *BLOCKS, "--resume-from", first / "logs-blocks", "train.total_train_steps=4")
+    run = second / "logs-blocks"
+    state = store.load(run / "checkpoints").state
+    assert state["buffers"]["averaged"] == state["counters"]["updates"] == 4
+    for mode in ("reconstruction", "encoding", "decoding"):
+        call("synthesize", second, cfg, *BLOCKS, f"synthesis.synthesis_mode={mode}")
+    made = pictures(run / "synthesis-images" / "reconstructed", "image-*.png")
+    np.testing.assert_array_equal(pictures(run / "synthesis-images" / "decoded"), made)
+    assert made.std() > 0
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
+        ("model.architecture=metroplex", "enc_blocks"),
         ("data.dataset_source=mnist10k", "mnist10k_grey"),
         ("data.num_bits=5.", "num_bits"),
         ("data.target_res=9", "target_res"),

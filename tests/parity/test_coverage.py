@@ -14,6 +14,7 @@ from tests.parity import denoiser_cases, metroplex_cases, transformer_cases
 from tests.parity import test_classifier as classifier
 from tests.parity import test_maskgit_training as masked_tokens
 from tests.parity import test_sundae_training as sundae
+from tests.parity import test_tokenizers as tokenizers
 from tests.parity import test_vqgan_training as vqgan
 from tests.parity.model_cases import CASES, make
 from tests.parity.option_cases import HOST_ONLY, enumerated_options, load_case, option_cases
@@ -82,8 +83,7 @@ def run_everything():
             plan, weights, *arguments = module.make(case)
             twin.Torch(plan, weights, "float64").forward(*arguments)
     classifier.train(classifier.make_engine("torch"), [0])
-    for options in vqgan.OPTIONS.values():
-        vqgan.train(vqgan.make_engine("torch", *options), [0, 1], start=0)
+    run_tokenizers()
     for module in (masked_tokens, sundae):
         for options in options_of(module.TRAINED):
             module.train(module.make_engine("torch", *options), [0])
@@ -91,6 +91,15 @@ def run_everything():
         for options in options_of(module.SAMPLED):
             engine = module.make_engine("torch", *options)
             engine.run("generate", masked_tokens.asked_of(engine), ema=False, step=0)
+
+
+def run_tokenizers():
+    """Their share of it."""
+    for options in tokenizers.OPTIONS.values():
+        tokenizer = tokenizers.made("torch", options)
+        tokenizer.train(*tokenizers.inputs(tokenizer.plan))
+    for options in vqgan.OPTIONS.values():
+        vqgan.train(vqgan.make_engine("torch", *options), [0, 1], start=0)
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """The twins' tokenizers agree in float64, in every architecture and quantiser; options do what they say."""
 
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
@@ -18,6 +19,11 @@ PLAIN = Tokenizer(
     embedding_dim=3, num_embeddings=8, norm_groups=4,
 )  # fmt: skip
 TAMING = replace(PLAIN, architecture="taming", z_channels=5, attn_resolutions=(4,))
+METROPLEX = Tokenizer(
+    architecture="metroplex", hidden_channels=4, enc_blocks="8x1,8d2,4x1,4d2", dec_blocks="2d2,4d2,8",
+    custom_width_str="4:8,2:6", z_channels=6, embedding_dim=6, num_embeddings=8, quantizer="ema",
+    ema_debiased=True,
+)  # fmt: skip
 OPTIONS = {
     "maskgit": PLAIN,
     "legacy": replace(PLAIN, legacy_shortcut=True, legacy_commitment=True),
@@ -26,6 +32,8 @@ OPTIONS = {
     "taming legacy": replace(TAMING, legacy_single_block_attention=True),
     "movq": replace(TAMING, architecture="movq"),
     "paella": replace(PLAIN, architecture="paella", num_res_blocks=2),
+    "metroplex": METROPLEX,
+    "metroplex of two convolutions": replace(METROPLEX, block_type="diffusion", ema_debiased=False),
     "dropout": replace(PLAIN, dropout=0.3),
     "entropy": replace(PLAIN, entropy_loss_ratio=0.1, entropy_temperature=0.5),
     "entropy of the choice": replace(PLAIN, entropy_loss_ratio=0.1, entropy_type="argmax"),
@@ -79,8 +87,7 @@ def test_twins_agree(options):
         np.testing.assert_allclose(found["jax"][name], expected, rtol=0, atol=limit, err_msg=name)
 
 
-@pytest.mark.parametrize("twin", TWINS)
-@pytest.mark.parametrize("kind", ["taming", "paella"])
+@pytest.mark.parametrize(("twin", "kind"), [*product(TWINS, ["taming", "paella"]), ("torch", "metroplex")])
 def test_recomputing_blocks_changes_nothing(twin, kind):
     options = OPTIONS[kind]
     plan = make_plan(options, SIDE, 1)
@@ -177,3 +184,24 @@ def test_the_temperature_falls_linearly():
 def test_mistakes_are_told(changes, message):
     with pytest.raises(UserError, match=message):
         make_plan(replace(PLAIN, **changes), SIDE, 1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"enc_blocks": "4x1,4d2"}, "enc_blocks '4x1,4d2' begins at resolution 4, data.target_res is 8"),
+        ({"enc_blocks": "8d2,2x1"}, "'2x1' begins at resolution 2, the blocks before it end at 4"),
+        ({"dec_blocks": "4d2"}, "begins at resolution 4, the end of enc_blocks is 2"),
+        ({"dec_blocks": "2d2,8"}, "'8' begins at resolution 8, the blocks before it end at 4"),
+        ({"dec_blocks": "2d2"}, "ends at resolution 4, data.target_res is 8"),
+        ({"dec_blocks": ""}, "needs enc_blocks and dec_blocks"),
+        ({"channel_mult": (1, 2)}, "leave channel_mult out"),
+        ({"custom_width_str": "8:5,2:6"}, "the width 5, hidden_channels is 4"),
+        ({"custom_width_str": "2:8"}, "z_channels 6 must be 8"),
+        ({"bottleneck_multiple": 0.1}, "bottleneck_multiple 0.1 leaves no channel of 4"),
+        ({"dropout": 0.1}, "'metroplex' has no dropout"),
+    ],
+)
+def test_mistakes_of_block_strings_are_told(changes, message):
+    with pytest.raises(UserError, match=message):
+        make_plan(replace(METROPLEX, **changes), SIDE, 1)

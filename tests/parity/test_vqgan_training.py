@@ -168,6 +168,16 @@ OPTIONS = {
     "signs": ("model.quantizer=lfq", "model.entropy_loss_ratio=0.1", "model.pixel_range=signed"),
     "mixtures": ("model.quantizer=gumbel", "model.gumbel_temperature_steps=3"),
     "rounding": ("model.quantizer=fsq", "model.fsq_levels=[2, 2, 2, 2]", "loss.reconstruction=l2"),
+    "blocks": (
+        "model.architecture=metroplex",
+        "model.channel_mult=[]",
+        "model.enc_blocks='8d2,4'",
+        "model.dec_blocks='4d2,8'",
+        "model.custom_width_str='4:4'",
+        "model.quantizer=ema",
+        "model.ema_debiased=True",
+        "loss.revive_below=0.5",
+    ),
     "taming": (
         "model.architecture=taming",
         "model.attn_resolutions=[4]",

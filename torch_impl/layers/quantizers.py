@@ -253,10 +253,18 @@ def assigned_codebook(plan: TokenizerPlan, buffers: Tensors) -> Tensor | None:
     """The codes (K, D) that moving averages make, with Laplace smoothing; None where there are none."""
     if plan.options.quantizer != "ema":
         return None
-    size = buffers["cluster_size"]
+    weight = averaged_weight(plan, buffers)
+    size = buffers["cluster_size"] / weight
     total, small = size.sum(), 1e-5
     smoothed = (size + small) / (total + plan.codebook_size * small) * total
-    return buffers["embedding_sum"] / rearrange(smoothed, "k -> k 1")
+    return buffers["embedding_sum"] / weight / rearrange(smoothed, "k -> k 1")
+
+
+def averaged_weight(plan: TokenizerPlan, buffers: Tensors) -> Tensor | float:
+    """What the moving averages are to be divided by: for those that begin at 0 the weights' sum so far."""
+    if "averaged" not in buffers:
+        return 1.0
+    return 1 - plan.options.ema_decay ** torch.clamp(buffers["averaged"][0], min=1)
 
 
 def _moved(z: Tensor, indices: Tensor, buffers: Tensors, options: Tokenizer) -> dict[str, Tensor]:
@@ -267,7 +275,8 @@ def _moved(z: Tensor, indices: Tensor, buffers: Tensors, options: Tokenizer) -> 
     )
     sums = torch.zeros_like(buffers["embedding_sum"]).index_add_(0, chosen, vectors)
     decay = options.ema_decay
-    return {
+    batches = {"averaged": buffers["averaged"] + 1} if "averaged" in buffers else {}
+    return batches | {
         "cluster_size": decay * buffers["cluster_size"] + (1 - decay) * counts,
         "embedding_sum": decay * buffers["embedding_sum"] + (1 - decay) * sums,
     }

@@ -5,6 +5,7 @@ tensors are NCHW with channels last in memory. Names of the parts are those of t
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +26,7 @@ from torch_impl.layers.resnet import (
     halve,
 )
 from torch_impl.models.paella import PaellaDecoder, PaellaEncoder
+from torch_impl.models.residual_tokenizer import ResidualDecoder, ResidualEncoder
 from torch_impl.pretrained import Pretrained
 
 __all__ = ["Quantised", "Tokenizer", "assigned_codebook", "build_tokenizer"]
@@ -180,9 +182,10 @@ class Tokenizer(Pretrained, nn.Module):
         super().__init__()
         options = plan.options
         self.plan = plan
-        self.encoder = (PaellaEncoder if plan.paella else Encoder)(plan, dtype, checkpoint)
+        encoder, decoder = _parts(plan)
+        self.encoder = encoder(plan, dtype, checkpoint)
         self.quantize = make_quantizer(options)
-        self.decoder = (PaellaDecoder if plan.paella else Decoder)(plan, dtype, checkpoint)
+        self.decoder = decoder(plan, dtype, checkpoint)
         D, Z = options.embedding_dim, options.z_channels
         self.quant_conv = Convolution(Z, D, 1, dtype=dtype) if plan.taming else None
         self.post_quant_conv = Convolution(D, Z, 1, dtype=dtype) if plan.taming else None
@@ -243,6 +246,13 @@ class Tokenizer(Pretrained, nn.Module):
 def build_tokenizer(plan: TokenizerPlan, dtype: Dtype = None, checkpoint: bool = False) -> Tokenizer:
     """The tokenizer of a plan. `checkpoint` recomputes blocks in the backward pass to save memory."""
     return Tokenizer(plan, dtype, checkpoint)
+
+
+def _parts(plan: TokenizerPlan) -> tuple[Any, Any]:
+    """Classes of the architecture's encoder and decoder."""
+    if plan.residual is not None:
+        return ResidualEncoder, ResidualDecoder
+    return (PaellaEncoder, PaellaDecoder) if plan.paella else (Encoder, Decoder)
 
 
 def _resnet_block(plan: TokenizerPlan, block: Block, dtype: Dtype) -> ResnetBlock:

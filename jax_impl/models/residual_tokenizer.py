@@ -1,0 +1,77 @@
+"""Encoder and decoder of the VQ-VAE of Metroplex's later program, parts of `jax_impl.models.vqgan`."""
+
+import jax
+from einops import reduce
+from flax import nnx
+from jax import Array
+
+from common.plans.residual_tokenizers import ResidualBlock
+from common.plans.tokenizers import TokenizerPlan
+from jax_impl.layers.cells import ResidualCell
+from jax_impl.layers.paella import Dtype
+from jax_impl.layers.resnet import Convolution
+from jax_impl.models.metroplex_blocks import with_channels
+
+
+class ResidualEncoder(nnx.Module):
+    """(B, H, W, C) -> (B, h, w, z_channels)."""
+
+    def __init__(self, plan: TokenizerPlan, dtype: Dtype, recomputed: bool) -> None:
+        assert plan.residual is not None
+        blocks = plan.residual.encoder
+        self.conv_in = Convolution(plan.channels, blocks[0].cell.in_channels, 3, dtype=dtype)
+        self.blocks = nnx.List([Pooled(block, dtype) for block in blocks])
+        self.recomputed = recomputed
+
+    def __call__(self, x: Array, noise: object = None) -> Array:
+        """There is no dropout that would need noise."""
+        del noise
+        return _through(self.blocks, self.conv_in(x), self.recomputed)
+
+
+class ResidualDecoder(nnx.Module):
+    """(B, h, w, z_channels) -> (B, H, W, F), what the last convolution makes a picture of."""
+
+    def __init__(self, plan: TokenizerPlan, dtype: Dtype, recomputed: bool) -> None:
+        assert plan.residual is not None
+        blocks, width = plan.residual.decoder, plan.residual.width
+        self.conv_in = Convolution(width, width, 3, dtype=dtype)
+        self.blocks = nnx.List([Enlarged(block, dtype) for block in blocks])
+        self.conv_out = Convolution(blocks[-1].out_channels, plan.channels, 1, dtype=dtype)
+        self.recomputed = recomputed
+
+    def __call__(self, x: Array, noise: object = None, codes: Array | None = None) -> Array:
+        """There is no dropout, and nothing that the codes would modulate."""
+        del noise, codes
+        return _through(self.blocks, self.conv_in(x), self.recomputed)
+
+
+class Pooled(ResidualCell):
+    """A cell, average pooling, then channels cut or zero ones added: (B, H, W, C) -> (B, h, w, O)."""
+
+    def __init__(self, block: ResidualBlock, dtype: Dtype) -> None:
+        super().__init__(block.cell, dtype)
+        self.block = block
+
+    def __call__(self, x: Array) -> Array:
+        x, factor = super().__call__(x), self.block.factor
+        x = reduce(x, "b (h s) (w t) c -> b h w c", "mean", s=factor, t=factor) if factor > 1 else x
+        return with_channels(x, self.block.out_channels)
+
+
+class Enlarged(ResidualCell):
+    """A cell, channels cut or zero ones added, then every pixel repeated: (B, h, w, C) -> (B, H, W, O)."""
+
+    def __init__(self, block: ResidualBlock, dtype: Dtype) -> None:
+        super().__init__(block.cell, dtype)
+        self.block = block
+
+    def __call__(self, x: Array) -> Array:
+        x, factor = with_channels(super().__call__(x), self.block.out_channels), self.block.factor
+        return x.repeat(factor, 1).repeat(factor, 2) if factor > 1 else x
+
+
+def _through(blocks: nnx.List, x: Array, recomputed: bool) -> Array:
+    for block in blocks:
+        x = jax.checkpoint(lambda layer, x: layer(x))(block, x) if recomputed else block(x)
+    return x

@@ -1,0 +1,78 @@
+"""Encoder and decoder of the VQ-VAE of Metroplex's later program, parts of `torch_impl.models.vqgan`."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint as recompute
+
+from common.plans.residual_tokenizers import ResidualBlock
+from common.plans.tokenizers import TokenizerPlan
+from torch_impl.layers.cells import ResidualCell
+from torch_impl.layers.paella import Dtype
+from torch_impl.layers.resnet import Convolution
+from torch_impl.models.metroplex_blocks import with_channels
+
+
+class ResidualEncoder(nn.Module):
+    """(B, C, H, W) -> (B, z_channels, h, w)."""
+
+    def __init__(self, plan: TokenizerPlan, dtype: Dtype, recomputed: bool) -> None:
+        super().__init__()
+        assert plan.residual is not None
+        blocks = plan.residual.encoder
+        self.conv_in = Convolution(plan.channels, blocks[0].cell.in_channels, 3, dtype=dtype)
+        self.blocks = nn.ModuleList(Pooled(block, dtype) for block in blocks)
+        self.recomputed = recomputed
+
+    def forward(self, x: Tensor, noise: object = None) -> Tensor:
+        """There is no dropout that would need noise."""
+        del noise
+        return _through(self.blocks, self.conv_in(x), self.recomputed)
+
+
+class ResidualDecoder(nn.Module):
+    """(B, z_channels, h, w) -> (B, F, H, W), what the last convolution makes a picture of."""
+
+    def __init__(self, plan: TokenizerPlan, dtype: Dtype, recomputed: bool) -> None:
+        super().__init__()
+        assert plan.residual is not None
+        blocks, width = plan.residual.decoder, plan.residual.width
+        self.conv_in = Convolution(width, width, 3, dtype=dtype)
+        self.blocks = nn.ModuleList(Enlarged(block, dtype) for block in blocks)
+        self.conv_out = Convolution(blocks[-1].out_channels, plan.channels, 1, dtype=dtype)
+        self.recomputed = recomputed
+
+    def forward(self, x: Tensor, noise: object = None, codes: Tensor | None = None) -> Tensor:
+        """There is no dropout, and nothing that the codes would modulate."""
+        del noise, codes
+        return _through(self.blocks, self.conv_in(x), self.recomputed)
+
+
+class Pooled(ResidualCell):
+    """A cell, average pooling, then channels cut or zero ones added: (B, C, H, W) -> (B, O, h, w)."""
+
+    def __init__(self, block: ResidualBlock, dtype: Dtype) -> None:
+        super().__init__(block.cell, dtype)
+        self.block = block
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = super().forward(x)
+        x = F.avg_pool2d(x, self.block.factor) if self.block.factor > 1 else x
+        return with_channels(x, self.block.out_channels)
+
+
+class Enlarged(ResidualCell):
+    """A cell, channels cut or zero ones added, then every pixel repeated: (B, C, h, w) -> (B, O, H, W)."""
+
+    def __init__(self, block: ResidualBlock, dtype: Dtype) -> None:
+        super().__init__(block.cell, dtype)
+        self.block = block
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, factor = with_channels(super().forward(x), self.block.out_channels), self.block.factor
+        return x.repeat_interleave(factor, 2).repeat_interleave(factor, 3) if factor > 1 else x
+
+
+def _through(blocks: nn.ModuleList, x: Tensor, recomputed: bool) -> Tensor:
+    for block in blocks:
+        x = recompute(block, x, use_reentrant=False) if recomputed else block(x)
+    return x
