@@ -8,7 +8,7 @@ readable one stands in for it.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -35,33 +35,48 @@ def open_folder(options: Options, split: Split) -> PictureSet:
     notes = [f"{folder}: left out {_count(others, 'file')} without an image suffix"] if others else []
     pool = ThreadPoolExecutor(min(options.run.num_cpus, os.cpu_count() or 1), thread_name_prefix="decode")
     refused = {
-        path.name: reason for path, reason in zip(paths, pool.map(_refusal, paths), strict=True) if reason
+        path.name: reason for path, reason in zip(paths, pool.map(refusal, paths), strict=True) if reason
     }
-    if refused:
-        named = _count([f"{name}: {reason}" for name, reason in refused.items()], "picture")
-        if not data.skip_corrupt:
-            raise UserError(
-                f"[data] {option} '{folder}': cannot use {named} out of {len(paths)}; mend or "
-                "remove them, or set data.skip_corrupt=True"
-            )
-        notes.append(f"{folder}: left out {named} out of {len(paths)}")
-    usable = [path for path in paths if path.name not in refused]
-    if not usable:
-        raise UserError(f"[data] {option} '{folder}': none of its {len(paths)} pictures can be used")
+    good, left_out = usable(paths, refused, options, split, "picture")
     reader = Reader(
-        [str(path) for path in usable],
-        lambda index: image_files.decode(usable[index], H, C),
+        [str(path) for path in good],
+        lambda index: image_files.decode(good[index], H, C),
         (H, H, C),
         pool,
         skip_corrupt=data.skip_corrupt,
     )
     return PictureSet(
         name=f"{folder.name} ({split})",
-        keys=tuple(path.name for path in usable),
+        keys=tuple(path.name for path in good),
         read=reader,
-        notes=tuple(notes),
+        notes=(*notes, *left_out),
         unreadable=reader.unreadable,
     )
+
+
+def usable(
+    paths: Sequence[Path], reasons: Mapping[str, str], options: Options, split: Split, noun: str
+) -> tuple[list[Path], tuple[str, ...]]:
+    """The entries of a split's folder that are not refused, by name, for a reason; and notes of those left
+    out.
+
+    A `UserError` names the refused ones, but with `data.skip_corrupt` only where nothing is left.
+    """
+    data, option = options.data, PATH_OPTIONS[split]
+    folder = data_path(data, split)
+    notes: tuple[str, ...] = ()
+    if reasons:
+        named = _count([f"{name}: {reason}" for name, reason in reasons.items()], noun)
+        if not data.skip_corrupt:
+            raise UserError(
+                f"[data] {option} '{folder}': cannot use {named} out of {len(paths)}; mend or "
+                "remove them, or set data.skip_corrupt=True"
+            )
+        notes = (f"{folder}: left out {named} out of {len(paths)}",)
+    good = [path for path in paths if path.name not in reasons]
+    if not good:
+        raise UserError(f"[data] {option} '{folder}': none of its {len(paths)} {noun}s can be used")
+    return good, notes
 
 
 def _list(folder: Path, option: str) -> tuple[list[Path], list[str]]:
@@ -89,7 +104,8 @@ def _count(items: Sequence[str], noun: str) -> str:
     return f"{len(items)} {noun}{'' if len(items) == 1 else 's'} ({shown})"
 
 
-def _refusal(path: Path) -> str:
+def refusal(path: Path) -> str:
+    """Why a picture cannot be used; empty: it can."""
     try:
         image_files.check(path)
     except image_files.Refused as refused:

@@ -12,6 +12,7 @@ from common.data.folders import open_folder
 from common.data.mnist import open_mnist, open_mnist10k
 from common.data.options import PATH_OPTIONS, Options, Split, check_options, data_path
 from common.data.picture_set import PictureSet
+from common.data.sounds import open_sounds
 from common.data.tokens import TokenSet, open_tokens
 from common.data.webdataset import open_webdataset
 from common.errors import UserError
@@ -39,6 +40,7 @@ OPENERS: dict[str, Callable[[Options, Split], Examples]] = {
     "custom": open_folder,
     "npy": open_npy,
     "webdataset": open_webdataset,
+    "wav": open_sounds,
     "tokens": open_token_split,
     "text": open_text,
 }
