@@ -43,6 +43,7 @@ DESCRIPTORS = {
     "webdataset": Descriptor(labelled=True),
     "wav": Descriptor(flip=False, rank=1, channels=1),
     "frames": Descriptor(rank=3),
+    "film": Descriptor(rank=3, channels=3),
     "tokens": Descriptor(flip=False, tokens=True),
     "text": Descriptor(flip=False, tokens=True),
 }

@@ -6,8 +6,9 @@ from functools import cached_property
 from common.data.arrays import open_imagenet, open_npy
 from common.data.characters import open_text
 from common.data.cifar10 import open_cifar10
+from common.data.clips import open_frames
 from common.data.descriptors import describe
-from common.data.embedded import open_digits, open_photos
+from common.data.embedded import open_digits, open_film, open_photos
 from common.data.folders import open_folder
 from common.data.mnist import open_mnist, open_mnist10k
 from common.data.options import PATH_OPTIONS, Options, Split, check_options, data_path
@@ -41,6 +42,8 @@ OPENERS: dict[str, Callable[[Options, Split], Examples]] = {
     "npy": open_npy,
     "webdataset": open_webdataset,
     "wav": open_sounds,
+    "frames": open_frames,
+    "film": open_film,
     "tokens": open_token_split,
     "text": open_text,
 }

@@ -1,7 +1,8 @@
-"""Folders of sounds: what is read, where windows lie, and what is refused in one line."""
+"""Sounds and clips: what is read, where windows lie, and what is refused in one line."""
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from common.data import open_datasets, pipeline
 from common.data.samples import to_levels, to_samples
@@ -9,9 +10,10 @@ from common.data.windows import Windows
 from common.errors import UserError
 from common.hparams import load
 from common.metrics.similarity import similarity
+from common.plans.metroplex import make_plan
 from common.run.drawings import as_pictures
 from common.run.families import check_options
-from tests.common.signals import RATE, tone, write_sounds, write_wav
+from tests.common.signals import RATE, tone, write_clip, write_clips, write_sounds, write_wav
 from tests.end_to_end.twins import ROOT
 
 EGS = ROOT / "egs" / "metroplex"
@@ -154,3 +156,115 @@ def test_sounds_are_drawn_and_compared():
     found = similarity(sound, np.roll(sound, 1, 1))
     assert found[0] == pytest.approx(0, abs=1e-9)
     assert found[1] == 100
+
+
+CLIPS = (
+    "data.dataset_source=frames",
+    "data.target_res=8",
+    "data.frames=3",
+    "model.enc_blocks='4x1,4d2,2x1'",
+    "model.dec_blocks='2x1,4m2'",
+    "model.custom_frames_str='2:1'",
+)
+
+
+def clips(folder, *overrides):
+    names = ("train_data_path", "val_data_path", "synthesis_data_path")
+    return load(EGS / "video_film.cfg", [*CLIPS, *(f"data.{name}='{folder}'" for name in names), *overrides])
+
+
+def test_clips_are_windows_of_frames(tmp_path):
+    write_clips(tmp_path, n_clips=2, n_frames=7)
+    chosen = clips(tmp_path)
+    sets = open_datasets(chosen)
+    assert list(sets.test.keys) == [f"clip-{i}_{start:06d}" for i in (0, 1) for start in (0, 3)]
+    (batch,) = pipeline.evaluation_batches(sets.test, chosen, batch_size=4)
+    assert batch["image"].shape == (4, 3, 8, 8, 3)
+    with Image.open(tmp_path / "clip-1" / "005.png") as frame:
+        np.testing.assert_array_equal(batch["image"][3, 2], np.asarray(frame))
+    both = sets.test.read(np.arange(4)).reshape(2, 6, 8, 8, 3)
+    training = next(pipeline.training_batches(sets.train, chosen, batch_size=16))["image"]
+    upright = {clip.tobytes() for one in both for t in range(4) for clip in [one[t : t + 3]]}
+    mirrored = {clip[:, :, ::-1].tobytes() for one in both for t in range(4) for clip in [one[t : t + 3]]}
+    seen = {clip.tobytes() for clip in training}
+    assert seen & upright
+    assert seen & mirrored
+    assert len(seen) > 4
+
+
+def resize(folder):
+    Image.new("RGB", (9, 8)).save(folder / "004.png")
+
+
+WRONG_CLIPS = {
+    "size": (resize, r"frame 004\.png has 9x8 pixels, those before it 8x8"),
+    "short": (
+        lambda folder: [path.unlink() for path in sorted(folder.iterdir())[2:]],
+        "2 frames are fewer than data.frames 3",
+    ),
+    "foreign": (lambda folder: (folder / "001.png").write_text("none"), r"frame 001\.png: not an image"),
+}
+
+
+@pytest.mark.parametrize(("spoil", "message"), WRONG_CLIPS.values(), ids=WRONG_CLIPS)
+def test_a_recording_that_does_not_fit_is_named_in_one_line(tmp_path, spoil, message):
+    write_clips(tmp_path, n_clips=1)
+    spoil(write_clip(tmp_path / "wrong"))
+    with pytest.raises(UserError, match=f"train_data_path .*wrong: {message}") as error:
+        _ = open_datasets(clips(tmp_path)).train
+    assert "\n" not in str(error.value)
+    assert all(
+        key.startswith("clip-0")
+        for key in open_datasets(clips(tmp_path, "data.skip_corrupt=True")).train.keys
+    )
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["data.frames=0"], "needs frames"),
+        (["model.patch_frames=2"], "frames 3 is not divisible by .* patch_frames 2"),
+        (["model.custom_frames_str='2:2'"], "3 steps in time at resolution 4 are not divisible by 2 at 2"),
+        (["model.custom_frames_str='4:2'"], "gives resolution 4 2 steps in time, but the frames make 3"),
+        (["model.custom_frames_str='4-2'"], "'4-2' is no RESOLUTION:FRAMES"),
+        (["data.sample_rate=8000"], "belong to sounds"),
+        (["data.dataset_source=film", "data.frames=5"], "too large for 'film': at most 14 and 4"),
+    ],
+)
+def test_options_that_do_not_fit_clips(tmp_path, overrides, message):
+    write_clips(tmp_path)
+    chosen = clips(tmp_path, *overrides)
+
+    def start():
+        check_options(chosen)
+        _ = open_datasets(chosen).train
+
+    with pytest.raises(UserError, match=message):
+        start()
+
+
+def test_a_folder_without_folders_of_frames(tmp_path):
+    with pytest.raises(UserError, match="holds no folders; frames must lie in a folder"):
+        _ = open_datasets(clips(tmp_path)).train
+
+
+def test_time_shrinks_as_space_does_unless_told_otherwise():
+    plan = make_plan(load(EGS / "video_film.cfg", []))
+    assert (plan.extent, plan.patch, plan.tokens) == ((4, 12, 12), (1, 2, 2), (4, 6, 6))
+    assert [block.grid for block in plan.down] == [(1, 1, 1), *[(2, 3, 3)] * 2, *[(4, 6, 6)] * 4]
+    assert [block.pool for block in plan.up] == [(1, 1, 1)] * 2 + [(2, 2, 2), (1, 1, 1), (2, 3, 3), (1, 1, 1)]
+    assert plan.up[0].cell.kernel_size == (3, 3, 3)
+    assert make_plan(load(EGS / "video_frames.cfg", [])).latent_shape(0, 2) == (2, 1, 1, 1, 16)
+
+
+def test_the_film_is_split_by_time():
+    chosen = load(EGS / "video_film.cfg", [])
+    sets = open_datasets(chosen)
+    assert [len(part) for part in (sets.train, sets.validation, sets.test)] == [13 * 14 * 3, 14 * 3, 14 * 3]
+    clip = sets.test.read(np.array([0, 41]))
+    assert clip.shape == (2, 4, 12, 12, 3)
+    assert sets.test.keys[41] == "film_t20_y13_x02"
+    moved = np.abs(np.diff(clip.astype(int), axis=1)).mean()
+    assert 0.1 < moved < 10
+    assert similarity(clip, clip).tolist() == pytest.approx([1, 1])
+    assert as_pictures(clip).shape == (2, 12, 48, 3)

@@ -1,13 +1,14 @@
-"""Sounds from the command line: trained in both twins, every mode, wav files in and out."""
+"""Sounds and clips from the command line: trained in both twins, every mode, wav and GIF files out."""
 
 import json
 import wave
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from common.checkpoint import store
-from tests.common.signals import RATE, write_sounds
+from tests.common.signals import RATE, write_clips, write_sounds
 from tests.end_to_end.twins import ROOT, TWINS, call
 
 EGS = ROOT / "egs" / "metroplex"
@@ -54,6 +55,7 @@ def train_in_both_twins(tmp_path, cfg, words):
     return run, lambda mode: call("synthesize", second, cfg, *words, f"synthesis.synthesis_mode={mode}")
 
 
+@pytest.mark.slow
 def test_sounds_are_trained_on_and_written(tmp_path):
     words = (*SMALL, *SOUND, *write_sounds(tmp_path / "sounds"))
     run, synthesise = train_in_both_twins(tmp_path, EGS / "audio_16bit.cfg", words)
@@ -70,3 +72,35 @@ def test_sounds_are_trained_on_and_written(tmp_path):
     for name in ("generated", "reconstructed", "decoded", "partial"):
         assert (images / name / "contact-sheet.png").exists()
     assert np.isfinite(json.loads((images / "reconstructed" / "report.json").read_text())["psnr"])
+
+
+def frames(path):
+    """Frames (T, H, W, 3) of a GIF."""
+    with Image.open(path) as film:
+        found = []
+        for index in range(film.n_frames):
+            film.seek(index)
+            found.append(np.asarray(film.convert("RGB")))
+        return np.stack(found)
+
+
+@pytest.mark.slow
+def test_clips_are_trained_on_and_written(tmp_path):
+    clip = ("data.target_res=8", "data.frames=3", "model.enc_blocks='4x1'", "model.dec_blocks='4x1'")
+    source = ("data.dataset_source=frames", *write_clips(tmp_path / "clips"))
+    words = (*SMALL, *clip, *source, "synthesis.n_samples=3")
+    run, synthesise = train_in_both_twins(tmp_path, EGS / "video_film.cfg", words)
+    for mode in ("reconstruction", "generation"):
+        synthesise(mode)
+    images = run / "synthesis-images"
+    targets = sorted((images / "reconstructed").glob("target-*.gif"))
+    assert len(targets) == len(list((images / "reconstructed").glob("image-*.gif"))) == 3
+    written = frames(targets[0])
+    with Image.open(tmp_path / "clips" / "clip-0" / "000.png") as first:
+        assert np.abs(written[0].astype(int) - np.asarray(first)).max() <= 16  # a GIF has 256 colours a frame
+    assert written.shape == (3, 8, 8, 3)
+    made = sorted((images / "generated").glob("setup-0-image-*.gif"))
+    assert len(made) == 8
+    assert frames(made[0]).shape == (3, 8, 8, 3)
+    with Image.open(images / "generated" / "contact-sheet.png") as sheet:
+        assert sheet.width > 8 * 3 * 8
