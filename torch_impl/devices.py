@@ -38,9 +38,12 @@ class Devices:
     def to_numpy(self, tensor: Tensor) -> np.ndarray:
         """The rows of all processes, on the host."""
         if self.process_count > 1:
+            dtype, tensor = tensor.dtype, tensor.contiguous()
+            # No backend gathers 16-bit whole numbers.
+            tensor = tensor.view(torch.uint8) if dtype == torch.uint16 else tensor
             parts = [torch.empty_like(tensor) for _ in range(self.process_count)]
-            dist.all_gather(parts, tensor.contiguous())
-            tensor = torch.cat(parts)
+            dist.all_gather(parts, tensor)
+            tensor = torch.cat(parts).view(dtype)
         return tensor.cpu().numpy()
 
     def mean(self, tensor: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ class Descriptor:
     resolution: int = 0  # fixed size before padding; 0: as configured
     channels: int = 0  # fixed number of channels; 0: as configured
     labelled: bool = False
+    rank: int = 2  # axes of an example: 1 sounds, 2 pictures, 3 clips of frames
     tokens: bool = False  # whether it holds tokens of pictures, not pictures; target_res is the pictures'
 
 
@@ -42,6 +43,9 @@ DESCRIPTORS = {
     "webdataset": Descriptor(labelled=True),
     "tfrecords": Descriptor(),
     "glob": Descriptor(),
+    "wav": Descriptor(flip=False, rank=1, channels=1),
+    "frames": Descriptor(rank=3),
+    "film": Descriptor(rank=3, channels=3),
     "tokens": Descriptor(flip=False, tokens=True),
     "text": Descriptor(flip=False, tokens=True),
 }

@@ -8,10 +8,17 @@
   `target_res` pixels: row r is validation if r % 8 == 3, test if r % 8 == 7; both are cut into tiles that
   touch but do not overlap. Training crops lie inside the rows between, half a crop apart, so that no two
   splits share a pixel.
+- `film`: clips of the one film inside scikit-image, 24 frames of 25x14 pixels: all squares of `target_res`
+  pixels, a pixel apart, over `frames` frames that follow each other. The first 16 frames are for training,
+  where clips begin at every frame, four each for validation and test: one scene, so that a test tells whether
+  the next frames of a scene are understood, no more.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from importlib.resources import as_file, files
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -33,6 +40,11 @@ PHOTOGRAPHS = (
     "retina.jpg",
     "rocket.jpg",
 )
+
+FILM = "no_time_for_that_tiny.gif"
+FILM_FRAMES: dict[Split, tuple[int, int]] = {"train": (0, 16), "validation": (16, 20), "test": (20, 24)}
+FILM_LENGTH = 4
+"""Frames of the shortest split."""
 
 _PERIOD = 8  # rows of a photograph after which the assignment to splits repeats
 _ROW = {"validation": 3, "test": 7}
@@ -92,10 +104,55 @@ def crop_corners(size: tuple[int, int], side: int, split: Split) -> list[tuple[i
     return corners
 
 
+def open_film(options: Options, split: Split) -> PictureSet:
+    """Open a split of the clips; a `UserError` where `target_res` or `frames` is too large for the film."""
+    side, length = options.data.target_res, options.data.frames
+    film = _load_film()
+    first, last = FILM_FRAMES[split]
+    _, height, width, _ = film.shape
+    if side > width or length > FILM_LENGTH:
+        raise UserError(
+            f"[data] target_res {side} and frames {length} are too large for 'film': at most {width} and "
+            f"{FILM_LENGTH}"
+        )
+    corners = [
+        (t, y, x)
+        for t in range(first, last - length + 1)
+        for y in range(height - side + 1)
+        for x in range(width - side + 1)
+    ]
+    t, y, x = (axis[:, None, None, None] for axis in np.array(corners).T)
+    steps, places = np.arange(length)[:, None, None], np.arange(side)
+
+    def read(indices: Array) -> Array:
+        clips: Array = film[t[indices] + steps, y[indices] + places[:, None], x[indices] + places]
+        return clips
+
+    keys = tuple(f"film_t{t:02d}_y{y:02d}_x{x:02d}" for t, y, x in corners)
+    return PictureSet(name=f"film {split}", keys=keys, read=read)
+
+
+@cache
+def _load_film() -> Array:
+    """uint8 (T, H, W, 3)."""
+    with _embedded(FILM) as path, Image.open(path) as film:
+        frames = []
+        for index in range(getattr(film, "n_frames", 1)):
+            film.seek(index)
+            frames.append(np.asarray(film.convert("RGB")))
+        return np.stack(frames)
+
+
 def _load_photograph(name: str) -> Array:
     """uint8 (H, W, 3)."""
+    with _embedded(name) as path, Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+@contextmanager
+def _embedded(name: str) -> Iterator[Path]:
+    """A file of scikit-image."""
     with as_file(files("skimage") / "data" / name) as path:
         if not path.is_file():
             raise UserError(f"scikit-image has no {name}; install the pinned version of build/")
-        with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"))
+        yield path

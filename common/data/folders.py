@@ -8,7 +8,7 @@ readable one stands in for it.
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -69,36 +69,53 @@ def _open(
     options: Options, split: Split, folder: Path, paths: list[Path], decode: Decode, notes: list[str]
 ) -> PictureSet:
     """The pictures at `paths` inside a folder, those that cannot be used named or left out."""
-    data, option = options.data, PATH_OPTIONS[split]
+    data = options.data
     H, _, C = picture_shape(data, describe(data.dataset_source))
     pool = ThreadPoolExecutor(min(options.run.num_cpus, os.cpu_count() or 1), thread_name_prefix="decode")
-    names = {path: str(path.relative_to(folder)) for path in paths}
-    refused = {path: reason for path, reason in zip(paths, pool.map(_refusal, paths), strict=True) if reason}
-    if refused:
-        named = _count([f"{names[path]}: {reason}" for path, reason in refused.items()], "picture")
-        if not data.skip_corrupt:
-            raise UserError(
-                f"[data] {option} '{folder}': cannot use {named} out of {len(paths)}; mend or "
-                "remove them, or set data.skip_corrupt=True"
-            )
-        notes.append(f"{folder}: left out {named} out of {len(paths)}")
-    usable = [path for path in paths if path not in refused]
-    if not usable:
-        raise UserError(f"[data] {option} '{folder}': none of its {len(paths)} pictures can be used")
+    reasons = {path: reason for path, reason in zip(paths, pool.map(refusal, paths), strict=True) if reason}
+    good, left_out = usable(paths, reasons, folder, options, split, "picture")
     reader = Reader(
-        [str(path) for path in usable],
-        lambda index: decode(usable[index], H, C),
+        [str(path) for path in good],
+        lambda index: decode(good[index], H, C),
         (H, H, C),
         pool,
         skip_corrupt=data.skip_corrupt,
     )
     return PictureSet(
         name=f"{folder.name} ({split})",
-        keys=tuple(names[path] for path in usable),
+        keys=tuple(str(path.relative_to(folder)) for path in good),
         read=reader,
-        notes=tuple(notes),
+        notes=(*notes, *left_out),
         unreadable=reader.unreadable,
     )
+
+
+def usable(
+    paths: Sequence[Path],
+    reasons: Mapping[Path, str],
+    folder: Path,
+    options: Options,
+    split: Split,
+    noun: str,
+) -> tuple[list[Path], tuple[str, ...]]:
+    """The paths inside a split's folder that are not refused for a reason; and notes of those left out.
+
+    A `UserError` names the refused ones, but with `data.skip_corrupt` only where nothing is left.
+    """
+    data, option = options.data, PATH_OPTIONS[split]
+    notes: tuple[str, ...] = ()
+    if reasons:
+        named = _count([f"{path.relative_to(folder)}: {reason}" for path, reason in reasons.items()], noun)
+        if not data.skip_corrupt:
+            raise UserError(
+                f"[data] {option} '{folder}': cannot use {named} out of {len(paths)}; mend or "
+                "remove them, or set data.skip_corrupt=True"
+            )
+        notes = (f"{folder}: left out {named} out of {len(paths)}",)
+    good = [path for path in paths if path not in reasons]
+    if not good:
+        raise UserError(f"[data] {option} '{folder}': none of its {len(paths)} {noun}s can be used")
+    return good, notes
 
 
 def _list(folder: Path, option: str) -> tuple[list[Path], list[str]]:
@@ -126,7 +143,8 @@ def _count(items: Sequence[str], noun: str) -> str:
     return f"{len(items)} {noun}{'' if len(items) == 1 else 's'} ({shown})"
 
 
-def _refusal(path: Path) -> str:
+def refusal(path: Path) -> str:
+    """Why a picture cannot be used; empty: it can."""
     try:
         image_files.check(path)
     except image_files.Refused as refused:

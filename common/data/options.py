@@ -33,7 +33,8 @@ class Options(Protocol):
 
 
 def check_options(data: Data, descriptor: Descriptor) -> None:
-    """Raise a `UserError` where `target_res` or `channels` cannot hold the source's pictures."""
+    """Raise a `UserError` where `target_res` or `channels` cannot hold the source's examples."""
+    check_axes(data, descriptor)
     name, padding = data.dataset_source, descriptor.padding
     if descriptor.resolution:
         expected = descriptor.resolution + 2 * padding
@@ -52,6 +53,22 @@ def check_options(data: Data, descriptor: Descriptor) -> None:
             f"[data] channels is {data.channels}, but pictures of '{name}' have {descriptor.channels}; "
             f"set it to {descriptor.channels}"
         )
+
+
+def check_axes(data: Data, descriptor: Descriptor) -> None:
+    """Raise a `UserError` where the options of sounds and clips do not fit the source."""
+    name, rank = data.dataset_source, descriptor.rank
+    encoded = data.sample_encoding != "none"
+    if rank == 1 and not (data.sample_rate and encoded):
+        raise UserError(
+            f"[data] dataset_source '{name}' needs sample_rate, and sample_encoding 'mu_law' or 'linear'"
+        )
+    if rank != 1 and (data.sample_rate or encoded):
+        raise UserError(f"[data] sample_rate and sample_encoding belong to sounds, '{name}' has none")
+    if rank == 3 and not data.frames:
+        raise UserError(f"[data] dataset_source '{name}' needs frames, the length of a clip")
+    if rank != 3 and data.frames:
+        raise UserError(f"[data] frames belongs to clips, '{name}' has none: leave it 0")
 
 
 def picture_shape(data: Data, descriptor: Descriptor) -> tuple[int, int, int]:

@@ -1,4 +1,4 @@
-"""A set of pictures of one size, read by index."""
+"""A set of pictures, sounds or clips of one size, read by index."""
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -12,11 +12,12 @@ Array = np.ndarray
 @dataclass(frozen=True, kw_only=True)
 class PictureSet:
     """Pictures uint8 (N, H, W, C), without padding and at full bit depth, read only when `gather` asks for
-    them.
+    them; or sounds (N, samples, C), uint8 or uint16, or clips (N, frames, H, W, C).
 
     `keys` are stable names, one a picture, and give the set its length. `labels` is (N,) or None, `captions`
     int32 (N, L), numbers of texts' tokens, or None. Where `binarise_on_read` is set, the grey levels are
-    probabilities times 255 and the pipeline draws 0 or 255 from them. `notes` are one-line
+    probabilities times 255 and the pipeline draws 0 or 255 from them. `draw`, where it is set, gives training
+    what `read` gives evaluations, at places that random uint64 words (B,) choose. `notes` are one-line
     remarks for the user. `unreadable` holds the indices of pictures for which `gather` had to return another
     one.
     """
@@ -24,6 +25,7 @@ class PictureSet:
     name: str
     keys: Sequence[str]
     read: Callable[[Array], Array]
+    draw: Callable[[Array, Array], Array] | None = None
     labels: Array | None = None
     captions: Array | None = None
     binarise_on_read: bool = False
@@ -33,15 +35,16 @@ class PictureSet:
     def __len__(self) -> int:
         return len(self.keys)
 
-    def gather(self, indices: Sequence[int] | Array) -> Array:
-        """Return a new uint8 array (B, H, W, C) of the pictures at `indices` (B,), each in [0, N).
+    def gather(self, indices: Sequence[int] | Array, words: Array | None = None) -> Array:
+        """Return a new uint8 array (B, H, W, C) of the pictures at `indices` (B,), each in [0, N); with
+        `words` (B,), at random places where the set has any.
 
         Raises IndexError for an index outside and a `UserError` for a picture that cannot be read.
         """
         wanted = np.asarray(indices, dtype=np.int64)
         if wanted.size and not (wanted.min() >= 0 and wanted.max() < len(self)):
             raise IndexError(f"picture index outside 0..{len(self) - 1} of {self.name}")
-        return self.read(wanted)
+        return self.read(wanted) if words is None or self.draw is None else self.draw(wanted, words)
 
 
 class NumberedKeys(Sequence[str]):

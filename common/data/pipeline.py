@@ -1,10 +1,10 @@
 """The one Grain pipeline: shuffled indices, epoch after epoch, batched, then one vectorised read a batch.
 
 Examples are pictures or, from token shards, the tokens of pictures. The example at position p of the endless
-training stream, its mirroring and its binarisation depend only on (seed, p). Step s of a run with global
-batch size B takes positions s*B ... s*B + B - 1, and process r of R takes the r-th of R equal parts of them.
-So the stream resumes from (seed, step) alone, in the middle of an epoch, on any number of processes. Batches
-reach across epochs; a set smaller than the batch is repeated.
+training stream, its place in a recording, its mirroring and its binarisation depend only on (seed, p). Step s
+of a run with global batch size B takes positions s*B ... s*B + B - 1, and process r of R takes the r-th of R
+equal parts of them. So the stream resumes from (seed, step) alone, in the middle of an epoch, on any number
+of processes. Batches reach across epochs; a set smaller than the batch is repeated.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,7 +16,7 @@ import numpy as np
 from common.data.descriptors import Descriptor, describe
 from common.data.options import Options
 from common.data.picture_set import PictureSet
-from common.data.randomness import BINARISATION_SEED, binarise, coin_flips, permutation
+from common.data.randomness import BINARISATION_SEED, binarise, coin_flips, permutation, words
 from common.data.tokens import TokenSet
 from common.errors import UserError
 
@@ -56,9 +56,10 @@ class ShuffledPositions:
 
 
 class TrainingBatches(Iterator[Batch]):
-    """Endless batches of process r of R: 'image' uint8 (B / R, target_res, target_res, C) or 'tokens' int32
-    (B / R, L), and with `data.labels` 'label' int32 (B / R,), with `data.text_seq_len` 'caption' int32
-    (B / R, L). Tokens with captions have the arrays of `common.data.texts`, too.
+    """Endless batches of process r of R: 'image' uint8 (B / R, target_res, target_res, C), of sounds
+    (B / R, target_res, C), of clips (B / R, frames, target_res, target_res, C), or 'tokens' int32
+    (B / R, L), and with `data.labels` 'label' int32 (B / R,), with `data.text_seq_len`
+    'caption' int32 (B / R, L). Tokens with captions have the arrays of `common.data.texts`, too.
     """
 
     def __init__(
@@ -100,10 +101,11 @@ class TrainingBatches(Iterator[Batch]):
     def _read(self, item: tuple[Array, Array]) -> Batch:
         positions, indices = item
         draw = partial(binarise, seed=self._seed, stream="train", positions=positions)
-        batch = _examples_at(self._examples, indices, draw, labels=self._labels)
+        places = words(self._seed, "place", positions, 1)[:, 0]
+        batch = _examples_at(self._examples, indices, draw, labels=self._labels, places=places)
         if "image" in batch and self._flip:
             mirrored, pictures = coin_flips(self._seed, positions), batch["image"]
-            pictures[mirrored] = pictures[mirrored, :, ::-1]
+            pictures[mirrored] = pictures[mirrored][..., ::-1, :]
         return _padded(batch, self._descriptor)
 
 
@@ -163,15 +165,20 @@ def evaluation_batches(
 
 
 def _examples_at(
-    examples: PictureSet | TokenSet, indices: Array, draw: Callable[[Array], Array], *, labels: bool
+    examples: PictureSet | TokenSet,
+    indices: Array,
+    draw: Callable[[Array], Array],
+    *,
+    labels: bool,
+    places: Array | None = None,
 ) -> Batch:
-    """A batch of the examples at `indices` (B,); `draw` binarises grey levels."""
+    """A batch of the examples at `indices` (B,); `draw` binarises grey levels, `places` are random words."""
     batch: Batch = {}
     if isinstance(examples, TokenSet):
         batch["tokens"] = examples.gather(indices).reshape(len(indices), -1)
         batch |= {} if examples.texts is None else examples.texts.gather(indices)
     else:
-        pictures = examples.gather(indices)
+        pictures = examples.gather(indices, places)
         batch["image"] = draw(pictures) if examples.binarise_on_read else pictures
         if examples.captions is not None:
             batch["caption"] = examples.captions[indices]

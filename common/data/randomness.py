@@ -17,7 +17,7 @@ BINARISATION_SEED = 20220305
 twins.
 """
 
-STREAMS = {"train": 0, "validation": 1, "test": 2, "flip": 3, "order": 4}
+STREAMS = {"train": 0, "validation": 1, "test": 2, "flip": 3, "order": 4, "place": 5}
 
 _BLOCK = 4  # words a Philox counter yields
 

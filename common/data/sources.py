@@ -6,12 +6,14 @@ from functools import cached_property
 from common.data.arrays import open_imagenet, open_npy
 from common.data.characters import open_text
 from common.data.cifar10 import open_cifar10
+from common.data.clips import open_frames
 from common.data.descriptors import describe
-from common.data.embedded import open_digits, open_photos
+from common.data.embedded import open_digits, open_film, open_photos
 from common.data.folders import open_folder, open_glob
 from common.data.mnist import open_mnist, open_mnist10k
 from common.data.options import PATH_OPTIONS, Options, Split, check_options, data_path
 from common.data.picture_set import PictureSet
+from common.data.sounds import open_sounds
 from common.data.tfrecords import open_tfrecords
 from common.data.tokens import TokenSet, open_tokens
 from common.data.webdataset import open_webdataset
@@ -42,6 +44,9 @@ OPENERS: dict[str, Callable[[Options, Split], Examples]] = {
     "webdataset": open_webdataset,
     "tfrecords": open_tfrecords,
     "glob": open_glob,
+    "wav": open_sounds,
+    "frames": open_frames,
+    "film": open_film,
     "tokens": open_token_split,
     "text": open_text,
 }

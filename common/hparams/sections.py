@@ -32,10 +32,18 @@ class Data:
         "../datasets", path=True, doc="parent folder of prepared mnist/, mnist10k/ and cifar-10/"
     )
     target_res: int = option(
-        low=1, doc="height and width of the pictures given to the model, padding included"
+        low=1,
+        doc="height and width of the pictures given to the model, padding included; samples of a sound",
+    )
+    frames: int = option(0, low=0, doc="frames of a clip; 0: the data are pictures or sounds")
+    sample_rate: int = option(0, low=0, doc="sounds: samples a second")
+    sample_encoding: str = option(
+        "none",
+        choices=("none", "mu_law", "linear"),
+        doc="sounds: 8 bits companded by the mu-law (ITU-T G.711, continuous form), or 16 linear bits",
     )
     channels: int = option(low=1, doc="channels of a picture")
-    num_bits: float = option(low=1, high=8, doc="bit depth of a channel")
+    num_bits: float = option(low=1, high=16, doc="bit depth of a channel; more than 8 of linear sounds only")
     random_horizontal_flip: bool = option(doc="mirror training pictures with probability 1/2 (never digits)")
     labels: bool = option(False, doc="give the pictures' class labels to the model")
     legacy_crop: bool = option(
@@ -49,6 +57,16 @@ class Data:
     def __post_init__(self) -> None:
         if self.num_bits % 1:
             raise UserError(f"[data] num_bits must be a whole number of bits, not {self.num_bits:g}")
+        if self.num_bits > self.depth:
+            raise UserError(
+                f"[data] num_bits must be at most {self.depth}, the bits of a stored value, not "
+                f"{self.num_bits:g}"
+            )
+
+    @property
+    def depth(self) -> int:
+        """Bits of a value as it is stored, of which `num_bits` are kept."""
+        return 16 if self.sample_encoding == "linear" else 8
 
 
 @dataclass(frozen=True, kw_only=True)

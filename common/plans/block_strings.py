@@ -95,13 +95,20 @@ def decoder_blocks(text: str) -> tuple[DecoderStep, ...]:
 
 def widths(text: str, default: int) -> Callable[[int], int]:
     """'16:64,8:128' -> width of a resolution, `default` where it is not named."""
-    table: dict[int, int] = {}
+    found = table(text, "custom_width_str")
+    return lambda resolution: found.get(resolution, default)
+
+
+def table(text: str, option: str) -> dict[int, int]:
+    """'16:64,8:128' -> number of every resolution that is named; a `UserError` calls the text `option`."""
+    what = {"custom_width_str": "WIDTH", "custom_frames_str": "FRAMES"}[option]
+    found: dict[int, int] = {}
     for word in filter(None, (part.strip() for part in text.split(","))):
         match = re.fullmatch(r"(\d{1,6}):(\d{1,6})", word)
         if not match or not int(match[1]) or not int(match[2]):
-            raise UserError(f"[model] custom_width_str: '{word}' is no RESOLUTION:WIDTH")
-        table[int(match[1])] = int(match[2])
-    return lambda resolution: table.get(resolution, default)
+            raise UserError(f"[model] {option}: '{word}' is no RESOLUTION:{what}")
+        found[int(match[1])] = int(match[2])
+    return found
 
 
 def _words(text: str, kinds: str, option: str) -> list[tuple[str, int, str, int]]:

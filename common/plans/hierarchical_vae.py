@@ -22,13 +22,13 @@ class Cell:
     mid_channels: int
     out_channels: int
     n_layers: int
-    kernel_size: int
-    edge_kernel_size: int
+    kernel_size: tuple[int, ...]
+    edge_kernel_size: tuple[int, ...]
     residual: bool
     activation: Activation = "silu"
 
     @property
-    def convolutions(self) -> tuple[tuple[int, int, int], ...]:
+    def convolutions(self) -> tuple[tuple[int, int, tuple[int, ...]], ...]:
         """(in channels, out channels, kernel size) of each convolution."""
         mid = self.mid_channels
         return (
@@ -67,6 +67,11 @@ class DownBlock:
     posterior_net: Cell
     variates: int
     cells: tuple[Cell, ...]
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Height and width of the latents."""
+        return (self.resolution, self.resolution)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,8 +218,8 @@ def _cell(
         mid_channels=mid,
         out_channels=outputs,
         n_layers=layers,
-        kernel_size=kernel,
-        edge_kernel_size=1 if model.use_1x1_conv else kernel,
+        kernel_size=(kernel, kernel),
+        edge_kernel_size=(1, 1) if model.use_1x1_conv else (kernel, kernel),
         residual=inputs == outputs,
     )
 

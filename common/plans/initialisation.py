@@ -110,14 +110,14 @@ def _cells(name: str, cells: tuple[Cell, ...]) -> Table:
 
 def _cell(name: str, cell: Cell, last: Rule) -> Table:
     table: Table = {}
-    for k, (inputs, outputs, side) in enumerate(cell.convolutions):
+    for k, (inputs, outputs, kernel) in enumerate(cell.convolutions):
         rule = last if k == len(cell.convolutions) - 1 else "glorot"
-        table |= _conv(f"{name}.convs.{k}", inputs, outputs, (side, side), rule=rule)
+        table |= _conv(f"{name}.convs.{k}", inputs, outputs, kernel, rule=rule)
     return table
 
 
 def _conv(
-    name: str, inputs: int, outputs: int, kernel: tuple[int, int] = (1, 1), *, rule: Rule = "glorot"
+    name: str, inputs: int, outputs: int, kernel: tuple[int, ...] = (1, 1), *, rule: Rule = "glorot"
 ) -> Table:
     return {
         f"{name}.weight": Parameter((outputs, inputs, *kernel), rule),

@@ -12,10 +12,10 @@ Likelihood = Literal["mixture_of_logistics", "bernoulli", "absolute"]
 
 
 class LatentBlock(Protocol):
-    """A top-down block: its latents (B, resolution, resolution, variates), and its level."""
+    """A top-down block: its latents (B, *grid, variates), and its level."""
 
     @property
-    def resolution(self) -> int: ...
+    def grid(self) -> tuple[int, ...]: ...
 
     @property
     def variates(self) -> int: ...
@@ -26,7 +26,10 @@ class LatentBlock(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class LatentPlan:
-    """Pictures, output layer and latent groups. Latent group `l` belongs to `down[l]`."""
+    """Examples, output layer and latent groups. Latent group `l` belongs to `down[l]`.
+
+    Examples are pictures or, of other families than the hierarchical VAE, sounds and clips of frames.
+    """
 
     resolution: int
     channels: int
@@ -51,20 +54,24 @@ class LatentPlan:
         return False
 
     @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """(H, W, C) of the picture that losses and outputs see, padding left out."""
-        side = self.resolution - 2 * self.crop
-        return (side, side, self.channels)
+    def extent(self) -> tuple[int, ...]:
+        """Extent of an example that the model is given: (H, W), (samples,) or (frames, H, W)."""
+        return (self.resolution, self.resolution)
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """(*extent, C) of what losses and outputs see, padding left out."""
+        return (*(length - 2 * self.crop for length in self.extent), self.channels)
 
     @property
     def image_dims(self) -> int:
-        """Number of values of that picture."""
+        """Number of values of that."""
         return prod(self.image_shape)
 
-    def latent_shape(self, group: int, batch: int) -> tuple[int, int, int, int]:
-        """(B, H, W, Z) of a latent group."""
+    def latent_shape(self, group: int, batch: int) -> tuple[int, ...]:
+        """(B, *grid, Z) of a latent group."""
         block = self.groups[group]
-        return (batch, block.resolution, block.resolution, block.variates)
+        return (batch, *block.grid, block.variates)
 
     def latent_dims(self, group: int) -> int:
         """Number of latent values of a group."""
@@ -85,10 +92,10 @@ class LatentPlan:
             return ()
         if self.likelihood == "bernoulli":
             return (Draw("pixel", "uniform", (batch, *self.image_shape)),)
-        side, low, high = self.resolution, 1e-5, 1 - 1e-5
+        low, high = 1e-5, 1 - 1e-5
         return (
-            Draw("mixture", "uniform", (batch, side, side, self.n_mixtures), low, high),
-            Draw("logistic", "uniform", (batch, side, side, self.channels), low, high),
+            Draw("mixture", "uniform", (batch, *self.extent, self.n_mixtures), low, high),
+            Draw("logistic", "uniform", (batch, *self.extent, self.channels), low, high),
         )
 
 

@@ -1,11 +1,17 @@
-"""Layer plan of Metroplex: VD-VAE (Child 2021) on patches, of convolutions or with variational attention."""
+"""Layer plan of Metroplex: VD-VAE (Child 2021) on patches, of convolutions or with variational attention.
 
+The layers have as many axes as the data: one for sounds, two for pictures, three for clips of frames.
+"""
+
+from collections.abc import Callable
 from dataclasses import dataclass
+from math import prod
 
 from common.data.descriptors import describe
 from common.errors import UserError
 from common.hparams.families.metroplex import HParams, Model
-from common.plans.block_strings import EncoderStep, decoder_blocks, encoder_blocks, widths
+from common.plans.block_strings import DecoderStep, EncoderStep, decoder_blocks, encoder_blocks, widths
+from common.plans.grids import Grid, extent, factors, grids, kernel, patch_shape
 from common.plans.hierarchical_vae import Activation, Cell
 from common.plans.latents import LatentPlan, mixture_channels
 from common.plans.metroplex_presets import Strings, strings
@@ -13,11 +19,11 @@ from common.plans.metroplex_presets import Strings, strings
 
 @dataclass(frozen=True, kw_only=True)
 class SelfAttention:
-    """Multi-head self-attention of a square of `side`^2 tokens, of each row on its own with `rows`."""
+    """Multi-head self-attention of a grid of tokens, of each row of a square on its own with `rows`."""
 
     width: int
     heads: int
-    side: int
+    grid: Grid
     rows: bool = False
 
 
@@ -27,14 +33,10 @@ class UpBlock:
 
     resolution: int
     cell: Cell
-    pool: int  # 1: no pooling
+    pool: Grid  # along every axis; 1: no pooling
+    out_resolution: int  # after pooling
     out_channels: int
     attention: SelfAttention | None
-
-    @property
-    def out_resolution(self) -> int:
-        """Resolution after pooling."""
-        return self.resolution // self.pool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +45,10 @@ class DownBlock:
 
     level: int
     resolution: int
+    grid: Grid
     channels: int
     mixin: int  # resolution whose state is added; 0: none
+    enlargement: Grid  # of that state, along every axis
     variates: int
     posterior: Cell
     prior: Cell
@@ -65,6 +69,7 @@ class AttentionDownBlock:
 
     level: int
     resolution: int
+    grid: Grid
     channels: int
     variates: int
     source: int
@@ -78,12 +83,14 @@ class AttentionDownBlock:
 class MetroplexPlan(LatentPlan):
     """Every layer of the model, blocks in order of execution. `up` and `down` are of one kind."""
 
-    patch: int  # side of the squares of pixels that a token stands for
+    data_extent: Grid
+    patch: Grid  # extent of what a token stands for
     width: int  # after the input convolution
-    input_kernel: int
+    input_kernel: Grid
     up: tuple[UpBlock | AttentionUpBlock, ...]
     down: tuple[DownBlock | AttentionDownBlock, ...]
     start: tuple[int, ...]  # resolutions whose state begins with a learned tensor
+    finest: int  # resolution of the state that the head reads
     top_width: int  # of the state that the head reads
     transformer: bool
     gated: bool  # rezero
@@ -111,18 +118,36 @@ class MetroplexPlan(LatentPlan):
         return self.cut_pixels
 
     @property
-    def side(self) -> int:
-        """Tokens in a row."""
-        return self.resolution // self.patch
+    def extent(self) -> Grid:
+        """(samples,), (H, W) or (frames, H, W)."""
+        return self.data_extent
+
+    @property
+    def rank(self) -> int:
+        """Number of axes."""
+        return len(self.extent)
+
+    @property
+    def tokens(self) -> Grid:
+        """The finest grid of tokens."""
+        return factors(self.extent, self.patch)
+
+    @property
+    def patch_size(self) -> int:
+        """Values of a channel that a token stands for."""
+        return prod(self.patch)
 
 
 def make_plan(hparams: HParams) -> MetroplexPlan:
     """Compute the plan; a `UserError` names the option that does not fit."""
     model, data = hparams.model, hparams.data
     source = describe(data.dataset_source)
-    found = strings(model, data.target_res)
-    patch = _patch(model, data.target_res, found)
-    up, down, start, top = (_attention_blocks if model.transformer else _blocks)(model, found)
+    found, shape = strings(model, data.target_res), extent(data, source.rank)
+    patch = patch_shape(model, _patch(model, data.target_res, found), shape)
+    resolutions = [step.resolution for step in encoder_blocks(found.encoder)]
+    resolutions.append(encoder_blocks(found.encoder)[-1].out_resolution)
+    grid = grids(model, factors(shape, patch), resolutions)
+    up, down, start, top = (_attention_blocks if model.transformer else _blocks)(model, found, grid)
     absolute, bernoulli = model.likelihood == "absolute", source.likelihood == "bernoulli"
     if absolute and bernoulli:
         raise UserError("[model] likelihood 'absolute' does not suit binary pictures")
@@ -134,18 +159,20 @@ def make_plan(hparams: HParams) -> MetroplexPlan:
         likelihood="absolute" if absolute else source.likelihood,
         n_mixtures=model.num_mixtures,
         n_levels=1 + max(block.level for block in down),
+        data_extent=shape,
         patch=patch,
         width=found.outer_width,
-        input_kernel=3 if patch == 1 else 1,
+        input_kernel=tuple(3 if length == 1 else 1 for length in patch),
         up=up,
         down=down,
         start=start,
+        finest=resolutions[0],
         top_width=top,
         transformer=model.transformer,
         gated=model.transformer and model.rezero,
         gelu=model.gelu,
         encoding=model.abs_enc if model.transformer else "none",
-        affine=model.final_fn and patch == 1,
+        affine=model.final_fn and prod(patch) == 1,
         head_channels=data.channels if plain else mixture_channels(model.num_mixtures, data.channels),
         shared_scale="none" if plain else model.shared_sigma,
         separate_colours=model.color_non_ar,
@@ -170,7 +197,7 @@ def _patch(model: Model, side: int, found: Strings) -> int:
 
 
 def _blocks(
-    model: Model, found: Strings
+    model: Model, found: Strings, grid: Callable[[int], Grid]
 ) -> tuple[tuple[UpBlock, ...], tuple[DownBlock, ...], tuple[int, ...], int]:
     width = widths(found.custom_widths, found.outer_width)
     steps = encoder_blocks(found.encoder)
@@ -179,7 +206,9 @@ def _blocks(
             f"[model] custom_width_str gives resolution {steps[0].resolution} the width "
             f"{width(steps[0].resolution)}, but the input convolution has outer_width {found.outer_width}"
         )
-    up = tuple(_up_block(model, step, width(step.resolution), width(step.out_resolution)) for step in steps)
+    up = tuple(
+        _up_block(model, step, grid, width(step.resolution), width(step.out_resolution)) for step in steps
+    )
     parts = decoder_blocks(found.decoder)
     seen = {step.resolution for step in steps} | {steps[-1].out_resolution}
     levels = list(dict.fromkeys(part.resolution for part in parts))
@@ -195,46 +224,54 @@ def _blocks(
             f"{steps[0].resolution}: they must be equal"
         )
     down = tuple(
-        _down_block(model, levels.index(part.resolution), part.resolution, part.mixin, width(part.resolution))
+        _down_block(model, levels.index(part.resolution), part, grid, width(part.resolution))
         for part in parts
     )
     start = tuple(sorted(resolution for resolution in levels if resolution <= model.no_bias_above))
     return up, down, start, width(levels[-1])
 
 
-def _up_block(model: Model, step: EncoderStep, width: int, following: int) -> UpBlock:
+def _up_block(
+    model: Model, step: EncoderStep, grid: Callable[[int], Grid], width: int, following: int
+) -> UpBlock:
     if following < width:
         raise UserError(
             f"[model] custom_width_str shrinks from {width} at resolution {step.resolution} to {following} "
             f"at {step.out_resolution}: the encoder pads channels and cannot drop any"
         )
+    own = grid(step.resolution)
     return UpBlock(
         resolution=step.resolution,
-        cell=_cell(model, step.resolution, width, width, width),
-        pool=step.pool,
+        cell=_cell(model, own, width, width, width),
+        pool=factors(own, grid(step.out_resolution)),
+        out_resolution=step.out_resolution,
         out_channels=following,
-        attention=_pre_attention(model, step.resolution, width),
+        attention=_pre_attention(model, own, width),
     )
 
 
-def _down_block(model: Model, level: int, resolution: int, mixin: int, width: int) -> DownBlock:
-    variates = _variates(model, width)
+def _down_block(
+    model: Model, level: int, part: DecoderStep, grid: Callable[[int], Grid], width: int
+) -> DownBlock:
+    variates, own = _variates(model, width), grid(part.resolution)
     return DownBlock(
         level=level,
-        resolution=resolution,
+        resolution=part.resolution,
+        grid=own,
         channels=width,
-        mixin=mixin,
+        mixin=part.mixin,
+        enlargement=factors(own, grid(part.mixin)) if part.mixin else (1,) * len(own),
         variates=variates,
-        posterior=_cell(model, resolution, width, 2 * width, 2 * variates),
-        prior=_cell(model, resolution, width, width, 2 * variates + width),
-        residual=_cell(model, resolution, width, width, width),
-        attention=_pre_attention(model, resolution, width),
+        posterior=_cell(model, own, width, 2 * width, 2 * variates),
+        prior=_cell(model, own, width, width, 2 * variates + width),
+        residual=_cell(model, own, width, width, width),
+        attention=_pre_attention(model, own, width),
     )
 
 
-def _cell(model: Model, resolution: int, width: int, inputs: int, outputs: int) -> Cell:
-    """Bottleneck (1x1, two 3x3, 1x1) or, of block type 'diffusion', two 3x3; 1x1 up to resolution 2."""
-    side = 3 if resolution > 2 else 1
+def _cell(model: Model, grid: Grid, width: int, inputs: int, outputs: int) -> Cell:
+    """Bottleneck (1x1, two 3x3, 1x1) or, of block type 'diffusion', two 3x3; 1 along axes of up to two
+    tokens."""
     bottleneck = model.block_type == "bottleneck"
     mid = int(width * model.bottleneck_multiple) if bottleneck else width
     if mid < 1:
@@ -246,8 +283,8 @@ def _cell(model: Model, resolution: int, width: int, inputs: int, outputs: int) 
         mid_channels=mid,
         out_channels=outputs,
         n_layers=2 if bottleneck else 0,
-        kernel_size=side,
-        edge_kernel_size=1 if bottleneck else side,
+        kernel_size=kernel(grid),
+        edge_kernel_size=kernel(grid, 1) if bottleneck else kernel(grid),
         residual=inputs == outputs == width,
         activation=model.gelu,
     )
@@ -266,23 +303,25 @@ def _heads(width: int, head_dim: int) -> int:
     return width // head_dim
 
 
-def _pre_attention(model: Model, resolution: int, width: int) -> SelfAttention | None:
+def _pre_attention(model: Model, grid: Grid, width: int) -> SelfAttention | None:
+    resolution = grid[-1]
     if resolution not in model.attn_res:
         return None
+    if model.legacy_row_attention and len(grid) != 2:
+        raise UserError("[model] legacy_row_attention sees rows of pictures: set it to False for other data")
     if width % model.attn_heads:
         raise UserError(
             f"[model] attn_heads {model.attn_heads} does not divide {width}, the width of resolution "
             f"{resolution}"
         )
-    return SelfAttention(
-        width=width, heads=model.attn_heads, side=resolution, rows=model.legacy_row_attention
-    )
+    return SelfAttention(width=width, heads=model.attn_heads, grid=grid, rows=model.legacy_row_attention)
 
 
 def _attention_blocks(
-    model: Model, found: Strings
+    model: Model, found: Strings, grid: Callable[[int], Grid]
 ) -> tuple[tuple[AttentionUpBlock, ...], tuple[AttentionDownBlock, ...], tuple[int, ...], int]:
     side, width, n = model.base_hidden_res, found.outer_width, model.depth
+    own = grid(side)
     steps, parts = encoder_blocks(found.encoder), decoder_blocks(found.decoder)
     if {step.out_resolution for step in steps} | {part.resolution for part in parts} != {side}:
         raise UserError(
@@ -291,20 +330,21 @@ def _attention_blocks(
         )
     if len(steps) != n or len(parts) != n:
         raise UserError(f"[model] transformer needs as many encoder and decoder blocks as depth, {n}")
-    if model.abs_enc != "none" and width % 4:
-        raise UserError(f"[model] abs_enc needs a width that is a multiple of 4, not {width}")
-    attention = SelfAttention(width=width, heads=_heads(width, model.head_dim), side=side)
+    if model.abs_enc != "none" and width % (2 * len(own)):
+        raise UserError(f"[model] abs_enc needs a width that is a multiple of {2 * len(own)}, not {width}")
+    attention = SelfAttention(width=width, heads=_heads(width, model.head_dim), grid=own)
     down = tuple(
         AttentionDownBlock(
             level=0,
             resolution=side,
+            grid=own,
             channels=width,
             variates=_variates(model, width),
             source=i if model.enc_dec_mode else n - 1 - i,
             attention=attention,
             attends_in_prior=model.attn_block_opt == 1,
             posterior=model.enc_mode,
-            posterior_cell=_posterior_cell(model, side, width),
+            posterior_cell=_posterior_cell(model, own, width),
         )
         for i in range(n)
     )
@@ -312,7 +352,7 @@ def _attention_blocks(
     return (AttentionUpBlock(attention=attention),) * n, down, start, width
 
 
-def _posterior_cell(model: Model, side: int, width: int) -> Cell | None:
+def _posterior_cell(model: Model, grid: Grid, width: int) -> Cell | None:
     """What reads the generative state beside the activation, where convolutions do."""
     if model.enc_mode != "cnn":
         return None
@@ -323,8 +363,8 @@ def _posterior_cell(model: Model, side: int, width: int) -> Cell | None:
         mid_channels=width // 4,
         out_channels=width,
         n_layers=2,
-        kernel_size=3 if side > 2 else 1,
-        edge_kernel_size=1,
+        kernel_size=kernel(grid),
+        edge_kernel_size=kernel(grid, 1),
         residual=False,
         activation=model.gelu,
     )

@@ -7,6 +7,7 @@ layers that end a residual branch.
 from math import sqrt
 
 from common.hparams.families.metroplex import HParams, Model
+from common.plans.grids import AXES, Grid
 from common.plans.hierarchical_vae import Cell
 from common.plans.metroplex import (
     AttentionDownBlock,
@@ -31,18 +32,18 @@ class _Tables:
 
     def __init__(self, model: Model, plan: MetroplexPlan) -> None:
         self.model, self.plan = model, plan
+        self.pointwise = (1,) * plan.rank
 
     def all(self) -> Table:
         plan = self.plan
-        inputs, side = plan.channels * plan.patch**2, plan.input_kernel
-        table = self.convolution("bottom_up.input_conv", inputs, plan.width, side)
+        inputs = plan.channels * plan.patch_size
+        table = self.convolution("bottom_up.input_conv", inputs, plan.width, plan.input_kernel)
         for n, up in enumerate(plan.up):
             name = f"bottom_up.blocks.{n}"
             table |= self.up_block(name, up) if isinstance(up, UpBlock) else self.attention_up_block(name, up)
         for resolution in plan.start:
-            width = next(block.channels for block in plan.down if block.resolution == resolution)
-            shape = (1, width, resolution, resolution)
-            table[f"top_down.start.{resolution}"] = Parameter(shape, ZEROS)
+            first = next(block for block in plan.down if block.resolution == resolution)
+            table[f"top_down.start.{resolution}"] = Parameter((1, first.channels, *first.grid), ZEROS)
         for n, down in enumerate(plan.down):
             name = f"top_down.blocks.{n}"
             if isinstance(down, DownBlock):
@@ -50,9 +51,10 @@ class _Tables:
             else:
                 table |= self.attention_down_block(name, down)
         if plan.affine:
-            table["top_down.gain"] = Parameter((1, plan.top_width, 1, 1), ONES)
-            table["top_down.bias"] = Parameter((1, plan.top_width, 1, 1), ZEROS)
-        outputs = plan.head_channels * plan.patch**2
+            shape = (1, plan.top_width, *self.pointwise)
+            table["top_down.gain"] = Parameter(shape, ONES)
+            table["top_down.bias"] = Parameter(shape, ZEROS)
+        outputs = plan.head_channels * plan.patch_size
         table |= self.convolution("top_down.output_conv", plan.top_width, outputs)
         if plan.shared_scale == "full":
             table["top_down.log_scale"] = Parameter((1,), Init("uniform", DMOL_SIGMA_LIMIT))
@@ -91,13 +93,14 @@ class _Tables:
         return table | self.feed_forward(f"{name}.feed_forward", width, width, n)
 
     def relative_attention(self, name: str, attention: SelfAttention, *, cross: bool = False) -> Table:
-        width, offsets = attention.width, (attention.heads, 2 * attention.side - 1)
+        width = attention.width
         first = Init("uniform", sqrt(1 / width)) if self.model.random_init_posenc else Init("triangle")
         table = self.convolution(
             f"{name}.query" if cross else f"{name}.qkv", width, width * (1 if cross else 3)
         )
         table |= self.convolution(f"{name}.out", width, width)
-        table |= {f"{name}.{axis}_bias": Parameter(offsets, first) for axis in ("row", "column")}
+        for axis, length in zip(AXES[self.plan.rank], attention.grid, strict=True):
+            table[f"{name}.{axis}_bias"] = Parameter((attention.heads, 2 * length - 1), first)
         return table | ({f"{name}.gate": Parameter((1,), ZEROS)} if self.plan.gated else {})
 
     def feed_forward(self, name: str, inputs: int, width: int, scale: int) -> Table:
@@ -116,17 +119,24 @@ class _Tables:
     def cell(self, name: str, cell: Cell, *, scale: float = 1, zero: bool = False) -> Table:
         table: Table = {}
         last = len(cell.convolutions) - 1
-        for k, (inputs, outputs, side) in enumerate(cell.convolutions):
+        for k, (inputs, outputs, kernel) in enumerate(cell.convolutions):
             own = {"scale": scale, "zero": zero} if k == last else {}
-            table |= self.convolution(f"{name}.convs.{k}", inputs, outputs, side, **own)  # type: ignore[arg-type]
+            table |= self.convolution(f"{name}.convs.{k}", inputs, outputs, kernel, **own)  # type: ignore[arg-type]
         return table
 
     def convolution(
-        self, name: str, inputs: int, outputs: int, side: int = 1, *, scale: float = 1, zero: bool = False
+        self,
+        name: str,
+        inputs: int,
+        outputs: int,
+        kernel: Grid | None = None,
+        *,
+        scale: float = 1,
+        zero: bool = False,
     ) -> Table:
         first = ZEROS if zero and self.model.zero_weights else self.uniform(outputs, scale)
         return {
-            f"{name}.weight": Parameter((outputs, inputs, side, side), first),
+            f"{name}.weight": Parameter((outputs, inputs, *(kernel or self.pointwise)), first),
             f"{name}.bias": Parameter((outputs,), ZEROS),
         }
 

@@ -65,11 +65,11 @@ def residual_table(stacks: ResidualStacks, channels: int, codebook: Table) -> Ta
     """Every parameter under its canonical name. Kernels begin uniform with variance 1 / inputs, those that
     end a block smaller by the root of the number of blocks; biases as zeros."""
     width = stacks.encoder[0].cell.in_channels
-    table = _convolution("encoder.conv_in", channels, width, 3)
+    table = _convolution("encoder.conv_in", channels, width, (3, 3))
     table |= _stack("encoder", stacks.encoder) | codebook
-    table |= _convolution("decoder.conv_in", stacks.width, stacks.width, 3)
+    table |= _convolution("decoder.conv_in", stacks.width, stacks.width, (3, 3))
     table |= _stack("decoder", stacks.decoder)
-    return table | _convolution("decoder.conv_out", stacks.decoder[-1].out_channels, channels, 1)
+    return table | _convolution("decoder.conv_out", stacks.decoder[-1].out_channels, channels, (1, 1))
 
 
 def _blocks(
@@ -95,8 +95,8 @@ def _cell(options: Tokenizer, resolution: int, width: int) -> Cell:
         mid_channels=mid,
         out_channels=width,
         n_layers=2 if bottleneck else 0,
-        kernel_size=side,
-        edge_kernel_size=1 if bottleneck else side,
+        kernel_size=(side, side),
+        edge_kernel_size=(1, 1) if bottleneck else (side, side),
         residual=True,
         activation="gelu_tanh",
     )
@@ -106,15 +106,15 @@ def _stack(name: str, blocks: tuple[ResidualBlock, ...]) -> Table:
     table: Table = {}
     for n, block in enumerate(blocks):
         layers = block.cell.convolutions
-        for k, (inputs, outputs, side) in enumerate(layers):
+        for k, (inputs, outputs, kernel) in enumerate(layers):
             scale = len(blocks) if k == len(layers) - 1 else 1
-            table |= _convolution(f"{name}.blocks.{n}.convs.{k}", inputs, outputs, side, scale)
+            table |= _convolution(f"{name}.blocks.{n}.convs.{k}", inputs, outputs, kernel, scale)
     return table
 
 
-def _convolution(name: str, inputs: int, outputs: int, side: int, scale: int = 1) -> Table:
+def _convolution(name: str, inputs: int, outputs: int, kernel: tuple[int, ...], scale: int = 1) -> Table:
     init = Init("fan_in_uniform", sqrt(3 / scale))
     return {
-        f"{name}.weight": Parameter((outputs, inputs, side, side), init),
+        f"{name}.weight": Parameter((outputs, inputs, *kernel), init),
         f"{name}.bias": Parameter((outputs,), ZEROS, decays=False),
     }

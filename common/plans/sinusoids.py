@@ -1,18 +1,22 @@
-"""Fixed sinusoids that tell positions on a square grid."""
+"""Fixed sinusoids that tell positions on a grid."""
 
 import numpy as np
 
 
-def sinusoids(width: int, side: int) -> np.ndarray:
-    """Encoding (side, side, width) of a grid; width is a multiple of 4.
+def sinusoids(width: int, grid: tuple[int, ...]) -> np.ndarray:
+    """Encoding (*grid, width) of a grid of n axes; width is a multiple of 2 n.
 
-    Half of the channels see the row, half the column, each as sines then cosines of the position counted from
-    the end, at frequencies 10000^(-2m/d) of d = width / 2.
+    Every axis is seen by an equal part of the channels, d = width / n of them: sines, then cosines, of the
+    position counted from the end, at frequencies 10000^(-2m/d).
     """
-    d = width // 2
+    n = len(grid)
+    d = width // n
     frequencies = 10000.0 ** (-2 * np.arange(d // 2) / d)
-    phases = (side - 1 - np.arange(side))[:, None] * frequencies  # (side, d / 2)
-    table = np.concatenate([np.sin(phases), np.cos(phases)], 1)  # (side, d)
-    rows = np.broadcast_to(table[:, None], (side, side, d))
-    columns = np.broadcast_to(table[None], (side, side, d))
-    return np.concatenate([rows, columns], -1)
+    parts = []
+    for axis, length in enumerate(grid):
+        phases = (length - 1 - np.arange(length))[:, None] * frequencies  # (length, d / 2)
+        table = np.concatenate([np.sin(phases), np.cos(phases)], 1)  # (length, d)
+        shape = [1] * n + [d]
+        shape[axis] = length
+        parts.append(np.broadcast_to(table.reshape(shape), (*grid, d)))
+    return np.concatenate(parts, -1)

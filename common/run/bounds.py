@@ -23,6 +23,16 @@ class Unit:
     name: str
     per_nat: float
 
+    def tell(self, nats: float) -> str:
+        """E.g. '4.1234 bits/dim (2.8581 nats/dim)', from nats a picture."""
+        also = "".join(f" ({value:.4f} nats/dim)" for value in self.in_nats(nats).values())
+        return f"{nats * self.per_nat:.4f} {self.name}{also}"
+
+    def in_nats(self, nats: float) -> dict[str, float]:
+        """For reports: the negative bound in nats a dimension too, where it is told in bits."""
+        is_bits = self.name == "bits/dim"
+        return {"negative_elbo_nats_per_dim": nats * self.per_nat * LN2} if is_bits else {}
+
 
 def unit_of(plan: LatentPlan) -> Unit:
     """Bits a dimension for the discretised mixture, nats a picture for binary pictures. Absolute errors have
@@ -90,10 +100,10 @@ def kl_table(plan: LatentPlan, kl: Array, threshold: float) -> list[str]:
     for level in range(plan.n_levels):
         groups = [group for group, block in enumerate(plan.groups) if block.level == level]
         nats = float(sum(kl[group] for group in groups))
-        side = plan.groups[groups[0]].resolution
+        size = "x".join(map(str, plan.groups[groups[0]].grid))
         share = nats / max(float(kl.sum()), 1e-12)
         lines.append(
-            f"{level:>5}  {f'{side}x{side}':>10}  {len(groups):>6}  {sum(active[g] for g in groups):>6}  "
+            f"{level:>5}  {size:>10}  {len(groups):>6}  {sum(active[g] for g in groups):>6}  "
             f"{nats * unit.per_nat:>12.4f} {share:>6.1%}  {nats / sum(map(plan.latent_dims, groups)):>11.5f}"
         )
     lines.append(
@@ -110,12 +120,17 @@ def kl_chart(path: Path, plan: LatentPlan, kl: Array) -> Path:
     colours = [f"C{block.level % 10}" for block in plan.groups]
     axes.bar(range(len(plan.groups)), kl * unit.per_nat, color=colours)
     first = [next(g for g, block in enumerate(plan.groups) if block.level == n) for n in range(plan.n_levels)]
-    axes.set_xticks(first, [f"{g}\n{plan.groups[g].resolution}²" for g in first])
+    axes.set_xticks(first, [f"{g}\n{_size(plan.groups[g].grid)}" for g in first])
     axes.set_xlabel("latent group, with its resolution where a level begins")
     axes.set_ylabel(f"KL, {unit.name}")
     with replacing(path) as beside:
         figure.savefig(beside, format="png")
     return path
+
+
+def _size(grid: tuple[int, ...]) -> str:
+    """E.g. 8² of a square, 4x8x8 of other grids."""
+    return f"{grid[0]}²" if len(grid) == 2 else "x".join(map(str, grid))
 
 
 def group_name(group: int) -> str:

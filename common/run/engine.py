@@ -4,12 +4,13 @@
 Everything that crosses it is numpy or plain Python. A family's tensor code plugs into an engine from
 `<twin>/families/<family>.py`, its host logic into the run from `common/run/families/<family>.py`.
 
-Arrays are NHWC. Pictures are uint8 (B, H, W, C), padded to `data.target_res`. Likelihoods and divergences are
-in nats. `Noise` maps the names of `common.plans` to arrays; where it is None the engine draws from its own
-generator, a pure function of (`run.seed`, method, `step`, process): nothing of the generator needs to be
-saved to resume exactly. Methods that are called several times for one training step (a validation of many
-batches) get another `step` each time, or every batch meets the same noise. `encode` and `reconstruct` share
-their posterior noise: equal batch and `step`, equal z.
+Arrays are NHWC. Pictures are uint8 (B, H, W, C), padded to `data.target_res`; where the data are sounds (B,
+L, C), of 8 bits or uint16, or clips (B, T, H, W, C), these stand under the name `image` too. Likelihoods and
+divergences are in nats. `Noise` maps the names of `common.plans` to arrays; where it is None the engine draws
+from its own generator, a pure function of (`run.seed`, method, `step`, process): nothing of the generator
+needs to be saved to resume exactly. Methods that are called several times for one training step (a validation
+of many batches) get another `step` each time, or every batch meets the same noise. `encode` and `reconstruct`
+share their posterior noise: equal batch and `step`, equal z.
 """
 
 from collections.abc import Mapping

@@ -13,7 +13,7 @@ import numpy as np
 from common import schedules
 from common.checkpoint.store import Checkpoint
 from common.data import pipeline
-from common.metrics.ssim import ssim
+from common.metrics.similarity import NAMES, similarity
 from common.plans.latents import LatentPlan
 from common.run import synthesis
 from common.run.bounds import LN2, Bound, active_groups, evaluate_bound, unit_of
@@ -71,8 +71,8 @@ class LatentGroups:
             scalars |= {prefix + tag: value for tag, value in tags.items()}
         scalars["Losses/variational_beta"] = self.scalars(step - 1)["beta"]
         first = next(self._validation_batches())
-        shown, similarity = self._look(first, step)
-        scalars["Losses/ssim"] = similarity
+        shown, alike = self._look(first, step)
+        scalars[f"Losses/{NAMES[len(self.plan.extent)]}"] = alike
         raw, averaged = (bounds[ema].negative_elbo * self.unit.per_nat for ema in (False, True))
         active = sum(active_groups(self.plan, bounds[True].kl, self.hparams.metrics.latent_active_threshold))
         return Validation(
@@ -137,9 +137,9 @@ class LatentGroups:
             f"{step}/Original_{step}": grid(in_rows(original[:N_SHOWN], columns)),
             f"{step}/Generated_{step}": grid(in_rows(made[:N_SHOWN], columns)),
         }
-        return Shown(histograms, images), float(np.mean(ssim(original, made)))
+        return Shown(histograms, images), float(np.mean(similarity(original, made)))
 
 
 def _scaled(pictures: Array) -> Array:
-    """uint8 to -1 ... 1."""
-    return pictures.astype(np.float32) / 127.5 - 1
+    """Stored values to -1 ... 1."""
+    return pictures.astype(np.float32) / (np.iinfo(pictures.dtype).max / 2) - 1

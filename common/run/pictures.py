@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from common.plans.latents import LatentPlan
+from common.run.drawings import as_pictures
 from common.run.engine import Array
 from common.run.files import replacing
 
@@ -32,19 +33,21 @@ def save_picture(folder: Path, stem: str, picture: Array) -> Path:
 
 
 def save_grid(path: Path, rows: Sequence[Array]) -> Path:
-    """Write rows of pictures, each uint8 (N, H, W, C), as one PNG, enlarged by a whole factor without
-    smoothing."""
+    """Write rows of pictures, each uint8 (N, H, W, C), sounds or clips, as one PNG, enlarged by a whole
+    factor without smoothing."""
     return _save_png(path, enlarge(grid(rows)))
 
 
 def visible(batch: Array, plan: LatentPlan) -> Array:
     """Pictures of a batch (B, H, W, C) without padding, as an engine gives its own."""
     crop = plan.crop
-    return batch[:, crop : batch.shape[1] - crop, crop : batch.shape[2] - crop]
+    return batch[:, crop : batch.shape[1] - crop, crop : batch.shape[2] - crop] if crop else batch
 
 
 def grid(rows: Sequence[Array]) -> Array:
-    """Lay out rows of pictures, each uint8 (N, H, W, C), on grey ground: uint8 (height, width, 1 or 3)."""
+    """Lay out rows of pictures, each uint8 (N, H, W, C), sounds or clips, on grey ground: uint8
+    (height, width, 1 or 3)."""
+    rows = [as_pictures(row) for row in rows]
     rows = [row if row.shape[-1] == 3 else row[..., :1] for row in rows]
     _, H, W, C = rows[0].shape
     n_columns = max(len(row) for row in rows)

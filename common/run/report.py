@@ -33,10 +33,11 @@ def report(context: Context, plan: LatentPlan, step: int) -> None:
         "negative_elbo": bound.negative_elbo * unit.per_nat,
         "reconstruction": bound.reconstruction * unit.per_nat,
         "kl": [float(value) * unit.per_nat for value in bound.kl],
+        **unit.in_nats(bound.negative_elbo),
     }
     context.say(f"checkpoint of step {step} (best validation), averaged weights, {bound.n} test pictures:")
     context.say(
-        f"test -ELBO {results['negative_elbo']:.4f} {unit.name} = "
+        f"test -ELBO {unit.tell(bound.negative_elbo)} = "
         f"reconstruction {results['reconstruction']:.4f} + KL {sum(results['kl']):.4f}"
     )
     for line in kl_table(plan, bound.kl, hparams.metrics.latent_active_threshold):

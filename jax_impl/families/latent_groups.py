@@ -1,7 +1,7 @@
 """Models with groups of latents as the engine sees them: draws, loss, and modes as functions of arrays.
 
 Modes take the model, arrays with the batch first (NHWC, pictures uint8) and noise, and return such arrays;
-terms of the bound are in nats a picture.
+terms of the bound are in nats a picture. `image` is a sound or a clip where the data are.
 """
 # ruff: noqa: ARG002 - the arguments are the engine's
 
@@ -123,8 +123,8 @@ class LatentGroups(Adapter):
         """`kl.<l>` (B, Z), averaged over the latent grid."""
         aux = self._bound(model, batch, noise)[2]
         return {
-            f"kl.{group}": latent_kl(aux, group, self.hparams).mean((1, 2))
-            for group in range(len(self.plan.groups))
+            f"kl.{group}": latent_kl(aux, group, self.hparams).mean(tuple(range(1, 1 + len(block.grid))))
+            for group, block in enumerate(self.plan.groups)
         }
 
     def output_statistics(self, model: nnx.Module, batch: Arrays, noise: Arrays) -> dict[str, Array]:

@@ -8,7 +8,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from common.plans.hierarchical_vae import Cell
-from jax_impl.layers.convolution import Conv2d
+from jax_impl.layers.convolution import Conv
 
 ACTIVATIONS = {
     "silu": jax.nn.silu,
@@ -19,13 +19,13 @@ ACTIVATIONS = {
 
 
 class ResidualCell(nnx.Module):
-    """An activation before each convolution: (B, H, W, C) -> (B, H, W, O).
+    """An activation before each convolution: (B, ..., C) -> (B, ..., O).
 
     The plan says which activation, and if the input is added.
     """
 
     def __init__(self, cell: Cell, dtype: DTypeLike | None = None) -> None:
-        self.convs = nnx.List([Conv2d(i, o, (k, k), dtype) for i, o, k in cell.convolutions])
+        self.convs = nnx.List([Conv(i, o, k, dtype) for i, o, k in cell.convolutions])
         self.residual, self.activate = cell.residual, ACTIVATIONS[cell.activation]
 
     def __call__(self, x: Array) -> Array:

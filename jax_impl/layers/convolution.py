@@ -1,4 +1,9 @@
-"""Convolution, pooling and unpooling. Arrays are NHWC, kernels HWIO."""
+"""Convolution, pooling and unpooling. Arrays are NHWC, kernels HWIO.
+
+`Conv` takes sounds (B, L, C) and clips (B, T, H, W, C) as well.
+"""
+
+from math import prod
 
 import jax.numpy as jnp
 from einops import rearrange
@@ -6,24 +11,29 @@ from flax import nnx
 from jax import Array, lax
 from jax.typing import DTypeLike
 
+from jax_impl.layers.dense import along
 from jax_impl.layers.precision import cast
 
 LEAK = 0.1
 """Slope of the leaky ReLU behind pooling and unpooling convolutions."""
 
 
-class Conv2d(nnx.Module):
-    """Convolution of stride 1 with bias that keeps the resolution: (B, H, W, I) -> (B, H, W, O).
+_LAYOUTS = {1: ("NLC", "LIO", "NLC"), 2: ("NHWC", "HWIO", "NHWC"), 3: ("NTHWC", "THWIO", "NTHWC")}
+"""Of arrays and kernels, by the number of axes."""
 
-    Parameters begin as zeros; `common.plans.initialisation` has their first values. `dtype` is that of the
-    arithmetic, None: as the input.
+
+class Conv(nnx.Module):
+    """Convolution of stride 1 with bias that keeps the extent: (B, ..., I) -> (B, ..., O).
+
+    It has as many axes as its kernel. Parameters begin as zeros; the tables of `common.plans` have their
+    first values. `dtype` is that of the arithmetic, None: as the input.
     """
 
     def __init__(
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: tuple[int, int] = (1, 1),
+        kernel_size: tuple[int, ...],
         dtype: DTypeLike | None = None,
     ) -> None:
         self.kernel = nnx.Param(jnp.zeros((*kernel_size, in_channels, out_channels)))
@@ -32,11 +42,24 @@ class Conv2d(nnx.Module):
 
     def __call__(self, x: Array) -> Array:
         x, kernel, bias = (cast(array, self.dtype) for array in (x, self.kernel[...], self.bias[...]))
-        if self.kernel_size == (1, 1):
-            return pointwise(x, kernel[0, 0], bias)
-        padding = [same_padding(side) for side in self.kernel_size]
-        y = lax.conv_general_dilated(x, kernel, (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
-        return y + rearrange(bias, "o -> 1 1 1 o")
+        if prod(self.kernel_size) == 1:
+            return pointwise(x, kernel.reshape(kernel.shape[-2:]), bias)
+        padding, rank = [same_padding(side) for side in self.kernel_size], len(self.kernel_size)
+        y = lax.conv_general_dilated(x, kernel, (1,) * rank, padding, dimension_numbers=_LAYOUTS[rank])
+        return y + along(bias, y)
+
+
+class Conv2d(Conv):
+    """That of pictures: (B, H, W, I) -> (B, H, W, O)."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: tuple[int, int] = (1, 1),
+        dtype: DTypeLike | None = None,
+    ) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, dtype)
 
 
 class Pool(Conv2d):
@@ -78,8 +101,9 @@ class Unpool(nnx.Module):
 
 
 def pointwise(x: Array, weight: Array, bias: Array) -> Array:
-    """1x1 convolution as a matrix product: (B, H, W, I), (I, O), (O,) -> (B, H, W, O)."""
-    return jnp.dot(x, weight) + rearrange(bias, "o -> 1 1 1 o")
+    """1x1 convolution as a matrix product: (B, ..., I), (I, O), (O,) -> (B, ..., O)."""
+    y = jnp.dot(x, weight)
+    return y + along(bias, y)
 
 
 def same_padding(kernel_size: int) -> tuple[int, int]:

@@ -8,24 +8,30 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from common.hparams.latents import LatentModel
-from jax_impl.layers.convolution import Conv2d
+from jax_impl.layers.convolution import Conv
 from jax_impl.layers.precision import at_least_float32
 
 
 class Gaussian(NamedTuple):
-    """Statistics (B, H, W, Z); `scale` is the standard deviation or, with base logstd, the raw log."""
+    """Statistics (B, ..., Z); `scale` is the standard deviation or, with base logstd, the raw log."""
 
     mean: Array
     scale: Array
 
 
-class GaussianLayer(Conv2d):
-    """1x1 convolution from features to a Gaussian in at least float32, relative to `base` if one is given."""
+class GaussianLayer(Conv):
+    """1x1 convolution from features of `rank` axes to a Gaussian in at least float32, relative to `base` if
+    one is given."""
 
     def __init__(
-        self, in_channels: int, variates: int, options: LatentModel, dtype: DTypeLike | None = None
+        self,
+        in_channels: int,
+        variates: int,
+        options: LatentModel,
+        dtype: DTypeLike | None = None,
+        rank: int = 2,
     ) -> None:
-        super().__init__(in_channels, 2 * variates, dtype=dtype)
+        super().__init__(in_channels, 2 * variates, (1,) * rank, dtype)
         self.options = options
 
     def __call__(self, x: Array, base: Gaussian | None = None) -> Gaussian:

@@ -1,29 +1,39 @@
-"""Between 8-bit pictures and the numbers that the model sees."""
+"""Between stored pictures, sounds or clips and the numbers that the model sees."""
 
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
 from common.hparams.latents import LatentHParams
+from common.hparams.sections import Data
 from common.plans.latents import LatentPlan
 
 
 def normalise(
     images: Array, plan: LatentPlan, hparams: LatentHParams, dtype: DTypeLike = jnp.float32
 ) -> Array:
-    """uint8 (B, H, W, C) -> [-1, 1] with the lowest bits cut off or, for the Bernoulli likelihood, 0 or 1."""
+    """uint8 (B, ..., C), or uint16 of 16-bit sounds, -> [-1, 1] with the lowest bits cut off or, for the
+    Bernoulli likelihood, 0 or 1."""
     if plan.likelihood == "bernoulli":
         return (images > 127).astype(dtype)
-    step = 2 ** (8 - hparams.data.num_bits)
+    half, step = half_range(hparams.data), 2 ** (hparams.data.depth - hparams.data.num_bits)
     levels = jnp.floor(images.astype(dtype) / step) * step
-    return (levels - 127.5) / 127.5
+    return (levels - half) / half
 
 
-def to_uint8(x: Array, plan: LatentPlan) -> Array:
-    """Pictures as `normalise` makes them (B, h, w, C) -> uint8, rounded, or cut off where the plan says."""
-    levels = x * 255 if plan.likelihood == "bernoulli" else x * 127.5 + 127.5
-    levels = jnp.clip(levels, 0, 255)
-    return (jnp.floor(levels) if plan.truncates else jnp.round(levels)).astype(jnp.uint8)
+def to_levels(x: Array, plan: LatentPlan, hparams: LatentHParams) -> Array:
+    """What `normalise` makes (B, ..., C) -> uint8, or uint16 of 16-bit sounds, rounded, or cut off where the
+    plan says."""
+    half = half_range(hparams.data)
+    levels = x * 2 * half if plan.likelihood == "bernoulli" else x * half + half
+    levels = jnp.clip(levels, 0, 2 * half)
+    levels = jnp.floor(levels) if plan.truncates else jnp.round(levels)
+    return levels.astype(jnp.uint8 if hparams.data.depth == 8 else jnp.uint16)
+
+
+def half_range(data: Data) -> float:
+    """Half of the highest stored value: 127.5 of 8 bits."""
+    return (2**data.depth - 1) / 2
 
 
 def to_range(images: Array, pixel_range: str, dtype: DTypeLike = jnp.float32) -> Array:

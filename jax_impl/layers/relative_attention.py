@@ -1,4 +1,4 @@
-"""Attention on a square grid with content-scaled factorised relative bias (Metroplex)."""
+"""Attention on a grid with content-scaled factorised relative bias (Metroplex)."""
 
 import jax
 import jax.numpy as jnp
@@ -7,16 +7,18 @@ from flax import nnx
 from jax import Array, lax
 from jax.typing import DTypeLike
 
+from common.plans.grids import AXES
 from common.plans.metroplex import SelfAttention
-from jax_impl.layers.convolution import Conv2d
+from jax_impl.layers.convolution import Conv
+from jax_impl.layers.dense import along
 from jax_impl.layers.precision import at_least_float32, cast
 
 
 class RelativeAttention(nnx.Module):
-    """Attention of maps (B, L, L, C) to themselves or, with `cross`, to another map, unprojected.
+    """Attention of maps (B, *grid, C) to themselves or, with `cross`, to another map, unprojected.
 
-    The logits q k^T gain |q| r1[y' - y] r2[x' - x]; no gradient flows through |q|. `gated`: the result begins
-    as zeros.
+    The logits q k^T gain |q| r1[y' - y] r2[x' - x], a factor an axis of the grid; no gradient flows through
+    |q|. `gated`: the result begins as zeros.
     """
 
     def __init__(
@@ -27,38 +29,46 @@ class RelativeAttention(nnx.Module):
         cross: bool = False,
         gated: bool = True,
     ) -> None:
-        width = plan.width
+        width, pointwise = plan.width, (1,) * len(plan.grid)
         if cross:
-            self.query = Conv2d(width, width, dtype=dtype)
+            self.query = Conv(width, width, pointwise, dtype)
         else:
-            self.qkv = Conv2d(width, 3 * width, dtype=dtype)
-        self.out = Conv2d(width, width, dtype=dtype)
-        self.row_bias = nnx.Param(jnp.zeros((plan.heads, 2 * plan.side - 1)))
-        self.column_bias = nnx.Param(jnp.zeros((plan.heads, 2 * plan.side - 1)))
+            self.qkv = Conv(width, 3 * width, pointwise, dtype)
+        self.out = Conv(width, width, pointwise, dtype)
+        for axis, length in zip(AXES[len(plan.grid)], plan.grid, strict=True):
+            setattr(self, f"{axis}_bias", nnx.Param(jnp.zeros((plan.heads, 2 * length - 1))))
         if gated:
             self.gate = nnx.Param(jnp.zeros(1))
         self.plan, self.cross, self.gated = plan, cross, gated
 
     def __call__(self, x: Array, context: Array | None = None) -> Array:
-        """What attention to `context`, or to x, adds: (B, L, L, C)."""
+        """What attention to `context`, or to x, adds: (B, *grid, C)."""
         q, k, v = (self.query(x), context, context) if self.cross else jnp.split(self.qkv(x), 3, -1)
-        q, k, v = (rearrange(maps, "b h w (n k) -> b n (h w) k", n=self.plan.heads) for maps in (q, k, v))
+        q, k, v = (rearrange(maps, "b ... (n k) -> b n (...) k", n=self.plan.heads) for maps in (q, k, v))
         norm = jnp.linalg.vector_norm(at_least_float32(lax.stop_gradient(q)), axis=-1, keepdims=True)
         logits = at_least_float32(q @ k.swapaxes(-2, -1)) + norm * self._bias()
         weights = jax.nn.softmax(logits * (self.plan.width // self.plan.heads) ** -0.5, axis=-1)
-        y = rearrange(weights.astype(v.dtype) @ v, "b n (h w) k -> b h w (n k)", h=self.plan.side)
+        y = rearrange(weights.astype(v.dtype) @ v, "b n l k -> b l (n k)")
+        y = y.reshape(len(y), *self.plan.grid, -1)
         return scaled(self.out(y), self.gate[...] if self.gated else None)
 
     def _bias(self) -> Array:
-        """Product of the rows' and columns' biases (1, N, L L, L L)."""
-        side = self.plan.side
-        position = jnp.arange(side)
-        offset = rearrange(position, "s -> 1 s") - rearrange(position, "y -> y 1") + side - 1
-        rows = rearrange(self.row_bias[...][:, offset], "n y s -> 1 n y 1 s 1")
-        columns = rearrange(self.column_bias[...][:, offset], "n x t -> 1 n 1 x 1 t")
-        return rearrange(rows * columns, "b n y x s t -> b n (y x) (s t)")
+        """Product of the biases of all axes (1, N, tokens, tokens)."""
+        first, *others = (self._axis_bias(axis) for axis in AXES[len(self.plan.grid)])
+        for other in others:
+            product = rearrange(first, "n y s -> n y 1 s 1") * rearrange(other, "n x t -> n 1 x 1 t")
+            first = rearrange(product, "n y x s t -> n (y x) (s t)")
+        return first[None]
+
+    def _axis_bias(self, axis: str) -> Array:
+        """Bias (N, L, L) of an axis of L places."""
+        bias = getattr(self, f"{axis}_bias")[...]
+        length = (bias.shape[-1] + 1) // 2
+        position = jnp.arange(length)
+        offset = rearrange(position, "s -> 1 s") - rearrange(position, "y -> y 1") + length - 1
+        return bias[:, offset]
 
 
 def scaled(y: Array, gate: Array | None) -> Array:
     """y times its gate (1,), if it has one."""
-    return y if gate is None else y * rearrange(cast(gate, y.dtype), "g -> 1 1 1 g")
+    return y if gate is None else y * along(cast(gate, y.dtype), y)

@@ -1,6 +1,7 @@
 """Metroplex: VD-VAE (Child 2021) on patches of pixels, of convolutions or with variational attention.
 
-With patches of one pixel the model of convolutions is VD-VAE. Arrays are NHWC.
+With patches of one pixel the model of convolutions is VD-VAE. Arrays are NHWC. Sounds (B, L, C) and clips
+(B, T, H, W, C) are treated alike: the plan says how many axes there are.
 """
 
 from collections.abc import Mapping, Sequence
@@ -8,7 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from einops import rearrange, repeat
+from einops import rearrange
 from flax import nnx
 from jax import Array
 from jax.typing import DTypeLike
@@ -16,8 +17,9 @@ from jax.typing import DTypeLike
 from common.hparams.families.metroplex import Model
 from common.plans.metroplex import MetroplexPlan
 from common.plans.sinusoids import sinusoids
-from jax_impl.layers.convolution import Conv2d
+from jax_impl.layers.convolution import Conv
 from jax_impl.layers.dense import along
+from jax_impl.layers.grids import enlarge, from_tokens, to_tokens
 from jax_impl.layers.precision import at_least_float32, cast
 from jax_impl.models.metroplex_blocks import (
     DownAttention,
@@ -50,7 +52,7 @@ class Metroplex(Pretrained, nnx.Module):
         self.top_down = TopDown(plan, options, dtype, checkpoint)
 
     def __call__(self, x: Array, noise: Arrays, masks: Masks = None) -> tuple[Array, dict[str, Array]]:
-        """Encode and decode pictures (B, H, W, C).
+        """Encode and decode pictures (B, H, W, C), sounds or clips.
 
         `noise` and `masks` are those of `HierarchicalVAE`. Returns the output layer (B, H, W, outputs) and a
         flat dict: `posterior_mean.<l>`, `posterior_scale.<l>`, `prior_mean.<l>`, `prior_scale.<l>` and
@@ -79,8 +81,7 @@ class BottomUp(nnx.Module):
     def __init__(
         self, plan: MetroplexPlan, options: Model, dtype: DTypeLike | None, checkpoint: bool
     ) -> None:
-        side = plan.input_kernel
-        self.input_conv = Conv2d(plan.channels * plan.patch**2, plan.width, (side, side), dtype)
+        self.input_conv = Conv(plan.channels * plan.patch_size, plan.width, plan.input_kernel, dtype)
         if plan.transformer:
             blocks = [UpAttention(block, plan.gelu, dtype, gated=plan.gated) for block in plan.up]
         else:
@@ -92,11 +93,10 @@ class BottomUp(nnx.Module):
     def __call__(self, x: Array) -> list[Array]:
         plan = self.plan
         x = (x * 127.5 + self.shift) * self.scale
-        x = rearrange(x, "b (h i) (w j) c -> b h w (c i j)", i=plan.patch, j=plan.patch)
-        x = self.input_conv(x)
+        x = self.input_conv(to_tokens(x, plan.patch))
         if plan.encoding != "none":
             x = x + positions(plan, x)
-        activations = {} if plan.transformer else {plan.side: x}
+        activations = {} if plan.transformer else {plan.finest: x}
         for index, block in enumerate(self.blocks):
             x = _call(block, x, checkpoint=self.checkpoint)
             activations[index if plan.transformer else plan.up[index].out_resolution] = x
@@ -109,10 +109,8 @@ class TopDown(nnx.Module):
     def __init__(
         self, plan: MetroplexPlan, options: Model, dtype: DTypeLike | None, checkpoint: bool
     ) -> None:
-        widths = {block.resolution: block.channels for block in plan.down}
-        self.start = nnx.Dict(
-            {str(side): nnx.Param(jnp.zeros((1, side, side, widths[side]))) for side in plan.start}
-        )
+        shapes = {block.resolution: (1, *block.grid, block.channels) for block in plan.down}
+        self.start = nnx.Dict({str(side): nnx.Param(jnp.zeros(shapes[side])) for side in plan.start})
         if plan.transformer:
             blocks = [
                 DownAttention(block, options, plan.gelu, dtype, gated=plan.gated) for block in plan.down
@@ -121,9 +119,10 @@ class TopDown(nnx.Module):
             blocks = [DownConvolutions(block, options, dtype) for block in plan.down]
         self.blocks = nnx.List(blocks)
         if plan.affine:
-            self.gain = nnx.Param(jnp.ones((1, 1, 1, plan.top_width)))
-            self.bias = nnx.Param(jnp.zeros((1, 1, 1, plan.top_width)))
-        self.output_conv = Conv2d(plan.top_width, plan.head_channels * plan.patch**2, dtype=dtype)
+            self.gain = nnx.Param(jnp.ones((1, *(1,) * plan.rank, plan.top_width)))
+            self.bias = nnx.Param(jnp.zeros((1, *(1,) * plan.rank, plan.top_width)))
+        outputs = plan.head_channels * plan.patch_size
+        self.output_conv = Conv(plan.top_width, outputs, (1,) * plan.rank, dtype)
         if plan.shared_scale == "full":
             self.log_scale = nnx.Param(jnp.zeros(1))
         self.plan, self.dtype, self.checkpoint = plan, dtype, checkpoint
@@ -145,54 +144,49 @@ class TopDown(nnx.Module):
                 noise.get(f"posterior.{group}"),
                 None if temperatures is None else temperatures[group],
                 None if latents is None else latents[f"z.{group}"],
-                None if masks is None else rearrange(masks[group], "z -> 1 1 1 z"),
+                None if masks is None else masks[group].reshape(1, *(1,) * self.plan.rank, -1),
             )
             x = self._state(states, group, given)
             arguments = (x, None if activations is None else activations[group], own)
             x, found = _call(block, *arguments, checkpoint=self.checkpoint)
             states[plan.resolution] = x
             aux |= {f"{name}.{group}": value for name, value in found.items()}
-        features = states[self.plan.side]
+        features = states[self.plan.finest]
         if self.plan.affine:
             features = features * cast(self.gain[...], self.dtype) + cast(self.bias[...], self.dtype)
         return self._head(features), {**aux, "features": at_least_float32(features)}
 
     def _state(self, states: Mapping[int, Array], group: int, given: Array) -> Array:
-        """Features (B, h, w, C) that a block meets: its resolution's state, with a coarser one added."""
+        """Features (B, *grid, C) that a block meets: its resolution's state, with a coarser one added."""
         plan, block = self.plan, self.plan.down[group]
-        side, channels = block.resolution, block.channels
+        side, channels, grid = block.resolution, block.channels, block.grid
         x = states.get(side)
         if x is None and side in plan.start:
-            x = jnp.broadcast_to(
-                cast(self.start[str(side)][...], self.dtype), (len(given), side, side, channels)
-            )
+            x = jnp.broadcast_to(cast(self.start[str(side)][...], self.dtype), (len(given), *grid, channels))
             if plan.encoding == "start":
                 x = x + positions(plan, x)
         elif x is None:
-            x = jnp.zeros((len(given), side, side, channels), self.dtype or given.dtype)
+            x = jnp.zeros((len(given), *grid, channels), self.dtype or given.dtype)
         if plan.transformer or not block.mixin:
             return x
-        coarse, factor = with_channels(states[block.mixin], channels), side // block.mixin
-        return x + repeat(coarse, "b h w c -> b (h s) (w t) c", s=factor, t=factor)
+        return x + enlarge(with_channels(states[block.mixin], channels), block.enlargement)
 
     def _head(self, features: Array) -> Array:
-        """Output layer (B, H, W, outputs): every token tells of all pixels of its patch."""
+        """Output layer (B, *extent, outputs): every token tells of all values of its patch."""
         plan = self.plan
-        y = at_least_float32(self.output_conv(features))
-        y = rearrange(y, "b h w (c i j) -> b (h i) (w j) c", i=plan.patch, j=plan.patch)
+        y = from_tokens(at_least_float32(self.output_conv(features)), plan.patch)
         if plan.shared_scale == "none":
             return y
         logits, rest = jnp.split(y, [plan.n_mixtures], -1)
-        rest = rearrange(rest, "b h w (c k m) -> k b h w c m", c=plan.channels, m=plan.n_mixtures)
+        rest = rearrange(rest, "b ... (c k m) -> k b ... c m", c=plan.channels, m=plan.n_mixtures)
         scales = rest[1, ..., :1] if plan.shared_scale == "mixtures" else along(self.log_scale[...], rest[1])
         rest = jnp.concatenate([rest[:1], jnp.broadcast_to(scales, rest.shape[1:])[None], rest[2:]])
-        return jnp.concatenate([logits, rearrange(rest, "k b h w c m -> b h w (c k m)")], -1)
+        return jnp.concatenate([logits, rearrange(rest, "k b ... c m -> b ... (c k m)")], -1)
 
 
 def positions(plan: MetroplexPlan, like: Array) -> Array:
-    """Sinusoids (1, h, w, C) in dtype and place of a map of features."""
-    table = jnp.asarray(sinusoids(plan.width, plan.side), like.dtype)
-    return rearrange(table, "h w c -> 1 h w c")
+    """Sinusoids (1, *grid, C) in dtype and place of a map of features."""
+    return jnp.asarray(sinusoids(plan.width, plan.tokens), like.dtype)[None]
 
 
 def _call(block: nnx.Module, *arguments: Any, checkpoint: bool) -> Any:

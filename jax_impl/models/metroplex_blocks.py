@@ -1,11 +1,11 @@
 """Blocks of Metroplex: of convolutions, as in VD-VAE (Child 2021, figure 3), or with variational attention.
 
-Maps are NHWC. A bottom-up block maps features to features, a top-down block also tells its latent group's
-statistics and latents.
+Maps are NHWC, those of sounds (B, L, C), those of clips (B, T, H, W, C). A bottom-up block maps features to
+features, a top-down block also tells its latent group's statistics and latents.
 """
 
 import jax.numpy as jnp
-from einops import rearrange, reduce
+from einops import rearrange
 from flax import nnx
 from jax import Array
 from jax.typing import DTypeLike
@@ -14,7 +14,8 @@ from common.hparams.latents import LatentModel
 from common.plans.metroplex import AttentionDownBlock, AttentionUpBlock, DownBlock, SelfAttention, UpBlock
 from jax_impl.layers.attention import Attention
 from jax_impl.layers.cells import ACTIVATIONS, ResidualCell
-from jax_impl.layers.convolution import Conv2d
+from jax_impl.layers.convolution import Conv
+from jax_impl.layers.grids import average_pool
 from jax_impl.layers.latents import Gaussian, GaussianLayer, draw
 from jax_impl.layers.precision import at_least_float32, cast
 from jax_impl.layers.relative_attention import RelativeAttention, scaled
@@ -34,8 +35,8 @@ class UpConvolutions(nnx.Module):
 
     def __call__(self, x: Array) -> Array:
         x = self.cell(x if self.attention is None else self.attention(x))
-        if self.block.pool > 1:
-            x = reduce(x, "b (h s) (w t) c -> b h w c", "mean", s=self.block.pool, t=self.block.pool)
+        if max(self.block.pool) > 1:
+            x = average_pool(x, self.block.pool)
         return with_channels(x, self.block.out_channels)
 
 
@@ -46,7 +47,7 @@ class DownConvolutions(nnx.Module):
         self.attention = PixelAttention(block.attention, dtype) if block.attention else None
         self.posterior = ResidualCell(block.posterior, dtype)
         self.prior = ResidualCell(block.prior, dtype)
-        self.z_projection = Conv2d(block.variates, block.channels, dtype=dtype)
+        self.z_projection = Conv(block.variates, block.channels, (1,) * len(block.grid), dtype)
         self.residual = ResidualCell(block.residual, dtype)
         self.block, self.options = block, options
 
@@ -70,9 +71,9 @@ class UpAttention(nnx.Module):
     def __init__(
         self, block: AttentionUpBlock, activation: str, dtype: DTypeLike | None, *, gated: bool
     ) -> None:
-        width = block.attention.width
+        width, rank = block.attention.width, len(block.attention.grid)
         self.attention = RelativeAttention(block.attention, dtype, gated=gated)
-        self.feed_forward = FeedForward(width, width, activation, dtype, gated=gated)
+        self.feed_forward = FeedForward(width, width, activation, dtype, gated=gated, rank=rank)
 
     def __call__(self, x: Array) -> Array:
         x = x + self.attention(x)
@@ -92,13 +93,13 @@ class DownAttention(nnx.Module):
         *,
         gated: bool,
     ) -> None:
-        width, variates = block.channels, block.variates
+        width, variates, rank = block.channels, block.variates, len(block.grid)
         self.attention = RelativeAttention(block.attention, dtype, gated=gated)
-        self.prior_layer = GaussianLayer(width, variates, options, dtype)
+        self.prior_layer = GaussianLayer(width, variates, options, dtype, rank)
         self.posterior = posterior_net(block, activation, dtype, gated=gated)
-        self.posterior_layer = GaussianLayer(width, variates, options, dtype)
-        self.z_projection = Conv2d(variates, width, dtype=dtype)
-        self.feed_forward = FeedForward(width, width, activation, dtype, gated=gated)
+        self.posterior_layer = GaussianLayer(width, variates, options, dtype, rank)
+        self.z_projection = Conv(variates, width, (1,) * rank, dtype)
+        self.feed_forward = FeedForward(width, width, activation, dtype, gated=gated, rank=rank)
         self.block, self.options = block, options
 
     def __call__(self, x: Array, activation: Array | None, given: Given) -> Found:
@@ -116,12 +117,13 @@ class DownAttention(nnx.Module):
 
 
 class FeedForward(nnx.Module):
-    """Two dense layers of every pixel, four times as wide inside: (B, H, W, I) -> (B, H, W, C)."""
+    """Two dense layers of every token, four times as wide inside: (B, ..., I) -> (B, ..., C)."""
 
     def __init__(
-        self, inputs: int, width: int, activation: str, dtype: DTypeLike | None, *, gated: bool
+        self, inputs: int, width: int, activation: str, dtype: DTypeLike | None, *, gated: bool, rank: int
     ) -> None:
-        self.convs = nnx.List([Conv2d(inputs, 4 * width, dtype=dtype), Conv2d(4 * width, width, dtype=dtype)])
+        sizes = ((inputs, 4 * width), (4 * width, width))
+        self.convs = nnx.List([Conv(i, o, (1,) * rank, dtype) for i, o in sizes])
         if gated:
             self.gate = nnx.Param(jnp.zeros(1))
         self.gated, self.activate = gated, ACTIVATIONS[activation]
@@ -131,18 +133,20 @@ class FeedForward(nnx.Module):
 
 
 class PixelAttention(Attention):
-    """x plus self-attention over sqrt(C), of all pixels or of each row: (B, H, W, C) -> (B, H, W, C)."""
+    """x plus self-attention over sqrt(C), of all tokens or of each row: (B, ..., C) -> (B, ..., C)."""
 
     def __init__(self, plan: SelfAttention, dtype: DTypeLike | None) -> None:
         super().__init__(plan.width, plan.heads, bias=True, dtype=dtype)
         self.plan = plan
 
     def __call__(self, x: Array) -> Array:
-        B, H, _, C = x.shape
-        rows = self.plan.rows
-        y = rearrange(x, "b h w c -> (b h) w c" if rows else "b h w c -> b (h w) c")
-        y = super().__call__(y)
-        y = rearrange(y, "(b h) w c -> b h w c" if rows else "b (h w) c -> b h w c", b=B, h=H)
+        B, C = len(x), x.shape[-1]
+        if self.plan.rows:
+            y = super().__call__(rearrange(x, "b h w c -> (b h) w c"))
+            y = rearrange(y, "(b h) w c -> b h w c", b=B)
+        else:
+            y = super().__call__(rearrange(x, "b ... c -> b (...) c"))
+            y = y.reshape(x.shape)
         return x + y * C**-0.5
 
 
@@ -154,11 +158,12 @@ def posterior_net(
         return RelativeAttention(block.attention, dtype, cross=True, gated=gated)
     if block.posterior_cell is not None:
         return ResidualCell(block.posterior_cell, dtype)
-    return FeedForward(2 * block.channels, block.channels, activation, dtype, gated=gated)
+    rank = len(block.grid)
+    return FeedForward(2 * block.channels, block.channels, activation, dtype, gated=gated, rank=rank)
 
 
 def choose_latents(prior: Gaussian, posterior: Gaussian | None, given: Given, options: LatentModel) -> Found:
-    """Latents (B, H, W, Z) and statistics: from the posterior if there is one, else those given, else from
+    """Latents (B, *grid, Z) and statistics: from the posterior if there is one, else those given, else from
     the prior; where the mask is 0, from the prior."""
     prior_noise, posterior_noise, temperature, z, mask = given
     found = {"prior_mean": prior.mean, "prior_scale": prior.scale}
@@ -174,4 +179,4 @@ def choose_latents(prior: Gaussian, posterior: Gaussian | None, given: Given, op
 def with_channels(x: Array, channels: int) -> Array:
     """Channels beyond `channels` cut off, or zero ones added."""
     missing = channels - x.shape[-1]
-    return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, missing))) if missing > 0 else x[..., :channels]
+    return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, missing)]) if missing > 0 else x[..., :channels]

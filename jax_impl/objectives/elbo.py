@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from math import log, pi
 
 import jax.numpy as jnp
-from einops import rearrange
 from jax import Array, lax
 
 from common.hparams.latents import LatentHParams
 from common.plans.latents import LatentPlan
+from jax_impl.layers.dense import along
 from jax_impl.layers.latents import standard_deviation
 from jax_impl.objectives.likelihoods import log_prob
 
@@ -31,15 +31,15 @@ def elbo_terms(
     reconstruction = -log_prob(output, target, plan, hparams)
     kl = []
     for group in range(len(plan.groups)):
-        divergence = latent_kl(aux, group, hparams)  # (B, h, w, Z)
+        divergence = latent_kl(aux, group, hparams)  # (B, *grid, Z)
         if masks is not None:
-            divergence = divergence * rearrange(masks[group], "z -> 1 1 1 z")
-        kl.append(divergence.sum((1, 2, 3)))
+            divergence = divergence * along(masks[group], divergence)
+        kl.append(divergence.sum(tuple(range(1, divergence.ndim))))
     return reconstruction, jnp.stack(kl, 1)
 
 
 def latent_kl(aux: Arrays, group: int, hparams: LatentHParams) -> Array:
-    """KL(posterior || prior) of every latent (B, h, w, Z) in nats."""
+    """KL(posterior || prior) of every latent (B, *grid, Z) in nats."""
     posterior_mean, posterior_scale = aux[f"posterior_mean.{group}"], aux[f"posterior_scale.{group}"]
     prior_mean, prior_scale = aux[f"prior_mean.{group}"], aux[f"prior_scale.{group}"]
     if hparams.model.distribution_base == "logstd":
@@ -60,7 +60,7 @@ def log_ratios(aux: Arrays, plan: LatentPlan, hparams: LatentHParams) -> Array:
     for group in range(len(plan.groups)):
         z = aux[f"z.{group}"]
         posterior, prior = (_log_density(z, aux, name, group, hparams) for name in ("posterior", "prior"))
-        ratios.append((posterior - prior).sum((1, 2, 3)))
+        ratios.append((posterior - prior).sum(tuple(range(1, prior.ndim))))
     return jnp.stack(ratios, 1)
 
 

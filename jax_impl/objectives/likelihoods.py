@@ -3,7 +3,8 @@
 Bernoulli for binarised pictures; absolute errors, which are no likelihood of levels but a Laplace density up
 to a constant; else the discretised mixture of logistics of PixelCNN++ (Salimans et al.
 2017, sections 2.1 and 2.2). Arrays are NHWC, `output` is (B, H, W, outputs) on the padded grid; x is what
-`layers.pictures.normalise` makes. Likelihoods are in nats a picture.
+`layers.pictures.normalise` makes. Likelihoods are in nats a picture. Sounds (B, L, C) and clips (B, T, H, W,
+C) are read alike; sounds may have 16 bits, whose 65,536 levels need no table.
 """
 
 from collections.abc import Mapping
@@ -18,14 +19,16 @@ from jax import Array
 from common.hparams.latents import LatentHParams
 from common.plans.latents import LatentPlan
 from jax_impl.layers.latents import softplus
+from jax_impl.layers.pictures import half_range
 from jax_impl.layers.precision import at_least_float32
 
 TAIL = log(1e-5)
-"""Log mass below which a bin's mass is taken as density times width, as in PixelCNN++."""
+"""Log mass below which a bin's mass is taken as density times width, as in PixelCNN++. Only of 8 bits: of 16,
+most bins are that light, and the mass itself, which does not cancel here, is as cheap."""
 
 
 class Mixture(NamedTuple):
-    """Logits (B, h, w, M), components' parameters (B, h, w, C, M); `coefficients` couple RGB, else None."""
+    """Logits (B, ..., M), components' parameters (B, ..., C, M); `coefficients` couple RGB, else None."""
 
     logits: Array
     means: Array
@@ -54,13 +57,15 @@ def mixture_log_prob(output: Array, x: Array, plan: LatentPlan, hparams: LatentH
     below, above = -softplus(-(middle + width), 1), -softplus(middle - width, 1)
     # sigmoid(a) - sigmoid(b) = sigmoid(a) sigmoid(-b) (1 - exp(b - a)), which does not cancel in float32.
     log_mass = below + above + jnp.log(-jnp.expm1(-2 * width))
-    tail = middle - log_scales - 2 * softplus(middle, 1) + log(2 * half)
-    log_mass = jnp.where(log_mass > TAIL, log_mass, tail)
+    if hparams.data.depth == 8:
+        tail = middle - log_scales - 2 * softplus(middle, 1) + log(2 * half)
+        log_mass = jnp.where(log_mass > TAIL, log_mass, tail)
     # Not equality: a compiler may turn the normalisation's division into a product.
-    margin = 2 ** (8 - hparams.data.num_bits) / 127.5 / 4
+    margin = level_step(hparams) / 4
     log_mass = jnp.where(x < low + margin, below, jnp.where(x > high - margin, above, log_mass))
     log_weights = jax.nn.log_softmax(mixture.logits, -1)
-    return jax.nn.logsumexp(log_mass.sum(-2) + log_weights, -1).sum((1, 2))
+    log_probability = jax.nn.logsumexp(log_mass.sum(-2) + log_weights, -1)  # (B, h, w)
+    return log_probability.sum(_inner(log_probability))
 
 
 def mixture_sample(
@@ -95,7 +100,7 @@ def mixture_parameters(output: Array, plan: LatentPlan, hparams: LatentHParams) 
     """Read the output layer: M logits, then a channel's M means, M scales and (RGB) M coefficients."""
     output, model = _crop(at_least_float32(output), plan), hparams.model
     logits, rest = output[..., : plan.n_mixtures], output[..., plan.n_mixtures :]
-    rest = rearrange(rest, "b h w (c k m) -> k b h w c m", c=plan.channels, m=plan.n_mixtures)
+    rest = rearrange(rest, "b ... (c k m) -> k b ... c m", c=plan.channels, m=plan.n_mixtures)
     beta, floor = model.output_gradient_smoothing_beta, hparams.loss.min_mol_logscale
     if model.output_distribution_base == "logstd":
         raw = jnp.maximum(rest[1], floor)
@@ -110,13 +115,14 @@ def mixture_parameters(output: Array, plan: LatentPlan, hparams: LatentHParams) 
 
 def absolute_error(output: Array, x: Array, plan: LatentPlan) -> Array:
     """Sum (B,) of the absolute errors of a picture, values in [-1, 1]."""
-    return jnp.abs(_crop(at_least_float32(output), plan) - _crop(x, plan)).sum((1, 2, 3))
+    error = jnp.abs(_crop(at_least_float32(output), plan) - _crop(x, plan))
+    return error.sum(_inner(error))
 
 
 def bernoulli_log_prob(output: Array, x: Array, plan: LatentPlan) -> Array:
     """log p(x) (B,) of x in {0, 1}."""
     logits, x = _crop(at_least_float32(output), plan), _crop(x, plan)
-    return (logits * x - softplus(logits, 1)).sum((1, 2, 3))
+    return (logits * x - softplus(logits, 1)).sum(_inner(x))
 
 
 def bernoulli_sample(
@@ -150,13 +156,19 @@ def output_statistics(output: Array, plan: LatentPlan, hparams: LatentHParams) -
 
 def level_range(hparams: LatentHParams) -> tuple[float, float]:
     """Lowest and highest normalised level."""
-    return -1.0, (256 - 2 ** (8 - hparams.data.num_bits) - 127.5) / 127.5
+    half = half_range(hparams.data)
+    return -1.0, (2 * half + 1 - 2 ** (hparams.data.depth - hparams.data.num_bits) - half) / half
+
+
+def level_step(hparams: LatentHParams) -> float:
+    """From one normalised level to the next."""
+    return 2 ** (hparams.data.depth - hparams.data.num_bits) / half_range(hparams.data)
 
 
 def half_bin_width(hparams: LatentHParams) -> float:
     """Half of the width that the likelihood integrates over: a level's own, or the original's wider one."""
-    bits = hparams.data.num_bits
-    return 2 ** (8 - bits) / 255 if hparams.loss.exact_bin_width else 1 / (2**bits - 1)
+    bits, depth = hparams.data.num_bits, hparams.data.depth
+    return 2 ** (depth - bits) / (2**depth - 1) if hparams.loss.exact_bin_width else 1 / (2**bits - 1)
 
 
 def _coupled_means(mixture: Mixture, x: Array) -> Array:
@@ -190,3 +202,8 @@ def _crop(x: Array, plan: LatentPlan) -> Array:
     """Leave the padding out."""
     c, side = plan.crop, plan.resolution
     return x[:, c : side - c, c : side - c] if c else x
+
+
+def _inner(x: Array) -> tuple[int, ...]:
+    """All axes but the batch's."""
+    return tuple(range(1, x.ndim))

@@ -45,7 +45,7 @@ def test_with_patches_of_one_pixel_it_has_the_parameters_of_vdvae():
     hparams = load(BASE, VDVAE)
     table = parameter_table(hparams, make_plan(hparams))
     assert sum(np.prod(entry.shape) for entry in table.values()) == 400_164
-    assert make_plan(hparams).patch == 1
+    assert make_plan(hparams).patch == (1, 1)
 
 
 @given(st.lists(st.tuples(st.integers(1, 3), st.sampled_from([2, 4])), min_size=1, max_size=4))
@@ -106,12 +106,12 @@ def test_every_preset_has_a_plan():
         hparams = load(BASE, [f"data.target_res={finest}", f"model.width={width}", f"model.depth={depth}",
                               "model.prog_mode=0", "model.enc_blocks=''", "model.dec_blocks=''"])  # fmt: skip
         plan = make_plan(hparams)
-        assert (plan.patch, plan.width) == (1, found.outer_width)
+        assert (plan.patch, plan.width) == ((1, 1), found.outer_width)
     for depth, start in EQUAL:
         hparams = load(BASE, ["data.target_res=64", "model.width=64", f"model.depth={depth}",
                               "model.prog_mode=1", f"model.start_res={start}", "model.enc_blocks=''",
                               "model.dec_blocks=''"])  # fmt: skip
-        assert make_plan(hparams).patch == 64 // start
+        assert make_plan(hparams).patch == (64 // start,) * 2
 
 
 def test_first_values_follow_the_original():
@@ -136,7 +136,7 @@ def test_first_values_follow_the_original():
 
 
 def test_sinusoids_count_from_the_end():
-    table = sinusoids(8, 3)
+    table = sinusoids(8, (3, 3))
     assert table.shape == (3, 3, 8)
     np.testing.assert_allclose(table[0, 2, :4], [np.sin(2), np.sin(0.02), np.cos(2), np.cos(0.02)])
     np.testing.assert_allclose(table[0, 2, 4:], [0, 0, 1, 1])

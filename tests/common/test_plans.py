@@ -143,7 +143,7 @@ def test_every_cell_is_a_chain_of_convolutions(options):
         assert len(convolutions) == cell.n_layers + 2
         assert all(first[1] == second[0] for first, second in pairwise(convolutions))
         assert (convolutions[0][0], convolutions[-1][1]) == (cell.in_channels, cell.out_channels)
-        assert cell.edge_kernel_size == (1 if options.model.use_1x1_conv else cell.kernel_size)
+        assert cell.edge_kernel_size == ((1, 1) if options.model.use_1x1_conv else cell.kernel_size)
 
 
 @given(configurations(), st.integers(1, 3))
@@ -179,8 +179,8 @@ def test_an_example_by_hand():
     assert [block.skip_level for block in plan.down] == [2, 2, 2, 1, 0, 0]
     assert [block.pool_stride for block in plan.up] == [1, 2, 2, 1, 1, 1]
     assert plan.up[0].cells == (
-        Cell(in_channels=4, mid_channels=2, out_channels=4, n_layers=1, kernel_size=3, edge_kernel_size=1,
-             residual=True),
+        Cell(in_channels=4, mid_channels=2, out_channels=4, n_layers=1, kernel_size=(3, 3),
+             edge_kernel_size=(1, 1), residual=True),
     )  # fmt: skip
     assert plan.down[3].posterior_net.mid_channels == 6
     assert (plan.output_channels, plan.image_shape) == (10 * plan.n_mixtures, (8, 8, 3))

@@ -30,6 +30,21 @@ TRANSFORMER = (
     "model.base_hidden_res=4",
     "model.head_dim=4",
 )
+SOUND = (
+    "data.dataset_source='wav'",
+    "data.sample_rate=8000",
+    "data.sample_encoding='mu_law'",
+    "data.channels=1",
+    "data.target_res=16",
+)
+SOUND_16_BITS = (
+    *SOUND,
+    "data.sample_encoding='linear'",
+    "data.num_bits=16",
+    "loss.min_mol_logscale=-12.5",
+    "metrics.report_baselines=False",
+)
+CLIP = ("data.dataset_source='frames'", "data.frames=4")
 CASES = {
     "patches": (),
     "pixels": (
@@ -72,6 +87,29 @@ CASES = {
         "model.abs_enc='start'",
         "model.attn_block_opt=1",
     ),
+    "sound": (
+        *SOUND,
+        "model.enc_blocks='8x1,8d4,2x1'",
+        "model.dec_blocks='2x1,8m2'",
+        "model.attn_res=[2]",
+        "model.num_mixtures=3",
+    ),
+    "sound_16_bits_attention": (
+        *SOUND_16_BITS,
+        *TRANSFORMER,
+        "model.base_hidden_res=8",
+        "model.abs_enc='start'",
+        "model.shared_sigma='mixtures'",
+    ),
+    "clip": (*CLIP, "model.color_non_ar=False"),
+    "clip_attention": (
+        *CLIP,
+        *TRANSFORMER,
+        "model.width=12",
+        "model.patch_frames=2",
+        "model.abs_enc='encoder'",
+        "model.enc_mode='cnn'",
+    ),
     "dense_posterior": (*TRANSFORMER, "model.enc_mode='ffn'", "model.no_bias_above=2", "data.channels=1"),
 }
 
@@ -99,9 +137,10 @@ def make(name, *overrides):
     plan = make_plan(chosen)
     table = parameter_table(chosen, plan)
     weights = {key: rng(key).normal(0, 0.2, entry.shape).astype(np.float32) for key, entry in table.items()}
-    shape = (BATCH, plan.resolution, plan.resolution, plan.channels)
-    pictures = rng("pictures").integers(0, 256, shape, dtype=np.uint8)
-    pictures[:, ::3], pictures[:, 1::3] = 0, 255
+    shape = (BATCH, *plan.extent, plan.channels)
+    highest, dtype = 2**chosen.data.depth - 1, np.uint8 if chosen.data.depth == 8 else np.uint16
+    pictures = rng("pictures").integers(0, highest + 1, shape, dtype=dtype)
+    pictures[:, ::3], pictures[:, 1::3] = 0, highest
     noise = {}
     for draw in plan.latent_noise(BATCH, prior=True, posterior=True):
         noise[draw.name] = rng(draw.name).standard_normal(draw.shape).astype(np.float32)

@@ -34,7 +34,7 @@ def test_forward_and_gradients_agree_in_float64(name):
     assert_agree(*without_zeros(both(name, "float64", forward)), WITHIN["float64"])
 
 
-@pytest.mark.parametrize("name", ["patches", "attention"])
+@pytest.mark.parametrize("name", ["patches", "attention", "sound", "clip"])
 def test_forward_and_gradients_agree_in_float32(name):
     assert_agree(*both(name, "float32", forward), WITHIN["float32"])
 

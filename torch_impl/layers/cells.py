@@ -7,21 +7,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.plans.hierarchical_vae import Cell
-from torch_impl.layers.convolution import Conv2d
+from torch_impl.layers.convolution import Conv
 
 ACTIVATIONS = {"silu": F.silu, "gelu": F.gelu, "gelu_tanh": partial(F.gelu, approximate="tanh")}
 """By their names in plans."""
 
 
 class ResidualCell(nn.Module):
-    """An activation before each convolution: (B, C, H, W) -> (B, O, H, W).
+    """An activation before each convolution: (B, C, ...) -> (B, O, ...).
 
     The plan says which activation, and if the input is added.
     """
 
     def __init__(self, cell: Cell, dtype: torch.dtype | None = None) -> None:
         super().__init__()
-        self.convs = nn.ModuleList(Conv2d(i, o, (k, k), dtype) for i, o, k in cell.convolutions)
+        self.convs = nn.ModuleList(Conv(i, o, k, dtype) for i, o, k in cell.convolutions)
         self.residual, self.activate = cell.residual, ACTIVATIONS[cell.activation]
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,4 +1,9 @@
-"""Convolution, pooling and unpooling. Tensors are NCHW, kernels OIHW, both with channels last in memory."""
+"""Convolution, pooling and unpooling. Tensors are NCHW, kernels OIHW, both with channels last in memory.
+
+`Conv` takes sounds (B, C, L) and clips (B, C, T, H, W) as well.
+"""
+
+from math import prod
 
 import torch
 import torch.nn.functional as F
@@ -11,18 +16,22 @@ LEAK = 0.1
 """Slope of the leaky ReLU behind pooling and unpooling convolutions."""
 
 
-class Conv2d(nn.Module):
-    """Convolution of stride 1 with bias that keeps the resolution: (B, I, H, W) -> (B, O, H, W).
+_CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+"""By the number of axes."""
 
-    Parameters begin as zeros; `common.plans.initialisation` has their first values. `dtype` is that of the
-    arithmetic, None: as the input.
+
+class Conv(nn.Module):
+    """Convolution of stride 1 with bias that keeps the extent: (B, I, ...) -> (B, O, ...).
+
+    It has as many axes as its kernel. Parameters begin as zeros; the tables of `common.plans` have their
+    first values. `dtype` is that of the arithmetic, None: as the input.
     """
 
     def __init__(
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: tuple[int, int] = (1, 1),
+        kernel_size: tuple[int, ...],
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
@@ -32,12 +41,26 @@ class Conv2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x, weight, bias = (cast(tensor, self.dtype) for tensor in (x, self.weight, self.bias))
-        if self.kernel_size == (1, 1):
+        if prod(self.kernel_size) == 1:
             return pointwise(x, weight.flatten(1), bias)
-        (top, bottom), (left, right) = (same_padding(side) for side in self.kernel_size)
-        if (top, left) == (bottom, right):
-            return F.conv2d(x, weight, bias, padding=(top, left))
-        return F.conv2d(F.pad(x, (left, right, top, bottom)), weight, bias)
+        convolve, padding = _CONVOLUTIONS[x.ndim - 2], [same_padding(side) for side in self.kernel_size]
+        if all(before == after for before, after in padding):
+            return convolve(x, weight, bias, padding=tuple(before for before, _ in padding))
+        edges = [edge for pair in reversed(padding) for edge in pair]
+        return convolve(F.pad(x, edges), weight, bias)
+
+
+class Conv2d(Conv):
+    """That of pictures: (B, I, H, W) -> (B, O, H, W)."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: tuple[int, int] = (1, 1),
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, dtype)
 
 
 class Pool(Conv2d):
@@ -80,8 +103,8 @@ class Unpool(nn.Module):
 
 
 def pointwise(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """1x1 convolution as a matrix product: (B, I, H, W), (O, I), (O,) -> (B, O, H, W)."""
-    return F.linear(x.permute(0, 2, 3, 1), weight, bias).permute(0, 3, 1, 2)
+    """1x1 convolution as a matrix product: (B, I, ...), (O, I), (O,) -> (B, O, ...)."""
+    return F.linear(x.movedim(1, -1), weight, bias).movedim(-1, 1)
 
 
 def same_padding(kernel_size: int) -> tuple[int, int]:

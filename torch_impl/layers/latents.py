@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from common.hparams.latents import LatentModel
-from torch_impl.layers.convolution import Conv2d
+from torch_impl.layers.convolution import Conv
 from torch_impl.layers.precision import at_least_float32
 
 _SOFTPLUS_THRESHOLD = 50
@@ -15,19 +15,25 @@ _SOFTPLUS_THRESHOLD = 50
 
 
 class Gaussian(NamedTuple):
-    """Statistics (B, Z, H, W); `scale` is the standard deviation or, with base logstd, the raw log."""
+    """Statistics (B, Z, ...); `scale` is the standard deviation or, with base logstd, the raw log."""
 
     mean: Tensor
     scale: Tensor
 
 
-class GaussianLayer(Conv2d):
-    """1x1 convolution from features to a Gaussian in at least float32, relative to `base` if one is given."""
+class GaussianLayer(Conv):
+    """1x1 convolution from features of `rank` axes to a Gaussian in at least float32, relative to `base` if
+    one is given."""
 
     def __init__(
-        self, in_channels: int, variates: int, options: LatentModel, dtype: torch.dtype | None = None
+        self,
+        in_channels: int,
+        variates: int,
+        options: LatentModel,
+        dtype: torch.dtype | None = None,
+        rank: int = 2,
     ) -> None:
-        super().__init__(in_channels, 2 * variates, dtype=dtype)
+        super().__init__(in_channels, 2 * variates, (1,) * rank, dtype)
         self.options = options
 
     def forward(self, x: Tensor, base: Gaussian | None = None) -> Gaussian:

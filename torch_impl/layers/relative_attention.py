@@ -1,19 +1,20 @@
-"""Attention on a square grid with content-scaled factorised relative bias (Metroplex)."""
+"""Attention on a grid with content-scaled factorised relative bias (Metroplex)."""
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from common.plans.grids import AXES
 from common.plans.metroplex import SelfAttention
-from torch_impl.layers.convolution import Conv2d
+from torch_impl.layers.convolution import Conv
 from torch_impl.layers.precision import at_least_float32, cast
 
 
 class RelativeAttention(nn.Module):
-    """Attention of maps (B, C, L, L) to themselves or, with `cross`, to another map, unprojected.
+    """Attention of maps (B, C, *grid) to themselves or, with `cross`, to another map, unprojected.
 
-    The logits q k^T gain |q| r1[y' - y] r2[x' - x]; no gradient flows through |q|. `gated`: the result begins
-    as zeros.
+    The logits q k^T gain |q| r1[y' - y] r2[x' - x], a factor an axis of the grid; no gradient flows through
+    |q|. `gated`: the result begins as zeros.
     """
 
     def __init__(
@@ -25,36 +26,43 @@ class RelativeAttention(nn.Module):
         gated: bool = True,
     ) -> None:
         super().__init__()
-        width = plan.width
+        width, pointwise = plan.width, (1,) * len(plan.grid)
         if cross:
-            self.query = Conv2d(width, width, dtype=dtype)
+            self.query = Conv(width, width, pointwise, dtype)
         else:
-            self.qkv = Conv2d(width, 3 * width, dtype=dtype)
-        self.out = Conv2d(width, width, dtype=dtype)
-        self.row_bias = nn.Parameter(torch.zeros(plan.heads, 2 * plan.side - 1))
-        self.column_bias = nn.Parameter(torch.zeros(plan.heads, 2 * plan.side - 1))
+            self.qkv = Conv(width, 3 * width, pointwise, dtype)
+        self.out = Conv(width, width, pointwise, dtype)
+        for axis, length in zip(AXES[len(plan.grid)], plan.grid, strict=True):
+            setattr(self, f"{axis}_bias", nn.Parameter(torch.zeros(plan.heads, 2 * length - 1)))
         if gated:
             self.gate = nn.Parameter(torch.zeros(1))
         self.plan, self.cross, self.gated = plan, cross, gated
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """What attention to `context`, or to x, adds: (B, C, L, L)."""
+        """What attention to `context`, or to x, adds: (B, C, *grid)."""
         q, k, v = (self.query(x), context, context) if self.cross else self.qkv(x).chunk(3, 1)
-        q, k, v = (rearrange(maps, "b (n k) h w -> b n (h w) k", n=self.plan.heads) for maps in (q, k, v))
+        q, k, v = (rearrange(maps, "b (n k) ... -> b n (...) k", n=self.plan.heads) for maps in (q, k, v))
         norm = torch.linalg.vector_norm(at_least_float32(q.detach()), dim=-1, keepdim=True)
         logits = at_least_float32(q @ k.transpose(-2, -1)) + norm * self._bias()
         weights = (logits * (self.plan.width // self.plan.heads) ** -0.5).softmax(-1)
-        y = rearrange(weights.to(v.dtype) @ v, "b n (h w) k -> b (n k) h w", h=self.plan.side)
+        y = rearrange(weights.to(v.dtype) @ v, "b n l k -> b (n k) l").unflatten(-1, self.plan.grid)
         return scaled(self.out(y), self.gate if self.gated else None)
 
     def _bias(self) -> Tensor:
-        """Product of the rows' and columns' biases (N, L L, L L)."""
-        side = self.plan.side
-        position = torch.arange(side, device=self.row_bias.device)
-        offset = rearrange(position, "s -> 1 s") - rearrange(position, "y -> y 1") + side - 1
-        rows = rearrange(self.row_bias[:, offset], "n y s -> n y 1 s 1")
-        columns = rearrange(self.column_bias[:, offset], "n x t -> n 1 x 1 t")
-        return rearrange(rows * columns, "n y x s t -> n (y x) (s t)")
+        """Product of the biases of all axes (N, tokens, tokens)."""
+        first, *others = (self._axis_bias(axis) for axis in AXES[len(self.plan.grid)])
+        for other in others:
+            product = rearrange(first, "n y s -> n y 1 s 1") * rearrange(other, "n x t -> n 1 x 1 t")
+            first = rearrange(product, "n y x s t -> n (y x) (s t)")
+        return first
+
+    def _axis_bias(self, axis: str) -> Tensor:
+        """Bias (N, L, L) of an axis of L places."""
+        bias = getattr(self, f"{axis}_bias")
+        length = (bias.shape[-1] + 1) // 2
+        position = torch.arange(length, device=bias.device)
+        offset = rearrange(position, "s -> 1 s") - rearrange(position, "y -> y 1") + length - 1
+        return bias[:, offset]
 
 
 def scaled(y: Tensor, gate: Tensor | None) -> Tensor:

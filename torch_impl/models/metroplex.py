@@ -1,7 +1,8 @@
 """Metroplex: VD-VAE (Child 2021) on patches of pixels, of convolutions or with variational attention.
 
 With patches of one pixel the model of convolutions is VD-VAE. Tensors that go in and out are NHWC, inside
-they are NCHW with channels last in memory.
+they are NCHW with channels last in memory. Sounds (B, L, C) and clips (B, T, H, W, C) are treated alike: the
+plan says how many axes there are.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,8 @@ from torch.utils.checkpoint import checkpoint as recompute
 from common.hparams.families.metroplex import Model
 from common.plans.metroplex import MetroplexPlan
 from common.plans.sinusoids import sinusoids
-from torch_impl.layers.convolution import Conv2d
+from torch_impl.layers.convolution import Conv
+from torch_impl.layers.grids import enlarge, from_tokens, to_tokens
 from torch_impl.layers.precision import at_least_float32, cast
 from torch_impl.models.metroplex_blocks import (
     DownAttention,
@@ -48,7 +50,7 @@ class Metroplex(Pretrained, nn.Module):
         self.top_down = TopDown(plan, options, dtype, checkpoint)
 
     def forward(self, x: Tensor, noise: Tensors, masks: Masks = None) -> tuple[Tensor, dict[str, Tensor]]:
-        """Encode and decode pictures (B, H, W, C).
+        """Encode and decode pictures (B, H, W, C), sounds or clips.
 
         `noise` and `masks` are those of `HierarchicalVAE`. Returns the output layer (B, H, W, outputs) and a
         flat dict: `posterior_mean.<l>`, `posterior_scale.<l>`, `prior_mean.<l>`, `prior_scale.<l>` and
@@ -78,8 +80,7 @@ class BottomUp(nn.Module):
         self, plan: MetroplexPlan, options: Model, dtype: torch.dtype | None, checkpoint: bool
     ) -> None:
         super().__init__()
-        side = plan.input_kernel
-        self.input_conv = Conv2d(plan.channels * plan.patch**2, plan.width, (side, side), dtype)
+        self.input_conv = Conv(plan.channels * plan.patch_size, plan.width, plan.input_kernel, dtype)
         if plan.transformer:
             blocks = [UpAttention(block, plan.gelu, dtype, gated=plan.gated) for block in plan.up]
         else:
@@ -91,11 +92,10 @@ class BottomUp(nn.Module):
     def forward(self, x: Tensor) -> list[Tensor]:
         plan = self.plan
         x = (x * 127.5 + self.shift) * self.scale
-        x = rearrange(x, "b (h i) (w j) c -> b (c i j) h w", i=plan.patch, j=plan.patch)
-        x = self.input_conv(x)
+        x = self.input_conv(to_tokens(x, plan.patch))
         if plan.encoding != "none":
             x = x + positions(plan, x)
-        activations = {} if plan.transformer else {plan.side: x}
+        activations = {} if plan.transformer else {plan.finest: x}
         for index, block in enumerate(self.blocks):
             x = recompute(block, x, use_reentrant=False) if self.checkpoint else block(x)
             activations[index if plan.transformer else plan.up[index].out_resolution] = x
@@ -109,9 +109,9 @@ class TopDown(nn.Module):
         self, plan: MetroplexPlan, options: Model, dtype: torch.dtype | None, checkpoint: bool
     ) -> None:
         super().__init__()
-        widths = {block.resolution: block.channels for block in plan.down}
+        shapes = {block.resolution: (1, block.channels, *block.grid) for block in plan.down}
         self.start = nn.ParameterDict(
-            {str(side): nn.Parameter(torch.zeros(1, widths[side], side, side)) for side in plan.start}
+            {str(side): nn.Parameter(torch.zeros(shapes[side])) for side in plan.start}
         )
         if plan.transformer:
             blocks = [
@@ -121,9 +121,10 @@ class TopDown(nn.Module):
             blocks = [DownConvolutions(block, options, dtype) for block in plan.down]
         self.blocks = nn.ModuleList(blocks)
         if plan.affine:
-            self.gain = nn.Parameter(torch.ones(1, plan.top_width, 1, 1))
-            self.bias = nn.Parameter(torch.zeros(1, plan.top_width, 1, 1))
-        self.output_conv = Conv2d(plan.top_width, plan.head_channels * plan.patch**2, dtype=dtype)
+            self.gain = nn.Parameter(torch.ones(1, plan.top_width, *(1,) * plan.rank))
+            self.bias = nn.Parameter(torch.zeros(1, plan.top_width, *(1,) * plan.rank))
+        outputs = plan.head_channels * plan.patch_size
+        self.output_conv = Conv(plan.top_width, outputs, (1,) * plan.rank, dtype)
         if plan.shared_scale == "full":
             self.log_scale = nn.Parameter(torch.zeros(1))
         self.plan, self.dtype, self.checkpoint = plan, dtype, checkpoint
@@ -145,7 +146,7 @@ class TopDown(nn.Module):
                 _nchw(noise.get(f"posterior.{group}")),
                 None if temperatures is None else temperatures[group],
                 None if latents is None else _nchw(latents[f"z.{group}"]),
-                None if masks is None else rearrange(masks[group], "z -> 1 z 1 1"),
+                None if masks is None else masks[group].reshape(1, -1, *(1,) * self.plan.rank),
             )
             x = self._state(states, group, given)
             arguments = (x, None if activations is None else activations[group], own)
@@ -153,49 +154,45 @@ class TopDown(nn.Module):
                 recompute(block, *arguments, use_reentrant=False) if self.checkpoint else block(*arguments)
             )
             states[plan.resolution] = x
-            aux |= {f"{name}.{group}": value.permute(0, 2, 3, 1) for name, value in found.items()}
-        features = states[self.plan.side]
+            aux |= {f"{name}.{group}": value.movedim(1, -1) for name, value in found.items()}
+        features = states[self.plan.finest]
         if self.plan.affine:
             features = features * cast(self.gain, self.dtype) + cast(self.bias, self.dtype)
-        return self._head(features), {**aux, "features": at_least_float32(features).permute(0, 2, 3, 1)}
+        return self._head(features), {**aux, "features": at_least_float32(features).movedim(1, -1)}
 
     def _state(self, states: Mapping[int, Tensor], group: int, given: Tensor) -> Tensor:
-        """Features (B, C, h, w) that a block meets: its resolution's state, with a coarser one added."""
+        """Features (B, C, *grid) that a block meets: its resolution's state, with a coarser one added."""
         plan, block = self.plan, self.plan.down[group]
-        side, channels = block.resolution, block.channels
+        side, channels, grid = block.resolution, block.channels, block.grid
         x = states.get(side)
         if x is None and side in plan.start:
-            x = cast(self.start[str(side)], self.dtype).expand(len(given), -1, -1, -1)
+            x = cast(self.start[str(side)], self.dtype).expand(len(given), channels, *grid)
             if plan.encoding == "start":
                 x = x + positions(plan, x)
         elif x is None:
-            x = torch.zeros(
-                len(given), channels, side, side, dtype=self.dtype or given.dtype, device=given.device
-            )
+            x = torch.zeros(len(given), channels, *grid, dtype=self.dtype or given.dtype, device=given.device)
         if plan.transformer or not block.mixin:
             return x
-        coarse, factor = with_channels(states[block.mixin], channels), side // block.mixin
-        return x + coarse.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
+        return x + enlarge(with_channels(states[block.mixin], channels), block.enlargement)
 
     def _head(self, features: Tensor) -> Tensor:
-        """Output layer (B, H, W, outputs): every token tells of all pixels of its patch."""
+        """Output layer (B, *extent, outputs): every token tells of all values of its patch."""
         plan = self.plan
-        y = at_least_float32(self.output_conv(features))
-        y = rearrange(y, "b (c i j) h w -> b (h i) (w j) c", i=plan.patch, j=plan.patch)
+        y = from_tokens(at_least_float32(self.output_conv(features)), plan.patch)
         if plan.shared_scale == "none":
             return y
         logits, rest = y.split([plan.n_mixtures, plan.head_channels - plan.n_mixtures], -1)
-        rest = rearrange(rest, "b h w (c k m) -> k b h w c m", c=plan.channels, m=plan.n_mixtures)
+        rest = rearrange(rest, "b ... (c k m) -> k b ... c m", c=plan.channels, m=plan.n_mixtures)
         scales = rest[1, ..., :1] if plan.shared_scale == "mixtures" else self.log_scale.to(rest.dtype)
         rest = torch.cat([rest[:1], scales.expand(rest.shape[1:])[None], rest[2:]])
-        return torch.cat([logits, rearrange(rest, "k b h w c m -> b h w (c k m)")], -1)
+        return torch.cat([logits, rearrange(rest, "k b ... c m -> b ... (c k m)")], -1)
 
 
 def positions(plan: MetroplexPlan, like: Tensor) -> Tensor:
-    """Sinusoids (1, C, h, w) in dtype and place of a map of features."""
-    table = torch.as_tensor(sinusoids(plan.width, plan.side), dtype=like.dtype, device=like.device)
-    return rearrange(table, "h w c -> 1 c h w")
+    """Sinusoids (1, C, *grid) in dtype and place of a map of features."""
+    table = torch.as_tensor(sinusoids(plan.width, plan.tokens), dtype=like.dtype, device=like.device)
+    return table.movedim(-1, 0)[None]
 
 
 def _nchw(x: Tensor | None) -> Tensor | None:
-    return None if x is None else x.permute(0, 3, 1, 2)
+    return None if x is None else x.movedim(-1, 1)

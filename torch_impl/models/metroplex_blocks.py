@@ -1,7 +1,7 @@
 """Blocks of Metroplex: of convolutions, as in VD-VAE (Child 2021, figure 3), or with variational attention.
 
-Maps are NCHW. A bottom-up block maps features to features, a top-down block also tells its latent group's
-statistics and latents.
+Maps are NCHW, those of sounds (B, C, L), those of clips (B, C, T, H, W). A bottom-up block maps features to
+features, a top-down block also tells its latent group's statistics and latents.
 """
 
 import torch
@@ -13,7 +13,8 @@ from common.hparams.latents import LatentModel
 from common.plans.metroplex import AttentionDownBlock, AttentionUpBlock, DownBlock, SelfAttention, UpBlock
 from torch_impl.layers.attention import Attention
 from torch_impl.layers.cells import ACTIVATIONS, ResidualCell
-from torch_impl.layers.convolution import Conv2d
+from torch_impl.layers.convolution import Conv
+from torch_impl.layers.grids import average_pool
 from torch_impl.layers.latents import Gaussian, GaussianLayer, draw
 from torch_impl.layers.precision import at_least_float32, cast
 from torch_impl.layers.relative_attention import RelativeAttention, scaled
@@ -34,8 +35,8 @@ class UpConvolutions(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.cell(x if self.attention is None else self.attention(x))
-        if self.block.pool > 1:
-            x = F.avg_pool2d(x, self.block.pool)
+        if max(self.block.pool) > 1:
+            x = average_pool(x, self.block.pool)
         return with_channels(x, self.block.out_channels)
 
 
@@ -47,7 +48,7 @@ class DownConvolutions(nn.Module):
         self.attention = PixelAttention(block.attention, dtype) if block.attention else None
         self.posterior = ResidualCell(block.posterior, dtype)
         self.prior = ResidualCell(block.prior, dtype)
-        self.z_projection = Conv2d(block.variates, block.channels, dtype=dtype)
+        self.z_projection = Conv(block.variates, block.channels, (1,) * len(block.grid), dtype)
         self.residual = ResidualCell(block.residual, dtype)
         self.block, self.options = block, options
 
@@ -72,9 +73,9 @@ class UpAttention(nn.Module):
         self, block: AttentionUpBlock, activation: str, dtype: torch.dtype | None, *, gated: bool
     ) -> None:
         super().__init__()
-        width = block.attention.width
+        width, rank = block.attention.width, len(block.attention.grid)
         self.attention = RelativeAttention(block.attention, dtype, gated=gated)
-        self.feed_forward = FeedForward(width, width, activation, dtype, gated=gated)
+        self.feed_forward = FeedForward(width, width, activation, dtype, gated=gated, rank=rank)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.attention(x)
@@ -95,13 +96,13 @@ class DownAttention(nn.Module):
         gated: bool,
     ) -> None:
         super().__init__()
-        width, variates = block.channels, block.variates
+        width, variates, rank = block.channels, block.variates, len(block.grid)
         self.attention = RelativeAttention(block.attention, dtype, gated=gated)
-        self.prior_layer = GaussianLayer(width, variates, options, dtype)
+        self.prior_layer = GaussianLayer(width, variates, options, dtype, rank)
         self.posterior = posterior_net(block, activation, dtype, gated=gated)
-        self.posterior_layer = GaussianLayer(width, variates, options, dtype)
-        self.z_projection = Conv2d(variates, width, dtype=dtype)
-        self.feed_forward = FeedForward(width, width, activation, dtype, gated=gated)
+        self.posterior_layer = GaussianLayer(width, variates, options, dtype, rank)
+        self.z_projection = Conv(variates, width, (1,) * rank, dtype)
+        self.feed_forward = FeedForward(width, width, activation, dtype, gated=gated, rank=rank)
         self.block, self.options = block, options
 
     def forward(self, x: Tensor, activation: Tensor | None, given: Given) -> Found:
@@ -119,15 +120,14 @@ class DownAttention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Two dense layers of every pixel, four times as wide inside: (B, I, H, W) -> (B, C, H, W)."""
+    """Two dense layers of every token, four times as wide inside: (B, I, ...) -> (B, C, ...)."""
 
     def __init__(
-        self, inputs: int, width: int, activation: str, dtype: torch.dtype | None, *, gated: bool
+        self, inputs: int, width: int, activation: str, dtype: torch.dtype | None, *, gated: bool, rank: int
     ) -> None:
         super().__init__()
-        self.convs = nn.ModuleList(
-            [Conv2d(inputs, 4 * width, dtype=dtype), Conv2d(4 * width, width, dtype=dtype)]
-        )
+        sizes = ((inputs, 4 * width), (4 * width, width))
+        self.convs = nn.ModuleList([Conv(i, o, (1,) * rank, dtype) for i, o in sizes])
         if gated:
             self.gate = nn.Parameter(torch.zeros(1))
         self.gated, self.activate = gated, ACTIVATIONS[activation]
@@ -137,18 +137,20 @@ class FeedForward(nn.Module):
 
 
 class PixelAttention(Attention):
-    """x plus self-attention over sqrt(C), of all pixels or of each row: (B, C, H, W) -> (B, C, H, W)."""
+    """x plus self-attention over sqrt(C), of all tokens or of each row: (B, C, ...) -> (B, C, ...)."""
 
     def __init__(self, plan: SelfAttention, dtype: torch.dtype | None) -> None:
         super().__init__(plan.width, plan.heads, bias=True, dtype=dtype)
         self.plan = plan
 
     def forward(self, x: Tensor) -> Tensor:
-        B, C, H, _ = x.shape
-        rows = self.plan.rows
-        y = rearrange(x, "b c h w -> (b h) w c" if rows else "b c h w -> b (h w) c")
-        y = super().forward(y)
-        y = rearrange(y, "(b h) w c -> b c h w" if rows else "b (h w) c -> b c h w", b=B, h=H)
+        B, C = x.shape[:2]
+        if self.plan.rows:
+            y = super().forward(rearrange(x, "b c h w -> (b h) w c"))
+            y = rearrange(y, "(b h) w c -> b c h w", b=B)
+        else:
+            y = super().forward(rearrange(x, "b c ... -> b (...) c"))
+            y = rearrange(y, "b l c -> b c l").unflatten(-1, self.plan.grid)
         return x + y * C**-0.5
 
 
@@ -160,11 +162,12 @@ def posterior_net(
         return RelativeAttention(block.attention, dtype, cross=True, gated=gated)
     if block.posterior_cell is not None:
         return ResidualCell(block.posterior_cell, dtype)
-    return FeedForward(2 * block.channels, block.channels, activation, dtype, gated=gated)
+    rank = len(block.grid)
+    return FeedForward(2 * block.channels, block.channels, activation, dtype, gated=gated, rank=rank)
 
 
 def choose_latents(prior: Gaussian, posterior: Gaussian | None, given: Given, options: LatentModel) -> Found:
-    """Latents (B, Z, H, W) and statistics: from the posterior if there is one, else those given, else from
+    """Latents (B, Z, *grid) and statistics: from the posterior if there is one, else those given, else from
     the prior; where the mask is 0, from the prior."""
     prior_noise, posterior_noise, temperature, z, mask = given
     found = {"prior_mean": prior.mean, "prior_scale": prior.scale}
@@ -180,4 +183,4 @@ def choose_latents(prior: Gaussian, posterior: Gaussian | None, given: Given, op
 def with_channels(x: Tensor, channels: int) -> Tensor:
     """Channels beyond `channels` cut off, or zero ones added."""
     missing = channels - x.shape[1]
-    return F.pad(x, (0, 0, 0, 0, 0, missing)) if missing > 0 else x[:, :channels]
+    return F.pad(x, (0, 0) * (x.ndim - 2) + (0, missing)) if missing > 0 else x[:, :channels]

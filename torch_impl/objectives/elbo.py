@@ -5,7 +5,6 @@ from itertools import groupby
 from math import log, pi
 
 import torch
-from einops import rearrange
 from torch import Tensor
 
 from common.hparams.latents import LatentHParams
@@ -32,15 +31,15 @@ def elbo_terms(
     reconstruction = -log_prob(output, target, plan, hparams)
     kl = []
     for group in range(len(plan.groups)):
-        divergence = latent_kl(aux, group, hparams)  # (B, h, w, Z)
+        divergence = latent_kl(aux, group, hparams)  # (B, *grid, Z)
         if masks is not None:
-            divergence = divergence * rearrange(masks[group], "z -> 1 1 1 z")
-        kl.append(divergence.sum((1, 2, 3)))
+            divergence = divergence * masks[group]
+        kl.append(divergence.sum(tuple(range(1, divergence.ndim))))
     return reconstruction, torch.stack(kl, 1)
 
 
 def latent_kl(aux: Tensors, group: int, hparams: LatentHParams) -> Tensor:
-    """KL(posterior || prior) of every latent (B, h, w, Z) in nats."""
+    """KL(posterior || prior) of every latent (B, *grid, Z) in nats."""
     posterior_mean, posterior_scale = aux[f"posterior_mean.{group}"], aux[f"posterior_scale.{group}"]
     prior_mean, prior_scale = aux[f"prior_mean.{group}"], aux[f"prior_scale.{group}"]
     if hparams.model.distribution_base == "logstd":
@@ -61,7 +60,7 @@ def log_ratios(aux: Tensors, plan: LatentPlan, hparams: LatentHParams) -> Tensor
     for group in range(len(plan.groups)):
         z = aux[f"z.{group}"]
         posterior, prior = (_log_density(z, aux, name, group, hparams) for name in ("posterior", "prior"))
-        ratios.append((posterior - prior).sum((1, 2, 3)))
+        ratios.append((posterior - prior).sum(tuple(range(1, prior.ndim))))
     return torch.stack(ratios, 1)
 
 

@@ -1,4 +1,4 @@
-"""From the output layer to 8-bit pictures, the last step of ancestral sampling."""
+"""From the output layer to pictures, sounds or clips, the last step of ancestral sampling."""
 
 from collections.abc import Mapping
 
@@ -6,7 +6,7 @@ from torch import Tensor
 
 from common.hparams.latents import LatentHParams
 from common.plans.latents import LatentPlan
-from torch_impl.layers.pictures import to_uint8
+from torch_impl.layers.pictures import to_levels
 from torch_impl.objectives.likelihoods import (
     absolute_mean,
     bernoulli_mean,
@@ -24,8 +24,10 @@ def read_output(
     output: str = "sample",
     temperature: Tensor | float = 1.0,
 ) -> Tensor:
-    """Pictures uint8 (B, h, w, C) without padding: a `sample`, which takes `output_noise`, or the `mean`."""
-    return to_uint8(read_values(layer, noise, plan, hparams, output, temperature), plan)
+    """Pictures uint8 (B, h, w, C) without padding, sounds or clips: a `sample`, which takes `output_noise`,
+    or the `mean`."""
+    values = read_values(layer, noise, plan, hparams, output, temperature)
+    return to_levels(values, plan, hparams)
 
 
 def read_values(

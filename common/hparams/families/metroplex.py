@@ -24,6 +24,10 @@ class Model:
     enc_blocks: str = option("", doc="encoder blocks such as '32x2,32d2,16x1'; empty: computed")
     dec_blocks: str = option("", doc="decoder blocks such as '1x1,4m1,4x2'; empty: computed")
     custom_width_str: str = option("", doc="widths of resolutions such as '32:64,16:128'")
+    custom_frames_str: str = option(
+        "", doc="clips: steps in time at resolutions such as '8:4,4:2'; else they shrink as space does"
+    )
+    patch_frames: int = option(1, low=1, doc="clips: frames that a token stands for")
     outer_width: int = option(0, low=0, high=2**20, doc="width after the input convolution; 0 is width")
     exp_scale: int = option(0, low=0, doc="side of the patches; 0: computed, else only checked")
     zdim: int = option(0, low=-1, doc="latent channels of a block; 0: width // zdim_factor, -1: width")
@@ -133,5 +137,13 @@ class HParams:
     synthesis: Synthesis
 
 
-ARCHITECTURE = ("model", "data.target_res", "data.channels", "data.num_bits", "data.dataset_source")
+ARCHITECTURE = (
+    "model",
+    "data.target_res",
+    "data.frames",
+    "data.channels",
+    "data.num_bits",
+    "data.sample_encoding",
+    "data.dataset_source",
+)
 """Options that an existing run cannot change: whole sections or `section.option`."""

@@ -1,8 +1,8 @@
 """Host logic of each family: what the loop logs, validates and reports, and which synthesis modes there are.
 
 `common/run/families/<run.family>.py` has a class `Family` that fulfils the protocol `FamilyLogic`,
-a function `check_options`, `TAKES_TOKENS = True` where its examples may be tokens, and a function
-`check_examples` where not all examples of a source fit.
+a function `check_options`, `TAKES_TOKENS = True` where its examples may be tokens, `TAKES_SIGNALS = True`
+where they may be sounds or clips, and a function `check_examples` where not all examples of a source fit.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from common.checkpoint.store import Checkpoint
 from common.data.descriptors import describe
+from common.data.options import check_axes
 from common.errors import UserError
 from common.run.context import Context
 from common.run.engine import Array
@@ -78,6 +79,9 @@ def check_options(hparams: Any) -> None:
     source = hparams.data.dataset_source
     if describe(source).tokens and not getattr(module, "TAKES_TOKENS", False):
         raise UserError(f"[data] dataset_source '{source}': family '{hparams.run.family}' needs pictures")
+    if describe(source).rank != 2 and not getattr(module, "TAKES_SIGNALS", False):
+        raise UserError(f"[data] dataset_source '{source}': family '{hparams.run.family}' needs pictures")
+    check_axes(hparams.data, describe(source))
     module.check_options(hparams)
 
 

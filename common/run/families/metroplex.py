@@ -11,6 +11,7 @@ from common.run.context import Context
 from common.run.latent_groups import LatentGroups
 
 MAX_PARAMETERS = 10**11
+TAKES_SIGNALS = True
 
 
 def check_options(hparams: HParams) -> None:
@@ -21,6 +22,11 @@ def check_options(hparams: HParams) -> None:
         raise UserError(f"[model] has {size:,} parameters, more than {MAX_PARAMETERS:,}: lower its widths")
     for setting in hparams.synthesis.temperature_settings:
         level_temperatures(plan, setting)
+    if hparams.data.depth > 8 and hparams.metrics.report_baselines:
+        raise UserError(
+            "[metrics] report_baselines counts levels, and 16-bit sounds have too many of them: set it to "
+            "False"
+        )
     if plan.likelihood == "absolute" and hparams.metrics.report_baselines:
         raise UserError(
             "[metrics] report_baselines compares likelihoods, and [model] likelihood 'absolute' has none: "

@@ -12,7 +12,8 @@ from common.run.bounds import group_name
 from common.run.context import Context
 from common.run.engine import Array
 from common.run.files import write_json
-from common.run.pictures import in_rows, save_grid, save_picture
+from common.run.media import save_example
+from common.run.pictures import in_rows, save_grid
 from common.run.progress import tracked
 from common.run.synthesis.divergence import as_floats
 from common.run.synthesis.encodings import read_index, read_shard
@@ -51,7 +52,7 @@ def decode(context: Context, plan: LatentPlan, _checkpoint: Checkpoint) -> None:
             for i, (key, picture) in enumerate(zip(keys, pictures, strict=True), start=done):
                 names[f"image-{i:04d}"] = key
                 if context.writes:
-                    save_picture(folder, f"image-{i:04d}", picture)
+                    save_example(folder, f"image-{i:04d}", picture, context.hparams.data)
             done += len(keys)
     if context.writes:
         write_json(folder / "names.json", names)

@@ -3,6 +3,7 @@ ones."""
 
 import zipfile
 from collections.abc import Sequence
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +109,7 @@ def _sheet(path: Path, plan: LatentPlan, statistics: list[Array]) -> Path:
     table = np.full((widest, len(statistics)), np.nan)
     for group, values in enumerate(statistics):
         table[: len(values), group] = np.sort(values)[::-1]
-    totals = np.array([s.sum() * plan.groups[g].resolution ** 2 * LN2 for g, s in enumerate(statistics)])
+    totals = np.array([s.sum() * prod(plan.groups[g].grid) * LN2 for g, s in enumerate(statistics)])
     figure = Figure(figsize=(max(6.0, 0.22 * len(statistics)), 6.0), dpi=120, layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True)
     image = upper.imshow(table, aspect="auto", interpolation="nearest", origin="lower")

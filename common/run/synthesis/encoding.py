@@ -1,6 +1,7 @@
 """Encoding: pictures to the latent variates that carry the most, in files that `decoding` reads."""
 
 from collections.abc import Mapping, Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -87,7 +88,7 @@ def _header(
 def _batches_a_shard(plan: LatentPlan, masks: Sequence[Array], batch_size: int) -> int:
     """As many as make a shard of about `SHARD_BYTES`."""
     values = sum(
-        3 * block.resolution**2 * int(mask.sum()) for block, mask in zip(plan.groups, masks, strict=True)
+        3 * prod(block.grid) * int(mask.sum()) for block, mask in zip(plan.groups, masks, strict=True)
     )
     return max(1, SHARD_BYTES // (batch_size * max(1, 4 * values)))
 

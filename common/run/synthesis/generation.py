@@ -6,7 +6,8 @@ from common.checkpoint.store import Checkpoint
 from common.plans.latents import LatentPlan, level_temperatures
 from common.run.context import Context
 from common.run.engine import Array
-from common.run.pictures import save_grid, save_picture
+from common.run.media import save_example
+from common.run.pictures import save_grid
 from common.run.progress import tracked
 from common.run.sampling_record import record_sampling
 
@@ -35,7 +36,8 @@ def generate(context: Context, plan: LatentPlan, checkpoint: Checkpoint) -> None
         rows[k].extend(made[: N_IN_ROW - len(rows[k])])
         if context.writes:
             for i, picture in enumerate(made):
-                save_picture(folder, f"setup-{k}-image-{b * options.batch_size + i:04d}", picture)
+                stem = f"setup-{k}-image-{b * options.batch_size + i:04d}"
+                save_example(folder, stem, picture, context.hparams.data)
     if context.writes:
         record_sampling(context, checkpoint, folder)
         sheet = save_grid(folder / "contact-sheet.png", [np.stack(row) for row in rows])

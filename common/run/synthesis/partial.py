@@ -7,7 +7,8 @@ from common.checkpoint.store import Checkpoint
 from common.plans.latents import LatentPlan, level_temperatures
 from common.run.context import Context
 from common.run.engine import Array
-from common.run.pictures import save_grid, save_picture, visible
+from common.run.media import save_example
+from common.run.pictures import save_grid, visible
 from common.run.synthesis.pictures import batches, chosen_indices, chosen_split
 
 N_CUTS, N_PICTURES = 6, 8
@@ -42,7 +43,7 @@ def reconstruct_partially(context: Context, plan: LatentPlan, _checkpoint: Check
         rows.append(made)
         for i, picture in enumerate(made):
             if context.writes:
-                save_picture(folder, f"groups-{kept:03d}-image-{i:04d}", picture)
+                save_example(folder, f"groups-{kept:03d}-image-{i:04d}", picture, context.hparams.data)
     if context.writes:
         sheet = save_grid(folder / "contact-sheet.png", rows)
         context.say(f"originals, then reconstructions from more and more latent groups: {sheet}")

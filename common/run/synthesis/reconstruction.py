@@ -6,13 +6,14 @@ from typing import Any
 import numpy as np
 
 from common.checkpoint.store import Checkpoint
-from common.metrics.ssim import ssim
+from common.metrics.similarity import NAMES, similarity
 from common.plans.latents import LatentPlan
 from common.run.bounds import BoundSum, importance_bound, kl_chart, kl_table, unit_of
 from common.run.context import Context
 from common.run.engine import Array, Batch
 from common.run.files import write_json
-from common.run.pictures import above, save_grid, save_picture, visible
+from common.run.media import save_example
+from common.run.pictures import above, save_grid, visible
 from common.run.synthesis.divergence import as_floats, variate_masks
 from common.run.synthesis.pictures import N_ON_SHEET, batches, chosen_indices, chosen_split
 
@@ -27,7 +28,7 @@ def reconstruct(context: Context, plan: LatentPlan, checkpoint: Checkpoint) -> N
         else None
     )
     folder, pictures = context.directory.images / "reconstructed", chosen_split(context, "test")
-    total, similarity, tighter = BoundSum(), [], []
+    total, alike, tighter = BoundSum(), [], []
     sheet: list[tuple[Array, Array]] = []
     for index, batch in enumerate(
         batches(context, pictures, chosen_indices(context, pictures), "reconstruction")
@@ -44,14 +45,14 @@ def reconstruct(context: Context, plan: LatentPlan, checkpoint: Checkpoint) -> N
         )
         total.add(made, valid)
         target, drawn = visible(batch["image"], plan)[valid], made["image"][valid]
-        similarity.append(ssim(target, drawn))
+        alike.append(similarity(target, drawn))
         if options.importance_samples:
             tighter.append(_importance_terms(context, image, index)[valid])
         if sum(len(part) for part, _ in sheet) < N_ON_SHEET:
             sheet.append((target, drawn))
         if context.writes:
             _save(context, batch["index"][valid], target, drawn)
-    results = _results(context, plan, total, np.concatenate(similarity), tighter)
+    results = _results(context, plan, total, np.concatenate(alike), tighter)
     if context.writes:
         write_json(folder / "report.json", results | {"step": checkpoint.step})
         originals, others = (np.concatenate(part)[:N_ON_SHEET] for part in zip(*sheet, strict=True))
@@ -76,21 +77,22 @@ def _importance_terms(context: Context, image: Batch, index: int) -> Array:
 
 
 def _results(
-    context: Context, plan: LatentPlan, total: BoundSum, similarity: Array, tighter: list[Array]
+    context: Context, plan: LatentPlan, total: BoundSum, alike: Array, tighter: list[Array]
 ) -> dict[str, Any]:
     """Print the numbers and return them."""
     bound, unit, options = total.mean(), unit_of(plan), context.hparams.synthesis
+    name = NAMES[len(plan.extent)]
     results: dict[str, Any] = {
         "unit": unit.name,
         "pictures": bound.n,
         "negative_elbo": bound.negative_elbo * unit.per_nat,
         "reconstruction": bound.reconstruction * unit.per_nat,
         "kl": [float(value) * unit.per_nat for value in bound.kl],
-        "ssim": float(similarity.mean()),
-    }
+        name: float(alike.mean()),
+    } | unit.in_nats(bound.negative_elbo)
     context.say(
-        f"{bound.n} pictures: -ELBO {results['negative_elbo']:.4f} {unit.name} = reconstruction "
-        f"{results['reconstruction']:.4f} + KL {sum(results['kl']):.4f}; SSIM {results['ssim']:.4f}"
+        f"{bound.n} pictures: -ELBO {unit.tell(bound.negative_elbo)} = reconstruction "
+        f"{results['reconstruction']:.4f} + KL {sum(results['kl']):.4f}; {name.upper()} {results[name]:.4f}"
     )
     if tighter:
         value = float(np.concatenate(tighter).mean()) * unit.per_nat
@@ -106,6 +108,6 @@ def _results(
 def _save(context: Context, indices: Array, targets: Array, drawn: Array) -> None:
     folder = context.directory.images / "reconstructed"
     for index, target, picture in zip(indices, targets, drawn, strict=True):
-        save_picture(folder, f"image-{index:04d}", picture)
+        save_example(folder, f"image-{index:04d}", picture, context.hparams.data)
         if context.hparams.synthesis.save_target_in_reconstruction:
-            save_picture(folder, f"target-{index:04d}", target)
+            save_example(folder, f"target-{index:04d}", target, context.hparams.data)

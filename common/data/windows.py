@@ -1,0 +1,33 @@
+"""Windows of equal length in recordings of any: where they lie, fixed or at random."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+Array = np.ndarray
+
+
+class Windows:
+    """Windows of `length` steps in recordings of `lengths` steps each, none of them shorter.
+
+    Fixed windows touch and do not overlap; what is left over at a recording's end is in none of them. A
+    random window lies anywhere in the recording of the fixed one, so that recordings count by their length.
+    """
+
+    def __init__(self, lengths: Sequence[int], length: int) -> None:
+        self.lengths, self.length = np.asarray(lengths, np.int64), length
+        self.firsts = np.cumsum([0, *(self.lengths // length)])
+
+    def __len__(self) -> int:
+        return int(self.firsts[-1])
+
+    def fixed(self, indices: Array) -> tuple[Array, Array]:
+        """Recording and first step of windows (B,)."""
+        recordings = np.searchsorted(self.firsts, indices, side="right") - 1
+        return recordings, (indices - self.firsts[recordings]) * self.length
+
+    def random(self, indices: Array, words: Array) -> tuple[Array, Array]:
+        """The same of random windows, drawn with uint64 words (B,)."""
+        recordings, _ = self.fixed(indices)
+        places = self.lengths[recordings] - self.length + 1
+        return recordings, (words % places.astype(np.uint64)).astype(np.int64)
