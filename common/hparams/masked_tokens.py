@@ -129,3 +129,14 @@ class Sampling(Filters):
         mask_power(self.sampling_schedule)
         if self.start_step >= self.steps:
             raise UserError(f"[synthesis] start_step {self.start_step} must be below steps {self.steps}")
+        remasks = {"none": (), "confidence": ("confidence", "scores"), "random": ("confidence",)}[self.remask]
+        if remasks and self.sampler not in remasks:
+            raise UserError(
+                f"[synthesis] remask='{self.remask}' is for sampler {' and '.join(remasks)}, not "
+                f"'{self.sampler}': set it to 'none'"
+            )
+        if self.legacy_mask_token and not self.sampler.startswith("halton"):
+            raise UserError(
+                f"[synthesis] legacy_mask_token is for the samplers halton and halton_confidence, not "
+                f"'{self.sampler}': set it to False"
+            )

@@ -1,10 +1,12 @@
 """Logits are read off only where tokens are drawn, and what is sampled is the same as if all were read."""
 
 import importlib
+import re
 
 import numpy as np
 import pytest
 
+from common.errors import UserError
 from common.hparams.masked_tokens import Sampling
 from common.plans.decoding import positions_needed, step_draws
 from tests.parity.transformer_cases import make
@@ -71,3 +73,20 @@ def test_what_is_shown_of_every_step_needs_all():
     halton = Sampling(sampler="halton", steps=8)
     assert max(positions_needed(halton, 64)) < 64
     assert set(positions_needed(halton, 64, every_step=True)) == {64}
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (
+            {"sampler": "halton", "remask": "random"},
+            "is for sampler confidence, not 'halton'",
+        ),
+        ({"sampler": "scores", "remask": "random"}, "is for sampler confidence"),
+        ({"sampler": "halton_confidence", "remask": "confidence"}, "sampler confidence and scores"),
+        ({"legacy_mask_token": True}, "for the samplers halton and halton_confidence, not 'confidence'"),
+    ],
+)
+def test_options_that_a_sampler_would_not_heed_are_named(options, told):
+    with pytest.raises(UserError, match=re.escape(told)):
+        Sampling(**options)
