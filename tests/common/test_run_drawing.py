@@ -73,6 +73,15 @@ def test_a_killed_generation_goes_on_and_gives_the_same_pictures(tmp_path, capsy
     assert json.loads((folder / RECORD).read_text())["n_pictures"] == 10
 
 
+def test_pictures_that_somebody_removed_are_drawn_again(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        generation.generate(context_of(tmp_path, Engine(1)), None, CHECKPOINT)
+    (tmp_path / "synthesis-images" / "generated" / "image-0002.png").unlink()
+    engine = Engine()
+    generation.generate(context_of(tmp_path, engine), None, CHECKPOINT)
+    assert [step for step, _, _ in engine.calls] == [0, 1]
+
+
 @pytest.mark.parametrize("change", ["synthesis.classes=[2]", "run.seed=4", "synthesis.steps=4"])
 def test_other_options_do_not_go_on(tmp_path, change):
     with pytest.raises(KeyboardInterrupt):

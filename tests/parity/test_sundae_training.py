@@ -15,6 +15,7 @@ from tests.engines import assert_states_close, assert_states_equal
 from tests.parity.denoiser_cases import make
 from tests.parity.test_maskgit_training import assert_equal_results, batch_of, train
 from tests.sundae import resample
+from torch_impl.layers.rotary import rotate
 from torch_impl.samplers.choice import draw_by_uniform as torch_draw
 
 TWINS = ("torch", "jax")
@@ -194,3 +195,18 @@ def test_uniforms_draw_tokens_by_their_shares(codes):
         assert not counts[shares == 0].any()
         assert np.abs(counts - n * shares).max() < 3
     assert (found["torch"] != found["jax"]).sum() <= 2  # where a uniform lies on a boundary, to rounding
+
+
+def test_compiled_networks_turn_positions_alike(monkeypatch):
+    """Channels behind those that turn, and views, included."""
+    rng = np.random.default_rng(0)
+    x = torch.from_numpy(rng.normal(size=(2, 5, 3, 20)))[..., ::2].clone().requires_grad_()
+    cos, sin = (torch.from_numpy(f(rng.normal(size=(5, 1, 4)))) for f in (np.cos, np.sin))
+    forms = []
+    for compiling in (False, True):
+        monkeypatch.setattr(torch.compiler, "is_compiling", lambda compiling=compiling: compiling)
+        y = rotate(x, cos, sin)
+        forms.append((y, torch.autograd.grad(y.square().sum() + y[..., 0].sum(), x)[0]))
+    for first, second in zip(*forms, strict=True):
+        torch.testing.assert_close(first, second, rtol=1e-12, atol=1e-12)
+    assert torch.equal(forms[0][0][..., 8:], x[..., 8:])

@@ -10,7 +10,7 @@ from common.checkpoint.store import Checkpoint
 from common.run.context import Context
 from common.run.engine import Array
 from common.run.files import write_json
-from common.run.masked_tokens.drawing import chosen_classes, draw, order
+from common.run.masked_tokens.drawing import chosen_classes, draw
 from common.run.pictures import in_rows, save_grid, save_picture
 from common.run.progress import tracked
 from common.run.sampling_record import pictures_done, record_progress, record_sampling, sampling_record
@@ -28,7 +28,7 @@ def generate(context: Context, _plan: Any, checkpoint: Checkpoint) -> None:
     options = context.hparams.synthesis
     folder, n = context.directory.images / "generated", pictures_wanted(options)
     record, size = sampling_record(context, checkpoint), options.batch_size
-    done = 0 if options.sheet_only else pictures_done(record, folder)
+    done = 0 if options.sheet_only else _whole(folder, min(pictures_done(record, folder), n), size)
     if done:
         context.say(f"going on after {done} pictures that are drawn already")
     shown = [_read(folder, i) for i in range(min(done, N_ON_SHEET))]
@@ -42,13 +42,12 @@ def generate(context: Context, _plan: Any, checkpoint: Checkpoint) -> None:
             record_progress(record, done + len(made["image"]), folder)
         done += len(made["image"])
     if context.writes:
-        record_sampling(context, checkpoint, folder)
-        asked = order(context, 0, n)
-        if "label" in asked and not options.sheet_only:
-            labels = {_stem(i): label for i, label in enumerate(asked["label"].tolist())}
-            write_json(folder / "labels.json", labels)
-        n_columns = min(len(chosen_classes(context.hparams)), 32) or 10
+        classes = chosen_classes(context.hparams).tolist()
+        if classes and not options.sheet_only:
+            write_json(folder / "labels.json", {_stem(i): classes[i % len(classes)] for i in range(n)})
+        n_columns = min(len(classes), 32) or 10
         sheet = save_grid(folder / "contact-sheet.png", in_rows(np.stack(shown), n_columns))
+        record_sampling(context, checkpoint, folder)
         where = sheet if options.sheet_only else f"{folder}; the first of them: {sheet}"
         context.say(f"{n} pictures in {where}")
 
@@ -61,6 +60,14 @@ def pictures_wanted(options: Any) -> int:
 
 def _stem(i: int) -> str:
     return f"image-{i:04d}"
+
+
+def _whole(folder: Path, done: int, size: int) -> int:
+    """Of so many pictures those that are there, in whole batches if one is missing."""
+    there = 0
+    while there < done and any((folder / f"{_stem(there)}{end}").exists() for end in (".png", ".npy")):
+        there += 1
+    return there if there == done else there - there % size
 
 
 def _read(folder: Path, i: int) -> Array:

@@ -43,7 +43,7 @@ def write_tokens(context: Context, plan: Any, maker: dict[str, Any], indices: Ar
             _sheet(context, batch, found)
         if context.writes:
             _check(batch, pictures)
-            writer.add(found[batch["valid"]])
+            writer.add(found[batch["valid"]].reshape(-1, plan.grid, plan.grid))
     if context.writes:
         writer.finish()
         context.say(f"{writer.n_pictures} pictures as {plan.grid}x{plan.grid} tokens in {folder}")
