@@ -19,6 +19,7 @@ class SelfAttention:
     heads: int
     side: int
     rows: bool = False
+    norm: bool = False  # of what it reads, and of what the feed-forward nets of its block read
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -293,7 +294,9 @@ def _attention_blocks(
         raise UserError(f"[model] transformer needs as many encoder and decoder blocks as depth, {n}")
     if model.abs_enc != "none" and width % 4:
         raise UserError(f"[model] abs_enc needs a width that is a multiple of 4, not {width}")
-    attention = SelfAttention(width=width, heads=_heads(width, model.head_dim), side=side)
+    attention = SelfAttention(
+        width=width, heads=_heads(width, model.head_dim), side=side, norm=model.norm == "layer"
+    )
     down = tuple(
         AttentionDownBlock(
             level=0,

@@ -9,6 +9,7 @@ from jax.typing import DTypeLike
 
 from common.plans.metroplex import SelfAttention
 from jax_impl.layers.convolution import Conv2d
+from jax_impl.layers.norms import ChannelNorm
 from jax_impl.layers.precision import at_least_float32, cast
 
 
@@ -35,16 +36,18 @@ class RelativeAttention(nnx.Module):
         self.out = Conv2d(width, width, dtype=dtype)
         self.row_bias = nnx.Param(jnp.zeros((plan.heads, 2 * plan.side - 1)))
         self.column_bias = nnx.Param(jnp.zeros((plan.heads, 2 * plan.side - 1)))
+        self.norm = ChannelNorm(width) if plan.norm else None
         if gated:
             self.gate = nnx.Param(jnp.zeros(1))
         self.plan, self.cross, self.gated = plan, cross, gated
 
     def __call__(self, x: Array, context: Array | None = None) -> Array:
         """What attention to `context`, or to x, adds: (B, L, L, C)."""
+        x = x if self.norm is None else self.norm(x)
         q, k, v = (self.query(x), context, context) if self.cross else jnp.split(self.qkv(x), 3, -1)
         q, k, v = (rearrange(maps, "b h w (n k) -> b n (h w) k", n=self.plan.heads) for maps in (q, k, v))
-        norm = jnp.linalg.vector_norm(at_least_float32(lax.stop_gradient(q)), axis=-1, keepdims=True)
-        logits = at_least_float32(q @ k.swapaxes(-2, -1)) + norm * self._bias()
+        length = jnp.linalg.vector_norm(at_least_float32(lax.stop_gradient(q)), axis=-1, keepdims=True)
+        logits = at_least_float32(q @ k.swapaxes(-2, -1)) + length * self._bias()
         weights = jax.nn.softmax(logits * (self.plan.width // self.plan.heads) ** -0.5, axis=-1)
         y = rearrange(weights.astype(v.dtype) @ v, "b n (h w) k -> b h w (n k)", h=self.plan.side)
         return scaled(self.out(y), self.gate[...] if self.gated else None)

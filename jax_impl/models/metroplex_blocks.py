@@ -16,6 +16,7 @@ from jax_impl.layers.attention import Attention
 from jax_impl.layers.cells import ACTIVATIONS, ResidualCell
 from jax_impl.layers.convolution import Conv2d
 from jax_impl.layers.latents import Gaussian, GaussianLayer, draw
+from jax_impl.layers.norms import ChannelNorm
 from jax_impl.layers.precision import at_least_float32, cast
 from jax_impl.layers.relative_attention import RelativeAttention, scaled
 
@@ -72,7 +73,9 @@ class UpAttention(nnx.Module):
     ) -> None:
         width = block.attention.width
         self.attention = RelativeAttention(block.attention, dtype, gated=gated)
-        self.feed_forward = FeedForward(width, width, activation, dtype, gated=gated)
+        self.feed_forward = FeedForward(
+            width, width, activation, dtype, gated=gated, norm=block.attention.norm
+        )
 
     def __call__(self, x: Array) -> Array:
         x = x + self.attention(x)
@@ -98,7 +101,9 @@ class DownAttention(nnx.Module):
         self.posterior = posterior_net(block, activation, dtype, gated=gated)
         self.posterior_layer = GaussianLayer(width, variates, options, dtype)
         self.z_projection = Conv2d(variates, width, dtype=dtype)
-        self.feed_forward = FeedForward(width, width, activation, dtype, gated=gated)
+        self.feed_forward = FeedForward(
+            width, width, activation, dtype, gated=gated, norm=block.attention.norm
+        )
         self.block, self.options = block, options
 
     def __call__(self, x: Array, activation: Array | None, given: Given) -> Found:
@@ -119,14 +124,23 @@ class FeedForward(nnx.Module):
     """Two dense layers of every pixel, four times as wide inside: (B, H, W, I) -> (B, H, W, C)."""
 
     def __init__(
-        self, inputs: int, width: int, activation: str, dtype: DTypeLike | None, *, gated: bool
+        self,
+        inputs: int,
+        width: int,
+        activation: str,
+        dtype: DTypeLike | None,
+        *,
+        gated: bool,
+        norm: bool = False,
     ) -> None:
         self.convs = nnx.List([Conv2d(inputs, 4 * width, dtype=dtype), Conv2d(4 * width, width, dtype=dtype)])
+        self.norm = ChannelNorm(inputs) if norm else None
         if gated:
             self.gate = nnx.Param(jnp.zeros(1))
         self.gated, self.activate = gated, ACTIVATIONS[activation]
 
     def __call__(self, x: Array) -> Array:
+        x = x if self.norm is None else self.norm(x)
         return scaled(self.convs[1](self.activate(self.convs[0](x))), self.gate[...] if self.gated else None)
 
 
@@ -154,7 +168,9 @@ def posterior_net(
         return RelativeAttention(block.attention, dtype, cross=True, gated=gated)
     if block.posterior_cell is not None:
         return ResidualCell(block.posterior_cell, dtype)
-    return FeedForward(2 * block.channels, block.channels, activation, dtype, gated=gated)
+    return FeedForward(
+        2 * block.channels, block.channels, activation, dtype, gated=gated, norm=block.attention.norm
+    )
 
 
 def choose_latents(prior: Gaussian, posterior: Gaussian | None, given: Given, options: LatentModel) -> Found:

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from common.plans.metroplex import SelfAttention
 from torch_impl.layers.convolution import Conv2d
+from torch_impl.layers.norms import ChannelNorm
 from torch_impl.layers.precision import at_least_float32, cast
 
 
@@ -33,16 +34,18 @@ class RelativeAttention(nn.Module):
         self.out = Conv2d(width, width, dtype=dtype)
         self.row_bias = nn.Parameter(torch.zeros(plan.heads, 2 * plan.side - 1))
         self.column_bias = nn.Parameter(torch.zeros(plan.heads, 2 * plan.side - 1))
+        self.norm = ChannelNorm(width) if plan.norm else None
         if gated:
             self.gate = nn.Parameter(torch.zeros(1))
         self.plan, self.cross, self.gated = plan, cross, gated
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """What attention to `context`, or to x, adds: (B, C, L, L)."""
+        x = x if self.norm is None else self.norm(x)
         q, k, v = (self.query(x), context, context) if self.cross else self.qkv(x).chunk(3, 1)
         q, k, v = (rearrange(maps, "b (n k) h w -> b n (h w) k", n=self.plan.heads) for maps in (q, k, v))
-        norm = torch.linalg.vector_norm(at_least_float32(q.detach()), dim=-1, keepdim=True)
-        logits = at_least_float32(q @ k.transpose(-2, -1)) + norm * self._bias()
+        length = torch.linalg.vector_norm(at_least_float32(q.detach()), dim=-1, keepdim=True)
+        logits = at_least_float32(q @ k.transpose(-2, -1)) + length * self._bias()
         weights = (logits * (self.plan.width // self.plan.heads) ** -0.5).softmax(-1)
         y = rearrange(weights.to(v.dtype) @ v, "b n (h w) k -> b (n k) h w", h=self.plan.side)
         return scaled(self.out(y), self.gate if self.gated else None)

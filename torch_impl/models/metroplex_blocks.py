@@ -15,6 +15,7 @@ from torch_impl.layers.attention import Attention
 from torch_impl.layers.cells import ACTIVATIONS, ResidualCell
 from torch_impl.layers.convolution import Conv2d
 from torch_impl.layers.latents import Gaussian, GaussianLayer, draw
+from torch_impl.layers.norms import ChannelNorm
 from torch_impl.layers.precision import at_least_float32, cast
 from torch_impl.layers.relative_attention import RelativeAttention, scaled
 
@@ -74,7 +75,9 @@ class UpAttention(nn.Module):
         super().__init__()
         width = block.attention.width
         self.attention = RelativeAttention(block.attention, dtype, gated=gated)
-        self.feed_forward = FeedForward(width, width, activation, dtype, gated=gated)
+        self.feed_forward = FeedForward(
+            width, width, activation, dtype, gated=gated, norm=block.attention.norm
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.attention(x)
@@ -101,7 +104,9 @@ class DownAttention(nn.Module):
         self.posterior = posterior_net(block, activation, dtype, gated=gated)
         self.posterior_layer = GaussianLayer(width, variates, options, dtype)
         self.z_projection = Conv2d(variates, width, dtype=dtype)
-        self.feed_forward = FeedForward(width, width, activation, dtype, gated=gated)
+        self.feed_forward = FeedForward(
+            width, width, activation, dtype, gated=gated, norm=block.attention.norm
+        )
         self.block, self.options = block, options
 
     def forward(self, x: Tensor, activation: Tensor | None, given: Given) -> Found:
@@ -122,17 +127,26 @@ class FeedForward(nn.Module):
     """Two dense layers of every pixel, four times as wide inside: (B, I, H, W) -> (B, C, H, W)."""
 
     def __init__(
-        self, inputs: int, width: int, activation: str, dtype: torch.dtype | None, *, gated: bool
+        self,
+        inputs: int,
+        width: int,
+        activation: str,
+        dtype: torch.dtype | None,
+        *,
+        gated: bool,
+        norm: bool = False,
     ) -> None:
         super().__init__()
         self.convs = nn.ModuleList(
             [Conv2d(inputs, 4 * width, dtype=dtype), Conv2d(4 * width, width, dtype=dtype)]
         )
+        self.norm = ChannelNorm(inputs) if norm else None
         if gated:
             self.gate = nn.Parameter(torch.zeros(1))
         self.gated, self.activate = gated, ACTIVATIONS[activation]
 
     def forward(self, x: Tensor) -> Tensor:
+        x = x if self.norm is None else self.norm(x)
         return scaled(self.convs[1](self.activate(self.convs[0](x))), self.gate if self.gated else None)
 
 
@@ -160,7 +174,9 @@ def posterior_net(
         return RelativeAttention(block.attention, dtype, cross=True, gated=gated)
     if block.posterior_cell is not None:
         return ResidualCell(block.posterior_cell, dtype)
-    return FeedForward(2 * block.channels, block.channels, activation, dtype, gated=gated)
+    return FeedForward(
+        2 * block.channels, block.channels, activation, dtype, gated=gated, norm=block.attention.norm
+    )
 
 
 def choose_latents(prior: Gaussian, posterior: Gaussian | None, given: Given, options: LatentModel) -> Found:
