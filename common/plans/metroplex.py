@@ -25,6 +25,7 @@ class SelfAttention:
     heads: int
     grid: Grid
     rows: bool = False
+    norm: bool = False  # of what it reads, and of what the feed-forward nets of its block read
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -332,7 +333,9 @@ def _attention_blocks(
         raise UserError(f"[model] transformer needs as many encoder and decoder blocks as depth, {n}")
     if model.abs_enc != "none" and width % (2 * len(own)):
         raise UserError(f"[model] abs_enc needs a width that is a multiple of {2 * len(own)}, not {width}")
-    attention = SelfAttention(width=width, heads=_heads(width, model.head_dim), grid=own)
+    attention = SelfAttention(
+        width=width, heads=_heads(width, model.head_dim), grid=own, norm=model.norm == "layer"
+    )
     down = tuple(
         AttentionDownBlock(
             level=0,

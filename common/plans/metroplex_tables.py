@@ -98,15 +98,24 @@ class _Tables:
         table = self.convolution(
             f"{name}.query" if cross else f"{name}.qkv", width, width * (1 if cross else 3)
         )
-        table |= self.convolution(f"{name}.out", width, width)
+        table |= self.convolution(f"{name}.out", width, width) | self.norm(name, width)
         for axis, length in zip(AXES[self.plan.rank], attention.grid, strict=True):
             table[f"{name}.{axis}_bias"] = Parameter((attention.heads, 2 * length - 1), first)
         return table | ({f"{name}.gate": Parameter((1,), ZEROS)} if self.plan.gated else {})
 
     def feed_forward(self, name: str, inputs: int, width: int, scale: int) -> Table:
         table = self.convolution(f"{name}.convs.0", inputs, 4 * width)
-        table |= self.convolution(f"{name}.convs.1", 4 * width, width, scale=scale)
+        table |= self.convolution(f"{name}.convs.1", 4 * width, width, scale=scale) | self.norm(name, inputs)
         return table | ({f"{name}.gate": Parameter((1,), ZEROS)} if self.plan.gated else {})
+
+    def norm(self, name: str, width: int) -> Table:
+        """Of what a layer of a transformer reads, where it is normed."""
+        if self.model.norm == "none":
+            return {}
+        return {
+            f"{name}.norm.weight": Parameter((width,), ONES),
+            f"{name}.norm.bias": Parameter((width,), ZEROS),
+        }
 
     def attention(self, name: str, attention: SelfAttention) -> Table:
         table: Table = {}

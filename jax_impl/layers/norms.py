@@ -20,6 +20,13 @@ class LayerNorm(nnx.Module):
         return _affine(_normalised(at_least_float32(x), self.eps), self.scale, self.bias).astype(x.dtype)
 
 
+class ChannelNorm(LayerNorm):
+    """LayerNorm over the channels of maps, with factor and summand, eps 1e-5: (B, ..., C)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width, 1e-5, bias=True)
+
+
 class RMSNorm(nnx.Module):
     """x / sqrt(mean square + eps), then a factor and a summand a channel where wanted: (..., C)."""
 

@@ -11,6 +11,7 @@ from common.plans.grids import AXES
 from common.plans.metroplex import SelfAttention
 from jax_impl.layers.convolution import Conv
 from jax_impl.layers.dense import along
+from jax_impl.layers.norms import ChannelNorm
 from jax_impl.layers.precision import at_least_float32, cast
 
 
@@ -37,6 +38,7 @@ class RelativeAttention(nnx.Module):
         self.out = Conv(width, width, pointwise, dtype)
         for axis, length in zip(AXES[len(plan.grid)], plan.grid, strict=True):
             setattr(self, f"{axis}_bias", nnx.Param(jnp.zeros((plan.heads, 2 * length - 1))))
+        self.norm = ChannelNorm(width) if plan.norm else None
         if gated:
             self.gate = nnx.Param(jnp.zeros(1))
         self.plan, self.cross, self.gated = plan, cross, gated
@@ -45,8 +47,8 @@ class RelativeAttention(nnx.Module):
         """What attention to `context`, or to x, adds: (B, *grid, C)."""
         q, k, v = (self.query(x), context, context) if self.cross else jnp.split(self.qkv(x), 3, -1)
         q, k, v = (rearrange(maps, "b ... (n k) -> b n (...) k", n=self.plan.heads) for maps in (q, k, v))
-        norm = jnp.linalg.vector_norm(at_least_float32(lax.stop_gradient(q)), axis=-1, keepdims=True)
-        logits = at_least_float32(q @ k.swapaxes(-2, -1)) + norm * self._bias()
+        length = jnp.linalg.vector_norm(at_least_float32(lax.stop_gradient(q)), axis=-1, keepdims=True)
+        logits = at_least_float32(q @ k.swapaxes(-2, -1)) + length * self._bias()
         weights = jax.nn.softmax(logits * (self.plan.width // self.plan.heads) ** -0.5, axis=-1)
         y = rearrange(weights.astype(v.dtype) @ v, "b n l k -> b l (n k)")
         y = y.reshape(len(y), *self.plan.grid, -1)

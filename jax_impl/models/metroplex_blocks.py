@@ -17,6 +17,7 @@ from jax_impl.layers.cells import ACTIVATIONS, ResidualCell
 from jax_impl.layers.convolution import Conv
 from jax_impl.layers.grids import average_pool
 from jax_impl.layers.latents import Gaussian, GaussianLayer, draw
+from jax_impl.layers.norms import ChannelNorm
 from jax_impl.layers.precision import at_least_float32, cast
 from jax_impl.layers.relative_attention import RelativeAttention, scaled
 
@@ -73,7 +74,9 @@ class UpAttention(nnx.Module):
     ) -> None:
         width, rank = block.attention.width, len(block.attention.grid)
         self.attention = RelativeAttention(block.attention, dtype, gated=gated)
-        self.feed_forward = FeedForward(width, width, activation, dtype, gated=gated, rank=rank)
+        self.feed_forward = FeedForward(
+            width, width, activation, dtype, gated=gated, rank=rank, norm=block.attention.norm
+        )
 
     def __call__(self, x: Array) -> Array:
         x = x + self.attention(x)
@@ -99,7 +102,9 @@ class DownAttention(nnx.Module):
         self.posterior = posterior_net(block, activation, dtype, gated=gated)
         self.posterior_layer = GaussianLayer(width, variates, options, dtype, rank)
         self.z_projection = Conv(variates, width, (1,) * rank, dtype)
-        self.feed_forward = FeedForward(width, width, activation, dtype, gated=gated, rank=rank)
+        self.feed_forward = FeedForward(
+            width, width, activation, dtype, gated=gated, rank=rank, norm=block.attention.norm
+        )
         self.block, self.options = block, options
 
     def __call__(self, x: Array, activation: Array | None, given: Given) -> Found:
@@ -120,15 +125,25 @@ class FeedForward(nnx.Module):
     """Two dense layers of every token, four times as wide inside: (B, ..., I) -> (B, ..., C)."""
 
     def __init__(
-        self, inputs: int, width: int, activation: str, dtype: DTypeLike | None, *, gated: bool, rank: int
+        self,
+        inputs: int,
+        width: int,
+        activation: str,
+        dtype: DTypeLike | None,
+        *,
+        gated: bool,
+        rank: int,
+        norm: bool,
     ) -> None:
         sizes = ((inputs, 4 * width), (4 * width, width))
         self.convs = nnx.List([Conv(i, o, (1,) * rank, dtype) for i, o in sizes])
+        self.norm = ChannelNorm(inputs) if norm else None
         if gated:
             self.gate = nnx.Param(jnp.zeros(1))
         self.gated, self.activate = gated, ACTIVATIONS[activation]
 
     def __call__(self, x: Array) -> Array:
+        x = x if self.norm is None else self.norm(x)
         return scaled(self.convs[1](self.activate(self.convs[0](x))), self.gate[...] if self.gated else None)
 
 
@@ -159,7 +174,15 @@ def posterior_net(
     if block.posterior_cell is not None:
         return ResidualCell(block.posterior_cell, dtype)
     rank = len(block.grid)
-    return FeedForward(2 * block.channels, block.channels, activation, dtype, gated=gated, rank=rank)
+    return FeedForward(
+        2 * block.channels,
+        block.channels,
+        activation,
+        dtype,
+        gated=gated,
+        rank=rank,
+        norm=block.attention.norm,
+    )
 
 
 def choose_latents(prior: Gaussian, posterior: Gaussian | None, given: Given, options: LatentModel) -> Found:

@@ -84,6 +84,7 @@ def test_encoder_strings_go_down_and_decoder_strings_up(levels):
         (["model.zdim=0", "model.zdim_factor=9"], "leaves no latent channel of width 8"),
         ([*TRANSFORMER, "model.head_dim=3"], "head_dim 3 does not divide the width 8"),
         ([*TRANSFORMER, "model.enc_blocks='4x2,4d2,2x1'", "model.dec_blocks='2x1,4m2'"], "one resolution"),
+        (["model.norm='layer'"], "norm 'layer' is for transformer blocks"),
         ([*TRANSFORMER, "model.prog_mode=1"], "transformer needs one resolution"),
         ([*TRANSFORMER, "model.width=12", "model.abs_enc='start'", "model.width=6", "model.head_dim=2"],
          "multiple of 4"),

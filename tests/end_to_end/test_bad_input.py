@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from common.data.tf_example import encode
+from common.data.tfrecords import write_tfrecords
 from tests.common.tiny import TINY
-from tests.end_to_end.twins import TWINS, call
+from tests.end_to_end.twins import ROOT, TWINS, call
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +75,45 @@ CONFIGURATIONS = {
 def test_wrong_configuration(trained, refused, name, override, message):
     assert_matches(message, refused("train", f"run.name={name}", override))
     assert not (trained / "logs-new").exists(), "a refused run leaves nothing"
+
+
+METROPLEX = {
+    "patch": (("data.target_res=10",), "target_res 10 is not divisible by 4"),
+    "pooling": (("model.enc_blocks='4d3,1x1'",), "'4d3' divides 4 by 3"),
+    "encoder skips": (("model.enc_blocks='4x1,1x1'",), "'1x1' begins at resolution 1"),
+    "decoder skips": (("model.dec_blocks='1x1,4x1'",), "'4x1' skips what comes before it"),
+    "shrinking": (("model.custom_width_str='4:64,2:32'",), "shrinks from 64 at resolution 4 to 32 at 2"),
+    "heads": (
+        ("model.transformer=True", "model.enc_blocks=''", "model.dec_blocks=''", "model.base_hidden_res=4",
+         "model.head_dim=48"),
+        "head_dim 48 does not divide the width 64",
+    ),
+    "preset": (("model.enc_blocks=''", "model.dec_blocks=''", "model.prog_mode=1", "model.depth=13"),
+               "no preset of depth 13"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("words", "message"), METROPLEX.values(), ids=METROPLEX)
+def test_metroplex_that_does_not_fit_together(trained, refused, words, message):
+    cfg = ROOT / "egs" / "metroplex" / "digits.cfg"
+    assert_matches(message, refused("train", "run.name=new", "data.dataset_source=npy", *words, cfg=cfg))
+    assert not (trained / "logs-new").exists()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda content: content[:-2], "a_0.tfrecords, record 1: the file ends within it"),
+        (lambda content: b"x" + content, "a_0.tfrecords, record 0: the checksum of its length is wrong"),
+    ],
+)
+def test_damaged_records_are_named_before_anything_is_written(trained, refused, tmp_path, spoil, message):
+    path = tmp_path / "a_0.tfrecords"
+    write_tfrecords(path, [encode({"image": [b"one"]}), encode({"image": [b"two"]})])
+    path.write_bytes(spoil(path.read_bytes()))
+    paths = [f"data.{name}_data_path={path}" for name in ("train", "val", "synthesis")]
+    assert_matches(message, refused("train", "run.name=new", "data.dataset_source=tfrecords", *paths))
+    assert not (trained / "logs-new").exists()
 
 
 @pytest.mark.parametrize("name", ["tiny", "new"])

@@ -79,6 +79,7 @@ CASES = {
         "model.abs_enc='encoder'",
         "model.enc_dec_mode=False",
         "model.shared_sigma='full'",
+        "model.norm='layer'",
     ),
     "attention_in_prior_convolutions": (
         *TRANSFORMER,
@@ -110,7 +111,13 @@ CASES = {
         "model.abs_enc='encoder'",
         "model.enc_mode='cnn'",
     ),
-    "dense_posterior": (*TRANSFORMER, "model.enc_mode='ffn'", "model.no_bias_above=2", "data.channels=1"),
+    "dense_posterior": (
+        *TRANSFORMER,
+        "model.enc_mode='ffn'",
+        "model.norm='layer'",
+        "model.no_bias_above=2",
+        "data.channels=1",
+    ),
 }
 
 # Beside these cases; tests of the plan or of a picture's rounding name the option.

@@ -21,6 +21,16 @@ class LayerNorm(nn.Module):
         return F.layer_norm(at_least_float32(x), (self.width,), weight, bias, self.eps).to(x.dtype)
 
 
+class ChannelNorm(LayerNorm):
+    """LayerNorm over the channels of maps, with factor and summand, eps 1e-5: (B, C, ...)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width, 1e-5, bias=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.movedim(1, -1)).movedim(-1, 1)
+
+
 class RMSNorm(nn.Module):
     """x / sqrt(mean square + eps), then a factor and a summand a channel where wanted: (..., C)."""
 

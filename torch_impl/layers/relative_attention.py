@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from common.plans.grids import AXES
 from common.plans.metroplex import SelfAttention
 from torch_impl.layers.convolution import Conv
+from torch_impl.layers.norms import ChannelNorm
 from torch_impl.layers.precision import at_least_float32, cast
 
 
@@ -34,16 +35,18 @@ class RelativeAttention(nn.Module):
         self.out = Conv(width, width, pointwise, dtype)
         for axis, length in zip(AXES[len(plan.grid)], plan.grid, strict=True):
             setattr(self, f"{axis}_bias", nn.Parameter(torch.zeros(plan.heads, 2 * length - 1)))
+        self.norm = ChannelNorm(width) if plan.norm else None
         if gated:
             self.gate = nn.Parameter(torch.zeros(1))
         self.plan, self.cross, self.gated = plan, cross, gated
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """What attention to `context`, or to x, adds: (B, C, *grid)."""
+        x = x if self.norm is None else self.norm(x)
         q, k, v = (self.query(x), context, context) if self.cross else self.qkv(x).chunk(3, 1)
         q, k, v = (rearrange(maps, "b (n k) ... -> b n (...) k", n=self.plan.heads) for maps in (q, k, v))
-        norm = torch.linalg.vector_norm(at_least_float32(q.detach()), dim=-1, keepdim=True)
-        logits = at_least_float32(q @ k.transpose(-2, -1)) + norm * self._bias()
+        length = torch.linalg.vector_norm(at_least_float32(q.detach()), dim=-1, keepdim=True)
+        logits = at_least_float32(q @ k.transpose(-2, -1)) + length * self._bias()
         weights = (logits * (self.plan.width // self.plan.heads) ** -0.5).softmax(-1)
         y = rearrange(weights.to(v.dtype) @ v, "b n l k -> b (n k) l").unflatten(-1, self.plan.grid)
         return scaled(self.out(y), self.gate if self.gated else None)

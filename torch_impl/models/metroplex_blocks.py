@@ -16,6 +16,7 @@ from torch_impl.layers.cells import ACTIVATIONS, ResidualCell
 from torch_impl.layers.convolution import Conv
 from torch_impl.layers.grids import average_pool
 from torch_impl.layers.latents import Gaussian, GaussianLayer, draw
+from torch_impl.layers.norms import ChannelNorm
 from torch_impl.layers.precision import at_least_float32, cast
 from torch_impl.layers.relative_attention import RelativeAttention, scaled
 
@@ -75,7 +76,9 @@ class UpAttention(nn.Module):
         super().__init__()
         width, rank = block.attention.width, len(block.attention.grid)
         self.attention = RelativeAttention(block.attention, dtype, gated=gated)
-        self.feed_forward = FeedForward(width, width, activation, dtype, gated=gated, rank=rank)
+        self.feed_forward = FeedForward(
+            width, width, activation, dtype, gated=gated, rank=rank, norm=block.attention.norm
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.attention(x)
@@ -102,7 +105,9 @@ class DownAttention(nn.Module):
         self.posterior = posterior_net(block, activation, dtype, gated=gated)
         self.posterior_layer = GaussianLayer(width, variates, options, dtype, rank)
         self.z_projection = Conv(variates, width, (1,) * rank, dtype)
-        self.feed_forward = FeedForward(width, width, activation, dtype, gated=gated, rank=rank)
+        self.feed_forward = FeedForward(
+            width, width, activation, dtype, gated=gated, rank=rank, norm=block.attention.norm
+        )
         self.block, self.options = block, options
 
     def forward(self, x: Tensor, activation: Tensor | None, given: Given) -> Found:
@@ -123,16 +128,26 @@ class FeedForward(nn.Module):
     """Two dense layers of every token, four times as wide inside: (B, I, ...) -> (B, C, ...)."""
 
     def __init__(
-        self, inputs: int, width: int, activation: str, dtype: torch.dtype | None, *, gated: bool, rank: int
+        self,
+        inputs: int,
+        width: int,
+        activation: str,
+        dtype: torch.dtype | None,
+        *,
+        gated: bool,
+        rank: int,
+        norm: bool,
     ) -> None:
         super().__init__()
         sizes = ((inputs, 4 * width), (4 * width, width))
         self.convs = nn.ModuleList([Conv(i, o, (1,) * rank, dtype) for i, o in sizes])
+        self.norm = ChannelNorm(inputs) if norm else None
         if gated:
             self.gate = nn.Parameter(torch.zeros(1))
         self.gated, self.activate = gated, ACTIVATIONS[activation]
 
     def forward(self, x: Tensor) -> Tensor:
+        x = x if self.norm is None else self.norm(x)
         return scaled(self.convs[1](self.activate(self.convs[0](x))), self.gate if self.gated else None)
 
 
@@ -163,7 +178,15 @@ def posterior_net(
     if block.posterior_cell is not None:
         return ResidualCell(block.posterior_cell, dtype)
     rank = len(block.grid)
-    return FeedForward(2 * block.channels, block.channels, activation, dtype, gated=gated, rank=rank)
+    return FeedForward(
+        2 * block.channels,
+        block.channels,
+        activation,
+        dtype,
+        gated=gated,
+        rank=rank,
+        norm=block.attention.norm,
+    )
 
 
 def choose_latents(prior: Gaussian, posterior: Gaussian | None, given: Given, options: LatentModel) -> Found:

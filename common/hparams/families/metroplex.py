@@ -59,6 +59,9 @@ class Model:
     enc_dec_mode: bool = option(True, doc="decoder block i reads encoder block i; False: in reverse order")
     enc_mode: str = option("attn", choices=("attn", "cnn", "ffn"), doc="operator of the posterior")
     head_dim: int = option(128, low=1, doc="transformer: channels a head")
+    norm: str = option(
+        "none", choices=("none", "layer"), doc="transformer: norm over channels before what a layer adds"
+    )
     rezero: bool = option(True, doc="transformer: a gate, first 0, on what a layer adds")
     abs_enc: str = option(
         "none",
@@ -80,6 +83,8 @@ class Model:
     def __post_init__(self) -> None:
         if self.transformer and self.prog_mode is not None:
             raise UserError("[model] transformer needs one resolution: leave prog_mode out")
+        if self.norm != "none" and not self.transformer:
+            raise UserError("[model] norm 'layer' is for transformer blocks: set it to 'none'")
 
     @property
     def distribution_base(self) -> str:
