@@ -11,7 +11,7 @@ import numpy as np
 from flax import nnx
 
 from common.errors import UserError
-from common.plans.layout import check_shapes, pack, unpack
+from common.plans.layout import check_shapes, pack, spans, unpack
 from common.run.engine import Array, Batch, Noise, State
 from common.run.engine_support import (
     metric_names,
@@ -24,7 +24,7 @@ from common.run.engine_support import (
 from jax_impl.devices import COMPUTE_DTYPES, open_devices, set_precision, use_compilation_cache
 from jax_impl.noise import STREAMS, draw_noise
 from jax_impl.optim.flat import canonical, flat_layout, join, split, write
-from jax_impl.optim.step import OptimizerState, Settings, optimizer_step
+from jax_impl.optim.step import OptimizerState, Settings, optimizer_step, turn_step
 
 COUNTERS = ("updates", "skips", "skips_in_row")
 
@@ -228,8 +228,28 @@ class Engine:
     def _whole_step(
         self, phase: Hashable, state: TrainState, frozen: Any, batch: Any, noise: Any, scalars: Any
     ) -> TrainState:
-        part = self._gradient(phase, state, frozen, batch, noise, scalars, None)
-        return self._apply(state, part, scalars)
+        *earlier, last = self.family.turns(phase)
+        totals: dict[str, jax.Array] = {}
+        for turn in earlier:
+            grad, found = self._gradient(turn, state, frozen, batch, noise, scalars, None)
+            optimizer, _ = self._turn(turn, state, grad, scalars, last=False)
+            state = self._with_buffers(state, optimizer, found, assign=False)
+            totals = {name: totals.get(name, 0) + found[name] for name in self.family.metric_sizes}
+        grad, found = self._gradient(last, state, frozen, batch, noise, scalars, None)
+        if not earlier:
+            return self._apply(state, (grad, found), scalars)
+        optimizer, norm = self._turn(last, state, grad, scalars, last=True)
+        found = found | {name: totals[name] + found[name] for name in totals}
+        return self._with_metrics(self._with_buffers(state, optimizer, found), found, norm)
+
+    def _turn(
+        self, turn: Hashable, state: TrainState, grad: jax.Array, scalars: Any, *, last: bool
+    ) -> tuple[OptimizerState, jax.Array]:
+        """Update the parameters whose turn it is; the norm of their gradient."""
+        parts = spans(self.layout, partial(self.family.trains, turn))
+        mask = jnp.concatenate([jnp.full(n, own) for n, own in parts])
+        rates = scalars["learning_rate"], scalars["ema_rate"]
+        return turn_step(state.optimizer, grad, *rates, self.settings, mask, last=last)
 
     def _gradient(
         self,
@@ -269,19 +289,30 @@ class Engine:
         optimizer, norm = optimizer_step(
             state.optimizer, grad, scalars["learning_rate"], scalars["ema_rate"], self.settings
         )
+        return self._with_metrics(self._with_buffers(state, optimizer, metrics), metrics, norm)
+
+    def _with_buffers(
+        self, state: TrainState, optimizer: OptimizerState, metrics: Any, *, assign: bool = True
+    ) -> TrainState:
+        """Take over an update and its buffers, and at the end of a step (`assign`) the parameters that follow
+        from them, unless it was skipped."""
         applied = optimizer.skips_in_row == 0
         buffers = {
             name: jnp.where(applied, metrics[f"buffer.{name}"], array).astype(self.dtype)
             for name, array in state.buffers.items()
         }
-        parameters = canonical(optimizer.params, self.layout) if buffers else {}
-        if buffers and (assigned := self.family.assigned(buffers, parameters)):
+        parameters = canonical(optimizer.params, self.layout) if buffers and assign else {}
+        if parameters and (assigned := self.family.assigned(buffers, parameters)):
             params = write(optimizer.params, assigned, self.layout)
             optimizer = optimizer._replace(params=jnp.where(applied, params, optimizer.params))
+        return TrainState(optimizer, state.metric_sums, buffers)
+
+    def _with_metrics(self, state: TrainState, metrics: Any, norm: jax.Array) -> TrainState:
+        """Add a step's metrics to the sums."""
         values = [*(metrics[name] for name in self.family.metric_sizes), norm, jnp.ones_like(norm)]
         vector = jnp.concatenate([value.reshape(-1).astype(self.dtype) for value in values])
         sums = state.metric_sums + jnp.where(jnp.isfinite(norm), vector, 0)
-        return TrainState(optimizer, sums, buffers)
+        return TrainState(state.optimizer, sums, state.buffers)
 
     def _statistics(self, parts: Any, phase: Hashable) -> jax.Array:
         """What the loss balances by, over the whole batch: a pass of its own before the parts' gradients."""

@@ -70,7 +70,9 @@ class Torch(Twin):
         def pull_back(gradient):
             return torch.autograd.grad(made, kernel, gradient, retain_graph=True)[0]
 
-        critic = (lambda pictures: self._model()(pictures)[0]) if adversarial else None
+        critic = (
+            (lambda pictures: torch_vqgan.Verdict((self._model()(pictures)[0],))) if adversarial else None
+        )
         distance = pooled_distance if pooled else None
         loss, metrics = torch_vqgan.generator_terms(x, made, self.options, distance, critic, pull_back)
         grads = torch.autograd.grad(loss, (h, kernel))
@@ -79,7 +81,7 @@ class Torch(Twin):
     def discriminator(self, x, made):
         x, made, model = self._in(x), self._in(made), self._model()
         loss, metrics = torch_vqgan.discriminator_terms(
-            x, made, self.options, lambda pictures: model(pictures)[0]
+            x, made, self.options, lambda pictures: torch_vqgan.Verdict((model(pictures)[0],))
         )
         parameters = dict(model.named_parameters())
         grads = torch.autograd.grad(loss, [*parameters.values()])
@@ -122,7 +124,11 @@ class Jax(Twin):
                 )
 
             made, pull = jax.vjp(lambda kernel: output(kernel, h), kernel)
-            critic = (lambda pictures: self._model(params)(pictures)[0]) if adversarial else None
+            critic = (
+                (lambda pictures: jax_vqgan.Verdict((self._model(params)(pictures)[0],)))
+                if adversarial
+                else None
+            )
             distance = pooled_distance if pooled else None
             return jax_vqgan.generator_terms(
                 x, made, self.options, distance, critic, lambda gradient: pull(gradient)[0]
@@ -138,7 +144,7 @@ class Jax(Twin):
         def run(params, x, made):
             model = self._model(params)
             loss, metrics = jax_vqgan.discriminator_terms(
-                x, made, self.options, lambda pictures: model(pictures)[0]
+                x, made, self.options, lambda pictures: jax_vqgan.Verdict((model(pictures)[0],))
             )
             for prefix, pictures in (("real.", x), ("fake.", made)):
                 metrics |= {prefix + name: value for name, value in model(pictures)[1].items()}

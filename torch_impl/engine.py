@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from common.errors import UserError
-from common.plans.layout import check_shapes, pack, unpack
+from common.plans.layout import check_shapes, pack, spans, unpack
 from common.run.engine import Array, Batch, Noise, State
 from common.run.engine_support import (
     metric_names,
@@ -24,7 +24,7 @@ from common.run.engine_support import (
 from torch_impl.devices import COMPUTE_DTYPES, open_devices, set_precision
 from torch_impl.noise import STREAMS, draw_noise
 from torch_impl.optim.flat import bind, flat_layout, gather, views, write
-from torch_impl.optim.step import OptimizerState, Settings, optimizer_step
+from torch_impl.optim.step import OptimizerState, Settings, optimizer_step, turn_step
 from torch_impl.replay import Replay
 
 COUNTERS = ("updates", "skips", "skips_in_row")
@@ -49,6 +49,7 @@ class Engine:
         self.settings = Settings.make(hparams.optimizer, self.family.weight_decay, self.layout.n_decayed)
         self.metric_names = metric_names(self.family.metric_sizes)
         self.update = self._update_function()
+        self.masks: dict[Hashable, Tensor] = {}
         self.replay = Replay(train.compile and self.devices.device.type == "cuda" and self.process_count == 1)
         self.frozen = self._placed(self.family.frozen())
         self.buffers = self._placed(self.family.initial_buffers(hparams.run.seed))
@@ -229,6 +230,42 @@ class Engine:
     ) -> None:
         """Everything of a training step that runs on the device, in place and without waiting for it."""
         scalars = dict(zip(names, inputs["values"].unbind(), strict=True))
+        *earlier, last = self.family.turns(phase)
+        totals: dict[str, Tensor] = {}
+        for turn in earlier:
+            found = self._gradient(inputs, scalars, n_parts, turn, balanced)
+            self._turn(turn, scalars, last=False)
+            self._keep_buffers(_taken(found, "buffer."), assign=False)
+            totals = {name: totals.get(name, 0) + found[name] for name in self.family.metric_sizes}
+        found = self._gradient(inputs, scalars, n_parts, last, balanced)
+        if earlier:
+            norm = self._turn(last, scalars, last=True)
+        else:
+            norm = self.update(self.state, self.grad, scalars["learning_rate"], scalars["ema_rate"])
+        self._keep_buffers(_taken(found, "buffer."))
+        self._add_metrics(
+            {name: totals.get(name, 0) + found[name] for name in self.family.metric_sizes}, norm
+        )
+
+    def _turn(self, turn: Hashable, scalars: Mapping[str, Tensor], *, last: bool) -> Tensor:
+        """Update the parameters whose turn it is; the norm of their gradient."""
+        if turn not in self.masks:
+            parts = [
+                torch.full((n,), own) for n, own in spans(self.layout, partial(self.family.trains, turn))
+            ]
+            self.masks[turn] = torch.cat(parts).to(self.devices.device)
+        rates = scalars["learning_rate"], scalars["ema_rate"]
+        return turn_step(self.state, self.grad, *rates, self.settings, self.masks[turn], last=last)
+
+    def _gradient(
+        self,
+        inputs: Mapping[str, Tensor],
+        scalars: Mapping[str, Tensor],
+        n_parts: int,
+        phase: Hashable,
+        balanced: bool,
+    ) -> dict[str, Tensor]:
+        """Put the gradient of the mean loss in its place; metrics and new buffers."""
         batches, noises = _parts(_taken(inputs, "batch."), n_parts), _parts(_taken(inputs, "noise."), n_parts)
         extras = self._extras()
         batches = [batch | extras for batch in batches]
@@ -247,18 +284,17 @@ class Engine:
                     totals[name] = totals.get(name, 0) + value.detach() / n_parts
                 batch |= self.family.carried(terms)
         self.devices.mean(self.grad)
-        norm = self.update(self.state, self.grad, scalars["learning_rate"], scalars["ema_rate"])
-        self._keep_buffers(_taken(totals, "buffer."))
-        self._add_metrics(totals, norm)
+        return totals
 
     @torch.no_grad()
-    def _keep_buffers(self, new: Mapping[str, Tensor]) -> None:
-        """Take over a step's buffers, and the parameters that follow from them, unless it was skipped."""
+    def _keep_buffers(self, new: Mapping[str, Tensor], *, assign: bool = True) -> None:
+        """Take over buffers, and at the end of a step (`assign`) the parameters that follow from them, unless
+        the update was skipped."""
         applied = self.state.skips_in_row == 0
         for name, value in new.items():
             torch.where(applied, self.devices.mean(value), self.buffers[name], out=self.buffers[name])
         params = self.state.params
-        if new and (assigned := self.family.assigned(self.buffers, views(params, self.layout))):
+        if new and assign and (assigned := self.family.assigned(self.buffers, views(params, self.layout))):
             torch.where(applied, write(params, assigned, self.layout), params, out=params)
 
     @torch.no_grad()

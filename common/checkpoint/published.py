@@ -61,6 +61,10 @@ LIBRARY, FORMAT = "dioscuri", 1
 """What stands in a configuration that this project wrote."""
 
 
+_METROPLEX = ("metroplex", "dcvae")
+"""Architectures of tokenizers of Metroplex's later program."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Published:
     """Family, and words `section.option=value` that say what the network depends on, defaults included.
@@ -120,11 +124,13 @@ def canonical_weights(arrays: Arrays, hparams: Any, where: object, *, own: bool 
     return {name: np.ascontiguousarray(found[name], np.float32) for name in expected}
 
 
-def published_buffers(arrays: Arrays, hparams: Any) -> dict[str, np.ndarray]:
-    """Averages that a file holds beside the weights; empty where there are none."""
-    if hparams.run.family != "vqgan" or hparams.model.architecture != "metroplex":
-        return {}
-    return metroplex_tokenizers.buffers_from_flax(arrays, _tokenizer_plan(hparams))
+def published_training(arrays: Arrays, hparams: Any) -> tuple[Arrays, Arrays]:
+    """Weights of the discriminator and buffers that a file holds beside the network; empty where there are
+    none."""
+    if hparams.run.family != "vqgan" or hparams.model.architecture not in _METROPLEX:
+        return {}, {}
+    found = metroplex_tokenizers.critic_from_flax(arrays, hparams)
+    return found, metroplex_tokenizers.buffers_from_flax(arrays, hparams)
 
 
 def _renamed(arrays: Arrays, hparams: Any) -> Arrays:
@@ -138,7 +144,7 @@ def _renamed(arrays: Arrays, hparams: Any) -> Arrays:
         if architecture == "halton":
             return from_halton(arrays)
         return from_diffusers_uvit(arrays) if _has(arrays, "down_block.") else dict(arrays)
-    if hparams.model.architecture == "metroplex":
+    if architecture in _METROPLEX:
         return metroplex_tokenizers.from_flax(arrays, _tokenizer_plan(hparams))
     if flax:
         return from_flax(arrays, _tokenizer_plan(hparams))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from common.checkpoint import store
-from common.checkpoint.published import FAMILIES, Published, canonical_weights, published_buffers, recognise
+from common.checkpoint.published import FAMILIES, Published, canonical_weights, published_training, recognise
 from common.checkpoint.tensor_files import ReadTorch, read_config, read_weights, weights_file
 from common.errors import UserError
 from common.hparams import load, resolve, to_json
@@ -67,8 +67,8 @@ def _write(
         raise UserError(f"{base}: family '{hparams.run.family}' has no published weights of this kind")
     arrays = read_weights(file, read_torch)
     weights = canonical_weights(arrays, hparams, file, own=own)
-    buffers = published_buffers(arrays, hparams)
-    weights |= _discriminator(hparams)
+    critic, buffers = ({}, {}) if own else published_training(arrays, hparams)
+    weights |= _discriminator(hparams) | critic
     with directory.locked():
         if present := store.steps(directory.checkpoints):
             raise UserError(

@@ -1,6 +1,7 @@
 """The JSON configurations of the VQ-VAE of Metroplex's later program as options of family vqgan."""
 
 from collections.abc import Mapping
+from math import gcd
 from typing import Any
 
 from common.errors import UserError
@@ -19,8 +20,9 @@ def is_tokenizer(config: Mapping[str, Any]) -> bool:
 
 def tokenizer_options(config: Mapping[str, Any], shared: Mapping[str, Any]) -> Values:
     """`section.option` -> value, of which `shared` are those of all Metroplex's configurations."""
-    if config.get("gan") or config["model"] != "vqvae":
-        raise UserError("JSON key 'model': only 'vdvae' and 'vqvae' of the later program can be converted")
+    adversarial = config.get("gan") or config["model"] == "dcvae"
+    if not adversarial and config["model"] != "vqvae":
+        raise UserError(f"JSON key 'model': '{config['model']}' is none of 'vdvae', 'vqvae' and 'dcvae'")
     values = {name: value for name, value in shared.items() if name.startswith(SECTIONS)}
     values |= {
         "run.family": "vqgan",
@@ -31,7 +33,7 @@ def tokenizer_options(config: Mapping[str, Any], shared: Mapping[str, Any]) -> V
         "synthesis.load_ema_weights": True,
         "synthesis.batch_size": shared["synthesis.batch_size"],
     }
-    return values | _network(config) | _blocks(config)
+    return values | _network(config) | (_adversarial(config) if adversarial else _blocks(config))
 
 
 def _network(config: Mapping[str, Any]) -> Values:
@@ -54,9 +56,48 @@ def _network(config: Mapping[str, Any]) -> Values:
 
 
 def _blocks(config: Mapping[str, Any]) -> Values:
-    """Of the VQ-VAE."""
+    """Of the VQ-VAE; a `UserError` where it has attention."""
+    if config.get("attn_res"):
+        raise UserError("JSON key 'attn_res': attention is there for 'vdvae' only: leave it out")
     given = ("enc_blocks", "dec_blocks", "custom_width_str", "bottleneck_multiple", "block_type")
     return {
         "model.architecture": "metroplex",
         **{f"model.{name}": config[name] for name in given if config.get(name)},
     }
+
+
+def _adversarial(config: Mapping[str, Any]) -> Values:
+    """Of DC-VAE: generator, discriminator, losses, and a constant rate."""
+    width = widths(config.get("custom_width_str") or "", config.get("width") or 0)
+    sides = [config["image_size"] >> level for level in range(config["image_size"].bit_length() - 2)]
+    of_levels = [width(side) for side in sides]
+    of_generator = [width(side) for side in sides if side >= config.get("vq_res", 32)]
+    base, loss = gcd(*of_generator), config.get("loss_type", "NS")
+    if loss not in ("NS", "HG"):
+        raise UserError(f"JSON key 'loss_type': '{loss}' is neither 'NS' nor 'HG'")
+    return {
+        "model.architecture": "dcvae",
+        "model.hidden_channels": base,
+        "model.channel_mult": [n // base for n in of_generator],
+        "model.num_res_blocks": config.get("blocks_per_res", 1),
+        "model.legacy_unused_biases": True,
+        "discriminator.type": "dcvae",
+        "discriminator.widths": of_levels,
+        "discriminator.blocks_per_res": config.get("blocks_per_res", 1),
+        "discriminator.gan_resos": _sides(config.get("gan_resos", "1,4")),
+        "discriminator.contra_resos": _sides(config.get("contra_resos", "1,4")),
+        "discriminator.legacy_unused_biases": True,
+        "loss.disc_loss": "non_saturating" if loss == "NS" else "hinge",
+        "loss.disc_weight": 1.0,
+        "loss.adaptive_disc_weight": False,
+        "loss.r1_cost": config.get("gamma", 0.0) / 2,
+        "loss.patch_nce": bool(config.get("patch_nce", True)),
+        "loss.alternating": True,
+        "optimizer.learning_rate_scheme": "constant",
+        "optimizer.gradient_clip_norm_value": 1.0,
+    }
+
+
+def _sides(text: Any) -> list[int]:
+    """'1,4,8' as numbers."""
+    return [int(part) for part in str(text).split(",") if part.strip()]

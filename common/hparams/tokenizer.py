@@ -12,11 +12,12 @@ class Tokenizer:
     """`[model]` of the family vqgan."""
 
     architecture: str = option(
-        choices=("maskgit", "taming", "movq", "paella", "metroplex"),
+        choices=("maskgit", "taming", "movq", "paella", "metroplex", "dcvae"),
         doc="maskgit: convolutions only (MaskGIT, Chang et al. 2022); taming: with attention (VQGAN, "
         "Esser et al. 2021); movq: the same, the codes modulating the decoder's norms (Zheng et al. 2022); "
         "paella: modulated blocks (Rampas et al. 2022); metroplex: VD-VAE's blocks (the VQ-VAE of the later "
-        "Metroplex program)",
+        "Metroplex program); dcvae: residual blocks whose encoder is spectrally normalised (Parmar et al. "
+        "2021, with codes, as in the same program)",
     )
     hidden_channels: int = option(
         low=1, high=2**14, doc="width that channel_mult multiplies; metroplex: that of the finest resolution"
@@ -95,6 +96,13 @@ class Tokenizer:
         False, doc="taming, movq: levels with a single block leave their attention out"
     )
 
+    legacy_unused_biases: bool = option(
+        False, doc="dcvae: convolutions have no biases; the original's have some that they never add"
+    )
+    legacy_frozen_spectral_norm: bool = option(
+        False, doc="dcvae: training leaves the encoder's singular values as they are (golden cases only)"
+    )
+
     def __post_init__(self) -> None:
         by_blocks = self.architecture == "metroplex"
         if not self.channel_mult and not by_blocks:
@@ -114,7 +122,7 @@ class Tokenizer:
                 f"[model] embedding_dim {self.embedding_dim} must be z_channels {self.z_channels} for the "
                 f"architecture '{self.architecture}', which has no layer between them"
             )
-        if self.architecture in ("paella", "metroplex") and self.dropout:
+        if self.architecture in ("paella", "metroplex", "dcvae") and self.dropout:
             raise UserError(f"[model] architecture '{self.architecture}' has no dropout: set dropout=0")
         self._check_quantizer()
 

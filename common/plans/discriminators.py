@@ -10,6 +10,7 @@ from math import log2
 from common.errors import UserError
 from common.hparams.families.vqgan import Discriminator
 from common.plans.parameters import ZEROS, Init, Parameter, Table
+from common.plans.spectral import ContrastPlan, contrast_layers, contrast_plan, contrast_table, power_buffers
 
 SIDE = 4
 """Height and width at which the residual discriminator ends."""
@@ -32,7 +33,8 @@ class PatchLayer:
 
 @dataclass(frozen=True)
 class DiscriminatorPlan:
-    """Either `patches` or `widths`: those of the residual blocks' inputs and of the last block's output."""
+    """Either `patches`, or `widths`: those of the residual blocks' inputs and of the last block's output, or
+    `contrast`."""
 
     channels: int
     resolution: int
@@ -40,12 +42,28 @@ class DiscriminatorPlan:
     blur: bool
     patches: tuple[PatchLayer, ...] = ()
     widths: tuple[int, ...] = ()
+    contrast: ContrastPlan | None = None
 
 
 def make_plan(options: Discriminator, resolution: int, channels: int) -> DiscriminatorPlan | None:
     """Layers for pictures of this size; None where there is no discriminator. A `UserError` if too small."""
     if options.type == "none":
         return None
+    if options.type == "dcvae":
+        return DiscriminatorPlan(
+            channels,
+            resolution,
+            options.norm,
+            options.blur,
+            contrast=contrast_plan(
+                options.widths,
+                options.blocks_per_res,
+                (options.gan_resos, options.contra_resos),
+                resolution,
+                channels,
+                biased=not options.legacy_unused_biases,
+            ),
+        )
     patches = _patch_layers(options, channels) if options.type == "patchgan" else ()
     if patches and _patch_side(patches, resolution) < 1:
         raise UserError(
@@ -60,8 +78,18 @@ def parameter_table(plan: DiscriminatorPlan | None, prefix: str = "discriminator
     """Canonical names below `prefix`: those of taming-transformers for PatchGAN."""
     if plan is None:
         return {}
-    table = _patch_table(plan) if plan.patches else _residual_table(plan)
+    if plan.contrast is not None:
+        table = contrast_table(plan.contrast)
+    else:
+        table = _patch_table(plan) if plan.patches else _residual_table(plan)
     return {prefix + name: parameter for name, parameter in table.items()}
+
+
+def buffer_table(plan: DiscriminatorPlan | None) -> Table:
+    """What spectral normalisation keeps beside the parameters."""
+    if plan is None or plan.contrast is None:
+        return {}
+    return power_buffers("discriminator.", contrast_layers(plan.contrast), values=False)
 
 
 def _patch_layers(options: Discriminator, channels: int) -> tuple[PatchLayer, ...]:

@@ -64,6 +64,17 @@ def make_layout(
     return Layout(tuple(slots), n_decayed)
 
 
+def spans(layout: Layout, chosen: Callable[[str], bool]) -> list[tuple[int, bool]]:
+    """Lengths of the vector's parts, one after the other, and whether their tensors are chosen."""
+    found: list[tuple[int, bool]] = []
+    for slot in layout.slots:
+        n, own = slot.stop - slot.start, bool(chosen(slot.name))
+        if found and found[-1][1] is own:
+            n += found.pop()[0]
+        found.append((n, own))
+    return found
+
+
 def pack(arrays: Mapping[str, np.ndarray], layout: Layout, dtype: np.dtype | type) -> np.ndarray:
     """Canonical tensors -> vector (size,). A `UserError` names the first tensor that does not fit."""
     check_tensors(arrays, layout)

@@ -12,6 +12,7 @@ METRICS = (
     "perceptual",
     "quantiser",
     "generator",
+    "contrastive",
     "discriminator",
     "disc_weight",
     "logits_real",

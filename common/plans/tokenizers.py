@@ -7,6 +7,13 @@ from common.hparams.tokenizer import Tokenizer
 from common.plans.noise import Draw
 from common.plans.parameters import ONES, ZEROS, Init, Parameter, Table
 from common.plans.residual_tokenizers import ResidualStacks, residual_stacks, residual_table
+from common.plans.spectral import (
+    SpectralStacks,
+    generator_layers,
+    generator_table,
+    power_buffers,
+    spectral_stacks,
+)
 
 LEARNT = Init("fan_in_uniform")
 
@@ -36,7 +43,7 @@ class Level:
 class TokenizerPlan:
     """Layers of encoder and decoder; levels are counted from the finest in both.
 
-    `residual` stands in the place of the levels.
+    `residual` or `spectral` stands in the place of the levels.
     """
 
     options: Tokenizer
@@ -47,12 +54,15 @@ class TokenizerPlan:
     decoder_mid: tuple[Block, ...]
     decoder: tuple[Level, ...]
     residual: ResidualStacks | None = None
+    spectral: SpectralStacks | None = None
 
     @property
     def downsampling(self) -> int:
         """Side of a picture over that of its grid of tokens."""
         if self.residual is not None:
             return self.resolution // self.residual.grid
+        if self.spectral is not None:
+            return int(2 ** (len(self.options.channel_mult) - 1))
         return int(2 ** (len(self.encoder) - 1 + self.paella))
 
     @property
@@ -112,6 +122,8 @@ def make_plan(options: Tokenizer, resolution: int, channels: int) -> TokenizerPl
             f"{n} levels"
         )
     widths = [options.hidden_channels * factor for factor in options.channel_mult]
+    if options.architecture == "dcvae":
+        return _spectral_plan(options, resolution, channels, widths)
     for width in {options.hidden_channels, *widths}:
         if width % options.norm_groups:
             raise UserError(
@@ -146,6 +158,17 @@ def _paella_plan(options: Tokenizer, resolution: int, channels: int) -> Tokenize
     widths = [options.hidden_channels * factor for factor in options.channel_mult]
     levels = tuple(Level(width, (), i < n - 1) for i, width in enumerate(widths))
     return TokenizerPlan(options, resolution, channels, levels, (), (), levels)
+
+
+def _spectral_plan(options: Tokenizer, resolution: int, channels: int, widths: list[int]) -> TokenizerPlan:
+    if widths[-1] != options.z_channels:
+        raise UserError(
+            f"[model] z_channels {options.z_channels} must be {widths[-1]}, hidden_channels times the last "
+            "entry of channel_mult"
+        )
+    biased = not options.legacy_unused_biases
+    stacks = spectral_stacks(widths, options.num_res_blocks, biased=biased)
+    return TokenizerPlan(options, resolution, channels, (), (), (), (), spectral=stacks)
 
 
 def _level(options: Tokenizer, name: str, inputs: int, width: int, side: int, n: int) -> tuple[Block, ...]:
@@ -183,11 +206,17 @@ def has_codebook(plan: TokenizerPlan) -> bool:
 
 def parameter_table(plan: TokenizerPlan) -> Table:
     """Every parameter under its canonical name: those of open-muse and of taming-transformers."""
-    options, taming = plan.options, plan.taming
     if plan.paella:
         return _paella_table(plan)
     if plan.residual is not None:
         return residual_table(plan.residual, plan.channels, _codebook(plan))
+    if plan.spectral is not None:
+        return generator_table(plan.spectral, plan.channels, _codebook(plan))
+    return _levels_table(plan)
+
+
+def _levels_table(plan: TokenizerPlan) -> Table:
+    options, taming = plan.options, plan.taming
     table = _conv("encoder.conv_in", plan.channels, options.hidden_channels, 3, bias=taming)
     for i, level in enumerate(plan.encoder):
         table |= _blocks(plan, level.blocks, f"encoder.down.{i}.attn")
@@ -252,16 +281,17 @@ def _modulated_block(name: str, width: int) -> Table:
 
 def buffer_table(plan: TokenizerPlan) -> Table:
     """What the quantiser keeps beside its parameters: averages of each code's number and sum of vectors and,
-    where these begin at 0, how many batches are in them."""
+    where these begin at 0, how many batches are in them; and those of `power_buffers` of the network."""
+    table = power_buffers("", generator_layers(plan.spectral), values=True) if plan.spectral else {}
     if plan.options.quantizer != "ema":
-        return {}
+        return table
     if plan.options.ema_debiased:
-        return {
+        return table | {
             "cluster_size": Parameter((plan.codebook_size,), ZEROS),
             "embedding_sum": Parameter(_codes(plan), ZEROS),
             "averaged": Parameter((1,), ZEROS),
         }
-    return {
+    return table | {
         "cluster_size": Parameter((plan.codebook_size,), ONES),
         "embedding_sum": Parameter(_codes(plan), Init("uniform", 1 / plan.codebook_size)),
     }

@@ -18,6 +18,14 @@ class Adapter:
         """What the schedules' values switch in the loss; every phase is compiled on its own."""
         return None
 
+    def turns(self, phase: Hashable) -> tuple[Hashable, ...]:
+        """Phases of the updates of one step; each sees the parameters that the one before it left."""
+        return (phase,)
+
+    def trains(self, turn: Hashable, name: str) -> bool:
+        """Whether a turn updates a parameter. Asked only where a step has several."""
+        return True
+
     def laps(self, phase: Hashable) -> tuple[Hashable, ...]:
         """Phases of the losses of one step, whose gradients are added one after the other, so that memory
         holds the intermediates of one."""

@@ -6,7 +6,6 @@ the tokenizer, beside whose parts stands `discriminator`. Tokens are whole numbe
 # ruff: noqa: ARG002 - the arguments are the engine's
 
 from collections.abc import Callable, Hashable, Mapping
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -26,6 +25,7 @@ from common.plans.noise import Draw
 from common.plans.parameters import initial_values, shapes
 from jax_impl.devices import COMPUTE_DTYPES
 from jax_impl.families.adapter import Adapter
+from jax_impl.families.adversaries import critic_of, encoder_sigmas
 from jax_impl.layers.pictures import from_range, to_range
 from jax_impl.models.discriminator import build_discriminator
 from jax_impl.models.lpips import lpips
@@ -44,6 +44,8 @@ Model = Any
 """The tokenizer, beside whose parts stands `discriminator`."""
 ADVERSARIAL = "adversarial"
 """Phase with a discriminator; before it there is None."""
+CRITIC, GENERATOR = "critic", "generator"
+"""Its turns where the networks are updated one after the other."""
 
 
 class Terms(NamedTuple):
@@ -97,13 +99,22 @@ class Family(Adapter):
 
     def initial_buffers(self, seed: int) -> dict[str, np.ndarray]:
         """Those of the quantiser, and those by which dead codes are revived."""
-        own = initial_values(tokenizers.buffer_table(self.plan), seed)
+        table = tokenizers.buffer_table(self.plan) | discriminators.buffer_table(self.critic)
+        own = initial_values(table, seed)
         loss = self.hparams.loss
         return own | training.revival_buffers(loss, self.plan.codebook_size, self.plan.embedding_dim)
 
     def phase(self, scalars: Mapping[str, float]) -> Hashable:
         """Whether there is an adversarial loss yet."""
         return ADVERSARIAL if scalars["adversarial"] > 0 else None
+
+    def turns(self, phase: Hashable) -> tuple[Hashable, ...]:
+        """The discriminator's and then the generator's, where they alternate."""
+        return (CRITIC, GENERATOR) if phase == ADVERSARIAL and self.hparams.loss.alternating else (phase,)
+
+    def trains(self, turn: Hashable, name: str) -> bool:
+        """Whether the parameter is of the network whose turn it is."""
+        return name.startswith("discriminator.") == (turn == CRITIC)
 
     def terms(self, model: Model, batch: Arrays, noise: Arrays, phase: Hashable) -> Terms:
         """Hands its arguments on: the loss needs the schedules' values inside the network."""
@@ -113,26 +124,27 @@ class Family(Adapter):
         self, terms: Terms, scalars: Arrays, statistics: Array | None, phase: Hashable
     ) -> tuple[Array, dict[str, Array]]:
         """Losses of tokenizer and, in the adversarial phase, of the discriminator; metrics and buffers."""
+        if phase == CRITIC:
+            return self._loss_of_critic(terms, scalars)
         model, batch, noise = terms
+        before = _taken(batch, "buffer.")
+        powers = self._powers(model, before)
         options = self.hparams.loss
         x = self._pictures(batch)
-        z = model.encode(x, noise)
+        z = model.encode(x, {**noise, **powers})
         quantised = model.quantise(z, noise, scalars, self._buffers(batch), train=True)
         trunk = model.decode_trunk(quantised.codes, noise)
         made, pull_back = _output(model, trunk, tokenizers.last_layer_name(self.plan))
 
-        def critic(pictures: Array, of: Model = model) -> Array:
-            logits: Array = of.discriminator(pictures)[0]
-            return logits
-
-        constant = partial(critic, of=jax.tree.map(stop_gradient, model))
-        adversary = constant if phase == ADVERSARIAL else None
-        loss, metrics = generator_terms(x, made, options, self._distance(batch), adversary, pull_back)
+        constant = None if phase is None else critic_of(jax.tree.map(stop_gradient, model), before)[0]
+        loss, metrics = generator_terms(x, made, options, self._distance(batch), constant, pull_back)
         loss = loss + options.codebook_weight * quantised.losses["quantiser"]
         if phase == ADVERSARIAL:
+            critic, vectors = critic_of(model, before)
             of_critic, more = discriminator_terms(x, made, options, critic)
-            loss, metrics = loss + of_critic, metrics | more
-        return loss, self._metrics(loss, metrics, quantised, z, terms)
+            loss, metrics, powers = loss + of_critic, metrics | more, powers | vectors
+        found = self._metrics(loss, metrics, quantised, z, terms)
+        return loss, _with_buffers(found, before | powers)
 
     def frozen(self) -> dict[str, np.ndarray]:
         """Weights of LPIPS."""
@@ -144,14 +156,20 @@ class Family(Adapter):
         return tokenizers.codebook_name(self.plan)
 
     def assigned(self, buffers: Arrays, parameters: Arrays) -> dict[str, Array]:
-        """The codebook, where it follows from the quantiser's buffers or dead codes are revived."""
+        """The codebook, where it follows from the quantiser's buffers or dead codes are revived, and the
+        encoder's singular values."""
         name = self.codebook_name()
         found = assigned_codebook(self.plan, buffers)
+        sigmas = {
+            f"{buffer.removeprefix('sigma.')}.sigma": value
+            for buffer, value in buffers.items()
+            if buffer.startswith("sigma.")
+        }
         if "share" not in buffers:
-            return {} if found is None else {name: found}
+            return sigmas if found is None else {**sigmas, name: found}
         codebook = parameters[name] if found is None else found
         dead = rearrange(self._dead(buffers["share"]), "k -> k 1")
-        return {name: jnp.where(dead, buffers["candidates"], codebook)}
+        return {**sigmas, name: jnp.where(dead, buffers["candidates"], codebook)}
 
     def reconstruct(self, model: Model, batch: Arrays, noise: Arrays) -> dict[str, Array]:
         """`image` (B, H, W, C), `tokens` (B, h, w), `reconstruction` (B,) and, with the weights of LPIPS,
@@ -180,6 +198,23 @@ class Family(Adapter):
         """`image` (B, H, W, C) from `tokens` (B, h, w)."""
         made = model.decode_indices(batch["tokens"])
         return {"image": from_range(made, self.plan.pixel_range)}
+
+    def _loss_of_critic(self, terms: Terms, scalars: Arrays) -> tuple[Array, dict[str, Array]]:
+        """That of the discriminator alone, its metrics, the others' being 0, and new buffers."""
+        model, batch, noise = terms
+        before, x = _taken(batch, "buffer."), self._pictures(batch)
+        z = model.encode(x, {**noise, **self._powers(model, before)})
+        codes = model.quantise(z, noise, scalars, self._buffers(batch), train=True).codes
+        made = stop_gradient(model.output(model.decode_trunk(codes, noise)))
+        critic, vectors = critic_of(model, before)
+        loss, metrics = discriminator_terms(x, made, self.hparams.loss, critic)
+        found = dict.fromkeys(training.METRICS, jnp.zeros_like(loss)) | metrics | {"loss": loss}
+        return loss, _with_buffers(found, before | vectors)
+
+    def _powers(self, model: Model, buffers: Arrays) -> dict[str, Array]:
+        """What `encoder_sigmas` gives, unless training leaves it alone."""
+        frozen = self.hparams.model.legacy_frozen_spectral_norm
+        return {} if frozen else encoder_sigmas(model, buffers)
 
     def _metrics(
         self, loss: Array, found: dict[str, Array], quantised: Quantised, z: Array, terms: Terms
@@ -251,6 +286,11 @@ def _counts(indices: Array, codebook_size: int, dtype: DTypeLike) -> Array:
 
 def _taken(tensors: Arrays, prefix: str) -> dict[str, Array]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _with_buffers(found: dict[str, Array], buffers: Arrays) -> dict[str, Array]:
+    """Metrics with these buffers, as far as they have no new ones."""
+    return {f"buffer.{name}": stop_gradient(value) for name, value in buffers.items()} | found
 
 
 def _output(model: Model, trunk: Array, name: str) -> tuple[Array, Callable[[Array], Array]]:

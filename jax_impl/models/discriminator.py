@@ -14,6 +14,7 @@ from jax.typing import DTypeLike
 
 from common.plans.discriminators import DiscriminatorPlan, PatchLayer
 from jax_impl.layers.precision import at_least_float32, cast
+from jax_impl.models.dcvae import ContrastiveDiscriminator
 
 LEAK = 0.2
 """Slope of the leaky ReLUs."""
@@ -165,6 +166,8 @@ def build_discriminator(plan: DiscriminatorPlan | None, dtype: DTypeLike | None 
     """The discriminator of a plan; its parameters' values do not matter. None where there is none."""
     if plan is None:
         return None
+    if plan.contrast is not None:
+        return ContrastiveDiscriminator(plan.contrast, dtype)
     return PatchDiscriminator(plan, dtype) if plan.patches else ResidualDiscriminator(plan, dtype)
 
 

@@ -25,6 +25,7 @@ from jax_impl.layers.resnet import (
     double,
     halve,
 )
+from jax_impl.models.dcvae import SpectralDecoder, SpectralEncoder
 from jax_impl.models.paella import PaellaDecoder, PaellaEncoder
 from jax_impl.models.residual_tokenizer import ResidualDecoder, ResidualEncoder
 from jax_impl.pretrained import Pretrained
@@ -230,7 +231,7 @@ class Tokenizer(Pretrained, nnx.Module):
 
     def decode_indices(self, indices: Array) -> Array:
         """Indices -> pictures, not clamped."""
-        dtype = at_least_float32(self.decoder.conv_in.kernel[...]).dtype
+        dtype = at_least_float32(self.decoder.conv_out.kernel[...]).dtype
         return self.decode(self.quantize.lookup(indices).astype(dtype))
 
 
@@ -243,6 +244,8 @@ def _parts(plan: TokenizerPlan) -> tuple[Any, Any]:
     """Classes of the architecture's encoder and decoder."""
     if plan.residual is not None:
         return ResidualEncoder, ResidualDecoder
+    if plan.spectral is not None:
+        return SpectralEncoder, SpectralDecoder
     return (PaellaEncoder, PaellaDecoder) if plan.paella else (Encoder, Decoder)
 
 

@@ -1,14 +1,18 @@
 """Losses of a tokenizer's training (Esser et al. 2021, equations 4 to 7).
 
-Networks are arguments: `distance(x, made)` gives a perceptual distance (B,), `critic(pictures)` logits, high
-for real ones. Generator and discriminator are trained by one backward pass over the sum of their losses, for
-each sees the other's tensors as constants.
+Networks are arguments: `distance(x, made)` gives a perceptual distance (B,), `critic(pictures)` a verdict:
+logits of one or more heads, high for real ones, and embeddings where the loss is contrastive, too. Generator
+and discriminator are trained by one backward pass over the sum of their losses, for each sees the other's
+tensors as constants.
 """
 
 from collections.abc import Callable
+from math import prod
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 from jax import Array
 from jax.lax import stop_gradient
 
@@ -16,11 +20,22 @@ from common.hparams.families.vqgan import Loss
 from jax_impl.layers.precision import at_least_float32
 
 Distance = Callable[[Array, Array], Array]
-Critic = Callable[[Array], Array]
 Metrics = dict[str, Array]
+
+
+class Verdict(NamedTuple):
+    """Logits of every adversarial head, (B, ...), and embeddings (B, h, w, E) of every contrastive one."""
+
+    logits: tuple[Array, ...]
+    embeddings: tuple[Array, ...] = ()
+
+
+Critic = Callable[[Array], Verdict]
 
 LARGEST_WEIGHT = 1e4
 EPSILON = 1e-4
+LARGEST_GROUP = 1024
+"""Positions that are contrasted with each other."""
 
 
 def reconstruction(x: Array, made: Array, kind: str) -> Array:
@@ -39,8 +54,8 @@ def generator_terms(
 ) -> tuple[Array, Metrics]:
     """Loss of reconstructions `made` (B, H, W, C) of pictures x, and its parts.
 
-    Without a critic the parts are `reconstruction` and `perceptual`, with one also `generator` and
-    `disc_weight`, by which that one counts. `pull_back` takes a gradient with respect to the pictures to one
+    Without a critic the parts are `reconstruction` and `perceptual`, with one also `generator`, `contrastive`
+    and `disc_weight`, by which both count. `pull_back` takes a gradient with respect to the pictures to one
     with respect to the last layer's kernel, for equation 7. The loss's gradient with respect to `made` is
     computed here, once; what comes back carries it as a constant.
     """
@@ -51,14 +66,14 @@ def generator_terms(
 
     (value, metrics), gradient = jax.value_and_grad(likelihood, has_aux=True)(leaf)
     if critic is not None:
-        adversarial, of_adversarial = jax.value_and_grad(
-            lambda leaf: generator_loss(critic(leaf), options.disc_loss)
+        (adversarial, parts), of_adversarial = jax.value_and_grad(
+            lambda leaf: _adversarial(x, leaf, options, critic), has_aux=True
         )(leaf)
         weight = jnp.full_like(value, options.disc_weight)
         if options.adaptive_disc_weight and pull_back is not None:
             weight = weight * adaptive_weight(pull_back(gradient), pull_back(of_adversarial))
         gradient, value = gradient + weight * of_adversarial, value + weight * adversarial
-        metrics |= {"generator": adversarial, "disc_weight": weight}
+        metrics |= parts | {"disc_weight": weight}
     metrics = {name: stop_gradient(metric) for name, metric in metrics.items()}
     return _with_gradient(made, gradient, value), metrics
 
@@ -66,19 +81,31 @@ def generator_terms(
 def discriminator_terms(x: Array, made: Array, options: Loss, critic: Critic) -> tuple[Array, Metrics]:
     """The critic's loss on pictures x and reconstructions of them, (B, H, W, C), each a batch of its own.
 
-    Parts: `discriminator`, without penalties, and the mean logits, `logits_real` and `logits_fake`.
+    Parts: `discriminator`, without penalties and contrast, and the mean logits, `logits_real` and
+    `logits_fake`.
     """
     penalised = options.r1_cost > 0 or options.gradient_penalty > 0
     x = stop_gradient(x)
 
-    def total(x: Array) -> tuple[Array, Array]:
+    def total(x: Array) -> tuple[Array, Verdict]:
         real = critic(x)
-        return real.sum(), real
+        return _penalised_logits(real, options).sum(), real
 
     (_, real), slope = jax.value_and_grad(total, has_aux=True)(x) if penalised else (total(x), x)
     fake = critic(stop_gradient(made))
-    loss = discriminator_loss(real, fake, options.disc_loss)
-    metrics = {"discriminator": loss, "logits_real": real.mean(), "logits_fake": fake.mean()}
+    loss = _mean(
+        [
+            discriminator_loss(*logits, options.disc_loss)
+            for logits in zip(real.logits, fake.logits, strict=True)
+        ]
+    )
+    metrics = {
+        "discriminator": loss,
+        "logits_real": _mean([logits.mean() for logits in real.logits]),
+        "logits_fake": _mean([logits.mean() for logits in fake.logits]),
+    }
+    if real.embeddings:
+        loss = loss + options.contrastive_weight * contrastive_loss(real, fake, patches=options.patch_nce)
     if penalised:
         loss = loss + _penalty(slope, options)
     return loss, {name: stop_gradient(value) for name, value in metrics.items()}
@@ -95,6 +122,20 @@ def discriminator_loss(real: Array, fake: Array, kind: str) -> Array:
         return (jax.nn.relu(1 - real).mean() + jax.nn.relu(1 + fake).mean()) / 2
     total = jax.nn.softplus(-real).mean() + jax.nn.softplus(fake).mean()
     return total / 2 if kind == "vanilla" else total
+
+
+def contrastive_loss(real: Verdict, fake: Verdict, *, patches: bool) -> Array:
+    """Cross-entropy of finding, for each embedding of a reconstruction, that of its picture among the group's
+    (Parmar et al. 2021, equation 5, without temperature), mean over the heads.
+
+    Groups are `patches`: positions of all pictures, at most 1024, in order; else the pictures at a position.
+    """
+    losses = []
+    for x, y in zip(real.embeddings, fake.embeddings, strict=True):
+        x, y = (_groups(array, patches=patches) for array in (x, y))
+        products = jnp.einsum("gie,gje->gij", x, y)
+        losses.append(-jnp.diagonal(jax.nn.log_softmax(products, 1), axis1=1, axis2=2).mean())
+    return _mean(losses)
 
 
 def adaptive_weight(of_likelihood: Array, of_adversarial: Array) -> Array:
@@ -118,6 +159,36 @@ def _likelihood(x: Array, made: Array, options: Loss, distance: Distance | None)
         perceptual = distance(x, made).mean()
     metrics = {"reconstruction": loss, "perceptual": perceptual}
     return loss + options.perceptual_weight * perceptual, metrics
+
+
+def _adversarial(x: Array, leaf: Array, options: Loss, critic: Critic) -> tuple[Array, Metrics]:
+    """What the critic says against reconstructions, and its parts."""
+    verdict = critic(leaf)
+    loss = _mean([generator_loss(logits, options.disc_loss) for logits in verdict.logits])
+    parts = {"generator": loss}
+    if verdict.embeddings:
+        parts["contrastive"] = contrastive_loss(critic(x), verdict, patches=options.patch_nce)
+        loss = loss + options.contrastive_weight * parts["contrastive"]
+    return loss, parts
+
+
+def _groups(x: Array, *, patches: bool) -> Array:
+    """Embeddings (B, h, w, E) -> (groups, members, E)."""
+    if not patches:
+        return rearrange(x, "b h w e -> (h w) b e")
+    n = prod(x.shape[:3])
+    size = next(size for size in range(min(LARGEST_GROUP, n), 0, -1) if n % size == 0)
+    return rearrange(rearrange(x, "b h w e -> (b h w) e"), "(g n) e -> g n e", n=size)
+
+
+def _penalised_logits(real: Verdict, options: Loss) -> Array:
+    """Logits whose gradient with respect to the pictures is penalised: those of the last head."""
+    logits = real.logits[-1]
+    return logits[: len(logits) // 2] if options.legacy_half_r1 else logits
+
+
+def _mean(values: list[Array]) -> Array:
+    return jnp.stack(values).mean()
 
 
 def _penalty(slope: Array, options: Loss) -> Array:

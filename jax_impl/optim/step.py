@@ -69,6 +69,25 @@ def optimizer_step(
     return _update(state, grad, (scale, applied, learning_rate, ema_rate), settings), norm
 
 
+def turn_step(
+    state: OptimizerState,
+    grad: Array,
+    learning_rate: Array,
+    ema_rate: Array,
+    settings: Settings,
+    mask: Array,
+    *,
+    last: bool,
+) -> tuple[OptimizerState, Array]:
+    """`optimizer_step` on the parameters of a mask (P,) alone. Only a step's last turn counts as update."""
+    new, norm = optimizer_step(state, grad, learning_rate, ema_rate, settings)
+    kept = {
+        name: jnp.where(mask, getattr(new, name), getattr(state, name))
+        for name in ("params", "first", "second", "ema")
+    }
+    return new._replace(**kept, updates=new.updates if last else state.updates), norm
+
+
 def _update(
     state: OptimizerState, grad: Array, scalars: tuple[Array, Array, Array, Array], settings: Settings
 ) -> OptimizerState:

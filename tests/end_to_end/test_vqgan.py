@@ -160,6 +160,39 @@ BLOCKS = (
 )
 
 
+CRITIC = "discriminator.type=dcvae loss.adaptive_disc_weight=False"
+BY_BLOCKS = ("model.hidden", "model.custom", "model.enc", "model.dec")
+ADVERSARIAL = (
+    "model.hidden_channels=4",
+    "model.channel_mult=[2, 1]",
+    "discriminator.widths=[6, 4]",
+    *(
+        word
+        for word in BLOCKS
+        if not word.startswith(("model.hidden", "model.custom", "model.enc", "model.dec"))
+    ),
+)
+
+
+def test_dcvae_changes_twins_and_decodes_its_tokens(tmp_path):
+    first, second = (tmp_path / name for name in reversed(TWINS))
+    cfg = ROOT / "egs" / "vqgan" / "dcvae_digits.cfg"
+    call("train", first, cfg, *ADVERSARIAL)
+    more = ("--resume-from", first / "logs-blocks", "train.total_train_steps=4")
+    call("train", second, cfg, *ADVERSARIAL, *more)
+    run = second / "logs-blocks"
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    train = [line for line in lines if line["split"] == "train"]
+    assert all(line["Losses/contrastive"] > 0 and line["Losses/discriminator"] > 0 for line in train)
+    state = store.load(run / "checkpoints").state
+    assert state["buffers"]["averaged"] == state["counters"]["updates"] == 4
+    for mode in ("reconstruction", "encoding", "decoding"):
+        call("synthesize", second, cfg, *ADVERSARIAL, f"synthesis.synthesis_mode={mode}")
+    made = pictures(run / "synthesis-images" / "reconstructed", "image-*.png")
+    np.testing.assert_array_equal(pictures(run / "synthesis-images" / "decoded"), made)
+    assert made.std() > 0
+
+
 def test_vqvae_of_metroplex_changes_twins_and_decodes_its_tokens(tmp_path):
     first, second = (tmp_path / name for name in reversed(TWINS))
     cfg = ROOT / "egs" / "vqgan" / "metroplex_vqvae_digits.cfg"
@@ -185,6 +218,10 @@ def test_vqvae_of_metroplex_changes_twins_and_decodes_its_tokens(tmp_path):
         ("loss.perceptual_weight=1.", "lpips_path"),
         ("train.accumulation_steps=2 loss.revive_below=0.1", "revive_below"),
         ("loss.revive_below=0.1 model.quantizer=lfq", "revive_below"),
+        ("discriminator.type=dcvae discriminator.widths=[8,8]", "adaptive_disc_weight"),
+        (CRITIC, "widths has 0 levels"),
+        (f"{CRITIC} discriminator.widths=[8,8] discriminator.gan_resos=[2]", "gan_resos has 2"),
+        ("loss.alternating=True train.accumulation_steps=2", "alternating"),
         ("discriminator.num_layers=9", "num_layers"),
         ("discriminator.type=stylegan data.target_res=12", "stylegan"),
     ],

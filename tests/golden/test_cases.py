@@ -30,7 +30,7 @@ ELSEWHERE = {
     "metroplex": (
         "metroplex_tf", "metroplex_jax_vdvae",  # test_metroplex.py
         "tf_input",  # test_metroplex_input.py
-        "metroplex_jax_vqvae",  # test_metroplex_tokenizers.py
+        "metroplex_jax_vqvae", "metroplex_jax_dcvae",  # test_metroplex_tokenizers.py
     ),
 }  # fmt: skip
 MAX_SETTINGS = 8

@@ -1,36 +1,47 @@
 """Both twins reproduce the tokenizers of Metroplex's later program, from imported weights."""
 
+from functools import partial
+from importlib import import_module
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file
 
+from common.checkpoint.dcvae_import import critic_names, generator_names
 from common.checkpoint.metroplex import renamed
-from common.checkpoint.metroplex_tokenizers import RESIDUAL, buffers_from_flax
+from common.checkpoint.metroplex_tokenizers import RESIDUAL, buffers_from_flax, critic_from_flax
 from common.checkpoint.published import canonical_weights
 from common.hparams import load
 from common.hparams.metroplex_json import cfg_text, options
+from common.plans.layout import unpack
 from common.plans.tokenizers import make_plan
 from jax_impl.layers import quantizers as jax_quantizers
 from tests.golden.recorded import cases
-from tests.tokenizers import TWINS
+from tests.tokenizers import QUICK, TWINS
 from torch_impl.layers import quantizers as torch_quantizers
 
 QUANTIZERS = {"torch": torch_quantizers, "jax": jax_quantizers}
 VQVAE = ("metroplex", "metroplex_jax_vqvae")
+DCVAE = ("metroplex", "metroplex_jax_dcvae")
+ORIGINAL = ("loss.legacy_half_r1=True", "model.legacy_frozen_spectral_norm=True")
+"""Errors of training, which the recorded step has."""
+SCALARS = {"learning_rate": 0.0, "adversarial": 1.0, "gumbel_temperature": 1.0}
 
 
 class Run:
     """A case: recorded arrays, options and weights through the command's conversions."""
 
-    def __init__(self, folder, case, scratch):
+    def __init__(self, folder, case, scratch, *overrides):
         self.case = case
         self.inputs, self.outputs = (dict(np.load(folder / f"{name}.npz")) for name in ("inputs", "outputs"))
         self.arrays = load_file(folder / "weights.safetensors")
         path = scratch / "converted.cfg"
-        path.write_text(cfg_text(options({"model": "vqvae", **case["config"]}), "converted"))
-        self.hparams = load(path)
+        model = {"gan": True} if case["runner"] == DCVAE[1] else {"model": "vqvae"}
+        path.write_text(cfg_text(options({**model, **case["config"]}), "converted"))
+        self.hparams = load(path, ["run.num_gpus=0", *overrides])
         data = self.hparams.data
         self.plan = make_plan(self.hparams.model, data.target_res, data.channels)
         self.weights = canonical_weights(self.arrays, self.hparams, folder)
@@ -46,7 +57,7 @@ class Run:
 def test_vqvae(folder, case, twin, tmp_path):
     run = Run(folder, case, tmp_path)
     tokenizer = TWINS[twin](run.plan, run.weights, power=1)
-    buffers = buffers_from_flax(run.arrays, run.plan)
+    buffers = buffers_from_flax(run.arrays, run.hparams)
     found = tokenizer.forward(run.inputs["x"])
     run.close(found["z"], "enc_out")
     run.close(found["decoded"], "recon")
@@ -83,3 +94,85 @@ def check_averages(run, new, quantizers):
         run.close(new[ours].T / weight, f"{name}/average")
         np.testing.assert_array_equal(run.outputs[f"{name}/counter"], new["averaged"][0])
     run.close(np.asarray(quantizers.assigned_codebook(run.plan, tensors)).T, "new_stats/quantizer/embeddings")
+
+
+@pytest.mark.parametrize("twin", TWINS)
+@pytest.mark.parametrize(("folder", "case"), cases(DCVAE))
+def test_dcvae_step(folder, case, twin, tmp_path):
+    """Losses, norms and changes of a step of both networks, the second against the updated first one."""
+    run = Run(folder, case, tmp_path, *ORIGINAL)
+    engine = import_module(f"{twin}_impl.engine").Engine(run.hparams)
+    state = {"model": run.weights | critic_from_flax(run.arrays, run.hparams)}
+    state["buffers"] = buffers_from_flax(run.arrays, run.hparams)
+    engine.state_from_numpy(state)
+    image = run.inputs["image_uint8"]
+    made = engine.run("reconstruct", {"image": image}, ema=False, step=0)["image"]
+    assert np.abs(made / 127.5 - 1 - run.outputs["fake_batch"].clip(-1, 1)).max() <= 1 / 127
+    check_critic(run, engine, state, image, twin)
+    check_generator(run, engine, image, twin)
+
+
+def check_critic(run, engine, state, image, twin):
+    """The discriminator's turn; the engine then holds its update by plain gradient descent."""
+    names = critic_names(engine.family.critic.contrast)
+    found, gradients = turn_of(engine, twin, "critic", image)
+    run.close(found["loss"], "stat/disc_loss")
+    real_and_fake = run.outputs["stat/real_loss"] + run.outputs["stat/fake_loss"]
+    assert found["discriminator"] == pytest.approx(real_and_fake, rel=1e-5)
+    check_changes(run, gradients, "D", "discriminator.", names)
+    for ours, theirs in names.items():
+        run.close(found[f"buffer.u.discriminator.{ours}"][None], f"new_stats/D/{theirs}/u0")
+    rate = run.case["config"]["lr"]
+    state["model"] = {name: value - rate * gradients[name] for name, value in state["model"].items()}
+    state["buffers"] = {name: found[f"buffer.{name}"] for name in state["buffers"]}
+    engine.state_from_numpy(state)
+
+
+def check_generator(run, engine, image, twin):
+    """The generator's turn against that update."""
+    found, gradients = turn_of(engine, twin, "generator", image)
+    names = {"loss": "gen_loss", "generator": "fake_real_loss", "contrastive": "contra_loss_g"}
+    for ours, theirs in {**names, "quantiser": "kl", "reconstruction": "recon_loss"}.items():
+        run.close(found[ours], f"stat/{theirs}")
+    check_changes(run, gradients, "G", "", generator_names(run.plan.spectral))
+    for ours, theirs in generator_names(run.plan.spectral).items():
+        run.close(found[f"buffer.u.{ours}"][None], f"new_stats/G/{theirs}/u0")
+        run.close(found[f"buffer.sigma.{ours}"][0], f"new_stats/G/{theirs}/sigma")
+    make = torch.tensor if twin == "torch" else jnp.asarray
+    new = {name: make(found[f"buffer.{name}"]) for name in ("cluster_size", "embedding_sum", "averaged")}
+    codes = QUANTIZERS[twin].assigned_codebook(run.plan, new)
+    run.close(np.asarray(codes).T, "new_stats/G/quantizer/embeddings")
+
+
+def turn_of(engine, twin, turn, image):
+    """Metrics with new buffers, and canonical gradients, of one network's turn."""
+    if twin == "torch":
+        scalars = {name: torch.tensor(value) for name, value in SCALARS.items()}
+        found = engine._gradient({"batch.image": torch.from_numpy(image)}, scalars, 1, turn, False)
+        flat = engine.grad.numpy()
+        found = {name: value.detach().numpy() for name, value in found.items()}
+    else:
+        scalars = {name: np.float32(value) for name, value in SCALARS.items()}
+        compiled = jax.jit(partial(engine._gradient, turn), compiler_options=QUICK)
+        flat, found = compiled(engine.state, {}, {"image": image}, {}, scalars, None)
+    gradients = unpack(np.asarray(flat), engine.layout)
+    return {name: np.array(value) for name, value in found.items()}, gradients
+
+
+def check_changes(run, gradients, network, prefix, spectral):
+    """By plain gradient descent, which is proportional to the gradient: of every parameter, and in all."""
+    theirs = {f"{name}/kernel": f"{prefix}{ours}.weight" for ours, name in spectral.items()}
+    theirs |= {f"{name}/bias": f"{prefix}{ours}.bias" for ours, name in spectral.items()}
+    n = 2 * len(run.plan.spectral.decoder)
+    for i in range(n):
+        theirs[f"decoder/Conv2D_{i}/kernel"] = f"decoder.blocks.{i // 2}.conv{1 + i % 2}.weight"
+    theirs[f"decoder/Conv2D_{n}/kernel"] = "decoder.conv_out.weight"
+    tol, total = run.case["tol"]["gradients"]["of_max"], 0.0
+    recorded = run.outputs[f"delta_l2/{network}"] / run.case["config"]["lr"]
+    for name, expected in zip(run.case["param_names"][network], recorded, strict=True):
+        norm = np.linalg.norm(gradients.get(theirs.get(name), np.zeros(1)))
+        # The change is a difference of float32 parameters, which rounds it.
+        assert norm == pytest.approx(expected, rel=5 * tol, abs=1e-3), name
+        total += norm**2
+    named = "disc_norm" if network == "D" else "gen_norm"
+    assert np.sqrt(total) == pytest.approx(run.outputs[f"stat/{named}"], rel=tol)

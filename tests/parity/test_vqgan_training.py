@@ -162,6 +162,20 @@ def test_modes_agree_with_each_other(twin):
     np.testing.assert_allclose(made["reconstruction"], exact, atol=0.05)
 
 
+CONTRASTIVE = (
+    "model.architecture=dcvae",
+    "model.hidden_channels=4",
+    "model.channel_mult=[2, 1]",
+    "model.quantizer=ema",
+    "model.ema_debiased=True",
+    "discriminator.type=dcvae",
+    "discriminator.widths=[6, 4]",
+    "loss.disc_loss=non_saturating",
+    "loss.r1_cost=0.5",
+    "loss.adaptive_disc_weight=False",
+    "loss.contrastive_weight=0.5",
+    "loss.alternating=True",
+)
 OPTIONS = {
     "moving averages": ("model.quantizer=ema", *REVIVING),
     "dropout and entropy": ("model.dropout=0.3", "model.entropy_loss_ratio=0.1", "model.entropy_type=argmax"),
@@ -177,6 +191,17 @@ OPTIONS = {
         "model.quantizer=ema",
         "model.ema_debiased=True",
         "loss.revive_below=0.5",
+    ),
+    "contrastive": CONTRASTIVE,
+    "contrastive by positions": (
+        *CONTRASTIVE,
+        "loss.alternating=False",
+        "loss.patch_nce=False",
+        "loss.disc_loss=hinge",
+        "model.legacy_unused_biases=True",
+        "discriminator.legacy_unused_biases=True",
+        "discriminator.blocks_per_res=2",
+        "model.num_res_blocks=2",
     ),
     "taming": (
         "model.architecture=taming",
@@ -227,3 +252,37 @@ def test_parts_of_a_batch_make_the_whole_batch(twin):
     losses = [train(engine, range(3), start=N) for engine in (whole, split)]
     np.testing.assert_allclose(*losses, rtol=1e-5)
     assert_states_close(whole.state_to_numpy(), split.state_to_numpy(), 1e-4)
+
+
+@pytest.mark.parametrize("alternating", [False, True])
+def test_networks_that_alternate_have_a_norm_each_and_one_update_a_step(alternating):
+    """The discriminator learns the same either way; the generator's gradient is of the new one's verdict."""
+    clipped = ("optimizer.clip_gradient_norm=True", "optimizer.gradient_clip_norm_value=0.01")
+    engine = make_engine("torch", *CONTRASTIVE, *clipped, f"loss.alternating={alternating}")
+    before = engine.state_to_numpy()
+    train(engine, [9], start=0)
+    after = engine.state_to_numpy()
+    assert after["counters"]["updates"] == 1
+    norms = {True: 0.0, False: 0.0}
+    for name, moment in after["optimizer"].items():
+        if name.startswith("exp_avg."):
+            norms["discriminator" in name] += np.square(moment / 0.5).sum()
+    # The first moment is the clipped gradient times 1 - beta1.
+    np.testing.assert_allclose(sum(norms.values()) ** 0.5, 0.01 * 2 ** (0.5 * alternating), rtol=1e-3)
+    if alternating:
+        np.testing.assert_allclose(norms[True], norms[False], rtol=1e-3)
+    vectors = [state["buffers"]["u.encoder.conv_in"] for state in (before, after)]
+    assert (vectors[0] != vectors[1]).any()
+    sigma = after["buffers"]["sigma.encoder.conv_in"]
+    np.testing.assert_array_equal(after["model"]["encoder.conv_in.sigma"], sigma)
+
+
+def test_singular_values_are_followed():
+    """After some steps the stored one of a kernel is its largest singular value."""
+    engine = make_engine("torch", *CONTRASTIVE)
+    train(engine, range(30), start=99)
+    model = engine.state_to_numpy()["model"]
+    for name in ("encoder.conv_in", "encoder.blocks.0.conv2", "encoder.blocks.1.shortcut"):
+        kernel = model[f"{name}.weight"]
+        largest = np.linalg.svd(kernel.reshape(len(kernel), -1), compute_uv=False)[0]
+        np.testing.assert_allclose(model[f"{name}.sigma"], largest, rtol=0.03)

@@ -22,6 +22,7 @@ from common.plans.noise import Draw
 from common.plans.parameters import initial_values, shapes
 from torch_impl.devices import COMPUTE_DTYPES
 from torch_impl.families.adapter import Adapter
+from torch_impl.families.adversaries import critic_of, encoder_sigmas
 from torch_impl.layers.pictures import from_range, to_range
 from torch_impl.models.discriminator import build_discriminator
 from torch_impl.models.lpips import lpips
@@ -39,6 +40,8 @@ Model = Any
 """The tokenizer, beside whose parts stands `discriminator`."""
 ADVERSARIAL = "adversarial"
 """Phase with a discriminator; before it there is None."""
+CRITIC, GENERATOR = "critic", "generator"
+"""Its turns where the networks are updated one after the other."""
 
 
 class Terms(NamedTuple):
@@ -99,13 +102,22 @@ class Family(Adapter):
 
     def initial_buffers(self, seed: int) -> dict[str, np.ndarray]:
         """Those of the quantiser, and those by which dead codes are revived."""
-        own = initial_values(tokenizers.buffer_table(self.plan), seed)
+        table = tokenizers.buffer_table(self.plan) | discriminators.buffer_table(self.critic)
+        own = initial_values(table, seed)
         loss = self.hparams.loss
         return own | training.revival_buffers(loss, self.plan.codebook_size, self.plan.embedding_dim)
 
     def phase(self, scalars: Mapping[str, float]) -> Hashable:
         """Whether there is an adversarial loss yet."""
         return ADVERSARIAL if scalars["adversarial"] > 0 else None
+
+    def turns(self, phase: Hashable) -> tuple[Hashable, ...]:
+        """The discriminator's and then the generator's, where they alternate."""
+        return (CRITIC, GENERATOR) if phase == ADVERSARIAL and self.hparams.loss.alternating else (phase,)
+
+    def trains(self, turn: Hashable, name: str) -> bool:
+        """Whether the parameter is of the network whose turn it is."""
+        return name.startswith("discriminator.") == (turn == CRITIC)
 
     def terms(self, model: Model, batch: Tensors, noise: Tensors, phase: Hashable) -> Terms:
         """Hands its arguments on: the loss needs the schedules' values inside the network."""
@@ -115,10 +127,14 @@ class Family(Adapter):
         self, terms: Terms, scalars: Tensors, statistics: Tensor | None, phase: Hashable
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Losses of tokenizer and, in the adversarial phase, of the discriminator; metrics and buffers."""
+        if phase == CRITIC:
+            return self._loss_of_critic(terms, scalars)
         model, batch, noise = terms
+        before = _taken(batch, "buffer.")
+        powers = self._powers(model, before)
         options = self.hparams.loss
         x = self._pictures(batch)
-        z = model.encode(x, noise)
+        z = model.encode(x, {**noise, **powers})
         quantised = model.quantise(z, noise, scalars, self._buffers(batch), train=True)
         made = model.output(model.decode_trunk(quantised.codes, noise))
         kernel = model.get_parameter(tokenizers.last_layer_name(self.plan))
@@ -127,17 +143,14 @@ class Family(Adapter):
             found: Tensor = torch.autograd.grad(made, kernel, gradient, retain_graph=True)[0]
             return found
 
-        def critic(pictures: Tensor) -> Tensor:
-            logits: Tensor = model.discriminator(pictures)[0]
-            return logits
-
-        adversary = critic if phase == ADVERSARIAL else None
-        loss, metrics = generator_terms(x, made, options, self._distance(batch), adversary, pull_back)
+        critic, vectors = (None, {}) if phase is None else critic_of(model, before)
+        loss, metrics = generator_terms(x, made, options, self._distance(batch), critic, pull_back)
         loss = loss + options.codebook_weight * quantised.losses["quantiser"]
-        if phase == ADVERSARIAL:
+        if phase == ADVERSARIAL and critic is not None:
             of_critic, more = discriminator_terms(x, made, options, critic)
-            loss, metrics = loss + of_critic, metrics | more
-        return loss, self._metrics(loss, metrics, quantised, z, terms)
+            loss, metrics, powers = loss + of_critic, metrics | more, powers | vectors
+        found = self._metrics(loss, metrics, quantised, z, terms)
+        return loss, _with_buffers(found, before | powers)
 
     def frozen(self) -> dict[str, np.ndarray]:
         """Weights of LPIPS."""
@@ -149,14 +162,20 @@ class Family(Adapter):
         return tokenizers.codebook_name(self.plan)
 
     def assigned(self, buffers: Tensors, parameters: Tensors) -> dict[str, Tensor]:
-        """The codebook, where it follows from the quantiser's buffers or dead codes are revived."""
+        """The codebook, where it follows from the quantiser's buffers or dead codes are revived, and the
+        encoder's singular values."""
         name = self.codebook_name()
         found = assigned_codebook(self.plan, buffers)
+        sigmas = {
+            f"{buffer.removeprefix('sigma.')}.sigma": value
+            for buffer, value in buffers.items()
+            if buffer.startswith("sigma.")
+        }
         if "share" not in buffers:
-            return {} if found is None else {name: found}
+            return sigmas if found is None else {**sigmas, name: found}
         codebook = parameters[name] if found is None else found
         dead = rearrange(self._dead(buffers["share"]), "k -> k 1")
-        return {name: torch.where(dead, buffers["candidates"], codebook)}
+        return {**sigmas, name: torch.where(dead, buffers["candidates"], codebook)}
 
     def reconstruct(self, model: Model, batch: Tensors, noise: Tensors) -> dict[str, Tensor]:
         """`image` (B, H, W, C), `tokens` (B, h, w), `reconstruction` (B,) and, with the weights of LPIPS,
@@ -185,6 +204,24 @@ class Family(Adapter):
         """`image` (B, H, W, C) from `tokens` (B, h, w)."""
         made = model.decode_indices(batch["tokens"].to(torch.int64))
         return {"image": from_range(made, self.plan.pixel_range)}
+
+    def _loss_of_critic(self, terms: Terms, scalars: Tensors) -> tuple[Tensor, dict[str, Tensor]]:
+        """That of the discriminator alone, its metrics, the others' being 0, and new buffers."""
+        model, batch, noise = terms
+        before, x = _taken(batch, "buffer."), self._pictures(batch)
+        with torch.no_grad():
+            z = model.encode(x, {**noise, **self._powers(model, before)})
+            codes = model.quantise(z, noise, scalars, self._buffers(batch), train=True).codes
+            made = model.output(model.decode_trunk(codes, noise))
+        critic, vectors = critic_of(model, before)
+        loss, metrics = discriminator_terms(x, made, self.hparams.loss, critic)
+        found = dict.fromkeys(training.METRICS, torch.zeros_like(loss)) | metrics | {"loss": loss}
+        return loss, _with_buffers(found, before | vectors)
+
+    def _powers(self, model: Model, buffers: Tensors) -> dict[str, Tensor]:
+        """What `encoder_sigmas` gives, unless training leaves it alone."""
+        frozen = self.hparams.model.legacy_frozen_spectral_norm
+        return {} if frozen else encoder_sigmas(model, buffers)
 
     def _metrics(
         self, loss: Tensor, found: dict[str, Tensor], quantised: Quantised, z: Tensor, terms: Terms
@@ -257,6 +294,11 @@ def _counts(indices: Tensor, codebook_size: int, dtype: torch.dtype) -> Tensor:
 
 def _taken(tensors: Tensors, prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _with_buffers(found: dict[str, Tensor], buffers: Tensors) -> dict[str, Tensor]:
+    """Metrics with these buffers, as far as they have no new ones."""
+    return {f"buffer.{name}": value.detach() for name, value in buffers.items()} | found
 
 
 def _of_first_process(x: Tensor) -> Tensor:

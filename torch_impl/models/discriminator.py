@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from common.plans.discriminators import DiscriminatorPlan, PatchLayer
 from torch_impl.layers.precision import at_least_float32, cast
+from torch_impl.models.dcvae import ContrastiveDiscriminator
 
 LEAK = 0.2
 """Slope of the leaky ReLUs."""
@@ -169,4 +170,6 @@ def build_discriminator(plan: DiscriminatorPlan | None, dtype: torch.dtype | Non
     """The discriminator of a plan; its parameters' values do not matter. None where there is none."""
     if plan is None:
         return None
+    if plan.contrast is not None:
+        return ContrastiveDiscriminator(plan.contrast, dtype)
     return PatchDiscriminator(plan, dtype) if plan.patches else ResidualDiscriminator(plan, dtype)

@@ -25,6 +25,7 @@ from torch_impl.layers.resnet import (
     double,
     halve,
 )
+from torch_impl.models.dcvae import SpectralDecoder, SpectralEncoder
 from torch_impl.models.paella import PaellaDecoder, PaellaEncoder
 from torch_impl.models.residual_tokenizer import ResidualDecoder, ResidualEncoder
 from torch_impl.pretrained import Pretrained
@@ -239,7 +240,7 @@ class Tokenizer(Pretrained, nn.Module):
 
     def decode_indices(self, indices: Tensor) -> Tensor:
         """Indices -> pictures, not clamped."""
-        dtype = at_least_float32(self.decoder.conv_in.weight).dtype
+        dtype = at_least_float32(self.decoder.conv_out.weight).dtype
         return self.decode(self.quantize.lookup(indices).to(dtype))
 
 
@@ -252,6 +253,8 @@ def _parts(plan: TokenizerPlan) -> tuple[Any, Any]:
     """Classes of the architecture's encoder and decoder."""
     if plan.residual is not None:
         return ResidualEncoder, ResidualDecoder
+    if plan.spectral is not None:
+        return SpectralEncoder, SpectralDecoder
     return (PaellaEncoder, PaellaDecoder) if plan.paella else (Encoder, Decoder)
 
 

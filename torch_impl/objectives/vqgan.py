@@ -1,25 +1,40 @@
 """Losses of a tokenizer's training (Esser et al. 2021, equations 4 to 7).
 
-Networks are arguments: `distance(x, made)` gives a perceptual distance (B,), `critic(pictures)` logits, high
-for real ones. Generator and discriminator are trained by one backward pass over the sum of their losses, for
-each sees the other's tensors as constants.
+Networks are arguments: `distance(x, made)` gives a perceptual distance (B,), `critic(pictures)` a verdict:
+logits of one or more heads, high for real ones, and embeddings where the loss is contrastive, too. Generator
+and discriminator are trained by one backward pass over the sum of their losses, for each sees the other's
+tensors as constants.
 """
 
 from collections.abc import Callable
+from math import prod
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor
 
 from common.hparams.families.vqgan import Loss
 from torch_impl.layers.precision import at_least_float32
 
 Distance = Callable[[Tensor, Tensor], Tensor]
-Critic = Callable[[Tensor], Tensor]
 Metrics = dict[str, Tensor]
+
+
+class Verdict(NamedTuple):
+    """Logits of every adversarial head, (B, ...), and embeddings (B, h, w, E) of every contrastive one."""
+
+    logits: tuple[Tensor, ...]
+    embeddings: tuple[Tensor, ...] = ()
+
+
+Critic = Callable[[Tensor], Verdict]
 
 LARGEST_WEIGHT = 1e4
 EPSILON = 1e-4
+LARGEST_GROUP = 1024
+"""Positions that are contrasted with each other."""
 _SOFTPLUS_THRESHOLD = 50
 """Where softplus becomes the identity: beyond float64's resolution, and exp(50) is finite in float32."""
 
@@ -40,8 +55,8 @@ def generator_terms(
 ) -> tuple[Tensor, Metrics]:
     """Loss of reconstructions `made` (B, H, W, C) of pictures x, and its parts.
 
-    Without a critic the parts are `reconstruction` and `perceptual`, with one also `generator` and
-    `disc_weight`, by which that one counts. `pull_back` takes a gradient with respect to the pictures to one
+    Without a critic the parts are `reconstruction` and `perceptual`, with one also `generator`, `contrastive`
+    and `disc_weight`, by which both count. `pull_back` takes a gradient with respect to the pictures to one
     with respect to the last layer's kernel, for equation 7. The loss's gradient with respect to `made` is
     computed here, once; what comes back carries it as a constant.
     """
@@ -50,28 +65,40 @@ def generator_terms(
     (gradient,) = torch.autograd.grad(likelihood, leaf)
     value = likelihood.detach()
     if critic is not None:
-        adversarial = generator_loss(critic(leaf), options.disc_loss)
+        adversarial, parts = _adversarial(x, leaf, options, critic)
         (of_adversarial,) = torch.autograd.grad(adversarial, leaf)
         weight = torch.full_like(value, options.disc_weight)
         if options.adaptive_disc_weight and pull_back is not None:
             weight = weight * adaptive_weight(pull_back(gradient), pull_back(of_adversarial))
         gradient, value = gradient + weight * of_adversarial, value + weight * adversarial.detach()
-        metrics |= {"generator": adversarial.detach(), "disc_weight": weight}
+        metrics |= parts | {"disc_weight": weight}
     return _with_gradient(made, gradient, value), metrics
 
 
 def discriminator_terms(x: Tensor, made: Tensor, options: Loss, critic: Critic) -> tuple[Tensor, Metrics]:
     """The critic's loss on pictures x and reconstructions of them, (B, H, W, C), each a batch of its own.
 
-    Parts: `discriminator`, without penalties, and the mean logits, `logits_real` and `logits_fake`.
+    Parts: `discriminator`, without penalties and contrast, and the mean logits, `logits_real` and
+    `logits_fake`.
     """
     penalised = options.r1_cost > 0 or options.gradient_penalty > 0
     x = x.detach().requires_grad_(penalised)
     real, fake = critic(x), critic(made.detach())
-    loss = discriminator_loss(real, fake, options.disc_loss)
-    metrics = {"discriminator": loss, "logits_real": real.mean(), "logits_fake": fake.mean()}
+    loss = _mean(
+        [
+            discriminator_loss(*logits, options.disc_loss)
+            for logits in zip(real.logits, fake.logits, strict=True)
+        ]
+    )
+    metrics = {
+        "discriminator": loss,
+        "logits_real": _mean([logits.mean() for logits in real.logits]),
+        "logits_fake": _mean([logits.mean() for logits in fake.logits]),
+    }
+    if real.embeddings:
+        loss = loss + options.contrastive_weight * contrastive_loss(real, fake, patches=options.patch_nce)
     if penalised:
-        (slope,) = torch.autograd.grad(real.sum(), x, create_graph=True)
+        (slope,) = torch.autograd.grad(_penalised_logits(real, options).sum(), x, create_graph=True)
         loss = loss + _penalty(slope, options)
     return loss, {name: value.detach() for name, value in metrics.items()}
 
@@ -87,6 +114,20 @@ def discriminator_loss(real: Tensor, fake: Tensor, kind: str) -> Tensor:
         return (F.relu(1 - real).mean() + F.relu(1 + fake).mean()) / 2
     total = _softplus(-real).mean() + _softplus(fake).mean()
     return total / 2 if kind == "vanilla" else total
+
+
+def contrastive_loss(real: Verdict, fake: Verdict, *, patches: bool) -> Tensor:
+    """Cross-entropy of finding, for each embedding of a reconstruction, that of its picture among the group's
+    (Parmar et al. 2021, equation 5, without temperature), mean over the heads.
+
+    Groups are `patches`: positions of all pictures, at most 1024, in order; else the pictures at a position.
+    """
+    losses = []
+    for x, y in zip(real.embeddings, fake.embeddings, strict=True):
+        x, y = (_groups(tensor, patches=patches) for tensor in (x, y))
+        products = torch.einsum("gie,gje->gij", x, y)
+        losses.append(-torch.diagonal(products.log_softmax(1), dim1=1, dim2=2).mean())
+    return _mean(losses)
 
 
 def adaptive_weight(of_likelihood: Tensor, of_adversarial: Tensor) -> Tensor:
@@ -114,6 +155,37 @@ def _likelihood(x: Tensor, made: Tensor, options: Loss, distance: Distance | Non
         perceptual = distance(x, made).mean()
     metrics = {"reconstruction": loss.detach(), "perceptual": perceptual.detach()}
     return loss + options.perceptual_weight * perceptual, metrics
+
+
+def _adversarial(x: Tensor, leaf: Tensor, options: Loss, critic: Critic) -> tuple[Tensor, Metrics]:
+    """What the critic says against reconstructions, and its parts."""
+    verdict = critic(leaf)
+    loss = _mean([generator_loss(logits, options.disc_loss) for logits in verdict.logits])
+    parts = {"generator": loss.detach()}
+    if verdict.embeddings:
+        contrast = contrastive_loss(critic(x), verdict, patches=options.patch_nce)
+        parts["contrastive"] = contrast.detach()
+        loss = loss + options.contrastive_weight * contrast
+    return loss, parts
+
+
+def _groups(x: Tensor, *, patches: bool) -> Tensor:
+    """Embeddings (B, h, w, E) -> (groups, members, E)."""
+    if not patches:
+        return rearrange(x, "b h w e -> (h w) b e")
+    n = prod(x.shape[:3])
+    size = next(size for size in range(min(LARGEST_GROUP, n), 0, -1) if n % size == 0)
+    return rearrange(rearrange(x, "b h w e -> (b h w) e"), "(g n) e -> g n e", n=size)
+
+
+def _penalised_logits(real: Verdict, options: Loss) -> Tensor:
+    """Logits whose gradient with respect to the pictures is penalised: those of the last head."""
+    logits = real.logits[-1]
+    return logits[: len(logits) // 2] if options.legacy_half_r1 else logits
+
+
+def _mean(values: list[Tensor]) -> Tensor:
+    return torch.stack(values).mean()
 
 
 def _penalty(slope: Tensor, options: Loss) -> Tensor:

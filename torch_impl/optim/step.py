@@ -75,6 +75,27 @@ def optimizer_step(
     return norm
 
 
+def turn_step(
+    state: OptimizerState,
+    grad: Tensor,
+    learning_rate: Tensor,
+    ema_rate: Tensor,
+    settings: Settings,
+    mask: Tensor,
+    *,
+    last: bool,
+) -> Tensor:
+    """`optimizer_step` on the parameters of a mask (P,) alone. Only a step's last turn counts as update."""
+    vectors = (state.params, state.first, state.second, state.ema)
+    before, updates = [vector.clone() for vector in vectors], state.updates.clone()
+    norm = optimizer_step(state, grad, learning_rate, ema_rate, settings)
+    for vector, old in zip(vectors, before, strict=True):
+        torch.where(mask, vector, old, out=vector)
+    if not last:
+        state.updates.copy_(updates)
+    return norm
+
+
 def _update(
     state: OptimizerState,
     grad: Tensor,

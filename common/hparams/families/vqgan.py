@@ -14,9 +14,11 @@ class Discriminator:
 
     type: str = option(
         "none",
-        choices=("none", "patchgan", "stylegan"),
+        choices=("none", "patchgan", "stylegan", "dcvae"),
         doc="patchgan: logits of overlapping patches (Isola et al. 2017), as in taming-transformers; "
-        "stylegan: residual blocks down to 4x4 and one logit (Karras et al. 2020), as in MaskGIT",
+        "stylegan: residual blocks down to 4x4 and one logit (Karras et al. 2020), as in MaskGIT; dcvae: "
+        "spectrally normalised blocks down to 4x4 with logits and contrastive embeddings at several "
+        "resolutions (Parmar et al. 2021), as in the later Metroplex program",
     )
     num_layers: int = option(3, low=1, high=10, doc="patchgan: strided convolutions")
     ndf: int = option(64, low=1, high=2**12, doc="patchgan: width of the first one; it doubles up to 8 times")
@@ -32,6 +34,13 @@ class Discriminator:
         doc="stylegan: times 256 the width at a side of 64, doubled with every halving up to 512",
     )
     blur: bool = option(True, doc="stylegan: blur with [1, 3, 3, 1] before halving, else average 2x2 pixels")
+    widths: tuple[int, ...] = option((), low=1, high=2**14, doc="dcvae: of the levels, finest first")
+    blocks_per_res: int = option(1, low=1, high=100, doc="dcvae: blocks a level")
+    gan_resos: tuple[int, ...] = option((1, 4), low=1, doc="dcvae: sides of the maps that logits read")
+    contra_resos: tuple[int, ...] = option((1, 4), low=1, doc="dcvae: sides of those that embeddings read")
+    legacy_unused_biases: bool = option(
+        False, doc="dcvae: only the heads have biases; the original's other ones are never added"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +78,22 @@ class Loss:
     )
     gradient_penalty: float = option(
         0.0, low=0, doc="weight of (norm of that gradient - 1)^2, as in muse-maskgit-pytorch"
+    )
+    legacy_half_r1: bool = option(
+        False, doc="r1_cost sees the logits of the first half of the pictures only (golden cases only)"
+    )
+    contrastive_weight: float = option(
+        1.0, low=0, doc="dcvae: weight of the contrastive loss, for generator and discriminator"
+    )
+    patch_nce: bool = option(
+        True,
+        doc="dcvae: contrast positions with each other, in groups of at most 1024, else pictures at each "
+        "position",
+    )
+    alternating: bool = option(
+        False,
+        doc="update the discriminator first and then, against the new one, the generator, each with a "
+        "gradient norm of its own; else both at once",
     )
     revive_below: float = option(
         0.0,

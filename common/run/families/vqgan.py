@@ -26,6 +26,7 @@ LOGGED = {
     "perceptual": "Losses/perceptual",
     "quantiser": "Losses/quantiser",
     "generator": "Losses/generator",
+    "contrastive": "Losses/contrastive",
     "discriminator": "Losses/discriminator",
     "disc_weight": "Adversarial/weight",
     "logits_real": "Adversarial/logits_real",
@@ -53,6 +54,16 @@ def check_options(hparams: HParams) -> None:
         raise UserError(
             f"[loss] revive_below: the quantizer '{hparams.model.quantizer}' has no codes that die; set it "
             "to 0"
+        )
+    if hparams.discriminator.type == "dcvae" and hparams.loss.adaptive_disc_weight:
+        raise UserError(
+            "[loss] adaptive_disc_weight is for a single loss of logits: the discriminator 'dcvae' has "
+            "contrastive ones beside, set it to False"
+        )
+    if hparams.loss.alternating and hparams.train.accumulation_steps > 1:
+        raise UserError(
+            "[loss] alternating updates the networks one after the other on the whole batch: set "
+            "train.accumulation_steps=1, or alternating=False"
         )
     if hparams.loss.revive_below and hparams.train.accumulation_steps > 1:
         raise UserError(

@@ -1,0 +1,116 @@
+"""Convolutions divided by their largest singular value (Miyato et al. 2018). Arrays are NHWC."""
+
+from collections.abc import Mapping
+
+import jax.numpy as jnp
+from einops import rearrange, reduce
+from flax import nnx
+from jax import Array, lax
+from jax.lax import stop_gradient
+from jax.typing import DTypeLike
+
+from common.plans.spectral import SpectralBlock
+from jax_impl.layers.precision import at_least_float32, cast
+
+EPSILON = 1e-12
+LEAK = 0.2
+"""Slope of the leaky ReLUs."""
+
+Dtype = DTypeLike | None
+Arrays = Mapping[str, Array]
+
+
+class SpectralConvolution(nnx.Module):
+    """conv(x) / sigma + bias: (B, H, W, I) -> (B, h, w, O), padded by half of what
+    the kernel has beyond one. With `stored` the singular value is a parameter, for where none is given."""
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int,
+        *,
+        stride: int = 1,
+        bias: bool = True,
+        stored: bool = False,
+        dtype: Dtype = None,
+    ) -> None:
+        self.kernel = nnx.Param(jnp.zeros((kernel, kernel, inputs, outputs)))
+        self.bias = nnx.Param(jnp.zeros(outputs)) if bias else None
+        if stored:
+            self.sigma = nnx.Param(jnp.ones(1))
+        self.padding, self.stride, self.dtype = (kernel - 1) // 2, stride, dtype
+
+    def __call__(self, x: Array, sigma: Array | None = None) -> Array:
+        y = lax.conv_general_dilated(
+            cast(x, self.dtype),
+            cast(self.kernel[...], self.dtype),
+            (self.stride, self.stride),
+            ((self.padding, self.padding), (self.padding, self.padding)),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+        sigma = stop_gradient(self.sigma[...]) if sigma is None else sigma
+        y = y / rearrange(cast(sigma, y.dtype), "o -> 1 1 1 o")
+        return y if self.bias is None else y + rearrange(cast(self.bias[...], self.dtype), "o -> 1 1 1 o")
+
+
+class SpectralResidual(nnx.Module):
+    """Two convolutions beside a shortcut, over sqrt(2); a leaky ReLU before each (`first`) or behind it:
+    (B, H, W, I) -> (B, h, w, O)."""
+
+    def __init__(
+        self, block: SpectralBlock, *, biased: bool, stored: bool, first: bool, dtype: Dtype = None
+    ) -> None:
+        kernel, stride = (4, 2) if block.halves else (3, 1)
+
+        def convolution(inputs: int, kernel: int, stride: int = 1) -> SpectralConvolution:
+            return SpectralConvolution(
+                inputs, block.outputs, kernel, stride=stride, bias=biased, stored=stored, dtype=dtype
+            )
+
+        self.conv1 = convolution(block.inputs, 3)
+        self.conv2 = convolution(block.outputs, kernel, stride)
+        self.shortcut = convolution(block.inputs, 1)
+        self.block, self.first = block, first
+
+    def layers(self) -> dict[str, SpectralConvolution]:
+        """Its convolutions by name."""
+        return {"conv1": self.conv1, "conv2": self.conv2, "shortcut": self.shortcut}
+
+    def __call__(self, x: Array, sigmas: Arrays) -> Array:
+        y = x
+        for name, conv in (("conv1", self.conv1), ("conv2", self.conv2)):
+            y = conv(_leaky_relu(y) if self.first else y, sigmas.get(name))
+            y = y if self.first else _leaky_relu(y)
+        shortcut = self.shortcut(x, sigmas.get("shortcut"))
+        if self.block.halves:
+            shortcut = reduce(shortcut, "b (h s) (w t) c -> b h w c", "mean", s=2, t=2)
+        total: Array = (y + shortcut) * 0.5**0.5
+        return total
+
+
+def iterated(layers: Mapping[str, SpectralConvolution], vectors: Arrays) -> tuple[dict[str, Array], ...]:
+    """Singular values (1,) of the layers' kernels after one power iteration from the vectors (O,), with
+    gradients, and the new vectors."""
+    sigmas, new = {}, {}
+    for name, layer in layers.items():
+        matrix = rearrange(at_least_float32(layer.kernel[...]), "h w i o -> (i h w) o")
+        constant = stop_gradient(matrix)
+        left = _unit(constant @ vectors[name].astype(matrix.dtype))
+        new[name] = _unit(left @ constant)
+        sigmas[name] = rearrange(left @ matrix @ new[name], " -> 1")
+    return sigmas, new
+
+
+def below(arrays: Arrays, prefix: str) -> dict[str, Array]:
+    """Those whose names begin with `prefix`, without it."""
+    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+
+
+def _leaky_relu(x: Array) -> Array:
+    """With slope LEAK at 0 too, as in PyTorch."""
+    return jnp.where(x > 0, x, LEAK * x)
+
+
+def _unit(x: Array) -> Array:
+    return x * lax.rsqrt(jnp.square(x).sum() + EPSILON)

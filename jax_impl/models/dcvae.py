@@ -1,0 +1,185 @@
+"""DC-VAE (Parmar et al. 2021) with codes: parts of its generator, `jax_impl.models.vqgan`, and its critic.
+
+The generator's encoder and the whole discriminator divide their kernels by singular values, which are given
+by the layers' names; the encoder's are stored, too.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+from flax import nnx
+from jax import Array
+
+from common.plans.spectral import HIDDEN, STEM, ContrastPlan, SpectralBlock
+from common.plans.tokenizers import TokenizerPlan
+from jax_impl.layers.precision import at_least_float32
+from jax_impl.layers.resnet import Convolution
+from jax_impl.layers.spectral import (
+    LEAK,
+    Arrays,
+    Dtype,
+    SpectralConvolution,
+    SpectralResidual,
+    below,
+)
+from jax_impl.models.metroplex_blocks import with_channels
+
+PREFIX = "sigma.encoder."
+"""Of the singular values among the encoder's noise."""
+
+
+class SpectralEncoder(nnx.Module):
+    """(B, H, W, C) -> (B, h, w, z_channels)."""
+
+    def __init__(self, plan: TokenizerPlan, dtype: Dtype, recomputed: bool) -> None:
+        assert plan.spectral is not None
+        stacks = plan.spectral
+        self.conv_in = SpectralConvolution(
+            plan.channels, STEM, 3, bias=stacks.biased, stored=True, dtype=dtype
+        )
+        self.blocks = nnx.List(
+            [
+                SpectralResidual(block, biased=stacks.biased, stored=True, first=True, dtype=dtype)
+                for block in stacks.encoder
+            ]
+        )
+        self.recomputed = recomputed
+
+    def layers(self) -> dict[str, SpectralConvolution]:
+        """All convolutions by name."""
+        return {"conv_in": self.conv_in} | _named("blocks", self.blocks)
+
+    def __call__(self, x: Array, noise: Arrays) -> Array:
+        """The noise holds singular values `sigma.encoder.<layer>` or, outside of training, none."""
+        sigmas = below(noise, PREFIX)
+        x = self.conv_in(x, sigmas.get("conv_in"))
+        for n, block in enumerate(self.blocks):
+            own = below(sigmas, f"blocks.{n}.")
+            x = _call(block, self.recomputed, x, own)
+        return x
+
+
+class SpectralDecoder(nnx.Module):
+    """(B, h, w, z_channels) -> (B, H, W, F), what the last convolution makes a picture of."""
+
+    def __init__(self, plan: TokenizerPlan, dtype: Dtype, recomputed: bool) -> None:
+        assert plan.spectral is not None
+        blocks, biased = plan.spectral.decoder, plan.spectral.biased
+        self.blocks = nnx.List([Doubled(block, biased=biased, dtype=dtype) for block in blocks])
+        self.conv_out = Convolution(blocks[-1].outputs, plan.channels, 1, bias=biased, dtype=dtype)
+        self.recomputed = recomputed
+
+    def __call__(self, x: Array, noise: object = None, codes: Array | None = None) -> Array:
+        """There is no dropout, and nothing that the codes would modulate."""
+        del noise, codes
+        for block in self.blocks:
+            x = _call(block, self.recomputed, x)
+        return x
+
+
+class Doubled(nnx.Module):
+    """Two convolutions added to the first channels, every pixel repeated: (B, h, w, I) -> (B, H, W, O)."""
+
+    def __init__(self, block: SpectralBlock, *, biased: bool, dtype: Dtype = None) -> None:
+        self.conv1 = Convolution(block.inputs, block.outputs, 3, bias=biased, dtype=dtype)
+        self.conv2 = Convolution(block.outputs, block.outputs, 3, bias=biased, dtype=dtype)
+        self.block = block
+
+    def __call__(self, x: Array) -> Array:
+        y = self.conv1(_leaky_relu(x))
+        y = self.conv2(_leaky_relu(y)) + with_channels(x, self.block.outputs)
+        return y.repeat(2, 1).repeat(2, 2) if self.block.doubles else y
+
+
+class ContrastiveDiscriminator(nnx.Module):
+    """Residual blocks with heads at several resolutions: logits, and embeddings for a contrastive loss."""
+
+    def __init__(self, plan: ContrastPlan, dtype: Dtype = None) -> None:
+        self.blocks = nnx.List(
+            [
+                SpectralResidual(block, biased=plan.biased, stored=False, first=False, dtype=dtype)
+                for block in plan.blocks
+            ]
+        )
+
+        def layer(inputs: int, outputs: int, *, bias: bool = True, stride: int = 1) -> SpectralConvolution:
+            return SpectralConvolution(inputs, outputs, 1, stride=stride, bias=bias, dtype=dtype)
+
+        E = plan.embedding
+        self.last = layer(plan.blocks[-1].outputs, 1, bias=plan.biased, stride=4)
+        self.adversarial = nnx.Dict({str(head.side): layer(head.channels, 1) for head in plan.adversarial})
+        self.patches = nnx.Dict({str(head.side): layer(head.channels, E) for head in plan.patches})
+        self.globals = nnx.Dict(
+            {
+                str(head.side): nnx.Dict(
+                    {"hidden": layer(head.channels, HIDDEN), "output": layer(HIDDEN * head.side**2, E)}
+                )
+                for head in plan.globals
+            }
+        )
+        self.plan = plan
+
+    def layers(self) -> dict[str, SpectralConvolution]:
+        """All convolutions by name."""
+        found = _named("blocks", self.blocks) | {"last": self.last}
+        found |= {f"adversarial.{side}": layer for side, layer in self.adversarial.items()}
+        found |= {f"patches.{side}": layer for side, layer in self.patches.items()}
+        for side, layers in self.globals.items():
+            found |= {f"globals.{side}.{part}": layers[part] for part in ("hidden", "output")}
+        return found
+
+    def __call__(self, x: Array, sigmas: Arrays) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+        """Pictures (B, H, W, C), singular values of all layers -> logits (B, h, w, 1) of every adversarial
+        head, high for real ones, and embeddings of length 1, (B, h, w, E) and (B, 1, 1, E), of every
+        contrastive one; in at least float32."""
+        maps = self._maps(x, sigmas)
+
+        def through(layer: nnx.Module, name: str, x: Array) -> Array:
+            return layer(x, sigmas[name])
+
+        logits = [
+            at_least_float32(through(layer, f"adversarial.{side}", maps[int(side)]))
+            for side, layer in self.adversarial.items()
+        ]
+        found = [through(layer, f"patches.{side}", maps[int(side)]) for side, layer in self.patches.items()]
+        for side, layers in self.globals.items():
+            hidden = through(layers["hidden"], f"globals.{side}.hidden", maps[int(side)])
+            hidden = rearrange(hidden, "b h w c -> b 1 1 (h w c)")
+            found.append(through(layers["output"], f"globals.{side}.output", hidden))
+        return tuple(logits), tuple(unit_length(embedding) for embedding in found)
+
+    def _maps(self, x: Array, sigmas: Arrays) -> dict[int, Array]:
+        """Maps (B, h, w, C) by their sides: those before the blocks, and the last one as a single pixel."""
+        maps = {}
+        for n, (block, side) in enumerate(zip(self.blocks, self.plan.tapped, strict=True)):
+            if side:
+                maps[side] = x
+            x = block(x, below(sigmas, f"blocks.{n}."))
+        return maps | {1: self.last(x, sigmas["last"])}
+
+
+def unit_length(x: Array) -> Array:
+    """x over the length of x + 1e-6, along the last axis, in at least float32."""
+    x = at_least_float32(x)
+    return x / jnp.sqrt(jnp.square(x + 1e-6).sum(-1, keepdims=True))
+
+
+def _named(name: str, blocks: nnx.List) -> dict[str, SpectralConvolution]:
+    return {
+        f"{name}.{n}.{part}": layer
+        for n, block in enumerate(blocks)
+        for part, layer in block.layers().items()
+    }
+
+
+def _call(layer: nnx.Module, recomputed: bool, *arguments: Any) -> Array:
+    if not recomputed:
+        return layer(*arguments)
+    return jax.checkpoint(lambda layer, *rest: layer(*rest))(layer, *arguments)
+
+
+def _leaky_relu(x: Array) -> Array:
+    """With slope LEAK at 0 too, as in PyTorch."""
+    return jnp.where(x > 0, x, LEAK * x)

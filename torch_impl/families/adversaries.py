@@ -1,0 +1,42 @@
+"""The critic of a tokenizer's training, and the singular values that networks are divided by.
+
+What their power iterations go on from are buffers: vectors `u.<layer>` and the generator's values
+`sigma.<layer>`.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from torch_impl.layers.spectral import below, iterated
+from torch_impl.models.dcvae import ContrastiveDiscriminator, SpectralEncoder
+from torch_impl.objectives.vqgan import Critic, Verdict
+
+Tensors = Mapping[str, Tensor]
+Model = Any
+"""The tokenizer, beside whose parts stands `discriminator`."""
+CRITIC_LAYERS, ENCODER_LAYERS = "discriminator.", "encoder."
+
+
+def critic_of(model: Model, buffers: Tensors) -> tuple[Critic, dict[str, Tensor]]:
+    """The discriminator's verdict on pictures, and new buffers of its power iterations."""
+    network = model.discriminator
+    if not isinstance(network, ContrastiveDiscriminator):
+        return lambda pictures: Verdict((network(pictures)[0],)), {}
+    sigmas, new = iterated(network.layers(), below(buffers, f"u.{CRITIC_LAYERS}"))
+
+    def critic(pictures: Tensor) -> Verdict:
+        return Verdict(*network(pictures, sigmas))
+
+    return critic, {f"u.{CRITIC_LAYERS}{name}": vector for name, vector in new.items()}
+
+
+def encoder_sigmas(model: Model, buffers: Tensors) -> dict[str, Tensor]:
+    """Singular values `sigma.encoder.<layer>` after a power iteration and its vectors `u.encoder.<layer>`,
+    which are the new buffers; empty for encoders that have none."""
+    if not isinstance(model.encoder, SpectralEncoder):
+        return {}
+    sigmas, new = iterated(model.encoder.layers(), below(buffers, f"u.{ENCODER_LAYERS}"))
+    found = {f"sigma.{ENCODER_LAYERS}{name}": sigma for name, sigma in sigmas.items()}
+    return found | {f"u.{ENCODER_LAYERS}{name}": vector for name, vector in new.items()}

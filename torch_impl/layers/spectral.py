@@ -1,0 +1,104 @@
+"""Convolutions divided by their largest singular value (Miyato et al. 2018). Tensors are NCHW."""
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from common.plans.spectral import SpectralBlock
+from torch_impl.layers.precision import at_least_float32, cast
+
+EPSILON = 1e-12
+LEAK = 0.2
+"""Slope of the leaky ReLUs."""
+
+Dtype = torch.dtype | None
+Tensors = Mapping[str, Tensor]
+
+
+class SpectralConvolution(nn.Module):
+    """conv(x) / sigma + bias: (B, I, H, W) -> (B, O, h, w), padded by half of what
+    the kernel has beyond one. With `stored` the singular value is a parameter, for where none is given."""
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int,
+        *,
+        stride: int = 1,
+        bias: bool = True,
+        stored: bool = False,
+        dtype: Dtype = None,
+    ) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(outputs, inputs, kernel, kernel))
+        self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
+        if stored:
+            self.sigma = nn.Parameter(torch.ones(1))
+        self.padding, self.stride, self.dtype = (kernel - 1) // 2, stride, dtype
+
+    def forward(self, x: Tensor, sigma: Tensor | None = None) -> Tensor:
+        weight = cast(self.weight, self.dtype)
+        y = F.conv2d(cast(x, self.dtype), weight, None, self.stride, self.padding)
+        y = y / cast(self.sigma.detach() if sigma is None else sigma, y.dtype)
+        return y if self.bias is None else y + rearrange(cast(self.bias, self.dtype), "o -> 1 o 1 1")
+
+
+class SpectralResidual(nn.Module):
+    """Two convolutions beside a shortcut, over sqrt(2); a leaky ReLU before each (`first`) or behind it:
+    (B, I, H, W) -> (B, O, h, w)."""
+
+    def __init__(
+        self, block: SpectralBlock, *, biased: bool, stored: bool, first: bool, dtype: Dtype = None
+    ) -> None:
+        super().__init__()
+        kernel, stride = (4, 2) if block.halves else (3, 1)
+
+        def convolution(inputs: int, kernel: int, stride: int = 1) -> SpectralConvolution:
+            return SpectralConvolution(
+                inputs, block.outputs, kernel, stride=stride, bias=biased, stored=stored, dtype=dtype
+            )
+
+        self.conv1 = convolution(block.inputs, 3)
+        self.conv2 = convolution(block.outputs, kernel, stride)
+        self.shortcut = convolution(block.inputs, 1)
+        self.block, self.first = block, first
+
+    def layers(self) -> dict[str, SpectralConvolution]:
+        """Its convolutions by name."""
+        return {"conv1": self.conv1, "conv2": self.conv2, "shortcut": self.shortcut}
+
+    def forward(self, x: Tensor, sigmas: Tensors) -> Tensor:
+        y = x
+        for name, conv in (("conv1", self.conv1), ("conv2", self.conv2)):
+            y = conv(F.leaky_relu(y, LEAK) if self.first else y, sigmas.get(name))
+            y = y if self.first else F.leaky_relu(y, LEAK)
+        shortcut = self.shortcut(x, sigmas.get("shortcut"))
+        shortcut = F.avg_pool2d(shortcut, 2) if self.block.halves else shortcut
+        total: Tensor = (y + shortcut) * 0.5**0.5
+        return total
+
+
+def iterated(layers: Mapping[str, SpectralConvolution], vectors: Tensors) -> tuple[dict[str, Tensor], ...]:
+    """Singular values (1,) of the layers' kernels after one power iteration from the vectors (O,), with
+    gradients, and the new vectors."""
+    sigmas, new = {}, {}
+    for name, layer in layers.items():
+        matrix = rearrange(at_least_float32(layer.weight), "o i h w -> (i h w) o")
+        constant = matrix.detach()
+        left = _unit(constant @ vectors[name].to(matrix.dtype))
+        new[name] = _unit(left @ constant)
+        sigmas[name] = rearrange(left @ matrix @ new[name], " -> 1")
+    return sigmas, new
+
+
+def below(tensors: Tensors, prefix: str) -> dict[str, Tensor]:
+    """Those whose names begin with `prefix`, without it."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _unit(x: Tensor) -> Tensor:
+    return x * torch.rsqrt(x.square().sum() + EPSILON)

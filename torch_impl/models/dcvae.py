@@ -1,0 +1,174 @@
+"""DC-VAE (Parmar et al. 2021) with codes: parts of its generator, `torch_impl.models.vqgan`, and its critic.
+
+The generator's encoder and the whole discriminator divide their kernels by singular values, which are given
+by the layers' names; the encoder's are stored, too.
+"""
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint as recompute
+
+from common.plans.spectral import HIDDEN, STEM, ContrastPlan, SpectralBlock
+from common.plans.tokenizers import TokenizerPlan
+from torch_impl.layers.precision import at_least_float32
+from torch_impl.layers.resnet import Convolution
+from torch_impl.layers.spectral import (
+    LEAK,
+    Dtype,
+    SpectralConvolution,
+    SpectralResidual,
+    Tensors,
+    below,
+)
+from torch_impl.models.metroplex_blocks import with_channels
+
+PREFIX = "sigma.encoder."
+"""Of the singular values among the encoder's noise."""
+
+
+class SpectralEncoder(nn.Module):
+    """(B, C, H, W) -> (B, z_channels, h, w)."""
+
+    def __init__(self, plan: TokenizerPlan, dtype: Dtype, recomputed: bool) -> None:
+        super().__init__()
+        assert plan.spectral is not None
+        stacks = plan.spectral
+        self.conv_in = SpectralConvolution(
+            plan.channels, STEM, 3, bias=stacks.biased, stored=True, dtype=dtype
+        )
+        self.blocks = nn.ModuleList(
+            SpectralResidual(block, biased=stacks.biased, stored=True, first=True, dtype=dtype)
+            for block in stacks.encoder
+        )
+        self.recomputed = recomputed
+
+    def layers(self) -> dict[str, SpectralConvolution]:
+        """All convolutions by name."""
+        return {"conv_in": self.conv_in} | _named("blocks", self.blocks)
+
+    def forward(self, x: Tensor, noise: Tensors) -> Tensor:
+        """The noise holds singular values `sigma.encoder.<layer>` or, outside of training, none."""
+        sigmas = below(noise, PREFIX)
+        x = self.conv_in(x, sigmas.get("conv_in"))
+        for n, block in enumerate(self.blocks):
+            own = below(sigmas, f"blocks.{n}.")
+            x = recompute(block, x, own, use_reentrant=False) if self.recomputed else block(x, own)
+        return x
+
+
+class SpectralDecoder(nn.Module):
+    """(B, z_channels, h, w) -> (B, F, H, W), what the last convolution makes a picture of."""
+
+    def __init__(self, plan: TokenizerPlan, dtype: Dtype, recomputed: bool) -> None:
+        super().__init__()
+        assert plan.spectral is not None
+        blocks, biased = plan.spectral.decoder, plan.spectral.biased
+        self.blocks = nn.ModuleList(Doubled(block, biased=biased, dtype=dtype) for block in blocks)
+        self.conv_out = Convolution(blocks[-1].outputs, plan.channels, 1, bias=biased, dtype=dtype)
+        self.recomputed = recomputed
+
+    def forward(self, x: Tensor, noise: object = None, codes: Tensor | None = None) -> Tensor:
+        """There is no dropout, and nothing that the codes would modulate."""
+        del noise, codes
+        for block in self.blocks:
+            x = recompute(block, x, use_reentrant=False) if self.recomputed else block(x)
+        return x
+
+
+class Doubled(nn.Module):
+    """Two convolutions added to the first channels, every pixel repeated: (B, I, h, w) -> (B, O, H, W)."""
+
+    def __init__(self, block: SpectralBlock, *, biased: bool, dtype: Dtype = None) -> None:
+        super().__init__()
+        self.conv1 = Convolution(block.inputs, block.outputs, 3, bias=biased, dtype=dtype)
+        self.conv2 = Convolution(block.outputs, block.outputs, 3, bias=biased, dtype=dtype)
+        self.block = block
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv1(F.leaky_relu(x, LEAK))
+        y = self.conv2(F.leaky_relu(y, LEAK)) + with_channels(x, self.block.outputs)
+        return y.repeat_interleave(2, 2).repeat_interleave(2, 3) if self.block.doubles else y
+
+
+class ContrastiveDiscriminator(nn.Module):
+    """Residual blocks with heads at several resolutions: logits, and embeddings for a contrastive loss."""
+
+    def __init__(self, plan: ContrastPlan, dtype: Dtype = None) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(
+            SpectralResidual(block, biased=plan.biased, stored=False, first=False, dtype=dtype)
+            for block in plan.blocks
+        )
+
+        def layer(inputs: int, outputs: int, *, bias: bool = True, stride: int = 1) -> SpectralConvolution:
+            return SpectralConvolution(inputs, outputs, 1, stride=stride, bias=bias, dtype=dtype)
+
+        E = plan.embedding
+        self.last = layer(plan.blocks[-1].outputs, 1, bias=plan.biased, stride=4)
+        self.adversarial = nn.ModuleDict(
+            {str(head.side): layer(head.channels, 1) for head in plan.adversarial}
+        )
+        self.patches = nn.ModuleDict({str(head.side): layer(head.channels, E) for head in plan.patches})
+        self.globals = nn.ModuleDict(
+            {
+                str(head.side): nn.ModuleDict(
+                    {"hidden": layer(head.channels, HIDDEN), "output": layer(HIDDEN * head.side**2, E)}
+                )
+                for head in plan.globals
+            }
+        )
+        self.plan = plan
+
+    def layers(self) -> dict[str, SpectralConvolution]:
+        """All convolutions by name."""
+        found = _named("blocks", self.blocks) | {"last": self.last}
+        found |= {f"adversarial.{side}": layer for side, layer in self.adversarial.items()}
+        found |= {f"patches.{side}": layer for side, layer in self.patches.items()}
+        for side, layers in self.globals.items():
+            found |= {f"globals.{side}.{part}": layers[part] for part in ("hidden", "output")}
+        return found
+
+    def forward(self, x: Tensor, sigmas: Tensors) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """Pictures (B, H, W, C), singular values of all layers -> logits (B, h, w, 1) of every adversarial
+        head, high for real ones, and embeddings of length 1, (B, h, w, E) and (B, 1, 1, E), of every
+        contrastive one; in at least float32."""
+        maps = self._maps(rearrange(x, "b h w c -> b c h w"), sigmas)
+
+        def through(layer: nn.Module, name: str, x: Tensor) -> Tensor:
+            return rearrange(layer(x, sigmas[name]), "b c h w -> b h w c")
+
+        logits = [
+            at_least_float32(through(layer, f"adversarial.{side}", maps[int(side)]))
+            for side, layer in self.adversarial.items()
+        ]
+        found = [through(layer, f"patches.{side}", maps[int(side)]) for side, layer in self.patches.items()]
+        for side, layers in self.globals.items():
+            hidden = through(layers["hidden"], f"globals.{side}.hidden", maps[int(side)])
+            hidden = rearrange(hidden, "b h w c -> b (h w c) 1 1")
+            found.append(through(layers["output"], f"globals.{side}.output", hidden))
+        return tuple(logits), tuple(unit_length(embedding) for embedding in found)
+
+    def _maps(self, x: Tensor, sigmas: Tensors) -> dict[int, Tensor]:
+        """Maps (B, C, h, w) by their sides: those before the blocks, and the last one as a single pixel."""
+        maps = {}
+        for n, (block, side) in enumerate(zip(self.blocks, self.plan.tapped, strict=True)):
+            if side:
+                maps[side] = x
+            x = block(x, below(sigmas, f"blocks.{n}."))
+        return maps | {1: self.last(x, sigmas["last"])}
+
+
+def unit_length(x: Tensor) -> Tensor:
+    """x over the length of x + 1e-6, along the last axis, in at least float32."""
+    x = at_least_float32(x)
+    return x / torch.linalg.vector_norm(x + 1e-6, dim=-1, keepdim=True)
+
+
+def _named(name: str, blocks: nn.ModuleList) -> dict[str, SpectralConvolution]:
+    return {
+        f"{name}.{n}.{part}": layer
+        for n, block in enumerate(blocks)
+        for part, layer in block.layers().items()
+    }
