@@ -56,7 +56,7 @@ def test_operations_are_those_of_the_products(tmp_path):
     cfg = str(tiny_maskgit.write_tiny(tmp_path))
     forward = benchmark.count_flops(cfg, ["synthesis.steps=1", "synthesis.guidance_scale=0."], "generate")
     training = benchmark.count_flops(cfg, [], "train")
-    L, width, inner, outputs = 16 + 1, 16, 24, 16 + 10 + 1
+    L, width, inner, outputs = 16 + 1, 16, 24, 16  # logits of codes alone
     layer = 2 * (4 * width**2 + 3 * width * inner) * L + 4 * width * L**2
     assert forward == 2 * layer + 2 * (width**2 + width * outputs) * L
     assert training == pytest.approx(3 * forward, rel=0.05)
