@@ -56,10 +56,11 @@ def test_operations_are_those_of_the_products(tmp_path):
     cfg = str(tiny_maskgit.write_tiny(tmp_path))
     forward = benchmark.count_flops(cfg, ["synthesis.steps=1", "synthesis.guidance_scale=0."], "generate")
     training = benchmark.count_flops(cfg, [], "train")
-    L, width, inner, outputs = 16 + 1, 16, 24, 16  # logits of codes alone
+    L, width, inner, codes, classes = 16 + 1, 16, 24, 16, 10
     layer = 2 * (4 * width**2 + 3 * width * inner) * L + 4 * width * L**2
-    assert forward == 2 * layer + 2 * (width**2 + width * outputs) * L
-    assert training == pytest.approx(3 * forward, rel=0.05)
+    assert forward == 2 * layer + 2 * (width**2 + width * codes) * L
+    whole_head = forward + 2 * width * (classes + 1) * L
+    assert training == pytest.approx(3 * whole_head, rel=0.05)
 
 
 def test_what_a_family_cannot_do_is_named(measure):
