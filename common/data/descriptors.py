@@ -14,6 +14,7 @@ class Descriptor:
     padding: int = 0  # zero pixels added on each side of a picture, left out of losses and outputs
     flip: bool = True  # whether mirrored pictures are as likely; False for digits
     resolution: int = 0  # fixed size before padding; 0: as configured
+    averaged: tuple[int, ...] = ()  # sides of the squares of pixels that may be averaged into one
     channels: int = 0  # fixed number of channels; 0: as configured
     labelled: bool = False
     rank: int = 2  # axes of an example: 1 sounds, 2 pictures, 3 clips of frames
@@ -23,7 +24,7 @@ class Descriptor:
 _BINARISED = Descriptor(
     likelihood="bernoulli", padding=2, flip=False, resolution=28, channels=1, labelled=True
 )
-_GREY = Descriptor(flip=False, resolution=28, channels=1, labelled=True)
+_GREY = Descriptor(flip=False, resolution=28, averaged=(2, 4), channels=1, labelled=True)
 _FOLDER = Descriptor()
 
 DESCRIPTORS = {

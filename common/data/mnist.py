@@ -7,12 +7,14 @@ digits are binarised once, with `BINARISATION_SEED`: level / 255 is the probabil
   learn's `shuffle(random_state=101)`: the first half is validation, the second half test.
 - `mnist10k`: test = its test file of 1,000; the training digits in that order: the first eighteenth (500 of
   9,000) is validation and not trained on, the rest is training.
-- `mnist_grey` and `mnist10k_grey`: the same digits in the same splits, with their grey levels.
+- `mnist_grey` and `mnist10k_grey`: the same digits in the same splits, with their grey levels; 28x28, or at
+  `target_res` 14 or 7 the rounded means of squares of 2x2 or 4x4 pixels.
 """
 
 from pathlib import Path
 
 import numpy as np
+from einops import reduce
 
 from common.data.descriptors import describe
 from common.data.idx import find_idx, read_idx
@@ -52,6 +54,10 @@ def _digits(
     """The chosen digits in their stored order, binarised unless the source says grey."""
     chosen = np.sort(chosen)
     pictures, labels = pictures[chosen], None if labels is None else labels[chosen]
+    side = pictures.shape[1] // options.data.target_res
+    if side > 1:
+        means = reduce(pictures.astype(np.float32), "n (h a) (w b) c -> n h w c", "mean", a=side, b=side)
+        pictures = np.rint(means).astype(np.uint8)
     binary = describe(options.data.dataset_source).likelihood == "bernoulli"
     if binary and split != "train":
         pictures = binarise(pictures, BINARISATION_SEED, split, chosen)

@@ -38,11 +38,13 @@ def check_options(data: Data, descriptor: Descriptor) -> None:
     name, padding = data.dataset_source, descriptor.padding
     if descriptor.resolution:
         expected = descriptor.resolution + 2 * padding
-        if data.target_res != expected:
+        smaller = [descriptor.resolution // side for side in descriptor.averaged]
+        if data.target_res not in (expected, *smaller):
             padded = f" with {padding} pixels of padding on each side" if padding else ""
             raise UserError(
                 f"[data] target_res is {data.target_res}, but pictures of '{name}' are "
                 f"{descriptor.resolution} pixels wide{padded}; set it to {expected}"
+                + "".join(f" or {resolution}" for resolution in smaller)
             )
     elif data.target_res <= 2 * padding:
         raise UserError(

@@ -134,6 +134,17 @@ def test_grey_digits_are_those_of_the_binarised_splits(tmp_path, grey, binary):
     assert len(np.unique(of_test)) > 2
 
 
+@pytest.mark.parametrize(("resolution", "side"), [(14, 2), (7, 4)])
+def test_grey_digits_are_averaged_to_smaller_ones(tmp_path, resolution, side):
+    _, test = write_mnist(tmp_path / "mnist10k", 36, 20)
+    data = open_datasets(make_options("mnist10k_grey", resolution, 1, dataset_path=str(tmp_path)))
+    rows, columns = np.arange(0, 28, side), np.arange(0, 28, side)
+    sums = np.add.reduceat(np.add.reduceat(test.astype(np.int64), rows, axis=1), columns, axis=2)
+    found = everything(data.test)[..., 0]
+    assert found.shape == (20, resolution, resolution)
+    assert np.abs(found - sums / side**2).max() <= 0.5
+
+
 def test_idx_files_round_trip_and_equal_arrays_give_equal_files(tmp_path):
     array = np.random.default_rng(1).integers(0, 256, (3, 4, 5), np.uint8)
     for name in ("a.gz", "b.gz"):
@@ -296,6 +307,8 @@ def test_foreign_npy_is_refused(tmp_path, content):
         ("digits", 16, 1, "set it to 8"),
         ("binarized_mnist", 28, 1, "2 pixels of padding.*set it to 32"),
         ("cifar-10", 64, 3, "set it to 32"),
+        ("mnist_grey", 16, 1, "set it to 28 or 14 or 7"),
+        ("mnist10k", 14, 1, "set it to 32$"),
         ("digits", 8, 3, "set it to 1"),
         ("photos", 32, 1, "set it to 3"),
         ("photoz", 32, 3, "did you mean 'photos'"),
