@@ -1,5 +1,8 @@
 """Multi-head attention (Vaswani et al. 2017, section 3.2). Sequences are (B, L, C), heads (B, L, N, K)."""
 
+from collections.abc import Callable
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from einops import rearrange
@@ -7,7 +10,7 @@ from flax import nnx
 from jax import Array
 from jax.typing import DTypeLike
 
-from jax_impl.layers.dense import Dense
+from jax_impl.layers.dense import Dense, along
 from jax_impl.layers.dropout import Arrays, dropout
 
 
@@ -53,6 +56,11 @@ class Attention(nnx.Module):
         return self.out(y)
 
 
+_IN_TURN_FROM = 2**18
+"""Scores of a head, L * S, from which a CPU does better with one head after the other: its caches hold one
+head's scores, not those of all."""
+
+
 def attend(
     query: Array,
     key: Array,
@@ -69,16 +77,34 @@ def attend(
     beside the batch first: the products are then those of plain matrices, several times as fast on a CPU.
     """
     seen = None if mask is None else mask.any(1, keepdims=True)
-    if mask is not None:
-        mask = rearrange(mask | ~seen, "b s -> b 1 1 s")
     q, k, v = (rearrange(heads, "b l n k -> b n l k") for heads in (query, key, value))
-    scale = q.shape[-1] ** -0.5 if scale is None else scale
-    precision = jnp.promote_types(q.dtype, jnp.float32)
-    logits = jnp.einsum("bnlk,bnsk->bnls", q, k, preferred_element_type=precision) * scale
-    logits = logits if mask is None else jnp.where(mask, logits, -jnp.inf)
-    weights = dropout(jax.nn.softmax(logits, -1).astype(v.dtype), noise, rate)
-    y = rearrange(jnp.einsum("bnls,bnsk->bnlk", weights, v), "b n l k -> b l (n k)")
+    if mask is not None:
+        mask = jnp.broadcast_to(rearrange(mask | ~seen, "b s -> b 1 s"), (*k.shape[:2], mask.shape[1]))
+    head = partial(_head, scale=q.shape[-1] ** -0.5 if scale is None else scale, rate=rate)
+    if jax.default_backend() == "cpu" and q.shape[2] * k.shape[2] >= _IN_TURN_FROM:
+        y = _in_turn(head, (q, k, v, mask, noise))
+    else:
+        y = jax.vmap(jax.vmap(head))(q, k, v, mask, noise)
+    y = rearrange(y, "b n l k -> b l (n k)")
     return y if seen is None else y * rearrange(seen, "b 1 -> b 1 1").astype(y.dtype)
+
+
+def _head(
+    q: Array, k: Array, v: Array, mask: Array | None, noise: Array | None, *, scale: float, rate: float
+) -> Array:
+    """One head: (L, K), (S, K), (S, K), mask (S,), noise (L, S) -> (L, K)."""
+    precision = jnp.promote_types(q.dtype, jnp.float32)
+    logits = jnp.matmul(q, k.T, preferred_element_type=precision) * scale
+    logits = logits if mask is None else jnp.where(along(mask, logits), logits, -jnp.inf)
+    return dropout(jax.nn.softmax(logits, -1).astype(v.dtype), noise, rate) @ v
+
+
+def _in_turn(head: Callable[..., Array], arrays: tuple[Array | None, ...]) -> Array:
+    """`head` over the first two axes (B, N), one at a time; backward it computes its scores anew."""
+    shape = next(array.shape[:2] for array in arrays if array is not None)
+    flat = jax.tree.map(lambda array: rearrange(array, "b n ... -> (b n) ..."), arrays)
+    y: Array = jax.lax.map(jax.checkpoint(lambda one: head(*one), prevent_cse=False), flat)
+    return y.reshape(*shape, *y.shape[1:])
 
 
 def split_heads(x: Array, heads: int) -> Array:
