@@ -8,7 +8,7 @@ from flax import nnx
 
 from common.plans.layout import pack, unpack
 from common.plans.parameters import shapes
-from common.plans.tokenizers import parameter_table
+from common.plans.tokenizer_tables import parameter_table
 from jax_impl.models.vqgan import build_tokenizer as build_jax
 from jax_impl.optim import flat as jax_flat
 from torch_impl.models.vqgan import build_tokenizer as build_torch

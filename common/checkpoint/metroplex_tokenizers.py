@@ -15,8 +15,9 @@ from common.hparams.families.vqgan import HParams
 from common.plans import discriminators
 from common.plans.discriminators import DiscriminatorPlan
 from common.plans.parameters import initial_values
+from common.plans.tokenizer_tables import buffer_table
 from common.plans.tokenizer_training import revival_buffers
-from common.plans.tokenizers import TokenizerPlan, buffer_table, codebook_name, make_plan
+from common.plans.tokenizers import TokenizerPlan, codebook_name, make_plan
 
 Arrays = Mapping[str, np.ndarray]
 

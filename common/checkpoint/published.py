@@ -39,6 +39,7 @@ from common.plans import (
     initialisation,
     metroplex,
     metroplex_tables,
+    tokenizer_tables,
     tokenizers,
     transformers,
 )
@@ -204,7 +205,7 @@ def _expected(hparams: Any) -> dict[str, tuple[int, ...]]:
     if hparams.run.family == "classifier":
         return shapes(classifier.parameter_table(_classifier_plan(hparams)))
     if hparams.run.family == "vqgan":
-        return shapes(tokenizers.parameter_table(_tokenizer_plan(hparams)))
+        return shapes(tokenizer_tables.parameter_table(_tokenizer_plan(hparams)))
     if hparams.run.family == "sundae":
         data = hparams.data
         return shapes(

@@ -11,7 +11,7 @@ import numpy as np
 from common.checkpoint import store
 from common.errors import UserError
 from common.hparams.archive import to_json
-from common.plans import tokenizers
+from common.plans import tokenizer_tables, tokenizers
 from common.run.directory import RunDirectory
 from common.run.trained_run import open_run
 
@@ -47,7 +47,7 @@ class TrainedTokenizer:
         A `UserError` names the first tensor that is missing or of another shape.
         """
         found = self.checkpoint.state["ema"]
-        table = tokenizers.parameter_table(self.plan)
+        table = tokenizer_tables.parameter_table(self.plan)
         for name, parameter in table.items():
             if name not in found or found[name].shape != parameter.shape:
                 has = found[name].shape if name in found else "no such tensor"

@@ -19,7 +19,7 @@ from jax.typing import DTypeLike
 
 from common.checkpoint.lpips import read_lpips
 from common.hparams.families.vqgan import HParams
-from common.plans import discriminators, tokenizers
+from common.plans import discriminators, tokenizer_tables, tokenizers
 from common.plans import tokenizer_training as training
 from common.plans.noise import Draw
 from common.plans.parameters import initial_values, shapes
@@ -64,7 +64,7 @@ class Family(Adapter):
         self.hparams = hparams
         self.plan = tokenizers.make_plan(hparams.model, data.target_res, data.channels)
         self.critic = discriminators.make_plan(hparams.discriminator, data.target_res, data.channels)
-        self.table = tokenizers.parameter_table(self.plan) | discriminators.parameter_table(self.critic)
+        self.table = tokenizer_tables.parameter_table(self.plan) | discriminators.parameter_table(self.critic)
         self.weight_decay = hparams.loss.weight_decay
         self.metric_sizes = dict.fromkeys(training.METRICS, 0)
         self.dtype = COMPUTE_DTYPES[hparams.train.precision]
@@ -99,7 +99,7 @@ class Family(Adapter):
 
     def initial_buffers(self, seed: int) -> dict[str, np.ndarray]:
         """Those of the quantiser, and those by which dead codes are revived."""
-        table = tokenizers.buffer_table(self.plan) | discriminators.buffer_table(self.critic)
+        table = tokenizer_tables.buffer_table(self.plan) | discriminators.buffer_table(self.critic)
         own = initial_values(table, seed)
         loss = self.hparams.loss
         return own | training.revival_buffers(loss, self.plan.codebook_size, self.plan.embedding_dim)

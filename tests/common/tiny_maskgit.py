@@ -8,7 +8,7 @@ import numpy as np
 from common.checkpoint import store
 from common.data.tokens import TokenWriter
 from common.hparams import load
-from common.plans import tokenizers
+from common.plans import tokenizer_tables, tokenizers
 from common.plans.parameters import initial_values
 from tests.common import tiny_vqgan
 
@@ -113,7 +113,7 @@ def write_tokenizer(folder, *, codes=CODES):
     copy.write_text(copy.read_text().replace("num_embeddings = 16", f"num_embeddings = {codes}"))
     hparams = load(copy)
     plan = tokenizers.make_plan(hparams.model, hparams.data.target_res, hparams.data.channels)
-    weights = initial_values(tokenizers.parameter_table(plan), 1)
+    weights = initial_values(tokenizer_tables.parameter_table(plan), 1)
     # Far apart, so that pictures have different tokens.
     codebook = tokenizers.codebook_name(plan)
     weights[codebook] = np.random.default_rng(2).normal(0, 1, weights[codebook].shape).astype(np.float32)

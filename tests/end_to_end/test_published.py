@@ -17,7 +17,8 @@ from common.checkpoint.tokenizer_names import from_flax
 from common.checkpoint.transformer_import import from_google, from_halton
 from common.errors import UserError
 from common.plans.parameters import initial_values
-from common.plans.tokenizers import make_plan, parameter_table
+from common.plans.tokenizer_tables import parameter_table
+from common.plans.tokenizers import make_plan
 from common.run.trained_run import open_run
 from common.run.trained_tokenizer import open_tokenizer
 from convert import read_torch, torch_bytes

@@ -8,7 +8,8 @@ from safetensors.numpy import load_file
 from common.checkpoint.tokenizer_import import google_tokenizer, open_muse_tokenizer
 from common.checkpoint.tokenizer_names import from_flax
 from common.hparams.tokenizer import Tokenizer
-from common.plans.tokenizers import make_plan, parameter_table
+from common.plans.tokenizer_tables import parameter_table
+from common.plans.tokenizers import make_plan
 from tests.golden.recorded import cases
 from tests.tokenizers import TWINS
 

@@ -10,8 +10,9 @@ import torch
 from common.errors import UserError
 from common.hparams.tokenizer import Tokenizer
 from common.plans.parameters import initial_values
+from common.plans.tokenizer_tables import buffer_table, parameter_table
 from common.plans.tokenizer_training import gumbel_temperature
-from common.plans.tokenizers import buffer_table, make_plan, noise, parameter_table
+from common.plans.tokenizers import make_plan, noise
 from tests.tokenizers import TWINS, Torch
 
 PLAIN = Tokenizer(

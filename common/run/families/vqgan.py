@@ -9,7 +9,7 @@ from common.data import pipeline
 from common.data.descriptors import describe
 from common.errors import UserError
 from common.hparams.families.vqgan import HParams
-from common.plans import discriminators, lpips, tokenizer_training, tokenizers
+from common.plans import discriminators, lpips, tokenizer_tables, tokenizer_training, tokenizers
 from common.run import tokens
 from common.run.context import Context
 from common.run.engine import Array, Batch
@@ -43,7 +43,7 @@ def check_options(hparams: HParams) -> None:
     _check_data(hparams)
     data = hparams.data
     plan = tokenizers.make_plan(hparams.model, data.target_res, data.channels)
-    table = tokenizers.parameter_table(plan)
+    table = tokenizer_tables.parameter_table(plan)
     table |= discriminators.parameter_table(
         discriminators.make_plan(hparams.discriminator, data.target_res, data.channels)
     )
