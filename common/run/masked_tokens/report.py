@@ -53,7 +53,7 @@ def _samples(context: Context) -> dict[str, float]:
     made = list(draw(context, n, ema=True))
     pictures = np.concatenate([part["image"] for part in made])
     labels = np.concatenate([part["label"] for part in made]) if "label" in made[0] else None
-    found = _judged(context, pictures, labels)
+    found = judged(context, pictures, labels)
     if context.writes:
         n_columns = min(len(chosen_classes(context.hparams)), 32) or 10
         path = save_grid(context.directory.path / "samples.png", in_rows(pictures[:N_ON_SHEET], n_columns))
@@ -61,7 +61,7 @@ def _samples(context: Context) -> dict[str, float]:
     return found
 
 
-def _judged(context: Context, samples: Array, asked: Array | None) -> dict[str, float]:
+def judged(context: Context, samples: Array, asked: Array | None) -> dict[str, float]:
     """Distances to the nearest training picture, variety, and agreement with the classes asked for.
 
     Real pictures, as many as there are samples, say what to expect of each number.
