@@ -1,5 +1,6 @@
 """What every test session shares. The settings must stand before the first import of a framework."""
 
+import gc
 import os
 import socket
 
@@ -13,6 +14,9 @@ os.environ["XLA_FLAGS"] = (
 )
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("WANDB_MODE", "disabled")
+
+# Traces are many objects without cycles: looking for some takes a tenth of the time.
+gc.set_threshold(100_000, 20, 20)
 
 # A loaded machine is no defect.
 hypothesis.settings.register_profile("project", deadline=None)

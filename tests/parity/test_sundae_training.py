@@ -42,7 +42,7 @@ def test_bfloat16_stays_near_float32(curves):
 
 
 TRAINED = [
-    ("loss.unroll_steps=3", "loss.unroll_weights=[1, 0.5, 2]", "loss.legacy_weight_decay=True"),
+    ("loss.unroll_weights=[0.5, 2]", "loss.legacy_weight_decay=True"),
     ("loss.unroll_steps=1", "train.accumulation_steps=2"),
 ]
 

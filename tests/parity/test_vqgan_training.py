@@ -220,7 +220,8 @@ def test_options_train_the_same_in_float64(options):
     states, losses = [], []
     for twin in ("torch", "jax"):
         engine = make_engine(twin, "train.precision=float64", *options)
-        losses.append(train(engine, range(8), start=4))
+        # With the adversary from the first step on: what comes before is compiled by itself.
+        losses.append(train(engine, range(6), start=0))
         states.append(engine.state_to_numpy())
     np.testing.assert_allclose(*losses, rtol=1e-9)
     assert_states_close(*states, 1e-7)
