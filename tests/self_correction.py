@@ -16,6 +16,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from common.data import open_datasets, pipeline
+from common.errors import run_command
 from common.plans.denoising import make_resteps
 from common.run.context import Context
 from common.run.directory import RunDirectory
@@ -114,4 +115,4 @@ def step_anew(context: Context, asked: dict[str, Array], temperature: Any, step:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)
