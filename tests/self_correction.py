@@ -6,7 +6,7 @@ python tests/self_correction.py torch_impl/logs-sundae_mnist10k --pictures 500 -
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -28,9 +28,9 @@ from common.run.trained_run import open_run
 Array = np.ndarray
 
 
-def main() -> None:
+def main(words: Sequence[str]) -> None:
     """Print what the judge says of each way to draw."""
-    options = parse(sys.argv[1:])
+    options = parse(words)
     context = open_context(options.run)
     for title, parts in (
         ("tokens may change", draw(context, options.pictures, ema=True)),
@@ -43,7 +43,7 @@ def main() -> None:
         judged(context, np.concatenate([part["image"] for part in rows]), labels)
 
 
-def parse(arguments: list[str]) -> argparse.Namespace:
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
         prog="self_correction.py", description=(__doc__ or "").partition("\n\n")[0]
