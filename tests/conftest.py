@@ -15,7 +15,7 @@ os.environ["XLA_FLAGS"] = (
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("WANDB_MODE", "disabled")
 
-# Traces are many objects without cycles: looking for some takes a tenth of the time.
+# Traces are many objects without cycles: looking for some was 8 % of a profile of a test in JAX.
 gc.set_threshold(100_000, 20, 20)
 
 # A loaded machine is no defect.

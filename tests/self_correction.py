@@ -97,10 +97,12 @@ def repaired(context: Context, n: int, share: float) -> Iterator[tuple[str, list
         damaged = np.where(hit, random.integers(plan.codebook_size, size=true.shape), true).astype(np.int32)
         asked = {"label": batch["label"]} if "label" in batch else {}
         mended = context.engine.run("generate", asked | {"start": damaged}, ema=True, step=number)["tokens"]
-        real, bad, good = (decoded(context, tokens).astype(np.float64) for tokens in (true, damaged, mended))
+        rows = (tokens[batch["valid"]] for tokens in (true, damaged, mended))
+        real, bad, good = (decoded(context, tokens).astype(np.float64) for tokens in rows)
         wrong.append([np.sqrt(np.mean((pictures - real) ** 2, (1, 2, 3))) for pictures in (bad, good)])
-        before.append(asked | {"image": bad.astype(np.uint8)})
-        after.append(asked | {"image": good.astype(np.uint8)})
+        shown = {name: array[batch["valid"]] for name, array in asked.items()}
+        before.append(shown | {"image": bad.astype(np.uint8)})
+        after.append(shown | {"image": good.astype(np.uint8)})
     errors = np.concatenate(wrong, 1).mean(1)
     yield f"test pictures, {share:.0%} of the tokens random, {errors[0]:.1f} levels off (RMS)", before
     yield f"the same pictures repaired, {errors[1]:.1f} levels off", after

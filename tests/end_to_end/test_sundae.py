@@ -10,6 +10,7 @@ from PIL import Image
 
 from common.data.tokens import open_tokens
 from common.run.trained_tokenizer import open_tokenizer
+from tests import self_correction
 from tests.common import tiny_sundae
 from tests.common.test_data_characters import TEXT
 from tests.common.tiny_maskgit import write_tokenizer, write_tokens
@@ -67,6 +68,32 @@ def test_every_mode_leaves_its_files(folder, tmp_path, name, monkeypatch):
     monkeypatch.setattr("sys.stdin", StringIO("1\n3\n4\n" + "\n" * 5 + "yes\n5\n2\n9\n"))
     mode("interactive")
     assert len(list((images / "interactive").iterdir())) == 4
+
+
+@pytest.mark.parametrize("name", TWINS)
+def test_self_correction_is_judged(folder, name, capsys):
+    self_correction.main([str(folder / name / "logs-tiny"), "--pictures", "10", "--share", "0"])
+    lines = capsys.readouterr().out.splitlines()
+    titles = [line for line in lines if line.startswith(("tokens ", "test pictures, ", "the same pictures"))]
+    assert len(titles) == 4
+    assert titles[2] == "test pictures, 0% of the tokens random, 0.0 levels off (RMS):"
+    assert not titles[3].endswith(" 0.0 levels off:")
+    assert sum("of the samples are what was asked for" in line for line in lines) == 4
+
+
+def test_tokens_that_stay_are_each_set_once(folder, monkeypatch):
+    context = self_correction.open_context(folder / "torch_impl" / "logs-tiny")
+    L, steps = context.engine.family.plan.n_tokens, context.hparams.synthesis.steps
+    turn = iter(range(steps))
+    monkeypatch.setattr(
+        self_correction, "step_anew", lambda _, asked, *__, **___: asked["start"] * 0 - next(turn) - 1
+    )
+    monkeypatch.setattr(self_correction, "decoded", lambda _, tokens: tokens)
+    (part,) = self_correction.frozen(context, 3)
+    counts = np.stack([(part["image"] == -k - 1).sum(1) for k in range(steps)])
+    assert counts.shape == (steps, 3)
+    assert (counts.sum(0) == L).all()
+    assert counts.max() - counts.min() <= 1
 
 
 def test_shards_of_a_tokenizer_are_learnt(tmp_path):
