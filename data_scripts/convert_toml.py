@@ -1,18 +1,22 @@
 """Write the configuration of a SUNDAE from a TOML file of sundae-vqgan.
 
-python data_scripts/convert_toml.py FILE.toml OUT.cfg [--tokenizer FOLDER] [--tokens FOLDER]
+python data_scripts/convert_toml.py FILE.toml OUT.cfg [--tokenizer FOLDER] [--tokens FOLDER] [--pixels FOLDER]
 
-What the original reads as relative to its own folders, its latents and tokenizer, must be given anew.
+What the original reads as relative to its own folders, its latents and tokenizer, must be given anew. A file
+without a table [vqgan] is for grey levels: of MNIST, KMNIST or Fashion-MNIST as its train_root is called, or
+of the set whose four idx files lie in mnist/ inside the folder `--pixels`.
 """
 
 import argparse
 import tomllib
-from collections.abc import Mapping, Sequence
-from math import isqrt
+from collections.abc import Callable, Mapping, Sequence
+from math import inf, isqrt
 from pathlib import Path
 from typing import Any, NoReturn
 
 from common.errors import UserError, run_command
+from common.hparams import load
+from common.run.families import check_options
 from common.run.files import replacing
 
 TARGET = 16
@@ -20,45 +24,82 @@ TARGET = 16
 ENDLESS = 1_000_000
 """Batches: the original stops when it is told to."""
 
+WHOLE_SET = 10**9
+"""More examples than any set holds."""
+
+PIXELS = {
+    "mnist": "", "kmnist": "../datasets/kmnist", "fashion": "../datasets/fashion_mnist",
+    "fashionmnist": "../datasets/fashion_mnist",
+}  # fmt: skip
+"""Sets of grey levels by the original's names, and our `data.dataset_path`, empty for its default."""
+
+FLAG, TEXT, COUNT, WHOLE = "true or false", "a text", "a whole number above 0", "a whole number from 0 on"
+NUMBER, PAIR = "a number from 0 on", "two whole numbers from 0 on"
+FACTORS = "a whole number from 0 on, or a list of these"
+DEPTH = "a number of layers, or [before, at, behind] a coarser grid"
+LEFT_OUT = ""
+"""Kinds of values. What is left out may be anything."""
+
+FITS: dict[str, Callable[[Any], bool]] = {
+    FLAG: lambda value: isinstance(value, bool),
+    TEXT: lambda value: isinstance(value, str),
+    COUNT: lambda value: FITS[WHOLE](value) and value > 0,
+    WHOLE: lambda value: type(value) is int and value >= 0,
+    NUMBER: lambda value: type(value) in (int, float) and 0 <= value < inf,
+    PAIR: lambda value: isinstance(value, list) and len(value) == 2 and all(map(FITS[WHOLE], value)),
+    FACTORS: lambda value: all(map(FITS[WHOLE], value if isinstance(value, list) else [value])),
+    DEPTH: lambda value: (
+        len(value) == 3 and all(map(FITS[DEPTH], value)) if isinstance(value, list) else FITS[WHOLE](value)
+    ),
+    LEFT_OUT: lambda _: True,
+}
+
 TABLES = {
     "trainer": {
-        "exp_name", "exp_dir", "batch_size", "mini_batch_size", "nb_batches", "max_steps", "learning_rate",
-        "metric_names", "checkpoint_frequency", "lr_scheduler_name", "lr_scheduler_kwargs", "clip_grad",
-        "clip_grad_value", "optimizer_name", "nb_workers", "use_cuda", "use_amp", "save_outputs", "grad_none",
-        "checkpoint_best", "metric_best",
+        "batch_size": COUNT, "mini_batch_size": COUNT, "nb_batches": PAIR, "max_steps": WHOLE,
+        "learning_rate": NUMBER, "checkpoint_frequency": WHOLE, "lr_scheduler_name": TEXT, "clip_grad": FLAG,
+        "clip_grad_value": NUMBER, "optimizer_name": TEXT,
+        **dict.fromkeys(
+            (
+                "exp_name", "exp_dir", "metric_names", "lr_scheduler_kwargs", "nb_workers", "use_cuda",
+                "use_amp", "save_outputs", "grad_none", "checkpoint_best", "metric_best",
+            ),
+            LEFT_OUT,
+        ),
     },
-    "data": {"vocab_size", "sequence_length", "root", "split_sizes", "train_root", "eval_root"},
-    "vqgan": {"config", "checkpoint", "latent_shape"},
+    "data": {
+        "vocab_size": COUNT, "sequence_length": COUNT, "root": TEXT, "train_root": TEXT,
+        "split_sizes": LEFT_OUT, "eval_root": LEFT_OUT,
+    },
+    "vqgan": {"latent_shape": PAIR, "config": LEFT_OUT, "checkpoint": LEFT_OUT},
     "sampling": {
-        "steps", "nb_samples", "temperature", "end_temperature", "sample_proportion",
-        "end_sample_proportion", "min_steps", "early_stop",
+        "steps": COUNT, "nb_samples": COUNT, "temperature": NUMBER, "end_temperature": NUMBER,
+        "sample_proportion": NUMBER, "end_sample_proportion": NUMBER, "min_steps": WHOLE, "early_stop": FLAG,
     },
     "net": {
-        "type", "dim", "nb_heads", "shorten_factor", "depth", "use_rotary", "conditional", "num_classes",
+        "type": TEXT, "dim": COUNT, "nb_heads": COUNT, "shorten_factor": FACTORS, "depth": DEPTH,
+        "use_rotary": FLAG, "conditional": FLAG, "num_classes": WHOLE,
     },
 }  # fmt: skip
-"""Keys that are understood."""
+"""Keys that are understood, and the kinds of their values."""
 
 OPTIMIZERS = {"adam": ("Adam", 0.0), "adamw": ("AdamW", 0.01), "adamax": ("Adamax", 0.0)}
 """Our rule and its weight decay."""
 
 
 def converted(given: Mapping[str, Any], name: str, header: str, **places: str) -> str:
-    """Text of the configuration of a parsed TOML file; `places` may hold `tokenizer` and `tokens`.
+    """Text of the configuration of a parsed TOML file.
 
-    Raises a `UserError` for what is not understood.
+    `places` may hold `tokenizer`, `tokens`, `pixels` and `factor`. Raises a `UserError` for what is not
+    understood.
     """
     _check_keys(given, name)
-    trainer, data, net = given["trainer"], given["data"], given["net"]
-    side = isqrt(data["sequence_length"])
-    if side**2 != data["sequence_length"]:
-        _refuse(name, "[data] sequence_length", f"{data['sequence_length']} is no square number")
-    if net.get("type", "hourglass") != "hourglass":
-        _refuse(name, "[net] type", f"'{net['type']}' is not used by any file of the original")
-    pixels = "vqgan" not in given
-    options = _sections(given, side, pixels, places)
+    _check_presence(given, name)
+    side = _checked_side(given, name)
+    options = _sections(given, side, "vqgan" not in given, places)
     options["run"]["name"] = Path(name).stem
-    options["optimizer"] |= _optimizer(trainer, name)
+    options["data"] |= _pixels(given, name, places.get("pixels", ""))
+    options["optimizer"] |= _optimizer(given["trainer"], name)
     body = "\n\n".join(
         f"[{section}]\n" + "\n".join(f"{option} = {value!r}" for option, value in entries.items())
         for section, entries in options.items()
@@ -66,18 +107,34 @@ def converted(given: Mapping[str, Any], name: str, header: str, **places: str) -
     return f"{header}\n{body}\n"
 
 
+def left_out(given: Mapping[str, Any]) -> str:
+    """What a checked TOML file has and our configuration does not take from it, in words."""
+    found = {
+        table: [key for key in given.get(table, {}) if kinds[key] == LEFT_OUT]
+        for table, kinds in TABLES.items()
+    }
+    if "nb_batches" in given["trainer"]:
+        found["trainer"].append("nb_batches[0]")
+    if "vqgan" in given:
+        found["data"] += sorted({"root", "train_root"} & set(given["data"]))
+    if not given["net"].get("conditional"):
+        found["net"] += sorted({"num_classes"} & set(given["net"]))
+    return "; ".join(f"[{table}] {', '.join(keys)}" for table, keys in found.items() if keys)
+
+
 def _sections(
     given: Mapping[str, Any], side: int, pixels: bool, places: Mapping[str, str]
 ) -> dict[str, dict[str, Any]]:
     trainer, data, net, sampling = (given[table] for table in ("trainer", "data", "net", "sampling"))
-    classes = net.get("num_classes", 0) if net.get("conditional") else 0
+    classes = net["num_classes"] if net.get("conditional") else 0
     batch, part = trainer["batch_size"], trainer.get("mini_batch_size", trainer["batch_size"])
+    examples = trainer.get("nb_batches", [0, 0])[1] * part or WHOLE_SET
     frequency = trainer.get("checkpoint_frequency", 5000) or ENDLESS
     tokens = places.get("tokens") or "../datasets/tokens"
     paths = dict.fromkeys(("train", "validation", "test"), "")
     if not pixels:
         paths = {split: f"{tokens}/{split}" for split in paths}
-    shown = {key: sampling[key] for key in sorted(TABLES["sampling"] - {"nb_samples"}) if key in sampling}
+    shown = {key: sampling[key] for key in sorted(sampling) if key != "nb_samples"}
     return {
         "run": {
             "family": "sundae", "name": "", "seed": 420, "num_gpus": 1, "num_cpus": 8,
@@ -86,7 +143,7 @@ def _sections(
         "data": {
             "dataset_source": "mnist_grey" if pixels else "tokens", "train_data_path": paths["train"],
             "val_data_path": paths["validation"], "synthesis_data_path": paths["test"],
-            "target_res": side * (1 if pixels else int(places.get("factor") or TARGET)),
+            "target_res": side * (1 if pixels else int(places.get("factor", TARGET))),
             "channels": 1 if pixels else 3, "num_bits": 8.0, "random_horizontal_flip": False,
             "labels": classes > 0, "tokenizer_path": places.get("tokenizer") or "", "grid": side,
             "codebook_size": data["vocab_size"],
@@ -104,12 +161,9 @@ def _sections(
         "train": {
             "total_train_steps": trainer.get("max_steps") or ENDLESS, "batch_size": batch, "ema_decay": 0.0,
             "resume_from_ema": False, "logging_interval_in_steps": 50,
-            "checkpoint_and_eval_interval_in_steps": frequency, "accumulation_steps": max(1, batch // part),
+            "checkpoint_and_eval_interval_in_steps": frequency, "accumulation_steps": batch // part,
         },
-        "val": {
-            "n_samples_for_validation": max(1, trainer.get("nb_batches", [0, 32])[1] * part),
-            "batch_size": part, "report_samples": 64,
-        },
+        "val": {"n_samples_for_validation": examples, "batch_size": part, "report_samples": 64},
         "synthesis": {
             "synthesis_mode": "generation", "load_ema_weights": False,
             "batch_size": sampling.get("nb_samples", 4), **shown, "stop_rule": "masked",
@@ -134,23 +188,84 @@ def _optimizer(trainer: Mapping[str, Any], name: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _pixels(given: Mapping[str, Any], name: str, folder: str) -> dict[str, str]:
+    """Where idx files of a set of grey levels lie: as told, or by the name of the original's folder."""
+    if "vqgan" in given:
+        if folder:
+            _refuse(name, "[vqgan]", "makes tokens of pictures: give --tokens instead of --pixels")
+        return {}
+    if given["data"]["sequence_length"] != 28**2:
+        _refuse(name, "[data] sequence_length", "must be 784 without [vqgan]: grey levels are those of 28x28")
+    root = given["data"].get("train_root", given["data"].get("root", ""))
+    known = PIXELS.get(Path(root).parent.name.removeprefix("discrete-"))
+    if not folder and known is None:
+        _refuse(
+            name, "[data] train_root", f"'{root}' is no discrete-{{mnist,kmnist,fashionmnist}}/train: say by "
+            "--pixels FOLDER which set it is, with its four idx files in FOLDER/mnist",
+        )  # fmt: skip
+    path = folder or known
+    return {"dataset_path": path} if path else {}
+
+
 def _check_keys(given: Mapping[str, Any], name: str) -> None:
-    needed = {"unroll_steps", "trainer", "data", "sampling", "net"}
-    for table in sorted(needed - set(given)):
-        _refuse(name, table, "is missing")
+    """Tables and keys are known, their values of the right kinds."""
     for table, entries in given.items():
-        if table != "unroll_steps" and table not in TABLES:
+        if table == "unroll_steps":
+            _check_kind(name, table, COUNT, entries)
+        elif table not in TABLES:
             _refuse(name, table, "is unknown")
-        for key in entries if isinstance(entries, Mapping) else ():
-            if key not in TABLES[table]:
-                _refuse(name, f"[{table}] {key}", "is unknown")
+        elif not isinstance(entries, Mapping):
+            _refuse(name, table, f"must be a table, not {entries!r}")
+        else:
+            for key, value in entries.items():
+                if key not in TABLES[table]:
+                    _refuse(name, f"[{table}] {key}", "is unknown")
+                _check_kind(name, f"[{table}] {key}", TABLES[table][key], value)
+
+
+def _check_presence(given: Mapping[str, Any], name: str) -> None:
+    """Tables, and keys without a default, are there."""
     for table, keys in {
-        "trainer": ("batch_size",), "data": ("vocab_size", "sequence_length"),
-        "net": ("dim", "depth", "nb_heads", "use_rotary"),
+        "unroll_steps": (), "trainer": ("batch_size",), "data": ("vocab_size", "sequence_length"),
+        "sampling": (), "net": ("dim", "depth", "nb_heads", "use_rotary"),
     }.items():  # fmt: skip
+        if table not in given:
+            _refuse(name, table, "is missing")
         for key in keys:
             if key not in given[table]:
                 _refuse(name, f"[{table}] {key}", "is missing")
+
+
+def _check_kind(name: str, what: str, kind: str, value: Any) -> None:
+    if not FITS[kind](value):
+        _refuse(name, what, f"must be {kind}, not {value!r}")
+
+
+def _checked_side(given: Mapping[str, Any], name: str) -> int:
+    """Side of the grid of tokens, where values fit one another."""
+    trainer, net, length = given["trainer"], given["net"], given["data"]["sequence_length"]
+    side = isqrt(length)
+    if side**2 != length:
+        _refuse(name, "[data] sequence_length", f"{length} is no square number")
+    shape = given.get("vqgan", {}).get("latent_shape", [side, side])
+    if shape != [side, side]:
+        _refuse(name, "[vqgan] latent_shape", f"{shape} must be {[side, side]}, for sequence_length {length}")
+    if net.get("type", "hourglass") != "hourglass":
+        _refuse(name, "[net] type", f"'{net['type']}' is not used by any file of the original")
+    if net.get("conditional") and not net.get("num_classes"):
+        _refuse(name, "[net] conditional", "is true: give num_classes, too")
+    batch, part = trainer["batch_size"], trainer.get("mini_batch_size", trainer["batch_size"])
+    if batch % part:
+        _refuse(name, "[trainer] mini_batch_size", f"{part} must divide batch_size {batch}")
+    return side
+
+
+def _check_options(cfg: Path, toml: Path) -> None:
+    """Options and the network's plan as training checks them, but for the tokenizer, which may come later."""
+    try:
+        check_options(load(cfg, ["data.tokenizer_path="]))
+    except UserError as error:
+        raise UserError(f"{toml}: as a .cfg, {str(error).removeprefix(f'{cfg}: ')}") from error
 
 
 def _refuse(name: str, what: str, why: str) -> NoReturn:
@@ -168,10 +283,13 @@ def main(words: Sequence[str]) -> None:
     parser.add_argument("cfg", type=Path)
     parser.add_argument("--tokenizer", default="", help="run folder of the tokenizer")
     parser.add_argument("--tokens", default="", help="folder of token shards: train, validation, test")
-    parser.add_argument("--factor", default="", help="pixels of a token's side")
+    parser.add_argument("--pixels", default="", help="without a tokenizer: folder of the idx files' mnist/")
+    parser.add_argument("--factor", default=str(TARGET), help="pixels of a token's side")
     chosen = parser.parse_args(words)
+    if not chosen.factor.isdecimal() or not int(chosen.factor):
+        raise UserError(f"--factor '{chosen.factor}' must be {COUNT}")
     try:
-        given = tomllib.loads(chosen.toml.read_text())
+        given = tomllib.loads(chosen.toml.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{chosen.toml} cannot be read: {error}") from error
     header = (
@@ -184,10 +302,14 @@ def main(words: Sequence[str]) -> None:
         header,
         tokenizer=chosen.tokenizer,
         tokens=chosen.tokens,
+        pixels=chosen.pixels,
         factor=chosen.factor,
     )
     with replacing(chosen.cfg) as beside:
-        beside.write_text(text)
+        beside.write_text(text, encoding="utf-8")
+        _check_options(beside, chosen.toml)
+    if leftover := left_out(given):
+        print(f"{chosen.toml}: not carried over: {leftover}")
     print(f"{chosen.cfg}: check its paths, then: sh torch_impl/train.sh {chosen.cfg}")
 
 

@@ -3,14 +3,15 @@
 python data_scripts/import_latents.py LATENTS FOLDER --codebook-size K [--tokenizer RUN] [--pictures A:B]
 
 LATENTS holds <index>.r.npy and, unless it was made without them, <index>.l.npy, or a folder of these for each
-class. `--pictures` chooses pictures by their index, so that mirrored twins stay in one split. Labels are the
-numbers of the classes' folders; the original's networks count them as texts are sorted ('0', '1', '10', ...),
-which `--legacy-classes` keeps for weights that learnt it. The shards' header has the order, either way.
+class; indices count from 0 over all classes. `--pictures` chooses pictures by their index, so that mirrored
+twins stay in one split. Labels are the numbers of the classes' folders; the original's networks count the
+folders as texts are sorted ('0', '1', '10', ...), which `--legacy-classes` keeps for weights that learnt it.
+The shards' header has that order of all folders, either way.
 """
 
 import argparse
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from math import isqrt
 from pathlib import Path
 from typing import NamedTuple
@@ -34,27 +35,31 @@ class Latent(NamedTuple):
 
 
 def listed(folder: Path) -> list[Latent]:
-    """Every latent, by class and index; a `UserError` where files are missing between the others."""
+    """Every latent, by class and index; a `UserError` where a file is missing, doubled or foreign."""
     if not folder.is_dir():
         raise UserError(f"latents {folder} do not exist: give the folder of generate-latents.py")
     classes = sorted((path for path in folder.iterdir() if path.is_dir()), key=lambda path: path.name)
     for path in classes:
-        if not path.name.isdecimal():
-            raise UserError(f"latents {path}: folders of classes are called by their numbers")
+        if not path.name.isdecimal() or path.name != str(int(path.name)):
+            raise UserError(f"latents {path}: folders of classes are called by their numbers, 0, 1, ...")
     found = [latent for path in classes for latent in _in_folder(path, int(path.name))]
     found += _in_folder(folder, -1)
     if not found:
         raise UserError(f"latents {folder} holds no file <index>.r.npy")
-    if classes and any(latent.label < 0 for latent in found):
+    labels = {latent.label for latent in found}
+    for path in classes:
+        if int(path.name) not in labels:
+            raise UserError(f"latents {path} holds no file <index>.r.npy: put back those of this class")
+    if classes and -1 in labels:
         raise UserError(f"latents {folder} holds files beside the folders of classes: move them away")
     found.sort()
     _check_gaps(folder, found)
     return found
 
 
-def string_order(n: int) -> list[int]:
-    """The class that the original's networks know as 0, as 1, ...: numbers sorted as texts."""
-    return sorted(range(n), key=str)
+def string_order(labels: Collection[int]) -> list[int]:
+    """The class that the original's networks know as 0, as 1, ...: the folders' numbers sorted as texts."""
+    return sorted(set(labels), key=str)
 
 
 def read(latent: Latent, length: int, codebook_size: int) -> np.ndarray:
@@ -75,27 +80,42 @@ def read(latent: Latent, length: int, codebook_size: int) -> np.ndarray:
 
 def _load(path: Path) -> np.ndarray:
     try:
-        return np.asarray(np.load(path, allow_pickle=False)).reshape(-1)
+        with path.open("rb") as file:
+            return np.lib.format.read_array(file, allow_pickle=False).reshape(-1)
     except (OSError, ValueError) as error:
         raise UserError(f"latents {path} cannot be read: {error}") from error
 
 
 def _in_folder(folder: Path, label: int) -> list[Latent]:
-    matches = [(NAME.fullmatch(path.name), path) for path in folder.iterdir() if path.is_file()]
-    return [Latent(label, int(m[1]), m[2] or ".r", path) for m, path in matches if m]
+    found = []
+    for path in folder.iterdir():
+        if path.suffix.lower() == ".npy":
+            match = NAME.fullmatch(path.name)
+            if match is None:
+                raise UserError(f"latents {path} is not called <index>.r.npy or <index>.l.npy: move it away")
+            found.append(Latent(label, int(match[1]), match[2] or ".r", path))
+    return found
 
 
 def _check_gaps(folder: Path, found: Sequence[Latent]) -> None:
-    """Indices are to follow one another, over all classes, and all pictures or none have mirrored ones."""
-    sides = {side: sorted(latent.index for latent in found if latent.side == side) for side in (".r", ".l")}
-    for side, indices in sides.items():
-        expected = range(indices[0], indices[0] + len(indices)) if indices else ()
-        for wanted, index in zip(expected, indices, strict=True):
-            if wanted != index:
-                raise UserError(f"latents {folder}: the file of picture {wanted} ({side[1:]}) is missing")
-    if sides[".l"] and sides[".l"] != sides[".r"]:
-        odd = sorted(set(sides[".l"]) ^ set(sides[".r"]))[0]
-        raise UserError(f"latents {folder}: picture {odd} has one of .r.npy and .l.npy, but not both")
+    """Indices are 0, 1, ... over all classes, and all pictures or none have mirrored ones."""
+    sides = {side: [latent for latent in found if latent.side == side] for side in (".r", ".l")}
+    for latents in sides.values():
+        for wanted, latent in enumerate(sorted(latents, key=lambda latent: latent.index)):
+            if latent.index < wanted:
+                raise UserError(f"latents {latent.path}: another file has this index: move one away")
+            if latent.index > wanted:
+                name = re.sub(r"\d+", f"{wanted:06d}", latent.path.name, count=1)
+                where = " in the folders of classes" if latent.label >= 0 else ""
+                raise UserError(
+                    f"latents {folder}: {name} is missing{where}: put it back (for a part of all pictures, "
+                    "give --pictures)"
+                )
+    left, right = ({latent.index for latent in sides[side]} for side in (".l", ".r"))
+    if left and left != right:
+        raise UserError(
+            f"latents {folder}: picture {min(left ^ right)} has one of .r.npy and .l.npy, but not both"
+        )
 
 
 def main(words: Sequence[str]) -> None:
@@ -108,13 +128,13 @@ def main(words: Sequence[str]) -> None:
     parser.add_argument("--pictures", default="", metavar="A:B", help="pictures A to B - 1 only")
     parser.add_argument("--legacy-classes", action="store_true", help="labels as the original counts them")
     chosen = parser.parse_args(words)
-    latents = _chosen(listed(chosen.latents), chosen.pictures)
+    whole = listed(chosen.latents)
+    order = string_order({latent.label for latent in whole} - {-1})
+    latents = _chosen(whole, chosen.pictures)
     first = len(_load(latents[0].path))
     side = isqrt(first)
-    if side**2 != first:
+    if not first or side**2 != first:
         raise UserError(f"latents {latents[0].path} holds {first} tokens, which are no square grid")
-    n_classes = 1 + max(latent.label for latent in latents)
-    order = string_order(n_classes)
     rank = {label: place for place, label in enumerate(order)} if chosen.legacy_classes else None
     labels = np.array([rank[latent.label] if rank else latent.label for latent in latents], np.int32)
     header = {
@@ -126,11 +146,22 @@ def main(words: Sequence[str]) -> None:
         "legacy_classes": chosen.legacy_classes,
     }
     keys = [str(latent.path.relative_to(chosen.latents)) for latent in latents]
-    writer = TokenWriter(chosen.folder, header, keys, labels if n_classes else None)
+    writer = TokenWriter(chosen.folder, header, keys, labels if order else None)
     for latent in latents[writer.n_pictures :]:
         writer.add(read(latent, first, chosen.codebook_size).reshape(1, side, side))
     writer.finish()
-    print(f"{len(latents)} pictures as {side}x{side} tokens in {chosen.folder}")
+    _warn_of_gaps(chosen.latents, order, legacy=chosen.legacy_classes)
+    classes = f", of a set of {len(order)} classes" if order else ""
+    print(f"{len(latents)} pictures as {side}x{side} tokens in {chosen.folder}{classes}")
+
+
+def _warn_of_gaps(folder: Path, order: Sequence[int], *, legacy: bool) -> None:
+    """The original ranks the folders that are there: a class without one shifts those behind it."""
+    for wanted, label in enumerate(sorted(order)):
+        if label != wanted:
+            how = "count the folders that are there, as in the original" if legacy else "skip it"
+            print(f"warning: {folder} has no folder of class {wanted}: labels {how}")
+            return
 
 
 def _chosen(latents: list[Latent], span: str) -> list[Latent]:

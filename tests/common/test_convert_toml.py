@@ -1,5 +1,6 @@
 """Configurations of sundae-vqgan as ours."""
 
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from common.errors import UserError
 from common.hparams import load
 from common.plans.denoiser import make_plan, parameter_table
 from common.run.families import check_options
-from data_scripts.convert_toml import main
+from data_scripts.convert_toml import WHOLE_SET, main
 
 EGS = Path(__file__).parents[2] / "egs" / "sundae"
 
@@ -34,6 +35,37 @@ PARAMETERS = {
     "mnist": 155874560,
 }
 """Of the original's networks for its own files."""
+
+GREY = """
+unroll_steps = {unroll}
+[trainer]
+batch_size = {batch}
+nb_batches = [256, 32]
+learning_rate = 3e-5
+checkpoint_frequency = {every}
+[data]
+vocab_size = 256
+sequence_length = 784
+train_root = "data/discrete-{name}/train"
+eval_root = "data/discrete-{name}/eval"
+[sampling]
+steps = {steps}
+nb_samples = 4
+temperature = {temperature}
+end_temperature = {temperature}
+sample_proportion = 1.0
+end_sample_proportion = 1.0
+[net]
+dim = 1024
+nb_heads = 8
+shorten_factor = 4
+depth = [2, {depth}, 2]
+use_rotary = true
+conditional = true
+num_classes = 10
+"""
+DIGITS = {"unroll": 2, "batch": 8, "every": 5000, "steps": 50, "temperature": 0.9, "depth": 8}
+KUZUSHIJI = {"unroll": 3, "batch": 10, "every": 20000, "steps": 100, "temperature": 0.8, "depth": 10}
 
 TOML = """
 unroll_steps = 3
@@ -101,19 +133,104 @@ def test_a_file_is_converted(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("name", "ours", "values"),
+    [
+        ("mnist", "mnist", DIGITS),
+        ("fashionmnist", "fashion_mnist", DIGITS),
+        ("kmnist", "kmnist", KUZUSHIJI),
+    ],
+)
+def test_grey_levels_are_those_of_the_set_that_the_original_names(tmp_path, name, ours, values):
+    found = converted(tmp_path, GREY.format(name=name, **values))
+    shipped = load(EGS / f"{ours}.cfg")
+    assert replace(found, run=replace(found.run, name=shipped.run.name)) == shipped
+
+
+def test_another_set_of_grey_levels_must_be_told(tmp_path):
+    text = GREY.format(name="letters", **DIGITS)
+    with pytest.raises(UserError, match=r"train_root 'data/discrete-letters/train' .* by --pixels FOLDER"):
+        converted(tmp_path, text)
+    options = converted(tmp_path, text, "--pixels", "/d/letters")
+    assert (options.data.dataset_source, options.data.dataset_path) == ("mnist_grey", "/d/letters")
+
+
+@pytest.mark.parametrize("line", ["", "nb_batches = [2, 0]"])
+def test_without_a_number_of_batches_the_whole_set_is_validated(tmp_path, line):
+    options = converted(tmp_path, TOML.replace("nb_batches = [2, 5]", line))
+    assert options.val.n_samples_for_validation == WHOLE_SET
+
+
+def test_what_is_left_out_is_told_in_one_line(tmp_path, capsys):
+    converted(tmp_path, TOML.replace("batch_size", "use_amp = false\nuse_cuda = true\nbatch_size", 1))
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.partition(": not carried over: ")[2] == (
+        "[trainer] exp_name, use_amp, use_cuda, nb_batches[0]; [data] eval_root, train_root; "
+        "[vqgan] config, checkpoint"
+    )
+    assert "check its paths" in second
+
+
+def test_a_missing_tokenizer_may_be_trained_later(tmp_path):
+    options = converted(tmp_path, TOML, "--tokenizer", "/nowhere/logs-x")
+    assert options.data.tokenizer_path == "/nowhere/logs-x"
+
+
+@pytest.mark.parametrize(
     ("old", "new", "message"),
     [
         ("sequence_length = 64", "sequence_length = 60", "60 is no square number"),
         ("use_rotary", "use_rotor", r"\[net\] use_rotor is unknown"),
         ("dim = 16", "", r"\[net\] dim is missing"),
-        ("[sampling]", "[sampler]", "sampling is missing"),
+        ("[sampling]", "[sampler]", "sampler is unknown"),
+        ("unroll_steps = 3", "", "unroll_steps is missing"),
         ('"hourglass"', '"vanilla"', r"\[net\] type 'vanilla'"),
         ('"constant"', '"cosine"', "lr_scheduler_name 'cosine'"),
         ("clip_grad = true", 'optimizer_name = "sgd"', "optimizer_name 'sgd'"),
         ("[net]", "[net", "cannot be read"),
+        ("num_classes = 3", "", r"\[net\] conditional is true: give num_classes"),
+        ("num_classes = 3", "num_classes = 0", r"\[net\] conditional is true: give num_classes"),
+        ("mini_batch_size = 4", "mini_batch_size = 5", r"mini_batch_size 5 must divide batch_size 12"),
+        ("mini_batch_size = 4", "mini_batch_size = 24", r"mini_batch_size 24 must divide batch_size 12"),
+        (
+            "mini_batch_size = 4",
+            "mini_batch_size = 0",
+            "mini_batch_size must be a whole number above 0, not 0",
+        ),
+        ("[8, 8]", "[16, 16]", r"latent_shape \[16, 16\] must be \[8, 8\], for sequence_length 64"),
+        ("[8, 8]", "[4, 16]", r"latent_shape \[4, 16\] must be \[8, 8\]"),
+        ("= 64", '= "64"', r"\[data\] sequence_length must be a whole number above 0, not '64'"),
+        ("= 64", "= -64", r"\[data\] sequence_length must be a whole number above 0, not -64"),
+        ("= 64", "= true", r"\[data\] sequence_length must be a whole number above 0, not True"),
+        ("[2, 5]", "[256]", r"\[trainer\] nb_batches must be two whole numbers from 0 on, not \[256\]"),
+        ("3e-5", "nan", r"\[trainer\] learning_rate must be a number from 0 on"),
+        ("conditional = true", "conditional = 1", r"\[net\] conditional must be true or false, not 1"),
+        ("[1, [1, 2, 1], 1]", "[1, [1, 2], 1]", r"\[net\] depth must be a number of layers, or \[before"),
+        ("[1, [1, 2, 1], 1]", "[1, 2.5, 1]", r"\[net\] depth must be a number of layers"),
+        ("= 4\ndepth", '= "4"\ndepth', r"\[net\] shorten_factor must be a whole number from 0 on, or a list"),
+        ("= 4\ndepth", "= [4]\ndepth", r"some.toml: as a .cfg, .*1 factors for the 2 levels"),
+        ("dim = 16", "dim = 99999", r"some.toml: as a .cfg, \[model\] dim must be at most"),
+        ("unroll_steps = 3", "unroll_steps = []", r"unroll_steps must be a whole number above 0"),
+        ("unroll_steps = 3", "unroll_steps = 3\nseed = 1", "seed is unknown"),
     ],
 )
 def test_what_is_not_understood_is_named(tmp_path, old, new, message):
     with pytest.raises(UserError, match=message):
         converted(tmp_path, TOML.replace(old, new, 1))
-    assert not (tmp_path / "some.cfg").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["some.toml"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "message"),
+    [
+        ("trainer = 3", (), "trainer must be a table, not 3"),
+        (TOML.partition("[vqgan]")[0], (), "sampling is missing"),
+        (GREY.format(name="mnist", **DIGITS).replace("784", "64"), (), "must be 784 without"),
+        (TOML, ("--factor", "x"), "--factor 'x' must be a whole number above 0"),
+        (TOML, ("--factor", "0"), "--factor '0' must be a whole number above 0"),
+        (TOML, ("--pixels", "/d"), r"\[vqgan\] makes tokens of pictures"),
+    ],
+)
+def test_what_cannot_be_converted_leaves_no_file(tmp_path, text, words, message):
+    with pytest.raises(UserError, match=message):
+        converted(tmp_path, text, *words)
+    assert [path.name for path in tmp_path.iterdir()] == ["some.toml"]

@@ -1,5 +1,7 @@
 """Latent folders of sundae-vqgan become token shards."""
 
+from shutil import rmtree
+
 import numpy as np
 import pytest
 
@@ -36,9 +38,50 @@ def test_classes_keep_both_orders(tmp_path):
     found = imported(tmp_path)
     assert found.labels.tolist() == list(range(12))
     order = [0, 1, 10, 11, 2, 3, 4, 5, 6, 7, 8, 9]
-    assert found.header["string_order"] == order == string_order(12)
+    assert found.header["string_order"] == order == string_order(range(12))
     main([str(tmp_path / "latents"), str(tmp_path / "old"), "--codebook-size", "9", "--legacy-classes"])
     assert [order[label] for label in open_tokens(tmp_path / "old").labels] == list(range(12))
+
+
+@pytest.mark.parametrize("span", ["0:6", "6:12", "3:5"])
+def test_a_range_of_pictures_keeps_the_order_of_all_classes(tmp_path, span):
+    """Pictures are numbered class by class, so that a range holds few of the classes."""
+    for label in range(12):
+        write(tmp_path / "latents" / str(label), 1, first=label, sides="r")
+    found = imported(tmp_path, "--legacy-classes", "--pictures", span)
+    order = [0, 1, 10, 11, 2, 3, 4, 5, 6, 7, 8, 9]
+    assert found.header["string_order"] == order
+    labels = dict(zip(found.keys, found.labels.tolist(), strict=True))
+    low, high = map(int, span.split(":"))
+    assert labels == {f"{i}/{i:06d}.r.npy": order.index(i) for i in range(low, high)}
+
+
+def test_folders_of_classes_are_ranked_among_themselves(tmp_path, capsys):
+    for i, label in enumerate((0, 2, 10)):
+        write(tmp_path / "latents" / str(label), 1, first=i, sides="r")
+    assert imported(tmp_path).labels.tolist() == [0, 2, 10]
+    assert "no folder of class 1: labels skip it" in capsys.readouterr().out
+    main([str(tmp_path / "latents"), str(tmp_path / "old"), "--codebook-size", "9", "--legacy-classes"])
+    old = open_tokens(tmp_path / "old")
+    assert (old.labels.tolist(), old.header["string_order"]) == ([0, 2, 1], [0, 10, 2])
+    assert "no folder of class 1: labels count the folders that are there" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda folder: (folder / "1" / "000001.r.npy").unlink(), "latents/1 holds no file"),
+        (lambda folder: rmtree(folder / "1"), "000001.r.npy is missing in the folders of classes"),
+        (lambda folder: write(folder / "03", 1, first=3, sides="r"), "called by their numbers"),
+        (lambda folder: write(folder / "2", 1, first=0, sides="r"), "another file has this index"),
+    ],
+)
+def test_lost_classes_are_named(tmp_path, spoil, message):
+    for label in range(3):
+        write(tmp_path / "latents" / str(label), 1, first=label, sides="r")
+    spoil(tmp_path / "latents")
+    with pytest.raises(UserError, match=message):
+        imported(tmp_path)
 
 
 def gap(folder):
@@ -48,6 +91,11 @@ def gap(folder):
 
 def foreign(folder):
     np.save(folder / "000001.r.npy", np.arange(15))
+
+
+def cut(folder):
+    path = folder / "000002.r.npy"
+    path.write_bytes(path.read_bytes()[:-3])
 
 
 def untouched(folder):
@@ -61,7 +109,15 @@ def objects(folder):
 @pytest.mark.parametrize(
     ("spoil", "words", "message"),
     [
-        (gap, (), "picture 2 .* is missing"),
+        (gap, (), "000002.r.npy is missing"),
+        (lambda folder: (folder / "000000.r.npy").unlink(), (), "000000.r.npy is missing"),
+        (lambda folder: (folder / "000003.l.npy").unlink(), (), "000003.l.npy is missing"),
+        (lambda folder: np.save(folder / "000001.npy", np.arange(16)), (), "another file has this index"),
+        (lambda folder: np.save(folder / "mean.npy", np.arange(16)), (), "mean.npy is not called"),
+        (lambda folder: (folder / "000003.r.npy").write_bytes(b""), (), "000003.r.npy cannot be read: EOF"),
+        (lambda folder: (folder / "000000.l.npy").write_bytes(b""), (), "000000.l.npy cannot be read: EOF"),
+        (cut, (), "000002.r.npy cannot be read"),
+        (lambda folder: write(folder, 5, length=0), (), "holds 0 tokens"),
         (lambda folder: (folder / "000004.l.npy").unlink(), (), "picture 4 has one of"),
         (foreign, (), "holds 15 values of int64, not 16 tokens"),
         (objects, (), "cannot be read"),
