@@ -18,16 +18,26 @@ def keep_top_k(logits: Array, k: int) -> Array:
     return jnp.where(logits >= least, logits, -jnp.inf)
 
 
+_HALVINGS = 32
+"""Of the interval in which the least share that is kept is looked for: further than float32 tells apart."""
+
+
 def keep_top_p(logits: Array, p: float) -> Array:
     """Logits (..., K) with -inf where the likelier ones make up a share p already (nucleus sampling, Holtzman
-    et al. 2020). 1 keeps all."""
+    et al. 2020). 1 keeps all. The least share is found by bisection, much faster than XLA sorts on a CPU."""
     if p >= 1:
         return logits
-    ordered = jnp.sort(logits, axis=-1, descending=True)
-    shares = jax.nn.softmax(ordered, axis=-1)
-    inside = jnp.cumsum(shares, axis=-1) - shares < p
-    least = jnp.min(jnp.where(inside, ordered, jnp.inf), axis=-1, keepdims=True)
-    return jnp.where(logits >= least, logits, -jnp.inf)
+    shares = jax.nn.softmax(logits, axis=-1)
+
+    def halve(_: Array, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
+        low, high = bounds
+        middle = (low + high) / 2
+        enough = jnp.where(shares > middle, shares, 0).sum(-1, keepdims=True) >= p
+        return jnp.where(enough, middle, low), jnp.where(enough, high, middle)
+
+    most = shares.max(-1, keepdims=True)
+    low, _ = jax.lax.fori_loop(0, _HALVINGS, halve, (jnp.full_like(most, -1), most))
+    return jnp.where(shares > low, logits, -jnp.inf)
 
 
 def filtered(logits: Array, options: Filters) -> Array:

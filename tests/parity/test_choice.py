@@ -1,0 +1,55 @@
+"""Filters of logits, against their definition."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+from jax_impl.samplers import choice as jax_choice
+from torch_impl.samplers import choice as torch_choice
+
+
+def both(name, logits, limit):
+    """What each twin's filter makes of the logits; -inf where a code may not be drawn."""
+    yield np.asarray(getattr(jax_choice, name)(jnp.asarray(logits), limit))
+    yield getattr(torch_choice, name)(torch.from_numpy(logits), limit).numpy()
+
+
+def logits_of(K):
+    """Flat and peaked distributions, some with codes that another filter took away."""
+    generator = np.random.default_rng(K)
+    logits = generator.normal(size=(3, 40, K)) * np.array([0.1, 2, 20])[:, None, None]
+    logits[:, ::4, 1::2] = -np.inf
+    return logits.astype(np.float32)
+
+
+@pytest.mark.parametrize("p", [1e-3, 0.5, 0.95, 0.9999, 1.0])
+@pytest.mark.parametrize("K", [2, 37, 256])
+def test_top_p_keeps_a_code_if_the_likelier_ones_make_up_less(K, p):
+    logits = logits_of(K)
+    shares = np.exp(logits.astype(np.float64) - logits.max(-1, keepdims=True))
+    shares /= shares.sum(-1, keepdims=True)
+    above = (shares[..., None, :] * (logits[..., None, :] > logits[..., :, None])).sum(-1)
+    certain = np.abs(above - p) > 1e-5  # elsewhere rounding decides
+    assert certain.mean() > 0.9 or p in (0.9999, 1.0)
+    for found in both("keep_top_p", logits, p):
+        kept = np.isfinite(found)
+        np.testing.assert_array_equal(kept[certain], ((above < p) & np.isfinite(logits))[certain])
+        np.testing.assert_array_equal(found[kept], logits[kept])
+
+
+def test_top_p_keeps_equals_together():
+    logits = np.log(np.array([[0.4, 0.2, 0.2, 0.2]], np.float32))
+    for p, count in ((0.3, 1), (0.5, 4)):
+        for found in both("keep_top_p", logits, p):
+            assert np.isfinite(found).sum() == count
+
+
+@pytest.mark.parametrize("k", [0, 1, 5, 37, 100])
+def test_top_k_keeps_the_k_largest(k):
+    logits = logits_of(37)[:, 1::4]
+    for found in both("keep_top_k", logits, k):
+        kept = np.isfinite(found)
+        assert (kept.sum(-1) == (k if 0 < k < 37 else 37)).all()
+        least = np.where(kept, logits, np.inf).min(-1)
+        assert (least >= np.where(kept, -np.inf, logits).max(-1)).all()
