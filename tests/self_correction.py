@@ -69,7 +69,7 @@ def frozen(context: Context, n: int) -> Iterator[dict[str, Array]]:
     order. What is not set yet is as random as it began."""
     options, plan, random = context.hparams.synthesis, context.engine.family.plan, np.random.default_rng(0)
     temperatures, size, L = (
-        make_resteps(options, plan.n_tokens).temperature,
+        make_resteps(options).temperature,
         options.batch_size,
         plan.n_tokens,
     )

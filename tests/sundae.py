@@ -49,7 +49,7 @@ def _with_torch(twin, start, noise, options, condition, known):
             lambda ids: model(ids, condition)[0],
             twin._ids(start),
             lambda k: {name: value[k] for name, value in noise.items()},
-            make_resteps(options, twin.plan.n_tokens),
+            make_resteps(options),
             options,
             None if known is None else twin._in(known),
             every_step=True,
@@ -57,7 +57,7 @@ def _with_torch(twin, start, noise, options, condition, known):
 
 
 def _with_jax(twin, start, noise, options, condition, known):
-    steps = make_resteps(options, twin.plan.n_tokens)
+    steps = make_resteps(options)
 
     def run(params, start, noise, condition, known):
         model = twin._model(params)

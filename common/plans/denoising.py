@@ -25,18 +25,17 @@ def training_draws(options: Unrolling, plan: DenoiserPlan, batch: int) -> tuple[
 
 
 class Resteps(NamedTuple):
-    """`temperature` and `proportion`, both (T,) float32; `count` (T,) int32, tokens of `proportion`."""
+    """`temperature` and `proportion`, both (T,) float32."""
 
     temperature: Any
     proportion: Any
-    count: Any
 
 
-def make_resteps(options: Resampling, n_tokens: int) -> Resteps:
+def make_resteps(options: Resampling) -> Resteps:
     """Numbers of all steps."""
     temperature = _line(options, options.temperature, options.end_temperature)
     proportion = _line(options, options.sample_proportion, options.end_sample_proportion)
-    return Resteps(temperature, proportion, np.rint(proportion * n_tokens).astype(np.int32))
+    return Resteps(temperature, proportion)
 
 
 def restep_draws(options: Resampling, plan: DenoiserPlan, batch: int) -> tuple[Draw, ...]:

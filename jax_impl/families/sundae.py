@@ -147,10 +147,9 @@ class Family(Adapter):
         start = batch.get("start")
         if start is None:
             start = self._random(noise, len(asked))
-        resteps = denoising.make_resteps(options, self.plan.n_tokens)
+        resteps = denoising.make_resteps(options)
         if temperatures is not None and proportions is not None:
-            count = jnp.rint(proportions * self.plan.n_tokens).astype(jnp.int32)
-            resteps = denoising.Resteps(temperatures, proportions, count)
+            resteps = denoising.Resteps(temperatures, proportions)
         drawing = (options, resteps, every_step)
         return self._drawn(model, start.astype(jnp.int32), None, batch, noise, drawing)
 
@@ -161,7 +160,7 @@ class Family(Adapter):
         unknown, tokens = batch["unknown"].astype(bool), self._tokens(batch)
         start = jnp.where(unknown, self._random(noise, len(tokens)), tokens)
         options = self.hparams.synthesis
-        drawing = (options, denoising.make_resteps(options, self.plan.n_tokens), every_step)
+        drawing = (options, denoising.make_resteps(options), every_step)
         return self._drawn(model, start, ~unknown, batch, noise, drawing)
 
     def _drawn(

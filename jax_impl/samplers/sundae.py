@@ -87,7 +87,7 @@ def redrawn(
 def unrolled_argmax(
     network: Denoise, tokens: Array, known: Array, draw: Draws, steps: Resteps, options: Resampling, k: Array
 ) -> tuple[Array, Array]:
-    """The likeliest tokens, the least sure of them predicted again from these, twice (B, L).
+    """The likeliest tokens, the least sure share of them predicted again from these, twice (B, L).
 
     Argmax-unrolled decoding: what is sure keeps its first prediction.
     """
@@ -97,6 +97,7 @@ def unrolled_argmax(
     first = jnp.where(known, tokens, first)
     again = network(first).argmax(-1).astype(jnp.int32)
     doubts = jnp.where(known, -jnp.inf, -sure)
-    doubtful = highest(doubts, jnp.broadcast_to(steps.count[k], len(tokens))) & ~known
+    count = jnp.round(steps.proportion[k] * (~known).sum(1))
+    doubtful = highest(doubts, count) & ~known
     proposal = jnp.where(doubtful, again, first)
     return proposal, proposal

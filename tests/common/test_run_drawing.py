@@ -14,7 +14,7 @@ from common.plans.denoiser import make_plan
 from common.run.context import Context
 from common.run.directory import RunDirectory
 from common.run.masked_tokens import encoding, generation, reconstruction
-from common.run.masked_tokens.interactive import Menu
+from common.run.masked_tokens.interactive import MOST_PICTURES, Menu
 from common.run.sampling_record import RECORD, UNFINISHED
 from tests.common.tiny_sundae import tiny
 
@@ -110,8 +110,8 @@ def menu(monkeypatch, folder, text, *overrides):
 
 def test_the_menu_draws_what_is_asked_and_remembers_it(tmp_path, monkeypatch, capsys):
     answers = ["1", "6", "9", "0.8", "1e-1", "0.5", "same", "2", "yes", "7", "2", "1", *[""] * 8, "all", "9"]
-    calls = menu(monkeypatch, tmp_path, "\n".join([*answers, "1"]).encode())
-    assert [step for step, _, _ in calls] == [1, 2, 3]
+    calls = menu(monkeypatch, tmp_path, "\n".join([*answers, "1"]).encode(), "synthesis.batch_size=9")
+    assert [step for step, _, _ in calls] == [MOST_PICTURES * number for number in (1, 2, 3)]
     for _, _, given in calls:
         assert (given["steps"], given["min_steps"], given["every_step"]) == (6, 2, True)
         np.testing.assert_allclose(given["temperatures"], np.linspace(0.8, 0.1, 6), rtol=1e-6)
@@ -120,6 +120,16 @@ def test_the_menu_draws_what_is_asked_and_remembers_it(tmp_path, monkeypatch, ca
     names = sorted(path.name for path in (tmp_path / "synthesis-images" / "interactive").iterdir())
     assert names == [f"000{i}{end}.png" for i in (1, 2, 3) for end in ("-steps", "")]
     assert "9 pictures in" in capsys.readouterr().out
+
+
+def test_the_menu_draws_many_pictures_in_batches(tmp_path, monkeypatch):
+    answers = ["1", "", "10", *[""] * 7, "9"]
+    calls = menu(monkeypatch, tmp_path, "\n".join(answers).encode(), "synthesis.batch_size=4")
+    labels = [batch["label"].tolist() for _, batch, _ in calls]
+    assert labels == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 0, 1]]
+    assert [step for step, _, _ in calls] == [MOST_PICTURES + part for part in range(3)]
+    with Image.open(tmp_path / "synthesis-images" / "interactive" / "0001.png") as sheet:
+        assert sheet.size[1] * 3 == pytest.approx(sheet.size[0] * 4, rel=0.1)
 
 
 def test_the_menu_asks_again_for_what_it_cannot_read(tmp_path, monkeypatch, capsys):

@@ -43,7 +43,7 @@ def test_every_token_of_every_step(name, folder, case):
     run = opened(name, folder, case)
     options = options_of(case["sample_call"])
     if "temperatures" in run.outputs:
-        steps = make_resteps(options, run.plan.n_tokens)
+        steps = make_resteps(options)
         np.testing.assert_allclose(steps.temperature, run.outputs["temperatures"], rtol=1e-6)
         np.testing.assert_allclose(steps.proportion, run.outputs["proportions"], rtol=1e-6)
     known = run.inputs.get("inpaint_mask")

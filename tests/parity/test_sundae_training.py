@@ -1,5 +1,7 @@
 """Training SUNDAE and drawing from it is the same in both twins: curves, tokens, runs that change twins."""
 
+from itertools import product
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -58,7 +60,7 @@ def test_steps_in_float64_agree_to_rounding(options):
     assert_states_close(states["torch"], states["jax"], 1e-8)
 
 
-@pytest.mark.parametrize(("first", "second"), [("torch", "jax"), ("jax", "torch"), ("torch", "torch")])
+@pytest.mark.parametrize(("first", "second"), [*product(TWINS, TWINS)])
 def test_a_run_goes_on_in_either_twin(curves, first, second):
     engine = make_engine(first)
     train(engine, range(5))
@@ -125,7 +127,7 @@ def test_grey_levels_are_tokens():
         )
 
 
-def resampled(kind, **options):
+def resampled(kind, known=None, **options):
     """Results for the network of a case, and the noise that it got."""
     plan, weights, ids, condition, _ = make("flat")
     chosen = Resampling(steps=6, **options)
@@ -134,7 +136,7 @@ def resampled(kind, **options):
         "tokens": rng.random((6, *ids.shape)),
         "update": rng.random((6, *ids.shape)),
     }
-    return ids, resample(kind(plan, weights, "float64"), ids, noise, chosen, condition)
+    return ids, resample(kind(plan, weights, "float64"), ids, noise, chosen, condition, known)
 
 
 @pytest.mark.parametrize("options", [
@@ -160,18 +162,20 @@ def test_when_a_picture_is_finished():
     assert kept.active.all()
 
 
-def test_sure_tokens_keep_their_first_prediction():
-    """Two passes: the share of the least sure tokens comes from the second."""
-    kind = NETWORKS["torch"]
+@pytest.mark.parametrize("kind", NETWORKS.values(), ids=NETWORKS)
+@pytest.mark.parametrize("every", [1, 4])
+def test_sure_tokens_keep_their_first_prediction(kind, every):
+    """Two passes: of the tokens drawn, the share of the least sure ones comes from the second."""
     plan, weights, ids, condition, _ = make("flat")
+    known = np.tile(np.arange(plan.n_tokens) % every != 0, (len(ids), 1))
     twin = kind(plan, weights, "float64")
-    found = resampled(kind, sampler="argmax_unrolled", sample_proportion=0.25)[1].steps[0]
+    found = resampled(kind, known, sampler="argmax_unrolled", sample_proportion=0.25)[1].steps[0]
     logits = twin.forward(ids, condition)["logits"]
-    first = logits.argmax(-1)
+    first = np.where(known, ids, logits.argmax(-1))
     second = twin.forward(first, condition)["logits"].argmax(-1)
     shares = np.exp(logits - logits.max(-1, keepdims=True))
-    sure = (shares / shares.sum(-1, keepdims=True)).max(-1)
-    n = round(plan.n_tokens * 0.25)
+    sure = np.where(known, 2, (shares / shares.sum(-1, keepdims=True)).max(-1))
+    n = round(plan.n_tokens / every * 0.25)
     for row, order in enumerate(sure.argsort(-1)):
         np.testing.assert_array_equal(found[row, order[:n]], second[row, order[:n]])
         np.testing.assert_array_equal(found[row, order[n:]], first[row, order[n:]])

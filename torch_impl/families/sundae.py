@@ -148,10 +148,9 @@ class Family(Adapter):
         start = batch.get("start")
         if start is None:
             start = self._random(noise, len(asked))
-        resteps = denoising.make_resteps(options, self.plan.n_tokens)
+        resteps = denoising.make_resteps(options)
         if temperatures is not None and proportions is not None:
-            count = torch.round(proportions * self.plan.n_tokens).to(torch.int32)
-            resteps = denoising.Resteps(temperatures, proportions, count)
+            resteps = denoising.Resteps(temperatures, proportions)
         drawing = (options, resteps, every_step)
         return self._drawn(model, start.to(torch.int64), None, batch, noise, drawing)
 
@@ -162,7 +161,7 @@ class Family(Adapter):
         unknown, tokens = batch["unknown"].bool(), self._tokens(batch)
         start = torch.where(unknown, self._random(noise, len(tokens)), tokens)
         options = self.hparams.synthesis
-        drawing = (options, denoising.make_resteps(options, self.plan.n_tokens), every_step)
+        drawing = (options, denoising.make_resteps(options), every_step)
         return self._drawn(model, start, ~unknown, batch, noise, drawing)
 
     def _drawn(

@@ -83,7 +83,7 @@ def redrawn(
 def unrolled_argmax(
     network: Denoise, tokens: Tensor, known: Tensor, draw: Draws, steps: Resteps, options: Resampling, k: int
 ) -> tuple[Tensor, Tensor]:
-    """The likeliest tokens, the least sure of them predicted again from these, twice (B, L).
+    """The likeliest tokens, the least sure share of them predicted again from these, twice (B, L).
 
     Argmax-unrolled decoding: what is sure keeps its first prediction.
     """
@@ -92,6 +92,7 @@ def unrolled_argmax(
     first = torch.where(known, tokens, first)
     again = network(first).argmax(-1)
     doubts = torch.where(known, -torch.inf, -sure)
-    doubtful = highest(doubts, steps.count[k].expand(len(tokens))) & ~known
+    count = torch.round(steps.proportion[k] * (~known).sum(1))
+    doubtful = highest(doubts, count) & ~known
     proposal = torch.where(doubtful, again, first)
     return proposal, proposal

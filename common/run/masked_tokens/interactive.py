@@ -134,23 +134,27 @@ class Menu:
         options = self.context.hparams.synthesis
         names = ("temperature", "end_temperature", "sample_proportion", "end_sample_proportion")
         chosen = {name: getattr(request, name) for name in ("steps", "min_steps", *names)}
-        numbers = make_resteps(replace(options, **chosen), self.plan.n_tokens)
-        index = np.arange(request.pictures, dtype=np.int32)
-        asked = {"index": index}
-        if self.classes:
-            fixed = request.class_index
-            asked = {"label": index % self.classes if fixed is None else np.full_like(index, fixed)}
-        return self.context.engine.run(
-            "generate",
-            asked,
-            ema=options.load_ema_weights,
-            step=number,
-            every_step=request.history,
-            steps=request.steps,
-            min_steps=request.min_steps,
-            temperatures=numbers.temperature,
-            proportions=numbers.proportion,
-        )
+        numbers = make_resteps(replace(options, **chosen))
+        size, parts = min(options.batch_size, request.pictures), []
+        for first in range(0, request.pictures, size):
+            index = np.arange(first, first + size, dtype=np.int32)
+            asked = {"index": index}
+            if self.classes:
+                fixed = request.class_index
+                asked = {"label": index % self.classes if fixed is None else np.full_like(index, fixed)}
+            made = self.context.engine.run(
+                "generate",
+                asked,
+                ema=options.load_ema_weights,
+                step=number * MOST_PICTURES + first // size,
+                every_step=request.history,
+                steps=request.steps,
+                min_steps=request.min_steps,
+                temperatures=numbers.temperature,
+                proportions=numbers.proportion,
+            )
+            parts.append(made)
+        return {name: np.concatenate([part[name] for part in parts])[: request.pictures] for name in parts[0]}
 
 
 def _answer(question: str) -> str:
