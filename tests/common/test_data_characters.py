@@ -1,13 +1,18 @@
 """Plain text as tokens of SUNDAE."""
 
+import json
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from common.data import open_datasets
 from common.data.characters import CODES, decode, encode, open_text
 from common.errors import UserError
-from common.run.families import check_options
+from common.run.context import Context
+from common.run.directory import RunDirectory
+from common.run.families import check_options, sundae
+from common.run.masked_tokens import report
 from tests.common.tiny_sundae import tiny
 
 TEXT = [
@@ -62,3 +67,26 @@ def test_options_of_text():
     ]:
         with pytest.raises(UserError, match=message):
             check_options(tiny(*TEXT, override))
+
+
+class Unsure:
+    """An engine that is asked to evaluate; every token costs 3 nats."""
+
+    process_index = 0
+
+    def run(self, method, batch, **_options):
+        assert method == "evaluate"
+        n = len(batch["tokens"])
+        return {"cross_entropy": np.full(n, 3.0), "accuracy": np.zeros(n)}
+
+
+def test_some_texts_of_the_test_split_are_enough(tmp_path, monkeypatch, capsys):
+    path = tmp_path / "text"
+    path.write_text("abcdefghijklmnopqrst" * 500)
+    hparams = tiny(*TEXT, f"data.train_data_path={path}", "val.batch_size=20")
+    context = Context(hparams, RunDirectory(tmp_path), open_datasets(hparams), Unsure())
+    monkeypatch.setattr(report, "N_REFERENCE", 70)
+    sundae.Family(context).report(5)
+    assert "70 test texts" in capsys.readouterr().out
+    found = json.loads((tmp_path / "report.json").read_text())
+    assert (found["step"], found["test_pictures"], found["cross_entropy"]) == (5, 70, 3.0)

@@ -102,6 +102,19 @@ def test_tokens_that_are_filled(tmp_path):
     masked = tiny(f"synthesis.mask_path={tmp_path / 'mask.png'}")
     assert np.flatnonzero(unknown_tokens(masked, plan_of(masked))).tolist() == [3, 8]
 
+    # A photograph's own mask is stretched with it.
+    photo, area = np.zeros((30, 50, 3), np.uint8), np.zeros((30, 50), np.uint8)
+    area[29, 40:] = 255
+    for name, array in (("photo", photo), ("area", area)):
+        Image.fromarray(array).save(tmp_path / f"{name}.png")
+    both = tiny(
+        f"synthesis.mask_path={tmp_path / 'area.png'}", f"synthesis.image_path={tmp_path / 'photo.png'}"
+    )
+    assert np.flatnonzero(unknown_tokens(both, plan_of(both))).tolist() == [15]
+    alone = tiny(f"synthesis.mask_path={tmp_path / 'area.png'}")
+    with pytest.raises(UserError, match="is 50x30 pixels, the pictures are 8x8"):
+        unknown_tokens(alone, plan_of(alone))
+
     Image.fromarray(0 * picture).save(tmp_path / "black.png")
     Image.fromarray(np.full((8, 9), 255, np.uint8)).save(tmp_path / "large.png")
     for override, message in [

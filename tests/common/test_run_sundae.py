@@ -11,6 +11,7 @@ from common.plans.denoiser import make_plan
 from common.plans.denoising import make_resteps, metric_sizes
 from common.run.engine_support import metric_names
 from common.run.families import check_examples, check_options, sundae
+from common.run.masked_tokens.checks import checked_split
 from common.run.masked_tokens.drawing import can_draw
 from common.run.masked_tokens.evaluation import evaluate
 from tests.common.test_run_maskgit import examples_of
@@ -55,8 +56,11 @@ def test_tokens_that_do_not_fit_are_named(tmp_path):
         (["model.num_classes=9"], "has class 9: raise it to 10"),
         ([f"data.tokenizer_path={write_tokenizer(tmp_path)}"], "at step unknown, not by the averaged"),
     ]:
+        context = examples_of(tiny(*overrides), tokens)
         with pytest.raises(UserError, match=message):
-            check_examples(examples_of(tiny(*overrides), tokens))
+            check_examples(context)
+        with pytest.raises(UserError, match=message):
+            checked_split(context, "test")
 
 
 def test_what_can_be_drawn():
@@ -67,10 +71,9 @@ def test_what_can_be_drawn():
 
 def test_steps_go_from_the_first_to_the_last_value():
     options = tiny("synthesis.end_temperature=0", "synthesis.sample_proportion=0.25").synthesis
-    steps = make_resteps(options, 16)
+    steps = make_resteps(options)
     assert steps.temperature.tolist() == [1, 0.75, 0.5, 0.25, 0]
     assert steps.proportion.tolist() == [0.25] * 5
-    assert steps.count.tolist() == [4] * 5
 
 
 def test_logged_numbers():

@@ -109,7 +109,7 @@ def _plan(hparams: HParams) -> DenoiserPlan:
 def _check_kind(hparams: HParams) -> None:
     """Text has characters, pictures have a grid."""
     data, is_text = hparams.data, hparams.data.dataset_source == "text"
-    if is_text and (data.grid or data.codebook_size < CODES or hparams.model.num_classes):
+    if is_text and (data.grid or data.codebook_size != CODES or hparams.model.num_classes):
         raise UserError(
             f"[data] dataset_source 'text' needs grid=0, codebook_size={CODES} and model.num_classes=0"
         )

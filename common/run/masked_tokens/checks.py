@@ -3,9 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from common.data import TokenSet
+from common.data import Examples, TokenSet
 from common.errors import UserError
 from common.run.context import Context
+from common.run.synthesis.pictures import chosen_split
 from common.run.trained_tokenizer import check_made_by, open_tokenizer
 
 
@@ -41,18 +42,27 @@ def check_tokenizer(hparams: Any) -> None:
 def check_tokens(context: Context) -> None:
     """Raise a `UserError` where examples are tokens of another kind or tokenizer, or have classes of their
     own."""
-    data, model = context.hparams.data, context.hparams.model
     for examples in (context.sets.train, context.sets.validation, context.sets.test):
-        if isinstance(examples, TokenSet):
-            _check_grid(examples, data)
-        if model.num_classes and examples.labels is not None and examples.labels.max() >= model.num_classes:
-            raise UserError(
-                f"[model] num_classes is {model.num_classes}, but {examples.name} has class "
-                f"{examples.labels.max()}: raise it to {examples.labels.max() + 1}"
-            )
-    if isinstance(context.sets.train, TokenSet) and data.tokenizer_path:
-        check_made_by(
-            context.sets.train.header, open_tokenizer(Path(data.tokenizer_path)), context.sets.train.name
+        _check(examples, context.hparams)
+
+
+def checked_split(context: Context, default: str) -> Examples:
+    """`chosen_split`; a `UserError` as that of `check_tokens` where its examples do not fit."""
+    examples = chosen_split(context, default)
+    _check(examples, context.hparams)
+    return examples
+
+
+def _check(examples: Examples, hparams: Any) -> None:
+    data, classes = hparams.data, hparams.model.num_classes
+    if isinstance(examples, TokenSet):
+        _check_grid(examples, data)
+        if data.tokenizer_path:
+            check_made_by(examples.header, open_tokenizer(Path(data.tokenizer_path)), examples.name)
+    if classes and examples.labels is not None and examples.labels.max() >= classes:
+        raise UserError(
+            f"[model] num_classes is {classes}, but {examples.name} has class {examples.labels.max()}: raise "
+            f"it to {examples.labels.max() + 1}"
         )
 
 

@@ -10,7 +10,7 @@ from common.data.descriptors import describe
 from common.errors import UserError
 from common.hparams.archive import to_json
 from common.run.context import Context
-from common.run.synthesis.pictures import chosen_split
+from common.run.masked_tokens.checks import checked_split
 from common.run.tokens.encoding import write_tokens
 from common.run.trained_tokenizer import open_tokenizer
 
@@ -33,4 +33,4 @@ def encode(context: Context, plan: Any, _checkpoint: Checkpoint) -> None:
         "step": trained.checkpoint.step,
         "options": to_json(trained.hparams)["model"],
     }
-    write_tokens(context, plan, maker, np.arange(len(chosen_split(context, "train"))))
+    write_tokens(context, plan, maker, np.arange(len(checked_split(context, "train"))))

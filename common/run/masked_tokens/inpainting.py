@@ -1,11 +1,11 @@
 """Inpainting: tokens of a part of pictures are masked and drawn anew, the others stay."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from einops import reduce
+from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from common.checkpoint.store import Checkpoint
@@ -14,12 +14,12 @@ from common.data.image_files import Refused, decode, flatten, open_image
 from common.errors import UserError
 from common.run.context import Context
 from common.run.engine import Array, Batch
+from common.run.masked_tokens.checks import checked_split
 from common.run.masked_tokens.drawing import order, pictures_of
 from common.run.masked_tokens.evaluation import examples
 from common.run.pictures import GROUND, in_rows, save_grid, save_picture
 from common.run.progress import tracked
 from common.run.sampling_record import record_sampling
-from common.run.synthesis.pictures import chosen_split
 
 N_COLUMNS = 8
 
@@ -65,7 +65,7 @@ def _batches(context: Context) -> Iterator[Batch]:
             valid = np.arange(first, first + size) < options.n_samples
             yield {"image": np.tile(picture, (size, 1, 1, 1)), "valid": valid}
         return
-    pictures = chosen_split(context, "test")
+    pictures = checked_split(context, "test")
     n = min(options.n_samples, len(pictures))
     batches = pipeline.evaluation_batches(pictures, context.hparams, batch_size=size, indices=np.arange(n))
     yield from tracked(batches, "inpainting", -(-n // size), shown=context.writes)
@@ -75,7 +75,7 @@ def unknown_tokens(hparams: Any, plan: Any) -> Array:
     """Which tokens (L,) are drawn anew; a `UserError` where that is none, or lies outside the picture."""
     options, side = hparams.synthesis, plan.grid
     if options.mask_path:
-        unknown = _read_mask(Path(options.mask_path), hparams.data.target_res, side)
+        unknown = _read_mask(options, hparams.data.target_res, side)
     else:
         top, left, height, width = options.inpaint_box
         if not any(options.inpaint_box):
@@ -115,23 +115,36 @@ def _read_picture(path: Path, side: int, channels: int) -> Array:
         raise UserError(f"[synthesis] image_path {path} cannot be used: {error}") from error
 
 
-def _read_mask(path: Path, resolution: int, side: int) -> Array:
-    """Tokens (h, w) of which a mask of the pictures' size has a white pixel."""
-    try:
-        with open_image(path) as image:
-            grey = np.asarray(flatten(image).convert("L"))
-    except Refused as error:
-        raise UserError(f"[synthesis] mask_path {path} cannot be used: {error}") from error
-    if grey.shape != (resolution, resolution):
+def _read_mask(options: Any, resolution: int, side: int) -> Array:
+    """Tokens (h, w) of which a mask has a white pixel: one of the size of the pictures, or of `image_path`,
+    with which it is stretched."""
+    grey = _opened("mask_path", options.mask_path, lambda image: np.asarray(flatten(image).convert("L")))
+    sizes = [(resolution, resolution)]
+    if options.image_path:
+        sizes.append(_opened("image_path", options.image_path, lambda image: image.size[::-1]))
+    if grey.shape not in sizes:
         h, w = grey.shape
         raise UserError(
-            f"[synthesis] mask_path {path} is {w}x{h} pixels, the pictures are {resolution}x{resolution}: "
-            "give a mask of their size"
+            f"[synthesis] mask_path {options.mask_path} is {w}x{h} pixels, the pictures are "
+            f"{' or '.join(f'{width}x{height}' for height, width in sizes)}: give a mask of their size"
         )
-    unknown: Array = reduce(grey > 127, "(h s) (w t) -> h w", "max", h=side, w=side)
+    unknown = np.zeros((side, side), bool)
+    rows, columns = np.nonzero(grey > 127)
+    unknown[rows * side // grey.shape[0], columns * side // grey.shape[1]] = True
     if not unknown.any():
-        raise UserError(f"[synthesis] mask_path {path} is nowhere white: nothing would be filled")
+        raise UserError(
+            f"[synthesis] mask_path {options.mask_path} is nowhere white: nothing would be filled"
+        )
     return unknown
+
+
+def _opened(option: str, path: str, use: Callable[[Image.Image], Any]) -> Any:
+    """What `use` makes of an image file; a `UserError` names the option where it cannot be read."""
+    try:
+        with open_image(Path(path)) as image:
+            return use(image)
+    except Refused as error:
+        raise UserError(f"[synthesis] {option} {path} cannot be used: {error}") from error
 
 
 def _known(pictures: Array, unknown: Array) -> Array:

@@ -11,9 +11,10 @@ from common.metrics.psnr import psnr
 from common.metrics.ssim import ssim
 from common.run.context import Context
 from common.run.files import write_json
+from common.run.masked_tokens.checks import checked_split
 from common.run.masked_tokens.drawing import decoded
 from common.run.pictures import above, save_grid, save_picture
-from common.run.synthesis.pictures import batches, chosen_indices, chosen_split
+from common.run.synthesis.pictures import batches, chosen_indices
 
 
 def reconstruct(context: Context, _plan: Any, _checkpoint: Checkpoint) -> None:
@@ -24,7 +25,7 @@ def reconstruct(context: Context, _plan: Any, _checkpoint: Checkpoint) -> None:
         raise UserError(
             f"[data] dataset_source '{data.dataset_source}' holds tokens, not pictures: give pictures"
         )
-    pictures = chosen_split(context, "test")
+    pictures = checked_split(context, "test")
     originals, results = [], []
     todo = batches(context, pictures, chosen_indices(context, pictures), "reconstruction")
     for index, batch in enumerate(todo):
