@@ -117,11 +117,10 @@ def check_picture(recorded, twin, output, name):
 
 
 def step_cases():
-    """Cases with optimiser steps; the large ones, which XLA compiles for a minute, in one twin only."""
+    """Cases with optimiser steps, in both twins."""
     for case in cases(TENSORFLOW, output="delta_l2"):
         for twin in TWINS:
-            if twin == "torch" or len(case.values[1]["param_names"]) < 150:
-                yield pytest.param(*case.values, twin, id=f"{case.id}-{twin}")
+            yield pytest.param(*case.values, twin, id=f"{case.id}-{twin}")
 
 
 @pytest.mark.parametrize(("folder", "case", "twin"), [*step_cases()])

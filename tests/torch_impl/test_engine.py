@@ -1,10 +1,8 @@
 """The PyTorch engine."""
 
-import numpy as np
-import pytest
 import torch
 
-from tests.engines import make_engine, train
+from tests.engines import make_engine
 from tests.parity.engine_behaviour import EngineBehaviour
 
 
@@ -19,11 +17,3 @@ def test_parameters_are_channels_last_views_of_one_vector():
         assert low <= parameter.data_ptr() < high, name
         if parameter.ndim == 4:
             assert parameter.is_contiguous(memory_format=torch.channels_last), name
-
-
-@pytest.mark.slow
-def test_compiled_step_equals_the_eager_one():
-    losses = [
-        train(make_engine("torch", f"train.compile={compiled}"), range(3)) for compiled in (False, True)
-    ]
-    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
