@@ -3,10 +3,13 @@
 import json
 import os
 import signal
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from common.checkpoint import store
@@ -295,6 +298,20 @@ def test_statistics_choose_the_variates_that_encoding_keeps(trained):
     # Above the median of 1..4, 101..104, 201..203, which is 102.
     assert index["header"]["kept"] == {"top_down.blocks.1": [2, 3], "top_down.blocks.2": [0, 1, 2]}
     assert index["shards"][0]["keys"] == list(context.sets.train.keys[:10])
+
+
+def test_encodings_keep_captions(trained):
+    context = trained("encoding", "synthesis.variate_masks_quantile=1")
+    n = len(context.sets.train)
+    ids = np.arange(3 * n, dtype=np.int32).reshape(n, 3)
+    described = replace(context.sets.train, captions=ids)
+    synthesize(replace(context, sets=SimpleNamespace(train=described)))
+    folder = context.directory.latents / "encodings_seed_3"
+    header = json.loads((folder / "index.json").read_text())["header"]
+    kept = load_file(folder / "shard-00000.safetensors")["caption"]
+    assert header["caption_length"] == 3
+    np.testing.assert_array_equal(kept, ids[: len(kept)])
+    assert len(kept) == header["n_pictures"]
 
 
 def test_encoding_without_statistics_is_refused_unless_all_is_kept(trained):

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from common.checkpoint.store import Checkpoint
-from common.data import Examples
+from common.data import Examples, PictureSet
 from common.plans.latents import LatentPlan
 from common.run.bounds import group_name
 from common.run.context import Context
@@ -66,6 +66,7 @@ def _header(
 ) -> dict[str, Any]:
     """What the encodings depend on."""
     options, hparams = context.hparams.synthesis, context.hparams
+    captions = pictures.captions if isinstance(pictures, PictureSet) else None
     weights = "ema" if options.load_ema_weights else "model"
     return {
         "format": FORMAT,
@@ -77,6 +78,7 @@ def _header(
         "source": pictures.name,
         "n_pictures": n,
         "picture_shape": list(plan.image_shape),
+        "caption_length": 0 if captions is None else captions.shape[1],
         "batch_size": options.batch_size,
         "seed": hparams.run.seed,
         "scale": "standard deviation",
@@ -99,6 +101,8 @@ def _kept(
     """A batch's part of a shard, and the indices of its pictures."""
     valid = batch["valid"]
     arrays = {"index": batch["index"][valid], "image": visible(batch["image"], plan)[valid]}
+    if "caption" in batch:
+        arrays["caption"] = batch["caption"][valid]
     for group, mask in enumerate(masks):
         if mask.any():
             for kind in ("mean", "std", "z"):

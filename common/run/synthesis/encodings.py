@@ -2,7 +2,8 @@
 
 A shard has, for every latent group with kept variates, `mean.<group>`, `std.<group>` and `z.<group>`, float32
 (N, H, W, kept), and `image`, the pictures as the model saw them, uint8 (N, h, w, C); groups bear the
-canonical names of their blocks. The index has `header`, what the encodings depend on; `shards`, each with its
+canonical names of their blocks. Where pictures have captions, `caption` int32 (N, L) is theirs, for a prior
+that makes latents of texts. The index has `header`, what the encodings depend on; `shards`, each with its
 file and the stable names (`keys`) of its N pictures, in order; and `complete`. It is written anew after every
 shard, so that an interrupted encoding goes on.
 """
