@@ -42,6 +42,8 @@ on from it. SOURCE is one of
   weights of taming-transformers or latent-diffusion, with their YAML file as --config;
   weights of VD-VAE (model.th, model-ema.th), with the fitting file of egs/vdvae as --cfg;
   weights of Google's MaskGIT, Halton-MaskGIT or LlamaGen's tokenizer, with the fitting file of egs/ as --cfg;
+  a checkpoint of SUNDAE (sundae-vqgan, text8), with the fitting file of egs/sundae or one that
+  data_scripts/convert_toml.py wrote as --cfg;
   a checkpoint of Efficient-VDVAE, with its .cfg as --cfg: the PyTorch program's file, or the JAX program's
   checkpoint_<step> or a folder of these (the newest is taken).
 --config tells the architecture, --cfg the options that it leaves open (egs/<family>/published.cfg unless
@@ -65,11 +67,20 @@ def convert(words: Sequence[str], read_torch: ReadTorch, torch_bytes: TorchBytes
     parser.add_argument("--cfg", type=Path, metavar="FILE", help="options of the run, a file of this project")
     parser.add_argument("--config", type=Path, metavar="FILE", help="published configuration, JSON or YAML")
     parser.add_argument("--run", type=Path, metavar="FOLDER/logs-NAME", help="run to make of the checkpoint")
+    parser.add_argument(
+        "--string-sorted-classes",
+        action="store_true",
+        help="the checkpoint is a SUNDAE's that learnt from a folder for each class, which it counts as the "
+        "names are sorted (0, 1, 10, 11, 2, ...): put its classes in the order of numbers. Not for a run "
+        "that trains on shards of import_latents.py --legacy-classes",
+    )
     parser.add_argument("--to-torch", type=Path, metavar="OUT", help="file to write in the PyTorch layout")
     parser.add_argument("--to-cfg", type=Path, metavar="OUT.cfg", help="configuration to write")
     parser.add_argument("--to-folder", type=Path, metavar="OUT", help="folder to write for from_pretrained")
     parser.add_argument("--step", metavar="N|best", help="checkpoint of the run to write")
     chosen = parser.parse_intermixed_args(list(words))
+    if chosen.string_sorted_classes and chosen.run is None:
+        parser.error("--string-sorted-classes is for --run")
     if chosen.to_cfg is not None:
         convert_configuration(chosen.source, chosen.to_cfg, chosen.overrides)
         return
@@ -93,7 +104,7 @@ def convert(words: Sequence[str], read_torch: ReadTorch, torch_bytes: TorchBytes
 def convert_configuration(source: Path, target: Path, overrides: Sequence[str]) -> None:
     """Write a configuration of Metroplex, or a training configuration of open-muse, as a `.cfg`.
 
-    Prints what is unknown to the latter and left out.
+    Prints what is unknown and left out.
     """
     config = read_config(source)
     if metroplex_json.recognised(config):
@@ -117,13 +128,28 @@ def _convert_metroplex(
     """Write a JSON configuration of one of Metroplex's programs as a `.cfg`."""
     header = [f"# {source.name} of Metroplex.", "#", f"# Command:   sh torch_impl/train.sh {target}"]
     with replacing(target) as beside:
-        values = metroplex_json.options(config, source.stem)
+        values = _metroplex_options(config, source)
         beside.write_text(metroplex_json.cfg_text(values, source.name), encoding="utf-8")
-        hparams = load(beside, overrides)
+        try:
+            hparams = load(beside, overrides)
+        except UserError as error:
+            raise UserError(str(error).replace(str(beside), str(source))) from error
         family = hparams.run.family
         check_options(hparams)
         beside.write_text(written_out(beside, overrides, header), encoding="utf-8")
+    for remark in metroplex_json.remarks(config):
+        print(f"warning: {source}: {remark}")
     print(f"{target}: {source.name} as a configuration of family {family}; [data] says where pictures lie")
+
+
+def _metroplex_options(config: Mapping[str, Any], source: Path) -> dict[str, Any]:
+    """Options of a JSON configuration of Metroplex; a `UserError` names its file."""
+    try:
+        return metroplex_json.options(config, source.stem)
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from error
+    except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{source} is no whole configuration: {type(error).__name__} {error}") from error
 
 
 def _make_run(chosen: argparse.Namespace, read_torch: ReadTorch) -> None:
@@ -131,10 +157,16 @@ def _make_run(chosen: argparse.Namespace, read_torch: ReadTorch) -> None:
     source = local_folder(chosen.source)
     config = published_config(source, chosen.config)
     if config is None and chosen.cfg and load(chosen.cfg, chosen.overrides).run.family == "hierarchical_vae":
+        if chosen.string_sorted_classes:
+            raise UserError(f"{source} is no SUNDAE: leave out --string-sorted-classes")
         make_run(source, chosen.cfg, chosen.overrides, chosen.run, read_torch)
         return
-    run = _split(chosen.run)
-    print(make_published_run(source, config, chosen.cfg, chosen.overrides, run, read_torch))
+    run, by_text = _split(chosen.run), chosen.string_sorted_classes
+    print(
+        make_published_run(
+            source, config, chosen.cfg, chosen.overrides, run, read_torch, string_sorted_classes=by_text
+        )
+    )
 
 
 def make_run(source: Path, cfg: Path, overrides: Sequence[str], run: Path, read_torch: ReadTorch) -> None:

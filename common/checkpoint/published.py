@@ -2,7 +2,7 @@
 
 Known are the folders of open-muse and diffusers (`config.json` beside the weights) and the YAML files of
 taming-transformers and latent-diffusion; files that come without one (Google's MaskGIT, Halton-MaskGIT,
-LlamaGen's tokenizer) are described by a `.cfg` of this project.
+LlamaGen's tokenizer, SUNDAE) are described by a `.cfg` of this project.
 """
 
 from collections.abc import Mapping
@@ -22,6 +22,7 @@ from common.checkpoint.diffusers_import import (
 )
 from common.checkpoint.metroplex import from_original as from_metroplex
 from common.checkpoint.paella_import import from_paella, paella_tokenizer
+from common.checkpoint.sundae_import import by_class_number, from_sundae
 from common.checkpoint.tokenizer_import import (
     from_llamagen,
     from_taming,
@@ -55,7 +56,7 @@ OTHERS = {
     "VQModel": lambda config: ("vqgan", *diffusers_tokenizer(config)),
     "UVit2DModel": lambda config: ("maskgit", *diffusers_uvit(config)),
 }
-FAMILIES = ("vqgan", "maskgit", "metroplex")
+FAMILIES = ("vqgan", "maskgit", "metroplex", "sundae")
 
 
 LIBRARY, FORMAT = "dioscuri", 1
@@ -109,14 +110,19 @@ def recognise(config: Mapping[str, Any], where: object) -> Published:
     )
 
 
-def canonical_weights(arrays: Arrays, hparams: Any, where: object, *, own: bool = False) -> Arrays:
+def canonical_weights(
+    arrays: Arrays, hparams: Any, where: object, *, own: bool = False, string_sorted_classes: bool = False
+) -> Arrays:
     """Published weights of the network of a run's options, under canonical names and layouts, float32.
 
-    A `UserError` names the first tensor that is missing, unknown or of another shape.
+    `string_sorted_classes`: they count classes as the original SUNDAE does, and are put in the order of
+    numbers. A `UserError` names the first tensor that is missing, unknown or of another shape.
     """
     try:
         expected = _expected(hparams)
         found = arrays if own else _renamed(arrays, hparams)
+        if string_sorted_classes:
+            found = _with_classes_by_number(found, hparams, own=own)
     except (KeyError, ValueError) as error:
         raise UserError(f"{where}: these are no weights of this architecture ({error})") from error
     except UserError as error:
@@ -138,6 +144,8 @@ def _renamed(arrays: Arrays, hparams: Any) -> Arrays:
     """Their names and layouts tell which project's they are."""
     if hparams.run.family == "metroplex":
         return from_metroplex(arrays, hparams)
+    if hparams.run.family == "sundae":
+        return from_sundae(arrays, _denoiser_plan(hparams))
     flax, architecture = any("/" in name for name in arrays), hparams.model.architecture
     if hparams.run.family == "maskgit":
         if flax:
@@ -154,6 +162,15 @@ def _renamed(arrays: Arrays, hparams: Any) -> Arrays:
     if _has(arrays, "encoder.conv_blocks."):
         return from_llamagen(arrays)
     return from_diffusers_tokenizer(arrays) if _has(arrays, "encoder.down_blocks.") else from_taming(arrays)
+
+
+def _with_classes_by_number(found: Arrays, hparams: Any, *, own: bool) -> Arrays:
+    if own or hparams.run.family != "sundae" or not hparams.model.num_classes:
+        raise UserError(
+            "classes sorted as text are those of an original SUNDAE with classes, and these weights are not: "
+            "leave out --string-sorted-classes"
+        )
+    return by_class_number(found)
 
 
 def _has(arrays: Arrays, prefix: str) -> bool:
@@ -195,6 +212,11 @@ def _classifier_plan(hparams: Any) -> classifier.ClassifierPlan:
     return classifier.make_plan(hparams.model, hparams.data.target_res, hparams.data.channels)
 
 
+def _denoiser_plan(hparams: Any) -> denoiser.DenoiserPlan:
+    data = hparams.data
+    return denoiser.make_plan(hparams.model, data.grid, data.codebook_size, data.sequence_length)
+
+
 def _expected(hparams: Any) -> dict[str, tuple[int, ...]]:
     """Shape of every parameter of the network; of a tokenizer without its discriminator."""
     if hparams.run.family == "hierarchical_vae":
@@ -207,10 +229,7 @@ def _expected(hparams: Any) -> dict[str, tuple[int, ...]]:
     if hparams.run.family == "vqgan":
         return shapes(tokenizer_tables.parameter_table(_tokenizer_plan(hparams)))
     if hparams.run.family == "sundae":
-        data = hparams.data
-        return shapes(
-            denoiser.parameter_table(denoiser.make_plan(hparams.model, data.grid, data.codebook_size))
-        )
+        return shapes(denoiser.parameter_table(_denoiser_plan(hparams)))
     return shapes(transformers.parameter_table(_transformer_plan(hparams)))
 
 

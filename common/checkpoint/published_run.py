@@ -38,11 +38,14 @@ def make_published_run(
     overrides: Sequence[str],
     run: tuple[Path, str],
     read_torch: ReadTorch,
+    *,
+    string_sorted_classes: bool = False,
 ) -> str:
     """Write published weights into a new run (folder that holds it, name); returns what was done.
 
     The published configuration `config` tells the architecture, `cfg` everything else or, without `config`,
-    the architecture, too. A `UserError` says what does not fit; no run is then left.
+    the architecture, too. `string_sorted_classes` is explained at `canonical_weights`. A `UserError` says
+    what does not fit; no run is then left.
     """
     log_root, name = run
     file = weights_file(source)
@@ -50,7 +53,8 @@ def make_published_run(
     with TemporaryDirectory() as folder:
         base = _base(described, cfg, file, Path(folder))
         words = [*(described.overrides if described else ()), *overrides, f"run.name={name}"]
-        return _write(base, words, described, file, read_torch, RunDirectory.of(log_root, name))
+        directory = RunDirectory.of(log_root, name)
+        return _write(base, words, described, file, read_torch, directory, by_text=string_sorted_classes)
 
 
 def _write(
@@ -60,13 +64,15 @@ def _write(
     file: Path,
     read_torch: ReadTorch,
     directory: RunDirectory,
+    *,
+    by_text: bool,
 ) -> str:
     hparams = load(base, words)
     own = described is not None and described.own
     if hparams.run.family not in FAMILIES and not own:
         raise UserError(f"{base}: family '{hparams.run.family}' has no published weights of this kind")
     arrays = read_weights(file, read_torch)
-    weights = canonical_weights(arrays, hparams, file, own=own)
+    weights = canonical_weights(arrays, hparams, file, own=own, string_sorted_classes=by_text)
     critic, buffers = ({}, {}) if own else published_training(arrays, hparams)
     weights |= _discriminator(hparams) | critic
     with directory.locked():

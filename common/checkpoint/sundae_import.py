@@ -12,6 +12,7 @@ from common.plans.denoiser import DenoiserPlan, Level, Stack, parameter_table, t
 TEXT_HEADS, HEAD = 8, 64
 """x-transformers 0.22 builds so many heads whatever the text8 program asks for."""
 WITHIN = 1e-4
+CLASSES = "class_emb.weight"
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -55,8 +56,10 @@ def from_sundae(arrays: Arrays, plan: DenoiserPlan) -> dict[str, np.ndarray]:
     """Weights without rotary frequencies, which follow from the plan.
 
     A `UserError` names the first tensor that is missing, unknown or of another shape, and frequencies that
-    are not the plan's.
+    are not the plan's. It also refuses an hourglass without the positions that these weights have learnt.
     """
+    if plan.options.architecture == "hourglass" and not plan.options.legacy_positions:
+        raise UserError("weights of the original hourglass need model.legacy_positions=True")
     frequencies = {name: array for name, array in arrays.items() if name.endswith("freq") or "freqs" in name}
     _check_frequencies(frequencies, plan)
     found = {name: array for name, array in arrays.items() if name not in frequencies}
@@ -69,6 +72,18 @@ def from_sundae(arrays: Arrays, plan: DenoiserPlan) -> dict[str, np.ndarray]:
                 f"tensor '{name}' must be {expected}, there is {has}: these are other options' weights"
             )
     return found
+
+
+def by_class_number(weights: Arrays) -> dict[str, np.ndarray]:
+    """The weights, with the class that the original's folder c holds in row c of the class embedding.
+
+    The original counts the folders of classes as their names are sorted: '0', '1', '10', '11', '2', ...
+    """
+    learnt = weights[CLASSES]
+    order = sorted(range(len(learnt)), key=str)  # the folders, as the original counts them
+    rows = np.empty_like(learnt)
+    rows[order] = learnt
+    return {**weights, CLASSES: rows}
 
 
 def _check_frequencies(found: Arrays, plan: DenoiserPlan) -> None:

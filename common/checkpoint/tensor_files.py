@@ -25,8 +25,8 @@ WEIGHTS = (
 )
 """Names that a folder's weights have, the preferred one first."""
 
-WRAPPERS = ("state_dict", "model_state_dict", "model", "params")
-"""Entries under which checkpoints keep their weights."""
+WRAPPERS = ("state_dict", "model_state_dict", "model", "params", "net")
+"""Entries under which checkpoints keep their weights; SUNDAE's trainer calls them `net`."""
 
 _DTYPES = {
     **{f"F{8 * n}": np.dtype(f"<f{n}") for n in (2, 4, 8)},

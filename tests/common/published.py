@@ -117,6 +117,13 @@ def write_llamagen(path):
     return path
 
 
+def write_sundae(path, weights):
+    """A checkpoint of the trainer of SUNDAE (ptpt)."""
+    rest = {"opt": {"state": {}, "param_groups": []}, "lr_scheduler": {"lr_lambdas": [None]}, "scaler": {}}
+    torch.save({"net": tensors(weights), **rest, "nb_examples": 8, "nb_updates": 2}, path)
+    return path
+
+
 LLAMAGEN = {
     "encoder.down.": "encoder.conv_blocks.",
     "decoder.up.1.": "decoder.conv_blocks.0.",

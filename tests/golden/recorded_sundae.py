@@ -5,7 +5,8 @@ from types import SimpleNamespace
 import numpy as np
 from safetensors.numpy import load_file
 
-from common.checkpoint.sundae_import import from_sundae, hourglass_options, text_options
+from common.checkpoint.published import canonical_weights
+from common.checkpoint.sundae_import import hourglass_options, text_options
 from common.plans.denoiser import make_plan, square_side
 from tests.denoisers import TWINS
 
@@ -15,18 +16,24 @@ HOURGLASS, SAMPLING, INPAINT, TRAIN, TEXT = KINDS = [
 ]
 
 
-def opened(name, folder, case):
-    """Twin with the recorded weights, plan, recorded arrays."""
-    inputs, outputs = (dict(np.load(folder / f"{part}.npz")) for part in ("inputs", "outputs"))
+def options_of(case):
+    """`[model]` of a case, and what it says of `[data]`."""
     constructor = case.get("hourglass_constructor", case["constructor"])
     if case["runner"] == "sundae_text8":
         data = constructor["data"]
-        options = text_options(constructor["model"])
-        plan = make_plan(options, 0, data["vocabulary_size"], data["sequence_length"])
-    else:
-        options = hourglass_options(constructor)
-        plan = make_plan(options, square_side(constructor["max_seq_len"]), constructor["num_tokens"])
-    weights = from_sundae(load_file(folder / case["weights"]["file"]), plan)
+        sizes = {"codebook_size": data["vocabulary_size"], "sequence_length": data["sequence_length"]}
+        return text_options(constructor["model"]), {"grid": 0, **sizes}
+    sizes = {"grid": square_side(constructor["max_seq_len"]), "codebook_size": constructor["num_tokens"]}
+    return hourglass_options(constructor), {**sizes, "sequence_length": 0}
+
+
+def opened(name, folder, case):
+    """Twin with the recorded weights, which the importer of published ones reads, plan, recorded arrays."""
+    inputs, outputs = (dict(np.load(folder / f"{part}.npz")) for part in ("inputs", "outputs"))
+    model, data = options_of(case)
+    plan = make_plan(model, data["grid"], data["codebook_size"], data["sequence_length"])
+    hparams = SimpleNamespace(run=SimpleNamespace(family="sundae"), model=model, data=SimpleNamespace(**data))
+    weights = canonical_weights(load_file(folder / case["weights"]["file"]), hparams, folder)
     run = SimpleNamespace(case=case, inputs=inputs, outputs=outputs, plan=plan, weights=weights)
     run.twin = TWINS[name](plan, weights)
     return run

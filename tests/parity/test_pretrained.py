@@ -27,6 +27,14 @@ def tiny_vae():
         return load(tiny.write_tiny(Path(folder)))
 
 
+def tiny_text():
+    return tiny_sundae.tiny(
+        "data.dataset_source=text", "data.grid=0", "data.codebook_size=27", "data.sequence_length=8",
+        "data.labels=False", "model.architecture=transformer", "model.depth=1", "model.shorten_factor=0",
+        "model.num_classes=0", "model.dim_head=32",
+    )  # fmt: skip
+
+
 def tiny_metroplex():
     return load(BASE, [*SMALL, *next(iter(CASES.values()))])
 
@@ -37,6 +45,7 @@ MODELS = {
     "vqgan": tiny_vqgan.tiny,
     "metroplex": tiny_metroplex,
     "sundae": tiny_sundae.tiny,
+    "text": tiny_text,
     **{
         architecture: lambda architecture=architecture: tiny_maskgit.tiny(
             f"model.architecture={architecture}",
@@ -114,7 +123,7 @@ def test_folders_of_open_muse_open_where_they_are_safetensors(tmp_path, twin):
         module(twin).Pretrained.from_pretrained(tmp_path / "torch")
 
 
-@pytest.mark.parametrize("name", ["vqgan", "halton", "classifier", "hierarchical_vae"])
+@pytest.mark.parametrize("name", ["vqgan", "halton", "classifier", "hierarchical_vae", "text"])
 def test_folders_become_runs_and_runs_folders(tmp_path, name):
     hparams = MODELS[name]()
     write_folder(tmp_path / "first", hparams, weights(hparams))
