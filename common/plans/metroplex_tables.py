@@ -9,11 +9,11 @@ from math import sqrt
 from common.hparams.families.metroplex import HParams, Model
 from common.plans.grids import AXES, Grid
 from common.plans.hierarchical_vae import Cell
-from common.plans.metroplex import (
+from common.plans.metroplex import MetroplexPlan
+from common.plans.metroplex_blocks import (
     AttentionDownBlock,
     AttentionUpBlock,
     DownBlock,
-    MetroplexPlan,
     SelfAttention,
     UpBlock,
 )

@@ -11,7 +11,13 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from common.hparams.latents import LatentModel
-from common.plans.metroplex import AttentionDownBlock, AttentionUpBlock, DownBlock, SelfAttention, UpBlock
+from common.plans.metroplex_blocks import (
+    AttentionDownBlock,
+    AttentionUpBlock,
+    DownBlock,
+    SelfAttention,
+    UpBlock,
+)
 from jax_impl.layers.attention import Attention
 from jax_impl.layers.cells import ACTIVATIONS, ResidualCell
 from jax_impl.layers.convolution import Conv

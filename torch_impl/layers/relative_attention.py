@@ -5,7 +5,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from common.plans.grids import AXES
-from common.plans.metroplex import SelfAttention
+from common.plans.metroplex_blocks import SelfAttention
 from torch_impl.layers.convolution import Conv
 from torch_impl.layers.norms import ChannelNorm
 from torch_impl.layers.precision import at_least_float32, cast

@@ -10,7 +10,13 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from common.hparams.latents import LatentModel
-from common.plans.metroplex import AttentionDownBlock, AttentionUpBlock, DownBlock, SelfAttention, UpBlock
+from common.plans.metroplex_blocks import (
+    AttentionDownBlock,
+    AttentionUpBlock,
+    DownBlock,
+    SelfAttention,
+    UpBlock,
+)
 from torch_impl.layers.attention import Attention
 from torch_impl.layers.cells import ACTIVATIONS, ResidualCell
 from torch_impl.layers.convolution import Conv

@@ -34,7 +34,9 @@ class Model:
     zdim_factor: int = option(32, low=1, doc="width over latent channels")
     zero_weights: bool = option(True, doc="zero the last layer of every prior")
     final_fn: bool = option(False, doc="gain and bias before the head, where patches are single pixels")
-    no_bias_above: int = option(64, low=0, doc="resolutions up to this begin with a learned tensor")
+    no_bias_above: int = option(
+        64, low=0, doc="resolutions of convolutions up to this begin with a learned tensor; transformers do"
+    )
     bottleneck_multiple: float = option(0.25, low=0, high=2**10, doc="bottleneck width over width")
     block_type: str = option(
         "bottleneck", choices=("bottleneck", "diffusion"), doc="four convolutions, or two of full width"
