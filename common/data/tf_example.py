@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 Values = list[bytes] | list[float] | list[int]
 Features = dict[str, Values]
+Content = bytes | int | float
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _MAX_VARINT = 10
@@ -64,25 +65,30 @@ def _values(feature: bytes) -> Values:
     return []
 
 
-def _floats(item: bytes | int) -> tuple[float, ...]:
-    packed = item if isinstance(item, bytes) else struct.pack("<I", item)
-    if len(packed) % 4:
+def _floats(item: Content) -> tuple[float, ...]:
+    if isinstance(item, float):
+        return (item,)
+    if isinstance(item, int):
+        raise NotAnExampleError("a list of floats holds numbers of another kind")
+    if len(item) % 4:
         raise NotAnExampleError("a list of numbers is cut short")
-    return struct.unpack(f"<{len(packed) // 4}f", packed)
+    return struct.unpack(f"<{len(item) // 4}f", item)
 
 
-def _integers(item: bytes | int) -> Iterator[int]:
+def _integers(item: Content) -> Iterator[int]:
     if isinstance(item, int):
         yield _signed(item)
         return
+    if isinstance(item, float):
+        raise NotAnExampleError("a list of integers holds numbers of another kind")
     at = 0
     while at < len(item):
         value, at = _read_varint(item, at)
         yield _signed(value)
 
 
-def _fields(data: bytes) -> Iterator[tuple[int, bytes | int]]:
-    """(number, content) of every field of a message."""
+def _fields(data: bytes) -> Iterator[tuple[int, Content]]:
+    """(number, content) of every field of a message: a fixed 32-bit one is a float."""
     at = 0
     while at < len(data):
         tag, at = _read_varint(data, at)
@@ -100,7 +106,12 @@ def _fields(data: bytes) -> Iterator[tuple[int, bytes | int]]:
         if size > len(data) - at:
             raise NotAnExampleError("a field is longer than the message")
         content = data[at : at + size]
-        yield number, content if kind == _BYTES else int.from_bytes(content, "little")
+        if kind == _BYTES:
+            yield number, content
+        elif kind == _FIXED32:
+            yield number, struct.unpack("<f", content)[0]
+        else:
+            yield number, int.from_bytes(content, "little")
         at += size
 
 

@@ -92,7 +92,9 @@ def open_tfrecords(options: Options, split: Split) -> PictureSet:
         name=f"{paths[0].parent.name} ({split})",
         keys=tuple(f"{record.path.stem}_{record.number}" for record in records),
         read=reader,
-        captions=captions(records, data.text_seq_len, data.padding_id) if data.text_seq_len else None,
+        captions=captions(records, data.text_seq_len, data.padding_id, skip_corrupt=data.skip_corrupt)
+        if data.text_seq_len
+        else None,
         unreadable=reader.unreadable,
     )
 
@@ -143,15 +145,19 @@ def image_of(record: Record) -> bytes:
     return values[0]
 
 
-def captions(records: Sequence[Record], length: int, padding: int) -> Array:
+def captions(records: Sequence[Record], length: int, padding: int, *, skip_corrupt: bool = False) -> Array:
     """Captions' tokens int32 (N, length), cut or filled up with `padding`; a `UserError` names the record
-    that has none."""
+    that has none, or that is damaged: with `skip_corrupt` its row is all padding."""
     rows = np.full((len(records), length), padding, np.int32)
     for row, record in zip(rows, records, strict=True):
         try:
             values = record.features().get(CAPTION)
         except image_files.Refused as refused:
-            raise UserError(f"{record.name}: {refused}; fetch or write it again") from refused
+            if skip_corrupt:
+                continue
+            raise UserError(
+                f"{record.name}: {refused}; fetch or write it again, or set data.skip_corrupt=True"
+            ) from refused
         if values is None or not all(isinstance(v, int) and 0 <= v < 2**31 for v in values):
             raise UserError(
                 f"{record.name}: it has no feature '{CAPTION}' of tokens' numbers: set data.text_seq_len=0"

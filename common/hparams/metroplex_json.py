@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from common.errors import UserError, did_you_mean
-from common.hparams.metroplex_json_tokenizers import is_tokenizer, tokenizer_options
+from common.hparams.expressions import shorten
+from common.hparams.metroplex_json_tokenizers import is_tokenizer, sides, tokenizer_options
 
 Values = dict[str, Any]
 
@@ -60,7 +61,7 @@ RENAMED = {
 
 UNUSED = (
     "iters_per_host_call", "predict_steps", "attn_options", "space2depth", "model_path", "eval_steps",
-    "batch_size_inv_factor", "iter_factor", "data_scale", "local_attn_scale",
+    "batch_size_inv_factor", "iter_factor", "data_scale", "local_attn_scale", "epsilon_1", "epsilon_2",
 )  # fmt: skip
 """Keys that steer what is done otherwise here, or nothing, or that enter other values."""
 
@@ -77,7 +78,7 @@ LATER = {
     "iters_per_ckpt": "train.checkpoint_and_eval_interval_in_steps",
     "iters_per_print": "train.logging_interval_in_steps", "data_root": "data.train_data_path",
 }  # fmt: skip
-"""Keys of the later JAX program."""
+"""Keys of the later JAX program, which takes any other as well."""
 
 LATER_UNUSED = (
     "attn_res", "run_opt", "model", "dtype", "iters_per_images", "iters_per_save", "vq_res", "codebook_size",
@@ -86,6 +87,18 @@ LATER_UNUSED = (
     "dataset", "shuffle_buffer", "tfds_data_dir", "tfds_manual_dir", "logging", "wandb", "save_dir",
     "restore_path", "restore_iter", "seed_init", "seed_sample", "seed_train", "seed_eval",
 )  # fmt: skip
+
+KINDS: dict[str, tuple[Any, str]] = {
+    **dict.fromkeys(("image_size", "vq_res"), (int, "a whole number")),
+    **dict.fromkeys(
+        ("lr", "train_steps", "iter_factor", "train_batch_size", "eval_batch_size", "batch_size_inv_factor",
+         "eval_steps", "skip_threshold", "gamma", "width"),
+        (int | float, "a number"),
+    ),
+    **dict.fromkeys(("use_bf16", "space2depth", "pre_layer", "gan", "patch_nce"), (bool, "true or false")),
+    "custom_width_str": (str, "a text"),
+}  # fmt: skip
+"""Types of the values that are worked with here; those of the others are checked as options."""
 
 
 def recognised(config: Mapping[str, Any]) -> bool:
@@ -96,10 +109,22 @@ def recognised(config: Mapping[str, Any]) -> bool:
 
 
 def options(config: Mapping[str, Any], name: str = "metroplex") -> Values:
-    """`section.option` -> value; a `UserError` names a key that neither program has."""
+    """`section.option` -> value; a `UserError` names a key of the TensorFlow program's that is unknown, or a
+    value that cannot be had here."""
+    _check_values(config)
     later = "image_size" in config
     values = {**DEFAULTS, "run.name": name, **(_later(config) if later else _first(config))}
     return tokenizer_options(config, values) if later and is_tokenizer(config) else values
+
+
+def remarks(config: Mapping[str, Any]) -> list[str]:
+    """What a configuration says and its options do not, a line each."""
+    if "image_size" in config:
+        return [f"'{key}' is unknown and left out" for key in config if key not in {*LATER, *LATER_UNUSED}]
+    steps = config.get("eval_steps")
+    if (config.get("eval_dataset_size") if steps is None else steps) == 0:
+        return ["no evaluation (eval_steps 0) cannot be had here: every checkpoint comes with a validation"]
+    return []
 
 
 def cfg_text(values: Values, header: str) -> str:
@@ -118,6 +143,16 @@ def _text(option: str, value: Any) -> str:
     return value if option == "run.name" else repr(value)
 
 
+def _check_values(config: Mapping[str, Any]) -> None:
+    for key, (kind, words) in KINDS.items():
+        value = config.get(key)
+        if value is not None and value is not False and not isinstance(value, kind):
+            raise UserError(f"JSON key '{key}' must be {words}, not {shorten(value)}")
+    for key in ("space2depth", "pre_layer"):
+        if config.get(key):
+            raise UserError(f"JSON key '{key}' is true, which cannot be had here: set it to false")
+
+
 def _first(config: Mapping[str, Any]) -> Values:
     """The TensorFlow program: Adam with epsilon outside the bias correction, rates to a tenth at the end."""
     special: dict[str, Callable[[Any], Values]] = {
@@ -129,37 +164,52 @@ def _first(config: Mapping[str, Any]) -> Values:
     known = {*SAME, *RENAMED, *UNUSED, *special}
     values: Values = {
         "optimizer.type": "AdamTF", "optimizer.epsilon": 1e-6, "optimizer.learning_rate": 3e-4,
-        "model.width": 384, "model.transformer": True, "train.total_train_steps": 40000,
-        "train.batch_size": 256,
+        "model.width": 384, "model.transformer": True, "model.truncate_pixels": True,
+        "train.total_train_steps": 40000, "train.batch_size": 256,
     }  # fmt: skip
     for key, value in config.items():
-        if key in special:
-            values |= special[key](value)
-        elif key in RENAMED:
+        if key in RENAMED:
             values[RENAMED[key]] = value
         elif key in SAME:
             values[f"model.{key}"] = _model_value(key, value)
         elif key not in known:
             raise UserError(f"JSON key '{key}' is unknown{did_you_mean(key, sorted(known))}")
+    for key, options_of in special.items():
+        if key in config:
+            values |= options_of(config[key])
     if values.get("model.prog_mode") is not None and config.get("transformer") is None:
         values["model.transformer"] = False
-    factor = config.get("iter_factor") or 1
-    steps = int(values["train.total_train_steps"] * factor)
+    values |= _schedule(config, values)
+    values |= _batches(config, values)
+    return values | _decay(values)
+
+
+def _schedule(config: Mapping[str, Any], values: Values) -> Values:
+    """Training's length, over which the rate decays to a tenth."""
+    steps = int(values["train.total_train_steps"] * (config.get("iter_factor") or 1))
     scheme = config.get("lr_decay", "cosine")
     scheme = scheme if scheme in ("cosine", "linear") else "constant"
-    rate = values["optimizer.learning_rate"]
-    values |= {
+    return {
         "train.total_train_steps": steps,
         "optimizer.decay_steps": steps,
         "optimizer.learning_rate_scheme": f"{scheme}_times_warmup",
-        "optimizer.min_learning_rate": rate / 10,
+        "optimizer.min_learning_rate": values["optimizer.learning_rate"] / 10,
     }
+
+
+def _batches(config: Mapping[str, Any], values: Values) -> Values:
+    """Sizes of batches, and how many pictures are evaluated: `remarks` tells where there should be none."""
     size: int = values["train.batch_size"]
     divisor: float = config.get("batch_size_inv_factor") or 1
-    values["train.batch_size"] = int(size / divisor)
-    values["val.batch_size"] = int(values.get("val.batch_size", size) / divisor)
-    values.setdefault("synthesis.batch_size", values["val.batch_size"])
-    return values | _decay(values)
+    evaluated = int(values.get("val.batch_size", size) / divisor)
+    of_set = values.get("val.n_samples_for_validation") or DEFAULTS["val.n_samples_for_validation"]
+    steps = config.get("eval_steps")
+    return {
+        "train.batch_size": int(size / divisor),
+        "val.batch_size": evaluated,
+        "val.n_samples_for_validation": steps * evaluated if steps else of_set,
+        "synthesis.batch_size": values.get("synthesis.batch_size", evaluated),
+    }
 
 
 def _model_value(key: str, value: Any) -> Any:
@@ -179,8 +229,10 @@ def _model_value(key: str, value: Any) -> Any:
             return value
 
 
-def _dataset(value: Mapping[str, Any]) -> Values:
+def _dataset(value: Any) -> Values:
     """The original reads TFRecords or the files that fit a pattern."""
+    if not isinstance(value, Mapping):
+        raise UserError(f"JSON key 'dataset' must be an object, not {shorten(value)}")
     return {
         "data.dataset_source": "tfrecords" if value.get("tfrecords") else "glob",
         "data.target_res": value.get("image_size", 32),
@@ -207,14 +259,11 @@ def _later(config: Mapping[str, Any]) -> Values:
         "model.legacy_row_attention": True, "optimizer.beta2": 0.9,
         "optimizer.gradient_skip_threshold": 400.0, "train.batch_size": 32,
     }  # fmt: skip
-    known = {*LATER, *LATER_UNUSED}
-    for key, value in config.items():
-        if key in LATER:
-            values[LATER[key]] = value
-        elif key not in known:
-            raise UserError(f"JSON key '{key}' is unknown{did_you_mean(key, sorted(known))}")
-    attention = config.get("attn_res") or ""
-    values["model.attn_res"] = [int(part) for part in str(attention).split(",") if part.strip()]
+    values |= {LATER[key]: value for key, value in config.items() if key in LATER}
+    values["model.attn_res"] = sides(config, "attn_res")
+    values["train.precision"] = config.get("dtype") or "float32"
+    if values["train.precision"] not in ("float32", "bfloat16"):
+        raise UserError(f"JSON key 'dtype': '{config['dtype']}' is neither 'float32' nor 'bfloat16'")
     if values["optimizer.gradient_skip_threshold"] == -1:
         values |= {"optimizer.gradient_skip": False, "optimizer.gradient_skip_threshold": 0.0}
     return values | _decay(values)

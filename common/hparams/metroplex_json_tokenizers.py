@@ -5,6 +5,7 @@ from math import gcd
 from typing import Any
 
 from common.errors import UserError
+from common.hparams.expressions import shorten
 from common.plans.block_strings import widths
 
 Values = dict[str, Any]
@@ -67,11 +68,11 @@ def _blocks(config: Mapping[str, Any]) -> Values:
 
 
 def _adversarial(config: Mapping[str, Any]) -> Values:
-    """Of DC-VAE: generator, discriminator, losses, and a constant rate."""
+    """Of DC-VAE: generator, discriminator, losses, and a rate that is constant from step 0 on."""
     width = widths(config.get("custom_width_str") or "", config.get("width") or 0)
-    sides = [config["image_size"] >> level for level in range(config["image_size"].bit_length() - 2)]
-    of_levels = [width(side) for side in sides]
-    of_generator = [width(side) for side in sides if side >= config.get("vq_res", 32)]
+    levels = [config["image_size"] >> level for level in range(config["image_size"].bit_length() - 2)]
+    of_levels = [width(side) for side in levels]
+    of_generator = [width(side) for side in levels if side >= config.get("vq_res", 32)]
     base, loss = gcd(*of_generator), config.get("loss_type", "NS")
     if loss not in ("NS", "HG"):
         raise UserError(f"JSON key 'loss_type': '{loss}' is neither 'NS' nor 'HG'")
@@ -84,20 +85,28 @@ def _adversarial(config: Mapping[str, Any]) -> Values:
         "discriminator.type": "dcvae",
         "discriminator.widths": of_levels,
         "discriminator.blocks_per_res": config.get("blocks_per_res", 1),
-        "discriminator.gan_resos": _sides(config.get("gan_resos", "1,4")),
-        "discriminator.contra_resos": _sides(config.get("contra_resos", "1,4")),
+        "discriminator.gan_resos": sides(config, "gan_resos", "1,4"),
+        "discriminator.contra_resos": sides(config, "contra_resos", "1,4"),
         "discriminator.legacy_unused_biases": True,
         "loss.disc_loss": "non_saturating" if loss == "NS" else "hinge",
         "loss.disc_weight": 1.0,
         "loss.adaptive_disc_weight": False,
-        "loss.r1_cost": config.get("gamma", 0.0) / 2,
+        "loss.r1_cost": (config.get("gamma") or 0.0) / 2,
         "loss.patch_nce": bool(config.get("patch_nce", True)),
         "loss.alternating": True,
-        "optimizer.learning_rate_scheme": "constant",
+        "optimizer.learning_rate_scheme": "constant_times_warmup",
+        "optimizer.warmup_steps": 0.0,
         "optimizer.gradient_clip_norm_value": 1.0,
     }
 
 
-def _sides(text: Any) -> list[int]:
-    """'1,4,8' as numbers."""
-    return [int(part) for part in str(text).split(",") if part.strip()]
+def sides(config: Mapping[str, Any], key: str, default: str = "") -> list[int]:
+    """'1,4,8', a number or a list as numbers; a `UserError` names the key where it is none of them."""
+    value = config.get(key, default) or ""
+    parts = value if isinstance(value, list) else str(value).split(",")
+    try:
+        return [int(part) for part in map(str, parts) if part.strip()]
+    except ValueError:
+        raise UserError(
+            f"JSON key '{key}' must be resolutions such as '16,8', not {shorten(value)}"
+        ) from None

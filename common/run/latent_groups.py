@@ -58,7 +58,7 @@ class LatentGroups:
     def headline(self, metrics: Mapping[str, float]) -> str:
         """Negative ELBO and, where there are any, skipped updates."""
         kl = sum(metrics[f"kl.{group}"] for group in range(len(self.plan.groups)))
-        text = f"-ELBO {(metrics['reconstruction'] + kl) * self.unit.per_nat:.4g} {self.unit.name}"
+        text = f"-ELBO {self.unit.tell(metrics['reconstruction'] + kl)}"
         return text + (f", {int(metrics['skips'])} updates skipped" if metrics["skips"] else "")
 
     def validate(self, step: int, on_batch: Callable[[], None]) -> Validation:
@@ -73,12 +73,12 @@ class LatentGroups:
         first = next(self._validation_batches())
         shown, alike = self._look(first, step)
         scalars[f"Losses/{NAMES[len(self.plan.extent)]}"] = alike
-        raw, averaged = (bounds[ema].negative_elbo * self.unit.per_nat for ema in (False, True))
+        raw, averaged = (self.unit.tell(bounds[ema].negative_elbo) for ema in (False, True))
         active = sum(active_groups(self.plan, bounds[True].kl, self.hparams.metrics.latent_active_threshold))
         return Validation(
             score=bounds[True].negative_elbo,
-            headline=f"validation -ELBO {averaged:.4f} {self.unit.name} with averaged weights, "
-            f"{raw:.4f} with raw ones; {active} of {len(self.plan.groups)} groups active",
+            headline=f"validation -ELBO {averaged} with averaged weights, {raw} with raw ones; "
+            f"{active} of {len(self.plan.groups)} groups active",
             scalars=scalars,
             histograms=shown.histograms,
             images=shown.images,

@@ -1,7 +1,9 @@
 """Metroplex's block strings, presets, first values, schedules, JSON files and importers."""
 
 from dataclasses import replace
+from json import dumps
 from math import cos, pi, sqrt
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,9 +12,10 @@ from hypothesis import strategies as st
 
 from common import schedules
 from common.checkpoint import metroplex
+from common.checkpoint.convert import convert_configuration
 from common.errors import UserError
 from common.hparams import load
-from common.hparams.metroplex_json import cfg_text, options
+from common.hparams.metroplex_json import cfg_text, options, remarks
 from common.plans.block_strings import decoder_blocks, encoder_blocks, widths
 from common.plans.latents import level_temperatures
 from common.plans.metroplex import make_plan
@@ -22,6 +25,7 @@ from common.plans.parameters import initial_values
 from common.plans.sinusoids import sinusoids
 from common.run.bounds import unit_of
 from common.run.families.metroplex import check_options
+from common.run.latent_groups import LatentGroups
 from common.run.synthesis.partial import cut_points, group_masks
 from tests.parity.metroplex_cases import BASE, SMALL, TRANSFORMER, make
 
@@ -84,6 +88,15 @@ def test_encoder_strings_go_down_and_decoder_strings_up(levels):
         (["model.zdim=0", "model.zdim_factor=9"], "leaves no latent channel of width 8"),
         ([*TRANSFORMER, "model.head_dim=3"], "head_dim 3 does not divide the width 8"),
         ([*TRANSFORMER, "model.enc_blocks='4x2,4d2,2x1'", "model.dec_blocks='2x1,4m2'"], "one resolution"),
+        (["model.attn_res=[4,8]"], "attn_res: no block has resolution 8, there are 2, 4"),
+        (["model.custom_width_str='4:8,16:8'"], "custom_width_str: no block has resolution 16, there are"),
+        ([*TRANSFORMER, "model.attn_res=[4]"], "attn_res is for blocks of convolutions"),
+        ([*TRANSFORMER, "model.custom_width_str='4:8'"], "custom_width_str is for blocks of convolutions"),
+        (["model.enc_blocks=''", "model.dec_blocks=''", "model.prog_mode=1", "model.depth=12",
+          "model.custom_width_str='4:8'"], "prog_mode has its own widths"),
+        (["model.abs_enc='start'"], "abs_enc is for transformer blocks"),
+        (["model.patch_frames=2"], "patch_frames is for clips"),
+        (["model.custom_frames_str='4:2'"], "custom_frames_str is for clips"),
         (["model.norm='layer'"], "norm 'layer' is for transformer blocks"),
         ([*TRANSFORMER, "model.prog_mode=1"], "transformer needs one resolution"),
         ([*TRANSFORMER, "model.width=12", "model.abs_enc='start'", "model.width=6", "model.head_dim=2"],
@@ -203,11 +216,90 @@ def test_json_of_both_programs_becomes_a_configuration(tmp_path):
     assert (found.model.likelihood, found.model.attn_res, found.optimizer.gradient_skip) == (
         "absolute", (16,), False,
     )  # fmt: skip
-    for config, key in (({"widht": 3}, "widht"), ({"image_size": 8, "depht": 1}, "depht")):
-        with pytest.raises(UserError, match=key):
-            options(config)
+    with pytest.raises(UserError, match="widht"):
+        options({"widht": 3})
     with pytest.raises(UserError, match="adafactor"):
         options({"optimizer": "adafactor"})
+
+
+def test_values_of_the_first_program_that_change_others():
+    for pair in ({"optimizer": "decoy", "lr": 1e-3}, {"lr": 1e-3, "optimizer": "decoy"}):
+        assert options(pair)["optimizer.learning_rate"] == 0
+    assert options({"epsilon_1": 1e-30, "epsilon_2": 1e-3}) == options({})
+    assert options({})["model.truncate_pixels"] is True
+    assert "model.truncate_pixels" not in options({"image_size": 8})
+    batches = {"train_batch_size": 64, "eval_batch_size": 32, "batch_size_inv_factor": 2}
+    assert options({**batches, "eval_steps": 3})["val.n_samples_for_validation"] == 48
+    assert options({**batches, "eval_dataset_size": 70})["val.n_samples_for_validation"] == 70
+    for never in ({"eval_steps": 0}, {"eval_dataset_size": 0}):
+        assert options(never)["val.n_samples_for_validation"] == 2560
+        assert "no evaluation" in remarks(never)[0]
+    assert remarks({"eval_steps": 2, "eval_dataset_size": 0}) == []
+
+
+def test_transformer_begins_with_a_learned_tensor_however_fine_it_is():
+    assert make_plan(chosen(*TRANSFORMER, "model.no_bias_above=2")).start == (4,)
+
+
+LATER = {"image_size": 16, "width": 8, "custom_width_str": "16:8", "enc_blocks": "16x1", "dec_blocks": "16x1"}
+
+
+def test_later_program_takes_keys_that_are_unknown_and_says_so(tmp_path, capsys):
+    source, target = tmp_path / "later.json", tmp_path / "later.cfg"
+    source.write_text(dumps({**LATER, "wandb_name": "x", "dtype": "bfloat16", "pre_layer": False}))
+    convert_configuration(source, target, [])
+    told = capsys.readouterr().out.splitlines()
+    assert told[:-1] == [f"warning: {source}: 'wandb_name' is unknown and left out"]
+    assert load(target).train.precision == "bfloat16"
+
+
+def test_dcvae_trains_at_the_full_rate_from_the_first_step(tmp_path):
+    codes = {
+        "gan": True,
+        "image_size": 16,
+        "vq_res": 8,
+        "codebook_size": 4,
+        "custom_width_str": "16:8,8:8,4:8",
+    }
+    path = tmp_path / "codes.cfg"
+    path.write_text(cfg_text(options({**codes, "lr": 0.25, "warmup_iters": 9}), "converted"))
+    assert [schedules.learning_rate(step, load(path).optimizer) for step in (0, 1, 10**6)] == [0.25] * 3
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"prog_mode": 0, "lr": "3e-4"}, "JSON key 'lr' must be a number, not 3e-4"),
+        ({"prog_mode": 0, "lr": None}, "is no whole configuration: TypeError"),
+        ({"prog_mode": 0, "train_steps": float("inf")}, "is no whole configuration: OverflowError"),
+        ({"prog_mode": 0, "dataset": "x"}, "JSON key 'dataset' must be an object, not x"),
+        ({"prog_mode": 0, "use_bf16": "no"}, "JSON key 'use_bf16' must be true or false"),
+        ({"prog_mode": 0, "beta_1": "x"}, r"beta1 must be a number, not 'x'"),
+        ({"prog_mode": 0, "space2depth": True}, "JSON key 'space2depth' is true"),
+        ({**LATER, "attn_res": "a"}, "JSON key 'attn_res' must be resolutions"),
+        ({**LATER, "attn_res": [8.5]}, "JSON key 'attn_res' must be resolutions"),
+        ({**LATER, "image_size": 8.0}, "JSON key 'image_size' must be a whole number"),
+        ({**LATER, "dtype": "float16"}, "JSON key 'dtype': 'float16' is neither"),
+        ({**LATER, "pre_layer": True}, "JSON key 'pre_layer' is true"),
+    ],
+)
+def test_values_of_a_wrong_type_are_told_with_the_file(tmp_path, config, message):
+    source, target = tmp_path / "wrong.json", tmp_path / "wrong.cfg"
+    source.write_text(dumps(config))
+    with pytest.raises(UserError, match=message) as error:
+        convert_configuration(source, target, [])
+    assert str(error.value).startswith(str(source))
+    assert "\n" not in str(error.value)
+    assert list(tmp_path.iterdir()) == [source]
+
+
+def test_progress_tells_bits_and_nats():
+    hparams = chosen()
+    plan = make_plan(hparams)
+    family = LatentGroups(SimpleNamespace(hparams=hparams, engine=None), plan)
+    kl = {f"kl.{group}": 0.0 for group in range(len(plan.groups))}
+    told = family.headline({"reconstruction": 2.0 * plan.image_dims, "skips": 0.0, **kl})
+    assert told == "-ELBO 2.8854 bits/dim (2.0000 nats/dim)"
 
 
 def vdvae_weights(plan, weights):

@@ -87,6 +87,28 @@ def test_numbers_of_every_kind_are_read():
     assert decode(b"\x0a" + bytes([len(entries)]) + entries) == {"f": [0.5, -2.0], "i": [3, 4]}
 
 
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [
+        (b"\x12", b"\x08\x80\x80\x80\x80\x10"),  # a varint of 2**32 among floats
+        (b"\x12", b"\x09" + bytes(8)),  # a double
+        (b"\x1a", b"\x0d" + bytes(4)),  # a float among integers
+    ],
+)
+def test_numbers_of_another_kind_are_refused_by_record(tmp_path, kind, values):
+    feature = kind + bytes([len(values)]) + values
+    entry = b"\x0a\x01f\x12" + bytes([len(feature)]) + feature
+    features = b"\x0a" + bytes([len(entry)]) + entry
+    path = write(tmp_path, b"\x0a" + bytes([len(features)]) + features)
+    with pytest.raises(UserError, match=r"record 0: it is no tf\.train\.Example: a list of .* another kind"):
+        opened(path).train.gather([0])
+
+
+def test_single_float_is_read():
+    entry = b"\x0a\x01f\x12\x07\x12\x05\x0d" + struct.pack("<f", 0.5)
+    assert decode(b"\x0a" + bytes([len(entry) + 2]) + b"\x0a" + bytes([len(entry)]) + entry) == {"f": [0.5]}
+
+
 def test_records_of_several_files_are_one_set_read_at_random(tmp_path):
     for k in range(2):
         messages = [encode({"image": [png(10 * k + i)], "caption": [i, 7, 9]}) for i in range(3)]
@@ -193,6 +215,18 @@ def test_captions_must_be_there_when_they_are_asked_for(tmp_path):
         UserError, match=r"record 1: it has no feature 'caption' of tokens' numbers: set data\.text"
     ):
         _ = opened(path, text_seq_len=2).train
+
+
+def test_caption_of_a_damaged_record_is_padding_where_it_may_be_skipped(tmp_path):
+    path = write(tmp_path, *(encode({"image": [png(i)], "caption": [i, 7]}) for i in range(3)))
+    content = bytearray(path.read_bytes())
+    content[index(path)[1].start + 5] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"record 1: its checksum is wrong.*data.skip_corrupt=True"):
+        _ = opened(path, text_seq_len=2).train
+    pictures = opened(path, text_seq_len=2, padding_id=5, skip_corrupt=True).train
+    assert pictures.captions.tolist() == [[0, 7], [5, 5], [2, 7]]
+    assert pictures.gather([1])[0, 0, 0, 0] == 2
 
 
 def test_pattern_that_fits_nothing_is_told(tmp_path):
