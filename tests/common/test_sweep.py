@@ -42,6 +42,8 @@ if (here / f"crash-{seed}").exists() and not begun or (here / f"always-{seed}").
     os.kill(os.getpid(), signal.SIGKILL)
 if (here / f"wrong-{seed}").exists():
     sys.exit("error: [train] something is wrong" if 0 else print("error: something is wrong") or 2)
+if (here / f"hangs-{seed}").exists() and not begun:
+    time.sleep(600)
 if (here / f"waits-{seed}").exists():
     def leave(*_):
         sys.exit(0)
@@ -152,6 +154,21 @@ def test_a_crash_is_followed_by_another_try_and_a_second_start_does_what_is_left
     assert {row["state"] for row in rows(root)} == {"finished"}
     call(root, "run.seed=[1, 2]", "train.total_train_steps=9")
     assert started(root) == ["1", "2", "2", "3"], "a longer training goes on"
+
+
+def test_a_run_that_hangs_is_started_again(root, capsys):
+    write_table(root, sweep="silence = 2", values="[run]\nseed = [1, 2]\n")
+    (root / "torch_impl" / "hangs-1").touch()
+    call(root)
+    assert {(row["run.seed"], row["state"], row["starts"]) for row in rows(root)} == {
+        ("1", "finished", "2"),
+        ("2", "finished", "1"),
+    }
+    assert "torch-trial-seed1: has said nothing for 2 seconds and is ended" in capsys.readouterr().out
+    for path in (root / "logs-sweep-trial").rglob("*.log"):
+        os.utime(path, (1, 1))
+    call(root, "train.total_train_steps=9")
+    assert started(root) == ["1", "1", "1", "2", "2"], "an old log is no silence"
 
 
 def test_asked_to_stop_it_lets_every_run_save_and_the_same_command_goes_on(root):

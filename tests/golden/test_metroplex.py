@@ -117,10 +117,12 @@ def check_picture(recorded, twin, output, name):
 
 
 def step_cases():
-    """Cases with optimiser steps, in both twins."""
+    """Cases with optimiser steps; XLA compiles the large ones for a minute."""
     for case in cases(TENSORFLOW, output="delta_l2"):
         for twin in TWINS:
-            yield pytest.param(*case.values, twin, id=f"{case.id}-{twin}")
+            slow = twin == "jax" and len(case.values[1]["param_names"]) > 150
+            marks = pytest.mark.slow if slow else ()
+            yield pytest.param(*case.values, twin, id=f"{case.id}-{twin}", marks=marks)
 
 
 @pytest.mark.parametrize(("folder", "case", "twin"), [*step_cases()])

@@ -34,6 +34,9 @@ class Sweep:
     twin: tuple[str, ...] = option(("torch",), doc="'torch', 'jax' or both")
     processes: int = option(1, low=1, high=2**10, doc="runs at a time")
     tries: int = option(3, low=1, doc="times that a run is started before it counts as failed")
+    silence: float = option(
+        0, low=0, doc="seconds without a word after which a run hangs and is started again; 0: it never does"
+    )
     devices: tuple[str, ...] = option(
         (), doc="CUDA_VISIBLE_DEVICES of the runs at a time, in turn; empty: as it is"
     )

@@ -19,7 +19,7 @@ from common.run.sweep.table import Run, Sweep
 
 USER_ERROR = 2
 SECONDS_BEFORE_RESTART = 1.0
-_SECONDS_BETWEEN_LOOKS = 0.1
+_SECONDS_BETWEEN_LOOKS = 1.0
 
 Say = Callable[[str], None]
 
@@ -107,9 +107,23 @@ class Workers:
         self._processes.add(process)
         if self.stopped:
             process.send_signal(signal.SIGTERM)
-        code = process.wait()
+        code = self._wait(run, process)
         self._processes.discard(process)
         return code
+
+    def _wait(self, run: Run, process: subprocess.Popen[bytes]) -> int:
+        """Exit code of a process, which is killed with its children where its log stands still too long."""
+        limit, log, began = self._sweep.silence, self._folder.log(run), time.time()
+        if not limit:
+            return process.wait()
+        while True:
+            try:
+                return process.wait(min(limit, _SECONDS_BETWEEN_LOOKS))
+            except subprocess.TimeoutExpired:
+                if time.time() - max(began, log.stat().st_mtime) > limit:
+                    self._say(f"{run.key}: has said nothing for {limit:g} seconds and is ended")
+                    os.killpg(process.pid, signal.SIGKILL)
+                    return process.wait()
 
     def _environment(self, slot: int) -> dict[str, str]:
         environment, sweep = dict(os.environ), self._sweep
