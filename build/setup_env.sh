@@ -48,6 +48,7 @@ pip_install() {
     shown=0
     while kill -0 "$pip_pid" 2>/dev/null; do
         count=$(grep -c -e '^Collecting' -e '^Processing' "$log" || true)
+        [ "$count" -le "$total" ] || count=$total
         if [ -t 2 ]; then
             printf '\renvironment: %s of %s packages found ' "$count" "$total" >&2
         elif [ "$count" -ge $((shown + 25)) ]; then
