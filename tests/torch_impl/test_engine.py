@@ -1,9 +1,15 @@
 """The PyTorch engine."""
 
+import weakref
+from dataclasses import dataclass
+from operator import attrgetter
+
 import torch
 
+from tests.common import tiny_sundae
 from tests.engines import make_engine
 from tests.parity.engine_behaviour import EngineBehaviour
+from tests.parity.test_maskgit_training import train
 
 
 class TestTorchEngine(EngineBehaviour):
@@ -17,3 +23,36 @@ def test_parameters_are_channels_last_views_of_one_vector():
         assert low <= parameter.data_ptr() < high, name
         if parameter.ndim == 4:
             assert parameter.is_contiguous(memory_format=torch.channels_last), name
+
+
+@dataclass(eq=False)
+class Holder:
+    tensor: torch.Tensor
+
+
+class Kept:
+    """Bytes that autograd keeps for the way back: `now`, and at most."""
+
+    def __init__(self):
+        self.now = self.most = 0
+
+    def pack(self, tensor):
+        holder = Holder(tensor)
+        weakref.finalize(holder, self.release, tensor.nbytes)
+        self.now += tensor.nbytes
+        self.most = max(self.most, self.now)
+        return holder
+
+    def release(self, size):
+        self.now -= size
+
+
+def test_unrolled_passes_do_not_add_up_in_memory():
+    peaks = []
+    for passes in (1, 4):
+        engine, kept = tiny_sundae.make_engine("torch", f"loss.unroll_steps={passes}"), Kept()
+        with torch.autograd.graph.saved_tensors_hooks(kept.pack, attrgetter("tensor")):
+            train(engine, range(1))
+        assert kept.now == 0
+        peaks.append(kept.most)
+    assert peaks[1] <= 1.1 * peaks[0]
