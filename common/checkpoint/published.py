@@ -145,7 +145,7 @@ def _renamed(arrays: Arrays, hparams: Any) -> Arrays:
     if hparams.run.family == "metroplex":
         return from_metroplex(arrays, hparams)
     if hparams.run.family == "sundae":
-        return from_sundae(arrays, _denoiser_plan(hparams))
+        return from_sundae(arrays, denoiser.plan_of(hparams))
     flax, architecture = any("/" in name for name in arrays), hparams.model.architecture
     if hparams.run.family == "maskgit":
         if flax:
@@ -212,11 +212,6 @@ def _classifier_plan(hparams: Any) -> classifier.ClassifierPlan:
     return classifier.make_plan(hparams.model, hparams.data.target_res, hparams.data.channels)
 
 
-def _denoiser_plan(hparams: Any) -> denoiser.DenoiserPlan:
-    data = hparams.data
-    return denoiser.make_plan(hparams.model, data.grid, data.codebook_size, data.sequence_length)
-
-
 def _expected(hparams: Any) -> dict[str, tuple[int, ...]]:
     """Shape of every parameter of the network; of a tokenizer without its discriminator."""
     if hparams.run.family == "hierarchical_vae":
@@ -229,7 +224,7 @@ def _expected(hparams: Any) -> dict[str, tuple[int, ...]]:
     if hparams.run.family == "vqgan":
         return shapes(tokenizer_tables.parameter_table(_tokenizer_plan(hparams)))
     if hparams.run.family == "sundae":
-        return shapes(denoiser.parameter_table(_denoiser_plan(hparams)))
+        return shapes(denoiser.parameter_table(denoiser.plan_of(hparams)))
     return shapes(transformers.parameter_table(_transformer_plan(hparams)))
 
 

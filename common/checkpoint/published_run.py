@@ -53,8 +53,8 @@ def make_published_run(
     with TemporaryDirectory() as folder:
         base = _base(described, cfg, file, Path(folder))
         words = [*(described.overrides if described else ()), *overrides, f"run.name={name}"]
-        directory = RunDirectory.of(log_root, name)
-        return _write(base, words, described, file, read_torch, directory, by_text=string_sorted_classes)
+        directory, by_text = RunDirectory.of(log_root, name), string_sorted_classes
+        return _write(base, words, described, file, read_torch, directory, string_sorted_classes=by_text)
 
 
 def _write(
@@ -65,14 +65,14 @@ def _write(
     read_torch: ReadTorch,
     directory: RunDirectory,
     *,
-    by_text: bool,
+    string_sorted_classes: bool,
 ) -> str:
     hparams = load(base, words)
     own = described is not None and described.own
     if hparams.run.family not in FAMILIES and not own:
         raise UserError(f"{base}: family '{hparams.run.family}' has no published weights of this kind")
     arrays = read_weights(file, read_torch)
-    weights = canonical_weights(arrays, hparams, file, own=own, string_sorted_classes=by_text)
+    weights = canonical_weights(arrays, hparams, file, own=own, string_sorted_classes=string_sorted_classes)
     critic, buffers = ({}, {}) if own else published_training(arrays, hparams)
     weights |= _discriminator(hparams) | critic
     with directory.locked():

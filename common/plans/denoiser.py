@@ -7,6 +7,7 @@ import numpy as np
 
 from common.errors import UserError
 from common.hparams.denoiser import Denoiser
+from common.hparams.families.sundae import HParams
 from common.plans.parameters import ONES, ZEROS, Init, Parameter, Table, initial_values
 from common.plans.transformer_tables import dense
 
@@ -67,6 +68,12 @@ class DenoiserPlan:
     def attention_width(self) -> int:
         """Width of all heads together."""
         return self.options.nb_heads * self.options.dim_head
+
+
+def plan_of(hparams: HParams) -> DenoiserPlan:
+    """`make_plan` of a run's options."""
+    data = hparams.data
+    return make_plan(hparams.model, data.grid, data.codebook_size, data.sequence_length)
 
 
 def make_plan(model: Denoiser, grid: int, codebook_size: int, length: int = 0) -> DenoiserPlan:

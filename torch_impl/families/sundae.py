@@ -37,15 +37,14 @@ class Family(Adapter):
     """Everything that the engine asks of a family."""
 
     def __init__(self, hparams: HParams) -> None:
-        data = hparams.data
         self.hparams = hparams
-        self.plan = denoiser.make_plan(hparams.model, data.grid, data.codebook_size, data.sequence_length)
+        self.plan = denoiser.plan_of(hparams)
         self.table = denoiser.parameter_table(self.plan)
         self.weight_decay = hparams.loss.weight_decay
         self.metric_sizes = denoising.metric_sizes(hparams.loss)
         double = hparams.train.precision == "float64"
         self.dtype = torch.float64 if double else torch.float32
-        self.tokenizer = open_companion(data)
+        self.tokenizer = open_companion(hparams.data)
 
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
         """Canonical shape of every parameter."""

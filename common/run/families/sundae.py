@@ -8,7 +8,7 @@ from common.data.characters import CODES, decode
 from common.data.descriptors import describe
 from common.errors import UserError
 from common.hparams.families.sundae import HParams
-from common.plans.denoiser import DenoiserPlan, make_plan, parameter_table
+from common.plans.denoiser import parameter_table, plan_of
 from common.run.context import Context
 from common.run.files import replacing
 from common.run.masked_tokens.checks import check_classes, check_tokenizer, check_tokens
@@ -26,7 +26,7 @@ TAKES_TOKENS = True
 def check_options(hparams: HParams) -> None:
     """Raise a `UserError` that names what does not fit."""
     data = hparams.data
-    plan = _plan(hparams)
+    plan = plan_of(hparams)
     size = sum(prod(parameter.shape) for parameter in parameter_table(plan).values())
     if size > MAX_PARAMETERS:
         raise UserError(f"[model] has {size:,} parameters, more than {MAX_PARAMETERS:,}: lower its widths")
@@ -53,7 +53,7 @@ class Family(TokenModel):
     """See `common.run.families.FamilyLogic`."""
 
     def __init__(self, context: Context) -> None:
-        super().__init__(context, _plan(context.hparams))
+        super().__init__(context, plan_of(context.hparams))
 
     def logged(self, metrics: Mapping[str, float], step: int) -> dict[str, float]:
         """`Unrolled/cross_entropy_<k>` is that of pass k."""
@@ -99,11 +99,6 @@ class Family(TokenModel):
                 beside.write_text("\n".join([*lines, ""]))
             record_sampling(self.context, checkpoint, folder)
             self.context.say(f"{len(lines)} texts in {folder / 'texts.txt'}, the first: {lines[0]}")
-
-
-def _plan(hparams: HParams) -> DenoiserPlan:
-    data = hparams.data
-    return make_plan(hparams.model, data.grid, data.codebook_size, data.sequence_length)
 
 
 def _check_kind(hparams: HParams) -> None:

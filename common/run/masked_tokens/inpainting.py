@@ -1,11 +1,11 @@
 """Inpainting: tokens of a part of pictures are masked and drawn anew, the others stay."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from common.checkpoint.store import Checkpoint
@@ -109,19 +109,20 @@ def blended(originals: Array, made: Array, unknown: Array, radius: float) -> Arr
 
 def _read_picture(path: Path, side: int, channels: int) -> Array:
     """An image file, resized to uint8 (side, side, channels)."""
-    try:
+    with _named("image_path", path):
         return decode(path, side, channels)
-    except Refused as error:
-        raise UserError(f"[synthesis] image_path {path} cannot be used: {error}") from error
 
 
 def _read_mask(options: Any, resolution: int, side: int) -> Array:
     """Tokens (h, w) of which a mask has a white pixel: one of the size of the pictures, or of `image_path`,
     with which it is stretched."""
-    grey = _opened("mask_path", options.mask_path, lambda image: np.asarray(flatten(image).convert("L")))
+    path, photo = Path(options.mask_path), Path(options.image_path)
+    with _named("mask_path", path), open_image(path) as image:
+        grey = np.asarray(flatten(image).convert("L"))
     sizes = [(resolution, resolution)]
     if options.image_path:
-        sizes.append(_opened("image_path", options.image_path, lambda image: image.size[::-1]))
+        with _named("image_path", photo), open_image(photo) as image:
+            sizes.append((image.height, image.width))
     if grey.shape not in sizes:
         h, w = grey.shape
         raise UserError(
@@ -138,11 +139,11 @@ def _read_mask(options: Any, resolution: int, side: int) -> Array:
     return unknown
 
 
-def _opened(option: str, path: str, use: Callable[[Image.Image], Any]) -> Any:
-    """What `use` makes of an image file; a `UserError` names the option where it cannot be read."""
+@contextmanager
+def _named(option: str, path: Path) -> Iterator[None]:
+    """A `UserError` names the option where the image file cannot be read."""
     try:
-        with open_image(Path(path)) as image:
-            return use(image)
+        yield
     except Refused as error:
         raise UserError(f"[synthesis] {option} {path} cannot be used: {error}") from error
 
