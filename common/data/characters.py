@@ -39,8 +39,14 @@ def decode(tokens: np.ndarray) -> str:
 
 
 def open_text(options: Any, split: Split) -> TokenSet:
-    """Open a split of the file `data.train_data_path`."""
+    """Open a split of the file `data.train_data_path`, the only path."""
     path, length = Path(options.data.train_data_path), options.data.sequence_length
+    for name in ("val_data_path", "synthesis_data_path"):
+        if given := getattr(options.data, name):
+            raise UserError(
+                f"[data] {name} is '{given}', but all splits of a text are parts of train_data_path: set it "
+                "to ''"
+            )
     if not length:
         raise UserError("[data] sequence_length is 0: set it to the characters of an example, as 32")
     try:

@@ -8,6 +8,7 @@ from common.checkpoint import store
 from common.errors import UserError
 from common.run.context import Context
 from common.run.directory import RunDirectory
+from common.run.trained_tokenizer import check_learnt, made_by
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ def restore(context: Context, resume_from: Path | None) -> Start:
         context.engine.initialise()
         return Start()
     checkpoint = load(context, roots[0], averaged=context.hparams.train.resume_from_ema)
+    check_learnt(checkpoint, made_by(context.hparams, getattr(context.sets.train, "header", None)))
     context.say(f"going on from {checkpoint.path}: {checkpoint.step} batches")
     info = dict(checkpoint.info)
     if roots[0] != own:
@@ -75,6 +77,7 @@ def load_best(context: Context) -> store.Checkpoint:
     if not store.steps(root):
         raise UserError(f"{root} holds no checkpoint: train the run '{context.hparams.run.name}' first")
     newest = store.load(root)
+    check_learnt(newest, made_by(context.hparams))
     best = newest.info["best_step"]
     if best is not None and best != newest.step:
         try:

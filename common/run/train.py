@@ -17,6 +17,7 @@ from common.run.progress import Progress
 from common.run.restore import Start, load_best, restore
 from common.run.stabilizer import Stabilizer
 from common.run.stopping import Stop
+from common.run.trained_tokenizer import made_by
 from common.run.versions import versions
 
 
@@ -61,6 +62,7 @@ class _Training:
         self.best = start.best if start.best and math.isfinite(start.best["score"]) else None
         self.metrics: Mapping[str, float] = {}
         self.seconds = float(start.info.get("seconds", 0.0))
+        self.tokenizer = made_by(self.hparams, getattr(context.sets.train, "header", None))
         self.stop = Stop(context.engine, context.directory.path)
         self.stabilizer = Stabilizer(context.engine, self.hparams.train, start.step, context.say)
         self.batches = _batches(context, start)
@@ -153,6 +155,7 @@ class _Training:
             "hparams": to_json(self.hparams),
             "versions": versions(),
             "twin": self.engine.name,
+            "tokenizer": self.tokenizer,
             "metrics": {name: value for name, value in self.metrics.items() if math.isfinite(value)},
             "best": self.best,
             "seconds": self.seconds,

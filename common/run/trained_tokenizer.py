@@ -76,13 +76,38 @@ def named(tokenizer: TrainedTokenizer) -> dict[str, Any]:
     }
 
 
+def made_by(hparams: Any, header: Mapping[str, Any] | None = None) -> Mapping[str, Any]:
+    """What names the tokenizer of tokens with this header, or else that of `data.tokenizer_path`; empty where
+    neither does."""
+    if found := (header or {}).get("tokenizer"):
+        return dict(found)
+    path = getattr(hparams.data, "tokenizer_path", "")
+    return named(open_tokenizer(Path(path))) if path else {}
+
+
+def check_learnt(checkpoint: store.Checkpoint, given: Mapping[str, Any]) -> None:
+    """Raise a `UserError` where a model has learnt the tokens of another tokenizer than the given one; either
+    may be unknown."""
+    learnt = checkpoint.info.get("tokenizer") or {}
+    hashes = [maker["sha256"] for maker in (learnt, given) if maker.get("sha256")]
+    if len(set(hashes)) > 1:
+        raise UserError(
+            f"{checkpoint.path} has learnt tokens of {_weights(learnt)} and is given those of "
+            f"{_weights(given)}: give data.tokenizer_path that run, or the paths of its tokens"
+        )
+
+
 def check_made_by(header: Mapping[str, Any], tokenizer: TrainedTokenizer, tokens: str) -> None:
     """Raise a `UserError` where the header of token shards names the weights of another tokenizer."""
     maker = header.get("tokenizer") or {}
     if maker.get("sha256") != tokenizer.sha256:
         raise UserError(
-            f"tokens {tokens} were made by {maker.get('weights', 'unknown')} weights of the run "
-            f"'{maker.get('run', 'unknown')}' at step {maker.get('step', 'unknown')}, not by the averaged "
-            f"ones of {tokenizer.checkpoint.path}: give data.tokenizer_path that run, or encode the pictures "
-            "again"
+            f"tokens {tokens} were made by {_weights(maker)}, not by the averaged ones of "
+            f"{tokenizer.checkpoint.path}: give data.tokenizer_path that run, or encode the pictures again"
         )
+
+
+def _weights(maker: Mapping[str, Any]) -> str:
+    """What a header or a checkpoint says of a tokenizer."""
+    kind, run, step = (maker.get(name, "unknown") for name in ("weights", "run", "step"))
+    return f"{kind} weights of the run '{run}' at step {step}"

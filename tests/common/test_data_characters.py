@@ -18,7 +18,7 @@ from tests.common.tiny_sundae import tiny
 TEXT = [
     "data.dataset_source=text", "data.grid=0", "data.codebook_size=27", "data.sequence_length=8",
     "data.labels=False", "model.architecture=transformer", "model.depth=1", "model.shorten_factor=0",
-    "model.num_classes=0", "model.dim_head=32",
+    "model.num_classes=0", "model.dim_head=32", "data.val_data_path=", "data.synthesis_data_path=",
 ]  # fmt: skip
 
 
@@ -28,9 +28,9 @@ def test_letters_and_spaces():
     assert encode(b"").tolist() == []
 
 
-def options(path, length=8):
-    data = SimpleNamespace(train_data_path=str(path), sequence_length=length)
-    return SimpleNamespace(data=data)
+def options(path, length=8, validation=""):
+    data = {"train_data_path": str(path), "val_data_path": validation, "synthesis_data_path": ""}
+    return SimpleNamespace(data=SimpleNamespace(**data, sequence_length=length))
 
 
 def test_splits_follow_one_another_and_windows_start_everywhere(tmp_path):
@@ -51,6 +51,7 @@ def test_texts_that_cannot_be_used_are_named(tmp_path):
         (options(tmp_path / "nothing"), "cannot be read"),
         (options(path), "holds 3 characters"),
         (options(path, 0), "sequence_length is 0"),
+        (options(path, validation="other"), "val_data_path is 'other', but all splits of a text"),
     ]:
         with pytest.raises(UserError, match=message):
             open_text(given, "validation")

@@ -100,6 +100,31 @@ def test_metroplex_that_does_not_fit_together(trained, refused, words, message):
     assert not (trained / "logs-new").exists()
 
 
+SUNDAE = {
+    "factor that is no square": (("model.shorten_factor=2",), "2 is no square number"),
+    "factor that does not divide": (
+        ("model.shorten_factor=36",),
+        "needs a side divisible by 6: the grid of 8x8",
+    ),
+    "levels without a factor": (
+        ("model.depth=(1, (1, 1, 1), 1)", "model.shorten_factor=(4,)"),
+        "1 factors for the 2 levels of depth",
+    ),
+    "grid": (("data.grid=6",), r"which needs channels=1, grid=8"),
+    "class": (("synthesis.classes=[3, 10]",), "classes holds 10: the model has 10 classes"),
+    "box": (("synthesis.inpaint_box=(6, 0, 4, 4)",), "reaches out of the 8x8 tokens"),
+    "mask": (("synthesis.mask_path=absent.png",), "mask_path .*absent.png cannot be used"),
+    "weights of the passes": (("loss.unroll_weights=[1, 2, 3]",), "must be 2 numbers"),
+}
+
+
+@pytest.mark.parametrize(("words", "message"), SUNDAE.values(), ids=SUNDAE)
+def test_sundae_that_does_not_fit_together(trained, refused, words, message):
+    cfg = ROOT / "egs" / "sundae" / "digits.cfg"
+    assert_matches(message, refused("train", "run.name=new", "train.total_train_steps=1", *words, cfg=cfg))
+    assert not (trained / "logs-new").exists()
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [

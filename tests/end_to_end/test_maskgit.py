@@ -162,5 +162,22 @@ def test_nothing_is_written_where_tokens_are_of_another_tokenizer(folder, tmp_pa
     assert not (tmp_path / "torch_impl" / "logs-tiny").exists()
 
 
+def test_a_model_refuses_another_tokenizer_than_it_has_learnt(folder, twin, tmp_path, capsys):
+    words = [
+        "train.total_train_steps=9",
+        f"data.tokenizer_path={tiny_maskgit.write_tokenizer(tmp_path / 'other')}",
+    ]
+    pictures_of_it = [
+        "data.dataset_source=digits",
+        *(f"data.{option}_data_path=" for option in SPLITS.values()),
+    ]
+    for job in ("synthesize", "train"):
+        with pytest.raises(SystemExit, match="2"):
+            call(job, twin, model_words(folder)[0], *words, *pictures_of_it)
+        told = "has learnt tokens of ema weights of the run 'tok' at step 3 and is given those of"
+        assert told in capsys.readouterr().err
+    assert not (twin / "logs-tiny" / "synthesis-images").exists()
+
+
 def _lines(run):
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]

@@ -71,6 +71,27 @@ def test_every_mode_leaves_its_files(folder, tmp_path, name, monkeypatch):
 
 
 @pytest.mark.parametrize("name", TWINS)
+def test_a_part_of_a_photograph_is_drawn_anew(folder, tmp_path, name):
+    twin = tmp_path / name
+    shutil.copytree(folder / "jax_impl" / "logs-tiny", twin / "logs-tiny")
+    photo = np.arange(32 * 48, dtype=np.uint32).reshape(32, 48) * 255 // (32 * 48)
+    mask = np.zeros((32, 48), np.uint8)
+    mask[8:24, 12:36] = 255  # tokens 2 to 5 of 8, in both directions
+    for file, values in (("photo", photo.astype(np.uint8)), ("mask", mask)):
+        Image.fromarray(values).save(tmp_path / f"{file}.png")
+    words = [f"synthesis.image_path={tmp_path / 'photo.png'}", f"synthesis.mask_path={tmp_path / 'mask.png'}"]
+    words += ["synthesis.synthesis_mode=inpainting", "synthesis.n_samples=3", "synthesis.classes=[3]"]
+    call("synthesize", twin, tiny_sundae.write_tiny(folder), *PIXELS, *words)
+    made = pictures(twin / "logs-tiny" / "synthesis-images" / "inpainted")
+    assert made.shape == (3, 8, 8)
+    inside = np.zeros((8, 8), bool)
+    inside[2:6, 2:6] = True
+    assert (made[:, ~inside] == made[:1, ~inside]).all()
+    assert np.diff(made[0, 0].astype(int)).min() >= 0  # the photograph's own rise
+    assert (made[0, inside] != made[1, inside]).any()
+
+
+@pytest.mark.parametrize("name", TWINS)
 def test_self_correction_is_judged(folder, name, capsys):
     self_correction.main([str(folder / name / "logs-tiny"), "--pictures", "10", "--share", "0"])
     lines = capsys.readouterr().out.splitlines()

@@ -7,8 +7,10 @@ from jax.sharding import Mesh
 
 from jax_impl import engine as engine_module
 from jax_impl.devices import Devices
+from tests.common import tiny_sundae
 from tests.engines import assert_states_close, make_engine, pictures, posterior_noise, train
 from tests.parity.engine_behaviour import EngineBehaviour
+from tests.parity.test_maskgit_training import batch_of
 
 
 class TestJaxEngine(EngineBehaviour):
@@ -48,3 +50,25 @@ def test_the_step_takes_its_state_over():
     params = engine.state.optimizer.params
     train(engine, range(1))
     assert params.is_deleted()
+
+
+def test_unrolled_passes_do_not_add_up_in_memory(monkeypatch):
+    peaks = []
+    for passes in (1, 4):
+        engine = tiny_sundae.make_engine("jax", f"loss.unroll_steps={passes}")
+        make = engine._jit
+
+        def measured(function, key=None, *, make=make, **options):
+            compiled = make(function, key, **options)
+
+            def call(*arguments):
+                if key == ("step", None):
+                    memory = compiled.lower(*arguments).compile().memory_analysis()
+                    peaks.append(memory.temp_size_in_bytes)
+                return compiled(*arguments)
+
+            return call
+
+        monkeypatch.setattr(engine, "_jit", measured)
+        engine.train_step(batch_of(0, 256), 0, {"learning_rate": 0.0, "ema_decay": 0.0})
+    assert 0 < peaks[1] <= 1.2 * peaks[0], peaks
