@@ -14,27 +14,30 @@ from data_scripts.convert_toml import WHOLE_SET, main
 
 EGS = Path(__file__).parents[2] / "egs" / "sundae"
 
-PARAMETERS = {
-    "celeba256_2102_4": 199421952,
-    "celeba256_2122_4": 199421952,
-    "ffhq1024_2102_4_large": 671438848,
-    "ffhq1024_2102_4": 671438848,
-    "ffhq1024_2122_4_large": 746977280,
-    "ffhq1024_2122_4": 214109184,
-    "ffhq1024_2142_4_large": 822515712,
-    "ffhq1024_3103_4": 214109184,
-    "ffhq1024_3123_4": 235101184,
-    "ffhq256_2102_4": 178429952,
-    "ffhq256_3103_4": 199421952,
-    "imagenet_2122_4": 200445952,
-    "imagenet_2162_4_large": 916872192,
-    "imagenet_2162_4": 265498624,
-    "imagenet_3143_4": 916872192,
-    "fashion_mnist": 155874560,
-    "kmnist": 176866560,
-    "mnist": 155874560,
-}
-"""Of the original's networks for its own files."""
+PUBLISHED = """
+file                  K batch  rate every codes grid steps   T T_end   p  dim heads  depth classes parameters
+celeba256_2102_4      3    48 3e-05  5000  1024   16   200 0.8   0.8 0.5 1024     8 2/12/2       0  199421952
+celeba256_2122_4      3    48 3e-05  5000  1024   16   200 0.8   0.8 0.5 1024     8 2/12/2       0  199421952
+ffhq1024_2102_4_large 2     8 3e-05  5000  8192   32   100 0.7   0.7 0.5 2048     8 2/10/2       0  671438848
+ffhq1024_2102_4       2    16 3e-05  5000  8192   32   100   1   0.7 0.5 2048     8 2/10/2       0  671438848
+ffhq1024_2122_4_large 2     8 3e-05  5000  8192   32   100 0.7   0.7 0.5 2048     8 2/12/2       0  746977280
+ffhq1024_2122_4       3    10 5e-06  5000  8192   32    50   1   0.7 0.5 1024     8 2/12/2       0  214109184
+ffhq1024_2142_4_large 2     8 3e-05  5000  8192   32   100 0.7   0.7 0.5 2048     8 2/14/2       0  822515712
+ffhq1024_3103_4       2    16 3e-05  5000  8192   32   100 0.7   0.7 0.5 1024     8 3/10/3       0  214109184
+ffhq1024_3123_4       2    16 3e-05  5000  8192   32   100 0.7   0.7 0.5 1024     8 3/12/3       0  235101184
+ffhq256_2102_4        2    64 3e-05  5000  1024   16   100 0.8   0.8 0.5 1024     8 2/10/2       0  178429952
+ffhq256_3103_4        2    32 3e-05  5000  1024   16   100 0.8   0.8 0.5 1024     8 3/10/3       0  199421952
+imagenet_2122_4       3   192 1e-06 10000  1024   16   200 0.8   0.7 0.7 1024     8 2/12/2    1000  200445952
+imagenet_2162_4_large 3    64 3e-05 10000  1024   16   200 0.8   0.7 0.7 2048    12 2/16/2    1000  916872192
+imagenet_2162_4       3   128 1e-06 10000  1024   16   200 0.8   0.7 0.7 1024    12 2/16/2    1000  265498624
+imagenet_3143_4       3    64 1e-06 10000  1024   16   200 0.8   0.7 0.7 2048    12 3/14/3    1000  916872192
+fashion_mnist         2     8 3e-05  5000   256   28    50 0.9   0.9   1 1024     8  2/8/2      10  155874560
+kmnist                3    10 3e-05 20000   256   28   100 0.8   0.8   1 1024     8 2/10/2      10  176866560
+mnist                 2     8 3e-05  5000   256   28    50 0.9   0.9   1 1024     8  2/8/2      10  155874560
+"""
+"""The original's files: K passes, batches from checkpoint to checkpoint, side of the grid, temperature at the
+first and the last step of sampling, share p drawn anew."""
+_HEAD, *ROWS = (line.split() for line in PUBLISHED.strip().splitlines())
 
 GREY = """
 unroll_steps = {unroll}
@@ -105,12 +108,20 @@ num_classes = 3
 """
 
 
-@pytest.mark.parametrize("name", PARAMETERS)
-def test_published_configurations_have_the_originals_number_of_parameters(name):
+@pytest.mark.parametrize(("name", "row"), [(row[0], row[1:]) for row in ROWS])
+def test_published_configurations_have_the_originals_numbers(name, row):
     options = load(EGS / f"{name}.cfg")
-    plan = make_plan(options.model, options.data.grid, options.data.codebook_size)
-    assert sum(prod(entry.shape) for entry in parameter_table(plan).values()) == PARAMETERS[name]
-    assert options.model.legacy_positions
+    data, model, train, drawing = options.data, options.model, options.train, options.synthesis
+    plan = make_plan(model, data.grid, data.codebook_size)
+    n_parameters = sum(prod(entry.shape) for entry in parameter_table(plan).values())
+    rate, every = options.optimizer.learning_rate, train.checkpoint_and_eval_interval_in_steps
+    found = [options.loss.unroll_steps, train.batch_size, rate, every, data.codebook_size, data.grid]
+    found += [drawing.steps, drawing.temperature, drawing.end_temperature, drawing.sample_proportion]
+    found += [model.dim, model.nb_heads, *model.depth, model.num_classes, n_parameters]
+    assert found == [float(number) for words in row for number in words.split("/")]
+    assert drawing.end_sample_proportion == drawing.sample_proportion
+    assert (model.shorten_factor, model.legacy_positions, drawing.stop_rule) == (4, True, "masked")
+    assert options.optimizer.learning_rate_scheme == "constant"
 
 
 def converted(tmp_path, text, *words):
