@@ -48,10 +48,10 @@ def make(case):
     return plan, weights, ids, {"label": np.array([0, 2])} if plan.conditions else {}, {}
 
 
-def enumerated_options():
-    """Option -> its values, of every option that is boolean or declares its choices."""
+def enumerated_options(kind=Denoiser):
+    """Option -> its values, of every option of a section that is boolean or declares its choices."""
     found = {}
-    for declared in fields(Denoiser):
+    for declared in fields(kind):
         if declared.metadata["choices"]:
             found[declared.name] = tuple(declared.metadata["choices"])
         elif declared.type is bool:

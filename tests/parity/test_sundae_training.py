@@ -9,12 +9,13 @@ import torch
 from safetensors.numpy import save
 
 from common.hparams.denoising import Resampling, Unrolling
+from common.hparams.families.sundae import Loss
 from jax_impl.samplers.choice import draw_by_uniform as jax_draw
 from tests.common.tiny_maskgit import CODES, GRID, write_tokenizer
-from tests.common.tiny_sundae import make_engine
+from tests.common.tiny_sundae import make_engine, tiny
 from tests.denoisers import TWINS as NETWORKS
 from tests.engines import assert_states_close, assert_states_equal
-from tests.parity.denoiser_cases import make
+from tests.parity.denoiser_cases import enumerated_options, make
 from tests.parity.test_maskgit_training import assert_equal_results, batch_of, train
 from tests.sundae import resample
 from torch_impl.layers.rotary import rotate
@@ -86,7 +87,18 @@ def test_the_loss_is_that_of_all_passes():
 
 CERTAIN = ("synthesis.top_k=1", "synthesis.sample_proportion=1", "synthesis.steps=4")
 """Nothing is left to the generators, which differ, but where to begin."""
-SAMPLED = [CERTAIN, ("synthesis.sampler=argmax_unrolled", "synthesis.stop_rule=masked", *CERTAIN[1:])]
+SAMPLED = [
+    CERTAIN,
+    ("synthesis.sampler=argmax_unrolled", "synthesis.stop_rule=masked", *CERTAIN[1:]),
+    ("synthesis.early_stop=False", *CERTAIN),
+]
+
+
+def test_every_value_of_loss_and_sampler_is_in_a_case():
+    made = [tiny(*options) for options in (*TRAINED, *SAMPLED)]
+    for section, kind in (("loss", Loss), ("synthesis", Resampling)):
+        for name, values in enumerated_options(kind).items():
+            assert {getattr(getattr(hparams, section), name) for hparams in made} == set(values), name
 
 
 @pytest.mark.parametrize("options", SAMPLED, ids=" ".join)
