@@ -54,6 +54,7 @@ _TAMING = {
     "dropout": 0.0,
     "resamp_with_conv": True,
     "attn_type": "vanilla",
+    "tanh_out": False,
 }
 """Options of taming-transformers' and latent-diffusion's `ddconfig`."""
 
@@ -125,6 +126,8 @@ def taming_tokenizer(params: Mapping[str, Any], *, gumbel: bool = False) -> tupl
         refuse_variational("the configuration has double_z")
     if found["attn_type"] not in ("vanilla", "none"):
         raise UserError(f"the configuration's attn_type '{found['attn_type']}' is not supported")
+    if found["tanh_out"]:
+        raise UserError("the configuration's tanh_out is not supported: no published tokenizer has it")
     attends = found["attn_type"] == "vanilla"
     model = Tokenizer(
         architecture="taming",
