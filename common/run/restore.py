@@ -42,7 +42,7 @@ def restore(context: Context, resume_from: Path | None) -> Start:
         context.engine.initialise()
         return Start()
     checkpoint = load(context, roots[0], averaged=context.hparams.train.resume_from_ema)
-    check_learnt(checkpoint, made_by(context.hparams, getattr(context.sets.train, "header", None)))
+    check_learnt(checkpoint, made_by(context.hparams, context.sets.train))
     context.say(f"going on from {checkpoint.path}: {checkpoint.step} batches")
     info = dict(checkpoint.info)
     if roots[0] != own:

@@ -62,7 +62,7 @@ class _Training:
         self.best = start.best if start.best and math.isfinite(start.best["score"]) else None
         self.metrics: Mapping[str, float] = {}
         self.seconds = float(start.info.get("seconds", 0.0))
-        self.tokenizer = made_by(self.hparams, getattr(context.sets.train, "header", None))
+        self.tokenizer = made_by(self.hparams, context.sets.train)
         self.stop = Stop(context.engine, context.directory.path)
         self.stabilizer = Stabilizer(context.engine, self.hparams.train, start.step, context.say)
         self.batches = _batches(context, start)

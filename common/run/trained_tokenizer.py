@@ -76,10 +76,10 @@ def named(tokenizer: TrainedTokenizer) -> dict[str, Any]:
     }
 
 
-def made_by(hparams: Any, header: Mapping[str, Any] | None = None) -> Mapping[str, Any]:
-    """What names the tokenizer of tokens with this header, or else that of `data.tokenizer_path`; empty where
-    neither does."""
-    if found := (header or {}).get("tokenizer"):
+def made_by(hparams: Any, examples: Any = None) -> Mapping[str, Any]:
+    """What names the tokenizer of examples that are tokens, or else that of `data.tokenizer_path`; empty
+    where neither does."""
+    if found := getattr(examples, "header", {}).get("tokenizer"):
         return dict(found)
     path = getattr(hparams.data, "tokenizer_path", "")
     return named(open_tokenizer(Path(path))) if path else {}
