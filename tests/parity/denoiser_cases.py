@@ -1,7 +1,5 @@
 """Small networks of SUNDAE that together hold every value of every enumerated or boolean option."""
 
-from dataclasses import fields
-
 import numpy as np
 
 from common.hparams.denoiser import Denoiser
@@ -46,14 +44,3 @@ def make(case):
     }
     ids = rng.integers(0, CODES, (BATCH, plan.n_tokens))
     return plan, weights, ids, {"label": np.array([0, 2])} if plan.conditions else {}, {}
-
-
-def enumerated_options(kind=Denoiser):
-    """Option -> its values, of every option of a section that is boolean or declares its choices."""
-    found = {}
-    for declared in fields(kind):
-        if declared.metadata["choices"]:
-            found[declared.name] = tuple(declared.metadata["choices"])
-        elif declared.type is bool:
-            found[declared.name] = (False, True)
-    return found

@@ -66,14 +66,20 @@ N_CASES = 6
 
 def enumerated_options() -> dict[str, tuple[Any, ...]]:
     """`section.option` -> its values, of every option that is boolean or declares its choices."""
-    found: dict[str, tuple[Any, ...]] = {}
-    for section, kind in get_type_hints(HParams).items():
-        for field in fields(kind):
-            if choices := field.metadata["choices"]:
-                found[f"{section}.{field.name}"] = tuple(choices)
-            elif field.type is bool:
-                found[f"{section}.{field.name}"] = (False, True)
-    return found
+    return {
+        f"{section}.{name}": values
+        for section, kind in get_type_hints(HParams).items()
+        for name, values in enumerated(kind).items()
+    }
+
+
+def enumerated(kind: Any) -> dict[str, tuple[Any, ...]]:
+    """Option -> its values, of every option of a section that is boolean or declares its choices."""
+    return {
+        field.name: tuple(field.metadata["choices"] or (False, True))
+        for field in fields(kind)
+        if field.metadata["choices"] or field.type is bool
+    }
 
 
 def option_cases() -> Iterator[dict[str, Any]]:

@@ -9,7 +9,8 @@ from common.errors import UserError
 from common.hparams.denoiser import Denoiser
 from common.plans.denoiser import initial_parameters, make_plan, parameter_table, square_side
 from tests.denoisers import Jax, Torch
-from tests.parity.denoiser_cases import BATCH, CASES, CODES, SMALL, enumerated_options, make
+from tests.parity.denoiser_cases import BATCH, CASES, CODES, SMALL, make
+from tests.parity.option_cases import enumerated
 from tests.parity.test_transformers import assert_equal, largest
 
 
@@ -108,5 +109,5 @@ def test_a_sequence_that_is_no_square_is_named():
 
 def test_every_value_of_every_option_is_in_a_case():
     cases = [Denoiser(**{**SMALL, **options}) for options in CASES.values()]
-    for name, values in enumerated_options().items():
+    for name, values in enumerated(Denoiser).items():
         assert {getattr(options, name) for options in cases} == set(values), name

@@ -15,7 +15,8 @@ from tests.common.tiny_maskgit import CODES, GRID, write_tokenizer
 from tests.common.tiny_sundae import make_engine, tiny
 from tests.denoisers import TWINS as NETWORKS
 from tests.engines import assert_states_close, assert_states_equal
-from tests.parity.denoiser_cases import enumerated_options, make
+from tests.parity.denoiser_cases import make
+from tests.parity.option_cases import enumerated
 from tests.parity.test_maskgit_training import assert_equal_results, batch_of, train
 from tests.sundae import resample
 from torch_impl.layers.rotary import rotate
@@ -97,7 +98,7 @@ SAMPLED = [
 def test_every_value_of_loss_and_sampler_is_in_a_case():
     made = [tiny(*options) for options in (*TRAINED, *SAMPLED)]
     for section, kind in (("loss", Loss), ("synthesis", Resampling)):
-        for name, values in enumerated_options(kind).items():
+        for name, values in enumerated(kind).items():
             assert {getattr(getattr(hparams, section), name) for hparams in made} == set(values), name
 
 

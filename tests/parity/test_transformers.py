@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from common.hparams.transformer import Transformer
-from tests.parity.transformer_cases import CASES, SMALL, critic_input, enumerated_options, make
+from tests.parity.option_cases import enumerated
+from tests.parity.transformer_cases import CASES, SMALL, critic_input, make
 from tests.transformers import TWINS, Jax, Torch
 
 
@@ -161,5 +162,5 @@ def test_dropout_needs_noise_and_keeps_the_mean(kind):
 
 def test_every_value_of_every_option_is_in_a_case():
     cases = [Transformer(**{**SMALL, **options}) for options in CASES.values()]
-    for name, values in enumerated_options().items():
+    for name, values in enumerated(Transformer).items():
         assert {getattr(options, name) for options in cases} == set(values), name

@@ -1,7 +1,5 @@
 """Small masked token transformers that together hold every value of every enumerated or boolean option."""
 
-from dataclasses import fields
-
 import numpy as np
 
 from common.hparams.transformer import Transformer
@@ -114,17 +112,6 @@ def critic_input(plan, ids, condition):
         name: array for name, array in condition.items() if name != "self" or plan.options.critic == "self"
     }
     return np.where(ids == plan.mask_id, 3, ids), kept
-
-
-def enumerated_options():
-    """Option -> its values, of every option that is boolean or declares its choices."""
-    found = {}
-    for declared in fields(Transformer):
-        if declared.metadata["choices"]:
-            found[declared.name] = tuple(declared.metadata["choices"])
-        elif declared.type is bool:
-            found[declared.name] = (False, True)
-    return found
 
 
 def _condition(plan, rng):
