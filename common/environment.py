@@ -9,7 +9,7 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-PACKAGES = ("einops", "flax", "grain", "jax", "optax", "safetensors", "sklearn", "tensorboardX", "torch")
+PACKAGES = ("einops", "flax", "jax", "optax", "safetensors", "sklearn", "tensorboardX", "torch")
 """An interpreter that finds all of these is taken as it is."""
 
 _MARK = "DIOSCURI_RESTARTED"

@@ -1,4 +1,4 @@
-"""Pictures, uint8 NHWC, and their tokens, in numpy: sources, fixed splits and one Grain pipeline."""
+"""Pictures, uint8 NHWC, and their tokens, in numpy: sources, fixed splits and one pipeline."""
 
 from common.data.picture_set import PictureSet
 from common.data.sources import DataSets, Examples, open_datasets

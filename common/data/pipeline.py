@@ -1,4 +1,4 @@
-"""The one Grain pipeline: shuffled indices, epoch after epoch, batched, then one vectorised read a batch.
+"""The one pipeline: shuffled indices, epoch after epoch, then one vectorised read a batch, in advance.
 
 Examples are pictures or, from token shards, the tokens of pictures. The example at position p of the endless
 training stream, its place in a recording, its mirroring and its binarisation depend only on (seed, p). Step s
@@ -7,10 +7,11 @@ equal parts of them. So the stream resumes from (seed, step) alone, in the middl
 of processes. Batches reach across epochs; a set smaller than the batch is repeated.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache, partial
 
-import grain
 import numpy as np
 
 from common.data.descriptors import Descriptor, describe
@@ -23,16 +24,12 @@ from common.errors import UserError
 Array = np.ndarray
 Batch = dict[str, Array]
 
-# One thread reads ahead of the training step; folders decode in threads of their own.
-_READ_AHEAD = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
+_AHEAD = 2
+"""Batches that one thread reads ahead of the training step; folders decode in threads of their own."""
 
 
 class ShuffledPositions:
-    """Random-access source for Grain: item s is (positions, picture indices) of one process at step s.
-
-    Grain's own `shuffle` and `batch` call Python for every index, which for small pictures costs more than
-    reading them; here an epoch is permuted at once.
-    """
+    """Item s is (positions, picture indices) of one process at step s; an epoch is permuted at once."""
 
     def __init__(self, n: int, seed: int, batch_size: int, process_index: int, process_count: int) -> None:
         self.n = n
@@ -41,9 +38,6 @@ class ShuffledPositions:
         self.share = process_index * size + np.arange(size)
         # Two epochs, since a batch may reach into the next one.
         self.order = lru_cache(maxsize=2)(lambda epoch: permutation(seed, epoch, n))
-
-    def __len__(self) -> int:
-        return 2**62 // self.batch_size
 
     def __getitem__(self, step: int) -> tuple[Array, Array]:
         positions = step * self.batch_size + self.share
@@ -81,12 +75,17 @@ class TrainingBatches(Iterator[Batch]):
         self._flip = options.data.random_horizontal_flip and self._descriptor.flip
         self._batch_size = batch_size
         self._seed, self._step = _restore(state, options.run.seed, batch_size)
-        source = ShuffledPositions(len(examples), self._seed, batch_size, process_index, process_count)
-        self._batches = iter(grain.MapDataset.source(source).map(self._read).to_iter_dataset(_READ_AHEAD))
-        self._batches.set_state({"next_index": self._step})
+        self._shuffled = ShuffledPositions(
+            len(examples), self._seed, batch_size, process_index, process_count
+        )
+        self._reader = ThreadPoolExecutor(1)
+        self._ahead: deque[Future[Batch]] = deque()
 
     def __next__(self) -> Batch:
-        batch: Batch = next(self._batches)
+        while len(self._ahead) <= _AHEAD:
+            self._ahead.append(self._reader.submit(self._read, self._step + len(self._ahead)))
+        batch = self._ahead[0].result()
+        self._ahead.popleft()
         self._step += 1
         return batch
 
@@ -96,10 +95,10 @@ class TrainingBatches(Iterator[Batch]):
 
     def close(self) -> None:
         """Stop reading ahead."""
-        self._batches.close()
+        self._reader.shutdown(cancel_futures=True)
 
-    def _read(self, item: tuple[Array, Array]) -> Batch:
-        positions, indices = item
+    def _read(self, step: int) -> Batch:
+        positions, indices = self._shuffled[step]
         draw = partial(binarise, seed=self._seed, stream="train", positions=positions)
         places = words(self._seed, "place", positions, 1)[:, 0]
         batch = _examples_at(self._examples, indices, draw, labels=self._labels, places=places)

@@ -7,7 +7,6 @@ It has that name for the Inception network only.
 from itertools import pairwise
 
 import numpy as np
-from scipy.special import log_softmax, xlogy
 
 Array = np.ndarray
 
@@ -20,7 +19,8 @@ def inception_score(logits: Array, *, splits: int = 10, seed: int | None = 0) ->
     if not 1 <= splits <= N:
         raise ValueError(f"{splits} splits do not fit {N} rows")
     order = np.arange(N) if seed is None else np.random.default_rng(seed).permutation(N)
-    log_p = log_softmax(logits[order].astype(np.float64), axis=1)
+    logits = logits[order].astype(np.float64)
+    log_p = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
     ends = [i * N // splits for i in range(splits + 1)]
     scores = [_score(log_p[start:end]) for start, end in pairwise(ends)]
     return float(np.mean(scores)), float(np.std(scores))
@@ -29,5 +29,5 @@ def inception_score(logits: Array, *, splits: int = 10, seed: int | None = 0) ->
 def _score(log_p: Array) -> float:
     p = np.exp(log_p)
     # A class whose probability underflows everywhere adds nothing.
-    divergence = (p * log_p - xlogy(p, p.mean(0))).sum(1)
+    divergence = (p * (log_p - np.log(np.maximum(p.mean(0), np.finfo(p.dtype).tiny)))).sum(1)
     return float(np.exp(divergence.mean()))

@@ -1,7 +1,6 @@
 """Structural similarity of pictures (Wang et al. 2004), in the variant of Efficient-VDVAE."""
 
 import numpy as np
-from scipy.ndimage import correlate1d
 
 WINDOW, SIGMA = 11, 1.5
 _C1, _C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
@@ -28,6 +27,8 @@ def ssim(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def _blur(pictures: np.ndarray) -> np.ndarray:
+    from scipy.ndimage import correlate1d  # noqa: PLC0415 - half a second to import, for this measure only
+
     offsets = np.arange(WINDOW) - WINDOW // 2
     window = np.exp(-0.5 * (offsets / SIGMA) ** 2)
     window /= window.sum()

@@ -7,7 +7,6 @@ from math import log
 from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from common.plans.latents import LatentPlan
 from common.run.engine import Array, Batch, Engine
@@ -114,6 +113,8 @@ def kl_table(plan: LatentPlan, kl: Array, threshold: float) -> list[str]:
 
 def kl_chart(path: Path, plan: LatentPlan, kl: Array) -> Path:
     """Bar chart of the divergence of every latent group, one colour a level."""
+    from matplotlib.figure import Figure  # noqa: PLC0415 - most of a second to import, for charts only
+
     unit = unit_of(plan)
     figure = Figure(figsize=(max(6.0, 0.22 * len(plan.groups)), 4.0), dpi=120, layout="constrained")
     axes = figure.subplots()

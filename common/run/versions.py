@@ -3,7 +3,7 @@
 import platform
 from importlib.metadata import PackageNotFoundError, version
 
-PACKAGES = ("dioscuri", "torch", "jax", "flax", "optax", "numpy", "grain")
+PACKAGES = ("dioscuri", "torch", "jax", "flax", "optax", "numpy")
 
 
 def versions() -> dict[str, str]:

@@ -1,6 +1,8 @@
 """`common` serves both twins, so it imports no tensor framework; and neither twin imports the other's."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -46,3 +48,13 @@ def test_every_way_of_importing_is_seen():
         "import a.b\ndef f():\n    from c.d import e\n    importlib.import_module('g.h')\nfrom . import i"
     )
     assert imported(source) == {"a", "c", "g"}
+
+
+@pytest.mark.parametrize("twin", ["torch", "jax"])
+def test_a_process_loads_the_libraries_of_its_own_twin_alone(twin):
+    """Nor those of charts and measures, which would keep every run waiting."""
+    code = f"import sys, {twin}_impl.engine, common.run.train, common.run.families.sundae; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    loaded = {name.partition(".")[0] for name in done.stdout.split()}
+    assert twin in loaded
+    assert not loaded & (FORBIDDEN[f"{twin}_impl"] | {"matplotlib", "sklearn", "skimage"})

@@ -88,9 +88,7 @@ def test_no_host_of_a_package_registry_and_no_foreign_path():
 def test_requirements_are_exact_and_sorted(backend):
     assert list(pins(backend)) == sorted(pins(backend))
     assert all(re.fullmatch(r"[\w.]+", version) for version in pins(backend).values())
-    assert {"torch", "jax", "jaxlib", "flax", "optax", "grain", "numpy", "pytest", "ruff"} <= set(
-        pins(backend)
-    )
+    assert {"torch", "jax", "jaxlib", "flax", "optax", "numpy", "pytest", "ruff"} <= set(pins(backend))
 
 
 def test_backends_agree_on_every_package_they_share():

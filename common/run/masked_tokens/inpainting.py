@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.ndimage import gaussian_filter
 
 from common.checkpoint.store import Checkpoint
 from common.data import pipeline
@@ -99,6 +98,8 @@ def blended(originals: Array, made: Array, unknown: Array, radius: float) -> Arr
     Gaussian of `radius` pixels mixes; 0: `made`."""
     if not radius:
         return made
+    from scipy.ndimage import gaussian_filter  # noqa: PLC0415 - half a second to import, for this only
+
     _, H, W, _ = made.shape
     side = round(len(unknown) ** 0.5)
     area = unknown.reshape(side, side).repeat(H // side, 0).repeat(W // side, 1).astype(np.float32)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from common.checkpoint.store import Checkpoint
 from common.errors import UserError
@@ -105,6 +104,8 @@ def _share(n_pictures: int, ratio: float, seed: int) -> Array:
 
 def _sheet(path: Path, plan: LatentPlan, statistics: list[Array]) -> Path:
     """Divergence of every variate, sorted within its group, above that of the groups as a bar chart."""
+    from matplotlib.figure import Figure  # noqa: PLC0415 - most of a second to import, for charts only
+
     widest = max(map(len, statistics))
     table = np.full((widest, len(statistics)), np.nan)
     for group, values in enumerate(statistics):
