@@ -53,7 +53,8 @@ def test_every_way_of_importing_is_seen():
 @pytest.mark.parametrize("twin", ["torch", "jax"])
 def test_a_process_loads_the_libraries_of_its_own_twin_alone(twin):
     """Nor those of charts and measures, which would keep every run waiting."""
-    code = f"import sys, {twin}_impl.engine, common.run.train, common.run.families.sundae; print(*sys.modules)"
+    modules = ("sys", f"{twin}_impl.engine", "common.run.train", "common.run.families.sundae")
+    code = f"import {', '.join(modules)}\nprint(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     loaded = {name.partition(".")[0] for name in done.stdout.split()}
     assert twin in loaded

@@ -34,7 +34,8 @@ def tree(tmp_path):
 
 
 def run(*command, cwd, **environment):
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("DIOSCURI_")}
+    removed = ("DIOSCURI_", "GLIBC_TUNABLES")
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(removed)}
     return subprocess.run(
         [str(part) for part in command],
         cwd=cwd,
@@ -126,6 +127,19 @@ def test_script_without_packages_goes_on_in_the_environment(tree):
     )
     result = run(sys.executable, "-S", script, "a b", cwd=tree, DIOSCURI_PYTHON=sys.executable)
     assert (result.returncode, result.stdout) == (0, "0|a b\n"), result.stderr
+
+
+@pytest.mark.parametrize("own", [None, "glibc.malloc.check=0"])
+def test_script_asks_for_large_pages_unless_the_user_has_set_the_allocator(tree, own):
+    script = tree / "script.py"
+    script.write_text(
+        "from common.environment import enter_environment\nenter_environment()\n"
+        "import os, sys\nprint(os.environ['GLIBC_TUNABLES'], sys.flags.utf8_mode, *sys.argv[1:], sep='|')\n"
+    )
+    given = {} if own is None else {"GLIBC_TUNABLES": own}
+    result = run(sys.executable, "-X", "utf8", script, "a b", cwd=tree, **given)
+    expected = own or "glibc.malloc.hugetlb=1"
+    assert (result.returncode, result.stdout) == (0, f"{expected}|1|a b\n"), result.stderr
 
 
 def test_lock_ends_with_its_holder(tree):
