@@ -20,9 +20,9 @@ def enter_environment() -> None:
     """Return if the packages are there and the C library's allocator is set up; else this process becomes the
     same command, in the environment if need be.
 
-    JAX takes memory for a step's intermediate arrays anew in every step, and a CPU spends up to a third of the
-    step on handing it over in pages of 4 KB: on Linux the allocator is to ask for large ones, unless the user
-    has set its `GLIBC_TUNABLES`.
+    JAX takes memory for intermediate arrays anew in every step, and a CPU spends up to half of the step on
+    handing it over in pages of 4 KB: on Linux the allocator is to ask for large ones, unless the user has set
+    its `GLIBC_TUNABLES`.
     """
     complete = all(find_spec(name) for name in PACKAGES)
     set_up = sys.platform != "linux" or _ALLOCATOR in os.environ
