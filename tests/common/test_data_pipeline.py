@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from common.data import pipeline
 from common.data.picture_set import array_set
 from common.data.pipeline import ShuffledPositions, evaluation_batches, training_batches
 from common.data.randomness import binarise, coin_flips, fixed_permutation, permutation, words
@@ -83,6 +84,25 @@ def test_an_epoch_visits_every_picture_once_and_the_next_in_another_order():
     for epoch in indices:
         assert sorted(epoch) == list(range(10))
     assert indices[0].tolist() != indices[1].tolist()
+
+
+def test_what_cannot_be_read_is_told_in_its_turn_and_never_skipped(monkeypatch):
+    whole = take(training_batches(numbered(10), RGB, batch_size=4), 3)
+    read = pipeline._examples_at
+
+    def failing(examples, indices, *rest, **options):
+        if np.array_equal(indices, pictured_indices(whole[1])):
+            raise UserError("a damaged picture")
+        return read(examples, indices, *rest, **options)
+
+    monkeypatch.setattr(pipeline, "_examples_at", failing)
+    batches = training_batches(numbered(10), RGB, batch_size=4)
+    next(batches)
+    for _ in range(2):
+        with pytest.raises(UserError, match="damaged"):
+            next(batches)
+    assert batches.state()["next_index"] == 1
+    batches.close()
 
 
 def test_another_seed_gives_another_order():
