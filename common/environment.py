@@ -25,7 +25,10 @@ def enter_environment() -> None:
     its `GLIBC_TUNABLES`.
     """
     complete = all(find_spec(name) for name in PACKAGES)
-    set_up = sys.platform != "linux" or _ALLOCATOR in os.environ
+    # A program from standard input, or an interactive session, could not be started again.
+    script = getattr(sys.modules["__main__"], "__file__", None)
+    alone = script is None or not Path(script).is_file()
+    set_up = alone or sys.platform != "linux" or _ALLOCATOR in os.environ
     if _MARK in os.environ or (complete and set_up):
         return
     os.environ[_MARK] = "1"

@@ -71,6 +71,11 @@ class Devices:
             array = multihost_utils.process_allgather(array, tiled=True)
         return np.asarray(array)
 
+    def barrier(self) -> None:
+        """Wait until every process has come here."""
+        if self.process_count > 1:
+            multihost_utils.sync_global_devices("barrier")
+
 
 def open_devices(num_gpus: int) -> Devices:
     """Choose the devices and join the processes that the environment describes, if any."""

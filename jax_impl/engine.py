@@ -141,6 +141,10 @@ class Engine:
         results = compiled(flat, arrays, _extras(self.state, self.frozen), drawn, self._arrays(numbers))
         return {name: self.devices.to_numpy(value)[:n] for name, value in results.items()}
 
+    def barrier(self) -> None:
+        """Wait until every process has come here."""
+        self.devices.barrier()
+
     def state_to_numpy(self) -> State:
         """`model`, `ema`, `optimizer` tensors under canonical names, `counters`, and `buffers` if any."""
         optimizer = self.state.optimizer

@@ -53,6 +53,10 @@ class Devices:
             tensor /= self.process_count
         return tensor
 
+    def barrier(self) -> None:
+        """Wait until every process has come here."""
+        self.mean(torch.zeros((), device=self.device)).item()
+
 
 def open_devices(num_gpus: int) -> Devices:
     """Choose this process's device and join the process group of torchrun's environment, if any."""

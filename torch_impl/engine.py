@@ -123,6 +123,10 @@ class Engine:
         results = function(model, arrays | self._extras(), drawn, **self._tensors(numbers), **options)
         return {name: self.devices.to_numpy(value)[:n] for name, value in results.items()}
 
+    def barrier(self) -> None:
+        """Wait until every process has come here."""
+        self.devices.barrier()
+
     def state_to_numpy(self) -> State:
         """`model`, `ema`, `optimizer` tensors under canonical names, `counters`, and `buffers` if any."""
         vectors = {

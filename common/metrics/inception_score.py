@@ -20,6 +20,7 @@ def inception_score(logits: Array, *, splits: int = 10, seed: int | None = 0) ->
         raise ValueError(f"{splits} splits do not fit {N} rows")
     order = np.arange(N) if seed is None else np.random.default_rng(seed).permutation(N)
     logits = logits[order].astype(np.float64)
+    logits -= logits.max(axis=1, keepdims=True)
     log_p = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
     ends = [i * N // splits for i in range(splits + 1)]
     scores = [_score(log_p[start:end]) for start, end in pairwise(ends)]

@@ -81,6 +81,9 @@ class Engine(Protocol):
         method takes and gives is told where the adapter defines it, `<twin>/families/<family>.py`.
         """
 
+    def barrier(self) -> None:
+        """Wait until every process has come here."""
+
     def state_to_numpy(self) -> State:
         """`model`, `ema` and `optimizer` tensors under canonical names, `counters` (skips, updates), and
         `buffers` where the family has any."""

@@ -11,6 +11,7 @@ from common.data import pipeline
 from common.errors import UserError
 from common.hparams.archive import to_json
 from common.run.context import Context, Work
+from common.run.engine import State
 from common.run.families import FamilyLogic, check_examples, family_logic
 from common.run.logs import SECONDS, JsonLines, Log, Sink, TensorBoard, WandB, check_wandb
 from common.run.progress import Progress
@@ -146,9 +147,13 @@ class _Training:
         progress.say(f"step {done}: {validation.headline}{mark}")
 
     def _save(self, done: int) -> None:
+        """Process 0 writes; no other goes on, perhaps to read, before it has."""
         state = self.engine.state_to_numpy()
-        if not self.context.writes:
-            return
+        if self.context.writes:
+            self._write(done, state)
+        self.engine.barrier()
+
+    def _write(self, done: int, state: State) -> None:
         info = {
             "data": self.batches.state(),
             "random": {"seed": self.hparams.run.seed, "step": done},

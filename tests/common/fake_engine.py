@@ -27,6 +27,9 @@ class FakeEngine:
     def _fresh(self):
         self.weight, self.ema, self.skips, self.in_row, self.updates = np.zeros(3), np.zeros(3), 0, 0, 0
 
+    def barrier(self):
+        pass
+
     def initialise(self):
         self._fresh()
 

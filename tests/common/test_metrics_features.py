@@ -47,6 +47,11 @@ def test_numbers_of_torch_fidelity(features, small_blocks):
         np.testing.assert_allclose(ratios, numbers, rtol=1e-12)
 
 
+def test_the_inception_score_does_not_see_what_all_logits_of_a_row_share(features):
+    logits = np.round(features[2] * 1024) / 1024
+    np.testing.assert_allclose(inception_score(logits + 2.0**30), inception_score(logits), rtol=1e-12)
+
+
 def test_frechet_distance_of_gaussians_that_commute():
     """With diagonal covariances it is |m1 - m2|^2 + sum (s1 - s2)^2."""
     random = np.random.default_rng(1)

@@ -58,6 +58,24 @@ def interrupt_at(step, number=signal.SIGTERM):
     return prepare
 
 
+def test_no_process_goes_on_before_the_checkpoint_is_written(make_run):
+    def prepare(engine):
+        engine.barrier = lambda: written.append([path.name for path in folder.glob("step-*")])
+
+    written = []
+    context = make_run("train.total_train_steps=2", prepare=prepare)
+    folder = context.directory.checkpoints
+    train(context)
+    assert written[-1][-1] == "step-00000002"
+    other = make_run("train.total_train_steps=2", name="other", prepare=prepare)
+    folder = other.directory.checkpoints
+    other.engine.process_index = 1
+    written.clear()
+    with pytest.raises(UserError, match="no checkpoint"):  # process 0, which would write, is not there
+        train(other)
+    assert written == [[]], "a process that does not write waits all the same"
+
+
 def test_run_logs_every_step_validates_and_keeps_newest_and_best(make_run, capsys):
     context = make_run()
     train(context)

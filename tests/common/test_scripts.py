@@ -143,6 +143,14 @@ def test_script_asks_for_large_pages_unless_the_user_has_set_the_allocator(tree,
     assert (result.returncode, result.stdout) == (0, f"{expected}|1|a b\n"), result.stderr
 
 
+def test_what_comes_from_standard_input_is_not_started_again(tree):
+    code = "from common.environment import enter_environment\nenter_environment()\nprint('here')\n"
+    done = subprocess.run(
+        [sys.executable, "-"], input=code, cwd=tree, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "here\n"
+
+
 def test_lock_ends_with_its_holder(tree):
     lock = [sys.executable, str(tree / "build" / "with_lock.py"), str(tree / "lock")]
     with subprocess.Popen([*lock, "sh", "-c", "echo held; sleep 60"], stdout=subprocess.PIPE, text=True,

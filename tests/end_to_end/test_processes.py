@@ -2,6 +2,7 @@
 
 import json
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -10,7 +11,7 @@ import pytest
 
 from common.checkpoint import store
 from tests.common.tiny import write_tiny
-from tests.end_to_end.twins import FAKE, ROOT, TORCH, start
+from tests.end_to_end.twins import FAKE, JAX, ROOT, TORCH, start
 
 LONG = ("train.total_train_steps=1000000", "train.checkpoint_and_eval_interval_in_steps=20")
 SECONDS = 300
@@ -84,6 +85,21 @@ def test_processes_of_one_run_train_together_and_stop_together(tmp_path, begin):
     assert process.returncode == 0, errors
     assert out.count("asked to stop: saved after step") == 1
     assert store.load(checkpoints).info["data"]["batch_size"] == 8
+
+
+@pytest.mark.slow
+def test_processes_of_one_run_report_the_checkpoint_that_one_of_them_has_written(begin, monkeypatch):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", f"127.0.0.1:{probe.getsockname()[1]}")
+    monkeypatch.setenv("JAX_NUM_PROCESSES", "2")
+    processes = []
+    for rank in range(2):
+        monkeypatch.setenv("JAX_PROCESS_ID", str(rank))
+        processes.append(begin(JAX, "train.total_train_steps=2"))
+    results = [(*process.communicate(timeout=SECONDS), process.returncode) for process in processes]
+    assert [code for *_, code in results] == [0, 0], results
+    assert "checkpoint of step 2" in results[0][0]
 
 
 @pytest.mark.parametrize("twin", ["torch_impl", "jax_impl"])

@@ -24,6 +24,7 @@ train_command({engine}, Path(sys.argv.pop(1)))
 """
 FAKE = SCRIPT.format(module="tests.common.fake_engine", engine="FakeEngine")
 TORCH = SCRIPT.format(module="torch_impl.engine", engine="Engine")
+JAX = SCRIPT.format(module="jax_impl.engine", engine="Engine")
 
 
 def call(job, twin, *words):
