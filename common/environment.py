@@ -27,9 +27,9 @@ def enter_environment() -> None:
     complete = all(find_spec(name) for name in PACKAGES)
     # A program from standard input, or an interactive session, could not be started again.
     script = getattr(sys.modules["__main__"], "__file__", None)
-    alone = script is None or not Path(script).is_file()
-    set_up = alone or sys.platform != "linux" or _ALLOCATOR in os.environ
-    if _MARK in os.environ or (complete and set_up):
+    from_file = script is not None and Path(script).is_file()
+    lacks_pages = from_file and sys.platform == "linux" and _ALLOCATOR not in os.environ
+    if _MARK in os.environ or (complete and not lacks_pages):
         return
     os.environ[_MARK] = "1"
     os.environ.setdefault(_ALLOCATOR, "glibc.malloc.hugetlb=1")

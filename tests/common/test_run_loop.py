@@ -60,7 +60,7 @@ def interrupt_at(step, number=signal.SIGTERM):
 
 def test_no_process_goes_on_before_the_checkpoint_is_written(make_run):
     def prepare(engine):
-        engine.barrier = lambda: written.append([path.name for path in folder.glob("step-*")])
+        engine.barrier = lambda: written.append(sorted(path.name for path in folder.glob("step-*")))
 
     written = []
     context = make_run("train.total_train_steps=2", prepare=prepare)

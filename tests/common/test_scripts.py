@@ -144,11 +144,12 @@ def test_script_asks_for_large_pages_unless_the_user_has_set_the_allocator(tree,
 
 
 def test_what_comes_from_standard_input_is_not_started_again(tree):
-    code = "from common.environment import enter_environment\nenter_environment()\nprint('here')\n"
-    done = subprocess.run(
-        [sys.executable, "-"], input=code, cwd=tree, capture_output=True, text=True, check=True
+    script = tree / "script.py"
+    script.write_text(
+        "from common.environment import enter_environment\nenter_environment()\nprint('here')\n"
     )
-    assert done.stdout == "here\n"
+    result = run("sh", "-c", '"$0" - <"$1"', sys.executable, script, cwd=tree)
+    assert (result.returncode, result.stdout) == (0, "here\n"), result.stderr
 
 
 def test_lock_ends_with_its_holder(tree):

@@ -39,7 +39,9 @@ def start(twin, script, *words):
     """Start training in a process of its own; runs live in the folder `twin`."""
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     path = twin / "run.py"
-    path.write_text(script)
+    beside = path.with_suffix(".new")
+    beside.write_text(script)
+    beside.replace(path)  # another process may be about to read it
     return subprocess.Popen(
         [sys.executable, str(path), str(twin), *map(str, words)],
         stdout=subprocess.PIPE,
