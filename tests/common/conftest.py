@@ -2,6 +2,12 @@
 
 import pytest
 
+from common.data import open_datasets
+from common.hparams import load
+from common.run.context import Context
+from common.run.directory import RunDirectory
+from tests.common.fake_engine import FakeEngine
+from tests.common.tiny import write_tiny
 from tests.common.web_server import Server
 
 
@@ -10,3 +16,18 @@ def server():
     server = Server()
     yield server
     server.close()
+
+
+@pytest.fixture
+def make_run(tmp_path):
+    """Make the context of a run in `tmp_path/logs-<name>`, with an engine of its own."""
+
+    def make(*overrides, name="tiny", prepare=lambda _: None):
+        hparams = load(write_tiny(tmp_path), [f"run.name={name}", *overrides])
+        engine = FakeEngine(hparams)
+        prepare(engine)
+        directory = RunDirectory.of(tmp_path, name)
+        directory.path.mkdir(exist_ok=True)
+        return Context(hparams, directory, open_datasets(hparams), engine)
+
+    return make
