@@ -1,6 +1,6 @@
 """Make runs of published weights and original checkpoints, and back: see `python convert.py --help`.
 
-The only file that reads or writes PyTorch's checkpoints; `common/checkpoint` sees numpy arrays.
+The only file that reads or writes PyTorch's checkpoints; `dioscuri/importers` sees numpy arrays.
 """
 
 import io
@@ -14,11 +14,11 @@ from typing import Any
 def main() -> None:
     """Enter the project's environment, then do what the command line says."""
     sys.path[0] = str(Path(__file__).resolve().parent)
-    from common.environment import enter_environment  # noqa: PLC0415 - found only now
+    from dioscuri.environment import enter_environment  # noqa: PLC0415 - found only now
 
     enter_environment()
-    from common.checkpoint.convert import convert  # noqa: PLC0415 - needs the environment
-    from common.errors import run_command  # noqa: PLC0415 - needs the environment
+    from dioscuri.errors import run_command  # noqa: PLC0415 - needs the environment
+    from dioscuri.importers.convert import convert  # noqa: PLC0415 - needs the environment
 
     run_command(lambda words: convert(words, read_torch, torch_bytes))
 
@@ -31,7 +31,7 @@ def read_torch(path: Path) -> Any:
     """
     import torch  # noqa: PLC0415 - slow, and needed for this direction only
 
-    from common.errors import UserError  # noqa: PLC0415 - needs the environment
+    from dioscuri.errors import UserError  # noqa: PLC0415 - needs the environment
 
     def to_numpy(value: Any) -> Any:
         if isinstance(value, torch.Tensor):

@@ -9,11 +9,11 @@ from typing import Any
 def main() -> None:
     """Enter the project's environment, then do what the command line says."""
     sys.path[0] = str(Path(__file__).resolve().parent)
-    from common.environment import enter_environment  # noqa: PLC0415 - found only now
+    from dioscuri.environment import enter_environment  # noqa: PLC0415 - found only now
 
     enter_environment()
-    from common.errors import run_command  # noqa: PLC0415 - needs the environment
-    from common.run.evaluation.command import evaluate  # noqa: PLC0415 - needs the environment
+    from dioscuri.cli.evaluate import evaluate  # noqa: PLC0415 - needs the environment
+    from dioscuri.errors import run_command  # noqa: PLC0415 - needs the environment
 
     run_command(lambda words: evaluate(words, make_engine, make_network))
 

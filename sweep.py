@@ -9,11 +9,11 @@ ROOT = Path(__file__).resolve().parent
 def main() -> None:
     """Enter the project's environment, then do what the command line says."""
     sys.path[0] = str(ROOT)
-    from common.environment import enter_environment  # noqa: PLC0415 - found only now
+    from dioscuri.environment import enter_environment  # noqa: PLC0415 - found only now
 
     enter_environment()
-    from common.errors import run_command  # noqa: PLC0415 - needs the environment
-    from common.run.sweep.command import sweep  # noqa: PLC0415 - needs the environment
+    from dioscuri.cli.sweep import sweep  # noqa: PLC0415 - needs the environment
+    from dioscuri.errors import run_command  # noqa: PLC0415 - needs the environment
 
     run_command(lambda words: sweep(words, ROOT))
 

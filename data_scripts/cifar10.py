@@ -2,9 +2,9 @@
 
 from pathlib import Path, PurePosixPath
 
-from common.errors import UserError
 from data_scripts.extract import unpack
 from data_scripts.request import Remote, Request
+from dioscuri.errors import UserError
 
 ARCHIVE = Remote(
     name="cifar-10-binary.tar.gz",

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.lib.format import open_memmap
 from PIL import Image
 
-from common.data.image_files import SUFFIXES, Refused, decode
-from common.errors import UserError, run_command
+from dioscuri.data.image_files import SUFFIXES, Refused, decode
+from dioscuri.errors import UserError, run_command
 
 
 def to_npy(folder: Path, target: Path, resolution: int, channels: int) -> int:

@@ -14,10 +14,10 @@ from math import inf, isqrt
 from pathlib import Path
 from typing import Any, NoReturn
 
-from common.errors import UserError, run_command
-from common.hparams import load
-from common.run.families import check_options
-from common.run.files import replacing
+from dioscuri.contract import check_options
+from dioscuri.errors import UserError, run_command
+from dioscuri.files import replacing
+from dioscuri.hparams import load
 
 TARGET = 16
 """Pixels of a token's side, where nothing else is known."""

@@ -17,11 +17,11 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from common.data.captions import N_MICRO, Caption, read_captions
-from common.data.shards import Shards
-from common.data.texts import TextWriter
-from common.data.tokens import TEXTS, WHAT
-from common.errors import UserError, run_command
+from dioscuri.data.captions import N_MICRO, Caption, read_captions
+from dioscuri.data.shards import Shards
+from dioscuri.data.texts import TextWriter
+from dioscuri.data.tokens import TEXTS, WHAT
+from dioscuri.errors import UserError, run_command
 
 Array = np.ndarray
 

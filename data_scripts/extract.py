@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from common.errors import UserError
+from dioscuri.errors import UserError
 
 _SYMLINK = 0o120000
 _TYPE = 0o170000

@@ -12,11 +12,11 @@ from pathlib import Path, PurePosixPath
 
 from PIL import Image
 
-from common.data.image_files import SUFFIXES
-from common.errors import UserError
 from data_scripts.extract import members, reading, unpack
 from data_scripts.random_split import choose, move
 from data_scripts.request import Remote, Request
+from dioscuri.data.image_files import SUFFIXES
+from dioscuri.errors import UserError
 
 CELEBA_PAGE = "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html"
 CELEBA_PICTURES = Remote(

@@ -10,9 +10,9 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from common.errors import UserError
 from data_scripts.extract import unpack
 from data_scripts.request import Remote, Request
+from dioscuri.errors import UserError
 
 _BASE = "https://image-net.org/data/downsample/"
 _ARCHIVES: dict[int, dict[str, tuple[str, ...]]] = {

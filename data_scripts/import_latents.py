@@ -18,9 +18,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from common.data.tokens import TokenWriter
-from common.errors import UserError, run_command
-from common.run.trained_tokenizer import open_tokenizer
+from dioscuri.data.tokens import TokenWriter
+from dioscuri.errors import UserError, run_command
+from dioscuri.families.vqgan.trained import open_tokenizer
 
 NAME = re.compile(r"(\d+)(\.[rl])?\.npy")
 

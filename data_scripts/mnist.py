@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from common.data.idx import read_idx, write_idx
-from common.errors import UserError
 from data_scripts.request import Remote, Request
+from dioscuri.data.idx import read_idx, write_idx
+from dioscuri.errors import UserError
 
 Array = np.ndarray
 

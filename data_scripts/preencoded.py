@@ -20,11 +20,11 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from common.data.texts import TextWriter, read_null
-from common.data.tokens import TEXTS, TokenWriter
-from common.data.webdataset import Example, Member, examples
-from common.errors import UserError, run_command
-from common.run.trained_tokenizer import named, open_tokenizer
+from dioscuri.data.texts import TextWriter, read_null
+from dioscuri.data.tokens import TEXTS, TokenWriter
+from dioscuri.data.webdataset import Example, Member, examples
+from dioscuri.errors import UserError, run_command
+from dioscuri.families.vqgan.trained import named, open_tokenizer
 
 Array = np.ndarray
 BATCH = 256

@@ -4,12 +4,12 @@ import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from common.errors import UserError, did_you_mean, run_command
 from data_scripts.cifar10 import prepare_cifar10
 from data_scripts.faces import prepare_celeba, prepare_celebahq, prepare_ffhq
 from data_scripts.imagenet import prepare_imagenet32, prepare_imagenet64
 from data_scripts.mnist import prepare_mnist, prepare_mnist10k
 from data_scripts.request import Request
+from dioscuri.errors import UserError, did_you_mean, run_command
 
 DATA_SETS: dict[str, Callable[[Request], None]] = {
     "mnist": prepare_mnist,

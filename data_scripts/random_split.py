@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from common.data.image_files import SUFFIXES
-from common.errors import UserError, run_command
+from dioscuri.data.image_files import SUFFIXES
+from dioscuri.errors import UserError, run_command
 
 
 def choose(folder: Path, n: int, seed: int = 101) -> list[Path]:

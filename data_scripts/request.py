@@ -6,8 +6,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from common.download import check, fetch, parse_digest
-from common.errors import UserError
+from dioscuri.download import check, fetch, parse_digest
+from dioscuri.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from common.data.image_files import SUFFIXES, Refused, flatten, open_image
-from common.errors import UserError, run_command
+from dioscuri.data.image_files import SUFFIXES, Refused, flatten, open_image
+from dioscuri.errors import UserError, run_command
 
 Picture = Image.Image
 

@@ -20,10 +20,10 @@ from typing import Any
 from PIL import Image
 from tqdm import tqdm
 
-from common.data import image_files
-from common.data.tf_example import encode
-from common.data.tfrecords import CAPTION, IMAGE, write_tfrecords
-from common.errors import UserError, run_command
+from dioscuri.data import image_files
+from dioscuri.data.tf_example import encode
+from dioscuri.data.tfrecords import CAPTION, IMAGE, write_tfrecords
+from dioscuri.errors import UserError, run_command
 
 PER_FILE = 1000
 QUALITY = 94

@@ -1,4 +1,4 @@
-"""The engine of the JAX twin: `common.run.engine.Engine` over a family's tensor functions."""
+"""The engine of the JAX twin: `dioscuri.engine.Engine` over a family's tensor functions."""
 
 from collections.abc import Hashable, Mapping
 from functools import partial
@@ -10,10 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from common.errors import UserError
-from common.plans.layout import check_shapes, pack, spans, unpack
-from common.run.engine import Array, Batch, Noise, State
-from common.run.engine_support import (
+from dioscuri.engine import Array, Batch, Noise, State
+from dioscuri.engine_support import (
     metric_names,
     mode,
     padded_rows,
@@ -21,6 +19,8 @@ from common.run.engine_support import (
     take_prefixed,
     with_ema_rate,
 )
+from dioscuri.errors import UserError
+from dioscuri.plans.layout import check_shapes, pack, spans, unpack
 from jax_impl.devices import COMPUTE_DTYPES, open_devices, set_precision, use_compilation_cache
 from jax_impl.noise import STREAMS, draw_noise
 from jax_impl.optim.flat import canonical, flat_layout, join, split, write

@@ -6,9 +6,9 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from common.checkpoint.inception_import import inception_file, read_inception
-from common.errors import UserError
 from convert import read_torch
+from dioscuri.errors import UserError
+from dioscuri.metrics.inception_weights import inception_file, read_inception
 from jax_impl.models.inception import inception
 
 Extract = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray | None]]

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from common.plans.noise import Draw
+from dioscuri.plans.noise import Draw
 
 STREAMS = {
     "train_step": 0,

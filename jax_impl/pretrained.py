@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from common.checkpoint.pretrained import network_options, read_folder, write_folder
-from common.errors import UserError
-from common.plans.layout import Layout, pack, unpack
+from dioscuri.errors import UserError
+from dioscuri.importers.pretrained import network_options, read_folder, write_folder
+from dioscuri.plans.layout import Layout, pack, unpack
 from jax_impl.optim.flat import Tree, flat_layout, join, split
 
 

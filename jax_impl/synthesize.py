@@ -14,10 +14,10 @@ def main() -> None:
     """Enter the project's environment, then do what the command line says."""
     # In place of this folder, whose `models` and `noise` are no packages of their own.
     sys.path[0] = str(TWIN.parent)
-    from common.environment import enter_environment  # noqa: PLC0415 - found only now
+    from dioscuri.environment import enter_environment  # noqa: PLC0415 - found only now
 
     enter_environment()
-    from common.run.cli import synthesize_command  # noqa: PLC0415 - needs the environment
+    from dioscuri.cli.runs import synthesize_command  # noqa: PLC0415 - needs the environment
 
     synthesize_command(make_engine, TWIN)
 

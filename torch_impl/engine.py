@@ -1,4 +1,4 @@
-"""The engine of the PyTorch twin: `common.run.engine.Engine` over a family's tensor functions."""
+"""The engine of the PyTorch twin: `dioscuri.engine.Engine` over a family's tensor functions."""
 
 from collections.abc import Hashable, Mapping
 from dataclasses import fields
@@ -10,10 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.errors import UserError
-from common.plans.layout import check_shapes, pack, spans, unpack
-from common.run.engine import Array, Batch, Noise, State
-from common.run.engine_support import (
+from dioscuri.engine import Array, Batch, Noise, State
+from dioscuri.engine_support import (
     metric_names,
     mode,
     padded_rows,
@@ -21,6 +19,8 @@ from common.run.engine_support import (
     take_prefixed,
     with_ema_rate,
 )
+from dioscuri.errors import UserError
+from dioscuri.plans.layout import check_shapes, pack, spans, unpack
 from torch_impl.devices import COMPUTE_DTYPES, open_devices, set_precision
 from torch_impl.noise import STREAMS, draw_noise
 from torch_impl.optim.flat import bind, flat_layout, gather, views, write

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from common.checkpoint.inception_import import inception_file, read_inception
 from convert import read_torch
+from dioscuri.metrics.inception_weights import inception_file, read_inception
 from torch_impl.models.inception import inception
 from torch_impl.vision import open_encoder
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from common.plans.noise import Draw
+from dioscuri.plans.noise import Draw
 
 STREAMS = {
     "train_step": 0,

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from common.checkpoint.pretrained import network_options, read_folder, write_folder
-from common.errors import UserError
-from common.plans.layout import check_shapes
+from dioscuri.errors import UserError
+from dioscuri.importers.pretrained import network_options, read_folder, write_folder
+from dioscuri.plans.layout import check_shapes
 
 
 class Pretrained:

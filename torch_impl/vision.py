@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from common.checkpoint.hub import local_folder
-from common.errors import UserError
+from dioscuri.errors import UserError
+from dioscuri.importers.hub import local_folder
 
 PUBLISHED = {"dinov2": "facebook/dinov2-large", "clip": "openai/clip-vit-large-patch14"}
 """Of the hub, taken where no other weights are given."""

@@ -12,10 +12,10 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
-from common.hparams.families.classifier import HParams
-from common.plans import classifier
-from common.plans.noise import Draw
-from common.plans.parameters import initial_values, shapes
+from dioscuri.families.classifier import plan as classifier
+from dioscuri.families.classifier.options import HParams
+from dioscuri.plans.noise import Draw
+from dioscuri.plans.parameters import initial_values, shapes
 from jax_impl.devices import COMPUTE_DTYPES
 from jax_impl.families.adapter import Adapter
 from jax_impl.layers.pictures import to_range

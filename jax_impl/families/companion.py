@@ -10,9 +10,9 @@ from flax import nnx
 from jax import Array
 from jax.lax import stop_gradient
 
-from common.data.descriptors import describe
-from common.hparams.families.maskgit import TokenData
-from common.run.trained_tokenizer import open_tokenizer
+from dioscuri.data.descriptors import describe
+from dioscuri.families.maskgit.options import TokenData
+from dioscuri.families.vqgan.trained import open_tokenizer
 from jax_impl.layers.pictures import from_range, to_range
 from jax_impl.models.vqgan import build_tokenizer
 from jax_impl.optim.flat import canonical_name, memory_axes

@@ -3,9 +3,9 @@
 import numpy as np
 from flax import nnx
 
-from common.hparams.families.hierarchical_vae import HParams
-from common.plans.hierarchical_vae import make_plan
-from common.plans.initialisation import decayed, initial_parameters, parameter_table
+from dioscuri.families.hierarchical_vae.initialisation import decayed, initial_parameters, parameter_table
+from dioscuri.families.hierarchical_vae.options import HParams
+from dioscuri.families.hierarchical_vae.plan import make_plan
 from jax_impl.devices import COMPUTE_DTYPES
 from jax_impl.families.latent_groups import LatentGroups
 from jax_impl.models.hierarchical_vae import HierarchicalVAE

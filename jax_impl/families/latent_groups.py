@@ -11,9 +11,9 @@ import jax
 from flax import nnx
 from jax import Array
 
-from common.hparams.latents import LatentHParams
-from common.plans.latents import LatentPlan
-from common.plans.noise import Draw
+from dioscuri.families.latent_models.plan import LatentPlan
+from dioscuri.families.latent_models.protocols import LatentHParams
+from dioscuri.plans.noise import Draw
 from jax_impl.families.adapter import Adapter
 from jax_impl.layers.latents import standard_deviation
 from jax_impl.layers.pictures import normalise

@@ -18,15 +18,14 @@ from flax import nnx
 from jax import Array
 from jax.lax import stop_gradient
 
-from common.data.texts import read_null
-from common.errors import UserError
-from common.hparams.families.maskgit import HParams
-from common.plans import masked_tokens as training
-from common.plans import transformers
-from common.plans.decoding import make_steps, step_draws
-from common.plans.masked_tokens import embedding_shape
-from common.plans.noise import Draw
-from common.plans.parameters import shapes
+from dioscuri.data.texts import read_null
+from dioscuri.errors import UserError
+from dioscuri.families.maskgit import training, transformers
+from dioscuri.families.maskgit.decoding import make_steps, step_draws
+from dioscuri.families.maskgit.options import HParams
+from dioscuri.families.maskgit.training import embedding_shape
+from dioscuri.plans.noise import Draw
+from dioscuri.plans.parameters import shapes
 from jax_impl.devices import COMPUTE_DTYPES
 from jax_impl.families.adapter import Adapter
 from jax_impl.families.companion import Companion

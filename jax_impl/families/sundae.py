@@ -15,12 +15,13 @@ from einops import rearrange
 from flax import nnx
 from jax import Array
 
-from common.errors import UserError
-from common.hparams.denoising import Resampling
-from common.hparams.families.sundae import HParams
-from common.plans import denoiser, denoising
-from common.plans.noise import Draw
-from common.plans.parameters import shapes
+from dioscuri.errors import UserError
+from dioscuri.families.sundae import plan as denoiser
+from dioscuri.families.sundae import training as denoising
+from dioscuri.families.sundae.denoising_options import Resampling
+from dioscuri.families.sundae.options import HParams
+from dioscuri.plans.noise import Draw
+from dioscuri.plans.parameters import shapes
 from jax_impl.devices import COMPUTE_DTYPES
 from jax_impl.families.adapter import Adapter
 from jax_impl.families.companion import Companion, GreyLevels, open_companion

@@ -17,12 +17,13 @@ from jax import Array
 from jax.lax import stop_gradient
 from jax.typing import DTypeLike
 
-from common.checkpoint.lpips import read_lpips
-from common.hparams.families.vqgan import HParams
-from common.plans import discriminators, tokenizer_tables, tokenizers
-from common.plans import tokenizer_training as training
-from common.plans.noise import Draw
-from common.plans.parameters import initial_values, shapes
+from dioscuri.families.vqgan import discriminators, training
+from dioscuri.families.vqgan import plan as tokenizers
+from dioscuri.families.vqgan import tables as tokenizer_tables
+from dioscuri.families.vqgan.lpips_weights import read_lpips
+from dioscuri.families.vqgan.options import HParams
+from dioscuri.plans.noise import Draw
+from dioscuri.plans.parameters import initial_values, shapes
 from jax_impl.devices import COMPUTE_DTYPES
 from jax_impl.families.adapter import Adapter
 from jax_impl.families.adversaries import critic_of, encoder_sigmas

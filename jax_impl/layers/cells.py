@@ -7,7 +7,7 @@ from flax import nnx
 from jax import Array
 from jax.typing import DTypeLike
 
-from common.plans.hierarchical_vae import Cell
+from dioscuri.families.hierarchical_vae.plan import Cell
 from jax_impl.layers.convolution import Conv
 
 ACTIVATIONS = {

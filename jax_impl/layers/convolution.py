@@ -25,7 +25,7 @@ _LAYOUTS = {1: ("NLC", "LIO", "NLC"), 2: ("NHWC", "HWIO", "NHWC"), 3: ("NTHWC", 
 class Conv(nnx.Module):
     """Convolution of stride 1 with bias that keeps the extent: (B, ..., I) -> (B, ..., O).
 
-    It has as many axes as its kernel. Parameters begin as zeros; the tables of `common.plans` have their
+    It has as many axes as its kernel. Parameters begin as zeros; the tables of `dioscuri.plans` have their
     first values. `dtype` is that of the arithmetic, None: as the input.
     """
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
-from common.hparams.latents import LatentModel
+from dioscuri.families.latent_models.protocols import LatentModel
 from jax_impl.layers.convolution import Conv
 from jax_impl.layers.precision import at_least_float32
 

@@ -4,9 +4,9 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
-from common.hparams.latents import LatentHParams
-from common.hparams.sections import Data
-from common.plans.latents import LatentPlan
+from dioscuri.families.latent_models.plan import LatentPlan
+from dioscuri.families.latent_models.protocols import LatentHParams
+from dioscuri.hparams.sections import Data
 
 
 def normalise(

@@ -15,8 +15,8 @@ from flax import nnx
 from jax import Array
 from jax.lax import stop_gradient
 
-from common.hparams.tokenizer import Tokenizer
-from common.plans.tokenizers import TokenizerPlan
+from dioscuri.families.vqgan.model_options import Tokenizer
+from dioscuri.families.vqgan.plan import TokenizerPlan
 from jax_impl.layers.dense import Embedding, along
 from jax_impl.layers.norms import unit
 from jax_impl.layers.precision import at_least_float32

@@ -7,8 +7,8 @@ from flax import nnx
 from jax import Array, lax
 from jax.typing import DTypeLike
 
-from common.plans.grids import AXES
-from common.plans.metroplex_blocks import SelfAttention
+from dioscuri.families.latent_models.grids import AXES
+from dioscuri.families.metroplex.blocks import SelfAttention
 from jax_impl.layers.convolution import Conv
 from jax_impl.layers.dense import along
 from jax_impl.layers.norms import ChannelNorm

@@ -9,7 +9,7 @@ from jax import Array, lax
 from jax.lax import stop_gradient
 from jax.typing import DTypeLike
 
-from common.plans.spectral import SpectralBlock
+from dioscuri.families.vqgan.spectral import SpectralBlock
 from jax_impl.layers.precision import at_least_float32, cast
 
 EPSILON = 1e-12

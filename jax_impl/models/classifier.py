@@ -9,7 +9,7 @@ from flax import nnx
 from jax import Array
 from jax.typing import DTypeLike
 
-from common.plans.classifier import ClassifierPlan
+from dioscuri.families.classifier.plan import ClassifierPlan
 from jax_impl.layers.convolution import Conv2d
 from jax_impl.layers.dense import Dense
 from jax_impl.layers.norms import LayerNorm

@@ -4,7 +4,7 @@ from flax import nnx
 from jax import Array
 from jax.typing import DTypeLike
 
-from common.plans.transformer_plan import TransformerPlan
+from dioscuri.families.maskgit.plan import TransformerPlan
 from jax_impl.layers.dense import Dense
 from jax_impl.layers.dropout import Arrays
 from jax_impl.layers.precision import at_least_float32

@@ -12,8 +12,8 @@ from einops import rearrange
 from flax import nnx
 from jax import Array
 
-from common.plans.spectral import HIDDEN, STEM, ContrastPlan, SpectralBlock
-from common.plans.tokenizers import TokenizerPlan
+from dioscuri.families.vqgan.plan import TokenizerPlan
+from dioscuri.families.vqgan.spectral import HIDDEN, STEM, ContrastPlan, SpectralBlock
 from jax_impl.layers.precision import at_least_float32
 from jax_impl.layers.resnet import Convolution
 from jax_impl.layers.spectral import (

@@ -5,7 +5,7 @@ from flax import nnx
 from jax import Array
 from jax.typing import DTypeLike
 
-from common.plans.denoiser import EPS, DenoiserPlan, Stack
+from dioscuri.families.sundae.plan import EPS, DenoiserPlan, Stack
 from jax_impl.layers.dense import Dense, Embedding
 from jax_impl.layers.dropout import Arrays
 from jax_impl.layers.norms import LayerNorm

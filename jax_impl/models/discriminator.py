@@ -12,7 +12,7 @@ from flax import nnx
 from jax import Array, lax
 from jax.typing import DTypeLike
 
-from common.plans.discriminators import DiscriminatorPlan, PatchLayer
+from dioscuri.families.vqgan.discriminators import DiscriminatorPlan, PatchLayer
 from jax_impl.layers.precision import at_least_float32, cast
 from jax_impl.models.dcvae import ContrastiveDiscriminator
 

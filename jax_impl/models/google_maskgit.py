@@ -8,7 +8,7 @@ from einops import rearrange
 from flax import nnx
 from jax import Array
 
-from common.plans.transformer_plan import TransformerPlan
+from dioscuri.families.maskgit.plan import TransformerPlan
 from jax_impl.layers.attention import Attention
 from jax_impl.layers.dense import Dense, Embedding
 from jax_impl.layers.dropout import Arrays, dropout, part

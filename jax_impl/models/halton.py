@@ -10,7 +10,7 @@ from einops import rearrange, repeat
 from flax import nnx
 from jax import Array
 
-from common.plans.transformer_plan import TransformerPlan
+from dioscuri.families.maskgit.plan import TransformerPlan
 from jax_impl.layers.attention import attend, split_heads
 from jax_impl.layers.dense import Dense, Embedding, along
 from jax_impl.layers.dropout import Arrays, part

@@ -15,8 +15,8 @@ from flax import nnx
 from jax import Array
 from jax.typing import DTypeLike
 
-from common.hparams.families.hierarchical_vae import Model
-from common.plans.hierarchical_vae import DownBlock, HierarchicalVAEPlan, UpBlock
+from dioscuri.families.hierarchical_vae.options import Model
+from dioscuri.families.hierarchical_vae.plan import DownBlock, HierarchicalVAEPlan, UpBlock
 from jax_impl.layers.cells import ResidualCell
 from jax_impl.layers.convolution import Conv2d, Pool, Unpool
 from jax_impl.layers.latents import Gaussian, GaussianLayer, draw

@@ -12,7 +12,7 @@ from flax import nnx
 from jax import Array
 from jax.typing import DTypeLike
 
-from common.plans.denoiser import EPS, FEED_FORWARD, DenoiserPlan, Level, Stack, angles
+from dioscuri.families.sundae.plan import EPS, FEED_FORWARD, DenoiserPlan, Level, Stack, angles
 from jax_impl.layers.attention import attend, split_heads
 from jax_impl.layers.dense import Dense
 from jax_impl.layers.norms import LayerNorm

@@ -1,4 +1,4 @@
-"""The Inception network of FID (see `common/plans/inception.py`), with weights as an argument."""
+"""The Inception network of FID (see `dioscuri/metrics/inception.py`), with weights as an argument."""
 
 from collections.abc import Mapping
 
@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from common.plans.inception import Conv, Fork, Layer, Pool, layers, resizing
+from dioscuri.metrics.inception import Conv, Fork, Layer, Pool, layers, resizing
 from jax_impl.layers.dense import along
 
 Arrays = Mapping[str, Array]

@@ -8,7 +8,7 @@ from einops import rearrange
 from jax import Array, lax
 from jax.typing import DTypeLike
 
-from common.plans.lpips import BLOCKS, SCALE, SHIFT
+from dioscuri.families.vqgan.lpips import BLOCKS, SCALE, SHIFT
 from jax_impl.layers.precision import at_least_float32
 
 EPSILON = 1e-10
@@ -18,7 +18,7 @@ EPSILON = 1e-10
 def lpips(first: Array, second: Array, weights: Mapping[str, Array], dtype: DTypeLike | None = None) -> Array:
     """Pictures in [-1, 1], (B, H, W, 3) or (B, H, W, 1) -> distances (B,).
 
-    `weights` are those of `common.plans.lpips.weight_shapes`; `dtype` is that of the network's arithmetic.
+    `weights` are those of `dioscuri.families.vqgan.lpips.weight_shapes`; the network computes in `dtype`.
     """
     B = len(first)
     distance = jnp.zeros(B)

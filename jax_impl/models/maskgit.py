@@ -26,7 +26,7 @@ from flax import nnx
 from jax import Array
 from jax.typing import DTypeLike
 
-from common.plans.transformer_plan import TransformerPlan
+from dioscuri.families.maskgit.plan import TransformerPlan
 from jax_impl.layers.attention import Attention
 from jax_impl.layers.dense import Dense, Embedding
 from jax_impl.layers.dropout import Arrays, dropout, part

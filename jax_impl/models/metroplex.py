@@ -14,9 +14,9 @@ from flax import nnx
 from jax import Array
 from jax.typing import DTypeLike
 
-from common.hparams.families.metroplex import Model
-from common.plans.metroplex import MetroplexPlan
-from common.plans.sinusoids import sinusoids
+from dioscuri.families.metroplex.options import Model
+from dioscuri.families.metroplex.plan import MetroplexPlan
+from dioscuri.families.metroplex.sinusoids import sinusoids
 from jax_impl.layers.convolution import Conv
 from jax_impl.layers.dense import along
 from jax_impl.layers.grids import enlarge, from_tokens, to_tokens

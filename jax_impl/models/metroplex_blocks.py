@@ -10,8 +10,8 @@ from flax import nnx
 from jax import Array
 from jax.typing import DTypeLike
 
-from common.hparams.latents import LatentModel
-from common.plans.metroplex_blocks import (
+from dioscuri.families.latent_models.protocols import LatentModel
+from dioscuri.families.metroplex.blocks import (
     AttentionDownBlock,
     AttentionUpBlock,
     DownBlock,

@@ -8,7 +8,7 @@ from einops import rearrange
 from flax import nnx
 from jax import Array
 
-from common.plans.tokenizers import TokenizerPlan
+from dioscuri.families.vqgan.plan import TokenizerPlan
 from jax_impl.layers.paella import Doubling, Dtype, Halving, ModulatedBlock
 from jax_impl.layers.resnet import Convolution
 

@@ -5,8 +5,8 @@ from einops import reduce
 from flax import nnx
 from jax import Array
 
-from common.plans.residual_tokenizers import ResidualBlock
-from common.plans.tokenizers import TokenizerPlan
+from dioscuri.families.vqgan.plan import TokenizerPlan
+from dioscuri.families.vqgan.residual_tokenizers import ResidualBlock
 from jax_impl.layers.cells import ResidualCell
 from jax_impl.layers.paella import Dtype
 from jax_impl.layers.resnet import Convolution

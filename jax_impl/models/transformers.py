@@ -3,8 +3,8 @@
 from flax import nnx
 from jax.typing import DTypeLike
 
-from common.plans.transformer_plan import TransformerPlan
-from common.plans.transformers import critic_plan
+from dioscuri.families.maskgit.plan import TransformerPlan
+from dioscuri.families.maskgit.transformers import critic_plan
 from jax_impl.models.critic import SelfCritic
 from jax_impl.models.google_maskgit import GoogleTransformer
 from jax_impl.models.halton import HaltonTransformer

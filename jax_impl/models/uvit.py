@@ -10,7 +10,7 @@ from einops import rearrange
 from flax import nnx
 from jax import Array
 
-from common.plans.transformer_plan import TransformerPlan
+from dioscuri.families.maskgit.plan import TransformerPlan
 from jax_impl.layers.dense import Dense, Embedding
 from jax_impl.layers.dropout import Arrays, part
 from jax_impl.layers.precision import at_least_float32, cast

@@ -13,7 +13,7 @@ from flax import nnx
 from jax import Array
 from jax.typing import DTypeLike
 
-from common.plans.tokenizers import Block, Level, TokenizerPlan
+from dioscuri.families.vqgan.plan import Block, Level, TokenizerPlan
 from jax_impl.layers.precision import at_least_float32
 from jax_impl.layers.quantizers import GumbelCodes, Quantised, assigned_codebook, make_quantizer
 from jax_impl.layers.resnet import (

@@ -6,8 +6,8 @@ from math import log, pi
 import jax.numpy as jnp
 from jax import Array, lax
 
-from common.hparams.latents import LatentHParams
-from common.plans.latents import LatentPlan
+from dioscuri.families.latent_models.plan import LatentPlan
+from dioscuri.families.latent_models.protocols import LatentHParams
 from jax_impl.layers.dense import along
 from jax_impl.layers.latents import standard_deviation
 from jax_impl.objectives.likelihoods import log_prob

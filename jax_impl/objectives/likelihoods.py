@@ -16,8 +16,8 @@ import jax.numpy as jnp
 from einops import rearrange
 from jax import Array
 
-from common.hparams.latents import LatentHParams
-from common.plans.latents import LatentPlan
+from dioscuri.families.latent_models.plan import LatentPlan
+from dioscuri.families.latent_models.protocols import LatentHParams
 from jax_impl.layers.latents import softplus
 from jax_impl.layers.pictures import half_range
 from jax_impl.layers.precision import at_least_float32

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from common.hparams.masked_tokens import Masking
+from dioscuri.families.token_models.masking_options import Masking
 from jax_impl.layers.precision import at_least_float32
 from jax_impl.objectives.masking import IGNORED, Masked
 

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.lax import stop_gradient
 
-from common.hparams.denoising import Unrolling
+from dioscuri.families.sundae.denoising_options import Unrolling
 from jax_impl.layers.precision import at_least_float32
 from jax_impl.objectives.masked_tokens import cross_entropy
 from jax_impl.samplers.choice import draw_by_uniform, draw_tokens

@@ -16,7 +16,7 @@ from einops import rearrange
 from jax import Array
 from jax.lax import stop_gradient
 
-from common.hparams.families.vqgan import Loss
+from dioscuri.families.vqgan.options import Loss
 from jax_impl.layers.precision import at_least_float32
 
 Distance = Callable[[Array, Array], Array]

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from common.plans.layout import Layout, make_layout
+from dioscuri.plans.layout import Layout, make_layout
 
 LEAVES = {"kernel": "weight", "scale": "weight", "embedding": "weight"}
 """Names of parameters that the checkpoint calls otherwise."""

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax import Array
 
-from common.hparams.sections import Optimizer
+from dioscuri.hparams.sections import Optimizer
 from jax_impl.optim.optimizers import RULES, Rule
 
 

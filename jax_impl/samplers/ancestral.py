@@ -4,8 +4,8 @@ from collections.abc import Mapping
 
 from jax import Array
 
-from common.hparams.latents import LatentHParams
-from common.plans.latents import LatentPlan
+from dioscuri.families.latent_models.plan import LatentPlan
+from dioscuri.families.latent_models.protocols import LatentHParams
 from jax_impl.layers.pictures import to_levels
 from jax_impl.objectives.likelihoods import (
     absolute_mean,

@@ -7,7 +7,7 @@ from math import log
 import jax.numpy as jnp
 from jax import Array
 
-from common.hparams.masked_tokens import Sampling
+from dioscuri.families.token_models.masking_options import Sampling
 from jax_impl.samplers.decoder import Decoder, Sampled, State, run_steps
 
 LEAST_LOG_P = log(1e-20)

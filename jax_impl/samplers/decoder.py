@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from common.hparams.masked_tokens import Sampling
-from common.plans.decoding import Steps
+from dioscuri.families.maskgit.decoding import Steps
+from dioscuri.families.token_models.masking_options import Sampling
 from jax_impl.layers.precision import at_least_float32
 from jax_impl.models.maskgit import rows_at
 from jax_impl.samplers.choice import draw_tokens, filtered, guide, log_probability

@@ -6,7 +6,7 @@ from math import isqrt
 import jax.numpy as jnp
 from jax import Array
 
-from common.plans.halton import halton_order
+from dioscuri.families.maskgit.halton import halton_order
 from jax_impl.samplers.decoder import Decoder, Sampled, State, run_steps
 
 

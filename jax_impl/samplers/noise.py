@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
-from common.plans.noise import Draw
+from dioscuri.plans.noise import Draw
 
 Draws = Callable[..., Mapping[str, Array]]
 """From the number of a step to its noise by name; `tokens` (B, n, K) of the positions (B, n), if given."""

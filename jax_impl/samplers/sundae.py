@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from common.hparams.denoising import Resampling
-from common.plans.denoising import Resteps
+from dioscuri.families.sundae.denoising_options import Resampling
+from dioscuri.families.sundae.training import Resteps
 from jax_impl.layers.precision import at_least_float32
 from jax_impl.samplers.choice import draw_by_uniform, draw_tokens, filtered
 from jax_impl.samplers.noise import Draws

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.data.tf_example import encode
-from common.data.tfrecords import write_tfrecords
-from tests.common.tiny import TINY
-from tests.end_to_end.twins import ROOT, TWINS, call
+from dioscuri.data.tf_example import encode
+from dioscuri.data.tfrecords import write_tfrecords
+from tests.support.tiny import TINY
+from tests.support.twins import ROOT, TWINS, call
 
 
 @pytest.fixture(scope="module")

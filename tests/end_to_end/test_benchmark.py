@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from common.errors import UserError
-from tests import benchmark
-from tests.common import tiny, tiny_maskgit, tiny_sundae, tiny_vqgan
+from dioscuri.errors import UserError
+from tests.support import tiny, tiny_maskgit, tiny_sundae, tiny_vqgan
+from tools import benchmark
 
 pytestmark = pytest.mark.slow
 

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.errors import UserError
-from common.metrics.frechet import frechet_distance, moments
-from common.run.evaluation.command import evaluate
-from common.run.families import check_options
+from dioscuri.cli.evaluate import evaluate
+from dioscuri.contract import check_options
+from dioscuri.errors import UserError
+from dioscuri.metrics.frechet import frechet_distance, moments
 from evaluate import make_engine
-from tests.common.tiny_classifier import DIGITS, SMALL, tiny
-from tests.end_to_end.twins import TWINS, call
+from tests.support.tiny_classifier import DIGITS, SMALL, tiny
+from tests.support.twins import TWINS, call
 
 
 @pytest.fixture(scope="module", params=TWINS)

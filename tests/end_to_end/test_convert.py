@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from common.checkpoint import store
-from common.checkpoint.convert import convert
-from common.checkpoint.efficient_vdvae_names import key_table
-from common.errors import UserError
-from common.hparams import load
-from common.plans.hierarchical_vae import make_plan
 from convert import read_torch, torch_bytes
+from dioscuri.checkpoint import store
+from dioscuri.errors import UserError
+from dioscuri.families.hierarchical_vae.plan import make_plan
+from dioscuri.hparams import load
+from dioscuri.importers.convert import convert
+from dioscuri.importers.efficient_vdvae_names import key_table
 
 ROOT = Path(__file__).parents[2]
 CASES = ROOT / "tests" / "golden" / "cases" / "hierarchical_vae"
@@ -150,7 +150,7 @@ def test_the_written_optimiser_state_is_accepted_by_torch(tmp_path):
 
 
 def shapes_of(plan):
-    from common.plans.initialisation import parameter_table
+    from dioscuri.families.hierarchical_vae.initialisation import parameter_table
 
     return {name: parameter.shape for name, parameter in parameter_table(plan).items()}
 

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.checkpoint import store
-from common.data.tokens import open_tokens
-from common.errors import UserError
 from data_scripts.encode_text import main as encode_text
-from tests.common import tiny_maskgit, tiny_vqgan
-from tests.common.tiny_encoder import LENGTH, WIDTH, write_encoder
-from tests.end_to_end.twins import TWINS, call, pictures
+from dioscuri.checkpoint import store
+from dioscuri.data.tokens import open_tokens
+from dioscuri.errors import UserError
+from tests.support import tiny_maskgit, tiny_vqgan
+from tests.support.tiny_encoder import LENGTH, WIDTH, write_encoder
+from tests.support.twins import TWINS, call, pictures
 
 pytestmark = pytest.mark.slow
 

@@ -6,16 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from common.checkpoint import metroplex, store
-from common.checkpoint.convert import convert
-from common.errors import UserError
-from common.hparams import load
-from common.plans.metroplex import make_plan
-from common.plans.metroplex_tables import parameter_table
-from common.plans.parameters import initial_values
 from convert import read_torch, torch_bytes
-from tests.common.test_metroplex import vdvae_weights
-from tests.end_to_end.twins import ROOT, TWINS, call, pictures
+from dioscuri.checkpoint import store
+from dioscuri.errors import UserError
+from dioscuri.families.metroplex.plan import make_plan
+from dioscuri.families.metroplex.tables import parameter_table
+from dioscuri.hparams import load
+from dioscuri.importers import metroplex
+from dioscuri.importers.convert import convert
+from dioscuri.plans.parameters import initial_values
+from tests.host.test_metroplex import vdvae_weights
+from tests.support.twins import ROOT, TWINS, call, pictures
 
 CFG = ROOT / "egs" / "metroplex" / "digits.cfg"
 IMAGES = "synthesis-images"

@@ -9,9 +9,9 @@ import time
 
 import pytest
 
-from common.checkpoint import store
-from tests.common.tiny import write_tiny
-from tests.end_to_end.twins import FAKE, JAX, ROOT, TORCH, start
+from dioscuri.checkpoint import store
+from tests.support.tiny import write_tiny
+from tests.support.twins import FAKE, JAX, ROOT, TORCH, start
 
 LONG = ("train.total_train_steps=1000000", "train.checkpoint_and_eval_interval_in_steps=20")
 SECONDS = 300
@@ -19,7 +19,7 @@ SECONDS = 300
 SEVERAL = TORCH.replace(
     "train_command(Engine",
     """
-from common.run.launch import is_worker, launch
+from dioscuri.cli.launch import is_worker, launch
 if not is_worker():
     sys.exit(launch(2))
 train_command(Engine""",

@@ -10,19 +10,19 @@ import pytest
 import torch
 import yaml
 
-from common.checkpoint import store
-from common.checkpoint.convert import convert
-from common.checkpoint.tokenizer_import import open_muse_tokenizer, taming_tokenizer
-from common.checkpoint.tokenizer_names import from_flax
-from common.checkpoint.transformer_import import from_google, from_halton
-from common.errors import UserError
-from common.plans.parameters import initial_values
-from common.plans.tokenizer_tables import parameter_table
-from common.plans.tokenizers import make_plan
-from common.run.trained_run import open_run
-from common.run.trained_tokenizer import open_tokenizer
 from convert import read_torch, torch_bytes
-from tests.common.published import (
+from dioscuri.checkpoint import store
+from dioscuri.checkpoint.trained_run import open_run
+from dioscuri.errors import UserError
+from dioscuri.families.vqgan.plan import make_plan
+from dioscuri.families.vqgan.tables import parameter_table
+from dioscuri.families.vqgan.trained import open_tokenizer
+from dioscuri.importers.convert import convert
+from dioscuri.importers.tokenizer_names import from_flax
+from dioscuri.importers.tokenizers import open_muse_tokenizer, taming_tokenizer
+from dioscuri.importers.transformers import from_google, from_halton
+from dioscuri.plans.parameters import initial_values
+from tests.support.published import (
     recorded,
     tensors,
     write_flax,
@@ -31,7 +31,7 @@ from tests.common.published import (
     write_llamagen,
     write_taming,
 )
-from tests.end_to_end.twins import ROOT, TWINS, call, pictures
+from tests.support.twins import ROOT, TWINS, call, pictures
 
 GOOGLE_TOKENIZER = [
     "data.target_res=16", "model.channel_mult=[2,1,1]", "model.hidden_channels=32",

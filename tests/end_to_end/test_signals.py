@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.checkpoint import store
-from tests.common.signals import RATE, write_clips, write_sounds
-from tests.end_to_end.twins import ROOT, TWINS, call
+from dioscuri.checkpoint import store
+from tests.support.signals import RATE, write_clips, write_sounds
+from tests.support.twins import ROOT, TWINS, call
 
 EGS = ROOT / "egs" / "metroplex"
 SMALL = (

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.data.tokens import open_tokens
-from common.run.trained_tokenizer import open_tokenizer
-from tests import self_correction
-from tests.common import tiny_sundae
-from tests.common.test_data_characters import TEXT
-from tests.common.tiny_maskgit import write_tokenizer, write_tokens
-from tests.end_to_end.twins import TWINS, call, pictures
+from dioscuri.data.tokens import open_tokens
+from dioscuri.families.vqgan.trained import open_tokenizer
+from tests.host.test_data_characters import TEXT
+from tests.support import tiny_sundae
+from tests.support.tiny_maskgit import write_tokenizer, write_tokens
+from tests.support.twins import TWINS, call, pictures
+from tools import self_correction
 
 pytestmark = pytest.mark.slow
 

@@ -6,9 +6,9 @@ import shutil
 import numpy as np
 import pytest
 
-from common.checkpoint import store
-from tests.common.tiny import write_tiny
-from tests.end_to_end.twins import TWINS, call, pictures
+from dioscuri.checkpoint import store
+from tests.support.tiny import write_tiny
+from tests.support.twins import TWINS, call, pictures
 
 pytestmark = pytest.mark.slow
 

@@ -6,10 +6,10 @@ import shutil
 import numpy as np
 import pytest
 
-from common.checkpoint import store
-from common.data.tokens import open_tokens
-from tests.common.tiny_vqgan import write_tiny
-from tests.end_to_end.twins import ROOT, TWINS, call, pictures
+from dioscuri.checkpoint import store
+from dioscuri.data.tokens import open_tokens
+from tests.support.tiny_vqgan import write_tiny
+from tests.support.twins import ROOT, TWINS, call, pictures
 
 pytestmark = pytest.mark.slow
 
@@ -129,7 +129,7 @@ def test_tokens_of_another_tokenizer_are_refused(twin, capsys):
 
 
 def test_interrupted_encoding_goes_on(twin, capsys, monkeypatch):
-    monkeypatch.setattr("common.data.tokens.TokenWriter.__init__.__kwdefaults__", {"shard_size": 4})
+    monkeypatch.setattr("dioscuri.data.tokens.TokenWriter.__init__.__kwdefaults__", {"shard_size": 4})
     run = modes(twin, "encoding")
     folder = run / "latents" / "tokens_train"
     whole = open_tokens(folder).gather(np.arange(10))

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from common import schedules
-from common.hparams import load
-from common.hparams.reader import parse, settings
-from common.plans.hierarchical_vae import make_plan
-from common.run.families import check_options
+from dioscuri import schedules
+from dioscuri.contract import check_options
+from dioscuri.families.hierarchical_vae.plan import make_plan
+from dioscuri.hparams import load
+from dioscuri.hparams.reader import parse, settings
 
 ANY_CFG = Path(__file__).parent / "cases" / "hierarchical_vae" / "torch_mol8" / "hparams.cfg"
 

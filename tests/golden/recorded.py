@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from common.checkpoint.efficient_vdvae import from_flax, from_torch
-from common.checkpoint.efficient_vdvae_names import from_flax_layout, key_table, mixture_order
-from common.hparams import load
-from common.plans.hierarchical_vae import make_plan
+from dioscuri.families.hierarchical_vae.plan import make_plan
+from dioscuri.hparams import load
+from dioscuri.importers.efficient_vdvae import from_flax, from_torch
+from dioscuri.importers.efficient_vdvae_names import from_flax_layout, key_table, mixture_order
 
 ROOTS = [
     Path(__file__).parent / "cases",

@@ -3,9 +3,9 @@
 import numpy as np
 from safetensors.numpy import load_file
 
-from common.checkpoint import metroplex
-from common.hparams import load
-from common.hparams.metroplex_json import cfg_text, options
+from dioscuri.hparams import load
+from dioscuri.importers import metroplex
+from dioscuri.importers.metroplex_json import cfg_text, options
 from tests.golden import recorded
 
 RUNNERS = ("metroplex_tf", "metroplex_jax_vdvae")

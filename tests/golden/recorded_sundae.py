@@ -5,10 +5,10 @@ from types import SimpleNamespace
 import numpy as np
 from safetensors.numpy import load_file
 
-from common.checkpoint.published import canonical_weights
-from common.checkpoint.sundae_import import hourglass_options, text_options
-from common.plans.denoiser import make_plan, square_side
-from tests.denoisers import TWINS
+from dioscuri.families.sundae.plan import make_plan, square_side
+from dioscuri.importers.published import canonical_weights
+from dioscuri.importers.sundae import hourglass_options, text_options
+from tests.support.denoisers import TWINS
 
 HOURGLASS, SAMPLING, INPAINT, TRAIN, TEXT = KINDS = [
     ("sundae", runner)

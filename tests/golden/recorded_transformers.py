@@ -5,7 +5,8 @@ from types import SimpleNamespace
 import numpy as np
 from safetensors.numpy import load_file
 
-from common.checkpoint.transformer_import import (
+from dioscuri.families.maskgit.transformers import make_plan
+from dioscuri.importers.transformers import (
     from_google,
     from_halton,
     from_lucidrains,
@@ -14,7 +15,6 @@ from common.checkpoint.transformer_import import (
     lucidrains_options,
     open_muse_options,
 )
-from common.plans.transformers import make_plan
 
 RUNNERS = (
     "maskgit_transformer",

@@ -5,12 +5,12 @@ from math import log
 import numpy as np
 import pytest
 
-from common import schedules
-from common.metrics.ssim import ssim
-from common.plans.latents import level_temperatures
+from dioscuri import schedules
+from dioscuri.families.latent_models.plan import level_temperatures
+from dioscuri.metrics.ssim import ssim
 from tests.golden import host_cases
 from tests.golden.recorded import Recorded, cases, kind
-from tests.models import TWINS
+from tests.support.models import TWINS
 
 MODELS = [("hierarchical_vae", f"efficient_vdvae_{program}") for program in ("torch", "jax")]
 ELSEWHERE = {

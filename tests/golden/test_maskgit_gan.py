@@ -7,10 +7,10 @@ import pytest
 import scipy.signal
 from safetensors.numpy import load_file
 
-from common.hparams.families.vqgan import Discriminator, Loss
-from common.plans.discriminators import make_plan, parameter_table
-from tests.gan import TWINS
+from dioscuri.families.vqgan.discriminators import make_plan, parameter_table
+from dioscuri.families.vqgan.options import Discriminator, Loss
 from tests.golden.recorded import cases
+from tests.support.gan import TWINS
 
 MOMENTUM = 0.1
 """Of PyTorch's running statistics, which the original keeps and nothing reads."""

@@ -5,13 +5,13 @@ from math import ceil
 import numpy as np
 import pytest
 
-from common.hparams.masked_tokens import Sampling
-from common.plans.decoding import make_steps
-from common.plans.masked_tokens import embedding_shape
+from dioscuri.families.maskgit.decoding import make_steps
+from dioscuri.families.maskgit.training import embedding_shape
+from dioscuri.families.token_models.masking_options import Sampling
 from tests.golden.recorded import cases
 from tests.golden.recorded_transformers import opened
-from tests.samplers import sample
-from tests.transformers import TWINS
+from tests.support.samplers import sample
+from tests.support.transformers import TWINS
 
 OPEN_MUSE, UVIT, GOOGLE, HALTON, LUCIDRAINS = (
     ("maskgit", runner)

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from common import schedules
-from common.hparams.masked_tokens import Masking
+from dioscuri import schedules
+from dioscuri.families.token_models.masking_options import Masking
 from jax_impl.objectives import masked_tokens as jax_losses
 from jax_impl.objectives import masking as jax_masking
 from jax_impl.optim.optimizers import lion as jax_lion
-from tests.common.tiny_maskgit import tiny
 from tests.golden.recorded import cases
+from tests.support.tiny_maskgit import tiny
 from torch_impl.objectives import masked_tokens as torch_losses
 from torch_impl.objectives import masking as torch_masking
 from torch_impl.optim.optimizers import lion as torch_lion

@@ -5,13 +5,13 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from common.checkpoint.tokenizer_import import google_tokenizer, open_muse_tokenizer
-from common.checkpoint.tokenizer_names import from_flax
-from common.hparams.tokenizer import Tokenizer
-from common.plans.tokenizer_tables import parameter_table
-from common.plans.tokenizers import make_plan
+from dioscuri.families.vqgan.model_options import Tokenizer
+from dioscuri.families.vqgan.plan import make_plan
+from dioscuri.families.vqgan.tables import parameter_table
+from dioscuri.importers.tokenizer_names import from_flax
+from dioscuri.importers.tokenizers import google_tokenizer, open_muse_tokenizer
 from tests.golden.recorded import cases
-from tests.tokenizers import TWINS
+from tests.support.tokenizers import TWINS
 
 PYTORCH = [("maskgit", "maskgit_vqgan"), ("maskgit", "taming_vqgan")]
 FLAX = ("maskgit", "maskgit_flax_tokenizer")

@@ -3,16 +3,10 @@
 import numpy as np
 import pytest
 
-from common.checkpoint.transformer_import import from_google
+from dioscuri.importers.transformers import from_google
 from tests.golden.recorded import cases
-from tests.golden.recorded_transformers import (
-    RUNNERS,
-    close,
-    cross_entropy,
-    mean_over_labelled,
-    opened,
-)
-from tests.transformers import TWINS
+from tests.golden.recorded_transformers import RUNNERS, close, cross_entropy, mean_over_labelled, opened
+from tests.support.transformers import TWINS
 
 KINDS = [("maskgit", runner) for runner in RUNNERS]
 OPEN_MUSE, UVIT, GOOGLE, HALTON, LUCIDRAINS = KINDS

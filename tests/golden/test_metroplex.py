@@ -6,10 +6,10 @@ from math import log
 import numpy as np
 import pytest
 
-from common import schedules
+from dioscuri import schedules
 from tests.golden.recorded import cases
 from tests.golden.recorded_metroplex import RUNNERS, Recorded
-from tests.models import TWINS
+from tests.support.models import TWINS
 
 TENSORFLOW, FLAX = (("metroplex", runner) for runner in RUNNERS)
 SCALARS = {"beta": 1.0, "gamma": 0.0}

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.data import image_files
-from common.data.crops import centre_box, crop_and_resize, legacy_box
-from common.data.options import matching_files
-from common.data.sources import open_datasets
-from common.data.tf_example import encode
-from common.data.tfrecords import captions, image_of, index
-from common.hparams import load
+from dioscuri.data import image_files
+from dioscuri.data.crops import centre_box, crop_and_resize, legacy_box
+from dioscuri.data.options import matching_files
+from dioscuri.data.sources import open_datasets
+from dioscuri.data.tf_example import encode
+from dioscuri.data.tfrecords import captions, image_of, index
+from dioscuri.hparams import load
 from tests.golden.recorded import cases
 from tests.parity.metroplex_cases import BASE
 

@@ -10,17 +10,17 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from common.checkpoint.dcvae_import import critic_names, generator_names
-from common.checkpoint.metroplex import renamed
-from common.checkpoint.metroplex_tokenizers import RESIDUAL, buffers_from_flax, critic_from_flax
-from common.checkpoint.published import canonical_weights
-from common.hparams import load
-from common.hparams.metroplex_json import cfg_text, options
-from common.plans.layout import unpack
-from common.plans.tokenizers import make_plan
+from dioscuri.families.vqgan.plan import make_plan
+from dioscuri.hparams import load
+from dioscuri.importers.dcvae import critic_names, generator_names
+from dioscuri.importers.metroplex import renamed
+from dioscuri.importers.metroplex_json import cfg_text, options
+from dioscuri.importers.metroplex_tokenizers import RESIDUAL, buffers_from_flax, critic_from_flax
+from dioscuri.importers.published import canonical_weights
+from dioscuri.plans.layout import unpack
 from jax_impl.layers import quantizers as jax_quantizers
 from tests.golden.recorded import cases
-from tests.tokenizers import QUICK, TWINS
+from tests.support.tokenizers import QUICK, TWINS
 from torch_impl.layers import quantizers as torch_quantizers
 
 QUANTIZERS = {"torch": torch_quantizers, "jax": jax_quantizers}

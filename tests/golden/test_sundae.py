@@ -6,7 +6,7 @@ import pytest
 from tests.golden.recorded import cases
 from tests.golden.recorded_sundae import HOURGLASS, condition_of, opened
 from tests.golden.recorded_transformers import close, cross_entropy
-from tests.transformers import TWINS
+from tests.support.transformers import TWINS
 
 
 @pytest.mark.parametrize("name", TWINS)

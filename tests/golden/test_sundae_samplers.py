@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from common.hparams.denoising import Resampling
-from common.plans.denoising import make_resteps
+from dioscuri.families.sundae.denoising_options import Resampling
+from dioscuri.families.sundae.training import make_resteps
 from tests.golden.recorded import cases
 from tests.golden.recorded_sundae import INPAINT, SAMPLING, TEXT, condition_of, opened
 from tests.golden.recorded_transformers import close
-from tests.sundae import resample
-from tests.transformers import TWINS
+from tests.support.sundae import resample
+from tests.support.transformers import TWINS
 
 OPTIONS = (
     "steps",

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from tests.common.tiny_sundae import make_engine
 from tests.golden.recorded import cases
 from tests.golden.recorded_sundae import TEXT, TRAIN, condition_of, opened
 from tests.golden.recorded_transformers import close, cross_entropy
-from tests.sundae import corrupted, passed
-from tests.transformers import TWINS
+from tests.support.sundae import corrupted, passed
+from tests.support.tiny_sundae import make_engine
+from tests.support.transformers import TWINS
 
 
 def uniforms(gumbel):

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from common import schedules
-from common.checkpoint.efficient_vdvae_names import from_flax_layout, key_table
-from common.hparams import load
-from common.plans.hierarchical_vae import make_plan
-from tests.engines import make_engine, pictures
+from dioscuri import schedules
+from dioscuri.families.hierarchical_vae.plan import make_plan
+from dioscuri.hparams import load
+from dioscuri.importers.efficient_vdvae_names import from_flax_layout, key_table
+from tests.support.engines import make_engine, pictures
 
 ROOTS = [
     Path(__file__).parent / "cases",

@@ -7,10 +7,10 @@ from jax.sharding import Mesh
 
 from jax_impl import engine as engine_module
 from jax_impl.devices import Devices
-from tests.common import tiny_sundae
-from tests.engines import assert_states_close, make_engine, pictures, posterior_noise, train
 from tests.parity.engine_behaviour import EngineBehaviour
 from tests.parity.test_maskgit_training import batch_of
+from tests.support import tiny_sundae
+from tests.support.engines import assert_states_close, make_engine, pictures, posterior_noise, train
 
 
 class TestJaxEngine(EngineBehaviour):

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from tests.engines import assert_states_close, make_engine, pictures, scalars
-from tests.models import Jax
 from tests.parity.model_cases import make
+from tests.support.engines import assert_states_close, make_engine, pictures, scalars
+from tests.support.models import Jax
 
 SHALLOW = ("model.up_n_layers=[0, 0]", "model.down_n_layers=[0, 0]", "model.down_n_blocks=[1, 1]")
 # Three equal top-down blocks at 4x4 and one at 8x8; two equal bottom-up blocks before one with a skip.

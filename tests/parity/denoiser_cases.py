@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from common.hparams.denoiser import Denoiser
-from common.plans.denoiser import make_plan, parameter_table
-from common.plans.parameters import shapes
+from dioscuri.families.sundae.model_options import Denoiser
+from dioscuri.families.sundae.plan import make_plan, parameter_table
+from dioscuri.plans.parameters import shapes
 
 CODES, BATCH = 7, 2
 SMALL = {"dim": 12, "nb_heads": 2, "dim_head": 8}

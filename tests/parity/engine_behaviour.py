@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from common.errors import UserError
-from tests.engines import (
+from dioscuri.errors import UserError
+from tests.support.engines import (
     BATCH,
     assert_states_close,
     assert_states_equal,

@@ -6,10 +6,10 @@ from zlib import crc32
 
 import numpy as np
 
-from common import hparams
-from common.hparams.families.metroplex import Model
-from common.plans.metroplex import make_plan
-from common.plans.metroplex_tables import parameter_table
+from dioscuri import hparams
+from dioscuri.families.metroplex.options import Model
+from dioscuri.families.metroplex.plan import make_plan
+from dioscuri.families.metroplex.tables import parameter_table
 from tests.parity.option_cases import ROOT
 
 BASE = ROOT / "egs" / "metroplex" / "photos32.cfg"

@@ -4,9 +4,9 @@ from zlib import crc32
 
 import numpy as np
 
-from common import hparams
-from common.plans.hierarchical_vae import make_plan
-from common.plans.initialisation import parameter_table
+from dioscuri import hparams
+from dioscuri.families.hierarchical_vae.initialisation import parameter_table
+from dioscuri.families.hierarchical_vae.plan import make_plan
 from tests.parity.option_cases import BASE
 
 BATCH = 2

@@ -12,8 +12,8 @@ from zlib import crc32
 
 import numpy as np
 
-from common import hparams
-from common.hparams.families.hierarchical_vae import HParams
+from dioscuri import hparams
+from dioscuri.families.hierarchical_vae.options import HParams
 
 ROOT = Path(__file__).parents[2]
 BASE = ROOT / "tests" / "golden" / "cases" / "hierarchical_vae" / "torch_mol8" / "hparams.cfg"

@@ -5,14 +5,14 @@ from importlib import import_module
 import numpy as np
 import pytest
 
-from common.checkpoint import store
-from common.hparams import load
-from common.hparams.archive import copy_path
-from common.metrics.frechet import frechet_distance, moments
-from common.run.evaluation.extractors import classifier
-from common.run.evaluation.pictures import PictureArray
-from tests.common.tiny_classifier import DIGITS, tiny
-from tests.engines import assert_states_close, assert_states_equal, pictures
+from dioscuri.checkpoint import store
+from dioscuri.hparams import load
+from dioscuri.hparams.archive import copy_path
+from dioscuri.metrics.frechet import frechet_distance, moments
+from dioscuri.run.evaluation.extractors import classifier
+from dioscuri.run.evaluation.pictures import PictureArray
+from tests.support.engines import assert_states_close, assert_states_equal, pictures
+from tests.support.tiny_classifier import DIGITS, tiny
 
 TWINS = ("torch", "jax")
 N = 100

@@ -7,9 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from common import hparams
-from tests import denoisers, transformers
-from tests.models import Torch
+from dioscuri import hparams
 from tests.parity import denoiser_cases, metroplex_cases, transformer_cases
 from tests.parity import test_classifier as classifier
 from tests.parity import test_maskgit_training as masked_tokens
@@ -18,6 +16,8 @@ from tests.parity import test_tokenizers as tokenizers
 from tests.parity import test_vqgan_training as vqgan
 from tests.parity.model_cases import CASES, make
 from tests.parity.option_cases import HOST_ONLY, enumerated_options, load_case, option_cases
+from tests.support import denoisers, transformers
+from tests.support.models import Torch
 
 ROOT = Path(__file__).parents[2]
 HARNESSES = [
@@ -138,7 +138,7 @@ def test_option_of_the_host_has_a_test_of_its_own(option):
 
 
 MODULES = [
-    "common/schedules.py",
+    "dioscuri/schedules.py",
     "torch_impl/optim/optimizers.py",
     "torch_impl/optim/step.py",
     *sorted(
@@ -153,7 +153,7 @@ MODULES = [
 def test_every_public_name_is_compared(module, executed):
     """Named in a parity or golden test, or run by the harness that they share.
 
-    The twins have equal names (`tests/common/test_mirror.py`), so one tree stands for both. Letter case is
+    The twins have equal names (`tests/host/test_mirror.py`), so one tree stands for both. Letter case is
     left out: update rules are compared under the names that configurations give them.
     """
     used = executed.union(*(used_names(path.read_text()) for path in COMPARED))

@@ -5,13 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from common.errors import UserError
-from common.hparams.denoiser import Denoiser
-from common.plans.denoiser import initial_parameters, make_plan, parameter_table, square_side
-from tests.denoisers import Jax, Torch
+from dioscuri.errors import UserError
+from dioscuri.families.sundae.model_options import Denoiser
+from dioscuri.families.sundae.plan import initial_parameters, make_plan, parameter_table, square_side
 from tests.parity.denoiser_cases import BATCH, CASES, CODES, SMALL, make
 from tests.parity.option_cases import enumerated
 from tests.parity.test_transformers import assert_equal, largest
+from tests.support.denoisers import Jax, Torch
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from common.checkpoint.pretrained import read_folder
-from common.errors import UserError
-from common.plans import tokenizers, transformers
-from tests import tokenizers as tokenizer_twins
-from tests import transformers as transformer_twins
+from dioscuri.errors import UserError
+from dioscuri.families.maskgit import transformers
+from dioscuri.families.vqgan import plan as tokenizers
+from dioscuri.importers.pretrained import read_folder
+from tests.support import tokenizers as tokenizer_twins
+from tests.support import transformers as transformer_twins
 from torch_impl.models.paella import PaellaDecoder, PaellaEncoder
 from torch_impl.models.vqgan import Tokenizer
 

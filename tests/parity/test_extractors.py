@@ -10,14 +10,14 @@ import torch
 import torch.nn.functional as F
 from safetensors.numpy import save_file
 
-from common.checkpoint import inception_import
-from common.errors import UserError
-from common.plans.inception import CLASSES, EPSILON, FEATURES, convolutions, resizing, weight_shapes
-from common.run.evaluation.command import evaluate
 from convert import read_torch
+from dioscuri.cli.evaluate import evaluate
+from dioscuri.errors import UserError
+from dioscuri.metrics import inception_weights as inception_import
+from dioscuri.metrics.inception import CLASSES, EPSILON, FEATURES, convolutions, resizing, weight_shapes
 from evaluate import make_engine, make_network
 from jax_impl.models.inception import inception as jax_inception
-from tests.transformers import QUICK
+from tests.support.transformers import QUICK
 from torch_impl.models.inception import inception as torch_inception
 
 PICTURES = np.random.default_rng(3).integers(0, 256, (6, 12, 9, 3), np.uint8)

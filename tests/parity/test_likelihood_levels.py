@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from tests.models import TWINS
 from tests.parity.metroplex_cases import make
+from tests.support.models import TWINS
 
 MAKE = {"torch": torch.from_numpy, "jax": jnp.asarray}
 # Mean and log scale of two components of equal weight: in the middle, at the edges, wide, narrow.

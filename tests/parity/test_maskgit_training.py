@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from tests.common.tiny_maskgit import CODES, GRID, example_tokens, tiny, write_tokenizer
-from tests.engines import assert_states_close, assert_states_equal, pictures
+from tests.support.engines import assert_states_close, assert_states_equal, pictures
+from tests.support.tiny_maskgit import CODES, GRID, example_tokens, tiny, write_tokenizer
 
 TWINS = ("torch", "jax")
 N = 100

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from tests.models import TWINS
 from tests.parity.metroplex_cases import CASES, enumerated, make
 from tests.parity.test_model import SCALARS, WITHIN, assert_agree, forward, generate, masked
+from tests.support.models import TWINS
 
 
 def both(name, precision, use, *overrides, **options):

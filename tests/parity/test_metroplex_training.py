@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from common import schedules
-from common.hparams import load
-from tests.engines import assert_states_close, pictures
+from dioscuri import schedules
+from dioscuri.hparams import load
 from tests.parity.option_cases import ROOT
+from tests.support.engines import assert_states_close, pictures
 
 N, HALF, BATCH = 100, 5, 8
 TINY = (

@@ -4,9 +4,9 @@ import jax
 import numpy as np
 import pytest
 
-from common.plans.hierarchical_vae import make_plan
-from tests.models import TWINS
+from dioscuri.families.hierarchical_vae.plan import make_plan
 from tests.parity.model_cases import CASES, make
+from tests.support.models import TWINS
 
 SCALARS = {"beta": 0.7, "gamma": 1.0}
 # Output, aux and loss relative to a tensor's largest value; gradients as relative L2. A mixture's gradients

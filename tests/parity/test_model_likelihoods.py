@@ -10,7 +10,7 @@ import pytest
 import scipy.stats
 import torch
 
-from common.plans.hierarchical_vae import make_plan
+from dioscuri.families.hierarchical_vae.plan import make_plan
 from tests.parity.model_cases import options
 
 TWINS = ["torch", "jax"]

@@ -6,12 +6,12 @@ import re
 import numpy as np
 import pytest
 
-from common.errors import UserError
-from common.hparams.masked_tokens import Sampling
-from common.plans.decoding import positions_needed, step_draws
+from dioscuri.errors import UserError
+from dioscuri.families.maskgit.decoding import positions_needed, step_draws
+from dioscuri.families.token_models.masking_options import Sampling
 from tests.parity.transformer_cases import make
-from tests.samplers import sample
-from tests.transformers import Torch
+from tests.support.samplers import sample
+from tests.support.transformers import Torch
 
 STEPS = 5
 SAMPLERS = {

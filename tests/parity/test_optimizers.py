@@ -8,7 +8,7 @@ import optax
 import pytest
 import torch
 
-from common.hparams.sections import Optimizer
+from dioscuri.hparams.sections import Optimizer
 from jax_impl.optim import optimizers as jax_optimizers
 from jax_impl.optim import step as jax_step
 from torch_impl.optim import optimizers as torch_optimizers

@@ -6,9 +6,9 @@ import jax
 import numpy as np
 import pytest
 
-from common import schedules
-from common.plans.hierarchical_vae import make_plan
-from common.plans.latents import level_temperatures
+from dioscuri import schedules
+from dioscuri.families.hierarchical_vae.plan import make_plan
+from dioscuri.families.latent_models.plan import level_temperatures
 from tests.parity.option_cases import COMPILED, load_case, option_cases
 
 BATCH, STEPS = 4, 3

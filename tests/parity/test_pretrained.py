@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from common.checkpoint.convert import convert
-from common.checkpoint.pretrained import write_folder
-from common.errors import UserError
-from common.hparams import load
-from common.hparams.transformer import ARCHITECTURES
 from convert import read_torch, torch_bytes
-from tests.common import tiny, tiny_classifier, tiny_maskgit, tiny_sundae, tiny_vqgan
-from tests.common.published import recorded
-from tests.common.published import write_folder as publish
-from tests.end_to_end.twins import TWINS
+from dioscuri.errors import UserError
+from dioscuri.families.maskgit.model_options import ARCHITECTURES
+from dioscuri.hparams import load
+from dioscuri.importers.convert import convert
+from dioscuri.importers.pretrained import write_folder
 from tests.parity.metroplex_cases import BASE, CASES, SMALL
+from tests.support import tiny, tiny_classifier, tiny_maskgit, tiny_sundae, tiny_vqgan
+from tests.support.published import recorded
+from tests.support.published import write_folder as publish
+from tests.support.twins import TWINS
 
 
 def tiny_vae():

@@ -8,17 +8,17 @@ import pytest
 import torch
 from safetensors.numpy import save
 
-from common.hparams.denoising import Resampling, Unrolling
-from common.hparams.families.sundae import Loss
+from dioscuri.families.sundae.denoising_options import Resampling, Unrolling
+from dioscuri.families.sundae.options import Loss
 from jax_impl.samplers.choice import draw_by_uniform as jax_draw
-from tests.common.tiny_maskgit import CODES, GRID, write_tokenizer
-from tests.common.tiny_sundae import make_engine, tiny
-from tests.denoisers import TWINS as NETWORKS
-from tests.engines import assert_states_close, assert_states_equal
 from tests.parity.denoiser_cases import make
 from tests.parity.option_cases import enumerated
 from tests.parity.test_maskgit_training import assert_equal_results, batch_of, train
-from tests.sundae import resample
+from tests.support.denoisers import TWINS as NETWORKS
+from tests.support.engines import assert_states_close, assert_states_equal
+from tests.support.sundae import resample
+from tests.support.tiny_maskgit import CODES, GRID, write_tokenizer
+from tests.support.tiny_sundae import make_engine, tiny
 from torch_impl.layers.rotary import rotate
 from torch_impl.samplers.choice import draw_by_uniform as torch_draw
 

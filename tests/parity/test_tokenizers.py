@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from common.errors import UserError
-from common.hparams.tokenizer import Tokenizer
-from common.plans.parameters import initial_values
-from common.plans.tokenizer_tables import buffer_table, parameter_table
-from common.plans.tokenizer_training import gumbel_temperature
-from common.plans.tokenizers import make_plan, noise
-from tests.tokenizers import TWINS, Torch
+from dioscuri.errors import UserError
+from dioscuri.families.vqgan.model_options import Tokenizer
+from dioscuri.families.vqgan.plan import make_plan, noise
+from dioscuri.families.vqgan.tables import buffer_table, parameter_table
+from dioscuri.families.vqgan.training import gumbel_temperature
+from dioscuri.plans.parameters import initial_values
+from tests.support.tokenizers import TWINS, Torch
 
 PLAIN = Tokenizer(
     architecture="maskgit", hidden_channels=8, channel_mult=(1, 2), num_res_blocks=1, z_channels=3,

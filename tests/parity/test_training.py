@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from tests.engines import assert_states_close, assert_states_equal, make_engine, train
+from tests.support.engines import assert_states_close, assert_states_equal, make_engine, train
 
 N = 100
 HALF = 5

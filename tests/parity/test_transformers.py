@@ -6,10 +6,10 @@ from functools import cache
 import numpy as np
 import pytest
 
-from common.hparams.transformer import Transformer
+from dioscuri.families.maskgit.model_options import Transformer
 from tests.parity.option_cases import enumerated
 from tests.parity.transformer_cases import CASES, SMALL, critic_input, make
-from tests.transformers import TWINS, Jax, Torch
+from tests.support.transformers import TWINS, Jax, Torch
 
 
 @pytest.fixture(params=TWINS)

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from common.hparams.families.vqgan import Discriminator, Loss
-from common.plans.discriminators import make_plan, parameter_table
-from common.plans.lpips import weight_shapes
-from common.plans.parameters import initial_values
-from tests.gan import TWINS
+from dioscuri.families.vqgan.discriminators import make_plan, parameter_table
+from dioscuri.families.vqgan.lpips import weight_shapes
+from dioscuri.families.vqgan.options import Discriminator, Loss
+from dioscuri.plans.parameters import initial_values
+from tests.support.gan import TWINS
 
 # Values relative to a tensor's largest one; gradients as relative L2.
 WITHIN = {"float64": (1e-9, 1e-9), "float32": (1e-4, 1e-4)}

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from tests.common.tiny_vqgan import tiny
-from tests.engines import assert_states_close, assert_states_equal, pictures
+from tests.support.engines import assert_states_close, assert_states_equal, pictures
+from tests.support.tiny_vqgan import tiny
 
 N = 100
 START = 40  # step at which the discriminator begins

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from common.hparams.transformer import Transformer
-from common.plans.parameters import shapes
-from common.plans.transformers import dropout_noise, make_plan, parameter_table
+from dioscuri.families.maskgit.model_options import Transformer
+from dioscuri.families.maskgit.transformers import dropout_noise, make_plan, parameter_table
+from dioscuri.plans.parameters import shapes
 
 GRID, CODES, BATCH, TEXT = 4, 11, 2, 5
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.engines import assert_states_close, make_engine, pictures, posterior_noise, scalars, train
+from tests.support.engines import assert_states_close, make_engine, pictures, posterior_noise, scalars, train
 
 ROOT = Path(__file__).parents[2]
 STEPS = (0, 1, 30)
@@ -16,7 +16,7 @@ STEPS = (0, 1, 30)
 WORKER = """
 import sys
 import numpy as np
-from tests.engines import make_engine, pictures, posterior_noise, scalars
+from tests.support.engines import make_engine, pictures, posterior_noise, scalars
 engine = make_engine("torch", *sys.argv[2:])
 share = engine.devices.share
 for step in (0, 1, 30):

@@ -6,10 +6,10 @@ from operator import attrgetter
 
 import torch
 
-from tests.common import tiny_sundae
-from tests.engines import make_engine
 from tests.parity.engine_behaviour import EngineBehaviour
 from tests.parity.test_maskgit_training import train
+from tests.support import tiny_sundae
+from tests.support.engines import make_engine
 
 
 class TestTorchEngine(EngineBehaviour):

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from common.hparams.families.classifier import HParams
-from common.plans import classifier
-from common.plans.noise import Draw
-from common.plans.parameters import initial_values, shapes
+from dioscuri.families.classifier import plan as classifier
+from dioscuri.families.classifier.options import HParams
+from dioscuri.plans.noise import Draw
+from dioscuri.plans.parameters import initial_values, shapes
 from torch_impl.devices import COMPUTE_DTYPES
 from torch_impl.families.adapter import Adapter
 from torch_impl.layers.pictures import to_range

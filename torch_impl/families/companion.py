@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from common.data.descriptors import describe
-from common.hparams.families.maskgit import TokenData
-from common.run.trained_tokenizer import open_tokenizer
+from dioscuri.data.descriptors import describe
+from dioscuri.families.maskgit.options import TokenData
+from dioscuri.families.vqgan.trained import open_tokenizer
 from torch_impl.layers.pictures import from_range, to_range
 from torch_impl.models.vqgan import build_tokenizer
 

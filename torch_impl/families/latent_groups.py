@@ -9,9 +9,9 @@ from collections.abc import Hashable, Mapping, Sequence
 
 from torch import Tensor, nn
 
-from common.hparams.latents import LatentHParams
-from common.plans.latents import LatentPlan
-from common.plans.noise import Draw
+from dioscuri.families.latent_models.plan import LatentPlan
+from dioscuri.families.latent_models.protocols import LatentHParams
+from dioscuri.plans.noise import Draw
 from torch_impl.families.adapter import Adapter
 from torch_impl.layers.latents import standard_deviation
 from torch_impl.layers.pictures import normalise

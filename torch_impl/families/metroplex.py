@@ -3,10 +3,10 @@
 import numpy as np
 from torch import nn
 
-from common.hparams.families.metroplex import HParams
-from common.plans.metroplex import make_plan
-from common.plans.metroplex_tables import parameter_table
-from common.plans.parameters import initial_values, shapes
+from dioscuri.families.metroplex.options import HParams
+from dioscuri.families.metroplex.plan import make_plan
+from dioscuri.families.metroplex.tables import parameter_table
+from dioscuri.plans.parameters import initial_values, shapes
 from torch_impl.devices import COMPUTE_DTYPES
 from torch_impl.families.latent_groups import LatentGroups
 from torch_impl.models.metroplex import Metroplex

@@ -14,12 +14,13 @@ import torch.distributed as dist
 from einops import rearrange
 from torch import Tensor, nn
 
-from common.checkpoint.lpips import read_lpips
-from common.hparams.families.vqgan import HParams
-from common.plans import discriminators, tokenizer_tables, tokenizers
-from common.plans import tokenizer_training as training
-from common.plans.noise import Draw
-from common.plans.parameters import initial_values, shapes
+from dioscuri.families.vqgan import discriminators, training
+from dioscuri.families.vqgan import plan as tokenizers
+from dioscuri.families.vqgan import tables as tokenizer_tables
+from dioscuri.families.vqgan.lpips_weights import read_lpips
+from dioscuri.families.vqgan.options import HParams
+from dioscuri.plans.noise import Draw
+from dioscuri.plans.parameters import initial_values, shapes
 from torch_impl.devices import COMPUTE_DTYPES
 from torch_impl.families.adapter import Adapter
 from torch_impl.families.adversaries import critic_of, encoder_sigmas

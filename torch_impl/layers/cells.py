@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from common.plans.hierarchical_vae import Cell
+from dioscuri.families.hierarchical_vae.plan import Cell
 from torch_impl.layers.convolution import Conv
 
 ACTIVATIONS = {"silu": F.silu, "gelu": F.gelu, "gelu_tanh": partial(F.gelu, approximate="tanh")}

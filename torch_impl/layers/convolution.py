@@ -23,7 +23,7 @@ _CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 class Conv(nn.Module):
     """Convolution of stride 1 with bias that keeps the extent: (B, I, ...) -> (B, O, ...).
 
-    It has as many axes as its kernel. Parameters begin as zeros; the tables of `common.plans` have their
+    It has as many axes as its kernel. Parameters begin as zeros; the tables of `dioscuri.plans` have their
     first values. `dtype` is that of the arithmetic, None: as the input.
     """
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from common.hparams.latents import LatentModel
+from dioscuri.families.latent_models.protocols import LatentModel
 from torch_impl.layers.convolution import Conv
 from torch_impl.layers.precision import at_least_float32
 

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from common.hparams.latents import LatentHParams
-from common.hparams.sections import Data
-from common.plans.latents import LatentPlan
+from dioscuri.families.latent_models.plan import LatentPlan
+from dioscuri.families.latent_models.protocols import LatentHParams
+from dioscuri.hparams.sections import Data
 
 
 def normalise(

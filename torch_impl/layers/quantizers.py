@@ -12,8 +12,8 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from common.hparams.tokenizer import Tokenizer
-from common.plans.tokenizers import TokenizerPlan
+from dioscuri.families.vqgan.model_options import Tokenizer
+from dioscuri.families.vqgan.plan import TokenizerPlan
 from torch_impl.layers.dense import Embedding
 from torch_impl.layers.norms import unit
 from torch_impl.layers.precision import at_least_float32

@@ -4,8 +4,8 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from common.plans.grids import AXES
-from common.plans.metroplex_blocks import SelfAttention
+from dioscuri.families.latent_models.grids import AXES
+from dioscuri.families.metroplex.blocks import SelfAttention
 from torch_impl.layers.convolution import Conv
 from torch_impl.layers.norms import ChannelNorm
 from torch_impl.layers.precision import at_least_float32, cast

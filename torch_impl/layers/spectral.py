@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from common.plans.spectral import SpectralBlock
+from dioscuri.families.vqgan.spectral import SpectralBlock
 from torch_impl.layers.precision import at_least_float32, cast
 
 EPSILON = 1e-12

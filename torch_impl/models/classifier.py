@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from common.plans.classifier import ClassifierPlan
+from dioscuri.families.classifier.plan import ClassifierPlan
 from torch_impl.layers.convolution import Conv2d
 from torch_impl.layers.dense import Dense
 from torch_impl.layers.norms import LayerNorm

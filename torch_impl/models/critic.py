@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from common.plans.transformer_plan import TransformerPlan
+from dioscuri.families.maskgit.plan import TransformerPlan
 from torch_impl.layers.dense import Dense
 from torch_impl.layers.dropout import Tensors
 from torch_impl.layers.precision import at_least_float32

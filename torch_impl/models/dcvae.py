@@ -10,8 +10,8 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recompute
 
-from common.plans.spectral import HIDDEN, STEM, ContrastPlan, SpectralBlock
-from common.plans.tokenizers import TokenizerPlan
+from dioscuri.families.vqgan.plan import TokenizerPlan
+from dioscuri.families.vqgan.spectral import HIDDEN, STEM, ContrastPlan, SpectralBlock
 from torch_impl.layers.precision import at_least_float32
 from torch_impl.layers.resnet import Convolution
 from torch_impl.layers.spectral import (

@@ -4,7 +4,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from common.plans.denoiser import EPS, DenoiserPlan, Stack
+from dioscuri.families.sundae.plan import EPS, DenoiserPlan, Stack
 from torch_impl.layers.dense import Dense, Embedding
 from torch_impl.layers.dropout import Tensors
 from torch_impl.layers.norms import LayerNorm

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from common.plans.discriminators import DiscriminatorPlan, PatchLayer
+from dioscuri.families.vqgan.discriminators import DiscriminatorPlan, PatchLayer
 from torch_impl.layers.precision import at_least_float32, cast
 from torch_impl.models.dcvae import ContrastiveDiscriminator
 

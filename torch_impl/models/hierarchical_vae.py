@@ -10,8 +10,8 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recompute
 
-from common.hparams.families.hierarchical_vae import Model
-from common.plans.hierarchical_vae import DownBlock, HierarchicalVAEPlan, UpBlock
+from dioscuri.families.hierarchical_vae.options import Model
+from dioscuri.families.hierarchical_vae.plan import DownBlock, HierarchicalVAEPlan, UpBlock
 from torch_impl.layers.cells import ResidualCell
 from torch_impl.layers.convolution import Conv2d, Pool, Unpool
 from torch_impl.layers.latents import Gaussian, GaussianLayer, draw

@@ -8,7 +8,7 @@ import torch
 from einops import rearrange, reduce, repeat
 from torch import Tensor, nn
 
-from common.plans.denoiser import EPS, FEED_FORWARD, DenoiserPlan, Level, Stack, angles
+from dioscuri.families.sundae.plan import EPS, FEED_FORWARD, DenoiserPlan, Level, Stack, angles
 from torch_impl.layers.attention import attend, split_heads
 from torch_impl.layers.dense import Dense
 from torch_impl.layers.norms import LayerNorm

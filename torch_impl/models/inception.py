@@ -1,4 +1,4 @@
-"""The Inception network of FID (see `common/plans/inception.py`), with weights as an argument."""
+"""The Inception network of FID (see `dioscuri/metrics/inception.py`), with weights as an argument."""
 
 from collections.abc import Mapping
 
@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from common.plans.inception import Conv, Fork, Layer, Pool, layers, resizing
+from dioscuri.metrics.inception import Conv, Fork, Layer, Pool, layers, resizing
 
 Tensors = Mapping[str, Tensor]
 

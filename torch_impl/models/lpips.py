@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from common.plans.lpips import BLOCKS, SCALE, SHIFT
+from dioscuri.families.vqgan.lpips import BLOCKS, SCALE, SHIFT
 from torch_impl.layers.precision import at_least_float32
 
 EPSILON = 1e-10
@@ -19,7 +19,7 @@ def lpips(
 ) -> Tensor:
     """Pictures in [-1, 1], (B, H, W, 3) or (B, H, W, 1) -> distances (B,).
 
-    `weights` are those of `common.plans.lpips.weight_shapes`; `dtype` is that of the network's arithmetic.
+    `weights` are those of `dioscuri.families.vqgan.lpips.weight_shapes`; the network computes in `dtype`.
     """
     B = len(first)
     distance = torch.zeros(B, device=first.device)

@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from common.plans.transformer_plan import TransformerPlan
+from dioscuri.families.maskgit.plan import TransformerPlan
 from torch_impl.layers.attention import Attention
 from torch_impl.layers.dense import Dense, Embedding
 from torch_impl.layers.dropout import Tensors, dropout, part

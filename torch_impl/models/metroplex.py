@@ -12,9 +12,9 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recompute
 
-from common.hparams.families.metroplex import Model
-from common.plans.metroplex import MetroplexPlan
-from common.plans.sinusoids import sinusoids
+from dioscuri.families.metroplex.options import Model
+from dioscuri.families.metroplex.plan import MetroplexPlan
+from dioscuri.families.metroplex.sinusoids import sinusoids
 from torch_impl.layers.convolution import Conv
 from torch_impl.layers.grids import enlarge, from_tokens, to_tokens
 from torch_impl.layers.precision import at_least_float32, cast

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from common.hparams.latents import LatentModel
-from common.plans.metroplex_blocks import (
+from dioscuri.families.latent_models.protocols import LatentModel
+from dioscuri.families.metroplex.blocks import (
     AttentionDownBlock,
     AttentionUpBlock,
     DownBlock,

@@ -8,7 +8,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recompute
 
-from common.plans.tokenizers import TokenizerPlan
+from dioscuri.families.vqgan.plan import TokenizerPlan
 from torch_impl.layers.paella import Doubling, Dtype, Halving, ModulatedBlock
 from torch_impl.layers.resnet import Convolution
 

@@ -4,8 +4,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recompute
 
-from common.plans.residual_tokenizers import ResidualBlock
-from common.plans.tokenizers import TokenizerPlan
+from dioscuri.families.vqgan.plan import TokenizerPlan
+from dioscuri.families.vqgan.residual_tokenizers import ResidualBlock
 from torch_impl.layers.cells import ResidualCell
 from torch_impl.layers.paella import Dtype
 from torch_impl.layers.resnet import Convolution

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from common.plans.denoiser import EPS, FEED_FORWARD, DenoiserPlan, text_angles
+from dioscuri.families.sundae.plan import EPS, FEED_FORWARD, DenoiserPlan, text_angles
 from torch_impl.layers.attention import attend, split_heads
 from torch_impl.layers.dense import Dense
 from torch_impl.layers.norms import LayerNorm, ScaleNorm

@@ -3,8 +3,8 @@
 import torch
 from torch import nn
 
-from common.plans.transformer_plan import TransformerPlan
-from common.plans.transformers import critic_plan
+from dioscuri.families.maskgit.plan import TransformerPlan
+from dioscuri.families.maskgit.transformers import critic_plan
 from torch_impl.models.critic import SelfCritic
 from torch_impl.models.google_maskgit import GoogleTransformer
 from torch_impl.models.halton import HaltonTransformer

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from common.plans.transformer_plan import TransformerPlan
+from dioscuri.families.maskgit.plan import TransformerPlan
 from torch_impl.layers.dense import Dense, Embedding
 from torch_impl.layers.dropout import Tensors, part
 from torch_impl.layers.precision import at_least_float32, cast

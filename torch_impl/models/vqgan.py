@@ -13,7 +13,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recompute
 
-from common.plans.tokenizers import Block, Level, TokenizerPlan
+from dioscuri.families.vqgan.plan import Block, Level, TokenizerPlan
 from torch_impl.layers.precision import at_least_float32
 from torch_impl.layers.quantizers import GumbelCodes, Quantised, assigned_codebook, make_quantizer
 from torch_impl.layers.resnet import (

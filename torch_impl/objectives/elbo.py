@@ -7,8 +7,8 @@ from math import log, pi
 import torch
 from torch import Tensor
 
-from common.hparams.latents import LatentHParams
-from common.plans.latents import LatentPlan
+from dioscuri.families.latent_models.plan import LatentPlan
+from dioscuri.families.latent_models.protocols import LatentHParams
 from torch_impl.layers.latents import standard_deviation
 from torch_impl.objectives.likelihoods import log_prob
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from common.hparams.masked_tokens import Masking
+from dioscuri.families.token_models.masking_options import Masking
 from torch_impl.layers.precision import at_least_float32
 from torch_impl.objectives.masking import IGNORED, Masked
 

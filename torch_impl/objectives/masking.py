@@ -1,7 +1,7 @@
 """Masking of tokens for training (MaskGIT, Chang et al. 2022, section 3.1, and the variants of open-muse,
 Halton-MaskGIT and muse-maskgit-pytorch).
 
-Tokens are (B, L), row by row; every draw is a given uniform, see `common/plans/masking.py`.
+Tokens are (B, L), row by row; every draw is a given uniform, see `dioscuri/families/maskgit/masking.py`.
 """
 
 import math
@@ -11,8 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from common.hparams.masked_tokens import Masking
-from common.schedules import MIN_RATIO, UNCLIPPED, mask_power
+from dioscuri.families.token_models.masking_options import Masking
+from dioscuri.schedules import MIN_RATIO, UNCLIPPED, mask_power
 
 IGNORED = -100
 """Label of a position without a loss."""
@@ -36,7 +36,7 @@ class Masked(NamedTuple):
 
 
 def mask_ratio(name: str, t: Tensor, n: int = 256) -> Tensor:
-    """Share of tokens that are masked at times t in [0, 1]; see `common.schedules.mask_ratio`."""
+    """Share of tokens that are masked at times t in [0, 1]; see `dioscuri.schedules.mask_ratio`."""
     power = mask_power(name)
     if power is not None:
         name, t = "linear", t**power

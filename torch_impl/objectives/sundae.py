@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from common.hparams.denoising import Unrolling
+from dioscuri.families.sundae.denoising_options import Unrolling
 from torch_impl.layers.precision import at_least_float32
 from torch_impl.objectives.masked_tokens import cross_entropy
 from torch_impl.samplers.choice import draw_by_uniform, draw_tokens

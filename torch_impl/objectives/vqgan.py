@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from common.hparams.families.vqgan import Loss
+from dioscuri.families.vqgan.options import Loss
 from torch_impl.layers.precision import at_least_float32
 
 Distance = Callable[[Tensor, Tensor], Tensor]

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from common.plans.layout import Layout, make_layout
+from dioscuri.plans.layout import Layout, make_layout
 
 
 def memory_axes(n: int) -> tuple[int, ...]:

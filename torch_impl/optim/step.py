@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from common.hparams.sections import Optimizer
+from dioscuri.hparams.sections import Optimizer
 from torch_impl.optim.optimizers import RULES, Rule
 
 _CPU_CHUNK = 1 << 17

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from common.hparams.latents import LatentHParams
-from common.plans.latents import LatentPlan
+from dioscuri.families.latent_models.plan import LatentPlan
+from dioscuri.families.latent_models.protocols import LatentHParams
 from torch_impl.layers.pictures import to_levels
 from torch_impl.objectives.likelihoods import (
     absolute_mean,

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from common.hparams.masked_tokens import Filters
+from dioscuri.families.token_models.masking_options import Filters
 
 BLOCK = 32
 """Tokens whose probabilities are summed up first: cumulative sums run over blocks, then inside one."""

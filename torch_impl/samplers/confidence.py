@@ -7,7 +7,7 @@ from math import log
 import torch
 from torch import Tensor
 
-from common.hparams.masked_tokens import Sampling
+from dioscuri.families.token_models.masking_options import Sampling
 from torch_impl.samplers.decoder import Decoder, Sampled, State, run_steps
 
 LEAST_LOG_P = log(1e-20)

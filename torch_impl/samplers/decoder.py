@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from common.hparams.masked_tokens import Sampling
-from common.plans.decoding import Steps
+from dioscuri.families.maskgit.decoding import Steps
+from dioscuri.families.token_models.masking_options import Sampling
 from torch_impl.layers.precision import at_least_float32
 from torch_impl.samplers.choice import draw_tokens, filtered, guide, log_probability
 from torch_impl.samplers.noise import Draws

@@ -6,7 +6,7 @@ from math import isqrt
 import torch
 from torch import Tensor
 
-from common.plans.halton import halton_order
+from dioscuri.families.maskgit.halton import halton_order
 from torch_impl.samplers.decoder import Decoder, Sampled, State, run_steps
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from common.plans.noise import Draw
+from dioscuri.plans.noise import Draw
 
 Draws = Callable[..., Mapping[str, Tensor]]
 """From the number of a step to its noise by name; `tokens` (B, n, K) of the positions (B, n), if given."""

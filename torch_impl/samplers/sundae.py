@@ -7,8 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from common.hparams.denoising import Resampling
-from common.plans.denoising import Resteps
+from dioscuri.families.sundae.denoising_options import Resampling
+from dioscuri.families.sundae.training import Resteps
 from torch_impl.layers.precision import at_least_float32
 from torch_impl.samplers.choice import draw_by_uniform, draw_tokens, filtered
 from torch_impl.samplers.noise import Draws

@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from common.hparams.masked_tokens import Sampling
-from common.plans.decoding import Steps, positions_needed
+from dioscuri.families.maskgit.decoding import Steps, positions_needed
+from dioscuri.families.token_models.masking_options import Sampling
 from torch_impl.samplers.confidence import confidence_sample
 from torch_impl.samplers.decoder import Condition, Critic, Network, Sampled, make_decoder, steps_beside
 from torch_impl.samplers.halton import halton_confidence_sample, halton_sample

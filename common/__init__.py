@@ -1,4 +1,0 @@
-"""Everything that is not tensor code: configuration, plans, data, checkpoints, metrics and the run loop.
-
-Nothing below this package imports torch or jax; `tests/common/test_imports.py` enforces it.
-"""

@@ -1,0 +1,46 @@
+"""Strict comparison of tensors with the names and shapes that an architecture has."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from dioscuri.errors import UserError
+
+
+def match(
+    expected: Mapping[str, tuple[int, ...]], found: Mapping[str, Any], what: str, where: object
+) -> None:
+    """Raise a `UserError` that names the first tensor, in order of names, that is missing, unknown or of
+    another shape.
+
+    `found` maps names to arrays (anything with `shape`), `what` names the group of tensors ("model", "ema",
+    ...) and `where` the file or folder they came from. Numbers inside names count as numbers: `blocks.2`
+    precedes `blocks.10`.
+    """
+    differing = [
+        name
+        for name in expected.keys() | found.keys()
+        if name not in expected or name not in found or tuple(found[name].shape) != tuple(expected[name])
+    ]
+    if not differing:
+        return
+    first = min(differing, key=_natural_order)
+    rest = f" ({len(differing) - 1} more differ)" if len(differing) > 1 else ""
+    raise UserError(
+        f"{where}: {what} tensor '{first}' {_difference(first, expected, found)}{rest}: "
+        "the checkpoint is of another architecture than the configuration"
+    )
+
+
+def _difference(name: str, expected: Mapping[str, tuple[int, ...]], found: Mapping[str, Any]) -> str:
+    if name not in found:
+        return f"is missing, the configuration has it with shape {tuple(expected[name])}"
+    shape = tuple(found[name].shape)
+    if name not in expected:
+        return f"with shape {shape} is unknown to the configuration"
+    return f"has shape {shape} but the configuration has {tuple(expected[name])}"
+
+
+def _natural_order(name: str) -> list[tuple[int, str]]:
+    """Key that puts numbers by value and before words."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name) if part]

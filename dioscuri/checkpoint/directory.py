@@ -1,0 +1,102 @@
+"""The folder of a run, `<twin>/logs-<run.name>/`, and the lock that keeps a second process out of it."""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from dioscuri.errors import UserError
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """Where a run keeps what it writes."""
+
+    path: Path
+
+    @classmethod
+    def of(cls, log_root: Path, name: str) -> "RunDirectory":
+        """The folder of the run `name` under `log_root`; nothing is created."""
+        return cls(log_root / f"logs-{name}")
+
+    @property
+    def checkpoints(self) -> Path:
+        """One folder a step."""
+        return self.path / "checkpoints"
+
+    @property
+    def metrics(self) -> Path:
+        """JSON lines: one object a logged step."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def images(self) -> Path:
+        """What the synthesis modes draw."""
+        return self.path / "synthesis-images"
+
+    @property
+    def latents(self) -> Path:
+        """Divergence statistics and encodings."""
+        return self.path / "latents"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Create the folder and hold its lock; a `UserError` where it cannot be written or another process
+        holds it.
+
+        The lock is the kernel's record lock: it ends with the process, however that ends, and children do not
+        inherit it. A folder that holds nothing else at the end is removed.
+        """
+        descriptor = self._open_lock()
+        try:
+            _take(descriptor, self._lock)
+            try:
+                yield
+            finally:
+                self._remove_if_unused()
+        finally:
+            os.close(descriptor)
+
+    def _remove_if_unused(self) -> None:
+        with suppress(OSError):
+            if list(self.path.iterdir()) == [self._lock]:
+                self._lock.unlink()
+                self.path.rmdir()
+
+    @property
+    def _lock(self) -> Path:
+        return self.path / "lock"
+
+    def _open_lock(self) -> int:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            return os.open(self._lock, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise UserError(
+                f"run directory {self.path} cannot be written ({error.strerror}): make its folder writable"
+            ) from error
+
+
+def ensure_folder(path: Path) -> Path:
+    """Create a folder with its parents; a `UserError` where that is not possible."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"folder {path} cannot be written ({error.strerror}): make it writable") from error
+    return path
+
+
+def _take(descriptor: int, file: Path) -> None:
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
+        raise UserError(
+            f"run directory {file.parent} is in use by process {holder}: wait, or choose another run.name"
+        ) from error
+    if not file.exists() or not os.path.samestat(os.fstat(descriptor), file.stat()):
+        raise UserError(f"run directory {file.parent} was removed by a process that just ended: start again")
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)

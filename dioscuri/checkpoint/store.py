@@ -1,0 +1,231 @@
+"""Checkpoints of a run: a folder a step, `step-00001000/`, that is either whole or absent.
+
+A folder holds one safetensors file a group of tensors (`model`, `ema`, `optimizer`) under canonical names,
+and `state.json`: the step, what the caller gives (data state, random state, resolved options, versions,
+metrics), the engine's counters, the best step so far, and the size and sha256 of each tensor file. It is
+written under a temporary name, brought to the disk file by file, and renamed last, so that a process killed
+at any moment leaves the checkpoints of before. One process at a time writes to a root: the caller holds the
+run's lock.
+"""
+
+import errno
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from dioscuri.checkpoint.files import Damage, read_json, read_tensors, tensor_bytes, write_durably
+from dioscuri.errors import UserError
+
+State = Mapping[str, Mapping[str, np.ndarray]]
+
+FORMAT = 1
+COUNTERS = "counters"
+_INFO_FILE = "state.json"
+_RESERVED = ("format", "step", "best_step", COUNTERS, "files")
+_NAME = re.compile(r"step-(\d{8,})")
+_TEMPORARY, _REPLACED = ".writing-", ".replaced-"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """What a folder holds. `warnings` has one line for every damaged folder passed over to find it."""
+
+    step: int
+    state: dict[str, dict[str, np.ndarray]]
+    info: dict[str, Any]
+    path: Path
+    warnings: tuple[str, ...] = ()
+
+
+def steps(root: Path) -> list[int]:
+    """Steps that have a folder under `root`, sound or not, in rising order."""
+    try:
+        names = [entry.name for entry in os.scandir(root) if entry.is_dir()]
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise UserError(f"checkpoints {root} cannot be read: {error.strerror}") from error
+    return sorted(int(found[1]) for name in names if (found := _NAME.fullmatch(name)))
+
+
+def folder(root: Path, step: int) -> Path:
+    """Folder of a step's checkpoint."""
+    return root / f"step-{step:08d}"
+
+
+def save(
+    root: Path, step: int, state: State, info: Mapping[str, Any], *, keep: int, best: int | None = None
+) -> Path:
+    """Write the checkpoint of `step`, then remove all but the newest `keep` and that of step `best`.
+
+    `state` maps groups to tensors; its group `counters` holds single integers and goes into `state.json`.
+    `info` is JSON-like and may hold numpy scalars. An older folder of the same step is replaced. A
+    `UserError` says that the disk is full or the folder cannot be written: all older checkpoints are then
+    intact and nothing half-written is left.
+    """
+    if keep < 1 or any(key in info for key in _RESERVED):
+        raise ValueError(
+            f"keep must be at least 1, and info may not hold {_RESERVED}: keep={keep}, info={list(info)}"
+        )
+    target, temporary = folder(root, step), root / f"{_TEMPORARY}{step:08d}"
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        clean(root)
+        _write(temporary, step, state, {**info, "best_step": best})
+        _put_in_place(temporary, target)
+    except OSError as error:
+        raise UserError(_writing_failed(root, step, error)) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    _prune(root, step, keep, best)
+    return target
+
+
+def load(root: Path, step: int | Literal["best"] | None = None) -> Checkpoint:
+    """Read the newest sound checkpoint, or that of a step, or the best one.
+
+    Every tensor file is compared with its recorded sha256. Where the newest is damaged, the one before is
+    used and the damaged one is named in `warnings`. A `UserError` says that none is there, that none is
+    sound, or that the one asked for is damaged or missing.
+    """
+    if step is not None:
+        return _load_chosen(root, step)
+    warnings: list[str] = []
+    for candidate in reversed(steps(root)):
+        path = folder(root, candidate)
+        try:
+            return _read(path, candidate, tuple(warnings))
+        except Damage as damage:
+            if path.is_dir():  # otherwise a training process has just removed it
+                warnings.append(f"checkpoint {path} is damaged ({damage}) and is passed over")
+    if warnings:
+        raise UserError(f"no sound checkpoint in {root}: " + "; ".join(warnings))
+    raise UserError(f"no checkpoint in {root}: train the run or convert a checkpoint into it first")
+
+
+def clean(root: Path) -> None:
+    """Remove what a killed process left unfinished, and bring back a folder that it was about to replace."""
+    for entry in sorted(root.glob(".*-*")):
+        target = entry.with_name(entry.name.replace(_REPLACED, "step-"))
+        if entry.name.startswith(_REPLACED) and not target.exists():
+            entry.rename(target)
+        elif entry.name.startswith((_TEMPORARY, _REPLACED)):
+            shutil.rmtree(entry)
+
+
+def _write(temporary: Path, step: int, state: State, info: Mapping[str, Any]) -> None:
+    temporary.mkdir()
+    files = {}
+    for group, tensors in state.items():
+        if group != COUNTERS:
+            name = f"{group}.safetensors"
+            files[name] = write_durably(temporary / name, tensor_bytes(tensors))
+    counters = {name: int(value) for name, value in state.get(COUNTERS, {}).items()}
+    content = {"format": FORMAT, "step": step, **info, COUNTERS: counters, "files": files}
+    write_durably(temporary / _INFO_FILE, json.dumps(content, indent=1, default=_plain).encode() + b"\n")
+    _sync_folder(temporary)
+
+
+def _put_in_place(temporary: Path, target: Path) -> None:
+    aside = target.with_name(f"{_REPLACED}{target.name.removeprefix('step-')}")
+    if target.exists():
+        target.rename(aside)
+    temporary.rename(target)
+    _sync_folder(target.parent)
+    if aside.exists():
+        shutil.rmtree(aside)
+
+
+def _prune(root: Path, step: int, keep: int, best: int | None) -> None:
+    """Remove old folders. One that is not whole does not count as kept; later steps than `step` stay."""
+    older = [other for other in steps(root) if other <= step]
+    whole = [other for other in older if _looks_whole(folder(root, other))]
+    kept = {*whole[-keep:], step, best}
+    try:
+        for other in older:
+            if other not in kept:
+                aside = root / f"{_TEMPORARY}{other:08d}"
+                folder(root, other).rename(aside)
+                shutil.rmtree(aside)
+    except OSError as error:
+        raise UserError(
+            f"old checkpoints in {root} cannot be removed ({error.strerror}): make the folder writable"
+        ) from error
+
+
+def _looks_whole(path: Path) -> bool:
+    """Whether all files are there in their recorded sizes: a check cheap enough for every save."""
+    try:
+        files = read_json(path / _INFO_FILE)["files"]
+        return all((path / name).stat().st_size == entry["bytes"] for name, entry in files.items())
+    except (Damage, OSError, KeyError, TypeError, AttributeError):
+        return False
+
+
+def _load_chosen(root: Path, step: int | Literal["best"]) -> Checkpoint:
+    if step == "best":
+        chosen = load(root).info["best_step"]
+        if chosen is None:
+            raise UserError(f"no best checkpoint is recorded in {root}: choose a step, or the newest")
+        step = int(chosen)
+    path = folder(root, int(step))
+    if not path.is_dir():
+        known = ", ".join(map(str, steps(root))) or "none"
+        raise UserError(f"no checkpoint of step {step} in {root}; there are: {known}")
+    try:
+        return _read(path, int(step), ())
+    except Damage as damage:
+        raise UserError(f"checkpoint {path} is damaged ({damage}): choose another step") from damage
+
+
+def _read(path: Path, step: int, warnings: tuple[str, ...]) -> Checkpoint:
+    info = read_json(path / _INFO_FILE)
+    if info.get("format") != FORMAT:
+        raise Damage(f"{_INFO_FILE} is of format {info.get('format')!r}, this program reads {FORMAT}")
+    missing = [key for key in _RESERVED if key not in info]
+    if missing or info["step"] != step or not isinstance(info["files"], dict):
+        raise Damage(
+            f"{_INFO_FILE} does not belong to step {step}" + (f", lacks {missing}" if missing else "")
+        )
+    state = {
+        Path(name).stem: read_tensors(path / Path(name).name, entry) for name, entry in info["files"].items()
+    }
+    if not isinstance(info[COUNTERS], dict):
+        raise Damage(f"{_INFO_FILE}: {COUNTERS} is not a table")
+    state[COUNTERS] = {name: np.array(value, np.int64) for name, value in info[COUNTERS].items()}
+    return Checkpoint(step=step, state=state, info=info, path=path, warnings=warnings)
+
+
+def _writing_failed(root: Path, step: int, error: OSError) -> str:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return (
+            f"no space left on the disk of {root}: checkpoint of step {step} was not written, "
+            "older ones are intact; free some space and run again"
+        )
+    return (
+        f"checkpoint of step {step} cannot be written to {root} ({error.strerror or error}), "
+        "older ones are intact: make the folder writable and run again"
+    )
+
+
+def _sync_folder(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} cannot be written to {_INFO_FILE}")

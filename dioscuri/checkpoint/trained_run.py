@@ -1,0 +1,25 @@
+"""Runs that others have trained, found by their folder."""
+
+from pathlib import Path
+from typing import Any
+
+from dioscuri.checkpoint import store
+from dioscuri.checkpoint.directory import RunDirectory
+from dioscuri.errors import UserError
+from dioscuri.hparams import load
+
+
+def open_run(path: Path, family: str, where: str) -> Any:
+    """Options of the run in a folder `logs-<name>`, which has a checkpoint; a `UserError` begins with
+    `where`, what named the folder, if it is no run of the family."""
+    if not path.is_dir():
+        raise UserError(f"{where} does not exist: give the folder logs-<name> of a run of family '{family}'")
+    copies = sorted(path.glob("hparams-*.cfg"))
+    if len(copies) != 1:
+        raise UserError(f"{where} holds {len(copies)} files hparams-<name>.cfg: give the folder of one run")
+    hparams = load(copies[0], twin=path.parent)
+    if hparams.run.family != family:
+        raise UserError(f"{where} is a run of family '{hparams.run.family}': give one of family '{family}'")
+    if not store.steps(RunDirectory(path).checkpoints):
+        raise UserError(f"{where} holds no checkpoint: train the run '{hparams.run.name}' first")
+    return hparams

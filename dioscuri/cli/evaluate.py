@@ -1,0 +1,186 @@
+"""The command that compares two sets of pictures, or of their features."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+
+from dioscuri.errors import UserError
+from dioscuri.files import read_json, write_json
+from dioscuri.outputs.sampling_record import RECORD
+from dioscuri.run.evaluation.extractors import (
+    NETWORKS,
+    PIXELS,
+    Extractor,
+    Features,
+    MakeEngine,
+    MakeNetwork,
+    classifier,
+    network,
+    pixels,
+)
+from dioscuri.run.evaluation.judged import class_agreement, read_labels
+from dioscuri.run.evaluation.measures import INCEPTION, INCEPTION_WIDTH, Measure, measures
+from dioscuri.run.evaluation.pictures import Pictures, open_examples, read_npy
+
+Array = np.ndarray
+
+_USAGE = "evaluate.py SAMPLES REFERENCE [--extractor RUN|NAME] [--k K] [--seed SEED] [--json FILE] ..."
+_DESCRIPTION = """\
+SAMPLES and REFERENCE are folders of pictures, or .npy files: pictures, uint8 (N, H, W, C), or features,
+floating-point (N, D). Pictures are compared by their pixels or, with --extractor FOLDER/logs-NAME, by the
+features of a classifier that this project has trained, or with --extractor inception|dinov2|clip by those of
+a published network. Its weights are downloaded and verified once, or --weights says where they are. Of
+feature files --extractor names the network that made them: 'inception' alone gives the distance the name FID,
+any other NAME gives FD-NAME."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; usage: {_USAGE}")
+
+
+def evaluate(words: Sequence[str], make_engine: MakeEngine, make_network: MakeNetwork | None = None) -> None:
+    """Do what a command line says."""
+    chosen = _parser().parse_args(list(words))
+    if chosen.k < 1 or chosen.seed < 0:
+        raise UserError("--k must be 1 or more, and --seed 0 or more")
+    samples, reference, name, description = _features(chosen, make_engine, make_network)
+    _check(samples, reference, chosen)
+    found = measures(samples, reference, name, k=chosen.k, seed=chosen.seed)
+    found += _agreement(samples.features, reference.features, chosen)
+    settings = _settings(chosen.samples)
+    sizes = {"samples": len(samples.features), "reference": len(reference.features)}
+    _tell(found, sizes, description, settings, chosen)
+    if sizes["samples"] <= (width := samples.features.shape[1]) or sizes["reference"] <= width:
+        print(f"note: no more examples than the {width} features: the Frechet distance comes out too large")
+    if chosen.json is not None:
+        table = {m.name: {"value": m.value, "deviation": m.deviation, "remark": m.remark} for m in found}
+        write_json(
+            chosen.json,
+            {**sizes, "extractor": description, "seed": chosen.seed, "sampling": settings, "metrics": table},
+        )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        "evaluate.py", _USAGE, _DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("samples", type=Path, metavar="SAMPLES")
+    parser.add_argument("reference", type=Path, metavar="REFERENCE")
+    parser.add_argument(
+        "--extractor",
+        metavar="RUN|NAME",
+        help=f"a classifier's run, or {', '.join(NETWORKS)}; of features their network",
+    )
+    parser.add_argument(
+        "--weights", default="", metavar="WHERE", help="file, folder or hub id of the network"
+    )
+    parser.add_argument("--twin", choices=("torch", "jax"), default="torch", help="which computes inception")
+    parser.add_argument(
+        "--logits", type=Path, metavar="FILE", help="of feature files: logits (N, K) of SAMPLES"
+    )
+    parser.add_argument("--labels", type=Path, metavar="FILE", help="classes asked for, .npy or labels.json")
+    parser.add_argument("--reference-labels", type=Path, metavar="FILE", help="classes of REFERENCE, .npy")
+    parser.add_argument("--k", type=int, default=3, help="nearest neighbours (default 3)")
+    parser.add_argument("--seed", type=int, default=0, help="of subsets and splits (default 0)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers there")
+    return parser
+
+
+def _features(
+    chosen: Any, make_engine: MakeEngine, make_network: MakeNetwork | None
+) -> tuple[Features, Features, str, str]:
+    """Features of both sets, the extractor's name and what it is."""
+    first, second = open_examples(chosen.samples), open_examples(chosen.reference)
+    if isinstance(first, np.ndarray) != isinstance(second, np.ndarray):
+        raise UserError(
+            f"{chosen.samples} and {chosen.reference}: one holds features, the other pictures; give two of a "
+            "kind"
+        )
+    if isinstance(first, np.ndarray) and isinstance(second, np.ndarray):
+        name = chosen.extractor or "features"
+        if not name.isidentifier():
+            raise UserError(f"--extractor '{name}' must be a name, such as inception, for feature files")
+        logits = None if chosen.logits is None else _logits(chosen.logits, len(first))
+        return Features(first, logits), Features(second), name, f"{name}, features of files"
+    if chosen.logits is not None:
+        raise UserError("--logits belongs to feature files: a classifier computes those of pictures itself")
+    assert not isinstance(first, np.ndarray)
+    assert not isinstance(second, np.ndarray)
+    if chosen.weights and chosen.extractor not in NETWORKS:
+        raise UserError(f"--weights belongs to --extractor {', '.join(NETWORKS)}: leave it out")
+    if chosen.extractor in NETWORKS and make_network is not None:
+        extractor = network(chosen.extractor, chosen.weights, chosen.twin, make_network)
+    else:
+        extractor = _extractor(chosen.extractor, first, second, make_engine)
+    return extractor.of(first), extractor.of(second), extractor.name, extractor.description
+
+
+def _extractor(wanted: str | None, first: Pictures, second: Pictures, make_engine: MakeEngine) -> Extractor:
+    if wanted in (None, PIXELS):
+        return pixels(first, second)
+    assert wanted is not None
+    return classifier(Path(wanted), make_engine)
+
+
+def _logits(path: Path, n: int) -> Array:
+    logits = read_npy(path)
+    if logits.ndim != 2 or logits.dtype.kind != "f" or len(logits) != n or not np.isfinite(logits).all():
+        raise UserError(f"{path}: holds {logits.dtype} {logits.shape}, not {n} rows of finite logits")
+    return logits
+
+
+def _check(samples: Features, reference: Features, chosen: Any) -> None:
+    widths = [part.features.shape[1] for part in (samples, reference)]
+    if widths[0] != widths[1] or not widths[0]:
+        raise UserError(
+            f"{chosen.samples} and {chosen.reference}: features of {widths[0]} and {widths[1]} numbers "
+            "cannot be compared"
+        )
+    if chosen.extractor == INCEPTION and widths[0] != INCEPTION_WIDTH:
+        raise UserError(
+            f"{chosen.samples}: features of {widths[0]} numbers are not Inception's, which have "
+            f"{INCEPTION_WIDTH}; name their network with --extractor NAME"
+        )
+    needed = max(2, chosen.k + 1)
+    for path, part in ((chosen.samples, samples), (chosen.reference, reference)):
+        if len(part.features) < needed:
+            raise UserError(f"{path}: {len(part.features)} examples are too few, give {needed} or more")
+
+
+def _agreement(samples: Array, reference: Array, chosen: Any) -> list[Measure]:
+    """Of classes, where those of both sets are known."""
+    if chosen.labels is None and chosen.reference_labels is None:
+        return []
+    if chosen.labels is None or chosen.reference_labels is None:
+        raise UserError("--labels and --reference-labels belong together: give both or neither")
+    asked = read_labels(chosen.labels, len(samples), chosen.samples)
+    labels = read_labels(chosen.reference_labels, len(reference), chosen.reference)
+    share = class_agreement(samples, asked, reference, labels, k=chosen.k)
+    return [Measure("class agreement", share, remark=f"vote of the {chosen.k} nearest of REFERENCE")]
+
+
+def _settings(samples: Path) -> dict[str, Any]:
+    """How the samples were drawn, where synthesis has noted it beside them."""
+    record = samples / RECORD
+    found: dict[str, Any] = read_json(record, "record of the sampling") if record.is_file() else {}
+    return found
+
+
+def _tell(
+    found: list[Measure], sizes: dict[str, int], description: str, settings: dict[str, Any], chosen: Any
+) -> None:
+    print(f"samples:   {sizes['samples']} of {chosen.samples}")
+    if settings:
+        print("sampling:  " + ", ".join(f"{name}={value}" for name, value in settings.items()))
+    print(f"reference: {sizes['reference']} of {chosen.reference}")
+    print(f"extractor: {description}")
+    print(f"seed:      {chosen.seed}")
+    width = max(len(measure.name) for measure in found)
+    for measure in found:
+        deviation = "" if measure.deviation is None else f" +- {measure.deviation:.4g}"
+        remark = f"  ({measure.remark})" if measure.remark else ""
+        print(f"{measure.name:{width}}  {measure.value:.6g}{deviation}{remark}")

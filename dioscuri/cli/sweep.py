@@ -1,0 +1,109 @@
+"""The command that trains a table of experiments."""
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from dioscuri.errors import UserError, did_you_mean
+from dioscuri.run.sweep.curves import draw_curves
+from dioscuri.run.sweep.results import collect, summary, write_csv
+from dioscuri.run.sweep.slurm import submit
+from dioscuri.run.sweep.state import SweepFolder
+from dioscuri.run.sweep.table import Run, Table, open_table
+from dioscuri.run.sweep.workers import Workers
+
+_USAGE = "sweep.py TABLE [section.option=value ...] [--list | --results | --run NAME]"
+_DESCRIPTION = """\
+TABLE is written like a .cfg: [sweep] names the configurations to begin with and says how many runs work at a
+time; every option of the other sections holds a list of values to try, or one for all runs. Every combination
+is a run of torch_impl or jax_impl. A run that crashes is started again a few times; one that is finished is
+skipped when the command is given again, all others go on. logs-sweep-<name>/results.csv has a row a run;
+curves.png, drawn at the end and with --results, the validations of all. Within a job of SLURM, or with
+sweep.where=slurm, the runs are submitted. The first SIGTERM or Ctrl-C lets all runs save and leave."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; usage: {_USAGE}")
+
+
+def sweep(words: Sequence[str], root: Path) -> None:
+    """Do what a command line says; `root` holds the twins' folders. Exits with 1 where a run failed."""
+    chosen = _parse(words)
+    table = open_table(chosen.table, chosen.overrides, root)
+    folder = SweepFolder(root, table.sweep.name)
+    if chosen.list:
+        _list(table, folder)
+    elif chosen.results:
+        _tell(table, folder)
+    elif chosen.run is not None:
+        _train(table, [_find(table, chosen.run)], folder)
+    else:
+        todo = [run for run in table.runs if not folder.is_finished(run)]
+        _say(f"{len(table.runs)} runs, {len(table.runs) - len(todo)} of them finished")
+        if not todo:
+            _tell(table, folder)
+        elif _submits(table):
+            _say(submit(table, chosen.overrides, todo, folder))
+        else:
+            _train(table, todo, folder)
+
+
+def _parse(words: Sequence[str]) -> Any:
+    parser = _Parser("sweep.py", _USAGE, _DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("table", type=Path, metavar="TABLE")
+    parser.add_argument("overrides", nargs="*", metavar="section.option=value")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument(
+        "--list", action="store_true", help="name the runs and how far they came, train nothing"
+    )
+    what.add_argument(
+        "--results", action="store_true", help="write the table and the picture anew, train nothing"
+    )
+    what.add_argument("--run", metavar="NAME", help="train this one run, here")
+    return parser.parse_intermixed_args(list(words))
+
+
+def _submits(table: Table) -> bool:
+    where = table.sweep.where
+    return where == "slurm" or (where == "auto" and "SLURM_JOB_ID" in os.environ)
+
+
+def _find(table: Table, name: str) -> Run:
+    runs = {run.key: run for run in table.runs}
+    if name not in runs:
+        raise UserError(f"{table.path} has no run '{name}'{did_you_mean(name, runs)}: see --list")
+    return runs[name]
+
+
+def _train(table: Table, runs: Sequence[Run], folder: SweepFolder) -> None:
+    workers = Workers(folder, table.sweep, _say)
+    workers.train(runs, lambda: write_csv(collect(table.runs, folder), folder))
+    _tell(table, folder)
+    if workers.stopped:
+        sys.exit(128 + signal.SIGINT)
+    if any(folder.state(run).state == "failed" for run in runs):
+        sys.exit(1)
+
+
+def _list(table: Table, folder: SweepFolder) -> None:
+    for run in table.runs:
+        total = run.hparams.train.total_train_steps
+        _say(f"{run.key}: {folder.state(run).state}, {folder.step(run)} of {total} batches")
+
+
+def _tell(table: Table, folder: SweepFolder) -> None:
+    results = collect(table.runs, folder)
+    write_csv(results, folder)
+    draw_curves(results, folder.path / "curves.png", table.sweep.curve, table.sweep.curve_over)
+    for line in summary(results, table.sweep.curve):
+        _say(line)
+    _say(f"results: {folder.path / 'results.csv'}")
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)

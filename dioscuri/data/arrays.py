@@ -1,0 +1,137 @@
+"""Pictures in numpy files: ImageNet's npz parts and plain npy files, memory-mapped where the file allows."""
+
+import zipfile
+from collections.abc import Callable, Sequence
+from math import prod
+from pathlib import Path
+
+import numpy as np
+
+from dioscuri.data.descriptors import describe
+from dioscuri.data.options import PATH_OPTIONS, Options, Split, data_path, picture_shape
+from dioscuri.data.picture_set import NumberedKeys, PictureSet
+from dioscuri.errors import UserError
+
+Array = np.ndarray
+
+_LOCAL_HEADER = 30  # bytes of a zip member's header before its name and extra field
+
+
+class Shards:
+    """Arrays uint8 with equal shapes after the first axis, read as if they were one."""
+
+    def __init__(self, arrays: Sequence[Array]) -> None:
+        self.arrays = arrays
+        self.starts = np.cumsum([0, *map(len, arrays)])
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    def __call__(self, indices: Array) -> Array:
+        """Rows at `indices` (B,) as a new array (B, ...)."""
+        rows = np.empty((len(indices), *self.arrays[0].shape[1:]), np.uint8)
+        shard = np.searchsorted(self.starts, indices, side="right") - 1
+        for number in np.unique(shard):
+            here = shard == number
+            rows[here] = self.arrays[number][indices[here] - self.starts[number]]
+        return rows
+
+
+def open_imagenet(options: Options, split: Split) -> PictureSet:
+    """Open a folder of npz files, sorted by name, whose 'data' is uint8 (N, C*H*W)."""
+    folder = data_path(options.data, split)
+    paths = sorted(folder.glob("*.npz")) if folder.is_dir() else []
+    if not paths:
+        raise UserError(
+            f"[data] {PATH_OPTIONS[split]} '{folder}' holds no .npz file; run "
+            "data_scripts/download_and_preprocess.sh imagenet32 (or imagenet64)"
+        )
+    H, W, C = picture_shape(options.data, describe("imagenet"))
+    arrays = [_read_npz_data(path) for path in paths]
+    for path, array in zip(paths, arrays, strict=True):
+        if array.dtype != np.uint8 or array.ndim != 2 or array.shape[1] != C * H * W:
+            raise UserError(
+                f"{path}: 'data' is {array.dtype} {array.shape}; "
+                f"[data] target_res {H} asks for uint8 (N, {C * H * W})"
+            )
+    rows = Shards([array for array in arrays if len(array)] or arrays[:1])
+
+    def read(indices: Array) -> Array:
+        pictures = rows(indices).reshape(len(indices), C, H, W)
+        return np.ascontiguousarray(pictures.transpose(0, 2, 3, 1))
+
+    return _numbered_set(f"ImageNet {split}", folder, len(rows), read)
+
+
+def open_npy(options: Options, split: Split) -> PictureSet:
+    """Open a .npy file, or a folder of them sorted by name, of uint8 (N, H, W, C) or (N, H, W)."""
+    path = data_path(options.data, split)
+    paths = sorted(path.glob("*.npy")) if path.is_dir() else [path]
+    if not paths:
+        raise UserError(f"[data] {PATH_OPTIONS[split]} '{path}' holds no .npy file")
+    H, W, C = picture_shape(options.data, describe("npy"))
+    arrays = [_read_npy(one, (H, W, C)) for one in paths]
+    rows = Shards([array for array in arrays if len(array)] or arrays[:1])
+    return _numbered_set(f"npy {split}", path, len(rows), rows)
+
+
+def _numbered_set(name: str, path: Path, n: int, read: Callable[[Array], Array]) -> PictureSet:
+    if not n:
+        raise UserError(f"{path}: holds no pictures")
+    return PictureSet(name=name, keys=NumberedKeys(range(n)), read=read)
+
+
+def _read_npy(path: Path, shape: tuple[int, int, int]) -> Array:
+    """Memory-map pictures (N, H, W, C), a grey axis added where it is missing."""
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"{path}: not a numpy array file ({error})") from error
+    if not isinstance(array, np.ndarray):
+        raise UserError(f"{path}: not a .npy file; an .npz belongs to dataset_source 'imagenet'")
+    pictures = array[..., None] if array.ndim == 3 else array
+    if pictures.dtype != np.uint8 or pictures.ndim != 4 or pictures.shape[1:] != shape:
+        H, W, C = shape
+        raise UserError(
+            f"{path}: holds {array.dtype} {array.shape}; [data] target_res and channels ask for "
+            f"uint8 (N, {H}, {W}, {C})"
+        )
+    return pictures
+
+
+def _read_npz_data(path: Path) -> Array:
+    """Array 'data' of an npz: memory-mapped if it is stored, read into memory if it is compressed."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            member = archive.getinfo("data.npy")
+            if member.compress_type == zipfile.ZIP_STORED:
+                return _map_stored_member(path, member)
+        with np.load(path, allow_pickle=False) as arrays:
+            return np.asarray(arrays["data"])
+    except KeyError as error:
+        raise UserError(f"{path}: has no array 'data'; expected a part of downsampled ImageNet") from error
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path}: not a numpy archive ({error}); fetch the file again") from error
+
+
+def _map_stored_member(path: Path, member: zipfile.ZipInfo) -> Array:
+    with path.open("rb") as stream:
+        stream.seek(member.header_offset)
+        header = stream.read(_LOCAL_HEADER)
+        name_length, extra_length = (int.from_bytes(header[at : at + 2], "little") for at in (26, 28))
+        stream.seek(name_length + extra_length, 1)
+        version = np.lib.format.read_magic(stream)
+        read_header = {
+            (1, 0): np.lib.format.read_array_header_1_0,
+            (2, 0): np.lib.format.read_array_header_2_0,
+        }.get(version)
+        if read_header is None:
+            raise ValueError(f"unsupported numpy format version {version}")
+        shape, fortran_order, dtype = read_header(stream)
+        if dtype.hasobject:
+            raise ValueError("'data' holds Python objects, which are never read")
+        if not prod(shape):
+            return np.empty(shape, dtype)  # nothing to map
+        return np.memmap(
+            path, dtype, mode="r", offset=stream.tell(), shape=shape, order="F" if fortran_order else "C"
+        )

@@ -1,0 +1,120 @@
+"""Captions of pictures, from a text file, JSON lines or webdataset tar files."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dioscuri.data.webdataset import Example, examples
+from dioscuri.errors import UserError
+
+MEMBERS = ("text", "txt", "caption")
+SCORES = ("aesthetic", "AESTHETIC_SCORE", "aesthetic_score_laion_v2")
+"""Names that data sets give the aesthetic score."""
+N_MICRO = 5
+
+
+@dataclass(frozen=True)
+class Caption:
+    """A text and, where they are known, the five numbers of micro-conditioning: original width and height,
+    crop's top and left, aesthetic score (SDXL, Podell et al. 2023, section 2.2)."""
+
+    text: str
+    micro: tuple[float, ...] | None = None
+
+
+def read_captions(path: Path, resolution: int = 0) -> dict[str, Caption]:
+    """Captions by the key of their picture; a `UserError` names what is wrong.
+
+    `path` is a text file with a caption a line, whose keys are the numbers of the lines from 0; a `.jsonl`
+    file with `key`, `caption` and perhaps `micro` a line; a tar file; or a folder of tar files. In these a
+    picture without a text has the `caption`, or the first of the `annotations` (COCO), of its `json`. With
+    the side of the pictures, `resolution`, that also tells the micro-conditioning, if it has all of it:
+    pictures are resized to the side and cropped in the middle.
+    """
+    if path.is_dir():
+        tars = sorted(path.glob("*.tar"))
+        if not tars:
+            raise UserError(f"captions: folder {path} holds no tar file")
+        return {key: caption for tar in tars for key, caption in _of_tar(tar, resolution).items()}
+    try:
+        if path.suffix == ".tar":
+            return _of_tar(path, resolution)
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"captions {path} cannot be read ({error}): give UTF-8 text or tar files") from error
+    if path.suffix != ".jsonl":
+        return {str(number): Caption(line.strip()) for number, line in enumerate(lines)}
+    captions: dict[str, Caption] = {}
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            key, caption = _of_line(line, f"captions {path}, line {number}")
+            captions[key] = caption
+    return captions
+
+
+def _of_line(line: str, where: str) -> tuple[str, Caption]:
+    try:
+        found: Any = json.loads(line)
+    except ValueError as error:
+        raise UserError(f"{where}: no JSON ({error})") from error
+    found = found if isinstance(found, dict) else {}
+    key, text, micro = (found.get(name) for name in ("key", "caption", "micro"))
+    if not isinstance(key, str) or not isinstance(text, str):
+        raise UserError(f'{where}: needs a text "key" and a text "caption"')
+    if micro is None:
+        return key, Caption(text)
+    if not isinstance(micro, list) or len(micro) != N_MICRO or not all(map(_is_number, micro)):
+        raise UserError(f'{where}: "micro" must be {N_MICRO} numbers: width, height, top, left, score')
+    return key, Caption(text, tuple(map(float, micro)))
+
+
+def _of_tar(tar: Path, resolution: int) -> dict[str, Caption]:
+    captions: dict[str, Caption] = {}
+    for example in examples(tar):
+        where = f"{tar}: the caption of '{example.key}'"
+        told = _told(example, where)
+        text = _text_of(example, told, where)
+        if text is not None:
+            captions[example.key] = Caption(text, _micro(told, resolution))
+    return captions
+
+
+def _told(example: Example, where: str) -> dict[str, Any]:
+    """What the `json` of an example tells."""
+    member = example.member(("json",))
+    try:
+        found = json.loads(member.read()) if member else {}
+        if isinstance(found, dict) and isinstance(found.get("annotations"), str):
+            found["annotations"] = json.loads(found["annotations"])
+    except ValueError as error:
+        raise UserError(f"{where}: its json is damaged ({error})") from error
+    return found if isinstance(found, dict) else {}
+
+
+def _text_of(example: Example, told: dict[str, Any], where: str) -> str | None:
+    if member := example.member(MEMBERS):
+        try:
+            return member.read().decode().strip()
+        except UnicodeDecodeError as error:
+            raise UserError(f"{where} is no UTF-8 text") from error
+    notes = told.get("annotations")
+    first = notes[0] if isinstance(notes, list) and notes and isinstance(notes[0], dict) else {}
+    text = told.get("caption", first.get("caption"))
+    return text.strip() if isinstance(text, str) else None
+
+
+def _micro(told: dict[str, Any], resolution: int) -> tuple[float, ...] | None:
+    """Width and height, crop's top and left behind resizing, score; None unless all are known."""
+    score = next((told[name] for name in SCORES if name in told), None)
+    size = (told.get("original_width"), told.get("original_height"))
+    numbers = [float(value) for value in (*size, score) if isinstance(value, int | float)]
+    if not resolution or len(numbers) < 3 or min(numbers[:2]) < 1:
+        return None
+    factor = resolution / min(numbers[:2])
+    left, top = (float((round(side * factor) - resolution) // 2) for side in numbers[:2])
+    return numbers[0], numbers[1], top, left, numbers[2]
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -1,0 +1,145 @@
+"""Image files decoded when they are read: flat folders (celebA, celebAHQ, ffhq, custom) and patterns (glob).
+
+Every file with an image suffix is a picture, in the order of the names; hidden files are ignored and other
+files are left out with a note. All pictures are checked when the folder is opened (`image_files.check`).
+Unreadable ones are named and counted; they stop the run, or, with `data.skip_corrupt`, are left out with a
+note. A picture whose damage shows only when it is decoded stops the run too; with `skip_corrupt` the next
+readable one stands in for it.
+"""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from dioscuri.data import image_files
+from dioscuri.data.crops import decode_cropped
+from dioscuri.data.descriptors import describe
+from dioscuri.data.options import PATH_OPTIONS, Options, Split, data_path, matching_files, picture_shape
+from dioscuri.data.picture_set import PictureSet
+from dioscuri.data.reader import Reader
+from dioscuri.errors import UserError
+
+Decode = Callable[[Path, int, int], np.ndarray]
+"""From a file, a side and a number of channels to a picture; `Refused` where it is none."""
+
+_NAMED = 5  # files that a message lists
+
+
+def open_folder(options: Options, split: Split) -> PictureSet:
+    """Open the folder of a split; a `UserError` tells why it cannot be used."""
+    _check_channels(options)
+    folder = data_path(options.data, split)
+    paths, others = _list(folder, PATH_OPTIONS[split])
+    notes = [f"{folder}: left out {_count(others, 'file')} without an image suffix"] if others else []
+    return _open(options, split, folder, paths, image_files.decode, notes)
+
+
+def open_glob(options: Options, split: Split) -> PictureSet:
+    """Open the image files that fit a split's pattern, such as 'photos/**/*.jpg', or lie in its folder.
+
+    Of a picture the largest square in the middle is taken (`crops`). A `UserError` tells why they cannot be
+    used.
+    """
+    _check_channels(options)
+    paths = matching_files(options.data, split, tuple(sorted(image_files.SUFFIXES)))
+    decode = partial(decode_cropped, legacy=options.data.legacy_crop)
+    return _open(options, split, Path(os.path.commonpath([path.parent for path in paths])), paths, decode, [])
+
+
+def _check_channels(options: Options) -> None:
+    C = picture_shape(options.data, describe(options.data.dataset_source))[2]
+    if C not in (1, 3):
+        raise UserError(
+            f"[data] channels is {C}; image files give 1 (grey) or 3 (RGB), other pictures come as 'npy'"
+        )
+
+
+def _open(
+    options: Options, split: Split, folder: Path, paths: list[Path], decode: Decode, notes: list[str]
+) -> PictureSet:
+    """The pictures at `paths` inside a folder, those that cannot be used named or left out."""
+    data = options.data
+    H, _, C = picture_shape(data, describe(data.dataset_source))
+    pool = ThreadPoolExecutor(min(options.run.num_cpus, os.cpu_count() or 1), thread_name_prefix="decode")
+    reasons = {path: reason for path, reason in zip(paths, pool.map(refusal, paths), strict=True) if reason}
+    good, left_out = usable(paths, reasons, folder, options, split, "picture")
+    reader = Reader(
+        [str(path) for path in good],
+        lambda index: decode(good[index], H, C),
+        (H, H, C),
+        pool,
+        skip_corrupt=data.skip_corrupt,
+    )
+    return PictureSet(
+        name=f"{folder.name} ({split})",
+        keys=tuple(str(path.relative_to(folder)) for path in good),
+        read=reader,
+        notes=(*notes, *left_out),
+        unreadable=reader.unreadable,
+    )
+
+
+def usable(
+    paths: Sequence[Path],
+    reasons: Mapping[Path, str],
+    folder: Path,
+    options: Options,
+    split: Split,
+    noun: str,
+) -> tuple[list[Path], tuple[str, ...]]:
+    """The paths inside a split's folder that are not refused for a reason; and notes of those left out.
+
+    A `UserError` names the refused ones, but with `data.skip_corrupt` only where nothing is left.
+    """
+    data, option = options.data, PATH_OPTIONS[split]
+    notes: tuple[str, ...] = ()
+    if reasons:
+        named = _count([f"{path.relative_to(folder)}: {reason}" for path, reason in reasons.items()], noun)
+        if not data.skip_corrupt:
+            raise UserError(
+                f"[data] {option} '{folder}': cannot use {named} out of {len(paths)}; mend or "
+                "remove them, or set data.skip_corrupt=True"
+            )
+        notes = (f"{folder}: left out {named} out of {len(paths)}",)
+    good = [path for path in paths if path not in reasons]
+    if not good:
+        raise UserError(f"[data] {option} '{folder}': none of its {len(paths)} {noun}s can be used")
+    return good, notes
+
+
+def _list(folder: Path, option: str) -> tuple[list[Path], list[str]]:
+    """Image files sorted by name, and the names of other files that are not hidden."""
+    if not folder.is_dir():
+        raise UserError(f"[data] {option} '{folder}' is not a folder of pictures")
+    entries = sorted(
+        (path for path in folder.iterdir() if not path.name.startswith(".")), key=lambda path: path.name
+    )
+    entries_of_files = [path for path in entries if path.is_file()]
+    paths = [path for path in entries_of_files if path.suffix.lower() in image_files.SUFFIXES]
+    if not paths:
+        nested = (
+            "; pictures must lie directly in it, not in folders inside"
+            if len(entries_of_files) < len(entries)
+            else ""
+        )
+        raise UserError(f"[data] {option} '{folder}' holds no pictures{nested}")
+    return paths, [path.name for path in entries_of_files if path.suffix.lower() not in image_files.SUFFIXES]
+
+
+def _count(items: Sequence[str], noun: str) -> str:
+    """E.g. `3 pictures (a.png: truncated, b.png: not an image, c.png: not an image)`."""
+    shown = ", ".join(items[:_NAMED]) + (f" and {len(items) - _NAMED} more" if len(items) > _NAMED else "")
+    return f"{len(items)} {noun}{'' if len(items) == 1 else 's'} ({shown})"
+
+
+def refusal(path: Path) -> str:
+    """Why a picture cannot be used; empty: it can."""
+    try:
+        image_files.check(path)
+    except image_files.Refused as refused:
+        return str(refused)
+    return ""

@@ -1,0 +1,70 @@
+"""Pictures that are decoded when they are read."""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from math import prod
+
+import numpy as np
+
+from dioscuri.data.image_files import Refused
+from dioscuri.errors import UserError
+
+Array = np.ndarray
+
+_KEPT_BYTES = 2**30  # decoded pictures of a set up to this size stay in memory
+
+
+class Reader:
+    """Decodes the pictures of a batch in parallel threads; keeps them where all fit into memory.
+
+    `decode(index)` gives a picture uint8 (H, W, C) of `shape`, or raises `Refused`; `names` are for messages.
+    With `skip_corrupt` the next readable picture stands in for one that is refused, which `unreadable` then
+    holds with the reason.
+    """
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        decode: Callable[[int], Array],
+        shape: tuple[int, int, int],
+        pool: ThreadPoolExecutor,
+        *,
+        skip_corrupt: bool,
+    ) -> None:
+        self.names, self.decode, self.shape, self.pool = names, decode, shape, pool
+        self.skip_corrupt = skip_corrupt
+        self.unreadable: dict[int, str] = {}
+        keeps = len(names) * prod(shape) <= _KEPT_BYTES
+        self.kept = np.empty((len(names), *shape), np.uint8) if keeps else None
+        self.is_kept = np.zeros(len(names), bool)
+
+    def __call__(self, indices: Array) -> Array:
+        """Pictures at `indices` (B,) as a new array (B, H, W, C)."""
+        if self.kept is None:
+            return self._decode_all(indices)
+        missing = np.unique(indices[~self.is_kept[indices]])
+        self.kept[missing] = self._decode_all(missing)
+        self.is_kept[missing] = True
+        pictures: Array = self.kept[indices]
+        return pictures
+
+    def _decode_all(self, indices: Array) -> Array:
+        pictures = np.empty((len(indices), *self.shape), np.uint8)
+        for row, picture in enumerate(self.pool.map(self._decode, indices.tolist())):
+            pictures[row] = picture
+        return pictures
+
+    def _decode(self, index: int) -> Array:
+        for offset in range(len(self.names)):
+            number = (index + offset) % len(self.names)
+            if number in self.unreadable:
+                continue
+            try:
+                return self.decode(number)
+            except Refused as refused:
+                if not self.skip_corrupt:
+                    raise UserError(
+                        f"{self.names[number]}: {refused}; mend or remove it, or set data.skip_corrupt=True"
+                    ) from refused
+                self.unreadable[number] = str(refused)
+        raise UserError(f"{self.names[0]} and all that follow: none of the pictures can be read")

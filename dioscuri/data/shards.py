@@ -1,0 +1,240 @@
+"""Shards: arrays of many examples in files of equal size, written so that an interrupted writer goes on.
+
+A folder holds `index.json` and, for every shard, `<array>-00000.npy` (N, ...) of each array and
+`keys-00000.json`, the stable names of its N examples. The index has `header`, what the arrays depend on;
+`shards`, the number of examples of each; and `complete`. Every file is written beside and renamed, and the
+index after every shard.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dioscuri.errors import UserError
+from dioscuri.files import read_json, replacing, write_json
+
+Array = np.ndarray
+Specs = Mapping[str, tuple[tuple[int, ...], str]]
+"""Shape of an example's array and its dtype, by name."""
+
+FORMAT = 1
+INDEX = "index.json"
+SHARD_SIZE = 8192
+_OPEN_SHARDS = 512  # files mapped at once, below the usual limit of a process
+_AGAIN = "remove the folder and write it anew"
+
+
+class ShardWriter:
+    """Adds arrays to a folder in the order of their keys, after those that an earlier process left there
+    under the same header. `what` names the set in messages.
+
+    `header` is JSON-like; the writer adds the number of examples, the size of a shard and the arrays. A
+    `UserError` where the folder holds a set with another header.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        header: Mapping[str, Any],
+        keys: Sequence[str],
+        arrays: Specs,
+        *,
+        what: str,
+        shard_size: int = SHARD_SIZE,
+    ) -> None:
+        self._folder, self._keys, self._what = folder, keys, what
+        self._held: dict[str, list[Array]] = {name: [] for name in arrays}
+        own = {"format": FORMAT, "n_examples": len(keys), "shard_size": shard_size, "arrays": arrays}
+        self.header: dict[str, Any] = json.loads(json.dumps({**header, **own}))
+        self._shards: list[int] = self._found()
+
+    @property
+    def n_examples(self) -> int:
+        """Examples in the shards so far: the caller goes on with the one of this index."""
+        return sum(self._shards)
+
+    def add(self, arrays: Mapping[str, Array]) -> None:
+        """Take the arrays (B, ...) of the next B examples; a shard is written as soon as it is full."""
+        for name, (shape, _) in self.header["arrays"].items():
+            if list(arrays[name].shape[1:]) != shape:
+                raise ValueError(f"{name} are {arrays[name].shape[1:]}, the header says {tuple(shape)}")
+            self._held[name].append(np.asarray(arrays[name]))
+        size = self.header["shard_size"]
+        while self._n_held() >= size:
+            self._write(size)
+
+    def finish(self) -> None:
+        """Write what is left and mark the set complete."""
+        if rest := self._n_held():
+            self._write(rest)
+        if self.n_examples != len(self._keys):
+            raise ValueError(f"{self.n_examples} of {len(self._keys)} examples have {self._what}")
+        self._write_index(complete=True)
+
+    def _n_held(self) -> int:
+        return sum(map(len, next(iter(self._held.values()))))
+
+    def _found(self) -> list[int]:
+        """Sizes of the shards that an earlier process left."""
+        if not (self._folder / INDEX).exists():
+            return []
+        index = _read_index(self._folder, self._what)
+        if index["header"] != self.header:
+            names = self.header | index["header"]
+            differing = [name for name in names if self.header.get(name) != index["header"].get(name)]
+            raise UserError(
+                f"{self._what} {self._folder} were made otherwise ({', '.join(differing)}): remove the "
+                "folder, or give another one"
+            )
+        sizes: list[int] = []
+        for number, size in enumerate(index["shards"]):
+            if not self._is_whole(number, size):
+                break
+            sizes.append(size)
+        return sizes
+
+    def _is_whole(self, number: int, size: int) -> bool:
+        """Whether all files of a shard are there as they were written."""
+        if not _path(self._folder, "keys", number).exists():
+            return False
+        for name, (shape, dtype) in self.header["arrays"].items():
+            try:
+                array = np.load(_path(self._folder, name, number), mmap_mode="r", allow_pickle=False)
+            except (OSError, ValueError, EOFError):
+                return False
+            if array.shape != (size, *shape) or array.dtype != dtype:
+                return False
+        return True
+
+    def _write(self, size: int) -> None:
+        number, first = len(self._shards), self.n_examples
+        for name, (_, dtype) in self.header["arrays"].items():
+            held = np.concatenate(self._held[name])
+            self._held[name] = [held[size:]]
+            path = _path(self._folder, name, number)
+            with replacing(path) as beside, beside.open("wb") as file:
+                np.save(file, held[:size].astype(dtype))
+        write_json(_path(self._folder, "keys", number), list(self._keys[first : first + size]))
+        self._shards.append(size)
+        self._write_index(complete=False)
+
+    def _write_index(self, *, complete: bool) -> None:
+        content = {"header": self.header, "complete": complete, "shards": self._shards}
+        write_json(self._folder / INDEX, content)
+
+
+class Shards:
+    """A complete folder of shards, whose files are mapped when they are needed."""
+
+    def __init__(self, folder: Path, what: str) -> None:
+        index = _read_index(folder, what)
+        self.folder, self.what, self.sizes = folder, what, index["shards"]
+        self.header: dict[str, Any] = index["header"]
+        if not index["complete"] or sum(self.sizes) != self.header["n_examples"]:
+            raise UserError(f"{what} {folder} are unfinished: run the same command again to go on")
+        self.starts = np.cumsum([0, *self.sizes])
+        self.keys = Keys(folder, what, self.sizes)
+        self._load = lru_cache(maxsize=_OPEN_SHARDS)(self._load_array)
+        # All now: what is damaged is told before anything is begun.
+        for name in self.header["arrays"]:
+            for number in range(len(self.sizes)):
+                self._load(name, number)
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    def read(self, name: str, indices: Array) -> Array:
+        """Rows of an array at `indices` (B,) as a new array (B, ...)."""
+        shape, dtype = self.header["arrays"][name]
+        rows = np.empty((len(indices), *shape), dtype)
+        shard = np.searchsorted(self.starts, indices, side="right") - 1
+        for number in np.unique(shard):
+            here = shard == number
+            rows[here] = self._load(name, int(number))[indices[here] - self.starts[number]]
+        return rows
+
+    def _load_array(self, name: str, number: int) -> Array:
+        path, (shape, dtype) = _path(self.folder, name, number), self.header["arrays"][name]
+        expected = (self.sizes[number], *shape)
+        try:
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise UserError(f"{self.what} {path} cannot be read ({error}): {_AGAIN}") from error
+        if not isinstance(array, np.ndarray):
+            raise UserError(f"{self.what} {path} are no .npy file: {_AGAIN}")
+        if array.dtype != dtype or array.shape != expected:
+            raise UserError(
+                f"{self.what} {path} are {array.dtype} {array.shape}, not {dtype} {expected}: {_AGAIN}"
+            )
+        return array
+
+
+class Keys(Sequence[str]):
+    """Stable names of the examples, read shard by shard when asked for."""
+
+    def __init__(self, folder: Path, what: str, sizes: Sequence[int]) -> None:
+        self.starts = np.cumsum([0, *sizes])
+        self.load = lru_cache(maxsize=2)(lambda number: _read_keys(folder, what, number, sizes[number]))
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        position = range(len(self))[index]
+        number = int(np.searchsorted(self.starts, position, side="right")) - 1
+        return self.load(number)[position - int(self.starts[number])]
+
+
+def _path(folder: Path, name: str, number: int) -> Path:
+    return folder / f"{name}-{number:05d}{'.json' if name == 'keys' else '.npy'}"
+
+
+def _read_keys(folder: Path, what: str, number: int, size: int) -> list[str]:
+    path = _path(folder, "keys", number)
+    keys = read_json(path, "keys")
+    if not isinstance(keys, list) or len(keys) != size or not all(isinstance(key, str) for key in keys):
+        raise UserError(f"keys {path} of {what} are no list of {size} names: {_AGAIN}")
+    return keys
+
+
+def _read_index(folder: Path, what: str) -> dict[str, Any]:
+    path = folder / INDEX
+    index: Any = read_json(path, what)
+    if not _is_index(index):
+        raise UserError(f"{what}: {path} is no index of {what}: {_AGAIN}")
+    found = index["header"]["format"]
+    if found != FORMAT:
+        raise UserError(f"{what} {folder} are of format {found!r}, this program reads {FORMAT}")
+    result: dict[str, Any] = index
+    return result
+
+
+def _is_index(index: Any) -> bool:
+    parts = {"header": dict, "complete": bool, "shards": list}
+    if not isinstance(index, dict) or any(not isinstance(index.get(n), kind) for n, kind in parts.items()):
+        return False
+    header = index["header"]
+    numbers = ("format", "n_examples", "shard_size")
+    arrays = header.get("arrays")
+    return (
+        all(isinstance(header.get(name), int) for name in numbers)
+        and all(_positive(size) for size in index["shards"])
+        and isinstance(arrays, dict)
+        and all(_is_spec(spec) for spec in arrays.values())
+    )
+
+
+def _is_spec(spec: Any) -> bool:
+    if not isinstance(spec, list) or len(spec) != 2 or not isinstance(spec[0], list):
+        return False
+    return all(_positive(side) for side in spec[0]) and spec[1] in np.sctypeDict and spec[1] != "object"
+
+
+def _positive(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0

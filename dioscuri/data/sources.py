@@ -1,0 +1,90 @@
+"""Every data source by its name: which function opens a split of it."""
+
+from collections.abc import Callable
+from functools import cached_property
+
+from dioscuri.data.arrays import open_imagenet, open_npy
+from dioscuri.data.characters import open_text
+from dioscuri.data.cifar10 import open_cifar10
+from dioscuri.data.clips import open_frames
+from dioscuri.data.descriptors import describe
+from dioscuri.data.embedded import open_digits, open_film, open_photos
+from dioscuri.data.folders import open_folder, open_glob
+from dioscuri.data.mnist import open_mnist, open_mnist10k
+from dioscuri.data.options import PATH_OPTIONS, Options, Split, check_options, data_path
+from dioscuri.data.picture_set import PictureSet
+from dioscuri.data.sounds import open_sounds
+from dioscuri.data.tfrecords import open_tfrecords
+from dioscuri.data.tokens import TokenSet, open_tokens
+from dioscuri.data.webdataset import open_webdataset
+from dioscuri.errors import UserError
+
+Examples = PictureSet | TokenSet
+
+
+def open_token_split(options: Options, split: Split) -> TokenSet:
+    """Open the token shards of a split."""
+    return open_tokens(data_path(options.data, split))
+
+
+OPENERS: dict[str, Callable[[Options, Split], Examples]] = {
+    "digits": open_digits,
+    "photos": open_photos,
+    "binarized_mnist": open_mnist,
+    "mnist10k": open_mnist10k,
+    "mnist_grey": open_mnist,
+    "mnist10k_grey": open_mnist10k,
+    "cifar-10": open_cifar10,
+    "imagenet": open_imagenet,
+    "celebA": open_folder,
+    "celebAHQ": open_folder,
+    "ffhq": open_folder,
+    "custom": open_folder,
+    "npy": open_npy,
+    "webdataset": open_webdataset,
+    "tfrecords": open_tfrecords,
+    "glob": open_glob,
+    "wav": open_sounds,
+    "frames": open_frames,
+    "film": open_film,
+    "tokens": open_token_split,
+    "text": open_text,
+}
+"""The same names as in `descriptors.DESCRIPTORS`."""
+
+
+class DataSets:
+    """The three splits of a source, each opened on first use; a `UserError` says why one cannot be."""
+
+    def __init__(self, options: Options) -> None:
+        self._options = options
+        self._open = OPENERS[options.data.dataset_source]
+
+    @cached_property
+    def train(self) -> Examples:
+        return self._split("train")
+
+    @cached_property
+    def validation(self) -> Examples:
+        return self._split("validation")
+
+    @cached_property
+    def test(self) -> Examples:
+        return self._split("test")
+
+    def _split(self, split: Split) -> Examples:
+        examples, data = self._open(self._options, split), self._options.data
+        if data.labels and examples.labels is None:
+            raise UserError(
+                f"[data] labels is True, but the {split} pictures of '{data.dataset_source}' "
+                f"({PATH_OPTIONS[split]}) have none: set it to False"
+            )
+        return examples
+
+
+def open_datasets(options: Options) -> DataSets:
+    """Return the splits of `data.dataset_source`, which must fit `data.target_res` and `data.channels`
+    (`UserError`).
+    """
+    check_options(options.data, describe(options.data.dataset_source))
+    return DataSets(options)

@@ -1,0 +1,116 @@
+"""Encoded captions or prompts: what a text encoder made of them, in shards that both twins read.
+
+A folder of shards (`dioscuri.data.shards`) with the arrays `text` (N, S, E), the encoder's states,
+`text_mask` (N, S), where there are real tokens, and as it fits the model `pooled` (N, P), a pooled state, and
+`micro` (N, 5), original width and height, crop's top and left, aesthetic score; beside them
+`null.safetensors`, the same arrays (1, ...) of an empty text, but `micro`.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from dioscuri.data.shards import Shards, ShardWriter
+from dioscuri.errors import UserError
+from dioscuri.files import replacing
+
+Array = np.ndarray
+
+WHAT = "texts"
+NULL = "null.safetensors"
+RANKS = {"text": 2, "text_mask": 1, "pooled": 1, "micro": 1}
+SHARD_SIZE = 1024  # 77 states of 768 halves each: 120 MB
+
+
+class TextSet:
+    """Arrays of N texts, read only when `gather` asks for them."""
+
+    def __init__(self, shards: Shards, null: Mapping[str, Array]) -> None:
+        self._shards, self.null = shards, null
+        self.keys: Sequence[str] = shards.keys
+        self.shapes: dict[str, tuple[int, ...]] = {
+            name: tuple(shape) for name, (shape, _) in shards.header["arrays"].items()
+        }
+
+    def __len__(self) -> int:
+        return len(self._shards)
+
+    def gather(self, indices: Sequence[int] | Array) -> dict[str, Array]:
+        """Arrays (B, ...) at `indices` (B,): float32, the mask bool."""
+        wanted = np.asarray(indices, np.int64)
+        return {name: _plain(name, self._shards.read(name, wanted)) for name in self.shapes}
+
+
+class TextWriter:
+    """Adds arrays of texts to a folder in the order of their keys, after those that an earlier process left.
+
+    `header` is JSON-like and names the encoder; `null` holds the arrays (1, ...) of an empty text, and with
+    them the shapes of all.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        header: Mapping[str, Any],
+        keys: Sequence[str],
+        null: Mapping[str, Array],
+        *,
+        micro: bool = False,
+        shard_size: int = SHARD_SIZE,
+    ) -> None:
+        arrays = {name: (array.shape[1:], _stored(name)) for name, array in null.items()}
+        arrays |= {"micro": ((5,), "float32")} if micro else {}
+        self._writer = ShardWriter(folder, header, keys, arrays, what=WHAT, shard_size=shard_size)
+        with replacing(folder / NULL) as beside:
+            save_file({name: array.astype(_stored(name)) for name, array in null.items()}, beside)
+
+    @property
+    def n_texts(self) -> int:
+        """Texts in the shards so far: the caller goes on with the one of this index."""
+        return self._writer.n_examples
+
+    def add(self, arrays: Mapping[str, Array]) -> None:
+        """Take the arrays (B, ...) of the next B texts."""
+        self._writer.add(arrays)
+
+    def finish(self) -> None:
+        """Write what is left and mark the set complete."""
+        self._writer.finish()
+
+
+def open_texts(folder: Path) -> TextSet:
+    """Open a complete folder; a `UserError` where it is missing, foreign, unfinished or damaged."""
+    if not folder.is_dir():
+        raise UserError(f"texts {folder} do not exist: encode captions with data_scripts/encode_text.py")
+    shards = Shards(folder, WHAT)
+    specs = shards.header["arrays"]
+    if "text" not in specs or any(len(shape) != RANKS.get(name) for name, (shape, _) in specs.items()):
+        raise UserError(f"texts: {folder} holds {', '.join(specs)}, not encoded texts")
+    null = read_null(folder / NULL)
+    expected = {name: (1, *shape) for name, (shape, _) in specs.items() if name != "micro"}
+    if {name: array.shape for name, array in null.items()} != expected:
+        raise UserError(f"texts {folder / NULL} does not fit the shards beside it: encode the captions again")
+    return TextSet(shards, null)
+
+
+def read_null(path: Path) -> dict[str, Array]:
+    """Arrays (1, ...) of an empty text; a `UserError` where the file is missing or damaged."""
+    try:
+        return {name: _plain(name, array) for name, array in load_file(path).items()}
+    except (OSError, SafetensorError) as error:
+        raise UserError(
+            f"texts {path} cannot be read ({error}): encode the captions with data_scripts/encode_text.py"
+        ) from error
+
+
+def _stored(name: str) -> str:
+    """Dtype in the files: half precision holds what encoders give."""
+    return {"text_mask": "bool", "micro": "float32"}.get(name, "float16")
+
+
+def _plain(name: str, array: Array) -> Array:
+    return array.astype(bool if name == "text_mask" else np.float32)

@@ -1,0 +1,147 @@
+"""Token shards: pictures as an image tokenizer sees them, in files that a prior is trained on.
+
+A folder of shards (`dioscuri.data.shards`) with the arrays `tokens` uint16 or uint32 (N, h, w) and, where the
+pictures have labels, `labels` int32 (N,). A folder `texts` inside holds what a text encoder made of the
+pictures' captions, where they have any (`dioscuri.data.texts`).
+"""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dioscuri.data.shards import SHARD_SIZE, Shards, ShardWriter
+from dioscuri.data.texts import TextSet, open_texts
+from dioscuri.errors import UserError
+
+Array = np.ndarray
+
+WHAT = "tokens"
+TEXTS = "texts"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenSet:
+    """Tokens (N, h, w) of pictures, each in [0, codebook_size), read only when `gather` asks for them.
+
+    `header` is the index's own: `tokenizer` names what made the tokens, with the `sha256` of its weights.
+    `labels` is int32 (N,) or None, `texts` holds the pictures' encoded captions. All pictures could be read.
+    """
+
+    name: str
+    grid: tuple[int, int]
+    codebook_size: int
+    header: Mapping[str, Any]
+    keys: Sequence[str]
+    labels: Array | None
+    texts: TextSet | None
+    read: Callable[[Array], Array]
+    notes: tuple[str, ...] = ()
+    unreadable: Collection[int] = ()
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def gather(self, indices: Sequence[int] | Array) -> Array:
+        """Return a new int32 array (B, h, w) of the tokens at `indices` (B,), each in [0, N).
+
+        Raises IndexError for an index outside and a `UserError` for tokens that are no codes.
+        """
+        wanted = np.asarray(indices, dtype=np.int64)
+        if wanted.size and not (wanted.min() >= 0 and wanted.max() < len(self)):
+            raise IndexError(f"picture index outside 0..{len(self) - 1} of {self.name}")
+        tokens = self.read(wanted)
+        if tokens.size and tokens.max() >= self.codebook_size:
+            raise UserError(
+                f"tokens {self.name}: {int(tokens.max())} is no code of 0..{self.codebook_size - 1}: remove "
+                "the folder and encode the pictures again"
+            )
+        return tokens.astype(np.int32)
+
+
+class TokenWriter:
+    """Adds pictures' tokens to a folder in the order of their keys, after those that an earlier process left
+    there under the same header.
+
+    `header` is JSON-like and says what the tokens depend on: `grid` [h, w], `codebook_size`, `tokenizer`,
+    whatever else the caller adds. A `UserError` where the folder holds tokens of another header.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        header: Mapping[str, Any],
+        keys: Sequence[str],
+        labels: Array | None = None,
+        *,
+        shard_size: int = SHARD_SIZE,
+    ) -> None:
+        self._labels, self._codes = labels, header["codebook_size"]
+        arrays: dict[str, tuple[tuple[int, ...], str]] = {
+            "tokens": (tuple(header["grid"]), _dtype(self._codes))
+        }
+        if labels is not None:
+            arrays["labels"] = ((), "int32")
+        self._writer = ShardWriter(folder, header, keys, arrays, what=WHAT, shard_size=shard_size)
+        self._taken = self._writer.n_examples
+
+    @property
+    def n_pictures(self) -> int:
+        """Pictures in the shards so far: the caller goes on with the one of this index."""
+        return self._writer.n_examples
+
+    def add(self, tokens: Array) -> None:
+        """Take the tokens (B, h, w) of the next B pictures; a shard is written as soon as it is full."""
+        if len(tokens) and (tokens.min() < 0 or tokens.max() >= self._codes):
+            raise ValueError(
+                f"tokens reach from {tokens.min()} to {tokens.max()}, codes from 0 to {self._codes - 1}"
+            )
+        chosen = slice(self._taken, self._taken + len(tokens))
+        labels = {} if self._labels is None else {"labels": np.asarray(self._labels[chosen])}
+        self._writer.add({"tokens": tokens, **labels})
+        self._taken += len(tokens)
+
+    def finish(self) -> None:
+        """Write what is left and mark the set complete."""
+        self._writer.finish()
+
+
+def open_tokens(folder: Path) -> TokenSet:
+    """Open a complete folder of shards; a `UserError` where it is missing, foreign, unfinished or damaged."""
+    if not folder.is_dir():
+        raise UserError(
+            f"tokens {folder} do not exist: encode pictures with a tokenizer's run, "
+            "synthesis.synthesis_mode=encoding"
+        )
+    shards = Shards(folder, WHAT)
+    header, specs = shards.header, shards.header["arrays"]
+    grid: Any = header.get("grid")
+    codes: Any = header.get("codebook_size")
+    if not isinstance(codes, int) or specs.get("tokens") != [grid, _dtype(codes)] or len(grid) != 2:
+        raise UserError(f"tokens: {folder} holds no tokens of a grid: encode the pictures again")
+    labels = shards.read("labels", np.arange(len(shards))) if "labels" in specs else None
+    texts = open_texts(folder / TEXTS) if (folder / TEXTS).is_dir() else None
+    if texts is not None and not _same_keys(shards.keys, texts.keys):
+        raise UserError(f"texts {folder / TEXTS} are not of the same pictures: encode the captions again")
+    return TokenSet(
+        name=str(folder),
+        grid=(grid[0], grid[1]),
+        codebook_size=codes,
+        header=header,
+        keys=shards.keys,
+        labels=labels,
+        texts=texts,
+        read=lambda indices: shards.read("tokens", indices),
+    )
+
+
+def _same_keys(first: Sequence[str], second: Sequence[str]) -> bool:
+    """Whether two sets have the same number of examples and, as far as a few tell, the same ones."""
+    looked = np.linspace(0, len(first) - 1, min(len(first), 16)).astype(int)
+    return len(first) == len(second) and all(first[int(i)] == second[int(i)] for i in looked)
+
+
+def _dtype(codebook_size: int) -> str:
+    return "uint16" if codebook_size <= 2**16 else "uint32"

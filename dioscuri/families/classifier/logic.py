@@ -1,0 +1,180 @@
+"""Host logic of classifiers: their numbers, validation, report and the features they give."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from math import ceil, prod
+from pathlib import Path
+
+import numpy as np
+
+from dioscuri import schedules
+from dioscuri.checkpoint.store import Checkpoint
+from dioscuri.context import Context
+from dioscuri.contract import OnBatch, Shown, Validation
+from dioscuri.data import Examples, pipeline
+from dioscuri.data.descriptors import describe
+from dioscuri.engine import Array, Batch
+from dioscuri.errors import UserError
+from dioscuri.families.classifier import plan as classifier
+from dioscuri.families.classifier.options import HParams
+from dioscuri.files import replacing, write_json
+from dioscuri.outputs.examples import batches, chosen_indices, chosen_split
+from dioscuri.outputs.pictures import grid, in_rows
+from dioscuri.outputs.progress import tracked
+
+N_SHOWN = 16
+MAX_PARAMETERS = 10**10
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Means over `n` pictures: nats, and share of right answers."""
+
+    n: int
+    cross_entropy: float
+    accuracy: float
+
+    def __str__(self) -> str:
+        return f"cross-entropy {self.cross_entropy:.4f} nats, accuracy {self.accuracy:.1%}"
+
+
+def check_options(hparams: HParams) -> None:
+    """Raise a `UserError` that names what does not fit."""
+    data, descriptor = hparams.data, describe(hparams.data.dataset_source)
+    if descriptor.padding or descriptor.likelihood == "bernoulli":
+        raise UserError(
+            f"[data] pictures of '{data.dataset_source}' are padded and drawn anew from grey levels: take "
+            "'mnist_grey' or 'mnist10k_grey' for a classifier"
+        )
+    if not data.labels:
+        raise UserError("[data] labels must be True: a classifier learns them")
+    if data.num_bits != 8:
+        raise UserError(f"[data] num_bits is {data.num_bits:g}: classifiers see all 8 bits, set it to 8.")
+    plan = classifier.make_plan(hparams.model, data.target_res, data.channels)
+    size = sum(prod(parameter.shape) for parameter in classifier.parameter_table(plan).values())
+    if size > MAX_PARAMETERS:
+        raise UserError(f"[model] has {size:,} parameters, more than {MAX_PARAMETERS:,}: lower its widths")
+
+
+def check_examples(context: Context) -> None:
+    """Raise a `UserError` where pictures have classes that the model lacks."""
+    n_classes = context.hparams.model.num_classes
+    for examples in (context.sets.train, context.sets.validation, context.sets.test):
+        if examples.labels is not None and examples.labels.max() >= n_classes:
+            raise UserError(
+                f"[model] num_classes is {n_classes}, but {examples.name} has class {examples.labels.max()}: "
+                f"raise it to {examples.labels.max() + 1}"
+            )
+
+
+class Family:
+    """See `dioscuri.contract.FamilyLogic`."""
+
+    def __init__(self, context: Context) -> None:
+        self.context, self.hparams, self.engine = context, context.hparams, context.engine
+
+    def scalars(self, step: int) -> dict[str, float]:
+        """Learning rate and the decay of the averaged weights."""
+        return {
+            "learning_rate": schedules.learning_rate(step, self.hparams.optimizer),
+            "ema_decay": schedules.ema_decay(step, self.hparams.train),
+        }
+
+    def logged(self, metrics: Mapping[str, float], step: int) -> dict[str, float]:
+        """Loss, accuracy and norm of the gradient of the training batches, and the schedules."""
+        scalars = self.scalars(step - 1)
+        return {
+            "Losses/total": metrics["loss"],
+            "Losses/accuracy": metrics["accuracy"],
+            "Losses/skips_count": metrics["skips"] / self.hparams.train.total_train_steps,
+            "Schedules/learning_rate": scalars["learning_rate"],
+            "Schedules/ema_decay": scalars["ema_decay"],
+            "Mean_Max_Updates/Global_norm": metrics["grad_norm"],
+        }
+
+    def headline(self, metrics: Mapping[str, float]) -> str:
+        """Loss, accuracy and, where there are any, skipped updates."""
+        text = f"loss {metrics['loss']:.4g}, accuracy {metrics['accuracy']:.1%}"
+        return text + (f", {int(metrics['skips'])} updates skipped" if metrics["skips"] else "")
+
+    def validate(self, step: int, on_batch: OnBatch) -> Validation:  # noqa: ARG002 - as of every family
+        """Tags of averaged weights begin with `EMA_`. The score is their cross-entropy."""
+        options = self.hparams.val
+        scalars: dict[str, float] = {}
+        found: dict[bool, Quality] = {}
+        for ema, prefix in ((False, ""), (True, "EMA_")):
+            todo = self._batches(
+                self.context.sets.validation, options.batch_size, options.n_samples_for_validation
+            )
+            found[ema] = self._measure(todo, ema=ema, on_batch=on_batch)
+            scalars |= {
+                f"{prefix}Losses/cross_entropy": found[ema].cross_entropy,
+                f"{prefix}Losses/accuracy": found[ema].accuracy,
+            }
+        headline = (
+            f"validation {found[True]} with averaged weights; {found[False].accuracy:.1%} with raw ones"
+        )
+        return Validation(found[True].cross_entropy, headline, scalars)
+
+    def show(self, step: int) -> Shown:
+        """The first training pictures."""
+        size = self.hparams.val.batch_size
+        batch = next(self._batches(self.context.sets.train, size, min(N_SHOWN, size)))
+        pictures = batch["image"][batch["valid"]][:N_SHOWN]
+        return Shown({}, {f"{step}/Original_{step}": grid(in_rows(pictures, ceil(N_SHOWN**0.5)))})
+
+    def report(self, step: int) -> None:
+        """Print and write `report.json`: quality on the test pictures with averaged weights."""
+        context, test = self.context, self.context.sets.test
+        size = self.hparams.val.batch_size
+        todo = tracked(self._batches(test, size), "test", -(-len(test) // size), shown=context.writes)
+        quality = self._measure(todo, ema=True)
+        context.say(
+            f"checkpoint of step {step} (best validation), averaged weights, {quality.n} test pictures:"
+        )
+        context.say(f"test {quality}")
+        if context.writes:
+            results = {"cross_entropy": quality.cross_entropy, "accuracy": quality.accuracy}
+            write_json(
+                context.directory.path / "report.json", {"step": step, "test_pictures": quality.n, **results}
+            )
+
+    def synthesise(self, checkpoint: Checkpoint) -> None:  # noqa: ARG002 - as of every family
+        """Write `features/<split>/{features,logits,labels}.npy`."""
+        options = self.hparams.synthesis
+        pictures = chosen_split(self.context, "test")
+        parts: list[dict[str, Array]] = []
+        for index, batch in enumerate(
+            batches(self.context, pictures, chosen_indices(self.context, pictures), "features")
+        ):
+            made = self.engine.run(
+                "encode", {"image": batch["image"]}, ema=options.load_ema_weights, step=index
+            )
+            rows = {**made, "labels": batch["label"]}
+            parts.append({name: array[batch["valid"]] for name, array in rows.items()})
+        folder = self.context.directory.path / "features" / (options.split or "test")
+        if self.context.writes:
+            for name in parts[0]:
+                _save(folder, name, np.concatenate([part[name] for part in parts]))
+        self.context.say(f"features, logits and labels of {sum(len(p['labels']) for p in parts)}: {folder}")
+
+    def _measure(
+        self, todo: Iterable[Batch], *, ema: bool, on_batch: Callable[[], None] = lambda: None
+    ) -> Quality:
+        losses, correct = [], []
+        for index, batch in enumerate(todo):
+            given = {name: batch[name] for name in ("image", "label")}
+            found = self.engine.run("evaluate", given, ema=ema, step=index)
+            losses.append(found["cross_entropy"][batch["valid"]].astype(np.float64))
+            correct.append(found["correct"][batch["valid"]])
+            on_batch()
+        every = np.concatenate(losses)
+        return Quality(len(every), float(every.mean()), float(np.concatenate(correct).mean()))
+
+    def _batches(self, examples: Examples, size: int, limit: int | None = None) -> Iterator[Batch]:
+        return pipeline.evaluation_batches(examples, self.hparams, batch_size=size, limit=limit)
+
+
+def _save(folder: Path, name: str, array: Array) -> None:
+    with replacing(folder / f"{name}.npy") as beside, beside.open("wb") as file:
+        np.save(file, array)

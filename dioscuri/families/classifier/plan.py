@@ -1,0 +1,53 @@
+"""Layers of the classifier, and the table of their parameters."""
+
+from dataclasses import dataclass
+
+from dioscuri.errors import UserError
+from dioscuri.families.classifier.options import Model
+from dioscuri.plans.parameters import ONES, ZEROS, Init, Parameter, Table
+
+METRICS = ("loss", "accuracy")
+
+
+@dataclass(frozen=True)
+class ClassifierPlan:
+    """`blocks` has a tuple a level: the inputs and outputs of its blocks; all but the first are residual."""
+
+    blocks: tuple[tuple[tuple[int, int], ...], ...]
+    num_classes: int
+
+    @property
+    def width(self) -> int:
+        """Numbers of a feature vector."""
+        return self.blocks[-1][-1][1]
+
+
+def make_plan(model: Model, resolution: int, channels: int) -> ClassifierPlan:
+    """Layers for pictures of this size; a `UserError` where they cannot be halved often enough."""
+    halvings = len(model.widths) - 1
+    if halvings < 0 or resolution % 2**halvings:
+        raise UserError(
+            f"[model] widths has {halvings + 1} levels: pictures of data.target_res {resolution} cannot be "
+            f"halved {max(0, halvings)} times; give another number of widths"
+        )
+    inputs = (channels, *model.widths)
+    blocks = tuple(
+        ((before, width), *[(width, width)] * model.n_blocks)
+        for before, width in zip(inputs, model.widths, strict=False)
+    )
+    return ClassifierPlan(blocks, model.num_classes)
+
+
+def parameter_table(plan: ClassifierPlan) -> Table:
+    """Canonical names and shapes, and first values."""
+    table: Table = {}
+    for i, level in enumerate(plan.blocks):
+        for j, (inputs, outputs) in enumerate(level):
+            name = f"levels.{i}.{j}"
+            table[f"{name}.conv.weight"] = Parameter((outputs, inputs, 3, 3), Init("glorot_uniform"))
+            table[f"{name}.conv.bias"] = Parameter((outputs,), ZEROS, decays=False)
+            table[f"{name}.norm.weight"] = Parameter((outputs,), ONES, decays=False)
+            table[f"{name}.norm.bias"] = Parameter((outputs,), ZEROS, decays=False)
+    table["output.weight"] = Parameter((plan.num_classes, plan.width), Init("glorot_uniform"))
+    table["output.bias"] = Parameter((plan.num_classes,), ZEROS, decays=False)
+    return table

@@ -1,0 +1,50 @@
+"""Host logic of the hierarchical VAE: which options fit together."""
+
+from math import prod
+
+from dioscuri.context import Context
+from dioscuri.errors import UserError
+from dioscuri.families.hierarchical_vae.initialisation import parameter_table
+from dioscuri.families.hierarchical_vae.options import HParams, Model
+from dioscuri.families.hierarchical_vae.plan import make_plan
+from dioscuri.families.latent_models.plan import level_temperatures
+from dioscuri.families.latent_models.run_logic import LatentGroups
+
+MAX_CONVOLUTIONS, MAX_PARAMETERS = 10**5, 10**11
+
+
+def check_options(hparams: HParams) -> None:
+    """Raise a `UserError` that names what does not fit: the layers, their number or size, a temperature."""
+    # First: a plan of too many layers would take for ever to make.
+    layers = _convolutions(hparams.model)
+    if layers > MAX_CONVOLUTIONS:
+        raise UserError(
+            f"[model] has {layers:,} convolutions, more than {MAX_CONVOLUTIONS:,}: lower n_blocks_per_res, "
+            "n_blocks or n_layers"
+        )
+    plan = make_plan(hparams)
+    size = sum(prod(parameter.shape) for parameter in parameter_table(plan).values())
+    if size > MAX_PARAMETERS:
+        raise UserError(f"[model] has {size:,} parameters, more than {MAX_PARAMETERS:,}: lower its filters")
+    for setting in hparams.synthesis.temperature_settings:
+        level_temperatures(plan, setting)
+
+
+def _convolutions(model: Model) -> int:
+    """Roughly, from above: every cell's, with three for what else a block has."""
+    sides = (
+        (model.up_n_blocks_per_res, model.up_n_blocks, model.up_n_layers),
+        (model.down_n_blocks_per_res, model.down_n_blocks, model.down_n_layers),
+    )
+    return sum(
+        (further + 1) * (cells + 3) * (inner + 2)
+        for side in sides
+        for further, cells, inner in zip(*side, strict=False)
+    )
+
+
+class Family(LatentGroups):
+    """See `dioscuri.contract.FamilyLogic`."""
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context, make_plan(context.hparams))

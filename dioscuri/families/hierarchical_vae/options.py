@@ -1,0 +1,168 @@
+"""Options of the hierarchical VAE (Efficient-VDVAE, Hazami et al. 2022): the 88 original ones and ours."""
+
+from dataclasses import dataclass
+
+from dioscuri.errors import UserError
+from dioscuri.hparams.schema import option
+from dioscuri.hparams.sections import Data, Optimizer, Run, Train, Val
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """`[model]`: one entry a bottom-up (`up_*`) or top-down (`down_*`) level in every list."""
+
+    stable_init: bool = option(doc="scale the last convolution of residual cells by sqrt(1 / latent groups)")
+    initialize_prior_weights_as_zero: bool = option(doc="zero the last convolution of every prior net")
+    use_1x1_conv: bool = option(doc="first and last convolution of a cell are 1x1")
+    distribution_base: str = option(choices=("std", "logstd"), doc="parametrisation of the latents' scale")
+    output_distribution_base: str = option(choices=("std", "logstd"), doc="the same for the output mixture")
+    gradient_smoothing_beta: float = option(
+        low=0, doc="softplus beta (std) or exponent factor (logstd), latents"
+    )
+    output_gradient_smoothing_beta: float = option(low=0, doc="the same for the output mixture")
+    input_conv_filters: int = option(low=1, high=2**20, doc="width after the input convolution")
+    input_kernel_size: int | tuple[int, int] = option(low=1, doc="kernel of the input convolution")
+    up_strides: tuple[int, ...] = option(low=1, doc="pooling after each bottom-up level")
+    up_n_blocks_per_res: tuple[int, ...] = option(
+        low=0, doc="blocks without skip before each level's last block"
+    )
+    up_n_blocks: tuple[int, ...] = option(low=1, doc="residual cells a block")
+    up_n_layers: tuple[int, ...] = option(low=0, doc="inner convolutions a cell")
+    up_filters: tuple[int, ...] = option(low=1, high=2**20, doc="width after each level's pooling")
+    up_mid_filters_ratio: tuple[float, ...] = option(low=0, high=2**10, doc="bottleneck width over width")
+    up_kernel_size: tuple[int, ...] = option(low=1, doc="kernel of the inner convolutions")
+    up_skip_filters: tuple[int, ...] = option(low=1, doc="width of the skip connection to the top-down path")
+    use_residual_distribution: bool = option(doc="posterior relative to the prior")
+    down_strides: tuple[int, ...] = option(
+        low=1, doc="unpooling before each top-down level: up_strides reversed"
+    )
+    down_n_blocks_per_res: tuple[int, ...] = option(low=0, doc="further blocks after each level's first")
+    down_n_blocks: tuple[int, ...] = option(low=0, doc="residual cells a block")
+    down_n_layers: tuple[int, ...] = option(low=0, doc="inner convolutions a cell")
+    down_filters: tuple[int, ...] = option(low=1, high=2**20, doc="width of each level")
+    down_mid_filters_ratio: tuple[float, ...] = option(low=0, high=2**10, doc="bottleneck width over width")
+    down_kernel_size: tuple[int, ...] = option(low=1, doc="kernel of the inner convolutions")
+    down_latent_variates: tuple[int, ...] = option(low=1, doc="latent channels of each group")
+    output_kernel_size: int | tuple[int, int] = option(low=1, doc="kernel of the output convolution")
+    num_output_mixtures: int = option(low=1, doc="components of the discretised mixture of logistics")
+
+    def __post_init__(self) -> None:
+        for prefix in ("", "output_"):
+            name = f"{prefix}gradient_smoothing_beta"
+            if getattr(self, f"{prefix}distribution_base") == "std" and getattr(self, name) <= 0:
+                raise UserError(
+                    f"[model] {name} must be above 0 where {prefix}distribution_base is 'std': "
+                    "the softplus is divided by it"
+                )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loss:
+    """`[loss]`: likelihood, variational beta, KL balancing (gamma) and weight decay."""
+
+    min_mol_logscale: float = option(doc="lower clamp of the mixture's log scale")
+    variation_schedule: str = option(choices=("None", "Logistic", "Linear"), doc="schedule of beta")
+    vae_beta_anneal_start: float = option(low=0, doc="linear beta: step it starts at")
+    vae_beta_anneal_steps: float = option(low=1, doc="linear beta: steps it takes")
+    vae_beta_min: float = option(low=0, high=1, doc="linear beta: floor")
+    vae_beta_activation_steps: float = option(doc="logistic beta: midpoint")
+    vae_beta_growth_rate: float = option(doc="logistic beta: rate")
+    use_gamma_schedule: bool = option(doc="balance the groups' KL until gamma_max_steps")
+    gamma_max_steps: int = option(low=0, doc="last step of KL balancing")
+    scaled_gamma: bool = option(doc="balance by KL per latent dimension instead of KL")
+    use_weight_decay: bool = option(doc="decoupled weight decay on the kernels of cells, pools and unpools")
+    l2_weight: float = option(low=0, doc="weight decay factor")
+    exact_bin_width: bool = option(
+        False,
+        doc="integrate the mixture over bins that tile the range. The original widens them below 8 bits by "
+        "255 / (256 - 2^(8 - bits)), which flatters bits/dim (0.040 at 5 bits); its .cfg files keep that",
+    )
+    legacy_mol_log_scale: bool = option(
+        False,
+        doc="logstd: leave beta out of the log scale of far tails, as the original does (golden cases only)",
+    )
+    legacy_logstd_kl: bool = option(
+        False,
+        doc="logstd: leave beta out of the logarithm in the KL, as the JAX original does (golden cases only)",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metrics:
+    """`[metrics]`."""
+
+    latent_active_threshold: float = option(
+        low=0, doc="nats per latent dimension above which a group counts as active"
+    )
+    report_baselines: bool = option(
+        False,
+        doc="after training: histogram baselines and nearest-training distances of samples, on the test set",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Init:
+    """`[init]`."""
+
+    batch_size: int = option(low=1, doc="kept from the original; initialisation here needs no dummy batch")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Synthesis:
+    """`[synthesis]`: what `synthesize.py` does."""
+
+    synthesis_mode: str = option(
+        choices=("reconstruction", "generation", "div_stats", "encoding", "decoding", "partial"),
+        doc="what to do",
+    )
+    load_ema_weights: bool = option(doc="use the averaged weights")
+    variate_masks_quantile: float = option(
+        low=0,
+        high=1,
+        alias=("variates_masks_quantile",),
+        doc="share of (group, variate) pairs kept by the mask",
+    )
+    save_target_in_reconstruction: bool = option(doc="also write the target pictures")
+    mask_reconstruction: bool = option(doc="reconstruct from the kept variates only, the rest from the prior")
+    div_stats_subset_ratio: float = option(low=0, high=1, doc="share of the training set for div_stats")
+    n_generation_batches: int = option(low=1, doc="batches a temperature setting")
+    temperature_settings: tuple[float | tuple[float, ...] | tuple[str, float, float], ...] = option(
+        low=0, doc="each: one temperature, a list of one a level, or ('linear', a, b)"
+    )
+    output_temperature: float = option(low=0, doc="temperature of the output layer")
+    batch_size: int = option(low=1, high=2**20, doc="global batch size")
+    output: str = option("sample", choices=("sample", "mean"), doc="how the output layer is read")
+    importance_samples: int = option(
+        0, low=0, doc="reconstruction: samples of the importance-weighted bound; 0 is off"
+    )
+    n_samples: int = option(0, low=0, doc="reconstruction, encoding: pictures to use; 0 is all")
+    split: str = option(
+        "",
+        choices=("", "train", "validation", "test"),
+        doc="reconstruction, encoding: pictures to read; empty is test for the one and train for the other",
+    )
+    encodings_path: str = option("", path=True, doc="decoding: encodings to read; empty is the run's own")
+
+    def __post_init__(self) -> None:
+        if not self.temperature_settings:
+            raise UserError("[synthesis] temperature_settings is empty: give at least one, such as [1.]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class HParams:
+    """All options of a hierarchical VAE run."""
+
+    run: Run
+    data: Data
+    model: Model
+    loss: Loss
+    metrics: Metrics
+    optimizer: Optimizer
+    init: Init
+    train: Train
+    val: Val
+    synthesis: Synthesis
+
+
+ARCHITECTURE = ("model", "data.target_res", "data.channels", "data.num_bits", "data.dataset_source")
+"""Options that an existing run cannot change: whole sections or `section.option`."""

@@ -1,0 +1,75 @@
+"""Extents of data and grids of tokens: sounds have one axis, pictures two, clips of frames three.
+
+A block string names a resolution by one number: the samples of a sound's grid, or the side of a picture's. Of
+clips it is the side of the frames' grids; how many steps in time a grid has is told here.
+"""
+
+from collections.abc import Callable
+from itertools import pairwise
+
+from dioscuri.errors import UserError
+from dioscuri.families.metroplex.block_strings import table
+from dioscuri.families.metroplex.options import Model
+from dioscuri.hparams.sections import Data
+
+Grid = tuple[int, ...]
+
+AXES: dict[int, tuple[str, ...]] = {1: ("time",), 2: ("row", "column"), 3: ("time", "row", "column")}
+"""Names of the axes, by their number."""
+
+
+def extent(data: Data, rank: int) -> Grid:
+    """(samples,), (H, W) or (frames, H, W) of an example."""
+    side = data.target_res
+    return {1: (side,), 2: (side, side), 3: (data.frames, side, side)}[rank]
+
+
+def patch_shape(model: Model, side: int, shape: Grid) -> Grid:
+    """Values along every axis that a token stands for, `side` of them in space; a `UserError` where the
+    frames do not divide."""
+    if len(shape) < 3:
+        return (side,) * len(shape)
+    if shape[0] % model.patch_frames:
+        raise UserError(
+            f"[data] frames {shape[0]} is not divisible by [model] patch_frames {model.patch_frames}: no "
+            "whole patch"
+        )
+    return (model.patch_frames, side, side)
+
+
+def grids(model: Model, tokens: Grid, resolutions: list[int]) -> Callable[[int], Grid]:
+    """Resolution -> grid, where `tokens` is the finest of the grids and `resolutions` are all, in order of
+    the encoder.
+
+    Clips: time shrinks as space does, down to one step, where `custom_frames_str` does not say otherwise. A
+    `UserError` where the steps of one grid do not divide those of the next finer one.
+    """
+    if len(tokens) < 3:
+        return lambda resolution: (resolution,) * len(tokens)
+    steps, finest, own = tokens[0], tokens[-1], table(model.custom_frames_str, "custom_frames_str")
+
+    def grid(resolution: int) -> Grid:
+        return (own.get(resolution, max(1, steps * resolution // finest)), resolution, resolution)
+
+    if grid(finest)[0] != steps:
+        raise UserError(
+            f"[model] custom_frames_str gives resolution {finest} {grid(finest)[0]} steps in time, but the "
+            f"frames make {steps}"
+        )
+    for fine, coarse in pairwise(sorted(set(resolutions), reverse=True)):
+        if grid(fine)[0] % grid(coarse)[0]:
+            raise UserError(
+                f"[model] {grid(fine)[0]} steps in time at resolution {fine} are not divisible by "
+                f"{grid(coarse)[0]} at {coarse}: set custom_frames_str, such as '{fine}:4,{coarse}:2'"
+            )
+    return grid
+
+
+def factors(fine: Grid, coarse: Grid) -> Grid:
+    """By how much every axis shrinks from one grid to the other."""
+    return tuple(a // b for a, b in zip(fine, coarse, strict=True))
+
+
+def kernel(grid: Grid, side: int = 3) -> Grid:
+    """Kernel of a convolution: `side` along every axis of more than two tokens, else 1."""
+    return tuple(side if length > 2 else 1 for length in grid)

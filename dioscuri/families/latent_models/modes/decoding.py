@@ -1,0 +1,80 @@
+"""Decoding: pictures from encodings; variates that were not kept are drawn from the prior."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dioscuri.checkpoint.store import Checkpoint
+from dioscuri.context import Context
+from dioscuri.engine import Array
+from dioscuri.families.latent_models.bounds import group_name
+from dioscuri.families.latent_models.modes.divergence import as_floats
+from dioscuri.families.latent_models.modes.encodings import read_index, read_shard
+from dioscuri.families.latent_models.plan import LatentPlan, level_temperatures
+from dioscuri.files import write_json
+from dioscuri.outputs.examples import N_ON_SHEET
+from dioscuri.outputs.media import save_example
+from dioscuri.outputs.pictures import in_rows, save_grid
+from dioscuri.outputs.progress import tracked
+
+
+def decode(context: Context, plan: LatentPlan, _checkpoint: Checkpoint) -> None:
+    """Write `decoded/image-<i>.png`, i counting the encodings in order, and `names.json`, the pictures'
+    stable names.
+
+    The temperature of what the prior draws is the first of `synthesis.temperature_settings`.
+    """
+    options = context.hparams.synthesis
+    own = context.directory.latents / f"encodings_seed_{context.hparams.run.seed}"
+    source = Path(options.encodings_path) if options.encodings_path else own
+    index = read_index(source, plan)
+    masks = [_mask(index["header"]["kept"], group, block.variates) for group, block in enumerate(plan.groups)]
+    temperatures = level_temperatures(plan, options.temperature_settings[0])
+    folder, done, names = context.directory.images / "decoded", 0, {}
+    shown: list[Array] = []
+    for shard in tracked(index["shards"], "decoding", len(index["shards"]), shown=context.writes):
+        arrays = read_shard(source, shard)
+        for start in range(0, len(shard["keys"]), options.batch_size):
+            keys = shard["keys"][start : start + options.batch_size]
+            pictures = context.engine.run(
+                "decode",
+                _latents(plan, arrays, masks, start, options.batch_size),
+                temperatures=temperatures,
+                ema=options.load_ema_weights,
+                step=done,
+                masks=as_floats(masks),
+                output=options.output,
+                output_temperature=options.output_temperature,
+            )["image"][: len(keys)]
+            shown.extend(pictures[: N_ON_SHEET - len(shown)])
+            for i, (key, picture) in enumerate(zip(keys, pictures, strict=True), start=done):
+                names[f"image-{i:04d}"] = key
+                if context.writes:
+                    save_example(folder, f"image-{i:04d}", picture, context.hparams.data)
+            done += len(keys)
+    if context.writes:
+        write_json(folder / "names.json", names)
+        sheet = save_grid(folder / "contact-sheet.png", in_rows(np.stack(shown)))
+        context.say(f"{done} pictures in {folder}; the first of them: {sheet}")
+
+
+def _mask(kept: Mapping[str, Any], group: int, variates: int) -> Array:
+    mask = np.zeros(variates, bool)
+    mask[kept.get(group_name(group), [])] = True
+    return mask
+
+
+def _latents(
+    plan: LatentPlan, arrays: Mapping[str, Array], masks: list[Array], start: int, batch_size: int
+) -> dict[str, Array]:
+    """`z.<l>` (B, H, W, Z) of pictures from `start` on, zero where nothing was kept or no picture is left."""
+    latents = {}
+    for group, mask in enumerate(masks):
+        z = np.zeros(plan.latent_shape(group, batch_size), np.float32)
+        if mask.any():
+            kept = arrays[f"z.{group_name(group)}"][start : start + batch_size]
+            z[: len(kept), ..., mask] = kept
+        latents[f"z.{group}"] = z
+    return latents

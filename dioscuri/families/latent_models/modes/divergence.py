@@ -1,0 +1,124 @@
+"""Divergence statistics: what every latent variate carries, and the masks that keep the most informative
+ones."""
+
+import zipfile
+from collections.abc import Sequence
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dioscuri.checkpoint.store import Checkpoint
+from dioscuri.context import Context
+from dioscuri.engine import Array
+from dioscuri.errors import UserError
+from dioscuri.families.latent_models.bounds import LN2, group_name, unit_of
+from dioscuri.families.latent_models.plan import LatentPlan
+from dioscuri.files import read_json, replacing, write_json
+from dioscuri.outputs.examples import batches
+
+FILE = "div_stats"
+
+
+def divergence_statistics(context: Context, plan: LatentPlan, checkpoint: Checkpoint) -> None:
+    """Write `latents/div_stats.npz` and `.json`: bits a latent element of every variate, over training
+    pictures.
+
+    The archive has one float32 array (Z,) a latent group, named after its block, so that groups may differ in
+    width. The pictures are a fixed random share, `synthesis.div_stats_subset_ratio`, of the training set.
+    """
+    options = context.hparams.synthesis
+    pictures = context.sets.train
+    chosen = _share(len(pictures), options.div_stats_subset_ratio, context.hparams.run.seed)
+    n, sums = 0, [np.zeros(block.variates) for block in plan.groups]
+    for index, batch in enumerate(batches(context, pictures, chosen, "divergences")):
+        n += int(batch["valid"].sum())
+        found = context.engine.run(
+            "divergence_statistics", {"image": batch["image"]}, ema=options.load_ema_weights, step=index
+        )
+        for group in range(len(plan.groups)):
+            sums[group] += found[f"kl.{group}"][batch["valid"]].astype(np.float64).sum(0)
+    statistics = [total / n / LN2 for total in sums]
+    if context.writes:
+        folder = context.directory.latents
+        arrays: dict[str, Any] = {group_name(g): s.astype(np.float32) for g, s in enumerate(statistics)}
+        with replacing(folder / f"{FILE}.npz") as beside, beside.open("wb") as file:
+            np.savez(file, allow_pickle=False, **arrays)
+        facts = {"unit": "bits per latent element", "checkpoint_step": checkpoint.step, "pictures": n}
+        write_json(folder / f"{FILE}.json", facts)
+        sheet = _sheet(context.directory.images / "div_stats" / "contact-sheet.png", plan, statistics)
+        context.say(
+            f"divergence of {sum(map(len, statistics))} variates in {folder / FILE}.npz; chart: {sheet}"
+        )
+
+
+def variate_masks(context: Context, plan: LatentPlan, step: int, purpose: str) -> list[Array]:
+    """One bool array (Z,) a latent group: the share `synthesis.variate_masks_quantile` of all variates that
+    is kept.
+
+    A share of 1 keeps all and needs no statistics. A `UserError` says where they are missing or do not fit.
+    """
+    quantile = context.hparams.synthesis.variate_masks_quantile
+    if quantile == 1:
+        return [np.ones(block.variates, bool) for block in plan.groups]
+    path = context.directory.latents / f"{FILE}.npz"
+    if not path.exists():
+        raise UserError(
+            f"{purpose} needs divergence statistics and {path} does not exist: run "
+            "synthesis.synthesis_mode=div_stats first, or keep all with synthesis.variate_masks_quantile=1"
+        )
+    facts = read_json(path.with_suffix(".json"), "divergence statistics")
+    measured = facts.get("checkpoint_step") if isinstance(facts, dict) else None
+    if measured != step:
+        context.say(f"note: {path.name} is of step {measured}, the checkpoint of step {step}")
+    statistics = _read(path, plan)
+    threshold = np.quantile(np.concatenate(statistics), 1 - quantile)
+    return [values > threshold for values in statistics]
+
+
+def as_floats(masks: Sequence[Array]) -> list[Array]:
+    """Masks as an engine takes them: 0 and 1 in float32."""
+    return [mask.astype(np.float32) for mask in masks]
+
+
+def _read(path: Path, plan: LatentPlan) -> list[Array]:
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            found = {name: archive[name] for name in archive.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(
+            f"{path} is damaged ({error}): run synthesis.synthesis_mode=div_stats again"
+        ) from error
+    expected = {group_name(group): (block.variates,) for group, block in enumerate(plan.groups)}
+    if {name: array.shape for name, array in found.items()} != expected:
+        raise UserError(f"{path} is of another architecture: run synthesis.synthesis_mode=div_stats again")
+    return [found[name] for name in expected]
+
+
+def _share(n_pictures: int, ratio: float, seed: int) -> Array:
+    """Indices of a random share of the pictures, at least one, in their order."""
+    n = max(1, round(ratio * n_pictures))
+    return np.sort(np.random.default_rng(seed).permutation(n_pictures)[:n])
+
+
+def _sheet(path: Path, plan: LatentPlan, statistics: list[Array]) -> Path:
+    """Divergence of every variate, sorted within its group, above that of the groups as a bar chart."""
+    from matplotlib.figure import Figure  # noqa: PLC0415 - most of a second to import, for charts only
+
+    widest = max(map(len, statistics))
+    table = np.full((widest, len(statistics)), np.nan)
+    for group, values in enumerate(statistics):
+        table[: len(values), group] = np.sort(values)[::-1]
+    totals = np.array([s.sum() * prod(plan.groups[g].grid) * LN2 for g, s in enumerate(statistics)])
+    figure = Figure(figsize=(max(6.0, 0.22 * len(statistics)), 6.0), dpi=120, layout="constrained")
+    upper, lower = figure.subplots(2, 1, sharex=True)
+    image = upper.imshow(table, aspect="auto", interpolation="nearest", origin="lower")
+    figure.colorbar(image, ax=upper, label="bits per latent element")
+    upper.set_ylabel("variates, sorted")
+    lower.bar(range(len(totals)), totals * unit_of(plan).per_nat)
+    lower.set_ylabel(f"KL, {unit_of(plan).name}")
+    lower.set_xlabel("latent group")
+    with replacing(path) as beside:
+        figure.savefig(beside, format="png")
+    return path

@@ -1,0 +1,134 @@
+"""The files of encodings: `index.json` and safetensors shards that hold the kept variates of every picture.
+
+A shard has, for every latent group with kept variates, `mean.<group>`, `std.<group>` and `z.<group>`, float32
+(N, H, W, kept), and `image`, the pictures as the model saw them, uint8 (N, h, w, C); groups bear the
+canonical names of their blocks. Where pictures have captions, `caption` int32 (N, L) is theirs, for a prior
+that makes latents of texts. The index has `header`, what the encodings depend on; `shards`, each with its
+file and the stable names (`keys`) of its N pictures, in order; and `complete`. It is written anew after every
+shard, so that an interrupted encoding goes on.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import safetensors.numpy
+from safetensors import SafetensorError
+
+from dioscuri.engine import Array
+from dioscuri.errors import UserError
+from dioscuri.families.latent_models.bounds import group_name
+from dioscuri.families.latent_models.plan import LatentPlan
+from dioscuri.files import read_json, replacing, write_json
+
+FORMAT = 1
+INDEX = "index.json"
+
+
+def architecture_hash(plan: LatentPlan) -> str:
+    """Hash of the layer plan: encodings of one plan can be decoded by every checkpoint of that plan."""
+    return hashlib.sha256(json.dumps(asdict(plan), sort_keys=True).encode()).hexdigest()
+
+
+class EncodingWriter:
+    """Adds shards to a folder, after those that an earlier process left there under the same header."""
+
+    def __init__(self, folder: Path, header: Mapping[str, Any]) -> None:
+        self._folder = folder
+        self._index: dict[str, Any] = {"header": dict(header), "complete": False, "shards": []}
+        if (folder / INDEX).exists():
+            found = _read_index(folder)
+            if found["header"] == self._index["header"] and not found["complete"]:
+                self._index["shards"] = found["shards"]
+
+    @property
+    def n_pictures(self) -> int:
+        """Pictures in the shards so far."""
+        return sum(len(shard["keys"]) for shard in self._index["shards"])
+
+    @property
+    def n_batches(self) -> int:
+        """Batches of pictures that the shards so far cover."""
+        return sum(shard["batches"] for shard in self._index["shards"])
+
+    def add(self, keys: Sequence[str], arrays: Mapping[str, Array], n_batches: int) -> None:
+        """Write a shard of N pictures from `n_batches` batches, then name it in the index."""
+        name = f"shard-{len(self._index['shards']):05d}.safetensors"
+        content = safetensors.numpy.save({key: array.copy(order="C") for key, array in arrays.items()})
+        with replacing(self._folder / name) as beside:
+            beside.write_bytes(content)
+        digest = hashlib.sha256(content).hexdigest()
+        entry = {"file": name, "sha256": digest, "batches": n_batches, "keys": list(keys)}
+        self._index["shards"].append(entry)
+        write_json(self._folder / INDEX, self._index)
+
+    def finish(self) -> None:
+        """Mark the encodings complete and remove shards of older ones."""
+        self._index["complete"] = True
+        write_json(self._folder / INDEX, self._index)
+        named = {shard["file"] for shard in self._index["shards"]}
+        for path in self._folder.glob("shard-*.safetensors"):
+            if path.name not in named:
+                path.unlink()
+
+
+def read_index(folder: Path, plan: LatentPlan) -> dict[str, Any]:
+    """The index of complete encodings; a `UserError` where they are missing, unfinished or of another
+    architecture."""
+    if not folder.is_dir():
+        raise UserError(f"encodings {folder} do not exist: run synthesis.synthesis_mode=encoding first")
+    index = _read_index(folder)
+    header = index["header"]
+    if header.get("format") != FORMAT:
+        raise UserError(
+            f"encodings {folder} are of format {header.get('format')!r}, this program reads {FORMAT}"
+        )
+    if header["architecture"] != architecture_hash(plan):
+        raise UserError(
+            f"encodings {folder} are of another architecture than the run: they come from groups of "
+            f"{_summary(header['latent_shapes'])}, the run has {_summary(latent_shapes(plan))}"
+        )
+    if not index["complete"]:
+        raise UserError(f"encodings {folder} are unfinished: run synthesis.synthesis_mode=encoding again")
+    return index
+
+
+def read_shard(folder: Path, entry: Mapping[str, Any]) -> dict[str, Array]:
+    """Arrays of a shard; a `UserError` where it is missing or damaged."""
+    path = folder / entry["file"]
+    try:
+        content = path.read_bytes()
+        if hashlib.sha256(content).hexdigest() != entry["sha256"]:
+            raise UserError(
+                f"encodings {path} do not match their sha256: run synthesis.synthesis_mode=encoding again"
+            )
+        return dict(safetensors.numpy.load(content))
+    except (OSError, SafetensorError) as error:
+        raise UserError(
+            f"encodings {path} cannot be read ({error}): run synthesis.synthesis_mode=encoding again"
+        ) from error
+
+
+def latent_shapes(plan: LatentPlan) -> dict[str, list[int]]:
+    """[H, W, Z] of every latent group under its canonical name."""
+    return {group_name(group): list(plan.latent_shape(group, 1)[1:]) for group in range(len(plan.groups))}
+
+
+def _read_index(folder: Path) -> dict[str, Any]:
+    index: Any = read_json(folder / INDEX, "encodings")
+    parts = {"header": dict, "complete": bool, "shards": list}
+    if not isinstance(index, dict) or any(not isinstance(index.get(n), kind) for n, kind in parts.items()):
+        raise UserError(
+            f"encodings: {folder / INDEX} is no index of encodings: remove {folder} and run "
+            "synthesis.synthesis_mode=encoding again"
+        )
+    return index
+
+
+def _summary(shapes: Mapping[str, Sequence[int]]) -> str:
+    first = "x".join(map(str, next(iter(shapes.values()))))
+    last = "x".join(map(str, list(shapes.values())[-1]))
+    return f"{len(shapes)} latents, {first} to {last}"

@@ -1,0 +1,59 @@
+"""Partial reconstruction: the first latent groups from the posterior, all others from the prior (VD-VAE,
+figure 4)."""
+
+import numpy as np
+
+from dioscuri.checkpoint.store import Checkpoint
+from dioscuri.context import Context
+from dioscuri.engine import Array
+from dioscuri.families.latent_models.plan import LatentPlan, level_temperatures
+from dioscuri.outputs.examples import batches, chosen_indices, chosen_split
+from dioscuri.outputs.media import save_example
+from dioscuri.outputs.pictures import save_grid, visible
+
+N_CUTS, N_PICTURES = 6, 8
+
+
+def reconstruct_partially(context: Context, plan: LatentPlan, _checkpoint: Checkpoint) -> None:
+    """Write `partial/groups-<k>-image-<i>.png`, k counting the groups kept, and a sheet: originals, then
+    a row for every k.
+
+    The temperature of what the prior draws is the first of `synthesis.temperature_settings`.
+    """
+    options, folder = context.hparams.synthesis, context.directory.images / "partial"
+    temperatures = level_temperatures(plan, options.temperature_settings[0])
+    pictures = chosen_split(context, "test")
+    indices = chosen_indices(context, pictures)[:N_PICTURES]
+    batch = next(iter(batches(context, pictures, indices, "partial reconstruction")))
+    found = context.engine.run("encode", {"image": batch["image"]}, ema=options.load_ema_weights, step=0)
+    latents = {name: array for name, array in found.items() if name.startswith("z.")}
+    valid = batch["valid"]
+    rows = [visible(batch["image"], plan)[valid]]
+    for kept in cut_points(len(plan.groups)):
+        made = context.engine.run(
+            "decode",
+            latents,
+            temperatures=temperatures,
+            ema=options.load_ema_weights,
+            step=kept,
+            masks=group_masks(plan, kept),
+            output=options.output,
+            output_temperature=options.output_temperature,
+        )["image"][valid]
+        rows.append(made)
+        for i, picture in enumerate(made):
+            if context.writes:
+                save_example(folder, f"groups-{kept:03d}-image-{i:04d}", picture, context.hparams.data)
+    if context.writes:
+        sheet = save_grid(folder / "contact-sheet.png", rows)
+        context.say(f"originals, then reconstructions from more and more latent groups: {sheet}")
+
+
+def cut_points(n_groups: int) -> list[int]:
+    """Numbers of groups to keep, from 1 to all, at most `N_CUTS`."""
+    return sorted({round(value) for value in np.linspace(1, n_groups, min(N_CUTS, n_groups))})
+
+
+def group_masks(plan: LatentPlan, kept: int) -> list[Array]:
+    """Masks (Z,) of every group: 1 in the first `kept` groups, else 0."""
+    return [np.full(block.variates, float(g < kept), np.float32) for g, block in enumerate(plan.groups)]

@@ -1,0 +1,113 @@
+"""Reconstruction: test pictures through posterior and likelihood, with the bound, its tighter form and the
+similarity."""
+
+from typing import Any
+
+import numpy as np
+
+from dioscuri.checkpoint.store import Checkpoint
+from dioscuri.context import Context
+from dioscuri.engine import Array, Batch
+from dioscuri.families.latent_models.bounds import BoundSum, importance_bound, kl_chart, kl_table, unit_of
+from dioscuri.families.latent_models.modes.divergence import as_floats, variate_masks
+from dioscuri.families.latent_models.plan import LatentPlan
+from dioscuri.files import write_json
+from dioscuri.metrics.similarity import NAMES, similarity
+from dioscuri.outputs.examples import N_ON_SHEET, batches, chosen_indices, chosen_split
+from dioscuri.outputs.media import save_example
+from dioscuri.outputs.pictures import above, save_grid, visible
+
+
+def reconstruct(context: Context, plan: LatentPlan, checkpoint: Checkpoint) -> None:
+    """Write `reconstructed/image-<i>.png` (and `target-<i>.png`), and tell the negative ELBO, SSIM and
+    divergences."""
+    options, engine = context.hparams.synthesis, context.engine
+    masks = (
+        variate_masks(context, plan, checkpoint.step, "mask_reconstruction")
+        if options.mask_reconstruction
+        else None
+    )
+    folder, pictures = context.directory.images / "reconstructed", chosen_split(context, "test")
+    total, alike, tighter = BoundSum(), [], []
+    sheet: list[tuple[Array, Array]] = []
+    for index, batch in enumerate(
+        batches(context, pictures, chosen_indices(context, pictures), "reconstruction")
+    ):
+        image, valid = {"image": batch["image"]}, batch["valid"]
+        made = engine.run(
+            "reconstruct",
+            image,
+            ema=options.load_ema_weights,
+            step=index,
+            masks=masks if masks is None else as_floats(masks),
+            output=options.output,
+            output_temperature=options.output_temperature,
+        )
+        total.add(made, valid)
+        target, drawn = visible(batch["image"], plan)[valid], made["image"][valid]
+        alike.append(similarity(target, drawn))
+        if options.importance_samples:
+            tighter.append(_importance_terms(context, image, index)[valid])
+        if sum(len(part) for part, _ in sheet) < N_ON_SHEET:
+            sheet.append((target, drawn))
+        if context.writes:
+            _save(context, batch["index"][valid], target, drawn)
+    results = _results(context, plan, total, np.concatenate(alike), tighter)
+    if context.writes:
+        write_json(folder / "report.json", results | {"step": checkpoint.step})
+        originals, others = (np.concatenate(part)[:N_ON_SHEET] for part in zip(*sheet, strict=True))
+        path = save_grid(folder / "contact-sheet.png", above(originals, others))
+        context.say(f"pictures in {folder}; originals above reconstructions: {path}")
+        context.say(f"KL of every group: {kl_chart(folder / 'kl.png', plan, total.mean().kl)}")
+
+
+def _importance_terms(context: Context, image: Batch, index: int) -> Array:
+    """Importance-weighted bound (B,) in nats, from `synthesis.importance_samples` draws."""
+    options = context.hparams.synthesis
+    log_weights = []
+    for k in range(options.importance_samples):
+        terms = context.engine.run(
+            "evaluate",
+            image,
+            ema=options.load_ema_weights,
+            step=index * options.importance_samples + k,
+        )
+        log_weights.append(-terms["reconstruction"] - terms["log_ratio"].sum(1))
+    return importance_bound(log_weights)
+
+
+def _results(
+    context: Context, plan: LatentPlan, total: BoundSum, alike: Array, tighter: list[Array]
+) -> dict[str, Any]:
+    """Print the numbers and return them."""
+    bound, unit, options = total.mean(), unit_of(plan), context.hparams.synthesis
+    name = NAMES[len(plan.extent)]
+    results: dict[str, Any] = {
+        "unit": unit.name,
+        "pictures": bound.n,
+        "negative_elbo": bound.negative_elbo * unit.per_nat,
+        "reconstruction": bound.reconstruction * unit.per_nat,
+        "kl": [float(value) * unit.per_nat for value in bound.kl],
+        name: float(alike.mean()),
+    } | unit.in_nats(bound.negative_elbo)
+    context.say(
+        f"{bound.n} pictures: -ELBO {unit.tell(bound.negative_elbo)} = reconstruction "
+        f"{results['reconstruction']:.4f} + KL {sum(results['kl']):.4f}; {name.upper()} {results[name]:.4f}"
+    )
+    if tighter:
+        value = float(np.concatenate(tighter).mean()) * unit.per_nat
+        results["importance_weighted_bound"] = value
+        context.say(
+            f"importance-weighted bound, {options.importance_samples} samples: {value:.4f} {unit.name}"
+        )
+    for line in kl_table(plan, bound.kl, context.hparams.metrics.latent_active_threshold):
+        context.say(f"  {line}")
+    return results
+
+
+def _save(context: Context, indices: Array, targets: Array, drawn: Array) -> None:
+    folder = context.directory.images / "reconstructed"
+    for index, target, picture in zip(indices, targets, drawn, strict=True):
+        save_example(folder, f"image-{index:04d}", picture, context.hparams.data)
+        if context.hparams.synthesis.save_target_in_reconstruction:
+            save_example(folder, f"target-{index:04d}", target, context.hparams.data)

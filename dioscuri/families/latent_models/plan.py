@@ -1,0 +1,128 @@
+"""What objectives, samplers and synthesis modes ask of the plan of a model with groups of latents."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Literal, Protocol
+
+from dioscuri.errors import UserError
+from dioscuri.plans.noise import Draw
+
+Likelihood = Literal["mixture_of_logistics", "bernoulli", "absolute"]
+
+
+class LatentBlock(Protocol):
+    """A top-down block: its latents (B, *grid, variates), and its level."""
+
+    @property
+    def grid(self) -> tuple[int, ...]: ...
+
+    @property
+    def variates(self) -> int: ...
+
+    @property
+    def level(self) -> int: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentPlan:
+    """Examples, output layer and latent groups. Latent group `l` belongs to `down[l]`.
+
+    Examples are pictures or, of other families than the hierarchical VAE, sounds and clips of frames.
+    """
+
+    resolution: int
+    channels: int
+    crop: int  # padding pixels on each side that losses and outputs leave out
+    likelihood: Likelihood
+    n_mixtures: int
+    n_levels: int
+
+    @property
+    def groups(self) -> Sequence[LatentBlock]:
+        """Blocks with latents, in order of execution."""
+        raise NotImplementedError
+
+    @property
+    def couples_channels(self) -> bool:
+        """Whether green sees red, and blue both, under the mixture of logistics."""
+        return self.channels == 3
+
+    @property
+    def truncates(self) -> bool:
+        """Whether pixels are cut to whole levels, as VD-VAE does, instead of rounded."""
+        return False
+
+    @property
+    def extent(self) -> tuple[int, ...]:
+        """Extent of an example that the model is given: (H, W), (samples,) or (frames, H, W)."""
+        return (self.resolution, self.resolution)
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """(*extent, C) of what losses and outputs see, padding left out."""
+        return (*(length - 2 * self.crop for length in self.extent), self.channels)
+
+    @property
+    def image_dims(self) -> int:
+        """Number of values of that."""
+        return prod(self.image_shape)
+
+    def latent_shape(self, group: int, batch: int) -> tuple[int, ...]:
+        """(B, *grid, Z) of a latent group."""
+        block = self.groups[group]
+        return (batch, *block.grid, block.variates)
+
+    def latent_dims(self, group: int) -> int:
+        """Number of latent values of a group."""
+        return prod(self.latent_shape(group, 1))
+
+    def latent_noise(self, batch: int, *, prior: bool, posterior: bool) -> tuple[Draw, ...]:
+        """Draws `prior.<l>` and `posterior.<l>` of a pass, group by group, the prior's first."""
+        kinds = [name for name, wanted in (("prior", prior), ("posterior", posterior)) if wanted]
+        return tuple(
+            Draw(f"{kind}.{group}", "normal", self.latent_shape(group, batch))
+            for group in range(len(self.groups))
+            for kind in kinds
+        )
+
+    def output_noise(self, batch: int) -> tuple[Draw, ...]:
+        """Draws of a sample of the output layer, on the uncropped (mixture) or cropped (Bernoulli) grid."""
+        if self.likelihood == "absolute":
+            return ()
+        if self.likelihood == "bernoulli":
+            return (Draw("pixel", "uniform", (batch, *self.image_shape)),)
+        low, high = 1e-5, 1 - 1e-5
+        return (
+            Draw("mixture", "uniform", (batch, *self.extent, self.n_mixtures), low, high),
+            Draw("logistic", "uniform", (batch, *self.extent, self.channels), low, high),
+        )
+
+
+def mixture_channels(n_mixtures: int, channels: int) -> int:
+    """Output channels of the mixture: logits, then a channel's means, log scales and (RGB) coefficients."""
+    return n_mixtures * (1 + channels * (3 if channels == 3 else 2))
+
+
+def level_temperatures(plan: LatentPlan, setting: float | tuple) -> tuple[float, ...]:
+    """Temperature of every latent group from a setting: one number, one a level or a group, or
+    ('linear', a, b).
+
+    The linear ramp is a + i (b - a) / n for level i of n: b is never reached, as in the original.
+    """
+    n = plan.n_levels
+    if isinstance(setting, int | float):
+        levels = [float(setting)] * n
+    elif len(setting) == 3 and setting[0] == "linear":
+        _, start, end = setting
+        levels = [start + i * (end - start) / n for i in range(n)]
+    elif len(setting) in (n, len(plan.groups)) and all(isinstance(value, int | float) for value in setting):
+        levels = [float(value) for value in setting]
+    else:
+        raise UserError(
+            f"[synthesis] temperature_settings: {setting!r} must be a number, {n} numbers (one a level) or "
+            f"{len(plan.groups)} (one a latent group), or ('linear', first, last)"
+        )
+    if len(levels) == n:
+        return tuple(levels[block.level] for block in plan.groups)
+    return tuple(levels)

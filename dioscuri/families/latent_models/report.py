@@ -1,0 +1,147 @@
+"""What a finished run tells: its test bound beside the baselines, where the information sits, and pictures to
+look at."""
+
+from typing import Any
+
+import numpy as np
+
+from dioscuri.context import Context
+from dioscuri.data import pipeline
+from dioscuri.engine import Array
+from dioscuri.families.latent_models.bounds import Unit, evaluate_bound, kl_table, unit_of
+from dioscuri.families.latent_models.plan import LatentPlan
+from dioscuri.files import write_json
+from dioscuri.metrics import baselines
+from dioscuri.outputs.pictures import above, in_rows, save_grid, visible
+from dioscuri.outputs.progress import tracked
+
+N_SAMPLES = 64
+N_RECONSTRUCTIONS = 32
+N_TRAIN_FOR_BASELINES = 50_000
+
+
+def report(context: Context, plan: LatentPlan, step: int) -> None:
+    """Print and write `report.json` for the checkpoint of `step` batches, which the engine holds; averaged
+    weights."""
+    hparams, engine, unit = context.hparams, context.engine, unit_of(plan)
+    results: dict[str, Any] = {"step": step, "unit": unit.name}
+    batches = pipeline.evaluation_batches(context.sets.test, hparams, batch_size=hparams.val.batch_size)
+    n_batches = -(-len(context.sets.test) // hparams.val.batch_size)
+    bound = evaluate_bound(engine, tracked(batches, "test", n_batches, shown=context.writes), ema=True)
+    results |= {
+        "test_pictures": bound.n,
+        "negative_elbo": bound.negative_elbo * unit.per_nat,
+        "reconstruction": bound.reconstruction * unit.per_nat,
+        "kl": [float(value) * unit.per_nat for value in bound.kl],
+        **unit.in_nats(bound.negative_elbo),
+    }
+    context.say(f"checkpoint of step {step} (best validation), averaged weights, {bound.n} test pictures:")
+    context.say(
+        f"test -ELBO {unit.tell(bound.negative_elbo)} = "
+        f"reconstruction {results['reconstruction']:.4f} + KL {sum(results['kl']):.4f}"
+    )
+    for line in kl_table(plan, bound.kl, hparams.metrics.latent_active_threshold):
+        context.say(f"  {line}")
+    samples = engine.run(
+        "generate",
+        {"index": np.arange(N_SAMPLES)},
+        ema=True,
+        step=0,
+        temperatures=(1.0,) * len(plan.groups),
+        output=hparams.synthesis.output,
+    )["image"]
+    if hparams.metrics.report_baselines:
+        results |= _baselines(context, plan, unit)
+        results |= _nearest(context, plan, samples)
+    _grids(context, plan, samples)
+    if context.writes:
+        write_json(context.directory.path / "report.json", results)
+
+
+def _baselines(context: Context, plan: LatentPlan, unit: Unit) -> dict[str, float]:
+    """Histogram bounds, fitted on the training pictures, of the test pictures."""
+    n = min(len(context.sets.train), N_TRAIN_FOR_BASELINES)
+    train = _flat(context.sets.train.gather(np.arange(n)))
+    labels = None if context.sets.train.labels is None else np.asarray(context.sets.train.labels[:n])
+    test = _flat(_test_pictures(context, plan))
+    if plan.likelihood == "bernoulli":
+        test = test > 0
+        found = {"histogram_baseline": baselines.bernoulli_bound(train, test)}
+        if labels is not None:
+            found["class_mixture_baseline"] = baselines.bernoulli_class_mixture_bound(train, labels, test)
+    else:
+        n_levels, width = _levels(context)
+        train, test = train // width, test // width
+        found = {"histogram_baseline": baselines.histogram_bound(train, test, n_levels)}
+        if labels is not None:
+            found["class_mixture_baseline"] = baselines.class_mixture_bound(train, labels, test, n_levels)
+    found = {name: value * unit.per_nat for name, value in found.items()}
+    names = {
+        "histogram_baseline": "histogram of every pixel",
+        "class_mixture_baseline": "mixture over the classes",
+    }
+    told = ", ".join(f"{names[name]} {value:.4f}" for name, value in found.items())
+    context.say(f"baselines on the same split, {n} training pictures: {told} {unit.name}")
+    return found
+
+
+def _nearest(context: Context, plan: LatentPlan, samples: Array) -> dict[str, float]:
+    """Distances to the nearest training picture, of samples and of as many test pictures, on the same grey
+    levels."""
+    n = min(len(context.sets.train), N_TRAIN_FOR_BASELINES)
+    train = _flat(context.sets.train.gather(np.arange(n)))
+    samples, test = _flat(samples), _flat(_test_pictures(context, plan)[:N_SAMPLES])
+    if plan.likelihood == "bernoulli":
+        train = (train > 127) * np.uint8(255)
+    else:
+        n_levels, width = _levels(context)
+        train, test = train // width * width, test // width * width
+        samples = np.clip(np.rint(samples / width), 0, n_levels - 1) * width
+    of_samples, of_test = (baselines.nearest_distances(part, train) for part in (samples, test))
+    copies = int((of_samples < 1e-6).sum())
+    context.say(
+        f"distance to the nearest training picture, mean (least): samples {of_samples.mean():.3f} "
+        f"({of_samples.min():.3f}), test pictures {of_test.mean():.3f} ({of_test.min():.3f}); "
+        f"{copies} of {len(samples)} samples are copies"
+    )
+    return {
+        "nearest_training_distance_of_samples": float(of_samples.mean()),
+        "nearest_training_distance_of_test_pictures": float(of_test.mean()),
+        "copies": copies,
+    }
+
+
+def _grids(context: Context, plan: LatentPlan, samples: Array) -> None:
+    hparams, test = context.hparams, context.sets.test
+    # The batch size of validation, for which the engine has compiled this already.
+    size = hparams.val.batch_size
+    batch = next(
+        pipeline.evaluation_batches(test, hparams, batch_size=size, limit=min(N_RECONSTRUCTIONS, size))
+    )
+    made = context.engine.run(
+        "reconstruct", {"image": batch["image"]}, ema=True, step=0, output=hparams.synthesis.output
+    )["image"]
+    if context.writes:
+        folder = context.directory.path
+        context.say(f"samples: {save_grid(folder / 'samples.png', in_rows(samples))}")
+        valid = batch["valid"]
+        rows = above(visible(batch["image"], plan)[valid], made[valid])
+        context.say(f"originals above reconstructions: {save_grid(folder / 'reconstructions.png', rows)}")
+
+
+def _test_pictures(context: Context, plan: LatentPlan) -> Array:
+    """uint8 (N, h, w, C) as the model meets them."""
+    batches = pipeline.evaluation_batches(
+        context.sets.test, context.hparams, batch_size=context.hparams.val.batch_size
+    )
+    return np.concatenate([visible(batch["image"], plan)[batch["valid"]] for batch in batches])
+
+
+def _levels(context: Context) -> tuple[int, int]:
+    """Number of grey levels, and the step from one to the next in 8-bit values."""
+    n_levels = 2 ** int(context.hparams.data.num_bits)
+    return n_levels, 256 // n_levels
+
+
+def _flat(pictures: Array) -> Array:
+    return pictures.reshape(len(pictures), -1)

@@ -1,0 +1,145 @@
+"""Host logic of the families with groups of latents: their numbers under Efficient-VDVAE's TensorBoard names,
+validation, report and synthesis.
+
+Likelihoods are told in bits a dimension, or in nats a picture for binary pictures; `average_kl_div` in bits a
+latent dimension, as in the original.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from math import ceil
+
+import numpy as np
+
+from dioscuri import schedules
+from dioscuri.checkpoint.store import Checkpoint
+from dioscuri.context import Context
+from dioscuri.contract import Shown, Validation
+from dioscuri.data import pipeline
+from dioscuri.engine import Array, Batch
+from dioscuri.families.latent_models import modes as synthesis
+from dioscuri.families.latent_models.bounds import LN2, Bound, active_groups, evaluate_bound, unit_of
+from dioscuri.families.latent_models.plan import LatentPlan
+from dioscuri.families.latent_models.report import report
+from dioscuri.metrics.similarity import NAMES, similarity
+from dioscuri.outputs.pictures import grid, in_rows, visible
+
+N_SHOWN = 16
+
+
+class LatentGroups:
+    """See `dioscuri.contract.FamilyLogic`."""
+
+    def __init__(self, context: Context, plan: LatentPlan) -> None:
+        self.context, self.hparams, self.engine = context, context.hparams, context.engine
+        self.plan = plan
+        self.unit = unit_of(plan)
+
+    def scalars(self, step: int) -> dict[str, float]:
+        """Learning rate, beta, and `gamma`: 1 where the divergences are balanced, else 0."""
+        loss = self.hparams.loss
+        return {
+            "learning_rate": schedules.learning_rate(step, self.hparams.optimizer),
+            "beta": schedules.beta(step, loss),
+            "gamma": schedules.gamma(step, loss),
+        }
+
+    def logged(self, metrics: Mapping[str, float], step: int) -> dict[str, float]:
+        """`skips_count` is the share of all training steps that was skipped, as in the original."""
+        kl = np.array([metrics[f"kl.{group}"] for group in range(len(self.plan.groups))])
+        scalars = self.scalars(step - 1)
+        return {
+            **self._losses(metrics["reconstruction"], kl),
+            "Losses/variational_beta": scalars["beta"],
+            "Losses/skips_count": metrics["skips"] / self.hparams.train.total_train_steps,
+            "Schedules/learning_rate": scalars["learning_rate"],
+            "Mean_Max_Updates/Global_norm": metrics["grad_norm"],
+        }
+
+    def headline(self, metrics: Mapping[str, float]) -> str:
+        """Negative ELBO and, where there are any, skipped updates."""
+        kl = sum(metrics[f"kl.{group}"] for group in range(len(self.plan.groups)))
+        text = f"-ELBO {self.unit.tell(metrics['reconstruction'] + kl)}"
+        return text + (f", {int(metrics['skips'])} updates skipped" if metrics["skips"] else "")
+
+    def validate(self, step: int, on_batch: Callable[[], None]) -> Validation:
+        """The tags of the original hold the raw weights; those of the averaged ones begin with `EMA_`."""
+        scalars: dict[str, float] = {}
+        bounds: dict[bool, Bound] = {}
+        for ema, prefix in ((False, ""), (True, "EMA_")):
+            bounds[ema] = evaluate_bound(self.engine, self._validation_batches(), ema=ema, on_batch=on_batch)
+            tags = self._losses(bounds[ema].reconstruction, bounds[ema].kl)
+            scalars |= {prefix + tag: value for tag, value in tags.items()}
+        scalars["Losses/variational_beta"] = self.scalars(step - 1)["beta"]
+        first = next(self._validation_batches())
+        shown, alike = self._look(first, step)
+        scalars[f"Losses/{NAMES[len(self.plan.extent)]}"] = alike
+        raw, averaged = (self.unit.tell(bounds[ema].negative_elbo) for ema in (False, True))
+        active = sum(active_groups(self.plan, bounds[True].kl, self.hparams.metrics.latent_active_threshold))
+        return Validation(
+            score=bounds[True].negative_elbo,
+            headline=f"validation -ELBO {averaged} with averaged weights, {raw} with raw ones; "
+            f"{active} of {len(self.plan.groups)} groups active",
+            scalars=scalars,
+            histograms=shown.histograms,
+            images=shown.images,
+        )
+
+    def show(self, step: int) -> Shown:
+        """Original and reconstruction of the first training pictures, with raw weights."""
+        size = self.hparams.val.batch_size
+        batches = pipeline.evaluation_batches(
+            self.context.sets.train, self.hparams, batch_size=size, limit=min(N_SHOWN, size)
+        )
+        return self._look(next(batches), step)[0]
+
+    def report(self, step: int) -> None:
+        """Test bound with averaged weights, divergence of the levels, baselines, grids."""
+        report(self.context, self.plan, step)
+
+    def synthesise(self, checkpoint: Checkpoint) -> None:
+        """Run the mode of `synthesis.synthesis_mode`."""
+        synthesis.run(self.context, self.plan, checkpoint)
+
+    def _losses(self, reconstruction: float, kl: Array) -> dict[str, float]:
+        """Tags from nats a picture: reconstruction and divergence (L,) of the groups."""
+        dims = np.array([self.plan.latent_dims(group) for group in range(len(kl))])
+        each = {
+            f"Losses/latent_kl_{group}": float(value * self.unit.per_nat) for group, value in enumerate(kl)
+        }
+        return {
+            "Losses/reconstruction_loss": reconstruction * self.unit.per_nat,
+            "Losses/kl_div": float(kl.sum()) * self.unit.per_nat,
+            "Losses/average_kl_div": float((kl / dims).mean()) / LN2,
+            "Losses/nelbo": (reconstruction + float(kl.sum())) * self.unit.per_nat,
+            **each,
+        }
+
+    def _validation_batches(self) -> Iterator[Batch]:
+        options = self.hparams.val
+        return pipeline.evaluation_batches(
+            self.context.sets.validation,
+            self.hparams,
+            batch_size=options.batch_size,
+            limit=options.n_samples_for_validation,
+        )
+
+    def _look(self, batch: Batch, step: int) -> tuple[Shown, float]:
+        """Histograms and pictures of a batch, and the mean similarity of its reconstructions."""
+        image = {"image": batch["image"]}
+        made = self.engine.run("reconstruct", image, ema=False, step=step, output="sample")["image"]
+        valid = batch["valid"]
+        original, made = visible(batch["image"], self.plan)[valid], made[valid]
+        statistics = self.engine.run("output_statistics", image, ema=False, step=step)
+        histograms = {"Distributions/target": _scaled(original), "Distributions/output": _scaled(made)}
+        histograms |= {f"OutputLayer/{name}": array[valid] for name, array in statistics.items()}
+        columns = ceil(N_SHOWN**0.5)
+        images = {
+            f"{step}/Original_{step}": grid(in_rows(original[:N_SHOWN], columns)),
+            f"{step}/Generated_{step}": grid(in_rows(made[:N_SHOWN], columns)),
+        }
+        return Shown(histograms, images), float(np.mean(similarity(original, made)))
+
+
+def _scaled(pictures: Array) -> Array:
+    """Stored values to -1 ... 1."""
+    return pictures.astype(np.float32) / (np.iinfo(pictures.dtype).max / 2) - 1

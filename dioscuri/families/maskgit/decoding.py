@@ -1,0 +1,150 @@
+"""Numbers and noise of every step of a sampler of tokens: what does not depend on the network."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dioscuri.families.token_models.masking_options import Sampling
+from dioscuri.plans.noise import Draw
+from dioscuri.schedules import mask_ratio
+
+
+class Steps(NamedTuple):
+    """Arrays with a row for each of T steps.
+
+    `masked` (T, L + 1) int32: tokens that are masked, by the number that was masked at the start; behind the
+    step, but with the scores sampler before it. `temperature`, of the noise of the confidences, or with the
+    scores sampler of the logits; `logit_scale`, a factor; `guidance`, the factor w of without + w (with -
+    without the condition); `critic_noise`; `remask`, a probability: each (T,) float32.
+    """
+
+    masked: Any
+    temperature: Any
+    logit_scale: Any
+    guidance: Any
+    critic_noise: Any
+    remask: Any
+
+
+def make_steps(options: Sampling, n_tokens: int) -> Steps:
+    """Numbers of all steps for pictures of `n_tokens`."""
+    masked = _masked(options, n_tokens)
+    rows = (_temperature, _logit_scale, _guidance, _critic_noise, _remask)
+    return Steps(masked, *[row(options).astype(np.float32) for row in rows])
+
+
+def positions_needed(options: Sampling, n_tokens: int, *, every_step: bool = False) -> tuple[int, ...]:
+    """For each of T steps, of how many positions a picture's tokens are drawn at most.
+
+    That many at the least are masked, or with the Halton sampler written. Counts are eighths of `n_tokens`,
+    so that few programs are compiled. All positions are needed where known tokens are judged by what the
+    network makes of them, and with the Halton sampler where `every_step` is shown.
+    """
+    whole = (n_tokens,) * options.steps
+    match options.sampler:
+        case "halton" if not every_step:
+            # What is written in the first step that is taken counts from all.
+            left = make_steps(options, n_tokens).masked.astype(int)
+            before = np.concatenate([np.arange(n_tokens + 1)[None], left[:-1]])
+            before[options.start_step] = np.arange(n_tokens + 1)
+            most = (before - left).max(1)
+        case "confidence" if options.remask != "confidence":
+            most = np.roll(make_steps(options, n_tokens).masked.max(1), 1)
+            most[: options.start_step + 1] = n_tokens
+        case "scores" if options.remask != "confidence" and not options.legacy_scores:
+            most = make_steps(options, n_tokens).masked.max(1)
+            most[: options.start_step + 1] = n_tokens
+        case _:
+            return whole
+    eighth = -(-n_tokens // 8)
+    return tuple(min(n_tokens, eighth * -(-max(1, int(n)) // eighth)) for n in most)
+
+
+def step_draws(
+    options: Sampling, batch: int, n_tokens: int, codebook_size: int, critic: bool = False
+) -> tuple[Draw, ...]:
+    """Noise of one step: Gumbel `tokens` (B, L, K) always, of fewer positions where no more are drawn, else
+    as the sampler needs it Gumbel `confidence`, uniform `critic` and `remask`, each (B, L)."""
+    place = (batch, n_tokens)
+    draws = [Draw("tokens", "gumbel", (*place, codebook_size + options.legacy_mask_token))]
+    if options.sampler in ("confidence", "halton_confidence"):
+        draws.append(Draw("confidence", "gumbel", place))
+    if options.sampler == "scores" and critic:
+        draws.append(Draw("critic", "uniform", place))
+    if options.sampler == "confidence" and options.remask == "random":
+        draws.append(Draw("remask", "uniform", place))
+    return tuple(draws)
+
+
+def _masked(options: Sampling, n_tokens: int) -> np.ndarray:
+    """In float32 as the originals compute it, with the Halton samplers in float64."""
+    numbers, columns = np.arange(n_tokens + 1), []
+    for n in numbers:
+        counted = n_tokens if options.legacy_mask_count else n
+        if options.sampler in ("halton", "halton_confidence"):
+            columns.append(_left_by_halton(options, int(counted)))
+            continue
+        times = _scores_times(options) if options.sampler == "scores" else _shares(options)
+        ratio = mask_ratio(options.sampling_schedule, times.astype(np.float32), float(max(counted, 2)))
+        left = np.floor(np.float32(counted) * ratio).astype(np.int64)
+        columns.append(np.maximum(left, int(options.sampler == "scores")))
+    table = np.stack(columns, 1)
+    return (table if options.legacy_mask_count else np.clip(table, 0, numbers)).astype(np.int32)
+
+
+def _left_by_halton(options: Sampling, n: int) -> np.ndarray:
+    """At least one token more is known after each step."""
+    times = _scores_times(options, 1.0) if options.sampler == "halton_confidence" else _shares(options)
+    ratio = mask_ratio(options.sampling_schedule, times, float(max(n, 2)))
+    known = np.floor(n * (1 - ratio)).astype(np.int64)
+    return np.asarray(np.maximum(n - np.maximum(known, np.arange(1, options.steps + 1)), 0))
+
+
+def _shares(options: Sampling) -> np.ndarray:
+    """Share of the steps that are done after each."""
+    return np.arange(1, options.steps + 1) / options.steps
+
+
+def _scores_times(options: Sampling, single: float = 0.0) -> np.ndarray:
+    """From 0 to 1; `single`, where there is one step."""
+    return np.linspace(0, 1, options.steps) if options.steps > 1 else np.array([single])
+
+
+def _temperature(options: Sampling) -> np.ndarray:
+    if isinstance(options.temperature, tuple):
+        return np.linspace(*options.temperature, options.steps)
+    is_halton = options.sampler == "halton_confidence"
+    left = 1 - (_scores_times(options, 1.0) if is_halton else _shares(options))
+    return options.temperature * (np.cumprod(left) if options.legacy_temperature else left)
+
+
+def _logit_scale(options: Sampling) -> np.ndarray:
+    scale: np.ndarray = np.linspace(*options.logit_scale, options.steps) ** options.logit_scale_power
+    scale[: options.logit_scale_warmup] *= 0.5
+    return scale
+
+
+def _guidance(options: Sampling) -> np.ndarray:
+    scale, legacy = options.guidance_scale, options.legacy_guidance
+    match options.guidance_schedule:
+        case "constant":
+            return np.full(options.steps, 1 + scale)
+        case "linear":
+            times = _scores_times(options, 1.0)
+            return (1 + scale) * times if legacy else 1 + scale * times
+        case _:
+            rise: np.ndarray = np.cos(np.pi / 2 * (1 - _shares(options)))
+            return np.floor(rise * (1 + scale)) if legacy else 1 + scale * rise
+
+
+def _critic_noise(options: Sampling) -> np.ndarray:
+    return options.critic_noise_scale * (1 - _shares(options))
+
+
+def _remask(options: Sampling) -> np.ndarray:
+    """ReMDM's capped rate: min(rate, (1 - a_s) / a_t), where a is the share of known tokens after and before
+    the step."""
+    after = np.clip(mask_ratio(options.sampling_schedule, _shares(options)), 0, 1)
+    known_before = 1 - np.concatenate([[1.0], after[:-1]])
+    limit = after / np.maximum(known_before, 1e-12)
+    return np.asarray(np.minimum(options.remask_rate if options.remask == "random" else 0.0, limit))

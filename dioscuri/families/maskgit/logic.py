@@ -1,0 +1,121 @@
+"""Host logic of masked token models: their numbers, validation, report and synthesis modes."""
+
+from collections.abc import Mapping
+from math import prod
+from pathlib import Path
+
+from dioscuri.context import Context
+from dioscuri.data import TokenSet
+from dioscuri.errors import UserError
+from dioscuri.families.maskgit import transformers
+from dioscuri.families.maskgit.options import HParams
+from dioscuri.families.maskgit.plan import TransformerPlan
+from dioscuri.families.maskgit.training import BUCKETS
+from dioscuri.families.token_models.checks import check_classes, check_tokenizer, check_tokens
+from dioscuri.families.token_models.modes.inpainting import unknown_tokens
+from dioscuri.families.token_models.run_logic import TokenModel
+from dioscuri.families.token_models.texts import check_captions, check_text_options
+from dioscuri.families.vqgan.trained import open_tokenizer
+
+MAX_PARAMETERS = 10**11
+TAKES_TOKENS = True
+
+
+def check_options(hparams: HParams) -> None:
+    """Raise a `UserError` that names what does not fit."""
+    data = hparams.data
+    plan = transformers.make_plan(hparams.model, data.grid, data.codebook_size)
+    size = sum(prod(parameter.shape) for parameter in transformers.parameter_table(plan).values())
+    if size > MAX_PARAMETERS:
+        raise UserError(f"[model] has {size:,} parameters, more than {MAX_PARAMETERS:,}: lower its widths")
+    check_classes(hparams)
+    _check_guidance(hparams, plan)
+    unknown_tokens(hparams, plan)
+    check_text_options(hparams, plan)
+    if data.dataset_source != "tokens" and not data.tokenizer_path:
+        raise UserError(
+            f"[data] tokenizer_path is empty: it encodes the pictures of '{data.dataset_source}'; give a "
+            "tokenizer's run folder, or dataset_source='tokens'"
+        )
+    if hparams.loss.use_soft_code_target and data.dataset_source == "tokens":
+        raise UserError(
+            "[loss] use_soft_code_target needs pictures, of which shards keep nothing but the tokens: choose "
+            "another data.dataset_source"
+        )
+    if data.tokenizer_path:
+        _check_distances(hparams)
+        check_tokenizer(hparams)
+
+
+def check_examples(context: Context) -> None:
+    """Raise a `UserError` where training examples are of another tokenizer, or have classes of their own."""
+    data = context.hparams.data
+    plan = transformers.make_plan(context.hparams.model, data.grid, data.codebook_size)
+    check_tokens(context)
+    for examples in (context.sets.train, context.sets.validation, context.sets.test):
+        if isinstance(examples, TokenSet):
+            check_captions(examples, context.hparams, plan)
+
+
+class Family(TokenModel):
+    """See `dioscuri.contract.FamilyLogic`."""
+
+    def __init__(self, context: Context) -> None:
+        data = context.hparams.data
+        super().__init__(
+            context, transformers.make_plan(context.hparams.model, data.grid, data.codebook_size)
+        )
+
+    def logged(self, metrics: Mapping[str, float], step: int) -> dict[str, float]:
+        """`Masked/cross_entropy_<a>_<b>` is that of pictures of which more than a percent and at most b are
+        masked, where there are any."""
+        scalars, width = self.scalars(step - 1), 100 // BUCKETS
+        by_share = {
+            f"Masked/cross_entropy_{i * width}_{(i + 1) * width}": metrics[f"bucket_loss.{i}"] / count
+            for i in range(BUCKETS)
+            if (count := metrics[f"bucket_count.{i}"]) > 0
+        }
+        critic = {} if self.plan.options.critic == "none" else {"Losses/critic": metrics["critic"]}
+        return {
+            "Losses/total": metrics["loss"],
+            "Losses/cross_entropy": metrics["cross_entropy"],
+            **critic,
+            "Masked/accuracy": _accuracy(metrics),
+            "Masked/share": metrics["masked"] / self.plan.n_tokens,
+            **by_share,
+            "Losses/skips_count": metrics["skips"] / self.hparams.train.total_train_steps,
+            "Schedules/learning_rate": scalars["learning_rate"],
+            "Schedules/ema_decay": scalars["ema_decay"],
+            "Mean_Max_Updates/Global_norm": metrics["grad_norm"],
+        }
+
+    def headline(self, metrics: Mapping[str, float]) -> str:
+        """Loss, accuracy and, where there are any, skipped updates."""
+        text = f"loss {metrics['loss']:.4g}, accuracy {_accuracy(metrics):.1%}"
+        return text + (f", {int(metrics['skips'])} updates skipped" if metrics["skips"] else "")
+
+
+def _accuracy(metrics: Mapping[str, float]) -> float:
+    return metrics["correct"] / max(metrics["masked"], 1e-12)
+
+
+def _check_guidance(hparams: HParams, plan: TransformerPlan) -> None:
+    options = hparams.synthesis
+    if options.guidance_scale and not plan.conditions:
+        raise UserError(
+            "[synthesis] guidance_scale needs a condition, such as model.num_classes: set it to 0"
+        )
+    if options.guidance_scale and not hparams.loss.cond_dropout_prob:
+        raise UserError(
+            "[synthesis] guidance_scale needs a model that was trained without its condition, too: set "
+            "loss.cond_dropout_prob before training, or guidance_scale=0"
+        )
+
+
+def _check_distances(hparams: HParams) -> None:
+    plan = open_tokenizer(Path(hparams.data.tokenizer_path)).plan
+    if hparams.loss.use_soft_code_target and plan.options.quantizer not in ("nearest", "ema"):
+        raise UserError(
+            f"[loss] use_soft_code_target needs distances from codes, but {hparams.data.tokenizer_path} has "
+            f"quantizer '{plan.options.quantizer}'"
+        )

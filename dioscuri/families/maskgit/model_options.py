@@ -1,0 +1,115 @@
+"""Options of masked token transformers (Chang et al. 2022, MaskGIT; Chang et al. 2023, MUSE)."""
+
+from dataclasses import dataclass
+
+from dioscuri.errors import UserError
+from dioscuri.hparams.schema import option
+
+ARCHITECTURES = ("maskgit", "uvit", "google", "halton", "lucidrains")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transformer:
+    """`[model]`: the network that predicts tokens. An option whose text begins with architectures is theirs
+    alone; the others leave it unread."""
+
+    architecture: str = option(
+        "maskgit",
+        choices=ARCHITECTURES,
+        doc="maskgit: MaskGitTransformer of open-muse; uvit: its MaskGiTUViT_v2; google: the post-LayerNorm "
+        "network of the MaskGIT paper; halton: that of Halton-MaskGIT; lucidrains: muse-maskgit-pytorch",
+    )
+    hidden_size: int = option(768, low=1, high=2**14, doc="width of the residual stream")
+    num_hidden_layers: int = option(12, low=1, high=2**10, doc="transformer layers")
+    num_attention_heads: int = option(12, low=1, high=2**10, doc="heads of an attention")
+    head_dim: int = option(0, low=0, high=2**12, doc="lucidrains: width of a head; 0: hidden_size / heads")
+    intermediate_size: int = option(
+        0,
+        low=0,
+        high=2**16,
+        doc="width inside a feed-forward layer; 0: four times hidden_size. halton, lucidrains: two thirds of "
+        "it for each of the two parts that are multiplied, with halton rounded up to a multiple of 256",
+    )
+    hidden_dropout: float = option(0.0, low=0, high=1, doc="dropout of embeddings and feed-forward layers")
+    attention_dropout: float = option(0.0, low=0, high=1, doc="dropout of attention probabilities")
+    num_classes: int = option(
+        0, low=0, high=2**20, doc="maskgit, google, halton: classes of the pictures; 0: no class condition"
+    )
+    vocab_size: int = option(
+        0,
+        low=0,
+        high=2**24,
+        doc="maskgit, uvit, google: rows of the token embedding: codes, then classes, any that are unused, "
+        "and last the mask; 0: no unused ones",
+    )
+    max_position_embeddings: int = option(
+        0, low=0, high=2**20, doc="maskgit, google: rows of the position embedding; 0: as many as are used"
+    )
+    initializer_range: float = option(0.02, low=0, doc="maskgit, uvit, google: standard deviation of weights")
+    layer_norm_eps: float = option(
+        0.0,
+        low=0,
+        doc="added to the norms' variance; 0: 1e-12 with google, 1e-5 with halton and lucidrains, else 1e-6",
+    )
+    norm_type: str = option("layernorm", choices=("layernorm", "rmsnorm"), doc="maskgit, uvit: norms")
+    use_bias: bool = option(False, doc="maskgit, uvit: biases of dense layers and LayerNorms")
+    legacy_mlp_layernorm: bool = option(
+        False,
+        doc="maskgit, uvit: the norm before a feed-forward layer is a LayerNorm also with rmsnorm, as in "
+        "the original and its weights",
+    )
+    use_normformer: bool = option(
+        True, doc="maskgit: norms also behind attention and inside feed-forward layers (NormFormer)"
+    )
+    use_encoder_layernorm: bool = option(True, doc="maskgit: a norm behind the last layer")
+    use_mlm_layer: bool = option(True, doc="maskgit: a dense layer with GELU before the logits")
+    use_mlm_layernorm: bool = option(True, doc="maskgit: a norm behind it")
+    use_codebook_size_for_output: bool = option(
+        False, doc="maskgit: logits for codes only, not for the whole vocabulary"
+    )
+    use_conv_in_out: bool = option(
+        False, doc="maskgit: a transformer's token stands for a patch of patch_size x patch_size codes"
+    )
+    embedding_size: int = option(0, low=0, high=2**14, doc="maskgit with use_conv_in_out: width of a code")
+    patch_size: int = option(1, low=1, high=64, doc="maskgit with use_conv_in_out: side of a patch")
+    add_cross_attention: bool = option(False, doc="maskgit: text condition through cross-attention")
+    encoder_hidden_size: int = option(
+        768, low=1, high=2**14, doc="maskgit, uvit, lucidrains: width of the text encoder's states"
+    )
+    project_encoder_hidden_states: bool = option(
+        False, doc="maskgit: project and norm the text encoder's states once"
+    )
+    in_channels: int = option(768, low=1, high=2**14, doc="uvit: width of the token embedding")
+    block_out_channels: tuple[int, ...] = option(
+        (768,), low=1, high=2**14, doc="uvit: width of the convolutional blocks, one number"
+    )
+    num_res_blocks: int = option(3, low=0, high=100, doc="uvit: convolutional blocks on either side")
+    block_num_heads: int = option(12, low=1, high=2**10, doc="uvit: heads of their attention")
+    force_down_up_sample: bool = option(
+        False, doc="uvit: halve the grid before the convolutional blocks (512 px models)"
+    )
+    cond_embed_dim: int = option(768, low=1, high=2**14, doc="uvit: width of the pooled text state")
+    micro_cond_encode_dim: int = option(
+        256, low=2, high=2**14, doc="uvit: width of the encoding of each of the five micro-conditions"
+    )
+    add_cond_embeds: bool = option(True, doc="uvit: condition on the pooled text state")
+    add_micro_cond_embeds: bool = option(
+        True, doc="uvit: condition on original width and height, crop's top and left, aesthetic score"
+    )
+    ln_elementwise_affine: bool = option(True, doc="uvit: learned factors of the norms")
+    register: int = option(1, low=0, high=2**10, doc="halton: learned tokens behind those of the picture")
+    proj: int = option(1, low=1, high=64, doc="halton: side of the patch of codes of a transformer's token")
+    self_cond: bool = option(
+        False, doc="self-conditioning: the last pass's embedding is an input (Chen et al. 2022)"
+    )
+    critic: str = option(
+        "none",
+        choices=("none", "token", "self"),
+        doc="token critic (Lezama et al. 2022): 'token' is a network of its own, of the same architecture; "
+        "'self' a dense layer on the embedding of the network itself",
+    )
+
+    def __post_init__(self) -> None:
+        for name in ("hidden_dropout", "attention_dropout"):
+            if getattr(self, name) >= 1:
+                raise UserError(f"[model] {name} must be below 1: nothing would be kept")

@@ -1,0 +1,109 @@
+"""Options of masked token models (Chang et al. 2022, MaskGIT; Chang et al. 2023, MUSE) and their training."""
+
+from dataclasses import dataclass
+
+from dioscuri.errors import UserError
+from dioscuri.families.maskgit.model_options import Transformer
+from dioscuri.families.token_models.drawing_options import Drawing
+from dioscuri.families.token_models.masking_options import Masking, Sampling
+from dioscuri.hparams.schema import option
+from dioscuri.hparams.sections import Data, Optimizer, Run, Train, Val
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenData(Data):
+    """`[data]`: pictures or shards of tokens, and the tokenizer between the two.
+
+    With `dataset_source = 'tokens'` the paths lead to folders of shards. With pictures the tokenizer encodes
+    every batch.
+    """
+
+    tokenizer_path: str = option(
+        "",
+        path=True,
+        doc="run folder logs-<name> of the tokenizer, of either twin. Without it tokens can be learnt but no "
+        "picture drawn",
+    )
+    grid: int = option(low=0, high=2**10, doc="tokens a side of a picture; sundae: 0 for text")
+    codebook_size: int = option(low=1, high=2**24, doc="codes of the tokenizer")
+    text_length: int = option(0, low=0, high=2**16, doc="tokens of an encoded text; 0: no text condition")
+    null_text_path: str = option(
+        "",
+        path=True,
+        doc="null.safetensors of encoded texts: the empty text that stands for no text; without it a dropped "
+        "text is masked out",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loss(Masking):
+    """`[loss]`: masking and cross-entropy, conditions and weight decay."""
+
+    cond_dropout_prob: float = option(
+        0.0, low=0, high=1, doc="probability that a picture's condition is dropped, for guidance"
+    )
+    self_cond_prob: float = option(
+        0.9, low=0, high=1, doc="with model.self_cond: probability that a first pass conditions a picture"
+    )
+    use_soft_code_target: bool = option(
+        False,
+        doc="targets are softmax(-squared distance / soft_code_temp) over the codes instead of the nearest "
+        "code; needs pictures",
+    )
+    soft_code_temp: float = option(1.0, low=1e-6, doc="of the soft targets")
+    weight_decay: float = option(0.0, low=0, doc="decoupled weight decay on kernels and matrices")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskedVal(Val):
+    """`[val]`: cross-entropy of hidden tokens, which depend on a picture's index alone: masked ones, or with
+    sundae replaced ones."""
+
+    mask_ratios: tuple[float, ...] = option(
+        (0.1, 0.3, 0.5, 0.7, 0.9, 1.0),
+        low=0,
+        high=1,
+        doc="shares of hidden tokens, in turn over the pictures",
+    )
+    report_samples: int = option(
+        100, low=0, high=2**20, doc="pictures drawn after training to be judged; 0: none"
+    )
+
+    def __post_init__(self) -> None:
+        if not self.mask_ratios:
+            raise UserError("[val] mask_ratios is empty: give at least one, such as [0.5]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Synthesis(Sampling, Drawing):
+    """`[synthesis]`: what `synthesize.py` does, and how tokens are sampled."""
+
+    texts_path: str = option(
+        "",
+        path=True,
+        doc="folder of encoded prompts, in turn; empty: the captions of the split",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class HParams:
+    """All options of a masked token model's run."""
+
+    run: Run
+    data: TokenData
+    model: Transformer
+    loss: Loss
+    optimizer: Optimizer
+    train: Train
+    val: MaskedVal
+    synthesis: Synthesis
+
+
+ARCHITECTURE = (
+    "model",
+    "data.target_res",
+    "data.channels",
+    "data.grid",
+    "data.codebook_size",
+)
+"""Options that an existing run cannot change: whole sections or `section.option`."""

@@ -1,0 +1,88 @@
+"""What the twins build a masked token transformer from."""
+
+from dataclasses import dataclass
+
+from dioscuri.families.maskgit.model_options import Transformer
+
+
+@dataclass(frozen=True)
+class TransformerPlan:
+    """Numbers that follow from options, grid and codebook.
+
+    Token ids are codes 0 .. codebook_size - 1, and `mask_id`. `vocab_size` counts rows of the token
+    embedding, `outputs` logits a token, `positions` rows of the position embedding, `length` tokens that the
+    transformer's layers see, `inner` the width of (each part of) a feed-forward layer.
+    """
+
+    options: Transformer
+    grid: int
+    codebook_size: int
+    vocab_size: int
+    outputs: int
+    mask_id: int
+    positions: int
+    length: int
+    head_dim: int
+    inner: int
+    eps: float
+
+    @property
+    def n_tokens(self) -> int:
+        """Codes of a picture, row by row."""
+        return self.grid**2
+
+    @property
+    def replacements(self) -> int:
+        """Codes that stand for hidden tokens in evaluations; 0: the mask token does."""
+        return 0
+
+    @property
+    def null_label(self) -> int:
+        """The label that means no class. It is the embedding's last row with halton, else the mask token."""
+        return self.options.num_classes
+
+    @property
+    def class_token(self) -> bool:
+        """Whether the class is the sequence's first token."""
+        return self.options.architecture in ("maskgit", "google") and self.options.num_classes > 0
+
+    @property
+    def uses_text(self) -> bool:
+        """Whether there is cross-attention to text states. lucidrains does without text, too."""
+        return self.options.add_cross_attention or self.options.architecture in ("uvit", "lucidrains")
+
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """Names of the conditions that the network reads, self-conditioning left out."""
+        uvit = self.options.architecture == "uvit"
+        used = {
+            "label": self.options.num_classes > 0,
+            "text": self.uses_text,
+            "pooled": uvit and self.options.add_cond_embeds,
+            "micro": uvit and self.options.add_micro_cond_embeds,
+        }
+        return tuple(name for name, is_used in used.items() if is_used)
+
+    @property
+    def attention_width(self) -> int:
+        """Width of all heads together."""
+        return self.options.num_attention_heads * self.head_dim
+
+    @property
+    def self_cond_inner(self) -> int:
+        """Width of each part of the feed-forward layer on the last pass's embedding."""
+        return 8 * self.options.hidden_size // 3
+
+    @property
+    def cond_inputs(self) -> int:
+        """uvit: width of what is embedded into the condition of the adaptive norms; 0: there are none."""
+        options = self.options
+        if options.architecture != "uvit":
+            return 0
+        pooled = options.cond_embed_dim if options.add_cond_embeds else 0
+        return pooled + (5 * options.micro_cond_encode_dim if options.add_micro_cond_embeds else 0)
+
+    @property
+    def hidden_grid(self) -> int:
+        """uvit: side of the grid that the transformer sees."""
+        return self.grid // (1 + self.options.force_down_up_sample)

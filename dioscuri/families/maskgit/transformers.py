@@ -1,0 +1,176 @@
+"""Layers of the masked token transformers, and what they share: vocabulary, sequence, classes, dropout."""
+
+from dataclasses import replace
+from math import ceil
+
+import numpy as np
+
+from dioscuri.errors import UserError
+from dioscuri.families.maskgit import tables
+from dioscuri.families.maskgit.dropouts import DROPOUTS
+from dioscuri.families.maskgit.model_options import Transformer
+from dioscuri.families.maskgit.plan import TransformerPlan
+from dioscuri.plans.noise import Draw
+from dioscuri.plans.parameters import Table, initial_values
+
+EPSILONS = {"google": 1e-12, "halton": 1e-5, "lucidrains": 1e-5}
+
+
+def make_plan(model: Transformer, grid: int, codebook_size: int) -> TransformerPlan:
+    """Plan for grids of `grid` x `grid` codes below `codebook_size`. A `UserError` says what does not fit."""
+    _check_grid(model, grid, codebook_size)
+    _check_conditions(model)
+    vocab_size = _vocab_size(model, codebook_size)
+    width = model.intermediate_size or 4 * model.hidden_size
+    return TransformerPlan(
+        options=model,
+        grid=grid,
+        codebook_size=codebook_size,
+        vocab_size=vocab_size,
+        outputs=_outputs(model, codebook_size, vocab_size),
+        mask_id=vocab_size - 1,
+        positions=_positions(model, grid),
+        length=_length(model, grid),
+        head_dim=_head_dim(model),
+        inner=_inner(model.architecture, width),
+        eps=model.layer_norm_eps or EPSILONS.get(model.architecture, 1e-6),
+    )
+
+
+def critic_plan(plan: TransformerPlan) -> TransformerPlan:
+    """The same network with one logit a token, for a token critic. It never sees the mask."""
+    vocab_size = plan.codebook_size if plan.options.architecture == "lucidrains" else plan.vocab_size
+    options = replace(plan.options, critic="none", self_cond=False)
+    return replace(plan, options=options, outputs=1, vocab_size=vocab_size)
+
+
+def parameter_table(plan: TransformerPlan) -> Table:
+    """Every parameter under its canonical name: the original's, and for a critic `critic.` before it.
+
+    Weight decay acts on kernels and matrices, not on embeddings, norms and biases.
+    """
+    table = tables.TABLES[plan.options.architecture](plan)
+    if plan.options.self_cond:
+        table |= tables.geglu("self_cond_to_init_embed", plan.options.hidden_size, plan.self_cond_inner)
+    if plan.options.critic == "self":
+        table |= tables.dense("critic.to_pred", plan.options.hidden_size, 1, bias=True)
+    if plan.options.critic == "token":
+        table |= {
+            f"critic.{name}": parameter for name, parameter in parameter_table(critic_plan(plan)).items()
+        }
+    return table
+
+
+def initial_parameters(plan: TransformerPlan, seed: int) -> dict[str, np.ndarray]:
+    """First values, float32. The U-ViT's last layer begins as a copy of its embedding's rows."""
+    values = initial_values(parameter_table(plan), seed)
+    if plan.options.architecture == "uvit":
+        rows = values["embed.embeddings.weight"][: plan.outputs]
+        values["mlm_layer.conv2.weight"] = rows[:, :, None, None].copy()
+    return values
+
+
+def dropout_noise(plan: TransformerPlan, batch: int, text_length: int = 0) -> tuple[Draw, ...]:
+    """Uniform arrays that the network needs where dropout is wanted; none where its rates are 0.
+
+    `text_length` is the number of text tokens that cross-attention sees.
+    """
+    hidden, attention = plan.options.hidden_dropout, plan.options.attention_dropout
+    shapes = DROPOUTS[plan.options.architecture](plan, text_length)
+    return tuple(
+        Draw(f"dropout.{name}", "uniform", (batch, *shape))
+        for name, shape in shapes.items()
+        if (attention if name.endswith("attention") else hidden)
+    )
+
+
+def _check_grid(model: Transformer, grid: int, codebook_size: int) -> None:
+    if grid < 1 or codebook_size < 1:
+        raise UserError(f"a grid of {grid}x{grid} tokens with {codebook_size} codes is empty")
+    sides = {
+        "patch_size": model.patch_size if model.architecture == "maskgit" else 1,
+        "proj": model.proj if model.architecture == "halton" else 1,
+        "force_down_up_sample": 1 + (model.architecture == "uvit" and model.force_down_up_sample),
+    }
+    for name, side in sides.items():
+        if grid % side:
+            raise UserError(f"[model] {name} needs a side divisible by {side}: the tokens are {grid}x{grid}")
+
+
+def _check_conditions(model: Transformer) -> None:
+    kind = model.architecture
+    if kind in ("uvit", "lucidrains") and model.num_classes:
+        raise UserError(f"[model] architecture '{kind}' has no classes: set num_classes=0")
+    if kind != "maskgit" and model.add_cross_attention:
+        raise UserError(f"[model] add_cross_attention is not an option of architecture '{kind}'")
+    if kind == "uvit" and len(model.block_out_channels) != 1:
+        raise UserError("[model] block_out_channels must hold one number")
+    if kind == "uvit" and model.block_out_channels[0] % model.block_num_heads:
+        raise UserError("[model] block_out_channels must be divisible by block_num_heads")
+    if kind != "maskgit":
+        return
+    if model.use_conv_in_out and model.num_classes:
+        raise UserError("[model] use_conv_in_out leaves no place for a class token: set num_classes=0")
+    if model.use_conv_in_out and not model.embedding_size:
+        raise UserError("[model] use_conv_in_out needs embedding_size")
+    if model.patch_size > 1 and not model.use_conv_in_out:
+        raise UserError("[model] patch_size needs use_conv_in_out=True")
+
+
+def _vocab_size(model: Transformer, codebook_size: int) -> int:
+    needed = codebook_size + model.num_classes * (model.architecture != "halton") + 1
+    if model.architecture in ("halton", "lucidrains") and model.vocab_size not in (0, needed):
+        raise UserError(f"[model] vocab_size must be {needed}, the codes and the mask, or 0")
+    if 0 < model.vocab_size < needed:
+        raise UserError(
+            f"[model] vocab_size {model.vocab_size} is too small: {codebook_size} codes, "
+            f"{model.num_classes} classes and the mask need {needed}"
+        )
+    return model.vocab_size or needed
+
+
+def _outputs(model: Transformer, codebook_size: int, vocab_size: int) -> int:
+    codes_only = model.architecture == "maskgit" and model.use_codebook_size_for_output
+    return codebook_size if codes_only or model.architecture in ("uvit", "lucidrains") else vocab_size
+
+
+def _length(model: Transformer, grid: int) -> int:
+    """Tokens that the transformer's layers see."""
+    if model.architecture == "halton":
+        return (grid // model.proj) ** 2 + model.register
+    if model.architecture == "uvit":
+        return (grid // (1 + model.force_down_up_sample)) ** 2
+    if model.architecture == "maskgit" and model.use_conv_in_out:
+        return (grid // model.patch_size) ** 2
+    return grid**2 + (model.num_classes > 0)
+
+
+def _positions(model: Transformer, grid: int) -> int:
+    if model.architecture not in ("maskgit", "google"):
+        return grid**2
+    length = _length(model, grid)
+    if 0 < model.max_position_embeddings < length:
+        raise UserError(
+            f"[model] max_position_embeddings {model.max_position_embeddings} is too small: a sequence has "
+            f"{length} tokens"
+        )
+    return model.max_position_embeddings or length
+
+
+def _head_dim(model: Transformer) -> int:
+    if model.architecture == "lucidrains" and model.head_dim:
+        return model.head_dim
+    if model.architecture != "halton" and model.hidden_size % model.num_attention_heads:
+        raise UserError(
+            f"[model] hidden_size {model.hidden_size} is not divisible by num_attention_heads "
+            f"{model.num_attention_heads}"
+        )
+    if model.num_attention_heads > model.hidden_size:
+        raise UserError("[model] num_attention_heads must not be more than hidden_size")
+    return model.hidden_size // model.num_attention_heads
+
+
+def _inner(architecture: str, width: int) -> int:
+    if architecture == "halton":
+        return 256 * ceil(2 * width // 3 / 256)
+    return 2 * width // 3 if architecture == "lucidrains" else width

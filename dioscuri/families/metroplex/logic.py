@@ -1,0 +1,41 @@
+"""Host logic of Metroplex and VD-VAE: which options fit together."""
+
+from math import prod
+
+from dioscuri.context import Context
+from dioscuri.errors import UserError
+from dioscuri.families.latent_models.plan import level_temperatures
+from dioscuri.families.latent_models.run_logic import LatentGroups
+from dioscuri.families.metroplex.options import HParams
+from dioscuri.families.metroplex.plan import make_plan
+from dioscuri.families.metroplex.tables import parameter_table
+
+MAX_PARAMETERS = 10**11
+TAKES_SIGNALS = True
+
+
+def check_options(hparams: HParams) -> None:
+    """Raise a `UserError` that names what does not fit: the layers, their size, a temperature, a baseline."""
+    plan = make_plan(hparams)
+    size = sum(prod(parameter.shape) for parameter in parameter_table(hparams, plan).values())
+    if size > MAX_PARAMETERS:
+        raise UserError(f"[model] has {size:,} parameters, more than {MAX_PARAMETERS:,}: lower its widths")
+    for setting in hparams.synthesis.temperature_settings:
+        level_temperatures(plan, setting)
+    if hparams.data.depth > 8 and hparams.metrics.report_baselines:
+        raise UserError(
+            "[metrics] report_baselines counts levels, and 16-bit sounds have too many of them: set it to "
+            "False"
+        )
+    if plan.likelihood == "absolute" and hparams.metrics.report_baselines:
+        raise UserError(
+            "[metrics] report_baselines compares likelihoods, and [model] likelihood 'absolute' has none: "
+            "set it to False"
+        )
+
+
+class Family(LatentGroups):
+    """See `dioscuri.contract.FamilyLogic`."""
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context, make_plan(context.hparams))

@@ -1,0 +1,156 @@
+"""Options of Metroplex and VD-VAE (Child 2021), under the names of Metroplex's JSON files."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from dioscuri.errors import UserError
+from dioscuri.families.hierarchical_vae import options as hierarchical_vae
+from dioscuri.families.hierarchical_vae.options import Metrics, Synthesis
+from dioscuri.hparams.schema import option
+from dioscuri.hparams.sections import Data, Optimizer, Run, Train, Val
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """`[model]`: blocks from `prog_mode`, from `enc_blocks` and `dec_blocks`, or of one resolution."""
+
+    width: int = option(low=1, high=2**20, doc="width, from which presets make outer_width")
+    depth: int = option(24, low=1, high=2**12, doc="blocks, in encoder and decoder each")
+    base_hidden_res: int = option(16, low=1, doc="without prog_mode: side of the one grid of tokens")
+    prog_mode: int | None = option(
+        None, choices=(None, 0, 1), doc="preset of several resolutions; 0: widths halve, 1: equal widths"
+    )
+    start_res: int = option(16, low=1, doc="prog_mode 1: finest resolution")
+    enc_blocks: str = option("", doc="encoder blocks such as '32x2,32d2,16x1'; empty: computed")
+    dec_blocks: str = option("", doc="decoder blocks such as '1x1,4m1,4x2'; empty: computed")
+    custom_width_str: str = option("", doc="widths of resolutions such as '32:64,16:128'")
+    custom_frames_str: str = option(
+        "", doc="clips: steps in time at resolutions such as '8:4,4:2'; else they shrink as space does"
+    )
+    patch_frames: int = option(1, low=1, doc="clips: frames that a token stands for")
+    outer_width: int = option(0, low=0, high=2**20, doc="width after the input convolution; 0 is width")
+    exp_scale: int = option(0, low=0, doc="side of the patches; 0: computed, else only checked")
+    zdim: int = option(0, low=-1, doc="latent channels of a block; 0: width // zdim_factor, -1: width")
+    zdim_factor: int = option(32, low=1, doc="width over latent channels")
+    zero_weights: bool = option(True, doc="zero the last layer of every prior")
+    final_fn: bool = option(False, doc="gain and bias before the head, where patches are single pixels")
+    no_bias_above: int = option(
+        64, low=0, doc="resolutions of convolutions up to this begin with a learned tensor; transformers do"
+    )
+    bottleneck_multiple: float = option(0.25, low=0, high=2**10, doc="bottleneck width over width")
+    block_type: str = option(
+        "bottleneck", choices=("bottleneck", "diffusion"), doc="four convolutions, or two of full width"
+    )
+    gelu: Literal["gelu", "gelu_tanh"] = option(
+        "gelu", choices=("gelu", "gelu_tanh"), doc="exact, or the tanh approximation"
+    )
+    likelihood: str = option(
+        "mixture",
+        choices=("mixture", "absolute"),
+        doc="mixture of logistics, or absolute errors",
+    )
+    num_mixtures: int = option(10, low=1, doc="components of the mixture of logistics")
+    shared_sigma: str = option(
+        "none",
+        choices=("none", "mixtures", "full"),
+        doc="log scales: a component's own, one for all components of a pixel, one number for everything",
+    )
+    color_non_ar: bool = option(True, doc="colours of a pixel do not see each other")
+    transformer: bool = option(False, doc="transformer blocks with variational attention")
+    attn_block_opt: int = option(0, choices=(0, 1), doc="self-attention before (0) or in (1) the prior")
+    enc_dec_mode: bool = option(True, doc="decoder block i reads encoder block i; False: in reverse order")
+    enc_mode: str = option("attn", choices=("attn", "cnn", "ffn"), doc="operator of the posterior")
+    head_dim: int = option(128, low=1, doc="transformer: channels a head")
+    norm: str = option(
+        "none", choices=("none", "layer"), doc="transformer: norm over channels before what a layer adds"
+    )
+    rezero: bool = option(True, doc="transformer: a gate, first 0, on what a layer adds")
+    abs_enc: str = option(
+        "none",
+        choices=("none", "encoder", "start"),
+        doc="sinusoids: none, at the input, also at the start",
+    )
+    random_init_posenc: bool = option(False, doc="relative bias begins at random instead of as a triangle")
+    attn_res: tuple[int, ...] = option((), low=1, doc="resolutions whose blocks begin with self-attention")
+    attn_heads: int = option(1, low=1, doc="heads of that attention")
+    legacy_row_attention: bool = option(
+        False, doc="that attention sees a pixel's own row only, as in the later original"
+    )
+    init_std: float = option(0.0, low=0, doc="replaces sqrt(1 / outputs) in first values; 0: it stays")
+    init_scale: float = option(0.0, low=0, doc="replaces the layers' own divisor of variance; 0: it stays")
+    input_shift: float = option(-127.5, doc="added to 8-bit values before the network; the target stays")
+    input_scale: float = option(1 / 127.5, doc="then the factor")
+    truncate_pixels: bool = option(False, doc="cut samples to whole levels instead of rounding them")
+
+    def __post_init__(self) -> None:
+        if self.transformer and self.prog_mode is not None:
+            raise UserError("[model] transformer needs one resolution: leave prog_mode out")
+        if self.norm != "none" and not self.transformer:
+            raise UserError("[model] norm 'layer' is for transformer blocks: set it to 'none'")
+
+    @property
+    def distribution_base(self) -> str:
+        """Statistics of the latents are logarithms of standard deviations."""
+        return "logstd"
+
+    @property
+    def gradient_smoothing_beta(self) -> float:
+        """Those logarithms are natural."""
+        return 1.0
+
+    @property
+    def output_distribution_base(self) -> str:
+        """The mixture's scales are logarithms as well."""
+        return "logstd"
+
+    @property
+    def output_gradient_smoothing_beta(self) -> float:
+        """Natural ones."""
+        return 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loss(hierarchical_vae.Loss):
+    """`[loss]`: that of the hierarchical VAE, with everything off that Metroplex does not have."""
+
+    min_mol_logscale: float = option(-7.0, doc="lower clamp of the mixture's log scale")
+    variation_schedule: str = option(
+        "None", choices=("None", "Logistic", "Linear"), doc="schedule of the divergence's weight"
+    )
+    vae_beta_anneal_start: float = option(0.0, low=0, doc="linear beta: step it starts at")
+    vae_beta_anneal_steps: float = option(1.0, low=1, doc="linear beta: steps it takes")
+    vae_beta_min: float = option(1e-4, low=0, high=1, doc="linear beta: floor")
+    vae_beta_activation_steps: float = option(0.0, doc="logistic beta: midpoint")
+    vae_beta_growth_rate: float = option(1e-2, doc="logistic beta: rate")
+    use_gamma_schedule: bool = option(False, doc="balance the groups' KL until gamma_max_steps")
+    gamma_max_steps: int = option(0, low=0, doc="last step of KL balancing")
+    scaled_gamma: bool = option(True, doc="balance by KL per latent dimension instead of KL")
+    use_weight_decay: bool = option(False, doc="decoupled weight decay on all parameters, as in VD-VAE")
+    l2_weight: float = option(0.0, low=0, doc="weight decay factor")
+
+
+@dataclass(frozen=True, kw_only=True)
+class HParams:
+    """All options of a Metroplex run."""
+
+    run: Run
+    data: Data
+    model: Model
+    loss: Loss
+    metrics: Metrics
+    optimizer: Optimizer
+    train: Train
+    val: Val
+    synthesis: Synthesis
+
+
+ARCHITECTURE = (
+    "model",
+    "data.target_res",
+    "data.frames",
+    "data.channels",
+    "data.num_bits",
+    "data.sample_encoding",
+    "data.dataset_source",
+)
+"""Options that an existing run cannot change: whole sections or `section.option`."""

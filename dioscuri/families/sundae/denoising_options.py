@@ -1,0 +1,63 @@
+"""Options of SUNDAE's training and of sampling from it (Savinov et al. 2022, sections 2.2 and 3)."""
+
+from dataclasses import dataclass
+
+from dioscuri.errors import UserError
+from dioscuri.families.token_models.masking_options import Filters
+from dioscuri.hparams.schema import option
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unrolling:
+    """Cross-entropy on all tokens, of corrupted ones and of what the network itself makes of them."""
+
+    unroll_steps: int = option(2, low=1, high=64, doc="passes a step, each on what the one before has drawn")
+    unroll_weights: tuple[float, ...] = option(
+        (), low=0, doc="weights of the passes' losses, which are divided by their sum; empty: equal ones"
+    )
+
+    def __post_init__(self) -> None:
+        n, weights = self.unroll_steps, self.unroll_weights
+        if weights and (len(weights) != n or not sum(weights)):
+            raise UserError(
+                f"[loss] unroll_weights must be {n} numbers, one for each of unroll_steps, that are not all 0"
+            )
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """The passes' shares of the loss."""
+        given = self.unroll_weights or (1.0,) * self.unroll_steps
+        return tuple(weight / sum(given) for weight in given)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resampling(Filters):
+    """How tokens are drawn anew, step by step, from random ones on."""
+
+    sampler: str = option(
+        "ancestral",
+        choices=("ancestral", "argmax_unrolled"),
+        doc="ancestral: a random share of the tokens is drawn anew in each step; argmax_unrolled: the "
+        "likeliest tokens, of which the least sure are predicted again by a second pass",
+    )
+    steps: int = option(100, low=1, high=2**16, doc="steps a picture, at most")
+    min_steps: int = option(10, low=0, high=2**16, doc="steps before a picture may be finished")
+    early_stop: bool = option(True, doc="a picture that a step leaves as it is is finished")
+    stop_rule: str = option(
+        "unmasked",
+        choices=("unmasked", "masked"),
+        doc="what a step must leave: unmasked: all tokens, had all been drawn anew; masked: those drawn "
+        "anew, which may be few, as in the original",
+    )
+    temperature: float = option(1.0, low=0, doc="ancestral: of the logits, in the first step")
+    end_temperature: float | None = option(None, low=0, doc="in the last step; None: that of the first")
+    sample_proportion: float = option(
+        0.5,
+        low=0,
+        high=1,
+        doc="ancestral: probability that a token is drawn anew, argmax_unrolled: share that is predicted "
+        "again",
+    )
+    end_sample_proportion: float | None = option(
+        None, low=0, high=1, doc="in the last step; None: that of the first"
+    )

@@ -1,0 +1,123 @@
+"""Host logic of SUNDAE: its numbers and what its options must fulfil."""
+
+from collections.abc import Mapping
+from math import prod
+
+from dioscuri.checkpoint.store import Checkpoint
+from dioscuri.context import Context
+from dioscuri.data.characters import CODES, decode
+from dioscuri.data.descriptors import describe
+from dioscuri.errors import UserError
+from dioscuri.families.sundae.options import HParams
+from dioscuri.families.sundae.plan import parameter_table, plan_of
+from dioscuri.families.token_models.checks import check_classes, check_tokenizer, check_tokens
+from dioscuri.families.token_models.drawing import check_draws, draw
+from dioscuri.families.token_models.modes.generation import pictures_wanted
+from dioscuri.families.token_models.modes.inpainting import unknown_tokens
+from dioscuri.families.token_models.modes.interactive import Menu
+from dioscuri.families.token_models.run_logic import TokenModel
+from dioscuri.files import replacing
+from dioscuri.outputs.sampling_record import record_sampling
+
+MAX_PARAMETERS = 10**11
+TAKES_TOKENS = True
+
+
+def check_options(hparams: HParams) -> None:
+    """Raise a `UserError` that names what does not fit."""
+    data = hparams.data
+    plan = plan_of(hparams)
+    size = sum(prod(parameter.shape) for parameter in parameter_table(plan).values())
+    if size > MAX_PARAMETERS:
+        raise UserError(f"[model] has {size:,} parameters, more than {MAX_PARAMETERS:,}: lower its widths")
+    check_classes(hparams)
+    _check_kind(hparams)
+    if data.grid:
+        unknown_tokens(hparams, plan)
+    if data.text_length or data.null_text_path:
+        raise UserError(
+            "[data] text_length and null_text_path: family 'sundae' reads no captions, leave them out"
+        )
+    if data.tokenizer_path:
+        check_tokenizer(hparams)
+    elif not describe(data.dataset_source).tokens:
+        _check_levels(hparams)
+
+
+def check_examples(context: Context) -> None:
+    """Raise a `UserError` where training examples are of another tokenizer, or have classes of their own."""
+    check_tokens(context)
+
+
+class Family(TokenModel):
+    """See `dioscuri.contract.FamilyLogic`."""
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context, plan_of(context.hparams))
+
+    def logged(self, metrics: Mapping[str, float], step: int) -> dict[str, float]:
+        """`Unrolled/cross_entropy_<k>` is that of pass k."""
+        scalars = self.scalars(step - 1)
+        passes = {
+            f"Unrolled/cross_entropy_{k}": metrics[f"unrolled.{k}"]
+            for k in range(self.hparams.loss.unroll_steps)
+        }
+        return {
+            "Losses/total": metrics["loss"],
+            "Unrolled/accuracy": metrics["accuracy"],
+            **passes,
+            "Losses/skips_count": metrics["skips"] / self.hparams.train.total_train_steps,
+            "Schedules/learning_rate": scalars["learning_rate"],
+            "Schedules/ema_decay": scalars["ema_decay"],
+            "Mean_Max_Updates/Global_norm": metrics["grad_norm"],
+        }
+
+    def headline(self, metrics: Mapping[str, float]) -> str:
+        """Loss, accuracy and, where there are any, skipped updates."""
+        text = f"loss {metrics['loss']:.4g}, accuracy {metrics['accuracy']:.1%}"
+        return text + (f", {int(metrics['skips'])} updates skipped" if metrics["skips"] else "")
+
+    def synthesise(self, checkpoint: Checkpoint) -> None:
+        """Run the mode of `synthesis.synthesis_mode`; a model of text writes `generated/texts.txt`."""
+        options = self.hparams.synthesis
+        if self.plan.grid and options.synthesis_mode == "interactive":
+            check_draws(self.hparams)
+            Menu(self.context, self.plan).run()
+            return
+        if self.plan.grid:
+            super().synthesise(checkpoint)
+            return
+        if options.synthesis_mode != "generation":
+            raise UserError(f"[synthesis] synthesis_mode '{options.synthesis_mode}' needs pictures, not text")
+        lines: list[str] = []
+        for made in draw(self.context, pictures_wanted(options), ema=options.load_ema_weights):
+            lines += map(decode, made["tokens"])
+        if self.context.writes:
+            folder = self.context.directory.images / "generated"
+            folder.mkdir(parents=True, exist_ok=True)
+            with replacing(folder / "texts.txt") as beside:
+                beside.write_text("\n".join([*lines, ""]))
+            record_sampling(self.context, checkpoint, folder)
+            self.context.say(f"{len(lines)} texts in {folder / 'texts.txt'}, the first: {lines[0]}")
+
+
+def _check_kind(hparams: HParams) -> None:
+    """Text has characters, pictures have a grid."""
+    data, is_text = hparams.data, hparams.data.dataset_source == "text"
+    if is_text and (data.grid or data.codebook_size != CODES or hparams.model.num_classes):
+        raise UserError(
+            f"[data] dataset_source 'text' needs grid=0, codebook_size={CODES} and model.num_classes=0"
+        )
+    if not is_text and not data.grid:
+        raise UserError(f"[data] grid is 0, which is for text, not for '{data.dataset_source}'")
+
+
+def _check_levels(hparams: HParams) -> None:
+    """Pictures without a tokenizer are their own tokens."""
+    data = hparams.data
+    if data.channels != 1 or data.grid != data.target_res or data.codebook_size > 256:
+        raise UserError(
+            f"[data] tokenizer_path is empty: then the grey levels of '{data.dataset_source}' are the "
+            f"tokens, which needs channels=1, grid={data.target_res} as target_res and "
+            "a codebook_size of at most 256"
+        )

@@ -1,0 +1,63 @@
+"""Options of SUNDAE (Savinov et al. 2022) and its training."""
+
+from dataclasses import dataclass
+
+from dioscuri.families.maskgit.options import MaskedVal, TokenData
+from dioscuri.families.sundae.denoising_options import Resampling, Unrolling
+from dioscuri.families.sundae.model_options import Denoiser
+from dioscuri.families.token_models.drawing_options import MODES, Drawing
+from dioscuri.hparams.schema import option
+from dioscuri.hparams.sections import Optimizer, Run, Train
+
+
+@dataclass(frozen=True, kw_only=True)
+class SequenceData(TokenData):
+    """`[data]`: pictures or their tokens, or with `dataset_source = 'text'` the plain text file
+    `train_data_path`."""
+
+    sequence_length: int = option(0, low=0, high=2**20, doc="text: characters of an example")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loss(Unrolling):
+    """`[loss]`: passes of a step and weight decay."""
+
+    weight_decay: float = option(0.0, low=0, doc="decoupled weight decay on matrices")
+    legacy_weight_decay: bool = option(
+        False, doc="on norms, biases and embeddings, too, as the original's optimiser has it"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Synthesis(Resampling, Drawing):
+    """`[synthesis]`: what `synthesize.py` does, and how tokens are drawn."""
+
+    synthesis_mode: str = option(
+        choices=(*MODES, "interactive"),
+        doc="as for other models of tokens; interactive: a menu on the terminal",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class HParams:
+    """All options of a run. Pictures without `data.tokenizer_path` are their own tokens: grey levels."""
+
+    run: Run
+    data: SequenceData
+    model: Denoiser
+    loss: Loss
+    optimizer: Optimizer
+    train: Train
+    val: MaskedVal
+    synthesis: Synthesis
+
+
+ARCHITECTURE = (
+    "model",
+    "data.target_res",
+    "data.channels",
+    "data.grid",
+    "data.codebook_size",
+    "data.sequence_length",
+)
+"""Options that an existing run cannot change: whole sections or `section.option`."""

@@ -1,0 +1,78 @@
+"""What every model of tokens demands of its options and examples."""
+
+from pathlib import Path
+from typing import Any
+
+from dioscuri.context import Context
+from dioscuri.data import Examples, TokenSet
+from dioscuri.errors import UserError
+from dioscuri.families.vqgan.trained import check_made_by, open_tokenizer
+from dioscuri.outputs.examples import chosen_split
+
+
+def check_classes(hparams: Any) -> None:
+    """Raise a `UserError` where the model's classes, those of the examples and those to draw do not fit."""
+    classes, options = hparams.model.num_classes, hparams.synthesis
+    if classes and not hparams.data.labels:
+        raise UserError(
+            f"[data] labels must be True for a model of {classes} classes, or model.num_classes=0"
+        )
+    if options.classes and max(options.classes) >= classes:
+        raise UserError(
+            f"[synthesis] classes holds {max(options.classes)}: the model has {classes} classes, counted "
+            "from 0"
+        )
+
+
+def check_tokenizer(hparams: Any) -> None:
+    """Raise a `UserError` where the tokenizer makes other tokens of pictures than the model expects."""
+    data, plan = hparams.data, open_tokenizer(Path(hparams.data.tokenizer_path)).plan
+    wanted = {"grid": data.grid, "codebook_size": data.codebook_size}
+    wanted |= {"target_res": data.target_res, "channels": data.channels}
+    has = {"grid": plan.grid, "codebook_size": plan.codebook_size}
+    has |= {"target_res": plan.resolution, "channels": plan.channels}
+    for name, value in wanted.items():
+        if value != has[name]:
+            raise UserError(
+                f"[data] {name} is {value}, but the tokenizer {data.tokenizer_path} has {has[name]}: set it "
+                "to that, or choose another tokenizer"
+            )
+
+
+def check_tokens(context: Context) -> None:
+    """Raise a `UserError` where examples are tokens of another kind or tokenizer, or have classes of their
+    own."""
+    for examples in (context.sets.train, context.sets.validation, context.sets.test):
+        _check(examples, context.hparams)
+
+
+def checked_split(context: Context, default: str) -> Examples:
+    """`chosen_split`; a `UserError` as that of `check_tokens` where its examples do not fit."""
+    examples = chosen_split(context, default)
+    _check(examples, context.hparams)
+    return examples
+
+
+def _check(examples: Examples, hparams: Any) -> None:
+    data, classes = hparams.data, hparams.model.num_classes
+    if isinstance(examples, TokenSet):
+        _check_grid(examples, data)
+        if data.tokenizer_path:
+            check_made_by(examples.header, open_tokenizer(Path(data.tokenizer_path)), examples.name)
+    if classes and examples.labels is not None and examples.labels.max() >= classes:
+        raise UserError(
+            f"[model] num_classes is {classes}, but {examples.name} has class {examples.labels.max()}: raise "
+            f"it to {examples.labels.max() + 1}"
+        )
+
+
+def _check_grid(tokens: TokenSet, data: Any) -> None:
+    length = getattr(data, "sequence_length", 0)
+    if length and tokens.grid == (1, length) and tokens.codebook_size == data.codebook_size:
+        return
+    if tokens.grid != (data.grid, data.grid) or tokens.codebook_size != data.codebook_size:
+        h, w = tokens.grid
+        raise UserError(
+            f"tokens {tokens.name} are {h}x{w} of {tokens.codebook_size} codes, not {data.grid}x{data.grid} "
+            f"of {data.codebook_size}: set data.grid and data.codebook_size, or choose other tokens"
+        )

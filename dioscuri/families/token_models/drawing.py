@@ -1,0 +1,71 @@
+"""Classes and texts to draw, and pictures of tokens."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from dioscuri.context import Context
+from dioscuri.data.descriptors import describe
+from dioscuri.engine import Array, Batch
+from dioscuri.errors import UserError
+from dioscuri.families.maskgit.transformers import make_plan
+from dioscuri.families.token_models.texts import prompts
+
+
+def can_draw(hparams: Any) -> bool:
+    """Whether tokens can become pictures: there is a tokenizer, or they are grey levels."""
+    levels = hparams.run.family == "sundae" and not describe(hparams.data.dataset_source).tokens
+    return bool(hparams.data.tokenizer_path) or levels
+
+
+def check_draws(hparams: Any) -> None:
+    """Raise a `UserError` where nothing can be drawn: there is no tokenizer."""
+    if not can_draw(hparams):
+        raise UserError(
+            "[data] tokenizer_path is empty: pictures are drawn with a tokenizer, give its run folder"
+        )
+
+
+def chosen_classes(hparams: Any) -> Array:
+    """Those of `synthesis.classes`, or all of the model's; none where it is unconditional."""
+    return np.asarray(hparams.synthesis.classes or range(hparams.model.num_classes), np.int32)
+
+
+def order(context: Context, first: int, n: int) -> dict[str, Array]:
+    """What is asked of the model for pictures `first` ... `first` + n - 1: classes and texts in turn."""
+    hparams, numbers = context.hparams, first + np.arange(n)
+    classes = chosen_classes(hparams)
+    asked = {"label": classes[numbers % len(classes)]} if len(classes) else {}
+    if hparams.data.text_length:
+        texts = prompts(context, make_plan(hparams.model, hparams.data.grid, hparams.data.codebook_size))
+        asked |= texts.gather(numbers % len(texts))
+    return asked or {"index": numbers}
+
+
+def draw(context: Context, n: int, *, ema: bool, step: int = 0, first: int = 0) -> Iterator[dict[str, Array]]:
+    """Batches of `synthesis.batch_size` pictures, n in all: `image`, `tokens` and, with classes, `label`.
+    Batches before picture `first` are left out."""
+    size = context.hparams.synthesis.batch_size
+    for start in range(first, n, size):
+        asked = order(context, start, size)
+        # One step a batch, far apart for far-apart steps: every batch meets noise of its own.
+        made = context.engine.run("generate", asked, ema=ema, step=step * 2**16 + start // size)
+        rows = asked | made
+        yield {name: rows[name][: n - start] for name in ("image", "tokens", "label") if name in rows}
+
+
+def decoded(context: Context, tokens: Array, *, ema: bool = True) -> Array:
+    """Pictures uint8 (N, H, W, C) of tokens (N, L), in batches of `synthesis.batch_size`."""
+    size, made = context.hparams.synthesis.batch_size, []
+    for first in range(0, len(tokens), size):
+        rows = tokens[first : first + size]
+        # Filled up by repetition: batches of one shape are compiled once.
+        filled = rows[np.arange(size) % len(rows)]
+        made.append(context.engine.run("decode", {"tokens": filled}, ema=ema, step=0)["image"][: len(rows)])
+    return np.concatenate(made)
+
+
+def pictures_of(context: Context, batch: Batch) -> Array:
+    """Pictures (B, H, W, C) of a batch of the pipeline: its own, or those that its tokens decode to."""
+    return batch["image"] if "image" in batch else decoded(context, batch["tokens"])

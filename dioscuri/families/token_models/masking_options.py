@@ -1,0 +1,142 @@
+"""Options of masking, its loss, and sampling of tokens (Chang et al. 2022, MaskGIT, and what followed)."""
+
+from dataclasses import dataclass
+
+from dioscuri.errors import UserError
+from dioscuri.hparams.schema import option
+from dioscuri.schedules import mask_power
+
+
+@dataclass(frozen=True, kw_only=True)
+class Masking:
+    """Which tokens are masked in training, and the cross-entropy on them."""
+
+    mask_schedule: str = option(
+        "cosine",
+        doc="share of masked tokens at a uniform time: cosine, linear, arccos, square, root, sigmoid, log, "
+        "exp or pow<x>",
+    )
+    min_masking_rate: float = option(0.0, low=0, high=1, doc="lower bound of that share")
+    masking: str = option(
+        "exact",
+        choices=("exact", "bernoulli"),
+        doc="exact: that share of the tokens, rounded, at least one; bernoulli: each with that probability",
+    )
+    mask_contiguous_region_prob: float = option(
+        0.0, low=0, high=1, doc="probability that a picture is masked in one rectangle"
+    )
+    noise_type: str = option(
+        "mask",
+        choices=("mask", "random_replace"),
+        doc="what stands at masked positions: the mask token, or random codes",
+    )
+    predict_all_tokens: bool = option(
+        False, doc="loss on every token, on those that are not masked with a smaller weight"
+    )
+    no_mask_token_prob: float = option(
+        0.0, low=0, high=1, doc="share of masked positions that keep their token in the input"
+    )
+    label_smoothing: float = option(0.0, low=0, high=1, doc="probability spread evenly over all classes")
+    normalisation: str = option(
+        "tokens",
+        choices=("tokens", "pictures", "all"),
+        doc="tokens: mean over the batch's masked tokens (open-muse); pictures: mean over each picture's, "
+        "then over pictures (MaskGIT); all: loss on all tokens, masked or not (Halton-MaskGIT)",
+    )
+    critic_loss_weight: float = option(1.0, low=0, doc="weight of the token critic's loss")
+
+    def __post_init__(self) -> None:
+        mask_power(self.mask_schedule)
+        if self.noise_type == "random_replace" and self.no_mask_token_prob:
+            raise UserError("[loss] no_mask_token_prob needs noise_type='mask': nothing is masked otherwise")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Filters:
+    """Which tokens can be drawn."""
+
+    top_k: int = option(0, low=0, doc="draw from that many of the likeliest codes; 0: all")
+    top_p: float = option(1.0, low=0, high=1, doc="draw from the likeliest codes that make up this share")
+
+    def __post_init__(self) -> None:
+        if self.top_p == 0:
+            raise UserError("[synthesis] top_p must be above 0: nothing could be drawn")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling(Filters):
+    """How tokens are sampled."""
+
+    sampler: str = option(
+        "confidence",
+        choices=("confidence", "scores", "halton", "halton_confidence"),
+        doc="confidence: keep what is likely (MaskGIT, generate2 of open-muse); scores: mask anew what is "
+        "unlikely or what the critic doubts (muse-maskgit-pytorch); halton: fixed order (Halton-MaskGIT); "
+        "halton_confidence: the confidence sampler of Halton-MaskGIT, which draws known tokens anew",
+    )
+    steps: int = option(12, low=1, high=2**12, doc="passes of the network a picture")
+    start_step: int = option(0, low=0, doc="steps to leave out at the beginning, for editing")
+    sampling_schedule: str = option("cosine", doc="share of tokens still masked after a share of the steps")
+    temperature: float | tuple[float, float] = option(
+        4.5,
+        low=0,
+        doc="confidence: noise of the choice, times 1 - share of the steps, or from the first to the second "
+        "value; scores: of the logits, likewise",
+    )
+    logit_scale: tuple[float, float] = option(
+        (1.0, 1.0), low=0, doc="factor of the logits in the first and in the last step (halton: sharpness)"
+    )
+    logit_scale_power: float = option(1.0, low=0, doc="exponent of that factor")
+    logit_scale_warmup: int = option(0, low=0, doc="first steps in which that factor is halved")
+    guidance_scale: float = option(
+        0.0, low=0, doc="logits = without + (1 + scale) (with - without the condition); 0: none"
+    )
+    guidance_schedule: str = option(
+        "constant", choices=("constant", "linear", "cosine"), doc="over the steps, up to guidance_scale"
+    )
+    remask: str = option(
+        "none",
+        choices=("none", "confidence", "random"),
+        doc="masking drawn tokens anew; confidence: where they are unlikely by now; random: with probability "
+        "remask_rate, as far as the schedule allows (ReMDM, Wang et al. 2025)",
+    )
+    remask_rate: float = option(0.1, low=0, high=1, doc="with remask='random'")
+    critic_noise_scale: float = option(1.0, low=0, doc="scores: noise of the critic, times 1 - share")
+    randomize: bool = option(True, doc="halton: every picture begins elsewhere in the order")
+    legacy_temperature: bool = option(
+        False, doc="multiply the temperature by 1 - share in every step, as open-muse's generate2 does"
+    )
+    legacy_guidance: bool = option(
+        False,
+        doc="linear and cosine: the factor 1 + scale itself grows, from 0, in whole numbers if cosine, as "
+        "in open-muse",
+    )
+    legacy_mask_count: bool = option(
+        False, doc="count the tokens to mask as if all had been unknown at first, as open-muse does"
+    )
+    legacy_known_confidence: bool = option(
+        False, doc="confidence of known tokens: log of the largest float32, not infinity, as in open-muse"
+    )
+    legacy_scores: bool = option(
+        False, doc="scores: known tokens are scored by fresh draws, as in open-muse's generate"
+    )
+    legacy_mask_token: bool = option(
+        False, doc="halton samplers: the mask token can be drawn, and becomes the last code at the end"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        mask_power(self.sampling_schedule)
+        if self.start_step >= self.steps:
+            raise UserError(f"[synthesis] start_step {self.start_step} must be below steps {self.steps}")
+        remasks = {"none": (), "confidence": ("confidence", "scores"), "random": ("confidence",)}[self.remask]
+        if remasks and self.sampler not in remasks:
+            raise UserError(
+                f"[synthesis] remask='{self.remask}' is for sampler {' and '.join(remasks)}, not "
+                f"'{self.sampler}': set it to 'none'"
+            )
+        if self.legacy_mask_token and not self.sampler.startswith("halton"):
+            raise UserError(
+                f"[synthesis] legacy_mask_token is for the samplers halton and halton_confidence, not "
+                f"'{self.sampler}': set it to False"
+            )

@@ -1,0 +1,74 @@
+"""Animation: what the model would draw after every step of sampling, and which tokens it has settled on."""
+
+from math import sqrt
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from dioscuri.checkpoint.store import Checkpoint
+from dioscuri.context import Context
+from dioscuri.engine import Array
+from dioscuri.families.token_models.drawing import decoded, order
+from dioscuri.files import replacing
+from dioscuri.outputs.pictures import GROUND, enlarge, grid, in_rows, save_grid
+
+MILLISECONDS = 400
+MOST_FRAMES = 32
+VEIL = 0.6  # how much of the ground's grey covers what is not settled
+
+
+def animate(context: Context, plan: Any, _checkpoint: Checkpoint) -> None:
+    """Write `animation/steps.png`, a picture a row and a step a column, and `animation/steps.gif`.
+
+    Of many steps some are shown. What is still masked, or will change, after a step is veiled; the last
+    column is the finished picture.
+    """
+    options = context.hparams.synthesis
+    asked = order(context, 0, options.n_samples)
+    made = context.engine.run("generate", asked, ema=options.load_ema_weights, step=0, every_step=True)
+    frames = frames_of(context, plan, made)
+    if not context.writes:
+        return
+    folder = context.directory.images / "animation"
+    strip = save_grid(folder / "steps.png", [np.stack(row) for row in zip(*frames, strict=True)])
+    sheets = [enlarge(grid(in_rows(frame, _columns(len(frame))))) for frame in frames]
+    context.say(
+        f"a picture a row, a step a column: {strip}; animated: {_save_gif(folder / 'steps.gif', sheets)}"
+    )
+
+
+def frames_of(context: Context, plan: Any, made: dict[str, Array]) -> list[Array]:
+    """Pictures (B, H, W, C) of some steps, the first and the last among them, from what `generate` gave."""
+    T = made["steps"].shape[1]
+    return [
+        _veiled(decoded(context, made["steps"][:, t]), made["masked"][:, t], plan.grid)
+        for t in np.unique(np.linspace(0, T - 1, min(T, MOST_FRAMES)).astype(int))
+    ]
+
+
+def _veiled(pictures: Array, masked: Array, side: int) -> Array:
+    """Pictures (B, H, W, C) with a veil where tokens (B, L) are masked."""
+    B, H, W, _ = pictures.shape
+    areas = masked.reshape(B, side, side).repeat(H // side, 1).repeat(W // side, 2)[..., None]
+    veiled = VEIL * GROUND + (1 - VEIL) * pictures
+    return np.where(areas, veiled, pictures).astype(np.uint8)
+
+
+def _columns(n: int) -> int:
+    return max(1, round(sqrt(n)))
+
+
+def _save_gif(path: Path, sheets: list[Array]) -> Path:
+    images = [Image.fromarray(sheet[..., 0] if sheet.shape[-1] == 1 else sheet) for sheet in sheets]
+    with replacing(path) as beside:
+        images[0].save(
+            beside,
+            format="GIF",
+            save_all=True,
+            append_images=[*images[1:], *[images[-1]] * 3],
+            duration=MILLISECONDS,
+            loop=0,
+        )
+    return path

@@ -1,0 +1,36 @@
+"""Encoding: pictures to shards of the tokens that the model's tokenizer makes of them."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dioscuri.checkpoint.store import Checkpoint
+from dioscuri.context import Context
+from dioscuri.data.descriptors import describe
+from dioscuri.errors import UserError
+from dioscuri.families.token_models.checks import checked_split
+from dioscuri.families.vqgan.modes.encoding import write_tokens
+from dioscuri.families.vqgan.trained import open_tokenizer
+from dioscuri.hparams.archive import to_json
+
+
+def encode(context: Context, plan: Any, _checkpoint: Checkpoint) -> None:
+    """Write what the tokenizer's own run would write, of all pictures of a split: `latents/tokens_<split>/`,
+    or `synthesis.tokens_path`."""
+    data = context.hparams.data
+    if describe(data.dataset_source).tokens:
+        raise UserError(f"[data] dataset_source '{data.dataset_source}' holds tokens already: give pictures")
+    if not data.tokenizer_path:
+        raise UserError(
+            "[data] tokenizer_path is empty: grey levels are the tokens, nothing is to be encoded"
+        )
+    trained = open_tokenizer(Path(data.tokenizer_path))
+    maker = {
+        "sha256": trained.sha256,
+        "run": trained.hparams.run.name,
+        "weights": "ema",
+        "step": trained.checkpoint.step,
+        "options": to_json(trained.hparams)["model"],
+    }
+    write_tokens(context, plan, maker, np.arange(len(checked_split(context, "train"))))

@@ -1,0 +1,81 @@
+"""Generation: pictures from nothing but masks, and their classes where the model has any."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from dioscuri.checkpoint.store import Checkpoint
+from dioscuri.context import Context
+from dioscuri.engine import Array
+from dioscuri.families.token_models.drawing import chosen_classes, draw
+from dioscuri.files import write_json
+from dioscuri.outputs.pictures import in_rows, save_grid, save_picture
+from dioscuri.outputs.progress import tracked
+from dioscuri.outputs.sampling_record import pictures_done, record_progress, record_sampling, sampling_record
+
+N_ON_SHEET = 100
+
+
+def generate(context: Context, _plan: Any, checkpoint: Checkpoint) -> None:
+    """Write `generated/image-<i>.png`, `labels.json`, the class of each, `sampling.json` and a sheet, a
+    class a column; with `synthesis.sheet_only` all pictures stand on the sheet alone.
+
+    A killed run goes on behind its last whole batch when it is started again with the same options, and
+    draws what it would have drawn.
+    """
+    options = context.hparams.synthesis
+    folder, n = context.directory.images / "generated", pictures_wanted(options)
+    record, size = sampling_record(context, checkpoint), options.batch_size
+    done = 0 if options.sheet_only else _whole(folder, min(pictures_done(record, folder), n), size)
+    if done:
+        context.say(f"going on after {done} pictures that are drawn already")
+    shown = [_read(folder, i) for i in range(min(done, N_ON_SHEET))]
+    room = n if options.sheet_only else N_ON_SHEET
+    batches = draw(context, n, ema=options.load_ema_weights, first=done)
+    for made in tracked(batches, "generation", -(-(n - done) // size), shown=context.writes):
+        shown += list(made["image"][: room - len(shown)])
+        if context.writes and not options.sheet_only:
+            for i, picture in enumerate(made["image"], start=done):
+                save_picture(folder, _stem(i), picture)
+            record_progress(record, done + len(made["image"]), folder)
+        done += len(made["image"])
+    if context.writes:
+        classes = chosen_classes(context.hparams).tolist()
+        if classes and not options.sheet_only:
+            write_json(folder / "labels.json", {_stem(i): classes[i % len(classes)] for i in range(n)})
+        n_columns = min(len(classes), 32) or 10
+        sheet = save_grid(folder / "contact-sheet.png", in_rows(np.stack(shown), n_columns))
+        record_sampling(context, checkpoint, folder)
+        where = sheet if options.sheet_only else f"{folder}; the first of them: {sheet}"
+        context.say(f"{n} pictures in {where}")
+
+
+def pictures_wanted(options: Any) -> int:
+    """Pictures of `[synthesis]`: exactly `n_pictures`, or whole batches."""
+    wanted: int = options.n_pictures or options.n_generation_batches * options.batch_size
+    return wanted
+
+
+def _stem(i: int) -> str:
+    return f"image-{i:04d}"
+
+
+def _whole(folder: Path, done: int, size: int) -> int:
+    """Of so many pictures those that are there, in whole batches if one is missing."""
+    there = 0
+    while there < done and any((folder / f"{_stem(there)}{end}").exists() for end in (".png", ".npy")):
+        there += 1
+    return there if there == done else there - there % size
+
+
+def _read(folder: Path, i: int) -> Array:
+    """A picture that `save_picture` wrote."""
+    path = folder / f"{_stem(i)}.png"
+    if not path.exists():
+        array: Array = np.load(folder / f"{_stem(i)}.npy", allow_pickle=False)
+        return array
+    with Image.open(path) as image:
+        pixels = np.asarray(image)
+    return pixels if pixels.ndim == 3 else pixels[..., None]

@@ -1,0 +1,157 @@
+"""Inpainting: tokens of a part of pictures are masked and drawn anew, the others stay."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dioscuri.checkpoint.store import Checkpoint
+from dioscuri.context import Context
+from dioscuri.data import pipeline
+from dioscuri.data.image_files import Refused, decode, flatten, open_image
+from dioscuri.engine import Array, Batch
+from dioscuri.errors import UserError
+from dioscuri.families.token_models.checks import checked_split
+from dioscuri.families.token_models.drawing import order, pictures_of
+from dioscuri.families.token_models.evaluation import examples
+from dioscuri.outputs.pictures import GROUND, in_rows, save_grid, save_picture
+from dioscuri.outputs.progress import tracked
+from dioscuri.outputs.sampling_record import record_sampling
+
+N_COLUMNS = 8
+
+
+def inpaint(context: Context, plan: Any, checkpoint: Checkpoint) -> None:
+    """Write `inpainted/image-<i>.png` of `synthesis.image_path`, or of the first `synthesis.n_samples`
+    pictures of a split, and a sheet: originals, what was known of them, and what was made of that.
+
+    A picture's own class and text are asked for, or `synthesis.classes` and the prompts of
+    `synthesis.texts_path` in turn.
+    """
+    options = context.hparams.synthesis
+    unknown = unknown_tokens(context.hparams, plan)
+    rows: list[tuple[Array, Array, Array]] = []
+    for index, batch in enumerate(_batches(context)):
+        size = len(batch["valid"])
+        given = examples(batch) | {"unknown": np.tile(unknown, (size, 1))}
+        if options.classes or options.image_path or getattr(options, "texts_path", ""):
+            asked = order(context, index * size, size)
+            given |= {name: array for name, array in asked.items() if name != "index"}
+        made = context.engine.run("inpaint", given, ema=options.load_ema_weights, step=index)
+        original, valid = pictures_of(context, batch), batch["valid"]
+        filled = blended(original, made["image"], unknown, options.blend_radius)
+        rows.append((original[valid], _known(original, unknown)[valid], filled[valid]))
+    originals, known, filled = (np.concatenate(part) for part in zip(*rows, strict=True))
+    if context.writes:
+        folder = context.directory.images / "inpainted"
+        record_sampling(context, checkpoint, folder)
+        for i, picture in enumerate(filled):
+            save_picture(folder, f"image-{i:04d}", picture)
+        groups = zip(*(in_rows(part, N_COLUMNS) for part in (originals, known, filled)), strict=True)
+        sheet = save_grid(folder / "contact-sheet.png", [row for group in groups for row in group])
+        context.say(f"{len(filled)} pictures in {folder}; originals, the known part, what it became: {sheet}")
+
+
+def _batches(context: Context) -> Iterator[Batch]:
+    """`synthesis.image_path`, once for each of `synthesis.n_samples`, or the first pictures of a split."""
+    options, data = context.hparams.synthesis, context.hparams.data
+    size = options.batch_size
+    if options.image_path:
+        picture = _read_picture(Path(options.image_path), data.target_res, data.channels)
+        for first in range(0, options.n_samples, size):
+            valid = np.arange(first, first + size) < options.n_samples
+            yield {"image": np.tile(picture, (size, 1, 1, 1)), "valid": valid}
+        return
+    pictures = checked_split(context, "test")
+    n = min(options.n_samples, len(pictures))
+    batches = pipeline.evaluation_batches(pictures, context.hparams, batch_size=size, indices=np.arange(n))
+    yield from tracked(batches, "inpainting", -(-n // size), shown=context.writes)
+
+
+def unknown_tokens(hparams: Any, plan: Any) -> Array:
+    """Which tokens (L,) are drawn anew; a `UserError` where that is none, or lies outside the picture."""
+    options, side = hparams.synthesis, plan.grid
+    if options.mask_path:
+        unknown = _read_mask(options, hparams.data.target_res, side)
+    else:
+        top, left, height, width = options.inpaint_box
+        if not any(options.inpaint_box):
+            top = left = side // 4
+            height = width = -(-side // 2)
+        if not (height and width) or top + height > side or left + width > side:
+            raise UserError(
+                f"[synthesis] inpaint_box {options.inpaint_box} is empty or reaches out of the {side}x{side} "
+                "tokens: top, left, height and width must fit"
+            )
+        unknown = np.zeros((side, side), bool)
+        unknown[top : top + height, left : left + width] = True
+    if options.outpaint and unknown.all():
+        raise UserError("[synthesis] outpaint: the rectangle or mask covers all, nothing would be filled")
+    drawn: Array = unknown.reshape(-1) != options.outpaint
+    return drawn
+
+
+def blended(originals: Array, made: Array, unknown: Array, radius: float) -> Array:
+    """Pictures (B, H, W, C): `made` where tokens (L,) are unknown, else the originals, between which a
+    Gaussian of `radius` pixels mixes; 0: `made`."""
+    if not radius:
+        return made
+    from scipy.ndimage import gaussian_filter  # noqa: PLC0415 - half a second to import, for this only
+
+    _, H, W, _ = made.shape
+    side = round(len(unknown) ** 0.5)
+    area = unknown.reshape(side, side).repeat(H // side, 0).repeat(W // side, 1).astype(np.float32)
+    share = gaussian_filter(area, radius, mode="nearest")[:, :, None]
+    mixed: Array = np.rint(share * made + (1 - share) * originals).astype(np.uint8)
+    return mixed
+
+
+def _read_picture(path: Path, side: int, channels: int) -> Array:
+    """An image file, resized to uint8 (side, side, channels)."""
+    with _named("image_path", path):
+        return decode(path, side, channels)
+
+
+def _read_mask(options: Any, resolution: int, side: int) -> Array:
+    """Tokens (h, w) of which a mask has a white pixel: one of the size of the pictures, or of `image_path`,
+    with which it is stretched."""
+    path, photo = Path(options.mask_path), Path(options.image_path)
+    with _named("mask_path", path), open_image(path) as image:
+        grey = np.asarray(flatten(image).convert("L"))
+    sizes = [(resolution, resolution)]
+    if options.image_path:
+        with _named("image_path", photo), open_image(photo) as image:
+            sizes.append((image.height, image.width))
+    if grey.shape not in sizes:
+        h, w = grey.shape
+        raise UserError(
+            f"[synthesis] mask_path {options.mask_path} is {w}x{h} pixels, the pictures are "
+            f"{' or '.join(f'{width}x{height}' for height, width in sizes)}: give a mask of their size"
+        )
+    unknown = np.zeros((side, side), bool)
+    rows, columns = np.nonzero(grey > 127)
+    unknown[rows * side // grey.shape[0], columns * side // grey.shape[1]] = True
+    if not unknown.any():
+        raise UserError(
+            f"[synthesis] mask_path {options.mask_path} is nowhere white: nothing would be filled"
+        )
+    return unknown
+
+
+@contextmanager
+def _named(option: str, path: Path) -> Iterator[None]:
+    """A `UserError` names the option where the image file cannot be read."""
+    try:
+        yield
+    except Refused as error:
+        raise UserError(f"[synthesis] {option} {path} cannot be used: {error}") from error
+
+
+def _known(pictures: Array, unknown: Array) -> Array:
+    """Pictures (B, H, W, C), grey where tokens (L,) are unknown."""
+    _, H, W, _ = pictures.shape
+    side = round(len(unknown) ** 0.5)
+    area = unknown.reshape(side, side).repeat(H // side, 0).repeat(W // side, 1)
+    return np.where(area[None, :, :, None], np.uint8(GROUND), pictures)

@@ -1,0 +1,48 @@
+"""Reconstruction: pictures to tokens and back, what the best prior could not be better than."""
+
+from typing import Any
+
+import numpy as np
+
+from dioscuri.checkpoint.store import Checkpoint
+from dioscuri.context import Context
+from dioscuri.data.descriptors import describe
+from dioscuri.errors import UserError
+from dioscuri.families.token_models.checks import checked_split
+from dioscuri.families.token_models.drawing import decoded
+from dioscuri.files import write_json
+from dioscuri.metrics.psnr import psnr
+from dioscuri.metrics.ssim import ssim
+from dioscuri.outputs.examples import batches, chosen_indices
+from dioscuri.outputs.pictures import above, save_grid, save_picture
+
+
+def reconstruct(context: Context, _plan: Any, _checkpoint: Checkpoint) -> None:
+    """Write `reconstructed/image-<i>.png` of the first `synthesis.n_samples` pictures of a split, a sheet of
+    originals above them, and `report.json`: PSNR in decibels and SSIM."""
+    options, data = context.hparams.synthesis, context.hparams.data
+    if describe(data.dataset_source).tokens:
+        raise UserError(
+            f"[data] dataset_source '{data.dataset_source}' holds tokens, not pictures: give pictures"
+        )
+    pictures = checked_split(context, "test")
+    originals, results = [], []
+    todo = batches(context, pictures, chosen_indices(context, pictures), "reconstruction")
+    for index, batch in enumerate(todo):
+        tokens = context.engine.run(
+            "encode", {"image": batch["image"]}, ema=options.load_ema_weights, step=index
+        )["tokens"]
+        originals.append(batch["image"][batch["valid"]])
+        results.append(decoded(context, tokens)[batch["valid"]])
+    known, made = np.concatenate(originals), np.concatenate(results)
+    found = {"psnr": float(psnr(known, made).mean()), "ssim": float(ssim(known, made).mean())}
+    if context.writes:
+        folder = context.directory.images / "reconstructed"
+        for i, picture in enumerate(made):
+            save_picture(folder, f"image-{i:04d}", picture)
+        write_json(folder / "report.json", {"pictures": len(made), **found})
+        sheet = save_grid(folder / "contact-sheet.png", above(known[:32], made[:32]))
+        context.say(
+            f"{len(made)} pictures in {folder}; PSNR {found['psnr']:.2f} dB, SSIM {found['ssim']:.4f}"
+        )
+        context.say(f"originals above reconstructions: {sheet}")

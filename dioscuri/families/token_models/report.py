@@ -1,0 +1,122 @@
+"""What a finished model of tokens tells: its test cross-entropy, and how its samples look to a judge.
+
+The judge calls a picture by the classes of its three nearest training pictures.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from dioscuri.context import Context
+from dioscuri.data import Examples, pipeline
+from dioscuri.engine import Array
+from dioscuri.families.token_models.drawing import can_draw, chosen_classes, draw, pictures_of
+from dioscuri.families.token_models.evaluation import evaluate
+from dioscuri.files import write_json
+from dioscuri.metrics.distances import nearest_neighbours
+from dioscuri.metrics.manifold import compare_manifolds
+from dioscuri.metrics.neighbours import voted
+from dioscuri.outputs.pictures import in_rows, save_grid
+from dioscuri.outputs.progress import tracked
+
+N_REFERENCE, N_TEST = 10_000, 1_000
+NEIGHBOURS = 3
+N_ON_SHEET = 100
+
+
+def report(context: Context, plan: Any, step: int) -> None:
+    """Print and write `report.json` and `samples.png` for the checkpoint of `step` batches, which the engine
+    holds; averaged weights."""
+    hparams, test = context.hparams, context.sets.test
+    size = hparams.val.batch_size
+    # Every character of a text begins an example: some of them, evenly spread, are enough.
+    n = len(test) if plan.grid else min(len(test), N_REFERENCE)
+    batches = pipeline.evaluation_batches(test, hparams, batch_size=size, limit=n)
+    shown = tracked(batches, "test", -(-n // size), shown=context.writes)
+    quality = evaluate(context.engine, shown, plan, hparams.val.mask_ratios, ema=True)
+    context.say(
+        f"checkpoint of step {step} (best validation), averaged weights, {quality.n} test "
+        f"{'pictures' if plan.grid else 'texts'}:"
+    )
+    context.say(f"test {quality}; uniform codes have {np.log(plan.codebook_size):.4f}")
+    results: dict[str, Any] = {
+        "step": step,
+        "test_pictures": quality.n,
+        "cross_entropy": quality.cross_entropy,
+        "accuracy": quality.accuracy,
+        "cross_entropy_by_mask_ratio": {f"{ratio:g}": value for ratio, value in quality.by_ratio.items()},
+    }
+    if can_draw(hparams) and hparams.val.report_samples:
+        results |= _samples(context)
+    if context.writes:
+        write_json(context.directory.path / "report.json", results)
+
+
+def _samples(context: Context) -> dict[str, float]:
+    """Draw `val.report_samples` pictures and judge them."""
+    n = context.hparams.val.report_samples
+    made = list(draw(context, n, ema=True))
+    pictures = np.concatenate([part["image"] for part in made])
+    labels = np.concatenate([part["label"] for part in made]) if "label" in made[0] else None
+    found = judged(context, pictures, labels)
+    if context.writes:
+        n_columns = min(len(chosen_classes(context.hparams)), 32) or 10
+        path = save_grid(context.directory.path / "samples.png", in_rows(pictures[:N_ON_SHEET], n_columns))
+        context.say(f"samples: {path}")
+    return found
+
+
+def judged(context: Context, samples: Array, asked: Array | None) -> dict[str, float]:
+    """Distances to the nearest training picture, variety, and agreement with the classes asked for.
+
+    Real pictures, as many as there are samples, say what to expect of each number.
+    """
+    sets, n = context.sets, len(samples)
+    train, train_labels = _reference(context, sets.train, N_REFERENCE)
+    test, test_labels = _reference(context, sets.test, N_TEST)
+    fresh, _ = _reference(context, sets.validation, n)
+    (far, near), (far_test, near_test) = (
+        nearest_neighbours(part, train, NEIGHBOURS) for part in (_flat(samples), test)
+    )
+    found = {
+        "nearest_training_distance_of_samples": float(np.median(far[:, 0])) / 255,
+        "nearest_training_distance_of_test_pictures": float(np.median(far_test[:, 0])) / 255,
+        "copies": int((far[:, 0] == 0).sum()),
+    }
+    context.say(
+        f"distance to the nearest of {len(train)} training pictures, median: {n} samples "
+        f"{found['nearest_training_distance_of_samples']:.3f}, test pictures "
+        f"{found['nearest_training_distance_of_test_pictures']:.3f}; {found['copies']} samples are copies"
+    )
+    if min(n, len(fresh), len(test)) > NEIGHBOURS:
+        found["recall"] = compare_manifolds(_flat(samples), test, k=NEIGHBOURS).recall
+        found["recall_of_validation_pictures"] = compare_manifolds(fresh, test, k=NEIGHBOURS).recall
+        context.say(
+            f"recall of test pictures: samples {found['recall']:.1%}, as many validation pictures "
+            f"{found['recall_of_validation_pictures']:.1%}"
+        )
+    if asked is not None and train_labels is not None and test_labels is not None:
+        found["class_agreement"] = float((voted(train_labels[near]) == asked).mean())
+        found["class_agreement_of_test_pictures"] = float(
+            (voted(train_labels[near_test]) == test_labels).mean()
+        )
+        context.say(
+            f"class by the {NEIGHBOURS} nearest training pictures: {found['class_agreement']:.1%} of the "
+            f"samples are what was asked for; of test pictures "
+            f"{found['class_agreement_of_test_pictures']:.1%} are called right"
+        )
+    return found
+
+
+def _reference(context: Context, examples: Examples, limit: int) -> tuple[Array, Array | None]:
+    """Flat pictures (N, D), at most `limit` of them evenly spread, and their labels (N,)."""
+    size = context.hparams.synthesis.batch_size
+    batches = list(pipeline.evaluation_batches(examples, context.hparams, batch_size=size, limit=limit))
+    pictures = np.concatenate([_flat(pictures_of(context, batch)[batch["valid"]]) for batch in batches])
+    if "label" not in batches[0]:
+        return pictures, None
+    return pictures, np.concatenate([batch["label"][batch["valid"]] for batch in batches])
+
+
+def _flat(pictures: Array) -> Array:
+    return pictures.reshape(len(pictures), -1)

@@ -1,0 +1,106 @@
+"""Host logic that all models of tokens share."""
+
+from collections.abc import Callable, Iterator
+from math import ceil
+from typing import Any
+
+from dioscuri import schedules
+from dioscuri.checkpoint.store import Checkpoint
+from dioscuri.context import Context
+from dioscuri.contract import Shown, Validation
+from dioscuri.data import pipeline
+from dioscuri.engine import Array, Batch
+from dioscuri.families.token_models import modes
+from dioscuri.families.token_models.drawing import can_draw, check_draws, draw, pictures_of
+from dioscuri.families.token_models.evaluation import Quality, evaluate
+from dioscuri.families.token_models.report import report
+from dioscuri.outputs.pictures import grid, in_rows
+
+N_SHOWN = 16
+
+
+class TokenModel:
+    """See `dioscuri.contract.FamilyLogic`; a family adds `logged` and `headline`."""
+
+    def __init__(self, context: Context, plan: Any) -> None:
+        self.context, self.hparams, self.engine, self.plan = context, context.hparams, context.engine, plan
+
+    def scalars(self, step: int) -> dict[str, float]:
+        """Learning rate and the decay of the averaged weights."""
+        return {
+            "learning_rate": schedules.learning_rate(step, self.hparams.optimizer),
+            "ema_decay": schedules.ema_decay(step, self.hparams.train),
+        }
+
+    def validate(self, step: int, on_batch: Callable[[], None]) -> Validation:
+        """Tags of averaged weights begin with `EMA_`. The score is their cross-entropy."""
+        found: dict[bool, Quality] = {}
+        scalars: dict[str, float] = {}
+        for ema, prefix in ((False, ""), (True, "EMA_")):
+            quality = evaluate(
+                self.engine,
+                self._validation_batches(),
+                self.plan,
+                self.hparams.val.mask_ratios,
+                ema=ema,
+                on_batch=on_batch,
+            )
+            found[ema] = quality
+            scalars |= {
+                f"{prefix}Losses/cross_entropy": quality.cross_entropy,
+                f"{prefix}Masked/accuracy": quality.accuracy,
+            }
+            scalars |= {
+                f"{prefix}Masked/cross_entropy_at_{ratio:g}": value
+                for ratio, value in quality.by_ratio.items()
+            }
+        averaged = found[True]
+        return Validation(
+            score=averaged.cross_entropy,
+            headline=f"validation {averaged} with averaged weights; {found[False].cross_entropy:.4f} with "
+            "raw ones",
+            scalars=scalars,
+            images=self._drawn(step),
+        )
+
+    def show(self, step: int) -> Shown:
+        """The first training pictures, as the tokenizer decodes them where they are tokens."""
+        if not can_draw(self.hparams):
+            return Shown({}, {})
+        size = self.hparams.val.batch_size
+        batches = pipeline.evaluation_batches(
+            self.context.sets.train, self.hparams, batch_size=size, limit=min(N_SHOWN, size)
+        )
+        batch = next(batches)
+        return Shown(
+            {}, {f"{step}/Original_{step}": _sheet(pictures_of(self.context, batch)[batch["valid"]])}
+        )
+
+    def report(self, step: int) -> None:
+        """Test cross-entropy with averaged weights, and how samples look to a judge."""
+        report(self.context, self.plan, step)
+
+    def synthesise(self, checkpoint: Checkpoint) -> None:
+        """Run the mode of `synthesis.synthesis_mode`."""
+        check_draws(self.hparams)
+        modes.run(self.context, self.plan, checkpoint)
+
+    def _validation_batches(self) -> Iterator[Batch]:
+        options = self.hparams.val
+        return pipeline.evaluation_batches(
+            self.context.sets.validation,
+            self.hparams,
+            batch_size=options.batch_size,
+            limit=options.n_samples_for_validation,
+        )
+
+    def _drawn(self, step: int) -> dict[str, Array]:
+        """A few samples with averaged weights, the same noise each time."""
+        if not can_draw(self.hparams):
+            return {}
+        made = next(draw(self.context, N_SHOWN, ema=True))
+        return {f"{step}/Generated_{step}": _sheet(made["image"])}
+
+
+def _sheet(pictures: Array) -> Array:
+    return grid(in_rows(pictures[:N_SHOWN], ceil(N_SHOWN**0.5)))

@@ -1,0 +1,190 @@
+"""Host logic of image tokenizers: their numbers, validation, report and synthesis modes."""
+
+from collections.abc import Callable, Iterator, Mapping
+from math import ceil, prod
+
+from dioscuri import schedules
+from dioscuri.checkpoint.store import Checkpoint
+from dioscuri.context import Context
+from dioscuri.contract import Shown, Validation
+from dioscuri.data import pipeline
+from dioscuri.data.descriptors import describe
+from dioscuri.engine import Array, Batch
+from dioscuri.errors import UserError
+from dioscuri.families.vqgan import discriminators, lpips
+from dioscuri.families.vqgan import modes as tokens
+from dioscuri.families.vqgan import plan as tokenizers
+from dioscuri.families.vqgan import tables as tokenizer_tables
+from dioscuri.families.vqgan import training as tokenizer_training
+from dioscuri.families.vqgan.modes.quality import Quality, measure
+from dioscuri.families.vqgan.modes.report import report
+from dioscuri.families.vqgan.options import HParams
+from dioscuri.outputs.pictures import grid, in_rows
+
+N_SHOWN = 16
+MAX_PARAMETERS = 10**11
+LOGGED = {
+    "loss": "Losses/total",
+    "reconstruction": "Losses/reconstruction",
+    "perceptual": "Losses/perceptual",
+    "quantiser": "Losses/quantiser",
+    "generator": "Losses/generator",
+    "contrastive": "Losses/contrastive",
+    "discriminator": "Losses/discriminator",
+    "disc_weight": "Adversarial/weight",
+    "logits_real": "Adversarial/logits_real",
+    "logits_fake": "Adversarial/logits_fake",
+    "usage": "Codebook/usage",
+    "perplexity": "Codebook/perplexity",
+    "grad_norm": "Mean_Max_Updates/Global_norm",
+}
+"""Tags of the engine's metrics. Those of the adversarial game are 0 before it begins."""
+
+
+def check_options(hparams: HParams) -> None:
+    """Raise a `UserError` that names what does not fit."""
+    _check_data(hparams)
+    data = hparams.data
+    plan = tokenizers.make_plan(hparams.model, data.target_res, data.channels)
+    table = tokenizer_tables.parameter_table(plan)
+    table |= discriminators.parameter_table(
+        discriminators.make_plan(hparams.discriminator, data.target_res, data.channels)
+    )
+    size = sum(prod(parameter.shape) for parameter in table.values())
+    if size > MAX_PARAMETERS:
+        raise UserError(f"[model] has {size:,} parameters, more than {MAX_PARAMETERS:,}: lower its widths")
+    if hparams.loss.revive_below and not tokenizers.has_codebook(plan):
+        raise UserError(
+            f"[loss] revive_below: the quantizer '{hparams.model.quantizer}' has no codes that die; set it "
+            "to 0"
+        )
+    if hparams.discriminator.type == "dcvae" and hparams.loss.adaptive_disc_weight:
+        raise UserError(
+            "[loss] adaptive_disc_weight is for a single loss of logits: the discriminator 'dcvae' has "
+            "contrastive ones beside, set it to False"
+        )
+    if hparams.loss.alternating and hparams.train.accumulation_steps > 1:
+        raise UserError(
+            "[loss] alternating updates the networks one after the other on the whole batch: set "
+            "train.accumulation_steps=1, or alternating=False"
+        )
+    if hparams.loss.revive_below and hparams.train.accumulation_steps > 1:
+        raise UserError(
+            "[loss] revive_below takes codes from the whole batch: set train.accumulation_steps=1, or "
+            "revive_below=0"
+        )
+
+
+def _check_data(hparams: HParams) -> None:
+    data, descriptor = hparams.data, describe(hparams.data.dataset_source)
+    if descriptor.tokens:
+        raise UserError(
+            "[data] dataset_source 'tokens' holds no pictures: a tokenizer is trained on pictures"
+        )
+    if descriptor.padding or descriptor.likelihood == "bernoulli":
+        raise UserError(
+            f"[data] pictures of '{data.dataset_source}' are padded and drawn anew from grey levels: take "
+            "'mnist_grey' or 'mnist10k_grey' for a tokenizer"
+        )
+    if data.num_bits != 8:
+        raise UserError(f"[data] num_bits is {data.num_bits:g}: tokenizers work on all 8 bits, set it to 8.")
+    if hparams.loss.perceptual_weight and data.channels not in (1, 3):
+        raise UserError(
+            f"[loss] perceptual_weight needs grey or RGB pictures: data.channels is {data.channels}; set it "
+            "to 0"
+        )
+    if hparams.loss.perceptual_weight and data.target_res < lpips.SMALLEST:
+        raise UserError(
+            f"[loss] perceptual_weight needs pictures of {lpips.SMALLEST} pixels or more: data.target_res is "
+            f"{data.target_res}; set it to 0"
+        )
+
+
+class Family:
+    """See `dioscuri.contract.FamilyLogic`."""
+
+    def __init__(self, context: Context) -> None:
+        self.context, self.hparams, self.engine = context, context.hparams, context.engine
+        data = self.hparams.data
+        self.plan = tokenizers.make_plan(self.hparams.model, data.target_res, data.channels)
+
+    def scalars(self, step: int) -> dict[str, float]:
+        """Learning rate, and `adversarial`: 1 from `loss.disc_start` on if there is a discriminator."""
+        adversarial = self.hparams.discriminator.type != "none" and step >= self.hparams.loss.disc_start
+        return {
+            "learning_rate": schedules.learning_rate(step, self.hparams.optimizer),
+            "adversarial": float(adversarial),
+            "gumbel_temperature": tokenizer_training.gumbel_temperature(step, self.hparams.model),
+        }
+
+    def logged(self, metrics: Mapping[str, float], step: int) -> dict[str, float]:
+        """The metrics under their tags, the schedules, and the share of steps that was skipped."""
+        return {
+            **{tag: metrics[name] for name, tag in LOGGED.items()},
+            "Losses/skips_count": metrics["skips"] / self.hparams.train.total_train_steps,
+            "Schedules/learning_rate": self.scalars(step - 1)["learning_rate"],
+        }
+
+    def headline(self, metrics: Mapping[str, float]) -> str:
+        """Reconstruction loss, perplexity of the batches' codes and, where there are any, skipped updates."""
+        text = f"reconstruction {metrics['reconstruction']:.4f}, perplexity {metrics['perplexity']:.1f}"
+        return text + (f", {int(metrics['skips'])} updates skipped" if metrics["skips"] else "")
+
+    def validate(self, step: int, on_batch: Callable[[], None]) -> Validation:
+        """Tags that begin with `EMA_` hold the averaged weights. The score is the reconstruction loss with
+        them, the perceptual one included."""
+        scalars: dict[str, float] = {}
+        found: dict[bool, Quality] = {}
+        for ema, prefix in ((False, ""), (True, "EMA_")):
+            found[ema] = measure(
+                self.engine, self._validation_batches(), self.plan.codebook_size, ema=ema, on_batch=on_batch
+            )
+            scalars |= {f"{prefix}Losses/{name}": value for name, value in found[ema].as_dict().items()}
+        averaged = found[True]
+        shown = self._look(next(self._validation_batches()), step)
+        perceptual = self.hparams.loss.perceptual_weight * (averaged.perceptual or 0.0)
+        return Validation(
+            score=averaged.reconstruction + perceptual,
+            headline=f"validation {averaged} with averaged weights; PSNR {found[False].psnr:.2f} dB with raw "
+            "ones",
+            scalars=scalars,
+            histograms={"Codebook/counts": averaged.counts},
+            images=shown.images,
+        )
+
+    def show(self, step: int) -> Shown:
+        """Original and reconstruction of the first training pictures, with raw weights."""
+        size = self.hparams.val.batch_size
+        batches = pipeline.evaluation_batches(
+            self.context.sets.train, self.hparams, batch_size=size, limit=min(N_SHOWN, size)
+        )
+        return self._look(next(batches), step)
+
+    def report(self, step: int) -> None:
+        """Quality on the test pictures with averaged weights, and a grid."""
+        report(self.context, self.plan, step)
+
+    def synthesise(self, checkpoint: Checkpoint) -> None:
+        """Run the mode of `synthesis.synthesis_mode`."""
+        tokens.run(self.context, self.plan, checkpoint)
+
+    def _validation_batches(self) -> Iterator[Batch]:
+        options = self.hparams.val
+        return pipeline.evaluation_batches(
+            self.context.sets.validation,
+            self.hparams,
+            batch_size=options.batch_size,
+            limit=options.n_samples_for_validation,
+        )
+
+    def _look(self, batch: Batch, step: int) -> Shown:
+        """Pictures of a batch and their reconstructions."""
+        image = {"image": batch["image"]}
+        made: Array = self.engine.run("reconstruct", image, ema=False, step=step)["image"]
+        original, made = (part[batch["valid"]][:N_SHOWN] for part in (batch["image"], made))
+        columns = ceil(N_SHOWN**0.5)
+        images = {
+            f"{step}/Original_{step}": grid(in_rows(original, columns)),
+            f"{step}/Generated_{step}": grid(in_rows(made, columns)),
+        }
+        return Shown({}, images)

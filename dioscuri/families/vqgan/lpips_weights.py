@@ -1,0 +1,48 @@
+"""Weights of LPIPS from the files that its authors and torchvision publish, as safetensors."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import safetensors.numpy
+from safetensors import SafetensorError
+
+from dioscuri.errors import UserError
+from dioscuri.families.vqgan.lpips import weight_shapes
+from dioscuri.plans.layout import check_shapes
+
+_LINEAR = re.compile(r"lin(\d)\.(?:model\.1\.)?weight")
+_FEATURES = re.compile(r"(?:features|net\.slice\d)\.(\d+\.(?:weight|bias))")
+
+
+def read_lpips(lpips_path: str, vgg_path: str = "") -> dict[str, np.ndarray]:
+    """Tensors of `dioscuri.families.vqgan.lpips.weight_shapes`, float32, from one file or from two.
+
+    Known names: `lin<k>.model.1.weight` and, of VGG16, `features.<i>.*` or `net.slice<k>.<i>.*`; what has
+    another name is left out, such as VGG16's classifier. A `UserError` names what is missing.
+    """
+    found: dict[str, np.ndarray] = {}
+    for path in filter(None, (vgg_path, lpips_path)):
+        for name, array in _read(Path(path)).items():
+            if linear := _LINEAR.fullmatch(name):
+                found[f"lin{linear[1]}.weight"] = array.reshape(-1)
+            elif features := _FEATURES.fullmatch(name):
+                found[f"features.{features[1]}"] = array
+    try:
+        check_shapes(found, weight_shapes())
+    except UserError as error:
+        files = " and ".join(filter(None, (lpips_path, vgg_path)))
+        raise UserError(f"[loss] lpips_path, vgg_path: {files} are no weights of LPIPS: {error}") from error
+    return {name: array.astype(np.float32) for name, array in found.items()}
+
+
+def _read(path: Path) -> dict[str, np.ndarray]:
+    try:
+        return safetensors.numpy.load(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"[loss] weights of LPIPS: {path} cannot be read ({error.strerror})") from error
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise UserError(
+            f"[loss] weights of LPIPS: {path} is no sound safetensors file ({error}); convert it with "
+            "safetensors.torch.save_file"
+        ) from error

@@ -1,0 +1,143 @@
+"""Options of image tokenizers' networks and quantisers."""
+
+from dataclasses import dataclass
+from math import prod
+
+from dioscuri.errors import UserError
+from dioscuri.hparams.schema import option
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tokenizer:
+    """`[model]` of the family vqgan."""
+
+    architecture: str = option(
+        choices=("maskgit", "taming", "movq", "paella", "metroplex", "dcvae"),
+        doc="maskgit: convolutions only (MaskGIT, Chang et al. 2022); taming: with attention (VQGAN, "
+        "Esser et al. 2021); movq: the same, the codes modulating the decoder's norms (Zheng et al. 2022); "
+        "paella: modulated blocks (Rampas et al. 2022); metroplex: VD-VAE's blocks (the VQ-VAE of the later "
+        "Metroplex program); dcvae: residual blocks whose encoder is spectrally normalised (Parmar et al. "
+        "2021, with codes, as in the same program)",
+    )
+    hidden_channels: int = option(
+        low=1, high=2**14, doc="width that channel_mult multiplies; metroplex: that of the finest resolution"
+    )
+    channel_mult: tuple[int, ...] = option((), low=1, doc="width of each level, finest first")
+    num_res_blocks: int = option(
+        1, low=1, high=100, doc="residual blocks a level; paella: of the decoder's coarsest"
+    )
+    enc_blocks: str = option("", doc="metroplex: encoder blocks such as '8x2,8d2,4x1', as in its family")
+    dec_blocks: str = option(
+        "", doc="metroplex: decoder blocks such as '4x1,4d2,8x2'; d enlarges behind the block"
+    )
+    custom_width_str: str = option("", doc="metroplex: widths of other resolutions such as '4:64'")
+    bottleneck_multiple: float = option(0.25, low=0, high=2**10, doc="metroplex: bottleneck width over width")
+    block_type: str = option(
+        "bottleneck",
+        choices=("bottleneck", "diffusion"),
+        doc="metroplex: four convolutions, or two of full width",
+    )
+    z_channels: int = option(low=1, high=2**14, doc="channels of the encoder's output")
+    num_embeddings: int = option(low=2, high=2**24, doc="codes")
+    embedding_dim: int = option(
+        low=1, high=2**14, doc="length of a code; where no layer is between: z_channels"
+    )
+    norm_groups: int = option(32, low=1, doc="groups of the group norms")
+    dropout: float = option(0.0, low=0, high=0.99, doc="rate before the second convolution of a block")
+    attn_resolutions: tuple[int, ...] = option(
+        (), low=1, doc="taming, movq: sides of the grids with attention"
+    )
+    mid_attention: bool = option(True, doc="taming, movq: attention between the blocks of the coarsest level")
+    resample_with_conv: bool = option(True, doc="taming, movq: convolutions beside pooling and upsampling")
+    quantizer: str = option(
+        "nearest",
+        choices=("nearest", "ema", "gumbel", "fsq", "lfq"),
+        doc="nearest: the nearest code, learnt by gradient; ema: the mean of what it quantised (van den "
+        "Oord et al. 2017, A.1); gumbel: codes mixed under noise in training (Jang et al. 2017), by their "
+        "distances with maskgit and paella, else by a layer's logits; fsq: rounded values (Mentzer et al. "
+        "2023); lfq: signs (Yu et al. 2023)",
+    )
+    gumbel_temperature: tuple[float, float] = option(
+        (1.0, 0.6), low=1e-6, doc="gumbel: of the mixture, from the first to the second value"
+    )
+    gumbel_temperature_steps: int = option(100_000, low=1, doc="gumbel: steps from one to the other")
+    gumbel_kl_weight: float = option(
+        5e-4, low=0, doc="gumbel: weight of the divergence of the choice from an even one"
+    )
+    gumbel_straight_through: bool = option(
+        False, doc="gumbel: take the likeliest code of the mixture, with the mixture's gradient"
+    )
+    commitment_cost: float = option(0.25, low=0, doc="weight that keeps the encoder near the codes")
+    l2_normalised: bool = option(False, doc="nearest: compare unit vectors (Yu et al. 2021, ViT-VQGAN)")
+    ema_decay: float = option(0.99, low=0, high=1, doc="ema: decay of the averages")
+    ema_debiased: bool = option(
+        False,
+        doc="ema: averages begin at 0 and are divided by 1 - ema_decay^updates, so that the first batch "
+        "already makes the codes",
+    )
+    fsq_levels: tuple[int, ...] = option((), low=2, doc="fsq: values of each component; codes: their product")
+    entropy_loss_ratio: float = option(
+        0.0,
+        low=0,
+        doc="nearest, gumbel, lfq: weight of sure choices of each position and even use of the codes",
+    )
+    entropy_temperature: float = option(0.01, low=1e-6, doc="of the entropy loss")
+    entropy_type: str = option("softmax", choices=("softmax", "argmax"), doc="target of the entropy loss")
+    pixel_range: str = option("unit", choices=("unit", "signed"), doc="pictures in [0, 1] or [-1, 1]")
+    legacy_shortcut: bool = option(
+        False,
+        doc="maskgit: the shortcut of a block that changes the width sees the block's output, not its input; "
+        "the published weights need it",
+    )
+    legacy_commitment: bool = option(
+        False, doc="commitment_cost weighs the codes' part of the loss instead of the encoder's"
+    )
+    legacy_single_block_attention: bool = option(
+        False, doc="taming, movq: levels with a single block leave their attention out"
+    )
+
+    legacy_unused_biases: bool = option(
+        False, doc="dcvae: convolutions have no biases; the original's have some that they never add"
+    )
+    legacy_frozen_spectral_norm: bool = option(
+        False, doc="dcvae: training leaves the encoder's singular values as they are (golden cases only)"
+    )
+
+    def __post_init__(self) -> None:
+        by_blocks = self.architecture == "metroplex"
+        if not self.channel_mult and not by_blocks:
+            raise UserError("[model] channel_mult is empty: give one factor a level, such as [1, 2]")
+        if by_blocks and not (self.enc_blocks and self.dec_blocks):
+            raise UserError(
+                f"[model] architecture '{self.architecture}' needs enc_blocks and dec_blocks, such as "
+                "'8x1,8d2,4x1' and '4x1,4d2,8x1'"
+            )
+        if by_blocks and self.channel_mult:
+            raise UserError(
+                f"[model] architecture '{self.architecture}' has its widths from custom_width_str: leave "
+                "channel_mult out"
+            )
+        if self.architecture not in ("taming", "movq") and self.z_channels != self.embedding_dim:
+            raise UserError(
+                f"[model] embedding_dim {self.embedding_dim} must be z_channels {self.z_channels} for the "
+                f"architecture '{self.architecture}', which has no layer between them"
+            )
+        if self.architecture in ("paella", "metroplex", "dcvae") and self.dropout:
+            raise UserError(f"[model] architecture '{self.architecture}' has no dropout: set dropout=0")
+        self._check_quantizer()
+
+    def _check_quantizer(self) -> None:
+        if self.quantizer == "fsq" and (
+            len(self.fsq_levels) != self.embedding_dim or prod(self.fsq_levels) != self.num_embeddings
+        ):
+            raise UserError(
+                f"[model] fsq_levels {list(self.fsq_levels)} must have embedding_dim = {self.embedding_dim} "
+                f"entries whose product is num_embeddings = {self.num_embeddings}"
+            )
+        if self.quantizer == "lfq" and 2**self.embedding_dim != self.num_embeddings:
+            raise UserError(
+                f"[model] num_embeddings must be 2^embedding_dim = {2**self.embedding_dim} for the quantizer "
+                f"'lfq', not {self.num_embeddings}"
+            )
+        if self.ema_decay >= 1:
+            raise UserError("[model] ema_decay must be below 1: an average that never changes is useless")

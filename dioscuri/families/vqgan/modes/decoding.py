@@ -1,0 +1,62 @@
+"""Decoding: pictures from shards of tokens."""
+
+import numpy as np
+
+from dioscuri.checkpoint.store import Checkpoint
+from dioscuri.context import Context
+from dioscuri.data.tokens import TokenSet, open_tokens
+from dioscuri.engine import Array
+from dioscuri.errors import UserError
+from dioscuri.families.vqgan.modes.encoding import tokenizer_entry, tokens_folder
+from dioscuri.families.vqgan.plan import TokenizerPlan
+from dioscuri.files import write_json
+from dioscuri.outputs.examples import N_ON_SHEET
+from dioscuri.outputs.pictures import in_rows, save_grid, save_picture
+from dioscuri.outputs.progress import tracked
+
+
+def decode(context: Context, plan: TokenizerPlan, checkpoint: Checkpoint) -> None:
+    """Write `decoded/image-<i>.png`, i counting the tokens' pictures in order, and `names.json`, their stable
+    names."""
+    options = context.hparams.synthesis
+    tokens = open_tokens(tokens_folder(context, "train"))
+    _check(tokens, plan, tokenizer_entry(context, checkpoint)["sha256"])
+    n, size = min(options.n_samples or len(tokens), len(tokens)), options.batch_size
+    folder, shown = context.directory.images / "decoded", []
+    names: dict[str, str] = {}
+    starts = range(0, n, size)
+    for start in tracked(starts, "decoding", len(starts), shown=context.writes):
+        rows = np.arange(start, min(start + size, n))
+        # Filled up by repetition: batches of one shape are compiled once.
+        filled = rows[np.arange(size) % len(rows)]
+        made: Array = context.engine.run(
+            "decode", {"tokens": tokens.gather(filled)}, ema=options.load_ema_weights, step=start
+        )["image"][: len(rows)]
+        if start < N_ON_SHEET:
+            shown.append(made)
+        for row, picture in zip(rows, made, strict=True):
+            names[f"image-{row:04d}"] = tokens.keys[int(row)]
+            if context.writes:
+                save_picture(folder, f"image-{row:04d}", picture)
+    if context.writes:
+        write_json(folder / "names.json", names)
+        sheet = save_grid(folder / "contact-sheet.png", in_rows(np.concatenate(shown)[:N_ON_SHEET]))
+        context.say(f"{n} pictures in {folder}; the first of them: {sheet}")
+
+
+def _check(tokens: TokenSet, plan: TokenizerPlan, sha256: str) -> None:
+    """Raise a `UserError` where the tokens are not this tokenizer's."""
+    found = tokens.grid, tokens.codebook_size
+    expected = (plan.grid, plan.grid), plan.codebook_size
+    if found != expected:
+        raise UserError(
+            f"tokens {tokens.name} are {found[0][0]}x{found[0][1]} of {found[1]} codes, this tokenizer's are "
+            f"{plan.grid}x{plan.grid} of {plan.codebook_size}: give those that it made"
+        )
+    maker = tokens.header.get("tokenizer") or {}
+    if maker.get("sha256") != sha256:
+        raise UserError(
+            f"tokens {tokens.name} were made by another tokenizer, {maker.get('weights', 'unknown')} weights "
+            f"of the run '{maker.get('run', 'unknown')}' at step {maker.get('step', 'unknown')}: decode them "
+            "with that one, or encode the pictures again"
+        )

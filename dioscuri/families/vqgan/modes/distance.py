@@ -1,0 +1,50 @@
+"""Frechet distance between pictures and their reconstructions, by the features of a network."""
+
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dioscuri.context import Context
+from dioscuri.engine import Array
+from dioscuri.metrics.frechet import frechet_distance, moments
+from dioscuri.run.evaluation.extractors import NETWORKS, Extractor, classifier, network
+from dioscuri.run.evaluation.measures import INCEPTION
+from dioscuri.run.evaluation.pictures import PictureArray
+
+
+class ReconstructionDistance:
+    """Collects features of both; `synthesis.extractor` says whose."""
+
+    def __init__(self, context: Context) -> None:
+        options, twin = context.hparams.synthesis, context.engine.name
+
+        def make_network(twin: str, name: str, weights: str) -> Any:
+            return import_module(f"{twin}_impl.extractors").open_network(name, weights)
+
+        def make_engine(_twin: str, hparams: Any) -> Any:
+            engine: Any = type(context.engine)
+            return engine(hparams)
+
+        self.extractor: Extractor
+        if options.extractor in NETWORKS:
+            self.extractor = network(options.extractor, options.extractor_weights, twin, make_network)
+        else:
+            self.extractor = classifier(Path(options.extractor), make_engine)
+        self._features: tuple[list[Array], list[Array]] = ([], [])
+
+    @property
+    def name(self) -> str:
+        """rFID with the Inception network, otherwise rFD-<extractor>."""
+        return "rFID" if self.extractor.name == INCEPTION else f"rFD-{self.extractor.name}"
+
+    def add(self, originals: Array, made: Array) -> None:
+        """Pictures uint8 (B, H, W, C) and their reconstructions."""
+        for held, pictures in zip(self._features, (originals, made), strict=True):
+            held.append(self.extractor.of(PictureArray(Path("pictures"), pictures)).features)
+
+    def value(self) -> float:
+        """The distance."""
+        first, second = (moments(np.concatenate(part)) for part in self._features)
+        return frechet_distance(first, second)

@@ -1,0 +1,100 @@
+"""Encoding: pictures to shards of tokens, which priors are trained on and `decoding` reads."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dioscuri.checkpoint.store import Checkpoint
+from dioscuri.context import Context
+from dioscuri.data import Examples
+from dioscuri.data.tokens import TokenWriter
+from dioscuri.engine import Array, Batch
+from dioscuri.errors import UserError
+from dioscuri.families.vqgan.plan import TokenizerPlan
+from dioscuri.hparams.archive import to_json
+from dioscuri.outputs.examples import N_ON_SHEET, batches, chosen_indices, chosen_split
+from dioscuri.outputs.pictures import above, save_grid
+
+
+def encode(context: Context, plan: TokenizerPlan, checkpoint: Checkpoint) -> None:
+    """Write `latents/tokens_<split>/`, or `synthesis.tokens_path`, and a sheet of pictures above what their
+    tokens decode to. What an interrupted encoding has written stays."""
+    indices = chosen_indices(context, chosen_split(context, "train"))
+    write_tokens(context, plan, tokenizer_entry(context, checkpoint), indices)
+
+
+def write_tokens(context: Context, plan: Any, maker: dict[str, Any], indices: Array) -> None:
+    """Encode the pictures at `indices` of a split in the name of a tokenizer. `plan` has their `grid` and
+    `codebook_size`."""
+    pictures = chosen_split(context, "train")
+    folder = tokens_folder(context, "train")
+    labels = None if pictures.labels is None else np.asarray(pictures.labels)[indices]
+    keys = [pictures.keys[int(index)] for index in indices]
+    writer = TokenWriter(folder, _header(context, plan, maker, pictures), keys, labels)
+    if writer.n_pictures:
+        context.say(f"going on after {writer.n_pictures} pictures that are encoded already")
+    todo = batches(context, pictures, indices[writer.n_pictures :], "encoding")
+    for index, batch in enumerate(todo):
+        found = context.engine.run(
+            "encode", {"image": batch["image"]}, ema=context.hparams.synthesis.load_ema_weights, step=index
+        )["tokens"]
+        if index == 0:
+            _sheet(context, batch, found)
+        if context.writes:
+            _check(batch, pictures)
+            writer.add(found[batch["valid"]].reshape(-1, plan.grid, plan.grid))
+    if context.writes:
+        writer.finish()
+        context.say(f"{writer.n_pictures} pictures as {plan.grid}x{plan.grid} tokens in {folder}")
+
+
+def tokenizer_entry(context: Context, checkpoint: Checkpoint) -> dict[str, Any]:
+    """What names a tokenizer in the header of its tokens: its weights decide."""
+    hparams = context.hparams
+    weights = "ema" if hparams.synthesis.load_ema_weights else "model"
+    return {
+        "sha256": checkpoint.info["files"][f"{weights}.safetensors"]["sha256"],
+        "run": hparams.run.name,
+        "weights": weights,
+        "step": checkpoint.step,
+        "options": to_json(hparams)["model"],
+    }
+
+
+def tokens_folder(context: Context, default: str) -> Path:
+    """`synthesis.tokens_path`, or the run's own folder for a split."""
+    options = context.hparams.synthesis
+    if options.tokens_path:
+        return Path(options.tokens_path)
+    return context.directory.latents / f"tokens_{options.split or default}"
+
+
+def _header(context: Context, plan: Any, maker: dict[str, Any], pictures: Examples) -> dict[str, Any]:
+    """What the tokens depend on."""
+    options = context.hparams.synthesis
+    return {
+        "grid": [plan.grid, plan.grid],
+        "codebook_size": plan.codebook_size,
+        "tokenizer": maker,
+        "source": pictures.name,
+        "split": options.split or "train",
+    }
+
+
+def _check(batch: Batch, pictures: Examples) -> None:
+    """Raise a `UserError` where a picture of the batch could not be read."""
+    unread = sorted(set(pictures.unreadable) & set(batch["index"].tolist()))
+    if unread:
+        raise UserError(f"[data] '{pictures.keys[unread[0]]}' cannot be read: remove it, then encode again")
+
+
+def _sheet(context: Context, batch: Batch, found: Array) -> None:
+    decoded = context.engine.run(
+        "decode", {"tokens": found}, ema=context.hparams.synthesis.load_ema_weights, step=0
+    )["image"]
+    if context.writes:
+        originals, others = (array[batch["valid"]][:N_ON_SHEET] for array in (batch["image"], decoded))
+        path = context.directory.images / "encoded" / "contact-sheet.png"
+        save_grid(path, above(originals, others))
+        context.say(f"originals above what their tokens decode to: {path}")

@@ -1,0 +1,101 @@
+"""How far reconstructions are from the pictures, and how a tokenizer uses its codebook."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from dioscuri.engine import Array, Batch, Engine
+from dioscuri.metrics.psnr import psnr
+from dioscuri.metrics.ssim import ssim
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Means over `n` pictures; `counts` (codes,) says how often each code was taken."""
+
+    n: int
+    reconstruction: float  # mean difference, in the tokenizer's range of values
+    perceptual: float | None  # LPIPS, None where its weights are not there
+    psnr: float  # decibels
+    ssim: float
+    counts: Array
+
+    @property
+    def usage(self) -> float:
+        """Share of the codes that were taken at all."""
+        return float((self.counts > 0).mean())
+
+    @property
+    def perplexity(self) -> float:
+        """exp(entropy) of the codes' shares: codes that would be as diverse, were all taken equally often."""
+        shares = self.counts[self.counts > 0] / self.counts.sum()
+        return float(np.exp(-(shares * np.log(shares)).sum()))
+
+    def as_dict(self) -> dict[str, float]:
+        """The numbers under their names."""
+        perceptual = {} if self.perceptual is None else {"lpips": self.perceptual}
+        return {
+            "reconstruction": self.reconstruction,
+            **perceptual,
+            "psnr": self.psnr,
+            "ssim": self.ssim,
+            "codebook_usage": self.usage,
+            "codebook_perplexity": self.perplexity,
+        }
+
+    def __str__(self) -> str:
+        perceptual = "" if self.perceptual is None else f", LPIPS {self.perceptual:.4f}"
+        return (
+            f"PSNR {self.psnr:.2f} dB, SSIM {self.ssim:.4f}{perceptual}, reconstruction loss "
+            f"{self.reconstruction:.4f}; {self.usage:.0%} of {len(self.counts)} codes used, perplexity "
+            f"{self.perplexity:.1f}"
+        )
+
+
+@dataclass
+class QualitySum:
+    """Adds up padded batches, so that every picture counts once."""
+
+    codebook_size: int
+    _terms: dict[str, list[Array]] = field(default_factory=dict)
+    _counts: Array | int = 0
+
+    def add(self, pictures: Array, made: Mapping[str, Array], valid: Array) -> None:
+        """Add what `reconstruct` made of uint8 pictures (B, H, W, C), where `valid` (B,) is true."""
+        image = made["image"][valid]
+        terms = {name: made[name][valid] for name in ("reconstruction", "perceptual") if name in made}
+        terms |= {"psnr": psnr(pictures[valid], image), "ssim": ssim(pictures[valid], image)}
+        for name, values in terms.items():
+            self._terms.setdefault(name, []).append(values.astype(np.float64))
+        tokens = made["tokens"][valid].reshape(-1)
+        self._counts = self._counts + np.bincount(tokens, minlength=self.codebook_size)
+
+    def mean(self) -> Quality:
+        """The means so far."""
+        means = {name: float(np.concatenate(values).mean()) for name, values in self._terms.items()}
+        return Quality(
+            n=sum(map(len, self._terms["psnr"])),
+            reconstruction=means["reconstruction"],
+            perceptual=means.get("perceptual"),
+            psnr=means["psnr"],
+            ssim=means["ssim"],
+            counts=np.asarray(self._counts),
+        )
+
+
+def measure(
+    engine: Engine,
+    batches: Iterable[Batch],
+    codebook_size: int,
+    *,
+    ema: bool,
+    on_batch: Callable[[], None] = lambda: None,
+) -> Quality:
+    """Reconstruct padded batches and measure."""
+    total = QualitySum(codebook_size)
+    for index, batch in enumerate(batches):
+        made = engine.run("reconstruct", {"image": batch["image"]}, ema=ema, step=index)
+        total.add(batch["image"], made, batch["valid"])
+        on_batch()
+    return total.mean()

@@ -1,0 +1,53 @@
+"""Reconstruction: pictures to tokens and back, and how far the result is from the originals."""
+
+import numpy as np
+
+from dioscuri.checkpoint.store import Checkpoint
+from dioscuri.context import Context
+from dioscuri.engine import Array
+from dioscuri.families.vqgan.modes.distance import ReconstructionDistance
+from dioscuri.families.vqgan.modes.quality import QualitySum
+from dioscuri.families.vqgan.plan import TokenizerPlan
+from dioscuri.files import write_json
+from dioscuri.outputs.examples import N_ON_SHEET, batches, chosen_indices, chosen_split
+from dioscuri.outputs.pictures import above, save_grid, save_picture
+
+
+def reconstruct(context: Context, plan: TokenizerPlan, checkpoint: Checkpoint) -> None:
+    """Write `reconstructed/image-<i>.png` (and `target-<i>.png`), a sheet and the numbers."""
+    options = context.hparams.synthesis
+    folder, pictures = context.directory.images / "reconstructed", chosen_split(context, "test")
+    total = QualitySum(plan.codebook_size)
+    distance = ReconstructionDistance(context) if options.extractor else None
+    sheet: list[tuple[Array, Array]] = []
+    todo = batches(context, pictures, chosen_indices(context, pictures), "reconstruction")
+    for index, batch in enumerate(todo):
+        made = context.engine.run(
+            "reconstruct", {"image": batch["image"]}, ema=options.load_ema_weights, step=index
+        )
+        valid = batch["valid"]
+        total.add(batch["image"], made, valid)
+        target, drawn = batch["image"][valid], made["image"][valid]
+        if distance is not None:
+            distance.add(target, drawn)
+        if sum(len(part) for part, _ in sheet) < N_ON_SHEET:
+            sheet.append((target, drawn))
+        if context.writes:
+            _save(context, batch["index"][valid], target, drawn)
+    quality = total.mean()
+    found = {} if distance is None else {distance.name: distance.value()}
+    context.say(f"{quality.n} pictures: {quality}" + "".join(f", {k} {v:.4g}" for k, v in found.items()))
+    if context.writes:
+        results = {"step": checkpoint.step, "pictures": quality.n, **quality.as_dict(), **found}
+        write_json(folder / "report.json", results)
+        originals, others = (np.concatenate(part)[:N_ON_SHEET] for part in zip(*sheet, strict=True))
+        path = save_grid(folder / "contact-sheet.png", above(originals, others))
+        context.say(f"pictures in {folder}; originals above reconstructions: {path}")
+
+
+def _save(context: Context, indices: Array, targets: Array, drawn: Array) -> None:
+    folder = context.directory.images / "reconstructed"
+    for index, target, picture in zip(indices, targets, drawn, strict=True):
+        save_picture(folder, f"image-{index:04d}", picture)
+        if context.hparams.synthesis.save_target_in_reconstruction:
+            save_picture(folder, f"target-{index:04d}", target)

@@ -1,0 +1,176 @@
+"""Options of image tokenizers and of their training (Esser et al. 2021, section 3.1)."""
+
+from dataclasses import dataclass
+
+from dioscuri.errors import UserError
+from dioscuri.families.vqgan.model_options import Tokenizer
+from dioscuri.hparams.schema import option
+from dioscuri.hparams.sections import Data, Optimizer, Run, Train, Val
+
+
+@dataclass(frozen=True, kw_only=True)
+class Discriminator:
+    """`[discriminator]`: the network that tells reconstructions from pictures; left out, there is none."""
+
+    type: str = option(
+        "none",
+        choices=("none", "patchgan", "stylegan", "dcvae"),
+        doc="patchgan: logits of overlapping patches (Isola et al. 2017), as in taming-transformers; "
+        "stylegan: residual blocks down to 4x4 and one logit (Karras et al. 2020), as in MaskGIT; dcvae: "
+        "spectrally normalised blocks down to 4x4 with logits and contrastive embeddings at several "
+        "resolutions (Parmar et al. 2021), as in the later Metroplex program",
+    )
+    num_layers: int = option(3, low=1, high=10, doc="patchgan: strided convolutions")
+    ndf: int = option(64, low=1, high=2**12, doc="patchgan: width of the first one; it doubles up to 8 times")
+    norm: str = option(
+        "batch",
+        choices=("batch", "instance", "none"),
+        doc="patchgan: normalisation; 'batch' by statistics of the batch, in training the only use there is",
+    )
+    channel_multiplier: float = option(
+        1.0,
+        low=1 / 512,
+        high=16,
+        doc="stylegan: times 256 the width at a side of 64, doubled with every halving up to 512",
+    )
+    blur: bool = option(True, doc="stylegan: blur with [1, 3, 3, 1] before halving, else average 2x2 pixels")
+    widths: tuple[int, ...] = option((), low=1, high=2**14, doc="dcvae: of the levels, finest first")
+    blocks_per_res: int = option(1, low=1, high=100, doc="dcvae: blocks a level")
+    gan_resos: tuple[int, ...] = option((1, 4), low=1, doc="dcvae: sides of the maps that logits read")
+    contra_resos: tuple[int, ...] = option((1, 4), low=1, doc="dcvae: sides of those that embeddings read")
+    legacy_unused_biases: bool = option(
+        False, doc="dcvae: only the heads have biases; the original's other ones are never added"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loss:
+    """`[loss]`: mean over all values of the pictures, in the range that the tokenizer has."""
+
+    reconstruction: str = option("l1", choices=("l1", "l2"), doc="absolute or squared difference")
+    perceptual_weight: float = option(
+        0.0, low=0, doc="weight of LPIPS (Zhang et al. 2018) beside the reconstruction; needs lpips_path"
+    )
+    lpips_path: str = option(
+        "",
+        path=True,
+        doc="LPIPS weights, .safetensors: those of its linear layers and, here or in vgg_path, VGG16's",
+    )
+    vgg_path: str = option("", path=True, doc="VGG16 weights under torchvision's names, .safetensors")
+    codebook_weight: float = option(1.0, low=0, doc="weight of the quantiser's losses")
+    disc_start: int = option(
+        0, low=0, doc="step from which on there is an adversarial loss and a discriminator"
+    )
+    disc_weight: float = option(0.8, low=0, doc="weight of the adversarial loss")
+    adaptive_disc_weight: bool = option(
+        True,
+        doc="multiply it by the ratio of the gradients of reconstruction and adversarial loss with respect "
+        "to the last layer, at most 10,000",
+    )
+    disc_loss: str = option(
+        "hinge",
+        choices=("hinge", "vanilla", "non_saturating"),
+        doc="vanilla: half the binary cross-entropies; non_saturating: these in full, and softplus(-logit) "
+        "for the generator, which otherwise has -logit",
+    )
+    r1_cost: float = option(
+        0.0, low=0, doc="weight of the squared gradient of the logits with respect to pictures (R1)"
+    )
+    gradient_penalty: float = option(
+        0.0, low=0, doc="weight of (norm of that gradient - 1)^2, as in muse-maskgit-pytorch"
+    )
+    legacy_half_r1: bool = option(
+        False, doc="r1_cost sees the logits of the first half of the pictures only (golden cases only)"
+    )
+    contrastive_weight: float = option(
+        1.0, low=0, doc="dcvae: weight of the contrastive loss, for generator and discriminator"
+    )
+    patch_nce: bool = option(
+        True,
+        doc="dcvae: contrast positions with each other, in groups of at most 1024, else pictures at each "
+        "position",
+    )
+    alternating: bool = option(
+        False,
+        doc="update the discriminator first and then, against the new one, the generator, each with a "
+        "gradient norm of its own; else both at once",
+    )
+    revive_below: float = option(
+        0.0,
+        low=0,
+        high=1,
+        doc="a code becomes an encoder output of the batch when its share of the tokens, a moving average, "
+        "falls below this part of the fair share, 1 / codes; 0: never",
+    )
+    revive_decay: float = option(0.99, low=0, high=1, doc="decay of that average")
+    weight_decay: float = option(0.0, low=0, doc="decoupled weight decay on kernels and the codebook")
+
+    def __post_init__(self) -> None:
+        if self.perceptual_weight and not self.lpips_path:
+            raise UserError(
+                "[loss] perceptual_weight needs the weights of LPIPS: set lpips_path, or perceptual_weight=0"
+            )
+        if self.revive_decay >= 1:
+            raise UserError("[loss] revive_decay must be below 1: an average that never changes is useless")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Synthesis:
+    """`[synthesis]`: what `synthesize.py` does."""
+
+    synthesis_mode: str = option(
+        choices=("reconstruction", "encoding", "decoding"),
+        doc="reconstruction: pictures and how far they are from the originals; encoding: pictures to "
+        "shards of tokens; decoding: such shards to pictures",
+    )
+    load_ema_weights: bool = option(doc="use the averaged weights")
+    batch_size: int = option(low=1, high=2**20, doc="global batch size")
+    n_samples: int = option(0, low=0, doc="pictures to use; 0 is all")
+    split: str = option(
+        "",
+        choices=("", "train", "validation", "test"),
+        doc="pictures to read; empty is test for reconstruction and train for encoding",
+    )
+    save_target_in_reconstruction: bool = option(False, doc="also write the target pictures")
+    extractor: str = option(
+        "",
+        doc="reconstruction: whose features measure the distance to the originals: inception, dinov2, clip "
+        "or a classifier's run folder; empty: none is measured",
+    )
+    extractor_weights: str = option(
+        "",
+        path=True,
+        doc="file or folder of the extractor's weights; empty: the published ones are downloaded",
+    )
+    tokens_path: str = option(
+        "",
+        path=True,
+        doc="encoding: folder to write; decoding: folder to read; empty is the run's own, "
+        "latents/tokens_<split>",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class HParams:
+    """All options of a tokenizer's run."""
+
+    run: Run
+    data: Data
+    model: Tokenizer
+    discriminator: Discriminator
+    loss: Loss
+    optimizer: Optimizer
+    train: Train
+    val: Val
+    synthesis: Synthesis
+
+
+ARCHITECTURE = (
+    "model",
+    "discriminator",
+    "data.target_res",
+    "data.channels",
+    "data.num_bits",
+    "data.dataset_source",
+)
+"""Options that an existing run cannot change: whole sections or `section.option`."""

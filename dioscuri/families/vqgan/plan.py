@@ -1,0 +1,208 @@
+"""The layers of an image tokenizer, and its noise. Its parameters are in tokenizer_tables.py."""
+
+from dataclasses import dataclass
+
+from dioscuri.errors import UserError
+from dioscuri.families.vqgan.model_options import Tokenizer
+from dioscuri.families.vqgan.residual_tokenizers import ResidualStacks, residual_stacks
+from dioscuri.families.vqgan.spectral import SpectralStacks, spectral_stacks
+from dioscuri.plans.noise import Draw
+
+
+@dataclass(frozen=True)
+class Block:
+    """A residual block; `attention` says whether there is one behind it, `attends` whether it is used."""
+
+    name: str
+    inputs: int
+    outputs: int
+    resolution: int
+    attention: bool = False
+    attends: bool = False
+
+
+@dataclass(frozen=True)
+class Level:
+    """The blocks of one resolution; `resamples`: the encoder halves, the decoder doubles it behind them."""
+
+    width: int
+    blocks: tuple[Block, ...]
+    resamples: bool
+
+
+@dataclass(frozen=True)
+class TokenizerPlan:
+    """Layers of encoder and decoder; levels are counted from the finest in both.
+
+    `residual` or `spectral` stands in the place of the levels.
+    """
+
+    options: Tokenizer
+    resolution: int
+    channels: int
+    encoder: tuple[Level, ...]
+    encoder_mid: tuple[Block, ...]
+    decoder_mid: tuple[Block, ...]
+    decoder: tuple[Level, ...]
+    residual: ResidualStacks | None = None
+    spectral: SpectralStacks | None = None
+
+    @property
+    def downsampling(self) -> int:
+        """Side of a picture over that of its grid of tokens."""
+        if self.residual is not None:
+            return self.resolution // self.residual.grid
+        if self.spectral is not None:
+            return int(2 ** (len(self.options.channel_mult) - 1))
+        return int(2 ** (len(self.encoder) - 1 + self.paella))
+
+    @property
+    def grid(self) -> int:
+        """Side of the grid of tokens."""
+        return self.resolution // self.downsampling
+
+    @property
+    def codebook_size(self) -> int:
+        """Number of codes."""
+        return self.options.num_embeddings
+
+    @property
+    def embedding_dim(self) -> int:
+        """Length of a code."""
+        return self.options.embedding_dim
+
+    @property
+    def pixel_range(self) -> str:
+        """'unit' for [0, 1], 'signed' for [-1, 1]."""
+        return self.options.pixel_range
+
+    @property
+    def taming(self) -> bool:
+        """Whether it is the VQGAN of taming-transformers or made after it."""
+        return self.options.architecture in ("taming", "movq")
+
+    @property
+    def paella(self) -> bool:
+        """Whether it is Paella's, which sees 2x2 pixels as one."""
+        return self.options.architecture == "paella"
+
+    @property
+    def modulated(self) -> bool:
+        """Whether the codes modulate the decoder's norms."""
+        return self.options.architecture == "movq"
+
+    @property
+    def blocks(self) -> list[Block]:
+        """All residual blocks in order of execution."""
+        down = [block for level in self.encoder for block in level.blocks]
+        up = [block for level in reversed(self.decoder) for block in level.blocks]
+        return [*down, *self.encoder_mid, *self.decoder_mid, *up]
+
+
+def make_plan(options: Tokenizer, resolution: int, channels: int) -> TokenizerPlan:
+    """Plan a tokenizer of pictures (resolution, resolution, channels); a `UserError` where that fails."""
+    if options.architecture == "paella":
+        return _paella_plan(options, resolution, channels)
+    if options.architecture == "metroplex":
+        stacks = residual_stacks(options, resolution)
+        return TokenizerPlan(options, resolution, channels, (), (), (), (), stacks)
+    n = len(options.channel_mult)
+    if resolution % 2 ** (n - 1):
+        raise UserError(
+            f"[data] target_res {resolution} must be a multiple of {2 ** (n - 1)}: [model] channel_mult has "
+            f"{n} levels"
+        )
+    widths = [options.hidden_channels * factor for factor in options.channel_mult]
+    if options.architecture == "dcvae":
+        return _spectral_plan(options, resolution, channels, widths)
+    for width in {options.hidden_channels, *widths}:
+        if width % options.norm_groups:
+            raise UserError(
+                f"[model] widths hidden_channels x channel_mult must be multiples of norm_groups = "
+                f"{options.norm_groups}, {width} is not"
+            )
+    top, coarsest = widths[-1], resolution // 2 ** (n - 1)
+    down, up = [], []
+    for i, width in enumerate(widths):
+        side = resolution // 2**i
+        first = widths[i - 1] if i else options.hidden_channels
+        blocks = _level(options, f"encoder.down.{i}", first, width, side, options.num_res_blocks)
+        down.append(Level(width, blocks, i < n - 1))
+        more = 0 if options.architecture == "maskgit" else 1
+        first = widths[i + 1] if i < n - 1 else top
+        blocks = _level(options, f"decoder.up.{i}", first, width, side, options.num_res_blocks + more)
+        up.append(Level(width, blocks, i > 0))
+    mid = {part: _mid(options, f"{part}.mid", top, coarsest) for part in ("encoder", "decoder")}
+    return TokenizerPlan(
+        options, resolution, channels, tuple(down), mid["encoder"], mid["decoder"], tuple(up)
+    )
+
+
+def _paella_plan(options: Tokenizer, resolution: int, channels: int) -> TokenizerPlan:
+    """Its blocks follow from the levels' widths alone."""
+    n = len(options.channel_mult)
+    if resolution % 2**n:
+        raise UserError(
+            f"[data] target_res {resolution} must be a multiple of {2**n}: [model] channel_mult has "
+            f"{n} levels"
+        )
+    widths = [options.hidden_channels * factor for factor in options.channel_mult]
+    levels = tuple(Level(width, (), i < n - 1) for i, width in enumerate(widths))
+    return TokenizerPlan(options, resolution, channels, levels, (), (), levels)
+
+
+def _spectral_plan(options: Tokenizer, resolution: int, channels: int, widths: list[int]) -> TokenizerPlan:
+    if widths[-1] != options.z_channels:
+        raise UserError(
+            f"[model] z_channels {options.z_channels} must be {widths[-1]}, hidden_channels times the last "
+            "entry of channel_mult"
+        )
+    biased = not options.legacy_unused_biases
+    stacks = spectral_stacks(widths, options.num_res_blocks, biased=biased)
+    return TokenizerPlan(options, resolution, channels, (), (), (), (), spectral=stacks)
+
+
+def _level(options: Tokenizer, name: str, inputs: int, width: int, side: int, n: int) -> tuple[Block, ...]:
+    attention = options.architecture != "maskgit" and side in options.attn_resolutions
+    attends = attention and (n > 1 or not options.legacy_single_block_attention)
+    return tuple(
+        Block(f"{name}.block.{j}", width if j else inputs, width, side, attention, attends) for j in range(n)
+    )
+
+
+def _mid(options: Tokenizer, name: str, width: int, side: int) -> tuple[Block, ...]:
+    if options.architecture != "maskgit":
+        attention = options.mid_attention
+        first = Block(f"{name}.block_1", width, width, side, attention, attention)
+        return first, Block(f"{name}.block_2", width, width, side)
+    return tuple(Block(f"{name}.{j}", width, width, side) for j in range(options.num_res_blocks))
+
+
+def last_layer_name(plan: TokenizerPlan) -> str:
+    """The kernel that the adaptive weight of the adversarial loss looks at."""
+    del plan
+    return "decoder.conv_out.weight"
+
+
+def codebook_name(plan: TokenizerPlan) -> str:
+    """The codes (K, D)."""
+    projected = plan.options.quantizer == "gumbel" and plan.taming
+    return "quantize.embed.weight" if projected else "quantize.embedding.weight"
+
+
+def has_codebook(plan: TokenizerPlan) -> bool:
+    """Whether the codes are a parameter."""
+    return plan.options.quantizer in ("nearest", "ema", "gumbel")
+
+
+def noise(plan: TokenizerPlan, batch: int) -> tuple[Draw, ...]:
+    """Uniform numbers for training: dropout's (B, H, W, C) under a residual block's name, and of a Gumbel
+    quantiser `gumbel` (B, h, w, K)."""
+    dropped = plan.blocks if plan.options.dropout else []
+    draws = tuple(
+        Draw(block.name, "uniform", (batch, block.resolution, block.resolution, block.outputs))
+        for block in dropped
+    )
+    if plan.options.quantizer != "gumbel":
+        return draws
+    return (*draws, Draw("gumbel", "uniform", (batch, plan.grid, plan.grid, plan.codebook_size)))

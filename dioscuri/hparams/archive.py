@@ -1,0 +1,194 @@
+"""The copy of its options that every run keeps, `logs-<run.name>/hparams-<run.name>.cfg`.
+
+The first start writes it, comments included. Later the copy wins over the file given, and the command line
+wins over both and is written back. What decides the architecture cannot change.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import Field, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from dioscuri.errors import UserError
+from dioscuri.files import replacing
+from dioscuri.hparams import overrides as command_line
+from dioscuri.hparams.expressions import shorten
+from dioscuri.hparams.loading import TWIN, assemble, family
+from dioscuri.hparams.reader import Document, Entry, Section, Setting, fold, read, render, settings
+from dioscuri.hparams.schema import names
+
+
+@dataclass(frozen=True)
+class Resolution:
+    """The options of a run, lines that tell the user what won, and what its copy should hold from now on."""
+
+    hparams: Any
+    messages: list[str]
+    _path: Path
+    _document: Document | None = None
+
+    def save(self) -> None:
+        """Write the run's copy where it is new or an override changes it; a `UserError` where that is not
+        possible."""
+        if self._document is not None:
+            with replacing(self._path) as beside:
+                beside.write_text(render(self._document), encoding="utf-8")
+
+
+def resolve(
+    cfg_path: Path | str, overrides: Sequence[str], log_root: Path, *, cwd: Path | None = None
+) -> Resolution:
+    """Settle the options of a run under `log_root`, the twin's folder; nothing is written yet.
+
+    A `UserError` where an option is wrong or the architecture of an existing run would change.
+    """
+    words = command_line.parse(overrides, cwd)
+    given = read(Path(cfg_path))
+    wanted = assemble(given, words, log_root)
+    path = copy_path(log_root, wanted.run.name)
+    if not path.exists():
+        messages = [_override_line(word, wanted, None) for word in words]
+        return Resolution(wanted, messages, path, _edited(given, words, wanted, None))
+    saved = read(path)
+    _check_family(saved, words, log_root)
+    before, after = assemble(saved, (), log_root), assemble(saved, words, log_root)
+    if before.run.name != wanted.run.name:
+        raise UserError(
+            f"{path}: [run] name is '{before.run.name}': this copy belongs to '{wanted.run.name}', write that"
+        )
+    _check_architecture(before, after, saved, path)
+    messages = [_difference_line(*difference, path, cfg_path) for difference in _differences(after, wanted)]
+    messages += [_override_line(word, after, before) for word in words]
+    document = _edited(saved, words, after, before) if before != after else None
+    return Resolution(after, messages, path, document)
+
+
+def written_out(
+    cfg_path: Path, overrides: Sequence[str], header: Sequence[str], *, cwd: Path | None = None
+) -> str:
+    """Text of a configuration with words written into it and `header` for the comment at its beginning.
+
+    A `UserError` where an option is wrong.
+    """
+    document, words = read(cfg_path), command_line.parse(overrides, cwd)
+    return rewritten(document, words, assemble(document, words, TWIN), header)
+
+
+def rewritten(document: Document, words: Sequence[Setting], hparams: Any, header: Sequence[str]) -> str:
+    """Text of a document with words written into it, which give `hparams`, and `header` at its beginning."""
+    document = _edited(document, words, hparams, None)
+    first, *others = document.sections
+    return render(replace(document, sections=(replace(first, comments=tuple(header)), *others)))
+
+
+def copy_path(log_root: Path, name: str) -> Path:
+    """Where the run `name` keeps its copy."""
+    return log_root / f"logs-{name}" / f"hparams-{name}.cfg"
+
+
+def to_json(hparams: Any) -> dict[str, dict[str, Any]]:
+    """Resolved values, section -> option -> value, as JSON would give them back: tuples are lists."""
+    return {
+        section: {declared.name: _listed(getattr(options, declared.name)) for declared in fields(options)}
+        for section, options in _sections(hparams)
+    }
+
+
+def _listed(value: Any) -> Any:
+    return [_listed(item) for item in value] if isinstance(value, tuple) else value
+
+
+def _sections(hparams: Any) -> list[tuple[str, Any]]:
+    return [(section.name, getattr(hparams, section.name)) for section in fields(hparams)]
+
+
+def _differences(first: Any, second: Any) -> Iterator[tuple[str, str, Any, Any]]:
+    """(section, option, first value, second value) where two runs' options differ."""
+    one, two = to_json(first), to_json(second)
+    for section in {**one, **two}:
+        left, right = one.get(section, {}), two.get(section, {})
+        for option in {**left, **right}:
+            if left.get(option) != right.get(option):
+                yield section, option, left.get(option), right.get(option)
+
+
+def _check_family(saved: Document, words: Sequence[Setting], log_root: Path) -> None:
+    """Before options are checked: those of another family would all be unknown."""
+    own = settings(saved, log_root)
+    if family(command_line.merge(own, words)) is not family(own):
+        raise UserError(
+            f"{command_line.SOURCE}: [run] family of an existing run cannot change: choose another run.name"
+        )
+
+
+def _check_architecture(before: Any, after: Any, saved: Document, path: Path) -> None:
+    fixed = family(settings(saved, path.parent)).ARCHITECTURE
+    for section, option, old, new in _differences(before, after):
+        if section in fixed or f"{section}.{option}" in fixed:
+            raise UserError(
+                f"{command_line.SOURCE}: [{section}] {option} = {shorten(new)} would change the architecture "
+                f"of the run '{before.run.name}', which has {shorten(old)}: choose another run.name, or "
+                f"remove the run with 'sh reset.sh {before.run.name}'"
+            )
+
+
+def _difference_line(
+    section: str, option: str, saved: Any, given: Any, path: Path, cfg_path: Path | str
+) -> str:
+    return (
+        f"[{section}] {option}: {path} has {shorten(saved)}, {cfg_path} has {shorten(given)}; "
+        "the run's copy wins"
+    )
+
+
+def _override_line(word: Setting, after: Any, before: Any | None) -> str:
+    section, declared = _declaration(word, after)
+    value = _value(after, section, declared)
+    old = value if before is None else _value(before, section, declared)
+    was = "" if old == value else f" (was {shorten(old)})"
+    return f"[{section}] {declared.name}: {shorten(value)} from the {command_line.SOURCE}{was}"
+
+
+def _declaration(word: Setting, hparams: Any) -> tuple[str, Field[Any]]:
+    """Section and field that a word of the command line sets."""
+    return next(
+        (section, declared)
+        for section, options in _sections(hparams)
+        for declared in fields(options)
+        if word.section == section and word.option in names(declared)
+    )
+
+
+def _value(hparams: Any, section: str, declared: Field[Any]) -> Any:
+    return getattr(getattr(hparams, section), declared.name)
+
+
+def _edited(document: Document, words: Sequence[Setting], after: Any, before: Any | None) -> Document:
+    """The document with the words written into it; what would not change a value is left as it is written."""
+    for word in words:
+        section, declared = _declaration(word, after)
+        value = _value(after, section, declared)
+        if before is None or _value(before, section, declared) != value:
+            document = _with_option(document, section, declared, _written(word, value))
+    return document
+
+
+def _written(word: Setting, value: Any) -> str:
+    """Text that reads back as the value: as the user wrote it where that can stand in a file."""
+    if word.option == "name":
+        return word.text
+    return repr(value) if isinstance(value, str) or "\n" in word.text else word.text
+
+
+def _with_option(document: Document, section: str, declared: Field[Any], text: str) -> Document:
+    found = [s for s in document.sections if fold(s.name) == section]
+    if not found:
+        return replace(
+            document, sections=(*document.sections, Section(section, (Entry(declared.name, text),)))
+        )
+    old = found[0]
+    kept = [entry for entry in old.entries if fold(entry.option) in names(declared)]
+    entry = replace(kept[0], text=text) if kept else Entry(declared.name, text)
+    entries = tuple(entry if other in kept else other for other in old.entries) + (() if kept else (entry,))
+    new = replace(old, entries=entries)
+    return replace(document, sections=tuple(new if s is old else s for s in document.sections))

@@ -1,0 +1,64 @@
+"""From a `.cfg` file and the command line to the typed options of a family."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from dioscuri.errors import UserError, did_you_mean
+from dioscuri.hparams import overrides as command_line
+from dioscuri.hparams.reader import DEFAULT, Document, Setting, Settings, read, settings
+from dioscuri.hparams.schema import build
+from dioscuri.registry import family_names, family_part
+
+DEFAULT_FAMILY = "hierarchical_vae"
+TWIN = Path(__file__).resolve().parents[2] / "torch_impl"
+"""Where relative paths of a `.cfg` start unless a twin says otherwise; the twins lie side by side."""
+
+
+def load(
+    path: Path | str, overrides: Sequence[str] = (), *, cwd: Path | None = None, twin: Path = TWIN
+) -> Any:
+    """Read a `.cfg` file, put `section.option=value` words over it and return the family's `HParams`.
+
+    Relative paths of the file start from the folder `twin`, those of the words from `cwd` (default: the
+    working directory).
+    A `UserError` names the file or the word, the section and the option.
+    """
+    return assemble(read(Path(path)), command_line.parse(overrides, cwd), twin)
+
+
+def assemble(document: Document, overrides: Sequence[Setting], twin: Path) -> Any:
+    """The `HParams` of a document with overrides."""
+    merged = command_line.merge(settings(document, twin.absolute()), overrides)
+    hparams = build(family(merged).HParams, merged, document.source, twin.absolute())
+    _check_run_name(hparams.run.name, merged)
+    return hparams
+
+
+def family(merged: Settings) -> ModuleType:
+    """The module of `run.family`, which has `HParams` and `ARCHITECTURE`."""
+    setting = _lookup(merged, "family")
+    name = setting.text.strip("'\"") if setting else DEFAULT_FAMILY
+    known = family_names()
+    if name not in known:
+        where = setting.where if setting else "[run] family"
+        raise UserError(
+            f"{where} '{name}' is unknown{did_you_mean(name, known)}; known: {', '.join(sorted(known))}"
+        )
+    return family_part(name, "options")
+
+
+def _lookup(merged: Settings, option: str) -> Setting | None:
+    return next((merged[s][option] for s in ("run", DEFAULT) if option in merged.get(s, {})), None)
+
+
+def _check_run_name(name: str, merged: Settings) -> None:
+    setting = _lookup(merged, "name")
+    assert setting is not None
+    if not name.strip() or not name.isprintable() or "/" in name or "\\" in name:
+        raise UserError(
+            f"{setting.where} {name!r} names the run's folder: it must be one line of text without slashes"
+        )
+    if len(name) > 100 or len(name.encode()) > 200:
+        raise UserError(f"{setting.where} is too long: a run's name has at most 100 characters or 200 bytes")

@@ -1,0 +1,223 @@
+"""Typed, frozen option sections: how a family declares its options and how raw values become them.
+
+A section is a frozen keyword-only dataclass whose fields are made with `option`. A field without a default
+is required in every `.cfg`; one with a default is documented by its `doc`. `build` checks names, types and
+ranges, and gives the nearest known name for a typo.
+"""
+
+import math
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import MISSING, Field, field, fields
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from dioscuri.errors import UserError, did_you_mean
+from dioscuri.hparams.expressions import shorten
+from dioscuri.hparams.reader import DEFAULT, Setting, Settings
+
+T = TypeVar("T")
+
+_WORDS = {int: "a whole number", float: "a number", bool: "True or False", str: "text", type(None): "None"}
+_PLURALS = {int: "whole numbers", float: "numbers", bool: "True or False", str: "texts"}
+
+
+def option(
+    default: Any = MISSING,
+    *,
+    doc: str,
+    choices: Sequence[Any] | None = None,
+    low: float | None = None,
+    high: float | None = None,
+    path: bool = False,
+    alias: Sequence[str] = (),
+) -> Any:
+    """Declare an option: a dataclass field with metadata. Without a default it is required.
+
+    `low` and `high` bound every number of the value, in lists too. `path`: a relative path starts from the
+    twin's folder when it stands in a `.cfg` or is the default, and from the caller's working directory when
+    it stands on the command line; it becomes absolute, and '' stays. `alias`: further names of the option.
+    """
+    metadata = {"doc": doc, "choices": choices, "low": low, "high": high, "path": path}
+    return field(default=default, metadata={**metadata, "alias": tuple(alias)})
+
+
+def build(kind: type[T], settings: Settings, source: str, base: Path) -> T:
+    """Make a family's `HParams` of settings. Relative paths of defaults start from `base`.
+
+    A `UserError` names the setting that is unknown, of the wrong type or out of range, or `source` and
+    what it lacks.
+    """
+    sections = get_type_hints(kind)
+    _check_names(sections, settings)
+    return kind(
+        **{name: _build_section(name, section, settings, source, base) for name, section in sections.items()}
+    )
+
+
+def find(settings: Settings, section: str, declared: Field[Any]) -> Setting | None:
+    """The setting of an option under any of its names: the section's before `[DEFAULT]`'s."""
+    for place in (section, DEFAULT):
+        found = [settings[place][name] for name in names(declared) if name in settings.get(place, {})]
+        commanded = [setting for setting in found if setting.on_command_line]
+        if len(commanded or found) > 1:
+            first, second = (commanded or found)[:2]
+            raise UserError(f"{second.where} and {first.option} are the same option: keep one")
+        if found:
+            return (commanded or found)[0]
+    return None
+
+
+def names(declared: Field[Any]) -> tuple[str, ...]:
+    """All names of an option, its own first."""
+    return (declared.name, *declared.metadata["alias"])
+
+
+def _check_names(sections: dict[str, Any], settings: Settings) -> None:
+    known = {
+        section: {name for declared in fields(kind) for name in names(declared)}
+        for section, kind in sections.items()
+    }
+    known[DEFAULT] = set().union(*known.values())
+    for section, found in settings.items():
+        for option_name, setting in found.items():
+            if section not in known:
+                hint = did_you_mean(section, sections)
+                raise UserError(f"{setting.source}: section [{setting.section}] is unknown{hint}")
+            if option_name not in known[section]:
+                hint = _elsewhere(option_name, known) or did_you_mean(option_name, sorted(known[section]))
+                raise UserError(f"{setting.where} is unknown{hint}")
+
+
+def _elsewhere(option_name: str, known: dict[str, set[str]]) -> str:
+    places = [f"[{section}]" for section in known if section != DEFAULT and option_name in known[section]]
+    return f" (it belongs in {' or '.join(places)})" if places else ""
+
+
+def _build_section(name: str, kind: type[T], settings: Settings, source: str, base: Path) -> T:
+    hints = get_type_hints(kind)
+    values, missing = {}, []
+    for declared in fields(kind):  # type: ignore[arg-type]
+        setting = find(settings, name, declared)
+        if setting is not None:
+            values[declared.name] = typed(setting, declared, hints[declared.name])
+        elif declared.default is MISSING:
+            missing.append(declared.name)
+        elif declared.metadata["path"]:
+            values[declared.name] = _absolute(declared.default, base)
+    if missing:
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        raise UserError(
+            f"{source}: [{name}] lacks {', '.join(missing[:3])}{more}: every option needs a value"
+        )
+    return kind(**values)
+
+
+def typed(setting: Setting, declared: Field[Any], hint: Any) -> Any:
+    """Evaluate a setting, and check it against its declaration."""
+    bare = setting.on_command_line and hint is str and setting.text[:1] not in ("'", '"')
+    raw = setting.text if bare else setting.value()
+    try:
+        value = _convert(raw, hint)
+    except _Mismatch as mismatch:
+        inside = "" if mismatch.value is raw else f", because of {shorten(_quoted(mismatch.value))}"
+        hinted = "; put it in quotes" if hint is str else ""
+        raise UserError(
+            f"{setting.where} must be {_in_words(hint)}, not {shorten(_quoted(raw))}{inside}{hinted}"
+        ) from None
+    _check_range(value, setting, declared)
+    if declared.metadata["path"]:
+        if "\0" in value:
+            raise UserError(f"{setting.where} is no path: it holds a null character")
+        return _absolute(value, setting.base)
+    return value
+
+
+class _Mismatch(Exception):
+    """A value is not of the wanted type."""
+
+    def __init__(self, value: Any) -> None:
+        super().__init__()
+        self.value = value
+
+
+def _convert(value: Any, hint: Any) -> Any:
+    """A whole number serves as a number; lists become tuples; nothing else changes its type."""
+    origin, parts = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return _convert_to_any(value, parts)
+    if origin is tuple:
+        return _convert_sequence(value, parts)
+    if origin is Literal:
+        matches = any(type(value) is type(part) and value == part for part in parts)
+    elif hint is float:
+        matches = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        value = float(value) if matches else value
+    elif hint in _WORDS:
+        matches = type(value) is hint
+    else:
+        raise TypeError(f"options of type {hint} are not supported")
+    if not matches:
+        raise _Mismatch(value)
+    return value
+
+
+def _convert_to_any(value: Any, hints: tuple[Any, ...]) -> Any:
+    for hint in hints:
+        try:
+            return _convert(value, hint)
+        except _Mismatch:
+            continue
+    raise _Mismatch(value)
+
+
+def _convert_sequence(value: Any, parts: tuple[Any, ...]) -> tuple[Any, ...]:
+    if not isinstance(value, list | tuple | range):
+        raise _Mismatch(value)
+    hints = parts[:1] * len(value) if parts[-1] is Ellipsis else parts
+    if len(hints) != len(value):
+        raise _Mismatch(value)
+    return tuple(_convert(item, hint) for item, hint in zip(value, hints, strict=True))
+
+
+def _check_range(value: Any, setting: Setting, declared: Field[Any]) -> None:
+    choices, low, high = (declared.metadata[key] for key in ("choices", "low", "high"))
+    if choices is not None and value not in choices:
+        hint = did_you_mean(value, map(str, choices)) if isinstance(value, str) else ""
+        known = ", ".join(repr(choice) for choice in choices)
+        raise UserError(f"{setting.where} cannot be {shorten(_quoted(value))}{hint}; it is one of {known}")
+    for number in _numbers(value):
+        bound = f"at least {low}" if low is not None and number < low else ""
+        bound = f"at most {high}" if high is not None and number > high else bound
+        if bound:
+            raise UserError(f"{setting.where} must be {bound}, not {number}")
+
+
+def _numbers(value: Any) -> Iterator[float]:
+    if isinstance(value, tuple):
+        for item in value:
+            yield from _numbers(item)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield value
+
+
+def _absolute(path: str, base: Path) -> str:
+    return os.path.normpath(base / Path(path).expanduser()) if path else ""
+
+
+def _quoted(value: Any) -> Any:
+    return repr(value) if isinstance(value, str) else value
+
+
+def _in_words(hint: Any) -> str:
+    origin, parts = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return " or ".join(_in_words(part) for part in parts)
+    if origin is Literal:
+        return " or ".join(repr(part) for part in parts)
+    if origin is not tuple:
+        return _WORDS[hint]
+    if parts[-1] is not Ellipsis:
+        return f"({', '.join(_in_words(part) for part in parts)})"
+    return f"a list of {_PLURALS[parts[0]] if parts[0] in _PLURALS else f'({_in_words(parts[0])})'}"

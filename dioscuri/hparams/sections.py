@@ -1,0 +1,180 @@
+"""Option sections that every family shares. Original option names are those of Efficient-VDVAE."""
+
+from dataclasses import dataclass
+
+from dioscuri.errors import UserError
+from dioscuri.hparams.schema import option
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """`[run]`: identity, seed and devices of a run."""
+
+    family: str = option("hierarchical_vae", doc="model family; selects the option schema")
+    name: str = option(doc="run name; the run lives in logs-<name>/")
+    seed: int = option(low=0, doc="seed of initialisation, noise, shuffling and augmentation")
+    num_gpus: int = option(low=0, doc="accelerators to use; 0 runs on the CPU")
+    num_cpus: int = option(low=1, doc="upper bound for image-decoding threads")
+    max_allowed_checkpoints: int = option(low=1, doc="newest checkpoints to keep, beside the best one")
+    wandb: bool = option(False, doc="also log to Weights & Biases")
+    wandb_project: str = option("dioscuri", doc="Weights & Biases project")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """`[data]`: where pictures come from and what they look like."""
+
+    dataset_source: str = option(doc="name of a data source, see dioscuri/data/sources.py")
+    train_data_path: str = option(path=True, doc="training pictures (folder, or file for 'npy')")
+    val_data_path: str = option(path=True, doc="validation pictures")
+    synthesis_data_path: str = option(path=True, doc="test pictures, also used by the synthesis modes")
+    dataset_path: str = option(
+        "../datasets", path=True, doc="parent folder of prepared mnist/, mnist10k/ and cifar-10/"
+    )
+    target_res: int = option(
+        low=1,
+        doc="height and width of the pictures given to the model, padding included; samples of a sound",
+    )
+    frames: int = option(0, low=0, doc="frames of a clip; 0: the data are pictures or sounds")
+    sample_rate: int = option(0, low=0, doc="sounds: samples a second")
+    sample_encoding: str = option(
+        "none",
+        choices=("none", "mu_law", "linear"),
+        doc="sounds: 8 bits companded by the mu-law (ITU-T G.711, continuous form), or 16 linear bits",
+    )
+    channels: int = option(low=1, doc="channels of a picture")
+    num_bits: float = option(low=1, high=16, doc="bit depth of a channel; more than 8 of linear sounds only")
+    random_horizontal_flip: bool = option(doc="mirror training pictures with probability 1/2 (never digits)")
+    labels: bool = option(False, doc="give the pictures' class labels to the model")
+    legacy_crop: bool = option(
+        False,
+        doc="'tfrecords' and 'glob': the original's box, off the centre of pictures that are not square",
+    )
+    text_seq_len: int = option(0, low=0, doc="'tfrecords': tokens of a caption to read; 0: none")
+    padding_id: int = option(0, low=0, doc="number that fills up shorter captions")
+    skip_corrupt: bool = option(False, doc="leave out unreadable image files instead of stopping")
+
+    def __post_init__(self) -> None:
+        if self.num_bits % 1:
+            raise UserError(f"[data] num_bits must be a whole number of bits, not {self.num_bits:g}")
+        if self.num_bits > self.depth:
+            raise UserError(
+                f"[data] num_bits must be at most {self.depth}, the bits of a stored value, not "
+                f"{self.num_bits:g}"
+            )
+
+    @property
+    def depth(self) -> int:
+        """Bits of a value as it is stored, of which `num_bits` are kept."""
+        return 16 if self.sample_encoding == "linear" else 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimizer:
+    """`[optimizer]`: update rule, learning rate, clipping and skipping."""
+
+    type: str = option(
+        choices=("Adamax", "Adam", "AdamW", "RAdam", "Radam", "Lion", "AdamTF"),
+        doc="update rule; weight decay is decoupled with all of them, so Adam and AdamW are one; AdamTF adds "
+        "epsilon before the bias correction, as TensorFlow 1 does",
+    )
+    learning_rate_scheme: str = option(
+        choices=(
+            "cosine",
+            "constant",
+            "exponential",
+            "noam",
+            "constant_with_warmup",
+            "linear",
+            "half_cosine",
+            "cosine_with_restarts",
+            "polynomial",
+            "cosine_times_warmup",
+            "linear_times_warmup",
+            "constant_times_warmup",
+        ),
+        doc="schedule; from 'constant_with_warmup' to 'polynomial' as Hugging Face computes them; the last "
+        "three decay from step 0 on, and a warm-up multiplies them (Metroplex)",
+    )
+    learning_rate: float = option(low=0, doc="base learning rate")
+    warmup_steps: float = option(low=0, doc="steps of linear warm-up")
+    decay_steps: int = option(low=1, doc="steps from decay_start to min_learning_rate")
+    decay_start: int = option(low=0, doc="step at which the decay begins")
+    min_learning_rate: float = option(low=0, doc="floor of the schedule")
+    decay_rate: float = option(low=0, high=1, doc="factor per decay_steps of the exponential schedule")
+    num_cycles: float = option(
+        1.0, low=0, doc="half_cosine: half periods in decay_steps; cosine_with_restarts: restarts"
+    )
+    power: float = option(1.0, low=0, doc="exponent of the polynomial schedule")
+    beta1: float = option(low=0, high=1, doc="decay of the first moment")
+    beta2: float = option(low=0, high=1, doc="decay of the second moment or infinity norm")
+    epsilon: float = option(low=0, doc="added to the denominator")
+    clip_gradient_norm: bool = option(doc="clip the global gradient norm")
+    gradient_clip_norm_value: float = option(low=0, doc="norm to clip to")
+    gradient_skip: bool = option(
+        doc="skip updates whose gradient norm reaches the threshold (not finite: always)"
+    )
+    gradient_skip_threshold: float = option(low=0, doc="norm from which an update is skipped")
+    max_skips_in_row: int = option(50, low=1, doc="stop the run after this many skipped updates in a row")
+    legacy_torch_cosine: bool = option(
+        False, doc="reproduce the original's wrong cosine curve (golden cases only)"
+    )
+
+    def __post_init__(self) -> None:
+        for name in ("beta1", "beta2"):
+            if getattr(self, name) >= 1:
+                raise UserError(f"[optimizer] {name} must be below 1: a moment that never changes is useless")
+        decays = self.learning_rate_scheme not in ("constant", "noam", "constant_with_warmup")
+        decays = decays and not self.learning_rate_scheme.endswith("_times_warmup")
+        if decays and self.warmup_steps > self.decay_start:
+            raise UserError(
+                f"[optimizer] warmup_steps {self.warmup_steps:g} must not be more than "
+                f"decay_start {self.decay_start}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train:
+    """`[train]`: length, batch, precision and what is traded for speed or memory."""
+
+    total_train_steps: int = option(low=1, doc="batches to train on, skipped updates included")
+    batch_size: int = option(low=1, high=2**20, doc="global batch size over all devices")
+    ema_decay: float = option(low=0, high=1, doc="decay of the exponential moving average of the weights")
+    ema_warmup: str = option(
+        "none",
+        choices=("none", "count", "power"),
+        doc="smaller decay at first; count: (1 + k) / (10 + k) after k updates; power: "
+        "1 - (1 + k / ema_inv_gamma)^-ema_power",
+    )
+    ema_update_after: int = option(0, low=0, doc="with a warm-up: updates that the average only copies")
+    ema_update_every: int = option(1, low=1, doc="updates between two of the average")
+    ema_inv_gamma: float = option(1.0, low=1e-9, doc="of the warm-up 'power'")
+    ema_power: float = option(2 / 3, low=0, doc="of the warm-up 'power'")
+    ema_min_decay: float = option(0.0, low=0, high=1, doc="least decay once the warm-up has begun")
+    resume_from_ema: bool = option(doc="on resume, start from the averaged weights")
+    logging_interval_in_steps: int = option(low=1, doc="steps between two readings of the device's metrics")
+    checkpoint_and_eval_interval_in_steps: int = option(
+        low=1, doc="steps between two checkpoints and validations"
+    )
+    stabilizer: str = option(
+        "off",
+        choices=("off", "nan"),
+        doc="nan: put back the newest kept weights and moments where the loss is not finite; looks at every "
+        "stabilizer_interval-th step, so that optimizer.max_skips_in_row must be larger",
+    )
+    stabilizer_interval: int = option(1000, low=1, doc="steps between two copies of weights and moments")
+    precision: str = option(
+        "float32", choices=("float32", "bfloat16", "float64"), doc="arithmetic of the network"
+    )
+    compile: bool = option(False, doc="torch only: compile the network")
+    checkpoint_activations: bool = option(False, doc="recompute blocks in the backward pass to save memory")
+    accumulation_steps: int = option(1, low=1, doc="parts into which a batch is split to save memory")
+    scan_blocks: bool = option(False, doc="JAX only: scan runs of equal blocks (accelerators; slow on CPU)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Val:
+    """`[val]`: validation during training."""
+
+    n_samples_for_validation: int = option(low=1, doc="validation pictures, at most what the set holds")
+    batch_size: int = option(low=1, high=2**20, doc="global batch size")

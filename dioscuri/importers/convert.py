@@ -1,0 +1,273 @@
+"""The command that makes runs of the original programs' checkpoints and of published weights, and back."""
+
+import argparse
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+from dioscuri import schedules
+from dioscuri.checkpoint import store
+from dioscuri.checkpoint.directory import RunDirectory
+from dioscuri.checkpoint.tensor_files import ReadTorch, read_config
+from dioscuri.contract import check_options
+from dioscuri.errors import UserError
+from dioscuri.families.hierarchical_vae.plan import make_plan
+from dioscuri.families.maskgit import transformers
+from dioscuri.files import replacing
+from dioscuri.hparams import load, resolve, to_json
+from dioscuri.hparams.archive import copy_path, written_out
+from dioscuri.importers import efficient_vdvae, metroplex_json
+from dioscuri.importers.flax_msgpack import read_flax
+from dioscuri.importers.hub import local_folder
+from dioscuri.importers.open_muse_yaml import converted
+from dioscuri.importers.pretrained import export_run
+from dioscuri.importers.published_run import BASES, make_published_run, published_config
+from dioscuri.versions import versions
+
+TorchBytes = Callable[[Any], bytes]
+Step = int | Literal["best"] | None
+Source = tuple[Callable[..., efficient_vdvae.Imported], Any]  # importer and what it reads
+
+_USAGE = """\
+convert.py SOURCE --run FOLDER/logs-NAME [--config FILE] [--cfg FILE] [section.option=value ...]
+       convert.py CONFIGURATION --to-cfg OUT.cfg [section.option=value ...]
+       convert.py FOLDER/logs-NAME --to-folder OUT [--step N|best]
+       convert.py FOLDER/logs-NAME --to-torch OUT [--step N|best]"""
+_DESCRIPTION = """\
+The first form makes a run: with torch_impl or jax_impl as FOLDER, train.sh and synthesize.py of that twin go
+on from it. SOURCE is one of
+  a folder with config.json and weights, as open-muse and diffusers (aMUSEd) publish them and as the third
+  form and save_pretrained write it, or such a model of the hub: owner/model or owner/model/folder;
+  weights of taming-transformers or latent-diffusion, with their YAML file as --config;
+  weights of VD-VAE (model.th, model-ema.th), with the fitting file of egs/vdvae as --cfg;
+  weights of Google's MaskGIT, Halton-MaskGIT or LlamaGen's tokenizer, with the fitting file of egs/ as --cfg;
+  a checkpoint of SUNDAE (sundae-vqgan, text8), with the fitting file of egs/sundae or one that
+  data_scripts/convert_toml.py wrote as --cfg;
+  a checkpoint of Efficient-VDVAE, with its .cfg as --cfg: the PyTorch program's file, or the JAX program's
+  checkpoint_<step> or a folder of these (the newest is taken).
+--config tells the architecture, --cfg the options that it leaves open (egs/<family>/published.cfg unless
+given). The second form writes an open-muse training configuration as one of this project, and names what it
+leaves out. The third form writes the averaged weights of a run, the newest by default, to a folder that
+from_pretrained of both twins opens, the fourth a checkpoint of a run of Efficient-VDVAE as the PyTorch
+program saves it."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        usage = " or: ".join(line.strip() for line in _USAGE.splitlines())
+        raise UserError(f"{message}; usage: {usage}")
+
+
+def convert(words: Sequence[str], read_torch: ReadTorch, torch_bytes: TorchBytes) -> None:
+    """Do what a command line says; `read_torch` and `torch_bytes` translate between files and arrays."""
+    parser = _Parser("convert.py", _USAGE, _DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("source", type=Path, metavar="SOURCE")
+    parser.add_argument("overrides", nargs="*", metavar="section.option=value")
+    parser.add_argument("--cfg", type=Path, metavar="FILE", help="options of the run, a file of this project")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="published configuration, JSON or YAML")
+    parser.add_argument("--run", type=Path, metavar="FOLDER/logs-NAME", help="run to make of the checkpoint")
+    parser.add_argument(
+        "--string-sorted-classes",
+        action="store_true",
+        help="the checkpoint is a SUNDAE's that learnt from a folder for each class, which it counts as the "
+        "names are sorted (0, 1, 10, 11, 2, ...): put its classes in the order of numbers. Not for a run "
+        "that trains on shards of import_latents.py --legacy-classes",
+    )
+    parser.add_argument("--to-torch", type=Path, metavar="OUT", help="file to write in the PyTorch layout")
+    parser.add_argument("--to-cfg", type=Path, metavar="OUT.cfg", help="configuration to write")
+    parser.add_argument("--to-folder", type=Path, metavar="OUT", help="folder to write for from_pretrained")
+    parser.add_argument("--step", metavar="N|best", help="checkpoint of the run to write")
+    chosen = parser.parse_intermixed_args(list(words))
+    if chosen.string_sorted_classes and chosen.run is None:
+        parser.error("--string-sorted-classes is for --run")
+    if chosen.to_cfg is not None:
+        convert_configuration(chosen.source, chosen.to_cfg, chosen.overrides)
+        return
+    target = chosen.to_torch or chosen.to_folder
+    if target is not None:
+        if chosen.run or chosen.cfg or chosen.config or chosen.overrides:
+            parser.error("--to-torch and --to-folder take their options from the run")
+        step = _step(chosen.step)
+        if not chosen.source.is_dir():
+            raise UserError(f"there is no run folder {chosen.source}")
+        if chosen.to_torch is not None:
+            export(chosen.source, target, step, torch_bytes)
+        else:
+            print(export_run(chosen.source, _split(chosen.source)[1], target, step))
+    elif chosen.run is None or chosen.step is not None:
+        parser.error("give --run, --to-cfg, --to-folder or --to-torch")
+    else:
+        _make_run(chosen, read_torch)
+
+
+def convert_configuration(source: Path, target: Path, overrides: Sequence[str]) -> None:
+    """Write a configuration of Metroplex, or a training configuration of open-muse, as a `.cfg`.
+
+    Prints what is unknown and left out.
+    """
+    config = read_config(source)
+    if metroplex_json.recognised(config):
+        _convert_metroplex(config, source, target, overrides)
+        return
+    words, unknown = converted(config, source)
+    given = load(BASES["maskgit"], [*words, *overrides])
+    transformers.make_plan(given.model, given.data.grid, given.data.codebook_size)
+    header = [f"# {source.name} of open-muse.", "#", f"# Command:   sh torch_impl/train.sh {target}"]
+    text = written_out(BASES["maskgit"], [*words, *overrides], header)
+    with replacing(target) as beside:
+        beside.write_text(text, encoding="utf-8")
+    for key in unknown:
+        print(f"warning: {source}: '{key}' is unknown and left out")
+    print(f"{target}: {source.name} as a configuration of family maskgit; [data] says where tokens lie")
+
+
+def _convert_metroplex(
+    config: Mapping[str, Any], source: Path, target: Path, overrides: Sequence[str]
+) -> None:
+    """Write a JSON configuration of one of Metroplex's programs as a `.cfg`."""
+    header = [f"# {source.name} of Metroplex.", "#", f"# Command:   sh torch_impl/train.sh {target}"]
+    with replacing(target) as beside:
+        values = _metroplex_options(config, source)
+        beside.write_text(metroplex_json.cfg_text(values, source.name), encoding="utf-8")
+        try:
+            hparams = load(beside, overrides)
+        except UserError as error:
+            raise UserError(str(error).replace(str(beside), str(source))) from error
+        family = hparams.run.family
+        check_options(hparams)
+        beside.write_text(written_out(beside, overrides, header), encoding="utf-8")
+    for remark in metroplex_json.remarks(config):
+        print(f"warning: {source}: {remark}")
+    print(f"{target}: {source.name} as a configuration of family {family}; [data] says where pictures lie")
+
+
+def _metroplex_options(config: Mapping[str, Any], source: Path) -> dict[str, Any]:
+    """Options of a JSON configuration of Metroplex; a `UserError` names its file."""
+    try:
+        return metroplex_json.options(config, source.stem)
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from error
+    except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{source} is no whole configuration: {type(error).__name__} {error}") from error
+
+
+def _make_run(chosen: argparse.Namespace, read_torch: ReadTorch) -> None:
+    """A run of published weights or of a checkpoint of Efficient-VDVAE, as the configurations tell."""
+    source = local_folder(chosen.source)
+    config = published_config(source, chosen.config)
+    if config is None and chosen.cfg and load(chosen.cfg, chosen.overrides).run.family == "hierarchical_vae":
+        if chosen.string_sorted_classes:
+            raise UserError(f"{source} is no SUNDAE: leave out --string-sorted-classes")
+        make_run(source, chosen.cfg, chosen.overrides, chosen.run, read_torch)
+        return
+    run, by_text = _split(chosen.run), chosen.string_sorted_classes
+    print(
+        make_published_run(
+            source, config, chosen.cfg, chosen.overrides, run, read_torch, string_sorted_classes=by_text
+        )
+    )
+
+
+def make_run(source: Path, cfg: Path, overrides: Sequence[str], run: Path, read_torch: ReadTorch) -> None:
+    """Write the checkpoint of an original program into the new run folder `run`."""
+    log_root, name = _split(run)
+    overrides = (*overrides, f"run.name={name}")
+    importer, content = _read(source, read_torch)
+    given = load(cfg, overrides)
+    importer(content, given, make_plan(given), source)
+    directory = RunDirectory.of(log_root, name)
+    with directory.locked():
+        if present := store.steps(directory.checkpoints):
+            raise UserError(f"run {run} has a checkpoint of step {present[-1]} already: choose another --run")
+        options = resolve(cfg, overrides, log_root)
+        hparams = options.hparams
+        imported = importer(content, hparams, make_plan(hparams), source)
+        info = {
+            "data": None,
+            "random": {"seed": hparams.run.seed, "step": imported.step},
+            "hparams": to_json(hparams),
+            "versions": versions(),
+            "metrics": {},
+            "imported_from": source.name,
+        }
+        options.save()
+        path = store.save(directory.checkpoints, imported.step, imported.state, info, keep=1)
+    for message in options.messages:
+        print(message)
+    updates = int(imported.state["counters"]["updates"])
+    print(
+        f"{path}: {imported.step} batches, {updates} updates; the run goes on from here with run.name={name}"
+    )
+
+
+def export(run: Path, target: Path, step: Step, torch_bytes: TorchBytes) -> None:
+    """Write a checkpoint of a run to the file `target`, as the PyTorch program saves it."""
+    log_root, name = _split(run)
+    directory = RunDirectory(run)
+    hparams = _supported(load(copy_path(log_root, name)))
+    checkpoint = store.load(directory.checkpoints, step)
+    for warning in checkpoint.warnings:
+        print(f"warning: {warning}")
+    # That program goes on along its own curve, which starts from the value it finds here.
+    options = replace(hparams.optimizer, legacy_torch_cosine=True)
+    rate = schedules.learning_rate(checkpoint.step, options)
+    payload = efficient_vdvae.to_torch(
+        checkpoint.state, checkpoint.step, hparams, make_plan(hparams), rate, checkpoint.path
+    )
+    content = torch_bytes(payload)
+    with replacing(target) as beside:
+        beside.write_bytes(content)
+    print(f"{target}: step {checkpoint.step} of {run} in the layout of the PyTorch Efficient-VDVAE")
+
+
+def _read(source: Path, read_torch: ReadTorch) -> Source:
+    """Tell the two programs' files apart by their first bytes, and read."""
+    file = _newest_in(source) if source.is_dir() else source
+    try:
+        with file.open("rb") as opened:
+            head = opened.read(4)
+    except OSError as error:
+        raise UserError(f"checkpoint {file} cannot be read: {error.strerror}") from error
+    is_zip, is_pickle = head.startswith(b"PK"), head[:1] == b"\x80" and head[1:2] in b"\2\3\4\5"
+    if is_zip or is_pickle:
+        saved = read_torch(file)
+        if not isinstance(saved, dict):
+            raise UserError(f"{file} holds a {type(saved).__name__}, no checkpoint of Efficient-VDVAE")
+        return efficient_vdvae.from_torch, saved
+    if head and (0x81 <= head[0] <= 0x8F or head[0] in (0xDE, 0xDF)):
+        return efficient_vdvae.from_flax, read_flax(file)
+    raise UserError(f"{file} is neither a PyTorch nor a flax checkpoint of Efficient-VDVAE, or it is empty")
+
+
+def _newest_in(folder: Path) -> Path:
+    """The JAX program's newest file in its checkpoint folder."""
+    files = [path for path in folder.iterdir() if re.fullmatch(r"checkpoint_\d+", path.name)]
+    if not files:
+        raise UserError(f"{folder} holds no file checkpoint_<step>: give the checkpoint's file")
+    return max(files, key=lambda path: int(path.name.removeprefix("checkpoint_")))
+
+
+def _split(run: Path) -> tuple[Path, str]:
+    """Folder that holds the runs, and the run's name."""
+    path = run.absolute()
+    if not path.name.startswith("logs-") or path.name == "logs-":
+        raise UserError(f"{run} is not the folder of a run: it must be called logs-<run.name>")
+    return path.parent, path.name.removeprefix("logs-")
+
+
+def _step(text: str | None) -> Step:
+    if text is None:
+        return None
+    if text == "best":
+        return "best"
+    if not text.isdecimal():
+        raise UserError(f"--step {text} is neither a number nor 'best'")
+    return int(text)
+
+
+def _supported(hparams: Any) -> Any:
+    if hparams.run.family != "hierarchical_vae":
+        raise UserError(f"[run] family '{hparams.run.family}' has no original program to convert from or to")
+    return hparams

@@ -1,0 +1,91 @@
+"""Weights of the DC-VAE of Metroplex's later (flax) program as canonical tensors.
+
+Names begin with `G/` or `D/`, generator and discriminator, then with `params/` or `stats/`, what spectral
+normalisation and the quantiser keep. Flax numbers convolutions in the order of their calls.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from dioscuri.errors import UserError
+from dioscuri.families.vqgan.discriminators import DiscriminatorPlan
+from dioscuri.families.vqgan.spectral import ContrastPlan, SpectralStacks, contrast_layers, generator_layers
+
+Arrays = Mapping[str, np.ndarray]
+Found = dict[str, np.ndarray]
+
+_HEADS = {"adversarial": "gan_head", "patches": "contra_head_patch"}
+_PARTS = {"hidden": "contra_head_global", "output": "contra_head_global2"}
+
+
+def generator_from_flax(arrays: Arrays, stacks: SpectralStacks) -> Found:
+    """Parameters of encoder and decoder under canonical names, without the codes."""
+    spectral = generator_names(stacks)
+    plain = _decoder_names(stacks)
+    found = _parameters(arrays, "G/params/", spectral | plain, dict.fromkeys(spectral | plain, stacks.biased))
+    return found | {f"{ours}.sigma": _of(arrays, f"G/stats/{name}/sigma") for ours, name in spectral.items()}
+
+
+def discriminator_from_flax(arrays: Arrays, plan: DiscriminatorPlan | None) -> Found:
+    """Parameters of the discriminator under canonical names; empty where there is none of this kind."""
+    if plan is None or plan.contrast is None or not any(name.startswith("D/") for name in arrays):
+        return {}
+    names = critic_names(plan.contrast)
+    trunk = (*(f"blocks.{n}." for n in range(len(plan.contrast.blocks))), "last")
+    biased = {ours: plan.contrast.biased or not ours.startswith(trunk) for ours in names}
+    found = _parameters(arrays, "D/params/", names, biased)
+    return {f"discriminator.{name}": array for name, array in found.items()}
+
+
+def powers_from_flax(arrays: Arrays, stacks: SpectralStacks, plan: DiscriminatorPlan | None) -> Found:
+    """Buffers of the power iterations."""
+    names = generator_names(stacks)
+    found = {f"u.{ours}": _of(arrays, f"G/stats/{name}/u0").reshape(-1) for ours, name in names.items()}
+    found |= {f"sigma.{ours}": _of(arrays, f"G/stats/{name}/sigma") for ours, name in names.items()}
+    if plan is not None and plan.contrast is not None and any(name.startswith("D/") for name in arrays):
+        for ours, name in critic_names(plan.contrast).items():
+            found[f"u.discriminator.{ours}"] = _of(arrays, f"D/stats/{name}/u0").reshape(-1)
+    return found
+
+
+def generator_names(stacks: SpectralStacks) -> dict[str, str]:
+    """Canonical name -> theirs, of the generator's normalised layers."""
+    return {ours: f"encoder/SNConv2D_{i}" for i, ours in enumerate(generator_layers(stacks))}
+
+
+def critic_names(plan: ContrastPlan) -> dict[str, str]:
+    """The same of the discriminator."""
+    found = {}
+    for i, ours in enumerate(contrast_layers(plan)):
+        kind, *rest = ours.split(".")
+        if kind in _HEADS:
+            found[ours] = f"{_HEADS[kind]}_{rest[0]}"
+        else:
+            globals_ = kind == "globals"
+            found[ours] = f"{_PARTS[rest[1]]}_{rest[0]}" if globals_ else f"discriminator/SNConv2D_{i}"
+    return found
+
+
+def _decoder_names(stacks: SpectralStacks) -> dict[str, str]:
+    layers = [f"decoder.blocks.{n}.{part}" for n in range(len(stacks.decoder)) for part in ("conv1", "conv2")]
+    return {ours: f"decoder/Conv2D_{i}" for i, ours in enumerate([*layers, "decoder.conv_out"])}
+
+
+def _parameters(arrays: Arrays, prefix: str, names: Mapping[str, str], biased: Mapping[str, bool]) -> Found:
+    """Kernels as OIHW, and the biases that are added."""
+    found = {}
+    for ours, theirs in names.items():
+        found[f"{ours}.weight"] = _of(arrays, f"{prefix}{theirs}/kernel").transpose(3, 2, 0, 1)
+        if biased[ours]:
+            found[f"{ours}.bias"] = _of(arrays, f"{prefix}{theirs}/bias")
+    return found
+
+
+def _of(arrays: Arrays, name: str) -> np.ndarray:
+    if name not in arrays:
+        raise UserError(
+            f"there is no tensor '{name}': join the program's files of parameters and of state, under "
+            "'G/params/', 'G/stats/', 'D/params/' and 'D/stats/'"
+        )
+    return arrays[name]

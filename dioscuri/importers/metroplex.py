@@ -1,0 +1,161 @@
+"""Weights of Metroplex's two programs and of VD-VAE under canonical names and in canonical layouts.
+
+The TensorFlow program keeps kernels as HWIO and maps as NCHW, the flax one maps as HWC and heads apart.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from dioscuri.errors import UserError
+from dioscuri.families.metroplex.options import HParams
+from dioscuri.families.metroplex.plan import MetroplexPlan, make_plan
+from dioscuri.families.metroplex.tables import parameter_table
+from dioscuri.plans.parameters import shapes
+
+Rules = Sequence[tuple[str, str | Callable[[re.Match[str]], str]]]
+Weights = dict[str, np.ndarray]
+
+_UP, _DOWN = r"encoder/block_(\d+)", r"decoder/block_(\d+)"
+TENSORFLOW: Rules = (
+    (r"^metroplex/", ""),
+    (r"^(gain|bias)$", r"top_down.\1"),
+    (r"^dmol_sigma$", "top_down.log_scale"),
+    (r"^bias_xs_(\d+)$", r"top_down.start.\1"),
+    (r"rel_bias1$", "row_bias"),
+    (r"rel_bias2$", "column_bias"),
+    (r"^enc-attn_(\d+)-", r"bottom_up.blocks.\1.attention."),
+    (r"^dec-enc_(\d+)-", r"top_down.blocks.\1.posterior."),
+    (r"^dec-(?:pre_sample|prior)_(\d+)-", r"top_down.blocks.\1.attention."),
+    (rf"^{_UP}/self-attention/", r"bottom_up.blocks.\1.attention."),
+    (rf"^{_UP}/feedforward/", r"bottom_up.blocks.\1.feed_forward."),
+    (rf"^{_UP}/", r"bottom_up.blocks.\1.cell."),
+    (rf"^{_DOWN}/presample/", r"top_down.blocks.\1.attention."),
+    (rf"^{_DOWN}/sample/enc/proj_z/", r"top_down.blocks.\1.posterior_layer."),
+    (rf"^{_DOWN}/sample/enc/qkv/", r"top_down.blocks.\1.posterior.query."),
+    (rf"^{_DOWN}/sample/enc/", r"top_down.blocks.\1.posterior."),
+    (rf"^{_DOWN}/sample/prior/(?:proj_z|conv)/", r"top_down.blocks.\1.prior_layer."),
+    (rf"^{_DOWN}/sample/prior/layer_", r"top_down.blocks.\1.prior.layer_"),
+    (rf"^{_DOWN}/sample/prior/", r"top_down.blocks.\1.attention."),
+    (rf"^{_DOWN}/z_fn/", r"top_down.blocks.\1.z_projection."),
+    (rf"^{_DOWN}/resnet/", r"top_down.blocks.\1.residual."),
+    (r"^encoder/in_conv/", "bottom_up.input_conv."),
+    (r"^decoder/out_conv/", "top_down.output_conv."),
+    (r"layer_(\d+)/conv/", r"convs.\1."),
+    (r"rezero_bias$", "gate"),
+    (r"/", "."),
+    (r"\.kernel$", ".weight"),
+)
+_FLAX_UP, _FLAX_DOWN = r"encoder/EncBlock_(\d+)", r"decoder/dec_blocks_(\d+)"
+FLAX: Rules = (
+    (r"^decoder/(gain|bias)$", r"top_down.\1"),
+    (r"^encoder/Conv_0/", "bottom_up.input_conv."),
+    (r"^decoder/out_conv/", "top_down.output_conv."),
+    (rf"^{_FLAX_UP}/block1/", r"bottom_up.blocks.\1.cell."),
+    (rf"^{_FLAX_UP}/pre_layer/", r"bottom_up.blocks.\1."),
+    (rf"^{_FLAX_DOWN}/bias_(\d+)$", r"top_down.start.\2"),
+    (rf"^{_FLAX_DOWN}/enc/", r"top_down.blocks.\1.posterior."),
+    (rf"^{_FLAX_DOWN}/prior/", r"top_down.blocks.\1.prior."),
+    (rf"^{_FLAX_DOWN}/resnet/", r"top_down.blocks.\1.residual."),
+    (rf"^{_FLAX_DOWN}/z_proj/", r"top_down.blocks.\1.z_projection."),
+    (rf"^{_FLAX_DOWN}/pre_layer/", r"top_down.blocks.\1."),
+    (r"Conv_(\d+)/", r"convs.\1."),
+    (r"/", "."),
+    (r"\.kernel$", ".weight"),
+)
+VDVAE: Rules = (
+    (r"^module\.", ""),
+    (r"^encoder\.in_conv\.", "bottom_up.input_conv."),
+    (r"^encoder\.enc_blocks\.(\d+)\.", r"bottom_up.blocks.\1.cell."),
+    (r"^decoder\.dec_blocks\.(\d+)\.enc\.", r"top_down.blocks.\1.posterior."),
+    (r"^decoder\.dec_blocks\.(\d+)\.prior\.", r"top_down.blocks.\1.prior."),
+    (r"^decoder\.dec_blocks\.(\d+)\.resnet\.", r"top_down.blocks.\1.residual."),
+    (r"^decoder\.dec_blocks\.(\d+)\.z_proj\.", r"top_down.blocks.\1.z_projection."),
+    (r"^decoder\.(gain|bias)$", r"top_down.\1"),
+    (r"^decoder\.out_net\.out_conv\.", "top_down.output_conv."),
+    (r"\.c([1-4])\.", lambda match: f".convs.{int(match[1]) - 1}."),
+)
+
+
+def from_original(arrays: Mapping[str, np.ndarray], hparams: HParams) -> Weights:
+    """Weights of any of the three programs, told apart by their names, as canonical tensors."""
+    if any(name.startswith("metroplex/") for name in arrays):
+        importer = from_tensorflow
+    else:
+        importer = from_flax if any("/" in name for name in arrays) else from_vdvae
+    return importer(arrays, hparams, make_plan(hparams), "weights")
+
+
+def from_tensorflow(
+    arrays: Mapping[str, np.ndarray], hparams: HParams, plan: MetroplexPlan, where: object
+) -> Weights:
+    """Variables of the TensorFlow program, 'metroplex/...', as canonical tensors."""
+    rules = (*TENSORFLOW, (r"\.residual\.", ".feed_forward.")) if plan.transformer else TENSORFLOW
+    return _converted(arrays, rules, hparams, plan, where)
+
+
+def from_flax(
+    arrays: Mapping[str, np.ndarray], hparams: HParams, plan: MetroplexPlan, where: object
+) -> Weights:
+    """Parameters of the flax program's VDVAE, 'encoder/...' and 'decoder/...', as canonical tensors."""
+    return _converted(arrays, FLAX, hparams, plan, where)
+
+
+def from_vdvae(
+    arrays: Mapping[str, np.ndarray], hparams: HParams, plan: MetroplexPlan, where: object
+) -> Weights:
+    """Weights of openai/vdvae (`*-model.th` or `*-model-ema.th`) as canonical tensors.
+
+    Its learned starts are numbered from the coarsest on.
+    """
+    starts: Rules = [
+        (rf"^decoder\.bias_xs\.{i}$", f"top_down.start.{side}") for i, side in enumerate(plan.start)
+    ]
+    return _converted(arrays, (*VDVAE, *starts), hparams, plan, where)
+
+
+def _converted(
+    arrays: Mapping[str, np.ndarray], rules: Rules, hparams: HParams, plan: MetroplexPlan, where: object
+) -> Weights:
+    """Rename and lay out anew; a `UserError` names the first tensor that is missing, unknown or misshapen."""
+    wanted = shapes(parameter_table(hparams, plan))
+    found = {renamed(name, rules): (name, array) for name, array in arrays.items()}
+    for name, (original, _) in found.items():
+        if name not in wanted:
+            raise UserError(f"{where}: tensor '{original}' is unknown to this configuration")
+    for name in wanted:
+        if name not in found:
+            raise UserError(f"{where}: lacks the tensor '{name}' of this configuration")
+    converted = {}
+    for name, shape in wanted.items():
+        original, array = found[name]
+        value = _laid_out(original, np.asarray(array), shape)
+        if value.shape != shape:
+            raise UserError(
+                f"{where}: tensor '{original}' has shape {array.shape}, this configuration needs {shape}"
+            )
+        converted[name] = value
+    return converted
+
+
+def renamed(name: str, rules: Rules) -> str:
+    """Canonical name: all rules in turn."""
+    for pattern, replacement in rules:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def _laid_out(original: str, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """A tensor in canonical layout, as far as its name tells; of the wrong size it stays as it is."""
+    if original.endswith("/kernel"):
+        if array.ndim == 4:
+            array = array.transpose(3, 2, 0, 1)
+        elif array.ndim == 3:  # a dense layer from or to heads
+            array = (
+                array.reshape(-1, array.shape[-1]) if "/out/" in original else array.reshape(len(array), -1)
+            )
+            array = array.T
+    elif array.ndim == 3:
+        array = array.transpose(2, 0, 1)
+    return np.ascontiguousarray(array.reshape(shape) if array.size == np.prod(shape) else array)

@@ -1,0 +1,94 @@
+"""Weights of the tokenizers of Metroplex's later (flax) program as canonical tensors.
+
+Their files hold parameters and, beside them, what the quantiser keeps: names begin with `params/` and
+`stats/`.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from dioscuri.errors import UserError
+from dioscuri.families.vqgan import discriminators
+from dioscuri.families.vqgan.discriminators import DiscriminatorPlan
+from dioscuri.families.vqgan.options import HParams
+from dioscuri.families.vqgan.plan import TokenizerPlan, codebook_name, make_plan
+from dioscuri.families.vqgan.tables import buffer_table
+from dioscuri.families.vqgan.training import revival_buffers
+from dioscuri.importers.dcvae import discriminator_from_flax, generator_from_flax, powers_from_flax
+from dioscuri.importers.metroplex import Rules, renamed
+from dioscuri.plans.parameters import initial_values
+
+Arrays = Mapping[str, np.ndarray]
+
+CODEBOOK = "stats/quantizer/embeddings"
+"""(D, K): the codes, which are no parameters there. DC-VAE's tensors have a prefix, 'G/' or 'D/'."""
+_COUNTS, _SUMS = (f"stats/quantizer/ExponentialMovingAverage_{i}" for i in (0, 1))
+RESIDUAL: Rules = (
+    (r"^params/", ""),
+    (r"^(encoder|decoder)/Conv_0/", r"\1.conv_in."),
+    (r"^decoder/Conv_1/", "decoder.conv_out."),
+    (r"^(encoder|decoder)/EncBlock_(\d+)/block1/", r"\1.blocks.\2."),
+    (r"Conv_(\d+)/", r"convs.\1."),
+    (r"\.kernel$|/kernel$", ".weight"),
+)
+
+
+def from_flax(arrays: Arrays, plan: TokenizerPlan) -> dict[str, np.ndarray]:
+    """Parameters of the VQ-VAE or of DC-VAE's generator under canonical names.
+
+    A `UserError` where the codes are missing.
+    """
+    if plan.spectral is not None:
+        return generator_from_flax(arrays, plan.spectral) | {codebook_name(plan): _codes(_generator(arrays))}
+    found: dict[str, np.ndarray] = {}
+    for name, array in arrays.items():
+        if not name.startswith("stats/"):
+            kernel = name.endswith("/kernel") and array.ndim == 4
+            found[renamed(name, RESIDUAL)] = array.transpose(3, 2, 0, 1) if kernel else array
+    return found | {codebook_name(plan): _codes(arrays)}
+
+
+def _codes(arrays: Arrays) -> np.ndarray:
+    if CODEBOOK not in arrays:
+        raise UserError(
+            f"there is no tensor '{CODEBOOK}': join the program's files of parameters and of state, with "
+            "names that begin with 'params/' and 'stats/'"
+        )
+    return arrays[CODEBOOK].T
+
+
+def buffers_from_flax(arrays: Arrays, hparams: HParams) -> dict[str, np.ndarray]:
+    """All buffers of a run: the quantiser's moving averages, vectors of power iterations, and what begins
+    anew."""
+    plan, critic = plans(hparams)
+    found = initial_values(buffer_table(plan) | discriminators.buffer_table(critic), hparams.run.seed)
+    found |= revival_buffers(hparams.loss, plan.codebook_size, plan.embedding_dim)
+    if plan.spectral is not None:
+        found |= powers_from_flax(arrays, plan.spectral, critic)
+        arrays = _generator(arrays)
+    if not plan.options.ema_debiased or f"{_SUMS}/hidden" not in arrays:
+        return found
+    return found | {
+        "cluster_size": arrays[f"{_COUNTS}/hidden"],
+        "embedding_sum": arrays[f"{_SUMS}/hidden"].T,
+        "averaged": arrays[f"{_COUNTS}/counter"][:1].astype(np.float32),
+    }
+
+
+def critic_from_flax(arrays: Arrays, hparams: HParams) -> dict[str, np.ndarray]:
+    """Parameters of the discriminator, where the file has one."""
+    return discriminator_from_flax(arrays, plans(hparams)[1])
+
+
+def plans(hparams: HParams) -> tuple[TokenizerPlan, DiscriminatorPlan | None]:
+    """Layers of a run's networks."""
+    data = hparams.data
+    return (
+        make_plan(hparams.model, data.target_res, data.channels),
+        discriminators.make_plan(hparams.discriminator, data.target_res, data.channels),
+    )
+
+
+def _generator(arrays: Arrays) -> dict[str, np.ndarray]:
+    return {name.removeprefix("G/"): array for name, array in arrays.items() if name.startswith("G/")}

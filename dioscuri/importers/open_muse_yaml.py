@@ -1,0 +1,234 @@
+"""Training configurations of open-muse (YAML with OmegaConf's interpolation) as words of a `.cfg`."""
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from dioscuri.errors import UserError
+from dioscuri.importers.published import described_transformer
+
+Words = list[tuple[str, Any]]
+Settings = Mapping[str, Any]
+
+_REFERENCE = re.compile(r"\$\{([\w.]+)\}")
+_MAX_DEPTH = 20
+
+OPTIMIZERS = {"adamw": "AdamW", "fused_adamw": "AdamW", "8bit_adamw": "AdamW", "lion": "Lion"}
+SCHEDULES = {
+    "constant": "constant",
+    "constant_with_warmup": "constant_with_warmup",
+    "linear": "linear",
+    "cosine": "half_cosine",
+    "cosine_with_restarts": "cosine_with_restarts",
+    "polynomial": "polynomial",
+}
+PRECISIONS = {"no": "float32", "bf16": "bfloat16", "fp16": "bfloat16"}
+
+DIRECT = {
+    "experiment.name": "run.name",
+    "experiment.save_every": "train.checkpoint_and_eval_interval_in_steps",
+    "experiment.log_every": "train.logging_interval_in_steps",
+    "model.gradient_checkpointing": "train.checkpoint_activations",
+    "dataset.preprocessing.resolution": "data.target_res",
+    "dataset.preprocessing.random_flip": "data.random_horizontal_flip",
+    "optimizer.params.learning_rate": "optimizer.learning_rate",
+    "optimizer.params.beta1": "optimizer.beta1",
+    "optimizer.params.beta2": "optimizer.beta2",
+    "optimizer.params.epsilon": "optimizer.epsilon",
+    "optimizer.params.weight_decay": "loss.weight_decay",
+    "lr_scheduler.params.warmup_steps": "optimizer.warmup_steps",
+    "training.gradient_accumulation_steps": "train.accumulation_steps",
+    "training.seed": "run.seed",
+    "training.max_train_steps": "train.total_train_steps",
+    "training.min_masking_rate": "loss.min_masking_rate",
+    "training.label_smoothing": "loss.label_smoothing",
+    "training.cond_dropout_prob": "loss.cond_dropout_prob",
+    "training.mask_contiguous_region_prob": "loss.mask_contiguous_region_prob",
+    "training.noise_type": "loss.noise_type",
+    "training.predict_all_tokens": "loss.predict_all_tokens",
+    "training.use_soft_code_target": "loss.use_soft_code_target",
+    "training.soft_code_temp": "loss.soft_code_temp",
+    "training.eval_mask_ratios": "val.mask_ratios",
+    "training.generation_timesteps": "synthesis.steps",
+    "training.ema_decay": "train.ema_decay",
+    "training.ema_update_after_step": "train.ema_update_after",
+    "training.ema_update_every": "train.ema_update_every",
+    "mask_schedule.schedule": "loss.mask_schedule",
+}
+"""Options that only have another name here."""
+
+LEFT_OUT = (
+    "wandb", "experiment", "dataset", "model.vq_model", "model.text_encoder", "model.architecture",
+    "model.enable_xformers_memory_efficient_attention", "optimizer.params.scale_lr",
+    "lr_scheduler.params.learning_rate", "training.enable_tf32", "training.overfit_one_batch",
+    "training.use_ema", "training.mixed_precision", "training.batch_size", "training.max_grad_norm",
+    "training.guidance_scale", "training.use_stochastic_code", "optimizer.name", "lr_scheduler.scheduler",
+    "model.transformer", "training.pre_encode",
+)  # fmt: skip
+"""What is translated below, or decides where data lie, how it is logged and on what hardware."""
+
+
+def converted(config: Settings, where: object) -> tuple[list[str], list[str]]:
+    """Words `section.option=value` of a configuration, and names of its keys that are unknown here.
+
+    Data stay where this project looks for them. A `UserError` says what has no counterpart.
+    """
+    settings = resolved(config, where)
+    flat = flattened(settings)
+    try:
+        words = _model(settings) + _direct(flat) + _translated(flat)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"{where} is no whole configuration of open-muse: {type(error).__name__} {error}"
+        ) from error
+    prefixes = tuple(f"{name}." for name in LEFT_OUT)
+    unknown = [key for key in flat if key not in (*DIRECT, *LEFT_OUT) and not key.startswith(prefixes)]
+    merged = dict(words)
+    return [
+        f"{name}={value if name == 'run.name' else repr(value)}" for name, value in merged.items()
+    ], unknown
+
+
+def resolved(config: Settings, where: object) -> dict[str, Any]:
+    """The configuration with `${a.b}` replaced by what stands there; `???`, not given, is left out."""
+
+    def replace(value: Any, depth: int) -> Any:
+        if depth > _MAX_DEPTH:
+            raise UserError(f"{where}: references lead in a circle")
+        if isinstance(value, Mapping):
+            return {name: replace(entry, depth) for name, entry in value.items() if entry != "???"}
+        if isinstance(value, list):
+            return [replace(entry, depth) for entry in value]
+        if not isinstance(value, str):
+            return value
+        if found := _REFERENCE.fullmatch(value):
+            return replace(look_up(found[1]), depth + 1)
+        return _REFERENCE.sub(lambda found: str(replace(look_up(found[1]), depth + 1)), value)
+
+    def look_up(path: str) -> Any:
+        value: Any = config
+        for name in path.split("."):
+            if not isinstance(value, Mapping) or name not in value:
+                raise UserError(f"{where}: ${{{path}}} refers to nothing")
+            value = value[name]
+        return value
+
+    return {name: replace(value, 0) for name, value in config.items()}
+
+
+def flattened(settings: Settings, prefix: str = "") -> dict[str, Any]:
+    """Nested options by their names, joined with dots."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            flat |= flattened(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def _model(settings: Settings) -> Words:
+    """All of `[model]`, and grid and codes."""
+    model = settings["model"]
+    network = dict(model["transformer"])
+    uvit = model.get("architecture") == "uvit"
+    network.setdefault("_class_name", "MaskGiTUViT_v2" if uvit else "MaskGitTransformer")
+    resolution = settings.get("dataset", {}).get("preprocessing", {}).get("resolution", 256)
+    network.setdefault("num_vq_tokens", (resolution // 16) ** 2)
+    return [_pair(word) for word in described_transformer(network).overrides]
+
+
+def _pair(word: str) -> tuple[str, Any]:
+    name, _, text = word.partition("=")
+    return name, _Text(text)
+
+
+class _Text(str):
+    """Text of a value that is written already."""
+
+    __slots__ = ()
+    __repr__ = str.__str__
+
+
+def _direct(flat: Settings) -> Words:
+    return [(ours, flat[theirs]) for theirs, ours in DIRECT.items() if flat.get(theirs) is not None]
+
+
+def _translated(flat: Settings) -> Words:
+    """Options whose values are others here."""
+    words: Words = []
+    for key, translate in TRANSLATED.items():
+        if flat.get(key) is not None:
+            words += translate(flat[key], flat)
+    return words
+
+
+def _optimizer(name: str, _flat: Settings) -> Words:
+    return [("optimizer.type", _chosen(name, OPTIMIZERS, "optimizer.name"))]
+
+
+def _schedule(name: str, flat: Settings) -> Words:
+    """From the end of the warm-up to that of the training, down to 0 or, polynomial, 1e-7."""
+    warmup = int(flat.get("lr_scheduler.params.warmup_steps") or 0)
+    steps = int(flat.get("training.max_train_steps") or warmup + 1)
+    return [
+        ("optimizer.learning_rate_scheme", _chosen(name, SCHEDULES, "lr_scheduler.scheduler")),
+        ("optimizer.warmup_steps", float(warmup)),
+        ("optimizer.decay_start", warmup),
+        ("optimizer.decay_steps", max(1, steps - warmup)),
+        ("optimizer.min_learning_rate", 1e-7 if name == "polynomial" else 0.0),
+    ]
+
+
+def _batch(size: int, flat: Settings) -> Words:
+    """Of one device; parts of a batch are counted there, the whole here."""
+    return [("train.batch_size", size * int(flat.get("training.gradient_accumulation_steps") or 1))]
+
+
+def _precision(name: str | bool, _flat: Settings) -> Words:
+    """YAML reads `no` as a truth value."""
+    return [("train.precision", _chosen("no" if name is False else name, PRECISIONS, "mixed_precision"))]
+
+
+def _clipping(norm: float, _flat: Settings) -> Words:
+    return [("optimizer.clip_gradient_norm", True), ("optimizer.gradient_clip_norm_value", norm)]
+
+
+def _guidance(scale: float, _flat: Settings) -> Words:
+    """There 1 means the condition alone, here 0."""
+    return [("synthesis.guidance_scale", max(0.0, scale - 1))]
+
+
+def _ema(used: bool, _flat: Settings) -> Words:
+    return [("train.ema_warmup", "count")] if used else [("train.ema_decay", 0.0)]
+
+
+def _stochastic(used: bool, _flat: Settings) -> Words:
+    if used:
+        raise UserError("training.use_stochastic_code has no counterpart: codes are the nearest ones")
+    return []
+
+
+def _sampling_schedule(name: str, _flat: Settings) -> Words:
+    return [("synthesis.sampling_schedule", name)]
+
+
+TRANSLATED: dict[str, Callable[[Any, Settings], Words]] = {
+    "optimizer.name": _optimizer,
+    "lr_scheduler.scheduler": _schedule,
+    "training.batch_size": _batch,
+    "training.mixed_precision": _precision,
+    "training.max_grad_norm": _clipping,
+    "training.guidance_scale": _guidance,
+    "training.use_ema": _ema,
+    "training.use_stochastic_code": _stochastic,
+    "mask_schedule.schedule": _sampling_schedule,
+}
+
+
+def _chosen(name: Any, known: Mapping[str, str], key: str) -> str:
+    if name not in known:
+        raise UserError(f"{key} '{name}' has no counterpart; known: {', '.join(known)}")
+    return known[name]

@@ -1,0 +1,114 @@
+"""Networks of sundae-vqgan and of the text8 SUNDAE: their options and weights as ours."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from dioscuri.errors import UserError
+from dioscuri.families.sundae.model_options import Denoiser
+from dioscuri.families.sundae.plan import DenoiserPlan, Level, Stack, parameter_table, text_angles
+
+TEXT_HEADS, HEAD = 8, 64
+"""x-transformers 0.22 builds so many heads whatever the text8 program asks for."""
+WITHIN = 1e-4
+CLASSES = "class_emb.weight"
+
+Arrays = Mapping[str, np.ndarray]
+
+
+def hourglass_options(constructor: Mapping[str, Any]) -> Denoiser:
+    """Options of `HourglassTransformerLM`'s arguments; a `UserError` names what is not offered."""
+    if constructor.get("causal", True):
+        raise UserError("causal=True: an hourglass on two-dimensional patches cannot be causal")
+    if constructor.get("attn_type", "vanilla") != "vanilla":
+        raise UserError(f"attn_type '{constructor['attn_type']}' is not offered: only 'vanilla'")
+    factor = constructor.get("shorten_factor") or 0
+    return Denoiser(
+        dim=constructor["dim"],
+        depth=_tuples(constructor["depth"]),
+        shorten_factor=_tuples(factor),
+        nb_heads=constructor.get("heads", 8),
+        dim_head=constructor.get("dim_head", HEAD),
+        updown_sample_type=constructor.get("updown_sample_type", "naive"),
+        attn_resampling=constructor.get("attn_resampling", True),
+        use_rotary=constructor.get("rotary_pos_emb", False),
+        num_classes=(constructor.get("num_classes") or 0) if constructor.get("conditional") else 0,
+        legacy_positions=True,
+    )
+
+
+def text_options(model: Mapping[str, Any]) -> Denoiser:
+    """Options of the table `[model]` of the text8 program."""
+    return Denoiser(
+        architecture="transformer",
+        dim=model["embedding_dim"],
+        depth=model["nb_layers"],
+        nb_heads=TEXT_HEADS,
+        dim_head=HEAD,
+        use_scalenorm=model["use_scalenorm"],
+        use_glu=model["use_glu"],
+        use_rotary=model["use_rotary"],
+    )
+
+
+def from_sundae(arrays: Arrays, plan: DenoiserPlan) -> dict[str, np.ndarray]:
+    """Weights without rotary frequencies, which follow from the plan.
+
+    A `UserError` names the first tensor that is missing, unknown or of another shape, and frequencies that
+    are not the plan's. It also refuses an hourglass without the positions that these weights have learnt.
+    """
+    if plan.options.architecture == "hourglass" and not plan.options.legacy_positions:
+        raise UserError("weights of the original hourglass need model.legacy_positions=True")
+    frequencies = {name: array for name, array in arrays.items() if name.endswith("freq") or "freqs" in name}
+    _check_frequencies(frequencies, plan)
+    found = {name: array for name, array in arrays.items() if name not in frequencies}
+    table = parameter_table(plan)
+    for name in (*table, *found):
+        expected = table[name].shape if name in table else "no such tensor"
+        has = found[name].shape if name in found else "no such tensor"
+        if expected != has:
+            raise UserError(
+                f"tensor '{name}' must be {expected}, there is {has}: these are other options' weights"
+            )
+    return found
+
+
+def by_class_number(weights: Arrays) -> dict[str, np.ndarray]:
+    """The weights, with the class that the original's folder c holds in row c of the class embedding.
+
+    The original counts the folders of classes as their names are sorted: '0', '1', '10', '11', '2', ...
+    """
+    learnt = weights[CLASSES]
+    order = sorted(range(len(learnt)), key=str)  # the folders, as the original counts them
+    rows = np.empty_like(learnt)
+    rows[order] = learnt
+    return {**weights, CLASSES: rows}
+
+
+def _check_frequencies(found: Arrays, plan: DenoiserPlan) -> None:
+    expected = _frequencies("transformer", plan.body, plan.options.dim_head // 4)
+    if plan.options.architecture == "transformer":
+        expected = {"attn_layers.rotary_pos_emb.inv_freq": text_angles(2)[1, 0]}
+    for name, array in found.items():
+        if "attn_resampling" in name:  # never used
+            continue
+        wanted = expected.get(name)
+        if wanted is None or wanted.shape != array.shape or np.abs(array - wanted).max() > WITHIN:
+            raise UserError(f"'{name}' holds other frequencies than the options ask for")
+
+
+def _frequencies(name: str, body: Stack | Level, m: int) -> dict[str, np.ndarray]:
+    if isinstance(body, Stack):
+        if not body.max_frequency:
+            return {}
+        return {f"{name}.rotary_pos_emb.freqs": np.pi * np.linspace(1, body.max_frequency / 2, m)}
+    return (
+        _frequencies(f"{name}.pre_transformer", body.before, m)
+        | _frequencies(f"{name}.post_transformer", body.behind, m)
+        | _frequencies(f"{name}.valley_transformer", body.inside, m)
+    )
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value

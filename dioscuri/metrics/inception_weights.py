@@ -1,0 +1,49 @@
+"""Weights of the Inception network of FID, from the file that torch-fidelity and pytorch-fid publish."""
+
+from pathlib import Path
+
+import numpy as np
+
+from dioscuri.checkpoint.tensor_files import ReadTorch, read_weights
+from dioscuri.download import fetch
+from dioscuri.errors import UserError
+from dioscuri.importers.hub import cache_folder
+from dioscuri.metrics.inception import EPSILON, convolutions, weight_shapes
+from dioscuri.plans.layout import check_shapes
+
+URL = (
+    "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"
+    "weights-inception-2015-12-05-6726825d.pth"
+)
+CHECKSUM = "sha256:6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
+
+
+def inception_file() -> Path:
+    """The published file in the cache of this machine, downloaded and verified where it is not there."""
+    return fetch(URL, cache_folder() / URL.rpartition("/")[2], CHECKSUM)
+
+
+def read_inception(file: Path, read_torch: ReadTorch) -> dict[str, np.ndarray]:
+    """Tensors of `dioscuri.metrics.inception.weight_shapes`, float32; a `UserError` names what is missing."""
+    arrays = read_weights(file, read_torch)
+    found: dict[str, np.ndarray] = {}
+    try:
+        for conv in convolutions():
+            found |= _folded(arrays, conv.name)
+        found["fc.weight"] = arrays["fc.weight"]
+        check_shapes(found, weight_shapes())
+    except (KeyError, ValueError) as error:
+        raise UserError(f"{file} holds no weights of FID's Inception network: {error} is missing") from error
+    except UserError as error:
+        raise UserError(f"{file} holds no weights of FID's Inception network: {error}") from error
+    return {name: np.ascontiguousarray(array, np.float32) for name, array in found.items()}
+
+
+def _folded(arrays: dict[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
+    """Kernel and bias of a convolution and the batch norm behind it."""
+    norm = {part: arrays[f"{name}.bn.{part}"] for part in ("weight", "bias", "running_mean", "running_var")}
+    scale = norm["weight"].astype(np.float64) / np.sqrt(norm["running_var"].astype(np.float64) + EPSILON)
+    return {
+        f"{name}.weight": arrays[f"{name}.conv.weight"] * scale[:, None, None, None],
+        f"{name}.bias": norm["bias"] - norm["running_mean"] * scale,
+    }

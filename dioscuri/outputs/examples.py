@@ -1,0 +1,31 @@
+"""Which pictures a mode reads, and in which batches."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from dioscuri.context import Context
+from dioscuri.data import Examples, pipeline
+from dioscuri.engine import Array, Batch
+from dioscuri.outputs.progress import tracked
+
+N_ON_SHEET = 32
+
+
+def chosen_split(context: Context, default: str) -> Examples:
+    """The pictures of `synthesis.split`, or those of the mode's own split where it is empty."""
+    pictures: Examples = getattr(context.sets, context.hparams.synthesis.split or default)
+    return pictures
+
+
+def chosen_indices(context: Context, pictures: Examples) -> Array:
+    """Indices of the first `synthesis.n_samples` pictures; 0 asks for all."""
+    wanted = context.hparams.synthesis.n_samples or len(pictures)
+    return np.arange(min(wanted, len(pictures)))
+
+
+def batches(context: Context, pictures: Examples, indices: Array, what: str) -> Iterator[Batch]:
+    """The pictures at `indices` in padded batches of `synthesis.batch_size`, with a progress bar."""
+    size = context.hparams.synthesis.batch_size
+    stream = pipeline.evaluation_batches(pictures, context.hparams, batch_size=size, indices=indices)
+    return tracked(stream, what, -(-len(indices) // size), shown=context.writes)

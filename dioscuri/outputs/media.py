@@ -1,0 +1,45 @@
+"""Examples as files: pictures as PNG, sounds as wav, clips as GIF."""
+
+import wave
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from dioscuri.data.samples import to_samples
+from dioscuri.data.sounds import BYTES
+from dioscuri.files import replacing
+from dioscuri.hparams.sections import Data
+from dioscuri.outputs.pictures import save_picture
+
+Array = np.ndarray
+
+MILLISECONDS = 100  # a frame
+
+
+def save_example(folder: Path, stem: str, example: Array, data: Data) -> Path:
+    """Write an example under its kind's suffix: a picture (H, W, C), a sound (L, 1), a clip (T, H, W, C)."""
+    if example.ndim == 2:
+        return _save_sound(folder / f"{stem}.wav", example, data)
+    if example.ndim == 4:
+        return _save_clip(folder / f"{stem}.gif", example)
+    return save_picture(folder, stem, example)
+
+
+def _save_sound(path: Path, sound: Array, data: Data) -> Path:
+    samples = to_samples(sound[:, 0], data.sample_encoding).astype("<i2")
+    with replacing(path) as beside, wave.open(str(beside), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(BYTES)
+        file.setframerate(data.sample_rate)
+        file.writeframes(samples.tobytes())
+    return path
+
+
+def _save_clip(path: Path, clip: Array) -> Path:
+    frames = [Image.fromarray(frame[..., 0] if frame.shape[-1] == 1 else frame) for frame in clip]
+    with replacing(path) as beside:
+        frames[0].save(
+            beside, format="GIF", save_all=True, append_images=frames[1:], duration=MILLISECONDS, loop=0
+        )
+    return path

@@ -1,0 +1,118 @@
+"""Where every parameter lies in the one flat vector that the optimiser works on."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+
+from dioscuri.errors import UserError
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One tensor of the vector: canonical name and shape, and the order in which its axes lie in memory."""
+
+    name: str
+    shape: tuple[int, ...]
+    axes: tuple[int, ...]
+    start: int
+
+    @property
+    def stop(self) -> int:
+        """Index after the tensor's last value."""
+        return self.start + prod(self.shape)
+
+    @property
+    def memory_shape(self) -> tuple[int, ...]:
+        """Shape of the tensor as it lies in the vector."""
+        return tuple(self.shape[axis] for axis in self.axes)
+
+    @property
+    def inverse_axes(self) -> tuple[int, ...]:
+        """Axes that bring the tensor as it lies in the vector back to its canonical shape."""
+        return tuple(int(axis) for axis in np.argsort(self.axes))
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Slots in order, those with weight decay first: they are the vector's first `n_decayed` values."""
+
+    slots: tuple[Slot, ...]
+    n_decayed: int
+
+    @property
+    def size(self) -> int:
+        """Number of values of the vector."""
+        return self.slots[-1].stop
+
+
+def make_layout(
+    shapes: Mapping[str, tuple[int, ...]],
+    decayed: Callable[[str], bool],
+    memory_axes: Callable[[str, tuple[int, ...]], tuple[int, ...]],
+) -> Layout:
+    """Lay the tensors out one after the other; `memory_axes(name, shape)` orders a tensor's axes."""
+    slots: list[Slot] = []
+    start = n_decayed = 0
+    for wanted in (True, False):
+        for name, shape in shapes.items():
+            if decayed(name) is wanted:
+                slots.append(Slot(name, tuple(shape), memory_axes(name, tuple(shape)), start))
+                start = slots[-1].stop
+        n_decayed = start if wanted else n_decayed
+    return Layout(tuple(slots), n_decayed)
+
+
+def spans(layout: Layout, chosen: Callable[[str], bool]) -> list[tuple[int, bool]]:
+    """Lengths of the vector's parts, one after the other, and whether their tensors are chosen."""
+    found: list[tuple[int, bool]] = []
+    for slot in layout.slots:
+        n, own = slot.stop - slot.start, bool(chosen(slot.name))
+        if found and found[-1][1] is own:
+            n += found.pop()[0]
+        found.append((n, own))
+    return found
+
+
+def pack(arrays: Mapping[str, np.ndarray], layout: Layout, dtype: np.dtype | type) -> np.ndarray:
+    """Canonical tensors -> vector (size,). A `UserError` names the first tensor that does not fit."""
+    check_tensors(arrays, layout)
+    flat = np.empty(layout.size, dtype)
+    for slot in layout.slots:
+        flat[slot.start : slot.stop] = arrays[slot.name].transpose(slot.axes).reshape(-1)
+    return flat
+
+
+def unpack(flat: np.ndarray, layout: Layout, prefix: str = "") -> dict[str, np.ndarray]:
+    """Vector (size,) -> contiguous tensors of their own memory under `prefix` + canonical name."""
+    return {
+        prefix + slot.name: np.array(
+            flat[slot.start : slot.stop].reshape(slot.memory_shape).transpose(slot.inverse_axes), order="C"
+        )
+        for slot in layout.slots
+    }
+
+
+def check_tensors(arrays: Mapping[str, np.ndarray], layout: Layout) -> None:
+    """Raise a `UserError` for the first tensor that is missing, unknown or of another shape."""
+    check_shapes(arrays, {slot.name: slot.shape for slot in layout.slots})
+
+
+def check_shapes(arrays: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """The same for tensors that have no layout."""
+    _complain_of_first((name for name in shapes if name not in arrays), "is missing from the state")
+    _complain_of_first(
+        (name for name in arrays if name not in shapes), "of the state is unknown to this architecture"
+    )
+    for name, shape in shapes.items():
+        if arrays[name].shape != shape:
+            raise UserError(
+                f"tensor '{name}' of the state has shape {arrays[name].shape}, of this architecture {shape}: "
+                "the state belongs to another configuration"
+            )
+
+
+def _complain_of_first(names: Iterable[str], complaint: str) -> None:
+    for name in names:
+        raise UserError(f"tensor '{name}' {complaint}: the state belongs to another configuration")

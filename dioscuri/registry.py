@@ -1,0 +1,17 @@
+"""Which families there are, and where their parts are found: a family is a folder of `dioscuri/families`."""
+
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+
+_FOLDER = Path(__file__).with_name("families")
+
+
+def family_names() -> list[str]:
+    """Names that `run.family` may have: folders with host logic of their own."""
+    return sorted(path.parent.name for path in _FOLDER.glob("*/logic.py"))
+
+
+def family_part(family: str, part: str) -> ModuleType:
+    """A module of a family's folder: `options` or `logic`."""
+    return import_module(f"dioscuri.families.{family}.{part}")

@@ -1,0 +1,60 @@
+"""Every metric of two feature sets under its name."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from dioscuri.metrics.distances import nearest_neighbours
+from dioscuri.metrics.frechet import frechet_distance, moments
+from dioscuri.metrics.inception_score import inception_score
+from dioscuri.metrics.kernel import kernel_distance
+from dioscuri.metrics.manifold import compare_manifolds
+from dioscuri.run.evaluation.extractors import Features
+
+Array = np.ndarray
+
+INCEPTION = "inception"
+INCEPTION_WIDTH = 2048
+SUBSETS, SUBSET_SIZE = 100, 1000
+SPLITS = 10
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A number, what it was computed with, and its standard deviation over subsets or splits."""
+
+    name: str
+    value: float
+    deviation: float | None = None
+    remark: str = ""
+
+
+def measures(samples: Features, reference: Features, extractor: str, *, k: int, seed: int) -> list[Measure]:
+    """Distances, ratios and, where there are logits, the score of the samples. Only Inception's features
+    give a distance the names FID and KID."""
+    first, second = samples.features, reference.features
+    distance = frechet_distance(moments(first), moments(second))
+    size = min(SUBSET_SIZE, len(first), len(second))
+    kernel = kernel_distance(first, second, subsets=SUBSETS, subset_size=size, seed=seed)
+    ratios = compare_manifolds(first, second, k=k)
+    near = f"{k} nearest neighbours"
+    nearest, _ = nearest_neighbours(first, second, 1)
+    inception = extractor == INCEPTION
+    found = [
+        Measure("FID" if inception else f"FD-{extractor}", distance),
+        Measure(
+            "KID" if inception else f"KD-{extractor}", *kernel, f"cubic kernel, {SUBSETS} subsets of {size}"
+        ),
+        Measure("precision", ratios.precision, remark=near),
+        Measure("recall", ratios.recall, remark=near),
+        Measure("density", ratios.density, remark=near),
+        Measure("coverage", ratios.coverage, remark=near),
+        Measure("nearest", float(np.median(nearest)), remark="median distance to the nearest of REFERENCE"),
+    ]
+    if samples.logits is not None:
+        splits = min(SPLITS, len(samples.logits))
+        score = inception_score(samples.logits, splits=splits, seed=seed)
+        found.append(
+            Measure("IS" if inception else f"IS-{extractor}", *score, f"{splits} splits of the samples")
+        )
+    return found

@@ -1,0 +1,96 @@
+"""Where a run goes on: its own newest checkpoint, that of another run, or the beginning."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dioscuri.checkpoint import store
+from dioscuri.checkpoint.directory import RunDirectory
+from dioscuri.context import Context
+from dioscuri.errors import UserError
+from dioscuri.families.vqgan.trained import check_learnt, made_by
+
+
+@dataclass(frozen=True)
+class Start:
+    """What was restored: the number of batches trained on and the checkpoint's information."""
+
+    step: int = 0
+    info: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def best(self) -> dict[str, float] | None:
+        """`step` and `score` of the best validation so far."""
+        return self.info.get("best")
+
+
+def restore(context: Context, resume_from: Path | None) -> Start:
+    """Load the newest sound checkpoint of the run, or of `resume_from` where that one is further, into the
+    engine.
+
+    With neither, initialise. `train.resume_from_ema` starts from the averaged weights.
+    """
+    own = context.directory.checkpoints
+    roots = [own] if store.steps(own) else []
+    if resume_from is not None:
+        other = _checkpoints_of(resume_from)
+        if not roots or max(store.steps(other)) > max(store.steps(own)):
+            roots.insert(0, other)
+        else:
+            context.say(f"{own} is at least as far as {resume_from}: going on from there")
+    if not roots:
+        context.engine.initialise()
+        return Start()
+    checkpoint = load(context, roots[0], averaged=context.hparams.train.resume_from_ema)
+    check_learnt(checkpoint, made_by(context.hparams, context.sets.train))
+    context.say(f"going on from {checkpoint.path}: {checkpoint.step} batches")
+    info = dict(checkpoint.info)
+    if roots[0] != own:
+        # Its best checkpoint stays where it is; this run's best is found among its own.
+        info.pop("best", None)
+    return Start(checkpoint.step, info)
+
+
+def load(
+    context: Context, root: Path, step: int | None = None, *, averaged: bool = False
+) -> store.Checkpoint:
+    """Load a checkpoint (the newest sound one by default) into the engine; damaged ones are named.
+
+    With `averaged` the averaged weights take the place of the raw ones.
+    """
+    checkpoint = store.load(root, step)
+    for warning in checkpoint.warnings:
+        context.say(f"warning: {warning}")
+    state = dict(checkpoint.state)
+    if averaged:
+        state["model"] = state["ema"]
+    try:
+        context.engine.state_from_numpy(state)
+    except UserError as error:
+        raise UserError(f"{checkpoint.path}: {error}") from error
+    return checkpoint
+
+
+def load_best(context: Context) -> store.Checkpoint:
+    """Load the checkpoint of the best validation, or the newest one where none was validated."""
+    root = context.directory.checkpoints
+    if not store.steps(root):
+        raise UserError(f"{root} holds no checkpoint: train the run '{context.hparams.run.name}' first")
+    newest = store.load(root)
+    check_learnt(newest, made_by(context.hparams))
+    best = newest.info["best_step"]
+    if best is not None and best != newest.step:
+        try:
+            return load(context, root, int(best))
+        except UserError as error:
+            context.say(f"warning: {error}; taking the newest one, step {newest.step}")
+    return load(context, root, newest.step)
+
+
+def _checkpoints_of(run: Path) -> Path:
+    root = RunDirectory(run).checkpoints
+    if not run.is_dir():
+        raise UserError(f"--resume-from: {run} does not exist: give the folder logs-<name> of a run")
+    if not store.steps(root):
+        raise UserError(f"--resume-from: {run} holds no checkpoint in {root.name}/")
+    return root

@@ -1,0 +1,214 @@
+"""Reading a table of experiments.
+
+A table is written like a `.cfg`. Its section `[sweep]` names the configurations to begin with and says how to
+run; every option of its other sections holds a list of values to try, or one value for all runs. Every
+combination of base, twin and values is a run.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from dioscuri.contract import check_options
+from dioscuri.errors import UserError
+from dioscuri.hparams import overrides as command_line
+from dioscuri.hparams.archive import rewritten, to_json
+from dioscuri.hparams.loading import assemble
+from dioscuri.hparams.reader import Document, Setting, Settings, fold, read, settings
+from dioscuri.hparams.schema import build, option
+
+MAX_RUNS = 10_000
+_LONGEST_NAME = 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """`[sweep]`: what to begin with, and how to run."""
+
+    name: str = option(doc="the runs' names begin with it, and their results lie in logs-sweep-<name>/")
+    base: tuple[str, ...] = option(doc="configurations to begin with, relative to the table's folder")
+    twin: tuple[str, ...] = option(("torch",), doc="'torch', 'jax' or both")
+    processes: int = option(1, low=1, high=2**10, doc="runs at a time")
+    tries: int = option(3, low=1, doc="times that a run is started before it counts as failed")
+    silence: float = option(
+        0, low=0, doc="seconds without a word after which a run hangs and is started again; 0: it never does"
+    )
+    devices: tuple[str, ...] = option(
+        (), doc="CUDA_VISIBLE_DEVICES of the runs at a time, in turn; empty: as it is"
+    )
+    where: str = option(
+        "auto",
+        choices=("auto", "here", "slurm"),
+        doc="here, as jobs of SLURM, or as jobs where the command itself is part of one",
+    )
+    sbatch_options: tuple[str, ...] = option((), doc="further arguments of sbatch, such as '--gres=gpu:1'")
+    curve: str = option("", doc="tag of the validation that is drawn; empty: the family's own")
+    curve_over: str = option("seconds", choices=("seconds", "step"), doc="what the curves are drawn over")
+
+
+@dataclass(frozen=True)
+class _Sections:
+    sweep: Sweep
+
+
+@dataclass(frozen=True)
+class Run:
+    """One combination: `values` are what it differs in (column -> value), `words` the options it sets."""
+
+    name: str
+    twin: str
+    base: Path
+    hparams: Any
+    words: tuple[str, ...]
+    text: str
+    values: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Resolved options as JSON would give them back."""
+        return to_json(self.hparams)
+
+    @property
+    def key(self) -> str:
+        """What tells the run from all others: runs of both twins share a name."""
+        return f"{self.twin}-{self.name}"
+
+
+@dataclass(frozen=True)
+class Table:
+    """How to run, and what."""
+
+    path: Path
+    sweep: Sweep
+    runs: tuple[Run, ...]
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """An option and the values to try."""
+
+    setting: Setting
+    values: tuple[Any, ...]
+
+    @property
+    def column(self) -> str:
+        return f"{fold(self.setting.section)}.{fold(self.setting.option)}"
+
+
+def open_table(path: Path, words: Sequence[str], root: Path) -> Table:
+    """Read the table at `path`, with `section.option=value` words over it; `root` holds the twins' folders.
+
+    A `UserError` names what is wrong with the table, or the run that would not start.
+    """
+    document = read(path)
+    merged = command_line.merge(
+        settings(document, root / "torch_impl"), command_line.parse(words, root / "torch_impl")
+    )
+    own = {"sweep": merged.pop("sweep", {})}
+    sweep = build(_Sections, own, str(path), path.absolute().parent).sweep
+    _check(sweep, path)
+    axes = _axes(merged)
+    bases = [(path.absolute().parent / name).resolve() for name in sweep.base]
+    n_runs = len(bases) * len(sweep.twin)
+    for axis in axes:
+        n_runs *= len(axis.values)
+        if n_runs > MAX_RUNS:
+            raise UserError(f"{path}: more than {MAX_RUNS} combinations: take fewer values")
+    runs = tuple(_runs(path, sweep, bases, axes, root))
+    _check_names(runs, path)
+    return Table(path, sweep, runs)
+
+
+def _check(sweep: Sweep, path: Path) -> None:
+    if not sweep.base or not sweep.twin:
+        raise UserError(f"{path}: [sweep] {'base' if sweep.twin else 'twin'} is empty: give at least one")
+    for twin in sweep.twin:
+        if twin not in ("torch", "jax"):
+            raise UserError(f"{path}: [sweep] twin '{twin}' is unknown; it is 'torch' or 'jax'")
+    if not re.fullmatch(r"[\w.+-]{1,60}", sweep.name, re.ASCII):
+        raise UserError(
+            f"{path}: [sweep] name {sweep.name!r} begins names of folders: at most 60 letters, digits, _.+-"
+        )
+
+
+def _axes(merged: Settings) -> list[_Axis]:
+    axes = []
+    for setting in (setting for section in merged.values() for setting in section.values()):
+        if (fold(setting.section), fold(setting.option)) == ("run", "name"):
+            raise UserError(f"{setting.where} is made of the values: leave it out, and give [sweep] name")
+        value = _value(setting)
+        values = tuple(value) if isinstance(value, list | tuple | range) else (value,)
+        if not values:
+            raise UserError(f"{setting.where} is empty: give at least one value")
+        if len(set(map(repr, values))) < len(values):
+            raise UserError(f"{setting.where} holds a value twice: keep one")
+        axes.append(_Axis(setting, values))
+    return axes
+
+
+def _value(setting: Setting) -> Any:
+    """On the command line, too, a text of the table is a value as it is in a file."""
+    return Setting(setting.section, setting.option, setting.text, setting.source, setting.base).value()
+
+
+def _runs(path: Path, sweep: Sweep, bases: list[Path], axes: list[_Axis], root: Path) -> Iterator[Run]:
+    documents = {base: read(base) for base in bases}
+    for base, twin, *values in product(bases, sweep.twin, *(axis.values for axis in axes)):
+        chosen = list(zip(axes, values, strict=True))
+        differing = {axis.column: value for axis, value in chosen if len(axis.values) > 1}
+        label = {"base": _run_name(documents[base], base)} if len(bases) > 1 else {}
+        name = _name(sweep.name, label | differing)
+        given = [_given(axis.setting, value) for axis, value in chosen]
+        named = Setting("run", "name", name, given[0].source if given else "", base, on_command_line=True)
+        hparams = assemble(documents[base], [*given, named], root / f"{twin}_impl")
+        check_options(hparams)
+        header = (f"# One run of the table {path.name}. Made by sweep.py, which goes by the table.",)
+        text = rewritten(documents[base], [*given, named], hparams, header)
+        words = tuple(
+            f"{axis.column}={setting.text}" for (axis, _), setting in zip(chosen, given, strict=True)
+        )
+        yield Run(name, twin, base, hparams, words, text, {**label, **differing})
+
+
+def _run_name(document: Document, base: Path) -> str:
+    """What the base calls its run, which tells more than its file's name."""
+    name = settings(document, base).get("run", {}).get("name")
+    return name.text if name else base.stem
+
+
+def _given(setting: Setting, value: Any) -> Setting:
+    """As a word of the command line; a relative path starts from the twin's folder, as in a `.cfg`."""
+    return Setting(
+        fold(setting.section), fold(setting.option), repr(value), setting.source, setting.base, True
+    )
+
+
+def _name(prefix: str, values: dict[str, Any]) -> str:
+    """Readable where it is short: a run keeps its name when the table grows."""
+    parts = [
+        f"{column.rpartition('.')[2]}{value}" if column != "base" else value
+        for column, value in values.items()
+    ]
+    name = re.sub(r"[^\w.+-]", "_", "-".join([prefix, *parts]), flags=re.ASCII)
+    if len(name) <= _LONGEST_NAME:
+        return name
+    return f"{prefix}-{sha256(repr(sorted(values.items())).encode()).hexdigest()[:12]}"
+
+
+def _check_names(runs: Sequence[Run], path: Path) -> None:
+    seen: dict[str, Run] = {}
+    for run in runs:
+        other = seen.setdefault(run.key, run)
+        if other is not run:
+            raise UserError(
+                f"{path}: two runs would be called '{run.name}': {_told(other)} and {_told(run)}; "
+                "write the values so that their names differ"
+            )
+
+
+def _told(run: Run) -> str:
+    return f"{run.base} {' '.join(f'{column}={value!r}' for column, value in run.values.items())}".strip()

@@ -1,0 +1,170 @@
+"""Training runs in processes of their own, some at a time, each started again when it crashes."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from types import FrameType
+
+from dioscuri.errors import UserError
+from dioscuri.files import replacing
+from dioscuri.run.sweep.state import State, SweepFolder
+from dioscuri.run.sweep.table import Run, Sweep
+
+USER_ERROR = 2
+SECONDS_BEFORE_RESTART = 1.0
+_SECONDS_BETWEEN_LOOKS = 1.0
+
+Say = Callable[[str], None]
+
+
+class Workers:
+    """Trains runs; the first SIGTERM or SIGINT lets every process save and leave, the second ends them."""
+
+    def __init__(self, folder: SweepFolder, sweep: Sweep, say: Say) -> None:
+        self._folder, self._sweep, self._say = folder, sweep, say
+        self._stopping = threading.Event()
+        self._processes: set[subprocess.Popen[bytes]] = set()
+        self._slots = deque(range(sweep.processes))
+
+    @property
+    def stopped(self) -> bool:
+        """Whether somebody asked to stop."""
+        return self._stopping.is_set()
+
+    def train(self, runs: Sequence[Run], after: Callable[[], None]) -> None:
+        """Train what is not finished; `after` is called after every run, whatever became of it."""
+        with self._listening(), ThreadPoolExecutor(self._sweep.processes) as pool:
+            jobs = {pool.submit(self._guarded, run): run for run in runs}
+            for job in as_completed(jobs):
+                state = job.result()
+                if state is not None:
+                    self._say(f"{jobs[job].key}: {state.state}{state.message and ': '}{state.message}")
+                    after()
+
+    def _guarded(self, run: Run) -> State | None:
+        """None where another process trains the run, or it is too late to begin."""
+        if self.stopped:
+            return None
+        slot = self._slots.popleft()
+        try:
+            with self._folder.lock(run).locked():
+                if self._folder.is_finished(run):
+                    return None
+                return self._train(run, slot)
+        except UserError as error:
+            self._say(f"{run.key}: left alone: {error}")
+            return None
+        finally:
+            self._slots.append(slot)
+
+    def _train(self, run: Run, slot: int) -> State:
+        state = self._folder.state(run)
+        state.options = {}
+        with replacing(self._folder.configuration(run)) as beside:
+            beside.write_text(run.text, encoding="utf-8")
+        for left in reversed(range(self._sweep.tries)):
+            state.state, state.message, state.starts = "running", "", state.starts + 1
+            self._folder.keep(run, state)
+            self._say(f"{run.key}: {'goes on' if self._folder.step(run) else 'begins'}")
+            began = time.monotonic()
+            code = self._process(run, slot)
+            state.seconds += time.monotonic() - began
+            state.state, state.message = self._outcome(run, code)
+            if state.state == "finished":
+                state.options = run.options
+            self._folder.keep(run, state)
+            if state.state != "failed" or code == USER_ERROR or not left:
+                break
+            self._say(f"{run.key}: crashed ({state.message}); {left} more {'tries' if left > 1 else 'try'}")
+            if self._stopping.wait(SECONDS_BEFORE_RESTART):
+                break
+        return state
+
+    def _process(self, run: Run, slot: int) -> int:
+        """Exit code of one start of the run; what it prints goes to the end of its log."""
+        twin = self._folder.root / f"{run.twin}_impl"
+        command = [sys.executable, str(twin / "train.py"), str(self._folder.configuration(run)), *run.words]
+        log = self._folder.log(run)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("ab") as output:
+            # A session of its own, so that an interrupt from the terminal reaches the run once, through us.
+            process = subprocess.Popen(
+                command,
+                cwd=twin,
+                env=self._environment(slot),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self._processes.add(process)
+        if self.stopped:
+            process.send_signal(signal.SIGTERM)
+        code = self._wait(run, process)
+        self._processes.discard(process)
+        return code
+
+    def _wait(self, run: Run, process: subprocess.Popen[bytes]) -> int:
+        """Exit code of a process, which is killed with its children where its log stands still too long."""
+        limit, log, began = self._sweep.silence, self._folder.log(run), time.time()
+        if not limit:
+            return process.wait()
+        while True:
+            try:
+                return process.wait(min(limit, _SECONDS_BETWEEN_LOOKS))
+            except subprocess.TimeoutExpired:
+                if time.time() - max(began, log.stat().st_mtime) > limit:
+                    self._say(f"{run.key}: has said nothing for {limit:g} seconds and is ended")
+                    os.killpg(process.pid, signal.SIGKILL)
+                    return process.wait()
+
+    def _environment(self, slot: int) -> dict[str, str]:
+        environment, sweep = dict(os.environ), self._sweep
+        if sweep.devices:
+            environment["CUDA_VISIBLE_DEVICES"] = sweep.devices[slot % len(sweep.devices)]
+        if sweep.processes > 1:
+            # Runs side by side share the cores instead of each taking all of them.
+            threads = max(1, (os.cpu_count() or 1) // sweep.processes)
+            environment.setdefault("OMP_NUM_THREADS", str(threads))
+        return environment
+
+    def _outcome(self, run: Run, code: int) -> tuple[str, str]:
+        """State and message after a process that ended with `code`."""
+        if code == 0 and not self.stopped and self._folder.reached_end(run):
+            return "finished", ""
+        if code == 0:
+            return "stopped", f"after {self._folder.step(run)} batches; the same command goes on from there"
+        reason = f"signal {-code}" if code < 0 else f"exit code {code}"
+        if self.stopped:
+            return "stopped", reason
+        return "failed", f"{reason}: {self._last_line(run)}"
+
+    def _last_line(self, run: Run) -> str:
+        lines = self._folder.log(run).read_text(errors="replace").splitlines()
+        return next((line.strip()[:300] for line in reversed(lines) if line.strip()), "it printed nothing")
+
+    @contextmanager
+    def _listening(self) -> Iterator[None]:
+        wanted = (signal.SIGTERM, signal.SIGINT)
+        before = {number: signal.getsignal(number) for number in wanted}
+
+        def request(_number: int, _frame: FrameType | None) -> None:
+            again = self.stopped
+            self._stopping.set()
+            for process in list(self._processes):
+                process.send_signal(signal.SIGKILL if again else signal.SIGTERM)
+
+        for number in wanted:
+            signal.signal(number, request)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)

@@ -1,0 +1,18 @@
+"""Synthesis with a trained run: load its best checkpoint and do what `synthesis.synthesis_mode` says."""
+
+from dioscuri.context import Context, Work
+from dioscuri.contract import family_logic
+from dioscuri.run.restore import load_best
+
+
+def synthesize(context: Context) -> None:
+    """Run the mode with the checkpoint of the best validation, or the newest one where none was validated."""
+    prepare_synthesis(context)()
+
+
+def prepare_synthesis(context: Context) -> Work:
+    """Load the checkpoint, or raise a `UserError`; returns what is left to do."""
+    checkpoint = load_best(context)
+    weights = "averaged" if context.hparams.synthesis.load_ema_weights else "raw"
+    context.say(f"{context.hparams.synthesis.synthesis_mode}: {weights} weights of {checkpoint.path}")
+    return lambda: family_logic(context).synthesise(checkpoint)

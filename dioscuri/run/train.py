@@ -1,0 +1,202 @@
+"""The training loop: batches to the engine, numbers to the logs, checkpoints to disk."""
+
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dioscuri.checkpoint import store
+from dioscuri.context import Context, Work
+from dioscuri.contract import FamilyLogic, check_examples, family_logic
+from dioscuri.data import pipeline
+from dioscuri.engine import State
+from dioscuri.errors import UserError
+from dioscuri.families.vqgan.trained import made_by
+from dioscuri.hparams.archive import to_json
+from dioscuri.outputs.progress import Progress
+from dioscuri.run.logs import SECONDS, JsonLines, Log, Sink, TensorBoard, WandB, check_wandb
+from dioscuri.run.restore import Start, load_best, restore
+from dioscuri.run.stabilizer import Stabilizer
+from dioscuri.run.stopping import Stop
+from dioscuri.versions import versions
+
+
+def train(context: Context, *, resume_from: Path | None = None) -> None:
+    """Train a run to its end, or until SIGTERM or SIGINT, and report.
+
+    A run that was interrupted goes on where its newest checkpoint stands; one that is finished only reports.
+    """
+    prepare_training(context, resume_from=resume_from)()
+
+
+def prepare_training(context: Context, *, resume_from: Path | None = None) -> Work:
+    """Open pictures and restore the state, or raise a `UserError`; returns what is left to do."""
+    if context.hparams.run.wandb:
+        check_wandb()
+    # All splits now: what is wrong with one of them is told before a step is taken.
+    for pictures in (context.sets.train, context.sets.validation, context.sets.test):
+        for note in pictures.notes:
+            context.say(f"{pictures.name}: {note}")
+    check_examples(context)
+    family = family_logic(context)
+    start = restore(context, resume_from)
+    total = context.hparams.train.total_train_steps
+
+    def work() -> None:
+        finished = start.step >= total
+        if finished:
+            context.say(f"this run has its {total} batches: raise train.total_train_steps to go on")
+        if finished or _Training(context, family, start).run():
+            family.report(load_best(context).step)
+
+    return work
+
+
+class _Training:
+    """One process's part of a run from `start` to the end."""
+
+    def __init__(self, context: Context, family: FamilyLogic, start: Start) -> None:
+        self.context, self.family, self.engine = context, family, context.engine
+        self.hparams = context.hparams
+        self.start = start.step
+        self.best = start.best if start.best and math.isfinite(start.best["score"]) else None
+        self.metrics: Mapping[str, float] = {}
+        self.seconds = float(start.info.get("seconds", 0.0))
+        self.tokenizer = made_by(self.hparams, context.sets.train)
+        self.stop = Stop(context.engine, context.directory.path)
+        self.stabilizer = Stabilizer(context.engine, self.hparams.train, start.step, context.say)
+        self.batches = _batches(context, start)
+        self.log = Log(_sinks(context, start.step) if context.writes else [])
+
+    def run(self) -> bool:
+        """Returns whether the run came to its end; False when it was asked to stop."""
+        total = self.hparams.train.total_train_steps
+        progress = Progress("training", total, start=self.start, shown=self.context.writes)
+        self.since = time.monotonic()
+        try:
+            with self.stop.listening():
+                return all(self._step(index, progress) for index in range(self.start, total))
+        finally:
+            progress.close()
+            self.log.close()
+            self.batches.close()
+
+    def _step(self, index: int, progress: Progress) -> bool:
+        done = index + 1
+        options = self.hparams.train
+        due = done % options.checkpoint_and_eval_interval_in_steps == 0 or done == options.total_train_steps
+        fetches = due or done % options.logging_interval_in_steps == 0 or self.stabilizer.fetches(done)
+        if fetches:
+            self.stop.announce(done)
+        self.engine.train_step(next(self.batches), index, self.family.scalars(index))
+        if fetches:
+            self._fetch(done)
+            progress.note(self.family.headline(self.metrics))
+        progress.advance()
+        if self.stop.after(done, fetched=fetches):
+            return self._leave(done, fetched=fetches, progress=progress)
+        if due:
+            try:
+                self._validate(done, progress)
+            except _AbandonedError:
+                return self._leave(done, fetched=True, progress=progress)
+            self._save(done)
+            self.since = time.monotonic()
+        return True
+
+    def _fetch(self, done: int) -> None:
+        self.metrics = self.engine.fetch_metrics()
+        # Of training alone, since the run began: validations and checkpoints do not count.
+        now = time.monotonic()
+        self.seconds, self.since = self.seconds + now - self.since, now
+        logged = self.family.logged(self.metrics, done)
+        self.log.scalars("train", done, {**logged, SECONDS: self.seconds})
+        if self.stabilizer.after(done, self.metrics):
+            return
+        options = self.hparams.optimizer
+        in_row = int(self.metrics["skips_in_row"])
+        if in_row >= options.max_skips_in_row:
+            raise UserError(
+                f"step {done}: {in_row} updates in a row were skipped, their gradient norms not finite or at "
+                f"least {options.gradient_skip_threshold:g}: lower optimizer.learning_rate or raise "
+                "optimizer.gradient_skip_threshold; the run goes on from its newest checkpoint"
+            )
+        if not options.gradient_skip and not math.isfinite(self.metrics["grad_norm"]):
+            raise UserError(
+                f"step {done}: the gradient is not finite: set optimizer.gradient_skip=True or lower "
+                "optimizer.learning_rate; the run goes on from its newest checkpoint"
+            )
+
+    def _validate(self, done: int, progress: Progress) -> None:
+        def on_batch() -> None:
+            if self.stop.alone and self.stop.requested:
+                raise _AbandonedError
+
+        validation = self.family.validate(done, on_batch)
+        shown = self.family.show(done)
+        for split, found in (("val", validation), ("train", shown)):
+            self.log.histograms(split, done, found.histograms)
+            self.log.images(split, done, found.images)
+        self.log.scalars("val", done, validation.scalars)
+        least = self.best["score"] if self.best else math.inf
+        better = math.isfinite(validation.score) and validation.score < least
+        if better:
+            self.best = {"step": done, "score": validation.score}
+        mark = ", the best so far" if better else ""
+        progress.say(f"step {done}: {validation.headline}{mark}")
+
+    def _save(self, done: int) -> None:
+        """Process 0 writes; no other goes on, perhaps to read, before it has."""
+        state = self.engine.state_to_numpy()
+        if self.context.writes:
+            self._write(done, state)
+        self.engine.barrier()
+
+    def _write(self, done: int, state: State) -> None:
+        info = {
+            "data": self.batches.state(),
+            "random": {"seed": self.hparams.run.seed, "step": done},
+            "hparams": to_json(self.hparams),
+            "versions": versions(),
+            "twin": self.engine.name,
+            "tokenizer": self.tokenizer,
+            "metrics": {name: value for name, value in self.metrics.items() if math.isfinite(value)},
+            "best": self.best,
+            "seconds": self.seconds,
+        }
+        best = int(self.best["step"]) if self.best else None
+        keep = self.hparams.run.max_allowed_checkpoints
+        store.save(self.context.directory.checkpoints, done, state, info, keep=keep, best=best)
+
+    def _leave(self, done: int, *, fetched: bool, progress: Progress) -> bool:
+        if not fetched:
+            self._fetch(done)
+        self._save(done)
+        progress.say(f"asked to stop: saved after step {done}; the same command goes on from there")
+        return False
+
+
+class _AbandonedError(Exception):
+    """A validation was interrupted by a request to stop."""
+
+
+def _batches(context: Context, start: Start) -> Any:
+    """The stream of this process's training batches, gone on where the checkpoint says."""
+    engine, options = context.engine, context.hparams.train
+    return pipeline.training_batches(
+        context.sets.train,
+        context.hparams,
+        batch_size=options.batch_size,
+        process_index=engine.process_index,
+        process_count=engine.process_count,
+        state=start.info.get("data"),
+    )
+
+
+def _sinks(context: Context, step: int) -> list[Sink]:
+    run, folder = context.hparams.run, context.directory
+    sinks: list[Sink] = [JsonLines(folder.metrics, step=step), TensorBoard(folder.path, step=step)]
+    if run.wandb:
+        sinks.append(WandB(run.wandb_project, run.name, to_json(context.hparams), folder.path))
+    return sinks

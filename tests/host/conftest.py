@@ -1,0 +1,33 @@
+"""Fixtures of more than one file."""
+
+import pytest
+
+from dioscuri.checkpoint.directory import RunDirectory
+from dioscuri.context import Context
+from dioscuri.data import open_datasets
+from dioscuri.hparams import load
+from tests.support.fake_engine import FakeEngine
+from tests.support.tiny import write_tiny
+from tests.support.web_server import Server
+
+
+@pytest.fixture
+def server():
+    server = Server()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def make_run(tmp_path):
+    """Make the context of a run in `tmp_path/logs-<name>`, with an engine of its own."""
+
+    def make(*overrides, name="tiny", prepare=lambda _: None):
+        hparams = load(write_tiny(tmp_path), [f"run.name={name}", *overrides])
+        engine = FakeEngine(hparams)
+        prepare(engine)
+        directory = RunDirectory.of(tmp_path, name)
+        directory.path.mkdir(exist_ok=True)
+        return Context(hparams, directory, open_datasets(hparams), engine)
+
+    return make

@@ -1,0 +1,61 @@
+"""`dioscuri` serves both twins, so it imports no tensor framework; and neither twin imports the other's."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+FRAMEWORKS = {"torch", "torchvision", "jax", "jaxlib", "flax", "optax", "orbax", "tensorflow"}
+FORBIDDEN = {
+    "dioscuri": FRAMEWORKS | {"torch_impl", "jax_impl"},
+    "torch_impl": {"jax", "jaxlib", "flax", "optax", "orbax", "jax_impl"},
+    "jax_impl": {"torch", "torchvision", "torch_impl"},
+}
+
+
+def imported(source: str) -> set[str]:
+    """Top-level names of every package that the source imports, at module level or inside a function."""
+    names = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            names.add(node.module.partition(".")[0])
+        elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
+            called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            if called in ("import_module", "__import__") and isinstance(node.args[0].value, str):
+                names.add(node.args[0].value.partition(".")[0])
+    return names
+
+
+@pytest.mark.parametrize("package", FORBIDDEN)
+def test_package_imports_nothing_forbidden(package):
+    files = sorted((ROOT / package).rglob("*.py"))
+    assert files
+    found = {
+        str(file.relative_to(ROOT)): bad
+        for file in files
+        if (bad := imported(file.read_text()) & FORBIDDEN[package])
+    }
+    assert not found
+
+
+def test_every_way_of_importing_is_seen():
+    source = (
+        "import a.b\ndef f():\n    from c.d import e\n    importlib.import_module('g.h')\nfrom . import i"
+    )
+    assert imported(source) == {"a", "c", "g"}
+
+
+@pytest.mark.parametrize("twin", ["torch", "jax"])
+def test_a_process_loads_the_libraries_of_its_own_twin_alone(twin):
+    """Nor those of charts and measures, which would keep every run waiting."""
+    modules = ("sys", f"{twin}_impl.engine", "dioscuri.run.train", "dioscuri.families.sundae.logic")
+    code = f"import {', '.join(modules)}\nprint(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    loaded = {name.partition(".")[0] for name in done.stdout.split()}
+    assert twin in loaded
+    assert not loaded & (FORBIDDEN[f"{twin}_impl"] | {"matplotlib", "sklearn", "skimage"})

@@ -1,0 +1,175 @@
+"""Training configurations of open-muse become ours: every option that has a counterpart, none in silence."""
+
+import pytest
+
+from dioscuri.errors import UserError
+from dioscuri.families.maskgit.transformers import make_plan
+from dioscuri.hparams import load
+from dioscuri.importers.convert import convert
+from dioscuri.importers.open_muse_yaml import DIRECT, resolved
+
+IMAGENET = """
+wandb:
+  entity: somebody
+experiment:
+  name: imagenet
+  output_dir: ${experiment.name}
+  save_every: 2000
+  log_every: 50
+  generate_every: ???
+model:
+  vq_model:
+    type: maskgit_vqgan
+    pretrained: openMUSE/maskgit-vqgan-imagenet-f16-256
+  transformer:
+    vocab_size: 2048
+    hidden_size: 768
+    num_hidden_layers: 24
+    num_attention_heads: 16
+    intermediate_size: 3072
+    codebook_size: 1024
+    num_vq_tokens: 256
+    num_classes: 1000
+    max_position_embeddings: 264
+    layer_norm_eps: 1e-6
+    use_bias: False
+    hidden_dropout: 0.0
+    attention_dropout: 0.0
+  gradient_checkpointing: True
+  enable_xformers_memory_efficient_attention: True
+dataset:
+  params:
+    train_shards_path_or_url: pipe:somewhere
+    batch_size: ${training.batch_size}
+  preprocessing:
+    resolution: 256
+    random_flip: True
+optimizer:
+  name: fused_adamw
+  params:
+    learning_rate: 1e-4
+    scale_lr: False
+    beta1: 0.9
+    beta2: 0.96
+    weight_decay: 0.045
+    epsilon: 1e-8
+lr_scheduler:
+  scheduler: cosine
+  params:
+    learning_rate: ${optimizer.params.learning_rate}
+    warmup_steps: 500
+mask_schedule:
+  schedule: pow2
+training:
+  gradient_accumulation_steps: 2
+  batch_size: 64
+  mixed_precision: bf16
+  use_ema: True
+  ema_decay: 0.99
+  ema_update_after_step: 10
+  ema_update_every: 2
+  seed: 9
+  max_train_steps: 10000
+  min_masking_rate: 0.5
+  label_smoothing: 0.1
+  max_grad_norm: 2.5
+  cond_dropout_prob: 0.1
+  guidance_scale: 3.0
+  generation_timesteps: 9
+  eval_mask_ratios: [0.2, 0.8]
+"""
+
+
+def run(tmp_path, text, *words):
+    (tmp_path / "train.yaml").write_text(text)
+    out = tmp_path / "out.cfg"
+    convert([str(tmp_path / "train.yaml"), "--to-cfg", str(out), *words], None, None)
+    return load(out)
+
+
+def test_every_option_arrives(tmp_path, capsys):
+    hparams = run(tmp_path, IMAGENET)
+    model, data, optimizer, train, loss = (
+        getattr(hparams, name) for name in ("model", "data", "optimizer", "train", "loss")
+    )
+    assert (model.architecture, model.vocab_size, model.num_hidden_layers) == ("maskgit", 2048, 24)
+    assert (model.layer_norm_eps, model.num_classes) == (1e-6, 1000)
+    assert (data.grid, data.codebook_size, data.target_res) == (16, 1024, 256)
+    assert (data.random_horizontal_flip, data.labels) == (True, True)
+    assert (optimizer.type, optimizer.learning_rate, optimizer.beta2) == ("AdamW", 1e-4, 0.96)
+    assert (optimizer.learning_rate_scheme, optimizer.warmup_steps) == ("half_cosine", 500)
+    assert (optimizer.decay_start, optimizer.decay_steps, optimizer.epsilon) == (500, 9500, 1e-8)
+    assert (optimizer.clip_gradient_norm, optimizer.gradient_clip_norm_value) == (True, 2.5)
+    assert (train.batch_size, train.accumulation_steps, train.precision) == (128, 2, "bfloat16")
+    assert (train.total_train_steps, train.checkpoint_activations) == (10000, True)
+    assert (train.checkpoint_and_eval_interval_in_steps, train.logging_interval_in_steps) == (2000, 50)
+    assert (train.ema_decay, train.ema_update_after, train.ema_update_every) == (0.99, 10, 2)
+    assert train.ema_warmup == "count"
+    assert (loss.weight_decay, loss.min_masking_rate, loss.label_smoothing) == (0.045, 0.5, 0.1)
+    assert (loss.mask_schedule, loss.cond_dropout_prob) == ("pow2", 0.1)
+    assert (hparams.synthesis.guidance_scale, hparams.synthesis.steps) == (2.0, 9)
+    assert hparams.synthesis.sampling_schedule == "pow2"
+    assert (hparams.run.name, hparams.run.seed, hparams.val.mask_ratios) == ("imagenet", 9, (0.2, 0.8))
+    make_plan(model, data.grid, data.codebook_size)
+    assert "warning" not in capsys.readouterr().out
+    assert "somewhere" not in (tmp_path / "out.cfg").read_text()
+
+
+def test_every_direct_option_exists():
+    hparams = load("egs/maskgit/published.cfg")
+    for name in DIRECT.values():
+        section, option = name.split(".")
+        assert hasattr(getattr(hparams, section), option), name
+
+
+def test_uvit(tmp_path):
+    text = """
+model:
+  architecture: uvit
+  transformer: {hidden_size: 64, block_out_channels: [32], block_num_heads: 2, in_channels: 16,
+                num_hidden_layers: 2, num_attention_heads: 4, vocab_size: 40, codebook_size: 32}
+dataset: {preprocessing: {resolution: 512}}
+training: {mixed_precision: no, use_ema: False}
+"""
+    hparams = run(tmp_path, text, "train.batch_size=3")
+    assert (hparams.model.architecture, hparams.model.block_out_channels) == ("uvit", (32,))
+    assert (hparams.data.grid, hparams.data.target_res, hparams.data.codebook_size) == (32, 512, 32)
+    assert (hparams.train.precision, hparams.train.ema_decay, hparams.train.batch_size) == ("float32", 0.0, 3)
+
+
+def test_unknown_keys_are_named(tmp_path, capsys):
+    run(tmp_path, IMAGENET + "  new_trick: 3\n")
+    assert "'training.new_trick' is unknown and left out" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        (
+            "hidden_size: 768",
+            "hiden_size: 768",
+            "option 'hiden_size' is unknown (did you mean 'hidden_size'?)",
+        ),
+        ("${training.batch_size}", "${training.batch}", "${training.batch} refers to nothing"),
+        ("seed: 9", "seed: ${training.seed}", "references lead in a circle"),
+        ("fused_adamw", "sgd", "optimizer.name 'sgd' has no counterpart"),
+        ("scheduler: cosine", "scheduler: step", "'step' has no counterpart"),
+        ("seed: 9", "use_stochastic_code: True", "use_stochastic_code has no counterpart"),
+        ("  transformer:", "  transfomer:", "is no whole configuration of open-muse"),
+        ("seed: 9", "seed: [", "is no sound yaml"),
+        ("seed: 9", "seed: !!python/object/apply:os.getcwd []", "is no sound yaml"),
+        ("seed: 9", "seed: nine", "must be a whole number"),
+        ("embeddings: 264", "embeddings: 256", "max_position_embeddings 256 is too small"),
+        ("num_vq_tokens: 256", "num_vq_tokens: 200", "num_vq_tokens 200 is no square"),
+    ],
+)
+def test_mistakes_are_told(tmp_path, old, new, told):
+    with pytest.raises(UserError) as caught:
+        run(tmp_path, IMAGENET.replace(old, new))
+    assert told in str(caught.value)
+    assert not (tmp_path / "out.cfg").exists()
+
+
+def test_references_keep_the_type_and_stand_inside_text():
+    config = {"a": {"b": 3}, "c": "${a.b}", "d": "x-${a.b}-${c}", "e": ["${a}"], "f": "???"}
+    assert resolved(config, "here") == {"a": {"b": 3}, "c": 3, "d": "x-3-3", "e": [{"b": 3}], "f": "???"}

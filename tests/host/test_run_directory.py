@@ -1,0 +1,109 @@
+"""One process at a time works in a run's folder, and a killed one leaves no obstacle."""
+
+import errno
+import fcntl
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from dioscuri.checkpoint.directory import RunDirectory
+from dioscuri.errors import UserError
+from dioscuri.files import replacing
+
+ROOT = Path(__file__).parents[2]
+HOLD = """
+import sys
+from contextlib import suppress
+from pathlib import Path
+from dioscuri.checkpoint.directory import RunDirectory
+with RunDirectory(Path(sys.argv[1])).locked():
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """Another process that holds the lock of `tmp_path/logs-x`."""
+    command = [sys.executable, "-c", HOLD, str(tmp_path / "logs-x")]
+    process = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=os.environ | {"PYTHONPATH": str(ROOT)}
+    )
+    assert process.stdout.readline() == b"held\n"
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def test_second_process_is_refused_and_told_who_holds_the_run(tmp_path, holder):
+    with (
+        pytest.raises(UserError, match=f"in use by process {holder.pid}"),
+        RunDirectory.of(tmp_path, "x").locked(),
+    ):
+        pytest.fail("the lock was given twice")
+
+
+def test_refused_process_leaves_the_lock_of_the_other_alone(tmp_path, holder):
+    for _ in range(2):
+        with (
+            pytest.raises(UserError, match=f"in use by process {holder.pid}"),
+            RunDirectory.of(tmp_path, "x").locked(),
+        ):
+            pytest.fail("the lock was given twice")
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_folder_without_content_is_removed_at_the_end(tmp_path, kept):
+    folder = tmp_path / "logs-x"
+    with suppress(ValueError), RunDirectory(folder).locked():
+        if kept:
+            (folder / "metrics.jsonl").write_text("")
+        raise ValueError
+    assert folder.exists() == kept
+
+
+def test_lock_of_a_removed_folder_is_no_lock(tmp_path, monkeypatch):
+    folder = tmp_path / "logs-x"
+
+    def removed_meanwhile(descriptor, operation):
+        shutil.rmtree(folder)
+
+    monkeypatch.setattr(fcntl, "lockf", removed_meanwhile)
+    with pytest.raises(UserError, match="start again"), RunDirectory.of(tmp_path, "x").locked():
+        pytest.fail("another process could lock the folder as well")
+
+
+def test_lock_of_a_killed_process_is_free(tmp_path, holder):
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    with RunDirectory.of(tmp_path, "x").locked():
+        assert (tmp_path / "logs-x" / "lock").read_text() == f"{os.getpid()}\n"
+
+
+def test_folder_that_cannot_be_made_is_a_users_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(UserError, match="cannot be written"),
+        RunDirectory.of(tmp_path / "file", "x").locked(),
+    ):
+        pytest.fail("a file has no folders")
+
+
+def test_file_keeps_its_old_content_when_writing_fails(tmp_path):
+    path = tmp_path / "a"
+    path.write_text("old")
+    with pytest.raises(UserError, match="No space left"), replacing(path) as beside:
+        _fail_half_way(beside)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def _fail_half_way(path):
+    path.write_text("ne")
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -1,0 +1,281 @@
+"""The training loop, driven with an engine that needs no framework."""
+
+import json
+import os
+import signal
+
+import numpy as np
+import pytest
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from dioscuri.checkpoint import store
+from dioscuri.errors import UserError
+from dioscuri.run.train import train
+
+
+def logged(context, split="train"):
+    lines = [json.loads(line) for line in context.directory.metrics.read_text().splitlines()]
+    return [line for line in lines if line["split"] == split]
+
+
+def interrupt_at(step, number=signal.SIGTERM):
+    """Prepare an engine that receives a signal during a step."""
+
+    def prepare(engine):
+        engine.on_step = lambda index: os.kill(os.getpid(), number) if index == step else None
+
+    return prepare
+
+
+def test_no_process_goes_on_before_the_checkpoint_is_written(make_run):
+    def prepare(engine):
+        engine.barrier = lambda: written.append(sorted(path.name for path in folder.glob("step-*")))
+
+    written = []
+    context = make_run("train.total_train_steps=2", prepare=prepare)
+    folder = context.directory.checkpoints
+    train(context)
+    assert written[-1][-1] == "step-00000002"
+    other = make_run("train.total_train_steps=2", name="other", prepare=prepare)
+    folder = other.directory.checkpoints
+    other.engine.process_index = 1
+    written.clear()
+    with pytest.raises(UserError, match="no checkpoint"):  # process 0, which would write, is not there
+        train(other)
+    assert written == [[]], "a process that does not write waits all the same"
+
+
+def test_run_logs_every_step_validates_and_keeps_newest_and_best(make_run, capsys):
+    context = make_run()
+    train(context)
+    assert context.engine.seen == list(range(8))
+    assert [line["step"] for line in logged(context)] == list(range(1, 9))
+    assert [line["step"] for line in logged(context, "val")] == [3, 6, 8]
+    assert store.steps(context.directory.checkpoints) == [3, 6, 8]
+    checkpoint = store.load(context.directory.checkpoints)
+    assert checkpoint.info["best"]["step"] == 3, "equal scores: the first stays the best"
+    assert checkpoint.info["data"]["next_index"] == 8
+    assert checkpoint.info["random"] == {"seed": 3, "step": 8}
+    assert "checkpoint of step 3" in capsys.readouterr().out
+
+
+def test_score_that_is_not_finite_is_never_the_best(make_run, capsys, caplog):
+    def prepare(engine):
+        evaluate = engine.evaluate
+
+        def spoilt(batch, *, ema, step):
+            found = evaluate(batch, ema=ema, step=step)
+            bad = {3: np.nan, 8: np.inf}.get(engine.updates, 0.0)
+            return {**found, "reconstruction": found["reconstruction"] + bad}
+
+        engine.evaluate = spoilt
+
+    for end, best in ((3, None), (6, 6), (8, 6)):
+        context = make_run(f"train.total_train_steps={end}", prepare=prepare)
+        train(context)
+        found = store.load(context.directory.checkpoints).info["best"]
+        assert (found and found["step"]) == best
+    assert "NaN" not in caplog.text + capsys.readouterr().err
+
+
+def test_tensorboard_has_the_names_of_the_original(make_run):
+    context = make_run()
+    train(context)
+    events = {
+        split: EventAccumulator(str(context.directory.path / split)).Reload() for split in ("train", "val")
+    }
+    losses = ["reconstruction_loss", "kl_div", "average_kl_div", "variational_beta", "nelbo"]
+    wanted = {f"Losses/{name}" for name in [*losses, "latent_kl_0", "latent_kl_2"]}
+    others = {"Losses/skips_count", "Schedules/learning_rate", "Mean_Max_Updates/Global_norm"}
+    assert wanted | others <= set(events["train"].Tags()["scalars"])
+    assert wanted | {"Losses/ssim", "EMA_Losses/nelbo"} <= set(events["val"].Tags()["scalars"])
+    for found in events.values():
+        assert set(found.Tags()["histograms"]) == {
+            *("Distributions/target", "Distributions/output"),
+            *("OutputLayer/means", "OutputLayer/log_scales"),
+        }
+        assert {"3/Original_3", "3/Generated_3"} <= set(found.Tags()["images"])
+
+
+def test_logged_numbers_have_the_documented_units(make_run):
+    context = make_run()
+    train(context)
+    line = logged(context)[-1]
+    bits = 1 / (64 * np.log(2))
+    assert line["Losses/nelbo"] == pytest.approx(13 * bits)
+    assert line["Losses/kl_div"] == pytest.approx(3 * bits)
+    dims = np.array([4 * 4 * 4, 4 * 4 * 4, 8 * 8 * 3])
+    assert line["Losses/average_kl_div"] == pytest.approx(np.mean(1 / dims) / np.log(2))
+
+
+def test_validation_weighs_every_picture_once(make_run):
+    """20 pictures in batches of 8: the padding of the last batch must not count."""
+    context = make_run("val.n_samples_for_validation=20", "train.total_train_steps=3")
+    train(context)
+    pictures = context.sets.validation
+    chosen = np.arange(20) * len(pictures) // 20
+    expected = pictures.gather(chosen).astype(float).mean() + 3
+    line = logged(context, "val")[0]
+    assert line["EMA_Losses/nelbo"] == pytest.approx(expected / (64 * np.log(2)))
+    assert line["Losses/nelbo"] == pytest.approx((expected + 1) / (64 * np.log(2)))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_lets_the_step_finish_and_the_same_command_goes_on(make_run, number):
+    before = signal.getsignal(number)
+    straight = make_run(name="straight")
+    train(straight)
+    first = make_run(prepare=interrupt_at(4, number))
+    train(first)
+    assert first.engine.seen == [0, 1, 2, 3, 4]
+    assert store.steps(first.directory.checkpoints)[-1] == 5
+    assert signal.getsignal(number) == before
+    second = make_run()
+    train(second)
+    assert second.engine.seen == [5, 6, 7]
+    end = [store.load(run.directory.checkpoints).state["model"]["weight"] for run in (straight, second)]
+    assert (end[0] == end[1]).all()
+    assert [line["step"] for line in logged(second)] == list(range(1, 9))
+    seconds = [line["Time/training_seconds"] for line in logged(second)]
+    assert seconds == sorted(seconds), "seconds of training go on, too"
+    assert seconds[0] > 0
+
+
+def test_lines_beyond_the_newest_checkpoint_are_cut_on_resume(make_run):
+    def die(engine):
+        def on_step(index):
+            if index == 4:
+                raise MemoryError
+
+        engine.on_step = on_step
+
+    with pytest.raises(MemoryError):
+        train(make_run(prepare=die))
+    context = make_run()
+    train(context)
+    assert context.engine.seen[0] == 3
+    assert [line["step"] for line in logged(context)] == list(range(1, 9))
+
+
+def test_row_of_skipped_updates_stops_the_run_and_saves_nothing(make_run):
+    def prepare(engine):
+        engine.bad_steps = set(range(4, 100))
+
+    context = make_run("train.total_train_steps=50", prepare=prepare)
+    with pytest.raises(UserError, match=r"step 8: 4 updates in a row were skipped.*learning_rate"):
+        train(context)
+    assert store.steps(context.directory.checkpoints) == [3, 6]
+
+
+def test_finished_run_says_so_and_reports_again(make_run, capsys):
+    train(make_run())
+    capsys.readouterr()
+    context = make_run()
+    train(context)
+    assert context.engine.seen == []
+    told = capsys.readouterr().out
+    assert "has its 8 batches" in told
+    assert "test -ELBO" in told
+
+
+def test_other_runs_checkpoint_goes_on_where_it_stands(make_run):
+    straight = make_run(name="straight")
+    train(straight)
+    first = make_run("train.total_train_steps=4", name="first")
+    train(first)
+    second = make_run(name="second")
+    train(second, resume_from=first.directory.path)
+    assert second.engine.seen == [4, 5, 6, 7]
+    end = [store.load(run.directory.checkpoints).state["model"]["weight"] for run in (straight, second)]
+    assert (end[0] == end[1]).all()
+    again = make_run("train.total_train_steps=9", name="second")
+    train(again, resume_from=first.directory.path)
+    assert again.engine.seen == [8], "the run is further than the one it began from"
+
+
+@pytest.mark.parametrize(("made", "message"), [(False, "does not exist"), (True, "holds no checkpoint")])
+def test_missing_run_to_resume_from_is_named(make_run, tmp_path, made, message):
+    if made:
+        (tmp_path / "logs-other").mkdir()
+    with pytest.raises(UserError, match=message):
+        train(make_run(), resume_from=tmp_path / "logs-other")
+
+
+def test_resume_from_ema_starts_from_the_averaged_weights(make_run):
+    train(make_run("train.total_train_steps=4"))
+    saved = store.load(make_run().directory.checkpoints).state
+    weights = []
+
+    def prepare(engine):
+        engine.on_step = lambda _: weights.append(engine.weight.copy())
+
+    train(make_run("train.resume_from_ema=True", prepare=prepare))
+    assert (weights[0] == saved["ema"]["weight"]).all()
+    assert not (weights[0] == saved["model"]["weight"]).all()
+
+
+def test_report_has_baselines_grids_and_distances(make_run, capsys):
+    context = make_run()
+    train(context)
+    report = json.loads((context.directory.path / "report.json").read_text())
+    assert abs(report["histogram_baseline"] - 2.33) < 0.05
+    assert abs(report["class_mixture_baseline"] - 2.11) < 0.05
+    assert report["test_pictures"] == 299
+    assert report["nearest_training_distance_of_test_pictures"] > 0.5
+    told = capsys.readouterr().out
+    for name in ("samples.png", "reconstructions.png"):
+        path = context.directory.path / name
+        assert str(path) in told
+        with Image.open(path) as image:
+            assert max(image.size) > 200
+
+
+def test_stabilizer_puts_the_newest_sound_state_back(make_run, capsys):
+    """Steps 1, 4 and 8 are looked at; from index 5 on there is no finite loss until the state is put back."""
+    states = []
+
+    def prepare(engine):
+        fetch, load_state = engine.fetch_metrics, engine.state_from_numpy
+
+        def fetched():
+            found = fetch()
+            return {**found, "loss": float("nan") if engine.in_row else 1.0, "skips_in_row": engine.in_row}
+
+        def loaded(state):
+            states.append(float(state["model"]["weight"][0]))
+            engine.bad_steps.clear()
+            load_state(state)
+
+        engine.fetch_metrics, engine.state_from_numpy = fetched, loaded
+        engine.bad_steps = set(range(5, 100))
+
+    words = ("train.stabilizer='nan'", "train.stabilizer_interval=4", "train.logging_interval_in_steps=100",
+             "train.total_train_steps=12", "optimizer.max_skips_in_row=5",
+             "train.checkpoint_and_eval_interval_in_steps=6")  # fmt: skip
+    context = make_run(*words, prepare=prepare)
+    train(context)
+    kept = store.load(context.directory.checkpoints, 12).state["counters"]
+    assert (int(kept["skips"]), int(kept["updates"])) == (3, 4 + 4)
+    straight = make_run("train.total_train_steps=4", name="straight")
+    train(straight)
+    assert states[0] == store.load(straight.directory.checkpoints, 4).state["model"]["weight"][0]
+    assert (
+        "step 8: the loss is not finite: weights and moments of step 4 are put back"
+        in capsys.readouterr().out
+    )
+    off = make_run(*words[1:], name="off", prepare=prepare)
+    with pytest.raises(UserError, match="updates in a row were skipped"):
+        train(off)
+
+
+def test_stabilizer_without_a_sound_state_changes_nothing(make_run):
+    def prepare(engine):
+        engine.bad_steps = {0, 1}
+        engine.fetch_metrics = lambda fetch=engine.fetch_metrics: {
+            **fetch(), "loss": float("nan") if engine.in_row else 1.0
+        }  # fmt: skip
+
+    context = make_run("train.stabilizer='nan'", "train.stabilizer_interval=2", prepare=prepare)
+    train(context)
+    assert store.load(context.directory.checkpoints, 8).state["counters"]["updates"] == 6

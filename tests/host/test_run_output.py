@@ -1,0 +1,99 @@
+"""Logs, grids and command lines."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from dioscuri.cli.runs import parse, synthesize_command, train_command
+from dioscuri.errors import UserError, run_command
+from dioscuri.outputs.pictures import above, grid, in_rows, save_grid, save_picture
+from dioscuri.run.logs import JsonLines, TensorBoard
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_json_lines_after_a_resume_hold_every_step_once(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    log = JsonLines(path, step=0)
+    for step in range(1, 6):
+        log.scalars("train", step, {"loss": float(step)})
+    log.close()
+    with path.open("a") as file:
+        file.write('{"step": 6, "split"')
+    log = JsonLines(path, step=3)
+    log.scalars("train", 4, {"loss": float("nan")})
+    log.close()
+    assert [line["step"] for line in lines(path)] == [1, 2, 3, 4]
+    assert lines(path)[-1]["loss"] is None
+
+
+def test_tensorboard_files_hold_scalars_histograms_and_pictures(tmp_path):
+    log = TensorBoard(tmp_path, step=0)
+    log.scalars("train", 1, {"Losses/nelbo": 2.5})
+    log.histograms("val", 1, {"Distributions/output": np.arange(9.0)})
+    log.images("val", 1, {"1/Original_1": np.zeros((4, 5, 1), np.uint8)})
+    log.close()
+    train, val = (EventAccumulator(str(tmp_path / split)).Reload() for split in ("train", "val"))
+    assert [(event.step, event.value) for event in train.Scalars("Losses/nelbo")] == [(1, 2.5)]
+    assert val.Tags()["histograms"] == ["Distributions/output"]
+    assert val.Images("1/Original_1")[0].width == 5
+
+
+def test_grid_places_pictures_in_order(tmp_path):
+    pictures = np.arange(5, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 1), np.uint8)
+    sheet = grid(in_rows(pictures, 3))
+    assert sheet.shape == (7, 10, 1)
+    assert [sheet[1, 1, 0], sheet[1, 4, 0], sheet[1, 7, 0], sheet[4, 1, 0], sheet[4, 4, 0]] == [0, 1, 2, 3, 4]
+    assert [row[0, 0, 0, 0] for row in above(pictures, pictures + 10, 3)] == [0, 10, 3, 13]
+    with Image.open(save_grid(tmp_path / "grid.png", in_rows(pictures, 3))) as image:
+        assert image.mode == "L"
+        assert min(image.size) > 100
+
+
+@pytest.mark.parametrize(("channels", "name"), [(1, "a.png"), (3, "a.png"), (4, "a.npy")])
+def test_pictures_of_any_channels_are_written_whole(tmp_path, channels, name):
+    picture = np.random.default_rng(0).integers(0, 256, (3, 2, channels), dtype=np.uint8)
+    path = save_picture(tmp_path, "a", picture)
+    assert path.name == name
+    found = np.load(path) if name.endswith("npy") else np.asarray(Image.open(path))
+    assert (found.reshape(picture.shape) == picture).all()
+
+
+def test_command_line_is_split_into_its_parts():
+    words = ["my.cfg", "run.name=x", "--resume-from", "../logs-y", "model.up_strides=[1, 2]"]
+    found = parse(words, default_cfg=Path("d.cfg"), resumes=True)
+    assert (found.cfg, found.resume_from) == (Path("my.cfg"), Path("../logs-y"))
+    assert found.overrides == ("run.name=x", "model.up_strides=[1, 2]")
+    assert parse([], default_cfg=Path("d.cfg"), resumes=False).cfg == Path("d.cfg")
+
+
+@pytest.mark.parametrize("word", ["-h", "--help"])
+@pytest.mark.parametrize("command", [train_command, synthesize_command])
+def test_help_prints_the_usage(monkeypatch, capsys, tmp_path, command, word):
+    monkeypatch.setattr("sys.argv", ["x.py", word])
+    command(lambda _: None, tmp_path)
+    assert capsys.readouterr().out.startswith("usage: [CFG]")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_mistake_is_told_in_one_line(capsys):
+    def main(_):
+        raise UserError("a\nb\x1b.png é")
+
+    with pytest.raises(SystemExit):
+        run_command(main, [])
+    assert capsys.readouterr().err == "error: a\\nb\\x1b.png é\n"
+
+
+@pytest.mark.parametrize(
+    "words", [["--verbose"], ["a.cfg", "b.cfg"], ["name=x"], ["--resume-from"], ["--resume-from="]]
+)
+def test_wrong_command_line_ends_with_the_usage(words):
+    with pytest.raises(UserError, match=r"usage: \[CFG\]"):
+        parse(words, default_cfg=Path("d.cfg"), resumes=True)

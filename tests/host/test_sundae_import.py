@@ -1,0 +1,153 @@
+"""Checkpoints of the original SUNDAE as runs, the order of their classes, and what is refused."""
+
+import json
+from dataclasses import fields, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+
+from convert import read_torch, torch_bytes
+from dioscuri.checkpoint import store
+from dioscuri.errors import UserError
+from dioscuri.families.sundae.plan import initial_parameters, make_plan
+from dioscuri.importers.convert import convert
+from dioscuri.importers.published import canonical_weights, option_words
+from dioscuri.importers.sundae import from_sundae, hourglass_options
+from tests.golden.recorded_sundae import options_of
+from tests.support import tiny_sundae
+from tests.support.published import write_sundae
+from torch_impl.pretrained import Pretrained
+
+ROOT = Path(__file__).parents[2]
+CASES = ROOT / "tests" / "golden" / "cases" / "sundae"
+HOURGLASS, TEXT = "hourglass_212_rotary_class", "text8_xtransformers"
+
+
+def recorded(name):
+    """Description, weights, inputs and outputs."""
+    case = json.loads((CASES / name / "case.json").read_text())
+    weights = load_file(CASES / name / case["weights"]["file"])
+    return case, weights, *(dict(np.load(CASES / name / f"{part}.npz")) for part in ("inputs", "outputs"))
+
+
+def plan_of(hparams):
+    return make_plan(hparams.model, hparams.data.grid, hparams.data.codebook_size)
+
+
+@pytest.mark.parametrize(("name", "cfg"), [(HOURGLASS, "imagenet_2122_4"), (TEXT, "text8")])
+def test_a_checkpoint_becomes_a_run_and_a_folder_with_the_same_logits(tmp_path, name, cfg):
+    case, weights, inputs, outputs = recorded(name)
+    model, data = options_of(case)
+    of_model = {declared.name: getattr(model, declared.name) for declared in fields(model)}
+    cfg = str(ROOT / "egs" / "sundae" / f"{cfg}.cfg")
+    words = [*option_words({"model": of_model, "data": data}), "run.num_gpus=0"]
+    file, run = write_sundae(tmp_path / "best.pt", weights), str(tmp_path / "logs-imported")
+    convert([str(file), "--cfg", cfg, "--run", run, *words], read_torch, torch_bytes)
+    convert([run, "--to-folder", str(tmp_path / "folder")], read_torch, torch_bytes)
+    network = Pretrained.from_pretrained(tmp_path / "folder")
+    ids, expected = ("x", "logits") if name == HOURGLASS else ("unroll_inputs", "unroll_logits")
+    ids, expected = inputs.get(ids, outputs.get(ids)), outputs[expected]
+    condition = {"label": torch.from_numpy(inputs["c"])} if "c" in inputs else {}
+    with torch.no_grad():
+        found, _ = network(torch.from_numpy(ids.reshape(-1, ids.shape[-1])), condition)
+    np.testing.assert_allclose(found.numpy().reshape(expected.shape), expected, rtol=1e-4, atol=2e-5)
+
+
+class TestStringSortedClasses:
+    """The original counts twelve folders of classes as 0, 1, 10, 11, 2, ..., 9."""
+
+    hparams = tiny_sundae.tiny("model.num_classes=12", "model.legacy_positions=True")
+    learnt = (0, 1, 10, 11, 2, 3, 4, 5, 6, 7, 8, 9)
+
+    def canonical(self, hparams, **choices):
+        """Weights whose row of a class holds its number, and what becomes of them."""
+        weights = initial_parameters(plan_of(hparams), 0)
+        weights["class_emb.weight"] = np.repeat(np.float32(self.learnt)[:, None], hparams.model.dim, 1)
+        return weights, canonical_weights(weights, hparams, "best.pt", **choices)
+
+    def test_class_c_means_class_c(self):
+        weights, found = self.canonical(self.hparams, string_sorted_classes=True)
+        assert found["class_emb.weight"][:, 0].tolist() == list(range(12))
+        assert all(np.array_equal(found[name], weights[name]) for name in found if name != "class_emb.weight")
+
+    def test_the_command_reads_the_choice(self, tmp_path):
+        weights, _ = self.canonical(self.hparams)
+        file, cfg = write_sundae(tmp_path / "best.pt", weights), str(tiny_sundae.write_tiny(tmp_path))
+        words = [str(file), "--cfg", cfg, "model.num_classes=12", "model.legacy_positions=True"]
+        run = ["--run", str(tmp_path / "logs-imported"), "--string-sorted-classes"]
+        convert([*words, *run], read_torch, torch_bytes)
+        found = store.load(tmp_path / "logs-imported" / "checkpoints").state["ema"]
+        assert found["class_emb.weight"][:, 0].tolist() == list(range(12))
+        with pytest.raises(UserError, match="--string-sorted-classes is for --run"):
+            convert([*words, "--string-sorted-classes"], read_torch, torch_bytes)
+
+    def test_nothing_moves_unasked(self):
+        weights, found = self.canonical(self.hparams)
+        assert all(np.array_equal(found[name], weights[name]) for name in found)
+
+    def test_other_weights_are_refused(self):
+        plain = tiny_sundae.tiny("model.num_classes=0", "model.legacy_positions=True")
+        told = r"^best\.pt: .* are those of an original SUNDAE .* leave out --string-sorted-classes$"
+        for hparams, own in ((plain, False), (self.hparams, True)):
+            weights = initial_parameters(plan_of(hparams), 0)
+            with pytest.raises(UserError, match=told):
+                canonical_weights(weights, hparams, "best.pt", own=own, string_sorted_classes=True)
+
+
+class TestRefusals:
+    def told(self, change=dict, name=HOURGLASS, **options):
+        """What `from_sundae` says of recorded weights after `change`."""
+        case, weights, *_ = recorded(name)
+        model, data = options_of(case)
+        sizes = (data[name] for name in ("grid", "codebook_size", "sequence_length"))
+        plan = make_plan(replace(model, **options), *sizes)
+        change(weights)
+        with pytest.raises(UserError) as caught:
+            from_sundae(weights, plan)
+        assert "\n" not in str(caught.value)
+        return str(caught.value)
+
+    @pytest.mark.parametrize(
+        ("case", "name"),
+        [
+            (HOURGLASS, "transformer.pre_transformer.rotary_pos_emb.freqs"),
+            (HOURGLASS, "transformer.valley_transformer.rotary_pos_emb.freqs"),
+            (TEXT, "attn_layers.rotary_pos_emb.inv_freq"),
+        ],
+    )
+    def test_other_frequencies(self, case, name):
+        told = f"'{name}' holds other frequencies than the options ask for"
+        assert self.told(lambda weights: weights.update({name: weights[name] * 1.01}), case) == told
+        assert self.told(lambda weights: weights.update({name: weights[name][:-1]}), case) == told
+
+    def test_frequencies_that_the_options_do_not_ask_for(self):
+        assert "holds other frequencies" in self.told(use_rotary=False)
+
+    def test_other_tensors(self):
+        told = self.told(lambda weights: weights.pop("to_logits.bias"))
+        assert told.startswith("tensor 'to_logits.bias' must be (19,), there is no such tensor")
+        told = self.told(lambda weights: weights.update(more=np.zeros(3)))
+        assert told.startswith("tensor 'more' must be no such tensor, there is (3,)")
+        told = self.told(num_classes=4)
+        assert told.startswith("tensor 'class_emb.weight' must be (4, 32), there is (5, 32)")
+
+    def test_positions_that_these_weights_have_not_learnt(self):
+        told = self.told(legacy_positions=False)
+        assert told == "weights of the original hourglass need model.legacy_positions=True"
+
+    @pytest.mark.parametrize(
+        ("constructor", "told"),
+        [
+            ({}, "causal=True: an hourglass on two-dimensional patches cannot be causal"),
+            ({"causal": True}, "causal=True: an hourglass on two-dimensional patches cannot be causal"),
+            ({"causal": False, "attn_type": "performer"}, "attn_type 'performer' is not offered: only"),
+        ],
+        ids=["causal by default", "causal", "performer"],
+    )
+    def test_options_that_are_not_offered(self, constructor, told):
+        with pytest.raises(UserError) as caught:
+            hourglass_options({"dim": 8, "depth": [1, 1, 1], "shorten_factor": 4, **constructor})
+        assert str(caught.value).startswith(told)

@@ -1,0 +1,178 @@
+"""The models of both twins as functions of numpy arrays, for comparisons."""
+
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cached_property
+from importlib import import_module
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+from flax import nnx
+
+from dioscuri.plans.layout import pack, unpack
+from jax_impl.layers import pictures as jax_pictures
+from jax_impl.objectives import elbo as jax_elbo
+from jax_impl.optim import flat as jax_flat
+from jax_impl.samplers import ancestral as jax_ancestral
+from torch_impl.layers import pictures as torch_pictures
+from torch_impl.objectives import elbo as torch_elbo
+from torch_impl.optim import flat as torch_flat
+from torch_impl.samplers import ancestral as torch_ancestral
+
+QUICK = {"xla_backend_optimization_level": 0}
+"""Halves the time that XLA compiles; every program runs once."""
+
+
+class Twin:
+    """A model with canonical weights. Arrays are NHWC; under bfloat16 parameters and noise are float32."""
+
+    name: str
+
+    def __init__(self, hparams, weights, precision="float32", *, checkpoint=False):
+        train = replace(hparams.train, precision=precision, checkpoint_activations=checkpoint)
+        self.hparams, self.precision, self.weights = replace(hparams, train=train), precision, weights
+        adapter = import_module(f"{self.name}_impl.families.{hparams.run.family}")
+        self.family = adapter.Family(self.hparams)
+        self.plan, self.shapes = self.family.plan, self.family.parameter_shapes()
+        self.dtype = np.float64 if precision == "float64" else np.float32
+
+    def forward(self, x, noise, scalars, masks=None, *, gradients=True):
+        """`output`, aux, `reconstruction`, `kl`, `loss`, `log_ratios`, `divergence.<l>` and `grad/<name>`."""
+        raise NotImplementedError
+
+    def generate(self, noise, temperatures, latents=None, masks=None):
+        """`output` and every aux entry."""
+        raise NotImplementedError
+
+    def normalise(self, pictures):
+        """Model input from uint8 pictures."""
+        raise NotImplementedError
+
+    def read(self, output, noise, kind, temperature):
+        """Values in the model's range, and uint8 pictures."""
+        raise NotImplementedError
+
+    def _results(self, elbo, x, output, aux, scalars, masks):
+        terms = elbo.elbo_terms(output, aux, x, self.plan, self.hparams, masks)
+        loss, metrics = elbo.training_loss(terms, self.plan, self.hparams, scalars)
+        divergences = {
+            f"divergence.{group}": elbo.latent_kl(aux, group, self.hparams)
+            for group in range(len(self.plan.groups))
+        }
+        terms = {"reconstruction": terms[0], "kl": terms[1], "loss": loss, "mean_kl": metrics["kl"]}
+        ratios = elbo.log_ratios(aux, self.plan, self.hparams)
+        return {"output": output, **aux, **terms, "log_ratios": ratios, **divergences}
+
+
+class Torch(Twin):
+    """The PyTorch twin."""
+
+    name = "torch"
+
+    @cached_property
+    def model(self):
+        dtype = torch.float64 if self.precision == "float64" else torch.float32
+        model = self.family.build().to(dtype)
+        layout = torch_flat.flat_layout(model, self.shapes, self.family.decayed)
+        torch_flat.bind(model, torch.from_numpy(pack(self.weights, layout, self.dtype)), layout)
+        return model
+
+    def forward(self, x, noise, scalars, masks=None, *, gradients=True):
+        x, noise, masks = self._in(x), self._in(noise), self._in(masks)
+        output, aux = self.model(x, noise, masks)
+        found = self._results(torch_elbo, x, output, aux, scalars, masks)
+        parameters = dict(self.model.named_parameters()) if gradients else {}
+        leaves = [*parameters.values()]
+        grads = torch.autograd.grad(found["loss"], leaves, materialize_grads=True) if gradients else ()
+        found |= {f"grad/{name}": grad for name, grad in zip(parameters, grads, strict=True)}
+        return {name: value.detach().numpy() for name, value in found.items()}
+
+    @torch.no_grad()
+    def generate(self, noise, temperatures, latents=None, masks=None):
+        output, aux = self.model.generate(self._in(noise), temperatures, self._in(latents), self._in(masks))
+        return {name: value.numpy() for name, value in {"output": output, **aux}.items()}
+
+    def normalise(self, pictures):
+        dtype = torch.float64 if self.precision == "float64" else torch.float32
+        return torch_pictures.normalise(torch.from_numpy(pictures), self.plan, self.hparams, dtype).numpy()
+
+    def read(self, output, noise, kind, temperature):
+        arguments = (self._in(output), self._in(noise), self.plan, self.hparams, kind, temperature)
+        return torch_ancestral.read_values(*arguments).numpy(), torch_ancestral.read_output(
+            *arguments
+        ).numpy()
+
+    def _in(self, arrays):
+        return jax.tree.map(lambda array: torch.from_numpy(np.array(array, self.dtype)), arrays)
+
+
+class Jax(Twin):
+    """The JAX twin."""
+
+    name = "jax"
+
+    @cached_property
+    def split(self):
+        graph, params, rest = nnx.split(nnx.eval_shape(self.family.build), nnx.Param, ...)
+        layout, tree = jax_flat.flat_layout(params, self.shapes, self.family.decayed)
+        flat = jnp.asarray(pack(self.weights, layout, self.dtype))
+        return graph, jax_flat.split(flat, layout, tree), rest, layout, tree
+
+    def forward(self, x, noise, scalars, masks=None, *, gradients=True):
+        with self._arithmetic():
+            graph, params, rest, layout, tree = self.split
+
+            def run(params, x, noise, scalars, masks):
+                output, aux = nnx.merge(graph, params, rest)(x, noise, masks)
+                found = self._results(jax_elbo, x, output, aux, scalars, masks)
+                return found["loss"], found
+
+            arguments = (params, self._in(x), self._in(noise), scalars, self._in(masks))
+            if gradients:
+                grads, found = jax.jit(jax.grad(run, has_aux=True), compiler_options=QUICK)(*arguments)
+                found |= unpack(np.asarray(jax_flat.join(grads, layout, tree)), layout, "grad/")
+            else:
+                _, found = jax.jit(run, compiler_options=QUICK)(*arguments)
+            return {name: np.asarray(value) for name, value in found.items()}
+
+    def generate(self, noise, temperatures, latents=None, masks=None):
+        with self._arithmetic():
+            graph, params, rest, _, _ = self.split
+
+            def run(params, noise, temperatures, latents, masks):
+                output, aux = nnx.merge(graph, params, rest).generate(noise, temperatures, latents, masks)
+                return {"output": output, **aux}
+
+            arguments = (
+                self._in(noise),
+                self._in(np.asarray(temperatures)),
+                self._in(latents),
+                self._in(masks),
+            )
+            found = jax.jit(run, compiler_options=QUICK)(params, *arguments)
+            return {name: np.asarray(value) for name, value in found.items()}
+
+    def normalise(self, pictures):
+        with self._arithmetic():
+            return np.asarray(
+                jax_pictures.normalise(jnp.asarray(pictures), self.plan, self.hparams, self.dtype)
+            )
+
+    def read(self, output, noise, kind, temperature):
+        with self._arithmetic():
+            arguments = (self._in(output), self._in(noise), self.plan, self.hparams, kind, temperature)
+            values, pictures = jax_ancestral.read_values(*arguments), jax_ancestral.read_output(*arguments)
+            return np.asarray(values), np.asarray(pictures)
+
+    @contextmanager
+    def _arithmetic(self):
+        with jax.enable_x64(self.precision == "float64"), jax.default_matmul_precision("highest"):
+            yield
+
+    def _in(self, arrays):
+        return jax.tree.map(lambda array: jnp.asarray(array, self.dtype), arrays)
+
+
+TWINS = {"torch": Torch, "jax": Jax}

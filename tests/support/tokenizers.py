@@ -1,0 +1,135 @@
+"""Image tokenizers of both twins as functions of numpy arrays, for comparisons."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+from flax import nnx
+
+from dioscuri.families.vqgan.tables import parameter_table
+from dioscuri.plans.layout import pack, unpack
+from dioscuri.plans.parameters import shapes
+from jax_impl.models.vqgan import build_tokenizer as build_jax
+from jax_impl.optim import flat as jax_flat
+from torch_impl.models.vqgan import build_tokenizer as build_torch
+from torch_impl.optim import flat as torch_flat
+
+QUICK = {"xla_backend_optimization_level": 0}
+"""Halves the time that XLA compiles; every program runs once."""
+
+
+class Twin:
+    """A tokenizer with canonical weights."""
+
+    def __init__(self, plan, weights, dtype=np.float32, *, checkpoint=False, power=2):
+        self.plan, self.weights, self.dtype, self.checkpoint = plan, weights, dtype, checkpoint
+        self.power = power
+        self.shapes = shapes(parameter_table(plan))
+
+    def forward(self, x):
+        """Every stage on pictures x (B, H, W, C) without training."""
+        raise NotImplementedError
+
+    def decode_indices(self, indices):
+        """Pictures of indices (B, h, w)."""
+        raise NotImplementedError
+
+    def train(self, x, noise=None, buffers=None):
+        """Intermediates and gradients of a training pass; the loss is mean(|made - x|^power) +
+        quantiser."""
+        raise NotImplementedError
+
+
+def _stages(model, x, plan):
+    z = model.encode(x)
+    quantised = model.quantise(z)
+    found = {"z": z, "codes": quantised.codes, "indices": quantised.indices}
+    if plan.options.quantizer in ("nearest", "ema"):
+        found |= {"distances": model.quantize.distances(z), "soft": model.quantize.soft_codes(z, 0.7)}
+    return found | {"decoded": model.decode(quantised.codes)}
+
+
+def _training(model, x, noise, buffers, power):
+    z = model.encode(x, noise)
+    quantised = model.quantise(z, noise, None, buffers, train=True)
+    made = model.output(model.decode_trunk(quantised.codes, noise))
+    loss = (abs(made - x) ** power).mean() + quantised.losses["quantiser"]
+    found = {"made": made, "codes": quantised.codes, "indices": quantised.indices, "loss": loss}
+    found |= {f"loss.{name}": value for name, value in quantised.losses.items()}
+    return loss, found | {f"new.{name}": value for name, value in quantised.buffers.items()}
+
+
+class Torch(Twin):
+    """The PyTorch twin."""
+
+    def _model(self):
+        model = build_torch(self.plan, checkpoint=self.checkpoint)
+        layout = torch_flat.flat_layout(model, self.shapes, bool)
+        flat = torch.from_numpy(pack(self.weights, layout, self.dtype))
+        return model, torch_flat.bind(model, flat, layout), [slot.name for slot in layout.slots]
+
+    def forward(self, x):
+        with torch.no_grad():
+            found = _stages(self._model()[0], torch.from_numpy(x.astype(self.dtype)), self.plan)
+            return {name: value.numpy() for name, value in found.items()}
+
+    def decode_indices(self, indices):
+        with torch.no_grad():
+            return self._model()[0].decode_indices(torch.from_numpy(indices.astype(np.int64))).numpy()
+
+    def train(self, x, noise=None, buffers=None):
+        def tensors(arrays):
+            return {
+                name: torch.from_numpy(array.astype(self.dtype)) for name, array in (arrays or {}).items()
+            }
+
+        model, parameters, names = self._model()
+        loss, found = _training(
+            model, torch.from_numpy(x.astype(self.dtype)), tensors(noise), tensors(buffers), self.power
+        )
+        grads = torch.autograd.grad(loss, parameters, materialize_grads=True)
+        found = {name: value.detach().numpy() for name, value in found.items()}
+        return found, {name: grad.numpy() for name, grad in zip(names, grads, strict=True)}
+
+
+class Jax(Twin):
+    """The JAX twin."""
+
+    def _run(self, function, *arguments):
+        with jax.enable_x64(self.dtype == np.float64):
+            graph, params, rest = nnx.split(
+                nnx.eval_shape(lambda: build_jax(self.plan, checkpoint=self.checkpoint)), nnx.Param, ...
+            )
+            layout, tree = jax_flat.flat_layout(params, self.shapes, bool)
+            params = jax_flat.split(jnp.asarray(pack(self.weights, layout, self.dtype)), layout, tree)
+
+            def call(params, *arguments):
+                return function(lambda params: nnx.merge(graph, params, rest), params, *arguments)
+
+            arguments = jax.tree.map(
+                lambda a: jnp.asarray(a, self.dtype if a.dtype.kind == "f" else None), arguments
+            )
+            found = jax.jit(call, compiler_options=QUICK)(params, *arguments)
+            if isinstance(found, tuple):
+                flat = np.asarray(jax_flat.join(found[1], layout, tree))
+                return jax.tree.map(np.asarray, found[0]), unpack(flat, layout)
+            return jax.tree.map(np.asarray, found)
+
+    def forward(self, x):
+        return self._run(lambda merge, params, x: _stages(merge(params), x, self.plan), x)
+
+    def decode_indices(self, indices):
+        return self._run(lambda merge, params, i: merge(params).decode_indices(i), indices)
+
+    def train(self, x, noise=None, buffers=None):
+        def both(merge, params, x, noise, buffers):
+            def loss(params):
+                return _training(merge(params), x, noise, buffers, self.power)
+
+            grads, found = jax.grad(loss, has_aux=True)(params)
+            return found, grads
+
+        return self._run(both, x, noise or {}, buffers or {})
+
+
+TWINS = {"torch": Torch, "jax": Jax}

@@ -1,0 +1,214 @@
+"""Masked token transformers of both twins as functions of numpy arrays, for comparisons."""
+
+from contextlib import contextmanager
+from functools import cached_property
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+from flax import nnx
+
+from dioscuri.families.maskgit.transformers import parameter_table
+from dioscuri.plans.layout import pack, unpack
+from dioscuri.plans.parameters import shapes
+from jax_impl.models import critic as jax_critic
+from jax_impl.models.transformers import build_transformer as build_jax
+from jax_impl.optim import flat as jax_flat
+from torch_impl.models import critic as torch_critic
+from torch_impl.models.transformers import build_transformer as build_torch
+from torch_impl.optim import flat as torch_flat
+
+QUICK = {"xla_backend_optimization_level": 0}
+"""Halves the time that XLA compiles; every program runs once."""
+
+DTYPES = {"float32": np.float32, "float64": np.float64, "bfloat16": np.float32}
+
+
+class Twin:
+    """A network with canonical weights, which may be replaced. Under bfloat16 they are float32."""
+
+    table = staticmethod(parameter_table)
+
+    def __init__(self, plan, weights, precision="float32", *, checkpoint=False):
+        self.plan, self.weights, self.precision, self.checkpoint = plan, weights, precision, checkpoint
+        self.dtype, self.shapes = DTYPES[precision], shapes(self.table(plan))
+
+    def forward(self, ids, condition, noise=None, *, prepared=False):
+        """`logits` and all intermediates; `prepared` prepares the condition beforehand."""
+        raise NotImplementedError
+
+    def both(self, ids, condition, cotangents, noise=None):
+        """What `forward` gives, and the gradients, with respect to every parameter, of the sum of outputs
+        times their cotangents."""
+        raise NotImplementedError
+
+    def pull_back(self, ids, condition, cotangents, noise=None):
+        """These gradients."""
+        return self.both(ids, condition, cotangents, noise)[1]
+
+    def criticise(self, ids, condition, cotangent=None):
+        """Logits (B, L) of the critic, or with a cotangent the gradients of their sum times it."""
+        raise NotImplementedError
+
+
+class Torch(Twin):
+    """The PyTorch twin."""
+
+    build = staticmethod(build_torch)
+
+    def forward(self, ids, condition, noise=None, *, prepared=False):
+        with torch.no_grad():
+            model = self._model()
+            condition = self._all(condition)
+            condition = model.prepare(condition) if prepared else condition
+            logits, aux = model(self._ids(ids), condition, self._all(noise))
+            return self._out({"logits": logits, **aux})
+
+    def both(self, ids, condition, cotangents, noise=None):
+        model = self._model()
+        logits, aux = model(self._ids(ids), self._all(condition), self._all(noise))
+        found = {"logits": logits, **aux}
+        loss = sum((found[name] * self._in(c)).sum() for name, c in cotangents.items())
+        return self._out(found), self._gradients(model, loss)
+
+    def criticise(self, ids, condition, cotangent=None):
+        model = self._model()
+        logits = torch_critic.critic_logits(model, self._ids(ids), self._all(condition))
+        if cotangent is None:
+            return logits.detach().numpy()
+        return self._gradients(model, (logits * self._in(cotangent)).sum())
+
+    def _gradients(self, model, loss):
+        parameters = dict(model.named_parameters())
+        grads = torch.autograd.grad(loss, [*parameters.values()], materialize_grads=True)
+        return {name: grad.numpy() for name, grad in zip(parameters, grads, strict=True)}
+
+    def _model(self):
+        dtype = torch.bfloat16 if self.precision == "bfloat16" else None
+        model = self.build(self.plan, dtype=dtype, checkpoint=self.checkpoint)
+        layout = torch_flat.flat_layout(model, self.shapes, lambda _: True)
+        torch_flat.bind(model, torch.from_numpy(pack(self.weights, layout, self.dtype)), layout)
+        return model
+
+    def _out(self, found):
+        found = {name: value.detach() for name, value in found.items()}
+        return {
+            name: (value.float() if value.dtype == torch.bfloat16 else value).numpy()
+            for name, value in found.items()
+        }
+
+    def _ids(self, ids):
+        return torch.from_numpy(np.array(ids, np.int64))
+
+    def _all(self, arrays):
+        return None if arrays is None else {name: self._in(array) for name, array in arrays.items()}
+
+    def _in(self, array):
+        array = np.asarray(array)
+        kinds = {"f": self.dtype, "b": np.bool_}
+        return torch.from_numpy(np.array(array, kinds.get(array.dtype.kind, np.int64)))
+
+
+class Jax(Twin):
+    """The JAX twin. What it compiles serves later weights, too."""
+
+    scan = False
+    build = staticmethod(build_jax)
+
+    def forward(self, ids, condition, noise=None, *, prepared=False):
+        with self._arithmetic():
+            arguments = self._ids(ids), self._all(condition), self._all(noise)
+            return self._out(self._forward(self._params(), *arguments, prepared))
+
+    def both(self, ids, condition, cotangents, noise=None):
+        with self._arithmetic():
+            arguments = self._ids(ids), self._all(condition), self._all(noise), self._all(cotangents)
+            grads, found = self._both(self._params(), *arguments)
+            return self._out(found), self._canonical(grads)
+
+    def criticise(self, ids, condition, cotangent=None):
+        with self._arithmetic():
+            arguments = self._params(), self._ids(ids), self._all(condition)
+            if cotangent is None:
+                return np.asarray(self._criticise(*arguments))
+            return self._canonical(self._pull_back_critic(*arguments, self._in(cotangent)))
+
+    @cached_property
+    def _forward(self):
+        def run(params, ids, condition, noise, prepared):
+            model = self._model(params)
+            logits, aux = model(ids, model.prepare(condition) if prepared else condition, noise)
+            return {"logits": logits, **aux}
+
+        return jax.jit(run, static_argnums=4, compiler_options=QUICK)
+
+    @cached_property
+    def _both(self):
+        def run(params, ids, condition, noise, cotangents):
+            logits, aux = self._model(params)(ids, condition, noise)
+            found = {"logits": logits, **aux}
+            return sum((found[name] * c).sum() for name, c in cotangents.items()), found
+
+        return jax.jit(jax.grad(run, has_aux=True), compiler_options=QUICK)
+
+    @cached_property
+    def _criticise(self):
+        def run(params, ids, condition):
+            return jax_critic.critic_logits(self._model(params), ids, condition)
+
+        return jax.jit(run, compiler_options=QUICK)
+
+    @cached_property
+    def _pull_back_critic(self):
+        def run(params, ids, condition, cotangent):
+            return (jax_critic.critic_logits(self._model(params), ids, condition) * cotangent).sum()
+
+        return jax.jit(jax.grad(run), compiler_options=QUICK)
+
+    @cached_property
+    def _parts(self):
+        dtype = jnp.bfloat16 if self.precision == "bfloat16" else None
+
+        def build():
+            return self.build(self.plan, dtype=dtype, checkpoint=self.checkpoint, scan=self.scan)
+
+        graph, params, rest = nnx.split(nnx.eval_shape(build), nnx.Param, ...)
+        return graph, rest, *jax_flat.flat_layout(params, self.shapes, lambda _: True)
+
+    def _params(self):
+        _, _, layout, tree = self._parts
+        return jax_flat.split(jnp.asarray(pack(self.weights, layout, self.dtype)), layout, tree)
+
+    def _model(self, params):
+        graph, rest, _, _ = self._parts
+        return nnx.merge(graph, params, rest)
+
+    def _out(self, found):
+        return {
+            name: np.asarray(value.astype(jnp.float32) if value.dtype == jnp.bfloat16 else value)
+            for name, value in found.items()
+        }
+
+    def _canonical(self, grads):
+        _, _, layout, tree = self._parts
+        return unpack(np.asarray(jax_flat.join(grads, layout, tree)), layout)
+
+    @contextmanager
+    def _arithmetic(self):
+        with jax.enable_x64(self.dtype is np.float64), jax.default_matmul_precision("highest"):
+            yield
+
+    def _ids(self, ids):
+        return jnp.asarray(ids, jnp.int32)
+
+    def _all(self, arrays):
+        return None if arrays is None else {name: self._in(array) for name, array in arrays.items()}
+
+    def _in(self, array):
+        array = np.asarray(array)
+        kinds = {"f": self.dtype, "b": np.bool_}
+        return jnp.asarray(array, kinds.get(array.dtype.kind, np.int32))
+
+
+TWINS = {"torch": Torch, "jax": Jax}

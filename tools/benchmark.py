@@ -1,0 +1,203 @@
+"""Time a training step, or a method of a family such as generate, encode or decode, and print one JSON line.
+
+    python tools/benchmark.py --cfg F --backend torch|jax --what train|generate|... --batch B --steps N
+                              [--precision P] [--compile] [section.option=value ...]
+
+Pictures and tokens are random, so no data set is needed. One unit is the time of one 2048^3 float32 matrix
+product in the same process; FLOPs are the convolutions and matrix products that PyTorch counts in its twin.
+The share is the achieved rate over the rate of a matrix product in the step's precision (2048^3 on a CPU,
+8192^3 on an accelerator). Compile seconds are what the first call takes beyond a later one, with the
+frameworks' compilation caches switched off.
+"""
+
+import argparse
+import json
+import os
+import platform
+import resource
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import version
+from itertools import count
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+    from dioscuri.environment import enter_environment
+
+    enter_environment()
+
+from dioscuri import hparams as hparams_module
+from dioscuri.errors import run_command
+from tests.support.loads import Load
+
+UNIT_SIZE = 2048
+ACCELERATOR_SIZE = 8192
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of the first call, of which compiling is a part, and the median of the later ones."""
+
+    first: float
+    median: float
+
+    @property
+    def compile_seconds(self) -> float:
+        """What the first call took beyond a later one."""
+        return max(0.0, self.first - self.median)
+
+
+def main(arguments: list[str]) -> None:
+    """Parse the command line, measure, print."""
+    options = parse(arguments)
+    os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
+    os.environ["TORCHINDUCTOR_FORCE_DISABLE_CACHES"] = "1"
+    overrides = [f"train.compile={options.compile}", f"train.batch_size={options.batch}", *options.overrides]
+    if options.precision:
+        overrides.append(f"train.precision={options.precision}")
+    hparams = hparams_module.load(options.cfg, overrides)
+    load = Load(hparams, options.batch)
+    engine = import_module(f"{options.backend}_impl.engine").Engine(hparams)
+    engine.initialise()
+    if options.what == "train":
+        timing = time_training(engine, load, hparams.run.num_gpus > 0, options.steps)
+    else:
+        timing = time_calls(lambda: load.call(engine, options.what), options.steps)
+    memory = peak_memory(options.backend, accelerator=hparams.run.num_gpus > 0)
+    products = {"torch": torch_products, "jax": jax_products}[options.backend]
+    unit, rate = products(hparams.train.precision, hparams.run.num_gpus > 0)
+    flops = options.batch * count_flops(options.cfg, overrides, options.what)
+    print(json.dumps(vars(options) | {"precision": hparams.train.precision} | {
+        "parameters": sum(a.size for a in engine.state_to_numpy()["model"].values()),
+        "devices": engine.device_count,
+        "ms_per_step": round(1e3 * timing.median, 3),
+        "images_per_second": round(options.batch / timing.median, 2),
+        "compile_seconds": round(timing.compile_seconds, 2),
+        "peak_memory_mb": round(memory),
+        "gflops": round(flops / timing.median / 1e9, 2),
+        "share_of_product_rate": round(flops / timing.median / rate, 4),
+        "product_gflops": round(rate / 1e9, 1),
+        "unit_ms": round(1e3 * unit, 3),
+        "units_per_step": round(timing.median / unit, 3),
+        "machine": f"{os.cpu_count()} cores, {platform.machine()}",
+        "versions": {name: version(name) for name in ("torch", "jax")},
+    }))  # fmt: skip
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(prog="benchmark.py", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--cfg", required=True)
+    parser.add_argument("--backend", choices=("torch", "jax"), required=True)
+    parser.add_argument("--what", default="train", help="train, or what the family can do, as generate")
+    parser.add_argument("--batch", type=int, required=True)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--precision", choices=("float32", "bf16", "bfloat16", "float64"))
+    parser.add_argument(
+        "--compile", action="store_true", help="torch only: compile the network and the update"
+    )
+    parser.add_argument("overrides", nargs="*", help="section.option=value")
+    options = parser.parse_args(arguments)
+    if options.precision == "bf16":
+        options.precision = "bfloat16"
+    return options
+
+
+def time_training(engine: Any, load: Load, accelerator: bool, steps: int) -> Timing:
+    """Time training steps; on an accelerator ten at a time, since the host runs ahead of it."""
+    row = 10 if accelerator else 1
+    numbers = count()
+
+    def call() -> None:
+        for _ in range(row):
+            load.train(engine, next(numbers))
+        engine.fetch_metrics()
+
+    timing = time_calls(call, max(1, steps // row))
+    return Timing(first=timing.first - (row - 1) / row * timing.median, median=timing.median / row)
+
+
+def count_flops(cfg: str, overrides: list[str], what: str) -> int:
+    """Operations of convolutions and matrix products for one picture, both directions when training."""
+    from tools.flops import FlopCounter  # torch is not loaded while JAX is measured
+    from torch_impl.engine import Engine
+
+    small = ["run.num_gpus=0", "train.batch_size=1", "train.compile=False", "train.accumulation_steps=1"]
+    hparams = hparams_module.load(cfg, [*overrides, *small, "train.precision=float32"])
+    load, engine = Load(hparams, 1), Engine(hparams)
+    engine.initialise()
+    with FlopCounter() as counter:
+        if what == "train":
+            load.train(engine, 0)
+        else:
+            load.call(engine, what)
+    return counter.total
+
+
+def time_calls(call: Callable[[], None], n: int) -> Timing:
+    """Time the first call, then, after one more to warm up, the median of `n`."""
+    seconds = []
+    for _ in range(n + 2):
+        start = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - start)
+    return Timing(first=seconds[0], median=median(seconds[2:]))
+
+
+def peak_memory(backend: str, *, accelerator: bool) -> float:
+    """Largest memory held so far in MB (10^6 bytes): of the accelerator, else of this process."""
+    if not accelerator:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+    if backend == "torch":
+        import torch  # only the measured framework is loaded
+
+        return torch.cuda.max_memory_allocated() / 1e6
+    import jax
+
+    return jax.devices()[0].memory_stats()["peak_bytes_in_use"] / 1e6
+
+
+def torch_products(precision: str, accelerator: bool) -> tuple[float, float]:
+    """Seconds of the unit product, and operations per second of a product in the given precision."""
+    import torch
+
+    device = "cuda" if accelerator else "cpu"
+
+    def seconds(size: int, dtype: str) -> float:
+        a, b = (torch.randn(size, size, device=device).to(getattr(torch, dtype)) for _ in range(2))
+        wait = torch.cuda.synchronize if accelerator else lambda: None
+        return time_calls(lambda: (a @ b, wait()), 10).median
+
+    return product_rates(seconds, precision, accelerator)
+
+
+def jax_products(precision: str, accelerator: bool) -> tuple[float, float]:
+    """The same in JAX."""
+    import jax
+    import jax.numpy as jnp
+
+    product = jax.jit(jnp.matmul)
+
+    def seconds(size: int, dtype: str) -> float:
+        a, b = (jax.random.normal(jax.random.key(i), (size, size)).astype(dtype) for i in range(2))
+        return time_calls(lambda: product(a, b).block_until_ready(), 10).median
+
+    return product_rates(seconds, precision, accelerator)
+
+
+def product_rates(
+    seconds: Callable[[int, str], float], precision: str, accelerator: bool
+) -> tuple[float, float]:
+    """Unit time and rate from a function that times a product of a size and precision."""
+    size = ACCELERATOR_SIZE if accelerator else UNIT_SIZE
+    return seconds(UNIT_SIZE, "float32"), 2 * size**3 / seconds(size, precision)
+
+
+if __name__ == "__main__":
+    run_command(main)
