@@ -214,11 +214,11 @@ class Engine:
     ) -> dict[str, jax.Array]:
         if given is not None:
             return {name: self.devices.place(array, self.dtype) for name, array in given.items()}
-        draws = self.family.draws(method, rows, **options)
-        if not draws:
+        specs = self.family.noise_specs(method, rows, **options)
+        if not specs:
             return {}
-        shardings = {draw.name: self.devices.sharding(draw.kind != "generator") for draw in draws}
-        draw = self._jit(partial(draw_noise, draws, dtype=self.dtype), draws, out_shardings=shardings)
+        shardings = {spec.name: self.devices.sharding(spec.kind != "generator") for spec in specs}
+        draw = self._jit(partial(draw_noise, specs, dtype=self.dtype), specs, out_shardings=shardings)
         return draw(tuple(np.uint32(part % 2**32) for part in (self.hparams.run.seed, STREAMS[method], step)))
 
     def _weights(self, flat: jax.Array) -> nnx.State:

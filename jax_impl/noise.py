@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from dioscuri.plans.noise import Draw
+from dioscuri.plans.noise import NoiseSpec
 
 STREAMS = {
     "train_step": 0,
@@ -23,23 +23,23 @@ STREAMS = {
 """Stream of each method of the engine: `encode` draws what `reconstruct` draws."""
 
 
-def draw_noise(draws: Sequence[Draw], key: tuple[int, int, int], dtype: jnp.dtype) -> dict[str, Array]:
+def draw_noise(specs: Sequence[NoiseSpec], key: tuple[int, int, int], dtype: jnp.dtype) -> dict[str, Array]:
     """Draw the arrays (B, ...), all normals in one call and all uniforms in another.
 
     The values do not depend on how the arrays lie over devices and processes: no process index is needed.
     """
     seed, stream, step = key
     root = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), stream), step)
-    generators = [draw.name for draw in draws if draw.kind == "generator"]
+    generators = [spec.name for spec in specs if spec.kind == "generator"]
     noise = {name: jax.random.fold_in(root, 2 + index) for index, name in enumerate(generators)}
     for index, kind in enumerate(("normal", "uniform")):
-        chosen = [draw for draw in draws if draw.kind == kind]
+        chosen = [spec for spec in specs if spec.kind == kind]
         if not chosen:
             continue
-        batch, widths = chosen[0].shape[0], [int(np.prod(draw.shape[1:])) for draw in chosen]
+        batch, widths = chosen[0].shape[0], [int(np.prod(spec.shape[1:])) for spec in chosen]
         sample = jax.random.normal if kind == "normal" else jax.random.uniform
         values = sample(jax.random.fold_in(root, index), (batch, sum(widths)), dtype)
-        for draw, part in zip(chosen, jnp.split(values, np.cumsum(widths)[:-1], axis=1), strict=True):
-            part = part if kind == "normal" else draw.low + (draw.high - draw.low) * part
-            noise[draw.name] = part.reshape(draw.shape)
+        for spec, part in zip(chosen, jnp.split(values, np.cumsum(widths)[:-1], axis=1), strict=True):
+            part = part if kind == "normal" else spec.low + (spec.high - spec.low) * part
+            noise[spec.name] = part.reshape(spec.shape)
     return noise

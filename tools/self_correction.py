@@ -20,7 +20,7 @@ from dioscuri.checkpoint.trained_run import open_run
 from dioscuri.context import Context
 from dioscuri.data import open_datasets, pipeline
 from dioscuri.errors import run_command
-from dioscuri.families.sundae.training import make_resteps
+from dioscuri.families.sundae.training import make_sampling_schedule
 from dioscuri.families.token_models.drawing import decoded, draw, order
 from dioscuri.families.token_models.report import judged
 from dioscuri.run.restore import load_best
@@ -69,7 +69,7 @@ def frozen(context: Context, n: int) -> Iterator[dict[str, Array]]:
     order. What is not set yet is as random as it began."""
     options, plan, random = context.hparams.synthesis, context.engine.family.plan, np.random.default_rng(0)
     temperatures, size, L = (
-        make_resteps(options).temperature,
+        make_sampling_schedule(options).temperature,
         options.batch_size,
         plan.n_tokens,
     )

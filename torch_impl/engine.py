@@ -214,7 +214,9 @@ class Engine:
         if given is not None:
             return {name: self.devices.place(array, self.dtype) for name, array in given.items()}
         key = (self.hparams.run.seed, STREAMS[method], step, self.process_index)
-        return draw_noise(self.family.draws(method, rows, **options), key, self.devices.device, self.dtype)
+        return draw_noise(
+            self.family.noise_specs(method, rows, **options), key, self.devices.device, self.dtype
+        )
 
     def _current(self, *, ema: bool) -> torch.nn.Module:
         """The model whose weights are the parameters or their average, converted at once where it computes in

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from dioscuri.plans.noise import Draw
+from dioscuri.plans.noise import NoiseSpec
 
 STREAMS = {
     "train_step": 0,
@@ -23,20 +23,20 @@ STREAMS = {
 
 
 def draw_noise(
-    draws: Sequence[Draw], key: tuple[int, int, int, int], device: torch.device, dtype: torch.dtype
+    specs: Sequence[NoiseSpec], key: tuple[int, int, int, int], device: torch.device, dtype: torch.dtype
 ) -> dict[str, Any]:
     """Draw the arrays (B, ...), all normals in one call and all uniforms in another."""
     generator = torch.Generator(device)
     generator.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1))
-    noise: dict[str, Any] = {draw.name: generator for draw in draws if draw.kind == "generator"}
+    noise: dict[str, Any] = {spec.name: generator for spec in specs if spec.kind == "generator"}
     for kind in ("normal", "uniform"):
-        chosen = [draw for draw in draws if draw.kind == kind]
+        chosen = [spec for spec in specs if spec.kind == kind]
         if not chosen:
             continue
-        batch, widths = chosen[0].shape[0], [int(np.prod(draw.shape[1:])) for draw in chosen]
+        batch, widths = chosen[0].shape[0], [int(np.prod(spec.shape[1:])) for spec in chosen]
         sample = torch.randn if kind == "normal" else torch.rand
         values = sample((batch, sum(widths)), generator=generator, device=device, dtype=dtype)
-        for draw, part in zip(chosen, values.split(widths, dim=1), strict=True):
-            part = part if kind == "normal" else draw.low + (draw.high - draw.low) * part
-            noise[draw.name] = part.reshape(draw.shape)
+        for spec, part in zip(chosen, values.split(widths, dim=1), strict=True):
+            part = part if kind == "normal" else spec.low + (spec.high - spec.low) * part
+            noise[spec.name] = part.reshape(spec.shape)
     return noise

@@ -14,7 +14,7 @@ from dioscuri.families.vqgan.discriminators import DiscriminatorPlan
 from dioscuri.families.vqgan.options import HParams
 from dioscuri.families.vqgan.plan import TokenizerPlan, codebook_name, make_plan
 from dioscuri.families.vqgan.tables import buffer_table
-from dioscuri.families.vqgan.training import revival_buffers
+from dioscuri.families.vqgan.training import reset_buffers
 from dioscuri.importers.dcvae import discriminator_from_flax, generator_from_flax, powers_from_flax
 from dioscuri.importers.metroplex import Rules, renamed
 from dioscuri.plans.parameters import initial_values
@@ -63,7 +63,7 @@ def buffers_from_flax(arrays: Arrays, hparams: HParams) -> dict[str, np.ndarray]
     anew."""
     plan, critic = plans(hparams)
     found = initial_values(buffer_table(plan) | discriminators.buffer_table(critic), hparams.run.seed)
-    found |= revival_buffers(hparams.loss, plan.codebook_size, plan.embedding_dim)
+    found |= reset_buffers(hparams.loss, plan.codebook_size, plan.embedding_dim)
     if plan.spectral is not None:
         found |= powers_from_flax(arrays, plan.spectral, critic)
         arrays = _generator(arrays)

@@ -5,7 +5,7 @@ from typing import Literal
 
 
 @dataclass(frozen=True)
-class Draw:
+class NoiseSpec:
     """One array of noise: standard normal, uniform on [low, high), or, in samplers of tokens only, standard
     Gumbel. `shape` is (B, ...).
 

@@ -14,7 +14,7 @@ from jax import Array
 
 from dioscuri.families.classifier import plan as classifier
 from dioscuri.families.classifier.options import HParams
-from dioscuri.plans.noise import Draw
+from dioscuri.plans.noise import NoiseSpec
 from dioscuri.plans.parameters import initial_values, shapes
 from jax_impl.devices import COMPUTE_DTYPES
 from jax_impl.families.adapter import Adapter
@@ -60,7 +60,7 @@ class Family(Adapter):
         """The model; its parameters' values do not matter."""
         return Classifier(self.plan, self.dtype)
 
-    def draws(self, method: str, batch: int) -> tuple[Draw, ...]:
+    def noise_specs(self, method: str, batch: int) -> tuple[NoiseSpec, ...]:
         """Noise that a method takes: none does."""
         return ()
 

@@ -13,7 +13,7 @@ from jax import Array
 
 from dioscuri.families.latent_models.plan import LatentPlan
 from dioscuri.families.latent_models.protocols import LatentHParams
-from dioscuri.plans.noise import Draw
+from dioscuri.plans.noise import NoiseSpec
 from jax_impl.families.adapter import Adapter
 from jax_impl.layers.latents import standard_deviation
 from jax_impl.layers.pictures import normalise
@@ -34,7 +34,7 @@ class LatentGroups(Adapter):
         self.weight_decay = hparams.loss.l2_weight if hparams.loss.use_weight_decay else 0.0
         self.metric_sizes = {"loss": 0, "reconstruction": 0, "kl": len(plan.groups)}
 
-    def draws(self, method: str, batch: int, output: str = "mean") -> tuple[Draw, ...]:
+    def noise_specs(self, method: str, batch: int, output: str = "mean") -> tuple[NoiseSpec, ...]:
         """Noise that a method takes, for a batch of this size."""
         prior = method in ("reconstruct", "encode", "generate", "decode")
         posterior = method not in ("generate", "decode")

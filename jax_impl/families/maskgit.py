@@ -21,14 +21,14 @@ from jax.lax import stop_gradient
 from dioscuri.data.texts import read_null
 from dioscuri.errors import UserError
 from dioscuri.families.maskgit import training, transformers
-from dioscuri.families.maskgit.decoding import make_steps, step_draws
+from dioscuri.families.maskgit.decoding import make_steps, step_noise_specs
 from dioscuri.families.maskgit.options import HParams
 from dioscuri.families.maskgit.training import embedding_shape
-from dioscuri.plans.noise import Draw
+from dioscuri.plans.noise import NoiseSpec
 from dioscuri.plans.parameters import shapes
 from jax_impl.devices import COMPUTE_DTYPES
 from jax_impl.families.adapter import Adapter
-from jax_impl.families.companion import Companion
+from jax_impl.families.frozen_tokenizer import FrozenTokenizer
 from jax_impl.layers.dropout import part
 from jax_impl.models.critic import critic_logits
 from jax_impl.models.transformers import build_transformer
@@ -61,7 +61,7 @@ class Family(Adapter):
         self.metric_sizes = training.metric_sizes()
         double = hparams.train.precision == "float64"
         self.dtype = jnp.float64 if double else jnp.float32
-        self.tokenizer = Companion(Path(data.tokenizer_path)) if data.tokenizer_path else None
+        self.tokenizer = FrozenTokenizer(Path(data.tokenizer_path)) if data.tokenizer_path else None
 
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
         """Canonical shape of every parameter."""
@@ -90,11 +90,11 @@ class Family(Adapter):
             self.plan, dtype=dtype, checkpoint=train.checkpoint_activations, scan=train.scan_blocks
         )
 
-    def draws(self, method: str, batch: int, every_step: bool = False) -> tuple[Draw, ...]:
+    def noise_specs(self, method: str, batch: int, every_step: bool = False) -> tuple[NoiseSpec, ...]:
         """Noise that a method takes, for a batch of this size."""
         if method == "train_step":
-            return training.training_draws(self.hparams, self.plan, batch, self.hparams.data.text_length)
-        return (Draw("sampling", "generator", ()),) if method in ("generate", "inpaint") else ()
+            return training.training_noise(self.hparams, self.plan, batch, self.hparams.data.text_length)
+        return (NoiseSpec("sampling", "generator", ()),) if method in ("generate", "inpaint") else ()
 
     def balances(self, scalars: Mapping[str, float]) -> bool:
         """Whether the loss divides by a mean over the global batch."""
@@ -146,7 +146,7 @@ class Family(Adapter):
     def decode(self, model: nnx.Module, batch: Arrays, noise: Arrays) -> dict[str, Array]:
         """`image` (B, H, W, C) of `tokens` (B, L)."""
         grid = rearrange(batch["tokens"], "b (h w) -> b h w", h=self.plan.grid)
-        return {"image": self._companion().decode(grid, part(batch, "frozen"))}
+        return {"image": self._codec().decode(grid, part(batch, "frozen"))}
 
     def generate(
         self, model: nnx.Module, batch: Arrays, noise: Mapping[str, Any], every_step: bool = False
@@ -175,11 +175,11 @@ class Family(Adapter):
         plan, options, B = self.plan, self.hparams.synthesis, len(start)
         condition, has_critic = self._condition(batch), plan.options.critic != "none"
         rolls = options.sampler == "halton" and options.randomize
-        draws = step_draws(options, B, plan.n_tokens, plan.codebook_size, has_critic)
+        specs = step_noise_specs(options, B, plan.n_tokens, plan.codebook_size, has_critic)
         found = sample_tokens(
             model,
             start,
-            step_noise(noise["sampling"], draws, self.dtype),
+            step_noise(noise["sampling"], specs, self.dtype),
             make_steps(options, plan.n_tokens),
             options,
             plan.codebook_size,
@@ -206,18 +206,18 @@ class Family(Adapter):
         """Those of the batch, or those that its pictures have, int32."""
         if "tokens" in batch:
             return batch["tokens"].astype(jnp.int32)
-        return rearrange(self._companion().encode(batch["image"], part(batch, "frozen")), "b h w -> b (h w)")
+        return rearrange(self._codec().encode(batch["image"], part(batch, "frozen")), "b h w -> b (h w)")
 
     def _targets(self, batch: Arrays) -> tuple[Array, Array | None]:
         """Tokens (B, L) and, where they are wanted, soft targets (B, L, K)."""
         loss = self.hparams.loss
         if not loss.use_soft_code_target:
             return self._tokens(batch), None
-        distances = self._companion().distances(batch["image"], part(batch, "frozen"))
+        distances = self._codec().distances(batch["image"], part(batch, "frozen"))
         distances = rearrange(distances, "b h w k -> b (h w) k")
         return distances.argmin(-1), soft_targets(distances, loss.soft_code_temp)
 
-    def _companion(self) -> Companion:
+    def _codec(self) -> FrozenTokenizer:
         if self.tokenizer is None:
             raise UserError("[data] tokenizer_path is empty: pictures need a tokenizer, give its run folder")
         return self.tokenizer

@@ -20,11 +20,11 @@ from dioscuri.families.sundae import plan as denoiser
 from dioscuri.families.sundae import training as denoising
 from dioscuri.families.sundae.denoising_options import Resampling
 from dioscuri.families.sundae.options import HParams
-from dioscuri.plans.noise import Draw
+from dioscuri.plans.noise import NoiseSpec
 from dioscuri.plans.parameters import shapes
 from jax_impl.devices import COMPUTE_DTYPES
 from jax_impl.families.adapter import Adapter
-from jax_impl.families.companion import Companion, GreyLevels, open_companion
+from jax_impl.families.frozen_tokenizer import FrozenTokenizer, GreyLevels, open_frozen_tokenizer
 from jax_impl.layers.dropout import part
 from jax_impl.models.denoiser import build_denoiser
 from jax_impl.objectives.masked_tokens import cross_entropy
@@ -46,7 +46,7 @@ class Family(Adapter):
         self.metric_sizes = denoising.metric_sizes(hparams.loss)
         double = hparams.train.precision == "float64"
         self.dtype = jnp.float64 if double else jnp.float32
-        self.tokenizer = open_companion(hparams.data)
+        self.tokenizer = open_frozen_tokenizer(hparams.data)
 
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
         """Canonical shape of every parameter."""
@@ -72,11 +72,11 @@ class Family(Adapter):
             self.plan, dtype=dtype, checkpoint=train.checkpoint_activations, scan=train.scan_blocks
         )
 
-    def draws(self, method: str, batch: int, **options: int) -> tuple[Draw, ...]:
+    def noise_specs(self, method: str, batch: int, **options: int) -> tuple[NoiseSpec, ...]:
         """Noise that a method takes, for a batch of this size, whatever its options."""
         if method == "train_step":
-            return denoising.training_draws(self.hparams.loss, self.plan, batch)
-        return (Draw("sampling", "generator", ()),) if method in ("generate", "inpaint") else ()
+            return denoising.training_noise(self.hparams.loss, self.plan, batch)
+        return (NoiseSpec("sampling", "generator", ()),) if method in ("generate", "inpaint") else ()
 
     def laps(self, phase: Hashable) -> tuple[Hashable, ...]:
         """The number of each pass."""
@@ -120,7 +120,7 @@ class Family(Adapter):
     def decode(self, model: nnx.Module, batch: Arrays, noise: Arrays) -> dict[str, Array]:
         """`image` (B, H, W, C) of `tokens` (B, L)."""
         grid = rearrange(batch["tokens"], "b (h w) -> b h w", h=self.plan.grid)
-        return {"image": self._companion().decode(grid, part(batch, "frozen"))}
+        return {"image": self._codec().decode(grid, part(batch, "frozen"))}
 
     def generate(
         self,
@@ -147,10 +147,10 @@ class Family(Adapter):
         start = batch.get("start")
         if start is None:
             start = self._random(noise, len(asked))
-        resteps = denoising.make_resteps(options)
+        schedule = denoising.make_sampling_schedule(options)
         if temperatures is not None and proportions is not None:
-            resteps = denoising.Resteps(temperatures, proportions)
-        drawing = (options, resteps, every_step)
+            schedule = denoising.SamplingSchedule(temperatures, proportions)
+        drawing = (options, schedule, every_step)
         return self._drawn(model, start.astype(jnp.int32), None, batch, noise, drawing)
 
     def inpaint(
@@ -160,7 +160,7 @@ class Family(Adapter):
         unknown, tokens = batch["unknown"].astype(bool), self._tokens(batch)
         start = jnp.where(unknown, self._random(noise, len(tokens)), tokens)
         options = self.hparams.synthesis
-        drawing = (options, denoising.make_resteps(options), every_step)
+        drawing = (options, denoising.make_sampling_schedule(options), every_step)
         return self._drawn(model, start, ~unknown, batch, noise, drawing)
 
     def _drawn(
@@ -170,16 +170,16 @@ class Family(Adapter):
         known: Array | None,
         batch: Arrays,
         noise: Mapping[str, Any],
-        drawing: tuple[Resampling, denoising.Resteps, bool],
+        drawing: tuple[Resampling, denoising.SamplingSchedule, bool],
     ) -> dict[str, Array]:
         """Draw by options, their numbers of every step, and whether every step is told."""
-        (options, resteps, every_step), plan = drawing, self.plan
+        (options, schedule, every_step), plan = drawing, self.plan
         condition = self._condition(batch)
         found = resample_tokens(
             lambda ids: model(ids, condition)[0],
             start,
-            step_noise(noise["sampling"], denoising.restep_draws(options, plan, len(start)), self.dtype),
-            resteps,
+            step_noise(noise["sampling"], denoising.step_noise_specs(options, plan, len(start)), self.dtype),
+            schedule,
             options,
             known,
             every_step=every_step,
@@ -199,9 +199,9 @@ class Family(Adapter):
         """Those of the batch, or those that its pictures have, int32."""
         if "tokens" in batch:
             return batch["tokens"].astype(jnp.int32)
-        return rearrange(self._companion().encode(batch["image"], part(batch, "frozen")), "b h w -> b (h w)")
+        return rearrange(self._codec().encode(batch["image"], part(batch, "frozen")), "b h w -> b (h w)")
 
-    def _companion(self) -> Companion | GreyLevels:
+    def _codec(self) -> FrozenTokenizer | GreyLevels:
         if self.tokenizer is None:
             raise UserError("[data] tokenizer_path is empty: pictures need a tokenizer, give its run folder")
         return self.tokenizer

@@ -22,7 +22,7 @@ from dioscuri.families.vqgan import plan as tokenizers
 from dioscuri.families.vqgan import tables as tokenizer_tables
 from dioscuri.families.vqgan.lpips_weights import read_lpips
 from dioscuri.families.vqgan.options import HParams
-from dioscuri.plans.noise import Draw
+from dioscuri.plans.noise import NoiseSpec
 from dioscuri.plans.parameters import initial_values, shapes
 from jax_impl.devices import COMPUTE_DTYPES
 from jax_impl.families.adapter import Adapter
@@ -91,19 +91,19 @@ class Family(Adapter):
             model.discriminator = build_discriminator(self.critic, self.dtype)
         return model
 
-    def draws(self, method: str, batch: int) -> tuple[Draw, ...]:
+    def noise_specs(self, method: str, batch: int) -> tuple[NoiseSpec, ...]:
         """Noise that a method takes, for a batch of this size: training alone draws any."""
         if method != "train_step":
             return ()
         own = tokenizers.noise(self.plan, batch)
-        return own + training.revival_draws(self.hparams.loss, batch, self.plan.grid)
+        return own + training.reset_noise(self.hparams.loss, batch, self.plan.grid)
 
     def initial_buffers(self, seed: int) -> dict[str, np.ndarray]:
         """Those of the quantiser, and those by which dead codes are revived."""
         table = tokenizer_tables.buffer_table(self.plan) | discriminators.buffer_table(self.critic)
         own = initial_values(table, seed)
         loss = self.hparams.loss
-        return own | training.revival_buffers(loss, self.plan.codebook_size, self.plan.embedding_dim)
+        return own | training.reset_buffers(loss, self.plan.codebook_size, self.plan.embedding_dim)
 
     def phase(self, scalars: Mapping[str, float]) -> Hashable:
         """Whether there is an adversarial loss yet."""
@@ -231,7 +231,7 @@ class Family(Adapter):
         }
         buffers = dict(quantised.buffers)
         if "buffer.share" in terms.batch:
-            buffers |= self._revival(terms, counts, z)
+            buffers |= self._dead_code_reset(terms, counts, z)
         return found | {f"buffer.{name}": stop_gradient(value) for name, value in buffers.items()}
 
     def _buffers(self, batch: Arrays) -> dict[str, Array]:
@@ -244,14 +244,14 @@ class Family(Adapter):
             buffers["embedding_sum"] = jnp.where(rearrange(dead, "k -> k 1"), buffers["candidates"], total)
         return buffers
 
-    def _revival(self, terms: Terms, counts: Array, z: Array) -> dict[str, Array]:
+    def _dead_code_reset(self, terms: Terms, counts: Array, z: Array) -> dict[str, Array]:
         """New shares of the codes, of which those revived after the last step begin with a fair one, and
         encoder outputs of the batch, as many as there are codes."""
         decay, K = self.hparams.loss.revive_decay, self.plan.codebook_size
         share = terms.batch["buffer.share"]
         share = jnp.where(self._dead(share), 1 / K, share)
         vectors = rearrange(stop_gradient(z), "b h w d -> (b h w) d")
-        order = jnp.argsort(terms.noise["revival"].reshape(-1))
+        order = jnp.argsort(terms.noise["dead_code_reset"].reshape(-1))
         chosen = order[jnp.arange(K) % len(order)]
         return {
             "share": decay * share + (1 - decay) * counts / counts.sum(),

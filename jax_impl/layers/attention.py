@@ -10,7 +10,7 @@ from flax import nnx
 from jax import Array
 from jax.typing import DTypeLike
 
-from jax_impl.layers.dense import Dense, along
+from jax_impl.layers.dense import Dense, broadcast
 from jax_impl.layers.dropout import Arrays, dropout
 
 
@@ -95,7 +95,7 @@ def _head(
     """One head: (L, K), (S, K), (S, K), mask (S,), noise (L, S) -> (L, K)."""
     precision = jnp.promote_types(q.dtype, jnp.float32)
     logits = jnp.matmul(q, k.T, preferred_element_type=precision) * scale
-    logits = logits if mask is None else jnp.where(along(mask, logits), logits, -jnp.inf)
+    logits = logits if mask is None else jnp.where(broadcast(mask, logits), logits, -jnp.inf)
     return dropout(jax.nn.softmax(logits, -1).astype(v.dtype), noise, rate) @ v
 
 

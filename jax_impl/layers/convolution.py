@@ -11,7 +11,7 @@ from flax import nnx
 from jax import Array, lax
 from jax.typing import DTypeLike
 
-from jax_impl.layers.dense import along
+from jax_impl.layers.dense import broadcast
 from jax_impl.layers.precision import cast
 
 LEAK = 0.1
@@ -46,7 +46,7 @@ class Conv(nnx.Module):
             return pointwise(x, kernel.reshape(kernel.shape[-2:]), bias)
         padding, rank = [same_padding(side) for side in self.kernel_size], len(self.kernel_size)
         y = lax.conv_general_dilated(x, kernel, (1,) * rank, padding, dimension_numbers=_LAYOUTS[rank])
-        return y + along(bias, y)
+        return y + broadcast(bias, y)
 
 
 class Conv2d(Conv):
@@ -103,7 +103,7 @@ class Unpool(nnx.Module):
 def pointwise(x: Array, weight: Array, bias: Array) -> Array:
     """1x1 convolution as a matrix product: (B, ..., I), (I, O), (O,) -> (B, ..., O)."""
     y = jnp.dot(x, weight)
-    return y + along(bias, y)
+    return y + broadcast(bias, y)
 
 
 def same_padding(kernel_size: int) -> tuple[int, int]:

@@ -33,7 +33,7 @@ class Dense(nnx.Module):
         # Rows side by side: the kernel's gradient is then a plain product, without a transposed copy.
         rows = cast(x, self.dtype).reshape(-1, x.shape[-1])
         y = jnp.dot(rows, kernel.reshape(kernel.shape[-2:]))
-        y = y if self.bias is None else y + along(cast(self.bias[:outputs], self.dtype), y)
+        y = y if self.bias is None else y + broadcast(cast(self.bias[:outputs], self.dtype), y)
         return y.reshape(*x.shape[:-1], y.shape[-1])
 
 
@@ -55,9 +55,9 @@ class Embedding(nnx.Module):
         """Products with every row, or the first `outputs`, and a bias a row: (..., C), (V,) -> (..., V) (tied
         output layer)."""
         y = jnp.dot(cast(x, self.dtype), cast(self.embedding[:outputs], self.dtype).T)
-        return y + along(cast(bias[:outputs], self.dtype), y)
+        return y + broadcast(cast(bias[:outputs], self.dtype), y)
 
 
-def along(vector: Array, x: Array) -> Array:
+def broadcast(vector: Array, x: Array) -> Array:
     """A vector (C,) as an array of the rank of x (..., C), for element-wise arithmetic with it."""
     return vector.reshape((1,) * (x.ndim - 1) + vector.shape)

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array, lax
 
-from jax_impl.layers.dense import along
+from jax_impl.layers.dense import broadcast
 from jax_impl.layers.precision import at_least_float32
 
 
@@ -61,7 +61,7 @@ class ScaleNorm(nnx.Module):
     def __call__(self, x: Array) -> Array:
         y = at_least_float32(x)
         norm = _root(jnp.square(y).sum(-1, keepdims=True)) * self.width**-0.5
-        return (y / jnp.maximum(norm, 1e-5) * along(self.g[...], y)).astype(x.dtype)
+        return (y / jnp.maximum(norm, 1e-5) * broadcast(self.g[...], y)).astype(x.dtype)
 
 
 class GlobalResponseNorm(nnx.Module):
@@ -110,8 +110,8 @@ def _root(x: Array) -> Array:
 
 
 def _affine(x: Array, scale: nnx.Param | None, bias: nnx.Param | None) -> Array:
-    x = x if scale is None else x * along(scale[...], x)
-    return x if bias is None else x + along(bias[...], x)
+    x = x if scale is None else x * broadcast(scale[...], x)
+    return x if bias is None else x + broadcast(bias[...], x)
 
 
 def modulated(x: Array, scale: Array, shift: Array) -> Array:

@@ -6,7 +6,7 @@ from flax import nnx
 from jax import Array, lax
 from jax.typing import DTypeLike
 
-from jax_impl.layers.dense import Dense, along
+from jax_impl.layers.dense import Dense, broadcast
 from jax_impl.layers.norms import LayerNorm
 from jax_impl.layers.precision import cast
 
@@ -54,7 +54,7 @@ class EdgePaddedDepthwise(nnx.Module):
         y = lax.conv_general_dilated(
             x, kernel, (1, 1), edges, dimension_numbers=_LAYOUTS, feature_group_count=groups
         )
-        return y + along(bias, y)
+        return y + broadcast(bias, y)
 
 
 class Halving(nnx.Module):
@@ -68,7 +68,7 @@ class Halving(nnx.Module):
     def __call__(self, x: Array) -> Array:
         x, kernel, bias = (cast(array, self.dtype) for array in (x, self.kernel[...], self.bias[...]))
         y = lax.conv_general_dilated(x, kernel, (2, 2), ((1, 1), (1, 1)), dimension_numbers=_LAYOUTS)
-        return y + along(bias, y)
+        return y + broadcast(bias, y)
 
 
 class Doubling(nnx.Module):
@@ -83,4 +83,4 @@ class Doubling(nnx.Module):
         x, kernel, bias = (cast(array, self.dtype) for array in (x, self.kernel[...], self.bias[...]))
         edges = ((2, 2), (2, 2))
         y = lax.conv_transpose(x, kernel, (2, 2), edges, dimension_numbers=_LAYOUTS, transpose_kernel=True)
-        return y + along(bias, y)
+        return y + broadcast(bias, y)

@@ -17,7 +17,7 @@ from jax.lax import stop_gradient
 
 from dioscuri.families.vqgan.model_options import Tokenizer
 from dioscuri.families.vqgan.plan import TokenizerPlan
-from jax_impl.layers.dense import Embedding, along
+from jax_impl.layers.dense import Embedding, broadcast
 from jax_impl.layers.norms import unit
 from jax_impl.layers.precision import at_least_float32
 from jax_impl.layers.resnet import Convolution
@@ -52,7 +52,7 @@ class NearestCode(nnx.Module):
         codes = self.codebook()
         z = at_least_float32(z)
         products = z @ codes.T
-        return jnp.square(z).sum(-1, keepdims=True) + along(jnp.square(codes).sum(-1), z) - 2 * products
+        return jnp.square(z).sum(-1, keepdims=True) + broadcast(jnp.square(codes).sum(-1), z) - 2 * products
 
     def soft_codes(self, z: Array, temperature: float) -> Array:
         """Probabilities (B, h, w, K) of the codes, softmax(-distance / temperature)."""
@@ -119,7 +119,7 @@ class GumbelCodes(nnx.Module):
         codes = self.codebook()
         products = 2 * (z @ codes.T)
         norms = jnp.square(codes).sum(-1)
-        return products - jnp.square(z).sum(-1, keepdims=True) - along(norms, products)
+        return products - jnp.square(z).sum(-1, keepdims=True) - broadcast(norms, products)
 
     def lookup(self, indices: Array) -> Array:
         """Codes (B, h, w, D)."""
@@ -163,14 +163,14 @@ class FiniteScalars(nnx.Module):
     def lookup(self, indices: Array) -> Array:
         """Codes (B, h, w, D) with components in [-1, 1]."""
         indices = rearrange(indices, "b h w -> b h w 1")
-        levels, strides = (along(jnp.array(numbers), indices) for numbers in (self.levels, self.strides))
+        levels, strides = (broadcast(jnp.array(numbers), indices) for numbers in (self.levels, self.strides))
         half = levels // 2
         return (indices // strides % levels - half) / half
 
     def __call__(self, z: Array, buffers: Arrays | None = None, *, train: bool = False) -> Quantised:
         """Quantise; there are no losses and no buffers."""
         z = at_least_float32(z)
-        half, strides = along(jnp.array(self.levels) // 2, z), along(jnp.array(self.strides), z)
+        half, strides = broadcast(jnp.array(self.levels) // 2, z), broadcast(jnp.array(self.strides), z)
         bounded = self._bounded(z)
         digits = jnp.round(bounded).astype(jnp.int32) + half
         indices = (digits * strides).sum(-1)
@@ -184,7 +184,9 @@ class FiniteScalars(nnx.Module):
         halves = (levels - 1) * (1 + 1e-3) / 2
         offsets = np.where(levels % 2 == 0, 0.5, 0.0)
         shifts = np.arctanh(offsets / halves)
-        half, offset, shift = (along(jnp.asarray(values, z.dtype), z) for values in (halves, offsets, shifts))
+        half, offset, shift = (
+            broadcast(jnp.asarray(values, z.dtype), z) for values in (halves, offsets, shifts)
+        )
         return jnp.tanh(z + shift) * half - offset
 
 
@@ -197,14 +199,14 @@ class Signs(nnx.Module):
     def lookup(self, indices: Array) -> Array:
         """Codes (B, h, w, D) with components -1 and 1."""
         indices = rearrange(indices, "... -> ... 1")
-        bits = along(jnp.arange(self.options.embedding_dim), indices)
+        bits = broadcast(jnp.arange(self.options.embedding_dim), indices)
         return (indices >> bits & 1) * 2.0 - 1.0
 
     def __call__(self, z: Array, buffers: Arrays | None = None, *, train: bool = False) -> Quantised:
         """Quantise; in training with the commitment and, where weighted, the entropy loss."""
         z, options = at_least_float32(z), self.options
         positive = z > 0
-        bits = along(2 ** jnp.arange(options.embedding_dim), z)
+        bits = broadcast(2 ** jnp.arange(options.embedding_dim), z)
         indices = (positive * bits).sum(-1)
         codes = jnp.where(positive, 1.0, -1.0).astype(z.dtype)
         if not train:

@@ -10,7 +10,7 @@ from jax.typing import DTypeLike
 from dioscuri.families.latent_models.grids import AXES
 from dioscuri.families.metroplex.blocks import SelfAttention
 from jax_impl.layers.convolution import Conv
-from jax_impl.layers.dense import along
+from jax_impl.layers.dense import broadcast
 from jax_impl.layers.norms import ChannelNorm
 from jax_impl.layers.precision import at_least_float32, cast
 
@@ -74,4 +74,4 @@ class RelativeAttention(nnx.Module):
 
 def scaled(y: Array, gate: Array | None) -> Array:
     """y times its gate (1,), if it has one."""
-    return y if gate is None else y * along(cast(gate, y.dtype), y)
+    return y if gate is None else y * broadcast(cast(gate, y.dtype), y)

@@ -8,7 +8,7 @@ from jax import Array, lax
 from jax.typing import DTypeLike
 
 from jax_impl.layers.attention import attend
-from jax_impl.layers.dense import along
+from jax_impl.layers.dense import broadcast
 from jax_impl.layers.dropout import dropout
 from jax_impl.layers.precision import at_least_float32, cast
 
@@ -41,7 +41,7 @@ class Convolution(nnx.Module):
             strides = (self.stride, self.stride)
             names = ("NHWC", "HWIO", "NHWC")
             y = lax.conv_general_dilated(x, kernel, strides, [edges, edges], dimension_numbers=names)
-        return y if self.bias is None else y + along(cast(self.bias[...], self.dtype), y)
+        return y if self.bias is None else y + broadcast(cast(self.bias[...], self.dtype), y)
 
 
 class GroupNorm(nnx.Module):
@@ -57,7 +57,7 @@ class GroupNorm(nnx.Module):
         centred = y - y.mean((1, 2, 4), keepdims=True)
         y = centred * lax.rsqrt(jnp.square(centred).mean((1, 2, 4), keepdims=True) + EPSILON)
         y = rearrange(y, "b h w g c -> b h w (g c)")
-        return (y * along(self.scale[...], y) + along(self.bias[...], y)).astype(x.dtype)
+        return (y * broadcast(self.scale[...], y) + broadcast(self.bias[...], y)).astype(x.dtype)
 
 
 class SpatialNorm(nnx.Module):

@@ -12,7 +12,7 @@ from jax import Array
 
 from dioscuri.families.maskgit.plan import TransformerPlan
 from jax_impl.layers.attention import attend, split_heads
-from jax_impl.layers.dense import Dense, Embedding, along
+from jax_impl.layers.dense import Dense, Embedding, broadcast
 from jax_impl.layers.dropout import Arrays, part
 from jax_impl.layers.feed_forward import SwiGLU
 from jax_impl.layers.norms import RMSNorm, modulated, rms_normalised
@@ -178,7 +178,7 @@ class HaltonHead(nnx.Module):
         if self.kernel is None:
             return embedding.logits(x, bias)
         y = jnp.dot(cast(x, self.dtype), cast(self.kernel[...], self.dtype))
-        return y + along(cast(bias, self.dtype), y)
+        return y + broadcast(cast(bias, self.dtype), y)
 
 
 class PatchIn(nnx.Module):

@@ -8,7 +8,7 @@ import numpy as np
 from jax import Array, lax
 
 from dioscuri.metrics.inception import Conv, Fork, Layer, Pool, layers, resizing
-from jax_impl.layers.dense import along
+from jax_impl.layers.dense import broadcast
 
 Arrays = Mapping[str, Array]
 _WINDOW = (1, 3, 3, 1)
@@ -31,7 +31,7 @@ def _through(x: Array, layer: Layer, weights: Arrays) -> Array:
         padding = [(side, side) for side in layer.padding]
         strides = (layer.stride, layer.stride)
         y = lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=("NHWC", "OIHW", "NHWC"))
-        return jax.nn.relu(y + along(bias, y))
+        return jax.nn.relu(y + broadcast(bias, y))
     if isinstance(layer, Pool):
         return _pooled(x, layer)
     if isinstance(layer, Fork):

@@ -12,7 +12,7 @@ from jax import Array
 
 from dioscuri.families.maskgit.plan import TransformerPlan
 from jax_impl.layers.attention import attend, split_heads
-from jax_impl.layers.dense import Dense, Embedding, along
+from jax_impl.layers.dense import Dense, Embedding, broadcast
 from jax_impl.layers.dropout import Arrays, part
 from jax_impl.layers.feed_forward import GEGLU
 from jax_impl.layers.norms import GammaLayerNorm, unit
@@ -173,4 +173,4 @@ class CosineAttention(nnx.Module):
 
 def _scaled(x: Array, scale: Array) -> Array:
     """Unit vectors times a factor a channel: (B, L, N, K), (K,) -> (B, L, N, K)."""
-    return (unit(at_least_float32(x)) * along(scale, x)).astype(x.dtype)
+    return (unit(at_least_float32(x)) * broadcast(scale, x)).astype(x.dtype)

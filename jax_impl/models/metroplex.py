@@ -18,7 +18,7 @@ from dioscuri.families.metroplex.options import Model
 from dioscuri.families.metroplex.plan import MetroplexPlan
 from dioscuri.families.metroplex.sinusoids import sinusoids
 from jax_impl.layers.convolution import Conv
-from jax_impl.layers.dense import along
+from jax_impl.layers.dense import broadcast
 from jax_impl.layers.grids import enlarge, from_tokens, to_tokens
 from jax_impl.layers.precision import at_least_float32, cast
 from jax_impl.models.metroplex_blocks import (
@@ -179,7 +179,9 @@ class TopDown(nnx.Module):
             return y
         logits, rest = jnp.split(y, [plan.n_mixtures], -1)
         rest = rearrange(rest, "b ... (c k m) -> k b ... c m", c=plan.channels, m=plan.n_mixtures)
-        scales = rest[1, ..., :1] if plan.shared_scale == "mixtures" else along(self.log_scale[...], rest[1])
+        scales = (
+            rest[1, ..., :1] if plan.shared_scale == "mixtures" else broadcast(self.log_scale[...], rest[1])
+        )
         rest = jnp.concatenate([rest[:1], jnp.broadcast_to(scales, rest.shape[1:])[None], rest[2:]])
         return jnp.concatenate([logits, rearrange(rest, "k b ... c m -> b ... (c k m)")], -1)
 

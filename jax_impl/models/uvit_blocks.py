@@ -9,7 +9,7 @@ from jax import Array, lax
 
 from dioscuri.families.maskgit.plan import TransformerPlan
 from jax_impl.layers.attention import Attention
-from jax_impl.layers.dense import Dense, along
+from jax_impl.layers.dense import Dense, broadcast
 from jax_impl.layers.dropout import Arrays, dropout, part
 from jax_impl.layers.norms import GlobalResponseNorm
 from jax_impl.layers.precision import cast
@@ -124,7 +124,7 @@ class Depthwise(nnx.Module):
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
             feature_group_count=x.shape[-1],
         )
-        return y if self.bias is None else y + along(cast(self.bias[...], self.dtype), y)
+        return y if self.bias is None else y + broadcast(cast(self.bias[...], self.dtype), y)
 
 
 class Resample(nnx.Dict):
@@ -155,4 +155,4 @@ class Patches(nnx.Module):
         else:
             y = jnp.dot(x, rearrange(kernel, "s t o i -> i (s t o)"))
             y = rearrange(y, "b h w (s t c) -> b (h s) (w t) c", s=2, t=2)
-        return y if self.bias is None else y + along(cast(self.bias[...], self.dtype), y)
+        return y if self.bias is None else y + broadcast(cast(self.bias[...], self.dtype), y)

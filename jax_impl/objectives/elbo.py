@@ -8,7 +8,7 @@ from jax import Array, lax
 
 from dioscuri.families.latent_models.plan import LatentPlan
 from dioscuri.families.latent_models.protocols import LatentHParams
-from jax_impl.layers.dense import along
+from jax_impl.layers.dense import broadcast
 from jax_impl.layers.latents import standard_deviation
 from jax_impl.objectives.likelihoods import log_prob
 
@@ -33,7 +33,7 @@ def elbo_terms(
     for group in range(len(plan.groups)):
         divergence = latent_kl(aux, group, hparams)  # (B, *grid, Z)
         if masks is not None:
-            divergence = divergence * along(masks[group], divergence)
+            divergence = divergence * broadcast(masks[group], divergence)
         kl.append(divergence.sum(tuple(range(1, divergence.ndim))))
     return reconstruction, jnp.stack(kl, 1)
 

@@ -65,7 +65,7 @@ def mask_ratio(name: str, t: Array, n: int = 256) -> Array:
 def mask_tokens(
     tokens: Array, noise: Mapping[str, Array], options: Masking, codebook_size: int, mask_id: int
 ) -> Masked:
-    """Mask tokens (B, L) by the uniforms of `masking_draws`."""
+    """Mask tokens (B, L) by the uniforms of `masking_noise`."""
     L = tokens.shape[1]
     ratio = jnp.clip(mask_ratio(options.mask_schedule, noise["time"], L), min=options.min_masking_rate)
     if options.masking == "bernoulli":

@@ -9,7 +9,7 @@ from jax.lax import stop_gradient
 from dioscuri.families.sundae.denoising_options import Unrolling
 from jax_impl.layers.precision import at_least_float32
 from jax_impl.objectives.masked_tokens import cross_entropy
-from jax_impl.samplers.choice import draw_by_uniform, draw_tokens
+from jax_impl.samplers.choice import draw_tokens, inverse_cdf_sample
 from jax_impl.samplers.noise import gumbel
 
 
@@ -58,5 +58,5 @@ def _drawn(logits: Array, tokens: Array, uniform: Array | None) -> Array:
     if uniform is None:
         return tokens
     if uniform.ndim == tokens.ndim:
-        return draw_by_uniform(logits, uniform)
+        return inverse_cdf_sample(logits, uniform)
     return draw_tokens(logits, gumbel(uniform))

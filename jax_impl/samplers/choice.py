@@ -50,7 +50,7 @@ def draw_tokens(logits: Array, gumbel: Array) -> Array:
     return jnp.argmax(logits + gumbel, axis=-1).astype(jnp.int32)
 
 
-def draw_by_uniform(logits: Array, uniform: Array) -> Array:
+def inverse_cdf_sample(logits: Array, uniform: Array) -> Array:
     """One token (...) for logits (..., K) and uniforms (...) on [0, 1): the first whose cumulative
     probability is above the uniform (inverse transform)."""
     shares = jax.nn.softmax(logits, axis=-1)

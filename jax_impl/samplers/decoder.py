@@ -14,7 +14,7 @@ from dioscuri.families.token_models.masking_options import Sampling
 from jax_impl.layers.precision import at_least_float32
 from jax_impl.models.maskgit import rows_at
 from jax_impl.samplers.choice import draw_tokens, filtered, guide, log_probability
-from jax_impl.samplers.noise import Draws
+from jax_impl.samplers.noise import StepNoise
 
 Condition = Mapping[str, Array]
 Network = Any
@@ -62,7 +62,7 @@ class Decoder:
     guided: bool
     critic: Critic | None
     steps: Steps
-    noise: Draws
+    noise: StepNoise
     needed: tuple[int, ...]
 
     @property
@@ -140,7 +140,7 @@ class Decoder:
         kept = filtered(logits, self.options)
         return draw_tokens(kept if temperature is None else kept / temperature, noise), logits
 
-    def doubts(self, ids: Array, factor: Array) -> Array:
+    def critic_scores(self, ids: Array, factor: Array) -> Array:
         """The critic's guided logits (B, L)."""
         assert self.critic is not None
         scores = at_least_float32(self.critic(self._doubled(ids), self.plain))
@@ -160,7 +160,7 @@ def make_decoder(
     critic: Critic | None,
     prepare: Callable[[Condition], Condition] | None,
     steps: Steps,
-    noise: Draws,
+    noise: StepNoise,
     needed: tuple[int, ...],
 ) -> Decoder:
     """Guidance is on where `null` is given and the options ask for it."""

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
-from dioscuri.plans.noise import Draw
+from dioscuri.plans.noise import NoiseSpec
 
-Draws = Callable[..., Mapping[str, Array]]
+StepNoise = Callable[..., Mapping[str, Array]]
 """From the number of a step to its noise by name; `tokens` (B, n, K) of the positions (B, n), if given."""
 
 _SMALLEST = 1e-20
@@ -20,12 +20,12 @@ def gumbel(uniform: Array) -> Array:
     return -jnp.log(jnp.maximum(-jnp.log(jnp.maximum(uniform, _SMALLEST)), _SMALLEST))
 
 
-def step_noise(source: Array, draws: Sequence[Draw], dtype: DTypeLike = jnp.float32) -> Draws:
-    """Noise of `step_draws`, from a key with the step's number folded in."""
+def step_noise(source: Array, specs: Sequence[NoiseSpec], dtype: DTypeLike = jnp.float32) -> StepNoise:
+    """Noise of `step_noise_specs`, from a key with the step's number folded in."""
 
     def draw(step: int | Array, positions: Array | None = None) -> dict[str, Array]:
         key, noise = jax.random.fold_in(source, step), {}
-        for index, spec in enumerate(draws):
+        for index, spec in enumerate(specs):
             shape = noise_shape(spec, positions)
             uniform = jax.random.uniform(jax.random.fold_in(key, index), shape, dtype)
             noise[spec.name] = gumbel(uniform) if spec.kind == "gumbel" else uniform
@@ -34,7 +34,7 @@ def step_noise(source: Array, draws: Sequence[Draw], dtype: DTypeLike = jnp.floa
     return draw
 
 
-def noise_shape(spec: Draw, positions: Array | None) -> tuple[int, ...]:
+def noise_shape(spec: NoiseSpec, positions: Array | None) -> tuple[int, ...]:
     """Shape of an array of a step's noise, of the tokens at positions (B, n) alone if these are given."""
     if positions is None or spec.name != "tokens":
         return spec.shape

@@ -26,7 +26,7 @@ def scores_sample(decoder: Decoder, start: Array, embedding: Array | None = None
         )
         ids = jnp.where(unknown, drawn, got)
         if decoder.critic is not None:
-            scores = decoder.doubts(ids, steps.guidance[k])
+            scores = decoder.critic_scores(ids, steps.guidance[k])
             scores = scores + (noise["critic"] - 0.5) * steps.critic_noise[k]
         else:
             scores = 1 - jnp.exp(log_p)

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 from jax import Array
 
 from dioscuri.families.sundae.denoising_options import Resampling
-from dioscuri.families.sundae.training import Resteps
+from dioscuri.families.sundae.training import SamplingSchedule
 from jax_impl.layers.precision import at_least_float32
-from jax_impl.samplers.choice import draw_by_uniform, draw_tokens, filtered
-from jax_impl.samplers.noise import Draws
+from jax_impl.samplers.choice import draw_tokens, filtered, inverse_cdf_sample
+from jax_impl.samplers.noise import StepNoise
 from jax_impl.samplers.scores import LEAST_TEMPERATURE, highest
 
 Denoise = Callable[[Array], Array]
@@ -31,8 +31,8 @@ class Resampled(NamedTuple):
 def resample_tokens(
     network: Denoise,
     start: Array,
-    draw: Draws,
-    steps: Resteps,
+    draw: StepNoise,
+    steps: SamplingSchedule,
     options: Resampling,
     known: Array | None = None,
     *,
@@ -40,11 +40,11 @@ def resample_tokens(
 ) -> Resampled:
     """Draw tokens anew from `start` (B, L) on, but for those `known` (B, L).
 
-    `steps` are `make_resteps`'s; `draw(k)` gives the noise of `restep_draws`; in place of its uniform
+    `steps` come from `make_sampling_schedule`; `draw(k)` gives the noise of a step; in place of its uniform
     `tokens` (B, L) there may be Gumbel noise (B, L, K). A finished picture stays as it is; the loop ends when
     all are finished, and what `every_step` keeps is then filled up.
     """
-    steps, (B, L), T = Resteps(*map(jnp.asarray, steps)), start.shape, options.steps
+    steps, (B, L), T = SamplingSchedule(*map(jnp.asarray, steps)), start.shape, options.steps
     known = jnp.zeros(start.shape, bool) if known is None else known
     least = options.min_steps if options.early_stop else T
     propose = unrolled_argmax if options.sampler == "argmax_unrolled" else redrawn
@@ -73,19 +73,31 @@ def resample_tokens(
 
 
 def redrawn(
-    network: Denoise, tokens: Array, known: Array, draw: Draws, steps: Resteps, options: Resampling, k: Array
+    network: Denoise,
+    tokens: Array,
+    known: Array,
+    draw: StepNoise,
+    steps: SamplingSchedule,
+    options: Resampling,
+    k: Array,
 ) -> tuple[Array, Array]:
     """Tokens of which a random share is drawn anew, and all of them anew, both (B, L)."""
     logits, noise = at_least_float32(network(tokens)), draw(k)
     temperature = jnp.maximum(steps.temperature[k], LEAST_TEMPERATURE)
-    by = draw_by_uniform if noise["tokens"].ndim == tokens.ndim else draw_tokens
+    by = inverse_cdf_sample if noise["tokens"].ndim == tokens.ndim else draw_tokens
     whole = by(filtered(logits, options) / temperature, noise["tokens"])
     kept = (noise["update"] > steps.proportion[k]) | known
     return jnp.where(kept, tokens, whole), whole
 
 
 def unrolled_argmax(
-    network: Denoise, tokens: Array, known: Array, draw: Draws, steps: Resteps, options: Resampling, k: Array
+    network: Denoise,
+    tokens: Array,
+    known: Array,
+    draw: StepNoise,
+    steps: SamplingSchedule,
+    options: Resampling,
+    k: Array,
 ) -> tuple[Array, Array]:
     """The likeliest tokens, the least sure share of them predicted again from these, twice (B, L).
 
@@ -96,8 +108,8 @@ def unrolled_argmax(
     sure, first = logits.max(-1), logits.argmax(-1).astype(jnp.int32)
     first = jnp.where(known, tokens, first)
     again = network(first).argmax(-1).astype(jnp.int32)
-    doubts = jnp.where(known, -jnp.inf, -sure)
+    uncertainty = jnp.where(known, -jnp.inf, -sure)
     count = jnp.round(steps.proportion[k] * (~known).sum(1))
-    doubtful = highest(doubts, count) & ~known
-    proposal = jnp.where(doubtful, again, first)
+    uncertain = highest(uncertainty, count) & ~known
+    proposal = jnp.where(uncertain, again, first)
     return proposal, proposal

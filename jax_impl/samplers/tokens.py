@@ -4,19 +4,19 @@ from collections.abc import Callable
 
 from jax import Array
 
-from dioscuri.families.maskgit.decoding import Steps, positions_needed
+from dioscuri.families.maskgit.decoding import Steps, positions_to_predict
 from dioscuri.families.token_models.masking_options import Sampling
 from jax_impl.samplers.confidence import confidence_sample
 from jax_impl.samplers.decoder import Condition, Critic, Network, Sampled, make_decoder, steps_beside
 from jax_impl.samplers.halton import halton_confidence_sample, halton_sample
-from jax_impl.samplers.noise import Draws
+from jax_impl.samplers.noise import StepNoise
 from jax_impl.samplers.scores import scores_sample
 
 
 def sample_tokens(
     network: Network,
     start: Array,
-    draw: Draws,
+    draw: StepNoise,
     steps: Steps,
     options: Sampling,
     codebook_size: int,
@@ -32,13 +32,13 @@ def sample_tokens(
 ) -> Sampled:
     """Sample the tokens that are `mask_id` in `start` (B, L).
 
-    `steps` are `make_steps`'s, `draw(k, positions)` gives the noise of `step_draws`. Under guidance `null`
+    `steps` come from `make_steps`, `draw(k, positions)` gives the noise of a step. Under guidance `null`
     holds what stands for no condition, and the network gets both halves in one call. `prepare` computes once
     what the network needs of the condition in all steps (`model.prepare`). `embedding` (B, L', C), zeros:
     self-conditioning. `critic`: for the scores sampler. `offsets` (B,): for the Halton sampler's `randomize`.
     `every_step`: `drawn` is the guess of the whole with the Halton sampler, too, else there what it wrote.
     """
-    needed = positions_needed(options, start.shape[1], every_step=every_step)
+    needed = positions_to_predict(options, start.shape[1], every_step=every_step)
     steps = steps_beside(steps, start)
     decoder = make_decoder(
         network,

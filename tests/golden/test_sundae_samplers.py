@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from dioscuri.families.sundae.denoising_options import Resampling
-from dioscuri.families.sundae.training import make_resteps
+from dioscuri.families.sundae.training import make_sampling_schedule
 from tests.golden.recorded import cases
 from tests.golden.recorded_sundae import INPAINT, SAMPLING, TEXT, condition_of, opened
 from tests.golden.recorded_transformers import close
@@ -43,7 +43,7 @@ def test_every_token_of_every_step(name, folder, case):
     run = opened(name, folder, case)
     options = options_of(case["sample_call"])
     if "temperatures" in run.outputs:
-        steps = make_resteps(options)
+        steps = make_sampling_schedule(options)
         np.testing.assert_allclose(steps.temperature, run.outputs["temperatures"], rtol=1e-6)
         np.testing.assert_allclose(steps.proportion, run.outputs["proportions"], rtol=1e-6)
     known = run.inputs.get("inpaint_mask")

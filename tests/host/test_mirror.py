@@ -23,7 +23,7 @@ ALLOWED = {
     "vision.py": "the library transformers has networks of torch alone",
     "engine.py::TrainState": "JAX's step maps a state to the next; torch's updates tensors in place",
     "layers/norms.py::ChannelNorm.__call__": "torch's maps have channels in the middle, JAX's at the end",
-    "layers/dense.py::along": "torch broadcasts a vector along an array; JAX is told to refuse",
+    "layers/dense.py::broadcast": "torch broadcasts a vector along an array; JAX is told to refuse",
     "families/hierarchical_vae.py::Family.regions": "what torch.compile compiles one by one",
     "families/metroplex.py::Family.regions": "the same",
     "families/vqgan.py::Family.regions": "the same",

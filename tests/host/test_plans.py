@@ -14,7 +14,7 @@ from dioscuri.families.hierarchical_vae.logic import check_options
 from dioscuri.families.hierarchical_vae.plan import Cell, make_plan
 from dioscuri.families.latent_models.plan import level_temperatures, mixture_channels
 from dioscuri.hparams import load
-from dioscuri.plans.noise import Draw
+from dioscuri.plans.noise import NoiseSpec
 from tests.golden.host_cases import ANY_CFG
 
 BASE = load(ANY_CFG)
@@ -184,7 +184,9 @@ def test_an_example_by_hand():
     )  # fmt: skip
     assert plan.down[3].posterior_net.mid_channels == 6
     assert (plan.output_channels, plan.image_shape) == (10 * plan.n_mixtures, (8, 8, 3))
-    assert plan.latent_noise(2, prior=True, posterior=False)[5] == Draw("prior.5", "normal", (2, 8, 8, 3))
+    assert plan.latent_noise(2, prior=True, posterior=False)[5] == NoiseSpec(
+        "prior.5", "normal", (2, 8, 8, 3)
+    )
 
 
 @pytest.mark.parametrize(("channels", "expected"), [(1, 3 * 5), (2, 5 * 5), (3, 10 * 5), (4, 9 * 5)])

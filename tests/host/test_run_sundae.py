@@ -11,7 +11,7 @@ from dioscuri.engine_support import metric_names
 from dioscuri.errors import UserError
 from dioscuri.families.sundae import logic as sundae
 from dioscuri.families.sundae.plan import make_plan
-from dioscuri.families.sundae.training import make_resteps, metric_sizes
+from dioscuri.families.sundae.training import make_sampling_schedule, metric_sizes
 from dioscuri.families.token_models.checks import checked_split
 from dioscuri.families.token_models.drawing import can_draw
 from dioscuri.families.token_models.evaluation import evaluate
@@ -72,7 +72,7 @@ def test_what_can_be_drawn():
 
 def test_steps_go_from_the_first_to_the_last_value():
     options = tiny("synthesis.end_temperature=0", "synthesis.sample_proportion=0.25").synthesis
-    steps = make_resteps(options)
+    steps = make_sampling_schedule(options)
     assert steps.temperature.tolist() == [1, 0.75, 0.5, 0.25, 0]
     assert steps.proportion.tolist() == [0.25] * 5
 

@@ -44,8 +44,8 @@ def train(engine, steps, metric="loss"):
     found = []
     for step in steps:
         rng = np.random.default_rng((5, step))
-        draws = engine.family.draws("train_step", BATCH)
-        noise = {draw.name: rng.normal(size=draw.shape).astype(np.float32) for draw in draws}
+        specs = engine.family.noise_specs("train_step", BATCH)
+        noise = {spec.name: rng.normal(size=spec.shape).astype(np.float32) for spec in specs}
         rate = schedules.learning_rate(step, engine.hparams.optimizer)
         scalars = {"learning_rate": rate, "beta": 1.0, "gamma": 0.0}
         engine.train_step({"image": pictures(step)}, step, scalars, noise)

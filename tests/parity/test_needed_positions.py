@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dioscuri.errors import UserError
-from dioscuri.families.maskgit.decoding import positions_needed, step_draws
+from dioscuri.families.maskgit.decoding import positions_to_predict, step_noise_specs
 from dioscuri.families.token_models.masking_options import Sampling
 from tests.parity.transformer_cases import make
 from tests.support.samplers import sample
@@ -28,7 +28,7 @@ def noise(options, plan, batch):
     generator = np.random.default_rng(1)
     return {
         draw.name: generator.gumbel(size=(STEPS, *draw.shape)).astype(np.float32)
-        for draw in step_draws(options, batch, plan.n_tokens, plan.codebook_size)
+        for draw in step_noise_specs(options, batch, plan.n_tokens, plan.codebook_size)
     }
 
 
@@ -37,7 +37,7 @@ def noise(options, plan, batch):
 def test_reading_fewer_positions_changes_nothing(name, case, monkeypatch):
     plan, weights, ids, condition, _ = make(case)
     options = Sampling(steps=STEPS, **SAMPLERS[name])
-    needed = positions_needed(options, plan.n_tokens)
+    needed = positions_to_predict(options, plan.n_tokens)
     assert len(needed) == STEPS
     assert min(needed) < plan.n_tokens
     # Holes of different sizes, and a picture that is wholly unknown.
@@ -50,7 +50,7 @@ def test_reading_fewer_positions_changes_nothing(name, case, monkeypatch):
     given = Torch(plan, weights), start, noise(options, plan, len(start)), options, condition, null
     found = sample(*given)
     module = importlib.import_module("torch_impl.samplers.tokens")
-    monkeypatch.setattr(module, "positions_needed", lambda *_, **__: (plan.n_tokens,) * STEPS)
+    monkeypatch.setattr(module, "positions_to_predict", lambda *_, **__: (plan.n_tokens,) * STEPS)
     whole = sample(*given)
     np.testing.assert_array_equal(found.tokens, whole.tokens)
     np.testing.assert_array_equal(found.inputs, whole.inputs)
@@ -66,13 +66,13 @@ def test_reading_fewer_positions_changes_nothing(name, case, monkeypatch):
     ],
 )
 def test_samplers_that_judge_known_tokens_need_all(options):
-    assert set(positions_needed(Sampling(steps=STEPS, **options), 64)) == {64}
+    assert set(positions_to_predict(Sampling(steps=STEPS, **options), 64)) == {64}
 
 
 def test_what_is_shown_of_every_step_needs_all():
     halton = Sampling(sampler="halton", steps=8)
-    assert max(positions_needed(halton, 64)) < 64
-    assert set(positions_needed(halton, 64, every_step=True)) == {64}
+    assert max(positions_to_predict(halton, 64)) < 64
+    assert set(positions_to_predict(halton, 64, every_step=True)) == {64}
 
 
 @pytest.mark.parametrize(

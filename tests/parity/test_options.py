@@ -63,7 +63,7 @@ def exercise(engine, options):
     temperatures = level_temperatures(plan, 0.8)
 
     def noise(method, **given):
-        return draw(engine.family.draws(method, BATCH, **given), seed=len(method))
+        return draw(engine.family.noise_specs(method, BATCH, **given), seed=len(method))
 
     engine.initialise()
     results = {}

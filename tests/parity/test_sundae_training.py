@@ -10,7 +10,7 @@ from safetensors.numpy import save
 
 from dioscuri.families.sundae.denoising_options import Resampling, Unrolling
 from dioscuri.families.sundae.options import Loss
-from jax_impl.samplers.choice import draw_by_uniform as jax_draw
+from jax_impl.samplers.choice import inverse_cdf_sample as jax_draw
 from tests.parity.denoiser_cases import make
 from tests.parity.option_cases import enumerated
 from tests.parity.test_maskgit_training import assert_equal_results, batch_of, train
@@ -20,7 +20,7 @@ from tests.support.sundae import resample
 from tests.support.tiny_maskgit import CODES, GRID, write_tokenizer
 from tests.support.tiny_sundae import make_engine, tiny
 from torch_impl.layers.rotary import rotate
-from torch_impl.samplers.choice import draw_by_uniform as torch_draw
+from torch_impl.samplers.choice import inverse_cdf_sample as torch_draw
 
 TWINS = ("torch", "jax")
 N = 100

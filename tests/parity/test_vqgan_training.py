@@ -24,9 +24,9 @@ def make_engine(twin, *overrides):
 def recorded_noise(engine, step, batch):
     """Noise of a training step, the same for both twins."""
     rng = np.random.default_rng((2, step))
-    draws = engine.family.draws("train_step", batch)
-    assert all(draw.kind == "uniform" for draw in draws)
-    return {draw.name: rng.uniform(draw.low, draw.high, draw.shape).astype(np.float32) for draw in draws}
+    specs = engine.family.noise_specs("train_step", batch)
+    assert all(spec.kind == "uniform" for spec in specs)
+    return {spec.name: rng.uniform(spec.low, spec.high, spec.shape).astype(np.float32) for spec in specs}
 
 
 def train(engine, steps, *, start=START, metric="loss", batch=8):

@@ -44,8 +44,8 @@ def plan():
 def posterior_noise(step, batch=BATCH):
     """Recorded noise of a training step."""
     rng = np.random.default_rng((2, step))
-    draws = plan().latent_noise(batch, prior=False, posterior=True)
-    return {draw.name: rng.normal(size=draw.shape).astype(np.float32) for draw in draws}
+    specs = plan().latent_noise(batch, prior=False, posterior=True)
+    return {spec.name: rng.normal(size=spec.shape).astype(np.float32) for spec in specs}
 
 
 def scalars(step):

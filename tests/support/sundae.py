@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 
-from dioscuri.families.sundae.training import make_resteps
+from dioscuri.families.sundae.training import make_sampling_schedule
 from jax_impl.objectives import sundae as jax_objective
 from jax_impl.samplers.sundae import resample_tokens as jax_resample
 from tests.support.denoisers import Torch
@@ -49,7 +49,7 @@ def _with_torch(twin, start, noise, options, condition, known):
             lambda ids: model(ids, condition)[0],
             twin._ids(start),
             lambda k: {name: value[k] for name, value in noise.items()},
-            make_resteps(options),
+            make_sampling_schedule(options),
             options,
             None if known is None else twin._in(known),
             every_step=True,
@@ -57,7 +57,7 @@ def _with_torch(twin, start, noise, options, condition, known):
 
 
 def _with_jax(twin, start, noise, options, condition, known):
-    steps = make_resteps(options)
+    steps = make_sampling_schedule(options)
 
     def run(params, start, noise, condition, known):
         model = twin._model(params)

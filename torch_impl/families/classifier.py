@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from dioscuri.families.classifier import plan as classifier
 from dioscuri.families.classifier.options import HParams
-from dioscuri.plans.noise import Draw
+from dioscuri.plans.noise import NoiseSpec
 from dioscuri.plans.parameters import initial_values, shapes
 from torch_impl.devices import COMPUTE_DTYPES
 from torch_impl.families.adapter import Adapter
@@ -63,7 +63,7 @@ class Family(Adapter):
         """Parts of the model that are compiled each on its own."""
         return [model]
 
-    def draws(self, method: str, batch: int) -> tuple[Draw, ...]:
+    def noise_specs(self, method: str, batch: int) -> tuple[NoiseSpec, ...]:
         """Noise that a method takes: none does."""
         return ()
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dioscuri.families.latent_models.plan import LatentPlan
 from dioscuri.families.latent_models.protocols import LatentHParams
-from dioscuri.plans.noise import Draw
+from dioscuri.plans.noise import NoiseSpec
 from torch_impl.families.adapter import Adapter
 from torch_impl.layers.latents import standard_deviation
 from torch_impl.layers.pictures import normalise
@@ -32,7 +32,7 @@ class LatentGroups(Adapter):
         self.weight_decay = hparams.loss.l2_weight if hparams.loss.use_weight_decay else 0.0
         self.metric_sizes = {"loss": 0, "reconstruction": 0, "kl": len(plan.groups)}
 
-    def draws(self, method: str, batch: int, output: str = "mean") -> tuple[Draw, ...]:
+    def noise_specs(self, method: str, batch: int, output: str = "mean") -> tuple[NoiseSpec, ...]:
         """Noise that a method takes, for a batch of this size."""
         prior = method in ("reconstruct", "encode", "generate", "decode")
         posterior = method not in ("generate", "decode")

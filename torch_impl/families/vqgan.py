@@ -19,7 +19,7 @@ from dioscuri.families.vqgan import plan as tokenizers
 from dioscuri.families.vqgan import tables as tokenizer_tables
 from dioscuri.families.vqgan.lpips_weights import read_lpips
 from dioscuri.families.vqgan.options import HParams
-from dioscuri.plans.noise import Draw
+from dioscuri.plans.noise import NoiseSpec
 from dioscuri.plans.parameters import initial_values, shapes
 from torch_impl.devices import COMPUTE_DTYPES
 from torch_impl.families.adapter import Adapter
@@ -94,19 +94,19 @@ class Family(Adapter):
         critic = [] if self.critic is None or penalised else [model.discriminator]
         return [model.encoder, model.decoder, *critic]
 
-    def draws(self, method: str, batch: int) -> tuple[Draw, ...]:
+    def noise_specs(self, method: str, batch: int) -> tuple[NoiseSpec, ...]:
         """Noise that a method takes, for a batch of this size: training alone draws any."""
         if method != "train_step":
             return ()
         own = tokenizers.noise(self.plan, batch)
-        return own + training.revival_draws(self.hparams.loss, batch, self.plan.grid)
+        return own + training.reset_noise(self.hparams.loss, batch, self.plan.grid)
 
     def initial_buffers(self, seed: int) -> dict[str, np.ndarray]:
         """Those of the quantiser, and those by which dead codes are revived."""
         table = tokenizer_tables.buffer_table(self.plan) | discriminators.buffer_table(self.critic)
         own = initial_values(table, seed)
         loss = self.hparams.loss
-        return own | training.revival_buffers(loss, self.plan.codebook_size, self.plan.embedding_dim)
+        return own | training.reset_buffers(loss, self.plan.codebook_size, self.plan.embedding_dim)
 
     def phase(self, scalars: Mapping[str, float]) -> Hashable:
         """Whether there is an adversarial loss yet."""
@@ -238,7 +238,7 @@ class Family(Adapter):
         }
         buffers = dict(quantised.buffers)
         if "buffer.share" in terms.batch:
-            buffers |= self._revival(terms, counts, z)
+            buffers |= self._dead_code_reset(terms, counts, z)
         return found | {f"buffer.{name}": value.detach() for name, value in buffers.items()}
 
     def _buffers(self, batch: Tensors) -> dict[str, Tensor]:
@@ -251,14 +251,14 @@ class Family(Adapter):
             buffers["embedding_sum"] = torch.where(rearrange(dead, "k -> k 1"), buffers["candidates"], total)
         return buffers
 
-    def _revival(self, terms: Terms, counts: Tensor, z: Tensor) -> dict[str, Tensor]:
+    def _dead_code_reset(self, terms: Terms, counts: Tensor, z: Tensor) -> dict[str, Tensor]:
         """New shares of the codes, of which those revived after the last step begin with a fair one, and
         encoder outputs of the batch, as many as there are codes."""
         decay, K = self.hparams.loss.revive_decay, self.plan.codebook_size
         share = terms.batch["buffer.share"]
         share = torch.where(self._dead(share), 1 / K, share)
         vectors = rearrange(z.detach(), "b h w d -> (b h w) d")
-        order = torch.argsort(terms.noise["revival"].flatten())
+        order = torch.argsort(terms.noise["dead_code_reset"].flatten())
         chosen = order[torch.arange(K, device=order.device) % len(order)]
         return {
             "share": decay * share + (1 - decay) * counts / counts.sum(),

@@ -64,7 +64,7 @@ def mask_ratio(name: str, t: Tensor, n: int = 256) -> Tensor:
 def mask_tokens(
     tokens: Tensor, noise: Mapping[str, Tensor], options: Masking, codebook_size: int, mask_id: int
 ) -> Masked:
-    """Mask tokens (B, L) by the uniforms of `masking_draws`."""
+    """Mask tokens (B, L) by the uniforms of `masking_noise`."""
     L = tokens.shape[1]
     ratio = torch.clamp(mask_ratio(options.mask_schedule, noise["time"], L), min=options.min_masking_rate)
     if options.masking == "bernoulli":

@@ -8,7 +8,7 @@ from torch import Tensor
 from dioscuri.families.sundae.denoising_options import Unrolling
 from torch_impl.layers.precision import at_least_float32
 from torch_impl.objectives.masked_tokens import cross_entropy
-from torch_impl.samplers.choice import draw_by_uniform, draw_tokens
+from torch_impl.samplers.choice import draw_tokens, inverse_cdf_sample
 from torch_impl.samplers.noise import gumbel
 
 
@@ -56,5 +56,5 @@ def _drawn(logits: Tensor, tokens: Tensor, uniform: Tensor | None) -> Tensor:
     if uniform is None:
         return tokens
     if uniform.ndim == tokens.ndim:
-        return draw_by_uniform(logits, uniform)
+        return inverse_cdf_sample(logits, uniform)
     return draw_tokens(logits, gumbel(uniform))

@@ -40,7 +40,7 @@ def draw_tokens(logits: Tensor, gumbel: Tensor) -> Tensor:
     return torch.argmax(logits + gumbel, dim=-1)
 
 
-def draw_by_uniform(logits: Tensor, uniform: Tensor) -> Tensor:
+def inverse_cdf_sample(logits: Tensor, uniform: Tensor) -> Tensor:
     """One token (...) for logits (..., K) and uniforms (...) on [0, 1): the first whose cumulative
     probability is above the uniform (inverse transform)."""
     shares = torch.softmax(logits, dim=-1)

@@ -11,7 +11,7 @@ from dioscuri.families.maskgit.decoding import Steps
 from dioscuri.families.token_models.masking_options import Sampling
 from torch_impl.layers.precision import at_least_float32
 from torch_impl.samplers.choice import draw_tokens, filtered, guide, log_probability
-from torch_impl.samplers.noise import Draws
+from torch_impl.samplers.noise import StepNoise
 
 Condition = Mapping[str, Tensor]
 Network = Any
@@ -59,7 +59,7 @@ class Decoder:
     guided: bool
     critic: Critic | None
     steps: Steps
-    noise: Draws
+    noise: StepNoise
     needed: tuple[int, ...]
 
     @property
@@ -116,7 +116,7 @@ class Decoder:
         kept = filtered(logits, self.options)
         return draw_tokens(kept if temperature is None else kept / temperature, noise), logits
 
-    def doubts(self, ids: Tensor, factor: Tensor) -> Tensor:
+    def critic_scores(self, ids: Tensor, factor: Tensor) -> Tensor:
         """The critic's guided logits (B, L)."""
         assert self.critic is not None
         scores = at_least_float32(self.critic(self._doubled(ids), self.plain))
@@ -136,7 +136,7 @@ def make_decoder(
     critic: Critic | None,
     prepare: Callable[[Condition], Condition] | None,
     steps: Steps,
-    noise: Draws,
+    noise: StepNoise,
     needed: tuple[int, ...],
 ) -> Decoder:
     """Guidance is on where `null` is given and the options ask for it."""

@@ -5,9 +5,9 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from dioscuri.plans.noise import Draw
+from dioscuri.plans.noise import NoiseSpec
 
-Draws = Callable[..., Mapping[str, Tensor]]
+StepNoise = Callable[..., Mapping[str, Tensor]]
 """From the number of a step to its noise by name; `tokens` (B, n, K) of the positions (B, n), if given."""
 
 _SMALLEST = 1e-20
@@ -20,13 +20,15 @@ def gumbel(uniform: Tensor) -> Tensor:
     return noise.log_().neg_().clamp_(min=_SMALLEST).log_().neg_()
 
 
-def step_noise(source: torch.Generator, draws: Sequence[Draw], dtype: torch.dtype = torch.float32) -> Draws:
-    """Noise of `step_draws`, from a generator that goes on from step to step."""
+def step_noise(
+    source: torch.Generator, specs: Sequence[NoiseSpec], dtype: torch.dtype = torch.float32
+) -> StepNoise:
+    """Noise of `step_noise_specs`, from a generator that goes on from step to step."""
 
     def draw(step: int, positions: Tensor | None = None) -> dict[str, Tensor]:
         del step
         noise = {}
-        for spec in draws:
+        for spec in specs:
             shape = noise_shape(spec, positions)
             uniform = torch.rand(shape, generator=source, device=source.device, dtype=dtype)
             noise[spec.name] = gumbel(uniform) if spec.kind == "gumbel" else uniform
@@ -35,7 +37,7 @@ def step_noise(source: torch.Generator, draws: Sequence[Draw], dtype: torch.dtyp
     return draw
 
 
-def noise_shape(spec: Draw, positions: Tensor | None) -> tuple[int, ...]:
+def noise_shape(spec: NoiseSpec, positions: Tensor | None) -> tuple[int, ...]:
     """Shape of an array of a step's noise, of the tokens at positions (B, n) alone if these are given."""
     if positions is None or spec.name != "tokens":
         return spec.shape

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from dioscuri.families.sundae.denoising_options import Resampling
-from dioscuri.families.sundae.training import Resteps
+from dioscuri.families.sundae.training import SamplingSchedule
 from torch_impl.layers.precision import at_least_float32
-from torch_impl.samplers.choice import draw_by_uniform, draw_tokens, filtered
-from torch_impl.samplers.noise import Draws
+from torch_impl.samplers.choice import draw_tokens, filtered, inverse_cdf_sample
+from torch_impl.samplers.noise import StepNoise
 from torch_impl.samplers.scores import LEAST_TEMPERATURE, highest
 
 Denoise = Callable[[Tensor], Tensor]
@@ -30,8 +30,8 @@ class Resampled(NamedTuple):
 def resample_tokens(
     network: Denoise,
     start: Tensor,
-    draw: Draws,
-    steps: Resteps,
+    draw: StepNoise,
+    steps: SamplingSchedule,
     options: Resampling,
     known: Tensor | None = None,
     *,
@@ -39,11 +39,11 @@ def resample_tokens(
 ) -> Resampled:
     """Draw tokens anew from `start` (B, L) on, but for those `known` (B, L).
 
-    `steps` are `make_resteps`'s; `draw(k)` gives the noise of `restep_draws`; in place of its uniform
+    `steps` come from `make_sampling_schedule`; `draw(k)` gives the noise of a step; in place of its uniform
     `tokens` (B, L) there may be Gumbel noise (B, L, K). A finished picture stays as it is; the loop ends when
     all are finished, and what `every_step` keeps is then filled up.
     """
-    steps = Resteps(*[torch.as_tensor(value, device=start.device) for value in steps])
+    steps = SamplingSchedule(*[torch.as_tensor(value, device=start.device) for value in steps])
     known = torch.zeros_like(start, dtype=torch.bool) if known is None else known
     tokens, stopped = start, torch.zeros_like(start[:, 0], dtype=torch.bool)
     least = options.min_steps if options.early_stop else options.steps
@@ -69,19 +69,31 @@ def resample_tokens(
 
 
 def redrawn(
-    network: Denoise, tokens: Tensor, known: Tensor, draw: Draws, steps: Resteps, options: Resampling, k: int
+    network: Denoise,
+    tokens: Tensor,
+    known: Tensor,
+    draw: StepNoise,
+    steps: SamplingSchedule,
+    options: Resampling,
+    k: int,
 ) -> tuple[Tensor, Tensor]:
     """Tokens of which a random share is drawn anew, and all of them anew, both (B, L)."""
     logits, noise = at_least_float32(network(tokens)), draw(k)
     temperature = steps.temperature[k].clamp(min=LEAST_TEMPERATURE)
-    by = draw_by_uniform if noise["tokens"].ndim == tokens.ndim else draw_tokens
+    by = inverse_cdf_sample if noise["tokens"].ndim == tokens.ndim else draw_tokens
     whole = by(filtered(logits, options) / temperature, noise["tokens"])
     kept = (noise["update"] > steps.proportion[k]) | known
     return torch.where(kept, tokens, whole), whole
 
 
 def unrolled_argmax(
-    network: Denoise, tokens: Tensor, known: Tensor, draw: Draws, steps: Resteps, options: Resampling, k: int
+    network: Denoise,
+    tokens: Tensor,
+    known: Tensor,
+    draw: StepNoise,
+    steps: SamplingSchedule,
+    options: Resampling,
+    k: int,
 ) -> tuple[Tensor, Tensor]:
     """The likeliest tokens, the least sure share of them predicted again from these, twice (B, L).
 
@@ -91,8 +103,8 @@ def unrolled_argmax(
     sure, first = torch.log_softmax(at_least_float32(network(tokens)), -1).max(-1)
     first = torch.where(known, tokens, first)
     again = network(first).argmax(-1)
-    doubts = torch.where(known, -torch.inf, -sure)
+    uncertainty = torch.where(known, -torch.inf, -sure)
     count = torch.round(steps.proportion[k] * (~known).sum(1))
-    doubtful = highest(doubts, count) & ~known
-    proposal = torch.where(doubtful, again, first)
+    uncertain = highest(uncertainty, count) & ~known
+    proposal = torch.where(uncertain, again, first)
     return proposal, proposal

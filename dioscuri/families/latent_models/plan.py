@@ -6,7 +6,7 @@ from math import prod
 from typing import Literal, Protocol
 
 from dioscuri.errors import UserError
-from dioscuri.plans.noise import Draw
+from dioscuri.plans.noise import NoiseSpec
 
 Likelihood = Literal["mixture_of_logistics", "bernoulli", "absolute"]
 
@@ -77,25 +77,25 @@ class LatentPlan:
         """Number of latent values of a group."""
         return prod(self.latent_shape(group, 1))
 
-    def latent_noise(self, batch: int, *, prior: bool, posterior: bool) -> tuple[Draw, ...]:
+    def latent_noise(self, batch: int, *, prior: bool, posterior: bool) -> tuple[NoiseSpec, ...]:
         """Draws `prior.<l>` and `posterior.<l>` of a pass, group by group, the prior's first."""
         kinds = [name for name, wanted in (("prior", prior), ("posterior", posterior)) if wanted]
         return tuple(
-            Draw(f"{kind}.{group}", "normal", self.latent_shape(group, batch))
+            NoiseSpec(f"{kind}.{group}", "normal", self.latent_shape(group, batch))
             for group in range(len(self.groups))
             for kind in kinds
         )
 
-    def output_noise(self, batch: int) -> tuple[Draw, ...]:
+    def output_noise(self, batch: int) -> tuple[NoiseSpec, ...]:
         """Draws of a sample of the output layer, on the uncropped (mixture) or cropped (Bernoulli) grid."""
         if self.likelihood == "absolute":
             return ()
         if self.likelihood == "bernoulli":
-            return (Draw("pixel", "uniform", (batch, *self.image_shape)),)
+            return (NoiseSpec("pixel", "uniform", (batch, *self.image_shape)),)
         low, high = 1e-5, 1 - 1e-5
         return (
-            Draw("mixture", "uniform", (batch, *self.extent, self.n_mixtures), low, high),
-            Draw("logistic", "uniform", (batch, *self.extent, self.channels), low, high),
+            NoiseSpec("mixture", "uniform", (batch, *self.extent, self.n_mixtures), low, high),
+            NoiseSpec("logistic", "uniform", (batch, *self.extent, self.channels), low, high),
         )
 
 

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dioscuri.families.token_models.masking_options import Sampling
-from dioscuri.plans.noise import Draw
+from dioscuri.plans.noise import NoiseSpec
 from dioscuri.schedules import mask_ratio
 
 
@@ -33,7 +33,7 @@ def make_steps(options: Sampling, n_tokens: int) -> Steps:
     return Steps(masked, *[row(options).astype(np.float32) for row in rows])
 
 
-def positions_needed(options: Sampling, n_tokens: int, *, every_step: bool = False) -> tuple[int, ...]:
+def positions_to_predict(options: Sampling, n_tokens: int, *, every_step: bool = False) -> tuple[int, ...]:
     """For each of T steps, of how many positions a picture's tokens are drawn at most.
 
     That many at the least are masked, or with the Halton sampler written. Counts are eighths of `n_tokens`,
@@ -60,20 +60,20 @@ def positions_needed(options: Sampling, n_tokens: int, *, every_step: bool = Fal
     return tuple(min(n_tokens, eighth * -(-max(1, int(n)) // eighth)) for n in most)
 
 
-def step_draws(
+def step_noise_specs(
     options: Sampling, batch: int, n_tokens: int, codebook_size: int, critic: bool = False
-) -> tuple[Draw, ...]:
+) -> tuple[NoiseSpec, ...]:
     """Noise of one step: Gumbel `tokens` (B, L, K) always, of fewer positions where no more are drawn, else
     as the sampler needs it Gumbel `confidence`, uniform `critic` and `remask`, each (B, L)."""
     place = (batch, n_tokens)
-    draws = [Draw("tokens", "gumbel", (*place, codebook_size + options.legacy_mask_token))]
+    specs = [NoiseSpec("tokens", "gumbel", (*place, codebook_size + options.legacy_mask_token))]
     if options.sampler in ("confidence", "halton_confidence"):
-        draws.append(Draw("confidence", "gumbel", place))
+        specs.append(NoiseSpec("confidence", "gumbel", place))
     if options.sampler == "scores" and critic:
-        draws.append(Draw("critic", "uniform", place))
+        specs.append(NoiseSpec("critic", "uniform", place))
     if options.sampler == "confidence" and options.remask == "random":
-        draws.append(Draw("remask", "uniform", place))
-    return tuple(draws)
+        specs.append(NoiseSpec("remask", "uniform", place))
+    return tuple(specs)
 
 
 def _masked(options: Sampling, n_tokens: int) -> np.ndarray:

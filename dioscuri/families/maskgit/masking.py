@@ -1,10 +1,10 @@
 """Noise that masking takes in training."""
 
 from dioscuri.families.token_models.masking_options import Masking
-from dioscuri.plans.noise import Draw
+from dioscuri.plans.noise import NoiseSpec
 
 
-def masking_draws(options: Masking, batch: int, n_tokens: int) -> tuple[Draw, ...]:
+def masking_noise(options: Masking, batch: int, n_tokens: int) -> tuple[NoiseSpec, ...]:
     """Uniforms of `mask_tokens`: `time` (B,) and `order` (B, L) always; `coin` (B,) and `region` (B, 3) for
     rectangles, `kept` (B, L) for masked positions that keep their token, `replacement` (B, L) for random
     codes."""
@@ -15,4 +15,4 @@ def masking_draws(options: Masking, batch: int, n_tokens: int) -> tuple[Draw, ..
         shapes["kept"] = (batch, n_tokens)
     if options.noise_type == "random_replace":
         shapes["replacement"] = (batch, n_tokens)
-    return tuple(Draw(name, "uniform", shape) for name, shape in shapes.items())
+    return tuple(NoiseSpec(name, "uniform", shape) for name, shape in shapes.items())

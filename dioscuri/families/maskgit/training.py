@@ -1,10 +1,10 @@
 """What the training of a masked token model measures and draws."""
 
-from dioscuri.families.maskgit.masking import masking_draws
+from dioscuri.families.maskgit.masking import masking_noise
 from dioscuri.families.maskgit.options import HParams
 from dioscuri.families.maskgit.plan import TransformerPlan
 from dioscuri.families.maskgit.transformers import critic_plan, dropout_noise
-from dioscuri.plans.noise import Draw
+from dioscuri.plans.noise import NoiseSpec
 
 BUCKETS = 10
 """Ranges of the share of masked tokens whose losses are told each on its own: (0, 0.1], (0.1, 0.2], ..."""
@@ -20,28 +20,28 @@ def metric_sizes() -> dict[str, int]:
     return sizes | {"bucket_loss": BUCKETS, "bucket_count": BUCKETS}
 
 
-def training_draws(
+def training_noise(
     hparams: HParams, plan: TransformerPlan, batch: int, text_length: int = 0
-) -> tuple[Draw, ...]:
+) -> tuple[NoiseSpec, ...]:
     """Uniforms of a step: masking, pictures whose condition is dropped (`drop`) or that get a first pass
     (`self_cond`), dropout, and what a critic is shown (`gumbel`, `critic_temperature`).
 
     The dropout of the network that reads for the critic bears the prefix `critic.`.
     """
     options, critic = plan.options, plan.options.critic
-    draws = list(masking_draws(hparams.loss, batch, plan.n_tokens))
+    specs = list(masking_noise(hparams.loss, batch, plan.n_tokens))
     if hparams.loss.cond_dropout_prob and plan.conditions:
-        draws.append(Draw("drop", "uniform", (batch,)))
+        specs.append(NoiseSpec("drop", "uniform", (batch,)))
     if options.self_cond:
-        draws.append(Draw("self_cond", "uniform", (batch,)))
-    draws += dropout_noise(plan, batch, text_length)
+        specs.append(NoiseSpec("self_cond", "uniform", (batch,)))
+    specs += dropout_noise(plan, batch, text_length)
     if critic != "none":
-        draws.append(Draw("gumbel", "uniform", (batch, plan.n_tokens, plan.codebook_size)))
-        draws.append(Draw("critic_temperature", "uniform", (batch, 1, 1)))
+        specs.append(NoiseSpec("gumbel", "uniform", (batch, plan.n_tokens, plan.codebook_size)))
+        specs.append(NoiseSpec("critic_temperature", "uniform", (batch, 1, 1)))
         reader = critic_plan(plan) if critic == "token" else plan
         own = dropout_noise(reader, batch, text_length)
-        draws += [Draw(f"critic.{draw.name}", draw.kind, draw.shape) for draw in own]
-    return tuple(draws)
+        specs += [NoiseSpec(f"critic.{spec.name}", spec.kind, spec.shape) for spec in own]
+    return tuple(specs)
 
 
 def embedding_shape(plan: TransformerPlan, batch: int) -> tuple[int, int, int]:

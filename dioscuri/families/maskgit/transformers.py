@@ -10,7 +10,7 @@ from dioscuri.families.maskgit import tables
 from dioscuri.families.maskgit.dropouts import DROPOUTS
 from dioscuri.families.maskgit.model_options import Transformer
 from dioscuri.families.maskgit.plan import TransformerPlan
-from dioscuri.plans.noise import Draw
+from dioscuri.plans.noise import NoiseSpec
 from dioscuri.plans.parameters import Table, initial_values
 
 EPSILONS = {"google": 1e-12, "halton": 1e-5, "lucidrains": 1e-5}
@@ -70,7 +70,7 @@ def initial_parameters(plan: TransformerPlan, seed: int) -> dict[str, np.ndarray
     return values
 
 
-def dropout_noise(plan: TransformerPlan, batch: int, text_length: int = 0) -> tuple[Draw, ...]:
+def dropout_noise(plan: TransformerPlan, batch: int, text_length: int = 0) -> tuple[NoiseSpec, ...]:
     """Uniform arrays that the network needs where dropout is wanted; none where its rates are 0.
 
     `text_length` is the number of text tokens that cross-attention sees.
@@ -78,7 +78,7 @@ def dropout_noise(plan: TransformerPlan, batch: int, text_length: int = 0) -> tu
     hidden, attention = plan.options.hidden_dropout, plan.options.attention_dropout
     shapes = DROPOUTS[plan.options.architecture](plan, text_length)
     return tuple(
-        Draw(f"dropout.{name}", "uniform", (batch, *shape))
+        NoiseSpec(f"dropout.{name}", "uniform", (batch, *shape))
         for name, shape in shapes.items()
         if (attention if name.endswith("attention") else hidden)
     )

@@ -12,7 +12,7 @@ from dioscuri.families.sundae.options import HParams
 from dioscuri.families.sundae.plan import parameter_table, plan_of
 from dioscuri.families.token_models.checks import check_classes, check_tokenizer, check_tokens
 from dioscuri.families.token_models.drawing import check_draws, draw
-from dioscuri.families.token_models.modes.generation import pictures_wanted
+from dioscuri.families.token_models.modes.generation import number_of_pictures
 from dioscuri.families.token_models.modes.inpainting import unknown_tokens
 from dioscuri.families.token_models.modes.interactive import Menu
 from dioscuri.families.token_models.run_logic import TokenModel
@@ -90,7 +90,7 @@ class Family(TokenModel):
         if options.synthesis_mode != "generation":
             raise UserError(f"[synthesis] synthesis_mode '{options.synthesis_mode}' needs pictures, not text")
         lines: list[str] = []
-        for made in draw(self.context, pictures_wanted(options), ema=options.load_ema_weights):
+        for made in draw(self.context, number_of_pictures(options), ema=options.load_ema_weights):
             lines += map(decode, made["tokens"])
         if self.context.writes:
             folder = self.context.directory.images / "generated"

@@ -6,7 +6,7 @@ import numpy as np
 
 from dioscuri.families.sundae.denoising_options import Resampling, Unrolling
 from dioscuri.families.sundae.plan import DenoiserPlan
-from dioscuri.plans.noise import Draw
+from dioscuri.plans.noise import NoiseSpec
 
 
 def metric_sizes(options: Unrolling) -> dict[str, int]:
@@ -15,35 +15,35 @@ def metric_sizes(options: Unrolling) -> dict[str, int]:
     return {"loss": 0, "accuracy": 0, "unrolled": options.unroll_steps}
 
 
-def training_draws(options: Unrolling, plan: DenoiserPlan, batch: int) -> tuple[Draw, ...]:
+def training_noise(options: Unrolling, plan: DenoiserPlan, batch: int) -> tuple[NoiseSpec, ...]:
     """Uniforms of a step: the `share` (B, 1) of corrupted tokens, which ones (`corrupt`) and by what
     (`replacement`), and draws of all passes but the last, `unroll.<k>`, these three (B, L)."""
     place = (batch, plan.n_tokens)
     shapes = {"share": (batch, 1), "corrupt": place, "replacement": place}
     unrolls = {f"unroll.{k}": place for k in range(options.unroll_steps - 1)}
-    return tuple(Draw(name, "uniform", shape) for name, shape in {**shapes, **unrolls}.items())
+    return tuple(NoiseSpec(name, "uniform", shape) for name, shape in {**shapes, **unrolls}.items())
 
 
-class Resteps(NamedTuple):
+class SamplingSchedule(NamedTuple):
     """`temperature` and `proportion`, both (T,) float32."""
 
     temperature: Any
     proportion: Any
 
 
-def make_resteps(options: Resampling) -> Resteps:
+def make_sampling_schedule(options: Resampling) -> SamplingSchedule:
     """Numbers of all steps."""
     temperature = _line(options, options.temperature, options.end_temperature)
     proportion = _line(options, options.sample_proportion, options.end_sample_proportion)
-    return Resteps(temperature, proportion)
+    return SamplingSchedule(temperature, proportion)
 
 
-def restep_draws(options: Resampling, plan: DenoiserPlan, batch: int) -> tuple[Draw, ...]:
+def step_noise_specs(options: Resampling, plan: DenoiserPlan, batch: int) -> tuple[NoiseSpec, ...]:
     """Noise of one step: uniforms (B, L), `tokens` to draw and `update` for which token is drawn."""
     if options.sampler == "argmax_unrolled":
         return ()
     place = (batch, plan.n_tokens)
-    return (Draw("tokens", "uniform", place), Draw("update", "uniform", place))
+    return (NoiseSpec("tokens", "uniform", place), NoiseSpec("update", "uniform", place))
 
 
 def _line(options: Resampling, first: float, last: float | None) -> np.ndarray:

@@ -6,7 +6,7 @@ from dioscuri.errors import UserError
 from dioscuri.families.vqgan.model_options import Tokenizer
 from dioscuri.families.vqgan.residual_tokenizers import ResidualStacks, residual_stacks
 from dioscuri.families.vqgan.spectral import SpectralStacks, spectral_stacks
-from dioscuri.plans.noise import Draw
+from dioscuri.plans.noise import NoiseSpec
 
 
 @dataclass(frozen=True)
@@ -195,14 +195,14 @@ def has_codebook(plan: TokenizerPlan) -> bool:
     return plan.options.quantizer in ("nearest", "ema", "gumbel")
 
 
-def noise(plan: TokenizerPlan, batch: int) -> tuple[Draw, ...]:
+def noise(plan: TokenizerPlan, batch: int) -> tuple[NoiseSpec, ...]:
     """Uniform numbers for training: dropout's (B, H, W, C) under a residual block's name, and of a Gumbel
     quantiser `gumbel` (B, h, w, K)."""
     dropped = plan.blocks if plan.options.dropout else []
-    draws = tuple(
-        Draw(block.name, "uniform", (batch, block.resolution, block.resolution, block.outputs))
+    specs = tuple(
+        NoiseSpec(block.name, "uniform", (batch, block.resolution, block.resolution, block.outputs))
         for block in dropped
     )
     if plan.options.quantizer != "gumbel":
-        return draws
-    return (*draws, Draw("gumbel", "uniform", (batch, plan.grid, plan.grid, plan.codebook_size)))
+        return specs
+    return (*specs, NoiseSpec("gumbel", "uniform", (batch, plan.grid, plan.grid, plan.codebook_size)))

@@ -4,7 +4,7 @@ import numpy as np
 
 from dioscuri.families.vqgan.model_options import Tokenizer
 from dioscuri.families.vqgan.options import Loss
-from dioscuri.plans.noise import Draw
+from dioscuri.plans.noise import NoiseSpec
 
 METRICS = (
     "loss",
@@ -31,7 +31,7 @@ def gumbel_temperature(step: int, options: Tokenizer) -> float:
     return first + share * (last - first)
 
 
-def revival_buffers(loss: Loss, codebook_size: int, embedding_dim: int) -> dict[str, np.ndarray]:
+def reset_buffers(loss: Loss, codebook_size: int, embedding_dim: int) -> dict[str, np.ndarray]:
     """`share` (codes,) of each code among the tokens; `candidates` (codes, D) for the places of dead ones."""
     if not loss.revive_below:
         return {}
@@ -39,6 +39,6 @@ def revival_buffers(loss: Loss, codebook_size: int, embedding_dim: int) -> dict[
     return {"share": share, "candidates": np.zeros((codebook_size, embedding_dim), np.float32)}
 
 
-def revival_draws(loss: Loss, batch: int, grid: int) -> tuple[Draw, ...]:
+def reset_noise(loss: Loss, batch: int, grid: int) -> tuple[NoiseSpec, ...]:
     """Uniform numbers (B, h, w) by which candidates are chosen among the batch's encoder outputs."""
-    return (Draw("revival", "uniform", (batch, grid, grid)),) if loss.revive_below else ()
+    return (NoiseSpec("dead_code_reset", "uniform", (batch, grid, grid)),) if loss.revive_below else ()

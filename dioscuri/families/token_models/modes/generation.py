@@ -26,7 +26,7 @@ def generate(context: Context, _plan: Any, checkpoint: Checkpoint) -> None:
     draws what it would have drawn.
     """
     options = context.hparams.synthesis
-    folder, n = context.directory.images / "generated", pictures_wanted(options)
+    folder, n = context.directory.images / "generated", number_of_pictures(options)
     record, size = sampling_record(context, checkpoint), options.batch_size
     done = 0 if options.sheet_only else _whole(folder, min(pictures_done(record, folder), n), size)
     if done:
@@ -52,7 +52,7 @@ def generate(context: Context, _plan: Any, checkpoint: Checkpoint) -> None:
         context.say(f"{n} pictures in {where}")
 
 
-def pictures_wanted(options: Any) -> int:
+def number_of_pictures(options: Any) -> int:
     """Pictures of `[synthesis]`: exactly `n_pictures`, or whole batches."""
     wanted: int = options.n_pictures or options.n_generation_batches * options.batch_size
     return wanted

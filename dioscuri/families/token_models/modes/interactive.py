@@ -12,7 +12,7 @@ import numpy as np
 from dioscuri.context import Context
 from dioscuri.engine import Array
 from dioscuri.errors import UserError
-from dioscuri.families.sundae.training import make_resteps
+from dioscuri.families.sundae.training import make_sampling_schedule
 from dioscuri.families.token_models.modes.animation import frames_of
 from dioscuri.outputs.pictures import in_rows, save_grid
 
@@ -134,7 +134,7 @@ class Menu:
         options = self.context.hparams.synthesis
         names = ("temperature", "end_temperature", "sample_proportion", "end_sample_proportion")
         chosen = {name: getattr(request, name) for name in ("steps", "min_steps", *names)}
-        numbers = make_resteps(replace(options, **chosen))
+        numbers = make_sampling_schedule(replace(options, **chosen))
         size, parts = min(options.batch_size, request.pictures), []
         for first in range(0, request.pictures, size):
             index = np.arange(first, first + size, dtype=np.int32)

@@ -20,7 +20,7 @@ from jax_impl.optim.flat import canonical_name, memory_axes
 PREFIX = "tokenizer."
 
 
-class Companion:
+class FrozenTokenizer:
     """The tokenizer of a run folder. Its weights reach every method in `tensors`, as the engine hands on what
     `frozen` gave."""
 
@@ -91,8 +91,8 @@ class GreyLevels:
         return levels.astype(jnp.uint8)[..., None]
 
 
-def open_companion(data: TokenData) -> Companion | GreyLevels | None:
+def open_frozen_tokenizer(data: TokenData) -> FrozenTokenizer | GreyLevels | None:
     """What makes tokens of pictures: the tokenizer, grey levels, or nothing where the examples are tokens."""
     if data.tokenizer_path:
-        return Companion(Path(data.tokenizer_path))
+        return FrozenTokenizer(Path(data.tokenizer_path))
     return None if describe(data.dataset_source).tokens else GreyLevels(data.codebook_size)

@@ -16,7 +16,7 @@ from torch_impl.models.vqgan import build_tokenizer
 PREFIX = "tokenizer."
 
 
-class Companion:
+class FrozenTokenizer:
     """The tokenizer of a run folder. Its weights reach every method in `tensors`, as the engine hands on what
     `frozen` gave."""
 
@@ -89,8 +89,8 @@ class GreyLevels:
         return levels.to(torch.uint8)[..., None]
 
 
-def open_companion(data: TokenData) -> Companion | GreyLevels | None:
+def open_frozen_tokenizer(data: TokenData) -> FrozenTokenizer | GreyLevels | None:
     """What makes tokens of pictures: the tokenizer, grey levels, or nothing where the examples are tokens."""
     if data.tokenizer_path:
-        return Companion(Path(data.tokenizer_path))
+        return FrozenTokenizer(Path(data.tokenizer_path))
     return None if describe(data.dataset_source).tokens else GreyLevels(data.codebook_size)
