@@ -7,7 +7,14 @@ import numpy as np
 
 from dioscuri.errors import UserError
 from dioscuri.families.sundae.model_options import Denoiser
-from dioscuri.families.sundae.plan import DenoiserPlan, Level, Stack, parameter_table, text_angles
+from dioscuri.families.sundae.plan import (
+    DenoiserPlan,
+    Level,
+    Stack,
+    axis_frequencies,
+    parameter_table,
+    text_angles,
+)
 
 TEXT_HEADS, HEAD = 8, 64
 """x-transformers 0.22 builds so many heads whatever the text8 program asks for."""
@@ -33,6 +40,7 @@ def hourglass_options(constructor: Mapping[str, Any]) -> Denoiser:
         updown_sample_type=constructor.get("updown_sample_type", "naive"),
         attn_resampling=constructor.get("attn_resampling", True),
         use_rotary=constructor.get("rotary_pos_emb", False),
+        rotary_emb_dim=_rotary_emb_dim(constructor),
         num_classes=(constructor.get("num_classes") or 0) if constructor.get("conditional") else 0,
         legacy_positions=True,
     )
@@ -87,7 +95,7 @@ def by_class_number(weights: Arrays) -> dict[str, np.ndarray]:
 
 
 def _check_frequencies(found: Arrays, plan: DenoiserPlan) -> None:
-    expected = _frequencies("transformer", plan.body, plan.options.dim_head // 4)
+    expected = _frequencies("transformer", plan.body, plan.options)
     if plan.options.architecture == "transformer":
         expected = {"attn_layers.rotary_pos_emb.inv_freq": text_angles(2)[1, 0]}
     for name, array in found.items():
@@ -98,15 +106,24 @@ def _check_frequencies(found: Arrays, plan: DenoiserPlan) -> None:
             raise UserError(f"'{name}' holds other frequencies than the options ask for")
 
 
-def _frequencies(name: str, body: Stack | Level, m: int) -> dict[str, np.ndarray]:
+def _rotary_emb_dim(constructor: Mapping[str, Any]) -> int:
+    """0 where it is our default; the original drops the last channel of an odd number."""
+    if not constructor.get("rotary_pos_emb", False):
+        return 0
+    head = constructor.get("dim_head", HEAD)
+    channels = constructor.get("rotary_emb_dim") or head // 2
+    return 0 if 2 * channels == head and channels % 2 == 0 else channels // 2 * 2
+
+
+def _frequencies(name: str, body: Stack | Level, model: Denoiser) -> dict[str, np.ndarray]:
     if isinstance(body, Stack):
         if not body.max_frequency:
             return {}
-        return {f"{name}.rotary_pos_emb.freqs": np.pi * np.linspace(1, body.max_frequency / 2, m)}
+        return {f"{name}.rotary_pos_emb.freqs": axis_frequencies(body, model)}
     return (
-        _frequencies(f"{name}.pre_transformer", body.before, m)
-        | _frequencies(f"{name}.post_transformer", body.behind, m)
-        | _frequencies(f"{name}.valley_transformer", body.inside, m)
+        _frequencies(f"{name}.pre_transformer", body.before, model)
+        | _frequencies(f"{name}.post_transformer", body.behind, model)
+        | _frequencies(f"{name}.valley_transformer", body.inside, model)
     )
 
 

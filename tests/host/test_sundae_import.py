@@ -56,6 +56,21 @@ def test_a_checkpoint_becomes_a_run_and_a_folder_with_the_same_logits(tmp_path, 
     np.testing.assert_allclose(found.numpy().reshape(expected.shape), expected, rtol=1e-4, atol=2e-5)
 
 
+@pytest.mark.parametrize(
+    ("given", "channels", "frequencies"), [(None, 0, 4), (8, 0, 4), (12, 12, 6), (7, 6, 3)]
+)
+def test_the_number_of_frequencies_is_read(given, channels, frequencies):
+    """Half of the channels that turn with an axis of the grid, by default of half a head."""
+    case, weights, *_ = recorded(HOURGLASS)
+    model = hourglass_options({**case["constructor"], "rotary_emb_dim": given})
+    plan = make_plan(model, 8, case["constructor"]["num_tokens"])
+    for name, array in weights.items():
+        if name.endswith("freqs"):
+            weights[name] = np.pi * np.linspace(1, array[-1] / np.pi, frequencies)
+    assert model.rotary_emb_dim == channels
+    assert set(from_sundae(weights, plan)) == {name for name in weights if not name.endswith("freqs")}
+
+
 class TestStringSortedClasses:
     """The original counts twelve folders of classes as 0, 1, 10, 11, 2, ..., 9."""
 
@@ -125,6 +140,9 @@ class TestRefusals:
 
     def test_frequencies_that_the_options_do_not_ask_for(self):
         assert "holds other frequencies" in self.told(use_rotary=False)
+
+    def test_frequencies_of_another_number_of_channels(self):
+        assert "holds other frequencies" in self.told(rotary_emb_dim=12)
 
     def test_other_tensors(self):
         told = self.told(lambda weights: weights.pop("to_logits.bias"))

@@ -12,6 +12,8 @@ SMALL = {"dim": 12, "nb_heads": 2, "dim_head": 8}
 CASES = {
     "hourglass": {"depth": (0, (1, 1, 1), 1), "shorten_factor": (4, 9), "num_classes": 3},
     "legacy": {"depth": (1, 1, 0), "shorten_factor": 9, "legacy_positions": True},
+    "legacy_wide": {"depth": 1, "rotary_emb_dim": 6, "legacy_positions": True},
+    "narrow": {"depth": 1, "rotary_emb_dim": 2},
     "naive": {
         "depth": (0, 1, 1),
         "shorten_factor": 4,

@@ -92,6 +92,18 @@ def test_first_values_and_decay():
         ({"depth": (1, 1, 1), "shorten_factor": 8}, 8, "8 is no square number"),
         ({"depth": (1, 1, 1), "shorten_factor": 4}, 0, "leave nothing to learn"),
         ({"depth": 1, "dim_head": 6}, 4, "dim_head 6 must be divisible by 4"),
+        ({"depth": 1, "rotary_emb_dim": 5}, 4, "rotary_emb_dim 5 and dim_head 8 must be even"),
+        (
+            {"depth": 1, "rotary_emb_dim": 6},
+            4,
+            "turns 12 channels on two axes, but there are 8: give at most 4",
+        ),
+        (
+            {"depth": 1, "rotary_emb_dim": 4, "use_rotary": False},
+            4,
+            "is for an hourglass with use_rotary=True",
+        ),
+        ({"depth": 1, "rotary_emb_dim": 4, "architecture": "transformer"}, 4, "is for an hourglass"),
         ({"depth": 1, "architecture": "transformer"}, 4, "must be at least 32 for text"),
         ({"depth": (1, 1, 1), "architecture": "transformer", "dim_head": 32}, 4, "must be one number"),
     ],

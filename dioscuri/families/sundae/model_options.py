@@ -47,17 +47,45 @@ class Denoiser:
         True, doc="hourglass: attention of coarse tokens to fine ones and back, beside that"
     )
     use_rotary: bool = option(True, doc="rotary positions instead of a learned table")
+    rotary_emb_dim: int = option(
+        0,
+        low=0,
+        high=2**12,
+        doc="hourglass: channels that turn with the row, and as many that turn with the column; of every "
+        "head, or with legacy_positions of all heads together; 0: half of dim_head",
+    )
     num_classes: int = option(0, low=0, high=2**20, doc="classes; 0: no class condition")
     use_scalenorm: bool = option(True, doc="transformer: ScaleNorm instead of LayerNorm in front of layers")
     use_glu: bool = option(True, doc="transformer: gated feed-forward layers")
     legacy_positions: bool = option(
         False,
-        doc="hourglass: what weights of the original expect: rotary positions in the first head alone and of "
-        "grids of 16 on every level but the coarsest, attention between runs of tokens in rows, not patches",
+        doc="hourglass: what weights of the original expect: rotary positions in the first channels of all "
+        "heads together (by default the first head's) and of grids of 16 on every level but the coarsest, "
+        "attention between runs of tokens in rows, not patches",
     )
 
     def __post_init__(self) -> None:
-        if self.use_rotary and self.dim_head % 4:
+        if self.rotary_emb_dim:
+            self._check_rotary_emb_dim()
+        elif self.use_rotary and self.dim_head % 4:
             raise UserError(
                 f"[model] dim_head {self.dim_head} must be divisible by 4 for rotary positions on two axes"
+            )
+
+    @property
+    def axis_channels(self) -> int:
+        """Channels that turn with a position on one axis of the grid."""
+        return self.rotary_emb_dim or self.dim_head // 2
+
+    def _check_rotary_emb_dim(self) -> None:
+        given = f"[model] rotary_emb_dim {self.rotary_emb_dim}"
+        if not self.use_rotary or self.architecture != "hourglass":
+            raise UserError(f"{given} is for an hourglass with use_rotary=True: leave it out")
+        if self.rotary_emb_dim % 2 or self.dim_head % 2:
+            raise UserError(f"{given} and dim_head {self.dim_head} must be even: channels turn in pairs")
+        width = self.dim_head * (self.nb_heads if self.legacy_positions else 1)
+        if 2 * self.rotary_emb_dim > width:
+            raise UserError(
+                f"{given} turns {2 * self.rotary_emb_dim} channels on two axes, but there are {width}: give "
+                f"at most {width // 4 * 2}"
             )

@@ -103,19 +103,25 @@ def square_side(length: int) -> int:
 
 
 def angles(stack: Stack, model: Denoiser) -> np.ndarray:
-    """Angles (L, N, K / 2) by which pairs of channels turn, float64; N is 1 where all heads turn alike.
+    """Angles (L, 1, P) by which the first P pairs of channels of every head turn, float64; with
+    `legacy_positions` (L, N, K / 2), where the first pairs of all heads together turn and the others do not.
 
     The first half of the pairs follows the row, the second half the column, both from -1 to 1 over the grid.
     """
-    m = model.dim_head // 4
-    frequencies = np.pi * np.linspace(1, stack.max_frequency / 2, m)
+    frequencies = axis_frequencies(stack, model)
     axis = np.linspace(-1, 1, stack.side)[:, None] * frequencies
     rows, columns = np.repeat(axis, stack.side, 0), np.tile(axis, (stack.side, 1))
-    table = np.concatenate([rows, columns], 1)[:, None]
+    table = np.concatenate([rows, columns], 1)
     if not model.legacy_positions:
-        return table
-    others = np.zeros((len(table), model.nb_heads - 1, 2 * m))
-    return np.concatenate([table, others], 1)
+        return table[:, None]
+    pairs = model.dim_head // 2
+    still = model.nb_heads * pairs - table.shape[1]
+    return np.pad(table, ((0, 0), (0, still))).reshape(-1, model.nb_heads, pairs)
+
+
+def axis_frequencies(stack: Stack, model: Denoiser) -> np.ndarray:
+    """Angles over one axis, in units of the position: one for each pair of channels that turns with it."""
+    return np.pi * np.linspace(1, stack.max_frequency / 2, model.axis_channels // 2)
 
 
 def text_angles(length: int) -> np.ndarray:
