@@ -45,6 +45,8 @@ class TextEncoder:
                 raise UserError(f"encoder {name} is of type '{config.model_type}', known: {', '.join(kinds)}")
             model = kinds[config.model_type].from_pretrained(name, use_safetensors=True)
             self.tokenizer = transformers.AutoTokenizer.from_pretrained(name)
+        except UserError:
+            raise
         except (OSError, ValueError) as error:
             raise UserError(
                 f"encoder {name} cannot be opened ({_first_line(error)}): give a folder with config.json, "

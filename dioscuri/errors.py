@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 
 
-class UserError(Exception):
+class UserError(ValueError):
     """A mistake the user can mend. The message is one line: what is wrong, where, and what to do."""
 
 

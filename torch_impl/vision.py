@@ -55,6 +55,8 @@ def _load(name: str, where: str) -> Any:
         if config.model_type not in kinds[name]:
             raise UserError(f"--weights {where} is of type '{config.model_type}', not {name}")
         return classes[name].from_pretrained(folder, use_safetensors=True)
+    except UserError:
+        raise
     except (OSError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise UserError(

@@ -90,6 +90,8 @@ def read(path: Path) -> Document:
                 f"configuration {path} is larger than {_MAX_BYTES} bytes: it cannot be a .cfg file"
             )
         return parse(path.read_text(encoding="utf-8-sig"), str(path))
+    except UserError:
+        raise
     except FileNotFoundError as error:
         raise UserError(f"configuration {path} does not exist") from error
     except UnicodeDecodeError as error:

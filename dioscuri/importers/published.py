@@ -121,10 +121,10 @@ def canonical_weights(
         found = arrays if own else _renamed(arrays, hparams)
         if string_sorted_classes:
             found = _with_classes_by_number(found, hparams, own=own)
-    except (KeyError, ValueError) as error:
-        raise UserError(f"{where}: these are no weights of this architecture ({error})") from error
     except UserError as error:
         raise UserError(f"{where}: {error}") from error
+    except (KeyError, ValueError) as error:
+        raise UserError(f"{where}: these are no weights of this architecture ({error})") from error
     match(expected, found, "published", where)
     return {name: np.ascontiguousarray(found[name], np.float32) for name in expected}
 

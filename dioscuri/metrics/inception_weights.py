@@ -32,10 +32,10 @@ def read_inception(file: Path, read_torch: ReadTorch) -> dict[str, np.ndarray]:
             found |= _folded(arrays, conv.name)
         found["fc.weight"] = arrays["fc.weight"]
         check_shapes(found, weight_shapes())
-    except (KeyError, ValueError) as error:
-        raise UserError(f"{file} holds no weights of FID's Inception network: {error} is missing") from error
     except UserError as error:
         raise UserError(f"{file} holds no weights of FID's Inception network: {error}") from error
+    except (KeyError, ValueError) as error:
+        raise UserError(f"{file} holds no weights of FID's Inception network: {error} is missing") from error
     return {name: np.ascontiguousarray(array, np.float32) for name, array in found.items()}
 
 

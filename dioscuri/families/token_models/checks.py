@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from dioscuri import inputs
 from dioscuri.context import Context
 from dioscuri.data import Examples, TokenSet
 from dioscuri.errors import UserError
@@ -17,11 +18,7 @@ def check_classes(hparams: Any) -> None:
         raise UserError(
             f"[data] labels must be True for a model of {classes} classes, or model.num_classes=0"
         )
-    if options.classes and max(options.classes) >= classes:
-        raise UserError(
-            f"[synthesis] classes holds {max(options.classes)}: the model has {classes} classes, counted "
-            "from 0"
-        )
+    inputs.check_classes(options.classes, classes, "[synthesis] classes")
 
 
 def check_tokenizer(hparams: Any) -> None:

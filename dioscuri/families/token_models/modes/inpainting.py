@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from dioscuri import inputs
 from dioscuri.checkpoint.store import Checkpoint
 from dioscuri.context import Context
 from dioscuri.data import pipeline
@@ -130,14 +131,8 @@ def _read_mask(options: Any, resolution: int, side: int) -> Array:
             f"[synthesis] mask_path {options.mask_path} is {w}x{h} pixels, the pictures are "
             f"{' or '.join(f'{width}x{height}' for height, width in sizes)}: give a mask of their size"
         )
-    unknown = np.zeros((side, side), bool)
-    rows, columns = np.nonzero(grey > 127)
-    unknown[rows * side // grey.shape[0], columns * side // grey.shape[1]] = True
-    if not unknown.any():
-        raise UserError(
-            f"[synthesis] mask_path {options.mask_path} is nowhere white: nothing would be filled"
-        )
-    return unknown
+    where = f"[synthesis] mask_path {options.mask_path}"
+    return inputs.unknown_tokens(grey[None] > 127, (side, side), where).reshape(side, side)
 
 
 @contextmanager

@@ -1,0 +1,222 @@
+"""What users hand to a model, checked once: pictures, classes, tokens, masks, and names of arrays.
+
+The library and the command line call the same functions, so that both refuse the same inputs in the same
+words. Every function returns numpy arrays, and raises one `UserError` that says what came and what is wanted.
+"""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from dioscuri.errors import UserError, did_you_mean
+
+Array = np.ndarray
+
+_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+"""PIL's name for pictures of so many channels."""
+_ROUNDING = 1e-6
+"""How far floats may lie outside of [0, 1]: what rounding in float32 does to them."""
+
+
+def read_pictures(
+    given: Any, shape: tuple[int, ...], *, what: str = "pictures", dtype: type[np.unsignedinteger] = np.uint8
+) -> Array:
+    """Pictures as unsigned integers (N, *shape), where `shape` is (H, W, C), (L, C) of sounds or (T, H, W, C)
+    of clips.
+
+    Taken are a PIL image or a list of them, arrays of `dtype` (N, *shape), and floats in [0, 1], which are
+    rounded. The axis of a single channel may be left out. Arrays of either framework are taken like numpy's.
+    """
+    wanted = f"{what} must be {_wanted(shape, dtype)}"
+    if isinstance(given, Image.Image):
+        given = [given]
+    if isinstance(given, list | tuple) and given and all(isinstance(item, Image.Image) for item in given):
+        return _from_images(given, shape, wanted, what)
+    array = to_array(given, wanted)
+    if shape[-1] == 1 and array.shape[1:] == shape[:-1]:
+        array = array[..., None]
+    if array.ndim != 1 + len(shape) or array.shape[1:] != shape or not len(array):
+        raise UserError(f"{wanted}; got {array.dtype} {array.shape}{_hint_of_shape(array, shape)}")
+    if array.dtype.kind == "f":
+        return _from_floats(array, wanted, dtype)
+    if array.dtype != dtype:
+        raise UserError(f"{wanted}; got {array.dtype} {array.shape}{_hint_of_values(array, dtype)}")
+    return array
+
+
+def read_classes(given: Any, n_classes: int, *, where: str = "classes", n: int | None = None) -> Array:
+    """Classes as int32 (N,): a number or a sequence of them, each at least 0 and below `n_classes`.
+
+    With `n` there must be so many, or one, which then stands for all.
+    """
+    if not n_classes:
+        raise UserError(f"{where} is given, but the model has no classes: leave it out")
+    wanted = f"{where} must be whole numbers (N,) from 0 to {n_classes - 1}"
+    array = np.atleast_1d(to_array(given, wanted))
+    if array.dtype.kind not in "iu" or array.ndim != 1 or not len(array):
+        raise UserError(f"{wanted}; got {array.dtype} {array.shape}")
+    check_classes(array.tolist(), n_classes, where)
+    if n is not None and len(array) not in (1, n):
+        raise UserError(f"{where} holds {len(array)} classes for {n} pictures: give one a picture, or one")
+    return np.broadcast_to(array, n if n is not None else len(array)).astype(np.int32)
+
+
+def check_classes(classes: Iterable[int], n_classes: int, where: str) -> None:
+    """Raise a `UserError` that names the first class that the model does not have."""
+    for number in classes:
+        if not 0 <= number < n_classes:
+            raise UserError(f"{where} holds {number}: the model has {n_classes} classes, counted from 0")
+
+
+def read_tokens(given: Any, grid: tuple[int, int], codebook_size: int, *, what: str = "tokens") -> Array:
+    """Tokens as int32 (N, h * w), row by row, from whole numbers (N, h, w) or (N, h * w) below
+    `codebook_size`."""
+    h, w = grid
+    wanted = f"{what} must be whole numbers (N, {h}, {w}) or (N, {h * w}) from 0 to {codebook_size - 1}"
+    array = to_array(given, wanted)
+    if array.dtype.kind not in "iu" or array.shape[1:] not in (grid, (h * w,)) or not len(array):
+        raise UserError(f"{wanted}; got {array.dtype} {array.shape}")
+    low, high = int(array.min()), int(array.max())
+    if low < 0 or high >= codebook_size:
+        raise UserError(f"{wanted}; got numbers from {low} to {high}")
+    return array.reshape(len(array), h * w).astype(np.int32)
+
+
+def read_mask(given: Any, size: tuple[int, int], grid: tuple[int, int], n: int) -> Array:
+    """Tokens to draw (N, h * w) bool, from a mask in pixels: bool (H, W) for all or (N, H, W), True, or of a
+    PIL image white, where pictures are to be filled. A token is drawn where any of its pixels is."""
+    H, W = size
+    wanted = f"mask must be bool ({H}, {W}) or (N, {H}, {W}), or a PIL image of mode '1' or 'L'"
+    if isinstance(given, Image.Image):
+        if given.mode not in ("1", "L"):
+            raise UserError(f"{wanted}; got an image of mode '{given.mode}': convert it with .convert('L')")
+        given = np.asarray(given.convert("L")) > 127
+    array = to_array(given, wanted)
+    if array.dtype != bool:
+        raise UserError(f"{wanted}; got {array.dtype} {array.shape}: compare it, such as mask > 0")
+    array = array[None] if array.ndim == 2 else array
+    if array.shape[1:] != size or len(array) not in (1, n):
+        raise UserError(f"{wanted}; got {array.shape} for {n} pictures")
+    return np.broadcast_to(unknown_tokens(array, grid, "mask"), (n, grid[0] * grid[1]))
+
+
+def unknown_tokens(mask: Array, grid: tuple[int, int], where: str) -> Array:
+    """Which tokens (N, h * w) a mask (N, H, W) touches; a `UserError` where that is none of a picture's."""
+    unknown = np.zeros((len(mask), *grid), bool)
+    n, rows, columns = np.nonzero(mask)
+    unknown[n, rows * grid[0] // mask.shape[1], columns * grid[1] // mask.shape[2]] = True
+    if not unknown.any((1, 2)).all():
+        raise UserError(f"{where} is nowhere True or white: nothing would be filled")
+    return unknown.reshape(len(mask), -1)
+
+
+def check_names(given: Collection[str], known: Sequence[str], what: str) -> None:
+    """Raise a `UserError` for the first name that is unknown, with the nearest known one."""
+    for name in given:
+        if name not in known:
+            hint = did_you_mean(str(name), known) or f"; known: {', '.join(known)}"
+            raise UserError(f"{what} '{name}' is unknown{hint}")
+
+
+def check_lengths(rows: Mapping[str, Array]) -> None:
+    """Raise a `UserError` where arrays of one batch have different numbers of rows."""
+    lengths = {name: len(array) for name, array in rows.items()}
+    if len(set(lengths.values())) > 1:
+        told = ", ".join(f"{name} has {n}" for name, n in lengths.items())
+        raise UserError(f"arrays of one batch must have as many rows: {told}")
+
+
+def read_count(given: Any, what: str, *, low: int = 1) -> int:
+    """A whole number of at least `low`."""
+    if isinstance(given, bool) or not isinstance(given, int | np.integer) or given < low:
+        raise UserError(f"{what} must be a whole number of at least {low}, not {given!r}")
+    return int(given)
+
+
+def to_array(given: Any, wanted: str) -> Array:
+    """A numpy array of what is given: an array of any framework, or nested lists of numbers."""
+    if hasattr(given, "detach"):  # a tensor of PyTorch, which may need a gradient or lie on a device
+        given = given.detach().cpu()
+        given = given.float() if str(given.dtype) == "torch.bfloat16" else given
+    try:
+        array = np.asarray(given)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{wanted}; got {_name(given)} that is no array ({error})") from error
+    if array.dtype.kind not in "biuf":
+        raise UserError(f"{wanted}; got {_name(given)}")
+    return array
+
+
+def _name(given: Any) -> str:
+    """What a thing is, in a message."""
+    if isinstance(given, str):
+        return f"the text {given[:40]!r}"
+    if isinstance(given, list | tuple):
+        kinds = sorted({type(item).__name__ for item in given})
+        return (
+            f"a {type(given).__name__} of {' and '.join(kinds)}"
+            if kinds
+            else f"an empty {type(given).__name__}"
+        )
+    return "None" if given is None else f"{type(given).__name__}"
+
+
+def _wanted(shape: tuple[int, ...], dtype: type[np.unsignedinteger]) -> str:
+    axes = ", ".join(["N", *map(str, shape[:-1])])
+    channels = "[, 1]" if shape[-1] == 1 else f", {shape[-1]}"
+    images = "PIL images, " if len(shape) == 3 else ""
+    return f"{images}{np.dtype(dtype).name} ({axes}{channels}), or floats in [0, 1] of that shape"
+
+
+def _from_images(images: Sequence[Any], shape: tuple[int, ...], wanted: str, what: str) -> Array:
+    if len(shape) != 3:
+        raise UserError(f"{wanted}; got PIL images")
+    (H, W, channels), mode = shape, _MODES.get(shape[2], "")
+    for i, image in enumerate(images):
+        if image.mode != mode:
+            raise UserError(
+                f"{what}: image {i} is of mode '{image.mode}', the model takes '{mode}': convert it with "
+                f".convert('{mode}')"
+            )
+        if image.size != (W, H):
+            raise UserError(
+                f"{what}: image {i} is {image.width}x{image.height}, the model takes {W}x{H}: resize it with "
+                f".resize(({W}, {H}))"
+            )
+    return np.stack([np.asarray(image, np.uint8).reshape(H, W, channels) for image in images])
+
+
+def _from_floats(array: Array, wanted: str, dtype: type[np.unsignedinteger]) -> Array:
+    if not np.isfinite(array).all():
+        raise UserError(f"{wanted}; got {array.dtype} {array.shape} with values that are not finite")
+    low, high = float(array.min()), float(array.max())
+    if low < -_ROUNDING or high > 1 + _ROUNDING:
+        hint = (
+            "; bring them there by (x + 1) / 2" if -1 - _ROUNDING <= low < 0 and high <= 1 + _ROUNDING else ""
+        )
+        hint = "; divide by 255, or give uint8" if low >= 0 and high <= 255 else hint
+        raise UserError(f"{wanted}; got {array.dtype} {array.shape} from {low:g} to {high:g}{hint}")
+    highest = np.iinfo(dtype).max
+    return np.rint(array.clip(0, 1).astype(np.float64) * highest).astype(dtype)
+
+
+def _hint_of_shape(array: Array, shape: tuple[int, ...]) -> str:
+    if not array.size:
+        return ": there is nothing in it"
+    channels_first = (shape[-1], *shape[:-1])
+    if array.shape[1:] == channels_first:
+        return ": put the channels last"
+    if array.shape in (shape, shape[:-1]):
+        return ": add the axis N, such as x[None]"
+    return ""
+
+
+def _hint_of_values(array: Array, dtype: type[np.unsignedinteger]) -> str:
+    """What to do with whole numbers or truth values of another type."""
+    name = np.dtype(dtype).name
+    if array.dtype == bool:
+        return f": give 0 and {np.iinfo(dtype).max} in {name}, or 0. and 1."
+    fits = array.dtype.kind in "iu" and array.min() >= 0 and array.max() <= np.iinfo(dtype).max
+    return f": give them as {name}" if fits else ""
