@@ -138,7 +138,7 @@ def _start(
             if _rank() == 0:
                 print(*options.messages, sep="\n", end="\n" if options.messages else "", flush=True)
             work = prepare(Context(hparams, directory, open_datasets(hparams), make_engine(hparams)))
-            if _rank() == 0:
+            if _rank() == 0 and prepare is not prepare_synthesis:
                 options.save()
             work()
             return

@@ -1,7 +1,8 @@
 """The copy of its options that every run keeps, `logs-<run.name>/hparams-<run.name>.cfg`.
 
 The first start writes it, comments included. Later the copy wins over the file given, and the command line
-wins over both and is written back. What decides the architecture cannot change.
+wins over both. Training writes what the command line changes into the copy; synthesis does not: its options
+hold for one call. What decides the architecture cannot change.
 """
 
 from collections.abc import Iterator, Sequence
@@ -57,7 +58,7 @@ def resolve(
             f"{path}: [run] name is '{before.run.name}': this copy belongs to '{wanted.run.name}', write that"
         )
     _check_architecture(before, after, saved, path)
-    messages = [_difference_line(*difference, path, cfg_path) for difference in _differences(after, wanted)]
+    messages = _difference_lines(list(_differences(after, wanted)), path, cfg_path)
     messages += [_override_line(word, after, before) for word in words]
     document = _edited(saved, words, after, before) if before != after else None
     return Resolution(after, messages, path, document)
@@ -132,13 +133,15 @@ def _check_architecture(before: Any, after: Any, saved: Document, path: Path) ->
             )
 
 
-def _difference_line(
-    section: str, option: str, saved: Any, given: Any, path: Path, cfg_path: Path | str
-) -> str:
-    return (
-        f"[{section}] {option}: {path} has {shorten(saved)}, {cfg_path} has {shorten(given)}; "
-        "the run's copy wins"
-    )
+def _difference_lines(
+    differences: Sequence[tuple[str, str, Any, Any]], path: Path, cfg_path: Path | str
+) -> list[str]:
+    """One line that lists the options in which the run's copy wins over the file given, if there are any."""
+    told = [
+        f"[{section}] {option} = {shorten(saved)} (not {shorten(given)})"
+        for section, option, saved, given in differences
+    ]
+    return [f"the run's copy {path} wins over {cfg_path}: {', '.join(told)}"] if told else []
 
 
 def _override_line(word: Setting, after: Any, before: Any | None) -> str:

@@ -2,13 +2,17 @@
 
 import json
 import stat
+import sys
 from dataclasses import replace
+from unittest.mock import patch
 
 import pytest
 
+from dioscuri.cli.runs import synthesize_command, train_command
 from dioscuri.errors import UserError
 from dioscuri.hparams import load, resolve, to_json
 from dioscuri.hparams.archive import copy_path
+from tests.support.fake_engine import FakeEngine
 from tests.support.tiny import TINY, write_tiny
 
 
@@ -50,15 +54,14 @@ def test_the_first_start_writes_the_copy_with_its_comments(tmp_path, root):
     assert load(copy, twin=root) == options == load(cfg, twin=root)
 
 
-def test_the_copy_wins_over_the_file_and_every_difference_is_a_line(cfg, root):
+def test_the_copy_wins_over_the_file_and_one_line_lists_the_differences(cfg, root):
     settle(cfg, [], root)
     cfg.write_text(TINY.replace("seed = 3", "seed = 4").replace("ema_decay = 0.5", "ema_decay = 1. / 4"))
     options, messages = settle(cfg, [], root)
     copy = copy_path(root, "tiny")
     assert (options.run.seed, options.train.ema_decay) == (3, 0.5)
     assert messages == [
-        f"[run] seed: {copy} has 3, {cfg} has 4; the run's copy wins",
-        f"[train] ema_decay: {copy} has 0.5, {cfg} has 0.25; the run's copy wins",
+        f"the run's copy {copy} wins over {cfg}: [run] seed = 3 (not 4), [train] ema_decay = 0.5 (not 0.25)"
     ]
 
 
@@ -94,7 +97,7 @@ class TestOverrides:
         assert "# kept\nseed = 5\n" in copy.read_text()
         again, messages = settle(cfg, [], root)
         assert again == options
-        assert messages == [f"[run] seed: {copy} has 5, {cfg} has 3; the run's copy wins"]
+        assert messages == [f"the run's copy {copy} wins over {cfg}: [run] seed = 5 (not 3)"]
 
     def test_of_the_first_start_are_in_the_copy(self, cfg, root):
         options, messages = settle(cfg, ["run.name=other run", "train.batch_size=2 * 2"], root)
@@ -194,7 +197,7 @@ class TestArchitecture:
         options, messages = settle(cfg, [], root)
         assert options.model.down_latent_variates == (4, 3)
         assert len(messages) == 1
-        assert "has [4, 3]" in messages[0]
+        assert "[model] down_latent_variates = [4, 3] (not [5, 3])" in messages[0]
 
 
 class TestMistakes:
@@ -261,3 +264,22 @@ def test_json_gives_the_values_back(cfg):
 def test_the_copy_is_readable_by_others(cfg, root):
     settle(cfg, [], root)
     assert copy_path(root, "tiny").stat().st_mode & stat.S_IRUSR
+
+
+def command(job, root, cfg, *words):
+    """Run a twin's command line with an engine that needs no framework."""
+    with patch.object(sys, "argv", [f"{job.__name__}.py", str(cfg), *words]):
+        job(FakeEngine, root)
+
+
+def test_options_of_one_synthesis_hold_for_that_call_alone(cfg, root, capsys):
+    command(train_command, root, cfg, "train.total_train_steps=2")
+    before = copy_path(root, "tiny").read_text()
+    few = "synthesis.synthesis_mode=generation synthesis.temperature_settings=[0.25] synthesis.batch_size=2"
+    command(synthesize_command, root, cfg, *few.split())
+    assert copy_path(root, "tiny").read_text() == before
+    capsys.readouterr()
+    command(synthesize_command, root, cfg)
+    told = capsys.readouterr().out
+    assert "reconstruction: averaged weights" in told
+    assert "temperature_settings" not in told
