@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from dioscuri.checkpoint.pretrained import network_options, write_folder
 from dioscuri.errors import UserError
-from dioscuri.importers.pretrained import network_options, read_folder, write_folder
+from dioscuri.importers.open_model import open_published
 from dioscuri.plans.layout import Layout, pack, unpack
 from jax_impl.optim.flat import Tree, flat_layout, join, split
 
@@ -37,12 +38,12 @@ class Pretrained:
         Words `section.option=value` change options, such as the `data.grid` of an open-muse U-ViT. A
         `UserError` says what is missing, what does not fit, and if the model is of another class.
         """
-        hparams, weights = read_folder(where, overrides, revision=revision)
-        model = build_model(hparams)
+        opened = open_published(where, overrides, revision=revision)
+        model = build_model(opened.hparams)
         if not isinstance(model, cls):
             raise UserError(f"{where} holds a {type(model).__name__}, not a {cls.__name__}")
         try:
-            _set_weights(model, weights)
+            _set_weights(model, opened.weights)
         except UserError as error:
             raise UserError(f"{where}: {error}") from error
         return model

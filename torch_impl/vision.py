@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from dioscuri.errors import UserError
-from dioscuri.importers.hub import local_folder
+from dioscuri.hub import local_folder
 
 PUBLISHED = {"dinov2": "facebook/dinov2-large", "clip": "openai/clip-vit-large-patch14"}
 """Of the hub, taken where no other weights are given."""

@@ -10,8 +10,8 @@ import ml_dtypes
 import numpy as np
 import yaml
 
+from dioscuri.checkpoint.flax_msgpack import flatten, read_flax
 from dioscuri.errors import UserError
-from dioscuri.importers.flax_msgpack import flatten, read_flax
 
 ReadTorch = Callable[[Path], Any]
 Arrays = dict[str, np.ndarray]

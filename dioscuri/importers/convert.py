@@ -10,6 +10,8 @@ from typing import Any, Literal, NoReturn
 from dioscuri import schedules
 from dioscuri.checkpoint import store
 from dioscuri.checkpoint.directory import RunDirectory
+from dioscuri.checkpoint.flax_msgpack import read_flax
+from dioscuri.checkpoint.pretrained import write_folder
 from dioscuri.checkpoint.tensor_files import ReadTorch, read_config
 from dioscuri.contract import check_options
 from dioscuri.errors import UserError
@@ -18,11 +20,9 @@ from dioscuri.families.maskgit import transformers
 from dioscuri.files import replacing
 from dioscuri.hparams import load, resolve, to_json
 from dioscuri.hparams.archive import copy_path, written_out
+from dioscuri.hub import local_folder
 from dioscuri.importers import efficient_vdvae, metroplex_json
-from dioscuri.importers.flax_msgpack import read_flax
-from dioscuri.importers.hub import local_folder
 from dioscuri.importers.open_muse_yaml import converted
-from dioscuri.importers.pretrained import export_run
 from dioscuri.importers.published_run import BASES, make_published_run, published_config
 from dioscuri.versions import versions
 
@@ -95,7 +95,7 @@ def convert(words: Sequence[str], read_torch: ReadTorch, torch_bytes: TorchBytes
         if chosen.to_torch is not None:
             export(chosen.source, target, step, torch_bytes)
         else:
-            print(export_run(chosen.source, _split(chosen.source)[1], target, step))
+            print(export_run(chosen.source, target, step))
     elif chosen.run is None or chosen.step is not None:
         parser.error("give --run, --to-cfg, --to-folder or --to-torch")
     else:
@@ -200,6 +200,16 @@ def make_run(source: Path, cfg: Path, overrides: Sequence[str], run: Path, read_
     print(
         f"{path}: {imported.step} batches, {updates} updates; the run goes on from here with run.name={name}"
     )
+
+
+def export_run(run: Path, target: Path, step: Step = None) -> str:
+    """Write the averaged weights of a run's checkpoint to a folder; returns what was done."""
+    log_root, name = _split(run)
+    hparams = load(copy_path(log_root, name), twin=log_root)
+    checkpoint = store.load(RunDirectory(run).checkpoints, step)
+    weights = {k: v for k, v in checkpoint.state["ema"].items() if not k.startswith("discriminator.")}
+    write_folder(target, hparams, weights)
+    return f"{target}: averaged weights of step {checkpoint.step} of {run}"
 
 
 def export(run: Path, target: Path, step: Step, torch_bytes: TorchBytes) -> None:

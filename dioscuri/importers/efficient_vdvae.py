@@ -1,7 +1,7 @@
 """Importers and exporter of Efficient-VDVAE's checkpoints (both original programs), on numpy arrays.
 
 What is read here has been decoded already: the PyTorch program's file into nested dicts of arrays and
-numbers, the JAX program's by `dioscuri.importers.flax_msgpack`. `step` counts batches: the PyTorch program
+numbers, the JAX program's by `dioscuri.checkpoint.flax_msgpack`. `step` counts batches: the PyTorch program
 saves the index of its last batch (`global_step`), the JAX program the number of applied updates.
 """
 
@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 
 from dioscuri.checkpoint.compare import match
+from dioscuri.checkpoint.flax_msgpack import flatten
 from dioscuri.errors import UserError
 from dioscuri.families.hierarchical_vae.initialisation import parameter_table
 from dioscuri.families.hierarchical_vae.options import HParams
 from dioscuri.families.hierarchical_vae.plan import HierarchicalVAEPlan
 from dioscuri.importers.efficient_vdvae_names import Key, flax_shape, from_flax_layout, key_table
-from dioscuri.importers.flax_msgpack import flatten
 
 Arrays = dict[str, np.ndarray]
 TORCH_KEYS = (

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from dioscuri.checkpoint.compare import match
+from dioscuri.checkpoint.pretrained import FORMAT, LIBRARY, option_words
 from dioscuri.errors import UserError
 from dioscuri.families.classifier import plan as classifier
 from dioscuri.families.hierarchical_vae import initialisation
@@ -55,10 +56,6 @@ OTHERS = {
     "UVit2DModel": lambda config: ("maskgit", *diffusers_uvit(config)),
 }
 FAMILIES = ("vqgan", "maskgit", "metroplex", "sundae")
-
-
-LIBRARY, FORMAT = "dioscuri", 1
-"""What stands in a configuration that this project wrote."""
 
 
 _METROPLEX = ("metroplex", "dcvae")
@@ -226,15 +223,6 @@ def _expected(hparams: Any) -> dict[str, tuple[int, ...]]:
     return shapes(transformers.parameter_table(_transformer_plan(hparams)))
 
 
-def option_words(sections: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
-    """Words `section.option=value` of options; tuples are lists, names are text as they stand."""
-    return tuple(
-        f"{section}.{name}={value if name == 'name' else repr(_listed(value))}"
-        for section, options in sections.items()
-        for name, value in options.items()
-    )
-
-
 def described_transformer(config: Mapping[str, Any]) -> Published:
     """A transformer of open-muse, from its options and `_class_name`."""
     return _described("maskgit", open_muse_options(config), _token_data(config))
@@ -250,7 +238,3 @@ def _own(config: Mapping[str, Any]) -> Published:
         raise UserError(f"it is of format {config['format']!r}, this program reads {FORMAT}")
     sections = config["hparams"]
     return Published(family=sections["run"]["family"], overrides=option_words(sections), own=True)
-
-
-def _listed(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value

@@ -7,7 +7,7 @@ import numpy as np
 from dioscuri.checkpoint.tensor_files import ReadTorch, read_weights
 from dioscuri.download import fetch
 from dioscuri.errors import UserError
-from dioscuri.importers.hub import cache_folder
+from dioscuri.hub import cache_folder
 from dioscuri.metrics.inception import EPSILON, convolutions, weight_shapes
 from dioscuri.plans.layout import check_shapes
 

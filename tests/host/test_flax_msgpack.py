@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dioscuri.checkpoint.flax_msgpack import MAX_DEPTH, read_flax
 from dioscuri.errors import UserError
-from dioscuri.importers.flax_msgpack import MAX_DEPTH, read_flax
 
 
 class TestMsgpack:

@@ -9,7 +9,7 @@ import pytest
 
 from dioscuri import download
 from dioscuri.errors import UserError
-from dioscuri.importers.hub import local_folder
+from dioscuri.hub import local_folder
 
 FILES = {
     "/owner/model/resolve/main/config.json": b'{"_class_name": "MaskGitVQGAN"}',

@@ -10,13 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
+from dioscuri.checkpoint.flax_msgpack import flatten, read_flax
 from dioscuri.errors import UserError
 from dioscuri.families.hierarchical_vae.initialisation import parameter_table
 from dioscuri.families.hierarchical_vae.plan import make_plan
 from dioscuri.hparams import load
 from dioscuri.importers import efficient_vdvae
 from dioscuri.importers.efficient_vdvae_names import flax_shape, from_flax_layout, key_table, mixture_order
-from dioscuri.importers.flax_msgpack import flatten, read_flax
 
 CASES = Path(__file__).parents[1] / "golden" / "cases" / "hierarchical_vae"
 TORCH_CASES = ["torch_mol8", "torch_bernoulli", "torch_logstd5", "torch_checkpoint"]

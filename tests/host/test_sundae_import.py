@@ -11,10 +11,11 @@ from safetensors.numpy import load_file
 
 from convert import read_torch, torch_bytes
 from dioscuri.checkpoint import store
+from dioscuri.checkpoint.pretrained import option_words
 from dioscuri.errors import UserError
 from dioscuri.families.sundae.plan import initial_parameters, make_plan
 from dioscuri.importers.convert import convert
-from dioscuri.importers.published import canonical_weights, option_words
+from dioscuri.importers.published import canonical_weights
 from dioscuri.importers.sundae import from_sundae, hourglass_options
 from tests.golden.recorded_sundae import options_of
 from tests.support import tiny_sundae

@@ -10,7 +10,7 @@ import torch
 from dioscuri.errors import UserError
 from dioscuri.families.maskgit import transformers
 from dioscuri.families.vqgan import plan as tokenizers
-from dioscuri.importers.pretrained import read_folder
+from dioscuri.importers.open_model import open_published
 from tests.support import tokenizers as tokenizer_twins
 from tests.support import transformers as transformer_twins
 from torch_impl.models.paella import PaellaDecoder, PaellaEncoder
@@ -73,7 +73,8 @@ def test_uvit(tmp_path, downsample):
     with torch.no_grad():
         expected = model(torch.from_numpy(ids).reshape(2, GRID, GRID), text, pooled, micro)
     expected = expected.permute(0, 2, 3, 1).reshape(2, GRID**2, 32).numpy()
-    hparams, weights = read_folder(tmp_path, [f"data.grid={GRID}"])
+    opened = open_published(tmp_path, [f"data.grid={GRID}"])
+    hparams, weights = opened.hparams, opened.weights
     plan = transformers.make_plan(hparams.model, GRID, 32)
     for twin in transformer_twins.TWINS.values():
         found = twin(plan, weights).forward(ids, condition)["logits"]
@@ -84,7 +85,8 @@ def test_uvit(tmp_path, downsample):
 def test_tokenizer(tmp_path, options):
     model = written(tmp_path, "VQModel", **{**VQ, **options})
     words = [f"data.target_res={SIDE}", *(["model.attn_resolutions=[8]"] if options is not AMUSED else [])]
-    hparams, weights = read_folder(tmp_path, words)
+    opened = open_published(tmp_path, words)
+    hparams, weights = opened.hparams, opened.weights
     assert hparams.model.pixel_range == ("unit" if options is AMUSED else "signed")
     x = np.random.default_rng(0).random((2, SIDE, SIDE, 3)).astype(np.float32)
     with torch.no_grad():
@@ -116,7 +118,8 @@ def test_paella(tmp_path):
         z = model.encode(torch.from_numpy(x.transpose(0, 3, 1, 2).copy())).latents
         codes, _, (_, _, indices) = model.vquantizer(z)
         decoded = model.out_block(model.up_blocks(codes))
-    hparams, weights = read_folder(tmp_path, [f"data.target_res={SIDE}"])
+    opened = open_published(tmp_path, [f"data.target_res={SIDE}"])
+    hparams, weights = opened.hparams, opened.weights
     plan = tokenizers.make_plan(hparams.model, SIDE, 3)
     for twin in tokenizer_twins.TWINS.values():
         found = twin(plan, weights).forward(x)
@@ -131,7 +134,7 @@ def test_paella(tmp_path):
 def test_what_is_not_supported_is_told(tmp_path):
     written(tmp_path / "uvit", "UVit2DModel", **UVIT, downsample=True, upsample=False)
     with pytest.raises(UserError, match="downsample but no upsample"):
-        read_folder(tmp_path / "uvit")
+        open_published(tmp_path / "uvit")
     written(tmp_path / "vq", "VQModel", **{**VQ, "block_out_channels": (64, 96)}, **AMUSED)
     with pytest.raises(UserError, match=r"a VQModel of widths \[64, 96\]"):
-        read_folder(tmp_path / "vq")
+        open_published(tmp_path / "vq")

@@ -10,11 +10,11 @@ import pytest
 from safetensors.numpy import load_file
 
 from convert import read_torch, torch_bytes
+from dioscuri.checkpoint.pretrained import write_folder
 from dioscuri.errors import UserError
 from dioscuri.families.maskgit.model_options import ARCHITECTURES
 from dioscuri.hparams import load
 from dioscuri.importers.convert import convert
-from dioscuri.importers.pretrained import write_folder
 from tests.parity.metroplex_cases import BASE, CASES, SMALL
 from tests.support import tiny, tiny_classifier, tiny_maskgit, tiny_sundae, tiny_vqgan
 from tests.support.published import recorded

@@ -1,0 +1,123 @@
+"""Models as folders to pass on: `config.json` holds the options, `model.safetensors` the weights.
+
+Tensors have canonical names and layouts, so both twins read what either wrote. A model that needs a tokenizer
+may bring it along: the subfolder `tokenizer/` is then such a folder itself.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from dioscuri.checkpoint.files import tensor_bytes
+from dioscuri.checkpoint.tensor_files import read_config
+from dioscuri.errors import UserError
+from dioscuri.files import replacing, write_json
+from dioscuri.hparams.archive import to_json
+from dioscuri.hparams.loading import assemble
+from dioscuri.hparams.overrides import parse
+from dioscuri.hparams.reader import Document
+
+CONFIG, TENSORS, TOKENIZER = "config.json", "model.safetensors", "tokenizer"
+LIBRARY, FORMAT = "dioscuri", 1
+
+Arrays = Mapping[str, np.ndarray]
+Model = tuple[Any, dict[str, np.ndarray]]
+"""Options and weights."""
+
+
+def write_folder(folder: Path, hparams: Any, weights: Arrays, *, tokenizer: Model | None = None) -> None:
+    """Write a model of these options, and the tokenizer that it needs, if one is given.
+
+    Paths among the options mean nothing elsewhere and are left out.
+    """
+    if tokenizer is not None:
+        write_folder(folder / TOKENIZER, *tokenizer)
+    content = {"library": LIBRARY, "format": FORMAT, "hparams": _without_paths(network_options(hparams))}
+    with replacing(folder / TENSORS) as beside:
+        beside.write_bytes(tensor_bytes(weights))
+    write_json(folder / CONFIG, content)
+
+
+def is_folder(where: Path) -> bool:
+    """Whether `where` is a folder that `write_folder` made."""
+    return (where / CONFIG).is_file() and read_config(where / CONFIG).get("library") == LIBRARY
+
+
+def read_hparams(folder: Path, overrides: Sequence[str] = ()) -> Any:
+    """Options of a folder that `write_folder` made, under words `section.option=value`.
+
+    A `UserError` says what is wrong.
+    """
+    return assemble(
+        Document(str(folder / CONFIG), ()), parse([*option_words_of(folder), *overrides]), Path.cwd()
+    )
+
+
+def read_folder(folder: Path, overrides: Sequence[str] = ()) -> Model:
+    """Options and weights of a folder that `write_folder` made; a `UserError` says what is wrong.
+
+    Whether the weights fit the options is for whoever builds the network to check.
+    """
+    file = folder / TENSORS
+    try:
+        weights = load_file(file)
+    except OSError as error:
+        raise UserError(f"weights {file} cannot be read: {error.strerror or error}") from error
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise UserError(f"{file} is truncated or no safetensors file: {error}") from error
+    return network_options(read_hparams(folder, overrides)), weights
+
+
+def tokenizer_folder(folder: Path) -> Path | None:
+    """The folder of the tokenizer that a model brings along, if it does."""
+    inside = folder / TOKENIZER
+    return inside if is_folder(inside) else None
+
+
+def network_options(hparams: Any) -> Any:
+    """Options without what only training needs beside the network itself."""
+    if hasattr(hparams.data, "tokenizer_path"):
+        return replace(hparams, data=replace(hparams.data, tokenizer_path=""))
+    if hasattr(hparams, "discriminator"):
+        return replace(hparams, discriminator=type(hparams.discriminator)(), loss=type(hparams.loss)())
+    return hparams
+
+
+def option_words_of(folder: Path) -> tuple[str, ...]:
+    """The folder's options as words `section.option=value`."""
+    where = folder / CONFIG
+    config = read_config(where)
+    if config.get("format") != FORMAT:
+        raise UserError(f"{where} is of format {config.get('format')!r}, this program reads {FORMAT}")
+    try:
+        return option_words(config["hparams"])
+    except (AttributeError, KeyError, TypeError) as error:
+        raise UserError(f"{where} is no whole configuration: {type(error).__name__} {error}") from error
+
+
+def option_words(sections: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
+    """Words `section.option=value` of options; tuples are lists, names are text as they stand."""
+    return tuple(
+        f"{section}.{name}={value if name == 'name' else repr(_listed(value))}"
+        for section, options in sections.items()
+        for name, value in options.items()
+    )
+
+
+def _without_paths(hparams: Any) -> dict[str, dict[str, Any]]:
+    values = to_json(hparams)
+    for section in fields(hparams):
+        for declared in fields(getattr(hparams, section.name)):
+            if declared.metadata["path"]:
+                values[section.name][declared.name] = ""
+    return json.loads(json.dumps(values))  # type: ignore[no-any-return]
+
+
+def _listed(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value

@@ -1,0 +1,59 @@
+"""Models of folders, files and the hub that others published, and this project's own, read without a run."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dioscuri.checkpoint import pretrained
+from dioscuri.checkpoint.pretrained import CONFIG, network_options
+from dioscuri.checkpoint.tensor_files import read_config, read_weights, weights_file
+from dioscuri.errors import UserError
+from dioscuri.hparams import load
+from dioscuri.hub import local_folder
+from dioscuri.importers.published import canonical_weights, recognise
+from dioscuri.importers.published_run import BASES
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenedModel:
+    """A model's options, its weights under canonical names (float32), and lines that say what was taken.
+
+    `tokenizer` is the folder of the tokenizer that the model brings along, if it does.
+    """
+
+    hparams: Any
+    weights: dict[str, np.ndarray]
+    notes: tuple[str, ...] = ()
+    tokenizer: Path | None = None
+
+
+def open_published(
+    where: str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    revision: str = "main",
+) -> OpenedModel:
+    """A folder with `config.json` and weights, whoever wrote it, or such a model of the hub.
+
+    `where` is a folder or a name of the hub, `owner/model[/folder]`; words `section.option=value` change
+    options. Names, shapes and values have been checked. A `UserError` says what is missing or does not fit.
+    """
+    folder = local_folder(where, revision)
+    if not (folder / CONFIG).is_file():
+        raise UserError(f"{folder} holds no {CONFIG}: give a folder with one, or a model of the hub")
+    if pretrained.is_folder(folder):
+        hparams, arrays = pretrained.read_folder(folder, overrides)
+        arrays = canonical_weights(arrays, hparams, folder / pretrained.TENSORS, own=True)
+        return OpenedModel(hparams=hparams, weights=arrays, tokenizer=pretrained.tokenizer_folder(folder))
+    described = recognise(read_config(folder / CONFIG), folder / CONFIG)
+    hparams = load(BASES[described.family], [*described.overrides, *overrides])
+    file = weights_file(folder)
+    arrays = canonical_weights(read_weights(file, _no_torch), hparams, file)
+    return OpenedModel(hparams=network_options(hparams), weights=arrays)
+
+
+def _no_torch(path: Path) -> Any:
+    raise UserError(f"{path} is a PyTorch file: make a run of it with convert.py, which reads these")
