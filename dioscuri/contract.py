@@ -1,13 +1,14 @@
-"""Host logic of each family: what the loop logs, validates and reports, and which synthesis modes there are.
+"""What a family owes the program: its tensor code (`FamilyMethods`) and its host logic (`FamilyRun`).
 
-`dioscuri/families/<run.family>/logic.py` has a class `Family` that fulfils the protocol `FamilyLogic`,
+`<twin>/families/<run.family>.py` has `FAMILY`, a class that fulfils `FamilyMethods`.
+`dioscuri/families/<run.family>/logic.py` has `FAMILY_RUN`, a class that fulfils the protocol `FamilyRun`,
 a function `check_options`, `TAKES_TOKENS = True` where its examples may be tokens, `TAKES_SIGNALS = True`
 where they may be sounds or clips, and a function `check_examples` where not all examples of a source fit.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from dioscuri.checkpoint.store import Checkpoint
 from dioscuri.context import Context
@@ -17,6 +18,7 @@ from dioscuri.engine import Array
 from dioscuri.errors import UserError
 from dioscuri.registry import family_part
 
+TensorT = TypeVar("TensorT")
 OnBatch = Callable[[], None]
 
 
@@ -39,7 +41,40 @@ class Shown:
     images: Mapping[str, Array]
 
 
-class FamilyLogic(Protocol):
+class FamilyMethods(Protocol[TensorT]):
+    """The tensor code of a family, for tensors of either framework.
+
+    Beside `loss` it has modes, which the engine runs by name:
+    `mode(model, batch, noise, frozen, **options) -> dict[str, tensor]`, without gradients and without state.
+    `batch` and the results have the rows first. `noise` holds what `noise_specs(mode, rows, **options)`
+    lists, `frozen` what `frozen()` gave, placed on the device: tensors that are neither trained nor saved
+    with the run, such as the weights of a tokenizer or of LPIPS, or an encoded empty text.
+    """
+
+    def loss(
+        self,
+        model: Any,
+        batch: Mapping[str, TensorT],
+        noise: Mapping[str, TensorT],
+        scalars: Mapping[str, TensorT],
+        buffers: Mapping[str, TensorT],
+        frozen: Mapping[str, TensorT],
+    ) -> tuple[TensorT, dict[str, TensorT], dict[str, TensorT]]:
+        """The training objective (0-d) to differentiate with respect to the model's parameters, metrics, and
+        the new buffers, those that did not change among them.
+
+        `scalars` holds the schedules' values. `buffers` are tensors that a step changes without a gradient,
+        such as averages of a codebook: they begin as `initial_buffers(seed)`.
+        """
+
+    def frozen(self) -> dict[str, Array]:
+        """Tensors that are neither trained nor saved with the run."""
+
+    def initial_buffers(self, seed: int) -> dict[str, Array]:
+        """First values of the buffers."""
+
+
+class FamilyRun(Protocol):
     """What the loop asks of a family. `step` counts the batches trained on, except in `scalars`."""
 
     def __init__(self, context: Context) -> None: ...
@@ -66,11 +101,11 @@ class FamilyLogic(Protocol):
         """Do what `synthesis.synthesis_mode` says with the checkpoint, which the engine holds."""
 
 
-def family_logic(context: Context) -> FamilyLogic:
+def family_run(context: Context) -> FamilyRun:
     """The host logic of the run's family."""
     module: Any = family_part(context.hparams.run.family, "logic")
-    logic: FamilyLogic = module.Family(context)
-    return logic
+    run: FamilyRun = module.FAMILY_RUN(context)
+    return run
 
 
 def check_options(hparams: Any) -> None:

@@ -2,7 +2,6 @@
 
 from collections.abc import Hashable, Mapping
 from functools import partial
-from importlib import import_module
 from typing import Any, NamedTuple
 
 import jax
@@ -22,6 +21,7 @@ from dioscuri.engine_support import (
 from dioscuri.errors import UserError
 from dioscuri.plans.layout import check_shapes, pack, spans, unpack
 from jax_impl.devices import COMPUTE_DTYPES, open_devices, set_precision, use_compilation_cache
+from jax_impl.families.methods import methods_of
 from jax_impl.noise import STREAMS, draw_noise
 from jax_impl.optim.flat import canonical, flat_layout, join, split, write
 from jax_impl.optim.step import OptimizerState, Settings, optimizer_step, turn_step
@@ -51,7 +51,7 @@ class Engine:
         self.process_index, self.process_count = self.devices.process_index, self.devices.process_count
         self.device_count = self.devices.device_count
         self.dtype = np.float64 if hparams.train.precision == "float64" else np.float32
-        self.family = import_module(f"jax_impl.families.{hparams.run.family}").Family(hparams)
+        self.family = methods_of(hparams)
         self.graph, params, self.rest = nnx.split(nnx.eval_shape(self.family.build), nnx.Param, ...)
         self.layout, self.tree = flat_layout(params, self.family.parameter_shapes(), self.family.decayed)
         self.settings = Settings.make(hparams.optimizer, self.family.weight_decay, self.layout.n_decayed)
@@ -133,12 +133,12 @@ class Engine:
         given = noise and {name: self.devices.share(np.asarray(array)[rows]) for name, array in noise.items()}
         drawn = self._noise(method, len(rows), step, given, **options)
 
-        def run(flat: jax.Array, arrays: Any, extras: Any, drawn: Any, numbers: Any) -> dict[str, jax.Array]:
-            return function(self._current(flat), arrays | extras, drawn, **numbers, **options)
+        def run(flat: jax.Array, arrays: Any, frozen: Any, drawn: Any, numbers: Any) -> dict[str, jax.Array]:
+            return function(self._current(flat), arrays, drawn, frozen, **numbers, **options)
 
         flat = self.state.optimizer.ema if ema else self.state.optimizer.params
         compiled = self._jit(run, (method, *options.items()), out_shardings=self.devices.sharded)
-        results = compiled(flat, arrays, _extras(self.state, self.frozen), drawn, self._arrays(numbers))
+        results = compiled(flat, arrays, self.frozen, drawn, self._arrays(numbers))
         return {name: self.devices.to_numpy(value)[:n] for name, value in results.items()}
 
     def barrier(self) -> None:
@@ -235,16 +235,16 @@ class Engine:
         *earlier, last = self.family.turns(phase)
         totals: dict[str, jax.Array] = {}
         for turn in earlier:
-            grad, found = self._gradient(turn, state, frozen, batch, noise, scalars, None)
+            grad, (found, buffers) = self._gradient(turn, state, frozen, batch, noise, scalars, None)
             optimizer, _ = self._turn(turn, state, grad, scalars, last=False)
-            state = self._with_buffers(state, optimizer, found, assign=False)
+            state = self._with_buffers(state, optimizer, buffers, assign=False)
             totals = {name: totals.get(name, 0) + found[name] for name in self.family.metric_sizes}
-        grad, found = self._gradient(last, state, frozen, batch, noise, scalars, None)
+        grad, (found, buffers) = self._gradient(last, state, frozen, batch, noise, scalars, None)
         if not earlier:
-            return self._apply(state, (grad, found), scalars)
+            return self._apply(state, (grad, (found, buffers)), scalars)
         optimizer, norm = self._turn(last, state, grad, scalars, last=True)
-        found = found | {name: totals[name] + found[name] for name in totals}
-        return self._with_metrics(self._with_buffers(state, optimizer, found), found, norm)
+        found = {name: totals[name] + found[name] for name in totals}
+        return self._with_metrics(self._with_buffers(state, optimizer, buffers), found, norm)
 
     def _turn(
         self, turn: Hashable, state: TrainState, grad: jax.Array, scalars: Any, *, last: bool
@@ -265,21 +265,21 @@ class Engine:
         scalars: Any,
         statistics: Any,
     ) -> tuple[jax.Array, Any]:
-        """Gradient (P,) and metrics of the mean loss over the batch, or over a part of it."""
+        """Gradient (P,), metrics and new buffers of the mean loss over the batch, or over a part of it."""
         flat = state.optimizer.params
-        batch = batch | _extras(state, frozen)
 
         def loss(params: nnx.State, batch: Any, lap: Hashable) -> tuple[jax.Array, Any]:
-            terms = self.family.terms(nnx.merge(self.graph, params, self.rest), batch, noise, lap)
+            model = nnx.merge(self.graph, params, self.rest)
+            terms = self.family.terms(model, batch, noise, state.buffers, frozen, lap)
             own = self.family.statistics(terms) if statistics is None else statistics
-            value, metrics = self.family.loss(terms, scalars, own, lap)
-            return value, (metrics, self.family.carried(terms))
+            value, metrics, buffers = self.family.loss(terms, scalars, own, lap)
+            return value, ((metrics, buffers), self.family.carried(terms))
 
         # Split outside of the gradient: that of a slice is a padded vector, one of full length a tensor.
         weights, total = self._weights(flat), None
         for lap in self.family.laps(phase):
-            grads, (metrics, carried) = jax.grad(loss, has_aux=True)(weights, batch, lap)
-            part = join(grads, self.layout, self.tree).astype(flat.dtype), metrics
+            grads, (told, carried) = jax.grad(loss, has_aux=True)(weights, batch, lap)
+            part = join(grads, self.layout, self.tree).astype(flat.dtype), told
             total = part if total is None else _add(total, part)
             # The next lap begins when this one's gradient is there: memory holds one at a time.
             total, carried = jax.lax.optimization_barrier((total, carried)) if carried else (total, carried)
@@ -289,20 +289,26 @@ class Engine:
     def _apply(self, state: TrainState, totals: tuple[jax.Array, Any], scalars: Any) -> TrainState:
         """Update by the mean of the parts' gradients, and add the mean of their metrics to the sums."""
         n_parts = self.hparams.train.accumulation_steps
-        grad, metrics = jax.tree.map(lambda total: total / n_parts, totals) if n_parts > 1 else totals
+        mean = jax.tree.map(lambda total: total / n_parts, totals) if n_parts > 1 else totals
+        grad, (metrics, buffers) = mean
         optimizer, norm = optimizer_step(
             state.optimizer, grad, scalars["learning_rate"], scalars["ema_rate"], self.settings
         )
-        return self._with_metrics(self._with_buffers(state, optimizer, metrics), metrics, norm)
+        return self._with_metrics(self._with_buffers(state, optimizer, buffers), metrics, norm)
 
     def _with_buffers(
-        self, state: TrainState, optimizer: OptimizerState, metrics: Any, *, assign: bool = True
+        self,
+        state: TrainState,
+        optimizer: OptimizerState,
+        new: Mapping[str, jax.Array],
+        *,
+        assign: bool = True,
     ) -> TrainState:
         """Take over an update and its buffers, and at the end of a step (`assign`) the parameters that follow
         from them, unless it was skipped."""
         applied = optimizer.skips_in_row == 0
         buffers = {
-            name: jnp.where(applied, metrics[f"buffer.{name}"], array).astype(self.dtype)
+            name: jnp.where(applied, new[name], array).astype(self.dtype)
             for name, array in state.buffers.items()
         }
         parameters = canonical(optimizer.params, self.layout) if buffers and assign else {}
@@ -328,7 +334,7 @@ class Engine:
         self, phase: Hashable, state: TrainState, frozen: Any, batch: Any, noise: Any
     ) -> jax.Array:
         model = self._current(state.optimizer.params)
-        return self.family.statistics(self.family.terms(model, batch | _extras(state, frozen), noise, phase))
+        return self.family.statistics(self.family.terms(model, batch, noise, state.buffers, frozen, phase))
 
     def _parts(self, batch: Any, noise: Any) -> list[Any]:
         """Split along the batch so that every device keeps its rows."""
@@ -349,15 +355,6 @@ class Engine:
             name: [make(item) for item in value] if isinstance(value, list) else make(value)
             for name, value in numbers.items()
         }
-
-
-def _extras(state: TrainState, frozen: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-    """What an adapter finds beside the rows of a batch."""
-    return _prefixed("buffer.", state.buffers) | _prefixed("frozen.", frozen)
-
-
-def _prefixed(prefix: str, arrays: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-    return {prefix + name: array for name, array in arrays.items()}
 
 
 def _add(left: Any, right: Any) -> Any:

@@ -1,7 +1,6 @@
 """Models in folders that either twin opens, and of the hub."""
 
 from collections.abc import Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,6 +13,7 @@ from dioscuri.checkpoint.pretrained import network_options, write_folder
 from dioscuri.errors import UserError
 from dioscuri.importers.open_model import open_published
 from dioscuri.plans.layout import Layout, pack, unpack
+from jax_impl.families.methods import methods_of
 from jax_impl.optim.flat import Tree, flat_layout, join, split
 
 
@@ -52,7 +52,7 @@ class Pretrained:
 def build_model(hparams: Any) -> Any:
     """The model of a run's options; its parameters are not set."""
     hparams = network_options(hparams)
-    model = nnx.eval_shape(_family(hparams).build)
+    model = nnx.eval_shape(methods_of(hparams).build)
     graph, params, rest = nnx.split(model, nnx.Param, ...)
     params = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), params)
     model = nnx.merge(graph, params, rest)
@@ -60,13 +60,8 @@ def build_model(hparams: Any) -> Any:
     return model
 
 
-def _family(hparams: Any) -> Any:
-    module: Any = import_module(f"jax_impl.families.{hparams.run.family}")
-    return module.Family(hparams)
-
-
 def _layout(model: Any) -> tuple[Layout, Tree]:
-    shapes = _family(model.hparams).parameter_shapes()
+    shapes = methods_of(model.hparams).parameter_shapes()
     return flat_layout(nnx.state(model, nnx.Param), shapes, lambda _: True)
 
 

@@ -3,7 +3,6 @@
 from collections.abc import Hashable, Mapping
 from dataclasses import fields
 from functools import partial
-from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from dioscuri.engine_support import (
 from dioscuri.errors import UserError
 from dioscuri.plans.layout import check_shapes, pack, spans, unpack
 from torch_impl.devices import COMPUTE_DTYPES, open_devices, set_precision
+from torch_impl.families.methods import methods_of
 from torch_impl.noise import STREAMS, draw_noise
 from torch_impl.optim.flat import bind, flat_layout, gather, views, write
 from torch_impl.optim.step import OptimizerState, Settings, optimizer_step, turn_step
@@ -42,7 +42,7 @@ class Engine:
         self.process_index, self.process_count = self.devices.process_index, self.devices.process_count
         self.device_count = self.devices.device_count
         self.dtype = torch.float64 if hparams.train.precision == "float64" else torch.float32
-        self.family = import_module(f"torch_impl.families.{hparams.run.family}").Family(hparams)
+        self.family = methods_of(hparams)
         self.models = {ema: self._build() for ema in (False, True)}
         self.layout = flat_layout(self.models[False], self.family.parameter_shapes(), self.family.decayed)
         train = hparams.train
@@ -120,7 +120,7 @@ class Engine:
         given = noise and {name: self.devices.share(np.asarray(array)[rows]) for name, array in noise.items()}
         drawn = self._noise(method, len(rows) // self.process_count, step, given, **options)
         model = self._current(ema=ema)
-        results = function(model, arrays | self._extras(), drawn, **self._tensors(numbers), **options)
+        results = function(model, arrays, drawn, self.frozen, **self._tensors(numbers), **options)
         return {name: self.devices.to_numpy(value)[:n] for name, value in results.items()}
 
     def barrier(self) -> None:
@@ -239,16 +239,16 @@ class Engine:
         *earlier, last = self.family.turns(phase)
         totals: dict[str, Tensor] = {}
         for turn in earlier:
-            found = self._gradient(inputs, scalars, n_parts, turn, balanced)
+            found, buffers = self._gradient(inputs, scalars, n_parts, turn, balanced)
             self._turn(turn, scalars, last=False)
-            self._keep_buffers(_taken(found, "buffer."), assign=False)
+            self._keep_buffers(buffers, assign=False)
             totals = {name: totals.get(name, 0) + found[name] for name in self.family.metric_sizes}
-        found = self._gradient(inputs, scalars, n_parts, last, balanced)
+        found, buffers = self._gradient(inputs, scalars, n_parts, last, balanced)
         if earlier:
             norm = self._turn(last, scalars, last=True)
         else:
             norm = self.update(self.state, self.grad, scalars["learning_rate"], scalars["ema_rate"])
-        self._keep_buffers(_taken(found, "buffer."))
+        self._keep_buffers(buffers)
         self._add_metrics(
             {name: totals.get(name, 0) + found[name] for name in self.family.metric_sizes}, norm
         )
@@ -270,27 +270,28 @@ class Engine:
         n_parts: int,
         phase: Hashable,
         balanced: bool,
-    ) -> dict[str, Tensor]:
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Put the gradient of the mean loss in its place; metrics and new buffers."""
         batches, noises = _parts(_taken(inputs, "batch."), n_parts), _parts(_taken(inputs, "noise."), n_parts)
-        extras = self._extras()
-        batches = [batch | extras for batch in batches]
         statistics = self._statistics(batches, noises, phase) if balanced and n_parts > 1 else None
         totals: dict[str, Tensor] = {}
+        new: dict[str, Tensor] = {}
         model = self._current(ema=False)
         for index, (batch, noise) in enumerate(zip(batches, noises, strict=True)):
             for lap, own in enumerate(self.family.laps(phase)):
-                terms = self.family.terms(model, batch, noise, own)
+                terms = self.family.terms(model, batch, noise, self.buffers, self.frozen, own)
                 if balanced and n_parts == 1:
                     statistics = self.devices.mean(self.family.statistics(terms))
-                loss, metrics = self.family.loss(terms, scalars, statistics, own)
+                loss, metrics, buffers = self.family.loss(terms, scalars, statistics, own)
                 grads = torch.autograd.grad(loss / n_parts, self.parameters, materialize_grads=True)
                 gather(self.grad_views, grads, accumulate=index + lap > 0)
                 for name, value in metrics.items():
                     totals[name] = totals.get(name, 0) + value.detach() / n_parts
+                for name, value in buffers.items():
+                    new[name] = new.get(name, 0) + value.detach() / n_parts
                 batch |= self.family.carried(terms)
         self.devices.mean(self.grad)
-        return totals
+        return totals, new
 
     @torch.no_grad()
     def _keep_buffers(self, new: Mapping[str, Tensor], *, assign: bool = True) -> None:
@@ -309,7 +310,10 @@ class Engine:
     ) -> Tensor:
         """What the loss balances by, over the whole batch: a pass of its own before the parts' gradients."""
         model = self._current(ema=False)
-        terms = [self.family.terms(model, *part, phase) for part in zip(batches, noises, strict=True)]
+        terms = [
+            self.family.terms(model, *part, self.buffers, self.frozen, phase)
+            for part in zip(batches, noises, strict=True)
+        ]
         parts = [self.family.statistics(part) for part in terms]
         return self.devices.mean(torch.stack(parts).mean(0))
 
@@ -325,10 +329,6 @@ class Engine:
             name: [make(item) for item in value] if isinstance(value, list) else make(value)
             for name, value in numbers.items()
         }
-
-    def _extras(self) -> dict[str, Tensor]:
-        """What an adapter finds beside the rows of a batch."""
-        return _prefixed("buffer.", self.buffers) | _prefixed("frozen.", self.frozen)
 
 
 def _prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

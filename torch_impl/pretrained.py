@@ -1,7 +1,6 @@
 """Models in folders that either twin opens, and of the hub."""
 
 from collections.abc import Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,6 +12,7 @@ from dioscuri.checkpoint.pretrained import network_options, write_folder
 from dioscuri.errors import UserError
 from dioscuri.importers.open_model import open_published
 from dioscuri.plans.layout import check_shapes
+from torch_impl.families.methods import methods_of
 
 
 class Pretrained:
@@ -50,8 +50,7 @@ class Pretrained:
 def build_model(hparams: Any) -> Any:
     """The model of a run's options; its parameters are not set."""
     hparams = network_options(hparams)
-    module: Any = import_module(f"torch_impl.families.{hparams.run.family}")
-    model = module.Family(hparams).build()
+    model = methods_of(hparams).build()
     model.hparams = hparams
     return model
 

@@ -1,7 +1,7 @@
 """Synthesis with a trained run: load its best checkpoint and do what `synthesis.synthesis_mode` says."""
 
 from dioscuri.context import Context, Work
-from dioscuri.contract import family_logic
+from dioscuri.contract import family_run
 from dioscuri.run.restore import load_best
 
 
@@ -15,4 +15,4 @@ def prepare_synthesis(context: Context) -> Work:
     checkpoint = load_best(context)
     weights = "averaged" if context.hparams.synthesis.load_ema_weights else "raw"
     context.say(f"{context.hparams.synthesis.synthesis_mode}: {weights} weights of {checkpoint.path}")
-    return lambda: family_logic(context).synthesise(checkpoint)
+    return lambda: family_run(context).synthesise(checkpoint)

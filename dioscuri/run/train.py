@@ -8,7 +8,7 @@ from typing import Any
 
 from dioscuri.checkpoint import store
 from dioscuri.context import Context, Work
-from dioscuri.contract import FamilyLogic, check_examples, family_logic
+from dioscuri.contract import FamilyRun, check_examples, family_run
 from dioscuri.data import pipeline
 from dioscuri.engine import State
 from dioscuri.errors import UserError
@@ -39,7 +39,7 @@ def prepare_training(context: Context, *, resume_from: Path | None = None) -> Wo
         for note in pictures.notes:
             context.say(f"{pictures.name}: {note}")
     check_examples(context)
-    family = family_logic(context)
+    family = family_run(context)
     start = restore(context, resume_from)
     total = context.hparams.train.total_train_steps
 
@@ -56,7 +56,7 @@ def prepare_training(context: Context, *, resume_from: Path | None = None) -> Wo
 class _Training:
     """One process's part of a run from `start` to the end."""
 
-    def __init__(self, context: Context, family: FamilyLogic, start: Start) -> None:
+    def __init__(self, context: Context, family: FamilyRun, start: Start) -> None:
         self.context, self.family, self.engine = context, family, context.engine
         self.hparams = context.hparams
         self.start = start.step

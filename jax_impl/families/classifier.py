@@ -17,7 +17,7 @@ from dioscuri.families.classifier.options import HParams
 from dioscuri.plans.noise import NoiseSpec
 from dioscuri.plans.parameters import initial_values, shapes
 from jax_impl.devices import COMPUTE_DTYPES
-from jax_impl.families.adapter import Adapter
+from jax_impl.families.methods import FamilyMethods
 from jax_impl.layers.pictures import to_range
 from jax_impl.models.classifier import Classifier
 from jax_impl.objectives.masked_tokens import cross_entropy
@@ -32,8 +32,8 @@ class Terms(NamedTuple):
     correct: Array
 
 
-class Family(Adapter):
-    """Everything that the engine asks of a family."""
+class ClassifierMethods(FamilyMethods):
+    """See `dioscuri.contract.FamilyMethods`."""
 
     def __init__(self, hparams: HParams) -> None:
         data = hparams.data
@@ -64,23 +64,31 @@ class Family(Adapter):
         """Noise that a method takes: none does."""
         return ()
 
-    def terms(self, model: nnx.Module, batch: Arrays, noise: Arrays, phase: Hashable) -> Terms:
+    def terms(
+        self,
+        model: nnx.Module,
+        batch: Arrays,
+        noise: Arrays,
+        buffers: Arrays,
+        frozen: Arrays,
+        phase: Hashable,
+    ) -> Terms:
         """Of training: labels are smoothed."""
         return self._terms(self._logits(model, batch), batch, self.hparams.loss.label_smoothing)
 
     def loss(
         self, terms: Terms, scalars: Arrays, statistics: Array | None, phase: Hashable
-    ) -> tuple[Array, dict[str, Array]]:
+    ) -> tuple[Array, dict[str, Array], dict[str, Array]]:
         """Mean cross-entropy, and the share of right answers."""
         loss = terms.loss.mean()
-        return loss, {"loss": loss, "accuracy": terms.correct.mean()}
+        return loss, {"loss": loss, "accuracy": terms.correct.mean()}, {}
 
-    def evaluate(self, model: nnx.Module, batch: Arrays, noise: Arrays) -> dict[str, Array]:
+    def evaluate(self, model: nnx.Module, batch: Arrays, noise: Arrays, frozen: Arrays) -> dict[str, Array]:
         """`cross_entropy` (B,) and `correct` (B,)."""
         loss, correct = self._terms(self._logits(model, batch), batch, 0.0)
         return {"cross_entropy": loss, "correct": correct}
 
-    def encode(self, model: nnx.Module, batch: Arrays, noise: Arrays) -> dict[str, Array]:
+    def encode(self, model: nnx.Module, batch: Arrays, noise: Arrays, frozen: Arrays) -> dict[str, Array]:
         """`features` (B, D) and `logits` (B, K)."""
         logits, aux = model(self._pictures(batch))
         return {"features": aux["features"], "logits": logits}
@@ -97,3 +105,6 @@ class Family(Adapter):
         """In [-1, 1], in at least float32."""
         dtype = jnp.float64 if self.dtype == jnp.float64 else jnp.float32
         return to_range(batch["image"], "signed", dtype)
+
+
+FAMILY = ClassifierMethods

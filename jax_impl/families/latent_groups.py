@@ -14,7 +14,7 @@ from jax import Array
 from dioscuri.families.latent_models.plan import LatentPlan
 from dioscuri.families.latent_models.protocols import LatentHParams
 from dioscuri.plans.noise import NoiseSpec
-from jax_impl.families.adapter import Adapter
+from jax_impl.families.methods import FamilyMethods
 from jax_impl.layers.latents import standard_deviation
 from jax_impl.layers.pictures import normalise
 from jax_impl.objectives.elbo import elbo_terms, latent_kl, log_ratios, training_loss
@@ -26,7 +26,7 @@ Terms = tuple[Array, Array]
 Masks = Sequence[Array] | None
 
 
-class LatentGroups(Adapter):
+class LatentGroupMethods(FamilyMethods):
     """What the families with a hierarchy of latents have in common."""
 
     def __init__(self, hparams: LatentHParams, plan: LatentPlan) -> None:
@@ -41,7 +41,15 @@ class LatentGroups(Adapter):
         pixels = self.plan.output_noise(batch) if output == "sample" else ()
         return self.plan.latent_noise(batch, prior=prior, posterior=posterior) + pixels
 
-    def terms(self, model: nnx.Module, batch: Arrays, noise: Arrays, phase: Hashable) -> Terms:
+    def terms(
+        self,
+        model: nnx.Module,
+        batch: Arrays,
+        noise: Arrays,
+        buffers: Arrays,
+        frozen: Arrays,
+        phase: Hashable,
+    ) -> Terms:
         """Reconstruction (B,) and KL (B, L) of every picture."""
         return self._bound(model, batch, noise)[0]
 
@@ -55,11 +63,11 @@ class LatentGroups(Adapter):
 
     def loss(
         self, terms: Terms, scalars: Arrays, statistics: Array | None, phase: Hashable
-    ) -> tuple[Array, dict[str, Array]]:
+    ) -> tuple[Array, dict[str, Array], dict[str, Array]]:
         """Mean training loss and metrics; `statistics` of the global batch, None: those of these terms."""
-        return training_loss(terms, self.plan, self.hparams, scalars, statistics)
+        return *training_loss(terms, self.plan, self.hparams, scalars, statistics), {}
 
-    def evaluate(self, model: nnx.Module, batch: Arrays, noise: Arrays) -> dict[str, Array]:
+    def evaluate(self, model: nnx.Module, batch: Arrays, noise: Arrays, frozen: Arrays) -> dict[str, Array]:
         """`reconstruction` (B,), `kl` (B, L) and `log_ratio` (B, L)."""
         (reconstruction, kl), _, aux = self._bound(model, batch, noise)
         log_ratio = log_ratios(aux, self.plan, self.hparams)
@@ -70,6 +78,7 @@ class LatentGroups(Adapter):
         model: nnx.Module,
         batch: Arrays,
         noise: Arrays,
+        frozen: Arrays,
         output: str,
         masks: Masks = None,
         output_temperature: Array | float = 1.0,
@@ -84,6 +93,7 @@ class LatentGroups(Adapter):
         model: nnx.Module,
         batch: Arrays,
         noise: Arrays,
+        frozen: Arrays,
         temperatures: Array,
         output: str,
         output_temperature: Array | float = 1.0,
@@ -94,7 +104,7 @@ class LatentGroups(Adapter):
         return {"image": read_output(layer, noise, self.plan, self.hparams, output, output_temperature)}
 
     def encode(
-        self, model: nnx.Module, batch: Arrays, noise: Arrays, masks: Masks = None
+        self, model: nnx.Module, batch: Arrays, noise: Arrays, frozen: Arrays, masks: Masks = None
     ) -> dict[str, Array]:
         """`mean.<l>`, `std.<l>` of the posterior and `z.<l>`."""
         aux = self._bound(model, batch, noise, masks)[2]
@@ -110,6 +120,7 @@ class LatentGroups(Adapter):
         model: nnx.Module,
         batch: Arrays,
         noise: Arrays,
+        frozen: Arrays,
         temperatures: Array,
         output: str,
         masks: Masks = None,
@@ -119,7 +130,9 @@ class LatentGroups(Adapter):
         layer, _ = model.generate(noise, temperatures, batch, masks)
         return {"image": read_output(layer, noise, self.plan, self.hparams, output, output_temperature)}
 
-    def divergence_statistics(self, model: nnx.Module, batch: Arrays, noise: Arrays) -> dict[str, Array]:
+    def divergence_statistics(
+        self, model: nnx.Module, batch: Arrays, noise: Arrays, frozen: Arrays
+    ) -> dict[str, Array]:
         """`kl.<l>` (B, Z), averaged over the latent grid."""
         aux = self._bound(model, batch, noise)[2]
         return {
@@ -127,7 +140,9 @@ class LatentGroups(Adapter):
             for group, block in enumerate(self.plan.groups)
         }
 
-    def output_statistics(self, model: nnx.Module, batch: Arrays, noise: Arrays) -> dict[str, Array]:
+    def output_statistics(
+        self, model: nnx.Module, batch: Arrays, noise: Arrays, frozen: Arrays
+    ) -> dict[str, Array]:
         """`means` and `log_scales` of the mixture's components, or the Bernoulli `logits`."""
         layer = self._bound(model, batch, noise)[1]
         return output_statistics(layer, self.plan, self.hparams)

@@ -27,8 +27,8 @@ from dioscuri.families.maskgit.training import embedding_shape
 from dioscuri.plans.noise import NoiseSpec
 from dioscuri.plans.parameters import shapes
 from jax_impl.devices import COMPUTE_DTYPES
-from jax_impl.families.adapter import Adapter
 from jax_impl.families.frozen_tokenizer import FrozenTokenizer
+from jax_impl.families.methods import FamilyMethods
 from jax_impl.layers.dropout import part
 from jax_impl.models.critic import critic_logits
 from jax_impl.models.transformers import build_transformer
@@ -49,8 +49,8 @@ from jax_impl.samplers.tokens import sample_tokens
 Arrays = Mapping[str, Array]
 
 
-class Family(Adapter):
-    """Everything that the engine asks of a family."""
+class MaskGITMethods(FamilyMethods):
+    """See `dioscuri.contract.FamilyMethods`."""
 
     def __init__(self, hparams: HParams) -> None:
         data = hparams.data
@@ -104,14 +104,22 @@ class Family(Adapter):
         """Mean weight of a picture, by which it divides; not differentiated."""
         return statistics(terms)
 
-    def terms(self, model: nnx.Module, batch: Arrays, noise: Arrays, phase: Hashable) -> Terms:
+    def terms(
+        self,
+        model: nnx.Module,
+        batch: Arrays,
+        noise: Arrays,
+        buffers: Arrays,
+        frozen: Arrays,
+        phase: Hashable,
+    ) -> Terms:
         """Mask the tokens, predict them, and let a critic judge the predictions."""
         plan, loss = self.plan, self.hparams.loss
-        tokens, targets = self._targets(batch)
+        tokens, targets = self._targets(batch, frozen)
         masked = mask_tokens(tokens, noise, loss, plan.codebook_size, plan.mask_id)
         condition = self._condition(batch)
         if "drop" in noise:
-            null = self._null(batch, condition)
+            null = self._null(frozen, condition)
             condition = drop_condition(condition, null, noise["drop"], loss.cond_dropout_prob)
         if plan.options.self_cond:
             condition["self"] = self._first_pass(model, masked, condition, noise["self_cond"])
@@ -123,13 +131,13 @@ class Family(Adapter):
 
     def loss(
         self, terms: Terms, scalars: Arrays, statistics: Array | None, phase: Hashable
-    ) -> tuple[Array, dict[str, Array]]:
+    ) -> tuple[Array, dict[str, Array], dict[str, Array]]:
         """Mean training loss and metrics; `statistics` of the global batch, None: those of these terms."""
-        return training_loss(terms, self.hparams.loss, statistics)
+        return *training_loss(terms, self.hparams.loss, statistics), {}
 
-    def evaluate(self, model: nnx.Module, batch: Arrays, noise: Arrays) -> dict[str, Array]:
+    def evaluate(self, model: nnx.Module, batch: Arrays, noise: Arrays, frozen: Arrays) -> dict[str, Array]:
         """`cross_entropy`, nats a masked token, and `accuracy`, both (B,), where `mask` (B, L) is true."""
-        tokens, mask = self._tokens(batch), batch["mask"].astype(bool)
+        tokens, mask = self._tokens(batch, frozen), batch["mask"].astype(bool)
         inputs, condition = jnp.where(mask, self.plan.mask_id, tokens), self._condition(batch)
         if self.plan.options.self_cond:
             condition["self"] = model(inputs, condition)[1]["embed"]
@@ -139,17 +147,22 @@ class Family(Adapter):
         right = mask & (logits.argmax(-1) == tokens)
         return {"cross_entropy": losses.sum(1) / n, "accuracy": right.sum(1) / n}
 
-    def encode(self, model: nnx.Module, batch: Arrays, noise: Arrays) -> dict[str, Array]:
+    def encode(self, model: nnx.Module, batch: Arrays, noise: Arrays, frozen: Arrays) -> dict[str, Array]:
         """`tokens` (B, L) of pictures `image`."""
-        return {"tokens": self._tokens(batch).astype(jnp.int32)}
+        return {"tokens": self._tokens(batch, frozen).astype(jnp.int32)}
 
-    def decode(self, model: nnx.Module, batch: Arrays, noise: Arrays) -> dict[str, Array]:
+    def decode(self, model: nnx.Module, batch: Arrays, noise: Arrays, frozen: Arrays) -> dict[str, Array]:
         """`image` (B, H, W, C) of `tokens` (B, L)."""
         grid = rearrange(batch["tokens"], "b (h w) -> b h w", h=self.plan.grid)
-        return {"image": self._codec().decode(grid, part(batch, "frozen"))}
+        return {"image": self._codec().decode(grid, frozen)}
 
     def generate(
-        self, model: nnx.Module, batch: Arrays, noise: Mapping[str, Any], every_step: bool = False
+        self,
+        model: nnx.Module,
+        batch: Arrays,
+        noise: Mapping[str, Any],
+        frozen: Arrays,
+        every_step: bool = False,
     ) -> dict[str, Array]:
         """`tokens` (B, L) and, with a tokenizer, `image` (B, H, W, C), for the conditions of the batch;
         without any, `index` (B,) tells their number.
@@ -160,17 +173,29 @@ class Family(Adapter):
         asked = next(value for name, value in batch.items() if name in ("index", *self.plan.conditions))
         B = len(asked)
         start = jnp.full((B, self.plan.n_tokens), self.plan.mask_id, jnp.int32)
-        return self._sampled(model, start, batch, noise, every_step=every_step)
+        return self._sampled(model, start, batch, noise, frozen, every_step=every_step)
 
     def inpaint(
-        self, model: nnx.Module, batch: Arrays, noise: Mapping[str, Any], every_step: bool = False
+        self,
+        model: nnx.Module,
+        batch: Arrays,
+        noise: Mapping[str, Any],
+        frozen: Arrays,
+        every_step: bool = False,
     ) -> dict[str, Array]:
         """What `generate` gives, of pictures or tokens that are known but for `unknown` (B, L)."""
-        start = jnp.where(batch["unknown"].astype(bool), self.plan.mask_id, self._tokens(batch))
-        return self._sampled(model, start, batch, noise, every_step=every_step)
+        start = jnp.where(batch["unknown"].astype(bool), self.plan.mask_id, self._tokens(batch, frozen))
+        return self._sampled(model, start, batch, noise, frozen, every_step=every_step)
 
     def _sampled(
-        self, model: nnx.Module, start: Array, batch: Arrays, noise: Mapping[str, Any], *, every_step: bool
+        self,
+        model: nnx.Module,
+        start: Array,
+        batch: Arrays,
+        noise: Mapping[str, Any],
+        frozen: Arrays,
+        *,
+        every_step: bool,
     ) -> dict[str, Array]:
         plan, options, B = self.plan, self.hparams.synthesis, len(start)
         condition, has_critic = self._condition(batch), plan.options.critic != "none"
@@ -185,7 +210,7 @@ class Family(Adapter):
             plan.codebook_size,
             plan.mask_id,
             condition=condition,
-            null=self._null(batch, condition) or None,
+            null=self._null(frozen, condition) or None,
             critic=partial(critic_logits, model) if has_critic else None,
             prepare=model.prepare,
             embedding=jnp.zeros(embedding_shape(plan, B), self.dtype) if plan.options.self_cond else None,
@@ -194,7 +219,7 @@ class Family(Adapter):
         )
         results = {"tokens": found.tokens}
         if self.tokenizer is not None:
-            results |= self.decode(model, {**batch, **results}, noise)
+            results |= self.decode(model, results, noise, frozen)
         if every_step:
             masked = found.inputs[1:] == plan.mask_id
             masked = jnp.concatenate([masked, jnp.zeros_like(masked[:1])])
@@ -202,18 +227,18 @@ class Family(Adapter):
             results["masked"] = rearrange(masked, "t b l -> b t l")
         return results
 
-    def _tokens(self, batch: Arrays) -> Array:
+    def _tokens(self, batch: Arrays, frozen: Arrays) -> Array:
         """Those of the batch, or those that its pictures have, int32."""
         if "tokens" in batch:
             return batch["tokens"].astype(jnp.int32)
-        return rearrange(self._codec().encode(batch["image"], part(batch, "frozen")), "b h w -> b (h w)")
+        return rearrange(self._codec().encode(batch["image"], frozen), "b h w -> b (h w)")
 
-    def _targets(self, batch: Arrays) -> tuple[Array, Array | None]:
+    def _targets(self, batch: Arrays, frozen: Arrays) -> tuple[Array, Array | None]:
         """Tokens (B, L) and, where they are wanted, soft targets (B, L, K)."""
         loss = self.hparams.loss
         if not loss.use_soft_code_target:
-            return self._tokens(batch), None
-        distances = self._codec().distances(batch["image"], part(batch, "frozen"))
+            return self._tokens(batch, frozen), None
+        distances = self._codec().distances(batch["image"], frozen)
         distances = rearrange(distances, "b h w k -> b (h w) k")
         return distances.argmin(-1), soft_targets(distances, loss.soft_code_temp)
 
@@ -230,10 +255,10 @@ class Family(Adapter):
             condition["text_keep"] = jnp.ones_like(condition["text"][:, 0, 0])
         return condition
 
-    def _null(self, batch: Arrays, condition: Arrays) -> dict[str, Array]:
+    def _null(self, frozen: Arrays, condition: Arrays) -> dict[str, Array]:
         """What stands for no condition: the null label, and an encoded empty text, or no text and a pooled
         state of zeros."""
-        given = part(batch, "frozen.null")
+        given = part(frozen, "null")
         values = {"label": self.plan.null_label, "text_keep": 0, "pooled": 0}
         if "text" in given:
             del values["text_keep"]
@@ -266,3 +291,6 @@ class Family(Adapter):
         )
         own = {name: value for name, value in condition.items() if name != "self"}
         return critic_loss(critic_logits(model, judged, own, part(noise, "critic")), judged, tokens)
+
+
+FAMILY = MaskGITMethods

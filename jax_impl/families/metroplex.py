@@ -8,12 +8,12 @@ from dioscuri.families.metroplex.plan import make_plan
 from dioscuri.families.metroplex.tables import parameter_table
 from dioscuri.plans.parameters import initial_values, shapes
 from jax_impl.devices import COMPUTE_DTYPES
-from jax_impl.families.latent_groups import LatentGroups
+from jax_impl.families.latent_groups import LatentGroupMethods
 from jax_impl.models.metroplex import Metroplex
 
 
-class Family(LatentGroups):
-    """Everything that the engine asks of a family."""
+class MetroplexMethods(LatentGroupMethods):
+    """See `dioscuri.contract.FamilyMethods`."""
 
     def __init__(self, hparams: HParams) -> None:
         super().__init__(hparams, make_plan(hparams))
@@ -41,3 +41,6 @@ class Family(LatentGroups):
             dtype=dtype,
             checkpoint=train.checkpoint_activations,
         )
+
+
+FAMILY = MetroplexMethods

@@ -23,9 +23,8 @@ from dioscuri.families.sundae.options import HParams
 from dioscuri.plans.noise import NoiseSpec
 from dioscuri.plans.parameters import shapes
 from jax_impl.devices import COMPUTE_DTYPES
-from jax_impl.families.adapter import Adapter
 from jax_impl.families.frozen_tokenizer import FrozenTokenizer, GreyLevels, open_frozen_tokenizer
-from jax_impl.layers.dropout import part
+from jax_impl.families.methods import FamilyMethods
 from jax_impl.models.denoiser import build_denoiser
 from jax_impl.objectives.masked_tokens import cross_entropy
 from jax_impl.objectives.sundae import Terms, corrupt, pass_terms, unrolled_loss
@@ -35,8 +34,8 @@ from jax_impl.samplers.sundae import resample_tokens
 Arrays = Mapping[str, Array]
 
 
-class Family(Adapter):
-    """Everything that the engine asks of a family."""
+class SundaeMethods(FamilyMethods):
+    """See `dioscuri.contract.FamilyMethods`."""
 
     def __init__(self, hparams: HParams) -> None:
         self.hparams = hparams
@@ -86,9 +85,17 @@ class Family(Adapter):
         """The clean tokens, and the next pass's input."""
         return {"tokens": terms.tokens, "unrolled": terms.unrolled}
 
-    def terms(self, model: nnx.Module, batch: Arrays, noise: Arrays, phase: Hashable) -> Terms:
+    def terms(
+        self,
+        model: nnx.Module,
+        batch: Arrays,
+        noise: Arrays,
+        buffers: Arrays,
+        frozen: Arrays,
+        phase: Hashable,
+    ) -> Terms:
         """Predict the tokens from corrupted ones, or from what the pass before has drawn."""
-        tokens = self._tokens(batch)
+        tokens = self._tokens(batch, frozen)
         inputs = batch.get("unrolled")
         if inputs is None:
             K = self.plan.codebook_size
@@ -98,35 +105,36 @@ class Family(Adapter):
 
     def loss(
         self, terms: Terms, scalars: Arrays, statistics: Array | None, phase: Hashable
-    ) -> tuple[Array, dict[str, Array]]:
+    ) -> tuple[Array, dict[str, Array], dict[str, Array]]:
         """A pass's share of the loss and of the metrics."""
         assert isinstance(phase, int)
-        return unrolled_loss(terms, self.hparams.loss, phase)
+        return *unrolled_loss(terms, self.hparams.loss, phase), {}
 
-    def evaluate(self, model: nnx.Module, batch: Arrays, noise: Arrays) -> dict[str, Array]:
+    def evaluate(self, model: nnx.Module, batch: Arrays, noise: Arrays, frozen: Arrays) -> dict[str, Array]:
         """`cross_entropy`, nats, and `accuracy`, both (B,), of the tokens where `mask` (B, L) is true and
         where the network sees `replacement` (B, L)."""
-        tokens, mask = self._tokens(batch), batch["mask"].astype(bool)
+        tokens, mask = self._tokens(batch, frozen), batch["mask"].astype(bool)
         inputs = jnp.where(mask, batch["replacement"].astype(tokens.dtype), tokens)
         logits, _ = model(inputs, self._condition(batch))
         losses, right = cross_entropy(logits, tokens), logits.argmax(-1) == tokens
         n = mask.sum(1).astype(losses.dtype)
         return {"cross_entropy": (losses * mask).sum(1) / n, "accuracy": (right & mask).sum(1) / n}
 
-    def encode(self, model: nnx.Module, batch: Arrays, noise: Arrays) -> dict[str, Array]:
+    def encode(self, model: nnx.Module, batch: Arrays, noise: Arrays, frozen: Arrays) -> dict[str, Array]:
         """`tokens` (B, L) of pictures `image`."""
-        return {"tokens": self._tokens(batch).astype(jnp.int32)}
+        return {"tokens": self._tokens(batch, frozen).astype(jnp.int32)}
 
-    def decode(self, model: nnx.Module, batch: Arrays, noise: Arrays) -> dict[str, Array]:
+    def decode(self, model: nnx.Module, batch: Arrays, noise: Arrays, frozen: Arrays) -> dict[str, Array]:
         """`image` (B, H, W, C) of `tokens` (B, L)."""
         grid = rearrange(batch["tokens"], "b (h w) -> b h w", h=self.plan.grid)
-        return {"image": self._codec().decode(grid, part(batch, "frozen"))}
+        return {"image": self._codec().decode(grid, frozen)}
 
     def generate(
         self,
         model: nnx.Module,
         batch: Arrays,
         noise: Mapping[str, Any],
+        frozen: Arrays,
         every_step: bool = False,
         steps: int | None = None,
         min_steps: int | None = None,
@@ -151,17 +159,22 @@ class Family(Adapter):
         if temperatures is not None and proportions is not None:
             schedule = denoising.SamplingSchedule(temperatures, proportions)
         drawing = (options, schedule, every_step)
-        return self._drawn(model, start.astype(jnp.int32), None, batch, noise, drawing)
+        return self._drawn(model, start.astype(jnp.int32), None, batch, noise, frozen, drawing)
 
     def inpaint(
-        self, model: nnx.Module, batch: Arrays, noise: Mapping[str, Any], every_step: bool = False
+        self,
+        model: nnx.Module,
+        batch: Arrays,
+        noise: Mapping[str, Any],
+        frozen: Arrays,
+        every_step: bool = False,
     ) -> dict[str, Array]:
         """What `generate` gives, of pictures or tokens that are known but for `unknown` (B, L)."""
-        unknown, tokens = batch["unknown"].astype(bool), self._tokens(batch)
+        unknown, tokens = batch["unknown"].astype(bool), self._tokens(batch, frozen)
         start = jnp.where(unknown, self._random(noise, len(tokens)), tokens)
         options = self.hparams.synthesis
         drawing = (options, denoising.make_sampling_schedule(options), every_step)
-        return self._drawn(model, start, ~unknown, batch, noise, drawing)
+        return self._drawn(model, start, ~unknown, batch, noise, frozen, drawing)
 
     def _drawn(
         self,
@@ -170,6 +183,7 @@ class Family(Adapter):
         known: Array | None,
         batch: Arrays,
         noise: Mapping[str, Any],
+        frozen: Arrays,
         drawing: tuple[Resampling, denoising.SamplingSchedule, bool],
     ) -> dict[str, Array]:
         """Draw by options, their numbers of every step, and whether every step is told."""
@@ -186,7 +200,7 @@ class Family(Adapter):
         )
         results = {"tokens": found.tokens.astype(jnp.int32)}
         if self.tokenizer is not None:
-            results |= self.decode(model, {**batch, **results}, noise)
+            results |= self.decode(model, results, noise, frozen)
         if every_step:
             results["steps"] = rearrange(found.steps, "t b l -> b t l").astype(jnp.int32)
             results["masked"] = rearrange(found.steps != found.tokens[None], "t b l -> b t l")
@@ -195,11 +209,11 @@ class Family(Adapter):
     def _random(self, noise: Mapping[str, Any], batch: int) -> Array:
         return random_tokens(noise["sampling"], (batch, self.plan.n_tokens), self.plan.codebook_size)
 
-    def _tokens(self, batch: Arrays) -> Array:
+    def _tokens(self, batch: Arrays, frozen: Arrays) -> Array:
         """Those of the batch, or those that its pictures have, int32."""
         if "tokens" in batch:
             return batch["tokens"].astype(jnp.int32)
-        return rearrange(self._codec().encode(batch["image"], part(batch, "frozen")), "b h w -> b (h w)")
+        return rearrange(self._codec().encode(batch["image"], frozen), "b h w -> b (h w)")
 
     def _codec(self) -> FrozenTokenizer | GreyLevels:
         if self.tokenizer is None:
@@ -209,3 +223,6 @@ class Family(Adapter):
     def _condition(self, batch: Arrays) -> dict[str, Array]:
         """What the model reads of a batch."""
         return {name: batch[name] for name in self.plan.conditions}
+
+
+FAMILY = SundaeMethods

@@ -25,8 +25,8 @@ from dioscuri.families.vqgan.options import HParams
 from dioscuri.plans.noise import NoiseSpec
 from dioscuri.plans.parameters import initial_values, shapes
 from jax_impl.devices import COMPUTE_DTYPES
-from jax_impl.families.adapter import Adapter
 from jax_impl.families.adversaries import critic_of, encoder_sigmas
+from jax_impl.families.methods import FamilyMethods
 from jax_impl.layers.pictures import from_range, to_range
 from jax_impl.models.discriminator import build_discriminator
 from jax_impl.models.lpips import lpips
@@ -55,10 +55,12 @@ class Terms(NamedTuple):
     model: Model
     batch: Arrays
     noise: Arrays
+    buffers: Arrays
+    frozen: Arrays
 
 
-class Family(Adapter):
-    """Everything that the engine asks of a family."""
+class TokenizerMethods(FamilyMethods):
+    """See `dioscuri.contract.FamilyMethods`."""
 
     def __init__(self, hparams: HParams) -> None:
         data = hparams.data
@@ -117,35 +119,36 @@ class Family(Adapter):
         """Whether the parameter is of the network whose turn it is."""
         return name.startswith("discriminator.") == (turn == CRITIC)
 
-    def terms(self, model: Model, batch: Arrays, noise: Arrays, phase: Hashable) -> Terms:
+    def terms(
+        self, model: Model, batch: Arrays, noise: Arrays, buffers: Arrays, frozen: Arrays, phase: Hashable
+    ) -> Terms:
         """Hands its arguments on: the loss needs the schedules' values inside the network."""
-        return Terms(model, batch, noise)
+        return Terms(model, batch, noise, buffers, frozen)
 
     def loss(
         self, terms: Terms, scalars: Arrays, statistics: Array | None, phase: Hashable
-    ) -> tuple[Array, dict[str, Array]]:
+    ) -> tuple[Array, dict[str, Array], dict[str, Array]]:
         """Losses of tokenizer and, in the adversarial phase, of the discriminator; metrics and buffers."""
         if phase == CRITIC:
             return self._loss_of_critic(terms, scalars)
-        model, batch, noise = terms
-        before = _taken(batch, "buffer.")
+        model, batch, noise, before, frozen = terms
         powers = self._powers(model, before)
         options = self.hparams.loss
         x = self._pictures(batch)
         z = model.encode(x, {**noise, **powers})
-        quantised = model.quantise(z, noise, scalars, self._buffers(batch), train=True)
+        quantised = model.quantise(z, noise, scalars, self._revived(before), train=True)
         trunk = model.decode_trunk(quantised.codes, noise)
         made, pull_back = _output(model, trunk, tokenizers.last_layer_name(self.plan))
 
         constant = None if phase is None else critic_of(jax.tree.map(stop_gradient, model), before)[0]
-        loss, metrics = generator_terms(x, made, options, self._distance(batch), constant, pull_back)
+        loss, metrics = generator_terms(x, made, options, self._distance(frozen), constant, pull_back)
         loss = loss + options.codebook_weight * quantised.losses["quantiser"]
         if phase == ADVERSARIAL:
             critic, vectors = critic_of(model, before)
             of_critic, more = discriminator_terms(x, made, options, critic)
             loss, metrics, powers = loss + of_critic, metrics | more, powers | vectors
-        found = self._metrics(loss, metrics, quantised, z, terms)
-        return loss, _with_buffers(found, before | powers)
+        metrics, new = self._metrics(loss, metrics, quantised, z, terms)
+        return loss, metrics, {**before, **powers, **new}
 
     def frozen(self) -> dict[str, np.ndarray]:
         """Weights of LPIPS."""
@@ -172,7 +175,7 @@ class Family(Adapter):
         dead = rearrange(self._dead(buffers["share"]), "k -> k 1")
         return {**sigmas, name: jnp.where(dead, buffers["candidates"], codebook)}
 
-    def reconstruct(self, model: Model, batch: Arrays, noise: Arrays) -> dict[str, Array]:
+    def reconstruct(self, model: Model, batch: Arrays, noise: Arrays, frozen: Arrays) -> dict[str, Array]:
         """`image` (B, H, W, C), `tokens` (B, h, w), `reconstruction` (B,) and, with the weights of LPIPS,
         `perceptual` (B,)."""
         x = self._pictures(batch)
@@ -183,34 +186,36 @@ class Family(Adapter):
             "tokens": quantised.indices.astype(jnp.int32),
             "reconstruction": reconstruction(x, made, self.hparams.loss.reconstruction),
         }
-        distance = self._distance(batch)
+        distance = self._distance(frozen)
         return found if distance is None else found | {"perceptual": distance(x, made)}
 
-    def evaluate(self, model: Model, batch: Arrays, noise: Arrays) -> dict[str, Array]:
+    def evaluate(self, model: Model, batch: Arrays, noise: Arrays, frozen: Arrays) -> dict[str, Array]:
         """What `reconstruct` gives, without the pictures."""
-        found = self.reconstruct(model, batch, noise)
+        found = self.reconstruct(model, batch, noise, frozen)
         return {name: value for name, value in found.items() if name != "image"}
 
-    def encode(self, model: Model, batch: Arrays, noise: Arrays) -> dict[str, Array]:
+    def encode(self, model: Model, batch: Arrays, noise: Arrays, frozen: Arrays) -> dict[str, Array]:
         """`tokens` (B, h, w)."""
         return {"tokens": model.quantise(model.encode(self._pictures(batch))).indices.astype(jnp.int32)}
 
-    def decode(self, model: Model, batch: Arrays, noise: Arrays) -> dict[str, Array]:
+    def decode(self, model: Model, batch: Arrays, noise: Arrays, frozen: Arrays) -> dict[str, Array]:
         """`image` (B, H, W, C) from `tokens` (B, h, w)."""
         made = model.decode_indices(batch["tokens"])
         return {"image": from_range(made, self.plan.pixel_range)}
 
-    def _loss_of_critic(self, terms: Terms, scalars: Arrays) -> tuple[Array, dict[str, Array]]:
+    def _loss_of_critic(
+        self, terms: Terms, scalars: Arrays
+    ) -> tuple[Array, dict[str, Array], dict[str, Array]]:
         """That of the discriminator alone, its metrics, the others' being 0, and new buffers."""
-        model, batch, noise = terms
-        before, x = _taken(batch, "buffer."), self._pictures(batch)
+        model, batch, noise, before, _ = terms
+        x = self._pictures(batch)
         z = model.encode(x, {**noise, **self._powers(model, before)})
-        codes = model.quantise(z, noise, scalars, self._buffers(batch), train=True).codes
+        codes = model.quantise(z, noise, scalars, self._revived(before), train=True).codes
         made = stop_gradient(model.output(model.decode_trunk(codes, noise)))
         critic, vectors = critic_of(model, before)
         loss, metrics = discriminator_terms(x, made, self.hparams.loss, critic)
         found = dict.fromkeys(training.METRICS, jnp.zeros_like(loss)) | metrics | {"loss": loss}
-        return loss, _with_buffers(found, before | vectors)
+        return loss, found, {**before, **vectors}
 
     def _powers(self, model: Model, buffers: Arrays) -> dict[str, Array]:
         """What `encoder_sigmas` gives, unless training leaves it alone."""
@@ -219,7 +224,7 @@ class Family(Adapter):
 
     def _metrics(
         self, loss: Array, found: dict[str, Array], quantised: Quantised, z: Array, terms: Terms
-    ) -> dict[str, Array]:
+    ) -> tuple[dict[str, Array], dict[str, Array]]:
         """All of `training.METRICS`, and new buffers."""
         counts = _counts(quantised.indices, self.plan.codebook_size, loss.dtype)
         found = dict.fromkeys(training.METRICS, jnp.zeros_like(loss)) | found
@@ -230,13 +235,13 @@ class Family(Adapter):
             "perplexity": perplexity(counts),
         }
         buffers = dict(quantised.buffers)
-        if "buffer.share" in terms.batch:
+        if "share" in terms.buffers:
             buffers |= self._dead_code_reset(terms, counts, z)
-        return found | {f"buffer.{name}": stop_gradient(value) for name, value in buffers.items()}
+        return found, buffers
 
-    def _buffers(self, batch: Arrays) -> dict[str, Array]:
+    def _revived(self, buffers: Arrays) -> dict[str, Array]:
         """The quantiser's buffers; averages of codes that were revived after the last step begin anew."""
-        buffers = _taken(batch, "buffer.")
+        buffers = dict(buffers)
         if "share" in buffers and "cluster_size" in buffers:
             dead = self._dead(buffers["share"])
             size, total = buffers["cluster_size"], buffers["embedding_sum"]
@@ -248,7 +253,7 @@ class Family(Adapter):
         """New shares of the codes, of which those revived after the last step begin with a fair one, and
         encoder outputs of the batch, as many as there are codes."""
         decay, K = self.hparams.loss.revive_decay, self.plan.codebook_size
-        share = terms.batch["buffer.share"]
+        share = terms.buffers["share"]
         share = jnp.where(self._dead(share), 1 / K, share)
         vectors = rearrange(stop_gradient(z), "b h w d -> (b h w) d")
         order = jnp.argsort(terms.noise["dead_code_reset"].reshape(-1))
@@ -263,15 +268,14 @@ class Family(Adapter):
         dtype = jnp.float64 if self.dtype == jnp.float64 else jnp.float32
         return to_range(batch["image"], self.plan.pixel_range, dtype)
 
-    def _distance(self, batch: Arrays) -> Distance | None:
+    def _distance(self, frozen: Arrays) -> Distance | None:
         """LPIPS, where its weights are there."""
-        weights = _taken(batch, "frozen.")
-        if not weights:
+        if not frozen:
             return None
         factor, summand = (2.0, -1.0) if self.plan.pixel_range == "unit" else (1.0, 0.0)
 
         def distance(x: Array, made: Array) -> Array:
-            return lpips(factor * x + summand, factor * made + summand, weights, self.dtype)
+            return lpips(factor * x + summand, factor * made + summand, frozen, self.dtype)
 
         return distance
 
@@ -283,15 +287,6 @@ class Family(Adapter):
 def _counts(indices: Array, codebook_size: int, dtype: DTypeLike) -> Array:
     """How often each code (K,) is among the indices."""
     return jnp.zeros(codebook_size, dtype).at[indices.reshape(-1)].add(1)
-
-
-def _taken(tensors: Arrays, prefix: str) -> dict[str, Array]:
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-
-
-def _with_buffers(found: dict[str, Array], buffers: Arrays) -> dict[str, Array]:
-    """Metrics with these buffers, as far as they have no new ones."""
-    return {f"buffer.{name}": stop_gradient(value) for name, value in buffers.items()} | found
 
 
 def _output(model: Model, trunk: Array, name: str) -> tuple[Array, Callable[[Array], Array]]:
@@ -309,3 +304,6 @@ def _output(model: Model, trunk: Array, name: str) -> tuple[Array, Callable[[Arr
 
     _, pull_back = jax.vjp(output, flat[path][...])
     return model.output(trunk), lambda gradient: pull_back(gradient)[0]
+
+
+FAMILY = TokenizerMethods

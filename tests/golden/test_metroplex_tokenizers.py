@@ -115,48 +115,51 @@ def test_dcvae_step(folder, case, twin, tmp_path):
 def check_critic(run, engine, state, image, twin):
     """The discriminator's turn; the engine then holds its update by plain gradient descent."""
     names = critic_names(engine.family.critic.contrast)
-    found, gradients = turn_of(engine, twin, "critic", image)
+    found, new, gradients = turn_of(engine, twin, "critic", image)
     run.close(found["loss"], "stat/disc_loss")
     real_and_fake = run.outputs["stat/real_loss"] + run.outputs["stat/fake_loss"]
     assert found["discriminator"] == pytest.approx(real_and_fake, rel=1e-5)
     check_changes(run, gradients, "D", "discriminator.", names)
     for ours, theirs in names.items():
-        run.close(found[f"buffer.u.discriminator.{ours}"][None], f"new_stats/D/{theirs}/u0")
+        run.close(new[f"u.discriminator.{ours}"][None], f"new_stats/D/{theirs}/u0")
     rate = run.case["config"]["lr"]
     state["model"] = {name: value - rate * gradients[name] for name, value in state["model"].items()}
-    state["buffers"] = {name: found[f"buffer.{name}"] for name in state["buffers"]}
+    state["buffers"] = new
     engine.state_from_numpy(state)
 
 
 def check_generator(run, engine, image, twin):
     """The generator's turn against that update."""
-    found, gradients = turn_of(engine, twin, "generator", image)
+    found, new, gradients = turn_of(engine, twin, "generator", image)
     names = {"loss": "gen_loss", "generator": "fake_real_loss", "contrastive": "contra_loss_g"}
     for ours, theirs in {**names, "quantiser": "kl", "reconstruction": "recon_loss"}.items():
         run.close(found[ours], f"stat/{theirs}")
     check_changes(run, gradients, "G", "", generator_names(run.plan.spectral))
     for ours, theirs in generator_names(run.plan.spectral).items():
-        run.close(found[f"buffer.u.{ours}"][None], f"new_stats/G/{theirs}/u0")
-        run.close(found[f"buffer.sigma.{ours}"][0], f"new_stats/G/{theirs}/sigma")
+        run.close(new[f"u.{ours}"][None], f"new_stats/G/{theirs}/u0")
+        run.close(new[f"sigma.{ours}"][0], f"new_stats/G/{theirs}/sigma")
     make = torch.tensor if twin == "torch" else jnp.asarray
-    new = {name: make(found[f"buffer.{name}"]) for name in ("cluster_size", "embedding_sum", "averaged")}
+    new = {name: make(new[name]) for name in ("cluster_size", "embedding_sum", "averaged")}
     codes = QUANTIZERS[twin].assigned_codebook(run.plan, new)
     run.close(np.asarray(codes).T, "new_stats/G/quantizer/embeddings")
 
 
 def turn_of(engine, twin, turn, image):
-    """Metrics with new buffers, and canonical gradients, of one network's turn."""
+    """Metrics, new buffers and canonical gradients of one network's turn."""
     if twin == "torch":
         scalars = {name: torch.tensor(value) for name, value in SCALARS.items()}
-        found = engine._gradient({"batch.image": torch.from_numpy(image)}, scalars, 1, turn, False)
+        found, new = engine._gradient({"batch.image": torch.from_numpy(image)}, scalars, 1, turn, False)
         flat = engine.grad.numpy()
-        found = {name: value.detach().numpy() for name, value in found.items()}
+        found, new = (
+            {name: value.detach().numpy() for name, value in arrays.items()} for arrays in (found, new)
+        )
     else:
         scalars = {name: np.float32(value) for name, value in SCALARS.items()}
         compiled = jax.jit(partial(engine._gradient, turn), compiler_options=QUICK)
-        flat, found = compiled(engine.state, {}, {"image": image}, {}, scalars, None)
+        flat, (found, new) = compiled(engine.state, {}, {"image": image}, {}, scalars, None)
     gradients = unpack(np.asarray(flat), engine.layout)
-    return {name: np.array(value) for name, value in found.items()}, gradients
+    found, new = ({name: np.array(value) for name, value in arrays.items()} for arrays in (found, new))
+    return found, new, gradients
 
 
 def check_changes(run, gradients, network, prefix, spectral):

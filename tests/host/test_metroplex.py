@@ -15,7 +15,7 @@ from dioscuri.errors import UserError
 from dioscuri.families.latent_models.bounds import unit_of
 from dioscuri.families.latent_models.modes.partial import cut_points, group_masks
 from dioscuri.families.latent_models.plan import level_temperatures
-from dioscuri.families.latent_models.run_logic import LatentGroups
+from dioscuri.families.latent_models.run_logic import LatentGroupsRun
 from dioscuri.families.metroplex.block_strings import decoder_blocks, encoder_blocks, widths
 from dioscuri.families.metroplex.logic import check_options
 from dioscuri.families.metroplex.plan import make_plan
@@ -296,7 +296,7 @@ def test_values_of_a_wrong_type_are_told_with_the_file(tmp_path, config, message
 def test_progress_tells_bits_and_nats():
     hparams = chosen()
     plan = make_plan(hparams)
-    family = LatentGroups(SimpleNamespace(hparams=hparams, engine=None), plan)
+    family = LatentGroupsRun(SimpleNamespace(hparams=hparams, engine=None), plan)
     kl = {f"kl.{group}": 0.0 for group in range(len(plan.groups))}
     told = family.headline({"reconstruction": 2.0 * plan.image_dims, "skips": 0.0, **kl})
     assert told == "-ELBO 2.8854 bits/dim (2.0000 nats/dim)"

@@ -24,12 +24,12 @@ ALLOWED = {
     "engine.py::TrainState": "JAX's step maps a state to the next; torch's updates tensors in place",
     "layers/norms.py::ChannelNorm.__call__": "torch's maps have channels in the middle, JAX's at the end",
     "layers/dense.py::broadcast": "torch broadcasts a vector along an array; JAX is told to refuse",
-    "families/hierarchical_vae.py::Family.regions": "what torch.compile compiles one by one",
-    "families/metroplex.py::Family.regions": "the same",
-    "families/vqgan.py::Family.regions": "the same",
-    "families/maskgit.py::Family.regions": "the same",
-    "families/classifier.py::Family.regions": "the same",
-    "families/sundae.py::Family.regions": "the same",
+    "families/hierarchical_vae.py::HierarchicalVAEMethods.regions": "what torch.compile compiles one by one",
+    "families/metroplex.py::MetroplexMethods.regions": "the same",
+    "families/vqgan.py::TokenizerMethods.regions": "the same",
+    "families/maskgit.py::MaskGITMethods.regions": "the same",
+    "families/classifier.py::ClassifierMethods.regions": "the same",
+    "families/sundae.py::SundaeMethods.regions": "the same",
 }
 
 

@@ -152,7 +152,7 @@ def test_pictures_are_blended_at_the_edge_alone():
 
 
 def test_logged_numbers_divide_sums_by_counts():
-    family = maskgit.Family(SimpleNamespace(hparams=tiny(), engine=None))
+    family = maskgit.MaskGITRun(SimpleNamespace(hparams=tiny(), engine=None))
     metrics = dict.fromkeys(metric_names(metric_sizes()), 0.0) | {
         "skips": 2,
         "loss": 3.0,
@@ -168,7 +168,7 @@ def test_logged_numbers_divide_sums_by_counts():
     assert "Losses/critic" not in logged
     assert BUCKETS == 10
     assert "2 updates skipped" in family.headline(metrics)
-    with_critic = maskgit.Family(SimpleNamespace(hparams=tiny("model.critic=self"), engine=None))
+    with_critic = maskgit.MaskGITRun(SimpleNamespace(hparams=tiny("model.critic=self"), engine=None))
     assert with_critic.logged(metrics | {"critic": 0.7}, 1)["Losses/critic"] == 0.7
 
 

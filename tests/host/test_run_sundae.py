@@ -79,7 +79,7 @@ def test_steps_go_from_the_first_to_the_last_value():
 
 def test_logged_numbers():
     hparams = tiny()
-    family = sundae.Family(SimpleNamespace(hparams=hparams, engine=None))
+    family = sundae.SundaeRun(SimpleNamespace(hparams=hparams, engine=None))
     metrics = dict.fromkeys(metric_names(metric_sizes(hparams.loss)), 0.0) | {"skips": 2, "accuracy": 0.5}
     logged = family.logged(metrics | {"unrolled.1": 3.0}, 1)
     assert logged["Unrolled/cross_entropy_1"] == 3.0

@@ -20,6 +20,7 @@ from tests.support import tiny, tiny_classifier, tiny_maskgit, tiny_sundae, tiny
 from tests.support.published import recorded
 from tests.support.published import write_folder as publish
 from tests.support.twins import TWINS
+from torch_impl.families.methods import methods_of
 
 
 def tiny_vae():
@@ -65,7 +66,7 @@ def module(twin):
 def weights(hparams):
     """Random weights under canonical names."""
     generator = np.random.default_rng(0)
-    family = import_module(f"torch_impl.families.{hparams.run.family}").Family(hparams)
+    family = methods_of(hparams)
     return {
         name: generator.normal(size=shape).astype(np.float32)
         for name, shape in family.parameter_shapes().items()

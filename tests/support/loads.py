@@ -34,7 +34,7 @@ class Load:
     def train(self, engine: Any, step: int) -> None:
         """Queue a training step."""
         module = family_part(self.hparams.run.family, "logic")
-        host = module.Family(SimpleNamespace(hparams=self.hparams, engine=engine))
+        host = module.FAMILY_RUN(SimpleNamespace(hparams=self.hparams, engine=engine))
         engine.train_step(self.training, step, host.scalars(step))
 
     def call(self, engine: Any, method: str) -> None:

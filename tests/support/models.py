@@ -33,8 +33,8 @@ class Twin:
     def __init__(self, hparams, weights, precision="float32", *, checkpoint=False):
         train = replace(hparams.train, precision=precision, checkpoint_activations=checkpoint)
         self.hparams, self.precision, self.weights = replace(hparams, train=train), precision, weights
-        adapter = import_module(f"{self.name}_impl.families.{hparams.run.family}")
-        self.family = adapter.Family(self.hparams)
+        adapter = import_module(f"{self.name}_impl.families.methods")
+        self.family = adapter.methods_of(self.hparams)
         self.plan, self.shapes = self.family.plan, self.family.parameter_shapes()
         self.dtype = np.float64 if precision == "float64" else np.float32
 

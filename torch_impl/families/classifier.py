@@ -16,7 +16,7 @@ from dioscuri.families.classifier.options import HParams
 from dioscuri.plans.noise import NoiseSpec
 from dioscuri.plans.parameters import initial_values, shapes
 from torch_impl.devices import COMPUTE_DTYPES
-from torch_impl.families.adapter import Adapter
+from torch_impl.families.methods import FamilyMethods
 from torch_impl.layers.pictures import to_range
 from torch_impl.models.classifier import Classifier
 from torch_impl.objectives.masked_tokens import cross_entropy
@@ -31,8 +31,8 @@ class Terms(NamedTuple):
     correct: Tensor
 
 
-class Family(Adapter):
-    """Everything that the engine asks of a family."""
+class ClassifierMethods(FamilyMethods):
+    """See `dioscuri.contract.FamilyMethods`."""
 
     def __init__(self, hparams: HParams) -> None:
         data = hparams.data
@@ -67,23 +67,33 @@ class Family(Adapter):
         """Noise that a method takes: none does."""
         return ()
 
-    def terms(self, model: nn.Module, batch: Tensors, noise: Tensors, phase: Hashable) -> Terms:
+    def terms(
+        self,
+        model: nn.Module,
+        batch: Tensors,
+        noise: Tensors,
+        buffers: Tensors,
+        frozen: Tensors,
+        phase: Hashable,
+    ) -> Terms:
         """Of training: labels are smoothed."""
         return self._terms(self._logits(model, batch), batch, self.hparams.loss.label_smoothing)
 
     def loss(
         self, terms: Terms, scalars: Tensors, statistics: Tensor | None, phase: Hashable
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
         """Mean cross-entropy, and the share of right answers."""
         loss = terms.loss.mean()
-        return loss, {"loss": loss, "accuracy": terms.correct.mean()}
+        return loss, {"loss": loss, "accuracy": terms.correct.mean()}, {}
 
-    def evaluate(self, model: nn.Module, batch: Tensors, noise: Tensors) -> dict[str, Tensor]:
+    def evaluate(
+        self, model: nn.Module, batch: Tensors, noise: Tensors, frozen: Tensors
+    ) -> dict[str, Tensor]:
         """`cross_entropy` (B,) and `correct` (B,)."""
         loss, correct = self._terms(self._logits(model, batch), batch, 0.0)
         return {"cross_entropy": loss, "correct": correct}
 
-    def encode(self, model: nn.Module, batch: Tensors, noise: Tensors) -> dict[str, Tensor]:
+    def encode(self, model: nn.Module, batch: Tensors, noise: Tensors, frozen: Tensors) -> dict[str, Tensor]:
         """`features` (B, D) and `logits` (B, K)."""
         logits, aux = model(self._pictures(batch))
         return {"features": aux["features"], "logits": logits}
@@ -100,3 +110,6 @@ class Family(Adapter):
         """In [-1, 1], in at least float32."""
         dtype = torch.float64 if self.dtype == torch.float64 else torch.float32
         return to_range(batch["image"], "signed", dtype)
+
+
+FAMILY = ClassifierMethods

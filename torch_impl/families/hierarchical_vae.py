@@ -7,12 +7,12 @@ from dioscuri.families.hierarchical_vae.initialisation import decayed, initial_p
 from dioscuri.families.hierarchical_vae.options import HParams
 from dioscuri.families.hierarchical_vae.plan import make_plan
 from torch_impl.devices import COMPUTE_DTYPES
-from torch_impl.families.latent_groups import LatentGroups
+from torch_impl.families.latent_groups import LatentGroupMethods
 from torch_impl.models.hierarchical_vae import HierarchicalVAE
 
 
-class Family(LatentGroups):
-    """Everything that the engine asks of a family."""
+class HierarchicalVAEMethods(LatentGroupMethods):
+    """See `dioscuri.contract.FamilyMethods`."""
 
     def __init__(self, hparams: HParams) -> None:
         super().__init__(hparams, make_plan(hparams))
@@ -40,3 +40,6 @@ class Family(LatentGroups):
     def regions(self, model: nn.Module) -> list[nn.Module]:
         """Parts of the model that are compiled each on its own."""
         return [*model.bottom_up.blocks, *model.top_down.blocks]
+
+
+FAMILY = HierarchicalVAEMethods

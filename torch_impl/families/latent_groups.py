@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from dioscuri.families.latent_models.plan import LatentPlan
 from dioscuri.families.latent_models.protocols import LatentHParams
 from dioscuri.plans.noise import NoiseSpec
-from torch_impl.families.adapter import Adapter
+from torch_impl.families.methods import FamilyMethods
 from torch_impl.layers.latents import standard_deviation
 from torch_impl.layers.pictures import normalise
 from torch_impl.objectives.elbo import elbo_terms, latent_kl, log_ratios, training_loss
@@ -24,7 +24,7 @@ Terms = tuple[Tensor, Tensor]
 Masks = Sequence[Tensor] | None
 
 
-class LatentGroups(Adapter):
+class LatentGroupMethods(FamilyMethods):
     """What the families with a hierarchy of latents have in common."""
 
     def __init__(self, hparams: LatentHParams, plan: LatentPlan) -> None:
@@ -39,7 +39,15 @@ class LatentGroups(Adapter):
         pixels = self.plan.output_noise(batch) if output == "sample" else ()
         return self.plan.latent_noise(batch, prior=prior, posterior=posterior) + pixels
 
-    def terms(self, model: nn.Module, batch: Tensors, noise: Tensors, phase: Hashable) -> Terms:
+    def terms(
+        self,
+        model: nn.Module,
+        batch: Tensors,
+        noise: Tensors,
+        buffers: Tensors,
+        frozen: Tensors,
+        phase: Hashable,
+    ) -> Terms:
         """Reconstruction (B,) and KL (B, L) of every picture."""
         return self._bound(model, batch, noise)[0]
 
@@ -53,11 +61,13 @@ class LatentGroups(Adapter):
 
     def loss(
         self, terms: Terms, scalars: Tensors, statistics: Tensor | None, phase: Hashable
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
         """Mean training loss and metrics; `statistics` of the global batch, None: those of these terms."""
-        return training_loss(terms, self.plan, self.hparams, scalars, statistics)
+        return *training_loss(terms, self.plan, self.hparams, scalars, statistics), {}
 
-    def evaluate(self, model: nn.Module, batch: Tensors, noise: Tensors) -> dict[str, Tensor]:
+    def evaluate(
+        self, model: nn.Module, batch: Tensors, noise: Tensors, frozen: Tensors
+    ) -> dict[str, Tensor]:
         """`reconstruction` (B,), `kl` (B, L) and `log_ratio` (B, L)."""
         (reconstruction, kl), _, aux = self._bound(model, batch, noise)
         log_ratio = log_ratios(aux, self.plan, self.hparams)
@@ -68,6 +78,7 @@ class LatentGroups(Adapter):
         model: nn.Module,
         batch: Tensors,
         noise: Tensors,
+        frozen: Tensors,
         output: str,
         masks: Masks = None,
         output_temperature: Tensor | float = 1.0,
@@ -82,6 +93,7 @@ class LatentGroups(Adapter):
         model: nn.Module,
         batch: Tensors,
         noise: Tensors,
+        frozen: Tensors,
         temperatures: Tensor,
         output: str,
         output_temperature: Tensor | float = 1.0,
@@ -92,7 +104,7 @@ class LatentGroups(Adapter):
         return {"image": read_output(layer, noise, self.plan, self.hparams, output, output_temperature)}
 
     def encode(
-        self, model: nn.Module, batch: Tensors, noise: Tensors, masks: Masks = None
+        self, model: nn.Module, batch: Tensors, noise: Tensors, frozen: Tensors, masks: Masks = None
     ) -> dict[str, Tensor]:
         """`mean.<l>`, `std.<l>` of the posterior and `z.<l>`."""
         aux = self._bound(model, batch, noise, masks)[2]
@@ -108,6 +120,7 @@ class LatentGroups(Adapter):
         model: nn.Module,
         batch: Tensors,
         noise: Tensors,
+        frozen: Tensors,
         temperatures: Tensor,
         output: str,
         masks: Masks = None,
@@ -117,7 +130,9 @@ class LatentGroups(Adapter):
         layer, _ = model.generate(noise, temperatures, batch, masks)
         return {"image": read_output(layer, noise, self.plan, self.hparams, output, output_temperature)}
 
-    def divergence_statistics(self, model: nn.Module, batch: Tensors, noise: Tensors) -> dict[str, Tensor]:
+    def divergence_statistics(
+        self, model: nn.Module, batch: Tensors, noise: Tensors, frozen: Tensors
+    ) -> dict[str, Tensor]:
         """`kl.<l>` (B, Z), averaged over the latent grid."""
         aux = self._bound(model, batch, noise)[2]
         return {
@@ -125,7 +140,9 @@ class LatentGroups(Adapter):
             for group, block in enumerate(self.plan.groups)
         }
 
-    def output_statistics(self, model: nn.Module, batch: Tensors, noise: Tensors) -> dict[str, Tensor]:
+    def output_statistics(
+        self, model: nn.Module, batch: Tensors, noise: Tensors, frozen: Tensors
+    ) -> dict[str, Tensor]:
         """`means` and `log_scales` of the mixture's components, or the Bernoulli `logits`."""
         layer = self._bound(model, batch, noise)[1]
         return output_statistics(layer, self.plan, self.hparams)

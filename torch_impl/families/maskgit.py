@@ -25,8 +25,8 @@ from dioscuri.families.maskgit.training import embedding_shape
 from dioscuri.plans.noise import NoiseSpec
 from dioscuri.plans.parameters import shapes
 from torch_impl.devices import COMPUTE_DTYPES
-from torch_impl.families.adapter import Adapter
 from torch_impl.families.frozen_tokenizer import FrozenTokenizer
+from torch_impl.families.methods import FamilyMethods
 from torch_impl.layers.dropout import part
 from torch_impl.models.critic import critic_logits
 from torch_impl.models.transformers import build_transformer
@@ -47,8 +47,8 @@ from torch_impl.samplers.tokens import sample_tokens
 Tensors = Mapping[str, Tensor]
 
 
-class Family(Adapter):
-    """Everything that the engine asks of a family."""
+class MaskGITMethods(FamilyMethods):
+    """See `dioscuri.contract.FamilyMethods`."""
 
     def __init__(self, hparams: HParams) -> None:
         data = hparams.data
@@ -104,14 +104,22 @@ class Family(Adapter):
         """Mean weight of a picture, by which it divides; not differentiated."""
         return statistics(terms)
 
-    def terms(self, model: nn.Module, batch: Tensors, noise: Tensors, phase: Hashable) -> Terms:
+    def terms(
+        self,
+        model: nn.Module,
+        batch: Tensors,
+        noise: Tensors,
+        buffers: Tensors,
+        frozen: Tensors,
+        phase: Hashable,
+    ) -> Terms:
         """Mask the tokens, predict them, and let a critic judge the predictions."""
         plan, loss = self.plan, self.hparams.loss
-        tokens, targets = self._targets(batch)
+        tokens, targets = self._targets(batch, frozen)
         masked = mask_tokens(tokens, noise, loss, plan.codebook_size, plan.mask_id)
         condition = self._condition(batch)
         if "drop" in noise:
-            null = self._null(batch, condition)
+            null = self._null(frozen, condition)
             condition = drop_condition(condition, null, noise["drop"], loss.cond_dropout_prob)
         if plan.options.self_cond:
             condition["self"] = self._first_pass(model, masked, condition, noise["self_cond"])
@@ -123,13 +131,15 @@ class Family(Adapter):
 
     def loss(
         self, terms: Terms, scalars: Tensors, statistics: Tensor | None, phase: Hashable
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
         """Mean training loss and metrics; `statistics` of the global batch, None: those of these terms."""
-        return training_loss(terms, self.hparams.loss, statistics)
+        return *training_loss(terms, self.hparams.loss, statistics), {}
 
-    def evaluate(self, model: nn.Module, batch: Tensors, noise: Tensors) -> dict[str, Tensor]:
+    def evaluate(
+        self, model: nn.Module, batch: Tensors, noise: Tensors, frozen: Tensors
+    ) -> dict[str, Tensor]:
         """`cross_entropy`, nats a masked token, and `accuracy`, both (B,), where `mask` (B, L) is true."""
-        tokens, mask = self._tokens(batch), batch["mask"].bool()
+        tokens, mask = self._tokens(batch, frozen), batch["mask"].bool()
         inputs, condition = torch.where(mask, self.plan.mask_id, tokens), self._condition(batch)
         if self.plan.options.self_cond:
             condition["self"] = model(inputs, condition)[1]["embed"]
@@ -139,17 +149,22 @@ class Family(Adapter):
         right = mask & (logits.argmax(-1) == tokens)
         return {"cross_entropy": losses.sum(1) / n, "accuracy": right.sum(1) / n}
 
-    def encode(self, model: nn.Module, batch: Tensors, noise: Tensors) -> dict[str, Tensor]:
+    def encode(self, model: nn.Module, batch: Tensors, noise: Tensors, frozen: Tensors) -> dict[str, Tensor]:
         """`tokens` (B, L) of pictures `image`."""
-        return {"tokens": self._tokens(batch).to(torch.int32)}
+        return {"tokens": self._tokens(batch, frozen).to(torch.int32)}
 
-    def decode(self, model: nn.Module, batch: Tensors, noise: Tensors) -> dict[str, Tensor]:
+    def decode(self, model: nn.Module, batch: Tensors, noise: Tensors, frozen: Tensors) -> dict[str, Tensor]:
         """`image` (B, H, W, C) of `tokens` (B, L)."""
         grid = rearrange(batch["tokens"], "b (h w) -> b h w", h=self.plan.grid)
-        return {"image": self._codec().decode(grid, part(batch, "frozen"))}
+        return {"image": self._codec().decode(grid, frozen)}
 
     def generate(
-        self, model: nn.Module, batch: Tensors, noise: Mapping[str, Any], every_step: bool = False
+        self,
+        model: nn.Module,
+        batch: Tensors,
+        noise: Mapping[str, Any],
+        frozen: Tensors,
+        every_step: bool = False,
     ) -> dict[str, Tensor]:
         """`tokens` (B, L) and, with a tokenizer, `image` (B, H, W, C), for the conditions of the batch;
         without any, `index` (B,) tells their number.
@@ -160,17 +175,29 @@ class Family(Adapter):
         asked = next(value for name, value in batch.items() if name in ("index", *self.plan.conditions))
         B = len(asked)
         start = torch.full((B, self.plan.n_tokens), self.plan.mask_id, device=asked.device)
-        return self._sampled(model, start, batch, noise, every_step=every_step)
+        return self._sampled(model, start, batch, noise, frozen, every_step=every_step)
 
     def inpaint(
-        self, model: nn.Module, batch: Tensors, noise: Mapping[str, Any], every_step: bool = False
+        self,
+        model: nn.Module,
+        batch: Tensors,
+        noise: Mapping[str, Any],
+        frozen: Tensors,
+        every_step: bool = False,
     ) -> dict[str, Tensor]:
         """What `generate` gives, of pictures or tokens that are known but for `unknown` (B, L)."""
-        start = torch.where(batch["unknown"].bool(), self.plan.mask_id, self._tokens(batch))
-        return self._sampled(model, start, batch, noise, every_step=every_step)
+        start = torch.where(batch["unknown"].bool(), self.plan.mask_id, self._tokens(batch, frozen))
+        return self._sampled(model, start, batch, noise, frozen, every_step=every_step)
 
     def _sampled(
-        self, model: nn.Module, start: Tensor, batch: Tensors, noise: Mapping[str, Any], *, every_step: bool
+        self,
+        model: nn.Module,
+        start: Tensor,
+        batch: Tensors,
+        noise: Mapping[str, Any],
+        frozen: Tensors,
+        *,
+        every_step: bool,
     ) -> dict[str, Tensor]:
         plan, options, B = self.plan, self.hparams.synthesis, len(start)
         condition, has_critic = self._condition(batch), plan.options.critic != "none"
@@ -185,7 +212,7 @@ class Family(Adapter):
             plan.codebook_size,
             plan.mask_id,
             condition=condition,
-            null=self._null(batch, condition) or None,
+            null=self._null(frozen, condition) or None,
             critic=partial(critic_logits, model) if has_critic else None,
             prepare=model.prepare,
             embedding=torch.zeros(embedding_shape(plan, B), dtype=self.dtype, device=start.device)
@@ -196,7 +223,7 @@ class Family(Adapter):
         )
         results = {"tokens": found.tokens.to(torch.int32)}
         if self.tokenizer is not None:
-            results |= self.decode(model, {**batch, **results}, noise)
+            results |= self.decode(model, results, noise, frozen)
         if every_step:
             masked = found.inputs[1:] == plan.mask_id
             masked = torch.cat([masked, torch.zeros_like(masked[:1])])
@@ -204,18 +231,18 @@ class Family(Adapter):
             results["masked"] = rearrange(masked, "t b l -> b t l")
         return results
 
-    def _tokens(self, batch: Tensors) -> Tensor:
+    def _tokens(self, batch: Tensors, frozen: Tensors) -> Tensor:
         """Those of the batch, or those that its pictures have, int64."""
         if "tokens" in batch:
             return batch["tokens"].to(torch.int64)
-        return rearrange(self._codec().encode(batch["image"], part(batch, "frozen")), "b h w -> b (h w)")
+        return rearrange(self._codec().encode(batch["image"], frozen), "b h w -> b (h w)")
 
-    def _targets(self, batch: Tensors) -> tuple[Tensor, Tensor | None]:
+    def _targets(self, batch: Tensors, frozen: Tensors) -> tuple[Tensor, Tensor | None]:
         """Tokens (B, L) and, where they are wanted, soft targets (B, L, K)."""
         loss = self.hparams.loss
         if not loss.use_soft_code_target:
-            return self._tokens(batch), None
-        distances = self._codec().distances(batch["image"], part(batch, "frozen"))
+            return self._tokens(batch, frozen), None
+        distances = self._codec().distances(batch["image"], frozen)
         distances = rearrange(distances, "b h w k -> b (h w) k")
         return distances.argmin(-1), soft_targets(distances, loss.soft_code_temp)
 
@@ -232,10 +259,10 @@ class Family(Adapter):
             condition["text_keep"] = torch.ones_like(condition["text"][:, 0, 0])
         return condition
 
-    def _null(self, batch: Tensors, condition: Tensors) -> dict[str, Tensor]:
+    def _null(self, frozen: Tensors, condition: Tensors) -> dict[str, Tensor]:
         """What stands for no condition: the null label, and an encoded empty text, or no text and a pooled
         state of zeros."""
-        given = part(batch, "frozen.null")
+        given = part(frozen, "null")
         values = {"label": self.plan.null_label, "text_keep": 0, "pooled": 0}
         if "text" in given:
             del values["text_keep"]
@@ -269,3 +296,6 @@ class Family(Adapter):
         )
         own = {name: value for name, value in condition.items() if name != "self"}
         return critic_loss(critic_logits(model, judged, own, part(noise, "critic")), judged, tokens)
+
+
+FAMILY = MaskGITMethods

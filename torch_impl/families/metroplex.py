@@ -8,12 +8,12 @@ from dioscuri.families.metroplex.plan import make_plan
 from dioscuri.families.metroplex.tables import parameter_table
 from dioscuri.plans.parameters import initial_values, shapes
 from torch_impl.devices import COMPUTE_DTYPES
-from torch_impl.families.latent_groups import LatentGroups
+from torch_impl.families.latent_groups import LatentGroupMethods
 from torch_impl.models.metroplex import Metroplex
 
 
-class Family(LatentGroups):
-    """Everything that the engine asks of a family."""
+class MetroplexMethods(LatentGroupMethods):
+    """See `dioscuri.contract.FamilyMethods`."""
 
     def __init__(self, hparams: HParams) -> None:
         super().__init__(hparams, make_plan(hparams))
@@ -40,3 +40,6 @@ class Family(LatentGroups):
     def regions(self, model: nn.Module) -> list[nn.Module]:
         """Parts of the model that are compiled each on its own."""
         return [*model.bottom_up.blocks, *model.top_down.blocks]
+
+
+FAMILY = MetroplexMethods

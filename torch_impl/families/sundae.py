@@ -22,9 +22,8 @@ from dioscuri.families.sundae.options import HParams
 from dioscuri.plans.noise import NoiseSpec
 from dioscuri.plans.parameters import shapes
 from torch_impl.devices import COMPUTE_DTYPES
-from torch_impl.families.adapter import Adapter
 from torch_impl.families.frozen_tokenizer import FrozenTokenizer, GreyLevels, open_frozen_tokenizer
-from torch_impl.layers.dropout import part
+from torch_impl.families.methods import FamilyMethods
 from torch_impl.models.denoiser import build_denoiser
 from torch_impl.objectives.masked_tokens import cross_entropy
 from torch_impl.objectives.sundae import Terms, corrupt, pass_terms, unrolled_loss
@@ -34,8 +33,8 @@ from torch_impl.samplers.sundae import resample_tokens
 Tensors = Mapping[str, Tensor]
 
 
-class Family(Adapter):
-    """Everything that the engine asks of a family."""
+class SundaeMethods(FamilyMethods):
+    """See `dioscuri.contract.FamilyMethods`."""
 
     def __init__(self, hparams: HParams) -> None:
         self.hparams = hparams
@@ -87,9 +86,17 @@ class Family(Adapter):
         """The clean tokens, and the next pass's input."""
         return {"tokens": terms.tokens, "unrolled": terms.unrolled}
 
-    def terms(self, model: nn.Module, batch: Tensors, noise: Tensors, phase: Hashable) -> Terms:
+    def terms(
+        self,
+        model: nn.Module,
+        batch: Tensors,
+        noise: Tensors,
+        buffers: Tensors,
+        frozen: Tensors,
+        phase: Hashable,
+    ) -> Terms:
         """Predict the tokens from corrupted ones, or from what the pass before has drawn."""
-        tokens = self._tokens(batch)
+        tokens = self._tokens(batch, frozen)
         inputs = batch.get("unrolled")
         if inputs is None:
             K = self.plan.codebook_size
@@ -99,35 +106,38 @@ class Family(Adapter):
 
     def loss(
         self, terms: Terms, scalars: Tensors, statistics: Tensor | None, phase: Hashable
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
         """A pass's share of the loss and of the metrics."""
         assert isinstance(phase, int)
-        return unrolled_loss(terms, self.hparams.loss, phase)
+        return *unrolled_loss(terms, self.hparams.loss, phase), {}
 
-    def evaluate(self, model: nn.Module, batch: Tensors, noise: Tensors) -> dict[str, Tensor]:
+    def evaluate(
+        self, model: nn.Module, batch: Tensors, noise: Tensors, frozen: Tensors
+    ) -> dict[str, Tensor]:
         """`cross_entropy`, nats, and `accuracy`, both (B,), of the tokens where `mask` (B, L) is true and
         where the network sees `replacement` (B, L)."""
-        tokens, mask = self._tokens(batch), batch["mask"].bool()
+        tokens, mask = self._tokens(batch, frozen), batch["mask"].bool()
         inputs = torch.where(mask, batch["replacement"].to(tokens.dtype), tokens)
         logits, _ = model(inputs, self._condition(batch))
         losses, right = cross_entropy(logits, tokens), logits.argmax(-1) == tokens
         n = mask.sum(1).to(losses.dtype)
         return {"cross_entropy": (losses * mask).sum(1) / n, "accuracy": (right & mask).sum(1) / n}
 
-    def encode(self, model: nn.Module, batch: Tensors, noise: Tensors) -> dict[str, Tensor]:
+    def encode(self, model: nn.Module, batch: Tensors, noise: Tensors, frozen: Tensors) -> dict[str, Tensor]:
         """`tokens` (B, L) of pictures `image`."""
-        return {"tokens": self._tokens(batch).to(torch.int32)}
+        return {"tokens": self._tokens(batch, frozen).to(torch.int32)}
 
-    def decode(self, model: nn.Module, batch: Tensors, noise: Tensors) -> dict[str, Tensor]:
+    def decode(self, model: nn.Module, batch: Tensors, noise: Tensors, frozen: Tensors) -> dict[str, Tensor]:
         """`image` (B, H, W, C) of `tokens` (B, L)."""
         grid = rearrange(batch["tokens"], "b (h w) -> b h w", h=self.plan.grid)
-        return {"image": self._codec().decode(grid, part(batch, "frozen"))}
+        return {"image": self._codec().decode(grid, frozen)}
 
     def generate(
         self,
         model: nn.Module,
         batch: Tensors,
         noise: Mapping[str, Any],
+        frozen: Tensors,
         every_step: bool = False,
         steps: int | None = None,
         min_steps: int | None = None,
@@ -152,17 +162,22 @@ class Family(Adapter):
         if temperatures is not None and proportions is not None:
             schedule = denoising.SamplingSchedule(temperatures, proportions)
         drawing = (options, schedule, every_step)
-        return self._drawn(model, start.to(torch.int64), None, batch, noise, drawing)
+        return self._drawn(model, start.to(torch.int64), None, batch, noise, frozen, drawing)
 
     def inpaint(
-        self, model: nn.Module, batch: Tensors, noise: Mapping[str, Any], every_step: bool = False
+        self,
+        model: nn.Module,
+        batch: Tensors,
+        noise: Mapping[str, Any],
+        frozen: Tensors,
+        every_step: bool = False,
     ) -> dict[str, Tensor]:
         """What `generate` gives, of pictures or tokens that are known but for `unknown` (B, L)."""
-        unknown, tokens = batch["unknown"].bool(), self._tokens(batch)
+        unknown, tokens = batch["unknown"].bool(), self._tokens(batch, frozen)
         start = torch.where(unknown, self._random(noise, len(tokens)), tokens)
         options = self.hparams.synthesis
         drawing = (options, denoising.make_sampling_schedule(options), every_step)
-        return self._drawn(model, start, ~unknown, batch, noise, drawing)
+        return self._drawn(model, start, ~unknown, batch, noise, frozen, drawing)
 
     def _drawn(
         self,
@@ -171,6 +186,7 @@ class Family(Adapter):
         known: Tensor | None,
         batch: Tensors,
         noise: Mapping[str, Any],
+        frozen: Tensors,
         drawing: tuple[Resampling, denoising.SamplingSchedule, bool],
     ) -> dict[str, Tensor]:
         """Draw by options, their numbers of every step, and whether every step is told."""
@@ -187,7 +203,7 @@ class Family(Adapter):
         )
         results = {"tokens": found.tokens.to(torch.int32)}
         if self.tokenizer is not None:
-            results |= self.decode(model, {**batch, **results}, noise)
+            results |= self.decode(model, results, noise, frozen)
         if every_step:
             results["steps"] = rearrange(found.steps, "t b l -> b t l").to(torch.int32)
             results["masked"] = rearrange(found.steps != found.tokens[None], "t b l -> b t l")
@@ -196,11 +212,11 @@ class Family(Adapter):
     def _random(self, noise: Mapping[str, Any], batch: int) -> Tensor:
         return random_tokens(noise["sampling"], (batch, self.plan.n_tokens), self.plan.codebook_size)
 
-    def _tokens(self, batch: Tensors) -> Tensor:
+    def _tokens(self, batch: Tensors, frozen: Tensors) -> Tensor:
         """Those of the batch, or those that its pictures have, int64."""
         if "tokens" in batch:
             return batch["tokens"].to(torch.int64)
-        return rearrange(self._codec().encode(batch["image"], part(batch, "frozen")), "b h w -> b (h w)")
+        return rearrange(self._codec().encode(batch["image"], frozen), "b h w -> b (h w)")
 
     def _codec(self) -> FrozenTokenizer | GreyLevels:
         if self.tokenizer is None:
@@ -210,3 +226,6 @@ class Family(Adapter):
     def _condition(self, batch: Tensors) -> dict[str, Tensor]:
         """What the model reads of a batch."""
         return {name: batch[name] for name in self.plan.conditions}
+
+
+FAMILY = SundaeMethods

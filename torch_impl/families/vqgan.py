@@ -22,8 +22,8 @@ from dioscuri.families.vqgan.options import HParams
 from dioscuri.plans.noise import NoiseSpec
 from dioscuri.plans.parameters import initial_values, shapes
 from torch_impl.devices import COMPUTE_DTYPES
-from torch_impl.families.adapter import Adapter
 from torch_impl.families.adversaries import critic_of, encoder_sigmas
+from torch_impl.families.methods import FamilyMethods
 from torch_impl.layers.pictures import from_range, to_range
 from torch_impl.models.discriminator import build_discriminator
 from torch_impl.models.lpips import lpips
@@ -51,10 +51,12 @@ class Terms(NamedTuple):
     model: Model
     batch: Tensors
     noise: Tensors
+    buffers: Tensors
+    frozen: Tensors
 
 
-class Family(Adapter):
-    """Everything that the engine asks of a family."""
+class TokenizerMethods(FamilyMethods):
+    """See `dioscuri.contract.FamilyMethods`."""
 
     def __init__(self, hparams: HParams) -> None:
         data = hparams.data
@@ -120,23 +122,24 @@ class Family(Adapter):
         """Whether the parameter is of the network whose turn it is."""
         return name.startswith("discriminator.") == (turn == CRITIC)
 
-    def terms(self, model: Model, batch: Tensors, noise: Tensors, phase: Hashable) -> Terms:
+    def terms(
+        self, model: Model, batch: Tensors, noise: Tensors, buffers: Tensors, frozen: Tensors, phase: Hashable
+    ) -> Terms:
         """Hands its arguments on: the loss needs the schedules' values inside the network."""
-        return Terms(model, batch, noise)
+        return Terms(model, batch, noise, buffers, frozen)
 
     def loss(
         self, terms: Terms, scalars: Tensors, statistics: Tensor | None, phase: Hashable
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
         """Losses of tokenizer and, in the adversarial phase, of the discriminator; metrics and buffers."""
         if phase == CRITIC:
             return self._loss_of_critic(terms, scalars)
-        model, batch, noise = terms
-        before = _taken(batch, "buffer.")
+        model, batch, noise, before, frozen = terms
         powers = self._powers(model, before)
         options = self.hparams.loss
         x = self._pictures(batch)
         z = model.encode(x, {**noise, **powers})
-        quantised = model.quantise(z, noise, scalars, self._buffers(batch), train=True)
+        quantised = model.quantise(z, noise, scalars, self._revived(before), train=True)
         made = model.output(model.decode_trunk(quantised.codes, noise))
         kernel = model.get_parameter(tokenizers.last_layer_name(self.plan))
 
@@ -145,13 +148,13 @@ class Family(Adapter):
             return found
 
         critic, vectors = (None, {}) if phase is None else critic_of(model, before)
-        loss, metrics = generator_terms(x, made, options, self._distance(batch), critic, pull_back)
+        loss, metrics = generator_terms(x, made, options, self._distance(frozen), critic, pull_back)
         loss = loss + options.codebook_weight * quantised.losses["quantiser"]
         if phase == ADVERSARIAL and critic is not None:
             of_critic, more = discriminator_terms(x, made, options, critic)
             loss, metrics, powers = loss + of_critic, metrics | more, powers | vectors
-        found = self._metrics(loss, metrics, quantised, z, terms)
-        return loss, _with_buffers(found, before | powers)
+        metrics, new = self._metrics(loss, metrics, quantised, z, terms)
+        return loss, metrics, {**before, **powers, **new}
 
     def frozen(self) -> dict[str, np.ndarray]:
         """Weights of LPIPS."""
@@ -178,7 +181,7 @@ class Family(Adapter):
         dead = rearrange(self._dead(buffers["share"]), "k -> k 1")
         return {**sigmas, name: torch.where(dead, buffers["candidates"], codebook)}
 
-    def reconstruct(self, model: Model, batch: Tensors, noise: Tensors) -> dict[str, Tensor]:
+    def reconstruct(self, model: Model, batch: Tensors, noise: Tensors, frozen: Tensors) -> dict[str, Tensor]:
         """`image` (B, H, W, C), `tokens` (B, h, w), `reconstruction` (B,) and, with the weights of LPIPS,
         `perceptual` (B,)."""
         x = self._pictures(batch)
@@ -189,35 +192,37 @@ class Family(Adapter):
             "tokens": quantised.indices.to(torch.int32),
             "reconstruction": reconstruction(x, made, self.hparams.loss.reconstruction),
         }
-        distance = self._distance(batch)
+        distance = self._distance(frozen)
         return found if distance is None else found | {"perceptual": distance(x, made)}
 
-    def evaluate(self, model: Model, batch: Tensors, noise: Tensors) -> dict[str, Tensor]:
+    def evaluate(self, model: Model, batch: Tensors, noise: Tensors, frozen: Tensors) -> dict[str, Tensor]:
         """What `reconstruct` gives, without the pictures."""
-        found = self.reconstruct(model, batch, noise)
+        found = self.reconstruct(model, batch, noise, frozen)
         return {name: value for name, value in found.items() if name != "image"}
 
-    def encode(self, model: Model, batch: Tensors, noise: Tensors) -> dict[str, Tensor]:
+    def encode(self, model: Model, batch: Tensors, noise: Tensors, frozen: Tensors) -> dict[str, Tensor]:
         """`tokens` (B, h, w)."""
         return {"tokens": model.quantise(model.encode(self._pictures(batch))).indices.to(torch.int32)}
 
-    def decode(self, model: Model, batch: Tensors, noise: Tensors) -> dict[str, Tensor]:
+    def decode(self, model: Model, batch: Tensors, noise: Tensors, frozen: Tensors) -> dict[str, Tensor]:
         """`image` (B, H, W, C) from `tokens` (B, h, w)."""
         made = model.decode_indices(batch["tokens"].to(torch.int64))
         return {"image": from_range(made, self.plan.pixel_range)}
 
-    def _loss_of_critic(self, terms: Terms, scalars: Tensors) -> tuple[Tensor, dict[str, Tensor]]:
+    def _loss_of_critic(
+        self, terms: Terms, scalars: Tensors
+    ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
         """That of the discriminator alone, its metrics, the others' being 0, and new buffers."""
-        model, batch, noise = terms
-        before, x = _taken(batch, "buffer."), self._pictures(batch)
+        model, batch, noise, before, _ = terms
+        x = self._pictures(batch)
         with torch.no_grad():
             z = model.encode(x, {**noise, **self._powers(model, before)})
-            codes = model.quantise(z, noise, scalars, self._buffers(batch), train=True).codes
+            codes = model.quantise(z, noise, scalars, self._revived(before), train=True).codes
             made = model.output(model.decode_trunk(codes, noise))
         critic, vectors = critic_of(model, before)
         loss, metrics = discriminator_terms(x, made, self.hparams.loss, critic)
         found = dict.fromkeys(training.METRICS, torch.zeros_like(loss)) | metrics | {"loss": loss}
-        return loss, _with_buffers(found, before | vectors)
+        return loss, found, {**before, **vectors}
 
     def _powers(self, model: Model, buffers: Tensors) -> dict[str, Tensor]:
         """What `encoder_sigmas` gives, unless training leaves it alone."""
@@ -226,7 +231,7 @@ class Family(Adapter):
 
     def _metrics(
         self, loss: Tensor, found: dict[str, Tensor], quantised: Quantised, z: Tensor, terms: Terms
-    ) -> dict[str, Tensor]:
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """All of `training.METRICS`, and new buffers."""
         counts = _counts(quantised.indices, self.plan.codebook_size, loss.dtype)
         found = dict.fromkeys(training.METRICS, torch.zeros_like(loss)) | found
@@ -237,13 +242,13 @@ class Family(Adapter):
             "perplexity": perplexity(counts),
         }
         buffers = dict(quantised.buffers)
-        if "buffer.share" in terms.batch:
+        if "share" in terms.buffers:
             buffers |= self._dead_code_reset(terms, counts, z)
-        return found | {f"buffer.{name}": value.detach() for name, value in buffers.items()}
+        return found, buffers
 
-    def _buffers(self, batch: Tensors) -> dict[str, Tensor]:
+    def _revived(self, buffers: Tensors) -> dict[str, Tensor]:
         """The quantiser's buffers; averages of codes that were revived after the last step begin anew."""
-        buffers = _taken(batch, "buffer.")
+        buffers = dict(buffers)
         if "share" in buffers and "cluster_size" in buffers:
             dead = self._dead(buffers["share"])
             size, total = buffers["cluster_size"], buffers["embedding_sum"]
@@ -255,7 +260,7 @@ class Family(Adapter):
         """New shares of the codes, of which those revived after the last step begin with a fair one, and
         encoder outputs of the batch, as many as there are codes."""
         decay, K = self.hparams.loss.revive_decay, self.plan.codebook_size
-        share = terms.batch["buffer.share"]
+        share = terms.buffers["share"]
         share = torch.where(self._dead(share), 1 / K, share)
         vectors = rearrange(z.detach(), "b h w d -> (b h w) d")
         order = torch.argsort(terms.noise["dead_code_reset"].flatten())
@@ -270,15 +275,14 @@ class Family(Adapter):
         dtype = torch.float64 if self.dtype == torch.float64 else torch.float32
         return to_range(batch["image"], self.plan.pixel_range, dtype)
 
-    def _distance(self, batch: Tensors) -> Distance | None:
+    def _distance(self, frozen: Tensors) -> Distance | None:
         """LPIPS, where its weights are there."""
-        weights = _taken(batch, "frozen.")
-        if not weights:
+        if not frozen:
             return None
         factor, summand = (2.0, -1.0) if self.plan.pixel_range == "unit" else (1.0, 0.0)
 
         def distance(x: Tensor, made: Tensor) -> Tensor:
-            return lpips(factor * x + summand, factor * made + summand, weights, self.dtype)
+            return lpips(factor * x + summand, factor * made + summand, frozen, self.dtype)
 
         return distance
 
@@ -293,17 +297,11 @@ def _counts(indices: Tensor, codebook_size: int, dtype: torch.dtype) -> Tensor:
     return counts.index_add_(0, indices.flatten(), torch.ones_like(indices.flatten(), dtype=dtype))
 
 
-def _taken(tensors: Tensors, prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-
-
-def _with_buffers(found: dict[str, Tensor], buffers: Tensors) -> dict[str, Tensor]:
-    """Metrics with these buffers, as far as they have no new ones."""
-    return {f"buffer.{name}": value.detach() for name, value in buffers.items()} | found
-
-
 def _of_first_process(x: Tensor) -> Tensor:
     """What makes the first process's tensor of the mean over the processes, which the engine takes."""
     if not dist.is_initialized():
         return x
     return x * dist.get_world_size() if dist.get_rank() == 0 else torch.zeros_like(x)
+
+
+FAMILY = TokenizerMethods

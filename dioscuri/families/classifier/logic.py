@@ -67,8 +67,8 @@ def check_examples(context: Context) -> None:
             )
 
 
-class Family:
-    """See `dioscuri.contract.FamilyLogic`."""
+class ClassifierRun:
+    """See `dioscuri.contract.FamilyRun`."""
 
     def __init__(self, context: Context) -> None:
         self.context, self.hparams, self.engine = context, context.hparams, context.engine
@@ -178,3 +178,6 @@ class Family:
 def _save(folder: Path, name: str, array: Array) -> None:
     with replacing(folder / f"{name}.npy") as beside, beside.open("wb") as file:
         np.save(file, array)
+
+
+FAMILY_RUN = ClassifierRun

@@ -8,7 +8,7 @@ from dioscuri.families.hierarchical_vae.initialisation import parameter_table
 from dioscuri.families.hierarchical_vae.options import HParams, Model
 from dioscuri.families.hierarchical_vae.plan import make_plan
 from dioscuri.families.latent_models.plan import level_temperatures
-from dioscuri.families.latent_models.run_logic import LatentGroups
+from dioscuri.families.latent_models.run_logic import LatentGroupsRun
 
 MAX_CONVOLUTIONS, MAX_PARAMETERS = 10**5, 10**11
 
@@ -43,8 +43,11 @@ def _convolutions(model: Model) -> int:
     )
 
 
-class Family(LatentGroups):
-    """See `dioscuri.contract.FamilyLogic`."""
+class HierarchicalVAERun(LatentGroupsRun):
+    """See `dioscuri.contract.FamilyRun`."""
 
     def __init__(self, context: Context) -> None:
         super().__init__(context, make_plan(context.hparams))
+
+
+FAMILY_RUN = HierarchicalVAERun

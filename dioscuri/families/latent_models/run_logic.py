@@ -26,8 +26,8 @@ from dioscuri.outputs.pictures import grid, in_rows, visible
 N_SHOWN = 16
 
 
-class LatentGroups:
-    """See `dioscuri.contract.FamilyLogic`."""
+class LatentGroupsRun:
+    """See `dioscuri.contract.FamilyRun`."""
 
     def __init__(self, context: Context, plan: LatentPlan) -> None:
         self.context, self.hparams, self.engine = context, context.hparams, context.engine

@@ -13,7 +13,7 @@ from dioscuri.families.maskgit.plan import TransformerPlan
 from dioscuri.families.maskgit.training import BUCKETS
 from dioscuri.families.token_models.checks import check_classes, check_tokenizer, check_tokens
 from dioscuri.families.token_models.modes.inpainting import unknown_tokens
-from dioscuri.families.token_models.run_logic import TokenModel
+from dioscuri.families.token_models.run_logic import TokenModelRun
 from dioscuri.families.token_models.texts import check_captions, check_text_options
 from dioscuri.families.vqgan.trained import open_tokenizer
 
@@ -57,8 +57,8 @@ def check_examples(context: Context) -> None:
             check_captions(examples, context.hparams, plan)
 
 
-class Family(TokenModel):
-    """See `dioscuri.contract.FamilyLogic`."""
+class MaskGITRun(TokenModelRun):
+    """See `dioscuri.contract.FamilyRun`."""
 
     def __init__(self, context: Context) -> None:
         data = context.hparams.data
@@ -119,3 +119,6 @@ def _check_distances(hparams: HParams) -> None:
             f"[loss] use_soft_code_target needs distances from codes, but {hparams.data.tokenizer_path} has "
             f"quantizer '{plan.options.quantizer}'"
         )
+
+
+FAMILY_RUN = MaskGITRun

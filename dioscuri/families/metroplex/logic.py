@@ -5,7 +5,7 @@ from math import prod
 from dioscuri.context import Context
 from dioscuri.errors import UserError
 from dioscuri.families.latent_models.plan import level_temperatures
-from dioscuri.families.latent_models.run_logic import LatentGroups
+from dioscuri.families.latent_models.run_logic import LatentGroupsRun
 from dioscuri.families.metroplex.options import HParams
 from dioscuri.families.metroplex.plan import make_plan
 from dioscuri.families.metroplex.tables import parameter_table
@@ -34,8 +34,11 @@ def check_options(hparams: HParams) -> None:
         )
 
 
-class Family(LatentGroups):
-    """See `dioscuri.contract.FamilyLogic`."""
+class MetroplexRun(LatentGroupsRun):
+    """See `dioscuri.contract.FamilyRun`."""
 
     def __init__(self, context: Context) -> None:
         super().__init__(context, make_plan(context.hparams))
+
+
+FAMILY_RUN = MetroplexRun

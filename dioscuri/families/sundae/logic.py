@@ -15,7 +15,7 @@ from dioscuri.families.token_models.drawing import check_draws, draw
 from dioscuri.families.token_models.modes.generation import number_of_pictures
 from dioscuri.families.token_models.modes.inpainting import unknown_tokens
 from dioscuri.families.token_models.modes.interactive import Menu
-from dioscuri.families.token_models.run_logic import TokenModel
+from dioscuri.families.token_models.run_logic import TokenModelRun
 from dioscuri.files import replacing
 from dioscuri.outputs.sampling_record import record_sampling
 
@@ -49,8 +49,8 @@ def check_examples(context: Context) -> None:
     check_tokens(context)
 
 
-class Family(TokenModel):
-    """See `dioscuri.contract.FamilyLogic`."""
+class SundaeRun(TokenModelRun):
+    """See `dioscuri.contract.FamilyRun`."""
 
     def __init__(self, context: Context) -> None:
         super().__init__(context, plan_of(context.hparams))
@@ -121,3 +121,6 @@ def _check_levels(hparams: HParams) -> None:
             f"tokens, which needs channels=1, grid={data.target_res} as target_res and "
             "a codebook_size of at most 256"
         )
+
+
+FAMILY_RUN = SundaeRun

@@ -19,8 +19,8 @@ from dioscuri.outputs.pictures import grid, in_rows
 N_SHOWN = 16
 
 
-class TokenModel:
-    """See `dioscuri.contract.FamilyLogic`; a family adds `logged` and `headline`."""
+class TokenModelRun:
+    """See `dioscuri.contract.FamilyRun`; a family adds `logged` and `headline`."""
 
     def __init__(self, context: Context, plan: Any) -> None:
         self.context, self.hparams, self.engine, self.plan = context, context.hparams, context.engine, plan

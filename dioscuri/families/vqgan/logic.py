@@ -100,8 +100,8 @@ def _check_data(hparams: HParams) -> None:
         )
 
 
-class Family:
-    """See `dioscuri.contract.FamilyLogic`."""
+class TokenizerRun:
+    """See `dioscuri.contract.FamilyRun`."""
 
     def __init__(self, context: Context) -> None:
         self.context, self.hparams, self.engine = context, context.hparams, context.engine
@@ -188,3 +188,6 @@ class Family:
             f"{step}/Generated_{step}": grid(in_rows(made, columns)),
         }
         return Shown({}, images)
+
+
+FAMILY_RUN = TokenizerRun

@@ -2,17 +2,15 @@
 # ruff: noqa: ARG002 - the arguments are the engine's
 
 from collections.abc import Hashable, Mapping
+from importlib import import_module
 from typing import Any
 
 import numpy as np
-from torch import Tensor
+from jax import Array
 
 
-class Adapter:
-    """A family's adapter answers otherwise where it has phases, balances, buffers or frozen tensors.
-
-    Beside the rows of a batch an adapter finds there the tensors `buffer.<name>` and `frozen.<name>`.
-    """
+class FamilyMethods:
+    """A family's adapter answers otherwise where it has phases, balances, buffers or frozen tensors."""
 
     def phase(self, scalars: Mapping[str, float]) -> Hashable:
         """What the schedules' values switch in the loss; every phase is compiled on its own."""
@@ -31,7 +29,7 @@ class Adapter:
         holds the intermediates of one."""
         return (phase,)
 
-    def carried(self, terms: Any) -> dict[str, Tensor]:
+    def carried(self, terms: Any) -> dict[str, Array]:
         """What a lap hands on to the next one, beside the batch's tensors."""
         return {}
 
@@ -48,10 +46,16 @@ class Adapter:
         return {}
 
     def initial_buffers(self, seed: int) -> dict[str, np.ndarray]:
-        """Tensors that a step changes without a gradient: `loss` gives new ones as `buffer.<name>`."""
+        """Tensors that a step changes without a gradient: `loss` takes them and gives new ones."""
         return {}
 
-    def assigned(self, buffers: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def assigned(self, buffers: Mapping[str, Array], parameters: Mapping[str, Array]) -> dict[str, Array]:
         """Parameters, in canonical shapes, that follow from the buffers, and from what they are, after a
         step. Asked only where there are buffers."""
         return {}
+
+
+def methods_of(hparams: Any) -> Any:
+    """The tensor methods of the run's family: those that its module calls `FAMILY`."""
+    module: Any = import_module(f"jax_impl.families.{hparams.run.family}")
+    return module.FAMILY(hparams)
