@@ -117,6 +117,11 @@ def check_options(hparams: Any) -> None:
     if describe(source).rank != 2 and not getattr(module, "TAKES_SIGNALS", False):
         raise UserError(f"[data] dataset_source '{source}': family '{hparams.run.family}' needs pictures")
     check_axes(hparams.data, describe(source))
+    if hparams.data.labels and not getattr(hparams.model, "num_classes", 0):
+        raise UserError(
+            f"[data] labels is True, but family '{hparams.run.family}' gives this model no labels: set it to "
+            "False"
+        )
     module.check_options(hparams)
 
 

@@ -22,6 +22,7 @@ from dioscuri.cli.launch import is_worker, launch
 from dioscuri.context import Context, Work
 from dioscuri.contract import check_options
 from dioscuri.data import open_datasets
+from dioscuri.data.classes import read_classes
 from dioscuri.engine import Engine
 from dioscuri.errors import UserError, run_command
 from dioscuri.hparams import load
@@ -137,7 +138,8 @@ def _start(
         if n_processes <= 1:
             if _rank() == 0:
                 print(*options.messages, sep="\n", end="\n" if options.messages else "", flush=True)
-            work = prepare(Context(hparams, directory, open_datasets(hparams), make_engine(hparams)))
+            sets = open_datasets(hparams, read_classes(directory.path))
+            work = prepare(Context(hparams, directory, sets, make_engine(hparams)))
             if _rank() == 0 and prepare is not prepare_synthesis:
                 options.save()
             work()

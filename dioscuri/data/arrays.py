@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from dioscuri.data.descriptors import describe
+from dioscuri.data.listing import folder_files
 from dioscuri.data.options import PATH_OPTIONS, Options, Split, data_path, picture_shape
 from dioscuri.data.picture_set import NumberedKeys, PictureSet
 from dioscuri.errors import UserError
@@ -40,7 +41,7 @@ class Shards:
 def open_imagenet(options: Options, split: Split) -> PictureSet:
     """Open a folder of npz files, sorted by name, whose 'data' is uint8 (N, C*H*W)."""
     folder = data_path(options.data, split)
-    paths = sorted(folder.glob("*.npz")) if folder.is_dir() else []
+    paths = folder_files(folder, (".npz",)) if folder.is_dir() else []
     if not paths:
         raise UserError(
             f"[data] {PATH_OPTIONS[split]} '{folder}' holds no .npz file; run "
@@ -66,7 +67,7 @@ def open_imagenet(options: Options, split: Split) -> PictureSet:
 def open_npy(options: Options, split: Split) -> PictureSet:
     """Open a .npy file, or a folder of them sorted by name, of uint8 (N, H, W, C) or (N, H, W)."""
     path = data_path(options.data, split)
-    paths = sorted(path.glob("*.npy")) if path.is_dir() else [path]
+    paths = folder_files(path, (".npy",)) if path.is_dir() else [path]
     if not paths:
         raise UserError(f"[data] {PATH_OPTIONS[split]} '{path}' holds no .npy file")
     H, W, C = picture_shape(options.data, describe("npy"))

@@ -1,11 +1,13 @@
 """Captions of pictures, from a text file, JSON lines or webdataset tar files."""
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dioscuri.data.webdataset import Example, examples
+from dioscuri.data.listing import folder_files
+from dioscuri.data.tar_files import Example, examples
 from dioscuri.errors import UserError
 
 MEMBERS = ("text", "txt", "caption")
@@ -33,10 +35,10 @@ def read_captions(path: Path, resolution: int = 0) -> dict[str, Caption]:
     pictures are resized to the side and cropped in the middle.
     """
     if path.is_dir():
-        tars = sorted(path.glob("*.tar"))
+        tars = folder_files(path, (".tar",))
         if not tars:
             raise UserError(f"captions: folder {path} holds no tar file")
-        return {key: caption for tar in tars for key, caption in _of_tar(tar, resolution).items()}
+        return _by_key((pair for tar in tars for pair in _of_tar(tar, resolution).items()), path)
     try:
         if path.suffix == ".tar":
             return _of_tar(path, resolution)
@@ -45,11 +47,15 @@ def read_captions(path: Path, resolution: int = 0) -> dict[str, Caption]:
         raise UserError(f"captions {path} cannot be read ({error}): give UTF-8 text or tar files") from error
     if path.suffix != ".jsonl":
         return {str(number): Caption(line.strip()) for number, line in enumerate(lines)}
+    numbered = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
+    return _by_key((_of_line(line, f"captions {path}, line {number}") for number, line in numbered), path)
+
+
+def _by_key(pairs: Iterable[tuple[str, Caption]], path: Path) -> dict[str, Caption]:
     captions: dict[str, Caption] = {}
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            key, caption = _of_line(line, f"captions {path}, line {number}")
-            captions[key] = caption
+    for key, caption in pairs:
+        if captions.setdefault(key, caption) != caption:
+            raise UserError(f"captions {path}: '{key}' has two: which one counts? Remove one")
     return captions
 
 

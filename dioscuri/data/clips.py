@@ -14,6 +14,7 @@ import numpy as np
 from dioscuri.data import image_files
 from dioscuri.data.descriptors import describe
 from dioscuri.data.folders import usable
+from dioscuri.data.listing import folder_files, subfolders
 from dioscuri.data.options import PATH_OPTIONS, Options, Split, data_path, picture_shape
 from dioscuri.data.picture_set import PictureSet
 from dioscuri.data.reader import Reader
@@ -30,13 +31,13 @@ def open_frames(options: Options, split: Split) -> PictureSet:
     if C not in (1, 3):
         raise UserError(f"[data] channels is {C}; image files give 1 (grey) or 3 (RGB)")
     folder = data_path(data, split)
-    found = sorted(path for path in folder.iterdir() if _is_folder(path)) if folder.is_dir() else []
+    found = subfolders(folder) if folder.is_dir() else []
     if not found:
         raise UserError(
             f"[data] {option} '{folder}' holds no folders; frames must lie in a folder for each recording"
         )
     pool = ThreadPoolExecutor(min(options.run.num_cpus, os.cpu_count() or 1), thread_name_prefix="decode")
-    frames = {path: _frames(path) for path in found}
+    frames = {path: folder_files(path, image_files.SUFFIXES) for path in found}
     refused = list(pool.map(lambda path: _refusal(frames[path], data.frames), found))
     reasons = {path: reason for path, reason in zip(found, refused, strict=True) if reason}
     good, notes = usable(found, reasons, folder, options, split, "recording")
@@ -76,15 +77,6 @@ def window_set(
     )
 
 
-def _frames(folder: Path) -> list[Path]:
-    """Image files in the order of their names."""
-    return sorted(
-        path
-        for path in folder.iterdir()
-        if path.suffix.lower() in image_files.SUFFIXES and not path.name.startswith(".") and path.is_file()
-    )
-
-
 def _refusal(frames: list[Path], length: int) -> str:
     """Why a recording cannot be used; empty: it can."""
     if len(frames) < length:
@@ -100,7 +92,3 @@ def _refusal(frames: list[Path], length: int) -> str:
         if size != first:
             return f"frame {path.name} has {size[0]}x{size[1]} pixels, those before it {first[0]}x{first[1]}"
     return ""
-
-
-def _is_folder(path: Path) -> bool:
-    return path.is_dir() and not path.name.startswith(".")

@@ -1,7 +1,9 @@
-"""Image files decoded when they are read: flat folders (celebA, celebAHQ, ffhq, custom) and patterns (glob).
+"""Image files decoded when they are read: folders (celebA, celebAHQ, ffhq, custom) and patterns (glob).
 
-Every file with an image suffix is a picture, in the order of the names; hidden files are ignored and other
-files are left out with a note. All pictures are checked when the folder is opened (`image_files.check`).
+Every file with an image suffix is a picture, in the order of the names (`listing`); other files are left out
+with a note. Where a folder holds none, those of the folders inside it are read, of any depth, and the first
+of these folders names a picture's class: `cat/1.png`, `dog/puppies/2.png`. Classes are numbered in the order
+of their names, empty folders too. All pictures are checked when the folder is opened (`image_files.check`).
 Unreadable ones are named and counted; they stop the run, or, with `data.skip_corrupt`, are left out with a
 note. A picture whose damage shows only when it is decoded stops the run too; with `skip_corrupt` the next
 readable one stands in for it.
@@ -18,6 +20,7 @@ import numpy as np
 from dioscuri.data import image_files
 from dioscuri.data.crops import decode_cropped
 from dioscuri.data.descriptors import describe
+from dioscuri.data.listing import Files, folder_files, subfolders
 from dioscuri.data.options import PATH_OPTIONS, Options, Split, data_path, matching_files, picture_shape
 from dioscuri.data.picture_set import PictureSet
 from dioscuri.data.reader import Reader
@@ -33,21 +36,23 @@ def open_folder(options: Options, split: Split) -> PictureSet:
     """Open the folder of a split; a `UserError` tells why it cannot be used."""
     _check_channels(options)
     folder = data_path(options.data, split)
-    paths, others = _list(folder, PATH_OPTIONS[split])
-    notes = [f"{folder}: left out {_count(others, 'file')} without an image suffix"] if others else []
-    return _open(options, split, folder, paths, image_files.decode, notes)
+    if not folder.is_dir():
+        raise UserError(f"[data] {PATH_OPTIONS[split]} '{folder}' is not a folder of pictures")
+    files = matching_files(options.data, split, image_files.SUFFIXES, noun="pictures", class_folders=True)
+    return _open(options, split, folder, files, image_files.decode, _others(folder, files))
 
 
 def open_glob(options: Options, split: Split) -> PictureSet:
-    """Open the image files that fit a split's pattern, such as 'photos/**/*.jpg', or lie in its folder.
+    """Open the image files that fit a split's patterns, such as 'photos/**/*.jpg', or lie in its folders.
 
     Of a picture the largest square in the middle is taken (`crops`). A `UserError` tells why they cannot be
     used.
     """
     _check_channels(options)
-    paths = matching_files(options.data, split, tuple(sorted(image_files.SUFFIXES)))
+    files = matching_files(options.data, split, image_files.SUFFIXES, noun="pictures", class_folders=True)
     decode = partial(decode_cropped, legacy=options.data.legacy_crop)
-    return _open(options, split, Path(os.path.commonpath([path.parent for path in paths])), paths, decode, [])
+    folder = Path(os.path.commonpath([path.parent for path in files]))
+    return _open(options, split, folder, files, decode, [])
 
 
 def _check_channels(options: Options) -> None:
@@ -59,10 +64,10 @@ def _check_channels(options: Options) -> None:
 
 
 def _open(
-    options: Options, split: Split, folder: Path, paths: list[Path], decode: Decode, notes: list[str]
+    options: Options, split: Split, folder: Path, files: Files, decode: Decode, notes: list[str]
 ) -> PictureSet:
-    """The pictures at `paths` inside a folder, those that cannot be used named or left out."""
-    data = options.data
+    """The pictures in a folder, those that cannot be used named or left out."""
+    data, paths = options.data, files.paths
     H, _, C = picture_shape(data, describe(data.dataset_source))
     pool = ThreadPoolExecutor(min(options.run.num_cpus, os.cpu_count() or 1), thread_name_prefix="decode")
     reasons = {path: reason for path, reason in zip(paths, pool.map(refusal, paths), strict=True) if reason}
@@ -74,13 +79,25 @@ def _open(
         pool,
         skip_corrupt=data.skip_corrupt,
     )
+    labels = _labels(files, good)
     return PictureSet(
         name=f"{folder.name} ({split})",
         keys=tuple(str(path.relative_to(folder)) for path in good),
         read=reader,
-        notes=(*notes, *left_out),
+        labels=labels,
+        classes=() if labels is None else files.class_names,
+        notes=(*files.notes, *notes, *left_out),
         unreadable=reader.unreadable,
     )
+
+
+def _labels(files: Files, good: Sequence[Path]) -> np.ndarray | None:
+    """Numbers of the class folders (N,); None where a picture lies in none."""
+    if not all(files.classes):
+        return None
+    numbers = {name: number for number, name in enumerate(files.class_names)}
+    class_of = dict(zip(files.paths, files.classes, strict=True))
+    return np.array([numbers[class_of[path]] for path in good], np.int32)
 
 
 def usable(
@@ -111,23 +128,16 @@ def usable(
     return good, notes
 
 
-def _list(folder: Path, option: str) -> tuple[list[Path], list[str]]:
-    """Image files sorted by name, and the names of other files that are not hidden."""
-    if not folder.is_dir():
-        raise UserError(f"[data] {option} '{folder}' is not a folder of pictures")
-    entries = sorted(
-        (path for path in folder.iterdir() if not path.name.startswith(".")), key=lambda path: path.name
-    )
-    entries_of_files = [path for path in entries if path.is_file()]
-    paths = [path for path in entries_of_files if path.suffix.lower() in image_files.SUFFIXES]
-    if not paths:
-        nested = (
-            "; pictures must lie directly in it, not in folders inside"
-            if len(entries_of_files) < len(entries)
-            else ""
+def _others(folder: Path, files: Files) -> list[str]:
+    """Notes of what a folder holds beside its pictures."""
+    names = [p.name for p in folder_files(folder) if p.suffix.lower() not in image_files.SUFFIXES]
+    notes = [f"{folder}: left out {_count(names, 'file')} without an image suffix"] if names else []
+    inside = [] if any(files.classes) else subfolders(folder)
+    if folders := [path.name for path in inside if folder_files(path, image_files.SUFFIXES)]:
+        notes.append(
+            f"{folder}: left out {_count(folders, 'folder')}: pictures lie beside them, and those count"
         )
-        raise UserError(f"[data] {option} '{folder}' holds no pictures{nested}")
-    return paths, [path.name for path in entries_of_files if path.suffix.lower() not in image_files.SUFFIXES]
+    return notes
 
 
 def _count(items: Sequence[str], noun: str) -> str:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import glob
-from collections.abc import Sequence
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from dioscuri.data.descriptors import Descriptor
+from dioscuri.data.listing import Files, find_files
 from dioscuri.errors import UserError
 
 if TYPE_CHECKING:
@@ -79,33 +79,32 @@ def picture_shape(data: Data, descriptor: Descriptor) -> tuple[int, int, int]:
     return side, side, data.channels
 
 
-def matching_files(data: Data, split: Split, suffixes: Sequence[str]) -> list[Path]:
-    """Files of a split: one, those of a folder with one of the suffixes, or those that fit a pattern with
-    *, ? or [...] (** for folders of any depth); sorted by name, never none (`UserError`)."""
-    option = PATH_OPTIONS[split]
-    text = getattr(data, option)
-    if glob.has_magic(text) and not Path(text).exists():
-        found = sorted(Path(name) for name in glob.glob(text, recursive=True))  # noqa: PTH207 - absolute patterns, too
-        found = [path for path in found if path.suffix.lower() in suffixes and path.is_file()]
-        what = f"fits no file that ends in {', '.join(suffixes)}"
-    else:
-        path = data_path(data, split)
-        found = (
-            [path] if path.is_file() else sorted(p for p in path.iterdir() if p.suffix.lower() in suffixes)
-        )
-        what = f"holds no file that ends in {', '.join(suffixes)}"
-    if not found:
-        raise UserError(f"[data] {option} '{text}' {what}")
-    return found
-
-
-def data_path(data: Data, split: Split) -> Path:
-    """The path that a split is read from; a `UserError` names the option that is empty or leads nowhere."""
+def matching_files(
+    data: Data,
+    split: Split,
+    suffixes: Collection[str],
+    *,
+    noun: str = "files",
+    class_folders: bool = False,
+) -> Files:
+    """Files of a split with one of the suffixes, never none (`UserError`): see `dioscuri.data.listing`."""
     option = PATH_OPTIONS[split]
     text = getattr(data, option)
     if not text:
+        raise UserError(_empty(data, split))
+    return find_files(text, suffixes, f"[data] {option}", noun=noun, class_folders=class_folders)
+
+
+def data_path(data: Data, split: Split) -> Path:
+    """The one path that a split is read from, a folder or a plain file; a `UserError` names the option that
+    is empty, leads nowhere or has several."""
+    option = PATH_OPTIONS[split]
+    text = getattr(data, option)
+    if not text:
+        raise UserError(_empty(data, split))
+    if not isinstance(text, str):
         raise UserError(
-            f"[data] {option} is empty; '{data.dataset_source}' reads its {split} pictures from there"
+            f"[data] {option} has {len(text)} paths, but '{data.dataset_source}' reads one: give one"
         )
     path = Path(text)
     if not path.exists():
@@ -113,4 +112,11 @@ def data_path(data: Data, split: Split) -> Path:
             f"[data] {option} '{path}' does not exist; set it to your pictures, or prepare a known set "
             "with data_scripts/download_and_preprocess.sh"
         )
+    if not path.is_dir() and not path.is_file():
+        raise UserError(f"[data] {option} '{path}' is neither a plain file nor a folder")
     return path
+
+
+def _empty(data: Data, split: Split) -> str:
+    source = data.dataset_source
+    return f"[data] {PATH_OPTIONS[split]} is empty; '{source}' reads its {split} pictures from there"

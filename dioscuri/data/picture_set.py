@@ -14,12 +14,12 @@ class PictureSet:
     """Pictures uint8 (N, H, W, C), without padding and at full bit depth, read only when `gather` asks for
     them; or sounds (N, samples, C), uint8 or uint16, or clips (N, frames, H, W, C).
 
-    `keys` are stable names, one a picture, and give the set its length. `labels` is (N,) or None, `captions`
-    int32 (N, L), numbers of texts' tokens, or None. Where `binarise_on_read` is set, the grey levels are
-    probabilities times 255 and the pipeline draws 0 or 255 from them. `draw`, where it is set, gives training
-    what `read` gives evaluations, at places that random uint64 words (B,) choose. `notes` are one-line
-    remarks for the user. `unreadable` holds the indices of pictures for which `gather` had to return another
-    one.
+    `keys` are stable names, one a picture, and give the set its length. `labels` is (N,) or None, `classes`
+    the names of the classes, where they have any, `captions` int32 (N, L), numbers of texts' tokens, or None.
+    Where `binarise_on_read` is set, the grey levels are probabilities times 255 and the pipeline draws 0 or
+    255 from them. `draw`, where it is set, gives training what `read` gives evaluations, at places that
+    random uint64 words (B,) choose. `notes` are one-line remarks for the user. `unreadable` holds the indices
+    of pictures for which `gather` had to return another one.
     """
 
     name: str
@@ -27,6 +27,7 @@ class PictureSet:
     read: Callable[[Array], Array]
     draw: Callable[[Array, Array], Array] | None = None
     labels: Array | None = None
+    classes: tuple[str, ...] = ()
     captions: Array | None = None
     binarise_on_read: bool = False
     notes: tuple[str, ...] = ()

@@ -16,6 +16,7 @@ import numpy as np
 
 from dioscuri.data.folders import usable
 from dioscuri.data.image_files import Refused
+from dioscuri.data.listing import folder_files
 from dioscuri.data.options import PATH_OPTIONS, Options, Split, data_path
 from dioscuri.data.picture_set import PictureSet
 from dioscuri.data.samples import to_levels
@@ -36,7 +37,7 @@ def open_sounds(options: Options, split: Split) -> PictureSet:
     """Open the folder of a split; a `UserError` tells why it cannot be used."""
     data, option = options.data, PATH_OPTIONS[split]
     folder = data_path(data, split)
-    paths = sorted(path for path in folder.iterdir() if _is_sound(path)) if folder.is_dir() else []
+    paths = folder_files(folder, (".wav",)) if folder.is_dir() else []
     if not paths:
         raise UserError(f"[data] {option} '{folder}' holds no .wav files; they must lie directly in it")
     lengths: dict[Path, int] = {}
@@ -121,7 +122,3 @@ def _reader(paths: list[Path], length: int, *, keep: bool) -> Callable[[int, int
         return kept[recording][start : start + length]
 
     return read
-
-
-def _is_sound(path: Path) -> bool:
-    return path.suffix.lower() == ".wav" and not path.name.startswith(".") and path.is_file()

@@ -1,25 +1,27 @@
 """Every data source by its name: which function opens a split of it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 
 from dioscuri.data.arrays import open_imagenet, open_npy
 from dioscuri.data.characters import open_text
 from dioscuri.data.cifar10 import open_cifar10
+from dioscuri.data.classes import Examples, renumbered
 from dioscuri.data.clips import open_frames
 from dioscuri.data.descriptors import describe
 from dioscuri.data.embedded import open_digits, open_film, open_photos
 from dioscuri.data.folders import open_folder, open_glob
+from dioscuri.data.listing import class_names
 from dioscuri.data.mnist import open_mnist, open_mnist10k
 from dioscuri.data.options import PATH_OPTIONS, Options, Split, check_options, data_path
-from dioscuri.data.picture_set import PictureSet
 from dioscuri.data.sounds import open_sounds
 from dioscuri.data.tfrecords import open_tfrecords
 from dioscuri.data.tokens import TokenSet, open_tokens
 from dioscuri.data.webdataset import open_webdataset
 from dioscuri.errors import UserError
 
-Examples = PictureSet | TokenSet
+CLASS_FOLDERS = ("celebA", "celebAHQ", "ffhq", "custom", "glob")
+"""Sources whose pictures may lie in folders that name their class."""
 
 
 def open_token_split(options: Options, split: Split) -> TokenSet:
@@ -56,8 +58,8 @@ OPENERS: dict[str, Callable[[Options, Split], Examples]] = {
 class DataSets:
     """The three splits of a source, each opened on first use; a `UserError` says why one cannot be."""
 
-    def __init__(self, options: Options) -> None:
-        self._options = options
+    def __init__(self, options: Options, classes: Sequence[str] = ()) -> None:
+        self._options, self._classes = options, tuple(classes)
         self._open = OPENERS[options.data.dataset_source]
 
     @cached_property
@@ -77,14 +79,27 @@ class DataSets:
         if data.labels and examples.labels is None:
             raise UserError(
                 f"[data] labels is True, but the {split} pictures of '{data.dataset_source}' "
-                f"({PATH_OPTIONS[split]}) have none: set it to False"
+                f"({PATH_OPTIONS[split]}) have none: set it to False, or sort pictures into a folder for "
+                "each class"
             )
-        return examples
+        where = f"[data] {PATH_OPTIONS[split]}"
+        return renumbered(examples, self._table or examples.classes, where) if examples.classes else examples
+
+    @cached_property
+    def _table(self) -> tuple[str, ...]:
+        """Names of the classes by their number: the run's, or else those of the training pictures."""
+        if self._classes or self._options.data.dataset_source not in CLASS_FOLDERS:
+            return self._classes
+        option = PATH_OPTIONS["train"]
+        try:
+            return class_names(getattr(self._options.data, option), f"[data] {option}")
+        except UserError:  # the training pictures are not on this machine
+            return ()
 
 
-def open_datasets(options: Options) -> DataSets:
+def open_datasets(options: Options, classes: Sequence[str] = ()) -> DataSets:
     """Return the splits of `data.dataset_source`, which must fit `data.target_res` and `data.channels`
-    (`UserError`).
+    (`UserError`). `classes` are the names of the run's classes by their number, where it has them already.
     """
     check_options(options.data, describe(options.data.dataset_source))
-    return DataSets(options)
+    return DataSets(options, classes)

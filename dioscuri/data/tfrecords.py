@@ -71,8 +71,8 @@ def open_tfrecords(options: Options, split: Split) -> PictureSet:
     data, option = options.data, PATH_OPTIONS[split]
     if data.channels not in (1, 3):
         raise UserError(f"[data] channels is {data.channels}; image files give 1 (grey) or 3 (RGB)")
-    paths = matching_files(data, split, SUFFIXES)
-    records = [record for path in paths for record in index(path)]
+    files = matching_files(data, split, SUFFIXES, noun="TFRecord files")
+    records = [record for path in files for record in index(path)]
     if not records:
         raise UserError(f"[data] {option} '{getattr(data, option)}' holds no record")
     side = data.target_res
@@ -89,12 +89,13 @@ def open_tfrecords(options: Options, split: Split) -> PictureSet:
         skip_corrupt=data.skip_corrupt,
     )
     return PictureSet(
-        name=f"{paths[0].parent.name} ({split})",
+        name=f"{files.paths[0].parent.name} ({split})",
         keys=tuple(f"{record.path.stem}_{record.number}" for record in records),
         read=reader,
         captions=captions(records, data.text_seq_len, data.padding_id, skip_corrupt=data.skip_corrupt)
         if data.text_seq_len
         else None,
+        notes=files.notes,
         unreadable=reader.unreadable,
     )
 

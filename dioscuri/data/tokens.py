@@ -27,7 +27,8 @@ class TokenSet:
     """Tokens (N, h, w) of pictures, each in [0, codebook_size), read only when `gather` asks for them.
 
     `header` is the index's own: `tokenizer` names what made the tokens, with the `sha256` of its weights.
-    `labels` is int32 (N,) or None, `texts` holds the pictures' encoded captions. All pictures could be read.
+    `labels` is int32 (N,) or None, `classes` the names of the classes, where they have any, `texts`
+    holds the pictures' encoded captions. All pictures could be read.
     """
 
     name: str
@@ -37,6 +38,7 @@ class TokenSet:
     keys: Sequence[str]
     labels: Array | None
     texts: TextSet | None
+    classes: tuple[str, ...] = ()
     read: Callable[[Array], Array]
     notes: tuple[str, ...] = ()
     unreadable: Collection[int] = ()
@@ -133,8 +135,21 @@ def open_tokens(folder: Path) -> TokenSet:
         keys=shards.keys,
         labels=labels,
         texts=texts,
+        classes=_classes(header, labels, folder),
         read=lambda indices: shards.read("tokens", indices),
     )
+
+
+def _classes(header: Mapping[str, Any], labels: Array | None, folder: Path) -> tuple[str, ...]:
+    """Names of the classes, where the pictures' folders gave them any."""
+    names = header.get("classes", [])
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise UserError(f"tokens: {folder} has no list of classes' names: encode the pictures again")
+    if names and labels is not None and (labels.min() < 0 or labels.max() >= len(names)):
+        raise UserError(
+            f"tokens: {folder} has class {int(labels.max())} of {len(names)} names: encode the pictures again"
+        )
+    return tuple(names)
 
 
 def _same_keys(first: Sequence[str], second: Sequence[str]) -> bool:

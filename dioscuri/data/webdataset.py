@@ -1,24 +1,22 @@
 """Pictures in tar files as webdataset lays them out: members of an example share a name up to the first dot.
 
 An example has a picture (`jpg`, `jpeg`, `png`, `webp`) and may have a class (`cls`, a whole number in text).
-The files of a folder, sorted by name, are one set; only the headers are read at first, so that pictures are
-found at random. Compressed tar files are refused: in them they cannot be.
+All tar files, in the order of their names, are one set, whose pictures are found at random (`tar_files`).
 """
 
 import io
 import os
-import tarfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from dioscuri.data import image_files
-from dioscuri.data.options import PATH_OPTIONS, Options, Split, data_path
+from dioscuri.data.options import PATH_OPTIONS, Options, Split, matching_files
 from dioscuri.data.picture_set import PictureSet
 from dioscuri.data.reader import Reader
+from dioscuri.data.tar_files import Example, examples
 from dioscuri.errors import UserError
 
 Array = np.ndarray
@@ -27,51 +25,27 @@ PICTURES = ("jpg", "jpeg", "png", "webp")
 LABEL = "cls"
 
 
-@dataclass(frozen=True)
-class Member:
-    """Where a file lies."""
-
-    tar: Path
-    start: int
-    size: int
-
-    def read(self) -> bytes:
-        """Its content; a `UserError` where the tar file is shorter than its headers say."""
-        with self.tar.open("rb") as file:
-            content = os.pread(file.fileno(), self.size, self.start)
-        if len(content) < self.size:
-            raise UserError(f"{self.tar} ends within a member: fetch the file again")
-        return content
-
-
-@dataclass(frozen=True)
-class Example:
-    """The members of an example by their suffix."""
-
-    key: str
-    members: dict[str, Member]
-
-    def member(self, suffixes: Sequence[str]) -> Member | None:
-        """The first that there is."""
-        return next((self.members[suffix] for suffix in suffixes if suffix in self.members), None)
-
-
 def open_webdataset(options: Options, split: Split) -> PictureSet:
-    """Open the tar files of a split's folder, or one; a `UserError` tells why they cannot be used.
+    """Open the tar files of a split: those of its folders, or that fit its patterns, such as
+    'shards/{00000..00099}.tar'; a `UserError` tells why they cannot be used.
 
     Of a picture the largest square in the middle is taken.
     """
     data, option = options.data, PATH_OPTIONS[split]
     if data.channels not in (1, 3):
         raise UserError(f"[data] channels is {data.channels}; image files give 1 (grey) or 3 (RGB)")
-    path = data_path(data, split)
-    tars = sorted(path.glob("*.tar")) if path.is_dir() else [path]
+    tars = matching_files(data, split, (".tar",), noun="tar file with pictures")
+    folder = os.path.commonpath([tar.parent for tar in tars])
     every = [example for tar in tars for example in examples(tar)]
     chosen = [example for example in every if example.member(PICTURES)]
+    notes = _notes(folder, every, len(every) - len(chosen))
     if not chosen:
-        raise UserError(f"[data] {option} '{path}' holds no tar file with pictures ({', '.join(PICTURES)})")
-    found = [example.member(PICTURES) for example in chosen]
-    pictures = [member for member in found if member]
+        remark = "".join(f"; {note}" for note in notes)
+        raise UserError(
+            f"[data] {option} '{getattr(data, option)}' holds no tar file with pictures "
+            f"({', '.join(PICTURES)}){remark}"
+        )
+    pictures = [member for example in chosen if (member := example.member(PICTURES))]
     H = data.target_res
 
     def decode(index: int) -> Array:
@@ -81,38 +55,35 @@ def open_webdataset(options: Options, split: Split) -> PictureSet:
     pool = ThreadPoolExecutor(min(options.run.num_cpus, os.cpu_count() or 1), thread_name_prefix="decode")
     names = [f"{member.tar}: {example.key}" for member, example in zip(pictures, chosen, strict=True)]
     reader = Reader(names, decode, (H, H, data.channels), pool, skip_corrupt=data.skip_corrupt)
-    left_out = len(every) - len(chosen)
     return PictureSet(
-        name=f"{path.name} ({split})",
+        name=f"{Path(folder).name} ({split})",
         keys=tuple(example.key for example in chosen),
         read=reader,
         labels=_labels(chosen),
-        notes=(f"{path}: left out {left_out} examples without a picture",) if left_out else (),
+        notes=(*tars.notes, *notes),
         unreadable=reader.unreadable,
     )
 
 
-def examples(tar: Path) -> list[Example]:
-    """The examples of a tar file, in order; a `UserError` where it is none, or compressed."""
-    found: dict[str, dict[str, Member]] = {}
-    try:
-        with tarfile.open(tar, "r:") as archive:
-            for info in archive:
-                if info.isfile():
-                    key, _, suffix = _split_name(info.name)
-                    found.setdefault(key, {})[suffix] = Member(tar, info.offset_data, info.size)
-    except (OSError, tarfile.TarError) as error:
-        raise UserError(
-            f"{tar} cannot be read as a plain tar file ({error}): unpack or fetch it again"
-        ) from error
-    return [Example(key, members) for key, members in found.items()]
+def _notes(folder: str, every: Sequence[Example], n_without: int) -> list[str]:
+    """What is left out: examples without a picture, and pictures that share the name of another example up to
+    its first dot."""
+    notes = [f"{folder}: left out {n_without} examples without a picture"] if n_without else []
+    hidden = [(example, suffix) for example in every for suffix in _unread_pictures(example)]
+    if hidden:
+        example, suffix = hidden[0]
+        n_examples = len({id(example) for example, _ in hidden})
+        notes.append(
+            f"{folder}: left out {len(hidden)} picture files of {n_examples} examples, such as "
+            f"'{example.key}.{suffix}': the name of an example ends at its first dot"
+        )
+    return notes
 
 
-def _split_name(name: str) -> tuple[str, str, str]:
-    """(path up to the first dot of the last part, dot, suffix in small letters)."""
-    folder, slash, last = name.rpartition("/")
-    stem, dot, suffix = last.partition(".")
-    return folder + slash + stem, dot, suffix.lower()
+def _unread_pictures(example: Example) -> list[str]:
+    """Suffixes of pictures of an example beside the one that is read."""
+    chosen = next((suffix for suffix in PICTURES if suffix in example.members), None)
+    return [s for s in example.members if s != chosen and s.rpartition(".")[2] in PICTURES]
 
 
 def _labels(chosen: Sequence[Example]) -> Array | None:

@@ -116,8 +116,7 @@ def _build_section(name: str, kind: type[T], settings: Settings, source: str, ba
 
 def typed(setting: Setting, declared: Field[Any], hint: Any) -> Any:
     """Evaluate a setting, and check it against its declaration."""
-    bare = setting.on_command_line and hint is str and setting.text[:1] not in ("'", '"')
-    raw = setting.text if bare else setting.value()
+    raw = setting.text if _is_bare(setting, hint) else setting.value()
     try:
         value = _convert(raw, hint)
     except _Mismatch as mismatch:
@@ -128,10 +127,27 @@ def typed(setting: Setting, declared: Field[Any], hint: Any) -> Any:
         ) from None
     _check_range(value, setting, declared)
     if declared.metadata["path"]:
-        if "\0" in value:
+        paths = (value,) if isinstance(value, str) else value
+        if any("\0" in path for path in paths):
             raise UserError(f"{setting.where} is no path: it holds a null character")
-        return _absolute(value, setting.base)
+        if not isinstance(value, str) and not all(value):
+            raise UserError(f"{setting.where} has an empty path: leave it out")
+        absolute = tuple(_absolute(path, setting.base) for path in paths)
+        return absolute[0] if isinstance(value, str) else absolute
     return value
+
+
+def _is_bare(setting: Setting, hint: Any) -> bool:
+    """Whether a text of the command line stands without quotes; a list of texts does not."""
+    if not setting.on_command_line or str not in (hint, *get_args(hint)) or setting.text[:1] in ("'", '"'):
+        return False
+    if hint is str or setting.text[:1] not in ("[", "("):
+        return hint is str or tuple[str, ...] in get_args(hint)
+    try:
+        _convert(setting.value(), hint)
+    except (_Mismatch, UserError):  # a path whose name begins with a bracket
+        return True
+    return False
 
 
 class _Mismatch(Exception):

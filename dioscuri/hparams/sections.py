@@ -25,9 +25,15 @@ class Data:
     """`[data]`: where pictures come from and what they look like."""
 
     dataset_source: str = option(doc="name of a data source, see dioscuri/data/sources.py")
-    train_data_path: str = option(path=True, doc="training pictures (folder, or file for 'npy')")
-    val_data_path: str = option(path=True, doc="validation pictures")
-    synthesis_data_path: str = option(path=True, doc="test pictures, also used by the synthesis modes")
+    train_data_path: str | tuple[str, ...] = option(
+        path=True,
+        doc="training pictures: a folder, or a file for 'npy'; for 'webdataset', 'tfrecords' and 'glob' also "
+        "a pattern with *, ?, [...], ** and braces such as {00..99}, or a list of paths",
+    )
+    val_data_path: str | tuple[str, ...] = option(path=True, doc="validation pictures")
+    synthesis_data_path: str | tuple[str, ...] = option(
+        path=True, doc="test pictures, also used by the synthesis modes"
+    )
     dataset_path: str = option(
         "../datasets", path=True, doc="parent folder of prepared mnist/, mnist10k/ and cifar-10/"
     )

@@ -10,6 +10,7 @@ from dioscuri.checkpoint import store
 from dioscuri.context import Context, Work
 from dioscuri.contract import FamilyRun, check_examples, family_run
 from dioscuri.data import pipeline
+from dioscuri.data.classes import write_classes
 from dioscuri.engine import State
 from dioscuri.errors import UserError
 from dioscuri.families.vqgan.trained import made_by
@@ -42,6 +43,8 @@ def prepare_training(context: Context, *, resume_from: Path | None = None) -> Wo
     family = family_run(context)
     start = restore(context, resume_from)
     total = context.hparams.train.total_train_steps
+    if context.writes and context.sets.train.classes:
+        write_classes(context.directory.path, context.sets.train.classes)
 
     def work() -> None:
         finished = start.step >= total

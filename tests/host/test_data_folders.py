@@ -143,12 +143,10 @@ def test_other_files_are_left_out_with_a_note(folder):
 
 
 def test_folders_without_pictures_are_refused(tmp_path):
-    with pytest.raises(UserError, match=r"holds no pictures$"):
+    with pytest.raises(UserError, match=r"holds no pictures \("):
         open_train(tmp_path)
     (tmp_path / "cats").mkdir()
     save(tmp_path / "cats" / "0.png")
-    with pytest.raises(UserError, match="not in folders inside"):
-        open_train(tmp_path)
     with pytest.raises(UserError, match="is not a folder"):
         open_train(tmp_path / "cats" / "0.png")
 

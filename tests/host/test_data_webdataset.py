@@ -115,3 +115,78 @@ def test_a_file_that_was_cut(tmp_path):
     path.write_bytes(path.read_bytes()[:4000])
     with pytest.raises(UserError, match="ends within a member"):
         whole.gather([1])
+
+
+def test_braces_and_lists_name_tar_files(tmp_path):
+    for n in range(4):
+        write_tar(tmp_path / f"a/{n:05d}.tar", [(f"{n}.png", png(flat(n)))])
+    write_tar(tmp_path / "b/x.tar", [("x.png", png(flat(9)))])
+    assert list(open_train(f"{tmp_path}/a/{{00001..00002}}.tar").keys) == ["1", "2"]
+    options = make_options("webdataset", 4, 1, train_data_path=(f"{tmp_path}/a", f"{tmp_path}/b"))
+    assert list(open_datasets(options).train.keys) == ["0", "1", "2", "3", "x"]
+
+
+@pytest.mark.parametrize("again", ["a.png", "a.PNG", "a.cls"])
+def test_a_member_that_comes_twice_is_refused(tmp_path, again):
+    first = [("a.png", png(flat(1))), ("a.cls", b"1")]
+    write_tar(tmp_path / "0.tar", [*first, (again, png(flat(2)) if "cls" not in again else b"2")])
+    with pytest.raises(UserError, match=rf"two members '{again}'"):
+        open_train(tmp_path)
+
+
+@pytest.mark.parametrize("size", [1024, 2048, 2048 + 200, 2048 + 512 + 30, 3072])
+def test_a_tar_file_that_is_cut_anywhere_is_refused(tmp_path, size):
+    path = write_tar(tmp_path / "0.tar", [(f"{n}.png", png(flat(n))) for n in range(3)])
+    path.write_bytes(path.read_bytes()[:size])
+    with pytest.raises(UserError, match=r"is cut short|cannot be read|ends within"):
+        open_train(tmp_path)
+
+
+def test_tar_files_that_lose_members_otherwise_are_refused(tmp_path):
+    path = write_tar(tmp_path / "0.tar", [(f"{n}.png", png(flat(n))) for n in range(3)])
+    content = path.read_bytes()
+    path.write_bytes(content + content)
+    with pytest.raises(UserError, match="goes on after its end"):
+        open_train(tmp_path)
+    path.write_bytes(content[:1024] + b"\1" * 512 + content[1536:])
+    with pytest.raises(UserError, match="is damaged at byte 1024"):
+        open_train(tmp_path)
+    with tarfile.open(path, "w") as archive:
+        info = tarfile.TarInfo("a.png")
+        archive.addfile(info)
+        info = tarfile.TarInfo("b.png")
+        info.type, info.linkname = tarfile.LNKTYPE, "a.png"
+        archive.addfile(info)
+    with pytest.raises(UserError, match=r"'b\.png' is a link"):
+        open_train(tmp_path)
+
+
+def test_a_member_of_negative_size_is_refused(tmp_path):
+    path = write_tar(tmp_path / "0.tar", [("a.png", png(flat(1))), ("b.png", png(flat(2)))])
+    header = bytearray(path.read_bytes())
+    header[124:136] = b"\xff" * 8 + (-5000).to_bytes(4, "big", signed=True)  # base 256
+    header[148:156] = b" " * 8
+    header[148:156] = f"{sum(header[:512]):06o}\0 ".encode()
+    path.write_bytes(header)
+    with pytest.raises(UserError, match=r"0\.tar"):
+        open_train(tmp_path)
+
+
+def test_pictures_that_share_a_name_up_to_its_first_dot_are_told(tmp_path):
+    members = [("v1.0 (a).png", png(flat(1))), ("v1.0 (b).png", png(flat(2))), ("c.png", png(flat(3)))]
+    write_tar(tmp_path / "0.tar", members)
+    notes = " ".join(open_train(tmp_path).notes)
+    assert "left out 2 picture files of 1 examples, such as 'v1.0 (a).png'" in notes
+    assert "ends at its first dot" in notes
+    write_tar(tmp_path / "0.tar", [(f"d.{end}", png(flat(1))) for end in ("png", "1.png", "jpg")])
+    assert "left out 2 picture files" in open_train(tmp_path).notes[0]
+    write_tar(tmp_path / "0.tar", members[:2])
+    with pytest.raises(UserError, match="ends at its first dot"):
+        open_train(tmp_path)
+
+
+def test_hidden_members_are_passed_over(tmp_path):
+    write_tar(tmp_path / "0.tar", [("./._a.png", b"\0\5"), ("./a.png", png(flat(1))), (".b/c.png", b"x")])
+    found = open_train(tmp_path)
+    assert list(found.keys) == ["./a"]
+    assert not found.notes

@@ -231,8 +231,8 @@ def test_caption_of_a_damaged_record_is_padding_where_it_may_be_skipped(tmp_path
 
 def test_pattern_that_fits_nothing_is_told(tmp_path):
     for path, message in (
-        (tmp_path / "*.tfrecords", "fits no file that ends in .tfrecords"),
-        (tmp_path, "holds no file that ends in .tfrecords"),
+        (tmp_path / "*.tfrecords", "holds no TFRecord files"),
+        (tmp_path, "holds no TFRecord files"),
         (tmp_path / "none", "does not exist"),
     ):
         with pytest.raises(UserError, match=message):

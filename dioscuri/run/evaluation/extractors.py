@@ -12,6 +12,7 @@ from dioscuri.checkpoint.directory import RunDirectory
 from dioscuri.checkpoint.trained_run import open_run
 from dioscuri.context import Context
 from dioscuri.data import open_datasets
+from dioscuri.data.classes import read_classes
 from dioscuri.engine import Engine
 from dioscuri.errors import UserError
 from dioscuri.run.evaluation.pictures import BATCH, Pictures, Shape
@@ -94,7 +95,7 @@ def classifier(path: Path, make_engine: MakeEngine) -> Extractor:
     hparams = open_run(path, CLASSIFIER, f"--extractor '{path}'")
     hparams = replace(hparams, run=replace(hparams.run, num_gpus=min(hparams.run.num_gpus, 1)))
     engine = make_engine("jax" if path.parent.name == "jax_impl" else "torch", hparams)
-    context = Context(hparams, RunDirectory(path), open_datasets(hparams), engine)
+    context = Context(hparams, RunDirectory(path), open_datasets(hparams, read_classes(path)), engine)
     checkpoint = load_best(context)
 
     def extract(pictures: Array) -> Features:

@@ -78,6 +78,7 @@ def _header(context: Context, plan: Any, maker: dict[str, Any], pictures: Exampl
         "codebook_size": plan.codebook_size,
         "tokenizer": maker,
         "source": pictures.name,
+        **({"classes": list(pictures.classes)} if pictures.classes else {}),
         "split": options.split or "train",
     }
 

@@ -1,0 +1,51 @@
+"""Names of classes: folders of pictures name them, a run keeps them, and every split is numbered alike."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dioscuri.data.picture_set import PictureSet
+from dioscuri.data.tokens import TokenSet
+from dioscuri.errors import UserError
+from dioscuri.files import read_json, write_json
+
+Examples = PictureSet | TokenSet
+
+FILE = "classes.json"
+_SHOWN = 5
+
+
+def renumbered(examples: Examples, classes: Sequence[str], where: str) -> Examples:
+    """Examples whose labels are places in `classes`; a `UserError` names a class that is none of them."""
+    if not examples.classes or examples.labels is None or tuple(classes) == examples.classes:
+        return examples
+    numbers = {name: number for number, name in enumerate(classes)}
+    used = [examples.classes[label] for label in np.unique(examples.labels)]
+    if strange := [name for name in used if name not in numbers]:
+        rest = f" and {len(classes) - _SHOWN} more" if len(classes) > _SHOWN else ""
+        known = ", ".join(classes[:_SHOWN]) + rest
+        raise UserError(
+            f"{where}: folder '{strange[0]}' is none of the run's classes: {known} (those of the training "
+            f"pictures, kept in {FILE})"
+        )
+    table = np.array([numbers.get(name, -1) for name in examples.classes], np.int32)
+    return replace(examples, labels=table[np.asarray(examples.labels)], classes=tuple(classes))
+
+
+def write_classes(folder: Path, classes: Sequence[str]) -> None:
+    """Keep the table, number by name, in a run's folder."""
+    write_json(folder / FILE, {name: number for number, name in enumerate(classes)})
+
+
+def read_classes(folder: Path) -> tuple[str, ...]:
+    """The table that a run keeps; empty: it has none. A `UserError` where it is damaged."""
+    path = folder / FILE
+    if not path.exists():
+        return ()
+    table: Any = read_json(path, "classes")
+    if not isinstance(table, dict) or list(table.values()) != list(range(len(table))):
+        raise UserError(f"classes: {path} is no table of names and the numbers 0, 1, ...: mend or remove it")
+    return tuple(table)

@@ -1,0 +1,105 @@
+"""Plain tar files as webdataset lays them out: where the members of each example lie.
+
+Only the headers are read, so that members are found at random. Compressed tar files are refused: in them they
+cannot be. A file that does not end as a tar file ends has lost members, and is refused.
+"""
+
+import os
+import tarfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from dioscuri.errors import UserError
+
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Member:
+    """Where a file lies."""
+
+    tar: Path
+    start: int
+    size: int
+
+    def read(self) -> bytes:
+        """Its content; a `UserError` where the tar file is shorter than its headers say."""
+        with self.tar.open("rb") as file:
+            content = os.pread(file.fileno(), self.size, self.start)
+        if len(content) < self.size:
+            raise UserError(f"{self.tar} ends within a member: fetch the file again")
+        return content
+
+
+@dataclass(frozen=True)
+class Example:
+    """The members of an example by their suffix."""
+
+    key: str
+    members: dict[str, Member]
+
+    def member(self, suffixes: Sequence[str]) -> Member | None:
+        """The first that there is."""
+        return next((self.members[suffix] for suffix in suffixes if suffix in self.members), None)
+
+
+def examples(tar: Path) -> list[Example]:
+    """The examples of a tar file, in order, hidden members passed over; a `UserError` where it is none, is
+    compressed, cut or damaged, or has two members of the same name."""
+    by_key: dict[str, dict[str, Member]] = {}
+    try:
+        for name, member in _members(tar):
+            key, suffix = _split_name(name)
+            members = by_key.setdefault(key, {})
+            if suffix in members:
+                raise UserError(f"{tar} has two members '{name}': which one counts? Write the file again")
+            members[suffix] = member
+    except UserError:
+        raise
+    except Exception as error:  # tarfile answers foreign bytes with exceptions of every kind
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise UserError(
+            f"{tar} cannot be read as a plain tar file ({reason}): unpack or fetch it again"
+        ) from error
+    return [Example(key, members) for key, members in by_key.items()]
+
+
+def _members(tar: Path) -> Iterator[tuple[str, Member]]:
+    """Names and places of the files in a tar file."""
+    size = tar.stat().st_size
+    with tarfile.open(tar, "r:") as archive:
+        for info in archive:
+            if info.size < 0 or info.offset_data + info.size > size:
+                raise UserError(f"{tar} ends within '{info.name}', or its header is damaged: fetch it again")
+            if info.islnk() or info.issym() or info.sparse is not None:
+                kind = "sparse" if info.sparse is not None else "a link"
+                raise UserError(f"{tar}: '{info.name}' is {kind}, not a plain file: write the file again")
+            parts = PurePosixPath(info.name).parts
+            if info.isfile() and not any(part.startswith(".") and part != ".." for part in parts):
+                yield info.name, Member(tar, info.offset_data, info.size)
+        _check_end(tar, archive.offset)
+
+
+def _check_end(tar: Path, end: int) -> None:
+    """Raise a `UserError` where the zero block that ends a tar file does not begin at `end`, or where more
+    than zeros follow it."""
+    with tar.open("rb") as file:
+        file.seek(end)
+        block = file.read(tarfile.BLOCKSIZE)
+        if block != bytes(tarfile.BLOCKSIZE):
+            state = f"is damaged at byte {end}" if len(block) == tarfile.BLOCKSIZE else "is cut short"
+            raise UserError(f"{tar} {state}: members are missing; fetch it again")
+        while content := file.read(_CHUNK):
+            if content.strip(b"\0"):
+                raise UserError(
+                    f"{tar} goes on after its end, as tar files do that were joined: unpack it, or join them "
+                    "with tar --concatenate"
+                )
+
+
+def _split_name(name: str) -> tuple[str, str]:
+    """(path up to the first dot of the last part, suffix in small letters)."""
+    folder, slash, last = name.rpartition("/")
+    stem, _, suffix = last.partition(".")
+    return folder + slash + stem, suffix.lower()

@@ -1,0 +1,88 @@
+"""Faults that public bug reports describe, each as short as it can be shown: none may come back."""
+
+import io
+import tarfile
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dioscuri.data import open_datasets
+from dioscuri.data.options import matching_files
+from dioscuri.data.webdataset import open_webdataset
+from dioscuri.errors import UserError
+from tests.support.data_options import make_options, paths
+
+
+def save(path, level=0):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (8, 8), (level, 9, 9)).save(path)
+
+
+def opened(source, path, **data):
+    return open_datasets(make_options(source, 8, 3, **paths(path), **data)).train
+
+
+def tar_of(folder, members):
+    folder.mkdir()
+    with tarfile.open(folder / "0.tar", "w") as archive:
+        for name, content in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return SimpleNamespace(
+        data=SimpleNamespace(train_data_path=str(folder), target_res=8, channels=3, skip_corrupt=False),
+        run=SimpleNamespace(num_cpus=1),
+    )
+
+
+def png(level):
+    stream = io.BytesIO()
+    Image.new("RGB", (8, 8), (level, level, level)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("pattern", [("custom", ""), ("glob", "/*/*.png")])
+def test_class_folders_give_labels(tmp_path, pattern):
+    for name in ("cat", "dog"):
+        for number in range(4):
+            save(tmp_path / name / f"{number}.png", 40 * number)
+    source, suffix = pattern
+    assert opened(source, f"{tmp_path}{suffix}", labels=True).labels.tolist() == [0] * 4 + [1] * 4
+
+
+def test_brackets_of_a_folder_are_literal(tmp_path):
+    save(tmp_path / "[2023] trip" / "0.png")
+    assert len(opened("glob", tmp_path / "[2023] trip" / "*.png")) == 1
+
+
+@pytest.mark.parametrize("source", ["custom", "glob"])
+def test_hidden_files_are_passed_over(tmp_path, source):
+    save(tmp_path / "0.png")
+    (tmp_path / "._0.png").write_bytes(b"\0\5\x16\7" + bytes(60))
+    (tmp_path / "folder.jpg").mkdir()
+    assert len(opened(source, tmp_path)) == 1
+
+
+def test_a_cycle_of_links_counts_no_file_twice(tmp_path):
+    save(tmp_path / "sub" / "0.png")
+    save(tmp_path / "1.png")
+    (tmp_path / "sub" / "up").symlink_to("..")
+    data = SimpleNamespace(train_data_path=f"{tmp_path}/**/*.png")
+    assert len(matching_files(data, "train", (".png",))) == 2
+
+
+def test_tar_files_lose_nothing_silently(tmp_path):
+    twice = [("a.png", png(10)), ("a.cls", b"1"), ("a.png", png(200)), ("b.png", png(30)), ("b.cls", b"0")]
+    with pytest.raises(UserError, match=r"two members 'a\.png'"):
+        open_webdataset(tar_of(tmp_path / "twice", twice), "train")
+    options = tar_of(tmp_path / "cut", [("a.png", png(10)), ("b.png", png(20)), ("c.png", png(30))])
+    tar = tmp_path / "cut" / "0.tar"
+    tar.write_bytes(tar.read_bytes()[: 2048 + 200])
+    with pytest.raises(UserError, match="cut short"):
+        open_webdataset(options, "train")
+    dots = [("v1.0 (a).png", png(10)), ("v1.0 (b).png", png(20)), ("c.png", png(30))]
+    pictures = open_webdataset(tar_of(tmp_path / "dots", dots), "train")
+    assert "2 picture files" in " ".join(pictures.notes)
+    np.testing.assert_array_equal(pictures.gather([0])[0, 0, 0], [30, 30, 30])
