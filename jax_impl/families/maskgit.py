@@ -21,7 +21,7 @@ from jax.lax import stop_gradient
 from dioscuri.data.texts import read_null
 from dioscuri.errors import UserError
 from dioscuri.families.maskgit import training, transformers
-from dioscuri.families.maskgit.decoding import make_steps, step_noise_specs
+from dioscuri.families.maskgit.decoding import step_noise_specs
 from dioscuri.families.maskgit.options import HParams
 from dioscuri.families.maskgit.training import embedding_shape
 from dioscuri.plans.noise import NoiseSpec
@@ -43,6 +43,7 @@ from jax_impl.objectives.masked_tokens import (
     training_loss,
 )
 from jax_impl.objectives.masking import IGNORED, Masked, drop_condition, mask_tokens
+from jax_impl.samplers.decoder import Predictor
 from jax_impl.samplers.noise import random_offsets, step_noise
 from jax_impl.samplers.tokens import sample_tokens
 
@@ -201,18 +202,20 @@ class MaskGITMethods(FamilyMethods):
         condition, has_critic = self._condition(batch), plan.options.critic != "none"
         rolls = options.sampler == "halton" and options.randomize
         specs = step_noise_specs(options, B, plan.n_tokens, plan.codebook_size, has_critic)
-        found = sample_tokens(
+        predictor = Predictor(
             model,
-            start,
-            step_noise(noise["sampling"], specs, self.dtype),
-            make_steps(options, plan.n_tokens),
-            options,
             plan.codebook_size,
             plan.mask_id,
-            condition=condition,
+            condition,
             null=self._null(frozen, condition) or None,
             critic=partial(critic_logits, model) if has_critic else None,
             prepare=model.prepare,
+        )
+        found = sample_tokens(
+            predictor,
+            start,
+            step_noise(noise["sampling"], specs, self.dtype),
+            options,
             embedding=jnp.zeros(embedding_shape(plan, B), self.dtype) if plan.options.self_cond else None,
             offsets=random_offsets(noise["sampling"], B, plan.n_tokens) if rolls else None,
             every_step=every_step,

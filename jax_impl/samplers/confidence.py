@@ -1,5 +1,5 @@
-"""The sampler that keeps what the network is sure of: MaskGIT's decoding (Chang et al. 2022, section 3.2), as
-Google's and open-muse's programs have it."""
+"""Confidence sampling: MaskGIT's decoding (Chang et al. 2022, section 3.2), as in Google's and open-muse's
+programs."""
 
 from collections.abc import Mapping
 from math import log
@@ -12,31 +12,31 @@ from jax_impl.samplers.decoder import Decoder, Sampled, State, run_steps
 
 LEAST_LOG_P = log(1e-20)
 LEGACY_KNOWN = log(3.4028234663852886e38)
-MASKED_ANEW = -1e4
-"""Confidence of what is masked anew at random: below all others."""
+REMASKED = -1e4
+"""Confidence of what is masked again at random: below all others."""
 
 
 def confidence_sample(decoder: Decoder, start: Array, embedding: Array | None = None) -> Sampled:
-    """Sample from `start` (B, L): every step draws all unknown tokens and masks the least likely again."""
+    """Sample from `start` (B, L): every step samples all unknown tokens and masks the least likely again."""
     options, steps, given = decoder.options, decoder.steps, start != decoder.mask_id
     counts = steps.masked[:, jnp.sum(~given, 1)]  # (T, B)
 
     def step(k: Array, state: State) -> tuple[State, Array, Array]:
         ids, embedding = state
         unknown = ids == decoder.mask_id
-        drawn, log_p, noise, embedding = decoder.draw(ids, unknown, k, embedding)
+        drawn, log_p, noise, embedding = decoder.predict(ids, unknown, k, embedding)
         confidence = jnp.clip(log_p, min=LEAST_LOG_P)
         choice = steps.temperature[k] * noise["confidence"]
         confidence = _of_known(confidence + choice, choice, unknown, given, options)
-        confidence = _masked_anew(confidence, unknown | given, noise, steps.remask[k], options)
-        masking = least_sure(confidence, jnp.minimum(unknown.sum(1) - 1, counts[k]))
+        confidence = _remasked(confidence, unknown | given, noise, steps.remask[k], options)
+        masking = least_confident(confidence, jnp.minimum(unknown.sum(1) - 1, counts[k]))
         return (jnp.where(masking, decoder.mask_id, drawn), embedding), ids, drawn
 
     _, inputs, drawn = run_steps(step, (start, embedding), options.start_step, options.steps)
     return Sampled(drawn[-1], inputs, drawn)
 
 
-def least_sure(confidence: Array, counts: Array) -> Array:
+def least_confident(confidence: Array, counts: Array) -> Array:
     """Mask (B, L) of the `counts` (B,) least confident positions, at least one, and fewer where some tie."""
     ordered = jnp.sort(confidence, axis=1)
     cut = jnp.take_along_axis(ordered, jnp.clip(counts, min=1)[:, None], axis=1)
@@ -44,18 +44,18 @@ def least_sure(confidence: Array, counts: Array) -> Array:
 
 
 def _of_known(confidence: Array, choice: Array, unknown: Array, given: Array, options: Sampling) -> Array:
-    """Known tokens are certain, but those that were drawn can be reconsidered."""
+    """Known tokens are certain, but sampled ones can be reconsidered."""
     certain = given if options.remask == "confidence" else ~unknown
     return jnp.where(
         certain, LEGACY_KNOWN + choice if options.legacy_known_confidence else jnp.inf, confidence
     )
 
 
-def _masked_anew(
+def _remasked(
     confidence: Array, fixed: Array, noise: Mapping[str, Array], rate: Array, options: Sampling
 ) -> Array:
-    """Drawn tokens are masked anew with probability `rate`, before the schedule masks further ones."""
+    """Sampled tokens are masked again with probability `rate`, before the schedule masks further ones."""
     if options.remask != "random":
         return confidence
     uniform = noise["remask"]
-    return jnp.where(~fixed & (uniform < rate), MASKED_ANEW + uniform, confidence)
+    return jnp.where(~fixed & (uniform < rate), REMASKED + uniform, confidence)

@@ -46,60 +46,81 @@ class Drawn(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Decoder:
-    """A network and its condition, doubled if `guided`: first the given ones, then those that stand for none.
+class Predictor:
+    """A network that predicts tokens, and the condition under which it does.
 
-    The critic gets `plain`, the condition before the network prepared it. `steps`, `noise` and `needed` are
-    the numbers, the noise and the positions that are drawn of every step.
+    `null` is what stands for no condition: under guidance the network gets both in one call. `prepare`
+    computes once what the network needs of the condition in all steps (`model.prepare`). `critic` serves the
+    scores sampler.
     """
 
     network: Network
-    options: Sampling
     codebook_size: int
     mask_id: int
     condition: Condition
-    plain: Condition
-    guided: bool
-    critic: Critic | None
+    null: Condition | None = None
+    critic: Critic | None = None
+    prepare: Callable[[Condition], Condition] | None = None
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """A predictor with all numbers of a sampler.
+
+    `condition` is prepared, and doubled if `guided`: first the given one, then what stands for none. The
+    critic gets `plain`, the condition before it was prepared. `steps`, `noise` and `counts` hold the numbers,
+    the noise and the largest number of predicted positions of every step.
+    """
+
+    predictor: Predictor
+    options: Sampling
     steps: Steps
     noise: StepNoise
-    needed: tuple[int, ...]
+    counts: tuple[int, ...]
+    condition: Condition
+    plain: Condition
+    guided: bool
+
+    @property
+    def mask_id(self) -> int:
+        """The token that stands for an unknown one."""
+        return self.predictor.mask_id
 
     @property
     def n_outputs(self) -> int:
-        """Logits that are drawn from."""
-        return self.codebook_size + self.options.legacy_mask_token
+        """Number of logits that are sampled from."""
+        return self.predictor.codebook_size + self.options.legacy_mask_token
 
-    def draw(
+    def predict(
         self,
         ids: Array,
-        wanted: Array,
+        to_predict: Array,
         k: Array,
         embedding: Array | None,
         *,
         temperature: Array | None = None,
-        anew: bool = False,
+        resample: bool = False,
     ) -> Drawn:
-        """Draw those of ids (B, L) that are `wanted` in step k, at most `needed[k]`, under guidance.
+        """Sample the positions `to_predict` of ids (B, L) in step k, at most `counts[k]` of them.
 
-        `temperature` divides the logits once they are filtered. `anew`: tokens that are not wanted are drawn,
-        too, as far as the network's logits are there. `embedding` conditions the network on its last pass;
-        both halves get that of the given condition.
+        `temperature` divides the logits once they are filtered. `resample`: the other tokens are sampled too,
+        as far as the network's logits are there. `embedding` conditions the network on its last pass; both
+        halves get that of the given condition.
         """
         B, L = ids.shape
-        condition, sizes = self.condition, sorted(set(self.needed))
+        condition, sizes = self.condition, sorted(set(self.counts))
         if embedding is not None:
             condition = {**condition, "self": self._doubled(embedding)}
         if sizes == [L]:
-            logits, aux = self.network(self._doubled(ids), condition, outputs=self.n_outputs)
+            logits, aux = self.predictor.network(self._doubled(ids), condition, outputs=self.n_outputs)
             noise = self.noise(k, None)
-            fresh, logits = self._choose(logits, noise["tokens"], k, temperature)
-            tokens = fresh if anew else jnp.where(wanted, fresh, ids)
+            sampled, logits = self._choose(logits, noise["tokens"], k, temperature)
+            tokens = sampled if resample else jnp.where(to_predict, sampled, ids)
             log_p = log_probability(logits, tokens)
         else:
-            x, aux = self.network.hidden(self._doubled(ids), condition)
-            branches = [partial(self._at, x, ids, wanted, k, n, temperature, anew) for n in sizes]
-            size = jnp.searchsorted(jnp.asarray(sizes), jnp.asarray(self.needed)[k])
+            x, aux = self.predictor.network.hidden(self._doubled(ids), condition)
+            branches = [partial(self._at, x, ids, to_predict, k, n, temperature, resample) for n in sizes]
+            size = jnp.searchsorted(jnp.asarray(sizes), jnp.asarray(self.counts)[k])
             tokens, log_p = jax.lax.switch(size, branches)
             # XLA leaves out the noise of all tokens, which is not used.
             noise = self.noise(k, None)
@@ -111,20 +132,22 @@ class Decoder:
         self,
         x: Array,
         ids: Array,
-        wanted: Array,
+        to_predict: Array,
         k: Array,
         n: int,
         temperature: Array | None,
-        anew: bool,
+        resample: bool,
     ) -> tuple[Array, Array]:
         """Tokens and log-probabilities (B, L), drawn at n positions, of the network's states."""
         rows = jnp.arange(len(ids))[:, None]
-        positions = first_positions(wanted, n)
+        positions = first_positions(to_predict, n)
         behind = self._doubled(positions) + (x.shape[1] - ids.shape[1])  # the class token
-        logits = self.network.logits(rows_at(x, behind), self.n_outputs)
+        logits = self.predictor.network.logits(rows_at(x, behind), self.n_outputs)
         noise = self.noise(k, positions)["tokens"]
-        fresh, logits = self._choose(logits, noise, k, temperature)
-        tokens = fresh if anew else jnp.where(wanted[rows, positions], fresh, ids[rows, positions])
+        sampled, logits = self._choose(logits, noise, k, temperature)
+        tokens = (
+            sampled if resample else jnp.where(to_predict[rows, positions], sampled, ids[rows, positions])
+        )
         log_p = log_probability(logits, tokens)
         return ids.at[rows, positions].set(tokens), jnp.zeros(ids.shape, log_p.dtype).at[rows, positions].set(
             log_p
@@ -137,13 +160,13 @@ class Decoder:
         logits = at_least_float32(logits)
         logits = guide(logits, self.steps.guidance[k]) if self.guided else logits
         logits = logits * self.steps.logit_scale[k]
-        kept = filtered(logits, self.options)
-        return draw_tokens(kept if temperature is None else kept / temperature, noise), logits
+        allowed = filtered(logits, self.options)
+        return draw_tokens(allowed if temperature is None else allowed / temperature, noise), logits
 
     def critic_scores(self, ids: Array, factor: Array) -> Array:
         """The critic's guided logits (B, L)."""
-        assert self.critic is not None
-        scores = at_least_float32(self.critic(self._doubled(ids), self.plain))
+        assert self.predictor.critic is not None
+        scores = at_least_float32(self.predictor.critic(self._doubled(ids), self.plain))
         return guide(scores, factor) if self.guided else scores
 
     def _doubled(self, x: Array) -> Array:
@@ -151,25 +174,13 @@ class Decoder:
 
 
 def make_decoder(
-    network: Network,
-    options: Sampling,
-    codebook_size: int,
-    mask_id: int,
-    condition: Condition,
-    null: Condition | None,
-    critic: Critic | None,
-    prepare: Callable[[Condition], Condition] | None,
-    steps: Steps,
-    noise: StepNoise,
-    needed: tuple[int, ...],
+    predictor: Predictor, options: Sampling, steps: Steps, noise: StepNoise, counts: tuple[int, ...]
 ) -> Decoder:
-    """Guidance is on where `null` is given and the options ask for it."""
-    guided = null is not None and options.guidance_scale > 0
-    plain = doubled_condition(condition, null) if null is not None and guided else dict(condition)
-    prepared = plain if prepare is None else prepare(plain)
-    return Decoder(
-        network, options, codebook_size, mask_id, prepared, plain, guided, critic, steps, noise, needed
-    )
+    """Guidance is on where the predictor has a `null` condition and the options ask for it."""
+    null = predictor.null if options.guidance_scale > 0 else None
+    plain = dict(predictor.condition) if null is None else doubled_condition(predictor.condition, null)
+    prepared = plain if predictor.prepare is None else predictor.prepare(plain)
+    return Decoder(predictor, options, steps, noise, counts, prepared, plain, null is not None)
 
 
 def doubled_condition(condition: Condition, null: Condition) -> dict[str, Array]:
@@ -182,9 +193,9 @@ def doubled_condition(condition: Condition, null: Condition) -> dict[str, Array]
     return doubled
 
 
-def first_positions(wanted: Array, n: int) -> Array:
-    """n positions (B, n) of each row of `wanted` (B, L), the wanted ones first, each kind in order."""
-    return jnp.argsort(wanted.astype(jnp.uint8), axis=1, descending=True, stable=True)[:, :n]
+def first_positions(to_predict: Array, n: int) -> Array:
+    """n positions (B, n) of each row of `to_predict` (B, L): the true ones first, each kind in order."""
+    return jnp.argsort(to_predict.astype(jnp.uint8), axis=1, descending=True, stable=True)[:, :n]
 
 
 def steps_beside(steps: Steps, ids: Array) -> Steps:

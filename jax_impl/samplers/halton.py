@@ -30,7 +30,7 @@ def halton_sample(
         ids, embedding = state
         first, last = (number - left[k - options.start_step + i] for i in (0, 1))
         written = unknown & (ranks >= first[:, None]) & (ranks < last[:, None])
-        drawn, _, _, embedding = decoder.draw(ids, written, k, embedding, anew=True)
+        drawn, _, _, embedding = decoder.predict(ids, written, k, embedding, resample=True)
         return (jnp.where(written, drawn, ids), embedding), ids, drawn
 
     state, inputs, drawn = run_steps(step, (start, embedding), options.start_step, options.steps)
@@ -51,13 +51,13 @@ def ranks_of_unknown(unknown: Array, offsets: Array | None = None) -> Array:
 
 
 def halton_confidence_sample(decoder: Decoder, start: Array, embedding: Array | None = None) -> Sampled:
-    """Sample from `start` (B, L): every step writes the surest positions, known ones first and anew."""
+    """Sample from `start` (B, L): every step writes the most confident positions, known ones first."""
     options, steps, given = decoder.options, decoder.steps, start != decoder.mask_id
     counts = steps.masked[:, jnp.sum(~given, 1)]  # (T, B)
 
     def step(k: Array, state: State) -> tuple[State, Array, Array]:
         ids, embedding = state
-        drawn, log_p, noise, embedding = decoder.draw(ids, ~given, k, embedding, anew=True)
+        drawn, log_p, noise, embedding = decoder.predict(ids, ~given, k, embedding, resample=True)
         confidence = log_p + steps.temperature[k] * noise["confidence"]
         confidence = jnp.where(ids == decoder.mask_id, confidence, jnp.inf)
         order = jnp.argsort(confidence, axis=1, stable=True)
@@ -71,4 +71,4 @@ def halton_confidence_sample(decoder: Decoder, start: Array, embedding: Array | 
 def _codes(ids: Array | None, decoder: Decoder) -> Array:
     """A mask token that was drawn becomes the last code."""
     assert ids is not None
-    return jnp.clip(ids, max=decoder.codebook_size - 1)
+    return jnp.clip(ids, max=decoder.predictor.codebook_size - 1)

@@ -1,5 +1,5 @@
-"""The sampler that masks anew, in every step, what is unlikely or what a critic doubts (muse-maskgit-pytorch
-and open-muse's `generate`; token critic: Lezama et al. 2022, algorithm 2)."""
+"""Sampling by scores: every step masks again what is unlikely, or what a critic takes for wrong
+(muse-maskgit-pytorch and open-muse's `generate`; token critic: Lezama et al. 2022, algorithm 2)."""
 
 import jax.numpy as jnp
 from jax import Array
@@ -11,7 +11,7 @@ LEAST_TEMPERATURE = 1e-10
 
 
 def scores_sample(decoder: Decoder, start: Array, embedding: Array | None = None) -> Sampled:
-    """Sample from `start` (B, L): every step masks the highest scores, those of doubt, and draws."""
+    """Sample from `start` (B, L): every step masks the tokens with the highest scores and samples them."""
     options, steps, given = decoder.options, decoder.steps, start != decoder.mask_id
     counts = steps.masked[:, jnp.sum(~given, 1)]  # (T, B)
 
@@ -21,11 +21,11 @@ def scores_sample(decoder: Decoder, start: Array, embedding: Array | None = None
         got = jnp.where(masking, decoder.mask_id, ids)
         temperature = jnp.clip(steps.temperature[k], min=LEAST_TEMPERATURE)
         unknown = got == decoder.mask_id
-        drawn, log_p, noise, embedding = decoder.draw(
-            got, unknown, k, embedding, temperature=temperature, anew=options.legacy_scores
+        drawn, log_p, noise, embedding = decoder.predict(
+            got, unknown, k, embedding, temperature=temperature, resample=options.legacy_scores
         )
         ids = jnp.where(unknown, drawn, got)
-        if decoder.critic is not None:
+        if decoder.predictor.critic is not None:
             scores = decoder.critic_scores(ids, steps.guidance[k])
             scores = scores + (noise["critic"] - 0.5) * steps.critic_noise[k]
         else:

@@ -1,5 +1,5 @@
-"""SUNDAE's samplers (Savinov et al. 2022, section 3): all tokens are there from the first step on and are
-drawn anew until a step changes nothing."""
+"""SUNDAE's samplers (Savinov et al. 2022, section 3): they start from a whole grid of tokens and sample it
+again until a step changes nothing."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -38,7 +38,7 @@ def resample_tokens(
     *,
     every_step: bool = False,
 ) -> Resampled:
-    """Draw tokens anew from `start` (B, L) on, but for those `known` (B, L).
+    """Sample tokens again, from `start` (B, L) on, except those that are `known` (B, L).
 
     `steps` come from `make_sampling_schedule`; `draw(k)` gives the noise of a step; in place of its uniform
     `tokens` (B, L) there may be Gumbel noise (B, L, K). A finished picture stays as it is; the loop ends when
@@ -47,8 +47,8 @@ def resample_tokens(
     steps, (B, L), T = SamplingSchedule(*map(jnp.asarray, steps)), start.shape, options.steps
     known = jnp.zeros(start.shape, bool) if known is None else known
     least = options.min_steps if options.early_stop else T
-    propose = unrolled_argmax if options.sampler == "argmax_unrolled" else redrawn
-    kept = T if every_step else 0
+    propose = argmax_unrolled_step if options.sampler == "argmax_unrolled" else ancestral_step
+    recorded = T if every_step else 0
 
     def goes_on(state: tuple[Array, ...]) -> Array:
         k, _, stopped, _, _ = state
@@ -62,17 +62,17 @@ def resample_tokens(
         stopped = stopped | ((same | known).all(1) & (k >= least))
         tokens = jnp.where(stopped[:, None], tokens, proposal)
         # What is not reached later stays as it is now.
-        history = jnp.where((jnp.arange(kept) >= k)[:, None, None], tokens[None], history)
+        history = jnp.where((jnp.arange(recorded) >= k)[:, None, None], tokens[None], history)
         return k + 1, tokens, stopped, history, active
 
     tokens = start.astype(jnp.int32)
-    history, active = jnp.zeros((kept, B, L), jnp.int32), jnp.zeros((kept, B), bool)
+    history, active = jnp.zeros((recorded, B, L), jnp.int32), jnp.zeros((recorded, B), bool)
     state = (jnp.zeros((), jnp.int32), tokens, jnp.zeros(B, bool), history, active)
     _, tokens, _, history, active = jax.lax.while_loop(goes_on, step, state)
     return Resampled(tokens, history, active)
 
 
-def redrawn(
+def ancestral_step(
     network: Denoise,
     tokens: Array,
     known: Array,
@@ -81,16 +81,16 @@ def redrawn(
     options: Resampling,
     k: Array,
 ) -> tuple[Array, Array]:
-    """Tokens of which a random share is drawn anew, and all of them anew, both (B, L)."""
+    """Tokens with a random share sampled again, and with all of them sampled again, both (B, L)."""
     logits, noise = at_least_float32(network(tokens)), draw(k)
     temperature = jnp.maximum(steps.temperature[k], LEAST_TEMPERATURE)
     by = inverse_cdf_sample if noise["tokens"].ndim == tokens.ndim else draw_tokens
     whole = by(filtered(logits, options) / temperature, noise["tokens"])
-    kept = (noise["update"] > steps.proportion[k]) | known
-    return jnp.where(kept, tokens, whole), whole
+    unchanged = (noise["update"] > steps.proportion[k]) | known
+    return jnp.where(unchanged, tokens, whole), whole
 
 
-def unrolled_argmax(
+def argmax_unrolled_step(
     network: Denoise,
     tokens: Array,
     known: Array,
@@ -99,9 +99,9 @@ def unrolled_argmax(
     options: Resampling,
     k: Array,
 ) -> tuple[Array, Array]:
-    """The likeliest tokens, the least sure share of them predicted again from these, twice (B, L).
+    """The likeliest tokens, the least certain of them predicted a second time, twice (B, L).
 
-    Argmax-unrolled decoding: what is sure keeps its first prediction.
+    Argmax-unrolled decoding: tokens that are certain keep their first prediction.
     """
     del draw, options
     logits = jax.nn.log_softmax(at_least_float32(network(tokens)), -1)

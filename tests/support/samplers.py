@@ -5,13 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 
-from dioscuri.families.maskgit.decoding import make_steps
 from jax_impl.models.critic import critic_logits as jax_critic
 from jax_impl.models.maskgit import rows_at as jax_rows
+from jax_impl.samplers.decoder import Predictor as JaxPredictor
 from jax_impl.samplers.tokens import sample_tokens as jax_sample
 from tests.support.transformers import QUICK, Torch
 from torch_impl.models.critic import critic_logits as torch_critic
 from torch_impl.models.maskgit import rows_at as torch_rows
+from torch_impl.samplers.decoder import Predictor as TorchPredictor
 from torch_impl.samplers.tokens import sample_tokens as torch_sample
 
 
@@ -57,17 +58,18 @@ def _with_torch(twin, start, noise, options, condition, null, further):
 
     with torch.no_grad():
         return torch_sample(
-            network,
+            TorchPredictor(
+                network,
+                plan.codebook_size,
+                plan.mask_id,
+                twin._all(condition),
+                null=twin._all(null),
+                critic=(lambda ids, condition: torch_critic(model, ids, condition)) if critic else None,
+                prepare=model.prepare,
+            ),
             twin._ids(start),
             draw,
-            make_steps(options, plan.n_tokens),
             options,
-            plan.codebook_size,
-            plan.mask_id,
-            condition=twin._all(condition),
-            null=twin._all(null),
-            critic=(lambda ids, condition: torch_critic(model, ids, condition)) if critic else None,
-            prepare=model.prepare,
             embedding=twin._in(np.zeros(embedding, np.float32)) if embedding else None,
             offsets=None if offsets is None else twin._in(offsets),
             every_step=every_step,
@@ -78,7 +80,7 @@ def _with_jax(twin, start, noise, options, condition, null, further):
     critic, embedding, offsets, every_step = further
     plan = twin.plan
 
-    def run(params, start, noise, condition, null, offsets, steps):
+    def run(params, start, noise, condition, null, offsets):
         model, seen = twin._model(params), []
 
         def network(ids, condition, **read):
@@ -96,17 +98,18 @@ def _with_jax(twin, start, noise, options, condition, null, further):
             return found
 
         return jax_sample(
-            network if "ranked" in noise else model,
+            JaxPredictor(
+                network if "ranked" in noise else model,
+                plan.codebook_size,
+                plan.mask_id,
+                condition,
+                null=null,
+                critic=(lambda ids, condition: jax_critic(model, ids, condition)) if critic else None,
+                prepare=model.prepare,
+            ),
             start,
             draw,
-            steps,
             options,
-            plan.codebook_size,
-            plan.mask_id,
-            condition=condition,
-            null=null,
-            critic=(lambda ids, condition: jax_critic(model, ids, condition)) if critic else None,
-            prepare=model.prepare,
             embedding=twin._in(np.zeros(embedding, np.float32)) if embedding else None,
             offsets=offsets,
             every_step=every_step,
@@ -114,6 +117,5 @@ def _with_jax(twin, start, noise, options, condition, null, further):
 
     with twin._arithmetic():
         arrays = twin._ids(start), *map(twin._all, (noise, condition, null))
-        steps = make_steps(options, plan.n_tokens)
         offsets = None if offsets is None else twin._in(offsets)
-        return jax.jit(run, compiler_options=QUICK)(twin._params(), *arrays, offsets, steps)
+        return jax.jit(run, compiler_options=QUICK)(twin._params(), *arrays, offsets)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from dioscuri.data.texts import read_null
 from dioscuri.errors import UserError
 from dioscuri.families.maskgit import training, transformers
-from dioscuri.families.maskgit.decoding import make_steps, step_noise_specs
+from dioscuri.families.maskgit.decoding import step_noise_specs
 from dioscuri.families.maskgit.options import HParams
 from dioscuri.families.maskgit.training import embedding_shape
 from dioscuri.plans.noise import NoiseSpec
@@ -41,6 +41,7 @@ from torch_impl.objectives.masked_tokens import (
     training_loss,
 )
 from torch_impl.objectives.masking import IGNORED, Masked, drop_condition, mask_tokens
+from torch_impl.samplers.decoder import Predictor
 from torch_impl.samplers.noise import random_offsets, step_noise
 from torch_impl.samplers.tokens import sample_tokens
 
@@ -203,18 +204,20 @@ class MaskGITMethods(FamilyMethods):
         condition, has_critic = self._condition(batch), plan.options.critic != "none"
         rolls = options.sampler == "halton" and options.randomize
         specs = step_noise_specs(options, B, plan.n_tokens, plan.codebook_size, has_critic)
-        found = sample_tokens(
+        predictor = Predictor(
             model,
-            start,
-            step_noise(noise["sampling"], specs, self.dtype),
-            make_steps(options, plan.n_tokens),
-            options,
             plan.codebook_size,
             plan.mask_id,
-            condition=condition,
+            condition,
             null=self._null(frozen, condition) or None,
             critic=partial(critic_logits, model) if has_critic else None,
             prepare=model.prepare,
+        )
+        found = sample_tokens(
+            predictor,
+            start,
+            step_noise(noise["sampling"], specs, self.dtype),
+            options,
             embedding=torch.zeros(embedding_shape(plan, B), dtype=self.dtype, device=start.device)
             if plan.options.self_cond
             else None,

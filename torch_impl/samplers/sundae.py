@@ -1,5 +1,5 @@
-"""SUNDAE's samplers (Savinov et al. 2022, section 3): all tokens are there from the first step on and are
-drawn anew until a step changes nothing."""
+"""SUNDAE's samplers (Savinov et al. 2022, section 3): they start from a whole grid of tokens and sample it
+again until a step changes nothing."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -37,7 +37,7 @@ def resample_tokens(
     *,
     every_step: bool = False,
 ) -> Resampled:
-    """Draw tokens anew from `start` (B, L) on, but for those `known` (B, L).
+    """Sample tokens again, from `start` (B, L) on, except those that are `known` (B, L).
 
     `steps` come from `make_sampling_schedule`; `draw(k)` gives the noise of a step; in place of its uniform
     `tokens` (B, L) there may be Gumbel noise (B, L, K). A finished picture stays as it is; the loop ends when
@@ -49,7 +49,7 @@ def resample_tokens(
     least = options.min_steps if options.early_stop else options.steps
     history: list[Tensor] = []
     active: list[Tensor] = []
-    propose = unrolled_argmax if options.sampler == "argmax_unrolled" else redrawn
+    propose = argmax_unrolled_step if options.sampler == "argmax_unrolled" else ancestral_step
     for k in range(options.steps):
         if bool(stopped.all()):
             break
@@ -68,7 +68,7 @@ def resample_tokens(
     return Resampled(tokens, torch.stack(history), torch.stack(active))
 
 
-def redrawn(
+def ancestral_step(
     network: Denoise,
     tokens: Tensor,
     known: Tensor,
@@ -77,16 +77,16 @@ def redrawn(
     options: Resampling,
     k: int,
 ) -> tuple[Tensor, Tensor]:
-    """Tokens of which a random share is drawn anew, and all of them anew, both (B, L)."""
+    """Tokens with a random share sampled again, and with all of them sampled again, both (B, L)."""
     logits, noise = at_least_float32(network(tokens)), draw(k)
     temperature = steps.temperature[k].clamp(min=LEAST_TEMPERATURE)
     by = inverse_cdf_sample if noise["tokens"].ndim == tokens.ndim else draw_tokens
     whole = by(filtered(logits, options) / temperature, noise["tokens"])
-    kept = (noise["update"] > steps.proportion[k]) | known
-    return torch.where(kept, tokens, whole), whole
+    unchanged = (noise["update"] > steps.proportion[k]) | known
+    return torch.where(unchanged, tokens, whole), whole
 
 
-def unrolled_argmax(
+def argmax_unrolled_step(
     network: Denoise,
     tokens: Tensor,
     known: Tensor,
@@ -95,9 +95,9 @@ def unrolled_argmax(
     options: Resampling,
     k: int,
 ) -> tuple[Tensor, Tensor]:
-    """The likeliest tokens, the least sure share of them predicted again from these, twice (B, L).
+    """The likeliest tokens, the least certain of them predicted a second time, twice (B, L).
 
-    Argmax-unrolled decoding: what is sure keeps its first prediction.
+    Argmax-unrolled decoding: tokens that are certain keep their first prediction.
     """
     del draw, options
     sure, first = torch.log_softmax(at_least_float32(network(tokens)), -1).max(-1)

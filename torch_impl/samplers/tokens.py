@@ -1,58 +1,35 @@
 """One entry for all samplers of tokens."""
 
-from collections.abc import Callable
-
 from torch import Tensor
 
-from dioscuri.families.maskgit.decoding import Steps, positions_to_predict
+from dioscuri.families.maskgit.decoding import make_steps, positions_to_predict
 from dioscuri.families.token_models.masking_options import Sampling
 from torch_impl.samplers.confidence import confidence_sample
-from torch_impl.samplers.decoder import Condition, Critic, Network, Sampled, make_decoder, steps_beside
+from torch_impl.samplers.decoder import Predictor, Sampled, make_decoder, steps_beside
 from torch_impl.samplers.halton import halton_confidence_sample, halton_sample
 from torch_impl.samplers.noise import StepNoise
 from torch_impl.samplers.scores import scores_sample
 
 
 def sample_tokens(
-    network: Network,
+    predictor: Predictor,
     start: Tensor,
-    draw: StepNoise,
-    steps: Steps,
+    noise: StepNoise,
     options: Sampling,
-    codebook_size: int,
-    mask_id: int,
     *,
-    condition: Condition,
-    null: Condition | None = None,
-    critic: Critic | None = None,
-    prepare: Callable[[Condition], Condition] | None = None,
     embedding: Tensor | None = None,
     offsets: Tensor | None = None,
     every_step: bool = False,
 ) -> Sampled:
-    """Sample the tokens that are `mask_id` in `start` (B, L).
+    """Sample the tokens that are masked in `start` (B, L).
 
-    `steps` come from `make_steps`, `draw(k, positions)` gives the noise of a step. Under guidance `null`
-    holds what stands for no condition, and the network gets both halves in one call. `prepare` computes once
-    what the network needs of the condition in all steps (`model.prepare`). `embedding` (B, L', C), zeros:
-    self-conditioning. `critic`: for the scores sampler. `offsets` (B,): for the Halton sampler's `randomize`.
-    `every_step`: `drawn` is the guess of the whole with the Halton sampler, too, else there what it wrote.
+    `noise(k, positions)` gives the noise of a step. `embedding` (B, L', C), zeros, switches self-conditioning
+    on. `offsets` (B,) roll the Halton order (`randomize`). With `every_step` the Halton sampler predicts the
+    whole picture in every step; otherwise `drawn` holds only what it writes.
     """
-    needed = positions_to_predict(options, start.shape[1], every_step=every_step)
-    steps = steps_beside(steps, start)
-    decoder = make_decoder(
-        network,
-        options,
-        codebook_size,
-        mask_id,
-        condition,
-        null,
-        critic,
-        prepare,
-        steps,
-        draw,
-        needed,
-    )
+    counts = positions_to_predict(options, start.shape[1], every_step=every_step)
+    steps = steps_beside(make_steps(options, start.shape[1]), start)
+    decoder = make_decoder(predictor, options, steps, noise, counts)
     match options.sampler:
         case "halton":
             return halton_sample(decoder, start, embedding, offsets)
