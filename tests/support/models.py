@@ -62,7 +62,7 @@ class Twin:
             for group in range(len(self.plan.groups))
         }
         terms = {"reconstruction": terms[0], "kl": terms[1], "loss": loss, "mean_kl": metrics["kl"]}
-        ratios = elbo.log_ratios(aux, self.plan, self.hparams)
+        ratios = elbo.log_ratios(aux, self.plan, self.hparams, masks)
         return {"output": output, **aux, **terms, "log_ratios": ratios, **divergences}
 
 

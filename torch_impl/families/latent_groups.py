@@ -32,9 +32,11 @@ class LatentGroupMethods(FamilyMethods):
         self.weight_decay = hparams.loss.l2_weight if hparams.loss.use_weight_decay else 0.0
         self.metric_sizes = {"loss": 0, "reconstruction": 0, "kl": len(plan.groups)}
 
-    def noise_specs(self, method: str, batch: int, output: str = "mean") -> tuple[NoiseSpec, ...]:
+    def noise_specs(
+        self, method: str, batch: int, output: str = "mean", masked: bool = False
+    ) -> tuple[NoiseSpec, ...]:
         """Noise that a method takes, for a batch of this size."""
-        prior = method in ("reconstruct", "encode", "generate", "decode")
+        prior = masked or method in ("reconstruct", "encode", "generate", "decode")
         posterior = method not in ("generate", "decode")
         pixels = self.plan.output_noise(batch) if output == "sample" else ()
         return self.plan.latent_noise(batch, prior=prior, posterior=posterior) + pixels
@@ -66,11 +68,19 @@ class LatentGroupMethods(FamilyMethods):
         return *training_loss(terms, self.plan, self.hparams, scalars, statistics), {}
 
     def evaluate(
-        self, model: nn.Module, batch: Tensors, noise: Tensors, frozen: Tensors
+        self,
+        model: nn.Module,
+        batch: Tensors,
+        noise: Tensors,
+        frozen: Tensors,
+        masked: bool = False,
+        masks: Masks = None,
     ) -> dict[str, Tensor]:
-        """`reconstruction` (B,), `kl` (B, L) and `log_ratio` (B, L)."""
-        (reconstruction, kl), _, aux = self._bound(model, batch, noise)
-        log_ratio = log_ratios(aux, self.plan, self.hparams)
+        """`reconstruction` (B,), `kl` (B, L) and `log_ratio` (B, L). With `masks`, which `masked` announces,
+        the variates that come from the prior are left out of both."""
+        assert masked is (masks is not None)
+        (reconstruction, kl), _, aux = self._bound(model, batch, noise, masks)
+        log_ratio = log_ratios(aux, self.plan, self.hparams, masks)
         return {"reconstruction": reconstruction, "kl": kl, "log_ratio": log_ratio}
 
     def reconstruct(

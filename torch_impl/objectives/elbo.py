@@ -54,13 +54,21 @@ def latent_kl(aux: Tensors, group: int, hparams: LatentHParams) -> Tensor:
     return 0.5 * (distance.square() + ratio.square() - 1) - log_ratio
 
 
-def log_ratios(aux: Tensors, plan: LatentPlan, hparams: LatentHParams) -> Tensor:
-    """log q(z | x) - log p(z) at the drawn latents, (B, L) in nats; its mean over draws is the KL."""
+def log_ratios(
+    aux: Tensors, plan: LatentPlan, hparams: LatentHParams, masks: Sequence[Tensor] | None = None
+) -> Tensor:
+    """log q(z | x) - log p(z) at the drawn latents, (B, L) in nats; its mean over draws is the KL.
+
+    `masks` as in `elbo_terms`: a variate that came from the prior has the same density in both.
+    """
     ratios = []
     for group in range(len(plan.groups)):
         z = aux[f"z.{group}"]
         posterior, prior = (_log_density(z, aux, name, group, hparams) for name in ("posterior", "prior"))
-        ratios.append((posterior - prior).sum(tuple(range(1, prior.ndim))))
+        ratio = posterior - prior  # (B, *grid, Z)
+        if masks is not None:
+            ratio = ratio * masks[group]
+        ratios.append(ratio.sum(tuple(range(1, ratio.ndim))))
     return torch.stack(ratios, 1)
 
 
