@@ -9,7 +9,7 @@ import numpy as np
 
 from dioscuri.errors import UserError
 from dioscuri.files import read_json, write_json
-from dioscuri.outputs.sampling_record import RECORD
+from dioscuri.outputs.settings import settings_beside, told
 from dioscuri.run.evaluation.extractors import (
     NETWORKS,
     PIXELS,
@@ -164,10 +164,11 @@ def _agreement(samples: Array, reference: Array, chosen: Any) -> list[Measure]:
 
 
 def _settings(samples: Path) -> dict[str, Any]:
-    """How the samples were drawn, where synthesis has noted it beside them."""
-    record = samples / RECORD
-    found: dict[str, Any] = read_json(record, "record of the sampling") if record.is_file() else {}
-    return found
+    """How the samples were made, where synthesis has noted it beside them."""
+    folder = samples if samples.is_dir() else samples.parent
+    before = folder / "sampling.json"  # as version 0.1.0 noted it
+    found: dict[str, Any] = settings_beside(folder)
+    return found or (read_json(before, "record of the sampling") if before.is_file() else {})
 
 
 def _tell(
@@ -175,7 +176,7 @@ def _tell(
 ) -> None:
     print(f"samples:   {sizes['samples']} of {chosen.samples}")
     if settings:
-        print("sampling:  " + ", ".join(f"{name}={value}" for name, value in settings.items()))
+        print("sampling:  " + ", ".join(f"{name}={value}" for name, value in told(settings).items()))
     print(f"reference: {sizes['reference']} of {chosen.reference}")
     print(f"extractor: {description}")
     print(f"seed:      {chosen.seed}")

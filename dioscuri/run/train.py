@@ -14,8 +14,10 @@ from dioscuri.data.classes import write_classes
 from dioscuri.engine import State
 from dioscuri.errors import UserError
 from dioscuri.families.vqgan.trained import made_by
+from dioscuri.files import write_json
 from dioscuri.hparams.archive import to_json
 from dioscuri.outputs.progress import Progress
+from dioscuri.outputs.settings import SETTINGS, origin
 from dioscuri.run.logs import SECONDS, JsonLines, Log, Sink, TensorBoard, WandB, check_wandb
 from dioscuri.run.restore import Start, load_best, restore
 from dioscuri.run.stabilizer import Stabilizer
@@ -51,9 +53,18 @@ def prepare_training(context: Context, *, resume_from: Path | None = None) -> Wo
         if finished:
             context.say(f"this run has its {total} batches: raise train.total_train_steps to go on")
         if finished or _Training(context, family, start).run():
-            family.report(load_best(context).step)
+            _report(context, family)
 
     return work
+
+
+def _report(context: Context, family: FamilyRun) -> None:
+    """Report on the best checkpoint; `settings.json` beside the numbers says what they are of."""
+    checkpoint = load_best(context)
+    if context.writes:
+        settings = {"mode": "report", "split": "test", **origin(context, checkpoint, averaged=True)}
+        write_json(context.directory.path / SETTINGS, settings | {"options": to_json(context.hparams)})
+    family.report(checkpoint.step)
 
 
 class _Training:

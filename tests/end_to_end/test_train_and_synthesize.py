@@ -66,7 +66,7 @@ def test_same_twin_resumes_bit_for_bit(folder, tmp_path):
 
 def test_every_mode_leaves_its_files_and_a_sheet(twin, capsys):
     run = modes(twin, "div_stats")
-    assert (run / "latents" / "div_stats.npz").exists()
+    assert (run / "latents" / "div_stats" / "div_stats.npz").exists()
     modes(twin, "generation")
     assert len(list((run / "synthesis-images" / "generated").glob("setup-*-image-*.png"))) == 3 * 2 * 4
     modes(twin, "reconstruction", "synthesis.mask_reconstruction=True", "synthesis.importance_samples=3")
@@ -75,8 +75,9 @@ def test_every_mode_leaves_its_files_and_a_sheet(twin, capsys):
     assert np.isfinite([report["negative_elbo"], report["importance_weighted_bound"], report["ssim"]]).all()
     modes(twin, "encoding")
     modes(twin, "decoding")
-    for mode in ("div_stats", "generated", "reconstructed", "encoded", "decoded"):
-        assert (run / "synthesis-images" / mode / "contact-sheet.png").exists(), mode
+    images = [f"synthesis-images/{mode}" for mode in ("generated", "reconstructed", "decoded")]
+    for folder in ("latents/div_stats", "latents/encodings_seed_3", *images):
+        assert (run / folder / "contact-sheet.png").exists(), folder
     assert "-ELBO" in capsys.readouterr().out
 
 

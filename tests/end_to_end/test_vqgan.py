@@ -77,8 +77,8 @@ def test_decoded_tokens_are_the_reconstructions(twin):
     assert made.std() > 0
     names = json.loads((images / "decoded" / "names.json").read_text())
     assert list(names.values()) == list(tokens.keys)
-    for mode in ("reconstructed", "encoded", "decoded"):
-        assert (images / mode / "contact-sheet.png").exists(), mode
+    for folder in (images / "reconstructed", images / "decoded", run / "latents" / "tokens_test"):
+        assert (folder / "contact-sheet.png").exists(), folder
 
 
 def test_reconstructions_get_a_distance_under_the_name_of_its_network(twin, capsys):
@@ -121,7 +121,9 @@ def test_tokens_of_another_tokenizer_are_refused(twin, capsys):
     refused_line = refused(capsys, twin, "decoding", "synthesis.load_ema_weights=False")
     assert "made by another tokenizer" in refused_line
     assert "ema weights" in refused_line
-    assert "made otherwise" in refused(capsys, twin, "encoding", "synthesis.load_ema_weights=False")
+    there = f"synthesis.tokens_path={run / 'latents' / 'tokens_train'}"
+    line = refused(capsys, twin, "encoding", "synthesis.load_ema_weights=False", there)
+    assert "holds outputs of other settings (checkpoint.sha256, weights," in line
     index = run / "latents" / "tokens_train" / "index.json"
     index.write_text(index.read_text().replace('"codebook_size": 16', '"codebook_size": 17'))
     line = refused(capsys, twin, "decoding", "synthesis.load_ema_weights=True")

@@ -15,7 +15,7 @@ from dioscuri.metrics.frechet import frechet_distance, moments
 from dioscuri.metrics.inception_score import inception_score
 from dioscuri.metrics.kernel import kernel_distance
 from dioscuri.metrics.manifold import compare_manifolds
-from dioscuri.outputs.sampling_record import RECORD
+from dioscuri.outputs.settings import SETTINGS
 
 ROOT = Path(__file__).parents[2]
 
@@ -92,9 +92,10 @@ def test_pictures_of_files_and_of_arrays_are_the_same(sets, tmp_path):
 def test_the_contact_sheet_is_no_sample_and_the_sampling_is_told(sets, tmp_path, capsys):
     made, real, _, _ = sets
     Image.new("L", (50, 70)).save(made / "contact-sheet.png")
-    (made / RECORD).write_text('{"run": "tiny", "steps": 8}')
+    settings = {"run": "tiny", "options": {"data": {"seed": 1}, "synthesis": {"steps": 8}}}
+    (made / SETTINGS).write_text(json.dumps(settings | {"progress": {"done": 30, "complete": True}}))
     found = table(tmp_path / "out.json", made, real)
-    assert (found["samples"], found["sampling"]) == (30, {"run": "tiny", "steps": 8})
+    assert (found["samples"], found["sampling"]) == (30, settings)
     assert "sampling:  run=tiny, steps=8" in capsys.readouterr().out
 
 

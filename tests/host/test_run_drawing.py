@@ -3,6 +3,7 @@
 import io
 import json
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,11 +16,12 @@ from dioscuri.errors import UserError
 from dioscuri.families.sundae.plan import make_plan
 from dioscuri.families.token_models.modes import encoding, generation, reconstruction
 from dioscuri.families.token_models.modes.interactive import MOST_PICTURES, Menu
-from dioscuri.outputs.sampling_record import RECORD, UNFINISHED
+from dioscuri.outputs.settings import SETTINGS
 from tests.support.tiny_sundae import tiny
 
 PIXELS = ("data.dataset_source=digits", "data.grid=8", "data.codebook_size=17")
-CHECKPOINT = SimpleNamespace(step=3)
+FILES = {"ema.safetensors": {"sha256": "0"}, "model.safetensors": {"sha256": "1"}}
+CHECKPOINT = SimpleNamespace(step=3, path=Path("checkpoints", "step-00000003"), info={"files": FILES})
 
 
 class Engine:
@@ -30,6 +32,9 @@ class Engine:
 
     def __init__(self, killed_after=99):
         self.killed_after, self.calls = killed_after, []
+
+    def barrier(self):
+        pass
 
     def run(self, method, batch, *, step, **arguments):
         if method == "decode":
@@ -61,7 +66,7 @@ def test_a_killed_generation_goes_on_and_gives_the_same_pictures(tmp_path, capsy
     with pytest.raises(KeyboardInterrupt):
         generation.generate(context_of(tmp_path / "killed", Engine(1), *wanted), None, CHECKPOINT)
     folder = tmp_path / "killed" / "synthesis-images" / "generated"
-    assert not (folder / RECORD).exists()
+    assert json.loads((folder / SETTINGS).read_text())["progress"] == {"done": 4, "complete": False}
     engine = Engine()
     generation.generate(context_of(tmp_path / "killed", engine, *wanted), None, CHECKPOINT)
     assert [step for step, _, _ in engine.calls] == [1, 2]
@@ -69,8 +74,9 @@ def test_a_killed_generation_goes_on_and_gives_the_same_pictures(tmp_path, capsy
     assert drawn(tmp_path / "killed") == drawn(tmp_path / "whole")
     assert len(drawn(tmp_path / "whole")) == 11
     assert list(json.loads((folder / "labels.json").read_text()).values()) == [3, 1, 7] * 3 + [3]
-    assert not (folder / UNFINISHED).exists()
-    assert json.loads((folder / RECORD).read_text())["n_pictures"] == 10
+    settings = json.loads((folder / SETTINGS).read_text())
+    assert settings["progress"] == {"done": 10, "complete": True}
+    assert settings["options"]["synthesis"]["n_pictures"] == 10
 
 
 def test_pictures_that_somebody_removed_are_drawn_again(tmp_path):
@@ -104,7 +110,7 @@ def menu(monkeypatch, folder, text, *overrides):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text), encoding="utf-8"))
     engine = Engine()
     context = context_of(folder, engine, *overrides)
-    Menu(context, make_plan(context.hparams.model, 8, 17)).run()
+    Menu(context, make_plan(context.hparams.model, 8, 17), CHECKPOINT).run()
     return engine.calls
 
 
@@ -117,7 +123,10 @@ def test_the_menu_draws_what_is_asked_and_remembers_it(tmp_path, monkeypatch, ca
         np.testing.assert_allclose(given["temperatures"], np.linspace(0.8, 0.1, 6), rtol=1e-6)
         np.testing.assert_allclose(given["proportions"], 0.5)
     assert [batch["label"].tolist() for _, batch, _ in calls] == [[7] * 9] * 2 + [[*range(9)]]
-    names = sorted(path.name for path in (tmp_path / "synthesis-images" / "interactive").iterdir())
+    folder = tmp_path / "synthesis-images" / "interactive"
+    names = sorted(path.name for path in folder.glob("*.png"))
+    told = json.loads((folder / SETTINGS).read_text())["progress"]["drawn"]
+    assert [told[f"000{i}"]["class_index"] for i in (1, 2, 3)] == [7, 7, None]
     assert names == [f"000{i}{end}.png" for i in (1, 2, 3) for end in ("-steps", "")]
     assert "9 pictures in" in capsys.readouterr().out
 
@@ -172,4 +181,4 @@ def test_modes_that_need_pictures_say_so(tmp_path):
     engine = Engine()
     engine.process_count = 2
     with pytest.raises(UserError, match="needs a single process"):
-        Menu(context_of(tmp_path, engine), None)
+        Menu(context_of(tmp_path, engine), None, CHECKPOINT)

@@ -54,15 +54,16 @@ def test_generation_writes_every_setting(trained):
     assert (picture(folder / "setup-0-image-0007.png") == 51).all()
     assert (picture(folder / "setup-2-image-0000.png") == 84).all()
     assert (folder / "contact-sheet.png").exists()
-    sampling = json.loads((folder / "sampling.json").read_text())
-    assert sampling["run"] == context.hparams.run.name
-    assert sampling["batch_size"] == context.hparams.synthesis.batch_size
+    settings = json.loads((folder / "settings.json").read_text())
+    assert settings["run"] == context.hparams.run.name
+    assert settings["checkpoint"]["step"] == 3
+    assert settings["options"]["synthesis"]["batch_size"] == context.hparams.synthesis.batch_size
 
 
 def test_statistics_choose_the_variates_that_encoding_keeps(trained):
     synthesize(trained("div_stats"))
     context = trained("encoding", "synthesis.variate_masks_quantile=0.5")
-    with np.load(context.directory.latents / "div_stats.npz", allow_pickle=False) as archive:
+    with np.load(context.directory.latents / "div_stats" / "div_stats.npz", allow_pickle=False) as archive:
         found = {name: archive[name] for name in archive.files}
     assert {name: values.shape for name, values in found.items()} == {
         "top_down.blocks.0": (4,),
@@ -152,21 +153,20 @@ def test_damaged_encodings_are_named(trained, damage):
         synthesize(trained("decoding"))
 
 
-@pytest.mark.parametrize("mode", ["encoding", "decoding"])
 @pytest.mark.parametrize("content", ["[]", "{}", '{"header": {}, "complete": true, "shards": null}'])
-def test_index_that_is_none_is_named(trained, mode, content):
-    context = trained(mode, "synthesis.variate_masks_quantile=1")
-    index = context.directory.latents / "encodings_seed_3" / "index.json"
-    index.parent.mkdir(parents=True)
-    index.write_text(content)
-    with pytest.raises(UserError, match="is no index of encodings"):
-        synthesize(context)
+def test_index_that_is_none_is_named(trained, content):
+    context = trained("encoding", "synthesis.variate_masks_quantile=1")
+    synthesize(context)
+    (context.directory.latents / "encodings_seed_3" / "index.json").write_text(content)
+    for mode in ("encoding", "decoding"):
+        with pytest.raises(UserError, match="is no index of encodings"):
+            synthesize(trained(mode, "synthesis.variate_masks_quantile=1"))
 
 
 def test_damaged_statistics_are_named(trained):
     synthesize(trained("div_stats"))
     context = trained("encoding")
-    archive = context.directory.latents / "div_stats.npz"
+    archive = context.directory.latents / "div_stats" / "div_stats.npz"
     archive.with_suffix(".json").write_text("[]")
     whole = archive.read_bytes()
     for kept in (whole[: len(whole) // 2], whole[:3], b""):

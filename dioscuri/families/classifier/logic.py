@@ -21,6 +21,7 @@ from dioscuri.files import replacing, write_json
 from dioscuri.outputs.examples import batches, chosen_indices, chosen_split
 from dioscuri.outputs.pictures import grid, in_rows
 from dioscuri.outputs.progress import tracked
+from dioscuri.outputs.settings import output_folder
 
 N_SHOWN = 16
 MAX_PARAMETERS = 10**10
@@ -139,10 +140,13 @@ class ClassifierRun:
                 context.directory.path / "report.json", {"step": step, "test_pictures": quality.n, **results}
             )
 
-    def synthesise(self, checkpoint: Checkpoint) -> None:  # noqa: ARG002 - as of every family
+    def synthesise(self, checkpoint: Checkpoint) -> None:
         """Write `features/<split>/{features,logits,labels}.npy`."""
         options = self.hparams.synthesis
-        pictures = chosen_split(self.context, "test")
+        pictures, split = chosen_split(self.context, "test"), options.split or "test"
+        output = output_folder(
+            self.context, checkpoint, self.context.directory.path / "features", split, split=split
+        )
         parts: list[dict[str, Array]] = []
         for index, batch in enumerate(
             batches(self.context, pictures, chosen_indices(self.context, pictures), "features")
@@ -152,11 +156,12 @@ class ClassifierRun:
             )
             rows = {**made, "labels": batch["label"]}
             parts.append({name: array[batch["valid"]] for name, array in rows.items()})
-        folder = self.context.directory.path / "features" / (options.split or "test")
         if self.context.writes:
             for name in parts[0]:
-                _save(folder, name, np.concatenate([part[name] for part in parts]))
-        self.context.say(f"features, logits and labels of {sum(len(p['labels']) for p in parts)}: {folder}")
+                _save(output.path, name, np.concatenate([part[name] for part in parts]))
+        n = sum(len(part["labels"]) for part in parts)
+        self.context.say(f"features, logits and labels of {n} pictures: {output.path}")
+        output.finish(n)
 
     def _measure(
         self, todo: Iterable[Batch], *, ema: bool, on_batch: Callable[[], None] = lambda: None

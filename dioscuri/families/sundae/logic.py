@@ -17,7 +17,7 @@ from dioscuri.families.token_models.modes.inpainting import unknown_tokens
 from dioscuri.families.token_models.modes.interactive import Menu
 from dioscuri.families.token_models.run_logic import TokenModelRun
 from dioscuri.files import replacing
-from dioscuri.outputs.sampling_record import record_sampling
+from dioscuri.outputs.settings import output_folder
 
 MAX_PARAMETERS = 10**11
 TAKES_TOKENS = True
@@ -82,23 +82,22 @@ class SundaeRun(TokenModelRun):
         options = self.hparams.synthesis
         if self.plan.grid and options.synthesis_mode == "interactive":
             check_draws(self.hparams)
-            Menu(self.context, self.plan).run()
+            Menu(self.context, self.plan, checkpoint).run()
             return
         if self.plan.grid:
             super().synthesise(checkpoint)
             return
         if options.synthesis_mode != "generation":
             raise UserError(f"[synthesis] synthesis_mode '{options.synthesis_mode}' needs pictures, not text")
+        output = output_folder(self.context, checkpoint, self.context.directory.images, "generated")
         lines: list[str] = []
         for made in draw(self.context, number_of_pictures(options), ema=options.load_ema_weights):
             lines += map(decode, made["tokens"])
         if self.context.writes:
-            folder = self.context.directory.images / "generated"
-            folder.mkdir(parents=True, exist_ok=True)
-            with replacing(folder / "texts.txt") as beside:
+            with replacing(output.path / "texts.txt") as beside:
                 beside.write_text("\n".join([*lines, ""]))
-            record_sampling(self.context, checkpoint, folder)
-            self.context.say(f"{len(lines)} texts in {folder / 'texts.txt'}, the first: {lines[0]}")
+            self.context.say(f"{len(lines)} texts in {output.path / 'texts.txt'}, the first: {lines[0]}")
+        output.finish(len(lines))
 
 
 def _check_kind(hparams: HParams) -> None:

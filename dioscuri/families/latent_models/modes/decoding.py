@@ -11,28 +11,36 @@ from dioscuri.context import Context
 from dioscuri.engine import Array
 from dioscuri.families.latent_models.bounds import group_name
 from dioscuri.families.latent_models.modes.divergence import as_floats
-from dioscuri.families.latent_models.modes.encodings import read_index, read_shard
+from dioscuri.families.latent_models.modes.encodings import identity, read_index, read_shard
 from dioscuri.families.latent_models.plan import LatentPlan, level_temperatures
 from dioscuri.files import write_json
 from dioscuri.outputs.examples import N_ON_SHEET
 from dioscuri.outputs.media import save_example
 from dioscuri.outputs.pictures import in_rows, save_grid
 from dioscuri.outputs.progress import tracked
+from dioscuri.outputs.settings import output_folder, the_only
+from dioscuri.outputs.wording import noun
 
 
-def decode(context: Context, plan: LatentPlan, _checkpoint: Checkpoint) -> None:
+def decode(context: Context, plan: LatentPlan, checkpoint: Checkpoint) -> None:
     """Write `decoded/image-<i>.png`, i counting the encodings in order, and `names.json`, the pictures'
     stable names.
 
     The temperature of what the prior draws is the first of `synthesis.temperature_settings`.
     """
     options = context.hparams.synthesis
-    own = context.directory.latents / f"encodings_seed_{context.hparams.run.seed}"
-    source = Path(options.encodings_path) if options.encodings_path else own
+    if options.encodings_path:
+        source = Path(options.encodings_path)
+    else:
+        name = f"encodings_seed_{context.hparams.run.seed}"
+        source = the_only(context.directory.latents, name, "synthesis.encodings_path")
     index = read_index(source, plan)
+    output = output_folder(
+        context, checkpoint, context.directory.images, "decoded", encodings=identity(source, index)
+    )
     masks = [_mask(index["header"]["kept"], group, block.variates) for group, block in enumerate(plan.groups)]
     temperatures = level_temperatures(plan, options.temperature_settings[0])
-    folder, done, names = context.directory.images / "decoded", 0, {}
+    done, names = 0, {}
     shown: list[Array] = []
     for shard in tracked(index["shards"], "decoding", len(index["shards"]), shown=context.writes):
         arrays = read_shard(source, shard)
@@ -52,12 +60,13 @@ def decode(context: Context, plan: LatentPlan, _checkpoint: Checkpoint) -> None:
             for i, (key, picture) in enumerate(zip(keys, pictures, strict=True), start=done):
                 names[f"image-{i:04d}"] = key
                 if context.writes:
-                    save_example(folder, f"image-{i:04d}", picture, context.hparams.data)
+                    save_example(output.path, f"image-{i:04d}", picture, context.hparams.data)
             done += len(keys)
     if context.writes:
-        write_json(folder / "names.json", names)
-        sheet = save_grid(folder / "contact-sheet.png", in_rows(np.stack(shown)))
-        context.say(f"{done} pictures in {folder}; the first of them: {sheet}")
+        write_json(output.path / "names.json", names)
+        sheet = save_grid(output.path / "contact-sheet.png", in_rows(np.stack(shown)))
+        context.say(f"{done} {noun(context.hparams)} in {output.path}; the first of them: {sheet}")
+    output.finish(done)
 
 
 def _mask(kept: Mapping[str, Any], group: int, variates: int) -> Array:

@@ -1,6 +1,7 @@
 """Divergence statistics: what every latent variate carries, and the masks that keep the most informative
 ones."""
 
+import hashlib
 import zipfile
 from collections.abc import Sequence
 from math import prod
@@ -17,18 +18,20 @@ from dioscuri.families.latent_models.bounds import LN2, group_name, unit_of
 from dioscuri.families.latent_models.plan import LatentPlan
 from dioscuri.files import read_json, replacing, write_json
 from dioscuri.outputs.examples import batches
+from dioscuri.outputs.settings import origin, output_folder, settings_beside
 
 FILE = "div_stats"
 
 
 def divergence_statistics(context: Context, plan: LatentPlan, checkpoint: Checkpoint) -> None:
-    """Write `latents/div_stats.npz` and `.json`: bits a latent element of every variate, over training
-    pictures.
+    """Write `latents/div_stats/div_stats.npz` and `.json`: bits a latent element of every variate, over
+    training pictures, and a chart.
 
     The archive has one float32 array (Z,) a latent group, named after its block, so that groups may differ in
     width. The pictures are a fixed random share, `synthesis.div_stats_subset_ratio`, of the training set.
     """
     options = context.hparams.synthesis
+    output = output_folder(context, checkpoint, context.directory.latents, FILE, split="train")
     pictures = context.sets.train
     chosen = _share(len(pictures), options.div_stats_subset_ratio, context.hparams.run.seed)
     n, sums = 0, [np.zeros(block.variates) for block in plan.groups]
@@ -41,28 +44,31 @@ def divergence_statistics(context: Context, plan: LatentPlan, checkpoint: Checkp
             sums[group] += found[f"kl.{group}"][batch["valid"]].astype(np.float64).sum(0)
     statistics = [total / n / LN2 for total in sums]
     if context.writes:
-        folder = context.directory.latents
+        folder = output.path
         arrays: dict[str, Any] = {group_name(g): s.astype(np.float32) for g, s in enumerate(statistics)}
         with replacing(folder / f"{FILE}.npz") as beside, beside.open("wb") as file:
             np.savez(file, allow_pickle=False, **arrays)
         facts = {"unit": "bits per latent element", "checkpoint_step": checkpoint.step, "pictures": n}
         write_json(folder / f"{FILE}.json", facts)
-        sheet = _sheet(context.directory.images / "div_stats" / "contact-sheet.png", plan, statistics)
+        sheet = _sheet(folder / "contact-sheet.png", plan, statistics)
         context.say(
             f"divergence of {sum(map(len, statistics))} variates in {folder / FILE}.npz; chart: {sheet}"
         )
+    output.finish(n)
 
 
-def variate_masks(context: Context, plan: LatentPlan, step: int, purpose: str) -> list[Array]:
+def variate_masks(
+    context: Context, plan: LatentPlan, checkpoint: Checkpoint, purpose: str
+) -> tuple[list[Array], dict[str, str]]:
     """One bool array (Z,) a latent group: the share `synthesis.variate_masks_quantile` of all variates that
-    is kept.
+    is kept; and the statistics that say which, for the settings of what is made with the masks.
 
     A share of 1 keeps all and needs no statistics. A `UserError` says where they are missing or do not fit.
     """
     quantile = context.hparams.synthesis.variate_masks_quantile
     if quantile == 1:
-        return [np.ones(block.variates, bool) for block in plan.groups]
-    path = context.directory.latents / f"{FILE}.npz"
+        return [np.ones(block.variates, bool) for block in plan.groups], {"statistics": "not needed"}
+    path = _statistics_file(context, checkpoint)
     if not path.exists():
         raise UserError(
             f"{purpose} needs divergence statistics and {path} does not exist: run "
@@ -70,11 +76,29 @@ def variate_masks(context: Context, plan: LatentPlan, step: int, purpose: str) -
         )
     facts = read_json(path.with_suffix(".json"), "divergence statistics")
     measured = facts.get("checkpoint_step") if isinstance(facts, dict) else None
-    if measured != step:
-        context.say(f"note: {path.name} is of step {measured}, the checkpoint of step {step}")
+    if measured != checkpoint.step:
+        context.say(f"note: {path} is of step {measured}, the checkpoint of step {checkpoint.step}")
     statistics = _read(path, plan)
     threshold = np.quantile(np.concatenate(statistics), 1 - quantile)
-    return [values > threshold for values in statistics]
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    masks = {"statistics": str(path.relative_to(context.directory.path)), "sha256": digest}
+    return [values > threshold for values in statistics], masks
+
+
+def _statistics_file(context: Context, checkpoint: Checkpoint) -> Path:
+    """Statistics of this checkpoint's weights, and of the most pictures where there are several; else those
+    of other weights, or where version 0.1.0 has written them."""
+    latents = context.directory.latents
+    weights = origin(context, checkpoint, averaged=context.hparams.synthesis.load_ema_weights)["checkpoint"]
+    files = sorted(latents.glob(f"{FILE}*/{FILE}.npz"))
+    fitting = [path for path in files if settings_beside(path.parent).get("checkpoint") == weights]
+    return max(fitting or files, key=_n_pictures, default=latents / f"{FILE}.npz")
+
+
+def _n_pictures(path: Path) -> int:
+    facts = read_json(path.with_suffix(".json"), "divergence statistics")
+    n = facts.get("pictures") if isinstance(facts, dict) else None
+    return n if isinstance(n, int) else 0
 
 
 def as_floats(masks: Sequence[Array]) -> list[Array]:

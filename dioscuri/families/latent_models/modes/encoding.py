@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from math import prod
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,21 +22,30 @@ from dioscuri.families.latent_models.modes.encodings import (
 from dioscuri.families.latent_models.plan import LatentPlan
 from dioscuri.outputs.examples import N_ON_SHEET, batches, chosen_indices, chosen_split
 from dioscuri.outputs.pictures import above, save_grid, visible
+from dioscuri.outputs.settings import output_folder
+from dioscuri.outputs.wording import noun
 
 SHARD_BYTES = 64 << 20
 
 
 def encode(context: Context, plan: LatentPlan, checkpoint: Checkpoint) -> None:
-    """Write `latents/encodings_seed_<seed>/`, and a sheet of pictures above their decoded encodings."""
+    """Write `latents/encodings_seed_<seed>/`, with a sheet of pictures above their decoded encodings."""
     options = context.hparams.synthesis
-    masks = variate_masks(context, plan, checkpoint.step, "encoding")
+    masks, origin = variate_masks(context, plan, checkpoint, "encoding")
     pictures = chosen_split(context, "train")
     indices = chosen_indices(context, pictures)
-    folder = context.directory.latents / f"encodings_seed_{context.hparams.run.seed}"
-    writer = EncodingWriter(folder, _header(context, plan, checkpoint, masks, pictures, len(indices)))
+    output = output_folder(
+        context,
+        checkpoint,
+        context.directory.latents,
+        f"encodings_seed_{context.hparams.run.seed}",
+        split=options.split or "train",
+        masks=origin,
+    )
+    writer = EncodingWriter(output.path, _header(context, plan, checkpoint, masks, pictures, len(indices)))
     first = writer.n_batches
     if first:
-        context.say(f"going on after {writer.n_pictures} pictures that are encoded already")
+        context.say(f"going on after {writer.n_pictures} {noun(context.hparams)} that are encoded already")
     per_shard = _batches_a_shard(plan, masks, options.batch_size)
     held: list[Mapping[str, Array]] = []
     todo = batches(context, pictures, indices[first * options.batch_size :], "encoding")
@@ -48,7 +58,7 @@ def encode(context: Context, plan: LatentPlan, checkpoint: Checkpoint) -> None:
             masks=as_floats(masks),
         )
         if index == first:
-            _sheet(context, plan, batch, found, masks)
+            _sheet(context, output.path, plan, batch, found, masks)
         held.append(_kept(plan, batch, found, masks))
         if len(held) == per_shard:
             _write(context, writer, pictures, held)
@@ -58,7 +68,11 @@ def encode(context: Context, plan: LatentPlan, checkpoint: Checkpoint) -> None:
     if context.writes:
         writer.finish()
         kept, n_variates = sum(int(mask.sum()) for mask in masks), sum(map(len, masks))
-        context.say(f"{writer.n_pictures} pictures, {kept} of {n_variates} variates kept, in {folder}")
+        context.say(
+            f"{writer.n_pictures} {noun(context.hparams)}, {kept} of {n_variates} variates kept, in "
+            f"{output.path}"
+        )
+    output.finish(writer.n_pictures)
 
 
 def _header(
@@ -128,6 +142,7 @@ def _write(
 
 def _sheet(
     context: Context,
+    folder: Path,
     plan: LatentPlan,
     batch: Batch,
     found: Mapping[str, Array],
@@ -146,5 +161,5 @@ def _sheet(
     if context.writes:
         valid = batch["valid"]
         rows = above(visible(batch["image"], plan)[valid][:N_ON_SHEET], decoded[valid][:N_ON_SHEET])
-        path = save_grid(context.directory.images / "encoded" / "contact-sheet.png", rows)
+        path = save_grid(folder / "contact-sheet.png", rows)
         context.say(f"originals above what their encodings decode to: {path}")

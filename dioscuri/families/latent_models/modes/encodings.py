@@ -96,6 +96,12 @@ def read_index(folder: Path, plan: LatentPlan) -> dict[str, Any]:
     return index
 
 
+def identity(folder: Path, index: Mapping[str, Any]) -> dict[str, str]:
+    """What tells encodings from others, for the settings of what is made of them."""
+    digest = hashlib.sha256(json.dumps(index, sort_keys=True).encode()).hexdigest()
+    return {"path": str(folder), "sha256": digest}
+
+
 def read_shard(folder: Path, entry: Mapping[str, Any]) -> dict[str, Array]:
     """Arrays of a shard; a `UserError` where it is missing or damaged."""
     path = folder / entry["file"]

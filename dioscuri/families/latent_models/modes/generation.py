@@ -9,38 +9,45 @@ from dioscuri.families.latent_models.plan import LatentPlan, level_temperatures
 from dioscuri.outputs.media import save_example
 from dioscuri.outputs.pictures import save_grid
 from dioscuri.outputs.progress import tracked
-from dioscuri.outputs.sampling_record import record_sampling
+from dioscuri.outputs.settings import output_folder
+from dioscuri.outputs.wording import noun
 
 N_IN_ROW = 16
 
 
 def generate(context: Context, plan: LatentPlan, checkpoint: Checkpoint) -> None:
-    """Write `n_generation_batches` batches a setting k as `setup-<k>-image-<i>.png`, `sampling.json`
-    and a sheet, a row a setting."""
+    """Write `n_generation_batches` batches a setting k as `setup-<k>-image-<i>.png`, and a sheet, a row a
+    setting.
+
+    A killed run goes on behind its last whole batch; batches on the sheet are drawn again.
+    """
     options = context.hparams.synthesis
-    folder = context.directory.images / "generated"
+    output = output_folder(context, checkpoint, context.directory.images, "generated")
     settings = [level_temperatures(plan, setting) for setting in options.temperature_settings]
-    n_batches = options.n_generation_batches
+    n_batches, size = options.n_generation_batches, options.batch_size
     jobs = [(k, b) for k in range(len(settings)) for b in range(n_batches)]
+    if output.done:
+        context.say(f"going on after {output.done * size} {noun(context.hparams)} that are drawn already")
     rows: list[list[Array]] = [[] for _ in settings]
-    for k, b in tracked(jobs, "generation", len(jobs), shown=context.writes):
+    for number, (k, b) in enumerate(tracked(jobs, "generation", len(jobs), shown=context.writes)):
+        if number < output.done and b * size >= N_IN_ROW:
+            continue
         made = context.engine.run(
             "generate",
-            {"index": np.arange(options.batch_size)},
+            {"index": np.arange(size)},
             temperatures=settings[k],
             ema=options.load_ema_weights,
-            step=k * n_batches + b,
+            step=number,
             output=options.output,
             output_temperature=options.output_temperature,
         )["image"]
         rows[k].extend(made[: N_IN_ROW - len(rows[k])])
         if context.writes:
-            for i, picture in enumerate(made):
-                stem = f"setup-{k}-image-{b * options.batch_size + i:04d}"
-                save_example(folder, stem, picture, context.hparams.data)
+            for i, picture in enumerate(made, start=b * size):
+                save_example(output.path, f"setup-{k}-image-{i:04d}", picture, context.hparams.data)
+        output.note(max(number + 1, output.done))
     if context.writes:
-        record_sampling(context, checkpoint, folder)
-        sheet = save_grid(folder / "contact-sheet.png", [np.stack(row) for row in rows])
-        context.say(
-            f"{len(jobs) * options.batch_size} pictures in {folder}; a row a temperature setting: {sheet}"
-        )
+        sheet = save_grid(output.path / "contact-sheet.png", [np.stack(row) for row in rows])
+        drawn = f"{len(jobs) * size} {noun(context.hparams)} in {output.path}"
+        context.say(f"{drawn}; a row a temperature setting: {sheet}")
+    output.finish(len(jobs))

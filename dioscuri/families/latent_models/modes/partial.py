@@ -10,17 +10,20 @@ from dioscuri.families.latent_models.plan import LatentPlan, level_temperatures
 from dioscuri.outputs.examples import batches, chosen_indices, chosen_split
 from dioscuri.outputs.media import save_example
 from dioscuri.outputs.pictures import save_grid, visible
+from dioscuri.outputs.settings import output_folder
 
 N_CUTS, N_PICTURES = 6, 8
 
 
-def reconstruct_partially(context: Context, plan: LatentPlan, _checkpoint: Checkpoint) -> None:
+def reconstruct_partially(context: Context, plan: LatentPlan, checkpoint: Checkpoint) -> None:
     """Write `partial/groups-<k>-image-<i>.png`, k counting the groups kept, and a sheet: originals, then
     a row for every k.
 
     The temperature of what the prior draws is the first of `synthesis.temperature_settings`.
     """
-    options, folder = context.hparams.synthesis, context.directory.images / "partial"
+    options = context.hparams.synthesis
+    split = options.split or "test"
+    output = output_folder(context, checkpoint, context.directory.images, "partial", split=split)
     temperatures = level_temperatures(plan, options.temperature_settings[0])
     pictures = chosen_split(context, "test")
     indices = chosen_indices(context, pictures)[:N_PICTURES]
@@ -43,10 +46,11 @@ def reconstruct_partially(context: Context, plan: LatentPlan, _checkpoint: Check
         rows.append(made)
         for i, picture in enumerate(made):
             if context.writes:
-                save_example(folder, f"groups-{kept:03d}-image-{i:04d}", picture, context.hparams.data)
+                save_example(output.path, f"groups-{kept:03d}-image-{i:04d}", picture, context.hparams.data)
     if context.writes:
-        sheet = save_grid(folder / "contact-sheet.png", rows)
+        sheet = save_grid(output.path / "contact-sheet.png", rows)
         context.say(f"originals, then reconstructions from more and more latent groups: {sheet}")
+    output.finish(len(rows[0]))
 
 
 def cut_points(n_groups: int) -> list[int]:

@@ -1,6 +1,7 @@
 """Reconstruction: test pictures through posterior and likelihood, with the bound, its tighter form and the
 similarity."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,18 +17,27 @@ from dioscuri.metrics.similarity import NAMES, similarity
 from dioscuri.outputs.examples import N_ON_SHEET, batches, chosen_indices, chosen_split
 from dioscuri.outputs.media import save_example
 from dioscuri.outputs.pictures import above, save_grid, visible
+from dioscuri.outputs.settings import output_folder
+from dioscuri.outputs.wording import noun
 
 
 def reconstruct(context: Context, plan: LatentPlan, checkpoint: Checkpoint) -> None:
     """Write `reconstructed/image-<i>.png` (and `target-<i>.png`), and tell the negative ELBO, SSIM and
     divergences."""
     options, engine = context.hparams.synthesis, context.engine
-    masks = (
-        variate_masks(context, plan, checkpoint.step, "mask_reconstruction")
-        if options.mask_reconstruction
-        else None
+    masks, origin = None, None
+    if options.mask_reconstruction:
+        chosen, origin = variate_masks(context, plan, checkpoint, "mask_reconstruction")
+        masks = as_floats(chosen)
+    output = output_folder(
+        context,
+        checkpoint,
+        context.directory.images,
+        "reconstructed",
+        split=options.split or "test",
+        masks=origin,
     )
-    folder, pictures = context.directory.images / "reconstructed", chosen_split(context, "test")
+    pictures = chosen_split(context, "test")
     total, alike, tighter = BoundSum(), [], []
     sheet: list[tuple[Array, Array]] = []
     for index, batch in enumerate(
@@ -39,30 +49,33 @@ def reconstruct(context: Context, plan: LatentPlan, checkpoint: Checkpoint) -> N
             image,
             ema=options.load_ema_weights,
             step=index,
-            masks=masks if masks is None else as_floats(masks),
             output=options.output,
             output_temperature=options.output_temperature,
+            masks=masks,
         )
         total.add(made, valid)
         target, drawn = visible(batch["image"], plan)[valid], made["image"][valid]
         alike.append(similarity(target, drawn))
         if options.importance_samples:
-            tighter.append(_importance_terms(context, image, index)[valid])
+            tighter.append(_importance_terms(context, image, index, masks)[valid])
         if sum(len(part) for part, _ in sheet) < N_ON_SHEET:
             sheet.append((target, drawn))
         if context.writes:
-            _save(context, batch["index"][valid], target, drawn)
+            _save(context, output.path, batch["index"][valid], target, drawn)
     results = _results(context, plan, total, np.concatenate(alike), tighter)
     if context.writes:
+        folder = output.path
         write_json(folder / "report.json", results | {"step": checkpoint.step})
         originals, others = (np.concatenate(part)[:N_ON_SHEET] for part in zip(*sheet, strict=True))
         path = save_grid(folder / "contact-sheet.png", above(originals, others))
-        context.say(f"pictures in {folder}; originals above reconstructions: {path}")
+        context.say(f"{noun(context.hparams)} in {folder}; originals above reconstructions: {path}")
         context.say(f"KL of every group: {kl_chart(folder / 'kl.png', plan, total.mean().kl)}")
+    output.finish(results["pictures"])
 
 
-def _importance_terms(context: Context, image: Batch, index: int) -> Array:
-    """Importance-weighted bound (B,) in nats, from `synthesis.importance_samples` draws."""
+def _importance_terms(context: Context, image: Batch, index: int, masks: list[Array] | None) -> Array:
+    """Importance-weighted bound (B,) in nats, from `synthesis.importance_samples` draws, under the masks of
+    the reconstruction."""
     options = context.hparams.synthesis
     log_weights = []
     for k in range(options.importance_samples):
@@ -71,6 +84,8 @@ def _importance_terms(context: Context, image: Batch, index: int) -> Array:
             image,
             ema=options.load_ema_weights,
             step=index * options.importance_samples + k,
+            masked=None if masks is None else True,
+            masks=masks,
         )
         log_weights.append(-terms["reconstruction"] - terms["log_ratio"].sum(1))
     return importance_bound(log_weights)
@@ -91,7 +106,7 @@ def _results(
         name: float(alike.mean()),
     } | unit.in_nats(bound.negative_elbo)
     context.say(
-        f"{bound.n} pictures: -ELBO {unit.tell(bound.negative_elbo)} = reconstruction "
+        f"{bound.n} {noun(context.hparams)}: -ELBO {unit.tell(bound.negative_elbo)} = reconstruction "
         f"{results['reconstruction']:.4f} + KL {sum(results['kl']):.4f}; {name.upper()} {results[name]:.4f}"
     )
     if tighter:
@@ -105,8 +120,7 @@ def _results(
     return results
 
 
-def _save(context: Context, indices: Array, targets: Array, drawn: Array) -> None:
-    folder = context.directory.images / "reconstructed"
+def _save(context: Context, folder: Path, indices: Array, targets: Array, drawn: Array) -> None:
     for index, target, picture in zip(indices, targets, drawn, strict=True):
         save_example(folder, f"image-{index:04d}", picture, context.hparams.data)
         if context.hparams.synthesis.save_target_in_reconstruction:

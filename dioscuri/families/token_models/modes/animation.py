@@ -13,30 +13,32 @@ from dioscuri.engine import Array
 from dioscuri.families.token_models.drawing import decoded, order
 from dioscuri.files import replacing
 from dioscuri.outputs.pictures import GROUND, enlarge, grid, in_rows, save_grid
+from dioscuri.outputs.settings import output_folder
 
 MILLISECONDS = 400
 MOST_FRAMES = 32
 VEIL = 0.6  # how much of the ground's grey covers what is not settled
 
 
-def animate(context: Context, plan: Any, _checkpoint: Checkpoint) -> None:
+def animate(context: Context, plan: Any, checkpoint: Checkpoint) -> None:
     """Write `animation/steps.png`, a picture a row and a step a column, and `animation/steps.gif`.
 
     Of many steps some are shown. What is still masked, or will change, after a step is veiled; the last
     column is the finished picture.
     """
     options = context.hparams.synthesis
+    output = output_folder(context, checkpoint, context.directory.images, "animation")
     asked = order(context, 0, options.n_samples)
     made = context.engine.run("generate", asked, ema=options.load_ema_weights, step=0, every_step=True)
     frames = frames_of(context, plan, made)
-    if not context.writes:
-        return
-    folder = context.directory.images / "animation"
-    strip = save_grid(folder / "steps.png", [np.stack(row) for row in zip(*frames, strict=True)])
-    sheets = [enlarge(grid(in_rows(frame, _columns(len(frame))))) for frame in frames]
-    context.say(
-        f"a picture a row, a step a column: {strip}; animated: {_save_gif(folder / 'steps.gif', sheets)}"
-    )
+    if context.writes:
+        folder = output.path
+        strip = save_grid(folder / "steps.png", [np.stack(row) for row in zip(*frames, strict=True)])
+        sheets = [enlarge(grid(in_rows(frame, _columns(len(frame))))) for frame in frames]
+        context.say(
+            f"a picture a row, a step a column: {strip}; animated: {_save_gif(folder / 'steps.gif', sheets)}"
+        )
+    output.finish(options.n_samples)
 
 
 def frames_of(context: Context, plan: Any, made: dict[str, Array]) -> list[Array]:

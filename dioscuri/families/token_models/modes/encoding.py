@@ -15,7 +15,7 @@ from dioscuri.families.vqgan.trained import open_tokenizer
 from dioscuri.hparams.archive import to_json
 
 
-def encode(context: Context, plan: Any, _checkpoint: Checkpoint) -> None:
+def encode(context: Context, plan: Any, checkpoint: Checkpoint) -> None:
     """Write what the tokenizer's own run would write, of all pictures of a split: `latents/tokens_<split>/`,
     or `synthesis.tokens_path`."""
     data = context.hparams.data
@@ -33,4 +33,4 @@ def encode(context: Context, plan: Any, _checkpoint: Checkpoint) -> None:
         "step": trained.checkpoint.step,
         "options": to_json(trained.hparams)["model"],
     }
-    write_tokens(context, plan, maker, np.arange(len(checked_split(context, "train"))))
+    write_tokens(context, plan, checkpoint, maker, np.arange(len(checked_split(context, "train"))))

@@ -13,22 +13,23 @@ from dioscuri.families.token_models.drawing import chosen_classes, draw
 from dioscuri.files import write_json
 from dioscuri.outputs.pictures import in_rows, save_grid, save_picture
 from dioscuri.outputs.progress import tracked
-from dioscuri.outputs.sampling_record import pictures_done, record_progress, record_sampling, sampling_record
+from dioscuri.outputs.settings import output_folder
 
 N_ON_SHEET = 100
 
 
 def generate(context: Context, _plan: Any, checkpoint: Checkpoint) -> None:
-    """Write `generated/image-<i>.png`, `labels.json`, the class of each, `sampling.json` and a sheet, a
-    class a column; with `synthesis.sheet_only` all pictures stand on the sheet alone.
+    """Write `generated/image-<i>.png`, `labels.json`, the class of each, and a sheet, a class a column; with
+    `synthesis.sheet_only` all pictures stand on the sheet alone.
 
     A killed run goes on behind its last whole batch when it is started again with the same options, and
     draws what it would have drawn.
     """
     options = context.hparams.synthesis
-    folder, n = context.directory.images / "generated", number_of_pictures(options)
-    record, size = sampling_record(context, checkpoint), options.batch_size
-    done = 0 if options.sheet_only else _whole(folder, min(pictures_done(record, folder), n), size)
+    n, size = number_of_pictures(options), options.batch_size
+    output = output_folder(context, checkpoint, context.directory.images, "generated")
+    folder = output.path
+    done = 0 if options.sheet_only else _whole(folder, min(output.done, n), size)
     if done:
         context.say(f"going on after {done} pictures that are drawn already")
     shown = [_read(folder, i) for i in range(min(done, N_ON_SHEET))]
@@ -39,7 +40,7 @@ def generate(context: Context, _plan: Any, checkpoint: Checkpoint) -> None:
         if context.writes and not options.sheet_only:
             for i, picture in enumerate(made["image"], start=done):
                 save_picture(folder, _stem(i), picture)
-            record_progress(record, done + len(made["image"]), folder)
+            output.note(done + len(made["image"]))
         done += len(made["image"])
     if context.writes:
         classes = chosen_classes(context.hparams).tolist()
@@ -47,9 +48,9 @@ def generate(context: Context, _plan: Any, checkpoint: Checkpoint) -> None:
             write_json(folder / "labels.json", {_stem(i): classes[i % len(classes)] for i in range(n)})
         n_columns = min(len(classes), 32) or 10
         sheet = save_grid(folder / "contact-sheet.png", in_rows(np.stack(shown), n_columns))
-        record_sampling(context, checkpoint, folder)
         where = sheet if options.sheet_only else f"{folder}; the first of them: {sheet}"
         context.say(f"{n} pictures in {where}")
+    output.finish(n)
 
 
 def number_of_pictures(options: Any) -> int:

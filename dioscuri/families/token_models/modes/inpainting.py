@@ -19,7 +19,7 @@ from dioscuri.families.token_models.drawing import order, pictures_of
 from dioscuri.families.token_models.evaluation import examples
 from dioscuri.outputs.pictures import GROUND, in_rows, save_grid, save_picture
 from dioscuri.outputs.progress import tracked
-from dioscuri.outputs.sampling_record import record_sampling
+from dioscuri.outputs.settings import output_folder
 
 N_COLUMNS = 8
 
@@ -33,6 +33,8 @@ def inpaint(context: Context, plan: Any, checkpoint: Checkpoint) -> None:
     """
     options = context.hparams.synthesis
     unknown = unknown_tokens(context.hparams, plan)
+    split = None if options.image_path else options.split or "test"
+    output = output_folder(context, checkpoint, context.directory.images, "inpainted", split=split)
     rows: list[tuple[Array, Array, Array]] = []
     for index, batch in enumerate(_batches(context)):
         size = len(batch["valid"])
@@ -46,13 +48,13 @@ def inpaint(context: Context, plan: Any, checkpoint: Checkpoint) -> None:
         rows.append((original[valid], _known(original, unknown)[valid], filled[valid]))
     originals, known, filled = (np.concatenate(part) for part in zip(*rows, strict=True))
     if context.writes:
-        folder = context.directory.images / "inpainted"
-        record_sampling(context, checkpoint, folder)
+        folder = output.path
         for i, picture in enumerate(filled):
             save_picture(folder, f"image-{i:04d}", picture)
         groups = zip(*(in_rows(part, N_COLUMNS) for part in (originals, known, filled)), strict=True)
         sheet = save_grid(folder / "contact-sheet.png", [row for group in groups for row in group])
         context.say(f"{len(filled)} pictures in {folder}; originals, the known part, what it became: {sheet}")
+    output.finish(len(filled))
 
 
 def _batches(context: Context) -> Iterator[Batch]:

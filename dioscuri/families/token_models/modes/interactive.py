@@ -2,19 +2,21 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from math import isfinite, isqrt
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from dioscuri.checkpoint.store import Checkpoint
 from dioscuri.context import Context
 from dioscuri.engine import Array
 from dioscuri.errors import UserError
 from dioscuri.families.sundae.training import make_sampling_schedule
 from dioscuri.families.token_models.modes.animation import frames_of
 from dioscuri.outputs.pictures import in_rows, save_grid
+from dioscuri.outputs.settings import output_folder
 
 MENU = "1 draw, 2 draw again, 9 leave"
 MOST_PICTURES, MOST_STEPS, MOST_KEPT = 1024, 2**16, 2**28
@@ -42,16 +44,17 @@ class Request:
 
 class Menu:
     """Asks, draws and writes `interactive/<number>.png`, with a history also `<number>-steps.png`, until the
-    user leaves or the input ends."""
+    user leaves or the input ends. `settings.json` tells under `progress.drawn` what each was asked for."""
 
-    def __init__(self, context: Context, plan: Any) -> None:
+    def __init__(self, context: Context, plan: Any, checkpoint: Checkpoint) -> None:
         if context.engine.process_count > 1:
             raise UserError(
                 "[run] num_gpus: synthesis_mode 'interactive' needs a single process, set it to 1"
             )
         options = context.hparams.synthesis
         self.context, self.plan, self.classes = context, plan, context.hparams.model.num_classes
-        self.folder = context.directory.images / "interactive"
+        self.output = output_folder(context, checkpoint, context.directory.images, "interactive")
+        self.folder = self.output.path
         self.request = Request(
             options.steps,
             min(options.batch_size, MOST_PICTURES),
@@ -120,6 +123,7 @@ class Menu:
             self.context.say("so many steps of so many pictures are not kept: there is no history")
             request = replace(request, history=False)
         made = self._made(request, number)
+        self.output.note(number, drawn={f"{number:04d}": asdict(request)})
         rows = in_rows(made["image"], isqrt(request.pictures))
         path = save_grid(self.folder / f"{number:04d}.png", rows)
         lines = [f"{request.pictures} pictures in {time.monotonic() - began:.1f} seconds: {path}"]

@@ -15,9 +15,10 @@ from dioscuri.metrics.psnr import psnr
 from dioscuri.metrics.ssim import ssim
 from dioscuri.outputs.examples import batches, chosen_indices
 from dioscuri.outputs.pictures import above, save_grid, save_picture
+from dioscuri.outputs.settings import output_folder
 
 
-def reconstruct(context: Context, _plan: Any, _checkpoint: Checkpoint) -> None:
+def reconstruct(context: Context, _plan: Any, checkpoint: Checkpoint) -> None:
     """Write `reconstructed/image-<i>.png` of the first `synthesis.n_samples` pictures of a split, a sheet of
     originals above them, and `report.json`: PSNR in decibels and SSIM."""
     options, data = context.hparams.synthesis, context.hparams.data
@@ -26,6 +27,8 @@ def reconstruct(context: Context, _plan: Any, _checkpoint: Checkpoint) -> None:
             f"[data] dataset_source '{data.dataset_source}' holds tokens, not pictures: give pictures"
         )
     pictures = checked_split(context, "test")
+    split = options.split or "test"
+    output = output_folder(context, checkpoint, context.directory.images, "reconstructed", split=split)
     originals, results = [], []
     todo = batches(context, pictures, chosen_indices(context, pictures), "reconstruction")
     for index, batch in enumerate(todo):
@@ -37,7 +40,7 @@ def reconstruct(context: Context, _plan: Any, _checkpoint: Checkpoint) -> None:
     known, made = np.concatenate(originals), np.concatenate(results)
     found = {"psnr": float(psnr(known, made).mean()), "ssim": float(ssim(known, made).mean())}
     if context.writes:
-        folder = context.directory.images / "reconstructed"
+        folder = output.path
         for i, picture in enumerate(made):
             save_picture(folder, f"image-{i:04d}", picture)
         write_json(folder / "report.json", {"pictures": len(made), **found})
@@ -46,3 +49,4 @@ def reconstruct(context: Context, _plan: Any, _checkpoint: Checkpoint) -> None:
             f"{len(made)} pictures in {folder}; PSNR {found['psnr']:.2f} dB, SSIM {found['ssim']:.4f}"
         )
         context.say(f"originals above reconstructions: {sheet}")
+    output.finish(len(made))

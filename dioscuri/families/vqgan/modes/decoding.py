@@ -7,22 +7,25 @@ from dioscuri.context import Context
 from dioscuri.data.tokens import TokenSet, open_tokens
 from dioscuri.engine import Array
 from dioscuri.errors import UserError
-from dioscuri.families.vqgan.modes.encoding import tokenizer_entry, tokens_folder
+from dioscuri.families.vqgan.modes.encoding import tokenizer_entry, tokens_to_read
 from dioscuri.families.vqgan.plan import TokenizerPlan
 from dioscuri.files import write_json
 from dioscuri.outputs.examples import N_ON_SHEET
 from dioscuri.outputs.pictures import in_rows, save_grid, save_picture
 from dioscuri.outputs.progress import tracked
+from dioscuri.outputs.settings import output_folder
 
 
 def decode(context: Context, plan: TokenizerPlan, checkpoint: Checkpoint) -> None:
     """Write `decoded/image-<i>.png`, i counting the tokens' pictures in order, and `names.json`, their stable
     names."""
     options = context.hparams.synthesis
-    tokens = open_tokens(tokens_folder(context, "train"))
+    tokens = open_tokens(tokens_to_read(context))
     _check(tokens, plan, tokenizer_entry(context, checkpoint)["sha256"])
     n, size = min(options.n_samples or len(tokens), len(tokens)), options.batch_size
-    folder, shown = context.directory.images / "decoded", []
+    source = {"path": tokens.name, **tokens.header}
+    output = output_folder(context, checkpoint, context.directory.images, "decoded", tokens=source)
+    folder, shown = output.path, []
     names: dict[str, str] = {}
     starts = range(0, n, size)
     for start in tracked(starts, "decoding", len(starts), shown=context.writes):
@@ -42,6 +45,7 @@ def decode(context: Context, plan: TokenizerPlan, checkpoint: Checkpoint) -> Non
         write_json(folder / "names.json", names)
         sheet = save_grid(folder / "contact-sheet.png", in_rows(np.concatenate(shown)[:N_ON_SHEET]))
         context.say(f"{n} pictures in {folder}; the first of them: {sheet}")
+    output.finish(n)
 
 
 def _check(tokens: TokenSet, plan: TokenizerPlan, sha256: str) -> None:

@@ -15,20 +15,24 @@ from dioscuri.families.vqgan.plan import TokenizerPlan
 from dioscuri.hparams.archive import to_json
 from dioscuri.outputs.examples import N_ON_SHEET, batches, chosen_indices, chosen_split
 from dioscuri.outputs.pictures import above, save_grid
+from dioscuri.outputs.settings import OutputFolder, given_folder, output_folder, the_only
 
 
 def encode(context: Context, plan: TokenizerPlan, checkpoint: Checkpoint) -> None:
-    """Write `latents/tokens_<split>/`, or `synthesis.tokens_path`, and a sheet of pictures above what their
-    tokens decode to. What an interrupted encoding has written stays."""
+    """Write `latents/tokens_<split>/`, or `synthesis.tokens_path`, with a sheet of pictures above what their
+    tokens decode to. An interrupted encoding goes on."""
     indices = chosen_indices(context, chosen_split(context, "train"))
-    write_tokens(context, plan, tokenizer_entry(context, checkpoint), indices)
+    write_tokens(context, plan, checkpoint, tokenizer_entry(context, checkpoint), indices)
 
 
-def write_tokens(context: Context, plan: Any, maker: dict[str, Any], indices: Array) -> None:
-    """Encode the pictures at `indices` of a split in the name of a tokenizer. `plan` has their `grid` and
-    `codebook_size`."""
+def write_tokens(
+    context: Context, plan: Any, checkpoint: Checkpoint, maker: dict[str, Any], indices: Array
+) -> None:
+    """Encode the pictures at `indices` of a split in the name of the tokenizer `maker`. `plan` has their
+    `grid` and `codebook_size`."""
     pictures = chosen_split(context, "train")
-    folder = tokens_folder(context, "train")
+    output = _output(context, checkpoint, maker, len(indices))
+    folder = output.path
     labels = None if pictures.labels is None else np.asarray(pictures.labels)[indices]
     keys = [pictures.keys[int(index)] for index in indices]
     writer = TokenWriter(folder, _header(context, plan, maker, pictures), keys, labels)
@@ -40,13 +44,14 @@ def write_tokens(context: Context, plan: Any, maker: dict[str, Any], indices: Ar
             "encode", {"image": batch["image"]}, ema=context.hparams.synthesis.load_ema_weights, step=index
         )["tokens"]
         if index == 0:
-            _sheet(context, batch, found)
+            _sheet(context, folder, batch, found)
         if context.writes:
             _check(batch, pictures)
             writer.add(found[batch["valid"]].reshape(-1, plan.grid, plan.grid))
     if context.writes:
         writer.finish()
         context.say(f"{writer.n_pictures} pictures as {plan.grid}x{plan.grid} tokens in {folder}")
+    output.finish(len(indices))
 
 
 def tokenizer_entry(context: Context, checkpoint: Checkpoint) -> dict[str, Any]:
@@ -62,12 +67,23 @@ def tokenizer_entry(context: Context, checkpoint: Checkpoint) -> dict[str, Any]:
     }
 
 
-def tokens_folder(context: Context, default: str) -> Path:
-    """`synthesis.tokens_path`, or the run's own folder for a split."""
+def tokens_to_read(context: Context) -> Path:
+    """`synthesis.tokens_path`, or what the run has encoded of a split."""
     options = context.hparams.synthesis
     if options.tokens_path:
         return Path(options.tokens_path)
-    return context.directory.latents / f"tokens_{options.split or default}"
+    name = f"tokens_{options.split or 'train'}"
+    return the_only(context.directory.latents, name, "synthesis.tokens_path")
+
+
+def _output(context: Context, checkpoint: Checkpoint, maker: dict[str, Any], n: int) -> OutputFolder:
+    """The folder to write. Tokens depend on few options: another size of the batches gives the same."""
+    options = context.hparams.synthesis
+    split = options.split or "train"
+    given = {"matters": ("load_ema_weights",), "split": split, "pictures": n, "tokenizer": maker["sha256"]}
+    if options.tokens_path:
+        return given_folder(context, checkpoint, Path(options.tokens_path), "tokens_path", **given)
+    return output_folder(context, checkpoint, context.directory.latents, f"tokens_{split}", **given)
 
 
 def _header(context: Context, plan: Any, maker: dict[str, Any], pictures: Examples) -> dict[str, Any]:
@@ -90,12 +106,11 @@ def _check(batch: Batch, pictures: Examples) -> None:
         raise UserError(f"[data] '{pictures.keys[unread[0]]}' cannot be read: remove it, then encode again")
 
 
-def _sheet(context: Context, batch: Batch, found: Array) -> None:
+def _sheet(context: Context, folder: Path, batch: Batch, found: Array) -> None:
     decoded = context.engine.run(
         "decode", {"tokens": found}, ema=context.hparams.synthesis.load_ema_weights, step=0
     )["image"]
     if context.writes:
         originals, others = (array[batch["valid"]][:N_ON_SHEET] for array in (batch["image"], decoded))
-        path = context.directory.images / "encoded" / "contact-sheet.png"
-        save_grid(path, above(originals, others))
+        path = save_grid(folder / "contact-sheet.png", above(originals, others))
         context.say(f"originals above what their tokens decode to: {path}")

@@ -1,5 +1,7 @@
 """Reconstruction: pictures to tokens and back, and how far the result is from the originals."""
 
+from pathlib import Path
+
 import numpy as np
 
 from dioscuri.checkpoint.store import Checkpoint
@@ -11,12 +13,15 @@ from dioscuri.families.vqgan.plan import TokenizerPlan
 from dioscuri.files import write_json
 from dioscuri.outputs.examples import N_ON_SHEET, batches, chosen_indices, chosen_split
 from dioscuri.outputs.pictures import above, save_grid, save_picture
+from dioscuri.outputs.settings import output_folder
 
 
 def reconstruct(context: Context, plan: TokenizerPlan, checkpoint: Checkpoint) -> None:
     """Write `reconstructed/image-<i>.png` (and `target-<i>.png`), a sheet and the numbers."""
     options = context.hparams.synthesis
-    folder, pictures = context.directory.images / "reconstructed", chosen_split(context, "test")
+    split = options.split or "test"
+    output = output_folder(context, checkpoint, context.directory.images, "reconstructed", split=split)
+    folder, pictures = output.path, chosen_split(context, "test")
     total = QualitySum(plan.codebook_size)
     distance = ReconstructionDistance(context) if options.extractor else None
     sheet: list[tuple[Array, Array]] = []
@@ -33,7 +38,7 @@ def reconstruct(context: Context, plan: TokenizerPlan, checkpoint: Checkpoint) -
         if sum(len(part) for part, _ in sheet) < N_ON_SHEET:
             sheet.append((target, drawn))
         if context.writes:
-            _save(context, batch["index"][valid], target, drawn)
+            _save(context, folder, batch["index"][valid], target, drawn)
     quality = total.mean()
     found = {} if distance is None else {distance.name: distance.value()}
     context.say(f"{quality.n} pictures: {quality}" + "".join(f", {k} {v:.4g}" for k, v in found.items()))
@@ -43,10 +48,10 @@ def reconstruct(context: Context, plan: TokenizerPlan, checkpoint: Checkpoint) -
         originals, others = (np.concatenate(part)[:N_ON_SHEET] for part in zip(*sheet, strict=True))
         path = save_grid(folder / "contact-sheet.png", above(originals, others))
         context.say(f"pictures in {folder}; originals above reconstructions: {path}")
+    output.finish(quality.n)
 
 
-def _save(context: Context, indices: Array, targets: Array, drawn: Array) -> None:
-    folder = context.directory.images / "reconstructed"
+def _save(context: Context, folder: Path, indices: Array, targets: Array, drawn: Array) -> None:
     for index, target, picture in zip(indices, targets, drawn, strict=True):
         save_picture(folder, f"image-{index:04d}", picture)
         if context.hparams.synthesis.save_target_in_reconstruction:
