@@ -3,7 +3,7 @@
 python data_scripts/halton_codes.py FOLDER TOKENS --tokenizer torch_impl/logs-NAME
 
 FOLDER holds `0000000.pth`, ...: `code`, whole numbers (h, w), and `y`, the class. The run of the tokenizer
-that made them (convert.py makes one of LlamaGen's weights) is named in the shards.
+that made them (dioscuri convert makes one of LlamaGen's weights) is named in the shards.
 """
 
 import argparse

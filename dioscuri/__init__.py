@@ -2,3 +2,5 @@
 
 Nothing below this package imports torch or jax; `tests/host/test_imports.py` enforces it.
 """
+
+__version__ = "0.1.0"

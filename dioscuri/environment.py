@@ -6,6 +6,7 @@ This module is read by interpreters that have none of the project's packages: st
 import os
 import subprocess
 import sys
+from importlib.metadata import distributions
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -14,6 +15,7 @@ PACKAGES = ("einops", "flax", "jax", "optax", "safetensors", "sklearn", "tensorb
 
 _MARK = "DIOSCURI_RESTARTED"
 _ALLOCATOR = "GLIBC_TUNABLES"
+_ROOT = Path(__file__).resolve().parents[1]
 
 
 def enter_environment() -> None:
@@ -24,7 +26,7 @@ def enter_environment() -> None:
     handing it over in pages of 4 KB: on Linux the allocator is to ask for large ones, unless the user has set
     its `GLIBC_TUNABLES`.
     """
-    complete = all(find_spec(name) for name in PACKAGES)
+    complete = _is_installed() or all(find_spec(name) for name in PACKAGES)
     # A program from standard input, or an interactive session, could not be started again.
     script = getattr(sys.modules["__main__"], "__file__", None)
     from_file = script is not None and Path(script).is_file()
@@ -33,13 +35,27 @@ def enter_environment() -> None:
         return
     os.environ[_MARK] = "1"
     os.environ.setdefault(_ALLOCATOR, "glibc.malloc.hugetlb=1")
-    python, arguments = (sys.executable, sys.orig_argv[1:]) if complete else (_made_python(), sys.argv)
+    python, arguments = (sys.executable, sys.orig_argv[1:]) if complete else (_made_python(), _program())
     os.execv(python, [python, *arguments])
+
+
+def _is_installed() -> bool:
+    """Whether the user has installed this package for the interpreter, with the frameworks of his choice."""
+    elsewhere = [folder for folder in sys.path if Path(folder or ".").resolve() != _ROOT]
+    return any(distributions(name="dioscuri", path=elsewhere))
+
+
+def _program() -> list[str]:
+    """This command without the interpreter and its options."""
+    spec = sys.modules["__main__"].__spec__
+    return sys.argv if spec is None else ["-m", spec.parent or spec.name, *sys.argv[1:]]
 
 
 def _made_python() -> str:
     """Interpreter of the project's environment, which is made if need be."""
-    setup = Path(__file__).resolve().parents[1] / "build" / "setup_env.sh"
+    setup = _ROOT / "build" / "setup_env.sh"
+    if not setup.is_file():
+        sys.exit("error: dioscuri is not installed for this Python: pip install 'dioscuri[torch]'")
     made = subprocess.run(
         ["sh", str(setup), "--print-python"], stdout=subprocess.PIPE, text=True, check=False
     )

@@ -4,6 +4,9 @@ Command lines catch it, print its message as one line and exit with code 2; anyt
 program and keeps its traceback.
 """
 
+import os
+import select
+import signal
 import sys
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
@@ -20,12 +23,55 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def run_command(main: Callable[[list[str]], None], arguments: list[str] | None = None) -> None:
-    """Run a command-line entry point: a `UserError` becomes one line on stderr and exit code 2."""
+    """Run a command-line entry point: a `UserError` becomes one line on stderr and exit code 2.
+
+    Where nobody reads the output any more, as behind `| head -1`, the command ends quietly, with the code
+    that shells give a program that a broken pipe has ended.
+    """
+    _open_streams()
     try:
+        _check_working_directory()
         main(sys.argv[1:] if arguments is None else arguments)
+        sys.stdout.flush()
     except UserError as error:
         print(f"error: {_one_line(str(error))}", file=sys.stderr)
         sys.exit(2)
+    except BrokenPipeError:
+        if not _output_is_broken():
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still to be flushed
+        sys.exit(128 + signal.SIGPIPE)
+
+
+def _open_streams() -> None:
+    """Let streams that the shell has closed lead nowhere, never into a file that is opened later.
+
+    What the locale cannot write is written as Python writes it in a string.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115 - open to the end
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _check_working_directory() -> None:
+    try:
+        os.getcwd()  # noqa: PTH109 - Path.cwd is the same
+    except FileNotFoundError as error:
+        raise UserError("the working directory was removed: change to a folder that exists") from error
+
+
+def _output_is_broken() -> bool:
+    poll = select.poll()
+    poll.register(sys.stdout, 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def _one_line(text: str) -> str:

@@ -3,12 +3,14 @@
 import platform
 from importlib.metadata import PackageNotFoundError, version
 
-PACKAGES = ("dioscuri", "torch", "jax", "flax", "optax", "numpy")
+from dioscuri import __version__
+
+PACKAGES = ("torch", "jax", "flax", "optax", "numpy")
 
 
 def versions() -> dict[str, str]:
     """Package name to version; packages that are not installed are left out."""
-    found = {"python": platform.python_version()}
+    found = {"python": platform.python_version(), "dioscuri": __version__}
     for name in PACKAGES:
         try:
             found[name] = version(name)

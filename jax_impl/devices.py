@@ -3,7 +3,6 @@
 import os
 from dataclasses import dataclass
 from importlib.util import find_spec
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +12,8 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dioscuri.errors import UserError
+from dioscuri.job import job_of
+from dioscuri.places import cache_folder
 
 COMPUTE_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float64": jnp.float64}
 """Arithmetic of the network by `train.precision`."""
@@ -97,23 +98,18 @@ def set_precision(precision: str) -> None:
 
 
 def use_compilation_cache() -> None:
-    """Keep compiled programs in JAX_COMPILATION_CACHE_DIR, or in .jax_cache beside this file.
+    """Keep compiled programs in JAX_COMPILATION_CACHE_DIR, or in the project's cache folder.
 
     The bound needs the package filelock; without it nothing is kept unless the user names a folder.
     """
     if os.environ.get("JAX_COMPILATION_CACHE_DIR") or find_spec("filelock") is None:
         return
-    jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parent / ".jax_cache"))
+    jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "jax"))
     jax.config.update("jax_compilation_cache_max_size", _CACHE_BYTES)
 
 
 def _join_processes() -> None:
-    tasks = max(
-        int(os.environ.get(name, "1"))
-        for name in ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "JAX_NUM_PROCESSES")
-    )
-    several_hosts = "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
-    if (tasks > 1 or several_hosts) and not jax.distributed.is_initialized():
+    if job_of("jax").count > 1 and not jax.distributed.is_initialized():
         jax.distributed.initialize(
             coordinator_address=os.environ.get("JAX_COORDINATOR_ADDRESS"),
             num_processes=_number("JAX_NUM_PROCESSES"),

@@ -6,7 +6,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from convert import read_torch
+from dioscuri.checkpoint.torch_files import read_torch
 from dioscuri.errors import UserError
 from dioscuri.metrics.inception_weights import inception_file, read_inception
 from jax_impl.models.inception import inception

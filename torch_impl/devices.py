@@ -9,6 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from dioscuri.errors import UserError
+from dioscuri.job import job_of
 
 COMPUTE_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 """Arithmetic of the network by `train.precision`."""
@@ -60,8 +61,9 @@ class Devices:
 
 def open_devices(num_gpus: int) -> Devices:
     """Choose this process's device and join the process group of torchrun's environment, if any."""
-    rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    local_rank = int(os.environ.get("LOCAL_RANK", str(rank)))
+    job = job_of("torch")
+    rank, world = job.index, job.count
+    local_rank = int(os.environ.get("LOCAL_RANK", str(rank))) if world > 1 else 0
     if num_gpus:
         _check_gpus(num_gpus, world)
         torch.cuda.set_device(local_rank)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from convert import read_torch
+from dioscuri.checkpoint.torch_files import read_torch
 from dioscuri.metrics.inception_weights import inception_file, read_inception
 from torch_impl.models.inception import inception
 from torch_impl.vision import open_encoder

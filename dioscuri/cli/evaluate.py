@@ -1,12 +1,12 @@
-"""The command that compares two sets of pictures, or of their features."""
+"""`dioscuri evaluate`: compare two sets of pictures, or of their features."""
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 
+from dioscuri.cli.parsers import Parser, add_twin
 from dioscuri.errors import UserError
 from dioscuri.files import read_json, write_json
 from dioscuri.outputs.settings import settings_beside, told
@@ -24,10 +24,11 @@ from dioscuri.run.evaluation.extractors import (
 from dioscuri.run.evaluation.judged import class_agreement, read_labels
 from dioscuri.run.evaluation.measures import INCEPTION, INCEPTION_WIDTH, Measure, measures
 from dioscuri.run.evaluation.pictures import Pictures, open_examples, read_npy
+from dioscuri.twins import default_twin, installed, open_twin, twin_module
 
 Array = np.ndarray
 
-_USAGE = "evaluate.py SAMPLES REFERENCE [--extractor RUN|NAME] [--k K] [--seed SEED] [--json FILE] ..."
+_USAGE = "SAMPLES REFERENCE [--extractor RUN|NAME] [--k K] [--seed SEED] [--json FILE] ..."
 _DESCRIPTION = """\
 SAMPLES and REFERENCE are folders of pictures, or .npy files: pictures, uint8 (N, H, W, C), or features,
 floating-point (N, D). Pictures are compared by their pixels or, with --extractor FOLDER/logs-NAME, by the
@@ -35,16 +36,28 @@ features of a classifier that this project has trained, or with --extractor ince
 a published network. Its weights are downloaded and verified once, or --weights says where they are. Of
 feature files --extractor names the network that made them: 'inception' alone gives the distance the name FID,
 any other NAME gives FD-NAME."""
+_EXAMPLE = "dioscuri evaluate torch_impl/logs-mine/synthesis-images/generated /pictures/test"
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; usage: {_USAGE}")
+def main(words: Sequence[str]) -> None:
+    """Do what a command line says, with the twin that it names or that is installed."""
+    evaluate(words, make_engine, make_network)
+
+
+def make_engine(twin: str, hparams: Any) -> Any:
+    """The engine of a twin, or of the other where that one's framework is not installed."""
+    return open_twin(twin if twin in installed() else default_twin()).make_engine(hparams)
+
+
+def make_network(twin: str, name: str, weights: str) -> Any:
+    """A published network as a function of pictures, and what it is."""
+    return twin_module(twin, "extractors").open_network(name, weights)
 
 
 def evaluate(words: Sequence[str], make_engine: MakeEngine, make_network: MakeNetwork | None = None) -> None:
     """Do what a command line says."""
-    chosen = _parser().parse_args(list(words))
+    chosen = make_parser().parse_args(list(words))
+    chosen.twin = chosen.twin or default_twin()
     if chosen.k < 1 or chosen.seed < 0:
         raise UserError("--k must be 1 or more, and --seed 0 or more")
     samples, reference, name, description = _features(chosen, make_engine, make_network)
@@ -64,10 +77,9 @@ def evaluate(words: Sequence[str], make_engine: MakeEngine, make_network: MakeNe
         )
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        "evaluate.py", _USAGE, _DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def make_parser() -> Parser:
+    """The command's words."""
+    parser = Parser("evaluate", _USAGE, _DESCRIPTION, _EXAMPLE)
     parser.add_argument("samples", type=Path, metavar="SAMPLES")
     parser.add_argument("reference", type=Path, metavar="REFERENCE")
     parser.add_argument(
@@ -78,14 +90,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--weights", default="", metavar="WHERE", help="file, folder or hub id of the network"
     )
-    parser.add_argument("--twin", choices=("torch", "jax"), default="torch", help="which computes inception")
+    add_twin(parser)
     parser.add_argument(
         "--logits", type=Path, metavar="FILE", help="of feature files: logits (N, K) of SAMPLES"
     )
     parser.add_argument("--labels", type=Path, metavar="FILE", help="classes asked for, .npy or labels.json")
     parser.add_argument("--reference-labels", type=Path, metavar="FILE", help="classes of REFERENCE, .npy")
-    parser.add_argument("--k", type=int, default=3, help="nearest neighbours (default 3)")
-    parser.add_argument("--seed", type=int, default=0, help="of subsets and splits (default 0)")
+    parser.add_argument("--k", type=int, default=3, help="nearest neighbours")
+    parser.add_argument("--seed", type=int, default=0, help="of subsets and splits")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers there")
     return parser
 

@@ -16,11 +16,6 @@ from contextlib import suppress
 _SECONDS_TO_EXPLAIN = 10
 
 
-def is_worker() -> bool:
-    """Whether this process was started as one of several, by `launch` or by torchrun."""
-    return "RANK" in os.environ
-
-
 def launch(n_processes: int) -> int:
     """Run this command line in `n_processes` processes; returns the first exit code that is not 0, or 0.
 
@@ -49,7 +44,7 @@ def _start(rank: int, n_processes: int, port: int) -> subprocess.Popen:
         "MASTER_PORT": str(port),
     }
     # A session of its own, so that an interrupt from the terminal reaches a worker once, through `forward`.
-    return subprocess.Popen([sys.executable, *sys.argv], env=environment, start_new_session=True)
+    return subprocess.Popen([sys.executable, *sys.orig_argv[1:]], env=environment, start_new_session=True)
 
 
 def _send(workers: list[subprocess.Popen], number: int) -> None:

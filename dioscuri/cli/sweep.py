@@ -1,14 +1,14 @@
-"""The command that trains a table of experiments."""
+"""`dioscuri sweep`: train every run of a table of experiments."""
 
-import argparse
 import os
 import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
 
+from dioscuri.cli.parsers import Parser
 from dioscuri.errors import UserError, did_you_mean
+from dioscuri.places import Places, configuration, here
 from dioscuri.run.sweep.curves import draw_curves
 from dioscuri.run.sweep.results import collect, summary, write_csv
 from dioscuri.run.sweep.slurm import submit
@@ -16,7 +16,7 @@ from dioscuri.run.sweep.state import SweepFolder
 from dioscuri.run.sweep.table import Run, Table, open_table
 from dioscuri.run.sweep.workers import Workers
 
-_USAGE = "sweep.py TABLE [section.option=value ...] [--list | --results | --run NAME]"
+_USAGE = "TABLE [section.option=value ...] [--list | --results | --run NAME]"
 _DESCRIPTION = """\
 TABLE is written like a .cfg: [sweep] names the configurations to begin with and says how many runs work at a
 time; every option of the other sections holds a list of values to try, or one for all runs. Every combination
@@ -24,18 +24,19 @@ is a run of torch_impl or jax_impl. A run that crashes is started again a few ti
 skipped when the command is given again, all others go on. logs-sweep-<name>/results.csv has a row a run;
 curves.png, drawn at the end and with --results, the validations of all. Within a job of SLURM, or with
 sweep.where=slurm, the runs are submitted. The first SIGTERM or Ctrl-C lets all runs save and leave."""
+_EXAMPLE = "dioscuri sweep egs/sweeps/metroplex_photos32.sweep --list"
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; usage: {_USAGE}")
+def main(words: Sequence[str]) -> None:
+    """Do what a command line says. Exits with 1 where a run failed."""
+    sweep(words, here())
 
 
-def sweep(words: Sequence[str], root: Path) -> None:
-    """Do what a command line says; `root` holds the twins' folders. Exits with 1 where a run failed."""
-    chosen = _parse(words)
-    table = open_table(chosen.table, chosen.overrides, root)
-    folder = SweepFolder(root, table.sweep.name)
+def sweep(words: Sequence[str], places: Places) -> None:
+    """Do what a command line says, with the programs and folders of `places`."""
+    chosen = make_parser().parse_intermixed_args(list(words))
+    table = open_table(configuration(chosen.table)[0], chosen.overrides, places)
+    folder = SweepFolder(places, table.sweep.name)
     if chosen.list:
         _list(table, folder)
     elif chosen.results:
@@ -53,8 +54,9 @@ def sweep(words: Sequence[str], root: Path) -> None:
             _train(table, todo, folder)
 
 
-def _parse(words: Sequence[str]) -> Any:
-    parser = _Parser("sweep.py", _USAGE, _DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
+def make_parser() -> Parser:
+    """The command's words."""
+    parser = Parser("sweep", _USAGE, _DESCRIPTION, _EXAMPLE)
     parser.add_argument("table", type=Path, metavar="TABLE")
     parser.add_argument("overrides", nargs="*", metavar="section.option=value")
     what = parser.add_mutually_exclusive_group()
@@ -65,7 +67,7 @@ def _parse(words: Sequence[str]) -> Any:
         "--results", action="store_true", help="write the table and the picture anew, train nothing"
     )
     what.add_argument("--run", metavar="NAME", help="train this one run, here")
-    return parser.parse_intermixed_args(list(words))
+    return parser
 
 
 def _submits(table: Table) -> bool:

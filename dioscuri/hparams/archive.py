@@ -14,9 +14,10 @@ from dioscuri.errors import UserError
 from dioscuri.files import replacing
 from dioscuri.hparams import overrides as command_line
 from dioscuri.hparams.expressions import shorten
-from dioscuri.hparams.loading import TWIN, assemble, family
+from dioscuri.hparams.loading import assemble, family
 from dioscuri.hparams.reader import Document, Entry, Section, Setting, fold, read, render, settings
 from dioscuri.hparams.schema import names
+from dioscuri.places import here
 
 
 @dataclass(frozen=True)
@@ -37,22 +38,30 @@ class Resolution:
 
 
 def resolve(
-    cfg_path: Path | str, overrides: Sequence[str], log_root: Path, *, cwd: Path | None = None
+    cfg_path: Path | str,
+    overrides: Sequence[str],
+    log_root: Path,
+    *,
+    cwd: Path | None = None,
+    home: Path | None = None,
 ) -> Resolution:
-    """Settle the options of a run under `log_root`, the twin's folder; nothing is written yet.
+    """Settle the options of a run under `log_root`; nothing is written yet.
 
+    Relative paths of a `.cfg` start from `home`, the twin's folder (default: `log_root`).
     A `UserError` where an option is wrong or the architecture of an existing run would change.
     """
     words = command_line.parse(overrides, cwd)
     given = read(Path(cfg_path))
-    wanted = assemble(given, words, log_root)
+    home = home or log_root
+    wanted = assemble(given, words, home, log_root)
     path = copy_path(log_root, wanted.run.name)
     if not path.exists():
         messages = [_override_line(word, wanted, None) for word in words]
         return Resolution(wanted, messages, path, _edited(given, words, wanted, None))
     saved = read(path)
     _check_family(saved, words, log_root)
-    before, after = assemble(saved, (), log_root), assemble(saved, words, log_root)
+    before = assemble(saved, (), home, log_root)
+    after = assemble(saved, words, home, log_root)
     if before.run.name != wanted.run.name:
         raise UserError(
             f"{path}: [run] name is '{before.run.name}': this copy belongs to '{wanted.run.name}', write that"
@@ -72,7 +81,7 @@ def written_out(
     A `UserError` where an option is wrong.
     """
     document, words = read(cfg_path), command_line.parse(overrides, cwd)
-    return rewritten(document, words, assemble(document, words, TWIN), header)
+    return rewritten(document, words, assemble(document, words, here().home("torch")), header)
 
 
 def rewritten(document: Document, words: Sequence[Setting], hparams: Any, header: Sequence[str]) -> str:
@@ -109,7 +118,8 @@ def _differences(first: Any, second: Any) -> Iterator[tuple[str, str, Any, Any]]
     for section in {**one, **two}:
         left, right = one.get(section, {}), two.get(section, {})
         for option in {**left, **right}:
-            if left.get(option) != right.get(option):
+            # Where the run lives was known before its copy was found.
+            if left.get(option) != right.get(option) and (section, option) != ("run", "root"):
                 yield section, option, left.get(option), right.get(option)
 
 
@@ -170,6 +180,8 @@ def _edited(document: Document, words: Sequence[Setting], after: Any, before: An
     """The document with the words written into it; what would not change a value is left as it is written."""
     for word in words:
         section, declared = _declaration(word, after)
+        if (section, declared.name) == ("run", "root"):
+            continue
         value = _value(after, section, declared)
         if before is None or _value(before, section, declared) != value:
             document = _with_option(document, section, declared, _written(word, value))

@@ -1,6 +1,7 @@
 """From a `.cfg` file and the command line to the typed options of a family."""
 
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -8,29 +9,31 @@ from typing import Any
 from dioscuri.errors import UserError, did_you_mean
 from dioscuri.hparams import overrides as command_line
 from dioscuri.hparams.reader import DEFAULT, Document, Setting, Settings, read, settings
-from dioscuri.hparams.schema import build
+from dioscuri.hparams.schema import build, find, typed
+from dioscuri.hparams.sections import Run
+from dioscuri.places import here, runs_folder
 from dioscuri.registry import family_names, family_part
 
 DEFAULT_FAMILY = "hierarchical_vae"
-TWIN = Path(__file__).resolve().parents[2] / "torch_impl"
-"""Where relative paths of a `.cfg` start unless a twin says otherwise; the twins lie side by side."""
 
 
 def load(
-    path: Path | str, overrides: Sequence[str] = (), *, cwd: Path | None = None, twin: Path = TWIN
+    path: Path | str, overrides: Sequence[str] = (), *, cwd: Path | None = None, twin: Path | None = None
 ) -> Any:
     """Read a `.cfg` file, put `section.option=value` words over it and return the family's `HParams`.
 
-    Relative paths of the file start from the folder `twin`, those of the words from `cwd` (default: the
-    working directory).
+    Relative paths of the file start from the folder `twin` (default: the PyTorch twin's), those of the words
+    from `cwd` (default: the working directory).
     A `UserError` names the file or the word, the section and the option.
     """
-    return assemble(read(Path(path)), command_line.parse(overrides, cwd), twin)
+    return assemble(read(Path(path)), command_line.parse(overrides, cwd), twin or here().home("torch"))
 
 
-def assemble(document: Document, overrides: Sequence[Setting], twin: Path) -> Any:
-    """The `HParams` of a document with overrides."""
-    merged = command_line.merge(settings(document, twin.absolute()), overrides)
+def assemble(document: Document, overrides: Sequence[Setting], twin: Path, runs: Path | None = None) -> Any:
+    """The `HParams` of a document with overrides; `runs` is the folder of the runs, where it is known."""
+    if runs is None:
+        runs = _runs(command_line.merge(settings(document, twin.absolute()), overrides), twin)
+    merged = command_line.merge(settings(document, twin.absolute(), runs), overrides)
     hparams = build(family(merged).HParams, merged, document.source, twin.absolute())
     _check_run_name(hparams.run.name, merged)
     return hparams
@@ -47,6 +50,13 @@ def family(merged: Settings) -> ModuleType:
             f"{where} '{name}' is unknown{did_you_mean(name, known)}; known: {', '.join(sorted(known))}"
         )
     return family_part(name, "options")
+
+
+def _runs(merged: Settings, twin: Path) -> Path:
+    """The folder of the runs, from which paths such as logs-<name> start."""
+    (declared,) = (declared for declared in fields(Run) if declared.name == "root")
+    setting = find(merged, "run", declared)
+    return runs_folder(typed(setting, declared, str) if setting else "", twin)
 
 
 def _lookup(merged: Settings, option: str) -> Setting | None:

@@ -52,7 +52,10 @@ class Document:
 
 @dataclass(frozen=True)
 class Setting:
-    """The text that an option was given, and where. Relative paths start from `base`."""
+    """The text that an option was given, and where.
+
+    Relative paths start from `base`, those that begin with the folder of a run, `logs-<name>`, from `runs`.
+    """
 
     section: str
     option: str
@@ -60,11 +63,17 @@ class Setting:
     source: str
     base: Path
     on_command_line: bool = False
+    runs: Path | None = None
+    """None: from `base` as well."""
 
     @property
     def where(self) -> str:
         """Start of a message about it."""
         return f"{self.source}: [{self.section}] {self.option}"
+
+    def start(self, path: str) -> Path:
+        """Where a relative path starts."""
+        return (self.runs if path.startswith("logs-") else None) or self.base
 
     def value(self) -> Any:
         """Evaluate the text; an option called `name` is text as it stands."""
@@ -137,11 +146,13 @@ def render(document: Document) -> str:
     return "\n".join([*lines, *document.comments]).rstrip() + "\n"
 
 
-def settings(document: Document, base: Path) -> Settings:
+def settings(document: Document, base: Path, runs: Path | None = None) -> Settings:
     """The document's options, ready to be looked up."""
     return {
         fold(section.name): {
-            fold(entry.option): Setting(section.name, entry.option, entry.text, document.source, base)
+            fold(entry.option): Setting(
+                section.name, entry.option, entry.text, document.source, base, runs=runs
+            )
             for entry in section.entries
         }
         for section in document.sections

@@ -132,7 +132,7 @@ def typed(setting: Setting, declared: Field[Any], hint: Any) -> Any:
             raise UserError(f"{setting.where} is no path: it holds a null character")
         if not isinstance(value, str) and not all(value):
             raise UserError(f"{setting.where} has an empty path: leave it out")
-        absolute = tuple(_absolute(path, setting.base) for path in paths)
+        absolute = tuple(_absolute(path, setting.start(path)) for path in paths)
         return absolute[0] if isinstance(value, str) else absolute
     return value
 

@@ -12,6 +12,12 @@ class Run:
 
     family: str = option("hierarchical_vae", doc="model family; selects the option schema")
     name: str = option(doc="run name; the run lives in logs-<name>/")
+    root: str = option(
+        "",
+        path=True,
+        doc="folder of the runs; empty: that of DIOSCURI_RUNS, or else the twin's folder in a clone and the "
+        "working directory for an installed package",
+    )
     seed: int = option(low=0, doc="seed of initialisation, noise, shuffling and augmentation")
     num_gpus: int = option(low=0, doc="accelerators to use; 0 runs on the CPU")
     num_cpus: int = option(low=1, doc="upper bound for image-decoding threads")

@@ -1,11 +1,10 @@
-"""The command that makes runs of the original programs' checkpoints and of published weights, and back."""
+"""Runs of the original programs' checkpoints and of published weights, and back: `dioscuri convert`."""
 
-import argparse
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
 from dioscuri import schedules
 from dioscuri.checkpoint import store
@@ -29,77 +28,6 @@ from dioscuri.versions import versions
 TorchBytes = Callable[[Any], bytes]
 Step = int | Literal["best"] | None
 Source = tuple[Callable[..., efficient_vdvae.Imported], Any]  # importer and what it reads
-
-_USAGE = """\
-convert.py SOURCE --run FOLDER/logs-NAME [--config FILE] [--cfg FILE] [section.option=value ...]
-       convert.py CONFIGURATION --to-cfg OUT.cfg [section.option=value ...]
-       convert.py FOLDER/logs-NAME --to-folder OUT [--step N|best]
-       convert.py FOLDER/logs-NAME --to-torch OUT [--step N|best]"""
-_DESCRIPTION = """\
-The first form makes a run: with torch_impl or jax_impl as FOLDER, train.sh and synthesize.py of that twin go
-on from it. SOURCE is one of
-  a folder with config.json and weights, as open-muse and diffusers (aMUSEd) publish them and as the third
-  form and save_pretrained write it, or such a model of the hub: owner/model or owner/model/folder;
-  weights of taming-transformers or latent-diffusion, with their YAML file as --config;
-  weights of VD-VAE (model.th, model-ema.th), with the fitting file of egs/vdvae as --cfg;
-  weights of Google's MaskGIT, Halton-MaskGIT or LlamaGen's tokenizer, with the fitting file of egs/ as --cfg;
-  a checkpoint of SUNDAE (sundae-vqgan, text8), with the fitting file of egs/sundae or one that
-  data_scripts/convert_toml.py wrote as --cfg;
-  a checkpoint of Efficient-VDVAE, with its .cfg as --cfg: the PyTorch program's file, or the JAX program's
-  checkpoint_<step> or a folder of these (the newest is taken).
---config tells the architecture, --cfg the options that it leaves open (egs/<family>/published.cfg unless
-given). The second form writes an open-muse training configuration as one of this project, and names what it
-leaves out. The third form writes the averaged weights of a run, the newest by default, to a folder that
-from_pretrained of both twins opens, the fourth a checkpoint of a run of Efficient-VDVAE as the PyTorch
-program saves it."""
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        usage = " or: ".join(line.strip() for line in _USAGE.splitlines())
-        raise UserError(f"{message}; usage: {usage}")
-
-
-def convert(words: Sequence[str], read_torch: ReadTorch, torch_bytes: TorchBytes) -> None:
-    """Do what a command line says; `read_torch` and `torch_bytes` translate between files and arrays."""
-    parser = _Parser("convert.py", _USAGE, _DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("source", type=Path, metavar="SOURCE")
-    parser.add_argument("overrides", nargs="*", metavar="section.option=value")
-    parser.add_argument("--cfg", type=Path, metavar="FILE", help="options of the run, a file of this project")
-    parser.add_argument("--config", type=Path, metavar="FILE", help="published configuration, JSON or YAML")
-    parser.add_argument("--run", type=Path, metavar="FOLDER/logs-NAME", help="run to make of the checkpoint")
-    parser.add_argument(
-        "--string-sorted-classes",
-        action="store_true",
-        help="the checkpoint is a SUNDAE's that learnt from a folder for each class, which it counts as the "
-        "names are sorted (0, 1, 10, 11, 2, ...): put its classes in the order of numbers. Not for a run "
-        "that trains on shards of import_latents.py --legacy-classes",
-    )
-    parser.add_argument("--to-torch", type=Path, metavar="OUT", help="file to write in the PyTorch layout")
-    parser.add_argument("--to-cfg", type=Path, metavar="OUT.cfg", help="configuration to write")
-    parser.add_argument("--to-folder", type=Path, metavar="OUT", help="folder to write for from_pretrained")
-    parser.add_argument("--step", metavar="N|best", help="checkpoint of the run to write")
-    chosen = parser.parse_intermixed_args(list(words))
-    if chosen.string_sorted_classes and chosen.run is None:
-        parser.error("--string-sorted-classes is for --run")
-    if chosen.to_cfg is not None:
-        convert_configuration(chosen.source, chosen.to_cfg, chosen.overrides)
-        return
-    target = chosen.to_torch or chosen.to_folder
-    if target is not None:
-        if chosen.run or chosen.cfg or chosen.config or chosen.overrides:
-            parser.error("--to-torch and --to-folder take their options from the run")
-        step = _step(chosen.step)
-        if not chosen.source.is_dir():
-            raise UserError(f"there is no run folder {chosen.source}")
-        if chosen.to_torch is not None:
-            export(chosen.source, target, step, torch_bytes)
-        else:
-            print(export_run(chosen.source, target, step))
-    elif chosen.run is None or chosen.step is not None:
-        parser.error("give --run, --to-cfg, --to-folder or --to-torch")
-    else:
-        _make_run(chosen, read_torch)
 
 
 def convert_configuration(source: Path, target: Path, overrides: Sequence[str]) -> None:
@@ -153,26 +81,35 @@ def _metroplex_options(config: Mapping[str, Any], source: Path) -> dict[str, Any
         raise UserError(f"{source} is no whole configuration: {type(error).__name__} {error}") from error
 
 
-def _make_run(chosen: argparse.Namespace, read_torch: ReadTorch) -> None:
+def import_run(
+    source: Path,
+    config: Path | None,
+    cfg: Path | None,
+    overrides: Sequence[str],
+    run: Path,
+    read_torch: ReadTorch,
+    *,
+    string_sorted_classes: bool,
+) -> None:
     """A run of published weights or of a checkpoint of Efficient-VDVAE, as the configurations tell."""
-    source = local_folder(chosen.source)
-    config = published_config(source, chosen.config)
-    if config is None and chosen.cfg and load(chosen.cfg, chosen.overrides).run.family == "hierarchical_vae":
-        if chosen.string_sorted_classes:
+    source = local_folder(source)
+    published = published_config(source, config)
+    if published is None and cfg and load(cfg, overrides).run.family == "hierarchical_vae":
+        if string_sorted_classes:
             raise UserError(f"{source} is no SUNDAE: leave out --string-sorted-classes")
-        make_run(source, chosen.cfg, chosen.overrides, chosen.run, read_torch)
+        make_run(source, cfg, overrides, run, read_torch)
         return
-    run, by_text = _split(chosen.run), chosen.string_sorted_classes
+    folder_and_name, by_text = split_run(run), string_sorted_classes
     print(
         make_published_run(
-            source, config, chosen.cfg, chosen.overrides, run, read_torch, string_sorted_classes=by_text
+            source, published, cfg, overrides, folder_and_name, read_torch, string_sorted_classes=by_text
         )
     )
 
 
 def make_run(source: Path, cfg: Path, overrides: Sequence[str], run: Path, read_torch: ReadTorch) -> None:
     """Write the checkpoint of an original program into the new run folder `run`."""
-    log_root, name = _split(run)
+    log_root, name = split_run(run)
     overrides = (*overrides, f"run.name={name}")
     importer, content = _read(source, read_torch)
     given = load(cfg, overrides)
@@ -204,7 +141,7 @@ def make_run(source: Path, cfg: Path, overrides: Sequence[str], run: Path, read_
 
 def export_run(run: Path, target: Path, step: Step = None) -> str:
     """Write the averaged weights of a run's checkpoint to a folder; returns what was done."""
-    log_root, name = _split(run)
+    log_root, name = split_run(run)
     hparams = load(copy_path(log_root, name), twin=log_root)
     checkpoint = store.load(RunDirectory(run).checkpoints, step)
     weights = {k: v for k, v in checkpoint.state["ema"].items() if not k.startswith("discriminator.")}
@@ -214,7 +151,7 @@ def export_run(run: Path, target: Path, step: Step = None) -> str:
 
 def export(run: Path, target: Path, step: Step, torch_bytes: TorchBytes) -> None:
     """Write a checkpoint of a run to the file `target`, as the PyTorch program saves it."""
-    log_root, name = _split(run)
+    log_root, name = split_run(run)
     directory = RunDirectory(run)
     hparams = _supported(load(copy_path(log_root, name)))
     checkpoint = store.load(directory.checkpoints, step)
@@ -259,22 +196,12 @@ def _newest_in(folder: Path) -> Path:
     return max(files, key=lambda path: int(path.name.removeprefix("checkpoint_")))
 
 
-def _split(run: Path) -> tuple[Path, str]:
+def split_run(run: Path) -> tuple[Path, str]:
     """Folder that holds the runs, and the run's name."""
     path = run.absolute()
     if not path.name.startswith("logs-") or path.name == "logs-":
         raise UserError(f"{run} is not the folder of a run: it must be called logs-<run.name>")
     return path.parent, path.name.removeprefix("logs-")
-
-
-def _step(text: str | None) -> Step:
-    if text is None:
-        return None
-    if text == "best":
-        return "best"
-    if not text.isdecimal():
-        raise UserError(f"--step {text} is neither a number nor 'best'")
-    return int(text)
 
 
 def _supported(hparams: Any) -> Any:

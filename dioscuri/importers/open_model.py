@@ -56,4 +56,4 @@ def open_published(
 
 
 def _no_torch(path: Path) -> Any:
-    raise UserError(f"{path} is a PyTorch file: make a run of it with convert.py, which reads these")
+    raise UserError(f"{path} is a PyTorch file: make a run of it with dioscuri convert, which reads these")

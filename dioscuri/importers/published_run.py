@@ -14,12 +14,11 @@ from dioscuri.errors import UserError
 from dioscuri.families.vqgan import discriminators
 from dioscuri.hparams import load, resolve, to_json
 from dioscuri.importers.published import FAMILIES, Published, canonical_weights, published_training, recognise
+from dioscuri.places import examples
 from dioscuri.plans.parameters import initial_values
 from dioscuri.versions import versions
 
-BASES = {
-    family: Path(__file__).resolve().parents[2] / "egs" / family / "published.cfg" for family in FAMILIES
-}
+BASES = {family: examples() / family / "published.cfg" for family in FAMILIES}
 """Everything of a run's options that published configurations do not tell."""
 
 

@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dioscuri.cli.evaluate import evaluate
+from dioscuri.cli.evaluate import evaluate, make_engine
 from dioscuri.contract import check_options
 from dioscuri.errors import UserError
 from dioscuri.metrics.frechet import frechet_distance, moments
-from evaluate import make_engine
 from tests.support.tiny_classifier import DIGITS, SMALL, tiny
 from tests.support.twins import TWINS, call
 

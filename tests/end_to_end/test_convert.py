@@ -1,5 +1,6 @@
-"""`convert.py`: original checkpoints become runs and back, foreign files one error line."""
+"""`dioscuri convert`: original checkpoints become runs and back, foreign files one error line."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -10,12 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from convert import read_torch, torch_bytes
 from dioscuri.checkpoint import store
+from dioscuri.cli.convert import main as convert
 from dioscuri.errors import UserError
 from dioscuri.families.hierarchical_vae.plan import make_plan
 from dioscuri.hparams import load
-from dioscuri.importers.convert import convert
 from dioscuri.importers.efficient_vdvae_names import key_table
 
 ROOT = Path(__file__).parents[2]
@@ -27,7 +27,7 @@ FLAX_CFG = CASES / "jax_mol8" / "hparams.cfg"
 
 
 def run(*words):
-    convert([str(word) for word in words], read_torch, torch_bytes)
+    convert([str(word) for word in words])
 
 
 def assert_same(left, right, where=""):
@@ -231,12 +231,12 @@ def test_a_run_with_checkpoints_is_not_overwritten(tmp_path):
         (["file", "--run", "logs-x"], "does not tell its architecture"),
         (
             ["file", "--cfg", "x.cfg"],
-            "give --run, --to-cfg, --to-folder or --to-torch; usage: convert.py SOURCE",
+            "give --run, --to-cfg, --to-folder or --to-torch; usage: dioscuri convert SOURCE",
         ),
         (["file", "--cfg", str(TORCH_CFG), "--run", "x"], "must be called logs-<run.name>"),
         (["logs-x", "--to-torch", "out", "--cfg", "x.cfg"], "take their options from the run"),
         (["logs-x", "--to-torch", "out", "--step", "last"], "--step last is neither a number nor 'best'"),
-        (["--what"], "usage: convert.py SOURCE"),
+        (["--what"], "usage: dioscuri convert SOURCE"),
     ],
 )
 def test_mistakes_in_the_command_line(words, told):
@@ -261,13 +261,30 @@ def test_exporting_a_run_that_has_nothing_is_an_error(tmp_path):
 
 
 def test_the_command_exits_with_2_and_one_line(tmp_path):
-    command = [sys.executable, str(ROOT / "convert.py"), str(tmp_path / "nowhere"), "--cfg", str(TORCH_CFG)]
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [
+        sys.executable,
+        "-m",
+        "dioscuri",
+        "convert",
+        str(tmp_path / "nowhere"),
+        "--cfg",
+        str(TORCH_CFG),
+    ]
     done = subprocess.run(
-        [*command, "--run", "logs-x"], capture_output=True, text=True, cwd=tmp_path, timeout=120, check=False
+        [*command, "--run", "logs-x"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=env,
+        timeout=120,
+        check=False,
     )
     assert done.returncode == 2
     assert done.stderr.startswith("error: checkpoint ")
     assert done.stderr.count("\n") == 1
-    done = subprocess.run([*command[:2], "--help"], capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        [*command[:4], "--help"], capture_output=True, text=True, env=env, timeout=120, check=False
+    )
     assert done.returncode == 0
     assert "--to-torch" in done.stdout

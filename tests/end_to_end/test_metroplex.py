@@ -6,14 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from convert import read_torch, torch_bytes
 from dioscuri.checkpoint import store
+from dioscuri.cli.convert import main as convert
 from dioscuri.errors import UserError
 from dioscuri.families.metroplex.plan import make_plan
 from dioscuri.families.metroplex.tables import parameter_table
 from dioscuri.hparams import load
 from dioscuri.importers import metroplex
-from dioscuri.importers.convert import convert
 from dioscuri.plans.parameters import initial_values
 from tests.host.test_metroplex import vdvae_weights
 from tests.support.twins import ROOT, TWINS, call, pictures
@@ -70,32 +69,32 @@ def test_weights_of_vdvae_become_a_run(tmp_path):
     theirs = vdvae_weights(plan, weights)
     torch.save({name: torch.from_numpy(array) for name, array in theirs.items()}, source)
     run = tmp_path / "torch_impl" / "logs-vdvae"
-    convert([str(source), "--cfg", str(cfg), "--run", str(run), *words], read_torch, torch_bytes)
+    convert([str(source), "--cfg", str(cfg), "--run", str(run), *words])
     found = store.load(run / "checkpoints").state["ema"]
     assert all((found[name] == array).all() for name, array in weights.items())
     assert metroplex.from_original(theirs, hparams).keys() == weights.keys()
     wrong = [str(source), "--cfg", str(cfg), "--run", str(tmp_path / "torch_impl" / "logs-other")]
     with pytest.raises(UserError, match=r"has shape|unknown|lacks"):
-        convert(wrong, read_torch, torch_bytes)
+        convert(wrong)
 
 
 def test_json_becomes_a_configuration(tmp_path):
     source, target = tmp_path / "conv-test.json", tmp_path / "conv-test.cfg"
     config = {"model_path": "x", "width": 64, "depth": 2, "transformer": False, "dataset": {"image_size": 32}}
     source.write_text(json.dumps(config))
-    convert([str(source), "--to-cfg", str(target), "run.seed=7"], read_torch, torch_bytes)
+    convert([str(source), "--to-cfg", str(target), "run.seed=7"])
     found = load(target)
     assert (found.run.name, found.run.seed, found.run.family) == ("conv-test", 7, "metroplex")
     codes = {"model": "vqvae", "image_size": 8, "vq_res": 4, "custom_width_str": "8:8,4:16"}
     codes |= {"enc_blocks": "8d2,4", "dec_blocks": "4d2,8"}
     source.write_text(json.dumps({**codes, "codebook_size": 16}))
-    convert([str(source), "--to-cfg", str(target)], read_torch, torch_bytes)
+    convert([str(source), "--to-cfg", str(target)])
     found = load(target)
     assert (found.run.family, found.model.architecture, found.model.z_channels) == ("vqgan", "metroplex", 16)
     source.write_text(json.dumps(codes))
     with pytest.raises(UserError, match="codebook_size"):
-        convert([str(source), "--to-cfg", str(tmp_path / "other.cfg")], read_torch, torch_bytes)
+        convert([str(source), "--to-cfg", str(tmp_path / "other.cfg")])
     source.write_text(json.dumps({**config, "prog_mode": 1, "depth": 5}))
     with pytest.raises(UserError, match="no preset of depth 5"):
-        convert([str(source), "--to-cfg", str(tmp_path / "other.cfg")], read_torch, torch_bytes)
+        convert([str(source), "--to-cfg", str(tmp_path / "other.cfg")])
     assert not (tmp_path / "other.cfg").exists()

@@ -17,12 +17,13 @@ LONG = ("train.total_train_steps=1000000", "train.checkpoint_and_eval_interval_i
 SECONDS = 300
 
 SEVERAL = TORCH.replace(
-    "train_command(Engine",
+    "run_command(",
     """
-from dioscuri.cli.launch import is_worker, launch
-if not is_worker():
+from dioscuri.cli.launch import launch
+from dioscuri.job import job_of
+if job_of("torch").count == 1:
     sys.exit(launch(2))
-train_command(Engine""",
+run_command(""",
 )
 
 

@@ -1,4 +1,4 @@
-"""`convert.py` makes runs of published weights, which both twins open; what does not fit is told."""
+"""`dioscuri convert` makes runs of published weights, which both twins open; what does not fit is told."""
 
 import json
 import shutil
@@ -10,14 +10,14 @@ import pytest
 import torch
 import yaml
 
-from convert import read_torch, torch_bytes
 from dioscuri.checkpoint import store
+from dioscuri.checkpoint.torch_files import read_torch
 from dioscuri.checkpoint.trained_run import open_run
+from dioscuri.cli.convert import main as convert
 from dioscuri.errors import UserError
 from dioscuri.families.vqgan.plan import make_plan
 from dioscuri.families.vqgan.tables import parameter_table
 from dioscuri.families.vqgan.trained import open_tokenizer
-from dioscuri.importers.convert import convert
 from dioscuri.importers.tokenizer_names import from_flax
 from dioscuri.importers.tokenizers import open_muse_tokenizer, taming_tokenizer
 from dioscuri.importers.transformers import from_google, from_halton
@@ -49,7 +49,7 @@ HALTON = [
 
 
 def run(*words):
-    convert([str(word) for word in words], read_torch, torch_bytes)
+    convert([str(word) for word in words])
 
 
 def weights_of(folder):

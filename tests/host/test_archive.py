@@ -2,9 +2,7 @@
 
 import json
 import stat
-import sys
 from dataclasses import replace
-from unittest.mock import patch
 
 import pytest
 
@@ -12,6 +10,7 @@ from dioscuri.cli.runs import synthesize_command, train_command
 from dioscuri.errors import UserError
 from dioscuri.hparams import load, resolve, to_json
 from dioscuri.hparams.archive import copy_path
+from dioscuri.twins import Twin
 from tests.support.fake_engine import FakeEngine
 from tests.support.tiny import TINY, write_tiny
 
@@ -268,8 +267,7 @@ def test_the_copy_is_readable_by_others(cfg, root):
 
 def command(job, root, cfg, *words):
     """Run a twin's command line with an engine that needs no framework."""
-    with patch.object(sys, "argv", [f"{job.__name__}.py", str(cfg), *words]):
-        job(FakeEngine, root)
+    job(Twin("fake", FakeEngine), root, [str(cfg), *words])
 
 
 def test_options_of_one_synthesis_hold_for_that_call_alone(cfg, root, capsys):

@@ -1,6 +1,7 @@
-"""`evaluate.py`: what it prints of folders and feature files, and one clear line for what it refuses."""
+"""`dioscuri evaluate`: what it prints of folders and feature files, and one clear line for a mistake."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -180,8 +181,11 @@ def files(tmp_path_factory):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("", "the following arguments are required: SAMPLES, REFERENCE; usage: evaluate.py"),
-        ("features.npy features.npy --what", "unrecognized arguments: --what; usage"),
+        ("", "the following arguments are required: SAMPLES, REFERENCE; usage: dioscuri evaluate"),
+        (
+            "features.npy features.npy --what",
+            "unrecognized arguments: --what (did you mean '--weights'?); usage",
+        ),
         ("nowhere features.npy", "nowhere does not exist: give a folder of pictures or a .npy file"),
         ("nothing features.npy", "nothing: holds no pictures; they must lie directly in it"),
         ("text.npy features.npy", "text.npy: neither a folder nor a numpy array file"),
@@ -236,14 +240,28 @@ def test_bad_input_is_one_clear_line(files, monkeypatch, words, message):
 
 
 def test_the_script_ends_with_one_line_and_code_2(files):
-    command = [sys.executable, str(ROOT / "evaluate.py"), "nowhere", "features.npy"]
-    done = subprocess.run(command, cwd=files, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", "dioscuri", "evaluate", "nowhere", "features.npy"]
+    done = subprocess.run(
+        command,
+        cwd=files,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "error: nowhere does not exist: give a folder of pictures or a .npy file\n"
 
 
 def test_the_script_helps(files):
-    command = [sys.executable, str(ROOT / "evaluate.py"), "--help"]
-    done = subprocess.run(command, cwd=files, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", "dioscuri", "evaluate", "--help"]
+    done = subprocess.run(
+        command,
+        cwd=files,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0
     assert "SAMPLES and REFERENCE are folders of pictures" in done.stdout

@@ -2,10 +2,10 @@
 
 import pytest
 
+from dioscuri.cli.convert import main as convert
 from dioscuri.errors import UserError
 from dioscuri.families.maskgit.transformers import make_plan
 from dioscuri.hparams import load
-from dioscuri.importers.convert import convert
 from dioscuri.importers.open_muse_yaml import DIRECT, resolved
 
 IMAGENET = """
@@ -83,7 +83,7 @@ training:
 def run(tmp_path, text, *words):
     (tmp_path / "train.yaml").write_text(text)
     out = tmp_path / "out.cfg"
-    convert([str(tmp_path / "train.yaml"), "--to-cfg", str(out), *words], None, None)
+    convert([str(tmp_path / "train.yaml"), "--to-cfg", str(out), *words])
     return load(out)
 
 

@@ -11,7 +11,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from dioscuri.cli.runs import parse, synthesize_command, train_command
 from dioscuri.errors import UserError, run_command
 from dioscuri.outputs.pictures import above, grid, in_rows, save_grid, save_picture
+from dioscuri.places import egs_path
 from dioscuri.run.logs import JsonLines, TensorBoard
+from dioscuri.twins import open_twin
 
 
 def lines(path):
@@ -67,17 +69,16 @@ def test_pictures_of_any_channels_are_written_whole(tmp_path, channels, name):
 
 def test_command_line_is_split_into_its_parts():
     words = ["my.cfg", "run.name=x", "--resume-from", "../logs-y", "model.up_strides=[1, 2]"]
-    found = parse(words, default_cfg=Path("d.cfg"), resumes=True)
+    found = parse(words, resumes=True)
     assert (found.cfg, found.resume_from) == (Path("my.cfg"), Path("../logs-y"))
     assert found.overrides == ("run.name=x", "model.up_strides=[1, 2]")
-    assert parse([], default_cfg=Path("d.cfg"), resumes=False).cfg == Path("d.cfg")
+    assert parse([], resumes=False).cfg == egs_path("egs/hierarchical_vae/digits.cfg")
 
 
 @pytest.mark.parametrize("word", ["-h", "--help"])
 @pytest.mark.parametrize("command", [train_command, synthesize_command])
-def test_help_prints_the_usage(monkeypatch, capsys, tmp_path, command, word):
-    monkeypatch.setattr("sys.argv", ["x.py", word])
-    command(lambda _: None, tmp_path)
+def test_help_prints_the_usage(capsys, tmp_path, command, word):
+    command(open_twin("torch"), tmp_path, [word])
     assert capsys.readouterr().out.startswith("usage: [CFG]")
     assert not list(tmp_path.iterdir())
 
@@ -96,4 +97,4 @@ def test_a_mistake_is_told_in_one_line(capsys):
 )
 def test_wrong_command_line_ends_with_the_usage(words):
     with pytest.raises(UserError, match=r"usage: \[CFG\]"):
-        parse(words, default_cfg=Path("d.cfg"), resumes=True)
+        parse(words, resumes=True)

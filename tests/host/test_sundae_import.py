@@ -9,12 +9,11 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from convert import read_torch, torch_bytes
 from dioscuri.checkpoint import store
 from dioscuri.checkpoint.pretrained import option_words
+from dioscuri.cli.convert import main as convert
 from dioscuri.errors import UserError
 from dioscuri.families.sundae.plan import initial_parameters, make_plan
-from dioscuri.importers.convert import convert
 from dioscuri.importers.published import canonical_weights
 from dioscuri.importers.sundae import from_sundae, hourglass_options
 from tests.golden.recorded_sundae import options_of
@@ -46,8 +45,8 @@ def test_a_checkpoint_becomes_a_run_and_a_folder_with_the_same_logits(tmp_path, 
     cfg = str(ROOT / "egs" / "sundae" / f"{cfg}.cfg")
     words = [*option_words({"model": of_model, "data": data}), "run.num_gpus=0"]
     file, run = write_sundae(tmp_path / "best.pt", weights), str(tmp_path / "logs-imported")
-    convert([str(file), "--cfg", cfg, "--run", run, *words], read_torch, torch_bytes)
-    convert([run, "--to-folder", str(tmp_path / "folder")], read_torch, torch_bytes)
+    convert([str(file), "--cfg", cfg, "--run", run, *words])
+    convert([run, "--to-folder", str(tmp_path / "folder")])
     network = Pretrained.from_pretrained(tmp_path / "folder")
     ids, expected = ("x", "logits") if name == HOURGLASS else ("unroll_inputs", "unroll_logits")
     ids, expected = inputs.get(ids, outputs.get(ids)), outputs[expected]
@@ -94,11 +93,11 @@ class TestStringSortedClasses:
         file, cfg = write_sundae(tmp_path / "best.pt", weights), str(tiny_sundae.write_tiny(tmp_path))
         words = [str(file), "--cfg", cfg, "model.num_classes=12", "model.legacy_positions=True"]
         run = ["--run", str(tmp_path / "logs-imported"), "--string-sorted-classes"]
-        convert([*words, *run], read_torch, torch_bytes)
+        convert([*words, *run])
         found = store.load(tmp_path / "logs-imported" / "checkpoints").state["ema"]
         assert found["class_emb.weight"][:, 0].tolist() == list(range(12))
         with pytest.raises(UserError, match="--string-sorted-classes is for --run"):
-            convert([*words, "--string-sorted-classes"], read_torch, torch_bytes)
+            convert([*words, "--string-sorted-classes"])
 
     def test_nothing_moves_unasked(self):
         weights, found = self.canonical(self.hparams)

@@ -1,4 +1,4 @@
-"""`sweep.py`: a run for every combination, again after a crash, gone on with, handed to SLURM, and told."""
+"""`dioscuri sweep`: a run for every combination, again after a crash, gone on with, handed to SLURM."""
 
 import csv
 import os
@@ -14,6 +14,7 @@ from PIL import Image
 from dioscuri.cli.sweep import sweep
 from dioscuri.errors import UserError
 from dioscuri.hparams import load
+from dioscuri.places import Places
 from dioscuri.run.sweep.state import SweepFolder
 from dioscuri.run.sweep.table import open_table
 from tests.support.tiny import write_tiny
@@ -81,12 +82,16 @@ def write_table(
 
 
 def write_command(root):
-    """A `sweep.py` whose runs live in the tree of the test."""
-    (root / "sweep.py").write_text(
-        f"import sys; sys.path[0] = {str(ROOT)!r}\nfrom pathlib import Path\n"
-        f"from dioscuri.cli.sweep import sweep\nsweep(sys.argv[1:], Path({str(root)!r}))\n"
+    """`dioscuri sweep TABLE`, whose runs live in the tree of the test."""
+    program = root / "dioscuri" / "__main__.py"
+    program.parent.mkdir()
+    (program.parent / "__init__.py").write_text("")
+    program.write_text(
+        f"import sys; sys.path[0] = {str(ROOT)!r}; del sys.modules['dioscuri']\nfrom pathlib import Path\n"
+        "from dioscuri.cli.sweep import sweep\nfrom dioscuri.places import Places\n"
+        f"sweep(sys.argv[2:], Places(Path({str(root)!r})))\n"
     )
-    return root / "sweep.py"
+    return [sys.executable, "-m", "dioscuri", "sweep", root / "table.sweep"]
 
 
 def started(root, twin="torch_impl"):
@@ -101,7 +106,7 @@ def rows(root):
 
 
 def call(root, *words):
-    sweep([str(root / "table.sweep"), *words], root)
+    sweep([str(root / "table.sweep"), *words], Places(root))
 
 
 def test_every_combination_is_a_run_and_everything_is_told(root, capsys):
@@ -175,12 +180,12 @@ def test_asked_to_stop_it_lets_every_run_save_and_the_same_command_goes_on(root)
     write_table(root, values="[run]\nseed = [1, 2, 3]\n")
     for seed in (1, 2, 3):
         (root / "torch_impl" / f"waits-{seed}").touch()
-    process = subprocess.Popen([sys.executable, write_command(root), root / "table.sweep"])
+    process = subprocess.Popen(write_command(root), cwd=root)
     deadline = time.monotonic() + SECONDS
     while len(list(root.glob("torch_impl/waiting-*"))) < 2 and time.monotonic() < deadline:
         time.sleep(0.05)
-    folder = SweepFolder(root, "trial")
-    first = open_table(root / "table.sweep", [], root).runs[0]
+    folder = SweepFolder(Places(root), "trial")
+    first = open_table(root / "table.sweep", [], Places(root)).runs[0]
     with pytest.raises(UserError, match=f"in use by process {process.pid}"), folder.lock(first).locked():
         pass
     process.send_signal(signal.SIGTERM)
@@ -279,13 +284,16 @@ def test_bad_table_is_one_line_before_anything_starts(root, text):
 def test_command_line_says_what_is_wrong(root):
     for words, message in (
         (["--run", "torch-trial-seed9"], "has no run 'torch-trial-seed9'"),
-        (["--quick"], "usage: sweep.py TABLE"),
+        (["--quick"], "usage: dioscuri sweep TABLE"),
         (["--list", "--results"], "not allowed with"),
     ):
         with pytest.raises(UserError, match=message):
             call(root, *words)
     result = subprocess.run(
-        [sys.executable, str(ROOT / "sweep.py"), "nowhere.sweep"], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "dioscuri", "sweep", "nowhere.sweep"],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr == "error: configuration nowhere.sweep does not exist\n"
@@ -294,9 +302,9 @@ def test_command_line_says_what_is_wrong(root):
 def test_long_names_are_short_and_stay_the_same(root):
     long = "'" + "x" * 60 + "'"
     write_table(root, values=f"[data]\ntrain_data_path = [{long}, 'y']\nval_data_path = [{long}, 'y']\n")
-    names = [run.name for run in open_table(root / "table.sweep", [], root).runs]
+    names = [run.name for run in open_table(root / "table.sweep", [], Places(root)).runs]
     write_table(root, values=f"[data]\ntrain_data_path = ['y', 'z', {long}]\nval_data_path = [{long}, 'y']\n")
-    more = [run.name for run in open_table(root / "table.sweep", [], root).runs]
+    more = [run.name for run in open_table(root / "table.sweep", [], Places(root)).runs]
     assert set(names) < set(more)
     assert all(len(name) <= 100 for name in more)
 
@@ -305,5 +313,5 @@ def test_long_names_are_short_and_stay_the_same(root):
     "path", sorted((ROOT / "egs" / "sweeps").glob("*.sweep")), ids=lambda path: path.stem
 )
 def test_shipped_table_names_runs_that_would_start(path):
-    runs = open_table(path, [], ROOT).runs
+    runs = open_table(path, [], Places(ROOT)).runs
     assert len({run.key for run in runs}) == len(runs) > 1

@@ -1,4 +1,4 @@
-"""The classifier is the same in both twins: outputs, training, and runs that evaluate.py opens."""
+"""The classifier is the same in both twins: outputs, training, and runs that dioscuri evaluate opens."""
 
 from importlib import import_module
 

@@ -10,12 +10,11 @@ import torch
 import torch.nn.functional as F
 from safetensors.numpy import save_file
 
-from convert import read_torch
-from dioscuri.cli.evaluate import evaluate
+from dioscuri.checkpoint.torch_files import read_torch
+from dioscuri.cli.evaluate import evaluate, make_engine, make_network
 from dioscuri.errors import UserError
 from dioscuri.metrics import inception_weights as inception_import
 from dioscuri.metrics.inception import CLASSES, EPSILON, FEATURES, convolutions, resizing, weight_shapes
-from evaluate import make_engine, make_network
 from jax_impl.models.inception import inception as jax_inception
 from tests.support.transformers import QUICK
 from torch_impl.models.inception import inception as torch_inception

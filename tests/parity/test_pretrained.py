@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from convert import read_torch, torch_bytes
 from dioscuri.checkpoint.pretrained import write_folder
+from dioscuri.cli.convert import main as convert
 from dioscuri.errors import UserError
 from dioscuri.families.maskgit.model_options import ARCHITECTURES
 from dioscuri.hparams import load
-from dioscuri.importers.convert import convert
 from tests.parity.metroplex_cases import BASE, CASES, SMALL
 from tests.support import tiny, tiny_classifier, tiny_maskgit, tiny_sundae, tiny_vqgan
 from tests.support.published import recorded
@@ -120,7 +119,7 @@ def test_folders_of_open_muse_open_where_they_are_safetensors(tmp_path, twin):
     assert found.keys() == expected.keys()
     assert all(np.array_equal(found[name], expected[name]) for name in expected)
     publish(tmp_path / "torch", "maskgit_vqgan")
-    with pytest.raises(UserError, match="make a run of it with convert"):
+    with pytest.raises(UserError, match="make a run of it with dioscuri convert"):
         module(twin).Pretrained.from_pretrained(tmp_path / "torch")
 
 
@@ -129,8 +128,8 @@ def test_folders_become_runs_and_runs_folders(tmp_path, name):
     hparams = MODELS[name]()
     write_folder(tmp_path / "first", hparams, weights(hparams))
     words = [str(tmp_path / "first"), "--run", str(tmp_path / "logs-tiny")]
-    convert(words, read_torch, torch_bytes)
-    convert([str(tmp_path / "logs-tiny"), "--to-folder", str(tmp_path / "out")], read_torch, torch_bytes)
+    convert(words)
+    convert([str(tmp_path / "logs-tiny"), "--to-folder", str(tmp_path / "out")])
     assert content(tmp_path / "out") == content(tmp_path / "first")
 
 

@@ -3,14 +3,14 @@
 import os
 import subprocess
 import sys
-from importlib import import_module
 from pathlib import Path
-from unittest.mock import patch
 
 import numpy as np
 from PIL import Image
 
 from dioscuri.cli.runs import synthesize_command, train_command
+from dioscuri.errors import run_command
+from dioscuri.twins import open_twin
 
 ROOT = Path(__file__).parents[2]
 TWINS = ("torch_impl", "jax_impl")
@@ -19,20 +19,22 @@ SCRIPT = """
 import sys
 from pathlib import Path
 from dioscuri.cli.runs import train_command
-from {module} import {engine}
-train_command({engine}, Path(sys.argv.pop(1)))
+from dioscuri.errors import run_command
+from dioscuri.twins import Twin, open_twin
+from tests.support.fake_engine import FakeEngine
+home = Path(sys.argv.pop(1))
+run_command(lambda words: train_command({twin}, home, words))
 """
-FAKE = SCRIPT.format(module="tests.support.fake_engine", engine="FakeEngine")
-TORCH = SCRIPT.format(module="torch_impl.engine", engine="Engine")
-JAX = SCRIPT.format(module="jax_impl.engine", engine="Engine")
+FAKE = SCRIPT.format(twin="Twin('fake', FakeEngine)")
+TORCH = SCRIPT.format(twin="open_twin('torch')")
+JAX = SCRIPT.format(twin="open_twin('jax')")
 
 
 def call(job, twin, *words):
     """Run `train` or `synthesize` of a twin here; `twin` is its folder, named like its package."""
-    make_engine = import_module(f"{twin.name}.engine").Engine
     command = {"train": train_command, "synthesize": synthesize_command}[job]
-    with patch.object(sys, "argv", [f"{job}.py", *map(str, words)]):
-        command(make_engine, twin)
+    name = twin.name.removesuffix("_impl")
+    run_command(lambda words: command(open_twin(name), twin, words), [str(word) for word in words])
 
 
 def start(twin, script, *words):

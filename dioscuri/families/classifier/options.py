@@ -32,7 +32,7 @@ class Synthesis:
     synthesis_mode: str = option(
         "features",
         choices=("features",),
-        doc="features: features, logits and labels of a split's pictures as .npy files for evaluate.py",
+        doc="features: features, logits and labels of a split's pictures as .npy files for dioscuri evaluate",
     )
     load_ema_weights: bool = option(doc="use the averaged weights")
     batch_size: int = option(low=1, high=2**20, doc="global batch size")

@@ -27,7 +27,7 @@ def submit(table: Table, words: Sequence[str], runs: Sequence[Run], folder: Swee
     ]
     done = subprocess.run(
         command,
-        input=job_script(table, words, runs, folder.root),
+        input=job_script(table, words, runs, folder.places.programs),
         capture_output=True,
         text=True,
         check=False,
@@ -42,11 +42,12 @@ def submit(table: Table, words: Sequence[str], runs: Sequence[Run], folder: Swee
     return done.stdout.strip()
 
 
-def job_script(table: Table, words: Sequence[str], runs: Sequence[Run], root: Path) -> str:
+def job_script(table: Table, words: Sequence[str], runs: Sequence[Run], programs: Path) -> str:
     """What job k does: it trains run k. Names, not places in the table, which may change meanwhile."""
     names = " ".join(shlex.quote(run.key) for run in runs)
-    command = [sys.executable, str(root / "sweep.py"), str(table.path.absolute()), *words]
+    command = [sys.executable, "-P", "-m", "dioscuri", "sweep", str(table.path.absolute()), *words]
     return (
         f'#!/bin/sh\nset -- {names}\nshift "$SLURM_ARRAY_TASK_ID"\n'
+        f"export PYTHONPATH={shlex.quote(str(programs))}${{PYTHONPATH:+:$PYTHONPATH}}\n"
         f'exec {shlex.join(command)} sweep.processes=1 --run "$1"\n'
     )

@@ -14,6 +14,7 @@ from dioscuri.checkpoint import store
 from dioscuri.checkpoint.directory import RunDirectory
 from dioscuri.errors import UserError
 from dioscuri.files import read_json, write_json
+from dioscuri.places import Places, runs_folder
 from dioscuri.run.sweep.table import Run
 
 STATES = ("waiting", "submitted", "running", "stopped", "failed", "finished")
@@ -33,14 +34,14 @@ class State:
 
 @dataclass(frozen=True)
 class SweepFolder:
-    """Where a sweep keeps what it writes, and where its runs live: `<root>/<twin>_impl/logs-<run>/`."""
+    """Where a sweep keeps what it writes, and where its runs live."""
 
-    root: Path
+    places: Places
     name: str
 
     @property
     def path(self) -> Path:
-        return self.root / f"logs-sweep-{self.name}"
+        return self.places.results() / f"logs-sweep-{self.name}"
 
     def configuration(self, run: Run) -> Path:
         return self.path / "configurations" / f"{run.key}.cfg"
@@ -54,7 +55,7 @@ class SweepFolder:
 
     def directory(self, run: Run) -> RunDirectory:
         """The run's own folder."""
-        return RunDirectory.of(self.root / f"{run.twin}_impl", run.name)
+        return RunDirectory.of(runs_folder(run.hparams.run.root, self.places.home(run.twin)), run.name)
 
     def state(self, run: Run) -> State:
         """What was last written of the run; a `UserError` where that is damaged."""

@@ -20,6 +20,7 @@ from dioscuri.hparams.archive import rewritten, to_json
 from dioscuri.hparams.loading import assemble
 from dioscuri.hparams.reader import Document, Setting, Settings, fold, read, settings
 from dioscuri.hparams.schema import build, option
+from dioscuri.places import Places, runs_folder
 
 MAX_RUNS = 10_000
 _LONGEST_NAME = 100
@@ -99,14 +100,14 @@ class _Axis:
         return f"{fold(self.setting.section)}.{fold(self.setting.option)}"
 
 
-def open_table(path: Path, words: Sequence[str], root: Path) -> Table:
-    """Read the table at `path`, with `section.option=value` words over it; `root` holds the twins' folders.
+def open_table(path: Path, words: Sequence[str], places: Places) -> Table:
+    """Read the table at `path`, with `section.option=value` words over it.
 
     A `UserError` names what is wrong with the table, or the run that would not start.
     """
     document = read(path)
     merged = command_line.merge(
-        settings(document, root / "torch_impl"), command_line.parse(words, root / "torch_impl")
+        settings(document, places.home("torch")), command_line.parse(words, places.home("torch"))
     )
     own = {"sweep": merged.pop("sweep", {})}
     sweep = build(_Sections, own, str(path), path.absolute().parent).sweep
@@ -118,8 +119,8 @@ def open_table(path: Path, words: Sequence[str], root: Path) -> Table:
         n_runs *= len(axis.values)
         if n_runs > MAX_RUNS:
             raise UserError(f"{path}: more than {MAX_RUNS} combinations: take fewer values")
-    runs = tuple(_runs(path, sweep, bases, axes, root))
-    _check_names(runs, path)
+    runs = tuple(_runs(path, sweep, bases, axes, places))
+    _check_names(runs, path, places)
     return Table(path, sweep, runs)
 
 
@@ -155,23 +156,30 @@ def _value(setting: Setting) -> Any:
     return Setting(setting.section, setting.option, setting.text, setting.source, setting.base).value()
 
 
-def _runs(path: Path, sweep: Sweep, bases: list[Path], axes: list[_Axis], root: Path) -> Iterator[Run]:
+def _runs(path: Path, sweep: Sweep, bases: list[Path], axes: list[_Axis], places: Places) -> Iterator[Run]:
     documents = {base: read(base) for base in bases}
     for base, twin, *values in product(bases, sweep.twin, *(axis.values for axis in axes)):
         chosen = list(zip(axes, values, strict=True))
         differing = {axis.column: value for axis, value in chosen if len(axis.values) > 1}
         label = {"base": _run_name(documents[base], base)} if len(bases) > 1 else {}
+        label |= {"twin": twin} if len(sweep.twin) > 1 and _share_a_folder(places) else {}
         name = _name(sweep.name, label | differing)
         given = [_given(axis.setting, value) for axis, value in chosen]
         named = Setting("run", "name", name, given[0].source if given else "", base, on_command_line=True)
-        hparams = assemble(documents[base], [*given, named], root / f"{twin}_impl")
+        hparams = assemble(documents[base], [*given, named], places.home(twin))
         check_options(hparams)
-        header = (f"# One run of the table {path.name}. Made by sweep.py, which goes by the table.",)
+        header = (f"# One run of the table {path.name}. Made by dioscuri sweep, which goes by the table.",)
         text = rewritten(documents[base], [*given, named], hparams, header)
         words = tuple(
             f"{axis.column}={setting.text}" for (axis, _), setting in zip(chosen, given, strict=True)
         )
         yield Run(name, twin, base, hparams, words, text, {**label, **differing})
+
+
+def _share_a_folder(places: Places) -> bool:
+    """Whether the runs of both twins lie in one folder, where two of one name would be one run."""
+    folders = {runs_folder("", places.home(twin)) for twin in ("torch", "jax")}
+    return len(folders) == 1
 
 
 def _run_name(document: Document, base: Path) -> str:
@@ -190,7 +198,7 @@ def _given(setting: Setting, value: Any) -> Setting:
 def _name(prefix: str, values: dict[str, Any]) -> str:
     """Readable where it is short: a run keeps its name when the table grows."""
     parts = [
-        f"{column.rpartition('.')[2]}{value}" if column != "base" else value
+        f"{column.rpartition('.')[2]}{value}" if column not in ("base", "twin") else value
         for column, value in values.items()
     ]
     name = re.sub(r"[^\w.+-]", "_", "-".join([prefix, *parts]), flags=re.ASCII)
@@ -199,10 +207,11 @@ def _name(prefix: str, values: dict[str, Any]) -> str:
     return f"{prefix}-{sha256(repr(sorted(values.items())).encode()).hexdigest()[:12]}"
 
 
-def _check_names(runs: Sequence[Run], path: Path) -> None:
-    seen: dict[str, Run] = {}
+def _check_names(runs: Sequence[Run], path: Path, places: Places) -> None:
+    seen: dict[Path, Run] = {}
     for run in runs:
-        other = seen.setdefault(run.key, run)
+        folder = runs_folder(run.hparams.run.root, places.home(run.twin))
+        other = seen.setdefault(folder / run.name, run)
         if other is not run:
             raise UserError(
                 f"{path}: two runs would be called '{run.name}': {_told(other)} and {_told(run)}; "

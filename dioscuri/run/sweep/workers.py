@@ -89,15 +89,20 @@ class Workers:
 
     def _process(self, run: Run, slot: int) -> int:
         """Exit code of one start of the run; what it prints goes to the end of its log."""
-        twin = self._folder.root / f"{run.twin}_impl"
-        command = [sys.executable, str(twin / "train.py"), str(self._folder.configuration(run)), *run.words]
+        places = self._folder.places
+        program = places.programs / f"{run.twin}_impl" / "train.py"
+        runs = self._folder.directory(run).path.parent
+        command = [
+            *(sys.executable, str(program), str(self._folder.configuration(run)), *run.words),
+            *([] if runs == program.parent else [f"run.root={runs}"]),
+        ]
         log = self._folder.log(run)
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as output:
             # A session of its own, so that an interrupt from the terminal reaches the run once, through us.
             process = subprocess.Popen(
                 command,
-                cwd=twin,
+                cwd=places.home(run.twin),
                 env=self._environment(slot),
                 stdin=subprocess.DEVNULL,
                 stdout=output,

@@ -1,6 +1,5 @@
 """Frechet distance between pictures and their reconstructions, by the features of a network."""
 
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from dioscuri.metrics.frechet import frechet_distance, moments
 from dioscuri.run.evaluation.extractors import NETWORKS, Extractor, classifier, network
 from dioscuri.run.evaluation.measures import INCEPTION
 from dioscuri.run.evaluation.pictures import PictureArray
+from dioscuri.twins import twin_module
 
 
 class ReconstructionDistance:
@@ -21,7 +21,7 @@ class ReconstructionDistance:
         options, twin = context.hparams.synthesis, context.engine.name
 
         def make_network(twin: str, name: str, weights: str) -> Any:
-            return import_module(f"{twin}_impl.extractors").open_network(name, weights)
+            return twin_module(twin, "extractors").open_network(name, weights)
 
         def make_engine(_twin: str, hparams: Any) -> Any:
             engine: Any = type(context.engine)

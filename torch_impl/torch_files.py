@@ -1,26 +1,15 @@
-"""Make runs of published weights and original checkpoints, and back: see `python convert.py --help`.
-
-The only file that reads or writes PyTorch's checkpoints; `dioscuri/importers` sees numpy arrays.
-"""
+"""PyTorch's checkpoints as nested containers of numpy arrays, and back: nothing but weights is unpickled."""
 
 import io
-import sys
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 
-def main() -> None:
-    """Enter the project's environment, then do what the command line says."""
-    sys.path[0] = str(Path(__file__).resolve().parent)
-    from dioscuri.environment import enter_environment  # noqa: PLC0415 - found only now
-
-    enter_environment()
-    from dioscuri.errors import run_command  # noqa: PLC0415 - needs the environment
-    from dioscuri.importers.convert import convert  # noqa: PLC0415 - needs the environment
-
-    run_command(lambda words: convert(words, read_torch, torch_bytes))
+from dioscuri.errors import UserError
 
 
 def read_torch(path: Path) -> Any:
@@ -29,9 +18,6 @@ def read_torch(path: Path) -> Any:
     A `UserError` says that the file is truncated or holds anything else. bfloat16, which numpy lacks, and
     float16 become float32. Objects by which trainers describe themselves become empty ones.
     """
-    import torch  # noqa: PLC0415 - slow, and needed for this direction only
-
-    from dioscuri.errors import UserError  # noqa: PLC0415 - needs the environment
 
     def to_numpy(value: Any) -> Any:
         if isinstance(value, torch.Tensor):
@@ -61,8 +47,6 @@ class _Inert:
 
 def _inert_globals(path: Path) -> list[Any]:
     """Pairs of `_Inert` and the name of a trainer's class or function that the file refers to."""
-    import torch  # noqa: PLC0415 - slow, and needed for this direction only
-
     trainers = ("pytorch_lightning.", "lightning.", "argparse.Namespace")
     if not zipfile.is_zipfile(path):
         return []
@@ -72,8 +56,6 @@ def _inert_globals(path: Path) -> list[Any]:
 
 def torch_bytes(payload: Any) -> bytes:
     """A PyTorch file of nested containers whose arrays have become tensors, each with memory of its own."""
-    import numpy as np  # noqa: PLC0415 - needs the environment
-    import torch  # noqa: PLC0415 - slow, and needed for this direction only
 
     def to_torch(value: Any) -> Any:
         if isinstance(value, np.ndarray):
@@ -85,7 +67,3 @@ def torch_bytes(payload: Any) -> bytes:
     buffer = io.BytesIO()
     torch.save(to_torch(payload), buffer)
     return buffer.getvalue()
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,103 @@
+"""`dioscuri convert`: runs of published weights and of the originals' checkpoints, and back."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from dioscuri.checkpoint.torch_files import read_torch, torch_bytes
+from dioscuri.cli.parsers import Parser
+from dioscuri.errors import UserError
+from dioscuri.importers.convert import Step, convert_configuration, export, export_run, import_run
+from dioscuri.places import configuration
+
+_USAGE = """\
+SOURCE --run FOLDER/logs-NAME [--config FILE] [--cfg FILE] [section.option=value ...]
+CONFIGURATION --to-cfg OUT.cfg [section.option=value ...]
+FOLDER/logs-NAME --to-folder OUT [--step N|best]
+FOLDER/logs-NAME --to-torch OUT [--step N|best]"""
+_DESCRIPTION = """\
+The first form makes a run: with torch_impl or jax_impl as FOLDER, train.sh and synthesize.py of that twin go
+on from it. SOURCE is one of
+  a folder with config.json and weights, as open-muse and diffusers (aMUSEd) publish them and as the third
+  form and save_pretrained write it, or such a model of the hub: owner/model or owner/model/folder;
+  weights of taming-transformers or latent-diffusion, with their YAML file as --config;
+  weights of VD-VAE (model.th, model-ema.th), with the fitting file of egs/vdvae as --cfg;
+  weights of Google's MaskGIT, Halton-MaskGIT or LlamaGen's tokenizer, with the fitting file of egs/ as --cfg;
+  a checkpoint of SUNDAE (sundae-vqgan, text8), with the fitting file of egs/sundae or one that
+  data_scripts/convert_toml.py wrote as --cfg;
+  a checkpoint of Efficient-VDVAE, with its .cfg as --cfg: the PyTorch program's file, or the JAX program's
+  checkpoint_<step> or a folder of these (the newest is taken).
+--config tells the architecture, --cfg the options that it leaves open (egs/<family>/published.cfg unless
+given). The second form writes an open-muse training configuration as one of this project, and names what it
+leaves out. The third form writes the averaged weights of a run, the newest by default, to a folder that
+from_pretrained of both twins opens, the fourth a checkpoint of a run of Efficient-VDVAE as the PyTorch
+program saves it."""
+
+
+_EXAMPLE = "dioscuri convert amused/amused-256/vqvae --run torch_impl/logs-amused"
+
+
+def make_parser() -> Parser:
+    """The command's words."""
+    parser = Parser("convert", _USAGE, _DESCRIPTION, _EXAMPLE)
+    parser.add_argument("source", type=Path, metavar="SOURCE")
+    parser.add_argument("overrides", nargs="*", metavar="section.option=value")
+    parser.add_argument("--cfg", type=Path, metavar="FILE", help="options of the run, a file of this project")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="published configuration, JSON or YAML")
+    parser.add_argument("--run", type=Path, metavar="FOLDER/logs-NAME", help="run to make of the checkpoint")
+    parser.add_argument(
+        "--string-sorted-classes",
+        action="store_true",
+        help="the checkpoint is a SUNDAE's that learnt from a folder for each class, which it counts as the "
+        "names are sorted (0, 1, 10, 11, 2, ...): put its classes in the order of numbers. Not for a run "
+        "that trains on shards of import_latents.py --legacy-classes",
+    )
+    parser.add_argument("--to-torch", type=Path, metavar="OUT", help="file to write in the PyTorch layout")
+    parser.add_argument("--to-cfg", type=Path, metavar="OUT.cfg", help="configuration to write")
+    parser.add_argument("--to-folder", type=Path, metavar="OUT", help="folder to write for from_pretrained")
+    parser.add_argument("--step", metavar="N|best", help="checkpoint to write (default: the newest)")
+    return parser
+
+
+def main(words: Sequence[str]) -> None:
+    """Do what a command line says."""
+    parser = make_parser()
+    chosen = parser.parse_intermixed_args(list(words))
+    if chosen.cfg is not None:
+        chosen.cfg, _ = configuration(chosen.cfg)
+    if chosen.string_sorted_classes and chosen.run is None:
+        parser.error("--string-sorted-classes is for --run")
+    target = chosen.to_torch or chosen.to_folder
+    if chosen.to_cfg is not None:
+        convert_configuration(chosen.source, chosen.to_cfg, chosen.overrides)
+    elif target is not None:
+        if chosen.run or chosen.cfg or chosen.config or chosen.overrides:
+            parser.error("--to-torch and --to-folder take their options from the run")
+        step = _step(chosen.step)
+        if not chosen.source.is_dir():
+            raise UserError(f"there is no run folder {chosen.source}")
+        if chosen.to_torch is not None:
+            export(chosen.source, target, step, torch_bytes)
+        else:
+            print(export_run(chosen.source, target, step))
+    elif chosen.run is None or chosen.step is not None:
+        parser.error("give --run, --to-cfg, --to-folder or --to-torch")
+    else:
+        import_run(
+            chosen.source,
+            chosen.config,
+            chosen.cfg,
+            chosen.overrides,
+            chosen.run,
+            read_torch,
+            string_sorted_classes=chosen.string_sorted_classes,
+        )
+
+
+def _step(text: str | None) -> Step:
+    if text is None:
+        return None
+    if text == "best":
+        return "best"
+    if not text.isdecimal():
+        raise UserError(f"--step {text} is neither a number nor 'best'")
+    return int(text)

@@ -1,0 +1,66 @@
+"""The parser that all commands share: one line for a mistake, with the nearest name, and a page of help."""
+
+import argparse
+import re
+from typing import NoReturn
+
+from dioscuri.errors import UserError, did_you_mean
+from dioscuri.twins import FRAMEWORKS
+
+PROGRAM = "dioscuri"
+_UNKNOWN = re.compile(r"unrecognized arguments: (?P<word>[^\s=]+)")
+
+
+class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Descriptions as they are written, and defaults where there are any."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default is None or action.default is False or action.default in ("", []):
+            return action.help
+        return super()._get_help_string(action)
+
+
+class Parser(argparse.ArgumentParser):
+    """An `ArgumentParser` of one command; `usage` is written without the program, a form a line."""
+
+    def __init__(self, command: str, usage: str, description: str, example: str = "") -> None:
+        forms = [f"{PROGRAM} {command} {form}".rstrip() for form in usage.splitlines()]
+        super().__init__(
+            f"{PROGRAM} {command}",
+            "\n       ".join(forms),
+            description,
+            f"example:\n  {example}" if example else None,
+            formatter_class=_Formatter,
+            allow_abbrev=False,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        """Raise a `UserError` with the nearest option and the usage."""
+        unknown = _UNKNOWN.match(message)
+        hint = did_you_mean(unknown["word"], self._option_string_actions) if unknown else ""
+        usage = " or: ".join(line.strip() for line in (self.usage or "").splitlines())
+        raise UserError(f"{message}{hint}; usage: {usage}")
+
+    @property
+    def options(self) -> list[str]:
+        """Names of the options, as the completion of a shell offers them."""
+        return [name for name in self._option_string_actions if name.startswith("--")]
+
+
+def add_words(parser: Parser) -> None:
+    """A configuration and options of it, in any order."""
+    parser.add_argument(
+        "words",
+        nargs="*",
+        metavar="CFG, section.option=value",
+        help="configuration and options over its own",
+    )
+
+
+def add_twin(parser: Parser) -> None:
+    """The option `--twin`."""
+    parser.add_argument(
+        "--twin",
+        choices=list(FRAMEWORKS),
+        help="the twin that computes (default: the one installed, torch if both)",
+    )

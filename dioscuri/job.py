@@ -1,0 +1,48 @@
+"""Whether this process is one of several that train one run together, by the variables that its engine reads.
+
+A variable such as RANK alone says nothing: shells, schedulers and other programs leave it behind. A process
+belongs to a job of several where the number of processes is there, too, and above 1.
+"""
+
+import os
+from dataclasses import dataclass
+
+from dioscuri.errors import UserError
+
+_VARIABLES = {
+    "torch": (("RANK", "WORLD_SIZE"),),
+    "jax": (
+        ("JAX_PROCESS_ID", "JAX_NUM_PROCESSES"),
+        ("SLURM_PROCID", "SLURM_NTASKS"),
+        ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
+    ),
+}
+"""Of each twin: names of the process's index and of the number of processes."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """The process's index among `count` processes."""
+
+    index: int = 0
+    count: int = 1
+
+
+def job_of(twin: str) -> Job:
+    """This process's place among those of its run; a `UserError` where a variable holds no whole number."""
+    for index, count in _VARIABLES.get(twin, ()):
+        if (n := _number(count, 1)) > 1:
+            return Job(_number(index, 0), n)
+    hosts = os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",")
+    if twin == "jax" and len(hosts) > 1:
+        return Job(_number("TPU_WORKER_ID", 0), len(hosts))
+    return Job()
+
+
+def _number(variable: str, default: int) -> int:
+    text = os.environ.get(variable, str(default))
+    if not text.isdecimal():
+        raise UserError(
+            f"environment variable {variable} is '{text}', no whole number: unset it, or set it right"
+        )
+    return int(text)

@@ -1,0 +1,84 @@
+"""Where things lie: the twins' programs, shipped examples, runs, caches.
+
+In a clone a twin keeps its runs in its own folder, and relative paths of a `.cfg` start there. An installed
+package writes nothing beside its own files: the working directory takes the place of the twins' folders.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from dioscuri.errors import UserError
+
+PACKAGE = Path(__file__).resolve().parent
+PROGRAMS = PACKAGE.parent
+"""Holds `torch_impl/` and `jax_impl/`, in a clone and in an installed package."""
+
+RUNS_VARIABLE = "DIOSCURI_RUNS"
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the twins' programs lie, and where an installed package works; `work` is None in a clone."""
+
+    programs: Path = PROGRAMS
+    work: Path | None = None
+
+    def home(self, twin: str) -> Path:
+        """The folder of a twin's runs unless another is named; relative paths of a `.cfg` start there."""
+        return self.work or self.programs / f"{twin}_impl"
+
+    def results(self) -> Path:
+        """The folder of a sweep's results: beside those of its runs."""
+        return Path(os.environ.get(RUNS_VARIABLE) or self.work or self.programs).absolute()
+
+
+def here() -> Places:
+    """The clone or, of an installed package, the working directory."""
+    return Places() if in_clone() else Places(work=Path.cwd())
+
+
+def in_clone() -> bool:
+    """Whether this package is that of a clone."""
+    return (PROGRAMS / "build" / "setup_env.sh").is_file() and (PROGRAMS / "egs").is_dir()
+
+
+def runs_folder(root: str, home: Path) -> Path:
+    """The folder of the runs: `run.root` or, where that is empty, DIOSCURI_RUNS, or the twin's home."""
+    return Path(root or os.environ.get(RUNS_VARIABLE) or home).expanduser().absolute()
+
+
+def examples() -> Path:
+    """The folder of the shipped configurations, `egs`."""
+    return PROGRAMS / "egs" if in_clone() else PACKAGE / "egs"
+
+
+def egs_path(name: str | Path) -> Path:
+    """A shipped configuration by its name, such as 'egs/vqgan/digits.cfg' or 'vqgan/digits.cfg'.
+
+    A `UserError` where there is none.
+    """
+    found = _example(Path(name))
+    if found is None:
+        raise UserError(f"there is no example '{name}': {examples()} holds those that are shipped")
+    return found
+
+
+def configuration(path: Path) -> tuple[Path, str]:
+    """A configuration the user names, and a line to print: what does not exist may name a shipped example."""
+    found = None if path.exists() or path.is_absolute() else _example(path)
+    if found is None:
+        return path, ""
+    return found, f"configuration {path}: the one shipped with Dioscuri, {found}"
+
+
+def _example(path: Path) -> Path | None:
+    parts = path.parts[1:] if path.parts[:1] == ("egs",) else path.parts
+    found = examples().joinpath(*parts)
+    return found if parts and ".." not in parts and found.is_file() else None
+
+
+def cache_folder() -> Path:
+    """Where downloads and compiled programs are kept: DIOSCURI_CACHE, or `dioscuri` in the user's cache."""
+    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(os.environ.get("DIOSCURI_CACHE") or Path(cache, "dioscuri")).expanduser()
