@@ -1,21 +1,23 @@
 """Published networks that make features of pictures: the Inception network of FID."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from dioscuri.checkpoint.torch_files import read_torch
 from dioscuri.errors import UserError
 from dioscuri.metrics.inception_weights import inception_file, read_inception
-from jax_impl.models.inception import inception
+from jax_impl.models.inception import features, resized
 
-Extract = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray | None]]
+Extract = Callable[[Sequence[np.ndarray]], tuple[np.ndarray, np.ndarray | None]]
 
 
 def open_network(name: str, weights: str) -> tuple[Extract, str]:
-    """From pictures uint8 (B, H, W, 3) to features (B, D) and logits, if any; and what the network is.
+    """From B pictures uint8 (H, W, 3) of any sizes to features (B, D) and logits, if any; and what the
+    network is.
 
     `weights`: a file; empty: the published one, which is downloaded once.
     """
@@ -23,10 +25,12 @@ def open_network(name: str, weights: str) -> tuple[Extract, str]:
         raise UserError(f"--extractor {name} is a network of the library transformers: leave --twin out")
     file = Path(weights) if weights else inception_file()
     arrays = jax.device_put(read_inception(file, read_torch))
-    run = jax.jit(inception)
+    run = jax.jit(features)
 
-    def extract(pictures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        features, logits = run(pictures, arrays)
-        return np.asarray(features), np.asarray(logits)
+    def extract(pictures: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        dtype = arrays["fc.weight"].dtype
+        x = jnp.concatenate([resized(jnp.asarray(picture[None]), dtype) for picture in pictures])
+        pooled, logits = run(x, arrays)
+        return np.asarray(pooled), np.asarray(logits)
 
     return extract, f"Inception-v3 of FID, {file}"

@@ -1,6 +1,6 @@
 """Published networks that make features of pictures: the Inception network of FID, DINOv2 and CLIP."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -8,14 +8,15 @@ import torch
 
 from dioscuri.checkpoint.torch_files import read_torch
 from dioscuri.metrics.inception_weights import inception_file, read_inception
-from torch_impl.models.inception import inception
+from torch_impl.models.inception import features, resized
 from torch_impl.vision import open_encoder
 
-Extract = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray | None]]
+Extract = Callable[[Sequence[np.ndarray]], tuple[np.ndarray, np.ndarray | None]]
 
 
 def open_network(name: str, weights: str) -> tuple[Extract, str]:
-    """From pictures uint8 (B, H, W, 3) to features (B, D) and logits, if any; and what the network is.
+    """From B pictures uint8 (H, W, 3) of any sizes to features (B, D) and logits, if any; and what the
+    network is.
 
     `weights`: a file or folder, or a model of the hub; empty: the published ones, which are downloaded once.
     """
@@ -28,8 +29,10 @@ def open_network(name: str, weights: str) -> tuple[Extract, str]:
     }
 
     @torch.inference_mode()
-    def extract(pictures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        features, logits = inception(torch.from_numpy(pictures).to(device), tensors)
-        return features.cpu().numpy(), logits.cpu().numpy()
+    def extract(pictures: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        dtype = tensors["fc.weight"].dtype
+        x = [resized(torch.from_numpy(picture[None]).to(device), dtype) for picture in pictures]
+        pooled, logits = features(torch.cat(x), tensors)
+        return pooled.cpu().numpy(), logits.cpu().numpy()
 
     return extract, f"Inception-v3 of FID, {file}"

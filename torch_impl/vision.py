@@ -1,6 +1,6 @@
 """Picture encoders of the library transformers: DINOv2 (Oquab et al. 2023) and CLIP (Radford et al. 2021)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,9 +20,12 @@ NORMS = {
 SIDE = 224
 
 
-def open_encoder(name: str, weights: str) -> tuple[Callable[[np.ndarray], tuple[np.ndarray, None]], str]:
-    """From pictures uint8 (B, H, W, 3) to features (B, D), float32: DINOv2's class token behind the last
-    norm, or CLIP's projected embedding. Pictures are resized bicubically.
+Extract = Callable[[Sequence[np.ndarray]], tuple[np.ndarray, None]]
+
+
+def open_encoder(name: str, weights: str) -> tuple[Extract, str]:
+    """From B pictures uint8 (H, W, 3) of any sizes to features (B, D), float32: DINOv2's class token behind
+    the last norm, or CLIP's projected embedding. Pictures are resized bicubically.
 
     `weights`: a folder with `config.json` and safetensors, or a model of the hub.
     """
@@ -34,7 +37,7 @@ def open_encoder(name: str, weights: str) -> tuple[Callable[[np.ndarray], tuple[
     model = model.eval().to(device)
 
     @torch.inference_mode()
-    def extract(pictures: np.ndarray) -> tuple[np.ndarray, None]:
+    def extract(pictures: Sequence[np.ndarray]) -> tuple[np.ndarray, None]:
         resized = np.stack([_resized(picture, side) for picture in pictures])
         pixels = torch.from_numpy(resized).to(device).permute(0, 3, 1, 2) / 255
         made = model(pixel_values=(pixels - mean) / deviation)

@@ -1,6 +1,7 @@
 """`dioscuri evaluate`: compare two sets of pictures, or of their features."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,20 +24,30 @@ from dioscuri.run.evaluation.extractors import (
 )
 from dioscuri.run.evaluation.judged import class_agreement, read_labels
 from dioscuri.run.evaluation.measures import INCEPTION, INCEPTION_WIDTH, Measure, measures
-from dioscuri.run.evaluation.pictures import Pictures, open_examples, read_npy
+from dioscuri.run.evaluation.pictures import (
+    Pictures,
+    Statistics,
+    open_examples,
+    read_npy,
+    read_statistics,
+)
 from dioscuri.twins import default_twin, installed, open_twin, twin_module
 
 Array = np.ndarray
 
 _USAGE = "SAMPLES REFERENCE [--extractor RUN|NAME] [--k K] [--seed SEED] [--json FILE] ..."
 _DESCRIPTION = """\
-SAMPLES and REFERENCE are folders of pictures, or .npy files: pictures, uint8 (N, H, W, C), or features,
-floating-point (N, D). Pictures are compared by their pixels or, with --extractor FOLDER/logs-NAME, by the
+SAMPLES and REFERENCE are folders of pictures; .npy files of pictures, uint8 (N, H, W, C), or of features,
+floating-point (N, D); or .npz files with pictures 'arr_0', or with statistics of features, 'mu' and 'sigma'.
+Pictures are compared by their pixels or, with --extractor FOLDER/logs-NAME, by the
 features of a classifier that this project has trained, or with --extractor inception|dinov2|clip by those of
 a published network. Its weights are downloaded and verified once, or --weights says where they are. Of
 feature files --extractor names the network that made them: 'inception' alone gives the distance the name FID,
 any other NAME gives FD-NAME."""
 _EXAMPLE = "dioscuri evaluate torch_impl/logs-mine/synthesis-images/generated /pictures/test"
+
+
+MAX_SIDE = 8192
 
 
 def main(words: Sequence[str]) -> None:
@@ -60,15 +71,20 @@ def evaluate(words: Sequence[str], make_engine: MakeEngine, make_network: MakeNe
     chosen.twin = chosen.twin or default_twin()
     if chosen.k < 1 or chosen.seed < 0:
         raise UserError("--k must be 1 or more, and --seed 0 or more")
+    if not 0 <= chosen.resize <= MAX_SIDE:
+        raise UserError(f"--resize must be from 1 to {MAX_SIDE} pixels")
     samples, reference, name, description = _features(chosen, make_engine, make_network)
     _check(samples, reference, chosen)
     found = measures(samples, reference, name, k=chosen.k, seed=chosen.seed)
-    found += _agreement(samples.features, reference.features, chosen)
+    found += _agreement(samples, reference, chosen)
     settings = _settings(chosen.samples)
-    sizes = {"samples": len(samples.features), "reference": len(reference.features)}
+    sizes = {"samples": len(samples) or None, "reference": len(reference) or None}
     _tell(found, sizes, description, settings, chosen)
-    if sizes["samples"] <= (width := samples.features.shape[1]) or sizes["reference"] <= width:
-        print(f"note: no more examples than the {width} features: the Frechet distance comes out too large")
+    if any(size is not None and size <= samples.width for size in sizes.values()):
+        print(
+            f"note: no more examples than the {samples.width} features: the Frechet distance comes out too "
+            "large"
+        )
     if chosen.json is not None:
         table = {m.name: {"value": m.value, "deviation": m.deviation, "remark": m.remark} for m in found}
         write_json(
@@ -96,6 +112,9 @@ def make_parser() -> Parser:
     )
     parser.add_argument("--labels", type=Path, metavar="FILE", help="classes asked for, .npy or labels.json")
     parser.add_argument("--reference-labels", type=Path, metavar="FILE", help="classes of REFERENCE, .npy")
+    parser.add_argument(
+        "--resize", type=int, default=0, metavar="SIDE", help="resize pictures to squares first, bilinearly"
+    )
     parser.add_argument("--k", type=int, default=3, help="nearest neighbours")
     parser.add_argument("--seed", type=int, default=0, help="of subsets and splits")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers there")
@@ -106,29 +125,56 @@ def _features(
     chosen: Any, make_engine: MakeEngine, make_network: MakeNetwork | None
 ) -> tuple[Features, Features, str, str]:
     """Features of both sets, the extractor's name and what it is."""
-    first, second = open_examples(chosen.samples), open_examples(chosen.reference)
-    if isinstance(first, np.ndarray) != isinstance(second, np.ndarray):
+    first, second = (open_examples(path, chosen.resize) for path in (chosen.samples, chosen.reference))
+    pictures = [examples for examples in (first, second) if isinstance(examples, Pictures)]
+    if pictures and any(isinstance(examples, np.ndarray) for examples in (first, second)):
         raise UserError(
             f"{chosen.samples} and {chosen.reference}: one holds features, the other pictures; give two of a "
             "kind"
         )
-    if isinstance(first, np.ndarray) and isinstance(second, np.ndarray):
-        name = chosen.extractor or "features"
-        if not name.isidentifier():
-            raise UserError(f"--extractor '{name}' must be a name, such as inception, for feature files")
-        logits = None if chosen.logits is None else _logits(chosen.logits, len(first))
-        return Features(first, logits), Features(second), name, f"{name}, features of files"
+    if not isinstance(first, Pictures) and not isinstance(second, Pictures):
+        return _of_files(first, second, chosen)
     if chosen.logits is not None:
         raise UserError("--logits belongs to feature files: a classifier computes those of pictures itself")
-    assert not isinstance(first, np.ndarray)
-    assert not isinstance(second, np.ndarray)
     if chosen.weights and chosen.extractor not in NETWORKS:
         raise UserError(f"--weights belongs to --extractor {', '.join(NETWORKS)}: leave it out")
     if chosen.extractor in NETWORKS and make_network is not None:
         extractor = network(chosen.extractor, chosen.weights, chosen.twin, make_network)
     else:
-        extractor = _extractor(chosen.extractor, first, second, make_engine)
-    return extractor.of(first), extractor.of(second), extractor.name, extractor.description
+        extractor = _extractor(chosen.extractor, pictures[0], pictures[-1], make_engine)
+    if extractor.name == PIXELS and len(pictures) == 1:
+        raise UserError("statistics are those of a network's features: name it, as --extractor inception")
+    one, other = (
+        extractor.of(examples) if isinstance(examples, Pictures) else _of_file(examples)
+        for examples in (first, second)
+    )
+    if extractor.name == INCEPTION and isinstance(second, Pictures):
+        # As guided-diffusion publishes references: pictures, and statistics of all that they were drawn from.
+        other = replace(other, gaussian=read_statistics(chosen.reference))
+    return one, other, extractor.name, extractor.description
+
+
+def _of_files(
+    first: Array | Statistics, second: Array | Statistics, chosen: Any
+) -> tuple[Features, Features, str, str]:
+    """Features or their statistics as files hold them."""
+    name = chosen.extractor or "features"
+    if not name.isidentifier():
+        raise UserError(f"--extractor '{name}' must be a name, such as inception, for feature files")
+    if chosen.resize:
+        raise UserError("--resize belongs to pictures: leave it out")
+    logits = None
+    if chosen.logits is not None:
+        if not isinstance(first, np.ndarray):
+            raise UserError("--logits belongs to features of SAMPLES, which are statistics alone")
+        logits = _logits(chosen.logits, len(first))
+    return replace(_of_file(first), logits=logits), _of_file(second), name, f"{name}, features of files"
+
+
+def _of_file(examples: Array | Statistics) -> Features:
+    if isinstance(examples, Statistics):
+        return Features(None, gaussian=examples.moments)
+    return Features(examples)
 
 
 def _extractor(wanted: str | None, first: Pictures, second: Pictures, make_engine: MakeEngine) -> Extractor:
@@ -146,32 +192,33 @@ def _logits(path: Path, n: int) -> Array:
 
 
 def _check(samples: Features, reference: Features, chosen: Any) -> None:
-    widths = [part.features.shape[1] for part in (samples, reference)]
-    if widths[0] != widths[1] or not widths[0]:
+    if samples.width != reference.width or not samples.width:
         raise UserError(
-            f"{chosen.samples} and {chosen.reference}: features of {widths[0]} and {widths[1]} numbers "
-            "cannot be compared"
+            f"{chosen.samples} and {chosen.reference}: features of {samples.width} and {reference.width} "
+            "numbers cannot be compared"
         )
-    if chosen.extractor == INCEPTION and widths[0] != INCEPTION_WIDTH:
+    if chosen.extractor == INCEPTION and samples.width != INCEPTION_WIDTH:
         raise UserError(
-            f"{chosen.samples}: features of {widths[0]} numbers are not Inception's, which have "
+            f"{chosen.samples}: features of {samples.width} numbers are not Inception's, which have "
             f"{INCEPTION_WIDTH}; name their network with --extractor NAME"
         )
-    needed = max(2, chosen.k + 1)
+    least = max(2, chosen.k + 1)
     for path, part in ((chosen.samples, samples), (chosen.reference, reference)):
-        if len(part.features) < needed:
-            raise UserError(f"{path}: {len(part.features)} examples are too few, give {needed} or more")
+        if part.features is not None and len(part) < least:
+            raise UserError(f"{path}: {len(part)} examples are too few, give {least} or more")
 
 
-def _agreement(samples: Array, reference: Array, chosen: Any) -> list[Measure]:
+def _agreement(samples: Features, reference: Features, chosen: Any) -> list[Measure]:
     """Of classes, where those of both sets are known."""
     if chosen.labels is None and chosen.reference_labels is None:
         return []
     if chosen.labels is None or chosen.reference_labels is None:
         raise UserError("--labels and --reference-labels belong together: give both or neither")
+    if samples.features is None or reference.features is None:
+        raise UserError("--labels and --reference-labels need examples, and statistics hold none")
     asked = read_labels(chosen.labels, len(samples), chosen.samples)
     labels = read_labels(chosen.reference_labels, len(reference), chosen.reference)
-    share = class_agreement(samples, asked, reference, labels, k=chosen.k)
+    share = class_agreement(samples.features, asked, reference.features, labels, k=chosen.k)
     return [Measure("class agreement", share, remark=f"vote of the {chosen.k} nearest of REFERENCE")]
 
 
@@ -184,12 +231,16 @@ def _settings(samples: Path) -> dict[str, Any]:
 
 
 def _tell(
-    found: list[Measure], sizes: dict[str, int], description: str, settings: dict[str, Any], chosen: Any
+    found: list[Measure],
+    sizes: dict[str, int | None],
+    description: str,
+    settings: dict[str, Any],
+    chosen: Any,
 ) -> None:
-    print(f"samples:   {sizes['samples']} of {chosen.samples}")
+    print(f"samples:   {sizes['samples'] or 'statistics'} of {chosen.samples}")
     if settings:
         print("sampling:  " + ", ".join(f"{name}={value}" for name, value in told(settings).items()))
-    print(f"reference: {sizes['reference']} of {chosen.reference}")
+    print(f"reference: {sizes['reference'] or 'statistics'} of {chosen.reference}")
     print(f"extractor: {description}")
     print(f"seed:      {chosen.seed}")
     width = max(len(measure.name) for measure in found)

@@ -1,21 +1,18 @@
 """Pictures in numpy files: ImageNet's npz parts and plain npy files, memory-mapped where the file allows."""
 
-import zipfile
 from collections.abc import Callable, Sequence
-from math import prod
 from pathlib import Path
 
 import numpy as np
 
 from dioscuri.data.descriptors import describe
 from dioscuri.data.listing import folder_files
+from dioscuri.data.numpy_files import Damaged, read_member, read_npy
 from dioscuri.data.options import PATH_OPTIONS, Options, Split, data_path, picture_shape
 from dioscuri.data.picture_set import NumberedKeys, PictureSet
 from dioscuri.errors import UserError
 
 Array = np.ndarray
-
-_LOCAL_HEADER = 30  # bytes of a zip member's header before its name and extra field
 
 
 class Shards:
@@ -85,11 +82,10 @@ def _numbered_set(name: str, path: Path, n: int, read: Callable[[Array], Array])
 def _read_npy(path: Path, shape: tuple[int, int, int]) -> Array:
     """Memory-map pictures (N, H, W, C), a grey axis added where it is missing."""
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{path}: not a numpy array file ({error})") from error
-    if not isinstance(array, np.ndarray):
-        raise UserError(f"{path}: not a .npy file; an .npz belongs to dataset_source 'imagenet'")
+        array = read_npy(path)
+    except Damaged as error:
+        archive = "; an .npz belongs to dataset_source 'imagenet'" if path.suffix == ".npz" else ""
+        raise UserError(f"{path}: not a numpy array file ({error}){archive}") from error
     pictures = array[..., None] if array.ndim == 3 else array
     if pictures.dtype != np.uint8 or pictures.ndim != 4 or pictures.shape[1:] != shape:
         H, W, C = shape
@@ -103,36 +99,8 @@ def _read_npy(path: Path, shape: tuple[int, int, int]) -> Array:
 def _read_npz_data(path: Path) -> Array:
     """Array 'data' of an npz: memory-mapped if it is stored, read into memory if it is compressed."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            member = archive.getinfo("data.npy")
-            if member.compress_type == zipfile.ZIP_STORED:
-                return _map_stored_member(path, member)
-        with np.load(path, allow_pickle=False) as arrays:
-            return np.asarray(arrays["data"])
+        return read_member(path, "data")
     except KeyError as error:
         raise UserError(f"{path}: has no array 'data'; expected a part of downsampled ImageNet") from error
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except Damaged as error:
         raise UserError(f"{path}: not a numpy archive ({error}); fetch the file again") from error
-
-
-def _map_stored_member(path: Path, member: zipfile.ZipInfo) -> Array:
-    with path.open("rb") as stream:
-        stream.seek(member.header_offset)
-        header = stream.read(_LOCAL_HEADER)
-        name_length, extra_length = (int.from_bytes(header[at : at + 2], "little") for at in (26, 28))
-        stream.seek(name_length + extra_length, 1)
-        version = np.lib.format.read_magic(stream)
-        read_header = {
-            (1, 0): np.lib.format.read_array_header_1_0,
-            (2, 0): np.lib.format.read_array_header_2_0,
-        }.get(version)
-        if read_header is None:
-            raise ValueError(f"unsupported numpy format version {version}")
-        shape, fortran_order, dtype = read_header(stream)
-        if dtype.hasobject:
-            raise ValueError("'data' holds Python objects, which are never read")
-        if not prod(shape):
-            return np.empty(shape, dtype)  # nothing to map
-        return np.memmap(
-            path, dtype, mode="r", offset=stream.tell(), shape=shape, order="F" if fortran_order else "C"
-        )

@@ -9,6 +9,8 @@ import numpy as np
 
 Array = np.ndarray
 
+_TOLERANCE = 1e-4  # of the largest entry: what float32 and the order of sums leave
+
 
 @dataclass(frozen=True)
 class Moments:
@@ -25,6 +27,19 @@ def moments(features: Array) -> Moments:
         raise ValueError(f"a covariance needs 2 feature vectors or more, not {N}")
     mean = features.mean(0, dtype=np.float64)
     return Moments(mean, np.linalg.qr(features - mean, mode="r") / np.sqrt(N - 1))
+
+
+def moments_of_covariance(mean: Array, covariance: Array) -> Moments:
+    """Of a mean (D,) and a covariance (D, D), as they are published. ValueError where it is not symmetric or
+    has clearly negative variances."""
+    covariance = covariance.astype(np.float64)
+    size = np.abs(covariance).max()
+    if np.abs(covariance - covariance.T).max() > _TOLERANCE * size:
+        raise ValueError("it is not symmetric")
+    values, vectors = np.linalg.eigh(covariance)
+    if values[0] < -_TOLERANCE * len(values) * size:
+        raise ValueError(f"it has a variance of {values[0]:.3g}")
+    return Moments(mean.astype(np.float64), np.sqrt(np.maximum(values, 0))[:, None] * vectors.T)
 
 
 def frechet_distance(first: Moments, second: Moments) -> float:

@@ -16,12 +16,20 @@ _WINDOW = (1, 3, 3, 1)
 
 def inception(pictures: Array, weights: Arrays) -> tuple[Array, Array]:
     """Pictures uint8 (B, H, W, 3) -> features (B, 2048), and logits (B, 1008) without their bias."""
+    return features(resized(pictures, weights["fc.weight"].dtype), weights)
+
+
+def resized(pictures: Array, dtype: jnp.dtype) -> Array:
+    """Pictures uint8 (B, H, W, 3) -> the network's input (B, 299, 299, 3), -1 ... 1."""
     _, H, W, _ = pictures.shape
-    dtype = weights["fc.weight"].dtype
     rows, columns = (jnp.asarray(resizing(side), dtype) for side in (H, W))
-    x = jnp.einsum("ih,jw,bhwc->bijc", rows, columns, pictures.astype(dtype))
-    features = _through((x - 128) / 128, layers(), weights).mean((1, 2))
-    return features, features @ weights["fc.weight"].T
+    return (jnp.einsum("ih,jw,bhwc->bijc", rows, columns, pictures.astype(dtype)) - 128) / 128
+
+
+def features(x: Array, weights: Arrays) -> tuple[Array, Array]:
+    """The network's input -> features (B, 2048), and logits (B, 1008) without their bias."""
+    pooled = _through(x, layers(), weights).mean((1, 2))
+    return pooled, pooled @ weights["fc.weight"].T
 
 
 def _through(x: Array, layer: Layer, weights: Arrays) -> Array:

@@ -186,10 +186,10 @@ def files(tmp_path_factory):
             "features.npy features.npy --what",
             "unrecognized arguments: --what (did you mean '--weights'?); usage",
         ),
-        ("nowhere features.npy", "nowhere does not exist: give a folder of pictures or a .npy file"),
+        ("nowhere features.npy", "nowhere does not exist: give a folder of pictures, a .npy or an .npz file"),
         ("nothing features.npy", "nothing: holds no pictures; they must lie directly in it"),
         ("text.npy features.npy", "text.npy: neither a folder nor a numpy array file"),
-        ("archive.npz features.npy", "archive.npz: an .npz archive; give a folder"),
+        ("archive.npz features.npy", "archive.npz: has neither pictures 'arr_0' nor statistics"),
         ("objects.npy features.npy", "objects.npy: neither a folder nor a numpy array file"),
         ("numbers.npy features.npy", "numbers.npy: holds float64 (9,), neither floating-point features"),
         ("labels.npy features.npy", "labels.npy: holds int64 (9,), neither floating-point features"),
@@ -221,7 +221,10 @@ def files(tmp_path_factory):
             "features.npy features.npy --labels features.npy --reference-labels labels.npy",
             "holds float64 (9, 5), not a whole number for each picture",
         ),
-        ("pictures.npy others.npy", "others.npy: pictures are 5x5x1, not 4x4x1"),
+        (
+            "pictures.npy others.npy",
+            "others.npy, picture 0: is 5x5, not 4x4 as the first picture",
+        ),
         ("pictures.npy pictures.npy --logits few.npy", "--logits belongs to feature files"),
         ("pictures.npy pictures.npy --weights x", "--weights belongs to --extractor inception, dinov2, clip"),
         ("pictures.npy pictures.npy --extractor nowhere", "does not exist: give the folder logs-<name>"),
@@ -250,7 +253,7 @@ def test_the_script_ends_with_one_line_and_code_2(files):
         check=False,
     )
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "error: nowhere does not exist: give a folder of pictures or a .npy file\n"
+    assert done.stderr == "error: nowhere does not exist: give a folder of pictures, a .npy or an .npz file\n"
 
 
 def test_the_script_helps(files):
@@ -265,3 +268,130 @@ def test_the_script_helps(files):
     )
     assert done.returncode == 0
     assert "SAMPLES and REFERENCE are folders of pictures" in done.stdout
+
+
+@pytest.mark.parametrize("kinds", ["folders", "folder and array", "arrays"])
+def test_colours_of_any_picture_count(tmp_path, kinds):
+    """Red and green sets whose first pictures are grey, and whose colours are equally bright."""
+    sets = []
+    for name, colour in (("red", (255, 0, 0)), ("green", (0, 130, 0))):
+        pictures = np.full((6, 8, 8, 3), colour, np.uint8)
+        pictures[0] = 76
+        if kinds == "arrays" or (kinds != "folders" and name == "red"):
+            sets.append(write_npy(tmp_path / f"{name}.npy", pictures))
+            continue
+        sets.append(write_folder(tmp_path / name, pictures))
+        Image.new("L", (8, 8), 76).save(sets[-1] / "0000.png")
+    assert table(tmp_path / "out.json", *sets)["metrics"]["FD-pixels"]["value"] > 1e5
+    swapped = table(tmp_path / "out.json", *sets[::-1])["metrics"]["FD-pixels"]["value"]
+    assert swapped == table(tmp_path / "out.json", *sets)["metrics"]["FD-pixels"]["value"]
+
+
+def test_pictures_of_mixed_sizes_are_resized_when_asked(tmp_path):
+    pictures = digits(0, 6, side=8)
+    made = write_folder(tmp_path / "made", pictures)
+    large = Image.fromarray(pictures[2, ..., 0]).resize((20, 12), Image.Resampling.NEAREST)
+    large.save(made / "0002.png")
+    real = write_npy(tmp_path / "real.npy", digits(1, 6, side=6))
+    with pytest.raises(UserError, match=r"0002.png: is 12x20, not 8x8 as the first picture; give --resize 8"):
+        run(made, made)
+    images = [Image.fromarray(picture[..., 0]) for picture in pictures]
+    images[2] = large
+    others = [Image.fromarray(picture[..., 0]) for picture in digits(1, 6, side=6)]
+    small = [[np.ravel(i.resize((4, 4), Image.Resampling.BILINEAR)) for i in s] for s in (images, others)]
+    expected = frechet_distance(*(moments(np.stack(part)) for part in small))
+    found = table(tmp_path / "out.json", made, real, "--resize", 4)["metrics"]["FD-pixels"]["value"]
+    assert found == pytest.approx(expected)
+    with pytest.raises(UserError, match="--resize must be from 1 to"):
+        run(made, real, "--resize", 10**9)
+
+
+def test_samples_of_archives_are_those_of_arrays(sets, tmp_path):
+    made, real, samples, _ = sets
+    for save in (np.savez, np.savez_compressed):
+        save(tmp_path / "made.npz", samples.reshape(30, 4, 4, 1))
+        found = table(tmp_path / "out.json", tmp_path / "made.npz", real)
+        assert found == table(tmp_path / "out.json", made, real)
+
+
+def test_statistics_of_files_give_the_frechet_distance_of_their_features(tmp_path, capsys):
+    random = np.random.default_rng(0)
+    first, second = random.normal(size=(40, 6)), random.normal(1, 2, size=(50, 6))
+    expected = frechet_distance(moments(first), moments(second))
+    for name, part in (("first", first), ("second", second)):
+        write_npy(tmp_path / f"{name}.npy", part)
+        np.savez(tmp_path / f"{name}.npz", mu=part.mean(0), sigma=np.cov(part, rowvar=False))
+    for pair in (("first.npz", "second.npz"), ("first.npy", "second.npz"), ("first.npz", "second.npy")):
+        found = table(tmp_path / "out.json", *(tmp_path / name for name in pair))
+        assert list(found["metrics"]) == ["FD-features"]
+        assert found["metrics"]["FD-features"]["value"] == pytest.approx(expected)
+        assert found["samples"] == (40 if pair[0].endswith("npy") else None)
+    assert f"reference: statistics of {tmp_path / 'second.npz'}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"mu": np.zeros(3), "sigma": np.eye(4)}, "not (D,) and (D, D)"),
+        ({"mu": np.zeros(3), "sigma": np.full((3, 3), np.nan)}, "are not all finite"),
+        ({"mu": np.zeros(3), "sigma": -np.eye(3)}, "sigma is no covariance"),
+        ({"mu": np.zeros(3), "sigma": np.triu(np.ones((3, 3)))}, "sigma is no covariance"),
+        ({"mu": np.array(["a"]), "sigma": np.array([["a"]])}, "no floats"),
+        ({"arr_0": np.zeros((3, 4, 4, 3))}, "neither floating-point features"),
+        ({"arr_0": np.zeros((0, 4, 4, 3), np.uint8)}, "holds nothing"),
+    ],
+)
+def test_archives_that_hold_something_else(tmp_path, arrays, message):
+    np.savez(tmp_path / "bad.npz", **arrays)
+    with pytest.raises(UserError) as refused:
+        run(tmp_path / "bad.npz", tmp_path / "bad.npz")
+    assert message in str(refused.value)
+
+
+def test_statistics_need_a_network_for_the_pictures(sets, tmp_path):
+    np.savez(tmp_path / "real.npz", mu=np.zeros(16), sigma=np.eye(16))
+    with pytest.raises(UserError, match="name it, as --extractor inception"):
+        run(sets[0], tmp_path / "real.npz")
+
+
+def test_a_network_sees_each_picture_in_its_own_size(tmp_path):
+    """A stand-in for a published network: a feature is a picture's width or height."""
+    sizes = np.random.default_rng(0).integers(2, 9, (12, 2))
+    for name in ("made", "real"):
+        (tmp_path / name).mkdir()
+        for n, (H, W) in enumerate(sizes if name == "made" else sizes[::-1]):
+            Image.new("RGB", (W, H)).save(tmp_path / name / f"{n:02d}.png")
+
+    def make_network(twin, name, weights):
+        return lambda pictures: (np.array([p.shape[:2] for p in pictures], np.float32), None), name
+
+    folders = [str(tmp_path / "made"), str(tmp_path / "real")]
+    evaluate([*folders, "--extractor", "clip", "--json", str(tmp_path / "o")], no_engine, make_network)
+    metrics = json.loads((tmp_path / "o").read_text())["metrics"]
+    assert metrics["FD-clip"]["value"] == pytest.approx(0, abs=1e-9)
+    assert metrics["nearest"]["value"] == 0
+
+
+def test_published_references_bring_statistics_beside_their_pictures(sets, tmp_path):
+    """guided-diffusion's reference batches hold `arr_0`, `mu` and `sigma`."""
+    width, random = 2048, np.random.default_rng(0)
+    mean, factor = random.normal(size=width), random.normal(size=(3, width))
+    pictures = sets[3].reshape(40, 4, 4, 1)
+    np.savez(tmp_path / "r.npz", arr_0=pictures, mu=mean, sigma=factor.T @ factor)
+
+    def make_network(twin, name, weights):
+        matrix = np.random.default_rng(1).normal(size=(48, width))
+        return lambda batch: (np.stack([p.reshape(-1) / 255.0 for p in batch]) @ matrix, None), name
+
+    out = tmp_path / "o.json"
+    words = [sets[0], tmp_path / "r.npz", "--extractor", "inception", "--json", out]
+    evaluate(list(map(str, words)), no_engine, make_network)
+    metrics = json.loads(out.read_text())["metrics"]
+    run_network, _ = make_network("", "", "")
+    features, _ = run_network(np.repeat(sets[2].reshape(30, 4, 4, 1), 3, -1))
+    first, covariance = moments(features), factor.T @ factor
+    expected = np.square(first.mean - mean).sum() + np.square(first.factor).sum() + np.trace(covariance)
+    expected -= 2 * np.linalg.svd(first.factor @ factor.T, compute_uv=False).sum()
+    assert metrics["FID"]["value"] == pytest.approx(expected)
+    assert metrics["FID"]["remark"] == "mu and sigma of a file"
+    assert "KID" in metrics

@@ -1,6 +1,7 @@
 """Faults that public bug reports describe, each as short as it can be shown: none may come back."""
 
 import io
+import json
 import tarfile
 from types import SimpleNamespace
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dioscuri.cli.evaluate import evaluate
 from dioscuri.data import open_datasets
 from dioscuri.data.options import matching_files
 from dioscuri.data.webdataset import open_webdataset
@@ -86,3 +88,17 @@ def test_tar_files_lose_nothing_silently(tmp_path):
     pictures = open_webdataset(tar_of(tmp_path / "dots", dots), "train")
     assert "2 picture files" in " ".join(pictures.notes)
     np.testing.assert_array_equal(pictures.gather([0])[0, 0, 0], [30, 30, 30])
+
+
+def test_evaluation_sees_colours_behind_a_grey_first_picture(tmp_path):
+    for name, colour in (("red", (255, 0, 0)), ("green", (0, 130, 0))):
+        (tmp_path / name).mkdir()
+        Image.new("L", (8, 8), 76).save(tmp_path / name / "000.png")
+        for number in range(1, 6):
+            Image.new("RGB", (8, 8), colour).save(tmp_path / name / f"{number:03}.png")
+
+    def no_engine(twin, hparams):
+        raise AssertionError
+
+    evaluate([str(tmp_path / "red"), str(tmp_path / "green"), "--json", str(tmp_path / "o.json")], no_engine)
+    assert json.loads((tmp_path / "o.json").read_text())["metrics"]["FD-pixels"]["value"] > 1e5

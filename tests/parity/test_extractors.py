@@ -155,3 +155,18 @@ def test_without_network_there_is_one_clear_line(tmp_path, monkeypatch, pictures
     monkeypatch.setattr("time.sleep", lambda _: None)
     with pytest.raises(UserError, match="run the command again to continue the download"):
         evaluate([*pictures, "--extractor", "inception"], make_engine, make_network)
+
+
+def test_pictures_of_mixed_sizes_are_resized_one_by_one(weights_file):
+    """Features of a list are those of each picture alone, in both twins."""
+    sizes = ((12, 9), (20, 31), (12, 9))
+    pictures = [PICTURES[0][:h, :w] if h <= 12 else np.resize(PICTURES, (h, w, 3)) for h, w in sizes]
+    together = {}
+    for twin in ("torch", "jax"):
+        network, _ = make_network(twin, "inception", str(weights_file))
+        together[twin], logits = network(pictures)
+        assert logits.shape == (3, CLASSES)
+        alone = network(pictures[1:2])[0]
+        np.testing.assert_allclose(together[twin][1:2], alone, rtol=1e-4, atol=1e-4 * np.abs(alone).max())
+    largest = np.abs(together["torch"]).max()
+    np.testing.assert_allclose(together["jax"], together["torch"], rtol=0, atol=1e-4 * largest)

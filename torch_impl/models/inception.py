@@ -13,14 +13,20 @@ Tensors = Mapping[str, Tensor]
 
 def inception(pictures: Tensor, weights: Tensors) -> tuple[Tensor, Tensor]:
     """Pictures uint8 (B, H, W, 3) -> features (B, 2048), and logits (B, 1008) without their bias."""
+    return features(resized(pictures, weights["fc.weight"].dtype), weights)
+
+
+def resized(pictures: Tensor, dtype: torch.dtype) -> Tensor:
+    """Pictures uint8 (B, H, W, 3) -> the network's input (B, 3, 299, 299), -1 ... 1."""
     _, H, W, _ = pictures.shape
-    rows, columns = (
-        torch.as_tensor(resizing(side), dtype=weights["fc.weight"].dtype, device=pictures.device)
-        for side in (H, W)
-    )
-    x = torch.einsum("ih,jw,bhwc->bcij", rows, columns, pictures.to(rows.dtype))
-    features = _through((x - 128) / 128, layers(), weights).mean((2, 3))
-    return features, features @ weights["fc.weight"].T
+    rows, columns = (torch.as_tensor(resizing(side), dtype=dtype, device=pictures.device) for side in (H, W))
+    return (torch.einsum("ih,jw,bhwc->bcij", rows, columns, pictures.to(dtype)) - 128) / 128
+
+
+def features(x: Tensor, weights: Tensors) -> tuple[Tensor, Tensor]:
+    """The network's input -> features (B, 2048), and logits (B, 1008) without their bias."""
+    pooled = _through(x, layers(), weights).mean((2, 3))
+    return pooled, pooled @ weights["fc.weight"].T
 
 
 def _through(x: Tensor, layer: Layer, weights: Tensors) -> Tensor:

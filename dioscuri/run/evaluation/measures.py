@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dioscuri.metrics.distances import nearest_neighbours
-from dioscuri.metrics.frechet import frechet_distance, moments
+from dioscuri.metrics.frechet import frechet_distance
 from dioscuri.metrics.inception_score import inception_score
 from dioscuri.metrics.kernel import kernel_distance
 from dioscuri.metrics.manifold import compare_manifolds
@@ -31,26 +31,13 @@ class Measure:
 
 def measures(samples: Features, reference: Features, extractor: str, *, k: int, seed: int) -> list[Measure]:
     """Distances, ratios and, where there are logits, the score of the samples. Only Inception's features
-    give a distance the names FID and KID."""
-    first, second = samples.features, reference.features
-    distance = frechet_distance(moments(first), moments(second))
-    size = min(SUBSET_SIZE, len(first), len(second))
-    kernel = kernel_distance(first, second, subsets=SUBSETS, subset_size=size, seed=seed)
-    ratios = compare_manifolds(first, second, k=k)
-    near = f"{k} nearest neighbours"
-    nearest, _ = nearest_neighbours(first, second, 1)
+    give a distance the names FID and KID. Of statistics alone there is only the Frechet distance."""
     inception = extractor == INCEPTION
-    found = [
-        Measure("FID" if inception else f"FD-{extractor}", distance),
-        Measure(
-            "KID" if inception else f"KD-{extractor}", *kernel, f"cubic kernel, {SUBSETS} subsets of {size}"
-        ),
-        Measure("precision", ratios.precision, remark=near),
-        Measure("recall", ratios.recall, remark=near),
-        Measure("density", ratios.density, remark=near),
-        Measure("coverage", ratios.coverage, remark=near),
-        Measure("nearest", float(np.median(nearest)), remark="median distance to the nearest of REFERENCE"),
-    ]
+    remark = "mu and sigma of a file" if samples.gaussian or reference.gaussian else ""
+    distance = frechet_distance(samples.moments, reference.moments)
+    found = [Measure("FID" if inception else f"FD-{extractor}", distance, remark=remark)]
+    if samples.features is not None and reference.features is not None:
+        found += _of_examples(samples.features, reference.features, extractor, k=k, seed=seed)
     if samples.logits is not None:
         splits = min(SPLITS, len(samples.logits))
         score = inception_score(samples.logits, splits=splits, seed=seed)
@@ -58,3 +45,20 @@ def measures(samples: Features, reference: Features, extractor: str, *, k: int, 
             Measure("IS" if inception else f"IS-{extractor}", *score, f"{splits} splits of the samples")
         )
     return found
+
+
+def _of_examples(first: Array, second: Array, extractor: str, *, k: int, seed: int) -> list[Measure]:
+    size = min(SUBSET_SIZE, len(first), len(second))
+    kernel = kernel_distance(first, second, subsets=SUBSETS, subset_size=size, seed=seed)
+    ratios = compare_manifolds(first, second, k=k)
+    near = f"{k} nearest neighbours"
+    nearest, _ = nearest_neighbours(first, second, 1)
+    name = "KID" if extractor == INCEPTION else f"KD-{extractor}"
+    return [
+        Measure(name, *kernel, f"cubic kernel, {SUBSETS} subsets of {size}"),
+        Measure("precision", ratios.precision, remark=near),
+        Measure("recall", ratios.recall, remark=near),
+        Measure("density", ratios.density, remark=near),
+        Measure("coverage", ratios.coverage, remark=near),
+        Measure("nearest", float(np.median(nearest)), remark="median distance to the nearest of REFERENCE"),
+    ]

@@ -1,16 +1,24 @@
-"""Pictures to evaluate: a folder of image files, or a `.npy` file of uint8 (N, H, W, C) or (N, H, W)."""
+"""Pictures to evaluate: a folder of image files, or uint8 (N, H, W, C) or (N, H, W) of a `.npy` file or of
+`arr_0` of an `.npz` file, as samples are published."""
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from dioscuri.data import image_files
+from dioscuri.data.listing import folder_files
+from dioscuri.data.numpy_files import Damaged, member_names, read_member
+from dioscuri.data.numpy_files import read_npy as map_npy
 from dioscuri.errors import UserError
+from dioscuri.metrics.frechet import Moments, moments_of_covariance
 
 Array = np.ndarray
 Shape = tuple[int, int, int]
@@ -18,128 +26,248 @@ Shape = tuple[int, int, int]
 SHEET = "contact-sheet.png"
 """What synthesis writes beside its pictures; it is none of them."""
 BATCH = 256
+SAMPLES, MEAN, COVARIANCE = "arr_0", "mu", "sigma"
+"""Arrays of `.npz` files, named by pytorch-fid and guided-diffusion: samples, and statistics of features."""
 
 
 @dataclass(frozen=True)
-class PictureFiles:
-    """Image files of a folder in the order of their names."""
+class Pictures(ABC):
+    """Pictures of one set, resized to `side` x `side` pixels where that is not 0."""
 
     path: Path
+    side: int = field(default=0, kw_only=True)
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @property
+    @abstractmethod
+    def channels(self) -> int:
+        """Of all pictures: 1 only if every one is grey."""
+
+    @abstractmethod
+    def name(self, index: int) -> str:
+        """What messages call a picture."""
+
+    @abstractmethod
+    def read(self, index: int, channels: int) -> Array:
+        """A picture uint8 (H, W, channels) as it is stored, grey made RGB or RGB made grey."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) of the first picture."""
+        H, W, _ = self.picture(0, 3).shape
+        return H, W
+
+    def picture(self, index: int, channels: int) -> Array:
+        """A picture uint8 (H, W, channels), with `side` resized."""
+        picture = self.read(index, channels)
+        return resized(picture, (self.side, self.side)) if self.side else picture
+
+    def lists(self, channels: int) -> Iterator[list[Array]]:
+        """All pictures in order, a batch at a time, each of its own size."""
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            for start in range(0, len(self), BATCH):
+                indices = range(start, min(start + BATCH, len(self)))
+                yield list(pool.map(lambda index: self.picture(index, channels), indices))
+
+    def batches(self, shape: Shape, *, resize: bool) -> Iterator[Array]:
+        """All pictures as uint8 (B, H, W, C); those of another size are resized bilinearly, or a `UserError`
+        names the first of them."""
+        first = 0
+        for pictures in self.lists(shape[2]):
+            for index, picture in enumerate(pictures, first):
+                if picture.shape != shape and not resize:
+                    raise UserError(
+                        f"{self.name(index)}: is {_text(picture.shape[:2])}, not {_text(shape[:2])} as the "
+                        f"first picture; give --resize {shape[0]}, or a network or classifier with "
+                        "--extractor, which resize"
+                    )
+            first += len(pictures)
+            yield np.stack([resized(picture, shape[:2]) for picture in pictures])
+
+
+@dataclass(frozen=True)
+class PictureFiles(Pictures):
+    """Image files of a folder in the order of their names."""
+
     files: tuple[Path, ...]
 
     def __len__(self) -> int:
         return len(self.files)
 
-    @property
-    def shape(self) -> Shape:
-        """(H, W, C) of the first picture."""
-        try:
-            with image_files.open_image(self.files[0]) as image:
-                picture = image_files.flatten(image)
-                return picture.height, picture.width, 1 if picture.mode in ("1", "L") else 3
-        except image_files.Refused as refused:
-            raise UserError(f"{self.files[0]}: {refused}; mend or remove it") from refused
-
-    def batches(self, shape: Shape, *, resize: bool) -> Iterator[Array]:
-        """All pictures as uint8 (B, H, W, C), converted to grey or RGB; those of another size are resized
-        bilinearly, or a `UserError` names the first of them."""
+    @cached_property
+    def channels(self) -> int:
+        """1 only if every picture is grey."""
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            for start in range(0, len(self.files), BATCH):
-                files = self.files[start : start + BATCH]
-                yield np.stack(list(pool.map(lambda file: _decode(file, shape, resize), files)))
+            return 1 if all(pool.map(_is_grey, self.files)) else 3
+
+    def name(self, index: int) -> str:
+        """The file."""
+        return str(self.files[index])
+
+    def read(self, index: int, channels: int) -> Array:
+        """See `Pictures`; a `UserError` names a file that cannot be used."""
+        with _refusing(self.files[index]), image_files.open_image(self.files[index]) as image:
+            picture = image_files.flatten(image).convert("L" if channels == 1 else "RGB")
+            return np.asarray(picture).reshape(picture.height, picture.width, channels)
 
 
 @dataclass(frozen=True)
-class PictureArray:
+class PictureArray(Pictures):
     """Pictures uint8 (N, H, W, C) of a file."""
 
-    path: Path
     array: Array
 
     def __len__(self) -> int:
         return len(self.array)
 
     @property
-    def shape(self) -> Shape:
-        _, H, W, C = self.array.shape
-        return H, W, C
+    def channels(self) -> int:
+        """As stored."""
+        C: int = self.array.shape[3]
+        return C
 
-    def batches(self, shape: Shape, *, resize: bool) -> Iterator[Array]:  # noqa: ARG002 - as of files
-        """All pictures as uint8 (B, H, W, C), which must have this shape; grey ones become RGB."""
-        if self.shape != shape and self.shape != (*shape[:2], 1):
-            raise UserError(f"{self.path}: pictures are {_text(self.shape)}, not {_text(shape)}")
-        for start in range(0, len(self.array), BATCH):
-            part = self.array[start : start + BATCH]
-            yield np.array(np.broadcast_to(part, (len(part), *shape)))
+    def name(self, index: int) -> str:
+        """The file and the place in it."""
+        return f"{self.path}, picture {index}"
+
+    def read(self, index: int, channels: int) -> Array:
+        """See `Pictures`; other channels than asked for must be grey."""
+        picture = self.array[index]
+        if picture.shape[2] not in (1, channels):
+            raise UserError(f"{self.path}: pictures have {picture.shape[2]} channels, not {channels}")
+        return np.array(np.broadcast_to(picture, (*picture.shape[:2], channels)))
 
 
-Pictures = PictureFiles | PictureArray
+@dataclass(frozen=True)
+class Statistics:
+    """Mean and covariance of features, in place of examples."""
+
+    path: Path
+    moments: Moments
 
 
-def open_examples(path: Path) -> Pictures | Array:
-    """Pictures, or features (N, D) of a `.npy` file; a `UserError` says why there are none."""
+Examples = Pictures | Array | Statistics
+
+
+def open_examples(path: Path, side: int = 0) -> Examples:
+    """Pictures, with `side` resized; features (N, D) of a `.npy` file; or statistics of an `.npz` file that
+    holds no pictures. A `UserError` says why there are none."""
     if path.is_dir():
-        return _open_folder(path)
+        return _open_folder(path, side)
+    if path.suffix == ".npz":
+        return _open_archive(path, side)
     array = read_npy(path)
-    if not len(array):
-        raise UserError(f"{path}: holds nothing")
     if array.ndim == 2 and array.dtype.kind == "f":
+        if not len(array):
+            raise UserError(f"{path}: holds nothing")
         if not np.isfinite(array).all():
             raise UserError(f"{path}: features are not all finite")
         return array
-    if array.ndim in (3, 4) and array.dtype == np.uint8:
-        return PictureArray(path, array if array.ndim == 4 else array[..., None])
-    raise UserError(
-        f"{path}: holds {array.dtype} {array.shape}, neither floating-point features (N, D) nor pictures "
-        "uint8 (N, H, W, C)"
-    )
+    return _pictures(path, array, side)
+
+
+def read_statistics(path: Path) -> Moments | None:
+    """Statistics of features of an `.npz` file, where it has any, beside pictures or without."""
+    if path.suffix != ".npz" or not {MEAN, COVARIANCE} <= set(_names(path)):
+        return None
+    mean, covariance = (_member(path, name) for name in (MEAN, COVARIANCE))
+    if mean.ndim != 1 or covariance.shape != 2 * mean.shape or not mean.size:
+        raise UserError(
+            f"{path}: {MEAN} is {mean.shape} and {COVARIANCE} {covariance.shape}, not (D,) and (D, D)"
+        )
+    if {mean.dtype.kind, covariance.dtype.kind} != {"f"}:
+        raise UserError(f"{path}: {MEAN} and {COVARIANCE} are {mean.dtype} and {covariance.dtype}: no floats")
+    if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
+        raise UserError(f"{path}: {MEAN} and {COVARIANCE} are not all finite")
+    try:
+        return moments_of_covariance(mean, covariance)
+    except ValueError as error:
+        raise UserError(f"{path}: {COVARIANCE} is no covariance: {error}") from error
 
 
 def read_npy(path: Path) -> Array:
     """Memory-map a `.npy` file; a `UserError` where it is none."""
     if not path.exists():
-        raise UserError(f"{path} does not exist: give a folder of pictures or a .npy file")
+        raise UserError(f"{path} does not exist: give a folder of pictures, a .npy or an .npz file")
+    if not path.is_file():
+        raise UserError(f"{path} is neither a plain file nor a folder")
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        reason = str(error).partition("\n")[0]
-        raise UserError(f"{path}: neither a folder nor a numpy array file ({reason})") from error
-    if not isinstance(array, np.ndarray):
-        array.close()
-        raise UserError(f"{path}: an .npz archive; give a folder of pictures or a .npy file")
-    return array
+        return map_npy(path)
+    except Damaged as error:
+        raise UserError(f"{path}: neither a folder nor a numpy array file ({error})") from error
 
 
-def _open_folder(folder: Path) -> PictureFiles:
-    files = sorted(
-        file
-        for file in folder.iterdir()
-        if file.suffix.lower() in image_files.SUFFIXES
-        and not file.name.startswith(".")
-        and file.name != SHEET
-        and file.is_file()
-    )
+def resized(picture: Array, size: tuple[int, int]) -> Array:
+    """uint8 (H, W, C) at another size (H, W), by Pillow's bilinear filter."""
+    if picture.shape[:2] == size:
+        return picture
+    planes = map(Image.fromarray, np.ascontiguousarray(picture.transpose(2, 0, 1)))
+    bilinear = Image.Resampling.BILINEAR
+    return np.stack([np.asarray(plane.resize(size[::-1], bilinear)) for plane in planes], -1)
+
+
+def _open_folder(folder: Path, side: int) -> PictureFiles:
+    files = [file for file in folder_files(folder, image_files.SUFFIXES) if file.name != SHEET]
     if not files:
         raise UserError(f"{folder}: holds no pictures; they must lie directly in it")
-    return PictureFiles(folder, tuple(files))
+    return PictureFiles(folder, tuple(files), side=side)
 
 
-def _decode(file: Path, shape: Shape, resize: bool) -> Array:
-    H, W, C = shape
+def _open_archive(path: Path, side: int) -> Pictures | Statistics:
+    names = _names(path)
+    if SAMPLES in names:
+        return _pictures(path, _member(path, SAMPLES), side)
+    moments = read_statistics(path)
+    if moments is None:
+        raise UserError(
+            f"{path}: has neither pictures '{SAMPLES}' nor statistics '{MEAN}' and '{COVARIANCE}', but "
+            f"{', '.join(names) or 'nothing'}"
+        )
+    return Statistics(path, moments)
+
+
+def _pictures(path: Path, array: Array, side: int) -> PictureArray:
+    if array.ndim not in (3, 4) or array.dtype != np.uint8:
+        raise UserError(
+            f"{path}: holds {array.dtype} {array.shape}, neither floating-point features (N, D) nor pictures "
+            "uint8 (N, H, W, C)"
+        )
+    if not array.size:
+        raise UserError(f"{path}: holds nothing")
+    return PictureArray(path, array if array.ndim == 4 else array[..., None], side=side)
+
+
+def _names(path: Path) -> list[str]:
+    if not path.exists():
+        raise UserError(f"{path} does not exist: give a folder of pictures, a .npy or an .npz file")
     try:
-        with image_files.open_image(file) as image:
-            picture = image_files.flatten(image).convert("L" if C == 1 else "RGB")
+        return member_names(path)
+    except Damaged as error:
+        raise UserError(f"{path}: no .npz archive ({error})") from error
+
+
+def _member(path: Path, name: str) -> Array:
+    try:
+        return read_member(path, name)
+    except (Damaged, KeyError) as error:
+        raise UserError(f"{path}: array '{name}' is damaged ({error}): fetch or write it again") from error
+
+
+def _is_grey(file: Path) -> bool:
+    with _refusing(file), image_files.open_image(file) as image:
+        return image.mode in ("1", "L", "LA", "La")
+
+
+@contextmanager
+def _refusing(file: Path) -> Iterator[None]:
+    """Turn `Refused` into a `UserError` that names the file."""
+    try:
+        yield
     except image_files.Refused as refused:
         raise UserError(f"{file}: {refused}; mend or remove it") from refused
-    if picture.size != (W, H):
-        if not resize:
-            raise UserError(
-                f"{file}: is {picture.height}x{picture.width}, not {H}x{W} as the first picture; only a "
-                "classifier, --extractor RUN, resizes"
-            )
-        picture = picture.resize((W, H), Image.Resampling.BILINEAR)
-    return np.asarray(picture).reshape(shape)
 
 
-def _text(shape: Shape) -> str:
+def _text(shape: tuple[int, ...]) -> str:
     return "x".join(map(str, shape))

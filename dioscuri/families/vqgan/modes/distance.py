@@ -42,7 +42,9 @@ class ReconstructionDistance:
     def add(self, originals: Array, made: Array) -> None:
         """Pictures uint8 (B, H, W, C) and their reconstructions."""
         for held, pictures in zip(self._features, (originals, made), strict=True):
-            held.append(self.extractor.of(PictureArray(Path("pictures"), pictures)).features)
+            features = self.extractor.of(PictureArray(Path("pictures"), pictures)).features
+            assert features is not None
+            held.append(features)
 
     def value(self) -> float:
         """The distance."""
