@@ -1,8 +1,9 @@
 """Files that are whole or absent: written beside, then renamed."""
 
 import json
+import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -31,9 +32,18 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file in one piece."""
+    """Write a JSON file in one piece. Numbers that are not finite, which JSON does not know, become null."""
     with replacing(path) as beside:
-        beside.write_text(json.dumps(value, indent=1) + "\n")
+        beside.write_text(json.dumps(finite(value), indent=1, allow_nan=False) + "\n")
+
+
+def finite(value: Any) -> Any:
+    """A value for JSON: what is not finite is None."""
+    if isinstance(value, Mapping):
+        return {name: finite(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read_json(path: Path, what: str) -> Any:

@@ -60,7 +60,7 @@ def open_context(run: Path) -> Context:
     hparams = open_run(folder, "sundae", str(run))
     engine = import_module(f"{folder.parent.name}.engine").Engine(hparams)
     context = Context(hparams, RunDirectory(folder), open_datasets(hparams), engine)
-    load_best(context)
+    load_best(context, averaged=True)
     return context
 
 

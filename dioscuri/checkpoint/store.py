@@ -22,6 +22,7 @@ import numpy as np
 
 from dioscuri.checkpoint.files import Damage, read_json, read_tensors, tensor_bytes, write_durably
 from dioscuri.errors import UserError
+from dioscuri.files import finite
 
 State = Mapping[str, Mapping[str, np.ndarray]]
 
@@ -129,7 +130,8 @@ def _write(temporary: Path, step: int, state: State, info: Mapping[str, Any]) ->
             files[name] = write_durably(temporary / name, tensor_bytes(tensors))
     counters = {name: int(value) for name, value in state.get(COUNTERS, {}).items()}
     content = {"format": FORMAT, "step": step, **info, COUNTERS: counters, "files": files}
-    write_durably(temporary / _INFO_FILE, json.dumps(content, indent=1, default=_plain).encode() + b"\n")
+    text = json.dumps(finite(content), indent=1, default=_plain, allow_nan=False)
+    write_durably(temporary / _INFO_FILE, text.encode() + b"\n")
     _sync_folder(temporary)
 
 

@@ -3,10 +3,23 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from dioscuri.checkpoint import store
 from dioscuri.checkpoint.directory import RunDirectory
 from dioscuri.errors import UserError
 from dioscuri.hparams import load
+
+
+def check_finite(checkpoint: store.Checkpoint, *, averaged: bool) -> None:
+    """Raise a `UserError` that names the first tensor of the weights with a value that is not finite."""
+    kind, weights = ("averaged", "ema") if averaged else ("raw", "model")
+    for name, tensor in checkpoint.state[weights].items():
+        if not np.isfinite(tensor).all():
+            raise UserError(
+                f"{checkpoint.path}: tensor '{name}' of the {kind} weights is not finite, nothing can be "
+                "computed with them: train again with a lower optimizer.learning_rate"
+            )
 
 
 def open_run(path: Path, family: str, where: str) -> Any:

@@ -12,6 +12,13 @@ NAMES = {1: "psnr", 2: "ssim", 3: "ssim"}
 """Of the measure, by the number of axes: sounds, pictures, clips."""
 
 
+def similarity_of_finite(first: Array, second: Array, terms: Array) -> Array:
+    """The same (B,), NaN where a term (B,) is not finite: `second` was cut to levels somehow, and how alike
+    these are means nothing."""
+    alike: Array = similarity(first, second) + np.where(np.isfinite(terms), 0.0, np.nan)
+    return alike
+
+
 def similarity(first: Array, second: Array) -> Array:
     """(B,) of two equal arrays of stored values: pictures (B, H, W, C) by `ssim`, clips (B, T, H, W, C) by
     its mean over frames, sounds (B, L, C) by the ratio of peak to error in decibels."""

@@ -47,7 +47,7 @@ class JsonLines:
 
     def scalars(self, split: str, step: int, values: Scalars) -> None:
         numbers = {tag: value if math.isfinite(value) else None for tag, value in values.items()}
-        self._file.write(json.dumps({"step": step, "split": split, **numbers}) + "\n")
+        self._file.write(json.dumps({"step": step, "split": split, **numbers}, allow_nan=False) + "\n")
 
     def histograms(self, split: str, step: int, values: Mapping[str, Array]) -> None:
         """JSON lines hold scalars only."""

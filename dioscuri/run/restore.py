@@ -6,6 +6,7 @@ from typing import Any
 
 from dioscuri.checkpoint import store
 from dioscuri.checkpoint.directory import RunDirectory
+from dioscuri.checkpoint.trained_run import check_finite
 from dioscuri.context import Context
 from dioscuri.errors import UserError
 from dioscuri.families.vqgan.trained import check_learnt, made_by
@@ -71,8 +72,17 @@ def load(
     return checkpoint
 
 
-def load_best(context: Context) -> store.Checkpoint:
-    """Load the checkpoint of the best validation, or the newest one where none was validated."""
+def load_best(context: Context, *, averaged: bool) -> store.Checkpoint:
+    """Load the checkpoint of the best validation, or the newest one where none was validated.
+
+    A `UserError` where the weights to be used, averaged or raw ones, are not finite.
+    """
+    checkpoint = _load_best(context)
+    check_finite(checkpoint, averaged=averaged)
+    return checkpoint
+
+
+def _load_best(context: Context) -> store.Checkpoint:
     root = context.directory.checkpoints
     if not store.steps(root):
         raise UserError(f"{root} holds no checkpoint: train the run '{context.hparams.run.name}' first")

@@ -12,7 +12,8 @@ def synthesize(context: Context) -> None:
 
 def prepare_synthesis(context: Context) -> Work:
     """Load the checkpoint, or raise a `UserError`; returns what is left to do."""
-    checkpoint = load_best(context)
-    weights = "averaged" if context.hparams.synthesis.load_ema_weights else "raw"
+    averaged = context.hparams.synthesis.load_ema_weights
+    checkpoint = load_best(context, averaged=averaged)
+    weights = "averaged" if averaged else "raw"
     context.say(f"{context.hparams.synthesis.synthesis_mode}: {weights} weights of {checkpoint.path}")
     return lambda: family_run(context).synthesise(checkpoint)

@@ -52,7 +52,13 @@ def prepare_training(context: Context, *, resume_from: Path | None = None) -> Wo
         finished = start.step >= total
         if finished:
             context.say(f"this run has its {total} batches: raise train.total_train_steps to go on")
-        if finished or _Training(context, family, start).run():
+        training = None if finished else _Training(context, family, start)
+        if training is None or training.run():
+            if training is not None and training.best is None:
+                raise UserError(
+                    f"no validation of the run '{context.hparams.run.name}' was finite, so none is the best "
+                    "and nothing is reported: start another run with a lower optimizer.learning_rate"
+                )
             _report(context, family)
 
     return work
@@ -60,7 +66,10 @@ def prepare_training(context: Context, *, resume_from: Path | None = None) -> Wo
 
 def _report(context: Context, family: FamilyRun) -> None:
     """Report on the best checkpoint; `settings.json` beside the numbers says what they are of."""
-    checkpoint = load_best(context)
+    checkpoint = load_best(context, averaged=True)
+    is_best = checkpoint.info["best_step"] == checkpoint.step
+    which = "best validation" if is_best else "the newest: no validation was finite"
+    context.say(f"checkpoint of step {checkpoint.step} ({which}), averaged weights:")
     if context.writes:
         settings = {"mode": "report", "split": "test", **origin(context, checkpoint, averaged=True)}
         write_json(context.directory.path / SETTINGS, settings | {"options": to_json(context.hparams)})
@@ -158,6 +167,8 @@ class _Training:
         if better:
             self.best = {"step": done, "score": validation.score}
         mark = ", the best so far" if better else ""
+        if not math.isfinite(validation.score):
+            mark = ": this is not finite and cannot be the best"
         progress.say(f"step {done}: {validation.headline}{mark}")
 
     def _save(self, done: int) -> None:

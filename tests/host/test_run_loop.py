@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from dioscuri.checkpoint import store
 from dioscuri.errors import UserError
+from dioscuri.run.synthesize import synthesize
 from dioscuri.run.train import train
 
 
@@ -73,7 +75,8 @@ def test_score_that_is_not_finite_is_never_the_best(make_run, capsys, caplog):
 
     for end, best in ((3, None), (6, 6), (8, 6)):
         context = make_run(f"train.total_train_steps={end}", prepare=prepare)
-        train(context)
+        with nullcontext() if best else pytest.raises(UserError, match="no validation"):
+            train(context)
         found = store.load(context.directory.checkpoints).info["best"]
         assert (found and found["step"]) == best
     assert "NaN" not in caplog.text + capsys.readouterr().err
@@ -176,7 +179,7 @@ def test_finished_run_says_so_and_reports_again(make_run, capsys):
     assert context.engine.seen == []
     told = capsys.readouterr().out
     assert "has its 8 batches" in told
-    assert "test -ELBO" in told
+    assert "299 test pictures: -ELBO" in told
 
 
 def test_other_runs_checkpoint_goes_on_where_it_stands(make_run):
@@ -279,3 +282,47 @@ def test_stabilizer_without_a_sound_state_changes_nothing(make_run):
     context = make_run("train.stabilizer='nan'", "train.stabilizer_interval=2", prepare=prepare)
     train(context)
     assert store.load(context.directory.checkpoints, 8).state["counters"]["updates"] == 6
+
+
+class TestOfNothingFinite:
+    """A run of NaNs has no best validation and no report."""
+
+    @staticmethod
+    def broken(engine):
+        evaluate = engine.evaluate
+        engine.evaluate = lambda *arguments, **options: {
+            name: np.full_like(values, np.nan) for name, values in evaluate(*arguments, **options).items()
+        }
+
+    def test_it_ends_with_a_line_and_without_a_best_checkpoint(self, make_run, capsys):
+        context = make_run("train.total_train_steps=4", prepare=self.broken)
+        with pytest.raises(UserError, match="no validation of the run 'tiny' was finite"):
+            train(context)
+        told = capsys.readouterr().out
+        assert "this is not finite and cannot be the best" in told
+        assert "best validation" not in told
+        assert not (context.directory.path / "report.json").exists()
+        assert store.load(context.directory.checkpoints).info["best_step"] is None
+        assert logged(context, "val")[-1]["EMA_Losses/nelbo"] is None
+        assert logged(context, "val")[-1]["Losses/ssim"] is None
+
+    def test_numbers_of_a_report_that_are_not_finite_are_null_and_named(self, make_run, capsys):
+        train(make_run("train.total_train_steps=4"))
+        context = make_run("train.total_train_steps=4", prepare=self.broken)
+        train(context)
+        report = json.loads((context.directory.path / "report.json").read_text(), parse_constant=pytest.fail)
+        assert report["negative_elbo"] is None
+        assert "so null in" in capsys.readouterr().out
+
+    @pytest.mark.parametrize("averaged", [True, False])
+    def test_weights_that_are_not_finite_are_refused(self, make_run, averaged):
+        context = make_run("train.total_train_steps=2")
+        train(context)
+        newest = store.load(context.directory.checkpoints)
+        group = "ema" if averaged else "model"
+        newest.state[group]["weight"][1] = np.nan
+        store.save(context.directory.checkpoints, 2, newest.state, {"best": None}, keep=1)
+        chosen = make_run(f"synthesis.load_ema_weights={averaged}")
+        with pytest.raises(UserError, match=r"tensor 'weight' of the .* weights is not finite"):
+            synthesize(chosen)
+        synthesize(make_run(f"synthesis.load_ema_weights={not averaged}"))

@@ -17,10 +17,11 @@ from dioscuri.engine import Array, Batch
 from dioscuri.errors import UserError
 from dioscuri.families.classifier import plan as classifier
 from dioscuri.families.classifier.options import HParams
-from dioscuri.files import replacing, write_json
+from dioscuri.files import replacing
 from dioscuri.outputs.examples import batches, chosen_indices, chosen_split
 from dioscuri.outputs.pictures import grid, in_rows
 from dioscuri.outputs.progress import tracked
+from dioscuri.outputs.reports import write_report
 from dioscuri.outputs.settings import output_folder
 
 N_SHOWN = 16
@@ -130,15 +131,9 @@ class ClassifierRun:
         size = self.hparams.val.batch_size
         todo = tracked(self._batches(test, size), "test", -(-len(test) // size), shown=context.writes)
         quality = self._measure(todo, ema=True)
-        context.say(
-            f"checkpoint of step {step} (best validation), averaged weights, {quality.n} test pictures:"
-        )
-        context.say(f"test {quality}")
-        if context.writes:
-            results = {"cross_entropy": quality.cross_entropy, "accuracy": quality.accuracy}
-            write_json(
-                context.directory.path / "report.json", {"step": step, "test_pictures": quality.n, **results}
-            )
+        context.say(f"{quality.n} test pictures: {quality}")
+        results = {"cross_entropy": quality.cross_entropy, "accuracy": quality.accuracy}
+        write_report(context, context.directory.path, {"step": step, "test_pictures": quality.n, **results})
 
     def synthesise(self, checkpoint: Checkpoint) -> None:
         """Write `features/<split>/{features,logits,labels}.npy`."""

@@ -10,10 +10,11 @@ from dioscuri.data import pipeline
 from dioscuri.engine import Array
 from dioscuri.families.latent_models.bounds import Unit, evaluate_bound, kl_table, unit_of
 from dioscuri.families.latent_models.plan import LatentPlan
-from dioscuri.files import write_json
 from dioscuri.metrics import baselines
 from dioscuri.outputs.pictures import above, in_rows, save_grid, visible
 from dioscuri.outputs.progress import tracked
+from dioscuri.outputs.reports import write_report
+from dioscuri.outputs.wording import noun
 
 N_SAMPLES = 64
 N_RECONSTRUCTIONS = 32
@@ -35,9 +36,8 @@ def report(context: Context, plan: LatentPlan, step: int) -> None:
         "kl": [float(value) * unit.per_nat for value in bound.kl],
         **unit.in_nats(bound.negative_elbo),
     }
-    context.say(f"checkpoint of step {step} (best validation), averaged weights, {bound.n} test pictures:")
     context.say(
-        f"test -ELBO {unit.tell(bound.negative_elbo)} = "
+        f"{bound.n} test {noun(hparams)}: -ELBO {unit.tell(bound.negative_elbo)} = "
         f"reconstruction {results['reconstruction']:.4f} + KL {sum(results['kl']):.4f}"
     )
     for line in kl_table(plan, bound.kl, hparams.metrics.latent_active_threshold):
@@ -54,8 +54,7 @@ def report(context: Context, plan: LatentPlan, step: int) -> None:
         results |= _baselines(context, plan, unit)
         results |= _nearest(context, plan, samples)
     _grids(context, plan, samples)
-    if context.writes:
-        write_json(context.directory.path / "report.json", results)
+    write_report(context, context.directory.path, results)
 
 
 def _baselines(context: Context, plan: LatentPlan, unit: Unit) -> dict[str, float]:

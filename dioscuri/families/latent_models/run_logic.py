@@ -20,7 +20,7 @@ from dioscuri.families.latent_models import modes as synthesis
 from dioscuri.families.latent_models.bounds import LN2, Bound, active_groups, evaluate_bound, unit_of
 from dioscuri.families.latent_models.plan import LatentPlan
 from dioscuri.families.latent_models.report import report
-from dioscuri.metrics.similarity import NAMES, similarity
+from dioscuri.metrics.similarity import NAMES, similarity_of_finite
 from dioscuri.outputs.pictures import grid, in_rows, visible
 
 N_SHOWN = 16
@@ -126,9 +126,10 @@ class LatentGroupsRun:
     def _look(self, batch: Batch, step: int) -> tuple[Shown, float]:
         """Histograms and pictures of a batch, and the mean similarity of its reconstructions."""
         image = {"image": batch["image"]}
-        made = self.engine.run("reconstruct", image, ema=False, step=step, output="sample")["image"]
+        results = self.engine.run("reconstruct", image, ema=False, step=step, output="sample")
         valid = batch["valid"]
-        original, made = visible(batch["image"], self.plan)[valid], made[valid]
+        original, made = visible(batch["image"], self.plan)[valid], results["image"][valid]
+        alike = similarity_of_finite(original, made, results["reconstruction"][valid])
         statistics = self.engine.run("output_statistics", image, ema=False, step=step)
         histograms = {"Distributions/target": _scaled(original), "Distributions/output": _scaled(made)}
         histograms |= {f"OutputLayer/{name}": array[valid] for name, array in statistics.items()}
@@ -137,7 +138,7 @@ class LatentGroupsRun:
             f"{step}/Original_{step}": grid(in_rows(original[:N_SHOWN], columns)),
             f"{step}/Generated_{step}": grid(in_rows(made[:N_SHOWN], columns)),
         }
-        return Shown(histograms, images), float(np.mean(similarity(original, made)))
+        return Shown(histograms, images), float(alike.mean())
 
 
 def _scaled(pictures: Array) -> Array:

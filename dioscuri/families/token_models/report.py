@@ -12,12 +12,13 @@ from dioscuri.data import Examples, pipeline
 from dioscuri.engine import Array
 from dioscuri.families.token_models.drawing import can_draw, chosen_classes, draw, pictures_of
 from dioscuri.families.token_models.evaluation import evaluate
-from dioscuri.files import write_json
 from dioscuri.metrics.distances import nearest_neighbours
 from dioscuri.metrics.manifold import compare_manifolds
 from dioscuri.metrics.neighbours import voted
 from dioscuri.outputs.pictures import in_rows, save_grid
 from dioscuri.outputs.progress import tracked
+from dioscuri.outputs.reports import write_report
+from dioscuri.outputs.wording import noun
 
 N_REFERENCE, N_TEST = 10_000, 1_000
 NEIGHBOURS = 3
@@ -35,10 +36,9 @@ def report(context: Context, plan: Any, step: int) -> None:
     shown = tracked(batches, "test", -(-n // size), shown=context.writes)
     quality = evaluate(context.engine, shown, plan, hparams.val.mask_ratios, ema=True)
     context.say(
-        f"checkpoint of step {step} (best validation), averaged weights, {quality.n} test "
-        f"{'pictures' if plan.grid else 'texts'}:"
+        f"{quality.n} test {noun(hparams)}: {quality}; uniform codes have "
+        f"{np.log(plan.codebook_size):.4f} nats"
     )
-    context.say(f"test {quality}; uniform codes have {np.log(plan.codebook_size):.4f}")
     results: dict[str, Any] = {
         "step": step,
         "test_pictures": quality.n,
@@ -48,8 +48,7 @@ def report(context: Context, plan: Any, step: int) -> None:
     }
     if can_draw(hparams) and hparams.val.report_samples:
         results |= _samples(context)
-    if context.writes:
-        write_json(context.directory.path / "report.json", results)
+    write_report(context, context.directory.path, results)
 
 
 def _samples(context: Context) -> dict[str, float]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from dioscuri.checkpoint import store
 from dioscuri.checkpoint.directory import RunDirectory
-from dioscuri.checkpoint.trained_run import open_run
+from dioscuri.checkpoint.trained_run import check_finite, open_run
 from dioscuri.errors import UserError
 from dioscuri.families.vqgan import plan as tokenizers
 from dioscuri.families.vqgan import tables as tokenizer_tables
@@ -45,7 +45,7 @@ class TrainedTokenizer:
     def weights(self) -> dict[str, np.ndarray]:
         """Averaged weights of encoder, quantiser and decoder under canonical names, float32.
 
-        A `UserError` names the first tensor that is missing or of another shape.
+        A `UserError` names the first tensor that is missing, of another shape or not finite.
         """
         found = self.checkpoint.state["ema"]
         table = tokenizer_tables.parameter_table(self.plan)
@@ -56,6 +56,7 @@ class TrainedTokenizer:
                     f"{self.checkpoint.path}: tensor '{name}' must be {parameter.shape}, there is {has}: the "
                     "run's options do not belong to this checkpoint"
                 )
+        check_finite(self.checkpoint, averaged=True)
         return {name: found[name] for name in table}
 
 

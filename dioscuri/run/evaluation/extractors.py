@@ -118,7 +118,7 @@ def classifier(path: Path, make_engine: MakeEngine) -> Extractor:
     hparams = replace(hparams, run=replace(hparams.run, num_gpus=min(hparams.run.num_gpus, 1)))
     engine = make_engine("jax" if path.parent.name == "jax_impl" else "torch", hparams)
     context = Context(hparams, RunDirectory(path), open_datasets(hparams, read_classes(path)), engine)
-    checkpoint = load_best(context)
+    checkpoint = load_best(context, averaged=True)
 
     def extract(pictures: Array) -> Features:
         # Filled up by repetition: batches of one shape are compiled once.

@@ -12,11 +12,11 @@ from dioscuri.engine import Array, Batch
 from dioscuri.families.latent_models.bounds import BoundSum, importance_bound, kl_chart, kl_table, unit_of
 from dioscuri.families.latent_models.modes.divergence import as_floats, variate_masks
 from dioscuri.families.latent_models.plan import LatentPlan
-from dioscuri.files import write_json
-from dioscuri.metrics.similarity import NAMES, similarity
+from dioscuri.metrics.similarity import NAMES, similarity_of_finite
 from dioscuri.outputs.examples import N_ON_SHEET, batches, chosen_indices, chosen_split
 from dioscuri.outputs.media import save_example
 from dioscuri.outputs.pictures import above, save_grid, visible
+from dioscuri.outputs.reports import write_report
 from dioscuri.outputs.settings import output_folder
 from dioscuri.outputs.wording import noun
 
@@ -55,7 +55,7 @@ def reconstruct(context: Context, plan: LatentPlan, checkpoint: Checkpoint) -> N
         )
         total.add(made, valid)
         target, drawn = visible(batch["image"], plan)[valid], made["image"][valid]
-        alike.append(similarity(target, drawn))
+        alike.append(similarity_of_finite(target, drawn, made["reconstruction"][valid]))
         if options.importance_samples:
             tighter.append(_importance_terms(context, image, index, masks)[valid])
         if sum(len(part) for part, _ in sheet) < N_ON_SHEET:
@@ -65,7 +65,7 @@ def reconstruct(context: Context, plan: LatentPlan, checkpoint: Checkpoint) -> N
     results = _results(context, plan, total, np.concatenate(alike), tighter)
     if context.writes:
         folder = output.path
-        write_json(folder / "report.json", results | {"step": checkpoint.step})
+        write_report(context, folder, results | {"step": checkpoint.step})
         originals, others = (np.concatenate(part)[:N_ON_SHEET] for part in zip(*sheet, strict=True))
         path = save_grid(folder / "contact-sheet.png", above(originals, others))
         context.say(f"{noun(context.hparams)} in {folder}; originals above reconstructions: {path}")

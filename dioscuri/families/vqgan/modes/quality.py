@@ -65,7 +65,9 @@ class QualitySum:
         """Add what `reconstruct` made of uint8 pictures (B, H, W, C), where `valid` (B,) is true."""
         image = made["image"][valid]
         terms = {name: made[name][valid] for name in ("reconstruction", "perceptual") if name in made}
-        terms |= {"psnr": psnr(pictures[valid], image), "ssim": ssim(pictures[valid], image)}
+        # What is not finite was cut to levels somehow: its distance in them means nothing.
+        unknown = np.where(np.isfinite(terms["reconstruction"]), 0.0, np.nan)
+        terms |= {name: of(pictures[valid], image) + unknown for name, of in (("psnr", psnr), ("ssim", ssim))}
         for name, values in terms.items():
             self._terms.setdefault(name, []).append(values.astype(np.float64))
         tokens = made["tokens"][valid].reshape(-1)

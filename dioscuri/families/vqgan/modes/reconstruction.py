@@ -10,9 +10,9 @@ from dioscuri.engine import Array
 from dioscuri.families.vqgan.modes.distance import ReconstructionDistance
 from dioscuri.families.vqgan.modes.quality import QualitySum
 from dioscuri.families.vqgan.plan import TokenizerPlan
-from dioscuri.files import write_json
 from dioscuri.outputs.examples import N_ON_SHEET, batches, chosen_indices, chosen_split
 from dioscuri.outputs.pictures import above, save_grid, save_picture
+from dioscuri.outputs.reports import write_report
 from dioscuri.outputs.settings import output_folder
 
 
@@ -44,7 +44,7 @@ def reconstruct(context: Context, plan: TokenizerPlan, checkpoint: Checkpoint) -
     context.say(f"{quality.n} pictures: {quality}" + "".join(f", {k} {v:.4g}" for k, v in found.items()))
     if context.writes:
         results = {"step": checkpoint.step, "pictures": quality.n, **quality.as_dict(), **found}
-        write_json(folder / "report.json", results)
+        write_report(context, folder, results)
         originals, others = (np.concatenate(part)[:N_ON_SHEET] for part in zip(*sheet, strict=True))
         path = save_grid(folder / "contact-sheet.png", above(originals, others))
         context.say(f"pictures in {folder}; originals above reconstructions: {path}")

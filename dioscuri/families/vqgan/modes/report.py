@@ -7,9 +7,9 @@ from dioscuri.data import pipeline
 from dioscuri.engine import Array
 from dioscuri.families.vqgan.modes.quality import QualitySum
 from dioscuri.families.vqgan.plan import TokenizerPlan
-from dioscuri.files import write_json
 from dioscuri.outputs.pictures import above, save_grid
 from dioscuri.outputs.progress import tracked
+from dioscuri.outputs.reports import write_report
 
 N_RECONSTRUCTIONS = 32
 
@@ -28,12 +28,11 @@ def report(context: Context, plan: TokenizerPlan, step: int) -> None:
         if sum(len(pictures) for pictures, _ in shown) < N_RECONSTRUCTIONS:
             shown.append((batch["image"][batch["valid"]], made["image"][batch["valid"]]))
     quality = total.mean()
-    context.say(f"checkpoint of step {step} (best validation), averaged weights, {quality.n} test pictures:")
-    context.say(f"test {quality}")
+    context.say(f"{quality.n} test pictures: {quality}")
     if context.writes:
         folder = context.directory.path
         results = {"step": step, "test_pictures": quality.n, **quality.as_dict()}
-        write_json(folder / "report.json", results)
+        write_report(context, folder, results)
         originals, others = (np.concatenate(part)[:N_RECONSTRUCTIONS] for part in zip(*shown, strict=True))
         path = save_grid(folder / "reconstructions.png", above(originals, others))
         context.say(f"originals above reconstructions: {path}")
