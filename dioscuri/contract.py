@@ -94,8 +94,12 @@ class FamilyRun(Protocol):
     def show(self, step: int) -> Shown:
         """What the model makes of a few training pictures."""
 
-    def report(self, step: int) -> None:
-        """Tell how good the checkpoint of `step` batches is, which the engine holds."""
+    def facts(self) -> dict[str, int]:
+        """Counts that are told beside the number of parameters when a run starts, such as `latent_groups`."""
+
+    def report(self) -> dict[str, Any]:
+        """Tell how good the checkpoint is that the engine holds; the numbers for `report.json`, which may be
+        nested."""
 
     def synthesise(self, checkpoint: Checkpoint) -> None:
         """Do what `synthesis.synthesis_mode` says with the checkpoint, which the engine holds."""

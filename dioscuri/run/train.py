@@ -17,9 +17,11 @@ from dioscuri.families.vqgan.trained import made_by
 from dioscuri.files import write_json
 from dioscuri.hparams.archive import to_json
 from dioscuri.outputs.progress import Progress
+from dioscuri.outputs.reports import write_report
 from dioscuri.outputs.settings import SETTINGS, origin
 from dioscuri.run.logs import SECONDS, JsonLines, Log, Sink, TensorBoard, WandB, check_wandb
 from dioscuri.run.restore import Start, load_best, restore
+from dioscuri.run.sizes import sizes, told
 from dioscuri.run.stabilizer import Stabilizer
 from dioscuri.run.stopping import Stop
 from dioscuri.versions import versions
@@ -49,6 +51,7 @@ def prepare_training(context: Context, *, resume_from: Path | None = None) -> Wo
         write_classes(context.directory.path, context.sets.train.classes)
 
     def work() -> None:
+        context.say(told(sizes(context.engine.state_to_numpy(), family.facts())))
         finished = start.step >= total
         if finished:
             context.say(f"this run has its {total} batches: raise train.total_train_steps to go on")
@@ -73,7 +76,9 @@ def _report(context: Context, family: FamilyRun) -> None:
     if context.writes:
         settings = {"mode": "report", "split": "test", **origin(context, checkpoint, averaged=True)}
         write_json(context.directory.path / SETTINGS, settings | {"options": to_json(context.hparams)})
-    family.report(checkpoint.step)
+    results = {"step": checkpoint.step, **family.report()}
+    size = sizes(checkpoint.state, family.facts())
+    write_report(context, context.directory.path, results | {"size": size})
 
 
 class _Training:

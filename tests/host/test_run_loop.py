@@ -12,6 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from dioscuri.checkpoint import store
 from dioscuri.errors import UserError
+from dioscuri.run.sizes import told
 from dioscuri.run.synthesize import synthesize
 from dioscuri.run.train import train
 
@@ -180,6 +181,30 @@ def test_finished_run_says_so_and_reports_again(make_run, capsys):
     told = capsys.readouterr().out
     assert "has its 8 batches" in told
     assert "299 test pictures: -ELBO" in told
+
+
+def test_the_size_is_told_at_the_start_and_in_the_report(make_run, capsys):
+    context = make_run("train.total_train_steps=2")
+    train(context)
+    first = capsys.readouterr().out.splitlines()[0]
+    counts = "3 parameters, 3 latent groups, 2 latent levels, 320 latent values"
+    assert first == f"{counts}; weights 24 bytes, average 24 bytes, optimizer 24 bytes"
+    report = json.loads((context.directory.path / "report.json").read_text())
+    assert report["step"] == 2
+    assert report["size"] == {
+        "parameters": 3, "latent_groups": 3, "latent_levels": 2, "latent_values": 320,
+        "weights_bytes": 24, "average_bytes": 24, "optimizer_bytes": 24,
+    }  # fmt: skip
+
+
+def test_bytes_are_told_in_the_largest_unit_of_which_there_is_one():
+    size = {
+        "parameters": 1_234_567,
+        "weights_bytes": 999,
+        "average_bytes": 1000,
+        "optimizer_bytes": 2_345_678,
+    }
+    assert told(size) == "1,234,567 parameters; weights 999 bytes, average 1.0 kB, optimizer 2.3 MB"
 
 
 def test_other_runs_checkpoint_goes_on_where_it_stands(make_run):

@@ -58,6 +58,7 @@ with (run / "metrics.jsonl").open("w") as file:
         file.write(json.dumps({"step": step, "split": "train", "Time/training_seconds": step / 2}) + "\\n")
         file.write(json.dumps({"step": step, "split": "val", "EMA_Losses/nelbo": nelbo + 1 / step}) + "\\n")
 report = {"step": total, "unit": "bits/dim", "negative_elbo": nelbo, "kl": [1.0], "of": {"test": 7}}
+report["size"] = {"parameters": 9}
 (run / "report.json").write_text(json.dumps(report))
 """
 
@@ -118,8 +119,9 @@ def test_every_combination_is_a_run_and_everything_is_told(root, capsys):
     values = {(row["run.seed"], row["optimizer.learning_rate"], row["test.negative_elbo"]) for row in found}
     assert values == {("1", "0.5", "1.5"), ("2", "0.5", "2.5"), ("1", "0.25", "1.25"), ("2", "0.25", "2.25")}
     assert {
-        (row["state"], row["batches"], row["training_seconds"], row["test.of.test"]) for row in found
-    } == {("finished", "8", "4.0", "7")}
+        (row["state"], row["batches"], row["training_seconds"], row["test.of.test"], row["size.parameters"])
+        for row in found
+    } == {("finished", "8", "4.0", "7", "9")}
     run = load(root / "logs-sweep-trial" / "configurations" / "torch-trial-seed2-learning_rate0.25.cfg")
     assert (run.run.seed, run.optimizer.learning_rate, run.run.name) == (
         2,

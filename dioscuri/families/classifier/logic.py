@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from math import ceil, prod
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,7 +22,6 @@ from dioscuri.files import replacing
 from dioscuri.outputs.examples import batches, chosen_indices, chosen_split
 from dioscuri.outputs.pictures import grid, in_rows
 from dioscuri.outputs.progress import tracked
-from dioscuri.outputs.reports import write_report
 from dioscuri.outputs.settings import output_folder
 
 N_SHOWN = 16
@@ -125,15 +125,19 @@ class ClassifierRun:
         pictures = batch["image"][batch["valid"]][:N_SHOWN]
         return Shown({}, {f"{step}/Original_{step}": grid(in_rows(pictures, ceil(N_SHOWN**0.5)))})
 
-    def report(self, step: int) -> None:
-        """Print and write `report.json`: quality on the test pictures with averaged weights."""
+    def facts(self) -> dict[str, int]:
+        """Classes that are told apart."""
+        return {"classes": self.hparams.model.num_classes}
+
+    def report(self) -> dict[str, Any]:
+        """Print and return the quality on the test pictures with averaged weights."""
         context, test = self.context, self.context.sets.test
         size = self.hparams.val.batch_size
         todo = tracked(self._batches(test, size), "test", -(-len(test) // size), shown=context.writes)
         quality = self._measure(todo, ema=True)
         context.say(f"{quality.n} test pictures: {quality}")
         results = {"cross_entropy": quality.cross_entropy, "accuracy": quality.accuracy}
-        write_report(context, context.directory.path, {"step": step, "test_pictures": quality.n, **results})
+        return {"test_pictures": quality.n, **results}
 
     def synthesise(self, checkpoint: Checkpoint) -> None:
         """Write `features/<split>/{features,logits,labels}.npy`."""

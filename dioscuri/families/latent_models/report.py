@@ -13,7 +13,6 @@ from dioscuri.families.latent_models.plan import LatentPlan
 from dioscuri.metrics import baselines
 from dioscuri.outputs.pictures import above, in_rows, save_grid, visible
 from dioscuri.outputs.progress import tracked
-from dioscuri.outputs.reports import write_report
 from dioscuri.outputs.wording import noun
 
 N_SAMPLES = 64
@@ -21,11 +20,11 @@ N_RECONSTRUCTIONS = 32
 N_TRAIN_FOR_BASELINES = 50_000
 
 
-def report(context: Context, plan: LatentPlan, step: int) -> None:
-    """Print and write `report.json` for the checkpoint of `step` batches, which the engine holds; averaged
-    weights."""
+def report(context: Context, plan: LatentPlan) -> dict[str, Any]:
+    """Print and return the numbers of the checkpoint that the engine holds, with averaged weights; sheets of
+    samples and reconstructions."""
     hparams, engine, unit = context.hparams, context.engine, unit_of(plan)
-    results: dict[str, Any] = {"step": step, "unit": unit.name}
+    results: dict[str, Any] = {"unit": unit.name}
     batches = pipeline.evaluation_batches(context.sets.test, hparams, batch_size=hparams.val.batch_size)
     n_batches = -(-len(context.sets.test) // hparams.val.batch_size)
     bound = evaluate_bound(engine, tracked(batches, "test", n_batches, shown=context.writes), ema=True)
@@ -54,7 +53,7 @@ def report(context: Context, plan: LatentPlan, step: int) -> None:
         results |= _baselines(context, plan, unit)
         results |= _nearest(context, plan, samples)
     _grids(context, plan, samples)
-    write_report(context, context.directory.path, results)
+    return results
 
 
 def _baselines(context: Context, plan: LatentPlan, unit: Unit) -> dict[str, float]:

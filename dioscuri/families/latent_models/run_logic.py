@@ -7,6 +7,7 @@ latent dimension, as in the original.
 
 from collections.abc import Callable, Iterator, Mapping
 from math import ceil
+from typing import Any
 
 import numpy as np
 
@@ -92,9 +93,18 @@ class LatentGroupsRun:
         )
         return self._look(next(batches), step)[0]
 
-    def report(self, step: int) -> None:
+    def facts(self) -> dict[str, int]:
+        """Groups of latents, their levels and their values."""
+        groups = len(self.plan.groups)
+        return {
+            "latent_groups": groups,
+            "latent_levels": self.plan.n_levels,
+            "latent_values": sum(map(self.plan.latent_dims, range(groups))),
+        }
+
+    def report(self) -> dict[str, Any]:
         """Test bound with averaged weights, divergence of the levels, baselines, grids."""
-        report(self.context, self.plan, step)
+        return report(self.context, self.plan)
 
     def synthesise(self, checkpoint: Checkpoint) -> None:
         """Run the mode of `synthesis.synthesis_mode`."""

@@ -17,7 +17,6 @@ from dioscuri.metrics.manifold import compare_manifolds
 from dioscuri.metrics.neighbours import voted
 from dioscuri.outputs.pictures import in_rows, save_grid
 from dioscuri.outputs.progress import tracked
-from dioscuri.outputs.reports import write_report
 from dioscuri.outputs.wording import noun
 
 N_REFERENCE, N_TEST = 10_000, 1_000
@@ -25,9 +24,9 @@ NEIGHBOURS = 3
 N_ON_SHEET = 100
 
 
-def report(context: Context, plan: Any, step: int) -> None:
-    """Print and write `report.json` and `samples.png` for the checkpoint of `step` batches, which the engine
-    holds; averaged weights."""
+def report(context: Context, plan: Any) -> dict[str, Any]:
+    """Print and return the numbers of the checkpoint that the engine holds, with averaged weights; a sheet of
+    samples."""
     hparams, test = context.hparams, context.sets.test
     size = hparams.val.batch_size
     # Every character of a text begins an example: some of them, evenly spread, are enough.
@@ -40,7 +39,6 @@ def report(context: Context, plan: Any, step: int) -> None:
         f"{np.log(plan.codebook_size):.4f} nats"
     )
     results: dict[str, Any] = {
-        "step": step,
         "test_pictures": quality.n,
         "cross_entropy": quality.cross_entropy,
         "accuracy": quality.accuracy,
@@ -48,7 +46,7 @@ def report(context: Context, plan: Any, step: int) -> None:
     }
     if can_draw(hparams) and hparams.val.report_samples:
         results |= _samples(context)
-    write_report(context, context.directory.path, results)
+    return results
 
 
 def _samples(context: Context) -> dict[str, float]:

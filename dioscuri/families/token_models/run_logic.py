@@ -76,9 +76,13 @@ class TokenModelRun:
             {}, {f"{step}/Original_{step}": _sheet(pictures_of(self.context, batch)[batch["valid"]])}
         )
 
-    def report(self, step: int) -> None:
+    def facts(self) -> dict[str, int]:
+        """Tokens of an example, and codes that each may be."""
+        return {"tokens": self.plan.n_tokens, "codes": self.plan.codebook_size}
+
+    def report(self) -> dict[str, Any]:
         """Test cross-entropy with averaged weights, and how samples look to a judge."""
-        report(self.context, self.plan, step)
+        return report(self.context, self.plan)
 
     def synthesise(self, checkpoint: Checkpoint) -> None:
         """Run the mode of `synthesis.synthesis_mode`."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from math import ceil, prod
+from typing import Any
 
 from dioscuri import schedules
 from dioscuri.checkpoint.store import Checkpoint
@@ -160,9 +161,13 @@ class TokenizerRun:
         )
         return self._look(next(batches), step)
 
-    def report(self, step: int) -> None:
+    def facts(self) -> dict[str, int]:
+        """Tokens of a picture, and codes that each may be."""
+        return {"tokens": self.plan.grid**2, "codes": self.plan.codebook_size}
+
+    def report(self) -> dict[str, Any]:
         """Quality on the test pictures with averaged weights, and a grid."""
-        report(self.context, self.plan, step)
+        return report(self.context, self.plan)
 
     def synthesise(self, checkpoint: Checkpoint) -> None:
         """Run the mode of `synthesis.synthesis_mode`."""

@@ -115,9 +115,14 @@ def _row(result: Result) -> dict[str, Any]:
         "process_seconds": f"{state.seconds:.1f}",
         "training_seconds": "" if seconds is None else f"{seconds:.1f}",
         "batches": result.step,
-        **{f"test.{name}": value for name, value in result.report.items()},
+        **{_column(name): value for name, value in result.report.items()},
         "message": state.message,
     }
+
+
+def _column(name: str) -> str:
+    """Numbers of a report are of test pictures, but for the model's size."""
+    return name if name.startswith("size.") else f"test.{name}"
 
 
 def _report(run: Run, folder: SweepFolder) -> dict[str, Any]:

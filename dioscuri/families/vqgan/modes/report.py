@@ -1,5 +1,7 @@
 """What a finished tokenizer tells: how good it is on the test pictures, and pictures to look at."""
 
+from typing import Any
+
 import numpy as np
 
 from dioscuri.context import Context
@@ -9,14 +11,13 @@ from dioscuri.families.vqgan.modes.quality import QualitySum
 from dioscuri.families.vqgan.plan import TokenizerPlan
 from dioscuri.outputs.pictures import above, save_grid
 from dioscuri.outputs.progress import tracked
-from dioscuri.outputs.reports import write_report
 
 N_RECONSTRUCTIONS = 32
 
 
-def report(context: Context, plan: TokenizerPlan, step: int) -> None:
-    """Print and write `report.json` and `reconstructions.png` for the checkpoint of `step` batches, which the
-    engine holds; averaged weights."""
+def report(context: Context, plan: TokenizerPlan) -> dict[str, Any]:
+    """Print and return the numbers of the checkpoint that the engine holds, with averaged weights; a sheet of
+    reconstructions."""
     hparams, test = context.hparams, context.sets.test
     size = hparams.val.batch_size
     batches = pipeline.evaluation_batches(test, hparams, batch_size=size)
@@ -31,8 +32,7 @@ def report(context: Context, plan: TokenizerPlan, step: int) -> None:
     context.say(f"{quality.n} test pictures: {quality}")
     if context.writes:
         folder = context.directory.path
-        results = {"step": step, "test_pictures": quality.n, **quality.as_dict()}
-        write_report(context, folder, results)
         originals, others = (np.concatenate(part)[:N_RECONSTRUCTIONS] for part in zip(*shown, strict=True))
         path = save_grid(folder / "reconstructions.png", above(originals, others))
         context.say(f"originals above reconstructions: {path}")
+    return {"test_pictures": quality.n, **quality.as_dict()}
