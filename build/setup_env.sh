@@ -77,8 +77,7 @@ make_environment() {
     pip_install "$env/packages.log" "$(grep -c '==' "$requirements")" -r "$requirements" \
         ${TORCH_INDEX_URL:+--extra-index-url "$TORCH_INDEX_URL"}
     say "installing the project (editable)"
-    pip_install "$env/project.log" 1 --no-deps --no-build-isolation --config-settings editable_mode=compat \
-        --editable "$root"
+    pip_install "$env/project.log" 1 --no-deps --no-build-isolation --editable "$root"
     "$env/bin/python" -c 'import jax, torch; print(f"torch {torch.__version__}, jax {jax.__version__}")' >"$env/versions"
     wanted_stamp "$backend" >"$stamp.new"
     mv "$stamp.new" "$stamp"

@@ -10,5 +10,10 @@ fail() {
 case $1 in
     '' | */*) fail "error: '$1' is not a run name" ;;
 esac
-[ -d "$here/logs-$1" ] || fail "error: there is no run '$1' in $here"
-rm -r -- "$here/logs-$1"
+runs=${DIOSCURI_RUNS:-$here}
+[ -d "$runs/logs-$1" ] || fail "error: there is no run '$1' in $runs"
+python=$(sh "$here/../build/setup_env.sh" --print-python)
+PYTHONPATH=$here/.. exec "$python" -P -c 'from pathlib import Path
+from dioscuri.checkpoint.directory import remove
+from dioscuri.errors import run_command
+run_command(lambda words: remove(Path(words[0])))' "$runs/logs-$1"

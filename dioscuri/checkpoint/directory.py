@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -77,6 +78,15 @@ class RunDirectory:
             raise UserError(
                 f"run directory {self.path} cannot be written ({error.strerror}): make its folder writable"
             ) from error
+
+
+def remove(path: Path) -> None:
+    """Remove the folder of a run; a `UserError` where a process works in it, or where that is not allowed."""
+    with RunDirectory(path).locked():
+        try:
+            shutil.rmtree(path)
+        except OSError as error:
+            raise UserError(f"run directory {path} cannot be removed whole: {error.strerror}") from error
 
 
 def ensure_folder(path: Path) -> Path:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from dioscuri.checkpoint.directory import RunDirectory
+
 ROOT = Path(__file__).parents[2]
 TWINS = ("torch_impl", "jax_impl")
 SHOW = "import os, sys\nprint(os.getcwd(), *sys.argv[1:], sep='|')\n"
@@ -22,7 +24,11 @@ def tree(tmp_path):
         "build/setup_env.sh",
         "build/with_lock.py",
         "build/requirements-cpu.txt",
+        "dioscuri/__init__.py",
         "dioscuri/environment.py",
+        "dioscuri/errors.py",
+        "dioscuri/checkpoint/__init__.py",
+        "dioscuri/checkpoint/directory.py",
     ]
     for name in [*names, *(f"{twin}/{script}" for twin in TWINS for script in ("train.sh", "reset.sh"))]:
         target = tree / name
@@ -59,7 +65,8 @@ def test_train_passes_arguments_on_and_stays_where_the_caller_stands(tree, twin)
 def test_reset_removes_one_run_and_nothing_else(tree, twin):
     for name in ("logs-a", "logs-ab"):
         (tree / twin / name / "checkpoints").mkdir(parents=True)
-    assert run("sh", tree / twin / "reset.sh", "a", cwd=tree.parent).returncode == 0
+    result = run("sh", tree / twin / "reset.sh", "a", cwd=tree.parent, DIOSCURI_PYTHON=sys.executable)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
     assert not (tree / twin / "logs-a").exists()
     assert (tree / twin / "logs-ab" / "checkpoints").is_dir()
 
@@ -71,6 +78,24 @@ def test_reset_refuses_what_is_not_one_run(tree, arguments):
     assert result.returncode == 2
     assert result.stderr.count("\n") == 1
     assert (tree / "torch_impl" / "logs-ab").is_dir()
+
+
+def test_reset_goes_where_the_runs_are_kept(tree, tmp_path):
+    for folder in (tree / "torch_impl", tmp_path / "runs"):
+        (folder / "logs-a").mkdir(parents=True)
+    places = {"DIOSCURI_RUNS": str(tmp_path / "runs"), "DIOSCURI_PYTHON": sys.executable}
+    assert run("sh", tree / "torch_impl" / "reset.sh", "a", cwd=tree, **places).returncode == 0
+    assert not (tmp_path / "runs" / "logs-a").exists()
+    assert (tree / "torch_impl" / "logs-a").exists()
+
+
+def test_reset_refuses_a_run_in_which_a_process_works(tree):
+    folder = tree / "torch_impl" / "logs-a"
+    with RunDirectory(folder).locked():
+        result = run("sh", tree / "torch_impl" / "reset.sh", "a", cwd=tree, DIOSCURI_PYTHON=sys.executable)
+        assert (result.returncode, result.stderr.count("\n")) == (2, 1)
+        assert f"is in use by process {os.getpid()}" in result.stderr
+        assert (folder / "lock").exists()
 
 
 def finished_environment(tree: Path, backend: str) -> Path:
