@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from dioscuri.data.plain_pickle import Foreign, read_plain
 from dioscuri.data.tokens import TokenWriter
 from dioscuri.errors import UserError, run_command
 from dioscuri.families.vqgan.trained import named, open_tokenizer
+from dioscuri.pickles import Foreign, read_plain
 
 
 def convert(source: Path, target: Path, tokenizer: Path) -> int:

@@ -1,64 +1,43 @@
-"""Models of the Hugging Face hub: their configuration and weights in a cache folder of this machine.
+"""Models of the Hugging Face hub, by its own client: configuration and weights in the cache of this machine.
 
-The variable HF_ENDPOINT names another server with the same addresses, DIOSCURI_CACHE another folder than
-`~/.cache/dioscuri`.
+The client's variables hold, such as HF_ENDPOINT, HF_HOME and HF_TOKEN. DIOSCURI_CACHE names another folder
+for everything that this project downloads.
 """
 
-import http.client
+import hashlib
 import os
 import re
-import urllib.error
-import urllib.parse
-import urllib.request
-from email.message import Message
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from dioscuri.checkpoint.tensor_files import WEIGHTS
-from dioscuri.download import fetch
+from dioscuri.checkpoint.weight_files import EXPECTED, Choice, choose, shards
 from dioscuri.errors import UserError
 
 CONFIG = "config.json"
 _ID = re.compile(r"([A-Za-z0-9][\w.-]*/[\w.-]+)((?:/\w[\w.-]*)*)")
-_SECONDS = 30.0
 
 
-class _Stay(urllib.request.HTTPRedirectHandler):
-    """Answers with the redirection itself, whose headers tell the file's checksum."""
-
-    def redirect_request(self, *_arguments: object) -> None:
-        return None
-
-
-def local_folder(where: str | Path, revision: str = "main") -> Path:
+def local_folder(where: str | Path, revision: str = "main", choice: Choice = "average") -> Path:
     """The folder or file `where`, or the cached copy of the hub's model of that name.
 
-    A name is `owner/model`, with the folder inside of it where there is one: `owner/model/vae`. Downloads go
-    on where they were interrupted, are verified by the hub's checksums, and are not repeated. A `UserError`
-    where there is neither folder nor model, and where the hub cannot be reached.
+    A name is `owner/model`, with the folder inside of it where there is one: `owner/model/vae`. Downloads are
+    not repeated, unless a file in the cache is damaged. A `UserError` where there is neither folder nor
+    model, and where the hub cannot be reached.
     """
     path = Path(where)
     named = _ID.fullmatch(str(where))
     if path.exists() or named is None:
         return path
-    model, inside = named[1], named[2].lstrip("/")
-    folder = cache_folder() / "hub" / model.replace("/", "--") / revision / inside
-    if (folder / CONFIG).exists() and any((folder / name).exists() for name in WEIGHTS):
-        return folder
-    base = f"{_endpoint()}/{model}/resolve/{urllib.parse.quote(revision, safe='')}/{inside}".rstrip("/")
-    config = _checksum(f"{base}/{CONFIG}", where)
-    if config is None:
-        raise UserError(f"the hub's model '{where}' has no {CONFIG}: name the folder that has one")
-    weights = ((name, _checksum(f"{base}/{name}", where)) for name in WEIGHTS)
-    found = next(((name, checksum) for name, checksum in weights if checksum is not None), None)
-    if found is None:
-        raise UserError(f"the hub's model '{where}' has no weights: none of {', '.join(WEIGHTS)}")
-    for name, checksum in ((CONFIG, config), found):
-        fetch(f"{base}/{name}", folder / name, checksum)
-    return folder
+    from huggingface_hub.errors import HfHubHTTPError  # noqa: PLC0415 - slow, for models of the hub alone
 
-
-def _endpoint() -> str:
-    return os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
+    try:
+        return _fetched(f"the hub's model '{where}'", named[1], named[2].lstrip("/"), revision, choice)
+    except HfHubHTTPError as error:
+        reason = f"does not give a model of that name: {_line(error)}"
+    except Exception as error:  # the client hands on whatever its libraries raise
+        if isinstance(error, UserError):
+            raise
+        reason = f"cannot be reached ({_line(error)}): give a folder, or connect and try again"
+    raise UserError(f"there is no folder '{where}' here, and the hub {_endpoint()} {reason}")
 
 
 def cache_folder() -> Path:
@@ -66,31 +45,63 @@ def cache_folder() -> Path:
     return Path(os.environ.get("DIOSCURI_CACHE", "~/.cache/dioscuri")).expanduser()
 
 
-def _checksum(url: str, where: object) -> str | None:
-    """What the hub says of a file; None where it has none, empty where it tells no checksum."""
-    request = urllib.request.Request(url, method="HEAD", headers={"User-Agent": "dioscuri"})
+def _fetched(model: str, name: str, inside: str, revision: str, choice: Choice) -> Path:
+    """The folder of a model in the cache, which holds what is needed of it."""
+    from huggingface_hub import (  # noqa: PLC0415 - as above
+        HfApi,
+        get_hf_file_metadata,
+        hf_hub_url,
+        try_to_load_from_cache,
+    )
+    from huggingface_hub.errors import RemoteEntryNotFoundError  # noqa: PLC0415 - as above
+
+    cache = cache_folder() / "hub" if "DIOSCURI_CACHE" in os.environ else None
+    hub = HfApi(endpoint=_endpoint())
+
+    def path_of(file: str) -> str:
+        return f"{inside}/{file}".lstrip("/")
+
+    def fetch(file: str) -> Path:
+        cached = try_to_load_from_cache(name, path_of(file), cache_dir=cache, revision=revision)
+        if isinstance(cached, str) and _is_whole(Path(cached)):
+            return Path(cached)
+        if not isinstance(cached, str):  # a hub that is out of reach is asked once, not for 20 seconds
+            get_hf_file_metadata(hf_hub_url(name, path_of(file), revision=revision, endpoint=_endpoint()))
+        again = isinstance(cached, str)
+        path = hub.hf_hub_download(
+            name, path_of(file), revision=revision, cache_dir=cache, force_download=again
+        )
+        return Path(path)
+
     try:
-        with urllib.request.build_opener(_Stay).open(request, timeout=_SECONDS) as response:
-            return _digest(response.headers)
-    except urllib.error.HTTPError as error:
-        if error.code in (301, 302, 303, 307, 308):
-            return _digest(error.headers)
-        if error.code == http.client.NOT_FOUND:
-            return None
-        raise UserError(
-            f"there is no folder '{where}' here, and {_endpoint()} does not give a model of that name: "
-            f"{error.code} {error.reason}"
-        ) from error
-    except (OSError, http.client.HTTPException) as error:
-        reason = getattr(error, "reason", error)
-        raise UserError(
-            f"there is no folder '{where}' here, and the hub {_endpoint()} cannot be reached ({reason}): "
-            "give a folder, or connect and try again"
-        ) from error
+        config = fetch(CONFIG)
+    except RemoteEntryNotFoundError as error:
+        raise UserError(f"{model} has no {CONFIG}: name the folder that has one") from error
+    chosen = choose((path.name for path in config.parent.iterdir()), choice)
+    if chosen is None:
+        files = map(PurePosixPath, hub.list_repo_files(name, revision=revision))
+        chosen = choose((file.name for file in files if file.parent == PurePosixPath(inside)), choice)
+    if chosen is None:
+        raise UserError(f"{model} has no weights: no file is called {EXPECTED}")
+    weights = fetch(chosen)
+    for shard in shards(weights) if chosen.endswith(".json") else ():
+        fetch(shard)
+    return config.parent
 
 
-def _digest(headers: Message) -> str:
-    """Large files are named by their sha256, others by git."""
-    tag = (headers.get("X-Linked-Etag") or headers.get("ETag") or "").removeprefix("W/").strip('"')
-    kinds = {64: "sha256", 40: "git"}
-    return f"{kinds[len(tag)]}:{tag}" if re.fullmatch("[0-9a-f]*", tag) and len(tag) in kinds else ""
+def _endpoint() -> str:
+    return os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
+
+
+def _is_whole(cached: Path) -> bool:
+    """Whether a file has the hash that the client calls it by: sha256, or, of small files, git's."""
+    expected = cached.resolve().name
+    with cached.open("rb") as stream:
+        if len(expected) == 64:
+            return hashlib.file_digest(stream, "sha256").hexdigest() == expected
+        named = hashlib.sha1(f"blob {cached.stat().st_size}\0".encode(), usedforsecurity=False)
+        return len(expected) != 40 or hashlib.file_digest(stream, named.copy).hexdigest() == expected
+
+
+def _line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__

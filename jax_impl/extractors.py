@@ -7,9 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dioscuri.checkpoint.torch_files import read_torch
+from dioscuri.checkpoint.inception_weights import inception_file, read_inception
 from dioscuri.errors import UserError
-from dioscuri.metrics.inception_weights import inception_file, read_inception
 from jax_impl.models.inception import features, resized
 
 Extract = Callable[[Sequence[np.ndarray]], tuple[np.ndarray, np.ndarray | None]]
@@ -24,7 +23,7 @@ def open_network(name: str, weights: str) -> tuple[Extract, str]:
     if name != "inception":
         raise UserError(f"--extractor {name} is a network of the library transformers: leave --twin out")
     file = Path(weights) if weights else inception_file()
-    arrays = jax.device_put(read_inception(file, read_torch))
+    arrays = jax.device_put(read_inception(file))
     run = jax.jit(features)
 
     def extract(pictures: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

@@ -6,8 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dioscuri.checkpoint.torch_files import read_torch
-from dioscuri.metrics.inception_weights import inception_file, read_inception
+from dioscuri.checkpoint.inception_weights import inception_file, read_inception
 from torch_impl.models.inception import features, resized
 from torch_impl.vision import open_encoder
 
@@ -24,9 +23,7 @@ def open_network(name: str, weights: str) -> tuple[Extract, str]:
         return open_encoder(name, weights)
     file = Path(weights) if weights else inception_file()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    tensors = {
-        key: torch.from_numpy(array).to(device) for key, array in read_inception(file, read_torch).items()
-    }
+    tensors = {key: torch.from_numpy(array).to(device) for key, array in read_inception(file).items()}
 
     @torch.inference_mode()
     def extract(pictures: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

@@ -4,6 +4,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from dioscuri.errors import UserError
 
 
@@ -29,6 +31,22 @@ def match(
     raise UserError(
         f"{where}: {what} tensor '{first}' {_difference(first, expected, found)}{rest}: "
         "the checkpoint is of another architecture than the configuration"
+    )
+
+
+def check_finite(arrays: Mapping[str, np.ndarray], where: object) -> None:
+    """Raise a `UserError` that names the first tensor, in order of names, that holds NaN or infinity."""
+    broken = [
+        name for name, array in arrays.items() if array.dtype.kind == "f" and not np.isfinite(array).all()
+    ]
+    if not broken:
+        return
+    first = min(broken, key=_natural_order)
+    n = int((~np.isfinite(arrays[first])).sum())
+    rest = f", and {len(broken) - 1} more tensors hold such values" if len(broken) > 1 else ""
+    raise UserError(
+        f"{where}: tensor '{first}' holds NaN or infinity ({n} of {arrays[first].size} values){rest}: the "
+        "weights are of a training that failed, or the file is damaged"
     )
 
 

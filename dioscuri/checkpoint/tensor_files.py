@@ -2,31 +2,27 @@
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
+import safetensors
 import yaml
+from safetensors import SafetensorError
 
-from dioscuri.checkpoint.flax_msgpack import flatten, read_flax
+from dioscuri.checkpoint.flax_msgpack import read_flax
+from dioscuri.checkpoint.state_dicts import weights_of
+from dioscuri.checkpoint.torch_files import read_torch
+from dioscuri.checkpoint.weight_files import Choice, weights_files
 from dioscuri.errors import UserError
 
-ReadTorch = Callable[[Path], Any]
 Arrays = dict[str, np.ndarray]
 
-WEIGHTS = (
-    "model.safetensors",
-    "diffusion_pytorch_model.safetensors",
-    "pytorch_model.safetensors",
-    "pytorch_model.bin",
-    "diffusion_pytorch_model.bin",
-)
-"""Names that a folder's weights have, the preferred one first."""
-
-WRAPPERS = ("state_dict", "model_state_dict", "model", "params", "net")
-"""Entries under which checkpoints keep their weights; SUNDAE's trainer calls them `net`."""
+MAX_CONFIG_BYTES, MAX_CONFIG_NODES = 1 << 18, 100_000
+_MAX_SHARED = 4
+"""Times that tensors which share memory may exceed their file."""
 
 _DTYPES = {
     **{f"F{8 * n}": np.dtype(f"<f{n}") for n in (2, 4, 8)},
@@ -34,61 +30,89 @@ _DTYPES = {
     **{f"U{8 * n}": np.dtype(f"<u{n}") for n in (1, 2, 4, 8)},
     "BOOL": np.dtype(bool),
     "BF16": np.dtype(ml_dtypes.bfloat16),
+    "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
+    "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
 }
 
 
-def weights_file(source: Path) -> Path:
-    """The file itself, or that of a folder; a `UserError` where there is none."""
-    if not source.is_dir():
-        return source
-    found = [source / name for name in WEIGHTS if (source / name).is_file()]
-    if not found:
-        raise UserError(f"{source} holds no weights: none of {', '.join(WEIGHTS)}")
-    return found[0]
+@dataclass(frozen=True)
+class Weights:
+    """Arrays by name, floating ones as float32, the file or folder they came from, and what was taken."""
+
+    arrays: Arrays
+    source: Path
+    note: str
 
 
-def read_weights(file: Path, read_torch: ReadTorch) -> Arrays:
-    """Arrays by name, floating ones as float32; a flax file's names are joined by '/'.
+def read_weights(source: Path, choice: Choice | None = None) -> Weights:
+    """The weights of a file, or of a folder's file or shards; names of a flax file are joined by '/'.
 
-    The kind of file shows in its first bytes. A `UserError` where it is none of safetensors, PyTorch and
-    flax msgpack, is truncated, or holds no arrays.
+    Where there are averaged and raw weights, `choice` says which to take: averaged ones unless it is "raw".
+    The kind of a file shows in its first bytes. A `UserError` where it is none of safetensors, PyTorch and
+    flax msgpack, is damaged, or holds no arrays by name.
     """
+    files = weights_files(source, choice or "average")
+    contents = [_read(file) for file in files]
+    content = contents[0] if len(contents) == 1 else {k: v for shard in contents for k, v in shard.items()}
+    where = files[0] if len(files) == 1 else source
+    arrays, note = weights_of(content, where, choice)
+    size = sum(file.stat().st_size for file in files)
+    if sum(array.nbytes for array in arrays.values()) > _MAX_SHARED * size:
+        raise UserError(f"{where}: its tensors share memory, and are together far larger than the file")
+    return Weights({name: _float32(array) for name, array in arrays.items()}, where, note)
+
+
+def _read(file: Path) -> dict[str, Any]:
     try:
         with file.open("rb") as opened:
             head = opened.read(9)
     except OSError as error:
         raise UserError(f"weights {file} cannot be read: {error.strerror}") from error
     if head[8:9] == b"{":
-        return _as_float32(read_safetensors(file))
-    if head.startswith(b"PK") or (head[:1] == b"\x80" and head[1:2] in b"\2\3\4\5"):
-        return _as_float32(_unwrapped(read_torch(file), file))
-    if head and (0x81 <= head[0] <= 0x8F or head[0] in (0xDE, 0xDF)):
-        tree = read_flax(file)
-        return _as_float32(flatten(tree.get("params", tree), file))
+        return read_safetensors(file)
+    if is_torch(head):
+        content = read_torch(file)
+        if isinstance(content, dict):
+            return content
+        raise UserError(f"{file} holds no weights by name")
+    if is_flax(head):
+        return read_flax(file)
     raise UserError(f"{file} holds no weights: it is no safetensors, PyTorch or flax msgpack file, or empty")
 
 
+def is_torch(head: bytes) -> bool:
+    """Whether a file begins as those of `torch.save`."""
+    return head.startswith(b"PK") or (head[:1] == b"\x80" and head[1:2] in b"\2\3\4\5")
+
+
+def is_flax(head: bytes) -> bool:
+    """Whether a file begins as flax's: with a map."""
+    return bool(head) and (0x81 <= head[0] <= 0x8F or head[0] in (0xDE, 0xDF))
+
+
 def read_safetensors(file: Path) -> Arrays:
-    """Arrays of a safetensors file, bfloat16 ones too; a `UserError` where it is damaged."""
-    content = file.read_bytes()
+    """Arrays of a safetensors file, also of types that numpy lacks; a `UserError` where it is damaged."""
     try:
-        start = 8 + int.from_bytes(content[:8], "little")
-        header = json.loads(content[8:start])
-        header.pop("__metadata__", None)
-        return {name: _array(entry, memoryview(content)[start:]) for name, entry in header.items()}
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        tensors = safetensors.deserialize(file.read_bytes())  # safetensors.numpy has no bfloat16
+        return {
+            name: np.frombuffer(entry["data"], _DTYPES[entry["dtype"]]).reshape(entry["shape"])
+            for name, entry in tensors
+        }
+    except (SafetensorError, ValueError, KeyError) as error:
         raise UserError(f"{file} is truncated or no safetensors file: {error}") from error
 
 
 def read_config(file: Path) -> dict[str, Any]:
-    """A configuration in JSON or YAML; a `UserError` where it is neither or no mapping."""
+    """A configuration in JSON or YAML; a `UserError` where it is neither, no mapping or absurdly large."""
     try:
+        if file.stat().st_size > MAX_CONFIG_BYTES:
+            raise UserError(f"configuration {file} is absurdly large: above {MAX_CONFIG_BYTES:,} bytes")
         text = file.read_text(encoding="utf-8")
-        value = json.loads(text) if file.suffix == ".json" else yaml.load(text, _Loader)
+        value = json.loads(text) if file.suffix == ".json" else _Loader(text).read()
     except OSError as error:
         raise UserError(f"configuration {file} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"configuration {file} is no sound {file.suffix[1:] or 'YAML'}: {reason}") from error
     if not isinstance(value, dict):
         raise UserError(f"configuration {file} is no mapping from options to values")
@@ -96,7 +120,27 @@ def read_config(file: Path) -> dict[str, Any]:
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads `1e-4` as a number, which YAML 1.1 takes for text for want of a dot."""
+    """Reads `1e-4` as a number, which YAML 1.1 takes for text for want of a dot, and few nodes only."""
+
+    def read(self) -> Any:
+        """The document; a `ValueError` where aliases make more of it than anyone has written."""
+        node = self.get_single_node()
+        if node is None:
+            return None
+        if self._nodes(node, {}) > MAX_CONFIG_NODES:
+            raise ValueError("its aliases make absurdly much of it")
+        return self.construct_document(node)
+
+    def _nodes(self, node: yaml.Node, known: dict[int, int]) -> int:
+        """Nodes below this one, those of an alias counted at every place."""
+        if isinstance(node, yaml.ScalarNode):
+            return 1
+        if id(node) not in known:
+            known[id(node)] = MAX_CONFIG_NODES  # within itself
+            pairs = isinstance(node, yaml.MappingNode)
+            inside = [part for pair in node.value for part in pair] if pairs else node.value
+            known[id(node)] = 1 + sum(self._nodes(part, known) for part in inside)
+        return known[id(node)]
 
 
 _Loader.add_implicit_resolver(
@@ -104,31 +148,6 @@ _Loader.add_implicit_resolver(
 )
 
 
-def _array(entry: Mapping[str, Any], data: memoryview) -> np.ndarray:
-    first, last = entry["data_offsets"]
-    dtype, shape = _DTYPES[entry["dtype"]], entry["shape"]
-    if not 0 <= first <= last <= len(data):
-        raise ValueError("tensors lie behind the file's end")
-    return np.frombuffer(data[first:last], dtype).reshape(shape)
-
-
-def _unwrapped(content: Any, file: Path) -> Arrays:
-    """The weights of a checkpoint, which may hold more beside them."""
-    while isinstance(content, Mapping):
-        inner = [content[name] for name in WRAPPERS if isinstance(content.get(name), Mapping)]
-        if not inner:
-            break
-        content = inner[0]
-    if not isinstance(content, Mapping) or not any(isinstance(v, np.ndarray) for v in content.values()):
-        raise UserError(f"{file} holds no weights by name")
-    strange = [name for name, value in content.items() if not isinstance(value, np.ndarray)]
-    if strange:
-        raise UserError(f"{file}: '{strange[0]}' is no tensor, so these are no weights by name")
-    return dict(content)
-
-
-def _as_float32(arrays: Arrays) -> Arrays:
-    floating = {name for name, array in arrays.items() if array.dtype.kind == "f"} | {
-        name for name, array in arrays.items() if array.dtype == ml_dtypes.bfloat16
-    }
-    return {name: array.astype(np.float32) if name in floating else array for name, array in arrays.items()}
+def _float32(array: np.ndarray) -> np.ndarray:
+    floating = array.dtype.kind == "f" or array.dtype.name.startswith(("bfloat", "float"))
+    return array.astype(np.float32, copy=False) if floating else array

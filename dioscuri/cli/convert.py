@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from dioscuri.checkpoint.torch_files import read_torch, torch_bytes
+from dioscuri.checkpoint.torch_files import torch_bytes
 from dioscuri.cli.parsers import Parser
 from dioscuri.errors import UserError
 from dioscuri.importers.convert import Step, convert_configuration, export, export_run, import_run
+from dioscuri.importers.published_run import Request
 from dioscuri.places import configuration
 
 _USAGE = """\
@@ -45,6 +46,11 @@ def make_parser() -> Parser:
     parser.add_argument("--config", type=Path, metavar="FILE", help="published configuration, JSON or YAML")
     parser.add_argument("--run", type=Path, metavar="FOLDER/logs-NAME", help="run to make of the checkpoint")
     parser.add_argument(
+        "--weights",
+        choices=("average", "raw"),
+        help="which weights to take of a checkpoint that holds both (default: average)",
+    )
+    parser.add_argument(
         "--string-sorted-classes",
         action="store_true",
         help="the checkpoint is a SUNDAE's that learnt from a folder for each class, which it counts as the "
@@ -82,15 +88,16 @@ def main(words: Sequence[str]) -> None:
     elif chosen.run is None or chosen.step is not None:
         parser.error("give --run, --to-cfg, --to-folder or --to-torch")
     else:
-        import_run(
-            chosen.source,
-            chosen.config,
-            chosen.cfg,
-            chosen.overrides,
-            chosen.run,
-            read_torch,
+        request = Request(
+            source=chosen.source,
+            run=chosen.run,
+            config=chosen.config,
+            cfg=chosen.cfg,
+            overrides=chosen.overrides,
+            choice=chosen.weights,
             string_sorted_classes=chosen.string_sorted_classes,
         )
+        import_run(request)
 
 
 def _step(text: str | None) -> Step:

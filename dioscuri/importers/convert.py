@@ -11,19 +11,26 @@ from dioscuri.checkpoint import store
 from dioscuri.checkpoint.directory import RunDirectory
 from dioscuri.checkpoint.flax_msgpack import read_flax
 from dioscuri.checkpoint.pretrained import write_folder
-from dioscuri.checkpoint.tensor_files import ReadTorch, read_config
+from dioscuri.checkpoint.tensor_files import is_flax, is_torch, read_config
+from dioscuri.checkpoint.torch_files import read_torch
 from dioscuri.contract import check_options
 from dioscuri.errors import UserError
 from dioscuri.families.hierarchical_vae.plan import make_plan
 from dioscuri.families.maskgit import transformers
 from dioscuri.files import replacing
-from dioscuri.hparams import load, resolve, to_json
+from dioscuri.hparams import load, resolve
 from dioscuri.hparams.archive import copy_path, written_out
 from dioscuri.hub import local_folder
 from dioscuri.importers import efficient_vdvae, metroplex_json
 from dioscuri.importers.open_muse_yaml import converted
-from dioscuri.importers.published_run import BASES, make_published_run, published_config
-from dioscuri.versions import versions
+from dioscuri.importers.published_run import (
+    BASES,
+    Request,
+    make_published_run,
+    published_config,
+    split_run,
+    write_run,
+)
 
 TorchBytes = Callable[[Any], bytes]
 Step = int | Literal["best"] | None
@@ -81,56 +88,31 @@ def _metroplex_options(config: Mapping[str, Any], source: Path) -> dict[str, Any
         raise UserError(f"{source} is no whole configuration: {type(error).__name__} {error}") from error
 
 
-def import_run(
-    source: Path,
-    config: Path | None,
-    cfg: Path | None,
-    overrides: Sequence[str],
-    run: Path,
-    read_torch: ReadTorch,
-    *,
-    string_sorted_classes: bool,
-) -> None:
+def import_run(request: Request) -> None:
     """A run of published weights or of a checkpoint of Efficient-VDVAE, as the configurations tell."""
-    source = local_folder(source)
-    published = published_config(source, config)
-    if published is None and cfg and load(cfg, overrides).run.family == "hierarchical_vae":
-        if string_sorted_classes:
-            raise UserError(f"{source} is no SUNDAE: leave out --string-sorted-classes")
-        make_run(source, cfg, overrides, run, read_torch)
+    source = local_folder(request.source, choice=request.choice or "average")
+    request = replace(request, source=source, config=published_config(source, request.config))
+    cfg = request.cfg if request.config is None else None
+    if cfg is None or load(cfg, request.overrides).run.family != "hierarchical_vae":
+        print(*make_published_run(request), sep="\n")
         return
-    folder_and_name, by_text = split_run(run), string_sorted_classes
-    print(
-        make_published_run(
-            source, published, cfg, overrides, folder_and_name, read_torch, string_sorted_classes=by_text
-        )
-    )
+    if request.string_sorted_classes:
+        raise UserError(f"{source} is no SUNDAE: leave out --string-sorted-classes")
+    make_run(request)
 
 
-def make_run(source: Path, cfg: Path, overrides: Sequence[str], run: Path, read_torch: ReadTorch) -> None:
-    """Write the checkpoint of an original program into the new run folder `run`."""
-    log_root, name = split_run(run)
-    overrides = (*overrides, f"run.name={name}")
-    importer, content = _read(source, read_torch)
+def make_run(request: Request) -> None:
+    """Write the checkpoint of Efficient-VDVAE, with all of its state, into a new run folder."""
+    source, cfg = request.source, request.cfg
+    assert cfg is not None
+    log_root, name = split_run(request.run)
+    overrides = (*request.overrides, f"run.name={name}")
+    importer, content = _read(source)
     given = load(cfg, overrides)
     importer(content, given, make_plan(given), source)
-    directory = RunDirectory.of(log_root, name)
-    with directory.locked():
-        if present := store.steps(directory.checkpoints):
-            raise UserError(f"run {run} has a checkpoint of step {present[-1]} already: choose another --run")
-        options = resolve(cfg, overrides, log_root)
-        hparams = options.hparams
-        imported = importer(content, hparams, make_plan(hparams), source)
-        info = {
-            "data": None,
-            "random": {"seed": hparams.run.seed, "step": imported.step},
-            "hparams": to_json(hparams),
-            "versions": versions(),
-            "metrics": {},
-            "imported_from": source.name,
-        }
-        options.save()
-        path = store.save(directory.checkpoints, imported.step, imported.state, info, keep=1)
+    options = resolve(cfg, overrides, log_root)
+    imported = importer(content, options.hparams, make_plan(options.hparams), source)
+    path = write_run(request.run, options, imported.step, imported.state, source.name)
     for message in options.messages:
         print(message)
     updates = int(imported.state["counters"]["updates"])
@@ -169,7 +151,7 @@ def export(run: Path, target: Path, step: Step, torch_bytes: TorchBytes) -> None
     print(f"{target}: step {checkpoint.step} of {run} in the layout of the PyTorch Efficient-VDVAE")
 
 
-def _read(source: Path, read_torch: ReadTorch) -> Source:
+def _read(source: Path) -> Source:
     """Tell the two programs' files apart by their first bytes, and read."""
     file = _newest_in(source) if source.is_dir() else source
     try:
@@ -177,13 +159,12 @@ def _read(source: Path, read_torch: ReadTorch) -> Source:
             head = opened.read(4)
     except OSError as error:
         raise UserError(f"checkpoint {file} cannot be read: {error.strerror}") from error
-    is_zip, is_pickle = head.startswith(b"PK"), head[:1] == b"\x80" and head[1:2] in b"\2\3\4\5"
-    if is_zip or is_pickle:
+    if is_torch(head):
         saved = read_torch(file)
         if not isinstance(saved, dict):
             raise UserError(f"{file} holds a {type(saved).__name__}, no checkpoint of Efficient-VDVAE")
         return efficient_vdvae.from_torch, saved
-    if head and (0x81 <= head[0] <= 0x8F or head[0] in (0xDE, 0xDF)):
+    if is_flax(head):
         return efficient_vdvae.from_flax, read_flax(file)
     raise UserError(f"{file} is neither a PyTorch nor a flax checkpoint of Efficient-VDVAE, or it is empty")
 
@@ -194,14 +175,6 @@ def _newest_in(folder: Path) -> Path:
     if not files:
         raise UserError(f"{folder} holds no file checkpoint_<step>: give the checkpoint's file")
     return max(files, key=lambda path: int(path.name.removeprefix("checkpoint_")))
-
-
-def split_run(run: Path) -> tuple[Path, str]:
-    """Folder that holds the runs, and the run's name."""
-    path = run.absolute()
-    if not path.name.startswith("logs-") or path.name == "logs-":
-        raise UserError(f"{run} is not the folder of a run: it must be called logs-<run.name>")
-    return path.parent, path.name.removeprefix("logs-")
 
 
 def _supported(hparams: Any) -> Any:

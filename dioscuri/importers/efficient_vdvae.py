@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from dioscuri.checkpoint.compare import match
+from dioscuri.checkpoint.compare import check_finite, match
 from dioscuri.checkpoint.flax_msgpack import flatten
 from dioscuri.errors import UserError
 from dioscuri.families.hierarchical_vae.initialisation import parameter_table
@@ -122,6 +122,8 @@ def _imported(
 ) -> Imported:
     if not 0 <= updates <= step:
         raise UserError(f"{where}: {updates} updates in {step} steps is impossible; the file is damaged")
+    for tensors in (model, ema, optimizer):
+        check_finite(tensors, where)
     counters = {"updates": updates, "skips": step - updates, "skips_in_row": 0}
     counted = {name: np.array(count, np.int64) for name, count in counters.items()}
     return Imported(

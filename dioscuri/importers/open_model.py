@@ -9,7 +9,8 @@ import numpy as np
 
 from dioscuri.checkpoint import pretrained
 from dioscuri.checkpoint.pretrained import CONFIG, network_options
-from dioscuri.checkpoint.tensor_files import read_config, read_weights, weights_file
+from dioscuri.checkpoint.tensor_files import read_config, read_weights
+from dioscuri.checkpoint.weight_files import Choice
 from dioscuri.errors import UserError
 from dioscuri.hparams import load
 from dioscuri.hub import local_folder
@@ -34,14 +35,16 @@ def open_published(
     where: str | Path,
     overrides: Sequence[str] = (),
     *,
+    weights: Choice | None = None,
     revision: str = "main",
 ) -> OpenedModel:
     """A folder with `config.json` and weights, whoever wrote it, or such a model of the hub.
 
     `where` is a folder or a name of the hub, `owner/model[/folder]`; words `section.option=value` change
-    options. Names, shapes and values have been checked. A `UserError` says what is missing or does not fit.
+    options. `weights` chooses where there are averaged and raw ones; the average is the default. Names,
+    shapes and values have been checked. A `UserError` says what is missing or does not fit.
     """
-    folder = local_folder(where, revision)
+    folder = local_folder(where, revision, weights or "average")
     if not (folder / CONFIG).is_file():
         raise UserError(f"{folder} holds no {CONFIG}: give a folder with one, or a model of the hub")
     if pretrained.is_folder(folder):
@@ -50,10 +53,6 @@ def open_published(
         return OpenedModel(hparams=hparams, weights=arrays, tokenizer=pretrained.tokenizer_folder(folder))
     described = recognise(read_config(folder / CONFIG), folder / CONFIG)
     hparams = load(BASES[described.family], [*described.overrides, *overrides])
-    file = weights_file(folder)
-    arrays = canonical_weights(read_weights(file, _no_torch), hparams, file)
-    return OpenedModel(hparams=network_options(hparams), weights=arrays)
-
-
-def _no_torch(path: Path) -> Any:
-    raise UserError(f"{path} is a PyTorch file: make a run of it with dioscuri convert, which reads these")
+    read = read_weights(folder, weights)
+    arrays = canonical_weights(read.arrays, hparams, read.source)
+    return OpenedModel(hparams=network_options(hparams), weights=arrays, notes=(read.note, *described.notes))

@@ -11,7 +11,7 @@ Words = list[tuple[str, Any]]
 Settings = Mapping[str, Any]
 
 _REFERENCE = re.compile(r"\$\{([\w.]+)\}")
-_MAX_DEPTH = 20
+_MAX_DEPTH, _MAX_CHARACTERS = 20, 1 << 20
 
 OPTIMIZERS = {"adamw": "AdamW", "fused_adamw": "AdamW", "8bit_adamw": "AdamW", "lion": "Lion"}
 SCHEDULES = {
@@ -92,30 +92,47 @@ def converted(config: Settings, where: object) -> tuple[list[str], list[str]]:
 
 
 def resolved(config: Settings, where: object) -> dict[str, Any]:
-    """The configuration with `${a.b}` replaced by what stands there; `???`, not given, is left out."""
+    """The configuration with `${a.b}` replaced by what stands there; `???`, not given, is left out.
 
-    def replace(value: Any, depth: int) -> Any:
+    A `UserError` where references lead nowhere or in a circle, or make absurdly much of the configuration.
+    """
+    resolver = _Resolver(config, where)
+    return {name: resolver.replaced(value, 0) for name, value in config.items()}
+
+
+class _Resolver:
+    """Replaces references, with a budget for all of them together."""
+
+    def __init__(self, config: Settings, where: object) -> None:
+        self.config, self.where, self.characters = config, where, 0
+
+    def replaced(self, value: Any, depth: int) -> Any:
+        """A value `depth` references away from where it stands."""
+        self.characters += 1 + (len(value) if isinstance(value, str) else 0)
         if depth > _MAX_DEPTH:
-            raise UserError(f"{where}: references lead in a circle")
+            raise UserError(f"{self.where}: references lead in a circle")
+        if self.characters > _MAX_CHARACTERS:
+            raise UserError(f"{self.where}: references make absurdly much of it")
         if isinstance(value, Mapping):
-            return {name: replace(entry, depth) for name, entry in value.items() if entry != "???"}
+            return {name: self.replaced(entry, depth) for name, entry in value.items() if entry != "???"}
         if isinstance(value, list):
-            return [replace(entry, depth) for entry in value]
-        if not isinstance(value, str):
-            return value
-        if found := _REFERENCE.fullmatch(value):
-            return replace(look_up(found[1]), depth + 1)
-        return _REFERENCE.sub(lambda found: str(replace(look_up(found[1]), depth + 1)), value)
+            return [self.replaced(entry, depth) for entry in value]
+        return self.text(value, depth + 1) if isinstance(value, str) else value
 
-    def look_up(path: str) -> Any:
-        value: Any = config
+    def text(self, text: str, depth: int) -> Any:
+        """What a text that is one reference refers to, or the text with those inside it replaced."""
+        if match := _REFERENCE.fullmatch(text):
+            return self.replaced(self.at(match[1]), depth)
+        return _REFERENCE.sub(lambda match: str(self.replaced(self.at(match[1]), depth)), text)
+
+    def at(self, path: str) -> Any:
+        """What stands at a path of the configuration."""
+        value: Any = self.config
         for name in path.split("."):
             if not isinstance(value, Mapping) or name not in value:
-                raise UserError(f"{where}: ${{{path}}} refers to nothing")
+                raise UserError(f"{self.where}: ${{{path}}} refers to nothing")
             value = value[name]
         return value
-
-    return {name: replace(value, 0) for name, value in config.items()}
 
 
 def flattened(settings: Settings, prefix: str = "") -> dict[str, Any]:

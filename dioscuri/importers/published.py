@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from dioscuri.checkpoint.compare import match
+from dioscuri.checkpoint.compare import check_finite, match
 from dioscuri.checkpoint.pretrained import FORMAT, LIBRARY, option_words
 from dioscuri.errors import UserError
 from dioscuri.families.classifier import plan as classifier
@@ -67,11 +67,13 @@ class Published:
     """Family, and words `section.option=value` that say what the network depends on, defaults included.
 
     `own`: written by this project; the words then say all options, and the weights have canonical names.
+    `notes` are lines that say what of the configuration was changed or left out.
     """
 
     family: str
     overrides: tuple[str, ...]
     own: bool = False
+    notes: tuple[str, ...] = ()
 
 
 def recognise(config: Mapping[str, Any], where: object) -> Published:
@@ -123,6 +125,7 @@ def canonical_weights(
     except (KeyError, ValueError) as error:
         raise UserError(f"{where}: these are no weights of this architecture ({error})") from error
     match(expected, found, "published", where)
+    check_finite(found, where)
     return {name: np.ascontiguousarray(found[name], np.float32) for name in expected}
 
 

@@ -1,6 +1,7 @@
 """Runs that begin with published weights."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -9,10 +10,12 @@ import numpy as np
 
 from dioscuri.checkpoint import store
 from dioscuri.checkpoint.directory import RunDirectory
-from dioscuri.checkpoint.tensor_files import ReadTorch, read_config, read_weights, weights_file
+from dioscuri.checkpoint.tensor_files import read_config, read_weights
+from dioscuri.checkpoint.weight_files import Choice
 from dioscuri.errors import UserError
 from dioscuri.families.vqgan import discriminators
 from dioscuri.hparams import load, resolve, to_json
+from dioscuri.hparams.archive import Resolution
 from dioscuri.importers.published import FAMILIES, Published, canonical_weights, published_training, recognise
 from dioscuri.places import examples
 from dioscuri.plans.parameters import initial_values
@@ -30,83 +33,94 @@ def published_config(source: Path, config: Path | None) -> Path | None:
     return beside if beside is not None and beside.is_file() else None
 
 
-def make_published_run(
-    source: Path,
-    config: Path | None,
-    cfg: Path | None,
-    overrides: Sequence[str],
-    run: tuple[Path, str],
-    read_torch: ReadTorch,
-    *,
-    string_sorted_classes: bool = False,
-) -> str:
-    """Write published weights into a new run (folder that holds it, name); returns what was done.
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """A run to make: the weights, a file or a folder, and the run's folder.
 
     The published configuration `config` tells the architecture, `cfg` everything else or, without `config`,
-    the architecture, too. `string_sorted_classes` is explained at `canonical_weights`. A `UserError` says
-    what does not fit; no run is then left.
+    the architecture, too. `choice` is explained at `read_weights`, `string_sorted_classes` at
+    `canonical_weights`.
     """
-    log_root, name = run
-    file = weights_file(source)
+
+    source: Path
+    run: Path
+    config: Path | None = None
+    cfg: Path | None = None
+    overrides: Sequence[str] = ()
+    choice: Choice | None = None
+    string_sorted_classes: bool = False
+
+
+def make_published_run(request: Request) -> list[str]:
+    """Write published weights into a new run; returns lines that say what was done.
+
+    A `UserError` says what does not fit; no run is then left.
+    """
+    config = request.config
     described = None if config is None else recognise(read_config(config), config)
     with TemporaryDirectory() as folder:
-        base = _base(described, cfg, file, Path(folder))
-        words = [*(described.overrides if described else ()), *overrides, f"run.name={name}"]
-        directory, by_text = RunDirectory.of(log_root, name), string_sorted_classes
-        return _write(base, words, described, file, read_torch, directory, string_sorted_classes=by_text)
+        base = _base(described, request, Path(folder))
+        log_root, name = split_run(request.run)
+        words = [*(described.overrides if described else ()), *request.overrides, f"run.name={name}"]
+        hparams = load(base, words)
+        own = described is not None and described.own
+        if hparams.run.family not in FAMILIES and not own:
+            raise UserError(f"{base}: family '{hparams.run.family}' has no published weights of this kind")
+        read = read_weights(request.source, request.choice)
+        weights = canonical_weights(
+            read.arrays, hparams, read.source, own=own, string_sorted_classes=request.string_sorted_classes
+        )
+        discriminator, buffers = ({}, {}) if own else published_training(read.arrays, hparams)
+        weights |= _discriminator(hparams) | discriminator
+        state = {"model": weights, "ema": weights} | ({"buffers": buffers} if buffers else {})
+        options = resolve(base, words, log_root)
+        path = write_run(request.run, options, 0, state, read.source.name)
+    n = sum(array.size for array in weights.values())
+    done = f"{path}: {len(weights)} tensors, {n:,} parameters; use it with run.name={hparams.run.name}"
+    return [read.note, *(described.notes if described else ()), done]
 
 
-def _write(
-    base: Path,
-    words: Sequence[str],
-    described: Published | None,
-    file: Path,
-    read_torch: ReadTorch,
-    directory: RunDirectory,
-    *,
-    string_sorted_classes: bool,
-) -> str:
-    hparams = load(base, words)
-    own = described is not None and described.own
-    if hparams.run.family not in FAMILIES and not own:
-        raise UserError(f"{base}: family '{hparams.run.family}' has no published weights of this kind")
-    arrays = read_weights(file, read_torch)
-    weights = canonical_weights(arrays, hparams, file, own=own, string_sorted_classes=string_sorted_classes)
-    critic, buffers = ({}, {}) if own else published_training(arrays, hparams)
-    weights |= _discriminator(hparams) | critic
-    with directory.locked():
-        if present := store.steps(directory.checkpoints):
+def split_run(run: Path) -> tuple[Path, str]:
+    """Folder that holds the runs, and the run's name."""
+    path = run.absolute()
+    if not path.name.startswith("logs-") or path.name == "logs-":
+        raise UserError(f"{run} is not the folder of a run: it must be called logs-<run.name>")
+    return path.parent, path.name.removeprefix("logs-")
+
+
+def write_run(folder: Path, options: Resolution, step: int, state: store.State, imported_from: str) -> Path:
+    """Write a run's options and its only checkpoint; a `UserError` where it has one already."""
+    run = RunDirectory(folder.absolute())
+    with run.locked():
+        if present := store.steps(run.checkpoints):
             raise UserError(
-                f"run {directory.path} has a checkpoint of step {present[-1]} already: choose another --run"
+                f"run {run.path} has a checkpoint of step {present[-1]} already: choose another --run"
             )
-        options = resolve(base, words, directory.path.parent)
         info = {
             "data": None,
-            "random": {"seed": hparams.run.seed, "step": 0},
+            "random": {"seed": options.hparams.run.seed, "step": step},
             "hparams": to_json(options.hparams),
             "versions": versions(),
             "metrics": {},
-            "imported_from": file.name,
+            "imported_from": imported_from,
         }
         options.save()
-        state = {"model": weights, "ema": weights} | ({"buffers": buffers} if buffers else {})
-        path = store.save(directory.checkpoints, 0, state, info, keep=1)
-    n = sum(array.size for array in weights.values())
-    return f"{path}: {len(weights)} tensors, {n:,} parameters; use it with run.name={hparams.run.name}"
+        return store.save(run.checkpoints, step, state, info, keep=1)
 
 
-def _base(described: Published | None, cfg: Path | None, file: Path, folder: Path) -> Path:
+def _base(described: Published | None, request: Request, folder: Path) -> Path:
     """The file whose options published ones are put over; `folder` is for one that says the family alone."""
+    cfg, source = request.cfg, request.source
     if described is None and cfg is None:
         raise UserError(
-            f"{file} does not tell its architecture: give its configuration with --config, or a .cfg of the "
-            "same architecture with --cfg (egs/ has one for each published model)"
+            f"{source} does not tell its architecture: give its configuration with --config, or a .cfg of "
+            "the same architecture with --cfg (egs/ has one for each published model)"
         )
     if described is None or cfg is not None:
         base = cfg or folder
     elif described.own:
         base = folder / "options.cfg"
-        base.write_text(f"# {file.parent}\n\n[run]\nfamily = {described.family}\nname = published\n")
+        base.write_text(f"# {source}\n\n[run]\nfamily = {described.family}\nname = published\n")
         return base
     else:
         base = BASES[described.family]

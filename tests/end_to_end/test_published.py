@@ -217,7 +217,7 @@ MISTAKES = {
         lambda f: mend(f, lambda s: s.update({"decoder.conv_in.bias": torch.ones(3)})),
         "'decoder.conv_in.bias' has shape (3,) but the configuration has (32,)",
     ),
-    "no weights": (lambda f: (f / "pytorch_model.bin").unlink(), "holds no weights: none of"),
+    "no weights": (lambda f: (f / "pytorch_model.bin").unlink(), "holds no weights: no file is called"),
     "empty": (lambda f: (f / "pytorch_model.bin").write_bytes(b""), "is no safetensors, PyTorch or flax"),
     "no mapping": (lambda f: (f / "config.json").write_text("[1]"), "is no mapping"),
     "no json": (lambda f: (f / "config.json").write_text("{"), "is no sound json"),

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from data_scripts.halton_codes import convert, main
-from dioscuri.data.plain_pickle import Foreign, read_plain
 from dioscuri.data.tokens import open_tokens
 from dioscuri.errors import UserError
+from dioscuri.pickles import Foreign, read_plain
 from tests.support.tiny_maskgit import CODES, GRID, write_tokenizer
 
 

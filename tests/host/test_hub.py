@@ -7,23 +7,31 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from dioscuri import download
 from dioscuri.errors import UserError
 from dioscuri.hub import local_folder
 
 FILES = {
-    "/owner/model/resolve/main/config.json": b'{"_class_name": "MaskGitVQGAN"}',
-    "/owner/model/resolve/main/vae/config.json": b"{}",
-    "/owner/model/resolve/main/vae/diffusion_pytorch_model.safetensors": bytes(range(256)) * 500,
-    "/owner/model/resolve/main/pytorch_model.bin": b"weights",
-    "/owner/bare/resolve/main/config.json": b"{}",
+    "owner/model": {
+        "config.json": b'{"_class_name": "MaskGitVQGAN"}',
+        "pytorch_model.bin": b"weights",
+        "vae/config.json": b"{}",
+        "vae/diffusion_pytorch_model.safetensors": bytes(range(256)) * 500,
+        "sharded/config.json": b"{}",
+        "sharded/model.safetensors.index.json": b'{"weight_map": {"a": "one", "b": "two", "c": "one"}}',
+        "sharded/one": b"1",
+        "sharded/two": b"2",
+        "sharded/three": b"3",
+    },
+    "owner/bare": {"config.json": b"{}"},
+    "owner/empty": {"README.md": b""},
 }
+COMMIT = "0123456789" * 4
 
 
 class Hub(BaseHTTPRequestHandler):
     """Answers as the hub does: weights by a redirection whose headers tell their sha256."""
 
-    cut_after, lie, asked = None, False, ()
+    cut_after, asked = None, ()
 
     def do_HEAD(self):
         self._answer(body=False)
@@ -35,44 +43,50 @@ class Hub(BaseHTTPRequestHandler):
         pass
 
     def _answer(self, *, body):
+        path = self.path.partition("?")[0].strip("/").removeprefix("cdn/")
         Hub.asked = (*Hub.asked, (self.command, self.path, self.headers.get("Range")))
-        path = self.path.removeprefix("/cdn")
-        if path not in FILES:
-            self.send_error(404)
-            return
-        content = FILES[path]
-        large = not path.endswith("json")
+        parts = path.removeprefix("api/models/").split("/")
+        files = FILES.get("/".join(parts[:2]), {})
+        if path.startswith("api/models/") and files:
+            listed = [{"type": "file", "path": name, "size": len(c), "oid": "0"} for name, c in files.items()]
+            self._send(200, json.dumps(listed).encode(), body=body)
+        elif (content := files.get("/".join(parts[4:]))) is None:
+            code = "EntryNotFound" if files else "RepoNotFound"
+            self._send(404, b"", {"X-Error-Code": code, "X-Error-Message": code}, body=body)
+        else:
+            self._file(content, path, body=body)
+
+    def _file(self, content, path, *, body):
+        digest, large = hashlib.sha256(content).hexdigest(), not path.endswith("json")
+        blob = hashlib.sha1(f"blob {len(content)}\0".encode() + content).hexdigest()
+        headers = {"X-Repo-Commit": COMMIT, "ETag": f'"{blob}"'}
         if large and not self.path.startswith("/cdn"):
-            digest = hashlib.sha256(b"other" if Hub.lie else content).hexdigest()
-            self.send_response(302)
-            self.send_header("Location", f"/cdn{path}")
-            self.send_header("X-Linked-Etag", f'"{digest}"')
-            self.send_header("Content-Length", "0")
-            self.end_headers()
+            linked = {"X-Linked-Etag": f'"{digest}"', "X-Linked-Size": str(len(content))}
+            self._send(302, b"", {**headers, **linked, "Location": f"/cdn/{path}"}, body=body)
             return
         start = int((self.headers.get("Range") or "bytes=0-")[6:-1])
-        self.send_response(206 if start else 200)
         if start:
-            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
-        blob = hashlib.sha1(f"blob {len(content)}\0".encode() + content).hexdigest()
-        self.send_header("ETag", f'"{blob}"')
-        self.send_header("Content-Length", str(len(content) - start))
+            headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
+        cut, Hub.cut_after = (Hub.cut_after, None) if large and body else (None, Hub.cut_after)
+        self._send(206 if start else 200, content[start:], headers, body=body, cut=cut)
+
+    def _send(self, status, content, headers=None, *, body, cut=None):
+        self.send_response(status)
+        for name, value in {**(headers or {}), "Content-Length": str(len(content))}.items():
+            self.send_header(name, value)
         self.end_headers()
         if body:
-            cut = Hub.cut_after if large else None
-            Hub.cut_after = None if large else Hub.cut_after
-            self.wfile.write(content[start : None if cut is None else start + cut])
+            self.wfile.write(content[:cut])
 
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
-    """A hub on this machine, an empty cache, and no patience."""
-    Hub.cut_after, Hub.lie, Hub.asked = None, False, ()
+    """A hub on this machine, and an empty cache."""
+    Hub.cut_after, Hub.asked = None, ()
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
     monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
     monkeypatch.setenv("DIOSCURI_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(download.time, "sleep", lambda _: None)
     yield Hub
     server.shutdown()
     server.server_close()
@@ -87,31 +101,42 @@ def test_a_model_is_fetched_once(hub):
     assert len(hub.asked) == n
 
 
+def test_without_the_hub_a_fetched_model_opens(hub, monkeypatch):
+    folder = local_folder("owner/model/vae")
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    assert local_folder("owner/model/vae") == folder
+
+
 def test_a_folder_inside_and_an_interrupted_transfer(hub):
     hub.cut_after = 40_000
     folder = local_folder("owner/model/vae")
     name = "diffusion_pytorch_model.safetensors"
-    assert (folder / name).read_bytes() == FILES[f"/owner/model/resolve/main/vae/{name}"]
-    assert ("GET", f"/cdn/owner/model/resolve/main/vae/{name}", "bytes=40000-") in hub.asked
+    assert (folder / name).read_bytes() == FILES["owner/model"][f"vae/{name}"]
+    assert [asked[0] for asked in hub.asked if asked[1].endswith(name)][-2:] == ["GET", "GET"]
     assert sorted(path.name for path in folder.iterdir()) == ["config.json", name]
 
 
-def test_a_wrong_file_is_not_kept(hub):
-    hub.lie = True
-    with pytest.raises(UserError, match=r"its sha256 is .* not .*; the download was deleted"):
-        local_folder("owner/model")
-    hub.lie = False
-    assert (local_folder("owner/model") / "pytorch_model.bin").exists()
+def test_all_shards_are_fetched_and_nothing_else(hub):
+    folder = local_folder("owner/model/sharded")
+    names = ["config.json", "model.safetensors.index.json", "one", "two"]
+    assert sorted(path.name for path in folder.iterdir()) == names
 
 
-def test_the_name_of_a_small_file_is_gits(tmp_path):
-    (tmp_path / "file").write_bytes(b"what is up, doc?")
-    assert download.file_digest(tmp_path / "file", "git") == "bd9dbf5aae1a3862dd1526723246b20206e5fc37"
+def test_a_broken_file_of_the_cache_is_fetched_again(hub):
+    folder = local_folder("owner/model")
+    for name in ("pytorch_model.bin", "config.json"):
+        whole = (folder / name).read_bytes()
+        (folder / name).resolve().write_bytes(b"broken")
+        assert (local_folder("owner/model") / name).read_bytes() == whole
 
 
 @pytest.mark.parametrize(
     ("name", "told"),
-    [("owner/nothing", "has no config.json"), ("owner/bare", "has no weights: none of")],
+    [
+        ("owner/empty", "has no config.json"),
+        ("owner/bare", "has no weights: no file is called"),
+        ("owner/nothing", "does not give a model of that name: 404"),
+    ],
 )
 def test_models_that_are_not_whole(hub, name, told):
     with pytest.raises(UserError) as caught:

@@ -20,7 +20,7 @@ ALLOWED = {
     "devices.py": "torch has one process a device, JAX one mesh over the devices of all processes",
     "optim/flat.py": "torch's parameters are views of the vector; JAX splits and joins it inside the step",
     "replay.py": "CUDA graphs are torch's; XLA compiles the whole step anyway",
-    "torch_files.py": "the files are PyTorch's own, and JAX reads them through that twin",
+    "torch_files.py": "the files are PyTorch's own, and JAX writes them through that twin",
     "vision.py": "the library transformers has networks of torch alone",
     "engine.py::TrainState": "JAX's step maps a state to the next; torch's updates tensors in place",
     "layers/norms.py::ChannelNorm.__call__": "torch's maps have channels in the middle, JAX's at the end",

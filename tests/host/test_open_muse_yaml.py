@@ -170,6 +170,21 @@ def test_mistakes_are_told(tmp_path, old, new, told):
     assert not (tmp_path / "out.cfg").exists()
 
 
+@pytest.mark.parametrize("kind", ["text", "list", "mapping"])
+def test_references_that_double_at_every_step_are_refused(kind):
+    """0.1.0 went on until the memory was full."""
+    twice = {"text": "${%s}${%s}", "list": ["${%s}", "${%s}"], "mapping": {"x": "${%s}", "y": "${%s}"}}[kind]
+
+    def fill(value, name):
+        if isinstance(value, dict):
+            return {key: fill(entry, name) for key, entry in value.items()}
+        return [fill(e, name) for e in value] if isinstance(value, list) else value.replace("%s", name)
+
+    bomb = {"a0": "x" * 1000} | {f"a{i}": fill(twice, f"a{i - 1}") for i in range(1, 18)}
+    with pytest.raises(UserError, match="references make absurdly much of it"):
+        resolved(bomb, "here")
+
+
 def test_references_keep_the_type_and_stand_inside_text():
     config = {"a": {"b": 3}, "c": "${a.b}", "d": "x-${a.b}-${c}", "e": ["${a}"], "f": "???"}
     assert resolved(config, "here") == {"a": {"b": 3}, "c": 3, "d": "x-3-3", "e": [{"b": 3}], "f": "???"}

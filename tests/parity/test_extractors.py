@@ -10,10 +10,9 @@ import torch
 import torch.nn.functional as F
 from safetensors.numpy import save_file
 
-from dioscuri.checkpoint.torch_files import read_torch
+from dioscuri.checkpoint import inception_weights as inception_import
 from dioscuri.cli.evaluate import evaluate, make_engine, make_network
 from dioscuri.errors import UserError
-from dioscuri.metrics import inception_weights as inception_import
 from dioscuri.metrics.inception import CLASSES, EPSILON, FEATURES, convolutions, resizing, weight_shapes
 from jax_impl.models.inception import inception as jax_inception
 from tests.support.transformers import QUICK
@@ -46,7 +45,7 @@ def weights_file(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def folded(weights_file):
-    return inception_import.read_inception(weights_file, read_torch)
+    return inception_import.read_inception(weights_file)
 
 
 @pytest.fixture

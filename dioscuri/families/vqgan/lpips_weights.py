@@ -1,12 +1,11 @@
-"""Weights of LPIPS from the files that its authors and torchvision publish, as safetensors."""
+"""Weights of LPIPS from the files that its authors and torchvision publish."""
 
 import re
 from pathlib import Path
 
 import numpy as np
-import safetensors.numpy
-from safetensors import SafetensorError
 
+from dioscuri.checkpoint.tensor_files import read_weights
 from dioscuri.errors import UserError
 from dioscuri.families.vqgan.lpips import weight_shapes
 from dioscuri.plans.layout import check_shapes
@@ -38,11 +37,6 @@ def read_lpips(lpips_path: str, vgg_path: str = "") -> dict[str, np.ndarray]:
 
 def _read(path: Path) -> dict[str, np.ndarray]:
     try:
-        return safetensors.numpy.load(path.read_bytes())
-    except OSError as error:
-        raise UserError(f"[loss] weights of LPIPS: {path} cannot be read ({error.strerror})") from error
-    except (SafetensorError, ValueError, KeyError) as error:
-        raise UserError(
-            f"[loss] weights of LPIPS: {path} is no sound safetensors file ({error}); convert it with "
-            "safetensors.torch.save_file"
-        ) from error
+        return read_weights(path).arrays
+    except UserError as error:
+        raise UserError(f"[loss] weights of LPIPS: {error}") from error

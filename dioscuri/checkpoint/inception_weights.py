@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dioscuri.checkpoint.tensor_files import ReadTorch, read_weights
+from dioscuri.checkpoint.tensor_files import read_weights
 from dioscuri.download import fetch
 from dioscuri.errors import UserError
 from dioscuri.hub import cache_folder
@@ -23,9 +23,9 @@ def inception_file() -> Path:
     return fetch(URL, cache_folder() / URL.rpartition("/")[2], CHECKSUM)
 
 
-def read_inception(file: Path, read_torch: ReadTorch) -> dict[str, np.ndarray]:
+def read_inception(file: Path) -> dict[str, np.ndarray]:
     """Tensors of `dioscuri.metrics.inception.weight_shapes`, float32; a `UserError` names what is missing."""
-    arrays = read_weights(file, read_torch)
+    arrays = read_weights(file).arrays
     found: dict[str, np.ndarray] = {}
     try:
         for conv in convolutions():

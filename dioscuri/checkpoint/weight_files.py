@@ -1,0 +1,77 @@
+"""Which files of a folder are a model's weights: plain ones, variants, and shards with an index."""
+
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+from dioscuri.errors import UserError
+
+Choice = Literal["average", "raw"]
+"""Which weights to take where there are both."""
+
+_STEMS = ("model", "diffusion_pytorch_model", "pytorch_model")
+_NAME = re.compile(
+    rf"(?P<stem>{'|'.join(_STEMS)})(?:\.(?P<variant>(?:(?!-\d+-of-)[\w-])+))??\.(?P<kind>safetensors|bin)"
+    r"(?P<index>\.index(?:\.(?P<of_index>[\w-]+))?\.json)?"
+)
+"""The names that open-muse, diffusers and transformers give: a stem, a variant such as fp16, and a kind."""
+EXPECTED = "model, pytorch_model or diffusion_pytorch_model, as .safetensors or .bin, whole or with an index"
+_MAX_INDEX = 1 << 24  # bytes
+
+
+def choose(names: Iterable[str], choice: Choice = "average") -> str | None:
+    """The best of a folder's names; None where none is that of weights.
+
+    safetensors come before pickles, a plain file before a variant, a whole one before shards. The variant
+    `non_ema` is raw.
+    """
+    known = [(match, name) for name in sorted(names) if (match := _NAME.fullmatch(name))]
+
+    def order(candidate: tuple[re.Match[str], str]) -> tuple[bool, bool, bool, bool, int]:
+        match, _ = candidate
+        variant = match["variant"] or match["of_index"]
+        wrong = (variant == "non_ema") != (choice == "raw") and variant == "non_ema"
+        unwanted = wrong or (choice == "raw" and variant != "non_ema")
+        return (
+            unwanted,
+            match["kind"] == "bin",
+            variant not in (None, "non_ema"),
+            match["index"] is not None,
+            _STEMS.index(match["stem"]),
+        )
+
+    return min(known, key=order)[1] if known else None
+
+
+def shards(index: Path) -> list[str]:
+    """Names of the files that an index lists; a `UserError` where it is none."""
+    try:
+        if index.stat().st_size > _MAX_INDEX:
+            raise UserError(f"{index} is no index of weights: it is absurdly large")
+        files = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        strange = [name for name in files if PurePosixPath(name).name != name or name in ("", ".", "..")]
+    except OSError as error:
+        raise UserError(f"{index} cannot be read: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(f"{index} is no index of weights: {type(error).__name__} {error}") from error
+    if strange or not files:
+        raise UserError(f"{index} is no index of weights: {strange[0] if strange else 'nothing'} is no file")
+    return files
+
+
+def weights_files(source: Path, choice: Choice = "average") -> list[Path]:
+    """The file itself, or the files of a folder's weights, all shards; a `UserError` where any is missing."""
+    if not source.is_dir():
+        return [source]
+    name = choose((path.name for path in source.iterdir() if path.is_file()), choice)
+    if name is None:
+        raise UserError(f"{source} holds no weights: no file is called {EXPECTED}")
+    if not name.endswith(".json"):
+        return [source / name]
+    files = [source / shard for shard in shards(source / name)]
+    for file in files:
+        if not file.is_file():
+            raise UserError(f"{source / name} lists {file.name}, which is not there")
+    return files
