@@ -44,7 +44,7 @@ def open_frames(options: Options, split: Split) -> PictureSet:
     files = [frame for path in good for frame in frames[path]]
     reader = Reader(
         [str(file) for file in files],
-        lambda index: image_files.decode(files[index], H, C),
+        lambda index: image_files.decode(files[index], H, C, fast=data.fast_jpeg),
         (H, H, C),
         pool,
         skip_corrupt=False,

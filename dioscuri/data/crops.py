@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from dioscuri.data.image_files import flatten, open_image
+from dioscuri.data.image_files import as_mode, flatten, open_image
 
 Array = np.ndarray
 Box = tuple[float, float, float, float]
@@ -19,7 +19,7 @@ def decode_cropped(source: Path | BinaryIO, side: int, channels: int, *, legacy:
     """The square in the middle of an image file as uint8 (side, side, channels), `channels` 1 or 3; `Refused`
     where it is no picture. `legacy`: the box of DALLE-mtf and Metroplex."""
     with open_image(source) as image:
-        picture = np.asarray(flatten(image).convert("L" if channels == 1 else "RGB"))
+        picture = np.asarray(as_mode(flatten(image), channels))
     H, W = picture.shape[:2]
     box = legacy_box(H, W) if legacy else centre_box(H, W)
     found = crop_and_resize(picture.reshape(H, W, channels), side, box)

@@ -39,7 +39,8 @@ def open_folder(options: Options, split: Split) -> PictureSet:
     if not folder.is_dir():
         raise UserError(f"[data] {PATH_OPTIONS[split]} '{folder}' is not a folder of pictures")
     files = matching_files(options.data, split, image_files.SUFFIXES, noun="pictures", class_folders=True)
-    return _open(options, split, folder, files, image_files.decode, _others(folder, files))
+    decode = partial(image_files.decode, fast=options.data.fast_jpeg)
+    return _open(options, split, folder, files, decode, _others(folder, files))
 
 
 def open_glob(options: Options, split: Split) -> PictureSet:

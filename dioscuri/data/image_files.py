@@ -6,26 +6,45 @@ needs a background that only the user knows; so are 16-bit and floating-point pi
 would clip. The EXIF orientation is applied; of an animation the first frame is taken.
 """
 
+import io
+import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, features
 
 from dioscuri.errors import UserError
 
 Array = np.ndarray
 
-SUFFIXES = frozenset([".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"])
+SUFFIXES = frozenset(
+    [".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".avif"]
+)
 
 # Only decoders of plain raster formats: others start external programs (EPS) or fetch further files.
-_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
+_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM", *(["AVIF"] if features.check("avif") else []))
+_FOREIGN = {
+    "an HEIC picture": rb"....ftyp(hei[cxms]|hev[cxms]|mif1|msf1)",
+    "an AVIF picture, which this Pillow cannot read": rb"....ftypavi[fs]",
+    "a JPEG XL picture": rb"\xff\x0a|\0\0\0\x0cJXL ",
+    "a JPEG 2000 picture": rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51",
+    "a Photoshop file": rb"8BPS",
+    "a PDF document": rb"%PDF",
+    "an SVG drawing": rb"\s*(<\?xml[^>]*>\s*)?<svg",
+    "a web page, so its download failed": rb"\s*(<!doctype html|<html|<\?xml)",
+}
+"""What files begin with that are often met under the suffix of a picture."""
 _PLAIN = ("1", "L", "P", "RGB", "CMYK", "YCbCr")
 _WITH_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
 _MAX_PIXELS = 80_000_000  # more are taken for a decompression bomb; PIL itself warns from 89 million
 _TAIL = 16
+_HEAD = 256
+_PNG = b"\x89PNG\r\n\x1a\n"
+_TEXT = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
+_SMALL_TEXT = 1000  # compressed bytes: they unpack to a megabyte at most
 _END = {"PNG": b"IEND\xae\x42\x60\x82", "JPEG": b"\xff\xd9"}
 
 
@@ -33,14 +52,19 @@ class Refused(Exception):
     """A file cannot be used; the message says why."""
 
 
-def decode(source: Path | BinaryIO, resolution: int, channels: int, *, crop: bool = False) -> Array:
+def decode(
+    source: Path | BinaryIO, resolution: int, channels: int, *, crop: bool = False, fast: bool = False
+) -> Array:
     """Return the picture as uint8 (resolution, resolution, channels); `channels` is 1 or 3.
 
     Converts to grey or RGB, then resizes with PIL's bilinear filter: with `crop` the largest square in the
-    middle, else all, whose aspect ratio is not kept. Raises `Refused`.
+    middle, else all, whose aspect ratio is not kept. `fast`: a JPEG of more than twice that size is decoded
+    at a half, a quarter or an eighth, which is not quite the same. Raises `Refused`.
     """
     with open_image(source) as image:
-        picture = flatten(image).convert("L" if channels == 1 else "RGB")
+        if fast:
+            image.draft(None, (2 * resolution, 2 * resolution))
+        picture = as_mode(flatten(image), channels)
         if crop:
             width, height = picture.size
             side = min(width, height)
@@ -71,7 +95,7 @@ def check(path: Path) -> None:
 def open_image(source: Path | BinaryIO) -> Iterator[Image.Image]:
     """Open an image file of an accepted kind; what its decoder raises inside the block becomes `Refused`."""
     try:
-        with Image.open(source, formats=_FORMATS) as image:
+        with _stream(source) as file, Image.open(_without_text(file), formats=_FORMATS) as image:
             width, height = image.size
             if width * height > _MAX_PIXELS:
                 raise Refused(f"{width}x{height} pixels are more than {_MAX_PIXELS // 10**6} million")
@@ -81,27 +105,71 @@ def open_image(source: Path | BinaryIO) -> Iterator[Image.Image]:
     except (Refused, UserError):
         raise
     except Exception as error:  # decoders answer foreign bytes with exceptions of every kind
-        raise _reason(error) from error
+        raise _reason(error, source) from error
 
 
-def _reason(error: Exception) -> Refused:
+def _stream(source: Path | BinaryIO) -> AbstractContextManager[BinaryIO]:
+    return source.open("rb") if isinstance(source, Path) else nullcontext(source)
+
+
+def _reason(error: Exception, source: Path | BinaryIO) -> Refused:
     if isinstance(error, Image.UnidentifiedImageError):
-        return Refused("not an image")
+        return Refused(_what_it_is(source))
     if isinstance(error, (Image.DecompressionBombError, Image.DecompressionBombWarning)):
         return Refused(f"more than {_MAX_PIXELS // 10**6} million pixels")
     return Refused(str(error).partition("\n")[0] or type(error).__name__)
 
 
+def _what_it_is(source: Path | BinaryIO) -> str:
+    with _stream(source) as file:
+        file.seek(0)
+        head = file.read(_HEAD)
+    if not head:
+        return "not an image: the file is empty"
+    flags = re.DOTALL | re.IGNORECASE
+    kind = next((kind for kind, pattern in _FOREIGN.items() if re.match(pattern, head, flags)), "")
+    return f"not an image that is read, but {kind}" if kind else "not an image"
+
+
+def _without_text(file: BinaryIO) -> BinaryIO:
+    """A PNG without texts and colour profile where these are large: Pillow refuses those that unpack to more
+    than a megabyte, and the pixels do not need them."""
+    start = file.tell()
+    chunks = list(_png_chunks(file))
+    file.seek(start)
+    if sum(size for kind, _, size in chunks if kind in _TEXT) <= _SMALL_TEXT:
+        return file
+    content = file.read()
+    kept = [content[at - start : at - start + size] for kind, at, size in chunks if kind not in _TEXT]
+    return io.BytesIO(_PNG + b"".join(kept))
+
+
+def _png_chunks(file: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
+    """Kind, place and size of the chunks of a PNG, lengths and checksums included; nothing of other files."""
+    if file.read(len(_PNG)) != _PNG:
+        return
+    while len(header := file.read(8)) == 8:
+        size = int.from_bytes(header[:4], "big") + 12
+        yield header[4:], file.tell() - 8, size
+        file.seek(size - 8, 1)
+
+
+def as_mode(image: Image.Image, channels: int) -> Image.Image:
+    """The picture in grey or RGB, itself where it is that already."""
+    mode = "L" if channels == 1 else "RGB"
+    return image if image.mode == mode else image.convert(mode)
+
+
 def flatten(image: Image.Image) -> Image.Image:
     """Decode, apply the orientation and drop an opaque alpha channel; `Refused` for real transparency."""
     image.load()
-    upright = ImageOps.exif_transpose(image)
+    ImageOps.exif_transpose(image, in_place=True)
     if image.mode in _WITH_ALPHA or "transparency" in image.info:
-        rgba = upright.convert("RGBA")
+        rgba = image.convert("RGBA")
         if rgba.getchannel("A").getextrema() != (255, 255):
             raise Refused("has transparent pixels; flatten it onto a background")
         return rgba
-    return upright
+    return image
 
 
 def _ends_with(path: Path, end: bytes) -> bool:

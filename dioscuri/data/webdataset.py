@@ -50,7 +50,7 @@ def open_webdataset(options: Options, split: Split) -> PictureSet:
 
     def decode(index: int) -> Array:
         content = io.BytesIO(pictures[index].read())
-        return image_files.decode(content, H, data.channels, crop=True)
+        return image_files.decode(content, H, data.channels, crop=True, fast=data.fast_jpeg)
 
     pool = ThreadPoolExecutor(min(options.run.num_cpus, os.cpu_count() or 1), thread_name_prefix="decode")
     names = [f"{member.tar}: {example.key}" for member, example in zip(pictures, chosen, strict=True)]

@@ -64,6 +64,12 @@ class Data:
     )
     text_seq_len: int = option(0, low=0, doc="'tfrecords': tokens of a caption to read; 0: none")
     padding_id: int = option(0, low=0, doc="number that fills up shorter captions")
+    fast_jpeg: bool = option(
+        False,
+        doc="image files that are resized whole or cropped ('custom', 'webdataset', 'frames', ...): decode "
+        "JPEGs of more than twice target_res at a half, a quarter or an eighth; several times faster, some "
+        "pixels differ by a few levels",
+    )
     skip_corrupt: bool = option(False, doc="leave out unreadable image files instead of stopping")
 
     def __post_init__(self) -> None:

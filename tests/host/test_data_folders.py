@@ -1,5 +1,8 @@
 """Folders of image files: decoding, and every kind of file that does not belong there."""
 
+import struct
+import zlib
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -186,7 +189,12 @@ def test_pictures_are_the_same_whether_kept_in_memory_or_not(folder, monkeypatch
     decoded = []
     decode = image_files.decode
     monkeypatch.setattr(reader, "_KEPT_BYTES", kept_bytes)
-    monkeypatch.setattr(image_files, "decode", lambda path, *a: decoded.append(path.name) or decode(path, *a))
+
+    def counted(path, *sizes, **how):
+        decoded.append(path.name)
+        return decode(path, *sizes, **how)
+
+    monkeypatch.setattr(image_files, "decode", counted)
     train = open_train(folder)
     first, second = train.gather([3, 1, 3]), train.gather([1, 3, 2])
     np.testing.assert_array_equal(first, np.stack([decode(folder / f"{n}.png", 5, 3) for n in (3, 1, 3)]))
@@ -204,3 +212,57 @@ def test_the_stream_does_not_depend_on_the_number_of_threads(folder):
         streams.append([next(batches)["image"] for _ in range(5)])
         batches.close()
     np.testing.assert_array_equal(*streams)
+
+
+def chunk(kind, content):
+    checksum = zlib.crc32(kind + content)
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", checksum)
+
+
+TEXTS = {
+    "zTXt": b"workflow\0\0" + zlib.compress(bytes(3 << 20)),
+    "iTXt": b"workflow\0\1\0\0\0" + zlib.compress(b"x" * (3 << 20)),
+    "tEXt": b"workflow\0" + b"x" * (70 << 20),
+    "iCCP": b"profile\0\0" + zlib.compress(b"x" * (3 << 20)),
+}
+
+
+@pytest.mark.parametrize("place", ["before", "behind"])
+@pytest.mark.parametrize("kind", TEXTS)
+def test_what_a_png_says_beside_its_pixels_does_no_harm(tmp_path, kind, place):
+    picture = save(tmp_path / "0.png", size=(5, 5))
+    content = (tmp_path / "0.png").read_bytes()
+    at = 33 if place == "before" else len(content) - 12  # behind IHDR, before IEND
+    (tmp_path / "0.png").write_bytes(content[:at] + chunk(kind.encode(), TEXTS[kind]) + content[at:])
+    np.testing.assert_array_equal(open_train(tmp_path).gather([0])[0], np.asarray(picture))
+
+
+def test_an_avif_picture_is_read_under_any_suffix(tmp_path):
+    picture = Image.new("RGB", (16, 16), (200, 30, 40))
+    picture.save(tmp_path / "0.jpg", format="AVIF")
+    picture.save(tmp_path / "1.avif")
+    assert np.abs(open_train(tmp_path).gather([0, 1]).astype(int) - [200, 30, 40]).max() < 8
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"\0\0\0\x18ftypheic\0\0\0\0", "an HEIC picture"),
+        (b"\xff\x0a\xfa\x7f", "a JPEG XL picture"),
+        (b"\0\0\0\x0cjP  \r\n", "a JPEG 2000 picture"),
+        (b"<!DOCTYPE html><html>", "a web page, so its download failed"),
+        (b"%PDF-1.7", "a PDF document"),
+        (b"", "the file is empty"),
+    ],
+)
+def test_what_is_no_picture_is_called_by_its_name(tmp_path, content, message):
+    (tmp_path / "0.jpg").write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        open_train(tmp_path)
+
+
+def test_fast_jpegs_are_nearly_the_same(tmp_path):
+    values = np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8)
+    Image.fromarray(values).resize((640, 480), Image.Resampling.BICUBIC).save(tmp_path / "0.jpg", quality=95)
+    exact, fast = (open_train(tmp_path, fast_jpeg=fast).gather([0]).astype(int) for fast in (False, True))
+    assert 0 < np.abs(exact - fast).max() <= 8

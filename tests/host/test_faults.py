@@ -7,10 +7,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from dioscuri.cli.evaluate import evaluate
-from dioscuri.data import open_datasets
+from dioscuri.data import image_files, open_datasets
 from dioscuri.data.options import matching_files
 from dioscuri.data.webdataset import open_webdataset
 from dioscuri.errors import UserError
@@ -33,10 +33,7 @@ def tar_of(folder, members):
             info = tarfile.TarInfo(name)
             info.size = len(content)
             archive.addfile(info, io.BytesIO(content))
-    return SimpleNamespace(
-        data=SimpleNamespace(train_data_path=str(folder), target_res=8, channels=3, skip_corrupt=False),
-        run=SimpleNamespace(num_cpus=1),
-    )
+    return make_options("webdataset", 8, 3, train_data_path=str(folder))
 
 
 def png(level):
@@ -102,3 +99,10 @@ def test_evaluation_sees_colours_behind_a_grey_first_picture(tmp_path):
 
     evaluate([str(tmp_path / "red"), str(tmp_path / "green"), "--json", str(tmp_path / "o.json")], no_engine)
     assert json.loads((tmp_path / "o.json").read_text())["metrics"]["FD-pixels"]["value"] > 1e5
+
+
+def test_a_png_with_a_large_text_is_read(tmp_path):
+    info = PngImagePlugin.PngInfo()
+    info.add_text("workflow", "x" * (2 << 20), zip=True)
+    Image.new("RGB", (8, 8), (1, 2, 3)).save(tmp_path / "workflow.png", pnginfo=info)
+    assert image_files.decode(tmp_path / "workflow.png", 8, 3)[0, 0].tolist() == [1, 2, 3]

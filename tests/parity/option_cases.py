@@ -48,6 +48,7 @@ HOST_ONLY = {
     "run.wandb": "where scalars are logged",
     "data.random_horizontal_flip": "the one data pipeline serves both twins",
     "data.legacy_crop": "the one data pipeline serves both twins",
+    "data.fast_jpeg": "the one data pipeline serves both twins",
     "data.skip_corrupt": "the one data pipeline serves both twins",
     "metrics.report_baselines": "what is printed after training",
     "optimizer.learning_rate_scheme": "which number the host gives the engine",

@@ -22,6 +22,7 @@ def make_options(source, resolution, channels, *, seed=5, num_cpus=2, **data):
         "sample_rate": 0,
         "sample_encoding": "none",
         "random_horizontal_flip": True,
+        "fast_jpeg": False,
         "skip_corrupt": False,
         "labels": False,
         "legacy_crop": False,

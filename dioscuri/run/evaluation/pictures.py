@@ -109,7 +109,7 @@ class PictureFiles(Pictures):
     def read(self, index: int, channels: int) -> Array:
         """See `Pictures`; a `UserError` names a file that cannot be used."""
         with _refusing(self.files[index]), image_files.open_image(self.files[index]) as image:
-            picture = image_files.flatten(image).convert("L" if channels == 1 else "RGB")
+            picture = image_files.as_mode(image_files.flatten(image), channels)
             return np.asarray(picture).reshape(picture.height, picture.width, channels)
 
 
