@@ -1,6 +1,6 @@
 """Bookkeeping that both engines do on the host."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,11 +14,6 @@ def metric_names(sizes: Mapping[str, int]) -> list[str]:
     for name, size in sizes.items():
         names += [f"{name}.{index}" for index in range(size)] if size else [name]
     return [*names, "grad_norm"]
-
-
-def take_prefixed(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
-    """Remove the arrays of a prefix and return them under their names without it."""
-    return {name.removeprefix(prefix): arrays.pop(name) for name in list(arrays) if name.startswith(prefix)}
 
 
 def padded_rows(n: int, multiple: int) -> np.ndarray:
@@ -48,7 +43,11 @@ def _numbers(value: Any) -> Any:
     return np.asarray(value)
 
 
-def with_ema_rate(scalars: Mapping[str, float], ema_decay: float) -> dict[str, float]:
-    """The schedules' values with `ema_rate` = 1 - decay: a schedule's `ema_decay`, else the given one."""
-    others = {name: value for name, value in scalars.items() if name != "ema_decay"}
-    return {**others, "ema_rate": 1 - scalars.get("ema_decay", ema_decay)}
+def step_numbers(
+    scalars: Mapping[str, float], switches: Sequence[str], ema_decay: float
+) -> tuple[dict[str, float], dict[str, bool]]:
+    """The schedules' values: numbers, with `ema_rate` = 1 - decay (a schedule's `ema_decay`, else the given
+    one), and the family's switches, which decide what is computed."""
+    numbers = {name: value for name, value in scalars.items() if name not in ("ema_decay", *switches)}
+    numbers["ema_rate"] = 1 - scalars.get("ema_decay", ema_decay)
+    return numbers, {name: bool(scalars[name]) for name in switches}

@@ -2,7 +2,7 @@
 
 from collections.abc import Hashable, Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,27 +15,18 @@ from dioscuri.engine_support import (
     mode,
     padded_rows,
     split_arguments,
-    take_prefixed,
-    with_ema_rate,
+    step_numbers,
 )
 from dioscuri.errors import UserError
-from dioscuri.plans.layout import check_shapes, pack, spans, unpack
-from jax_impl.devices import COMPUTE_DTYPES, open_devices, set_precision, use_compilation_cache
+from dioscuri.plans.layout import check_shapes, pack, take_prefixed, unpack
+from jax_impl.devices import open_devices, set_precision, use_compilation_cache
 from jax_impl.families.methods import methods_of
 from jax_impl.noise import STREAMS, draw_noise
-from jax_impl.optim.flat import canonical, flat_layout, join, split, write
-from jax_impl.optim.step import OptimizerState, Settings, optimizer_step, turn_step
+from jax_impl.optim.flat import flat_layout
+from jax_impl.optim.step import OptimizerState, Settings
+from jax_impl.trainer import Trainer, TrainState
 
 COUNTERS = ("updates", "skips", "skips_in_row")
-
-
-class TrainState(NamedTuple):
-    """What a step takes and gives back: the optimiser's state, sums of metrics and number of their steps,
-    buffers."""
-
-    optimizer: OptimizerState
-    metric_sums: jax.Array
-    buffers: dict[str, jax.Array]
 
 
 class Engine:
@@ -52,9 +43,11 @@ class Engine:
         self.device_count = self.devices.device_count
         self.dtype = np.float64 if hparams.train.precision == "float64" else np.float32
         self.family = methods_of(hparams)
-        self.graph, params, self.rest = nnx.split(nnx.eval_shape(self.family.build), nnx.Param, ...)
-        self.layout, self.tree = flat_layout(params, self.family.parameter_shapes(), self.family.decayed)
+        model = nnx.eval_shape(self.family.build)
+        params = nnx.state(model, nnx.Param)
+        self.layout, tree = flat_layout(params, self.family.parameter_shapes(), self.family.decayed)
         self.settings = Settings.make(hparams.optimizer, self.family.weight_decay, self.layout.n_decayed)
+        self.trainer = Trainer(model, self.layout, tree, self.settings, self.devices, hparams.train)
         self.compiled: dict[Hashable, Any] = {}
         self.metric_names = metric_names(self.family.metric_sizes)
         self.frozen = self._replicate(self._cast(self.family.frozen()))
@@ -79,21 +72,10 @@ class Engine:
             )
         pictures = {name: self.devices.place(array) for name, array in batch.items()}
         drawn = self._noise("train_step", rows, step, noise)
-        phase, balanced = self.family.phase(scalars), self.family.balances(scalars)
-        scalars = with_ema_rate(scalars, self.hparams.train.ema_decay)
-        values = {name: np.asarray(value, self.dtype) for name, value in scalars.items()}
-        if n_parts == 1:
-            whole_step = self._jit(partial(self._whole_step, phase), ("step", phase), donate=0)
-            self.state = whole_step(self.state, self.frozen, pictures, drawn, values)
-            return
-        parts = self._jit(self._parts)(pictures, drawn)
-        statistics = self._statistics(parts, phase) if balanced else None
-        gradient = self._jit(partial(self._gradient, phase), ("gradient", phase))
-        total = None
-        for pictures, drawn in parts:
-            part = gradient(self.state, self.frozen, pictures, drawn, values, statistics)
-            total = part if total is None else self._jit(_add, donate=0)(total, part)
-        self.state = self._jit(self._apply, donate=0)(self.state, total, values)
+        numbers, switches = step_numbers(scalars, self.family.switches, self.hparams.train.ema_decay)
+        values = {name: np.asarray(value, self.dtype) for name, value in numbers.items()}
+        whole_step = self._jit(partial(self._whole_step, switches), ("step", *switches.items()), donate=0)
+        self.state = whole_step(self.state, self.frozen, pictures, drawn, values)
 
     def fetch_metrics(self) -> dict[str, float]:
         """Means since the last call, and the counters of skipped and applied updates."""
@@ -134,7 +116,7 @@ class Engine:
         drawn = self._noise(method, len(rows), step, given, **options)
 
         def run(flat: jax.Array, arrays: Any, frozen: Any, drawn: Any, numbers: Any) -> dict[str, jax.Array]:
-            return function(self._current(flat), arrays, drawn, frozen, **numbers, **options)
+            return function(self.trainer.model(flat), arrays, drawn, frozen, **numbers, **options)
 
         flat = self.state.optimizer.ema if ema else self.state.optimizer.params
         compiled = self._jit(run, (method, *options.items()), out_shardings=self.devices.sharded)
@@ -221,132 +203,25 @@ class Engine:
         draw = self._jit(partial(draw_noise, specs, dtype=self.dtype), specs, out_shardings=shardings)
         return draw(tuple(np.uint32(part % 2**32) for part in (self.hparams.run.seed, STREAMS[method], step)))
 
-    def _weights(self, flat: jax.Array) -> nnx.State:
-        """The model's tree of parameters, converted at once where it computes in bfloat16."""
-        return split(flat.astype(COMPUTE_DTYPES[self.hparams.train.precision]), self.layout, self.tree)
-
-    def _current(self, flat: jax.Array) -> nnx.Module:
-        """The model whose weights are the vector's."""
-        return nnx.merge(self.graph, self._weights(flat), self.rest)
-
     def _whole_step(
-        self, phase: Hashable, state: TrainState, frozen: Any, batch: Any, noise: Any, scalars: Any
-    ) -> TrainState:
-        *earlier, last = self.family.turns(phase)
-        totals: dict[str, jax.Array] = {}
-        for turn in earlier:
-            grad, (found, buffers) = self._gradient(turn, state, frozen, batch, noise, scalars, None)
-            optimizer, _ = self._turn(turn, state, grad, scalars, last=False)
-            state = self._with_buffers(state, optimizer, buffers, assign=False)
-            totals = {name: totals.get(name, 0) + found[name] for name in self.family.metric_sizes}
-        grad, (found, buffers) = self._gradient(last, state, frozen, batch, noise, scalars, None)
-        if not earlier:
-            return self._apply(state, (grad, (found, buffers)), scalars)
-        optimizer, norm = self._turn(last, state, grad, scalars, last=True)
-        found = {name: totals[name] + found[name] for name in totals}
-        return self._with_metrics(self._with_buffers(state, optimizer, buffers), found, norm)
-
-    def _turn(
-        self, turn: Hashable, state: TrainState, grad: jax.Array, scalars: Any, *, last: bool
-    ) -> tuple[OptimizerState, jax.Array]:
-        """Update the parameters whose turn it is; the norm of their gradient."""
-        parts = spans(self.layout, partial(self.family.trains, turn))
-        mask = jnp.concatenate([jnp.full(n, own) for n, own in parts])
-        rates = scalars["learning_rate"], scalars["ema_rate"]
-        return turn_step(state.optimizer, grad, *rates, self.settings, mask, last=last)
-
-    def _gradient(
         self,
-        phase: Hashable,
+        switches: Mapping[str, bool],
         state: TrainState,
         frozen: Any,
         batch: Any,
         noise: Any,
-        scalars: Any,
-        statistics: Any,
-    ) -> tuple[jax.Array, Any]:
-        """Gradient (P,), metrics and new buffers of the mean loss over the batch, or over a part of it."""
-        flat = state.optimizer.params
-
-        def loss(params: nnx.State, batch: Any, lap: Hashable) -> tuple[jax.Array, Any]:
-            model = nnx.merge(self.graph, params, self.rest)
-            terms = self.family.terms(model, batch, noise, state.buffers, frozen, lap)
-            own = self.family.statistics(terms) if statistics is None else statistics
-            value, metrics, buffers = self.family.loss(terms, scalars, own, lap)
-            return value, ((metrics, buffers), self.family.carried(terms))
-
-        # Split outside of the gradient: that of a slice is a padded vector, one of full length a tensor.
-        weights, total = self._weights(flat), None
-        for lap in self.family.laps(phase):
-            grads, (told, carried) = jax.grad(loss, has_aux=True)(weights, batch, lap)
-            part = join(grads, self.layout, self.tree).astype(flat.dtype), told
-            total = part if total is None else _add(total, part)
-            # The next lap begins when this one's gradient is there: memory holds one at a time.
-            total, carried = jax.lax.optimization_barrier((total, carried)) if carried else (total, carried)
-            batch = batch | carried
-        return total
-
-    def _apply(self, state: TrainState, totals: tuple[jax.Array, Any], scalars: Any) -> TrainState:
-        """Update by the mean of the parts' gradients, and add the mean of their metrics to the sums."""
-        n_parts = self.hparams.train.accumulation_steps
-        mean = jax.tree.map(lambda total: total / n_parts, totals) if n_parts > 1 else totals
-        grad, (metrics, buffers) = mean
-        optimizer, norm = optimizer_step(
-            state.optimizer, grad, scalars["learning_rate"], scalars["ema_rate"], self.settings
-        )
-        return self._with_metrics(self._with_buffers(state, optimizer, buffers), metrics, norm)
-
-    def _with_buffers(
-        self,
-        state: TrainState,
-        optimizer: OptimizerState,
-        new: Mapping[str, jax.Array],
-        *,
-        assign: bool = True,
+        numbers: Any,
     ) -> TrainState:
-        """Take over an update and its buffers, and at the end of a step (`assign`) the parameters that follow
-        from them, unless it was skipped."""
-        applied = optimizer.skips_in_row == 0
-        buffers = {
-            name: jnp.where(applied, new[name], array).astype(self.dtype)
-            for name, array in state.buffers.items()
-        }
-        parameters = canonical(optimizer.params, self.layout) if buffers and assign else {}
-        if parameters and (assigned := self.family.assigned(buffers, parameters)):
-            params = write(optimizer.params, assigned, self.layout)
-            optimizer = optimizer._replace(params=jnp.where(applied, params, optimizer.params))
-        return TrainState(optimizer, state.metric_sums, buffers)
+        scalars = {**numbers, **switches}
+        state, metrics, norm = self.family.train_step(self.trainer, state, batch, noise, scalars, frozen)
+        return self._with_metrics(state, metrics, norm)
 
     def _with_metrics(self, state: TrainState, metrics: Any, norm: jax.Array) -> TrainState:
         """Add a step's metrics to the sums."""
         values = [*(metrics[name] for name in self.family.metric_sizes), norm, jnp.ones_like(norm)]
         vector = jnp.concatenate([value.reshape(-1).astype(self.dtype) for value in values])
         sums = state.metric_sums + jnp.where(jnp.isfinite(norm), vector, 0)
-        return TrainState(state.optimizer, sums, state.buffers)
-
-    def _statistics(self, parts: Any, phase: Hashable) -> jax.Array:
-        """What the loss balances by, over the whole batch: a pass of its own before the parts' gradients."""
-        compute = self._jit(partial(self._part_statistics, phase), ("statistics", phase))
-        values = [compute(self.state, self.frozen, pictures, drawn) for pictures, drawn in parts]
-        return self._jit(_mean)(values)
-
-    def _part_statistics(
-        self, phase: Hashable, state: TrainState, frozen: Any, batch: Any, noise: Any
-    ) -> jax.Array:
-        model = self._current(state.optimizer.params)
-        return self.family.statistics(self.family.terms(model, batch, noise, state.buffers, frozen, phase))
-
-    def _parts(self, batch: Any, noise: Any) -> list[Any]:
-        """Split along the batch so that every device keeps its rows."""
-        n, devices = self.hparams.train.accumulation_steps, self.device_count
-
-        def pieces(array: jax.Array) -> jax.Array:
-            array = array.reshape(devices, n, -1, *array.shape[1:]).swapaxes(0, 1)
-            return array.reshape(n, -1, *array.shape[3:])
-
-        split_up = jax.tree.map(pieces, (batch, noise))
-        parts = [jax.tree.map(lambda array, i=i: array[i], split_up) for i in range(n)]
-        return jax.lax.with_sharding_constraint(parts, self.devices.sharded)
+        return state._replace(metric_sums=sums)
 
     def _arrays(self, numbers: Mapping[str, Array | list[Array]]) -> dict[str, Any]:
         """What is the same for every row."""
@@ -355,11 +230,3 @@ class Engine:
             name: [make(item) for item in value] if isinstance(value, list) else make(value)
             for name, value in numbers.items()
         }
-
-
-def _add(left: Any, right: Any) -> Any:
-    return jax.tree.map(jnp.add, left, right)
-
-
-def _mean(values: list[jax.Array]) -> jax.Array:
-    return jnp.stack(values).mean(0)

@@ -1,6 +1,6 @@
 """The engine of the PyTorch twin: `dioscuri.engine.Engine` over a family's tensor functions."""
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from functools import partial
 from typing import Any
@@ -15,17 +15,17 @@ from dioscuri.engine_support import (
     mode,
     padded_rows,
     split_arguments,
-    take_prefixed,
-    with_ema_rate,
+    step_numbers,
 )
 from dioscuri.errors import UserError
-from dioscuri.plans.layout import check_shapes, pack, spans, unpack
-from torch_impl.devices import COMPUTE_DTYPES, open_devices, set_precision
+from dioscuri.plans.layout import check_shapes, pack, take_prefixed, unpack
+from torch_impl.devices import open_devices, set_precision
 from torch_impl.families.methods import methods_of
 from torch_impl.noise import STREAMS, draw_noise
-from torch_impl.optim.flat import bind, flat_layout, gather, views, write
-from torch_impl.optim.step import OptimizerState, Settings, optimizer_step, turn_step
-from torch_impl.replay import Replay
+from torch_impl.optim.flat import bind, flat_layout
+from torch_impl.optim.step import OptimizerState, Settings
+from torch_impl.replay import Inputs, Replay
+from torch_impl.trainer import Trainer, TrainState
 
 COUNTERS = ("updates", "skips", "skips_in_row")
 
@@ -48,11 +48,8 @@ class Engine:
         train = hparams.train
         self.settings = Settings.make(hparams.optimizer, self.family.weight_decay, self.layout.n_decayed)
         self.metric_names = metric_names(self.family.metric_sizes)
-        self.update = self._update_function()
-        self.masks: dict[Hashable, Tensor] = {}
         self.replay = Replay(train.compile and self.devices.device.type == "cuda" and self.process_count == 1)
         self.frozen = self._placed(self.family.frozen())
-        self.buffers = self._placed(self.family.initial_buffers(hparams.run.seed))
         self._set_state(
             OptimizerState.start(torch.zeros(self.layout.size, dtype=self.dtype, device=self.devices.device))
         )
@@ -76,22 +73,22 @@ class Engine:
             )
         pictures = {name: self.devices.place(array) for name, array in batch.items()}
         drawn = self._noise("train_step", rows, step, noise)
-        phase, balanced = self.family.phase(scalars), self.family.balances(scalars)
-        scalars = with_ema_rate(scalars, self.hparams.train.ema_decay)
-        names, values = list(scalars), torch.tensor(list(scalars.values()), dtype=self.dtype)
+        numbers, switches = step_numbers(scalars, self.family.switches, self.hparams.train.ema_decay)
+        values = torch.tensor(list(numbers.values()), dtype=self.dtype)
         inputs = {
-            "values": values.to(self.devices.device, non_blocking=True),
-            **_prefixed("batch.", pictures),
+            "scalars": {"values": values.to(self.devices.device, non_blocking=True)},
+            "batch": pictures,
+            "noise": drawn,
         }
-        device_step = partial(self._device_step, names=names, n_parts=n_parts, phase=phase, balanced=balanced)
-        self.replay(device_step, inputs | _prefixed("noise.", drawn), key=(phase, balanced, rows))
+        device_step = partial(self._device_step, names=tuple(numbers), switches=switches)
+        self.replay(device_step, inputs, key=(*switches.values(), rows))
 
     def fetch_metrics(self) -> dict[str, float]:
         """Means since the last call, and the counters of skipped and applied updates."""
-        state, sums = self.state, self.devices.mean(self.metric_sums.clone()).cpu().numpy()
+        state, sums = self.state.optimizer, self.devices.mean(self.state.metric_sums.clone()).cpu().numpy()
         with np.errstate(invalid="ignore"):
             metrics = dict(zip(self.metric_names, (sums[:-1] / sums[-1]).tolist(), strict=True))
-        self.metric_sums.zero_()
+        self.state.metric_sums.zero_()
         metrics |= {
             "skips": int(state.skips),
             "updates": int(state.updates),
@@ -129,19 +126,20 @@ class Engine:
 
     def state_to_numpy(self) -> State:
         """`model`, `ema`, `optimizer` tensors under canonical names, `counters`, and `buffers` if any."""
+        optimizer = self.state.optimizer
         vectors = {
-            name: getattr(self.state, name).cpu().numpy() for name in ("params", "ema", "first", "second")
+            name: getattr(optimizer, name).cpu().numpy() for name in ("params", "ema", "first", "second")
         }
         moments = unpack(vectors["first"], self.layout, "exp_avg.")
         moments |= unpack(vectors["second"], self.layout, f"{self.settings.rule.second}.")
-        counters = {name: np.asarray(getattr(self.state, name).item(), np.int64) for name in COUNTERS}
+        counters = {name: np.asarray(getattr(optimizer, name).item(), np.int64) for name in COUNTERS}
         state = {
             "model": unpack(vectors["params"], self.layout),
             "ema": unpack(vectors["ema"], self.layout),
             "optimizer": moments,
             "counters": counters,
         }
-        buffers = {name: tensor.cpu().numpy().copy() for name, tensor in self.buffers.items()}
+        buffers = {name: tensor.cpu().numpy().copy() for name, tensor in self.state.buffers.items()}
         return state | ({"buffers": buffers} if buffers else {})
 
     def state_from_numpy(self, state: State) -> None:
@@ -170,10 +168,6 @@ class Engine:
                 region.compile()
         return model
 
-    def _update_function(self) -> Any:
-        update = partial(optimizer_step, settings=self.settings)
-        return torch.compile(update) if self.hparams.train.compile else update
-
     def _placed(self, arrays: Mapping[str, Array]) -> dict[str, Tensor]:
         return {
             name: torch.tensor(array, dtype=self.dtype, device=self.devices.device)
@@ -181,9 +175,9 @@ class Engine:
         }
 
     def _set_buffers(self, arrays: Mapping[str, Array]) -> None:
-        check_shapes(arrays, {name: tuple(tensor.shape) for name, tensor in self.buffers.items()})
+        check_shapes(arrays, {name: tuple(tensor.shape) for name, tensor in self.state.buffers.items()})
         for name, tensor in self._placed(arrays).items():
-            self.buffers[name].copy_(tensor)
+            self.state.buffers[name].copy_(tensor)
 
     def _vector(self, arrays: Mapping[str, Array]) -> Tensor:
         numpy_dtype = np.float64 if self.dtype == torch.float64 else np.float32
@@ -194,19 +188,17 @@ class Engine:
         to."""
         if hasattr(self, "state"):
             for field in fields(OptimizerState):
-                getattr(self.state, field.name).copy_(getattr(state, field.name))
-            self.metric_sums.zero_()
+                getattr(self.state.optimizer, field.name).copy_(getattr(state, field.name))
+            self.state.metric_sums.zero_()
             return
-        self.state = state
-        dtype = COMPUTE_DTYPES[self.hparams.train.precision]
-        self.weights = {False: state.params.to(dtype), True: state.ema.to(dtype)}
-        self.parameters = bind(self.models[False], self.weights[False], self.layout)
-        bind(self.models[True], self.weights[True], self.layout)
-        self.grad = torch.zeros_like(state.params)
-        self.grad_views = list(views(self.grad, self.layout).values())
-        self.metric_sums = torch.zeros(
-            len(self.metric_names) + 1, dtype=self.dtype, device=self.devices.device
+        sums = torch.zeros(len(self.metric_names) + 1, dtype=self.dtype, device=self.devices.device)
+        buffers = self._placed(self.family.initial_buffers(self.hparams.run.seed))
+        self.state = TrainState(state, sums, buffers)
+        self.trainer = Trainer(
+            self.models[False], state, self.layout, self.settings, self.devices, self.hparams.train
         )
+        self.averaged = state.ema.to(self.trainer.weights.dtype)
+        bind(self.models[True], self.averaged, self.layout)
 
     def _noise(
         self, method: str, rows: int, step: int, given: Noise | None, **options: Any
@@ -221,106 +213,26 @@ class Engine:
     def _current(self, *, ema: bool) -> torch.nn.Module:
         """The model whose weights are the parameters or their average, converted at once where it computes in
         bfloat16."""
-        weights, vector = self.weights[ema], self.state.ema if ema else self.state.params
-        if weights.dtype != vector.dtype:
-            weights.copy_(vector)
+        if not ema:
+            self.trainer.refresh(self.state)
+        elif self.averaged.dtype != self.state.optimizer.ema.dtype:
+            self.averaged.copy_(self.state.optimizer.ema)
         return self.models[ema]
 
-    def _device_step(
-        self,
-        inputs: Mapping[str, Tensor],
-        names: list[str],
-        n_parts: int,
-        phase: Hashable,
-        balanced: bool,
-    ) -> None:
+    def _device_step(self, inputs: Inputs, names: Sequence[str], switches: Mapping[str, bool]) -> None:
         """Everything of a training step that runs on the device, in place and without waiting for it."""
-        scalars = dict(zip(names, inputs["values"].unbind(), strict=True))
-        *earlier, last = self.family.turns(phase)
-        totals: dict[str, Tensor] = {}
-        for turn in earlier:
-            found, buffers = self._gradient(inputs, scalars, n_parts, turn, balanced)
-            self._turn(turn, scalars, last=False)
-            self._keep_buffers(buffers, assign=False)
-            totals = {name: totals.get(name, 0) + found[name] for name in self.family.metric_sizes}
-        found, buffers = self._gradient(inputs, scalars, n_parts, last, balanced)
-        if earlier:
-            norm = self._turn(last, scalars, last=True)
-        else:
-            norm = self.update(self.state, self.grad, scalars["learning_rate"], scalars["ema_rate"])
-        self._keep_buffers(buffers)
-        self._add_metrics(
-            {name: totals.get(name, 0) + found[name] for name in self.family.metric_sizes}, norm
+        values = inputs["scalars"]["values"].unbind()
+        scalars: dict[str, Any] = {**dict(zip(names, values, strict=True)), **switches}
+        self.trainer.refresh(self.state)
+        _, metrics, norm = self.family.train_step(
+            self.trainer, self.state, inputs["batch"], inputs["noise"], scalars, self.frozen
         )
-
-    def _turn(self, turn: Hashable, scalars: Mapping[str, Tensor], *, last: bool) -> Tensor:
-        """Update the parameters whose turn it is; the norm of their gradient."""
-        if turn not in self.masks:
-            parts = [
-                torch.full((n,), own) for n, own in spans(self.layout, partial(self.family.trains, turn))
-            ]
-            self.masks[turn] = torch.cat(parts).to(self.devices.device)
-        rates = scalars["learning_rate"], scalars["ema_rate"]
-        return turn_step(self.state, self.grad, *rates, self.settings, self.masks[turn], last=last)
-
-    def _gradient(
-        self,
-        inputs: Mapping[str, Tensor],
-        scalars: Mapping[str, Tensor],
-        n_parts: int,
-        phase: Hashable,
-        balanced: bool,
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Put the gradient of the mean loss in its place; metrics and new buffers."""
-        batches, noises = _parts(_taken(inputs, "batch."), n_parts), _parts(_taken(inputs, "noise."), n_parts)
-        statistics = self._statistics(batches, noises, phase) if balanced and n_parts > 1 else None
-        totals: dict[str, Tensor] = {}
-        new: dict[str, Tensor] = {}
-        model = self._current(ema=False)
-        for index, (batch, noise) in enumerate(zip(batches, noises, strict=True)):
-            for lap, own in enumerate(self.family.laps(phase)):
-                terms = self.family.terms(model, batch, noise, self.buffers, self.frozen, own)
-                if balanced and n_parts == 1:
-                    statistics = self.devices.mean(self.family.statistics(terms))
-                loss, metrics, buffers = self.family.loss(terms, scalars, statistics, own)
-                grads = torch.autograd.grad(loss / n_parts, self.parameters, materialize_grads=True)
-                gather(self.grad_views, grads, accumulate=index + lap > 0)
-                for name, value in metrics.items():
-                    totals[name] = totals.get(name, 0) + value.detach() / n_parts
-                for name, value in buffers.items():
-                    new[name] = new.get(name, 0) + value.detach() / n_parts
-                batch |= self.family.carried(terms)
-        self.devices.mean(self.grad)
-        return totals, new
-
-    @torch.no_grad()
-    def _keep_buffers(self, new: Mapping[str, Tensor], *, assign: bool = True) -> None:
-        """Take over buffers, and at the end of a step (`assign`) the parameters that follow from them, unless
-        the update was skipped."""
-        applied = self.state.skips_in_row == 0
-        for name, value in new.items():
-            torch.where(applied, self.devices.mean(value), self.buffers[name], out=self.buffers[name])
-        params = self.state.params
-        if new and assign and (assigned := self.family.assigned(self.buffers, views(params, self.layout))):
-            torch.where(applied, write(params, assigned, self.layout), params, out=params)
-
-    @torch.no_grad()
-    def _statistics(
-        self, batches: list[dict[str, Tensor]], noises: list[dict[str, Tensor]], phase: Hashable
-    ) -> Tensor:
-        """What the loss balances by, over the whole batch: a pass of its own before the parts' gradients."""
-        model = self._current(ema=False)
-        terms = [
-            self.family.terms(model, *part, self.buffers, self.frozen, phase)
-            for part in zip(batches, noises, strict=True)
-        ]
-        parts = [self.family.statistics(part) for part in terms]
-        return self.devices.mean(torch.stack(parts).mean(0))
+        self._add_metrics(metrics, norm)
 
     def _add_metrics(self, metrics: Mapping[str, Tensor], norm: Tensor) -> None:
         values = [*(metrics[name] for name in self.family.metric_sizes), norm, torch.ones_like(norm)]
         vector = torch.cat([value.reshape(-1).to(self.dtype) for value in values])
-        self.metric_sums += torch.where(torch.isfinite(norm), vector, 0)
+        self.state.metric_sums += torch.where(torch.isfinite(norm), vector, 0)
 
     def _tensors(self, numbers: Mapping[str, Array | list[Array]]) -> dict[str, Any]:
         """What is the same for every row, on the device."""
@@ -329,17 +241,3 @@ class Engine:
             name: [make(item) for item in value] if isinstance(value, list) else make(value)
             for name, value in numbers.items()
         }
-
-
-def _prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {prefix + name: tensor for name, tensor in tensors.items()}
-
-
-def _taken(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-
-
-def _parts(tensors: Mapping[str, Tensor], n: int) -> list[dict[str, Tensor]]:
-    """Split tensors along the batch."""
-    pieces = {name: tensor.chunk(n) for name, tensor in tensors.items()}
-    return [{name: piece[i] for name, piece in pieces.items()} for i in range(n)]

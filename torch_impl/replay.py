@@ -8,7 +8,9 @@ from torch import Tensor
 WARM_UP = 3
 """Calls that run as they are before the recording: compilation, cuDNN's trials, libraries' workspaces."""
 
-Step = Callable[[Mapping[str, Tensor]], None]
+Inputs = Mapping[str, Mapping[str, Tensor]]
+"""Groups of named tensors."""
+Step = Callable[[Inputs], None]
 
 
 class Replay:
@@ -21,9 +23,9 @@ class Replay:
     def __init__(self, enabled: bool) -> None:
         self.enabled = enabled
         self.calls: dict[Hashable, int] = {}
-        self.recordings: dict[Hashable, tuple[torch.cuda.CUDAGraph, dict[str, Tensor]]] = {}
+        self.recordings: dict[Hashable, tuple[torch.cuda.CUDAGraph, dict[str, dict[str, Tensor]]]] = {}
 
-    def __call__(self, step: Step, inputs: Mapping[str, Tensor], key: Hashable) -> None:
+    def __call__(self, step: Step, inputs: Inputs, key: Hashable) -> None:
         """Run the step on these inputs."""
         if not self.enabled:
             step(inputs)
@@ -35,12 +37,13 @@ class Replay:
         if key not in self.recordings:
             self.recordings[key] = self._record(step, inputs)
         graph, memory = self.recordings[key]
-        for name, tensor in inputs.items():
-            memory[name].copy_(tensor, non_blocking=True)
+        for group, tensors in inputs.items():
+            for name, tensor in tensors.items():
+                memory[group][name].copy_(tensor, non_blocking=True)
         graph.replay()
 
     @staticmethod
-    def _warm_up(step: Step, inputs: Mapping[str, Tensor]) -> None:
+    def _warm_up(step: Step, inputs: Inputs) -> None:
         """Recording happens on a side stream, so the libraries must have met one."""
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
@@ -49,8 +52,11 @@ class Replay:
         torch.cuda.current_stream().wait_stream(side)
 
     @staticmethod
-    def _record(step: Step, inputs: Mapping[str, Tensor]) -> tuple[torch.cuda.CUDAGraph, dict[str, Tensor]]:
-        memory = {name: tensor.clone() for name, tensor in inputs.items()}
+    def _record(step: Step, inputs: Inputs) -> tuple[torch.cuda.CUDAGraph, dict[str, dict[str, Tensor]]]:
+        memory = {
+            group: {name: tensor.clone() for name, tensor in tensors.items()}
+            for group, tensors in inputs.items()
+        }
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             step(memory)

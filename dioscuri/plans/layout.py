@@ -94,6 +94,11 @@ def unpack(flat: np.ndarray, layout: Layout, prefix: str = "") -> dict[str, np.n
     }
 
 
+def take_prefixed(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    """Remove the arrays of a prefix and return them under their names without it."""
+    return {name.removeprefix(prefix): arrays.pop(name) for name in list(arrays) if name.startswith(prefix)}
+
+
 def check_tensors(arrays: Mapping[str, np.ndarray], layout: Layout) -> None:
     """Raise a `UserError` for the first tensor that is missing, unknown or of another shape."""
     check_shapes(arrays, {slot.name: slot.shape for slot in layout.slots})

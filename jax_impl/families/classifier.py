@@ -4,20 +4,17 @@ Modes take the model and arrays with the batch first: `image`, uint8 NHWC, and `
 """
 # ruff: noqa: ARG002 - the arguments are the engine's
 
-from collections.abc import Hashable, Mapping
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jax import Array
 
 from dioscuri.families.classifier import plan as classifier
 from dioscuri.families.classifier.options import HParams
-from dioscuri.plans.noise import NoiseSpec
-from dioscuri.plans.parameters import initial_values, shapes
 from jax_impl.devices import COMPUTE_DTYPES
-from jax_impl.families.methods import FamilyMethods
+from jax_impl.families.methods import FamilyMethods, Result, Scalars
 from jax_impl.layers.pictures import to_range
 from jax_impl.models.classifier import Classifier
 from jax_impl.objectives.masked_tokens import cross_entropy
@@ -44,42 +41,15 @@ class ClassifierMethods(FamilyMethods):
         self.metric_sizes = dict.fromkeys(classifier.METRICS, 0)
         self.dtype = COMPUTE_DTYPES[hparams.train.precision]
 
-    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Canonical shape of every parameter."""
-        return shapes(self.table)
-
-    def initial_parameters(self, seed: int) -> dict[str, np.ndarray]:
-        """First values under canonical names."""
-        return initial_values(self.table, seed)
-
-    def decayed(self, name: str) -> bool:
-        """Whether weight decay acts on a parameter."""
-        return self.table[name].decays
-
     def build(self) -> nnx.Module:
         """The model; its parameters' values do not matter."""
         return Classifier(self.plan, self.dtype)
 
-    def noise_specs(self, method: str, batch: int) -> tuple[NoiseSpec, ...]:
-        """Noise that a method takes: none does."""
-        return ()
-
-    def terms(
-        self,
-        model: nnx.Module,
-        batch: Arrays,
-        noise: Arrays,
-        buffers: Arrays,
-        frozen: Arrays,
-        phase: Hashable,
-    ) -> Terms:
-        """Of training: labels are smoothed."""
-        return self._terms(self._logits(model, batch), batch, self.hparams.loss.label_smoothing)
-
     def loss(
-        self, terms: Terms, scalars: Arrays, statistics: Array | None, phase: Hashable
-    ) -> tuple[Array, dict[str, Array], dict[str, Array]]:
-        """Mean cross-entropy, and the share of right answers."""
+        self, model: Any, batch: Arrays, noise: Arrays, scalars: Scalars, buffers: Arrays, frozen: Arrays
+    ) -> tuple[Array, Result, Result]:
+        """Mean cross-entropy of smoothed labels, and the share of right answers."""
+        terms = self._terms(self._logits(model, batch), batch, self.hparams.loss.label_smoothing)
         loss = terms.loss.mean()
         return loss, {"loss": loss, "accuracy": terms.correct.mean()}, {}
 

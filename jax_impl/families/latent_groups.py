@@ -5,21 +5,22 @@ terms of the bound are in nats a picture. `image` is a sound or a clip where the
 """
 # ruff: noqa: ARG002 - the arguments are the engine's
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-import jax
 from flax import nnx
 from jax import Array
 
 from dioscuri.families.latent_models.plan import LatentPlan
 from dioscuri.families.latent_models.protocols import LatentHParams
 from dioscuri.plans.noise import NoiseSpec
-from jax_impl.families.methods import FamilyMethods
+from jax_impl.families.methods import FamilyMethods, Result, Scalars
 from jax_impl.layers.latents import standard_deviation
 from jax_impl.layers.pictures import normalise
 from jax_impl.objectives.elbo import elbo_terms, latent_kl, log_ratios, training_loss
 from jax_impl.objectives.likelihoods import output_statistics
 from jax_impl.samplers.ancestral import read_output
+from jax_impl.trainer import Trainer, TrainState
 
 Arrays = Mapping[str, Array]
 Terms = tuple[Array, Array]
@@ -32,6 +33,7 @@ class LatentGroupMethods(FamilyMethods):
     def __init__(self, hparams: LatentHParams, plan: LatentPlan) -> None:
         self.hparams, self.plan = hparams, plan
         self.weight_decay = hparams.loss.l2_weight if hparams.loss.use_weight_decay else 0.0
+        self.switches = ("gamma",)
         self.metric_sizes = {"loss": 0, "reconstruction": 0, "kl": len(plan.groups)}
 
     def noise_specs(
@@ -43,31 +45,38 @@ class LatentGroupMethods(FamilyMethods):
         pixels = self.plan.output_noise(batch) if output == "sample" else ()
         return self.plan.latent_noise(batch, prior=prior, posterior=posterior) + pixels
 
-    def terms(
+    def loss(
+        self, model: Any, batch: Arrays, noise: Arrays, scalars: Scalars, buffers: Arrays, frozen: Arrays
+    ) -> tuple[Array, Result, Result]:
+        """The bound's training loss, the groups balanced by the KL of this batch, and its terms."""
+        terms = self._bound(model, batch, noise)[0]
+        return *training_loss(terms, self.plan, self.hparams, scalars), {}
+
+    def train_step(
         self,
-        model: nnx.Module,
+        trainer: Trainer,
+        state: TrainState,
         batch: Arrays,
         noise: Arrays,
-        buffers: Arrays,
+        scalars: Scalars,
         frozen: Arrays,
-        phase: Hashable,
-    ) -> Terms:
-        """Reconstruction (B,) and KL (B, L) of every picture."""
-        return self._bound(model, batch, noise)[0]
+    ) -> tuple[TrainState, Result, Array]:
+        """The plain step; the groups are balanced by the KL of the global batch."""
+        balance = None
+        if scalars["gamma"] and trainer.accumulation_steps > 1:
+            # A pass of its own: the loss of every part needs the mean over all.
+            balance = trainer.mean(self._mean_kl, state, batch, noise)["kl"]
 
-    def statistics(self, terms: Terms) -> Array:
-        """Mean KL (L,), by which the loss balances; not differentiated."""
-        return jax.lax.stop_gradient(terms[1].mean(0))
+        def objective(model: Any, batch: Arrays, noise: Arrays) -> tuple[Array, Result, Result]:
+            terms = self._bound(model, batch, noise)[0]
+            statistics = balance
+            if scalars["gamma"] and statistics is None:
+                statistics = trainer.over_processes(terms[1].mean(0))
+            return *training_loss(terms, self.plan, self.hparams, scalars, statistics), {}
 
-    def balances(self, scalars: Mapping[str, float]) -> bool:
-        """Whether the loss uses the statistics at these schedules' values."""
-        return scalars["gamma"] > 0
-
-    def loss(
-        self, terms: Terms, scalars: Arrays, statistics: Array | None, phase: Hashable
-    ) -> tuple[Array, dict[str, Array], dict[str, Array]]:
-        """Mean training loss and metrics; `statistics` of the global batch, None: those of these terms."""
-        return *training_loss(terms, self.plan, self.hparams, scalars, statistics), {}
+        gradient, metrics, _ = trainer.gradient(objective, state, batch, noise)
+        state, norm = trainer.update(state, gradient, scalars)
+        return state, metrics, norm
 
     def evaluate(
         self,
@@ -158,6 +167,10 @@ class LatentGroupMethods(FamilyMethods):
         """`means` and `log_scales` of the mixture's components, or the Bernoulli `logits`."""
         layer = self._bound(model, batch, noise)[1]
         return output_statistics(layer, self.plan, self.hparams)
+
+    def _mean_kl(self, model: Any, batch: Arrays, noise: Arrays) -> Result:
+        """`kl` (L,): mean over the batch."""
+        return {"kl": self._bound(model, batch, noise)[0][1].mean(0)}
 
     def _bound(
         self, model: nnx.Module, batch: Arrays, noise: Arrays, masks: Masks = None

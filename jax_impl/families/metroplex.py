@@ -1,12 +1,10 @@
 """Metroplex and VD-VAE as the engine sees them."""
 
-import numpy as np
 from flax import nnx
 
 from dioscuri.families.metroplex.options import HParams
 from dioscuri.families.metroplex.plan import make_plan
 from dioscuri.families.metroplex.tables import parameter_table
-from dioscuri.plans.parameters import initial_values, shapes
 from jax_impl.devices import COMPUTE_DTYPES
 from jax_impl.families.latent_groups import LatentGroupMethods
 from jax_impl.models.metroplex import Metroplex
@@ -18,18 +16,6 @@ class MetroplexMethods(LatentGroupMethods):
     def __init__(self, hparams: HParams) -> None:
         super().__init__(hparams, make_plan(hparams))
         self.table = parameter_table(hparams, self.plan)
-
-    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Canonical shape of every parameter."""
-        return shapes(self.table)
-
-    def initial_parameters(self, seed: int) -> dict[str, np.ndarray]:
-        """First values under canonical names."""
-        return initial_values(self.table, seed)
-
-    def decayed(self, name: str) -> bool:
-        """Whether weight decay acts on a parameter."""
-        return self.table[name].decays
 
     def build(self) -> nnx.Module:
         """The model; its parameters' values do not matter."""

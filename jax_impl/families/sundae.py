@@ -5,8 +5,9 @@ Modes take the model, arrays with the batch first and noise, and return such arr
 """
 # ruff: noqa: ARG002 - the arguments are the engine's
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ import numpy as np
 from einops import rearrange
 from flax import nnx
 from jax import Array
+from jax.lax import optimization_barrier
 
 from dioscuri.errors import UserError
 from dioscuri.families.sundae import plan as denoiser
@@ -21,15 +23,15 @@ from dioscuri.families.sundae import training as denoising
 from dioscuri.families.sundae.denoising_options import Resampling
 from dioscuri.families.sundae.options import HParams
 from dioscuri.plans.noise import NoiseSpec
-from dioscuri.plans.parameters import shapes
 from jax_impl.devices import COMPUTE_DTYPES
 from jax_impl.families.frozen_tokenizer import FrozenTokenizer, GreyLevels, open_frozen_tokenizer
-from jax_impl.families.methods import FamilyMethods
+from jax_impl.families.methods import FamilyMethods, Result, Scalars, added
 from jax_impl.models.denoiser import build_denoiser
 from jax_impl.objectives.masked_tokens import cross_entropy
-from jax_impl.objectives.sundae import Terms, corrupt, pass_terms, unrolled_loss
+from jax_impl.objectives.sundae import corrupt, pass_terms, unrolled_loss
 from jax_impl.samplers.noise import random_tokens, step_noise
 from jax_impl.samplers.sundae import resample_tokens
+from jax_impl.trainer import Trainer, TrainState
 
 Arrays = Mapping[str, Array]
 
@@ -46,10 +48,6 @@ class SundaeMethods(FamilyMethods):
         double = hparams.train.precision == "float64"
         self.dtype = jnp.float64 if double else jnp.float32
         self.tokenizer = open_frozen_tokenizer(hparams.data)
-
-    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Canonical shape of every parameter."""
-        return shapes(self.table)
 
     def initial_parameters(self, seed: int) -> dict[str, np.ndarray]:
         """First values under canonical names."""
@@ -77,38 +75,47 @@ class SundaeMethods(FamilyMethods):
             return denoising.training_noise(self.hparams.loss, self.plan, batch)
         return (NoiseSpec("sampling", "generator", ()),) if method in ("generate", "inpaint") else ()
 
-    def laps(self, phase: Hashable) -> tuple[Hashable, ...]:
-        """The number of each pass."""
-        return tuple(range(self.hparams.loss.unroll_steps))
+    def loss(
+        self, model: Any, batch: Arrays, noise: Arrays, scalars: Scalars, buffers: Arrays, frozen: Arrays
+    ) -> tuple[Array, Result, Result]:
+        """The sum over the unrolled passes, and their metrics."""
+        tokens = self._tokens(batch, frozen)
+        losses: list[Array] = []
+        metrics: Result = {}
+        inputs = None
+        for k in range(self.hparams.loss.unroll_steps):
+            loss, of_pass, inputs = self._pass(k, inputs, tokens, batch, noise, model)
+            losses.append(loss)
+            metrics = added(metrics, of_pass)
+        return sum(losses[1:], losses[0]), metrics, {}
 
-    def carried(self, terms: Terms) -> dict[str, Array]:
-        """The clean tokens, and the next pass's input."""
-        return {"tokens": terms.tokens, "unrolled": terms.unrolled}
-
-    def terms(
+    def train_step(
         self,
-        model: nnx.Module,
+        trainer: Trainer,
+        state: TrainState,
         batch: Arrays,
         noise: Arrays,
-        buffers: Arrays,
+        scalars: Scalars,
         frozen: Arrays,
-        phase: Hashable,
-    ) -> Terms:
-        """Predict the tokens from corrupted ones, or from what the pass before has drawn."""
-        tokens = self._tokens(batch, frozen)
-        inputs = batch.get("unrolled")
-        if inputs is None:
-            K = self.plan.codebook_size
-            inputs = corrupt(tokens, noise["share"], noise["corrupt"], noise["replacement"], K)
-        logits, _ = model(inputs, self._condition(batch))
-        return pass_terms(logits, tokens, noise.get(f"unroll.{phase}"))
+    ) -> tuple[TrainState, Result, Array]:
+        """One update by the gradients of all passes, which are added one after the other."""
+        n = self.hparams.loss.unroll_steps
 
-    def loss(
-        self, terms: Terms, scalars: Arrays, statistics: Array | None, phase: Hashable
-    ) -> tuple[Array, dict[str, Array], dict[str, Array]]:
-        """A pass's share of the loss and of the metrics."""
-        assert isinstance(phase, int)
-        return *unrolled_loss(terms, self.hparams.loss, phase), {}
+        def part(batch: Arrays, noise: Arrays) -> tuple[Array, Result]:
+            tokens, inputs = self._tokens(batch, frozen), None
+            gradient, metrics = None, {}
+            for k in range(n):
+                unroll = partial(self._pass, k, inputs, tokens, batch, noise)
+                of_pass, (told, inputs) = trainer.part_gradient(unroll, state)
+                gradient = of_pass if gradient is None else gradient + of_pass
+                metrics = added(metrics, told)
+                # The next pass begins when this gradient is there: memory holds one pass at a time.
+                (gradient, metrics), inputs = optimization_barrier(((gradient, metrics), inputs))
+            return gradient, metrics
+
+        gradient, metrics = trainer.over_parts(part, batch, noise)
+        state, norm = trainer.update(state, gradient, scalars)
+        return state, metrics, norm
 
     def evaluate(self, model: nnx.Module, batch: Arrays, noise: Arrays, frozen: Arrays) -> dict[str, Array]:
         """`cross_entropy`, nats, and `accuracy`, both (B,), of the tokens where `mask` (B, L) is true and
@@ -175,6 +182,18 @@ class SundaeMethods(FamilyMethods):
         options = self.hparams.synthesis
         drawing = (options, denoising.make_sampling_schedule(options), every_step)
         return self._drawn(model, start, ~unknown, batch, noise, frozen, drawing)
+
+    def _pass(
+        self, k: int, inputs: Array | None, tokens: Array, batch: Arrays, noise: Arrays, model: Any
+    ) -> tuple[Array, Result, Array]:
+        """Loss and metrics of pass k, which predicts the tokens from what the pass before has drawn, the
+        first from corrupted ones; and the next pass's inputs."""
+        if inputs is None:
+            K = self.plan.codebook_size
+            inputs = corrupt(tokens, noise["share"], noise["corrupt"], noise["replacement"], K)
+        logits, _ = model(inputs, self._condition(batch))
+        terms = pass_terms(logits, tokens, noise.get(f"unroll.{k}"))
+        return *unrolled_loss(terms, self.hparams.loss, k), terms.unrolled
 
     def _drawn(
         self,

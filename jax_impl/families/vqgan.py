@@ -5,8 +5,8 @@ the tokenizer, beside whose parts stands `discriminator`. Tokens are whole numbe
 """
 # ruff: noqa: ARG002 - the arguments are the engine's
 
-from collections.abc import Callable, Hashable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,10 +23,10 @@ from dioscuri.families.vqgan import tables as tokenizer_tables
 from dioscuri.families.vqgan.lpips_weights import read_lpips
 from dioscuri.families.vqgan.options import HParams
 from dioscuri.plans.noise import NoiseSpec
-from dioscuri.plans.parameters import initial_values, shapes
+from dioscuri.plans.parameters import initial_values
 from jax_impl.devices import COMPUTE_DTYPES
 from jax_impl.families.adversaries import critic_of, encoder_sigmas
-from jax_impl.families.methods import FamilyMethods
+from jax_impl.families.methods import FamilyMethods, Result, Scalars, added
 from jax_impl.layers.pictures import from_range, to_range
 from jax_impl.models.discriminator import build_discriminator
 from jax_impl.models.lpips import lpips
@@ -39,24 +39,11 @@ from jax_impl.objectives.vqgan import (
     reconstruction,
 )
 from jax_impl.optim.flat import canonical_name
+from jax_impl.trainer import Trainer, TrainState
 
 Arrays = Mapping[str, Array]
 Model = Any
 """The tokenizer, beside whose parts stands `discriminator`."""
-ADVERSARIAL = "adversarial"
-"""Phase with a discriminator; before it there is None."""
-CRITIC, GENERATOR = "critic", "generator"
-"""Its turns where the networks are updated one after the other."""
-
-
-class Terms(NamedTuple):
-    """What the loss is computed from."""
-
-    model: Model
-    batch: Arrays
-    noise: Arrays
-    buffers: Arrays
-    frozen: Arrays
 
 
 class TokenizerMethods(FamilyMethods):
@@ -68,21 +55,9 @@ class TokenizerMethods(FamilyMethods):
         self.plan = tokenizers.make_plan(hparams.model, data.target_res, data.channels)
         self.critic = discriminators.make_plan(hparams.discriminator, data.target_res, data.channels)
         self.table = tokenizer_tables.parameter_table(self.plan) | discriminators.parameter_table(self.critic)
-        self.weight_decay = hparams.loss.weight_decay
+        self.weight_decay, self.switches = hparams.loss.weight_decay, ("adversarial",)
         self.metric_sizes = dict.fromkeys(training.METRICS, 0)
         self.dtype = COMPUTE_DTYPES[hparams.train.precision]
-
-    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Canonical shape of every parameter."""
-        return shapes(self.table)
-
-    def initial_parameters(self, seed: int) -> dict[str, np.ndarray]:
-        """First values under canonical names."""
-        return initial_values(self.table, seed)
-
-    def decayed(self, name: str) -> bool:
-        """Whether weight decay acts on a parameter."""
-        return self.table[name].decays
 
     def build(self) -> Model:
         """The model; its parameters' values do not matter."""
@@ -107,48 +82,56 @@ class TokenizerMethods(FamilyMethods):
         loss = self.hparams.loss
         return own | training.reset_buffers(loss, self.plan.codebook_size, self.plan.embedding_dim)
 
-    def phase(self, scalars: Mapping[str, float]) -> Hashable:
-        """Whether there is an adversarial loss yet."""
-        return ADVERSARIAL if scalars["adversarial"] > 0 else None
-
-    def turns(self, phase: Hashable) -> tuple[Hashable, ...]:
-        """The discriminator's and then the generator's, where they alternate."""
-        return (CRITIC, GENERATOR) if phase == ADVERSARIAL and self.hparams.loss.alternating else (phase,)
-
-    def trains(self, turn: Hashable, name: str) -> bool:
-        """Whether the parameter is of the network whose turn it is."""
-        return name.startswith("discriminator.") == (turn == CRITIC)
-
-    def terms(
-        self, model: Model, batch: Arrays, noise: Arrays, buffers: Arrays, frozen: Arrays, phase: Hashable
-    ) -> Terms:
-        """Hands its arguments on: the loss needs the schedules' values inside the network."""
-        return Terms(model, batch, noise, buffers, frozen)
-
     def loss(
-        self, terms: Terms, scalars: Arrays, statistics: Array | None, phase: Hashable
-    ) -> tuple[Array, dict[str, Array], dict[str, Array]]:
-        """Losses of tokenizer and, in the adversarial phase, of the discriminator; metrics and buffers."""
-        if phase == CRITIC:
-            return self._loss_of_critic(terms, scalars)
-        model, batch, noise, before, frozen = terms
-        powers = self._powers(model, before)
+        self, model: Model, batch: Arrays, noise: Arrays, scalars: Scalars, buffers: Arrays, frozen: Arrays
+    ) -> tuple[Array, Result, Result]:
+        """That of the tokenizer and, where both are updated at once, that of the discriminator; metrics and
+        new buffers."""
+        powers = self._powers(model, buffers)
         options = self.hparams.loss
         x = self._pictures(batch)
         z = model.encode(x, {**noise, **powers})
-        quantised = model.quantise(z, noise, scalars, self._revived(before), train=True)
+        quantised = model.quantise(z, noise, scalars, self._revived(buffers), train=True)
         trunk = model.decode_trunk(quantised.codes, noise)
         made, pull_back = _output(model, trunk, tokenizers.last_layer_name(self.plan))
 
-        constant = None if phase is None else critic_of(jax.tree.map(stop_gradient, model), before)[0]
+        constant = (
+            None if not scalars["adversarial"] else critic_of(jax.tree.map(stop_gradient, model), buffers)[0]
+        )
         loss, metrics = generator_terms(x, made, options, self._distance(frozen), constant, pull_back)
         loss = loss + options.codebook_weight * quantised.losses["quantiser"]
-        if phase == ADVERSARIAL:
-            critic, vectors = critic_of(model, before)
+        if scalars["adversarial"] and not options.alternating:
+            critic, vectors = critic_of(model, buffers)
             of_critic, more = discriminator_terms(x, made, options, critic)
             loss, metrics, powers = loss + of_critic, metrics | more, powers | vectors
-        metrics, new = self._metrics(loss, metrics, quantised, z, terms)
-        return loss, metrics, {**before, **powers, **new}
+        metrics, new = self._metrics(loss, metrics, quantised, z, noise, buffers)
+        return loss, metrics, {**buffers, **powers, **new}
+
+    def train_step(
+        self,
+        trainer: Trainer,
+        state: TrainState,
+        batch: Arrays,
+        noise: Arrays,
+        scalars: Scalars,
+        frozen: Arrays,
+    ) -> tuple[TrainState, Result, Array]:
+        """The plain step, or the discriminator's update and then the tokenizer's against the updated one."""
+        earlier: Result = {}
+        trained = None
+        if scalars["adversarial"] and self.hparams.loss.alternating:
+            objective = self._objective(self.discriminator_loss, state, scalars, frozen)
+            gradient, earlier, buffers = trainer.gradient(objective, state, batch, noise)
+            state, _ = trainer.update(state, gradient, scalars, of_discriminator, last=False)
+            state, trained = trainer.keep_buffers(state, buffers), of_tokenizer
+        objective = self._objective(self.loss, state, scalars, frozen)
+        gradient, metrics, buffers = trainer.gradient(objective, state, batch, noise)
+        state, norm = trainer.update(state, gradient, scalars, trained)
+        state = trainer.keep_buffers(state, buffers)
+        if state.buffers:
+            overwritten = self._overwritten(state.buffers, trainer.parameters_of(state))
+            state = trainer.overwrite(state, overwritten)
+        return state, added(earlier, metrics), norm
 
     def frozen(self) -> dict[str, np.ndarray]:
         """Weights of LPIPS."""
@@ -159,7 +142,7 @@ class TokenizerMethods(FamilyMethods):
         """Canonical name of the codebook."""
         return tokenizers.codebook_name(self.plan)
 
-    def assigned(self, buffers: Arrays, parameters: Arrays) -> dict[str, Array]:
+    def _overwritten(self, buffers: Arrays, parameters: Arrays) -> Result:
         """The codebook, where it follows from the quantiser's buffers or dead codes are revived, and the
         encoder's singular values."""
         name = self.codebook_name()
@@ -203,19 +186,18 @@ class TokenizerMethods(FamilyMethods):
         made = model.decode_indices(batch["tokens"])
         return {"image": from_range(made, self.plan.pixel_range)}
 
-    def _loss_of_critic(
-        self, terms: Terms, scalars: Arrays
-    ) -> tuple[Array, dict[str, Array], dict[str, Array]]:
+    def discriminator_loss(
+        self, model: Model, batch: Arrays, noise: Arrays, scalars: Scalars, buffers: Arrays, frozen: Arrays
+    ) -> tuple[Array, Result, Result]:
         """That of the discriminator alone, its metrics, the others' being 0, and new buffers."""
-        model, batch, noise, before, _ = terms
         x = self._pictures(batch)
-        z = model.encode(x, {**noise, **self._powers(model, before)})
-        codes = model.quantise(z, noise, scalars, self._revived(before), train=True).codes
+        z = model.encode(x, {**noise, **self._powers(model, buffers)})
+        codes = model.quantise(z, noise, scalars, self._revived(buffers), train=True).codes
         made = stop_gradient(model.output(model.decode_trunk(codes, noise)))
-        critic, vectors = critic_of(model, before)
+        critic, vectors = critic_of(model, buffers)
         loss, metrics = discriminator_terms(x, made, self.hparams.loss, critic)
         found = dict.fromkeys(training.METRICS, jnp.zeros_like(loss)) | metrics | {"loss": loss}
-        return loss, found, {**before, **vectors}
+        return loss, found, {**buffers, **vectors}
 
     def _powers(self, model: Model, buffers: Arrays) -> dict[str, Array]:
         """What `encoder_sigmas` gives, unless training leaves it alone."""
@@ -223,8 +205,8 @@ class TokenizerMethods(FamilyMethods):
         return {} if frozen else encoder_sigmas(model, buffers)
 
     def _metrics(
-        self, loss: Array, found: dict[str, Array], quantised: Quantised, z: Array, terms: Terms
-    ) -> tuple[dict[str, Array], dict[str, Array]]:
+        self, loss: Array, found: Result, quantised: Quantised, z: Array, noise: Arrays, buffers: Arrays
+    ) -> tuple[Result, Result]:
         """All of `training.METRICS`, and new buffers."""
         counts = _counts(quantised.indices, self.plan.codebook_size, loss.dtype)
         found = dict.fromkeys(training.METRICS, jnp.zeros_like(loss)) | found
@@ -234,10 +216,10 @@ class TokenizerMethods(FamilyMethods):
             "usage": (counts > 0).astype(loss.dtype).mean(),
             "perplexity": perplexity(counts),
         }
-        buffers = dict(quantised.buffers)
-        if "share" in terms.buffers:
-            buffers |= self._dead_code_reset(terms, counts, z)
-        return found, buffers
+        new = dict(quantised.buffers)
+        if "share" in buffers:
+            new |= self._dead_code_reset(noise["dead_code_reset"], buffers["share"], counts, z)
+        return found, new
 
     def _revived(self, buffers: Arrays) -> dict[str, Array]:
         """The quantiser's buffers; averages of codes that were revived after the last step begin anew."""
@@ -249,14 +231,13 @@ class TokenizerMethods(FamilyMethods):
             buffers["embedding_sum"] = jnp.where(rearrange(dead, "k -> k 1"), buffers["candidates"], total)
         return buffers
 
-    def _dead_code_reset(self, terms: Terms, counts: Array, z: Array) -> dict[str, Array]:
+    def _dead_code_reset(self, uniform: Array, share: Array, counts: Array, z: Array) -> dict[str, Array]:
         """New shares of the codes, of which those revived after the last step begin with a fair one, and
         encoder outputs of the batch, as many as there are codes."""
         decay, K = self.hparams.loss.revive_decay, self.plan.codebook_size
-        share = terms.buffers["share"]
         share = jnp.where(self._dead(share), 1 / K, share)
         vectors = rearrange(stop_gradient(z), "b h w d -> (b h w) d")
-        order = jnp.argsort(terms.noise["dead_code_reset"].reshape(-1))
+        order = jnp.argsort(uniform.reshape(-1))
         chosen = order[jnp.arange(K) % len(order)]
         return {
             "share": decay * share + (1 - decay) * counts / counts.sum(),
@@ -282,6 +263,16 @@ class TokenizerMethods(FamilyMethods):
     def _dead(self, share: Array) -> Array:
         """Which codes (K,) are taken too seldom."""
         return share < self.hparams.loss.revive_below / self.plan.codebook_size
+
+
+def of_discriminator(name: str) -> bool:
+    """Whether a parameter is the discriminator's."""
+    return name.startswith("discriminator.")
+
+
+def of_tokenizer(name: str) -> bool:
+    """Whether a parameter is the tokenizer's."""
+    return not of_discriminator(name)
 
 
 def _counts(indices: Array, codebook_size: int, dtype: DTypeLike) -> Array:

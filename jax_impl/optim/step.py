@@ -69,7 +69,7 @@ def optimizer_step(
     return _update(state, grad, (scale, applied, learning_rate, ema_rate), settings), norm
 
 
-def turn_step(
+def masked_step(
     state: OptimizerState,
     grad: Array,
     learning_rate: Array,
@@ -79,7 +79,8 @@ def turn_step(
     *,
     last: bool,
 ) -> tuple[OptimizerState, Array]:
-    """`optimizer_step` on the parameters of a mask (P,) alone. Only a step's last turn counts as update."""
+    """`optimizer_step` on the parameters of a mask (P,) alone. Of several in a training step, only the
+    `last` counts as an update."""
     new, norm = optimizer_step(state, grad, learning_rate, ema_rate, settings)
     kept = {
         name: jnp.where(mask, getattr(new, name), getattr(state, name))

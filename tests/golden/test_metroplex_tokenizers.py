@@ -1,6 +1,5 @@
 """Both twins reproduce the tokenizers of Metroplex's later program, from imported weights."""
 
-from functools import partial
 from importlib import import_module
 
 import jax
@@ -115,7 +114,7 @@ def test_dcvae_step(folder, case, twin, tmp_path):
 def check_critic(run, engine, state, image, twin):
     """The discriminator's turn; the engine then holds its update by plain gradient descent."""
     names = critic_names(engine.family.critic.contrast)
-    found, new, gradients = turn_of(engine, twin, "critic", image)
+    found, new, gradients = gradient_of(engine, twin, "critic", image)
     run.close(found["loss"], "stat/disc_loss")
     real_and_fake = run.outputs["stat/real_loss"] + run.outputs["stat/fake_loss"]
     assert found["discriminator"] == pytest.approx(real_and_fake, rel=1e-5)
@@ -130,7 +129,7 @@ def check_critic(run, engine, state, image, twin):
 
 def check_generator(run, engine, image, twin):
     """The generator's turn against that update."""
-    found, new, gradients = turn_of(engine, twin, "generator", image)
+    found, new, gradients = gradient_of(engine, twin, "generator", image)
     names = {"loss": "gen_loss", "generator": "fake_real_loss", "contrastive": "contra_loss_g"}
     for ours, theirs in {**names, "quantiser": "kl", "reconstruction": "recon_loss"}.items():
         run.close(found[ours], f"stat/{theirs}")
@@ -144,22 +143,24 @@ def check_generator(run, engine, image, twin):
     run.close(np.asarray(codes).T, "new_stats/G/quantizer/embeddings")
 
 
-def turn_of(engine, twin, turn, image):
-    """Metrics, new buffers and canonical gradients of one network's turn."""
+def gradient_of(engine, twin, network, image):
+    """Metrics, new buffers and canonical gradients of the loss of one network; the other one is fixed."""
+    loss = engine.family.loss if network == "generator" else engine.family.discriminator_loss
+
+    def gradient(state, scalars, image):
+        def objective(model, batch, noise):
+            return loss(model, batch, noise, {**scalars, "adversarial": True}, state.buffers, {})
+
+        return engine.trainer.gradient(objective, state, {"image": image}, {})
+
     if twin == "torch":
         scalars = {name: torch.tensor(value) for name, value in SCALARS.items()}
-        found, new = engine._gradient({"batch.image": torch.from_numpy(image)}, scalars, 1, turn, False)
-        flat = engine.grad.numpy()
-        found, new = (
-            {name: value.detach().numpy() for name, value in arrays.items()} for arrays in (found, new)
-        )
+        flat, *found = gradient(engine.state, scalars, torch.from_numpy(image))
     else:
         scalars = {name: np.float32(value) for name, value in SCALARS.items()}
-        compiled = jax.jit(partial(engine._gradient, turn), compiler_options=QUICK)
-        flat, (found, new) = compiled(engine.state, {}, {"image": image}, {}, scalars, None)
-    gradients = unpack(np.asarray(flat), engine.layout)
-    found, new = ({name: np.array(value) for name, value in arrays.items()} for arrays in (found, new))
-    return found, new, gradients
+        flat, *found = jax.jit(gradient, compiler_options=QUICK)(engine.state, scalars, image)
+    metrics, buffers = ({name: np.asarray(value) for name, value in arrays.items()} for arrays in found)
+    return metrics, buffers, unpack(np.asarray(flat), engine.layout)
 
 
 def check_changes(run, gradients, network, prefix, spectral):

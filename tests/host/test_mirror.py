@@ -22,15 +22,18 @@ ALLOWED = {
     "replay.py": "CUDA graphs are torch's; XLA compiles the whole step anyway",
     "torch_files.py": "the files are PyTorch's own, and JAX writes them through that twin",
     "vision.py": "the library transformers has networks of torch alone",
-    "engine.py::TrainState": "JAX's step maps a state to the next; torch's updates tensors in place",
+    "trainer.py::Trainer.__init__": "torch's parameters are views of a vector, JAX's a tree made of it",
+    "trainer.py::Trainer.add_gradient": "torch adds gradients up in place",
+    "trainer.py::Trainer.part_gradient": "JAX returns them",
+    "trainer.py::Trainer.refresh": "torch keeps one copy of the parameters in bfloat16",
+    "trainer.py::Trainer.weights": "JAX makes it within the step",
+    "trainer.py::Trainer.model": "the same",
     "layers/norms.py::ChannelNorm.__call__": "torch's maps have channels in the middle, JAX's at the end",
     "layers/dense.py::broadcast": "torch broadcasts a vector along an array; JAX is told to refuse",
     "families/hierarchical_vae.py::HierarchicalVAEMethods.regions": "what torch.compile compiles one by one",
     "families/metroplex.py::MetroplexMethods.regions": "the same",
     "families/vqgan.py::TokenizerMethods.regions": "the same",
-    "families/maskgit.py::MaskGITMethods.regions": "the same",
-    "families/classifier.py::ClassifierMethods.regions": "the same",
-    "families/sundae.py::SundaeMethods.regions": "the same",
+    "families/methods.py::FamilyMethods.regions": "the same",
 }
 
 

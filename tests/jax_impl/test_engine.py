@@ -62,7 +62,7 @@ def test_unrolled_passes_do_not_add_up_in_memory(monkeypatch):
             compiled = make(function, key, **options)
 
             def call(*arguments):
-                if key != ("step", None):
+                if key != ("step",):
                     return compiled(*arguments)
                 lowered = compiled.lower(*arguments)
                 barriers.append(lowered.as_text().count("optimization_barrier"))

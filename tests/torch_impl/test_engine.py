@@ -18,7 +18,10 @@ class TestTorchEngine(EngineBehaviour):
 
 def test_parameters_are_channels_last_views_of_one_vector():
     engine = make_engine("torch")
-    low, high = engine.state.params.data_ptr(), engine.state.params.data_ptr() + 4 * engine.layout.size
+    low, high = (
+        engine.state.optimizer.params.data_ptr(),
+        engine.state.optimizer.params.data_ptr() + 4 * engine.layout.size,
+    )
     for name, parameter in engine.models[False].named_parameters():
         assert low <= parameter.data_ptr() < high, name
         if parameter.ndim == 4:

@@ -4,19 +4,16 @@ Modes take the model and arrays with the batch first: `image`, uint8 NHWC, and `
 """
 # ruff: noqa: ARG002 - the arguments are the engine's
 
-from collections.abc import Hashable, Mapping
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from dioscuri.families.classifier import plan as classifier
 from dioscuri.families.classifier.options import HParams
-from dioscuri.plans.noise import NoiseSpec
-from dioscuri.plans.parameters import initial_values, shapes
 from torch_impl.devices import COMPUTE_DTYPES
-from torch_impl.families.methods import FamilyMethods
+from torch_impl.families.methods import FamilyMethods, Result, Scalars
 from torch_impl.layers.pictures import to_range
 from torch_impl.models.classifier import Classifier
 from torch_impl.objectives.masked_tokens import cross_entropy
@@ -43,46 +40,15 @@ class ClassifierMethods(FamilyMethods):
         self.metric_sizes = dict.fromkeys(classifier.METRICS, 0)
         self.dtype = COMPUTE_DTYPES[hparams.train.precision]
 
-    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Canonical shape of every parameter."""
-        return shapes(self.table)
-
-    def initial_parameters(self, seed: int) -> dict[str, np.ndarray]:
-        """First values under canonical names."""
-        return initial_values(self.table, seed)
-
-    def decayed(self, name: str) -> bool:
-        """Whether weight decay acts on a parameter."""
-        return self.table[name].decays
-
     def build(self) -> nn.Module:
         """The model; its parameters' values do not matter."""
         return Classifier(self.plan, self.dtype)
 
-    def regions(self, model: nn.Module) -> list[nn.Module]:
-        """Parts of the model that are compiled each on its own."""
-        return [model]
-
-    def noise_specs(self, method: str, batch: int) -> tuple[NoiseSpec, ...]:
-        """Noise that a method takes: none does."""
-        return ()
-
-    def terms(
-        self,
-        model: nn.Module,
-        batch: Tensors,
-        noise: Tensors,
-        buffers: Tensors,
-        frozen: Tensors,
-        phase: Hashable,
-    ) -> Terms:
-        """Of training: labels are smoothed."""
-        return self._terms(self._logits(model, batch), batch, self.hparams.loss.label_smoothing)
-
     def loss(
-        self, terms: Terms, scalars: Tensors, statistics: Tensor | None, phase: Hashable
-    ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
-        """Mean cross-entropy, and the share of right answers."""
+        self, model: Any, batch: Tensors, noise: Tensors, scalars: Scalars, buffers: Tensors, frozen: Tensors
+    ) -> tuple[Tensor, Result, Result]:
+        """Mean cross-entropy of smoothed labels, and the share of right answers."""
+        terms = self._terms(self._logits(model, batch), batch, self.hparams.loss.label_smoothing)
         loss = terms.loss.mean()
         return loss, {"loss": loss, "accuracy": terms.correct.mean()}, {}
 

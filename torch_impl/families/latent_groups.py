@@ -5,19 +5,21 @@ terms of the bound are in nats a picture. `image` is a sound or a clip where the
 """
 # ruff: noqa: ARG002 - the arguments are the engine's
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
 from dioscuri.families.latent_models.plan import LatentPlan
 from dioscuri.families.latent_models.protocols import LatentHParams
 from dioscuri.plans.noise import NoiseSpec
-from torch_impl.families.methods import FamilyMethods
+from torch_impl.families.methods import FamilyMethods, Result, Scalars
 from torch_impl.layers.latents import standard_deviation
 from torch_impl.layers.pictures import normalise
 from torch_impl.objectives.elbo import elbo_terms, latent_kl, log_ratios, training_loss
 from torch_impl.objectives.likelihoods import output_statistics
 from torch_impl.samplers.ancestral import read_output
+from torch_impl.trainer import Trainer, TrainState
 
 Tensors = Mapping[str, Tensor]
 Terms = tuple[Tensor, Tensor]
@@ -30,6 +32,7 @@ class LatentGroupMethods(FamilyMethods):
     def __init__(self, hparams: LatentHParams, plan: LatentPlan) -> None:
         self.hparams, self.plan = hparams, plan
         self.weight_decay = hparams.loss.l2_weight if hparams.loss.use_weight_decay else 0.0
+        self.switches = ("gamma",)
         self.metric_sizes = {"loss": 0, "reconstruction": 0, "kl": len(plan.groups)}
 
     def noise_specs(
@@ -41,31 +44,38 @@ class LatentGroupMethods(FamilyMethods):
         pixels = self.plan.output_noise(batch) if output == "sample" else ()
         return self.plan.latent_noise(batch, prior=prior, posterior=posterior) + pixels
 
-    def terms(
+    def loss(
+        self, model: Any, batch: Tensors, noise: Tensors, scalars: Scalars, buffers: Tensors, frozen: Tensors
+    ) -> tuple[Tensor, Result, Result]:
+        """The bound's training loss, the groups balanced by the KL of this batch, and its terms."""
+        terms = self._bound(model, batch, noise)[0]
+        return *training_loss(terms, self.plan, self.hparams, scalars), {}
+
+    def train_step(
         self,
-        model: nn.Module,
+        trainer: Trainer,
+        state: TrainState,
         batch: Tensors,
         noise: Tensors,
-        buffers: Tensors,
+        scalars: Scalars,
         frozen: Tensors,
-        phase: Hashable,
-    ) -> Terms:
-        """Reconstruction (B,) and KL (B, L) of every picture."""
-        return self._bound(model, batch, noise)[0]
+    ) -> tuple[TrainState, Result, Tensor]:
+        """The plain step; the groups are balanced by the KL of the global batch."""
+        balance = None
+        if scalars["gamma"] and trainer.accumulation_steps > 1:
+            # A pass of its own: the loss of every part needs the mean over all.
+            balance = trainer.mean(self._mean_kl, state, batch, noise)["kl"]
 
-    def statistics(self, terms: Terms) -> Tensor:
-        """Mean KL (L,), by which the loss balances; not differentiated."""
-        return terms[1].detach().mean(0)
+        def objective(model: Any, batch: Tensors, noise: Tensors) -> tuple[Tensor, Result, Result]:
+            terms = self._bound(model, batch, noise)[0]
+            statistics = balance
+            if scalars["gamma"] and statistics is None:
+                statistics = trainer.over_processes(terms[1].mean(0))
+            return *training_loss(terms, self.plan, self.hparams, scalars, statistics), {}
 
-    def balances(self, scalars: Mapping[str, float]) -> bool:
-        """Whether the loss uses the statistics at these schedules' values."""
-        return scalars["gamma"] > 0
-
-    def loss(
-        self, terms: Terms, scalars: Tensors, statistics: Tensor | None, phase: Hashable
-    ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
-        """Mean training loss and metrics; `statistics` of the global batch, None: those of these terms."""
-        return *training_loss(terms, self.plan, self.hparams, scalars, statistics), {}
+        gradient, metrics, _ = trainer.gradient(objective, state, batch, noise)
+        state, norm = trainer.update(state, gradient, scalars)
+        return state, metrics, norm
 
     def evaluate(
         self,
@@ -156,6 +166,10 @@ class LatentGroupMethods(FamilyMethods):
         """`means` and `log_scales` of the mixture's components, or the Bernoulli `logits`."""
         layer = self._bound(model, batch, noise)[1]
         return output_statistics(layer, self.plan, self.hparams)
+
+    def _mean_kl(self, model: Any, batch: Tensors, noise: Tensors) -> Result:
+        """`kl` (L,): mean over the batch."""
+        return {"kl": self._bound(model, batch, noise)[0][1].mean(0)}
 
     def _bound(
         self, model: nn.Module, batch: Tensors, noise: Tensors, masks: Masks = None

@@ -6,7 +6,7 @@ Modes take the model, arrays with the batch first and noise, and return such arr
 """
 # ruff: noqa: ARG002 - the arguments are the engine's
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,9 @@ from dioscuri.families.maskgit.decoding import step_noise_specs
 from dioscuri.families.maskgit.options import HParams
 from dioscuri.families.maskgit.training import embedding_shape
 from dioscuri.plans.noise import NoiseSpec
-from dioscuri.plans.parameters import shapes
 from torch_impl.devices import COMPUTE_DTYPES
 from torch_impl.families.frozen_tokenizer import FrozenTokenizer
-from torch_impl.families.methods import FamilyMethods
+from torch_impl.families.methods import FamilyMethods, Result, Scalars
 from torch_impl.layers.dropout import part
 from torch_impl.models.critic import critic_logits
 from torch_impl.models.transformers import build_transformer
@@ -44,6 +43,7 @@ from torch_impl.objectives.masking import IGNORED, Masked, drop_condition, mask_
 from torch_impl.samplers.decoder import Predictor
 from torch_impl.samplers.noise import random_offsets, step_noise
 from torch_impl.samplers.tokens import sample_tokens
+from torch_impl.trainer import Trainer, TrainState
 
 Tensors = Mapping[str, Tensor]
 
@@ -62,17 +62,9 @@ class MaskGITMethods(FamilyMethods):
         self.dtype = torch.float64 if double else torch.float32
         self.tokenizer = FrozenTokenizer(Path(data.tokenizer_path)) if data.tokenizer_path else None
 
-    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Canonical shape of every parameter."""
-        return shapes(self.table)
-
     def initial_parameters(self, seed: int) -> dict[str, np.ndarray]:
         """First values under canonical names."""
         return transformers.initial_parameters(self.plan, seed)
-
-    def decayed(self, name: str) -> bool:
-        """Whether weight decay acts on a parameter."""
-        return self.table[name].decays
 
     def frozen(self) -> dict[str, np.ndarray]:
         """Weights of the tokenizer, and what stands for no text."""
@@ -87,54 +79,45 @@ class MaskGITMethods(FamilyMethods):
         dtype = COMPUTE_DTYPES[train.precision]
         return build_transformer(self.plan, dtype=dtype, checkpoint=train.checkpoint_activations)
 
-    def regions(self, model: nn.Module) -> list[nn.Module]:
-        """Parts of the model that are compiled each on its own."""
-        return [model]
-
     def noise_specs(self, method: str, batch: int, every_step: bool = False) -> tuple[NoiseSpec, ...]:
         """Noise that a method takes, for a batch of this size."""
         if method == "train_step":
             return training.training_noise(self.hparams, self.plan, batch, self.hparams.data.text_length)
         return (NoiseSpec("sampling", "generator", ()),) if method in ("generate", "inpaint") else ()
 
-    def balances(self, scalars: Mapping[str, float]) -> bool:
-        """Whether the loss divides by a mean over the global batch."""
-        return self.hparams.loss.normalisation == "tokens"
+    def loss(
+        self, model: Any, batch: Tensors, noise: Tensors, scalars: Scalars, buffers: Tensors, frozen: Tensors
+    ) -> tuple[Tensor, Result, Result]:
+        """The loss of the masked tokens of this batch, and of the critic."""
+        return *training_loss(self._terms(model, batch, noise, frozen), self.hparams.loss), {}
 
-    def statistics(self, terms: Terms) -> Tensor:
-        """Mean weight of a picture, by which it divides; not differentiated."""
-        return statistics(terms)
-
-    def terms(
+    def train_step(
         self,
-        model: nn.Module,
+        trainer: Trainer,
+        state: TrainState,
         batch: Tensors,
         noise: Tensors,
-        buffers: Tensors,
+        scalars: Scalars,
         frozen: Tensors,
-        phase: Hashable,
-    ) -> Terms:
-        """Mask the tokens, predict them, and let a critic judge the predictions."""
-        plan, loss = self.plan, self.hparams.loss
-        tokens, targets = self._targets(batch, frozen)
-        masked = mask_tokens(tokens, noise, loss, plan.codebook_size, plan.mask_id)
-        condition = self._condition(batch)
-        if "drop" in noise:
-            null = self._null(frozen, condition)
-            condition = drop_condition(condition, null, noise["drop"], loss.cond_dropout_prob)
-        if plan.options.self_cond:
-            condition["self"] = self._first_pass(model, masked, condition, noise["self_cond"])
-        logits, _ = model(masked.inputs, condition, noise)
-        critic = None
-        if plan.options.critic != "none":
-            critic = self._critic_loss(model, logits, masked, tokens, condition, noise)
-        return token_terms(logits, masked, loss, targets, critic)
+    ) -> tuple[TrainState, Result, Tensor]:
+        """The plain step; normalised by tokens, the loss divides by the mean over the global batch."""
+        by_tokens, weight = self.hparams.loss.normalisation == "tokens", None
+        if by_tokens and trainer.accumulation_steps > 1:
+            # A pass of its own: the loss of every part needs the mean over all.
+            def mean_weight(model: Any, batch: Tensors, noise: Tensors) -> Result:
+                return {"weight": statistics(self._terms(model, batch, noise, frozen))}
 
-    def loss(
-        self, terms: Terms, scalars: Tensors, statistics: Tensor | None, phase: Hashable
-    ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
-        """Mean training loss and metrics; `statistics` of the global batch, None: those of these terms."""
-        return *training_loss(terms, self.hparams.loss, statistics), {}
+            weight = trainer.mean(mean_weight, state, batch, noise)["weight"]
+
+        def objective(model: Any, batch: Tensors, noise: Tensors) -> tuple[Tensor, Result, Result]:
+            terms, mean = self._terms(model, batch, noise, frozen), weight
+            if by_tokens and mean is None:
+                mean = trainer.over_processes(statistics(terms))
+            return *training_loss(terms, self.hparams.loss, mean), {}
+
+        gradient, metrics, _ = trainer.gradient(objective, state, batch, noise)
+        state, norm = trainer.update(state, gradient, scalars)
+        return state, metrics, norm
 
     def evaluate(
         self, model: nn.Module, batch: Tensors, noise: Tensors, frozen: Tensors
@@ -189,6 +172,23 @@ class MaskGITMethods(FamilyMethods):
         """What `generate` gives, of pictures or tokens that are known but for `unknown` (B, L)."""
         start = torch.where(batch["unknown"].bool(), self.plan.mask_id, self._tokens(batch, frozen))
         return self._sampled(model, start, batch, noise, frozen, every_step=every_step)
+
+    def _terms(self, model: Any, batch: Tensors, noise: Tensors, frozen: Tensors) -> Terms:
+        """Mask the tokens, predict them, and let a critic judge the predictions."""
+        plan, loss = self.plan, self.hparams.loss
+        tokens, targets = self._targets(batch, frozen)
+        masked = mask_tokens(tokens, noise, loss, plan.codebook_size, plan.mask_id)
+        condition = self._condition(batch)
+        if "drop" in noise:
+            null = self._null(frozen, condition)
+            condition = drop_condition(condition, null, noise["drop"], loss.cond_dropout_prob)
+        if plan.options.self_cond:
+            condition["self"] = self._first_pass(model, masked, condition, noise["self_cond"])
+        logits, _ = model(masked.inputs, condition, noise)
+        critic = None
+        if plan.options.critic != "none":
+            critic = self._critic_loss(model, logits, masked, tokens, condition, noise)
+        return token_terms(logits, masked, loss, targets, critic)
 
     def _sampled(
         self,

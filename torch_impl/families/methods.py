@@ -1,61 +1,103 @@
-"""What the engine asks of every family beside its model, draws, loss and modes: the usual answers."""
-# ruff: noqa: ARG002 - the arguments are the engine's
+"""What every family's tensor code has beside its model, loss and modes: the usual answers."""
+# ruff: noqa: ARG002 - a family that needs the arguments answers otherwise
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any
 
 import numpy as np
-from torch import Tensor
+from torch import Tensor, nn
+
+from dioscuri.plans.noise import NoiseSpec
+from dioscuri.plans.parameters import initial_values, shapes
+from torch_impl.trainer import Objective, Trainer, TrainState
+
+Tensors = Mapping[str, Tensor]
+Scalars = Mapping[str, Any]
+Result = dict[str, Tensor]
 
 
 class FamilyMethods:
-    """A family's adapter answers otherwise where it has phases, balances, buffers or frozen tensors."""
+    """See `dioscuri.contract.FamilyMethods`; a family sets these attributes and adds `build`, `loss` and its
+    modes."""
 
-    def phase(self, scalars: Mapping[str, float]) -> Hashable:
-        """What the schedules' values switch in the loss; every phase is compiled on its own."""
-        return None
+    hparams: Any
+    table: Mapping[str, Any]
+    weight_decay: float
+    metric_sizes: Mapping[str, int]
+    switches: tuple[str, ...] = ()
 
-    def turns(self, phase: Hashable) -> tuple[Hashable, ...]:
-        """Phases of the updates of one step; each sees the parameters that the one before it left."""
-        return (phase,)
+    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Canonical shape of every parameter."""
+        return shapes(self.table)
 
-    def trains(self, turn: Hashable, name: str) -> bool:
-        """Whether a turn updates a parameter. Asked only where a step has several."""
-        return True
+    def initial_parameters(self, seed: int) -> dict[str, np.ndarray]:
+        """First values under canonical names."""
+        return initial_values(self.table, seed)
 
-    def laps(self, phase: Hashable) -> tuple[Hashable, ...]:
-        """Phases of the losses of one step, whose gradients are added one after the other, so that memory
-        holds the intermediates of one."""
-        return (phase,)
+    def decayed(self, name: str) -> bool:
+        """Whether weight decay acts on a parameter."""
+        return self.table[name].decays
 
-    def carried(self, terms: Any) -> dict[str, Tensor]:
-        """What a lap hands on to the next one, beside the batch's tensors."""
-        return {}
+    def build(self) -> nn.Module:
+        """The model; its parameters' values do not matter."""
+        raise NotImplementedError
 
-    def balances(self, scalars: Mapping[str, float]) -> bool:
-        """Whether the loss uses statistics of the global batch at these schedules' values."""
-        return False
+    def regions(self, model: Any) -> list[nn.Module]:
+        """Modules of the model that are compiled each on its own."""
+        return [model]
 
-    def statistics(self, terms: Any) -> Any:
-        """Those statistics, from the terms of the loss; not differentiated."""
-        return None
+    def noise_specs(self, method: str, batch: int) -> tuple[NoiseSpec, ...]:
+        """Noise that a method takes, for a batch of this size: none."""
+        return ()
 
     def frozen(self) -> dict[str, np.ndarray]:
-        """Tensors that are neither trained nor saved with the run, such as those of a tokenizer."""
+        """Tensors that are neither trained nor saved with the run: none."""
         return {}
 
     def initial_buffers(self, seed: int) -> dict[str, np.ndarray]:
-        """Tensors that a step changes without a gradient: `loss` takes them and gives new ones."""
+        """First values of the tensors that a step changes without a gradient: there are none."""
         return {}
 
-    def assigned(self, buffers: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Parameters, in canonical shapes, that follow from the buffers, and from what they are, after a
-        step. Asked only where there are buffers."""
-        return {}
+    def loss(
+        self, model: Any, batch: Tensors, noise: Tensors, scalars: Scalars, buffers: Tensors, frozen: Tensors
+    ) -> tuple[Tensor, Result, Result]:
+        """The objective (0-d), metrics, and new buffers."""
+        raise NotImplementedError
+
+    def train_step(
+        self,
+        trainer: Trainer,
+        state: TrainState,
+        batch: Tensors,
+        noise: Tensors,
+        scalars: Scalars,
+        frozen: Tensors,
+    ) -> tuple[TrainState, Result, Tensor]:
+        """The plain step: one loss, one gradient, one update. The state, metrics and the gradient's norm."""
+
+        objective = self._objective(self.loss, state, scalars, frozen)
+        gradient, metrics, buffers = trainer.gradient(objective, state, batch, noise)
+        state, norm = trainer.update(state, gradient, scalars)
+        return trainer.keep_buffers(state, buffers), metrics, norm
+
+    @staticmethod
+    def _objective(
+        loss: Callable[..., tuple[Tensor, Result, Result]],
+        state: TrainState,
+        scalars: Scalars,
+        frozen: Tensors,
+    ) -> Objective:
+        """A loss with the signature of `loss` as a function of model, batch and noise."""
+        return lambda model, batch, noise: loss(model, batch, noise, scalars, state.buffers, frozen)
+
+
+def added(left: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> Result:
+    """Sums of metrics; those that `left` lacks count as 0."""
+    return {name: left[name] + value if name in left else value for name, value in right.items()}
 
 
 def methods_of(hparams: Any) -> Any:
-    """The tensor methods of the run's family: those that its module calls `FAMILY`."""
+    """The tensor code of the run's family: what its module calls `FAMILY`."""
     module: Any = import_module(f"torch_impl.families.{hparams.run.family}")
     return module.FAMILY(hparams)

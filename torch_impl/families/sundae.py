@@ -5,8 +5,9 @@ Modes take the model, arrays with the batch first and noise, and return such arr
 """
 # ruff: noqa: ARG002 - the arguments are the engine's
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,15 +21,15 @@ from dioscuri.families.sundae import training as denoising
 from dioscuri.families.sundae.denoising_options import Resampling
 from dioscuri.families.sundae.options import HParams
 from dioscuri.plans.noise import NoiseSpec
-from dioscuri.plans.parameters import shapes
 from torch_impl.devices import COMPUTE_DTYPES
 from torch_impl.families.frozen_tokenizer import FrozenTokenizer, GreyLevels, open_frozen_tokenizer
-from torch_impl.families.methods import FamilyMethods
+from torch_impl.families.methods import FamilyMethods, Result, Scalars, added
 from torch_impl.models.denoiser import build_denoiser
 from torch_impl.objectives.masked_tokens import cross_entropy
-from torch_impl.objectives.sundae import Terms, corrupt, pass_terms, unrolled_loss
+from torch_impl.objectives.sundae import corrupt, pass_terms, unrolled_loss
 from torch_impl.samplers.noise import random_tokens, step_noise
 from torch_impl.samplers.sundae import resample_tokens
+from torch_impl.trainer import Trainer, TrainState
 
 Tensors = Mapping[str, Tensor]
 
@@ -45,10 +46,6 @@ class SundaeMethods(FamilyMethods):
         double = hparams.train.precision == "float64"
         self.dtype = torch.float64 if double else torch.float32
         self.tokenizer = open_frozen_tokenizer(hparams.data)
-
-    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Canonical shape of every parameter."""
-        return shapes(self.table)
 
     def initial_parameters(self, seed: int) -> dict[str, np.ndarray]:
         """First values under canonical names."""
@@ -68,48 +65,50 @@ class SundaeMethods(FamilyMethods):
         dtype = COMPUTE_DTYPES[train.precision]
         return build_denoiser(self.plan, dtype=dtype, checkpoint=train.checkpoint_activations)
 
-    def regions(self, model: nn.Module) -> list[nn.Module]:
-        """Parts of the model that are compiled each on its own."""
-        return [model]
-
     def noise_specs(self, method: str, batch: int, **options: int) -> tuple[NoiseSpec, ...]:
         """Noise that a method takes, for a batch of this size, whatever its options."""
         if method == "train_step":
             return denoising.training_noise(self.hparams.loss, self.plan, batch)
         return (NoiseSpec("sampling", "generator", ()),) if method in ("generate", "inpaint") else ()
 
-    def laps(self, phase: Hashable) -> tuple[Hashable, ...]:
-        """The number of each pass."""
-        return tuple(range(self.hparams.loss.unroll_steps))
+    def loss(
+        self, model: Any, batch: Tensors, noise: Tensors, scalars: Scalars, buffers: Tensors, frozen: Tensors
+    ) -> tuple[Tensor, Result, Result]:
+        """The sum over the unrolled passes, and their metrics."""
+        tokens = self._tokens(batch, frozen)
+        losses: list[Tensor] = []
+        metrics: Result = {}
+        inputs = None
+        for k in range(self.hparams.loss.unroll_steps):
+            loss, of_pass, inputs = self._pass(k, inputs, tokens, batch, noise, model)
+            losses.append(loss)
+            metrics = added(metrics, of_pass)
+        return sum(losses[1:], losses[0]), metrics, {}
 
-    def carried(self, terms: Terms) -> dict[str, Tensor]:
-        """The clean tokens, and the next pass's input."""
-        return {"tokens": terms.tokens, "unrolled": terms.unrolled}
-
-    def terms(
+    def train_step(
         self,
-        model: nn.Module,
+        trainer: Trainer,
+        state: TrainState,
         batch: Tensors,
         noise: Tensors,
-        buffers: Tensors,
+        scalars: Scalars,
         frozen: Tensors,
-        phase: Hashable,
-    ) -> Terms:
-        """Predict the tokens from corrupted ones, or from what the pass before has drawn."""
-        tokens = self._tokens(batch, frozen)
-        inputs = batch.get("unrolled")
-        if inputs is None:
-            K = self.plan.codebook_size
-            inputs = corrupt(tokens, noise["share"], noise["corrupt"], noise["replacement"], K)
-        logits, _ = model(inputs, self._condition(batch))
-        return pass_terms(logits, tokens, noise.get(f"unroll.{phase}"))
+    ) -> tuple[TrainState, Result, Tensor]:
+        """One update by the gradients of all passes, which are added one after the other."""
+        n = self.hparams.loss.unroll_steps
 
-    def loss(
-        self, terms: Terms, scalars: Tensors, statistics: Tensor | None, phase: Hashable
-    ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
-        """A pass's share of the loss and of the metrics."""
-        assert isinstance(phase, int)
-        return *unrolled_loss(terms, self.hparams.loss, phase), {}
+        def part(batch: Tensors, noise: Tensors) -> tuple[Result, ...]:
+            tokens, inputs, metrics = self._tokens(batch, frozen), None, {}
+            for k in range(n):
+                unroll = partial(self._pass, k, inputs, tokens, batch, noise)
+                # The next pass begins when this gradient is there: memory holds one pass at a time.
+                of_pass, inputs = trainer.add_gradient(unroll, more=k < n - 1)
+                metrics = added(metrics, of_pass)
+            return (metrics,)
+
+        (metrics,) = trainer.over_parts(part, batch, noise)
+        state, norm = trainer.update(state, trainer.grad, scalars)
+        return state, metrics, norm
 
     def evaluate(
         self, model: nn.Module, batch: Tensors, noise: Tensors, frozen: Tensors
@@ -178,6 +177,18 @@ class SundaeMethods(FamilyMethods):
         options = self.hparams.synthesis
         drawing = (options, denoising.make_sampling_schedule(options), every_step)
         return self._drawn(model, start, ~unknown, batch, noise, frozen, drawing)
+
+    def _pass(
+        self, k: int, inputs: Tensor | None, tokens: Tensor, batch: Tensors, noise: Tensors, model: Any
+    ) -> tuple[Tensor, Result, Tensor]:
+        """Loss and metrics of pass k, which predicts the tokens from what the pass before has drawn, the
+        first from corrupted ones; and the next pass's inputs."""
+        if inputs is None:
+            K = self.plan.codebook_size
+            inputs = corrupt(tokens, noise["share"], noise["corrupt"], noise["replacement"], K)
+        logits, _ = model(inputs, self._condition(batch))
+        terms = pass_terms(logits, tokens, noise.get(f"unroll.{k}"))
+        return *unrolled_loss(terms, self.hparams.loss, k), terms.unrolled
 
     def _drawn(
         self,

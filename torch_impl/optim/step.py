@@ -75,7 +75,7 @@ def optimizer_step(
     return norm
 
 
-def turn_step(
+def masked_step(
     state: OptimizerState,
     grad: Tensor,
     learning_rate: Tensor,
@@ -85,7 +85,8 @@ def turn_step(
     *,
     last: bool,
 ) -> Tensor:
-    """`optimizer_step` on the parameters of a mask (P,) alone. Only a step's last turn counts as update."""
+    """`optimizer_step` on the parameters of a mask (P,) alone. Of several in a training step, only the
+    `last` counts as an update."""
     vectors = (state.params, state.first, state.second, state.ema)
     before, updates = [vector.clone() for vector in vectors], state.updates.clone()
     norm = optimizer_step(state, grad, learning_rate, ema_rate, settings)

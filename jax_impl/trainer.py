@@ -1,0 +1,163 @@
+"""What a family's training step is written with: gradients, updates, means over the global batch."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+
+from dioscuri.hparams.sections import Train
+from dioscuri.plans.layout import Layout, spans
+from jax_impl.devices import COMPUTE_DTYPES, Devices
+from jax_impl.optim.flat import Tree, canonical, join, split, write
+from jax_impl.optim.step import OptimizerState, Settings, masked_step, optimizer_step
+
+Arrays = Mapping[str, Array]
+Metrics = dict[str, Array]
+Buffers = dict[str, Array]
+Objective = Callable[[Any, Arrays, Arrays], tuple[Array, Metrics, Buffers]]
+"""From the model, a batch and its noise to a loss (0-d), metrics, new buffers: see `FamilyMethods.loss`."""
+
+
+class TrainState(NamedTuple):
+    """What a step takes and gives back: the optimiser's state, sums of metrics and number of their steps,
+    buffers."""
+
+    optimizer: OptimizerState
+    metric_sums: Array
+    buffers: Buffers
+
+
+class Trainer:
+    """Means of a training step, which a family calls while the whole step is traced: state in, state out."""
+
+    def __init__(
+        self,
+        model: nnx.Module,
+        layout: Layout,
+        tree: Tree,
+        settings: Settings,
+        devices: Devices,
+        options: Train,
+    ) -> None:
+        self.graph, _, self.rest = nnx.split(model, nnx.Param, ...)
+        self.layout, self.tree, self.settings, self.devices = layout, tree, settings, devices
+        self.accumulation_steps = options.accumulation_steps
+        self.dtype = COMPUTE_DTYPES[options.precision]
+
+    def gradient(
+        self, objective: Objective, state: TrainState, batch: Arrays, noise: Arrays
+    ) -> tuple[Array, Metrics, Buffers]:
+        """Gradient (P,) of an objective's mean over the global batch, metrics and new buffers.
+
+        `train.accumulation_steps` parts of the batch are computed one after the other.
+        """
+
+        def part(batch: Arrays, noise: Arrays) -> Any:
+            gradient, others = self.part_gradient(lambda model: objective(model, batch, noise), state)
+            return gradient, *others
+
+        return self.over_parts(part, batch, noise)
+
+    def part_gradient(
+        self, function: Callable[[Any], tuple[Any, ...]], state: TrainState
+    ) -> tuple[Array, tuple[Any, ...]]:
+        """Gradient (P,) of a function of the model, whose first result is the loss, and the other results."""
+
+        def loss(params: nnx.State) -> tuple[Array, tuple[Any, ...]]:
+            value, *others = function(nnx.merge(self.graph, params, self.rest))
+            return value, tuple(others)
+
+        # Split outside of the gradient: that of a slice is a padded vector, one of full length a tensor.
+        grads, others = jax.grad(loss, has_aux=True)(self.weights(state.optimizer.params))
+        return join(grads, self.layout, self.tree).astype(state.optimizer.params.dtype), others
+
+    def over_parts(self, function: Callable[[Arrays, Arrays], Any], batch: Arrays, noise: Arrays) -> Any:
+        """Means over the parts of a batch of the arrays that a function of a part gives."""
+        n = self.accumulation_steps
+        if n == 1:
+            return function(batch, noise)
+        parts = jax.tree.map(self._parts, (batch, noise))
+        first = jax.tree.map(lambda array: array[0], parts)
+        start = jax.tree.map(jnp.zeros_like, jax.eval_shape(function, *first))
+
+        def add(total: Any, part: Any) -> tuple[Any, None]:
+            part = jax.lax.with_sharding_constraint(part, self.devices.sharded)
+            return jax.tree.map(jnp.add, total, function(*part)), None
+
+        total, _ = jax.lax.scan(add, start, parts)
+        return jax.tree.map(lambda array: array / n, total)
+
+    def mean(
+        self,
+        function: Callable[[Any, Arrays, Arrays], Metrics],
+        state: TrainState,
+        batch: Arrays,
+        noise: Arrays,
+    ) -> Metrics:
+        """Means over the global batch of a function of model, batch and noise; not differentiated."""
+        model = self.model(state.optimizer.params)
+        means = self.over_parts(lambda *part: function(model, *part), batch, noise)
+        return jax.lax.stop_gradient(means)
+
+    def over_processes(self, array: Array) -> Array:
+        """Mean of the processes' arrays: the array, for arrays are global; not differentiated."""
+        return jax.lax.stop_gradient(array)
+
+    def update(
+        self,
+        state: TrainState,
+        gradient: Array,
+        scalars: Mapping[str, Any],
+        trained: Callable[[str], bool] | None = None,
+        *,
+        last: bool = True,
+    ) -> tuple[TrainState, Array]:
+        """One step of the optimiser by a gradient (P,), and the gradient's norm.
+
+        `trained` chooses parameters by name. Of several updates in one step the `last` one counts.
+        """
+        rates = scalars["learning_rate"], scalars["ema_rate"]
+        if trained is None:
+            optimizer, norm = optimizer_step(state.optimizer, gradient, *rates, self.settings)
+        else:
+            mask = jnp.concatenate([jnp.full(n, chosen) for n, chosen in spans(self.layout, trained)])
+            optimizer, norm = masked_step(state.optimizer, gradient, *rates, self.settings, mask, last=last)
+        return state._replace(optimizer=optimizer), norm
+
+    def keep_buffers(self, state: TrainState, buffers: Arrays) -> TrainState:
+        """Take over new buffers, unless the update was skipped."""
+        applied = state.optimizer.skips_in_row == 0
+        kept = {
+            name: jax.lax.stop_gradient(jnp.where(applied, buffers[name], old)).astype(old.dtype)
+            for name, old in state.buffers.items()
+        }
+        return state._replace(buffers=kept)
+
+    def parameters_of(self, state: TrainState) -> dict[str, Array]:
+        """Parameters under canonical names, in canonical shapes."""
+        return canonical(state.optimizer.params, self.layout)
+
+    def overwrite(self, state: TrainState, values: Arrays) -> TrainState:
+        """Put arrays in the place of parameters, unless the update was skipped."""
+        if not values:
+            return state
+        params, applied = state.optimizer.params, state.optimizer.skips_in_row == 0
+        params = jnp.where(applied, write(params, values, self.layout), params)
+        return state._replace(optimizer=state.optimizer._replace(params=params))
+
+    def weights(self, flat: Array) -> nnx.State:
+        """The model's tree of parameters, converted at once where it computes in bfloat16."""
+        return split(flat.astype(self.dtype), self.layout, self.tree)
+
+    def model(self, flat: Array) -> nnx.Module:
+        """The model whose weights are the vector's."""
+        return nnx.merge(self.graph, self.weights(flat), self.rest)
+
+    def _parts(self, array: Array) -> Array:
+        """Split along the batch (B, ...): (parts, B / parts, ...). Every device keeps its rows."""
+        n, devices = self.accumulation_steps, self.devices.device_count
+        array = array.reshape(devices, n, -1, *array.shape[1:]).swapaxes(0, 1)
+        return array.reshape(n, -1, *array.shape[3:])
