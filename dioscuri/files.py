@@ -25,10 +25,16 @@ def replacing(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         beside.replace(path)
     except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
+        raise UserError(f"{path} cannot be written: {write_failure(error)}") from error
     finally:
         with suppress(OSError):
             beside.unlink(missing_ok=True)
+
+
+def write_failure(error: OSError) -> str:
+    """Why a file could not be written. numpy counts the items of a short write and names no cause."""
+    short = error.errno is None and "requested and" in str(error)
+    return "no space left on the disk, or a quota is reached" if short else error.strerror or str(error)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -5,17 +5,18 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from dioscuri.errors import UserError
 
 
-@dataclass(frozen=True)
+@dataclass
 class RunDirectory:
     """Where a run keeps what it writes."""
 
     path: Path
+    _held: bool = field(default=False, init=False, compare=False)
 
     @classmethod
     def of(cls, log_root: Path, name: str) -> "RunDirectory":
@@ -53,12 +54,49 @@ class RunDirectory:
         descriptor = self._open_lock()
         try:
             _take(descriptor, self._lock)
+            self._held = True
+            self._remove_litter()
             try:
                 yield
             finally:
                 self._remove_if_unused()
         finally:
+            self._held = False
             os.close(descriptor)
+
+    def check_held(self) -> None:
+        """Raise a `UserError` where the lock that was taken here was removed, or another process has it."""
+        if not self._held:
+            return
+        try:
+            holder = self._lock.read_text().strip()
+        except OSError as error:
+            raise UserError(
+                f"run directory {self.path} was removed while the run went on: nothing more is written; "
+                "start again"
+            ) from error
+        if holder != str(os.getpid()):
+            raise UserError(f"run directory {self.path} was taken by process {holder}: this run ends")
+
+    def in_use(self) -> bool:
+        """Whether another process holds the lock."""
+        try:
+            descriptor = os.open(self._lock, os.O_RDWR)
+        except OSError:
+            return False
+        try:
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return True
+        finally:
+            os.close(descriptor)
+        return False
+
+    def _remove_litter(self) -> None:
+        """Files that killed processes left half-written: `dioscuri.files.replacing` names them so."""
+        for path in self.path.rglob(".*.partial"):
+            with suppress(OSError):
+                path.unlink()
 
     def _remove_if_unused(self) -> None:
         with suppress(OSError):

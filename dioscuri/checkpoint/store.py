@@ -2,13 +2,15 @@
 
 A folder holds one safetensors file a group of tensors (`model`, `ema`, `optimizer`) under canonical names,
 and `state.json`: the step, what the caller gives (data state, random state, resolved options, versions,
-metrics), the engine's counters, the best step so far, and the size and sha256 of each tensor file. It is
+metrics), the engine's counters, the best step so far, the size and sha256 of each tensor file, and a sha256
+of all this. It is
 written under a temporary name, brought to the disk file by file, and renamed last, so that a process killed
 at any moment leaves the checkpoints of before. One process at a time writes to a root: the caller holds the
 run's lock.
 """
 
 import errno
+import hashlib
 import json
 import os
 import re
@@ -26,9 +28,11 @@ from dioscuri.files import finite
 
 State = Mapping[str, Mapping[str, np.ndarray]]
 
-FORMAT = 1
+FORMAT = 2
+"""Format 1, of version 0.1.0, has no checksum of `state.json` itself."""
 COUNTERS = "counters"
 _INFO_FILE = "state.json"
+_CHECKSUM = "sha256"
 _RESERVED = ("format", "step", "best_step", COUNTERS, "files")
 _NAME = re.compile(r"step-(\d{8,})")
 _TEMPORARY, _REPLACED = ".writing-", ".replaced-"
@@ -71,7 +75,7 @@ def save(
     `UserError` says that the disk is full or the folder cannot be written: all older checkpoints are then
     intact and nothing half-written is left.
     """
-    if keep < 1 or any(key in info for key in _RESERVED):
+    if keep < 1 or any(key in info for key in (*_RESERVED, _CHECKSUM)):
         raise ValueError(
             f"keep must be at least 1, and info may not hold {_RESERVED}: keep={keep}, info={list(info)}"
         )
@@ -130,7 +134,8 @@ def _write(temporary: Path, step: int, state: State, info: Mapping[str, Any]) ->
             files[name] = write_durably(temporary / name, tensor_bytes(tensors))
     counters = {name: int(value) for name, value in state.get(COUNTERS, {}).items()}
     content = {"format": FORMAT, "step": step, **info, COUNTERS: counters, "files": files}
-    text = json.dumps(finite(content), indent=1, default=_plain, allow_nan=False)
+    content = json.loads(json.dumps(finite(content), default=_plain, allow_nan=False))
+    text = json.dumps({**content, _CHECKSUM: _checksum(content)}, indent=1)
     write_durably(temporary / _INFO_FILE, text.encode() + b"\n")
     _sync_folder(temporary)
 
@@ -188,21 +193,50 @@ def _load_chosen(root: Path, step: int | Literal["best"]) -> Checkpoint:
 
 
 def _read(path: Path, step: int, warnings: tuple[str, ...]) -> Checkpoint:
-    info = read_json(path / _INFO_FILE)
-    if info.get("format") != FORMAT:
-        raise Damage(f"{_INFO_FILE} is of format {info.get('format')!r}, this program reads {FORMAT}")
-    missing = [key for key in _RESERVED if key not in info]
-    if missing or info["step"] != step or not isinstance(info["files"], dict):
-        raise Damage(
-            f"{_INFO_FILE} does not belong to step {step}" + (f", lacks {missing}" if missing else "")
-        )
+    info = _read_info(path / _INFO_FILE, step)
     state = {
         Path(name).stem: read_tensors(path / Path(name).name, entry) for name, entry in info["files"].items()
     }
-    if not isinstance(info[COUNTERS], dict):
-        raise Damage(f"{_INFO_FILE}: {COUNTERS} is not a table")
     state[COUNTERS] = {name: np.array(value, np.int64) for name, value in info[COUNTERS].items()}
     return Checkpoint(step=step, state=state, info=info, path=path, warnings=warnings)
+
+
+def _read_info(path: Path, step: int) -> dict[str, Any]:
+    """`state.json` without its checksum; `Damage` where it was changed or is of another step."""
+    info = read_json(path)
+    if info.get("format") not in (1, FORMAT):
+        raise Damage(f"{_INFO_FILE} is of format {info.get('format')!r}, this program reads 1 to {FORMAT}")
+    checksum = info.pop(_CHECKSUM, None)
+    if info["format"] == FORMAT and checksum != _checksum(info):
+        raise Damage(f"{_INFO_FILE} does not match its sha256")
+    missing = [key for key in _RESERVED if key not in info]
+    if missing or info["step"] != step:
+        raise Damage(
+            f"{_INFO_FILE} does not belong to step {step}" + (f", lacks {missing}" if missing else "")
+        )
+    _check_types(info)
+    return info
+
+
+def _check_types(info: Mapping[str, Any]) -> None:
+    """Raise `Damage` for the first entry whose type the program cannot use."""
+    tables, numbers = (
+        ("data", "metrics", "hparams", "best", "tokenizer"),
+        ("best_step", "validated", "seconds"),
+    )
+    kinds: dict[str, tuple[type, ...]] = {COUNTERS: (dict,), "files": (dict,)}
+    kinds |= dict.fromkeys(tables, (dict, type(None))) | dict.fromkeys(numbers, (int, float, type(None)))
+    for name, value in info.items():
+        if isinstance(value, bool) or not isinstance(value, kinds.get(name, object)):
+            raise Damage(f"{_INFO_FILE}: {name} is a {type(value).__name__}")
+    for name in ("data", "metrics", COUNTERS, "best"):
+        if not all(isinstance(value, int | float) for value in (info.get(name) or {}).values()):
+            raise Damage(f"{_INFO_FILE}: {name} holds something that is not a number")
+
+
+def _checksum(content: Mapping[str, Any]) -> str:
+    """Hash of JSON content, whatever its layout in the file."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _writing_failed(root: Path, step: int, error: OSError) -> str:

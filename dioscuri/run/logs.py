@@ -42,8 +42,11 @@ class JsonLines:
 
     def __init__(self, path: Path, *, step: int) -> None:
         """Go on after `step`: later lines, of a run that went further than its newest checkpoint, are cut."""
-        cut_after(path, step)
-        self._file = path.open("a", buffering=1)
+        try:
+            cut_after(path, step)
+            self._file = path.open("a", buffering=1)
+        except OSError as error:
+            raise UserError(f"log {path} cannot be written: {error.strerror}: move it away") from error
 
     def scalars(self, split: str, step: int, values: Scalars) -> None:
         numbers = {tag: value if math.isfinite(value) else None for tag, value in values.items()}

@@ -10,6 +10,7 @@ from dioscuri.checkpoint.trained_run import check_finite
 from dioscuri.context import Context
 from dioscuri.errors import UserError
 from dioscuri.families.vqgan.trained import check_learnt, made_by
+from dioscuri.hparams.sections import Train
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,17 @@ class Start:
     def best(self) -> dict[str, float] | None:
         """`step` and `score` of the best validation so far."""
         return self.info.get("best")
+
+    def lacks_validation(self, options: Train) -> bool:
+        """Whether the run was stopped before the validation that was due at its last step. Checkpoints of
+        version 0.1.0 do not tell; they count as validated."""
+        return is_due(self.step, options) and self.info.get("validated", self.step) != self.step
+
+
+def is_due(done: int, options: Train) -> bool:
+    """Whether the run is validated and saved after so many batches."""
+    at_interval = done % options.checkpoint_and_eval_interval_in_steps == 0
+    return done > 0 and (at_interval or done == options.total_train_steps)
 
 
 def restore(context: Context, resume_from: Path | None) -> Start:
@@ -49,6 +61,7 @@ def restore(context: Context, resume_from: Path | None) -> Start:
     if roots[0] != own:
         # Its best checkpoint stays where it is; this run's best is found among its own.
         info.pop("best", None)
+        info.pop("validated", None)
     return Start(checkpoint.step, info)
 
 

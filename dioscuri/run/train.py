@@ -20,7 +20,7 @@ from dioscuri.outputs.progress import Progress
 from dioscuri.outputs.reports import write_report
 from dioscuri.outputs.settings import SETTINGS, origin
 from dioscuri.run.logs import SECONDS, JsonLines, Log, Sink, TensorBoard, WandB, check_wandb
-from dioscuri.run.restore import Start, load_best, restore
+from dioscuri.run.restore import Start, is_due, load_best, restore
 from dioscuri.run.sizes import sizes, told
 from dioscuri.run.stabilizer import Stabilizer
 from dioscuri.run.stopping import Stop
@@ -55,7 +55,8 @@ def prepare_training(context: Context, *, resume_from: Path | None = None) -> Wo
         finished = start.step >= total
         if finished:
             context.say(f"this run has its {total} batches: raise train.total_train_steps to go on")
-        training = None if finished else _Training(context, family, start)
+        pending = start.lacks_validation(context.hparams.train)
+        training = _Training(context, family, start) if pending or not finished else None
         if training is None or training.run():
             if training is not None and training.best is None:
                 raise UserError(
@@ -88,8 +89,10 @@ class _Training:
         self.context, self.family, self.engine = context, family, context.engine
         self.hparams = context.hparams
         self.start = start.step
+        self.pending = start.lacks_validation(self.hparams.train)
+        self.validated: int | None = start.info.get("validated")
         self.best = start.best if start.best and math.isfinite(start.best["score"]) else None
-        self.metrics: Mapping[str, float] = {}
+        self.metrics: Mapping[str, float] = start.info.get("metrics", {})
         self.seconds = float(start.info.get("seconds", 0.0))
         self.tokenizer = made_by(self.hparams, context.sets.train)
         self.stop = Stop(context.engine, context.directory.path)
@@ -100,10 +103,17 @@ class _Training:
     def run(self) -> bool:
         """Returns whether the run came to its end; False when it was asked to stop."""
         total = self.hparams.train.total_train_steps
+        if self.start < total and (self.engine.name == "jax" or self.hparams.train.compile):
+            self.context.say(
+                "compiling the first step: seconds for a small network, minutes for a large one; a request "
+                "to stop waits for it"
+            )
         progress = Progress("training", total, start=self.start, shown=self.context.writes)
         self.since = time.monotonic()
         try:
             with self.stop.listening():
+                if self.pending and not self._validate_and_save(self.start, progress):
+                    return False
                 return all(self._step(index, progress) for index in range(self.start, total))
         finally:
             progress.close()
@@ -113,7 +123,7 @@ class _Training:
     def _step(self, index: int, progress: Progress) -> bool:
         done = index + 1
         options = self.hparams.train
-        due = done % options.checkpoint_and_eval_interval_in_steps == 0 or done == options.total_train_steps
+        due = is_due(done, options)
         fetches = due or done % options.logging_interval_in_steps == 0 or self.stabilizer.fetches(done)
         if fetches:
             self.stop.announce(done)
@@ -124,17 +134,23 @@ class _Training:
         progress.advance()
         if self.stop.after(done, fetched=fetches):
             return self._leave(done, fetched=fetches, progress=progress)
-        if due:
-            try:
-                self._validate(done, progress)
-            except _AbandonedError:
-                return self._leave(done, fetched=True, progress=progress)
-            self._save(done)
-            self.since = time.monotonic()
+        return not due or self._validate_and_save(done, progress)
+
+    def _validate_and_save(self, done: int, progress: Progress) -> bool:
+        """Returns whether the run goes on. The next start repeats a validation that was interrupted."""
+        try:
+            self._validate(done, progress)
+        except _AbandonedError:
+            return self._leave(done, fetched=True, progress=progress)
+        self.validated = done
+        self._save(done)
+        self.since = time.monotonic()
         return True
 
     def _fetch(self, done: int) -> None:
         self.metrics = self.engine.fetch_metrics()
+        if self.context.writes:
+            self.context.directory.check_held()
         # Of training alone, since the run began: validations and checkpoints do not count.
         now = time.monotonic()
         self.seconds, self.since = self.seconds + now - self.since, now
@@ -180,6 +196,7 @@ class _Training:
         """Process 0 writes; no other goes on, perhaps to read, before it has."""
         state = self.engine.state_to_numpy()
         if self.context.writes:
+            self.context.directory.check_held()
             self._write(done, state)
         self.engine.barrier()
 
@@ -193,6 +210,7 @@ class _Training:
             "tokenizer": self.tokenizer,
             "metrics": {name: value for name, value in self.metrics.items() if math.isfinite(value)},
             "best": self.best,
+            "validated": self.validated,
             "seconds": self.seconds,
         }
         best = int(self.best["step"]) if self.best else None

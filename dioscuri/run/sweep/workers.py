@@ -69,6 +69,7 @@ class Workers:
         state.options = {}
         with replacing(self._folder.configuration(run)) as beside:
             beside.write_text(run.text, encoding="utf-8")
+        self._wait_for_orphan(run)
         for left in reversed(range(self._sweep.tries)):
             state.state, state.message, state.starts = "running", "", state.starts + 1
             self._folder.keep(run, state)
@@ -86,6 +87,15 @@ class Workers:
             if self._stopping.wait(SECONDS_BEFORE_RESTART):
                 break
         return state
+
+    def _wait_for_orphan(self, run: Run) -> None:
+        """Wait for a trainer that lives on after the sweep which started it was killed."""
+        directory, told = self._folder.directory(run), False
+        while directory.in_use() and not self.stopped:
+            if not told:
+                self._say(f"{run.key}: waits for the process that trains it already")
+            told = True
+            self._stopping.wait(_SECONDS_BETWEEN_LOOKS)
 
     def _process(self, run: Run, slot: int) -> int:
         """Exit code of one start of the run; what it prints goes to the end of its log."""
