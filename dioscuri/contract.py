@@ -4,6 +4,8 @@
 `dioscuri/families/<run.family>/logic.py` has `FAMILY_RUN`, a class that fulfils the protocol `FamilyRun`,
 a function `check_options`, `TAKES_TOKENS = True` where its examples may be tokens, `TAKES_SIGNALS = True`
 where they may be sounds or clips, and a function `check_examples` where not all examples of a source fit.
+`dioscuri/families/<run.family>/description.py` has `describe`, from the options to a `Description` of what
+they build.
 """
 
 from collections.abc import Callable, Mapping

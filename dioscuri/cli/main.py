@@ -14,6 +14,7 @@ COMMANDS = {
     "evaluate": "compare two sets of pictures: Frechet distance, KID, precision, recall and more",
     "convert": "make a run of published weights or of an original's checkpoint, and back",
     "sweep": "train every run of a table of experiments",
+    "describe": "what a configuration builds: parameters, layers, latents or tokens, memory",
     "completion": "print the completion of these commands for a shell",
 }
 

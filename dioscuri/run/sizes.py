@@ -24,11 +24,11 @@ def sizes(state: State, facts: Mapping[str, int]) -> dict[str, int]:
 def told(size: Mapping[str, Any]) -> str:
     """E.g. '12,345 parameters, 3 latent groups; weights 49.4 kB, average 49.4 kB, optimizer 98.8 kB'."""
     counts = [f"{n:,} {name.replace('_', ' ')}" for name, n in size.items() if not name.endswith("_bytes")]
-    held = [f"{name} {_bytes(size[f'{name}_bytes'])}" for name in GROUPS]
+    held = [f"{name} {bytes_told(size[f'{name}_bytes'])}" for name in GROUPS]
     return f"{', '.join(counts)}; {', '.join(held)}"
 
 
-def _bytes(n: int) -> str:
+def bytes_told(n: int) -> str:
     """In the largest decimal unit of which there is at least one."""
     power = min((len(str(n)) - 1) // 3, len(UNITS) - 1)
     return f"{n} bytes" if power == 0 else f"{n / 1000**power:.1f} {UNITS[power]}"

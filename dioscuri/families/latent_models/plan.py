@@ -12,7 +12,7 @@ Likelihood = Literal["mixture_of_logistics", "bernoulli", "absolute"]
 
 
 class LatentBlock(Protocol):
-    """A top-down block: its latents (B, *grid, variates), and its level."""
+    """A top-down block: its latents (B, *grid, variates), its level and its width."""
 
     @property
     def grid(self) -> tuple[int, ...]: ...
@@ -22,6 +22,9 @@ class LatentBlock(Protocol):
 
     @property
     def level(self) -> int: ...
+
+    @property
+    def channels(self) -> int: ...
 
 
 @dataclass(frozen=True, kw_only=True)

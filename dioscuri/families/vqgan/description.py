@@ -1,0 +1,66 @@
+"""What `dioscuri describe` tells of an image tokenizer."""
+
+from collections.abc import Sequence
+
+from dioscuri.families.vqgan import discriminators
+from dioscuri.families.vqgan.options import HParams
+from dioscuri.families.vqgan.plan import Level, TokenizerPlan, make_plan
+from dioscuri.families.vqgan.residual_tokenizers import ResidualBlock
+from dioscuri.families.vqgan.spectral import SpectralBlock
+from dioscuri.families.vqgan.tables import parameter_table
+from dioscuri.plans.description import Description, Row, counted
+from dioscuri.plans.parameters import shapes
+
+
+def describe(hparams: HParams) -> Description:
+    """Levels of encoder and decoder; a `UserError` names an option that does not fit."""
+    data = hparams.data
+    plan = make_plan(hparams.model, data.target_res, data.channels)
+    critic = discriminators.make_plan(hparams.discriminator, data.target_res, data.channels)
+    return Description(
+        shapes=shapes(parameter_table(plan) | discriminators.parameter_table(critic)),
+        facts={"tokens": plan.grid**2, "codes": plan.codebook_size, "code_length": plan.embedding_dim},
+        layers={"encoder": _encoder(plan), "decoder": _decoder(plan)},
+    )
+
+
+def _encoder(plan: TokenizerPlan) -> Sequence[Row]:
+    if plan.residual is not None:
+        return _residual(plan.residual.encoder)
+    if plan.spectral is not None:
+        return _spectral(plan.spectral.encoder, plan.resolution)
+    return _levels(plan.encoder)
+
+
+def _decoder(plan: TokenizerPlan) -> Sequence[Row]:
+    if plan.residual is not None:
+        return _residual(plan.residual.decoder)
+    if plan.spectral is not None:
+        return _spectral(plan.spectral.decoder, plan.grid)
+    return _levels(plan.decoder[::-1])
+
+
+def _levels(levels: Sequence[Level]) -> list[Row]:
+    return [
+        {
+            "resolution": level.blocks[0].resolution if level.blocks else "",
+            "channels": level.width,
+            "blocks": len(level.blocks),
+            "with attention": sum(block.attends for block in level.blocks),
+        }
+        for level in levels
+    ]
+
+
+def _residual(blocks: Sequence[ResidualBlock]) -> list[Row]:
+    return counted(
+        ({"resolution": block.resolution, "channels": block.cell.in_channels} for block in blocks), "blocks"
+    )
+
+
+def _spectral(blocks: Sequence[SpectralBlock], resolution: int) -> list[Row]:
+    rows: list[Row] = []
+    for block in blocks:
+        rows.append({"resolution": resolution, "channels": block.outputs})
+        resolution = resolution // 2 if block.halves else resolution * 2 if block.doubles else resolution
+    return counted(rows, "blocks")

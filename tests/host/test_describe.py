@@ -1,0 +1,73 @@
+"""`dioscuri describe` tells what a configuration or a folder builds, by its plan alone."""
+
+import json
+from math import prod
+from pathlib import Path
+
+import pytest
+
+from dioscuri.cli.describe import main
+from dioscuri.cli.runs import train_command
+from dioscuri.errors import UserError
+from dioscuri.places import examples
+from dioscuri.twins import Twin
+from tests.support.fake_engine import FakeEngine
+from tests.support.tiny import write_tiny
+
+CONFIGURATIONS = sorted(examples().rglob("*.cfg"))
+
+
+def told(capsys, *words) -> dict:
+    main([*map(str, words), "--json"])
+    return json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("path", CONFIGURATIONS, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_every_shipped_configuration_is_described(capsys, path):
+    facts = told(capsys, path)
+    assert facts["parameters"] == sum(facts["parts"].values()) > 0
+    assert facts["optimizer_bytes"] == 2 * facts["weights_bytes"] == 8 * facts["parameters"]
+    assert all(rows for rows in facts["layers"].values())
+
+
+def test_levels_and_latents_are_those_of_the_plan(capsys):
+    facts = told(capsys, "egs/hierarchical_vae/digits.cfg")
+    levels = facts["layers"]["top-down"]
+    assert sum(row["latent groups"] for row in levels) == facts["latent_groups"]
+    grids = [[int(side) for side in row["grid"].split("x")] for row in levels]
+    values = [
+        prod(grid) * row["variates"] * row["latent groups"] for grid, row in zip(grids, levels, strict=True)
+    ]
+    assert sum(values) == facts["latent_values"]
+    more = told(capsys, "egs/hierarchical_vae/digits.cfg", "model.down_latent_variates=[9, 8, 8, 8]")
+    assert more["latent_values"] > facts["latent_values"]
+
+
+def test_a_run_is_described_with_its_checkpoints(tmp_path, capsys):
+    train_command(
+        Twin("fake", FakeEngine), tmp_path, [str(write_tiny(tmp_path)), "train.total_train_steps=2"]
+    )
+    capsys.readouterr()
+    facts = told(capsys, tmp_path / "logs-tiny")
+    assert (facts["name"], facts["family"], facts["checkpoints"]) == ("tiny", "hierarchical_vae", [2])
+    main([str(tmp_path / "logs-tiny")])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "tiny, a model of family hierarchical_vae"
+    assert f"parameters: {facts['parameters']:,} (" in lines[1]
+    assert lines[-1] == "checkpoints, batches trained on: 2"
+
+
+def test_what_cannot_be_described_is_one_line(tmp_path):
+    for words, message in (
+        ([str(tmp_path)], "is neither the folder of a run"),
+        (["nothing.cfg"], "configuration nothing.cfg does not exist"),
+        (["egs/vqgan/digits.cfg", "model.hiden_channels=3"], "did you mean 'hidden_channels'"),
+        (["egs/vqgan/digits.cfg", "--jsn"], "did you mean '--json'"),
+        (["egs/hierarchical_vae/digits.cfg", "data.target_res=9"], "target_res 9 is not divisible"),
+        (["a.cfg", "b.cfg"], "more than one configuration"),
+    ):
+        with pytest.raises(UserError) as error:
+            main(words)
+        assert message in str(error.value)
+        assert "\n" not in str(error.value)
+    assert not list(Path(tmp_path).iterdir())
