@@ -5,7 +5,9 @@ downloads folder by hand, or fetched from a copy with --base-url. Checksums are 
 """
 
 import os
+import re
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from io import BytesIO
 from itertools import islice
 from pathlib import Path, PurePosixPath
@@ -73,26 +75,66 @@ def _crop(data: bytes, target: Path) -> None:
         raise UserError(f"{target.stem}: not a readable picture ({error})") from error
 
 
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """A set of faces, where its publisher says how to get it, and what archives of it are called."""
+
+    folder: str
+    archive: str
+    page: str
+    names: re.Pattern[str]
+    n_validation: int
+
+
+_ARCHIVE = r"[^.]*\.(zip|tar|tar\.gz|tgz)"
+CELEBAHQ = Published(
+    folder="celebAHQ",
+    archive="celebahq.zip",
+    page="https://github.com/tkarras/progressive_growing_of_gans",
+    names=re.compile(rf"(.*celeb\w*[-_ ]?hq|data\d+x\d+){_ARCHIVE}", re.IGNORECASE),
+    n_validation=3000,
+)
+FFHQ = Published(
+    folder="ffhq",
+    archive="ffhq.zip",
+    page="https://github.com/NVlabs/ffhq-dataset",
+    names=re.compile(rf"(.*ffhq|(images|thumbnails)\d+x\d+){_ARCHIVE}", re.IGNORECASE),
+    n_validation=7000,
+)
+
+
 def prepare_celebahq(request: Request) -> None:
     """Unpack the pictures of an archive into `celebAHQ`, 3,000 of them for validation."""
-    _prepare_flat(request, "celebAHQ", "celebahq.zip", 3000)
+    _prepare_flat(request, CELEBAHQ)
 
 
 def prepare_ffhq(request: Request) -> None:
     """Unpack the pictures of an archive into `ffhq`, 7,000 of them for validation."""
-    _prepare_flat(request, "ffhq", "ffhq.zip", 7000)
+    _prepare_flat(request, FFHQ)
 
 
-def _prepare_flat(request: Request, name: str, archive_name: str, n_validation: int) -> None:
-    page = "its publisher's page"
-    archive = request.get(Remote(name=request.archive or archive_name, page=page))
-    wanted = n_validation if request.validation is None else request.validation
-    with request.building(name) as folder:
+def _prepare_flat(request: Request, published: Published) -> None:
+    archive = request.get(Remote(name=_archive(request, published), page=published.page))
+    n_validation = published.n_validation if request.validation is None else request.validation
+    with request.building(published.folder) as folder:
         train, validation = folder / "train_data", folder / "val_data"
         train.mkdir()
         if not unpack(archive, train, _place):
             raise UserError(f"{archive}: holds no pictures")
-        move(choose(train, wanted), validation)
+        move(choose(train, n_validation), validation)
+
+
+def _archive(request: Request, published: Published) -> str:
+    """The archive that the user names, or the only one of such a name in the downloads folder."""
+    if request.archive or request.base_url:
+        return request.archive or published.archive
+    files = request.downloads.iterdir() if request.downloads.is_dir() else ()
+    names = sorted(path.name for path in files if published.names.fullmatch(path.name) and path.is_file())
+    if len(names) > 1:
+        raise UserError(
+            f"{request.downloads} holds {', '.join(names)}: say by --archive NAME which is the set's"
+        )
+    return names[0] if names else published.archive
 
 
 def _place(name: PurePosixPath) -> Path | None:

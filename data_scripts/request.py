@@ -47,10 +47,10 @@ class Request:
                 "--unverified"
             )
         target = self.downloads / remote.name
-        if target.exists():
+        url = f"{self.base_url.rstrip('/')}/{remote.name}" if self.base_url else remote.url
+        if not url and target.exists():
             check(target, checksum)
             return target
-        url = f"{self.base_url.rstrip('/')}/{remote.name}" if self.base_url else remote.url
         if not url:
             raise UserError(
                 f"{remote.name} cannot be fetched by a script; download it from {remote.page} into "

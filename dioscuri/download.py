@@ -1,75 +1,80 @@
-"""Download one file: resumed after an interruption, checked, written beside and renamed."""
+"""Download one file by pooch, which checks it and puts it in place when it is whole.
 
-import hashlib
-import http.client
+The transfer itself is written here, because pooch's has no limits: a server may send without end, or very
+slowly.
+"""
+
+import shutil
 import time
-import urllib.error
 import urllib.parse
-import urllib.request
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
 from dioscuri.errors import UserError
 
+MAX_BYTES = 1 << 36
 _BLOCK = 1 << 20
 _TIMEOUT = 60.0  # seconds without a byte
-_LENGTHS = {"md5": 32, "sha256": 64, "git": 40}
-
-
-class _Interrupted(Exception):
-    """The transfer stopped early; what has arrived is kept."""
-
-
-def file_digest(path: Path, algorithm: str) -> str:
-    """Hexadecimal digest of a file's bytes; `git` is the name that git gives such a file."""
-    with path.open("rb") as stream:
-        if algorithm == "git":
-            named = hashlib.sha1(f"blob {path.stat().st_size}\0".encode(), usedforsecurity=False)
-            return hashlib.file_digest(stream, named.copy).hexdigest()
-        return hashlib.file_digest(stream, algorithm).hexdigest()
+_SLOWEST = 1000.0  # bytes a second, on average after the first _TIMEOUT seconds
+_RESERVE = 1 << 28  # bytes that stay free on the disk
+_LENGTHS = {"md5": 32, "sha256": 64}
 
 
 def parse_digest(text: str) -> tuple[str, str]:
-    """Split `md5:<hex>`, `sha256:<hex>` or `git:<hex>`; a `UserError` for anything else."""
+    """Split `md5:<hex>` or `sha256:<hex>`; a `UserError` for anything else."""
     algorithm, _, digits = text.lower().partition(":")
     if len(digits) != _LENGTHS.get(algorithm) or set(digits) - set("0123456789abcdef"):
         raise UserError(f"'{text}' is not a checksum; expected 64 hexadecimal digits of sha256")
     return algorithm, digits
 
 
-def fetch(url: str, target: Path, checksum: str, *, attempts: int = 5, pause: float = 2.0) -> Path:
+def fetch(
+    url: str,
+    target: Path,
+    checksum: str,
+    *,
+    attempts: int = 5,
+    pause: float = 2.0,
+    max_bytes: int = MAX_BYTES,
+) -> Path:
     """Make `target` the file at `url`, whose checksum `parse_digest` reads, or is unknown if empty.
 
-    A sound `target` is left alone. A partial download lies beside it as `.part` and is continued, by this
-    call up to `attempts` times, and by a later one. Raises `UserError` for a bad address, a refusing server,
-    a transfer that keeps breaking off and a wrong checksum; a wrong download is deleted, a wrong file put
-    there by hand is not.
+    A sound `target` is left alone, another one is set aside as `.broken` and fetched again. A transfer that
+    breaks off begins again, up to `attempts` times. A `UserError` for a bad address, a refusing server, a
+    transfer that is too large, too slow or keeps breaking off, and a wrong checksum; `target` is then not
+    there.
     """
+    import pooch  # noqa: PLC0415 - slow, and needed for downloads alone
+    from requests import RequestException  # noqa: PLC0415 - as above
+    from urllib3.exceptions import HTTPError  # noqa: PLC0415 - as above
+
     if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
         raise UserError(f"'{url}' is not an http or https address")
-    if target.exists():
-        check(target, checksum)
-        return target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(target.name + ".part")
+    known = ":".join(parse_digest(checksum)) if checksum else None
+    if target.exists() and (wrong := mismatch(target, checksum)):
+        aside = target.with_name(target.name + ".broken")
+        target.replace(aside)
+        print(f"{target}: {wrong}; it is now {aside.name}, and is fetched again")
+    cache = pooch.create(target.parent, "", registry={target.name: known}, urls={target.name: url})
+    transfer = partial(_receive, max_bytes=max_bytes)
     for attempt in range(1, attempts + 1):
         try:
-            _continue(url, part, resumable_without_tag=bool(checksum))
+            cache.fetch(target.name, downloader=transfer)
             break
-        except (_Interrupted, urllib.error.URLError, http.client.HTTPException, OSError) as error:
-            if isinstance(error, urllib.error.HTTPError) and error.code < 500:
-                raise UserError(f"{url}: the server answers {error.code} {error.reason}") from error
-            if isinstance(error, OSError) and error.filename:  # a local file, not the network
-                raise
+        except UserError:
+            raise
+        except (RequestException, HTTPError, EOFError, TimeoutError) as error:
             if attempt == attempts:
-                raise UserError(f"{url}: {error}; run the command again to continue the download") from error
+                raise UserError(f"{url}: {_line(error)}; run the command again") from error
             time.sleep(pause * attempt)
-    if wrong := mismatch(part, checksum):
-        _forget(part)
-        raise UserError(f"{url}: {wrong}; the download was deleted")
-    part.replace(target)
-    _tag_file(part).unlink(missing_ok=True)
+        except ValueError as error:  # pooch's word for a wrong checksum
+            raise UserError(f"{url}: {_line(error)}") from error
+    if not checksum:
+        print(f"{target.name}: not verified; its sha256 is {pooch.file_hash(str(target))}")
     return target
 
 
@@ -80,71 +85,62 @@ def check(path: Path, checksum: str) -> None:
 
 
 def mismatch(path: Path, checksum: str) -> str:
-    """Say how a file's digest differs; empty if it does not. Without a checksum, print the file's sha256."""
+    """Say how a file's digest differs; empty if it does not, or none is known."""
+    import pooch  # noqa: PLC0415 - slow, and needed for downloads alone
+
     if not checksum:
-        name = path.name.removesuffix(".part")
-        print(f"{name}: not verified; its sha256 is {file_digest(path, 'sha256')}")
         return ""
     algorithm, expected = parse_digest(checksum)
-    found = file_digest(path, algorithm)
-    return "" if found == expected else f"its {algorithm} is {found}, not {expected}"
+    digest = pooch.file_hash(str(path), alg=algorithm)
+    return "" if digest == expected else f"its {algorithm} is {digest}, not {expected}"
 
 
-def _continue(url: str, part: Path, *, resumable_without_tag: bool) -> None:
-    """Append what is missing to the partial file; start over where the server's file may be another."""
-    tag_file = _tag_file(part)
-    tag = tag_file.read_text() if tag_file.exists() else ""
-    if not (tag or resumable_without_tag):
-        _forget(part)
-    offset = part.stat().st_size if part.exists() else 0
+def _receive(url: str, output: str, _pooch: Any, *, max_bytes: int) -> None:
+    """Write what a server sends to a file, within the limits."""
+    import requests  # noqa: PLC0415 - slow, and needed for downloads alone
+
     headers = {"User-Agent": "dioscuri", "Accept-Encoding": "identity"}
-    if offset:
-        headers["Range"] = f"bytes={offset}-"
-        if tag:
-            headers["If-Range"] = tag
-    request = urllib.request.Request(url, headers=headers)
-    try:
-        response = urllib.request.urlopen(request, timeout=_TIMEOUT)
-    except urllib.error.HTTPError as error:
-        if error.code != http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-            raise
-        if error.headers.get("Content-Range") == f"bytes */{offset}":
-            return  # everything had arrived
-        _forget(part)
-        raise _Interrupted("the partial download does not belong to the server's file") from error
-    with response:
-        continues = response.status == http.HTTPStatus.PARTIAL_CONTENT
-        if continues and not response.headers.get("Content-Range", "").startswith(f"bytes {offset}-"):
-            _forget(part)
-            raise _Interrupted("the server sent another part than asked for")
-        tag_file.write_text(_strong_tag(response.headers))
-        _receive(response, part, offset if continues else 0)
+    with requests.get(url, headers=headers, stream=True, timeout=_TIMEOUT) as response:
+        if 400 <= response.status_code < 500:
+            raise UserError(f"{url}: the server answers {response.status_code} {response.reason}")
+        response.raise_for_status()
+        announced = response.headers.get("Content-Length", "")
+        total = int(announced) if announced.isdecimal() else None
+        check_size = partial(_check_size, url, Path(output).parent, max_bytes)
+        check_size(total or 0)
+        name = urllib.parse.unquote(url.rpartition("/")[2])
+        bar = tqdm(total=total, unit="B", unit_scale=True, desc=name, disable=None)
+        with Path(output).open("wb") as stream, bar:
+            received = _copy(response.raw.read1, stream.write, bar.update, check_size)
+    if total is not None and received != total:
+        raise EOFError(f"the connection ended after {received} of {total} bytes")
 
 
-def _receive(response: http.client.HTTPResponse, part: Path, offset: int) -> None:
-    announced = response.headers.get("Content-Length")
-    total = None if announced is None else offset + int(announced)
-    name = part.name.removesuffix(".part")
-    bar = tqdm(total=total, initial=offset, unit="B", unit_scale=True, desc=name, disable=None)
-    with part.open("ab" if offset else "wb") as stream, bar:
-        while block := response.read(_BLOCK):
-            stream.write(block)
-            bar.update(len(block))
-    # A connection that is cut shows as the end of the data.
-    if total is not None and part.stat().st_size != total:
-        raise _Interrupted(f"the connection ended after {part.stat().st_size} of {total} bytes")
+def _copy(
+    read: Callable[[int], bytes],
+    write: Callable[[bytes], object],
+    show: Callable[[int], object],
+    check_size: Callable[[int], None],
+) -> int:
+    """Copy until the end, or until it is too much or too slow; returns the number of bytes."""
+    received, start = 0, time.monotonic()
+    while block := read(_BLOCK):
+        write(block)
+        received += len(block)
+        show(len(block))
+        check_size(received)
+        seconds = time.monotonic() - start
+        if seconds > _TIMEOUT and received < _SLOWEST * seconds:
+            raise TimeoutError(f"the server sent {received} bytes in {seconds:.0f} seconds")
+    return received
 
 
-def _strong_tag(headers: http.client.HTTPMessage) -> str:
-    """What `If-Range` may carry: a strong ETag or a date, else nothing."""
-    tag = headers.get("ETag", "")
-    return tag if tag and not tag.startswith("W/") else headers.get("Last-Modified", "")
+def _check_size(url: str, folder: Path, max_bytes: int, size: int) -> None:
+    if size > max_bytes:
+        raise UserError(f"{url}: the file is larger than {max_bytes:,} bytes: it is not what is expected")
+    if (free := shutil.disk_usage(folder).free) < _RESERVE:
+        raise UserError(f"{url}: only {free:,} bytes are free in {folder}: make room for {size:,}")
 
 
-def _tag_file(part: Path) -> Path:
-    return part.with_name(part.name + ".tag")
-
-
-def _forget(part: Path) -> None:
-    part.unlink(missing_ok=True)
-    _tag_file(part).unlink(missing_ok=True)
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -172,6 +172,38 @@ def test_a_set_that_no_script_can_fetch_says_where_it_is(tmp_path):
         prepare.main(["celeba", "--output", str(tmp_path)])
 
 
+ARCHIVES = {
+    "ffhq": ("images1024x1024.zip", "ffhq-dataset.zip", "FFHQ_256.zip", "thumbnails128x128.zip"),
+    "celebahq": ("data1024x1024.zip", "CelebA-HQ.zip", "celeba_hq_256.zip", "CelebAMask-HQ.zip"),
+}
+
+
+@pytest.mark.parametrize(("name", "archive"), [(k, name) for k, names in ARCHIVES.items() for name in names])
+def test_archives_of_faces_are_found_by_their_publishers_names(tmp_path, name, archive):
+    """0.1.0 knew celebahq.zip and ffhq.zip alone."""
+    (tmp_path / "downloads").mkdir()
+    entries = [(f"{i}.png", picture_bytes((2, 2), i)) for i in range(3)]
+    zip_of(tmp_path / "downloads" / archive, entries)
+    (tmp_path / "downloads" / "other.zip").write_bytes(b"")
+    prepare.main([name, "--output", str(tmp_path), "--unverified", "--validation", "1"])
+    folder = tmp_path / ("ffhq" if name == "ffhq" else "celebAHQ")
+    assert len(list((folder / "train_data").iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "page"),
+    [("ffhq", "github.com/NVlabs/ffhq-dataset"), ("celebahq", "progressive_growing_of_gans")],
+)
+def test_the_message_has_the_publishers_address(tmp_path, name, page):
+    with pytest.raises(UserError, match=page):
+        prepare.main([name, "--output", str(tmp_path), "--unverified"])
+    (tmp_path / "downloads").mkdir()
+    for archive in ARCHIVES[name][:2]:
+        (tmp_path / "downloads" / archive).write_bytes(b"")
+    with pytest.raises(UserError, match="say by --archive NAME"):
+        prepare.main([name, "--output", str(tmp_path), "--unverified"])
+
+
 @pytest.mark.parametrize(("name", "folder"), [("celebahq", "celebAHQ"), ("ffhq", "ffhq")])
 def test_faces_are_flattened_and_split(server, tmp_path, name, folder):
     entries = [(f"{n // 5:05d}/{n:05d}.png", picture_bytes((4, 4), n)) for n in range(10)]

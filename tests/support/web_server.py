@@ -5,6 +5,7 @@ import re
 import tarfile
 import threading
 import zipfile
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
@@ -14,11 +15,13 @@ DATA = np.random.default_rng(0).integers(0, 256, 5000, np.uint8).tobytes()
 
 
 class Server:
-    """Serves `files` (name -> bytes) with ranges; `cut` bytes after which a connection breaks off, once."""
+    """Serves `files` (name -> bytes) with ranges; `cut` bytes after which a connection breaks off, once;
+    `endless`: sends until nobody listens."""
 
     def __init__(self):
         self.files = {}
         self.cut = None
+        self.endless = False
         self.ranges = True
         self.tag = '"one"'
         self.requests = []
@@ -44,6 +47,14 @@ class Server:
     def answer(self, request):
         asked = request.headers.get("Range")
         self.requests.append(asked)
+        if self.endless:
+            request.send_response(200)
+            request.end_headers()
+            with suppress(OSError):
+                while True:
+                    request.wfile.write(bytes(1 << 16))
+            request.close_connection = True
+            return
         data = self.files.get(request.path.lstrip("/"))
         if data is None:
             request.send_error(404, "Not Found")
