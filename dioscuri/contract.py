@@ -1,11 +1,11 @@
-"""What a family owes the program: its tensor code (`FamilyMethods`) and its host logic (`FamilyRun`).
+"""What a family owes the program, in one place: its host side (`Family`, `FamilyRun`) and its tensor side
+(`FamilyMethods`, once in each twin).
 
-`<twin>/families/<run.family>.py` has `FAMILY`, a class that fulfils `FamilyMethods`.
-`dioscuri/families/<run.family>/logic.py` has `FAMILY_RUN`, a class that fulfils the protocol `FamilyRun`,
-a function `check_options`, `TAKES_TOKENS = True` where its examples may be tokens, `TAKES_SIGNALS = True`
-where they may be sounds or clips, and a function `check_examples` where not all examples of a source fit.
-`dioscuri/families/<run.family>/description.py` has `describe`, from the options to a `Description` of what
-they build.
+`run.family` names a folder of `dioscuri/families`. There `options.py` has the dataclass `HParams` and the
+options `ARCHITECTURE` that fix the network, `logic.py` has `FAMILY`, a `Family`, `face.py` has `FACE`, the
+class that users meet in Python, and `description.py` has `describe`, from the options to a `Description` of
+what they build. `<twin>/families/<run.family>.py` has `FAMILY`, a class that fulfils
+`FamilyMethods`. Nothing else knows a family by name; `docs/add_a_family.md` adds one.
 """
 
 from collections.abc import Callable, Mapping
@@ -107,33 +107,66 @@ class FamilyRun(Protocol):
         """Do what `synthesis.synthesis_mode` says with the checkpoint, which the engine holds."""
 
 
+def _nothing_to_check(context: Context) -> None:
+    del context
+
+
+def _no_values(hparams: Any) -> dict[str, Array]:
+    del hparams
+    return {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """The host side of a family.
+
+    `check_options` and `check_examples` raise a `UserError` that names what does not fit. `network_shapes`
+    are the shapes under canonical names of what makes pictures: of a tokenizer without its discriminator,
+    whose first values `training_values` gives.
+    """
+
+    run: Callable[[Context], FamilyRun]
+    check_options: Callable[[Any], None]
+    network_shapes: Callable[[Any], dict[str, tuple[int, ...]]]
+    check_examples: Callable[[Context], None] = _nothing_to_check
+    training_values: Callable[[Any], dict[str, Array]] = _no_values
+    takes_tokens: bool = False
+    """Whether its examples may be tokens."""
+    takes_signals: bool = False
+    """Whether its examples may be sounds or clips."""
+    grey_levels: bool = False
+    """Whether pictures of one channel may be their own tokens, a level a token."""
+
+
+def family_of(hparams: Any) -> Family:
+    """The host side of the run's family."""
+    family: Family = family_part(hparams.run.family, "logic").FAMILY
+    return family
+
+
 def family_run(context: Context) -> FamilyRun:
-    """The host logic of the run's family."""
-    module: Any = family_part(context.hparams.run.family, "logic")
-    run: FamilyRun = module.FAMILY_RUN(context)
-    return run
+    """The host logic of a run."""
+    return family_of(context.hparams).run(context)
 
 
 def check_options(hparams: Any) -> None:
     """Raise a `UserError` that names the first option that does not fit the others."""
-    module: Any = family_part(hparams.run.family, "logic")
-    source = hparams.data.dataset_source
-    if describe(source).tokens and not getattr(module, "TAKES_TOKENS", False):
+    family, source = family_of(hparams), hparams.data.dataset_source
+    descriptor = describe(source)
+    unfit = (descriptor.tokens and not family.takes_tokens) or (
+        descriptor.rank != 2 and not family.takes_signals
+    )
+    if unfit:
         raise UserError(f"[data] dataset_source '{source}': family '{hparams.run.family}' needs pictures")
-    if describe(source).rank != 2 and not getattr(module, "TAKES_SIGNALS", False):
-        raise UserError(f"[data] dataset_source '{source}': family '{hparams.run.family}' needs pictures")
-    check_axes(hparams.data, describe(source))
+    check_axes(hparams.data, descriptor)
     if hparams.data.labels and not getattr(hparams.model, "num_classes", 0):
         raise UserError(
             f"[data] labels is True, but family '{hparams.run.family}' gives this model no labels: set it to "
             "False"
         )
-    module.check_options(hparams)
+    family.check_options(hparams)
 
 
 def check_examples(context: Context) -> None:
     """Raise a `UserError` where the family cannot be trained on the run's examples."""
-    module: Any = family_part(context.hparams.run.family, "logic")
-    check: Callable[[Context], None] | None = getattr(module, "check_examples", None)
-    if check:
-        check(context)
+    family_of(context.hparams).check_examples(context)

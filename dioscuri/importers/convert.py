@@ -15,6 +15,7 @@ from dioscuri.checkpoint.tensor_files import is_flax, is_torch, read_config
 from dioscuri.checkpoint.torch_files import read_torch
 from dioscuri.contract import check_options
 from dioscuri.errors import UserError
+from dioscuri.families.hierarchical_vae.options import HParams
 from dioscuri.families.hierarchical_vae.plan import make_plan
 from dioscuri.families.maskgit import transformers
 from dioscuri.files import replacing
@@ -93,7 +94,7 @@ def import_run(request: Request) -> None:
     source = local_folder(request.source, choice=request.choice or "average")
     request = replace(request, source=source, config=published_config(source, request.config))
     cfg = request.cfg if request.config is None else None
-    if cfg is None or load(cfg, request.overrides).run.family != "hierarchical_vae":
+    if cfg is None or not isinstance(load(cfg, request.overrides), HParams):
         print(*make_published_run(request), sep="\n")
         return
     if request.string_sorted_classes:
@@ -178,6 +179,6 @@ def _newest_in(folder: Path) -> Path:
 
 
 def _supported(hparams: Any) -> Any:
-    if hparams.run.family != "hierarchical_vae":
+    if not isinstance(hparams, HParams):
         raise UserError(f"[run] family '{hparams.run.family}' has no original program to convert from or to")
     return hparams

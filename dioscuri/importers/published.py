@@ -5,7 +5,7 @@ taming-transformers and latent-diffusion; files that come without one (Google's 
 LlamaGen's tokenizer, SUNDAE) are described by a `.cfg` of this project.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from math import isqrt
 from typing import Any
@@ -14,17 +14,10 @@ import numpy as np
 
 from dioscuri.checkpoint.compare import check_finite, match
 from dioscuri.checkpoint.pretrained import FORMAT, LIBRARY, option_words
+from dioscuri.contract import family_of
 from dioscuri.errors import UserError
-from dioscuri.families.classifier import plan as classifier
-from dioscuri.families.hierarchical_vae import initialisation
-from dioscuri.families.hierarchical_vae import plan as hierarchical_vae
-from dioscuri.families.maskgit import transformers
-from dioscuri.families.maskgit.plan import TransformerPlan
-from dioscuri.families.metroplex import plan as metroplex
-from dioscuri.families.metroplex import tables as metroplex_tables
 from dioscuri.families.sundae import plan as denoiser
 from dioscuri.families.vqgan import plan as tokenizers
-from dioscuri.families.vqgan import tables as tokenizer_tables
 from dioscuri.importers import metroplex_tokenizers
 from dioscuri.importers.diffusers import (
     diffusers_tokenizer,
@@ -44,7 +37,6 @@ from dioscuri.importers.tokenizers import (
     taming_tokenizer,
 )
 from dioscuri.importers.transformers import from_google, from_halton, open_muse_options
-from dioscuri.plans.parameters import shapes
 
 Arrays = dict[str, np.ndarray]
 
@@ -55,7 +47,6 @@ OTHERS = {
     "VQModel": lambda config: ("vqgan", *diffusers_tokenizer(config)),
     "UVit2DModel": lambda config: ("maskgit", *diffusers_uvit(config)),
 }
-FAMILIES = ("vqgan", "maskgit", "metroplex", "sundae")
 
 
 _METROPLEX = ("metroplex", "dcvae")
@@ -116,8 +107,8 @@ def canonical_weights(
     numbers. A `UserError` names the first tensor that is missing, unknown or of another shape.
     """
     try:
-        expected = _expected(hparams)
-        found = arrays if own else _renamed(arrays, hparams)
+        expected = family_of(hparams).network_shapes(hparams)
+        found = arrays if own else FAMILIES[hparams.run.family](arrays, hparams)
         if string_sorted_classes:
             found = _with_classes_by_number(found, hparams, own=own)
     except UserError as error:
@@ -132,28 +123,26 @@ def canonical_weights(
 def published_training(arrays: Arrays, hparams: Any) -> tuple[Arrays, Arrays]:
     """Weights of the discriminator and buffers that a file holds beside the network; empty where there are
     none."""
-    if hparams.run.family != "vqgan" or hparams.model.architecture not in _METROPLEX:
+    if getattr(hparams.model, "architecture", "") not in _METROPLEX:
         return {}, {}
     found = metroplex_tokenizers.critic_from_flax(arrays, hparams)
     return found, metroplex_tokenizers.buffers_from_flax(arrays, hparams)
 
 
-def _renamed(arrays: Arrays, hparams: Any) -> Arrays:
-    """Their names and layouts tell which project's they are."""
-    if hparams.run.family == "metroplex":
-        return from_metroplex(arrays, hparams)
-    if hparams.run.family == "sundae":
-        return from_sundae(arrays, denoiser.plan_of(hparams))
-    flax, architecture = any("/" in name for name in arrays), hparams.model.architecture
-    if hparams.run.family == "maskgit":
-        if flax:
-            return from_google(arrays)
-        if architecture == "halton":
-            return from_halton(arrays)
-        return from_diffusers_uvit(arrays) if _has(arrays, "down_block.") else dict(arrays)
-    if architecture in _METROPLEX:
+def _transformer(arrays: Arrays, hparams: Any) -> Arrays:
+    """Of a masked token model: names and layouts tell which project's it is."""
+    if any("/" in name for name in arrays):
+        return from_google(arrays)
+    if hparams.model.architecture == "halton":
+        return from_halton(arrays)
+    return from_diffusers_uvit(arrays) if _has(arrays, "down_block.") else dict(arrays)
+
+
+def _tokenizer(arrays: Arrays, hparams: Any) -> Arrays:
+    """Of a tokenizer: names and layouts tell which project's it is."""
+    if hparams.model.architecture in _METROPLEX:
         return metroplex_tokenizers.from_flax(arrays, _tokenizer_plan(hparams))
-    if flax:
+    if any("/" in name for name in arrays):
         return from_flax(arrays, _tokenizer_plan(hparams))
     if _has(arrays, "in_block."):
         return from_paella(arrays)
@@ -162,8 +151,22 @@ def _renamed(arrays: Arrays, hparams: Any) -> Arrays:
     return from_diffusers_tokenizer(arrays) if _has(arrays, "encoder.down_blocks.") else from_taming(arrays)
 
 
+def _denoiser(arrays: Arrays, hparams: Any) -> Arrays:
+    return from_sundae(arrays, denoiser.plan_of(hparams))
+
+
+FAMILIES: dict[str, Callable[[Arrays, Any], Arrays]] = {
+    "vqgan": _tokenizer,
+    "maskgit": _transformer,
+    "metroplex": from_metroplex,
+    "sundae": _denoiser,
+}
+"""Families with published weights, and what gives these canonical names and layouts."""
+
+
 def _with_classes_by_number(found: Arrays, hparams: Any, *, own: bool) -> Arrays:
-    if own or hparams.run.family != "sundae" or not hparams.model.num_classes:
+    original = FAMILIES.get(hparams.run.family) is _denoiser
+    if own or not original or not hparams.model.num_classes:
         raise UserError(
             "classes sorted as text are those of an original SUNDAE with classes, and these weights are not: "
             "leave out --string-sorted-classes"
@@ -200,30 +203,6 @@ def _first_stage(config: Any) -> Mapping[str, Any] | None:
 
 def _tokenizer_plan(hparams: Any) -> tokenizers.TokenizerPlan:
     return tokenizers.make_plan(hparams.model, hparams.data.target_res, hparams.data.channels)
-
-
-def _transformer_plan(hparams: Any) -> TransformerPlan:
-    return transformers.make_plan(hparams.model, hparams.data.grid, hparams.data.codebook_size)
-
-
-def _classifier_plan(hparams: Any) -> classifier.ClassifierPlan:
-    return classifier.make_plan(hparams.model, hparams.data.target_res, hparams.data.channels)
-
-
-def _expected(hparams: Any) -> dict[str, tuple[int, ...]]:
-    """Shape of every parameter of the network; of a tokenizer without its discriminator."""
-    if hparams.run.family == "hierarchical_vae":
-        table = initialisation.parameter_table(hierarchical_vae.make_plan(hparams))
-        return {name: parameter.shape for name, parameter in table.items()}
-    if hparams.run.family == "metroplex":
-        return shapes(metroplex_tables.parameter_table(hparams, metroplex.make_plan(hparams)))
-    if hparams.run.family == "classifier":
-        return shapes(classifier.parameter_table(_classifier_plan(hparams)))
-    if hparams.run.family == "vqgan":
-        return shapes(tokenizer_tables.parameter_table(_tokenizer_plan(hparams)))
-    if hparams.run.family == "sundae":
-        return shapes(denoiser.parameter_table(denoiser.plan_of(hparams)))
-    return shapes(transformers.parameter_table(_transformer_plan(hparams)))
 
 
 def described_transformer(config: Mapping[str, Any]) -> Published:

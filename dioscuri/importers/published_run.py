@@ -4,21 +4,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
-
-import numpy as np
 
 from dioscuri.checkpoint import store
 from dioscuri.checkpoint.directory import RunDirectory
 from dioscuri.checkpoint.tensor_files import read_config, read_weights
 from dioscuri.checkpoint.weight_files import Choice
+from dioscuri.contract import family_of
 from dioscuri.errors import UserError
-from dioscuri.families.vqgan import discriminators
 from dioscuri.hparams import load, resolve, to_json
 from dioscuri.hparams.archive import Resolution
 from dioscuri.importers.published import FAMILIES, Published, canonical_weights, published_training, recognise
 from dioscuri.places import examples
-from dioscuri.plans.parameters import initial_values
 from dioscuri.versions import versions
 
 BASES = {family: examples() / family / "published.cfg" for family in FAMILIES}
@@ -71,7 +67,7 @@ def make_published_run(request: Request) -> list[str]:
             read.arrays, hparams, read.source, own=own, string_sorted_classes=request.string_sorted_classes
         )
         discriminator, buffers = ({}, {}) if own else published_training(read.arrays, hparams)
-        weights |= _discriminator(hparams) | discriminator
+        weights |= family_of(hparams).training_values(hparams) | discriminator
         state = {"model": weights, "ema": weights} | ({"buffers": buffers} if buffers else {})
         options = resolve(base, words, log_root)
         path = write_run(request.run, options, 0, state, read.source.name)
@@ -128,12 +124,3 @@ def _base(described: Published | None, request: Request, folder: Path) -> Path:
     if described is not None and family != described.family:
         raise UserError(f"{base} is of family '{family}', the published model of family '{described.family}'")
     return base
-
-
-def _discriminator(hparams: Any) -> dict[str, np.ndarray]:
-    """First values of what training needs beside the published tensors."""
-    if hparams.run.family != "vqgan":
-        return {}
-    data = hparams.data
-    plan = discriminators.make_plan(hparams.discriminator, data.target_res, data.channels)
-    return initial_values(discriminators.parameter_table(plan), hparams.run.seed)

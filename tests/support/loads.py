@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from dioscuri.contract import family_run
 from dioscuri.errors import UserError
 from dioscuri.families.classifier import options as classifier
 from dioscuri.families.hierarchical_vae import options as hierarchical_vae
@@ -17,7 +18,6 @@ from dioscuri.families.metroplex.plan import make_plan as make_metroplex
 from dioscuri.families.sundae import options as sundae
 from dioscuri.families.vqgan import options as vqgan
 from dioscuri.families.vqgan.plan import make_plan as make_tokenizer
-from dioscuri.registry import family_part
 
 Rows = dict[str, np.ndarray]
 
@@ -33,8 +33,7 @@ class Load:
 
     def train(self, engine: Any, step: int) -> None:
         """Queue a training step."""
-        module = family_part(self.hparams.run.family, "logic")
-        host = module.FAMILY_RUN(SimpleNamespace(hparams=self.hparams, engine=engine))
+        host = family_run(SimpleNamespace(hparams=self.hparams, engine=engine))
         engine.train_step(self.training, step, host.scalars(step))
 
     def call(self, engine: Any, method: str) -> None:

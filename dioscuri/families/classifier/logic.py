@@ -11,7 +11,7 @@ import numpy as np
 from dioscuri import schedules
 from dioscuri.checkpoint.store import Checkpoint
 from dioscuri.context import Context
-from dioscuri.contract import OnBatch, Shown, Validation
+from dioscuri.contract import Family, OnBatch, Shown, Validation
 from dioscuri.data import Examples, pipeline
 from dioscuri.data.descriptors import describe
 from dioscuri.engine import Array, Batch
@@ -23,6 +23,7 @@ from dioscuri.outputs.examples import batches, chosen_indices, chosen_split
 from dioscuri.outputs.pictures import grid, in_rows
 from dioscuri.outputs.progress import tracked
 from dioscuri.outputs.settings import output_folder
+from dioscuri.plans.parameters import shapes
 
 N_SHOWN = 16
 MAX_PARAMETERS = 10**10
@@ -184,4 +185,16 @@ def _save(folder: Path, name: str, array: Array) -> None:
         np.save(file, array)
 
 
-FAMILY_RUN = ClassifierRun
+def _network_shapes(hparams: HParams) -> dict[str, tuple[int, ...]]:
+    data = hparams.data
+    return shapes(
+        classifier.parameter_table(classifier.make_plan(hparams.model, data.target_res, data.channels))
+    )
+
+
+FAMILY = Family(
+    run=ClassifierRun,
+    check_options=check_options,
+    network_shapes=_network_shapes,
+    check_examples=check_examples,
+)

@@ -1,6 +1,7 @@
 """Layers of the classifier, and the table of their parameters."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from dioscuri.errors import UserError
 from dioscuri.families.classifier.options import Model
@@ -22,6 +23,7 @@ class ClassifierPlan:
         return self.blocks[-1][-1][1]
 
 
+@lru_cache  # host logic and both sides of the engine ask for the same plan
 def make_plan(model: Model, resolution: int, channels: int) -> ClassifierPlan:
     """Layers for pictures of this size; a `UserError` where they cannot be halved often enough."""
     halvings = len(model.widths) - 1

@@ -3,6 +3,7 @@
 from math import prod
 
 from dioscuri.context import Context
+from dioscuri.contract import Family
 from dioscuri.errors import UserError
 from dioscuri.families.hierarchical_vae.initialisation import parameter_table
 from dioscuri.families.hierarchical_vae.options import HParams, Model
@@ -50,4 +51,12 @@ class HierarchicalVAERun(LatentGroupsRun):
         super().__init__(context, make_plan(context.hparams))
 
 
-FAMILY_RUN = HierarchicalVAERun
+def _network_shapes(hparams: HParams) -> dict[str, tuple[int, ...]]:
+    return {name: parameter.shape for name, parameter in parameter_table(make_plan(hparams)).items()}
+
+
+FAMILY = Family(
+    run=HierarchicalVAERun,
+    check_options=check_options,
+    network_shapes=_network_shapes,
+)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from math import prod, sqrt
 from typing import Literal
 
@@ -98,6 +99,7 @@ class HierarchicalVAEPlan(LatentPlan):
         return self.down
 
 
+@lru_cache  # host logic and both sides of the engine ask for the same plan
 def make_plan(hparams: HParams) -> HierarchicalVAEPlan:
     """Compute the plan; a `UserError` names the option that does not fit."""
     model, data = hparams.model, hparams.data

@@ -5,6 +5,7 @@ from math import prod
 from pathlib import Path
 
 from dioscuri.context import Context
+from dioscuri.contract import Family
 from dioscuri.data import TokenSet
 from dioscuri.errors import UserError
 from dioscuri.families.maskgit import transformers
@@ -16,9 +17,9 @@ from dioscuri.families.token_models.modes.inpainting import unknown_tokens
 from dioscuri.families.token_models.run_logic import TokenModelRun
 from dioscuri.families.token_models.texts import check_captions, check_text_options
 from dioscuri.families.vqgan.trained import open_tokenizer
+from dioscuri.plans.parameters import shapes
 
 MAX_PARAMETERS = 10**11
-TAKES_TOKENS = True
 
 
 def check_options(hparams: HParams) -> None:
@@ -121,4 +122,16 @@ def _check_distances(hparams: HParams) -> None:
         )
 
 
-FAMILY_RUN = MaskGITRun
+def _network_shapes(hparams: HParams) -> dict[str, tuple[int, ...]]:
+    data = hparams.data
+    plan = transformers.make_plan(hparams.model, data.grid, data.codebook_size)
+    return shapes(transformers.parameter_table(plan))
+
+
+FAMILY = Family(
+    run=MaskGITRun,
+    check_options=check_options,
+    network_shapes=_network_shapes,
+    check_examples=check_examples,
+    takes_tokens=True,
+)

@@ -1,6 +1,7 @@
 """Layers of the masked token transformers, and what they share: vocabulary, sequence, classes, dropout."""
 
 from dataclasses import replace
+from functools import lru_cache
 from math import ceil
 
 import numpy as np
@@ -16,6 +17,7 @@ from dioscuri.plans.parameters import Table, initial_values
 EPSILONS = {"google": 1e-12, "halton": 1e-5, "lucidrains": 1e-5}
 
 
+@lru_cache  # host logic and both sides of the engine ask for the same plan
 def make_plan(model: Transformer, grid: int, codebook_size: int) -> TransformerPlan:
     """Plan for grids of `grid` x `grid` codes below `codebook_size`. A `UserError` says what does not fit."""
     _check_grid(model, grid, codebook_size)

@@ -3,15 +3,16 @@
 from math import prod
 
 from dioscuri.context import Context
+from dioscuri.contract import Family
 from dioscuri.errors import UserError
 from dioscuri.families.latent_models.plan import level_temperatures
 from dioscuri.families.latent_models.run_logic import LatentGroupsRun
 from dioscuri.families.metroplex.options import HParams
 from dioscuri.families.metroplex.plan import make_plan
 from dioscuri.families.metroplex.tables import parameter_table
+from dioscuri.plans.parameters import shapes
 
 MAX_PARAMETERS = 10**11
-TAKES_SIGNALS = True
 
 
 def check_options(hparams: HParams) -> None:
@@ -41,4 +42,13 @@ class MetroplexRun(LatentGroupsRun):
         super().__init__(context, make_plan(context.hparams))
 
 
-FAMILY_RUN = MetroplexRun
+def _network_shapes(hparams: HParams) -> dict[str, tuple[int, ...]]:
+    return shapes(parameter_table(hparams, make_plan(hparams)))
+
+
+FAMILY = Family(
+    run=MetroplexRun,
+    check_options=check_options,
+    network_shapes=_network_shapes,
+    takes_signals=True,
+)

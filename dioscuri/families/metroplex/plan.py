@@ -4,6 +4,7 @@ The layers have as many axes as the data: one for sounds, two for pictures, thre
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from math import prod
 
 from dioscuri.data.descriptors import describe
@@ -83,6 +84,7 @@ class MetroplexPlan(LatentPlan):
         return prod(self.patch)
 
 
+@lru_cache  # host logic and both sides of the engine ask for the same plan
 def make_plan(hparams: HParams) -> MetroplexPlan:
     """Compute the plan; a `UserError` names the option that does not fit."""
     model, data = hparams.model, hparams.data

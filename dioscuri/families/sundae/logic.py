@@ -5,6 +5,7 @@ from math import prod
 
 from dioscuri.checkpoint.store import Checkpoint
 from dioscuri.context import Context
+from dioscuri.contract import Family
 from dioscuri.data.characters import CODES, decode
 from dioscuri.data.descriptors import describe
 from dioscuri.errors import UserError
@@ -18,9 +19,9 @@ from dioscuri.families.token_models.modes.interactive import Menu
 from dioscuri.families.token_models.run_logic import TokenModelRun
 from dioscuri.files import replacing
 from dioscuri.outputs.settings import output_folder
+from dioscuri.plans.parameters import shapes
 
 MAX_PARAMETERS = 10**11
-TAKES_TOKENS = True
 
 
 def check_options(hparams: HParams) -> None:
@@ -122,4 +123,15 @@ def _check_levels(hparams: HParams) -> None:
         )
 
 
-FAMILY_RUN = SundaeRun
+def _network_shapes(hparams: HParams) -> dict[str, tuple[int, ...]]:
+    return shapes(parameter_table(plan_of(hparams)))
+
+
+FAMILY = Family(
+    run=SundaeRun,
+    check_options=check_options,
+    network_shapes=_network_shapes,
+    check_examples=check_examples,
+    takes_tokens=True,
+    grey_levels=True,
+)

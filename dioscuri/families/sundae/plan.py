@@ -1,6 +1,7 @@
 """Layers of SUNDAE's networks: grids, rotary frequencies, parameters."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 from math import isqrt, sqrt
 
 import numpy as np
@@ -76,6 +77,7 @@ def plan_of(hparams: HParams) -> DenoiserPlan:
     return make_plan(hparams.model, data.grid, data.codebook_size, data.sequence_length)
 
 
+@lru_cache  # host logic and both sides of the engine ask for the same plan
 def make_plan(model: Denoiser, grid: int, codebook_size: int, length: int = 0) -> DenoiserPlan:
     """Plan for grids of `grid` x `grid` tokens, or with `grid` 0 for texts of `length`.
 

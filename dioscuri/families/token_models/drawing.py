@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from dioscuri.context import Context
+from dioscuri.contract import family_of
 from dioscuri.data.descriptors import describe
 from dioscuri.engine import Array, Batch
 from dioscuri.errors import UserError
@@ -15,7 +16,7 @@ from dioscuri.families.token_models.texts import prompts
 
 def can_draw(hparams: Any) -> bool:
     """Whether tokens can become pictures: there is a tokenizer, or they are grey levels."""
-    levels = hparams.run.family == "sundae" and not describe(hparams.data.dataset_source).tokens
+    levels = family_of(hparams).grey_levels and not describe(hparams.data.dataset_source).tokens
     return bool(hparams.data.tokenizer_path) or levels
 
 

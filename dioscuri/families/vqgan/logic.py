@@ -7,7 +7,7 @@ from typing import Any
 from dioscuri import schedules
 from dioscuri.checkpoint.store import Checkpoint
 from dioscuri.context import Context
-from dioscuri.contract import Shown, Validation
+from dioscuri.contract import Family, Shown, Validation
 from dioscuri.data import pipeline
 from dioscuri.data.descriptors import describe
 from dioscuri.engine import Array, Batch
@@ -21,6 +21,7 @@ from dioscuri.families.vqgan.modes.quality import Quality, measure
 from dioscuri.families.vqgan.modes.report import report
 from dioscuri.families.vqgan.options import HParams
 from dioscuri.outputs.pictures import grid, in_rows
+from dioscuri.plans.parameters import initial_values, shapes
 
 N_SHOWN = 16
 MAX_PARAMETERS = 10**11
@@ -195,4 +196,21 @@ class TokenizerRun:
         return Shown({}, images)
 
 
-FAMILY_RUN = TokenizerRun
+def _network_shapes(hparams: HParams) -> dict[str, tuple[int, ...]]:
+    data = hparams.data
+    plan = tokenizers.make_plan(hparams.model, data.target_res, data.channels)
+    return shapes(tokenizer_tables.parameter_table(plan))
+
+
+def _discriminator_values(hparams: HParams) -> dict[str, Array]:
+    data = hparams.data
+    plan = discriminators.make_plan(hparams.discriminator, data.target_res, data.channels)
+    return initial_values(discriminators.parameter_table(plan), hparams.run.seed)
+
+
+FAMILY = Family(
+    run=TokenizerRun,
+    check_options=check_options,
+    network_shapes=_network_shapes,
+    training_values=_discriminator_values,
+)

@@ -1,6 +1,7 @@
 """The layers of an image tokenizer, and its noise. Its parameters are in tokenizer_tables.py."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from dioscuri.errors import UserError
 from dioscuri.families.vqgan.model_options import Tokenizer
@@ -99,6 +100,7 @@ class TokenizerPlan:
         return [*down, *self.encoder_mid, *self.decoder_mid, *up]
 
 
+@lru_cache  # host logic and both sides of the engine ask for the same plan
 def make_plan(options: Tokenizer, resolution: int, channels: int) -> TokenizerPlan:
     """Plan a tokenizer of pictures (resolution, resolution, channels); a `UserError` where that fails."""
     if options.architecture == "paella":
