@@ -4,12 +4,15 @@ Command lines catch it, print its message as one line and exit with code 2; anyt
 program and keeps its traceback.
 """
 
+import errno
 import os
 import select
 import signal
 import sys
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from difflib import get_close_matches
+from typing import NoReturn
 
 
 class UserError(ValueError):
@@ -25,8 +28,8 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 def run_command(main: Callable[[list[str]], None], arguments: list[str] | None = None) -> None:
     """Run a command-line entry point: a `UserError` becomes one line on stderr and exit code 2.
 
-    Where nobody reads the output any more, as behind `| head -1`, the command ends quietly, with the code
-    that shells give a program that a broken pipe has ended.
+    So does a disk that takes nothing more. Ctrl-C, and output that nobody reads any more, as behind
+    `| head -1`, end the command quietly, with the codes that shells give.
     """
     _open_streams()
     try:
@@ -34,13 +37,28 @@ def run_command(main: Callable[[list[str]], None], arguments: list[str] | None =
         main(sys.argv[1:] if arguments is None else arguments)
         sys.stdout.flush()
     except UserError as error:
-        print(f"error: {_one_line(str(error))}", file=sys.stderr)
-        sys.exit(2)
+        _end(2, str(error))
+    except KeyboardInterrupt:
+        _end(128 + signal.SIGINT)
     except BrokenPipeError:
         if not _output_is_broken():
             raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still to be flushed
-        sys.exit(128 + signal.SIGPIPE)
+        _end(128 + signal.SIGPIPE)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            raise
+        _end(2, f"{error.filename or 'the output'} cannot be written: {error.strerror}")
+
+
+def _end(code: int, message: str = "") -> NoReturn:
+    with suppress(OSError):
+        if message:
+            print(f"error: {_one_line(message)}", file=sys.stderr, flush=True)
+    try:
+        sys.stdout.flush()
+    except OSError:  # what is left would be flushed once more at the end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(code)
 
 
 def _open_streams() -> None:

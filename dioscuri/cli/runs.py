@@ -5,13 +5,11 @@ The twins' `train.py` and `synthesize.py` take `[CFG] [section.option=value ...]
 to where the caller stands.
 """
 
-import errno
 import re
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -134,7 +132,7 @@ def _start(twin: Twin, home: Path, arguments: Arguments, prepare: Prepare) -> No
     if prepare is prepare_synthesis and not directory.path.is_dir():
         raise UserError(f"there is no run '{given.run.name}' in {runs}: train it first, or give its run.name")
     # Of several processes, the first holds the lock for all.
-    with _unlocked() if job.index else directory.locked():
+    with nullcontext() if job.index else directory.locked():
         options = resolve(cfg, arguments.overrides, runs, home=home)
         hparams = options.hparams
         check_options(hparams)
@@ -154,23 +152,11 @@ def _start(twin: Twin, home: Path, arguments: Arguments, prepare: Prepare) -> No
 
 
 @contextmanager
-def _unlocked() -> Iterator[None]:
-    yield
-
-
-@contextmanager
 def _guarded(twin: Twin) -> Iterator[None]:
-    """A disk that takes nothing more is a user's error; an interrupt ends with the code that shells know."""
+    """What is wrong for all processes of a job is told by the first, and the others are ended meanwhile."""
     try:
         yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
-            raise
-        raise UserError(f"{error.filename or 'the run'} cannot be written: {error.strerror}") from error
     except UserError:
         if job_of(twin.name).index:
-            # What is wrong for all processes is told by the first, and this one is ended meanwhile.
             time.sleep(_SECONDS_FOR_THE_FIRST)
         raise
-    except KeyboardInterrupt:
-        sys.exit(128 + signal.SIGINT)

@@ -157,7 +157,6 @@ def test_a_missing_framework_is_named_with_the_command_that_installs_it(user, tw
     assert done.errors.endswith(f"which is not installed: pip install 'dioscuri[{twin}]'\n")
     code = "from dioscuri.twins import default_twin, open_twin; print(open_twin(default_twin()).name)"
     assert user.python("-c", code, packages=packages).out == f"{other}\n"
-    (user.folder / "model.pt").write_bytes(b"PK")
-    code = "from dioscuri.checkpoint.torch_files import read_torch; read_torch('model.pt')"
+    code = "from dioscuri.checkpoint.torch_files import torch_bytes; torch_bytes({})"
     errors = user.python("-c", code, packages=packages).errors
     assert ("pip install 'dioscuri[torch]'" in errors) == (twin == "torch")
