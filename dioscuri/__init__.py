@@ -1,6 +1,16 @@
-"""Everything that is not tensor code: configuration, plans, data, checkpoints, metrics and the run loop.
+"""Fast non-autoregressive models of images, each written twice, in PyTorch and in JAX.
 
-Nothing below this package imports torch or jax; `tests/host/test_imports.py` enforces it.
+    from dioscuri import torch as dio        # or: from dioscuri import jax as dio
+
+    model = dio.load("torch_impl/logs-digits")
+    pictures = model.generate(n=16, seed=1)
+
+`import dioscuri` loads neither framework; `dioscuri.torch` loads PyTorch alone and `dioscuri.jax` JAX alone.
+Everything below but those two is the program that both share; nothing of it imports a framework.
 """
 
+from dioscuri.errors import UserError
+
 __version__ = "0.1.0"
+
+__all__ = ["UserError", "__version__"]

@@ -8,6 +8,7 @@ from dioscuri.checkpoint.directory import RunDirectory
 from dioscuri.data import DataSets
 from dioscuri.engine import Engine
 
+OnMetrics = Callable[[int, dict[str, float]], object]
 Work = Callable[[], None]
 """What is left to do once nothing can be refused any more."""
 
@@ -15,12 +16,13 @@ Work = Callable[[], None]
 @dataclass(frozen=True)
 class Context:
     """A run: its options (the `HParams` of its family), its folder, its pictures and the engine that
-    computes."""
+    computes. `on_metrics(step, metrics)` is called whenever metrics are read from the device."""
 
     hparams: Any
     directory: RunDirectory
     sets: DataSets
     engine: Engine
+    on_metrics: OnMetrics | None = None
 
     @property
     def writes(self) -> bool:

@@ -1,6 +1,7 @@
 """Bookkeeping that both engines do on the host."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import is_dataclass
 from typing import Any
 
 import numpy as np
@@ -30,10 +31,12 @@ def mode(family: Any, method: str) -> Callable[..., Any]:
 
 
 def split_arguments(arguments: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(static ones, numbers): text, whole numbers and truth values decide what is computed; floats, arrays
-    and sequences of them are data, and become arrays or lists of arrays; None is left out."""
+    """(static ones, numbers): text, whole numbers, truth values and frozen options decide what is computed;
+    floats, arrays and sequences of them are data, and become arrays or lists of arrays; None is left out."""
     given = {name: value for name, value in arguments.items() if value is not None}
-    static = {name: value for name, value in given.items() if isinstance(value, str | int)}
+    static = {
+        name: value for name, value in given.items() if isinstance(value, str | int) or is_dataclass(value)
+    }
     return static, {name: _numbers(value) for name, value in given.items() if name not in static}
 
 

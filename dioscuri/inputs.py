@@ -116,7 +116,7 @@ def check_names(given: Collection[str], known: Sequence[str], what: str) -> None
     """Raise a `UserError` for the first name that is unknown, with the nearest known one."""
     for name in given:
         if name not in known:
-            hint = did_you_mean(str(name), known) or f"; known: {', '.join(known)}"
+            hint = did_you_mean(str(name), known) or f"; known: {', '.join(known) or 'none'}"
             raise UserError(f"{what} '{name}' is unknown{hint}")
 
 

@@ -30,6 +30,11 @@ def draw_noise(specs: Sequence[NoiseSpec], key: tuple[int, int, int], dtype: jnp
     """
     seed, stream, step = key
     root = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), stream), step)
+    return draw_from(specs, root, dtype)
+
+
+def draw_from(specs: Sequence[NoiseSpec], root: Array, dtype: jnp.dtype) -> dict[str, Array]:
+    """The same from a key of JAX."""
     generators = [spec.name for spec in specs if spec.kind == "generator"]
     noise = {name: jax.random.fold_in(root, 2 + index) for index, name in enumerate(generators)}
     for index, kind in enumerate(("normal", "uniform")):

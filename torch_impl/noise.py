@@ -28,14 +28,19 @@ def draw_noise(
     """Draw the arrays (B, ...), all normals in one call and all uniforms in another."""
     generator = torch.Generator(device)
     generator.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1))
-    noise: dict[str, Any] = {spec.name: generator for spec in specs if spec.kind == "generator"}
+    return draw_from(specs, generator, dtype)
+
+
+def draw_from(specs: Sequence[NoiseSpec], root: torch.Generator, dtype: torch.dtype) -> dict[str, Any]:
+    """The same from a generator."""
+    noise: dict[str, Any] = {spec.name: root for spec in specs if spec.kind == "generator"}
     for kind in ("normal", "uniform"):
         chosen = [spec for spec in specs if spec.kind == kind]
         if not chosen:
             continue
         batch, widths = chosen[0].shape[0], [int(np.prod(spec.shape[1:])) for spec in chosen]
         sample = torch.randn if kind == "normal" else torch.rand
-        values = sample((batch, sum(widths)), generator=generator, device=device, dtype=dtype)
+        values = sample((batch, sum(widths)), generator=root, device=root.device, dtype=dtype)
         for spec, part in zip(chosen, values.split(widths, dim=1), strict=True):
             part = part if kind == "normal" else spec.low + (spec.high - spec.low) * part
             noise[spec.name] = part.reshape(spec.shape)

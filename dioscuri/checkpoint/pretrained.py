@@ -31,17 +31,25 @@ Model = tuple[Any, dict[str, np.ndarray]]
 """Options and weights."""
 
 
-def write_folder(folder: Path, hparams: Any, weights: Arrays, *, tokenizer: Model | None = None) -> None:
+def write_folder(
+    folder: Path,
+    hparams: Any,
+    weights: Arrays,
+    *,
+    tokenizer: Model | None = None,
+    origin: Mapping[str, Any] | None = None,
+) -> None:
     """Write a model of these options, and the tokenizer that it needs, if one is given.
 
-    Paths among the options mean nothing elsewhere and are left out.
+    Paths among the options mean nothing elsewhere and are left out. `origin` names the checkpoint of a run
+    whose weights these are, as the header of token shards does.
     """
     if tokenizer is not None:
         write_folder(folder / TOKENIZER, *tokenizer)
     content = {"library": LIBRARY, "format": FORMAT, "hparams": _without_paths(network_options(hparams))}
     with replacing(folder / TENSORS) as beside:
         beside.write_bytes(tensor_bytes(weights))
-    write_json(folder / CONFIG, content)
+    write_json(folder / CONFIG, content | ({"origin": dict(origin)} if origin else {}))
 
 
 def is_folder(where: Path) -> bool:
@@ -78,6 +86,12 @@ def tokenizer_folder(folder: Path) -> Path | None:
     """The folder of the tokenizer that a model brings along, if it does."""
     inside = folder / TOKENIZER
     return inside if is_folder(inside) else None
+
+
+def origin_of(folder: Path) -> dict[str, Any]:
+    """What names the run's checkpoint that the weights of a folder are; empty where they are none's."""
+    origin = read_config(folder / CONFIG).get("origin")
+    return dict(origin) if isinstance(origin, dict) else {}
 
 
 def network_options(hparams: Any) -> Any:

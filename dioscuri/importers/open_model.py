@@ -1,7 +1,7 @@
 """Models of folders, files and the hub that others published, and this project's own, read without a run."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +22,15 @@ from dioscuri.importers.published_run import BASES
 class OpenedModel:
     """A model's options, its weights under canonical names (float32), and lines that say what was taken.
 
-    `tokenizer` is the folder of the tokenizer that the model brings along, if it does.
+    `tokenizer` is the folder of the tokenizer that the model brings along, if it does; `origin` names the
+    checkpoint of a run whose weights these are.
     """
 
     hparams: Any
     weights: dict[str, np.ndarray]
     notes: tuple[str, ...] = ()
     tokenizer: Path | None = None
+    origin: Mapping[str, Any] = field(default_factory=dict)
 
 
 def open_published(
@@ -50,7 +52,12 @@ def open_published(
     if pretrained.is_folder(folder):
         hparams, arrays = pretrained.read_folder(folder, overrides)
         arrays = canonical_weights(arrays, hparams, folder / pretrained.TENSORS, own=True)
-        return OpenedModel(hparams=hparams, weights=arrays, tokenizer=pretrained.tokenizer_folder(folder))
+        return OpenedModel(
+            hparams=hparams,
+            weights=arrays,
+            tokenizer=pretrained.tokenizer_folder(folder),
+            origin=pretrained.origin_of(folder),
+        )
     described = recognise(read_config(folder / CONFIG), folder / CONFIG)
     hparams = load(BASES[described.family], [*described.overrides, *overrides])
     read = read_weights(folder, weights)

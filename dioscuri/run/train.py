@@ -151,6 +151,8 @@ class _Training:
         self.metrics = self.engine.fetch_metrics()
         if self.context.writes:
             self.context.directory.check_held()
+        if self.context.on_metrics:
+            self.context.on_metrics(done, dict(self.metrics))
         # Of training alone, since the run began: validations and checkpoints do not count.
         now = time.monotonic()
         self.seconds, self.since = self.seconds + now - self.since, now

@@ -21,9 +21,10 @@ from jax.lax import stop_gradient
 from dioscuri.data.texts import read_null
 from dioscuri.errors import UserError
 from dioscuri.families.maskgit import training, transformers
-from dioscuri.families.maskgit.decoding import step_noise_specs
+from dioscuri.families.maskgit.decoding import rolls, step_noise_specs
 from dioscuri.families.maskgit.options import HParams
 from dioscuri.families.maskgit.training import embedding_shape
+from dioscuri.families.token_models.masking_options import Sampling
 from dioscuri.plans.noise import NoiseSpec
 from jax_impl.devices import COMPUTE_DTYPES
 from jax_impl.families.frozen_tokenizer import FrozenTokenizer
@@ -43,7 +44,7 @@ from jax_impl.objectives.masked_tokens import (
 )
 from jax_impl.objectives.masking import IGNORED, Masked, drop_condition, mask_tokens
 from jax_impl.samplers.decoder import Predictor
-from jax_impl.samplers.noise import random_offsets, step_noise
+from jax_impl.samplers.noise import below, random_offsets, recorded_noise, step_noise
 from jax_impl.samplers.tokens import sample_tokens
 from jax_impl.trainer import Trainer, TrainState
 
@@ -83,7 +84,7 @@ class MaskGITMethods(FamilyMethods):
             self.plan, dtype=dtype, checkpoint=train.checkpoint_activations, scan=train.scan_blocks
         )
 
-    def noise_specs(self, method: str, batch: int, every_step: bool = False) -> tuple[NoiseSpec, ...]:
+    def noise_specs(self, method: str, batch: int, **options: Any) -> tuple[NoiseSpec, ...]:
         """Noise that a method takes, for a batch of this size."""
         if method == "train_step":
             return training.training_noise(self.hparams, self.plan, batch, self.hparams.data.text_length)
@@ -151,17 +152,20 @@ class MaskGITMethods(FamilyMethods):
         noise: Mapping[str, Any],
         frozen: Arrays,
         every_step: bool = False,
+        sampling: Sampling | None = None,
     ) -> dict[str, Array]:
         """`tokens` (B, L) and, with a tokenizer, `image` (B, H, W, C), for the conditions of the batch;
         without any, `index` (B,) tells their number.
 
         `every_step` adds what is guessed of the whole in each step, `steps` (B, T, L), and what of it is
-        masked again, `masked` (B, T, L).
+        masked again, `masked` (B, T, L). `sampling`: in the place of what `[synthesis]` says.
         """
         asked = next(value for name, value in batch.items() if name in ("index", *self.plan.conditions))
         B = len(asked)
         start = jnp.full((B, self.plan.n_tokens), self.plan.mask_id, jnp.int32)
-        return self._sampled(model, start, batch, noise, frozen, every_step=every_step)
+        return self._sampled(
+            model, start, batch, noise, frozen, (sampling or self.hparams.synthesis, every_step)
+        )
 
     def inpaint(
         self,
@@ -170,10 +174,13 @@ class MaskGITMethods(FamilyMethods):
         noise: Mapping[str, Any],
         frozen: Arrays,
         every_step: bool = False,
+        sampling: Sampling | None = None,
     ) -> dict[str, Array]:
         """What `generate` gives, of pictures or tokens that are known but for `unknown` (B, L)."""
         start = jnp.where(batch["unknown"].astype(bool), self.plan.mask_id, self._tokens(batch, frozen))
-        return self._sampled(model, start, batch, noise, frozen, every_step=every_step)
+        return self._sampled(
+            model, start, batch, noise, frozen, (sampling or self.hparams.synthesis, every_step)
+        )
 
     def _terms(self, model: Any, batch: Arrays, noise: Arrays, frozen: Arrays) -> Terms:
         """Mask the tokens, predict them, and let a critic judge the predictions."""
@@ -199,13 +206,17 @@ class MaskGITMethods(FamilyMethods):
         batch: Arrays,
         noise: Mapping[str, Any],
         frozen: Arrays,
-        *,
-        every_step: bool,
+        drawing: tuple[Sampling, bool],
     ) -> dict[str, Array]:
-        plan, options, B = self.plan, self.hparams.synthesis, len(start)
+        plan, (options, every_step), B = self.plan, drawing, len(start)
         condition, has_critic = self._condition(batch), plan.options.critic != "none"
-        rolls = options.sampler == "halton" and options.randomize
         specs = step_noise_specs(options, B, plan.n_tokens, plan.codebook_size, has_critic)
+        if "sampling" in noise:
+            draw = step_noise(noise["sampling"], specs, self.dtype)
+            offsets = random_offsets(noise["sampling"], B, plan.n_tokens) if rolls(options) else None
+        else:
+            draw = recorded_noise(noise, specs)
+            offsets = below(noise["offsets"], plan.n_tokens) if rolls(options) else None
         predictor = Predictor(
             model,
             plan.codebook_size,
@@ -218,10 +229,10 @@ class MaskGITMethods(FamilyMethods):
         found = sample_tokens(
             predictor,
             start,
-            step_noise(noise["sampling"], specs, self.dtype),
+            draw,
             options,
             embedding=jnp.zeros(embedding_shape(plan, B), self.dtype) if plan.options.self_cond else None,
-            offsets=random_offsets(noise["sampling"], B, plan.n_tokens) if rolls else None,
+            offsets=offsets,
             every_step=every_step,
         )
         results = {"tokens": found.tokens}

@@ -29,7 +29,7 @@ from jax_impl.families.methods import FamilyMethods, Result, Scalars, added
 from jax_impl.models.denoiser import build_denoiser
 from jax_impl.objectives.masked_tokens import cross_entropy
 from jax_impl.objectives.sundae import corrupt, pass_terms, unrolled_loss
-from jax_impl.samplers.noise import random_tokens, step_noise
+from jax_impl.samplers.noise import below, random_tokens, recorded_noise, step_noise
 from jax_impl.samplers.sundae import resample_tokens
 from jax_impl.trainer import Trainer, TrainState
 
@@ -69,7 +69,7 @@ class SundaeMethods(FamilyMethods):
             self.plan, dtype=dtype, checkpoint=train.checkpoint_activations, scan=train.scan_blocks
         )
 
-    def noise_specs(self, method: str, batch: int, **options: int) -> tuple[NoiseSpec, ...]:
+    def noise_specs(self, method: str, batch: int, **options: Any) -> tuple[NoiseSpec, ...]:
         """Noise that a method takes, for a batch of this size, whatever its options."""
         if method == "train_step":
             return denoising.training_noise(self.hparams.loss, self.plan, batch)
@@ -147,15 +147,16 @@ class SundaeMethods(FamilyMethods):
         min_steps: int | None = None,
         temperatures: Array | None = None,
         proportions: Array | None = None,
+        sampling: Resampling | None = None,
     ) -> dict[str, Array]:
         """`tokens` (B, L) and, where pictures can be drawn, `image` (B, H, W, C), for the classes of the
         batch; without any, `index` (B,) tells their number. They begin at random, or at `start` (B, L).
 
         `every_step` adds the tokens behind each step, `steps` (B, T, L), and which of them are not the last
-        ones, `masked` (B, T, L). `steps`, `min_steps` and, each (T,), `temperatures` and `proportions` take
-        the place of what `[synthesis]` says.
+        ones, `masked` (B, T, L). `sampling`, or `steps`, `min_steps` and, each (T,), `temperatures` and
+        `proportions` take the place of what `[synthesis]` says.
         """
-        options = self.hparams.synthesis
+        options = sampling or self.hparams.synthesis
         if steps is not None and min_steps is not None:
             options = replace(options, steps=steps, min_steps=min_steps)
         asked = next(value for name, value in batch.items() if name in ("index", "label", "start"))
@@ -175,11 +176,12 @@ class SundaeMethods(FamilyMethods):
         noise: Mapping[str, Any],
         frozen: Arrays,
         every_step: bool = False,
+        sampling: Resampling | None = None,
     ) -> dict[str, Array]:
         """What `generate` gives, of pictures or tokens that are known but for `unknown` (B, L)."""
         unknown, tokens = batch["unknown"].astype(bool), self._tokens(batch, frozen)
         start = jnp.where(unknown, self._random(noise, len(tokens)), tokens)
-        options = self.hparams.synthesis
+        options = sampling or self.hparams.synthesis
         drawing = (options, denoising.make_sampling_schedule(options), every_step)
         return self._drawn(model, start, ~unknown, batch, noise, frozen, drawing)
 
@@ -207,11 +209,13 @@ class SundaeMethods(FamilyMethods):
     ) -> dict[str, Array]:
         """Draw by options, their numbers of every step, and whether every step is told."""
         (options, schedule, every_step), plan = drawing, self.plan
-        condition = self._condition(batch)
+        condition, specs = self._condition(batch), denoising.step_noise_specs(options, plan, len(start))
+        recorded = "sampling" not in noise
+        draw = recorded_noise(noise, specs) if recorded else step_noise(noise["sampling"], specs, self.dtype)
         found = resample_tokens(
             lambda ids: model(ids, condition)[0],
             start,
-            step_noise(noise["sampling"], denoising.step_noise_specs(options, plan, len(start)), self.dtype),
+            draw,
             schedule,
             options,
             known,
@@ -226,6 +230,8 @@ class SundaeMethods(FamilyMethods):
         return results
 
     def _random(self, noise: Mapping[str, Any], batch: int) -> Array:
+        if "start" in noise:
+            return below(noise["start"], self.plan.codebook_size)
         return random_tokens(noise["sampling"], (batch, self.plan.n_tokens), self.plan.codebook_size)
 
     def _tokens(self, batch: Arrays, frozen: Arrays) -> Array:

@@ -34,6 +34,19 @@ def step_noise(source: Array, specs: Sequence[NoiseSpec], dtype: DTypeLike = jnp
     return draw
 
 
+def recorded_noise(arrays: Mapping[str, Array], specs: Sequence[NoiseSpec]) -> StepNoise:
+    """Noise of `step_noise_specs` that was drawn before: arrays (B, T, ...) of all T steps, by name."""
+
+    def draw(step: int | Array, positions: Array | None = None) -> dict[str, Array]:
+        noise = {spec.name: arrays[spec.name][:, step] for spec in specs}
+        if positions is not None:
+            rows = jnp.arange(len(positions))[:, None]
+            noise["tokens"] = noise["tokens"][rows, positions]
+        return noise
+
+    return draw
+
+
 def noise_shape(spec: NoiseSpec, positions: Array | None) -> tuple[int, ...]:
     """Shape of an array of a step's noise, of the tokens at positions (B, n) alone if these are given."""
     if positions is None or spec.name != "tokens":
@@ -49,3 +62,8 @@ def random_offsets(source: Array, batch: int, n_tokens: int) -> Array:
 def random_tokens(source: Array, shape: tuple[int, int], codebook_size: int) -> Array:
     """Tokens (B, L), each equally likely."""
     return jax.random.randint(source, shape, 0, codebook_size)
+
+
+def below(uniform: Array, n: int) -> Array:
+    """Whole numbers below n, each equally likely, from uniforms on [0, 1)."""
+    return jnp.minimum((uniform * n).astype(jnp.int32), n - 1)

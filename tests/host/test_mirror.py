@@ -19,6 +19,7 @@ SYNONYMS = {"tensor": "array", "tensors": "arrays", "Tensors": "Arrays"}
 ALLOWED = {
     "devices.py": "torch has one process a device, JAX one mesh over the devices of all processes",
     "optim/flat.py": "torch's parameters are views of the vector; JAX splits and joins it inside the step",
+    "inference.py": "torch runs a module, JAX a compiled function of its parameters",
     "replay.py": "CUDA graphs are torch's; XLA compiles the whole step anyway",
     "torch_files.py": "the files are PyTorch's own, and JAX writes them through that twin",
     "vision.py": "the library transformers has networks of torch alone",

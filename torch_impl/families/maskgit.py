@@ -19,9 +19,10 @@ from torch import Tensor, nn
 from dioscuri.data.texts import read_null
 from dioscuri.errors import UserError
 from dioscuri.families.maskgit import training, transformers
-from dioscuri.families.maskgit.decoding import step_noise_specs
+from dioscuri.families.maskgit.decoding import rolls, step_noise_specs
 from dioscuri.families.maskgit.options import HParams
 from dioscuri.families.maskgit.training import embedding_shape
+from dioscuri.families.token_models.masking_options import Sampling
 from dioscuri.plans.noise import NoiseSpec
 from torch_impl.devices import COMPUTE_DTYPES
 from torch_impl.families.frozen_tokenizer import FrozenTokenizer
@@ -41,7 +42,7 @@ from torch_impl.objectives.masked_tokens import (
 )
 from torch_impl.objectives.masking import IGNORED, Masked, drop_condition, mask_tokens
 from torch_impl.samplers.decoder import Predictor
-from torch_impl.samplers.noise import random_offsets, step_noise
+from torch_impl.samplers.noise import below, random_offsets, recorded_noise, step_noise
 from torch_impl.samplers.tokens import sample_tokens
 from torch_impl.trainer import Trainer, TrainState
 
@@ -79,7 +80,7 @@ class MaskGITMethods(FamilyMethods):
         dtype = COMPUTE_DTYPES[train.precision]
         return build_transformer(self.plan, dtype=dtype, checkpoint=train.checkpoint_activations)
 
-    def noise_specs(self, method: str, batch: int, every_step: bool = False) -> tuple[NoiseSpec, ...]:
+    def noise_specs(self, method: str, batch: int, **options: Any) -> tuple[NoiseSpec, ...]:
         """Noise that a method takes, for a batch of this size."""
         if method == "train_step":
             return training.training_noise(self.hparams, self.plan, batch, self.hparams.data.text_length)
@@ -149,17 +150,20 @@ class MaskGITMethods(FamilyMethods):
         noise: Mapping[str, Any],
         frozen: Tensors,
         every_step: bool = False,
+        sampling: Sampling | None = None,
     ) -> dict[str, Tensor]:
         """`tokens` (B, L) and, with a tokenizer, `image` (B, H, W, C), for the conditions of the batch;
         without any, `index` (B,) tells their number.
 
         `every_step` adds what is guessed of the whole in each step, `steps` (B, T, L), and what of it is
-        masked again, `masked` (B, T, L).
+        masked again, `masked` (B, T, L). `sampling`: in the place of what `[synthesis]` says.
         """
         asked = next(value for name, value in batch.items() if name in ("index", *self.plan.conditions))
         B = len(asked)
         start = torch.full((B, self.plan.n_tokens), self.plan.mask_id, device=asked.device)
-        return self._sampled(model, start, batch, noise, frozen, every_step=every_step)
+        return self._sampled(
+            model, start, batch, noise, frozen, (sampling or self.hparams.synthesis, every_step)
+        )
 
     def inpaint(
         self,
@@ -168,10 +172,13 @@ class MaskGITMethods(FamilyMethods):
         noise: Mapping[str, Any],
         frozen: Tensors,
         every_step: bool = False,
+        sampling: Sampling | None = None,
     ) -> dict[str, Tensor]:
         """What `generate` gives, of pictures or tokens that are known but for `unknown` (B, L)."""
         start = torch.where(batch["unknown"].bool(), self.plan.mask_id, self._tokens(batch, frozen))
-        return self._sampled(model, start, batch, noise, frozen, every_step=every_step)
+        return self._sampled(
+            model, start, batch, noise, frozen, (sampling or self.hparams.synthesis, every_step)
+        )
 
     def _terms(self, model: Any, batch: Tensors, noise: Tensors, frozen: Tensors) -> Terms:
         """Mask the tokens, predict them, and let a critic judge the predictions."""
@@ -197,13 +204,17 @@ class MaskGITMethods(FamilyMethods):
         batch: Tensors,
         noise: Mapping[str, Any],
         frozen: Tensors,
-        *,
-        every_step: bool,
+        drawing: tuple[Sampling, bool],
     ) -> dict[str, Tensor]:
-        plan, options, B = self.plan, self.hparams.synthesis, len(start)
+        plan, (options, every_step), B = self.plan, drawing, len(start)
         condition, has_critic = self._condition(batch), plan.options.critic != "none"
-        rolls = options.sampler == "halton" and options.randomize
         specs = step_noise_specs(options, B, plan.n_tokens, plan.codebook_size, has_critic)
+        if "sampling" in noise:
+            draw = step_noise(noise["sampling"], specs, self.dtype)
+            offsets = random_offsets(noise["sampling"], B, plan.n_tokens) if rolls(options) else None
+        else:
+            draw = recorded_noise(noise, specs)
+            offsets = below(noise["offsets"], plan.n_tokens) if rolls(options) else None
         predictor = Predictor(
             model,
             plan.codebook_size,
@@ -216,12 +227,12 @@ class MaskGITMethods(FamilyMethods):
         found = sample_tokens(
             predictor,
             start,
-            step_noise(noise["sampling"], specs, self.dtype),
+            draw,
             options,
             embedding=torch.zeros(embedding_shape(plan, B), dtype=self.dtype, device=start.device)
             if plan.options.self_cond
             else None,
-            offsets=random_offsets(noise["sampling"], B, plan.n_tokens) if rolls else None,
+            offsets=offsets,
             every_step=every_step,
         )
         results = {"tokens": found.tokens.to(torch.int32)}

@@ -37,6 +37,19 @@ def step_noise(
     return draw
 
 
+def recorded_noise(arrays: Mapping[str, Tensor], specs: Sequence[NoiseSpec]) -> StepNoise:
+    """Noise of `step_noise_specs` that was drawn before: arrays (B, T, ...) of all T steps, by name."""
+
+    def draw(step: int, positions: Tensor | None = None) -> dict[str, Tensor]:
+        noise = {spec.name: arrays[spec.name][:, step] for spec in specs}
+        if positions is not None:
+            rows = torch.arange(len(positions), device=positions.device)[:, None]
+            noise["tokens"] = noise["tokens"][rows, positions]
+        return noise
+
+    return draw
+
+
 def noise_shape(spec: NoiseSpec, positions: Tensor | None) -> tuple[int, ...]:
     """Shape of an array of a step's noise, of the tokens at positions (B, n) alone if these are given."""
     if positions is None or spec.name != "tokens":
@@ -52,3 +65,8 @@ def random_offsets(source: torch.Generator, batch: int, n_tokens: int) -> Tensor
 def random_tokens(source: torch.Generator, shape: tuple[int, int], codebook_size: int) -> Tensor:
     """Tokens (B, L), each equally likely."""
     return torch.randint(codebook_size, shape, generator=source, device=source.device)
+
+
+def below(uniform: Tensor, n: int) -> Tensor:
+    """Whole numbers below n, each equally likely, from uniforms on [0, 1)."""
+    return (uniform * n).to(torch.int64).clamp(max=n - 1)

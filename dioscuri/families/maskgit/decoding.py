@@ -76,6 +76,20 @@ def step_noise_specs(
     return tuple(specs)
 
 
+def rolls(options: Sampling) -> bool:
+    """Whether every picture begins elsewhere in the Halton order."""
+    return options.sampler == "halton" and options.randomize
+
+
+def recorded_noise_specs(
+    options: Sampling, batch: int, n_tokens: int, codebook_size: int, critic: bool = False
+) -> tuple[NoiseSpec, ...]:
+    """Noise of all steps, (B, T, ...), and the uniform `offsets` (B,) of a Halton order that rolls."""
+    steps = step_noise_specs(options, batch, n_tokens, codebook_size, critic)
+    whole = [NoiseSpec(spec.name, spec.kind, (batch, options.steps, *spec.shape[1:])) for spec in steps]
+    return (*whole, *([NoiseSpec("offsets", "uniform", (batch,))] if rolls(options) else []))
+
+
 def _masked(options: Sampling, n_tokens: int) -> np.ndarray:
     """In float32 as the originals compute it, with the Halton samplers in float64."""
     numbers, columns = np.arange(n_tokens + 1), []

@@ -9,10 +9,11 @@ from dioscuri.contract import Family
 from dioscuri.data import TokenSet
 from dioscuri.errors import UserError
 from dioscuri.families.maskgit import transformers
-from dioscuri.families.maskgit.options import HParams
+from dioscuri.families.maskgit.options import HParams, Loss
 from dioscuri.families.maskgit.plan import TransformerPlan
 from dioscuri.families.maskgit.training import BUCKETS
 from dioscuri.families.token_models.checks import check_classes, check_tokenizer, check_tokens
+from dioscuri.families.token_models.masking_options import Sampling
 from dioscuri.families.token_models.modes.inpainting import unknown_tokens
 from dioscuri.families.token_models.run_logic import TokenModelRun
 from dioscuri.families.token_models.texts import check_captions, check_text_options
@@ -30,7 +31,7 @@ def check_options(hparams: HParams) -> None:
     if size > MAX_PARAMETERS:
         raise UserError(f"[model] has {size:,} parameters, more than {MAX_PARAMETERS:,}: lower its widths")
     check_classes(hparams)
-    _check_guidance(hparams, plan)
+    check_guidance(hparams.synthesis, hparams.loss, plan)
     unknown_tokens(hparams, plan)
     check_text_options(hparams, plan)
     if data.dataset_source != "tokens" and not data.tokenizer_path:
@@ -100,13 +101,13 @@ def _accuracy(metrics: Mapping[str, float]) -> float:
     return metrics["correct"] / max(metrics["masked"], 1e-12)
 
 
-def _check_guidance(hparams: HParams, plan: TransformerPlan) -> None:
-    options = hparams.synthesis
+def check_guidance(options: Sampling, loss: Loss, plan: TransformerPlan) -> None:
+    """Raise a `UserError` where the model has no condition, or never learnt to do without it."""
     if options.guidance_scale and not plan.conditions:
         raise UserError(
             "[synthesis] guidance_scale needs a condition, such as model.num_classes: set it to 0"
         )
-    if options.guidance_scale and not hparams.loss.cond_dropout_prob:
+    if options.guidance_scale and not loss.cond_dropout_prob:
         raise UserError(
             "[synthesis] guidance_scale needs a model that was trained without its condition, too: set "
             "loss.cond_dropout_prob before training, or guidance_scale=0"

@@ -46,6 +46,15 @@ def step_noise_specs(options: Resampling, plan: DenoiserPlan, batch: int) -> tup
     return (NoiseSpec("tokens", "uniform", place), NoiseSpec("update", "uniform", place))
 
 
+def recorded_noise_specs(options: Resampling, plan: DenoiserPlan, batch: int) -> tuple[NoiseSpec, ...]:
+    """Noise of all steps, (B, T, ...), and the uniform `start` (B, L), from which the first tokens follow."""
+    whole = [
+        NoiseSpec(spec.name, spec.kind, (batch, options.steps, *spec.shape[1:]))
+        for spec in step_noise_specs(options, plan, batch)
+    ]
+    return (*whole, NoiseSpec("start", "uniform", (batch, plan.n_tokens)))
+
+
 def _line(options: Resampling, first: float, last: float | None) -> np.ndarray:
     values: np.ndarray = np.linspace(first, first if last is None else last, options.steps)
     return values.astype(np.float32)

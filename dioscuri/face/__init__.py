@@ -1,0 +1,1 @@
+"""What every model of the public face can, whatever its family and twin."""

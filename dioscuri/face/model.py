@@ -1,0 +1,381 @@
+"""The model that `load`, `new` and `train` return: its methods, and what all families share of them."""
+# ruff: noqa: ARG002 - the arguments of methods that a family may lack are those of the families that have them
+
+import random
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+
+from dioscuri.checkpoint.pretrained import TOKENIZER, write_folder
+from dioscuri.engine import Array
+from dioscuri.engine_support import split_arguments
+from dioscuri.errors import UserError, did_you_mean
+from dioscuri.face.network import PRECISIONS, Network
+from dioscuri.face.usual import Values
+from dioscuri.inputs import check_lengths, check_names, read_count, read_pictures, to_array
+from dioscuri.plans.noise import NoiseSpec
+from dioscuri.registry import family_part
+
+METHODS = ("encode", "decode", "generate", "inpaint", "reconstruct", "bound", "interpolate", "classify")
+"""What models do; each family does some of it."""
+
+BATCH_SIZE = 64
+"""Rows that go through a network at once unless a call says otherwise."""
+
+
+class Model:
+    """A network with its options, ready to be used, tuned and saved.
+
+    Pictures come as PIL images, uint8 (N, H, W, C) or floats in [0, 1] of that shape, and go out as uint8
+    (N, H, W, C). What a family cannot do, and every wrong input, is a `dioscuri.UserError`.
+    """
+
+    does: ClassVar[tuple[str, ...]] = ()
+    """Methods of this family, of `METHODS`."""
+
+    def __init__(self, network: Network, *, tokenizer: "Model | None" = None, origin: Any = None) -> None:
+        self._network, self._tokenizer, self._origin = network, tokenizer, dict(origin or {})
+
+    # What it is.
+
+    @property
+    def family(self) -> str:
+        """Name of the model's family, such as 'maskgit'."""
+        return str(self.hparams.run.family)
+
+    @property
+    def twin(self) -> str:
+        """'torch' or 'jax'."""
+        return self._network.name
+
+    @property
+    def hparams(self) -> Any:
+        """All options, by section: `model.hparams.data.target_res`. They are frozen."""
+        return self._network.hparams
+
+    @property
+    def module(self) -> Any:
+        """The network: an `nn.Module` of PyTorch or an `nnx.Module` of Flax. What is changed in it, such as
+        its weights by an optimiser, holds for all methods at once."""
+        return self._network.module
+
+    @property
+    def tokenizer(self) -> "Model | None":
+        """The model that makes tokens of pictures and pictures of tokens, where there is one beside."""
+        return self._tokenizer
+
+    @property
+    def device(self) -> Any:
+        """Where the weights lie: a device of PyTorch or of JAX."""
+        return self._network.device
+
+    @property
+    def state(self) -> Any:
+        """JAX: the parameters, an `nnx.State`, as `loss` takes them and optimisers update them."""
+        return self._of_network("state")
+
+    @state.setter
+    def state(self, value: Any) -> None:
+        self._of_network("state")
+        self._network.state = value  # type: ignore[attr-defined]
+
+    @property
+    def picture_shape(self) -> tuple[int, ...]:
+        """(H, W, C) of pictures; (L, C) of sounds and (T, H, W, C) of clips."""
+        data = self.hparams.data
+        return (data.target_res, data.target_res, data.channels)
+
+    @property
+    def num_parameters(self) -> int:
+        """Number of parameters of the network, the tokenizer not counted."""
+        return sum(array.size for array in self._network.weights().values())
+
+    def __repr__(self) -> str:
+        data = self.hparams.data
+        beside = "" if self.tokenizer is None else f", tokenizer of {self.tokenizer.num_parameters:,}"
+        return (
+            f"<{type(self).__name__} '{self.hparams.run.name}' of family {self.family}, "
+            f"{self._network.name}: {self.num_parameters:,} parameters{beside}, "
+            f"{data.target_res}x{data.target_res}x{data.channels}>"
+        )
+
+    # What it does.
+
+    def encode(self, pictures: Any, *, seed: int = 0, noise: Any = None, batch_size: int = BATCH_SIZE) -> Any:
+        """What pictures are to the model: tokens int32 (N, h, w), latents by name, or features."""
+        raise self._cannot("encode")
+
+    def decode(self, codes: Any, *, batch_size: int = BATCH_SIZE, **options: Any) -> Array:
+        """Pictures uint8 (N, H, W, C) of what `encode` gives."""
+        raise self._cannot("decode")
+
+    def generate(self, n: int | None = None, *, seed: int = 0, noise: Any = None, **options: Any) -> Array:
+        """New pictures uint8 (N, H, W, C)."""
+        raise self._cannot("generate")
+
+    def inpaint(self, pictures: Any, mask: Any, *, seed: int = 0, noise: Any = None, **options: Any) -> Array:
+        """Pictures whose pixels are drawn again where `mask` is True."""
+        raise self._cannot("inpaint")
+
+    def reconstruct(self, pictures: Any, *, batch_size: int = BATCH_SIZE, **options: Any) -> Array:
+        """Pictures through the model and back, uint8 (N, H, W, C)."""
+        raise self._cannot("reconstruct")
+
+    def bound(self, pictures: Any, *, samples: int = 1, seed: int = 0, batch_size: int = BATCH_SIZE) -> Any:
+        """The evidence lower bound of pictures, in nats a picture."""
+        raise self._cannot("bound")
+
+    def interpolate(self, a: Any, b: Any, n: int = 8, *, seed: int = 0, **options: Any) -> Array:
+        """Pictures on the way from a to b through the latents, both ends included."""
+        raise self._cannot("interpolate")
+
+    def classify(self, pictures: Any, *, batch_size: int = BATCH_SIZE) -> Array:
+        """The likeliest class int32 (N,) of each picture."""
+        raise self._cannot("classify")
+
+    # Training and keeping.
+
+    def batch(self, pictures: Any = None, **rows: Any) -> dict[str, Any]:
+        """A batch for `loss`, checked: `pictures` and, by name, what else the model learns from.
+
+        Token models take `tokens` instead of pictures, too; models of classes take `classes`.
+        """
+        given = dict(rows)
+        if "classes" in given:
+            given["label"] = given.pop("classes")
+        if pictures is not None:
+            given["image"] = pictures
+        return self._checked_batch(given, padded=False)
+
+    def loss(
+        self,
+        *given: Any,
+        noise: Mapping[str, Any] | None = None,
+        schedules: Mapping[str, float] | None = None,
+    ) -> Any:
+        """The training objective, as the trained loop computes it: (loss, metrics by name).
+
+        PyTorch: `loss(batch)`, where `batch` is what `batch(...)` gives, or a mapping of its names; noise is
+        drawn from PyTorch's default generator. JAX: `loss(state, batch, key)`, a pure function for
+        `jax.value_and_grad(model.loss, has_aux=True)`, with `model.state` as the first argument.
+        `noise` gives recorded noise instead. `schedules` gives values such as `beta`; the others are those
+        that the options' schedules end with.
+        """
+        place = 0 if self._network.name == "torch" else 1
+        if len(given) != (1 if place == 0 else 3):
+            wanted = "loss(batch)" if place == 0 else "loss(state, batch, key)"
+            raise UserError(f"loss takes {wanted}, not {len(given)} arguments")
+        if not isinstance(given[place], Mapping):
+            raise UserError(
+                f"loss takes a batch by name, not a {type(given[place]).__name__}: see model.batch"
+            )
+        arguments = list(given)
+        arguments[place] = self._checked_batch(given[place], padded=True)
+        tokenizer = None if self._tokenizer is None else self._tokenizer._network
+        return self._network.loss(
+            *arguments, scalars=self._schedules(schedules), noise=noise, tokenizer=tokenizer
+        )
+
+    def save(self, folder: Path | str) -> None:
+        """Write `config.json` and `model.safetensors`, and the tokenizer in `tokenizer/`.
+
+        `load` of either twin opens the folder; that of a tokenizer serves as `data.tokenizer_path`, too.
+        """
+        folder = Path(folder)
+        write_folder(folder, self.hparams, self._network.weights(), origin=self._origin)
+        if self._tokenizer is not None:
+            self._tokenizer.save(folder / TOKENIZER)
+
+    def to(self, device: Any = None, dtype: Any = None) -> Self:
+        """Move the model, and its tokenizer, to a device, or let it compute in another precision; in place.
+
+        `dtype` is 'float32', 'bfloat16' or 'float64', or the framework's own name of it. A tokenizer
+        computes in at least float32.
+        """
+        hparams = self.hparams
+        if dtype is not None:
+            precision = precision_of(dtype)
+            hparams = replace(hparams, train=replace(hparams.train, precision=precision))
+        device = self.device if device is None else device
+        self._network = type(self._network)(hparams, self._network.weights(), device)
+        if self._tokenizer is not None:
+            kept = dtype is not None and precision_of(dtype) == "bfloat16"
+            self._tokenizer.to(device, None if kept else dtype)
+        return self
+
+    def noise_specs(self, method: str, rows: int, **options: Any) -> tuple[NoiseSpec, ...]:
+        """Name, kind and shape of the noise that a method draws for so many rows. Such arrays, recorded, can
+        be given as `noise=`; then both twins compute the same."""
+        return self._network.noise_specs(method, rows, **options)
+
+    def draw_noise(self, method: str, rows: int, *, seed: int = 0, **options: Any) -> dict[str, Array]:
+        """Noise of a method for `noise=`, drawn by numpy: the same in both twins."""
+        rng = np.random.default_rng(seed)
+        return {spec.name: _drawn(rng, spec) for spec in self.noise_specs(method, rows, **options)}
+
+    # For families.
+
+    @classmethod
+    def network_options(cls, hparams: Any) -> Any:
+        """Options without what only training needs beside the network."""
+        return hparams
+
+    @classmethod
+    def parameter_shapes(cls, hparams: Any) -> dict[str, tuple[int, ...]]:
+        """Canonical shape of every parameter of the network."""
+        raise NotImplementedError
+
+    @classmethod
+    def initial_weights(cls, hparams: Any, seed: int) -> dict[str, Array]:
+        """First values of every parameter."""
+        raise NotImplementedError
+
+    @classmethod
+    def usual(cls, given: Values) -> Values:
+        """Options of a new model that neither the schema nor `face.usual.SHARED` knows; `given` has what the
+        caller says, and what is shared."""
+        del given
+        return {}
+
+    @classmethod
+    def needs_tokenizer(cls, hparams: Any) -> bool:
+        """Whether pictures need a tokenizer beside the model."""
+        del hparams
+        return False
+
+    @property
+    def _names(self) -> tuple[str, ...]:
+        """Names of a training batch."""
+        return ("image", "label") if self.hparams.data.labels else ("image",)
+
+    def _checked(self, name: str, value: Any, *, padded: bool) -> Array:
+        """An entry of a training batch, checked; `padded` pictures have the data source's edge already."""
+        del padded
+        if name == "image":
+            return self._pictures(value)
+        raise NotImplementedError(name)
+
+    def _final_schedules(self) -> dict[str, float]:
+        """Values of the schedules at the end of training."""
+        return {}
+
+    def _pictures(self, given: Any, what: str = "pictures") -> Array:
+        return read_pictures(given, self.picture_shape, what=what)
+
+    def _checked_batch(self, given: Mapping[str, Any], *, padded: bool) -> dict[str, Any]:
+        check_names(given, self._names, "batch entry")
+        if not given:
+            raise UserError(f"the batch is empty: give {' and '.join(self._names)}")
+        rows = {}
+        for name, value in given.items():
+            rows[name] = value if is_traced(value) else self._checked(name, value, padded=padded)
+        check_lengths(rows)
+        return rows
+
+    def _schedules(self, given: Mapping[str, float] | None) -> dict[str, float]:
+        final = self._final_schedules()
+        check_names(given or {}, tuple(final), "schedule")
+        return final | {name: float(value) for name, value in (given or {}).items()}
+
+    def _run(
+        self,
+        method: str,
+        rows: Mapping[str, Array],
+        *,
+        noise: Any,
+        seed: int,
+        batch_size: int,
+        repeat: int = 0,
+        **arguments: Any,
+    ) -> dict[str, Array]:
+        """Run a method on rows, `batch_size` at once; repetition fills the last batch of several. Another
+        `repeat` draws other noise from the same seed."""
+        n, size = len(next(iter(rows.values()))), read_count(batch_size, "batch_size")
+        seed = read_count(seed, "seed", low=0)
+        specs = () if noise is None else self.noise_specs(method, n, **split_arguments(arguments)[0])
+        given = None if noise is None else checked_noise(noise, specs)
+        parts: list[dict[str, Array]] = []
+        for step, first in enumerate(range(0, n, size)):
+            chosen = (first + np.arange(size if n > size else n)) % n
+            chosen[n - first :] = chosen[0]
+            parts.append(
+                self._network.run(
+                    method,
+                    {name: array[chosen] for name, array in rows.items()},
+                    seed=seed,
+                    step=repeat * 2**16 + step,
+                    noise=None if given is None else {name: array[chosen] for name, array in given.items()},
+                    **arguments,
+                )
+            )
+        return {name: np.concatenate([part[name] for part in parts])[:n] for name in parts[0]}
+
+    def _no_options(self, call: str, options: Mapping[str, Any]) -> None:
+        check_names(options, (), f"{call}: option")
+
+    def _of_network(self, name: str) -> Any:
+        if not hasattr(self._network, name):
+            raise UserError(
+                f"a model of {self._network.name} has no {name}: its parameters are module.parameters()"
+            )
+        return getattr(self._network, name)
+
+    def _cannot(self, method: str) -> UserError:
+        return UserError(f"a model of family '{self.family}' cannot {method}: it has {', '.join(self.does)}")
+
+
+def precision_of(dtype: Any) -> str:
+    """A precision's name from any way to write it: 'bfloat16', torch.bfloat16, jnp.bfloat16, np.float64."""
+    name = dtype if isinstance(dtype, str) else getattr(dtype, "__name__", str(dtype))
+    name = name.rpartition(".")[2]
+    if name not in PRECISIONS:
+        raise UserError(
+            f"dtype '{name}' is unknown{did_you_mean(name, PRECISIONS)}: take {', '.join(PRECISIONS)}"
+        )
+    return name
+
+
+def checked_noise(given: Any, specs: Iterable[NoiseSpec]) -> dict[str, Array]:
+    """Recorded noise, whose names and shapes are those of `specs`."""
+    shapes = {spec.name: spec.shape for spec in specs}
+    if not isinstance(given, Mapping) or set(given) != set(shapes):
+        names = ", ".join(shapes) or "none"
+        has = ", ".join(map(str, given)) if isinstance(given, Mapping) else type(given).__name__
+        raise UserError(f"noise must have the arrays {names}; got {has}")
+    arrays = {name: to_array(array, f"noise '{name}' must be an array") for name, array in given.items()}
+    for name, shape in shapes.items():
+        if arrays[name].shape != shape:
+            raise UserError(f"noise '{name}' must be {shape}; got {arrays[name].shape}")
+    return arrays
+
+
+def _drawn(rng: np.random.Generator, spec: NoiseSpec) -> Array:
+    if spec.kind == "normal":
+        return rng.standard_normal(spec.shape, np.float32)
+    uniform = rng.uniform(spec.low, spec.high, spec.shape)
+    noise = -np.log(-np.log(uniform.clip(1e-20, 1 - 1e-7))) if spec.kind == "gumbel" else uniform
+    return np.asarray(noise, np.float32)
+
+
+def is_traced(value: Any) -> bool:
+    """Whether a value is an argument of a JAX function that is being transformed: it has no numbers yet."""
+    return any(kind.__name__ == "Tracer" for kind in type(value).__mro__)
+
+
+def face_of(family: str) -> type[Model]:
+    """The class of a family's models: `FACE` of `dioscuri/families/<family>/face.py`."""
+    face: type[Model] = family_part(family, "face").FACE
+    return face
+
+
+def open_network(twin: str, hparams: Any, weights: Mapping[str, Array], device: Any = None) -> Network:
+    """The network of a twin."""
+    state = random.getstate()
+    module: Any = import_module(f"{twin}_impl.inference")
+    random.setstate(state)  # importing flax draws from it
+    network: Network = module.Network(hparams, weights, device)
+    return network

@@ -1,0 +1,49 @@
+"""The seam between a model of the public face and its twin: `<twin>/inference.py` has a class `Network`."""
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from dioscuri.engine import Array
+
+PRECISIONS = ("float32", "bfloat16", "float64")
+"""Arithmetic that networks know, by the names that `train.precision` has."""
+
+
+class Network(Protocol):
+    """A family's network on one device, with nothing that only training needs.
+
+    Batches and results are numpy arrays with the rows first, as `dioscuri.engine.Engine.run` has them.
+    """
+
+    name: str  # "torch" or "jax"
+    hparams: Any
+    module: Any
+
+    def __init__(self, hparams: Any, weights: Mapping[str, Array], device: Any = None) -> None:
+        """`weights` have canonical names; `hparams.train.precision` decides the arithmetic."""
+
+    @property
+    def device(self) -> Any:
+        """Where the weights lie."""
+
+    def run(
+        self,
+        method: str,
+        batch: Mapping[str, Any],
+        *,
+        seed: int = 0,
+        step: int = 0,
+        noise: Mapping[str, Any] | None = None,
+        **arguments: Any,
+    ) -> dict[str, Array]:
+        """Run a method of the family without gradients. Noise follows from (seed, method, step), or is given
+        as arrays with the rows first."""
+
+    def noise_specs(self, method: str, rows: int, **options: Any) -> tuple[Any, ...]:
+        """Noise that a method takes, `dioscuri.plans.noise.NoiseSpec`."""
+
+    def loss(self, *given: Any, scalars: Mapping[str, float], noise: Any, tokenizer: "Network | None") -> Any:
+        """The training objective: of PyTorch `loss(batch)`, of JAX `loss(state, batch, key)`."""
+
+    def weights(self) -> dict[str, Array]:
+        """Parameters under canonical names and in canonical layouts, float32 or float64."""

@@ -1,0 +1,103 @@
+"""Options given as Python values, checked as those of a `.cfg`: name, type and range, in the same words."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+import numpy as np
+
+from dioscuri.errors import UserError, did_you_mean
+from dioscuri.hparams.reader import Setting
+from dioscuri.hparams.schema import names, typed
+from dioscuri.inputs import check_names
+
+OptionsT = TypeVar("OptionsT")
+
+
+def with_options(
+    options: OptionsT, given: Mapping[str, Any], allowed: Sequence[str], call: str, section: str = "synthesis"
+) -> OptionsT:
+    """A section's options with those given to a call instead; `options` stay as they are.
+
+    A `UserError` names the call and the option that is unknown, of the wrong type, out of range, or does not
+    fit the others.
+    """
+    check_names(given, allowed, f"{call}: option")
+    hints = get_type_hints(type(options))
+    declared = {field.name: field for field in fields(options)}  # type: ignore[arg-type]
+    values = {
+        name: typed(setting(section, name, value, call), declared[name], hints[name])
+        for name, value in given.items()
+    }
+    try:
+        return replace(options, **values)  # type: ignore[type-var]
+    except UserError as error:
+        raise UserError(f"{call}: {error}") from error
+
+
+def setting(section: str, option: str, value: Any, source: str) -> Setting:
+    """The setting that a `.cfg` would give an option for this value; relative paths start here."""
+    where = f"{source}: [{section}] {option}"
+    text = str(value) if option == "name" else repr(_plain(value, where))
+    return Setting(section, option, text, source, Path.cwd())
+
+
+def settings_of(sections: Mapping[str, Any], given: Mapping[str, Any], source: str) -> list[Setting]:
+    """Settings of keywords: `option=`, `section__option=` where several sections have the option, or
+    `section={option: value}`. `sections` maps a section's name to the dataclass of its options."""
+    found: list[Setting] = []
+    known = {
+        section: {name for declared in fields(kind) for name in names(declared)}
+        for section, kind in sections.items()
+    }
+    for keyword, value in given.items():
+        section, joined, option = keyword.partition("__")
+        if keyword in known and isinstance(value, Mapping):
+            found += [_checked(known, keyword, name, item, source) for name, item in value.items()]
+        elif joined and section in known:
+            found.append(_checked(known, section, option, value, source))
+        else:
+            found.append(setting(_place(known, keyword, source), keyword, value, source))
+    return found
+
+
+def _checked(known: Mapping[str, set[str]], section: str, option: str, value: Any, source: str) -> Setting:
+    if option not in known[section]:
+        hint = did_you_mean(str(option), sorted(known[section]))
+        raise UserError(f"{source}: [{section}] {option} is unknown{hint}")
+    return setting(section, option, value, source)
+
+
+def _place(known: Mapping[str, set[str]], option: str, source: str) -> str:
+    """The one section that has an option."""
+    places = [section for section, options in known.items() if option in options]
+    if not places:
+        hint = did_you_mean(option, sorted(set().union(*known.values())))
+        raise UserError(f"{source}: option '{option}' is unknown{hint}")
+    if len(places) > 1:
+        words = " or ".join(f"{section}__{option}" for section in places)
+        raise UserError(f"{source}: option '{option}' is in several sections: write {words}")
+    return places[0]
+
+
+def _plain(value: Any, where: str) -> Any:
+    """A value as a `.cfg` can have it: numbers, truth values, texts, None, and lists of these."""
+    if isinstance(value, np.generic | np.ndarray):
+        value = value.tolist()
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, list | tuple):
+        return [_plain(item, where) for item in value]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise UserError(f"{where} cannot be a {type(value).__name__}: give a number, a text, or a list of these")
+
+
+def sampling_names(*kinds: Any) -> tuple[str, ...]:
+    """Names of all options of these dataclasses."""
+    return tuple(dict.fromkeys(_flat(fields(kind) for kind in kinds)))
+
+
+def _flat(groups: Iterable[Iterable[Any]]) -> Iterable[str]:
+    return (declared.name for group in groups for declared in group)

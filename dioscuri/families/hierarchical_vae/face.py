@@ -1,0 +1,39 @@
+"""Hierarchical VAEs (Efficient-VDVAE, Hazami et al. 2022) of the public face."""
+
+from typing import Any
+
+from dioscuri.engine import Array
+from dioscuri.face.usual import Values, halvings
+from dioscuri.families.hierarchical_vae.initialisation import initial_parameters, parameter_table
+from dioscuri.families.hierarchical_vae.plan import HierarchicalVAEPlan, make_plan
+from dioscuri.families.hierarchical_vae.usual import usual_options
+from dioscuri.families.latent_models.face import LatentModel
+
+
+class HierarchicalVAEModel(LatentModel):
+    """A hierarchical VAE; see `LatentModel`."""
+
+    @property
+    def plan(self) -> HierarchicalVAEPlan:
+        """Every layer."""
+        return make_plan(self.hparams)
+
+    @classmethod
+    def parameter_shapes(cls, hparams: Any) -> dict[str, tuple[int, ...]]:
+        """Canonical shape of every parameter."""
+        return {name: parameter.shape for name, parameter in parameter_table(make_plan(hparams)).items()}
+
+    @classmethod
+    def initial_weights(cls, hparams: Any, seed: int) -> dict[str, Array]:
+        """First values of every parameter."""
+        return initial_parameters(hparams, make_plan(hparams), seed)
+
+    @classmethod
+    def usual(cls, given: Values) -> Values:
+        """Levels that halve the pictures down to one pixel, or as far as they can be halved, of 64 channels
+        and 8 latent ones; the loss and optimiser of Efficient-VDVAE."""
+        n = max(1, halvings(int(given["data"]["target_res"]), 10))
+        return usual_options(n, halves=int(given["data"]["target_res"]) % 2 == 0)
+
+
+FACE = HierarchicalVAEModel

@@ -1,0 +1,265 @@
+"""Models with groups of latents, of the public face: hierarchical VAEs."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import log
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from dioscuri import schedules
+from dioscuri.engine import Array
+from dioscuri.errors import UserError
+from dioscuri.face.model import BATCH_SIZE, Model
+from dioscuri.face.options import with_options
+from dioscuri.families.latent_models.bounds import importance_bound
+from dioscuri.families.latent_models.plan import LatentPlan, level_temperatures
+from dioscuri.inputs import check_names, read_count, read_pictures, to_array
+
+_READING = ("output", "output_temperature")
+"""Options that say how the output layer is read."""
+
+
+@dataclass(frozen=True)
+class Bound:
+    """Terms of the evidence lower bound of N pictures, all in nats a picture.
+
+    `elbo` (N,) = -(reconstruction + kl.sum(1)) is at most log p(x); `importance` (N,), the bound of several
+    draws (Burda et al. 2016), lies between the two. `reconstruction` (N,) is -log p(x | z), `kl` (N, levels)
+    the divergence of every top-down level, coarsest first. `dims` is the number of values of a picture.
+    """
+
+    elbo: Array
+    reconstruction: Array
+    kl: Array
+    importance: Array
+    dims: int
+
+    @property
+    def bits_per_dim(self) -> float:
+        """Mean of -elbo in bits a value of the picture."""
+        return float(-self.elbo.mean()) / (log(2) * self.dims)
+
+
+class LatentModel(Model):
+    """A VAE with a hierarchy of latents: `encode`, `decode`, `generate`, `reconstruct`, `bound`,
+    `interpolate`.
+
+    Options of a call are `temperature`, a number, one a level or one a latent group, and how the output layer
+    is read: `output`, 'sample' or 'mean', and `output_temperature`.
+    """
+
+    does = ("encode", "decode", "generate", "reconstruct", "bound", "interpolate")
+
+    @property
+    def plan(self) -> LatentPlan:
+        """Latent groups and output layer."""
+        raise NotImplementedError
+
+    @property
+    def picture_shape(self) -> tuple[int, ...]:
+        """(H, W, C) of pictures without padding; (L, C) of sounds and (T, H, W, C) of clips."""
+        return self.plan.image_shape
+
+    def encode(
+        self, pictures: Any, *, seed: int = 0, noise: Any = None, batch_size: int = BATCH_SIZE
+    ) -> dict[str, Array]:
+        """The posterior of every latent group l: `mean.<l>`, `std.<l>`, and a draw of it, `z.<l>`, each
+        (N, h, w, Z)."""
+        rows = {"image": self._padded(self._pictures(pictures))}
+        return self._run("encode", rows, noise=noise, seed=seed, batch_size=batch_size)
+
+    def decode(
+        self,
+        codes: Any,
+        *,
+        temperature: Any = 1.0,
+        seed: int = 0,
+        noise: Any = None,
+        batch_size: int = BATCH_SIZE,
+        **options: Any,
+    ) -> Array:
+        """Pictures of latents `z.<l>` (N, h, w, Z); groups that are missing are drawn from the prior."""
+        rows, masks = self._latents(codes)
+        arguments = self._reading(options, "decode") | {"temperatures": self._temperatures(temperature)}
+        return self._run(
+            "decode", rows, noise=noise, seed=seed, batch_size=batch_size, masks=masks, **arguments
+        )["image"]
+
+    def generate(
+        self,
+        n: int | None = None,
+        *,
+        temperature: Any = 1.0,
+        seed: int = 0,
+        noise: Any = None,
+        batch_size: int = BATCH_SIZE,
+        **options: Any,
+    ) -> Array:
+        """n new pictures (16 unless it is given) from the prior, uint8 (n, H, W, C)."""
+        rows = {"index": np.arange(16 if n is None else read_count(n, "n"))}
+        arguments = self._reading(options, "generate") | {"temperatures": self._temperatures(temperature)}
+        return self._run("generate", rows, noise=noise, seed=seed, batch_size=batch_size, **arguments)[
+            "image"
+        ]
+
+    def reconstruct(
+        self,
+        pictures: Any,
+        *,
+        seed: int = 0,
+        noise: Any = None,
+        batch_size: int = BATCH_SIZE,
+        **options: Any,
+    ) -> Array:
+        """Pictures through the posterior and back, uint8 (N, H, W, C)."""
+        rows = {"image": self._padded(self._pictures(pictures))}
+        arguments = self._reading(options, "reconstruct")
+        return self._run("reconstruct", rows, noise=noise, seed=seed, batch_size=batch_size, **arguments)[
+            "image"
+        ]
+
+    def bound(self, pictures: Any, *, samples: int = 1, seed: int = 0, batch_size: int = BATCH_SIZE) -> Bound:
+        """Terms of the evidence lower bound, means over so many draws of the posterior, and the
+        importance-weighted bound of these draws."""
+        rows = {"image": self._padded(self._pictures(pictures))}
+        reconstruction, kl, log_weights = [], [], []
+        for k in range(read_count(samples, "samples")):
+            terms = self._run("evaluate", rows, noise=None, seed=seed, batch_size=batch_size, repeat=k)
+            reconstruction.append(terms["reconstruction"].astype(np.float64))
+            kl.append(terms["kl"].astype(np.float64))
+            log_weights.append(-terms["reconstruction"] - terms["log_ratio"].sum(1))
+        mean_reconstruction, groups = np.mean(reconstruction, 0), np.mean(kl, 0)
+        return Bound(
+            elbo=-(mean_reconstruction + groups.sum(1)),
+            reconstruction=mean_reconstruction,
+            kl=self._by_level(groups),
+            importance=-importance_bound(log_weights),
+            dims=self.plan.image_dims,
+        )
+
+    def interpolate(
+        self,
+        a: Any,
+        b: Any,
+        n: int = 8,
+        *,
+        seed: int = 0,
+        batch_size: int = BATCH_SIZE,
+        **options: Any,
+    ) -> Array:
+        """n pictures on the straight way from the latents of a to those of b, ends included.
+
+        Of two pictures (H, W, C) the result is (n, H, W, C), of two batches (N, H, W, C) it is
+        (N, n, H, W, C).
+        """
+        (first, single), (last, _) = self._one_or_more(a, "a"), self._one_or_more(b, "b")
+        if len(first) != len(last):
+            raise UserError(f"a holds {len(first)} pictures and b {len(last)}: give as many")
+        steps, arguments = read_count(n, "n", low=2), {"output": "mean", **options}
+        z = {
+            name: (array, other)
+            for (name, array), other in zip(
+                self.encode(first, seed=seed, batch_size=batch_size).items(),
+                self.encode(last, seed=seed, batch_size=batch_size).values(),
+                strict=True,
+            )
+            if name.startswith("z.")
+        }
+        film = [
+            self.decode(
+                {name: (1 - t) * array + t * other for name, (array, other) in z.items()},
+                seed=seed,
+                batch_size=batch_size,
+                **arguments,
+            )
+            for t in np.linspace(0, 1, steps, dtype=np.float32)
+        ]
+        return np.stack(film, 1)[0] if single else np.stack(film, 1)
+
+    @property
+    def _names(self) -> tuple[str, ...]:
+        return ("image",)
+
+    def _checked(self, name: str, value: Any, *, padded: bool) -> Array:
+        del name
+        shape = getattr(value, "shape", ())
+        if padded and tuple(shape[1:]) == (*self.plan.extent, self.plan.channels):
+            return read_pictures(value, tuple(shape[1:]), dtype=self._dtype)
+        return self._padded(self._pictures(value))
+
+    def _final_schedules(self) -> dict[str, float]:
+        steps, loss = self.hparams.train.total_train_steps, self.hparams.loss
+        return {"beta": schedules.beta(steps, loss), "gamma": schedules.gamma(steps, loss)}
+
+    @property
+    def _dtype(self) -> type[np.unsignedinteger]:
+        return np.uint16 if self.hparams.data.depth > 8 else np.uint8
+
+    def _pictures(self, given: Any, what: str = "pictures") -> Array:
+        return read_pictures(given, self.picture_shape, what=what, dtype=self._dtype)
+
+    def _padded(self, pictures: Array) -> Array:
+        """With the edge of zeros that the model was trained with, and which outputs leave out."""
+        edge = (self.plan.crop, self.plan.crop)
+        around = [(0, 0), *[edge] * len(self.plan.extent), (0, 0)]
+        return np.pad(pictures, around) if self.plan.crop else pictures
+
+    def _one_or_more(self, given: Any, what: str) -> tuple[Array, bool]:
+        """Pictures (N, H, W, C), and whether a single one was given, without the axis N."""
+        single = tuple(getattr(given, "shape", ())) == self.picture_shape
+        if single:
+            given = to_array(given, f"{what} must be pictures")[None]
+        return self._pictures(given, what), single or isinstance(given, Image.Image)
+
+    def _reading(self, options: Mapping[str, Any], call: str) -> dict[str, Any]:
+        """How the output layer is read: the run's options with those of the call."""
+        chosen = with_options(self.hparams.synthesis, options, _READING, call)
+        return {"output": chosen.output, "output_temperature": chosen.output_temperature}
+
+    def _temperatures(self, given: Any) -> Array:
+        """One a latent group."""
+        values = given.tolist() if isinstance(given, np.ndarray) else given
+        numbers = values if isinstance(values, list | tuple) else [values]
+        plain = all(isinstance(value, int | float) and not isinstance(value, bool) for value in numbers)
+        if not plain or not np.isfinite(numbers).all() or min(numbers, default=-1) < 0:
+            raise UserError(
+                f"temperature must be a number of at least 0, one a level or one a group, not {given!r}"
+            )
+        setting = tuple(numbers) if isinstance(values, list | tuple) else float(numbers[0])
+        try:
+            return np.asarray(level_temperatures(self.plan, setting), np.float32)
+        except UserError as error:
+            raise UserError(str(error).replace("[synthesis] temperature_settings", "temperature")) from error
+
+    def _latents(self, codes: Any) -> tuple[dict[str, Array], Sequence[Array]]:
+        """`z.<l>` of all groups, zero where they are not given, and masks that say which are."""
+        names = [f"z.{group}" for group in range(len(self.plan.groups))]
+        if not isinstance(codes, Mapping):
+            raise UserError(
+                f"latents must be arrays by name, {names[0]} ... {names[-1]}, as encode gives them"
+            )
+        given = {name: value for name, value in codes.items() if not str(name).startswith(("mean.", "std."))}
+        check_names(given, names, "latents:")
+        if not given:
+            raise UserError(f"latents must hold at least one of {names[0]} ... {names[-1]}")
+        arrays = {
+            name: to_array(value, f"latents '{name}' must be an array") for name, value in given.items()
+        }
+        n, rows, masks = len(next(iter(arrays.values()))), {}, []
+        for group, name in enumerate(names):
+            shape = self.plan.latent_shape(group, n)
+            if name in arrays and arrays[name].shape != shape:
+                wanted = f"(N, {', '.join(map(str, shape[1:]))}), all of one N"
+                raise UserError(f"latents '{name}' must be {wanted}; got {arrays[name].shape}")
+            if name in arrays and not np.isfinite(arrays[name]).all():
+                raise UserError(f"latents '{name}' hold values that are not finite")
+            rows[name] = arrays[name].astype(np.float32) if name in arrays else np.zeros(shape, np.float32)
+            masks.append(np.full(shape[-1], name in arrays, np.float32))
+        return rows, masks
+
+    def _by_level(self, kl: Array) -> Array:
+        """(N, groups) -> (N, levels)."""
+        levels = np.array([block.level for block in self.plan.groups])
+        return np.stack([kl[:, levels == level].sum(1) for level in range(self.plan.n_levels)], 1)

@@ -1,0 +1,148 @@
+"""SUNDAE (Savinov et al. 2022) of the public face: tokens of pictures, grey levels, or text."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from dioscuri.data import characters
+from dioscuri.engine import Array
+from dioscuri.errors import UserError
+from dioscuri.face.model import BATCH_SIZE
+from dioscuri.face.options import sampling_names
+from dioscuri.face.usual import Values
+from dioscuri.families.sundae import plan as denoiser
+from dioscuri.families.sundae.denoising_options import Resampling
+from dioscuri.families.sundae.training import recorded_noise_specs
+from dioscuri.families.token_models.face import TokenModel, of_tokens
+from dioscuri.inputs import read_count, read_tokens, to_array
+from dioscuri.plans.noise import NoiseSpec
+from dioscuri.plans.parameters import shapes
+
+
+class SundaeModel(TokenModel):
+    """A SUNDAE; see `TokenModel`. One of text has texts, an array of str (N,), in the place of pictures."""
+
+    sampling_options = sampling_names(Resampling)
+
+    @property
+    def plan(self) -> denoiser.DenoiserPlan:
+        """Numbers that follow from options, grid and codebook."""
+        return denoiser.plan_of(self.hparams)
+
+    @property
+    def length(self) -> int:
+        """Tokens of an example."""
+        return int(self.plan.n_tokens)
+
+    def encode(
+        self, pictures: Any, *, seed: int = 0, noise: Any = None, batch_size: int = BATCH_SIZE
+    ) -> Array:
+        """Tokens int32 (N, h, w) of pictures, or (N, L) of texts of at most L characters."""
+        if self.grid:
+            return super().encode(pictures, seed=seed, noise=noise, batch_size=batch_size)
+        texts = [pictures] if isinstance(pictures, str) else list(pictures)
+        if not texts or not all(isinstance(text, str) for text in texts):
+            raise UserError("texts must be str or a list of them")
+        coded = [characters.encode(text.encode("ascii", "replace")) for text in texts]
+        long = next((i for i, tokens in enumerate(coded) if len(tokens) > self.length), None)
+        if long is not None:
+            raise UserError(
+                f"text {long} has {len(coded[long])} characters: the model takes {self.length}, shorten it"
+            )
+        return np.stack([np.pad(tokens, (0, self.length - len(tokens))) for tokens in coded]).astype(np.int32)
+
+    def decode(self, codes: Any, *, batch_size: int = BATCH_SIZE, **options: Any) -> Array:
+        """Pictures uint8 (N, H, W, C) of tokens, or texts (N,) of those of text."""
+        if self.grid:
+            return super().decode(codes, batch_size=batch_size, **options)
+        self._no_options("decode", options)
+        return np.array([characters.decode(tokens) for tokens in self._tokens(codes)])
+
+    def inpaint(self, pictures: Any, mask: Any, *, n: int | None = None, **options: Any) -> Array:
+        """Pictures whose tokens are drawn again where `mask` is True; of text the mask is bool (L,) or
+        (N, L), one a character."""
+        del n
+        if self.grid:
+            return super().inpaint(pictures, mask, **options)
+        return self._fill(pictures, mask, **options)
+
+    @classmethod
+    def network_options(cls, hparams: Any) -> Any:
+        """With tokens as examples where a tokenizer makes them."""
+        if not cls.needs_tokenizer(hparams):
+            return hparams
+        return replace(hparams, data=replace(hparams.data, dataset_source="tokens"))
+
+    @classmethod
+    def needs_tokenizer(cls, hparams: Any) -> bool:
+        """Text and grey levels need none."""
+        data = hparams.data
+        return bool(data.grid) and not (data.grid == data.target_res and data.channels == 1)
+
+    @classmethod
+    def parameter_shapes(cls, hparams: Any) -> dict[str, tuple[int, ...]]:
+        """Canonical shape of every parameter."""
+        return shapes(denoiser.parameter_table(denoiser.plan_of(hparams)))
+
+    @classmethod
+    def initial_weights(cls, hparams: Any, seed: int) -> dict[str, Array]:
+        """First values of every parameter."""
+        return denoiser.initial_parameters(denoiser.plan_of(hparams), seed)
+
+    @classmethod
+    def usual(cls, given: Values) -> Values:
+        """An hourglass that halves the grid once, where it can."""
+        tokens = of_tokens(given)
+        even = int(tokens["data"]["grid"]) % 2 == 0
+        depth = {"depth": (2, 10, 2), "shorten_factor": 4} if even else {"depth": 8}
+        model = given.get("model", {})
+        return tokens | {"model": {"dim": 512, **({} if "depth" in model else depth), **model}}
+
+    @property
+    def _makes_pictures(self) -> bool:
+        return bool(self.grid) and not self.needs_tokenizer(self.hparams)
+
+    def _recorded(self, sampling: Any, rows: int) -> tuple[NoiseSpec, ...]:
+        return recorded_noise_specs(sampling, self.plan, rows)
+
+    def _check_draws(self) -> None:
+        if self.grid:
+            super()._check_draws()
+
+    def _tokens(self, given: Any) -> Array:
+        grid = (self.grid, self.grid) if self.grid else (1, self.length)
+        return read_tokens(given, grid, self.codebook_size)
+
+    def _drawn(self, tokens: Array, decode: bool, batch_size: int) -> Array:
+        return super()._drawn(tokens, decode, batch_size) if self.grid or decode else tokens
+
+    def _fill(
+        self,
+        texts: Any,
+        mask: Any,
+        *,
+        seed: int = 0,
+        noise: Any = None,
+        decode: bool = True,
+        batch_size: int = BATCH_SIZE,
+        **options: Any,
+    ) -> Array:
+        sampling, tokens = self._sampling(options, "inpaint"), self.encode(texts)
+        wanted = f"mask must be bool ({self.length},) or (N, {self.length}), one a character"
+        unknown = np.atleast_2d(to_array(mask, wanted))
+        if (
+            unknown.dtype != bool
+            or unknown.shape[1:] != tokens.shape[1:]
+            or len(unknown) not in (1, len(tokens))
+        ):
+            raise UserError(f"{wanted}; got {unknown.dtype} {unknown.shape} for {len(tokens)} texts")
+        rows = {"tokens": tokens, "unknown": np.broadcast_to(unknown, tokens.shape)}
+        size = read_count(batch_size, "batch_size")
+        made = self._run("inpaint", rows, noise=noise, seed=seed, batch_size=size, sampling=sampling)[
+            "tokens"
+        ]
+        return self._drawn(made, decode, size)
+
+
+FACE = SundaeModel

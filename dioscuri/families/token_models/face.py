@@ -1,0 +1,241 @@
+"""Models of tokens of the public face: what MaskGIT and SUNDAE have in common."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+
+from dioscuri.engine import Array
+from dioscuri.errors import UserError
+from dioscuri.face.model import BATCH_SIZE, Model
+from dioscuri.face.options import with_options
+from dioscuri.face.usual import Values
+from dioscuri.inputs import read_classes, read_count, read_mask, read_tokens
+from dioscuri.plans.noise import NoiseSpec
+
+
+class TokenModel(Model):
+    """A model of the tokens of pictures, with a tokenizer beside: `generate`, `inpaint`, and the tokenizer's
+    `encode`, `decode` and `reconstruct`.
+
+    Options of a call are those of how the family samples, `model.sampling_options`; they hold for that call
+    alone.
+    """
+
+    does = ("generate", "inpaint", "encode", "decode", "reconstruct")
+    sampling_options: ClassVar[tuple[str, ...]] = ()
+    """Names of the options that `generate` and `inpaint` take."""
+
+    @property
+    def plan(self) -> Any:
+        """Numbers that follow from options, grid and codebook."""
+        raise NotImplementedError
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes; 0 where there are none."""
+        return int(self.hparams.model.num_classes)
+
+    @property
+    def grid(self) -> int:
+        """Side of the grid of tokens."""
+        return int(self.plan.grid)
+
+    @property
+    def codebook_size(self) -> int:
+        """Number of codes."""
+        return int(self.plan.codebook_size)
+
+    def encode(
+        self, pictures: Any, *, seed: int = 0, noise: Any = None, batch_size: int = BATCH_SIZE
+    ) -> Array:
+        """Tokens int32 (N, h, w) of pictures, by the tokenizer."""
+        if self._makes_pictures:
+            rows = {"image": self._pictures(pictures)}
+            tokens = self._run("encode", rows, noise=noise, seed=seed, batch_size=batch_size)["tokens"]
+            return tokens.reshape(-1, self.grid, self.grid)
+        tokens = self._codec().encode(pictures, seed=seed, noise=noise, batch_size=batch_size)
+        return np.asarray(tokens)
+
+    def decode(self, codes: Any, *, batch_size: int = BATCH_SIZE, **options: Any) -> Array:
+        """Pictures uint8 (N, H, W, C) of tokens (N, h, w) or (N, h * w), by the tokenizer."""
+        self._no_options("decode", options)
+        if self._makes_pictures:
+            rows = {"tokens": self._tokens(codes)}
+            return self._run("decode", rows, noise=None, seed=0, batch_size=batch_size)["image"]
+        return self._codec().decode(self._tokens(codes), batch_size=batch_size)
+
+    def reconstruct(self, pictures: Any, *, batch_size: int = BATCH_SIZE, **options: Any) -> Array:
+        """Pictures uint8 (N, H, W, C) through tokens and back: the best that the model can draw."""
+        self._no_options("reconstruct", options)
+        return self.decode(self.encode(pictures, batch_size=batch_size), batch_size=batch_size)
+
+    def generate(
+        self,
+        n: int | None = None,
+        *,
+        classes: Any = None,
+        texts: Any = None,
+        seed: int = 0,
+        noise: Any = None,
+        decode: bool = True,
+        batch_size: int = BATCH_SIZE,
+        **options: Any,
+    ) -> Array:
+        """New pictures uint8 (N, H, W, C), or with `decode=False` their tokens int32 (N, h, w).
+
+        n is the number of classes or texts given, or 16. `classes` holds one for each picture, or one for
+        all; without it all classes take turns. `texts` are encoded texts by name (`text`, `text_mask`,
+        `pooled`, `micro`), or a folder of them that `data_scripts/encode_text.py` has written.
+        """
+        sampling = self._sampling(options, "generate")
+        if decode:
+            self._check_draws()
+        rows = self._conditions(n, classes, texts)
+        made = self._run("generate", rows, noise=noise, seed=seed, batch_size=batch_size, sampling=sampling)[
+            "tokens"
+        ]
+        return self._drawn(made, decode, batch_size)
+
+    def inpaint(
+        self,
+        pictures: Any,
+        mask: Any,
+        *,
+        classes: Any = None,
+        texts: Any = None,
+        seed: int = 0,
+        noise: Any = None,
+        decode: bool = True,
+        batch_size: int = BATCH_SIZE,
+        **options: Any,
+    ) -> Array:
+        """Pictures whose tokens are drawn again where `mask` is True, the others kept.
+
+        The mask is in pixels: bool (H, W) for all pictures or (N, H, W), or a PIL image that is white there.
+        `classes` and `texts` as for `generate`; a model of classes needs them.
+        """
+        sampling = self._sampling(options, "inpaint")
+        tokens = self.encode(pictures, batch_size=batch_size)
+        n, size = len(tokens), self.picture_shape[:2]
+        if self.num_classes and classes is None:
+            raise UserError("inpaint needs classes: give one for each picture, or one for all")
+        unknown = read_mask(mask, (size[0], size[1]), (self.grid, self.grid), n)
+        rows = self._conditions(n, classes, texts) | {"tokens": tokens.reshape(n, -1), "unknown": unknown}
+        made = self._run("inpaint", rows, noise=noise, seed=seed, batch_size=batch_size, sampling=sampling)[
+            "tokens"
+        ]
+        return self._drawn(made, decode, batch_size)
+
+    def noise_specs(self, method: str, rows: int, **options: Any) -> tuple[NoiseSpec, ...]:
+        """Noise of all steps of sampling, (N, steps, ...); options are those of the call."""
+        if method not in ("generate", "inpaint"):
+            return super().noise_specs(method, rows, **options)
+        sampling = options.pop("sampling", None) or self._sampling(options, method)
+        return self._recorded(sampling, rows)
+
+    @classmethod
+    def needs_tokenizer(cls, hparams: Any) -> bool:
+        """Whether pictures need a tokenizer beside the model."""
+        del hparams
+        return True
+
+    def _recorded(self, sampling: Any, rows: int) -> tuple[NoiseSpec, ...]:
+        """Noise of a sampler, all steps recorded."""
+        raise NotImplementedError
+
+    def _check_sampling(self, sampling: Any, call: str) -> None:
+        """Raise a `UserError` where the options of a call do not fit the model."""
+
+    @property
+    def _makes_pictures(self) -> bool:
+        """Whether the network's own methods make pictures of tokens: they are grey levels."""
+        return False
+
+    @property
+    def _condition_names(self) -> Sequence[str]:
+        return tuple(self.plan.conditions)
+
+    @property
+    def _names(self) -> tuple[str, ...]:
+        return ("image", "tokens", *self._condition_names, *self._masks)
+
+    @property
+    def _masks(self) -> tuple[str, ...]:
+        return ("text_mask",) if "text" in self._condition_names else ()
+
+    def _checked(self, name: str, value: Any, *, padded: bool) -> Array:
+        del padded
+        if name == "tokens":
+            return self._tokens(value)
+        if name == "label":
+            return read_classes(value, self.num_classes, where=name)
+        if name == "image":
+            self._check_draws()
+            return self._pictures(value)
+        return self._text_rows({name: value})[name]
+
+    def _sampling(self, options: Mapping[str, Any], call: str) -> Any:
+        """The run's options of sampling with those of a call."""
+        chosen = with_options(self.hparams.synthesis, options, self.sampling_options, call)
+        self._check_sampling(chosen, call)
+        return chosen
+
+    def _conditions(self, n: int | None, classes: Any, texts: Any) -> dict[str, Array]:
+        """What is asked for, one row a picture."""
+        count = None if n is None else read_count(n, "n")
+        rows: dict[str, Array] = {}
+        if classes is not None:
+            rows["label"] = read_classes(classes, self.num_classes, n=count)
+            count = len(rows["label"])
+        if texts is not None or "text" in self._condition_names:
+            rows |= self._texts(texts, count)
+            count = len(rows["text"])
+        count = 16 if count is None else count
+        if self.num_classes and classes is None:
+            rows["label"] = (np.arange(count) % self.num_classes).astype(np.int32)
+        return rows or {"index": np.arange(count)}
+
+    def _texts(self, texts: Any, n: int | None) -> dict[str, Array]:
+        del texts, n
+        raise UserError(f"texts: this model of family '{self.family}' reads no text, leave it out")
+
+    def _text_rows(self, given: Mapping[str, Any]) -> dict[str, Array]:
+        raise UserError(f"this model of family '{self.family}' reads no text: leave out {', '.join(given)}")
+
+    def _drawn(self, tokens: Array, decode: bool, batch_size: int) -> Array:
+        if not decode:
+            return tokens.reshape(-1, self.grid, self.grid)
+        return self.decode(tokens, batch_size=batch_size)
+
+    def _tokens(self, given: Any) -> Array:
+        return read_tokens(given, (self.grid, self.grid), self.codebook_size)
+
+    def _check_draws(self) -> None:
+        if not self._makes_pictures:
+            self._codec()
+
+    def _codec(self) -> Model:
+        if self.tokenizer is None:
+            raise UserError(
+                "this model has no tokenizer, which makes pictures of its tokens: give it to load as "
+                "tokenizer=, a model or a folder, or ask for tokens with decode=False"
+            )
+        return self.tokenizer
+
+
+def of_tokens(given: Values) -> dict[str, Mapping[str, Any]]:
+    """Usual options of what a new model learns: 16x16 tokens of 1,024 codes, 16 pixels a token, unless a
+    tokenizer or the caller says otherwise."""
+    data, classes = given["data"], given.get("model", {}).get("num_classes", 0)
+    grid = data.get("grid", 16)
+    shape = {} if "grid" in data else {"target_res": 16 * grid}
+    tokens = {"dataset_source": "tokens", "grid": grid, "codebook_size": 1024, "labels": bool(classes)}
+    return {
+        "data": {**tokens, **shape, **_said(data, ("codebook_size",))},
+        "synthesis": {"synthesis_mode": "generation"},
+    }
+
+
+def _said(values: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    return {name: values[name] for name in names if name in values}

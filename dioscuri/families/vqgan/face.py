@@ -1,0 +1,105 @@
+"""Image tokenizers of the public face: pictures to tokens and back."""
+
+from dataclasses import replace
+from typing import Any
+
+from dioscuri.engine import Array
+from dioscuri.face.model import BATCH_SIZE, Model
+from dioscuri.face.usual import Values, halvings
+from dioscuri.families.vqgan import tables
+from dioscuri.families.vqgan import training as tokenizer_training
+from dioscuri.families.vqgan.options import Discriminator
+from dioscuri.families.vqgan.plan import TokenizerPlan, make_plan
+from dioscuri.inputs import read_tokens
+from dioscuri.plans.parameters import initial_values, shapes
+
+
+class TokenizerModel(Model):
+    """An image tokenizer (Esser et al. 2021): `encode`, `decode`, `reconstruct`."""
+
+    does = ("encode", "decode", "reconstruct")
+
+    @property
+    def plan(self) -> TokenizerPlan:
+        """The layers."""
+        return _plan(self.hparams)
+
+    @property
+    def grid(self) -> int:
+        """Side of the grid of tokens."""
+        return self.plan.grid
+
+    @property
+    def codebook_size(self) -> int:
+        """Number of codes."""
+        return self.plan.codebook_size
+
+    def encode(
+        self, pictures: Any, *, seed: int = 0, noise: Any = None, batch_size: int = BATCH_SIZE
+    ) -> Array:
+        """Tokens int32 (N, h, w) of pictures. Nothing is drawn: `seed` and `noise` change nothing."""
+        image = self._pictures(pictures)
+        return self._run("encode", {"image": image}, noise=noise, seed=seed, batch_size=batch_size)["tokens"]
+
+    def decode(self, codes: Any, *, batch_size: int = BATCH_SIZE, **options: Any) -> Array:
+        """Pictures uint8 (N, H, W, C) of tokens (N, h, w) or (N, h * w)."""
+        self._no_options("decode", options)
+        tokens = read_tokens(codes, (self.grid, self.grid), self.codebook_size)
+        rows = {"tokens": tokens.reshape(-1, self.grid, self.grid)}
+        return self._run("decode", rows, noise=None, seed=0, batch_size=batch_size)["image"]
+
+    def reconstruct(self, pictures: Any, *, batch_size: int = BATCH_SIZE, **options: Any) -> Array:
+        """Pictures uint8 (N, H, W, C) through tokens and back."""
+        self._no_options("reconstruct", options)
+        image = self._pictures(pictures)
+        return self._run("reconstruct", {"image": image}, noise=None, seed=0, batch_size=batch_size)["image"]
+
+    @classmethod
+    def network_options(cls, hparams: Any) -> Any:
+        """Without the discriminator, which only training needs."""
+        return replace(hparams, discriminator=Discriminator())
+
+    @classmethod
+    def parameter_shapes(cls, hparams: Any) -> dict[str, tuple[int, ...]]:
+        """Canonical shape of every parameter of encoder, quantiser and decoder."""
+        return shapes(tables.parameter_table(_plan(hparams)))
+
+    @classmethod
+    def initial_weights(cls, hparams: Any, seed: int) -> dict[str, Array]:
+        """First values of every parameter."""
+        return initial_values(tables.parameter_table(_plan(hparams)), seed)
+
+    @classmethod
+    def usual(cls, given: Values) -> Values:
+        """MaskGIT's tokenizer (Chang et al. 2022), with grids of 4 to 16 tokens a side."""
+        side = int(given["data"]["target_res"])
+        factors = (1, 2, 2, 4, 4)[: 1 + halvings(side, max(1, min(4, side.bit_length() - 4)))]
+        return {
+            "model": {
+                "architecture": "maskgit",
+                "hidden_channels": 64,
+                "channel_mult": factors,
+                "num_res_blocks": 2,
+                "z_channels": 64,
+                "embedding_dim": 64,
+                "num_embeddings": 1024,
+                **given.get("model", {}),
+            },
+            "synthesis": {"synthesis_mode": "reconstruction"},
+        }
+
+    @property
+    def _names(self) -> tuple[str, ...]:
+        return ("image",)
+
+    def _final_schedules(self) -> dict[str, float]:
+        steps = self.hparams.train.total_train_steps
+        temperature = tokenizer_training.gumbel_temperature(steps, self.hparams.model)
+        return {"adversarial": 0.0, "gumbel_temperature": temperature}
+
+
+def _plan(hparams: Any) -> TokenizerPlan:
+    return make_plan(hparams.model, hparams.data.target_res, hparams.data.channels)
+
+
+FACE = TokenizerModel

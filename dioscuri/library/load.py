@@ -1,0 +1,87 @@
+"""Open trained models in either twin."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from dioscuri.errors import UserError
+from dioscuri.face.model import Model, face_of, open_network, precision_of
+from dioscuri.library.sources import Source, open_source
+
+
+def load(
+    twin: str,
+    where: Path | str,
+    *,
+    weights: str = "average",
+    step: Any = "best",
+    device: Any = None,
+    dtype: Any = None,
+    tokenizer: Any = None,
+    revision: str | None = None,
+) -> Model:
+    """See `dioscuri.torch.load`."""
+    source = open_source(where, weights=weights, step=step, revision=revision)
+    beside = tokenizer_of(twin, source, tokenizer, device, str(where))
+    hparams = _in_precision(source.hparams, dtype)
+    network = open_network(twin, hparams, source.weights, device)
+    return face_of(hparams.run.family)(network, tokenizer=beside, origin=source.origin)
+
+
+def tokenizer_of(twin: str, source: Source, given: Any, device: Any, where: str) -> Model | None:
+    """The tokenizer beside a model: the one given, or that which the model brings along. It computes in
+    float32, or in float64 if it is a model that does."""
+    face, hparams = face_of(source.hparams.run.family), source.hparams
+    if not face.needs_tokenizer(hparams):
+        if given is not None:
+            raise UserError(f"{where}: a model of family '{hparams.run.family}' has no tokenizer beside it")
+        return None
+    if given is None and source.tokenizer is not None:
+        if not source.tokenizer.is_dir():
+            raise UserError(
+                f"{where}: its tokenizer {source.tokenizer} is not there: give it as tokenizer=, a model or "
+                "a folder"
+            )
+        given = source.tokenizer
+    if given is None:
+        return None
+    tokenizer = given if isinstance(given, Model) else _open_tokenizer(twin, given, device)
+    check_tokenizer(tokenizer, hparams, twin)
+    return tokenizer
+
+
+def _open_tokenizer(twin: str, given: Any, device: Any) -> Model:
+    opened = load(twin, given, device=device)
+    if opened.hparams.train.precision == "bfloat16":
+        opened.to(dtype="float32")
+    return opened
+
+
+def check_tokenizer(tokenizer: Any, hparams: Any, twin: str) -> None:
+    """Raise a `UserError` where a model makes no tokens, is of the other twin, or makes others than a model
+    of these options expects."""
+    sides = ("grid", "codebook_size")
+    if tokenizer.needs_tokenizer(tokenizer.hparams) or any(not hasattr(tokenizer, side) for side in sides):
+        raise UserError(f"tokenizer: a model of family '{tokenizer.family}' makes no tokens of pictures")
+    if tokenizer.twin != twin:
+        raise UserError(
+            f"tokenizer: it is a model of {tokenizer.twin}, this one of {twin}: give its folder instead"
+        )
+    data, has = hparams.data, tokenizer.hparams.data
+    for name, wanted, there in (
+        ("grid", data.grid, tokenizer.grid),
+        ("codebook_size", data.codebook_size, tokenizer.codebook_size),
+        ("target_res", data.target_res, has.target_res),
+        ("channels", data.channels, has.channels),
+    ):
+        if wanted != there:
+            raise UserError(
+                f"[data] {name} is {wanted}, but the tokenizer has {there}: set it to that, or choose "
+                "another tokenizer"
+            )
+
+
+def _in_precision(hparams: Any, dtype: Any) -> Any:
+    if dtype is None:
+        return hparams
+    return replace(hparams, train=replace(hparams.train, precision=precision_of(dtype)))

@@ -1,0 +1,133 @@
+"""Where trained models lie: runs of either twin, folders of models, the hub, and shipped names."""
+
+import re
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dioscuri.checkpoint import pretrained, store
+from dioscuri.checkpoint.compare import match
+from dioscuri.checkpoint.directory import RunDirectory
+from dioscuri.errors import UserError, did_you_mean
+from dioscuri.face.model import face_of
+from dioscuri.hparams.loading import assemble
+from dioscuri.hparams.reader import read
+from dioscuri.importers.open_model import open_published
+
+GROUPS = {"average": "ema", "raw": "model"}
+"""Groups of a checkpoint's tensors."""
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/\w[\w.-]*)+")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Options of a network and its weights under canonical names.
+
+    `tokenizer` is where the tokenizer lies that belongs to it, `origin` what names the run's checkpoint.
+    """
+
+    hparams: Any
+    weights: dict[str, np.ndarray]
+    tokenizer: Path | None = None
+    origin: dict[str, Any] = field(default_factory=dict)
+
+
+def open_source(
+    where: Path | str, *, weights: str = "average", step: Any = "best", revision: str | None = None
+) -> Source:
+    """Options and weights of a run, a saved or published folder, a model of the hub, or a shipped name."""
+    _check_choice(weights, step)
+    path = _existing(where)
+    if path is None:
+        return _published(str(where), revision)
+    if any(path.glob("hparams-*.cfg")):
+        return _of_run(path, weights, step)
+    if (path / pretrained.CONFIG).is_file():
+        return _published(path, revision)
+    raise UserError(f"{path} holds no model: neither hparams-<name>.cfg of a run nor {pretrained.CONFIG}")
+
+
+def shipped() -> dict[str, Path]:
+    """Folders of the weights that come with the package, by name."""
+    package = Path(__file__).resolve().parents[1]
+    roots = (package / "pretrained", package.parent / "pretrained")
+    folders = [path for root in roots if root.is_dir() for path in sorted(root.iterdir())]
+    return {path.name: path for path in folders if (path / pretrained.CONFIG).is_file()}
+
+
+def _existing(where: Any) -> Path | None:
+    """The folder on this machine, or None for a model of the hub."""
+    if not isinstance(where, Path | str):
+        kind = type(where).__name__
+        raise UserError(f"load takes a folder, a name of the hub or a shipped name, not a {kind}")
+    path, names = Path(where).expanduser(), shipped()
+    if path.is_dir():
+        return path
+    if path.is_file():
+        raise UserError(f"{path} is a file: give the folder that holds it beside its {pretrained.CONFIG}")
+    if str(where) in names:
+        return names[str(where)]
+    near = did_you_mean(str(where), names)
+    if not near and not path.name.startswith("logs-") and _HUB_ID.fullmatch(str(where)):
+        return None
+    known = f"shipped are {', '.join(names)}" if names else "no models are shipped"
+    raise UserError(f"there is no folder {where} and no shipped model of that name{near}; {known}")
+
+
+def _of_run(path: Path, weights: str, step: Any) -> Source:
+    copies = sorted(path.glob("hparams-*.cfg"))
+    if len(copies) > 1:
+        raise UserError(f"{path} holds {len(copies)} files hparams-<name>.cfg: give the folder of one run")
+    root = path.absolute().parent
+    hparams = assemble(read(copies[0]), (), root, root)
+    checkpoint, group = _checkpoint(path, step), GROUPS[weights]
+    origin = {
+        "sha256": checkpoint.info["files"][f"{group}.safetensors"]["sha256"],
+        "run": hparams.run.name,
+        "weights": group,
+        "step": checkpoint.step,
+    }
+    tokenizer = getattr(hparams.data, "tokenizer_path", "")
+    beside = Path(tokenizer) if tokenizer else None
+    return _source(hparams, checkpoint.state[group], checkpoint.path, beside, origin)
+
+
+def _checkpoint(path: Path, step: Any) -> store.Checkpoint:
+    """That of a step; the best one is that of the best validation, or the last where none was validated."""
+    root = RunDirectory(path).checkpoints
+    if not store.steps(root):
+        raise UserError(f"{path} holds no checkpoint: train the run first")
+    if step not in ("best", "last"):
+        return store.load(root, int(step))
+    newest = store.load(root)
+    best = newest.info["best_step"]
+    return newest if step == "last" or best in (None, newest.step) else store.load(root, int(best))
+
+
+def _published(where: Path | str, revision: str | None) -> Source:
+    opened = open_published(where, revision=revision or "main")
+    return _source(opened.hparams, opened.weights, where, opened.tokenizer, dict(opened.origin))
+
+
+def _source(
+    hparams: Any, arrays: Any, where: object, tokenizer: Path | None, origin: dict[str, Any]
+) -> Source:
+    """What the network alone needs of options and weights; these are checked."""
+    face = face_of(hparams.run.family)
+    network = face.network_options(hparams)
+    if hasattr(network.data, "tokenizer_path"):
+        network = replace(network, data=replace(network.data, tokenizer_path=""))
+    weights = {name: array for name, array in arrays.items() if not name.startswith("discriminator.")}
+    match(face.parameter_shapes(network), weights, "stored", where)
+    return Source(network, weights, tokenizer, origin)
+
+
+def _check_choice(weights: Any, step: Any) -> None:
+    if weights not in GROUPS:
+        raise UserError(f"weights must be {' or '.join(map(repr, GROUPS))}, not {weights!r}")
+    whole = isinstance(step, int) and not isinstance(step, bool) and step >= 0
+    if not whole and step not in ("best", "last"):
+        raise UserError(f"step must be 'best', 'last' or the number of a checkpoint, not {step!r}")

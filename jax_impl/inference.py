@@ -1,0 +1,253 @@
+"""Running a family's methods on a network, for the engine and for the models of the public face."""
+
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+
+from dioscuri.engine import Array
+from dioscuri.engine_support import mode, padded_rows, split_arguments
+from dioscuri.errors import UserError
+from dioscuri.plans.layout import check_shapes
+from dioscuri.plans.noise import NoiseSpec
+from jax_impl.devices import COMPUTE_DTYPES, Devices
+from jax_impl.families.methods import methods_of
+from jax_impl.noise import STREAMS, draw_from, draw_noise
+from jax_impl.optim.flat import canonical_name, memory_axes
+
+Arrays = Mapping[str, Array]
+
+
+class Runner:
+    """Runs methods: places rows, draws noise, compiles what it meets first, and brings the results to the
+    host. Noise and numbers are of `dtype`. `merge` makes the network of its weights, a tree."""
+
+    def __init__(
+        self, methods: Any, devices: Devices, dtype: Any, merge: Callable[[Any], nnx.Module]
+    ) -> None:
+        self.methods, self.devices, self.dtype, self.merge = methods, devices, dtype, merge
+        self.compiled: dict[Hashable, Any] = {}
+
+    def run(
+        self,
+        method: str,
+        weights: Any,
+        batch: Arrays,
+        frozen: Mapping[str, jax.Array],
+        *,
+        key: tuple[int, int],
+        noise: Arrays | None = None,
+        **arguments: Any,
+    ) -> dict[str, Array]:
+        """Run a method on the global batch, each device its rows; repetition fills batches.
+
+        Noise follows from the key (seed, step), or is given as arrays with the rows first.
+        """
+        function = mode(self.methods, method)
+        options, numbers = split_arguments(arguments)
+        n = len(next(iter(batch.values())))
+        rows, share = padded_rows(n, self.devices.device_count), self.devices.share
+        arrays = {name: self.devices.place(share(array[rows])) for name, array in batch.items()}
+        if noise is None:
+            drawn = self.noise(method, len(rows), key, **options)
+        else:
+            drawn = self.placed({name: share(np.asarray(array)[rows]) for name, array in noise.items()})
+
+        def run(weights: Any, arrays: Any, frozen: Any, drawn: Any, numbers: Any) -> dict[str, jax.Array]:
+            return function(self.merge(weights), arrays, drawn, frozen, **numbers, **options)  # type: ignore[no-any-return]
+
+        compiled = self.jit(run, (method, *options.items()), out_shardings=self.devices.sharded)
+        results = compiled(weights, arrays, frozen, drawn, self._arrays(numbers))
+        return {name: self.devices.to_numpy(value)[:n] for name, value in results.items()}
+
+    def noise(self, method: str, rows: int, key: tuple[int, int], **options: Any) -> dict[str, jax.Array]:
+        """What a method draws for so many rows of all processes."""
+        specs = tuple(self.methods.noise_specs(method, rows, **options))
+        if not specs:
+            return {}
+        shardings = {spec.name: self.devices.sharding(spec.kind != "generator") for spec in specs}
+        draw = self.jit(partial(draw_noise, specs, dtype=self.dtype), specs, out_shardings=shardings)
+        seed, step = key
+        return draw(tuple(np.uint32(part % 2**32) for part in (seed, STREAMS[method], step)))  # type: ignore[no-any-return]
+
+    def placed(self, arrays: Arrays) -> dict[str, jax.Array]:
+        """Arrays as numbers on the devices, their rows spread."""
+        return {name: self.devices.place(array, self.dtype) for name, array in arrays.items()}
+
+    def jit(self, function: Any, key: Hashable, **options: Any) -> Any:
+        """The compiled form of a function, made once."""
+        if key not in self.compiled:
+            self.compiled[key] = jax.jit(function, compiler_options=self.devices.compiler_options, **options)
+        return self.compiled[key]
+
+    def _arrays(self, numbers: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            name: [np.asarray(array) for array in value]
+            if isinstance(value, list)
+            else np.asarray(value, self.dtype)
+            for name, value in numbers.items()
+        }
+
+
+class Network:
+    """See `dioscuri.face.network.Network`."""
+
+    name = "jax"
+
+    def __init__(self, hparams: Any, weights: Arrays, device: Any = None) -> None:
+        self.hparams, self.precision = hparams, hparams.train.precision
+        chosen = open_device(device)
+        with self.arithmetic():
+            self.methods = methods_of(hparams)
+            dtype = np.float64 if self.precision == "float64" else np.float32
+            self.graph, params, self.rest = nnx.split(nnx.eval_shape(self.methods.build), nnx.Param, ...)
+            self.runner = Runner(
+                self.methods, Devices(Mesh(np.array([chosen]), ("data",)), 0, 1), dtype, self._merge
+            )
+            self.module: Any = self._merge(
+                _with_weights(params, weights, self.methods.parameter_shapes(), self.precision, chosen)
+            )
+            self.frozen = {
+                name: jax.device_put(np.asarray(array, dtype), chosen)
+                for name, array in self.methods.frozen().items()
+            }
+            self.buffers = {
+                name: jax.device_put(np.asarray(array, dtype), chosen)
+                for name, array in self.methods.initial_buffers(0).items()
+            }
+
+    @property
+    def device(self) -> jax.Device:
+        """Where the weights lie."""
+        return next(iter(jax.tree.leaves(self.state)[0].devices()))
+
+    @property
+    def state(self) -> nnx.State:
+        """The module's parameters."""
+        state: nnx.State = nnx.state(self.module, nnx.Param)
+        return state
+
+    @state.setter
+    def state(self, value: nnx.State) -> None:
+        nnx.update(self.module, value)
+
+    def run(
+        self,
+        method: str,
+        batch: Mapping[str, Any],
+        *,
+        seed: int = 0,
+        step: int = 0,
+        noise: Mapping[str, Any] | None = None,
+        **arguments: Any,
+    ) -> dict[str, Array]:
+        """Run a method of the family."""
+        with self.arithmetic():
+            return self.runner.run(
+                method, self.state, batch, self.frozen, key=(seed, step), noise=noise, **arguments
+            )
+
+    def noise_specs(self, method: str, rows: int, **options: Any) -> tuple[NoiseSpec, ...]:
+        """Noise that a method takes."""
+        return tuple(self.methods.noise_specs(method, rows, **options))
+
+    def loss(
+        self,
+        state: nnx.State,
+        batch: Mapping[str, Any],
+        key: jax.Array,
+        *,
+        scalars: Mapping[str, float],
+        noise: Mapping[str, Any] | None = None,
+        tokenizer: Any = None,
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """The family's training objective and metrics at the parameters `state`, a pure function; without
+        `noise` the key draws it."""
+        if self.buffers:
+            raise UserError(
+                "[model] quantizer keeps averages beside the parameters, which a pure loss cannot: train "
+                "with dioscuri.jax.train, or choose a quantizer without"
+            )
+        with self.arithmetic():
+            rows = {name: jnp.asarray(value) for name, value in batch.items()}
+            if tokenizer is not None:
+                rows = tokenizer.tokenised(rows)
+            if noise is None:
+                specs = self.methods.noise_specs("train_step", len(next(iter(rows.values()))))
+                drawn = draw_from(specs, key, self.runner.dtype)
+            else:
+                drawn = {name: jnp.asarray(array, self.runner.dtype) for name, array in noise.items()}
+            graph, _, rest = nnx.split(self.module, nnx.Param, ...)
+            loss, metrics, _ = self.methods.loss(
+                nnx.merge(graph, state, rest), rows, drawn, scalars, {}, self.frozen
+            )
+        return loss, metrics
+
+    def tokenised(self, rows: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        """Rows whose pictures are replaced by their tokens (B, L)."""
+        if "image" not in rows:
+            return dict(rows)
+        others = {name: value for name, value in rows.items() if name != "image"}
+        tokens = self.methods.encode(self.module, {"image": rows["image"]}, {}, self.frozen)["tokens"]
+        return others | {"tokens": jax.lax.stop_gradient(tokens.reshape(len(tokens), -1))}
+
+    def weights(self) -> dict[str, Array]:
+        """Parameters under canonical names and in canonical layouts, float32 or float64."""
+        wide = np.float64 if self.precision == "float64" else np.float32
+        shapes, arrays = self.methods.parameter_shapes(), {}
+        for path, leaf in nnx.to_flat_state(self.state):
+            name = canonical_name(path)
+            axes = memory_axes(str(path[-1]), len(shapes[name]))
+            array = np.asarray(leaf[...]).astype(wide)
+            stored = array.reshape([shapes[name][axis] for axis in axes])
+            arrays[name] = np.ascontiguousarray(stored.transpose(np.argsort(axes)))
+        return arrays
+
+    @contextmanager
+    def arithmetic(self) -> Iterator[None]:
+        """The precision of the options, here and now: no TF32, and float64 where it is asked for."""
+        with ExitStack() as stack:
+            if self.precision == "float32":
+                stack.enter_context(jax.default_matmul_precision("highest"))
+            if self.precision == "float64":
+                stack.enter_context(jax.enable_x64(True))
+            yield
+
+    def _merge(self, params: Any) -> nnx.Module:
+        module: nnx.Module = nnx.merge(self.graph, params, self.rest)
+        return module
+
+
+def open_device(device: Any) -> jax.Device:
+    """A device of JAX, its platform's name ('cpu', 'gpu', 'tpu', 'cuda:1') or None for JAX's default; a
+    `UserError` where it is not there."""
+    if isinstance(device, jax.Device):
+        return device
+    if device is None:
+        return jax.devices()[0]
+    platform, _, number = str(device).partition(":")
+    try:
+        return jax.devices(platform)[int(number or 0)]
+    except (RuntimeError, IndexError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"device {device!r} cannot be used: {reason}") from error
+
+
+def _with_weights(
+    params: nnx.State, weights: Arrays, shapes: Mapping[str, tuple[int, ...]], precision: str, device: Any
+) -> nnx.State:
+    """The tree of parameters with canonical tensors in it."""
+    check_shapes(weights, shapes)
+    dtype, leaves = COMPUTE_DTYPES[precision], []
+    for path, leaf in nnx.to_flat_state(params):
+        array = weights[canonical_name(path)]
+        array = array.transpose(memory_axes(str(path[-1]), array.ndim)).reshape(leaf.shape)
+        leaves.append(jax.device_put(jnp.asarray(array, dtype), device))
+    tree: nnx.State = jax.tree.unflatten(jax.tree.structure(params), leaves)
+    return tree

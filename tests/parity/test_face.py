@@ -1,0 +1,403 @@
+"""What a user does with trained models in Python: both twins open them, compute and refuse the same."""
+
+import subprocess
+import sys
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dioscuri import UserError
+from dioscuri.checkpoint import store
+from dioscuri.hparams import load as read_options
+from tests.support import faces
+from tests.support.faces import LEFT, PICTURES
+
+TWINS = ("torch", "jax")
+KINDS = ("vqgan", "maskgit", "sundae", "grey", "vae", "classifier")
+ROOT = Path(__file__).parents[2]
+
+
+def dio(twin):
+    return import_module(f"dioscuri.{twin}")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    return faces.runs(tmp_path_factory.mktemp("runs"))
+
+
+@pytest.fixture(scope="module")
+def model(runs):
+    """A model of a twin and kind, opened once."""
+    return cache(lambda twin, kind: dio(twin).load(runs[kind]))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_both_twins_open_a_run_and_hold_its_averaged_weights(runs, model, kind):
+    root = runs[kind] / "checkpoints"
+    stored = store.load(root, store.load(root).info["best_step"]).state["ema"]
+    for twin in TWINS:
+        found = model(twin, kind)._network.weights()
+        assert set(found) == {name for name in stored if not name.startswith("discriminator.")}
+        for name, array in found.items():
+            np.testing.assert_array_equal(array, stored[name], err_msg=f"{twin} {name}")
+
+
+@pytest.mark.parametrize("twin", TWINS)
+def test_raw_weights_and_any_step_can_be_chosen(runs, twin):
+    averaged = dio(twin).load(runs["vae"])._network.weights()
+    raw = dio(twin).load(runs["vae"], weights="raw", step="last")._network.weights()
+    for name, array in averaged.items():
+        np.testing.assert_array_equal(raw[name], array / 2)
+    dio(twin).load(runs["vae"], step=faces.STEP - 2)
+    with pytest.raises(UserError, match="no checkpoint of step 3"):
+        dio(twin).load(runs["vae"], step=3)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"weights": "ema"}, "weights must be 'average' or 'raw', not 'ema'"),
+        ({"step": "newest"}, "step must be 'best', 'last' or the number of a checkpoint, not 'newest'"),
+        ({"step": True}, "not True"),
+        ({"dtype": "float16"}, "dtype 'float16' is unknown"),
+        ({"dtype": "bfloat"}, r"did you mean 'bfloat16'\?"),
+        ({"device": "abacus"}, "device 'abacus' cannot be used"),
+        ({"tokenizer": "logs-none"}, "has no tokenizer beside it"),
+    ],
+)
+@pytest.mark.parametrize("twin", TWINS)
+def test_a_wrong_choice_is_one_line(runs, twin, options, says):
+    with pytest.raises(UserError, match=says) as refused:
+        dio(twin).load(runs["vae"], **options)
+    assert "\n" not in str(refused.value)
+
+
+def test_what_is_no_model_is_one_line(runs, tmp_path):
+    load = dio("torch").load
+    (tmp_path / "file").write_text("x")
+    for where, says in (
+        (tmp_path, "holds no model: neither hparams-<name>.cfg of a run nor config.json"),
+        (tmp_path / "file", "is a file"),
+        (tmp_path / "logs-none", "there is no folder .*logs-none and no shipped model"),
+        ("digits_vae_of_nobody", "there is no folder digits_vae_of_nobody"),
+        (3, "not a int"),
+    ):
+        with pytest.raises(UserError, match=says):
+            load(where)
+    empty = tmp_path / "logs-empty"
+    empty.mkdir()
+    (empty / "hparams-empty.cfg").write_text((runs["vae"] / "hparams-vae.cfg").read_text())
+    with pytest.raises(UserError, match="holds no checkpoint: train the run first"):
+        load(empty)
+
+
+def within_a_level(first, second):
+    assert first.dtype == second.dtype == np.uint8
+    assert abs(first.astype(int) - second).max() <= 1
+
+
+def test_a_tokenizer_has_the_same_tokens_and_pictures_in_both_twins(model):
+    tokens = {twin: model(twin, "vqgan").encode(PICTURES) for twin in TWINS}
+    assert tokens["torch"].shape == (5, 4, 4)
+    assert tokens["torch"].dtype == np.int32
+    assert len(np.unique(tokens["torch"])) > 4
+    np.testing.assert_array_equal(tokens["torch"], tokens["jax"])
+    within_a_level(*[model(twin, "vqgan").decode(tokens["torch"]) for twin in TWINS])
+    for given in (PICTURES / 255, [Image.fromarray(p[..., 0]) for p in PICTURES], PICTURES[..., 0]):
+        np.testing.assert_array_equal(model("torch", "vqgan").encode(given), tokens["torch"])
+
+
+CALLS = {
+    "maskgit": {"steps": 4, "guidance_scale": 2.0, "temperature": 1.0},
+    "sundae": {"steps": 4, "min_steps": 2},
+}
+HALTON = {"sampler": "halton", "steps": 3}
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"), [*CALLS.items(), ("maskgit", HALTON)], ids=lambda x: str(x)[:12]
+)
+def test_recorded_noise_gives_both_twins_the_same_samples(model, kind, options):
+    noise = model("torch", kind).draw_noise("generate", 3, seed=5, **options)
+    made = {}
+    for twin in TWINS:
+        call = {"classes": [3, 7, 1], "noise": noise, **options}
+        made[twin] = model(twin, kind).generate(decode=False, **call), model(twin, kind).generate(**call)
+    np.testing.assert_array_equal(made["torch"][0], made["jax"][0])
+    assert len(np.unique(made["torch"][0])) > 3
+    within_a_level(made["torch"][1], made["jax"][1])
+    filled = [
+        model(twin, kind).inpaint(PICTURES[:3], LEFT, classes=3, noise=noise, decode=False, **options)
+        for twin in TWINS
+    ]
+    np.testing.assert_array_equal(*filled)
+    known = model("torch", kind).encode(PICTURES[:3])
+    np.testing.assert_array_equal(filled[0][:, :, 2:], known[:, :, 2:])
+    assert (filled[0][:, :, :2] != known[:, :, :2]).any()
+
+
+def test_a_vae_computes_the_same_in_both_twins(model):
+    noise = model("torch", "vae").draw_noise("encode", 5, seed=1)
+    latents = [model(twin, "vae").encode(PICTURES, noise=noise) for twin in TWINS]
+    for name, array in latents[0].items():
+        np.testing.assert_allclose(latents[1][name], array, rtol=1e-4, atol=1e-4, err_msg=name)
+    noise = model("torch", "vae").draw_noise("generate", 3, seed=2, output="mean")
+    within_a_level(*[model(twin, "vae").generate(3, noise=noise, output="mean") for twin in TWINS])
+
+
+@pytest.mark.parametrize("twin", TWINS)
+def test_a_bound_is_made_of_its_terms(model, twin):
+    bound = model(twin, "vae").bound(PICTURES, samples=4)
+    np.testing.assert_allclose(bound.elbo, -(bound.reconstruction + bound.kl.sum(1)))
+    assert bound.kl.shape == (5, 2)
+    again = model(twin, "vae").bound(PICTURES, samples=4)
+    np.testing.assert_array_equal(bound.importance, again.importance)
+    one = model(twin, "vae").bound(PICTURES, samples=1)
+    assert (one.reconstruction != bound.reconstruction).all()
+    assert bound.bits_per_dim == pytest.approx(-bound.elbo.mean() / np.log(2) / 64)
+    # More draws tighten the bound of Burda et al. in the mean.
+    assert bound.importance.mean() > bound.elbo.mean()
+
+
+@pytest.mark.parametrize("twin", TWINS)
+def test_latents_that_are_missing_come_from_the_prior(model, twin):
+    vae = model(twin, "vae")
+    latents = {name: array for name, array in vae.encode(PICTURES).items() if name.startswith("z.")}
+    whole = vae.decode(latents, output="mean")
+    np.testing.assert_array_equal(whole, vae.decode(latents, output="mean", seed=9))
+    partial = {"z.0": latents["z.0"]}
+    drawn = [vae.decode(partial, output="mean", seed=seed) for seed in (0, 0, 1)]
+    np.testing.assert_array_equal(drawn[0], drawn[1])
+    assert (drawn[0] != drawn[2]).any()
+
+
+def test_interpolation_has_both_ends_and_changes_on_the_way(model):
+    vae = model("torch", "vae")
+    film = vae.interpolate(PICTURES[0], PICTURES[1], n=5, seed=1)
+    assert film.shape == (5, 8, 8, 1)
+    ends = vae.decode(
+        {name: array for name, array in vae.encode(PICTURES[:1], seed=1).items() if name[0] == "z"},
+        output="mean",
+    )
+    np.testing.assert_array_equal(film[:1], ends)
+    assert vae.interpolate(PICTURES[:2], PICTURES[2:4], n=3).shape == (2, 3, 8, 8, 1)
+
+
+def test_a_classifier_agrees_with_its_logits_in_both_twins(model):
+    made = [model(twin, "classifier").encode(PICTURES) for twin in TWINS]
+    np.testing.assert_allclose(made[0]["logits"], made[1]["logits"], rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(
+        model("torch", "classifier").classify(PICTURES), made[0]["logits"].argmax(-1)
+    )
+
+
+@pytest.mark.parametrize("twin", TWINS)
+def test_grey_levels_are_tokens_without_a_tokenizer(model, twin):
+    grey = model(twin, "grey")
+    tokens = grey.encode(PICTURES)
+    assert tokens.shape == (5, 8, 8)
+    assert abs(grey.decode(tokens).astype(int) - PICTURES).max() <= 255 // 15
+    assert grey.generate(2, steps=2).shape == (2, 8, 8, 1)
+
+
+@pytest.mark.parametrize(("twin", "kind"), [("torch", "maskgit"), ("jax", "maskgit"), ("torch", "sundae")])
+def test_options_of_a_call_hold_for_that_call_alone(runs, model, twin, kind):
+    call = {"classes": [3, 7], "seed": 2, "decode": False}
+    alone = dio(twin).load(runs[kind]).generate(**call)
+    used = model(twin, kind)
+    before = used.hparams
+    used.generate(**call, **CALLS[kind], top_k=1)
+    np.testing.assert_array_equal(used.generate(**call), alone)
+    assert used.hparams is before
+    assert (used.generate(**{**call, "seed": 3}) != alone).any()
+
+
+def test_many_pictures_go_through_in_batches(model):
+    tokenizer = model("torch", "vqgan")
+    np.testing.assert_array_equal(tokenizer.encode(PICTURES, batch_size=2), tokenizer.encode(PICTURES))
+    gen = model("torch", "maskgit")
+    assert gen.generate(5, batch_size=2).shape == (5, 8, 8, 1)
+    options = CALLS["maskgit"]
+    noise = gen.draw_noise("generate", 5, **options)
+    made = [gen.generate(5, noise=noise, batch_size=size, **options) for size in (2, 64)]
+    np.testing.assert_array_equal(*made)
+
+
+HOSTILE = [
+    ("vqgan", "encode", (PICTURES.astype(np.float32),), {}, "from 0 to .*; divide by 255"),
+    (
+        "vqgan",
+        "encode",
+        (PICTURES.repeat(3, -1),),
+        {},
+        r"uint8 \(N, 8, 8\[, 1\]\).* got uint8 \(5, 8, 8, 3\)",
+    ),
+    ("vqgan", "encode", ("cat.png",), {}, "got the text 'cat.png'"),
+    ("vqgan", "decode", (np.full((1, 4, 4), 4096),), {}, "from 0 to 15; got numbers from 4096 to 4096"),
+    ("vqgan", "decode", (np.zeros((1, 4, 4)),), {}, "got float64"),
+    (
+        "vqgan",
+        "decode",
+        (np.zeros((1, 4, 4), int),),
+        {"steps": 3},
+        "decode: option 'steps' is unknown; known: none",
+    ),
+    ("vqgan", "generate", (), {}, "a model of family 'vqgan' cannot generate: it has encode, decode"),
+    ("vqgan", "bound", (PICTURES,), {}, "cannot bound"),
+    ("maskgit", "generate", (), {"classes": [99]}, "holds 99: the model has 10 classes, counted from 0"),
+    ("maskgit", "generate", (), {"classes": [1.5]}, "classes must be whole numbers"),
+    ("maskgit", "generate", (3,), {"classes": [1, 2]}, "holds 2 classes for 3 pictures"),
+    ("maskgit", "generate", (0,), {}, "n must be a whole number of at least 1, not 0"),
+    ("maskgit", "generate", (1,), {"class": [1]}, r"generate: option 'class' is unknown"),
+    ("maskgit", "generate", (1,), {"guidence_scale": 1.0}, r"did you mean 'guidance_scale'\?"),
+    ("maskgit", "generate", (1,), {"steps": 0}, r"generate: \[synthesis\] steps must be at least 1, not 0"),
+    ("maskgit", "generate", (1,), {"steps": 2.5}, "steps must be a whole number, not 2.5"),
+    ("maskgit", "generate", (1,), {"temperature": "hot"}, "temperature must be a number or"),
+    (
+        "maskgit",
+        "generate",
+        (1,),
+        {"sampler": "halto"},
+        r"sampler cannot be 'halto' \(did you mean 'halton'\?\)",
+    ),
+    ("maskgit", "generate", (1,), {"steps": 3, "start_step": 3}, "start_step 3 must be below steps 3"),
+    ("maskgit", "generate", (1,), {"temperature": float("nan")}, "temperature must be"),
+    ("maskgit", "generate", (1,), {"texts": "a cat"}, "reads no text, leave it out"),
+    ("maskgit", "generate", (1,), {"seed": -1}, "seed must be a whole number of at least 0, not -1"),
+    ("maskgit", "generate", (1,), {"noise": {}}, "noise must have the arrays tokens, confidence; got "),
+    ("maskgit", "generate", (1,), {"batch_size": 0}, "batch_size must be a whole number of at least 1"),
+    ("maskgit", "inpaint", (PICTURES, LEFT), {}, "inpaint needs classes"),
+    ("maskgit", "inpaint", (PICTURES, ~LEFT & LEFT), {"classes": 1}, "nothing would be filled"),
+    ("maskgit", "inpaint", (PICTURES, LEFT[:4]), {"classes": 1}, "mask must be bool"),
+    ("maskgit", "inpaint", (PICTURES, LEFT.astype(int)), {"classes": 1}, "got int64 .* mask > 0"),
+    ("grey", "generate", (), {"classes": [1]}, "the model has no classes"),
+    ("vae", "generate", (), {"classes": [1]}, "generate: option 'classes' is unknown"),
+    ("vae", "generate", (2,), {"temperature": -1}, "temperature must be a number of at least 0"),
+    ("vae", "generate", (2,), {"temperature": [1, 1, 1, 1]}, "temperature: .* must be a number, 2 numbers"),
+    ("vae", "generate", (2,), {"output": "median"}, "output cannot be"),
+    ("vae", "decode", ({"z.9": PICTURES},), {}, r"latents: 'z.9' is unknown \(did you mean"),
+    ("vae", "decode", ({"z.0": PICTURES},), {}, r"latents 'z.0' must be \(N, 4, 4, 4\)"),
+    ("vae", "decode", (PICTURES,), {}, "latents must be arrays by name"),
+    ("vae", "bound", (PICTURES,), {"samples": 0}, "samples must be a whole number of at least 1"),
+    ("vae", "interpolate", (PICTURES[:2], PICTURES[:3]), {}, "a holds 2 pictures and b 3"),
+    ("vae", "interpolate", (PICTURES[0], PICTURES[1]), {"n": 1}, "n must be a whole number of at least 2"),
+    ("classifier", "classify", (PICTURES[:, :4],), {}, r"got uint8 \(5, 4, 8, 1\)"),
+]
+
+
+@pytest.mark.parametrize(("kind", "method", "given", "options", "says"), HOSTILE)
+@pytest.mark.parametrize("twin", TWINS)
+def test_a_wrong_input_is_refused_in_one_line(model, twin, kind, method, given, options, says):
+    with pytest.raises(UserError, match=says) as refused:
+        getattr(model(twin, kind), method)(*given, **options)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("twin", TWINS)
+def test_a_saved_model_opens_in_the_other_twin(model, tmp_path, twin, kind):
+    saved, other = model(twin, kind), TWINS[1 - TWINS.index(twin)]
+    saved.save(tmp_path / "mine")
+    opened = dio(other).load(tmp_path / "mine")
+    for name, array in saved._network.weights().items():
+        np.testing.assert_array_equal(opened._network.weights()[name], array)
+    assert opened.hparams.model == saved.hparams.model
+    assert (opened.tokenizer is None) == (saved.tokenizer is None)
+    if opened.tokenizer is not None:
+        np.testing.assert_array_equal(
+            opened.tokenizer._network.weights()["quantize.embedding.weight"],
+            saved.tokenizer._network.weights()["quantize.embedding.weight"],
+        )
+
+
+def test_a_model_without_its_tokenizer_says_so_where_pictures_are_wanted(runs, model, tmp_path):
+    text = (runs["maskgit"] / "hparams-maskgit.cfg").read_text()
+    alone = faces.write_run(tmp_path, "alone", text.replace("name = maskgit", "name = tiny").replace(
+        f"tokenizer_path = '{runs['vqgan']}'", ""))  # fmt: skip
+    load = dio("torch").load
+    assert load(alone).generate(2, decode=False).shape == (2, 4, 4)
+    with pytest.raises(
+        UserError, match="has no tokenizer, which makes pictures of its tokens: give it to load"
+    ):
+        load(alone).generate(2)
+    model("torch", "vqgan").save(tmp_path / "vq")
+    for tokenizer in (model("torch", "vqgan"), runs["vqgan"], tmp_path / "vq", str(tmp_path / "vq")):
+        assert load(alone, tokenizer=tokenizer).generate(2).shape == (2, 8, 8, 1)
+    with pytest.raises(UserError, match="makes no tokens of pictures"):
+        load(alone, tokenizer=runs["vae"])
+    with pytest.raises(UserError, match="it is a model of jax, this one of torch"):
+        load(alone, tokenizer=model("jax", "vqgan"))
+    larger = faces.tiny_maskgit.write_tokenizer(tmp_path / "larger", codes=32)
+    with pytest.raises(UserError, match="codebook_size is 16, but the tokenizer has 32"):
+        load(alone, tokenizer=larger)
+
+
+@pytest.mark.parametrize("twin", TWINS)
+def test_another_dtype_changes_the_arithmetic(runs, twin):
+    vq = dio(twin).load(runs["vqgan"], dtype="float64")
+    precise = vq._network.run("reconstruct", {"image": PICTURES})["reconstruction"]
+    assert precise.dtype == np.float64
+    coarse = vq.to(dtype="bfloat16")._network.run("reconstruct", {"image": PICTURES})["reconstruction"]
+    assert 1e-5 < abs(coarse - precise).max() < 0.05
+    assert vq.hparams.train.precision == "bfloat16"
+
+
+SETTINGS = {
+    "torch": "import torch; settings = lambda: (torch.get_default_dtype(), torch.get_num_threads(), "
+    "torch.backends.cuda.matmul.fp32_precision, torch.backends.cudnn.conv.fp32_precision, "
+    "torch.backends.cudnn.benchmark, torch.get_rng_state().tolist())",
+    "jax": "import jax; settings = lambda: {name: value for name, value in jax.config.values.items()}",
+}
+
+
+@pytest.mark.parametrize("twin", TWINS)
+def test_importing_and_using_changes_no_setting_and_loads_one_framework(runs, twin):
+    code = f"""
+import os, sys, random, warnings
+{SETTINGS[twin]}
+import numpy as np
+def everything():
+    states = random.getstate(), str(np.random.get_state())
+    return settings(), list(warnings.filters), dict(os.environ), states
+before = everything()
+import dioscuri
+from dioscuri import {twin} as dio
+model = dio.load({str(runs["vqgan"])!r})
+model.encode(np.zeros((1, 8, 8), np.uint8))
+assert everything() == before, "settings changed"
+model.to(dtype="float64").encode(np.zeros((1, 8, 8), np.uint8))
+assert everything() == before, "settings changed by float64"
+other = "jax" if {twin!r} == "torch" else "torch"
+assert other not in sys.modules, other
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_importing_the_package_loads_no_framework():
+    code = "import sys, dioscuri; print(*[n for n in ('torch', 'jax', 'flax', 'numpy') if n in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
+
+
+def test_a_missing_framework_is_named_with_the_command_that_installs_it(monkeypatch):
+    from dioscuri import twins
+
+    monkeypatch.setattr(twins, "find_spec", lambda _: None)
+    monkeypatch.delitem(sys.modules, "dioscuri.jax", raising=False)
+    with pytest.raises(UserError, match=r"dioscuri\[jax\]") as refused:
+        import_module("dioscuri.jax")
+    assert "\n" not in str(refused.value)
+
+
+def test_the_saved_tokenizer_is_known_by_the_checkpoint_that_it_is(runs, model, tmp_path):
+    model("torch", "vqgan").save(tmp_path / "vq")
+    opened = dio("torch").load(tmp_path / "vq")
+    assert opened._origin["step"] == 7
+    options = read_options(runs["vqgan"] / "hparams-tiny.cfg")
+    assert opened._origin["run"] == options.run.name

@@ -1,0 +1,224 @@
+"""Running a family's methods on a network, for the engine and for the models of the public face."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dioscuri.engine import Array
+from dioscuri.engine_support import mode, padded_rows, split_arguments
+from dioscuri.errors import UserError
+from dioscuri.plans.layout import check_shapes
+from dioscuri.plans.noise import NoiseSpec
+from torch_impl.devices import COMPUTE_DTYPES, Devices
+from torch_impl.families.methods import methods_of
+from torch_impl.noise import STREAMS, draw_noise
+
+Arrays = Mapping[str, Array]
+
+
+class Runner:
+    """Runs methods: places rows, draws noise, and brings the results to the host. Noise and numbers are of
+    `dtype`."""
+
+    def __init__(self, methods: Any, devices: Devices, dtype: torch.dtype) -> None:
+        self.methods, self.devices, self.dtype = methods, devices, dtype
+
+    @torch.no_grad()
+    def run(
+        self,
+        method: str,
+        model: Any,
+        batch: Arrays,
+        frozen: Mapping[str, Tensor],
+        *,
+        key: tuple[int, int],
+        noise: Arrays | None = None,
+        **arguments: Any,
+    ) -> dict[str, Array]:
+        """Run a method on the global batch, each process its rows; repetition fills batches.
+
+        Noise follows from the key (seed, step), or is given as arrays with the rows first.
+        """
+        function = mode(self.methods, method)
+        options, numbers = split_arguments(arguments)
+        n = len(next(iter(batch.values())))
+        rows, share = padded_rows(n, self.devices.device_count), self.devices.share
+        arrays = {name: self.devices.place(share(array[rows])) for name, array in batch.items()}
+        if noise is None:
+            drawn = self.noise(method, len(rows) // self.devices.process_count, key, **options)
+        else:
+            drawn = self.placed({name: share(np.asarray(array)[rows]) for name, array in noise.items()})
+        results = function(model, arrays, drawn, frozen, **self._tensors(numbers), **options)
+        return {name: self.devices.to_numpy(value)[:n] for name, value in results.items()}
+
+    def noise(self, method: str, rows: int, key: tuple[int, int], **options: Any) -> dict[str, Any]:
+        """What a method draws for so many rows of this process."""
+        specs, (seed, step) = self.methods.noise_specs(method, rows, **options), key
+        whole = (seed, STREAMS[method], step, self.devices.process_index)
+        return draw_noise(specs, whole, self.devices.device, self.dtype)
+
+    def placed(self, arrays: Arrays) -> dict[str, Tensor]:
+        """Arrays as numbers on the device."""
+        return {name: self.devices.place(array, self.dtype) for name, array in arrays.items()}
+
+    def _tensors(self, numbers: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            name: [self.devices.place(array) for array in value]
+            if isinstance(value, list)
+            else torch.as_tensor(value, dtype=self.dtype, device=self.devices.device)
+            for name, value in numbers.items()
+        }
+
+
+class Network:
+    """See `dioscuri.face.network.Network`."""
+
+    name = "torch"
+
+    def __init__(self, hparams: Any, weights: Arrays, device: Any = None) -> None:
+        precision = hparams.train.precision
+        self.hparams, self.methods = hparams, methods_of(hparams)
+        self._device = open_device(device, precision)
+        dtype = torch.float64 if precision == "float64" else torch.float32
+        # First values of built-in layers are drawn: the caller's random numbers stay as they are.
+        with torch.random.fork_rng(devices=[]):
+            module = self.methods.build()
+        check_shapes(weights, {name: tuple(p.shape) for name, p in module.named_parameters()})
+        with torch.no_grad():
+            for name, parameter in module.named_parameters():
+                parameter.copy_(torch.from_numpy(np.array(weights[name])))
+        self.module: Any = module.to(self._device, COMPUTE_DTYPES[precision])
+        self.runner = Runner(self.methods, Devices(self._device, 0, 1), dtype)
+        self.frozen = self.runner.placed(self.methods.frozen())
+        self.buffers = self.runner.placed(self.methods.initial_buffers(0))
+        self.settled = True
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights lie; the module may have been moved."""
+        return next(iter(self.module.parameters())).device
+
+    def run(
+        self,
+        method: str,
+        batch: Mapping[str, Any],
+        *,
+        seed: int = 0,
+        step: int = 0,
+        noise: Mapping[str, Any] | None = None,
+        **arguments: Any,
+    ) -> dict[str, Array]:
+        """Run a method of the family without gradients."""
+        self._follow()
+        self._overwrite()
+        with exact_float32():
+            return self.runner.run(
+                method, self.module, batch, self.frozen, key=(seed, step), noise=noise, **arguments
+            )
+
+    def noise_specs(self, method: str, rows: int, **options: Any) -> tuple[NoiseSpec, ...]:
+        """Noise that a method takes."""
+        return tuple(self.methods.noise_specs(method, rows, **options))
+
+    def loss(
+        self,
+        batch: Mapping[str, Any],
+        *,
+        scalars: Mapping[str, float],
+        noise: Mapping[str, Any] | None = None,
+        tokenizer: Any = None,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The family's training objective and metrics; without `noise` PyTorch's default generator draws it.
+
+        Tensors that a step changes without a gradient, such as averages of a codebook, are kept.
+        """
+        self._follow()
+        self._overwrite()
+        rows = {name: torch.as_tensor(value).to(self.device) for name, value in batch.items()}
+        if tokenizer is not None:
+            rows = tokenizer.tokenised(rows)
+        if noise is None:
+            seed = int(torch.randint(2**62, ()))
+            drawn = self.runner.noise("train_step", len(next(iter(rows.values()))), (seed, 0))
+        else:
+            drawn = self.runner.placed(noise)
+        loss, metrics, buffers = self.methods.loss(
+            self.module, rows, drawn, scalars, self.buffers, self.frozen
+        )
+        self.buffers = {name: value.detach() for name, value in buffers.items()}
+        self.settled = not buffers
+        return loss, {name: value.detach() for name, value in metrics.items()}
+
+    @torch.no_grad()
+    def tokenised(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Rows whose pictures are replaced by their tokens (B, L)."""
+        if "image" not in rows:
+            return dict(rows)
+        self._follow()
+        others = {name: value for name, value in rows.items() if name != "image"}
+        tokens = self.methods.encode(self.module, {"image": rows["image"]}, {}, self.frozen)["tokens"]
+        return others | {"tokens": tokens.flatten(1)}
+
+    @torch.no_grad()
+    def _overwrite(self) -> None:
+        """Set the parameters that follow from the buffers of the last loss."""
+        if not self.settled:
+            parameters = dict(self.module.named_parameters())
+            for name, value in self.methods.overwritten(self.buffers, parameters).items():
+                parameters[name].copy_(value)
+            self.settled = True
+
+    def weights(self) -> dict[str, Array]:
+        """Parameters under canonical names, float32 or float64."""
+        self._overwrite()
+        return {name: _to_numpy(parameter) for name, parameter in self.module.named_parameters()}
+
+    def _follow(self) -> None:
+        """Where the user has moved the module, the rest goes there too."""
+        if self.device != self.runner.devices.device:
+            self.runner.devices = Devices(self.device, 0, 1)
+            self.frozen = {name: tensor.to(self.device) for name, tensor in self.frozen.items()}
+            self.buffers = {name: tensor.to(self.device) for name, tensor in self.buffers.items()}
+
+
+def open_device(device: Any, precision: str) -> torch.device:
+    """A device by any of its names, None for PyTorch's default; a `UserError` where it is not there, or does
+    not know the precision."""
+    if device is None:
+        return torch.get_default_device()
+    try:
+        chosen = torch.device(device)
+        torch.empty(1, device=chosen)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"device {device!r} cannot be used: {reason}") from error
+    unsupported = chosen.type == "mps" and precision == "float64"
+    if chosen.type == "cuda" and precision == "bfloat16":
+        unsupported = not torch.cuda.is_bf16_supported()
+    if unsupported:
+        raise UserError(f"device {device!r} does not compute in {precision}: choose another dtype")
+    return chosen
+
+
+@contextmanager
+def exact_float32() -> Iterator[None]:
+    """float32 means float32 on GPUs (no TF32), here and now."""
+    if not torch.cuda.is_available():
+        yield
+        return
+    before = torch.backends.cuda.matmul.fp32_precision, torch.backends.cudnn.conv.fp32_precision
+    torch.backends.cuda.matmul.fp32_precision = torch.backends.cudnn.conv.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.fp32_precision, torch.backends.cudnn.conv.fp32_precision = before
+
+
+def _to_numpy(parameter: nn.Parameter) -> Array:
+    tensor = parameter.detach().cpu()
+    wide = tensor if tensor.dtype == torch.float64 else tensor.float()
+    return np.ascontiguousarray(wide.numpy())
