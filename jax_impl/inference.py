@@ -12,7 +12,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from dioscuri.engine import Array
-from dioscuri.engine_support import mode, padded_rows, split_arguments
+from dioscuri.engine_support import mode, padded_rows, split_arguments, step_numbers
 from dioscuri.errors import UserError
 from dioscuri.plans.layout import check_shapes
 from dioscuri.plans.noise import NoiseSpec
@@ -184,8 +184,10 @@ class Network:
             else:
                 drawn = {name: jnp.asarray(array, self.runner.dtype) for name, array in noise.items()}
             graph, _, rest = nnx.split(self.module, nnx.Param, ...)
+            numbers, switches = step_numbers(scalars, self.methods.switches, 0.0)
+            values = {name: np.asarray(value, self.runner.dtype) for name, value in numbers.items()}
             loss, metrics, _ = self.methods.loss(
-                nnx.merge(graph, state, rest), rows, drawn, scalars, {}, self.frozen
+                nnx.merge(graph, state, rest), rows, drawn, values | switches, {}, self.frozen
             )
         return loss, metrics
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dioscuri.engine import Array
-from dioscuri.engine_support import mode, padded_rows, split_arguments
+from dioscuri.engine_support import mode, padded_rows, split_arguments, step_numbers
 from dioscuri.errors import UserError
 from dioscuri.plans.layout import check_shapes
 from dioscuri.plans.noise import NoiseSpec
@@ -146,8 +146,13 @@ class Network:
             drawn = self.runner.noise("train_step", len(next(iter(rows.values()))), (seed, 0))
         else:
             drawn = self.runner.placed(noise)
+        numbers, switches = step_numbers(scalars, self.methods.switches, 0.0)
+        values = {
+            name: torch.tensor(value, dtype=self.runner.dtype, device=self.device)
+            for name, value in numbers.items()
+        }
         loss, metrics, buffers = self.methods.loss(
-            self.module, rows, drawn, scalars, self.buffers, self.frozen
+            self.module, rows, drawn, values | switches, self.buffers, self.frozen
         )
         self.buffers = {name: value.detach() for name, value in buffers.items()}
         self.settled = not buffers
@@ -221,4 +226,4 @@ def exact_float32() -> Iterator[None]:
 def _to_numpy(parameter: nn.Parameter) -> Array:
     tensor = parameter.detach().cpu()
     wide = tensor if tensor.dtype == torch.float64 else tensor.float()
-    return np.ascontiguousarray(wide.numpy())
+    return np.array(wide.numpy(), order="C")

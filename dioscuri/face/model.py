@@ -175,6 +175,9 @@ class Model:
             )
         arguments = list(given)
         arguments[place] = self._checked_batch(given[place], padded=True)
+        if noise is not None and not any(map(is_traced, noise.values())):
+            rows = len(next(iter(arguments[place].values())))
+            noise = checked_noise(noise, self.noise_specs("train_step", rows))
         tokenizer = None if self._tokenizer is None else self._tokenizer._network
         return self._network.loss(
             *arguments, scalars=self._schedules(schedules), noise=noise, tokenizer=tokenizer

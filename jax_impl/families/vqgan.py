@@ -129,7 +129,7 @@ class TokenizerMethods(FamilyMethods):
         state, norm = trainer.update(state, gradient, scalars, trained)
         state = trainer.keep_buffers(state, buffers)
         if state.buffers:
-            overwritten = self._overwritten(state.buffers, trainer.parameters_of(state))
+            overwritten = self.overwritten(state.buffers, trainer.parameters_of(state))
             state = trainer.overwrite(state, overwritten)
         return state, added(earlier, metrics), norm
 
@@ -142,7 +142,7 @@ class TokenizerMethods(FamilyMethods):
         """Canonical name of the codebook."""
         return tokenizers.codebook_name(self.plan)
 
-    def _overwritten(self, buffers: Arrays, parameters: Arrays) -> Result:
+    def overwritten(self, buffers: Arrays, parameters: Arrays) -> Result:
         """The codebook, where it follows from the quantiser's buffers or dead codes are revived, and the
         encoder's singular values."""
         name = self.codebook_name()

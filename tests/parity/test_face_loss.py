@@ -1,0 +1,175 @@
+"""Training loops of one's own: the face's loss is the engine's, and gradients of it train the model."""
+
+from importlib import import_module
+
+import jax
+import numpy as np
+import optax
+import pytest
+import torch
+
+from dioscuri import UserError
+from dioscuri.hparams import load
+from tests.support import faces, tiny, tiny_classifier, tiny_maskgit, tiny_sundae, tiny_vqgan
+from tests.support.faces import PICTURES
+
+TWINS = ("torch", "jax")
+LABELS = np.array([1, 0, 3, 9, 2], np.int32)
+TOKENS = np.random.default_rng(1).integers(0, 16, (5, 16)).astype(np.int32)
+CASES = {
+    "vae": (tiny.TINY, {"image": PICTURES}, {"beta": 0.5, "gamma": 1.0}),
+    "vqgan": (tiny_vqgan.TINY.replace("MODEL", tiny_vqgan.MODEL), {"image": PICTURES}, {"adversarial": 0.0}),
+    "maskgit": (tiny_maskgit.TINY, {"tokens": TOKENS, "label": LABELS}, {}),
+    "sundae": (tiny_sundae.text(), {"tokens": TOKENS, "label": LABELS}, {}),
+    "classifier": (tiny_classifier.DIGITS.read_text(), {"image": PICTURES, "label": LABELS}, {}),
+}
+
+
+def dio(twin):
+    return import_module(f"dioscuri.{twin}")
+
+
+def loss_of(model, batch, **options):
+    """(loss, metrics) as numbers, in either twin."""
+    state = () if model.twin == "torch" else (model.state,)
+    key = () if model.twin == "torch" else (jax.random.key(0),)
+    loss, metrics = model.loss(*state, batch, *key, **options)
+    loss = loss.detach() if model.twin == "torch" else loss
+    return float(loss), {name: np.asarray(value) for name, value in metrics.items()}
+
+
+@pytest.fixture(scope="module")
+def cfgs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cfgs")
+    for name, (text, _, _) in CASES.items():
+        (folder / f"{name}.cfg").write_text(text)
+    return {name: folder / f"{name}.cfg" for name in CASES}
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("twin", TWINS)
+def test_the_loss_is_that_of_the_trained_loop(cfgs, twin, case):
+    batch, schedules = CASES[case][1:]
+    hparams = load(cfgs[case])
+    model = dio(twin).new(cfgs[case], seed=hparams.run.seed)
+    noise = model.draw_noise("train_step", len(PICTURES), seed=3)
+    found, metrics = loss_of(model, batch, noise=noise, schedules=schedules)
+    engine = import_module(f"{twin}_impl.engine").Engine(hparams)
+    engine.initialise()
+    scalars = {"learning_rate": 1e-3, "ema_decay": 0.5, **schedules}
+    engine.train_step(batch, 0, scalars, noise)
+    expected = engine.fetch_metrics()
+    assert found == pytest.approx(expected["loss"], rel=1e-5)
+    for name, value in metrics.items():
+        if value.ndim == 0:
+            assert value == pytest.approx(expected[name], rel=1e-4, abs=1e-6), name
+
+
+def test_a_loop_in_torch_learns_a_batch(cfgs):
+    torch.manual_seed(0)
+    model = dio("torch").new(cfgs["maskgit"])
+    optimizer = torch.optim.AdamW(model.module.parameters(), lr=1e-2)
+    batch, losses = model.batch(tokens=TOKENS, classes=LABELS), []
+    for _ in range(30):
+        loss, _ = model.loss(batch)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert np.mean(losses[-5:]) < np.mean(losses[:5]) - 0.1
+
+
+def test_a_loop_in_jax_learns_a_batch(cfgs):
+    model = dio("jax").new(cfgs["maskgit"])
+    optimizer = optax.adamw(1e-2)
+    state, moments = model.state, optimizer.init(model.state)
+    gradient = jax.jit(jax.value_and_grad(model.loss, has_aux=True))
+    batch, losses = model.batch(tokens=TOKENS, classes=LABELS), []
+    for i in range(30):
+        (loss, _), grads = gradient(state, batch, jax.random.key(i))
+        updates, moments = optimizer.update(grads, moments, state)
+        state = optax.apply_updates(state, updates)
+        losses.append(float(loss))
+    assert np.mean(losses[-5:]) < np.mean(losses[:5]) - 0.1
+    before = model._network.weights()
+    model.state = state
+    assert any((before[name] != array).any() for name, array in model._network.weights().items())
+
+
+@pytest.mark.parametrize("twin", TWINS)
+def test_schedules_have_their_final_values_unless_they_are_given(cfgs, twin):
+    model, batch = dio(twin).new(cfgs["vae"]), {"image": PICTURES}
+    noise = model.draw_noise("train_step", len(PICTURES))
+    given = (None, {"beta": 1.0, "gamma": 0.0}, {"beta": 0.5})
+    none, end, half = (loss_of(model, batch, noise=noise, schedules=values)[0] for values in given)
+    assert none == end != half
+
+
+def test_pictures_are_tokens_to_a_model_with_a_tokenizer(tmp_path):
+    runs = faces.runs(tmp_path)
+    found = {}
+    for twin in TWINS:
+        model = dio(twin).load(runs["maskgit"])
+        tokens = model.encode(PICTURES)
+        noise = model.draw_noise("train_step", len(PICTURES))
+        batches = model.batch(PICTURES, classes=LABELS), model.batch(tokens=tokens, classes=LABELS)
+        losses = [loss_of(model, batch, noise=noise)[0] for batch in batches]
+        assert losses[0] == losses[1]
+        found[twin] = losses[0]
+    assert found["torch"] == pytest.approx(found["jax"], rel=1e-4)
+
+
+def test_noise_follows_from_torchs_generator_or_from_the_key(cfgs):
+    model, batch = dio("torch").new(cfgs["maskgit"]), {"tokens": TOKENS, "label": LABELS}
+    losses = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        losses.append(loss_of(model, batch)[0])
+    assert losses[0] == losses[1] != losses[2]
+    model = dio("jax").new(cfgs["maskgit"])
+    losses = [float(model.loss(model.state, batch, jax.random.key(seed))[0]) for seed in (0, 0, 1)]
+    assert losses[0] == losses[1] != losses[2]
+
+
+def test_averages_of_a_codebook_are_kept(tmp_path):
+    (tmp_path / "ema.cfg").write_text(
+        tiny_vqgan.TINY.replace("MODEL", tiny_vqgan.MODEL + "quantizer = 'ema'\n")
+    )
+    model = dio("torch").new(tmp_path / "ema.cfg")
+    before = model._network.weights()["quantize.embedding.weight"]
+    model.loss({"image": PICTURES})
+    assert (model._network.weights()["quantize.embedding.weight"] != before).any()
+    pure = dio("jax").new(tmp_path / "ema.cfg")
+    with pytest.raises(UserError, match="keeps averages beside the parameters"):
+        pure.loss(pure.state, {"image": PICTURES}, jax.random.key(0))
+
+
+@pytest.mark.parametrize(
+    ("batch", "says"),
+    [
+        ({"class": LABELS, "tokens": TOKENS}, "batch entry 'class' is unknown"),
+        ({"labels": LABELS, "tokens": TOKENS}, r"did you mean 'label'\?"),
+        ({"tokens": TOKENS + 4096, "label": LABELS}, "got numbers from"),
+        ({"tokens": TOKENS, "label": LABELS + 99}, "the model has 10 classes"),
+        ({"tokens": TOKENS[:3], "label": LABELS}, "tokens has 3, label has 5"),
+        ({"image": PICTURES, "label": LABELS}, "has no tokenizer"),
+        ({}, "the batch is empty: give"),
+        (TOKENS, "loss takes a batch by name, not a ndarray"),
+    ],
+)
+@pytest.mark.parametrize("twin", TWINS)
+def test_a_wrong_batch_is_one_line(cfgs, twin, batch, says):
+    model = dio(twin).new(cfgs["maskgit"])
+    with pytest.raises(UserError, match=says) as refused:
+        loss_of(model, batch)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_wrong_call_is_one_line(cfgs):
+    model = dio("torch").new(cfgs["vae"])
+    with pytest.raises(UserError, match=r"loss takes loss\(batch\), not 3 arguments"):
+        model.loss(None, {"image": PICTURES}, None)
+    with pytest.raises(UserError, match="schedule 'betta' is unknown"):
+        model.loss({"image": PICTURES}, schedules={"betta": 1.0})
+    with pytest.raises(UserError, match=r"noise must have the arrays posterior\.0"):
+        model.loss({"image": PICTURES}, noise={})
