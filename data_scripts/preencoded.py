@@ -20,9 +20,9 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from dioscuri.data.tar_files import Example, Member, examples
 from dioscuri.data.texts import TextWriter, read_null
 from dioscuri.data.tokens import TEXTS, TokenWriter
-from dioscuri.data.webdataset import Example, Member, examples
 from dioscuri.errors import UserError, run_command
 from dioscuri.families.vqgan.trained import named, open_tokenizer
 

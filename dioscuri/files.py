@@ -1,5 +1,6 @@
 """Files that are whole or absent: written beside, then renamed."""
 
+import hashlib
 import json
 import math
 import os
@@ -9,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from dioscuri.errors import UserError
+
+_SEAL = "sha256"
 
 
 @contextmanager
@@ -58,5 +61,37 @@ def read_json(path: Path, what: str) -> Any:
         return json.loads(path.read_text())
     except FileNotFoundError as error:
         raise UserError(f"{what}: {path} does not exist") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{what}: {path} is damaged ({error}): write it anew") from error
+
+
+def write_sealed_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write an object with a checksum of its content, `sha256`."""
+    write_json(path, sealed(value))
+
+
+def sealed(value: Mapping[str, Any]) -> dict[str, Any]:
+    """An object for JSON with a checksum of its content."""
+    return {**value, _SEAL: _checksum(value)}
+
+
+def read_sealed_json(path: Path, what: str) -> tuple[Any, bool]:
+    """What `write_sealed_json` wrote, without its checksum, and whether it has one; a `UserError` where it
+    does not match."""
+    value = read_json(path, what)
+    if not isinstance(value, dict) or _SEAL not in value:
+        return value, False
+    expected = value.pop(_SEAL)
+    if expected != _checksum(value):
+        raise UserError(f"{what}: {path} does not match its sha256, so it was changed: write it anew")
+    return value, True
+
+
+def file_sha256(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _checksum(value: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(finite(value), sort_keys=True).encode()).hexdigest()

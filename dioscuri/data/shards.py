@@ -2,8 +2,11 @@
 
 A folder holds `index.json` and, for every shard, `<array>-00000.npy` (N, ...) of each array and
 `keys-00000.json`, the stable names of its N examples. The index has `header`, what the arrays depend on;
-`shards`, the number of examples of each; and `complete`. Every file is written beside and renamed, and the
-index after every shard.
+`shards`, the number of examples of each; `files`, the SHA-256 of every file; `complete`; and a checksum of
+all that. Every file is written beside and renamed, and the index after every shard.
+
+Files are compared with their checksums when a folder is opened, or, where they have more than `_AT_ONCE`
+bytes, each when it is first read. Format 1, of version 0.1.0, has no checksums.
 """
 
 import json
@@ -14,23 +17,27 @@ from typing import Any
 
 import numpy as np
 
+from dioscuri.data.numpy_files import Damaged, read_npy
 from dioscuri.errors import UserError
-from dioscuri.files import read_json, replacing, write_json
+from dioscuri.files import file_sha256, read_json, read_sealed_json, replacing, write_json, write_sealed_json
 
 Array = np.ndarray
 Specs = Mapping[str, tuple[tuple[int, ...], str]]
 """Shape of an example's array and its dtype, by name."""
 
-FORMAT = 1
+FORMAT = 2
+FORMATS = (1, 2)
 INDEX = "index.json"
+DTYPES = ("bool", "uint8", "uint16", "uint32", "int32", "int64", "float16", "float32")
 SHARD_SIZE = 8192
 _OPEN_SHARDS = 512  # files mapped at once, below the usual limit of a process
+_AT_ONCE = 1 << 32
 _AGAIN = "remove the folder and write it anew"
 
 
 class ShardWriter:
     """Adds arrays to a folder in the order of their keys, after those that an earlier process left there
-    under the same header. `what` names the set in messages.
+    under the same header. `what` names the set in messages, `beside` further files that belong to it.
 
     `header` is JSON-like; the writer adds the number of examples, the size of a shard and the arrays. A
     `UserError` where the folder holds a set with another header.
@@ -45,12 +52,15 @@ class ShardWriter:
         *,
         what: str,
         shard_size: int = SHARD_SIZE,
+        beside: Sequence[str] = (),
     ) -> None:
-        self._folder, self._keys, self._what = folder, keys, what
+        self._folder, self._keys, self._what, self._beside = folder, keys, what, beside
         self._held: dict[str, list[Array]] = {name: [] for name in arrays}
         own = {"format": FORMAT, "n_examples": len(keys), "shard_size": shard_size, "arrays": arrays}
         self.header: dict[str, Any] = json.loads(json.dumps({**header, **own}))
-        self._shards: list[int] = self._found()
+        self._shards: list[int] = []
+        self._files: dict[str, str] = {}
+        self._go_on()
 
     @property
     def n_examples(self) -> int:
@@ -78,10 +88,10 @@ class ShardWriter:
     def _n_held(self) -> int:
         return sum(map(len, next(iter(self._held.values()))))
 
-    def _found(self) -> list[int]:
-        """Sizes of the shards that an earlier process left."""
+    def _go_on(self) -> None:
+        """Take over the whole shards that an earlier process left."""
         if not (self._folder / INDEX).exists():
-            return []
+            return
         index = _read_index(self._folder, self._what)
         if index["header"] != self.header:
             names = self.header | index["header"]
@@ -90,25 +100,15 @@ class ShardWriter:
                 f"{self._what} {self._folder} were made otherwise ({', '.join(differing)}): remove the "
                 "folder, or give another one"
             )
-        sizes: list[int] = []
         for number, size in enumerate(index["shards"]):
-            if not self._is_whole(number, size):
+            files = {path.name: index["files"].get(path.name) for path in self._paths(number)}
+            if any(not _matches(self._folder / name, digest) for name, digest in files.items()):
                 break
-            sizes.append(size)
-        return sizes
+            self._shards.append(size)
+            self._files |= files
 
-    def _is_whole(self, number: int, size: int) -> bool:
-        """Whether all files of a shard are there as they were written."""
-        if not _path(self._folder, "keys", number).exists():
-            return False
-        for name, (shape, dtype) in self.header["arrays"].items():
-            try:
-                array = np.load(_path(self._folder, name, number), mmap_mode="r", allow_pickle=False)
-            except (OSError, ValueError, EOFError):
-                return False
-            if array.shape != (size, *shape) or array.dtype != dtype:
-                return False
-        return True
+    def _paths(self, number: int) -> list[Path]:
+        return [_path(self._folder, name, number) for name in ("keys", *self.header["arrays"])]
 
     def _write(self, size: int) -> None:
         number, first = len(self._shards), self.n_examples
@@ -120,11 +120,13 @@ class ShardWriter:
                 np.save(file, held[:size].astype(dtype))
         write_json(_path(self._folder, "keys", number), list(self._keys[first : first + size]))
         self._shards.append(size)
+        self._files |= {path.name: file_sha256(path) for path in self._paths(number)}
         self._write_index(complete=False)
 
     def _write_index(self, *, complete: bool) -> None:
-        content = {"header": self.header, "complete": complete, "shards": self._shards}
-        write_json(self._folder / INDEX, content)
+        files = self._files | {name: file_sha256(self._folder / name) for name in self._beside}
+        content = {"header": self.header, "complete": complete, "shards": self._shards, "files": files}
+        write_sealed_json(self._folder / INDEX, content)
 
 
 class Shards:
@@ -137,15 +139,26 @@ class Shards:
         if not index["complete"] or sum(self.sizes) != self.header["n_examples"]:
             raise UserError(f"{what} {folder} are unfinished: run the same command again to go on")
         self.starts = np.cumsum([0, *self.sizes])
-        self.keys = Keys(folder, what, self.sizes)
+        self.seals = Seals(folder, what, index["files"])
+        self.keys = Keys(folder, what, self.sizes, self.seals)
         self._load = lru_cache(maxsize=_OPEN_SHARDS)(self._load_array)
         # All now: what is damaged is told before anything is begun.
+        n_bytes = 0
         for name in self.header["arrays"]:
             for number in range(len(self.sizes)):
-                self._load(name, number)
+                n_bytes += self._load(name, number).nbytes
+        if n_bytes <= _AT_ONCE:
+            self.seals.check_all()
 
     def __len__(self) -> int:
         return int(self.starts[-1])
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know."""
+        if self.header["format"] == FORMAT:
+            return ()
+        return (f"{self.folder}: written without checksums by an older version; damage would not show",)
 
     def read(self, name: str, indices: Array) -> Array:
         """Rows of an array at `indices` (B,) as a new array (B, ...)."""
@@ -154,18 +167,18 @@ class Shards:
         shard = np.searchsorted(self.starts, indices, side="right") - 1
         for number in np.unique(shard):
             here = shard == number
-            rows[here] = self._load(name, int(number))[indices[here] - self.starts[number]]
+            array = self._load(name, int(number))
+            self.seals.check(_path(self.folder, name, int(number)).name)
+            rows[here] = array[indices[here] - self.starts[number]]
         return rows
 
     def _load_array(self, name: str, number: int) -> Array:
         path, (shape, dtype) = _path(self.folder, name, number), self.header["arrays"][name]
         expected = (self.sizes[number], *shape)
         try:
-            array = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
+            array = read_npy(path)
+        except Damaged as error:
             raise UserError(f"{self.what} {path} cannot be read ({error}): {_AGAIN}") from error
-        if not isinstance(array, np.ndarray):
-            raise UserError(f"{self.what} {path} are no .npy file: {_AGAIN}")
         if array.dtype != dtype or array.shape != expected:
             raise UserError(
                 f"{self.what} {path} are {array.dtype} {array.shape}, not {dtype} {expected}: {_AGAIN}"
@@ -173,12 +186,37 @@ class Shards:
         return array
 
 
+class Seals:
+    """Checksums of a folder's files, each compared once."""
+
+    def __init__(self, folder: Path, what: str, digests: Mapping[str, str]) -> None:
+        self.folder, self.what, self.digests = folder, what, digests
+        self._unchecked = set(digests)
+
+    def check(self, name: str) -> None:
+        """Raise a `UserError` where a file is not what was written."""
+        if name in self._unchecked:
+            if not _matches(self.folder / name, self.digests[name]):
+                raise UserError(f"{self.what} {self.folder / name} do not match their sha256: {_AGAIN}")
+            self._unchecked.discard(name)
+
+    def check_all(self) -> None:
+        """Check every file."""
+        for name in sorted(self.digests):
+            self.check(name)
+
+
 class Keys(Sequence[str]):
     """Stable names of the examples, read shard by shard when asked for."""
 
-    def __init__(self, folder: Path, what: str, sizes: Sequence[int]) -> None:
+    def __init__(self, folder: Path, what: str, sizes: Sequence[int], seals: Seals) -> None:
         self.starts = np.cumsum([0, *sizes])
-        self.load = lru_cache(maxsize=2)(lambda number: _read_keys(folder, what, number, sizes[number]))
+
+        def load(number: int) -> list[str]:
+            seals.check(_path(folder, "keys", number).name)
+            return _read_keys(folder, what, number, sizes[number])
+
+        self.load = lru_cache(maxsize=2)(load)
 
     def __len__(self) -> int:
         return int(self.starts[-1])
@@ -189,6 +227,20 @@ class Keys(Sequence[str]):
         position = range(len(self))[index]
         number = int(np.searchsorted(self.starts, position, side="right")) - 1
         return self.load(number)[position - int(self.starts[number])]
+
+
+def check_file(path: Path, what: str) -> None:
+    """Raise a `UserError` where a file that lies beside shards is not what their index tells of."""
+    if (path.parent / INDEX).is_file():
+        Seals(path.parent, what, _read_index(path.parent, what)["files"]).check(path.name)
+
+
+def _matches(path: Path, digest: str | None) -> bool:
+    """Whether a file has a checksum; format 1 has none to compare."""
+    try:
+        return path.is_file() if digest is None else file_sha256(path) == digest
+    except OSError:
+        return False
 
 
 def _path(folder: Path, name: str, number: int) -> Path:
@@ -205,36 +257,55 @@ def _read_keys(folder: Path, what: str, number: int, size: int) -> list[str]:
 
 def _read_index(folder: Path, what: str) -> dict[str, Any]:
     path = folder / INDEX
-    index: Any = read_json(path, what)
+    index, has_seal = read_sealed_json(path, what)
+    index = {"files": {}, **index} if isinstance(index, dict) else index
     if not _is_index(index):
         raise UserError(f"{what}: {path} is no index of {what}: {_AGAIN}")
-    found = index["header"]["format"]
-    if found != FORMAT:
-        raise UserError(f"{what} {folder} are of format {found!r}, this program reads {FORMAT}")
+    version = index["header"]["format"]
+    if version not in FORMATS:
+        raise UserError(f"{what} {folder} are of format {version!r}, this program reads {FORMAT}")
+    lacking = set(_file_names(index)) - set(index["files"])
+    if version > 1 and (lacking or not has_seal):
+        raise UserError(f"{what}: {path} lacks checksums: {_AGAIN}")
     result: dict[str, Any] = index
     return result
 
 
+def _file_names(index: Mapping[str, Any]) -> list[str]:
+    names = ("keys", *index["header"]["arrays"])
+    return [_path(Path(), name, number).name for number in range(len(index["shards"])) for name in names]
+
+
 def _is_index(index: Any) -> bool:
-    parts = {"header": dict, "complete": bool, "shards": list}
+    parts = {"header": dict, "complete": bool, "shards": list, "files": dict}
     if not isinstance(index, dict) or any(not isinstance(index.get(n), kind) for n, kind in parts.items()):
         return False
     header = index["header"]
     numbers = ("format", "n_examples", "shard_size")
     arrays = header.get("arrays")
     return (
-        all(isinstance(header.get(name), int) for name in numbers)
+        all(_whole(header.get(name)) for name in numbers)
+        and all(_is_file_name(name) and isinstance(sha, str) for name, sha in index["files"].items())
         and all(_positive(size) for size in index["shards"])
         and isinstance(arrays, dict)
-        and all(_is_spec(spec) for spec in arrays.values())
+        and bool(arrays)
+        and all(_is_file_name(name) and _is_spec(spec) for name, spec in arrays.items())
     )
 
 
 def _is_spec(spec: Any) -> bool:
     if not isinstance(spec, list) or len(spec) != 2 or not isinstance(spec[0], list):
         return False
-    return all(_positive(side) for side in spec[0]) and spec[1] in np.sctypeDict and spec[1] != "object"
+    return all(_positive(side) for side in spec[0]) and spec[1] in DTYPES
 
 
 def _positive(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+    return _whole(value) and value > 0
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_file_name(name: str) -> bool:
+    return Path(name).name == name

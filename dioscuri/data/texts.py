@@ -14,7 +14,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from dioscuri.data.shards import Shards, ShardWriter
+from dioscuri.data.shards import Shards, ShardWriter, check_file
 from dioscuri.errors import UserError
 from dioscuri.files import replacing
 
@@ -64,7 +64,9 @@ class TextWriter:
     ) -> None:
         arrays = {name: (array.shape[1:], _stored(name)) for name, array in null.items()}
         arrays |= {"micro": ((5,), "float32")} if micro else {}
-        self._writer = ShardWriter(folder, header, keys, arrays, what=WHAT, shard_size=shard_size)
+        self._writer = ShardWriter(
+            folder, header, keys, arrays, what=WHAT, shard_size=shard_size, beside=(NULL,)
+        )
         with replacing(folder / NULL) as beside:
             save_file({name: array.astype(_stored(name)) for name, array in null.items()}, beside)
 
@@ -99,6 +101,7 @@ def open_texts(folder: Path) -> TextSet:
 
 def read_null(path: Path) -> dict[str, Array]:
     """Arrays (1, ...) of an empty text; a `UserError` where the file is missing or damaged."""
+    check_file(path, WHAT)
     try:
         return {name: _plain(name, array) for name, array in load_file(path).items()}
     except (OSError, SafetensorError) as error:

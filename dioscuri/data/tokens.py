@@ -121,7 +121,8 @@ def open_tokens(folder: Path) -> TokenSet:
     header, specs = shards.header, shards.header["arrays"]
     grid: Any = header.get("grid")
     codes: Any = header.get("codebook_size")
-    if not isinstance(codes, int) or specs.get("tokens") != [grid, _dtype(codes)] or len(grid) != 2:
+    is_number = isinstance(codes, int) and not isinstance(codes, bool) and codes > 0
+    if not is_number or specs.get("tokens") != [grid, _dtype(codes)] or len(grid) != 2:
         raise UserError(f"tokens: {folder} holds no tokens of a grid: encode the pictures again")
     labels = shards.read("labels", np.arange(len(shards))) if "labels" in specs else None
     texts = open_texts(folder / TEXTS) if (folder / TEXTS).is_dir() else None
@@ -137,6 +138,7 @@ def open_tokens(folder: Path) -> TokenSet:
         texts=texts,
         classes=_classes(header, labels, folder),
         read=lambda indices: shards.read("tokens", indices),
+        notes=shards.notes,
     )
 
 

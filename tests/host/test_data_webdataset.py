@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from dioscuri.data.sources import open_datasets
-from dioscuri.data.webdataset import examples
+from dioscuri.data.tar_files import examples
 from dioscuri.errors import UserError
 from tests.support.data_options import make_options
 

@@ -1,5 +1,6 @@
 """The synthesis modes, driven with an engine that needs no framework."""
 
+import copy
 import json
 from dataclasses import replace
 from types import SimpleNamespace
@@ -10,6 +11,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from dioscuri.errors import UserError
+from dioscuri.files import read_sealed_json, write_sealed_json
 from dioscuri.run.synthesize import synthesize
 from dioscuri.run.train import train
 
@@ -153,14 +155,40 @@ def test_damaged_encodings_are_named(trained, damage):
         synthesize(trained("decoding"))
 
 
-@pytest.mark.parametrize("content", ["[]", "{}", '{"header": {}, "complete": true, "shards": null}'])
-def test_index_that_is_none_is_named(trained, content):
+def shard_entry(**changes):
+    return lambda index: index["shards"][0].update(changes)
+
+
+def header_entry(**changes):
+    return lambda index: index["header"].update(changes)
+
+
+def test_index_that_is_none_is_named(trained):
+    """Foreign JSON, and every kind of wrong value in an index whose checksum is right."""
     context = trained("encoding", "synthesis.variate_masks_quantile=1")
     synthesize(context)
-    (context.directory.latents / "encodings_seed_3" / "index.json").write_text(content)
-    for mode in ("encoding", "decoding"):
+    path = context.directory.latents / "encodings_seed_3" / "index.json"
+    index, _ = read_sealed_json(path, "encodings")
+    for content in ("[]", "{}", '{"header": {}, "complete": true, "shards": null}'):
+        path.write_text(content)
+        for mode in ("encoding", "decoding"):
+            with pytest.raises(UserError, match="is no index of encodings"):
+                synthesize(trained(mode, "synthesis.variate_masks_quantile=1"))
+    for change in (
+        shard_entry(file=3), shard_entry(file="../x"), shard_entry(keys=4), shard_entry(keys=[1]),
+        shard_entry(sha256=None), shard_entry(batches="2"), lambda index: index.update(shards=[[]]),
+        header_entry(kept=[]), header_entry(kept={"a": "b"}), header_entry(kept={"a": [-1]}),
+        header_entry(latent_shapes={}), header_entry(latent_shapes=None),
+        lambda index: index["header"].pop("architecture"),
+    ):  # fmt: skip
+        changed = copy.deepcopy(index)
+        change(changed)
+        write_sealed_json(path, changed)
         with pytest.raises(UserError, match="is no index of encodings"):
-            synthesize(trained(mode, "synthesis.variate_masks_quantile=1"))
+            synthesize(trained("decoding", "synthesis.variate_masks_quantile=1"))
+    path.write_text(json.dumps({**index, "sha256": "00", "complete": False}))
+    with pytest.raises(UserError, match="does not match its sha256"):
+        synthesize(trained("decoding", "synthesis.variate_masks_quantile=1"))
 
 
 def test_damaged_statistics_are_named(trained):

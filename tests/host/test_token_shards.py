@@ -5,8 +5,10 @@ import json
 import numpy as np
 import pytest
 
+from dioscuri.data import shards
 from dioscuri.data.tokens import TokenWriter, open_tokens
 from dioscuri.errors import UserError
+from dioscuri.files import read_sealed_json, write_sealed_json
 
 K, GRID, N = 40, (2, 3), 23
 HEADER = {"grid": list(GRID), "codebook_size": K, "tokenizer": {"sha256": "ab" * 32}, "split": "train"}
@@ -126,6 +128,52 @@ def archive(path):
     path.with_suffix(".npy.npz").replace(path)
 
 
+def as_version_0_1_0(folder):
+    """Without checksums."""
+    index, _ = read_sealed_json(folder / "index.json", "tokens")
+    del index["files"]
+    index["header"]["format"] = 1
+    (folder / "index.json").write_text(json.dumps(index))
+
+
+def test_a_set_of_an_older_version_is_read_and_told(tmp_path):
+    write(tmp_path)
+    assert not open_tokens(tmp_path).notes
+    as_version_0_1_0(tmp_path)
+    found = open_tokens(tmp_path)
+    np.testing.assert_array_equal(found.gather(range(N)), tokens())
+    assert "without checksums" in found.notes[0]
+
+
+@pytest.mark.parametrize("at_once", [1 << 32, 0])
+@pytest.mark.parametrize("name", ["tokens-00001.npy", "labels-00001.npy", "keys-00001.json", "index.json"])
+def test_a_changed_byte_of_any_file_is_named(tmp_path, monkeypatch, name, at_once):
+    """Also in large sets, whose files are checked when they are first read."""
+    monkeypatch.setattr(shards, "_AT_ONCE", at_once)
+    write(tmp_path)
+    content = bytearray((tmp_path / name).read_bytes())
+    at = content.rindex(b"5" if name.endswith("json") else content[-3:])
+    content[at] ^= 1  # another digit, or another token
+    (tmp_path / name).write_bytes(content)
+
+
+    def read_all():
+        found = open_tokens(tmp_path)
+        found.gather(range(N))
+        return list(found.keys), found.labels
+
+    with pytest.raises(UserError, match=rf"{name} do(es)? not match (its|their) sha256"):
+        read_all()
+
+
+def test_a_checksum_that_is_missing_is_no_way_out(tmp_path):
+    write(tmp_path)
+    index, _ = read_sealed_json(tmp_path / "index.json", "tokens")
+    (tmp_path / "index.json").write_text(json.dumps(index))
+    with pytest.raises(UserError, match="lacks checksums"):
+        open_tokens(tmp_path)
+
+
 @pytest.mark.parametrize("damage", [cut, other_shape, pickled, archive, lambda path: path.write_bytes(b"")])
 def test_damaged_shards_are_named(tmp_path, damage):
     write(tmp_path)
@@ -136,6 +184,7 @@ def test_damaged_shards_are_named(tmp_path, damage):
 
 def test_tokens_that_are_no_codes(tmp_path):
     write(tmp_path)
+    as_version_0_1_0(tmp_path)
     np.save(tmp_path / "tokens-00000.npy", np.full((5, *GRID), K, np.uint16))
     with pytest.raises(UserError, match=r"40 is no code of 0\.\.39"):
         open_tokens(tmp_path).gather([0])
@@ -158,7 +207,13 @@ def test_damaged_labels_and_keys_are_named(tmp_path):
         (lambda index: index["header"]["arrays"].update(tokens=[[2, 0], "uint16"]), "no index of tokens"),
         (lambda index: index["header"]["arrays"].update(tokens=[[2, 3], "object"]), "no index of tokens"),
         (lambda index: index.update(shards={}), "no index of tokens"),
-        (lambda index: index["header"].update(format=2), "format 2"),
+        (lambda index: index["header"].update(format=3), "format 3"),
+        (lambda index: index["header"].update(n_examples=True), "no index of tokens"),
+(lambda index: index["header"].update(arrays={"../t": [[2, 3], "uint16"]}), "no index of tokens"),
+        (lambda index: index["header"].update(arrays={}), "no index of tokens"),
+        (lambda index: index.update(files={"../x": "ab"}), "no index of tokens"),
+        (lambda index: index.update(files={"keys-00000.json": 3}), "no index of tokens"),
+        (lambda index: index["files"].pop("keys-00001.json"), "lacks checksums"),
         (lambda index: index["shards"].pop(), "unfinished"),
         (lambda index: index["header"]["arrays"].update(tokens=[[3, 2], "uint16"]), "tokens-00000"),
         (lambda index: index["header"].pop("grid"), "no tokens of a grid"),
@@ -169,9 +224,10 @@ def test_damaged_labels_and_keys_are_named(tmp_path):
 def test_damaged_indices_are_named(tmp_path, change, message):
     write(tmp_path)
     path = tmp_path / "index.json"
-    index = json.loads(path.read_text())
+    index, has_seal = read_sealed_json(path, "tokens")
+    assert has_seal
     change(index)
-    path.write_text(json.dumps(index))
+    write_sealed_json(path, index)
     with pytest.raises(UserError, match=message):
         open_tokens(tmp_path)
 

@@ -22,7 +22,7 @@ from dioscuri.engine import Array
 from dioscuri.errors import UserError
 from dioscuri.families.latent_models.bounds import group_name
 from dioscuri.families.latent_models.plan import LatentPlan
-from dioscuri.files import read_json, replacing, write_json
+from dioscuri.files import read_sealed_json, replacing, write_sealed_json
 
 FORMAT = 1
 INDEX = "index.json"
@@ -63,12 +63,12 @@ class EncodingWriter:
         digest = hashlib.sha256(content).hexdigest()
         entry = {"file": name, "sha256": digest, "batches": n_batches, "keys": list(keys)}
         self._index["shards"].append(entry)
-        write_json(self._folder / INDEX, self._index)
+        write_sealed_json(self._folder / INDEX, self._index)
 
     def finish(self) -> None:
         """Mark the encodings complete and remove shards of older ones."""
         self._index["complete"] = True
-        write_json(self._folder / INDEX, self._index)
+        write_sealed_json(self._folder / INDEX, self._index)
         named = {shard["file"] for shard in self._index["shards"]}
         for path in self._folder.glob("shard-*.safetensors"):
             if path.name not in named:
@@ -111,11 +111,14 @@ def read_shard(folder: Path, entry: Mapping[str, Any]) -> dict[str, Array]:
             raise UserError(
                 f"encodings {path} do not match their sha256: run synthesis.synthesis_mode=encoding again"
             )
-        return dict(safetensors.numpy.load(content))
+        arrays = dict(safetensors.numpy.load(content))
     except (OSError, SafetensorError) as error:
         raise UserError(
             f"encodings {path} cannot be read ({error}): run synthesis.synthesis_mode=encoding again"
         ) from error
+    if any(len(array) != len(entry["keys"]) for array in arrays.values()):
+        raise UserError(f"encodings {path} are not of the {len(entry['keys'])} pictures that the index names")
+    return arrays
 
 
 def latent_shapes(plan: LatentPlan) -> dict[str, list[int]]:
@@ -124,14 +127,48 @@ def latent_shapes(plan: LatentPlan) -> dict[str, list[int]]:
 
 
 def _read_index(folder: Path) -> dict[str, Any]:
-    index: Any = read_json(folder / INDEX, "encodings")
-    parts = {"header": dict, "complete": bool, "shards": list}
-    if not isinstance(index, dict) or any(not isinstance(index.get(n), kind) for n, kind in parts.items()):
+    """The index, every value of the type that is read; version 0.1.0 wrote it without a checksum."""
+    index, _ = read_sealed_json(folder / INDEX, "encodings")
+    if not _is_index(index):
         raise UserError(
             f"encodings: {folder / INDEX} is no index of encodings: remove {folder} and run "
             "synthesis.synthesis_mode=encoding again"
         )
-    return index
+    result: dict[str, Any] = index
+    return result
+
+
+def _is_index(index: Any) -> bool:
+    parts = {"header": dict, "complete": bool, "shards": list}
+    if not isinstance(index, dict) or any(not isinstance(index.get(n), kind) for n, kind in parts.items()):
+        return False
+    header = index["header"]
+    tables = [header.get(name) for name in ("latent_shapes", "kept")]
+    if not all(isinstance(table, dict) for table in tables) or "architecture" not in header or not tables[0]:
+        return False
+    lists = [numbers for table in tables for numbers in table.values()]
+    return all(isinstance(numbers, list) and all(map(_is_count, numbers)) for numbers in lists) and all(
+        map(_is_entry, index["shards"])
+    )
+
+
+def _is_entry(entry: Any) -> bool:
+    """Whether this names a shard: a file of the folder, its checksum, batches and pictures."""
+    if not isinstance(entry, dict):
+        return False
+    name, digest, keys = (entry.get(part) for part in ("file", "sha256", "keys"))
+    return (
+        isinstance(name, str)
+        and Path(name).name == name
+        and isinstance(digest, str)
+        and _is_count(entry.get("batches"))
+        and isinstance(keys, list)
+        and all(isinstance(key, str) for key in keys)
+    )
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 def _summary(shapes: Mapping[str, Sequence[int]]) -> str:
