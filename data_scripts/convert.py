@@ -12,13 +12,14 @@ from numpy.lib.format import open_memmap
 from PIL import Image
 
 from dioscuri.data.image_files import SUFFIXES, Refused, decode
+from dioscuri.data.listing import folder_files
+from dioscuri.data.numpy_files import Damaged, read_npy
 from dioscuri.errors import UserError, run_command
 
 
 def to_npy(folder: Path, target: Path, resolution: int, channels: int) -> int:
     """Write the pictures, sorted by name, as uint8 (N, R, R, C); return N."""
-    names = folder.iterdir() if folder.is_dir() else ()
-    paths = sorted(path for path in names if path.suffix.lower() in SUFFIXES)
+    paths = folder_files(folder, SUFFIXES) if folder.is_dir() else []
     if not paths:
         raise UserError(f"{folder} is not a folder with pictures")
     beside = target.with_name(target.name + ".part")
@@ -39,8 +40,8 @@ def to_npy(folder: Path, target: Path, resolution: int, channels: int) -> int:
 def to_folder(source: Path, folder: Path) -> int:
     """Write each picture of uint8 (N, H, W), (N, H, W, 1) or (N, H, W, 3) as `<number>.png`; return N."""
     try:
-        pictures = np.load(source, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
+        pictures = read_npy(source)
+    except Damaged as error:
         raise UserError(f"{source}: not a numpy array file ({error})") from error
     grey_or_rgb = pictures.ndim == 3 or (pictures.ndim == 4 and pictures.shape[3] in (1, 3))
     if pictures.dtype != np.uint8 or not grey_or_rgb:

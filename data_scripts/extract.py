@@ -1,7 +1,9 @@
 """Foreign archives: regular files only, no name that leads out of the folder, no more than the disk holds."""
 
 import gzip
+import lzma
 import shutil
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -14,6 +16,12 @@ from dioscuri.errors import UserError
 
 _SYMLINK = 0o120000
 _TYPE = 0o170000
+_FREE_BYTES, _MAX_RATIO = 1 << 26, 200
+"""A member of more bytes that is so many times smaller in its archive holds no data but zeros."""
+_DAMAGE = (
+    *(zipfile.BadZipFile, gzip.BadGzipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError),
+    *(NotImplementedError, RuntimeError, ValueError, OverflowError, struct.error),
+)
 
 
 @contextmanager
@@ -21,7 +29,7 @@ def reading(archive: Path) -> Iterator[None]:
     """Turn what damage raises while an archive or a member's stream is read into a `UserError`."""
     try:
         yield
-    except (zipfile.BadZipFile, gzip.BadGzipFile, tarfile.TarError, zlib.error, EOFError) as error:
+    except _DAMAGE as error:
         raise UserError(f"{archive}: damaged ({error}); remove it and fetch it again") from error
 
 
@@ -72,15 +80,18 @@ def _zip_members(archive: Path) -> Iterator[tuple[PurePosixPath, int, IO[bytes]]
                 continue
             if (info.external_attr >> 16) & _TYPE == _SYMLINK:
                 raise UserError(f"{archive}: '{info.filename}' is a link; nothing was unpacked from there on")
+            _check_size(archive, info.filename, info.file_size, info.compress_size)
             with opened.open(info) as stream:
                 yield safe_name(archive, info.filename), info.file_size, stream
 
 
 def _tar_members(archive: Path) -> Iterator[tuple[PurePosixPath, int, IO[bytes]]]:
+    packed = archive.stat().st_size
     with tarfile.open(archive) as opened:
         for info in opened:
             if info.isdir():
                 continue
+            _check_size(archive, info.name, info.size, packed)
             stream = opened.extractfile(info) if info.isreg() else None
             if stream is None:
                 raise UserError(
@@ -88,6 +99,12 @@ def _tar_members(archive: Path) -> Iterator[tuple[PurePosixPath, int, IO[bytes]]
                 )
             with stream:
                 yield safe_name(archive, info.name), info.size, stream
+
+
+def _check_size(archive: Path, name: str, size: int, packed: int) -> None:
+    """Raise a `UserError` for a member that would fill the disk or the memory with next to nothing."""
+    if size < 0 or size > max(_FREE_BYTES, _MAX_RATIO * packed):
+        raise UserError(f"{archive}: '{name}' claims {size} bytes out of {packed}; it is not to be trusted")
 
 
 def safe_name(archive: Path, name: str) -> PurePosixPath:

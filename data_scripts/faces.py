@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from io import BytesIO
 from itertools import islice
 from pathlib import Path, PurePosixPath
+from typing import IO
 
 from PIL import Image
 
@@ -31,6 +32,7 @@ CELEBA_CROP = (15, 40, 163, 188)  # left, upper, right, lower: 148x148 around th
 CELEBA_SPLITS = ("train_data", "val_data", "synthesis_data")  # partitions 0, 1, 2
 
 _AT_ONCE = 256  # pictures held in memory
+_MAX_PICTURE = 1 << 24
 
 
 def prepare_celeba(request: Request) -> None:
@@ -44,7 +46,11 @@ def prepare_celeba(request: Request) -> None:
     ):
         for split in CELEBA_SPLITS:
             (folder / split).mkdir()
-        pictures = ((name, stream.read()) for name, _, stream in members(archive) if name.name in partition)
+        pictures = (
+            (name, _content(archive, name, size, stream))
+            for name, size, stream in members(archive)
+            if name.name in partition
+        )
         found = 0
         while group := list(islice(pictures, _AT_ONCE)):
             targets = [folder / CELEBA_SPLITS[partition[name.name]] / f"{name.stem}.png" for name, _ in group]
@@ -54,6 +60,12 @@ def prepare_celeba(request: Request) -> None:
             raise UserError(
                 f"{archive}: holds {found} of the {len(partition)} pictures in {CELEBA_PARTITION.name}"
             )
+
+
+def _content(archive: Path, name: PurePosixPath, size: int, stream: IO[bytes]) -> bytes:
+    if size > _MAX_PICTURE:
+        raise UserError(f"{archive}: '{name}' has {size} bytes, which is no picture of this set")
+    return stream.read()
 
 
 def read_partition(path: Path) -> dict[str, int]:

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from dioscuri.data.listing import folder_files
 from dioscuri.data.tokens import TokenWriter
 from dioscuri.errors import UserError, run_command
 from dioscuri.families.vqgan.trained import named, open_tokenizer
@@ -24,7 +25,7 @@ def convert(source: Path, target: Path, tokenizer: Path) -> int:
     """Write the shards; return the number of pictures. A `UserError` names a file that does not fit."""
     trained = open_tokenizer(tokenizer)
     plan = trained.plan
-    paths = sorted(source.glob("*.pth")) if source.is_dir() else []
+    paths = folder_files(source, (".pth",)) if source.is_dir() else []
     if not paths:
         raise UserError(f"{source} is not a folder with files 0000000.pth, 0000001.pth, ...")
     grid = (plan.grid, plan.grid)

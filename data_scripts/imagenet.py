@@ -5,13 +5,14 @@ known for certain, so the user gives one or accepts the files unverified. Parts 
 stored again without compression, because only those can be memory-mapped.
 """
 
-import zipfile
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from data_scripts.extract import unpack
 from data_scripts.request import Remote, Request
+from dioscuri.data.listing import folder_files
+from dioscuri.data.numpy_files import Damaged, member_names, read_member
 from dioscuri.errors import UserError
 
 _BASE = "https://image-net.org/data/downsample/"
@@ -45,7 +46,7 @@ def _prepare(request: Request, resolution: int) -> None:
             count = sum(unpack(fetched[name], folder / split, _place) for name in names)
             if not count:
                 raise UserError(f"{fetched[names[0]]}: holds no .npz file")
-            for path in sorted((folder / split).glob("*.npz")):
+            for path in folder_files(folder / split, (".npz",)):
                 store_uncompressed(path)
 
 
@@ -56,14 +57,12 @@ def _place(name: PurePosixPath) -> Path | None:
 def store_uncompressed(path: Path) -> None:
     """Rewrite an npz so that its arrays 'data' and 'labels' are stored; a `UserError` if it has no 'data'."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            if archive.getinfo("data.npy").compress_type == zipfile.ZIP_STORED:
-                return
-        with np.load(path, allow_pickle=False) as arrays:
-            kept = {name: arrays[name] for name in ("data", "labels") if name in arrays}
-    except (KeyError, ValueError, zipfile.BadZipFile) as error:
+        arrays = {name: read_member(path, name) for name in ("data", "labels") if name in member_names(path)}
+        if isinstance(arrays["data"], np.memmap):
+            return
+    except (KeyError, Damaged) as error:
         raise UserError(f"{path.name}: not a part of downsampled ImageNet ({error})") from error
     beside = path.with_name(path.name + ".part")
     with beside.open("wb") as stream:
-        np.savez(stream, **kept)
+        np.savez(stream, **arrays)
     beside.replace(path)

@@ -18,6 +18,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from dioscuri.data.listing import folder_files, subfolders
+from dioscuri.data.numpy_files import Damaged, read_npy
 from dioscuri.data.tokens import TokenWriter
 from dioscuri.errors import UserError, run_command
 from dioscuri.families.vqgan.trained import open_tokenizer
@@ -38,7 +40,7 @@ def listed(folder: Path) -> list[Latent]:
     """Every latent, by class and index; a `UserError` where a file is missing, doubled or foreign."""
     if not folder.is_dir():
         raise UserError(f"latents {folder} do not exist: give the folder of generate-latents.py")
-    classes = sorted((path for path in folder.iterdir() if path.is_dir()), key=lambda path: path.name)
+    classes = subfolders(folder)
     for path in classes:
         if not path.name.isdecimal() or path.name != str(int(path.name)):
             raise UserError(f"latents {path}: folders of classes are called by their numbers, 0, 1, ...")
@@ -80,20 +82,18 @@ def read(latent: Latent, length: int, codebook_size: int) -> np.ndarray:
 
 def _load(path: Path) -> np.ndarray:
     try:
-        with path.open("rb") as file:
-            return np.lib.format.read_array(file, allow_pickle=False).reshape(-1)
-    except (OSError, ValueError) as error:
+        return np.array(read_npy(path)).reshape(-1)
+    except Damaged as error:
         raise UserError(f"latents {path} cannot be read: {error}") from error
 
 
 def _in_folder(folder: Path, label: int) -> list[Latent]:
     found = []
-    for path in folder.iterdir():
-        if path.suffix.lower() == ".npy":
-            match = NAME.fullmatch(path.name)
-            if match is None:
-                raise UserError(f"latents {path} is not called <index>.r.npy or <index>.l.npy: move it away")
-            found.append(Latent(label, int(match[1]), match[2] or ".r", path))
+    for path in folder_files(folder, (".npy",)):
+        match = NAME.fullmatch(path.name)
+        if match is None:
+            raise UserError(f"latents {path} is not called <index>.r.npy or <index>.l.npy: move it away")
+        found.append(Latent(label, int(match[1]), match[2] or ".r", path))
     return found
 
 

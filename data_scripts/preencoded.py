@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from dioscuri.data.listing import folder_files
 from dioscuri.data.tar_files import Example, Member, examples
 from dioscuri.data.texts import TextWriter, read_null
 from dioscuri.data.tokens import TEXTS, TokenWriter
@@ -49,7 +50,7 @@ def convert(tars: Path, target: Path, tokenizer: Path, member: str, texts: str, 
 
 
 def _examples(tars: Path) -> list[Example]:
-    paths = sorted(tars.glob("*.tar")) if tars.is_dir() else [tars]
+    paths = folder_files(tars, (".tar",)) if tars.is_dir() else [tars]
     found = [example for path in paths for example in examples(path)]
     if not found:
         raise UserError(f"{tars} holds no tar file with examples")

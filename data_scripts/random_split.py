@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from dioscuri.data.image_files import SUFFIXES
+from dioscuri.data.listing import folder_files
 from dioscuri.errors import UserError, run_command
 
 
@@ -18,7 +19,7 @@ def choose(folder: Path, n: int, seed: int = 101) -> list[Path]:
     """Return the last `n` pictures of a shuffle of the sorted names; a `UserError` if none would stay."""
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder")
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    paths = folder_files(folder, SUFFIXES)
     if not 0 < n < len(paths):
         raise UserError(f"{folder} has {len(paths)} pictures; cannot move {n} and keep some")
     order = np.arange(len(paths))

@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from dioscuri.data.image_files import SUFFIXES, Refused, flatten, open_image
+from dioscuri.data.listing import folder_files
 from dioscuri.errors import UserError, run_command
 
 Picture = Image.Image
@@ -60,7 +61,7 @@ def run(options: argparse.Namespace) -> int:
     """Convert every picture; return how many files were written. Nothing that exists is overwritten."""
     if not options.in_path.is_dir():
         raise UserError(f"{options.in_path} is not a folder")
-    paths = sorted(path for path in options.in_path.iterdir() if path.suffix.lower() in SUFFIXES)
+    paths = folder_files(options.in_path, SUFFIXES)
     if not paths:
         raise UserError(f"{options.in_path} holds no pictures")
     options.out_path.mkdir(parents=True, exist_ok=True)

@@ -21,6 +21,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from dioscuri.data import image_files
+from dioscuri.data.listing import folder_files
 from dioscuri.data.tf_example import encode
 from dioscuri.data.tfrecords import CAPTION, IMAGE, write_tfrecords
 from dioscuri.errors import UserError, run_command
@@ -42,7 +43,7 @@ class Entry:
 def entries(source: Path, *, with_captions: bool) -> list[Entry]:
     """What a folder or a list of pictures holds; a `UserError` names the line at fault."""
     if source.is_dir():
-        paths = sorted(p for p in source.iterdir() if p.suffix.lower() in image_files.SUFFIXES)
+        paths = folder_files(source, image_files.SUFFIXES)
         found = [Entry(path, None, str(path)) for path in paths]
     else:
         try:

@@ -39,6 +39,8 @@ def read_captions(path: Path, resolution: int = 0) -> dict[str, Caption]:
         if not tars:
             raise UserError(f"captions: folder {path} holds no tar file")
         return _by_key((pair for tar in tars for pair in _of_tar(tar, resolution).items()), path)
+    if path.exists() and not path.is_file():
+        raise UserError(f"captions {path} is neither a plain file nor a folder")
     try:
         if path.suffix == ".tar":
             return _of_tar(path, resolution)

@@ -6,12 +6,11 @@ characters from i on, with spaces behind the end.
 """
 
 import string
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dioscuri.data.options import Split
+from dioscuri.data.options import Split, data_path
 from dioscuri.data.tokens import TokenSet
 from dioscuri.errors import UserError
 
@@ -40,7 +39,7 @@ def decode(tokens: np.ndarray) -> str:
 
 def open_text(options: Any, split: Split) -> TokenSet:
     """Open a split of the file `data.train_data_path`, the only path."""
-    path, length = Path(options.data.train_data_path), options.data.sequence_length
+    path, length = data_path(options.data, "train"), options.data.sequence_length
     for name in ("val_data_path", "synthesis_data_path"):
         if given := getattr(options.data, name):
             raise UserError(

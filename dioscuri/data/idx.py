@@ -13,7 +13,7 @@ from dioscuri.errors import UserError
 
 Array = np.ndarray
 
-_MAX_VALUES = 2**32
+_MAX_VALUES = 2**30
 
 
 def read_idx(path: Path) -> Array:

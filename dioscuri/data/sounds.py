@@ -53,8 +53,9 @@ def open_sounds(options: Options, split: Split) -> PictureSet:
 
 def window_set(name: str, lengths: dict[Path, int], data: Data, notes: tuple[str, ...]) -> PictureSet:
     """Windows of files with so many samples each."""
-    windows, paths = Windows(list(lengths.values()), data.target_res), list(lengths)
-    read = _reader(paths, data.target_res, keep=sum(lengths.values()) <= _KEPT_SAMPLES)
+    sizes, paths = list(lengths.values()), list(lengths)
+    windows = Windows(sizes, data.target_res)
+    read = _reader(paths, sizes, data.target_res, keep=sum(sizes) <= _KEPT_SAMPLES)
 
     def levels(places: tuple[Array, Array]) -> Array:
         samples = [read(int(recording), int(start)) for recording, start in zip(*places, strict=True)]
@@ -91,7 +92,9 @@ def checked_length(path: Path, data: Data) -> int:
             if len(sound.readframes(1)) != BYTES:
                 raise Refused(f"truncated: its header tells of {n} samples")
             return n
-    except (wave.Error, EOFError, OSError) as error:
+    except Refused:
+        raise
+    except Exception as error:  # damaged chunks end in exceptions of every kind
         raise Refused(f"not a wav file of plain samples ({str(error) or 'it ends too early'})") from error
 
 
@@ -101,14 +104,14 @@ def read_samples(path: Path, start: int, n: int) -> Array:
         with path.open("rb") as stream, wave.open(stream) as sound:
             sound.setpos(start)
             samples = np.frombuffer(sound.readframes(n), "<i2")
-    except (wave.Error, EOFError, OSError) as error:
+    except Exception as error:  # as above
         raise UserError(f"{path}: cannot be read any more ({error})") from error
     if len(samples) != n:
         raise UserError(f"{path}: ends before sample {start + n}, though it was longer when the run began")
     return samples
 
 
-def _reader(paths: list[Path], length: int, *, keep: bool) -> Callable[[int, int], Array]:
+def _reader(paths: list[Path], lengths: list[int], length: int, *, keep: bool) -> Callable[[int, int], Array]:
     """Samples int16 (length,) of a recording from a place on; `keep`: whole recordings stay in memory."""
     kept: dict[int, Array] = {}
 
@@ -116,9 +119,7 @@ def _reader(paths: list[Path], length: int, *, keep: bool) -> Callable[[int, int
         if not keep:
             return read_samples(paths[recording], start, length)
         if recording not in kept:
-            with wave.open(str(paths[recording])) as sound:
-                n = sound.getnframes()
-            kept[recording] = read_samples(paths[recording], 0, n)
+            kept[recording] = read_samples(paths[recording], 0, lengths[recording])
         return kept[recording][start : start + length]
 
     return read

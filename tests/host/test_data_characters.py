@@ -48,7 +48,7 @@ def test_texts_that_cannot_be_used_are_named(tmp_path):
     path = tmp_path / "text"
     path.write_text("abc")
     for given, message in [
-        (options(tmp_path / "nothing"), "cannot be read"),
+        (options(tmp_path / "nothing"), "does not exist"),
         (options(path), "holds 3 characters"),
         (options(path, 0), "sequence_length is 0"),
         (options(path, validation="other"), "val_data_path is 'other', but all splits of a text"),

@@ -156,7 +156,6 @@ def test_a_changed_byte_of_any_file_is_named(tmp_path, monkeypatch, name, at_onc
     content[at] ^= 1  # another digit, or another token
     (tmp_path / name).write_bytes(content)
 
-
     def read_all():
         found = open_tokens(tmp_path)
         found.gather(range(N))
@@ -209,7 +208,7 @@ def test_damaged_labels_and_keys_are_named(tmp_path):
         (lambda index: index.update(shards={}), "no index of tokens"),
         (lambda index: index["header"].update(format=3), "format 3"),
         (lambda index: index["header"].update(n_examples=True), "no index of tokens"),
-(lambda index: index["header"].update(arrays={"../t": [[2, 3], "uint16"]}), "no index of tokens"),
+        (lambda index: index["header"].update(arrays={"../t": [[2, 3], "uint16"]}), "no index of tokens"),
         (lambda index: index["header"].update(arrays={}), "no index of tokens"),
         (lambda index: index.update(files={"../x": "ab"}), "no index of tokens"),
         (lambda index: index.update(files={"keys-00000.json": 3}), "no index of tokens"),

@@ -2,7 +2,6 @@
 ones."""
 
 import hashlib
-import zipfile
 from collections.abc import Sequence
 from math import prod
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 
 from dioscuri.checkpoint.store import Checkpoint
 from dioscuri.context import Context
+from dioscuri.data.numpy_files import Damaged, member_names, read_member
 from dioscuri.engine import Array
 from dioscuri.errors import UserError
 from dioscuri.families.latent_models.bounds import LN2, group_name, unit_of
@@ -108,9 +108,8 @@ def as_floats(masks: Sequence[Array]) -> list[Array]:
 
 def _read(path: Path, plan: LatentPlan) -> list[Array]:
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            found = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        found = {name: read_member(path, name) for name in member_names(path)}
+    except (Damaged, KeyError) as error:
         raise UserError(
             f"{path} is damaged ({error}): run synthesis.synthesis_mode=div_stats again"
         ) from error
