@@ -47,15 +47,15 @@ def convert_configuration(source: Path, target: Path, overrides: Sequence[str]) 
     if metroplex_json.recognised(config):
         _convert_metroplex(config, source, target, overrides)
         return
-    words, unknown = converted(config, source)
+    words, notes = converted(config, source, overrides)
     given = load(BASES["maskgit"], [*words, *overrides])
     transformers.make_plan(given.model, given.data.grid, given.data.codebook_size)
     header = [f"# {source.name} of open-muse.", "#", f"# Command:   sh torch_impl/train.sh {target}"]
     text = written_out(BASES["maskgit"], [*words, *overrides], header)
     with replacing(target) as beside:
         beside.write_text(text, encoding="utf-8")
-    for key in unknown:
-        print(f"warning: {source}: '{key}' is unknown and left out")
+    for note in notes:
+        print(f"warning: {source}: {note}")
     print(f"{target}: {source.name} as a configuration of family maskgit; [data] says where tokens lie")
 
 

@@ -6,15 +6,23 @@ from typing import Any
 
 import numpy as np
 
-from dioscuri.errors import UserError, did_you_mean
+from dioscuri.errors import UserError
 from dioscuri.families.maskgit.model_options import Transformer
 from dioscuri.families.vqgan.model_options import Tokenizer
+from dioscuri.importers.options import check_names
 
 Arrays = Mapping[str, np.ndarray]
 Rules = tuple[tuple[str, str], ...]
 
 RESOLUTION = 256
 """Side of pictures, which the configurations do not tell."""
+
+SAMPLING: dict[str, Any] = {
+    "sampler": "confidence", "steps": 12, "sampling_schedule": "cosine", "temperature": (2.0, 0.0),
+    "guidance_scale": 9.0, "legacy_temperature": False, "legacy_mask_count": True,
+    "legacy_known_confidence": True,
+}  # fmt: skip
+"""As `AmusedPipeline` samples by default. Guidance is one less here: 0 is the condition alone."""
 
 _UVIT_OPTIONS = {
     *("hidden_size", "use_bias", "hidden_dropout", "cond_embed_dim", "micro_cond_encode_dim"),
@@ -89,7 +97,7 @@ def diffusers_tokenizer(config: Mapping[str, Any]) -> tuple[Tokenizer, dict[str,
 
     aMUSEd's, which looks codes up, takes pictures in [0, 1], the others take them in [-1, 1].
     """
-    _check_names(config, _VQ_OPTIONS)
+    check_names(config, _VQ_OPTIONS)
     widths, types = config["block_out_channels"], config["down_block_types"]
     wrong = [width for width in widths if width % widths[0]]
     norm = config.get("norm_type", "group")
@@ -117,7 +125,7 @@ def diffusers_tokenizer(config: Mapping[str, Any]) -> tuple[Tokenizer, dict[str,
 
 def diffusers_uvit(config: Mapping[str, Any]) -> tuple[Transformer, dict[str, Any]]:
     """Options of a `UVit2DModel`, and of `[data]`."""
-    _check_names(config, _UVIT_OPTIONS | _UVIT_OTHERS)
+    check_names(config, _UVIT_OPTIONS | _UVIT_OTHERS)
     down = config["downsample"]
     if down != config["upsample"]:
         raise UserError("a UVit2DModel with downsample but no upsample, or the reverse, is not supported")
@@ -165,9 +173,3 @@ def _renamed(name: str, rules: Rules) -> str:
     for pattern, replacement in rules:
         name = re.sub(pattern, replacement, name)
     return name
-
-
-def _check_names(config: Mapping[str, Any], known: set[str]) -> None:
-    for name in config:
-        if not name.startswith("_") and name not in known:
-            raise UserError(f"the configuration's option '{name}' is unknown{did_you_mean(name, known)}")

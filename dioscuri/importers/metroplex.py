@@ -64,27 +64,12 @@ FLAX: Rules = (
     (r"/", "."),
     (r"\.kernel$", ".weight"),
 )
-VDVAE: Rules = (
-    (r"^module\.", ""),
-    (r"^encoder\.in_conv\.", "bottom_up.input_conv."),
-    (r"^encoder\.enc_blocks\.(\d+)\.", r"bottom_up.blocks.\1.cell."),
-    (r"^decoder\.dec_blocks\.(\d+)\.enc\.", r"top_down.blocks.\1.posterior."),
-    (r"^decoder\.dec_blocks\.(\d+)\.prior\.", r"top_down.blocks.\1.prior."),
-    (r"^decoder\.dec_blocks\.(\d+)\.resnet\.", r"top_down.blocks.\1.residual."),
-    (r"^decoder\.dec_blocks\.(\d+)\.z_proj\.", r"top_down.blocks.\1.z_projection."),
-    (r"^decoder\.(gain|bias)$", r"top_down.\1"),
-    (r"^decoder\.out_net\.out_conv\.", "top_down.output_conv."),
-    (r"\.c([1-4])\.", lambda match: f".convs.{int(match[1]) - 1}."),
-)
 
 
 def from_original(arrays: Mapping[str, np.ndarray], hparams: HParams) -> Weights:
-    """Weights of any of the three programs, told apart by their names, as canonical tensors."""
-    if any(name.startswith("metroplex/") for name in arrays):
-        importer = from_tensorflow
-    else:
-        importer = from_flax if any("/" in name for name in arrays) else from_vdvae
-    return importer(arrays, hparams, make_plan(hparams), "weights")
+    """Weights of either program, told apart by their names, as canonical tensors."""
+    first = any(name.startswith("metroplex/") for name in arrays)
+    return (from_tensorflow if first else from_flax)(arrays, hparams, make_plan(hparams), "weights")
 
 
 def from_tensorflow(
@@ -92,30 +77,17 @@ def from_tensorflow(
 ) -> Weights:
     """Variables of the TensorFlow program, 'metroplex/...', as canonical tensors."""
     rules = (*TENSORFLOW, (r"\.residual\.", ".feed_forward.")) if plan.transformer else TENSORFLOW
-    return _converted(arrays, rules, hparams, plan, where)
+    return converted(arrays, rules, hparams, plan, where)
 
 
 def from_flax(
     arrays: Mapping[str, np.ndarray], hparams: HParams, plan: MetroplexPlan, where: object
 ) -> Weights:
     """Parameters of the flax program's VDVAE, 'encoder/...' and 'decoder/...', as canonical tensors."""
-    return _converted(arrays, FLAX, hparams, plan, where)
+    return converted(arrays, FLAX, hparams, plan, where)
 
 
-def from_vdvae(
-    arrays: Mapping[str, np.ndarray], hparams: HParams, plan: MetroplexPlan, where: object
-) -> Weights:
-    """Weights of openai/vdvae (`*-model.th` or `*-model-ema.th`) as canonical tensors.
-
-    Its learned starts are numbered from the coarsest on.
-    """
-    starts: Rules = [
-        (rf"^decoder\.bias_xs\.{i}$", f"top_down.start.{side}") for i, side in enumerate(plan.start)
-    ]
-    return _converted(arrays, (*VDVAE, *starts), hparams, plan, where)
-
-
-def _converted(
+def converted(
     arrays: Mapping[str, np.ndarray], rules: Rules, hparams: HParams, plan: MetroplexPlan, where: object
 ) -> Weights:
     """Rename and lay out anew; a `UserError` names the first tensor that is missing, unknown or misshapen."""

@@ -58,8 +58,9 @@ def open_published(
             tokenizer=pretrained.tokenizer_folder(folder),
             origin=pretrained.origin_of(folder),
         )
-    described = recognise(read_config(folder / CONFIG), folder / CONFIG)
-    hparams = load(BASES[described.family], [*described.overrides, *overrides])
+    described = recognise(read_config(folder / CONFIG), folder / CONFIG, overrides)
+    words = [*described.overrides, *described.sampling, *overrides]
+    hparams = load(BASES[described.family], words)
     read = read_weights(folder, weights)
     arrays = canonical_weights(read.arrays, hparams, read.source)
     return OpenedModel(hparams=network_options(hparams), weights=arrays, notes=(read.note, *described.notes))

@@ -1,11 +1,11 @@
 """Training configurations of open-muse (YAML with OmegaConf's interpolation) as words of a `.cfg`."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from dioscuri.errors import UserError
-from dioscuri.importers.published import described_transformer
+from dioscuri.importers.published import Published, described_transformer
 
 Words = list[tuple[str, Any]]
 Settings = Mapping[str, Any]
@@ -58,37 +58,49 @@ DIRECT = {
 """Options that only have another name here."""
 
 LEFT_OUT = (
-    "wandb", "experiment", "dataset", "model.vq_model", "model.text_encoder", "model.architecture",
+    "wandb", "experiment", "dataset", "model.vq_model", "model.text_encoder",
     "model.enable_xformers_memory_efficient_attention", "optimizer.params.scale_lr",
     "lr_scheduler.params.learning_rate", "training.enable_tf32", "training.overfit_one_batch",
-    "training.use_ema", "training.mixed_precision", "training.batch_size", "training.max_grad_norm",
-    "training.guidance_scale", "training.use_stochastic_code", "optimizer.name", "lr_scheduler.scheduler",
-    "model.transformer", "training.pre_encode",
+    "training.pre_encode",
 )  # fmt: skip
-"""What is translated below, or decides where data lie, how it is logged and on what hardware."""
+"""Where data lie, how it is logged and on what hardware: it has no place here, or another one."""
 
 
-def converted(config: Settings, where: object) -> tuple[list[str], list[str]]:
-    """Words `section.option=value` of a configuration, and names of its keys that are unknown here.
+def converted(
+    config: Settings, where: object, overrides: Sequence[str] = ()
+) -> tuple[list[str], tuple[str, ...]]:
+    """Words `section.option=value` of a configuration, and lines that say what was left out or changed.
 
-    Data stay where this project looks for them. A `UserError` says what has no counterpart.
+    `overrides` are the user's words. A `UserError` says what has no counterpart.
     """
     settings = resolved(config, where)
     flat = flattened(settings)
     try:
-        words = _model(settings) + _direct(flat) + _translated(flat)
+        described = _network(settings, overrides)
+        words = [_pair(word) for word in described.overrides] + _direct(flat) + _translated(flat)
     except UserError as error:
         raise UserError(f"{where}: {error}") from error
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
             f"{where} is no whole configuration of open-muse: {type(error).__name__} {error}"
         ) from error
-    prefixes = tuple(f"{name}." for name in LEFT_OUT)
-    unknown = [key for key in flat if key not in (*DIRECT, *LEFT_OUT) and not key.startswith(prefixes)]
-    merged = dict(words)
     return [
-        f"{name}={value if name == 'run.name' else repr(value)}" for name, value in merged.items()
-    ], unknown
+        f"{name}={value if name == 'run.name' else repr(value)}" for name, value in dict(words).items()
+    ], (*described.notes, *_changed(flat))
+
+
+def _changed(flat: Settings) -> list[str]:
+    """Lines that name what is left out, what is unknown, and a value that becomes another."""
+    prefixes = tuple(f"{name}." for name in LEFT_OUT)
+    rest = [key for key in flat if key not in {*DIRECT, *TRANSLATED, "model.architecture"}]
+    rest = [key for key in rest if not key.startswith("model.transformer.")]
+    known = [key for key in rest if key in LEFT_OUT or key.startswith(prefixes)]
+    lines = [f"'{key}' is unknown and left out" for key in rest if key not in known]
+    if known:
+        lines.append(f"left out, as data, logs and hardware are set otherwise here: {', '.join(known)}")
+    if flat.get("training.mixed_precision") == "fp16":
+        lines.append("'training.mixed_precision' fp16 becomes train.precision='bfloat16'")
+    return lines
 
 
 def resolved(config: Settings, where: object) -> dict[str, Any]:
@@ -146,15 +158,15 @@ def flattened(settings: Settings, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _model(settings: Settings) -> Words:
+def _network(settings: Settings, overrides: Sequence[str]) -> Published:
     """All of `[model]`, and grid and codes."""
     model = settings["model"]
     network = dict(model["transformer"])
-    uvit = model.get("architecture") == "uvit"
+    uvit = model.get("architecture") == "uvit" or "block_out_channels" in network
     network.setdefault("_class_name", "MaskGiTUViT_v2" if uvit else "MaskGitTransformer")
     resolution = settings.get("dataset", {}).get("preprocessing", {}).get("resolution", 256)
     network.setdefault("num_vq_tokens", (resolution // 16) ** 2)
-    return [_pair(word) for word in described_transformer(network).overrides]
+    return described_transformer(network, overrides)
 
 
 def _pair(word: str) -> tuple[str, Any]:

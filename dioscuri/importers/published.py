@@ -2,12 +2,11 @@
 
 Known are the folders of open-muse and diffusers (`config.json` beside the weights) and the YAML files of
 taming-transformers and latent-diffusion; files that come without one (Google's MaskGIT, Halton-MaskGIT,
-LlamaGen's tokenizer, SUNDAE) are described by a `.cfg` of this project.
+LlamaGen's tokenizer, SUNDAE, VD-VAE) are described by a `.cfg` of this project.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from math import isqrt
 from typing import Any
 
 import numpy as np
@@ -18,36 +17,36 @@ from dioscuri.contract import family_of
 from dioscuri.errors import UserError
 from dioscuri.families.sundae import plan as denoiser
 from dioscuri.families.vqgan import plan as tokenizers
-from dioscuri.importers import metroplex_tokenizers
-from dioscuri.importers.diffusers import (
-    diffusers_tokenizer,
-    diffusers_uvit,
-    from_diffusers_tokenizer,
-    from_diffusers_uvit,
-)
+from dioscuri.importers import diffusers, metroplex_tokenizers, open_muse
+from dioscuri.importers.google import from_google, from_google_tokenizer
+from dioscuri.importers.halton import from_halton
+from dioscuri.importers.llamagen import from_llamagen
 from dioscuri.importers.metroplex import from_original as from_metroplex
 from dioscuri.importers.paella import from_paella, paella_tokenizer
 from dioscuri.importers.sundae import by_class_number, from_sundae
-from dioscuri.importers.tokenizer_names import from_flax
-from dioscuri.importers.tokenizers import (
-    from_llamagen,
-    from_taming,
-    open_muse_tokenizer,
-    refuse_variational,
-    taming_tokenizer,
-)
-from dioscuri.importers.transformers import from_google, from_halton, open_muse_options
+from dioscuri.importers.taming import from_taming, refuse_variational, taming_tokenizer
+from dioscuri.importers.vdvae import from_vdvae
 
 Arrays = dict[str, np.ndarray]
+Options = tuple[Any, dict[str, Any]]
+"""Options of `[model]` and of `[data]`."""
 
-TOKENIZERS = {"MaskGitVQGAN": "maskgit", "VQGANModel": "taming", "MOVQ": "movq"}
-TRANSFORMERS = ("MaskGitTransformer", "MaskGiTUViT", "MaskGiTUViT_v2")
-OTHERS = {
-    "PaellaVQModel": lambda config: ("vqgan", *paella_tokenizer(config)),
-    "VQModel": lambda config: ("vqgan", *diffusers_tokenizer(config)),
-    "UVit2DModel": lambda config: ("maskgit", *diffusers_uvit(config)),
+TOKENIZERS: dict[str, Callable[[Mapping[str, Any]], Options]] = {
+    "MaskGitVQGAN": lambda config: open_muse.open_muse_tokenizer(config, "maskgit"),
+    "VQGANModel": lambda config: open_muse.open_muse_tokenizer(config, "taming"),
+    "MOVQ": lambda config: open_muse.open_muse_tokenizer(config, "movq"),
+    "PaellaVQModel": paella_tokenizer,
+    "VQModel": diffusers.diffusers_tokenizer,
 }
+"""Recognisers of tokenizers, by `_class_name`."""
 
+SAMPLING = {
+    "MaskGitTransformer": open_muse.SAMPLING,
+    "MaskGiTUViT": open_muse.UVIT_SAMPLING,
+    "MaskGiTUViT_v2": open_muse.UVIT_SAMPLING,
+    "UVit2DModel": diffusers.SAMPLING,
+}
+"""The transformers, and how their authors sample: options of `[synthesis]` (docs/published_weights.md)."""
 
 _METROPLEX = ("metroplex", "dcvae")
 """Architectures of tokenizers of Metroplex's later program."""
@@ -57,45 +56,74 @@ _METROPLEX = ("metroplex", "dcvae")
 class Published:
     """Family, and words `section.option=value` that say what the network depends on, defaults included.
 
-    `own`: written by this project; the words then say all options, and the weights have canonical names.
-    `notes` are lines that say what of the configuration was changed or left out.
+    `sampling`: words of the authors' sampler. `own`: written by this project; the words then say all options,
+    and the weights have canonical names. `notes` are lines that say what of the configuration was left out.
     """
 
     family: str
     overrides: tuple[str, ...]
+    sampling: tuple[str, ...] = ()
     own: bool = False
     notes: tuple[str, ...] = ()
 
 
-def recognise(config: Mapping[str, Any], where: object) -> Published:
-    """What a configuration describes; a `UserError` begins with `where` if it is none that is known."""
+def recognise(config: Mapping[str, Any], where: object, overrides: Sequence[str] = ()) -> Published:
+    """What a configuration describes; a `UserError` begins with `where` if it is none that is known.
+
+    `overrides` are the user's words, which may say what a configuration leaves open.
+    """
     name = str(config.get("_class_name", ""))
     try:
         if config.get("library") == LIBRARY:
             return _own(config)
         if name in TOKENIZERS:
-            model, data = open_muse_tokenizer(config, TOKENIZERS[name])
-            return _described("vqgan", model, data)
-        if name in TRANSFORMERS:
-            return described_transformer(config)
-        if name in OTHERS:
-            return _described(*OTHERS[name](config))
+            return described("vqgan", *TOKENIZERS[name](config))
+        if name in SAMPLING:
+            return described_transformer(config, overrides)
         if name.startswith("AutoencoderKL"):
             refuse_variational(f"_class_name is {name}")
         stage = _first_stage(config)
         if stage is not None:
             gumbel = str(stage.get("target", "")).endswith("GumbelVQ")
-            model, data = taming_tokenizer(stage["params"], gumbel=gumbel)
-            return _described("vqgan", model, data)
+            return described("vqgan", *taming_tokenizer(stage["params"], gumbel=gumbel))
     except UserError as error:
         raise UserError(f"{where}: {error}") from error
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{where} is no whole configuration: {type(error).__name__} {error}") from error
-    known = ", ".join([*TOKENIZERS, *TRANSFORMERS, *OTHERS])
+    known = ", ".join([*TOKENIZERS, *SAMPLING])
     raise UserError(
         f"{where} describes no published model that is known here: _class_name is none of {known}, and there "
         "is no ddconfig"
     )
+
+
+def described_transformer(config: Mapping[str, Any], overrides: Sequence[str] = ()) -> Published:
+    """A transformer of open-muse or diffusers, from its options and `_class_name`."""
+    name = config["_class_name"]
+    sampling = option_words({"synthesis": SAMPLING[name]})
+    if name == "UVit2DModel":
+        return described("maskgit", *diffusers.diffusers_uvit(config), sampling=sampling)
+    model = open_muse.open_muse_options(config)
+    data = open_muse.token_data(
+        config, grid_is_given=any(word.startswith("data.grid=") for word in overrides)
+    )
+    if name == "MaskGitTransformer" and model.add_cross_attention:
+        sampling = option_words({"synthesis": {**SAMPLING[name], **open_muse.TEXT_GUIDANCE}})
+    return described("maskgit", model, data, sampling=sampling, notes=open_muse.ignored(config))
+
+
+def described(
+    family: str,
+    model: Any,
+    data: Mapping[str, Any],
+    *,
+    sampling: tuple[str, ...] = (),
+    notes: tuple[str, ...] = (),
+) -> Published:
+    """What options of `[model]` and `[data]` describe."""
+    of_model = {declared.name: getattr(model, declared.name) for declared in fields(model)}
+    words = option_words({"model": of_model, "data": data})
+    return Published(family=family, overrides=words, sampling=sampling, notes=notes)
 
 
 def canonical_weights(
@@ -135,20 +163,28 @@ def _transformer(arrays: Arrays, hparams: Any) -> Arrays:
         return from_google(arrays)
     if hparams.model.architecture == "halton":
         return from_halton(arrays)
-    return from_diffusers_uvit(arrays) if _has(arrays, "down_block.") else dict(arrays)
+    return diffusers.from_diffusers_uvit(arrays) if _has(arrays, "down_block.") else dict(arrays)
 
 
 def _tokenizer(arrays: Arrays, hparams: Any) -> Arrays:
     """Of a tokenizer: names and layouts tell which project's it is."""
+    plan = tokenizers.make_plan(hparams.model, hparams.data.target_res, hparams.data.channels)
     if hparams.model.architecture in _METROPLEX:
-        return metroplex_tokenizers.from_flax(arrays, _tokenizer_plan(hparams))
+        return metroplex_tokenizers.from_flax(arrays, plan)
     if any("/" in name for name in arrays):
-        return from_flax(arrays, _tokenizer_plan(hparams))
+        return from_google_tokenizer(arrays, plan)
     if _has(arrays, "in_block."):
         return from_paella(arrays)
     if _has(arrays, "encoder.conv_blocks."):
         return from_llamagen(arrays)
-    return from_diffusers_tokenizer(arrays) if _has(arrays, "encoder.down_blocks.") else from_taming(arrays)
+    diffusion = _has(arrays, "encoder.down_blocks.")
+    return diffusers.from_diffusers_tokenizer(arrays) if diffusion else from_taming(arrays)
+
+
+def _hierarchical(arrays: Arrays, hparams: Any) -> Arrays:
+    """Of Metroplex's programs, or of VD-VAE, whose names lack slashes."""
+    flax = any("/" in name for name in arrays)
+    return from_metroplex(arrays, hparams) if flax else from_vdvae(arrays, hparams)
 
 
 def _denoiser(arrays: Arrays, hparams: Any) -> Arrays:
@@ -158,7 +194,7 @@ def _denoiser(arrays: Arrays, hparams: Any) -> Arrays:
 FAMILIES: dict[str, Callable[[Arrays, Any], Arrays]] = {
     "vqgan": _tokenizer,
     "maskgit": _transformer,
-    "metroplex": from_metroplex,
+    "metroplex": _hierarchical,
     "sundae": _denoiser,
 }
 """Families with published weights, and what gives these canonical names and layouts."""
@@ -178,18 +214,6 @@ def _has(arrays: Arrays, prefix: str) -> bool:
     return any(name.startswith(prefix) for name in arrays)
 
 
-def _token_data(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Grid, codes and size of pictures; 16 pixels a token, as all published tokenizers but one have."""
-    uvit = config["_class_name"] != "MaskGitTransformer"
-    n = config.get("num_vq_tokens", 256)
-    if isqrt(n) ** 2 != n:
-        raise UserError(f"num_vq_tokens {n} is no square: data.grid=32 data.target_res=512 for 512 pixels")
-    codes = config.get("codebook_size", 8192 if uvit else 1024)
-    labels = bool(config.get("num_classes"))
-    data = {"grid": isqrt(n), "codebook_size": codes, "target_res": 16 * isqrt(n), "channels": 3}
-    return {**data, "labels": labels}
-
-
 def _first_stage(config: Any) -> Mapping[str, Any] | None:
     """The first `target` with `params` that have a `ddconfig`, at any depth of a YAML file."""
     if not isinstance(config, Mapping):
@@ -199,20 +223,6 @@ def _first_stage(config: Any) -> Mapping[str, Any] | None:
         return config
     found = (_first_stage(value) for value in config.values())
     return next((stage for stage in found if stage is not None), None)
-
-
-def _tokenizer_plan(hparams: Any) -> tokenizers.TokenizerPlan:
-    return tokenizers.make_plan(hparams.model, hparams.data.target_res, hparams.data.channels)
-
-
-def described_transformer(config: Mapping[str, Any]) -> Published:
-    """A transformer of open-muse, from its options and `_class_name`."""
-    return _described("maskgit", open_muse_options(config), _token_data(config))
-
-
-def _described(family: str, model: Any, data: Mapping[str, Any]) -> Published:
-    of_model = {declared.name: getattr(model, declared.name) for declared in fields(model)}
-    return Published(family=family, overrides=option_words({"model": of_model, "data": data}))
 
 
 def _own(config: Mapping[str, Any]) -> Published:

@@ -53,11 +53,12 @@ def make_published_run(request: Request) -> list[str]:
     A `UserError` says what does not fit; no run is then left.
     """
     config = request.config
-    described = None if config is None else recognise(read_config(config), config)
+    described = None if config is None else recognise(read_config(config), config, request.overrides)
     with TemporaryDirectory() as folder:
         base = _base(described, request, Path(folder))
         log_root, name = split_run(request.run)
-        words = [*(described.overrides if described else ()), *request.overrides, f"run.name={name}"]
+        told = (*described.overrides, *(() if request.cfg else described.sampling)) if described else ()
+        words = [*told, *request.overrides, f"run.name={name}"]
         hparams = load(base, words)
         own = described is not None and described.own
         if hparams.run.family not in FAMILIES and not own:

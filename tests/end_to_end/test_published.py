@@ -18,9 +18,13 @@ from dioscuri.errors import UserError
 from dioscuri.families.vqgan.plan import make_plan
 from dioscuri.families.vqgan.tables import parameter_table
 from dioscuri.families.vqgan.trained import open_tokenizer
-from dioscuri.importers.tokenizer_names import from_flax
-from dioscuri.importers.tokenizers import open_muse_tokenizer, taming_tokenizer
-from dioscuri.importers.transformers import from_google, from_halton
+from dioscuri.hparams import load
+from dioscuri.importers.google import from_google, from_google_tokenizer
+from dioscuri.importers.halton import from_halton
+from dioscuri.importers.open_muse import open_muse_tokenizer
+from dioscuri.importers.published import recognise
+from dioscuri.importers.published_run import BASES
+from dioscuri.importers.taming import taming_tokenizer
 from dioscuri.plans.parameters import initial_values
 from tests.support.published import (
     recorded,
@@ -115,7 +119,9 @@ def test_files_of_google(tmp_path):
     no_critic = ["discriminator.type=none", "loss.r1_cost=0"]
     run(source, "--cfg", cfg, "--run", tmp_path / "logs-tokenizer", *GOOGLE_TOKENIZER, *no_critic)
     plan = open_tokenizer(tmp_path / "logs-tokenizer").plan
-    assert_holds(tmp_path / "logs-tokenizer", from_flax(recorded("flax_maskgit_tokenizer")[1], plan))
+    assert_holds(
+        tmp_path / "logs-tokenizer", from_google_tokenizer(recorded("flax_maskgit_tokenizer")[1], plan)
+    )
     source = write_flax(tmp_path / "checkpoint", "flax_maskgit_transformer")
     cfg = ROOT / "egs" / "maskgit" / "imagenet256_maskgit.cfg"
     run(source, "--cfg", cfg, "--run", tmp_path / "logs-model", *GOOGLE)
@@ -294,3 +300,58 @@ def test_published_weights_draw_pictures(tmp_path, twin):
     assert found.shape == (2, 8, 8, 3)
     shutil.rmtree(home)
     assert config["num_classes"] == 15
+
+
+SAMPLERS = {
+    "MaskGitTransformer": (18, 0.0, 1.0),
+    "MaskGiTUViT_v2": (16, 9.0, (2.0, 0.0)),
+    "UVit2DModel": (12, 9.0, (2.0, 0.0)),
+}
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_imported_models_bring_the_sampler_of_their_authors(name):
+    """aMUSEd: 12 steps, guidance 10 (9 here), temperatures 2 to 0; 0.1.0 took 18 steps without guidance."""
+    config = {"_class_name": name, "vocab_size": 2048}
+    if name == "UVit2DModel":
+        config |= {"codebook_size": 32, "downsample": False, "upsample": False, "block_out_channels": 24}
+    described = recognise(config, "here")
+    synthesis = load(BASES["maskgit"], [*described.overrides, *described.sampling]).synthesis
+    assert (synthesis.steps, synthesis.guidance_scale, synthesis.temperature) == SAMPLERS[name]
+
+
+def test_a_cfg_of_ones_own_decides_the_sampler(tmp_path):
+    source = write_folder(tmp_path / "published", "maskgit_transformer_class")
+    cfg = tmp_path / "mine.cfg"
+    cfg.write_text(
+        (ROOT / "egs" / "maskgit" / "published.cfg").read_text().replace("steps = 18", "steps = 5")
+    )
+    run(source, "--run", tmp_path / "logs-new", "--cfg", cfg)
+    assert open_run(tmp_path / "logs-new", "maskgit", "here").synthesis.steps == 5
+
+
+def test_the_output_says_which_weights_were_taken(tmp_path, capsys):
+    """Averaged ones first; `--weights raw` takes the others."""
+    folder = write_folder(tmp_path / "published", "maskgit_vqgan")
+    raw = torch.load(folder / "pytorch_model.bin", weights_only=True)
+    average = {key: tensor + 1 for key, tensor in raw.items()}
+    torch.save({"model": raw, "ema": average}, folder / "pytorch_model.bin")
+    run(folder, "--run", tmp_path / "logs-average")
+    assert "took the averaged weights (ema)" in capsys.readouterr().out
+    run(folder, "--run", tmp_path / "logs-raw", "--weights", "raw")
+    assert "took the raw weights (model)" in capsys.readouterr().out
+    for kind, expected in (("average", average), ("raw", raw)):
+        assert_holds(tmp_path / f"logs-{kind}", {name: tensor.numpy() for name, tensor in expected.items()})
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(tmp_path, value):
+    folder = write_folder(tmp_path / "published", "maskgit_vqgan")
+
+    def spoil(state):
+        state["decoder.conv_in.bias"][3] = value
+
+    mend(folder, spoil)
+    with pytest.raises(UserError, match=r"'decoder\.conv_in\.bias' holds NaN or infinity \(1 of 32 values\)"):
+        run(folder, "--run", tmp_path / "logs-new")
+    assert not (tmp_path / "logs-new").exists()

@@ -6,15 +6,10 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from dioscuri.families.maskgit.transformers import make_plan
-from dioscuri.importers.transformers import (
-    from_google,
-    from_halton,
-    from_lucidrains,
-    google_options,
-    halton_options,
-    lucidrains_options,
-    open_muse_options,
-)
+from dioscuri.importers.google import from_google, google_options
+from dioscuri.importers.halton import from_halton, halton_options
+from dioscuri.importers.lucidrains import from_lucidrains, lucidrains_options
+from dioscuri.importers.open_muse import open_muse_options
 
 RUNNERS = (
     "maskgit_transformer",

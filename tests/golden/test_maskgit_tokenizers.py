@@ -8,8 +8,8 @@ from safetensors.numpy import load_file
 from dioscuri.families.vqgan.model_options import Tokenizer
 from dioscuri.families.vqgan.plan import make_plan
 from dioscuri.families.vqgan.tables import parameter_table
-from dioscuri.importers.tokenizer_names import from_flax
-from dioscuri.importers.tokenizers import google_tokenizer, open_muse_tokenizer
+from dioscuri.importers.google import from_google_tokenizer, google_tokenizer
+from dioscuri.importers.open_muse import open_muse_tokenizer
 from tests.golden.recorded import cases
 from tests.support.tokenizers import TWINS
 
@@ -30,7 +30,7 @@ class Run:
         self.x = self.inputs["image" if self.flax else "pixel_values"]
         self.x = self.x if self.flax else nhwc(self.x)
         self.plan = make_plan(options(case), self.x.shape[1], 3)
-        self.twin = twin(self.plan, from_flax(saved, self.plan) if self.flax else saved)
+        self.twin = twin(self.plan, from_google_tokenizer(saved, self.plan) if self.flax else saved)
 
     def close(self, found, name, tolerance="outputs"):
         expected, tol = self.outputs[name], self.case["tol"][tolerance]
@@ -120,9 +120,9 @@ def test_flax(run):
     run.close(0.25 * found["loss.encoder"], "e_latent_loss")
     run.close(0.1 * found["loss.entropy"], "entropy_loss")
     theirs = {name.removeprefix("grad:"): array for name, array in run.outputs.items() if ":" in name}
-    run.outputs |= from_flax(theirs, run.plan)
+    run.outputs |= from_google_tokenizer(theirs, run.plan)
     assert len(theirs) == 9
-    for name in from_flax(theirs, run.plan):
+    for name in from_google_tokenizer(theirs, run.plan):
         run.close(grads[name], name, "gradients")
 
 

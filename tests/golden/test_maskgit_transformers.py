@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dioscuri.importers.transformers import from_google
+from dioscuri.importers.google import from_google
 from tests.golden.recorded import cases
 from tests.golden.recorded_transformers import RUNNERS, close, cross_entropy, mean_over_labelled, opened
 from tests.support.transformers import TWINS

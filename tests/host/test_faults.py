@@ -2,11 +2,15 @@
 
 import io
 import json
+import shutil
 import tarfile
+import warnings
+from importlib import import_module
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image, PngImagePlugin
 
 from dioscuri.cli.evaluate import evaluate
@@ -14,6 +18,7 @@ from dioscuri.data import image_files, open_datasets
 from dioscuri.data.options import matching_files
 from dioscuri.data.webdataset import open_webdataset
 from dioscuri.errors import UserError
+from dioscuri.importers.open_model import open_published
 from tests.support.data_options import make_options, paths
 
 
@@ -106,3 +111,39 @@ def test_a_png_with_a_large_text_is_read(tmp_path):
     info.add_text("workflow", "x" * (2 << 20), zip=True)
     Image.new("RGB", (8, 8), (1, 2, 3)).save(tmp_path / "workflow.png", pnginfo=info)
     assert image_files.decode(tmp_path / "workflow.png", 8, 3)[0, 0].tolist() == [1, 2, 3]
+
+
+VQ = {
+    "down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2,
+    "block_out_channels": (32, 64), "layers_per_block": 1, "latent_channels": 8, "sample_size": 32,
+    "num_vq_embeddings": 16, "norm_num_groups": 8, "vq_embed_dim": 8, "mid_block_add_attention": False,
+    "lookup_from_codebook": True, "force_upcast": True,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def published_tokenizer(tmp_path_factory):
+    """One tokenizer of diffusers in every layout of weights."""
+    folder = tmp_path_factory.mktemp("published")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = import_module("diffusers").VQModel(**VQ)
+        model.save_pretrained(folder / "plain")
+        model.save_pretrained(folder / "variant", variant="fp16")
+        model.save_pretrained(folder / "sharded", max_shard_size="200KB")
+        model.save_pretrained(folder / "sharded_bin", max_shard_size="200KB", safe_serialization=False)
+    prefixes = {"ddp": "module.", "compiled": "_orig_mod.", "both": "module._orig_mod."}
+    for name, prefix in prefixes.items():
+        (folder / name).mkdir()
+        shutil.copy(folder / "plain" / "config.json", folder / name)
+        state = {prefix + key: tensor for key, tensor in model.state_dict().items()}
+        torch.save(state, folder / name / "pytorch_model.bin")
+    return folder
+
+
+@pytest.mark.parametrize("layout", ["variant", "sharded", "sharded_bin", "ddp", "compiled", "both"])
+def test_weights_in_every_layout_import_like_the_plain_file(published_tokenizer, layout):
+    words = ["data.target_res=32"]
+    plain, other = (open_published(published_tokenizer / name, words) for name in ("plain", layout))
+    assert plain.weights.keys() == other.weights.keys()
+    assert all(np.array_equal(other.weights[name], array) for name, array in plain.weights.items())

@@ -23,9 +23,9 @@ from dioscuri.families.metroplex.presets import EQUAL, HALVING
 from dioscuri.families.metroplex.sinusoids import sinusoids
 from dioscuri.families.metroplex.tables import parameter_table
 from dioscuri.hparams import load
-from dioscuri.importers import metroplex
 from dioscuri.importers.convert import convert_configuration
 from dioscuri.importers.metroplex_json import cfg_text, options, remarks
+from dioscuri.importers.vdvae import from_vdvae
 from dioscuri.plans.parameters import initial_values
 from tests.parity.metroplex_cases import BASE, SMALL, TRANSFORMER, make
 
@@ -317,7 +317,7 @@ def vdvae_weights(plan, weights):
             name = name.replace(ours, theirs)
         if name.startswith("top_down.start."):
             name = f"decoder.bias_xs.{plan.start.index(int(name.rpartition('.')[2]))}"
-        found["module." + name] = array
+        found[name] = array
     return found
 
 
@@ -326,7 +326,7 @@ def test_weights_of_vdvae_are_found_and_mistakes_named(tmp_path):
     plan = make_plan(hparams)
     weights = initial_values(parameter_table(hparams, plan), 1)
     theirs = vdvae_weights(plan, weights)
-    found = metroplex.from_vdvae(theirs, hparams, plan, tmp_path)
+    found = from_vdvae(theirs, hparams)
     assert found.keys() == weights.keys()
     assert all((found[name] == weights[name]).all() for name in weights)
     some = next(iter(theirs))
@@ -336,4 +336,4 @@ def test_weights_of_vdvae_are_found_and_mistakes_named(tmp_path):
         ({**theirs, some: np.zeros((1, 2))}, "has shape"),
     ):
         with pytest.raises(UserError, match=words):
-            metroplex.from_vdvae(changed, hparams, plan, tmp_path)
+            from_vdvae(changed, hparams)

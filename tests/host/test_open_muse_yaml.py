@@ -111,7 +111,7 @@ def test_every_option_arrives(tmp_path, capsys):
     assert hparams.synthesis.sampling_schedule == "pow2"
     assert (hparams.run.name, hparams.run.seed, hparams.val.mask_ratios) == ("imagenet", 9, (0.2, 0.8))
     make_plan(model, data.grid, data.codebook_size)
-    assert "warning" not in capsys.readouterr().out
+    assert "is unknown" not in capsys.readouterr().out
     assert "somewhere" not in (tmp_path / "out.cfg").read_text()
 
 
@@ -135,6 +135,64 @@ training: {mixed_precision: no, use_ema: False}
     assert (hparams.model.architecture, hparams.model.block_out_channels) == ("uvit", (32,))
     assert (hparams.data.grid, hparams.data.target_res, hparams.data.codebook_size) == (32, 512, 32)
     assert (hparams.train.precision, hparams.train.ema_decay, hparams.train.batch_size) == ("float32", 0.0, 3)
+
+
+LEGACY_UVIT = """
+model:
+  architecture: uvit
+  transformer:
+    hidden_size: 64
+    block_out_channels: [32]
+    block_num_heads: [2]
+    in_channels: 16
+    num_hidden_layers: 2
+    num_attention_heads: 4
+    vocab_size: 40
+    codebook_size: 32
+    num_vq_tokens: 64
+    add_cross_attention: True
+    project_encoder_hidden_states: True
+    use_normformer: False
+    use_empty_embeds_for_uncond: True
+    max_position_embeddings: 256
+    num_classes: null
+experiment: {project: muse, resume_from_checkpoint: latest}
+dataset:
+  params: {train_shards_path_or_url: somewhere, num_workers: 4}
+  preprocessing: {max_seq_length: 77, resolution: 128}
+training: {mixed_precision: fp16, overfit_one_batch: True, use_ema: False}
+"""
+
+
+def test_a_uvit_of_the_older_layout(tmp_path, capsys):
+    """0.1.0 refused what the original's U-ViT ignores."""
+    hparams = run(tmp_path, LEGACY_UVIT)
+    assert (hparams.model.architecture, hparams.model.hidden_size, hparams.data.grid) == ("uvit", 64, 8)
+    assert not hparams.model.add_cross_attention
+    make_plan(hparams.model, hparams.data.grid, hparams.data.codebook_size)
+    told = capsys.readouterr().out
+    for name in ("add_cross_attention", "max_position_embeddings", "use_empty_embeds_for_uncond"):
+        assert name in told
+
+
+def test_what_is_dropped_or_changed_is_named(tmp_path, capsys):
+    run(tmp_path, LEGACY_UVIT)
+    told = capsys.readouterr().out
+    for name in (
+        "dataset.preprocessing.max_seq_length", "dataset.params.train_shards_path_or_url",
+        "dataset.params.num_workers", "experiment.project", "experiment.resume_from_checkpoint",
+        "training.overfit_one_batch", "fp16 becomes train.precision='bfloat16'",
+    ):  # fmt: skip
+        assert name in told
+    assert "dataset.preprocessing.resolution" not in told
+
+
+def test_advice_that_is_followed_is_not_repeated(tmp_path):
+    text = LEGACY_UVIT.replace("num_vq_tokens: 64", "num_vq_tokens: 200")
+    with pytest.raises(UserError, match=r"say the grid, such as data\.grid=32 data\.target_res=512"):
+        run(tmp_path, text)
+    hparams = run(tmp_path, text, "data.grid=32", "data.target_res=512")
+    assert (hparams.data.grid, hparams.data.target_res) == (32, 512)
 
 
 def test_unknown_keys_are_named(tmp_path, capsys):

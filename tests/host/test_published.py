@@ -7,7 +7,7 @@ from dioscuri.errors import UserError
 from dioscuri.families.vqgan.plan import make_plan
 from dioscuri.families.vqgan.tables import parameter_table
 from dioscuri.importers.published import recognise
-from dioscuri.importers.tokenizers import from_taming, taming_tokenizer
+from dioscuri.importers.taming import from_taming, taming_tokenizer
 
 DDCONFIG = {"double_z": True, "z_channels": 4, "resolution": 256, "in_channels": 3, "out_ch": 3, "ch": 128}
 KL = {"target": "ldm.models.autoencoder.AutoencoderKL", "params": {"embed_dim": 4, "ddconfig": DDCONFIG}}

@@ -1,7 +1,7 @@
 """Parameters of the masked token transformers: canonical names, shapes and first values.
 
 Names and shapes are those of the original projects; Google's, which is a flax network, has names of the same
-manner (`dioscuri/importers/transformers.py` translates).
+manner (`dioscuri/importers/` translates).
 """
 
 from collections.abc import Callable

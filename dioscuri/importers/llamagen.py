@@ -1,0 +1,27 @@
+"""LlamaGen's tokenizer, which Halton-MaskGIT uses: its weights as ours."""
+
+import re
+from collections.abc import Mapping
+
+import numpy as np
+
+
+def from_llamagen(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """taming-transformers' network, its levels in order of
+    execution, under other names; without the record of which codes were used."""
+    n_levels = len({name.split(".")[2] for name in arrays if name.startswith("decoder.conv_blocks.")})
+    return {
+        _llamagen_name(name, n_levels): array
+        for name, array in arrays.items()
+        if name != "quantize.codebook_used"
+    }
+
+
+def _llamagen_name(name: str, n_levels: int) -> str:
+    if found := re.match(r"(encoder|decoder)\.conv_blocks\.(\d+)\.(res|attn)?", name):
+        level = int(found[2]) if found[1] == "encoder" else n_levels - 1 - int(found[2])
+        part = {"res": "block", "attn": "attn", None: ""}[found[3]]
+        side = "down" if found[1] == "encoder" else "up"
+        return f"{found[1]}.{side}.{level}.{part}{name[found.end() :]}"
+    parts = {"0": "block_1", "1": "attn_1", "2": "block_2"}
+    return re.sub(r"\.mid\.([012])\.", lambda found: f".mid.{parts[found[1]]}.", name)
