@@ -1,75 +1,89 @@
-"""Models in folders that either twin opens, and of the hub."""
+"""Networks of options and weights, and the folders that either twin opens."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from dioscuri.checkpoint.pretrained import network_options, write_folder
+from dioscuri.checkpoint.pretrained import is_folder, network_options, read_folder, write_folder
 from dioscuri.errors import UserError
-from dioscuri.importers.open_model import open_published
+from dioscuri.hub import local_folder
 from dioscuri.plans.layout import Layout, pack, unpack
 from jax_impl.families.methods import methods_of
+from jax_impl.layers.dropout import seed_dropout
 from jax_impl.optim.flat import Tree, flat_layout, join, split
+
+Arrays = Mapping[str, np.ndarray]
 
 
 class Pretrained:
-    """What every model can: be written to a folder and be read from one."""
+    """What every network can: be written to a folder and be read from one."""
 
     hparams: Any = None
-    """Options of the model; those that `build_model` and `from_pretrained` make have them."""
+    """Options of the network; those that `build_model`, `model_of` and `from_pretrained` make have them."""
 
     def save_pretrained(self, folder: Path | str) -> None:
         """Write `config.json` and `model.safetensors`."""
         if self.hparams is None:
             raise UserError("a model without options cannot be saved: make it with build_model")
-        write_folder(Path(folder), self.hparams, _weights(self))
+        write_folder(Path(folder), self.hparams, weights_of(self))
 
     @classmethod
     def from_pretrained(
         cls, where: Path | str, overrides: Sequence[str] = (), *, revision: str = "main"
     ) -> Self:
-        """The model of a folder, or of the hub as `owner/model[/folder]`.
+        """The network of a folder that `save_pretrained` wrote, here or on the hub as `owner/model[/folder]`.
 
-        Words `section.option=value` change options, such as the `data.grid` of an open-muse U-ViT. A
-        `UserError` says what is missing, what does not fit, and if the model is of another class.
+        Words `section.option=value` change options. A `UserError` says what is missing, what does not fit,
+        and if the network is of another class.
         """
-        opened = open_published(where, overrides, revision=revision)
-        model = build_model(opened.hparams)
-        if not isinstance(model, cls):
-            raise UserError(f"{where} holds a {type(model).__name__}, not a {cls.__name__}")
+        folder = local_folder(where, revision)
+        if not is_folder(folder):
+            raise UserError(
+                f"{folder} holds no config.json that save_pretrained wrote: dioscuri.jax.load opens what "
+                "others published"
+            )
+        hparams, weights = read_folder(folder, overrides)
         try:
-            _set_weights(model, opened.weights)
+            model = model_of(hparams, weights)
         except UserError as error:
             raise UserError(f"{where}: {error}") from error
+        if not isinstance(model, cls):
+            raise UserError(f"{where} holds a {type(model).__name__}, not a {cls.__name__}")
         return model
 
 
-def build_model(hparams: Any) -> Any:
-    """The model of a run's options; its parameters are not set."""
+def build_model(hparams: Any, seed: int = 0) -> Any:
+    """The network of a run's options in evaluation mode, its first values drawn from `seed` by the family's
+    table."""
     hparams = network_options(hparams)
-    model = nnx.eval_shape(methods_of(hparams).build)
-    graph, params, rest = nnx.split(model, nnx.Param, ...)
-    params = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), params)
-    model = nnx.merge(graph, params, rest)
+    return model_of(hparams, methods_of(hparams).initial_parameters(seed))
+
+
+def model_of(hparams: Any, weights: Arrays) -> Any:
+    """The network of a run's options in evaluation mode, with weights under canonical names.
+
+    A `UserError` names what is missing or has another shape. Dropout has random streams, of seed 0, for when
+    `model.train()` switches it on.
+    """
+    hparams = network_options(hparams)
+    graph, params, rest = nnx.split(nnx.eval_shape(methods_of(hparams).build), nnx.Param, ...)
+    layout, tree = _layout(hparams, params)
+    model: Any = nnx.merge(graph, split(jnp.asarray(pack(weights, layout, np.float32)), layout, tree), rest)
     model.hparams = hparams
+    seed_dropout(model, 0)
     return model
 
 
-def _layout(model: Any) -> tuple[Layout, Tree]:
-    shapes = methods_of(model.hparams).parameter_shapes()
-    return flat_layout(nnx.state(model, nnx.Param), shapes, lambda _: True)
+def weights_of(model: Any) -> dict[str, np.ndarray]:
+    """A network's weights under canonical names, float32."""
+    params = nnx.state(model, nnx.Param)
+    layout, tree = _layout(model.hparams, params)
+    return unpack(np.asarray(join(params, layout, tree), np.float32), layout)
 
 
-def _weights(model: Any) -> dict[str, np.ndarray]:
-    layout, tree = _layout(model)
-    return unpack(np.asarray(join(nnx.state(model, nnx.Param), layout, tree), np.float32), layout)
-
-
-def _set_weights(model: nnx.Module, weights: dict[str, np.ndarray]) -> None:
-    layout, tree = _layout(model)
-    nnx.update(model, split(jnp.asarray(pack(weights, layout, np.float32)), layout, tree))
+def _layout(hparams: Any, params: nnx.State) -> tuple[Layout, Tree]:
+    return flat_layout(params, methods_of(hparams).parameter_shapes(), lambda _: True)

@@ -21,6 +21,7 @@ from dioscuri.errors import UserError
 from dioscuri.plans.layout import check_shapes, pack, take_prefixed, unpack
 from torch_impl.devices import open_devices, set_precision
 from torch_impl.families.methods import methods_of
+from torch_impl.layers.initial import blank
 from torch_impl.noise import STREAMS, draw_noise
 from torch_impl.optim.flat import bind, flat_layout
 from torch_impl.optim.step import OptimizerState, Settings
@@ -162,7 +163,7 @@ class Engine:
         self._set_buffers(state.get("buffers", self.family.initial_buffers(self.hparams.run.seed)))
 
     def _build(self) -> torch.nn.Module:
-        model = self.family.build().to(self.devices.device, self.dtype)
+        model = blank(self.family.build).to(self.devices.device, self.dtype)
         if self.hparams.train.compile:
             for region in self.family.regions(model):
                 region.compile()

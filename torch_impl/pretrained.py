@@ -1,6 +1,6 @@
-"""Models in folders that either twin opens, and of the hub."""
+"""Networks of options and weights, and the folders that either twin opens."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -8,62 +8,79 @@ import numpy as np
 import torch
 from torch import nn
 
-from dioscuri.checkpoint.pretrained import network_options, write_folder
+from dioscuri.checkpoint.pretrained import is_folder, network_options, read_folder, write_folder
 from dioscuri.errors import UserError
-from dioscuri.importers.open_model import open_published
+from dioscuri.hub import local_folder
 from dioscuri.plans.layout import check_shapes
 from torch_impl.families.methods import methods_of
+from torch_impl.layers.initial import blank
+
+Arrays = Mapping[str, np.ndarray]
 
 
 class Pretrained:
-    """What every model can: be written to a folder and be read from one."""
+    """What every network can: be written to a folder and be read from one."""
 
     hparams: Any = None
-    """Options of the model; those that `build_model` and `from_pretrained` make have them."""
+    """Options of the network; those that `build_model`, `model_of` and `from_pretrained` make have them."""
 
     def save_pretrained(self, folder: Path | str) -> None:
         """Write `config.json` and `model.safetensors`."""
         if self.hparams is None:
             raise UserError("a model without options cannot be saved: make it with build_model")
-        write_folder(Path(folder), self.hparams, _weights(self))
+        write_folder(Path(folder), self.hparams, weights_of(self))
 
     @classmethod
     def from_pretrained(
         cls, where: Path | str, overrides: Sequence[str] = (), *, revision: str = "main"
     ) -> Self:
-        """The model of a folder, or of the hub as `owner/model[/folder]`.
+        """The network of a folder that `save_pretrained` wrote, here or on the hub as `owner/model[/folder]`.
 
-        Words `section.option=value` change options, such as the `data.grid` of an open-muse U-ViT. A
-        `UserError` says what is missing, what does not fit, and if the model is of another class.
+        Words `section.option=value` change options. A `UserError` says what is missing, what does not fit,
+        and if the network is of another class.
         """
-        opened = open_published(where, overrides, revision=revision)
-        model = build_model(opened.hparams)
-        if not isinstance(model, cls):
-            raise UserError(f"{where} holds a {type(model).__name__}, not a {cls.__name__}")
+        folder = local_folder(where, revision)
+        if not is_folder(folder):
+            raise UserError(
+                f"{folder} holds no config.json that save_pretrained wrote: dioscuri.torch.load opens what "
+                "others published"
+            )
+        hparams, weights = read_folder(folder, overrides)
         try:
-            _set_weights(model, opened.weights)
+            model = model_of(hparams, weights)
         except UserError as error:
             raise UserError(f"{where}: {error}") from error
+        if not isinstance(model, cls):
+            raise UserError(f"{where} holds a {type(model).__name__}, not a {cls.__name__}")
         return model
 
 
-def build_model(hparams: Any) -> Any:
-    """The model of a run's options; its parameters are not set."""
+def build_model(hparams: Any, seed: int = 0) -> Any:
+    """The network of a run's options in evaluation mode, its first values drawn from `seed` by the family's
+    table."""
     hparams = network_options(hparams)
-    model = methods_of(hparams).build()
+    return model_of(hparams, methods_of(hparams).initial_parameters(seed))
+
+
+def model_of(hparams: Any, weights: Arrays) -> Any:
+    """The network of a run's options in evaluation mode, with weights under canonical names.
+
+    A `UserError` names what is missing or has another shape.
+    """
+    hparams = network_options(hparams)
+    model: Any = blank(methods_of(hparams).build)
+    check_shapes(weights, {name: tuple(p.shape) for name, p in model.named_parameters()})
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(torch.tensor(weights[name]))
     model.hparams = hparams
     return model
 
 
-def _weights(model: Any) -> dict[str, np.ndarray]:
+def weights_of(model: nn.Module | Pretrained) -> dict[str, np.ndarray]:
+    """A network's weights under canonical names, float32."""
+    assert isinstance(model, nn.Module)
     return {
         name: np.ascontiguousarray(parameter.detach().float().cpu().numpy())
         for name, parameter in model.named_parameters()
     }
-
-
-def _set_weights(model: nn.Module, weights: dict[str, np.ndarray]) -> None:
-    check_shapes(weights, {name: tuple(p.shape) for name, p in model.named_parameters()})
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.copy_(torch.from_numpy(weights[name].copy()))

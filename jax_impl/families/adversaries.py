@@ -9,14 +9,15 @@ from typing import Any
 
 from jax import Array
 
-from jax_impl.layers.spectral import below, iterated
+from jax_impl.layers.named import below
+from jax_impl.layers.spectral import iterated
 from jax_impl.models.dcvae import ContrastiveDiscriminator, SpectralEncoder
 from jax_impl.objectives.vqgan import Critic, Verdict
 
 Arrays = Mapping[str, Array]
 Model = Any
 """The tokenizer, beside whose parts stands `discriminator`."""
-CRITIC_LAYERS, ENCODER_LAYERS = "discriminator.", "encoder."
+CRITIC_LAYERS, ENCODER_LAYERS = "discriminator", "encoder"
 
 
 def critic_of(model: Model, buffers: Arrays) -> tuple[Critic, dict[str, Array]]:
@@ -29,7 +30,7 @@ def critic_of(model: Model, buffers: Arrays) -> tuple[Critic, dict[str, Array]]:
     def critic(pictures: Array) -> Verdict:
         return Verdict(*network(pictures, sigmas))
 
-    return critic, {f"u.{CRITIC_LAYERS}{name}": vector for name, vector in new.items()}
+    return critic, {f"u.{CRITIC_LAYERS}.{name}": vector for name, vector in new.items()}
 
 
 def encoder_sigmas(model: Model, buffers: Arrays) -> dict[str, Array]:
@@ -38,5 +39,5 @@ def encoder_sigmas(model: Model, buffers: Arrays) -> dict[str, Array]:
     if not isinstance(model.encoder, SpectralEncoder):
         return {}
     sigmas, new = iterated(model.encoder.layers(), below(buffers, f"u.{ENCODER_LAYERS}"))
-    found = {f"sigma.{ENCODER_LAYERS}{name}": sigma for name, sigma in sigmas.items()}
-    return found | {f"u.{ENCODER_LAYERS}{name}": vector for name, vector in new.items()}
+    found = {f"sigma.{ENCODER_LAYERS}.{name}": sigma for name, sigma in sigmas.items()}
+    return found | {f"u.{ENCODER_LAYERS}.{name}": vector for name, vector in new.items()}

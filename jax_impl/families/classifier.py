@@ -43,7 +43,7 @@ class ClassifierMethods(FamilyMethods):
 
     def build(self) -> nnx.Module:
         """The model; its parameters' values do not matter."""
-        return Classifier(self.plan, self.dtype)
+        return Classifier(self.plan)
 
     def loss(
         self, model: Any, batch: Arrays, noise: Arrays, scalars: Scalars, buffers: Arrays, frozen: Arrays

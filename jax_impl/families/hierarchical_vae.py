@@ -6,7 +6,6 @@ from flax import nnx
 from dioscuri.families.hierarchical_vae.initialisation import decayed, initial_parameters, parameter_table
 from dioscuri.families.hierarchical_vae.options import HParams
 from dioscuri.families.hierarchical_vae.plan import make_plan
-from jax_impl.devices import COMPUTE_DTYPES
 from jax_impl.families.latent_groups import LatentGroupMethods
 from jax_impl.models.hierarchical_vae import HierarchicalVAE
 
@@ -32,11 +31,9 @@ class HierarchicalVAEMethods(LatentGroupMethods):
     def build(self) -> nnx.Module:
         """The model; its parameters' values do not matter."""
         train = self.hparams.train
-        dtype = COMPUTE_DTYPES[train.precision]
         return HierarchicalVAE(
             self.plan,
             self.hparams.model,
-            dtype=dtype,
             checkpoint=train.checkpoint_activations,
             scan=train.scan_blocks,
         )

@@ -26,10 +26,9 @@ from dioscuri.families.maskgit.options import HParams
 from dioscuri.families.maskgit.training import embedding_shape
 from dioscuri.families.token_models.masking_options import Sampling
 from dioscuri.plans.noise import NoiseSpec
-from jax_impl.devices import COMPUTE_DTYPES
 from jax_impl.families.frozen_tokenizer import FrozenTokenizer
 from jax_impl.families.methods import FamilyMethods, Result, Scalars
-from jax_impl.layers.dropout import part
+from jax_impl.layers.named import below
 from jax_impl.models.critic import critic_logits
 from jax_impl.models.transformers import build_transformer
 from jax_impl.objectives.masked_tokens import (
@@ -79,10 +78,7 @@ class MaskGITMethods(FamilyMethods):
     def build(self) -> nnx.Module:
         """The model; its parameters' values do not matter."""
         train = self.hparams.train
-        dtype = COMPUTE_DTYPES[train.precision]
-        return build_transformer(
-            self.plan, dtype=dtype, checkpoint=train.checkpoint_activations, scan=train.scan_blocks
-        )
+        return build_transformer(self.plan, checkpoint=train.checkpoint_activations, scan=train.scan_blocks)
 
     def noise_specs(self, method: str, batch: int, **options: Any) -> tuple[NoiseSpec, ...]:
         """Noise that a method takes, for a batch of this size."""
@@ -276,7 +272,7 @@ class MaskGITMethods(FamilyMethods):
     def _null(self, frozen: Arrays, condition: Arrays) -> dict[str, Array]:
         """What stands for no condition: the null label, and an encoded empty text, or no text and a pooled
         state of zeros."""
-        given = part(frozen, "null")
+        given = below(frozen, "null")
         values = {"label": self.plan.null_label, "text_keep": 0, "pooled": 0}
         if "text" in given:
             del values["text_keep"]
@@ -308,7 +304,7 @@ class MaskGITMethods(FamilyMethods):
             codes, masked.inputs, tokens, self.plan.mask_id, gumbel, jnp.maximum(temperature, 1e-10)
         )
         own = {name: value for name, value in condition.items() if name != "self"}
-        return critic_loss(critic_logits(model, judged, own, part(noise, "critic")), judged, tokens)
+        return critic_loss(critic_logits(model, judged, own, below(noise, "critic")), judged, tokens)
 
 
 FAMILY = MaskGITMethods

@@ -5,7 +5,6 @@ from flax import nnx
 from dioscuri.families.metroplex.options import HParams
 from dioscuri.families.metroplex.plan import make_plan
 from dioscuri.families.metroplex.tables import parameter_table
-from jax_impl.devices import COMPUTE_DTYPES
 from jax_impl.families.latent_groups import LatentGroupMethods
 from jax_impl.models.metroplex import Metroplex
 
@@ -20,11 +19,9 @@ class MetroplexMethods(LatentGroupMethods):
     def build(self) -> nnx.Module:
         """The model; its parameters' values do not matter."""
         train = self.hparams.train
-        dtype = COMPUTE_DTYPES[train.precision]
         return Metroplex(
             self.plan,
             self.hparams.model,
-            dtype=dtype,
             checkpoint=train.checkpoint_activations,
         )
 

@@ -23,7 +23,6 @@ from dioscuri.families.sundae import training as denoising
 from dioscuri.families.sundae.denoising_options import Resampling
 from dioscuri.families.sundae.options import HParams
 from dioscuri.plans.noise import NoiseSpec
-from jax_impl.devices import COMPUTE_DTYPES
 from jax_impl.families.frozen_tokenizer import FrozenTokenizer, GreyLevels, open_frozen_tokenizer
 from jax_impl.families.methods import FamilyMethods, Result, Scalars, added
 from jax_impl.models.denoiser import build_denoiser
@@ -64,10 +63,7 @@ class SundaeMethods(FamilyMethods):
     def build(self) -> nnx.Module:
         """The model; its parameters' values do not matter."""
         train = self.hparams.train
-        dtype = COMPUTE_DTYPES[train.precision]
-        return build_denoiser(
-            self.plan, dtype=dtype, checkpoint=train.checkpoint_activations, scan=train.scan_blocks
-        )
+        return build_denoiser(self.plan, checkpoint=train.checkpoint_activations, scan=train.scan_blocks)
 
     def noise_specs(self, method: str, batch: int, **options: Any) -> tuple[NoiseSpec, ...]:
         """Noise that a method takes, for a batch of this size, whatever its options."""

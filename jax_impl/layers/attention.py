@@ -8,14 +8,17 @@ import jax.numpy as jnp
 from einops import rearrange
 from flax import nnx
 from jax import Array
-from jax.typing import DTypeLike
 
-from jax_impl.layers.dense import Dense, broadcast
-from jax_impl.layers.dropout import Arrays, dropout
+from jax_impl.layers.dense import Linear, broadcast
+from jax_impl.layers.dropout import Dropout
+from jax_impl.layers.named import Arrays
 
 
 class Attention(nnx.Module):
-    """Self-attention, or cross-attention to a context: (B, L, C) -> (B, L, C)."""
+    """Self-attention, or cross-attention to a context: (B, L, C) -> (B, L, C).
+
+    `nnx.MultiHeadAttention` would draw dropout's noise itself and has kernels of three axes.
+    """
 
     def __init__(
         self,
@@ -25,14 +28,14 @@ class Attention(nnx.Module):
         context_width: int | None = None,
         bias: bool = False,
         rate: float = 0.0,
-        dtype: DTypeLike | None = None,
     ) -> None:
         context_width = width if context_width is None else context_width
-        self.query = Dense(width, width, bias=bias, dtype=dtype)
-        self.key = Dense(context_width, width, bias=bias, dtype=dtype)
-        self.value = Dense(context_width, width, bias=bias, dtype=dtype)
-        self.out = Dense(width, width, bias=bias, dtype=dtype)
-        self.heads, self.rate = heads, rate
+        self.query = Linear(width, width, use_bias=bias)
+        self.key = Linear(context_width, width, use_bias=bias)
+        self.value = Linear(context_width, width, use_bias=bias)
+        self.out = Linear(width, width, use_bias=bias)
+        self.dropout = Dropout(rate)
+        self.heads = heads
 
     def prepare(self, context: Array) -> dict[str, Array]:
         """Keys and values (B, S, N, K) of a context (B, S, C)."""
@@ -52,7 +55,7 @@ class Attention(nnx.Module):
         to; `noise` (B, N, L, S) is uniform, for dropout."""
         prepared = self.prepare(x) if prepared is None else prepared
         query = split_heads(self.query(x), self.heads)
-        y = attend(query, prepared["key"], prepared["value"], mask=mask, rate=self.rate, noise=noise)
+        y = attend(query, prepared["key"], prepared["value"], mask=mask, dropout=self.dropout, noise=noise)
         return self.out(y)
 
 
@@ -68,19 +71,23 @@ def attend(
     *,
     mask: Array | None = None,
     scale: float | None = None,
-    rate: float = 0.0,
+    dropout: Dropout | None = None,
     noise: Array | None = None,
 ) -> Array:
     """softmax(scale q k^T) v, heads side by side: (B, L, N, K), (B, S, N, K), (B, S, N, K) -> (B, L, N K).
 
-    `scale` is 1 / sqrt(K) unless given. A row of `mask` (B, S) without a True gives zeros. Heads are moved
-    beside the batch first: the products are then those of plain matrices, several times as fast on a CPU.
+    `scale` is 1 / sqrt(K) unless given. A row of `mask` (B, S) without a True gives zeros. Dropout acts on
+    the probabilities, by `noise` (B, N, L, S) if given. Heads are moved beside the batch first: the
+    products are then those of plain matrices, several times as fast on a CPU.
     """
-    seen = None if mask is None else mask.any(1, keepdims=True)
+    seen = None
     q, k, v = (rearrange(heads, "b l n k -> b n l k") for heads in (query, key, value))
     if mask is not None:
+        seen = mask.any(1, keepdims=True)
         mask = jnp.broadcast_to(rearrange(mask | ~seen, "b s -> b 1 s"), (*k.shape[:2], mask.shape[1]))
-    head = partial(_head, scale=q.shape[-1] ** -0.5 if scale is None else scale, rate=rate)
+    if dropout is not None and noise is None:
+        noise = dropout.draw((*q.shape[:3], k.shape[2]))
+    head = partial(_head, scale=q.shape[-1] ** -0.5 if scale is None else scale, dropout=dropout)
     if jax.default_backend() == "cpu" and q.shape[2] * k.shape[2] >= _IN_TURN_FROM:
         y = _in_turn(head, (q, k, v, mask, noise))
     else:
@@ -90,17 +97,25 @@ def attend(
 
 
 def _head(
-    q: Array, k: Array, v: Array, mask: Array | None, noise: Array | None, *, scale: float, rate: float
+    q: Array,
+    k: Array,
+    v: Array,
+    mask: Array | None,
+    noise: Array | None,
+    *,
+    scale: float,
+    dropout: Dropout | None,
 ) -> Array:
     """One head: (L, K), (S, K), (S, K), mask (S,), noise (L, S) -> (L, K)."""
     precision = jnp.promote_types(q.dtype, jnp.float32)
     logits = jnp.matmul(q, k.T, preferred_element_type=precision) * scale
     logits = logits if mask is None else jnp.where(broadcast(mask, logits), logits, -jnp.inf)
-    return dropout(jax.nn.softmax(logits, -1).astype(v.dtype), noise, rate) @ v
+    p = jax.nn.softmax(logits, -1).astype(v.dtype)
+    return (p if dropout is None or noise is None else dropout(p, noise)) @ v
 
 
 def _in_turn(head: Callable[..., Array], arrays: tuple[Array | None, ...]) -> Array:
-    """`head` over the first two axes (B, N), one at a time; backward it computes its scores anew."""
+    """`head` over the first two axes (B, N), one at a time; the backward pass computes its scores again."""
     shape = next(array.shape[:2] for array in arrays if array is not None)
     flat = jax.tree.map(lambda array: rearrange(array, "b n ... -> (b n) ..."), arrays)
     y: Array = jax.lax.map(jax.checkpoint(lambda one: head(*one), prevent_cse=False), flat)

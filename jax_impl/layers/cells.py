@@ -5,10 +5,9 @@ from functools import partial
 import jax
 from flax import nnx
 from jax import Array
-from jax.typing import DTypeLike
 
 from dioscuri.families.hierarchical_vae.plan import Cell
-from jax_impl.layers.convolution import Conv
+from jax_impl.layers.convolution import convolution
 
 ACTIVATIONS = {
     "silu": jax.nn.silu,
@@ -24,8 +23,8 @@ class ResidualCell(nnx.Module):
     The plan says which activation, and if the input is added.
     """
 
-    def __init__(self, cell: Cell, dtype: DTypeLike | None = None) -> None:
-        self.convs = nnx.List([Conv(i, o, k, dtype) for i, o, k in cell.convolutions])
+    def __init__(self, cell: Cell) -> None:
+        self.convs = nnx.List([convolution(i, o, k) for i, o, k in cell.convolutions])
         self.residual, self.activate = cell.residual, ACTIVATIONS[cell.activation]
 
     def __call__(self, x: Array) -> Array:

@@ -1,61 +1,69 @@
-"""Dense layers and embeddings. Channels are the last axis."""
+"""Dense layers and embeddings of nnx that begin as zeros. Channels are the last axis."""
 
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
-from jax.typing import DTypeLike
 
-from jax_impl.layers.precision import cast
+from jax_impl.layers.initial import NO_KEYS, ZEROS
 
 
-class Dense(nnx.Module):
-    """(..., I) -> (..., O). Parameters begin as zeros; `dtype` is that of the arithmetic, None: as the input.
+def to_weights(arrays: tuple, *, dtype: object = None, inexact: bool = True) -> tuple:
+    """Input, kernel and bias; the input in the kernel's dtype, which nnx would promote to the wider one."""
+    del dtype, inexact
+    x, kernel, bias = arrays
+    return x.astype(kernel.dtype), kernel, bias
 
-    With `pointwise` it is a 1x1 convolution, whose canonical kernel has the shape (O, I, 1, 1).
-    """
 
-    def __init__(
-        self,
-        inputs: int,
-        outputs: int,
-        *,
-        bias: bool = False,
-        pointwise: bool = False,
-        dtype: DTypeLike | None = None,
-    ) -> None:
-        self.kernel = nnx.Param(jnp.zeros((*((1, 1) if pointwise else ()), inputs, outputs)))
-        self.bias = nnx.Param(jnp.zeros(outputs)) if bias else None
-        self.dtype = dtype
+class Linear(nnx.Linear):
+    """(..., I) -> (..., O)."""
 
-    def __call__(self, x: Array, outputs: int | None = None) -> Array:
-        """`outputs`: the first of them alone."""
-        kernel = cast(self.kernel[..., :outputs], self.dtype)
-        # Rows side by side: the kernel's gradient is then a plain product, without a transposed copy.
-        rows = cast(x, self.dtype).reshape(-1, x.shape[-1])
-        y = jnp.dot(rows, kernel.reshape(kernel.shape[-2:]))
-        y = y if self.bias is None else y + broadcast(cast(self.bias[:outputs], self.dtype), y)
+    def __init__(self, in_features: int, out_features: int, *, use_bias: bool = True) -> None:
+        super().__init__(
+            in_features,
+            out_features,
+            use_bias=use_bias,
+            kernel_init=ZEROS,
+            promote_dtype=to_weights,
+            rngs=NO_KEYS,
+        )
+
+    def __call__(self, x: Array) -> Array:
+        """Rows side by side: the kernel's gradient is then a plain product, without a transposed copy."""
+        y = super().__call__(x.reshape(-1, x.shape[-1]))
         return y.reshape(*x.shape[:-1], y.shape[-1])
 
 
-class Embedding(nnx.Module):
-    """A row for each id: ids (...) -> (..., C) in the compute dtype."""
+class Logits(Linear):
+    """A dense layer whose first `outputs` can be asked for alone: (..., I) -> (..., outputs)."""
 
-    def __init__(self, rows: int, width: int, *, dtype: DTypeLike | None = None) -> None:
-        self.embedding = nnx.Param(jnp.zeros((rows, width)))
-        self.dtype = dtype
+    def __call__(self, x: Array, outputs: int | None = None) -> Array:
+        if outputs is None:
+            return super().__call__(x)
+        bias = jnp.zeros(outputs, x.dtype) if self.bias is None else self.bias[:outputs]
+        return tied_logits(x, self.kernel[:, :outputs].T, bias)
+
+
+class PointwiseDense(Logits):
+    """A 1x1 convolution with channels last; its kernel, canonically of shape (O, I, 1, 1), is kept as a
+    matrix: (..., I) -> (..., O)."""
+
+
+class Embedding(nnx.Embed):
+    """A row for each id: ids (...) -> (..., C)."""
+
+    def __init__(self, num_embeddings: int, features: int) -> None:
+        super().__init__(num_embeddings, features, embedding_init=ZEROS, rngs=NO_KEYS)
 
     def __call__(self, ids: Array) -> Array:
-        return cast(self.embedding[...][ids], self.dtype)
+        """nnx would convert to the dtype that the embedding was made in, and look for ids outside."""
+        return self.embedding[...][ids]
 
-    def first(self, n: int) -> Array:
-        """Rows 0 to n - 1: (n, C)."""
-        return cast(self.embedding[...][:n], self.dtype)
 
-    def logits(self, x: Array, bias: Array, outputs: int | None = None) -> Array:
-        """Products with every row, or the first `outputs`, and a bias a row: (..., C), (V,) -> (..., V) (tied
-        output layer)."""
-        y = jnp.dot(cast(x, self.dtype), cast(self.embedding[:outputs], self.dtype).T)
-        return y + broadcast(cast(bias[:outputs], self.dtype), y)
+def tied_logits(x: Array, rows: Array, bias: Array, outputs: int | None = None) -> Array:
+    """Products with an embedding's rows (V, C), or the first `outputs` of them, and a bias a row, (V,):
+    (..., C) -> (..., V)."""
+    y = jnp.dot(x.astype(rows.dtype), rows[:outputs].T)
+    return y + broadcast(bias[:outputs], y)
 
 
 def broadcast(vector: Array, x: Array) -> Array:

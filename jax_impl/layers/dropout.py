@@ -1,24 +1,44 @@
-"""Dropout with given noise, and the parts of flat dicts of named arrays."""
+"""Dropout with given noise, or in training mode with the framework's random numbers."""
 
-from collections.abc import Mapping
-
+import jax
+from flax import nnx
 from jax import Array
 
-Arrays = Mapping[str, Array]
+from dioscuri.errors import UserError
 
 
-def dropout(x: Array, uniform: Array | None, rate: float) -> Array:
-    """Zero where `uniform`, on [0, 1) and of the shape of x, is below `rate`; the rest grows by
-    1 / (1 - rate). Without noise or rate: x."""
-    if uniform is None or not rate:
-        return x
-    return x * (uniform >= rate).astype(x.dtype) / (1 - rate)
+class Dropout(nnx.Dropout):
+    """Zero with probability `rate`, the rest grows by 1 / (1 - rate).
+
+    Given noise wins, whatever the mode: uniform on [0, 1), of the shape of x, zero where it is below the
+    rate. Without it the module's random stream draws after `model.train()`, and in evaluation mode, in which
+    modules begin, x stays as it is.
+    """
+
+    def __init__(self, rate: float) -> None:
+        super().__init__(rate, deterministic=True)
+
+    def __call__(self, x: Array, noise: Array | None = None) -> Array:
+        noise = self.draw(x.shape) if noise is None else noise
+        if noise is None or not self.rate:
+            return x
+        return x * (noise >= self.rate).astype(x.dtype) / (1 - self.rate)
+
+    def draw(self, shape: tuple[int, ...]) -> Array | None:
+        """Noise of the mode: None in evaluation. A `UserError` where there is nothing to draw from."""
+        if self.deterministic or not self.rate:
+            return None
+        if self.rngs is None:
+            raise UserError(
+                "dropout is on (model.train()) but has nothing to draw from: give `noise`, or a random "
+                "stream by jax_impl.layers.dropout.seed_dropout, or switch it off by model.eval()"
+            )
+        return jax.random.uniform(self.rngs(), shape)
 
 
-def part(arrays: Arrays | None, prefix: str) -> dict[str, Array]:
-    """Entries `prefix` + '.' + name, under name."""
-    return {
-        name.removeprefix(f"{prefix}."): value
-        for name, value in (arrays or {}).items()
-        if name.startswith(f"{prefix}.")
-    }
+def seed_dropout(model: nnx.Module, seed: int) -> None:
+    """Give every dropout of a model its own random stream."""
+    streams = nnx.Rngs(dropout=seed)
+    for _, module in nnx.iter_modules(model):
+        if isinstance(module, Dropout) and module.rate:
+            module.rngs = streams.dropout.fork()

@@ -4,25 +4,24 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
-from jax.typing import DTypeLike
 
-from jax_impl.layers.dense import Dense
-from jax_impl.layers.dropout import dropout
+from jax_impl.layers.dense import Linear
+from jax_impl.layers.dropout import Dropout
 from jax_impl.layers.norms import GammaLayerNorm
 
 
 class SwiGLU(nnx.Module):
     """w2(silu(w1 x) * w3 x), without biases."""
 
-    def __init__(self, width: int, inner: int, *, rate: float = 0.0, dtype: DTypeLike | None = None) -> None:
-        self.w1 = Dense(width, inner, dtype=dtype)
-        self.w2 = Dense(inner, width, dtype=dtype)
-        self.w3 = Dense(width, inner, dtype=dtype)
-        self.rate = rate
+    def __init__(self, width: int, inner: int, *, rate: float = 0.0) -> None:
+        self.w1 = Linear(width, inner, use_bias=False)
+        self.w2 = Linear(inner, width, use_bias=False)
+        self.w3 = Linear(width, inner, use_bias=False)
+        self.dropout = Dropout(rate)
 
     def __call__(self, x: Array, noise: Array | None = None) -> Array:
         """`noise` (..., inner) is uniform, for dropout."""
-        return self.w2(dropout(jax.nn.silu(self.w1(x)) * self.w3(x), noise, self.rate))
+        return self.w2(self.dropout(jax.nn.silu(self.w1(x)) * self.w3(x), noise))
 
 
 class GEGLU(nnx.Dict):
@@ -31,21 +30,19 @@ class GEGLU(nnx.Dict):
     Modules are named by their place, as in muse-maskgit-pytorch.
     """
 
-    def __init__(
-        self, width: int, inner: int, eps: float, *, rate: float = 0.0, dtype: DTypeLike | None = None
-    ) -> None:
+    def __init__(self, width: int, inner: int, eps: float, *, rate: float = 0.0) -> None:
         super().__init__(
             {
                 "0": GammaLayerNorm(width, eps),
-                "1": Dense(width, 2 * inner, dtype=dtype),
+                "1": Linear(width, 2 * inner, use_bias=False),
                 "3": GammaLayerNorm(inner, eps),
-                "4": Dense(inner, width, dtype=dtype),
+                "4": Linear(inner, width, use_bias=False),
+                "dropout": Dropout(rate),
             }
         )
-        self.rate = rate
 
     def __call__(self, x: Array, noise: Array | None = None) -> Array:
         """`noise` (..., inner) is uniform, for dropout."""
         y, gate = jnp.split(self["1"](self["0"](x)), 2, -1)
         y = self["3"](gate * jax.nn.gelu(y, approximate=False))
-        return self["4"](dropout(y, noise, self.rate))
+        return self["4"](self["dropout"](y, noise))

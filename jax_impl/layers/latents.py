@@ -5,10 +5,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.typing import DTypeLike
 
 from dioscuri.families.latent_models.protocols import LatentModel
-from jax_impl.layers.convolution import Conv
 from jax_impl.layers.precision import at_least_float32
 
 
@@ -19,27 +17,14 @@ class Gaussian(NamedTuple):
     scale: Array
 
 
-class GaussianLayer(Conv):
-    """1x1 convolution from features of `rank` axes to a Gaussian in at least float32, relative to `base` if
+def gaussian(statistics: Array, options: LatentModel, base: Gaussian | None = None) -> Gaussian:
+    """The Gaussian that a layer's output (B, ..., 2 Z) describes, in at least float32, relative to `base` if
     one is given."""
-
-    def __init__(
-        self,
-        in_channels: int,
-        variates: int,
-        options: LatentModel,
-        dtype: DTypeLike | None = None,
-        rank: int = 2,
-    ) -> None:
-        super().__init__(in_channels, 2 * variates, (1,) * rank, dtype)
-        self.options = options
-
-    def __call__(self, x: Array, base: Gaussian | None = None) -> Gaussian:
-        mean, raw = jnp.split(at_least_float32(super().__call__(x)), 2, -1)
-        if self.options.distribution_base == "logstd":
-            return Gaussian(mean, raw) if base is None else Gaussian(mean + base.mean, raw + base.scale)
-        std = softplus(raw, self.options.gradient_smoothing_beta)
-        return Gaussian(mean, std) if base is None else Gaussian(mean + base.mean, std * base.scale)
+    mean, raw = jnp.split(at_least_float32(statistics), 2, -1)
+    if options.distribution_base == "logstd":
+        return Gaussian(mean, raw) if base is None else Gaussian(mean + base.mean, raw + base.scale)
+    std = softplus(raw, options.gradient_smoothing_beta)
+    return Gaussian(mean, std) if base is None else Gaussian(mean + base.mean, std * base.scale)
 
 
 def softplus(x: Array, beta: float) -> Array:

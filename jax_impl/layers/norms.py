@@ -1,53 +1,60 @@
-"""Norms over the last axis. Their statistics are in at least float32; the output has the input's dtype."""
+"""Norms over the last axis. Their statistics are in at least float32; the output has the input's dtype.
+
+Those of nnx take the variance as the mean of squared differences, which keeps its digits.
+"""
 
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array, lax
 
 from jax_impl.layers.dense import broadcast
+from jax_impl.layers.initial import NO_KEYS
 from jax_impl.layers.precision import at_least_float32
 
 
-class LayerNorm(nnx.Module):
-    """(x - mean) / sqrt(variance + eps), then a factor and a summand a channel where wanted: (..., C)."""
-
-    def __init__(self, width: int, eps: float, *, scale: bool = True, bias: bool = False) -> None:
-        self.scale = nnx.Param(jnp.zeros(width)) if scale else None
-        self.bias = nnx.Param(jnp.zeros(width)) if bias else None
-        self.eps = eps
-
-    def __call__(self, x: Array) -> Array:
-        return _affine(_normalised(at_least_float32(x), self.eps), self.scale, self.bias).astype(x.dtype)
+def layer_norm(width: int, eps: float, *, scale: bool = True, bias: bool = True) -> nnx.LayerNorm:
+    """LayerNorm: (..., C)."""
+    return nnx.LayerNorm(
+        width, epsilon=eps, use_scale=scale, use_bias=bias, use_fast_variance=False, rngs=NO_KEYS
+    )
 
 
-class ChannelNorm(LayerNorm):
+def rms_norm(width: int, eps: float, *, scale: bool = True) -> nnx.RMSNorm:
+    """RMSNorm: (..., C)."""
+    return nnx.RMSNorm(width, epsilon=eps, use_scale=scale, use_fast_variance=False, rngs=NO_KEYS)
+
+
+class ChannelNorm(nnx.LayerNorm):
     """LayerNorm over the channels of maps, with factor and summand, eps 1e-5: (B, ..., C)."""
 
     def __init__(self, width: int) -> None:
-        super().__init__(width, 1e-5, bias=True)
+        super().__init__(width, epsilon=1e-5, use_fast_variance=False, rngs=NO_KEYS)
 
 
-class RMSNorm(nnx.Module):
-    """x / sqrt(mean square + eps), then a factor and a summand a channel where wanted: (..., C)."""
+class BiasedRMSNorm(nnx.RMSNorm):
+    """RMSNorm with a summand a channel: (..., C)."""
 
-    def __init__(self, width: int, eps: float, *, scale: bool = True, bias: bool = False) -> None:
-        self.scale = nnx.Param(jnp.zeros(width)) if scale else None
-        self.bias = nnx.Param(jnp.zeros(width)) if bias else None
-        self.eps = eps
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__(width, epsilon=eps, use_fast_variance=False, rngs=NO_KEYS)
+        self.bias = nnx.Param(jnp.zeros(width))
 
     def __call__(self, x: Array) -> Array:
-        return _affine(rms_normalised(at_least_float32(x), self.eps), self.scale, self.bias).astype(x.dtype)
+        y = super().__call__(at_least_float32(x))
+        return (y + broadcast(self.bias[...], y)).astype(x.dtype)
 
 
 class GammaLayerNorm(nnx.Module):
-    """LayerNorm with a factor called gamma and no summand: (..., C)."""
+    """LayerNorm with a factor that published weights call gamma and no summand: (..., C)."""
 
     def __init__(self, width: int, eps: float) -> None:
         self.gamma = nnx.Param(jnp.zeros(width))
         self.eps = eps
 
     def __call__(self, x: Array) -> Array:
-        return _affine(_normalised(at_least_float32(x), self.eps), self.gamma, None).astype(x.dtype)
+        y = at_least_float32(x)
+        y = y - y.mean(-1, keepdims=True)
+        y = rms_normalised(y, self.eps)
+        return (y * broadcast(self.gamma[...], y)).astype(x.dtype)
 
 
 class ScaleNorm(nnx.Module):
@@ -85,13 +92,14 @@ class GlobalResponseNorm(nnx.Module):
 def make_norm(kind: str, width: int, eps: float, *, scale: bool = True, bias: bool = False) -> nnx.Module:
     """'rmsnorm', which here never has a bias, or 'layernorm'."""
     if kind == "rmsnorm":
-        return RMSNorm(width, eps, scale=scale)
-    return LayerNorm(width, eps, scale=scale, bias=bias and scale)
+        return rms_norm(width, eps, scale=scale)
+    return layer_norm(width, eps, scale=scale, bias=bias and scale)
 
 
 def rms_normalised(x: Array, eps: float) -> Array:
-    """x / sqrt(mean square over the last axis + eps)."""
-    return x * lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + eps)
+    """x / sqrt(mean square over the last axis + eps), in at least float32."""
+    y = at_least_float32(x)
+    return (y * lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + eps)).astype(x.dtype)
 
 
 def unit(x: Array) -> Array:
@@ -99,19 +107,9 @@ def unit(x: Array) -> Array:
     return x / jnp.maximum(_root(jnp.square(x).sum(-1, keepdims=True)), 1e-12)
 
 
-def _normalised(x: Array, eps: float) -> Array:
-    centred = x - x.mean(-1, keepdims=True)
-    return centred * lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + eps)
-
-
 def _root(x: Array) -> Array:
     """Square root whose gradient at 0 is 0, as that of PyTorch's norms."""
     return jnp.where(x > 0, jnp.sqrt(jnp.where(x > 0, x, 1)), 0)
-
-
-def _affine(x: Array, scale: nnx.Param | None, bias: nnx.Param | None) -> Array:
-    x = x if scale is None else x * broadcast(scale[...], x)
-    return x if bias is None else x + broadcast(bias[...], x)
 
 
 def modulated(x: Array, scale: Array, shift: Array) -> Array:

@@ -3,84 +3,62 @@
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax import Array, lax
-from jax.typing import DTypeLike
+from jax import Array
 
-from jax_impl.layers.dense import Dense, broadcast
-from jax_impl.layers.norms import LayerNorm
-from jax_impl.layers.precision import cast
+from jax_impl.layers.convolution import Conv
+from jax_impl.layers.dense import Linear, to_weights
+from jax_impl.layers.initial import NO_KEYS, ZEROS
+from jax_impl.layers.norms import layer_norm
 
 EPSILON = 1e-6
-
-Dtype = DTypeLike | None
-
-_LAYOUTS = ("NHWC", "HWIO", "NHWC")
 
 
 class ModulatedBlock(nnx.Module):
     """3x3 convolutions of single channels, then two dense layers, each beside a shortcut: (B, h, w, C) -> the
-    same. Six learned numbers scale and shift what the parts see and give; they begin as zeros."""
+    same. Six learned numbers scale and shift what goes into and out of both; they begin as zeros."""
 
-    def __init__(self, width: int, dtype: Dtype = None) -> None:
+    def __init__(self, width: int) -> None:
         self.gammas = nnx.Param(jnp.zeros(6))
-        self.norm = LayerNorm(width, EPSILON, scale=False)
-        self.depthwise = EdgePaddedDepthwise(width, dtype)
-        self.channelwise = nnx.Dict(
-            {
-                "0": Dense(width, 4 * width, bias=True, dtype=dtype),
-                "2": Dense(4 * width, width, bias=True, dtype=dtype),
-            }
-        )
+        self.norm = layer_norm(width, EPSILON, scale=False, bias=False)
+        self.depthwise = EdgePaddedDepthwise(width)
+        self.channelwise = nnx.Dict({"0": Linear(width, 4 * width), "2": Linear(4 * width, width)})
 
     def __call__(self, x: Array) -> Array:
-        g = cast(self.gammas[...], x.dtype)
+        g = self.gammas[...]
         x = x + self.depthwise(self.norm(x) * (1 + g[0]) + g[1]) * g[2]
         y = self.channelwise["0"](self.norm(x) * (1 + g[3]) + g[4])
         return x + self.channelwise["2"](jax.nn.gelu(y, approximate=False)) * g[5]
 
 
-class EdgePaddedDepthwise(nnx.Module):
+class EdgePaddedDepthwise(Conv):
     """3x3 convolution of every channel by itself, the edges repeated outside: (B, h, w, C) -> the same."""
 
-    def __init__(self, width: int, dtype: Dtype = None) -> None:
-        self.kernel = nnx.Param(jnp.zeros((3, 3, 1, width)))
-        self.bias = nnx.Param(jnp.zeros(width))
-        self.dtype = dtype
+    def __init__(self, width: int) -> None:
+        super().__init__(width, width, (3, 3), padding="VALID", groups=width)
 
     def __call__(self, x: Array) -> Array:
-        x, kernel, bias = (cast(array, self.dtype) for array in (x, self.kernel[...], self.bias[...]))
-        x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
-        groups, edges = x.shape[-1], ((0, 0), (0, 0))
-        y = lax.conv_general_dilated(
-            x, kernel, (1, 1), edges, dimension_numbers=_LAYOUTS, feature_group_count=groups
-        )
-        return y + broadcast(bias, y)
+        return super().__call__(jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge"))
 
 
-class Halving(nnx.Module):
+class Halving(Conv):
     """4x4 convolution of stride 2: (B, h, w, I) -> (B, h / 2, w / 2, O)."""
 
-    def __init__(self, inputs: int, outputs: int, dtype: Dtype = None) -> None:
-        self.kernel = nnx.Param(jnp.zeros((4, 4, inputs, outputs)))
-        self.bias = nnx.Param(jnp.zeros(outputs))
-        self.dtype = dtype
-
-    def __call__(self, x: Array) -> Array:
-        x, kernel, bias = (cast(array, self.dtype) for array in (x, self.kernel[...], self.bias[...]))
-        y = lax.conv_general_dilated(x, kernel, (2, 2), ((1, 1), (1, 1)), dimension_numbers=_LAYOUTS)
-        return y + broadcast(bias, y)
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, (4, 4), 2, ((1, 1), (1, 1)))
 
 
-class Doubling(nnx.Module):
+class Doubling(nnx.ConvTranspose):
     """Transposed 4x4 convolution of stride 2: (B, h, w, I) -> (B, 2 h, 2 w, O)."""
 
-    def __init__(self, inputs: int, outputs: int, dtype: Dtype = None) -> None:
-        self.kernel = nnx.Param(jnp.zeros((4, 4, outputs, inputs)))
-        self.bias = nnx.Param(jnp.zeros(outputs))
-        self.dtype = dtype
-
-    def __call__(self, x: Array) -> Array:
-        x, kernel, bias = (cast(array, self.dtype) for array in (x, self.kernel[...], self.bias[...]))
-        edges = ((2, 2), (2, 2))
-        y = lax.conv_transpose(x, kernel, (2, 2), edges, dimension_numbers=_LAYOUTS, transpose_kernel=True)
-        return y + broadcast(bias, y)
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(
+            inputs,
+            outputs,
+            (4, 4),
+            (2, 2),
+            padding=((2, 2), (2, 2)),
+            transpose_kernel=True,
+            kernel_init=ZEROS,
+            promote_dtype=to_weights,
+            rngs=NO_KEYS,
+        )

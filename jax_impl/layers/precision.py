@@ -1,13 +1,15 @@
-"""Which arithmetic is used where: the network's is an option, statistics and likelihoods have >= float32."""
+"""Which arithmetic is used where: layers compute in their weights' dtype, statistics and likelihoods in at
+least float32."""
 
+import jax
 import jax.numpy as jnp
+from flax import nnx
 from jax import Array
-from jax.typing import DTypeLike
 
 
-def cast(x: Array, dtype: DTypeLike | None) -> Array:
-    """Convert to the compute dtype; None leaves the array as it is."""
-    return x if dtype is None else x.astype(dtype)
+def weights_dtype(module: nnx.Module) -> jnp.dtype:
+    """The dtype of a module's parameters, in which it computes."""
+    return jnp.dtype(jax.tree.leaves(nnx.state(module, nnx.Param))[0].dtype)
 
 
 def at_least_float32(x: Array) -> Array:

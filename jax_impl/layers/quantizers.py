@@ -17,10 +17,9 @@ from jax.lax import stop_gradient
 
 from dioscuri.families.vqgan.model_options import Tokenizer
 from dioscuri.families.vqgan.plan import TokenizerPlan
-from jax_impl.layers.dense import Embedding, broadcast
+from jax_impl.layers.dense import Embedding, Linear, broadcast
 from jax_impl.layers.norms import unit
 from jax_impl.layers.precision import at_least_float32
-from jax_impl.layers.resnet import Convolution
 
 Arrays = Mapping[str, Array]
 
@@ -103,7 +102,7 @@ class GumbelCodes(nnx.Module):
         K, D = options.num_embeddings, options.embedding_dim
         self.options, self.projected = options, options.architecture in ("taming", "movq")
         if self.projected:
-            self.proj = Convolution(D, K, 1)
+            self.proj = Linear(D, K)
             self.embed = Embedding(K, D)
         else:
             self.embedding = Embedding(K, D)
@@ -115,7 +114,8 @@ class GumbelCodes(nnx.Module):
     def logits(self, z: Array) -> Array:
         """(B, h, w, K)."""
         if self.projected:
-            return self.proj(z)
+            logits = z @ at_least_float32(self.proj.kernel[...])
+            return logits + broadcast(at_least_float32(self.proj.bias[...]), logits)
         codes = self.codebook()
         products = 2 * (z @ codes.T)
         norms = jnp.square(codes).sum(-1)

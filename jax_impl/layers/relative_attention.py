@@ -5,14 +5,13 @@ import jax.numpy as jnp
 from einops import rearrange
 from flax import nnx
 from jax import Array, lax
-from jax.typing import DTypeLike
 
 from dioscuri.families.latent_models.grids import AXES
 from dioscuri.families.metroplex.blocks import SelfAttention
-from jax_impl.layers.convolution import Conv
+from jax_impl.layers.convolution import convolution
 from jax_impl.layers.dense import broadcast
 from jax_impl.layers.norms import ChannelNorm
-from jax_impl.layers.precision import at_least_float32, cast
+from jax_impl.layers.precision import at_least_float32
 
 
 class RelativeAttention(nnx.Module):
@@ -25,17 +24,16 @@ class RelativeAttention(nnx.Module):
     def __init__(
         self,
         plan: SelfAttention,
-        dtype: DTypeLike | None = None,
         *,
         cross: bool = False,
         gated: bool = True,
     ) -> None:
         width, pointwise = plan.width, (1,) * len(plan.grid)
         if cross:
-            self.query = Conv(width, width, pointwise, dtype)
+            self.query = convolution(width, width, pointwise)
         else:
-            self.qkv = Conv(width, 3 * width, pointwise, dtype)
-        self.out = Conv(width, width, pointwise, dtype)
+            self.qkv = convolution(width, 3 * width, pointwise)
+        self.out = convolution(width, width, pointwise)
         for axis, length in zip(AXES[len(plan.grid)], plan.grid, strict=True):
             setattr(self, f"{axis}_bias", nnx.Param(jnp.zeros((plan.heads, 2 * length - 1))))
         self.norm = ChannelNorm(width) if plan.norm else None
@@ -74,4 +72,4 @@ class RelativeAttention(nnx.Module):
 
 def scaled(y: Array, gate: Array | None) -> Array:
     """y times its gate (1,), if it has one."""
-    return y if gate is None else y * broadcast(cast(gate, y.dtype), y)
+    return y if gate is None else y * broadcast(gate, y)

@@ -1,73 +1,34 @@
 """Residual blocks of image tokenizers. Arrays are NHWC."""
 
 import jax
-import jax.numpy as jnp
 from einops import rearrange, reduce, repeat
 from flax import nnx
-from jax import Array, lax
-from jax.typing import DTypeLike
+from jax import Array
 
 from jax_impl.layers.attention import attend
-from jax_impl.layers.dense import broadcast
-from jax_impl.layers.dropout import dropout
-from jax_impl.layers.precision import at_least_float32, cast
+from jax_impl.layers.convolution import Conv
+from jax_impl.layers.dense import Linear
+from jax_impl.layers.dropout import Dropout
+from jax_impl.layers.initial import NO_KEYS
 
 EPSILON = 1e-6
 
 
-class Convolution(nnx.Module):
-    """Square kernel, (B, H, W, I) -> (B, H, W, O); with `stride` 2 zeros stand right and below only."""
+class Halved(Conv):
+    """3x3 convolution of stride 2, the zeros right and below only: (B, H, W, I) -> (B, H / 2, W / 2, O)."""
 
-    def __init__(
-        self,
-        inputs: int,
-        outputs: int,
-        kernel: int,
-        *,
-        bias: bool = True,
-        stride: int = 1,
-        dtype: DTypeLike | None = None,
-    ) -> None:
-        self.kernel = nnx.Param(jnp.zeros((kernel, kernel, inputs, outputs)))
-        self.bias = nnx.Param(jnp.zeros(outputs)) if bias else None
-        self.side, self.stride, self.dtype = kernel, stride, dtype
-
-    def __call__(self, x: Array) -> Array:
-        x, kernel = cast(x, self.dtype), cast(self.kernel[...], self.dtype)
-        if self.side == 1:
-            y = jnp.dot(x, kernel[0, 0])
-        else:
-            edges = (0, 1) if self.stride > 1 else (self.side // 2, self.side // 2)
-            strides = (self.stride, self.stride)
-            names = ("NHWC", "HWIO", "NHWC")
-            y = lax.conv_general_dilated(x, kernel, strides, [edges, edges], dimension_numbers=names)
-        return y if self.bias is None else y + broadcast(cast(self.bias[...], self.dtype), y)
-
-
-class GroupNorm(nnx.Module):
-    """Over the grid and the channels of a group (Wu and He 2018); statistics in at least float32."""
-
-    def __init__(self, width: int, groups: int) -> None:
-        self.scale = nnx.Param(jnp.zeros(width))
-        self.bias = nnx.Param(jnp.zeros(width))
-        self.groups = groups
-
-    def __call__(self, x: Array) -> Array:
-        y = rearrange(at_least_float32(x), "b h w (g c) -> b h w g c", g=self.groups)
-        centred = y - y.mean((1, 2, 4), keepdims=True)
-        y = centred * lax.rsqrt(jnp.square(centred).mean((1, 2, 4), keepdims=True) + EPSILON)
-        y = rearrange(y, "b h w g c -> b h w (g c)")
-        return (y * broadcast(self.scale[...], y) + broadcast(self.bias[...], y)).astype(x.dtype)
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, (3, 3), 2, ((0, 1), (0, 1)))
 
 
 class SpatialNorm(nnx.Module):
     """A group norm whose factors and summands are 1x1 convolutions of the codes, which lie on a grid that is
     as fine or coarser (Zheng et al. 2022, MoVQ, equation 5)."""
 
-    def __init__(self, width: int, groups: int, codes: int, dtype: DTypeLike | None = None) -> None:
-        self.norm_layer = GroupNorm(width, groups)
-        self.conv_y = Convolution(codes, width, 1, dtype=dtype)
-        self.conv_b = Convolution(codes, width, 1, dtype=dtype)
+    def __init__(self, width: int, groups: int, codes: int) -> None:
+        self.norm_layer = group_norm(width, groups)
+        self.conv_y = Linear(codes, width)
+        self.conv_b = Linear(codes, width)
 
     def __call__(self, x: Array, codes: Array) -> Array:
         """(B, H, W, C) and (B, h, w, D) -> (B, H, W, C)."""
@@ -97,22 +58,22 @@ class ResnetBlock(nnx.Module):
         rate: float,
         legacy_shortcut: bool = False,
         modulation: int = 0,
-        dtype: DTypeLike | None = None,
     ) -> None:
-        self.norm1 = _norm(inputs, groups, modulation, dtype)
-        self.conv1 = Convolution(inputs, outputs, 3, bias=bias, dtype=dtype)
-        self.norm2 = _norm(outputs, groups, modulation, dtype)
-        self.conv2 = Convolution(outputs, outputs, 3, bias=bias, dtype=dtype)
-        self.rate, self.legacy_shortcut = rate, legacy_shortcut
+        self.norm1 = _norm(inputs, groups, modulation)
+        self.conv1 = Conv(inputs, outputs, (3, 3), use_bias=bias)
+        self.norm2 = _norm(outputs, groups, modulation)
+        self.dropout = Dropout(rate)
+        self.conv2 = Conv(outputs, outputs, (3, 3), use_bias=bias)
+        self.legacy_shortcut = legacy_shortcut
         seen = outputs if legacy_shortcut else inputs
         changes = inputs != outputs
-        self.nin_shortcut = Convolution(seen, outputs, 1, bias=bias, dtype=dtype) if changes else None
+        self.nin_shortcut = Linear(seen, outputs, use_bias=bias) if changes else None
 
     def __call__(self, x: Array, uniform: Array | None = None, codes: Array | None = None) -> Array:
         """`uniform` (B, H, W, O) is for dropout."""
         y = self.conv1(jax.nn.silu(_normed(self.norm1, x, codes)))
         y = jax.nn.silu(_normed(self.norm2, y, codes))
-        y = self.conv2(dropout(y, uniform, self.rate))
+        y = self.conv2(self.dropout(y, uniform))
         if self.nin_shortcut is None:
             return x + y
         return y + self.nin_shortcut(y if self.legacy_shortcut else x)
@@ -121,14 +82,12 @@ class ResnetBlock(nnx.Module):
 class GridAttention(nnx.Module):
     """Attention of one head among the positions of a grid, beside a shortcut: (B, H, W, C) -> the same."""
 
-    def __init__(
-        self, width: int, *, groups: int, modulation: int = 0, dtype: DTypeLike | None = None
-    ) -> None:
-        self.norm = _norm(width, groups, modulation, dtype)
-        self.q = Convolution(width, width, 1, dtype=dtype)
-        self.k = Convolution(width, width, 1, dtype=dtype)
-        self.v = Convolution(width, width, 1, dtype=dtype)
-        self.proj_out = Convolution(width, width, 1, dtype=dtype)
+    def __init__(self, width: int, *, groups: int, modulation: int = 0) -> None:
+        self.norm = _norm(width, groups, modulation)
+        self.q = Linear(width, width)
+        self.k = Linear(width, width)
+        self.v = Linear(width, width)
+        self.proj_out = Linear(width, width)
 
     def __call__(self, x: Array, codes: Array | None = None) -> Array:
         y = _normed(self.norm, x, codes)
@@ -137,8 +96,13 @@ class GridAttention(nnx.Module):
         return x + self.proj_out(rearrange(y, "b (h w) c -> b h w c", h=x.shape[1]))
 
 
-def _norm(width: int, groups: int, modulation: int, dtype: DTypeLike | None) -> GroupNorm | SpatialNorm:
-    return SpatialNorm(width, groups, modulation, dtype) if modulation else GroupNorm(width, groups)
+def group_norm(width: int, groups: int) -> nnx.GroupNorm:
+    """The group norm of all tokenizers."""
+    return nnx.GroupNorm(width, groups, epsilon=EPSILON, use_fast_variance=False, rngs=NO_KEYS)
+
+
+def _norm(width: int, groups: int, modulation: int) -> nnx.GroupNorm | SpatialNorm:
+    return SpatialNorm(width, groups, modulation) if modulation else group_norm(width, groups)
 
 
 def _normed(norm: nnx.Module, x: Array, codes: Array | None) -> Array:

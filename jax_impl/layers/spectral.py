@@ -7,22 +7,22 @@ from einops import rearrange, reduce
 from flax import nnx
 from jax import Array, lax
 from jax.lax import stop_gradient
-from jax.typing import DTypeLike
 
 from dioscuri.families.vqgan.spectral import SpectralBlock
-from jax_impl.layers.precision import at_least_float32, cast
+from jax_impl.layers.convolution import Conv
+from jax_impl.layers.named import Arrays
+from jax_impl.layers.precision import at_least_float32
 
 EPSILON = 1e-12
 LEAK = 0.2
 """Slope of the leaky ReLUs."""
 
-Dtype = DTypeLike | None
-Arrays = Mapping[str, Array]
 
+class SpectralConvolution(Conv):
+    """conv(x) / sigma + bias: (B, H, W, I) -> (B, h, w, O), padded by half of what the kernel has beyond one.
 
-class SpectralConvolution(nnx.Module):
-    """conv(x) / sigma + bias: (B, H, W, I) -> (B, h, w, O), padded by half of what
-    the kernel has beyond one. With `stored` the singular value is a parameter, for where none is given."""
+    The singular value is an argument, not a state; with `stored` it is a parameter, for where none is given.
+    """
 
     def __init__(
         self,
@@ -33,39 +33,33 @@ class SpectralConvolution(nnx.Module):
         stride: int = 1,
         bias: bool = True,
         stored: bool = False,
-        dtype: Dtype = None,
     ) -> None:
-        self.kernel = nnx.Param(jnp.zeros((kernel, kernel, inputs, outputs)))
-        self.bias = nnx.Param(jnp.zeros(outputs)) if bias else None
+        edges = ((kernel - 1) // 2,) * 2
+        super().__init__(inputs, outputs, (kernel, kernel), stride, (edges, edges), use_bias=bias)
         if stored:
             self.sigma = nnx.Param(jnp.ones(1))
-        self.padding, self.stride, self.dtype = (kernel - 1) // 2, stride, dtype
 
     def __call__(self, x: Array, sigma: Array | None = None) -> Array:
-        y = lax.conv_general_dilated(
-            cast(x, self.dtype),
-            cast(self.kernel[...], self.dtype),
-            (self.stride, self.stride),
-            ((self.padding, self.padding), (self.padding, self.padding)),
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )
+        strides = (self.strides, self.strides)
+        layout = ("NHWC", "HWIO", "NHWC")
+        kernel = self.kernel[...]
+        x = x.astype(kernel.dtype)
+        y = lax.conv_general_dilated(x, kernel, strides, self.padding, dimension_numbers=layout)
         sigma = stop_gradient(self.sigma[...]) if sigma is None else sigma
-        y = y / rearrange(cast(sigma, y.dtype), "o -> 1 1 1 o")
-        return y if self.bias is None else y + rearrange(cast(self.bias[...], self.dtype), "o -> 1 1 1 o")
+        y = y / rearrange(sigma.astype(y.dtype), "o -> 1 1 1 o")
+        return y if self.bias is None else y + rearrange(self.bias[...], "o -> 1 1 1 o")
 
 
 class SpectralResidual(nnx.Module):
     """Two convolutions beside a shortcut, over sqrt(2); a leaky ReLU before each (`first`) or behind it:
     (B, H, W, I) -> (B, h, w, O)."""
 
-    def __init__(
-        self, block: SpectralBlock, *, biased: bool, stored: bool, first: bool, dtype: Dtype = None
-    ) -> None:
+    def __init__(self, block: SpectralBlock, *, biased: bool, stored: bool, first: bool) -> None:
         kernel, stride = (4, 2) if block.halves else (3, 1)
 
         def convolution(inputs: int, kernel: int, stride: int = 1) -> SpectralConvolution:
             return SpectralConvolution(
-                inputs, block.outputs, kernel, stride=stride, bias=biased, stored=stored, dtype=dtype
+                inputs, block.outputs, kernel, stride=stride, bias=biased, stored=stored
             )
 
         self.conv1 = convolution(block.inputs, 3)
@@ -100,11 +94,6 @@ def iterated(layers: Mapping[str, SpectralConvolution], vectors: Arrays) -> tupl
         new[name] = _unit(left @ constant)
         sigmas[name] = rearrange(left @ matrix @ new[name], " -> 1")
     return sigmas, new
-
-
-def below(arrays: Arrays, prefix: str) -> dict[str, Array]:
-    """Those whose names begin with `prefix`, without it."""
-    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
 
 
 def _leaky_relu(x: Array) -> Array:

@@ -10,26 +10,34 @@ from jax import Array
 
 
 def apply_layers(
-    layers: nnx.List, x: Array, shared: tuple, own: Sequence[tuple], *, checkpoint: bool, scan: bool = False
+    layers: nnx.List, x: Array, shared: tuple, each: Sequence[tuple], *, checkpoint: bool, scan: bool = False
 ) -> tuple[Array, list[Any]]:
-    """x through `layer(x, *shared, *own)` -> x, and what each layer returns beside it.
+    """x through `layer(x, *shared, *arguments)`, the latter from `each` -> x, and what each layer returns
+    beside it.
 
     `checkpoint` recomputes every layer in the backward pass to save memory. `scan` compiles one layer, as a
     loop over their stacked parameters.
     """
 
-    def call(x: Array, layer_and_own: tuple[nnx.Module, tuple]) -> tuple[Array, Any]:
-        layer, arguments = layer_and_own
+    def step(x: Array, layer_and_arguments: tuple[Any, tuple]) -> tuple[Array, Any]:
+        layer, arguments = layer_and_arguments
         return layer(x, *shared, *arguments)
 
     if checkpoint:
-        call = jax.checkpoint(call, prevent_cse=not scan)
-    pairs = list(zip(layers, own, strict=True))
+        step = jax.checkpoint(step, prevent_cse=not scan)
+    pairs = list(zip(layers, each, strict=True))
     if scan and len(pairs) > 1:
-        x, stacked = jax.lax.scan(call, x, jax.tree.map(lambda *leaves: jnp.stack(leaves), *pairs))
+        x, stacked = jax.lax.scan(step, x, jax.tree.map(lambda *leaves: jnp.stack(leaves), *pairs))
         return x, [jax.tree.map(lambda leaves, i=i: leaves[i], stacked) for i in range(len(pairs))]
-    found = []
+    outputs = []
     for pair in pairs:
-        x, value = call(x, pair)
-        found.append(value)
-    return x, found
+        x, output = step(x, pair)
+        outputs.append(output)
+    return x, outputs
+
+
+def call(layer: Any, *arguments: Any, checkpoint: bool) -> Any:
+    """What the layer returns; with `checkpoint` it is computed again in the backward pass to save memory."""
+    if not checkpoint:
+        return layer(*arguments)
+    return jax.checkpoint(lambda layer, *arguments: layer(*arguments))(layer, *arguments)

@@ -7,12 +7,11 @@ import jax
 from einops import reduce
 from flax import nnx
 from jax import Array
-from jax.typing import DTypeLike
 
 from dioscuri.families.classifier.plan import ClassifierPlan
-from jax_impl.layers.convolution import Conv2d
-from jax_impl.layers.dense import Dense
-from jax_impl.layers.norms import LayerNorm
+from jax_impl.layers.convolution import convolution
+from jax_impl.layers.dense import Linear
+from jax_impl.layers.norms import layer_norm
 from jax_impl.layers.precision import at_least_float32
 from jax_impl.pretrained import Pretrained
 
@@ -23,19 +22,19 @@ EPSILON = 1e-5
 class Classifier(Pretrained, nnx.Module):
     """Levels of blocks, the resolution halved between them, a mean over the grid, and a dense layer."""
 
-    def __init__(self, plan: ClassifierPlan, dtype: DTypeLike | None = None) -> None:
+    def __init__(self, plan: ClassifierPlan) -> None:
         self.levels = nnx.List(
             [
                 nnx.List(
                     [
-                        ClassifierBlock(inputs, outputs, residual=j > 0, dtype=dtype)
+                        ClassifierBlock(inputs, outputs, residual=j > 0)
                         for j, (inputs, outputs) in enumerate(level)
                     ]
                 )
                 for level in plan.blocks
             ]
         )
-        self.output = Dense(plan.width, plan.num_classes, bias=True, dtype=dtype)
+        self.output = Linear(plan.width, plan.num_classes)
 
     def __call__(self, x: Array) -> tuple[Array, dict[str, Array]]:
         """Pictures (B, H, W, C) in [-1, 1] -> logits (B, K) and `features` (B, D), in at least float32."""
@@ -51,9 +50,9 @@ class Classifier(Pretrained, nnx.Module):
 class ClassifierBlock(nnx.Module):
     """3x3 convolution, norm, ReLU, and the input added where residual: (B, H, W, I) -> (B, H, W, O)."""
 
-    def __init__(self, inputs: int, outputs: int, *, residual: bool, dtype: DTypeLike | None = None) -> None:
-        self.conv = Conv2d(inputs, outputs, (3, 3), dtype)
-        self.norm = LayerNorm(outputs, EPSILON, bias=True)
+    def __init__(self, inputs: int, outputs: int, *, residual: bool) -> None:
+        self.conv = convolution(inputs, outputs, (3, 3))
+        self.norm = layer_norm(outputs, EPSILON)
         self.residual = residual
 
     def __call__(self, x: Array) -> Array:

@@ -2,19 +2,18 @@
 
 from flax import nnx
 from jax import Array
-from jax.typing import DTypeLike
 
 from dioscuri.families.maskgit.plan import TransformerPlan
-from jax_impl.layers.dense import Dense
-from jax_impl.layers.dropout import Arrays
+from jax_impl.layers.dense import Linear
+from jax_impl.layers.named import Arrays
 from jax_impl.layers.precision import at_least_float32
 
 
 class SelfCritic(nnx.Module):
     """One logit for each row of the network's own embedding: (B, L, C) -> (B, L)."""
 
-    def __init__(self, plan: TransformerPlan, *, dtype: DTypeLike | None = None) -> None:
-        self.to_pred = Dense(plan.options.hidden_size, 1, bias=True, dtype=dtype)
+    def __init__(self, plan: TransformerPlan) -> None:
+        self.to_pred = Linear(plan.options.hidden_size, 1)
 
     def __call__(self, embed: Array) -> Array:
         return at_least_float32(self.to_pred(embed)).squeeze(-1)

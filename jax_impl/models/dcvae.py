@@ -1,12 +1,9 @@
-"""DC-VAE (Parmar et al. 2021) with codes: parts of its generator, `jax_impl.models.vqgan`, and its critic.
+"""DC-VAE (Parmar et al. 2021) with codes: encoder and decoder for `jax_impl.models.vqgan`, and its critic.
 
 The generator's encoder and the whole discriminator divide their kernels by singular values, which are given
 by the layers' names; the encoder's are stored, too.
 """
 
-from typing import Any
-
-import jax
 import jax.numpy as jnp
 from einops import rearrange
 from flax import nnx
@@ -14,34 +11,28 @@ from jax import Array
 
 from dioscuri.families.vqgan.plan import TokenizerPlan
 from dioscuri.families.vqgan.spectral import HIDDEN, STEM, ContrastPlan, SpectralBlock
+from jax_impl.layers.convolution import Conv
+from jax_impl.layers.dense import Linear
+from jax_impl.layers.named import Arrays, below
 from jax_impl.layers.precision import at_least_float32
-from jax_impl.layers.resnet import Convolution
-from jax_impl.layers.spectral import (
-    LEAK,
-    Arrays,
-    Dtype,
-    SpectralConvolution,
-    SpectralResidual,
-    below,
-)
+from jax_impl.layers.spectral import LEAK, SpectralConvolution, SpectralResidual
+from jax_impl.layers.stack import call
 from jax_impl.models.metroplex_blocks import with_channels
 
-PREFIX = "sigma.encoder."
+PREFIX = "sigma.encoder"
 """Of the singular values among the encoder's noise."""
 
 
 class SpectralEncoder(nnx.Module):
     """(B, H, W, C) -> (B, h, w, z_channels)."""
 
-    def __init__(self, plan: TokenizerPlan, dtype: Dtype, recomputed: bool) -> None:
+    def __init__(self, plan: TokenizerPlan, recomputed: bool) -> None:
         assert plan.spectral is not None
         stacks = plan.spectral
-        self.conv_in = SpectralConvolution(
-            plan.channels, STEM, 3, bias=stacks.biased, stored=True, dtype=dtype
-        )
+        self.conv_in = SpectralConvolution(plan.channels, STEM, 3, bias=stacks.biased, stored=True)
         self.blocks = nnx.List(
             [
-                SpectralResidual(block, biased=stacks.biased, stored=True, first=True, dtype=dtype)
+                SpectralResidual(block, biased=stacks.biased, stored=True, first=True)
                 for block in stacks.encoder
             ]
         )
@@ -56,35 +47,34 @@ class SpectralEncoder(nnx.Module):
         sigmas = below(noise, PREFIX)
         x = self.conv_in(x, sigmas.get("conv_in"))
         for n, block in enumerate(self.blocks):
-            own = below(sigmas, f"blocks.{n}.")
-            x = _call(block, self.recomputed, x, own)
+            x = call(block, x, below(sigmas, f"blocks.{n}"), checkpoint=self.recomputed)
         return x
 
 
 class SpectralDecoder(nnx.Module):
     """(B, h, w, z_channels) -> (B, H, W, F), what the last convolution makes a picture of."""
 
-    def __init__(self, plan: TokenizerPlan, dtype: Dtype, recomputed: bool) -> None:
+    def __init__(self, plan: TokenizerPlan, recomputed: bool) -> None:
         assert plan.spectral is not None
         blocks, biased = plan.spectral.decoder, plan.spectral.biased
-        self.blocks = nnx.List([Doubled(block, biased=biased, dtype=dtype) for block in blocks])
-        self.conv_out = Convolution(blocks[-1].outputs, plan.channels, 1, bias=biased, dtype=dtype)
+        self.blocks = nnx.List([Doubled(block, biased=biased) for block in blocks])
+        self.conv_out = Linear(blocks[-1].outputs, plan.channels, use_bias=biased)
         self.recomputed = recomputed
 
     def __call__(self, x: Array, noise: object = None, codes: Array | None = None) -> Array:
         """There is no dropout, and nothing that the codes would modulate."""
         del noise, codes
         for block in self.blocks:
-            x = _call(block, self.recomputed, x)
+            x = call(block, x, checkpoint=self.recomputed)
         return x
 
 
 class Doubled(nnx.Module):
     """Two convolutions added to the first channels, every pixel repeated: (B, h, w, I) -> (B, H, W, O)."""
 
-    def __init__(self, block: SpectralBlock, *, biased: bool, dtype: Dtype = None) -> None:
-        self.conv1 = Convolution(block.inputs, block.outputs, 3, bias=biased, dtype=dtype)
-        self.conv2 = Convolution(block.outputs, block.outputs, 3, bias=biased, dtype=dtype)
+    def __init__(self, block: SpectralBlock, *, biased: bool) -> None:
+        self.conv1 = Conv(block.inputs, block.outputs, (3, 3), use_bias=biased)
+        self.conv2 = Conv(block.outputs, block.outputs, (3, 3), use_bias=biased)
         self.block = block
 
     def __call__(self, x: Array) -> Array:
@@ -96,16 +86,13 @@ class Doubled(nnx.Module):
 class ContrastiveDiscriminator(nnx.Module):
     """Residual blocks with heads at several resolutions: logits, and embeddings for a contrastive loss."""
 
-    def __init__(self, plan: ContrastPlan, dtype: Dtype = None) -> None:
+    def __init__(self, plan: ContrastPlan) -> None:
         self.blocks = nnx.List(
-            [
-                SpectralResidual(block, biased=plan.biased, stored=False, first=False, dtype=dtype)
-                for block in plan.blocks
-            ]
+            [SpectralResidual(block, biased=plan.biased, stored=False, first=False) for block in plan.blocks]
         )
 
         def layer(inputs: int, outputs: int, *, bias: bool = True, stride: int = 1) -> SpectralConvolution:
-            return SpectralConvolution(inputs, outputs, 1, stride=stride, bias=bias, dtype=dtype)
+            return SpectralConvolution(inputs, outputs, 1, stride=stride, bias=bias)
 
         E = plan.embedding
         self.last = layer(plan.blocks[-1].outputs, 1, bias=plan.biased, stride=4)
@@ -123,12 +110,12 @@ class ContrastiveDiscriminator(nnx.Module):
 
     def layers(self) -> dict[str, SpectralConvolution]:
         """All convolutions by name."""
-        found = _named("blocks", self.blocks) | {"last": self.last}
-        found |= {f"adversarial.{side}": layer for side, layer in self.adversarial.items()}
-        found |= {f"patches.{side}": layer for side, layer in self.patches.items()}
-        for side, layers in self.globals.items():
-            found |= {f"globals.{side}.{part}": layers[part] for part in ("hidden", "output")}
-        return found
+        layers = _named("blocks", self.blocks) | {"last": self.last}
+        layers |= {f"adversarial.{side}": layer for side, layer in self.adversarial.items()}
+        layers |= {f"patches.{side}": layer for side, layer in self.patches.items()}
+        for side, pair in self.globals.items():
+            layers |= {f"globals.{side}.{name}": pair[name] for name in ("hidden", "output")}
+        return layers
 
     def __call__(self, x: Array, sigmas: Arrays) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
         """Pictures (B, H, W, C), singular values of all layers -> logits (B, h, w, 1) of every adversarial
@@ -143,12 +130,14 @@ class ContrastiveDiscriminator(nnx.Module):
             at_least_float32(through(layer, f"adversarial.{side}", maps[int(side)]))
             for side, layer in self.adversarial.items()
         ]
-        found = [through(layer, f"patches.{side}", maps[int(side)]) for side, layer in self.patches.items()]
+        embeddings = [
+            through(layer, f"patches.{side}", maps[int(side)]) for side, layer in self.patches.items()
+        ]
         for side, layers in self.globals.items():
             hidden = through(layers["hidden"], f"globals.{side}.hidden", maps[int(side)])
             hidden = rearrange(hidden, "b h w c -> b 1 1 (h w c)")
-            found.append(through(layers["output"], f"globals.{side}.output", hidden))
-        return tuple(logits), tuple(unit_length(embedding) for embedding in found)
+            embeddings.append(through(layers["output"], f"globals.{side}.output", hidden))
+        return tuple(logits), tuple(unit_length(embedding) for embedding in embeddings)
 
     def _maps(self, x: Array, sigmas: Arrays) -> dict[int, Array]:
         """Maps (B, h, w, C) by their sides: those before the blocks, and the last one as a single pixel."""
@@ -156,7 +145,7 @@ class ContrastiveDiscriminator(nnx.Module):
         for n, (block, side) in enumerate(zip(self.blocks, self.plan.tapped, strict=True)):
             if side:
                 maps[side] = x
-            x = block(x, below(sigmas, f"blocks.{n}."))
+            x = block(x, below(sigmas, f"blocks.{n}"))
         return maps | {1: self.last(x, sigmas["last"])}
 
 
@@ -168,16 +157,10 @@ def unit_length(x: Array) -> Array:
 
 def _named(name: str, blocks: nnx.List) -> dict[str, SpectralConvolution]:
     return {
-        f"{name}.{n}.{part}": layer
+        f"{name}.{n}.{leaf}": layer
         for n, block in enumerate(blocks)
-        for part, layer in block.layers().items()
+        for leaf, layer in block.layers().items()
     }
-
-
-def _call(layer: nnx.Module, recomputed: bool, *arguments: Any) -> Array:
-    if not recomputed:
-        return layer(*arguments)
-    return jax.checkpoint(lambda layer, *rest: layer(*rest))(layer, *arguments)
 
 
 def _leaky_relu(x: Array) -> Array:

@@ -10,10 +10,11 @@ import jax.numpy as jnp
 from einops import rearrange, reduce
 from flax import nnx
 from jax import Array, lax
-from jax.typing import DTypeLike
 
-from dioscuri.families.vqgan.discriminators import DiscriminatorPlan, PatchLayer
-from jax_impl.layers.precision import at_least_float32, cast
+from dioscuri.families.vqgan.discriminators import DiscriminatorPlan
+from jax_impl.layers.convolution import Conv
+from jax_impl.layers.dense import Linear
+from jax_impl.layers.precision import at_least_float32
 from jax_impl.models.dcvae import ContrastiveDiscriminator
 
 LEAK = 0.2
@@ -27,10 +28,12 @@ class PatchDiscriminator(nnx.Module):
     """PatchGAN. Batch norm uses the statistics of the batch; running ones, which training never reads, are
     not kept."""
 
-    def __init__(self, plan: DiscriminatorPlan, dtype: DTypeLike | None = None) -> None:
+    def __init__(self, plan: DiscriminatorPlan) -> None:
         modules: dict[str, nnx.Module] = {}
         for layer in plan.patches:
-            modules[str(layer.index)] = PatchConvolution(layer, dtype)
+            modules[str(layer.index)] = Conv(
+                layer.inputs, layer.outputs, (4, 4), layer.stride, ((1, 1), (1, 1)), use_bias=layer.bias
+            )
             if layer.normed and plan.norm == "batch":
                 modules[str(layer.index + 1)] = Affine(layer.outputs)
         self.main = nnx.Dict(modules)
@@ -60,19 +63,6 @@ class PatchDiscriminator(nnx.Module):
         return at_least_float32(y), aux
 
 
-class PatchConvolution(nnx.Module):
-    """4x4 convolution with padding 1: (B, H, W, I) -> (B, h, w, O)."""
-
-    def __init__(self, layer: PatchLayer, dtype: DTypeLike | None = None) -> None:
-        self.kernel = nnx.Param(jnp.zeros((4, 4, layer.inputs, layer.outputs)))
-        self.bias = nnx.Param(jnp.zeros(layer.outputs)) if layer.bias else None
-        self.stride, self.dtype = layer.stride, dtype
-
-    def __call__(self, x: Array) -> Array:
-        y = _convolve(cast(x, self.dtype), cast(self.kernel[...], self.dtype), 1, self.stride)
-        return y if self.bias is None else y + rearrange(cast(self.bias[...], self.dtype), "o -> 1 1 1 o")
-
-
 class Affine(nnx.Module):
     """A factor and a summand a channel, behind a norm: (B, H, W, C) -> the same."""
 
@@ -82,21 +72,21 @@ class Affine(nnx.Module):
 
     def __call__(self, x: Array) -> Array:
         scale, bias = (rearrange(param[...], "c -> 1 1 1 c") for param in (self.scale, self.bias))
-        return x * scale.astype(x.dtype) + bias.astype(x.dtype)
+        return x * scale + bias
 
 
 class ResidualDiscriminator(nnx.Module):
     """Residual blocks that halve the pictures down to 4x4, then two dense layers."""
 
-    def __init__(self, plan: DiscriminatorPlan, dtype: DTypeLike | None = None) -> None:
+    def __init__(self, plan: DiscriminatorPlan) -> None:
         widths, last = plan.widths, plan.widths[-1]
-        self.input = Convolution(plan.channels, widths[0], 3, dtype)
+        self.input = Conv(plan.channels, widths[0], (3, 3))
         self.blocks = nnx.List(
-            [ResidualBlock(inputs, outputs, plan.blur, dtype) for inputs, outputs in pairwise(widths)]
+            [ResidualBlock(inputs, outputs, plan.blur) for inputs, outputs in pairwise(widths)]
         )
-        self.conv = Convolution(last, last, 3, dtype)
-        self.dense = Dense(16 * last, last, dtype)
-        self.output = Dense(last, 1, dtype)
+        self.conv = Conv(last, last, (3, 3))
+        self.dense = Linear(16 * last, last)
+        self.output = Linear(last, 1)
 
     def __call__(self, x: Array) -> tuple[Array, dict[str, Array]]:
         """Pictures (B, H, W, C) -> logits (B, 1, 1, 1) in at least float32, high for real ones; no
@@ -112,10 +102,10 @@ class ResidualDiscriminator(nnx.Module):
 class ResidualBlock(nnx.Module):
     """(B, H, W, I) -> (B, H / 2, W / 2, O)."""
 
-    def __init__(self, inputs: int, outputs: int, blur: bool, dtype: DTypeLike | None = None) -> None:
-        self.conv1 = Convolution(inputs, inputs, 3, dtype)
-        self.conv2 = Convolution(inputs, outputs, 3, dtype)
-        self.shortcut = Convolution(inputs, outputs, 1, dtype)
+    def __init__(self, inputs: int, outputs: int, blur: bool) -> None:
+        self.conv1 = Conv(inputs, inputs, (3, 3))
+        self.conv2 = Conv(inputs, outputs, (3, 3))
+        self.shortcut = Linear(inputs, outputs, use_bias=False)
         self.blur = blur
 
     def __call__(self, x: Array) -> Array:
@@ -123,32 +113,6 @@ class ResidualBlock(nnx.Module):
         y = _leaky_relu(self.conv2(y))
         total: Array = (self.shortcut(halved(x, blur=self.blur)) + y) / sqrt(2)
         return total
-
-
-class Convolution(nnx.Module):
-    """Convolution that keeps the resolution; with a bias unless it is 1x1: (B, H, W, I) -> (B, H, W, O)."""
-
-    def __init__(self, inputs: int, outputs: int, side: int, dtype: DTypeLike | None = None) -> None:
-        self.kernel = nnx.Param(jnp.zeros((side, side, inputs, outputs)))
-        self.bias = nnx.Param(jnp.zeros(outputs)) if side > 1 else None
-        self.padding, self.dtype = side // 2, dtype
-
-    def __call__(self, x: Array) -> Array:
-        y = _convolve(cast(x, self.dtype), cast(self.kernel[...], self.dtype), self.padding)
-        return y if self.bias is None else y + rearrange(cast(self.bias[...], self.dtype), "o -> 1 1 1 o")
-
-
-class Dense(nnx.Module):
-    """(B, I) -> (B, O)."""
-
-    def __init__(self, inputs: int, outputs: int, dtype: DTypeLike | None = None) -> None:
-        self.kernel = nnx.Param(jnp.zeros((inputs, outputs)))
-        self.bias = nnx.Param(jnp.zeros(outputs))
-        self.dtype = dtype
-
-    def __call__(self, x: Array) -> Array:
-        x, kernel, bias = (cast(array, self.dtype) for array in (x, self.kernel[...], self.bias[...]))
-        return jnp.dot(x, kernel) + rearrange(bias, "o -> 1 o")
 
 
 def halved(x: Array, *, blur: bool) -> Array:
@@ -159,27 +123,17 @@ def halved(x: Array, *, blur: bool) -> Array:
     kernel = jnp.asarray(BLUR, x.dtype)
     C = x.shape[-1]
     kernel = jnp.broadcast_to(rearrange(jnp.outer(kernel, kernel), "h w -> h w 1 1"), (4, 4, 1, C))
-    return _convolve(x, kernel, 1, 2, groups=C)
+    edges, layout = ((1, 1), (1, 1)), ("NHWC", "HWIO", "NHWC")
+    return lax.conv_general_dilated(x, kernel, (2, 2), edges, dimension_numbers=layout, feature_group_count=C)
 
 
-def build_discriminator(plan: DiscriminatorPlan | None, dtype: DTypeLike | None = None) -> nnx.Module | None:
+def build_discriminator(plan: DiscriminatorPlan | None) -> nnx.Module | None:
     """The discriminator of a plan; its parameters' values do not matter. None where there is none."""
     if plan is None:
         return None
     if plan.contrast is not None:
-        return ContrastiveDiscriminator(plan.contrast, dtype)
-    return PatchDiscriminator(plan, dtype) if plan.patches else ResidualDiscriminator(plan, dtype)
-
-
-def _convolve(x: Array, kernel: Array, padding: int, stride: int = 1, groups: int = 1) -> Array:
-    return lax.conv_general_dilated(
-        x,
-        kernel,
-        (stride, stride),
-        ((padding, padding), (padding, padding)),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        feature_group_count=groups,
-    )
+        return ContrastiveDiscriminator(plan.contrast)
+    return PatchDiscriminator(plan) if plan.patches else ResidualDiscriminator(plan)
 
 
 def _leaky_relu(x: Array) -> Array:

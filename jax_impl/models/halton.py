@@ -12,40 +12,40 @@ from jax import Array
 
 from dioscuri.families.maskgit.plan import TransformerPlan
 from jax_impl.layers.attention import attend, split_heads
-from jax_impl.layers.dense import Dense, Embedding, broadcast
-from jax_impl.layers.dropout import Arrays, part
+from jax_impl.layers.convolution import Conv
+from jax_impl.layers.dense import Embedding, Linear, PointwiseDense, tied_logits
+from jax_impl.layers.dropout import Dropout
 from jax_impl.layers.feed_forward import SwiGLU
-from jax_impl.layers.norms import RMSNorm, modulated, rms_normalised
-from jax_impl.layers.precision import at_least_float32, cast
+from jax_impl.layers.named import Arrays, below
+from jax_impl.layers.norms import BiasedRMSNorm, modulated, rms_norm, rms_normalised
+from jax_impl.layers.precision import at_least_float32
 from jax_impl.layers.stack import apply_layers
-from jax_impl.models.maskgit import Dtype, is_prepared, read_logits, self_condition_layer, self_conditioned
+from jax_impl.models.maskgit import is_prepared, read_logits, self_condition_layer, self_conditioned
 from jax_impl.pretrained import Pretrained
 
 
 class HaltonTransformer(Pretrained, nnx.Module):
-    """The network. `dtype` is that of the arithmetic, None: as the parameters.
+    """The network. It computes in its parameters' dtype.
 
     `checkpoint` recomputes every layer in the backward pass to save memory; `scan` compiles one layer as a
     loop over all.
     """
 
-    def __init__(
-        self, plan: TransformerPlan, *, dtype: Dtype = None, checkpoint: bool = False, scan: bool = False
-    ) -> None:
+    def __init__(self, plan: TransformerPlan, *, checkpoint: bool = False, scan: bool = False) -> None:
         options, C = plan.options, plan.options.hidden_size
         patched, tied = options.proj > 1, plan.outputs == plan.vocab_size
-        self.cls_emb = Embedding(options.num_classes + 1, C, dtype=dtype)
-        self.tok_emb = Embedding(plan.vocab_size, C, dtype=dtype)
-        self.pos_emb = Embedding(plan.positions, C, dtype=dtype)
-        self.self_cond_to_init_embed = self_condition_layer(plan, dtype)
-        self.in_proj = PatchIn(C, options.proj, dtype) if patched else None
+        self.cls_emb = Embedding(options.num_classes + 1, C)
+        self.tok_emb = Embedding(plan.vocab_size, C)
+        self.pos_emb = Embedding(plan.positions, C)
+        self.self_cond_to_init_embed = self_condition_layer(plan)
+        self.in_proj = PatchIn(C, options.proj) if patched else None
         self.transformer = nnx.Dict(
-            {"layers": nnx.List([HaltonLayer(plan, dtype) for _ in range(options.num_hidden_layers)])}
+            {"layers": nnx.List([HaltonLayer(plan) for _ in range(options.num_hidden_layers)])}
         )
-        self.last_norm = LastNorm(plan, dtype)
-        self.out_proj = Dense(C, C * options.proj**2, pointwise=True, dtype=dtype) if patched else None
-        self.head = HaltonHead(C, plan.outputs, tied, dtype)
-        self.reg_tokens = Embedding(options.register, C, dtype=dtype) if options.register else None
+        self.last_norm = LastNorm(plan)
+        self.out_proj = PointwiseDense(C, C * options.proj**2) if patched else None
+        self.head = HaltonHead(C, plan.outputs, tied)
+        self.reg_tokens = Embedding(options.register, C) if options.register else None
         self.plan, self.checkpoint, self.scan = plan, checkpoint, scan
 
     def prepare(self, condition: Arrays) -> dict[str, Array]:
@@ -74,20 +74,20 @@ class HaltonTransformer(Pretrained, nnx.Module):
         self, ids: Array, condition: Arrays, noise: Arrays | None = None
     ) -> tuple[Array, dict[str, Array]]:
         """Normed states (B, L, C) of codes."""
-        plan, uniforms = self.plan, part(noise, "dropout.transformer")
+        plan, uniforms = self.plan, below(noise, "dropout.transformer")
         null = jnp.full_like(ids[:, 0], plan.null_label)
-        states = part(self.prepare({"label": null, **condition}), "prepared")
-        x = self.tok_emb(ids) + rearrange(self.pos_emb.first(ids.shape[1]), "l c -> 1 l c")
+        states = below(self.prepare({"label": null, **condition}), "prepared")
+        x = self.tok_emb(ids) + rearrange(self.pos_emb.embedding[: ids.shape[1]], "l c -> 1 l c")
         x = x if self.in_proj is None else self.in_proj(x, plan.grid)
         x = self_conditioned(x, self.self_cond_to_init_embed, condition, plan)
         aux, L = {"hs_embed": x}, x.shape[1]
         if self.reg_tokens is not None:
-            registers = repeat(self.reg_tokens.first(plan.options.register), "r c -> b r c", b=len(x))
+            registers = repeat(self.reg_tokens.embedding[: plan.options.register], "r c -> b r c", b=len(x))
             x = jnp.concatenate([x, registers], 1)
         layers = self.transformer["layers"]
-        own = [(states[f"layers.{i}"], part(uniforms, f"layers.{i}")) for i in range(len(layers))]
-        x, found = apply_layers(layers, x, (), own, checkpoint=self.checkpoint, scan=self.scan)
-        aux |= {f"hs_layer{i}": value for i, value in enumerate(found)}
+        arguments = [(states[f"layers.{i}"], below(uniforms, f"layers.{i}")) for i in range(len(layers))]
+        x, intermediates = apply_layers(layers, x, (), arguments, checkpoint=self.checkpoint, scan=self.scan)
+        aux |= {f"hs_layer{i}": value for i, value in enumerate(intermediates)}
         x = self.last_norm(x[:, :L], states["last_norm"])
         aux["embed"] = x
         if self.out_proj is not None:
@@ -97,19 +97,19 @@ class HaltonTransformer(Pretrained, nnx.Module):
 
     def logits(self, x: Array, outputs: int | None = None) -> Array:
         """Of rows of `hidden`; the first `outputs`, if given."""
-        return at_least_float32(self.head(x, self.tok_emb)[..., :outputs])
+        return at_least_float32(self.head(x, self.tok_emb.embedding[...])[..., :outputs])
 
 
 class HaltonLayer(nnx.Module):
     """x + alpha attention(norm), x + alpha feed-forward(norm), both norms adaptive."""
 
-    def __init__(self, plan: TransformerPlan, dtype: Dtype) -> None:
+    def __init__(self, plan: TransformerPlan) -> None:
         C = plan.options.hidden_size
-        self.mlp = nnx.Dict({"1": Dense(C, 6 * C, bias=True, dtype=dtype)})
-        self.ln1 = RMSNorm(C, plan.eps)
-        self.attn = HaltonAttention(plan, dtype)
-        self.ln2 = RMSNorm(C, plan.eps)
-        self.ff = SwiGLU(C, plan.inner, rate=plan.options.hidden_dropout, dtype=dtype)
+        self.mlp = nnx.Dict({"1": Linear(C, 6 * C)})
+        self.ln1 = rms_norm(C, plan.eps)
+        self.attn = HaltonAttention(plan)
+        self.ln2 = rms_norm(C, plan.eps)
+        self.ff = SwiGLU(C, plan.inner, rate=plan.options.hidden_dropout)
 
     def prepare(self, label: Array) -> Array:
         """Embedded class (B, C) -> shifts, scales and gates of both norms (B, 6 C)."""
@@ -128,33 +128,28 @@ class HaltonLayer(nnx.Module):
 class HaltonAttention(nnx.Module):
     """Self-attention; queries and keys are RMS-normed over all heads together: (B, L, C) -> (B, L, C)."""
 
-    def __init__(self, plan: TransformerPlan, dtype: Dtype) -> None:
+    def __init__(self, plan: TransformerPlan) -> None:
         C, width = plan.options.hidden_size, plan.attention_width
-        self.wq = Dense(C, width, dtype=dtype)
-        self.wk = Dense(C, width, dtype=dtype)
-        self.wv = Dense(C, width, dtype=dtype)
-        self.wo = Dense(width, C, dtype=dtype)
-        self.heads, self.eps, self.rate = (
-            plan.options.num_attention_heads,
-            plan.eps,
-            plan.options.attention_dropout,
-        )
+        self.wq = Linear(C, width, use_bias=False)
+        self.wk = Linear(C, width, use_bias=False)
+        self.wv = Linear(C, width, use_bias=False)
+        self.wo = Linear(width, C, use_bias=False)
+        self.dropout = Dropout(plan.options.attention_dropout)
+        self.heads, self.eps = plan.options.num_attention_heads, plan.eps
 
     def __call__(self, x: Array, noise: Array | None) -> Array:
-        query, key = (
-            rms_normalised(at_least_float32(y), self.eps).astype(y.dtype) for y in (self.wq(x), self.wk(x))
-        )
+        query, key = (rms_normalised(y, self.eps) for y in (self.wq(x), self.wk(x)))
         q, k, v = (split_heads(y, self.heads) for y in (query, key, self.wv(x)))
-        return self.wo(attend(q, k, v, rate=self.rate, noise=noise))
+        return self.wo(attend(q, k, v, dropout=self.dropout, noise=noise))
 
 
 class LastNorm(nnx.Module):
     """Adaptive RMSNorm with factor and summand: (B, L, C) -> (B, L, C)."""
 
-    def __init__(self, plan: TransformerPlan, dtype: Dtype) -> None:
+    def __init__(self, plan: TransformerPlan) -> None:
         C = plan.options.hidden_size
-        self.norm_final = RMSNorm(C, plan.eps, bias=True)
-        self.mlp = nnx.Dict({"1": Dense(C, 2 * C, bias=True, dtype=dtype)})
+        self.norm_final = BiasedRMSNorm(C, plan.eps)
+        self.mlp = nnx.Dict({"1": Linear(C, 2 * C)})
 
     def prepare(self, label: Array) -> Array:
         """Embedded class (B, C) -> shift and scale (B, 2 C)."""
@@ -168,27 +163,23 @@ class LastNorm(nnx.Module):
 class HaltonHead(nnx.Module):
     """Logits, tied to the embedding or, for a critic's single one, not: (B, L, C) -> (B, L, outputs)."""
 
-    def __init__(self, width: int, outputs: int, tied: bool, dtype: Dtype) -> None:
+    def __init__(self, width: int, outputs: int, tied: bool) -> None:
         self.kernel = None if tied else nnx.Param(jnp.zeros((width, outputs)))
         self.bias = nnx.Param(jnp.zeros(outputs))
-        self.dtype = dtype
 
-    def __call__(self, x: Array, embedding: Embedding) -> Array:
-        bias = self.bias[...]
-        if self.kernel is None:
-            return embedding.logits(x, bias)
-        y = jnp.dot(cast(x, self.dtype), cast(self.kernel[...], self.dtype))
-        return y + broadcast(cast(bias, self.dtype), y)
+    def __call__(self, x: Array, rows: Array) -> Array:
+        """`rows` (V, C) are the embedding's."""
+        return tied_logits(x, rows if self.kernel is None else self.kernel[...].T, self.bias[...])
 
 
-class PatchIn(nnx.Module):
+class PatchIn(Conv):
     """A token for each patch of codes (its kernel is its stride): (B, L, C) -> (B, L / p^2, C)."""
 
-    def __init__(self, width: int, patch: int, dtype: Dtype) -> None:
-        self.kernel = nnx.Param(jnp.zeros((patch, patch, width, width)))
-        self.patch, self.dtype = patch, dtype
+    def __init__(self, width: int, patch: int) -> None:
+        super().__init__(width, width, (patch, patch), patch, use_bias=False)
 
     def __call__(self, x: Array, grid: int) -> Array:
-        height, s = grid // self.patch, self.patch
-        x = rearrange(cast(x, self.dtype), "b (h s w t) c -> b (h w) (s t c)", h=height, s=s, t=s)
-        return jnp.dot(x, rearrange(cast(self.kernel[...], self.dtype), "s t i o -> (s t i) o"))
+        """Patches do not overlap, so that a matrix product does it."""
+        s, _ = self.kernel_size
+        x = rearrange(x, "b (h s w t) c -> b (h w) (s t c)", h=grid // s, s=s, t=s)
+        return jnp.dot(x, rearrange(self.kernel[...], "s t i o -> (s t i) o"))

@@ -13,14 +13,13 @@ import jax.numpy as jnp
 from einops import rearrange
 from flax import nnx
 from jax import Array
-from jax.typing import DTypeLike
 
 from dioscuri.families.hierarchical_vae.options import Model
 from dioscuri.families.hierarchical_vae.plan import DownBlock, HierarchicalVAEPlan, UpBlock
 from jax_impl.layers.cells import ResidualCell
-from jax_impl.layers.convolution import Conv2d, Pool, Unpool
-from jax_impl.layers.latents import Gaussian, GaussianLayer, draw
-from jax_impl.layers.precision import at_least_float32, cast
+from jax_impl.layers.convolution import Pool, Unpool, convolution
+from jax_impl.layers.latents import Gaussian, draw, gaussian
+from jax_impl.layers.precision import at_least_float32
 from jax_impl.pretrained import Pretrained
 
 Arrays = Mapping[str, Array]
@@ -28,7 +27,7 @@ Masks = Sequence[Array] | None
 
 
 class HierarchicalVAE(Pretrained, nnx.Module):
-    """The model. `dtype` is that of the network's arithmetic, None: as the input.
+    """The model. It computes in its parameters' dtype.
 
     `checkpoint` recomputes every block in the backward pass to save memory. `scan` compiles a run of equal
     blocks once, as a loop over their stacked parameters; the module and its parameters stay the same.
@@ -39,12 +38,11 @@ class HierarchicalVAE(Pretrained, nnx.Module):
         plan: HierarchicalVAEPlan,
         options: Model,
         *,
-        dtype: DTypeLike | None = None,
         checkpoint: bool = False,
         scan: bool = False,
     ) -> None:
-        self.bottom_up = BottomUp(plan, dtype, checkpoint, scan)
-        self.top_down = TopDown(plan, options, dtype, checkpoint, scan)
+        self.bottom_up = BottomUp(plan, checkpoint, scan)
+        self.top_down = TopDown(plan, options, checkpoint, scan)
 
     def __call__(self, x: Array, noise: Arrays, masks: Masks = None) -> tuple[Array, dict[str, Array]]:
         """Encode and decode pictures (B, H, W, C).
@@ -74,11 +72,9 @@ class HierarchicalVAE(Pretrained, nnx.Module):
 class BottomUp(nnx.Module):
     """Encoder: pictures (B, H, W, C) -> skip connections (B, h, w, C), one a level."""
 
-    def __init__(
-        self, plan: HierarchicalVAEPlan, dtype: DTypeLike | None, checkpoint: bool, scan: bool
-    ) -> None:
-        self.input_conv = Conv2d(plan.channels, plan.input_channels, plan.input_kernel, dtype)
-        self.blocks = nnx.List([BottomUpBlock(block, dtype) for block in plan.up])
+    def __init__(self, plan: HierarchicalVAEPlan, checkpoint: bool, scan: bool) -> None:
+        self.input_conv = convolution(plan.channels, plan.input_channels, plan.input_kernel)
+        self.blocks = nnx.List([BottomUpBlock(block) for block in plan.up])
         self.runs, self.checkpoint = _runs(plan.up, scan), checkpoint
 
     def __call__(self, x: Array) -> list[Array]:
@@ -86,19 +82,19 @@ class BottomUp(nnx.Module):
         skips = []
         for run in self.runs:
             blocks = [self.blocks[index] for index in run]
-            y, found = _apply(blocks, y, (), [()] * len(run), self.checkpoint)
-            skips += [skip for skip in found if skip is not None]
+            y, outputs = _apply(blocks, y, (), [()] * len(run), self.checkpoint)
+            skips += [skip for skip in outputs if skip is not None]
         return skips
 
 
 class BottomUpBlock(nnx.Module):
     """Cells; the last block of a level has a skip connection and pools."""
 
-    def __init__(self, block: UpBlock, dtype: DTypeLike | None) -> None:
+    def __init__(self, block: UpBlock) -> None:
         skip, stride = block.skip_channels, block.pool_stride
-        self.cells = nnx.List([ResidualCell(cell, dtype) for cell in block.cells])
-        self.skip_projection = Conv2d(block.channels, skip, dtype=dtype) if skip else None
-        self.pool = Pool(block.channels, block.pool_channels, stride, dtype) if stride > 1 else None
+        self.cells = nnx.List([ResidualCell(cell) for cell in block.cells])
+        self.skip_projection = convolution(block.channels, skip, (1, 1)) if skip else None
+        self.pool = Pool(block.channels, block.pool_channels, stride) if stride > 1 else None
 
     def __call__(self, y: Array) -> tuple[Array, Array | None]:
         for cell in self.cells:
@@ -110,15 +106,13 @@ class BottomUpBlock(nnx.Module):
 class TopDown(nnx.Module):
     """Decoder: latent groups from the coarsest to the finest, then the output layer."""
 
-    def __init__(
-        self, plan: HierarchicalVAEPlan, options: Model, dtype: DTypeLike | None, checkpoint: bool, scan: bool
-    ) -> None:
+    def __init__(self, plan: HierarchicalVAEPlan, options: Model, checkpoint: bool, scan: bool) -> None:
         side = plan.top_resolution
         self.trainable_h = nnx.Param(jnp.zeros((1, side, side, plan.top_channels)))
-        self.blocks = nnx.List([TopDownBlock(block, options, dtype) for block in plan.down])
-        self.output_conv = Conv2d(plan.down[-1].channels, plan.output_channels, plan.output_kernel, dtype)
+        self.blocks = nnx.List([TopDownBlock(block, options) for block in plan.down])
+        self.output_conv = convolution(plan.down[-1].channels, plan.output_channels, plan.output_kernel)
         self.skip_levels = tuple(block.skip_level for block in plan.down)
-        self.runs, self.dtype, self.checkpoint = _runs(plan.down, scan), dtype, checkpoint
+        self.runs, self.checkpoint = _runs(plan.down, scan), checkpoint
 
     def __call__(
         self,
@@ -129,7 +123,7 @@ class TopDown(nnx.Module):
         masks: Masks = None,
     ) -> tuple[Array, dict[str, Array]]:
         B = len(next(iter({**noise, **(latents or {})}.values())))
-        h = cast(self.trainable_h[...], self.dtype)
+        h = self.trainable_h[...]
         y = jnp.broadcast_to(h, (B, *h.shape[1:]))
         aux: dict[str, Array] = {}
         for run in self.runs:
@@ -145,8 +139,8 @@ class TopDown(nnx.Module):
                 for group in run
             ]
             blocks = [self.blocks[group] for group in run]
-            y, found = _apply(blocks, y, (skip,), arguments, self.checkpoint)
-            for group, values in zip(run, found, strict=True):
+            y, intermediates = _apply(blocks, y, (skip,), arguments, self.checkpoint)
+            for group, values in zip(run, intermediates, strict=True):
                 aux |= {f"{name}.{group}": value for name, value in values.items()}
         return at_least_float32(self.output_conv(y)), aux
 
@@ -154,17 +148,15 @@ class TopDown(nnx.Module):
 class TopDownBlock(nnx.Module):
     """One latent group: prior, posterior if there is a skip connection, and what latents add to features."""
 
-    def __init__(self, block: DownBlock, options: Model, dtype: DTypeLike | None) -> None:
+    def __init__(self, block: DownBlock, options: Model) -> None:
         width, stride = block.channels, block.unpool_stride
-        self.unpool = (
-            Unpool(block.in_channels, width, stride, block.resolution, dtype) if stride > 1 else None
-        )
-        self.prior_net = ResidualCell(block.prior_net, dtype)
-        self.posterior_net = ResidualCell(block.posterior_net, dtype)
-        self.prior_layer = GaussianLayer(width, block.variates, options, dtype)
-        self.posterior_layer = GaussianLayer(width, block.variates, options, dtype)
-        self.z_projection = Conv2d(block.variates, width, dtype=dtype)
-        self.cells = nnx.List([ResidualCell(cell, dtype) for cell in block.cells])
+        self.unpool = Unpool(block.in_channels, width, stride, block.resolution) if stride > 1 else None
+        self.prior_net = ResidualCell(block.prior_net)
+        self.posterior_net = ResidualCell(block.posterior_net)
+        self.prior_layer = convolution(width, 2 * block.variates, (1, 1))
+        self.posterior_layer = convolution(width, 2 * block.variates, (1, 1))
+        self.z_projection = convolution(block.variates, width, (1, 1))
+        self.cells = nnx.List([ResidualCell(cell) for cell in block.cells])
         self.options = options
 
     def __call__(
@@ -183,24 +175,24 @@ class TopDownBlock(nnx.Module):
         """
         y = y if self.unpool is None else self.unpool(y)
         residual, features = jnp.split(self.prior_net(y), 2, -1)
-        prior = self.prior_layer(features)
-        found = {"prior_mean": prior.mean, "prior_scale": prior.scale}
+        prior = gaussian(self.prior_layer(features), self.options)
+        aux = {"prior_mean": prior.mean, "prior_scale": prior.scale}
         z = latent
         if skip is not None:
             posterior = self._posterior(y, skip, prior)
-            found |= {"posterior_mean": posterior.mean, "posterior_scale": posterior.scale}
+            aux |= {"posterior_mean": posterior.mean, "posterior_scale": posterior.scale}
             z = draw(posterior, posterior_noise, self.options)
         if z is None or mask is not None:
             from_prior = draw(prior, prior_noise, self.options, 1.0 if temperature is None else temperature)
             z = from_prior if z is None else mask * z + (1 - mask) * from_prior
-        y = y + residual + self.z_projection(cast(z, y.dtype))
+        y = y + residual + self.z_projection(z.astype(y.dtype))
         for cell in self.cells:
             y = cell(y)
-        return y, {**found, "z": z}
+        return y, {**aux, "z": z}
 
     def _posterior(self, y: Array, skip: Array, prior: Gaussian) -> Gaussian:
-        features = self.posterior_net(jnp.concatenate([y, skip], -1))
-        return self.posterior_layer(features, prior if self.options.use_residual_distribution else None)
+        statistics = self.posterior_layer(self.posterior_net(jnp.concatenate([y, skip], -1)))
+        return gaussian(statistics, self.options, prior if self.options.use_residual_distribution else None)
 
 
 def _runs(blocks: Sequence[UpBlock | DownBlock], scan: bool) -> tuple[tuple[int, ...], ...]:
@@ -214,19 +206,19 @@ def _apply(
 ) -> tuple[Array, list[Any]]:
     """Features through a run of blocks -> features, and what each block returns beside them.
 
-    Several blocks are one `jax.lax.scan`. `arguments` are each block's own, `shared` those of all.
+    Several blocks are one `jax.lax.scan`. Each block has its `arguments`, behind those that are `shared`.
     """
 
-    def call(y: Array, block_and_own: tuple[nnx.Module, tuple]) -> tuple[Array, Any]:
-        block, own = block_and_own
-        return block(y, *shared, *own)
+    def step(y: Array, block_and_arguments: tuple[Any, tuple]) -> tuple[Array, Any]:
+        block, arguments = block_and_arguments
+        return block(y, *shared, *arguments)
 
     n = len(blocks)
     if checkpoint:
-        call = jax.checkpoint(call, prevent_cse=n == 1)
+        step = jax.checkpoint(step, prevent_cse=n == 1)
     if n == 1:
-        y, found = call(y, (blocks[0], arguments[0]))
-        return y, [found]
+        y, output = step(y, (blocks[0], arguments[0]))
+        return y, [output]
     pairs = zip(blocks, arguments, strict=True)
-    y, stacked = jax.lax.scan(call, y, jax.tree.map(lambda *leaves: jnp.stack(leaves), *pairs))
+    y, stacked = jax.lax.scan(step, y, jax.tree.map(lambda *leaves: jnp.stack(leaves), *pairs))
     return y, [jax.tree.map(lambda leaves, i=i: leaves[i], stacked) for i in range(n)]

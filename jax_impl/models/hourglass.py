@@ -10,16 +10,14 @@ import numpy as np
 from einops import rearrange, reduce, repeat
 from flax import nnx
 from jax import Array
-from jax.typing import DTypeLike
 
 from dioscuri.families.sundae.plan import EPS, FEED_FORWARD, DenoiserPlan, Level, Stack, angles
 from jax_impl.layers.attention import attend, split_heads
-from jax_impl.layers.dense import Dense
-from jax_impl.layers.norms import LayerNorm
+from jax_impl.layers.dense import Linear
+from jax_impl.layers.norms import layer_norm
 from jax_impl.layers.rotary import rotate
 from jax_impl.layers.stack import apply_layers
 
-Dtype = DTypeLike | None
 Aux = dict[str, Array]
 
 
@@ -27,23 +25,23 @@ class HourglassLevel(nnx.Module):
     """Layers before, inside and behind a coarser grid: (B, L, C) -> (B, L, C)."""
 
     def __init__(
-        self, plan: DenoiserPlan, level: Level, dtype: Dtype, *, checkpoint: bool, outermost: bool, scan: bool
+        self, plan: DenoiserPlan, level: Level, *, checkpoint: bool, outermost: bool, scan: bool
     ) -> None:
         options, d, s = plan.options, plan.options.dim, level.factor**2
         linear, resampling = options.updown_sample_type == "linear", options.attn_resampling
-        make = {"plan": plan, "dtype": dtype, "checkpoint": checkpoint, "scan": scan}
+        make = {"plan": plan, "checkpoint": checkpoint, "scan": scan}
         self.pre_transformer = HourglassStack(stack=level.before, **make)
-        self.downsample = nnx.Dict({"proj": Dense(d * s, d, bias=True, dtype=dtype)} if linear else {})
+        self.downsample = nnx.Dict({"proj": Linear(d * s, d)} if linear else {})
         self.attn_resampling_pre_valley = HourglassStack(stack=None, **make) if resampling else None
         self.valley_transformer = build_body(**make, body=level.inside, outermost=False)
         self.attn_resampling_post_valley = HourglassStack(stack=None, **make) if resampling else None
-        self.upsample = nnx.Dict({"proj": Dense(d, d * s, bias=True, dtype=dtype)} if linear else {})
+        self.upsample = nnx.Dict({"proj": Linear(d, d * s)} if linear else {})
         self.post_transformer = HourglassStack(stack=level.behind, **make)
-        self.norm_out = LayerNorm(d, EPS, bias=True) if outermost else None
+        self.norm_out = layer_norm(d, EPS) if outermost else None
         self.level, self.legacy = level, options.legacy_positions
 
     def __call__(self, x: Array) -> tuple[Array, Aux]:
-        """Intermediates are named by the part they come from."""
+        """Intermediates are named by the module they come from."""
         x = self.pre_transformer(x)[0]
         z = self._coarser(x)
         aux = {"pre_transformer": x, "downsample": z}
@@ -52,8 +50,8 @@ class HourglassLevel(nnx.Module):
             z = self.attn_resampling_pre_valley.resample(single, self._groups(x))
             aux["attn_resampling_pre_valley"] = z
             z = rearrange(z, "(b n) 1 c -> b n c", b=len(x))
-        v, found = self.valley_transformer(z)
-        aux |= {f"valley_transformer.{name}": value for name, value in found.items()}
+        v, intermediates = self.valley_transformer(z)
+        aux |= {f"valley_transformer.{name}": value for name, value in intermediates.items()}
         aux["valley_transformer"] = v
         fine = self._finer(v)
         aux["upsample"] = fine
@@ -106,15 +104,14 @@ class HourglassStack(nnx.Module):
         self,
         plan: DenoiserPlan,
         stack: Stack | None,
-        dtype: Dtype,
         *,
         checkpoint: bool,
         scan: bool,
         outermost: bool = False,
     ) -> None:
         depth = 1 if stack is None else stack.depth
-        self.layers = nnx.List([HourglassLayer(plan, dtype) for _ in range(depth)])
-        self.norm = LayerNorm(plan.options.dim, EPS, bias=True) if outermost else None
+        self.layers = nnx.List([HourglassLayer(plan) for _ in range(depth)])
+        self.norm = layer_norm(plan.options.dim, EPS) if outermost else None
         turns = stack is not None and stack.max_frequency > 0
         self.stack, self.turns = stack, turns
         self.options, self.checkpoint, self.scan = plan.options, checkpoint, scan
@@ -125,8 +122,10 @@ class HourglassStack(nnx.Module):
         if self.stack is not None and self.turns:
             table, dtype = angles(self.stack, self.options), jnp.promote_types(x.dtype, jnp.float32)
             cos, sin = (jnp.asarray(f(table), dtype) for f in (np.cos, np.sin))
-        own = [()] * len(self.layers)
-        x, _ = apply_layers(self.layers, x, (None, cos, sin), own, checkpoint=self.checkpoint, scan=self.scan)
+        each = [()] * len(self.layers)
+        x, _ = apply_layers(
+            self.layers, x, (None, cos, sin), each, checkpoint=self.checkpoint, scan=self.scan
+        )
         return (x if self.norm is None else self.norm(x)), {}
 
     def resample(self, x: Array, context: Array) -> Array:
@@ -137,8 +136,8 @@ class HourglassStack(nnx.Module):
 class HourglassLayer(nnx.Dict):
     """x + attention(norm), x + feed-forward(norm), named 0 and 1."""
 
-    def __init__(self, plan: DenoiserPlan, dtype: Dtype) -> None:
-        super().__init__({"0": NormedAttention(plan, dtype), "1": NormedFeedForward(plan.options.dim, dtype)})
+    def __init__(self, plan: DenoiserPlan) -> None:
+        super().__init__({"0": NormedAttention(plan), "1": NormedFeedForward(plan.options.dim)})
 
     def __call__(
         self, x: Array, context: Array | None, cos: Array | None, sin: Array | None
@@ -151,14 +150,14 @@ class HourglassLayer(nnx.Dict):
 class NormedAttention(nnx.Module):
     """Attention of the normed x to itself or to a context: (B, L, C) -> (B, L or 1, C)."""
 
-    def __init__(self, plan: DenoiserPlan, dtype: Dtype) -> None:
+    def __init__(self, plan: DenoiserPlan) -> None:
         d, inner = plan.options.dim, plan.attention_width
-        self.norm = LayerNorm(d, EPS, bias=True)
+        self.norm = layer_norm(d, EPS)
         self.fn = nnx.Dict(
             {
-                "to_q": Dense(d, inner, dtype=dtype),
-                "to_kv": Dense(d, 2 * inner, dtype=dtype),
-                "to_out": Dense(inner, d, bias=True, dtype=dtype),
+                "to_q": Linear(d, inner, use_bias=False),
+                "to_kv": Linear(d, 2 * inner, use_bias=False),
+                "to_out": Linear(inner, d),
             }
         )
         self.heads = plan.options.nb_heads
@@ -178,12 +177,12 @@ class NormedAttention(nnx.Module):
 class NormedFeedForward(nnx.Module):
     """Norm, dense layer, GELU, dense layer: (..., C) -> (..., C)."""
 
-    def __init__(self, width: int, dtype: Dtype) -> None:
-        self.norm = LayerNorm(width, EPS, bias=True)
+    def __init__(self, width: int) -> None:
+        self.norm = layer_norm(width, EPS)
         self.fn = nnx.Dict(
             {
-                "0": Dense(width, FEED_FORWARD * width, bias=True, dtype=dtype),
-                "3": Dense(FEED_FORWARD * width, width, bias=True, dtype=dtype),
+                "0": Linear(width, FEED_FORWARD * width),
+                "3": Linear(FEED_FORWARD * width, width),
             }
         )
 
@@ -192,9 +191,9 @@ class NormedFeedForward(nnx.Module):
 
 
 def build_body(
-    plan: DenoiserPlan, body: Stack | Level, dtype: Dtype, *, checkpoint: bool, outermost: bool, scan: bool
+    plan: DenoiserPlan, body: Stack | Level, *, checkpoint: bool, outermost: bool, scan: bool
 ) -> nnx.Module:
     """A level, or layers on one grid; the outermost one ends with a norm."""
     if isinstance(body, Stack):
-        return HourglassStack(plan, body, dtype, checkpoint=checkpoint, outermost=outermost, scan=scan)
-    return HourglassLevel(plan, body, dtype, checkpoint=checkpoint, outermost=outermost, scan=scan)
+        return HourglassStack(plan, body, checkpoint=checkpoint, outermost=outermost, scan=scan)
+    return HourglassLevel(plan, body, checkpoint=checkpoint, outermost=outermost, scan=scan)

@@ -12,13 +12,14 @@ from jax import Array
 
 from dioscuri.families.maskgit.plan import TransformerPlan
 from jax_impl.layers.attention import attend, split_heads
-from jax_impl.layers.dense import Dense, Embedding, broadcast
-from jax_impl.layers.dropout import Arrays, part
+from jax_impl.layers.dense import Embedding, Linear, Logits, broadcast
+from jax_impl.layers.dropout import Dropout
 from jax_impl.layers.feed_forward import GEGLU
+from jax_impl.layers.named import Arrays, below
 from jax_impl.layers.norms import GammaLayerNorm, unit
-from jax_impl.layers.precision import at_least_float32, cast
+from jax_impl.layers.precision import at_least_float32
 from jax_impl.layers.stack import apply_layers
-from jax_impl.models.maskgit import Dtype, is_prepared, read_logits, self_condition_layer, self_conditioned
+from jax_impl.models.maskgit import is_prepared, read_logits, self_condition_layer, self_conditioned
 from jax_impl.pretrained import Pretrained
 
 SCALE = 8
@@ -26,28 +27,26 @@ SCALE = 8
 
 
 class LucidrainsTransformer(Pretrained, nnx.Module):
-    """The network. `dtype` is that of the arithmetic, None: as the parameters.
+    """The network. It computes in its parameters' dtype.
 
     `checkpoint` recomputes every layer in the backward pass to save memory; `scan` compiles one layer as a
     loop over all.
     """
 
-    def __init__(
-        self, plan: TransformerPlan, *, dtype: Dtype = None, checkpoint: bool = False, scan: bool = False
-    ) -> None:
+    def __init__(self, plan: TransformerPlan, *, checkpoint: bool = False, scan: bool = False) -> None:
         options, C, E = plan.options, plan.options.hidden_size, plan.options.encoder_hidden_size
-        self.token_emb = Embedding(plan.vocab_size, C, dtype=dtype)
-        self.pos_emb = Embedding(plan.positions, C, dtype=dtype)
-        self.self_cond_to_init_embed = self_condition_layer(plan, dtype)
+        self.token_emb = Embedding(plan.vocab_size, C)
+        self.pos_emb = Embedding(plan.positions, C)
+        self.self_cond_to_init_embed = self_condition_layer(plan)
         self.transformer_blocks = nnx.Dict(
             {
-                "layers": nnx.List([LucidrainsLayer(plan, dtype) for _ in range(options.num_hidden_layers)]),
+                "layers": nnx.List([LucidrainsLayer(plan) for _ in range(options.num_hidden_layers)]),
                 "norm": GammaLayerNorm(C, plan.eps),
             }
         )
-        self.text_embed_proj = Dense(E, C, dtype=dtype) if E != C else None
-        self.to_logits = Dense(C, plan.outputs, dtype=dtype)
-        self.plan, self.dtype, self.checkpoint, self.scan = plan, dtype, checkpoint, scan
+        self.text_embed_proj = Linear(E, C, use_bias=False) if E != C else None
+        self.to_logits = Logits(C, plan.outputs, use_bias=False)
+        self.plan, self.checkpoint, self.scan = plan, checkpoint, scan
 
     def prepare(self, condition: Arrays) -> dict[str, Array]:
         """Every layer's keys and values of the text, null token first, and their mask. Without text nothing,
@@ -57,8 +56,8 @@ class LucidrainsTransformer(Pretrained, nnx.Module):
         context, mask = self._context(condition)
         prepared = {**condition, "prepared.mask": jnp.pad(mask, ((0, 0), (1, 0)), constant_values=True)}
         for i, layer in enumerate(self.transformer_blocks["layers"]):
-            found = layer["1"].prepare(context)
-            prepared |= {f"prepared.layers.{i}.{name}": value for name, value in found.items()}
+            states = layer["1"].prepare(context)
+            prepared |= {f"prepared.layers.{i}.{name}": value for name, value in states.items()}
         return prepared
 
     def __call__(
@@ -77,18 +76,18 @@ class LucidrainsTransformer(Pretrained, nnx.Module):
         self, ids: Array, condition: Arrays, noise: Arrays | None = None
     ) -> tuple[Array, dict[str, Array]]:
         """Normed states (B, L, C) of codes."""
-        uniforms, blocks = part(noise, "dropout.transformer_blocks"), self.transformer_blocks
-        x = self.token_emb(ids) + rearrange(self.pos_emb.first(ids.shape[1]), "l c -> 1 l c")
+        uniforms, blocks = below(noise, "dropout.transformer_blocks"), self.transformer_blocks
+        x = self.token_emb(ids) + rearrange(self.pos_emb.embedding[: ids.shape[1]], "l c -> 1 l c")
         x = self_conditioned(x, self.self_cond_to_init_embed, condition, self.plan)
         empty = jnp.zeros((len(x), 0, self.plan.options.encoder_hidden_size), x.dtype)
-        states = part(self.prepare({"text": empty, **condition}), "prepared")
+        states = below(self.prepare({"text": empty, **condition}), "prepared")
         aux = {"hs_embed": x}
         names = [f"layers.{i}" for i in range(len(blocks["layers"]))]
-        own = [(part(states, name), part(uniforms, name)) for name in names]
-        x, found = apply_layers(
-            blocks["layers"], x, (states["mask"],), own, checkpoint=self.checkpoint, scan=self.scan
+        each = [(below(states, name), below(uniforms, name)) for name in names]
+        x, intermediates = apply_layers(
+            blocks["layers"], x, (states["mask"],), each, checkpoint=self.checkpoint, scan=self.scan
         )
-        aux |= {f"hs_layer{i}": value for i, value in enumerate(found)}
+        aux |= {f"hs_layer{i}": value for i, value in enumerate(intermediates)}
         x = blocks["norm"](x)
         return x, {**aux, "embed": x}
 
@@ -103,27 +102,25 @@ class LucidrainsTransformer(Pretrained, nnx.Module):
         mask = mask & condition["text_mask"] if "text_mask" in condition else mask
         if "text_keep" in condition:
             mask = mask & rearrange(condition["text_keep"].astype(bool), "b -> b 1")
-        text = cast(text, self.dtype)
+        text = text.astype(self.token_emb.embedding.dtype)
         context = text if self.text_embed_proj is None else self.text_embed_proj(text)
         if "low_res" not in condition:
             return context, mask
         tokens = self.token_emb(condition["low_res"])
-        context = jnp.concatenate([context, tokens.astype(context.dtype)], 1)
+        context = jnp.concatenate([context, tokens], 1)
         return context, jnp.concatenate([mask, jnp.ones_like(condition["low_res"], dtype=bool)], 1)
 
 
 class LucidrainsLayer(nnx.Dict):
     """Self-attention, cross-attention and feed-forward layer, named 0, 1 and 2."""
 
-    def __init__(self, plan: TransformerPlan, dtype: Dtype) -> None:
+    def __init__(self, plan: TransformerPlan) -> None:
         options = plan.options
         super().__init__(
             {
-                "0": CosineAttention(plan, dtype),
-                "1": CosineAttention(plan, dtype),
-                "2": GEGLU(
-                    options.hidden_size, plan.inner, plan.eps, rate=options.hidden_dropout, dtype=dtype
-                ),
+                "0": CosineAttention(plan),
+                "1": CosineAttention(plan),
+                "2": GEGLU(options.hidden_size, plan.inner, plan.eps, rate=options.hidden_dropout),
             }
         )
 
@@ -138,21 +135,22 @@ class LucidrainsLayer(nnx.Dict):
 class CosineAttention(nnx.Module):
     """Attention by cosines, to a null token too: (B, L, C) -> (B, L, C)."""
 
-    def __init__(self, plan: TransformerPlan, dtype: Dtype) -> None:
+    def __init__(self, plan: TransformerPlan) -> None:
         C, N, K = plan.options.hidden_size, plan.options.num_attention_heads, plan.head_dim
         self.null_kv = nnx.Param(jnp.zeros((2, 1, K, N)))
         self.q_scale = nnx.Param(jnp.zeros(K))
         self.k_scale = nnx.Param(jnp.zeros(K))
         self.norm = GammaLayerNorm(C, plan.eps)
-        self.to_q = Dense(C, N * K, dtype=dtype)
-        self.to_kv = Dense(C, 2 * N * K, dtype=dtype)
-        self.to_out = Dense(N * K, C, dtype=dtype)
-        self.heads, self.rate = N, plan.options.attention_dropout
+        self.to_q = Linear(C, N * K, use_bias=False)
+        self.to_kv = Linear(C, 2 * N * K, use_bias=False)
+        self.to_out = Linear(N * K, C, use_bias=False)
+        self.dropout = Dropout(plan.options.attention_dropout)
+        self.heads = N
 
     def prepare(self, context: Array) -> dict[str, Array]:
         """Keys and values (B, 1 + S, N, K) of a context (B, S, C), the null token's first."""
         key, value = (split_heads(y, self.heads) for y in jnp.split(self.to_kv(context), 2, -1))
-        null = repeat(self.null_kv[...].astype(key.dtype), "two 1 k n -> two b 1 n k", b=len(context))
+        null = repeat(self.null_kv[...], "two 1 k n -> two b 1 n k", b=len(context))
         key, value = jnp.concatenate([null[0], key], 1), jnp.concatenate([null[1], value], 1)
         return {"key": _scaled(key, self.k_scale[...]), "value": value}
 
@@ -168,7 +166,8 @@ class CosineAttention(nnx.Module):
         prepared = self.prepare(x) if prepared is None else prepared
         query = _scaled(split_heads(self.to_q(x), self.heads), self.q_scale[...])
         key, value = prepared["key"], prepared["value"]
-        return self.to_out(attend(query, key, value, mask=mask, scale=SCALE, rate=self.rate, noise=noise))
+        y = attend(query, key, value, mask=mask, scale=SCALE, dropout=self.dropout, noise=noise)
+        return self.to_out(y)
 
 
 def _scaled(x: Array, scale: Array) -> Array:

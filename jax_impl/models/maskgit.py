@@ -24,61 +24,55 @@ import jax.numpy as jnp
 from einops import rearrange
 from flax import nnx
 from jax import Array
-from jax.typing import DTypeLike
 
 from dioscuri.families.maskgit.plan import TransformerPlan
 from jax_impl.layers.attention import Attention
-from jax_impl.layers.dense import Dense, Embedding
-from jax_impl.layers.dropout import Arrays, dropout, part
+from jax_impl.layers.dense import Embedding, Linear, Logits, PointwiseDense
+from jax_impl.layers.dropout import Dropout
 from jax_impl.layers.feed_forward import GEGLU
+from jax_impl.layers.named import Arrays, below
 from jax_impl.layers.norms import make_norm, modulated
-from jax_impl.layers.precision import at_least_float32, cast
+from jax_impl.layers.precision import at_least_float32, weights_dtype
 from jax_impl.layers.stack import apply_layers
 from jax_impl.pretrained import Pretrained
 
-Dtype = DTypeLike | None
-
 
 class MaskGitTransformer(Pretrained, nnx.Module):
-    """The network. `dtype` is that of the arithmetic, None: as the parameters.
+    """The network. It computes in its parameters' dtype.
 
     `checkpoint` recomputes every layer in the backward pass to save memory; `scan` compiles one layer as a
     loop over all.
     """
 
-    def __init__(
-        self, plan: TransformerPlan, *, dtype: Dtype = None, checkpoint: bool = False, scan: bool = False
-    ) -> None:
+    def __init__(self, plan: TransformerPlan, *, checkpoint: bool = False, scan: bool = False) -> None:
         options, C = plan.options, plan.options.hidden_size
         projected = options.add_cross_attention and options.project_encoder_hidden_states
-        self.embed = (ConvEmbed if options.use_conv_in_out else Embed)(plan, dtype)
-        self.self_cond_to_init_embed = self_condition_layer(plan, dtype)
+        self.embed = (ConvEmbed if options.use_conv_in_out else Embed)(plan)
+        self.self_cond_to_init_embed = self_condition_layer(plan)
         self.encoder_proj = (
-            Dense(options.encoder_hidden_size, C, bias=options.use_bias, dtype=dtype) if projected else None
+            Linear(options.encoder_hidden_size, C, use_bias=options.use_bias) if projected else None
         )
         self.encoder_proj_layer_norm = plan_norm(plan, C) if projected else None
-        self.transformer_layers = nnx.List(
-            [TransformerLayer(plan, dtype) for _ in range(options.num_hidden_layers)]
-        )
+        self.transformer_layers = nnx.List([TransformerLayer(plan) for _ in range(options.num_hidden_layers)])
         self.encoder_layer_norm = plan_norm(plan, C) if options.use_encoder_layernorm else None
         head = ConvMlmLayer if options.use_conv_in_out else MlmLayer
         has_head = options.use_mlm_layer or options.use_conv_in_out
-        self.mlm_layer = head(plan, dtype) if has_head else None
-        self.to_logits = None if has_head else Dense(C, plan.outputs, bias=options.use_bias, dtype=dtype)
-        self.plan, self.dtype, self.checkpoint, self.scan = plan, dtype, checkpoint, scan
+        self.mlm_layer = head(plan) if has_head else None
+        self.to_logits = None if has_head else Logits(C, plan.outputs, use_bias=options.use_bias)
+        self.plan, self.checkpoint, self.scan = plan, checkpoint, scan
 
     def prepare(self, condition: Arrays) -> dict[str, Array]:
         """Projected text, and every layer's keys and values of it."""
         if not self.plan.options.add_cross_attention or is_prepared(condition):
             return dict(condition)
-        context = cast(condition["text"], self.dtype)
+        context = condition["text"].astype(weights_dtype(self))
         if self.encoder_proj is not None and self.encoder_proj_layer_norm is not None:
             context = self.encoder_proj_layer_norm(self.encoder_proj(context))
-        context = kept(context, condition)
+        context = undropped(context, condition)
         prepared = dict(condition)
         for i, layer in enumerate(self.transformer_layers):
-            found = layer.crossattention.prepare(context)
-            prepared |= {f"prepared.transformer_layers.{i}.{name}": value for name, value in found.items()}
+            states = layer.crossattention.prepare(context)
+            prepared |= {f"prepared.transformer_layers.{i}.{name}": value for name, value in states.items()}
         return prepared
 
     def __call__(
@@ -99,17 +93,17 @@ class MaskGitTransformer(Pretrained, nnx.Module):
     ) -> tuple[Array, dict[str, Array]]:
         """Normed states (B, L, C) of codes, or with `use_conv_in_out` embeddings of them, behind that of the
         class token."""
-        plan, states, uniforms = self.plan, self.prepare(condition), part(noise, "dropout")
+        plan, states, uniforms = self.plan, self.prepare(condition), below(noise, "dropout")
         x = self.embed(with_class_token(ids, condition, plan), uniforms.get("embed"))
         x = self_conditioned(x, self.self_cond_to_init_embed, condition, plan)
         aux = {"hs_embed": x}
         names = [f"transformer_layers.{i}" for i in range(len(self.transformer_layers))]
-        own = [(part(states, f"prepared.{name}"), part(uniforms, name)) for name in names]
+        each = [(below(states, f"prepared.{name}"), below(uniforms, name)) for name in names]
         shared = (condition.get("text_mask"),)
-        x, found = apply_layers(
-            self.transformer_layers, x, shared, own, checkpoint=self.checkpoint, scan=self.scan
+        x, intermediates = apply_layers(
+            self.transformer_layers, x, shared, each, checkpoint=self.checkpoint, scan=self.scan
         )
-        aux |= {f"hs_layer{i}": value for i, value in enumerate(found)}
+        aux |= {f"hs_layer{i}": value for i, value in enumerate(intermediates)}
         x = x if self.encoder_layer_norm is None else self.encoder_layer_norm(x)
         aux["embed"] = x[:, int(plan.class_token) :]
         return self.mlm_layer.unfolded(x) if isinstance(self.mlm_layer, ConvMlmLayer) else x, aux
@@ -122,17 +116,17 @@ class MaskGitTransformer(Pretrained, nnx.Module):
 class TransformerLayer(nnx.Module):
     """Self-attention, cross-attention where there is text, feed-forward."""
 
-    def __init__(self, plan: TransformerPlan, dtype: Dtype) -> None:
+    def __init__(self, plan: TransformerPlan) -> None:
         options, C = plan.options, plan.options.hidden_size
         context = C if options.project_encoder_hidden_states else options.encoder_hidden_size
         crossed, extra = options.add_cross_attention, options.use_normformer
         self.attn_layer_norm = plan_norm(plan, C)
-        self.attention = plan_attention(plan, dtype)
+        self.attention = plan_attention(plan)
         self.post_attn_layer_norm = plan_norm(plan, C) if extra else None
         self.crossattn_layer_norm = plan_norm(plan, C) if crossed else None
-        self.crossattention = plan_attention(plan, dtype, context) if crossed else None
+        self.crossattention = plan_attention(plan, context) if crossed else None
         self.post_crossattn_layer_norm = plan_norm(plan, C) if crossed and extra else None
-        self.ffn = FeedForward(plan, dtype)
+        self.ffn = FeedForward(plan)
 
     def __call__(self, x: Array, mask: Array | None, prepared: Arrays, noise: Arrays) -> tuple[Array, Array]:
         """x (B, L, C) -> x, twice. `prepared` holds keys and values of the text, whose mask is (B, S)."""
@@ -149,16 +143,16 @@ class TransformerLayer(nnx.Module):
 class FeedForward(nnx.Module):
     """wo(gelu(wi_0 h) * wi_1 h), h a norm of x, adaptive with uvit: (B, L, C) -> (B, L, C)."""
 
-    def __init__(self, plan: TransformerPlan, dtype: Dtype) -> None:
+    def __init__(self, plan: TransformerPlan) -> None:
         options, C, inner = plan.options, plan.options.hidden_size, plan.inner
         extra = options.use_normformer and options.architecture == "maskgit"
         self.pre_mlp_layer_norm = plan_norm(plan, C, layer_norm=options.legacy_mlp_layernorm)
-        self.adaLN_modulation = Modulation(plan, C, dtype) if plan.cond_inputs else None
-        self.wi_0 = Dense(C, inner, bias=options.use_bias, dtype=dtype)
-        self.wi_1 = Dense(C, inner, bias=options.use_bias, dtype=dtype)
+        self.adaLN_modulation = Modulation(plan, C) if plan.cond_inputs else None
+        self.wi_0 = Linear(C, inner, use_bias=options.use_bias)
+        self.wi_1 = Linear(C, inner, use_bias=options.use_bias)
         self.mid_mlp_layer_norm = plan_norm(plan, inner) if extra else None
-        self.wo = Dense(inner, C, bias=options.use_bias, dtype=dtype)
-        self.rate = options.hidden_dropout
+        self.wo = Linear(inner, C, use_bias=options.use_bias)
+        self.dropout = Dropout(options.hidden_dropout)
 
     def __call__(self, x: Array, modulation: Array | None = None, noise: Array | None = None) -> Array:
         """`modulation` (B, 2 C) is that of the adaptive norm; `noise` (B, L, inner) is uniform, for
@@ -166,34 +160,32 @@ class FeedForward(nnx.Module):
         h = adapted(self.pre_mlp_layer_norm(x), modulation)
         h = jax.nn.gelu(self.wi_0(h), approximate=False) * self.wi_1(h)
         h = h if self.mid_mlp_layer_norm is None else self.mid_mlp_layer_norm(h)
-        return self.wo(dropout(h, noise, self.rate))
+        return self.wo(self.dropout(h, noise))
 
 
 class Embed(nnx.Module):
     """Embeddings of tokens and positions: ids (B, L) -> (B, L, C)."""
 
-    def __init__(self, plan: TransformerPlan, dtype: Dtype) -> None:
+    def __init__(self, plan: TransformerPlan) -> None:
         C = plan.options.hidden_size
-        self.word_embeddings = Embedding(plan.vocab_size, C, dtype=dtype)
-        self.position_embeddings = Embedding(plan.positions, C, dtype=dtype)
-        self.rate = plan.options.hidden_dropout
+        self.word_embeddings = Embedding(plan.vocab_size, C)
+        self.position_embeddings = Embedding(plan.positions, C)
+        self.dropout = Dropout(plan.options.hidden_dropout)
 
     def __call__(self, ids: Array, noise: Array | None) -> Array:
-        positions = rearrange(self.position_embeddings.first(ids.shape[1]), "l c -> 1 l c")
-        return dropout(self.word_embeddings(ids) + positions, noise, self.rate)
+        positions = rearrange(self.position_embeddings.embedding[: ids.shape[1]], "l c -> 1 l c")
+        return self.dropout(self.word_embeddings(ids) + positions, noise)
 
 
 class ConvEmbed(nnx.Module):
     """A token for each patch of codes: ids (B, L) -> (B, L / p^2, C). Without dropout."""
 
-    def __init__(self, plan: TransformerPlan, dtype: Dtype) -> None:
+    def __init__(self, plan: TransformerPlan) -> None:
         options, E, patch = plan.options, plan.options.embedding_size, plan.options.patch_size
-        self.embeddings = Embedding(plan.vocab_size, E, dtype=dtype)
+        self.embeddings = Embedding(plan.vocab_size, E)
         self.layer_norm = plan_norm(plan, E)
-        self.conv = Dense(
-            E * patch**2, options.hidden_size, bias=options.use_bias, pointwise=True, dtype=dtype
-        )
-        self.position_embeddings = Embedding(plan.positions, options.hidden_size, dtype=dtype)
+        self.conv = PointwiseDense(E * patch**2, options.hidden_size, use_bias=options.use_bias)
+        self.position_embeddings = Embedding(plan.positions, options.hidden_size)
         self.grid, self.patch = plan.grid, patch
 
     def __call__(self, ids: Array, noise: Array | None) -> Array:  # noqa: ARG002 - as Embed's
@@ -201,17 +193,17 @@ class ConvEmbed(nnx.Module):
         height = self.grid // self.patch
         x = rearrange(x, "b (h s w t) c -> b (h w) (c s t)", h=height, s=self.patch, t=self.patch)
         x = self.conv(x)
-        return x + rearrange(self.position_embeddings.first(x.shape[1]), "l c -> 1 l c")
+        return x + rearrange(self.position_embeddings.embedding[: x.shape[1]], "l c -> 1 l c")
 
 
 class MlmLayer(nnx.Module):
     """Dense layer, GELU, norm, logits, of which the first can be asked for: (B, L, C) -> (B, L, outputs)."""
 
-    def __init__(self, plan: TransformerPlan, dtype: Dtype) -> None:
+    def __init__(self, plan: TransformerPlan) -> None:
         options, C = plan.options, plan.options.hidden_size
-        self.mlm_dense = Dense(C, C, bias=options.use_bias, dtype=dtype)
+        self.mlm_dense = Linear(C, C, use_bias=options.use_bias)
         self.mlm_ln = plan_norm(plan, C) if options.use_mlm_layernorm else None
-        self.to_logits = Dense(C, plan.outputs, bias=options.use_bias, dtype=dtype)
+        self.to_logits = Logits(C, plan.outputs, use_bias=options.use_bias)
 
     def __call__(self, x: Array, outputs: int | None = None) -> Array:
         y = jax.nn.gelu(self.mlm_dense(x), approximate=False)
@@ -221,12 +213,12 @@ class MlmLayer(nnx.Module):
 class ConvMlmLayer(nnx.Module):
     """Logits of embeddings of codes, (B, L, E) -> (B, L, outputs), which `unfolded` takes out of patches."""
 
-    def __init__(self, plan: TransformerPlan, dtype: Dtype) -> None:
+    def __init__(self, plan: TransformerPlan) -> None:
         options, C = plan.options, plan.options.hidden_size
         E, bias, self.patch = options.embedding_size, options.use_bias, options.patch_size
-        self.conv1 = Dense(C, E * self.patch**2, bias=bias, pointwise=True, dtype=dtype)
+        self.conv1 = PointwiseDense(C, E * self.patch**2, use_bias=bias)
         self.layer_norm = nnx.Dict({"norm": plan_norm(plan, E)})
-        self.conv2 = Dense(E, plan.outputs, bias=bias, pointwise=True, dtype=dtype)
+        self.conv2 = PointwiseDense(E, plan.outputs, use_bias=bias)
         self.side = plan.grid // self.patch
 
     def unfolded(self, x: Array) -> Array:
@@ -241,9 +233,9 @@ class ConvMlmLayer(nnx.Module):
 class Modulation(nnx.Module):
     """Factor and summand of an adaptive norm: (B, C) -> (B, 2 width)."""
 
-    def __init__(self, plan: TransformerPlan, width: int, dtype: Dtype) -> None:
+    def __init__(self, plan: TransformerPlan, width: int) -> None:
         options = plan.options
-        self.mapper = Dense(options.hidden_size, 2 * width, bias=options.use_bias, dtype=dtype)
+        self.mapper = Linear(options.hidden_size, 2 * width, use_bias=options.use_bias)
 
     def __call__(self, condition: Array) -> Array:
         return self.mapper(jax.nn.silu(condition))
@@ -257,7 +249,7 @@ def plan_norm(plan: TransformerPlan, width: int, *, layer_norm: bool = False) ->
     return make_norm(kind, width, plan.eps, scale=scale, bias=options.use_bias)
 
 
-def plan_attention(plan: TransformerPlan, dtype: Dtype, context_width: int | None = None) -> Attention:
+def plan_attention(plan: TransformerPlan, context_width: int | None = None) -> Attention:
     """Attention of the transformer's width."""
     options = plan.options
     return Attention(
@@ -266,7 +258,6 @@ def plan_attention(plan: TransformerPlan, dtype: Dtype, context_width: int | Non
         context_width=context_width,
         bias=options.use_bias,
         rate=options.attention_dropout,
-        dtype=dtype,
     )
 
 
@@ -296,7 +287,7 @@ def is_prepared(condition: Arrays) -> bool:
     return any(name.startswith("prepared.") for name in condition)
 
 
-def kept(context: Array, condition: Arrays) -> Array:
+def undropped(context: Array, condition: Arrays) -> Array:
     """Text states (B, S, C), zero in rows whose `text_keep` is 0 or False."""
     if "text_keep" not in condition:
         return context
@@ -312,11 +303,11 @@ def with_class_token(ids: Array, condition: Arrays, plan: TransformerPlan) -> Ar
     return jnp.concatenate([rearrange(token, "b -> b 1"), ids], 1)
 
 
-def self_condition_layer(plan: TransformerPlan, dtype: Dtype) -> GEGLU | None:
+def self_condition_layer(plan: TransformerPlan) -> GEGLU | None:
     """What maps the last pass's embedding to an input, where that is wanted."""
     if not plan.options.self_cond:
         return None
-    return GEGLU(plan.options.hidden_size, plan.self_cond_inner, 1e-5, dtype=dtype)
+    return GEGLU(plan.options.hidden_size, plan.self_cond_inner, 1e-5)
 
 
 def self_conditioned(x: Array, layer: GEGLU | None, condition: Arrays, plan: TransformerPlan) -> Array:

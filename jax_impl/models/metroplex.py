@@ -5,22 +5,20 @@ With patches of one pixel the model of convolutions is VD-VAE. Arrays are NHWC. 
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-import jax
 import jax.numpy as jnp
 from einops import rearrange
 from flax import nnx
 from jax import Array
-from jax.typing import DTypeLike
 
 from dioscuri.families.metroplex.options import Model
 from dioscuri.families.metroplex.plan import MetroplexPlan
 from dioscuri.families.metroplex.sinusoids import sinusoids
-from jax_impl.layers.convolution import Conv
+from jax_impl.layers.convolution import convolution
 from jax_impl.layers.dense import broadcast
 from jax_impl.layers.grids import enlarge, from_tokens, to_tokens
-from jax_impl.layers.precision import at_least_float32, cast
+from jax_impl.layers.precision import at_least_float32
+from jax_impl.layers.stack import call
 from jax_impl.models.metroplex_blocks import (
     DownAttention,
     DownConvolutions,
@@ -35,7 +33,7 @@ Masks = Sequence[Array] | None
 
 
 class Metroplex(Pretrained, nnx.Module):
-    """The model. `dtype` is that of the network's arithmetic, None: as the input.
+    """The model. It computes in its parameters' dtype.
 
     `checkpoint` recomputes every block in the backward pass to save memory, with the same noise.
     """
@@ -45,11 +43,10 @@ class Metroplex(Pretrained, nnx.Module):
         plan: MetroplexPlan,
         options: Model,
         *,
-        dtype: DTypeLike | None = None,
         checkpoint: bool = False,
     ) -> None:
-        self.bottom_up = BottomUp(plan, options, dtype, checkpoint)
-        self.top_down = TopDown(plan, options, dtype, checkpoint)
+        self.bottom_up = BottomUp(plan, options, checkpoint)
+        self.top_down = TopDown(plan, options, checkpoint)
 
     def __call__(self, x: Array, noise: Arrays, masks: Masks = None) -> tuple[Array, dict[str, Array]]:
         """Encode and decode pictures (B, H, W, C), sounds or clips.
@@ -78,14 +75,12 @@ class Metroplex(Pretrained, nnx.Module):
 class BottomUp(nnx.Module):
     """Encoder: pictures (B, H, W, C) -> the activation (B, h, w, C) that each top-down block reads."""
 
-    def __init__(
-        self, plan: MetroplexPlan, options: Model, dtype: DTypeLike | None, checkpoint: bool
-    ) -> None:
-        self.input_conv = Conv(plan.channels * plan.patch_size, plan.width, plan.input_kernel, dtype)
+    def __init__(self, plan: MetroplexPlan, options: Model, checkpoint: bool) -> None:
+        self.input_conv = convolution(plan.channels * plan.patch_size, plan.width, plan.input_kernel)
         if plan.transformer:
-            blocks = [UpAttention(block, plan.gelu, dtype, gated=plan.gated) for block in plan.up]
+            blocks = [UpAttention(block, plan.gelu, gated=plan.gated) for block in plan.up]
         else:
-            blocks = [UpConvolutions(block, dtype) for block in plan.up]
+            blocks = [UpConvolutions(block) for block in plan.up]
         self.blocks = nnx.List(blocks)
         self.plan, self.checkpoint = plan, checkpoint
         self.shift, self.scale = options.input_shift + 127.5, options.input_scale
@@ -98,7 +93,7 @@ class BottomUp(nnx.Module):
             x = x + positions(plan, x)
         activations = {} if plan.transformer else {plan.finest: x}
         for index, block in enumerate(self.blocks):
-            x = _call(block, x, checkpoint=self.checkpoint)
+            x = call(block, x, checkpoint=self.checkpoint)
             activations[index if plan.transformer else plan.up[index].out_resolution] = x
         return [activations[b.source if plan.transformer else b.resolution] for b in plan.down]
 
@@ -106,26 +101,22 @@ class BottomUp(nnx.Module):
 class TopDown(nnx.Module):
     """Decoder: latent groups from the coarsest to the finest, then the head."""
 
-    def __init__(
-        self, plan: MetroplexPlan, options: Model, dtype: DTypeLike | None, checkpoint: bool
-    ) -> None:
+    def __init__(self, plan: MetroplexPlan, options: Model, checkpoint: bool) -> None:
         shapes = {block.resolution: (1, *block.grid, block.channels) for block in plan.down}
         self.start = nnx.Dict({str(side): nnx.Param(jnp.zeros(shapes[side])) for side in plan.start})
         if plan.transformer:
-            blocks = [
-                DownAttention(block, options, plan.gelu, dtype, gated=plan.gated) for block in plan.down
-            ]
+            blocks = [DownAttention(block, options, plan.gelu, gated=plan.gated) for block in plan.down]
         else:
-            blocks = [DownConvolutions(block, options, dtype) for block in plan.down]
+            blocks = [DownConvolutions(block, options) for block in plan.down]
         self.blocks = nnx.List(blocks)
         if plan.affine:
             self.gain = nnx.Param(jnp.ones((1, *(1,) * plan.rank, plan.top_width)))
             self.bias = nnx.Param(jnp.zeros((1, *(1,) * plan.rank, plan.top_width)))
         outputs = plan.head_channels * plan.patch_size
-        self.output_conv = Conv(plan.top_width, outputs, (1,) * plan.rank, dtype)
+        self.output_conv = convolution(plan.top_width, outputs, (1,) * plan.rank)
         if plan.shared_scale == "full":
             self.log_scale = nnx.Param(jnp.zeros(1))
-        self.plan, self.dtype, self.checkpoint = plan, dtype, checkpoint
+        self.plan, self.checkpoint = plan, checkpoint
 
     def __call__(
         self,
@@ -139,7 +130,7 @@ class TopDown(nnx.Module):
         states: dict[int, Array] = {}
         aux: dict[str, Array] = {}
         for group, (block, plan) in enumerate(zip(self.blocks, self.plan.down, strict=True)):
-            own = (
+            inputs = (
                 noise.get(f"prior.{group}"),
                 noise.get(f"posterior.{group}"),
                 None if temperatures is None else temperatures[group],
@@ -147,13 +138,13 @@ class TopDown(nnx.Module):
                 None if masks is None else masks[group].reshape(1, *(1,) * self.plan.rank, -1),
             )
             x = self._state(states, group, given)
-            arguments = (x, None if activations is None else activations[group], own)
-            x, found = _call(block, *arguments, checkpoint=self.checkpoint)
+            arguments = (x, None if activations is None else activations[group], inputs)
+            x, intermediates = call(block, *arguments, checkpoint=self.checkpoint)
             states[plan.resolution] = x
-            aux |= {f"{name}.{group}": value for name, value in found.items()}
+            aux |= {f"{name}.{group}": value for name, value in intermediates.items()}
         features = states[self.plan.finest]
         if self.plan.affine:
-            features = features * cast(self.gain[...], self.dtype) + cast(self.bias[...], self.dtype)
+            features = features * self.gain[...] + self.bias[...]
         return self._head(features), {**aux, "features": at_least_float32(features)}
 
     def _state(self, states: Mapping[int, Array], group: int, given: Array) -> Array:
@@ -162,11 +153,11 @@ class TopDown(nnx.Module):
         side, channels, grid = block.resolution, block.channels, block.grid
         x = states.get(side)
         if x is None and side in plan.start:
-            x = jnp.broadcast_to(cast(self.start[str(side)][...], self.dtype), (len(given), *grid, channels))
+            x = jnp.broadcast_to(self.start[str(side)][...], (len(given), *grid, channels))
             if plan.encoding == "start":
                 x = x + positions(plan, x)
         elif x is None:
-            x = jnp.zeros((len(given), *grid, channels), self.dtype or given.dtype)
+            x = jnp.zeros((len(given), *grid, channels), self.output_conv.kernel.dtype)
         if plan.transformer or not block.mixin:
             return x
         return x + enlarge(with_channels(states[block.mixin], channels), block.enlargement)
@@ -189,10 +180,3 @@ class TopDown(nnx.Module):
 def positions(plan: MetroplexPlan, like: Array) -> Array:
     """Sinusoids (1, *grid, C) in dtype and place of a map of features."""
     return jnp.asarray(sinusoids(plan.width, plan.tokens), like.dtype)[None]
-
-
-def _call(block: nnx.Module, *arguments: Any, checkpoint: bool) -> Any:
-    """A block's result; with `checkpoint` it is computed again in the backward pass."""
-    if not checkpoint:
-        return block(*arguments)
-    return jax.checkpoint(lambda block, *given: block(*given))(block, *arguments)

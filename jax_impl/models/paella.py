@@ -1,31 +1,28 @@
-"""Encoder and decoder of Paella's tokenizer (Rampas et al. 2022), parts of `jax_impl.models.vqgan`.
+"""Encoder and decoder of Paella's tokenizer (Rampas et al. 2022), for `jax_impl.models.vqgan`.
 
 The batch norm behind the original's encoder is part of its last convolution here.
 """
 
-import jax
 from einops import rearrange
 from flax import nnx
 from jax import Array
 
 from dioscuri.families.vqgan.plan import TokenizerPlan
-from jax_impl.layers.paella import Doubling, Dtype, Halving, ModulatedBlock
-from jax_impl.layers.resnet import Convolution
+from jax_impl.layers.dense import Linear
+from jax_impl.layers.paella import Doubling, Halving, ModulatedBlock
+from jax_impl.layers.stack import call
 
 
 class PaellaEncoder(nnx.Module):
     """(B, H, W, C) -> (B, h, w, z_channels)."""
 
-    def __init__(self, plan: TokenizerPlan, dtype: Dtype, recomputed: bool) -> None:
+    def __init__(self, plan: TokenizerPlan, recomputed: bool) -> None:
         widths = [level.width for level in plan.encoder]
-        self.conv_in = Convolution(4 * plan.channels, widths[0], 1, dtype=dtype)
+        self.conv_in = Linear(4 * plan.channels, widths[0])
         self.down = nnx.List(
-            [
-                _level(1, width, Halving(widths[i - 1], width, dtype) if i else None, dtype)
-                for i, width in enumerate(widths)
-            ]
+            [_level(1, width, Halving(widths[i - 1], width) if i else None) for i, width in enumerate(widths)]
         )
-        self.conv_out = Convolution(widths[-1], plan.options.z_channels, 1, dtype=dtype)
+        self.conv_out = Linear(widths[-1], plan.options.z_channels)
         self.recomputed = recomputed
 
     def __call__(self, x: Array, noise: object = None) -> Array:
@@ -41,19 +38,17 @@ class PaellaEncoder(nnx.Module):
 class PaellaDecoder(nnx.Module):
     """(B, h, w, z_channels) -> (B, H / 2, W / 2, F), what the last convolution makes 2x2 pixels of."""
 
-    def __init__(self, plan: TokenizerPlan, dtype: Dtype, recomputed: bool) -> None:
+    def __init__(self, plan: TokenizerPlan, recomputed: bool) -> None:
         widths = [level.width for level in plan.decoder]
         n, last = plan.options.num_res_blocks, len(widths) - 1
-        self.conv_in = Convolution(plan.options.z_channels, widths[-1], 1, dtype=dtype)
+        self.conv_in = Linear(plan.options.z_channels, widths[-1])
         self.up = nnx.List(
             [
-                _level(
-                    n if i == last else 1, width, Doubling(width, widths[i - 1], dtype) if i else None, dtype
-                )
+                _level(n if i == last else 1, width, Doubling(width, widths[i - 1]) if i else None)
                 for i, width in enumerate(widths)
             ]
         )
-        self.conv_out = Convolution(widths[0], 4 * plan.channels, 1, dtype=dtype)
+        self.conv_out = Linear(widths[0], 4 * plan.channels)
         self.recomputed = recomputed
 
     def __call__(self, x: Array, noise: object = None, codes: Array | None = None) -> Array:
@@ -66,12 +61,12 @@ class PaellaDecoder(nnx.Module):
         return x
 
 
-def _level(n: int, width: int, resample: nnx.Module | None, dtype: Dtype) -> nnx.Dict:
-    blocks = nnx.List([ModulatedBlock(width, dtype) for _ in range(n)])
+def _level(n: int, width: int, resample: nnx.Module | None) -> nnx.Dict:
+    blocks = nnx.List([ModulatedBlock(width) for _ in range(n)])
     return nnx.Dict({"blocks": blocks} | ({} if resample is None else {"resample": resample}))
 
 
 def _through(blocks: nnx.List, x: Array, recomputed: bool) -> Array:
     for block in blocks:
-        x = jax.checkpoint(lambda block, x: block(x))(block, x) if recomputed else block(x)
+        x = call(block, x, checkpoint=recomputed)
     return x

@@ -1,6 +1,5 @@
-"""Encoder and decoder of the VQ-VAE of Metroplex's later program, parts of `jax_impl.models.vqgan`."""
+"""Encoder and decoder of the VQ-VAE of Metroplex's later program, for `jax_impl.models.vqgan`."""
 
-import jax
 from einops import reduce
 from flax import nnx
 from jax import Array
@@ -8,19 +7,20 @@ from jax import Array
 from dioscuri.families.vqgan.plan import TokenizerPlan
 from dioscuri.families.vqgan.residual_tokenizers import ResidualBlock
 from jax_impl.layers.cells import ResidualCell
-from jax_impl.layers.paella import Dtype
-from jax_impl.layers.resnet import Convolution
+from jax_impl.layers.convolution import Conv
+from jax_impl.layers.dense import Linear
+from jax_impl.layers.stack import call
 from jax_impl.models.metroplex_blocks import with_channels
 
 
 class ResidualEncoder(nnx.Module):
     """(B, H, W, C) -> (B, h, w, z_channels)."""
 
-    def __init__(self, plan: TokenizerPlan, dtype: Dtype, recomputed: bool) -> None:
+    def __init__(self, plan: TokenizerPlan, recomputed: bool) -> None:
         assert plan.residual is not None
         blocks = plan.residual.encoder
-        self.conv_in = Convolution(plan.channels, blocks[0].cell.in_channels, 3, dtype=dtype)
-        self.blocks = nnx.List([Pooled(block, dtype) for block in blocks])
+        self.conv_in = Conv(plan.channels, blocks[0].cell.in_channels, (3, 3))
+        self.blocks = nnx.List([Pooled(block) for block in blocks])
         self.recomputed = recomputed
 
     def __call__(self, x: Array, noise: object = None) -> Array:
@@ -32,12 +32,12 @@ class ResidualEncoder(nnx.Module):
 class ResidualDecoder(nnx.Module):
     """(B, h, w, z_channels) -> (B, H, W, F), what the last convolution makes a picture of."""
 
-    def __init__(self, plan: TokenizerPlan, dtype: Dtype, recomputed: bool) -> None:
+    def __init__(self, plan: TokenizerPlan, recomputed: bool) -> None:
         assert plan.residual is not None
         blocks, width = plan.residual.decoder, plan.residual.width
-        self.conv_in = Convolution(width, width, 3, dtype=dtype)
-        self.blocks = nnx.List([Enlarged(block, dtype) for block in blocks])
-        self.conv_out = Convolution(blocks[-1].out_channels, plan.channels, 1, dtype=dtype)
+        self.conv_in = Conv(width, width, (3, 3))
+        self.blocks = nnx.List([Enlarged(block) for block in blocks])
+        self.conv_out = Linear(blocks[-1].out_channels, plan.channels)
         self.recomputed = recomputed
 
     def __call__(self, x: Array, noise: object = None, codes: Array | None = None) -> Array:
@@ -49,8 +49,8 @@ class ResidualDecoder(nnx.Module):
 class Pooled(ResidualCell):
     """A cell, average pooling, then channels cut or zero ones added: (B, H, W, C) -> (B, h, w, O)."""
 
-    def __init__(self, block: ResidualBlock, dtype: Dtype) -> None:
-        super().__init__(block.cell, dtype)
+    def __init__(self, block: ResidualBlock) -> None:
+        super().__init__(block.cell)
         self.block = block
 
     def __call__(self, x: Array) -> Array:
@@ -62,8 +62,8 @@ class Pooled(ResidualCell):
 class Enlarged(ResidualCell):
     """A cell, channels cut or zero ones added, then every pixel repeated: (B, h, w, C) -> (B, H, W, O)."""
 
-    def __init__(self, block: ResidualBlock, dtype: Dtype) -> None:
-        super().__init__(block.cell, dtype)
+    def __init__(self, block: ResidualBlock) -> None:
+        super().__init__(block.cell)
         self.block = block
 
     def __call__(self, x: Array) -> Array:
@@ -73,5 +73,5 @@ class Enlarged(ResidualCell):
 
 def _through(blocks: nnx.List, x: Array, recomputed: bool) -> Array:
     for block in blocks:
-        x = jax.checkpoint(lambda layer, x: layer(x))(block, x) if recomputed else block(x)
+        x = call(block, x, checkpoint=recomputed)
     return x

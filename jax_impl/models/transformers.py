@@ -1,7 +1,6 @@
 """The masked token transformer of a plan. `jax_impl/models/maskgit.py` says how all of them are called."""
 
 from flax import nnx
-from jax.typing import DTypeLike
 
 from dioscuri.families.maskgit.plan import TransformerPlan
 from dioscuri.families.maskgit.transformers import critic_plan
@@ -21,13 +20,11 @@ MODELS = {
 }
 
 
-def build_transformer(
-    plan: TransformerPlan, *, dtype: DTypeLike | None = None, checkpoint: bool = False, scan: bool = False
-) -> nnx.Module:
+def build_transformer(plan: TransformerPlan, *, checkpoint: bool = False, scan: bool = False) -> nnx.Module:
     """The network, with its critic, if any, as `critic`. Parameters begin as zeros."""
-    model = MODELS[plan.options.architecture](plan, dtype=dtype, checkpoint=checkpoint, scan=scan)
+    model = MODELS[plan.options.architecture](plan, checkpoint=checkpoint, scan=scan)
     if plan.options.critic == "token":
-        model.critic = build_transformer(critic_plan(plan), dtype=dtype, checkpoint=checkpoint, scan=scan)
+        model.critic = build_transformer(critic_plan(plan), checkpoint=checkpoint, scan=scan)
     elif plan.options.critic == "self":
-        model.critic = SelfCritic(plan, dtype=dtype)
+        model.critic = SelfCritic(plan)
     return model

@@ -1,7 +1,7 @@
 """Image tokenizers: MaskGIT's (Chang et al. 2022), VQGAN (Esser et al. 2021) and MoVQ (Zheng et al. 2022).
 
 Pictures are (B, H, W, C) in the plan's range, vectors and codes (B, h, w, D), indices (B, h, w). Inside,
-arrays are NHWC. Names of the parts are those of the published weights.
+arrays are NHWC. Modules have the names of the published weights.
 """
 
 from collections.abc import Mapping
@@ -11,20 +11,22 @@ import jax
 from einops import rearrange
 from flax import nnx
 from jax import Array
-from jax.typing import DTypeLike
 
 from dioscuri.families.vqgan.plan import Block, Level, TokenizerPlan
-from jax_impl.layers.precision import at_least_float32
+from jax_impl.layers.convolution import Conv
+from jax_impl.layers.dense import Linear
+from jax_impl.layers.precision import weights_dtype
 from jax_impl.layers.quantizers import GumbelCodes, Quantised, assigned_codebook, make_quantizer
 from jax_impl.layers.resnet import (
-    Convolution,
     GridAttention,
-    GroupNorm,
+    Halved,
     ResnetBlock,
     SpatialNorm,
     double,
+    group_norm,
     halve,
 )
+from jax_impl.layers.stack import call
 from jax_impl.models.dcvae import SpectralDecoder, SpectralEncoder
 from jax_impl.models.paella import PaellaDecoder, PaellaEncoder
 from jax_impl.models.residual_tokenizer import ResidualDecoder, ResidualEncoder
@@ -33,31 +35,30 @@ from jax_impl.pretrained import Pretrained
 __all__ = ["Quantised", "Tokenizer", "assigned_codebook", "build_tokenizer"]
 
 Arrays = Mapping[str, Array]
-Dtype = DTypeLike | None
 
 
 class Blocks(nnx.Module):
     """Residual blocks of one resolution, each with attention behind it where the plan has it."""
 
-    def __init__(self, plan: TokenizerPlan, blocks: tuple[Block, ...], dtype: Dtype) -> None:
+    def __init__(self, plan: TokenizerPlan, blocks: tuple[Block, ...]) -> None:
         self.blocks, self.plan = blocks, plan
-        self.block = nnx.List([_resnet_block(plan, block, dtype) for block in blocks])
+        self.block = nnx.List([_resnet_block(plan, block) for block in blocks])
         if blocks[0].attention:
-            self.attn = nnx.List([_attention(plan, block, dtype) for block in blocks])
+            self.attn = nnx.List([_attention(plan, block) for block in blocks])
 
     def __call__(self, x: Array, noise: Arrays, recomputed: bool, codes: Array | None = None) -> Array:
         for j, block in enumerate(self.blocks):
-            x = _call(self.block[j], recomputed, x, noise.get(block.name), codes)
+            x = call(self.block[j], x, noise.get(block.name), codes, checkpoint=recomputed)
             if block.attends:
-                x = _call(self.attn[j], recomputed, x, codes)
+                x = call(self.attn[j], x, codes, checkpoint=recomputed)
         return x
 
 
 class Resampling(nnx.Module):
     """The convolution beside pooling or upsampling."""
 
-    def __init__(self, width: int, stride: int, dtype: Dtype) -> None:
-        self.conv = Convolution(width, width, 3, stride=stride, dtype=dtype)
+    def __init__(self, width: int, stride: int) -> None:
+        self.conv = Halved(width, width) if stride > 1 else Conv(width, width, (3, 3))
 
     def __call__(self, x: Array) -> Array:
         return self.conv(x)
@@ -66,11 +67,11 @@ class Resampling(nnx.Module):
 class Down(Blocks):
     """A level of the encoder: blocks, then half of the resolution."""
 
-    def __init__(self, plan: TokenizerPlan, level: Level, dtype: Dtype) -> None:
-        super().__init__(plan, level.blocks, dtype)
+    def __init__(self, plan: TokenizerPlan, level: Level) -> None:
+        super().__init__(plan, level.blocks)
         self.resamples = level.resamples
         strided = level.resamples and plan.taming and plan.options.resample_with_conv
-        self.downsample = Resampling(level.width, 2, dtype) if strided else None
+        self.downsample = Resampling(level.width, 2) if strided else None
 
     def __call__(self, x: Array, noise: Arrays, recomputed: bool, codes: Array | None = None) -> Array:
         x = super().__call__(x, noise, recomputed, codes)
@@ -82,14 +83,14 @@ class Down(Blocks):
 class Up(Blocks):
     """A level of the decoder: blocks, then twice the resolution."""
 
-    def __init__(self, plan: TokenizerPlan, level: Level, dtype: Dtype) -> None:
-        super().__init__(plan, level.blocks, dtype)
+    def __init__(self, plan: TokenizerPlan, level: Level) -> None:
+        super().__init__(plan, level.blocks)
         self.resamples = level.resamples
         width, taming = level.width, plan.taming
         smooths = level.resamples and plan.options.resample_with_conv
-        self.upsample = Resampling(width, 1, dtype) if smooths and taming else None
+        self.upsample = Resampling(width, 1) if smooths and taming else None
         plain = level.resamples and not taming
-        self.upsample_conv = Convolution(width, width, 3, dtype=dtype) if plain else None
+        self.upsample_conv = Conv(width, width, (3, 3)) if plain else None
 
     def __call__(self, x: Array, noise: Arrays, recomputed: bool, codes: Array | None = None) -> Array:
         x = super().__call__(x, noise, recomputed, codes)
@@ -104,41 +105,43 @@ class Up(Blocks):
 class TamingMid(nnx.Module):
     """Two blocks of the coarsest resolution with attention between them."""
 
-    def __init__(self, plan: TokenizerPlan, blocks: tuple[Block, ...], dtype: Dtype) -> None:
+    def __init__(self, plan: TokenizerPlan, blocks: tuple[Block, ...]) -> None:
         self.blocks = blocks
-        self.block_1 = _resnet_block(plan, blocks[0], dtype)
-        self.attn_1 = _attention(plan, blocks[0], dtype) if blocks[0].attention else None
-        self.block_2 = _resnet_block(plan, blocks[1], dtype)
+        self.block_1 = _resnet_block(plan, blocks[0])
+        self.attn_1 = _attention(plan, blocks[0]) if blocks[0].attention else None
+        self.block_2 = _resnet_block(plan, blocks[1])
 
     def __call__(self, x: Array, noise: Arrays, recomputed: bool, codes: Array | None = None) -> Array:
-        x = _call(self.block_1, recomputed, x, noise.get(self.blocks[0].name), codes)
-        x = x if self.attn_1 is None else _call(self.attn_1, recomputed, x, codes)
-        return _call(self.block_2, recomputed, x, noise.get(self.blocks[1].name), codes)
+        x = call(self.block_1, x, noise.get(self.blocks[0].name), codes, checkpoint=recomputed)
+        x = x if self.attn_1 is None else call(self.attn_1, x, codes, checkpoint=recomputed)
+        return call(self.block_2, x, noise.get(self.blocks[1].name), codes, checkpoint=recomputed)
 
 
 class PlainMid(nnx.List):
     """Blocks of the coarsest resolution."""
 
-    def __init__(self, plan: TokenizerPlan, blocks: tuple[Block, ...], dtype: Dtype) -> None:
-        super().__init__([_resnet_block(plan, block, dtype) for block in blocks])
+    def __init__(self, plan: TokenizerPlan, blocks: tuple[Block, ...]) -> None:
+        super().__init__([_resnet_block(plan, block) for block in blocks])
         self.names = tuple(block.name for block in blocks)
 
     def __call__(self, x: Array, noise: Arrays, recomputed: bool, codes: Array | None = None) -> Array:
         for layer, name in zip(self, self.names, strict=True):
-            x = _call(layer, recomputed, x, noise.get(name), codes)
+            x = call(layer, x, noise.get(name), codes, checkpoint=recomputed)
         return x
 
 
 class Encoder(nnx.Module):
     """(B, H, W, C) -> (B, h, w, z_channels)."""
 
-    def __init__(self, plan: TokenizerPlan, dtype: Dtype, recomputed: bool) -> None:
+    def __init__(self, plan: TokenizerPlan, recomputed: bool) -> None:
         options, top = plan.options, plan.encoder[-1].width
-        self.conv_in = Convolution(plan.channels, options.hidden_channels, 3, bias=plan.taming, dtype=dtype)
-        self.down = nnx.List([Down(plan, level, dtype) for level in plan.encoder])
-        self.mid = (TamingMid if plan.taming else PlainMid)(plan, plan.encoder_mid, dtype)
-        self.norm_out = GroupNorm(top, options.norm_groups)
-        self.conv_out = Convolution(top, options.z_channels, 3 if plan.taming else 1, dtype=dtype)
+        self.conv_in = Conv(plan.channels, options.hidden_channels, (3, 3), use_bias=plan.taming)
+        self.down = nnx.List([Down(plan, level) for level in plan.encoder])
+        self.mid = (TamingMid if plan.taming else PlainMid)(plan, plan.encoder_mid)
+        self.norm_out = group_norm(top, options.norm_groups)
+        self.conv_out = (
+            Conv(top, options.z_channels, (3, 3)) if plan.taming else Linear(top, options.z_channels)
+        )
         self.recomputed = recomputed
 
     def __call__(self, x: Array, noise: Arrays) -> Array:
@@ -153,14 +156,14 @@ class Decoder(nnx.Module):
     """(B, h, w, z_channels) -> (B, H, W, F), what the last convolution makes a picture of, beside the codes
     (B, h, w, D), which may modulate it."""
 
-    def __init__(self, plan: TokenizerPlan, dtype: Dtype, recomputed: bool) -> None:
+    def __init__(self, plan: TokenizerPlan, recomputed: bool) -> None:
         options, finest = plan.options, plan.decoder[0].width
-        self.conv_in = Convolution(options.z_channels, plan.decoder[-1].width, 3, dtype=dtype)
-        self.mid = (TamingMid if plan.taming else PlainMid)(plan, plan.decoder_mid, dtype)
-        self.up = nnx.List([Up(plan, level, dtype) for level in plan.decoder])
-        self.norm_out = _norm_out(plan, finest, dtype)
+        self.conv_in = Conv(options.z_channels, plan.decoder[-1].width, (3, 3))
+        self.mid = (TamingMid if plan.taming else PlainMid)(plan, plan.decoder_mid)
+        self.up = nnx.List([Up(plan, level) for level in plan.decoder])
+        self.norm_out = _norm_out(plan, finest)
         self.modulated = plan.modulated
-        self.conv_out = Convolution(finest, plan.channels, 3, dtype=dtype)
+        self.conv_out = Conv(finest, plan.channels, (3, 3))
         self.recomputed = recomputed
 
     def __call__(self, x: Array, noise: Arrays, codes: Array) -> Array:
@@ -174,16 +177,16 @@ class Decoder(nnx.Module):
 class Tokenizer(Pretrained, nnx.Module):
     """Encoder, quantiser and decoder."""
 
-    def __init__(self, plan: TokenizerPlan, dtype: Dtype = None, checkpoint: bool = False) -> None:
+    def __init__(self, plan: TokenizerPlan, checkpoint: bool = False) -> None:
         options = plan.options
         self.plan = plan
-        encoder, decoder = _parts(plan)
-        self.encoder = encoder(plan, dtype, checkpoint)
+        encoder, decoder = _architecture(plan)
+        self.encoder = encoder(plan, checkpoint)
         self.quantize = make_quantizer(options)
-        self.decoder = decoder(plan, dtype, checkpoint)
+        self.decoder = decoder(plan, checkpoint)
         D, Z = options.embedding_dim, options.z_channels
-        self.quant_conv = Convolution(Z, D, 1, dtype=dtype) if plan.taming else None
-        self.post_quant_conv = Convolution(D, Z, 1, dtype=dtype) if plan.taming else None
+        self.quant_conv = Linear(Z, D) if plan.taming else None
+        self.post_quant_conv = Linear(D, Z) if plan.taming else None
 
     def __call__(self, x: Array, noise: Arrays | None = None) -> tuple[Array, dict[str, Array]]:
         """Reconstructions (B, H, W, C), not clamped, and what was computed on the way."""
@@ -194,7 +197,7 @@ class Tokenizer(Pretrained, nnx.Module):
 
     def encode(self, x: Array, noise: Arrays | None = None) -> Array:
         """Pictures -> vectors that are to be quantised."""
-        z = self.encoder(x, noise or {})
+        z = self.encoder(x.astype(weights_dtype(self.encoder)), noise or {})
         return z if self.quant_conv is None else self.quant_conv(z)
 
     def quantise(
@@ -217,6 +220,7 @@ class Tokenizer(Pretrained, nnx.Module):
 
     def decode_trunk(self, codes: Array, noise: Arrays | None = None) -> Array:
         """Codes -> (B, H, W, F), for `output`."""
+        codes = codes.astype(self.decoder.conv_out.kernel.dtype)
         x = codes if self.post_quant_conv is None else self.post_quant_conv(codes)
         return self.decoder(x, noise or {}, codes)
 
@@ -231,16 +235,15 @@ class Tokenizer(Pretrained, nnx.Module):
 
     def decode_indices(self, indices: Array) -> Array:
         """Indices -> pictures, not clamped."""
-        dtype = at_least_float32(self.decoder.conv_out.kernel[...]).dtype
-        return self.decode(self.quantize.lookup(indices).astype(dtype))
+        return self.decode(self.quantize.lookup(indices))
 
 
-def build_tokenizer(plan: TokenizerPlan, dtype: Dtype = None, checkpoint: bool = False) -> Tokenizer:
+def build_tokenizer(plan: TokenizerPlan, checkpoint: bool = False) -> Tokenizer:
     """The tokenizer of a plan. `checkpoint` recomputes blocks in the backward pass to save memory."""
-    return Tokenizer(plan, dtype, checkpoint)
+    return Tokenizer(plan, checkpoint)
 
 
-def _parts(plan: TokenizerPlan) -> tuple[Any, Any]:
+def _architecture(plan: TokenizerPlan) -> tuple[Any, Any]:
     """Classes of the architecture's encoder and decoder."""
     if plan.residual is not None:
         return ResidualEncoder, ResidualDecoder
@@ -249,7 +252,7 @@ def _parts(plan: TokenizerPlan) -> tuple[Any, Any]:
     return (PaellaEncoder, PaellaDecoder) if plan.paella else (Encoder, Decoder)
 
 
-def _resnet_block(plan: TokenizerPlan, block: Block, dtype: Dtype) -> ResnetBlock:
+def _resnet_block(plan: TokenizerPlan, block: Block) -> ResnetBlock:
     options = plan.options
     return ResnetBlock(
         block.inputs,
@@ -259,13 +262,12 @@ def _resnet_block(plan: TokenizerPlan, block: Block, dtype: Dtype) -> ResnetBloc
         rate=options.dropout,
         legacy_shortcut=options.legacy_shortcut and not plan.taming,
         modulation=_modulation(plan, block),
-        dtype=dtype,
     )
 
 
-def _attention(plan: TokenizerPlan, block: Block, dtype: Dtype) -> GridAttention:
+def _attention(plan: TokenizerPlan, block: Block) -> GridAttention:
     groups, modulation = plan.options.norm_groups, _modulation(plan, block)
-    return GridAttention(block.outputs, groups=groups, modulation=modulation, dtype=dtype)
+    return GridAttention(block.outputs, groups=groups, modulation=modulation)
 
 
 def _modulation(plan: TokenizerPlan, block: Block) -> int:
@@ -273,14 +275,8 @@ def _modulation(plan: TokenizerPlan, block: Block) -> int:
     return plan.embedding_dim if plan.modulated and block.name.startswith("decoder.") else 0
 
 
-def _norm_out(plan: TokenizerPlan, width: int, dtype: Dtype) -> GroupNorm | SpatialNorm:
+def _norm_out(plan: TokenizerPlan, width: int) -> nnx.GroupNorm | SpatialNorm:
     groups = plan.options.norm_groups
     if plan.modulated:
-        return SpatialNorm(width, groups, plan.embedding_dim, dtype)
-    return GroupNorm(width, groups)
-
-
-def _call(layer: nnx.Module, recomputed: bool, *arguments: Array | None) -> Array:
-    if not recomputed:
-        return layer(*arguments)
-    return jax.checkpoint(lambda layer, *rest: layer(*rest))(layer, *arguments)
+        return SpatialNorm(width, groups, plan.embedding_dim)
+    return group_norm(width, groups)

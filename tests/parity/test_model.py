@@ -3,10 +3,12 @@
 import jax
 import numpy as np
 import pytest
+import torch
 
 from dioscuri.families.hierarchical_vae.plan import make_plan
 from tests.parity.model_cases import CASES, make
 from tests.support.models import TWINS
+from torch_impl.layers.convolution import convolution
 
 SCALARS = {"beta": 0.7, "gamma": 1.0}
 # Output, aux and loss relative to a tensor's largest value; gradients as relative L2. A mixture's gradients
@@ -133,11 +135,21 @@ def test_pictures_agree(name, kind):
 
 
 @pytest.mark.parametrize("side", range(1, 8))
-def test_padding_is_that_of_xla(side):
-    from jax_impl.layers.convolution import same_padding as of_jax
-    from torch_impl.layers.convolution import same_padding as of_torch
-
-    assert [of_torch(side)] == [of_jax(side)] == jax.lax.padtype_to_pads((9,), (side,), (1,), "SAME")
+def test_convolutions_pad_as_xla_does(side):
+    """An impulse is moved by the kernel, and even kernels reach one further behind it than before."""
+    layer = convolution(1, 1, (side,))
+    kernel = np.arange(1, side + 1, dtype=np.float32)
+    with torch.no_grad():
+        layer.weight.copy_(torch.from_numpy(kernel[None, None]))
+        layer.bias.zero_()
+        impulse = torch.zeros(1, 1, 9)
+        impulse[0, 0, 4] = 1
+        moved = layer(impulse).numpy()[0, 0]
+    expected = np.zeros(9, np.float32)
+    before = (side - 1) // 2
+    expected[4 - (side - 1 - before) : 5 + before] = kernel[::-1]
+    np.testing.assert_array_equal(moved, expected)
+    assert jax.lax.padtype_to_pads((9,), (side,), (1,), "SAME") == [(before, side // 2)]
 
 
 def test_every_case_has_a_plan_of_its_own():

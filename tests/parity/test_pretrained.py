@@ -14,6 +14,7 @@ from dioscuri.cli.convert import main as convert
 from dioscuri.errors import UserError
 from dioscuri.families.maskgit.model_options import ARCHITECTURES
 from dioscuri.hparams import load
+from dioscuri.importers.open_model import open_published
 from tests.parity.metroplex_cases import BASE, CASES, SMALL
 from tests.support import tiny, tiny_classifier, tiny_maskgit, tiny_sundae, tiny_vqgan
 from tests.support.published import recorded
@@ -105,7 +106,7 @@ def test_another_class_or_weights_of_another_shape_are_refused(tmp_path, twin):
         other.from_pretrained(tmp_path / "folder")
     write_folder(tmp_path / "wrong", tiny_vqgan.tiny("model.z_channels=8", "model.embedding_dim=8"),
                  weights(hparams))  # fmt: skip
-    with pytest.raises(UserError, match=r"has shape .* but the configuration has"):
+    with pytest.raises(UserError, match=r"has shape .*, of this architecture"):
         module(twin).Pretrained.from_pretrained(tmp_path / "wrong")
     with pytest.raises(UserError, match=r"holds no config\.json"):
         module(twin).Pretrained.from_pretrained(tmp_path / "nothing")
@@ -115,10 +116,13 @@ def test_another_class_or_weights_of_another_shape_are_refused(tmp_path, twin):
 @pytest.mark.parametrize("twin", TWINS)
 def test_folders_of_open_muse_open(tmp_path, twin, file):
     folder = publish(tmp_path / "published", "maskgit_vqgan", file)
-    import_module(f"{twin}.models.vqgan").Tokenizer.from_pretrained(folder).save_pretrained(tmp_path / "own")
+    opened = open_published(folder)
+    module(twin).model_of(opened.hparams, opened.weights).save_pretrained(tmp_path / "own")
     found, expected = load_file(tmp_path / "own" / "model.safetensors"), recorded("maskgit_vqgan")[1]
     assert found.keys() == expected.keys()
     assert all(np.array_equal(found[name], expected[name]) for name in expected)
+    with pytest.raises(UserError, match=r"dioscuri\.(torch|jax)\.load opens"):
+        module(twin).Pretrained.from_pretrained(folder)
 
 
 @pytest.mark.parametrize("name", ["vqgan", "halton", "classifier", "hierarchical_vae", "text"])

@@ -12,10 +12,12 @@ import torch
 from flax import nnx
 
 from dioscuri.plans.layout import pack, unpack
+from jax_impl import devices as jax_devices
 from jax_impl.layers import pictures as jax_pictures
 from jax_impl.objectives import elbo as jax_elbo
 from jax_impl.optim import flat as jax_flat
 from jax_impl.samplers import ancestral as jax_ancestral
+from torch_impl import devices as torch_devices
 from torch_impl.layers import pictures as torch_pictures
 from torch_impl.objectives import elbo as torch_elbo
 from torch_impl.optim import flat as torch_flat
@@ -26,7 +28,7 @@ QUICK = {"xla_backend_optimization_level": 0}
 
 
 class Twin:
-    """A model with canonical weights. Arrays are NHWC; under bfloat16 parameters and noise are float32."""
+    """A model with canonical weights. Arrays are NHWC; under bfloat16 noise is float32."""
 
     name: str
 
@@ -73,11 +75,11 @@ class Torch(Twin):
 
     @cached_property
     def model(self):
-        dtype = torch.float64 if self.precision == "float64" else torch.float32
-        model = self.family.build().to(dtype)
+        model = self.family.build()
         layout = torch_flat.flat_layout(model, self.shapes, self.family.decayed)
-        torch_flat.bind(model, torch.from_numpy(pack(self.weights, layout, self.dtype)), layout)
-        return model
+        flat = torch.from_numpy(pack(self.weights, layout, self.dtype))
+        torch_flat.bind(model, flat.to(torch_devices.COMPUTE_DTYPES[self.precision]), layout)
+        return model.eval()
 
     def forward(self, x, noise, scalars, masks=None, *, gradients=True):
         x, noise, masks = self._in(x), self._in(noise), self._in(masks)
@@ -118,6 +120,7 @@ class Jax(Twin):
         graph, params, rest = nnx.split(nnx.eval_shape(self.family.build), nnx.Param, ...)
         layout, tree = jax_flat.flat_layout(params, self.shapes, self.family.decayed)
         flat = jnp.asarray(pack(self.weights, layout, self.dtype))
+        flat = flat.astype(jax_devices.COMPUTE_DTYPES[self.precision])
         return graph, jax_flat.split(flat, layout, tree), rest, layout, tree
 
     def forward(self, x, noise, scalars, masks=None, *, gradients=True):

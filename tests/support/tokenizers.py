@@ -63,7 +63,7 @@ class Torch(Twin):
     """The PyTorch twin."""
 
     def _model(self):
-        model = build_torch(self.plan, checkpoint=self.checkpoint)
+        model = build_torch(self.plan, checkpoint=self.checkpoint).eval()
         layout = torch_flat.flat_layout(model, self.shapes, bool)
         flat = torch.from_numpy(pack(self.weights, layout, self.dtype))
         return model, torch_flat.bind(model, flat, layout), [slot.name for slot in layout.slots]

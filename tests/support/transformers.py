@@ -85,11 +85,12 @@ class Torch(Twin):
         return {name: grad.numpy() for name, grad in zip(parameters, grads, strict=True)}
 
     def _model(self):
-        dtype = torch.bfloat16 if self.precision == "bfloat16" else None
-        model = self.build(self.plan, dtype=dtype, checkpoint=self.checkpoint)
+        model = self.build(self.plan, checkpoint=self.checkpoint)
         layout = torch_flat.flat_layout(model, self.shapes, lambda _: True)
-        torch_flat.bind(model, torch.from_numpy(pack(self.weights, layout, self.dtype)), layout)
-        return model
+        flat = torch.from_numpy(pack(self.weights, layout, self.dtype))
+        flat = flat.bfloat16() if self.precision == "bfloat16" else flat
+        torch_flat.bind(model, flat, layout)
+        return model.eval()
 
     def _out(self, found):
         found = {name: value.detach() for name, value in found.items()}
@@ -168,17 +169,17 @@ class Jax(Twin):
 
     @cached_property
     def _parts(self):
-        dtype = jnp.bfloat16 if self.precision == "bfloat16" else None
-
         def build():
-            return self.build(self.plan, dtype=dtype, checkpoint=self.checkpoint, scan=self.scan)
+            return self.build(self.plan, checkpoint=self.checkpoint, scan=self.scan)
 
         graph, params, rest = nnx.split(nnx.eval_shape(build), nnx.Param, ...)
         return graph, rest, *jax_flat.flat_layout(params, self.shapes, lambda _: True)
 
     def _params(self):
         _, _, layout, tree = self._parts
-        return jax_flat.split(jnp.asarray(pack(self.weights, layout, self.dtype)), layout, tree)
+        flat = jnp.asarray(pack(self.weights, layout, self.dtype))
+        flat = flat.astype(jnp.bfloat16) if self.precision == "bfloat16" else flat
+        return jax_flat.split(flat, layout, tree)
 
     def _model(self, params):
         graph, rest, _, _ = self._parts

@@ -42,7 +42,7 @@ class ClassifierMethods(FamilyMethods):
 
     def build(self) -> nn.Module:
         """The model; its parameters' values do not matter."""
-        return Classifier(self.plan, self.dtype)
+        return Classifier(self.plan)
 
     def loss(
         self, model: Any, batch: Tensors, noise: Tensors, scalars: Scalars, buffers: Tensors, frozen: Tensors

@@ -1,6 +1,7 @@
 """A trained tokenizer beside the model: frozen, in at least float32."""
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from dioscuri.data.descriptors import describe
 from dioscuri.families.maskgit.options import TokenData
 from dioscuri.families.vqgan.trained import open_tokenizer
+from torch_impl.layers.initial import blank
 from torch_impl.layers.pictures import from_range, to_range
 from torch_impl.models.vqgan import build_tokenizer
 
@@ -23,7 +25,7 @@ class FrozenTokenizer:
     def __init__(self, path: Path) -> None:
         self.trained = open_tokenizer(path)
         self.plan = self.trained.plan
-        self.model = build_tokenizer(self.plan).requires_grad_(False)
+        self.model = blank(partial(build_tokenizer, self.plan)).requires_grad_(False)
         self.bound: Tensor | None = None
 
     def frozen(self) -> dict[str, np.ndarray]:

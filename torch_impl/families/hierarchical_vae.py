@@ -6,7 +6,6 @@ from torch import nn
 from dioscuri.families.hierarchical_vae.initialisation import decayed, initial_parameters, parameter_table
 from dioscuri.families.hierarchical_vae.options import HParams
 from dioscuri.families.hierarchical_vae.plan import make_plan
-from torch_impl.devices import COMPUTE_DTYPES
 from torch_impl.families.latent_groups import LatentGroupMethods
 from torch_impl.models.hierarchical_vae import HierarchicalVAE
 
@@ -32,10 +31,7 @@ class HierarchicalVAEMethods(LatentGroupMethods):
     def build(self) -> nn.Module:
         """The model; its parameters' values do not matter."""
         train = self.hparams.train
-        dtype = COMPUTE_DTYPES[train.precision]
-        return HierarchicalVAE(
-            self.plan, self.hparams.model, dtype=dtype, checkpoint=train.checkpoint_activations
-        )
+        return HierarchicalVAE(self.plan, self.hparams.model, checkpoint=train.checkpoint_activations)
 
     def regions(self, model: nn.Module) -> list[nn.Module]:
         """Parts of the model that are compiled each on its own."""

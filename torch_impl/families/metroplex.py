@@ -5,7 +5,6 @@ from torch import nn
 from dioscuri.families.metroplex.options import HParams
 from dioscuri.families.metroplex.plan import make_plan
 from dioscuri.families.metroplex.tables import parameter_table
-from torch_impl.devices import COMPUTE_DTYPES
 from torch_impl.families.latent_groups import LatentGroupMethods
 from torch_impl.models.metroplex import Metroplex
 
@@ -20,8 +19,7 @@ class MetroplexMethods(LatentGroupMethods):
     def build(self) -> nn.Module:
         """The model; its parameters' values do not matter."""
         train = self.hparams.train
-        dtype = COMPUTE_DTYPES[train.precision]
-        return Metroplex(self.plan, self.hparams.model, dtype=dtype, checkpoint=train.checkpoint_activations)
+        return Metroplex(self.plan, self.hparams.model, checkpoint=train.checkpoint_activations)
 
     def regions(self, model: nn.Module) -> list[nn.Module]:
         """Parts of the model that are compiled each on its own."""

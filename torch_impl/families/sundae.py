@@ -21,7 +21,6 @@ from dioscuri.families.sundae import training as denoising
 from dioscuri.families.sundae.denoising_options import Resampling
 from dioscuri.families.sundae.options import HParams
 from dioscuri.plans.noise import NoiseSpec
-from torch_impl.devices import COMPUTE_DTYPES
 from torch_impl.families.frozen_tokenizer import FrozenTokenizer, GreyLevels, open_frozen_tokenizer
 from torch_impl.families.methods import FamilyMethods, Result, Scalars, added
 from torch_impl.models.denoiser import build_denoiser
@@ -62,8 +61,7 @@ class SundaeMethods(FamilyMethods):
     def build(self) -> nn.Module:
         """The model; its parameters' values do not matter."""
         train = self.hparams.train
-        dtype = COMPUTE_DTYPES[train.precision]
-        return build_denoiser(self.plan, dtype=dtype, checkpoint=train.checkpoint_activations)
+        return build_denoiser(self.plan, checkpoint=train.checkpoint_activations)
 
     def noise_specs(self, method: str, batch: int, **options: Any) -> tuple[NoiseSpec, ...]:
         """Noise that a method takes, for a batch of this size, whatever its options."""

@@ -57,11 +57,9 @@ class TokenizerMethods(FamilyMethods):
 
     def build(self) -> Model:
         """The model; its parameters' values do not matter."""
-        model: Model = build_tokenizer(
-            self.plan, dtype=self.dtype, checkpoint=self.hparams.train.checkpoint_activations
-        )
+        model: Model = build_tokenizer(self.plan, checkpoint=self.hparams.train.checkpoint_activations)
         if self.critic is not None:
-            model.discriminator = build_discriminator(self.critic, self.dtype)
+            model.discriminator = build_discriminator(self.critic)
         return model
 
     def regions(self, model: Model) -> list[nn.Module]:

@@ -5,13 +5,16 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from torch_impl.layers.dense import Dense
-from torch_impl.layers.dropout import Tensors, dropout
+from torch_impl.layers.dropout import Dropout
+from torch_impl.layers.named import Tensors
 from torch_impl.layers.precision import at_least_float32
 
 
 class Attention(nn.Module):
-    """Self-attention, or cross-attention to a context: (B, L, C) -> (B, L, C)."""
+    """Self-attention, or cross-attention to a context: (B, L, C) -> (B, L, C).
+
+    `nn.MultiheadAttention` would draw dropout's noise itself and hold query, key and value in one tensor.
+    """
 
     def __init__(
         self,
@@ -21,15 +24,15 @@ class Attention(nn.Module):
         context_width: int | None = None,
         bias: bool = False,
         rate: float = 0.0,
-        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         context_width = width if context_width is None else context_width
-        self.query = Dense(width, width, bias=bias, dtype=dtype)
-        self.key = Dense(context_width, width, bias=bias, dtype=dtype)
-        self.value = Dense(context_width, width, bias=bias, dtype=dtype)
-        self.out = Dense(width, width, bias=bias, dtype=dtype)
-        self.heads, self.rate = heads, rate
+        self.query = nn.Linear(width, width, bias=bias)
+        self.key = nn.Linear(context_width, width, bias=bias)
+        self.value = nn.Linear(context_width, width, bias=bias)
+        self.out = nn.Linear(width, width, bias=bias)
+        self.dropout = Dropout(rate)
+        self.heads = heads
 
     def prepare(self, context: Tensor) -> dict[str, Tensor]:
         """Keys and values (B, S, N, K) of a context (B, S, C)."""
@@ -49,7 +52,7 @@ class Attention(nn.Module):
         to; `noise` (B, N, L, S) is uniform, for dropout."""
         prepared = self.prepare(x) if prepared is None else prepared
         query = split_heads(self.query(x), self.heads)
-        y = attend(query, prepared["key"], prepared["value"], mask=mask, rate=self.rate, noise=noise)
+        y = attend(query, prepared["key"], prepared["value"], mask=mask, dropout=self.dropout, noise=noise)
         return self.out(y)
 
 
@@ -60,24 +63,27 @@ def attend(
     *,
     mask: Tensor | None = None,
     scale: float | None = None,
-    rate: float = 0.0,
+    dropout: Dropout | None = None,
     noise: Tensor | None = None,
 ) -> Tensor:
     """softmax(scale q k^T) v, heads side by side: (B, L, N, K), (B, S, N, K), (B, S, N, K) -> (B, L, N K).
 
-    `scale` is 1 / sqrt(K) unless given. A row of `mask` (B, S) without a True gives zeros.
+    `scale` is 1 / sqrt(K) unless given. A row of `mask` (B, S) without a True gives zeros. Dropout acts on
+    the probabilities, by `noise` (B, N, L, S) if given.
     """
-    seen = None if mask is None else mask.any(1, keepdim=True)
+    seen = None
     if mask is not None:
+        seen = mask.any(1, keepdim=True)
         mask = rearrange(mask | ~seen, "b s -> b 1 1 s")
     q, k, v = (rearrange(heads, "b l n k -> b n l k") for heads in (query, key, value))
-    if noise is None or not rate:
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
+    if dropout is None or noise is None or not dropout.p:
+        rate = dropout.p if dropout is not None and dropout.training else 0.0
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=rate, scale=scale)
     else:
         scale = q.shape[-1] ** -0.5 if scale is None else scale
         logits = at_least_float32(q @ k.transpose(-2, -1)) * scale
         logits = logits if mask is None else logits.masked_fill(~mask, -torch.inf)
-        y = dropout(logits.softmax(-1).to(v.dtype), noise, rate) @ v
+        y = dropout(logits.softmax(-1).to(v.dtype), noise) @ v
     y = rearrange(y, "b n l k -> b l (n k)")
     return y if seen is None else y * rearrange(seen, "b 1 -> b 1 1").to(y.dtype)
 

@@ -2,12 +2,11 @@
 
 from functools import partial
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dioscuri.families.hierarchical_vae.plan import Cell
-from torch_impl.layers.convolution import Conv
+from torch_impl.layers.convolution import convolution
 
 ACTIVATIONS = {"silu": F.silu, "gelu": F.gelu, "gelu_tanh": partial(F.gelu, approximate="tanh")}
 """By their names in plans."""
@@ -19,9 +18,9 @@ class ResidualCell(nn.Module):
     The plan says which activation, and if the input is added.
     """
 
-    def __init__(self, cell: Cell, dtype: torch.dtype | None = None) -> None:
+    def __init__(self, cell: Cell) -> None:
         super().__init__()
-        self.convs = nn.ModuleList(Conv(i, o, k, dtype) for i, o, k in cell.convolutions)
+        self.convs = nn.ModuleList(convolution(i, o, k) for i, o, k in cell.convolutions)
         self.residual, self.activate = cell.residual, ACTIVATIONS[cell.activation]
 
     def forward(self, x: Tensor) -> Tensor:

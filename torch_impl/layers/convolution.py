@@ -1,6 +1,6 @@
 """Convolution, pooling and unpooling. Tensors are NCHW, kernels OIHW, both with channels last in memory.
 
-`Conv` takes sounds (B, C, L) and clips (B, C, T, H, W) as well.
+`convolution` makes those of sounds (B, C, L) and of clips (B, C, T, H, W) as well.
 """
 
 from math import prod
@@ -10,103 +10,72 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from torch_impl.layers.precision import cast
-
 LEAK = 0.1
 """Slope of the leaky ReLU behind pooling and unpooling convolutions."""
 
 
-_CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
-"""By the number of axes."""
+class _Product(nn.Module):
+    """A 1x1 convolution as a matrix product, which is faster on tensors with channels last in memory."""
 
-
-class Conv(nn.Module):
-    """Convolution of stride 1 with bias that keeps the extent: (B, I, ...) -> (B, O, ...).
-
-    It has as many axes as its kernel. Parameters begin as zeros; the tables of `dioscuri.plans` have their
-    first values. `dtype` is that of the arithmetic, None: as the input.
-    """
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: tuple[int, ...],
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(out_channels, in_channels, *kernel_size))
-        self.bias = nn.Parameter(torch.zeros(out_channels))
-        self.kernel_size, self.dtype = kernel_size, dtype
+    weight: Tensor
+    bias: Tensor | None
 
     def forward(self, x: Tensor) -> Tensor:
-        x, weight, bias = (cast(tensor, self.dtype) for tensor in (x, self.weight, self.bias))
-        if prod(self.kernel_size) == 1:
-            return pointwise(x, weight.flatten(1), bias)
-        convolve, padding = _CONVOLUTIONS[x.ndim - 2], [same_padding(side) for side in self.kernel_size]
-        if all(before == after for before, after in padding):
-            return convolve(x, weight, bias, padding=tuple(before for before, _ in padding))
-        edges = [edge for pair in reversed(padding) for edge in pair]
-        return convolve(F.pad(x, edges), weight, bias)
+        return F.linear(x.movedim(1, -1), self.weight.flatten(1), self.bias).movedim(-1, 1)
 
 
-class Conv2d(Conv):
-    """That of pictures: (B, I, H, W) -> (B, O, H, W)."""
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: tuple[int, int] = (1, 1),
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__(in_channels, out_channels, kernel_size, dtype)
+class _Pointwise1d(_Product, nn.Conv1d): ...
 
 
-class Pool(Conv2d):
+class _Pointwise2d(_Product, nn.Conv2d): ...
+
+
+class _Pointwise3d(_Product, nn.Conv3d): ...
+
+
+_CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+_POINTWISE = {1: _Pointwise1d, 2: _Pointwise2d, 3: _Pointwise3d}
+
+
+def convolution(in_channels: int, out_channels: int, kernel_size: tuple[int, ...]) -> nn.Module:
+    """A convolution of stride 1 with bias that keeps the extent: (B, I, ...) -> (B, O, ...).
+
+    It has as many axes as its kernel. On an axis of even length the extra zero comes after, as in XLA.
+    """
+    rank = len(kernel_size)
+    if prod(kernel_size) == 1:
+        return _POINTWISE[rank](in_channels, out_channels, 1)
+    layer = _CONVOLUTIONS[rank](in_channels, out_channels, kernel_size, padding="same")
+    if any(side % 2 == 0 for side in kernel_size):
+        layer.padding_mode = "constant"  # type: ignore[assignment]  # pads by F.pad; else torch warns of a copy
+    return layer
+
+
+class Pool(nn.Conv2d):
     """Convolution whose kernel is its stride, leaky ReLU: (B, I, H, W) -> (B, O, H / stride, W / stride)."""
 
-    def __init__(
-        self, in_channels: int, out_channels: int, stride: int, dtype: torch.dtype | None = None
-    ) -> None:
-        super().__init__(in_channels, out_channels, (stride, stride), dtype)
-        self.stride = stride
+    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+        super().__init__(in_channels, out_channels, stride, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        x, weight, bias = (cast(tensor, self.dtype) for tensor in (x, self.weight, self.bias))
-        patches = rearrange(x, "b c (h s) (w t) -> b (s t c) h w", s=self.stride, t=self.stride)
-        return F.leaky_relu(pointwise(patches, rearrange(weight, "o i s t -> o (s t i)"), bias), LEAK)
+        """Patches do not overlap, so that a matrix product does it."""
+        s, t = self.kernel_size
+        patches = rearrange(x, "b c (h s) (w t) -> b h w (s t c)", s=s, t=t)
+        y = F.linear(patches, rearrange(self.weight, "o i s t -> o (s t i)"), self.bias)
+        return F.leaky_relu(y.movedim(-1, 1), LEAK)
 
 
 class Unpool(nn.Module):
     """1x1 convolution, leaky ReLU, nearest upsampling, a bias a pixel: (B, I, h, w) -> (B, O, s h, s w)."""
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        stride: int,
-        resolution: int,
-        dtype: torch.dtype | None = None,
-    ) -> None:
+    def __init__(self, in_channels: int, out_channels: int, stride: int, resolution: int) -> None:
         super().__init__()
-        self.conv = Conv2d(in_channels, out_channels, dtype=dtype)
+        self.conv = convolution(in_channels, out_channels, (1, 1))
         self.scale_bias = nn.Parameter(torch.zeros(1, out_channels, resolution, resolution))
-        self.stride, self.dtype = stride, dtype
+        self.stride = stride
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.leaky_relu(self.conv(x), LEAK)
-        bias = cast(self.scale_bias, self.dtype)
-        y = rearrange(y, "b c h w -> b h 1 w 1 c")
-        y = y + rearrange(bias, "b c (h s) (w t) -> b h s w t c", s=self.stride, t=self.stride)
+        y = rearrange(F.leaky_relu(self.conv(x), LEAK), "b c h w -> b h 1 w 1 c")
+        s = self.stride
+        y = y + rearrange(self.scale_bias, "b c (h s) (w t) -> b h s w t c", s=s, t=s)
         return rearrange(y, "b h s w t c -> b c (h s) (w t)")
-
-
-def pointwise(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """1x1 convolution as a matrix product: (B, I, ...), (O, I), (O,) -> (B, O, ...)."""
-    return F.linear(x.movedim(1, -1), weight, bias).movedim(-1, 1)
-
-
-def same_padding(kernel_size: int) -> tuple[int, int]:
-    """Zeros before and after an axis: for even kernels the extra one comes after, as in XLA."""
-    return (kernel_size - 1) // 2, kernel_size // 2

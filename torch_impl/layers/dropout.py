@@ -1,24 +1,16 @@
-"""Dropout with given noise, and the parts of flat dicts of named arrays."""
+"""Dropout with given noise, or in training mode with the framework's random numbers."""
 
-from collections.abc import Mapping
-
-from torch import Tensor
-
-Tensors = Mapping[str, Tensor]
+from torch import Tensor, nn
 
 
-def dropout(x: Tensor, uniform: Tensor | None, rate: float) -> Tensor:
-    """Zero where `uniform`, on [0, 1) and of the shape of x, is below `rate`; the rest grows by
-    1 / (1 - rate). Without noise or rate: x."""
-    if uniform is None or not rate:
-        return x
-    return x * (uniform >= rate).to(x.dtype) / (1 - rate)
+class Dropout(nn.Dropout):
+    """Zero with probability `p`, the rest grows by 1 / (1 - p).
 
+    Given noise wins, whatever the mode: uniform on [0, 1), of the shape of x, zero where it is below p.
+    Without it the default generator draws in training mode, and in evaluation mode x stays as it is.
+    """
 
-def part(arrays: Tensors | None, prefix: str) -> dict[str, Tensor]:
-    """Entries `prefix` + '.' + name, under name."""
-    return {
-        name.removeprefix(f"{prefix}."): value
-        for name, value in (arrays or {}).items()
-        if name.startswith(f"{prefix}.")
-    }
+    def forward(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
+        if noise is None or not self.p:
+            return super().forward(x)
+        return x * (noise >= self.p).to(x.dtype) / (1 - self.p)

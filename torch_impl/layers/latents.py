@@ -7,7 +7,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dioscuri.families.latent_models.protocols import LatentModel
-from torch_impl.layers.convolution import Conv
 from torch_impl.layers.precision import at_least_float32
 
 _SOFTPLUS_THRESHOLD = 50
@@ -21,30 +20,15 @@ class Gaussian(NamedTuple):
     scale: Tensor
 
 
-class GaussianLayer(Conv):
-    """1x1 convolution from features of `rank` axes to a Gaussian in at least float32, relative to `base` if
+def gaussian(statistics: Tensor, options: LatentModel, base: Gaussian | None = None) -> Gaussian:
+    """The Gaussian that a layer's output (B, 2 Z, ...) describes, in at least float32, relative to `base` if
     one is given."""
-
-    def __init__(
-        self,
-        in_channels: int,
-        variates: int,
-        options: LatentModel,
-        dtype: torch.dtype | None = None,
-        rank: int = 2,
-    ) -> None:
-        super().__init__(in_channels, 2 * variates, (1,) * rank, dtype)
-        self.options = options
-
-    def forward(self, x: Tensor, base: Gaussian | None = None) -> Gaussian:
-        mean, raw = at_least_float32(super().forward(x)).chunk(2, 1)
-        if self.options.distribution_base == "logstd":
-            return Gaussian(mean, raw) if base is None else Gaussian(mean + base.mean, raw + base.scale)
-        # On strided memory softplus is ten times slower than on a copy (CPU, PyTorch 2.13).
-        std = softplus(
-            raw.contiguous(memory_format=torch.channels_last), self.options.gradient_smoothing_beta
-        )
-        return Gaussian(mean, std) if base is None else Gaussian(mean + base.mean, std * base.scale)
+    mean, raw = at_least_float32(statistics).chunk(2, 1)
+    if options.distribution_base == "logstd":
+        return Gaussian(mean, raw) if base is None else Gaussian(mean + base.mean, raw + base.scale)
+    # On strided memory softplus is ten times slower than on a copy (CPU, PyTorch 2.13).
+    std = softplus(raw.contiguous(memory_format=torch.channels_last), options.gradient_smoothing_beta)
+    return Gaussian(mean, std) if base is None else Gaussian(mean + base.mean, std * base.scale)
 
 
 def softplus(x: Tensor, beta: float) -> Tensor:

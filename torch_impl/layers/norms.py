@@ -1,4 +1,7 @@
-"""Norms over the last axis. Their statistics are in at least float32; the output has the input's dtype."""
+"""Norms over the last axis. Their statistics are in at least float32; the output has the input's dtype.
+
+`nn.LayerNorm`, `nn.RMSNorm` and `nn.GroupNorm` do that themselves.
+"""
 
 import torch
 import torch.nn.functional as F
@@ -7,48 +10,29 @@ from torch import Tensor, nn
 from torch_impl.layers.precision import at_least_float32
 
 
-class LayerNorm(nn.Module):
-    """(x - mean) / sqrt(variance + eps), then a factor and a summand a channel where wanted: (..., C)."""
-
-    def __init__(self, width: int, eps: float, *, scale: bool = True, bias: bool = False) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(width)) if scale else None
-        self.bias = nn.Parameter(torch.zeros(width)) if bias else None
-        self.width, self.eps = width, eps
-
-    def forward(self, x: Tensor) -> Tensor:
-        weight, bias = (None if p is None else at_least_float32(p) for p in (self.weight, self.bias))
-        return F.layer_norm(at_least_float32(x), (self.width,), weight, bias, self.eps).to(x.dtype)
-
-
-class ChannelNorm(LayerNorm):
+class ChannelNorm(nn.LayerNorm):
     """LayerNorm over the channels of maps, with factor and summand, eps 1e-5: (B, C, ...)."""
 
     def __init__(self, width: int) -> None:
-        super().__init__(width, 1e-5, bias=True)
+        super().__init__(width, 1e-5)
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x.movedim(1, -1)).movedim(-1, 1)
 
 
-class RMSNorm(nn.Module):
-    """x / sqrt(mean square + eps), then a factor and a summand a channel where wanted: (..., C)."""
+class BiasedRMSNorm(nn.RMSNorm):
+    """RMSNorm with a summand a channel: (..., C)."""
 
-    def __init__(self, width: int, eps: float, *, scale: bool = True, bias: bool = False) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(width)) if scale else None
-        self.bias = nn.Parameter(torch.zeros(width)) if bias else None
-        self.eps = eps
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__(width, eps)
+        self.bias = nn.Parameter(torch.zeros(width))
 
     def forward(self, x: Tensor) -> Tensor:
-        y = rms_normalised(at_least_float32(x), self.eps)
-        y = y if self.weight is None else y * self.weight
-        y = y if self.bias is None else y + self.bias
-        return y.to(x.dtype)
+        return (super().forward(at_least_float32(x)) + self.bias).to(x.dtype)
 
 
 class GammaLayerNorm(nn.Module):
-    """LayerNorm with a factor called gamma and no summand: (..., C)."""
+    """LayerNorm with a factor that published weights call gamma and no summand: (..., C)."""
 
     def __init__(self, width: int, eps: float) -> None:
         super().__init__()
@@ -56,8 +40,7 @@ class GammaLayerNorm(nn.Module):
         self.width, self.eps = width, eps
 
     def forward(self, x: Tensor) -> Tensor:
-        gamma = at_least_float32(self.gamma)
-        return F.layer_norm(at_least_float32(x), (self.width,), gamma, None, self.eps).to(x.dtype)
+        return F.layer_norm(x, (self.width,), self.gamma, None, self.eps)
 
 
 class ScaleNorm(nn.Module):
@@ -97,13 +80,13 @@ class GlobalResponseNorm(nn.Module):
 def make_norm(kind: str, width: int, eps: float, *, scale: bool = True, bias: bool = False) -> nn.Module:
     """'rmsnorm', which here never has a bias, or 'layernorm'."""
     if kind == "rmsnorm":
-        return RMSNorm(width, eps, scale=scale)
-    return LayerNorm(width, eps, scale=scale, bias=bias and scale)
+        return nn.RMSNorm(width, eps, elementwise_affine=scale)
+    return nn.LayerNorm(width, eps, elementwise_affine=scale, bias=bias)
 
 
 def rms_normalised(x: Tensor, eps: float) -> Tensor:
     """x / sqrt(mean square over the last axis + eps)."""
-    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)
+    return F.rms_norm(x, x.shape[-1:], eps=eps)
 
 
 def unit(x: Tensor) -> Tensor:

@@ -1,12 +1,13 @@
-"""Which arithmetic is used where: the network's is an option, statistics and likelihoods have >= float32."""
+"""Which arithmetic is used where: layers compute in their weights' dtype, statistics and likelihoods in at
+least float32."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
-def cast(x: Tensor, dtype: torch.dtype | None) -> Tensor:
-    """Convert to the compute dtype; None leaves the tensor as it is."""
-    return x if dtype is None else x.to(dtype)
+def weights_dtype(module: nn.Module) -> torch.dtype:
+    """The dtype of a module's parameters, in which it computes."""
+    return next(module.parameters()).dtype
 
 
 def at_least_float32(x: Tensor) -> Tensor:

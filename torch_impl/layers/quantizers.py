@@ -9,15 +9,14 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
 from dioscuri.families.vqgan.model_options import Tokenizer
 from dioscuri.families.vqgan.plan import TokenizerPlan
-from torch_impl.layers.dense import Embedding
 from torch_impl.layers.norms import unit
 from torch_impl.layers.precision import at_least_float32
-from torch_impl.layers.resnet import Convolution
 
 Tensors = Mapping[str, Tensor]
 
@@ -37,7 +36,7 @@ class NearestCode(nn.Module):
 
     def __init__(self, options: Tokenizer) -> None:
         super().__init__()
-        self.embedding = Embedding(options.num_embeddings, options.embedding_dim)
+        self.embedding = nn.Embedding(options.num_embeddings, options.embedding_dim)
         self.options = options
 
     def codebook(self) -> Tensor:
@@ -102,10 +101,10 @@ class GumbelCodes(nn.Module):
         K, D = options.num_embeddings, options.embedding_dim
         self.options, self.projected = options, options.architecture in ("taming", "movq")
         if self.projected:
-            self.proj = Convolution(D, K, 1)
-            self.embed = Embedding(K, D)
+            self.proj = nn.Conv2d(D, K, 1)
+            self.embed = nn.Embedding(K, D)
         else:
-            self.embedding = Embedding(K, D)
+            self.embedding = nn.Embedding(K, D)
 
     def codebook(self) -> Tensor:
         """The codes (K, D)."""
@@ -114,7 +113,8 @@ class GumbelCodes(nn.Module):
     def logits(self, z: Tensor) -> Tensor:
         """(B, h, w, K)."""
         if self.projected:
-            return rearrange(self.proj(rearrange(z, "b h w d -> b d h w")), "b k h w -> b h w k")
+            weight, bias = (at_least_float32(tensor) for tensor in (self.proj.weight, self.proj.bias))
+            return F.linear(z, weight.flatten(1), bias)
         codes = self.codebook()
         return 2 * (z @ codes.T) - z.square().sum(-1, keepdim=True) - codes.square().sum(-1)
 
@@ -139,7 +139,7 @@ class GumbelCodes(nn.Module):
         mixture = ((logits - torch.log(-torch.log(uniform))) / temperature).softmax(-1)
         indices = mixture.argmax(-1)
         if options.gumbel_straight_through:
-            hard = torch.nn.functional.one_hot(indices, options.num_embeddings).to(mixture.dtype)
+            hard = F.one_hot(indices, options.num_embeddings).to(mixture.dtype)
             mixture = mixture + (hard - mixture).detach()
         p = logits.softmax(-1)
         losses = {"kl": (p * torch.log(p * options.num_embeddings + 1e-10)).sum(-1).mean()}
@@ -240,7 +240,7 @@ def entropy_loss(affinity: Tensor, temperature: float, kind: str) -> Tensor:
     p = affinity.softmax(-1)
     log_p = (affinity + 1e-5).log_softmax(-1)
     if kind == "argmax":
-        hard = torch.nn.functional.one_hot(p.argmax(-1), p.shape[-1]).to(p.dtype)
+        hard = F.one_hot(p.argmax(-1), p.shape[-1]).to(p.dtype)
         target = p + (hard - p).detach()
     else:
         target = p

@@ -6,9 +6,9 @@ from torch import Tensor, nn
 
 from dioscuri.families.latent_models.grids import AXES
 from dioscuri.families.metroplex.blocks import SelfAttention
-from torch_impl.layers.convolution import Conv
+from torch_impl.layers.convolution import convolution
 from torch_impl.layers.norms import ChannelNorm
-from torch_impl.layers.precision import at_least_float32, cast
+from torch_impl.layers.precision import at_least_float32
 
 
 class RelativeAttention(nn.Module):
@@ -21,7 +21,6 @@ class RelativeAttention(nn.Module):
     def __init__(
         self,
         plan: SelfAttention,
-        dtype: torch.dtype | None = None,
         *,
         cross: bool = False,
         gated: bool = True,
@@ -29,10 +28,10 @@ class RelativeAttention(nn.Module):
         super().__init__()
         width, pointwise = plan.width, (1,) * len(plan.grid)
         if cross:
-            self.query = Conv(width, width, pointwise, dtype)
+            self.query = convolution(width, width, pointwise)
         else:
-            self.qkv = Conv(width, 3 * width, pointwise, dtype)
-        self.out = Conv(width, width, pointwise, dtype)
+            self.qkv = convolution(width, 3 * width, pointwise)
+        self.out = convolution(width, width, pointwise)
         for axis, length in zip(AXES[len(plan.grid)], plan.grid, strict=True):
             setattr(self, f"{axis}_bias", nn.Parameter(torch.zeros(plan.heads, 2 * length - 1)))
         self.norm = ChannelNorm(width) if plan.norm else None
@@ -70,4 +69,4 @@ class RelativeAttention(nn.Module):
 
 def scaled(y: Tensor, gate: Tensor | None) -> Tensor:
     """y times its gate (1,), if it has one."""
-    return y if gate is None else y * cast(gate, y.dtype)
+    return y if gate is None else y * gate

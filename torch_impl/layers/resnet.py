@@ -1,67 +1,34 @@
 """Residual blocks of image tokenizers. Tensors are NCHW with channels last in memory."""
 
-import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
 from torch_impl.layers.attention import attend
-from torch_impl.layers.dropout import dropout
-from torch_impl.layers.precision import at_least_float32, cast
+from torch_impl.layers.dropout import Dropout
 
 EPSILON = 1e-6
 
 
-class Convolution(nn.Module):
-    """Square kernel, (B, I, H, W) -> (B, O, H, W); with `stride` 2 zeros stand right and below only."""
+class Halved(nn.Conv2d):
+    """3x3 convolution of stride 2, the zeros right and below only: (B, I, H, W) -> (B, O, H / 2, W / 2)."""
 
-    def __init__(
-        self,
-        inputs: int,
-        outputs: int,
-        kernel: int,
-        *,
-        bias: bool = True,
-        stride: int = 1,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(outputs, inputs, kernel, kernel))
-        self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
-        self.kernel, self.stride, self.dtype = kernel, stride, dtype
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, 3, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:
-        x, weight = cast(x, self.dtype), cast(self.weight, self.dtype)
-        bias = None if self.bias is None else cast(self.bias, self.dtype)
-        if self.stride > 1:
-            return F.conv2d(F.pad(x, (0, 1, 0, 1)), weight, bias, self.stride)
-        return F.conv2d(x, weight, bias, padding=self.kernel // 2)
-
-
-class GroupNorm(nn.Module):
-    """Over the grid and the channels of a group (Wu and He 2018); statistics in at least float32."""
-
-    def __init__(self, width: int, groups: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(width))
-        self.bias = nn.Parameter(torch.zeros(width))
-        self.groups = groups
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = at_least_float32(x)
-        weight, bias = self.weight.to(y.dtype), self.bias.to(y.dtype)
-        return F.group_norm(y, self.groups, weight, bias, EPSILON).to(x.dtype)
+        return super().forward(F.pad(x, (0, 1, 0, 1)))
 
 
 class SpatialNorm(nn.Module):
     """A group norm whose factors and summands are 1x1 convolutions of the codes, which lie on a grid that is
     as fine or coarser (Zheng et al. 2022, MoVQ, equation 5)."""
 
-    def __init__(self, width: int, groups: int, codes: int, dtype: torch.dtype | None = None) -> None:
+    def __init__(self, width: int, groups: int, codes: int) -> None:
         super().__init__()
-        self.norm_layer = GroupNorm(width, groups)
-        self.conv_y = Convolution(codes, width, 1, dtype=dtype)
-        self.conv_b = Convolution(codes, width, 1, dtype=dtype)
+        self.norm_layer = group_norm(width, groups)
+        self.conv_y = nn.Conv2d(codes, width, 1)
+        self.conv_b = nn.Conv2d(codes, width, 1)
 
     def forward(self, x: Tensor, codes: Tensor) -> Tensor:
         """(B, C, H, W) and (B, D, h, w) -> (B, C, H, W)."""
@@ -90,25 +57,24 @@ class ResnetBlock(nn.Module):
         rate: float,
         legacy_shortcut: bool = False,
         modulation: int = 0,
-        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.norm1 = _norm(inputs, groups, modulation, dtype)
-        self.conv1 = Convolution(inputs, outputs, 3, bias=bias, dtype=dtype)
-        self.norm2 = _norm(outputs, groups, modulation, dtype)
-        self.conv2 = Convolution(outputs, outputs, 3, bias=bias, dtype=dtype)
-        self.rate, self.legacy_shortcut = rate, legacy_shortcut
+        self.norm1 = _norm(inputs, groups, modulation)
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1, bias=bias)
+        self.norm2 = _norm(outputs, groups, modulation)
+        self.dropout = Dropout(rate)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=bias)
+        self.legacy_shortcut = legacy_shortcut
         seen = outputs if legacy_shortcut else inputs
         changes = inputs != outputs
-        self.nin_shortcut = Convolution(seen, outputs, 1, bias=bias, dtype=dtype) if changes else None
+        self.nin_shortcut = nn.Conv2d(seen, outputs, 1, bias=bias) if changes else None
 
     def forward(self, x: Tensor, uniform: Tensor | None = None, codes: Tensor | None = None) -> Tensor:
         """`uniform` (B, H, W, O) is for dropout."""
         y = self.conv1(F.silu(_normed(self.norm1, x, codes)))
         y = F.silu(_normed(self.norm2, y, codes))
-        if uniform is not None:
-            y = dropout(y, rearrange(uniform, "b h w c -> b c h w"), self.rate)
-        y = self.conv2(y)
+        uniform = None if uniform is None else rearrange(uniform, "b h w c -> b c h w")
+        y = self.conv2(self.dropout(y, uniform))
         if self.nin_shortcut is None:
             return x + y
         return y + self.nin_shortcut(y if self.legacy_shortcut else x)
@@ -117,15 +83,13 @@ class ResnetBlock(nn.Module):
 class GridAttention(nn.Module):
     """Attention of one head among the positions of a grid, beside a shortcut: (B, C, H, W) -> the same."""
 
-    def __init__(
-        self, width: int, *, groups: int, modulation: int = 0, dtype: torch.dtype | None = None
-    ) -> None:
+    def __init__(self, width: int, *, groups: int, modulation: int = 0) -> None:
         super().__init__()
-        self.norm = _norm(width, groups, modulation, dtype)
-        self.q = Convolution(width, width, 1, dtype=dtype)
-        self.k = Convolution(width, width, 1, dtype=dtype)
-        self.v = Convolution(width, width, 1, dtype=dtype)
-        self.proj_out = Convolution(width, width, 1, dtype=dtype)
+        self.norm = _norm(width, groups, modulation)
+        self.q = nn.Conv2d(width, width, 1)
+        self.k = nn.Conv2d(width, width, 1)
+        self.v = nn.Conv2d(width, width, 1)
+        self.proj_out = nn.Conv2d(width, width, 1)
 
     def forward(self, x: Tensor, codes: Tensor | None = None) -> Tensor:
         y = _normed(self.norm, x, codes)
@@ -134,8 +98,13 @@ class GridAttention(nn.Module):
         return x + self.proj_out(rearrange(y, "b (h w) c -> b c h w", h=x.shape[2]))
 
 
-def _norm(width: int, groups: int, modulation: int, dtype: torch.dtype | None) -> GroupNorm | SpatialNorm:
-    return SpatialNorm(width, groups, modulation, dtype) if modulation else GroupNorm(width, groups)
+def group_norm(width: int, groups: int) -> nn.GroupNorm:
+    """The group norm of all tokenizers."""
+    return nn.GroupNorm(groups, width, EPSILON)
+
+
+def _norm(width: int, groups: int, modulation: int) -> nn.GroupNorm | SpatialNorm:
+    return SpatialNorm(width, groups, modulation) if modulation else group_norm(width, groups)
 
 
 def _normed(norm: nn.Module, x: Tensor, codes: Tensor | None) -> Tensor:

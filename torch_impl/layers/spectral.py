@@ -8,19 +8,19 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from dioscuri.families.vqgan.spectral import SpectralBlock
-from torch_impl.layers.precision import at_least_float32, cast
+from torch_impl.layers.named import Tensors
+from torch_impl.layers.precision import at_least_float32
 
 EPSILON = 1e-12
 LEAK = 0.2
 """Slope of the leaky ReLUs."""
 
-Dtype = torch.dtype | None
-Tensors = Mapping[str, Tensor]
 
+class SpectralConvolution(nn.Conv2d):
+    """conv(x) / sigma + bias: (B, I, H, W) -> (B, O, h, w), padded by half of what the kernel has beyond one.
 
-class SpectralConvolution(nn.Module):
-    """conv(x) / sigma + bias: (B, I, H, W) -> (B, O, h, w), padded by half of what
-    the kernel has beyond one. With `stored` the singular value is a parameter, for where none is given."""
+    The singular value is an argument, not a state; with `stored` it is a parameter, for where none is given.
+    """
 
     def __init__(
         self,
@@ -31,35 +31,28 @@ class SpectralConvolution(nn.Module):
         stride: int = 1,
         bias: bool = True,
         stored: bool = False,
-        dtype: Dtype = None,
     ) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(outputs, inputs, kernel, kernel))
-        self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
+        super().__init__(inputs, outputs, kernel, stride, (kernel - 1) // 2, bias=bias)
         if stored:
             self.sigma = nn.Parameter(torch.ones(1))
-        self.padding, self.stride, self.dtype = (kernel - 1) // 2, stride, dtype
 
     def forward(self, x: Tensor, sigma: Tensor | None = None) -> Tensor:
-        weight = cast(self.weight, self.dtype)
-        y = F.conv2d(cast(x, self.dtype), weight, None, self.stride, self.padding)
-        y = y / cast(self.sigma.detach() if sigma is None else sigma, y.dtype)
-        return y if self.bias is None else y + rearrange(cast(self.bias, self.dtype), "o -> 1 o 1 1")
+        y = F.conv2d(x, self.weight, None, self.stride, self.padding)
+        y = y / (self.sigma.detach() if sigma is None else sigma.to(y.dtype))
+        return y if self.bias is None else y + rearrange(self.bias, "o -> 1 o 1 1")
 
 
 class SpectralResidual(nn.Module):
     """Two convolutions beside a shortcut, over sqrt(2); a leaky ReLU before each (`first`) or behind it:
     (B, I, H, W) -> (B, O, h, w)."""
 
-    def __init__(
-        self, block: SpectralBlock, *, biased: bool, stored: bool, first: bool, dtype: Dtype = None
-    ) -> None:
+    def __init__(self, block: SpectralBlock, *, biased: bool, stored: bool, first: bool) -> None:
         super().__init__()
         kernel, stride = (4, 2) if block.halves else (3, 1)
 
         def convolution(inputs: int, kernel: int, stride: int = 1) -> SpectralConvolution:
             return SpectralConvolution(
-                inputs, block.outputs, kernel, stride=stride, bias=biased, stored=stored, dtype=dtype
+                inputs, block.outputs, kernel, stride=stride, bias=biased, stored=stored
             )
 
         self.conv1 = convolution(block.inputs, 3)
@@ -93,11 +86,6 @@ def iterated(layers: Mapping[str, SpectralConvolution], vectors: Tensors) -> tup
         new[name] = _unit(left @ constant)
         sigmas[name] = rearrange(left @ matrix @ new[name], " -> 1")
     return sigmas, new
-
-
-def below(tensors: Tensors, prefix: str) -> dict[str, Tensor]:
-    """Those whose names begin with `prefix`, without it."""
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def _unit(x: Tensor) -> Tensor:

@@ -8,17 +8,20 @@ from torch.utils.checkpoint import checkpoint as recompute
 
 
 def apply_layers(
-    layers: nn.ModuleList, x: Tensor, shared: tuple, own: Sequence[tuple], *, checkpoint: bool
+    layers: nn.ModuleList, x: Tensor, shared: tuple, each: Sequence[tuple], *, checkpoint: bool
 ) -> tuple[Tensor, list[Any]]:
-    """x through `layer(x, *shared, *own)` -> x, and what each layer returns beside it.
+    """x through `layer(x, *shared, *arguments)`, the latter from `each` -> x, and what each layer returns
+    beside it.
 
     `checkpoint` recomputes every layer in the backward pass to save memory.
     """
-    found = []
-    for layer, arguments in zip(layers, own, strict=True):
-        if checkpoint:
-            x, value = recompute(layer, x, *shared, *arguments, use_reentrant=False)
-        else:
-            x, value = layer(x, *shared, *arguments)
-        found.append(value)
-    return x, found
+    outputs = []
+    for layer, arguments in zip(layers, each, strict=True):
+        x, output = call(layer, x, *shared, *arguments, checkpoint=checkpoint)
+        outputs.append(output)
+    return x, outputs
+
+
+def call(layer: nn.Module, *arguments: Any, checkpoint: bool) -> Any:
+    """What the layer returns; with `checkpoint` it is computed again in the backward pass to save memory."""
+    return recompute(layer, *arguments, use_reentrant=False) if checkpoint else layer(*arguments)

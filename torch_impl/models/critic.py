@@ -1,20 +1,18 @@
 """Token critics (Lezama et al. 2022, section 3): which tokens of a sample look wrong."""
 
-import torch
 from torch import Tensor, nn
 
 from dioscuri.families.maskgit.plan import TransformerPlan
-from torch_impl.layers.dense import Dense
-from torch_impl.layers.dropout import Tensors
+from torch_impl.layers.named import Tensors
 from torch_impl.layers.precision import at_least_float32
 
 
 class SelfCritic(nn.Module):
     """One logit for each row of the network's own embedding: (B, L, C) -> (B, L)."""
 
-    def __init__(self, plan: TransformerPlan, *, dtype: torch.dtype | None = None) -> None:
+    def __init__(self, plan: TransformerPlan) -> None:
         super().__init__()
-        self.to_pred = Dense(plan.options.hidden_size, 1, bias=True, dtype=dtype)
+        self.to_pred = nn.Linear(plan.options.hidden_size, 1)
 
     def forward(self, embed: Tensor) -> Tensor:
         return at_least_float32(self.to_pred(embed)).squeeze(-1)

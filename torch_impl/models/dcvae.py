@@ -1,4 +1,4 @@
-"""DC-VAE (Parmar et al. 2021) with codes: parts of its generator, `torch_impl.models.vqgan`, and its critic.
+"""DC-VAE (Parmar et al. 2021) with codes: encoder and decoder for `torch_impl.models.vqgan`, and its critic.
 
 The generator's encoder and the whole discriminator divide their kernels by singular values, which are given
 by the layers' names; the encoder's are stored, too.
@@ -8,39 +8,29 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint as recompute
 
 from dioscuri.families.vqgan.plan import TokenizerPlan
 from dioscuri.families.vqgan.spectral import HIDDEN, STEM, ContrastPlan, SpectralBlock
+from torch_impl.layers.named import Tensors, below
 from torch_impl.layers.precision import at_least_float32
-from torch_impl.layers.resnet import Convolution
-from torch_impl.layers.spectral import (
-    LEAK,
-    Dtype,
-    SpectralConvolution,
-    SpectralResidual,
-    Tensors,
-    below,
-)
+from torch_impl.layers.spectral import LEAK, SpectralConvolution, SpectralResidual
+from torch_impl.layers.stack import call
 from torch_impl.models.metroplex_blocks import with_channels
 
-PREFIX = "sigma.encoder."
+PREFIX = "sigma.encoder"
 """Of the singular values among the encoder's noise."""
 
 
 class SpectralEncoder(nn.Module):
     """(B, C, H, W) -> (B, z_channels, h, w)."""
 
-    def __init__(self, plan: TokenizerPlan, dtype: Dtype, recomputed: bool) -> None:
+    def __init__(self, plan: TokenizerPlan, recomputed: bool) -> None:
         super().__init__()
         assert plan.spectral is not None
         stacks = plan.spectral
-        self.conv_in = SpectralConvolution(
-            plan.channels, STEM, 3, bias=stacks.biased, stored=True, dtype=dtype
-        )
+        self.conv_in = SpectralConvolution(plan.channels, STEM, 3, bias=stacks.biased, stored=True)
         self.blocks = nn.ModuleList(
-            SpectralResidual(block, biased=stacks.biased, stored=True, first=True, dtype=dtype)
-            for block in stacks.encoder
+            SpectralResidual(block, biased=stacks.biased, stored=True, first=True) for block in stacks.encoder
         )
         self.recomputed = recomputed
 
@@ -53,37 +43,36 @@ class SpectralEncoder(nn.Module):
         sigmas = below(noise, PREFIX)
         x = self.conv_in(x, sigmas.get("conv_in"))
         for n, block in enumerate(self.blocks):
-            own = below(sigmas, f"blocks.{n}.")
-            x = recompute(block, x, own, use_reentrant=False) if self.recomputed else block(x, own)
+            x = call(block, x, below(sigmas, f"blocks.{n}"), checkpoint=self.recomputed)
         return x
 
 
 class SpectralDecoder(nn.Module):
     """(B, z_channels, h, w) -> (B, F, H, W), what the last convolution makes a picture of."""
 
-    def __init__(self, plan: TokenizerPlan, dtype: Dtype, recomputed: bool) -> None:
+    def __init__(self, plan: TokenizerPlan, recomputed: bool) -> None:
         super().__init__()
         assert plan.spectral is not None
         blocks, biased = plan.spectral.decoder, plan.spectral.biased
-        self.blocks = nn.ModuleList(Doubled(block, biased=biased, dtype=dtype) for block in blocks)
-        self.conv_out = Convolution(blocks[-1].outputs, plan.channels, 1, bias=biased, dtype=dtype)
+        self.blocks = nn.ModuleList(Doubled(block, biased=biased) for block in blocks)
+        self.conv_out = nn.Conv2d(blocks[-1].outputs, plan.channels, 1, bias=biased)
         self.recomputed = recomputed
 
     def forward(self, x: Tensor, noise: object = None, codes: Tensor | None = None) -> Tensor:
         """There is no dropout, and nothing that the codes would modulate."""
         del noise, codes
         for block in self.blocks:
-            x = recompute(block, x, use_reentrant=False) if self.recomputed else block(x)
+            x = call(block, x, checkpoint=self.recomputed)
         return x
 
 
 class Doubled(nn.Module):
     """Two convolutions added to the first channels, every pixel repeated: (B, I, h, w) -> (B, O, H, W)."""
 
-    def __init__(self, block: SpectralBlock, *, biased: bool, dtype: Dtype = None) -> None:
+    def __init__(self, block: SpectralBlock, *, biased: bool) -> None:
         super().__init__()
-        self.conv1 = Convolution(block.inputs, block.outputs, 3, bias=biased, dtype=dtype)
-        self.conv2 = Convolution(block.outputs, block.outputs, 3, bias=biased, dtype=dtype)
+        self.conv1 = nn.Conv2d(block.inputs, block.outputs, 3, padding=1, bias=biased)
+        self.conv2 = nn.Conv2d(block.outputs, block.outputs, 3, padding=1, bias=biased)
         self.block = block
 
     def forward(self, x: Tensor) -> Tensor:
@@ -95,15 +84,14 @@ class Doubled(nn.Module):
 class ContrastiveDiscriminator(nn.Module):
     """Residual blocks with heads at several resolutions: logits, and embeddings for a contrastive loss."""
 
-    def __init__(self, plan: ContrastPlan, dtype: Dtype = None) -> None:
+    def __init__(self, plan: ContrastPlan) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(
-            SpectralResidual(block, biased=plan.biased, stored=False, first=False, dtype=dtype)
-            for block in plan.blocks
+            SpectralResidual(block, biased=plan.biased, stored=False, first=False) for block in plan.blocks
         )
 
         def layer(inputs: int, outputs: int, *, bias: bool = True, stride: int = 1) -> SpectralConvolution:
-            return SpectralConvolution(inputs, outputs, 1, stride=stride, bias=bias, dtype=dtype)
+            return SpectralConvolution(inputs, outputs, 1, stride=stride, bias=bias)
 
         E = plan.embedding
         self.last = layer(plan.blocks[-1].outputs, 1, bias=plan.biased, stride=4)
@@ -123,17 +111,18 @@ class ContrastiveDiscriminator(nn.Module):
 
     def layers(self) -> dict[str, SpectralConvolution]:
         """All convolutions by name."""
-        found = _named("blocks", self.blocks) | {"last": self.last}
-        found |= {f"adversarial.{side}": layer for side, layer in self.adversarial.items()}
-        found |= {f"patches.{side}": layer for side, layer in self.patches.items()}
-        for side, layers in self.globals.items():
-            found |= {f"globals.{side}.{part}": layers[part] for part in ("hidden", "output")}
-        return found
+        layers = _named("blocks", self.blocks) | {"last": self.last}
+        layers |= {f"adversarial.{side}": layer for side, layer in self.adversarial.items()}
+        layers |= {f"patches.{side}": layer for side, layer in self.patches.items()}
+        for side, pair in self.globals.items():
+            layers |= {f"globals.{side}.{name}": pair[name] for name in ("hidden", "output")}
+        return layers
 
     def forward(self, x: Tensor, sigmas: Tensors) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """Pictures (B, H, W, C), singular values of all layers -> logits (B, h, w, 1) of every adversarial
         head, high for real ones, and embeddings of length 1, (B, h, w, E) and (B, 1, 1, E), of every
         contrastive one; in at least float32."""
+        x = x.to(self.last.weight.dtype)
         maps = self._maps(rearrange(x, "b h w c -> b c h w"), sigmas)
 
         def through(layer: nn.Module, name: str, x: Tensor) -> Tensor:
@@ -143,12 +132,14 @@ class ContrastiveDiscriminator(nn.Module):
             at_least_float32(through(layer, f"adversarial.{side}", maps[int(side)]))
             for side, layer in self.adversarial.items()
         ]
-        found = [through(layer, f"patches.{side}", maps[int(side)]) for side, layer in self.patches.items()]
+        embeddings = [
+            through(layer, f"patches.{side}", maps[int(side)]) for side, layer in self.patches.items()
+        ]
         for side, layers in self.globals.items():
             hidden = through(layers["hidden"], f"globals.{side}.hidden", maps[int(side)])
             hidden = rearrange(hidden, "b h w c -> b (h w c) 1 1")
-            found.append(through(layers["output"], f"globals.{side}.output", hidden))
-        return tuple(logits), tuple(unit_length(embedding) for embedding in found)
+            embeddings.append(through(layers["output"], f"globals.{side}.output", hidden))
+        return tuple(logits), tuple(unit_length(embedding) for embedding in embeddings)
 
     def _maps(self, x: Tensor, sigmas: Tensors) -> dict[int, Tensor]:
         """Maps (B, C, h, w) by their sides: those before the blocks, and the last one as a single pixel."""
@@ -156,7 +147,7 @@ class ContrastiveDiscriminator(nn.Module):
         for n, (block, side) in enumerate(zip(self.blocks, self.plan.tapped, strict=True)):
             if side:
                 maps[side] = x
-            x = block(x, below(sigmas, f"blocks.{n}."))
+            x = block(x, below(sigmas, f"blocks.{n}"))
         return maps | {1: self.last(x, sigmas["last"])}
 
 
@@ -168,7 +159,7 @@ def unit_length(x: Tensor) -> Tensor:
 
 def _named(name: str, blocks: nn.ModuleList) -> dict[str, SpectralConvolution]:
     return {
-        f"{name}.{n}.{part}": layer
+        f"{name}.{n}.{leaf}": layer
         for n, block in enumerate(blocks)
-        for part, layer in block.layers().items()
+        for leaf, layer in block.layers().items()
     }

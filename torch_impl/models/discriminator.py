@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from dioscuri.families.vqgan.discriminators import DiscriminatorPlan, PatchLayer
-from torch_impl.layers.precision import at_least_float32, cast
+from dioscuri.families.vqgan.discriminators import DiscriminatorPlan
+from torch_impl.layers.precision import at_least_float32
 from torch_impl.models.dcvae import ContrastiveDiscriminator
 
 LEAK = 0.2
@@ -26,11 +26,13 @@ class PatchDiscriminator(nn.Module):
     """PatchGAN. Batch norm uses the statistics of the batch; running ones, which training never reads, are
     not kept."""
 
-    def __init__(self, plan: DiscriminatorPlan, dtype: torch.dtype | None = None) -> None:
+    def __init__(self, plan: DiscriminatorPlan) -> None:
         super().__init__()
         modules: dict[str, nn.Module] = {}
         for layer in plan.patches:
-            modules[str(layer.index)] = PatchConvolution(layer, dtype)
+            modules[str(layer.index)] = nn.Conv2d(
+                layer.inputs, layer.outputs, 4, layer.stride, padding=1, bias=layer.bias
+            )
             if layer.normed and plan.norm == "batch":
                 modules[str(layer.index + 1)] = Affine(layer.outputs)
         self.main = nn.ModuleDict(modules)
@@ -41,7 +43,8 @@ class PatchDiscriminator(nn.Module):
 
         Beside them `mean.<i>` and `variance.<i>` (biased) of every batch norm, each (C,).
         """
-        y = x.permute(0, 3, 1, 2)
+        first = self.main[str(self.plan.patches[0].index)].weight
+        y = x.to(first.dtype).permute(0, 3, 1, 2)
         aux: dict[str, Tensor] = {}
         for layer in self.plan.patches:
             y = self.main[str(layer.index)](y)
@@ -60,20 +63,6 @@ class PatchDiscriminator(nn.Module):
         return at_least_float32(y).permute(0, 2, 3, 1), aux
 
 
-class PatchConvolution(nn.Module):
-    """4x4 convolution with padding 1: (B, I, H, W) -> (B, O, h, w)."""
-
-    def __init__(self, layer: PatchLayer, dtype: torch.dtype | None = None) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(layer.outputs, layer.inputs, 4, 4))
-        self.bias = nn.Parameter(torch.zeros(layer.outputs)) if layer.bias else None
-        self.stride, self.dtype = layer.stride, dtype
-
-    def forward(self, x: Tensor) -> Tensor:
-        bias = None if self.bias is None else cast(self.bias, self.dtype)
-        return F.conv2d(cast(x, self.dtype), cast(self.weight, self.dtype), bias, self.stride, padding=1)
-
-
 class Affine(nn.Module):
     """A factor and a summand a channel, behind a norm: (B, C, H, W) -> the same."""
 
@@ -84,27 +73,28 @@ class Affine(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         weight, bias = (rearrange(tensor, "c -> 1 c 1 1") for tensor in (self.weight, self.bias))
-        return x * weight.to(x.dtype) + bias.to(x.dtype)
+        return x * weight + bias
 
 
 class ResidualDiscriminator(nn.Module):
     """Residual blocks that halve the pictures down to 4x4, then two dense layers."""
 
-    def __init__(self, plan: DiscriminatorPlan, dtype: torch.dtype | None = None) -> None:
+    def __init__(self, plan: DiscriminatorPlan) -> None:
         super().__init__()
         widths, last = plan.widths, plan.widths[-1]
-        self.input = Convolution(plan.channels, widths[0], 3, dtype)
+        self.input = nn.Conv2d(plan.channels, widths[0], 3, padding=1)
         self.blocks = nn.ModuleList(
-            ResidualBlock(inputs, outputs, plan.blur, dtype) for inputs, outputs in pairwise(widths)
+            ResidualBlock(inputs, outputs, plan.blur) for inputs, outputs in pairwise(widths)
         )
-        self.conv = Convolution(last, last, 3, dtype)
-        self.dense = Dense(16 * last, last, dtype)
-        self.output = Dense(last, 1, dtype)
+        self.conv = nn.Conv2d(last, last, 3, padding=1)
+        self.dense = nn.Linear(16 * last, last)
+        self.output = nn.Linear(last, 1)
 
     def forward(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Pictures (B, H, W, C) -> logits (B, 1, 1, 1) in at least float32, high for real ones; no
         intermediates."""
-        y = F.leaky_relu(self.input(x.permute(0, 3, 1, 2)), LEAK)
+        x = x.to(self.input.weight.dtype).permute(0, 3, 1, 2)
+        y = F.leaky_relu(self.input(x), LEAK)
         for block in self.blocks:
             y = block(y)
         y = F.leaky_relu(self.conv(y), LEAK)
@@ -115,11 +105,11 @@ class ResidualDiscriminator(nn.Module):
 class ResidualBlock(nn.Module):
     """(B, I, H, W) -> (B, O, H / 2, W / 2)."""
 
-    def __init__(self, inputs: int, outputs: int, blur: bool, dtype: torch.dtype | None = None) -> None:
+    def __init__(self, inputs: int, outputs: int, blur: bool) -> None:
         super().__init__()
-        self.conv1 = Convolution(inputs, inputs, 3, dtype)
-        self.conv2 = Convolution(inputs, outputs, 3, dtype)
-        self.shortcut = Convolution(inputs, outputs, 1, dtype)
+        self.conv1 = nn.Conv2d(inputs, inputs, 3, padding=1)
+        self.conv2 = nn.Conv2d(inputs, outputs, 3, padding=1)
+        self.shortcut = nn.Conv2d(inputs, outputs, 1, bias=False)
         self.blur = blur
 
     def forward(self, x: Tensor) -> Tensor:
@@ -127,33 +117,6 @@ class ResidualBlock(nn.Module):
         y = F.leaky_relu(self.conv2(y), LEAK)
         total: Tensor = (self.shortcut(halved(x, blur=self.blur)) + y) / sqrt(2)
         return total
-
-
-class Convolution(nn.Module):
-    """Convolution that keeps the resolution; with a bias unless it is 1x1: (B, I, H, W) -> (B, O, H, W)."""
-
-    def __init__(self, inputs: int, outputs: int, side: int, dtype: torch.dtype | None = None) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(outputs, inputs, side, side))
-        self.bias = nn.Parameter(torch.zeros(outputs)) if side > 1 else None
-        self.padding, self.dtype = side // 2, dtype
-
-    def forward(self, x: Tensor) -> Tensor:
-        bias = None if self.bias is None else cast(self.bias, self.dtype)
-        return F.conv2d(cast(x, self.dtype), cast(self.weight, self.dtype), bias, padding=self.padding)
-
-
-class Dense(nn.Module):
-    """(B, I) -> (B, O)."""
-
-    def __init__(self, inputs: int, outputs: int, dtype: torch.dtype | None = None) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(outputs, inputs))
-        self.bias = nn.Parameter(torch.zeros(outputs))
-        self.dtype = dtype
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.linear(*(cast(tensor, self.dtype) for tensor in (x, self.weight, self.bias)))
 
 
 def halved(x: Tensor, *, blur: bool) -> Tensor:
@@ -166,10 +129,10 @@ def halved(x: Tensor, *, blur: bool) -> Tensor:
     return F.conv2d(x, kernel, stride=2, padding=1, groups=x.shape[1])
 
 
-def build_discriminator(plan: DiscriminatorPlan | None, dtype: torch.dtype | None = None) -> nn.Module | None:
+def build_discriminator(plan: DiscriminatorPlan | None) -> nn.Module | None:
     """The discriminator of a plan; its parameters' values do not matter. None where there is none."""
     if plan is None:
         return None
     if plan.contrast is not None:
-        return ContrastiveDiscriminator(plan.contrast, dtype)
-    return PatchDiscriminator(plan, dtype) if plan.patches else ResidualDiscriminator(plan, dtype)
+        return ContrastiveDiscriminator(plan.contrast)
+    return PatchDiscriminator(plan) if plan.patches else ResidualDiscriminator(plan)

@@ -9,13 +9,12 @@ from torch import Tensor, nn
 
 from dioscuri.families.maskgit.plan import TransformerPlan
 from torch_impl.layers.attention import Attention
-from torch_impl.layers.dense import Dense, Embedding
-from torch_impl.layers.dropout import Tensors, dropout, part
-from torch_impl.layers.norms import LayerNorm
+from torch_impl.layers.dense import Logits, tied_logits
+from torch_impl.layers.dropout import Dropout
+from torch_impl.layers.named import Tensors, below
 from torch_impl.layers.precision import at_least_float32
 from torch_impl.layers.stack import apply_layers
 from torch_impl.models.maskgit import (
-    Dtype,
     read_logits,
     self_condition_layer,
     self_conditioned,
@@ -25,19 +24,19 @@ from torch_impl.pretrained import Pretrained
 
 
 class GoogleTransformer(Pretrained, nn.Module):
-    """The network. `dtype` is that of the arithmetic, None: as the parameters.
+    """The network. It computes in its parameters' dtype.
 
     `checkpoint` recomputes every layer in the backward pass to save memory.
     """
 
-    def __init__(self, plan: TransformerPlan, *, dtype: Dtype = None, checkpoint: bool = False) -> None:
+    def __init__(self, plan: TransformerPlan, *, checkpoint: bool = False) -> None:
         super().__init__()
-        self.embed = GoogleEmbed(plan, dtype)
-        self.self_cond_to_init_embed = self_condition_layer(plan, dtype)
+        self.embed = GoogleEmbed(plan)
+        self.self_cond_to_init_embed = self_condition_layer(plan)
         self.transformer_layers = nn.ModuleList(
-            GoogleLayer(plan, dtype) for _ in range(plan.options.num_hidden_layers)
+            GoogleLayer(plan) for _ in range(plan.options.num_hidden_layers)
         )
-        self.mlm_layer = GoogleMlmLayer(plan, dtype)
+        self.mlm_layer = GoogleMlmLayer(plan)
         self.plan, self.checkpoint = plan, checkpoint
 
     def prepare(self, condition: Tensors) -> dict[str, Tensor]:
@@ -61,75 +60,78 @@ class GoogleTransformer(Pretrained, nn.Module):
         self, ids: Tensor, condition: Tensors, noise: Tensors | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The last layer's output (B, L, C), with the class token."""
-        plan, uniforms = self.plan, part(noise, "dropout")
+        plan, uniforms = self.plan, below(noise, "dropout")
         x = self.embed(with_class_token(ids, condition, plan), uniforms.get("embed"))
         x = self_conditioned(x, self.self_cond_to_init_embed, condition, plan)
         aux = {"hs_embed": x}
-        own = [(part(uniforms, f"transformer_layers.{i}"),) for i in range(len(self.transformer_layers))]
-        x, found = apply_layers(self.transformer_layers, x, (), own, checkpoint=self.checkpoint)
-        aux |= {f"hs_layer{i}": value for i, value in enumerate(found)}
+        arguments = [
+            (below(uniforms, f"transformer_layers.{i}"),) for i in range(len(self.transformer_layers))
+        ]
+        x, outputs = apply_layers(self.transformer_layers, x, (), arguments, checkpoint=self.checkpoint)
+        aux |= {f"hs_layer{i}": value for i, value in enumerate(outputs)}
         return x, {**aux, "embed": x[:, int(plan.class_token) :]}
 
     def logits(self, x: Tensor, outputs: int | None = None) -> Tensor:
         """Of rows of `hidden`; the first `outputs`, if given."""
-        return at_least_float32(self.mlm_layer(x, self.embed.word_embeddings, outputs))
+        return at_least_float32(self.mlm_layer(x, self.embed.word_embeddings.weight, outputs))
 
 
 class GoogleLayer(nn.Module):
     """LN(x + attention), LN(x + feed-forward)."""
 
-    def __init__(self, plan: TransformerPlan, dtype: Dtype) -> None:
+    def __init__(self, plan: TransformerPlan) -> None:
         super().__init__()
         options, C = plan.options, plan.options.hidden_size
         rate = options.attention_dropout
-        self.attention = Attention(C, options.num_attention_heads, bias=True, rate=rate, dtype=dtype)
-        self.attention_output_ln = LayerNorm(C, plan.eps, bias=True)
-        self.intermediate_output = Dense(C, plan.inner, bias=True, dtype=dtype)
-        self.layer_output = Dense(plan.inner, C, bias=True, dtype=dtype)
-        self.layer_output_ln = LayerNorm(C, plan.eps, bias=True)
-        self.rate = options.hidden_dropout
+        self.attention = Attention(C, options.num_attention_heads, bias=True, rate=rate)
+        self.attention_output_ln = nn.LayerNorm(C, plan.eps)
+        self.intermediate_output = nn.Linear(C, plan.inner)
+        self.layer_output = nn.Linear(plan.inner, C)
+        self.layer_output_ln = nn.LayerNorm(C, plan.eps)
+        self.dropout = Dropout(options.hidden_dropout)
 
     def forward(self, x: Tensor, noise: Tensors) -> tuple[Tensor, Tensor]:
         """x (B, L, C) -> x, twice."""
         y = self.attention(x, noise=noise.get("attention"))
-        x = self.attention_output_ln(x + dropout(y, noise.get("attention_output"), self.rate))
+        x = self.attention_output_ln(x + self.dropout(y, noise.get("attention_output")))
         y = self.layer_output(F.gelu(self.intermediate_output(x), approximate="tanh"))
-        x = self.layer_output_ln(x + dropout(y, noise.get("ffn"), self.rate))
+        x = self.layer_output_ln(x + self.dropout(y, noise.get("ffn")))
         return x, x
 
 
 class GoogleEmbed(nn.Module):
     """Embeddings of tokens and positions, LayerNorm: ids (B, L) -> (B, L, C)."""
 
-    def __init__(self, plan: TransformerPlan, dtype: Dtype) -> None:
+    def __init__(self, plan: TransformerPlan) -> None:
         super().__init__()
         C = plan.options.hidden_size
-        self.word_embeddings = Embedding(plan.vocab_size, C, dtype=dtype)
-        self.position_embeddings = Embedding(plan.positions, C, dtype=dtype)
-        self.embeddings_ln = LayerNorm(C, plan.eps, bias=True)
-        self.rate = plan.options.hidden_dropout
+        self.word_embeddings = nn.Embedding(plan.vocab_size, C)
+        self.position_embeddings = nn.Embedding(plan.positions, C)
+        self.embeddings_ln = nn.LayerNorm(C, plan.eps)
+        self.dropout = Dropout(plan.options.hidden_dropout)
 
     def forward(self, ids: Tensor, noise: Tensor | None) -> Tensor:
-        positions = rearrange(self.position_embeddings.first(ids.shape[1]), "l c -> 1 l c")
-        return dropout(self.embeddings_ln(self.word_embeddings(ids) + positions), noise, self.rate)
+        positions = rearrange(self.position_embeddings.weight[: ids.shape[1]], "l c -> 1 l c")
+        return self.dropout(self.embeddings_ln(self.word_embeddings(ids) + positions), noise)
 
 
 class GoogleMlmLayer(nn.Module):
     """Dense layer, GELU, LayerNorm, products with the embedding's rows: (B, L, C) -> (B, L, V).
 
-    A critic's single logit has a dense layer of its own.
+    A critic's single logit has its own dense layer.
     """
 
-    def __init__(self, plan: TransformerPlan, dtype: Dtype) -> None:
+    def __init__(self, plan: TransformerPlan) -> None:
         super().__init__()
         C, tied = plan.options.hidden_size, plan.outputs == plan.vocab_size
-        self.mlm_dense = Dense(C, C, bias=True, dtype=dtype)
-        self.mlm_ln = LayerNorm(C, plan.eps, bias=True)
+        self.mlm_dense = nn.Linear(C, C)
+        self.mlm_ln = nn.LayerNorm(C, plan.eps)
         self.mlm_bias = nn.Parameter(torch.zeros(plan.outputs)) if tied else None
-        self.to_logits = None if tied else Dense(C, plan.outputs, bias=True, dtype=dtype)
+        self.to_logits = None if tied else Logits(C, plan.outputs)
 
-    def forward(self, x: Tensor, embedding: Embedding, outputs: int | None = None) -> Tensor:
+    def forward(self, x: Tensor, rows: Tensor, outputs: int | None = None) -> Tensor:
+        """`rows` (V, C) are the embedding's; `outputs`: the first of them alone."""
         y = self.mlm_ln(F.gelu(self.mlm_dense(x), approximate="tanh"))
         if self.to_logits is not None:
             return self.to_logits(y, outputs)
-        return embedding.logits(y, self.mlm_bias, outputs)
+        return tied_logits(y, rows, self.mlm_bias, outputs)

@@ -11,38 +11,39 @@ from torch import Tensor, nn
 
 from dioscuri.families.maskgit.plan import TransformerPlan
 from torch_impl.layers.attention import attend, split_heads
-from torch_impl.layers.dense import Dense, Embedding
-from torch_impl.layers.dropout import Tensors, part
+from torch_impl.layers.dense import PointwiseDense, tied_logits
+from torch_impl.layers.dropout import Dropout
 from torch_impl.layers.feed_forward import SwiGLU
-from torch_impl.layers.norms import RMSNorm, modulated, rms_normalised
-from torch_impl.layers.precision import at_least_float32, cast
+from torch_impl.layers.named import Tensors, below
+from torch_impl.layers.norms import BiasedRMSNorm, modulated, rms_normalised
+from torch_impl.layers.precision import at_least_float32
 from torch_impl.layers.stack import apply_layers
-from torch_impl.models.maskgit import Dtype, is_prepared, read_logits, self_condition_layer, self_conditioned
+from torch_impl.models.maskgit import is_prepared, read_logits, self_condition_layer, self_conditioned
 from torch_impl.pretrained import Pretrained
 
 
 class HaltonTransformer(Pretrained, nn.Module):
-    """The network. `dtype` is that of the arithmetic, None: as the parameters.
+    """The network. It computes in its parameters' dtype.
 
     `checkpoint` recomputes every layer in the backward pass to save memory.
     """
 
-    def __init__(self, plan: TransformerPlan, *, dtype: Dtype = None, checkpoint: bool = False) -> None:
+    def __init__(self, plan: TransformerPlan, *, checkpoint: bool = False) -> None:
         super().__init__()
         options, C = plan.options, plan.options.hidden_size
         patched, tied = options.proj > 1, plan.outputs == plan.vocab_size
-        self.cls_emb = Embedding(options.num_classes + 1, C, dtype=dtype)
-        self.tok_emb = Embedding(plan.vocab_size, C, dtype=dtype)
-        self.pos_emb = Embedding(plan.positions, C, dtype=dtype)
-        self.self_cond_to_init_embed = self_condition_layer(plan, dtype)
-        self.in_proj = PatchIn(C, options.proj, dtype) if patched else None
+        self.cls_emb = nn.Embedding(options.num_classes + 1, C)
+        self.tok_emb = nn.Embedding(plan.vocab_size, C)
+        self.pos_emb = nn.Embedding(plan.positions, C)
+        self.self_cond_to_init_embed = self_condition_layer(plan)
+        self.in_proj = PatchIn(C, options.proj) if patched else None
         self.transformer = nn.ModuleDict(
-            {"layers": nn.ModuleList(HaltonLayer(plan, dtype) for _ in range(options.num_hidden_layers))}
+            {"layers": nn.ModuleList(HaltonLayer(plan) for _ in range(options.num_hidden_layers))}
         )
-        self.last_norm = LastNorm(plan, dtype)
-        self.out_proj = Dense(C, C * options.proj**2, pointwise=True, dtype=dtype) if patched else None
-        self.head = HaltonHead(C, plan.outputs, tied, dtype)
-        self.reg_tokens = Embedding(options.register, C, dtype=dtype) if options.register else None
+        self.last_norm = LastNorm(plan)
+        self.out_proj = PointwiseDense(C, C * options.proj**2) if patched else None
+        self.head = HaltonHead(C, plan.outputs, tied)
+        self.reg_tokens = nn.Embedding(options.register, C) if options.register else None
         self.plan, self.checkpoint = plan, checkpoint
 
     def prepare(self, condition: Tensors) -> dict[str, Tensor]:
@@ -71,20 +72,20 @@ class HaltonTransformer(Pretrained, nn.Module):
         self, ids: Tensor, condition: Tensors, noise: Tensors | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Normed states (B, L, C) of codes."""
-        plan, uniforms = self.plan, part(noise, "dropout.transformer")
+        plan, uniforms = self.plan, below(noise, "dropout.transformer")
         null = torch.full_like(ids[:, 0], plan.null_label)
-        states = part(self.prepare({"label": null, **condition}), "prepared")
-        x = self.tok_emb(ids) + rearrange(self.pos_emb.first(ids.shape[1]), "l c -> 1 l c")
+        states = below(self.prepare({"label": null, **condition}), "prepared")
+        x = self.tok_emb(ids) + rearrange(self.pos_emb.weight[: ids.shape[1]], "l c -> 1 l c")
         x = x if self.in_proj is None else self.in_proj(x, plan.grid)
         x = self_conditioned(x, self.self_cond_to_init_embed, condition, plan)
         aux, L = {"hs_embed": x}, x.shape[1]
         if self.reg_tokens is not None:
-            registers = repeat(self.reg_tokens.first(plan.options.register), "r c -> b r c", b=len(x))
+            registers = repeat(self.reg_tokens.weight[: plan.options.register], "r c -> b r c", b=len(x))
             x = torch.cat([x, registers], 1)
         layers = self.transformer["layers"]
-        own = [(states[f"layers.{i}"], part(uniforms, f"layers.{i}")) for i in range(len(layers))]
-        x, found = apply_layers(layers, x, (), own, checkpoint=self.checkpoint)
-        aux |= {f"hs_layer{i}": value for i, value in enumerate(found)}
+        arguments = [(states[f"layers.{i}"], below(uniforms, f"layers.{i}")) for i in range(len(layers))]
+        x, intermediates = apply_layers(layers, x, (), arguments, checkpoint=self.checkpoint)
+        aux |= {f"hs_layer{i}": value for i, value in enumerate(intermediates)}
         x = self.last_norm(x[:, :L], states["last_norm"])
         aux["embed"] = x
         if self.out_proj is not None:
@@ -94,20 +95,20 @@ class HaltonTransformer(Pretrained, nn.Module):
 
     def logits(self, x: Tensor, outputs: int | None = None) -> Tensor:
         """Of rows of `hidden`; the first `outputs`, if given."""
-        return at_least_float32(self.head(x, self.tok_emb)[..., :outputs])
+        return at_least_float32(self.head(x, self.tok_emb.weight)[..., :outputs])
 
 
 class HaltonLayer(nn.Module):
     """x + alpha attention(norm), x + alpha feed-forward(norm), both norms adaptive."""
 
-    def __init__(self, plan: TransformerPlan, dtype: Dtype) -> None:
+    def __init__(self, plan: TransformerPlan) -> None:
         super().__init__()
         C = plan.options.hidden_size
-        self.mlp = nn.ModuleDict({"1": Dense(C, 6 * C, bias=True, dtype=dtype)})
-        self.ln1 = RMSNorm(C, plan.eps)
-        self.attn = HaltonAttention(plan, dtype)
-        self.ln2 = RMSNorm(C, plan.eps)
-        self.ff = SwiGLU(C, plan.inner, rate=plan.options.hidden_dropout, dtype=dtype)
+        self.mlp = nn.ModuleDict({"1": nn.Linear(C, 6 * C)})
+        self.ln1 = nn.RMSNorm(C, plan.eps)
+        self.attn = HaltonAttention(plan)
+        self.ln2 = nn.RMSNorm(C, plan.eps)
+        self.ff = SwiGLU(C, plan.inner, rate=plan.options.hidden_dropout)
 
     def prepare(self, label: Tensor) -> Tensor:
         """Embedded class (B, C) -> shifts, scales and gates of both norms (B, 6 C)."""
@@ -126,35 +127,30 @@ class HaltonLayer(nn.Module):
 class HaltonAttention(nn.Module):
     """Self-attention; queries and keys are RMS-normed over all heads together: (B, L, C) -> (B, L, C)."""
 
-    def __init__(self, plan: TransformerPlan, dtype: Dtype) -> None:
+    def __init__(self, plan: TransformerPlan) -> None:
         super().__init__()
         C, width = plan.options.hidden_size, plan.attention_width
-        self.wq = Dense(C, width, dtype=dtype)
-        self.wk = Dense(C, width, dtype=dtype)
-        self.wv = Dense(C, width, dtype=dtype)
-        self.wo = Dense(width, C, dtype=dtype)
-        self.heads, self.eps, self.rate = (
-            plan.options.num_attention_heads,
-            plan.eps,
-            plan.options.attention_dropout,
-        )
+        self.wq = nn.Linear(C, width, bias=False)
+        self.wk = nn.Linear(C, width, bias=False)
+        self.wv = nn.Linear(C, width, bias=False)
+        self.wo = nn.Linear(width, C, bias=False)
+        self.dropout = Dropout(plan.options.attention_dropout)
+        self.heads, self.eps = plan.options.num_attention_heads, plan.eps
 
     def forward(self, x: Tensor, noise: Tensor | None) -> Tensor:
-        query, key = (
-            rms_normalised(at_least_float32(y), self.eps).to(y.dtype) for y in (self.wq(x), self.wk(x))
-        )
+        query, key = (rms_normalised(y, self.eps) for y in (self.wq(x), self.wk(x)))
         q, k, v = (split_heads(y, self.heads) for y in (query, key, self.wv(x)))
-        return self.wo(attend(q, k, v, rate=self.rate, noise=noise))
+        return self.wo(attend(q, k, v, dropout=self.dropout, noise=noise))
 
 
 class LastNorm(nn.Module):
     """Adaptive RMSNorm with factor and summand: (B, L, C) -> (B, L, C)."""
 
-    def __init__(self, plan: TransformerPlan, dtype: Dtype) -> None:
+    def __init__(self, plan: TransformerPlan) -> None:
         super().__init__()
         C = plan.options.hidden_size
-        self.norm_final = RMSNorm(C, plan.eps, bias=True)
-        self.mlp = nn.ModuleDict({"1": Dense(C, 2 * C, bias=True, dtype=dtype)})
+        self.norm_final = BiasedRMSNorm(C, plan.eps)
+        self.mlp = nn.ModuleDict({"1": nn.Linear(C, 2 * C)})
 
     def prepare(self, label: Tensor) -> Tensor:
         """Embedded class (B, C) -> shift and scale (B, 2 C)."""
@@ -168,27 +164,24 @@ class LastNorm(nn.Module):
 class HaltonHead(nn.Module):
     """Logits, tied to the embedding or, for a critic's single one, not: (B, L, C) -> (B, L, outputs)."""
 
-    def __init__(self, width: int, outputs: int, tied: bool, dtype: Dtype) -> None:
+    def __init__(self, width: int, outputs: int, tied: bool) -> None:
         super().__init__()
         self.weight = None if tied else nn.Parameter(torch.zeros(outputs, width))
         self.bias = nn.Parameter(torch.zeros(outputs))
-        self.dtype = dtype
 
-    def forward(self, x: Tensor, embedding: Embedding) -> Tensor:
-        if self.weight is None:
-            return embedding.logits(x, self.bias)
-        return F.linear(*(cast(tensor, self.dtype) for tensor in (x, self.weight, self.bias)))
+    def forward(self, x: Tensor, rows: Tensor) -> Tensor:
+        """`rows` (V, C) are the embedding's."""
+        return tied_logits(x, rows if self.weight is None else self.weight, self.bias)
 
 
-class PatchIn(nn.Module):
+class PatchIn(nn.Conv2d):
     """A token for each patch of codes (its kernel is its stride): (B, L, C) -> (B, L / p^2, C)."""
 
-    def __init__(self, width: int, patch: int, dtype: Dtype) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(width, width, patch, patch))
-        self.patch, self.dtype = patch, dtype
+    def __init__(self, width: int, patch: int) -> None:
+        super().__init__(width, width, patch, patch, bias=False)
 
-    def forward(self, x: Tensor, grid: int) -> Tensor:
-        height, s = grid // self.patch, self.patch
-        x = rearrange(cast(x, self.dtype), "b (h s w t) c -> b (h w) (s t c)", h=height, s=s, t=s)
-        return F.linear(x, rearrange(cast(self.weight, self.dtype), "o i s t -> o (s t i)"))
+    def forward(self, x: Tensor, grid: int) -> Tensor:  # type: ignore[override]  # rows of a grid of this side
+        """Patches do not overlap, so that a matrix product does it."""
+        s, _ = self.kernel_size
+        x = rearrange(x, "b (h s w t) c -> b (h w) (s t c)", h=grid // s, s=s, t=s)
+        return F.linear(x, rearrange(self.weight, "o i s t -> o (s t i)"))

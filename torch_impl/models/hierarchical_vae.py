@@ -8,14 +8,14 @@ from collections.abc import Mapping, Sequence
 import torch
 from einops import rearrange
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint as recompute
 
 from dioscuri.families.hierarchical_vae.options import Model
 from dioscuri.families.hierarchical_vae.plan import DownBlock, HierarchicalVAEPlan, UpBlock
 from torch_impl.layers.cells import ResidualCell
-from torch_impl.layers.convolution import Conv2d, Pool, Unpool
-from torch_impl.layers.latents import Gaussian, GaussianLayer, draw
-from torch_impl.layers.precision import at_least_float32, cast
+from torch_impl.layers.convolution import Pool, Unpool, convolution
+from torch_impl.layers.latents import Gaussian, draw, gaussian
+from torch_impl.layers.precision import at_least_float32
+from torch_impl.layers.stack import call
 from torch_impl.pretrained import Pretrained
 
 Tensors = Mapping[str, Tensor]
@@ -23,7 +23,7 @@ Masks = Sequence[Tensor] | None
 
 
 class HierarchicalVAE(Pretrained, nn.Module):
-    """The model. `dtype` is that of the network's arithmetic, None: as the input.
+    """The model. It computes in its parameters' dtype.
 
     `checkpoint` recomputes every block in the backward pass to save memory.
     """
@@ -33,12 +33,11 @@ class HierarchicalVAE(Pretrained, nn.Module):
         plan: HierarchicalVAEPlan,
         options: Model,
         *,
-        dtype: torch.dtype | None = None,
         checkpoint: bool = False,
     ) -> None:
         super().__init__()
-        self.bottom_up = BottomUp(plan, dtype, checkpoint)
-        self.top_down = TopDown(plan, options, dtype, checkpoint)
+        self.bottom_up = BottomUp(plan, checkpoint)
+        self.top_down = TopDown(plan, options, checkpoint)
 
     def forward(self, x: Tensor, noise: Tensors, masks: Masks = None) -> tuple[Tensor, dict[str, Tensor]]:
         """Encode and decode pictures (B, H, W, C).
@@ -68,17 +67,17 @@ class HierarchicalVAE(Pretrained, nn.Module):
 class BottomUp(nn.Module):
     """Encoder: pictures (B, H, W, C) -> skip connections (B, C, h, w), one a level."""
 
-    def __init__(self, plan: HierarchicalVAEPlan, dtype: torch.dtype | None, checkpoint: bool) -> None:
+    def __init__(self, plan: HierarchicalVAEPlan, checkpoint: bool) -> None:
         super().__init__()
-        self.input_conv = Conv2d(plan.channels, plan.input_channels, plan.input_kernel, dtype)
-        self.blocks = nn.ModuleList(BottomUpBlock(block, dtype) for block in plan.up)
+        self.input_conv = convolution(plan.channels, plan.input_channels, plan.input_kernel)
+        self.blocks = nn.ModuleList(BottomUpBlock(block) for block in plan.up)
         self.checkpoint = checkpoint
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        y = self.input_conv(x.permute(0, 3, 1, 2))
+        y = self.input_conv(x.to(self.input_conv.weight.dtype).permute(0, 3, 1, 2))
         skips = []
         for block in self.blocks:
-            y, skip = recompute(block, y, use_reentrant=False) if self.checkpoint else block(y)
+            y, skip = call(block, y, checkpoint=self.checkpoint)
             if skip is not None:
                 skips.append(skip)
         return skips
@@ -87,12 +86,12 @@ class BottomUp(nn.Module):
 class BottomUpBlock(nn.Module):
     """Cells; the last block of a level has a skip connection and pools."""
 
-    def __init__(self, block: UpBlock, dtype: torch.dtype | None) -> None:
+    def __init__(self, block: UpBlock) -> None:
         super().__init__()
         skip, stride = block.skip_channels, block.pool_stride
-        self.cells = nn.ModuleList(ResidualCell(cell, dtype) for cell in block.cells)
-        self.skip_projection = Conv2d(block.channels, skip, dtype=dtype) if skip else None
-        self.pool = Pool(block.channels, block.pool_channels, stride, dtype) if stride > 1 else None
+        self.cells = nn.ModuleList(ResidualCell(cell) for cell in block.cells)
+        self.skip_projection = convolution(block.channels, skip, (1, 1)) if skip else None
+        self.pool = Pool(block.channels, block.pool_channels, stride) if stride > 1 else None
 
     def forward(self, y: Tensor) -> tuple[Tensor, Tensor | None]:
         for cell in self.cells:
@@ -104,16 +103,14 @@ class BottomUpBlock(nn.Module):
 class TopDown(nn.Module):
     """Decoder: latent groups from the coarsest to the finest, then the output layer."""
 
-    def __init__(
-        self, plan: HierarchicalVAEPlan, options: Model, dtype: torch.dtype | None, checkpoint: bool
-    ) -> None:
+    def __init__(self, plan: HierarchicalVAEPlan, options: Model, checkpoint: bool) -> None:
         super().__init__()
         side = plan.top_resolution
         self.trainable_h = nn.Parameter(torch.zeros(1, plan.top_channels, side, side))
-        self.blocks = nn.ModuleList(TopDownBlock(block, options, dtype) for block in plan.down)
-        self.output_conv = Conv2d(plan.down[-1].channels, plan.output_channels, plan.output_kernel, dtype)
+        self.blocks = nn.ModuleList(TopDownBlock(block, options) for block in plan.down)
+        self.output_conv = convolution(plan.down[-1].channels, plan.output_channels, plan.output_kernel)
         self.skip_levels = tuple(block.skip_level for block in plan.down)
-        self.dtype, self.checkpoint = dtype, checkpoint
+        self.checkpoint = checkpoint
 
     def forward(
         self,
@@ -124,7 +121,7 @@ class TopDown(nn.Module):
         masks: Masks = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         B = len(next(iter({**noise, **(latents or {})}.values())))
-        y = cast(self.trainable_h, self.dtype).expand(B, -1, -1, -1)
+        y = self.trainable_h.expand(B, -1, -1, -1)
         aux: dict[str, Tensor] = {}
         for group, block in enumerate(self.blocks):
             arguments = (
@@ -136,28 +133,24 @@ class TopDown(nn.Module):
                 None if latents is None else _nchw(latents[f"z.{group}"]),
                 None if masks is None else rearrange(masks[group], "z -> 1 z 1 1"),
             )
-            y, found = (
-                recompute(block, *arguments, use_reentrant=False) if self.checkpoint else block(*arguments)
-            )
-            aux |= {f"{name}.{group}": value.permute(0, 2, 3, 1) for name, value in found.items()}
+            y, latent = call(block, *arguments, checkpoint=self.checkpoint)
+            aux |= {f"{name}.{group}": value.permute(0, 2, 3, 1) for name, value in latent.items()}
         return at_least_float32(self.output_conv(y)).permute(0, 2, 3, 1), aux
 
 
 class TopDownBlock(nn.Module):
     """One latent group: prior, posterior if there is a skip connection, and what latents add to features."""
 
-    def __init__(self, block: DownBlock, options: Model, dtype: torch.dtype | None) -> None:
+    def __init__(self, block: DownBlock, options: Model) -> None:
         super().__init__()
         width, stride = block.channels, block.unpool_stride
-        self.unpool = (
-            Unpool(block.in_channels, width, stride, block.resolution, dtype) if stride > 1 else None
-        )
-        self.prior_net = ResidualCell(block.prior_net, dtype)
-        self.posterior_net = ResidualCell(block.posterior_net, dtype)
-        self.prior_layer = GaussianLayer(width, block.variates, options, dtype)
-        self.posterior_layer = GaussianLayer(width, block.variates, options, dtype)
-        self.z_projection = Conv2d(block.variates, width, dtype=dtype)
-        self.cells = nn.ModuleList(ResidualCell(cell, dtype) for cell in block.cells)
+        self.unpool = Unpool(block.in_channels, width, stride, block.resolution) if stride > 1 else None
+        self.prior_net = ResidualCell(block.prior_net)
+        self.posterior_net = ResidualCell(block.posterior_net)
+        self.prior_layer = convolution(width, 2 * block.variates, (1, 1))
+        self.posterior_layer = convolution(width, 2 * block.variates, (1, 1))
+        self.z_projection = convolution(block.variates, width, (1, 1))
+        self.cells = nn.ModuleList(ResidualCell(cell) for cell in block.cells)
         self.options = options
 
     def forward(
@@ -176,24 +169,24 @@ class TopDownBlock(nn.Module):
         """
         y = y if self.unpool is None else self.unpool(y)
         residual, features = self.prior_net(y).chunk(2, 1)
-        prior = self.prior_layer(features)
-        found = {"prior_mean": prior.mean, "prior_scale": prior.scale}
+        prior = gaussian(self.prior_layer(features), self.options)
+        aux = {"prior_mean": prior.mean, "prior_scale": prior.scale}
         z = latent
         if skip is not None:
             posterior = self._posterior(y, skip, prior)
-            found |= {"posterior_mean": posterior.mean, "posterior_scale": posterior.scale}
+            aux |= {"posterior_mean": posterior.mean, "posterior_scale": posterior.scale}
             z = draw(posterior, posterior_noise, self.options)
         if z is None or mask is not None:
             from_prior = draw(prior, prior_noise, self.options, 1.0 if temperature is None else temperature)
             z = from_prior if z is None else mask * z + (1 - mask) * from_prior
-        y = y + residual + self.z_projection(cast(z, y.dtype))
+        y = y + residual + self.z_projection(z.to(y.dtype))
         for cell in self.cells:
             y = cell(y)
-        return y, {**found, "z": z}
+        return y, {**aux, "z": z}
 
     def _posterior(self, y: Tensor, skip: Tensor, prior: Gaussian) -> Gaussian:
-        features = self.posterior_net(torch.cat([y, skip], 1))
-        return self.posterior_layer(features, prior if self.options.use_residual_distribution else None)
+        statistics = self.posterior_layer(self.posterior_net(torch.cat([y, skip], 1)))
+        return gaussian(statistics, self.options, prior if self.options.use_residual_distribution else None)
 
 
 def _nchw(x: Tensor | None) -> Tensor | None:

@@ -10,37 +10,32 @@ from torch import Tensor, nn
 
 from dioscuri.families.sundae.plan import EPS, FEED_FORWARD, DenoiserPlan, Level, Stack, angles
 from torch_impl.layers.attention import attend, split_heads
-from torch_impl.layers.dense import Dense
-from torch_impl.layers.norms import LayerNorm
 from torch_impl.layers.rotary import rotate
 from torch_impl.layers.stack import apply_layers
 
-Dtype = torch.dtype | None
 Aux = dict[str, Tensor]
 
 
 class HourglassLevel(nn.Module):
     """Layers before, inside and behind a coarser grid: (B, L, C) -> (B, L, C)."""
 
-    def __init__(
-        self, plan: DenoiserPlan, level: Level, dtype: Dtype, *, checkpoint: bool, outermost: bool
-    ) -> None:
+    def __init__(self, plan: DenoiserPlan, level: Level, *, checkpoint: bool, outermost: bool) -> None:
         super().__init__()
         options, d, s = plan.options, plan.options.dim, level.factor**2
         linear, resampling = options.updown_sample_type == "linear", options.attn_resampling
-        make = {"plan": plan, "dtype": dtype, "checkpoint": checkpoint}
+        make = {"plan": plan, "checkpoint": checkpoint}
         self.pre_transformer = HourglassStack(stack=level.before, **make)
-        self.downsample = nn.ModuleDict({"proj": Dense(d * s, d, bias=True, dtype=dtype)} if linear else {})
+        self.downsample = nn.ModuleDict({"proj": nn.Linear(d * s, d)} if linear else {})
         self.attn_resampling_pre_valley = HourglassStack(stack=None, **make) if resampling else None
         self.valley_transformer = build_body(**make, body=level.inside, outermost=False)
         self.attn_resampling_post_valley = HourglassStack(stack=None, **make) if resampling else None
-        self.upsample = nn.ModuleDict({"proj": Dense(d, d * s, bias=True, dtype=dtype)} if linear else {})
+        self.upsample = nn.ModuleDict({"proj": nn.Linear(d, d * s)} if linear else {})
         self.post_transformer = HourglassStack(stack=level.behind, **make)
-        self.norm_out = LayerNorm(d, EPS, bias=True) if outermost else None
+        self.norm_out = nn.LayerNorm(d, EPS) if outermost else None
         self.level, self.legacy = level, options.legacy_positions
 
     def forward(self, x: Tensor) -> tuple[Tensor, Aux]:
-        """Intermediates are named by the part they come from."""
+        """Intermediates are named by the module they come from."""
         x = self.pre_transformer(x)[0]
         z = self._coarser(x)
         aux = {"pre_transformer": x, "downsample": z}
@@ -49,8 +44,8 @@ class HourglassLevel(nn.Module):
             z = self.attn_resampling_pre_valley.resample(single, self._groups(x))
             aux["attn_resampling_pre_valley"] = z
             z = rearrange(z, "(b n) 1 c -> b n c", b=len(x))
-        v, found = self.valley_transformer(z)
-        aux |= {f"valley_transformer.{name}": value for name, value in found.items()}
+        v, intermediates = self.valley_transformer(z)
+        aux |= {f"valley_transformer.{name}": value for name, value in intermediates.items()}
         aux["valley_transformer"] = v
         fine = self._finer(v)
         aux["upsample"] = fine
@@ -103,15 +98,14 @@ class HourglassStack(nn.Module):
         self,
         plan: DenoiserPlan,
         stack: Stack | None,
-        dtype: Dtype,
         *,
         checkpoint: bool,
         outermost: bool = False,
     ) -> None:
         super().__init__()
         depth = 1 if stack is None else stack.depth
-        self.layers = nn.ModuleList(HourglassLayer(plan, dtype) for _ in range(depth))
-        self.norm = LayerNorm(plan.options.dim, EPS, bias=True) if outermost else None
+        self.layers = nn.ModuleList(HourglassLayer(plan) for _ in range(depth))
+        self.norm = nn.LayerNorm(plan.options.dim, EPS) if outermost else None
         turns = stack is not None and stack.max_frequency > 0
         self.angles = torch.from_numpy(angles(stack, plan.options)) if stack is not None and turns else None
         self.checkpoint = checkpoint
@@ -122,8 +116,8 @@ class HourglassStack(nn.Module):
         if self.angles is not None:
             dtype = torch.promote_types(x.dtype, torch.float32)
             cos, sin = (f(self.angles).to(x.device, dtype) for f in (torch.cos, torch.sin))
-        own = [()] * len(self.layers)
-        x, _ = apply_layers(self.layers, x, (None, cos, sin), own, checkpoint=self.checkpoint)
+        each = [()] * len(self.layers)
+        x, _ = apply_layers(self.layers, x, (None, cos, sin), each, checkpoint=self.checkpoint)
         return (x if self.norm is None else self.norm(x)), {}
 
     def resample(self, x: Tensor, context: Tensor) -> Tensor:
@@ -134,8 +128,8 @@ class HourglassStack(nn.Module):
 class HourglassLayer(nn.ModuleDict):
     """x + attention(norm), x + feed-forward(norm), named 0 and 1."""
 
-    def __init__(self, plan: DenoiserPlan, dtype: Dtype) -> None:
-        super().__init__({"0": NormedAttention(plan, dtype), "1": NormedFeedForward(plan.options.dim, dtype)})
+    def __init__(self, plan: DenoiserPlan) -> None:
+        super().__init__({"0": NormedAttention(plan), "1": NormedFeedForward(plan.options.dim)})
 
     def forward(
         self, x: Tensor, context: Tensor | None, cos: Tensor | None, sin: Tensor | None
@@ -148,15 +142,15 @@ class HourglassLayer(nn.ModuleDict):
 class NormedAttention(nn.Module):
     """Attention of the normed x to itself or to a context: (B, L, C) -> (B, L or 1, C)."""
 
-    def __init__(self, plan: DenoiserPlan, dtype: Dtype) -> None:
+    def __init__(self, plan: DenoiserPlan) -> None:
         super().__init__()
         d, inner = plan.options.dim, plan.attention_width
-        self.norm = LayerNorm(d, EPS, bias=True)
+        self.norm = nn.LayerNorm(d, EPS)
         self.fn = nn.ModuleDict(
             {
-                "to_q": Dense(d, inner, dtype=dtype),
-                "to_kv": Dense(d, 2 * inner, dtype=dtype),
-                "to_out": Dense(inner, d, bias=True, dtype=dtype),
+                "to_q": nn.Linear(d, inner, bias=False),
+                "to_kv": nn.Linear(d, 2 * inner, bias=False),
+                "to_out": nn.Linear(inner, d),
             }
         )
         self.heads = plan.options.nb_heads
@@ -176,13 +170,13 @@ class NormedAttention(nn.Module):
 class NormedFeedForward(nn.Module):
     """Norm, dense layer, GELU, dense layer: (..., C) -> (..., C)."""
 
-    def __init__(self, width: int, dtype: Dtype) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
-        self.norm = LayerNorm(width, EPS, bias=True)
+        self.norm = nn.LayerNorm(width, EPS)
         self.fn = nn.ModuleDict(
             {
-                "0": Dense(width, FEED_FORWARD * width, bias=True, dtype=dtype),
-                "3": Dense(FEED_FORWARD * width, width, bias=True, dtype=dtype),
+                "0": nn.Linear(width, FEED_FORWARD * width),
+                "3": nn.Linear(FEED_FORWARD * width, width),
             }
         )
 
@@ -190,10 +184,8 @@ class NormedFeedForward(nn.Module):
         return self.fn["3"](nn.functional.gelu(self.fn["0"](self.norm(x))))
 
 
-def build_body(
-    plan: DenoiserPlan, body: Stack | Level, dtype: Dtype, *, checkpoint: bool, outermost: bool
-) -> nn.Module:
+def build_body(plan: DenoiserPlan, body: Stack | Level, *, checkpoint: bool, outermost: bool) -> nn.Module:
     """A level, or layers on one grid; the outermost one ends with a norm."""
     if isinstance(body, Stack):
-        return HourglassStack(plan, body, dtype, checkpoint=checkpoint, outermost=outermost)
-    return HourglassLevel(plan, body, dtype, checkpoint=checkpoint, outermost=outermost)
+        return HourglassStack(plan, body, checkpoint=checkpoint, outermost=outermost)
+    return HourglassLevel(plan, body, checkpoint=checkpoint, outermost=outermost)

@@ -12,13 +12,14 @@ from torch import Tensor, nn
 
 from dioscuri.families.maskgit.plan import TransformerPlan
 from torch_impl.layers.attention import attend, split_heads
-from torch_impl.layers.dense import Dense, Embedding
-from torch_impl.layers.dropout import Tensors, part
+from torch_impl.layers.dense import Logits
+from torch_impl.layers.dropout import Dropout
 from torch_impl.layers.feed_forward import GEGLU
+from torch_impl.layers.named import Tensors, below
 from torch_impl.layers.norms import GammaLayerNorm, unit
-from torch_impl.layers.precision import at_least_float32, cast
+from torch_impl.layers.precision import at_least_float32
 from torch_impl.layers.stack import apply_layers
-from torch_impl.models.maskgit import Dtype, is_prepared, read_logits, self_condition_layer, self_conditioned
+from torch_impl.models.maskgit import is_prepared, read_logits, self_condition_layer, self_conditioned
 from torch_impl.pretrained import Pretrained
 
 SCALE = 8
@@ -26,28 +27,26 @@ SCALE = 8
 
 
 class LucidrainsTransformer(Pretrained, nn.Module):
-    """The network. `dtype` is that of the arithmetic, None: as the parameters.
+    """The network. It computes in its parameters' dtype.
 
     `checkpoint` recomputes every layer in the backward pass to save memory.
     """
 
-    def __init__(self, plan: TransformerPlan, *, dtype: Dtype = None, checkpoint: bool = False) -> None:
+    def __init__(self, plan: TransformerPlan, *, checkpoint: bool = False) -> None:
         super().__init__()
         options, C, E = plan.options, plan.options.hidden_size, plan.options.encoder_hidden_size
-        self.token_emb = Embedding(plan.vocab_size, C, dtype=dtype)
-        self.pos_emb = Embedding(plan.positions, C, dtype=dtype)
-        self.self_cond_to_init_embed = self_condition_layer(plan, dtype)
+        self.token_emb = nn.Embedding(plan.vocab_size, C)
+        self.pos_emb = nn.Embedding(plan.positions, C)
+        self.self_cond_to_init_embed = self_condition_layer(plan)
         self.transformer_blocks = nn.ModuleDict(
             {
-                "layers": nn.ModuleList(
-                    LucidrainsLayer(plan, dtype) for _ in range(options.num_hidden_layers)
-                ),
+                "layers": nn.ModuleList(LucidrainsLayer(plan) for _ in range(options.num_hidden_layers)),
                 "norm": GammaLayerNorm(C, plan.eps),
             }
         )
-        self.text_embed_proj = Dense(E, C, dtype=dtype) if E != C else None
-        self.to_logits = Dense(C, plan.outputs, dtype=dtype)
-        self.plan, self.dtype, self.checkpoint = plan, dtype, checkpoint
+        self.text_embed_proj = nn.Linear(E, C, bias=False) if E != C else None
+        self.to_logits = Logits(C, plan.outputs, bias=False)
+        self.plan, self.checkpoint = plan, checkpoint
 
     def prepare(self, condition: Tensors) -> dict[str, Tensor]:
         """Every layer's keys and values of the text, null token first, and their mask. Without text nothing,
@@ -57,8 +56,8 @@ class LucidrainsTransformer(Pretrained, nn.Module):
         context, mask = self._context(condition)
         prepared = {**condition, "prepared.mask": F.pad(mask, (1, 0), value=True)}
         for i, layer in enumerate(self.transformer_blocks["layers"]):
-            found = layer["1"].prepare(context)
-            prepared |= {f"prepared.layers.{i}.{name}": value for name, value in found.items()}
+            states = layer["1"].prepare(context)
+            prepared |= {f"prepared.layers.{i}.{name}": value for name, value in states.items()}
         return prepared
 
     def forward(
@@ -77,16 +76,18 @@ class LucidrainsTransformer(Pretrained, nn.Module):
         self, ids: Tensor, condition: Tensors, noise: Tensors | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Normed states (B, L, C) of codes."""
-        uniforms, blocks = part(noise, "dropout.transformer_blocks"), self.transformer_blocks
-        x = self.token_emb(ids) + rearrange(self.pos_emb.first(ids.shape[1]), "l c -> 1 l c")
+        uniforms, blocks = below(noise, "dropout.transformer_blocks"), self.transformer_blocks
+        x = self.token_emb(ids) + rearrange(self.pos_emb.weight[: ids.shape[1]], "l c -> 1 l c")
         x = self_conditioned(x, self.self_cond_to_init_embed, condition, self.plan)
         empty = x.new_zeros(len(x), 0, self.plan.options.encoder_hidden_size)
-        states = part(self.prepare({"text": empty, **condition}), "prepared")
+        states = below(self.prepare({"text": empty, **condition}), "prepared")
         aux = {"hs_embed": x}
         names = [f"layers.{i}" for i in range(len(blocks["layers"]))]
-        own = [(part(states, name), part(uniforms, name)) for name in names]
-        x, found = apply_layers(blocks["layers"], x, (states["mask"],), own, checkpoint=self.checkpoint)
-        aux |= {f"hs_layer{i}": value for i, value in enumerate(found)}
+        each = [(below(states, name), below(uniforms, name)) for name in names]
+        x, intermediates = apply_layers(
+            blocks["layers"], x, (states["mask"],), each, checkpoint=self.checkpoint
+        )
+        aux |= {f"hs_layer{i}": value for i, value in enumerate(intermediates)}
         x = blocks["norm"](x)
         return x, {**aux, "embed": x}
 
@@ -101,27 +102,25 @@ class LucidrainsTransformer(Pretrained, nn.Module):
         mask = mask & condition["text_mask"] if "text_mask" in condition else mask
         if "text_keep" in condition:
             mask = mask & rearrange(condition["text_keep"].bool(), "b -> b 1")
-        text = cast(text, self.dtype)
+        text = text.to(self.token_emb.weight.dtype)
         context = text if self.text_embed_proj is None else self.text_embed_proj(text)
         if "low_res" not in condition:
             return context, mask
         tokens = self.token_emb(condition["low_res"])
-        context = torch.cat([context, tokens.to(context.dtype)], 1)
+        context = torch.cat([context, tokens], 1)
         return context, torch.cat([mask, torch.ones_like(condition["low_res"], dtype=torch.bool)], 1)
 
 
 class LucidrainsLayer(nn.ModuleDict):
     """Self-attention, cross-attention and feed-forward layer, named 0, 1 and 2."""
 
-    def __init__(self, plan: TransformerPlan, dtype: Dtype) -> None:
+    def __init__(self, plan: TransformerPlan) -> None:
         options = plan.options
         super().__init__(
             {
-                "0": CosineAttention(plan, dtype),
-                "1": CosineAttention(plan, dtype),
-                "2": GEGLU(
-                    options.hidden_size, plan.inner, plan.eps, rate=options.hidden_dropout, dtype=dtype
-                ),
+                "0": CosineAttention(plan),
+                "1": CosineAttention(plan),
+                "2": GEGLU(options.hidden_size, plan.inner, plan.eps, rate=options.hidden_dropout),
             }
         )
 
@@ -136,22 +135,23 @@ class LucidrainsLayer(nn.ModuleDict):
 class CosineAttention(nn.Module):
     """Attention by cosines, to a null token too: (B, L, C) -> (B, L, C)."""
 
-    def __init__(self, plan: TransformerPlan, dtype: Dtype) -> None:
+    def __init__(self, plan: TransformerPlan) -> None:
         super().__init__()
         C, N, K = plan.options.hidden_size, plan.options.num_attention_heads, plan.head_dim
         self.null_kv = nn.Parameter(torch.zeros(2, N, 1, K))
         self.q_scale = nn.Parameter(torch.zeros(K))
         self.k_scale = nn.Parameter(torch.zeros(K))
         self.norm = GammaLayerNorm(C, plan.eps)
-        self.to_q = Dense(C, N * K, dtype=dtype)
-        self.to_kv = Dense(C, 2 * N * K, dtype=dtype)
-        self.to_out = Dense(N * K, C, dtype=dtype)
-        self.heads, self.rate = N, plan.options.attention_dropout
+        self.to_q = nn.Linear(C, N * K, bias=False)
+        self.to_kv = nn.Linear(C, 2 * N * K, bias=False)
+        self.to_out = nn.Linear(N * K, C, bias=False)
+        self.dropout = Dropout(plan.options.attention_dropout)
+        self.heads = N
 
     def prepare(self, context: Tensor) -> dict[str, Tensor]:
         """Keys and values (B, 1 + S, N, K) of a context (B, S, C), the null token's first."""
         key, value = (split_heads(y, self.heads) for y in self.to_kv(context).chunk(2, -1))
-        null = repeat(self.null_kv.to(key.dtype), "two n 1 k -> two b 1 n k", b=len(context))
+        null = repeat(self.null_kv, "two n 1 k -> two b 1 n k", b=len(context))
         key, value = torch.cat([null[0], key], 1), torch.cat([null[1], value], 1)
         return {"key": _scaled(key, self.k_scale), "value": value}
 
@@ -167,7 +167,8 @@ class CosineAttention(nn.Module):
         prepared = self.prepare(x) if prepared is None else prepared
         query = _scaled(split_heads(self.to_q(x), self.heads), self.q_scale)
         key, value = prepared["key"], prepared["value"]
-        return self.to_out(attend(query, key, value, mask=mask, scale=SCALE, rate=self.rate, noise=noise))
+        y = attend(query, key, value, mask=mask, scale=SCALE, dropout=self.dropout, noise=noise)
+        return self.to_out(y)
 
 
 def _scaled(x: Tensor, scale: Tensor) -> Tensor:

@@ -26,55 +26,54 @@ from torch import Tensor, nn
 
 from dioscuri.families.maskgit.plan import TransformerPlan
 from torch_impl.layers.attention import Attention
-from torch_impl.layers.dense import Dense, Embedding
-from torch_impl.layers.dropout import Tensors, dropout, part
+from torch_impl.layers.dense import Logits, PointwiseDense
+from torch_impl.layers.dropout import Dropout
 from torch_impl.layers.feed_forward import GEGLU
+from torch_impl.layers.named import Tensors, below
 from torch_impl.layers.norms import make_norm, modulated
-from torch_impl.layers.precision import at_least_float32, cast
+from torch_impl.layers.precision import at_least_float32, weights_dtype
 from torch_impl.layers.stack import apply_layers
 from torch_impl.pretrained import Pretrained
 
-Dtype = torch.dtype | None
-
 
 class MaskGitTransformer(Pretrained, nn.Module):
-    """The network. `dtype` is that of the arithmetic, None: as the parameters.
+    """The network. It computes in its parameters' dtype.
 
     `checkpoint` recomputes every layer in the backward pass to save memory.
     """
 
-    def __init__(self, plan: TransformerPlan, *, dtype: Dtype = None, checkpoint: bool = False) -> None:
+    def __init__(self, plan: TransformerPlan, *, checkpoint: bool = False) -> None:
         super().__init__()
         options, C = plan.options, plan.options.hidden_size
         projected = options.add_cross_attention and options.project_encoder_hidden_states
-        self.embed = (ConvEmbed if options.use_conv_in_out else Embed)(plan, dtype)
-        self.self_cond_to_init_embed = self_condition_layer(plan, dtype)
+        self.embed = (ConvEmbed if options.use_conv_in_out else Embed)(plan)
+        self.self_cond_to_init_embed = self_condition_layer(plan)
         self.encoder_proj = (
-            Dense(options.encoder_hidden_size, C, bias=options.use_bias, dtype=dtype) if projected else None
+            nn.Linear(options.encoder_hidden_size, C, bias=options.use_bias) if projected else None
         )
         self.encoder_proj_layer_norm = plan_norm(plan, C) if projected else None
         self.transformer_layers = nn.ModuleList(
-            TransformerLayer(plan, dtype) for _ in range(options.num_hidden_layers)
+            TransformerLayer(plan) for _ in range(options.num_hidden_layers)
         )
         self.encoder_layer_norm = plan_norm(plan, C) if options.use_encoder_layernorm else None
         head = ConvMlmLayer if options.use_conv_in_out else MlmLayer
         has_head = options.use_mlm_layer or options.use_conv_in_out
-        self.mlm_layer = head(plan, dtype) if has_head else None
-        self.to_logits = None if has_head else Dense(C, plan.outputs, bias=options.use_bias, dtype=dtype)
-        self.plan, self.dtype, self.checkpoint = plan, dtype, checkpoint
+        self.mlm_layer = head(plan) if has_head else None
+        self.to_logits = None if has_head else Logits(C, plan.outputs, bias=options.use_bias)
+        self.plan, self.checkpoint = plan, checkpoint
 
     def prepare(self, condition: Tensors) -> dict[str, Tensor]:
         """Projected text, and every layer's keys and values of it."""
         if not self.plan.options.add_cross_attention or is_prepared(condition):
             return dict(condition)
-        context = cast(condition["text"], self.dtype)
+        context = condition["text"].to(weights_dtype(self))
         if self.encoder_proj is not None and self.encoder_proj_layer_norm is not None:
             context = self.encoder_proj_layer_norm(self.encoder_proj(context))
-        context = kept(context, condition)
+        context = undropped(context, condition)
         prepared = dict(condition)
         for i, layer in enumerate(self.transformer_layers):
-            found = layer.crossattention.prepare(context)
-            prepared |= {f"prepared.transformer_layers.{i}.{name}": value for name, value in found.items()}
+            states = layer.crossattention.prepare(context)
+            prepared |= {f"prepared.transformer_layers.{i}.{name}": value for name, value in states.items()}
         return prepared
 
     def forward(
@@ -95,15 +94,15 @@ class MaskGitTransformer(Pretrained, nn.Module):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Normed states (B, L, C) of codes, or with `use_conv_in_out` embeddings of them, behind that of the
         class token."""
-        plan, states, uniforms = self.plan, self.prepare(condition), part(noise, "dropout")
+        plan, states, uniforms = self.plan, self.prepare(condition), below(noise, "dropout")
         x = self.embed(with_class_token(ids, condition, plan), uniforms.get("embed"))
         x = self_conditioned(x, self.self_cond_to_init_embed, condition, plan)
         aux = {"hs_embed": x}
         names = [f"transformer_layers.{i}" for i in range(len(self.transformer_layers))]
-        own = [(part(states, f"prepared.{name}"), part(uniforms, name)) for name in names]
+        each = [(below(states, f"prepared.{name}"), below(uniforms, name)) for name in names]
         shared = (condition.get("text_mask"),)
-        x, found = apply_layers(self.transformer_layers, x, shared, own, checkpoint=self.checkpoint)
-        aux |= {f"hs_layer{i}": value for i, value in enumerate(found)}
+        x, intermediates = apply_layers(self.transformer_layers, x, shared, each, checkpoint=self.checkpoint)
+        aux |= {f"hs_layer{i}": value for i, value in enumerate(intermediates)}
         x = x if self.encoder_layer_norm is None else self.encoder_layer_norm(x)
         aux["embed"] = x[:, int(plan.class_token) :]
         return self.mlm_layer.unfolded(x) if isinstance(self.mlm_layer, ConvMlmLayer) else x, aux
@@ -116,18 +115,18 @@ class MaskGitTransformer(Pretrained, nn.Module):
 class TransformerLayer(nn.Module):
     """Self-attention, cross-attention where there is text, feed-forward."""
 
-    def __init__(self, plan: TransformerPlan, dtype: Dtype) -> None:
+    def __init__(self, plan: TransformerPlan) -> None:
         super().__init__()
         options, C = plan.options, plan.options.hidden_size
         context = C if options.project_encoder_hidden_states else options.encoder_hidden_size
         crossed, extra = options.add_cross_attention, options.use_normformer
         self.attn_layer_norm = plan_norm(plan, C)
-        self.attention = plan_attention(plan, dtype)
+        self.attention = plan_attention(plan)
         self.post_attn_layer_norm = plan_norm(plan, C) if extra else None
         self.crossattn_layer_norm = plan_norm(plan, C) if crossed else None
-        self.crossattention = plan_attention(plan, dtype, context) if crossed else None
+        self.crossattention = plan_attention(plan, context) if crossed else None
         self.post_crossattn_layer_norm = plan_norm(plan, C) if crossed and extra else None
-        self.ffn = FeedForward(plan, dtype)
+        self.ffn = FeedForward(plan)
 
     def forward(
         self, x: Tensor, mask: Tensor | None, prepared: Tensors, noise: Tensors
@@ -146,17 +145,17 @@ class TransformerLayer(nn.Module):
 class FeedForward(nn.Module):
     """wo(gelu(wi_0 h) * wi_1 h), h a norm of x, adaptive with uvit: (B, L, C) -> (B, L, C)."""
 
-    def __init__(self, plan: TransformerPlan, dtype: Dtype) -> None:
+    def __init__(self, plan: TransformerPlan) -> None:
         super().__init__()
         options, C, inner = plan.options, plan.options.hidden_size, plan.inner
         extra = options.use_normformer and options.architecture == "maskgit"
         self.pre_mlp_layer_norm = plan_norm(plan, C, layer_norm=options.legacy_mlp_layernorm)
-        self.adaLN_modulation = Modulation(plan, C, dtype) if plan.cond_inputs else None
-        self.wi_0 = Dense(C, inner, bias=options.use_bias, dtype=dtype)
-        self.wi_1 = Dense(C, inner, bias=options.use_bias, dtype=dtype)
+        self.adaLN_modulation = Modulation(plan, C) if plan.cond_inputs else None
+        self.wi_0 = nn.Linear(C, inner, bias=options.use_bias)
+        self.wi_1 = nn.Linear(C, inner, bias=options.use_bias)
         self.mid_mlp_layer_norm = plan_norm(plan, inner) if extra else None
-        self.wo = Dense(inner, C, bias=options.use_bias, dtype=dtype)
-        self.rate = options.hidden_dropout
+        self.wo = nn.Linear(inner, C, bias=options.use_bias)
+        self.dropout = Dropout(options.hidden_dropout)
 
     def forward(self, x: Tensor, modulation: Tensor | None = None, noise: Tensor | None = None) -> Tensor:
         """`modulation` (B, 2 C) is that of the adaptive norm; `noise` (B, L, inner) is uniform, for
@@ -164,36 +163,34 @@ class FeedForward(nn.Module):
         h = adapted(self.pre_mlp_layer_norm(x), modulation)
         h = F.gelu(self.wi_0(h)) * self.wi_1(h)
         h = h if self.mid_mlp_layer_norm is None else self.mid_mlp_layer_norm(h)
-        return self.wo(dropout(h, noise, self.rate))
+        return self.wo(self.dropout(h, noise))
 
 
 class Embed(nn.Module):
     """Embeddings of tokens and positions: ids (B, L) -> (B, L, C)."""
 
-    def __init__(self, plan: TransformerPlan, dtype: Dtype) -> None:
+    def __init__(self, plan: TransformerPlan) -> None:
         super().__init__()
         C = plan.options.hidden_size
-        self.word_embeddings = Embedding(plan.vocab_size, C, dtype=dtype)
-        self.position_embeddings = Embedding(plan.positions, C, dtype=dtype)
-        self.rate = plan.options.hidden_dropout
+        self.word_embeddings = nn.Embedding(plan.vocab_size, C)
+        self.position_embeddings = nn.Embedding(plan.positions, C)
+        self.dropout = Dropout(plan.options.hidden_dropout)
 
     def forward(self, ids: Tensor, noise: Tensor | None) -> Tensor:
-        positions = rearrange(self.position_embeddings.first(ids.shape[1]), "l c -> 1 l c")
-        return dropout(self.word_embeddings(ids) + positions, noise, self.rate)
+        positions = rearrange(self.position_embeddings.weight[: ids.shape[1]], "l c -> 1 l c")
+        return self.dropout(self.word_embeddings(ids) + positions, noise)
 
 
 class ConvEmbed(nn.Module):
     """A token for each patch of codes: ids (B, L) -> (B, L / p^2, C). Without dropout."""
 
-    def __init__(self, plan: TransformerPlan, dtype: Dtype) -> None:
+    def __init__(self, plan: TransformerPlan) -> None:
         super().__init__()
         options, E, patch = plan.options, plan.options.embedding_size, plan.options.patch_size
-        self.embeddings = Embedding(plan.vocab_size, E, dtype=dtype)
+        self.embeddings = nn.Embedding(plan.vocab_size, E)
         self.layer_norm = plan_norm(plan, E)
-        self.conv = Dense(
-            E * patch**2, options.hidden_size, bias=options.use_bias, pointwise=True, dtype=dtype
-        )
-        self.position_embeddings = Embedding(plan.positions, options.hidden_size, dtype=dtype)
+        self.conv = PointwiseDense(E * patch**2, options.hidden_size, bias=options.use_bias)
+        self.position_embeddings = nn.Embedding(plan.positions, options.hidden_size)
         self.grid, self.patch = plan.grid, patch
 
     def forward(self, ids: Tensor, noise: Tensor | None) -> Tensor:  # noqa: ARG002 - as Embed's
@@ -201,18 +198,18 @@ class ConvEmbed(nn.Module):
         height = self.grid // self.patch
         x = rearrange(x, "b (h s w t) c -> b (h w) (c s t)", h=height, s=self.patch, t=self.patch)
         x = self.conv(x)
-        return x + rearrange(self.position_embeddings.first(x.shape[1]), "l c -> 1 l c")
+        return x + rearrange(self.position_embeddings.weight[: x.shape[1]], "l c -> 1 l c")
 
 
 class MlmLayer(nn.Module):
     """Dense layer, GELU, norm, logits, of which the first can be asked for: (B, L, C) -> (B, L, outputs)."""
 
-    def __init__(self, plan: TransformerPlan, dtype: Dtype) -> None:
+    def __init__(self, plan: TransformerPlan) -> None:
         super().__init__()
         options, C = plan.options, plan.options.hidden_size
-        self.mlm_dense = Dense(C, C, bias=options.use_bias, dtype=dtype)
+        self.mlm_dense = nn.Linear(C, C, bias=options.use_bias)
         self.mlm_ln = plan_norm(plan, C) if options.use_mlm_layernorm else None
-        self.to_logits = Dense(C, plan.outputs, bias=options.use_bias, dtype=dtype)
+        self.to_logits = Logits(C, plan.outputs, bias=options.use_bias)
 
     def forward(self, x: Tensor, outputs: int | None = None) -> Tensor:
         y = F.gelu(self.mlm_dense(x))
@@ -222,13 +219,13 @@ class MlmLayer(nn.Module):
 class ConvMlmLayer(nn.Module):
     """Logits of embeddings of codes, (B, L, E) -> (B, L, outputs), which `unfolded` takes out of patches."""
 
-    def __init__(self, plan: TransformerPlan, dtype: Dtype) -> None:
+    def __init__(self, plan: TransformerPlan) -> None:
         super().__init__()
         options, C = plan.options, plan.options.hidden_size
         E, bias, self.patch = options.embedding_size, options.use_bias, options.patch_size
-        self.conv1 = Dense(C, E * self.patch**2, bias=bias, pointwise=True, dtype=dtype)
+        self.conv1 = PointwiseDense(C, E * self.patch**2, bias=bias)
         self.layer_norm = nn.ModuleDict({"norm": plan_norm(plan, E)})
-        self.conv2 = Dense(E, plan.outputs, bias=bias, pointwise=True, dtype=dtype)
+        self.conv2 = PointwiseDense(E, plan.outputs, bias=bias)
         self.side = plan.grid // self.patch
 
     def unfolded(self, x: Tensor) -> Tensor:
@@ -243,10 +240,10 @@ class ConvMlmLayer(nn.Module):
 class Modulation(nn.Module):
     """Factor and summand of an adaptive norm: (B, C) -> (B, 2 width)."""
 
-    def __init__(self, plan: TransformerPlan, width: int, dtype: Dtype) -> None:
+    def __init__(self, plan: TransformerPlan, width: int) -> None:
         super().__init__()
         options = plan.options
-        self.mapper = Dense(options.hidden_size, 2 * width, bias=options.use_bias, dtype=dtype)
+        self.mapper = nn.Linear(options.hidden_size, 2 * width, bias=options.use_bias)
 
     def forward(self, condition: Tensor) -> Tensor:
         return self.mapper(F.silu(condition))
@@ -260,7 +257,7 @@ def plan_norm(plan: TransformerPlan, width: int, *, layer_norm: bool = False) ->
     return make_norm(kind, width, plan.eps, scale=scale, bias=options.use_bias)
 
 
-def plan_attention(plan: TransformerPlan, dtype: Dtype, context_width: int | None = None) -> Attention:
+def plan_attention(plan: TransformerPlan, context_width: int | None = None) -> Attention:
     """Attention of the transformer's width."""
     options = plan.options
     return Attention(
@@ -269,7 +266,6 @@ def plan_attention(plan: TransformerPlan, dtype: Dtype, context_width: int | Non
         context_width=context_width,
         bias=options.use_bias,
         rate=options.attention_dropout,
-        dtype=dtype,
     )
 
 
@@ -300,7 +296,7 @@ def is_prepared(condition: Tensors) -> bool:
     return any(name.startswith("prepared.") for name in condition)
 
 
-def kept(context: Tensor, condition: Tensors) -> Tensor:
+def undropped(context: Tensor, condition: Tensors) -> Tensor:
     """Text states (B, S, C), zero in rows whose `text_keep` is 0 or False."""
     if "text_keep" not in condition:
         return context
@@ -316,11 +312,11 @@ def with_class_token(ids: Tensor, condition: Tensors, plan: TransformerPlan) -> 
     return torch.cat([rearrange(token, "b -> b 1"), ids], 1)
 
 
-def self_condition_layer(plan: TransformerPlan, dtype: Dtype) -> GEGLU | None:
+def self_condition_layer(plan: TransformerPlan) -> GEGLU | None:
     """What maps the last pass's embedding to an input, where that is wanted."""
     if not plan.options.self_cond:
         return None
-    return GEGLU(plan.options.hidden_size, plan.self_cond_inner, 1e-5, dtype=dtype)
+    return GEGLU(plan.options.hidden_size, plan.self_cond_inner, 1e-5)
 
 
 def self_conditioned(x: Tensor, layer: GEGLU | None, condition: Tensors, plan: TransformerPlan) -> Tensor:

@@ -10,14 +10,14 @@ from collections.abc import Mapping, Sequence
 import torch
 from einops import rearrange
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint as recompute
 
 from dioscuri.families.metroplex.options import Model
 from dioscuri.families.metroplex.plan import MetroplexPlan
 from dioscuri.families.metroplex.sinusoids import sinusoids
-from torch_impl.layers.convolution import Conv
+from torch_impl.layers.convolution import convolution
 from torch_impl.layers.grids import enlarge, from_tokens, to_tokens
-from torch_impl.layers.precision import at_least_float32, cast
+from torch_impl.layers.precision import at_least_float32
+from torch_impl.layers.stack import call
 from torch_impl.models.metroplex_blocks import (
     DownAttention,
     DownConvolutions,
@@ -32,7 +32,7 @@ Masks = Sequence[Tensor] | None
 
 
 class Metroplex(Pretrained, nn.Module):
-    """The model. `dtype` is that of the network's arithmetic, None: as the input.
+    """The model. It computes in its parameters' dtype.
 
     `checkpoint` recomputes every block in the backward pass to save memory, with the same noise.
     """
@@ -42,12 +42,11 @@ class Metroplex(Pretrained, nn.Module):
         plan: MetroplexPlan,
         options: Model,
         *,
-        dtype: torch.dtype | None = None,
         checkpoint: bool = False,
     ) -> None:
         super().__init__()
-        self.bottom_up = BottomUp(plan, options, dtype, checkpoint)
-        self.top_down = TopDown(plan, options, dtype, checkpoint)
+        self.bottom_up = BottomUp(plan, options, checkpoint)
+        self.top_down = TopDown(plan, options, checkpoint)
 
     def forward(self, x: Tensor, noise: Tensors, masks: Masks = None) -> tuple[Tensor, dict[str, Tensor]]:
         """Encode and decode pictures (B, H, W, C), sounds or clips.
@@ -76,15 +75,13 @@ class Metroplex(Pretrained, nn.Module):
 class BottomUp(nn.Module):
     """Encoder: pictures (B, H, W, C) -> the activation (B, C, h, w) that each top-down block reads."""
 
-    def __init__(
-        self, plan: MetroplexPlan, options: Model, dtype: torch.dtype | None, checkpoint: bool
-    ) -> None:
+    def __init__(self, plan: MetroplexPlan, options: Model, checkpoint: bool) -> None:
         super().__init__()
-        self.input_conv = Conv(plan.channels * plan.patch_size, plan.width, plan.input_kernel, dtype)
+        self.input_conv = convolution(plan.channels * plan.patch_size, plan.width, plan.input_kernel)
         if plan.transformer:
-            blocks = [UpAttention(block, plan.gelu, dtype, gated=plan.gated) for block in plan.up]
+            blocks = [UpAttention(block, plan.gelu, gated=plan.gated) for block in plan.up]
         else:
-            blocks = [UpConvolutions(block, dtype) for block in plan.up]
+            blocks = [UpConvolutions(block) for block in plan.up]
         self.blocks = nn.ModuleList(blocks)
         self.plan, self.checkpoint = plan, checkpoint
         self.shift, self.scale = options.input_shift + 127.5, options.input_scale
@@ -92,12 +89,12 @@ class BottomUp(nn.Module):
     def forward(self, x: Tensor) -> list[Tensor]:
         plan = self.plan
         x = (x * 127.5 + self.shift) * self.scale
-        x = self.input_conv(to_tokens(x, plan.patch))
+        x = self.input_conv(to_tokens(x, plan.patch).to(self.input_conv.weight.dtype))
         if plan.encoding != "none":
             x = x + positions(plan, x)
         activations = {} if plan.transformer else {plan.finest: x}
         for index, block in enumerate(self.blocks):
-            x = recompute(block, x, use_reentrant=False) if self.checkpoint else block(x)
+            x = call(block, x, checkpoint=self.checkpoint)
             activations[index if plan.transformer else plan.up[index].out_resolution] = x
         return [activations[b.source if plan.transformer else b.resolution] for b in plan.down]
 
@@ -105,29 +102,25 @@ class BottomUp(nn.Module):
 class TopDown(nn.Module):
     """Decoder: latent groups from the coarsest to the finest, then the head."""
 
-    def __init__(
-        self, plan: MetroplexPlan, options: Model, dtype: torch.dtype | None, checkpoint: bool
-    ) -> None:
+    def __init__(self, plan: MetroplexPlan, options: Model, checkpoint: bool) -> None:
         super().__init__()
         shapes = {block.resolution: (1, block.channels, *block.grid) for block in plan.down}
         self.start = nn.ParameterDict(
             {str(side): nn.Parameter(torch.zeros(shapes[side])) for side in plan.start}
         )
         if plan.transformer:
-            blocks = [
-                DownAttention(block, options, plan.gelu, dtype, gated=plan.gated) for block in plan.down
-            ]
+            blocks = [DownAttention(block, options, plan.gelu, gated=plan.gated) for block in plan.down]
         else:
-            blocks = [DownConvolutions(block, options, dtype) for block in plan.down]
+            blocks = [DownConvolutions(block, options) for block in plan.down]
         self.blocks = nn.ModuleList(blocks)
         if plan.affine:
             self.gain = nn.Parameter(torch.ones(1, plan.top_width, *(1,) * plan.rank))
             self.bias = nn.Parameter(torch.zeros(1, plan.top_width, *(1,) * plan.rank))
         outputs = plan.head_channels * plan.patch_size
-        self.output_conv = Conv(plan.top_width, outputs, (1,) * plan.rank, dtype)
+        self.output_conv = convolution(plan.top_width, outputs, (1,) * plan.rank)
         if plan.shared_scale == "full":
             self.log_scale = nn.Parameter(torch.zeros(1))
-        self.plan, self.dtype, self.checkpoint = plan, dtype, checkpoint
+        self.plan, self.checkpoint = plan, checkpoint
 
     def forward(
         self,
@@ -141,7 +134,7 @@ class TopDown(nn.Module):
         states: dict[int, Tensor] = {}
         aux: dict[str, Tensor] = {}
         for group, (block, plan) in enumerate(zip(self.blocks, self.plan.down, strict=True)):
-            own = (
+            inputs = (
                 _nchw(noise.get(f"prior.{group}")),
                 _nchw(noise.get(f"posterior.{group}")),
                 None if temperatures is None else temperatures[group],
@@ -149,15 +142,13 @@ class TopDown(nn.Module):
                 None if masks is None else masks[group].reshape(1, -1, *(1,) * self.plan.rank),
             )
             x = self._state(states, group, given)
-            arguments = (x, None if activations is None else activations[group], own)
-            x, found = (
-                recompute(block, *arguments, use_reentrant=False) if self.checkpoint else block(*arguments)
-            )
+            arguments = (x, None if activations is None else activations[group], inputs)
+            x, intermediates = call(block, *arguments, checkpoint=self.checkpoint)
             states[plan.resolution] = x
-            aux |= {f"{name}.{group}": value.movedim(1, -1) for name, value in found.items()}
+            aux |= {f"{name}.{group}": value.movedim(1, -1) for name, value in intermediates.items()}
         features = states[self.plan.finest]
         if self.plan.affine:
-            features = features * cast(self.gain, self.dtype) + cast(self.bias, self.dtype)
+            features = features * self.gain + self.bias
         return self._head(features), {**aux, "features": at_least_float32(features).movedim(1, -1)}
 
     def _state(self, states: Mapping[int, Tensor], group: int, given: Tensor) -> Tensor:
@@ -166,11 +157,11 @@ class TopDown(nn.Module):
         side, channels, grid = block.resolution, block.channels, block.grid
         x = states.get(side)
         if x is None and side in plan.start:
-            x = cast(self.start[str(side)], self.dtype).expand(len(given), channels, *grid)
+            x = self.start[str(side)].expand(len(given), channels, *grid)
             if plan.encoding == "start":
                 x = x + positions(plan, x)
         elif x is None:
-            x = torch.zeros(len(given), channels, *grid, dtype=self.dtype or given.dtype, device=given.device)
+            x = self.output_conv.weight.new_zeros(len(given), channels, *grid)
         if plan.transformer or not block.mixin:
             return x
         return x + enlarge(with_channels(states[block.mixin], channels), block.enlargement)

@@ -19,14 +19,14 @@ from dioscuri.families.metroplex.blocks import (
 )
 from torch_impl.layers.attention import Attention
 from torch_impl.layers.cells import ACTIVATIONS, ResidualCell
-from torch_impl.layers.convolution import Conv
+from torch_impl.layers.convolution import convolution
 from torch_impl.layers.grids import average_pool
-from torch_impl.layers.latents import Gaussian, GaussianLayer, draw
+from torch_impl.layers.latents import Gaussian, draw, gaussian
 from torch_impl.layers.norms import ChannelNorm
-from torch_impl.layers.precision import at_least_float32, cast
+from torch_impl.layers.precision import at_least_float32
 from torch_impl.layers.relative_attention import RelativeAttention, scaled
 
-Found = tuple[Tensor, dict[str, Tensor]]
+Output = tuple[Tensor, dict[str, Tensor]]
 Given = tuple[Tensor | None, Tensor | None, Tensor | float | None, Tensor | None, Tensor | None]
 """Noise of the prior, noise of the posterior, temperature, latents and mask of a group."""
 
@@ -34,10 +34,10 @@ Given = tuple[Tensor | None, Tensor | None, Tensor | float | None, Tensor | None
 class UpConvolutions(nn.Module):
     """Bottom-up block: a cell, average pooling, zero channels."""
 
-    def __init__(self, block: UpBlock, dtype: torch.dtype | None) -> None:
+    def __init__(self, block: UpBlock) -> None:
         super().__init__()
-        self.attention = PixelAttention(block.attention, dtype) if block.attention else None
-        self.cell = ResidualCell(block.cell, dtype)
+        self.attention = PixelAttention(block.attention) if block.attention else None
+        self.cell = ResidualCell(block.cell)
         self.block = block
 
     def forward(self, x: Tensor) -> Tensor:
@@ -50,16 +50,16 @@ class UpConvolutions(nn.Module):
 class DownConvolutions(nn.Module):
     """Top-down block: prior, posterior if there is an activation, and what latents add to features."""
 
-    def __init__(self, block: DownBlock, options: LatentModel, dtype: torch.dtype | None) -> None:
+    def __init__(self, block: DownBlock, options: LatentModel) -> None:
         super().__init__()
-        self.attention = PixelAttention(block.attention, dtype) if block.attention else None
-        self.posterior = ResidualCell(block.posterior, dtype)
-        self.prior = ResidualCell(block.prior, dtype)
-        self.z_projection = Conv(block.variates, block.channels, (1,) * len(block.grid), dtype)
-        self.residual = ResidualCell(block.residual, dtype)
+        self.attention = PixelAttention(block.attention) if block.attention else None
+        self.posterior = ResidualCell(block.posterior)
+        self.prior = ResidualCell(block.prior)
+        self.z_projection = convolution(block.variates, block.channels, (1,) * len(block.grid))
+        self.residual = ResidualCell(block.residual)
         self.block, self.options = block, options
 
-    def forward(self, x: Tensor, activation: Tensor | None, given: Given) -> Found:
+    def forward(self, x: Tensor, activation: Tensor | None, given: Given) -> Output:
         x = x if self.attention is None else self.attention(x)
         variates = self.block.variates
         mean, scale, features = self.prior(x).split([variates, variates, self.block.channels], 1)
@@ -68,23 +68,19 @@ class DownConvolutions(nn.Module):
         if activation is not None:
             statistics = at_least_float32(self.posterior(torch.cat([x, activation], 1)))
             posterior = Gaussian(*statistics.chunk(2, 1))
-        z, found = choose_latents(prior, posterior, given, self.options)
-        x = x + features + self.z_projection(cast(z, x.dtype))
-        return self.residual(x), found
+        z, intermediates = choose_latents(prior, posterior, given, self.options)
+        x = x + features + self.z_projection(z.to(x.dtype))
+        return self.residual(x), intermediates
 
 
 class UpAttention(nn.Module):
     """Bottom-up block: self-attention and a feed-forward net."""
 
-    def __init__(
-        self, block: AttentionUpBlock, activation: str, dtype: torch.dtype | None, *, gated: bool
-    ) -> None:
+    def __init__(self, block: AttentionUpBlock, activation: str, *, gated: bool) -> None:
         super().__init__()
-        width, rank = block.attention.width, len(block.attention.grid)
-        self.attention = RelativeAttention(block.attention, dtype, gated=gated)
-        self.feed_forward = FeedForward(
-            width, width, activation, dtype, gated=gated, rank=rank, norm=block.attention.norm
-        )
+        width = block.attention.width
+        self.attention = RelativeAttention(block.attention, gated=gated)
+        self.feed_forward = FeedForward(width, block.attention, activation, gated=gated)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.attention(x)
@@ -100,34 +96,31 @@ class DownAttention(nn.Module):
         block: AttentionDownBlock,
         options: LatentModel,
         activation: str,
-        dtype: torch.dtype | None,
         *,
         gated: bool,
     ) -> None:
         super().__init__()
-        width, variates, rank = block.channels, block.variates, len(block.grid)
-        self.attention = RelativeAttention(block.attention, dtype, gated=gated)
-        self.prior_layer = GaussianLayer(width, variates, options, dtype, rank)
-        self.posterior = posterior_net(block, activation, dtype, gated=gated)
-        self.posterior_layer = GaussianLayer(width, variates, options, dtype, rank)
-        self.z_projection = Conv(variates, width, (1,) * rank, dtype)
-        self.feed_forward = FeedForward(
-            width, width, activation, dtype, gated=gated, rank=rank, norm=block.attention.norm
-        )
+        width, variates, pointwise = block.channels, block.variates, (1,) * len(block.grid)
+        self.attention = RelativeAttention(block.attention, gated=gated)
+        self.prior_layer = convolution(width, 2 * variates, pointwise)
+        self.posterior = posterior_net(block, activation, gated=gated)
+        self.posterior_layer = convolution(width, 2 * variates, pointwise)
+        self.z_projection = convolution(variates, width, pointwise)
+        self.feed_forward = FeedForward(width, block.attention, activation, gated=gated)
         self.block, self.options = block, options
 
-    def forward(self, x: Tensor, activation: Tensor | None, given: Given) -> Found:
+    def forward(self, x: Tensor, activation: Tensor | None, given: Given) -> Output:
         attended = x + self.attention(x)
-        prior = self.prior_layer(attended)
+        prior = gaussian(self.prior_layer(attended), self.options)
         x, features = (x, attended) if self.block.attends_in_prior else (attended, attended)
         posterior = None
         if activation is not None:
             both = torch.cat([x, activation], 1)
             inputs = (x, activation) if self.block.posterior == "attn" else (both,)
-            posterior = self.posterior_layer(self.posterior(*inputs) + x)
-        z, found = choose_latents(prior, posterior, given, self.options)
-        x = self.z_projection(cast(z, x.dtype)) + features
-        return x + self.feed_forward(x), found
+            posterior = gaussian(self.posterior_layer(self.posterior(*inputs) + x), self.options)
+        z, intermediates = choose_latents(prior, posterior, given, self.options)
+        x = self.z_projection(z.to(x.dtype)) + features
+        return x + self.feed_forward(x), intermediates
 
 
 class FeedForward(nn.Module):
@@ -136,18 +129,15 @@ class FeedForward(nn.Module):
     def __init__(
         self,
         inputs: int,
-        width: int,
+        plan: SelfAttention,
         activation: str,
-        dtype: torch.dtype | None,
         *,
         gated: bool,
-        rank: int,
-        norm: bool,
     ) -> None:
         super().__init__()
-        sizes = ((inputs, 4 * width), (4 * width, width))
-        self.convs = nn.ModuleList([Conv(i, o, (1,) * rank, dtype) for i, o in sizes])
-        self.norm = ChannelNorm(inputs) if norm else None
+        sizes, pointwise = ((inputs, 4 * plan.width), (4 * plan.width, plan.width)), (1,) * len(plan.grid)
+        self.convs = nn.ModuleList([convolution(i, o, pointwise) for i, o in sizes])
+        self.norm = ChannelNorm(inputs) if plan.norm else None
         if gated:
             self.gate = nn.Parameter(torch.zeros(1))
         self.gated, self.activate = gated, ACTIVATIONS[activation]
@@ -160,8 +150,8 @@ class FeedForward(nn.Module):
 class PixelAttention(Attention):
     """x plus self-attention over sqrt(C), of all tokens or of each row: (B, C, ...) -> (B, C, ...)."""
 
-    def __init__(self, plan: SelfAttention, dtype: torch.dtype | None) -> None:
-        super().__init__(plan.width, plan.heads, bias=True, dtype=dtype)
+    def __init__(self, plan: SelfAttention) -> None:
+        super().__init__(plan.width, plan.heads, bias=True)
         self.plan = plan
 
     def forward(self, x: Tensor) -> Tensor:
@@ -175,38 +165,27 @@ class PixelAttention(Attention):
         return x + y * C**-0.5
 
 
-def posterior_net(
-    block: AttentionDownBlock, activation: str, dtype: torch.dtype | None, *, gated: bool
-) -> nn.Module:
+def posterior_net(block: AttentionDownBlock, activation: str, *, gated: bool) -> nn.Module:
     """Operator of the posterior: attention, convolutions or a feed-forward net."""
     if block.posterior == "attn":
-        return RelativeAttention(block.attention, dtype, cross=True, gated=gated)
+        return RelativeAttention(block.attention, cross=True, gated=gated)
     if block.posterior_cell is not None:
-        return ResidualCell(block.posterior_cell, dtype)
-    rank = len(block.grid)
-    return FeedForward(
-        2 * block.channels,
-        block.channels,
-        activation,
-        dtype,
-        gated=gated,
-        rank=rank,
-        norm=block.attention.norm,
-    )
+        return ResidualCell(block.posterior_cell)
+    return FeedForward(2 * block.channels, block.attention, activation, gated=gated)
 
 
-def choose_latents(prior: Gaussian, posterior: Gaussian | None, given: Given, options: LatentModel) -> Found:
+def choose_latents(prior: Gaussian, posterior: Gaussian | None, given: Given, options: LatentModel) -> Output:
     """Latents (B, Z, *grid) and statistics: from the posterior if there is one, else those given, else from
     the prior; where the mask is 0, from the prior."""
     prior_noise, posterior_noise, temperature, z, mask = given
-    found = {"prior_mean": prior.mean, "prior_scale": prior.scale}
+    intermediates = {"prior_mean": prior.mean, "prior_scale": prior.scale}
     if posterior is not None:
-        found |= {"posterior_mean": posterior.mean, "posterior_scale": posterior.scale}
+        intermediates |= {"posterior_mean": posterior.mean, "posterior_scale": posterior.scale}
         z = draw(posterior, posterior_noise, options)
     if z is None or mask is not None:
         from_prior = draw(prior, prior_noise, options, 1.0 if temperature is None else temperature)
         z = from_prior if z is None else mask * z + (1 - mask) * from_prior
-    return z, {**found, "z": z}
+    return z, {**intermediates, "z": z}
 
 
 def with_channels(x: Tensor, channels: int) -> Tensor:

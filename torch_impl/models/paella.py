@@ -1,4 +1,4 @@
-"""Encoder and decoder of Paella's tokenizer (Rampas et al. 2022), parts of `torch_impl.models.vqgan`.
+"""Encoder and decoder of Paella's tokenizer (Rampas et al. 2022), for `torch_impl.models.vqgan`.
 
 The batch norm behind the original's encoder is part of its last convolution here.
 """
@@ -6,25 +6,23 @@ The batch norm behind the original's encoder is part of its last convolution her
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint as recompute
 
 from dioscuri.families.vqgan.plan import TokenizerPlan
-from torch_impl.layers.paella import Doubling, Dtype, Halving, ModulatedBlock
-from torch_impl.layers.resnet import Convolution
+from torch_impl.layers.paella import Doubling, Halving, ModulatedBlock
+from torch_impl.layers.stack import call
 
 
 class PaellaEncoder(nn.Module):
     """(B, C, H, W) -> (B, z_channels, h, w)."""
 
-    def __init__(self, plan: TokenizerPlan, dtype: Dtype, recomputed: bool) -> None:
+    def __init__(self, plan: TokenizerPlan, recomputed: bool) -> None:
         super().__init__()
         widths = [level.width for level in plan.encoder]
-        self.conv_in = Convolution(4 * plan.channels, widths[0], 1, dtype=dtype)
+        self.conv_in = nn.Conv2d(4 * plan.channels, widths[0], 1)
         self.down = nn.ModuleList(
-            _level(1, width, Halving(widths[i - 1], width, dtype) if i else None, dtype)
-            for i, width in enumerate(widths)
+            _level(1, width, Halving(widths[i - 1], width) if i else None) for i, width in enumerate(widths)
         )
-        self.conv_out = Convolution(widths[-1], plan.options.z_channels, 1, dtype=dtype)
+        self.conv_out = nn.Conv2d(widths[-1], plan.options.z_channels, 1)
         self.recomputed = recomputed
 
     def forward(self, x: Tensor, noise: object = None) -> Tensor:
@@ -41,16 +39,16 @@ class PaellaEncoder(nn.Module):
 class PaellaDecoder(nn.Module):
     """(B, z_channels, h, w) -> (B, F, H / 2, W / 2), what the last convolution makes 2x2 pixels of."""
 
-    def __init__(self, plan: TokenizerPlan, dtype: Dtype, recomputed: bool) -> None:
+    def __init__(self, plan: TokenizerPlan, recomputed: bool) -> None:
         super().__init__()
         widths = [level.width for level in plan.decoder]
         n, last = plan.options.num_res_blocks, len(widths) - 1
-        self.conv_in = Convolution(plan.options.z_channels, widths[-1], 1, dtype=dtype)
+        self.conv_in = nn.Conv2d(plan.options.z_channels, widths[-1], 1)
         self.up = nn.ModuleList(
-            _level(n if i == last else 1, width, Doubling(width, widths[i - 1], dtype) if i else None, dtype)
+            _level(n if i == last else 1, width, Doubling(width, widths[i - 1]) if i else None)
             for i, width in enumerate(widths)
         )
-        self.conv_out = Convolution(widths[0], 4 * plan.channels, 1, dtype=dtype)
+        self.conv_out = nn.Conv2d(widths[0], 4 * plan.channels, 1)
         self.recomputed = recomputed
 
     def forward(self, x: Tensor, noise: object = None, codes: Tensor | None = None) -> Tensor:
@@ -63,12 +61,12 @@ class PaellaDecoder(nn.Module):
         return rearrange(x, "b h w c -> b c h w")
 
 
-def _level(n: int, width: int, resample: nn.Module | None, dtype: Dtype) -> nn.ModuleDict:
-    blocks = nn.ModuleList(ModulatedBlock(width, dtype) for _ in range(n))
+def _level(n: int, width: int, resample: nn.Module | None) -> nn.ModuleDict:
+    blocks = nn.ModuleList(ModulatedBlock(width) for _ in range(n))
     return nn.ModuleDict({"blocks": blocks} | ({} if resample is None else {"resample": resample}))
 
 
 def _through(blocks: nn.ModuleList, x: Tensor, recomputed: bool) -> Tensor:
     for block in blocks:
-        x = recompute(block, x, use_reentrant=False) if recomputed else block(x)
+        x = call(block, x, checkpoint=recomputed)
     return x

@@ -1,26 +1,24 @@
-"""Encoder and decoder of the VQ-VAE of Metroplex's later program, parts of `torch_impl.models.vqgan`."""
+"""Encoder and decoder of the VQ-VAE of Metroplex's later program, for `torch_impl.models.vqgan`."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint as recompute
 
 from dioscuri.families.vqgan.plan import TokenizerPlan
 from dioscuri.families.vqgan.residual_tokenizers import ResidualBlock
 from torch_impl.layers.cells import ResidualCell
-from torch_impl.layers.paella import Dtype
-from torch_impl.layers.resnet import Convolution
+from torch_impl.layers.stack import call
 from torch_impl.models.metroplex_blocks import with_channels
 
 
 class ResidualEncoder(nn.Module):
     """(B, C, H, W) -> (B, z_channels, h, w)."""
 
-    def __init__(self, plan: TokenizerPlan, dtype: Dtype, recomputed: bool) -> None:
+    def __init__(self, plan: TokenizerPlan, recomputed: bool) -> None:
         super().__init__()
         assert plan.residual is not None
         blocks = plan.residual.encoder
-        self.conv_in = Convolution(plan.channels, blocks[0].cell.in_channels, 3, dtype=dtype)
-        self.blocks = nn.ModuleList(Pooled(block, dtype) for block in blocks)
+        self.conv_in = nn.Conv2d(plan.channels, blocks[0].cell.in_channels, 3, padding=1)
+        self.blocks = nn.ModuleList(Pooled(block) for block in blocks)
         self.recomputed = recomputed
 
     def forward(self, x: Tensor, noise: object = None) -> Tensor:
@@ -32,13 +30,13 @@ class ResidualEncoder(nn.Module):
 class ResidualDecoder(nn.Module):
     """(B, z_channels, h, w) -> (B, F, H, W), what the last convolution makes a picture of."""
 
-    def __init__(self, plan: TokenizerPlan, dtype: Dtype, recomputed: bool) -> None:
+    def __init__(self, plan: TokenizerPlan, recomputed: bool) -> None:
         super().__init__()
         assert plan.residual is not None
         blocks, width = plan.residual.decoder, plan.residual.width
-        self.conv_in = Convolution(width, width, 3, dtype=dtype)
-        self.blocks = nn.ModuleList(Enlarged(block, dtype) for block in blocks)
-        self.conv_out = Convolution(blocks[-1].out_channels, plan.channels, 1, dtype=dtype)
+        self.conv_in = nn.Conv2d(width, width, 3, padding=1)
+        self.blocks = nn.ModuleList(Enlarged(block) for block in blocks)
+        self.conv_out = nn.Conv2d(blocks[-1].out_channels, plan.channels, 1)
         self.recomputed = recomputed
 
     def forward(self, x: Tensor, noise: object = None, codes: Tensor | None = None) -> Tensor:
@@ -50,8 +48,8 @@ class ResidualDecoder(nn.Module):
 class Pooled(ResidualCell):
     """A cell, average pooling, then channels cut or zero ones added: (B, C, H, W) -> (B, O, h, w)."""
 
-    def __init__(self, block: ResidualBlock, dtype: Dtype) -> None:
-        super().__init__(block.cell, dtype)
+    def __init__(self, block: ResidualBlock) -> None:
+        super().__init__(block.cell)
         self.block = block
 
     def forward(self, x: Tensor) -> Tensor:
@@ -63,8 +61,8 @@ class Pooled(ResidualCell):
 class Enlarged(ResidualCell):
     """A cell, channels cut or zero ones added, then every pixel repeated: (B, C, h, w) -> (B, O, H, W)."""
 
-    def __init__(self, block: ResidualBlock, dtype: Dtype) -> None:
-        super().__init__(block.cell, dtype)
+    def __init__(self, block: ResidualBlock) -> None:
+        super().__init__(block.cell)
         self.block = block
 
     def forward(self, x: Tensor) -> Tensor:
@@ -74,5 +72,5 @@ class Enlarged(ResidualCell):
 
 def _through(blocks: nn.ModuleList, x: Tensor, recomputed: bool) -> Tensor:
     for block in blocks:
-        x = recompute(block, x, use_reentrant=False) if recomputed else block(x)
+        x = call(block, x, checkpoint=recomputed)
     return x

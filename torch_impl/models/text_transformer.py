@@ -7,22 +7,19 @@ from torch import Tensor, nn
 
 from dioscuri.families.sundae.plan import EPS, FEED_FORWARD, DenoiserPlan, text_angles
 from torch_impl.layers.attention import attend, split_heads
-from torch_impl.layers.dense import Dense
-from torch_impl.layers.norms import LayerNorm, ScaleNorm
+from torch_impl.layers.norms import ScaleNorm
 from torch_impl.layers.rotary import rotate
 from torch_impl.layers.stack import apply_layers
-
-Dtype = torch.dtype | None
 
 
 class TextEncoder(nn.Module):
     """Layers in turn attention and feed-forward: (B, L, C) -> (B, L, C)."""
 
-    def __init__(self, plan: DenoiserPlan, depth: int, dtype: Dtype, *, checkpoint: bool) -> None:
+    def __init__(self, plan: DenoiserPlan, depth: int, *, checkpoint: bool) -> None:
         super().__init__()
         options = plan.options
         kinds = (TextAttention, TextFeedForward)
-        self.layers = nn.ModuleList(TextLayer(plan, kinds[i % 2], dtype) for i in range(2 * depth))
+        self.layers = nn.ModuleList(TextLayer(plan, kinds[i % 2]) for i in range(2 * depth))
         self.angles = torch.from_numpy(text_angles(plan.n_tokens)) if options.use_rotary else None
         self.checkpoint = checkpoint
 
@@ -31,17 +28,17 @@ class TextEncoder(nn.Module):
         if self.angles is not None:
             dtype = torch.promote_types(x.dtype, torch.float32)
             cos, sin = (f(self.angles).to(x.device, dtype) for f in (torch.cos, torch.sin))
-        own = [()] * len(self.layers)
-        return apply_layers(self.layers, x, (cos, sin), own, checkpoint=self.checkpoint)[0]
+        each = [()] * len(self.layers)
+        return apply_layers(self.layers, x, (cos, sin), each, checkpoint=self.checkpoint)[0]
 
 
 class TextLayer(nn.ModuleDict):
     """x + function(norm); the norm is 0.0, the function 1."""
 
-    def __init__(self, plan: DenoiserPlan, kind: type[nn.Module], dtype: Dtype) -> None:
+    def __init__(self, plan: DenoiserPlan, kind: type[nn.Module]) -> None:
         d = plan.options.dim
-        norm = ScaleNorm(d) if plan.options.use_scalenorm else LayerNorm(d, EPS, bias=True)
-        super().__init__({"0": nn.ModuleDict({"0": norm}), "1": kind(plan, dtype)})
+        norm = ScaleNorm(d) if plan.options.use_scalenorm else nn.LayerNorm(d, EPS)
+        super().__init__({"0": nn.ModuleDict({"0": norm}), "1": kind(plan)})
 
     def forward(self, x: Tensor, cos: Tensor | None, sin: Tensor | None) -> tuple[Tensor, None]:
         return x + self["1"](self["0"]["0"](x), cos, sin), None
@@ -50,17 +47,17 @@ class TextLayer(nn.ModuleDict):
 class TextAttention(nn.Module):
     """Self-attention: (B, L, C) -> (B, L, C)."""
 
-    def __init__(self, plan: DenoiserPlan, dtype: Dtype) -> None:
+    def __init__(self, plan: DenoiserPlan) -> None:
         super().__init__()
         d, inner = plan.options.dim, plan.attention_width
-        self.to_q = Dense(d, inner, dtype=dtype)
-        self.to_k = Dense(d, inner, dtype=dtype)
-        self.to_v = Dense(d, inner, dtype=dtype)
-        self.to_out = Dense(inner, d, bias=True, dtype=dtype)
+        self.to_q = nn.Linear(d, inner, bias=False)
+        self.to_k = nn.Linear(d, inner, bias=False)
+        self.to_v = nn.Linear(d, inner, bias=False)
+        self.to_out = nn.Linear(inner, d)
         self.heads = plan.options.nb_heads
 
     def forward(self, x: Tensor, cos: Tensor | None, sin: Tensor | None) -> Tensor:
-        heads = [split_heads(part(x), self.heads) for part in (self.to_q, self.to_k, self.to_v)]
+        heads = [split_heads(project(x), self.heads) for project in (self.to_q, self.to_k, self.to_v)]
         if cos is not None and sin is not None:
             heads = [rotate(y, cos, sin, halves=True) for y in heads]
         return self.to_out(attend(*heads))
@@ -69,14 +66,14 @@ class TextAttention(nn.Module):
 class TextFeedForward(nn.Module):
     """Dense layer, gate or GELU, dense layer: (B, L, C) -> (B, L, C)."""
 
-    def __init__(self, plan: DenoiserPlan, dtype: Dtype) -> None:
+    def __init__(self, plan: DenoiserPlan) -> None:
         super().__init__()
         d, gated = plan.options.dim, plan.options.use_glu
-        first = Dense(d, FEED_FORWARD * d * (1 + gated), bias=True, dtype=dtype)
+        first = nn.Linear(d, FEED_FORWARD * d * (1 + gated))
         self.net = nn.ModuleDict(
             {
                 "0": nn.ModuleDict({"proj" if gated else "0": first}),
-                "3": Dense(FEED_FORWARD * d, d, bias=True, dtype=dtype),
+                "3": nn.Linear(FEED_FORWARD * d, d),
             }
         )
         self.gated = gated

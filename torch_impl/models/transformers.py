@@ -1,6 +1,5 @@
 """The masked token transformer of a plan. `torch_impl/models/maskgit.py` says how all of them are called."""
 
-import torch
 from torch import nn
 
 from dioscuri.families.maskgit.plan import TransformerPlan
@@ -21,13 +20,11 @@ MODELS = {
 }
 
 
-def build_transformer(
-    plan: TransformerPlan, *, dtype: torch.dtype | None = None, checkpoint: bool = False
-) -> nn.Module:
+def build_transformer(plan: TransformerPlan, *, checkpoint: bool = False) -> nn.Module:
     """The network, with its critic, if any, as `critic`. Parameters begin as zeros."""
-    model = MODELS[plan.options.architecture](plan, dtype=dtype, checkpoint=checkpoint)
+    model = MODELS[plan.options.architecture](plan, checkpoint=checkpoint)
     if plan.options.critic == "token":
-        model.critic = build_transformer(critic_plan(plan), dtype=dtype, checkpoint=checkpoint)
+        model.critic = build_transformer(critic_plan(plan), checkpoint=checkpoint)
     elif plan.options.critic == "self":
-        model.critic = SelfCritic(plan, dtype=dtype)
+        model.critic = SelfCritic(plan)
     return model

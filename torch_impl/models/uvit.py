@@ -10,22 +10,21 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from dioscuri.families.maskgit.plan import TransformerPlan
-from torch_impl.layers.dense import Dense, Embedding
-from torch_impl.layers.dropout import Tensors, part
-from torch_impl.layers.precision import at_least_float32, cast
+from torch_impl.layers.dense import PointwiseDense
+from torch_impl.layers.named import Tensors, below
+from torch_impl.layers.precision import at_least_float32
 from torch_impl.layers.stack import apply_layers
 from torch_impl.models.maskgit import (
-    Dtype,
     FeedForward,
     Modulation,
     adapted,
     is_prepared,
-    kept,
     plan_attention,
     plan_norm,
     read_logits,
     self_condition_layer,
     self_conditioned,
+    undropped,
 )
 from torch_impl.models.uvit_blocks import UViTSide
 from torch_impl.pretrained import Pretrained
@@ -35,58 +34,56 @@ CONDITION = ("cond_embed_in", "cond_embed_out")
 
 
 class MaskGiTUViT(Pretrained, nn.Module):
-    """The network. `dtype` is that of the arithmetic, None: as the parameters.
+    """The network. It computes in its parameters' dtype.
 
     `checkpoint` recomputes every transformer layer in the backward pass to save memory.
     """
 
-    def __init__(self, plan: TransformerPlan, *, dtype: Dtype = None, checkpoint: bool = False) -> None:
+    def __init__(self, plan: TransformerPlan, *, checkpoint: bool = False) -> None:
         super().__init__()
         options, C, c = plan.options, plan.options.hidden_size, plan.options.block_out_channels[0]
         bias = options.use_bias
-        self.encoder_proj = Dense(options.encoder_hidden_size, C, bias=bias, dtype=dtype)
+        self.encoder_proj = nn.Linear(options.encoder_hidden_size, C, bias=bias)
         self.encoder_proj_layer_norm = plan_norm(plan, C)
-        self.embed = UViTEmbed(plan, dtype)
+        self.embed = UViTEmbed(plan)
         self.cond_embed = (
             nn.ModuleDict(
                 {
-                    "0": Dense(plan.cond_inputs, C, bias=bias, dtype=dtype),
-                    "2": Dense(C, C, bias=bias, dtype=dtype),
+                    "0": nn.Linear(plan.cond_inputs, C, bias=bias),
+                    "2": nn.Linear(C, C, bias=bias),
                 }
             )
             if plan.cond_inputs
             else None
         )
-        self.down_blocks = nn.ModuleList([UViTSide(plan, dtype, down=True)])
+        self.down_blocks = nn.ModuleList([UViTSide(plan, down=True)])
         self.project_to_hidden_norm = plan_norm(plan, c)
-        self.project_to_hidden = Dense(c, C, bias=bias, dtype=dtype)
-        self.self_cond_to_init_embed = self_condition_layer(plan, dtype)
-        self.transformer_layers = nn.ModuleList(
-            UViTLayer(plan, dtype) for _ in range(options.num_hidden_layers)
-        )
+        self.project_to_hidden = nn.Linear(c, C, bias=bias)
+        self.self_cond_to_init_embed = self_condition_layer(plan)
+        self.transformer_layers = nn.ModuleList(UViTLayer(plan) for _ in range(options.num_hidden_layers))
         self.project_from_hidden_norm = plan_norm(plan, C)
-        self.project_from_hidden = Dense(C, c, bias=bias, dtype=dtype)
-        self.up_blocks = nn.ModuleList([UViTSide(plan, dtype, down=False)])
-        self.mlm_layer = UViTMlmLayer(plan, dtype)
-        self.plan, self.dtype, self.checkpoint = plan, dtype, checkpoint
+        self.project_from_hidden = nn.Linear(C, c, bias=bias)
+        self.up_blocks = nn.ModuleList([UViTSide(plan, down=False)])
+        self.mlm_layer = UViTMlmLayer(plan)
+        self.plan, self.checkpoint = plan, checkpoint
 
     def prepare(self, condition: Tensors) -> dict[str, Tensor]:
         """Every attention's keys and values of the text, and what every adaptive norm gets. Also
         `prepared.cond_embed_in` and `prepared.cond_embed_out`."""
         if is_prepared(condition):
             return dict(condition)
-        text = cast(condition["text"], self.dtype)
-        context = kept(self.encoder_proj_layer_norm(self.encoder_proj(text)), condition)
+        text = condition["text"].to(self.encoder_proj.weight.dtype)
+        context = undropped(self.encoder_proj_layer_norm(self.encoder_proj(text)), condition)
         prepared, embedded = dict(condition), None
         if self.cond_embed is not None:
-            given = cast(condition_vector(condition, self.plan), context.dtype)
+            given = condition_vector(condition, self.plan).to(context.dtype)
             embedded = self.cond_embed["2"](F.silu(self.cond_embed["0"](given)))
             prepared |= {"prepared.cond_embed_in": given, "prepared.cond_embed_out": embedded}
         blocks = {"down_blocks.0": self.down_blocks[0], "up_blocks.0": self.up_blocks[0]}
         blocks |= {f"transformer_layers.{i}": layer for i, layer in enumerate(self.transformer_layers)}
         for name, block in blocks.items():
-            found = block.prepare(context, embedded)
-            prepared |= {f"prepared.{name}.{key}": value for key, value in found.items()}
+            states = block.prepare(context, embedded)
+            prepared |= {f"prepared.{name}.{key}": value for key, value in states.items()}
         return prepared
 
     def forward(
@@ -106,23 +103,23 @@ class MaskGiTUViT(Pretrained, nn.Module):
         self, ids: Tensor, condition: Tensors, noise: Tensors | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """States (B, L, c) of codes behind the convolutional blocks."""
-        states, uniforms = part(self.prepare(condition), "prepared"), part(noise, "dropout")
+        states, uniforms = below(self.prepare(condition), "prepared"), below(noise, "dropout")
         mask = condition.get("text_mask")
         aux: dict[str, Tensor] = {name: states[name] for name in CONDITION if name in states}
         x = self.embed(ids)
         aux["hs_embed"] = x
-        x = self.down_blocks[0](x, mask, part(states, "down_blocks.0"), part(uniforms, "down_blocks.0"))
+        x = self.down_blocks[0](x, mask, below(states, "down_blocks.0"), below(uniforms, "down_blocks.0"))
         aux["down_out"] = x
         height = x.shape[1]
         x = self.project_to_hidden(self.project_to_hidden_norm(rearrange(x, "b h w c -> b (h w) c")))
         x = self_conditioned(x, self.self_cond_to_init_embed, condition, self.plan)
         names = [f"transformer_layers.{i}" for i in range(len(self.transformer_layers))]
-        own = [(part(states, name), part(uniforms, name)) for name in names]
-        x, found = apply_layers(self.transformer_layers, x, (mask,), own, checkpoint=self.checkpoint)
-        aux |= {f"hs_layer{i}": value for i, value in enumerate(found)} | {"embed": x}
+        each = [(below(states, name), below(uniforms, name)) for name in names]
+        x, intermediates = apply_layers(self.transformer_layers, x, (mask,), each, checkpoint=self.checkpoint)
+        aux |= {f"hs_layer{i}": value for i, value in enumerate(intermediates)} | {"embed": x}
         x = self.project_from_hidden(self.project_from_hidden_norm(x))
         x = rearrange(x, "b (h w) c -> b h w c", h=height)
-        x = self.up_blocks[0](x, mask, part(states, "up_blocks.0"), part(uniforms, "up_blocks.0"))
+        x = self.up_blocks[0](x, mask, below(states, "up_blocks.0"), below(uniforms, "up_blocks.0"))
         aux["up_out"] = x
         return rearrange(x, "b h w c -> b (h w) c"), aux
 
@@ -134,16 +131,16 @@ class MaskGiTUViT(Pretrained, nn.Module):
 class UViTLayer(nn.Module):
     """Self-attention, cross-attention, feed-forward, each after an adaptive norm."""
 
-    def __init__(self, plan: TransformerPlan, dtype: Dtype) -> None:
+    def __init__(self, plan: TransformerPlan) -> None:
         super().__init__()
         C, adaptive = plan.options.hidden_size, plan.cond_inputs > 0
         self.attn_layer_norm = plan_norm(plan, C)
-        self.self_attn_adaLN_modulation = Modulation(plan, C, dtype) if adaptive else None
-        self.attention = plan_attention(plan, dtype)
+        self.self_attn_adaLN_modulation = Modulation(plan, C) if adaptive else None
+        self.attention = plan_attention(plan)
         self.crossattn_layer_norm = plan_norm(plan, C)
-        self.crossattention = plan_attention(plan, dtype)
-        self.cross_attn_adaLN_modulation = Modulation(plan, C, dtype) if adaptive else None
-        self.ffn = FeedForward(plan, dtype)
+        self.crossattention = plan_attention(plan)
+        self.cross_attn_adaLN_modulation = Modulation(plan, C) if adaptive else None
+        self.ffn = FeedForward(plan)
 
     def prepare(self, context: Tensor, embedded: Tensor | None) -> dict[str, Tensor]:
         """Keys and values of text states (B, S, C), and of the condition (B, C) three modulations."""
@@ -160,7 +157,7 @@ class UViTLayer(nn.Module):
     def forward(
         self, x: Tensor, mask: Tensor | None, prepared: Tensors, noise: Tensors
     ) -> tuple[Tensor, Tensor]:
-        """x (B, L, C) -> x and what the feed-forward part added to it."""
+        """x (B, L, C) -> x and what the feed-forward layers added to it."""
         y = adapted(self.attn_layer_norm(x), prepared.get("self"))
         x = x + self.attention(y, noise=noise.get("attention"))
         y = adapted(self.crossattn_layer_norm(x), prepared.get("cross"))
@@ -172,12 +169,12 @@ class UViTLayer(nn.Module):
 class UViTEmbed(nn.Module):
     """Embedding, norm, 1x1 convolution: ids (B, L) -> (B, h, w, c)."""
 
-    def __init__(self, plan: TransformerPlan, dtype: Dtype) -> None:
+    def __init__(self, plan: TransformerPlan) -> None:
         super().__init__()
         options, c = plan.options, plan.options.block_out_channels[0]
-        self.embeddings = Embedding(plan.vocab_size, options.in_channels, dtype=dtype)
+        self.embeddings = nn.Embedding(plan.vocab_size, options.in_channels)
         self.layer_norm = plan_norm(plan, options.in_channels)
-        self.conv = Dense(options.in_channels, c, bias=options.use_bias, pointwise=True, dtype=dtype)
+        self.conv = PointwiseDense(options.in_channels, c, bias=options.use_bias)
         self.grid = plan.grid
 
     def forward(self, ids: Tensor) -> Tensor:
@@ -188,13 +185,13 @@ class UViTEmbed(nn.Module):
 class UViTMlmLayer(nn.Module):
     """1x1 convolution, norm, 1x1 convolution: (B, L, c) -> (B, L, outputs)."""
 
-    def __init__(self, plan: TransformerPlan, dtype: Dtype) -> None:
+    def __init__(self, plan: TransformerPlan) -> None:
         super().__init__()
         options, c = plan.options, plan.options.block_out_channels[0]
         bias, inner = options.use_bias, options.in_channels
-        self.conv1 = Dense(c, inner, bias=bias, pointwise=True, dtype=dtype)
+        self.conv1 = PointwiseDense(c, inner, bias=bias)
         self.layer_norm = nn.ModuleDict({"norm": plan_norm(plan, inner)})
-        self.conv2 = Dense(inner, plan.outputs, bias=bias, pointwise=True, dtype=dtype)
+        self.conv2 = PointwiseDense(inner, plan.outputs, bias=bias)
 
     def forward(self, x: Tensor, outputs: int | None = None) -> Tensor:
         return self.conv2(self.layer_norm["norm"](self.conv1(x)), outputs)

@@ -1,30 +1,29 @@
 """Image tokenizers: MaskGIT's (Chang et al. 2022), VQGAN (Esser et al. 2021) and MoVQ (Zheng et al. 2022).
 
 Pictures are (B, H, W, C) in the plan's range, vectors and codes (B, h, w, D), indices (B, h, w). Inside,
-tensors are NCHW with channels last in memory. Names of the parts are those of the published weights.
+tensors are NCHW with channels last in memory. Modules have the names of the published weights.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint as recompute
 
 from dioscuri.families.vqgan.plan import Block, Level, TokenizerPlan
-from torch_impl.layers.precision import at_least_float32
+from torch_impl.layers.precision import weights_dtype
 from torch_impl.layers.quantizers import GumbelCodes, Quantised, assigned_codebook, make_quantizer
 from torch_impl.layers.resnet import (
-    Convolution,
     GridAttention,
-    GroupNorm,
+    Halved,
     ResnetBlock,
     SpatialNorm,
     double,
+    group_norm,
     halve,
 )
+from torch_impl.layers.stack import call
 from torch_impl.models.dcvae import SpectralDecoder, SpectralEncoder
 from torch_impl.models.paella import PaellaDecoder, PaellaEncoder
 from torch_impl.models.residual_tokenizer import ResidualDecoder, ResidualEncoder
@@ -33,33 +32,32 @@ from torch_impl.pretrained import Pretrained
 __all__ = ["Quantised", "Tokenizer", "assigned_codebook", "build_tokenizer"]
 
 Tensors = Mapping[str, Tensor]
-Dtype = torch.dtype | None
 
 
 class Blocks(nn.Module):
     """Residual blocks of one resolution, each with attention behind it where the plan has it."""
 
-    def __init__(self, plan: TokenizerPlan, blocks: tuple[Block, ...], dtype: Dtype) -> None:
+    def __init__(self, plan: TokenizerPlan, blocks: tuple[Block, ...]) -> None:
         super().__init__()
         self.blocks, self.plan = blocks, plan
-        self.block = nn.ModuleList(_resnet_block(plan, block, dtype) for block in blocks)
+        self.block = nn.ModuleList(_resnet_block(plan, block) for block in blocks)
         if blocks[0].attention:
-            self.attn = nn.ModuleList(_attention(plan, block, dtype) for block in blocks)
+            self.attn = nn.ModuleList(_attention(plan, block) for block in blocks)
 
     def forward(self, x: Tensor, noise: Tensors, recomputed: bool, codes: Tensor | None = None) -> Tensor:
         for j, block in enumerate(self.blocks):
-            x = _call(self.block[j], recomputed, x, noise.get(block.name), codes)
+            x = call(self.block[j], x, noise.get(block.name), codes, checkpoint=recomputed)
             if block.attends:
-                x = _call(self.attn[j], recomputed, x, codes)
+                x = call(self.attn[j], x, codes, checkpoint=recomputed)
         return x
 
 
 class Resampling(nn.Module):
     """The convolution beside pooling or upsampling."""
 
-    def __init__(self, width: int, stride: int, dtype: Dtype) -> None:
+    def __init__(self, width: int, stride: int) -> None:
         super().__init__()
-        self.conv = Convolution(width, width, 3, stride=stride, dtype=dtype)
+        self.conv = Halved(width, width) if stride > 1 else nn.Conv2d(width, width, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(x)
@@ -68,11 +66,11 @@ class Resampling(nn.Module):
 class Down(Blocks):
     """A level of the encoder: blocks, then half of the resolution."""
 
-    def __init__(self, plan: TokenizerPlan, level: Level, dtype: Dtype) -> None:
-        super().__init__(plan, level.blocks, dtype)
+    def __init__(self, plan: TokenizerPlan, level: Level) -> None:
+        super().__init__(plan, level.blocks)
         self.resamples = level.resamples
         strided = level.resamples and plan.taming and plan.options.resample_with_conv
-        self.downsample = Resampling(level.width, 2, dtype) if strided else None
+        self.downsample = Resampling(level.width, 2) if strided else None
 
     def forward(self, x: Tensor, noise: Tensors, recomputed: bool, codes: Tensor | None = None) -> Tensor:
         x = super().forward(x, noise, recomputed, codes)
@@ -84,14 +82,14 @@ class Down(Blocks):
 class Up(Blocks):
     """A level of the decoder: blocks, then twice the resolution."""
 
-    def __init__(self, plan: TokenizerPlan, level: Level, dtype: Dtype) -> None:
-        super().__init__(plan, level.blocks, dtype)
+    def __init__(self, plan: TokenizerPlan, level: Level) -> None:
+        super().__init__(plan, level.blocks)
         self.resamples = level.resamples
         width, taming = level.width, plan.taming
         smooths = level.resamples and plan.options.resample_with_conv
-        self.upsample = Resampling(width, 1, dtype) if smooths and taming else None
+        self.upsample = Resampling(width, 1) if smooths and taming else None
         plain = level.resamples and not taming
-        self.upsample_conv = Convolution(width, width, 3, dtype=dtype) if plain else None
+        self.upsample_conv = nn.Conv2d(width, width, 3, padding=1) if plain else None
 
     def forward(self, x: Tensor, noise: Tensors, recomputed: bool, codes: Tensor | None = None) -> Tensor:
         x = super().forward(x, noise, recomputed, codes)
@@ -106,43 +104,44 @@ class Up(Blocks):
 class TamingMid(nn.Module):
     """Two blocks of the coarsest resolution with attention between them."""
 
-    def __init__(self, plan: TokenizerPlan, blocks: tuple[Block, ...], dtype: Dtype) -> None:
+    def __init__(self, plan: TokenizerPlan, blocks: tuple[Block, ...]) -> None:
         super().__init__()
         self.blocks = blocks
-        self.block_1 = _resnet_block(plan, blocks[0], dtype)
-        self.attn_1 = _attention(plan, blocks[0], dtype) if blocks[0].attention else None
-        self.block_2 = _resnet_block(plan, blocks[1], dtype)
+        self.block_1 = _resnet_block(plan, blocks[0])
+        self.attn_1 = _attention(plan, blocks[0]) if blocks[0].attention else None
+        self.block_2 = _resnet_block(plan, blocks[1])
 
     def forward(self, x: Tensor, noise: Tensors, recomputed: bool, codes: Tensor | None = None) -> Tensor:
-        x = _call(self.block_1, recomputed, x, noise.get(self.blocks[0].name), codes)
-        x = x if self.attn_1 is None else _call(self.attn_1, recomputed, x, codes)
-        return _call(self.block_2, recomputed, x, noise.get(self.blocks[1].name), codes)
+        x = call(self.block_1, x, noise.get(self.blocks[0].name), codes, checkpoint=recomputed)
+        x = x if self.attn_1 is None else call(self.attn_1, x, codes, checkpoint=recomputed)
+        return call(self.block_2, x, noise.get(self.blocks[1].name), codes, checkpoint=recomputed)
 
 
 class PlainMid(nn.ModuleList):
     """Blocks of the coarsest resolution."""
 
-    def __init__(self, plan: TokenizerPlan, blocks: tuple[Block, ...], dtype: Dtype) -> None:
-        super().__init__(_resnet_block(plan, block, dtype) for block in blocks)
+    def __init__(self, plan: TokenizerPlan, blocks: tuple[Block, ...]) -> None:
+        super().__init__(_resnet_block(plan, block) for block in blocks)
         self.blocks = blocks
 
     def forward(self, x: Tensor, noise: Tensors, recomputed: bool, codes: Tensor | None = None) -> Tensor:
         for layer, block in zip(self, self.blocks, strict=True):
-            x = _call(layer, recomputed, x, noise.get(block.name), codes)
+            x = call(layer, x, noise.get(block.name), codes, checkpoint=recomputed)
         return x
 
 
 class Encoder(nn.Module):
     """(B, C, H, W) -> (B, z_channels, h, w)."""
 
-    def __init__(self, plan: TokenizerPlan, dtype: Dtype, recomputed: bool) -> None:
+    def __init__(self, plan: TokenizerPlan, recomputed: bool) -> None:
         super().__init__()
         options, top = plan.options, plan.encoder[-1].width
-        self.conv_in = Convolution(plan.channels, options.hidden_channels, 3, bias=plan.taming, dtype=dtype)
-        self.down = nn.ModuleList(Down(plan, level, dtype) for level in plan.encoder)
-        self.mid = (TamingMid if plan.taming else PlainMid)(plan, plan.encoder_mid, dtype)
-        self.norm_out = GroupNorm(top, options.norm_groups)
-        self.conv_out = Convolution(top, options.z_channels, 3 if plan.taming else 1, dtype=dtype)
+        self.conv_in = nn.Conv2d(plan.channels, options.hidden_channels, 3, padding=1, bias=plan.taming)
+        self.down = nn.ModuleList(Down(plan, level) for level in plan.encoder)
+        self.mid = (TamingMid if plan.taming else PlainMid)(plan, plan.encoder_mid)
+        self.norm_out = group_norm(top, options.norm_groups)
+        side = 3 if plan.taming else 1
+        self.conv_out = nn.Conv2d(top, options.z_channels, side, padding=side // 2)
         self.recomputed = recomputed
 
     def forward(self, x: Tensor, noise: Tensors) -> Tensor:
@@ -157,15 +156,15 @@ class Decoder(nn.Module):
     """(B, z_channels, h, w) -> (B, F, H, W), what the last convolution makes a picture of, beside the codes
     (B, D, h, w), which may modulate it."""
 
-    def __init__(self, plan: TokenizerPlan, dtype: Dtype, recomputed: bool) -> None:
+    def __init__(self, plan: TokenizerPlan, recomputed: bool) -> None:
         super().__init__()
         options, finest = plan.options, plan.decoder[0].width
-        self.conv_in = Convolution(options.z_channels, plan.decoder[-1].width, 3, dtype=dtype)
-        self.mid = (TamingMid if plan.taming else PlainMid)(plan, plan.decoder_mid, dtype)
-        self.up = nn.ModuleList(Up(plan, level, dtype) for level in plan.decoder)
-        self.norm_out = _norm_out(plan, finest, dtype)
+        self.conv_in = nn.Conv2d(options.z_channels, plan.decoder[-1].width, 3, padding=1)
+        self.mid = (TamingMid if plan.taming else PlainMid)(plan, plan.decoder_mid)
+        self.up = nn.ModuleList(Up(plan, level) for level in plan.decoder)
+        self.norm_out = _norm_out(plan, finest)
         self.modulated = plan.modulated
-        self.conv_out = Convolution(finest, plan.channels, 3, dtype=dtype)
+        self.conv_out = nn.Conv2d(finest, plan.channels, 3, padding=1)
         self.recomputed = recomputed
 
     def forward(self, x: Tensor, noise: Tensors, codes: Tensor) -> Tensor:
@@ -179,17 +178,17 @@ class Decoder(nn.Module):
 class Tokenizer(Pretrained, nn.Module):
     """Encoder, quantiser and decoder."""
 
-    def __init__(self, plan: TokenizerPlan, dtype: Dtype = None, checkpoint: bool = False) -> None:
+    def __init__(self, plan: TokenizerPlan, checkpoint: bool = False) -> None:
         super().__init__()
         options = plan.options
         self.plan = plan
-        encoder, decoder = _parts(plan)
-        self.encoder = encoder(plan, dtype, checkpoint)
+        encoder, decoder = _architecture(plan)
+        self.encoder = encoder(plan, checkpoint)
         self.quantize = make_quantizer(options)
-        self.decoder = decoder(plan, dtype, checkpoint)
+        self.decoder = decoder(plan, checkpoint)
         D, Z = options.embedding_dim, options.z_channels
-        self.quant_conv = Convolution(Z, D, 1, dtype=dtype) if plan.taming else None
-        self.post_quant_conv = Convolution(D, Z, 1, dtype=dtype) if plan.taming else None
+        self.quant_conv = nn.Conv2d(Z, D, 1) if plan.taming else None
+        self.post_quant_conv = nn.Conv2d(D, Z, 1) if plan.taming else None
 
     def forward(self, x: Tensor, noise: Tensors | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         """Reconstructions (B, H, W, C), not clamped, and what was computed on the way."""
@@ -200,6 +199,7 @@ class Tokenizer(Pretrained, nn.Module):
 
     def encode(self, x: Tensor, noise: Tensors | None = None) -> Tensor:
         """Pictures -> vectors that are to be quantised."""
+        x = x.to(weights_dtype(self.encoder))
         z = self.encoder(rearrange(x, "b h w c -> b c h w"), noise or {})
         z = z if self.quant_conv is None else self.quant_conv(z)
         return rearrange(z, "b c h w -> b h w c")
@@ -224,7 +224,7 @@ class Tokenizer(Pretrained, nn.Module):
 
     def decode_trunk(self, codes: Tensor, noise: Tensors | None = None) -> Tensor:
         """Codes -> (B, H, W, F), for `output`."""
-        codes = rearrange(codes, "b h w c -> b c h w")
+        codes = rearrange(codes.to(self.decoder.conv_out.weight.dtype), "b h w c -> b c h w")
         x = codes if self.post_quant_conv is None else self.post_quant_conv(codes)
         return rearrange(self.decoder(x, noise or {}, codes), "b c h w -> b h w c")
 
@@ -240,16 +240,15 @@ class Tokenizer(Pretrained, nn.Module):
 
     def decode_indices(self, indices: Tensor) -> Tensor:
         """Indices -> pictures, not clamped."""
-        dtype = at_least_float32(self.decoder.conv_out.weight).dtype
-        return self.decode(self.quantize.lookup(indices).to(dtype))
+        return self.decode(self.quantize.lookup(indices))
 
 
-def build_tokenizer(plan: TokenizerPlan, dtype: Dtype = None, checkpoint: bool = False) -> Tokenizer:
+def build_tokenizer(plan: TokenizerPlan, checkpoint: bool = False) -> Tokenizer:
     """The tokenizer of a plan. `checkpoint` recomputes blocks in the backward pass to save memory."""
-    return Tokenizer(plan, dtype, checkpoint)
+    return Tokenizer(plan, checkpoint)
 
 
-def _parts(plan: TokenizerPlan) -> tuple[Any, Any]:
+def _architecture(plan: TokenizerPlan) -> tuple[Any, Any]:
     """Classes of the architecture's encoder and decoder."""
     if plan.residual is not None:
         return ResidualEncoder, ResidualDecoder
@@ -258,7 +257,7 @@ def _parts(plan: TokenizerPlan) -> tuple[Any, Any]:
     return (PaellaEncoder, PaellaDecoder) if plan.paella else (Encoder, Decoder)
 
 
-def _resnet_block(plan: TokenizerPlan, block: Block, dtype: Dtype) -> ResnetBlock:
+def _resnet_block(plan: TokenizerPlan, block: Block) -> ResnetBlock:
     options = plan.options
     return ResnetBlock(
         block.inputs,
@@ -268,13 +267,12 @@ def _resnet_block(plan: TokenizerPlan, block: Block, dtype: Dtype) -> ResnetBloc
         rate=options.dropout,
         legacy_shortcut=options.legacy_shortcut and not plan.taming,
         modulation=_modulation(plan, block),
-        dtype=dtype,
     )
 
 
-def _attention(plan: TokenizerPlan, block: Block, dtype: Dtype) -> GridAttention:
+def _attention(plan: TokenizerPlan, block: Block) -> GridAttention:
     groups, modulation = plan.options.norm_groups, _modulation(plan, block)
-    return GridAttention(block.outputs, groups=groups, modulation=modulation, dtype=dtype)
+    return GridAttention(block.outputs, groups=groups, modulation=modulation)
 
 
 def _modulation(plan: TokenizerPlan, block: Block) -> int:
@@ -282,12 +280,8 @@ def _modulation(plan: TokenizerPlan, block: Block) -> int:
     return plan.embedding_dim if plan.modulated and block.name.startswith("decoder.") else 0
 
 
-def _norm_out(plan: TokenizerPlan, width: int, dtype: Dtype) -> GroupNorm | SpatialNorm:
+def _norm_out(plan: TokenizerPlan, width: int) -> nn.GroupNorm | SpatialNorm:
     groups = plan.options.norm_groups
     if plan.modulated:
-        return SpatialNorm(width, groups, plan.embedding_dim, dtype)
-    return GroupNorm(width, groups)
-
-
-def _call(layer: nn.Module, recomputed: bool, *arguments: Tensor | None) -> Tensor:
-    return recompute(layer, *arguments, use_reentrant=False) if recomputed else layer(*arguments)
+        return SpatialNorm(width, groups, plan.embedding_dim)
+    return group_norm(width, groups)

@@ -1,0 +1,30 @@
+"""First values of layers: the families' tables have them, so that what torch would draw is left out."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+_DRAWS = (nn.init.kaiming_uniform_, nn.init.uniform_, nn.init.normal_)
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+def blank(build: Callable[[], Module]) -> Module:
+    """What `build` makes, in evaluation mode, its parameters' memory as it was: their values are to be set.
+
+    It spares the draws' time, and torch's default generator stays where it is.
+    """
+    with _WithoutDraws():
+        return build().eval()
+
+
+class _WithoutDraws(TorchFunctionMode):
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func in _DRAWS:
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return func(*args, **kwargs)
