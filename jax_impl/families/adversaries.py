@@ -9,7 +9,7 @@ from typing import Any
 
 from jax import Array
 
-from jax_impl.layers.named import below
+from jax_impl.layers.named import under
 from jax_impl.layers.spectral import iterated
 from jax_impl.models.dcvae import ContrastiveDiscriminator, SpectralEncoder
 from jax_impl.objectives.vqgan import Critic, Verdict
@@ -25,7 +25,7 @@ def critic_of(model: Model, buffers: Arrays) -> tuple[Critic, dict[str, Array]]:
     network = model.discriminator
     if not isinstance(network, ContrastiveDiscriminator):
         return lambda pictures: Verdict((network(pictures)[0],)), {}
-    sigmas, new = iterated(network.layers(), below(buffers, f"u.{CRITIC_LAYERS}"))
+    sigmas, new = iterated(network.layers(), under(buffers, f"u.{CRITIC_LAYERS}"))
 
     def critic(pictures: Array) -> Verdict:
         return Verdict(*network(pictures, sigmas))
@@ -38,6 +38,6 @@ def encoder_sigmas(model: Model, buffers: Arrays) -> dict[str, Array]:
     which are the new buffers; empty for encoders that have none."""
     if not isinstance(model.encoder, SpectralEncoder):
         return {}
-    sigmas, new = iterated(model.encoder.layers(), below(buffers, f"u.{ENCODER_LAYERS}"))
+    sigmas, new = iterated(model.encoder.layers(), under(buffers, f"u.{ENCODER_LAYERS}"))
     found = {f"sigma.{ENCODER_LAYERS}.{name}": sigma for name, sigma in sigmas.items()}
     return found | {f"u.{ENCODER_LAYERS}.{name}": vector for name, vector in new.items()}

@@ -7,7 +7,7 @@ from jax import Array
 Arrays = Mapping[str, Array]
 
 
-def below(arrays: Arrays | None, prefix: str) -> dict[str, Array]:
+def under(arrays: Arrays | None, prefix: str) -> dict[str, Array]:
     """Entries `prefix` + '.' + name, under name."""
     start = f"{prefix}."
     return {

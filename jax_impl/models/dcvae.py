@@ -13,7 +13,7 @@ from dioscuri.families.vqgan.plan import TokenizerPlan
 from dioscuri.families.vqgan.spectral import HIDDEN, STEM, ContrastPlan, SpectralBlock
 from jax_impl.layers.convolution import Conv
 from jax_impl.layers.dense import Linear
-from jax_impl.layers.named import Arrays, below
+from jax_impl.layers.named import Arrays, under
 from jax_impl.layers.precision import at_least_float32
 from jax_impl.layers.spectral import LEAK, SpectralConvolution, SpectralResidual
 from jax_impl.layers.stack import call
@@ -44,10 +44,10 @@ class SpectralEncoder(nnx.Module):
 
     def __call__(self, x: Array, noise: Arrays) -> Array:
         """The noise holds singular values `sigma.encoder.<layer>` or, outside of training, none."""
-        sigmas = below(noise, PREFIX)
+        sigmas = under(noise, PREFIX)
         x = self.conv_in(x, sigmas.get("conv_in"))
         for n, block in enumerate(self.blocks):
-            x = call(block, x, below(sigmas, f"blocks.{n}"), checkpoint=self.recomputed)
+            x = call(block, x, under(sigmas, f"blocks.{n}"), checkpoint=self.recomputed)
         return x
 
 
@@ -145,7 +145,7 @@ class ContrastiveDiscriminator(nnx.Module):
         for n, (block, side) in enumerate(zip(self.blocks, self.plan.tapped, strict=True)):
             if side:
                 maps[side] = x
-            x = block(x, below(sigmas, f"blocks.{n}"))
+            x = block(x, under(sigmas, f"blocks.{n}"))
         return maps | {1: self.last(x, sigmas["last"])}
 
 

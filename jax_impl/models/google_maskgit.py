@@ -12,7 +12,7 @@ from dioscuri.families.maskgit.plan import TransformerPlan
 from jax_impl.layers.attention import Attention
 from jax_impl.layers.dense import Embedding, Linear, Logits, tied_logits
 from jax_impl.layers.dropout import Dropout
-from jax_impl.layers.named import Arrays, below
+from jax_impl.layers.named import Arrays, under
 from jax_impl.layers.norms import layer_norm
 from jax_impl.layers.precision import at_least_float32
 from jax_impl.layers.stack import apply_layers
@@ -60,12 +60,12 @@ class GoogleTransformer(Pretrained, nnx.Module):
         self, ids: Array, condition: Arrays, noise: Arrays | None = None
     ) -> tuple[Array, dict[str, Array]]:
         """The last layer's output (B, L, C), with the class token."""
-        plan, uniforms = self.plan, below(noise, "dropout")
+        plan, uniforms = self.plan, under(noise, "dropout")
         x = self.embed(with_class_token(ids, condition, plan), uniforms.get("embed"))
         x = self_conditioned(x, self.self_cond_to_init_embed, condition, plan)
         aux = {"hs_embed": x}
         arguments = [
-            (below(uniforms, f"transformer_layers.{i}"),) for i in range(len(self.transformer_layers))
+            (under(uniforms, f"transformer_layers.{i}"),) for i in range(len(self.transformer_layers))
         ]
         x, outputs = apply_layers(
             self.transformer_layers, x, (), arguments, checkpoint=self.checkpoint, scan=self.scan

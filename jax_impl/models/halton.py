@@ -16,7 +16,7 @@ from jax_impl.layers.convolution import Conv
 from jax_impl.layers.dense import Embedding, Linear, PointwiseDense, tied_logits
 from jax_impl.layers.dropout import Dropout
 from jax_impl.layers.feed_forward import SwiGLU
-from jax_impl.layers.named import Arrays, below
+from jax_impl.layers.named import Arrays, under
 from jax_impl.layers.norms import BiasedRMSNorm, modulated, rms_norm, rms_normalised
 from jax_impl.layers.precision import at_least_float32
 from jax_impl.layers.stack import apply_layers
@@ -74,9 +74,9 @@ class HaltonTransformer(Pretrained, nnx.Module):
         self, ids: Array, condition: Arrays, noise: Arrays | None = None
     ) -> tuple[Array, dict[str, Array]]:
         """Normed states (B, L, C) of codes."""
-        plan, uniforms = self.plan, below(noise, "dropout.transformer")
+        plan, uniforms = self.plan, under(noise, "dropout.transformer")
         null = jnp.full_like(ids[:, 0], plan.null_label)
-        states = below(self.prepare({"label": null, **condition}), "prepared")
+        states = under(self.prepare({"label": null, **condition}), "prepared")
         x = self.tok_emb(ids) + rearrange(self.pos_emb.embedding[: ids.shape[1]], "l c -> 1 l c")
         x = x if self.in_proj is None else self.in_proj(x, plan.grid)
         x = self_conditioned(x, self.self_cond_to_init_embed, condition, plan)
@@ -85,7 +85,7 @@ class HaltonTransformer(Pretrained, nnx.Module):
             registers = repeat(self.reg_tokens.embedding[: plan.options.register], "r c -> b r c", b=len(x))
             x = jnp.concatenate([x, registers], 1)
         layers = self.transformer["layers"]
-        arguments = [(states[f"layers.{i}"], below(uniforms, f"layers.{i}")) for i in range(len(layers))]
+        arguments = [(states[f"layers.{i}"], under(uniforms, f"layers.{i}")) for i in range(len(layers))]
         x, intermediates = apply_layers(layers, x, (), arguments, checkpoint=self.checkpoint, scan=self.scan)
         aux |= {f"hs_layer{i}": value for i, value in enumerate(intermediates)}
         x = self.last_norm(x[:, :L], states["last_norm"])

@@ -15,7 +15,7 @@ from jax_impl.layers.attention import attend, split_heads
 from jax_impl.layers.dense import Embedding, Linear, Logits, broadcast
 from jax_impl.layers.dropout import Dropout
 from jax_impl.layers.feed_forward import GEGLU
-from jax_impl.layers.named import Arrays, below
+from jax_impl.layers.named import Arrays, under
 from jax_impl.layers.norms import GammaLayerNorm, unit
 from jax_impl.layers.precision import at_least_float32
 from jax_impl.layers.stack import apply_layers
@@ -76,14 +76,14 @@ class LucidrainsTransformer(Pretrained, nnx.Module):
         self, ids: Array, condition: Arrays, noise: Arrays | None = None
     ) -> tuple[Array, dict[str, Array]]:
         """Normed states (B, L, C) of codes."""
-        uniforms, blocks = below(noise, "dropout.transformer_blocks"), self.transformer_blocks
+        uniforms, blocks = under(noise, "dropout.transformer_blocks"), self.transformer_blocks
         x = self.token_emb(ids) + rearrange(self.pos_emb.embedding[: ids.shape[1]], "l c -> 1 l c")
         x = self_conditioned(x, self.self_cond_to_init_embed, condition, self.plan)
         empty = jnp.zeros((len(x), 0, self.plan.options.encoder_hidden_size), x.dtype)
-        states = below(self.prepare({"text": empty, **condition}), "prepared")
+        states = under(self.prepare({"text": empty, **condition}), "prepared")
         aux = {"hs_embed": x}
         names = [f"layers.{i}" for i in range(len(blocks["layers"]))]
-        each = [(below(states, name), below(uniforms, name)) for name in names]
+        each = [(under(states, name), under(uniforms, name)) for name in names]
         x, intermediates = apply_layers(
             blocks["layers"], x, (states["mask"],), each, checkpoint=self.checkpoint, scan=self.scan
         )

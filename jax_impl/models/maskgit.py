@@ -30,7 +30,7 @@ from jax_impl.layers.attention import Attention
 from jax_impl.layers.dense import Embedding, Linear, Logits, PointwiseDense
 from jax_impl.layers.dropout import Dropout
 from jax_impl.layers.feed_forward import GEGLU
-from jax_impl.layers.named import Arrays, below
+from jax_impl.layers.named import Arrays, under
 from jax_impl.layers.norms import make_norm, modulated
 from jax_impl.layers.precision import at_least_float32, weights_dtype
 from jax_impl.layers.stack import apply_layers
@@ -93,12 +93,12 @@ class MaskGitTransformer(Pretrained, nnx.Module):
     ) -> tuple[Array, dict[str, Array]]:
         """Normed states (B, L, C) of codes, or with `use_conv_in_out` embeddings of them, behind that of the
         class token."""
-        plan, states, uniforms = self.plan, self.prepare(condition), below(noise, "dropout")
+        plan, states, uniforms = self.plan, self.prepare(condition), under(noise, "dropout")
         x = self.embed(with_class_token(ids, condition, plan), uniforms.get("embed"))
         x = self_conditioned(x, self.self_cond_to_init_embed, condition, plan)
         aux = {"hs_embed": x}
         names = [f"transformer_layers.{i}" for i in range(len(self.transformer_layers))]
-        each = [(below(states, f"prepared.{name}"), below(uniforms, name)) for name in names]
+        each = [(under(states, f"prepared.{name}"), under(uniforms, name)) for name in names]
         shared = (condition.get("text_mask"),)
         x, intermediates = apply_layers(
             self.transformer_layers, x, shared, each, checkpoint=self.checkpoint, scan=self.scan

@@ -12,7 +12,7 @@ from jax import Array
 
 from dioscuri.families.maskgit.plan import TransformerPlan
 from jax_impl.layers.dense import Embedding, Linear, PointwiseDense
-from jax_impl.layers.named import Arrays, below
+from jax_impl.layers.named import Arrays, under
 from jax_impl.layers.precision import at_least_float32
 from jax_impl.layers.stack import apply_layers
 from jax_impl.models.maskgit import (
@@ -104,25 +104,25 @@ class MaskGiTUViT(Pretrained, nnx.Module):
         self, ids: Array, condition: Arrays, noise: Arrays | None = None
     ) -> tuple[Array, dict[str, Array]]:
         """States (B, L, c) of codes behind the convolutional blocks."""
-        states, uniforms = below(self.prepare(condition), "prepared"), below(noise, "dropout")
+        states, uniforms = under(self.prepare(condition), "prepared"), under(noise, "dropout")
         mask = condition.get("text_mask")
         aux: dict[str, Array] = {name: states[name] for name in CONDITION if name in states}
         x = self.embed(ids)
         aux["hs_embed"] = x
-        x = self.down_blocks[0](x, mask, below(states, "down_blocks.0"), below(uniforms, "down_blocks.0"))
+        x = self.down_blocks[0](x, mask, under(states, "down_blocks.0"), under(uniforms, "down_blocks.0"))
         aux["down_out"] = x
         height = x.shape[1]
         x = self.project_to_hidden(self.project_to_hidden_norm(rearrange(x, "b h w c -> b (h w) c")))
         x = self_conditioned(x, self.self_cond_to_init_embed, condition, self.plan)
         names = [f"transformer_layers.{i}" for i in range(len(self.transformer_layers))]
-        each = [(below(states, name), below(uniforms, name)) for name in names]
+        each = [(under(states, name), under(uniforms, name)) for name in names]
         x, intermediates = apply_layers(
             self.transformer_layers, x, (mask,), each, checkpoint=self.checkpoint, scan=self.scan
         )
         aux |= {f"hs_layer{i}": value for i, value in enumerate(intermediates)} | {"embed": x}
         x = self.project_from_hidden(self.project_from_hidden_norm(x))
         x = rearrange(x, "b (h w) c -> b h w c", h=height)
-        x = self.up_blocks[0](x, mask, below(states, "up_blocks.0"), below(uniforms, "up_blocks.0"))
+        x = self.up_blocks[0](x, mask, under(states, "up_blocks.0"), under(uniforms, "up_blocks.0"))
         aux["up_out"] = x
         return rearrange(x, "b h w c -> b (h w) c"), aux
 

@@ -12,7 +12,7 @@ from jax_impl.layers.attention import Attention
 from jax_impl.layers.convolution import Conv
 from jax_impl.layers.dense import Linear, broadcast
 from jax_impl.layers.dropout import Dropout
-from jax_impl.layers.named import Arrays, below
+from jax_impl.layers.named import Arrays, under
 from jax_impl.layers.norms import GlobalResponseNorm
 from jax_impl.models.maskgit import (
     Modulation,
@@ -49,7 +49,7 @@ class UViTSide(nnx.Module):
         for j, (block, attention) in enumerate(zip(self.res_blocks, self.attention_blocks, strict=True)):
             name = f"attention_blocks.{j}"
             x = block(x, prepared.get(f"res_blocks.{j}"), noise.get(f"res_blocks.{j}.channelwise"))
-            x = attention(x, mask, below(prepared, name), below(noise, name))
+            x = attention(x, mask, under(prepared, name), under(noise, name))
         return x if self.upsample is None else self.upsample(x)
 
 
@@ -97,9 +97,9 @@ class AttentionBlock2D(nnx.Module):
 
     def __call__(self, x: Array, mask: Array | None, prepared: Arrays, noise: Arrays) -> Array:
         height, x = x.shape[1], rearrange(x, "b h w c -> b (h w) c")
-        states = below(prepared, "attention")
+        states = under(prepared, "attention")
         x = x + self.attention(self.attn_layer_norm(x), states, mask, noise.get("attention"))
-        states = below(prepared, "crossattention")
+        states = under(prepared, "crossattention")
         x = x + self.crossattention(self.crossattn_layer_norm(x), states, mask, noise.get("crossattention"))
         return rearrange(x, "b (h w) c -> b h w c", h=height)
 

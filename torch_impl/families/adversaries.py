@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from torch_impl.layers.named import below
+from torch_impl.layers.named import under
 from torch_impl.layers.spectral import iterated
 from torch_impl.models.dcvae import ContrastiveDiscriminator, SpectralEncoder
 from torch_impl.objectives.vqgan import Critic, Verdict
@@ -25,7 +25,7 @@ def critic_of(model: Model, buffers: Tensors) -> tuple[Critic, dict[str, Tensor]
     network = model.discriminator
     if not isinstance(network, ContrastiveDiscriminator):
         return lambda pictures: Verdict((network(pictures)[0],)), {}
-    sigmas, new = iterated(network.layers(), below(buffers, f"u.{CRITIC_LAYERS}"))
+    sigmas, new = iterated(network.layers(), under(buffers, f"u.{CRITIC_LAYERS}"))
 
     def critic(pictures: Tensor) -> Verdict:
         return Verdict(*network(pictures, sigmas))
@@ -38,6 +38,6 @@ def encoder_sigmas(model: Model, buffers: Tensors) -> dict[str, Tensor]:
     which are the new buffers; empty for encoders that have none."""
     if not isinstance(model.encoder, SpectralEncoder):
         return {}
-    sigmas, new = iterated(model.encoder.layers(), below(buffers, f"u.{ENCODER_LAYERS}"))
+    sigmas, new = iterated(model.encoder.layers(), under(buffers, f"u.{ENCODER_LAYERS}"))
     found = {f"sigma.{ENCODER_LAYERS}.{name}": sigma for name, sigma in sigmas.items()}
     return found | {f"u.{ENCODER_LAYERS}.{name}": vector for name, vector in new.items()}

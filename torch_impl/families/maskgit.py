@@ -26,7 +26,7 @@ from dioscuri.families.token_models.masking_options import Sampling
 from dioscuri.plans.noise import NoiseSpec
 from torch_impl.families.frozen_tokenizer import FrozenTokenizer
 from torch_impl.families.methods import FamilyMethods, Result, Scalars
-from torch_impl.layers.named import below
+from torch_impl.layers.named import under
 from torch_impl.models.critic import critic_logits
 from torch_impl.models.transformers import build_transformer
 from torch_impl.objectives.masked_tokens import (
@@ -274,7 +274,7 @@ class MaskGITMethods(FamilyMethods):
     def _null(self, frozen: Tensors, condition: Tensors) -> dict[str, Tensor]:
         """What stands for no condition: the null label, and an encoded empty text, or no text and a pooled
         state of zeros."""
-        given = below(frozen, "null")
+        given = under(frozen, "null")
         values = {"label": self.plan.null_label, "text_keep": 0, "pooled": 0}
         if "text" in given:
             del values["text_keep"]
@@ -307,7 +307,7 @@ class MaskGITMethods(FamilyMethods):
             codes, masked.inputs, tokens, self.plan.mask_id, gumbel, temperature.clamp(min=1e-10)
         )
         own = {name: value for name, value in condition.items() if name != "self"}
-        return critic_loss(critic_logits(model, judged, own, below(noise, "critic")), judged, tokens)
+        return critic_loss(critic_logits(model, judged, own, under(noise, "critic")), judged, tokens)
 
 
 FAMILY = MaskGITMethods

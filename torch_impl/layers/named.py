@@ -7,7 +7,7 @@ from torch import Tensor
 Tensors = Mapping[str, Tensor]
 
 
-def below(tensors: Tensors | None, prefix: str) -> dict[str, Tensor]:
+def under(tensors: Tensors | None, prefix: str) -> dict[str, Tensor]:
     """Entries `prefix` + '.' + name, under name."""
     start = f"{prefix}."
     return {

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dioscuri.families.vqgan.plan import TokenizerPlan
 from dioscuri.families.vqgan.spectral import HIDDEN, STEM, ContrastPlan, SpectralBlock
-from torch_impl.layers.named import Tensors, below
+from torch_impl.layers.named import Tensors, under
 from torch_impl.layers.precision import at_least_float32
 from torch_impl.layers.spectral import LEAK, SpectralConvolution, SpectralResidual
 from torch_impl.layers.stack import call
@@ -40,10 +40,10 @@ class SpectralEncoder(nn.Module):
 
     def forward(self, x: Tensor, noise: Tensors) -> Tensor:
         """The noise holds singular values `sigma.encoder.<layer>` or, outside of training, none."""
-        sigmas = below(noise, PREFIX)
+        sigmas = under(noise, PREFIX)
         x = self.conv_in(x, sigmas.get("conv_in"))
         for n, block in enumerate(self.blocks):
-            x = call(block, x, below(sigmas, f"blocks.{n}"), checkpoint=self.recomputed)
+            x = call(block, x, under(sigmas, f"blocks.{n}"), checkpoint=self.recomputed)
         return x
 
 
@@ -147,7 +147,7 @@ class ContrastiveDiscriminator(nn.Module):
         for n, (block, side) in enumerate(zip(self.blocks, self.plan.tapped, strict=True)):
             if side:
                 maps[side] = x
-            x = block(x, below(sigmas, f"blocks.{n}"))
+            x = block(x, under(sigmas, f"blocks.{n}"))
         return maps | {1: self.last(x, sigmas["last"])}
 
 

@@ -11,7 +11,7 @@ from dioscuri.families.maskgit.plan import TransformerPlan
 from torch_impl.layers.attention import Attention
 from torch_impl.layers.dense import Logits, tied_logits
 from torch_impl.layers.dropout import Dropout
-from torch_impl.layers.named import Tensors, below
+from torch_impl.layers.named import Tensors, under
 from torch_impl.layers.precision import at_least_float32
 from torch_impl.layers.stack import apply_layers
 from torch_impl.models.maskgit import (
@@ -60,12 +60,12 @@ class GoogleTransformer(Pretrained, nn.Module):
         self, ids: Tensor, condition: Tensors, noise: Tensors | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The last layer's output (B, L, C), with the class token."""
-        plan, uniforms = self.plan, below(noise, "dropout")
+        plan, uniforms = self.plan, under(noise, "dropout")
         x = self.embed(with_class_token(ids, condition, plan), uniforms.get("embed"))
         x = self_conditioned(x, self.self_cond_to_init_embed, condition, plan)
         aux = {"hs_embed": x}
         arguments = [
-            (below(uniforms, f"transformer_layers.{i}"),) for i in range(len(self.transformer_layers))
+            (under(uniforms, f"transformer_layers.{i}"),) for i in range(len(self.transformer_layers))
         ]
         x, outputs = apply_layers(self.transformer_layers, x, (), arguments, checkpoint=self.checkpoint)
         aux |= {f"hs_layer{i}": value for i, value in enumerate(outputs)}

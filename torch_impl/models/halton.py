@@ -14,7 +14,7 @@ from torch_impl.layers.attention import attend, split_heads
 from torch_impl.layers.dense import PointwiseDense, tied_logits
 from torch_impl.layers.dropout import Dropout
 from torch_impl.layers.feed_forward import SwiGLU
-from torch_impl.layers.named import Tensors, below
+from torch_impl.layers.named import Tensors, under
 from torch_impl.layers.norms import BiasedRMSNorm, modulated, rms_normalised
 from torch_impl.layers.precision import at_least_float32
 from torch_impl.layers.stack import apply_layers
@@ -72,9 +72,9 @@ class HaltonTransformer(Pretrained, nn.Module):
         self, ids: Tensor, condition: Tensors, noise: Tensors | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Normed states (B, L, C) of codes."""
-        plan, uniforms = self.plan, below(noise, "dropout.transformer")
+        plan, uniforms = self.plan, under(noise, "dropout.transformer")
         null = torch.full_like(ids[:, 0], plan.null_label)
-        states = below(self.prepare({"label": null, **condition}), "prepared")
+        states = under(self.prepare({"label": null, **condition}), "prepared")
         x = self.tok_emb(ids) + rearrange(self.pos_emb.weight[: ids.shape[1]], "l c -> 1 l c")
         x = x if self.in_proj is None else self.in_proj(x, plan.grid)
         x = self_conditioned(x, self.self_cond_to_init_embed, condition, plan)
@@ -83,7 +83,7 @@ class HaltonTransformer(Pretrained, nn.Module):
             registers = repeat(self.reg_tokens.weight[: plan.options.register], "r c -> b r c", b=len(x))
             x = torch.cat([x, registers], 1)
         layers = self.transformer["layers"]
-        arguments = [(states[f"layers.{i}"], below(uniforms, f"layers.{i}")) for i in range(len(layers))]
+        arguments = [(states[f"layers.{i}"], under(uniforms, f"layers.{i}")) for i in range(len(layers))]
         x, intermediates = apply_layers(layers, x, (), arguments, checkpoint=self.checkpoint)
         aux |= {f"hs_layer{i}": value for i, value in enumerate(intermediates)}
         x = self.last_norm(x[:, :L], states["last_norm"])

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dioscuri.families.maskgit.plan import TransformerPlan
 from torch_impl.layers.dense import PointwiseDense
-from torch_impl.layers.named import Tensors, below
+from torch_impl.layers.named import Tensors, under
 from torch_impl.layers.precision import at_least_float32
 from torch_impl.layers.stack import apply_layers
 from torch_impl.models.maskgit import (
@@ -103,23 +103,23 @@ class MaskGiTUViT(Pretrained, nn.Module):
         self, ids: Tensor, condition: Tensors, noise: Tensors | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """States (B, L, c) of codes behind the convolutional blocks."""
-        states, uniforms = below(self.prepare(condition), "prepared"), below(noise, "dropout")
+        states, uniforms = under(self.prepare(condition), "prepared"), under(noise, "dropout")
         mask = condition.get("text_mask")
         aux: dict[str, Tensor] = {name: states[name] for name in CONDITION if name in states}
         x = self.embed(ids)
         aux["hs_embed"] = x
-        x = self.down_blocks[0](x, mask, below(states, "down_blocks.0"), below(uniforms, "down_blocks.0"))
+        x = self.down_blocks[0](x, mask, under(states, "down_blocks.0"), under(uniforms, "down_blocks.0"))
         aux["down_out"] = x
         height = x.shape[1]
         x = self.project_to_hidden(self.project_to_hidden_norm(rearrange(x, "b h w c -> b (h w) c")))
         x = self_conditioned(x, self.self_cond_to_init_embed, condition, self.plan)
         names = [f"transformer_layers.{i}" for i in range(len(self.transformer_layers))]
-        each = [(below(states, name), below(uniforms, name)) for name in names]
+        each = [(under(states, name), under(uniforms, name)) for name in names]
         x, intermediates = apply_layers(self.transformer_layers, x, (mask,), each, checkpoint=self.checkpoint)
         aux |= {f"hs_layer{i}": value for i, value in enumerate(intermediates)} | {"embed": x}
         x = self.project_from_hidden(self.project_from_hidden_norm(x))
         x = rearrange(x, "b (h w) c -> b h w c", h=height)
-        x = self.up_blocks[0](x, mask, below(states, "up_blocks.0"), below(uniforms, "up_blocks.0"))
+        x = self.up_blocks[0](x, mask, under(states, "up_blocks.0"), under(uniforms, "up_blocks.0"))
         aux["up_out"] = x
         return rearrange(x, "b h w c -> b (h w) c"), aux
 

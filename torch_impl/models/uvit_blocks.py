@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from dioscuri.families.maskgit.plan import TransformerPlan
 from torch_impl.layers.attention import Attention
 from torch_impl.layers.dropout import Dropout
-from torch_impl.layers.named import Tensors, below
+from torch_impl.layers.named import Tensors, under
 from torch_impl.layers.norms import GlobalResponseNorm
 from torch_impl.models.maskgit import (
     Modulation,
@@ -46,7 +46,7 @@ class UViTSide(nn.Module):
         for j, (block, attention) in enumerate(zip(self.res_blocks, self.attention_blocks, strict=True)):
             name = f"attention_blocks.{j}"
             x = block(x, prepared.get(f"res_blocks.{j}"), noise.get(f"res_blocks.{j}.channelwise"))
-            x = attention(x, mask, below(prepared, name), below(noise, name))
+            x = attention(x, mask, under(prepared, name), under(noise, name))
         return x if self.upsample is None else self.upsample(x)
 
 
@@ -96,9 +96,9 @@ class AttentionBlock2D(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None, prepared: Tensors, noise: Tensors) -> Tensor:
         height, x = x.shape[1], rearrange(x, "b h w c -> b (h w) c")
-        states = below(prepared, "attention")
+        states = under(prepared, "attention")
         x = x + self.attention(self.attn_layer_norm(x), states, mask, noise.get("attention"))
-        states = below(prepared, "crossattention")
+        states = under(prepared, "crossattention")
         x = x + self.crossattention(self.crossattn_layer_norm(x), states, mask, noise.get("crossattention"))
         return rearrange(x, "b (h w) c -> b h w c", h=height)
 
