@@ -32,20 +32,13 @@ Model = tuple[Any, dict[str, np.ndarray]]
 
 
 def write_folder(
-    folder: Path,
-    hparams: Any,
-    weights: Arrays,
-    *,
-    tokenizer: Model | None = None,
-    origin: Mapping[str, Any] | None = None,
+    folder: Path, hparams: Any, weights: Arrays, *, origin: Mapping[str, Any] | None = None
 ) -> None:
-    """Write a model of these options, and the tokenizer that it needs, if one is given.
+    """Write a model of these options; the tokenizer that it needs may be written to its folder `TOKENIZER`.
 
     Paths among the options mean nothing elsewhere and are left out. `origin` names the checkpoint of a run
     whose weights these are, as the header of token shards does.
     """
-    if tokenizer is not None:
-        write_folder(folder / TOKENIZER, *tokenizer)
     content = {"library": LIBRARY, "format": FORMAT, "hparams": _without_paths(network_options(hparams))}
     with replacing(folder / TENSORS) as beside:
         beside.write_bytes(tensor_bytes(weights))

@@ -10,7 +10,7 @@ from dioscuri import schedules
 from dioscuri.checkpoint import store
 from dioscuri.checkpoint.directory import RunDirectory
 from dioscuri.checkpoint.flax_msgpack import read_flax
-from dioscuri.checkpoint.pretrained import write_folder
+from dioscuri.checkpoint.pretrained import TOKENIZER, write_folder
 from dioscuri.checkpoint.tensor_files import is_flax, is_torch, read_config
 from dioscuri.checkpoint.torch_files import read_torch
 from dioscuri.contract import check_options
@@ -18,6 +18,7 @@ from dioscuri.errors import UserError
 from dioscuri.families.hierarchical_vae.options import HParams
 from dioscuri.families.hierarchical_vae.plan import make_plan
 from dioscuri.families.maskgit import transformers
+from dioscuri.families.vqgan.trained import open_tokenizer
 from dioscuri.files import replacing
 from dioscuri.hparams import load, resolve
 from dioscuri.hparams.archive import copy_path, written_out
@@ -128,8 +129,18 @@ def export_run(run: Path, target: Path, step: Step = None) -> str:
     hparams = load(copy_path(log_root, name), twin=log_root)
     checkpoint = store.load(RunDirectory(run).checkpoints, step)
     weights = {k: v for k, v in checkpoint.state["ema"].items() if not k.startswith("discriminator.")}
-    write_folder(target, hparams, weights)
+    write_folder(target, hparams, weights, origin=origin(checkpoint, hparams.run.name))
+    if path := getattr(hparams.data, "tokenizer_path", ""):
+        tokenizer = open_tokenizer(Path(path))
+        of_tokenizer = origin(tokenizer.checkpoint, tokenizer.hparams.run.name)
+        write_folder(target / TOKENIZER, tokenizer.hparams, tokenizer.weights, origin=of_tokenizer)
     return f"{target}: averaged weights of step {checkpoint.step} of {run}"
+
+
+def origin(checkpoint: store.Checkpoint, run: str) -> dict[str, Any]:
+    """What names the averaged weights of a run's checkpoint."""
+    sha256 = checkpoint.info["files"]["ema.safetensors"]["sha256"]
+    return {"sha256": sha256, "run": run, "weights": "ema", "step": checkpoint.step}
 
 
 def export(run: Path, target: Path, step: Step, torch_bytes: TorchBytes) -> None:

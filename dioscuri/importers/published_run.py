@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from dioscuri.checkpoint import store
+from dioscuri.checkpoint import pretrained, store
 from dioscuri.checkpoint.directory import RunDirectory
 from dioscuri.checkpoint.tensor_files import read_config, read_weights
 from dioscuri.checkpoint.weight_files import Choice
@@ -57,7 +57,11 @@ def make_published_run(request: Request) -> list[str]:
     with TemporaryDirectory() as folder:
         base = _base(described, request, Path(folder))
         log_root, name = split_run(request.run)
-        told = (*described.overrides, *(() if request.cfg else described.sampling)) if described else ()
+        told: tuple[str, ...] = ()
+        if described is not None:
+            told = (*described.overrides, *(() if request.cfg else described.sampling))
+        if tokenizer := pretrained.tokenizer_folder(request.source):
+            told = (*told, f"data.tokenizer_path={tokenizer.absolute()}")
         words = [*told, *request.overrides, f"run.name={name}"]
         hparams = load(base, words)
         own = described is not None and described.own

@@ -42,11 +42,11 @@ def open_source(
     _check_choice(weights, step)
     path = _existing(where)
     if path is None:
-        return _published(str(where), revision)
+        return _published(str(where), weights, revision)
     if any(path.glob("hparams-*.cfg")):
         return _of_run(path, weights, step)
     if (path / pretrained.CONFIG).is_file():
-        return _published(path, revision)
+        return _published(path, weights, revision)
     raise UserError(f"{path} holds no model: neither hparams-<name>.cfg of a run nor {pretrained.CONFIG}")
 
 
@@ -107,8 +107,8 @@ def _checkpoint(path: Path, step: Any) -> store.Checkpoint:
     return newest if step == "last" or best in (None, newest.step) else store.load(root, int(best))
 
 
-def _published(where: Path | str, revision: str | None) -> Source:
-    opened = open_published(where, revision=revision or "main")
+def _published(where: Path | str, weights: Any, revision: str | None) -> Source:
+    opened = open_published(where, weights=weights, revision=revision or "main")
     return _source(opened.hparams, opened.weights, where, opened.tokenizer, dict(opened.origin))
 
 

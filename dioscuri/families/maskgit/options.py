@@ -21,8 +21,8 @@ class TokenData(Data):
     tokenizer_path: str = option(
         "",
         path=True,
-        doc="run folder logs-<name> of the tokenizer, of either twin. Without it tokens can be learnt but no "
-        "picture drawn",
+        doc="the tokenizer: its run folder logs-<name>, or the folder that it was saved to. Without "
+        "it tokens can be learnt but no picture drawn",
     )
     grid: int = option(low=0, high=2**10, doc="tokens a side of a picture; sundae: 0 for text")
     codebook_size: int = option(low=1, high=2**24, doc="codes of the tokenizer")

@@ -1,5 +1,6 @@
-"""A tokenizer that another run has trained, as priors use it: frozen, with averaged weights."""
+"""A trained tokenizer, as priors use it, frozen: the run that trained it, or the folder it was saved to."""
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -8,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from dioscuri.checkpoint import store
+from dioscuri.checkpoint import pretrained, store
 from dioscuri.checkpoint.directory import RunDirectory
 from dioscuri.checkpoint.trained_run import check_finite, open_run
 from dioscuri.errors import UserError
@@ -21,7 +22,7 @@ FAMILY = "vqgan"
 
 @dataclass(frozen=True)
 class TrainedTokenizer:
-    """The run in a folder `logs-<name>`: its options and plan; weights are read when they are asked for."""
+    """Its folder, options and plan; weights are read when they are asked for."""
 
     path: Path
     hparams: Any
@@ -29,7 +30,9 @@ class TrainedTokenizer:
 
     @cached_property
     def checkpoint(self) -> store.Checkpoint:
-        """That of the best validation, or the newest one where none was validated."""
+        """Of a run that of the best validation, or the newest one where none was validated."""
+        if pretrained.is_folder(self.path):
+            return _saved(self.path)
         root = RunDirectory(self.path).checkpoints
         newest = store.load(root)
         best = newest.info["best_step"]
@@ -61,10 +64,25 @@ class TrainedTokenizer:
 
 
 def open_tokenizer(path: Path) -> TrainedTokenizer:
-    """Read a run's options; a `UserError` where the folder is no tokenizer's run."""
-    hparams = open_run(path, FAMILY, f"[data] tokenizer_path '{path}'")
+    """Read the options of a run or a saved folder; a `UserError` where it is no tokenizer's."""
+    where = f"[data] tokenizer_path '{path}'"
+    if pretrained.is_folder(path):
+        hparams = pretrained.read_hparams(path)
+        if hparams.run.family != FAMILY:
+            raise UserError(f"{where} is a model of family '{hparams.run.family}': give one of '{FAMILY}'")
+    else:
+        hparams = open_run(path, FAMILY, where)
     plan = tokenizers.make_plan(hparams.model, hparams.data.target_res, hparams.data.channels)
     return TrainedTokenizer(path, hparams, plan)
+
+
+def _saved(folder: Path) -> store.Checkpoint:
+    """A saved folder as the checkpoint of the run that its weights come from, where it tells one."""
+    _, weights = pretrained.read_folder(folder)
+    origin, file = pretrained.origin_of(folder), folder / pretrained.TENSORS
+    sha256 = origin.get("sha256") or hashlib.sha256(file.read_bytes()).hexdigest()
+    info = {"files": {"ema.safetensors": {"sha256": sha256}}, "best_step": None}
+    return store.Checkpoint(step=int(origin.get("step", 0)), state={"ema": weights}, info=info, path=file)
 
 
 def named(tokenizer: TrainedTokenizer) -> dict[str, Any]:
