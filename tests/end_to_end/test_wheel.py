@@ -124,8 +124,9 @@ def test_commands_work_beside_modules_of_the_user(user, installed, command):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("twin", ["torch", "jax"])
-def test_it_trains_on_pictures_of_the_user_and_writes_where_he_works(user, installed, twin):
+@pytest.mark.parametrize(("twin", "other"), [("torch", "jax"), ("jax", "torch")])
+def test_it_trains_on_pictures_of_the_user_and_writes_where_he_works(user, installed, twin, other):
+    """The other twin's framework is not there."""
     (user.folder / "pictures").mkdir()
     rng = np.random.default_rng(0)
     for n in range(8):
@@ -137,7 +138,8 @@ def test_it_trains_on_pictures_of_the_user_and_writes_where_he_works(user, insta
     data = [f"data.{split}_data_path=pictures" for split in ("train", "val", "synthesis")]
     size = ["train.total_train_steps=2", "train.batch_size=4", "val.batch_size=4"]
     words = [cfg, "run.name=mine", "data.dataset_source=custom", *data, *size]
-    done = user.python("-m", "dioscuri", "train", "--twin", twin, *words)
+    packages = without(other, user.folder / "packages")
+    done = user.python("-m", "dioscuri", "train", *words, packages=packages)
     assert done.code == 0, done.errors
     shipped = f"configuration {cfg}: the one shipped with Dioscuri, {installed / 'dioscuri' / 'egs'}"
     assert (shipped in done.out) == (twin == "torch")
