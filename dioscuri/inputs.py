@@ -120,12 +120,18 @@ def check_names(given: Collection[str], known: Sequence[str], what: str) -> None
             raise UserError(f"{what} '{name}' is unknown{hint}")
 
 
-def check_lengths(rows: Mapping[str, Array]) -> None:
-    """Raise a `UserError` where arrays of one batch have different numbers of rows."""
+def check_lengths(rows: Mapping[str, Any]) -> int:
+    """The number of rows of a batch's arrays; a `UserError` where they differ or where there is none."""
+    if not rows:
+        raise UserError("the batch is empty: it has no arrays")
     lengths = {name: len(array) for name, array in rows.items()}
     if len(set(lengths.values())) > 1:
         told = ", ".join(f"{name} has {n}" for name, n in lengths.items())
         raise UserError(f"arrays of one batch must have as many rows: {told}")
+    n = next(iter(lengths.values()))
+    if not n:
+        raise UserError(f"the batch is empty: its {', '.join(rows)} have no rows; give one example or more")
+    return n
 
 
 def read_count(given: Any, what: str, *, low: int = 1) -> int:

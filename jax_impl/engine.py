@@ -18,6 +18,7 @@ from dioscuri.engine_support import (
     step_numbers,
 )
 from dioscuri.errors import UserError
+from dioscuri.inputs import check_lengths
 from dioscuri.plans.layout import check_shapes, pack, take_prefixed, unpack
 from jax_impl.devices import open_devices, set_precision, use_compilation_cache
 from jax_impl.families.methods import methods_of
@@ -64,7 +65,7 @@ class Engine:
     ) -> None:
         """One update on this process's share of the global batch."""
         n_parts = self.hparams.train.accumulation_steps
-        rows = len(next(iter(batch.values()))) * self.process_count
+        rows = check_lengths(batch) * self.process_count
         if rows % (n_parts * self.device_count):
             raise UserError(
                 f"[train] batch_size {rows} must be a multiple of devices x parts, "
@@ -109,7 +110,7 @@ class Engine:
         """Run a family's method on the global batch, each device its rows; repetition fills batches."""
         function = mode(self.family, method)
         options, numbers = split_arguments(arguments)
-        n = len(next(iter(batch.values())))
+        n = check_lengths(batch)
         rows = padded_rows(n, self.device_count)
         arrays = {name: self.devices.place(self.devices.share(array[rows])) for name, array in batch.items()}
         given = noise and {name: self.devices.share(np.asarray(array)[rows]) for name, array in noise.items()}

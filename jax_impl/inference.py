@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from dioscuri.engine import Array
 from dioscuri.engine_support import mode, padded_rows, split_arguments, step_numbers
 from dioscuri.errors import UserError
+from dioscuri.inputs import check_lengths
 from dioscuri.plans.layout import check_shapes
 from dioscuri.plans.noise import NoiseSpec
 from jax_impl.devices import COMPUTE_DTYPES, Devices
@@ -51,7 +52,7 @@ class Runner:
         """
         function = mode(self.methods, method)
         options, numbers = split_arguments(arguments)
-        n = len(next(iter(batch.values())))
+        n = check_lengths(batch)
         rows, share = padded_rows(n, self.devices.device_count), self.devices.share
         arrays = {name: self.devices.place(share(array[rows])) for name, array in batch.items()}
         if noise is None:

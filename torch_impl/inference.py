@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from dioscuri.engine import Array
 from dioscuri.engine_support import mode, padded_rows, split_arguments, step_numbers
 from dioscuri.errors import UserError
+from dioscuri.inputs import check_lengths
 from dioscuri.plans.layout import check_shapes
 from dioscuri.plans.noise import NoiseSpec
 from torch_impl.devices import COMPUTE_DTYPES, Devices
@@ -45,7 +46,7 @@ class Runner:
         """
         function = mode(self.methods, method)
         options, numbers = split_arguments(arguments)
-        n = len(next(iter(batch.values())))
+        n = check_lengths(batch)
         rows, share = padded_rows(n, self.devices.device_count), self.devices.share
         arrays = {name: self.devices.place(share(array[rows])) for name, array in batch.items()}
         if noise is None:

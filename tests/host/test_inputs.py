@@ -247,6 +247,11 @@ def test_a_misspelt_name_gets_a_hint():
 def test_rows_must_belong_together():
     with pytest.raises(UserError, match="image has 2, label has 3"):
         check_lengths({"image": np.zeros(2), "label": np.zeros(3)})
+    with pytest.raises(UserError, match="the batch is empty: its image, label have no rows"):
+        check_lengths({"image": np.zeros((0, 8, 8, 1)), "label": np.zeros(0)})
+    with pytest.raises(UserError, match="the batch is empty"):
+        check_lengths({})
+    assert check_lengths({"image": np.zeros(2), "label": np.zeros(2)}) == 2
 
 
 @pytest.mark.parametrize("given", [0, -1, 2.0, True, "3", None])

@@ -142,6 +142,16 @@ class EngineBehaviour:
         with pytest.raises(UserError, match="no mode 'inpaint'"):
             engine.run("inpaint", {"image": pictures(0)}, ema=True, step=0)
 
+    def test_an_empty_batch_is_refused(self):
+        """It would train on means of nothing, which are not numbers."""
+        engine = make_engine(self.twin)
+        for empty in (pictures(0, batch=0), np.zeros((0, 8, 8, 1), np.uint8)):
+            with pytest.raises(UserError, match="the batch is empty"):
+                engine.train_step({"image": empty}, 0, scalars(0))
+        with pytest.raises(UserError, match="the batch is empty"):
+            engine.run("evaluate", {"image": pictures(0, batch=0)}, ema=True, step=0)
+        assert engine.state_to_numpy()["counters"]["updates"] == 0
+
     def test_a_state_of_another_architecture_is_refused(self):
         engine = make_engine(self.twin)
         state = engine.state_to_numpy()
