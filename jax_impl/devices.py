@@ -1,6 +1,7 @@
 """Devices and processes of a run: which ones, how arrays get there, and how results come back."""
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 
@@ -78,15 +79,21 @@ class Devices:
             multihost_utils.sync_global_devices("barrier")
 
 
-def open_devices(num_gpus: int) -> Devices:
+def open_devices(num_gpus: int, num_cpu_devices: int = 0) -> Devices:
     """Choose the devices and join the processes that the environment describes, if any."""
     if not num_gpus:
         jax.config.update("jax_platforms", "cpu")
+        if num_cpu_devices:
+            with suppress(RuntimeError):  # JAX has begun, perhaps with as many: see below
+                jax.config.update("jax_num_cpu_devices", num_cpu_devices)
     _join_processes()
     found = jax.devices() if num_gpus else jax.devices("cpu")
     if num_gpus:
         _check_gpus(num_gpus, found)
         found = found[:num_gpus]
+    elif num_cpu_devices:
+        _check_cpu_devices(num_cpu_devices)
+        found = found[: num_cpu_devices * jax.process_count()]
     return Devices(Mesh(np.array(found), ("data",)), jax.process_index(), jax.process_count())
 
 
@@ -119,6 +126,15 @@ def _join_processes() -> None:
 
 def _number(name: str) -> int | None:
     return int(os.environ[name]) if name in os.environ else None
+
+
+def _check_cpu_devices(n: int) -> None:
+    local = jax.local_device_count()
+    if n > local or (jax.process_count() > 1 and n != local):
+        raise UserError(
+            f"[run] num_cpu_devices is {n} but this process has begun with {local}: start a new one, without "
+            "xla_force_host_platform_device_count in XLA_FLAGS"
+        )
 
 
 def _check_gpus(num_gpus: int, found: list[jax.Device]) -> None:

@@ -39,7 +39,7 @@ class Engine:
         self.hparams = hparams
         use_compilation_cache()
         set_precision(hparams.train.precision)
-        self.devices = open_devices(hparams.run.num_gpus)
+        self.devices = open_devices(hparams.run.num_gpus, hparams.run.num_cpu_devices)
         self.process_index, self.process_count = self.devices.process_index, self.devices.process_count
         self.device_count = self.devices.device_count
         self.dtype = np.float64 if hparams.train.precision == "float64" else np.float32

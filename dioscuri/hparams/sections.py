@@ -20,6 +20,13 @@ class Run:
     )
     seed: int = option(low=0, doc="seed of initialisation, noise, shuffling and augmentation")
     num_gpus: int = option(low=0, doc="accelerators to use; 0 runs on the CPU")
+    num_cpu_devices: int = option(
+        0,
+        low=0,
+        high=256,
+        doc="JAX only, without accelerators: devices that the CPU is split into, sharing each batch; 0: as "
+        "many as JAX was started with, usually one",
+    )
     num_cpus: int = option(low=1, doc="upper bound for image-decoding threads")
     max_allowed_checkpoints: int = option(low=1, doc="newest checkpoints to keep, beside the best one")
     wandb: bool = option(False, doc="also log to Weights & Biases")

@@ -1,10 +1,16 @@
 """The JAX engine."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import jax
 import numpy as np
 import pytest
 from jax.sharding import Mesh
 
+from dioscuri.errors import UserError
 from jax_impl import engine as engine_module
 from jax_impl.devices import Devices
 from tests.parity.engine_behaviour import EngineBehaviour
@@ -21,7 +27,28 @@ class TestJaxEngine(EngineBehaviour):
 def single(monkeypatch):
     """Give engines the first device only."""
     mesh = Mesh(np.array(jax.devices("cpu")[:1]), ("data",))
-    monkeypatch.setattr(engine_module, "open_devices", lambda _: Devices(mesh, 0, 1))
+    monkeypatch.setattr(engine_module, "open_devices", lambda *_: Devices(mesh, 0, 1))
+
+
+def test_the_number_of_cpu_devices_is_an_option():
+    assert make_engine("jax").device_count == 2  # as the tests' JAX is started
+    assert make_engine("jax", "run.num_cpu_devices=1").device_count == 1
+    with pytest.raises(UserError, match="num_cpu_devices is 3 but this process has begun with 2"):
+        make_engine("jax", "run.num_cpu_devices=3")
+
+
+def test_a_new_process_splits_its_cpu():
+    program = (
+        "from tests.support.engines import make_engine, pictures, scalars\n"
+        "engine = make_engine('jax', 'run.num_cpu_devices=4')\n"
+        "engine.train_step({'image': pictures(0)}, 0, scalars(0))\n"
+        "print(engine.device_count, engine.fetch_metrics()['updates'])"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    root = Path(__file__).parents[2]
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == "4 1\n"
 
 
 def test_two_devices_equal_one(single, request):
