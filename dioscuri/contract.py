@@ -37,10 +37,11 @@ class Validation:
 
 @dataclass(frozen=True)
 class Shown:
-    """Histograms and pictures of training data, logged beside a validation."""
+    """Histograms, pictures and numbers of training data, logged beside a validation."""
 
     histograms: Mapping[str, Array]
     images: Mapping[str, Array]
+    scalars: Mapping[str, float] = field(default_factory=dict)
 
 
 class FamilyMethods(Protocol[TensorT]):

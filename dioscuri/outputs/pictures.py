@@ -9,7 +9,7 @@ from math import ceil
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from dioscuri.engine import Array
 from dioscuri.families.latent_models.plan import LatentPlan
@@ -18,24 +18,52 @@ from dioscuri.outputs.drawings import as_pictures
 
 SHEET_SIDE = 960  # pixels that a grid's longer side aims at
 GAP = 1  # pixels between pictures, before enlarging
-GROUND = 128
+GROUND, INK = 128, 255
+TEXT_HEIGHT = 16  # pixels of a line of captions
+
+Captions = Sequence[Sequence[str]]
+ORIGINALS: Captions = (("originals",), ("reconstructions",))
+"""Of the rows of `above`."""
 
 
 def save_picture(folder: Path, stem: str, picture: Array) -> Path:
     """Write one picture, uint8 (H, W, C), as `<folder>/<stem>.png`, or as `.npy`."""
     channels = picture.shape[-1]
     if channels in (1, 3):
-        return _save_png(folder / f"{stem}.png", picture)
+        return save_png(folder / f"{stem}.png", picture)
     path = folder / f"{stem}.npy"
     with replacing(path) as beside, beside.open("wb") as file:
         np.save(file, picture)
     return path
 
 
-def save_grid(path: Path, rows: Sequence[Array]) -> Path:
-    """Write rows of pictures, each uint8 (N, H, W, C), sounds or clips, as one PNG, enlarged by a whole
-    factor without smoothing."""
-    return _save_png(path, enlarge(grid(rows)))
+def save_grid(path: Path, rows: Sequence[Array], captions: Captions = ()) -> Path:
+    """Write a `sheet` as PNG."""
+    return save_png(path, sheet(rows, captions))
+
+
+def sheet(rows: Sequence[Array], captions: Captions = ()) -> Array:
+    """Rows of pictures, each uint8 (N, H, W, C), sounds or clips, as one uint8 (height, width, 1 or 3),
+    enlarged by a whole factor without smoothing.
+
+    `captions` has short texts a row, written above its first pictures; rows without one may be left out at
+    the end.
+    """
+    whole = grid(rows)
+    factor = _factor(whole)
+    if not any(captions):
+        return _repeated(whole, factor)
+    n_rows, width = len(rows), whole.shape[1]
+    height, cell = (whole.shape[0] - GAP) // n_rows, (width - GAP) // max(map(len, rows))
+    parts = []
+    for index in range(n_rows):
+        texts = captions[index] if index < len(captions) else ()
+        if texts:
+            parts.append(_strip(texts, width * factor, cell * factor, whole.shape[2]))
+        # With the last row the gap below it.
+        end = None if index == n_rows - 1 else (index + 1) * height
+        parts.append(_repeated(whole[index * height : end], factor))
+    return np.concatenate(parts)
 
 
 def visible(batch: Array, plan: LatentPlan) -> Array:
@@ -59,24 +87,82 @@ def grid(rows: Sequence[Array]) -> Array:
     return sheet
 
 
-def in_rows(pictures: Array, n_columns: int = 8) -> list[Array]:
-    """Cut pictures (N, H, W, C) into rows for a grid."""
-    return [pictures[i : i + n_columns] for i in range(0, len(pictures), n_columns)]
+def in_rows(pictures: Array, n_columns: int | None = None) -> list[Array]:
+    """Cut pictures (N, H, W, C), sounds or clips, into rows for a grid: as square a one as their number
+    allows, or of so many columns."""
+    size = n_columns or _columns(len(pictures), pictures)
+    return [pictures[i : i + size] for i in range(0, len(pictures), size)]
 
 
-def above(originals: Array, others: Array, n_columns: int = 8) -> list[Array]:
+def above(originals: Array, others: Array, n_columns: int | None = None) -> list[Array]:
     """Rows in turn: originals (N, H, W, C), and the other pictures of them right below."""
-    pairs = zip(in_rows(originals, n_columns), in_rows(others, n_columns), strict=True)
-    return [row for pair in pairs for row in pair]
+    return stacked([originals, others], n_columns)
+
+
+def stacked(sets: Sequence[Array], n_columns: int | None = None) -> list[Array]:
+    """Rows in turn: the first pictures of every set, below each other, then the next ones."""
+    size = n_columns or _columns(len(sets[0]), sets[0], n_sets=len(sets))
+    groups = zip(*(in_rows(pictures, size) for pictures in sets), strict=True)
+    return [row for group in groups for row in group]
+
+
+def by_class(pictures: Array, labels: Array) -> tuple[list[Array], list[list[str]]]:
+    """Rows and captions of a sheet: the pictures of each class together, classes in order of appearance."""
+    classes = list(dict.fromkeys(np.asarray(labels).tolist()))
+    parts = [pictures[np.asarray(labels) == label] for label in classes]
+    most = max(map(len, parts))
+    if most == 1:
+        rows = in_rows(np.concatenate(parts))
+        texts = iter(classes)
+        return rows, [[f"{next(texts)}" for _ in row] for row in rows]
+    size = _columns(most, pictures, n_sets=len(classes))
+    rows, captions = [], []
+    for label, part in zip(classes, parts, strict=True):
+        of_class = in_rows(part, size)
+        rows += of_class
+        captions += [[f"class {label}"], *[[] for _ in of_class[1:]]]
+    return rows, captions
 
 
 def enlarge(picture: Array) -> Array:
     """Repeat pixels by a whole factor so that the longer side comes near `SHEET_SIDE`."""
-    factor = max(1, ceil(SHEET_SIDE / (2 * max(picture.shape[:2]))))
+    return _repeated(picture, _factor(picture))
+
+
+def _factor(picture: Array) -> int:
+    longer: int = max(picture.shape[:2])
+    return max(1, ceil(SHEET_SIDE / (2 * longer)))
+
+
+def _repeated(picture: Array, factor: int) -> Array:
     return picture.repeat(factor, 0).repeat(factor, 1)
 
 
-def _save_png(path: Path, picture: Array) -> Path:
+def _columns(n: int, examples: Array, n_sets: int = 1) -> int:
+    """Columns of the squarest grid of n pictures of each of several sets, whose rows stand below each
+    other; of several such grids the one with the fewest empty places."""
+    _, H, W, _ = as_pictures(examples[:1]).shape
+
+    def longer_side(size: int) -> tuple[int, int]:
+        n_rows = ceil(n / size)
+        return max(n_sets * n_rows * (H + GAP), size * (W + GAP)), n_rows * size - n
+
+    best: int = min(range(1, n + 1), key=longer_side)
+    return best
+
+
+def _strip(texts: Sequence[str], width: int, cell: int, channels: int) -> Array:
+    """uint8 (TEXT_HEIGHT, width, channels): texts above the cells, the last as long as there is room."""
+    strip = Image.new("L", (width, TEXT_HEIGHT), GROUND)
+    pen = ImageDraw.Draw(strip)
+    font = ImageFont.load_default(TEXT_HEIGHT - 4)
+    for column, text in enumerate(texts):
+        pen.text((column * cell + 2, 0), text, fill=INK, font=font)
+    return np.asarray(strip)[..., None].repeat(channels, 2)
+
+
+def save_png(path: Path, picture: Array) -> Path:
+    """Write uint8 (height, width, 1 or 3)."""
     image = Image.fromarray(picture[..., 0] if picture.shape[-1] == 1 else picture)
     with replacing(path) as beside:
         image.save(beside, format="PNG")

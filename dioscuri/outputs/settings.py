@@ -130,16 +130,24 @@ def call_settings(
 
 def origin(context: Context, checkpoint: Checkpoint, *, averaged: bool) -> Settings:
     """Which weights of which run computed something, and with what."""
-    run, file = context.hparams.run, f"{'ema' if averaged else 'model'}.safetensors"
+    file = f"{'ema' if averaged else 'model'}.safetensors"
     return {
-        "run": run.name,
-        "family": run.family,
+        **machine(context),
         "checkpoint": {
             "path": str(Path(*checkpoint.path.parts[-2:])),
             "step": checkpoint.step,
             "sha256": checkpoint.info["files"][file]["sha256"],
         },
         "weights": "average" if averaged else "raw",
+    }
+
+
+def machine(context: Context) -> Settings:
+    """Which run computes something, and with what."""
+    run = context.hparams.run
+    return {
+        "run": run.name,
+        "family": run.family,
         "seed": run.seed,
         "twin": context.engine.name,
         "devices": context.engine.device_count,

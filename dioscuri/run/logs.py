@@ -12,7 +12,9 @@ import numpy as np
 
 from dioscuri.engine import Array
 from dioscuri.errors import UserError
-from dioscuri.files import replacing
+from dioscuri.files import replacing, write_json
+from dioscuri.outputs.pictures import save_png
+from dioscuri.outputs.settings import SETTINGS
 
 Scalars = Mapping[str, float]
 SECONDS = "Time/training_seconds"
@@ -112,6 +114,28 @@ class TensorBoard:
     def close(self) -> None:
         for writer in self._writers.values():
             writer.close()
+
+
+class Sheets:
+    """Pictures as `validation-images/<step>-<split>-<name>.png`; `settings.json` there says of what."""
+
+    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
+        self._folder = folder
+        write_json(folder / SETTINGS, settings)
+
+    def scalars(self, split: str, step: int, values: Scalars) -> None:
+        """Sheets hold pictures only."""
+
+    def histograms(self, split: str, step: int, values: Mapping[str, Array]) -> None:
+        """Sheets hold pictures only."""
+
+    def images(self, split: str, step: int, pictures: Mapping[str, Array]) -> None:
+        for tag, picture in pictures.items():
+            name = tag.rpartition("/")[2].removesuffix(f"_{step}").lower()
+            save_png(self._folder / f"{step:08d}-{split}-{name}.png", picture)
+
+    def close(self) -> None:
+        """Nothing is held back."""
 
 
 def check_wandb() -> None:

@@ -18,8 +18,8 @@ from dioscuri.files import write_json
 from dioscuri.hparams.archive import to_json
 from dioscuri.outputs.progress import Progress
 from dioscuri.outputs.reports import write_report
-from dioscuri.outputs.settings import SETTINGS, origin
-from dioscuri.run.logs import SECONDS, JsonLines, Log, Sink, TensorBoard, WandB, check_wandb
+from dioscuri.outputs.settings import SETTINGS, machine, origin
+from dioscuri.run.logs import SECONDS, JsonLines, Log, Sheets, Sink, TensorBoard, WandB, check_wandb
 from dioscuri.run.restore import Start, is_due, load_best, restore
 from dioscuri.run.sizes import sizes, told
 from dioscuri.run.stabilizer import Stabilizer
@@ -92,6 +92,7 @@ class _Training:
         self.pending = start.lacks_validation(self.hparams.train)
         self.validated: int | None = start.info.get("validated")
         self.best = start.best if start.best and math.isfinite(start.best["score"]) else None
+        self.held: tuple[int, dict[str, float]] | None = None
         self.metrics: Mapping[str, float] = start.info.get("metrics", {})
         self.seconds = float(start.info.get("seconds", 0.0))
         self.tokenizer = made_by(self.hparams, context.sets.train)
@@ -116,6 +117,7 @@ class _Training:
                     return False
                 return all(self._step(index, progress) for index in range(self.start, total))
         finally:
+            self._log_held()
             progress.close()
             self.log.close()
             self.batches.close()
@@ -156,8 +158,9 @@ class _Training:
         # Of training alone, since the run began: validations and checkpoints do not count.
         now = time.monotonic()
         self.seconds, self.since = self.seconds + now - self.since, now
-        logged = self.family.logged(self.metrics, done)
-        self.log.scalars("train", done, {**logged, SECONDS: self.seconds})
+        self.held = done, {**self.family.logged(self.metrics, done), SECONDS: self.seconds}
+        if not is_due(done, self.hparams.train):
+            self._log_held()
         if self.stabilizer.after(done, self.metrics):
             return
         options = self.hparams.optimizer
@@ -174,6 +177,12 @@ class _Training:
                 "optimizer.learning_rate; the run goes on from its newest checkpoint"
             )
 
+    def _log_held(self) -> None:
+        """Log the numbers of a step; those of a step with a validation wait for what that adds to them."""
+        if self.held:
+            self.log.scalars("train", *self.held)
+        self.held = None
+
     def _validate(self, done: int, progress: Progress) -> None:
         def on_batch() -> None:
             if self.stop.alone and self.stop.requested:
@@ -181,6 +190,9 @@ class _Training:
 
         validation = self.family.validate(done, on_batch)
         shown = self.family.show(done)
+        _, numbers = self.held or (done, {})
+        self.held = done, {**numbers, **shown.scalars}
+        self._log_held()
         for split, found in (("val", validation), ("train", shown)):
             self.log.histograms(split, done, found.histograms)
             self.log.images(split, done, found.images)
@@ -246,7 +258,12 @@ def _batches(context: Context, start: Start) -> Any:
 
 def _sinks(context: Context, step: int) -> list[Sink]:
     run, folder = context.hparams.run, context.directory
-    sinks: list[Sink] = [JsonLines(folder.metrics, step=step), TensorBoard(folder.path, step=step)]
+    settings = {"mode": "training", **machine(context), "options": to_json(context.hparams)}
+    sinks: list[Sink] = [
+        JsonLines(folder.metrics, step=step),
+        TensorBoard(folder.path, step=step),
+        Sheets(folder.path / "validation-images", settings),
+    ]
     if run.wandb:
         sinks.append(WandB(run.wandb_project, run.name, to_json(context.hparams), folder.path))
     return sinks

@@ -16,6 +16,7 @@ from dioscuri.errors import UserError
 from dioscuri.families.sundae.plan import make_plan
 from dioscuri.families.token_models.modes import encoding, generation, reconstruction
 from dioscuri.families.token_models.modes.interactive import MOST_PICTURES, Menu
+from dioscuri.outputs.pictures import TEXT_HEIGHT
 from dioscuri.outputs.settings import SETTINGS
 from tests.support.tiny_sundae import tiny
 
@@ -102,7 +103,9 @@ def test_one_sheet_instead_of_files(tmp_path):
     generation.generate(context_of(tmp_path, Engine(), *wanted), None, CHECKPOINT)
     assert list(drawn(tmp_path)) == ["contact-sheet.png"]
     with Image.open(tmp_path / "synthesis-images" / "generated" / "contact-sheet.png") as sheet:
-        assert sheet.size[1] * 10 == pytest.approx(sheet.size[0] * 13, rel=0.02)
+        width, height = sheet.size
+        # A row a class, with its caption.
+        assert (height - 10 * TEXT_HEIGHT) * 13 == pytest.approx(width * 10, rel=0.02)
 
 
 def menu(monkeypatch, folder, text, *overrides):

@@ -183,6 +183,17 @@ def test_finished_run_says_so_and_reports_again(make_run, capsys):
     assert "299 test pictures: -ELBO" in told
 
 
+def test_a_validation_leaves_labelled_sheets_and_the_similarity_of_both_splits(make_run):
+    context = make_run("train.total_train_steps=3")
+    train(context)
+    sheets = sorted(path.name for path in (context.directory.path / "validation-images").glob("*.png"))
+    names = ["train-generated", "train-original", "val-generated", "val-original", "val-partial"]
+    assert sheets == [f"00000003-{name}.png" for name in [*names, "val-temperatures"]]
+    for split in ("train", "val"):
+        values = [line.get("Losses/ssim") for line in logged(context, split)]
+        assert values == ([None, None] if split == "train" else []) + [pytest.approx(1)]
+
+
 def test_the_size_is_told_at_the_start_and_in_the_report(make_run, capsys):
     context = make_run("train.total_train_steps=2")
     train(context)

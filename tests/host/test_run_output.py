@@ -10,9 +10,19 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from dioscuri.cli.runs import parse, synthesize_command, train_command
 from dioscuri.errors import UserError, run_command
-from dioscuri.outputs.pictures import above, grid, in_rows, save_grid, save_picture
+from dioscuri.outputs.pictures import (
+    GROUND,
+    TEXT_HEIGHT,
+    above,
+    by_class,
+    grid,
+    in_rows,
+    save_grid,
+    save_picture,
+    sheet,
+)
 from dioscuri.places import egs_path
-from dioscuri.run.logs import JsonLines, TensorBoard
+from dioscuri.run.logs import JsonLines, Sheets, TensorBoard
 from dioscuri.twins import open_twin
 
 
@@ -56,6 +66,50 @@ def test_grid_places_pictures_in_order(tmp_path):
     with Image.open(save_grid(tmp_path / "grid.png", in_rows(pictures, 3))) as image:
         assert image.mode == "L"
         assert min(image.size) > 100
+
+
+@pytest.mark.parametrize(("n", "columns"), [(1, 1), (4, 2), (10, 3), (60, 8), (100, 10)])
+def test_grids_are_as_square_as_their_number_allows(n, columns):
+    rows = in_rows(np.zeros((n, 8, 8, 1), np.uint8))
+    assert {len(row) for row in rows[:-1]} <= {columns}
+    assert len(rows[0]) == columns
+    waveforms = in_rows(np.zeros((n, 500, 1), np.uint8))  # four times as wide as high
+    assert len(waveforms[0]) <= columns
+
+
+def test_originals_above_others_are_square_together():
+    pictures = np.zeros((32, 8, 8, 1), np.uint8)
+    assert [len(row) for row in above(pictures, pictures)] == [8] * 8
+
+
+def test_classes_stand_in_rows_under_their_names():
+    pictures = np.arange(60, dtype=np.uint8)[:, None, None, None] * np.ones((1, 8, 8, 1), np.uint8)
+    rows, captions = by_class(pictures, np.arange(60) % 10)
+    assert [row[:, 0, 0, 0].tolist() for row in rows[:2]] == [[*range(0, 60, 10)], [*range(1, 60, 10)]]
+    assert captions[:2] == [["class 0"], ["class 1"]]
+    rows, captions = by_class(pictures, np.full(60, 3))
+    assert ([len(row) for row in rows], captions) == ([8] * 7 + [4], [["class 3"], *[[]] * 7])
+    rows, captions = by_class(pictures[:4], np.array([7, 1, 0, 2]))
+    assert captions == [["7", "1"], ["0", "2"]], "one of each: a name above each"
+
+
+@pytest.mark.parametrize("shape", [(6, 8, 8, 1), (6, 8, 8, 3), (6, 2, 8, 8, 1), (6, 100, 1)])
+def test_captions_leave_the_pictures_as_they_are(shape):
+    examples = np.random.default_rng(0).integers(0, 100, shape, dtype=np.uint8)
+    rows = in_rows(examples, 3)
+    plain, named = sheet(rows), sheet(rows, [["temperature 0.8"], []])
+    assert (named[TEXT_HEIGHT:] == plain).all()
+    strip = named[:TEXT_HEIGHT]
+    assert strip.shape[1:] == plain.shape[1:]
+    assert (strip > GROUND + 50).any(), "there is text"
+
+
+def test_sheets_of_validations_are_files_beside_their_settings(tmp_path):
+    log = Sheets(tmp_path / "validation-images", {"run": "tiny"})
+    log.images("val", 500, {"500/Partial_500": np.zeros((4, 5, 1), np.uint8)})
+    log.close()
+    names = sorted(path.name for path in (tmp_path / "validation-images").iterdir())
+    assert names == ["00000500-val-partial.png", "settings.json"]
 
 
 @pytest.mark.parametrize(("channels", "name"), [(1, "a.png"), (3, "a.png"), (4, "a.npy")])

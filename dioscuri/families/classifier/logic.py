@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from math import ceil, prod
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from dioscuri.families.classifier import plan as classifier
 from dioscuri.families.classifier.options import HParams
 from dioscuri.files import replacing
 from dioscuri.outputs.examples import batches, chosen_indices, chosen_split
-from dioscuri.outputs.pictures import grid, in_rows
+from dioscuri.outputs.pictures import by_class, sheet
 from dioscuri.outputs.progress import tracked
 from dioscuri.outputs.settings import output_folder
 from dioscuri.plans.parameters import shapes
@@ -123,8 +123,8 @@ class ClassifierRun:
         """The first training pictures."""
         size = self.hparams.val.batch_size
         batch = next(self._batches(self.context.sets.train, size, min(N_SHOWN, size)))
-        pictures = batch["image"][batch["valid"]][:N_SHOWN]
-        return Shown({}, {f"{step}/Original_{step}": grid(in_rows(pictures, ceil(N_SHOWN**0.5)))})
+        pictures, labels = (batch[name][batch["valid"]][:N_SHOWN] for name in ("image", "label"))
+        return Shown({}, {f"{step}/Original_{step}": sheet(*by_class(pictures, labels))})
 
     def facts(self) -> dict[str, int]:
         """Classes that are told apart."""

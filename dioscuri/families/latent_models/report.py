@@ -10,8 +10,9 @@ from dioscuri.data import pipeline
 from dioscuri.engine import Array
 from dioscuri.families.latent_models.bounds import Unit, evaluate_bound, kl_table, unit_of
 from dioscuri.families.latent_models.plan import LatentPlan
+from dioscuri.families.latent_models.sheets import draw
 from dioscuri.metrics import baselines
-from dioscuri.outputs.pictures import above, in_rows, save_grid, visible
+from dioscuri.outputs.pictures import ORIGINALS, above, in_rows, save_grid, visible
 from dioscuri.outputs.progress import tracked
 from dioscuri.outputs.wording import noun
 
@@ -41,14 +42,7 @@ def report(context: Context, plan: LatentPlan) -> dict[str, Any]:
     )
     for line in kl_table(plan, bound.kl, hparams.metrics.latent_active_threshold):
         context.say(f"  {line}")
-    samples = engine.run(
-        "generate",
-        {"index": np.arange(N_SAMPLES)},
-        ema=True,
-        step=0,
-        temperatures=(1.0,) * len(plan.groups),
-        output=hparams.synthesis.output,
-    )["image"]
+    samples = draw(context, (1.0,) * len(plan.groups), N_SAMPLES)
     if hparams.metrics.report_baselines:
         results |= _baselines(context, plan, unit)
         results |= _nearest(context, plan, samples)
@@ -79,7 +73,7 @@ def _baselines(context: Context, plan: LatentPlan, unit: Unit) -> dict[str, floa
         "class_mixture_baseline": "mixture over the classes",
     }
     told = ", ".join(f"{names[name]} {value:.4f}" for name, value in found.items())
-    context.say(f"baselines on the same split, {n} training pictures: {told} {unit.name}")
+    context.say(f"baselines on the same split, {n} training {noun(context.hparams)}: {told} {unit.name}")
     return found
 
 
@@ -96,11 +90,11 @@ def _nearest(context: Context, plan: LatentPlan, samples: Array) -> dict[str, fl
         train, test = train // width * width, test // width * width
         samples = np.clip(np.rint(samples / width), 0, n_levels - 1) * width
     of_samples, of_test = (baselines.nearest_distances(part, train) for part in (samples, test))
-    copies = int((of_samples < 1e-6).sum())
+    copies, what = int((of_samples < 1e-6).sum()), noun(context.hparams)
     context.say(
-        f"distance to the nearest training picture, mean (least): samples {of_samples.mean():.3f} "
-        f"({of_samples.min():.3f}), test pictures {of_test.mean():.3f} ({of_test.min():.3f}); "
-        f"{copies} of {len(samples)} samples are copies"
+        f"distance to the nearest of {n} training {what} (Euclidean, values from 0 to 1), mean (least): "
+        f"samples {of_samples.mean():.3f} ({of_samples.min():.3f}), test {what} {of_test.mean():.3f} "
+        f"({of_test.min():.3f}); {copies} of {len(samples)} samples are copies"
     )
     return {
         "nearest_training_distance_of_samples": float(of_samples.mean()),
@@ -124,7 +118,9 @@ def _grids(context: Context, plan: LatentPlan, samples: Array) -> None:
         context.say(f"samples: {save_grid(folder / 'samples.png', in_rows(samples))}")
         valid = batch["valid"]
         rows = above(visible(batch["image"], plan)[valid], made[valid])
-        context.say(f"originals above reconstructions: {save_grid(folder / 'reconstructions.png', rows)}")
+        context.say(
+            f"originals above reconstructions: {save_grid(folder / 'reconstructions.png', rows, ORIGINALS)}"
+        )
 
 
 def _test_pictures(context: Context, plan: LatentPlan) -> Array:

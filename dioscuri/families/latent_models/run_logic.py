@@ -6,7 +6,6 @@ latent dimension, as in the original.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from math import ceil
 from typing import Any
 
 import numpy as np
@@ -21,8 +20,9 @@ from dioscuri.families.latent_models import modes as synthesis
 from dioscuri.families.latent_models.bounds import LN2, Bound, active_groups, evaluate_bound, unit_of
 from dioscuri.families.latent_models.plan import LatentPlan
 from dioscuri.families.latent_models.report import report
+from dioscuri.families.latent_models.sheets import drawn_sheets
 from dioscuri.metrics.similarity import NAMES, similarity_of_finite
-from dioscuri.outputs.pictures import grid, in_rows, visible
+from dioscuri.outputs.pictures import in_rows, sheet, visible
 
 N_SHOWN = 16
 
@@ -72,26 +72,26 @@ class LatentGroupsRun:
             scalars |= {prefix + tag: value for tag, value in tags.items()}
         scalars["Losses/variational_beta"] = self.scalars(step - 1)["beta"]
         first = next(self._validation_batches())
-        shown, alike = self._look(first, step)
-        scalars[f"Losses/{NAMES[len(self.plan.extent)]}"] = alike
+        shown = self._look(first, step)
+        images = {**shown.images, **drawn_sheets(self.context, self.plan, first, step)}
         raw, averaged = (self.unit.tell(bounds[ema].negative_elbo) for ema in (False, True))
         active = sum(active_groups(self.plan, bounds[True].kl, self.hparams.metrics.latent_active_threshold))
         return Validation(
             score=bounds[True].negative_elbo,
             headline=f"validation -ELBO {averaged} with averaged weights, {raw} with raw ones; "
             f"{active} of {len(self.plan.groups)} groups active",
-            scalars=scalars,
+            scalars={**scalars, **shown.scalars},
             histograms=shown.histograms,
-            images=shown.images,
+            images=images,
         )
 
     def show(self, step: int) -> Shown:
-        """Original and reconstruction of the first training pictures, with raw weights."""
+        """The first training pictures, their reconstructions with raw weights, and how alike these are."""
         size = self.hparams.val.batch_size
         batches = pipeline.evaluation_batches(
             self.context.sets.train, self.hparams, batch_size=size, limit=min(N_SHOWN, size)
         )
-        return self._look(next(batches), step)[0]
+        return self._look(next(batches), step)
 
     def facts(self) -> dict[str, int]:
         """Groups of latents, their levels and their values."""
@@ -133,7 +133,7 @@ class LatentGroupsRun:
             limit=options.n_samples_for_validation,
         )
 
-    def _look(self, batch: Batch, step: int) -> tuple[Shown, float]:
+    def _look(self, batch: Batch, step: int) -> Shown:
         """Histograms and pictures of a batch, and the mean similarity of its reconstructions."""
         image = {"image": batch["image"]}
         results = self.engine.run("reconstruct", image, ema=False, step=step, output="sample")
@@ -143,12 +143,11 @@ class LatentGroupsRun:
         statistics = self.engine.run("output_statistics", image, ema=False, step=step)
         histograms = {"Distributions/target": _scaled(original), "Distributions/output": _scaled(made)}
         histograms |= {f"OutputLayer/{name}": array[valid] for name, array in statistics.items()}
-        columns = ceil(N_SHOWN**0.5)
         images = {
-            f"{step}/Original_{step}": grid(in_rows(original[:N_SHOWN], columns)),
-            f"{step}/Generated_{step}": grid(in_rows(made[:N_SHOWN], columns)),
+            f"{step}/Original_{step}": sheet(in_rows(original[:N_SHOWN])),
+            f"{step}/Generated_{step}": sheet(in_rows(made[:N_SHOWN])),
         }
-        return Shown(histograms, images), float(alike.mean())
+        return Shown(histograms, images, {f"Losses/{NAMES[len(self.plan.extent)]}": float(alike.mean())})
 
 
 def _scaled(pictures: Array) -> Array:

@@ -10,12 +10,12 @@ import numpy as np
 from dioscuri.context import Context
 from dioscuri.data import Examples, pipeline
 from dioscuri.engine import Array
-from dioscuri.families.token_models.drawing import can_draw, chosen_classes, draw, pictures_of
+from dioscuri.families.token_models.drawing import can_draw, draw, pictures_of, sample_rows
 from dioscuri.families.token_models.evaluation import evaluate
 from dioscuri.metrics.distances import nearest_neighbours
 from dioscuri.metrics.manifold import compare_manifolds
 from dioscuri.metrics.neighbours import voted
-from dioscuri.outputs.pictures import in_rows, save_grid
+from dioscuri.outputs.pictures import save_grid
 from dioscuri.outputs.progress import tracked
 from dioscuri.outputs.wording import noun
 
@@ -57,8 +57,8 @@ def _samples(context: Context) -> dict[str, float]:
     labels = np.concatenate([part["label"] for part in made]) if "label" in made[0] else None
     found = judged(context, pictures, labels)
     if context.writes:
-        n_columns = min(len(chosen_classes(context.hparams)), 32) or 10
-        path = save_grid(context.directory.path / "samples.png", in_rows(pictures[:N_ON_SHEET], n_columns))
+        shown = sample_rows(pictures[:N_ON_SHEET], None if labels is None else labels[:N_ON_SHEET])
+        path = save_grid(context.directory.path / "samples.png", *shown)
         context.say(f"samples: {path}")
     return found
 
@@ -81,7 +81,8 @@ def judged(context: Context, samples: Array, asked: Array | None) -> dict[str, f
         "copies": int((far[:, 0] == 0).sum()),
     }
     context.say(
-        f"distance to the nearest of {len(train)} training pictures, median: {n} samples "
+        f"distance to the nearest of {len(train)} training pictures (Euclidean, values from 0 to 1), median: "
+        f"{n} samples "
         f"{found['nearest_training_distance_of_samples']:.3f}, test pictures "
         f"{found['nearest_training_distance_of_test_pictures']:.3f}; {found['copies']} samples are copies"
     )

@@ -1,8 +1,9 @@
 """Host logic that all models of tokens share."""
 
 from collections.abc import Callable, Iterator
-from math import ceil
 from typing import Any
+
+import numpy as np
 
 from dioscuri import schedules
 from dioscuri.checkpoint.store import Checkpoint
@@ -11,12 +12,19 @@ from dioscuri.contract import Shown, Validation
 from dioscuri.data import pipeline
 from dioscuri.engine import Array, Batch
 from dioscuri.families.token_models import modes
-from dioscuri.families.token_models.drawing import can_draw, check_draws, draw, pictures_of
+from dioscuri.families.token_models.drawing import (
+    can_draw,
+    check_draws,
+    chosen_classes,
+    draw,
+    pictures_of,
+    sample_rows,
+)
 from dioscuri.families.token_models.evaluation import Quality, evaluate
 from dioscuri.families.token_models.report import report
-from dioscuri.outputs.pictures import grid, in_rows
+from dioscuri.outputs.pictures import in_rows, sheet
 
-N_SHOWN = 16
+N_SHOWN, N_OF_CLASS = 16, 4
 
 
 class TokenModelRun:
@@ -72,9 +80,8 @@ class TokenModelRun:
             self.context.sets.train, self.hparams, batch_size=size, limit=min(N_SHOWN, size)
         )
         batch = next(batches)
-        return Shown(
-            {}, {f"{step}/Original_{step}": _sheet(pictures_of(self.context, batch)[batch["valid"]])}
-        )
+        pictures = pictures_of(self.context, batch)[batch["valid"]][:N_SHOWN]
+        return Shown({}, {f"{step}/Original_{step}": sheet(in_rows(pictures))})
 
     def facts(self) -> dict[str, int]:
         """Tokens of an example, and codes that each may be."""
@@ -99,12 +106,13 @@ class TokenModelRun:
         )
 
     def _drawn(self, step: int) -> dict[str, Array]:
-        """A few samples with averaged weights, the same noise each time."""
+        """Samples with averaged weights, the same noise each time: a few of each of the first classes, a
+        class a row."""
         if not can_draw(self.hparams):
             return {}
-        made = next(draw(self.context, N_SHOWN, ema=True))
-        return {f"{step}/Generated_{step}": _sheet(made["image"])}
-
-
-def _sheet(pictures: Array) -> Array:
-    return grid(in_rows(pictures[:N_SHOWN], ceil(N_SHOWN**0.5)))
+        classes = min(len(chosen_classes(self.hparams)), N_SHOWN)
+        n = max(N_SHOWN, classes * N_OF_CLASS) if classes == len(chosen_classes(self.hparams)) else N_SHOWN
+        made = list(draw(self.context, n, ema=True))
+        pictures = np.concatenate([part["image"] for part in made])
+        labels = np.concatenate([part["label"] for part in made]) if "label" in made[0] else None
+        return {f"{step}/Generated_{step}": sheet(*sample_rows(pictures, labels))}

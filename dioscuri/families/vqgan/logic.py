@@ -1,7 +1,7 @@
 """Host logic of image tokenizers: their numbers, validation, report and synthesis modes."""
 
 from collections.abc import Callable, Iterator, Mapping
-from math import ceil, prod
+from math import prod
 from typing import Any
 
 from dioscuri import schedules
@@ -20,7 +20,8 @@ from dioscuri.families.vqgan import training as tokenizer_training
 from dioscuri.families.vqgan.modes.quality import Quality, measure
 from dioscuri.families.vqgan.modes.report import report
 from dioscuri.families.vqgan.options import HParams
-from dioscuri.outputs.pictures import grid, in_rows
+from dioscuri.metrics.similarity import similarity_of_finite
+from dioscuri.outputs.pictures import in_rows, sheet
 from dioscuri.plans.parameters import initial_values, shapes
 
 N_SHOWN = 16
@@ -186,14 +187,15 @@ class TokenizerRun:
     def _look(self, batch: Batch, step: int) -> Shown:
         """Pictures of a batch and their reconstructions."""
         image = {"image": batch["image"]}
-        made: Array = self.engine.run("reconstruct", image, ema=False, step=step)["image"]
-        original, made = (part[batch["valid"]][:N_SHOWN] for part in (batch["image"], made))
-        columns = ceil(N_SHOWN**0.5)
+        made = self.engine.run("reconstruct", image, ema=False, step=step)
+        valid = batch["valid"]
+        original, pictures = batch["image"][valid], made["image"][valid]
+        alike = similarity_of_finite(original, pictures, made["reconstruction"][valid])
         images = {
-            f"{step}/Original_{step}": grid(in_rows(original, columns)),
-            f"{step}/Generated_{step}": grid(in_rows(made, columns)),
+            f"{step}/Original_{step}": sheet(in_rows(original[:N_SHOWN])),
+            f"{step}/Generated_{step}": sheet(in_rows(pictures[:N_SHOWN])),
         }
-        return Shown({}, images)
+        return Shown({}, images, {"Losses/ssim": float(alike.mean())})
 
 
 def _network_shapes(hparams: HParams) -> dict[str, tuple[int, ...]]:

@@ -21,7 +21,7 @@ from dioscuri.families.latent_models.modes.encodings import (
 )
 from dioscuri.families.latent_models.plan import LatentPlan
 from dioscuri.outputs.examples import N_ON_SHEET, batches, chosen_indices, chosen_split
-from dioscuri.outputs.pictures import above, save_grid, visible
+from dioscuri.outputs.pictures import ORIGINALS, above, save_grid, visible
 from dioscuri.outputs.settings import output_folder
 from dioscuri.outputs.wording import noun
 
@@ -161,5 +161,5 @@ def _sheet(
     if context.writes:
         valid = batch["valid"]
         rows = above(visible(batch["image"], plan)[valid][:N_ON_SHEET], decoded[valid][:N_ON_SHEET])
-        path = save_grid(folder / "contact-sheet.png", rows)
+        path = save_grid(folder / "contact-sheet.png", rows, ORIGINALS)
         context.say(f"originals above what their encodings decode to: {path}")

@@ -6,6 +6,7 @@ from dioscuri.checkpoint.store import Checkpoint
 from dioscuri.context import Context
 from dioscuri.engine import Array
 from dioscuri.families.latent_models.plan import LatentPlan, level_temperatures
+from dioscuri.families.latent_models.sheets import temperature_name
 from dioscuri.outputs.media import save_example
 from dioscuri.outputs.pictures import save_grid
 from dioscuri.outputs.progress import tracked
@@ -47,7 +48,8 @@ def generate(context: Context, plan: LatentPlan, checkpoint: Checkpoint) -> None
                 save_example(output.path, f"setup-{k}-image-{i:04d}", picture, context.hparams.data)
         output.note(max(number + 1, output.done))
     if context.writes:
-        sheet = save_grid(output.path / "contact-sheet.png", [np.stack(row) for row in rows])
+        captions = [[temperature_name(setting)] for setting in options.temperature_settings]
+        sheet = save_grid(output.path / "contact-sheet.png", [np.stack(row) for row in rows], captions)
         drawn = f"{len(jobs) * size} {noun(context.hparams)} in {output.path}"
         context.say(f"{drawn}; a row a temperature setting: {sheet}")
     output.finish(len(jobs))

@@ -1,18 +1,16 @@
 """Partial reconstruction: the first latent groups from the posterior, all others from the prior (VD-VAE,
 figure 4)."""
 
-import numpy as np
-
 from dioscuri.checkpoint.store import Checkpoint
 from dioscuri.context import Context
-from dioscuri.engine import Array
 from dioscuri.families.latent_models.plan import LatentPlan, level_temperatures
+from dioscuri.families.latent_models.sheets import cut_points, group_masks, groups_name
 from dioscuri.outputs.examples import batches, chosen_indices, chosen_split
 from dioscuri.outputs.media import save_example
 from dioscuri.outputs.pictures import save_grid, visible
 from dioscuri.outputs.settings import output_folder
 
-N_CUTS, N_PICTURES = 6, 8
+N_PICTURES = 8
 
 
 def reconstruct_partially(context: Context, plan: LatentPlan, checkpoint: Checkpoint) -> None:
@@ -31,8 +29,9 @@ def reconstruct_partially(context: Context, plan: LatentPlan, checkpoint: Checkp
     found = context.engine.run("encode", {"image": batch["image"]}, ema=options.load_ema_weights, step=0)
     latents = {name: array for name, array in found.items() if name.startswith("z.")}
     valid = batch["valid"]
-    rows = [visible(batch["image"], plan)[valid]]
-    for kept in cut_points(len(plan.groups)):
+    n = len(plan.groups)
+    rows, captions = [visible(batch["image"], plan)[valid]], [["originals"]]
+    for kept in cut_points(n):
         made = context.engine.run(
             "decode",
             latents,
@@ -44,20 +43,11 @@ def reconstruct_partially(context: Context, plan: LatentPlan, checkpoint: Checkp
             output_temperature=options.output_temperature,
         )["image"][valid]
         rows.append(made)
+        captions.append([groups_name(kept, n)])
         for i, picture in enumerate(made):
             if context.writes:
                 save_example(output.path, f"groups-{kept:03d}-image-{i:04d}", picture, context.hparams.data)
     if context.writes:
-        sheet = save_grid(output.path / "contact-sheet.png", rows)
+        sheet = save_grid(output.path / "contact-sheet.png", rows, captions)
         context.say(f"originals, then reconstructions from more and more latent groups: {sheet}")
     output.finish(len(rows[0]))
-
-
-def cut_points(n_groups: int) -> list[int]:
-    """Numbers of groups to keep, from 1 to all, at most `N_CUTS`."""
-    return sorted({round(value) for value in np.linspace(1, n_groups, min(N_CUTS, n_groups))})
-
-
-def group_masks(plan: LatentPlan, kept: int) -> list[Array]:
-    """Masks (Z,) of every group: 1 in the first `kept` groups, else 0."""
-    return [np.full(block.variates, float(g < kept), np.float32) for g, block in enumerate(plan.groups)]

@@ -15,7 +15,7 @@ from dioscuri.families.latent_models.plan import LatentPlan
 from dioscuri.metrics.similarity import NAMES, similarity_of_finite
 from dioscuri.outputs.examples import N_ON_SHEET, batches, chosen_indices, chosen_split
 from dioscuri.outputs.media import save_example
-from dioscuri.outputs.pictures import above, save_grid, visible
+from dioscuri.outputs.pictures import ORIGINALS, above, save_grid, visible
 from dioscuri.outputs.reports import write_report
 from dioscuri.outputs.settings import output_folder
 from dioscuri.outputs.wording import noun
@@ -67,7 +67,7 @@ def reconstruct(context: Context, plan: LatentPlan, checkpoint: Checkpoint) -> N
         folder = output.path
         write_report(context, folder, results | {"step": checkpoint.step})
         originals, others = (np.concatenate(part)[:N_ON_SHEET] for part in zip(*sheet, strict=True))
-        path = save_grid(folder / "contact-sheet.png", above(originals, others))
+        path = save_grid(folder / "contact-sheet.png", above(originals, others), ORIGINALS)
         context.say(f"{noun(context.hparams)} in {folder}; originals above reconstructions: {path}")
         context.say(f"KL of every group: {kl_chart(folder / 'kl.png', plan, total.mean().kl)}")
     output.finish(results["pictures"])

@@ -9,9 +9,9 @@ from PIL import Image
 from dioscuri.checkpoint.store import Checkpoint
 from dioscuri.context import Context
 from dioscuri.engine import Array
-from dioscuri.families.token_models.drawing import chosen_classes, draw
+from dioscuri.families.token_models.drawing import chosen_classes, draw, sample_rows
 from dioscuri.files import write_json
-from dioscuri.outputs.pictures import in_rows, save_grid, save_picture
+from dioscuri.outputs.pictures import save_grid, save_picture
 from dioscuri.outputs.progress import tracked
 from dioscuri.outputs.settings import output_folder
 
@@ -19,7 +19,7 @@ N_ON_SHEET = 100
 
 
 def generate(context: Context, _plan: Any, checkpoint: Checkpoint) -> None:
-    """Write `generated/image-<i>.png`, `labels.json`, the class of each, and a sheet, a class a column; with
+    """Write `generated/image-<i>.png`, `labels.json`, the class of each, and a sheet, a class a row; with
     `synthesis.sheet_only` all pictures stand on the sheet alone.
 
     A killed run goes on behind its last whole batch when it is started again with the same options, and
@@ -46,8 +46,8 @@ def generate(context: Context, _plan: Any, checkpoint: Checkpoint) -> None:
         classes = chosen_classes(context.hparams).tolist()
         if classes and not options.sheet_only:
             write_json(folder / "labels.json", {_stem(i): classes[i % len(classes)] for i in range(n)})
-        n_columns = min(len(classes), 32) or 10
-        sheet = save_grid(folder / "contact-sheet.png", in_rows(np.stack(shown), n_columns))
+        labels = np.asarray([classes[i % len(classes)] for i in range(len(shown))]) if classes else None
+        sheet = save_grid(folder / "contact-sheet.png", *sample_rows(np.stack(shown), labels))
         where = sheet if options.sheet_only else f"{folder}; the first of them: {sheet}"
         context.say(f"{n} pictures in {where}")
     output.finish(n)

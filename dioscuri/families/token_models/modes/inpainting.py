@@ -17,11 +17,9 @@ from dioscuri.errors import UserError
 from dioscuri.families.token_models.checks import checked_split
 from dioscuri.families.token_models.drawing import order, pictures_of
 from dioscuri.families.token_models.evaluation import examples
-from dioscuri.outputs.pictures import GROUND, in_rows, save_grid, save_picture
+from dioscuri.outputs.pictures import GROUND, save_grid, save_picture, stacked
 from dioscuri.outputs.progress import tracked
 from dioscuri.outputs.settings import output_folder
-
-N_COLUMNS = 8
 
 
 def inpaint(context: Context, plan: Any, checkpoint: Checkpoint) -> None:
@@ -35,7 +33,7 @@ def inpaint(context: Context, plan: Any, checkpoint: Checkpoint) -> None:
     unknown = unknown_tokens(context.hparams, plan)
     split = None if options.image_path else options.split or "test"
     output = output_folder(context, checkpoint, context.directory.images, "inpainted", split=split)
-    rows: list[tuple[Array, Array, Array]] = []
+    parts: list[tuple[Array, Array, Array]] = []
     for index, batch in enumerate(_batches(context)):
         size = len(batch["valid"])
         given = examples(batch) | {"unknown": np.tile(unknown, (size, 1))}
@@ -45,14 +43,15 @@ def inpaint(context: Context, plan: Any, checkpoint: Checkpoint) -> None:
         made = context.engine.run("inpaint", given, ema=options.load_ema_weights, step=index)
         original, valid = pictures_of(context, batch), batch["valid"]
         filled = blended(original, made["image"], unknown, options.blend_radius)
-        rows.append((original[valid], _known(original, unknown)[valid], filled[valid]))
-    originals, known, filled = (np.concatenate(part) for part in zip(*rows, strict=True))
+        parts.append((original[valid], _known(original, unknown)[valid], filled[valid]))
+    originals, known, filled = (np.concatenate(part) for part in zip(*parts, strict=True))
     if context.writes:
         folder = output.path
         for i, picture in enumerate(filled):
             save_picture(folder, f"image-{i:04d}", picture)
-        groups = zip(*(in_rows(part, N_COLUMNS) for part in (originals, known, filled)), strict=True)
-        sheet = save_grid(folder / "contact-sheet.png", [row for group in groups for row in group])
+        rows = stacked([originals, known, filled])
+        captions = [["originals"], ["known"], ["filled"]]
+        sheet = save_grid(folder / "contact-sheet.png", rows, captions)
         context.say(f"{len(filled)} pictures in {folder}; originals, the known part, what it became: {sheet}")
     output.finish(len(filled))
 

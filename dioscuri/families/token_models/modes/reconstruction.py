@@ -13,7 +13,7 @@ from dioscuri.families.token_models.drawing import decoded
 from dioscuri.metrics.psnr import psnr
 from dioscuri.metrics.ssim import ssim
 from dioscuri.outputs.examples import batches, chosen_indices
-from dioscuri.outputs.pictures import above, save_grid, save_picture
+from dioscuri.outputs.pictures import ORIGINALS, above, save_grid, save_picture
 from dioscuri.outputs.reports import write_report
 from dioscuri.outputs.settings import output_folder
 
@@ -44,7 +44,7 @@ def reconstruct(context: Context, _plan: Any, checkpoint: Checkpoint) -> None:
         for i, picture in enumerate(made):
             save_picture(folder, f"image-{i:04d}", picture)
         write_report(context, folder, {"pictures": len(made), **found})
-        sheet = save_grid(folder / "contact-sheet.png", above(known[:32], made[:32]))
+        sheet = save_grid(folder / "contact-sheet.png", above(known[:32], made[:32]), ORIGINALS)
         context.say(
             f"{len(made)} pictures in {folder}; PSNR {found['psnr']:.2f} dB, SSIM {found['ssim']:.4f}"
         )

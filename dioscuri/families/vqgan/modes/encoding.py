@@ -14,7 +14,7 @@ from dioscuri.errors import UserError
 from dioscuri.families.vqgan.plan import TokenizerPlan
 from dioscuri.hparams.archive import to_json
 from dioscuri.outputs.examples import N_ON_SHEET, batches, chosen_indices, chosen_split
-from dioscuri.outputs.pictures import above, save_grid
+from dioscuri.outputs.pictures import ORIGINALS, above, save_grid
 from dioscuri.outputs.settings import OutputFolder, given_folder, output_folder, the_only
 
 
@@ -112,5 +112,5 @@ def _sheet(context: Context, folder: Path, batch: Batch, found: Array) -> None:
     )["image"]
     if context.writes:
         originals, others = (array[batch["valid"]][:N_ON_SHEET] for array in (batch["image"], decoded))
-        path = save_grid(folder / "contact-sheet.png", above(originals, others))
+        path = save_grid(folder / "contact-sheet.png", above(originals, others), ORIGINALS)
         context.say(f"originals above what their tokens decode to: {path}")

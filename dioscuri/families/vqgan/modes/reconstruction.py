@@ -11,7 +11,7 @@ from dioscuri.families.vqgan.modes.distance import ReconstructionDistance
 from dioscuri.families.vqgan.modes.quality import QualitySum
 from dioscuri.families.vqgan.plan import TokenizerPlan
 from dioscuri.outputs.examples import N_ON_SHEET, batches, chosen_indices, chosen_split
-from dioscuri.outputs.pictures import above, save_grid, save_picture
+from dioscuri.outputs.pictures import ORIGINALS, above, save_grid, save_picture
 from dioscuri.outputs.reports import write_report
 from dioscuri.outputs.settings import output_folder
 
@@ -46,7 +46,7 @@ def reconstruct(context: Context, plan: TokenizerPlan, checkpoint: Checkpoint) -
         results = {"step": checkpoint.step, "pictures": quality.n, **quality.as_dict(), **found}
         write_report(context, folder, results)
         originals, others = (np.concatenate(part)[:N_ON_SHEET] for part in zip(*sheet, strict=True))
-        path = save_grid(folder / "contact-sheet.png", above(originals, others))
+        path = save_grid(folder / "contact-sheet.png", above(originals, others), ORIGINALS)
         context.say(f"pictures in {folder}; originals above reconstructions: {path}")
     output.finish(quality.n)
 

@@ -9,7 +9,7 @@ from dioscuri.data import pipeline
 from dioscuri.engine import Array
 from dioscuri.families.vqgan.modes.quality import QualitySum
 from dioscuri.families.vqgan.plan import TokenizerPlan
-from dioscuri.outputs.pictures import above, save_grid
+from dioscuri.outputs.pictures import ORIGINALS, above, save_grid
 from dioscuri.outputs.progress import tracked
 
 N_RECONSTRUCTIONS = 32
@@ -33,6 +33,6 @@ def report(context: Context, plan: TokenizerPlan) -> dict[str, Any]:
     if context.writes:
         folder = context.directory.path
         originals, others = (np.concatenate(part)[:N_RECONSTRUCTIONS] for part in zip(*shown, strict=True))
-        path = save_grid(folder / "reconstructions.png", above(originals, others))
+        path = save_grid(folder / "reconstructions.png", above(originals, others), ORIGINALS)
         context.say(f"originals above reconstructions: {path}")
     return {"test_pictures": quality.n, **quality.as_dict()}
