@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from dioscuri.checkpoint.pretrained import write_folder
+from dioscuri.checkpoint.pretrained import origin_of, write_folder
 from dioscuri.cli.convert import main as convert
 from dioscuri.errors import UserError
 from dioscuri.families.maskgit.model_options import ARCHITECTURES
@@ -132,7 +132,11 @@ def test_folders_become_runs_and_runs_folders(tmp_path, name):
     words = [str(tmp_path / "first"), "--run", str(tmp_path / "logs-tiny")]
     convert(words)
     convert([str(tmp_path / "logs-tiny"), "--to-folder", str(tmp_path / "out")])
-    assert content(tmp_path / "out") == content(tmp_path / "first")
+    first, out = content(tmp_path / "first"), content(tmp_path / "out")
+    assert out["model.safetensors"] == first["model.safetensors"]
+    config = json.loads(out["config.json"])
+    assert config.pop("origin") == {**origin_of(tmp_path / "out"), "run": "tiny", "step": 0}
+    assert config == json.loads(first["config.json"])
 
 
 @pytest.mark.parametrize(
