@@ -6,7 +6,6 @@ This module is read by interpreters that have none of the project's packages: st
 import os
 import subprocess
 import sys
-from importlib.metadata import distributions
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -26,12 +25,14 @@ def enter_environment() -> None:
     handing it over in pages of 4 KB: on Linux the allocator is to ask for large ones, unless the user has set
     its `GLIBC_TUNABLES`.
     """
-    complete = _is_installed() or all(find_spec(name) for name in PACKAGES)
+    if _MARK in os.environ:
+        return
+    complete = all(find_spec(name) for name in PACKAGES) or _is_installed()
     # A program from standard input, or an interactive session, could not be started again.
     script = getattr(sys.modules["__main__"], "__file__", None)
     from_file = script is not None and Path(script).is_file()
     lacks_pages = from_file and sys.platform == "linux" and _ALLOCATOR not in os.environ
-    if _MARK in os.environ or (complete and not lacks_pages):
+    if complete and not lacks_pages:
         return
     os.environ[_MARK] = "1"
     os.environ.setdefault(_ALLOCATOR, "glibc.malloc.hugetlb=1")
@@ -41,6 +42,8 @@ def enter_environment() -> None:
 
 def _is_installed() -> bool:
     """Whether the user has installed this package for the interpreter, with the frameworks of his choice."""
+    from importlib.metadata import distributions  # noqa: PLC0415 - slow, and rarely needed
+
     elsewhere = [folder for folder in sys.path if Path(folder or ".").resolve() != _ROOT]
     return any(distributions(name="dioscuri", path=elsewhere))
 

@@ -58,24 +58,24 @@ def egs_path(name: str | Path) -> Path:
 
     A `UserError` where there is none.
     """
-    found = _example(Path(name))
-    if found is None:
+    shipped = _example(Path(name))
+    if shipped is None:
         raise UserError(f"there is no example '{name}': {examples()} holds those that are shipped")
-    return found
+    return shipped
 
 
 def configuration(path: Path) -> tuple[Path, str]:
     """A configuration the user names, and a line to print: what does not exist may name a shipped example."""
-    found = None if path.exists() or path.is_absolute() else _example(path)
-    if found is None:
+    shipped = None if path.exists() or path.is_absolute() else _example(path)
+    if shipped is None:
         return path, ""
-    return found, f"configuration {path}: the one shipped with Dioscuri, {found}"
+    return shipped, f"configuration {path}: the one shipped with Dioscuri, {shipped}"
 
 
 def _example(path: Path) -> Path | None:
     parts = path.parts[1:] if path.parts[:1] == ("egs",) else path.parts
-    found = examples().joinpath(*parts)
-    return found if parts and ".." not in parts and found.is_file() else None
+    file = examples().joinpath(*parts)
+    return file if parts and ".." not in parts and file.is_file() else None
 
 
 def cache_folder() -> Path:

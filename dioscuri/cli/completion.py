@@ -37,5 +37,5 @@ def main(words: Sequence[str]) -> None:
         f'    *\\ {command}) options="{" ".join(command_parser(command).options)}" ;;' for command in COMMANDS
     )
     if shell == "zsh":
-        print("autoload -U +X bashcompinit && bashcompinit")
+        print("autoload -U +X compinit && compinit\nautoload -U +X bashcompinit && bashcompinit")
     print(_BASH.format(program=PROGRAM, cases=cases, commands=" ".join(COMMANDS)), end="")

@@ -64,12 +64,12 @@ def user(installed, tmp_path):
 
     def python(*words, packages=SITE, **environment):
         paths = os.pathsep.join(map(str, (installed, packages)))
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("DIOSCURI_")}
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("DIOSCURI_")}
         done = subprocess.run(
             [sys.executable, "-S", *map(str, words)],
             cwd=tmp_path,
             env={
-                **kept,
+                **inherited,
                 "PYTHONPATH": paths,
                 "PYTHONDONTWRITEBYTECODE": "1",
                 "XDG_CACHE_HOME": str(tmp_path / "cache"),
