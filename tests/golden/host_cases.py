@@ -13,6 +13,7 @@ from dioscuri.contract import check_options
 from dioscuri.families.hierarchical_vae.plan import make_plan
 from dioscuri.hparams import load
 from dioscuri.hparams.reader import parse, settings
+from tests.golden.recorded import Case, Kind
 
 ANY_CFG = Path(__file__).parent / "cases" / "hierarchical_vae" / "torch_mol8" / "hparams.cfg"
 
@@ -59,30 +60,38 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, list) else value
 
 
-def check_schedules(case: Path, scratch: Path) -> None:
+def check_schedules(folder: Path, scratch: Path) -> None:
     """Learning rates of both programs, the torch cosine with the option of its error, and both betas."""
     del scratch
-    base = load(ANY_CFG)
-    optimizer = replace(base.optimizer, learning_rate=1e-3, min_learning_rate=2e-4, warmup_steps=10.0,
-                        decay_start=20, decay_steps=100)  # fmt: skip
-    loss = replace(base.loss, vae_beta_anneal_start=21.0, vae_beta_anneal_steps=500.0, vae_beta_min=1e-4,
-                   vae_beta_activation_steps=100.0, vae_beta_growth_rate=0.1)  # fmt: skip
-    tolerance = json.loads((case / "case.json").read_text())["tol"]["outputs"]["of_max"]
+    case, base = Case(folder), load(ANY_CFG)
+    rate, warmup, start, steps, least = map(
+        float,
+        case.said(r"base (\S+), warmup (\S+), decay_start (\S+), decay_steps (\S+), min ([\d.e-]+)"),
+    )
+    optimizer = replace(base.optimizer, learning_rate=rate, min_learning_rate=least, warmup_steps=warmup,
+                        decay_start=int(start), decay_steps=int(steps))  # fmt: skip
+    anneal_start, anneal_steps, beta_min = map(float, case.said(r"beta_linear\((.+?),(.+?),(.+?)\)"))
+    activation, growth = map(float, case.said(r"beta_logistic\((.+?),(.+?)\)"))
+    loss = replace(base.loss, vae_beta_anneal_start=anneal_start, vae_beta_anneal_steps=anneal_steps,
+                   vae_beta_min=beta_min, vae_beta_activation_steps=activation,
+                   vae_beta_growth_rate=growth)  # fmt: skip
+    every = int(case.number(r"at steps 0,(\d+),"))
     for program in ("torch", "jax"):
-        with np.load(case / f"{program}.npz") as tables:
+        with np.load(folder / f"{program}.npz") as tables:
             for name, expected in tables.items():
                 if name.startswith("beta_"):
                     options = replace(loss, variation_schedule=name.removeprefix("beta_").capitalize())
-                    got = [schedules.beta(10 * i, options) for i in range(len(expected))]
+                    got = [schedules.beta(every * i, options) for i in range(len(expected))]
                 else:
                     options = replace(
                         optimizer, learning_rate_scheme=name, legacy_torch_cosine=program == "torch"
                     )
                     got = [schedules.learning_rate(step, options) for step in range(len(expected))]
-                np.testing.assert_allclose(
-                    got, expected, rtol=0, atol=tolerance * expected.max(), err_msg=f"{program} {name}"
-                )
+                case.close(got, f"{program} {name}", expected)
 
 
-RUNNERS: dict[str, Callable[[Path, Path], None]] = {"hparams": check_hparams, "schedules": check_schedules}
-"""`runner` of a `case.json` -> check, called with the case's folder and an empty one."""
+KINDS: dict[Kind, Callable[[Path, Path], None]] = {
+    ("hierarchical_vae", "hparams"): check_hparams,
+    ("hierarchical_vae", "schedules"): check_schedules,
+}
+"""Kind of a case -> check, called with the case's folder and an empty one."""

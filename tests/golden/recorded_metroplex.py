@@ -1,55 +1,64 @@
 """Recorded cases of Metroplex's two programs: their numbers under our names and layouts."""
 
+from pathlib import Path
+
 import numpy as np
-from safetensors.numpy import load_file
 
 from dioscuri.hparams import load
 from dioscuri.importers import metroplex
 from dioscuri.importers.metroplex_json import cfg_text, options
-from tests.golden import recorded
+from tests.golden.recorded import Case
+from tests.support.models import Twin
 
-RUNNERS = ("metroplex_tf", "metroplex_jax_vdvae")
-
-
-def hparams_of(case, scratch):
-    """Options, through the command's conversion of the original's JSON file."""
-    if case["runner"] == "metroplex_tf":
-        config = {**case["json_config"], **case["overrides_after_prog_config"]}
-        config.setdefault("dataset", {"image_size": case["resolved"]["data_scale"]})
-    else:
-        config = case["config"]
-    values = {**options(config), "run.num_gpus": 0, "model.truncate_pixels": case["runner"] == "metroplex_tf"}
-    path = scratch / "converted.cfg"
-    path.write_text(cfg_text(values, "converted"))
-    return load(path)
+KINDS = TENSORFLOW, FLAX = [("metroplex", runner) for runner in ("metroplex_tf", "metroplex_jax_vdvae")]
 
 
-class Recorded(recorded.Recorded):
-    """One case of a model."""
+class Recorded:
+    """One case of a model, its options through the command's conversion of the original's JSON file."""
 
-    def __init__(self, folder, case, scratch):
-        self.is_flax = case["runner"] == "metroplex_jax_vdvae"
-        self.case, self.folder, self.hparams = case, folder, hparams_of(case, scratch)
-        self.inputs, self.outputs = (dict(np.load(folder / f"{name}.npz")) for name in ("inputs", "outputs"))
-        self.arrays = load_file(folder / "weights.safetensors")
+    def __init__(self, case: Case, scratch: Path) -> None:
+        self.case, self.is_flax = case, case.kind == FLAX
+        path = scratch / "converted.cfg"
+        words = {"run.num_gpus": 0, "model.truncate_pixels": not self.is_flax}
+        path.write_text(cfg_text({**options(self._config()), **words}, "converted"))
+        self.hparams = load(path)
+        self.inputs, self.outputs, self.close = case.inputs, case.outputs, case.close
 
-    def use(self, twin):
+    def _config(self) -> dict[str, object]:
+        about = self.case.about
+        if self.is_flax:
+            return about["config"]
+        config = {**about["json_config"], **about["overrides_after_prog_config"]}
+        return {"dataset": {"image_size": about["resolved"]["data_scale"]}, **config}
+
+    def use(self, twin: type[Twin]) -> Twin:
         """A twin with the recorded weights."""
         importer = metroplex.from_flax if self.is_flax else metroplex.from_tensorflow
         plan = twin(self.hparams, {}).plan
         self.plan, self.groups = plan, range(len(plan.groups))
-        self.weights = importer(self.arrays, self.hparams, plan, self.folder)
+        self.weights = importer(self.case.weights, self.hparams, plan, self.case.folder)
         return twin(self.hparams, self.weights)
 
-    def name(self, original):
+    def name(self, original: str) -> str:
         """Canonical name of a parameter."""
         rules = metroplex.FLAX if self.is_flax else metroplex.TENSORFLOW
         name = metroplex.renamed(original, rules)
         return name.replace(".residual.", ".feed_forward.") if self.plan.transformer else name
 
-    def picture(self):
-        return self.inputs["x"]
+    def noise(self, prefix: str, kind: str) -> dict[str, np.ndarray]:
+        """Noise `<prefix>/<group>` as draws of a kind, in our layout."""
+        arrays = {f"{kind}.{g}": self.inputs[f"{prefix}/{g:02}"] for g in self.groups}
+        return arrays if self.is_flax else {name: nhwc(array) for name, array in arrays.items()}
 
-    def noise(self, prefix, kind):
-        """Noise `<prefix>/<group>` as draws of a kind."""
-        return {f"{kind}.{g}": self.nhwc(self.inputs[f"{prefix}/{g:02}"]) for g in self.groups}
+
+def nhwc(array: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(array.transpose(0, 2, 3, 1))
+
+
+def as_recorded(tensor: np.ndarray, expected: np.ndarray) -> np.ndarray:
+    """A canonical tensor in the layout of the originals."""
+    if tensor.ndim == 4 and expected.ndim == 4 and tensor.shape[0] != 1:
+        tensor = tensor.transpose(2, 3, 1, 0)
+    elif tensor.ndim == 4 and expected.ndim == 3:
+        tensor = tensor[0].transpose(1, 2, 0)
+    return tensor.reshape(expected.shape)

@@ -2,24 +2,22 @@
 
 from types import SimpleNamespace
 
-import numpy as np
-from safetensors.numpy import load_file
-
 from dioscuri.families.sundae.plan import make_plan, square_side
 from dioscuri.importers.published import canonical_weights
 from dioscuri.importers.sundae import hourglass_options, text_options
+from tests.golden.recorded_tokens import Run
 from tests.support.denoisers import TWINS
 
-HOURGLASS, SAMPLING, INPAINT, TRAIN, TEXT = KINDS = [
+HOURGLASS, SAMPLING, INPAINT, TRAIN, TEXT = [
     ("sundae", runner)
     for runner in ("hourglass", "sundae_sampling", "sundae_inpaint", "sundae_train", "sundae_text8")
 ]
 
 
-def options_of(case):
+def options_of(about):
     """`[model]` of a case, and what it says of `[data]`."""
-    constructor = case.get("hourglass_constructor", case["constructor"])
-    if case["runner"] == "sundae_text8":
+    constructor = about.get("hourglass_constructor", about["constructor"])
+    if about["runner"] == TEXT[1]:
         data = constructor["data"]
         sizes = {"codebook_size": data["vocabulary_size"], "sequence_length": data["sequence_length"]}
         return text_options(constructor["model"]), {"grid": 0, **sizes}
@@ -27,16 +25,12 @@ def options_of(case):
     return hourglass_options(constructor), {**sizes, "sequence_length": 0}
 
 
-def opened(name, folder, case):
-    """Twin with the recorded weights, which the importer of published ones reads, plan, recorded arrays."""
-    inputs, outputs = (dict(np.load(folder / f"{part}.npz")) for part in ("inputs", "outputs"))
-    model, data = options_of(case)
+def opened(name, case):
+    """The case with a twin, whose weights the importer of published ones reads."""
+    model, data = options_of(case.about)
     plan = make_plan(model, data["grid"], data["codebook_size"], data["sequence_length"])
     hparams = SimpleNamespace(run=SimpleNamespace(family="sundae"), model=model, data=SimpleNamespace(**data))
-    weights = canonical_weights(load_file(folder / case["weights"]["file"]), hparams, folder)
-    run = SimpleNamespace(case=case, inputs=inputs, outputs=outputs, plan=plan, weights=weights)
-    run.twin = TWINS[name](plan, weights)
-    return run
+    return Run(case, plan, canonical_weights(case.weights, hparams, case.folder), TWINS[name])
 
 
 def condition_of(run, rows=slice(None)):

@@ -5,13 +5,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import scipy.signal
-from safetensors.numpy import load_file
 
 from dioscuri.families.vqgan.discriminators import make_plan, parameter_table
 from dioscuri.families.vqgan.options import Discriminator, Loss
 from tests.golden.recorded import cases
 from tests.support.gan import TWINS
 
+KINDS = [("maskgit", "taming_gan_loss")]
 MOMENTUM = 0.1
 """Of PyTorch's running statistics, which the original keeps and nothing reads."""
 
@@ -21,15 +21,13 @@ def kind(request):
     return TWINS[request.param]
 
 
-def opened(kind, folder, case):
+def opened(kind, case):
     """The twin with the recorded weights, and recorded arrays in our layout."""
-    config = case["config"]
+    config = case.about["config"]
     options = Discriminator(type="patchgan", num_layers=config["disc_num_layers"], ndf=config["disc_ndf"])
-    inputs, outputs = (dict(np.load(folder / f"{name}.npz")) for name in ("inputs", "outputs"))
-    x, h = (inputs[name].transpose(0, 2, 3, 1) for name in ("x", "h"))
+    x, h = (case.inputs[name].transpose(0, 2, 3, 1) for name in ("x", "h"))
     plan = make_plan(options, x.shape[1], x.shape[-1])
-    saved = load_file(folder / case["weights"]["file"])
-    weights = {name.removeprefix("discriminator."): array for name, array in saved.items()}
+    weights = {name.removeprefix("discriminator."): array for name, array in case.weights.items()}
     buffers = {name: weights.pop(name) for name in list(weights) if name not in parameter_table(plan, "")}
     assert all(name.rpartition(".")[2].startswith(("running_", "num_")) for name in buffers)
     # Not used for its weight: the original's distance needs weights, the recorded stand-in does not.
@@ -40,14 +38,9 @@ def opened(kind, folder, case):
         lpips_path="stand-in",
     )
     return SimpleNamespace(
-        twin=kind(plan, loss, weights), inputs=inputs, outputs=outputs, buffers=buffers, x=x, h=h, case=case
-    )
-
-
-def close(run, found, name, tolerance="outputs"):
-    expected, tol = run.outputs[name], run.case["tol"][tolerance]
-    limit = max(tol["of_max"] * np.abs(expected).max(), tol.get("abs_floor", 0))
-    np.testing.assert_allclose(found, expected, rtol=0, atol=limit, err_msg=name)
+        twin=kind(plan, loss, weights), buffers=buffers, x=x, h=h, case=case, close=case.close,
+        inputs=case.inputs, outputs=case.outputs,
+    )  # fmt: skip
 
 
 def generated(run, *, adversarial):
@@ -64,40 +57,38 @@ def reconstructions(run):
     return made
 
 
-@pytest.mark.parametrize(("folder", "case"), cases(("maskgit", "taming_gan_loss")))
+@pytest.mark.parametrize("case", cases(*KINDS))
 @pytest.mark.parametrize("tag", ["before_start", "after_start"])
-def test_generator_loss_and_gradient(kind, folder, case, tag):
-    run = opened(kind, folder, case)
+def test_generator_loss_and_gradient(kind, case, tag):
+    run = opened(kind, case)
     found = generated(run, adversarial=tag == "after_start")
     codebook = run.twin.options.codebook_weight * run.inputs["codebook_loss"]
-    close(run, found["loss"] + codebook, f"{tag}:gen_loss")
-    close(run, found["grad/kernel"], f"{tag}:grad_last_layer", "gradients")
+    run.close(found["loss"] + codebook, f"{tag}:gen_loss")
+    run.close(found["grad/kernel"], f"{tag}:grad_last_layer", tolerance="gradients")
     likelihood = found["reconstruction"] + run.twin.options.perceptual_weight * found["perceptual"]
-    close(run, likelihood, f"{tag}:nll_loss")
-    close(run, found["perceptual"], f"{tag}:p_loss")
+    run.close(likelihood, f"{tag}:nll_loss")
+    run.close(found["perceptual"], f"{tag}:p_loss")
     # The original computes these before the start too, and multiplies them by 0.
     found = generated(run, adversarial=True)
-    close(run, found["generator"], f"{tag}:g_loss")
-    close(run, found["disc_weight"], f"{tag}:d_weight")
+    run.close(found["generator"], f"{tag}:g_loss")
+    run.close(found["disc_weight"], f"{tag}:d_weight")
 
 
-@pytest.mark.parametrize(("folder", "case"), cases(("maskgit", "taming_gan_loss")))
-def test_discriminator_loss_and_gradients(kind, folder, case):
-    run = opened(kind, folder, case)
+@pytest.mark.parametrize("case", cases(*KINDS))
+def test_discriminator_loss_and_gradients(kind, case):
+    run = opened(kind, case)
     found = run.twin.discriminator(run.x, reconstructions(run))
-    close(run, found["loss"], "after_start:disc_loss")
-    close(run, found["logits_real"], "after_start:logits_real_mean")
-    close(run, found["logits_fake"], "after_start:logits_fake_mean")
+    run.close(found["loss"], "after_start:disc_loss")
+    run.close(found["logits_real"], "after_start:logits_real_mean")
+    run.close(found["logits_fake"], "after_start:logits_fake_mean")
     prefix = "after_start:grad:discriminator."
-    recorded = [name.removeprefix(prefix) for name in run.outputs if name.startswith(prefix)]
-    assert recorded
-    for name in recorded:
-        close(run, found[f"grad/{name}"], prefix + name, "gradients")
+    for name in case.of_prefix(prefix):
+        run.close(found[f"grad/{name}"], prefix + name, tolerance="gradients")
 
 
-@pytest.mark.parametrize(("folder", "case"), cases(("maskgit", "taming_gan_loss")))
-def test_statistics_of_the_batches_are_those_that_the_original_averages(kind, folder, case):
-    run = opened(kind, folder, case)
+@pytest.mark.parametrize("case", cases(*KINDS))
+def test_statistics_of_the_batches_are_those_that_the_original_averages(kind, case):
+    run = opened(kind, case)
     found = run.twin.discriminator(run.x, reconstructions(run))
     for name, start in run.buffers.items():
         module, _, leaf = name.rpartition(".")
@@ -111,7 +102,7 @@ def test_statistics_of_the_batches_are_those_that_the_original_averages(kind, fo
             else:
                 new = found[f"{batch}.variance.{number}"] * n / (n - 1)
             value = (1 - MOMENTUM) * value + MOMENTUM * new
-        close(run, value, f"after_start:buffer:discriminator.{name}")
+        run.close(value, f"after_start:buffer:discriminator.{name}")
 
 
 def _patches(run, number):
@@ -124,9 +115,9 @@ def _patches(run, number):
     raise AssertionError(number)
 
 
-@pytest.mark.parametrize(("folder", "case"), cases(("maskgit", "taming_gan_loss")))
+@pytest.mark.parametrize("case", cases(*KINDS))
 @pytest.mark.parametrize("loss", ["hinge", "vanilla"])
 @pytest.mark.parametrize("twin", TWINS)
-def test_losses_of_logits(folder, case, loss, twin):
-    run = opened(TWINS[twin], folder, case)
-    close(run, run.twin.loss_of_logits(run.inputs["logits_real"], run.inputs["logits_fake"], loss), loss)
+def test_losses_of_logits(case, loss, twin):
+    run = opened(TWINS[twin], case)
+    run.close(run.twin.loss_of_logits(run.inputs["logits_real"], run.inputs["logits_fake"], loss), loss)

@@ -1,5 +1,6 @@
 """Both twins sample the tokens that the original programs sampled, step by step, from the recorded noise."""
 
+import re
 from math import ceil
 
 import numpy as np
@@ -8,43 +9,13 @@ import pytest
 from dioscuri.families.maskgit.decoding import make_steps
 from dioscuri.families.maskgit.training import embedding_shape
 from dioscuri.families.token_models.masking_options import Sampling
-from tests.golden.recorded import cases
-from tests.golden.recorded_transformers import opened
+from tests.golden.recorded import cases, padded, tagged_cases
+from tests.golden.recorded_transformers import GOOGLE, HALTON, LUCIDRAINS, OPEN_MUSE, UVIT, null_of, opened
 from tests.support.samplers import sample
 from tests.support.transformers import TWINS
 
-OPEN_MUSE, UVIT, GOOGLE, HALTON, LUCIDRAINS = (
-    ("maskgit", runner)
-    for runner in (
-        "maskgit_transformer",
-        "uvit",
-        "maskgit_flax_transformer",
-        "halton_maskgit",
-        "lucidrains_token_critic",
-    )
-)
-OF_OPEN_MUSE = {
-    "legacy_mask_count": True,
-    "legacy_known_confidence": True,
-    "legacy_guidance": True,
-}
-GENERATE2 = {
-    "gen2": {"steps": 6, "temperature": 4.5},
-    "inpaint": {"steps": 4, "temperature": 1.0},
-}
-GENERATE2_WITH_TEXT = {
-    "gen2": {"steps": 6, "temperature": 2.0, "guidance_scale": 2.0},
-    "gen2neg": {"steps": 4, "temperature": 1.0, "guidance_scale": 0.5, "sampling_schedule": "pow2.5"},
-}
-GENERATE2_OF_UVIT = {
-    "gen2": {"steps": 5, "temperature": (2.0, 0.0), "guidance_scale": 3.0},
-    "gen2neg": {
-        "steps": 4,
-        "temperature": (1.0, 0.01),
-        "guidance_scale": 5.0,
-        "guidance_schedule": "cosine",
-    },
-}
+LAST_TEMPERATURE = 0.01
+"""Where that of the U-ViT's `generate2` ends that begins with a single number."""
 
 
 @pytest.fixture(params=TWINS)
@@ -64,16 +35,40 @@ def all_masked(run):
     return np.full((len(run.ids), run.plan.n_tokens), run.plan.mask_id)
 
 
-def check_generate2(run, tag, start, options, condition, null=None):
-    """Inputs, choices, temperatures and result of open-muse's `generate2`."""
+def generate2_options(case, call):
+    """Options of a call of open-muse's `generate2`, whose guidance scale counts from 0, ours from 1."""
+    temperature = call["temperature"]
+    if isinstance(temperature, list):
+        temperature = tuple(temperature)
+    elif case.kind == UVIT:
+        temperature = (temperature, LAST_TEMPERATURE)
+    guidance = call.get("guidance_scale") or 1.0
+    return Sampling(
+        steps=call["timesteps"],
+        temperature=temperature,
+        sampling_schedule=call["mask_schedule"],
+        guidance_scale=guidance - 1,
+        guidance_schedule=call.get("guidance_schedule") or "constant",
+        legacy_temperature=case.kind == OPEN_MUSE,
+        legacy_mask_count=True,
+        legacy_known_confidence=True,
+        legacy_guidance=True,
+    )
+
+
+@pytest.mark.parametrize(("case", "tag"), tagged_cases("(.+)_mask_len", OPEN_MUSE, UVIT))
+def test_open_muse(kind, case, tag):
+    """Inputs, choices, temperatures and result of `generate2`."""
+    run, call = opened(kind, case), case.settings["generate2"][tag]
+    options, start = generate2_options(case, call), run.inputs.get(f"{tag}_input_ids", all_masked(run))
     noise = {
         "tokens": gumbel(exponential=run.inputs[f"{tag}_multinomial_exponential"]),
         "confidence": gumbel(uniform=run.inputs[f"{tag}_gumbel_uniform"]),
     }
-    found = sample(run.twin, start, noise, options, condition, null)
+    null = null_of(run, call["uncond"]) if call.get("guidance_scale") and "text" in run.condition else None
+    found = sample(run.twin, start, noise, options, run.condition, null)
     B, L = start.shape
-    inputs = run.outputs[f"{tag}_model_input_ids"][:, :B, -L:]
-    np.testing.assert_array_equal(found.inputs, inputs)
+    np.testing.assert_array_equal(found.inputs, run.outputs[f"{tag}_model_input_ids"][:, :B, -L:])
     np.testing.assert_array_equal(found.inputs[1:] == run.plan.mask_id, run.outputs[f"{tag}_masking"][:-1])
     np.testing.assert_array_equal(found.tokens, run.outputs[f"{tag}_tokens"])
     steps, unknown = make_steps(options, L), (found.inputs == run.plan.mask_id).sum(-1)
@@ -82,107 +77,78 @@ def check_generate2(run, tag, start, options, condition, null=None):
     np.testing.assert_allclose(steps.temperature, run.outputs[f"{tag}_temperature"], rtol=1e-6)
 
 
-@pytest.mark.parametrize("tag", GENERATE2)
-@pytest.mark.parametrize(("folder", "case"), cases(OPEN_MUSE, output="inpaint_tokens"))
-def test_open_muse_of_classes(kind, folder, case, tag):
-    run = opened(kind, folder, case)
-    options = Sampling(**OF_OPEN_MUSE, **GENERATE2[tag], legacy_temperature=True)
-    start = run.inputs["inpaint_input_ids"] if tag == "inpaint" else all_masked(run)
-    check_generate2(run, tag, start, options, run.condition)
-
-
-@pytest.mark.parametrize(("folder", "case"), cases(OPEN_MUSE, output="gen1_tokens"))
-def test_open_muse_by_scores(kind, folder, case):
-    run = opened(kind, folder, case)
+@pytest.mark.parametrize(("case", "tag"), tagged_cases("(gen1)_tokens", OPEN_MUSE))
+def test_open_muse_by_scores(kind, case, tag):
+    """The older `generate`."""
+    run, call = opened(kind, case), case.settings["generate"][tag]
     options = Sampling(
         sampler="scores",
-        steps=5,
-        temperature=1.3,
-        top_k=ceil(0.3 * run.plan.codebook_size),
+        steps=call["timesteps"],
+        temperature=call["temperature"],
+        top_k=ceil((1 - call["topk_filter_thres"]) * run.plan.codebook_size),
         legacy_scores=True,
     )
-    noise = {"tokens": gumbel(uniform=run.inputs["gen1_gumbel_uniform"])}
+    noise = {"tokens": gumbel(uniform=run.inputs[f"{tag}_gumbel_uniform"])}
     found = sample(run.twin, all_masked(run), noise, options, run.condition)
-    np.testing.assert_array_equal(found.inputs, run.outputs["gen1_model_input_ids"][..., 1:])
-    np.testing.assert_array_equal(found.tokens, run.outputs["gen1_tokens"])
+    np.testing.assert_array_equal(found.inputs, run.outputs[f"{tag}_model_input_ids"][..., 1:])
+    np.testing.assert_array_equal(found.tokens, run.outputs[f"{tag}_tokens"])
 
 
-@pytest.mark.parametrize("tag", GENERATE2_WITH_TEXT)
-@pytest.mark.parametrize(("folder", "case"), cases(OPEN_MUSE, output="gen2neg_tokens"))
-def test_open_muse_of_text(kind, folder, case, tag):
-    run = opened(kind, folder, case)
-    options = Sampling(**OF_OPEN_MUSE, **GENERATE2_WITH_TEXT[tag], legacy_temperature=True)
-    text = run.condition["text"]
-    null = {"text": run.inputs["negative_embeds"] if tag == "gen2neg" else np.zeros_like(text)}
-    check_generate2(run, tag, all_masked(run), options, run.condition, null)
-
-
-@pytest.mark.parametrize("tag", GENERATE2_OF_UVIT)
-@pytest.mark.parametrize(("folder", "case"), cases(UVIT))
-def test_uvit(kind, folder, case, tag):
-    run = opened(kind, folder, case)
-    options = Sampling(**OF_OPEN_MUSE, **GENERATE2_OF_UVIT[tag])
-    prefix = "negative" if tag == "gen2neg" else "empty"
-    null = {"text": run.inputs[f"{prefix}_embeds"], "pooled": run.inputs[f"{prefix}_cond_embeds"]}
-    check_generate2(run, tag, all_masked(run), options, run.condition, null)
-
-
-@pytest.mark.parametrize(("folder", "case"), cases(GOOGLE))
-def test_google(kind, folder, case):
-    run = opened(kind, folder, case)
-    decode, start = case["decode"], run.inputs["decode_start"]
+@pytest.mark.parametrize("case", cases(GOOGLE))
+def test_google(kind, case):
+    """Rows of noise are those of the steps that are taken, rows of results those of all."""
+    run, decode = opened(kind, case), case.about["decode"]
+    steps, first, mask = decode["num_iter"], decode["start_iter"], case.about["mask_token_id"]
     options = Sampling(
-        steps=decode["num_iter"],
-        start_step=decode["start_iter"],
+        steps=steps,
+        start_step=first,
         temperature=decode["choice_temperature"],
         sampling_schedule=decode["mask_scheduling_method"],
     )
-    condition = {"label": start[:, 0] - run.plan.codebook_size}
-    start = np.where(start[:, 1:] == case["mask_token_id"], run.plan.mask_id, start[:, 1:])
-    noise = {
-        "tokens": run.inputs["gumbel_tokens"][:, :, 1:],
-        "confidence": run.inputs["gumbel_select"][:, :, 1:],
-    }
+    given = run.inputs["decode_start"]
+    condition = {"label": given[:, 0] - run.plan.codebook_size}
+    start = np.where(given[:, 1:] == mask, run.plan.mask_id, given[:, 1:])
+    names = {"tokens": "gumbel_tokens", "confidence": "gumbel_select"}
+    noise = {ours: padded(run.inputs[name][:, :, 1:], first, steps) for ours, name in names.items()}
     found = sample(run.twin, start, noise, options, condition)
     recorded = run.outputs["step_input_ids"][..., 1:]
-    recorded = np.where(recorded == case["mask_token_id"], run.plan.mask_id, recorded)
+    recorded = np.where(recorded == mask, run.plan.mask_id, recorded)[first - steps :]
     np.testing.assert_array_equal(found.inputs, recorded)
-    np.testing.assert_array_equal(found.drawn.transpose(1, 0, 2), run.outputs["final_seqs"][..., 1:])
+    results = run.outputs["final_seqs"].transpose(1, 0, 2)
+    np.testing.assert_array_equal(found.drawn, results[first:, :, 1:])
+    np.testing.assert_array_equal(results[:first], np.broadcast_to(given, results[:first].shape))
 
 
-HALTON_RUNS = {
-    "plain": {"guidance_scale": 2.0, "logit_scale": (1.0, 1.2)},
-    "rand_warm": {
-        "guidance_scale": 1.5,
-        "logit_scale": (0.9, 1.4),
-        "logit_scale_power": 2.0,
-        "logit_scale_warmup": 1,
-    },
-    "topk_nocfg": {"top_k": 5},
-}
+def halton_options(case, tag):
+    """Options of a call of Halton-MaskGIT's sampler, which one sentence lists."""
+    (listed,) = case.said(rf"\b{tag}: (w .*?)(?:\. |$)")
+    words = dict.fromkeys(("w", "top_k", "temp_warmup"), 0.0)
+    for word in listed.split(", "):
+        name, _, value = word.partition(" ")
+        if name in words:
+            words[name] = float(value.split()[0])
+    options = {"guidance_scale": words["w"], "top_k": int(words["top_k"])}
+    if match := re.search(r"temp linspace\(([\d.]+),([\d.]+)\)(?:\*\*([\d.]+))?", listed):
+        low, high, power = match.groups()
+        options |= {"logit_scale": (float(low), float(high)), "logit_scale_power": float(power or 1)}
+    return options | {"logit_scale_warmup": int(words["temp_warmup"])}
 
 
-@pytest.mark.parametrize("tag", HALTON_RUNS)
-@pytest.mark.parametrize(("folder", "case"), cases(HALTON))
-def test_halton(kind, folder, case, tag):
-    run = opened(kind, folder, case)
+@pytest.mark.parametrize(("case", "tag"), tagged_cases("halton:(.+):final_code", HALTON))
+def test_halton(kind, case, tag):
+    run, chosen = opened(kind, case), halton_options(case, tag)
     exponential = run.inputs[f"halton:{tag}:exponential"]
     options = Sampling(
-        sampler="halton",
-        steps=len(exponential),
-        sampling_schedule="arccos",
-        legacy_mask_token=True,
-        **HALTON_RUNS[tag],
+        sampler="halton", steps=len(exponential), sampling_schedule="arccos", legacy_mask_token=True, **chosen
     )
     condition, null = {"label": run.inputs["y"]}, {"label": np.array([run.plan.null_label])}
-    noise = {"ranked" if "top_k" in HALTON_RUNS[tag] else "tokens": gumbel(exponential=exponential)}
+    noise = {"ranked" if options.top_k else "tokens": gumbel(exponential=exponential)}
     offsets = run.inputs.get(f"halton:{tag}:roll")
-    found = sample(
-        run.twin, all_masked(run), noise, options, condition, null, offsets=offsets, every_step=True
-    )
+    start = all_masked(run)
+    found = sample(run.twin, start, noise, options, condition, null, offsets=offsets, every_step=True)
     pred, masks = (flat(run.outputs[f"halton:{tag}:{name}"]) for name in ("pred_codes", "masks"))
     np.testing.assert_array_equal(found.drawn, pred)
-    ids = all_masked(run)
+    ids = start
     for k, written in enumerate(masks):
         np.testing.assert_array_equal(found.inputs[k], ids)
         ids = np.where(written > 0, pred[k], ids)
@@ -190,16 +156,17 @@ def test_halton(kind, folder, case, tag):
     np.testing.assert_array_equal(found.tokens, final.reshape(len(final), -1))
 
 
-@pytest.mark.parametrize(("folder", "case"), cases(HALTON))
-def test_confidence_sampler_of_halton(kind, folder, case):
-    run = opened(kind, folder, case)
+@pytest.mark.parametrize("case", cases(HALTON))
+def test_confidence_sampler_of_halton(kind, case):
+    run = opened(kind, case)
     exponential = run.inputs["confidence:exponential"]
+    (schedule,) = case.said(r"confidence sampler: t_i = int\(linspace schedule (\w+)")
     options = Sampling(
         sampler="halton_confidence",
         steps=len(exponential),
-        temperature=4.5,
-        sampling_schedule="arccos",
-        guidance_scale=2.0,
+        temperature=case.number(r"conf = log p \+ ([\d.]+)\*gumbel"),
+        sampling_schedule=schedule,
+        guidance_scale=case.number(r"confidence: w ([\d.]+)"),
         guidance_schedule="linear",
         legacy_mask_token=True,
     )
@@ -212,31 +179,31 @@ def test_confidence_sampler_of_halton(kind, folder, case):
     assert (np.clip(found.drawn[-1], 0, run.plan.codebook_size - 1) == found.tokens)[left[-1] == 0].all()
 
 
-@pytest.mark.parametrize("tag", ["critic", "nocritic"])
-@pytest.mark.parametrize(("folder", "case"), cases(LUCIDRAINS))
-def test_lucidrains(kind, folder, case, tag):
-    run = opened(kind, folder, case)
+@pytest.mark.parametrize(("case", "tag"), tagged_cases("gen_(.+)_tokens", LUCIDRAINS))
+def test_lucidrains(kind, case, tag):
+    """With the scores of the critic, where its noise is recorded, or those of the generator."""
+    run = opened(kind, case)
+    steps, temperature, threshold, guidance = map(
+        float,
+        case.said(r"generate: (\d+) steps, temperature ([\d.]+)\*.*thres ([\d.]+), cond_scale ([\d.]+)"),
+    )
     options = Sampling(
         sampler="scores",
-        steps=5,
-        temperature=1.1,
-        top_k=ceil(0.4 * run.plan.codebook_size),
-        guidance_scale=1.5,
+        steps=int(steps),
+        temperature=temperature,
+        top_k=ceil((1 - threshold) * run.plan.codebook_size),
+        guidance_scale=guidance - 1,
+        critic_noise_scale=case.number(r"\(u-\.5\)\*([\d.]+)\*"),
     )
     noise = {"tokens": gumbel(uniform=run.inputs[f"gen_{tag}_gumbel_uniform"])}
-    if tag == "critic":
-        noise["critic"] = run.inputs["gen_critic_critic_uniform"]
+    critic = f"gen_{tag}_critic_uniform" in run.inputs
+    if critic:
+        noise["critic"] = run.inputs[f"gen_{tag}_critic_uniform"]
     B = len(run.inputs["ids"])
     condition, null = {**run.condition, "text_keep": np.ones(B)}, {"text_keep": np.zeros(1)}
+    embedding = embedding_shape(run.plan, B)
     found = sample(
-        run.twin,
-        all_masked(run),
-        noise,
-        options,
-        condition,
-        null,
-        critic=tag == "critic",
-        embedding=embedding_shape(run.plan, B),
+        run.twin, all_masked(run), noise, options, condition, null, critic=critic, embedding=embedding
     )
     np.testing.assert_array_equal(found.tokens, run.outputs[f"gen_{tag}_tokens"].reshape(B, -1))
 

@@ -1,18 +1,29 @@
-"""Both twins reproduce the original masked token transformers: passes, losses, gradients, training steps."""
+"""Both twins reproduce the original masked token transformers: passes, losses, gradients."""
+
+import re
 
 import numpy as np
 import pytest
 
 from dioscuri.importers.google import from_google
 from tests.golden.recorded import cases
-from tests.golden.recorded_transformers import RUNNERS, close, cross_entropy, mean_over_labelled, opened
+from tests.golden.recorded_tokens import cross_entropy, mean_over_labelled
+from tests.golden.recorded_transformers import (
+    GOOGLE,
+    HALTON,
+    KINDS,
+    LUCIDRAINS,
+    OPEN_MUSE,
+    UVIT,
+    null_of,
+    opened,
+    smoothing_of,
+)
 from tests.support.transformers import TWINS
 
-KINDS = [("maskgit", runner) for runner in RUNNERS]
-OPEN_MUSE, UVIT, GOOGLE, HALTON, LUCIDRAINS = KINDS
-
-NOT_DECAYED = ("bias", "layer_norm.weight", "mlm_ln.weight", "embeddings.weight")
-"""Parts of names of what open-muse's text training excludes from weight decay."""
+__all__ = ["KINDS"]
+WITHOUT_TEXT = "_cond_dropout"
+"""Behind the name of an output: of a pass in which some pictures have lost their text."""
 
 
 @pytest.fixture(params=TWINS)
@@ -20,126 +31,132 @@ def kind(request):
     return TWINS[request.param]
 
 
-def check_gradients(run, found, names=None):
-    recorded = [name for name in run.outputs if name.startswith("grad:")]
-    assert recorded
-    for name in recorded:
-        ours = name.removeprefix("grad:") if names is None else names(name.removeprefix("grad:"))
-        close(run, found[ours], name, "gradients")
+def check_gradients(run, found, names=lambda name: name):
+    """Every recorded gradient; `names` makes canonical ones."""
+    for name in run.case.of_prefix("grad:"):
+        run.close(found[names(name)], f"grad:{name}", tolerance="gradients")
 
 
-@pytest.mark.parametrize(("folder", "case"), cases(OPEN_MUSE))
-def test_open_muse(kind, folder, case):
-    run = opened(kind, folder, case)
+def check_layers(run, found):
+    """Residual streams of all layers, or of the U-ViT their feed-forward branches."""
+    for i in range(run.plan.options.num_hidden_layers):
+        run.close(found[f"hs_layer{i}"], f"hs_layer{i}")
+
+
+def check_losses(run, condition, suffix=""):
+    """Every loss with this suffix from a pass with this condition; the gradients, if they are of one."""
+    logits = run.twin.forward(run.ids, condition)["sequence_logits"]
+    for name in run.case.settings["label_smoothing"]:
+        if name + suffix not in run.outputs:
+            continue
+        loss, grad = cross_entropy(logits, *targets_of(run, name), smoothing_of(run.case, name))
+        run.close(loss, name + suffix)
+        if name + suffix == run.about["loss_for_grads"]:
+            check_gradients(run, run.twin.pull_back(run.ids, condition, {"sequence_logits": grad}))
+
+
+def targets_of(run, loss):
+    """Labels and weights of a loss, by its name."""
+    if "all_tokens" in loss:
+        weights = run.inputs["loss_weight"]
+        return run.inputs["image_tokens"], weights / weights.sum()
+    return run.inputs["labels"], mean_over_labelled(run.inputs["labels"])
+
+
+@pytest.mark.parametrize("case", cases(OPEN_MUSE))
+def test_open_muse(kind, case):
+    run = opened(kind, case)
     found = run.twin.forward(run.ids, run.condition)
-    close(run, found["sequence_logits"], "logits")
-    for name in ("hs_embed", *(f"hs_layer{i}" for i in range(run.plan.options.num_hidden_layers))):
-        close(run, found[name], name)
-    labels = run.inputs["labels"]
-    weights = mean_over_labelled(labels)
-    close(run, cross_entropy(found["sequence_logits"], labels, weights)[0], "loss_ls0")
+    run.close(found["sequence_logits"], "logits")
+    run.close(found["hs_embed"], "hs_embed")
+    check_layers(run, found)
+    check_losses(run, run.condition)
     if "cond_drop_uniform" in run.inputs:
-        keep = run.inputs["cond_drop_uniform"][:, 0, 0] < 0.8
-        run.condition["text_keep"] = keep
-        found = run.twin.forward(run.ids, run.condition)
-        close(run, found["logits"], "logits_cond_dropout")
-    loss, grad = cross_entropy(found["sequence_logits"], labels, weights, 0.1)
-    close(run, loss, case["loss_for_grads"])
-    check_gradients(run, run.twin.pull_back(run.ids, run.condition, {"sequence_logits": grad}))
+        keep = run.inputs["cond_drop_uniform"][:, 0, 0] < case.settings["cond_dropout_keep"]
+        dropped = {**run.condition, "text_keep": keep}
+        run.close(run.twin.forward(run.ids, dropped)["sequence_logits"], f"logits{WITHOUT_TEXT}")
+        check_losses(run, dropped, WITHOUT_TEXT)
 
 
-@pytest.mark.parametrize(("folder", "case"), cases(OPEN_MUSE))
-def test_open_muse_under_guidance(kind, folder, case):
-    run = opened(kind, folder, case)
-    tag = next((tag for tag in ("gen2", "gen2neg") if f"{tag}_model_input_ids" in run.outputs), None)
-    ids = run.outputs[f"{tag}_model_input_ids"][-1]
-    if run.plan.class_token:
-        found = run.twin.forward(ids[:, 1:], {"label": ids[:, 0] - run.plan.codebook_size})
-        close(run, found["sequence_logits"], f"{tag}_model_logits_last")
-        return
-    text = run.inputs["encoder_hidden_states"]
-    condition = {"text": np.concatenate([text, np.zeros_like(text)])}
-    close(run, run.twin.forward(ids, condition, prepared=True)["logits"], f"{tag}_model_logits_last")
+@pytest.mark.parametrize("case", cases(OPEN_MUSE, UVIT))
+def test_passes_under_guidance(kind, case):
+    """The network's outputs in the last step of every recorded call, of both halves of the batch."""
+    run = opened(kind, case)
+    for tag, call in case.settings["generate2"].items():
+        ids, condition = run.outputs[f"{tag}_model_input_ids"][-1], run.condition
+        if run.plan.class_token:
+            ids, condition = ids[:, 1:], {"label": ids[:, 0] - run.plan.codebook_size}
+        elif call["guidance_scale"]:
+            null = {name: np.broadcast_to(array, condition[name].shape)
+                    for name, array in null_of(run, call["uncond"]).items()}  # fmt: skip
+            condition = {
+                name: np.concatenate([array, null.get(name, array)]) for name, array in condition.items()
+            }
+        found = run.twin.forward(ids, condition, prepared=not run.plan.class_token)
+        run.close(found["sequence_logits"], f"{tag}_model_logits_last")
 
 
-@pytest.mark.parametrize(("folder", "case"), cases(UVIT))
-def test_uvit(kind, folder, case):
-    run = opened(kind, folder, case)
+@pytest.mark.parametrize("case", cases(UVIT))
+def test_uvit(kind, case):
+    run = opened(kind, case)
     found = run.twin.forward(run.ids, run.condition)
-    close(run, found["logits"], "logits")
-    for name in ("cond_embed_in", "cond_embed_out", "hs_layer0", "hs_layer1"):
-        close(run, found[name], name)
+    run.close(found["sequence_logits"], "logits")
+    for name in ("cond_embed_in", "cond_embed_out"):
+        run.close(found[name], name)
+    check_layers(run, found)
     for name in ("hs_embed", "down_out", "up_out"):
-        close(run, found[name].transpose(0, 3, 1, 2), name)
-    labels, weights = run.inputs["image_tokens"], run.inputs["loss_weight"]
-    loss, _ = cross_entropy(found["logits"], labels, weights / weights.sum(), 0.1)
-    close(run, loss, "loss_all_tokens_weighted_ls01")
-    labels = run.inputs["labels"]
-    loss, grad = cross_entropy(found["logits"], labels, mean_over_labelled(labels), 0.1)
-    close(run, loss, case["loss_for_grads"])
-    check_gradients(run, run.twin.pull_back(run.ids, run.condition, {"logits": grad}))
+        run.close(found[name].transpose(0, 3, 1, 2), name)
+    check_losses(run, run.condition)
 
 
-@pytest.mark.parametrize(("folder", "case"), cases(UVIT))
-def test_uvit_under_guidance(kind, folder, case):
-    run = opened(kind, folder, case)
-    inputs, ids = run.inputs, run.outputs["gen2neg_model_input_ids"][-1]
-    condition = {
-        "text": np.concatenate([inputs["encoder_hidden_states"], inputs["negative_embeds"]]),
-        "pooled": np.concatenate([inputs["cond_embeds"], inputs["negative_cond_embeds"]]),
-        "micro": np.concatenate([inputs["micro_conds"]] * 2),
-    }
-    close(run, run.twin.forward(ids, condition, prepared=True)["logits"], "gen2neg_model_logits_last")
-
-
-@pytest.mark.parametrize(("folder", "case"), cases(GOOGLE))
-def test_google(kind, folder, case):
-    run = opened(kind, folder, case)
+@pytest.mark.parametrize("case", cases(GOOGLE))
+def test_google(kind, case):
+    run = opened(kind, case)
     found = run.twin.forward(run.ids, run.condition)
-    close(run, found["sequence_logits"], "logits")
-    weights = run.inputs["loss_weights"]
+    run.close(found["sequence_logits"], "logits")
+    weights, name = run.inputs["loss_weights"], case.about["loss_for_grads"]
     weights = weights / weights.sum(1, keepdims=True) / len(weights)
-    loss, grad = cross_entropy(found["sequence_logits"], run.inputs["labels"], weights, 0.1)
-    close(run, loss, case["loss_for_grads"])
+    smoothing = smoothing_of(case, name)
+    loss, grad = cross_entropy(found["sequence_logits"], run.inputs["labels"], weights, smoothing)
+    run.close(loss, name)
     gradients = run.twin.pull_back(run.ids, run.condition, {"sequence_logits": grad})
-    recorded = {
-        name.removeprefix("grad:"): array for name, array in run.outputs.items() if name.startswith("grad:")
-    }
-    for name, array in from_google(recorded).items():
-        close(run, gradients[name], (array, name), "gradients")
-    assert set(gradients) == set(from_google(recorded))
+    recorded = from_google(case.of_prefix("grad:"))
+    assert set(gradients) == set(recorded)
+    for name, array in recorded.items():
+        run.close(gradients[name], name, array, "gradients")
 
 
-@pytest.mark.parametrize(("folder", "case"), cases(HALTON))
-def test_halton(kind, folder, case):
-    run = opened(kind, folder, case)
+@pytest.mark.parametrize("case", cases(HALTON))
+def test_halton(kind, case):
+    run = opened(kind, case)
     found = run.twin.forward(run.ids, run.condition)
-    close(run, found["logits"], "logits")
+    run.close(found["logits"], "logits")
     labels = run.inputs["code"].reshape(run.ids.shape)
     loss, grad = cross_entropy(found["logits"], labels, np.full(labels.shape, 1 / labels.size))
-    close(run, loss, case["loss_for_grads"])
+    run.close(loss, case.about["loss_for_grads"])
     check_gradients(run, run.twin.pull_back(run.ids, run.condition, {"logits": grad}))
 
 
-@pytest.mark.parametrize(("folder", "case"), cases(LUCIDRAINS))
-def test_lucidrains(kind, folder, case):
-    run = opened(kind, folder, case)
+@pytest.mark.parametrize("case", cases(LUCIDRAINS))
+def test_lucidrains(kind, case):
+    run = opened(kind, case)
     logits = run.twin.forward(run.ids, run.condition)["logits"]
-    close(run, logits, "logits_cond")
+    run.close(logits, "logits_cond")
     null = run.twin.forward(run.ids, {**run.condition, "text_keep": np.zeros(len(run.ids))})["logits"]
-    close(run, null, "logits_null")
-    close(run, null + 3 * (logits - null), "logits_scale3")
+    run.close(null, "logits_null")
+    for scale in case.of_prefix("logits_scale"):
+        run.close(null + float(scale) * (logits - null), f"logits_scale{scale}")
     none = run.twin.forward(run.ids, {})["logits"]
-    close(run, none, "logits_null")
+    run.close(none, "logits_null")
     last = run.plan.codebook_size - 1
     critic = run.twin.criticise(run.ids.clip(max=last), run.condition)
-    close(run, critic[..., None], "critic")
+    run.close(critic[..., None], "critic")
 
 
-@pytest.mark.parametrize(("folder", "case"), cases(LUCIDRAINS))
-def test_lucidrains_training(kind, folder, case):
+@pytest.mark.parametrize("case", cases(LUCIDRAINS))
+def test_lucidrains_training(kind, case):
     """Cross entropy of the generator with self-conditioning, and the critic's on what the generator draws."""
-    run = opened(kind, folder, case)
+    run = opened(kind, case)
     truth, masked, labels = lucidrains_masks(run)
     ids = np.where(masked, run.plan.mask_id, truth)
     condition = {**run.condition, "self": run.twin.forward(ids, run.condition)["embed"]}
@@ -147,25 +164,24 @@ def test_lucidrains_training(kind, folder, case):
     loss, grad = cross_entropy(logits, labels, mean_over_labelled(labels, -1))
     gradients = run.twin.pull_back(ids, condition, {"logits": grad})
     uniform = run.inputs["train_gumbel_uniform"].clip(1e-20)
-    drawn = (logits / 0.37 - np.log((-np.log(uniform)).clip(1e-20))).argmax(-1)
+    temperature = case.number(r"argmax\(logits/([\d.]+)")
+    drawn = (logits / temperature - np.log((-np.log(uniform)).clip(1e-20))).argmax(-1)
     drawn = np.where(masked, drawn, ids)
     wrong, scores = drawn != truth, run.twin.criticise(drawn, run.condition).astype(np.float64)
     critic_loss = np.logaddexp(0, np.where(wrong, -scores, scores)).mean()
-    weight = case["config"]["critic_loss_weight"]
-    close(run, loss + weight * critic_loss, "train_loss")
+    weight = case.about["config"]["critic_loss_weight"]
+    run.close(loss + weight * critic_loss, "train_loss")
     cotangent = weight * (1 / (1 + np.exp(-scores)) - wrong) / scores.size
     for name, value in run.twin.criticise(drawn, run.condition, cotangent).items():
         gradients[name] = gradients[name] + value
     check_gradients(
-        run,
-        gradients,
-        lambda name: name.replace("token_critic.", "critic.").removeprefix("transformer."),
+        run, gradients, lambda name: re.sub("^token_critic", "critic", name.removeprefix("transformer."))
     )
 
 
 def lucidrains_masks(run):
     """True ids, what is masked, and labels (-1: none), all (B, L), from the recorded draws."""
-    inputs, share = run.inputs, run.case["config"]["no_mask_token_prob"]
+    inputs, share = run.inputs, run.about["config"]["no_mask_token_prob"]
     truth = inputs["ids"].reshape(len(inputs["ids"]), -1)
     ratio = np.cos(inputs["train_draw0_uniform"] * np.pi / 2)
     n = np.round(truth.shape[1] * ratio).clip(1)
@@ -173,42 +189,5 @@ def lucidrains_masks(run):
     labels = np.where(masked, truth, -1)
     draws = np.where(masked, inputs["train_draw2_rand"], -1)
     ranks = draws.argsort(-1).argsort(-1) - (~masked).sum(-1, keepdims=True)
-    kept = masked & (ranks < share * masked.sum(-1, keepdims=True))
-    return truth, masked & ~kept, labels
-
-
-@pytest.mark.parametrize(("folder", "case"), cases(OPEN_MUSE, output="train_losses"))
-def test_training_steps(kind, folder, case):
-    """AdamW with clipping, warm-up and the moving average, in float64 around the twin's gradients."""
-    run = opened(kind, folder, case)
-    smoothing = 0.1 if "0.1" in case["training_steps"] else 0.0
-    grouped = case["train"]["weight_decay_groups"].startswith("grouped")
-    labels = run.inputs["labels"]
-    weights = {name: array.astype(np.float64) for name, array in run.weights.items()}
-    averages = dict(weights)
-    first, second = ({name: np.zeros_like(array) for name, array in weights.items()} for _ in range(2))
-    for step in range(case["train"]["n"]):
-        run.twin.weights = weights
-        logits = run.twin.forward(run.ids, run.condition)["sequence_logits"]
-        loss, grad = cross_entropy(logits, labels, mean_over_labelled(labels), smoothing)
-        close(run, loss, (run.outputs["train_losses"][step], "train_losses"))
-        grads = run.twin.pull_back(run.ids, run.condition, {"sequence_logits": grad})
-        norm = np.sqrt(sum((grad.astype(np.float64) ** 2).sum() for grad in grads.values()))
-        close(run, norm, (run.outputs["train_grad_norm_before_clip"][step], "norm"), "gradients")
-        rate, decay = 2e-3 * step / 2, step and min(0.9999, (1 + step) / (10 + step))
-        assert run.outputs["train_lr"][step] == np.float32(rate)
-        assert run.outputs["train_ema_decay"][step] == np.float32(decay)
-        for name, grad in grads.items():
-            grad = grad * min(1, 0.5 / (norm + 1e-6))
-            first[name] = 0.9 * first[name] + 0.1 * grad
-            second[name] = 0.98 * second[name] + 0.02 * grad**2
-            decays = not (grouped and any(part in name for part in NOT_DECAYED))
-            root = np.sqrt(second[name] / (1 - 0.98 ** (step + 1))) + 1e-8
-            update = first[name] / (1 - 0.9 ** (step + 1)) / root + 0.01 * decays * weights[name]
-            weights[name] = weights[name] - rate * update
-            averages[name] = decay * averages[name] + (1 - decay) * weights[name]
-    for prefix, found in (("after3:", weights), ("ema3:", averages)):
-        recorded = [name for name in run.outputs if name.startswith(prefix)]
-        assert recorded
-        for name in recorded:
-            close(run, found[name.removeprefix(prefix)], name, "parameters_after_steps")
+    shown = masked & (ranks < share * masked.sum(-1, keepdims=True))
+    return truth, masked & ~shown, labels

@@ -16,20 +16,22 @@ from dioscuri.hparams import load
 from tests.golden.recorded import cases
 from tests.parity.metroplex_cases import BASE
 
-INPUT = ("metroplex", "tf_input")
+KINDS = [("metroplex", "tf_input")]
 
 
 def scaled(pictures):
     return (np.asarray(pictures, np.float32) - 127.5) / 127.5
 
 
-@pytest.mark.parametrize(("folder", "case"), cases(INPUT))
-def test_records_become_the_original_batch(folder, case):
-    inputs, outputs = (dict(np.load(folder / f"{name}.npz")) for name in ("inputs", "outputs"))
-    batch, tol = outputs["batch"], case["tol"]["outputs"]["of_max"]
-    side, jpeg = batch.shape[1], case["jpeg_item"]["index"]
-    words = ["dataset_source='tfrecords'", f"train_data_path={folder}", f"target_res={side}", "channels=3",
-             "num_bits=8.", "text_seq_len=4", "legacy_crop=True"]  # fmt: skip
+@pytest.mark.parametrize("case", cases(*KINDS))
+def test_records_become_the_original_batch(case):
+    inputs, outputs = case.inputs, case.outputs
+    batch, tol = outputs["batch"], case.about["tol"]["outputs"]["of_max"]
+    side, jpeg, channels = batch.shape[1], case.about["jpeg_item"]["index"], batch.shape[-1]
+    length, padding = (int(case.number(rf"{name}=(\d+)")) for name in ("text_seq_len", "padding_id"))
+    words = ["dataset_source='tfrecords'", f"train_data_path={case.folder}", f"target_res={side}",
+             f"channels={channels}", "num_bits=8.", f"text_seq_len={length}", f"padding_id={padding}",
+             "legacy_crop=True"]  # fmt: skip
     hparams = load(BASE, [f"data.{word}" for word in words])
     (path,) = matching_files(hparams.data, "train", (".tfrecords",))
     records = index(path)
@@ -48,19 +50,19 @@ def test_records_become_the_original_batch(folder, case):
         if picture.shape[0] == picture.shape[1]:
             centred = scaled(crop_and_resize(picture, side, centre_box(*picture.shape[:2])))
             np.testing.assert_array_equal(centred, found)
-    np.testing.assert_array_equal(captions(records, 4, 0), outputs["labels"])
+    np.testing.assert_array_equal(captions(records, length, padding), outputs["labels"])
     pictures = open_datasets(hparams).train
     made = scaled(pictures.gather(np.arange(len(records))))
     for number, (ours, theirs) in enumerate(zip(made, batch, strict=True)):
-        limit = case["jpeg_item"]["atol_with_PIL"] if number == jpeg else 0.5 / 127.5 + tol
+        limit = case.about["jpeg_item"]["atol_with_PIL"] if number == jpeg else 0.5 / 127.5 + tol
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=limit)
     np.testing.assert_array_equal(pictures.captions, outputs["labels"])
 
 
-@pytest.mark.parametrize(("folder", "case"), cases(INPUT))
-def test_our_messages_are_read_as_theirs(folder, case):
+@pytest.mark.parametrize("case", cases(*KINDS))
+def test_our_messages_are_read_as_theirs(case):
     """The order of features is free in the format; what is read back is not."""
-    for path in folder.glob("*.tfrecords"):
+    for path in case.folder.glob("*.tfrecords"):
         for record in index(path):
             features = record.features()
             again = encode(features)

@@ -1,13 +1,10 @@
 """Both twins reproduce the tokenizers of Metroplex's later program, from imported weights."""
 
-from importlib import import_module
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from safetensors.numpy import load_file
 
 from dioscuri.families.vqgan.plan import make_plan
 from dioscuri.hparams import load
@@ -19,42 +16,36 @@ from dioscuri.importers.published import canonical_weights
 from dioscuri.plans.layout import unpack
 from jax_impl.layers import quantizers as jax_quantizers
 from tests.golden.recorded import cases
+from tests.support.engines import engine_of
 from tests.support.tokenizers import QUICK, TWINS
 from torch_impl.layers import quantizers as torch_quantizers
 
 QUANTIZERS = {"torch": torch_quantizers, "jax": jax_quantizers}
-VQVAE = ("metroplex", "metroplex_jax_vqvae")
-DCVAE = ("metroplex", "metroplex_jax_dcvae")
+KINDS = VQVAE, DCVAE = [("metroplex", f"metroplex_jax_{model}") for model in ("vqvae", "dcvae")]
 ORIGINAL = ("loss.legacy_half_r1=True", "model.legacy_frozen_spectral_norm=True")
 """Errors of training, which the recorded step has."""
 SCALARS = {"learning_rate": 0.0, "adversarial": 1.0, "gumbel_temperature": 1.0}
 
 
 class Run:
-    """A case: recorded arrays, options and weights through the command's conversions."""
+    """A case, its options and weights through the command's conversions."""
 
-    def __init__(self, folder, case, scratch, *overrides):
-        self.case = case
-        self.inputs, self.outputs = (dict(np.load(folder / f"{name}.npz")) for name in ("inputs", "outputs"))
-        self.arrays = load_file(folder / "weights.safetensors")
+    def __init__(self, case, scratch, *overrides):
+        self.case, self.about, self.close = case, case.about, case.close
+        self.inputs, self.outputs, self.arrays = case.inputs, case.outputs, case.weights
         path = scratch / "converted.cfg"
-        model = {"gan": True} if case["runner"] == DCVAE[1] else {"model": "vqvae"}
-        path.write_text(cfg_text(options({**model, **case["config"]}), "converted"))
+        model = {"gan": True} if case.kind == DCVAE else {"model": "vqvae"}
+        path.write_text(cfg_text(options({**model, **self.about["config"]}), "converted"))
         self.hparams = load(path, ["run.num_gpus=0", *overrides])
         data = self.hparams.data
         self.plan = make_plan(self.hparams.model, data.target_res, data.channels)
-        self.weights = canonical_weights(self.arrays, self.hparams, folder)
-
-    def close(self, found, name, tolerance="outputs"):
-        expected, tol = np.asarray(self.outputs[name]), self.case["tol"][tolerance]
-        limit = max(tol["of_max"] * np.abs(expected).max(), tol.get("abs_floor", 0))
-        np.testing.assert_allclose(found, expected, rtol=0, atol=limit, err_msg=name)
+        self.weights = canonical_weights(self.arrays, self.hparams, case.folder)
 
 
 @pytest.mark.parametrize("twin", TWINS)
-@pytest.mark.parametrize(("folder", "case"), cases(VQVAE))
-def test_vqvae(folder, case, twin, tmp_path):
-    run = Run(folder, case, tmp_path)
+@pytest.mark.parametrize("case", cases(VQVAE))
+def test_vqvae(case, twin, tmp_path):
+    run = Run(case, tmp_path)
     tokenizer = TWINS[twin](run.plan, run.weights, power=1)
     buffers = buffers_from_flax(run.arrays, run.hparams)
     found = tokenizer.forward(run.inputs["x"])
@@ -73,13 +64,11 @@ def test_vqvae(folder, case, twin, tmp_path):
 
 
 def check_gradients(run, gradients):
-    tol = run.case["tol"]["gradients"]
-    for original, expected in zip(run.case["param_names"], run.outputs["grad_l2"], strict=True):
+    for original, expected in zip(run.about["param_names"], run.outputs["grad_l2"], strict=True):
         gradient = gradients[renamed(original, RESIDUAL)]
-        floor = tol["abs_floor"] * np.sqrt(gradient.size)
-        assert np.linalg.norm(gradient) == pytest.approx(expected, rel=tol["of_max"], abs=floor), original
+        run.case.close_norm(gradient, expected, original)
         if f"grad/{original}" in run.outputs:
-            run.close(gradient.transpose(2, 3, 1, 0), f"grad/{original}", "gradients")
+            run.close(gradient.transpose(2, 3, 1, 0), f"grad/{original}", tolerance="gradients")
 
 
 def check_averages(run, new, quantizers):
@@ -96,11 +85,11 @@ def check_averages(run, new, quantizers):
 
 
 @pytest.mark.parametrize("twin", TWINS)
-@pytest.mark.parametrize(("folder", "case"), cases(DCVAE))
-def test_dcvae_step(folder, case, twin, tmp_path):
+@pytest.mark.parametrize("case", cases(DCVAE))
+def test_dcvae_step(case, twin, tmp_path):
     """Losses, norms and changes of a step of both networks, the second against the updated first one."""
-    run = Run(folder, case, tmp_path, *ORIGINAL)
-    engine = import_module(f"{twin}_impl.engine").Engine(run.hparams)
+    run = Run(case, tmp_path, *ORIGINAL)
+    engine = engine_of(twin, run.hparams)
     state = {"model": run.weights | critic_from_flax(run.arrays, run.hparams)}
     state["buffers"] = buffers_from_flax(run.arrays, run.hparams)
     engine.state_from_numpy(state)
@@ -117,11 +106,11 @@ def check_critic(run, engine, state, image, twin):
     found, new, gradients = gradient_of(engine, twin, "critic", image)
     run.close(found["loss"], "stat/disc_loss")
     real_and_fake = run.outputs["stat/real_loss"] + run.outputs["stat/fake_loss"]
-    assert found["discriminator"] == pytest.approx(real_and_fake, rel=1e-5)
+    run.close(found["discriminator"], "real_loss + fake_loss", real_and_fake)
     check_changes(run, gradients, "D", "discriminator.", names)
     for ours, theirs in names.items():
         run.close(new[f"u.discriminator.{ours}"][None], f"new_stats/D/{theirs}/u0")
-    rate = run.case["config"]["lr"]
+    rate = run.about["config"]["lr"]
     state["model"] = {name: value - rate * gradients[name] for name, value in state["model"].items()}
     state["buffers"] = new
     engine.state_from_numpy(state)
@@ -171,9 +160,9 @@ def check_changes(run, gradients, network, prefix, spectral):
     for i in range(n):
         theirs[f"decoder/Conv2D_{i}/kernel"] = f"decoder.blocks.{i // 2}.conv{1 + i % 2}.weight"
     theirs[f"decoder/Conv2D_{n}/kernel"] = "decoder.conv_out.weight"
-    tol, total = run.case["tol"]["gradients"]["of_max"], 0.0
-    recorded = run.outputs[f"delta_l2/{network}"] / run.case["config"]["lr"]
-    for name, expected in zip(run.case["param_names"][network], recorded, strict=True):
+    tol, total = run.about["tol"]["gradients"]["of_max"], 0.0
+    recorded = run.outputs[f"delta_l2/{network}"] / run.about["config"]["lr"]
+    for name, expected in zip(run.about["param_names"][network], recorded, strict=True):
         norm = np.linalg.norm(gradients.get(theirs.get(name), np.zeros(1)))
         # The change is a difference of float32 parameters, which rounds it.
         assert norm == pytest.approx(expected, rel=5 * tol, abs=1e-3), name

@@ -5,12 +5,12 @@ import pytest
 
 from dioscuri.families.sundae.denoising_options import Resampling
 from dioscuri.families.sundae.training import make_sampling_schedule
-from tests.golden.recorded import cases
+from tests.golden.recorded import cases, padded
 from tests.golden.recorded_sundae import INPAINT, SAMPLING, TEXT, condition_of, opened
-from tests.golden.recorded_transformers import close
 from tests.support.sundae import resample
 from tests.support.transformers import TWINS
 
+KINDS = [SAMPLING, INPAINT]
 OPTIONS = (
     "steps",
     "temperature",
@@ -30,18 +30,15 @@ def options_of(call):
 
 def noise_of(inputs, steps, prefix=""):
     """Noise of all steps, those that the original did not reach filled up."""
-    recorded = {"tokens": inputs[f"{prefix}gumbel"], "update": inputs[f"{prefix}update_rand"]}
-    return {
-        name: np.pad(array, [(0, steps - len(array)), *[(0, 0)] * (array.ndim - 1)])
-        for name, array in recorded.items()
-    }
+    names = {"tokens": "gumbel", "update": "update_rand"}
+    return {ours: padded(inputs[prefix + name], 0, steps) for ours, name in names.items()}
 
 
 @pytest.mark.parametrize("name", TWINS)
-@pytest.mark.parametrize(("folder", "case"), cases(SAMPLING, INPAINT))
-def test_every_token_of_every_step(name, folder, case):
-    run = opened(name, folder, case)
-    options = options_of(case["sample_call"])
+@pytest.mark.parametrize("case", cases(SAMPLING, INPAINT))
+def test_every_token_of_every_step(name, case):
+    run = opened(name, case)
+    options = options_of(case.about["sample_call"])
     if "temperatures" in run.outputs:
         steps = make_sampling_schedule(options)
         np.testing.assert_allclose(steps.temperature, run.outputs["temperatures"], rtol=1e-6)
@@ -60,25 +57,25 @@ def test_every_token_of_every_step(name, folder, case):
 
 
 @pytest.mark.parametrize("name", TWINS)
-@pytest.mark.parametrize(("folder", "case"), cases(INPAINT))
-def test_where_inpainting_begins(name, folder, case):
+@pytest.mark.parametrize("case", cases(INPAINT))
+def test_where_inpainting_begins(name, case):
     """Cells that a hole touches begin with the recorded random tokens; logits of the first step."""
-    run = opened(name, folder, case)
-    f, inputs = case["inpaint"]["f"], run.inputs
+    run = opened(name, case)
+    f, inputs = case.about["inpaint"]["f"], run.inputs
     for pixels, tokens in (("pixel_mask", "q_mask"), ("pixel_mask_block", "q_mask_block")):
         B, H, W = inputs[pixels].shape
         cells = inputs[pixels].reshape(B, H // f, f, W // f, f).all((2, 4))
         np.testing.assert_array_equal(cells, inputs[tokens])
     start = np.where(inputs["inpaint_mask"], inputs["codes"], inputs["fill_tokens"])
     np.testing.assert_array_equal(start, inputs["init_tokens"])
-    close(run, run.twin.forward(start, {})["logits"], "logits_step0")
+    run.close(run.twin.forward(start, condition_of(run))["logits"], "logits_step0")
 
 
 @pytest.mark.parametrize("name", TWINS)
-@pytest.mark.parametrize(("folder", "case"), cases(TEXT))
-def test_text(name, folder, case):
-    run = opened(name, folder, case)
-    options = options_of(case["constructor"]["sample"])
+@pytest.mark.parametrize("case", cases(TEXT))
+def test_text(name, case):
+    run = opened(name, case)
+    options = options_of(case.about["constructor"]["sample"])
     noise = noise_of(run.inputs, options.steps, "sample/")
     found = resample(run.twin, run.inputs["sample/init"], noise, options, {})
     np.testing.assert_array_equal(found.tokens, run.outputs["sample/final"])

@@ -1,14 +1,18 @@
 """Both twins reproduce SUNDAE's training: corruption, unrolled passes, gradients, optimiser steps."""
 
+from dataclasses import fields
+
 import numpy as np
 import pytest
 
-from tests.golden.recorded import cases
+from tests.golden.recorded import cases, repeats
 from tests.golden.recorded_sundae import TEXT, TRAIN, condition_of, opened
-from tests.golden.recorded_transformers import close, cross_entropy
+from tests.golden.recorded_tokens import cross_entropy
 from tests.support.sundae import corrupted, passed
 from tests.support.tiny_sundae import make_engine
 from tests.support.transformers import TWINS
+
+KINDS = [TRAIN, TEXT]
 
 
 def uniforms(gumbel):
@@ -46,33 +50,31 @@ def check_passes(run, arrays, recorded, rows):
         else:
             found = run.twin.forward(inputs, condition)
         logits = found["logits"]
-        close(run, logits[:, : expected.shape[1]], (expected, "unroll_logits"))
+        run.close(logits[:, : expected.shape[1]], "unroll_logits", expected)
         terms = passed(run.twin, logits, batch, uniforms(arrays["gumbel"][k]))
         inputs = terms.unrolled
         losses.append(terms.loss.mean())
         accuracies.append(100 * terms.accuracy.mean())
-    close(run, np.mean(losses), (recorded["loss"], "loss"))
-    close(run, np.mean(accuracies), (recorded["accuracy"], "accuracy"))
+    run.close(np.mean(losses), "loss", recorded["loss"])
+    run.close(np.mean(accuracies), "accuracy", recorded["accuracy"])
     return gradients
 
 
 @pytest.mark.parametrize("name", TWINS)
-@pytest.mark.parametrize(("folder", "case"), cases(TEXT))
-def test_text(name, folder, case):
-    run = opened(name, folder, case)
+@pytest.mark.parametrize("case", cases(TEXT))
+def test_text(name, case):
+    run = opened(name, case)
     gradients = check_passes(run, run.inputs, run.outputs, slice(None))
-    recorded = [output for output in run.outputs if output.startswith("grad/")]
-    assert recorded
-    for output in recorded:
-        close(run, gradients[output.removeprefix("grad/")], output, "gradients")
+    for output in case.of_prefix("grad/"):
+        run.close(gradients[output], f"grad/{output}", tolerance="gradients")
 
 
 @pytest.mark.parametrize("name", TWINS)
-@pytest.mark.parametrize(("folder", "case"), cases(TRAIN))
-def test_unrolled_passes(name, folder, case):
+@pytest.mark.parametrize("case", cases(TRAIN))
+def test_unrolled_passes(name, case):
     """Of the batches before the first update."""
-    run, trainer = opened(name, folder, case), case["constructor"]["trainer"]
-    for i in range(trainer["batch_size"] // trainer.get("mini_batch_size", trainer["batch_size"])):
+    run = opened(name, case)
+    for i in range(mini_batches(case)):
         arrays = {key: value[i] for key, value in run.inputs.items()}
         recorded = {
             key: run.outputs[key][i] for key in ("unroll_inputs", "unroll_logits", "loss", "accuracy")
@@ -80,50 +82,81 @@ def test_unrolled_passes(name, folder, case):
         check_passes(run, arrays, recorded, i)
 
 
-@pytest.mark.parametrize("name", TWINS)
-@pytest.mark.parametrize(("folder", "case"), cases(TRAIN))
-def test_optimiser_steps(name, folder, case):
+@pytest.mark.parametrize("twin", TWINS)
+@pytest.mark.parametrize("case", cases(TRAIN))
+def test_optimiser_steps(twin, case):
     """Through the engine: accumulation, clipping, AdamW on every tensor. Gradients are read from moments."""
-    run = opened(name, folder, case)
-    constructor, options = case["constructor"], run.plan.options
-    trainer = constructor["trainer"]
-    parts = trainer["batch_size"] // trainer.get("mini_batch_size", trainer["batch_size"])
-    clip = trainer.get("clip_grad_value", 1e9)
-    names = ("dim", "depth", "shorten_factor", "nb_heads", "dim_head", "num_classes", "legacy_positions")
-    model = [f"model.{option}={getattr(options, option)!r}" for option in names]
-    engine = make_engine(
-        name, f"data.grid={run.plan.grid}", f"data.target_res={4 * run.plan.grid}",
-        f"data.codebook_size={run.plan.codebook_size}", f"data.labels={bool(options.num_classes)}",
-        f"loss.unroll_steps={constructor['unroll_steps']}", "loss.weight_decay=0.01",
-        "loss.legacy_weight_decay=True", f"train.accumulation_steps={parts}", "optimizer.beta2=0.999",
-        "optimizer.clip_gradient_norm=True", f"optimizer.gradient_clip_norm_value={clip}", *model,
-    )  # fmt: skip
+    run = opened(twin, case)
+    trainer, parts = case.about["constructor"]["trainer"], mini_batches(case)
+    optimizer = optimizer_of(case)
+    engine = make_engine(twin, *options_words(run, optimizer), f"train.accumulation_steps={parts}")
     engine.state_from_numpy({"model": run.weights})
-    previous = 0.0
-    for step in range(len(run.inputs["batch"]) // parts):
+    previous = {}
+    for step, norm in enumerate(run.outputs["grad_global_norm"]):
         chosen = slice(step * parts, (step + 1) * parts)
-        arrays = {key: np.concatenate(value[chosen]) for key, value in run.inputs.items() if key != "gumbel"}
-        draws = np.concatenate(run.inputs["gumbel"][chosen], 1)
-        noise = {
-            "share": arrays["corrupt_prob"],
-            "corrupt": arrays["corrupt_rand"],
-            "replacement": replacements(run, arrays["corrupt_tokens"]),
-            **{f"unroll.{k}": uniforms(draws[k]) for k in range(len(draws) - 1)},
-        }
-        batch = {"tokens": arrays["batch"].astype(np.int32)}
-        batch |= {"label": arrays["c"].astype(np.int32)} if "c" in arrays else {}
-        engine.train_step(batch, step, {"learning_rate": trainer["learning_rate"]}, noise)
+        batch, noise = step_inputs(run, chosen, repeats(trainer["batch_size"], parts, engine.device_count))
+        engine.train_step(batch, step, {"learning_rate": optimizer["lr"]}, noise)
         metrics, state = engine.fetch_metrics(), engine.state_to_numpy()
-        close(run, metrics["loss"], (run.outputs["loss"][chosen].mean(), "loss"))
-        close(run, 100 * metrics["accuracy"], (run.outputs["accuracy"][chosen].mean(), "accuracy"))
-        norm = run.outputs["grad_global_norm"][step]
-        close(run, metrics["grad_norm"], (norm, "grad_global_norm"), "gradients")
-        for output in run.outputs:
-            parameter = output.partition("/")[2]
-            if output.startswith(f"grad{step + 1}/"):
-                moment, scale = state["optimizer"][f"exp_avg.{parameter}"], min(1, clip / norm)
-                grad = (moment - 0.9 * (0 if step == 0 else previous[f"exp_avg.{parameter}"])) / 0.1 / scale
-                close(run, grad, output, "gradients")
-            elif output.startswith(f"param{step + 1}/"):
-                close(run, state["model"][parameter], output, "parameters_after_steps")
-        previous = state["optimizer"]
+        run.close(metrics["loss"], "loss", run.outputs["loss"][chosen].mean())
+        run.close(100 * metrics["accuracy"], "accuracy", run.outputs["accuracy"][chosen].mean())
+        run.close(metrics["grad_norm"], "grad_global_norm", norm, "gradients")
+        moments, scale = state["optimizer"], min(1, optimizer["clip"] / norm)
+        for parameter in case.of_prefix(f"grad{step + 1}/"):
+            name, beta = f"exp_avg.{parameter}", optimizer["beta1"]
+            grad = (moments[name] - beta * previous.get(name, 0)) / (1 - beta) / scale
+            run.close(grad, f"grad{step + 1}/{parameter}", tolerance="gradients")
+        for parameter in case.of_prefix(f"param{step + 1}/"):
+            after = state["model"][parameter]
+            run.close(after, f"param{step + 1}/{parameter}", tolerance="parameters_after_steps")
+        previous = moments
+
+
+def mini_batches(case):
+    """Of an optimiser step."""
+    trainer = case.about["constructor"]["trainer"]
+    return trainer["batch_size"] // trainer.get("mini_batch_size", trainer["batch_size"])
+
+
+def optimizer_of(case):
+    """Numbers of the sentence that describes it; the largest norm is infinite without clipping."""
+    rate, beta1, beta2, eps, decay = map(
+        float, case.said(r"AdamW\(lr=(.+?)\).*betas=\((.+?),(.+?)\) eps=(\S+) weight_decay=(\S+)")
+    )
+    (clip,) = case.said(r"clip_grad_norm_=([\w.-]+)")
+    named = {"lr": rate, "beta1": beta1, "beta2": beta2, "eps": eps, "weight_decay": decay}
+    return {**named, "clip": np.inf if clip == "None" else float(clip)}
+
+
+def options_words(run, optimizer):
+    """Options of the tiny configuration that make it the case's."""
+    plan = run.plan
+    model = {field.name: getattr(plan.options, field.name) for field in fields(plan.options)}
+    clips = np.isfinite(optimizer["clip"])
+    return [
+        f"data.grid={plan.grid}", f"data.target_res={4 * plan.grid}",
+        f"data.codebook_size={plan.codebook_size}", f"data.labels={bool(plan.options.num_classes)}",
+        f"loss.unroll_steps={run.about['constructor']['unroll_steps']}",
+        f"loss.weight_decay={optimizer['weight_decay']}", "loss.legacy_weight_decay=True",
+        *(f"optimizer.{name}={optimizer[name]}" for name in ("beta1", "beta2")),
+        f"optimizer.epsilon={optimizer['eps']}", f"optimizer.clip_gradient_norm={clips}",
+        *([f"optimizer.gradient_clip_norm_value={optimizer['clip']}"] if clips else []),
+        *(f"model.{name}={value!r}" for name, value in model.items()),
+    ]  # fmt: skip
+
+
+def step_inputs(run, chosen, times):
+    """Batch and noise of the mini-batches of a step, each row `times` times."""
+    arrays = {
+        key: np.concatenate(value[chosen]).repeat(times, 0)
+        for key, value in run.inputs.items()
+        if key != "gumbel"
+    }
+    draws = np.concatenate(run.inputs["gumbel"][chosen], 1).repeat(times, 1)
+    noise = {
+        "share": arrays["corrupt_prob"],
+        "corrupt": arrays["corrupt_rand"],
+        "replacement": replacements(run, arrays["corrupt_tokens"]),
+        **{f"unroll.{k}": uniforms(draws[k]) for k in range(len(draws) - 1)},
+    }
+    batch = {"tokens": arrays["batch"].astype(np.int32)}
+    return batch | ({"label": arrays["c"].astype(np.int32)} if "c" in arrays else {}), noise

@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from tests.support.engines import assert_states_close, assert_states_equal, make_engine, train
+from tests.support.engines import (
+    assert_states_close,
+    assert_states_equal,
+    make_engine,
+    pictures,
+    train,
+)
 
 N = 100
 HALF = 5
@@ -56,3 +62,17 @@ def test_a_run_goes_on_in_either_twin(curves, first, second):
     if first == second:
         train(engine, range(HALF, 20))
         assert_states_equal(engine.state_to_numpy(), other.state_to_numpy())
+
+
+@pytest.mark.parametrize("twin", ["torch", "jax"])
+@pytest.mark.parametrize("decay", [True, False])
+def test_parameters_without_gradient_stay_as_they_are_unless_they_decay(twin, decay):
+    """A pool behind the last level has no reader: weight decay alone moves its kernel."""
+    name = "bottom_up.blocks.1.pool"
+    engine = make_engine(twin, f"loss.use_weight_decay={decay}", "loss.l2_weight=0.1")
+    before = engine.state_to_numpy()["model"]
+    engine.train_step({"image": pictures(0)}, 0, {"learning_rate": 0.01, "beta": 1.0, "gamma": 0.0})
+    after = engine.state_to_numpy()["model"]
+    factor = 1 - 0.01 * 0.1 if decay else 1
+    np.testing.assert_allclose(after[f"{name}.weight"], factor * before[f"{name}.weight"], rtol=1e-6)
+    np.testing.assert_array_equal(after[f"{name}.bias"], before[f"{name}.bias"])

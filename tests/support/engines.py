@@ -20,9 +20,14 @@ def tiny(*overrides):
         return load(write_tiny(Path(folder)), overrides)
 
 
+def engine_of(twin, hparams):
+    """An engine of a twin, 'torch' or 'jax', without parameters."""
+    return import_module(f"{twin}_impl.engine").Engine(hparams)
+
+
 def make_engine(twin, *overrides):
     """An engine of a twin with its first parameters."""
-    engine = import_module(f"{twin}_impl.engine").Engine(tiny(*overrides))
+    engine = engine_of(twin, tiny(*overrides))
     engine.initialise()
     return engine
 

@@ -26,8 +26,8 @@ class Twin:
         self.power = power
         self.shapes = shapes(parameter_table(plan))
 
-    def forward(self, x):
-        """Every stage on pictures x (B, H, W, C) without training."""
+    def forward(self, x, temperature=1.0):
+        """Every stage on pictures x (B, H, W, C) without training; soft codes have the temperature."""
         raise NotImplementedError
 
     def decode_indices(self, indices):
@@ -40,12 +40,12 @@ class Twin:
         raise NotImplementedError
 
 
-def _stages(model, x, plan):
+def _stages(model, x, plan, temperature):
     z = model.encode(x)
     quantised = model.quantise(z)
     found = {"z": z, "codes": quantised.codes, "indices": quantised.indices}
     if plan.options.quantizer in ("nearest", "ema"):
-        found |= {"distances": model.quantize.distances(z), "soft": model.quantize.soft_codes(z, 0.7)}
+        found |= {"distances": model.quantize.distances(z), "soft": model.quantize.soft_codes(z, temperature)}
     return found | {"decoded": model.decode(quantised.codes)}
 
 
@@ -68,9 +68,10 @@ class Torch(Twin):
         flat = torch.from_numpy(pack(self.weights, layout, self.dtype))
         return model, torch_flat.bind(model, flat, layout), [slot.name for slot in layout.slots]
 
-    def forward(self, x):
+    def forward(self, x, temperature=1.0):
         with torch.no_grad():
-            found = _stages(self._model()[0], torch.from_numpy(x.astype(self.dtype)), self.plan)
+            x = torch.from_numpy(x.astype(self.dtype))
+            found = _stages(self._model()[0], x, self.plan, temperature)
             return {name: value.numpy() for name, value in found.items()}
 
     def decode_indices(self, indices):
@@ -115,8 +116,8 @@ class Jax(Twin):
                 return jax.tree.map(np.asarray, found[0]), unpack(flat, layout)
             return jax.tree.map(np.asarray, found)
 
-    def forward(self, x):
-        return self._run(lambda merge, params, x: _stages(merge(params), x, self.plan), x)
+    def forward(self, x, temperature=1.0):
+        return self._run(lambda merge, params, x: _stages(merge(params), x, self.plan, temperature), x)
 
     def decode_indices(self, indices):
         return self._run(lambda merge, params, i: merge(params).decode_indices(i), indices)
