@@ -28,7 +28,7 @@ from jax_impl.families.methods import FamilyMethods, Result, Scalars, added
 from jax_impl.models.denoiser import build_denoiser
 from jax_impl.objectives.masked_tokens import cross_entropy
 from jax_impl.objectives.sundae import corrupt, pass_terms, unrolled_loss
-from jax_impl.samplers.noise import below, random_tokens, recorded_noise, step_noise
+from jax_impl.samplers.noise import random_tokens, recorded_noise, step_noise, whole_numbers_below
 from jax_impl.samplers.sundae import resample_tokens
 from jax_impl.trainer import Trainer, TrainState
 
@@ -227,7 +227,7 @@ class SundaeMethods(FamilyMethods):
 
     def _random(self, noise: Mapping[str, Any], batch: int) -> Array:
         if "start" in noise:
-            return below(noise["start"], self.plan.codebook_size)
+            return whole_numbers_below(noise["start"], self.plan.codebook_size)
         return random_tokens(noise["sampling"], (batch, self.plan.n_tokens), self.plan.codebook_size)
 
     def _tokens(self, batch: Arrays, frozen: Arrays) -> Array:

@@ -64,6 +64,6 @@ def random_tokens(source: Array, shape: tuple[int, int], codebook_size: int) -> 
     return jax.random.randint(source, shape, 0, codebook_size)
 
 
-def below(uniform: Array, n: int) -> Array:
+def whole_numbers_below(uniform: Array, n: int) -> Array:
     """Whole numbers below n, each equally likely, from uniforms on [0, 1)."""
     return jnp.minimum((uniform * n).astype(jnp.int32), n - 1)

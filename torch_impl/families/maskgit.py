@@ -41,7 +41,7 @@ from torch_impl.objectives.masked_tokens import (
 )
 from torch_impl.objectives.masking import IGNORED, Masked, drop_condition, mask_tokens
 from torch_impl.samplers.decoder import Predictor
-from torch_impl.samplers.noise import below, random_offsets, recorded_noise, step_noise
+from torch_impl.samplers.noise import random_offsets, recorded_noise, step_noise, whole_numbers_below
 from torch_impl.samplers.tokens import sample_tokens
 from torch_impl.trainer import Trainer, TrainState
 
@@ -212,7 +212,7 @@ class MaskGITMethods(FamilyMethods):
             offsets = random_offsets(noise["sampling"], B, plan.n_tokens) if rolls(options) else None
         else:
             draw = recorded_noise(noise, specs)
-            offsets = below(noise["offsets"], plan.n_tokens) if rolls(options) else None
+            offsets = whole_numbers_below(noise["offsets"], plan.n_tokens) if rolls(options) else None
         predictor = Predictor(
             model,
             plan.codebook_size,

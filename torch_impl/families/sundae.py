@@ -26,7 +26,7 @@ from torch_impl.families.methods import FamilyMethods, Result, Scalars, added
 from torch_impl.models.denoiser import build_denoiser
 from torch_impl.objectives.masked_tokens import cross_entropy
 from torch_impl.objectives.sundae import corrupt, pass_terms, unrolled_loss
-from torch_impl.samplers.noise import below, random_tokens, recorded_noise, step_noise
+from torch_impl.samplers.noise import random_tokens, recorded_noise, step_noise, whole_numbers_below
 from torch_impl.samplers.sundae import resample_tokens
 from torch_impl.trainer import Trainer, TrainState
 
@@ -224,7 +224,7 @@ class SundaeMethods(FamilyMethods):
 
     def _random(self, noise: Mapping[str, Any], batch: int) -> Tensor:
         if "start" in noise:
-            return below(noise["start"], self.plan.codebook_size)
+            return whole_numbers_below(noise["start"], self.plan.codebook_size)
         return random_tokens(noise["sampling"], (batch, self.plan.n_tokens), self.plan.codebook_size)
 
     def _tokens(self, batch: Tensors, frozen: Tensors) -> Tensor:

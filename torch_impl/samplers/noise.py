@@ -67,6 +67,6 @@ def random_tokens(source: torch.Generator, shape: tuple[int, int], codebook_size
     return torch.randint(codebook_size, shape, generator=source, device=source.device)
 
 
-def below(uniform: Tensor, n: int) -> Tensor:
+def whole_numbers_below(uniform: Tensor, n: int) -> Tensor:
     """Whole numbers below n, each equally likely, from uniforms on [0, 1)."""
     return (uniform * n).to(torch.int64).clamp(max=n - 1)
