@@ -1,110 +1,138 @@
-"""Update rules on flat vectors: Adamax, Adam (Kingma and Ba 2015), RAdam (Liu et al. 2020) and Lion (Chen et
-al. 2023).
+"""Update rules as optax transformations: Adamax, Adam (Kingma and Ba 2015), RAdam (Liu et al. 2020) and Lion
+(Chen et al. 2023).
 
-A rule takes the gradient g and both moments, all (P,), and the number t >= 1 of the update (a 0-d float
-array). It returns the direction (P,), which the step multiplies by the learning rate and subtracts, and the
-moments, moved by `share` of the way: 1, or 0 for an update that is skipped.
+Each maps gradients to directions, which the step multiplies by the learning rate and subtracts. Its state has
+the moments of the checkpoint's format, `Moments`, so that any rule can take over the vectors of a run. Where
+optax's own rule is not used, its docstring says why.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import log
+from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
+import optax
 from jax import Array
 
 
-def adamax(
-    grad: Array,
-    first: Array,
-    second: Array,
-    share: Array,
-    t: Array,
-    beta1: float,
-    beta2: float,
-    epsilon: float,
-) -> tuple[Array, Array, Array]:
-    """Kingma and Ba, algorithm 2: the second moment is an infinity norm, without bias correction."""
-    first = first + share * (1 - beta1) * (grad - first)
-    second = jnp.maximum((1 - share * (1 - beta2)) * second, share * (jnp.abs(grad) + epsilon))
-    # The norm is zero before the first update that is not skipped.
-    denominator = jnp.maximum(second * _correction(beta1, t), jnp.finfo(grad.dtype).tiny)
-    return first / denominator, first, second
+class Moments(NamedTuple):
+    """State of every rule: the number of updates so far, and two trees like the parameters."""
+
+    count: Array
+    first: optax.Updates
+    second: optax.Updates
 
 
-def adam(
-    grad: Array,
-    first: Array,
-    second: Array,
-    share: Array,
-    t: Array,
-    beta1: float,
-    beta2: float,
-    epsilon: float,
-) -> tuple[Array, Array, Array]:
-    """Kingma and Ba, algorithm 1."""
-    first, second = _moments(grad, first, second, share, beta1, beta2)
-    denominator = jnp.sqrt(second / _correction(beta2, t)) + epsilon
-    return first / (_correction(beta1, t) * denominator), first, second
+Direction = Callable[[Array, Array, Array, Array], tuple[Array, Array, Array]]
+"""(gradient, first, second, number t >= 1 of the update) -> direction and new moments."""
 
 
-def adam_tf(
-    grad: Array,
-    first: Array,
-    second: Array,
-    share: Array,
-    t: Array,
-    beta1: float,
-    beta2: float,
-    epsilon: float,
-) -> tuple[Array, Array, Array]:
-    """Kingma and Ba, end of section 2: Adam with epsilon on the uncorrected root, as in TensorFlow 1."""
-    first, second = _moments(grad, first, second, share, beta1, beta2)
-    scale = jnp.sqrt(_correction(beta2, t)) / _correction(beta1, t)
-    return scale * first / (jnp.sqrt(second) + epsilon), first, second
+def adamax(beta1: float, beta2: float, epsilon: float) -> optax.GradientTransformation:
+    """Kingma and Ba, algorithm 2: the second moment is an infinity norm, without bias correction.
+
+    optax's divides 0 by 0 where the gradient and epsilon are zero.
+    """
+
+    def direction(grad: Array, first: Array, second: Array, t: Array) -> tuple[Array, Array, Array]:
+        first = _towards(grad, first, beta1)
+        second = optax.tree.update_infinity_moment(grad, second, beta2, epsilon)
+        denominator = jnp.maximum(second * _correction(beta1, t), jnp.finfo(grad.dtype).tiny)
+        return first / denominator, first, second
+
+    return _transformation(direction)
 
 
-def radam(
-    grad: Array,
-    first: Array,
-    second: Array,
-    share: Array,
-    t: Array,
-    beta1: float,
-    beta2: float,
-    epsilon: float,
-) -> tuple[Array, Array, Array]:
-    """Liu et al., algorithm 2, threshold 5: Adam whose step waits for the variance of 1/sqrt(v) to settle."""
-    first, second = _moments(grad, first, second, share, beta1, beta2)
-    mean = first / _correction(beta1, t)
-    limit = 2 / (1 - beta2) - 1
-    length = _approximated_length(beta2, t)
-    settled = jnp.maximum(length, 5.0)
-    rectification = jnp.sqrt((settled - 4) * (settled - 2) * limit / ((limit - 4) * (limit - 2) * settled))
-    adaptive = rectification * mean / (jnp.sqrt(second / _correction(beta2, t)) + epsilon)
-    return jnp.where(length >= 5, adaptive, mean), first, second
+def adam(beta1: float, beta2: float, epsilon: float) -> optax.GradientTransformation:
+    """Kingma and Ba, algorithm 1.
+
+    optax's corrects by 1 - beta^t and averages by beta m + (1 - beta) g, which in float32 lose up to four
+    digits for beta near 1.
+    """
+
+    def direction(grad: Array, first: Array, second: Array, t: Array) -> tuple[Array, Array, Array]:
+        first, second = _towards(grad, first, beta1), _towards(grad * grad, second, beta2)
+        denominator = jnp.sqrt(second / _correction(beta2, t)) + epsilon
+        return first / (_correction(beta1, t) * denominator), first, second
+
+    return _transformation(direction)
 
 
-def lion(
-    grad: Array,
-    first: Array,
-    second: Array,
-    share: Array,
-    t: Array,
-    beta1: float,
-    beta2: float,
-    epsilon: float,
-) -> tuple[Array, Array, Array]:
-    """Chen et al., algorithm 2: the sign of a momentum. There is no second moment; it stays as it is."""
-    del t, epsilon
-    direction = jnp.sign(first + (1 - beta1) * (grad - first))
-    return direction, first + share * (1 - beta2) * (grad - first), second
+def adam_tf(beta1: float, beta2: float, epsilon: float) -> optax.GradientTransformation:
+    """Kingma and Ba, end of section 2: Adam with epsilon on the uncorrected root, as in TensorFlow 1, which
+    optax does not have."""
+
+    def direction(grad: Array, first: Array, second: Array, t: Array) -> tuple[Array, Array, Array]:
+        first, second = _towards(grad, first, beta1), _towards(grad * grad, second, beta2)
+        scale = jnp.sqrt(_correction(beta2, t)) / _correction(beta1, t)
+        return scale * first / (jnp.sqrt(second) + epsilon), first, second
+
+    return _transformation(direction)
 
 
-def _moments(
-    grad: Array, first: Array, second: Array, share: Array, beta1: float, beta2: float
-) -> tuple[Array, Array]:
-    return first + share * (1 - beta1) * (grad - first), second + share * (1 - beta2) * (grad * grad - second)
+def radam(beta1: float, beta2: float, epsilon: float) -> optax.GradientTransformation:
+    """Liu et al., algorithm 2, threshold 5: Adam whose step waits for the variance of 1/sqrt(v) to settle.
+
+    In optax's, float32 loses the digits that decide whether rho_t reaches 5.
+    """
+
+    def direction(grad: Array, first: Array, second: Array, t: Array) -> tuple[Array, Array, Array]:
+        first, second = _towards(grad, first, beta1), _towards(grad * grad, second, beta2)
+        mean = first / _correction(beta1, t)
+        limit = 2 / (1 - beta2) - 1
+        length = _approximated_length(beta2, t)
+        settled = jnp.maximum(length, 5.0)
+        rectification = jnp.sqrt(
+            (settled - 4) * (settled - 2) * limit / ((limit - 4) * (limit - 2) * settled)
+        )
+        adaptive = rectification * mean / (jnp.sqrt(second / _correction(beta2, t)) + epsilon)
+        return jnp.where(length >= 5, adaptive, mean), first, second
+
+    return _transformation(direction)
+
+
+def lion(beta1: float, beta2: float, epsilon: float) -> optax.GradientTransformation:
+    """Chen et al., algorithm 2, optax's: the sign of a momentum. There is no second moment; it stays as it
+    is."""
+    del epsilon
+    rule = optax.scale_by_lion(beta1, beta2)
+
+    def update(
+        updates: optax.Updates, state: Moments, params: optax.Params | None = None
+    ) -> tuple[optax.Updates, Moments]:
+        before = optax.ScaleByLionState(state.count, state.first)
+        direction, (count, first) = rule.update(updates, before, params)
+        return direction, Moments(count, first, state.second)
+
+    return optax.GradientTransformation(_start, update)
+
+
+def _start(params: optax.Params) -> Moments:
+    zeros = optax.tree.zeros_like(params)
+    return Moments(jnp.zeros((), jnp.int32), zeros, zeros)
+
+
+def _transformation(direction: Direction) -> optax.GradientTransformation:
+    def update(
+        updates: optax.Updates, state: Moments, params: optax.Params | None = None
+    ) -> tuple[optax.Updates, Moments]:
+        del params
+        count = optax.safe_increment(state.count)
+
+        def leaf(grad: Array, first: Array, second: Array) -> tuple[Array, Array, Array]:
+            return direction(grad, first, second, count.astype(grad.dtype))
+
+        results = jax.tree.map(leaf, updates, state.first, state.second)
+        structure = jax.tree.structure(updates), jax.tree.structure((0, 0, 0))
+        directions, first, second = jax.tree.transpose(*structure, results)
+        return directions, Moments(count, first, second)
+
+    return optax.GradientTransformation(_start, update)
+
+
+def _towards(new: Array, moment: Array, beta: float) -> Array:
+    return moment + (1 - beta) * (new - moment)
 
 
 def _correction(beta: float, t: Array) -> Array:
@@ -133,7 +161,7 @@ def _log(beta: float) -> float:
 class Rule:
     """An update rule and the name of its second moment in checkpoints."""
 
-    update: Callable[..., tuple[Array, Array, Array]]
+    update: Callable[[float, float, float], optax.GradientTransformation]
     second: str
 
 

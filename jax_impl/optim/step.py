@@ -4,10 +4,11 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax.numpy as jnp
+import optax
 from jax import Array
 
 from dioscuri.hparams.sections import Optimizer
-from jax_impl.optim.optimizers import RULES, Rule
+from jax_impl.optim.optimizers import RULES, Moments, Rule
 
 
 class OptimizerState(NamedTuple):
@@ -58,7 +59,7 @@ def optimizer_step(
     the decayed parameters move by learning_rate * weight_decay * p more.
     """
     optimizer = settings.optimizer
-    norm = jnp.sqrt(jnp.sum(jnp.square(grad)))
+    norm = optax.tree.norm(grad)
     applied = jnp.isfinite(norm)
     if optimizer.gradient_skip:
         applied = applied & (norm < optimizer.gradient_skip_threshold)
@@ -92,25 +93,23 @@ def masked_step(
 def _update(
     state: OptimizerState, grad: Array, scalars: tuple[Array, Array, Array, Array], settings: Settings
 ) -> OptimizerState:
+    """The update by the rule; `state` has its number already, if it is applied."""
     scale, applied, learning_rate, ema_rate = scalars
-    optimizer, params = settings.optimizer, state.params
-    share = applied.astype(grad.dtype)
-    direction, first, second = settings.rule.update(
-        jnp.where(applied, grad * scale, 0.0),  # what is skipped may not be finite
-        state.first,
-        state.second,
-        share,
-        jnp.maximum(state.updates, 1).astype(grad.dtype),
-        optimizer.beta1,
-        optimizer.beta2,
-        optimizer.epsilon,
-    )
+    options = settings.optimizer
+    rule = settings.rule.update(options.beta1, options.beta2, options.epsilon)
+    moments = Moments(jnp.maximum(state.updates - 1, 0), state.first, state.second)
+    # What is skipped may not be finite.
+    direction, moments = rule.update(jnp.where(applied, grad * scale, 0.0), moments, state.params)
     if settings.weight_decay:
+        # Not by `optax.add_decayed_weights`, whose mask chooses whole leaves: here all are one vector.
         decay = jnp.where(jnp.arange(grad.size) < settings.n_decayed, settings.weight_decay, 0.0)
-        direction = direction + decay.astype(grad.dtype) * params
-    params = params - learning_rate * share * direction
-    ema = state.ema + ema_rate * share * (params - state.ema)
-    return state._replace(params=params, ema=ema, first=first, second=second)
+        direction = direction + decay.astype(grad.dtype) * state.params
+    params = optax.apply_updates(state.params, -learning_rate * direction)
+    # `optax.incremental_update` multiplies by 1 - rate, whose rounding adds up over the steps.
+    ema = state.ema + ema_rate * (params - state.ema)
+    new = {"params": params, "ema": ema, "first": moments.first, "second": moments.second}
+    # Not `optax.apply_if_finite`, which knows no threshold and leaves the average out.
+    return state._replace(**{n: jnp.where(applied, value, getattr(state, n)) for n, value in new.items()})
 
 
 def _count(state: OptimizerState, applied: Array) -> OptimizerState:

@@ -20,6 +20,7 @@ ALLOWED = {
     "devices.py": "torch has one process a device, JAX one mesh over the devices of all processes",
     "optim/flat.py": "torch's parameters are views of the vector; JAX splits and joins it inside the step",
     "inference.py": "torch runs a module, JAX a compiled function of its parameters",
+    "optim/optimizers.py": "torch's rules move vectors in place, JAX's are optax transformations",
     "replay.py": "CUDA graphs are torch's; XLA compiles the whole step anyway",
     "torch_files.py": "the files are PyTorch's own, and JAX writes them through that twin",
     "vision.py": "the library transformers has networks of torch alone",
