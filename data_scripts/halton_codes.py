@@ -14,10 +14,11 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from dioscuri.checkpoint.makers import named
 from dioscuri.data.listing import folder_files
 from dioscuri.data.tokens import TokenWriter
 from dioscuri.errors import UserError, run_command
-from dioscuri.families.vqgan.trained import named, open_tokenizer
+from dioscuri.families.vqgan.trained import open_tokenizer
 from dioscuri.pickles import Foreign, read_plain
 
 

@@ -20,12 +20,13 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from dioscuri.checkpoint.makers import named
 from dioscuri.data.listing import folder_files
 from dioscuri.data.tar_files import Example, Member, examples
 from dioscuri.data.texts import TextWriter, read_null
 from dioscuri.data.tokens import TEXTS, TokenWriter
 from dioscuri.errors import UserError, run_command
-from dioscuri.families.vqgan.trained import named, open_tokenizer
+from dioscuri.families.vqgan.trained import open_tokenizer
 
 Array = np.ndarray
 BATCH = 256

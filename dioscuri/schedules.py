@@ -7,11 +7,11 @@ of Hazami et al. 2022, the mask schedules those of MaskGIT (Chang et al. 2022, s
 
 import math
 import re
+from typing import Protocol
 
 import numpy as np
 
 from dioscuri.errors import UserError, did_you_mean
-from dioscuri.families.hierarchical_vae.options import Loss
 from dioscuri.hparams.sections import Optimizer, Train
 
 MASK_SCHEDULES = (
@@ -108,7 +108,28 @@ def mask_ratio(
     return np.asarray(clipped, t.dtype)
 
 
-def beta(step: int, options: Loss) -> float:
+class Annealing(Protocol):
+    """Options of the schedules of beta and gamma."""
+
+    @property
+    def variation_schedule(self) -> str: ...
+    @property
+    def vae_beta_anneal_start(self) -> float: ...
+    @property
+    def vae_beta_anneal_steps(self) -> float: ...
+    @property
+    def vae_beta_min(self) -> float: ...
+    @property
+    def vae_beta_growth_rate(self) -> float: ...
+    @property
+    def vae_beta_activation_steps(self) -> float: ...
+    @property
+    def use_gamma_schedule(self) -> bool: ...
+    @property
+    def gamma_max_steps(self) -> int: ...
+
+
+def beta(step: int, options: Annealing) -> float:
     """Weight of the KL divergence in the loss at `step`: 1, or a linear or logistic ramp.
 
     The linear ramp divides by start + steps, so it ends later than its options say, as in the original.
@@ -123,7 +144,7 @@ def beta(step: int, options: Loss) -> float:
             return 1.0
 
 
-def gamma(step: int, options: Loss) -> float:
+def gamma(step: int, options: Annealing) -> float:
     """1.0 while the groups' divergences are balanced, which ends after `gamma_max_steps`; then 0.0."""
     return 1.0 if options.use_gamma_schedule and step <= options.gamma_max_steps else 0.0
 

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dioscuri.checkpoint.inception_weights import inception_file, read_inception
 from dioscuri.errors import UserError
+from dioscuri.evaluation.inception_weights import inception_file, read_inception
 from jax_impl.models.inception import features, resized
 
 Extract = Callable[[Sequence[np.ndarray]], tuple[np.ndarray, np.ndarray | None]]

@@ -23,7 +23,7 @@ from dioscuri.errors import run_command
 from dioscuri.families.sundae.training import make_sampling_schedule
 from dioscuri.families.token_models.drawing import decoded, draw, order
 from dioscuri.families.token_models.report import judged
-from dioscuri.run.restore import load_best
+from dioscuri.restore import load_best
 
 Array = np.ndarray
 

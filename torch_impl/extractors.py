@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dioscuri.checkpoint.inception_weights import inception_file, read_inception
+from dioscuri.evaluation.inception_weights import inception_file, read_inception
 from torch_impl.models.inception import features, resized
 from torch_impl.vision import open_encoder
 

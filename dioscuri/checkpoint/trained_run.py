@@ -1,14 +1,50 @@
 """Runs that others have trained, found by their folder."""
 
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dioscuri.checkpoint import store
+from dioscuri.checkpoint import pretrained, store
 from dioscuri.checkpoint.directory import RunDirectory
 from dioscuri.errors import UserError
 from dioscuri.hparams import load
+
+
+@dataclass(frozen=True)
+class TrainedFolder:
+    """A run, or the folder that a model was saved to, and its options."""
+
+    path: Path
+    hparams: Any
+
+    @cached_property
+    def checkpoint(self) -> store.Checkpoint:
+        """Of a run that of the best validation, or the newest one where none was validated."""
+        if pretrained.is_folder(self.path):
+            return _saved(self.path)
+        root = RunDirectory(self.path).checkpoints
+        newest = store.load(root)
+        best = newest.info["best_step"]
+        return newest if best in (None, newest.step) else store.load(root, int(best))
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the averaged weights, as token shards record it."""
+        found: str = self.checkpoint.info["files"]["ema.safetensors"]["sha256"]
+        return found
+
+
+def _saved(folder: Path) -> store.Checkpoint:
+    """A saved folder as the checkpoint of the run that its weights come from, where it tells one."""
+    _, weights = pretrained.read_folder(folder)
+    origin, file = pretrained.origin_of(folder), folder / pretrained.TENSORS
+    sha256 = origin.get("sha256") or hashlib.sha256(file.read_bytes()).hexdigest()
+    info = {"files": {"ema.safetensors": {"sha256": sha256}}, "best_step": None}
+    return store.Checkpoint(step=int(origin.get("step", 0)), state={"ema": weights}, info=info, path=file)
 
 
 def check_finite(checkpoint: store.Checkpoint, *, averaged: bool) -> None:

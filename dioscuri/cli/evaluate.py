@@ -9,9 +9,7 @@ import numpy as np
 
 from dioscuri.cli.parsers import Parser, add_twin
 from dioscuri.errors import UserError
-from dioscuri.files import read_json, write_json
-from dioscuri.outputs.settings import settings_beside, told
-from dioscuri.run.evaluation.extractors import (
+from dioscuri.evaluation.extractors import (
     NETWORKS,
     PIXELS,
     Extractor,
@@ -22,15 +20,17 @@ from dioscuri.run.evaluation.extractors import (
     network,
     pixels,
 )
-from dioscuri.run.evaluation.judged import class_agreement, read_labels
-from dioscuri.run.evaluation.measures import INCEPTION, INCEPTION_WIDTH, Measure, measures
-from dioscuri.run.evaluation.pictures import (
+from dioscuri.evaluation.judged import class_agreement, read_labels
+from dioscuri.evaluation.measures import INCEPTION, INCEPTION_WIDTH, Measure, measures
+from dioscuri.evaluation.pictures import (
     Pictures,
     Statistics,
     open_examples,
     read_npy,
     read_statistics,
 )
+from dioscuri.files import read_json, write_json
+from dioscuri.outputs.settings import settings_beside, told
 from dioscuri.twins import default_twin, installed, open_twin, twin_module
 
 Array = np.ndarray

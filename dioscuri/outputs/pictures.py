@@ -7,12 +7,12 @@ files, uint8 (H, W, C), and a grid shows their first channel.
 from collections.abc import Sequence
 from math import ceil
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from dioscuri.engine import Array
-from dioscuri.families.latent_models.plan import LatentPlan
 from dioscuri.files import replacing
 from dioscuri.outputs.drawings import as_pictures
 
@@ -66,7 +66,14 @@ def sheet(rows: Sequence[Array], captions: Captions = ()) -> Array:
     return np.concatenate(parts)
 
 
-def visible(batch: Array, plan: LatentPlan) -> Array:
+class Padded(Protocol):
+    """A plan that says how many pixels of padding a picture has on each side."""
+
+    @property
+    def crop(self) -> int: ...
+
+
+def visible(batch: Array, plan: Padded) -> Array:
     """Pictures of a batch (B, H, W, C) without padding, as an engine gives its own."""
     crop = plan.crop
     return batch[:, crop : batch.shape[1] - crop, crop : batch.shape[2] - crop] if crop else batch

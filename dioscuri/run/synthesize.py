@@ -2,7 +2,7 @@
 
 from dioscuri.context import Context, Work
 from dioscuri.contract import family_run
-from dioscuri.run.restore import load_best
+from dioscuri.restore import load_best
 
 
 def synthesize(context: Context) -> None:

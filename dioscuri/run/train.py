@@ -7,20 +7,20 @@ from pathlib import Path
 from typing import Any
 
 from dioscuri.checkpoint import store
+from dioscuri.checkpoint.makers import made_by
 from dioscuri.context import Context, Work
 from dioscuri.contract import FamilyRun, check_examples, family_run
 from dioscuri.data import pipeline
 from dioscuri.data.classes import write_classes
 from dioscuri.engine import State
 from dioscuri.errors import UserError
-from dioscuri.families.vqgan.trained import made_by
 from dioscuri.files import write_json
 from dioscuri.hparams.archive import to_json
 from dioscuri.outputs.progress import Progress
 from dioscuri.outputs.reports import write_report
 from dioscuri.outputs.settings import SETTINGS, machine, origin
+from dioscuri.restore import Start, is_due, load_best, restore
 from dioscuri.run.logs import SECONDS, JsonLines, Log, Sheets, Sink, TensorBoard, WandB, check_wandb
-from dioscuri.run.restore import Start, is_due, load_best, restore
 from dioscuri.run.sizes import sizes, told
 from dioscuri.run.stabilizer import Stabilizer
 from dioscuri.run.stopping import Stop

@@ -15,6 +15,30 @@ FORBIDDEN = {
     "jax_impl": {"torch", "torchvision", "torch_impl"},
 }
 
+FLOORS = (
+    ("errors", "environment"),
+    ("__init__",),
+    ("files", "pickles", "registry", "places", "versions", "job"),
+    ("hparams",),
+    ("schedules", "download", "plans", "engine"),
+    ("data", "metrics", "twins", "engine_support"),
+    ("checkpoint",),
+    ("hub", "context"),
+    ("contract",),
+    ("restore", "inputs", "outputs"),
+    ("evaluation", "face"),
+    ("families",),
+    ("importers",),
+    ("twins' tensor code",),
+    ("run",),
+    ("library",),
+    ("cli", "torch", "jax"),
+    ("__main__",),
+)
+"""Rooms of `dioscuri`, from the ground up, and the twins: each imports from itself and from those below."""
+SCRIPTS = ("train", "synthesize")
+"""Files of a twin's folder that are command lines."""
+
 
 def imported(source: str) -> set[str]:
     """Top-level names of every package that the source imports, at module level or inside a function."""
@@ -59,3 +83,36 @@ def test_a_process_loads_the_libraries_of_its_own_twin_alone(twin):
     loaded = {name.partition(".")[0] for name in done.stdout.split()}
     assert twin in loaded
     assert not loaded & (FORBIDDEN[f"{twin}_impl"] | {"matplotlib", "sklearn", "skimage"})
+
+
+def room(module: str) -> str:
+    """The room of a module, or "" of what is neither in `dioscuri` nor in a twin."""
+    package, _, inside = module.partition(".")
+    if package in ("torch_impl", "jax_impl"):
+        return "cli" if inside in SCRIPTS else "twins' tensor code"
+    return inside.partition(".")[0] or "__init__" if package == "dioscuri" else ""
+
+
+def modules_imported(source: str) -> set[str]:
+    """Full names of what a source imports from packages; `from dioscuri import x` may mean a module."""
+    names = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            here = ROOT / node.module.replace(".", "/")
+            names |= {f"{node.module}.{a.name}" for a in node.names if (here / f"{a.name}.py").is_file()}
+            names.add(node.module)
+    return names
+
+
+def test_arrows_run_down():
+    floor = {name: number for number, names in enumerate(FLOORS) for name in names}
+    upward = []
+    for file in sorted(path for package in FORBIDDEN for path in (ROOT / package).rglob("*.py")):
+        module = ".".join(file.relative_to(ROOT).with_suffix("").parts)
+        for other in modules_imported(file.read_text()):
+            above, below = room(module), room(other)
+            if below and above != below and floor[below] >= floor[above]:
+                upward.append(f"{module} imports {other}")
+    assert not upward

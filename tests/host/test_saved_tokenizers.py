@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 
 from dioscuri.checkpoint import store
+from dioscuri.checkpoint.makers import check_made_by, named
 from dioscuri.checkpoint.pretrained import TOKENIZER, is_folder, origin_of, write_folder
 from dioscuri.checkpoint.trained_run import open_run
 from dioscuri.cli.convert import main as convert
 from dioscuri.errors import UserError
 from dioscuri.families.maskgit.transformers import initial_parameters, make_plan
-from dioscuri.families.vqgan.trained import check_made_by, named, open_tokenizer
+from dioscuri.families.vqgan.trained import open_tokenizer
 from tests.support import tiny_maskgit
 
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from dioscuri.checkpoint import store
+from dioscuri.evaluation.extractors import classifier
+from dioscuri.evaluation.pictures import PictureArray
 from dioscuri.hparams import load
 from dioscuri.hparams.archive import copy_path
 from dioscuri.metrics.frechet import frechet_distance, moments
-from dioscuri.run.evaluation.extractors import classifier
-from dioscuri.run.evaluation.pictures import PictureArray
 from tests.support.engines import assert_states_close, assert_states_equal, pictures
 from tests.support.tiny_classifier import DIGITS, tiny
 

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from safetensors.numpy import save_file
 
-from dioscuri.checkpoint import inception_weights as inception_import
 from dioscuri.cli.evaluate import evaluate, make_engine, make_network
 from dioscuri.errors import UserError
+from dioscuri.evaluation import inception_weights as inception_import
 from dioscuri.metrics.inception import CLASSES, EPSILON, FEATURES, convolutions, resizing, weight_shapes
 from jax_impl.models.inception import inception as jax_inception
 from tests.support.transformers import QUICK

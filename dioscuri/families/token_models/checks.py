@@ -4,10 +4,11 @@ from pathlib import Path
 from typing import Any
 
 from dioscuri import inputs
+from dioscuri.checkpoint.makers import check_made_by
 from dioscuri.context import Context
 from dioscuri.data import Examples, TokenSet
 from dioscuri.errors import UserError
-from dioscuri.families.vqgan.trained import check_made_by, open_tokenizer
+from dioscuri.families.vqgan.trained import open_tokenizer
 from dioscuri.outputs.examples import chosen_split
 
 

@@ -7,10 +7,10 @@ import numpy as np
 
 from dioscuri.context import Context
 from dioscuri.engine import Array
+from dioscuri.evaluation.extractors import NETWORKS, Extractor, classifier, network
+from dioscuri.evaluation.measures import INCEPTION
+from dioscuri.evaluation.pictures import PictureArray
 from dioscuri.metrics.frechet import frechet_distance, moments
-from dioscuri.run.evaluation.extractors import NETWORKS, Extractor, classifier, network
-from dioscuri.run.evaluation.measures import INCEPTION
-from dioscuri.run.evaluation.pictures import PictureArray
 from dioscuri.twins import twin_module
 
 

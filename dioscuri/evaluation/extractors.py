@@ -15,9 +15,9 @@ from dioscuri.data import open_datasets
 from dioscuri.data.classes import read_classes
 from dioscuri.engine import Engine
 from dioscuri.errors import UserError
+from dioscuri.evaluation.pictures import BATCH, Pictures, Shape
 from dioscuri.metrics.frechet import Moments, moments
-from dioscuri.run.evaluation.pictures import BATCH, Pictures, Shape
-from dioscuri.run.restore import load_best
+from dioscuri.restore import load_best
 
 Array = np.ndarray
 MakeEngine = Callable[[str, Any], Engine]

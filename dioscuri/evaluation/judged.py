@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from dioscuri.errors import UserError
+from dioscuri.evaluation.pictures import read_npy
 from dioscuri.metrics.distances import nearest_neighbours
 from dioscuri.metrics.neighbours import voted
-from dioscuri.run.evaluation.pictures import read_npy
 
 Array = np.ndarray
 

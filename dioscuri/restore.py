@@ -6,10 +6,10 @@ from typing import Any
 
 from dioscuri.checkpoint import store
 from dioscuri.checkpoint.directory import RunDirectory
+from dioscuri.checkpoint.makers import check_learnt, made_by
 from dioscuri.checkpoint.trained_run import check_finite
 from dioscuri.context import Context
 from dioscuri.errors import UserError
-from dioscuri.families.vqgan.trained import check_learnt, made_by
 from dioscuri.hparams.sections import Train
 
 

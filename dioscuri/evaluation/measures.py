@@ -4,12 +4,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dioscuri.evaluation.extractors import Features
 from dioscuri.metrics.distances import nearest_neighbours
 from dioscuri.metrics.frechet import frechet_distance
 from dioscuri.metrics.inception_score import inception_score
 from dioscuri.metrics.kernel import kernel_distance
 from dioscuri.metrics.manifold import compare_manifolds
-from dioscuri.run.evaluation.extractors import Features
 
 Array = np.ndarray
 

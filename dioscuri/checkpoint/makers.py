@@ -1,0 +1,72 @@
+"""Which tokenizer made the tokens that a model has learnt: what names it in headers and checkpoints."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dioscuri.checkpoint import pretrained, store
+from dioscuri.checkpoint.trained_run import TrainedFolder, open_run
+from dioscuri.errors import UserError
+from dioscuri.hparams.archive import to_json
+
+FAMILY = "vqgan"
+"""That of tokenizers."""
+
+
+def open_tokenizer_folder(path: Path) -> TrainedFolder:
+    """Read the options of a run or a saved folder; a `UserError` where it is no tokenizer's."""
+    where = f"[data] tokenizer_path '{path}'"
+    if not pretrained.is_folder(path):
+        return TrainedFolder(path, open_run(path, FAMILY, where))
+    hparams = pretrained.read_hparams(path)
+    if hparams.run.family != FAMILY:
+        raise UserError(f"{where} is a model of family '{hparams.run.family}': give one of '{FAMILY}'")
+    return TrainedFolder(path, hparams)
+
+
+def named(tokenizer: TrainedFolder) -> dict[str, Any]:
+    """What names a tokenizer in the header of tokens that another program made with its averaged weights."""
+    return {
+        "sha256": tokenizer.sha256,
+        "run": tokenizer.hparams.run.name,
+        "weights": "ema",
+        "step": tokenizer.checkpoint.step,
+        "options": to_json(tokenizer.hparams)["model"],
+    }
+
+
+def made_by(hparams: Any, examples: Any = None) -> Mapping[str, Any]:
+    """What names the tokenizer of examples that are tokens, or else that of `data.tokenizer_path`; empty
+    where neither does."""
+    if found := getattr(examples, "header", {}).get("tokenizer"):
+        return dict(found)
+    path = getattr(hparams.data, "tokenizer_path", "")
+    return named(open_tokenizer_folder(Path(path))) if path else {}
+
+
+def check_learnt(checkpoint: store.Checkpoint, given: Mapping[str, Any]) -> None:
+    """Raise a `UserError` where a model has learnt the tokens of another tokenizer than the given one; either
+    may be unknown."""
+    learnt = checkpoint.info.get("tokenizer") or {}
+    hashes = [maker["sha256"] for maker in (learnt, given) if maker.get("sha256")]
+    if len(set(hashes)) > 1:
+        raise UserError(
+            f"{checkpoint.path} has learnt tokens of {_weights(learnt)} and is given those of "
+            f"{_weights(given)}: give data.tokenizer_path that run, or the paths of its tokens"
+        )
+
+
+def check_made_by(header: Mapping[str, Any], tokenizer: TrainedFolder, tokens: str) -> None:
+    """Raise a `UserError` where the header of token shards names the weights of another tokenizer."""
+    maker = header.get("tokenizer") or {}
+    if maker.get("sha256") != tokenizer.sha256:
+        raise UserError(
+            f"tokens {tokens} were made by {_weights(maker)}, not by the averaged ones of "
+            f"{tokenizer.checkpoint.path}: give data.tokenizer_path that run, or encode the pictures again"
+        )
+
+
+def _weights(maker: Mapping[str, Any]) -> str:
+    """What a header or a checkpoint says of a tokenizer."""
+    kind, run, step = (maker.get(name, "unknown") for name in ("weights", "run", "step"))
+    return f"{kind} weights of the run '{run}' at step {step}"
