@@ -57,7 +57,10 @@ def resolve(
     path = copy_path(log_root, wanted.run.name)
     if not path.exists():
         messages = [_override_line(word, wanted, None) for word in words]
-        return Resolution(wanted, messages, path, _edited(given, words, wanted, None))
+        copy = _edited(given, words, wanted, None)
+        if home.absolute() != log_root.absolute():
+            copy = _with_absolute_paths(copy, wanted, log_root)
+        return Resolution(wanted, messages, path, copy)
     saved = read(path)
     _check_family(saved, words, log_root)
     before = assemble(saved, (), home, log_root)
@@ -184,15 +187,35 @@ def _edited(document: Document, words: Sequence[Setting], after: Any, before: An
             continue
         value = _value(after, section, declared)
         if before is None or _value(before, section, declared) != value:
-            document = _with_option(document, section, declared, _written(word, value))
+            document = _with_option(document, section, declared, _written(word, declared, value))
     return document
 
 
-def _written(word: Setting, value: Any) -> str:
+def _with_absolute_paths(document: Document, hparams: Any, log_root: Path) -> Document:
+    """The document of a run that does not live in the twin's folder, where relative paths start.
+
+    Whoever opens the run finds its data all the same. Paths of other runs beside it stay.
+    """
+    for section, options in _sections(hparams):
+        for declared in fields(options):
+            value = getattr(options, declared.name)
+            beside = isinstance(value, str) and Path(value).is_relative_to(log_root)
+            if declared.metadata["path"] and declared.name != "root" and value and not beside:
+                document = _with_option(document, section, declared, _path_text(value))
+    return document
+
+
+def _written(word: Setting, declared: Field[Any], value: Any) -> str:
     """Text that reads back as the value: as the user wrote it where that can stand in a file."""
     if word.option == "name":
         return word.text
+    if declared.metadata["path"]:
+        return _path_text(value)
     return repr(value) if isinstance(value, str) or "\n" in word.text else word.text
+
+
+def _path_text(value: str | tuple[str, ...]) -> str:
+    return repr(value if isinstance(value, str) else list(value))
 
 
 def _with_option(document: Document, section: str, declared: Field[Any], text: str) -> Document:

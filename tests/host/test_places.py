@@ -8,7 +8,7 @@ import pytest
 from dioscuri.cli.runs import synthesize_command, train_command
 from dioscuri.errors import UserError, run_command
 from dioscuri.hparams import load
-from dioscuri.hparams.archive import copy_path
+from dioscuri.hparams.archive import copy_path, resolve
 from dioscuri.places import Places, cache_folder, configuration, egs_path, examples, here
 from dioscuri.run.sweep.table import open_table
 from dioscuri.twins import Twin
@@ -49,7 +49,7 @@ def test_a_run_that_moved_goes_on_where_it_is(tmp_path, home, capsys):
     train_command(TWIN, home, [str(cfg), "train.total_train_steps=3", f"run.root={tmp_path / 'b'}"])
     assert "going on from" in capsys.readouterr().out
     assert not (tmp_path / "a").exists()
-    assert "root" not in copy_path(tmp_path / "b", "tiny").read_text()
+    assert "root =" not in copy_path(tmp_path / "b", "tiny").read_text()
 
 
 def test_paths_of_a_cfg_start_from_the_twin_but_runs_where_runs_are(tmp_path, monkeypatch):
@@ -113,3 +113,18 @@ def test_a_folder_that_takes_nothing_is_one_line(tmp_path, monkeypatch, capsys):
     errors = capsys.readouterr().err
     assert "file/logs-tiny cannot be written" in errors
     assert errors.count("\n") == 1
+
+
+def test_a_run_elsewhere_is_opened_with_its_data_whoever_opens_it(tmp_path):
+    """Its copy holds absolute paths; those of runs beside it move with them."""
+    home, runs = tmp_path / "clone" / "torch_impl", tmp_path / "runs"
+    words = ["data.train_data_path=['a', 'b']"]
+    resolve(egs_path("egs/maskgit/mnist10k.cfg"), words, runs, cwd=tmp_path, home=home).save()
+    copy = copy_path(runs, "maskgit_mnist10k")
+    for opened in (load(copy, twin=runs), load(copy, twin=home, cwd=tmp_path / "x")):
+        assert opened.data.dataset_path == str(tmp_path / "clone" / "datasets")
+        assert opened.data.train_data_path == (str(tmp_path / "a"), str(tmp_path / "b"))
+    assert load(copy, twin=runs).data.tokenizer_path == str(runs / "logs-vqgan_mnist10k")
+    assert "tokenizer_path = 'logs-vqgan_mnist10k'" in copy.read_text()
+    again = resolve(egs_path("egs/maskgit/mnist10k.cfg"), words, runs, cwd=tmp_path, home=home)
+    assert all("wins" not in line for line in again.messages)
