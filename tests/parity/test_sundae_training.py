@@ -10,7 +10,9 @@ from safetensors.numpy import save
 
 from dioscuri.families.sundae.denoising_options import Resampling, Unrolling
 from dioscuri.families.sundae.options import Loss
+from dioscuri.families.sundae.training import make_sampling_schedule
 from jax_impl.samplers.choice import inverse_cdf_sample as jax_draw
+from jax_impl.samplers.sundae import resample_tokens as jax_resample
 from tests.parity.denoiser_cases import make
 from tests.parity.option_cases import enumerated
 from tests.parity.test_maskgit_training import assert_equal_results, batch_of, train
@@ -21,6 +23,7 @@ from tests.support.tiny_maskgit import CODES, GRID, write_tokenizer
 from tests.support.tiny_sundae import make_engine, tiny
 from torch_impl.layers.rotary import rotate
 from torch_impl.samplers.choice import inverse_cdf_sample as torch_draw
+from torch_impl.samplers.sundae import resample_tokens as torch_resample
 
 TWINS = ("torch", "jax")
 N = 100
@@ -192,6 +195,38 @@ def test_sure_tokens_keep_their_first_prediction(kind, every):
     for row, order in enumerate(sure.argsort(-1)):
         np.testing.assert_array_equal(found[row, order[:n]], second[row, order[:n]])
         np.testing.assert_array_equal(found[row, order[n:]], first[row, order[n:]])
+
+
+def black_sheep(xp):
+    """A network of 3 codes that believes in what it is given, but in black, code 0, only just."""
+
+    def logits(ids):
+        black = (ids == 0).all(1)[:, None, None]
+        copied = xp.where(ids[..., None] == xp.arange(3)[None, None], 0.9, 0.05)
+        return xp.log(xp.where(black, xp.asarray([0.4, 0.3, 0.3])[None, None], copied))
+
+    return logits
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize(("xp", "resample_tokens"), [(torch, torch_resample), (jnp, jax_resample)])
+def test_a_black_picture_is_the_networks_own_fixed_point(xp, resample_tokens, share):
+    """Why one digit in 20 was black: of a black picture the network finds black the likeliest, by 0.4 here
+    and in a trained model. Argmax decoding cannot leave it, however many tokens are predicted again. Drawing
+    leaves it at once, and other pictures do not turn black."""
+
+    def run(start, sampler, **options):
+        chosen = Resampling(steps=20, sampler=sampler, sample_proportion=share, **options)
+        noise = {name: xp.asarray(rng.random((20, 2, 64))) for name in ("tokens", "update")}
+        draw = lambda k: {name: value[k] for name, value in noise.items()}  # noqa: E731
+        steps = make_sampling_schedule(chosen)
+        return np.asarray(resample_tokens(black_sheep(xp), xp.asarray(start), draw, steps, chosen).tokens)
+
+    rng = np.random.default_rng(0)
+    start = np.stack([np.zeros(64, int), np.tile([0, 1, 2, 1], 16)])
+    np.testing.assert_array_equal(run(start, "argmax_unrolled"), start)
+    if share:
+        assert run(start, "ancestral", early_stop=False)[0].any()
 
 
 @pytest.mark.parametrize("codes", [3, 70, 1024])
