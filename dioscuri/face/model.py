@@ -4,6 +4,7 @@
 import random
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from hashlib import sha256
 from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -36,9 +37,13 @@ class Model:
 
     does: ClassVar[tuple[str, ...]] = ()
     """Methods of this family, of `METHODS`."""
+    keeps_origin: ClassVar[bool] = False
+    """Whether a saved model names the run's checkpoint that it is: others may have learnt its tokens."""
 
     def __init__(self, network: Network, *, tokenizer: "Model | None" = None, origin: Any = None) -> None:
-        self._network, self._tokenizer, self._origin = network, tokenizer, dict(origin or {})
+        self._network, self._tokenizer = network, tokenizer
+        self._origin = dict(origin or {})
+        self._fingerprint = self._hash() if self._origin else ""
 
     # What it is.
 
@@ -189,7 +194,8 @@ class Model:
         `load` of either twin opens the folder; that of a tokenizer serves as `data.tokenizer_path`, too.
         """
         folder = Path(folder)
-        write_folder(folder, self.hparams, self._network.weights(), origin=self._origin)
+        same = self._origin if self._origin and self._hash() == self._fingerprint else None
+        write_folder(folder, self.hparams, self._network.weights(), origin=same)
         if self._tokenizer is not None:
             self._tokenizer.save(folder / TOKENIZER)
 
@@ -316,6 +322,13 @@ class Model:
                 )
             )
         return {name: np.concatenate([part[name] for part in parts])[:n] for name in parts[0]}
+
+    def _hash(self) -> str:
+        """What changes when the weights do."""
+        digest = sha256()
+        for name, array in sorted(self._network.weights().items()):
+            digest.update(name.encode() + array.tobytes())
+        return digest.hexdigest()
 
     def _no_options(self, call: str, options: Mapping[str, Any]) -> None:
         check_names(options, (), f"{call}: option")

@@ -25,7 +25,8 @@ def load(
     beside = tokenizer_of(twin, source, tokenizer, device, str(where))
     hparams = _in_precision(source.hparams, dtype)
     network = open_network(twin, hparams, source.weights, device)
-    return face_of(hparams.run.family)(network, tokenizer=beside, origin=source.origin)
+    face = face_of(hparams.run.family)
+    return face(network, tokenizer=beside, origin=source.origin if face.keeps_origin else None)
 
 
 def tokenizer_of(twin: str, source: Source, given: Any, device: Any, where: str) -> Model | None:

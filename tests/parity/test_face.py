@@ -12,7 +12,7 @@ from PIL import Image
 
 from dioscuri import UserError
 from dioscuri.checkpoint import store
-from dioscuri.hparams import load as read_options
+from dioscuri.families.vqgan import trained
 from tests.support import faces
 from tests.support.faces import LEFT, PICTURES
 
@@ -395,9 +395,27 @@ def test_a_missing_framework_is_named_with_the_command_that_installs_it(monkeypa
     assert "\n" not in str(refused.value)
 
 
-def test_the_saved_tokenizer_is_known_by_the_checkpoint_that_it_is(runs, model, tmp_path):
-    model("torch", "vqgan").save(tmp_path / "vq")
-    opened = dio("torch").load(tmp_path / "vq")
-    assert opened._origin["step"] == 7
-    options = read_options(runs["vqgan"] / "hparams-tiny.cfg")
-    assert opened._origin["run"] == options.run.name
+def test_a_saved_tokenizer_serves_as_the_tokenizer_of_a_run(runs, model, tmp_path):
+    """With its checkpoint's name, as long as it is that one: then tokens of the run are its tokens."""
+    saved, run = tmp_path / "vq", trained.open_tokenizer(runs["vqgan"])
+    model("torch", "vqgan").save(saved)
+    opened = trained.open_tokenizer(saved)
+    assert trained.named(opened) == trained.named(run)
+    for name, array in run.weights.items():
+        np.testing.assert_array_equal(opened.weights[name], array)
+    text = faces.with_tokenizer(faces.tiny_maskgit.TINY, saved)
+    gen = dio("torch").load(faces.write_run(tmp_path, "prior", text))
+    assert gen.generate(2).shape == (2, 8, 8, 1)
+
+
+def test_a_tuned_tokenizer_is_another_one(runs, tmp_path):
+    tuned = dio("torch").load(runs["vqgan"])
+    next(tuned.module.parameters()).data.mul_(1.5)
+    tuned.save(tmp_path / "vq")
+    found, run = (trained.open_tokenizer(path) for path in (tmp_path / "vq", runs["vqgan"]))
+    assert found.sha256 != run.sha256
+    with pytest.raises(
+        UserError, match="is a model of family 'hierarchical_vae': give one of family 'vqgan'"
+    ):
+        dio("torch").load(runs["vae"]).save(tmp_path / "vae")
+        trained.open_tokenizer(tmp_path / "vae")

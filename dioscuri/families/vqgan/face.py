@@ -18,6 +18,7 @@ class TokenizerModel(Model):
     """An image tokenizer (Esser et al. 2021): `encode`, `decode`, `reconstruct`."""
 
     does = ("encode", "decode", "reconstruct")
+    keeps_origin = True
 
     @property
     def plan(self) -> TokenizerPlan:

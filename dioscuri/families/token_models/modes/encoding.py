@@ -11,8 +11,7 @@ from dioscuri.data.descriptors import describe
 from dioscuri.errors import UserError
 from dioscuri.families.token_models.checks import checked_split
 from dioscuri.families.vqgan.modes.encoding import write_tokens
-from dioscuri.families.vqgan.trained import open_tokenizer
-from dioscuri.hparams.archive import to_json
+from dioscuri.families.vqgan.trained import named, open_tokenizer
 
 
 def encode(context: Context, plan: Any, checkpoint: Checkpoint) -> None:
@@ -25,12 +24,5 @@ def encode(context: Context, plan: Any, checkpoint: Checkpoint) -> None:
         raise UserError(
             "[data] tokenizer_path is empty: grey levels are the tokens, nothing is to be encoded"
         )
-    trained = open_tokenizer(Path(data.tokenizer_path))
-    maker = {
-        "sha256": trained.sha256,
-        "run": trained.hparams.run.name,
-        "weights": "ema",
-        "step": trained.checkpoint.step,
-        "options": to_json(trained.hparams)["model"],
-    }
+    maker = named(open_tokenizer(Path(data.tokenizer_path)))
     write_tokens(context, plan, checkpoint, maker, np.arange(len(checked_split(context, "train"))))
