@@ -12,9 +12,6 @@ from flax import nnx
 from dioscuri.engine import Array, Batch, Noise, State
 from dioscuri.engine_support import (
     metric_names,
-    mode,
-    padded_rows,
-    split_arguments,
     step_numbers,
 )
 from dioscuri.errors import UserError
@@ -22,7 +19,7 @@ from dioscuri.inputs import check_lengths
 from dioscuri.plans.layout import check_shapes, pack, take_prefixed, unpack
 from jax_impl.devices import open_devices, set_precision, use_compilation_cache
 from jax_impl.families.methods import methods_of
-from jax_impl.noise import STREAMS, draw_noise
+from jax_impl.inference import Runner
 from jax_impl.optim.flat import flat_layout
 from jax_impl.optim.step import OptimizerState, Settings
 from jax_impl.trainer import Trainer, TrainState
@@ -49,6 +46,7 @@ class Engine:
         self.layout, tree = flat_layout(params, self.family.parameter_shapes(), self.family.decayed)
         self.settings = Settings.make(hparams.optimizer, self.family.weight_decay, self.layout.n_decayed)
         self.trainer = Trainer(model, self.layout, tree, self.settings, self.devices, hparams.train)
+        self.runner = Runner(self.family, self.devices, self.dtype, self.trainer.model)
         self.compiled: dict[Hashable, Any] = {}
         self.metric_names = metric_names(self.family.metric_sizes)
         self.frozen = self._replicate(self._cast(self.family.frozen()))
@@ -72,7 +70,8 @@ class Engine:
                 f"{self.device_count} x {n_parts}"
             )
         pictures = {name: self.devices.place(array) for name, array in batch.items()}
-        drawn = self._noise("train_step", rows, step, noise)
+        key = (self.hparams.run.seed, step)
+        drawn = self.runner.noise("train_step", rows, key) if noise is None else self.runner.placed(noise)
         numbers, switches = step_numbers(scalars, self.family.switches, self.hparams.train.ema_decay)
         values = {name: np.asarray(value, self.dtype) for name, value in numbers.items()}
         whole_step = self._jit(partial(self._whole_step, switches), ("step", *switches.items()), donate=0)
@@ -108,21 +107,9 @@ class Engine:
         **arguments: Any,
     ) -> dict[str, Array]:
         """Run a family's method on the global batch, each device its rows; repetition fills batches."""
-        function = mode(self.family, method)
-        options, numbers = split_arguments(arguments)
-        n = check_lengths(batch)
-        rows = padded_rows(n, self.device_count)
-        arrays = {name: self.devices.place(self.devices.share(array[rows])) for name, array in batch.items()}
-        given = noise and {name: self.devices.share(np.asarray(array)[rows]) for name, array in noise.items()}
-        drawn = self._noise(method, len(rows), step, given, **options)
-
-        def run(flat: jax.Array, arrays: Any, frozen: Any, drawn: Any, numbers: Any) -> dict[str, jax.Array]:
-            return function(self.trainer.model(flat), arrays, drawn, frozen, **numbers, **options)
-
-        flat = self.state.optimizer.ema if ema else self.state.optimizer.params
-        compiled = self._jit(run, (method, *options.items()), out_shardings=self.devices.sharded)
-        results = compiled(flat, arrays, self.frozen, drawn, self._arrays(numbers))
-        return {name: self.devices.to_numpy(value)[:n] for name, value in results.items()}
+        optimizer, key = self.state.optimizer, (self.hparams.run.seed, step)
+        flat = optimizer.ema if ema else optimizer.params
+        return self.runner.run(method, flat, batch, self.frozen, key=key, noise=noise, **arguments)
 
     def barrier(self) -> None:
         """Wait until every process has come here."""
@@ -192,18 +179,6 @@ class Engine:
             )
         return self.compiled[key]
 
-    def _noise(
-        self, method: str, rows: int, step: int, given: Noise | None, **options: Any
-    ) -> dict[str, jax.Array]:
-        if given is not None:
-            return {name: self.devices.place(array, self.dtype) for name, array in given.items()}
-        specs = self.family.noise_specs(method, rows, **options)
-        if not specs:
-            return {}
-        shardings = {spec.name: self.devices.sharding(spec.kind != "generator") for spec in specs}
-        draw = self._jit(partial(draw_noise, specs, dtype=self.dtype), specs, out_shardings=shardings)
-        return draw(tuple(np.uint32(part % 2**32) for part in (self.hparams.run.seed, STREAMS[method], step)))
-
     def _whole_step(
         self,
         switches: Mapping[str, bool],
@@ -223,11 +198,3 @@ class Engine:
         vector = jnp.concatenate([value.reshape(-1).astype(self.dtype) for value in values])
         sums = state.metric_sums + jnp.where(jnp.isfinite(norm), vector, 0)
         return state._replace(metric_sums=sums)
-
-    def _arrays(self, numbers: Mapping[str, Array | list[Array]]) -> dict[str, Any]:
-        """What is the same for every row."""
-        make = partial(np.asarray, dtype=self.dtype)
-        return {
-            name: [make(item) for item in value] if isinstance(value, list) else make(value)
-            for name, value in numbers.items()
-        }

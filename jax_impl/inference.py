@@ -88,10 +88,10 @@ class Runner:
         return self.compiled[key]
 
     def _arrays(self, numbers: Mapping[str, Any]) -> dict[str, Any]:
+        """What is the same for every row."""
+        make = partial(np.asarray, dtype=self.dtype)
         return {
-            name: [np.asarray(array) for array in value]
-            if isinstance(value, list)
-            else np.asarray(value, self.dtype)
+            name: [make(item) for item in value] if isinstance(value, list) else make(value)
             for name, value in numbers.items()
         }
 

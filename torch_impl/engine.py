@@ -12,9 +12,6 @@ from torch import Tensor
 from dioscuri.engine import Array, Batch, Noise, State
 from dioscuri.engine_support import (
     metric_names,
-    mode,
-    padded_rows,
-    split_arguments,
     step_numbers,
 )
 from dioscuri.errors import UserError
@@ -22,8 +19,8 @@ from dioscuri.inputs import check_lengths
 from dioscuri.plans.layout import check_shapes, pack, take_prefixed, unpack
 from torch_impl.devices import open_devices, set_precision
 from torch_impl.families.methods import methods_of
+from torch_impl.inference import Runner
 from torch_impl.layers.initial import blank
-from torch_impl.noise import STREAMS, draw_noise
 from torch_impl.optim.flat import bind, flat_layout
 from torch_impl.optim.step import OptimizerState, Settings
 from torch_impl.replay import Inputs, Replay
@@ -52,6 +49,7 @@ class Engine:
         self.metric_names = metric_names(self.family.metric_sizes)
         self.replay = Replay(train.compile and self.devices.device.type == "cuda" and self.process_count == 1)
         self.frozen = self._placed(self.family.frozen())
+        self.runner = Runner(self.family, self.devices, self.dtype)
         self._set_state(
             OptimizerState.start(torch.zeros(self.layout.size, dtype=self.dtype, device=self.devices.device))
         )
@@ -74,7 +72,8 @@ class Engine:
                 f"{self.device_count} x {n_parts}"
             )
         pictures = {name: self.devices.place(array) for name, array in batch.items()}
-        drawn = self._noise("train_step", rows, step, noise)
+        key = (self.hparams.run.seed, step)
+        drawn = self.runner.noise("train_step", rows, key) if noise is None else self.runner.placed(noise)
         numbers, switches = step_numbers(scalars, self.family.switches, self.hparams.train.ema_decay)
         values = torch.tensor(list(numbers.values()), dtype=self.dtype)
         inputs = {
@@ -111,16 +110,8 @@ class Engine:
         **arguments: Any,
     ) -> dict[str, Array]:
         """Run a family's method on the global batch, each process its rows; repetition fills batches."""
-        function = mode(self.family, method)
-        options, numbers = split_arguments(arguments)
-        n = check_lengths(batch)
-        rows = padded_rows(n, self.device_count)
-        arrays = {name: self.devices.place(self.devices.share(array[rows])) for name, array in batch.items()}
-        given = noise and {name: self.devices.share(np.asarray(array)[rows]) for name, array in noise.items()}
-        drawn = self._noise(method, len(rows) // self.process_count, step, given, **options)
-        model = self._current(ema=ema)
-        results = function(model, arrays, drawn, self.frozen, **self._tensors(numbers), **options)
-        return {name: self.devices.to_numpy(value)[:n] for name, value in results.items()}
+        key, model = (self.hparams.run.seed, step), self._current(ema=ema)
+        return self.runner.run(method, model, batch, self.frozen, key=key, noise=noise, **arguments)
 
     def barrier(self) -> None:
         """Wait until every process has come here."""
@@ -202,16 +193,6 @@ class Engine:
         self.averaged = state.ema.to(self.trainer.weights.dtype)
         bind(self.models[True], self.averaged, self.layout)
 
-    def _noise(
-        self, method: str, rows: int, step: int, given: Noise | None, **options: Any
-    ) -> dict[str, Tensor]:
-        if given is not None:
-            return {name: self.devices.place(array, self.dtype) for name, array in given.items()}
-        key = (self.hparams.run.seed, STREAMS[method], step, self.process_index)
-        return draw_noise(
-            self.family.noise_specs(method, rows, **options), key, self.devices.device, self.dtype
-        )
-
     def _current(self, *, ema: bool) -> torch.nn.Module:
         """The model whose weights are the parameters or their average, converted at once where it computes in
         bfloat16."""
@@ -235,11 +216,3 @@ class Engine:
         values = [*(metrics[name] for name in self.family.metric_sizes), norm, torch.ones_like(norm)]
         vector = torch.cat([value.reshape(-1).to(self.dtype) for value in values])
         self.state.metric_sums += torch.where(torch.isfinite(norm), vector, 0)
-
-    def _tensors(self, numbers: Mapping[str, Array | list[Array]]) -> dict[str, Any]:
-        """What is the same for every row, on the device."""
-        make = partial(torch.as_tensor, dtype=self.dtype, device=self.devices.device)
-        return {
-            name: [make(item) for item in value] if isinstance(value, list) else make(value)
-            for name, value in numbers.items()
-        }

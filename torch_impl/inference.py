@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from dioscuri.plans.layout import check_shapes
 from dioscuri.plans.noise import NoiseSpec
 from torch_impl.devices import COMPUTE_DTYPES, Devices
 from torch_impl.families.methods import methods_of
+from torch_impl.layers.initial import blank
 from torch_impl.noise import STREAMS, draw_noise
 
 Arrays = Mapping[str, Array]
@@ -67,10 +69,10 @@ class Runner:
         return {name: self.devices.place(array, self.dtype) for name, array in arrays.items()}
 
     def _tensors(self, numbers: Mapping[str, Any]) -> dict[str, Any]:
+        """What is the same for every row."""
+        make = partial(torch.as_tensor, dtype=self.dtype, device=self.devices.device)
         return {
-            name: [self.devices.place(array) for array in value]
-            if isinstance(value, list)
-            else torch.as_tensor(value, dtype=self.dtype, device=self.devices.device)
+            name: [make(item) for item in value] if isinstance(value, list) else make(value)
             for name, value in numbers.items()
         }
 
@@ -85,9 +87,7 @@ class Network:
         self.hparams, self.methods = hparams, methods_of(hparams)
         self._device = open_device(device, precision)
         dtype = torch.float64 if precision == "float64" else torch.float32
-        # First values of built-in layers are drawn: the caller's random numbers stay as they are.
-        with torch.random.fork_rng(devices=[]):
-            module = self.methods.build()
+        module = blank(self.methods.build)
         check_shapes(weights, {name: tuple(p.shape) for name, p in module.named_parameters()})
         with torch.no_grad():
             for name, parameter in module.named_parameters():

@@ -65,9 +65,9 @@ def test_two_devices_equal_one(single, request):
 
 
 def test_noise_does_not_depend_on_the_number_of_devices(single, request):
-    drawn = [make_engine("jax")._noise("train_step", 8, 3, None)]
+    drawn = [make_engine("jax").runner.noise("train_step", 8, (3, 3))]
     request.getfixturevalue("monkeypatch").undo()
-    drawn.append(make_engine("jax")._noise("train_step", 8, 3, None))
+    drawn.append(make_engine("jax").runner.noise("train_step", 8, (3, 3)))
     for name, array in drawn[0].items():
         np.testing.assert_array_equal(np.asarray(array), np.asarray(drawn[1][name]))
 

@@ -25,7 +25,7 @@ for step in (0, 1, 30):
 metrics = engine.fetch_metrics()
 found = engine.run("evaluate", {"image": pictures(0)[:5]}, ema=True, step=0,
                    noise={name: array[:5] for name, array in posterior_noise(0).items()})
-drawn = engine._noise("train_step", 4, 0, None)["posterior.0"].numpy()
+drawn = engine.runner.noise("train_step", 4, (0, 0))["posterior.0"].numpy()
 state = engine.state_to_numpy()
 flat = {f"{group}/{name}": array for group, tensors in state.items() for name, array in tensors.items()}
 path = f"{sys.argv[1]}/{engine.process_index}.npz"
