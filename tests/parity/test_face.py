@@ -12,6 +12,7 @@ from PIL import Image
 
 from dioscuri import UserError
 from dioscuri.checkpoint import store
+from dioscuri.checkpoint.makers import named
 from dioscuri.families.vqgan import trained
 from tests.support import faces
 from tests.support.faces import LEFT, PICTURES
@@ -400,7 +401,7 @@ def test_a_saved_tokenizer_serves_as_the_tokenizer_of_a_run(runs, model, tmp_pat
     saved, run = tmp_path / "vq", trained.open_tokenizer(runs["vqgan"])
     model("torch", "vqgan").save(saved)
     opened = trained.open_tokenizer(saved)
-    assert trained.named(opened) == trained.named(run)
+    assert named(opened) == named(run)
     for name, array in run.weights.items():
         np.testing.assert_array_equal(opened.weights[name], array)
     text = faces.with_tokenizer(faces.tiny_maskgit.TINY, saved)

@@ -5,13 +5,14 @@ from typing import Any
 
 import numpy as np
 
+from dioscuri.checkpoint.makers import named
 from dioscuri.checkpoint.store import Checkpoint
 from dioscuri.context import Context
 from dioscuri.data.descriptors import describe
 from dioscuri.errors import UserError
 from dioscuri.families.token_models.checks import checked_split
 from dioscuri.families.vqgan.modes.encoding import write_tokens
-from dioscuri.families.vqgan.trained import named, open_tokenizer
+from dioscuri.families.vqgan.trained import open_tokenizer
 
 
 def encode(context: Context, plan: Any, checkpoint: Checkpoint) -> None:
