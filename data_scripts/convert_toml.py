@@ -1,4 +1,4 @@
-"""Write the configuration of a SUNDAE from a TOML file of sundae-vqgan.
+"""Write the configuration of a SUNDAE from a TOML file of sundae-vqgan or of the text8 SUNDAE.
 
 python data_scripts/convert_toml.py FILE.toml OUT.cfg [--tokenizer FOLDER] [--tokens FOLDER] [--pixels FOLDER]
 
@@ -9,15 +9,31 @@ of the set whose four idx files lie in mnist/ inside the folder `--pixels`.
 
 import argparse
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
-from math import inf, isqrt
+from collections.abc import Mapping, Sequence
+from math import isqrt
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from dioscuri.contract import check_options
 from dioscuri.errors import UserError, run_command
 from dioscuri.files import replacing
 from dioscuri.hparams import load
+from dioscuri.importers import text8
+from dioscuri.importers.toml_tables import (
+    COUNT,
+    DEPTH,
+    FACTORS,
+    FLAG,
+    LEFT_OUT,
+    NUMBER,
+    PAIR,
+    TEXT,
+    WHOLE,
+    check_keys,
+    check_presence,
+    refuse,
+)
+from dioscuri.importers.toml_tables import left_out as keys_left_out
 
 TARGET = 16
 """Pixels of a token's side, where nothing else is known."""
@@ -32,27 +48,6 @@ PIXELS = {
     "fashionmnist": "../datasets/fashion_mnist",
 }  # fmt: skip
 """Sets of grey levels by the original's names, and our `data.dataset_path`, empty for its default."""
-
-FLAG, TEXT, COUNT, WHOLE = "true or false", "a text", "a whole number above 0", "a whole number from 0 on"
-NUMBER, PAIR = "a number from 0 on", "two whole numbers from 0 on"
-FACTORS = "a whole number from 0 on, or a list of these"
-DEPTH = "a number of layers, or [before, at, behind] a coarser grid"
-LEFT_OUT = ""
-"""Kinds of values. What is left out may be anything."""
-
-FITS: dict[str, Callable[[Any], bool]] = {
-    FLAG: lambda value: isinstance(value, bool),
-    TEXT: lambda value: isinstance(value, str),
-    COUNT: lambda value: FITS[WHOLE](value) and value > 0,
-    WHOLE: lambda value: type(value) is int and value >= 0,
-    NUMBER: lambda value: type(value) in (int, float) and 0 <= value < inf,
-    PAIR: lambda value: isinstance(value, list) and len(value) == 2 and all(map(FITS[WHOLE], value)),
-    FACTORS: lambda value: all(map(FITS[WHOLE], value if isinstance(value, list) else [value])),
-    DEPTH: lambda value: (
-        len(value) == 3 and all(map(FITS[DEPTH], value)) if isinstance(value, list) else FITS[WHOLE](value)
-    ),
-    LEFT_OUT: lambda _: True,
-}
 
 TABLES = {
     "trainer": {
@@ -82,6 +77,10 @@ TABLES = {
     },
 }  # fmt: skip
 """Keys that are understood, and the kinds of their values."""
+REQUIRED = {
+    "unroll_steps": (), "trainer": ("batch_size",), "data": ("vocab_size", "sequence_length"),
+    "sampling": (), "net": ("dim", "depth", "nb_heads", "use_rotary"),
+}  # fmt: skip
 
 OPTIMIZERS = {"adam": ("Adam", 0.0), "adamw": ("AdamW", 0.01), "adamax": ("Adamax", 0.0)}
 """Our rule and its weight decay."""
@@ -93,8 +92,8 @@ def converted(given: Mapping[str, Any], name: str, header: str, **places: str) -
     `places` may hold `tokenizer`, `tokens`, `pixels` and `factor`. Raises a `UserError` for what is not
     understood.
     """
-    _check_keys(given, name)
-    _check_presence(given, name)
+    check_keys(given, name, TABLES)
+    check_presence(given, name, REQUIRED)
     side = _checked_side(given, name)
     options = _sections(given, side, "vqgan" not in given, places)
     options["run"]["name"] = Path(name).stem
@@ -109,17 +108,18 @@ def converted(given: Mapping[str, Any], name: str, header: str, **places: str) -
 
 def left_out(given: Mapping[str, Any]) -> str:
     """What a checked TOML file has and our configuration does not take from it, in words."""
-    found = {
-        table: [key for key in given.get(table, {}) if kinds[key] == LEFT_OUT]
-        for table, kinds in TABLES.items()
-    }
+    found = keys_left_out(given, TABLES)
     if "nb_batches" in given["trainer"]:
         found["trainer"].append("nb_batches[0]")
     if "vqgan" in given:
         found["data"] += sorted({"root", "train_root"} & set(given["data"]))
     if not given["net"].get("conditional"):
         found["net"] += sorted({"num_classes"} & set(given["net"]))
-    return "; ".join(f"[{table}] {', '.join(keys)}" for table, keys in found.items() if keys)
+    return _in_words(found)
+
+
+def _in_words(keys: Mapping[str, Sequence[str]]) -> str:
+    return "; ".join(f"[{table}] {', '.join(names)}" for table, names in keys.items() if names)
 
 
 def _sections(
@@ -174,9 +174,9 @@ def _sections(
 def _optimizer(trainer: Mapping[str, Any], name: str) -> dict[str, Any]:
     rule, schedule = trainer.get("optimizer_name", "adamw"), trainer.get("lr_scheduler_name", "constant")
     if rule not in OPTIMIZERS:
-        _refuse(name, "[trainer] optimizer_name", f"'{rule}' is none of {', '.join(OPTIMIZERS)}")
+        refuse(name, "[trainer] optimizer_name", f"'{rule}' is none of {', '.join(OPTIMIZERS)}")
     if schedule != "constant":
-        _refuse(name, "[trainer] lr_scheduler_name", f"'{schedule}': set it in the .cfg, as no file has it")
+        refuse(name, "[trainer] lr_scheduler_name", f"'{schedule}': set it in the .cfg, as no file has it")
     clip = bool(trainer.get("clip_grad", False))
     return {
         "type": OPTIMIZERS[rule][0], "learning_rate_scheme": "constant",
@@ -192,14 +192,14 @@ def _pixels(given: Mapping[str, Any], name: str, folder: str) -> dict[str, str]:
     """Where idx files of a set of grey levels lie: as told, or by the name of the original's folder."""
     if "vqgan" in given:
         if folder:
-            _refuse(name, "[vqgan]", "makes tokens of pictures: give --tokens instead of --pixels")
+            refuse(name, "[vqgan]", "makes tokens of pictures: give --tokens instead of --pixels")
         return {}
     if given["data"]["sequence_length"] != 28**2:
-        _refuse(name, "[data] sequence_length", "must be 784 without [vqgan]: grey levels are those of 28x28")
+        refuse(name, "[data] sequence_length", "must be 784 without [vqgan]: grey levels are those of 28x28")
     root = given["data"].get("train_root", given["data"].get("root", ""))
     known = PIXELS.get(Path(root).parent.name.removeprefix("discrete-"))
     if not folder and known is None:
-        _refuse(
+        refuse(
             name, "[data] train_root", f"'{root}' is no discrete-{{mnist,kmnist,fashionmnist}}/train: say by "
             "--pixels FOLDER which set it is, with its four idx files in FOLDER/mnist",
         )  # fmt: skip
@@ -207,56 +207,22 @@ def _pixels(given: Mapping[str, Any], name: str, folder: str) -> dict[str, str]:
     return {"dataset_path": path} if path else {}
 
 
-def _check_keys(given: Mapping[str, Any], name: str) -> None:
-    """Tables and keys are known, their values of the right kinds."""
-    for table, entries in given.items():
-        if table == "unroll_steps":
-            _check_kind(name, table, COUNT, entries)
-        elif table not in TABLES:
-            _refuse(name, table, "is unknown")
-        elif not isinstance(entries, Mapping):
-            _refuse(name, table, f"must be a table, not {entries!r}")
-        else:
-            for key, value in entries.items():
-                if key not in TABLES[table]:
-                    _refuse(name, f"[{table}] {key}", "is unknown")
-                _check_kind(name, f"[{table}] {key}", TABLES[table][key], value)
-
-
-def _check_presence(given: Mapping[str, Any], name: str) -> None:
-    """Tables, and keys without a default, are there."""
-    for table, keys in {
-        "unroll_steps": (), "trainer": ("batch_size",), "data": ("vocab_size", "sequence_length"),
-        "sampling": (), "net": ("dim", "depth", "nb_heads", "use_rotary"),
-    }.items():  # fmt: skip
-        if table not in given:
-            _refuse(name, table, "is missing")
-        for key in keys:
-            if key not in given[table]:
-                _refuse(name, f"[{table}] {key}", "is missing")
-
-
-def _check_kind(name: str, what: str, kind: str, value: Any) -> None:
-    if not FITS[kind](value):
-        _refuse(name, what, f"must be {kind}, not {value!r}")
-
-
 def _checked_side(given: Mapping[str, Any], name: str) -> int:
     """Side of the grid of tokens, where values fit one another."""
     trainer, net, length = given["trainer"], given["net"], given["data"]["sequence_length"]
     side = isqrt(length)
     if side**2 != length:
-        _refuse(name, "[data] sequence_length", f"{length} is no square number")
+        refuse(name, "[data] sequence_length", f"{length} is no square number")
     shape = given.get("vqgan", {}).get("latent_shape", [side, side])
     if shape != [side, side]:
-        _refuse(name, "[vqgan] latent_shape", f"{shape} must be {[side, side]}, for sequence_length {length}")
+        refuse(name, "[vqgan] latent_shape", f"{shape} must be {[side, side]}, for sequence_length {length}")
     if net.get("type", "hourglass") != "hourglass":
-        _refuse(name, "[net] type", f"'{net['type']}' is not used by any file of the original")
+        refuse(name, "[net] type", f"'{net['type']}' is not used by any file of the original")
     if net.get("conditional") and not net.get("num_classes"):
-        _refuse(name, "[net] conditional", "is true: give num_classes, too")
+        refuse(name, "[net] conditional", "is true: give num_classes, too")
     batch, part = trainer["batch_size"], trainer.get("mini_batch_size", trainer["batch_size"])
     if batch % part:
-        _refuse(name, "[trainer] mini_batch_size", f"{part} must divide batch_size {batch}")
+        refuse(name, "[trainer] mini_batch_size", f"{part} must divide batch_size {batch}")
     return side
 
 
@@ -266,10 +232,6 @@ def _check_options(cfg: Path, toml: Path) -> None:
         check_options(load(cfg, ["data.tokenizer_path="]))
     except UserError as error:
         raise UserError(f"{toml}: as a .cfg, {str(error).removeprefix(f'{cfg}: ')}") from error
-
-
-def _refuse(name: str, what: str, why: str) -> NoReturn:
-    raise UserError(f"{name}: {what} {why}")
 
 
 def _tuples(value: Any) -> Any:
@@ -284,6 +246,7 @@ def main(words: Sequence[str]) -> None:
     parser.add_argument("--tokenizer", default="", help="run folder of the tokenizer")
     parser.add_argument("--tokens", default="", help="folder of token shards: train, validation, test")
     parser.add_argument("--pixels", default="", help="without a tokenizer: folder of the idx files' mnist/")
+    parser.add_argument("--texts", default="", help="of a text8 file: folder of the text files")
     parser.add_argument("--factor", default=str(TARGET), help="pixels of a token's side")
     chosen = parser.parse_args(words)
     if not chosen.factor.isdecimal() or not int(chosen.factor):
@@ -292,10 +255,15 @@ def main(words: Sequence[str]) -> None:
         given = tomllib.loads(chosen.toml.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{chosen.toml} cannot be read: {error}") from error
+    program = "the text8 SUNDAE" if text8.recognised(given) else "sundae-vqgan"
     header = (
-        f"# {chosen.toml.stem}, converted from sundae-vqgan.\n#\n"
+        f"# {chosen.toml.stem}, converted from {program}.\n#\n"
         f"# Command:   sh torch_impl/train.sh {chosen.cfg}\n# Hardware:  not run here\n"
     )
+    if text8.recognised(given):
+        text, leftover = text8.converted(given, str(chosen.toml), header, chosen.texts)
+        _write(text, leftover, chosen)
+        return
     text = converted(
         given,
         str(chosen.toml),
@@ -305,10 +273,15 @@ def main(words: Sequence[str]) -> None:
         pixels=chosen.pixels,
         factor=chosen.factor,
     )
+    _write(text, left_out(given), chosen)
+
+
+def _write(text: str, leftover: str, chosen: argparse.Namespace) -> None:
+    """Write a configuration that training takes, and say what is not carried over."""
     with replacing(chosen.cfg) as beside:
         beside.write_text(text, encoding="utf-8")
         _check_options(beside, chosen.toml)
-    if leftover := left_out(given):
+    if leftover:
         print(f"{chosen.toml}: not carried over: {leftover}")
     print(f"{chosen.cfg}: check its paths, then: sh torch_impl/train.sh {chosen.cfg}")
 

@@ -88,6 +88,10 @@ LATER_UNUSED = (
     "restore_path", "restore_iter", "seed_init", "seed_sample", "seed_train", "seed_eval",
 )  # fmt: skip
 
+_DATA_KEYS = ("train_path", "eval_path", "image_size", "tfrecords")
+DATA_SETS = {"cifar10": "cifar-10"}
+"""Sets of tensorflow_datasets that are known here, and `data.dataset_source`."""
+
 KINDS: dict[str, tuple[Any, str]] = {
     **dict.fromkeys(("image_size", "vq_res"), (int, "a whole number")),
     **dict.fromkeys(
@@ -96,7 +100,7 @@ KINDS: dict[str, tuple[Any, str]] = {
         (int | float, "a number"),
     ),
     **dict.fromkeys(("use_bf16", "space2depth", "pre_layer", "gan", "patch_nce"), (bool, "true or false")),
-    "custom_width_str": (str, "a text"),
+    **dict.fromkeys(("custom_width_str",), (str, "a text")),
 }  # fmt: skip
 """Types of the values that are worked with here; those of the others are checked as options."""
 
@@ -120,11 +124,22 @@ def options(config: Mapping[str, Any], name: str = "metroplex") -> Values:
 def remarks(config: Mapping[str, Any]) -> list[str]:
     """What a configuration says and its options do not, a line each."""
     if "image_size" in config:
-        return [f"'{key}' is unknown and left out" for key in config if key not in {*LATER, *LATER_UNUSED}]
+        unknown = [key for key in config if key not in {*LATER, *LATER_UNUSED}]
+        return [f"'{key}' is unknown and left out" for key in unknown] + _data_remarks(config.get("dataset"))
     steps = config.get("eval_steps")
     if (config.get("eval_dataset_size") if steps is None else steps) == 0:
         return ["no evaluation (eval_steps 0) cannot be had here: every checkpoint comes with a validation"]
-    return []
+    data = config.get("dataset")
+    strange = [key for key in data if key not in _DATA_KEYS] if isinstance(data, Mapping) else []
+    return [f"'dataset.{key}' is unknown and left out" for key in strange]
+
+
+def _data_remarks(name: Any) -> list[str]:
+    """What is said of the later program's data set, which is one of tensorflow_datasets."""
+    if name is None or str(name) in DATA_SETS:
+        return []
+    told = f"the data set {shorten(name)} of tensorflow_datasets has no counterpart here: "
+    return [told + "write its pictures to a folder and give data.train_data_path and data.val_data_path"]
 
 
 def cfg_text(values: Values, header: str) -> str:
@@ -260,6 +275,8 @@ def _later(config: Mapping[str, Any]) -> Values:
         "optimizer.gradient_skip_threshold": 400.0, "train.batch_size": 32,
     }  # fmt: skip
     values |= {LATER[key]: value for key, value in config.items() if key in LATER}
+    if known := DATA_SETS.get(str(config.get("dataset"))):
+        values["data.dataset_source"] = known
     values["model.attn_res"] = sides(config, "attn_res")
     values["train.precision"] = config.get("dtype") or "float32"
     if values["train.precision"] not in ("float32", "bfloat16"):

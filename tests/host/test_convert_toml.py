@@ -1,5 +1,6 @@
 """Configurations of sundae-vqgan as ours."""
 
+import re
 from dataclasses import replace
 from math import prod
 from pathlib import Path
@@ -245,3 +246,74 @@ def test_what_cannot_be_converted_leaves_no_file(tmp_path, text, words, message)
     with pytest.raises(UserError, match=message):
         converted(tmp_path, text, *words)
     assert [path.name for path in tmp_path.iterdir()] == ["some.toml"]
+
+
+TEXT8 = """
+unroll_steps = 4
+[trainer]
+exp_name = "text8"
+batch_size = 64
+nb_batches = [100, 10]
+learning_rate = 2e-5
+checkpoint_frequency = 2000
+metric_names = ["accuracy"]
+[data]
+name = "text8"
+root = "data"
+sequence_length = 24
+vocabulary_size = 27
+[model]
+embedding_dim = 256
+nb_layers = 6
+nb_heads = 4
+use_scalenorm = true
+use_glu = false
+use_rotary = true
+[sample]
+temperature = 0.7
+sample_proportion = 0.4
+sample_frequency = 1
+steps = 500
+min_steps = 20
+"""
+
+
+def test_a_text8_file_is_converted(tmp_path, capsys):
+    """0.1.0 knew the TOML files of pictures alone."""
+    (tmp_path / "mine.toml").write_text(TEXT8)
+    main([str(tmp_path / "mine.toml"), str(tmp_path / "mine.cfg"), "--texts", str(tmp_path / "texts")])
+    h = load(tmp_path / "mine.cfg")
+    assert (h.run.name, h.data.sequence_length, h.data.codebook_size) == ("mine", 24, 27)
+    assert h.data.train_data_path == str(tmp_path / "texts")
+    assert (h.model.architecture, h.model.dim, h.model.depth, h.model.use_glu) == (
+        "transformer",
+        256,
+        6,
+        False,
+    )
+    assert (h.model.nb_heads, h.model.dim_head) == (8, 64), "what the original builds, whatever it is told"
+    assert (h.loss.unroll_steps, h.optimizer.learning_rate, h.train.batch_size) == (4, 2e-5, 64)
+    assert h.train.checkpoint_and_eval_interval_in_steps == 2000
+    assert (h.val.batch_size, h.val.n_samples_for_validation) == (64, 640)
+    assert (h.synthesis.temperature, h.synthesis.sample_proportion) == (0.7, 0.4)
+    assert (h.synthesis.steps, h.synthesis.min_steps) == (500, 20)
+    told = capsys.readouterr().out
+    for name in ("exp_name", "root", "nb_heads", "sample_frequency", "nb_batches[0]"):
+        assert name in told
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("nb_layers = 6", "nb_layer = 6", "[model] nb_layer is unknown"),
+        ("embedding_dim = 256", "", "[model] embedding_dim is missing"),
+        ("steps = 500", "steps = 0", "[sample] steps must be a whole number above 0"),
+        ("use_glu = false", "use_glu = 3", "[model] use_glu must be true or false"),
+        ("unroll_steps = 4", "", "unroll_steps is missing"),
+    ],
+)
+def test_what_of_a_text8_file_is_not_understood_is_named(tmp_path, old, new, told):
+    (tmp_path / "mine.toml").write_text(TEXT8.replace(old, new))
+    with pytest.raises(UserError, match=re.escape(told)):
+        main([str(tmp_path / "mine.toml"), str(tmp_path / "mine.cfg")])
+    assert not (tmp_path / "mine.cfg").exists()

@@ -337,3 +337,15 @@ def test_weights_of_vdvae_are_found_and_mistakes_named(tmp_path):
     ):
         with pytest.raises(UserError, match=words):
             from_vdvae(changed, hparams)
+
+
+def test_a_data_set_without_counterpart_is_named():
+    """0.1.0 left it out in silence."""
+    later = {"image_size": 32, "width": 8, "enc_blocks": "32x1,32d4,8x1", "dec_blocks": "8x1,32m8,32x1"}
+    assert options({**later, "dataset": "cifar10"})["data.dataset_source"] == "cifar-10"
+    assert remarks({**later, "dataset": "cifar10"}) == []
+    (told,) = remarks({**later, "dataset": "lsun/church_outdoor"})
+    assert "the data set lsun/church_outdoor of tensorflow_datasets has no counterpart" in told
+    assert "data.train_data_path" in told
+    first = {"model_path": "x", "dataset": {"train_path": "a", "shuffle": 3}}
+    assert remarks(first) == ["'dataset.shuffle' is unknown and left out"]
