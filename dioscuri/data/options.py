@@ -13,6 +13,9 @@ from dioscuri.errors import UserError
 if TYPE_CHECKING:
     from dioscuri.hparams.sections import Data, Run
 
+MAX_SIDE = 2**13
+"""Pixels of a picture's side; sounds are longer."""
+
 Split = Literal["train", "validation", "test"]
 
 PATH_OPTIONS: dict[Split, str] = {
@@ -58,8 +61,11 @@ def check_options(data: Data, descriptor: Descriptor) -> None:
 
 
 def check_axes(data: Data, descriptor: Descriptor) -> None:
-    """Raise a `UserError` where the options of sounds and clips do not fit the source."""
+    """Raise a `UserError` where the options of sounds and clips do not fit the source, or where pictures are
+    larger than any model takes."""
     name, rank = data.dataset_source, descriptor.rank
+    if rank != 1 and data.target_res > MAX_SIDE:
+        raise UserError(f"[data] target_res must be at most {MAX_SIDE} pixels, not {data.target_res}")
     encoded = data.sample_encoding != "none"
     if rank == 1 and not (data.sample_rate and encoded):
         raise UserError(

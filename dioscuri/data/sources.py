@@ -19,8 +19,9 @@ from dioscuri.data.tfrecords import open_tfrecords
 from dioscuri.data.tokens import TokenSet, open_tokens
 from dioscuri.data.webdataset import open_webdataset
 from dioscuri.errors import UserError
+from dioscuri.hparams.sections import FOLDERS
 
-CLASS_FOLDERS = ("celebA", "celebAHQ", "ffhq", "custom", "glob")
+CLASS_FOLDERS = (*FOLDERS, "glob")
 """Sources whose pictures may lie in folders that name their class."""
 
 

@@ -20,6 +20,8 @@ from dioscuri.hparams.reader import DEFAULT, Setting, Settings
 T = TypeVar("T")
 
 _WORDS = {int: "a whole number", float: "a number", bool: "True or False", str: "text", type(None): "None"}
+LARGEST = 10**12
+"""No option that counts or weighs anything is larger, unless it says so."""
 _PLURALS = {int: "whole numbers", float: "numbers", bool: "True or False", str: "texts"}
 
 
@@ -32,14 +34,18 @@ def option(
     high: float | None = None,
     path: bool = False,
     alias: Sequence[str] = (),
+    needs: tuple[str, Sequence[Any]] | None = None,
 ) -> Any:
     """Declare an option: a dataclass field with metadata. Without a default it is required.
 
-    `low` and `high` bound every number of the value, in lists too. `path`: a relative path starts from the
-    twin's folder when it stands in a `.cfg` or is the default, and from the caller's working directory when
-    it stands on the command line; it becomes absolute, and '' stays. `alias`: further names of the option.
+    `low` and `high` bound every number of the value, in lists too; without them `LARGEST` does. `path`: a
+    relative path starts from the twin's folder when it stands in a `.cfg` or is the default, and from the
+    caller's working directory when it stands on the command line; it becomes absolute, and '' stays.
+    `alias`: further names of the option.
+    `needs`: another option of the section and the values with which this one is read, none standing for all
+    that are not off: given on the command line with another, it is refused.
     """
-    metadata = {"doc": doc, "choices": choices, "low": low, "high": high, "path": path}
+    metadata = {"doc": doc, "choices": choices, "low": low, "high": high, "path": path, "needs": needs}
     return field(default=default, metadata={**metadata, "alias": tuple(alias)})
 
 
@@ -111,7 +117,25 @@ def _build_section(name: str, kind: type[T], settings: Settings, source: str, ba
         raise UserError(
             f"{source}: [{name}] lacks {', '.join(missing[:3])}{more}: every option needs a value"
         )
-    return kind(**values)
+    section = kind(**values)
+    _check_read(name, section, settings)
+    return section
+
+
+def _check_read(name: str, section: Any, settings: Settings) -> None:
+    """Raise a `UserError` for an option that the command line gives where nothing reads it."""
+    for declared in fields(section):
+        value, setting = getattr(section, declared.name), find(settings, name, declared)
+        if not declared.metadata["needs"] or value == declared.default or not setting:
+            continue
+        switch, allowed = declared.metadata["needs"]
+        state = getattr(section, switch)
+        is_read = state in allowed if allowed else state not in (False, 0, "", "none", "off")
+        if not is_read and setting.on_command_line:
+            means = " or ".join(repr(one) for one in allowed) if allowed else "not off"
+            raise UserError(
+                f"{setting.where} is read only where {switch} is {means}, but it is {state!r}: leave it out"
+            )
 
 
 def typed(setting: Setting, declared: Field[Any], hint: Any) -> Any:
@@ -204,10 +228,10 @@ def _check_range(value: Any, setting: Setting, declared: Field[Any]) -> None:
         known = ", ".join(repr(choice) for choice in choices)
         raise UserError(f"{setting.where} cannot be {shorten(_quoted(value))}{hint}; it is one of {known}")
     for number in _numbers(value):
-        bound = f"at least {low}" if low is not None and number < low else ""
-        bound = f"at most {high}" if high is not None and number > high else bound
+        least, most = -LARGEST if low is None else low, LARGEST if high is None else high
+        bound = f"at least {least}" if number < least else f"at most {most}" if number > most else ""
         if bound:
-            raise UserError(f"{setting.where} must be {bound}, not {number}")
+            raise UserError(f"{setting.where} must be {bound}, not {shorten(str(number))}")
 
 
 def _numbers(value: Any) -> Iterator[float]:

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from dioscuri.errors import UserError
 from dioscuri.hparams.schema import option
 
+FOLDERS = ("celebA", "celebAHQ", "ffhq", "custom")
+"""Sources that are folders of image files."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
@@ -18,8 +21,8 @@ class Run:
         doc="folder of the runs; empty: that of DIOSCURI_RUNS, or else the twin's folder in a clone and the "
         "working directory for an installed package",
     )
-    seed: int = option(low=0, doc="seed of initialisation, noise, shuffling and augmentation")
-    num_gpus: int = option(low=0, doc="accelerators to use; 0 runs on the CPU")
+    seed: int = option(low=0, high=2**63 - 1, doc="seed of initialisation, noise, shuffling and augmentation")
+    num_gpus: int = option(low=0, high=2**16, doc="accelerators to use; 0 runs on the CPU")
     num_cpu_devices: int = option(
         0,
         low=0,
@@ -27,8 +30,10 @@ class Run:
         doc="JAX only, without accelerators: devices that the CPU is split into, sharing each batch; 0: as "
         "many as JAX was started with, usually one",
     )
-    num_cpus: int = option(low=1, doc="upper bound for image-decoding threads")
-    max_allowed_checkpoints: int = option(low=1, doc="newest checkpoints to keep, beside the best one")
+    num_cpus: int = option(low=1, high=2**12, doc="upper bound for image-decoding threads")
+    max_allowed_checkpoints: int = option(
+        low=1, high=10**6, doc="newest checkpoints to keep, beside the best one"
+    )
     wandb: bool = option(False, doc="also log to Weights & Biases")
     wandb_project: str = option("dioscuri", doc="Weights & Biases project")
 
@@ -52,32 +57,47 @@ class Data:
     )
     target_res: int = option(
         low=1,
+        high=2**24,
         doc="height and width of the pictures given to the model, padding included; samples of a sound",
     )
-    frames: int = option(0, low=0, doc="frames of a clip; 0: the data are pictures or sounds")
-    sample_rate: int = option(0, low=0, doc="sounds: samples a second")
+    frames: int = option(0, low=0, high=2**16, doc="frames of a clip; 0: the data are pictures or sounds")
+    sample_rate: int = option(0, low=0, high=10**6, doc="sounds: samples a second")
     sample_encoding: str = option(
         "none",
         choices=("none", "mu_law", "linear"),
         doc="sounds: 8 bits companded by the mu-law (ITU-T G.711, continuous form), or 16 linear bits",
     )
-    channels: int = option(low=1, doc="channels of a picture")
+    channels: int = option(low=1, high=2**12, doc="channels of a picture")
     num_bits: float = option(low=1, high=16, doc="bit depth of a channel; more than 8 of linear sounds only")
     random_horizontal_flip: bool = option(doc="mirror training pictures with probability 1/2 (never digits)")
     labels: bool = option(False, doc="give the pictures' class labels to the model")
     legacy_crop: bool = option(
         False,
+        needs=("dataset_source", ("tfrecords", "glob")),
         doc="'tfrecords' and 'glob': the original's box, off the centre of pictures that are not square",
     )
-    text_seq_len: int = option(0, low=0, doc="'tfrecords': tokens of a caption to read; 0: none")
-    padding_id: int = option(0, low=0, doc="number that fills up shorter captions")
+    text_seq_len: int = option(
+        0,
+        low=0,
+        high=2**16,
+        needs=("dataset_source", ("tfrecords",)),
+        doc="'tfrecords': tokens of a caption to read; 0: none",
+    )
+    padding_id: int = option(
+        0, low=0, high=2**31 - 1, needs=("text_seq_len", ()), doc="number that fills up shorter captions"
+    )
     fast_jpeg: bool = option(
         False,
+        needs=("dataset_source", (*FOLDERS, "webdataset", "frames")),
         doc="image files that are resized whole or cropped ('custom', 'webdataset', 'frames', ...): decode "
         "JPEGs of more than twice target_res at a half, a quarter or an eighth; several times faster, some "
         "pixels differ by a few levels",
     )
-    skip_corrupt: bool = option(False, doc="leave out unreadable image files instead of stopping")
+    skip_corrupt: bool = option(
+        False,
+        needs=("dataset_source", (*FOLDERS, "glob", "webdataset", "tfrecords", "wav", "frames")),
+        doc="leave out unreadable image files instead of stopping",
+    )
 
     def __post_init__(self) -> None:
         if self.num_bits % 1:
@@ -121,28 +141,40 @@ class Optimizer:
         doc="schedule; from 'constant_with_warmup' to 'polynomial' as Hugging Face computes them; the last "
         "three decay from step 0 on, and a warm-up multiplies them (Metroplex)",
     )
-    learning_rate: float = option(low=0, doc="base learning rate")
+    learning_rate: float = option(low=0, high=100, doc="base learning rate")
     warmup_steps: float = option(low=0, doc="steps of linear warm-up")
     decay_steps: int = option(low=1, doc="steps from decay_start to min_learning_rate")
     decay_start: int = option(low=0, doc="step at which the decay begins")
-    min_learning_rate: float = option(low=0, doc="floor of the schedule")
+    min_learning_rate: float = option(low=0, high=100, doc="floor of the schedule")
     decay_rate: float = option(low=0, high=1, doc="factor per decay_steps of the exponential schedule")
     num_cycles: float = option(
-        1.0, low=0, doc="half_cosine: half periods in decay_steps; cosine_with_restarts: restarts"
+        1.0,
+        low=0,
+        high=10**6,
+        needs=("learning_rate_scheme", ("half_cosine", "cosine_with_restarts")),
+        doc="half_cosine: half periods in decay_steps; cosine_with_restarts: restarts",
     )
-    power: float = option(1.0, low=0, doc="exponent of the polynomial schedule")
+    power: float = option(
+        1.0,
+        low=0,
+        high=100,
+        needs=("learning_rate_scheme", ("polynomial",)),
+        doc="exponent of the polynomial schedule",
+    )
     beta1: float = option(low=0, high=1, doc="decay of the first moment")
     beta2: float = option(low=0, high=1, doc="decay of the second moment or infinity norm")
-    epsilon: float = option(low=0, doc="added to the denominator")
+    epsilon: float = option(low=0, high=1, doc="added to the denominator")
     clip_gradient_norm: bool = option(doc="clip the global gradient norm")
-    gradient_clip_norm_value: float = option(low=0, doc="norm to clip to")
+    gradient_clip_norm_value: float = option(low=0, high=1e38, doc="norm to clip to")
     gradient_skip: bool = option(
         doc="skip updates whose gradient norm reaches the threshold (not finite: always)"
     )
-    gradient_skip_threshold: float = option(low=0, doc="norm from which an update is skipped")
+    gradient_skip_threshold: float = option(low=0, high=1e38, doc="norm from which an update is skipped")
     max_skips_in_row: int = option(50, low=1, doc="stop the run after this many skipped updates in a row")
     legacy_torch_cosine: bool = option(
-        False, doc="reproduce the original's wrong cosine curve (golden cases only)"
+        False,
+        needs=("learning_rate_scheme", ("cosine",)),
+        doc="reproduce the original's wrong cosine curve (golden cases only)",
     )
 
     def __post_init__(self) -> None:
@@ -150,6 +182,14 @@ class Optimizer:
             if getattr(self, name) >= 1:
                 raise UserError(f"[optimizer] {name} must be below 1: a moment that never changes is useless")
         decays = self.learning_rate_scheme not in ("constant", "noam", "constant_with_warmup")
+        if (
+            self.learning_rate_scheme not in ("constant", "noam")
+            and self.min_learning_rate > self.learning_rate > 0
+        ):
+            raise UserError(
+                f"[optimizer] min_learning_rate {self.min_learning_rate:g} must not be more than "
+                f"learning_rate {self.learning_rate:g}"
+            )
         decays = decays and not self.learning_rate_scheme.endswith("_times_warmup")
         if decays and self.warmup_steps > self.decay_start:
             raise UserError(
@@ -171,11 +211,19 @@ class Train:
         doc="smaller decay at first; count: (1 + k) / (10 + k) after k updates; power: "
         "1 - (1 + k / ema_inv_gamma)^-ema_power",
     )
-    ema_update_after: int = option(0, low=0, doc="with a warm-up: updates that the average only copies")
+    ema_update_after: int = option(
+        0, low=0, needs=("ema_warmup", ()), doc="with a warm-up: updates that the average only copies"
+    )
     ema_update_every: int = option(1, low=1, doc="updates between two of the average")
-    ema_inv_gamma: float = option(1.0, low=1e-9, doc="of the warm-up 'power'")
-    ema_power: float = option(2 / 3, low=0, doc="of the warm-up 'power'")
-    ema_min_decay: float = option(0.0, low=0, high=1, doc="least decay once the warm-up has begun")
+    ema_inv_gamma: float = option(
+        1.0, low=1e-9, needs=("ema_warmup", ("power",)), doc="of the warm-up 'power'"
+    )
+    ema_power: float = option(
+        2 / 3, low=0, high=100, needs=("ema_warmup", ("power",)), doc="of the warm-up 'power'"
+    )
+    ema_min_decay: float = option(
+        0.0, low=0, high=1, needs=("ema_warmup", ()), doc="least decay once the warm-up has begun"
+    )
     resume_from_ema: bool = option(doc="on resume, start from the averaged weights")
     logging_interval_in_steps: int = option(low=1, doc="steps between two readings of the device's metrics")
     checkpoint_and_eval_interval_in_steps: int = option(
@@ -187,13 +235,17 @@ class Train:
         doc="nan: put back the newest kept weights and moments where the loss is not finite; looks at every "
         "stabilizer_interval-th step, so that optimizer.max_skips_in_row must be larger",
     )
-    stabilizer_interval: int = option(1000, low=1, doc="steps between two copies of weights and moments")
+    stabilizer_interval: int = option(
+        1000, low=1, needs=("stabilizer", ("nan",)), doc="steps between two copies of weights and moments"
+    )
     precision: str = option(
         "float32", choices=("float32", "bfloat16", "float64"), doc="arithmetic of the network"
     )
     compile: bool = option(False, doc="torch only: compile the network")
     checkpoint_activations: bool = option(False, doc="recompute blocks in the backward pass to save memory")
-    accumulation_steps: int = option(1, low=1, doc="parts into which a batch is split to save memory")
+    accumulation_steps: int = option(
+        1, low=1, high=2**20, doc="parts into which a batch is split to save memory"
+    )
     scan_blocks: bool = option(False, doc="JAX only: scan runs of equal blocks (accelerators; slow on CPU)")
 
 

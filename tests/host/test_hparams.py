@@ -329,7 +329,12 @@ class TestSchema:
 
     def test_large_integers_that_are_asked_as_numbers(self):
         assert self.make("bounds = [(0, 9)]").bounds == ((0.0, 9.0),)
-        assert math.isfinite(self.make("size = 2**200").size)
+        assert math.isfinite(self.make("size = 2**39").size)
+
+    @pytest.mark.parametrize("number", ["10**18", "2**255", "-10**18"])
+    def test_no_number_is_beyond_what_a_run_can_have(self, number):
+        with pytest.raises(UserError, match=r"size must be at (most|least) -?1000000000000, not "):
+            self.make(f"size = {number}")
 
 
 class TestDocument:

@@ -303,7 +303,7 @@ def test_stabilizer_puts_the_newest_sound_state_back(make_run, capsys):
         "step 8: the loss is not finite: weights and moments of step 4 are put back"
         in capsys.readouterr().out
     )
-    off = make_run(*words[1:], name="off", prepare=prepare)
+    off = make_run(*words[2:], name="off", prepare=prepare)
     with pytest.raises(UserError, match="updates in a row were skipped"):
         train(off)
 

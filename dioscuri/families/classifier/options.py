@@ -36,7 +36,7 @@ class Synthesis:
     )
     load_ema_weights: bool = option(doc="use the averaged weights")
     batch_size: int = option(low=1, high=2**20, doc="global batch size")
-    n_samples: int = option(0, low=0, doc="pictures to use; 0 is all")
+    n_samples: int = option(0, low=0, high=10**9, doc="pictures to use; 0 is all")
     split: str = option(
         "", choices=("", "train", "validation", "test"), doc="pictures to read; empty is test"
     )

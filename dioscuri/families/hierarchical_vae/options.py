@@ -21,8 +21,10 @@ class Model:
     )
     output_gradient_smoothing_beta: float = option(low=0, doc="the same for the output mixture")
     input_conv_filters: int = option(low=1, high=2**20, doc="width after the input convolution")
-    input_kernel_size: int | tuple[int, int] = option(low=1, doc="kernel of the input convolution")
-    up_strides: tuple[int, ...] = option(low=1, doc="pooling after each bottom-up level")
+    input_kernel_size: int | tuple[int, int] = option(
+        low=1, high=2**10, doc="kernel of the input convolution"
+    )
+    up_strides: tuple[int, ...] = option(low=1, high=2**10, doc="pooling after each bottom-up level")
     up_n_blocks_per_res: tuple[int, ...] = option(
         low=0, doc="blocks without skip before each level's last block"
     )
@@ -30,21 +32,27 @@ class Model:
     up_n_layers: tuple[int, ...] = option(low=0, doc="inner convolutions a cell")
     up_filters: tuple[int, ...] = option(low=1, high=2**20, doc="width after each level's pooling")
     up_mid_filters_ratio: tuple[float, ...] = option(low=0, high=2**10, doc="bottleneck width over width")
-    up_kernel_size: tuple[int, ...] = option(low=1, doc="kernel of the inner convolutions")
-    up_skip_filters: tuple[int, ...] = option(low=1, doc="width of the skip connection to the top-down path")
+    up_kernel_size: tuple[int, ...] = option(low=1, high=2**10, doc="kernel of the inner convolutions")
+    up_skip_filters: tuple[int, ...] = option(
+        low=1, high=2**20, doc="width of the skip connection to the top-down path"
+    )
     use_residual_distribution: bool = option(doc="posterior relative to the prior")
     down_strides: tuple[int, ...] = option(
-        low=1, doc="unpooling before each top-down level: up_strides reversed"
+        low=1, high=2**10, doc="unpooling before each top-down level: up_strides reversed"
     )
     down_n_blocks_per_res: tuple[int, ...] = option(low=0, doc="further blocks after each level's first")
     down_n_blocks: tuple[int, ...] = option(low=0, doc="residual cells a block")
     down_n_layers: tuple[int, ...] = option(low=0, doc="inner convolutions a cell")
     down_filters: tuple[int, ...] = option(low=1, high=2**20, doc="width of each level")
     down_mid_filters_ratio: tuple[float, ...] = option(low=0, high=2**10, doc="bottleneck width over width")
-    down_kernel_size: tuple[int, ...] = option(low=1, doc="kernel of the inner convolutions")
-    down_latent_variates: tuple[int, ...] = option(low=1, doc="latent channels of each group")
-    output_kernel_size: int | tuple[int, int] = option(low=1, doc="kernel of the output convolution")
-    num_output_mixtures: int = option(low=1, doc="components of the discretised mixture of logistics")
+    down_kernel_size: tuple[int, ...] = option(low=1, high=2**10, doc="kernel of the inner convolutions")
+    down_latent_variates: tuple[int, ...] = option(low=1, high=2**16, doc="latent channels of each group")
+    output_kernel_size: int | tuple[int, int] = option(
+        low=1, high=2**10, doc="kernel of the output convolution"
+    )
+    num_output_mixtures: int = option(
+        low=1, high=2**10, doc="components of the discretised mixture of logistics"
+    )
 
     def __post_init__(self) -> None:
         for prefix in ("", "output_"):
@@ -104,7 +112,9 @@ class Metrics:
 class Init:
     """`[init]`."""
 
-    batch_size: int = option(low=1, doc="kept from the original; initialisation here needs no dummy batch")
+    batch_size: int = option(
+        low=1, high=2**20, doc="kept from the original; initialisation here needs no dummy batch"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,17 +135,17 @@ class Synthesis:
     save_target_in_reconstruction: bool = option(doc="also write the target pictures")
     mask_reconstruction: bool = option(doc="reconstruct from the kept variates only, the rest from the prior")
     div_stats_subset_ratio: float = option(low=0, high=1, doc="share of the training set for div_stats")
-    n_generation_batches: int = option(low=1, doc="batches a temperature setting")
+    n_generation_batches: int = option(low=1, high=10**9, doc="batches a temperature setting")
     temperature_settings: tuple[float | tuple[float, ...] | tuple[str, float, float], ...] = option(
         low=0, doc="each: one temperature, a list of one a level, or ('linear', a, b)"
     )
-    output_temperature: float = option(low=0, doc="temperature of the output layer")
+    output_temperature: float = option(low=0, high=10**4, doc="temperature of the output layer")
     batch_size: int = option(low=1, high=2**20, doc="global batch size")
     output: str = option("sample", choices=("sample", "mean"), doc="how the output layer is read")
     importance_samples: int = option(
-        0, low=0, doc="reconstruction: samples of the importance-weighted bound; 0 is off"
+        0, low=0, high=10**9, doc="reconstruction: samples of the importance-weighted bound; 0 is off"
     )
-    n_samples: int = option(0, low=0, doc="reconstruction, encoding: pictures to use; 0 is all")
+    n_samples: int = option(0, low=0, high=10**9, doc="reconstruction, encoding: pictures to use; 0 is all")
     split: str = option(
         "",
         choices=("", "train", "validation", "test"),

@@ -45,10 +45,13 @@ class Transformer:
     max_position_embeddings: int = option(
         0, low=0, high=2**20, doc="maskgit, google: rows of the position embedding; 0: as many as are used"
     )
-    initializer_range: float = option(0.02, low=0, doc="maskgit, uvit, google: standard deviation of weights")
+    initializer_range: float = option(
+        0.02, low=0, high=1000, doc="maskgit, uvit, google: standard deviation of weights"
+    )
     layer_norm_eps: float = option(
         0.0,
         low=0,
+        high=1,
         doc="added to the norms' variance; 0: 1e-12 with google, 1e-5 with halton and lucidrains, else 1e-6",
     )
     norm_type: str = option("layernorm", choices=("layernorm", "rmsnorm"), doc="maskgit, uvit: norms")

@@ -50,7 +50,7 @@ class Loss(Masking):
         doc="targets are softmax(-squared distance / soft_code_temp) over the codes instead of the nearest "
         "code; needs pictures",
     )
-    soft_code_temp: float = option(1.0, low=1e-6, doc="of the soft targets")
+    soft_code_temp: float = option(1.0, low=1e-6, high=10**4, doc="of the soft targets")
     weight_decay: float = option(0.0, low=0, doc="decoupled weight decay on kernels and matrices")
 
 

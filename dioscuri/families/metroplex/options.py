@@ -16,26 +16,33 @@ class Model:
 
     width: int = option(low=1, high=2**20, doc="width, from which presets make outer_width")
     depth: int = option(24, low=1, high=2**12, doc="blocks, in encoder and decoder each")
-    base_hidden_res: int = option(16, low=1, doc="without prog_mode: side of the one grid of tokens")
+    base_hidden_res: int = option(
+        16, low=1, high=2**14, doc="without prog_mode: side of the one grid of tokens"
+    )
     prog_mode: int | None = option(
         None, choices=(None, 0, 1), doc="preset of several resolutions; 0: widths halve, 1: equal widths"
     )
-    start_res: int = option(16, low=1, doc="prog_mode 1: finest resolution")
+    start_res: int = option(16, low=1, high=2**14, doc="prog_mode 1: finest resolution")
     enc_blocks: str = option("", doc="encoder blocks such as '32x2,32d2,16x1'; empty: computed")
     dec_blocks: str = option("", doc="decoder blocks such as '1x1,4m1,4x2'; empty: computed")
     custom_width_str: str = option("", doc="widths of resolutions such as '32:64,16:128'")
     custom_frames_str: str = option(
         "", doc="clips: steps in time at resolutions such as '8:4,4:2'; else they shrink as space does"
     )
-    patch_frames: int = option(1, low=1, doc="clips: frames that a token stands for")
+    patch_frames: int = option(1, low=1, high=2**10, doc="clips: frames that a token stands for")
     outer_width: int = option(0, low=0, high=2**20, doc="width after the input convolution; 0 is width")
-    exp_scale: int = option(0, low=0, doc="side of the patches; 0: computed, else only checked")
-    zdim: int = option(0, low=-1, doc="latent channels of a block; 0: width // zdim_factor, -1: width")
-    zdim_factor: int = option(32, low=1, doc="width over latent channels")
+    exp_scale: int = option(0, low=0, high=2**10, doc="side of the patches; 0: computed, else only checked")
+    zdim: int = option(
+        0, low=-1, high=2**16, doc="latent channels of a block; 0: width // zdim_factor, -1: width"
+    )
+    zdim_factor: int = option(32, low=1, high=2**16, doc="width over latent channels")
     zero_weights: bool = option(True, doc="zero the last layer of every prior")
     final_fn: bool = option(False, doc="gain and bias before the head, where patches are single pixels")
     no_bias_above: int = option(
-        64, low=0, doc="resolutions of convolutions up to this begin with a learned tensor; transformers do"
+        64,
+        low=0,
+        high=2**14,
+        doc="resolutions of convolutions up to this begin with a learned tensor; transformers do",
     )
     bottleneck_multiple: float = option(0.25, low=0, high=2**10, doc="bottleneck width over width")
     block_type: str = option(
@@ -49,7 +56,7 @@ class Model:
         choices=("mixture", "absolute"),
         doc="mixture of logistics, or absolute errors",
     )
-    num_mixtures: int = option(10, low=1, doc="components of the mixture of logistics")
+    num_mixtures: int = option(10, low=1, high=2**10, doc="components of the mixture of logistics")
     shared_sigma: str = option(
         "none",
         choices=("none", "mixtures", "full"),
@@ -60,7 +67,7 @@ class Model:
     attn_block_opt: int = option(0, choices=(0, 1), doc="self-attention before (0) or in (1) the prior")
     enc_dec_mode: bool = option(True, doc="decoder block i reads encoder block i; False: in reverse order")
     enc_mode: str = option("attn", choices=("attn", "cnn", "ffn"), doc="operator of the posterior")
-    head_dim: int = option(128, low=1, doc="transformer: channels a head")
+    head_dim: int = option(128, low=1, high=2**14, doc="transformer: channels a head")
     norm: str = option(
         "none", choices=("none", "layer"), doc="transformer: norm over channels before what a layer adds"
     )
@@ -71,13 +78,19 @@ class Model:
         doc="sinusoids: none, at the input, also at the start",
     )
     random_init_posenc: bool = option(False, doc="relative bias begins at random instead of as a triangle")
-    attn_res: tuple[int, ...] = option((), low=1, doc="resolutions whose blocks begin with self-attention")
-    attn_heads: int = option(1, low=1, doc="heads of that attention")
+    attn_res: tuple[int, ...] = option(
+        (), low=1, high=2**14, doc="resolutions whose blocks begin with self-attention"
+    )
+    attn_heads: int = option(1, low=1, high=2**10, doc="heads of that attention")
     legacy_row_attention: bool = option(
         False, doc="that attention sees a pixel's own row only, as in the later original"
     )
-    init_std: float = option(0.0, low=0, doc="replaces sqrt(1 / outputs) in first values; 0: it stays")
-    init_scale: float = option(0.0, low=0, doc="replaces the layers' own divisor of variance; 0: it stays")
+    init_std: float = option(
+        0.0, low=0, high=1000, doc="replaces sqrt(1 / outputs) in first values; 0: it stays"
+    )
+    init_scale: float = option(
+        0.0, low=0, high=1000, doc="replaces the layers' own divisor of variance; 0: it stays"
+    )
     input_shift: float = option(-127.5, doc="added to 8-bit values before the network; the target stays")
     input_scale: float = option(1 / 127.5, doc="then the factor")
     truncate_pixels: bool = option(False, doc="cut samples to whole levels instead of rounding them")

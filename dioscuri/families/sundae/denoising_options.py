@@ -13,7 +13,10 @@ class Unrolling:
 
     unroll_steps: int = option(2, low=1, high=64, doc="passes a step, each on what the one before has drawn")
     unroll_weights: tuple[float, ...] = option(
-        (), low=0, doc="weights of the passes' losses, which are divided by their sum; empty: equal ones"
+        (),
+        low=0,
+        high=10**6,
+        doc="weights of the passes' losses, which are divided by their sum; empty: equal ones",
     )
 
     def __post_init__(self) -> None:
@@ -49,8 +52,10 @@ class Resampling(Filters):
         doc="what a step must leave: unmasked: all tokens, had all been drawn anew; masked: those drawn "
         "anew, which may be few, as in the original",
     )
-    temperature: float = option(1.0, low=0, doc="ancestral: of the logits, in the first step")
-    end_temperature: float | None = option(None, low=0, doc="in the last step; None: that of the first")
+    temperature: float = option(1.0, low=0, high=10**4, doc="ancestral: of the logits, in the first step")
+    end_temperature: float | None = option(
+        None, low=0, high=10**4, doc="in the last step; None: that of the first"
+    )
     sample_proportion: float = option(
         0.5,
         low=0,

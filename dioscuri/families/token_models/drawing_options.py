@@ -18,7 +18,7 @@ class Drawing:
     )
     load_ema_weights: bool = option(doc="use the averaged weights")
     batch_size: int = option(low=1, high=2**20, doc="global batch size")
-    n_generation_batches: int = option(1, low=1, doc="generation: batches")
+    n_generation_batches: int = option(1, low=1, high=10**9, doc="generation: batches")
     n_pictures: int = option(
         0,
         low=0,
@@ -27,9 +27,9 @@ class Drawing:
     )
     sheet_only: bool = option(False, doc="generation: one contact sheet instead of a file a picture")
     classes: tuple[int, ...] = option(
-        (), low=0, doc="classes to draw, in turn; empty: all classes of the model, in turn"
+        (), low=0, high=2**20, doc="classes to draw, in turn; empty: all classes of the model, in turn"
     )
-    n_samples: int = option(16, low=1, doc="inpainting, animation, reconstruction: pictures")
+    n_samples: int = option(16, low=1, high=10**9, doc="inpainting, animation, reconstruction: pictures")
     split: str = option(
         "",
         choices=("", "train", "validation", "test"),
@@ -38,6 +38,7 @@ class Drawing:
     inpaint_box: tuple[int, int, int, int] = option(
         (0, 0, 0, 0),
         low=0,
+        high=2**14,
         doc="inpainting: top, left, height, width of the rectangle in tokens; all 0: the middle half",
     )
     mask_path: str = option(

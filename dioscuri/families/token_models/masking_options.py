@@ -55,7 +55,7 @@ class Masking:
 class Filters:
     """Which tokens can be drawn."""
 
-    top_k: int = option(0, low=0, doc="draw from that many of the likeliest codes; 0: all")
+    top_k: int = option(0, low=0, high=2**24, doc="draw from that many of the likeliest codes; 0: all")
     top_p: float = option(1.0, low=0, high=1, doc="draw from the likeliest codes that make up this share")
 
     def __post_init__(self) -> None:
@@ -75,21 +75,25 @@ class Sampling(Filters):
         "halton_confidence: the confidence sampler of Halton-MaskGIT, which draws known tokens anew",
     )
     steps: int = option(12, low=1, high=2**12, doc="passes of the network a picture")
-    start_step: int = option(0, low=0, doc="steps to leave out at the beginning, for editing")
+    start_step: int = option(0, low=0, high=2**16, doc="steps to leave out at the beginning, for editing")
     sampling_schedule: str = option("cosine", doc="share of tokens still masked after a share of the steps")
     temperature: float | tuple[float, float] = option(
         4.5,
         low=0,
+        high=10**4,
         doc="confidence: noise of the choice, times 1 - share of the steps, or from the first to the second "
         "value; scores: of the logits, likewise",
     )
     logit_scale: tuple[float, float] = option(
-        (1.0, 1.0), low=0, doc="factor of the logits in the first and in the last step (halton: sharpness)"
+        (1.0, 1.0),
+        low=0,
+        high=10**4,
+        doc="factor of the logits in the first and in the last step (halton: sharpness)",
     )
-    logit_scale_power: float = option(1.0, low=0, doc="exponent of that factor")
+    logit_scale_power: float = option(1.0, low=0, high=100, doc="exponent of that factor")
     logit_scale_warmup: int = option(0, low=0, doc="first steps in which that factor is halved")
     guidance_scale: float = option(
-        0.0, low=0, doc="logits = without + (1 + scale) (with - without the condition); 0: none"
+        0.0, low=0, high=10**4, doc="logits = without + (1 + scale) (with - without the condition); 0: none"
     )
     guidance_schedule: str = option(
         "constant", choices=("constant", "linear", "cosine"), doc="over the steps, up to guidance_scale"
@@ -101,7 +105,9 @@ class Sampling(Filters):
         "remask_rate, as far as the schedule allows (ReMDM, Wang et al. 2025)",
     )
     remask_rate: float = option(0.1, low=0, high=1, doc="with remask='random'")
-    critic_noise_scale: float = option(1.0, low=0, doc="scores: noise of the critic, times 1 - share")
+    critic_noise_scale: float = option(
+        1.0, low=0, high=10**4, doc="scores: noise of the critic, times 1 - share"
+    )
     randomize: bool = option(True, doc="halton: every picture begins elsewhere in the order")
     legacy_temperature: bool = option(
         False, doc="multiply the temperature by 1 - share in every step, as open-muse's generate2 does"

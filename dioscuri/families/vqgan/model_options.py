@@ -22,15 +22,25 @@ class Tokenizer:
     hidden_channels: int = option(
         low=1, high=2**14, doc="width that channel_mult multiplies; metroplex: that of the finest resolution"
     )
-    channel_mult: tuple[int, ...] = option((), low=1, doc="width of each level, finest first")
+    channel_mult: tuple[int, ...] = option((), low=1, high=2**10, doc="width of each level, finest first")
     num_res_blocks: int = option(
         1, low=1, high=100, doc="residual blocks a level; paella: of the decoder's coarsest"
     )
-    enc_blocks: str = option("", doc="metroplex: encoder blocks such as '8x2,8d2,4x1', as in its family")
-    dec_blocks: str = option(
-        "", doc="metroplex: decoder blocks such as '4x1,4d2,8x2'; d enlarges behind the block"
+    enc_blocks: str = option(
+        "",
+        needs=("architecture", ("metroplex",)),
+        doc="metroplex: encoder blocks such as '8x2,8d2,4x1', as in its family",
     )
-    custom_width_str: str = option("", doc="metroplex: widths of other resolutions such as '4:64'")
+    dec_blocks: str = option(
+        "",
+        needs=("architecture", ("metroplex",)),
+        doc="metroplex: decoder blocks such as '4x1,4d2,8x2'; d enlarges behind the block",
+    )
+    custom_width_str: str = option(
+        "",
+        needs=("architecture", ("metroplex",)),
+        doc="metroplex: widths of other resolutions such as '4:64'",
+    )
     bottleneck_multiple: float = option(0.25, low=0, high=2**10, doc="metroplex: bottleneck width over width")
     block_type: str = option(
         "bottleneck",
@@ -42,10 +52,14 @@ class Tokenizer:
     embedding_dim: int = option(
         low=1, high=2**14, doc="length of a code; where no layer is between: z_channels"
     )
-    norm_groups: int = option(32, low=1, doc="groups of the group norms")
+    norm_groups: int = option(32, low=1, high=2**14, doc="groups of the group norms")
     dropout: float = option(0.0, low=0, high=0.99, doc="rate before the second convolution of a block")
     attn_resolutions: tuple[int, ...] = option(
-        (), low=1, doc="taming, movq: sides of the grids with attention"
+        (),
+        low=1,
+        high=2**14,
+        needs=("architecture", ("taming", "movq")),
+        doc="taming, movq: sides of the grids with attention",
     )
     mid_attention: bool = option(True, doc="taming, movq: attention between the blocks of the coarsest level")
     resample_with_conv: bool = option(True, doc="taming, movq: convolutions beside pooling and upsampling")
@@ -58,31 +72,63 @@ class Tokenizer:
         "2023); lfq: signs (Yu et al. 2023)",
     )
     gumbel_temperature: tuple[float, float] = option(
-        (1.0, 0.6), low=1e-6, doc="gumbel: of the mixture, from the first to the second value"
+        (1.0, 0.6),
+        low=1e-6,
+        high=10**4,
+        needs=("quantizer", ("gumbel",)),
+        doc="gumbel: of the mixture, from the first to the second value",
     )
-    gumbel_temperature_steps: int = option(100_000, low=1, doc="gumbel: steps from one to the other")
+    gumbel_temperature_steps: int = option(
+        100_000, low=1, needs=("quantizer", ("gumbel",)), doc="gumbel: steps from one to the other"
+    )
     gumbel_kl_weight: float = option(
-        5e-4, low=0, doc="gumbel: weight of the divergence of the choice from an even one"
+        5e-4,
+        low=0,
+        needs=("quantizer", ("gumbel",)),
+        doc="gumbel: weight of the divergence of the choice from an even one",
     )
     gumbel_straight_through: bool = option(
-        False, doc="gumbel: take the likeliest code of the mixture, with the mixture's gradient"
+        False,
+        needs=("quantizer", ("gumbel",)),
+        doc="gumbel: take the likeliest code of the mixture, with the mixture's gradient",
     )
     commitment_cost: float = option(0.25, low=0, doc="weight that keeps the encoder near the codes")
-    l2_normalised: bool = option(False, doc="nearest: compare unit vectors (Yu et al. 2021, ViT-VQGAN)")
-    ema_decay: float = option(0.99, low=0, high=1, doc="ema: decay of the averages")
+    l2_normalised: bool = option(
+        False,
+        needs=("quantizer", ("nearest",)),
+        doc="nearest: compare unit vectors (Yu et al. 2021, ViT-VQGAN)",
+    )
+    ema_decay: float = option(
+        0.99, low=0, high=1, needs=("quantizer", ("ema",)), doc="ema: decay of the averages"
+    )
     ema_debiased: bool = option(
         False,
+        needs=("quantizer", ("ema",)),
         doc="ema: averages begin at 0 and are divided by 1 - ema_decay^updates, so that the first batch "
         "already makes the codes",
     )
-    fsq_levels: tuple[int, ...] = option((), low=2, doc="fsq: values of each component; codes: their product")
+    fsq_levels: tuple[int, ...] = option(
+        (),
+        low=2,
+        high=2**16,
+        needs=("quantizer", ("fsq",)),
+        doc="fsq: values of each component; codes: their product",
+    )
     entropy_loss_ratio: float = option(
         0.0,
         low=0,
+        needs=("quantizer", ("nearest", "gumbel", "lfq")),
         doc="nearest, gumbel, lfq: weight of sure choices of each position and even use of the codes",
     )
-    entropy_temperature: float = option(0.01, low=1e-6, doc="of the entropy loss")
-    entropy_type: str = option("softmax", choices=("softmax", "argmax"), doc="target of the entropy loss")
+    entropy_temperature: float = option(
+        0.01, low=1e-6, high=10**4, needs=("entropy_loss_ratio", ()), doc="of the entropy loss"
+    )
+    entropy_type: str = option(
+        "softmax",
+        choices=("softmax", "argmax"),
+        needs=("entropy_loss_ratio", ()),
+        doc="target of the entropy loss",
+    )
     pixel_range: str = option("unit", choices=("unit", "signed"), doc="pictures in [0, 1] or [-1, 1]")
     legacy_shortcut: bool = option(
         False,

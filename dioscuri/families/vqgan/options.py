@@ -36,8 +36,12 @@ class Discriminator:
     blur: bool = option(True, doc="stylegan: blur with [1, 3, 3, 1] before halving, else average 2x2 pixels")
     widths: tuple[int, ...] = option((), low=1, high=2**14, doc="dcvae: of the levels, finest first")
     blocks_per_res: int = option(1, low=1, high=100, doc="dcvae: blocks a level")
-    gan_resos: tuple[int, ...] = option((1, 4), low=1, doc="dcvae: sides of the maps that logits read")
-    contra_resos: tuple[int, ...] = option((1, 4), low=1, doc="dcvae: sides of those that embeddings read")
+    gan_resos: tuple[int, ...] = option(
+        (1, 4), low=1, high=2**14, doc="dcvae: sides of the maps that logits read"
+    )
+    contra_resos: tuple[int, ...] = option(
+        (1, 4), low=1, high=2**14, doc="dcvae: sides of those that embeddings read"
+    )
     legacy_unused_biases: bool = option(
         False, doc="dcvae: only the heads have biases; the original's other ones are never added"
     )
@@ -125,7 +129,7 @@ class Synthesis:
     )
     load_ema_weights: bool = option(doc="use the averaged weights")
     batch_size: int = option(low=1, high=2**20, doc="global batch size")
-    n_samples: int = option(0, low=0, doc="pictures to use; 0 is all")
+    n_samples: int = option(0, low=0, high=10**9, doc="pictures to use; 0 is all")
     split: str = option(
         "",
         choices=("", "train", "validation", "test"),
