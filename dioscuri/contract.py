@@ -3,8 +3,8 @@
 
 `run.family` names a folder of `dioscuri/families`. There `options.py` has the dataclass `HParams` and the
 options `ARCHITECTURE` that fix the network, `logic.py` has `FAMILY`, a `Family`, `face.py` has `FACE`, the
-class that users meet in Python, and `description.py` has `describe`, from the options to a `Description` of
-what they build. `<twin>/families/<run.family>.py` has `FAMILY`, a class that fulfils
+class that users meet in Python, and `description.py`, if there is one, has `describe`, from the options to a
+`Description` of what they build. `<twin>/families/<run.family>.py` has `FAMILY`, a class that fulfils
 `FamilyMethods`. Nothing else knows a family by name; `docs/add_a_family.md` adds one.
 """
 

@@ -13,5 +13,10 @@ def family_names() -> list[str]:
 
 
 def family_part(family: str, part: str) -> ModuleType:
-    """A module of a family's folder: `options` or `logic`."""
+    """A module of a family's folder, such as `options`."""
     return import_module(f"dioscuri.families.{family}.{part}")
+
+
+def has_part(family: str, part: str) -> bool:
+    """Whether a family's folder has that module."""
+    return (_FOLDER / family / f"{part}.py").is_file()

@@ -9,12 +9,13 @@ from dioscuri.checkpoint import pretrained, store
 from dioscuri.checkpoint.directory import RunDirectory
 from dioscuri.cli.parsers import Parser, add_words
 from dioscuri.cli.runs import sort_words
+from dioscuri.contract import family_of
 from dioscuri.data.descriptors import describe as describe_source
 from dioscuri.errors import UserError
 from dioscuri.hparams import load
 from dioscuri.places import configuration, here
 from dioscuri.plans.description import Description, Row
-from dioscuri.registry import family_part
+from dioscuri.registry import family_part, has_part
 from dioscuri.run.sizes import GROUPS, bytes_told
 
 _USAGE = "[CFG|FOLDER] [section.option=value ...] [--json]"
@@ -39,12 +40,21 @@ def main(words: Sequence[str]) -> None:
     chosen = parser.parse_intermixed_args(list(words))
     arguments = sort_words(chosen.words, f"usage: {parser.usage}")
     hparams, checkpoints = _options(arguments.cfg, arguments.overrides)
-    described: Description = family_part(hparams.run.family, "description").describe(hparams)
+    described = _described(hparams)
     facts = _facts(hparams, described) | checkpoints
     if chosen.json:
         print(json.dumps(facts, indent=1))
     else:
         print("\n".join(_lines(facts)))
+
+
+def _described(hparams: Any) -> Description:
+    """What the family tells or, where it tells nothing, the shapes of its parameters."""
+    family = hparams.run.family
+    if not has_part(family, "description"):
+        return Description(shapes=family_of(hparams).network_shapes(hparams), facts={}, layers={})
+    described: Description = family_part(family, "description").describe(hparams)
+    return described
 
 
 def _options(path: Path, overrides: Sequence[str]) -> tuple[Any, dict[str, Any]]:
