@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +24,8 @@ from dioscuri.files import replacing
 from dioscuri.hparams import load, resolve
 from dioscuri.hparams.archive import copy_path, written_out
 from dioscuri.hub import local_folder
-from dioscuri.importers import efficient_vdvae, metroplex_json
+from dioscuri.importers import efficient_vdvae, metroplex_json, vdvae
+from dioscuri.importers.efficient_vdvae import Imported
 from dioscuri.importers.open_muse_yaml import converted
 from dioscuri.importers.published_run import (
     BASES,
@@ -91,36 +93,48 @@ def _metroplex_options(config: Mapping[str, Any], source: Path) -> dict[str, Any
 
 
 def import_run(request: Request) -> None:
-    """A run of published weights or of a checkpoint of Efficient-VDVAE, as the configurations tell."""
+    """A run of published weights, or of a checkpoint with all that training goes on from."""
+    split_run(request.run)  # says before anything is read whether it can be a run's folder
     source = local_folder(request.source, choice=request.choice or "average")
     request = replace(request, source=source, config=published_config(source, request.config))
-    cfg = request.cfg if request.config is None else None
-    if cfg is None or not isinstance(load(cfg, request.overrides), HParams):
+    importer = None if request.config else _importer(request)
+    if importer is None:
         print(*make_published_run(request), sep="\n")
         return
     if request.string_sorted_classes:
         raise UserError(f"{source} is no SUNDAE: leave out --string-sorted-classes")
-    make_run(request)
+    make_run(request, importer)
 
 
-def make_run(request: Request) -> None:
-    """Write the checkpoint of Efficient-VDVAE, with all of its state, into a new run folder."""
-    source, cfg = request.source, request.cfg
-    assert cfg is not None
+def make_run(request: Request, importer: Callable[[Any], Imported]) -> None:
+    """Write a checkpoint with all of its state into a new run folder; `importer` takes the run's options."""
+    assert request.cfg is not None
     log_root, name = split_run(request.run)
     overrides = (*request.overrides, f"run.name={name}")
-    importer, content = _read(source)
-    given = load(cfg, overrides)
-    importer(content, given, make_plan(given), source)
-    options = resolve(cfg, overrides, log_root)
-    imported = importer(content, options.hparams, make_plan(options.hparams), source)
-    path = write_run(request.run, options, imported.step, imported.state, source.name)
+    importer(load(request.cfg, overrides))
+    options = resolve(request.cfg, overrides, log_root)
+    imported = importer(options.hparams)
+    path = write_run(request.run, options, imported.step, imported.state, request.source.name)
     for message in options.messages:
         print(message)
     updates = int(imported.state["counters"]["updates"])
     print(
         f"{path}: {imported.step} batches, {updates} updates; the run goes on from here with run.name={name}"
     )
+
+
+def _importer(request: Request) -> Callable[[Any], Imported] | None:
+    """What imports the state of training, where a source has it: Efficient-VDVAE's checkpoints, and files of
+    VD-VAE beside which the optimiser's lies, unless raw weights alone are asked for."""
+    source = request.source
+    if request.cfg is None:
+        return None
+    if isinstance(load(request.cfg, request.overrides), HParams):
+        read, content = _read(source)
+        return lambda hparams: read(content, hparams, make_plan(hparams), source)
+    if vdvae.optimizer_file(source) is not None and request.choice is None:
+        return partial(vdvae.training_state, source)
+    return None
 
 
 def export_run(run: Path, target: Path, step: Step = None) -> str:

@@ -1,12 +1,26 @@
-"""VD-VAE (openai/vdvae): its weights as ours."""
+"""VD-VAE (openai/vdvae): its weights, and the state that training goes on from, as ours.
 
+Training writes `<name>-model.th`, `-model-ema.th`, `-opt.th` and a copy of `log.jsonl` beside each other.
+"""
+
+import json
+import re
 from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from dioscuri.checkpoint.compare import check_finite
+from dioscuri.checkpoint.tensor_files import read_weights
+from dioscuri.checkpoint.torch_files import read_torch
+from dioscuri.errors import UserError
 from dioscuri.families.metroplex.options import HParams
 from dioscuri.families.metroplex.plan import make_plan
+from dioscuri.importers.efficient_vdvae import Imported
 from dioscuri.importers.metroplex import Rules, Weights, converted
+
+_NAME = re.compile(r"(.+)-model(?:-ema)?\.th")
 
 RULES: Rules = (
     (r"^encoder\.in_conv\.", "bottom_up.input_conv."),
@@ -31,3 +45,72 @@ def from_vdvae(arrays: Mapping[str, np.ndarray], hparams: HParams) -> Weights:
         (rf"^decoder\.bias_xs\.{i}$", f"top_down.start.{side}") for i, side in enumerate(plan.start)
     ]
     return converted(arrays, (*RULES, *starts), hparams, plan, "weights")
+
+
+def optimizer_file(source: Path) -> Path | None:
+    """The optimiser's state beside a file of weights, if it is there."""
+    named = _NAME.fullmatch(source.name)
+    beside = source.with_name(f"{named[1]}-opt.th") if named else source
+    return beside if named and beside.is_file() else None
+
+
+def training_state(source: Path, hparams: HParams) -> Imported:
+    """Weights, averages and moments of the files beside `source`, which has `optimizer_file`.
+
+    A `UserError` says what is missing, or does not belong to the others.
+    """
+    name = source.name[: source.name.rindex("-model")]
+    files = {kind: source.with_name(f"{name}-{kind}.th") for kind in ("model", "model-ema", "opt")}
+    raw = read_weights(files["model"]).arrays
+    average = read_weights(files["model-ema"]).arrays if files["model-ema"].is_file() else raw
+    moments, updates = _moments(read_torch(files["opt"]), list(raw), files["opt"])
+    state = {"model": from_vdvae(raw, hparams), "ema": from_vdvae(average, hparams)}
+    optimizer = {
+        f"{moment}.{ours}": array
+        for moment, arrays in moments.items()
+        for ours, array in from_vdvae(arrays, hparams).items()
+    }
+    for tensors in (*state.values(), optimizer):
+        check_finite(tensors, source)
+    step = max(updates, _step(source, name))
+    counters = {"updates": updates, "skips": step - updates, "skips_in_row": 0}
+    counted = {counter: np.array(value, np.int64) for counter, value in counters.items()}
+    return Imported(step=step, state={**state, "optimizer": optimizer, "counters": counted})
+
+
+def _moments(saved: Any, names: list[str], where: Path) -> tuple[dict[str, dict[str, np.ndarray]], int]:
+    """Both moments of Adam by the original's names, and the number of updates, which apex keeps in the group.
+
+    The optimiser numbers parameters in the order of the weights' file.
+    """
+    try:
+        group, entries = saved["param_groups"][0], saved["state"]
+        moments = {
+            moment: {name: np.asarray(entries[index][moment]) for index, name in enumerate(names)}
+            for moment in ("exp_avg", "exp_avg_sq")
+        }
+        updates = int(np.max(np.asarray(entries[0].get("step", group.get("step")))))
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"{where} is no state of Adam for these weights: {type(error).__name__} {error}"
+        ) from error
+    if len(entries) != len(names) or updates < 0:
+        raise UserError(f"{where} is of {len(entries)} tensors, the weights are {len(names)}")
+    return moments, updates
+
+
+def _step(source: Path, name: str) -> int:
+    """Batches done, by the log's last line that tells it, or else by the file's name; 0 where none does."""
+    for log in (source.with_name(f"{name}-log.jsonl"), source.with_name("log.jsonl")):
+        if log.is_file():
+            return max((_step_of(line) for line in log.read_text(encoding="utf-8").splitlines()), default=0)
+    named = re.search(r"iter-(\d+)", name)
+    return int(named[1]) if named else 0
+
+
+def _step_of(line: str) -> int:
+    try:
+        step = json.loads(line).get("step", 0)
+        return step if type(step) is int and 0 <= step < 10**12 else 0
+    except (ValueError, AttributeError, RecursionError):
+        return 0

@@ -1,6 +1,7 @@
 """Metroplex from the command line: train, go on in the other twin, every synthesis mode, conversions."""
 
 import json
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from dioscuri.errors import UserError
 from dioscuri.families.metroplex.plan import make_plan
 from dioscuri.families.metroplex.tables import parameter_table
 from dioscuri.hparams import load
-from dioscuri.importers import metroplex
+from dioscuri.importers.vdvae import from_vdvae
 from dioscuri.plans.parameters import initial_values
 from tests.host.test_metroplex import vdvae_weights
 from tests.support.twins import ROOT, TWINS, call, pictures
@@ -72,10 +73,62 @@ def test_weights_of_vdvae_become_a_run(tmp_path):
     convert([str(source), "--cfg", str(cfg), "--run", str(run), *words])
     found = store.load(run / "checkpoints").state["ema"]
     assert all((found[name] == array).all() for name, array in weights.items())
-    assert metroplex.from_original(theirs, hparams).keys() == weights.keys()
+    assert from_vdvae(theirs, hparams).keys() == weights.keys()
     wrong = [str(source), "--cfg", str(cfg), "--run", str(tmp_path / "torch_impl" / "logs-other")]
     with pytest.raises(UserError, match=r"has shape|unknown|lacks"):
         convert(wrong)
+
+
+@pytest.mark.parametrize("apex", [False, True])
+@pytest.mark.parametrize("log", ["a.th-log.jsonl", "log.jsonl", ""])
+def test_a_training_of_vdvae_goes_on(tmp_path, apex, log):
+    """0.1.0 read the weights alone."""
+    words = ["model.width=8", "model.enc_blocks='32x1,32d8,4x1'", "model.dec_blocks='4x1,32m4'"]
+    cfg = ROOT / "egs" / "vdvae" / "cifar10.cfg"
+    hparams = load(cfg, [*words, "run.num_gpus=0"])
+    table = parameter_table(hparams, make_plan(hparams))
+    name = log.removesuffix("-log.jsonl") if "-log" in log else "iter-9"
+    ours = {}
+    for seed, kind in enumerate(("model", "model-ema", "exp_avg", "exp_avg_sq")):
+        ours[kind] = initial_values(table, seed)
+    theirs = {
+        kind: {
+            key: torch.from_numpy(array.copy()) for key, array in vdvae_weights(make_plan(hparams), w).items()
+        }
+        for kind, w in ours.items()
+    }
+    for kind in ("model", "model-ema"):
+        torch.save(theirs[kind], tmp_path / f"{name}-{kind}.th")
+    moments = {
+        index: {"exp_avg": theirs["exp_avg"][key], "exp_avg_sq": theirs["exp_avg_sq"][key]}
+        | ({} if apex else {"step": torch.tensor(7.0)})
+        for index, key in enumerate(theirs["model"])
+    }
+    groups = [{"lr": 2e-4, "params": list(moments), **({"step": 7} if apex else {})}]
+    torch.save({"state": moments, "param_groups": groups}, tmp_path / f"{name}-opt.th")
+    if log:
+        lines = [{"type": "hparam", "key": "lr"}, {"type": "train_loss", "step": 8}, {"step": 9, "elbo": 4.0}]
+        (tmp_path / log).write_text("\n".join(map(json.dumps, lines)) + "\nbroken")
+    run = tmp_path / "torch_impl" / "logs-vdvae"
+    convert([str(tmp_path / f"{name}-model-ema.th"), "--cfg", str(cfg), "--run", str(run), *words])
+    checkpoint = store.load(run / "checkpoints")
+    assert checkpoint.step == 9
+    assert checkpoint.state["counters"] == {"updates": 7, "skips": 2, "skips_in_row": 0}
+    for key, array in ours["model"].items():
+        np.testing.assert_array_equal(checkpoint.state["model"][key], array)
+        np.testing.assert_array_equal(checkpoint.state["ema"][key], ours["model-ema"][key])
+        for moment in ("exp_avg", "exp_avg_sq"):
+            np.testing.assert_array_equal(checkpoint.state["optimizer"][f"{moment}.{key}"], ours[moment][key])
+    for twin in TWINS:
+        engine = import_module(f"{twin}.engine").Engine(hparams)
+        engine.state_from_numpy(checkpoint.state)
+        returned = engine.state_to_numpy()
+        assert all(
+            np.array_equal(returned["optimizer"][k], v) for k, v in checkpoint.state["optimizer"].items()
+        )
+    (tmp_path / f"{name}-opt.th").write_bytes(b"")
+    with pytest.raises(UserError, match=r"-opt\.th is truncated"):
+        convert([str(tmp_path / f"{name}-model.th"), "--cfg", str(cfg), "--run", f"{run}-2", *words])
 
 
 def test_json_becomes_a_configuration(tmp_path):
