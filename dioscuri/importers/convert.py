@@ -97,6 +97,9 @@ def import_run(request: Request) -> None:
     split_run(request.run)  # says before anything is read whether it can be a run's folder
     source = local_folder(request.source, choice=request.choice or "average")
     request = replace(request, source=source, config=published_config(source, request.config))
+    if words := vdvae.log_words(source) if request.config is None else ():
+        print(f"the log of {source} tells {', '.join(words)}")
+        request = replace(request, overrides=(*words, *request.overrides))
     importer = None if request.config else _importer(request)
     if importer is None:
         print(*make_published_run(request), sep="\n")

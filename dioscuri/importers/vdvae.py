@@ -6,12 +6,14 @@ Training writes `<name>-model.th`, `-model-ema.th`, `-opt.th` and a copy of `log
 import json
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from dioscuri.checkpoint.compare import check_finite
+from dioscuri.checkpoint.pretrained import option_words
 from dioscuri.checkpoint.tensor_files import read_weights
 from dioscuri.checkpoint.torch_files import read_torch
 from dioscuri.errors import UserError
@@ -21,6 +23,14 @@ from dioscuri.importers.efficient_vdvae import Imported
 from dioscuri.importers.metroplex import Rules, Weights, converted
 
 _NAME = re.compile(r"(.+)-model(?:-ema)?\.th")
+
+_MAX_LINE = 1 << 16  # bytes
+
+OPTIONS = (
+    "width", "enc_blocks", "dec_blocks", "custom_width_str", "zdim", "bottleneck_multiple", "no_bias_above",
+    "num_mixtures",
+)  # fmt: skip
+"""Options of `[model]` that the log tells under the same names."""
 
 RULES: Rules = (
     (r"^encoder\.in_conv\.", "bottom_up.input_conv."),
@@ -99,18 +109,33 @@ def _moments(saved: Any, names: list[str], where: Path) -> tuple[dict[str, dict[
     return moments, updates
 
 
+def log_words(source: Path) -> tuple[str, ...]:
+    """The network's options by the log beside a file of weights, as words `section.option=value`."""
+    known: dict[str, Any] = {}
+    for line in _log(source):
+        if "key" in line and "value" in line:
+            line = {line["key"]: line["value"]}
+        known |= {name: line[name] for name in OPTIONS if line.get(name) is not None}
+    return option_words({"model": known})
+
+
 def _step(source: Path, name: str) -> int:
-    """Batches done, by the log's last line that tells it, or else by the file's name; 0 where none does."""
-    for log in (source.with_name(f"{name}-log.jsonl"), source.with_name("log.jsonl")):
-        if log.is_file():
-            return max((_step_of(line) for line in log.read_text(encoding="utf-8").splitlines()), default=0)
+    """Batches done, by the log's lines that tell it, or else by the file's name; 0 where none does."""
+    steps = [line["step"] for line in _log(source) if type(line.get("step")) is int]
     named = re.search(r"iter-(\d+)", name)
-    return int(named[1]) if named else 0
+    step = max(steps, default=int(named[1]) if named else 0)
+    return step if 0 <= step < 10**12 else 0
 
 
-def _step_of(line: str) -> int:
-    try:
-        step = json.loads(line).get("step", 0)
-        return step if type(step) is int and 0 <= step < 10**12 else 0
-    except (ValueError, AttributeError, RecursionError):
-        return 0
+def _log(source: Path) -> list[dict[str, Any]]:
+    """The objects of a training's log, which lies beside its files under their name or its own."""
+    named = _NAME.fullmatch(source.name)
+    logs = [source.with_name(f"{named[1]}-log.jsonl"), source.with_name("log.jsonl")] if named else []
+    lines: list[dict[str, Any]] = []
+    for log in [log for log in logs if log.is_file()][:1]:
+        with log.open("rb") as stream, suppress(OSError):
+            while line := stream.readline(_MAX_LINE):
+                with suppress(ValueError, RecursionError):
+                    value = json.loads(line)
+                    lines += [value] if isinstance(value, dict) else []
+    return lines

@@ -107,7 +107,7 @@ def test_a_training_of_vdvae_goes_on(tmp_path, apex, log):
     groups = [{"lr": 2e-4, "params": list(moments), **({"step": 7} if apex else {})}]
     torch.save({"state": moments, "param_groups": groups}, tmp_path / f"{name}-opt.th")
     if log:
-        lines = [{"type": "hparam", "key": "lr"}, {"type": "train_loss", "step": 8}, {"step": 9, "elbo": 4.0}]
+        lines = [{"type": "hparam", "key": "lr", "value": 2e-4}, {"step": 8}, {"step": 9, "elbo": 4.0}, [3]]
         (tmp_path / log).write_text("\n".join(map(json.dumps, lines)) + "\nbroken")
     run = tmp_path / "torch_impl" / "logs-vdvae"
     convert([str(tmp_path / f"{name}-model-ema.th"), "--cfg", str(cfg), "--run", str(run), *words])
@@ -129,6 +129,26 @@ def test_a_training_of_vdvae_goes_on(tmp_path, apex, log):
     (tmp_path / f"{name}-opt.th").write_bytes(b"")
     with pytest.raises(UserError, match=r"-opt\.th is truncated"):
         convert([str(tmp_path / f"{name}-model.th"), "--cfg", str(cfg), "--run", f"{run}-2", *words])
+
+
+@pytest.mark.parametrize("layout", ["a line each", "one line"])
+def test_the_log_of_vdvae_tells_the_network(tmp_path, layout, capsys):
+    """Blocks and widths that no configuration here has need not be given."""
+    told = {"width": 8, "enc_blocks": "32x1,32d8,4x1", "dec_blocks": "4x1,32m4", "zdim": 4, "lr": 3.0}
+    words = [f"model.{name}={value!r}" for name, value in told.items() if name != "lr"]
+    cfg = ROOT / "egs" / "vdvae" / "cifar10.cfg"
+    hparams = load(cfg, words)
+    weights = initial_values(parameter_table(hparams, make_plan(hparams)), 3)
+    theirs = vdvae_weights(make_plan(hparams), weights)
+    torch.save({k: torch.from_numpy(v) for k, v in theirs.items()}, tmp_path / "iter-1-model.th")
+    lines = [{"type": "hparam", "key": k, "value": v} for k, v in told.items()]
+    log = "\n".join(map(json.dumps, lines)) if layout == "a line each" else json.dumps(told)
+    (tmp_path / "iter-1-log.jsonl").write_text(log)
+    run = tmp_path / "torch_impl" / "logs-vdvae"
+    convert([str(tmp_path / "iter-1-model.th"), "--cfg", str(cfg), "--run", str(run)])
+    assert "model.dec_blocks='4x1,32m4'" in capsys.readouterr().out
+    found = store.load(run / "checkpoints").state["ema"]
+    assert all((found[name] == array).all() for name, array in weights.items())
 
 
 def test_json_becomes_a_configuration(tmp_path):

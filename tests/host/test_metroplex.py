@@ -349,3 +349,11 @@ def test_a_data_set_without_counterpart_is_named():
     assert "data.train_data_path" in told
     first = {"model_path": "x", "dataset": {"train_path": "a", "shuffle": 3}}
     assert remarks(first) == ["'dataset.shuffle' is unknown and left out"]
+
+
+def test_faces_of_1024_pixels_have_the_sizes_of_the_paper():
+    hparams = load("egs/vdvae/ffhq1024.cfg")
+    plan = make_plan(hparams)
+    n = sum(np.prod(p.shape) for p in parameter_table(hparams, plan).values())
+    assert len(plan.groups) == 72
+    assert round(n / 1e6) == 115
