@@ -30,8 +30,9 @@ from dioscuri.evaluation.pictures import (
     read_statistics,
 )
 from dioscuri.files import read_json, write_json
-from dioscuri.outputs.settings import settings_beside, told
+from dioscuri.outputs.settings import is_whole, settings_beside, told
 from dioscuri.twins import default_twin, installed, open_twin, twin_module
+from dioscuri.versions import versions
 
 Array = np.ndarray
 
@@ -80,6 +81,8 @@ def evaluate(words: Sequence[str], make_engine: MakeEngine, make_network: MakeNe
     settings = _settings(chosen.samples)
     sizes = {"samples": len(samples) or None, "reference": len(reference) or None}
     _tell(found, sizes, description, settings, chosen)
+    if not is_whole(chosen.samples):
+        print(f"note: what made {chosen.samples} was interrupted: the same command goes on")
     if any(size is not None and size <= samples.width for size in sizes.values()):
         print(
             f"note: no more examples than the {samples.width} features: the Frechet distance comes out too "
@@ -87,9 +90,11 @@ def evaluate(words: Sequence[str], make_engine: MakeEngine, make_network: MakeNe
         )
     if chosen.json is not None:
         table = {m.name: {"value": m.value, "deviation": m.deviation, "remark": m.remark} for m in found}
+        given = {name: None if value is None else str(value) for name, value in vars(chosen).items()}
+        call = {"settings": given | {"versions": versions()}, "sampling": settings}
         write_json(
             chosen.json,
-            {**sizes, "extractor": description, "seed": chosen.seed, "sampling": settings, "metrics": table},
+            {**sizes, "extractor": description, "seed": chosen.seed, **call, "metrics": table},
         )
 
 

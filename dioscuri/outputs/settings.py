@@ -162,6 +162,12 @@ def settings_beside(folder: Path) -> Settings:
     return {k: v for k, v in _read(folder).items() if k != PROGRESS} if path.is_file() else {}
 
 
+def is_whole(folder: Path) -> bool:
+    """Whether all outputs of a folder are there, as far as is told."""
+    path = folder / SETTINGS
+    return not path.is_file() or _read(folder).get(PROGRESS, {}).get("complete", True) is True
+
+
 def told(settings: Settings) -> dict[str, Any]:
     """The settings that a line can hold: names to values, without hashes, versions and options of data."""
     return {
@@ -186,7 +192,9 @@ def _chosen(parent: Path, name: str, settings: Settings) -> Path:
 
 
 def _is_free(path: Path) -> bool:
-    return not path.is_dir() or not any(path.iterdir())
+    """Whether a folder holds nothing, or only what a call that failed at once has noted."""
+    names = {entry.name for entry in path.iterdir()} if path.is_dir() else set()
+    return not names or (names == {SETTINGS} and not any(_read(path).get(PROGRESS, {"done": 1}).values()))
 
 
 def _difference(before: Settings, now: Settings) -> str:

@@ -66,6 +66,13 @@ def test_a_sheet_alone_does_not_tell_of_pictures_that_it_did_not_draw(tmp_path):
     }
 
 
+def test_a_call_that_failed_at_once_does_not_take_the_name(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        draw(tmp_path, "n_pictures=50", "batch_size=50", engine=Engine(0))
+    draw(tmp_path, "n_pictures=4")
+    assert folders(tmp_path / "synthesis-images") == {"generated": 4}
+
+
 def test_pictures_whose_settings_nobody_noted_stay_alone(tmp_path):
     old = tmp_path / "synthesis-images" / "generated"
     old.mkdir(parents=True)

@@ -97,7 +97,7 @@ class ClassifierRun:
 
     def headline(self, metrics: Mapping[str, float]) -> str:
         """Loss, accuracy and, where there are any, skipped updates."""
-        text = f"loss {metrics['loss']:.4g}, accuracy {metrics['accuracy']:.1%}"
+        text = f"loss {metrics['loss']:.4g} nats, accuracy {metrics['accuracy']:.1%}"
         return text + (f", {int(metrics['skips'])} updates skipped" if metrics["skips"] else "")
 
     def validate(self, step: int, on_batch: OnBatch) -> Validation:  # noqa: ARG002 - as of every family
@@ -138,7 +138,7 @@ class ClassifierRun:
         quality = self._measure(todo, ema=True)
         context.say(f"{quality.n} test pictures: {quality}")
         results = {"cross_entropy": quality.cross_entropy, "accuracy": quality.accuracy}
-        return {"test_pictures": quality.n, **results}
+        return {"unit": "nats", "test_pictures": quality.n, **results}
 
     def synthesise(self, checkpoint: Checkpoint) -> None:
         """Write `features/<split>/{features,logits,labels}.npy`."""

@@ -10,7 +10,7 @@ from dioscuri.data import pipeline
 from dioscuri.engine import Array
 from dioscuri.families.latent_models.bounds import Unit, evaluate_bound, kl_table, unit_of
 from dioscuri.families.latent_models.plan import LatentPlan
-from dioscuri.families.latent_models.sheets import draw
+from dioscuri.families.latent_models.sheets import draw, reconstruct
 from dioscuri.metrics import baselines
 from dioscuri.outputs.pictures import ORIGINALS, above, in_rows, save_grid, visible
 from dioscuri.outputs.progress import tracked
@@ -38,7 +38,7 @@ def report(context: Context, plan: LatentPlan) -> dict[str, Any]:
     }
     context.say(
         f"{bound.n} test {noun(hparams)}: -ELBO {unit.tell(bound.negative_elbo)} = "
-        f"reconstruction {results['reconstruction']:.4f} + KL {sum(results['kl']):.4f}"
+        f"reconstruction {results['reconstruction']:.4f} + KL {sum(results['kl']):.4f} {unit.name}"
     )
     for line in kl_table(plan, bound.kl, hparams.metrics.latent_active_threshold):
         context.say(f"  {line}")
@@ -110,9 +110,7 @@ def _grids(context: Context, plan: LatentPlan, samples: Array) -> None:
     batch = next(
         pipeline.evaluation_batches(test, hparams, batch_size=size, limit=min(N_RECONSTRUCTIONS, size))
     )
-    made = context.engine.run(
-        "reconstruct", {"image": batch["image"]}, ema=True, step=0, output=hparams.synthesis.output
-    )["image"]
+    made = reconstruct(context, plan, batch, ema=True)["image"]
     if context.writes:
         folder = context.directory.path
         context.say(f"samples: {save_grid(folder / 'samples.png', in_rows(samples))}")

@@ -20,7 +20,7 @@ from dioscuri.families.latent_models import modes as synthesis
 from dioscuri.families.latent_models.bounds import LN2, Bound, active_groups, evaluate_bound, unit_of
 from dioscuri.families.latent_models.plan import LatentPlan
 from dioscuri.families.latent_models.report import report
-from dioscuri.families.latent_models.sheets import drawn_sheets
+from dioscuri.families.latent_models.sheets import drawn_sheets, reconstruct
 from dioscuri.metrics.similarity import NAMES, similarity_of_finite
 from dioscuri.outputs.pictures import in_rows, sheet, visible
 
@@ -135,11 +135,11 @@ class LatentGroupsRun:
 
     def _look(self, batch: Batch, step: int) -> Shown:
         """Histograms and pictures of a batch, and the mean similarity of its reconstructions."""
-        image = {"image": batch["image"]}
-        results = self.engine.run("reconstruct", image, ema=False, step=step, output="sample")
+        results = reconstruct(self.context, self.plan, batch, ema=False, step=step)
         valid = batch["valid"]
         original, made = visible(batch["image"], self.plan)[valid], results["image"][valid]
         alike = similarity_of_finite(original, made, results["reconstruction"][valid])
+        image = {"image": batch["image"]}
         statistics = self.engine.run("output_statistics", image, ema=False, step=step)
         histograms = {"Distributions/target": _scaled(original), "Distributions/output": _scaled(made)}
         histograms |= {f"OutputLayer/{name}": array[valid] for name, array in statistics.items()}

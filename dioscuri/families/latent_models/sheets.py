@@ -35,6 +35,21 @@ def draw(context: Context, temperatures: tuple[float, ...], n: int, *, step: int
     return np.concatenate(made)[:n]
 
 
+def reconstruct(
+    context: Context, plan: LatentPlan, batch: Batch, *, ema: bool, step: int = 0, kept: int | None = None
+) -> dict[str, Array]:
+    """What the mode gives, with so many groups from the posterior, None: all. Always with masks, so that an
+    engine compiles one program for all sheets."""
+    return context.engine.run(
+        "reconstruct",
+        {"image": batch["image"]},
+        ema=ema,
+        step=step,
+        masks=group_masks(plan, len(plan.groups) if kept is None else kept),
+        output="sample",
+    )
+
+
 def temperature_name(setting: float | tuple) -> str:
     """E.g. 'temperature 0.8', '0.8, 1' a level, or 'linear, 0.8, 1'."""
     values = setting if isinstance(setting, tuple) else (setting,)
@@ -69,14 +84,7 @@ def _partial(context: Context, plan: LatentPlan, batch: Batch) -> Array:
     n = len(plan.groups)
     rows, captions = [visible(batch["image"], plan)[batch["valid"]][:N_IN_ROW]], [["originals"]]
     for kept in cut_points(n):
-        made = context.engine.run(
-            "reconstruct",
-            {"image": batch["image"]},
-            ema=True,
-            step=0,
-            masks=group_masks(plan, kept),
-            output=context.hparams.synthesis.output,
-        )["image"]
+        made = reconstruct(context, plan, batch, ema=True, kept=kept)["image"]
         rows.append(made[batch["valid"]][:N_IN_ROW])
         captions.append([groups_name(kept, n)])
     return sheet(rows, captions)

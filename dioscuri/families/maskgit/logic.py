@@ -93,7 +93,7 @@ class MaskGITRun(TokenModelRun):
 
     def headline(self, metrics: Mapping[str, float]) -> str:
         """Loss, accuracy and, where there are any, skipped updates."""
-        text = f"loss {metrics['loss']:.4g}, accuracy {_accuracy(metrics):.1%}"
+        text = f"loss {metrics['loss']:.4g} nats, accuracy {_accuracy(metrics):.1%}"
         return text + (f", {int(metrics['skips'])} updates skipped" if metrics["skips"] else "")
 
 

@@ -75,7 +75,7 @@ class SundaeRun(TokenModelRun):
 
     def headline(self, metrics: Mapping[str, float]) -> str:
         """Loss, accuracy and, where there are any, skipped updates."""
-        text = f"loss {metrics['loss']:.4g}, accuracy {metrics['accuracy']:.1%}"
+        text = f"loss {metrics['loss']:.4g} nats, accuracy {metrics['accuracy']:.1%}"
         return text + (f", {int(metrics['skips'])} updates skipped" if metrics["skips"] else "")
 
     def synthesise(self, checkpoint: Checkpoint) -> None:

@@ -39,6 +39,7 @@ def report(context: Context, plan: Any) -> dict[str, Any]:
         f"{np.log(plan.codebook_size):.4f} nats"
     )
     results: dict[str, Any] = {
+        "unit": "nats a hidden token",
         "test_pictures": quality.n,
         "cross_entropy": quality.cross_entropy,
         "accuracy": quality.accuracy,

@@ -107,7 +107,8 @@ def _results(
     } | unit.in_nats(bound.negative_elbo)
     context.say(
         f"{bound.n} {noun(context.hparams)}: -ELBO {unit.tell(bound.negative_elbo)} = reconstruction "
-        f"{results['reconstruction']:.4f} + KL {sum(results['kl']):.4f}; {name.upper()} {results[name]:.4f}"
+        f"{results['reconstruction']:.4f} + KL {sum(results['kl']):.4f} {unit.name}; {name.upper()} "
+        f"{results[name]:.4f}{' dB' if name == 'psnr' else ''}"
     )
     if tighter:
         value = float(np.concatenate(tighter).mean()) * unit.per_nat

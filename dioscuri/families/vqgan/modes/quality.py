@@ -48,8 +48,8 @@ class Quality:
         perceptual = "" if self.perceptual is None else f", LPIPS {self.perceptual:.4f}"
         return (
             f"PSNR {self.psnr:.2f} dB, SSIM {self.ssim:.4f}{perceptual}, reconstruction loss "
-            f"{self.reconstruction:.4f}; {self.usage:.0%} of {len(self.counts)} codes used, perplexity "
-            f"{self.perplexity:.1f}"
+            f"{self.reconstruction:.4f} (values from -1 to 1); {self.usage:.0%} of {len(self.counts)} codes "
+            f"used, perplexity {self.perplexity:.1f} codes"
         )
 
 
