@@ -1,9 +1,11 @@
 """Weights as their authors publish them, one file or a folder with `config.json`, as numpy arrays."""
 
+import errno
 import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any
 
 import ml_dtypes
@@ -64,6 +66,7 @@ def read_weights(source: Path, choice: Choice | None = None) -> Weights:
 
 def _read(file: Path) -> dict[str, Any]:
     try:
+        check_plain(file)
         with file.open("rb") as opened:
             head = opened.read(9)
     except OSError as error:
@@ -78,6 +81,12 @@ def _read(file: Path) -> dict[str, Any]:
     if is_flax(head):
         return read_flax(file)
     raise UserError(f"{file} holds no weights: it is no safetensors, PyTorch or flax msgpack file, or empty")
+
+
+def check_plain(file: Path) -> None:
+    """Raise an `OSError` for what is no file, such as a pipe or a device, which may never end."""
+    if not S_ISREG(file.stat().st_mode):
+        raise OSError(errno.EINVAL, "it is no plain file")
 
 
 def is_torch(head: bytes) -> bool:
@@ -105,6 +114,7 @@ def read_safetensors(file: Path) -> Arrays:
 def read_config(file: Path) -> dict[str, Any]:
     """A configuration in JSON or YAML; a `UserError` where it is neither, no mapping or absurdly large."""
     try:
+        check_plain(file)
         if file.stat().st_size > MAX_CONFIG_BYTES:
             raise UserError(f"configuration {file} is absurdly large: above {MAX_CONFIG_BYTES:,} bytes")
         text = file.read_text(encoding="utf-8")

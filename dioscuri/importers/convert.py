@@ -12,7 +12,7 @@ from dioscuri.checkpoint import store
 from dioscuri.checkpoint.directory import RunDirectory
 from dioscuri.checkpoint.flax_msgpack import read_flax
 from dioscuri.checkpoint.pretrained import TOKENIZER, write_folder
-from dioscuri.checkpoint.tensor_files import is_flax, is_torch, read_config
+from dioscuri.checkpoint.tensor_files import check_plain, is_flax, is_torch, read_config
 from dioscuri.checkpoint.torch_files import read_torch
 from dioscuri.contract import check_options
 from dioscuri.errors import UserError
@@ -184,6 +184,7 @@ def _read(source: Path) -> Source:
     """Tell the two programs' files apart by their first bytes, and read."""
     file = _newest_in(source) if source.is_dir() else source
     try:
+        check_plain(file)
         with file.open("rb") as opened:
             head = opened.read(4)
     except OSError as error:

@@ -2,8 +2,10 @@
 
 import io
 import json
+import os
 import pickle
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -180,3 +182,11 @@ def test_json(tmp_path, text):
     (tmp_path / "x.json").write_text(text)
     with pytest.raises(UserError, match=r"x\.json is (no sound json|absurdly large)"):
         read_config(tmp_path / "x.json")
+
+
+@pytest.mark.parametrize("read", [read_weights, read_config])
+def test_pipes_and_devices(tmp_path, read):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(UserError, match="cannot be read: it is no plain file"):
+            read(path)
