@@ -19,6 +19,7 @@ from dioscuri.plans.layout import check_shapes
 from dioscuri.plans.noise import NoiseSpec
 from jax_impl.devices import COMPUTE_DTYPES, Devices
 from jax_impl.families.methods import methods_of
+from jax_impl.layers.dropout import seed_dropout
 from jax_impl.noise import STREAMS, draw_from, draw_noise
 from jax_impl.optim.flat import canonical_name, memory_axes
 
@@ -114,6 +115,7 @@ class Network:
             self.module: Any = self._merge(
                 _with_weights(params, weights, self.methods.parameter_shapes(), self.precision, chosen)
             )
+            seed_dropout(self.module, 0)
             self.frozen = {
                 name: jax.device_put(np.asarray(array, dtype), chosen)
                 for name, array in self.methods.frozen().items()

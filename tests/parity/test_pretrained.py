@@ -2,8 +2,6 @@
 
 import json
 from importlib import import_module
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
@@ -12,51 +10,13 @@ from safetensors.numpy import load_file
 from dioscuri.checkpoint.pretrained import origin_of, write_folder
 from dioscuri.cli.convert import main as convert
 from dioscuri.errors import UserError
-from dioscuri.families.maskgit.model_options import ARCHITECTURES
-from dioscuri.hparams import load
 from dioscuri.importers.open_model import open_published
-from tests.parity.metroplex_cases import BASE, CASES, SMALL
-from tests.support import tiny, tiny_classifier, tiny_maskgit, tiny_sundae, tiny_vqgan
+from tests.support import tiny_maskgit, tiny_vqgan
+from tests.support.networks import NETWORKS
 from tests.support.published import recorded
 from tests.support.published import write_folder as publish
 from tests.support.twins import TWINS
 from torch_impl.families.methods import methods_of
-
-
-def tiny_vae():
-    with TemporaryDirectory() as folder:
-        return load(tiny.write_tiny(Path(folder)))
-
-
-def tiny_text():
-    return tiny_sundae.tiny(
-        "data.dataset_source=text", "data.grid=0", "data.codebook_size=27", "data.sequence_length=8",
-        "data.labels=False", "model.architecture=transformer", "model.depth=1", "model.shorten_factor=0",
-        "model.num_classes=0", "model.dim_head=32",
-    )  # fmt: skip
-
-
-def tiny_metroplex():
-    return load(BASE, [*SMALL, *next(iter(CASES.values()))])
-
-
-MODELS = {
-    "hierarchical_vae": tiny_vae,
-    "classifier": tiny_classifier.tiny,
-    "vqgan": tiny_vqgan.tiny,
-    "metroplex": tiny_metroplex,
-    "sundae": tiny_sundae.tiny,
-    "text": tiny_text,
-    **{
-        architecture: lambda architecture=architecture: tiny_maskgit.tiny(
-            f"model.architecture={architecture}",
-            *(["model.num_classes=0"] if architecture in ("uvit", "lucidrains") else []),
-            *(["model.block_out_channels=[8]", "model.block_num_heads=2"] if architecture == "uvit" else []),
-            "model.critic=token" if architecture == "lucidrains" else "model.critic=none",
-        )
-        for architecture in ARCHITECTURES
-    },
-}
 
 
 def module(twin):
@@ -78,9 +38,9 @@ def content(folder):
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_a_folder_goes_through_both_twins_unchanged(tmp_path, name):
-    hparams = MODELS[name]()
+    hparams = NETWORKS[name]()
     write_folder(tmp_path / "first", hparams, weights(hparams))
     for twin in TWINS:
         model = module(twin).Pretrained.from_pretrained(tmp_path / "first")
@@ -93,7 +53,7 @@ def test_a_folder_goes_through_both_twins_unchanged(tmp_path, name):
 
 def test_the_config_tells_no_path(tmp_path):
     hparams = tiny_maskgit.tiny("data.tokenizer_path=/secret/logs-x", "data.train_data_path=/secret/tokens")
-    write_folder(tmp_path / "folder", hparams, weights(MODELS["maskgit"]()))
+    write_folder(tmp_path / "folder", hparams, weights(NETWORKS["maskgit"]()))
     assert "secret" not in (tmp_path / "folder" / "config.json").read_text()
 
 
@@ -127,7 +87,7 @@ def test_folders_of_open_muse_open(tmp_path, twin, file):
 
 @pytest.mark.parametrize("name", ["vqgan", "halton", "classifier", "hierarchical_vae", "text"])
 def test_folders_become_runs_and_runs_folders(tmp_path, name):
-    hparams = MODELS[name]()
+    hparams = NETWORKS[name]()
     write_folder(tmp_path / "first", hparams, weights(hparams))
     words = [str(tmp_path / "first"), "--run", str(tmp_path / "logs-tiny")]
     convert(words)

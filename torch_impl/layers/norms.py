@@ -28,7 +28,9 @@ class BiasedRMSNorm(nn.RMSNorm):
         self.bias = nn.Parameter(torch.zeros(width))
 
     def forward(self, x: Tensor) -> Tensor:
-        return (super().forward(at_least_float32(x)) + self.bias).to(x.dtype)
+        weight = at_least_float32(self.weight)
+        y = F.rms_norm(at_least_float32(x), self.normalized_shape, weight, self.eps)
+        return (y + self.bias).to(x.dtype)
 
 
 class GammaLayerNorm(nn.Module):
