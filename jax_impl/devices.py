@@ -60,8 +60,10 @@ class Devices:
         """This process's rows as part of the global array, spread over the devices."""
         rows = np.asarray(array, dtype)
         if self.process_count == 1:
-            return jax.device_put(rows, self.sharded)
-        return jax.make_array_from_process_local_data(self.sharded, rows)
+            placed: Array = jax.device_put(rows, self.sharded)
+        else:
+            placed = jax.make_array_from_process_local_data(self.sharded, rows)
+        return placed
 
     def share(self, array: np.ndarray) -> np.ndarray:
         """This process's rows of a global array, whose length is a multiple of the number of processes."""

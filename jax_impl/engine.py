@@ -9,11 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from dioscuri.engine import Array, Batch, Noise, State
-from dioscuri.engine_support import (
-    metric_names,
-    step_numbers,
-)
+from dioscuri.engine import Array, Batch, Noise, State, metric_names, step_numbers
 from dioscuri.errors import UserError
 from dioscuri.inputs import check_lengths
 from dioscuri.plans.layout import check_shapes, pack, take_prefixed, unpack
@@ -31,6 +27,7 @@ class Engine:
     """Trains and runs the family `run.family` on the devices that `run.num_gpus` asks for."""
 
     name = "jax"
+    state: TrainState
 
     def __init__(self, hparams: Any) -> None:
         self.hparams = hparams
@@ -163,7 +160,7 @@ class Engine:
     def _set_state(self, state: OptimizerState, buffers: Mapping[str, Array]) -> None:
         check_shapes(buffers, {name: array.shape for name, array in self.initial_buffers.items()})
         sums = jnp.zeros(len(self.metric_names) + 1, self.dtype)
-        self.state = self._replicate(TrainState(state, sums, self._cast(buffers)))
+        self.state = TrainState(*self._replicate((state, sums, self._cast(buffers))))
 
     def _replicate(self, tree: Any) -> Any:
         """Put a tree on every device, in memory of its own: the step gives it away."""

@@ -11,8 +11,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from dioscuri.engine import Array
-from dioscuri.engine_support import mode, padded_rows, split_arguments, step_numbers
+from dioscuri.engine import Array, mode, padded_rows, split_arguments, step_numbers
 from dioscuri.errors import UserError
 from dioscuri.inputs import check_lengths
 from dioscuri.plans.layout import check_shapes
@@ -108,7 +107,8 @@ class Network:
         with self.arithmetic():
             self.methods = methods_of(hparams)
             dtype = np.float64 if self.precision == "float64" else np.float32
-            self.graph, params, self.rest = nnx.split(nnx.eval_shape(self.methods.build), nnx.Param, ...)
+            parts: Any = nnx.split(nnx.eval_shape(self.methods.build), nnx.Param, ...)
+            self.graph, params, self.rest = parts
             self.runner = Runner(
                 self.methods, Devices(Mesh(np.array([chosen]), ("data",)), 0, 1), dtype, self._merge
             )
@@ -186,7 +186,8 @@ class Network:
                 drawn = draw_from(specs, key, self.runner.dtype)
             else:
                 drawn = {name: jnp.asarray(array, self.runner.dtype) for name, array in noise.items()}
-            graph, _, rest = nnx.split(self.module, nnx.Param, ...)
+            parts: Any = nnx.split(self.module, nnx.Param, ...)
+            graph, _, rest = parts
             numbers, switches = step_numbers(scalars, self.methods.switches, 0.0)
             values = {name: np.asarray(value, self.runner.dtype) for name, value in numbers.items()}
             loss, metrics, _ = self.methods.loss(

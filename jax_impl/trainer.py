@@ -42,7 +42,8 @@ class Trainer:
         devices: Devices,
         options: Train,
     ) -> None:
-        self.graph, _, self.rest = nnx.split(model, nnx.Param, ...)
+        parts: Any = nnx.split(model, nnx.Param, ...)
+        self.graph, _, self.rest = parts
         self.layout, self.tree, self.settings, self.devices = layout, tree, settings, devices
         self.accumulation_steps = options.accumulation_steps
         self.dtype = COMPUTE_DTYPES[options.precision]
@@ -59,7 +60,8 @@ class Trainer:
             gradient, others = self.part_gradient(lambda model: objective(model, batch, noise), state)
             return gradient, *others
 
-        return self.over_parts(part, batch, noise)
+        gradient, metrics, buffers = self.over_parts(part, batch, noise)
+        return gradient, metrics, buffers
 
     def part_gradient(
         self, function: Callable[[Any], tuple[Any, ...]], state: TrainState
@@ -154,7 +156,8 @@ class Trainer:
 
     def model(self, flat: Array) -> nnx.Module:
         """The model whose weights are the vector's."""
-        return nnx.merge(self.graph, self.weights(flat), self.rest)
+        model: nnx.Module = nnx.merge(self.graph, self.weights(flat), self.rest)
+        return model
 
     def _parts(self, array: Array) -> Array:
         """Split along the batch (B, ...): (parts, B / parts, ...). Every device keeps its rows."""

@@ -77,7 +77,7 @@ def set_precision(precision: str) -> None:
     """Let float32 mean float32 on GPUs (no TF32), and cuDNN choose its algorithms by trial: all shapes are
     static."""
     torch.backends.cuda.matmul.fp32_precision = "ieee"
-    torch.backends.cudnn.conv.fp32_precision = "ieee"
+    torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined] # torch's stubs lack it
     torch.backends.cudnn.benchmark = precision != "float64"
 
 

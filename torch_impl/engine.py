@@ -9,11 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dioscuri.engine import Array, Batch, Noise, State
-from dioscuri.engine_support import (
-    metric_names,
-    step_numbers,
-)
+from dioscuri.engine import Array, Batch, Noise, State, metric_names, step_numbers
 from dioscuri.errors import UserError
 from dioscuri.inputs import check_lengths
 from dioscuri.plans.layout import check_shapes, pack, take_prefixed, unpack
@@ -33,6 +29,7 @@ class Engine:
     """Trains and runs the family `run.family` on the devices that `run.num_gpus` asks for."""
 
     name = "torch"
+    state: TrainState
 
     def __init__(self, hparams: Any) -> None:
         self.hparams = hparams
@@ -155,7 +152,7 @@ class Engine:
         self._set_buffers(state.get("buffers", self.family.initial_buffers(self.hparams.run.seed)))
 
     def _build(self) -> torch.nn.Module:
-        model = blank(self.family.build).to(self.devices.device, self.dtype)
+        model: torch.nn.Module = blank(self.family.build).to(self.devices.device, self.dtype)
         if self.hparams.train.compile:
             for region in self.family.regions(model):
                 region.compile()

@@ -9,8 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dioscuri.engine import Array
-from dioscuri.engine_support import mode, padded_rows, split_arguments, step_numbers
+from dioscuri.engine import Array, mode, padded_rows, split_arguments, step_numbers
 from dioscuri.errors import UserError
 from dioscuri.inputs import check_lengths
 from dioscuri.plans.layout import check_shapes
@@ -101,7 +100,8 @@ class Network:
     @property
     def device(self) -> torch.device:
         """Where the weights lie; the module may have been moved."""
-        return next(iter(self.module.parameters())).device
+        device: torch.device = next(iter(self.module.parameters())).device
+        return device
 
     def run(
         self,
@@ -216,12 +216,15 @@ def exact_float32() -> Iterator[None]:
     if not torch.cuda.is_available():
         yield
         return
-    before = torch.backends.cuda.matmul.fp32_precision, torch.backends.cudnn.conv.fp32_precision
-    torch.backends.cuda.matmul.fp32_precision = torch.backends.cudnn.conv.fp32_precision = "ieee"
+    modules: Any = torch.backends.cuda.matmul, torch.backends.cudnn.conv  # type: ignore[attr-defined] # stubs
+    before = [module.fp32_precision for module in modules]
+    for module in modules:
+        module.fp32_precision = "ieee"
     try:
         yield
     finally:
-        torch.backends.cuda.matmul.fp32_precision, torch.backends.cudnn.conv.fp32_precision = before
+        for module, precision in zip(modules, before, strict=True):
+            module.fp32_precision = precision
 
 
 def _to_numpy(parameter: nn.Parameter) -> Array:

@@ -81,7 +81,8 @@ class Trainer:
         """
 
         def part(batch: Tensors, noise: Tensors) -> tuple[Metrics, Buffers]:
-            return self.add_gradient(lambda model: objective(model, batch, noise))
+            metrics, buffers = self.add_gradient(lambda model: objective(model, batch, noise))
+            return metrics, buffers
 
         del state
         metrics, buffers = self.over_parts(part, batch, noise)

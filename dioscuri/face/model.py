@@ -12,8 +12,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from dioscuri.checkpoint.pretrained import TOKENIZER, write_folder
-from dioscuri.engine import Array
-from dioscuri.engine_support import split_arguments
+from dioscuri.engine import Array, split_arguments
 from dioscuri.errors import UserError, did_you_mean
 from dioscuri.face.network import PRECISIONS, Network
 from dioscuri.face.usual import Values

@@ -53,18 +53,19 @@ class ClassifierMethods(FamilyMethods):
         loss = terms.loss.mean()
         return loss, {"loss": loss, "accuracy": terms.correct.mean()}, {}
 
-    def evaluate(self, model: nnx.Module, batch: Arrays, noise: Arrays, frozen: Arrays) -> dict[str, Array]:
+    def evaluate(self, model: Any, batch: Arrays, noise: Arrays, frozen: Arrays) -> dict[str, Array]:
         """`cross_entropy` (B,) and `correct` (B,)."""
         loss, correct = self._terms(self._logits(model, batch), batch, 0.0)
         return {"cross_entropy": loss, "correct": correct}
 
-    def encode(self, model: nnx.Module, batch: Arrays, noise: Arrays, frozen: Arrays) -> dict[str, Array]:
+    def encode(self, model: Any, batch: Arrays, noise: Arrays, frozen: Arrays) -> dict[str, Array]:
         """`features` (B, D) and `logits` (B, K)."""
         logits, aux = model(self._pictures(batch))
         return {"features": aux["features"], "logits": logits}
 
-    def _logits(self, model: nnx.Module, batch: Arrays) -> Array:
-        return model(self._pictures(batch))[0]
+    def _logits(self, model: Any, batch: Arrays) -> Array:
+        logits: Array = model(self._pictures(batch))[0]
+        return logits
 
     def _terms(self, logits: Array, batch: Arrays, label_smoothing: float) -> Terms:
         labels = batch["label"].astype(jnp.int32)

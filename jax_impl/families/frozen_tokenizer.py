@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +29,8 @@ class FrozenTokenizer:
         self.trained = open_tokenizer(path)
         self.plan = self.trained.plan
         model = nnx.eval_shape(lambda: build_tokenizer(self.plan))
-        self.graph, self.params, self.rest = nnx.split(model, nnx.Param, ...)
+        parts: Any = nnx.split(model, nnx.Param, ...)
+        self.graph, self.params, self.rest = parts
         self.names = [canonical_name(path) for path, _ in nnx.to_flat_state(self.params)]
 
     def frozen(self) -> dict[str, np.ndarray]:
@@ -44,9 +46,9 @@ class FrozenTokenizer:
         """Pictures uint8 (B, H, W, C) -> tokens (B, h, w)."""
         model = self._with_weights(tensors)
         dtype = jnp.result_type(tensors[PREFIX + self.names[0]])
-        return stop_gradient(
-            model.quantise(model.encode(to_range(images, self.plan.pixel_range, dtype))).indices
-        )
+        z = model.encode(to_range(images, self.plan.pixel_range, dtype))
+        tokens: Array = stop_gradient(model.quantise(z).indices)
+        return tokens
 
     def distances(self, images: Array, tensors: Mapping[str, Array]) -> Array:
         """Squared distances (B, h, w, K) of what is encoded from all codes; for tokenizers that look for the
@@ -54,14 +56,15 @@ class FrozenTokenizer:
         model = self._with_weights(tensors)
         dtype = jnp.result_type(tensors[PREFIX + self.names[0]])
         z = model.encode(to_range(images, self.plan.pixel_range, dtype))
-        return stop_gradient(model.quantize.distances(z))
+        distances: Array = stop_gradient(model.quantize.distances(z))
+        return distances
 
     def decode(self, tokens: Array, tensors: Mapping[str, Array]) -> Array:
         """Tokens (B, h, w) -> pictures uint8 (B, H, W, C)."""
         made = self._with_weights(tensors).decode_indices(tokens)
         return from_range(made, self.plan.pixel_range)
 
-    def _with_weights(self, tensors: Mapping[str, Array]) -> nnx.Module:
+    def _with_weights(self, tensors: Mapping[str, Array]) -> Any:
         """The model, its parameters being the given arrays."""
         leaves = [tensors[PREFIX + name] for name in self.names]
         params = jax.tree.unflatten(jax.tree.structure(self.params), leaves)

@@ -5,13 +5,15 @@ from flax import nnx
 
 from dioscuri.families.hierarchical_vae.initialisation import decayed, initial_parameters, parameter_table
 from dioscuri.families.hierarchical_vae.options import HParams
-from dioscuri.families.hierarchical_vae.plan import make_plan
+from dioscuri.families.hierarchical_vae.plan import HierarchicalVAEPlan, make_plan
 from jax_impl.families.latent_groups import LatentGroupMethods
 from jax_impl.models.hierarchical_vae import HierarchicalVAE
 
 
 class HierarchicalVAEMethods(LatentGroupMethods):
     """See `dioscuri.contract.FamilyMethods`."""
+
+    plan: HierarchicalVAEPlan
 
     def __init__(self, hparams: HParams) -> None:
         super().__init__(hparams, make_plan(hparams))

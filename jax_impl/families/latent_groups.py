@@ -8,7 +8,6 @@ terms of the bound are in nats a picture. `image` is a sound or a clip where the
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from flax import nnx
 from jax import Array
 
 from dioscuri.families.latent_models.plan import LatentPlan
@@ -80,7 +79,7 @@ class LatentGroupMethods(FamilyMethods):
 
     def evaluate(
         self,
-        model: nnx.Module,
+        model: Any,
         batch: Arrays,
         noise: Arrays,
         frozen: Arrays,
@@ -96,7 +95,7 @@ class LatentGroupMethods(FamilyMethods):
 
     def reconstruct(
         self,
-        model: nnx.Module,
+        model: Any,
         batch: Arrays,
         noise: Arrays,
         frozen: Arrays,
@@ -111,7 +110,7 @@ class LatentGroupMethods(FamilyMethods):
 
     def generate(
         self,
-        model: nnx.Module,
+        model: Any,
         batch: Arrays,
         noise: Arrays,
         frozen: Arrays,
@@ -125,7 +124,7 @@ class LatentGroupMethods(FamilyMethods):
         return {"image": read_output(layer, noise, self.plan, self.hparams, output, output_temperature)}
 
     def encode(
-        self, model: nnx.Module, batch: Arrays, noise: Arrays, frozen: Arrays, masks: Masks = None
+        self, model: Any, batch: Arrays, noise: Arrays, frozen: Arrays, masks: Masks = None
     ) -> dict[str, Array]:
         """`mean.<l>`, `std.<l>` of the posterior and `z.<l>`."""
         aux = self._bound(model, batch, noise, masks)[2]
@@ -138,7 +137,7 @@ class LatentGroupMethods(FamilyMethods):
 
     def decode(
         self,
-        model: nnx.Module,
+        model: Any,
         batch: Arrays,
         noise: Arrays,
         frozen: Arrays,
@@ -152,7 +151,7 @@ class LatentGroupMethods(FamilyMethods):
         return {"image": read_output(layer, noise, self.plan, self.hparams, output, output_temperature)}
 
     def divergence_statistics(
-        self, model: nnx.Module, batch: Arrays, noise: Arrays, frozen: Arrays
+        self, model: Any, batch: Arrays, noise: Arrays, frozen: Arrays
     ) -> dict[str, Array]:
         """`kl.<l>` (B, Z), averaged over the latent grid."""
         aux = self._bound(model, batch, noise)[2]
@@ -161,9 +160,7 @@ class LatentGroupMethods(FamilyMethods):
             for group, block in enumerate(self.plan.groups)
         }
 
-    def output_statistics(
-        self, model: nnx.Module, batch: Arrays, noise: Arrays, frozen: Arrays
-    ) -> dict[str, Array]:
+    def output_statistics(self, model: Any, batch: Arrays, noise: Arrays, frozen: Arrays) -> dict[str, Array]:
         """`means` and `log_scales` of the mixture's components, or the Bernoulli `logits`."""
         layer = self._bound(model, batch, noise)[1]
         return output_statistics(layer, self.plan, self.hparams)
@@ -173,7 +170,7 @@ class LatentGroupMethods(FamilyMethods):
         return {"kl": self._bound(model, batch, noise)[0][1].mean(0)}
 
     def _bound(
-        self, model: nnx.Module, batch: Arrays, noise: Arrays, masks: Masks = None
+        self, model: Any, batch: Arrays, noise: Arrays, masks: Masks = None
     ) -> tuple[Terms, Array, Arrays]:
         """Terms of the bound, output layer and intermediates of a pass over pictures."""
         x = normalise(batch["image"], self.plan, self.hparams, noise["posterior.0"].dtype)

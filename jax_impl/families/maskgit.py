@@ -120,7 +120,7 @@ class MaskGITMethods(FamilyMethods):
         state, norm = trainer.update(state, gradient, scalars)
         return state, metrics, norm
 
-    def evaluate(self, model: nnx.Module, batch: Arrays, noise: Arrays, frozen: Arrays) -> dict[str, Array]:
+    def evaluate(self, model: Any, batch: Arrays, noise: Arrays, frozen: Arrays) -> dict[str, Array]:
         """`cross_entropy`, nats a masked token, and `accuracy`, both (B,), where `mask` (B, L) is true."""
         tokens, mask = self._tokens(batch, frozen), batch["mask"].astype(bool)
         inputs, condition = jnp.where(mask, self.plan.mask_id, tokens), self._condition(batch)
@@ -132,18 +132,18 @@ class MaskGITMethods(FamilyMethods):
         right = mask & (logits.argmax(-1) == tokens)
         return {"cross_entropy": losses.sum(1) / n, "accuracy": right.sum(1) / n}
 
-    def encode(self, model: nnx.Module, batch: Arrays, noise: Arrays, frozen: Arrays) -> dict[str, Array]:
+    def encode(self, model: Any, batch: Arrays, noise: Arrays, frozen: Arrays) -> dict[str, Array]:
         """`tokens` (B, L) of pictures `image`."""
         return {"tokens": self._tokens(batch, frozen).astype(jnp.int32)}
 
-    def decode(self, model: nnx.Module, batch: Arrays, noise: Arrays, frozen: Arrays) -> dict[str, Array]:
+    def decode(self, model: Any, batch: Arrays, noise: Arrays, frozen: Arrays) -> dict[str, Array]:
         """`image` (B, H, W, C) of `tokens` (B, L)."""
         grid = rearrange(batch["tokens"], "b (h w) -> b h w", h=self.plan.grid)
         return {"image": self._codec().decode(grid, frozen)}
 
     def generate(
         self,
-        model: nnx.Module,
+        model: Any,
         batch: Arrays,
         noise: Mapping[str, Any],
         frozen: Arrays,
@@ -165,7 +165,7 @@ class MaskGITMethods(FamilyMethods):
 
     def inpaint(
         self,
-        model: nnx.Module,
+        model: Any,
         batch: Arrays,
         noise: Mapping[str, Any],
         frozen: Arrays,
@@ -197,7 +197,7 @@ class MaskGITMethods(FamilyMethods):
 
     def _sampled(
         self,
-        model: nnx.Module,
+        model: Any,
         start: Array,
         batch: Arrays,
         noise: Mapping[str, Any],
@@ -283,7 +283,7 @@ class MaskGITMethods(FamilyMethods):
         }
         return null | {name: given[name].astype(condition[name].dtype) for name in given if name in condition}
 
-    def _first_pass(self, model: nnx.Module, masked: Masked, condition: Arrays, uniform: Array) -> Array:
+    def _first_pass(self, model: Any, masked: Masked, condition: Arrays, uniform: Array) -> Array:
         """Embedding of a pass without gradient, zero for pictures that get none."""
         embed = stop_gradient(model(masked.inputs, condition)[1]["embed"])
         chosen = rearrange(uniform < self.hparams.loss.self_cond_prob, "b -> b 1 1")
@@ -291,7 +291,7 @@ class MaskGITMethods(FamilyMethods):
 
     def _critic_loss(
         self,
-        model: nnx.Module,
+        model: Any,
         logits: Array,
         masked: Masked,
         tokens: Array,

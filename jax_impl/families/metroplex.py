@@ -3,7 +3,7 @@
 from flax import nnx
 
 from dioscuri.families.metroplex.options import HParams
-from dioscuri.families.metroplex.plan import make_plan
+from dioscuri.families.metroplex.plan import MetroplexPlan, make_plan
 from dioscuri.families.metroplex.tables import parameter_table
 from jax_impl.families.latent_groups import LatentGroupMethods
 from jax_impl.models.metroplex import Metroplex
@@ -11,6 +11,8 @@ from jax_impl.models.metroplex import Metroplex
 
 class MetroplexMethods(LatentGroupMethods):
     """See `dioscuri.contract.FamilyMethods`."""
+
+    plan: MetroplexPlan
 
     def __init__(self, hparams: HParams) -> None:
         super().__init__(hparams, make_plan(hparams))

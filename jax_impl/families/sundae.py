@@ -54,7 +54,7 @@ class SundaeMethods(FamilyMethods):
 
     def decayed(self, name: str) -> bool:
         """Whether weight decay acts on a parameter."""
-        return self.table[name].decays or self.hparams.loss.legacy_weight_decay
+        return bool(self.table[name].decays) or self.hparams.loss.legacy_weight_decay
 
     def frozen(self) -> dict[str, np.ndarray]:
         """Weights of the tokenizer."""
@@ -99,11 +99,12 @@ class SundaeMethods(FamilyMethods):
 
         def part(batch: Arrays, noise: Arrays) -> tuple[Array, Result]:
             tokens, inputs = self._tokens(batch, frozen), None
-            gradient, metrics = None, {}
+            gradient: Any = 0
+            metrics: Result = {}
             for k in range(n):
                 unroll = partial(self._pass, k, inputs, tokens, batch, noise)
                 of_pass, (told, inputs) = trainer.part_gradient(unroll, state)
-                gradient = of_pass if gradient is None else gradient + of_pass
+                gradient = gradient + of_pass if k else of_pass
                 metrics = added(metrics, told)
                 # The next pass begins when this gradient is there: memory holds one pass at a time.
                 (gradient, metrics), inputs = optimization_barrier(((gradient, metrics), inputs))
@@ -113,7 +114,7 @@ class SundaeMethods(FamilyMethods):
         state, norm = trainer.update(state, gradient, scalars)
         return state, metrics, norm
 
-    def evaluate(self, model: nnx.Module, batch: Arrays, noise: Arrays, frozen: Arrays) -> dict[str, Array]:
+    def evaluate(self, model: Any, batch: Arrays, noise: Arrays, frozen: Arrays) -> dict[str, Array]:
         """`cross_entropy`, nats, and `accuracy`, both (B,), of the tokens where `mask` (B, L) is true and
         where the network sees `replacement` (B, L)."""
         tokens, mask = self._tokens(batch, frozen), batch["mask"].astype(bool)
@@ -123,18 +124,18 @@ class SundaeMethods(FamilyMethods):
         n = mask.sum(1).astype(losses.dtype)
         return {"cross_entropy": (losses * mask).sum(1) / n, "accuracy": (right & mask).sum(1) / n}
 
-    def encode(self, model: nnx.Module, batch: Arrays, noise: Arrays, frozen: Arrays) -> dict[str, Array]:
+    def encode(self, model: Any, batch: Arrays, noise: Arrays, frozen: Arrays) -> dict[str, Array]:
         """`tokens` (B, L) of pictures `image`."""
         return {"tokens": self._tokens(batch, frozen).astype(jnp.int32)}
 
-    def decode(self, model: nnx.Module, batch: Arrays, noise: Arrays, frozen: Arrays) -> dict[str, Array]:
+    def decode(self, model: Any, batch: Arrays, noise: Arrays, frozen: Arrays) -> dict[str, Array]:
         """`image` (B, H, W, C) of `tokens` (B, L)."""
         grid = rearrange(batch["tokens"], "b (h w) -> b h w", h=self.plan.grid)
         return {"image": self._codec().decode(grid, frozen)}
 
     def generate(
         self,
-        model: nnx.Module,
+        model: Any,
         batch: Arrays,
         noise: Mapping[str, Any],
         frozen: Arrays,
@@ -167,7 +168,7 @@ class SundaeMethods(FamilyMethods):
 
     def inpaint(
         self,
-        model: nnx.Module,
+        model: Any,
         batch: Arrays,
         noise: Mapping[str, Any],
         frozen: Arrays,
@@ -195,7 +196,7 @@ class SundaeMethods(FamilyMethods):
 
     def _drawn(
         self,
-        model: nnx.Module,
+        model: Any,
         start: Array,
         known: Array | None,
         batch: Arrays,

@@ -260,7 +260,8 @@ class TokenizerMethods(FamilyMethods):
 
     def _dead(self, share: Array) -> Array:
         """Which codes (K,) are taken too seldom."""
-        return share < self.hparams.loss.revive_below / self.plan.codebook_size
+        dead: Array = share < self.hparams.loss.revive_below / self.plan.codebook_size
+        return dead
 
 
 def of_discriminator(name: str) -> bool:

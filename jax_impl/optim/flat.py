@@ -1,6 +1,6 @@
 """All parameters in one vector: it is split into the model's tree, gradients are joined into another."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +24,7 @@ class Tree:
     shapes: tuple[tuple[int, ...], ...]
 
 
-def canonical_name(path: tuple[str | int, ...]) -> str:
+def canonical_name(path: Sequence[Any]) -> str:
     """Name of a parameter in checkpoints."""
     return ".".join([*(str(part) for part in path[:-1]), LEAVES.get(str(path[-1]), str(path[-1]))])
 
@@ -63,7 +63,8 @@ def split(flat: Array, layout: Layout, tree: Tree) -> nnx.State:
         flat[slots[name].start : slots[name].stop].reshape(shape)
         for name, shape in zip(tree.names, tree.shapes, strict=True)
     ]
-    return jax.tree.unflatten(tree.structure, leaves)
+    params: nnx.State = jax.tree.unflatten(tree.structure, leaves)
+    return params
 
 
 def join(params: nnx.State, layout: Layout, tree: Tree) -> Array:

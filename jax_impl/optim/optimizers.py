@@ -20,7 +20,7 @@ from jax import Array
 class Moments(NamedTuple):
     """State of every rule: the number of updates so far, and two trees like the parameters."""
 
-    count: Array
+    updates: Array
     first: optax.Updates
     second: optax.Updates
 
@@ -101,7 +101,7 @@ def lion(beta1: float, beta2: float, epsilon: float) -> optax.GradientTransforma
     def update(
         updates: optax.Updates, state: Moments, params: optax.Params | None = None
     ) -> tuple[optax.Updates, Moments]:
-        before = optax.ScaleByLionState(state.count, state.first)
+        before = optax.ScaleByLionState(state.updates, state.first)
         direction, (count, first) = rule.update(updates, before, params)
         return direction, Moments(count, first, state.second)
 
@@ -118,7 +118,7 @@ def _transformation(direction: Direction) -> optax.GradientTransformation:
         updates: optax.Updates, state: Moments, params: optax.Params | None = None
     ) -> tuple[optax.Updates, Moments]:
         del params
-        count = optax.safe_increment(state.count)
+        count = optax.safe_increment(state.updates)
 
         def leaf(grad: Array, first: Array, second: Array) -> tuple[Array, Array, Array]:
             return direction(grad, first, second, count.astype(grad.dtype))

@@ -21,7 +21,7 @@ FLOORS = (
     ("files", "pickles", "registry", "places", "versions", "job"),
     ("hparams",),
     ("schedules", "download", "plans", "engine"),
-    ("data", "metrics", "twins", "engine_support"),
+    ("data", "metrics", "twins"),
     ("checkpoint",),
     ("hub", "context"),
     ("contract",),

@@ -10,7 +10,7 @@ from PIL import Image
 from dioscuri.contract import check_examples, check_options
 from dioscuri.data.pipeline import evaluation_batches
 from dioscuri.data.tokens import open_tokens
-from dioscuri.engine_support import metric_names
+from dioscuri.engine import metric_names
 from dioscuri.errors import UserError
 from dioscuri.families.maskgit import logic as maskgit
 from dioscuri.families.maskgit.training import BUCKETS, metric_sizes

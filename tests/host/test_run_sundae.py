@@ -7,7 +7,7 @@ import pytest
 
 from dioscuri.contract import check_examples, check_options
 from dioscuri.data.tokens import open_tokens
-from dioscuri.engine_support import metric_names
+from dioscuri.engine import metric_names
 from dioscuri.errors import UserError
 from dioscuri.families.sundae import logic as sundae
 from dioscuri.families.sundae.plan import make_plan

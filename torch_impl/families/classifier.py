@@ -52,20 +52,19 @@ class ClassifierMethods(FamilyMethods):
         loss = terms.loss.mean()
         return loss, {"loss": loss, "accuracy": terms.correct.mean()}, {}
 
-    def evaluate(
-        self, model: nn.Module, batch: Tensors, noise: Tensors, frozen: Tensors
-    ) -> dict[str, Tensor]:
+    def evaluate(self, model: Any, batch: Tensors, noise: Tensors, frozen: Tensors) -> dict[str, Tensor]:
         """`cross_entropy` (B,) and `correct` (B,)."""
         loss, correct = self._terms(self._logits(model, batch), batch, 0.0)
         return {"cross_entropy": loss, "correct": correct}
 
-    def encode(self, model: nn.Module, batch: Tensors, noise: Tensors, frozen: Tensors) -> dict[str, Tensor]:
+    def encode(self, model: Any, batch: Tensors, noise: Tensors, frozen: Tensors) -> dict[str, Tensor]:
         """`features` (B, D) and `logits` (B, K)."""
         logits, aux = model(self._pictures(batch))
         return {"features": aux["features"], "logits": logits}
 
-    def _logits(self, model: nn.Module, batch: Tensors) -> Tensor:
-        return model(self._pictures(batch))[0]
+    def _logits(self, model: Any, batch: Tensors) -> Tensor:
+        logits: Tensor = model(self._pictures(batch))[0]
+        return logits
 
     def _terms(self, logits: Tensor, batch: Tensors, label_smoothing: float) -> Terms:
         labels = batch["label"].to(torch.int64)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,7 +38,9 @@ class FrozenTokenizer:
         model = self._with_weights(tensors)
         dtype = next(model.parameters()).dtype
         with torch.no_grad():
-            return model.quantise(model.encode(to_range(images, self.plan.pixel_range, dtype))).indices
+            z = model.encode(to_range(images, self.plan.pixel_range, dtype))
+            tokens: Tensor = model.quantise(z).indices
+        return tokens
 
     def distances(self, images: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:
         """Squared distances (B, h, w, K) of what is encoded from all codes; for tokenizers that look for the
@@ -46,14 +49,15 @@ class FrozenTokenizer:
         dtype = next(model.parameters()).dtype
         with torch.no_grad():
             z = model.encode(to_range(images, self.plan.pixel_range, dtype))
-            return model.quantize.distances(z)
+            distances: Tensor = model.quantize.distances(z)
+        return distances
 
     def decode(self, tokens: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:
         """Tokens (B, h, w) -> pictures uint8 (B, H, W, C)."""
         made = self._with_weights(tensors).decode_indices(tokens.to(torch.int64))
         return from_range(made, self.plan.pixel_range)
 
-    def _with_weights(self, tensors: Mapping[str, Tensor]) -> nn.Module:
+    def _with_weights(self, tensors: Mapping[str, Tensor]) -> Any:
         """The model, its parameters being the given tensors."""
         names = [name for name, _ in self.model.named_parameters()]
         first = tensors[PREFIX + names[0]]

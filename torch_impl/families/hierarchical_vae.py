@@ -1,17 +1,21 @@
 """The hierarchical VAE as the engine sees it."""
 
+from typing import Any
+
 import numpy as np
 from torch import nn
 
 from dioscuri.families.hierarchical_vae.initialisation import decayed, initial_parameters, parameter_table
 from dioscuri.families.hierarchical_vae.options import HParams
-from dioscuri.families.hierarchical_vae.plan import make_plan
+from dioscuri.families.hierarchical_vae.plan import HierarchicalVAEPlan, make_plan
 from torch_impl.families.latent_groups import LatentGroupMethods
 from torch_impl.models.hierarchical_vae import HierarchicalVAE
 
 
 class HierarchicalVAEMethods(LatentGroupMethods):
     """See `dioscuri.contract.FamilyMethods`."""
+
+    plan: HierarchicalVAEPlan
 
     def __init__(self, hparams: HParams) -> None:
         super().__init__(hparams, make_plan(hparams))
@@ -33,7 +37,7 @@ class HierarchicalVAEMethods(LatentGroupMethods):
         train = self.hparams.train
         return HierarchicalVAE(self.plan, self.hparams.model, checkpoint=train.checkpoint_activations)
 
-    def regions(self, model: nn.Module) -> list[nn.Module]:
+    def regions(self, model: Any) -> list[nn.Module]:
         """Parts of the model that are compiled each on its own."""
         return [*model.bottom_up.blocks, *model.top_down.blocks]
 

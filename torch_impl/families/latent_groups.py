@@ -8,7 +8,7 @@ terms of the bound are in nats a picture. `image` is a sound or a clip where the
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from dioscuri.families.latent_models.plan import LatentPlan
 from dioscuri.families.latent_models.protocols import LatentHParams
@@ -79,7 +79,7 @@ class LatentGroupMethods(FamilyMethods):
 
     def evaluate(
         self,
-        model: nn.Module,
+        model: Any,
         batch: Tensors,
         noise: Tensors,
         frozen: Tensors,
@@ -95,7 +95,7 @@ class LatentGroupMethods(FamilyMethods):
 
     def reconstruct(
         self,
-        model: nn.Module,
+        model: Any,
         batch: Tensors,
         noise: Tensors,
         frozen: Tensors,
@@ -110,7 +110,7 @@ class LatentGroupMethods(FamilyMethods):
 
     def generate(
         self,
-        model: nn.Module,
+        model: Any,
         batch: Tensors,
         noise: Tensors,
         frozen: Tensors,
@@ -124,7 +124,7 @@ class LatentGroupMethods(FamilyMethods):
         return {"image": read_output(layer, noise, self.plan, self.hparams, output, output_temperature)}
 
     def encode(
-        self, model: nn.Module, batch: Tensors, noise: Tensors, frozen: Tensors, masks: Masks = None
+        self, model: Any, batch: Tensors, noise: Tensors, frozen: Tensors, masks: Masks = None
     ) -> dict[str, Tensor]:
         """`mean.<l>`, `std.<l>` of the posterior and `z.<l>`."""
         aux = self._bound(model, batch, noise, masks)[2]
@@ -137,7 +137,7 @@ class LatentGroupMethods(FamilyMethods):
 
     def decode(
         self,
-        model: nn.Module,
+        model: Any,
         batch: Tensors,
         noise: Tensors,
         frozen: Tensors,
@@ -151,7 +151,7 @@ class LatentGroupMethods(FamilyMethods):
         return {"image": read_output(layer, noise, self.plan, self.hparams, output, output_temperature)}
 
     def divergence_statistics(
-        self, model: nn.Module, batch: Tensors, noise: Tensors, frozen: Tensors
+        self, model: Any, batch: Tensors, noise: Tensors, frozen: Tensors
     ) -> dict[str, Tensor]:
         """`kl.<l>` (B, Z), averaged over the latent grid."""
         aux = self._bound(model, batch, noise)[2]
@@ -161,7 +161,7 @@ class LatentGroupMethods(FamilyMethods):
         }
 
     def output_statistics(
-        self, model: nn.Module, batch: Tensors, noise: Tensors, frozen: Tensors
+        self, model: Any, batch: Tensors, noise: Tensors, frozen: Tensors
     ) -> dict[str, Tensor]:
         """`means` and `log_scales` of the mixture's components, or the Bernoulli `logits`."""
         layer = self._bound(model, batch, noise)[1]
@@ -172,7 +172,7 @@ class LatentGroupMethods(FamilyMethods):
         return {"kl": self._bound(model, batch, noise)[0][1].mean(0)}
 
     def _bound(
-        self, model: nn.Module, batch: Tensors, noise: Tensors, masks: Masks = None
+        self, model: Any, batch: Tensors, noise: Tensors, masks: Masks = None
     ) -> tuple[Terms, Tensor, Tensors]:
         """Terms of the bound, output layer and intermediates of a pass over pictures."""
         x = normalise(batch["image"], self.plan, self.hparams, noise["posterior.0"].dtype)

@@ -118,9 +118,7 @@ class MaskGITMethods(FamilyMethods):
         state, norm = trainer.update(state, gradient, scalars)
         return state, metrics, norm
 
-    def evaluate(
-        self, model: nn.Module, batch: Tensors, noise: Tensors, frozen: Tensors
-    ) -> dict[str, Tensor]:
+    def evaluate(self, model: Any, batch: Tensors, noise: Tensors, frozen: Tensors) -> dict[str, Tensor]:
         """`cross_entropy`, nats a masked token, and `accuracy`, both (B,), where `mask` (B, L) is true."""
         tokens, mask = self._tokens(batch, frozen), batch["mask"].bool()
         inputs, condition = torch.where(mask, self.plan.mask_id, tokens), self._condition(batch)
@@ -132,18 +130,18 @@ class MaskGITMethods(FamilyMethods):
         right = mask & (logits.argmax(-1) == tokens)
         return {"cross_entropy": losses.sum(1) / n, "accuracy": right.sum(1) / n}
 
-    def encode(self, model: nn.Module, batch: Tensors, noise: Tensors, frozen: Tensors) -> dict[str, Tensor]:
+    def encode(self, model: Any, batch: Tensors, noise: Tensors, frozen: Tensors) -> dict[str, Tensor]:
         """`tokens` (B, L) of pictures `image`."""
         return {"tokens": self._tokens(batch, frozen).to(torch.int32)}
 
-    def decode(self, model: nn.Module, batch: Tensors, noise: Tensors, frozen: Tensors) -> dict[str, Tensor]:
+    def decode(self, model: Any, batch: Tensors, noise: Tensors, frozen: Tensors) -> dict[str, Tensor]:
         """`image` (B, H, W, C) of `tokens` (B, L)."""
         grid = rearrange(batch["tokens"], "b (h w) -> b h w", h=self.plan.grid)
         return {"image": self._codec().decode(grid, frozen)}
 
     def generate(
         self,
-        model: nn.Module,
+        model: Any,
         batch: Tensors,
         noise: Mapping[str, Any],
         frozen: Tensors,
@@ -165,7 +163,7 @@ class MaskGITMethods(FamilyMethods):
 
     def inpaint(
         self,
-        model: nn.Module,
+        model: Any,
         batch: Tensors,
         noise: Mapping[str, Any],
         frozen: Tensors,
@@ -197,7 +195,7 @@ class MaskGITMethods(FamilyMethods):
 
     def _sampled(
         self,
-        model: nn.Module,
+        model: Any,
         start: Tensor,
         batch: Tensors,
         noise: Mapping[str, Any],
@@ -285,7 +283,7 @@ class MaskGITMethods(FamilyMethods):
         }
         return null | {name: given[name].to(condition[name].dtype) for name in given if name in condition}
 
-    def _first_pass(self, model: nn.Module, masked: Masked, condition: Tensors, uniform: Tensor) -> Tensor:
+    def _first_pass(self, model: Any, masked: Masked, condition: Tensors, uniform: Tensor) -> Tensor:
         """Embedding of a pass without gradient, zero for pictures that get none."""
         with torch.no_grad():
             embed = model(masked.inputs, condition)[1]["embed"]
@@ -294,7 +292,7 @@ class MaskGITMethods(FamilyMethods):
 
     def _critic_loss(
         self,
-        model: nn.Module,
+        model: Any,
         logits: Tensor,
         masked: Masked,
         tokens: Tensor,

@@ -37,7 +37,7 @@ class FamilyMethods:
 
     def decayed(self, name: str) -> bool:
         """Whether weight decay acts on a parameter."""
-        return self.table[name].decays
+        return bool(self.table[name].decays)
 
     def build(self) -> nn.Module:
         """The model; its parameters' values do not matter."""

@@ -1,9 +1,11 @@
 """Metroplex and VD-VAE as the engine sees them."""
 
+from typing import Any
+
 from torch import nn
 
 from dioscuri.families.metroplex.options import HParams
-from dioscuri.families.metroplex.plan import make_plan
+from dioscuri.families.metroplex.plan import MetroplexPlan, make_plan
 from dioscuri.families.metroplex.tables import parameter_table
 from torch_impl.families.latent_groups import LatentGroupMethods
 from torch_impl.models.metroplex import Metroplex
@@ -11,6 +13,8 @@ from torch_impl.models.metroplex import Metroplex
 
 class MetroplexMethods(LatentGroupMethods):
     """See `dioscuri.contract.FamilyMethods`."""
+
+    plan: MetroplexPlan
 
     def __init__(self, hparams: HParams) -> None:
         super().__init__(hparams, make_plan(hparams))
@@ -21,7 +25,7 @@ class MetroplexMethods(LatentGroupMethods):
         train = self.hparams.train
         return Metroplex(self.plan, self.hparams.model, checkpoint=train.checkpoint_activations)
 
-    def regions(self, model: nn.Module) -> list[nn.Module]:
+    def regions(self, model: Any) -> list[nn.Module]:
         """Parts of the model that are compiled each on its own."""
         return [*model.bottom_up.blocks, *model.top_down.blocks]
 

@@ -52,7 +52,7 @@ class SundaeMethods(FamilyMethods):
 
     def decayed(self, name: str) -> bool:
         """Whether weight decay acts on a parameter."""
-        return self.table[name].decays or self.hparams.loss.legacy_weight_decay
+        return bool(self.table[name].decays) or self.hparams.loss.legacy_weight_decay
 
     def frozen(self) -> dict[str, np.ndarray]:
         """Weights of the tokenizer."""
@@ -96,7 +96,8 @@ class SundaeMethods(FamilyMethods):
         n = self.hparams.loss.unroll_steps
 
         def part(batch: Tensors, noise: Tensors) -> tuple[Result, ...]:
-            tokens, inputs, metrics = self._tokens(batch, frozen), None, {}
+            tokens, inputs = self._tokens(batch, frozen), None
+            metrics: Result = {}
             for k in range(n):
                 unroll = partial(self._pass, k, inputs, tokens, batch, noise)
                 # The next pass begins when this gradient is there: memory holds one pass at a time.
@@ -108,9 +109,7 @@ class SundaeMethods(FamilyMethods):
         state, norm = trainer.update(state, trainer.grad, scalars)
         return state, metrics, norm
 
-    def evaluate(
-        self, model: nn.Module, batch: Tensors, noise: Tensors, frozen: Tensors
-    ) -> dict[str, Tensor]:
+    def evaluate(self, model: Any, batch: Tensors, noise: Tensors, frozen: Tensors) -> dict[str, Tensor]:
         """`cross_entropy`, nats, and `accuracy`, both (B,), of the tokens where `mask` (B, L) is true and
         where the network sees `replacement` (B, L)."""
         tokens, mask = self._tokens(batch, frozen), batch["mask"].bool()
@@ -120,18 +119,18 @@ class SundaeMethods(FamilyMethods):
         n = mask.sum(1).to(losses.dtype)
         return {"cross_entropy": (losses * mask).sum(1) / n, "accuracy": (right & mask).sum(1) / n}
 
-    def encode(self, model: nn.Module, batch: Tensors, noise: Tensors, frozen: Tensors) -> dict[str, Tensor]:
+    def encode(self, model: Any, batch: Tensors, noise: Tensors, frozen: Tensors) -> dict[str, Tensor]:
         """`tokens` (B, L) of pictures `image`."""
         return {"tokens": self._tokens(batch, frozen).to(torch.int32)}
 
-    def decode(self, model: nn.Module, batch: Tensors, noise: Tensors, frozen: Tensors) -> dict[str, Tensor]:
+    def decode(self, model: Any, batch: Tensors, noise: Tensors, frozen: Tensors) -> dict[str, Tensor]:
         """`image` (B, H, W, C) of `tokens` (B, L)."""
         grid = rearrange(batch["tokens"], "b (h w) -> b h w", h=self.plan.grid)
         return {"image": self._codec().decode(grid, frozen)}
 
     def generate(
         self,
-        model: nn.Module,
+        model: Any,
         batch: Tensors,
         noise: Mapping[str, Any],
         frozen: Tensors,
@@ -164,7 +163,7 @@ class SundaeMethods(FamilyMethods):
 
     def inpaint(
         self,
-        model: nn.Module,
+        model: Any,
         batch: Tensors,
         noise: Mapping[str, Any],
         frozen: Tensors,
@@ -192,7 +191,7 @@ class SundaeMethods(FamilyMethods):
 
     def _drawn(
         self,
-        model: nn.Module,
+        model: Any,
         start: Tensor,
         known: Tensor | None,
         batch: Tensors,

@@ -61,7 +61,7 @@ def optimizer_step(
     the decayed parameters move by learning_rate * weight_decay * p more.
     """
     optimizer = settings.optimizer
-    norm = torch.linalg.vector_norm(grad)
+    norm: Tensor = torch.linalg.vector_norm(grad)
     applied = torch.isfinite(norm)
     if optimizer.gradient_skip:
         applied = applied & (norm < optimizer.gradient_skip_threshold)
