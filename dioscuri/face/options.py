@@ -62,6 +62,14 @@ def settings_of(sections: Mapping[str, Any], given: Mapping[str, Any], source: s
     return found
 
 
+def check_types(sections: Mapping[str, Any], given: Iterable[Setting]) -> None:
+    """Raise a `UserError` for the first setting of a wrong type or out of range."""
+    for item in given:
+        kind = sections[item.section]
+        declared = next(field for field in fields(kind) if item.option in names(field))
+        typed(item, declared, get_type_hints(kind)[declared.name])
+
+
 def _checked(known: Mapping[str, set[str]], section: str, option: str, value: Any, source: str) -> Setting:
     if option not in known[section]:
         hint = did_you_mean(str(option), sorted(known[section]))

@@ -11,7 +11,7 @@ from dioscuri.data import open_datasets
 from dioscuri.data.classes import read_classes
 from dioscuri.errors import UserError
 from dioscuri.face.model import Model
-from dioscuri.face.options import settings_of
+from dioscuri.face.options import check_types, settings_of
 from dioscuri.hparams import load as read_options
 from dioscuri.hparams.archive import resolve
 from dioscuri.hparams.loading import family
@@ -61,4 +61,5 @@ def _words(path: Path, overrides: Mapping[str, Any], home: Path) -> Sequence[str
     """Keywords as words of a command line."""
     sections = get_type_hints(family(settings(read(path), home)).HParams)
     found = settings_of(sections, overrides, SOURCE)
+    check_types(sections, found)
     return [f"{item.section}.{item.option}={item.text}" for item in found]
