@@ -16,7 +16,7 @@ class RunDirectory:
     """Where a run keeps what it writes."""
 
     path: Path
-    _held: bool = field(default=False, init=False, compare=False)
+    _descriptor: int | None = field(default=None, init=False, compare=False)
 
     @classmethod
     def of(cls, log_root: Path, name: str) -> "RunDirectory":
@@ -54,27 +54,27 @@ class RunDirectory:
         descriptor = self._open_lock()
         try:
             _take(descriptor, self._lock)
-            self._held = True
+            self._descriptor = descriptor
             self._remove_litter()
             try:
                 yield
             finally:
                 self._remove_if_unused()
         finally:
-            self._held = False
+            self._descriptor = None
             os.close(descriptor)
 
     def check_held(self) -> None:
         """Raise a `UserError` where the lock that was taken here was removed, or another process has it."""
-        if not self._held:
+        if self._descriptor is None:
             return
-        try:
-            holder = self._lock.read_text().strip()
-        except OSError as error:
+        if not _is(self._descriptor, self._lock):
             raise UserError(
                 f"run directory {self.path} was removed while the run went on: nothing more is written; "
                 "start again"
-            ) from error
+            )
+        # Through the descriptor that is open: closing another one of the same file would give the lock away.
+        holder = _holder(self._descriptor)
         if holder != str(os.getpid()):
             raise UserError(f"run directory {self.path} was taken by process {holder}: this run ends")
 
@@ -140,11 +140,23 @@ def _take(descriptor: int, file: Path) -> None:
     try:
         fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
+        holder = _holder(descriptor) or "unknown"
         raise UserError(
             f"run directory {file.parent} is in use by process {holder}: wait, or choose another run.name"
         ) from error
-    if not file.exists() or not os.path.samestat(os.fstat(descriptor), file.stat()):
+    if not _is(descriptor, file):
         raise UserError(f"run directory {file.parent} was removed by a process that just ended: start again")
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+
+
+def _holder(descriptor: int) -> str:
+    return os.pread(descriptor, 32, 0).decode(errors="replace").strip()
+
+
+def _is(descriptor: int, file: Path) -> bool:
+    """Whether the open file is the one that stands there now."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), file.stat())
+    except OSError:
+        return False

@@ -58,6 +58,16 @@ def test_refused_process_leaves_the_lock_of_the_other_alone(tmp_path, holder):
             pytest.fail("the lock was given twice")
 
 
+def test_a_lock_that_was_looked_at_is_held_all_the_same(tmp_path):
+    directory = RunDirectory.of(tmp_path, "x")
+    command = [sys.executable, "-c", HOLD, str(directory.path)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    with directory.locked():
+        directory.check_held()
+        done = subprocess.run(command, input="", capture_output=True, text=True, env=environment, check=False)
+    assert f"in use by process {os.getpid()}" in done.stderr
+
+
 @pytest.mark.parametrize("kept", [True, False])
 def test_folder_without_content_is_removed_at_the_end(tmp_path, kept):
     folder = tmp_path / "logs-x"
