@@ -8,28 +8,20 @@ to where the caller stands.
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from dioscuri.checkpoint.directory import RunDirectory
 from dioscuri.cli.launch import launch
-from dioscuri.context import Context, Work
-from dioscuri.contract import check_options
-from dioscuri.data import open_datasets
-from dioscuri.data.classes import read_classes
 from dioscuri.errors import UserError, run_command
-from dioscuri.hparams import load
-from dioscuri.hparams.archive import resolve
 from dioscuri.job import job_of
-from dioscuri.places import configuration, examples, here, runs_folder
+from dioscuri.places import examples, here
+from dioscuri.run.start import Prepare, start
 from dioscuri.run.synthesize import prepare_synthesis
 from dioscuri.run.train import prepare_training
 from dioscuri.twins import Twin, open_twin
-
-Prepare = Callable[[Context], Work]
 
 DEFAULT_CFG = Path("hierarchical_vae", "digits.cfg")
 _OVERRIDE = re.compile(r"\w+\.\w+=.*", re.DOTALL)
@@ -110,45 +102,20 @@ def synthesize_command(twin: Twin, home: Path, words: Sequence[str]) -> None:
 
 def train(twin: Twin, home: Path, arguments: Arguments) -> None:
     """Train a run, or go on with it."""
-    prepare = partial(prepare_training, resume_from=arguments.resume_from)
-    with _guarded(twin):
-        _start(twin, home, arguments, prepare)
+    _work(twin, home, arguments, partial(prepare_training, resume_from=arguments.resume_from))
 
 
 def synthesize(twin: Twin, home: Path, arguments: Arguments) -> None:
     """Use a trained run."""
+    _work(twin, home, arguments, prepare_synthesis)
+
+
+def _work(twin: Twin, home: Path, arguments: Arguments, prepare: Prepare) -> None:
+    """Work in this process, or in one for each device."""
     with _guarded(twin):
-        _start(twin, home, arguments, prepare_synthesis)
-
-
-def _start(twin: Twin, home: Path, arguments: Arguments, prepare: Prepare) -> None:
-    """Resolve the run's options while its lock is held, then work in this process or in several."""
-    cfg, note = configuration(arguments.cfg)
-    job = job_of(twin.name)
-    given = load(cfg, arguments.overrides, twin=home)
-    check_options(given)
-    runs = runs_folder(given.run.root, home)
-    directory = RunDirectory.of(runs, given.run.name)
-    if prepare is prepare_synthesis and not directory.path.is_dir():
-        raise UserError(f"there is no run '{given.run.name}' in {runs}: train it first, or give its run.name")
-    # Of several processes, the first holds the lock for all.
-    with nullcontext() if job.index else directory.locked():
-        options = resolve(cfg, arguments.overrides, runs, home=home)
-        hparams = options.hparams
-        check_options(hparams)
-        several = hparams.run.num_gpus > 1 and job.count == 1
-        n_processes = twin.count_processes(hparams.run.num_gpus) if several else 1
-        if n_processes <= 1:
-            if job.index == 0:
-                for line in (*([note] if note else []), *options.messages):
-                    print(line, flush=True)
-            sets = open_datasets(hparams, read_classes(directory.path))
-            work = prepare(Context(hparams, directory, sets, twin.make_engine(hparams)))
-            if job.index == 0 and prepare is not prepare_synthesis:
-                options.save()
-            work()
-            return
-    sys.exit(launch(n_processes))
+        _, n_processes = start(twin, home, arguments.cfg, arguments.overrides, prepare)
+    if n_processes > 1:
+        sys.exit(launch(n_processes))
 
 
 @contextmanager

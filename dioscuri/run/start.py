@@ -1,0 +1,60 @@
+"""From a configuration to a run at work in this process: options settled, lock held, work done."""
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+
+from dioscuri.checkpoint.directory import RunDirectory
+from dioscuri.context import Context, OnMetrics, Work
+from dioscuri.contract import check_options
+from dioscuri.data import open_datasets
+from dioscuri.data.classes import read_classes
+from dioscuri.errors import UserError
+from dioscuri.hparams import load
+from dioscuri.hparams.archive import resolve
+from dioscuri.job import job_of
+from dioscuri.places import configuration, runs_folder
+from dioscuri.run.synthesize import prepare_synthesis
+from dioscuri.twins import Twin
+
+Prepare = Callable[[Context], Work]
+
+
+def start(
+    twin: Twin,
+    home: Path,
+    cfg: Path,
+    words: Sequence[str],
+    prepare: Prepare,
+    on_metrics: OnMetrics | None = None,
+) -> tuple[RunDirectory, int]:
+    """Do what `prepare` prepares with the run of a configuration and words over it.
+
+    Runs live in `home` unless the user names another folder. Returns the run's folder and the number of
+    processes that its devices take: where that is above 1, nothing has been done yet.
+    """
+    cfg, note = configuration(cfg)
+    job = job_of(twin.name)
+    given = load(cfg, words, twin=home)
+    check_options(given)
+    runs = runs_folder(given.run.root, home)
+    directory = RunDirectory.of(runs, given.run.name)
+    if prepare is prepare_synthesis and not directory.path.is_dir():
+        raise UserError(f"there is no run '{given.run.name}' in {runs}: train it first, or give its run.name")
+    # Of several processes, the first holds the lock for all.
+    with nullcontext() if job.index else directory.locked():
+        options = resolve(cfg, words, runs, home=home)
+        hparams = options.hparams
+        check_options(hparams)
+        several = hparams.run.num_gpus > 1 and job.count == 1
+        n_processes = twin.count_processes(hparams.run.num_gpus) if several else 1
+        if n_processes == 1:
+            if job.index == 0:
+                for line in (*([note] if note else []), *options.messages):
+                    print(line, flush=True)
+            sets = open_datasets(hparams, read_classes(directory.path))
+            work = prepare(Context(hparams, directory, sets, twin.make_engine(hparams), on_metrics))
+            if job.index == 0 and prepare is not prepare_synthesis:
+                options.save()
+            work()
+    return directory, n_processes
