@@ -145,6 +145,9 @@ def test_it_trains_on_pictures_of_the_user_and_writes_where_he_works(user, insta
     assert (shipped in done.out) == (twin == "torch")
     report = json.loads((user.folder / "logs-mine" / "report.json").read_text())
     assert report["step"] == 2
+    code = f"from dioscuri import {twin} as dio; print(dio.load('logs-mine').generate(n=2, seed=1).shape)"
+    done = user.python("-c", code, packages=packages)
+    assert (done.code, done.out) == (0, "(2, 8, 8, 1)\n"), done.errors
     assert tree(installed) == before
     assert not (user.folder / "torch_impl").exists()
 
@@ -157,6 +160,8 @@ def test_a_missing_framework_is_named_with_the_command_that_installs_it(user, tw
     assert done.code == 2
     assert done.errors.startswith(f"error: the {'PyTorch' if twin == 'torch' else 'JAX'} twin needs ")
     assert done.errors.endswith(f"which is not installed: pip install 'dioscuri[{twin}]'\n")
+    code = f"import dioscuri\ntry: import dioscuri.{twin}\nexcept dioscuri.UserError as error: print(error)"
+    assert f"error: {user.python('-c', code, packages=packages).out}" == done.errors
     code = "from dioscuri.twins import default_twin, open_twin; print(open_twin(default_twin()).name)"
     assert user.python("-c", code, packages=packages).out == f"{other}\n"
     code = "from dioscuri.checkpoint.torch_files import torch_bytes; torch_bytes({})"
