@@ -1,0 +1,93 @@
+"""The five examples run as they stand, in both twins."""
+
+import runpy
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.support import faces, published, tiny
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+TWINS = ("torch", "jax")
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capsys):
+    """Run an example in a folder of its own; returns what it printed."""
+
+    def call(name, *words):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", [name, *map(str, words)])
+        runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+        return capsys.readouterr().out
+
+    return call
+
+
+def size_of(path):
+    with Image.open(path) as image:
+        return image.size
+
+
+def folder_of_pictures(folder, side, n=8):
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(n):
+        Image.fromarray(rng.integers(0, 256, (side, side, 3), np.uint8)).save(folder / f"{i}.png")
+    return folder
+
+
+def test_there_are_five_and_no_other():
+    assert {path.name for path in EXAMPLES.glob("*.py")} == {
+        "load_and_sample.py",
+        "train_on_a_folder.py",
+        "training_loop.py",
+        "fine_tune.py",
+        "compare.py",
+    }
+
+
+@pytest.mark.parametrize("twin", TWINS)
+def test_load_and_sample(run, tmp_path, twin):
+    runs = faces.runs(tmp_path)
+    told = run("load_and_sample.py", runs["maskgit"], "--classes", 3, 7, "--n", 4, "--twin", twin)
+    assert "4 pictures in samples.png" in told
+    assert size_of(tmp_path / "samples.png") == (32, 8)
+
+
+@pytest.mark.parametrize("twin", ["torch", pytest.param("jax", marks=pytest.mark.slow)])
+def test_train_on_a_folder(run, tmp_path, twin):
+    pictures = folder_of_pictures(tmp_path / "pictures", 32, 4)
+    words = ("--steps", 1, "--batch", 2, "--runs", tmp_path, "--name", "mine", "--twin", twin)
+    told = run("train_on_a_folder.py", pictures, *words)
+    assert "samples in mine.png" in told
+    assert size_of(tmp_path / "mine.png") == (256, 256)
+    assert (tmp_path / "logs-mine" / "checkpoints").is_dir()
+
+
+@pytest.mark.parametrize("twin", TWINS)
+def test_training_loop(run, tmp_path, twin):
+    told = run("training_loop.py", "--steps", 2, "--batch", 4, "--twin", twin)
+    assert "a three has the tokens [[" in told
+    assert (tmp_path / "digits_maskgit" / "tokenizer" / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("twin", TWINS)
+def test_fine_tune(run, tmp_path, twin):
+    model = published.write_folder(tmp_path / "published", "maskgit_vqgan", "model.safetensors")
+    pictures = folder_of_pictures(tmp_path / "pictures", 16, 4)
+    told = run("fine_tune.py", model, pictures, "--steps", 2, "--batch", 2, "--rate", 1e-3, "--twin", twin)
+    assert "levels after, in tuned" in told
+    assert (tmp_path / "tuned" / "config.json").is_file()
+
+
+@pytest.mark.parametrize("twin", TWINS)
+def test_compare(run, tmp_path, twin):
+    first = faces.write_run(tmp_path, "one", tiny.TINY)
+    second = faces.write_run(tmp_path, "two", tiny.TINY, spread=0.5)
+    np.save(tmp_path / "pictures.npy", faces.PICTURES)
+    told = run("compare.py", first, second, "pictures.npy", "--n", 4, "--samples", 2, "--twin", twin)
+    assert told.count("FD ") == told.count("bits/dim") == 2
