@@ -15,7 +15,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -93,20 +93,22 @@ def save(
     return target
 
 
-def load(root: Path, step: int | Literal["best"] | None = None) -> Checkpoint:
-    """Read the newest sound checkpoint, or that of a step, or the best one.
+def load(
+    root: Path, step: int | Literal["best"] | None = None, *, groups: Collection[str] | None = None
+) -> Checkpoint:
+    """Read the newest sound checkpoint, or that of a step, or the best one; of its tensors all, or `groups`.
 
     Every tensor file is compared with its recorded sha256. Where the newest is damaged, the one before is
     used and the damaged one is named in `warnings`. A `UserError` says that none is there, that none is
     sound, or that the one asked for is damaged or missing.
     """
     if step is not None:
-        return _load_chosen(root, step)
+        return _load_chosen(root, step, groups)
     warnings: list[str] = []
     for candidate in reversed(steps(root)):
         path = folder(root, candidate)
         try:
-            return _read(path, candidate, tuple(warnings))
+            return _read(path, candidate, groups, tuple(warnings))
         except Damage as damage:
             if path.is_dir():  # otherwise a training process has just removed it
                 warnings.append(f"checkpoint {path} is damaged ({damage}) and is passed over")
@@ -176,9 +178,9 @@ def _looks_whole(path: Path) -> bool:
         return False
 
 
-def _load_chosen(root: Path, step: int | Literal["best"]) -> Checkpoint:
+def _load_chosen(root: Path, step: int | Literal["best"], groups: Collection[str] | None) -> Checkpoint:
     if step == "best":
-        chosen = load(root).info["best_step"]
+        chosen = load(root, groups=()).info["best_step"]
         if chosen is None:
             raise UserError(f"no best checkpoint is recorded in {root}: choose a step, or the newest")
         step = int(chosen)
@@ -187,15 +189,20 @@ def _load_chosen(root: Path, step: int | Literal["best"]) -> Checkpoint:
         known = ", ".join(map(str, steps(root))) or "none"
         raise UserError(f"no checkpoint of step {step} in {root}; there are: {known}")
     try:
-        return _read(path, int(step), ())
+        return _read(path, int(step), groups)
     except Damage as damage:
         raise UserError(f"checkpoint {path} is damaged ({damage}): choose another step") from damage
 
 
-def _read(path: Path, step: int, warnings: tuple[str, ...]) -> Checkpoint:
+def _read(
+    path: Path, step: int, groups: Collection[str] | None, warnings: tuple[str, ...] = ()
+) -> Checkpoint:
     info = _read_info(path / _INFO_FILE, step)
+    files = {Path(name): entry for name, entry in info["files"].items()}
     state = {
-        Path(name).stem: read_tensors(path / Path(name).name, entry) for name, entry in info["files"].items()
+        file.stem: read_tensors(path / file.name, entry)
+        for file, entry in files.items()
+        if groups is None or file.stem in groups
     }
     state[COUNTERS] = {name: np.array(value, np.int64) for name, value in info[COUNTERS].items()}
     return Checkpoint(step=step, state=state, info=info, path=path, warnings=warnings)

@@ -10,6 +10,7 @@ import numpy as np
 from dioscuri.checkpoint import pretrained, store
 from dioscuri.checkpoint.compare import match
 from dioscuri.checkpoint.directory import RunDirectory
+from dioscuri.checkpoint.trained_run import check_finite
 from dioscuri.errors import UserError, did_you_mean
 from dioscuri.face.model import face_of
 from dioscuri.hparams.loading import assemble
@@ -83,7 +84,9 @@ def _of_run(path: Path, weights: str, step: Any) -> Source:
         raise UserError(f"{path} holds {len(copies)} files hparams-<name>.cfg: give the folder of one run")
     root = path.absolute().parent
     hparams = assemble(read(copies[0]), (), root, root)
-    checkpoint, group = _checkpoint(path, step), GROUPS[weights]
+    group = GROUPS[weights]
+    checkpoint = _checkpoint(path, step, group)
+    check_finite(checkpoint, averaged=weights == "average")
     origin = {
         "sha256": checkpoint.info["files"][f"{group}.safetensors"]["sha256"],
         "run": hparams.run.name,
@@ -95,16 +98,15 @@ def _of_run(path: Path, weights: str, step: Any) -> Source:
     return _source(hparams, checkpoint.state[group], checkpoint.path, beside, origin)
 
 
-def _checkpoint(path: Path, step: Any) -> store.Checkpoint:
-    """That of a step; the best one is that of the best validation, or the last where none was validated."""
+def _checkpoint(path: Path, step: Any, group: str) -> store.Checkpoint:
+    """One group of tensors of a step's; the best is that of the best validation, or the last one where none
+    was validated."""
     root = RunDirectory(path).checkpoints
     if not store.steps(root):
         raise UserError(f"{path} holds no checkpoint: train the run first")
-    if step not in ("best", "last"):
-        return store.load(root, int(step))
-    newest = store.load(root)
-    best = newest.info["best_step"]
-    return newest if step == "last" or best in (None, newest.step) else store.load(root, int(best))
+    if step == "best":
+        step = store.load(root, groups=()).info["best_step"]
+    return store.load(root, None if step in (None, "last") else int(step), groups=(group,))
 
 
 def _published(where: Path | str, weights: Any, revision: str | None) -> Source:

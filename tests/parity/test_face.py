@@ -97,6 +97,12 @@ def test_what_is_no_model_is_one_line(runs, tmp_path):
         load(empty)
 
 
+def test_weights_that_are_not_finite_are_not_loaded(tmp_path):
+    run = faces.write_run(tmp_path, "broken", faces.tiny.TINY, spread=np.nan)
+    with pytest.raises(UserError, match=r"tensor '.*' of the averaged weights is not finite"):
+        dio("torch").load(run)
+
+
 def within_a_level(first, second):
     assert first.dtype == second.dtype == np.uint8
     assert abs(first.astype(int) - second).max() <= 1

@@ -59,4 +59,14 @@ def runs(root):
     }
 
 
-__all__ = ["LEFT", "PICTURES", "STEP", "runs", "tiny_vqgan", "with_tokenizer", "write_run"]
+__all__ = [
+    "LEFT",
+    "PICTURES",
+    "STEP",
+    "runs",
+    "tiny",
+    "tiny_maskgit",
+    "tiny_vqgan",
+    "with_tokenizer",
+    "write_run",
+]
