@@ -1,8 +1,10 @@
 """`dioscuri` serves both twins, so it imports no tensor framework; and neither twin imports the other's."""
 
 import ast
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -116,3 +118,27 @@ def test_arrows_run_down():
             if below and above != below and floor[below] >= floor[above]:
                 upward.append(f"{module} imports {other}")
     assert not upward
+
+
+# What a distribution is imported as, where the two names differ.
+MODULES = {
+    "pillow": "PIL",
+    "pyyaml": "yaml",
+    "huggingface-hub": "huggingface_hub",
+    "ml-dtypes": "ml_dtypes",
+    "scikit-learn": "sklearn",
+}
+# The photographs inside scikit-image are read as files; TensorBoard shows what tensorboardX writes; JAX
+# bounds its cache with filelock.
+NOT_IMPORTED = {"scikit-image", "tensorboard", "filelock"}
+
+
+def test_the_package_declares_what_the_program_imports_and_no_more():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    requirements = [*project["dependencies"], *(r for name in extras if name != "test" for r in extras[name])]
+    bounds = dict(re.fullmatch(r"([\w-]+)(>=[\d.]+,<[\d.]+)", line).groups() for line in requirements)
+    sources = [path for package in FORBIDDEN for path in (ROOT / package).rglob("*.py")]
+    used = set().union(*(imported(path.read_text()) for path in sources))
+    used -= set(sys.stdlib_module_names) | set(FORBIDDEN)
+    assert used == {MODULES.get(name, name) for name in set(bounds) - NOT_IMPORTED}
