@@ -92,11 +92,14 @@ class SundaeModel(TokenModel):
 
     @classmethod
     def usual(cls, given: Values) -> Values:
-        """An hourglass that halves the grid once, where it can."""
-        tokens = of_tokens(given)
+        """An hourglass that halves the grid once, where it can; with `grid=0` a transformer on text."""
+        tokens, model = of_tokens(given), given.get("model", {})
+        if not given["data"].get("grid", 1):
+            text = {**tokens["data"], "dataset_source": "text", "codebook_size": characters.CODES}
+            network = {"architecture": "transformer", "dim": 512, "depth": 12, "shorten_factor": 0}
+            return tokens | {"data": text, "model": {**network, **model}}
         even = int(tokens["data"]["grid"]) % 2 == 0
         depth = {"depth": (2, 10, 2), "shorten_factor": 4} if even else {"depth": 8}
-        model = given.get("model", {})
         return tokens | {"model": {"dim": 512, **({} if "depth" in model else depth), **model}}
 
     @property
