@@ -18,6 +18,7 @@ from dioscuri.data.descriptors import describe
 from dioscuri.data.options import check_axes
 from dioscuri.engine import Array
 from dioscuri.errors import UserError
+from dioscuri.plans.noise import NoiseSpec
 from dioscuri.registry import family_part
 
 TensorT = TypeVar("TensorT")
@@ -47,19 +48,54 @@ class Shown:
 class FamilyMethods(Protocol[TensorT]):
     """The tensor code of a family, for tensors of either framework.
 
-    Beside `loss` it has modes, which the engine runs by name:
+    `<twin>/families/methods.py` has a class of this name with the usual answers; a family adds `build`,
+    `loss` and its modes. The engine runs a mode by name:
     `mode(model, batch, noise, frozen, **options) -> dict[str, tensor]`, without gradients and without state.
     `batch` and the results have the rows first. `noise` holds what `noise_specs(mode, rows, **options)`
     lists, `frozen` what `frozen()` gave, placed on the device: tensors that are neither trained nor saved
     with the run, such as the weights of a tokenizer or of LPIPS, or an encoded empty text.
     """
 
+    hparams: Any
+    weight_decay: float
+    metric_sizes: Mapping[str, int]
+    """Names of the metrics of a step; the number of values of a vector, 0 for a single number."""
+    switches: tuple[str, ...]
+    """Those of the schedules' values that are truth values and decide what is computed: every combination is
+    compiled on its own, and `loss` and `train_step` are given bools under these names."""
+
+    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Canonical shape of every parameter."""
+
+    def initial_parameters(self, seed: int) -> dict[str, Array]:
+        """First values under canonical names."""
+
+    def decayed(self, name: str) -> bool:
+        """Whether weight decay acts on a parameter."""
+
+    def build(self) -> Any:
+        """The model; its parameters' values do not matter."""
+
+    def noise_specs(self, method: str, batch: int) -> tuple[NoiseSpec, ...]:
+        """Noise that a mode, or the training step as `train_step`, takes for a batch of this size."""
+
+    def frozen(self) -> dict[str, Array]:
+        """Tensors that are neither trained nor saved with the run."""
+
+    def initial_buffers(self, seed: int) -> dict[str, Array]:
+        """First values of the buffers."""
+
+    def overwritten(
+        self, buffers: Mapping[str, TensorT], parameters: Mapping[str, TensorT]
+    ) -> dict[str, TensorT]:
+        """Parameters, in canonical shapes, that follow from the buffers after a step, such as a codebook."""
+
     def loss(
         self,
         model: Any,
         batch: Mapping[str, TensorT],
         noise: Mapping[str, TensorT],
-        scalars: Mapping[str, TensorT],
+        scalars: Mapping[str, Any],
         buffers: Mapping[str, TensorT],
         frozen: Mapping[str, TensorT],
     ) -> tuple[TensorT, dict[str, TensorT], dict[str, TensorT]]:
@@ -70,11 +106,17 @@ class FamilyMethods(Protocol[TensorT]):
         such as averages of a codebook: they begin as `initial_buffers(seed)`.
         """
 
-    def frozen(self) -> dict[str, Array]:
-        """Tensors that are neither trained nor saved with the run."""
-
-    def initial_buffers(self, seed: int) -> dict[str, Array]:
-        """First values of the buffers."""
+    def train_step(
+        self,
+        trainer: Any,
+        state: Any,
+        batch: Mapping[str, TensorT],
+        noise: Mapping[str, TensorT],
+        scalars: Mapping[str, Any],
+        frozen: Mapping[str, TensorT],
+    ) -> tuple[Any, dict[str, TensorT], TensorT]:
+        """One step by the means of the twin's `Trainer`: the `TrainState` behind it, the step's metrics and
+        the norm of its gradient. The usual one takes the gradient of `loss` and updates all parameters."""
 
 
 class FamilyRun(Protocol):

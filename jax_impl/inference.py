@@ -200,7 +200,8 @@ class Network:
         if "image" not in rows:
             return dict(rows)
         others = {name: value for name, value in rows.items() if name != "image"}
-        tokens = self.methods.encode(self.module, {"image": rows["image"]}, {}, self.frozen)["tokens"]
+        encode = mode(self.methods, "encode")
+        tokens = encode(self.module, {"image": rows["image"]}, {}, self.frozen)["tokens"]
         return others | {"tokens": jax.lax.stop_gradient(tokens.reshape(len(tokens), -1))}
 
     def weights(self) -> dict[str, Array]:

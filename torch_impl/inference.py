@@ -166,7 +166,8 @@ class Network:
             return dict(rows)
         self._follow()
         others = {name: value for name, value in rows.items() if name != "image"}
-        tokens = self.methods.encode(self.module, {"image": rows["image"]}, {}, self.frozen)["tokens"]
+        encode = mode(self.methods, "encode")
+        tokens = encode(self.module, {"image": rows["image"]}, {}, self.frozen)["tokens"]
         return others | {"tokens": tokens.flatten(1)}
 
     @torch.no_grad()

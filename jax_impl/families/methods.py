@@ -9,6 +9,7 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
+from dioscuri import contract
 from dioscuri.plans.noise import NoiseSpec
 from dioscuri.plans.parameters import initial_values, shapes
 from jax_impl.trainer import Objective, Trainer, TrainState
@@ -56,6 +57,10 @@ class FamilyMethods:
         """First values of the arrays that a step changes without a gradient: there are none."""
         return {}
 
+    def overwritten(self, buffers: Arrays, parameters: Arrays) -> Result:
+        """Parameters, in canonical shapes, that follow from the buffers after a step: none."""
+        return {}
+
     def loss(
         self, model: Any, batch: Arrays, noise: Arrays, scalars: Scalars, buffers: Arrays, frozen: Arrays
     ) -> tuple[Array, Result, Result]:
@@ -91,7 +96,13 @@ def added(left: Mapping[str, Array], right: Mapping[str, Array]) -> Result:
     return {name: left[name] + value if name in left else value for name, value in right.items()}
 
 
-def methods_of(hparams: Any) -> Any:
+def methods_of(hparams: Any) -> FamilyMethods:
     """The tensor code of the run's family: what its module calls `FAMILY`."""
     module: Any = import_module(f"jax_impl.families.{hparams.run.family}")
-    return module.FAMILY(hparams)
+    methods: FamilyMethods = module.FAMILY(hparams)
+    return methods
+
+
+def _fulfils(methods: FamilyMethods) -> contract.FamilyMethods[Array]:
+    """For the type checker: the class fulfils the protocol."""
+    return methods

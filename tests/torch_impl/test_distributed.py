@@ -8,7 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.support.engines import assert_states_close, make_engine, pictures, posterior_noise, scalars, train
+from tests.support import tiny_sundae, tiny_vqgan
+from tests.support.engines import (
+    BATCH,
+    assert_states_close,
+    make_engine,
+    pictures,
+    posterior_noise,
+    scalars,
+    train,
+)
+from torch_impl.engine import Engine
 
 ROOT = Path(__file__).parents[2]
 STEPS = (0, 1, 30)
@@ -33,21 +43,19 @@ np.savez(path, loss=metrics["loss"], kl=found["kl"], drawn=drawn, **flat)
 """
 
 
+def start_two(folder, program, *words):
+    """Run a program in two processes."""
+    script = folder / "worker.py"
+    script.write_text(program)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    words = [*command, str(script), str(folder), *words]
+    subprocess.run(words, check=True, env=environment, timeout=300, cwd=ROOT)
+
+
 @pytest.mark.parametrize("overrides", [(), ("train.accumulation_steps=2",)], ids=["whole", "accumulated"])
 def test_two_processes_equal_one(tmp_path, overrides):
-    script = tmp_path / "worker.py"
-    script.write_text(WORKER)
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--nproc-per-node",
-        "2",
-        "--standalone",
-        str(script),
-    ]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    subprocess.run([*command, str(tmp_path), *overrides], check=True, env=environment, timeout=300, cwd=ROOT)
+    start_two(tmp_path, WORKER, *overrides)
     ranks = [dict(np.load(tmp_path / f"{rank}.npz")) for rank in range(2)]
     alone = make_engine("torch")
     losses = train(alone, STEPS)
@@ -76,3 +84,50 @@ def nested(flat):
         if group in state:
             state[group][name] = array
     return state
+
+
+OTHERS = """
+import sys
+import numpy as np
+from tests.torch_impl.test_distributed import trained
+engine, losses = trained(sys.argv[2], len(sys.argv) > 3)
+state = engine.state_to_numpy()
+flat = {f"{group}/{name}": array for group, tensors in state.items() for name, array in tensors.items()}
+np.savez(f"{sys.argv[1]}/{engine.process_index}.npz", loss=losses, **flat)
+"""
+# Neither a batch norm nor an adaptive weight: each process computes these from its rows.
+ALTERNATING = ("loss.alternating=True", "discriminator.norm=instance", "loss.adaptive_disc_weight=False")
+CHOSEN = {
+    "vqgan": (tiny_vqgan, ALTERNATING),
+    "sundae": (tiny_sundae, ("loss.unroll_steps=3",)),
+}
+
+
+def trained(family, share):
+    """An engine of another family after three steps in float64, and their losses."""
+    module, words = CHOSEN[family]
+    engine = Engine(module.tiny("train.precision=float64", *words))
+    engine.initialise()
+    own = engine.devices.share if share else lambda array: array
+    losses = []
+    for step in range(3):
+        specs, rng = engine.family.noise_specs("train_step", BATCH), np.random.default_rng((2, step))
+        noise = {spec.name: own(rng.uniform(spec.low, spec.high, spec.shape)) for spec in specs}
+        tokens = {"tokens": rng.integers(0, 16, (BATCH, 16)), "label": rng.integers(0, 10, BATCH)}
+        batch = {"image": pictures(step)} if family == "vqgan" else tokens
+        values = {"learning_rate": 0.002, "adversarial": step > 0, "gumbel_temperature": 1.0}
+        engine.train_step({name: own(array) for name, array in batch.items()}, step, values, noise)
+        losses.append(engine.fetch_metrics()["loss"])
+    return engine, np.array(losses)
+
+
+@pytest.mark.parametrize("family", ["vqgan", "sundae"])
+def test_two_processes_equal_one_in_steps_of_their_own(tmp_path, family):
+    """Networks that alternate, and passes that unroll."""
+    start_two(tmp_path, OTHERS, family, "share")
+    alone, losses = trained(family, share=False)
+    for rank in range(2):
+        both = dict(np.load(tmp_path / f"{rank}.npz"))
+        np.testing.assert_allclose(both["loss"], losses, rtol=1e-9)
+        state = nested(both)
+        assert_states_close(alone.state_to_numpy(), state, 1e-9)

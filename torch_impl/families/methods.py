@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
+from dioscuri import contract
 from dioscuri.plans.noise import NoiseSpec
 from dioscuri.plans.parameters import initial_values, shapes
 from torch_impl.trainer import Objective, Trainer, TrainState
@@ -59,6 +60,10 @@ class FamilyMethods:
         """First values of the tensors that a step changes without a gradient: there are none."""
         return {}
 
+    def overwritten(self, buffers: Tensors, parameters: Tensors) -> Result:
+        """Parameters, in canonical shapes, that follow from the buffers after a step: none."""
+        return {}
+
     def loss(
         self, model: Any, batch: Tensors, noise: Tensors, scalars: Scalars, buffers: Tensors, frozen: Tensors
     ) -> tuple[Tensor, Result, Result]:
@@ -97,7 +102,13 @@ def added(left: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> Result:
     return {name: left[name] + value if name in left else value for name, value in right.items()}
 
 
-def methods_of(hparams: Any) -> Any:
+def methods_of(hparams: Any) -> FamilyMethods:
     """The tensor code of the run's family: what its module calls `FAMILY`."""
     module: Any = import_module(f"torch_impl.families.{hparams.run.family}")
-    return module.FAMILY(hparams)
+    methods: FamilyMethods = module.FAMILY(hparams)
+    return methods
+
+
+def _fulfils(methods: FamilyMethods) -> contract.FamilyMethods[Tensor]:
+    """For the type checker: the class fulfils the protocol."""
+    return methods
