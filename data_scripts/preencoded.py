@@ -118,7 +118,7 @@ def _length(example: Example, longest: int) -> int:
         return longest
     try:
         return int(json.loads(example.members["json"].read()).get("attention_mask_length", longest))
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise UserError(f"'{example.key}': its json is damaged ({error})") from error
 
 

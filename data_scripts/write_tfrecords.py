@@ -64,7 +64,7 @@ def _entry(source: Path, number: int, line: str, with_captions: bool) -> Entry:
     where = f"{source}, line {number}"
     try:
         found: Any = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{where}: no JSON ({error})") from error
     name = found.get("image_path") if isinstance(found, dict) else None
     if not isinstance(name, str) or not name:

@@ -58,7 +58,7 @@ def finite(value: Any) -> Any:
 def read_json(path: Path, what: str) -> Any:
     """Read a JSON file; a `UserError` calls it `what` when it is missing or damaged."""
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError(f"{what}: {path} does not exist") from error
     except (OSError, ValueError, RecursionError) as error:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from dioscuri.data.listing import folder_files
 from dioscuri.data.tar_files import Example, examples
@@ -14,6 +14,7 @@ MEMBERS = ("text", "txt", "caption")
 SCORES = ("aesthetic", "AESTHETIC_SCORE", "aesthetic_score_laion_v2")
 """Names that data sets give the aesthetic score."""
 N_MICRO = 5
+_LARGEST = 1e30
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def _by_key(pairs: Iterable[tuple[str, Caption]], path: Path) -> dict[str, Capti
 def _of_line(line: str, where: str) -> tuple[str, Caption]:
     try:
         found: Any = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{where}: no JSON ({error})") from error
     found = found if isinstance(found, dict) else {}
     key, text, micro = (found.get(name) for name in ("key", "caption", "micro"))
@@ -95,7 +96,7 @@ def _told(example: Example, where: str) -> dict[str, Any]:
         found = json.loads(member.read()) if member else {}
         if isinstance(found, dict) and isinstance(found.get("annotations"), str):
             found["annotations"] = json.loads(found["annotations"])
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{where}: its json is damaged ({error})") from error
     return found if isinstance(found, dict) else {}
 
@@ -116,7 +117,7 @@ def _micro(told: dict[str, Any], resolution: int) -> tuple[float, ...] | None:
     """Width and height, crop's top and left behind resizing, score; None unless all are known."""
     score = next((told[name] for name in SCORES if name in told), None)
     size = (told.get("original_width"), told.get("original_height"))
-    numbers = [float(value) for value in (*size, score) if isinstance(value, int | float)]
+    numbers = [float(value) for value in (*size, score) if _is_number(value)]
     if not resolution or len(numbers) < 3 or min(numbers[:2]) < 1:
         return None
     factor = resolution / min(numbers[:2])
@@ -124,5 +125,6 @@ def _micro(told: dict[str, Any], resolution: int) -> tuple[float, ...] | None:
     return numbers[0], numbers[1], top, left, numbers[2]
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _is_number(value: Any) -> TypeGuard[float]:
+    """Whether a value is a number that a float holds."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _LARGEST

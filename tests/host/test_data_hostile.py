@@ -187,3 +187,18 @@ def test_idx_files_that_claim_more_than_any_set_has_are_refused(tmp_path):
     (tmp_path / "x").write_bytes(b"\0\0\x08\3" + (1 << 20).to_bytes(4, "big") * 3)
     with pytest.raises(UserError, match="which no such data set has"):
         read_idx(tmp_path / "x")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "[" * 100_000,
+        '{"key": "a", "caption": "x", "micro": [1e999, 1, 0, 0, 5]}',
+        f'{{"key": "a", "caption": "x", "micro": [1{"0" * 400}, 1, 0, 0, 5]}}',
+        '{"key": "a", "caption": "x", "micro": [NaN, 1, 0, 0, 5]}',
+    ],
+)
+def test_captions_of_hostile_json_are_refused(tmp_path, line):
+    (tmp_path / "captions.jsonl").write_text(line + "\n")
+    with pytest.raises(UserError, match=r"line 1: (no JSON|\"micro\" must be 5 numbers)"):
+        read_captions(tmp_path / "captions.jsonl")

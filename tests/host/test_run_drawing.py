@@ -89,6 +89,14 @@ def test_pictures_that_somebody_removed_are_drawn_again(tmp_path):
     assert [step for step, _, _ in engine.calls] == [0, 1]
 
 
+def test_a_damaged_picture_of_an_earlier_process_is_named(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        generation.generate(context_of(tmp_path, Engine(1)), None, CHECKPOINT)
+    (tmp_path / "synthesis-images" / "generated" / "image-0002.png").write_bytes(b"cut")
+    with pytest.raises(UserError, match=r"image-0002\.png is damaged .* drawn anew"):
+        generation.generate(context_of(tmp_path, Engine()), None, CHECKPOINT)
+
+
 @pytest.mark.parametrize("change", ["synthesis.classes=[2]", "run.seed=4", "synthesis.steps=4"])
 def test_other_options_do_not_go_on(tmp_path, change):
     with pytest.raises(KeyboardInterrupt):

@@ -8,7 +8,9 @@ from PIL import Image
 
 from dioscuri.checkpoint.store import Checkpoint
 from dioscuri.context import Context
+from dioscuri.data.numpy_files import Damaged, read_npy
 from dioscuri.engine import Array
+from dioscuri.errors import UserError
 from dioscuri.families.token_models.drawing import chosen_classes, draw, sample_rows
 from dioscuri.files import write_json
 from dioscuri.outputs.pictures import save_grid, save_picture
@@ -74,9 +76,12 @@ def _whole(folder: Path, done: int, size: int) -> int:
 def _read(folder: Path, i: int) -> Array:
     """A picture that `save_picture` wrote."""
     path = folder / f"{_stem(i)}.png"
-    if not path.exists():
-        array: Array = np.load(folder / f"{_stem(i)}.npy", allow_pickle=False)
-        return array
-    with Image.open(path) as image:
-        pixels = np.asarray(image)
+    path = path if path.exists() else path.with_suffix(".npy")
+    try:
+        if path.suffix == ".npy":
+            return np.array(read_npy(path))
+        with Image.open(path) as image:
+            pixels = np.asarray(image)
+    except (Damaged, OSError, SyntaxError, ValueError) as error:
+        raise UserError(f"{path} is damaged ({error}): remove it, and it is drawn anew") from error
     return pixels if pixels.ndim == 3 else pixels[..., None]
