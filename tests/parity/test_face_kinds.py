@@ -1,5 +1,7 @@
 """What is no plain picture model: conditions and models of text, padded pictures, sounds, and imports."""
 
+import shutil
+
 import numpy as np
 import pytest
 
@@ -7,6 +9,7 @@ from dioscuri import UserError
 from dioscuri import jax as in_jax
 from dioscuri import torch as dio
 from tests.support import published
+from tests.support.twins import ROOT
 
 SMALL = {"grid": 4, "codebook_size": 16, "target_res": 8, "channels": 1}
 READER = {
@@ -111,3 +114,17 @@ def test_a_published_folder_is_a_model_in_both_twins(tmp_path):
     np.testing.assert_array_equal(*[model.encode(pictures) for model in models])
     models[0].save(tmp_path / "mine")
     np.testing.assert_array_equal(in_jax.load(tmp_path / "mine").encode(pictures), models[0].encode(pictures))
+
+
+def test_runs_of_version_0_1_0_open_in_both_twins(tmp_path):
+    for run in (ROOT / "tests" / "fixtures" / "runs_0_1_0").iterdir():
+        shutil.copytree(run, tmp_path / f"logs-{run.name}")
+    folders = sorted(tmp_path.iterdir())
+    assert len(folders) == 6
+    for folder in folders:
+        models = dio.load(folder), in_jax.load(folder)
+        assert f"logs-{models[0].family}" == folder.name
+        first, second = (model._network.weights() for model in models)
+        for name, array in first.items():
+            np.testing.assert_array_equal(array, second[name], err_msg=f"{folder.name} {name}")
+    assert dio.load(tmp_path / "logs-maskgit").generate(2, steps=2).shape == (2, 8, 8, 1)
