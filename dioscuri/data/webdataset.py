@@ -38,7 +38,7 @@ def open_webdataset(options: Options, split: Split) -> PictureSet:
     folder = os.path.commonpath([tar.parent for tar in tars])
     every = [example for tar in tars for example in examples(tar)]
     chosen = [example for example in every if example.member(PICTURES)]
-    notes = _notes(folder, every, len(every) - len(chosen))
+    notes = _notes(folder, every)
     if not chosen:
         remark = "".join(f"; {note}" for note in notes)
         raise UserError(
@@ -65,17 +65,22 @@ def open_webdataset(options: Options, split: Split) -> PictureSet:
     )
 
 
-def _notes(folder: str, every: Sequence[Example], n_without: int) -> list[str]:
+def _notes(folder: str, every: Sequence[Example]) -> list[str]:
     """What is left out: examples without a picture, and pictures that share the name of another example up to
     its first dot."""
-    notes = [f"{folder}: left out {n_without} examples without a picture"] if n_without else []
     hidden = [(example, suffix) for example in every for suffix in _unread_pictures(example)]
+    dotted = {id(example) for example, _ in hidden}
+    n_without = sum(not example.member(PICTURES) and id(example) not in dotted for example in every)
+    notes = []
+    if n_without:
+        plural = "" if n_without == 1 else "s"
+        notes.append(f"{folder}: left out {n_without} example{plural} without a picture")
     if hidden:
         example, suffix = hidden[0]
-        n_examples = len({id(example) for example, _ in hidden})
+        plural = "" if len(hidden) == 1 else "s"
         notes.append(
-            f"{folder}: left out {len(hidden)} picture files of {n_examples} examples, such as "
-            f"'{example.key}.{suffix}': the name of an example ends at its first dot"
+            f"{folder}: left out {len(hidden)} picture file{plural}, such as '{example.key}.{suffix}': the "
+            "name of an example ends at its first dot"
         )
     return notes
 

@@ -176,8 +176,9 @@ def test_pictures_that_share_a_name_up_to_its_first_dot_are_told(tmp_path):
     members = [("v1.0 (a).png", png(flat(1))), ("v1.0 (b).png", png(flat(2))), ("c.png", png(flat(3)))]
     write_tar(tmp_path / "0.tar", members)
     notes = " ".join(open_train(tmp_path).notes)
-    assert "left out 2 picture files of 1 examples, such as 'v1.0 (a).png'" in notes
+    assert "left out 2 picture files, such as 'v1.0 (a).png'" in notes
     assert "ends at its first dot" in notes
+    assert "without a picture" not in notes
     write_tar(tmp_path / "0.tar", [(f"d.{end}", png(flat(1))) for end in ("png", "1.png", "jpg")])
     assert "left out 2 picture files" in open_train(tmp_path).notes[0]
     write_tar(tmp_path / "0.tar", members[:2])
