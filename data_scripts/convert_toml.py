@@ -108,14 +108,14 @@ def converted(given: Mapping[str, Any], name: str, header: str, **places: str) -
 
 def left_out(given: Mapping[str, Any]) -> str:
     """What a checked TOML file has and our configuration does not take from it, in words."""
-    found = keys_left_out(given, TABLES)
+    keys = keys_left_out(given, TABLES)
     if "nb_batches" in given["trainer"]:
-        found["trainer"].append("nb_batches[0]")
+        keys["trainer"].append("nb_batches[0]")
     if "vqgan" in given:
-        found["data"] += sorted({"root", "train_root"} & set(given["data"]))
+        keys["data"] += sorted({"root", "train_root"} & set(given["data"]))
     if not given["net"].get("conditional"):
-        found["net"] += sorted({"num_classes"} & set(given["net"]))
-    return _in_words(found)
+        keys["net"] += sorted({"num_classes"} & set(given["net"]))
+    return _in_words(keys)
 
 
 def _in_words(keys: Mapping[str, Sequence[str]]) -> str:

@@ -69,8 +69,8 @@ class TextEncoder:
         ids = self._ids(texts)
         made = self._states(ids)
         states = made.last_hidden_state if self.layer == -1 else made.hidden_states[self.layer]
-        found = {"text": _numpy(states), "text_mask": _numpy(ids["attention_mask"]).astype(bool)}
-        return found | ({"pooled": _numpy(made.text_embeds)} if self.pooled else {})
+        encoded = {"text": _numpy(states), "text_mask": _numpy(ids["attention_mask"]).astype(bool)}
+        return encoded | ({"pooled": _numpy(made.text_embeds)} if self.pooled else {})
 
     def _ids(self, texts: Sequence[str]) -> dict[str, torch.Tensor]:
         given = self.tokenizer(
@@ -108,12 +108,14 @@ def with_micro(captions: dict[str, Caption], given: tuple[float, ...] | None) ->
     """Captions that all have the five numbers, or none has; a `UserError` where some lack them."""
     if given is None and all(caption.micro is None for caption in captions.values()):
         return captions
-    found = {key: Caption(caption.text, caption.micro or given) for key, caption in captions.items()}
-    if lacking := [key for key, caption in found.items() if caption.micro is None]:
+    captions_with_micro = {
+        key: Caption(caption.text, caption.micro or given) for key, caption in captions.items()
+    }
+    if lacking := [key for key, caption in captions_with_micro.items() if caption.micro is None]:
         raise UserError(
             f"caption '{lacking[0]}' and {len(lacking) - 1} more have no \"micro\": add it or give --micro"
         )
-    return found
+    return captions_with_micro
 
 
 def in_order(captions: dict[str, Caption], keys: Sequence[str], source: Path) -> dict[str, Caption]:

@@ -51,14 +51,14 @@ def prepare_celeba(request: Request) -> None:
             for name, size, stream in members(archive)
             if name.name in partition
         )
-        found = 0
+        n_pictures = 0
         while group := list(islice(pictures, _AT_ONCE)):
             targets = [folder / CELEBA_SPLITS[partition[name.name]] / f"{name.stem}.png" for name, _ in group]
             list(pool.map(_crop, [data for _, data in group], targets))
-            found += len(group)
-        if found != len(partition):
+            n_pictures += len(group)
+        if n_pictures != len(partition):
             raise UserError(
-                f"{archive}: holds {found} of the {len(partition)} pictures in {CELEBA_PARTITION.name}"
+                f"{archive}: holds {n_pictures} of the {len(partition)} pictures in {CELEBA_PARTITION.name}"
             )
 
 

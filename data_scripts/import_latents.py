@@ -44,19 +44,19 @@ def listed(folder: Path) -> list[Latent]:
     for path in classes:
         if not path.name.isdecimal() or path.name != str(int(path.name)):
             raise UserError(f"latents {path}: folders of classes are called by their numbers, 0, 1, ...")
-    found = [latent for path in classes for latent in _in_folder(path, int(path.name))]
-    found += _in_folder(folder, -1)
-    if not found:
+    latents = [latent for path in classes for latent in _in_folder(path, int(path.name))]
+    latents += _in_folder(folder, -1)
+    if not latents:
         raise UserError(f"latents {folder} holds no file <index>.r.npy")
-    labels = {latent.label for latent in found}
+    labels = {latent.label for latent in latents}
     for path in classes:
         if int(path.name) not in labels:
             raise UserError(f"latents {path} holds no file <index>.r.npy: put back those of this class")
     if classes and -1 in labels:
         raise UserError(f"latents {folder} holds files beside the folders of classes: move them away")
-    found.sort()
-    _check_gaps(folder, found)
-    return found
+    latents.sort()
+    _check_gaps(folder, latents)
+    return latents
 
 
 def string_order(labels: Collection[int]) -> list[int]:
@@ -88,13 +88,13 @@ def _load(path: Path) -> np.ndarray:
 
 
 def _in_folder(folder: Path, label: int) -> list[Latent]:
-    found = []
+    latents = []
     for path in folder_files(folder, (".npy",)):
         match = NAME.fullmatch(path.name)
         if match is None:
             raise UserError(f"latents {path} is not called <index>.r.npy or <index>.l.npy: move it away")
-        found.append(Latent(label, int(match[1]), match[2] or ".r", path))
-    return found
+        latents.append(Latent(label, int(match[1]), match[2] or ".r", path))
+    return latents
 
 
 def _check_gaps(folder: Path, found: Sequence[Latent]) -> None:
@@ -171,10 +171,10 @@ def _chosen(latents: list[Latent], span: str) -> list[Latent]:
     if match is None:
         raise UserError(f"--pictures '{span}' must be A:B, the first picture and the one behind the last")
     low, high = int(match[1] or 0), int(match[2] or 2**62)
-    found = [latent for latent in latents if low <= latent.index < high]
-    if not found:
+    selected = [latent for latent in latents if low <= latent.index < high]
+    if not selected:
         raise UserError(f"--pictures '{span}': there are none of these indices")
-    return found
+    return selected
 
 
 def _maker(run: Path | None) -> dict[str, str]:

@@ -36,31 +36,31 @@ def convert(tars: Path, target: Path, tokenizer: Path, member: str, texts: str, 
     """Write the shards; return the number of pictures. A `UserError` names a member that does not fit."""
     trained = open_tokenizer(tokenizer)
     side, codes = trained.plan.grid, trained.plan.codebook_size
-    found = _examples(tars)
+    encoded = _examples(tars)
     writer = TokenWriter(
         target,
         {"grid": [side, side], "codebook_size": codes, "tokenizer": named(trained), "source": str(tars)},
-        [example.key for example in found],
+        [example.key for example in encoded],
     )
-    for rows in _batches(found[writer.n_pictures :], "tokens"):
+    for rows in _batches(encoded[writer.n_pictures :], "tokens"):
         writer.add(np.stack([_tokens(example, member, side, codes) for example in rows]))
     writer.finish()
     if null is not None:
-        _write_texts(found, target / TEXTS, texts, null)
+        _write_texts(encoded, target / TEXTS, texts, null)
     return writer.n_pictures
 
 
 def _examples(tars: Path) -> list[Example]:
     paths = folder_files(tars, (".tar",)) if tars.is_dir() else [tars]
-    found = [example for path in paths for example in examples(path)]
-    if not found:
+    members = [example for path in paths for example in examples(path)]
+    if not members:
         raise UserError(f"{tars} holds no tar file with examples")
-    return found
+    return members
 
 
-def _batches(found: Sequence[Example], what: str) -> Any:
-    starts = range(0, len(found), BATCH)
-    return (found[first : first + BATCH] for first in tqdm(starts, what, unit="batch", disable=None))
+def _batches(encoded: Sequence[Example], what: str) -> Any:
+    starts = range(0, len(encoded), BATCH)
+    return (encoded[first : first + BATCH] for first in tqdm(starts, what, unit="batch", disable=None))
 
 
 def _tokens(example: Example, member: str, side: int, codes: int) -> Array:
@@ -75,11 +75,11 @@ def _tokens(example: Example, member: str, side: int, codes: int) -> Array:
     return tokens.reshape(side, side)
 
 
-def _write_texts(found: Sequence[Example], folder: Path, member: str, null: Path) -> None:
+def _write_texts(encoded: Sequence[Example], folder: Path, member: str, null: Path) -> None:
     empty = {name: array for name, array in read_null(null).items() if name in ("text", "text_mask")}
     shape = empty["text"].shape[1:]
-    writer = TextWriter(folder, {"encoder": member}, [example.key for example in found], empty)
-    for rows in _batches(found[writer.n_texts :], "texts"):
+    writer = TextWriter(folder, {"encoder": member}, [example.key for example in encoded], empty)
+    for rows in _batches(encoded[writer.n_texts :], "texts"):
         states = [_load(example, member) for example in rows]
         for example, array in zip(rows, states, strict=True):
             if array.dtype.kind != "f" or array.shape != shape:

@@ -43,14 +43,14 @@ def restore(context: Context, resume_from: Path | None) -> Start:
 
     With neither, initialise. `train.resume_from_ema` starts from the averaged weights.
     """
-    own = context.directory.checkpoints
-    roots = [own] if store.steps(own) else []
+    own_root = context.directory.checkpoints
+    roots = [own_root] if store.steps(own_root) else []
     if resume_from is not None:
         other = _checkpoints_of(resume_from)
-        if not roots or max(store.steps(other)) > max(store.steps(own)):
+        if not roots or max(store.steps(other)) > max(store.steps(own_root)):
             roots.insert(0, other)
         else:
-            context.say(f"{own} is at least as far as {resume_from}: going on from there")
+            context.say(f"{own_root} is at least as far as {resume_from}: going on from there")
     if not roots:
         context.engine.initialise()
         return Start()
@@ -58,7 +58,7 @@ def restore(context: Context, resume_from: Path | None) -> Start:
     check_learnt(checkpoint, made_by(context.hparams, context.sets.train))
     context.say(f"going on from {checkpoint.path}: {checkpoint.step} batches")
     info = dict(checkpoint.info)
-    if roots[0] != own:
+    if roots[0] != own_root:
         # Its best checkpoint stays where it is; this run's best is found among its own.
         info.pop("best", None)
         info.pop("validated", None)

@@ -10,10 +10,10 @@ PACKAGES = ("torch", "jax", "flax", "optax", "numpy")
 
 def versions() -> dict[str, str]:
     """Package name to version; packages that are not installed are left out."""
-    found = {"python": platform.python_version(), "dioscuri": __version__}
+    numbers = {"python": platform.python_version(), "dioscuri": __version__}
     for name in PACKAGES:
         try:
-            found[name] = version(name)
+            numbers[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return numbers

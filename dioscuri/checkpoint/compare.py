@@ -10,7 +10,7 @@ from dioscuri.errors import UserError
 
 
 def match(
-    expected: Mapping[str, tuple[int, ...]], found: Mapping[str, Any], what: str, where: object
+    expected: Mapping[str, tuple[int, ...]], arrays: Mapping[str, Any], what: str, where: object
 ) -> None:
     """Raise a `UserError` that names the first tensor, in order of names, that is missing, unknown or of
     another shape.
@@ -21,15 +21,15 @@ def match(
     """
     differing = [
         name
-        for name in expected.keys() | found.keys()
-        if name not in expected or name not in found or tuple(found[name].shape) != tuple(expected[name])
+        for name in expected.keys() | arrays.keys()
+        if name not in expected or name not in arrays or tuple(arrays[name].shape) != tuple(expected[name])
     ]
     if not differing:
         return
     first = min(differing, key=_natural_order)
     rest = f" ({len(differing) - 1} more differ)" if len(differing) > 1 else ""
     raise UserError(
-        f"{where}: {what} tensor '{first}' {_difference(first, expected, found)}{rest}: "
+        f"{where}: {what} tensor '{first}' {_difference(first, expected, arrays)}{rest}: "
         "the checkpoint is of another architecture than the configuration"
     )
 
@@ -50,10 +50,10 @@ def check_finite(arrays: Mapping[str, np.ndarray], where: object) -> None:
     )
 
 
-def _difference(name: str, expected: Mapping[str, tuple[int, ...]], found: Mapping[str, Any]) -> str:
-    if name not in found:
+def _difference(name: str, expected: Mapping[str, tuple[int, ...]], arrays: Mapping[str, Any]) -> str:
+    if name not in arrays:
         return f"is missing, the configuration has it with shape {tuple(expected[name])}"
-    shape = tuple(found[name].shape)
+    shape = tuple(arrays[name].shape)
     if name not in expected:
         return f"with shape {shape} is unknown to the configuration"
     return f"has shape {shape} but the configuration has {tuple(expected[name])}"

@@ -156,10 +156,10 @@ def _prune(root: Path, step: int, keep: int, best: int | None) -> None:
     """Remove old folders. One that is not whole does not count as kept; later steps than `step` stay."""
     older = [other for other in steps(root) if other <= step]
     whole = [other for other in older if _looks_whole(folder(root, other))]
-    kept = {*whole[-keep:], step, best}
+    retained = {*whole[-keep:], step, best}
     try:
         for other in older:
-            if other not in kept:
+            if other not in retained:
                 aside = root / f"{_TEMPORARY}{other:08d}"
                 folder(root, other).rename(aside)
                 shutil.rmtree(aside)

@@ -148,8 +148,8 @@ class _Loader(yaml.SafeLoader):
         if id(node) not in known:
             known[id(node)] = MAX_CONFIG_NODES  # within itself
             pairs = isinstance(node, yaml.MappingNode)
-            inside = [part for pair in node.value for part in pair] if pairs else node.value
-            known[id(node)] = 1 + sum(self._nodes(part, known) for part in inside)
+            inside = [child for pair in node.value for child in pair] if pairs else node.value
+            known[id(node)] = 1 + sum(self._nodes(child, known) for child in inside)
         return known[id(node)]
 
 

@@ -76,11 +76,11 @@ def evaluate(words: Sequence[str], make_engine: MakeEngine, make_network: MakeNe
         raise UserError(f"--resize must be from 1 to {MAX_SIDE} pixels")
     samples, reference, name, description = _features(chosen, make_engine, make_network)
     _check(samples, reference, chosen)
-    found = measures(samples, reference, name, k=chosen.k, seed=chosen.seed)
-    found += _agreement(samples, reference, chosen)
+    results = measures(samples, reference, name, k=chosen.k, seed=chosen.seed)
+    results += _agreement(samples, reference, chosen)
     settings = _settings(chosen.samples)
     sizes = {"samples": len(samples) or None, "reference": len(reference) or None}
-    _tell(found, sizes, description, settings, chosen)
+    _tell(results, sizes, description, settings, chosen)
     if not is_whole(chosen.samples):
         print(f"note: what made {chosen.samples} was interrupted: the same command goes on")
     if any(size is not None and size <= samples.width for size in sizes.values()):
@@ -89,7 +89,7 @@ def evaluate(words: Sequence[str], make_engine: MakeEngine, make_network: MakeNe
             "large"
         )
     if chosen.json is not None:
-        table = {m.name: {"value": m.value, "deviation": m.deviation, "remark": m.remark} for m in found}
+        table = {m.name: {"value": m.value, "deviation": m.deviation, "remark": m.remark} for m in results}
         given = {name: None if value is None else str(value) for name, value in vars(chosen).items()}
         call = {"settings": given | {"versions": versions()}, "sampling": settings}
         write_json(
@@ -231,12 +231,12 @@ def _settings(samples: Path) -> dict[str, Any]:
     """How the samples were made, where synthesis has noted it beside them."""
     folder = samples if samples.is_dir() else samples.parent
     before = folder / "sampling.json"  # as version 0.1.0 noted it
-    found: dict[str, Any] = settings_beside(folder)
-    return found or (read_json(before, "record of the sampling") if before.is_file() else {})
+    settings: dict[str, Any] = settings_beside(folder)
+    return settings or (read_json(before, "record of the sampling") if before.is_file() else {})
 
 
 def _tell(
-    found: list[Measure],
+    results: list[Measure],
     sizes: dict[str, int | None],
     description: str,
     settings: dict[str, Any],
@@ -248,8 +248,8 @@ def _tell(
     print(f"reference: {sizes['reference'] or 'statistics'} of {chosen.reference}")
     print(f"extractor: {description}")
     print(f"seed:      {chosen.seed}")
-    width = max(len(measure.name) for measure in found)
-    for measure in found:
+    width = max(len(measure.name) for measure in results)
+    for measure in results:
         deviation = "" if measure.deviation is None else f" +- {measure.deviation:.4g}"
         remark = f"  ({measure.remark})" if measure.remark else ""
         print(f"{measure.name:{width}}  {measure.value:.6g}{deviation}{remark}")

@@ -31,16 +31,16 @@ def open_frames(options: Options, split: Split) -> PictureSet:
     if C not in (1, 3):
         raise UserError(f"[data] channels is {C}; image files give 1 (grey) or 3 (RGB)")
     folder = data_path(data, split)
-    found = subfolders(folder) if folder.is_dir() else []
-    if not found:
+    recordings = subfolders(folder) if folder.is_dir() else []
+    if not recordings:
         raise UserError(
             f"[data] {option} '{folder}' holds no folders; frames must lie in a folder for each recording"
         )
     pool = ThreadPoolExecutor(min(options.run.num_cpus, os.cpu_count() or 1), thread_name_prefix="decode")
-    frames = {path: folder_files(path, image_files.SUFFIXES) for path in found}
-    refused = list(pool.map(lambda path: _refusal(frames[path], data.frames), found))
-    reasons = {path: reason for path, reason in zip(found, refused, strict=True) if reason}
-    good, notes = usable(found, reasons, folder, options, split, "recording")
+    frames = {path: folder_files(path, image_files.SUFFIXES) for path in recordings}
+    refused = list(pool.map(lambda path: _refusal(frames[path], data.frames), recordings))
+    reasons = {path: reason for path, reason in zip(recordings, refused, strict=True) if reason}
+    good, notes = usable(recordings, reasons, folder, options, split, "recording")
     files = [frame for path in good for frame in frames[path]]
     reader = Reader(
         [str(file) for file in files],

@@ -53,12 +53,12 @@ def _short(data: bytes) -> int:
 @cache
 def _words() -> list[int]:
     """Remainder of each byte."""
-    found = []
+    blocks = []
     for value in range(256):
         for _ in range(8):
             value = value >> 1 ^ (_POLYNOMIAL if value & 1 else 0)
-        found.append(value)
-    return found
+        blocks.append(value)
+    return blocks
 
 
 @cache

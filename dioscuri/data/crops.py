@@ -22,8 +22,8 @@ def decode_cropped(source: Path | BinaryIO, side: int, channels: int, *, legacy:
         picture = np.asarray(as_mode(flatten(image), channels))
     H, W = picture.shape[:2]
     box = legacy_box(H, W) if legacy else centre_box(H, W)
-    found = crop_and_resize(picture.reshape(H, W, channels), side, box)
-    rounded: Array = np.rint(found).astype(np.uint8)
+    cropped = crop_and_resize(picture.reshape(H, W, channels), side, box)
+    rounded: Array = np.rint(cropped).astype(np.uint8)
     return rounded
 
 
@@ -52,8 +52,8 @@ def crop_and_resize(picture: Array, side: int, box: Box) -> Array:
     pixels = picture.astype(np.float32)
     upper = pixels[top][:, left] + (pixels[top][:, right] - pixels[top][:, left]) * dx
     lower = pixels[bottom][:, left] + (pixels[bottom][:, right] - pixels[bottom][:, left]) * dx
-    found = upper + (lower - upper) * dy
-    return np.where(inside_y[:, None, None] & inside_x[None, :, None], found, np.float32(0))
+    resized = upper + (lower - upper) * dy
+    return np.where(inside_y[:, None, None] & inside_x[None, :, None], resized, np.float32(0))
 
 
 def _coordinates(low: float, high: float, size: int, side: int) -> tuple[Array, Array]:

@@ -140,8 +140,8 @@ def _without_text(file: BinaryIO) -> BinaryIO:
     if sum(size for kind, _, size in chunks if kind in _TEXT) <= _SMALL_TEXT:
         return file
     content = file.read()
-    kept = [content[at - start : at - start + size] for kind, at, size in chunks if kind not in _TEXT]
-    return io.BytesIO(_PNG + b"".join(kept))
+    remaining = [content[at - start : at - start + size] for kind, at, size in chunks if kind not in _TEXT]
+    return io.BytesIO(_PNG + b"".join(remaining))
 
 
 def _png_chunks(file: BinaryIO) -> Iterator[tuple[bytes, int, int]]:

@@ -69,11 +69,11 @@ def find_files(
         pairs |= {path: _class_name(path, place) for path in paths}
         if any(_class_name(path, place) for path in paths):
             names.update(_folders_below(place))
-    kept = once(pairs)
-    if not kept:
+    distinct = once(pairs)
+    if not distinct:
         raise UserError(f"{option} {_quoted(text)} holds no {noun} ({', '.join(sorted(suffixes))})")
-    notes = (_links_note(text, len(pairs) - len(kept)),) if len(kept) < len(pairs) else ()
-    return Files(kept, [pairs[path] for path in kept], tuple(sorted(names)), notes)
+    notes = (_links_note(text, len(pairs) - len(distinct)),) if len(distinct) < len(pairs) else ()
+    return Files(distinct, [pairs[path] for path in distinct], tuple(sorted(names)), notes)
 
 
 def folder_files(folder: Path, suffixes: Collection[str] | None = None) -> list[Path]:
@@ -100,9 +100,9 @@ def once(paths: Iterable[Path]) -> list[Path]:
     parents = {Path(base): os.path.realpath(base)}
     chosen: dict[Hashable, tuple[bool, Path]] = {}
     for path in ordered:
-        found = _identity(path, base, parents)
-        if found is not None:
-            key, is_link = found
+        identity = _identity(path, base, parents)
+        if identity is not None:
+            key, is_link = identity
             if key not in chosen or (chosen[key][0] and not is_link):
                 chosen[key] = is_link, path
     return sorted(path for _, path in chosen.values())
@@ -199,15 +199,15 @@ def _matches(folder: Path, pattern: Sequence[str]) -> Iterator[Path]:
             yield from _matches(path, rest)
 
 
-def _fitting(folder: Path, part: str) -> list[Path]:
+def _fitting(folder: Path, pattern: str) -> list[Path]:
     """Entries of a folder that fit a part of a pattern; brackets are literal where nothing fits otherwise."""
-    literal = folder / part
-    if (exists := _exists(literal)) or not _MAGIC.search(part):
+    literal = folder / pattern
+    if (exists := _exists(literal)) or not _MAGIC.search(pattern):
         return [literal] if exists else []
-    names = _names(folder, hidden=part.startswith("."))
-    found = [name for name in names if fnmatchcase(name, part)]
-    escaped = part.replace("[", "[[]")
-    return [folder / name for name in found or [name for name in names if fnmatchcase(name, escaped)]]
+    names = _names(folder, hidden=pattern.startswith("."))
+    matching = [name for name in names if fnmatchcase(name, pattern)]
+    escaped = pattern.replace("[", "[[]")
+    return [folder / name for name in matching or [name for name in names if fnmatchcase(name, escaped)]]
 
 
 def _folders_below(place: Place) -> list[str]:

@@ -42,10 +42,10 @@ class PictureSet:
 
         Raises IndexError for an index outside and a `UserError` for a picture that cannot be read.
         """
-        wanted = np.asarray(indices, dtype=np.int64)
-        if wanted.size and not (wanted.min() >= 0 and wanted.max() < len(self)):
+        requested = np.asarray(indices, dtype=np.int64)
+        if requested.size and not (requested.min() >= 0 and requested.max() < len(self)):
             raise IndexError(f"picture index outside 0..{len(self) - 1} of {self.name}")
-        return self.read(wanted) if words is None or self.draw is None else self.draw(wanted, words)
+        return self.read(requested) if words is None or self.draw is None else self.draw(requested, words)
 
 
 class NumberedKeys(Sequence[str]):

@@ -56,8 +56,13 @@ class ShardWriter:
     ) -> None:
         self._folder, self._keys, self._what, self._beside = folder, keys, what, beside
         self._held: dict[str, list[Array]] = {name: [] for name in arrays}
-        own = {"format": FORMAT, "n_examples": len(keys), "shard_size": shard_size, "arrays": arrays}
-        self.header: dict[str, Any] = json.loads(json.dumps({**header, **own}))
+        header_fields = {
+            "format": FORMAT,
+            "n_examples": len(keys),
+            "shard_size": shard_size,
+            "arrays": arrays,
+        }
+        self.header: dict[str, Any] = json.loads(json.dumps({**header, **header_fields}))
         self._shards: list[int] = []
         self._files: dict[str, str] = {}
         self._go_on()

@@ -113,13 +113,13 @@ def read_samples(path: Path, start: int, n: int) -> Array:
 
 def _reader(paths: list[Path], lengths: list[int], length: int, *, keep: bool) -> Callable[[int, int], Array]:
     """Samples int16 (length,) of a recording from a place on; `keep`: whole recordings stay in memory."""
-    kept: dict[int, Array] = {}
+    cache: dict[int, Array] = {}
 
     def read(recording: int, start: int) -> Array:
         if not keep:
             return read_samples(paths[recording], start, length)
-        if recording not in kept:
-            kept[recording] = read_samples(paths[recording], 0, lengths[recording])
-        return kept[recording][start : start + length]
+        if recording not in cache:
+            cache[recording] = read_samples(paths[recording], 0, lengths[recording])
+        return cache[recording][start : start + length]
 
     return read

@@ -41,8 +41,8 @@ class TextSet:
 
     def gather(self, indices: Sequence[int] | Array) -> dict[str, Array]:
         """Arrays (B, ...) at `indices` (B,): float32, the mask bool."""
-        wanted = np.asarray(indices, np.int64)
-        return {name: _plain(name, self._shards.read(name, wanted)) for name in self.shapes}
+        requested = np.asarray(indices, np.int64)
+        return {name: _plain(name, self._shards.read(name, requested)) for name in self.shapes}
 
 
 class TextWriter:

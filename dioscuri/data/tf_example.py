@@ -21,7 +21,7 @@ class NotAnExampleError(Exception):
 
 def decode(data: bytes) -> Features:
     """The features of a message by their names; `NotAnExampleError` where it is none."""
-    found: Features = {}
+    decoded: Features = {}
     for number, features in _fields(data):
         if number == 1 and isinstance(features, bytes):
             for entry_number, entry in _fields(features):
@@ -30,10 +30,10 @@ def decode(data: bytes) -> Features:
                     key, value = parts.get(1, b""), parts.get(2, b"")
                     if not isinstance(key, bytes) or not isinstance(value, bytes):
                         raise NotAnExampleError("a feature has no name and value")
-                    found[key.decode("utf-8", "replace")] = _values(value)
-    if not found:
+                    decoded[key.decode("utf-8", "replace")] = _values(value)
+    if not decoded:
         raise NotAnExampleError("it has no features")
-    return found
+    return decoded
 
 
 def encode(features: Mapping[str, Sequence[bytes] | Sequence[int]]) -> bytes:
@@ -129,12 +129,12 @@ def _signed(value: int) -> int:
 
 
 def _varint(value: int) -> bytes:
-    found = bytearray()
+    encoded = bytearray()
     while value > 0x7F:
-        found.append(value & 0x7F | 0x80)
+        encoded.append(value & 0x7F | 0x80)
         value >>= 7
-    found.append(value)
-    return bytes(found)
+    encoded.append(value)
+    return bytes(encoded)
 
 
 def _field(number: int, content: bytes) -> bytes:

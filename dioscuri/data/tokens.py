@@ -51,10 +51,10 @@ class TokenSet:
 
         Raises IndexError for an index outside and a `UserError` for tokens that are no codes.
         """
-        wanted = np.asarray(indices, dtype=np.int64)
-        if wanted.size and not (wanted.min() >= 0 and wanted.max() < len(self)):
+        requested = np.asarray(indices, dtype=np.int64)
+        if requested.size and not (requested.min() >= 0 and requested.max() < len(self)):
             raise IndexError(f"picture index outside 0..{len(self) - 1} of {self.name}")
-        tokens = self.read(wanted)
+        tokens = self.read(requested)
         if tokens.size and tokens.max() >= self.codebook_size:
             raise UserError(
                 f"tokens {self.name}: {int(tokens.max())} is no code of 0..{self.codebook_size - 1}: remove "

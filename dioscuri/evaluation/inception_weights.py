@@ -26,17 +26,17 @@ def inception_file() -> Path:
 def read_inception(file: Path) -> dict[str, np.ndarray]:
     """Tensors of `dioscuri.metrics.inception.weight_shapes`, float32; a `UserError` names what is missing."""
     arrays = read_weights(file).arrays
-    found: dict[str, np.ndarray] = {}
+    folded: dict[str, np.ndarray] = {}
     try:
         for conv in convolutions():
-            found |= _folded(arrays, conv.name)
-        found["fc.weight"] = arrays["fc.weight"]
-        check_shapes(found, weight_shapes())
+            folded |= _folded(arrays, conv.name)
+        folded["fc.weight"] = arrays["fc.weight"]
+        check_shapes(folded, weight_shapes())
     except UserError as error:
         raise UserError(f"{file} holds no weights of FID's Inception network: {error}") from error
     except (KeyError, ValueError) as error:
         raise UserError(f"{file} holds no weights of FID's Inception network: {error} is missing") from error
-    return {name: np.ascontiguousarray(array, np.float32) for name, array in found.items()}
+    return {name: np.ascontiguousarray(array, np.float32) for name, array in folded.items()}
 
 
 def _folded(arrays: dict[str, np.ndarray], name: str) -> dict[str, np.ndarray]:

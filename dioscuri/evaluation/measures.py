@@ -35,16 +35,16 @@ def measures(samples: Features, reference: Features, extractor: str, *, k: int, 
     inception = extractor == INCEPTION
     remark = "mu and sigma of a file" if samples.gaussian or reference.gaussian else ""
     distance = frechet_distance(samples.moments, reference.moments)
-    found = [Measure("FID" if inception else f"FD-{extractor}", distance, remark=remark)]
+    results = [Measure("FID" if inception else f"FD-{extractor}", distance, remark=remark)]
     if samples.features is not None and reference.features is not None:
-        found += _of_examples(samples.features, reference.features, extractor, k=k, seed=seed)
+        results += _of_examples(samples.features, reference.features, extractor, k=k, seed=seed)
     if samples.logits is not None:
         splits = min(SPLITS, len(samples.logits))
         score = inception_score(samples.logits, splits=splits, seed=seed)
-        found.append(
+        results.append(
             Measure("IS" if inception else f"IS-{extractor}", *score, f"{splits} splits of the samples")
         )
-    return found
+    return results
 
 
 def _of_examples(first: Array, second: Array, extractor: str, *, k: int, seed: int) -> list[Measure]:

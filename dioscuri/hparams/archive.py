@@ -53,24 +53,24 @@ def resolve(
     words = command_line.parse(overrides, cwd)
     given = read(Path(cfg_path))
     home = home or log_root
-    wanted = assemble(given, words, home, log_root)
-    path = copy_path(log_root, wanted.run.name)
+    requested = assemble(given, words, home, log_root)
+    path = copy_path(log_root, requested.run.name)
     if not path.exists():
-        messages = [_override_line(word, wanted, None) for word in words]
-        copy = _edited(given, words, wanted, None)
+        messages = [_override_line(word, requested, None) for word in words]
+        copy = _edited(given, words, requested, None)
         if home.absolute() != log_root.absolute():
-            copy = _with_absolute_paths(copy, wanted, log_root)
-        return Resolution(wanted, messages, path, copy)
+            copy = _with_absolute_paths(copy, requested, log_root)
+        return Resolution(requested, messages, path, copy)
     saved = read(path)
     _check_family(saved, words, log_root)
     before = assemble(saved, (), home, log_root)
     after = assemble(saved, words, home, log_root)
-    if before.run.name != wanted.run.name:
+    if before.run.name != requested.run.name:
         raise UserError(
-            f"{path}: [run] name is '{before.run.name}': this copy belongs to '{wanted.run.name}', write that"
+            f"{path}: [run] name is '{before.run.name}': this copy belongs to '{requested.run.name}'"
         )
     _check_architecture(before, after, saved, path)
-    messages = _difference_lines(list(_differences(after, wanted)), path, cfg_path)
+    messages = _difference_lines(list(_differences(after, requested)), path, cfg_path)
     messages += [_override_line(word, after, before) for word in words]
     document = _edited(saved, words, after, before) if before != after else None
     return Resolution(after, messages, path, document)
@@ -128,8 +128,8 @@ def _differences(first: Any, second: Any) -> Iterator[tuple[str, str, Any, Any]]
 
 def _check_family(saved: Document, words: Sequence[Setting], log_root: Path) -> None:
     """Before options are checked: those of another family would all be unknown."""
-    own = settings(saved, log_root)
-    if family(command_line.merge(own, words)) is not family(own):
+    current = settings(saved, log_root)
+    if family(command_line.merge(current, words)) is not family(current):
         raise UserError(
             f"{command_line.SOURCE}: [run] family of an existing run cannot change: choose another run.name"
         )
@@ -219,14 +219,16 @@ def _path_text(value: str | tuple[str, ...]) -> str:
 
 
 def _with_option(document: Document, section: str, declared: Field[Any], text: str) -> Document:
-    found = [s for s in document.sections if fold(s.name) == section]
-    if not found:
+    matches = [s for s in document.sections if fold(s.name) == section]
+    if not matches:
         return replace(
             document, sections=(*document.sections, Section(section, (Entry(declared.name, text),)))
         )
-    old = found[0]
-    kept = [entry for entry in old.entries if fold(entry.option) in names(declared)]
-    entry = replace(kept[0], text=text) if kept else Entry(declared.name, text)
-    entries = tuple(entry if other in kept else other for other in old.entries) + (() if kept else (entry,))
+    old = matches[0]
+    existing = [entry for entry in old.entries if fold(entry.option) in names(declared)]
+    entry = replace(existing[0], text=text) if existing else Entry(declared.name, text)
+    entries = tuple(entry if other in existing else other for other in old.entries) + (
+        () if existing else (entry,)
+    )
     new = replace(old, entries=entries)
     return replace(document, sections=tuple(new if s is old else s for s in document.sections))

@@ -18,7 +18,7 @@ def parse(words: Sequence[str], cwd: Path | None = None) -> list[Setting]:
     settings: dict[tuple[str, str], Setting] = {}
     for word in words:
         name, equals, text = word.partition("=")
-        section, dot, option = (part.strip() for part in name.partition("."))
+        section, dot, option = (piece.strip() for piece in name.partition("."))
         if not (equals and dot and section and option):
             raise UserError(f"{SOURCE}: '{word}' is not section.option=value")
         key = (fold(section), fold(option))

@@ -164,14 +164,14 @@ def _comments(text: str, source: str) -> dict[tuple[str, str], tuple[str, ...]]:
 
     Comments inside a value of several lines come above the next option. A blank line between comments stays.
     """
-    found: dict[tuple[str, str], tuple[str, ...]] = {}
+    comments: dict[tuple[str, str], tuple[str, ...]] = {}
     pending: list[str] = []
     for key, comment in _scan(text, source):
         if key is not None:
-            found[key], pending = tuple(pending) if any(pending) else (), []
+            comments[key], pending = tuple(pending) if any(pending) else (), []
         elif comment or (pending and pending[-1]):
             pending.append(comment)
-    return found
+    return comments
 
 
 def _scan(text: str, source: str) -> Iterator[tuple[tuple[str, str] | None, str]]:

@@ -65,13 +65,13 @@ def build(kind: type[T], settings: Settings, source: str, base: Path) -> T:
 def find(settings: Settings, section: str, declared: Field[Any]) -> Setting | None:
     """The setting of an option under any of its names: the section's before `[DEFAULT]`'s."""
     for place in (section, DEFAULT):
-        found = [settings[place][name] for name in names(declared) if name in settings.get(place, {})]
-        commanded = [setting for setting in found if setting.on_command_line]
-        if len(commanded or found) > 1:
-            first, second = (commanded or found)[:2]
+        given = [settings[place][name] for name in names(declared) if name in settings.get(place, {})]
+        commanded = [setting for setting in given if setting.on_command_line]
+        if len(commanded or given) > 1:
+            first, second = (commanded or given)[:2]
             raise UserError(f"{second.where} and {first.option} are the same option: keep one")
-        if found:
-            return (commanded or found)[0]
+        if given:
+            return (commanded or given)[0]
     return None
 
 
@@ -253,11 +253,11 @@ def _quoted(value: Any) -> Any:
 def _in_words(hint: Any) -> str:
     origin, parts = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType):
-        return " or ".join(_in_words(part) for part in parts)
+        return " or ".join(_in_words(kind) for kind in parts)
     if origin is Literal:
-        return " or ".join(repr(part) for part in parts)
+        return " or ".join(repr(kind) for kind in parts)
     if origin is not tuple:
         return _WORDS[hint]
     if parts[-1] is not Ellipsis:
-        return f"({', '.join(_in_words(part) for part in parts)})"
+        return f"({', '.join(_in_words(kind) for kind in parts)})"
     return f"a list of {_PLURALS[parts[0]] if parts[0] in _PLURALS else f'({_in_words(parts[0])})'}"

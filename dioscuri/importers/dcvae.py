@@ -23,8 +23,12 @@ def generator_from_flax(arrays: Arrays, stacks: SpectralStacks) -> Found:
     """Parameters of encoder and decoder under canonical names, without the codes."""
     spectral = generator_names(stacks)
     plain = _decoder_names(stacks)
-    found = _parameters(arrays, "G/params/", spectral | plain, dict.fromkeys(spectral | plain, stacks.biased))
-    return found | {f"{ours}.sigma": _of(arrays, f"G/stats/{name}/sigma") for ours, name in spectral.items()}
+    tensors = _parameters(
+        arrays, "G/params/", spectral | plain, dict.fromkeys(spectral | plain, stacks.biased)
+    )
+    return tensors | {
+        f"{ours}.sigma": _of(arrays, f"G/stats/{name}/sigma") for ours, name in spectral.items()
+    }
 
 
 def discriminator_from_flax(arrays: Arrays, plan: DiscriminatorPlan | None) -> Found:
@@ -34,19 +38,19 @@ def discriminator_from_flax(arrays: Arrays, plan: DiscriminatorPlan | None) -> F
     names = critic_names(plan.contrast)
     trunk = (*(f"blocks.{n}." for n in range(len(plan.contrast.blocks))), "last")
     biased = {ours: plan.contrast.biased or not ours.startswith(trunk) for ours in names}
-    found = _parameters(arrays, "D/params/", names, biased)
-    return {f"discriminator.{name}": array for name, array in found.items()}
+    tensors = _parameters(arrays, "D/params/", names, biased)
+    return {f"discriminator.{name}": array for name, array in tensors.items()}
 
 
 def powers_from_flax(arrays: Arrays, stacks: SpectralStacks, plan: DiscriminatorPlan | None) -> Found:
     """Buffers of the power iterations."""
     names = generator_names(stacks)
-    found = {f"u.{ours}": _of(arrays, f"G/stats/{name}/u0").reshape(-1) for ours, name in names.items()}
-    found |= {f"sigma.{ours}": _of(arrays, f"G/stats/{name}/sigma") for ours, name in names.items()}
+    vectors = {f"u.{ours}": _of(arrays, f"G/stats/{name}/u0").reshape(-1) for ours, name in names.items()}
+    vectors |= {f"sigma.{ours}": _of(arrays, f"G/stats/{name}/sigma") for ours, name in names.items()}
     if plan is not None and plan.contrast is not None and any(name.startswith("D/") for name in arrays):
         for ours, name in critic_names(plan.contrast).items():
-            found[f"u.discriminator.{ours}"] = _of(arrays, f"D/stats/{name}/u0").reshape(-1)
-    return found
+            vectors[f"u.discriminator.{ours}"] = _of(arrays, f"D/stats/{name}/u0").reshape(-1)
+    return vectors
 
 
 def generator_names(stacks: SpectralStacks) -> dict[str, str]:
@@ -56,15 +60,17 @@ def generator_names(stacks: SpectralStacks) -> dict[str, str]:
 
 def critic_names(plan: ContrastPlan) -> dict[str, str]:
     """The same of the discriminator."""
-    found = {}
+    names_of_ours = {}
     for i, ours in enumerate(contrast_layers(plan)):
         kind, *rest = ours.split(".")
         if kind in _HEADS:
-            found[ours] = f"{_HEADS[kind]}_{rest[0]}"
+            names_of_ours[ours] = f"{_HEADS[kind]}_{rest[0]}"
         else:
             globals_ = kind == "globals"
-            found[ours] = f"{_PARTS[rest[1]]}_{rest[0]}" if globals_ else f"discriminator/SNConv2D_{i}"
-    return found
+            names_of_ours[ours] = (
+                f"{_PARTS[rest[1]]}_{rest[0]}" if globals_ else f"discriminator/SNConv2D_{i}"
+            )
+    return names_of_ours
 
 
 def _decoder_names(stacks: SpectralStacks) -> dict[str, str]:
@@ -74,12 +80,12 @@ def _decoder_names(stacks: SpectralStacks) -> dict[str, str]:
 
 def _parameters(arrays: Arrays, prefix: str, names: Mapping[str, str], biased: Mapping[str, bool]) -> Found:
     """Kernels as OIHW, and the biases that are added."""
-    found = {}
+    tensors = {}
     for ours, theirs in names.items():
-        found[f"{ours}.weight"] = _of(arrays, f"{prefix}{theirs}/kernel").transpose(3, 2, 0, 1)
+        tensors[f"{ours}.weight"] = _of(arrays, f"{prefix}{theirs}/kernel").transpose(3, 2, 0, 1)
         if biased[ours]:
-            found[f"{ours}.bias"] = _of(arrays, f"{prefix}{theirs}/bias")
-    return found
+            tensors[f"{ours}.bias"] = _of(arrays, f"{prefix}{theirs}/bias")
+    return tensors
 
 
 def _of(arrays: Arrays, name: str) -> np.ndarray:

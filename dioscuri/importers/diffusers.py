@@ -144,12 +144,12 @@ def diffusers_uvit(config: Mapping[str, Any]) -> tuple[Transformer, dict[str, An
 
 def from_diffusers_tokenizer(arrays: Arrays) -> dict[str, np.ndarray]:
     """Levels counted from the finest, attention's matrices as 1x1 kernels."""
-    levels = {int(found[1]) for name in arrays if (found := re.match(r"decoder\.up_blocks\.(\d+)\.", name))}
+    levels = {int(match[1]) for name in arrays if (match := re.match(r"decoder\.up_blocks\.(\d+)\.", name))}
     renamed = {}
     for name, array in arrays.items():
         canonical = re.sub(
             r"(decoder\.up\.)(\d+)",
-            lambda found: f"{found[1]}{max(levels) - int(found[2])}",
+            lambda match: f"{match[1]}{max(levels) - int(match[2])}",
             _renamed(name, _VQ),
         )
         is_matrix = array.ndim == 2 and ".attn" in canonical
@@ -161,9 +161,9 @@ def from_diffusers_uvit(arrays: Arrays) -> dict[str, np.ndarray]:
     """The gated layer's two parts, which diffusers keeps in one, apart: what is multiplied comes first."""
     renamed = {}
     for name, array in arrays.items():
-        if found := re.fullmatch(r"(.*)\.ff\.net\.0\.proj\.(\w+)", name):
+        if match := re.fullmatch(r"(.*)\.ff\.net\.0\.proj\.(\w+)", name):
             for part, piece in zip(("wi_1", "wi_0"), np.split(array, 2), strict=True):
-                renamed[f"{found[1]}.ffn.{part}.{found[2]}"] = piece
+                renamed[f"{match[1]}.ffn.{part}.{match[2]}"] = piece
         else:
             renamed[_renamed(name, _UVIT)] = array
     return renamed

@@ -139,10 +139,10 @@ def _torch_weights(
         isinstance(array, np.ndarray) for array in tensors.values()
     ):
         raise UserError(f"{where}: {what}_state_dict is no table of tensors")
-    found = {str(name).removeprefix("module."): array for name, array in tensors.items()}
+    unwrapped = {str(name).removeprefix("module."): array for name, array in tensors.items()}
     shapes = _shapes(plan)
-    match({key.torch: shapes[key.name] for key in table}, found, what, where)
-    return {key.name: found[key.torch] for key in table}
+    match({key.torch: shapes[key.name] for key in table}, unwrapped, what, where)
+    return {key.name: unwrapped[key.torch] for key in table}
 
 
 def _torch_moments(
@@ -154,20 +154,20 @@ def _torch_moments(
         raise UserError(f"{where}: optimizer_state_dict has no table 'state'")
     names = moment_names(hparams)
     shapes = _shapes(plan)
-    needed = {index for index, key in enumerate(table) if key.trained} if entries else set()
+    trained = {index for index, key in enumerate(table) if key.trained} if entries else set()
     expected = {
         f"{key.name}.{m}": shapes[key.name]
         for index, key in enumerate(table)
         for m in names
-        if index in needed or index in entries
+        if index in trained or index in entries
     }
-    found = {
+    named = {
         f"{table[index].name if index in range(len(table)) else index}.{part}": np.asarray(value)
         for index, entry in entries.items()
         for part, value in entry.items()
         if part != "step"
     }
-    match(expected, found, "optimizer", where)
+    match(expected, named, "optimizer", where)
     steps = {_integer(entry.get("step"), "optimizer step", where) for entry in entries.values()} or {0}
     if len(steps) > 1:
         raise UserError(f"{where}: the optimizer's parameters are at different steps, {sorted(steps)}")
@@ -176,7 +176,7 @@ def _torch_moments(
     floor = hparams.optimizer.epsilon if names[1] == "exp_inf" and updates else 0.0
     unmet = {names[0]: 0.0, names[1]: floor}
     moments = {
-        f"{m}.{key.name}": found.get(f"{key.name}.{m}", np.full(shapes[key.name], value, np.float32))
+        f"{m}.{key.name}": named.get(f"{key.name}.{m}", np.full(shapes[key.name], value, np.float32))
         for key in table
         for m, value in unmet.items()
     }

@@ -100,13 +100,13 @@ def from_google_tokenizer(arrays: Arrays, plan: TokenizerPlan) -> dict[str, np.n
 
     Flax numbers layers in the order of their calls. A `UserError` names a tensor that belongs to no layer.
     """
-    found = {}
+    tensors = {}
     for name, array in arrays.items():
         canonical = _canonical(name, plan)
         if canonical is None:
             raise UserError(f"tensor '{name}' belongs to no layer of MaskGIT's tokenizer")
-        found[canonical] = array.transpose(3, 2, 0, 1) if name.endswith("/kernel") else array
-    return found
+        tensors[canonical] = array.transpose(3, 2, 0, 1) if name.endswith("/kernel") else array
+    return tensors
 
 
 def _from_flax_layout(name: str, array: np.ndarray) -> np.ndarray:

@@ -29,8 +29,8 @@ def halton_options(config: Mapping[str, Any]) -> Transformer:
 
 def from_halton(arrays: Arrays) -> dict[str, np.ndarray]:
     """Without the output layer's weight, which is the embedding."""
-    found = dict(arrays)
-    head = found.pop("head.weight", None)
-    if head is not None and not np.array_equal(head, found["tok_emb.weight"]):
+    tensors = dict(arrays)
+    head = tensors.pop("head.weight", None)
+    if head is not None and not np.array_equal(head, tensors["tok_emb.weight"]):
         raise UserError("head.weight differs from tok_emb.weight: these are no weights of Halton-MaskGIT")
-    return found
+    return tensors

@@ -18,10 +18,10 @@ def from_llamagen(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def _llamagen_name(name: str, n_levels: int) -> str:
-    if found := re.match(r"(encoder|decoder)\.conv_blocks\.(\d+)\.(res|attn)?", name):
-        level = int(found[2]) if found[1] == "encoder" else n_levels - 1 - int(found[2])
-        part = {"res": "block", "attn": "attn", None: ""}[found[3]]
-        side = "down" if found[1] == "encoder" else "up"
-        return f"{found[1]}.{side}.{level}.{part}{name[found.end() :]}"
+    if match := re.match(r"(encoder|decoder)\.conv_blocks\.(\d+)\.(res|attn)?", name):
+        level = int(match[2]) if match[1] == "encoder" else n_levels - 1 - int(match[2])
+        part = {"res": "block", "attn": "attn", None: ""}[match[3]]
+        side = "down" if match[1] == "encoder" else "up"
+        return f"{match[1]}.{side}.{level}.{part}{name[match.end() :]}"
     parts = {"0": "block_1", "1": "attn_1", "2": "block_2"}
-    return re.sub(r"\.mid\.([012])\.", lambda found: f".mid.{parts[found[1]]}.", name)
+    return re.sub(r"\.mid\.([012])\.", lambda match: f".mid.{parts[match[1]]}.", name)

@@ -91,17 +91,17 @@ def converted(
     arrays: Mapping[str, np.ndarray], rules: Rules, hparams: HParams, plan: MetroplexPlan, where: object
 ) -> Weights:
     """Rename and lay out anew; a `UserError` names the first tensor that is missing, unknown or misshapen."""
-    wanted = shapes(parameter_table(hparams, plan))
-    found = {renamed(name, rules): (name, array) for name, array in arrays.items()}
-    for name, (original, _) in found.items():
-        if name not in wanted:
+    expected = shapes(parameter_table(hparams, plan))
+    renamed_arrays = {renamed(name, rules): (name, array) for name, array in arrays.items()}
+    for name, (original, _) in renamed_arrays.items():
+        if name not in expected:
             raise UserError(f"{where}: tensor '{original}' is unknown to this configuration")
-    for name in wanted:
-        if name not in found:
+    for name in expected:
+        if name not in renamed_arrays:
             raise UserError(f"{where}: lacks the tensor '{name}' of this configuration")
     converted = {}
-    for name, shape in wanted.items():
-        original, array = found[name]
+    for name, shape in expected.items():
+        original, array = renamed_arrays[name]
         value = _laid_out(original, np.asarray(array), shape)
         if value.shape != shape:
             raise UserError(

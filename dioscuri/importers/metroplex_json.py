@@ -148,8 +148,10 @@ def cfg_text(values: Values, header: str) -> str:
     sections = dict.fromkeys(option.partition(".")[0] for option in values)
     for section in sections:
         lines += ["", f"[{section}]"]
-        own = {option: value for option, value in values.items() if option.startswith(f"{section}.")}
-        lines += [f"{option.partition('.')[2]} = {_text(option, value)}" for option, value in own.items()]
+        own_values = {option: value for option, value in values.items() if option.startswith(f"{section}.")}
+        lines += [
+            f"{option.partition('.')[2]} = {_text(option, value)}" for option, value in own_values.items()
+        ]
     return "\n".join(lines) + "\n"
 
 

@@ -41,12 +41,12 @@ def from_flax(arrays: Arrays, plan: TokenizerPlan) -> dict[str, np.ndarray]:
     """
     if plan.spectral is not None:
         return generator_from_flax(arrays, plan.spectral) | {codebook_name(plan): _codes(_generator(arrays))}
-    found: dict[str, np.ndarray] = {}
+    tensors: dict[str, np.ndarray] = {}
     for name, array in arrays.items():
         if not name.startswith("stats/"):
             kernel = name.endswith("/kernel") and array.ndim == 4
-            found[renamed(name, RESIDUAL)] = array.transpose(3, 2, 0, 1) if kernel else array
-    return found | {codebook_name(plan): _codes(arrays)}
+            tensors[renamed(name, RESIDUAL)] = array.transpose(3, 2, 0, 1) if kernel else array
+    return tensors | {codebook_name(plan): _codes(arrays)}
 
 
 def _codes(arrays: Arrays) -> np.ndarray:
@@ -62,14 +62,14 @@ def buffers_from_flax(arrays: Arrays, hparams: HParams) -> dict[str, np.ndarray]
     """All buffers of a run: the quantiser's moving averages, vectors of power iterations, and what begins
     anew."""
     plan, critic = plans(hparams)
-    found = initial_values(buffer_table(plan) | discriminators.buffer_table(critic), hparams.run.seed)
-    found |= reset_buffers(hparams.loss, plan.codebook_size, plan.embedding_dim)
+    buffers = initial_values(buffer_table(plan) | discriminators.buffer_table(critic), hparams.run.seed)
+    buffers |= reset_buffers(hparams.loss, plan.codebook_size, plan.embedding_dim)
     if plan.spectral is not None:
-        found |= powers_from_flax(arrays, plan.spectral, critic)
+        buffers |= powers_from_flax(arrays, plan.spectral, critic)
         arrays = _generator(arrays)
     if not plan.options.ema_debiased or f"{_SUMS}/hidden" not in arrays:
-        return found
-    return found | {
+        return buffers
+    return buffers | {
         "cluster_size": arrays[f"{_COUNTS}/hidden"],
         "embedding_sum": arrays[f"{_SUMS}/hidden"].T,
         "averaged": arrays[f"{_COUNTS}/counter"][:1].astype(np.float32),

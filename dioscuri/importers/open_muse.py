@@ -91,26 +91,26 @@ def open_muse_tokenizer(config: Mapping[str, Any], architecture: str) -> tuple[T
     `[data]`."""
     given = {name: value for name, value in config.items() if not name.startswith("_")}
     check_names(given, TOKENIZER)
-    found = {**(MOVQ if architecture == "movq" else TOKENIZER), **given}
+    settings = {**(MOVQ if architecture == "movq" else TOKENIZER), **given}
     taming = architecture != "maskgit"
     model = Tokenizer(
         architecture=architecture,
-        hidden_channels=found["hidden_channels"],
-        channel_mult=tuple(found["channel_mult"]),
-        num_res_blocks=found["num_res_blocks"],
-        z_channels=found["z_channels"],
-        num_embeddings=found["num_embeddings"],
-        embedding_dim=found["quantized_embed_dim"],
-        dropout=found["dropout"],
-        attn_resolutions=tuple(found["attn_resolutions"]) if taming else (),
-        mid_attention=architecture == "movq" or not found["no_attn_mid_block"],
-        resample_with_conv=found["resample_with_conv"] if taming else True,
-        commitment_cost=found["commitment_cost"],
+        hidden_channels=settings["hidden_channels"],
+        channel_mult=tuple(settings["channel_mult"]),
+        num_res_blocks=settings["num_res_blocks"],
+        z_channels=settings["z_channels"],
+        num_embeddings=settings["num_embeddings"],
+        embedding_dim=settings["quantized_embed_dim"],
+        dropout=settings["dropout"],
+        attn_resolutions=tuple(settings["attn_resolutions"]) if taming else (),
+        mid_attention=architecture == "movq" or not settings["no_attn_mid_block"],
+        resample_with_conv=settings["resample_with_conv"] if taming else True,
+        commitment_cost=settings["commitment_cost"],
         legacy_commitment=architecture != "movq",
         legacy_shortcut=not taming,
         legacy_single_block_attention=taming,
     )
-    return model, {"target_res": found["resolution"], "channels": found["num_channels"]}
+    return model, {"target_res": settings["resolution"], "channels": settings["num_channels"]}
 
 
 def open_muse_options(config: Mapping[str, Any]) -> Transformer:

@@ -31,16 +31,16 @@ def paella_tokenizer(config: Mapping[str, Any]) -> tuple[Tokenizer, dict[str, An
             raise UserError(f"the configuration's option '{key}' is unknown{did_you_mean(key, _DEFAULTS)}")
         if _FIXED.get(key) not in (None, value):
             raise UserError(f"the configuration's {key} {value} is not supported: it must be {_FIXED[key]}")
-    found = {**_DEFAULTS, **given}
-    levels = found["levels"]
+    settings = {**_DEFAULTS, **given}
+    levels = settings["levels"]
     model = Tokenizer(
         architecture="paella",
-        hidden_channels=found["c_hidden"] // 2 ** (levels - 1),
+        hidden_channels=settings["c_hidden"] // 2 ** (levels - 1),
         channel_mult=tuple(2**i for i in range(levels)),
-        num_res_blocks=found["bottleneck_blocks"],
-        z_channels=found["c_latent"],
-        embedding_dim=found["c_latent"],
-        num_embeddings=found["codebook_size"],
+        num_res_blocks=settings["bottleneck_blocks"],
+        z_channels=settings["c_latent"],
+        embedding_dim=settings["c_latent"],
+        num_embeddings=settings["codebook_size"],
     )
     return model, {"target_res": RESOLUTION, "channels": 3}
 
@@ -49,22 +49,22 @@ def from_paella(arrays: Arrays) -> dict[str, np.ndarray]:
     """Layers, which the files number in order of execution, by level; the batch norm within the convolution
     before it."""
     names = _names(arrays)
-    found = {}
+    tensors = {}
     for name, array in arrays.items():
         block, _, rest = name.partition(".")
         number, _, leaf = rest.partition(".")
         if f"{block}.{number}" in names:
             leaf = leaf.replace("depthwise.1.", "depthwise.")
-            found[f"{names[f'{block}.{number}']}.{leaf}"] = array
+            tensors[f"{names[f'{block}.{number}']}.{leaf}"] = array
         else:
-            found[re.sub(r"^vquantizer\.(codebook|embedding)\.", "quantize.embedding.", name)] = array
-    return _without_batch_norm(found)
+            tensors[re.sub(r"^vquantizer\.(codebook|embedding)\.", "quantize.embedding.", name)] = array
+    return _without_batch_norm(tensors)
 
 
 def _names(arrays: Arrays) -> dict[str, str]:
     """Ours of every numbered layer."""
     n_down, n_up = (
-        1 + max(int(found[1]) for name in arrays if (found := re.match(rf"{part}_blocks\.(\d+)\.", name)))
+        1 + max(int(match[1]) for name in arrays if (match := re.match(rf"{part}_blocks\.(\d+)\.", name)))
         for part in ("down", "up")
     )
     levels = n_down // 2

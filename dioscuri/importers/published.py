@@ -153,8 +153,8 @@ def published_training(arrays: Arrays, hparams: Any) -> tuple[Arrays, Arrays]:
     none."""
     if getattr(hparams.model, "architecture", "") not in _METROPLEX:
         return {}, {}
-    found = metroplex_tokenizers.critic_from_flax(arrays, hparams)
-    return found, metroplex_tokenizers.buffers_from_flax(arrays, hparams)
+    buffers = metroplex_tokenizers.critic_from_flax(arrays, hparams)
+    return buffers, metroplex_tokenizers.buffers_from_flax(arrays, hparams)
 
 
 def _transformer(arrays: Arrays, hparams: Any) -> Arrays:

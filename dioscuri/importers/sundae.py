@@ -70,16 +70,16 @@ def from_sundae(arrays: Arrays, plan: DenoiserPlan) -> dict[str, np.ndarray]:
         raise UserError("weights of the original hourglass need model.legacy_positions=True")
     frequencies = {name: array for name, array in arrays.items() if name.endswith("freq") or "freqs" in name}
     _check_frequencies(frequencies, plan)
-    found = {name: array for name, array in arrays.items() if name not in frequencies}
+    tensors = {name: array for name, array in arrays.items() if name not in frequencies}
     table = parameter_table(plan)
-    for name in (*table, *found):
+    for name in (*table, *tensors):
         expected = table[name].shape if name in table else "no such tensor"
-        has = found[name].shape if name in found else "no such tensor"
+        has = tensors[name].shape if name in tensors else "no such tensor"
         if expected != has:
             raise UserError(
                 f"tensor '{name}' must be {expected}, there is {has}: these are other options' weights"
             )
-    return found
+    return tensors
 
 
 def by_class_number(weights: Arrays) -> dict[str, np.ndarray]:

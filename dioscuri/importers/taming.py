@@ -57,32 +57,32 @@ def taming_tokenizer(params: Mapping[str, Any], *, gumbel: bool = False) -> tupl
         raise UserError("the configuration's option 'remap' is not supported: the codes must be all codes")
     given = params["ddconfig"]
     check_names(given, _TAMING)
-    found = {**_TAMING, **given}
-    if found["double_z"]:
+    settings = {**_TAMING, **given}
+    if settings["double_z"]:
         refuse_variational("the configuration has double_z")
-    if found["attn_type"] not in ("vanilla", "none"):
-        raise UserError(f"the configuration's attn_type '{found['attn_type']}' is not supported")
-    if found["tanh_out"]:
+    if settings["attn_type"] not in ("vanilla", "none"):
+        raise UserError(f"the configuration's attn_type '{settings['attn_type']}' is not supported")
+    if settings["tanh_out"]:
         raise UserError("the configuration's tanh_out is not supported: no published tokenizer has it")
-    attends = found["attn_type"] == "vanilla"
+    attends = settings["attn_type"] == "vanilla"
     model = Tokenizer(
         architecture="taming",
-        hidden_channels=found["ch"],
-        channel_mult=tuple(found["ch_mult"]),
-        num_res_blocks=found["num_res_blocks"],
-        z_channels=found["z_channels"],
+        hidden_channels=settings["ch"],
+        channel_mult=tuple(settings["ch_mult"]),
+        num_res_blocks=settings["num_res_blocks"],
+        z_channels=settings["z_channels"],
         num_embeddings=params["n_embed"],
         embedding_dim=params["embed_dim"],
-        dropout=found["dropout"],
-        attn_resolutions=tuple(found["attn_resolutions"]) if attends else (),
+        dropout=settings["dropout"],
+        attn_resolutions=tuple(settings["attn_resolutions"]) if attends else (),
         mid_attention=attends,
-        resample_with_conv=found["resamp_with_conv"],
+        resample_with_conv=settings["resamp_with_conv"],
         quantizer="gumbel" if gumbel else "nearest",
         gumbel_kl_weight=params.get("kl_weight", 5e-4),
         legacy_commitment=not gumbel,
         pixel_range="signed",
     )
-    return model, {"target_res": found["resolution"], "channels": found["in_channels"]}
+    return model, {"target_res": settings["resolution"], "channels": settings["in_channels"]}
 
 
 def from_taming(arrays: Arrays) -> dict[str, np.ndarray]:

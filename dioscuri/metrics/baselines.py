@@ -50,10 +50,10 @@ def nearest_distances(pictures: Array, train: Array, *, chunk: int = 256) -> Arr
     norms = np.square(train).sum(1)
     nearest = []
     for start in range(0, len(pictures), chunk):
-        part = pictures[start : start + chunk].astype(np.float32) / 255
-        squares = np.square(part).sum(1)[:, None] - 2 * part @ train.T + norms
+        block = pictures[start : start + chunk].astype(np.float32) / 255
+        squares = np.square(block).sum(1)[:, None] - 2 * block @ train.T + norms
         best = squares.argmin(1)
-        nearest.append(np.sqrt(np.square(part - train[best]).sum(1)))
+        nearest.append(np.sqrt(np.square(block - train[best]).sum(1)))
     return np.concatenate(nearest)
 
 

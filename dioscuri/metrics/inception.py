@@ -94,10 +94,10 @@ def resizing(inputs: int, outputs: int = SIDE) -> np.ndarray:
     outputs, counted from the first pixel's centre."""
     places = np.arange(outputs, dtype=np.float32) * np.float32(inputs / outputs)
     low = np.floor(places).astype(np.int64)
-    part = places - low
+    fraction = places - low
     weights = np.zeros((outputs, inputs), np.float32)
-    np.add.at(weights, (np.arange(outputs), low), 1 - part)
-    np.add.at(weights, (np.arange(outputs), np.minimum(low + 1, inputs - 1)), part)
+    np.add.at(weights, (np.arange(outputs), low), 1 - fraction)
+    np.add.at(weights, (np.arange(outputs), np.minimum(low + 1, inputs - 1)), fraction)
     return weights
 
 
@@ -107,7 +107,7 @@ def _convolutions(layer: Layer) -> list[Conv]:
     if isinstance(layer, Pool):
         return []
     parts = layer.branches if isinstance(layer, Fork) else layer
-    return [conv for part in parts for conv in _convolutions(part)]
+    return [conv for inner in parts for conv in _convolutions(inner)]
 
 
 def _block(name: str, inputs: int, kind: str, number: int) -> Fork:

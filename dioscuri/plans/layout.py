@@ -55,24 +55,24 @@ def make_layout(
     """Lay the tensors out one after the other; `memory_axes(name, shape)` orders a tensor's axes."""
     slots: list[Slot] = []
     start = n_decayed = 0
-    for wanted in (True, False):
+    for decays in (True, False):
         for name, shape in shapes.items():
-            if decayed(name) is wanted:
+            if decayed(name) is decays:
                 slots.append(Slot(name, tuple(shape), memory_axes(name, tuple(shape)), start))
                 start = slots[-1].stop
-        n_decayed = start if wanted else n_decayed
+        n_decayed = start if decays else n_decayed
     return Layout(tuple(slots), n_decayed)
 
 
 def spans(layout: Layout, chosen: Callable[[str], bool]) -> list[tuple[int, bool]]:
     """Lengths of the vector's parts, one after the other, and whether their tensors are chosen."""
-    found: list[tuple[int, bool]] = []
+    runs: list[tuple[int, bool]] = []
     for slot in layout.slots:
-        n, own = slot.stop - slot.start, bool(chosen(slot.name))
-        if found and found[-1][1] is own:
-            n += found.pop()[0]
-        found.append((n, own))
-    return found
+        n, is_chosen = slot.stop - slot.start, bool(chosen(slot.name))
+        if runs and runs[-1][1] is is_chosen:
+            n += runs.pop()[0]
+        runs.append((n, is_chosen))
+    return runs
 
 
 def pack(arrays: Mapping[str, np.ndarray], layout: Layout, dtype: np.dtype | type) -> np.ndarray:

@@ -71,10 +71,10 @@ def cut_after(path: Path, step: int) -> None:
     if not path.exists():
         return
     lines = path.read_text(errors="replace").splitlines(keepends=True)
-    kept = [line for line in lines if _step_of(line) <= step]
-    if len(kept) < len(lines):
+    remaining = [line for line in lines if _step_of(line) <= step]
+    if len(remaining) < len(lines):
         with replacing(path) as beside:
-            beside.write_text("".join(kept))
+            beside.write_text("".join(remaining))
 
 
 def _step_of(line: str) -> float:

@@ -193,9 +193,9 @@ class _Training:
         _, numbers = self.held or (done, {})
         self.held = done, {**numbers, **shown.scalars}
         self._log_held()
-        for split, found in (("val", validation), ("train", shown)):
-            self.log.histograms(split, done, found.histograms)
-            self.log.images(split, done, found.images)
+        for split, shown_pictures in (("val", validation), ("train", shown)):
+            self.log.histograms(split, done, shown_pictures.histograms)
+            self.log.images(split, done, shown_pictures.images)
         self.log.scalars("val", done, validation.scalars)
         least = self.best["score"] if self.best else math.inf
         better = math.isfinite(validation.score) and validation.score < least

@@ -44,8 +44,8 @@ class Result:
 
     def tag(self, wanted: str) -> str:
         """The tag to draw: the wanted one, or the family's own."""
-        found = {tag for line in self.lines if line["split"] == "val" for tag in line}
-        return next((tag for tag in ((wanted,) if wanted else CURVES) if tag in found), "")
+        tags = {tag for line in self.lines if line["split"] == "val" for tag in line}
+        return next((tag for tag in ((wanted,) if wanted else CURVES) if tag in tags), "")
 
     def measured(self, wanted: str) -> dict[str, float]:
         """The number of the report by which runs compare, and the last of the drawn ones."""

@@ -62,9 +62,9 @@ class SweepFolder:
         path = self._state(run)
         if not path.exists():
             return State()
-        found = read_json(path, f"state of the run '{run.name}'")
+        content = read_json(path, f"state of the run '{run.name}'")
         try:
-            state = State(**found)
+            state = State(**content)
         except TypeError as error:
             raise UserError(f"{path} is damaged: remove it, the run itself stays") from error
         return state

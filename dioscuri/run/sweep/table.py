@@ -109,8 +109,8 @@ def open_table(path: Path, words: Sequence[str], places: Places) -> Table:
     merged = command_line.merge(
         settings(document, places.home("torch")), command_line.parse(words, places.home("torch"))
     )
-    own = {"sweep": merged.pop("sweep", {})}
-    sweep = build(_Sections, own, str(path), path.absolute().parent).sweep
+    sweep_options = {"sweep": merged.pop("sweep", {})}
+    sweep = build(_Sections, sweep_options, str(path), path.absolute().parent).sweep
     _check(sweep, path)
     axes = _axes(merged)
     bases = [(path.absolute().parent / name).resolve() for name in sweep.base]
