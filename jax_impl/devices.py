@@ -89,14 +89,14 @@ def open_devices(num_gpus: int, num_cpu_devices: int = 0) -> Devices:
             with suppress(RuntimeError):  # JAX has begun, perhaps with as many: see below
                 jax.config.update("jax_num_cpu_devices", num_cpu_devices)
     _join_processes()
-    found = jax.devices() if num_gpus else jax.devices("cpu")
+    devices = jax.devices() if num_gpus else jax.devices("cpu")
     if num_gpus:
-        _check_gpus(num_gpus, found)
-        found = found[:num_gpus]
+        _check_gpus(num_gpus, devices)
+        devices = devices[:num_gpus]
     elif num_cpu_devices:
         _check_cpu_devices(num_cpu_devices)
-        found = found[: num_cpu_devices * jax.process_count()]
-    return Devices(Mesh(np.array(found), ("data",)), jax.process_index(), jax.process_count())
+        devices = devices[: num_cpu_devices * jax.process_count()]
+    return Devices(Mesh(np.array(devices), ("data",)), jax.process_index(), jax.process_count())
 
 
 def set_precision(precision: str) -> None:
@@ -139,13 +139,13 @@ def _check_cpu_devices(n: int) -> None:
         )
 
 
-def _check_gpus(num_gpus: int, found: list[jax.Device]) -> None:
-    if found[0].platform == "cpu":
+def _check_gpus(num_gpus: int, devices: list[jax.Device]) -> None:
+    if devices[0].platform == "cpu":
         raise UserError(
             f"[run] num_gpus is {num_gpus} but JAX finds no accelerator here: set run.num_gpus=0 for the CPU"
         )
-    if num_gpus > len(found) or (jax.process_count() > 1 and num_gpus != len(found)):
+    if num_gpus > len(devices) or (jax.process_count() > 1 and num_gpus != len(devices)):
         raise UserError(
-            f"[run] num_gpus is {num_gpus} but there are {len(found)} accelerators: "
-            f"set run.num_gpus={len(found)}"
+            f"[run] num_gpus is {num_gpus} but there are {len(devices)} accelerators: "
+            f"set run.num_gpus={len(devices)}"
         )

@@ -320,7 +320,7 @@ class Model:
                     **arguments,
                 )
             )
-        return {name: np.concatenate([part[name] for part in parts])[:n] for name in parts[0]}
+        return {name: np.concatenate([chunk[name] for chunk in parts])[:n] for name in parts[0]}
 
     def _hash(self) -> str:
         """What changes when the weights do."""

@@ -20,8 +20,8 @@ def chosen_split(context: Context, default: str) -> Examples:
 
 def chosen_indices(context: Context, pictures: Examples) -> Array:
     """Indices of the first `synthesis.n_samples` pictures; 0 asks for all."""
-    wanted = context.hparams.synthesis.n_samples or len(pictures)
-    return np.arange(min(wanted, len(pictures)))
+    limit = context.hparams.synthesis.n_samples or len(pictures)
+    return np.arange(min(limit, len(pictures)))
 
 
 def batches(context: Context, pictures: Examples, indices: Array, what: str) -> Iterator[Batch]:

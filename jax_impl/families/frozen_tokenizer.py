@@ -35,12 +35,12 @@ class FrozenTokenizer:
 
     def frozen(self) -> dict[str, np.ndarray]:
         """Averaged weights under canonical names, each with a prefix, as they lie in the model."""
-        weights, found = self.trained.weights, {}
+        weights, arrays = self.trained.weights, {}
         for path, leaf in nnx.to_flat_state(self.params):
             name = canonical_name(path)
             array = weights[name].transpose(memory_axes(str(path[-1]), weights[name].ndim))
-            found[PREFIX + name] = array.reshape(leaf.shape)
-        return found
+            arrays[PREFIX + name] = array.reshape(leaf.shape)
+        return arrays
 
     def encode(self, images: Array, tensors: Mapping[str, Array]) -> Array:
         """Pictures uint8 (B, H, W, C) -> tokens (B, h, w)."""

@@ -222,7 +222,7 @@ class MaskGITMethods(FamilyMethods):
             critic=partial(critic_logits, model) if has_critic else None,
             prepare=model.prepare,
         )
-        found = sample_tokens(
+        sampled = sample_tokens(
             predictor,
             start,
             draw,
@@ -231,13 +231,13 @@ class MaskGITMethods(FamilyMethods):
             offsets=offsets,
             every_step=every_step,
         )
-        results = {"tokens": found.tokens}
+        results = {"tokens": sampled.tokens}
         if self.tokenizer is not None:
             results |= self.decode(model, results, noise, frozen)
         if every_step:
-            masked = found.inputs[1:] == plan.mask_id
+            masked = sampled.inputs[1:] == plan.mask_id
             masked = jnp.concatenate([masked, jnp.zeros_like(masked[:1])])
-            results["steps"] = rearrange(found.drawn, "t b l -> b t l")
+            results["steps"] = rearrange(sampled.drawn, "t b l -> b t l")
             results["masked"] = rearrange(masked, "t b l -> b t l")
         return results
 
@@ -303,8 +303,10 @@ class MaskGITMethods(FamilyMethods):
         judged = critic_inputs(
             codes, masked.inputs, tokens, self.plan.mask_id, gumbel, jnp.maximum(temperature, 1e-10)
         )
-        own = {name: value for name, value in condition.items() if name != "self"}
-        return critic_loss(critic_logits(model, judged, own, under(noise, "critic")), judged, tokens)
+        critic_condition = {name: value for name, value in condition.items() if name != "self"}
+        return critic_loss(
+            critic_logits(model, judged, critic_condition, under(noise, "critic")), judged, tokens
+        )
 
 
 FAMILY = MaskGITMethods

@@ -70,15 +70,15 @@ class TokenizerMethods(FamilyMethods):
         """Noise that a method takes, for a batch of this size: training alone draws any."""
         if method != "train_step":
             return ()
-        own = tokenizers.noise(self.plan, batch)
-        return own + training.reset_noise(self.hparams.loss, batch, self.plan.grid)
+        quantiser_noise = tokenizers.noise(self.plan, batch)
+        return quantiser_noise + training.reset_noise(self.hparams.loss, batch, self.plan.grid)
 
     def initial_buffers(self, seed: int) -> dict[str, np.ndarray]:
         """Those of the quantiser, and those by which dead codes are revived."""
         table = tokenizer_tables.buffer_table(self.plan) | discriminators.buffer_table(self.critic)
-        own = initial_values(table, seed)
+        values = initial_values(table, seed)
         loss = self.hparams.loss
-        return own | training.reset_buffers(loss, self.plan.codebook_size, self.plan.embedding_dim)
+        return values | training.reset_buffers(loss, self.plan.codebook_size, self.plan.embedding_dim)
 
     def loss(
         self, model: Model, batch: Arrays, noise: Arrays, scalars: Scalars, buffers: Arrays, frozen: Arrays
@@ -144,15 +144,15 @@ class TokenizerMethods(FamilyMethods):
         """The codebook, where it follows from the quantiser's buffers or dead codes are revived, and the
         encoder's singular values."""
         name = self.codebook_name()
-        found = assigned_codebook(self.plan, buffers)
+        codebook_of_averages = assigned_codebook(self.plan, buffers)
         sigmas = {
             f"{buffer.removeprefix('sigma.')}.sigma": value
             for buffer, value in buffers.items()
             if buffer.startswith("sigma.")
         }
         if "share" not in buffers:
-            return sigmas if found is None else {**sigmas, name: found}
-        codebook = parameters[name] if found is None else found
+            return sigmas if codebook_of_averages is None else {**sigmas, name: codebook_of_averages}
+        codebook = parameters[name] if codebook_of_averages is None else codebook_of_averages
         dead = rearrange(self._dead(buffers["share"]), "k -> k 1")
         return {**sigmas, name: jnp.where(dead, buffers["candidates"], codebook)}
 
@@ -162,18 +162,18 @@ class TokenizerMethods(FamilyMethods):
         x = self._pictures(batch)
         quantised = model.quantise(model.encode(x))
         made = model.decode(quantised.codes)
-        found = {
+        results = {
             "image": from_range(made, self.plan.pixel_range),
             "tokens": quantised.indices.astype(jnp.int32),
             "reconstruction": reconstruction(x, made, self.hparams.loss.reconstruction),
         }
         distance = self._distance(frozen)
-        return found if distance is None else found | {"perceptual": distance(x, made)}
+        return results if distance is None else results | {"perceptual": distance(x, made)}
 
     def evaluate(self, model: Model, batch: Arrays, noise: Arrays, frozen: Arrays) -> dict[str, Array]:
         """What `reconstruct` gives, without the pictures."""
-        found = self.reconstruct(model, batch, noise, frozen)
-        return {name: value for name, value in found.items() if name != "image"}
+        results = self.reconstruct(model, batch, noise, frozen)
+        return {name: value for name, value in results.items() if name != "image"}
 
     def encode(self, model: Model, batch: Arrays, noise: Arrays, frozen: Arrays) -> dict[str, Array]:
         """`tokens` (B, h, w)."""
@@ -194,8 +194,8 @@ class TokenizerMethods(FamilyMethods):
         made = stop_gradient(model.output(model.decode_trunk(codes, noise)))
         critic, vectors = critic_of(model, buffers)
         loss, metrics = discriminator_terms(x, made, self.hparams.loss, critic)
-        found = dict.fromkeys(training.METRICS, jnp.zeros_like(loss)) | metrics | {"loss": loss}
-        return loss, found, {**buffers, **vectors}
+        all_metrics = dict.fromkeys(training.METRICS, jnp.zeros_like(loss)) | metrics | {"loss": loss}
+        return loss, all_metrics, {**buffers, **vectors}
 
     def _powers(self, model: Model, buffers: Arrays) -> dict[str, Array]:
         """What `encoder_sigmas` gives, unless training leaves it alone."""
@@ -203,12 +203,12 @@ class TokenizerMethods(FamilyMethods):
         return {} if frozen else encoder_sigmas(model, buffers)
 
     def _metrics(
-        self, loss: Array, found: Result, quantised: Quantised, z: Array, noise: Arrays, buffers: Arrays
+        self, loss: Array, all_metrics: Result, quantised: Quantised, z: Array, noise: Arrays, buffers: Arrays
     ) -> tuple[Result, Result]:
         """All of `training.METRICS`, and new buffers."""
         counts = _counts(quantised.indices, self.plan.codebook_size, loss.dtype)
-        found = dict.fromkeys(training.METRICS, jnp.zeros_like(loss)) | found
-        found |= {
+        all_metrics = dict.fromkeys(training.METRICS, jnp.zeros_like(loss)) | all_metrics
+        all_metrics |= {
             "loss": loss,
             "quantiser": quantised.losses["quantiser"],
             "usage": (counts > 0).astype(loss.dtype).mean(),
@@ -217,7 +217,7 @@ class TokenizerMethods(FamilyMethods):
         new = dict(quantised.buffers)
         if "share" in buffers:
             new |= self._dead_code_reset(noise["dead_code_reset"], buffers["share"], counts, z)
-        return found, new
+        return all_metrics, new
 
     def _revived(self, buffers: Arrays) -> dict[str, Array]:
         """The quantiser's buffers; averages of codes that were revived after the last step begin anew."""

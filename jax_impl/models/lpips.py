@@ -42,7 +42,7 @@ def _features(x: Array, weights: Mapping[str, Array], dtype: DTypeLike | None) -
     shift, scale = (rearrange(jnp.asarray(values, x.dtype), "c -> 1 1 1 c") for values in (SHIFT, SCALE))
     y = (x - shift) / scale
     y = y if dtype is None else y.astype(dtype)
-    found: list[Array] = []
+    features: list[Array] = []
     for block, convolutions in enumerate(BLOCKS):
         y = lax.reduce_window(y, -jnp.inf, lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID") if block else y
         for index in convolutions:
@@ -53,5 +53,5 @@ def _features(x: Array, weights: Mapping[str, Array], dtype: DTypeLike | None) -
                 y, kernel, (1, 1), ((1, 1), (1, 1)), dimension_numbers=("NHWC", "OIHW", "NHWC")
             )
             y = jax.nn.relu(y + rearrange(bias, "o -> 1 1 1 o"))
-        found.append(y)
-    return found
+        features.append(y)
+    return features

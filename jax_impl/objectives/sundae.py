@@ -48,9 +48,9 @@ def pass_terms(logits: Array, tokens: Array, uniform: Array | None) -> Terms:
 def unrolled_loss(terms: Terms, options: Unrolling, k: int) -> tuple[Array, dict[str, Array]]:
     """Pass k's part of the loss (0-d) and of the metrics: those of all passes are to be added."""
     loss, place = terms.loss.mean(), jnp.arange(options.unroll_steps) == k
-    part = options.weights[k] * loss
+    weighted = options.weights[k] * loss
     accuracy = terms.accuracy.mean() / options.unroll_steps
-    return part, {"loss": part, "accuracy": accuracy, "unrolled": loss * place}
+    return weighted, {"loss": weighted, "accuracy": accuracy, "unrolled": loss * place}
 
 
 def _drawn(logits: Array, tokens: Array, uniform: Array | None) -> Array:

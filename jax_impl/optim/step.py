@@ -83,11 +83,11 @@ def masked_step(
     """`optimizer_step` on the parameters of a mask (P,) alone. Of several in a training step, only the
     `last` counts as an update."""
     new, norm = optimizer_step(state, grad, learning_rate, ema_rate, settings)
-    kept = {
+    vectors = {
         name: jnp.where(mask, getattr(new, name), getattr(state, name))
         for name in ("params", "first", "second", "ema")
     }
-    return new._replace(**kept, updates=new.updates if last else state.updates), norm
+    return new._replace(**vectors, updates=new.updates if last else state.updates), norm
 
 
 def _update(

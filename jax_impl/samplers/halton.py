@@ -61,8 +61,8 @@ def halton_confidence_sample(decoder: Decoder, start: Array, embedding: Array | 
         confidence = log_p + steps.temperature[k] * noise["confidence"]
         confidence = jnp.where(ids == decoder.mask_id, confidence, jnp.inf)
         order = jnp.argsort(confidence, axis=1, stable=True)
-        kept = jnp.argsort(order, axis=1) >= counts[k][:, None]
-        return (jnp.where(kept & ~given, drawn, ids), embedding), ids, drawn
+        most_confident = jnp.argsort(order, axis=1) >= counts[k][:, None]
+        return (jnp.where(most_confident & ~given, drawn, ids), embedding), ids, drawn
 
     state, inputs, drawn = run_steps(step, (start, embedding), options.start_step, options.steps)
     return Sampled(_codes(state[0], decoder), inputs, drawn)

@@ -39,5 +39,5 @@ def encoder_sigmas(model: Model, buffers: Tensors) -> dict[str, Tensor]:
     if not isinstance(model.encoder, SpectralEncoder):
         return {}
     sigmas, new = iterated(model.encoder.layers(), under(buffers, f"u.{ENCODER_LAYERS}"))
-    found = {f"sigma.{ENCODER_LAYERS}.{name}": sigma for name, sigma in sigmas.items()}
-    return found | {f"u.{ENCODER_LAYERS}.{name}": vector for name, vector in new.items()}
+    tensors = {f"sigma.{ENCODER_LAYERS}.{name}": sigma for name, sigma in sigmas.items()}
+    return tensors | {f"u.{ENCODER_LAYERS}.{name}": vector for name, vector in new.items()}

@@ -204,7 +204,7 @@ class SundaeMethods(FamilyMethods):
         condition, specs = self._condition(batch), denoising.step_noise_specs(options, plan, len(start))
         recorded = "sampling" not in noise
         draw = recorded_noise(noise, specs) if recorded else step_noise(noise["sampling"], specs, self.dtype)
-        found = resample_tokens(
+        sampled = resample_tokens(
             lambda ids: model(ids, condition)[0],
             start,
             draw,
@@ -213,12 +213,12 @@ class SundaeMethods(FamilyMethods):
             known,
             every_step=every_step,
         )
-        results = {"tokens": found.tokens.to(torch.int32)}
+        results = {"tokens": sampled.tokens.to(torch.int32)}
         if self.tokenizer is not None:
             results |= self.decode(model, results, noise, frozen)
         if every_step:
-            results["steps"] = rearrange(found.steps, "t b l -> b t l").to(torch.int32)
-            results["masked"] = rearrange(found.steps != found.tokens[None], "t b l -> b t l")
+            results["steps"] = rearrange(sampled.steps, "t b l -> b t l").to(torch.int32)
+            results["masked"] = rearrange(sampled.steps != sampled.tokens[None], "t b l -> b t l")
         return results
 
     def _random(self, noise: Mapping[str, Any], batch: int) -> Tensor:

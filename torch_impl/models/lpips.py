@@ -43,11 +43,11 @@ def _features(x: Tensor, weights: Mapping[str, Tensor], dtype: torch.dtype | Non
     shift, scale = (torch.tensor(values, dtype=x.dtype, device=x.device) for values in (SHIFT, SCALE))
     y = ((x - shift) / scale).permute(0, 3, 1, 2)
     y = y if dtype is None else y.to(dtype)
-    found: list[Tensor] = []
+    features: list[Tensor] = []
     for block, convolutions in enumerate(BLOCKS):
         y = F.max_pool2d(y, 2) if block else y
         for index in convolutions:
             weight, bias = (weights[f"features.{index}.{leaf}"].to(y.dtype) for leaf in ("weight", "bias"))
             y = F.relu(F.conv2d(y, weight, bias, padding=1))
-        found.append(y)
-    return found
+        features.append(y)
+    return features

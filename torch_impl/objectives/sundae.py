@@ -46,9 +46,9 @@ def pass_terms(logits: Tensor, tokens: Tensor, uniform: Tensor | None) -> Terms:
 def unrolled_loss(terms: Terms, options: Unrolling, k: int) -> tuple[Tensor, dict[str, Tensor]]:
     """Pass k's part of the loss (0-d) and of the metrics: those of all passes are to be added."""
     loss, place = terms.loss.mean(), torch.arange(options.unroll_steps, device=terms.loss.device) == k
-    part = options.weights[k] * loss
+    weighted = options.weights[k] * loss
     accuracy = terms.accuracy.mean() / options.unroll_steps
-    return part, {"loss": part, "accuracy": accuracy, "unrolled": loss * place}
+    return weighted, {"loss": weighted, "accuracy": accuracy, "unrolled": loss * place}
 
 
 def _drawn(logits: Tensor, tokens: Tensor, uniform: Tensor | None) -> Tensor:

@@ -17,11 +17,13 @@ def flat_layout(
     model: nn.Module, shapes: Mapping[str, tuple[int, ...]], decayed: Callable[[str], bool]
 ) -> Layout:
     """Layout of a model's parameters, whose names and shapes must be those of the family's table."""
-    found = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
-    differing = [name for name in {**found, **shapes} if found.get(name) != shapes.get(name)]
+    model_shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    differing = [name for name in {**model_shapes, **shapes} if model_shapes.get(name) != shapes.get(name)]
     if differing:
         name = differing[0]
-        raise ValueError(f"parameter '{name}': model has {found.get(name)}, table has {shapes.get(name)}")
+        raise ValueError(
+            f"parameter '{name}': model has {model_shapes.get(name)}, table has {shapes.get(name)}"
+        )
     return make_layout(shapes, decayed, lambda _, shape: memory_axes(len(shape)))
 
 

@@ -61,8 +61,8 @@ def halton_confidence_sample(decoder: Decoder, start: Tensor, embedding: Tensor 
         confidence = log_p + steps.temperature[k] * noise["confidence"]
         confidence = torch.where(ids == decoder.mask_id, confidence, torch.inf)
         order = torch.argsort(confidence, dim=1, stable=True)
-        kept = torch.argsort(order, dim=1) >= counts[k][:, None]
-        return (torch.where(kept & ~given, drawn, ids), embedding), ids, drawn
+        most_confident = torch.argsort(order, dim=1) >= counts[k][:, None]
+        return (torch.where(most_confident & ~given, drawn, ids), embedding), ids, drawn
 
     state, inputs, drawn = run_steps(step, (start, embedding), options.start_step, options.steps)
     return Sampled(_codes(state[0], decoder), inputs, drawn)

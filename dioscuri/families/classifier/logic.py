@@ -104,20 +104,19 @@ class ClassifierRun:
         """Tags of averaged weights begin with `EMA_`. The score is their cross-entropy."""
         options = self.hparams.val
         scalars: dict[str, float] = {}
-        found: dict[bool, Quality] = {}
+        accuracies: dict[bool, Quality] = {}
         for ema, prefix in ((False, ""), (True, "EMA_")):
             todo = self._batches(
                 self.context.sets.validation, options.batch_size, options.n_samples_for_validation
             )
-            found[ema] = self._measure(todo, ema=ema, on_batch=on_batch)
+            accuracies[ema] = self._measure(todo, ema=ema, on_batch=on_batch)
             scalars |= {
-                f"{prefix}Losses/cross_entropy": found[ema].cross_entropy,
-                f"{prefix}Losses/accuracy": found[ema].accuracy,
+                f"{prefix}Losses/cross_entropy": accuracies[ema].cross_entropy,
+                f"{prefix}Losses/accuracy": accuracies[ema].accuracy,
             }
-        headline = (
-            f"validation {found[True]} with averaged weights; {found[False].accuracy:.1%} with raw ones"
-        )
-        return Validation(found[True].cross_entropy, headline, scalars)
+        raw, averaged = accuracies[False], accuracies[True]
+        headline = f"validation {averaged} with averaged weights; {raw.accuracy:.1%} with raw ones"
+        return Validation(averaged.cross_entropy, headline, scalars)
 
     def show(self, step: int) -> Shown:
         """The first training pictures."""
@@ -169,9 +168,9 @@ class ClassifierRun:
         losses, correct = [], []
         for index, batch in enumerate(todo):
             given = {name: batch[name] for name in ("image", "label")}
-            found = self.engine.run("evaluate", given, ema=ema, step=index)
-            losses.append(found["cross_entropy"][batch["valid"]].astype(np.float64))
-            correct.append(found["correct"][batch["valid"]])
+            results = self.engine.run("evaluate", given, ema=ema, step=index)
+            losses.append(results["cross_entropy"][batch["valid"]].astype(np.float64))
+            correct.append(results["correct"][batch["valid"]])
             on_batch()
         every = np.concatenate(losses)
         return Quality(len(every), float(every.mean()), float(np.concatenate(correct).mean()))

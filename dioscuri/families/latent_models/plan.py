@@ -82,7 +82,7 @@ class LatentPlan:
 
     def latent_noise(self, batch: int, *, prior: bool, posterior: bool) -> tuple[NoiseSpec, ...]:
         """Draws `prior.<l>` and `posterior.<l>` of a pass, group by group, the prior's first."""
-        kinds = [name for name, wanted in (("prior", prior), ("posterior", posterior)) if wanted]
+        kinds = [name for name, included in (("prior", prior), ("posterior", posterior)) if included]
         return tuple(
             NoiseSpec(f"{kind}.{group}", "normal", self.latent_shape(group, batch))
             for group in range(len(self.groups))

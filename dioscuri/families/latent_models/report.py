@@ -58,23 +58,23 @@ def _baselines(context: Context, plan: LatentPlan, unit: Unit) -> dict[str, floa
     test = _flat(_test_pictures(context, plan))
     if plan.likelihood == "bernoulli":
         test = test > 0
-        found = {"histogram_baseline": baselines.bernoulli_bound(train, test)}
+        nats = {"histogram_baseline": baselines.bernoulli_bound(train, test)}
         if labels is not None:
-            found["class_mixture_baseline"] = baselines.bernoulli_class_mixture_bound(train, labels, test)
+            nats["class_mixture_baseline"] = baselines.bernoulli_class_mixture_bound(train, labels, test)
     else:
         n_levels, width = _levels(context)
         train, test = train // width, test // width
-        found = {"histogram_baseline": baselines.histogram_bound(train, test, n_levels)}
+        nats = {"histogram_baseline": baselines.histogram_bound(train, test, n_levels)}
         if labels is not None:
-            found["class_mixture_baseline"] = baselines.class_mixture_bound(train, labels, test, n_levels)
-    found = {name: value * unit.per_nat for name, value in found.items()}
+            nats["class_mixture_baseline"] = baselines.class_mixture_bound(train, labels, test, n_levels)
+    nats = {name: value * unit.per_nat for name, value in nats.items()}
     names = {
         "histogram_baseline": "histogram of every pixel",
         "class_mixture_baseline": "mixture over the classes",
     }
-    told = ", ".join(f"{names[name]} {value:.4f}" for name, value in found.items())
+    told = ", ".join(f"{names[name]} {value:.4f}" for name, value in nats.items())
     context.say(f"baselines on the same split, {n} training {noun(context.hparams)}: {told} {unit.name}")
-    return found
+    return nats
 
 
 def _nearest(context: Context, plan: LatentPlan, samples: Array) -> dict[str, float]:

@@ -83,8 +83,8 @@ def _partial(context: Context, plan: LatentPlan, batch: Batch) -> Array:
     prior."""
     n = len(plan.groups)
     rows, captions = [visible(batch["image"], plan)[batch["valid"]][:N_IN_ROW]], [["originals"]]
-    for kept in cut_points(n):
-        made = reconstruct(context, plan, batch, ema=True, kept=kept)["image"]
+    for cut in cut_points(n):
+        made = reconstruct(context, plan, batch, ema=True, kept=cut)["image"]
         rows.append(made[batch["valid"]][:N_IN_ROW])
-        captions.append([groups_name(kept, n)])
+        captions.append([groups_name(cut, n)])
     return sheet(rows, captions)

@@ -39,8 +39,8 @@ def training_noise(
         specs.append(NoiseSpec("gumbel", "uniform", (batch, plan.n_tokens, plan.codebook_size)))
         specs.append(NoiseSpec("critic_temperature", "uniform", (batch, 1, 1)))
         reader = critic_plan(plan) if critic == "token" else plan
-        own = dropout_noise(reader, batch, text_length)
-        specs += [NoiseSpec(f"critic.{spec.name}", spec.kind, spec.shape) for spec in own]
+        critic_noise = dropout_noise(reader, batch, text_length)
+        specs += [NoiseSpec(f"critic.{spec.name}", spec.kind, spec.shape) for spec in critic_noise]
     return tuple(specs)
 
 

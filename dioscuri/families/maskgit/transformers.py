@@ -120,15 +120,15 @@ def _check_conditions(model: Transformer) -> None:
 
 
 def _vocab_size(model: Transformer, codebook_size: int) -> int:
-    needed = codebook_size + model.num_classes * (model.architecture != "halton") + 1
-    if model.architecture in ("halton", "lucidrains") and model.vocab_size not in (0, needed):
-        raise UserError(f"[model] vocab_size must be {needed}, the codes and the mask, or 0")
-    if 0 < model.vocab_size < needed:
+    least = codebook_size + model.num_classes * (model.architecture != "halton") + 1
+    if model.architecture in ("halton", "lucidrains") and model.vocab_size not in (0, least):
+        raise UserError(f"[model] vocab_size must be {least}, the codes and the mask, or 0")
+    if 0 < model.vocab_size < least:
         raise UserError(
             f"[model] vocab_size {model.vocab_size} is too small: {codebook_size} codes, "
-            f"{model.num_classes} classes and the mask need {needed}"
+            f"{model.num_classes} classes and the mask need {least}"
         )
-    return model.vocab_size or needed
+    return model.vocab_size or least
 
 
 def _outputs(model: Transformer, codebook_size: int, vocab_size: int) -> int:

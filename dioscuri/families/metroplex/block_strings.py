@@ -95,34 +95,34 @@ def decoder_blocks(text: str) -> tuple[DecoderStep, ...]:
 
 def widths(text: str, default: int) -> Callable[[int], int]:
     """'16:64,8:128' -> width of a resolution, `default` where it is not named."""
-    found = table(text, "custom_width_str")
-    return lambda resolution: found.get(resolution, default)
+    custom = table(text, "custom_width_str")
+    return lambda resolution: custom.get(resolution, default)
 
 
 def table(text: str, option: str) -> dict[int, int]:
     """'16:64,8:128' -> number of every resolution that is named; a `UserError` calls the text `option`."""
     what = {"custom_width_str": "WIDTH", "custom_frames_str": "FRAMES"}[option]
-    found: dict[int, int] = {}
-    for word in filter(None, (part.strip() for part in text.split(","))):
+    values: dict[int, int] = {}
+    for word in filter(None, (entry.strip() for entry in text.split(","))):
         match = re.fullmatch(r"(\d{1,6}):(\d{1,6})", word)
         if not match or not int(match[1]) or not int(match[2]):
             raise UserError(f"[model] {option}: '{word}' is no RESOLUTION:{what}")
-        found[int(match[1])] = int(match[2])
-    return found
+        values[int(match[1])] = int(match[2])
+    return values
 
 
 def _words(text: str, kinds: str, option: str) -> list[tuple[str, int, str, int]]:
     """(word, resolution, kind, number) of every word; a bare number is one block."""
-    found = []
-    for word in (part.strip() for part in text.split(",")):
+    words = []
+    for word in (entry.strip() for entry in text.split(",")):
         match = re.fullmatch(rf"(\d{{1,6}})(?:([{kinds}])(\d{{1,6}}))?", word)
         if not match or "0" in (match[1], match[3]):
             raise UserError(
                 f"[model] {option}: '{word}' is no block: write RESOLUTIONxNUMBER or "
                 f"RESOLUTION{kinds[1]}{'FACTOR' if kinds[1] == 'd' else 'RESOLUTION'}"
             )
-        found.append((word, int(match[1]), match[2] or "x", int(match[3] or 1)))
-    return found
+        words.append((word, int(match[1]), match[2] or "x", int(match[3] or 1)))
+    return words
 
 
 def _check_number(n: int, option: str) -> None:

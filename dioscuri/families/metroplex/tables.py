@@ -129,8 +129,8 @@ class _Tables:
         table: Table = {}
         last = len(cell.convolutions) - 1
         for k, (inputs, outputs, kernel) in enumerate(cell.convolutions):
-            own = {"scale": scale, "zero": zero} if k == last else {}
-            table |= self.convolution(f"{name}.convs.{k}", inputs, outputs, kernel, **own)  # type: ignore[arg-type]
+            initialisation = {"scale": scale, "zero": zero} if k == last else {}
+            table |= self.convolution(f"{name}.convs.{k}", inputs, outputs, kernel, **initialisation)  # type: ignore[arg-type]
         return table
 
     def convolution(

@@ -25,11 +25,11 @@ def check_classes(hparams: Any) -> None:
 def check_tokenizer(hparams: Any) -> None:
     """Raise a `UserError` where the tokenizer makes other tokens of pictures than the model expects."""
     data, plan = hparams.data, open_tokenizer(Path(hparams.data.tokenizer_path)).plan
-    wanted = {"grid": data.grid, "codebook_size": data.codebook_size}
-    wanted |= {"target_res": data.target_res, "channels": data.channels}
+    expected = {"grid": data.grid, "codebook_size": data.codebook_size}
+    expected |= {"target_res": data.target_res, "channels": data.channels}
     has = {"grid": plan.grid, "codebook_size": plan.codebook_size}
     has |= {"target_res": plan.resolution, "channels": plan.channels}
-    for name, value in wanted.items():
+    for name, value in expected.items():
         if value != has[name]:
             raise UserError(
                 f"[data] {name} is {value}, but the tokenizer {data.tokenizer_path} has {has[name]}: set it "

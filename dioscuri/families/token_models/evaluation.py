@@ -35,11 +35,11 @@ class QualitySum:
     _cross_entropy: list[Array] = field(default_factory=list)
     _accuracy: list[Array] = field(default_factory=list)
 
-    def add(self, found: Batch, ratios: Array, valid: Array) -> None:
+    def add(self, results: Batch, ratios: Array, valid: Array) -> None:
         """Add `cross_entropy` and `accuracy` (B,) where `valid` (B,) is true."""
         self._ratios.append(ratios[valid])
-        self._cross_entropy.append(found["cross_entropy"][valid].astype(np.float64))
-        self._accuracy.append(found["accuracy"][valid].astype(np.float64))
+        self._cross_entropy.append(results["cross_entropy"][valid].astype(np.float64))
+        self._accuracy.append(results["accuracy"][valid].astype(np.float64))
 
     def mean(self) -> Quality:
         """The means so far."""

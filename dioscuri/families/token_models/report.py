@@ -56,12 +56,12 @@ def _samples(context: Context) -> dict[str, float]:
     made = list(draw(context, n, ema=True))
     pictures = np.concatenate([part["image"] for part in made])
     labels = np.concatenate([part["label"] for part in made]) if "label" in made[0] else None
-    found = judged(context, pictures, labels)
+    results = judged(context, pictures, labels)
     if context.writes:
         shown = sample_rows(pictures[:N_ON_SHEET], None if labels is None else labels[:N_ON_SHEET])
         path = save_grid(context.directory.path / "samples.png", *shown)
         context.say(f"samples: {path}")
-    return found
+    return results
 
 
 def judged(context: Context, samples: Array, asked: Array | None) -> dict[str, float]:
@@ -76,7 +76,7 @@ def judged(context: Context, samples: Array, asked: Array | None) -> dict[str, f
     (far, near), (far_test, near_test) = (
         nearest_neighbours(part, train, NEIGHBOURS) for part in (_flat(samples), test)
     )
-    found = {
+    results = {
         "nearest_training_distance_of_samples": float(np.median(far[:, 0])) / 255,
         "nearest_training_distance_of_test_pictures": float(np.median(far_test[:, 0])) / 255,
         "copies": int((far[:, 0] == 0).sum()),
@@ -84,27 +84,27 @@ def judged(context: Context, samples: Array, asked: Array | None) -> dict[str, f
     context.say(
         f"distance to the nearest of {len(train)} training pictures (Euclidean, values from 0 to 1), median: "
         f"{n} samples "
-        f"{found['nearest_training_distance_of_samples']:.3f}, test pictures "
-        f"{found['nearest_training_distance_of_test_pictures']:.3f}; {found['copies']} samples are copies"
+        f"{results['nearest_training_distance_of_samples']:.3f}, test pictures "
+        f"{results['nearest_training_distance_of_test_pictures']:.3f}; {results['copies']} samples are copies"
     )
     if min(n, len(fresh), len(test)) > NEIGHBOURS:
-        found["recall"] = compare_manifolds(_flat(samples), test, k=NEIGHBOURS).recall
-        found["recall_of_validation_pictures"] = compare_manifolds(fresh, test, k=NEIGHBOURS).recall
+        results["recall"] = compare_manifolds(_flat(samples), test, k=NEIGHBOURS).recall
+        results["recall_of_validation_pictures"] = compare_manifolds(fresh, test, k=NEIGHBOURS).recall
         context.say(
-            f"recall of test pictures: samples {found['recall']:.1%}, as many validation pictures "
-            f"{found['recall_of_validation_pictures']:.1%}"
+            f"recall of test pictures: samples {results['recall']:.1%}, as many validation pictures "
+            f"{results['recall_of_validation_pictures']:.1%}"
         )
     if asked is not None and train_labels is not None and test_labels is not None:
-        found["class_agreement"] = float((voted(train_labels[near]) == asked).mean())
-        found["class_agreement_of_test_pictures"] = float(
+        results["class_agreement"] = float((voted(train_labels[near]) == asked).mean())
+        results["class_agreement_of_test_pictures"] = float(
             (voted(train_labels[near_test]) == test_labels).mean()
         )
         context.say(
-            f"class by the {NEIGHBOURS} nearest training pictures: {found['class_agreement']:.1%} of the "
+            f"class by the {NEIGHBOURS} nearest training pictures: {results['class_agreement']:.1%} of the "
             f"samples are what was asked for; of test pictures "
-            f"{found['class_agreement_of_test_pictures']:.1%} are called right"
+            f"{results['class_agreement_of_test_pictures']:.1%} are called right"
         )
-    return found
+    return results
 
 
 def _reference(context: Context, examples: Examples, limit: int) -> tuple[Array, Array | None]:

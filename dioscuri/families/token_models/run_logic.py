@@ -42,7 +42,7 @@ class TokenModelRun:
 
     def validate(self, step: int, on_batch: Callable[[], None]) -> Validation:
         """Tags of averaged weights begin with `EMA_`. The score is their cross-entropy."""
-        found: dict[bool, Quality] = {}
+        qualities: dict[bool, Quality] = {}
         scalars: dict[str, float] = {}
         for ema, prefix in ((False, ""), (True, "EMA_")):
             quality = evaluate(
@@ -53,7 +53,7 @@ class TokenModelRun:
                 ema=ema,
                 on_batch=on_batch,
             )
-            found[ema] = quality
+            qualities[ema] = quality
             scalars |= {
                 f"{prefix}Losses/cross_entropy": quality.cross_entropy,
                 f"{prefix}Masked/accuracy": quality.accuracy,
@@ -62,11 +62,10 @@ class TokenModelRun:
                 f"{prefix}Masked/cross_entropy_at_{ratio:g}": value
                 for ratio, value in quality.by_ratio.items()
             }
-        averaged = found[True]
+        raw, averaged = qualities[False], qualities[True]
         return Validation(
             score=averaged.cross_entropy,
-            headline=f"validation {averaged} with averaged weights; {found[False].cross_entropy:.4f} with "
-            "raw ones",
+            headline=f"validation {averaged} with averaged weights; {raw.cross_entropy:.4f} with raw ones",
             scalars=scalars,
             images=self._drawn(step),
         )

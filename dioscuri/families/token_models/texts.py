@@ -54,7 +54,7 @@ def prompts(context: Context, plan: TransformerPlan) -> TextSet:
 
 
 def _check_shapes(
-    found: Mapping[str, tuple[int, ...]],
+    arrays: Mapping[str, tuple[int, ...]],
     hparams: HParams,
     plan: TransformerPlan,
     name: str,
@@ -64,8 +64,8 @@ def _check_shapes(
     expected: dict[str, tuple[int, ...]] = {"text": (hparams.data.text_length, model.encoder_hidden_size)}
     expected |= {"pooled": (model.cond_embed_dim,), "micro": (N_MICRO,)}
     for condition in plan.conditions:
-        if condition in expected and condition not in but and found.get(condition) != expected[condition]:
-            there = found.get(condition, "none")
+        if condition in expected and condition not in but and arrays.get(condition) != expected[condition]:
+            there = arrays.get(condition, "none")
             raise UserError(
                 f"texts {name}: '{condition}' must be {expected[condition]}, there is {there}: encode them "
                 "for this model, or set data.text_length and [model] to them"

@@ -137,19 +137,18 @@ class TokenizerRun:
         """Tags that begin with `EMA_` hold the averaged weights. The score is the reconstruction loss with
         them, the perceptual one included."""
         scalars: dict[str, float] = {}
-        found: dict[bool, Quality] = {}
+        qualities: dict[bool, Quality] = {}
         for ema, prefix in ((False, ""), (True, "EMA_")):
-            found[ema] = measure(
+            qualities[ema] = measure(
                 self.engine, self._validation_batches(), self.plan.codebook_size, ema=ema, on_batch=on_batch
             )
-            scalars |= {f"{prefix}Losses/{name}": value for name, value in found[ema].as_dict().items()}
-        averaged = found[True]
+            scalars |= {f"{prefix}Losses/{name}": value for name, value in qualities[ema].as_dict().items()}
+        raw, averaged = qualities[False], qualities[True]
         shown = self._look(next(self._validation_batches()), step)
         perceptual = self.hparams.loss.perceptual_weight * (averaged.perceptual or 0.0)
         return Validation(
             score=averaged.reconstruction + perceptual,
-            headline=f"validation {averaged} with averaged weights; PSNR {found[False].psnr:.2f} dB with raw "
-            "ones",
+            headline=f"validation {averaged} with averaged weights; PSNR {raw.psnr:.2f} dB with raw ones",
             scalars=scalars,
             histograms={"Codebook/counts": averaged.counts},
             images=shown.images,

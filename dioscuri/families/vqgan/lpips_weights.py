@@ -20,19 +20,19 @@ def read_lpips(lpips_path: str, vgg_path: str = "") -> dict[str, np.ndarray]:
     Known names: `lin<k>.model.1.weight` and, of VGG16, `features.<i>.*` or `net.slice<k>.<i>.*`; what has
     another name is left out, such as VGG16's classifier. A `UserError` names what is missing.
     """
-    found: dict[str, np.ndarray] = {}
+    arrays: dict[str, np.ndarray] = {}
     for path in filter(None, (vgg_path, lpips_path)):
         for name, array in _read(Path(path)).items():
             if linear := _LINEAR.fullmatch(name):
-                found[f"lin{linear[1]}.weight"] = array.reshape(-1)
+                arrays[f"lin{linear[1]}.weight"] = array.reshape(-1)
             elif features := _FEATURES.fullmatch(name):
-                found[f"features.{features[1]}"] = array
+                arrays[f"features.{features[1]}"] = array
     try:
-        check_shapes(found, weight_shapes())
+        check_shapes(arrays, weight_shapes())
     except UserError as error:
         files = " and ".join(filter(None, (lpips_path, vgg_path)))
         raise UserError(f"[loss] lpips_path, vgg_path: {files} are no weights of LPIPS: {error}") from error
-    return {name: array.astype(np.float32) for name, array in found.items()}
+    return {name: array.astype(np.float32) for name, array in arrays.items()}
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:

@@ -144,23 +144,23 @@ def power_buffers(prefix: str, layers: dict[str, int], *, values: bool) -> Table
 
 
 def _shrinking(inputs: int, widths: Sequence[int], n_blocks: int) -> tuple[SpectralBlock, ...]:
-    found: list[SpectralBlock] = []
+    blocks: list[SpectralBlock] = []
     for level, width in enumerate(widths):
         for j in range(n_blocks):
             halves = level < len(widths) - 1 and j == n_blocks - 1
-            found.append(SpectralBlock(inputs, width, halves=halves))
+            blocks.append(SpectralBlock(inputs, width, halves=halves))
             inputs = width
-    return tuple(found)
+    return tuple(blocks)
 
 
 def _heads(plan: ContrastPlan) -> list[tuple[str, int, int]]:
     """(name, input channels, output channels)."""
-    found = [(f"adversarial.{head.side}", head.channels, 1) for head in plan.adversarial]
-    found += [(f"patches.{head.side}", head.channels, plan.embedding) for head in plan.patches]
+    heads = [(f"adversarial.{head.side}", head.channels, 1) for head in plan.adversarial]
+    heads += [(f"patches.{head.side}", head.channels, plan.embedding) for head in plan.patches]
     for head in plan.globals:
-        found.append((f"globals.{head.side}.hidden", head.channels, HIDDEN))
-        found.append((f"globals.{head.side}.output", HIDDEN * head.side**2, plan.embedding))
-    return found
+        heads.append((f"globals.{head.side}.hidden", head.channels, HIDDEN))
+        heads.append((f"globals.{head.side}.output", HIDDEN * head.side**2, plan.embedding))
+    return heads
 
 
 def _blocks(name: str, blocks: Sequence[SpectralBlock], *, biased: bool) -> Table:

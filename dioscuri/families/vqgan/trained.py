@@ -24,17 +24,17 @@ class TrainedTokenizer(TrainedFolder):
 
         A `UserError` names the first tensor that is missing, of another shape or not finite.
         """
-        found = self.checkpoint.state["ema"]
+        averaged = self.checkpoint.state["ema"]
         table = tokenizer_tables.parameter_table(self.plan)
         for name, parameter in table.items():
-            if name not in found or found[name].shape != parameter.shape:
-                has = found[name].shape if name in found else "no such tensor"
+            if name not in averaged or averaged[name].shape != parameter.shape:
+                has = averaged[name].shape if name in averaged else "no such tensor"
                 raise UserError(
                     f"{self.checkpoint.path}: tensor '{name}' must be {parameter.shape}, there is {has}: the "
                     "run's options do not belong to this checkpoint"
                 )
         check_finite(self.checkpoint, averaged=True)
-        return {name: found[name] for name in table}
+        return {name: averaged[name] for name in table}
 
 
 def open_tokenizer(path: Path) -> TrainedTokenizer:

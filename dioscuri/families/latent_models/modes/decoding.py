@@ -83,7 +83,7 @@ def _latents(
     for group, mask in enumerate(masks):
         z = np.zeros(plan.latent_shape(group, batch_size), np.float32)
         if mask.any():
-            kept = arrays[f"z.{group_name(group)}"][start : start + batch_size]
-            z[: len(kept), ..., mask] = kept
+            stored = arrays[f"z.{group_name(group)}"][start : start + batch_size]
+            z[: len(stored), ..., mask] = stored
         latents[f"z.{group}"] = z
     return latents

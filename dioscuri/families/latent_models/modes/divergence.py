@@ -37,11 +37,11 @@ def divergence_statistics(context: Context, plan: LatentPlan, checkpoint: Checkp
     n, sums = 0, [np.zeros(block.variates) for block in plan.groups]
     for index, batch in enumerate(batches(context, pictures, chosen, "divergences")):
         n += int(batch["valid"].sum())
-        found = context.engine.run(
+        results = context.engine.run(
             "divergence_statistics", {"image": batch["image"]}, ema=options.load_ema_weights, step=index
         )
         for group in range(len(plan.groups)):
-            sums[group] += found[f"kl.{group}"][batch["valid"]].astype(np.float64).sum(0)
+            sums[group] += results[f"kl.{group}"][batch["valid"]].astype(np.float64).sum(0)
     statistics = [total / n / LN2 for total in sums]
     if context.writes:
         folder = output.path
@@ -108,15 +108,15 @@ def as_floats(masks: Sequence[Array]) -> list[Array]:
 
 def _read(path: Path, plan: LatentPlan) -> list[Array]:
     try:
-        found = {name: read_member(path, name) for name in member_names(path)}
+        arrays = {name: read_member(path, name) for name in member_names(path)}
     except (Damaged, KeyError) as error:
         raise UserError(
             f"{path} is damaged ({error}): run synthesis.synthesis_mode=div_stats again"
         ) from error
     expected = {group_name(group): (block.variates,) for group, block in enumerate(plan.groups)}
-    if {name: array.shape for name, array in found.items()} != expected:
+    if {name: array.shape for name, array in arrays.items()} != expected:
         raise UserError(f"{path} is of another architecture: run synthesis.synthesis_mode=div_stats again")
-    return [found[name] for name in expected]
+    return [arrays[name] for name in expected]
 
 
 def _share(n_pictures: int, ratio: float, seed: int) -> Array:

@@ -50,7 +50,7 @@ def encode(context: Context, plan: LatentPlan, checkpoint: Checkpoint) -> None:
     held: list[Mapping[str, Array]] = []
     todo = batches(context, pictures, indices[first * options.batch_size :], "encoding")
     for index, batch in enumerate(todo, start=first):
-        found = context.engine.run(
+        results = context.engine.run(
             "encode",
             {"image": batch["image"]},
             ema=options.load_ema_weights,
@@ -58,8 +58,8 @@ def encode(context: Context, plan: LatentPlan, checkpoint: Checkpoint) -> None:
             masks=as_floats(masks),
         )
         if index == first:
-            _sheet(context, output.path, plan, batch, found, masks)
-        held.append(_kept(plan, batch, found, masks))
+            _sheet(context, output.path, plan, batch, results, masks)
+        held.append(_kept(plan, batch, results, masks))
         if len(held) == per_shard:
             _write(context, writer, pictures, held)
             held = []
@@ -67,9 +67,9 @@ def encode(context: Context, plan: LatentPlan, checkpoint: Checkpoint) -> None:
         _write(context, writer, pictures, held)
     if context.writes:
         writer.finish()
-        kept, n_variates = sum(int(mask.sum()) for mask in masks), sum(map(len, masks))
+        n_encoded, n_variates = sum(int(mask.sum()) for mask in masks), sum(map(len, masks))
         context.say(
-            f"{writer.n_pictures} {noun(context.hparams)}, {kept} of {n_variates} variates kept, in "
+            f"{writer.n_pictures} {noun(context.hparams)}, {n_encoded} of {n_variates} variates kept, in "
             f"{output.path}"
         )
     output.finish(writer.n_pictures)
@@ -115,7 +115,7 @@ def _batches_a_shard(plan: LatentPlan, masks: Sequence[Array], batch_size: int) 
 
 
 def _kept(
-    plan: LatentPlan, batch: Batch, found: Mapping[str, Array], masks: Sequence[Array]
+    plan: LatentPlan, batch: Batch, results: Mapping[str, Array], masks: Sequence[Array]
 ) -> dict[str, Array]:
     """A batch's part of a shard, and the indices of its pictures."""
     valid = batch["valid"]
@@ -125,7 +125,7 @@ def _kept(
     for group, mask in enumerate(masks):
         if mask.any():
             for kind in ("mean", "std", "z"):
-                values = found[f"{kind}.{group}"][valid][..., mask]
+                values = results[f"{kind}.{group}"][valid][..., mask]
                 arrays[f"{kind}.{group_name(group)}"] = values.astype(np.float32)
     return arrays
 
@@ -145,13 +145,13 @@ def _sheet(
     folder: Path,
     plan: LatentPlan,
     batch: Batch,
-    found: Mapping[str, Array],
+    results: Mapping[str, Array],
     masks: Sequence[Array],
 ) -> None:
     options = context.hparams.synthesis
     decoded = context.engine.run(
         "decode",
-        {name: array for name, array in found.items() if name.startswith("z.")},
+        {name: array for name, array in results.items() if name.startswith("z.")},
         temperatures=(1.0,) * len(plan.groups),
         ema=options.load_ema_weights,
         step=0,

@@ -40,9 +40,9 @@ class EncodingWriter:
         self._folder = folder
         self._index: dict[str, Any] = {"header": dict(header), "complete": False, "shards": []}
         if (folder / INDEX).exists():
-            found = _read_index(folder)
-            if found["header"] == self._index["header"] and not found["complete"]:
-                self._index["shards"] = found["shards"]
+            index = _read_index(folder)
+            if index["header"] == self._index["header"] and not index["complete"]:
+                self._index["shards"] = index["shards"]
 
     @property
     def n_pictures(self) -> int:

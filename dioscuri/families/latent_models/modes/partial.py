@@ -26,27 +26,27 @@ def reconstruct_partially(context: Context, plan: LatentPlan, checkpoint: Checkp
     pictures = chosen_split(context, "test")
     indices = chosen_indices(context, pictures)[:N_PICTURES]
     batch = next(iter(batches(context, pictures, indices, "partial reconstruction")))
-    found = context.engine.run("encode", {"image": batch["image"]}, ema=options.load_ema_weights, step=0)
-    latents = {name: array for name, array in found.items() if name.startswith("z.")}
+    results = context.engine.run("encode", {"image": batch["image"]}, ema=options.load_ema_weights, step=0)
+    latents = {name: array for name, array in results.items() if name.startswith("z.")}
     valid = batch["valid"]
     n = len(plan.groups)
     rows, captions = [visible(batch["image"], plan)[valid]], [["originals"]]
-    for kept in cut_points(n):
+    for cut in cut_points(n):
         made = context.engine.run(
             "decode",
             latents,
             temperatures=temperatures,
             ema=options.load_ema_weights,
-            step=kept,
-            masks=group_masks(plan, kept),
+            step=cut,
+            masks=group_masks(plan, cut),
             output=options.output,
             output_temperature=options.output_temperature,
         )["image"][valid]
         rows.append(made)
-        captions.append([groups_name(kept, n)])
+        captions.append([groups_name(cut, n)])
         for i, picture in enumerate(made):
             if context.writes:
-                save_example(output.path, f"groups-{kept:03d}-image-{i:04d}", picture, context.hparams.data)
+                save_example(output.path, f"groups-{cut:03d}-image-{i:04d}", picture, context.hparams.data)
     if context.writes:
         sheet = save_grid(output.path / "contact-sheet.png", rows, captions)
         context.say(f"originals, then reconstructions from more and more latent groups: {sheet}")

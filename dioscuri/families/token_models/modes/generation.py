@@ -57,8 +57,8 @@ def generate(context: Context, _plan: Any, checkpoint: Checkpoint) -> None:
 
 def number_of_pictures(options: Any) -> int:
     """Pictures of `[synthesis]`: exactly `n_pictures`, or whole batches."""
-    wanted: int = options.n_pictures or options.n_generation_batches * options.batch_size
-    return wanted
+    number: int = options.n_pictures or options.n_generation_batches * options.batch_size
+    return number
 
 
 def _stem(i: int) -> str:

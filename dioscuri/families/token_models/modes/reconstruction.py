@@ -38,15 +38,15 @@ def reconstruct(context: Context, _plan: Any, checkpoint: Checkpoint) -> None:
         originals.append(batch["image"][batch["valid"]])
         results.append(decoded(context, tokens)[batch["valid"]])
     known, made = np.concatenate(originals), np.concatenate(results)
-    found = {"psnr": float(psnr(known, made).mean()), "ssim": float(ssim(known, made).mean())}
+    quality = {"psnr": float(psnr(known, made).mean()), "ssim": float(ssim(known, made).mean())}
     if context.writes:
         folder = output.path
         for i, picture in enumerate(made):
             save_picture(folder, f"image-{i:04d}", picture)
-        write_report(context, folder, {"pictures": len(made), **found})
+        write_report(context, folder, {"pictures": len(made), **quality})
         sheet = save_grid(folder / "contact-sheet.png", above(known[:32], made[:32]), ORIGINALS)
         context.say(
-            f"{len(made)} pictures in {folder}; PSNR {found['psnr']:.2f} dB, SSIM {found['ssim']:.4f}"
+            f"{len(made)} pictures in {folder}; PSNR {quality['psnr']:.2f} dB, SSIM {quality['ssim']:.4f}"
         )
         context.say(f"originals above reconstructions: {sheet}")
     output.finish(len(made))

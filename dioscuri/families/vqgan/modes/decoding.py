@@ -50,11 +50,11 @@ def decode(context: Context, plan: TokenizerPlan, checkpoint: Checkpoint) -> Non
 
 def _check(tokens: TokenSet, plan: TokenizerPlan, sha256: str) -> None:
     """Raise a `UserError` where the tokens are not this tokenizer's."""
-    found = tokens.grid, tokens.codebook_size
+    given = tokens.grid, tokens.codebook_size
     expected = (plan.grid, plan.grid), plan.codebook_size
-    if found != expected:
+    if given != expected:
         raise UserError(
-            f"tokens {tokens.name} are {found[0][0]}x{found[0][1]} of {found[1]} codes, this tokenizer's are "
+            f"tokens {tokens.name} are {given[0][0]}x{given[0][1]} of {given[1]} codes, this tokenizer's are "
             f"{plan.grid}x{plan.grid} of {plan.codebook_size}: give those that it made"
         )
     maker = tokens.header.get("tokenizer") or {}

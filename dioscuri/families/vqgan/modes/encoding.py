@@ -40,14 +40,14 @@ def write_tokens(
         context.say(f"going on after {writer.n_pictures} pictures that are encoded already")
     todo = batches(context, pictures, indices[writer.n_pictures :], "encoding")
     for index, batch in enumerate(todo):
-        found = context.engine.run(
+        results = context.engine.run(
             "encode", {"image": batch["image"]}, ema=context.hparams.synthesis.load_ema_weights, step=index
         )["tokens"]
         if index == 0:
-            _sheet(context, folder, batch, found)
+            _sheet(context, folder, batch, results)
         if context.writes:
             _check(batch, pictures)
-            writer.add(found[batch["valid"]].reshape(-1, plan.grid, plan.grid))
+            writer.add(results[batch["valid"]].reshape(-1, plan.grid, plan.grid))
     if context.writes:
         writer.finish()
         context.say(f"{writer.n_pictures} pictures as {plan.grid}x{plan.grid} tokens in {folder}")
@@ -106,9 +106,9 @@ def _check(batch: Batch, pictures: Examples) -> None:
         raise UserError(f"[data] '{pictures.keys[unread[0]]}' cannot be read: remove it, then encode again")
 
 
-def _sheet(context: Context, folder: Path, batch: Batch, found: Array) -> None:
+def _sheet(context: Context, folder: Path, batch: Batch, results: Array) -> None:
     decoded = context.engine.run(
-        "decode", {"tokens": found}, ema=context.hparams.synthesis.load_ema_weights, step=0
+        "decode", {"tokens": results}, ema=context.hparams.synthesis.load_ema_weights, step=0
     )["image"]
     if context.writes:
         originals, others = (array[batch["valid"]][:N_ON_SHEET] for array in (batch["image"], decoded))

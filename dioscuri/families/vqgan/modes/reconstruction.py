@@ -40,10 +40,10 @@ def reconstruct(context: Context, plan: TokenizerPlan, checkpoint: Checkpoint) -
         if context.writes:
             _save(context, folder, batch["index"][valid], target, drawn)
     quality = total.mean()
-    found = {} if distance is None else {distance.name: distance.value()}
-    context.say(f"{quality.n} pictures: {quality}" + "".join(f", {k} {v:.4g}" for k, v in found.items()))
+    distances = {} if distance is None else {distance.name: distance.value()}
+    context.say(f"{quality.n} pictures: {quality}" + "".join(f", {k} {v:.4g}" for k, v in distances.items()))
     if context.writes:
-        results = {"step": checkpoint.step, "pictures": quality.n, **quality.as_dict(), **found}
+        results = {"step": checkpoint.step, "pictures": quality.n, **quality.as_dict(), **distances}
         write_report(context, folder, results)
         originals, others = (np.concatenate(part)[:N_ON_SHEET] for part in zip(*sheet, strict=True))
         path = save_grid(folder / "contact-sheet.png", above(originals, others), ORIGINALS)
