@@ -44,32 +44,32 @@ def entries(source: Path, *, with_captions: bool) -> list[Entry]:
     """What a folder or a list of pictures holds; a `UserError` names the line at fault."""
     if source.is_dir():
         paths = folder_files(source, image_files.SUFFIXES)
-        found = [Entry(path, None, str(path)) for path in paths]
+        listed = [Entry(path, None, str(path)) for path in paths]
     else:
         try:
             lines = source.read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"{source} cannot be read ({error}): give a folder or a .jsonl file") from error
         numbered = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
-        found = [_entry(source, number, line, with_captions) for number, line in numbered]
-    if not found:
+        listed = [_entry(source, number, line, with_captions) for number, line in numbered]
+    if not listed:
         raise UserError(f"{source} holds no pictures")
-    if len({entry.caption is None for entry in found}) > 1:
-        lacking = next(entry for entry in found if entry.caption is None)
+    if len({entry.caption is None for entry in listed}) > 1:
+        lacking = next(entry for entry in listed if entry.caption is None)
         raise UserError(f'{lacking.where}: no "caption", which others have: add it or give --no-captions')
-    return found
+    return listed
 
 
 def _entry(source: Path, number: int, line: str, with_captions: bool) -> Entry:
     where = f"{source}, line {number}"
     try:
-        found: Any = json.loads(line)
+        fields: Any = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{where}: no JSON ({error})") from error
-    name = found.get("image_path") if isinstance(found, dict) else None
+    name = fields.get("image_path") if isinstance(fields, dict) else None
     if not isinstance(name, str) or not name:
         raise UserError(f'{where}: needs a text "image_path"')
-    caption = found.get("caption") if with_captions else None
+    caption = fields.get("caption") if with_captions else None
     if isinstance(caption, list) and caption and all(isinstance(part, str) for part in caption):
         caption = caption[0]
     is_tokens = isinstance(caption, list) and all(_is_token(part) for part in caption)
@@ -117,7 +117,7 @@ def _jpeg(picture: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def write(found: list[Entry], folder: Path, name: str, tokenize: Tokenize | None, *, reencode: bool) -> int:
+def write(listed: list[Entry], folder: Path, name: str, tokenize: Tokenize | None, *, reencode: bool) -> int:
     """Write all files into a folder that appears once they are whole; returns how many."""
     if folder.exists():
         raise UserError(f"{folder} exists: remove it, or name another folder")
@@ -125,11 +125,11 @@ def write(found: list[Entry], folder: Path, name: str, tokenize: Tokenize | None
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        starts = range(0, len(found), PER_FILE)
-        with tqdm(total=len(found), desc="pictures") as bar:
+        starts = range(0, len(listed), PER_FILE)
+        with tqdm(total=len(listed), desc="pictures") as bar:
 
             def messages(first: int) -> Iterator[bytes]:
-                for entry in found[first : first + PER_FILE]:
+                for entry in listed[first : first + PER_FILE]:
                     yield message(entry, tokenize, reencode=reencode)
                     bar.update()
 
@@ -144,11 +144,11 @@ def write(found: list[Entry], folder: Path, name: str, tokenize: Tokenize | None
 def main(arguments: list[str]) -> None:
     """Do what the command line says; raises `UserError`."""
     options = _parser().parse_args(arguments)
-    found = entries(options.source, with_captions=not options.no_captions)
+    listed = entries(options.source, with_captions=not options.no_captions)
     tokenize = open_tokenizer(options.tokenizer)
     name = options.name or options.folder.name
-    files = write(found, options.folder, name, tokenize, reencode=options.reencode)
-    print(f"wrote {len(found)} pictures to {files} files in {options.folder}")
+    files = write(listed, options.folder, name, tokenize, reencode=options.reencode)
+    print(f"wrote {len(listed)} pictures to {files} files in {options.folder}")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -64,11 +64,11 @@ def _by_key(pairs: Iterable[tuple[str, Caption]], path: Path) -> dict[str, Capti
 
 def _of_line(line: str, where: str) -> tuple[str, Caption]:
     try:
-        found: Any = json.loads(line)
+        fields: Any = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{where}: no JSON ({error})") from error
-    found = found if isinstance(found, dict) else {}
-    key, text, micro = (found.get(name) for name in ("key", "caption", "micro"))
+    fields = fields if isinstance(fields, dict) else {}
+    key, text, micro = (fields.get(name) for name in ("key", "caption", "micro"))
     if not isinstance(key, str) or not isinstance(text, str):
         raise UserError(f'{where}: needs a text "key" and a text "caption"')
     if micro is None:
@@ -93,12 +93,12 @@ def _told(example: Example, where: str) -> dict[str, Any]:
     """What the `json` of an example tells."""
     member = example.member(("json",))
     try:
-        found = json.loads(member.read()) if member else {}
-        if isinstance(found, dict) and isinstance(found.get("annotations"), str):
-            found["annotations"] = json.loads(found["annotations"])
+        fields = json.loads(member.read()) if member else {}
+        if isinstance(fields, dict) and isinstance(fields.get("annotations"), str):
+            fields["annotations"] = json.loads(fields["annotations"])
     except (ValueError, RecursionError) as error:
         raise UserError(f"{where}: its json is damaged ({error})") from error
-    return found if isinstance(found, dict) else {}
+    return fields if isinstance(fields, dict) else {}
 
 
 def _text_of(example: Example, told: dict[str, Any], where: str) -> str | None:

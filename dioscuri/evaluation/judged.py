@@ -34,7 +34,7 @@ def class_agreement(samples: Array, asked: Array, reference: Array, labels: Arra
 def _of_json(path: Path) -> Array:
     """Values in the order of the names, as the pictures of a folder are read."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        return np.array([found[name] for name in sorted(found)])
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return np.array([content[name] for name in sorted(content)])
     except (OSError, ValueError, TypeError, RecursionError) as error:
         raise UserError(f"{path}: no table of names and labels ({error})") from error
