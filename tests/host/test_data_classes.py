@@ -10,6 +10,7 @@ from dioscuri.data import open_datasets
 from dioscuri.data.classes import read_classes, write_classes
 from dioscuri.data.tokens import TokenWriter, open_tokens
 from dioscuri.errors import UserError
+from dioscuri.run.train import train
 from tests.support.data_options import make_options, paths
 
 
@@ -82,3 +83,16 @@ def test_tokens_carry_the_names_of_the_classes(tmp_path):
     writer.add(np.zeros((2, 1, 1), np.int64))
     writer.finish()
     assert open_tokens(tmp_path / "t").classes == ("cat", "dog")
+
+
+def test_a_run_keeps_the_table_beside_its_checkpoints(tmp_path, make_run):
+    for split in ("train", "val"):
+        for name in ("cat", "dog"):
+            for number in range(4):
+                picture(tmp_path / split / name / f"{number}.png", 40 * number)
+    folders = [f"data.{option}={tmp_path / 'val'}" for option in ("val_data_path", "synthesis_data_path")]
+    words = ("data.dataset_source=custom", f"data.train_data_path={tmp_path / 'train'}", *folders)
+    context = make_run(*words, "data.target_res=8", "train.total_train_steps=2")
+    train(context)
+    assert read_classes(context.directory.path) == ("cat", "dog")
+    assert json.loads((context.directory.path / "classes.json").read_text()) == {"cat": 0, "dog": 1}
