@@ -10,7 +10,7 @@ no tensor is larger than its storage.
 import re
 import zipfile
 from collections.abc import Callable
-from io import BytesIO
+from io import SEEK_CUR, BytesIO
 from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -175,7 +175,10 @@ def _read_archive(path: Path) -> Any:
             raise Foreign("it was written on a big-endian machine")
         stream = BytesIO(archive.read(f"{roots[0]}data.pkl"))
         return read_pickle(
-            stream, _Names(), _storages(lambda key, _: archive.read(f"{roots[0]}data/{key}")), _TRAINERS
+            stream,
+            _Names(),
+            _storages(lambda key, size: _whole(archive.read(f"{roots[0]}data/{key}"), size)),
+            _TRAINERS,
         )
 
 
@@ -192,11 +195,20 @@ def _read_stream(stream: BinaryIO) -> Any:
 
     read_pickle(stream, _Names(dry=True), _storages(note), _TRAINERS)
     content: dict[str, bytes] = {}
-    for key in read_pickle(stream, {}):
-        stream.read(8)
-        content[key] = stream.read(sizes[key])
+    keys, memory = read_pickle(stream, {}), BytesIO(stream.read())
+    if not isinstance(keys, list) or set(keys) != set(sizes):
+        raise Foreign("its storages are not those of its tensors")
+    for key in keys:
+        memory.seek(8, SEEK_CUR)
+        content[key] = _whole(memory.read(sizes[key]), sizes[key])
     stream.seek(start)
     return read_pickle(stream, _Names(), _storages(lambda key, _: content[key]), _TRAINERS)
+
+
+def _whole(content: bytes, size: int) -> bytes:
+    if len(content) != size:
+        raise Foreign(f"a storage of {size} bytes has {len(content)}")
+    return content
 
 
 def _storages(read: Callable[[str, int], bytes]) -> Callable[[Any], _Storage]:
@@ -205,7 +217,8 @@ def _storages(read: Callable[[str, int], bytes]) -> Callable[[Any], _Storage]:
 
     def load(pid: Any) -> _Storage:
         kind, dtype, key, _, length, *view = pid
-        if kind != "storage" or not isinstance(dtype, np.dtype) or any(view):
+        whole = isinstance(length, int) and length >= 0
+        if kind != "storage" or not isinstance(dtype, np.dtype) or not whole or any(view):
             raise Foreign("it refers to a storage of another kind")
         if key not in known:
             known[key] = read(str(key), length * dtype.itemsize)

@@ -1,5 +1,6 @@
 """Small files that would fill memory or never end are one line within a moment; nothing of them is run."""
 
+import contextlib
 import io
 import json
 import os
@@ -190,3 +191,28 @@ def test_pipes_and_devices(tmp_path, read):
     for path in (tmp_path / "pipe", Path("/dev/zero")):
         with pytest.raises(UserError, match="cannot be read: it is no plain file"):
             read(path)
+
+
+@pytest.mark.parametrize("length", [10**12, -1])
+def test_a_storage_of_the_old_layout_that_declares_too_much(tmp_path, length):
+    torch.save({"a": torch.ones(3)}, tmp_path / "x", _use_new_zipfile_serialization=False)
+    written = b"K\x03Nt"  # the length, no view
+    content = (tmp_path / "x").read_bytes()
+    assert content.count(written) == 1
+    number = pickle.dumps(length, 2)[2:-1]
+    (tmp_path / "x").write_bytes(content.replace(written, number + b"Nt"))
+    with pytest.raises(UserError, match="is truncated or holds more than weights"):
+        read_weights(tmp_path / "x")
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_damaged_files_of_torch_are_one_line(tmp_path, zipped):
+    """Bytes changed at random, some hundred times."""
+    torch.save({"a": torch.ones(3), "b": [1, "x"]}, tmp_path / "x", _use_new_zipfile_serialization=zipped)
+    content, generator = (tmp_path / "x").read_bytes(), np.random.default_rng(0)
+    for _ in range(300):
+        changed = bytearray(content)
+        changed[generator.integers(len(content))] = generator.integers(256)
+        (tmp_path / "x").write_bytes(changed)
+        with contextlib.suppress(UserError):
+            read_weights(tmp_path / "x")
