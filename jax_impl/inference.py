@@ -61,7 +61,7 @@ class Runner:
             drawn = self.placed({name: share(np.asarray(array)[rows]) for name, array in noise.items()})
 
         def run(weights: Any, arrays: Any, frozen: Any, drawn: Any, numbers: Any) -> dict[str, jax.Array]:
-            return function(self.merge(weights), arrays, drawn, frozen, **numbers, **options)  # type: ignore[no-any-return]
+            return function(self.merge(weights), arrays, drawn, frozen, **numbers, **options)
 
         compiled = self.jit(run, (method, *options.items()), out_shardings=self.devices.sharded)
         results = compiled(weights, arrays, frozen, drawn, self._arrays(numbers))
@@ -75,7 +75,7 @@ class Runner:
         shardings = {spec.name: self.devices.sharding(spec.kind != "generator") for spec in specs}
         draw = self.jit(partial(draw_noise, specs, dtype=self.dtype), specs, out_shardings=shardings)
         seed, step = key
-        return draw(tuple(np.uint32(part % 2**32) for part in (seed, STREAMS[method], step)))  # type: ignore[no-any-return]
+        return draw(tuple(np.uint32(part % 2**32) for part in (seed, STREAMS[method], step)))
 
     def placed(self, arrays: Arrays) -> dict[str, jax.Array]:
         """Arrays as numbers on the devices, their rows spread."""

@@ -70,7 +70,8 @@ def model_of(hparams: Any, weights: Arrays) -> Any:
     `model.train()` switches it on.
     """
     hparams = network_options(hparams)
-    graph, params, rest = nnx.split(nnx.eval_shape(methods_of(hparams).build), nnx.Param, ...)
+    parts: Any = nnx.split(nnx.eval_shape(methods_of(hparams).build), nnx.Param, ...)
+    graph, params, rest = parts
     layout, tree = _layout(hparams, params)
     model: Any = nnx.merge(graph, split(jnp.asarray(pack(weights, layout, np.float32)), layout, tree), rest)
     model.hparams = hparams

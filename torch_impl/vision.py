@@ -50,7 +50,10 @@ def open_encoder(name: str, weights: str) -> tuple[Extract, str]:
 def _load(name: str, where: str) -> Any:
     import transformers  # noqa: PLC0415 - takes seconds, and only these networks need it
 
-    classes = {"dinov2": transformers.Dinov2Model, "clip": transformers.CLIPVisionModelWithProjection}
+    classes: dict[str, Any] = {
+        "dinov2": transformers.Dinov2Model,
+        "clip": transformers.CLIPVisionModelWithProjection,
+    }
     kinds = {"dinov2": ("dinov2",), "clip": ("clip", "clip_vision_model")}
     try:
         folder = local_folder(where)

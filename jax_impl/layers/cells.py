@@ -1,5 +1,6 @@
 """The bottleneck cell of which blocks are made (Efficient-VDVAE, figure 2; VD-VAE, figure 3)."""
 
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import jax
@@ -9,7 +10,7 @@ from jax import Array
 from dioscuri.families.hierarchical_vae.plan import Cell
 from jax_impl.layers.convolution import convolution
 
-ACTIVATIONS = {
+ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {
     "silu": jax.nn.silu,
     "gelu": partial(jax.nn.gelu, approximate=False),
     "gelu_tanh": partial(jax.nn.gelu, approximate=True),

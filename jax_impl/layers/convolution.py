@@ -63,11 +63,12 @@ class Pool(Conv):
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__(in_channels, out_channels, (stride, stride), stride)
 
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array) -> Array:  # type: ignore[override]  # nnx's takes a sharding, too
         """Patches do not overlap, so that a matrix product does it."""
         s, t = self.kernel_size
         patches = rearrange(x, "b (h s) (w t) c -> b h w (s t c)", s=s, t=t)
         y = jnp.dot(patches, rearrange(self.kernel[...], "s t i o -> (s t i) o"))
+        assert self.bias is not None
         return _leaky_relu(y + broadcast(self.bias[...], y))
 
 

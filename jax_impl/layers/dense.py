@@ -1,5 +1,7 @@
 """Dense layers and embeddings of nnx that begin as zeros. Channels are the last axis."""
 
+from typing import Any
+
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
@@ -7,7 +9,7 @@ from jax import Array
 from jax_impl.layers.initial import NO_KEYS, ZEROS
 
 
-def to_weights(arrays: tuple, *, dtype: object = None, inexact: bool = True) -> tuple:
+def to_weights(arrays: Any, /, dtype: Any = None, inexact: bool = True) -> Any:
     """Input, kernel and bias; the input in the kernel's dtype, which nnx would promote to the wider one."""
     del dtype, inexact
     x, kernel, bias = arrays
@@ -27,7 +29,7 @@ class Linear(nnx.Linear):
             rngs=NO_KEYS,
         )
 
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array) -> Array:  # type: ignore[override]  # nnx's takes a sharding, too
         """Rows side by side: the kernel's gradient is then a plain product, without a transposed copy."""
         y = super().__call__(x.reshape(-1, x.shape[-1]))
         return y.reshape(*x.shape[:-1], y.shape[-1])
@@ -54,7 +56,7 @@ class Embedding(nnx.Embed):
     def __init__(self, num_embeddings: int, features: int) -> None:
         super().__init__(num_embeddings, features, embedding_init=ZEROS, rngs=NO_KEYS)
 
-    def __call__(self, ids: Array) -> Array:
+    def __call__(self, ids: Array) -> Array:  # type: ignore[override]  # nnx's takes a sharding, too
         """nnx would convert to the dtype that the embedding was made in, and look for ids outside."""
         return self.embedding[...][ids]
 

@@ -18,7 +18,9 @@ class Dropout(nnx.Dropout):
     def __init__(self, rate: float) -> None:
         super().__init__(rate, deterministic=True)
 
-    def __call__(self, x: Array, noise: Array | None = None) -> Array:
+    def __call__(  # type: ignore[override]  # noise stands for nnx's `rngs`
+        self, x: Array, noise: Array | None = None
+    ) -> Array:
         noise = self.draw(x.shape) if noise is None else noise
         if noise is None or not self.rate:
             return x

@@ -9,6 +9,9 @@ from jax import Array
 from dioscuri.families.latent_models.protocols import LatentModel
 from jax_impl.layers.precision import at_least_float32
 
+Given = tuple[Array | None, Array | None, Array | float | None, Array | None, Array | None]
+"""Noise of the prior, noise of the posterior, temperature, latents and mask of a group."""
+
 
 class Gaussian(NamedTuple):
     """Statistics (B, ..., Z); `scale` is the standard deviation or, with base logstd, the raw log."""
@@ -42,3 +45,21 @@ def standard_deviation(scale: Array, options: LatentModel) -> Array:
 def draw(gaussian: Gaussian, noise: Array, options: LatentModel, temperature: Array | float = 1.0) -> Array:
     """Reparametrised sample: mean + temperature std noise. The statistics themselves know no temperature."""
     return gaussian.mean + temperature * standard_deviation(gaussian.scale, options) * noise
+
+
+def choose_latents(
+    prior: Gaussian, posterior: Gaussian | None, given: Given, options: LatentModel
+) -> tuple[Array, dict[str, Array]]:
+    """Latents (B, ..., Z) and, by name, they and the statistics: from the posterior if there is one, else
+    those given, else from the prior; where the mask is 0, from the prior."""
+    prior_noise, posterior_noise, temperature, z, mask = given
+    chosen = {"prior_mean": prior.mean, "prior_scale": prior.scale}
+    if posterior is not None:
+        assert posterior_noise is not None
+        chosen |= {"posterior_mean": posterior.mean, "posterior_scale": posterior.scale}
+        z = draw(posterior, posterior_noise, options)
+    if z is None or mask is not None:
+        assert prior_noise is not None
+        from_prior = draw(prior, prior_noise, options, 1.0 if temperature is None else temperature)
+        z = from_prior if z is None or mask is None else mask * z + (1 - mask) * from_prior
+    return z, {**chosen, "z": z}

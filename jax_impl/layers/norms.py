@@ -38,7 +38,7 @@ class BiasedRMSNorm(nnx.RMSNorm):
         super().__init__(width, epsilon=eps, use_fast_variance=False, rngs=NO_KEYS)
         self.bias = nnx.Param(jnp.zeros(width))
 
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array) -> Array:  # type: ignore[override]  # nnx's takes a mask, too
         y = super().__call__(at_least_float32(x))
         return (y + broadcast(self.bias[...], y)).astype(x.dtype)
 

@@ -36,7 +36,7 @@ class EdgePaddedDepthwise(Conv):
     def __init__(self, width: int) -> None:
         super().__init__(width, width, (3, 3), padding="VALID", groups=width)
 
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array) -> Array:  # type: ignore[override]  # nnx's takes a sharding, too
         return super().__call__(jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge"))
 
 

@@ -114,6 +114,7 @@ class GumbelCodes(nnx.Module):
     def logits(self, z: Array) -> Array:
         """(B, h, w, K)."""
         if self.projected:
+            assert self.proj.bias is not None
             logits = z @ at_least_float32(self.proj.kernel[...])
             return logits + broadcast(at_least_float32(self.proj.bias[...]), logits)
         codes = self.codebook()
@@ -221,7 +222,10 @@ class Signs(nnx.Module):
         return Quantised(z + stop_gradient(codes - z), indices, losses | {"quantiser": total}, {})
 
 
-def make_quantizer(options: Tokenizer) -> nnx.Module:
+Quantizer = NearestCode | GumbelCodes | FiniteScalars | Signs
+
+
+def make_quantizer(options: Tokenizer) -> Quantizer:
     """The quantiser of `options.quantizer`."""
     if options.quantizer == "fsq":
         return FiniteScalars(options)

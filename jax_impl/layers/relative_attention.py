@@ -44,7 +44,11 @@ class RelativeAttention(nnx.Module):
     def __call__(self, x: Array, context: Array | None = None) -> Array:
         """What attention to `context`, or to x, adds: (B, *grid, C)."""
         x = x if self.norm is None else self.norm(x)
-        q, k, v = (self.query(x), context, context) if self.cross else jnp.split(self.qkv(x), 3, -1)
+        if self.cross:
+            assert context is not None
+            q, k, v = self.query(x), context, context
+        else:
+            q, k, v = jnp.split(self.qkv(x), 3, -1)
         q, k, v = (rearrange(maps, "b ... (n k) -> b n (...) k", n=self.plan.heads) for maps in (q, k, v))
         length = jnp.linalg.vector_norm(at_least_float32(lax.stop_gradient(q)), axis=-1, keepdims=True)
         logits = at_least_float32(q @ k.swapaxes(-2, -1)) + length * self._bias()

@@ -36,15 +36,16 @@ class SpectralConvolution(Conv):
     ) -> None:
         edges = ((kernel - 1) // 2,) * 2
         super().__init__(inputs, outputs, (kernel, kernel), stride, (edges, edges), use_bias=bias)
+        self.window = (stride, stride), (edges, edges)
         if stored:
             self.sigma = nnx.Param(jnp.ones(1))
 
     def __call__(self, x: Array, sigma: Array | None = None) -> Array:
-        strides = (self.strides, self.strides)
+        strides, padding = self.window
         layout = ("NHWC", "HWIO", "NHWC")
         kernel = self.kernel[...]
         x = x.astype(kernel.dtype)
-        y = lax.conv_general_dilated(x, kernel, strides, self.padding, dimension_numbers=layout)
+        y = lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=layout)
         sigma = stop_gradient(self.sigma[...]) if sigma is None else sigma
         y = y / rearrange(sigma.astype(y.dtype), "o -> 1 1 1 o")
         return y if self.bias is None else y + rearrange(self.bias[...], "o -> 1 1 1 o")

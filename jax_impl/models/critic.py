@@ -1,5 +1,7 @@
 """Token critics (Lezama et al. 2022, section 3): which tokens of a sample look wrong."""
 
+from typing import Any
+
 from flax import nnx
 from jax import Array
 
@@ -19,7 +21,7 @@ class SelfCritic(nnx.Module):
         return at_least_float32(self.to_pred(embed)).squeeze(-1)
 
 
-def critic_logits(model: nnx.Module, ids: Array, condition: Arrays, noise: Arrays | None = None) -> Array:
+def critic_logits(model: Any, ids: Array, condition: Arrays, noise: Arrays | None = None) -> Array:
     """How wrong the critic of a model takes each token of ids (B, L) to be: logits (B, L), high for wrong.
 
     A token critic takes a condition of its own (`model.critic.prepare`), not one that the model prepared, a

@@ -133,4 +133,5 @@ class GoogleMlmLayer(nnx.Module):
         y = self.mlm_ln(jax.nn.gelu(self.mlm_dense(x), approximate=True))
         if self.to_logits is not None:
             return self.to_logits(y, outputs)
+        assert self.mlm_bias is not None
         return tied_logits(y, rows, self.mlm_bias[...], outputs)

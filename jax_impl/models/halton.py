@@ -178,7 +178,7 @@ class PatchIn(Conv):
     def __init__(self, width: int, patch: int) -> None:
         super().__init__(width, width, (patch, patch), patch, use_bias=False)
 
-    def __call__(self, x: Array, grid: int) -> Array:
+    def __call__(self, x: Array, grid: int) -> Array:  # type: ignore[override]  # nnx's takes a sharding, too
         """Patches do not overlap, so that a matrix product does it."""
         s, _ = self.kernel_size
         x = rearrange(x, "b (h s w t) c -> b (h w) (s t c)", h=grid // s, s=s, t=s)

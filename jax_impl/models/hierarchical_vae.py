@@ -18,7 +18,7 @@ from dioscuri.families.hierarchical_vae.options import Model
 from dioscuri.families.hierarchical_vae.plan import DownBlock, HierarchicalVAEPlan, UpBlock
 from jax_impl.layers.cells import ResidualCell
 from jax_impl.layers.convolution import Pool, Unpool, convolution
-from jax_impl.layers.latents import Gaussian, draw, gaussian
+from jax_impl.layers.latents import Gaussian, Given, choose_latents, gaussian
 from jax_impl.layers.precision import at_least_float32
 from jax_impl.pretrained import Pretrained
 
@@ -128,7 +128,7 @@ class TopDown(nnx.Module):
         aux: dict[str, Array] = {}
         for run in self.runs:
             skip = None if skips is None else skips[self.skip_levels[run[0]]]
-            arguments = [
+            given = [
                 (
                     noise.get(f"prior.{group}"),
                     noise.get(f"posterior.{group}"),
@@ -139,7 +139,7 @@ class TopDown(nnx.Module):
                 for group in run
             ]
             blocks = [self.blocks[group] for group in run]
-            y, intermediates = _apply(blocks, y, (skip,), arguments, self.checkpoint)
+            y, intermediates = _apply(blocks, y, (skip,), [(one,) for one in given], self.checkpoint)
             for group, values in zip(run, intermediates, strict=True):
                 aux |= {f"{name}.{group}": value for name, value in values.items()}
         return at_least_float32(self.output_conv(y)), aux
@@ -159,36 +159,21 @@ class TopDownBlock(nnx.Module):
         self.cells = nnx.List([ResidualCell(cell) for cell in block.cells])
         self.options = options
 
-    def __call__(
-        self,
-        y: Array,
-        skip: Array | None,
-        prior_noise: Array | None,
-        posterior_noise: Array | None,
-        temperature: Array | float | None,
-        latent: Array | None,
-        mask: Array | None,
-    ) -> tuple[Array, dict[str, Array]]:
+    def __call__(self, y: Array, skip: Array | None, given: Given) -> tuple[Array, dict[str, Array]]:
         """Features (B, h, w, C) -> features and the group's statistics and latents, each (B, h, w, Z).
 
-        Latents come from the posterior if there is a skip connection, else are `latent`, else from the prior.
+        Latents come from the posterior if there is a skip connection, else are those given, else from the
+        prior.
         """
         y = y if self.unpool is None else self.unpool(y)
         residual, features = jnp.split(self.prior_net(y), 2, -1)
         prior = gaussian(self.prior_layer(features), self.options)
-        aux = {"prior_mean": prior.mean, "prior_scale": prior.scale}
-        z = latent
-        if skip is not None:
-            posterior = self._posterior(y, skip, prior)
-            aux |= {"posterior_mean": posterior.mean, "posterior_scale": posterior.scale}
-            z = draw(posterior, posterior_noise, self.options)
-        if z is None or mask is not None:
-            from_prior = draw(prior, prior_noise, self.options, 1.0 if temperature is None else temperature)
-            z = from_prior if z is None else mask * z + (1 - mask) * from_prior
+        posterior = None if skip is None else self._posterior(y, skip, prior)
+        z, intermediates = choose_latents(prior, posterior, given, self.options)
         y = y + residual + self.z_projection(z.astype(y.dtype))
         for cell in self.cells:
             y = cell(y)
-        return y, {**aux, "z": z}
+        return y, intermediates
 
     def _posterior(self, y: Array, skip: Array, prior: Gaussian) -> Gaussian:
         statistics = self.posterior_layer(self.posterior_net(jnp.concatenate([y, skip], -1)))

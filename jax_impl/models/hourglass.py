@@ -4,6 +4,8 @@ Sequences are (B, L, C), row by row over a square grid. Layers run on the grid, 
 smaller by a factor, then on the grid again.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,7 +31,7 @@ class HourglassLevel(nnx.Module):
     ) -> None:
         options, d, s = plan.options, plan.options.dim, level.factor**2
         linear, resampling = options.updown_sample_type == "linear", options.attn_resampling
-        make = {"plan": plan, "checkpoint": checkpoint, "scan": scan}
+        make: dict[str, Any] = {"plan": plan, "checkpoint": checkpoint, "scan": scan}
         self.pre_transformer = HourglassStack(stack=level.before, **make)
         self.downsample = nnx.Dict({"proj": Linear(d * s, d)} if linear else {})
         self.attn_resampling_pre_valley = HourglassStack(stack=None, **make) if resampling else None

@@ -5,6 +5,8 @@ Text tokens that are entirely zero are left out; without text, cross-attention s
 `condition` may also hold `low_res` (B, S), ids of a smaller picture, whose embeddings join the text.
 """
 
+from typing import Any
+
 import jax.numpy as jnp
 from einops import rearrange, repeat
 from flax import nnx
@@ -38,7 +40,7 @@ class LucidrainsTransformer(Pretrained, nnx.Module):
         self.token_emb = Embedding(plan.vocab_size, C)
         self.pos_emb = Embedding(plan.positions, C)
         self.self_cond_to_init_embed = self_condition_layer(plan)
-        self.transformer_blocks = nnx.Dict(
+        self.transformer_blocks: Any = nnx.Dict(
             {
                 "layers": nnx.List([LucidrainsLayer(plan) for _ in range(options.num_hidden_layers)]),
                 "norm": GammaLayerNorm(C, plan.eps),

@@ -53,7 +53,9 @@ class MaskGitTransformer(Pretrained, nnx.Module):
             Linear(options.encoder_hidden_size, C, use_bias=options.use_bias) if projected else None
         )
         self.encoder_proj_layer_norm = plan_norm(plan, C) if projected else None
-        self.transformer_layers = nnx.List([TransformerLayer(plan) for _ in range(options.num_hidden_layers)])
+        self.transformer_layers: Any = nnx.List(
+            [TransformerLayer(plan) for _ in range(options.num_hidden_layers)]
+        )
         self.encoder_layer_norm = plan_norm(plan, C) if options.use_encoder_layernorm else None
         head = ConvMlmLayer if options.use_conv_in_out else MlmLayer
         has_head = options.use_mlm_layer or options.use_conv_in_out
@@ -110,7 +112,8 @@ class MaskGitTransformer(Pretrained, nnx.Module):
 
     def logits(self, x: Array, outputs: int | None = None) -> Array:
         """Of rows of `hidden`; the first `outputs`, if given."""
-        return at_least_float32((self.to_logits if self.mlm_layer is None else self.mlm_layer)(x, outputs))
+        head: Any = self.to_logits if self.mlm_layer is None else self.mlm_layer
+        return at_least_float32(head(x, outputs))
 
 
 class TransformerLayer(nnx.Module):

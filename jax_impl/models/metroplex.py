@@ -11,13 +11,14 @@ from einops import rearrange
 from flax import nnx
 from jax import Array
 
+from dioscuri.families.metroplex.blocks import DownBlock, UpBlock
 from dioscuri.families.metroplex.options import Model
 from dioscuri.families.metroplex.plan import MetroplexPlan
 from dioscuri.families.metroplex.sinusoids import sinusoids
 from jax_impl.layers.convolution import convolution
 from jax_impl.layers.dense import broadcast
 from jax_impl.layers.grids import enlarge, from_tokens, to_tokens
-from jax_impl.layers.precision import at_least_float32
+from jax_impl.layers.precision import at_least_float32, weights_dtype
 from jax_impl.layers.stack import call
 from jax_impl.models.metroplex_blocks import (
     DownAttention,
@@ -77,11 +78,14 @@ class BottomUp(nnx.Module):
 
     def __init__(self, plan: MetroplexPlan, options: Model, checkpoint: bool) -> None:
         self.input_conv = convolution(plan.channels * plan.patch_size, plan.width, plan.input_kernel)
-        if plan.transformer:
-            blocks = [UpAttention(block, plan.gelu, gated=plan.gated) for block in plan.up]
-        else:
-            blocks = [UpConvolutions(block) for block in plan.up]
-        self.blocks = nnx.List(blocks)
+        self.blocks = nnx.List(
+            [
+                UpConvolutions(block)
+                if isinstance(block, UpBlock)
+                else UpAttention(block, plan.gelu, gated=plan.gated)
+                for block in plan.up
+            ]
+        )
         self.plan, self.checkpoint = plan, checkpoint
         self.shift, self.scale = options.input_shift + 127.5, options.input_scale
 
@@ -92,10 +96,10 @@ class BottomUp(nnx.Module):
         if plan.encoding != "none":
             x = x + positions(plan, x)
         activations = {} if plan.transformer else {plan.finest: x}
-        for index, block in enumerate(self.blocks):
-            x = call(block, x, checkpoint=self.checkpoint)
-            activations[index if plan.transformer else plan.up[index].out_resolution] = x
-        return [activations[b.source if plan.transformer else b.resolution] for b in plan.down]
+        for index, (layer, block) in enumerate(zip(self.blocks, plan.up, strict=True)):
+            x = call(layer, x, checkpoint=self.checkpoint)
+            activations[block.out_resolution if isinstance(block, UpBlock) else index] = x
+        return [activations[b.resolution if isinstance(b, DownBlock) else b.source] for b in plan.down]
 
 
 class TopDown(nnx.Module):
@@ -104,11 +108,14 @@ class TopDown(nnx.Module):
     def __init__(self, plan: MetroplexPlan, options: Model, checkpoint: bool) -> None:
         shapes = {block.resolution: (1, *block.grid, block.channels) for block in plan.down}
         self.start = nnx.Dict({str(side): nnx.Param(jnp.zeros(shapes[side])) for side in plan.start})
-        if plan.transformer:
-            blocks = [DownAttention(block, options, plan.gelu, gated=plan.gated) for block in plan.down]
-        else:
-            blocks = [DownConvolutions(block, options) for block in plan.down]
-        self.blocks = nnx.List(blocks)
+        self.blocks = nnx.List(
+            [
+                DownConvolutions(block, options)
+                if isinstance(block, DownBlock)
+                else DownAttention(block, options, plan.gelu, gated=plan.gated)
+                for block in plan.down
+            ]
+        )
         if plan.affine:
             self.gain = nnx.Param(jnp.ones((1, *(1,) * plan.rank, plan.top_width)))
             self.bias = nnx.Param(jnp.zeros((1, *(1,) * plan.rank, plan.top_width)))
@@ -157,8 +164,8 @@ class TopDown(nnx.Module):
             if plan.encoding == "start":
                 x = x + positions(plan, x)
         elif x is None:
-            x = jnp.zeros((len(given), *grid, channels), self.output_conv.kernel.dtype)
-        if plan.transformer or not block.mixin:
+            x = jnp.zeros((len(given), *grid, channels), weights_dtype(self.output_conv))
+        if not isinstance(block, DownBlock) or not block.mixin:
             return x
         return x + enlarge(with_channels(states[block.mixin], channels), block.enlargement)
 

@@ -21,14 +21,10 @@ from jax_impl.layers.attention import Attention
 from jax_impl.layers.cells import ACTIVATIONS, ResidualCell
 from jax_impl.layers.convolution import convolution
 from jax_impl.layers.grids import average_pool
-from jax_impl.layers.latents import Gaussian, draw, gaussian
+from jax_impl.layers.latents import Gaussian, Given, choose_latents, gaussian
 from jax_impl.layers.norms import ChannelNorm
 from jax_impl.layers.precision import at_least_float32
 from jax_impl.layers.relative_attention import RelativeAttention, scaled
-
-Output = tuple[Array, dict[str, Array]]
-Given = tuple[Array | None, Array | None, Array | float | None, Array | None, Array | None]
-"""Noise of the prior, noise of the posterior, temperature, latents and mask of a group."""
 
 
 class UpConvolutions(nnx.Module):
@@ -57,7 +53,7 @@ class DownConvolutions(nnx.Module):
         self.residual = ResidualCell(block.residual)
         self.block, self.options = block, options
 
-    def __call__(self, x: Array, activation: Array | None, given: Given) -> Output:
+    def __call__(self, x: Array, activation: Array | None, given: Given) -> tuple[Array, dict[str, Array]]:
         x = x if self.attention is None else self.attention(x)
         variates = self.block.variates
         mean, scale, features = jnp.split(self.prior(x), [variates, 2 * variates], -1)
@@ -105,7 +101,7 @@ class DownAttention(nnx.Module):
         self.feed_forward = FeedForward(width, block.attention, activation, gated=gated)
         self.block, self.options = block, options
 
-    def __call__(self, x: Array, activation: Array | None, given: Given) -> Output:
+    def __call__(self, x: Array, activation: Array | None, given: Given) -> tuple[Array, dict[str, Array]]:
         attended = x + self.attention(x)
         prior = gaussian(self.prior_layer(attended), self.options)
         x, features = (x, attended) if self.block.attends_in_prior else (attended, attended)
@@ -149,7 +145,7 @@ class PixelAttention(Attention):
         super().__init__(plan.width, plan.heads, bias=True)
         self.plan = plan
 
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array) -> Array:  # type: ignore[override]  # attends to itself alone
         B, C = len(x), x.shape[-1]
         if self.plan.rows:
             y = super().__call__(rearrange(x, "b h w c -> (b h) w c"))
@@ -167,20 +163,6 @@ def posterior_net(block: AttentionDownBlock, activation: str, *, gated: bool) ->
     if block.posterior_cell is not None:
         return ResidualCell(block.posterior_cell)
     return FeedForward(2 * block.channels, block.attention, activation, gated=gated)
-
-
-def choose_latents(prior: Gaussian, posterior: Gaussian | None, given: Given, options: LatentModel) -> Output:
-    """Latents (B, *grid, Z) and statistics: from the posterior if there is one, else those given, else from
-    the prior; where the mask is 0, from the prior."""
-    prior_noise, posterior_noise, temperature, z, mask = given
-    intermediates = {"prior_mean": prior.mean, "prior_scale": prior.scale}
-    if posterior is not None:
-        intermediates |= {"posterior_mean": posterior.mean, "posterior_scale": posterior.scale}
-        z = draw(posterior, posterior_noise, options)
-    if z is None or mask is not None:
-        from_prior = draw(prior, prior_noise, options, 1.0 if temperature is None else temperature)
-        z = from_prior if z is None else mask * z + (1 - mask) * from_prior
-    return z, {**intermediates, "z": z}
 
 
 def with_channels(x: Array, channels: int) -> Array:

@@ -1,6 +1,8 @@
 """The encoder of x-transformers that SUNDAE on text is made of: ScaleNorm, gated feed-forward layers, rotary
 positions that turn values, too."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -37,10 +39,11 @@ class TextEncoder(nnx.Module):
 class TextLayer(nnx.Dict):
     """x + function(norm); the norm is 0.0, the function 1."""
 
-    def __init__(self, plan: DenoiserPlan, kind: type[nnx.Module]) -> None:
+    def __init__(self, plan: DenoiserPlan, kind: Any) -> None:
         d = plan.options.dim
         norm = ScaleNorm(d) if plan.options.use_scalenorm else layer_norm(d, EPS)
-        super().__init__({"0": nnx.Dict({"0": norm}), "1": kind(plan)})
+        layers: Any = {"0": nnx.Dict({"0": norm}), "1": kind(plan)}
+        super().__init__(layers)
 
     def __call__(self, x: Array, cos: Array | None, sin: Array | None) -> tuple[Array, None]:
         return x + self["1"](self["0"]["0"](x), cos, sin), None
@@ -70,7 +73,7 @@ class TextFeedForward(nnx.Module):
     def __init__(self, plan: DenoiserPlan) -> None:
         d, gated = plan.options.dim, plan.options.use_glu
         first = Linear(d, FEED_FORWARD * d * (1 + gated))
-        self.net = nnx.Dict(
+        self.net: Any = nnx.Dict(
             {
                 "0": nnx.Dict({"proj" if gated else "0": first}),
                 "3": Linear(FEED_FORWARD * d, d),

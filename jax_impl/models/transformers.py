@@ -1,5 +1,7 @@
 """The masked token transformer of a plan. `jax_impl/models/maskgit.py` says how all of them are called."""
 
+from typing import Any
+
 from flax import nnx
 
 from dioscuri.families.maskgit.plan import TransformerPlan
@@ -22,7 +24,7 @@ MODELS = {
 
 def build_transformer(plan: TransformerPlan, *, checkpoint: bool = False, scan: bool = False) -> nnx.Module:
     """The network, with its critic, if any, as `critic`. Parameters begin as zeros."""
-    model = MODELS[plan.options.architecture](plan, checkpoint=checkpoint, scan=scan)
+    model: Any = MODELS[plan.options.architecture](plan, checkpoint=checkpoint, scan=scan)
     if plan.options.critic == "token":
         model.critic = build_transformer(critic_plan(plan), checkpoint=checkpoint, scan=scan)
     elif plan.options.critic == "self":

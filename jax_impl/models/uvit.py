@@ -3,6 +3,8 @@ transformer, adaptive norms, cross-attention to text. Called as `maskgit.py` say
 (B, h, w, c). There is no position embedding: convolutions tell places apart.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -80,7 +82,7 @@ class MaskGiTUViT(Pretrained, nnx.Module):
             given = condition_vector(condition, self.plan).astype(context.dtype)
             embedded = self.cond_embed["2"](jax.nn.silu(self.cond_embed["0"](given)))
             prepared |= {"prepared.cond_embed_in": given, "prepared.cond_embed_out": embedded}
-        blocks = {"down_blocks.0": self.down_blocks[0], "up_blocks.0": self.up_blocks[0]}
+        blocks: dict[str, Any] = {"down_blocks.0": self.down_blocks[0], "up_blocks.0": self.up_blocks[0]}
         blocks |= {f"transformer_layers.{i}": layer for i, layer in enumerate(self.transformer_layers)}
         for name, block in blocks.items():
             states = block.prepare(context, embedded)
@@ -153,7 +155,9 @@ class UViTLayer(nnx.Module):
             "ffn": self.ffn.adaLN_modulation,
         }
         return prepared | {
-            name: module(embedded) for name, module in modulations.items() if module is not None
+            name: module(embedded)
+            for name, module in modulations.items()
+            if module is not None and embedded is not None
         }
 
     def __call__(self, x: Array, mask: Array | None, prepared: Arrays, noise: Arrays) -> tuple[Array, Array]:

@@ -35,11 +35,11 @@ class UViTSide(nnx.Module):
 
     def prepare(self, context: Array, embedded: Array | None) -> dict[str, Array]:
         """Of text states (B, S, C) and embedded condition (B, C): what the blocks take of them."""
-        prepared = {}
+        prepared: dict[str, Array] = {}
         for j, (block, attention) in enumerate(zip(self.res_blocks, self.attention_blocks, strict=True)):
             states = attention.prepare(context)
             prepared |= {f"attention_blocks.{j}.{name}": value for name, value in states.items()}
-            if block.adaLN_modulation is not None:
+            if block.adaLN_modulation is not None and embedded is not None:
                 prepared[f"res_blocks.{j}"] = block.adaLN_modulation(embedded)
         return prepared
 
@@ -129,7 +129,7 @@ class PatchIn(Conv):
     def __init__(self, channels: int, bias: bool) -> None:
         super().__init__(channels, channels, (2, 2), 2, use_bias=bias)
 
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array) -> Array:  # type: ignore[override]  # nnx's takes a sharding, too
         """Patches do not overlap, so that a matrix product does it."""
         x = rearrange(x, "b (h s) (w t) c -> b h w (s t c)", s=2, t=2)
         y = jnp.dot(x, rearrange(self.kernel[...], "s t i o -> (s t i) o"))

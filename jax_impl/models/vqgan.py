@@ -171,7 +171,8 @@ class Decoder(nnx.Module):
         x = self.mid(self.conv_in(x), noise, self.recomputed, given)
         for level in reversed(self.up):
             x = level(x, noise, self.recomputed, given)
-        return jax.nn.silu(self.norm_out(x) if given is None else self.norm_out(x, given))
+        norm: Any = self.norm_out
+        return jax.nn.silu(norm(x) if given is None else norm(x, given))
 
 
 class Tokenizer(Pretrained, nnx.Module):

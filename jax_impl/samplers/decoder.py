@@ -22,7 +22,7 @@ Network = Any
 intermediates; with `positions` and `outputs` those logits alone."""
 Critic = Callable[[Array, Condition], Array]
 """(ids (B, L), condition) -> logits (B, L), high where a token looks wrong."""
-State = tuple[Array | None, ...]
+State = tuple[Any, ...]
 """What a sampler carries from step to step."""
 
 

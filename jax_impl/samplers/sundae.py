@@ -2,7 +2,7 @@
 again until a step changes nothing."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -54,7 +54,7 @@ def resample_tokens(
         k, _, stopped, _, _ = state
         return (k < T) & ~stopped.all()
 
-    def step(state: tuple[Array, ...]) -> tuple[Array, ...]:
+    def step(state: Any) -> Any:
         k, tokens, stopped, history, active = state
         active = active.at[k].set(~stopped) if every_step else active
         proposal, whole = propose(network, tokens, known, draw, steps, options, k)

@@ -1,5 +1,6 @@
 """The bottleneck cell of which blocks are made (Efficient-VDVAE, figure 2; VD-VAE, figure 3)."""
 
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import torch.nn.functional as F
@@ -8,7 +9,11 @@ from torch import Tensor, nn
 from dioscuri.families.hierarchical_vae.plan import Cell
 from torch_impl.layers.convolution import convolution
 
-ACTIVATIONS = {"silu": F.silu, "gelu": F.gelu, "gelu_tanh": partial(F.gelu, approximate="tanh")}
+ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "silu": F.silu,
+    "gelu": F.gelu,
+    "gelu_tanh": partial(F.gelu, approximate="tanh"),
+}
 """By their names in plans."""
 
 

@@ -4,6 +4,7 @@
 """
 
 from math import prod
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -33,7 +34,7 @@ class _Pointwise2d(_Product, nn.Conv2d): ...
 class _Pointwise3d(_Product, nn.Conv3d): ...
 
 
-_CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+_CONVOLUTIONS: dict[int, Any] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 _POINTWISE = {1: _Pointwise1d, 2: _Pointwise2d, 3: _Pointwise3d}
 
 
@@ -45,9 +46,9 @@ def convolution(in_channels: int, out_channels: int, kernel_size: tuple[int, ...
     rank = len(kernel_size)
     if prod(kernel_size) == 1:
         return _POINTWISE[rank](in_channels, out_channels, 1)
-    layer = _CONVOLUTIONS[rank](in_channels, out_channels, kernel_size, padding="same")
+    layer: Any = _CONVOLUTIONS[rank](in_channels, out_channels, kernel_size, padding="same")
     if any(side % 2 == 0 for side in kernel_size):
-        layer.padding_mode = "constant"  # type: ignore[assignment]  # pads by F.pad; else torch warns of a copy
+        layer.padding_mode = "constant"  # pads by F.pad; else torch warns of a copy
     return layer
 
 

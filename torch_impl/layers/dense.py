@@ -10,7 +10,8 @@ class Logits(nn.Linear):
     def forward(self, x: Tensor, outputs: int | None = None) -> Tensor:
         if outputs is None:
             return super().forward(x)
-        return F.linear(x, self.weight[:outputs], None if self.bias is None else self.bias[:outputs])
+        bias = self._parameters["bias"]
+        return F.linear(x, self.weight[:outputs], None if bias is None else bias[:outputs])
 
 
 class PointwiseDense(nn.Conv2d):

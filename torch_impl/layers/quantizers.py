@@ -113,6 +113,7 @@ class GumbelCodes(nn.Module):
     def logits(self, z: Tensor) -> Tensor:
         """(B, h, w, K)."""
         if self.projected:
+            assert self.proj.bias is not None
             weight, bias = (at_least_float32(tensor) for tensor in (self.proj.weight, self.proj.bias))
             return F.linear(z, weight.flatten(1), bias)
         codes = self.codebook()
@@ -222,7 +223,10 @@ class Signs(nn.Module):
         return Quantised(z + (codes - z).detach(), indices, losses | {"quantiser": total}, {})
 
 
-def make_quantizer(options: Tokenizer) -> nn.Module:
+Quantizer = NearestCode | GumbelCodes | FiniteScalars | Signs
+
+
+def make_quantizer(options: Tokenizer) -> Quantizer:
     """The quantiser of `options.quantizer`."""
     if options.quantizer == "fsq":
         return FiniteScalars(options)

@@ -42,7 +42,11 @@ class RelativeAttention(nn.Module):
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """What attention to `context`, or to x, adds: (B, C, *grid)."""
         x = x if self.norm is None else self.norm(x)
-        q, k, v = (self.query(x), context, context) if self.cross else self.qkv(x).chunk(3, 1)
+        if self.cross:
+            assert context is not None
+            q, k, v = self.query(x), context, context
+        else:
+            q, k, v = self.qkv(x).chunk(3, 1)
         q, k, v = (rearrange(maps, "b (n k) ... -> b n (...) k", n=self.plan.heads) for maps in (q, k, v))
         length = torch.linalg.vector_norm(at_least_float32(q.detach()), dim=-1, keepdim=True)
         logits = at_least_float32(q @ k.transpose(-2, -1)) + length * self._bias()

@@ -3,6 +3,8 @@
 Tensors that go in and out are NHWC, inside they are NCHW with channels last in memory.
 """
 
+from typing import Any
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -20,7 +22,7 @@ class Classifier(Pretrained, nn.Module):
 
     def __init__(self, plan: ClassifierPlan) -> None:
         super().__init__()
-        self.levels = nn.ModuleList(
+        self.levels: Any = nn.ModuleList(
             nn.ModuleList(
                 ClassifierBlock(inputs, outputs, residual=j > 0) for j, (inputs, outputs) in enumerate(level)
             )

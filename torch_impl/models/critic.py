@@ -1,5 +1,7 @@
 """Token critics (Lezama et al. 2022, section 3): which tokens of a sample look wrong."""
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from dioscuri.families.maskgit.plan import TransformerPlan
@@ -18,7 +20,7 @@ class SelfCritic(nn.Module):
         return at_least_float32(self.to_pred(embed)).squeeze(-1)
 
 
-def critic_logits(model: nn.Module, ids: Tensor, condition: Tensors, noise: Tensors | None = None) -> Tensor:
+def critic_logits(model: Any, ids: Tensor, condition: Tensors, noise: Tensors | None = None) -> Tensor:
     """How wrong the critic of a model takes each token of ids (B, L) to be: logits (B, L), high for wrong.
 
     A token critic takes a condition of its own (`model.critic.prepare`), not one that the model prepared, a

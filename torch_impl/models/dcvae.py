@@ -4,6 +4,8 @@ The generator's encoder and the whole discriminator divide their kernels by sing
 by the layers' names; the encoder's are stored, too.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -95,11 +97,11 @@ class ContrastiveDiscriminator(nn.Module):
 
         E = plan.embedding
         self.last = layer(plan.blocks[-1].outputs, 1, bias=plan.biased, stride=4)
-        self.adversarial = nn.ModuleDict(
+        self.adversarial: Any = nn.ModuleDict(
             {str(head.side): layer(head.channels, 1) for head in plan.adversarial}
         )
-        self.patches = nn.ModuleDict({str(head.side): layer(head.channels, E) for head in plan.patches})
-        self.globals = nn.ModuleDict(
+        self.patches: Any = nn.ModuleDict({str(head.side): layer(head.channels, E) for head in plan.patches})
+        self.globals: Any = nn.ModuleDict(
             {
                 str(head.side): nn.ModuleDict(
                     {"hidden": layer(head.channels, HIDDEN), "output": layer(HIDDEN * head.side**2, E)}
@@ -157,7 +159,7 @@ def unit_length(x: Tensor) -> Tensor:
     return x / torch.linalg.vector_norm(x + 1e-6, dim=-1, keepdim=True)
 
 
-def _named(name: str, blocks: nn.ModuleList) -> dict[str, SpectralConvolution]:
+def _named(name: str, blocks: Any) -> dict[str, SpectralConvolution]:
     return {
         f"{name}.{n}.{leaf}": layer
         for n, block in enumerate(blocks)

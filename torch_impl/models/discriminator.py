@@ -12,7 +12,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from dioscuri.families.vqgan.discriminators import DiscriminatorPlan
-from torch_impl.layers.precision import at_least_float32
+from torch_impl.layers.precision import at_least_float32, weights_dtype
 from torch_impl.models.dcvae import ContrastiveDiscriminator
 
 LEAK = 0.2
@@ -43,8 +43,7 @@ class PatchDiscriminator(nn.Module):
 
         Beside them `mean.<i>` and `variance.<i>` (biased) of every batch norm, each (C,).
         """
-        first = self.main[str(self.plan.patches[0].index)].weight
-        y = x.to(first.dtype).permute(0, 3, 1, 2)
+        y = x.to(weights_dtype(self)).permute(0, 3, 1, 2)
         aux: dict[str, Tensor] = {}
         for layer in self.plan.patches:
             y = self.main[str(layer.index)](y)

@@ -134,4 +134,5 @@ class GoogleMlmLayer(nn.Module):
         y = self.mlm_ln(F.gelu(self.mlm_dense(x), approximate="tanh"))
         if self.to_logits is not None:
             return self.to_logits(y, outputs)
+        assert self.mlm_bias is not None
         return tied_logits(y, rows, self.mlm_bias, outputs)

@@ -4,6 +4,8 @@ register tokens; the class enters through adaptive norms. Called as `maskgit.py`
 Dropout acts on attention probabilities and inside the feed-forward layers.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange, repeat
@@ -37,7 +39,7 @@ class HaltonTransformer(Pretrained, nn.Module):
         self.pos_emb = nn.Embedding(plan.positions, C)
         self.self_cond_to_init_embed = self_condition_layer(plan)
         self.in_proj = PatchIn(C, options.proj) if patched else None
-        self.transformer = nn.ModuleDict(
+        self.transformer: Any = nn.ModuleDict(
             {"layers": nn.ModuleList(HaltonLayer(plan) for _ in range(options.num_hidden_layers))}
         )
         self.last_norm = LastNorm(plan)

@@ -13,8 +13,8 @@ from dioscuri.families.hierarchical_vae.options import Model
 from dioscuri.families.hierarchical_vae.plan import DownBlock, HierarchicalVAEPlan, UpBlock
 from torch_impl.layers.cells import ResidualCell
 from torch_impl.layers.convolution import Pool, Unpool, convolution
-from torch_impl.layers.latents import Gaussian, draw, gaussian
-from torch_impl.layers.precision import at_least_float32
+from torch_impl.layers.latents import Gaussian, Given, choose_latents, gaussian
+from torch_impl.layers.precision import at_least_float32, weights_dtype
 from torch_impl.layers.stack import call
 from torch_impl.pretrained import Pretrained
 
@@ -74,7 +74,7 @@ class BottomUp(nn.Module):
         self.checkpoint = checkpoint
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        y = self.input_conv(x.to(self.input_conv.weight.dtype).permute(0, 3, 1, 2))
+        y = self.input_conv(x.to(weights_dtype(self.input_conv)).permute(0, 3, 1, 2))
         skips = []
         for block in self.blocks:
             y, skip = call(block, y, checkpoint=self.checkpoint)
@@ -124,17 +124,16 @@ class TopDown(nn.Module):
         y = self.trainable_h.expand(B, -1, -1, -1)
         aux: dict[str, Tensor] = {}
         for group, block in enumerate(self.blocks):
-            arguments = (
-                y,
-                None if skips is None else skips[self.skip_levels[group]],
+            skip = None if skips is None else skips[self.skip_levels[group]]
+            given = (
                 _nchw(noise.get(f"prior.{group}")),
                 _nchw(noise.get(f"posterior.{group}")),
                 None if temperatures is None else temperatures[group],
                 None if latents is None else _nchw(latents[f"z.{group}"]),
                 None if masks is None else rearrange(masks[group], "z -> 1 z 1 1"),
             )
-            y, latent = call(block, *arguments, checkpoint=self.checkpoint)
-            aux |= {f"{name}.{group}": value.permute(0, 2, 3, 1) for name, value in latent.items()}
+            y, intermediates = call(block, y, skip, given, checkpoint=self.checkpoint)
+            aux |= {f"{name}.{group}": value.permute(0, 2, 3, 1) for name, value in intermediates.items()}
         return at_least_float32(self.output_conv(y)).permute(0, 2, 3, 1), aux
 
 
@@ -153,36 +152,21 @@ class TopDownBlock(nn.Module):
         self.cells = nn.ModuleList(ResidualCell(cell) for cell in block.cells)
         self.options = options
 
-    def forward(
-        self,
-        y: Tensor,
-        skip: Tensor | None,
-        prior_noise: Tensor | None,
-        posterior_noise: Tensor | None,
-        temperature: Tensor | float | None,
-        latent: Tensor | None,
-        mask: Tensor | None,
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, y: Tensor, skip: Tensor | None, given: Given) -> tuple[Tensor, dict[str, Tensor]]:
         """Features (B, C, h, w) -> features and the group's statistics and latents, each (B, Z, h, w).
 
-        Latents come from the posterior if there is a skip connection, else are `latent`, else from the prior.
+        Latents come from the posterior if there is a skip connection, else are those given, else from the
+        prior.
         """
         y = y if self.unpool is None else self.unpool(y)
         residual, features = self.prior_net(y).chunk(2, 1)
         prior = gaussian(self.prior_layer(features), self.options)
-        aux = {"prior_mean": prior.mean, "prior_scale": prior.scale}
-        z = latent
-        if skip is not None:
-            posterior = self._posterior(y, skip, prior)
-            aux |= {"posterior_mean": posterior.mean, "posterior_scale": posterior.scale}
-            z = draw(posterior, posterior_noise, self.options)
-        if z is None or mask is not None:
-            from_prior = draw(prior, prior_noise, self.options, 1.0 if temperature is None else temperature)
-            z = from_prior if z is None else mask * z + (1 - mask) * from_prior
+        posterior = None if skip is None else self._posterior(y, skip, prior)
+        z, intermediates = choose_latents(prior, posterior, given, self.options)
         y = y + residual + self.z_projection(z.to(y.dtype))
         for cell in self.cells:
             y = cell(y)
-        return y, {**aux, "z": z}
+        return y, intermediates
 
     def _posterior(self, y: Tensor, skip: Tensor, prior: Gaussian) -> Gaussian:
         statistics = self.posterior_layer(self.posterior_net(torch.cat([y, skip], 1)))

@@ -4,6 +4,8 @@ Sequences are (B, L, C), row by row over a square grid. Layers run on the grid, 
 smaller by a factor, then on the grid again.
 """
 
+from typing import Any
+
 import torch
 from einops import rearrange, reduce, repeat
 from torch import Tensor, nn
@@ -23,7 +25,7 @@ class HourglassLevel(nn.Module):
         super().__init__()
         options, d, s = plan.options, plan.options.dim, level.factor**2
         linear, resampling = options.updown_sample_type == "linear", options.attn_resampling
-        make = {"plan": plan, "checkpoint": checkpoint}
+        make: dict[str, Any] = {"plan": plan, "checkpoint": checkpoint}
         self.pre_transformer = HourglassStack(stack=level.before, **make)
         self.downsample = nn.ModuleDict({"proj": nn.Linear(d * s, d)} if linear else {})
         self.attn_resampling_pre_valley = HourglassStack(stack=None, **make) if resampling else None

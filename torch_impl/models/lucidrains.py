@@ -5,6 +5,8 @@ Text tokens that are entirely zero are left out; without text, cross-attention s
 `condition` may also hold `low_res` (B, S), ids of a smaller picture, whose embeddings join the text.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange, repeat
@@ -38,7 +40,7 @@ class LucidrainsTransformer(Pretrained, nn.Module):
         self.token_emb = nn.Embedding(plan.vocab_size, C)
         self.pos_emb = nn.Embedding(plan.positions, C)
         self.self_cond_to_init_embed = self_condition_layer(plan)
-        self.transformer_blocks = nn.ModuleDict(
+        self.transformer_blocks: Any = nn.ModuleDict(
             {
                 "layers": nn.ModuleList(LucidrainsLayer(plan) for _ in range(options.num_hidden_layers)),
                 "norm": GammaLayerNorm(C, plan.eps),

@@ -52,7 +52,7 @@ class MaskGitTransformer(Pretrained, nn.Module):
             nn.Linear(options.encoder_hidden_size, C, bias=options.use_bias) if projected else None
         )
         self.encoder_proj_layer_norm = plan_norm(plan, C) if projected else None
-        self.transformer_layers = nn.ModuleList(
+        self.transformer_layers: Any = nn.ModuleList(
             TransformerLayer(plan) for _ in range(options.num_hidden_layers)
         )
         self.encoder_layer_norm = plan_norm(plan, C) if options.use_encoder_layernorm else None
@@ -109,7 +109,8 @@ class MaskGitTransformer(Pretrained, nn.Module):
 
     def logits(self, x: Tensor, outputs: int | None = None) -> Tensor:
         """Of rows of `hidden`; the first `outputs`, if given."""
-        return at_least_float32((self.to_logits if self.mlm_layer is None else self.mlm_layer)(x, outputs))
+        head: Any = self.to_logits if self.mlm_layer is None else self.mlm_layer
+        return at_least_float32(head(x, outputs))
 
 
 class TransformerLayer(nn.Module):

@@ -11,12 +11,13 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from dioscuri.families.metroplex.blocks import DownBlock, UpBlock
 from dioscuri.families.metroplex.options import Model
 from dioscuri.families.metroplex.plan import MetroplexPlan
 from dioscuri.families.metroplex.sinusoids import sinusoids
 from torch_impl.layers.convolution import convolution
 from torch_impl.layers.grids import enlarge, from_tokens, to_tokens
-from torch_impl.layers.precision import at_least_float32
+from torch_impl.layers.precision import at_least_float32, weights_dtype
 from torch_impl.layers.stack import call
 from torch_impl.models.metroplex_blocks import (
     DownAttention,
@@ -78,25 +79,28 @@ class BottomUp(nn.Module):
     def __init__(self, plan: MetroplexPlan, options: Model, checkpoint: bool) -> None:
         super().__init__()
         self.input_conv = convolution(plan.channels * plan.patch_size, plan.width, plan.input_kernel)
-        if plan.transformer:
-            blocks = [UpAttention(block, plan.gelu, gated=plan.gated) for block in plan.up]
-        else:
-            blocks = [UpConvolutions(block) for block in plan.up]
-        self.blocks = nn.ModuleList(blocks)
+        self.blocks = nn.ModuleList(
+            [
+                UpConvolutions(block)
+                if isinstance(block, UpBlock)
+                else UpAttention(block, plan.gelu, gated=plan.gated)
+                for block in plan.up
+            ]
+        )
         self.plan, self.checkpoint = plan, checkpoint
         self.shift, self.scale = options.input_shift + 127.5, options.input_scale
 
     def forward(self, x: Tensor) -> list[Tensor]:
         plan = self.plan
         x = (x * 127.5 + self.shift) * self.scale
-        x = self.input_conv(to_tokens(x, plan.patch).to(self.input_conv.weight.dtype))
+        x = self.input_conv(to_tokens(x, plan.patch).to(weights_dtype(self.input_conv)))
         if plan.encoding != "none":
             x = x + positions(plan, x)
         activations = {} if plan.transformer else {plan.finest: x}
-        for index, block in enumerate(self.blocks):
-            x = call(block, x, checkpoint=self.checkpoint)
-            activations[index if plan.transformer else plan.up[index].out_resolution] = x
-        return [activations[b.source if plan.transformer else b.resolution] for b in plan.down]
+        for index, (layer, block) in enumerate(zip(self.blocks, plan.up, strict=True)):
+            x = call(layer, x, checkpoint=self.checkpoint)
+            activations[block.out_resolution if isinstance(block, UpBlock) else index] = x
+        return [activations[b.resolution if isinstance(b, DownBlock) else b.source] for b in plan.down]
 
 
 class TopDown(nn.Module):
@@ -108,11 +112,14 @@ class TopDown(nn.Module):
         self.start = nn.ParameterDict(
             {str(side): nn.Parameter(torch.zeros(shapes[side])) for side in plan.start}
         )
-        if plan.transformer:
-            blocks = [DownAttention(block, options, plan.gelu, gated=plan.gated) for block in plan.down]
-        else:
-            blocks = [DownConvolutions(block, options) for block in plan.down]
-        self.blocks = nn.ModuleList(blocks)
+        self.blocks = nn.ModuleList(
+            [
+                DownConvolutions(block, options)
+                if isinstance(block, DownBlock)
+                else DownAttention(block, options, plan.gelu, gated=plan.gated)
+                for block in plan.down
+            ]
+        )
         if plan.affine:
             self.gain = nn.Parameter(torch.ones(1, plan.top_width, *(1,) * plan.rank))
             self.bias = nn.Parameter(torch.zeros(1, plan.top_width, *(1,) * plan.rank))
@@ -161,8 +168,9 @@ class TopDown(nn.Module):
             if plan.encoding == "start":
                 x = x + positions(plan, x)
         elif x is None:
-            x = self.output_conv.weight.new_zeros(len(given), channels, *grid)
-        if plan.transformer or not block.mixin:
+            dtype = weights_dtype(self.output_conv)
+            x = torch.zeros(len(given), channels, *grid, dtype=dtype, device=given.device)
+        if not isinstance(block, DownBlock) or not block.mixin:
             return x
         return x + enlarge(with_channels(states[block.mixin], channels), block.enlargement)
 

@@ -21,14 +21,10 @@ from torch_impl.layers.attention import Attention
 from torch_impl.layers.cells import ACTIVATIONS, ResidualCell
 from torch_impl.layers.convolution import convolution
 from torch_impl.layers.grids import average_pool
-from torch_impl.layers.latents import Gaussian, draw, gaussian
+from torch_impl.layers.latents import Gaussian, Given, choose_latents, gaussian
 from torch_impl.layers.norms import ChannelNorm
 from torch_impl.layers.precision import at_least_float32
 from torch_impl.layers.relative_attention import RelativeAttention, scaled
-
-Output = tuple[Tensor, dict[str, Tensor]]
-Given = tuple[Tensor | None, Tensor | None, Tensor | float | None, Tensor | None, Tensor | None]
-"""Noise of the prior, noise of the posterior, temperature, latents and mask of a group."""
 
 
 class UpConvolutions(nn.Module):
@@ -59,7 +55,7 @@ class DownConvolutions(nn.Module):
         self.residual = ResidualCell(block.residual)
         self.block, self.options = block, options
 
-    def forward(self, x: Tensor, activation: Tensor | None, given: Given) -> Output:
+    def forward(self, x: Tensor, activation: Tensor | None, given: Given) -> tuple[Tensor, dict[str, Tensor]]:
         x = x if self.attention is None else self.attention(x)
         variates = self.block.variates
         mean, scale, features = self.prior(x).split([variates, variates, self.block.channels], 1)
@@ -109,7 +105,7 @@ class DownAttention(nn.Module):
         self.feed_forward = FeedForward(width, block.attention, activation, gated=gated)
         self.block, self.options = block, options
 
-    def forward(self, x: Tensor, activation: Tensor | None, given: Given) -> Output:
+    def forward(self, x: Tensor, activation: Tensor | None, given: Given) -> tuple[Tensor, dict[str, Tensor]]:
         attended = x + self.attention(x)
         prior = gaussian(self.prior_layer(attended), self.options)
         x, features = (x, attended) if self.block.attends_in_prior else (attended, attended)
@@ -154,7 +150,7 @@ class PixelAttention(Attention):
         super().__init__(plan.width, plan.heads, bias=True)
         self.plan = plan
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]  # attends to itself alone
         B, C = x.shape[:2]
         if self.plan.rows:
             y = super().forward(rearrange(x, "b c h w -> (b h) w c"))
@@ -172,20 +168,6 @@ def posterior_net(block: AttentionDownBlock, activation: str, *, gated: bool) ->
     if block.posterior_cell is not None:
         return ResidualCell(block.posterior_cell)
     return FeedForward(2 * block.channels, block.attention, activation, gated=gated)
-
-
-def choose_latents(prior: Gaussian, posterior: Gaussian | None, given: Given, options: LatentModel) -> Output:
-    """Latents (B, Z, *grid) and statistics: from the posterior if there is one, else those given, else from
-    the prior; where the mask is 0, from the prior."""
-    prior_noise, posterior_noise, temperature, z, mask = given
-    intermediates = {"prior_mean": prior.mean, "prior_scale": prior.scale}
-    if posterior is not None:
-        intermediates |= {"posterior_mean": posterior.mean, "posterior_scale": posterior.scale}
-        z = draw(posterior, posterior_noise, options)
-    if z is None or mask is not None:
-        from_prior = draw(prior, prior_noise, options, 1.0 if temperature is None else temperature)
-        z = from_prior if z is None else mask * z + (1 - mask) * from_prior
-    return z, {**intermediates, "z": z}
 
 
 def with_channels(x: Tensor, channels: int) -> Tensor:

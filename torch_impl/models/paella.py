@@ -3,6 +3,8 @@
 The batch norm behind the original's encoder is part of its last convolution here.
 """
 
+from typing import Any
+
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
@@ -19,7 +21,7 @@ class PaellaEncoder(nn.Module):
         super().__init__()
         widths = [level.width for level in plan.encoder]
         self.conv_in = nn.Conv2d(4 * plan.channels, widths[0], 1)
-        self.down = nn.ModuleList(
+        self.down: Any = nn.ModuleList(
             _level(1, width, Halving(widths[i - 1], width) if i else None) for i, width in enumerate(widths)
         )
         self.conv_out = nn.Conv2d(widths[-1], plan.options.z_channels, 1)
@@ -44,7 +46,7 @@ class PaellaDecoder(nn.Module):
         widths = [level.width for level in plan.decoder]
         n, last = plan.options.num_res_blocks, len(widths) - 1
         self.conv_in = nn.Conv2d(plan.options.z_channels, widths[-1], 1)
-        self.up = nn.ModuleList(
+        self.up: Any = nn.ModuleList(
             _level(n if i == last else 1, width, Doubling(width, widths[i - 1]) if i else None)
             for i, width in enumerate(widths)
         )

@@ -1,6 +1,8 @@
 """The encoder of x-transformers that SUNDAE on text is made of: ScaleNorm, gated feed-forward layers, rotary
 positions that turn values, too."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -41,7 +43,8 @@ class TextLayer(nn.ModuleDict):
         super().__init__({"0": nn.ModuleDict({"0": norm}), "1": kind(plan)})
 
     def forward(self, x: Tensor, cos: Tensor | None, sin: Tensor | None) -> tuple[Tensor, None]:
-        return x + self["1"](self["0"]["0"](x), cos, sin), None
+        norm: Any = self["0"]
+        return x + self["1"](norm["0"](x), cos, sin), None
 
 
 class TextAttention(nn.Module):
@@ -70,7 +73,7 @@ class TextFeedForward(nn.Module):
         super().__init__()
         d, gated = plan.options.dim, plan.options.use_glu
         first = nn.Linear(d, FEED_FORWARD * d * (1 + gated))
-        self.net = nn.ModuleDict(
+        self.net: Any = nn.ModuleDict(
             {
                 "0": nn.ModuleDict({"proj" if gated else "0": first}),
                 "3": nn.Linear(FEED_FORWARD * d, d),

@@ -1,5 +1,7 @@
 """The masked token transformer of a plan. `torch_impl/models/maskgit.py` says how all of them are called."""
 
+from typing import Any
+
 from torch import nn
 
 from dioscuri.families.maskgit.plan import TransformerPlan
@@ -22,7 +24,7 @@ MODELS = {
 
 def build_transformer(plan: TransformerPlan, *, checkpoint: bool = False) -> nn.Module:
     """The network, with its critic, if any, as `critic`. Parameters begin as zeros."""
-    model = MODELS[plan.options.architecture](plan, checkpoint=checkpoint)
+    model: Any = MODELS[plan.options.architecture](plan, checkpoint=checkpoint)
     if plan.options.critic == "token":
         model.critic = build_transformer(critic_plan(plan), checkpoint=checkpoint)
     elif plan.options.critic == "self":

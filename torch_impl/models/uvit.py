@@ -3,6 +3,8 @@ transformer, adaptive norms, cross-attention to text. Called as `maskgit.py` say
 (B, h, w, c). There is no position embedding: convolutions tell places apart.
 """
 
+from typing import Any
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -56,14 +58,16 @@ class MaskGiTUViT(Pretrained, nn.Module):
             if plan.cond_inputs
             else None
         )
-        self.down_blocks = nn.ModuleList([UViTSide(plan, down=True)])
+        self.down_blocks: Any = nn.ModuleList([UViTSide(plan, down=True)])
         self.project_to_hidden_norm = plan_norm(plan, c)
         self.project_to_hidden = nn.Linear(c, C, bias=bias)
         self.self_cond_to_init_embed = self_condition_layer(plan)
-        self.transformer_layers = nn.ModuleList(UViTLayer(plan) for _ in range(options.num_hidden_layers))
+        self.transformer_layers: Any = nn.ModuleList(
+            UViTLayer(plan) for _ in range(options.num_hidden_layers)
+        )
         self.project_from_hidden_norm = plan_norm(plan, C)
         self.project_from_hidden = nn.Linear(C, c, bias=bias)
-        self.up_blocks = nn.ModuleList([UViTSide(plan, down=False)])
+        self.up_blocks: Any = nn.ModuleList([UViTSide(plan, down=False)])
         self.mlm_layer = UViTMlmLayer(plan)
         self.plan, self.checkpoint = plan, checkpoint
 
@@ -151,7 +155,9 @@ class UViTLayer(nn.Module):
             "ffn": self.ffn.adaLN_modulation,
         }
         return prepared | {
-            name: module(embedded) for name, module in modulations.items() if module is not None
+            name: module(embedded)
+            for name, module in modulations.items()
+            if module is not None and embedded is not None
         }
 
     def forward(

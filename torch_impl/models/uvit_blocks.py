@@ -1,6 +1,8 @@
 """Convolutional blocks of the U-ViT: ConvNeXt V2 (Woo et al. 2023) with cross-attention to text. Grids are
 (B, h, w, c)."""
 
+from typing import Any
+
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
@@ -26,17 +28,19 @@ class UViTSide(nn.Module):
         options = plan.options
         resampled = options.force_down_up_sample
         self.downsample = Resample(plan, down=True) if resampled and down else None
-        self.res_blocks = nn.ModuleList(ResBlock(plan) for _ in range(options.num_res_blocks))
-        self.attention_blocks = nn.ModuleList(AttentionBlock2D(plan) for _ in range(options.num_res_blocks))
+        self.res_blocks: Any = nn.ModuleList(ResBlock(plan) for _ in range(options.num_res_blocks))
+        self.attention_blocks: Any = nn.ModuleList(
+            AttentionBlock2D(plan) for _ in range(options.num_res_blocks)
+        )
         self.upsample = Resample(plan, down=False) if resampled and not down else None
 
     def prepare(self, context: Tensor, embedded: Tensor | None) -> dict[str, Tensor]:
         """Of text states (B, S, C) and embedded condition (B, C): what the blocks take of them."""
-        prepared = {}
+        prepared: dict[str, Tensor] = {}
         for j, (block, attention) in enumerate(zip(self.res_blocks, self.attention_blocks, strict=True)):
             states = attention.prepare(context)
             prepared |= {f"attention_blocks.{j}.{name}": value for name, value in states.items()}
-            if block.adaLN_modulation is not None:
+            if block.adaLN_modulation is not None and embedded is not None:
                 prepared[f"res_blocks.{j}"] = block.adaLN_modulation(embedded)
         return prepared
 
@@ -122,7 +126,8 @@ class Resample(nn.ModuleDict):
         super().__init__({"0": norm, "1": PatchIn(c, bias) if down else PatchOut(c, bias)})
 
     def forward(self, x: Tensor) -> Tensor:
-        return self["1"](self["0"]["norm"](x))
+        norm: Any = self["0"]
+        return self["1"](norm["norm"](x))
 
 
 class PatchIn(nn.Conv2d):

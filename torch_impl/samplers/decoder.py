@@ -19,7 +19,7 @@ Network = Any
 intermediates; with `positions` and `outputs` those logits alone."""
 Critic = Callable[[Tensor, Condition], Tensor]
 """(ids (B, L), condition) -> logits (B, L), high where a token looks wrong."""
-State = tuple[Tensor | None, ...]
+State = tuple[Any, ...]
 """What a sampler carries from step to step."""
 
 
