@@ -12,7 +12,6 @@ import torch
 from flax import nnx
 
 from dioscuri.plans.layout import pack, unpack
-from jax_impl import devices as jax_devices
 from jax_impl.layers import pictures as jax_pictures
 from jax_impl.objectives import elbo as jax_elbo
 from jax_impl.optim import flat as jax_flat
@@ -120,7 +119,7 @@ class Jax(Twin):
         graph, params, rest = nnx.split(nnx.eval_shape(self.family.build), nnx.Param, ...)
         layout, tree = jax_flat.flat_layout(params, self.shapes, self.family.decayed)
         flat = jnp.asarray(pack(self.weights, layout, self.dtype))
-        flat = flat.astype(jax_devices.COMPUTE_DTYPES[self.precision])
+        flat = flat.astype(jnp.bfloat16) if self.precision == "bfloat16" else flat
         return graph, jax_flat.split(flat, layout, tree), rest, layout, tree
 
     def forward(self, x, noise, scalars, masks=None, *, gradients=True):
