@@ -17,7 +17,8 @@ from dioscuri.plans.layout import unpack
 from jax_impl.layers import quantizers as jax_quantizers
 from tests.golden.recorded import cases
 from tests.support.engines import engine_of
-from tests.support.tokenizers import QUICK, TWINS
+from tests.support.tokenizers import TWINS
+from tests.support.twin_models import QUICK
 from torch_impl.layers import quantizers as torch_quantizers
 
 QUANTIZERS = {"torch": torch_quantizers, "jax": jax_quantizers}

@@ -13,8 +13,8 @@ from dioscuri.errors import UserError
 from jax_impl.families.methods import methods_of
 from jax_impl.layers.dropout import Dropout, seed_dropout
 from jax_impl.pretrained import build_model, model_of, weights_of
-from tests.support.models import QUICK
 from tests.support.networks import NETWORKS, inputs, tiny_transformer
+from tests.support.twin_models import QUICK
 
 every_network = pytest.mark.parametrize("name", NETWORKS)
 DROPOUT = ("model.hidden_dropout=0.5", "model.attention_dropout=0.3", "model.num_hidden_layers=1")

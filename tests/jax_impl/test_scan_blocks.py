@@ -3,7 +3,6 @@
 import jax
 import numpy as np
 import pytest
-from flax import nnx
 
 from tests.parity.model_cases import make
 from tests.support.engines import assert_states_close, make_engine, pictures, scalars
@@ -69,10 +68,10 @@ def test_generation_is_that_of_the_unrolled_model(given, latents):
 def test_every_run_is_one_scan(given, scan, expected):
     """A forward pass has those of both paths, a generation those of the top-down path."""
     x, noise, _, temperatures = given
-    graph, params, rest, *_ = model(scan, "float32").split
+    parts, params = model(scan, "float32").model
 
     def scans(method, *arguments):
-        program = jax.make_jaxpr(lambda params: getattr(nnx.merge(graph, params, rest), method)(*arguments))
+        program = jax.make_jaxpr(lambda params: getattr(parts.merge(params), method)(*arguments))
         return str(program(params)).count("= scan[")
 
     found = scans("__call__", x.astype(np.float32), noise), scans("generate", noise, temperatures)
@@ -80,7 +79,8 @@ def test_every_run_is_one_scan(given, scan, expected):
 
 
 def test_parameters_keep_their_names_and_shapes():
-    assert model(True).split[3:] == model(False).split[3:]
+    (scanned, _), (unrolled, _) = model(True).model, model(False).model
+    assert (scanned.layout, scanned.tree) == (unrolled.layout, unrolled.tree)
 
 
 def test_training_steps_are_those_of_the_unrolled_model():

@@ -1,6 +1,6 @@
 """The classifier is the same in both twins: outputs, training, and runs that dioscuri evaluate opens."""
 
-from importlib import import_module
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,17 +11,21 @@ from dioscuri.evaluation.pictures import PictureArray
 from dioscuri.hparams import load
 from dioscuri.hparams.archive import copy_path
 from dioscuri.metrics.frechet import frechet_distance, moments
-from tests.support.engines import assert_states_close, assert_states_equal, pictures
+from tests.support import engines
+from tests.support.engines import (
+    assert_curves_agree,
+    assert_states_close,
+    assert_states_equal,
+    engine_of,
+    pictures,
+)
 from tests.support.tiny_classifier import DIGITS, tiny
 
 TWINS = ("torch", "jax")
 N = 100
 
 
-def make_engine(twin, *overrides):
-    engine = import_module(f"{twin}_impl.engine").Engine(tiny(*overrides))
-    engine.initialise()
-    return engine
+make_engine = partial(engines.make_engine, options=tiny)
 
 
 def batch_of(step, n=8):
@@ -47,10 +51,7 @@ def curves():
 
 
 def test_a_hundred_steps_have_the_same_losses(curves):
-    relative = np.abs(curves["torch"] - curves["jax"]) / curves["torch"]
-    assert relative[:20].max() <= 1e-4
-    assert relative.max() <= 1e-3
-    assert curves["torch"][-10:].mean() < 0.9 * curves["torch"][:10].mean()
+    assert_curves_agree(curves, fall=0.9)
 
 
 @pytest.mark.parametrize("options", [(), ("loss.label_smoothing=0.2", "model.n_blocks=0")], ids=" ".join)
@@ -102,7 +103,7 @@ def write_run(folder, twin):
     text = DIGITS.read_text().replace("classifier_digits", "tiny").replace("[16, 32]", "[4, 6]")
     copy = copy_path(path.parent, "tiny")
     copy.write_text(text)
-    engine = import_module(f"{twin}_impl.engine").Engine(load(copy))
+    engine = engine_of(twin, load(copy))
     engine.initialise()
     store.save(path / "checkpoints", 7, engine.state_to_numpy(), {"best": None}, keep=1)
     return path
@@ -113,7 +114,7 @@ def test_either_twins_run_extracts_the_same_features(tmp_path):
 
     def make(twin, hparams):
         asked.append(twin)
-        return import_module(f"{twin}_impl.engine").Engine(hparams)
+        return engine_of(twin, hparams)
 
     extractors = [classifier(write_run(tmp_path, twin), make) for twin in TWINS]
     assert asked == list(TWINS)

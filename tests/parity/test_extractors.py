@@ -14,7 +14,7 @@ from dioscuri.errors import UserError
 from dioscuri.evaluation import inception_weights as inception_import
 from dioscuri.metrics.inception import CLASSES, EPSILON, FEATURES, convolutions, resizing, weight_shapes
 from jax_impl.models.inception import inception as jax_inception
-from tests.support.transformers import QUICK
+from tests.support.twin_models import QUICK
 from torch_impl.models.inception import inception as torch_inception
 
 PICTURES = np.random.default_rng(3).integers(0, 256, (6, 12, 9, 3), np.uint8)

@@ -1,14 +1,21 @@
 """Training a masked token model and sampling from it is the same in both twins: curves, losses under every
 option, tokens, pictures, and runs that go on in the other one."""
 
-from importlib import import_module
+from functools import partial
 from itertools import product
 
 import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from tests.support.engines import assert_states_close, assert_states_equal, pictures
+from tests.support import engines
+from tests.support.engines import (
+    assert_curves_agree,
+    assert_states_close,
+    assert_states_equal,
+    pictures,
+    recorded_noise,
+)
 from tests.support.tiny_maskgit import CODES, GRID, example_tokens, tiny, write_tokenizer
 
 TWINS = ("torch", "jax")
@@ -26,24 +33,13 @@ def seldom(*options):
     return pytest.param(options, marks=pytest.mark.slow)
 
 
-def make_engine(twin, *overrides):
-    engine = import_module(f"{twin}_impl.engine").Engine(tiny(*overrides))
-    engine.initialise()
-    return engine
+make_engine = partial(engines.make_engine, options=tiny)
 
 
 def batch_of(step, n=BATCH):
     """Tokens and their classes."""
     tokens, labels = example_tokens(n, seed=step)
     return {"tokens": tokens.reshape(n, -1).astype(np.int32), "label": labels.astype(np.int32)}
-
-
-def recorded_noise(engine, step, batch=BATCH):
-    """Noise of a training step, the same for both twins."""
-    rng = np.random.default_rng((2, step))
-    specs = engine.family.noise_specs("train_step", batch)
-    assert all(spec.kind == "uniform" for spec in specs)
-    return {spec.name: rng.uniform(spec.low, spec.high, spec.shape).astype(np.float32) for spec in specs}
 
 
 def train(engine, steps, *, recorded=True, make=batch_of):
@@ -63,10 +59,7 @@ def curves():
 
 
 def test_a_hundred_steps_have_the_same_losses(curves):
-    relative = np.abs(curves["torch"] - curves["jax"]) / np.abs(curves["torch"])
-    assert relative[:20].max() <= 1e-4
-    assert relative.max() <= 1e-3
-    assert curves["torch"][-10:].mean() < 0.8 * curves["torch"][:10].mean()
+    assert_curves_agree(curves, fall=0.8)
 
 
 TRAINED = [

@@ -1,13 +1,13 @@
 """Training a tokenizer is the same in both twins: curves, buffers, and runs that go on in the other one."""
 
 from functools import partial
-from importlib import import_module
 
 import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from tests.support.engines import assert_states_close, assert_states_equal, pictures
+from tests.support import engines
+from tests.support.engines import assert_states_close, assert_states_equal, pictures, recorded_noise
 from tests.support.tiny_vqgan import tiny
 
 N = 100
@@ -15,18 +15,7 @@ START = 40  # step at which the discriminator begins
 REVIVING = ("loss.revive_below=0.5", "loss.revive_decay=0.9")
 
 
-def make_engine(twin, *overrides):
-    engine = import_module(f"{twin}_impl.engine").Engine(tiny(*overrides))
-    engine.initialise()
-    return engine
-
-
-def recorded_noise(engine, step, batch):
-    """Noise of a training step, the same for both twins."""
-    rng = np.random.default_rng((2, step))
-    specs = engine.family.noise_specs("train_step", batch)
-    assert all(spec.kind == "uniform" for spec in specs)
-    return {spec.name: rng.uniform(spec.low, spec.high, spec.shape).astype(np.float32) for spec in specs}
+make_engine = partial(engines.make_engine, options=tiny)
 
 
 def train(engine, steps, *, start=START, metric="loss", batch=8):

@@ -25,9 +25,9 @@ def engine_of(twin, hparams):
     return import_module(f"{twin}_impl.engine").Engine(hparams)
 
 
-def make_engine(twin, *overrides):
-    """An engine of a twin with its first parameters."""
-    engine = engine_of(twin, tiny(*overrides))
+def make_engine(twin, *overrides, options=tiny):
+    """An engine of a twin with its first parameters; `options` makes its options of overrides."""
+    engine = engine_of(twin, options(*overrides))
     engine.initialise()
     return engine
 
@@ -70,6 +70,27 @@ def train(engine, steps, *, recorded=True):
         engine.train_step({"image": pictures(step)}, step, scalars(step), noise)
         losses.append(engine.fetch_metrics()["loss"])
     return np.array(losses)
+
+
+def recorded_noise(engine, step, rows=BATCH):
+    """Noise of a training step by the engine's specifications, the same for both twins."""
+    rng = np.random.default_rng((2, step))
+    specs = engine.family.noise_specs("train_step", rows)
+    draws = {
+        "uniform": lambda spec: rng.uniform(spec.low, spec.high, spec.shape),
+        "normal": lambda spec: rng.normal(size=spec.shape),
+    }
+    return {spec.name: draws[spec.kind](spec).astype(np.float32) for spec in specs}
+
+
+def assert_curves_agree(curves, fall):
+    """Losses of both twins: within 1e-4 in the first twenty steps, then within 1e-3; in the end below a
+    share of where they began."""
+    torch, jax = curves["torch"], curves["jax"]
+    relative = np.abs(torch - jax) / np.abs(torch)
+    assert relative[:20].max() <= 1e-4
+    assert relative.max() <= 1e-3
+    assert torch[-10:].mean() < fall * torch[:10].mean()
 
 
 def assert_states_equal(left, right):

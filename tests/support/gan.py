@@ -1,28 +1,20 @@
 """Discriminators and adversarial objective of both twins as functions of numpy arrays, for comparisons."""
 
-from contextlib import contextmanager
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
 from einops import reduce
-from flax import nnx
 
 from dioscuri.families.vqgan.discriminators import parameter_table
-from dioscuri.plans.layout import pack, unpack
 from dioscuri.plans.parameters import shapes
 from jax_impl.models import discriminator as jax_discriminator
 from jax_impl.models import lpips as jax_lpips
 from jax_impl.objectives import vqgan as jax_vqgan
-from jax_impl.optim import flat as jax_flat
+from tests.support.twin_models import QUICK, JaxModel, arithmetic, bound
 from torch_impl.models import discriminator as torch_discriminator
 from torch_impl.models import lpips as torch_lpips
 from torch_impl.objectives import vqgan as torch_vqgan
-from torch_impl.optim import flat as torch_flat
-
-QUICK = {"xla_backend_optimization_level": 0}
-"""Halves the time that XLA compiles; every program runs once."""
 
 
 class Twin:
@@ -102,9 +94,7 @@ class Torch(Twin):
     def _model(self):
         dtype = torch.float64 if self.dtype is np.float64 else torch.float32
         model = torch_discriminator.build_discriminator(self.plan).to(dtype)
-        layout = torch_flat.flat_layout(model, self.shapes, lambda _: True)
-        torch_flat.bind(model, torch.from_numpy(pack(self.weights, layout, self.dtype)), layout)
-        return model
+        return bound(model, self.weights, self.shapes, self.dtype)
 
     def _in(self, array):
         return torch.from_numpy(np.array(array, self.dtype))
@@ -154,8 +144,7 @@ class Jax(Twin):
             params = self._params()
             grad = jax.jit(jax.value_and_grad(run, has_aux=True), compiler_options=QUICK)
             (loss, metrics), grads = grad(params, self._in(x), self._in(made))
-            flat = np.asarray(jax_flat.join(grads, self.layout, self.tree))
-            return self._out({"loss": loss, **metrics}) | unpack(flat, self.layout, "grad/")
+            return self._out({"loss": loss, **metrics}) | self.parts.canonical(grads, "grad/")
 
     def loss_of_logits(self, real, fake, kind):
         with self._arithmetic():
@@ -177,19 +166,14 @@ class Jax(Twin):
         def build():
             return jax_discriminator.build_discriminator(self.plan)
 
-        self.graph, params, self.rest = nnx.split(nnx.eval_shape(build), nnx.Param, ...)
-        self.layout, self.tree = jax_flat.flat_layout(params, self.shapes, lambda _: True)
-        return jax_flat.split(
-            jnp.asarray(pack(self.weights, self.layout, self.dtype)), self.layout, self.tree
-        )
+        self.parts = JaxModel(build, self.shapes)
+        return self.parts.params(self.weights, self.dtype)
 
     def _model(self, params):
-        return nnx.merge(self.graph, params, self.rest)
+        return self.parts.merge(params)
 
-    @contextmanager
     def _arithmetic(self):
-        with jax.enable_x64(self.dtype is np.float64), jax.default_matmul_precision("highest"):
-            yield
+        return arithmetic(self.dtype)
 
     def _in(self, array):
         return jnp.asarray(array, self.dtype)

@@ -1,6 +1,5 @@
 """The models of both twins as functions of numpy arrays, for comparisons."""
 
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from importlib import import_module
@@ -9,21 +8,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
-from flax import nnx
 
-from dioscuri.plans.layout import pack, unpack
 from jax_impl.layers import pictures as jax_pictures
 from jax_impl.objectives import elbo as jax_elbo
-from jax_impl.optim import flat as jax_flat
 from jax_impl.samplers import ancestral as jax_ancestral
+from tests.support.twin_models import QUICK, JaxModel, arithmetic, bound
 from torch_impl import devices as torch_devices
 from torch_impl.layers import pictures as torch_pictures
 from torch_impl.objectives import elbo as torch_elbo
-from torch_impl.optim import flat as torch_flat
 from torch_impl.samplers import ancestral as torch_ancestral
-
-QUICK = {"xla_backend_optimization_level": 0}
-"""Halves the time that XLA compiles; every program runs once."""
 
 
 class Twin:
@@ -75,10 +68,9 @@ class Torch(Twin):
     @cached_property
     def model(self):
         model = self.family.build()
-        layout = torch_flat.flat_layout(model, self.shapes, self.family.decayed)
-        flat = torch.from_numpy(pack(self.weights, layout, self.dtype))
-        torch_flat.bind(model, flat.to(torch_devices.COMPUTE_DTYPES[self.precision]), layout)
-        return model.eval()
+        compute = torch_devices.COMPUTE_DTYPES[self.precision]
+        given = self.weights, self.shapes, self.dtype
+        return bound(model, *given, decayed=self.family.decayed, compute=compute).eval()
 
     def forward(self, x, noise, scalars, masks=None, *, gradients=True):
         x, noise, masks = self._in(x), self._in(noise), self._in(masks)
@@ -115,36 +107,35 @@ class Jax(Twin):
     name = "jax"
 
     @cached_property
-    def split(self):
-        graph, params, rest = nnx.split(nnx.eval_shape(self.family.build), nnx.Param, ...)
-        layout, tree = jax_flat.flat_layout(params, self.shapes, self.family.decayed)
-        flat = jnp.asarray(pack(self.weights, layout, self.dtype))
-        flat = flat.astype(jnp.bfloat16) if self.precision == "bfloat16" else flat
-        return graph, jax_flat.split(flat, layout, tree), rest, layout, tree
+    def model(self):
+        """The model in parts, and its parameters."""
+        parts = JaxModel(self.family.build, self.shapes, self.family.decayed)
+        compute = jnp.bfloat16 if self.precision == "bfloat16" else None
+        return parts, parts.params(self.weights, self.dtype, compute)
 
     def forward(self, x, noise, scalars, masks=None, *, gradients=True):
         with self._arithmetic():
-            graph, params, rest, layout, tree = self.split
+            parts, params = self.model
 
             def run(params, x, noise, scalars, masks):
-                output, aux = nnx.merge(graph, params, rest)(x, noise, masks)
+                output, aux = parts.merge(params)(x, noise, masks)
                 found = self._results(jax_elbo, x, output, aux, scalars, masks)
                 return found["loss"], found
 
             arguments = (params, self._in(x), self._in(noise), scalars, self._in(masks))
             if gradients:
                 grads, found = jax.jit(jax.grad(run, has_aux=True), compiler_options=QUICK)(*arguments)
-                found |= unpack(np.asarray(jax_flat.join(grads, layout, tree)), layout, "grad/")
+                found |= parts.canonical(grads, "grad/")
             else:
                 _, found = jax.jit(run, compiler_options=QUICK)(*arguments)
             return {name: np.asarray(value) for name, value in found.items()}
 
     def generate(self, noise, temperatures, latents=None, masks=None):
         with self._arithmetic():
-            graph, params, rest, _, _ = self.split
+            parts, params = self.model
 
             def run(params, noise, temperatures, latents, masks):
-                output, aux = nnx.merge(graph, params, rest).generate(noise, temperatures, latents, masks)
+                output, aux = parts.merge(params).generate(noise, temperatures, latents, masks)
                 return {"output": output, **aux}
 
             arguments = (
@@ -168,10 +159,8 @@ class Jax(Twin):
             values, pictures = jax_ancestral.read_values(*arguments), jax_ancestral.read_output(*arguments)
             return np.asarray(values), np.asarray(pictures)
 
-    @contextmanager
     def _arithmetic(self):
-        with jax.enable_x64(self.precision == "float64"), jax.default_matmul_precision("highest"):
-            yield
+        return arithmetic(self.dtype)
 
     def _in(self, arrays):
         return jax.tree.map(lambda array: jnp.asarray(array, self.dtype), arrays)

@@ -9,7 +9,7 @@ from dioscuri.families.sundae.training import make_sampling_schedule
 from jax_impl.objectives import sundae as jax_objective
 from jax_impl.samplers.sundae import resample_tokens as jax_resample
 from tests.support.denoisers import Torch
-from tests.support.transformers import QUICK
+from tests.support.twin_models import QUICK
 from torch_impl.objectives import sundae as torch_objective
 from torch_impl.samplers.sundae import resample_tokens as torch_resample
 

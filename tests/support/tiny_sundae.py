@@ -1,11 +1,11 @@
 """A SUNDAE as small as one can be: an hourglass on 4x4 tokens of 16 codes, those of the tiny tokenizer."""
 
-from importlib import import_module
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from dioscuri.hparams import load
-from tests.support import tiny_maskgit
+from tests.support import engines, tiny_maskgit
 
 MODEL = """[model]
 dim = 16
@@ -51,8 +51,4 @@ def tiny(*overrides):
         return load(write_tiny(Path(folder)), overrides)
 
 
-def make_engine(twin, *overrides):
-    """An engine with first parameters."""
-    engine = import_module(f"{twin}_impl.engine").Engine(tiny(*overrides))
-    engine.initialise()
-    return engine
+make_engine = partial(engines.make_engine, options=tiny)

@@ -4,18 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
-from flax import nnx
 
 from dioscuri.families.vqgan.tables import parameter_table
-from dioscuri.plans.layout import pack, unpack
 from dioscuri.plans.parameters import shapes
 from jax_impl.models.vqgan import build_tokenizer as build_jax
-from jax_impl.optim import flat as jax_flat
+from tests.support.twin_models import QUICK, JaxModel, bound
 from torch_impl.models.vqgan import build_tokenizer as build_torch
-from torch_impl.optim import flat as torch_flat
-
-QUICK = {"xla_backend_optimization_level": 0}
-"""Halves the time that XLA compiles; every program runs once."""
 
 
 class Twin:
@@ -64,19 +58,17 @@ class Torch(Twin):
 
     def _model(self):
         model = build_torch(self.plan, checkpoint=self.checkpoint).eval()
-        layout = torch_flat.flat_layout(model, self.shapes, bool)
-        flat = torch.from_numpy(pack(self.weights, layout, self.dtype))
-        return model, torch_flat.bind(model, flat, layout), [slot.name for slot in layout.slots]
+        return bound(model, self.weights, self.shapes, self.dtype)
 
     def forward(self, x, temperature=1.0):
         with torch.no_grad():
             x = torch.from_numpy(x.astype(self.dtype))
-            found = _stages(self._model()[0], x, self.plan, temperature)
+            found = _stages(self._model(), x, self.plan, temperature)
             return {name: value.numpy() for name, value in found.items()}
 
     def decode_indices(self, indices):
         with torch.no_grad():
-            return self._model()[0].decode_indices(torch.from_numpy(indices.astype(np.int64))).numpy()
+            return self._model().decode_indices(torch.from_numpy(indices.astype(np.int64))).numpy()
 
     def train(self, x, noise=None, buffers=None):
         def tensors(arrays):
@@ -84,13 +76,14 @@ class Torch(Twin):
                 name: torch.from_numpy(array.astype(self.dtype)) for name, array in (arrays or {}).items()
             }
 
-        model, parameters, names = self._model()
+        model = self._model()
+        parameters = dict(model.named_parameters())
         loss, found = _training(
             model, torch.from_numpy(x.astype(self.dtype)), tensors(noise), tensors(buffers), self.power
         )
-        grads = torch.autograd.grad(loss, parameters, materialize_grads=True)
+        grads = torch.autograd.grad(loss, [*parameters.values()], materialize_grads=True)
         found = {name: value.detach().numpy() for name, value in found.items()}
-        return found, {name: grad.numpy() for name, grad in zip(names, grads, strict=True)}
+        return found, {name: grad.numpy() for name, grad in zip(parameters, grads, strict=True)}
 
 
 class Jax(Twin):
@@ -98,22 +91,18 @@ class Jax(Twin):
 
     def _run(self, function, *arguments):
         with jax.enable_x64(self.dtype == np.float64):
-            graph, params, rest = nnx.split(
-                nnx.eval_shape(lambda: build_jax(self.plan, checkpoint=self.checkpoint)), nnx.Param, ...
-            )
-            layout, tree = jax_flat.flat_layout(params, self.shapes, bool)
-            params = jax_flat.split(jnp.asarray(pack(self.weights, layout, self.dtype)), layout, tree)
+            model = JaxModel(lambda: build_jax(self.plan, checkpoint=self.checkpoint), self.shapes)
 
             def call(params, *arguments):
-                return function(lambda params: nnx.merge(graph, params, rest), params, *arguments)
+                return function(model.merge, params, *arguments)
 
             arguments = jax.tree.map(
                 lambda a: jnp.asarray(a, self.dtype if a.dtype.kind == "f" else None), arguments
             )
+            params = model.params(self.weights, self.dtype)
             found = jax.jit(call, compiler_options=QUICK)(params, *arguments)
             if isinstance(found, tuple):
-                flat = np.asarray(jax_flat.join(found[1], layout, tree))
-                return jax.tree.map(np.asarray, found[0]), unpack(flat, layout)
+                return jax.tree.map(np.asarray, found[0]), model.canonical(found[1])
             return jax.tree.map(np.asarray, found)
 
     def forward(self, x, temperature=1.0):

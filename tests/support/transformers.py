@@ -1,26 +1,19 @@
 """Masked token transformers of both twins as functions of numpy arrays, for comparisons."""
 
-from contextlib import contextmanager
 from functools import cached_property
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
-from flax import nnx
 
 from dioscuri.families.maskgit.transformers import parameter_table
-from dioscuri.plans.layout import pack, unpack
 from dioscuri.plans.parameters import shapes
 from jax_impl.models import critic as jax_critic
 from jax_impl.models.transformers import build_transformer as build_jax
-from jax_impl.optim import flat as jax_flat
+from tests.support.twin_models import QUICK, JaxModel, arithmetic, bound
 from torch_impl.models import critic as torch_critic
 from torch_impl.models.transformers import build_transformer as build_torch
-from torch_impl.optim import flat as torch_flat
-
-QUICK = {"xla_backend_optimization_level": 0}
-"""Halves the time that XLA compiles; every program runs once."""
 
 DTYPES = {"float32": np.float32, "float64": np.float64, "bfloat16": np.float32}
 
@@ -86,11 +79,8 @@ class Torch(Twin):
 
     def _model(self):
         model = self.build(self.plan, checkpoint=self.checkpoint)
-        layout = torch_flat.flat_layout(model, self.shapes, lambda _: True)
-        flat = torch.from_numpy(pack(self.weights, layout, self.dtype))
-        flat = flat.bfloat16() if self.precision == "bfloat16" else flat
-        torch_flat.bind(model, flat, layout)
-        return model.eval()
+        compute = torch.bfloat16 if self.precision == "bfloat16" else None
+        return bound(model, self.weights, self.shapes, self.dtype, compute=compute).eval()
 
     def _out(self, found):
         found = {name: value.detach() for name, value in found.items()}
@@ -172,18 +162,14 @@ class Jax(Twin):
         def build():
             return self.build(self.plan, checkpoint=self.checkpoint, scan=self.scan)
 
-        graph, params, rest = nnx.split(nnx.eval_shape(build), nnx.Param, ...)
-        return graph, rest, *jax_flat.flat_layout(params, self.shapes, lambda _: True)
+        return JaxModel(build, self.shapes)
 
     def _params(self):
-        _, _, layout, tree = self._parts
-        flat = jnp.asarray(pack(self.weights, layout, self.dtype))
-        flat = flat.astype(jnp.bfloat16) if self.precision == "bfloat16" else flat
-        return jax_flat.split(flat, layout, tree)
+        compute = jnp.bfloat16 if self.precision == "bfloat16" else None
+        return self._parts.params(self.weights, self.dtype, compute)
 
     def _model(self, params):
-        graph, rest, _, _ = self._parts
-        return nnx.merge(graph, params, rest)
+        return self._parts.merge(params)
 
     def _out(self, found):
         return {
@@ -192,13 +178,10 @@ class Jax(Twin):
         }
 
     def _canonical(self, grads):
-        _, _, layout, tree = self._parts
-        return unpack(np.asarray(jax_flat.join(grads, layout, tree)), layout)
+        return self._parts.canonical(grads)
 
-    @contextmanager
     def _arithmetic(self):
-        with jax.enable_x64(self.dtype is np.float64), jax.default_matmul_precision("highest"):
-            yield
+        return arithmetic(self.dtype)
 
     def _ids(self, ids):
         return jnp.asarray(ids, jnp.int32)

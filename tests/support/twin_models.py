@@ -1,0 +1,71 @@
+"""What comparisons of the twins share: canonical weights in models, quick compilation, exact products."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+from flax import nnx
+
+from dioscuri.plans.layout import pack, unpack
+from jax_impl.optim import flat as jax_flat
+from torch_impl.optim import flat as torch_flat
+
+Arrays = dict[str, np.ndarray]
+Shapes = Mapping[str, tuple[int, ...]]
+
+QUICK: dict[str, bool | int] = {"xla_backend_optimization_level": 0}
+"""Halves the time that XLA compiles; every program runs once."""
+
+
+def _every_name(_: str) -> bool:
+    return True
+
+
+def bound(
+    model: torch.nn.Module,
+    weights: Arrays,
+    shapes: Shapes,
+    dtype: Any,
+    *,
+    decayed: Callable[[str], bool] = _every_name,
+    compute: torch.dtype | None = None,
+) -> torch.nn.Module:
+    """The model with canonical weights in a NumPy dtype, or cast to `compute`."""
+    layout = torch_flat.flat_layout(model, shapes, decayed)
+    flat = torch.from_numpy(pack(weights, layout, dtype))
+    torch_flat.bind(model, flat if compute is None else flat.to(compute), layout)
+    return model
+
+
+class JaxModel:
+    """An NNX model in parts: what is traced, and how canonical weights become its parameters."""
+
+    def __init__(
+        self, build: Callable[[], nnx.Module], shapes: Shapes, decayed: Callable[[str], bool] = _every_name
+    ) -> None:
+        self.graph, params, self.rest = nnx.split(nnx.eval_shape(build), nnx.Param, ...)
+        self.layout, self.tree = jax_flat.flat_layout(params, shapes, decayed)
+
+    def params(self, weights: Arrays, dtype: Any, compute: Any = None) -> Any:
+        """Parameters of canonical weights in a dtype, or cast to `compute`."""
+        flat = jnp.asarray(pack(weights, self.layout, dtype))
+        return jax_flat.split(flat if compute is None else flat.astype(compute), self.layout, self.tree)
+
+    def merge(self, params: Any) -> Any:
+        """The model with parameters, which may be traced."""
+        return nnx.merge(self.graph, params, self.rest)
+
+    def canonical(self, params: Any, prefix: str = "") -> Arrays:
+        """Parameters, or their gradients, under canonical names."""
+        return unpack(np.asarray(jax_flat.join(params, self.layout, self.tree)), self.layout, prefix)
+
+
+@contextmanager
+def arithmetic(dtype: Any) -> Iterator[None]:
+    """JAX in float64, if that is the dtype, and with exact products."""
+    with jax.enable_x64(np.dtype(dtype) == np.float64), jax.default_matmul_precision("highest"):
+        yield
