@@ -106,7 +106,7 @@ def test_every_index_has_a_code_of_its_own(kind):
     options = OPTIONS[kind]
     tokenizer = made("torch", options)
     K = options.num_embeddings
-    model = tokenizer._model()[0]
+    model = tokenizer._model()
     indices = torch.arange(K).reshape(K, 1, 1)
     codes = model.quantize.lookup(indices)
     assert len(np.unique(codes.numpy().reshape(K, -1), axis=0)) == K
@@ -147,7 +147,7 @@ def test_gumbel_mixes_codes_by_noisy_logits():
     tokenizer = made("torch", options)
     x, drawn, _ = inputs(tokenizer.plan)
     values, _ = tokenizer.train(x, drawn)
-    model = tokenizer._model()[0]
+    model = tokenizer._model()
     with torch.no_grad():
         logits = model.quantize.logits(model.encode(torch.from_numpy(x))).numpy()
         noise = {"gumbel": torch.from_numpy(drawn["gumbel"])}
