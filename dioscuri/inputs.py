@@ -29,20 +29,20 @@ def read_pictures(
     Taken are a PIL image or a list of them, arrays of `dtype` (N, *shape), and floats in [0, 1], which are
     rounded. The axis of a single channel may be left out. Arrays of either framework are taken like numpy's.
     """
-    wanted = f"{what} must be {_wanted(shape, dtype)}"
+    rule = f"{what} must be {_rule(shape, dtype)}"
     if isinstance(given, Image.Image):
         given = [given]
     if isinstance(given, list | tuple) and given and all(isinstance(item, Image.Image) for item in given):
-        return _from_images(given, shape, wanted, what)
-    array = to_array(given, wanted)
+        return _from_images(given, shape, rule, what)
+    array = to_array(given, rule)
     if shape[-1] == 1 and array.shape[1:] == shape[:-1]:
         array = array[..., None]
     if array.ndim != 1 + len(shape) or array.shape[1:] != shape or not len(array):
-        raise UserError(f"{wanted}; got {array.dtype} {array.shape}{_hint_of_shape(array, shape)}")
+        raise UserError(f"{rule}; got {array.dtype} {array.shape}{_hint_of_shape(array, shape)}")
     if array.dtype.kind == "f":
-        return _from_floats(array, wanted, dtype)
+        return _from_floats(array, rule, dtype)
     if array.dtype != dtype:
-        raise UserError(f"{wanted}; got {array.dtype} {array.shape}{_hint_of_values(array, dtype)}")
+        raise UserError(f"{rule}; got {array.dtype} {array.shape}{_hint_of_values(array, dtype)}")
     return array
 
 
@@ -53,10 +53,10 @@ def read_classes(given: Any, n_classes: int, *, where: str = "classes", n: int |
     """
     if not n_classes:
         raise UserError(f"{where} is given, but the model has no classes: leave it out")
-    wanted = f"{where} must be whole numbers (N,) from 0 to {n_classes - 1}"
-    array = np.atleast_1d(to_array(given, wanted))
+    rule = f"{where} must be whole numbers (N,) from 0 to {n_classes - 1}"
+    array = np.atleast_1d(to_array(given, rule))
     if array.dtype.kind not in "iu" or array.ndim != 1 or not len(array):
-        raise UserError(f"{wanted}; got {array.dtype} {array.shape}")
+        raise UserError(f"{rule}; got {array.dtype} {array.shape}")
     check_classes(array.tolist(), n_classes, where)
     if n is not None and len(array) not in (1, n):
         raise UserError(f"{where} holds {len(array)} classes for {n} pictures: give one a picture, or one")
@@ -74,13 +74,13 @@ def read_tokens(given: Any, grid: tuple[int, int], codebook_size: int, *, what: 
     """Tokens as int32 (N, h * w), row by row, from whole numbers (N, h, w) or (N, h * w) below
     `codebook_size`."""
     h, w = grid
-    wanted = f"{what} must be whole numbers (N, {h}, {w}) or (N, {h * w}) from 0 to {codebook_size - 1}"
-    array = to_array(given, wanted)
+    rule = f"{what} must be whole numbers (N, {h}, {w}) or (N, {h * w}) from 0 to {codebook_size - 1}"
+    array = to_array(given, rule)
     if array.dtype.kind not in "iu" or array.shape[1:] not in (grid, (h * w,)) or not len(array):
-        raise UserError(f"{wanted}; got {array.dtype} {array.shape}")
+        raise UserError(f"{rule}; got {array.dtype} {array.shape}")
     low, high = int(array.min()), int(array.max())
     if low < 0 or high >= codebook_size:
-        raise UserError(f"{wanted}; got numbers from {low} to {high}")
+        raise UserError(f"{rule}; got numbers from {low} to {high}")
     return array.reshape(len(array), h * w).astype(np.int32)
 
 
@@ -88,17 +88,17 @@ def read_mask(given: Any, size: tuple[int, int], grid: tuple[int, int], n: int) 
     """Tokens to draw (N, h * w) bool, from a mask in pixels: bool (H, W) for all or (N, H, W), True, or of a
     PIL image white, where pictures are to be filled. A token is drawn where any of its pixels is."""
     H, W = size
-    wanted = f"mask must be bool ({H}, {W}) or (N, {H}, {W}), or a PIL image of mode '1' or 'L'"
+    rule = f"mask must be bool ({H}, {W}) or (N, {H}, {W}), or a PIL image of mode '1' or 'L'"
     if isinstance(given, Image.Image):
         if given.mode not in ("1", "L"):
-            raise UserError(f"{wanted}; got an image of mode '{given.mode}': convert it with .convert('L')")
+            raise UserError(f"{rule}; got an image of mode '{given.mode}': convert it with .convert('L')")
         given = np.asarray(given.convert("L")) > 127
-    array = to_array(given, wanted)
+    array = to_array(given, rule)
     if array.dtype != bool:
-        raise UserError(f"{wanted}; got {array.dtype} {array.shape}: compare it, such as mask > 0")
+        raise UserError(f"{rule}; got {array.dtype} {array.shape}: compare it, such as mask > 0")
     array = array[None] if array.ndim == 2 else array
     if array.shape[1:] != size or len(array) not in (1, n):
-        raise UserError(f"{wanted}; got {array.shape} for {n} pictures")
+        raise UserError(f"{rule}; got {array.shape} for {n} pictures")
     return np.broadcast_to(unknown_tokens(array, grid, "mask"), (n, grid[0] * grid[1]))
 
 
@@ -141,7 +141,7 @@ def read_count(given: Any, what: str, *, low: int = 1) -> int:
     return int(given)
 
 
-def to_array(given: Any, wanted: str) -> Array:
+def to_array(given: Any, rule: str) -> Array:
     """A numpy array of what is given: an array of any framework, or nested lists of numbers."""
     if hasattr(given, "detach"):  # a tensor of PyTorch, which may need a gradient or lie on a device
         given = given.detach().cpu()
@@ -149,9 +149,9 @@ def to_array(given: Any, wanted: str) -> Array:
     try:
         array = np.asarray(given)
     except (TypeError, ValueError) as error:
-        raise UserError(f"{wanted}; got {_name(given)} that is no array ({error})") from error
+        raise UserError(f"{rule}; got {_name(given)} that is no array ({error})") from error
     if array.dtype.kind not in "biuf":
-        raise UserError(f"{wanted}; got {_name(given)}")
+        raise UserError(f"{rule}; got {_name(given)}")
     return array
 
 
@@ -169,16 +169,16 @@ def _name(given: Any) -> str:
     return "None" if given is None else f"{type(given).__name__}"
 
 
-def _wanted(shape: tuple[int, ...], dtype: type[np.unsignedinteger]) -> str:
+def _rule(shape: tuple[int, ...], dtype: type[np.unsignedinteger]) -> str:
     axes = ", ".join(["N", *map(str, shape[:-1])])
     channels = "[, 1]" if shape[-1] == 1 else f", {shape[-1]}"
     images = "PIL images, " if len(shape) == 3 else ""
     return f"{images}{np.dtype(dtype).name} ({axes}{channels}), or floats in [0, 1] of that shape"
 
 
-def _from_images(images: Sequence[Any], shape: tuple[int, ...], wanted: str, what: str) -> Array:
+def _from_images(images: Sequence[Any], shape: tuple[int, ...], rule: str, what: str) -> Array:
     if len(shape) != 3:
-        raise UserError(f"{wanted}; got PIL images")
+        raise UserError(f"{rule}; got PIL images")
     (H, W, channels), mode = shape, _MODES.get(shape[2], "")
     for i, image in enumerate(images):
         if image.mode != mode:
@@ -194,16 +194,16 @@ def _from_images(images: Sequence[Any], shape: tuple[int, ...], wanted: str, wha
     return np.stack([np.asarray(image, np.uint8).reshape(H, W, channels) for image in images])
 
 
-def _from_floats(array: Array, wanted: str, dtype: type[np.unsignedinteger]) -> Array:
+def _from_floats(array: Array, rule: str, dtype: type[np.unsignedinteger]) -> Array:
     if not np.isfinite(array).all():
-        raise UserError(f"{wanted}; got {array.dtype} {array.shape} with values that are not finite")
+        raise UserError(f"{rule}; got {array.dtype} {array.shape} with values that are not finite")
     low, high = float(array.min()), float(array.max())
     if low < -_ROUNDING or high > 1 + _ROUNDING:
         hint = (
             "; bring them there by (x + 1) / 2" if -1 - _ROUNDING <= low < 0 and high <= 1 + _ROUNDING else ""
         )
         hint = "; divide by 255, or give uint8" if low >= 0 and high <= 255 else hint
-        raise UserError(f"{wanted}; got {array.dtype} {array.shape} from {low:g} to {high:g}{hint}")
+        raise UserError(f"{rule}; got {array.dtype} {array.shape} from {low:g} to {high:g}{hint}")
     highest = np.iinfo(dtype).max
     return np.rint(array.clip(0, 1).astype(np.float64) * highest).astype(dtype)
 

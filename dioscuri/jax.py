@@ -18,7 +18,7 @@
     best  = dio.train("egs/maskgit/digits.cfg")     # what train.sh runs
     model.save("mine")                              # opens in the other twin
 
-A training loop of one's own:
+A training loop that you write:
 
     optimizer = optax.adamw(3e-4)
     state, moments = model.state, optimizer.init(model.state)

@@ -18,7 +18,7 @@
     best  = dio.train("egs/maskgit/digits.cfg")     # what train.sh runs
     model.save("mine")                              # opens in the other twin
 
-A training loop of one's own:
+A training loop that you write:
 
     optimizer = torch.optim.AdamW(model.module.parameters(), lr=3e-4)
     for pictures, classes in loader:

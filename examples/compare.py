@@ -27,8 +27,8 @@ def features(pictures: np.ndarray, classifier: Any) -> np.ndarray:
     """(N, D) of pictures."""
     if classifier is None:
         return pictures.reshape(len(pictures), -1) / 255
-    found: np.ndarray = classifier.encode(pictures)["features"]
-    return found
+    vectors: np.ndarray = classifier.encode(pictures)["features"]
+    return vectors
 
 
 def main() -> None:

@@ -107,8 +107,8 @@ class Network:
         with self.arithmetic():
             self.methods = methods_of(hparams)
             dtype = np.float64 if self.precision == "float64" else np.float32
-            parts: Any = nnx.split(nnx.eval_shape(self.methods.build), nnx.Param, ...)
-            self.graph, params, self.rest = parts
+            split: Any = nnx.split(nnx.eval_shape(self.methods.build), nnx.Param, ...)
+            self.graph, params, self.rest = split
             self.runner = Runner(
                 self.methods, Devices(Mesh(np.array([chosen]), ("data",)), 0, 1), dtype, self._merge
             )
@@ -186,8 +186,8 @@ class Network:
                 drawn = draw_from(specs, key, self.runner.dtype)
             else:
                 drawn = {name: jnp.asarray(array, self.runner.dtype) for name, array in noise.items()}
-            parts: Any = nnx.split(self.module, nnx.Param, ...)
-            graph, _, rest = parts
+            split: Any = nnx.split(self.module, nnx.Param, ...)
+            graph, _, rest = split
             numbers, switches = step_numbers(scalars, self.methods.switches, 0.0)
             values = {name: np.asarray(value, self.runner.dtype) for name, value in numbers.items()}
             loss, metrics, _ = self.methods.loss(

@@ -2,7 +2,7 @@
 # ruff: noqa: ARG002 - the arguments of methods that a family may lack are those of the families that have them
 
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from hashlib import sha256
 from importlib import import_module
@@ -13,10 +13,11 @@ import numpy as np
 
 from dioscuri.checkpoint.pretrained import TOKENIZER, write_folder
 from dioscuri.engine import Array, split_arguments
-from dioscuri.errors import UserError, did_you_mean
-from dioscuri.face.network import PRECISIONS, Network
+from dioscuri.errors import UserError
+from dioscuri.face.network import Network, precision_of
+from dioscuri.face.recorded import checked_noise, drawn
 from dioscuri.face.usual import Values
-from dioscuri.inputs import check_lengths, check_names, read_count, read_pictures, to_array
+from dioscuri.inputs import check_lengths, check_names, read_count, read_pictures
 from dioscuri.plans.noise import NoiseSpec
 from dioscuri.registry import family_part
 
@@ -171,8 +172,8 @@ class Model:
         """
         place = 0 if self._network.name == "torch" else 1
         if len(given) != (1 if place == 0 else 3):
-            wanted = "loss(batch)" if place == 0 else "loss(state, batch, key)"
-            raise UserError(f"loss takes {wanted}, not {len(given)} arguments")
+            call = "loss(batch)" if place == 0 else "loss(state, batch, key)"
+            raise UserError(f"loss takes {call}, not {len(given)} arguments")
         if not isinstance(given[place], Mapping):
             raise UserError(
                 f"loss takes a batch by name, not a {type(given[place]).__name__}: see model.batch"
@@ -201,7 +202,7 @@ class Model:
     def to(self, device: Any = None, dtype: Any = None) -> Self:
         """Move the model, and its tokenizer, to a device, or let it compute in another precision; in place.
 
-        `dtype` is 'float32', 'bfloat16' or 'float64', or the framework's own name of it. A tokenizer
+        `dtype` is 'float32', 'bfloat16' or 'float64', or what the framework calls it. A tokenizer
         computes in at least float32.
         """
         hparams = self.hparams
@@ -211,8 +212,8 @@ class Model:
         device = self.device if device is None else device
         self._network = type(self._network)(hparams, self._network.weights(), device)
         if self._tokenizer is not None:
-            kept = dtype is not None and precision_of(dtype) == "bfloat16"
-            self._tokenizer.to(device, None if kept else dtype)
+            coarse = dtype is not None and precision_of(dtype) == "bfloat16"
+            self._tokenizer.to(device, None if coarse else dtype)
         return self
 
     def noise_specs(self, method: str, rows: int, **options: Any) -> tuple[NoiseSpec, ...]:
@@ -223,7 +224,7 @@ class Model:
     def draw_noise(self, method: str, rows: int, *, seed: int = 0, **options: Any) -> dict[str, Array]:
         """Noise of a method for `noise=`, drawn by numpy: the same in both twins."""
         rng = np.random.default_rng(seed)
-        return {spec.name: _drawn(rng, spec) for spec in self.noise_specs(method, rows, **options)}
+        return {spec.name: drawn(rng, spec) for spec in self.noise_specs(method, rows, **options)}
 
     # For families.
 
@@ -306,11 +307,11 @@ class Model:
         seed = read_count(seed, "seed", low=0)
         specs = () if noise is None else self.noise_specs(method, n, **split_arguments(arguments)[0])
         given = None if noise is None else checked_noise(noise, specs)
-        parts: list[dict[str, Array]] = []
+        made: list[dict[str, Array]] = []
         for step, first in enumerate(range(0, n, size)):
             chosen = (first + np.arange(size if n > size else n)) % n
             chosen[n - first :] = chosen[0]
-            parts.append(
+            made.append(
                 self._network.run(
                     method,
                     {name: array[chosen] for name, array in rows.items()},
@@ -320,7 +321,7 @@ class Model:
                     **arguments,
                 )
             )
-        return {name: np.concatenate([chunk[name] for chunk in parts])[:n] for name in parts[0]}
+        return {name: np.concatenate([rows[name] for rows in made])[:n] for name in made[0]}
 
     def _hash(self) -> str:
         """What changes when the weights do."""
@@ -341,39 +342,6 @@ class Model:
 
     def _cannot(self, method: str) -> UserError:
         return UserError(f"a model of family '{self.family}' cannot {method}: it has {', '.join(self.does)}")
-
-
-def precision_of(dtype: Any) -> str:
-    """A precision's name from any way to write it: 'bfloat16', torch.bfloat16, jnp.bfloat16, np.float64."""
-    name = dtype if isinstance(dtype, str) else getattr(dtype, "__name__", str(dtype))
-    name = name.rpartition(".")[2]
-    if name not in PRECISIONS:
-        raise UserError(
-            f"dtype '{name}' is unknown{did_you_mean(name, PRECISIONS)}: take {', '.join(PRECISIONS)}"
-        )
-    return name
-
-
-def checked_noise(given: Any, specs: Iterable[NoiseSpec]) -> dict[str, Array]:
-    """Recorded noise, whose names and shapes are those of `specs`."""
-    shapes = {spec.name: spec.shape for spec in specs}
-    if not isinstance(given, Mapping) or set(given) != set(shapes):
-        names = ", ".join(shapes) or "none"
-        has = ", ".join(map(str, given)) if isinstance(given, Mapping) else type(given).__name__
-        raise UserError(f"noise must have the arrays {names}; got {has}")
-    arrays = {name: to_array(array, f"noise '{name}' must be an array") for name, array in given.items()}
-    for name, shape in shapes.items():
-        if arrays[name].shape != shape:
-            raise UserError(f"noise '{name}' must be {shape}; got {arrays[name].shape}")
-    return arrays
-
-
-def _drawn(rng: np.random.Generator, spec: NoiseSpec) -> Array:
-    if spec.kind == "normal":
-        return rng.standard_normal(spec.shape, np.float32)
-    uniform = rng.uniform(spec.low, spec.high, spec.shape)
-    noise = -np.log(-np.log(uniform.clip(1e-20, 1 - 1e-7))) if spec.kind == "gumbel" else uniform
-    return np.asarray(noise, np.float32)
 
 
 def is_traced(value: Any) -> bool:

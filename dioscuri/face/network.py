@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from dioscuri.engine import Array
+from dioscuri.errors import UserError, did_you_mean
 
 PRECISIONS = ("float32", "bfloat16", "float64")
 """Arithmetic that networks know, by the names that `train.precision` has."""
@@ -47,3 +48,14 @@ class Network(Protocol):
 
     def weights(self) -> dict[str, Array]:
         """Parameters under canonical names and in canonical layouts, float32 or float64."""
+
+
+def precision_of(dtype: Any) -> str:
+    """A precision's name from any way to write it: 'bfloat16', torch.bfloat16, jnp.bfloat16, np.float64."""
+    name = dtype if isinstance(dtype, str) else getattr(dtype, "__name__", str(dtype))
+    name = name.rpartition(".")[2]
+    if name not in PRECISIONS:
+        raise UserError(
+            f"dtype '{name}' is unknown{did_you_mean(name, PRECISIONS)}: take {', '.join(PRECISIONS)}"
+        )
+    return name

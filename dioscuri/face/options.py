@@ -46,7 +46,7 @@ def setting(section: str, option: str, value: Any, source: str) -> Setting:
 def settings_of(sections: Mapping[str, Any], given: Mapping[str, Any], source: str) -> list[Setting]:
     """Settings of keywords: `option=`, `section__option=` where several sections have the option, or
     `section={option: value}`. `sections` maps a section's name to the dataclass of its options."""
-    matches: list[Setting] = []
+    settings: list[Setting] = []
     known = {
         section: {name for declared in fields(kind) for name in names(declared)}
         for section, kind in sections.items()
@@ -54,12 +54,12 @@ def settings_of(sections: Mapping[str, Any], given: Mapping[str, Any], source: s
     for keyword, value in given.items():
         section, joined, option = keyword.partition("__")
         if keyword in known and isinstance(value, Mapping):
-            matches += [_checked(known, keyword, name, item, source) for name, item in value.items()]
+            settings += [_checked(known, keyword, name, item, source) for name, item in value.items()]
         elif joined and section in known:
-            matches.append(_checked(known, section, option, value, source))
+            settings.append(_checked(known, section, option, value, source))
         else:
-            matches.append(setting(_place(known, keyword, source), keyword, value, source))
-    return matches
+            settings.append(setting(_place(known, keyword, source), keyword, value, source))
+    return settings
 
 
 def check_types(sections: Mapping[str, Any], given: Iterable[Setting]) -> None:

@@ -1,6 +1,6 @@
 """What a new model's options are where neither the caller nor the schema says: usual values of the field.
 
-A `.cfg` has to name these options; `new` does not. A family adds its own by `usual`, which may depend on
+A `.cfg` has to name these options; `new` does not. A family adds more by `usual`, which may depend on
 what was given, such as the resolution.
 """
 

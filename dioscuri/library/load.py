@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from dioscuri.errors import UserError
-from dioscuri.face.model import Model, face_of, open_network, precision_of
+from dioscuri.face.model import Model, face_of, open_network
+from dioscuri.face.network import precision_of
 from dioscuri.library.sources import Source, open_source
 
 
@@ -69,15 +70,15 @@ def check_tokenizer(tokenizer: Any, hparams: Any, twin: str) -> None:
             f"tokenizer: it is a model of {tokenizer.twin}, this one of {twin}: give its folder instead"
         )
     data, has = hparams.data, tokenizer.hparams.data
-    for name, wanted, there in (
+    for name, value, there in (
         ("grid", data.grid, tokenizer.grid),
         ("codebook_size", data.codebook_size, tokenizer.codebook_size),
         ("target_res", data.target_res, has.target_res),
         ("channels", data.channels, has.channels),
     ):
-        if wanted != there:
+        if value != there:
             raise UserError(
-                f"[data] {name} is {wanted}, but the tokenizer has {there}: set it to that, or choose "
+                f"[data] {name} is {value}, but the tokenizer has {there}: set it to that, or choose "
                 "another tokenizer"
             )
 

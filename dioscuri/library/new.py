@@ -7,7 +7,8 @@ from typing import Any, get_type_hints
 
 from dioscuri.contract import check_options
 from dioscuri.errors import UserError, did_you_mean
-from dioscuri.face.model import Model, face_of, open_network, precision_of
+from dioscuri.face.model import Model, face_of, open_network
+from dioscuri.face.network import precision_of
 from dioscuri.face.options import setting, settings_of
 from dioscuri.face.usual import SHARED, Values
 from dioscuri.hparams.loading import family as family_options
@@ -68,8 +69,8 @@ def _document(family: Any) -> tuple[Settings, Any]:
         raise UserError(
             f"{SOURCE}: family {family!r} is unknown{hint}: give {', '.join(known)}, or a .cfg file"
         )
-    found, _ = configuration(path)
-    document = settings(read(found), here().home("torch").absolute())
+    file, _ = configuration(path)
+    document = settings(read(file), here().home("torch").absolute())
     return document, family_options(document)
 
 
@@ -92,8 +93,8 @@ def _usual(name: str, sections: Mapping[str, Any], given: list[Setting]) -> Sett
         known.setdefault(item.section, {})[item.option] = item.value()
     for section, values in face.usual(known).items():
         known.setdefault(section, {}).update(values)
-    found = _settings(known, sections) + _settings({"run": {"family": name}}, sections)
-    return merge({}, found)
+    usual = _settings(known, sections) + _settings({"run": {"family": name}}, sections)
+    return merge({}, usual)
 
 
 def _settings(values: Values, sections: Mapping[str, Any], but: list[Setting] = []) -> list[Setting]:  # noqa: B006

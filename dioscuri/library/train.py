@@ -40,6 +40,6 @@ def train(
 def _words(path: Path, overrides: Mapping[str, Any], home: Path) -> Sequence[str]:
     """Keywords as words of a command line."""
     sections = get_type_hints(family(settings(read(path), home)).HParams)
-    found = settings_of(sections, overrides, SOURCE)
-    check_types(sections, found)
-    return [f"{item.section}.{item.option}={item.text}" for item in found]
+    given = settings_of(sections, overrides, SOURCE)
+    check_types(sections, given)
+    return [f"{item.section}.{item.option}={item.text}" for item in given]

@@ -251,8 +251,8 @@ class LatentModel(Model):
         for group, name in enumerate(names):
             shape = self.plan.latent_shape(group, n)
             if name in arrays and arrays[name].shape != shape:
-                wanted = f"(N, {', '.join(map(str, shape[1:]))}), all of one N"
-                raise UserError(f"latents '{name}' must be {wanted}; got {arrays[name].shape}")
+                form = f"(N, {', '.join(map(str, shape[1:]))}), all of one N"
+                raise UserError(f"latents '{name}' must be {form}; got {arrays[name].shape}")
             if name in arrays and not np.isfinite(arrays[name]).all():
                 raise UserError(f"latents '{name}' hold values that are not finite")
             rows[name] = arrays[name].astype(np.float32) if name in arrays else np.zeros(shape, np.float32)

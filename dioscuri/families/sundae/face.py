@@ -132,14 +132,14 @@ class SundaeModel(TokenModel):
         **options: Any,
     ) -> Array:
         sampling, tokens = self._sampling(options, "inpaint"), self.encode(texts)
-        wanted = f"mask must be bool ({self.length},) or (N, {self.length}), one a character"
-        unknown = np.atleast_2d(to_array(mask, wanted))
+        rule = f"mask must be bool ({self.length},) or (N, {self.length}), one a character"
+        unknown = np.atleast_2d(to_array(mask, rule))
         if (
             unknown.dtype != bool
             or unknown.shape[1:] != tokens.shape[1:]
             or len(unknown) not in (1, len(tokens))
         ):
-            raise UserError(f"{wanted}; got {unknown.dtype} {unknown.shape} for {len(tokens)} texts")
+            raise UserError(f"{rule}; got {unknown.dtype} {unknown.shape} for {len(tokens)} texts")
         rows = {"tokens": tokens, "unknown": np.broadcast_to(unknown, tokens.shape)}
         size = read_count(batch_size, "batch_size")
         made = self._run("inpaint", rows, noise=noise, seed=seed, batch_size=size, sampling=sampling)[
