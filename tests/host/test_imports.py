@@ -142,3 +142,10 @@ def test_the_package_declares_what_the_program_imports_and_no_more():
     used = set().union(*(imported(path.read_text()) for path in sources))
     used -= set(sys.stdlib_module_names) | set(FORBIDDEN)
     assert used == {MODULES.get(name, name) for name in set(bounds) - NOT_IMPORTED}
+
+
+def test_nobody_asks_whether_a_family_has_a_certain_name():
+    """What families differ in stands in `dioscuri.contract.Family`."""
+    question = re.compile(r"""family\s*(==|!=|in|not in)\s*[("'\[{]""")
+    files = [path for package in FORBIDDEN for path in (ROOT / package).rglob("*.py")]
+    assert [str(path.relative_to(ROOT)) for path in files if question.search(path.read_text())] == []
