@@ -2,8 +2,8 @@
 
     python examples/compare.py torch_impl/logs-digits torch_impl/logs-other pictures.npy --n 1000
 
-The pictures are a .npy file, uint8 (N, H, W, C), that neither model has seen. Features are those of a
-classifier (`--classifier`, a run), or else the pixels.
+The pictures are a .npy file, uint8 (N, H, W, C), that neither model was trained on. The features are a
+classifier's (`--classifier`, a run), or the pixels.
 """
 
 import argparse
@@ -19,12 +19,12 @@ parser.add_argument("models", nargs=2)
 parser.add_argument("pictures")
 parser.add_argument("--classifier")
 parser.add_argument("--n", type=int, default=1000)
-parser.add_argument("--samples", type=int, default=16, help="draws of the importance-weighted bound")
+parser.add_argument("--samples", type=int, default=16, help="samples of the importance-weighted bound")
 parser.add_argument("--twin", choices=("torch", "jax"), default="torch")
 
 
 def features(pictures: np.ndarray, classifier: Any) -> np.ndarray:
-    """(N, D) of pictures."""
+    """Features (N, D) of pictures."""
     if classifier is None:
         return pictures.reshape(len(pictures), -1) / 255
     vectors: np.ndarray = classifier.encode(pictures)["features"]
@@ -32,7 +32,7 @@ def features(pictures: np.ndarray, classifier: Any) -> np.ndarray:
 
 
 def main() -> None:
-    """Do what the command line says."""
+    """Run the command line."""
     options = parser.parse_args()
     dio = import_module(f"dioscuri.{options.twin}")
     pictures = np.load(options.pictures)

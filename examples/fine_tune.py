@@ -2,7 +2,7 @@
 
     python examples/fine_tune.py openMUSE/maskgit-vqgan-imagenet-f16-256 pictures/ --steps 1000
 
-The model is any that `load` opens: a folder of open-muse or diffusers, a model of the hub, a run.
+The model is anything that `load` opens: a folder of open-muse or diffusers, a model on the hub, a run.
 """
 
 import argparse
@@ -24,7 +24,7 @@ parser.add_argument("--twin", choices=("torch", "jax"), default="torch")
 
 
 def read(folder: Path, shape: tuple[int, ...]) -> np.ndarray:
-    """All pictures of a folder, uint8 (N, H, W, C)."""
+    """All pictures in a folder, uint8 (N, H, W, C)."""
     mode = {1: "L", 3: "RGB"}[shape[-1]]
     images = [
         Image.open(path).convert(mode).resize((shape[1], shape[0])) for path in sorted(folder.glob("*.*"))
@@ -33,7 +33,7 @@ def read(folder: Path, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def stepper(model: Any, twin: str, rate: float) -> Any:
-    """A function that takes a batch and the number of a step, updates the model, and returns the loss."""
+    """A function that takes a batch and the step number, updates the model, and returns the loss."""
     if twin == "torch":
         import torch  # noqa: PLC0415 - one twin needs no other framework
 
@@ -64,7 +64,7 @@ def stepper(model: Any, twin: str, rate: float) -> Any:
 
 
 def main() -> None:
-    """Do what the command line says."""
+    """Run the command line."""
     options = parser.parse_args()
     model = import_module(f"dioscuri.{options.twin}").load(options.model)
     pictures, rng = read(options.folder, model.picture_shape), np.random.default_rng(0)
@@ -74,7 +74,7 @@ def main() -> None:
         step(model.batch(pictures[rng.integers(0, len(pictures), options.batch)]), i)
     after = np.abs(model.reconstruct(pictures).astype(int) - pictures).mean()
     model.save(options.out)
-    print(f"{model}: mean error {before:.2f} before and {after:.2f} levels after, in {options.out}")
+    print(f"{model}: mean error {before:.2f} levels before, {after:.2f} levels after, in {options.out}")
 
 
 if __name__ == "__main__":

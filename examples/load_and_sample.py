@@ -1,4 +1,4 @@
-"""Load a trained model, draw pictures, and write them as one sheet.
+"""Load a trained model, sample pictures, and write them as one sheet.
 
 python examples/load_and_sample.py torch_impl/logs-maskgit_digits --classes 3 7 --seed 1
 """
@@ -19,7 +19,7 @@ parser.add_argument("--twin", choices=("torch", "jax"), default="torch")
 
 
 def main() -> None:
-    """Do what the command line says."""
+    """Run the command line."""
     options = parser.parse_args()
     dio = import_module(f"dioscuri.{options.twin}")
     model = dio.load(options.model)

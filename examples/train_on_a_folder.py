@@ -1,8 +1,8 @@
-"""Train a hierarchical VAE on a folder of your own pictures, and show what it makes of them.
+"""Train a hierarchical VAE on a folder of your own pictures, and write samples of it.
 
     python examples/train_on_a_folder.py pictures/ --side 32 --steps 20000
 
-The run lies in `logs-<name>`; the same command goes on where it was interrupted.
+The run lies in `logs-<name>`; the same command continues an interrupted run.
 """
 
 import argparse
@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-parser.add_argument("folder", help="pictures, in any sizes; they are cropped and resized")
+parser.add_argument("folder", help="pictures of any size; they are cropped and resized")
 parser.add_argument("--side", type=int, default=32)
 parser.add_argument("--steps", type=int, default=20_000)
 parser.add_argument("--batch", type=int, default=32)
@@ -22,7 +22,7 @@ parser.add_argument("--twin", choices=("torch", "jax"), default="torch")
 
 
 def main() -> None:
-    """Do what the command line says."""
+    """Run the command line."""
     options = parser.parse_args()
     dio = import_module(f"dioscuri.{options.twin}")
     paths = dict.fromkeys(("train_data_path", "val_data_path", "synthesis_data_path"), options.folder)

@@ -1,4 +1,4 @@
-"""A training loop of one's own: a new tokenizer, then a masked token model of its tokens, on the digits.
+"""Your own training loop: a new tokenizer, then a masked token model of its tokens, on the digits.
 
 python examples/training_loop.py --steps 500 --twin jax
 """
@@ -26,7 +26,7 @@ def batches(size: int, steps: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 
 
 def loop_in_torch(model: Any, data: Iterator[tuple[np.ndarray, np.ndarray]], with_classes: bool) -> None:
-    """Ten lines."""
+    """Train with a PyTorch optimiser."""
     import torch  # noqa: PLC0415 - one twin needs no other framework
 
     optimizer = torch.optim.AdamW(model.module.parameters(), lr=2e-3)
@@ -41,7 +41,7 @@ def loop_in_torch(model: Any, data: Iterator[tuple[np.ndarray, np.ndarray]], wit
 
 
 def loop_in_jax(model: Any, data: Iterator[tuple[np.ndarray, np.ndarray]], with_classes: bool) -> None:
-    """The same with optax."""
+    """Train with optax."""
     import jax  # noqa: PLC0415
     import optax  # noqa: PLC0415
 
@@ -58,7 +58,7 @@ def loop_in_jax(model: Any, data: Iterator[tuple[np.ndarray, np.ndarray]], with_
 
 
 def main() -> None:
-    """Do what the command line says."""
+    """Run the command line."""
     from importlib import import_module  # noqa: PLC0415
 
     options = parser.parse_args()
