@@ -43,7 +43,7 @@ class HaltonTransformer(Pretrained, nnx.Module):
             {"layers": nnx.List([HaltonLayer(plan) for _ in range(options.num_hidden_layers)])}
         )
         self.last_norm = LastNorm(plan)
-        self.out_proj = PointwiseDense(C, C * options.proj**2) if patched else None
+        self.out_proj = PointwiseDense(C, C * options.proj**2, use_bias=False) if patched else None
         self.head = HaltonHead(C, plan.outputs, tied)
         self.reg_tokens = Embedding(options.register, C) if options.register else None
         self.plan, self.checkpoint, self.scan = plan, checkpoint, scan

@@ -21,8 +21,17 @@ from tests.support.models import Torch
 
 ROOT = Path(__file__).parents[2]
 HARNESSES = [
-    ROOT / "tests" / f"{name}.py"
-    for name in ("models", "transformers", "denoisers", "tokenizers", "gan", "samplers", "sundae")
+    ROOT / "tests" / "support" / f"{name}.py"
+    for name in (
+        "twin_models",
+        "models",
+        "transformers",
+        "denoisers",
+        "tokenizers",
+        "gan",
+        "samplers",
+        "sundae",
+    )
 ]
 COMPARED = [*HARNESSES, *(ROOT / "tests" / "parity").glob("*.py"), *(ROOT / "tests" / "golden").glob("*.py")]
 GOLDEN_CONFIGURATIONS = sorted((ROOT / "tests" / "golden" / "cases").glob("hierarchical_vae/*/hparams.cfg"))

@@ -43,7 +43,7 @@ class HaltonTransformer(Pretrained, nn.Module):
             {"layers": nn.ModuleList(HaltonLayer(plan) for _ in range(options.num_hidden_layers))}
         )
         self.last_norm = LastNorm(plan)
-        self.out_proj = PointwiseDense(C, C * options.proj**2) if patched else None
+        self.out_proj = PointwiseDense(C, C * options.proj**2, bias=False) if patched else None
         self.head = HaltonHead(C, plan.outputs, tied)
         self.reg_tokens = nn.Embedding(options.register, C) if options.register else None
         self.plan, self.checkpoint = plan, checkpoint
