@@ -1,12 +1,16 @@
-"""Filters of logits, against their definition."""
+"""Filters of logits, whole numbers of uniforms and resized pictures, against their definitions."""
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
 
+from jax_impl.models import inception as jax_inception
 from jax_impl.samplers import choice as jax_choice
+from jax_impl.samplers import noise as jax_noise
+from torch_impl.models import inception as torch_inception
 from torch_impl.samplers import choice as torch_choice
+from torch_impl.samplers import noise as torch_noise
 
 
 def both(name, logits, limit):
@@ -53,3 +57,19 @@ def test_top_k_keeps_the_k_largest(k):
         assert (kept.sum(-1) == (k if 0 < k < 37 else 37)).all()
         least = np.where(kept, logits, np.inf).min(-1)
         assert (least >= np.where(kept, -np.inf, logits).max(-1)).all()
+
+
+@pytest.mark.parametrize("n", [1, 7, 64])
+def test_whole_numbers_of_uniforms(n):
+    uniform = np.append((np.arange(n) + 0.5) / n, np.nextafter(np.float32(1), 0)).astype(np.float32)
+    expected = [*range(n), n - 1]
+    assert torch_noise.whole_numbers_below(torch.from_numpy(uniform), n).tolist() == expected
+    assert jax_noise.whole_numbers_below(jnp.asarray(uniform), n).tolist() == expected
+
+
+def test_pictures_are_resized_alike_for_inception():
+    pictures = np.random.default_rng(0).integers(0, 256, (1, 5, 8, 3), np.uint8)
+    found = torch_inception.resized(torch.from_numpy(pictures), torch.float32).permute(0, 2, 3, 1).numpy()
+    expected = np.asarray(jax_inception.resized(jnp.asarray(pictures), jnp.float32))
+    assert found.shape == (1, 299, 299, 3)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)

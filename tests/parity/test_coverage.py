@@ -53,11 +53,12 @@ def values_in_cases() -> set[tuple[str, object]]:
 
 
 def public_names(source: str) -> set[str]:
-    """Public functions and classes that a module defines."""
+    """Public functions and classes that a module defines; protocols compute nothing."""
     return {
         node.name
         for node in ast.parse(source).body
         if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_")
+        if "Protocol" not in map(ast.unparse, getattr(node, "bases", ()))
     }
 
 
@@ -67,6 +68,8 @@ def used_names(source: str) -> set[str]:
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Name):
             names.add(node.id)
+        elif isinstance(node, ast.alias):
+            names.add(node.name)
         elif isinstance(node, ast.Attribute):
             names.add(node.attr)
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
