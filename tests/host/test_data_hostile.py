@@ -184,7 +184,8 @@ def test_captions_of_one_key_that_differ_are_refused(tmp_path, content):
 
 
 def test_idx_files_that_claim_more_than_any_set_has_are_refused(tmp_path):
-    (tmp_path / "x").write_bytes(b"\0\0\x08\3" + (1 << 20).to_bytes(4, "big") * 3)
+    sides = (1 << 21, 32, 32)  # two gigabytes
+    (tmp_path / "x").write_bytes(b"\0\0\x08\3" + b"".join(side.to_bytes(4, "big") for side in sides))
     with pytest.raises(UserError, match="which no such data set has"):
         read_idx(tmp_path / "x")
 

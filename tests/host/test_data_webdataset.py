@@ -161,10 +161,11 @@ def test_tar_files_that_lose_members_otherwise_are_refused(tmp_path):
         open_train(tmp_path)
 
 
-def test_a_member_of_negative_size_is_refused(tmp_path):
+@pytest.mark.parametrize("size", [-1, -300, -513, -5000])
+def test_a_member_of_negative_size_is_refused(tmp_path, size):
     path = write_tar(tmp_path / "0.tar", [("a.png", png(flat(1))), ("b.png", png(flat(2)))])
     header = bytearray(path.read_bytes())
-    header[124:136] = b"\xff" * 8 + (-5000).to_bytes(4, "big", signed=True)  # base 256
+    header[124:136] = b"\xff" * 8 + size.to_bytes(4, "big", signed=True)  # base 256
     header[148:156] = b" " * 8
     header[148:156] = f"{sum(header[:512]):06o}\0 ".encode()
     path.write_bytes(header)
