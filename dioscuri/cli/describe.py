@@ -12,6 +12,7 @@ from dioscuri.cli.runs import sort_words
 from dioscuri.contract import family_of
 from dioscuri.data.descriptors import describe as describe_source
 from dioscuri.errors import UserError
+from dioscuri.files import finite
 from dioscuri.hparams import load
 from dioscuri.places import configuration, here
 from dioscuri.plans.description import Description, Row
@@ -43,7 +44,7 @@ def main(words: Sequence[str]) -> None:
     described = _described(hparams)
     facts = _facts(hparams, described) | checkpoints
     if chosen.json:
-        print(json.dumps(facts, indent=1))
+        print(json.dumps(finite(facts), indent=1, allow_nan=False))
     else:
         print("\n".join(_lines(facts)))
 

@@ -132,6 +132,7 @@ def test_texts_condition_a_model(folder, tmp_path, twin):
         *model_words(folder)[:2],
         "run.name=texts",
         "model.num_classes=0",
+        "data.labels=False",
         "model.add_cross_attention=True",
         f"model.encoder_hidden_size={WIDTH}",
         f"data.text_length={LENGTH}",
