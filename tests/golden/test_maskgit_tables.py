@@ -75,6 +75,7 @@ def test_learning_rates(case):
     base = replace(
         tiny().optimizer,
         learning_rate=rate,
+        min_learning_rate=0.0,
         warmup_steps=warmup,
         decay_start=int(warmup),
         decay_steps=int(total - warmup),

@@ -29,7 +29,13 @@ def rates(case, step):
     peak, warmup = float(case.said(OPTIMIZER)[0]), case.number(r"_with_warmup warmup (\d+)")
     decay, after = map(float, case.said(r"EMAModel decay (\S+), update_after_step (\d+)"))
     scheme = options["lr_schedule"].split()[0]
-    optimizer = replace(base.optimizer, learning_rate=peak, warmup_steps=warmup, learning_rate_scheme=scheme)
+    optimizer = replace(
+        base.optimizer,
+        learning_rate=peak,
+        min_learning_rate=0.0,
+        warmup_steps=warmup,
+        learning_rate_scheme=scheme,
+    )
     train = replace(base.train, ema_decay=decay, ema_update_after=int(after), ema_warmup="count")
     return schedules.learning_rate(step, optimizer), schedules.ema_decay(step, train)
 
