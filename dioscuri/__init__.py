@@ -1,4 +1,4 @@
-"""Fast non-autoregressive models of images, each written twice, in PyTorch and in JAX.
+"""Fast non-autoregressive image models, each written twice, in PyTorch and in JAX.
 
     from dioscuri import torch as dio        # or: from dioscuri import jax as dio
 
@@ -6,7 +6,7 @@
     pictures = model.generate(n=16, seed=1)
 
 `import dioscuri` loads neither framework; `dioscuri.torch` loads PyTorch alone and `dioscuri.jax` JAX alone.
-Everything below but those two is the program that both share; nothing of it imports a framework.
+All other modules are shared by both and import no framework.
 """
 
 from dioscuri.errors import UserError

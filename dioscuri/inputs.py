@@ -1,7 +1,8 @@
-"""What users hand to a model, checked once: pictures, classes, tokens, masks, and names of arrays.
+"""Checks of a model's inputs: pictures, classes, tokens, masks, and names of arrays.
 
-The library and the command line call the same functions, so that both refuse the same inputs in the same
-words. Every function returns numpy arrays, and raises one `UserError` that says what came and what is wanted.
+The library and the command line call the same functions, so both refuse the same inputs with the same
+messages. Every function returns numpy arrays, or raises a `UserError` that says what was given and what is
+expected.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -17,17 +18,17 @@ Array = np.ndarray
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 """PIL's name for pictures of so many channels."""
 _ROUNDING = 1e-6
-"""How far floats may lie outside of [0, 1]: what rounding in float32 does to them."""
+"""How far floats may lie outside [0, 1]: rounding errors of float32."""
 
 
 def read_pictures(
     given: Any, shape: tuple[int, ...], *, what: str = "pictures", dtype: type[np.unsignedinteger] = np.uint8
 ) -> Array:
-    """Pictures as unsigned integers (N, *shape), where `shape` is (H, W, C), (L, C) of sounds or (T, H, W, C)
-    of clips.
+    """Pictures as unsigned integers (N, *shape), where `shape` is (H, W, C), (L, C) for sounds or
+    (T, H, W, C) for clips.
 
-    Taken are a PIL image or a list of them, arrays of `dtype` (N, *shape), and floats in [0, 1], which are
-    rounded. The axis of a single channel may be left out. Arrays of either framework are taken like numpy's.
+    Accepts a PIL image or a list of them, arrays of `dtype` (N, *shape), and floats in [0, 1], which are
+    rounded. The axis of a single channel may be left out. Arrays of either framework work like numpy's.
     """
     rule = f"{what} must be {_rule(shape, dtype)}"
     if isinstance(given, Image.Image):
@@ -49,7 +50,7 @@ def read_pictures(
 def read_classes(given: Any, n_classes: int, *, where: str = "classes", n: int | None = None) -> Array:
     """Classes as int32 (N,): a number or a sequence of them, each at least 0 and below `n_classes`.
 
-    With `n` there must be so many, or one, which then stands for all.
+    With `n` there must be n classes, or one for all.
     """
     if not n_classes:
         raise UserError(f"{where} is given, but the model has no classes: leave it out")
@@ -59,12 +60,14 @@ def read_classes(given: Any, n_classes: int, *, where: str = "classes", n: int |
         raise UserError(f"{rule}; got {array.dtype} {array.shape}")
     check_classes(array.tolist(), n_classes, where)
     if n is not None and len(array) not in (1, n):
-        raise UserError(f"{where} holds {len(array)} classes for {n} pictures: give one a picture, or one")
+        raise UserError(
+            f"{where} holds {len(array)} classes for {n} pictures: give {n} classes, or one for all"
+        )
     return np.broadcast_to(array, n if n is not None else len(array)).astype(np.int32)
 
 
 def check_classes(classes: Iterable[int], n_classes: int, where: str) -> None:
-    """Raise a `UserError` that names the first class that the model does not have."""
+    """Raise a `UserError` that names the first class that the model lacks."""
     for number in classes:
         if not 0 <= number < n_classes:
             raise UserError(f"{where} holds {number}: the model has {n_classes} classes, counted from 0")
@@ -85,8 +88,8 @@ def read_tokens(given: Any, grid: tuple[int, int], codebook_size: int, *, what: 
 
 
 def read_mask(given: Any, size: tuple[int, int], grid: tuple[int, int], n: int) -> Array:
-    """Tokens to draw (N, h * w) bool, from a mask in pixels: bool (H, W) for all or (N, H, W), True, or of a
-    PIL image white, where pictures are to be filled. A token is drawn where any of its pixels is."""
+    """Tokens to sample (N, h * w) bool, from a mask in pixels: bool (H, W) for all pictures or (N, H, W), or
+    a PIL image. True or white pixels are filled. A token is sampled if any of its pixels is."""
     H, W = size
     rule = f"mask must be bool ({H}, {W}) or (N, {H}, {W}), or a PIL image of mode '1' or 'L'"
     if isinstance(given, Image.Image):
@@ -95,7 +98,7 @@ def read_mask(given: Any, size: tuple[int, int], grid: tuple[int, int], n: int) 
         given = np.asarray(given.convert("L")) > 127
     array = to_array(given, rule)
     if array.dtype != bool:
-        raise UserError(f"{rule}; got {array.dtype} {array.shape}: compare it, such as mask > 0")
+        raise UserError(f"{rule}; got {array.dtype} {array.shape}: make it bool, for example mask > 0")
     array = array[None] if array.ndim == 2 else array
     if array.shape[1:] != size or len(array) not in (1, n):
         raise UserError(f"{rule}; got {array.shape} for {n} pictures")
@@ -103,17 +106,17 @@ def read_mask(given: Any, size: tuple[int, int], grid: tuple[int, int], n: int) 
 
 
 def unknown_tokens(mask: Array, grid: tuple[int, int], where: str) -> Array:
-    """Which tokens (N, h * w) a mask (N, H, W) touches; a `UserError` where that is none of a picture's."""
+    """Which tokens (N, h * w) a mask (N, H, W) touches; a `UserError` if a picture has none."""
     unknown = np.zeros((len(mask), *grid), bool)
     n, rows, columns = np.nonzero(mask)
     unknown[n, rows * grid[0] // mask.shape[1], columns * grid[1] // mask.shape[2]] = True
     if not unknown.any((1, 2)).all():
-        raise UserError(f"{where} is nowhere True or white: nothing would be filled")
+        raise UserError(f"{where} has no True or white pixel: nothing would be filled")
     return unknown.reshape(len(mask), -1)
 
 
 def check_names(given: Collection[str], known: Sequence[str], what: str) -> None:
-    """Raise a `UserError` for the first name that is unknown, with the nearest known one."""
+    """Raise a `UserError` for the first unknown name, with the nearest known one."""
     for name in given:
         if name not in known:
             hint = did_you_mean(str(name), known) or f"; known: {', '.join(known) or 'none'}"
@@ -121,16 +124,16 @@ def check_names(given: Collection[str], known: Sequence[str], what: str) -> None
 
 
 def check_lengths(rows: Mapping[str, Any]) -> int:
-    """The number of rows of a batch's arrays; a `UserError` where they differ or where there is none."""
+    """The number of rows of a batch's arrays; a `UserError` if they differ or there are none."""
     if not rows:
         raise UserError("the batch is empty: it has no arrays")
     lengths = {name: len(array) for name, array in rows.items()}
     if len(set(lengths.values())) > 1:
         told = ", ".join(f"{name} has {n}" for name, n in lengths.items())
-        raise UserError(f"arrays of one batch must have as many rows: {told}")
+        raise UserError(f"arrays of a batch must have the same number of rows: {told}")
     n = next(iter(lengths.values()))
     if not n:
-        raise UserError(f"the batch is empty: its {', '.join(rows)} have no rows; give one example or more")
+        raise UserError(f"the batch is empty: its {', '.join(rows)} have no rows; give at least one example")
     return n
 
 
@@ -142,21 +145,21 @@ def read_count(given: Any, what: str, *, low: int = 1) -> int:
 
 
 def to_array(given: Any, rule: str) -> Array:
-    """A numpy array of what is given: an array of any framework, or nested lists of numbers."""
-    if hasattr(given, "detach"):  # a tensor of PyTorch, which may need a gradient or lie on a device
+    """A numpy array from an array of any framework or nested lists of numbers."""
+    if hasattr(given, "detach"):  # a PyTorch tensor, which may require gradients or lie on a GPU
         given = given.detach().cpu()
         given = given.float() if str(given.dtype) == "torch.bfloat16" else given
     try:
         array = np.asarray(given)
     except (TypeError, ValueError) as error:
-        raise UserError(f"{rule}; got {_name(given)} that is no array ({error})") from error
+        raise UserError(f"{rule}; got {_name(given)}, which is not an array ({error})") from error
     if array.dtype.kind not in "biuf":
         raise UserError(f"{rule}; got {_name(given)}")
     return array
 
 
 def _name(given: Any) -> str:
-    """What a thing is, in a message."""
+    """What was given, for a message."""
     if isinstance(given, str):
         return f"the text {given[:40]!r}"
     if isinstance(given, list | tuple):
@@ -200,7 +203,9 @@ def _from_floats(array: Array, rule: str, dtype: type[np.unsignedinteger]) -> Ar
     low, high = float(array.min()), float(array.max())
     if low < -_ROUNDING or high > 1 + _ROUNDING:
         hint = (
-            "; bring them there by (x + 1) / 2" if -1 - _ROUNDING <= low < 0 and high <= 1 + _ROUNDING else ""
+            "; map them to [0, 1] with (x + 1) / 2"
+            if -1 - _ROUNDING <= low < 0 and high <= 1 + _ROUNDING
+            else ""
         )
         hint = "; divide by 255, or give uint8" if low >= 0 and high <= 255 else hint
         raise UserError(f"{rule}; got {array.dtype} {array.shape} from {low:g} to {high:g}{hint}")
@@ -210,17 +215,17 @@ def _from_floats(array: Array, rule: str, dtype: type[np.unsignedinteger]) -> Ar
 
 def _hint_of_shape(array: Array, shape: tuple[int, ...]) -> str:
     if not array.size:
-        return ": there is nothing in it"
+        return ": it is empty"
     channels_first = (shape[-1], *shape[:-1])
     if array.shape[1:] == channels_first:
         return ": put the channels last"
     if array.shape in (shape, shape[:-1]):
-        return ": add the axis N, such as x[None]"
+        return ": add the axis N, for example x[None]"
     return ""
 
 
 def _hint_of_values(array: Array, dtype: type[np.unsignedinteger]) -> str:
-    """What to do with whole numbers or truth values of another type."""
+    """What to do with integers of another type or booleans."""
     name = np.dtype(dtype).name
     if array.dtype == bool:
         return f": give 0 and {np.iinfo(dtype).max} in {name}, or 0. and 1."

@@ -1,24 +1,24 @@
-"""Dioscuri in JAX: load, make, use, tune and save models of images.
+"""Dioscuri in JAX: load, make, use, fine-tune and save image models.
 
     from dioscuri import jax as dio
 
-    vq    = dio.load("logs-vqgan_digits")           # a run, a folder, a model of the hub, a shipped name
+    vq    = dio.load("logs-vqgan_digits")           # a run, a folder, a hub model, a shipped name
     ids   = vq.encode(pictures)                     # PIL images, uint8 or floats in [0, 1] -> int32 (N, h, w)
     back  = vq.decode(ids)                          # uint8 (N, H, W, C)
 
-    gen   = dio.load("logs-maskgit_digits")         # brings its tokenizer along; or tokenizer=vq
+    gen   = dio.load("logs-maskgit_digits")         # loads its tokenizer too; or tokenizer=vq
     out   = gen.generate(classes=[3, 7], seed=1, steps=8, guidance_scale=2.0)
-    out   = gen.inpaint(pictures, mask, classes=3, seed=1)     # mask: True where to draw again
+    out   = gen.inpaint(pictures, mask, classes=3, seed=1)     # mask: True where to sample again
 
     vae   = dio.load("logs-digits")
-    score = vae.bound(pictures, samples=16)         # nats a picture: elbo, reconstruction, kl, importance
+    score = vae.bound(pictures, samples=16)         # nats per picture: elbo, reconstruction, kl, importance
     film  = vae.interpolate(a, b, n=8)
 
     model = dio.new("maskgit", tokenizer=vq, hidden_size=64, num_classes=10)
     best  = dio.train("egs/maskgit/digits.cfg")     # what train.sh runs
     model.save("mine")                              # opens in the other twin
 
-A training loop that you write:
+Your own training loop:
 
     optimizer = optax.adamw(3e-4)
     state, moments = model.state, optimizer.init(model.state)
@@ -29,8 +29,8 @@ A training loop that you write:
         state = optax.apply_updates(state, updates)
     model.state = state
 
-Everything here is the same in `dioscuri.torch`. A wrong input raises `dioscuri.UserError`, a `ValueError`
-of one line that says what came and what is wanted. Importing and loading change no setting of JAX.
+Everything here is the same in `dioscuri.torch`. Wrong input raises `dioscuri.UserError`, a one-line
+`ValueError` that says what was given and what is expected. Importing and loading change no JAX setting.
 """
 
 from collections.abc import Callable
@@ -63,16 +63,15 @@ def load(
     """Open a trained model.
 
     `where` is a run's folder `logs-<name>` of either twin, a folder that `save` or `save_pretrained` wrote, a
-    published one whose configuration names the architecture, a model of the hub `owner/model[/folder]`, at
+    published folder whose configuration names the architecture, a model on the hub `owner/model[/folder]` at
     `revision`, or the name of weights that come with the package.
 
-    Of a run, `weights` chooses the moving average or the raw ones, `step` the best checkpoint by validation,
-    the last one, or one by its number. `device` is a device or its name; JAX's default unless it is
-    given. `dtype` is the arithmetic: 'float32', 'bfloat16' or 'float64', by default that of the run.
-    `tokenizer` makes tokens of pictures for a model of tokens: a model, or a folder; by default that which
-    the model was trained with.
+    For a run, `weights` chooses the averaged or the raw weights, and `step` the checkpoint: the best by
+    validation, the last, or a number. `device` is a device or its name (default: JAX's). `dtype` is
+    the precision: 'float32', 'bfloat16' or 'float64' (default: the run's). `tokenizer`, a model or a folder,
+    replaces the tokenizer that a token model was trained with.
 
-    Raises a `UserError` where nothing is there, what is there is no model or damaged, or does not fit.
+    Raises a `UserError` if the model does not exist, is damaged or does not fit.
     """
     return _load.load(
         TWIN,
@@ -95,14 +94,14 @@ def new(
     dtype: Any = None,
     **options: Any,
 ) -> Model:
-    """Make a model with first weights, drawn from `seed`.
+    """Make a model with initial weights from `seed`.
 
     `family` is 'hierarchical_vae', 'metroplex', 'vqgan', 'maskgit', 'sundae' or 'classifier', or a `.cfg`
-    file. Options are those of a `.cfg`, checked in the same way: `hidden_size=64`; where several sections
-    have an option, `train__batch_size=8` or `train={"batch_size": 8}`. What is left out has the default that
-    `dioscuri describe` tells. With a `tokenizer`, a model of tokens takes grid, codes and pictures from it.
+    file. Options are those of a `.cfg`, with the same checks: `hidden_size=64`. If several sections have
+    an option of that name, write `train__batch_size=8` or `train={"batch_size": 8}`. Other options have
+    default values. A `tokenizer` sets grid, codebook size and picture size of a token model.
 
-    Raises a `UserError` that names the option which is unknown, missing, of the wrong type or out of range.
+    Raises a `UserError` that names the option that is unknown, missing, of the wrong type or out of range.
     """
     return _new.new(TWIN, family, seed=seed, tokenizer=tokenizer, device=device, dtype=dtype, options=options)
 
@@ -116,7 +115,7 @@ def train(
     """Train a run in this process, as `train.sh` does, and return its best model.
 
     `overrides` are options as for `new`: `total_train_steps=1000`, `run__name="mine"`. The run lies in
-    `logs-<run.name>` and goes on where it was interrupted. `callback(step, metrics)` is called whenever
-    metrics are read from the device. Raises a `UserError` as the command does, in the same words.
+    `logs-<run.name>`; an interrupted run continues. `callback(step, metrics)` is called whenever metrics are
+    read from the device. Raises the same `UserError` as the command.
     """
     return _train.train(TWIN, cfg, callback=callback, overrides=overrides)

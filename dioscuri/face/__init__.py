@@ -1,1 +1,1 @@
-"""What every model of the public face can, whatever its family and twin."""
+"""The Python interface that models of all families and both twins share."""

@@ -1,5 +1,5 @@
-"""The model that `load`, `new` and `train` return: its methods, and what all families share of them."""
-# ruff: noqa: ARG002 - the arguments of methods that a family may lack are those of the families that have them
+"""The model that `load`, `new` and `train` return: its methods, and the code that all families share."""
+# ruff: noqa: ARG002 - methods that a family may lack take the arguments of the families that have them
 
 import random
 from collections.abc import Mapping
@@ -22,23 +22,23 @@ from dioscuri.plans.noise import NoiseSpec
 from dioscuri.registry import family_part
 
 METHODS = ("encode", "decode", "generate", "inpaint", "reconstruct", "bound", "interpolate", "classify")
-"""What models do; each family does some of it."""
+"""Methods of models; each family has some of them."""
 
 BATCH_SIZE = 64
-"""Rows that go through a network at once unless a call says otherwise."""
+"""Default number of rows that go through a network at once."""
 
 
 class Model:
-    """A network with its options, ready to be used, tuned and saved.
+    """A network with its options, ready to use, fine-tune and save.
 
-    Pictures come as PIL images, uint8 (N, H, W, C) or floats in [0, 1] of that shape, and go out as uint8
-    (N, H, W, C). What a family cannot do, and every wrong input, is a `dioscuri.UserError`.
+    Input pictures are PIL images, uint8 (N, H, W, C) or floats in [0, 1] of that shape; output pictures are
+    uint8 (N, H, W, C). Wrong input, or a method the family lacks, raises a `dioscuri.UserError`.
     """
 
     does: ClassVar[tuple[str, ...]] = ()
-    """Methods of this family, of `METHODS`."""
+    """The methods of `METHODS` that this family has."""
     keeps_origin: ClassVar[bool] = False
-    """Whether a saved model names the run's checkpoint that it is: others may have learnt its tokens."""
+    """Whether a saved model names its run's checkpoint: other models may be trained on its tokens."""
 
     def __init__(self, network: Network, *, tokenizer: "Model | None" = None, origin: Any = None) -> None:
         self._network, self._tokenizer = network, tokenizer
@@ -64,18 +64,18 @@ class Model:
 
     @property
     def module(self) -> Any:
-        """The network: an `nn.Module` of PyTorch or an `nnx.Module` of Flax. What is changed in it, such as
-        its weights by an optimiser, holds for all methods at once."""
+        """The network: an `nn.Module` of PyTorch or an `nnx.Module` of Flax. Changes to it, such as an
+        optimiser's to its weights, apply to all methods at once."""
         return self._network.module
 
     @property
     def tokenizer(self) -> "Model | None":
-        """The model that makes tokens of pictures and pictures of tokens, where there is one beside."""
+        """The model that turns pictures into tokens and back, if there is a separate one."""
         return self._tokenizer
 
     @property
     def device(self) -> Any:
-        """Where the weights lie: a device of PyTorch or of JAX."""
+        """The device of the weights, of PyTorch or JAX."""
         return self._network.device
 
     @property
@@ -96,7 +96,7 @@ class Model:
 
     @property
     def num_parameters(self) -> int:
-        """Number of parameters of the network, the tokenizer not counted."""
+        """Number of parameters of the network without the tokenizer."""
         return sum(array.size for array in self._network.weights().values())
 
     def __repr__(self) -> str:
@@ -111,11 +111,11 @@ class Model:
     # What it does.
 
     def encode(self, pictures: Any, *, seed: int = 0, noise: Any = None, batch_size: int = BATCH_SIZE) -> Any:
-        """What pictures are to the model: tokens int32 (N, h, w), latents by name, or features."""
+        """Encodings of pictures: tokens int32 (N, h, w), latents by name, or features."""
         raise self._cannot("encode")
 
     def decode(self, codes: Any, *, batch_size: int = BATCH_SIZE, **options: Any) -> Array:
-        """Pictures uint8 (N, H, W, C) of what `encode` gives."""
+        """Pictures uint8 (N, H, W, C) from what `encode` returns."""
         raise self._cannot("decode")
 
     def generate(self, n: int | None = None, *, seed: int = 0, noise: Any = None, **options: Any) -> Array:
@@ -123,31 +123,31 @@ class Model:
         raise self._cannot("generate")
 
     def inpaint(self, pictures: Any, mask: Any, *, seed: int = 0, noise: Any = None, **options: Any) -> Array:
-        """Pictures whose pixels are drawn again where `mask` is True."""
+        """Pictures whose pixels are sampled again where `mask` is True."""
         raise self._cannot("inpaint")
 
     def reconstruct(self, pictures: Any, *, batch_size: int = BATCH_SIZE, **options: Any) -> Array:
-        """Pictures through the model and back, uint8 (N, H, W, C)."""
+        """Pictures encoded and decoded, uint8 (N, H, W, C)."""
         raise self._cannot("reconstruct")
 
     def bound(self, pictures: Any, *, samples: int = 1, seed: int = 0, batch_size: int = BATCH_SIZE) -> Any:
-        """The evidence lower bound of pictures, in nats a picture."""
+        """The evidence lower bound of pictures, in nats per picture."""
         raise self._cannot("bound")
 
     def interpolate(self, a: Any, b: Any, n: int = 8, *, seed: int = 0, **options: Any) -> Array:
-        """Pictures on the way from a to b through the latents, both ends included."""
+        """Pictures between a and b in latent space, both ends included."""
         raise self._cannot("interpolate")
 
     def classify(self, pictures: Any, *, batch_size: int = BATCH_SIZE) -> Array:
         """The likeliest class int32 (N,) of each picture."""
         raise self._cannot("classify")
 
-    # Training and keeping.
+    # Training and saving.
 
     def batch(self, pictures: Any = None, **rows: Any) -> dict[str, Any]:
-        """A batch for `loss`, checked: `pictures` and, by name, what else the model learns from.
+        """A checked batch for `loss`: `pictures` and, by name, the model's other training inputs.
 
-        Token models take `tokens` instead of pictures, too; models of classes take `classes`.
+        Token models also take `tokens` instead of pictures; models with classes take `classes`.
         """
         given = dict(rows)
         if "classes" in given:
@@ -162,22 +162,20 @@ class Model:
         noise: Mapping[str, Any] | None = None,
         schedules: Mapping[str, float] | None = None,
     ) -> Any:
-        """The training objective, as the trained loop computes it: (loss, metrics by name).
+        """The training objective, as the training loop computes it: (loss, metrics by name).
 
-        PyTorch: `loss(batch)`, where `batch` is what `batch(...)` gives, or a mapping of its names; noise is
-        drawn from PyTorch's default generator. JAX: `loss(state, batch, key)`, a pure function for
+        PyTorch: `loss(batch)`, where `batch` is what `batch(...)` returns, or a mapping like it; noise
+        comes from PyTorch's default generator. JAX: `loss(state, batch, key)`, a pure function for
         `jax.value_and_grad(model.loss, has_aux=True)`, with `model.state` as the first argument.
-        `noise` gives recorded noise instead. `schedules` gives values such as `beta`; the others are those
-        that the options' schedules end with.
+        `noise` replaces it by recorded noise. `schedules` sets values such as `beta`; the others have the
+        final values of their schedules.
         """
         place = 0 if self._network.name == "torch" else 1
         if len(given) != (1 if place == 0 else 3):
             call = "loss(batch)" if place == 0 else "loss(state, batch, key)"
             raise UserError(f"loss takes {call}, not {len(given)} arguments")
         if not isinstance(given[place], Mapping):
-            raise UserError(
-                f"loss takes a batch by name, not a {type(given[place]).__name__}: see model.batch"
-            )
+            raise UserError(f"loss takes a mapping, not a {type(given[place]).__name__}: see model.batch")
         arguments = list(given)
         arguments[place] = self._checked_batch(given[place], padded=True)
         if noise is not None and not any(map(is_traced, noise.values())):
@@ -191,7 +189,7 @@ class Model:
     def save(self, folder: Path | str) -> None:
         """Write `config.json` and `model.safetensors`, and the tokenizer in `tokenizer/`.
 
-        `load` of either twin opens the folder; that of a tokenizer serves as `data.tokenizer_path`, too.
+        `load` of either twin opens the folder; a tokenizer's folder also serves as `data.tokenizer_path`.
         """
         folder = Path(folder)
         same = self._origin if self._origin and self._hash() == self._fingerprint else None
@@ -200,9 +198,9 @@ class Model:
             self._tokenizer.save(folder / TOKENIZER)
 
     def to(self, device: Any = None, dtype: Any = None) -> Self:
-        """Move the model, and its tokenizer, to a device, or let it compute in another precision; in place.
+        """Move the model and its tokenizer to a device, or change its precision, in place.
 
-        `dtype` is 'float32', 'bfloat16' or 'float64', or what the framework calls it. A tokenizer
+        `dtype` is 'float32', 'bfloat16' or 'float64', or the framework's dtype. A tokenizer
         computes in at least float32.
         """
         hparams = self.hparams
@@ -217,8 +215,8 @@ class Model:
         return self
 
     def noise_specs(self, method: str, rows: int, **options: Any) -> tuple[NoiseSpec, ...]:
-        """Name, kind and shape of the noise that a method draws for so many rows. Such arrays, recorded, can
-        be given as `noise=`; then both twins compute the same."""
+        """Name, kind and shape of the noise that a method uses for `rows` rows. With such arrays as `noise=`,
+        both twins compute the same."""
         return self._network.noise_specs(method, rows, **options)
 
     def draw_noise(self, method: str, rows: int, *, seed: int = 0, **options: Any) -> dict[str, Array]:
@@ -230,7 +228,7 @@ class Model:
 
     @classmethod
     def network_options(cls, hparams: Any) -> Any:
-        """Options without what only training needs beside the network."""
+        """Options without those that only training needs."""
         return hparams
 
     @classmethod
@@ -240,19 +238,19 @@ class Model:
 
     @classmethod
     def initial_weights(cls, hparams: Any, seed: int) -> dict[str, Array]:
-        """First values of every parameter."""
+        """Initial values of every parameter."""
         raise NotImplementedError
 
     @classmethod
     def usual(cls, given: Values) -> Values:
-        """Options of a new model that neither the schema nor `face.usual.SHARED` knows; `given` has what the
-        caller says, and what is shared."""
+        """Default options of a new model besides those of the schema and `face.usual.SHARED`; `given` holds
+        the caller's options and the shared ones."""
         del given
         return {}
 
     @classmethod
     def needs_tokenizer(cls, hparams: Any) -> bool:
-        """Whether pictures need a tokenizer beside the model."""
+        """Whether pictures need a separate tokenizer."""
         del hparams
         return False
 
@@ -262,7 +260,7 @@ class Model:
         return ("image", "label") if self.hparams.data.labels else ("image",)
 
     def _checked(self, name: str, value: Any, *, padded: bool) -> Array:
-        """An entry of a training batch, checked; `padded` pictures have the data source's edge already."""
+        """A checked entry of a training batch; `padded` pictures already have the data source's padding."""
         del padded
         if name == "image":
             return self._pictures(value)
@@ -301,8 +299,8 @@ class Model:
         repeat: int = 0,
         **arguments: Any,
     ) -> dict[str, Array]:
-        """Run a method on rows, `batch_size` at once; repetition fills the last batch of several. Another
-        `repeat` draws other noise from the same seed."""
+        """Run a method on rows, `batch_size` at once; repeated rows fill the last batch. Another `repeat`
+        gives other noise from the same seed."""
         n, size = len(next(iter(rows.values()))), read_count(batch_size, "batch_size")
         seed = read_count(seed, "seed", low=0)
         specs = () if noise is None else self.noise_specs(method, n, **split_arguments(arguments)[0])
@@ -324,7 +322,7 @@ class Model:
         return {name: np.concatenate([rows[name] for rows in made])[:n] for name in made[0]}
 
     def _hash(self) -> str:
-        """What changes when the weights do."""
+        """A hash of the weights."""
         digest = sha256()
         for name, array in sorted(self._network.weights().items()):
             digest.update(name.encode() + array.tobytes())
@@ -345,7 +343,7 @@ class Model:
 
 
 def is_traced(value: Any) -> bool:
-    """Whether a value is an argument of a JAX function that is being transformed: it has no numbers yet."""
+    """Whether a value is a JAX tracer, which has no numbers yet."""
     return any(kind.__name__ == "Tracer" for kind in type(value).__mro__)
 
 

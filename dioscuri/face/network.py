@@ -1,4 +1,4 @@
-"""The seam between a model of the public face and its twin: `<twin>/inference.py` has a class `Network`."""
+"""The interface between a model and its twin: `<twin>/inference.py` has a class `Network`."""
 
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -7,13 +7,13 @@ from dioscuri.engine import Array
 from dioscuri.errors import UserError, did_you_mean
 
 PRECISIONS = ("float32", "bfloat16", "float64")
-"""Arithmetic that networks know, by the names that `train.precision` has."""
+"""Precisions of networks, as in `train.precision`."""
 
 
 class Network(Protocol):
-    """A family's network on one device, with nothing that only training needs.
+    """A family's network on one device, without what only training needs.
 
-    Batches and results are numpy arrays with the rows first, as `dioscuri.engine.Engine.run` has them.
+    Batches and results are numpy arrays with rows first, as in `dioscuri.engine.Engine.run`.
     """
 
     name: str  # "torch" or "jax"
@@ -21,11 +21,11 @@ class Network(Protocol):
     module: Any
 
     def __init__(self, hparams: Any, weights: Mapping[str, Array], device: Any = None) -> None:
-        """`weights` have canonical names; `hparams.train.precision` decides the arithmetic."""
+        """`weights` have canonical names; `hparams.train.precision` is the precision."""
 
     @property
     def device(self) -> Any:
-        """Where the weights lie."""
+        """The device of the weights."""
 
     def run(
         self,
@@ -38,13 +38,13 @@ class Network(Protocol):
         **arguments: Any,
     ) -> dict[str, Array]:
         """Run a method of the family without gradients. Noise follows from (seed, method, step), or is given
-        as arrays with the rows first."""
+        as arrays with rows first."""
 
     def noise_specs(self, method: str, rows: int, **options: Any) -> tuple[Any, ...]:
-        """Noise that a method takes, `dioscuri.plans.noise.NoiseSpec`."""
+        """Noise that a method uses, as `dioscuri.plans.noise.NoiseSpec`."""
 
     def loss(self, *given: Any, scalars: Mapping[str, float], noise: Any, tokenizer: "Network | None") -> Any:
-        """The training objective: of PyTorch `loss(batch)`, of JAX `loss(state, batch, key)`."""
+        """The training objective: `loss(batch)` in PyTorch, `loss(state, batch, key)` in JAX."""
 
     def weights(self) -> dict[str, Array]:
         """Parameters under canonical names and in canonical layouts, float32 or float64."""

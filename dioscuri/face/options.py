@@ -1,4 +1,4 @@
-"""Options given as Python values, checked as those of a `.cfg`: name, type and range, in the same words."""
+"""Options given as Python values, with the checks of a `.cfg`: name, type and range."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, replace
@@ -18,10 +18,10 @@ OptionsT = TypeVar("OptionsT")
 def with_options(
     options: OptionsT, given: Mapping[str, Any], allowed: Sequence[str], call: str, section: str = "synthesis"
 ) -> OptionsT:
-    """A section's options with those given to a call instead; `options` stay as they are.
+    """A copy of a section's options, updated with those given to a call.
 
-    A `UserError` names the call and the option that is unknown, of the wrong type, out of range, or does not
-    fit the others.
+    A `UserError` names the call and the option that is unknown, of the wrong type, out of range, or
+    incompatible with others.
     """
     check_names(given, allowed, f"{call}: option")
     hints = get_type_hints(type(options))
@@ -37,15 +37,15 @@ def with_options(
 
 
 def setting(section: str, option: str, value: Any, source: str) -> Setting:
-    """The setting that a `.cfg` would give an option for this value; relative paths start here."""
+    """The setting of a `.cfg` for this value; paths are relative to the working directory."""
     where = f"{source}: [{section}] {option}"
     text = str(value) if option == "name" else repr(_plain(value, where))
     return Setting(section, option, text, source, Path.cwd())
 
 
 def settings_of(sections: Mapping[str, Any], given: Mapping[str, Any], source: str) -> list[Setting]:
-    """Settings of keywords: `option=`, `section__option=` where several sections have the option, or
-    `section={option: value}`. `sections` maps a section's name to the dataclass of its options."""
+    """Settings from keywords: `option=`, `section__option=` if several sections have the option, or
+    `section={option: value}`. `sections` maps a section's name to its dataclass of options."""
     settings: list[Setting] = []
     known = {
         section: {name for declared in fields(kind) for name in names(declared)}
@@ -63,7 +63,7 @@ def settings_of(sections: Mapping[str, Any], given: Mapping[str, Any], source: s
 
 
 def check_types(sections: Mapping[str, Any], given: Iterable[Setting]) -> None:
-    """Raise a `UserError` for the first setting of a wrong type or out of range."""
+    """Raise a `UserError` for the first setting of the wrong type or out of range."""
     for item in given:
         kind = sections[item.section]
         declared = next(field for field in fields(kind) if item.option in names(field))
@@ -90,7 +90,7 @@ def _place(known: Mapping[str, set[str]], option: str, source: str) -> str:
 
 
 def _plain(value: Any, where: str) -> Any:
-    """A value as a `.cfg` can have it: numbers, truth values, texts, None, and lists of these."""
+    """A value that a `.cfg` can hold: numbers, booleans, strings, None, and lists of these."""
     if isinstance(value, np.generic | np.ndarray):
         value = value.tolist()
     if isinstance(value, Path):
@@ -99,7 +99,9 @@ def _plain(value: Any, where: str) -> Any:
         return [_plain(item, where) for item in value]
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    raise UserError(f"{where} cannot be a {type(value).__name__}: give a number, a text, or a list of these")
+    raise UserError(
+        f"{where} cannot be a {type(value).__name__}: give a number, a string, or a list of these"
+    )
 
 
 def sampling_names(*kinds: Any) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
-"""What a new model's options are where neither the caller nor the schema says: usual values of the field.
+"""Default options of a new model, for options that the schema leaves without a default.
 
-A `.cfg` has to name these options; `new` does not. A family adds more by `usual`, which may depend on
-what was given, such as the resolution.
+A `.cfg` must set these options; `new` need not. Families add theirs in `usual`, which may depend on
+the given options, such as the resolution.
 """
 
 from collections.abc import Mapping
@@ -53,7 +53,7 @@ SHARED: Values = {
 
 
 def halvings(side: int, most: int) -> int:
-    """How often a side can be halved, `most` times at the most."""
+    """How many times a side can be halved, at most `most` times."""
     n = 0
     while n < most and side % 2 ** (n + 1) == 0:
         n += 1

@@ -31,18 +31,18 @@ def load(
 
 
 def tokenizer_of(twin: str, source: Source, given: Any, device: Any, where: str) -> Model | None:
-    """The tokenizer beside a model: the one given, or that which the model brings along. It computes in
-    float32, or in float64 if it is a model that does."""
+    """The tokenizer of a model: the one given, or else the one stored with the model. Unless it is an open
+    model, it computes in at least float32."""
     face, hparams = face_of(source.hparams.run.family), source.hparams
     if not face.needs_tokenizer(hparams):
         if given is not None:
-            raise UserError(f"{where}: a model of family '{hparams.run.family}' has no tokenizer beside it")
+            raise UserError(f"{where}: family '{hparams.run.family}' takes no tokenizer: leave it out")
         return None
     if given is None and source.tokenizer is not None:
         if not source.tokenizer.is_dir():
             raise UserError(
-                f"{where}: its tokenizer {source.tokenizer} is not there: give it as tokenizer=, a model or "
-                "a folder"
+                f"{where}: its tokenizer {source.tokenizer} does not exist: give tokenizer=, a model or a "
+                "folder"
             )
         given = source.tokenizer
     if given is None:
@@ -60,14 +60,14 @@ def _open_tokenizer(twin: str, given: Any, device: Any) -> Model:
 
 
 def check_tokenizer(tokenizer: Any, hparams: Any, twin: str) -> None:
-    """Raise a `UserError` where a model makes no tokens, is of the other twin, or makes others than a model
-    of these options expects."""
+    """Raise a `UserError` if a model is no tokenizer, is of the other twin, or makes tokens that do not fit
+    these options."""
     sides = ("grid", "codebook_size")
     if tokenizer.needs_tokenizer(tokenizer.hparams) or any(not hasattr(tokenizer, side) for side in sides):
-        raise UserError(f"tokenizer: a model of family '{tokenizer.family}' makes no tokens of pictures")
+        raise UserError(f"tokenizer: a model of family '{tokenizer.family}' is no tokenizer")
     if tokenizer.twin != twin:
         raise UserError(
-            f"tokenizer: it is a model of {tokenizer.twin}, this one of {twin}: give its folder instead"
+            f"tokenizer: it is a {tokenizer.twin} model, this one a {twin} model: give its folder instead"
         )
     data, has = hparams.data, tokenizer.hparams.data
     for name, value, there in (

@@ -1,4 +1,4 @@
-"""Make models with first weights, from a family's name or a `.cfg`, and options as keywords."""
+"""Make models with initial weights from a family's name or a `.cfg`, with options as keywords."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -52,14 +52,14 @@ def new(
     hparams = face.network_options(hparams)
     if beside is not None:
         if not face.needs_tokenizer(hparams):
-            raise UserError(f"{SOURCE}: a model of family '{name}' has no tokenizer beside it")
+            raise UserError(f"{SOURCE}: family '{name}' takes no tokenizer: leave it out")
         check_tokenizer(beside, hparams, twin)
     weights = face.initial_weights(hparams, hparams.run.seed)
     return face(open_network(twin, hparams, weights, device), tokenizer=beside)
 
 
 def _document(family: Any) -> tuple[Settings, Any]:
-    """Settings of a `.cfg`, none for a family's name, and the family's options."""
+    """Settings of a `.cfg` (none for a family's name), and the family's options."""
     known = family_names()
     if family in known:
         return {}, family_part(family, "options")
@@ -79,14 +79,14 @@ def _tokenizer(twin: str, given: Any, device: Any) -> Model | None:
 
 
 def _of_tokenizer(tokenizer: Any) -> Values:
-    """Options of a model that learns a tokenizer's tokens."""
+    """Options of a model of a tokenizer's tokens."""
     data = tokenizer.hparams.data
     sides = {name: getattr(tokenizer, name) for name in ("grid", "codebook_size") if hasattr(tokenizer, name)}
     return {"data": {"target_res": data.target_res, "channels": data.channels, **sides}}
 
 
 def _usual(name: str, sections: Mapping[str, Any], given: list[Setting]) -> Settings:
-    """The usual values of a family, some of which follow from those given."""
+    """The default values of a family, some of which follow from the given ones."""
     face = face_of(name)
     known: dict[str, dict[str, Any]] = {section: dict(values) for section, values in SHARED.items()}
     for item in given:
@@ -98,7 +98,7 @@ def _usual(name: str, sections: Mapping[str, Any], given: list[Setting]) -> Sett
 
 
 def _settings(values: Values, sections: Mapping[str, Any], but: list[Setting] = []) -> list[Setting]:  # noqa: B006
-    """Settings of values whose option the family has, but for those that are there."""
+    """Settings for values of options that the family has, except those in `but`."""
     there = {(item.section, item.option) for item in but}
     return [
         setting(section, option, value, SOURCE)
@@ -110,7 +110,7 @@ def _settings(values: Values, sections: Mapping[str, Any], but: list[Setting] = 
 
 
 def _alone(face: type[Model], hparams: Any) -> Any:
-    """Options of a model whose tokenizer, if any, is a model beside it."""
+    """Options of a model whose tokenizer, if any, is a separate model."""
     if not hasattr(hparams.data, "tokenizer_path"):
         return hparams
     data = replace(hparams.data, tokenizer_path="")

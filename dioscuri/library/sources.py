@@ -27,7 +27,7 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/\w[\w.-]*)+")
 class Source:
     """Options of a network and its weights under canonical names.
 
-    `tokenizer` is where the tokenizer lies that belongs to it, `origin` what names the run's checkpoint.
+    `tokenizer` is the folder of its tokenizer, `origin` names the run's checkpoint.
     """
 
     hparams: Any
@@ -48,7 +48,7 @@ def open_source(
         return _of_run(path, weights, step)
     if (path / pretrained.CONFIG).is_file():
         return _published(path, weights, revision)
-    raise UserError(f"{path} holds no model: neither hparams-<name>.cfg of a run nor {pretrained.CONFIG}")
+    raise UserError(f"{path} holds no model: no run's hparams-<name>.cfg and no {pretrained.CONFIG}")
 
 
 def shipped() -> dict[str, Path]:
@@ -63,19 +63,19 @@ def _existing(where: Any) -> Path | None:
     """The folder on this machine, or None for a model of the hub."""
     if not isinstance(where, Path | str):
         kind = type(where).__name__
-        raise UserError(f"load takes a folder, a name of the hub or a shipped name, not a {kind}")
+        raise UserError(f"load takes a folder, a hub id or a shipped name, not a {kind}")
     path, names = Path(where).expanduser(), shipped()
     if path.is_dir():
         return path
     if path.is_file():
-        raise UserError(f"{path} is a file: give the folder that holds it beside its {pretrained.CONFIG}")
+        raise UserError(f"{path} is a file: give the folder that holds it and its {pretrained.CONFIG}")
     if str(where) in names:
         return names[str(where)]
     near = did_you_mean(str(where), names)
     if not near and not path.name.startswith("logs-") and _HUB_ID.fullmatch(str(where)):
         return None
     known = f"shipped are {', '.join(names)}" if names else "no models are shipped"
-    raise UserError(f"there is no folder {where} and no shipped model of that name{near}; {known}")
+    raise UserError(f"there is no folder or shipped model {where}{near}; {known}")
 
 
 def _of_run(path: Path, weights: str, step: Any) -> Source:
@@ -99,8 +99,8 @@ def _of_run(path: Path, weights: str, step: Any) -> Source:
 
 
 def _checkpoint(path: Path, step: Any, group: str) -> store.Checkpoint:
-    """One group of tensors of a step's; the best is that of the best validation, or the last one where none
-    was validated."""
+    """A checkpoint with one group of tensors; 'best' is the best by validation, or the last if none was
+    validated."""
     root = RunDirectory(path).checkpoints
     if not store.steps(root):
         raise UserError(f"{path} holds no checkpoint: train the run first")
@@ -117,7 +117,7 @@ def _published(where: Path | str, weights: Any, revision: str | None) -> Source:
 def _source(
     hparams: Any, arrays: Any, where: object, tokenizer: Path | None, origin: dict[str, Any]
 ) -> Source:
-    """What the network alone needs of options and weights; these are checked."""
+    """The options and weights that the network needs, checked."""
     face = face_of(hparams.run.family)
     network = face.network_options(hparams)
     if hasattr(network.data, "tokenizer_path"):

@@ -31,7 +31,7 @@ def train(
     directory, n_processes = start(program, home, Path(cfg), words, prepare_training, callback)
     if n_processes > 1:
         raise UserError(
-            f"[run] num_gpus would take {n_processes} processes, and this is one: set it to 1, or train with "
+            f"[run] num_gpus needs {n_processes} processes, but this is only one: set it to 1, or train with "
             "'dioscuri train'"
         )
     return load(twin, directory.path)

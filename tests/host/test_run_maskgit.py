@@ -121,7 +121,7 @@ def test_tokens_that_are_filled(tmp_path):
     for override, message in [
         ("synthesis.inpaint_box=(0, 0, 0, 2)", "is empty or reaches out"),
         ("synthesis.inpaint_box=(2, 0, 3, 1)", "is empty or reaches out"),
-        (f"synthesis.mask_path={tmp_path / 'black.png'}", "nowhere True or white"),
+        (f"synthesis.mask_path={tmp_path / 'black.png'}", "no True or white pixel"),
         (f"synthesis.mask_path={tmp_path / 'large.png'}", "is 9x8 pixels, the pictures are 8x8"),
         (f"synthesis.mask_path={tmp_path / 'nothing.png'}", "mask_path .* cannot be used"),
     ]:

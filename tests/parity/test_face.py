@@ -68,7 +68,7 @@ def test_raw_weights_and_any_step_can_be_chosen(runs, twin):
         ({"dtype": "float16"}, "dtype 'float16' is unknown"),
         ({"dtype": "bfloat"}, r"did you mean 'bfloat16'\?"),
         ({"device": "abacus"}, "device 'abacus' cannot be used"),
-        ({"tokenizer": "logs-none"}, "has no tokenizer beside it"),
+        ({"tokenizer": "logs-none"}, "takes no tokenizer: leave it out"),
     ],
 )
 @pytest.mark.parametrize("twin", TWINS)
@@ -274,7 +274,7 @@ HOSTILE = [
     ),
     ("maskgit", "generate", (1,), {"steps": 3, "start_step": 3}, "start_step 3 must be below steps 3"),
     ("maskgit", "generate", (1,), {"temperature": float("nan")}, "temperature must be"),
-    ("maskgit", "generate", (1,), {"texts": "a cat"}, "reads no text, leave it out"),
+    ("maskgit", "generate", (1,), {"texts": "a cat"}, "reads no text: leave it out"),
     ("maskgit", "generate", (1,), {"seed": -1}, "seed must be a whole number of at least 0, not -1"),
     ("maskgit", "generate", (1,), {"noise": {}}, "noise must have the arrays tokens, confidence; got "),
     ("maskgit", "generate", (1,), {"batch_size": 0}, "batch_size must be a whole number of at least 1"),
@@ -329,15 +329,15 @@ def test_a_model_without_its_tokenizer_says_so_where_pictures_are_wanted(runs, m
     load = dio("torch").load
     assert load(alone).generate(2, decode=False).shape == (2, 4, 4)
     with pytest.raises(
-        UserError, match="has no tokenizer, which makes pictures of its tokens: give it to load"
+        UserError, match="has no tokenizer to make pictures of its tokens: give load tokenizer="
     ):
         load(alone).generate(2)
     model("torch", "vqgan").save(tmp_path / "vq")
     for tokenizer in (model("torch", "vqgan"), runs["vqgan"], tmp_path / "vq", str(tmp_path / "vq")):
         assert load(alone, tokenizer=tokenizer).generate(2).shape == (2, 8, 8, 1)
-    with pytest.raises(UserError, match="makes no tokens of pictures"):
+    with pytest.raises(UserError, match="is no tokenizer"):
         load(alone, tokenizer=runs["vae"])
-    with pytest.raises(UserError, match="it is a model of jax, this one of torch"):
+    with pytest.raises(UserError, match="it is a jax model, this one a torch model"):
         load(alone, tokenizer=model("jax", "vqgan"))
     larger = faces.tiny_maskgit.write_tokenizer(tmp_path / "larger", codes=32)
     with pytest.raises(UserError, match="codebook_size is 16, but the tokenizer has 32"):

@@ -110,7 +110,7 @@ def test_options_of_a_section_can_be_given_together_and_do_not_mix():
 
 
 def test_a_tokenizer_beside_a_model_that_has_no_use_for_it_is_refused(tokenizer):
-    with pytest.raises(UserError, match="has no tokenizer beside it"):
+    with pytest.raises(UserError, match="takes no tokenizer: leave it out"):
         dio.new("classifier", tokenizer=tokenizer, **SMALL)
     with pytest.raises(UserError, match="grid is 5, but the tokenizer has 4"):
         dio.new("maskgit", tokenizer=tokenizer, grid=5, **NEW["maskgit"])

@@ -1,4 +1,4 @@
-"""Classifiers of the public face: features, logits and classes of pictures."""
+"""Classifiers of the Python interface: features, logits and classes of pictures."""
 
 from typing import Any
 
@@ -42,7 +42,7 @@ class ClassifierModel(Model):
 
     @classmethod
     def initial_weights(cls, hparams: Any, seed: int) -> dict[str, Array]:
-        """First values of every parameter."""
+        """Initial values of every parameter."""
         return initial_values(_table(hparams), seed)
 
     @classmethod

@@ -1,4 +1,4 @@
-"""Hierarchical VAEs (Efficient-VDVAE, Hazami et al. 2022) of the public face."""
+"""Hierarchical VAEs (Efficient-VDVAE, Hazami et al. 2022) of the Python interface."""
 
 from typing import Any
 
@@ -25,13 +25,13 @@ class HierarchicalVAEModel(LatentModel):
 
     @classmethod
     def initial_weights(cls, hparams: Any, seed: int) -> dict[str, Array]:
-        """First values of every parameter."""
+        """Initial values of every parameter."""
         return initial_parameters(hparams, make_plan(hparams), seed)
 
     @classmethod
     def usual(cls, given: Values) -> Values:
-        """Levels that halve the pictures down to one pixel, or as far as they can be halved, of 64 channels
-        and 8 latent ones; the loss and optimiser of Efficient-VDVAE."""
+        """Levels that halve the pictures down to one pixel, or as far as possible, with 64 channels and 8
+        latent channels; loss and optimiser of Efficient-VDVAE."""
         n = max(1, halvings(int(given["data"]["target_res"]), 10))
         return usual_options(n, halves=int(given["data"]["target_res"]) % 2 == 0)
 

@@ -1,4 +1,4 @@
-"""Models with groups of latents, of the public face: hierarchical VAEs."""
+"""Models with groups of latents of the Python interface: hierarchical VAEs."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,11 +23,12 @@ _READING = ("output", "output_temperature")
 
 @dataclass(frozen=True)
 class Bound:
-    """Terms of the evidence lower bound of N pictures, all in nats a picture.
+    """Terms of the evidence lower bound of N pictures, all in nats per picture.
 
     `elbo` (N,) = -(reconstruction + kl.sum(1)) is at most log p(x); `importance` (N,), the bound of several
-    draws (Burda et al. 2016), lies between the two. `reconstruction` (N,) is -log p(x | z), `kl` (N, levels)
-    the divergence of every top-down level, coarsest first. `dims` is the number of values of a picture.
+    samples (Burda et al. 2016), lies between the two. `reconstruction` (N,) is -log p(x | z), `kl`
+    (N, levels) the divergence of every top-down level, coarsest first. `dims` is the number of values in a
+    picture.
     """
 
     elbo: Array
@@ -38,7 +39,7 @@ class Bound:
 
     @property
     def bits_per_dim(self) -> float:
-        """Mean of -elbo in bits a value of the picture."""
+        """Mean of -elbo in bits per dimension."""
         return float(-self.elbo.mean()) / (log(2) * self.dims)
 
 
@@ -46,8 +47,8 @@ class LatentModel(Model):
     """A VAE with a hierarchy of latents: `encode`, `decode`, `generate`, `reconstruct`, `bound`,
     `interpolate`.
 
-    Options of a call are `temperature`, a number, one a level or one a latent group, and how the output layer
-    is read: `output`, 'sample' or 'mean', and `output_temperature`.
+    Calls take `temperature` (one number, one per level or one per latent group) and options of how the output
+    layer is read: `output`, 'sample' or 'mean', and `output_temperature`.
     """
 
     does = ("encode", "decode", "generate", "reconstruct", "bound", "interpolate")
@@ -65,7 +66,7 @@ class LatentModel(Model):
     def encode(
         self, pictures: Any, *, seed: int = 0, noise: Any = None, batch_size: int = BATCH_SIZE
     ) -> dict[str, Array]:
-        """The posterior of every latent group l: `mean.<l>`, `std.<l>`, and a draw of it, `z.<l>`, each
+        """The posterior of every latent group l: `mean.<l>`, `std.<l>`, and a sample, `z.<l>`, each
         (N, h, w, Z)."""
         rows = {"image": self._padded(self._pictures(pictures))}
         return self._run("encode", rows, noise=noise, seed=seed, batch_size=batch_size)
@@ -80,7 +81,7 @@ class LatentModel(Model):
         batch_size: int = BATCH_SIZE,
         **options: Any,
     ) -> Array:
-        """Pictures of latents `z.<l>` (N, h, w, Z); groups that are missing are drawn from the prior."""
+        """Pictures from latents `z.<l>` (N, h, w, Z); missing groups are sampled from the prior."""
         rows, masks = self._latents(codes)
         arguments = self._reading(options, "decode") | {"temperatures": self._temperatures(temperature)}
         return self._run(
@@ -97,7 +98,7 @@ class LatentModel(Model):
         batch_size: int = BATCH_SIZE,
         **options: Any,
     ) -> Array:
-        """n new pictures (16 unless it is given) from the prior, uint8 (n, H, W, C)."""
+        """n new pictures (default 16) from the prior, uint8 (n, H, W, C)."""
         rows = {"index": np.arange(16 if n is None else read_count(n, "n"))}
         arguments = self._reading(options, "generate") | {"temperatures": self._temperatures(temperature)}
         return self._run("generate", rows, noise=noise, seed=seed, batch_size=batch_size, **arguments)[
@@ -113,7 +114,7 @@ class LatentModel(Model):
         batch_size: int = BATCH_SIZE,
         **options: Any,
     ) -> Array:
-        """Pictures through the posterior and back, uint8 (N, H, W, C)."""
+        """Pictures encoded by the posterior and decoded, uint8 (N, H, W, C)."""
         rows = {"image": self._padded(self._pictures(pictures))}
         arguments = self._reading(options, "reconstruct")
         return self._run("reconstruct", rows, noise=noise, seed=seed, batch_size=batch_size, **arguments)[
@@ -121,8 +122,8 @@ class LatentModel(Model):
         ]
 
     def bound(self, pictures: Any, *, samples: int = 1, seed: int = 0, batch_size: int = BATCH_SIZE) -> Bound:
-        """Terms of the evidence lower bound, means over so many draws of the posterior, and the
-        importance-weighted bound of these draws."""
+        """Terms of the evidence lower bound, averaged over `samples` samples of the posterior, and the
+        importance-weighted bound of these samples."""
         rows = {"image": self._padded(self._pictures(pictures))}
         reconstruction, kl, log_weights = [], [], []
         for k in range(read_count(samples, "samples")):
@@ -149,14 +150,14 @@ class LatentModel(Model):
         batch_size: int = BATCH_SIZE,
         **options: Any,
     ) -> Array:
-        """n pictures on the straight way from the latents of a to those of b, ends included.
+        """n pictures from linear interpolation between the latents of a and b, ends included.
 
-        Of two pictures (H, W, C) the result is (n, H, W, C), of two batches (N, H, W, C) it is
+        For two pictures (H, W, C) the result is (n, H, W, C), for two batches (N, H, W, C) it is
         (N, n, H, W, C).
         """
         (first, single), (last, _) = self._one_or_more(a, "a"), self._one_or_more(b, "b")
         if len(first) != len(last):
-            raise UserError(f"a holds {len(first)} pictures and b {len(last)}: give as many")
+            raise UserError(f"a holds {len(first)} pictures and b {len(last)}: give the same number")
         steps, arguments = read_count(n, "n", low=2), {"output": "mean", **options}
         z = {
             name: (array, other)
@@ -201,31 +202,31 @@ class LatentModel(Model):
         return read_pictures(given, self.picture_shape, what=what, dtype=self._dtype)
 
     def _padded(self, pictures: Array) -> Array:
-        """With the edge of zeros that the model was trained with, and which outputs leave out."""
+        """Pictures with the zero padding of training, which outputs leave out."""
         edge = (self.plan.crop, self.plan.crop)
         around = [(0, 0), *[edge] * len(self.plan.extent), (0, 0)]
         return np.pad(pictures, around) if self.plan.crop else pictures
 
     def _one_or_more(self, given: Any, what: str) -> tuple[Array, bool]:
-        """Pictures (N, H, W, C), and whether a single one was given, without the axis N."""
+        """Pictures (N, H, W, C), and whether a single one without the axis N was given."""
         single = tuple(getattr(given, "shape", ())) == self.picture_shape
         if single:
             given = to_array(given, f"{what} must be pictures")[None]
         return self._pictures(given, what), single or isinstance(given, Image.Image)
 
     def _reading(self, options: Mapping[str, Any], call: str) -> dict[str, Any]:
-        """How the output layer is read: the run's options with those of the call."""
+        """How the output layer is read: the run's options, updated with those of the call."""
         chosen = with_options(self.hparams.synthesis, options, _READING, call)
         return {"output": chosen.output, "output_temperature": chosen.output_temperature}
 
     def _temperatures(self, given: Any) -> Array:
-        """One a latent group."""
+        """One temperature per latent group."""
         values = given.tolist() if isinstance(given, np.ndarray) else given
         numbers = values if isinstance(values, list | tuple) else [values]
         plain = all(isinstance(value, int | float) and not isinstance(value, bool) for value in numbers)
         if not plain or not np.isfinite(numbers).all() or min(numbers, default=-1) < 0:
             raise UserError(
-                f"temperature must be a number of at least 0, one a level or one a group, not {given!r}"
+                f"temperature must be a number of at least 0, or one per level or group, not {given!r}"
             )
         setting = tuple(numbers) if isinstance(values, list | tuple) else float(numbers[0])
         try:
@@ -234,11 +235,11 @@ class LatentModel(Model):
             raise UserError(str(error).replace("[synthesis] temperature_settings", "temperature")) from error
 
     def _latents(self, codes: Any) -> tuple[dict[str, Array], Sequence[Array]]:
-        """`z.<l>` of all groups, zero where they are not given, and masks that say which are."""
+        """`z.<l>` of all groups, zero if not given, and masks that say which are given."""
         names = [f"z.{group}" for group in range(len(self.plan.groups))]
         if not isinstance(codes, Mapping):
             raise UserError(
-                f"latents must be arrays by name, {names[0]} ... {names[-1]}, as encode gives them"
+                f"latents must be arrays by name, {names[0]} ... {names[-1]}, as encode returns them"
             )
         given = {name: value for name, value in codes.items() if not str(name).startswith(("mean.", "std."))}
         check_names(given, names, "latents:")

@@ -1,4 +1,4 @@
-"""Masked token models (Chang et al. 2022, MaskGIT) of the public face."""
+"""Masked token models (Chang et al. 2022, MaskGIT) of the Python interface."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -40,7 +40,7 @@ class MaskGITModel(TokenModel):
 
     @classmethod
     def initial_weights(cls, hparams: Any, seed: int) -> dict[str, Array]:
-        """First values of every parameter."""
+        """Initial values of every parameter."""
         return transformers.initial_parameters(_plan(hparams), seed)
 
     @classmethod
@@ -67,8 +67,8 @@ class MaskGITModel(TokenModel):
             texts = opened.gather(np.arange(count) % len(opened))
         if not isinstance(texts, Mapping):
             raise UserError(
-                "texts must be encoded ones, arrays by name or the folder that data_scripts/encode_text.py "
-                f"has written; got {'none' if texts is None else type(texts).__name__}"
+                "texts must be encoded: arrays by name, or the folder that data_scripts/encode_text.py "
+                f"wrote; got {'none' if texts is None else type(texts).__name__}"
             )
         rows = self._text_rows(texts)
         check_lengths(rows)
@@ -77,7 +77,7 @@ class MaskGITModel(TokenModel):
             raise UserError(f"texts lack {', '.join(lacking)}, which the model reads")
         if n is not None and len(rows["text"]) not in (1, n):
             raise UserError(
-                f"texts hold {len(rows['text'])} rows for {n} pictures: give one a picture, or one"
+                f"texts hold {len(rows['text'])} rows for {n} pictures: give {n} texts, or one for all"
             )
         return (
             rows

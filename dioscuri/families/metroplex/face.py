@@ -1,4 +1,4 @@
-"""Metroplex and VD-VAE (Child 2021) of the public face."""
+"""Metroplex and VD-VAE (Child 2021) of the Python interface."""
 
 from typing import Any
 
@@ -26,7 +26,7 @@ class MetroplexModel(LatentModel):
 
     @classmethod
     def initial_weights(cls, hparams: Any, seed: int) -> dict[str, Array]:
-        """First values of every parameter."""
+        """Initial values of every parameter."""
         return initial_values(parameter_table(hparams, make_plan(hparams)), seed)
 
     @classmethod

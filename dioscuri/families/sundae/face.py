@@ -1,4 +1,4 @@
-"""SUNDAE (Savinov et al. 2022) of the public face: tokens of pictures, grey levels, or text."""
+"""SUNDAE (Savinov et al. 2022) of the Python interface: tokens of pictures, grey levels, or text."""
 
 from dataclasses import replace
 from typing import Any
@@ -21,7 +21,7 @@ from dioscuri.plans.parameters import shapes
 
 
 class SundaeModel(TokenModel):
-    """A SUNDAE; see `TokenModel`. One of text has texts, an array of str (N,), in the place of pictures."""
+    """A SUNDAE; see `TokenModel`. A text model has texts, an array of str (N,), instead of pictures."""
 
     sampling_options = sampling_names(Resampling)
 
@@ -32,7 +32,7 @@ class SundaeModel(TokenModel):
 
     @property
     def length(self) -> int:
-        """Tokens of an example."""
+        """Tokens per example."""
         return int(self.plan.n_tokens)
 
     def encode(
@@ -48,20 +48,20 @@ class SundaeModel(TokenModel):
         long = next((i for i, tokens in enumerate(coded) if len(tokens) > self.length), None)
         if long is not None:
             raise UserError(
-                f"text {long} has {len(coded[long])} characters: the model takes {self.length}, shorten it"
+                f"text {long} has {len(coded[long])} characters, the model takes {self.length}: shorten it"
             )
         return np.stack([np.pad(tokens, (0, self.length - len(tokens))) for tokens in coded]).astype(np.int32)
 
     def decode(self, codes: Any, *, batch_size: int = BATCH_SIZE, **options: Any) -> Array:
-        """Pictures uint8 (N, H, W, C) of tokens, or texts (N,) of those of text."""
+        """Pictures uint8 (N, H, W, C) from tokens, or texts (N,)."""
         if self.grid:
             return super().decode(codes, batch_size=batch_size, **options)
         self._no_options("decode", options)
         return np.array([characters.decode(tokens) for tokens in self._tokens(codes)])
 
     def inpaint(self, pictures: Any, mask: Any, *, n: int | None = None, **options: Any) -> Array:
-        """Pictures whose tokens are drawn again where `mask` is True; of text the mask is bool (L,) or
-        (N, L), one a character."""
+        """Pictures whose tokens are sampled again where `mask` is True; for text the mask is bool (L,) or
+        (N, L), one value per character."""
         del n
         if self.grid:
             return super().inpaint(pictures, mask, **options)
@@ -69,14 +69,14 @@ class SundaeModel(TokenModel):
 
     @classmethod
     def network_options(cls, hparams: Any) -> Any:
-        """With tokens as examples where a tokenizer makes them."""
+        """With tokens as examples if a tokenizer makes them."""
         if not cls.needs_tokenizer(hparams):
             return hparams
         return replace(hparams, data=replace(hparams.data, dataset_source="tokens"))
 
     @classmethod
     def needs_tokenizer(cls, hparams: Any) -> bool:
-        """Text and grey levels need none."""
+        """Whether the model needs a tokenizer: text and grey levels do not."""
         data = hparams.data
         return bool(data.grid) and not (data.grid == data.target_res and data.channels == 1)
 
@@ -87,12 +87,12 @@ class SundaeModel(TokenModel):
 
     @classmethod
     def initial_weights(cls, hparams: Any, seed: int) -> dict[str, Array]:
-        """First values of every parameter."""
+        """Initial values of every parameter."""
         return denoiser.initial_parameters(denoiser.plan_of(hparams), seed)
 
     @classmethod
     def usual(cls, given: Values) -> Values:
-        """An hourglass that halves the grid once, where it can; with `grid=0` a transformer on text."""
+        """An hourglass that halves the grid once, if possible; with `grid=0` a transformer on text."""
         tokens, model = of_tokens(given), given.get("model", {})
         if not given["data"].get("grid", 1):
             text = {**tokens["data"], "dataset_source": "text", "codebook_size": characters.CODES}
@@ -132,7 +132,7 @@ class SundaeModel(TokenModel):
         **options: Any,
     ) -> Array:
         sampling, tokens = self._sampling(options, "inpaint"), self.encode(texts)
-        rule = f"mask must be bool ({self.length},) or (N, {self.length}), one a character"
+        rule = f"mask must be bool ({self.length},) or (N, {self.length}), one value per character"
         unknown = np.atleast_2d(to_array(mask, rule))
         if (
             unknown.dtype != bool

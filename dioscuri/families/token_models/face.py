@@ -1,4 +1,4 @@
-"""Models of tokens of the public face: what MaskGIT and SUNDAE have in common."""
+"""Token models of the Python interface: what MaskGIT and SUNDAE share."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
@@ -15,11 +15,10 @@ from dioscuri.plans.noise import NoiseSpec
 
 
 class TokenModel(Model):
-    """A model of the tokens of pictures, with a tokenizer beside: `generate`, `inpaint`, and the tokenizer's
-    `encode`, `decode` and `reconstruct`.
+    """A model of picture tokens with a tokenizer: `generate`, `inpaint`, and the tokenizer's `encode`,
+    `decode` and `reconstruct`.
 
-    Options of a call are those of how the family samples, `model.sampling_options`; they hold for that call
-    alone.
+    Calls take the family's sampling options, `model.sampling_options`; they apply to that call only.
     """
 
     does = ("generate", "inpaint", "encode", "decode", "reconstruct")
@@ -33,7 +32,7 @@ class TokenModel(Model):
 
     @property
     def num_classes(self) -> int:
-        """Number of classes; 0 where there are none."""
+        """Number of classes, 0 if there are none."""
         return int(self.hparams.model.num_classes)
 
     @property
@@ -49,7 +48,7 @@ class TokenModel(Model):
     def encode(
         self, pictures: Any, *, seed: int = 0, noise: Any = None, batch_size: int = BATCH_SIZE
     ) -> Array:
-        """Tokens int32 (N, h, w) of pictures, by the tokenizer."""
+        """The tokenizer's tokens int32 (N, h, w) of pictures."""
         if self._makes_pictures:
             rows = {"image": self._pictures(pictures)}
             tokens = self._run("encode", rows, noise=noise, seed=seed, batch_size=batch_size)["tokens"]
@@ -58,7 +57,7 @@ class TokenModel(Model):
         return np.asarray(tokens)
 
     def decode(self, codes: Any, *, batch_size: int = BATCH_SIZE, **options: Any) -> Array:
-        """Pictures uint8 (N, H, W, C) of tokens (N, h, w) or (N, h * w), by the tokenizer."""
+        """The tokenizer's pictures uint8 (N, H, W, C) of tokens (N, h, w) or (N, h * w)."""
         self._no_options("decode", options)
         if self._makes_pictures:
             rows = {"tokens": self._tokens(codes)}
@@ -66,7 +65,7 @@ class TokenModel(Model):
         return self._codec().decode(self._tokens(codes), batch_size=batch_size)
 
     def reconstruct(self, pictures: Any, *, batch_size: int = BATCH_SIZE, **options: Any) -> Array:
-        """Pictures uint8 (N, H, W, C) through tokens and back: the best that the model can draw."""
+        """Pictures uint8 (N, H, W, C) encoded and decoded: the best quality the model can reach."""
         self._no_options("reconstruct", options)
         return self.decode(self.encode(pictures, batch_size=batch_size), batch_size=batch_size)
 
@@ -84,9 +83,9 @@ class TokenModel(Model):
     ) -> Array:
         """New pictures uint8 (N, H, W, C), or with `decode=False` their tokens int32 (N, h, w).
 
-        n is the number of classes or texts given, or 16. `classes` holds one for each picture, or one for
-        all; without it all classes take turns. `texts` are encoded texts by name (`text`, `text_mask`,
-        `pooled`, `micro`), or a folder of them that `data_scripts/encode_text.py` has written.
+        By default n is the number of classes or texts, or 16. `classes` holds one per picture, or one for
+        all; without it, pictures get all classes in turn. `texts` are encoded texts by name (`text`,
+        `text_mask`, `pooled`, `micro`), or a folder that `data_scripts/encode_text.py` wrote.
         """
         sampling = self._sampling(options, "generate")
         if decode:
@@ -110,10 +109,10 @@ class TokenModel(Model):
         batch_size: int = BATCH_SIZE,
         **options: Any,
     ) -> Array:
-        """Pictures whose tokens are drawn again where `mask` is True, the others kept.
+        """Pictures whose tokens are sampled again where `mask` is True; the others stay.
 
         The mask is in pixels: bool (H, W) for all pictures or (N, H, W), or a PIL image that is white there.
-        `classes` and `texts` as for `generate`; a model of classes needs them.
+        `classes` and `texts` are as for `generate`; a model with classes needs `classes`.
         """
         sampling = self._sampling(options, "inpaint")
         tokens = self.encode(pictures, batch_size=batch_size)
@@ -128,7 +127,7 @@ class TokenModel(Model):
         return self._drawn(made, decode, batch_size)
 
     def noise_specs(self, method: str, rows: int, **options: Any) -> tuple[NoiseSpec, ...]:
-        """Noise of all steps of sampling, (N, steps, ...); options are those of the call."""
+        """Noise of all sampling steps, (N, steps, ...); `options` are those of the call."""
         if method not in ("generate", "inpaint"):
             return super().noise_specs(method, rows, **options)
         sampling = options.pop("sampling", None) or self._sampling(options, method)
@@ -136,20 +135,20 @@ class TokenModel(Model):
 
     @classmethod
     def needs_tokenizer(cls, hparams: Any) -> bool:
-        """Whether pictures need a tokenizer beside the model."""
+        """Whether pictures need a separate tokenizer."""
         del hparams
         return True
 
     def _recorded(self, sampling: Any, rows: int) -> tuple[NoiseSpec, ...]:
-        """Noise of a sampler, all steps recorded."""
+        """Noise of all steps of a sampler."""
         raise NotImplementedError
 
     def _check_sampling(self, sampling: Any, call: str) -> None:
-        """Raise a `UserError` where the options of a call do not fit the model."""
+        """Raise a `UserError` if the options of a call do not fit the model."""
 
     @property
     def _makes_pictures(self) -> bool:
-        """Whether the network's own methods make pictures of tokens: they are grey levels."""
+        """Whether the network itself decodes tokens, because they are grey levels."""
         return False
 
     @property
@@ -176,13 +175,13 @@ class TokenModel(Model):
         return self._text_rows({name: value})[name]
 
     def _sampling(self, options: Mapping[str, Any], call: str) -> Any:
-        """The run's options of sampling with those of a call."""
+        """The run's sampling options, updated with those of a call."""
         chosen = with_options(self.hparams.synthesis, options, self.sampling_options, call)
         self._check_sampling(chosen, call)
         return chosen
 
     def _conditions(self, n: int | None, classes: Any, texts: Any) -> dict[str, Array]:
-        """What is asked for, one row a picture."""
+        """Conditions, one row per picture."""
         count = None if n is None else read_count(n, "n")
         rows: dict[str, Array] = {}
         if classes is not None:
@@ -198,7 +197,7 @@ class TokenModel(Model):
 
     def _texts(self, texts: Any, n: int | None) -> dict[str, Array]:
         del texts, n
-        raise UserError(f"texts: this model of family '{self.family}' reads no text, leave it out")
+        raise UserError(f"texts: this model of family '{self.family}' reads no text: leave it out")
 
     def _text_rows(self, given: Mapping[str, Any]) -> dict[str, Array]:
         raise UserError(f"this model of family '{self.family}' reads no text: leave out {', '.join(given)}")
@@ -218,14 +217,14 @@ class TokenModel(Model):
     def _codec(self) -> Model:
         if self.tokenizer is None:
             raise UserError(
-                "this model has no tokenizer, which makes pictures of its tokens: give it to load as "
-                "tokenizer=, a model or a folder, or ask for tokens with decode=False"
+                "this model has no tokenizer to make pictures of its tokens: give load tokenizer=, a model "
+                "or a folder, or ask for tokens with decode=False"
             )
         return self.tokenizer
 
 
 def of_tokens(given: Values) -> dict[str, Mapping[str, Any]]:
-    """Usual options of what a new model learns: 16x16 tokens of 1,024 codes, 16 pixels a token, unless a
+    """Default tokens of a new model: 16x16 tokens of 1,024 codes, 16 pixels per token side, unless a
     tokenizer or the caller says otherwise."""
     data, classes = given["data"], given.get("model", {}).get("num_classes", 0)
     grid = data.get("grid", 16)

@@ -1,4 +1,4 @@
-"""Image tokenizers of the public face: pictures to tokens and back."""
+"""Image tokenizers of the Python interface: pictures to tokens and back."""
 
 from dataclasses import replace
 from typing import Any
@@ -38,19 +38,19 @@ class TokenizerModel(Model):
     def encode(
         self, pictures: Any, *, seed: int = 0, noise: Any = None, batch_size: int = BATCH_SIZE
     ) -> Array:
-        """Tokens int32 (N, h, w) of pictures. Nothing is drawn: `seed` and `noise` change nothing."""
+        """Tokens int32 (N, h, w) of pictures. Nothing is sampled: `seed` and `noise` have no effect."""
         image = self._pictures(pictures)
         return self._run("encode", {"image": image}, noise=noise, seed=seed, batch_size=batch_size)["tokens"]
 
     def decode(self, codes: Any, *, batch_size: int = BATCH_SIZE, **options: Any) -> Array:
-        """Pictures uint8 (N, H, W, C) of tokens (N, h, w) or (N, h * w)."""
+        """Pictures uint8 (N, H, W, C) from tokens (N, h, w) or (N, h * w)."""
         self._no_options("decode", options)
         tokens = read_tokens(codes, (self.grid, self.grid), self.codebook_size)
         rows = {"tokens": tokens.reshape(-1, self.grid, self.grid)}
         return self._run("decode", rows, noise=None, seed=0, batch_size=batch_size)["image"]
 
     def reconstruct(self, pictures: Any, *, batch_size: int = BATCH_SIZE, **options: Any) -> Array:
-        """Pictures uint8 (N, H, W, C) through tokens and back."""
+        """Pictures uint8 (N, H, W, C) encoded and decoded."""
         self._no_options("reconstruct", options)
         image = self._pictures(pictures)
         return self._run("reconstruct", {"image": image}, noise=None, seed=0, batch_size=batch_size)["image"]
@@ -67,12 +67,12 @@ class TokenizerModel(Model):
 
     @classmethod
     def initial_weights(cls, hparams: Any, seed: int) -> dict[str, Array]:
-        """First values of every parameter."""
+        """Initial values of every parameter."""
         return initial_values(tables.parameter_table(_plan(hparams)), seed)
 
     @classmethod
     def usual(cls, given: Values) -> Values:
-        """MaskGIT's tokenizer (Chang et al. 2022), with grids of 4 to 16 tokens a side."""
+        """MaskGIT's tokenizer (Chang et al. 2022), with grids of 4 to 16 tokens per side."""
         side = int(given["data"]["target_res"])
         factors = (1, 2, 2, 4, 4)[: 1 + halvings(side, max(1, min(4, side.bit_length() - 4)))]
         return {
