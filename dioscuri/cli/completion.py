@@ -1,4 +1,4 @@
-"""`dioscuri completion`: what a shell completes after `dioscuri`, made of the commands' parsers."""
+"""`dioscuri completion`: shell completion of `dioscuri`, generated from the commands' parsers."""
 
 from collections.abc import Sequence
 
@@ -7,8 +7,8 @@ from dioscuri.cli.parsers import PROGRAM, Parser
 
 _USAGE = "bash|zsh"
 _DESCRIPTION = """\
-Prints a script for the shell: commands, options, and names of files for everything else."""
-_EXAMPLE = 'eval "$(dioscuri completion bash)"        # in ~/.bashrc, or of zsh in ~/.zshrc'
+Print a completion script for the shell: commands, options, and file names for everything else."""
+_EXAMPLE = 'eval "$(dioscuri completion bash)"        # in ~/.bashrc; for zsh in ~/.zshrc'
 
 _BASH = """\
 _{program}() {{
@@ -24,14 +24,14 @@ complete -o default -F _{program} {program}
 
 
 def make_parser() -> Parser:
-    """The command's words."""
+    """The command's parser."""
     parser = Parser("completion", _USAGE, _DESCRIPTION, _EXAMPLE)
     parser.add_argument("shell", choices=("bash", "zsh"))
     return parser
 
 
 def main(words: Sequence[str]) -> None:
-    """Print the script of the shell that the words name."""
+    """Print the script for the shell that the words name."""
     shell = make_parser().parse_args(list(words)).shell
     cases = "\n".join(
         f'    *\\ {command}) options="{" ".join(command_parser(command).options)}" ;;' for command in COMMANDS

@@ -1,4 +1,4 @@
-"""`dioscuri convert`: runs of published weights and of the originals' checkpoints, and back."""
+"""`dioscuri convert`: make runs from published weights and the originals' checkpoints, and convert back."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,46 +16,46 @@ CONFIGURATION --to-cfg OUT.cfg [section.option=value ...]
 FOLDER/logs-NAME --to-folder OUT [--step N|best]
 FOLDER/logs-NAME --to-torch OUT [--step N|best]"""
 _DESCRIPTION = """\
-The first form makes a run: with torch_impl or jax_impl as FOLDER, train.sh and synthesize.py of that twin go
-on from it. SOURCE is one of
-  a folder with config.json and weights, as open-muse and diffusers (aMUSEd) publish them and as the third
-  form and save_pretrained write it, or such a model of the hub: owner/model or owner/model/folder;
+The first form makes a run. With torch_impl or jax_impl as FOLDER, train.sh and synthesize.py of that twin
+use it. SOURCE is one of
+  a folder with config.json and weights, published by open-muse or diffusers (aMUSEd) or written by the third
+  form or save_pretrained, or such a model on the hub: owner/model or owner/model/folder;
   weights of taming-transformers or latent-diffusion, with their YAML file as --config;
-  weights of VD-VAE (model.th, model-ema.th), with the fitting file of egs/vdvae as --cfg;
-  weights of Google's MaskGIT, Halton-MaskGIT or LlamaGen's tokenizer, with the fitting file of egs/ as --cfg;
-  a checkpoint of SUNDAE (sundae-vqgan, text8), with the fitting file of egs/sundae or one that
-  data_scripts/convert_toml.py wrote as --cfg;
+  weights of VD-VAE (model.th, model-ema.th), with the matching file of egs/vdvae as --cfg;
+  weights of Google's MaskGIT, Halton-MaskGIT or LlamaGen's tokenizer, with the matching file of egs/
+  as --cfg;
+  a checkpoint of SUNDAE (sundae-vqgan, text8), with the matching file of egs/sundae or one written by
+  data_scripts/convert_toml.py as --cfg;
   a checkpoint of Efficient-VDVAE, with its .cfg as --cfg: the PyTorch program's file, or the JAX program's
-  checkpoint_<step> or a folder of these (the newest is taken).
---config tells the architecture, --cfg the options that it leaves open (egs/<family>/published.cfg unless
-given). The second form writes an open-muse training configuration as one of this project, and names what it
-leaves out. The third form writes the averaged weights of a run, the newest by default, to a folder that
-from_pretrained of both twins opens, the fourth a checkpoint of a run of Efficient-VDVAE as the PyTorch
-program saves it."""
+  checkpoint_<step> or a folder of these (the newest is used).
+--config sets the architecture, --cfg the remaining options (default: egs/<family>/published.cfg). The second
+form converts an open-muse training configuration to a .cfg and lists the keys it drops. The third form writes
+a run's averaged weights, by default of the newest checkpoint, to a folder that from_pretrained of both twins
+opens. The fourth writes a checkpoint of an Efficient-VDVAE run in the PyTorch program's format."""
 
 
 _EXAMPLE = "dioscuri convert amused/amused-256/vqvae --run torch_impl/logs-amused"
 
 
 def make_parser() -> Parser:
-    """The command's words."""
+    """The command's parser."""
     parser = Parser("convert", _USAGE, _DESCRIPTION, _EXAMPLE)
     parser.add_argument("source", type=Path, metavar="SOURCE")
     parser.add_argument("overrides", nargs="*", metavar="section.option=value")
-    parser.add_argument("--cfg", type=Path, metavar="FILE", help="options of the run, a file of this project")
+    parser.add_argument("--cfg", type=Path, metavar="FILE", help="options of the run, a .cfg of this project")
     parser.add_argument("--config", type=Path, metavar="FILE", help="published configuration, JSON or YAML")
-    parser.add_argument("--run", type=Path, metavar="FOLDER/logs-NAME", help="run to make of the checkpoint")
+    parser.add_argument("--run", type=Path, metavar="FOLDER/logs-NAME", help="run to create")
     parser.add_argument(
         "--weights",
         choices=("average", "raw"),
-        help="which weights to take of a checkpoint that holds both (default: average)",
+        help="which weights to use if a checkpoint holds both (default: average)",
     )
     parser.add_argument(
         "--string-sorted-classes",
         action="store_true",
-        help="the checkpoint is a SUNDAE's that learnt from a folder for each class, which it counts as the "
-        "names are sorted (0, 1, 10, 11, 2, ...): put its classes in the order of numbers. Not for a run "
-        "that trains on shards of import_latents.py --legacy-classes",
+        help="the SUNDAE checkpoint was trained on one folder per class and numbers classes by sorted name "
+        "(0, 1, 10, 11, 2, ...): reorder them numerically. Do not use it to train on shards of "
+        "import_latents.py --legacy-classes",
     )
     parser.add_argument("--to-torch", type=Path, metavar="OUT", help="file to write in the PyTorch layout")
     parser.add_argument("--to-cfg", type=Path, metavar="OUT.cfg", help="configuration to write")
@@ -65,7 +65,7 @@ def make_parser() -> Parser:
 
 
 def main(words: Sequence[str]) -> None:
-    """Do what a command line says."""
+    """Run a command line."""
     parser = make_parser()
     chosen = parser.parse_intermixed_args(list(words))
     if chosen.cfg is not None:

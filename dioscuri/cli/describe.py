@@ -21,14 +21,14 @@ from dioscuri.run.sizes import GROUPS, bytes_told
 
 _USAGE = "[CFG|FOLDER] [section.option=value ...] [--json]"
 _DESCRIPTION = """\
-Tells what a configuration builds: its parameters, its layers level by level, its latents or tokens, the bytes
-of weights, average and optimiser, and which data it reads. FOLDER is a run, logs-NAME, or the folder of a
-model with a config.json of this project. Nothing is built and no data are read."""
+Show what a configuration builds: parameters, layers by level, latents or tokens, bytes of weights, average
+and optimiser, and its data. FOLDER is a run, logs-NAME, or a model folder with a config.json of this project.
+Nothing is built and no data are read."""
 _EXAMPLE = "dioscuri describe egs/hierarchical_vae/cifar10_baseline.cfg"
 
 
 def make_parser() -> Parser:
-    """The command's words."""
+    """The command's parser."""
     parser = Parser("describe", _USAGE, _DESCRIPTION, _EXAMPLE)
     add_words(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -50,7 +50,7 @@ def main(words: Sequence[str]) -> None:
 
 
 def _described(hparams: Any) -> Description:
-    """What the family tells or, where it tells nothing, the shapes of its parameters."""
+    """The family's description or, if it has none, its parameter shapes."""
     family = hparams.run.family
     if not has_part(family, "description"):
         return Description(shapes=family_of(hparams).network_shapes(hparams), facts={}, layers={})
@@ -67,8 +67,8 @@ def _options(path: Path, overrides: Sequence[str]) -> tuple[Any, dict[str, Any]]
     copies = sorted(path.glob("hparams-*.cfg"))
     if len(copies) != 1:
         raise UserError(
-            f"{path} is neither the folder of a run, with one hparams-<name>.cfg, nor that of a model, with "
-            f"a {pretrained.CONFIG} of this project"
+            f"{path} is neither a run's folder, with one hparams-<name>.cfg, nor a model's folder, with a "
+            f"{pretrained.CONFIG} of this project"
         )
     steps = list(store.steps(RunDirectory(path).checkpoints))
     return load(copies[0], overrides, twin=path.absolute().parent), {"checkpoints": steps}
@@ -77,7 +77,7 @@ def _options(path: Path, overrides: Sequence[str]) -> tuple[Any, dict[str, Any]]
 def _facts(hparams: Any, described: Description) -> dict[str, Any]:
     data, source = hparams.data, describe_source(hparams.data.dataset_source)
     n_bytes = described.parameters * (8 if hparams.train.precision == "float64" else 4)
-    vectors = dict(zip(GROUPS, (1, 1, 2), strict=True))  # the optimiser keeps two moments
+    vectors = dict(zip(GROUPS, (1, 1, 2), strict=True))  # the optimiser has two moments
     splits = ("train", "val", "synthesis")
     paths = {split: getattr(data, f"{split}_data_path") for split in splits}
     return {
@@ -123,7 +123,7 @@ def _lines(facts: Mapping[str, Any]) -> list[str]:
 
 
 def _table(rows: Sequence[Row]) -> list[str]:
-    """Rows below the names of their columns."""
+    """Rows below column names."""
     columns = list(dict.fromkeys(name for row in rows for name in row))
     cells = [columns, *([str(row.get(name, "")) for name in columns] for row in rows)]
     widths = [max(len(line[n]) for line in cells) for n in range(len(columns))]

@@ -40,11 +40,10 @@ _USAGE = "SAMPLES REFERENCE [--extractor RUN|NAME] [--k K] [--seed SEED] [--json
 _DESCRIPTION = """\
 SAMPLES and REFERENCE are folders of pictures; .npy files of pictures, uint8 (N, H, W, C), or of features,
 floating-point (N, D); or .npz files with pictures 'arr_0', or with statistics of features, 'mu' and 'sigma'.
-Pictures are compared by their pixels or, with --extractor FOLDER/logs-NAME, by the
-features of a classifier that this project has trained, or with --extractor inception|dinov2|clip by those of
-a published network. Its weights are downloaded and verified once, or --weights says where they are. Of
-feature files --extractor names the network that made them: 'inception' alone gives the distance the name FID,
-any other NAME gives FD-NAME."""
+Pictures are compared by their pixels, with --extractor FOLDER/logs-NAME by the features of a classifier
+trained with this project, or with --extractor inception|dinov2|clip by those of a published network, whose
+weights are downloaded once and verified unless --weights names them. For feature files, --extractor names the
+network that made them: with 'inception' the distance is called FID, with any other NAME FD-NAME."""
 _EXAMPLE = "dioscuri evaluate torch_impl/logs-mine/synthesis-images/generated /pictures/test"
 
 
@@ -52,22 +51,22 @@ MAX_SIDE = 8192
 
 
 def main(words: Sequence[str]) -> None:
-    """Do what a command line says, with the twin that it names or that is installed."""
+    """Run a command line with the twin that it names or that is installed."""
     evaluate(words, make_engine, make_network)
 
 
 def make_engine(twin: str, hparams: Any) -> Any:
-    """The engine of a twin, or of the other where that one's framework is not installed."""
+    """The engine of a twin, or of the other if its framework is not installed."""
     return open_twin(twin if twin in installed() else default_twin()).make_engine(hparams)
 
 
 def make_network(twin: str, name: str, weights: str) -> Any:
-    """A published network as a function of pictures, and what it is."""
+    """A published network as a function of pictures, and its description."""
     return twin_module(twin, "extractors").open_network(name, weights)
 
 
 def evaluate(words: Sequence[str], make_engine: MakeEngine, make_network: MakeNetwork | None = None) -> None:
-    """Do what a command line says."""
+    """Run a command line."""
     chosen = make_parser().parse_args(list(words))
     chosen.twin = chosen.twin or default_twin()
     if chosen.k < 1 or chosen.seed < 0:
@@ -82,11 +81,11 @@ def evaluate(words: Sequence[str], make_engine: MakeEngine, make_network: MakeNe
     sizes = {"samples": len(samples) or None, "reference": len(reference) or None}
     _tell(results, sizes, description, settings, chosen)
     if not is_whole(chosen.samples):
-        print(f"note: what made {chosen.samples} was interrupted: the same command goes on")
+        print(f"note: generation of {chosen.samples} was interrupted; repeat the same command to continue")
     if any(size is not None and size <= samples.width for size in sizes.values()):
         print(
-            f"note: no more examples than the {samples.width} features: the Frechet distance comes out too "
-            "large"
+            f"note: no more examples than the {samples.width} features, so the Frechet distance is biased "
+            "upwards"
         )
     if chosen.json is not None:
         table = {m.name: {"value": m.value, "deviation": m.deviation, "remark": m.remark} for m in results}
@@ -99,29 +98,31 @@ def evaluate(words: Sequence[str], make_engine: MakeEngine, make_network: MakeNe
 
 
 def make_parser() -> Parser:
-    """The command's words."""
+    """The command's parser."""
     parser = Parser("evaluate", _USAGE, _DESCRIPTION, _EXAMPLE)
     parser.add_argument("samples", type=Path, metavar="SAMPLES")
     parser.add_argument("reference", type=Path, metavar="REFERENCE")
     parser.add_argument(
         "--extractor",
         metavar="RUN|NAME",
-        help=f"a classifier's run, or {', '.join(NETWORKS)}; of features their network",
+        help=f"a classifier's run, or {', '.join(NETWORKS)}; for feature files, the name of their network",
     )
     parser.add_argument(
         "--weights", default="", metavar="WHERE", help="file, folder or hub id of the network"
     )
     add_twin(parser)
     parser.add_argument(
-        "--logits", type=Path, metavar="FILE", help="of feature files: logits (N, K) of SAMPLES"
+        "--logits", type=Path, metavar="FILE", help="for feature files: logits (N, K) of SAMPLES"
     )
-    parser.add_argument("--labels", type=Path, metavar="FILE", help="classes asked for, .npy or labels.json")
+    parser.add_argument(
+        "--labels", type=Path, metavar="FILE", help="intended classes of SAMPLES, .npy or labels.json"
+    )
     parser.add_argument("--reference-labels", type=Path, metavar="FILE", help="classes of REFERENCE, .npy")
     parser.add_argument(
         "--resize", type=int, default=0, metavar="SIDE", help="resize pictures to squares first, bilinearly"
     )
     parser.add_argument("--k", type=int, default=3, help="nearest neighbours")
-    parser.add_argument("--seed", type=int, default=0, help="of subsets and splits")
+    parser.add_argument("--seed", type=int, default=0, help="seed of subsets and splits")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers there")
     return parser
 
@@ -129,32 +130,36 @@ def make_parser() -> Parser:
 def _features(
     chosen: Any, make_engine: MakeEngine, make_network: MakeNetwork | None
 ) -> tuple[Features, Features, str, str]:
-    """Features of both sets, the extractor's name and what it is."""
+    """Features of both sets, and the extractor's name and description."""
     first, second = (open_examples(path, chosen.resize) for path in (chosen.samples, chosen.reference))
     pictures = [examples for examples in (first, second) if isinstance(examples, Pictures)]
     if pictures and any(isinstance(examples, np.ndarray) for examples in (first, second)):
         raise UserError(
-            f"{chosen.samples} and {chosen.reference}: one holds features, the other pictures; give two of a "
-            "kind"
+            f"{chosen.samples} and {chosen.reference}: one holds features, the other pictures; give two of "
+            "the same kind"
         )
     if not isinstance(first, Pictures) and not isinstance(second, Pictures):
         return _of_files(first, second, chosen)
     if chosen.logits is not None:
-        raise UserError("--logits belongs to feature files: a classifier computes those of pictures itself")
+        raise UserError(
+            "--logits is for feature files: for pictures, the classifier computes them; leave it out"
+        )
     if chosen.weights and chosen.extractor not in NETWORKS:
-        raise UserError(f"--weights belongs to --extractor {', '.join(NETWORKS)}: leave it out")
+        raise UserError(f"--weights is only for --extractor {', '.join(NETWORKS)}: leave it out")
     if chosen.extractor in NETWORKS and make_network is not None:
         extractor = network(chosen.extractor, chosen.weights, chosen.twin, make_network)
     else:
         extractor = _extractor(chosen.extractor, pictures[0], pictures[-1], make_engine)
     if extractor.name == PIXELS and len(pictures) == 1:
-        raise UserError("statistics are those of a network's features: name it, as --extractor inception")
+        raise UserError(
+            "statistics need the network of their features: add --extractor, such as --extractor inception"
+        )
     one, other = (
         extractor.of(examples) if isinstance(examples, Pictures) else _of_file(examples)
         for examples in (first, second)
     )
     if extractor.name == INCEPTION and isinstance(second, Pictures):
-        # As guided-diffusion publishes references: pictures, and statistics of all that they were drawn from.
+        # guided-diffusion publishes references so: pictures, and statistics of the whole set they are from.
         other = replace(other, gaussian=read_statistics(chosen.reference))
     return one, other, extractor.name, extractor.description
 
@@ -162,16 +167,18 @@ def _features(
 def _of_files(
     first: Array | Statistics, second: Array | Statistics, chosen: Any
 ) -> tuple[Features, Features, str, str]:
-    """Features or their statistics as files hold them."""
+    """Features or their statistics from files."""
     name = chosen.extractor or "features"
     if not name.isidentifier():
-        raise UserError(f"--extractor '{name}' must be a name, such as inception, for feature files")
+        raise UserError(f"--extractor '{name}' must be a name such as inception for feature files")
     if chosen.resize:
-        raise UserError("--resize belongs to pictures: leave it out")
+        raise UserError("--resize is for pictures: leave it out")
     logits = None
     if chosen.logits is not None:
         if not isinstance(first, np.ndarray):
-            raise UserError("--logits belongs to features of SAMPLES, which are statistics alone")
+            raise UserError(
+                "--logits needs features of SAMPLES, but the file has only statistics: leave it out"
+            )
         logits = _logits(chosen.logits, len(first))
     return replace(_of_file(first), logits=logits), _of_file(second), name, f"{name}, features of files"
 
@@ -199,28 +206,30 @@ def _logits(path: Path, n: int) -> Array:
 def _check(samples: Features, reference: Features, chosen: Any) -> None:
     if samples.width != reference.width or not samples.width:
         raise UserError(
-            f"{chosen.samples} and {chosen.reference}: features of {samples.width} and {reference.width} "
-            "numbers cannot be compared"
+            f"{chosen.samples} and {chosen.reference}: feature widths {samples.width} and {reference.width} "
+            "differ: use the same extractor for both"
         )
     if chosen.extractor == INCEPTION and samples.width != INCEPTION_WIDTH:
         raise UserError(
-            f"{chosen.samples}: features of {samples.width} numbers are not Inception's, which have "
-            f"{INCEPTION_WIDTH}; name their network with --extractor NAME"
+            f"{chosen.samples}: features of width {samples.width} are not Inception's ({INCEPTION_WIDTH}); "
+            "name their network with --extractor NAME"
         )
     least = max(2, chosen.k + 1)
     for path, part in ((chosen.samples, samples), (chosen.reference, reference)):
         if part.features is not None and len(part) < least:
-            raise UserError(f"{path}: {len(part)} examples are too few, give {least} or more")
+            raise UserError(f"{path}: {len(part)} examples are too few: give at least {least}")
 
 
 def _agreement(samples: Features, reference: Features, chosen: Any) -> list[Measure]:
-    """Of classes, where those of both sets are known."""
+    """Class agreement, if the classes of both sets are known."""
     if chosen.labels is None and chosen.reference_labels is None:
         return []
     if chosen.labels is None or chosen.reference_labels is None:
         raise UserError("--labels and --reference-labels belong together: give both or neither")
     if samples.features is None or reference.features is None:
-        raise UserError("--labels and --reference-labels need examples, and statistics hold none")
+        raise UserError(
+            "--labels and --reference-labels need examples, but a file has only statistics: leave them out"
+        )
     asked = read_labels(chosen.labels, len(samples), chosen.samples)
     labels = read_labels(chosen.reference_labels, len(reference), chosen.reference)
     share = class_agreement(samples.features, asked, reference.features, labels, k=chosen.k)
@@ -228,9 +237,9 @@ def _agreement(samples: Features, reference: Features, chosen: Any) -> list[Meas
 
 
 def _settings(samples: Path) -> dict[str, Any]:
-    """How the samples were made, where synthesis has noted it beside them."""
+    """The settings of the samples, if synthesis wrote them beside the samples."""
     folder = samples if samples.is_dir() else samples.parent
-    before = folder / "sampling.json"  # as version 0.1.0 noted it
+    before = folder / "sampling.json"  # written by version 0.1.0
     settings: dict[str, Any] = settings_beside(folder)
     return settings or (read_json(before, "record of the sampling") if before.is_file() else {})
 

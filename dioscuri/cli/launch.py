@@ -1,8 +1,7 @@
-"""One process a device on this machine, for a twin whose engine wants that.
+"""One process per device on this machine, for a twin whose engine needs it.
 
-The processes get torchrun's environment variables, so that an engine cannot tell the difference; unlike
-torchrun, a request to stop is passed on once, without a time limit, and a run that saved and left ends with
-exit code 0.
+The processes get torchrun's environment variables, so an engine sees no difference. Unlike torchrun, a stop
+signal is forwarded once, without a time limit, and a run that saved and stopped exits with code 0.
 """
 
 import os
@@ -19,7 +18,7 @@ _SECONDS_TO_EXPLAIN = 10
 def launch(n_processes: int) -> int:
     """Run this command line in `n_processes` processes; returns the first exit code that is not 0, or 0.
 
-    When one process fails, the others are ended.
+    If one process fails, the others are killed.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -43,7 +42,7 @@ def _start(rank: int, n_processes: int, port: int) -> subprocess.Popen:
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
     }
-    # A session of its own, so that an interrupt from the terminal reaches a worker once, through `forward`.
+    # A new session, so that an interrupt from the terminal reaches a worker once, through `forward`.
     return subprocess.Popen([sys.executable, *sys.orig_argv[1:]], env=environment, start_new_session=True)
 
 
@@ -54,7 +53,7 @@ def _send(workers: list[subprocess.Popen], number: int) -> None:
 
 
 def _wait(workers: list[subprocess.Popen]) -> int:
-    """The first worker is given time to tell what is wrong when another fails before it."""
+    """If another worker fails first, the first one gets time to report the error."""
     while True:
         codes = [worker.poll() for worker in workers]
         if any(codes):

@@ -1,4 +1,4 @@
-"""The command `dioscuri`: one module of this folder a subcommand, imported when it is called."""
+"""The command `dioscuri`: one module of this folder per subcommand, imported when called."""
 
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -9,13 +9,13 @@ from dioscuri.environment import enter_environment
 from dioscuri.errors import UserError, did_you_mean, run_command
 
 COMMANDS = {
-    "train": "train a run, or go on with it",
+    "train": "train a run, or continue it",
     "synthesize": "use a trained run: generate, reconstruct, encode, inpaint and more",
     "evaluate": "compare two sets of pictures: Frechet distance, KID, precision, recall and more",
-    "convert": "make a run of published weights or of an original's checkpoint, and back",
+    "convert": "make a run from published weights or an original checkpoint, or convert back",
     "sweep": "train every run of a table of experiments",
-    "describe": "what a configuration builds: parameters, layers, latents or tokens, memory",
-    "completion": "print the completion of these commands for a shell",
+    "describe": "show what a configuration builds: parameters, layers, latents or tokens, memory",
+    "completion": "print a shell completion script",
 }
 
 
@@ -26,7 +26,7 @@ def main() -> None:
 
 
 def dispatch(words: Sequence[str]) -> None:
-    """Do what a command line says, the program's name left out; a `UserError` for an unknown command."""
+    """Run a command line without the program's name; a `UserError` for an unknown command."""
     command, *rest = words or ["--help"]
     if command in ("-h", "--help", "help"):
         print(_help(), end="")
@@ -52,7 +52,7 @@ def _help() -> str:
     listing = "".join(f"  {name:{width}}  {what}\n" for name, what in COMMANDS.items())
     return (
         f"usage: {PROGRAM} COMMAND ...\n       {PROGRAM} COMMAND --help\n       {PROGRAM} --version\n\n"
-        "Image models in PyTorch and in JAX, at the command line.\n\n"
+        "Image models in PyTorch and JAX.\n\n"
         f"commands:\n{listing}\n"
         f"example:\n  {PROGRAM} train egs/hierarchical_vae/digits.cfg train.total_train_steps=200\n"
     )

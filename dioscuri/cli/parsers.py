@@ -1,4 +1,4 @@
-"""The parser that all commands share: one line for a mistake, with the nearest name, and a page of help."""
+"""The parser that all commands share: a one-line error with the nearest name, and a page of help."""
 
 import argparse
 import re
@@ -12,7 +12,7 @@ _UNKNOWN = re.compile(r"unrecognized arguments: (?P<word>[^\s=]+)")
 
 
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Descriptions as they are written, and defaults where there are any."""
+    """Unwrapped descriptions, and defaults if there are any."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         if action.default is None or action.default is False or action.default in ("", []):
@@ -21,7 +21,7 @@ class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescription
 
 
 class Parser(argparse.ArgumentParser):
-    """An `ArgumentParser` of one command; `usage` is written without the program, a form a line."""
+    """An `ArgumentParser` of one command; `usage` omits the program and has one form per line."""
 
     def __init__(self, command: str, usage: str, description: str, example: str = "") -> None:
         forms = [f"{PROGRAM} {command} {form}".rstrip() for form in usage.splitlines()]
@@ -43,17 +43,17 @@ class Parser(argparse.ArgumentParser):
 
     @property
     def options(self) -> list[str]:
-        """Names of the options, as the completion of a shell offers them."""
+        """Names of the options for shell completion."""
         return [name for name in self._option_string_actions if name.startswith("--")]
 
 
 def add_words(parser: Parser) -> None:
-    """A configuration and options of it, in any order."""
+    """A configuration and overrides of its options, in any order."""
     parser.add_argument(
         "words",
         nargs="*",
         metavar="CFG, section.option=value",
-        help="configuration and options over its own",
+        help="configuration and overrides of its options",
     )
 
 

@@ -1,8 +1,8 @@
-"""What the commands that train or use a run have in common: their words, the lock, the processes.
+"""What the commands that train or use a run share: arguments, lock, processes.
 
 The twins' `train.py` and `synthesize.py` take `[CFG] [section.option=value ...]`, and for training
 `[--resume-from DIR]`; `dioscuri train` and `dioscuri synthesize` do the same work. CFG and DIR are relative
-to where the caller stands.
+to the working directory.
 """
 
 import re
@@ -38,7 +38,7 @@ class Arguments:
 
 
 def parse(arguments: Sequence[str], *, resumes: bool) -> Arguments:
-    """Parse the words of a twin's script; `--resume-from` is known where `resumes` is set.
+    """Parse the words of a twin's script; `--resume-from` is known if `resumes` is set.
 
     A `UserError` ends with the usage.
     """
@@ -60,7 +60,7 @@ def parse(arguments: Sequence[str], *, resumes: bool) -> Arguments:
 
 
 def sort_words(words: Sequence[str], usage: str) -> Arguments:
-    """Tell the configuration from the overrides; a `UserError` ends with the usage."""
+    """Separate the configuration from the overrides; a `UserError` ends with the usage."""
     cfg, overrides = [], []
     for word in words:
         if _OVERRIDE.fullmatch(word):
@@ -101,7 +101,7 @@ def synthesize_command(twin: Twin, home: Path, words: Sequence[str]) -> None:
 
 
 def train(twin: Twin, home: Path, arguments: Arguments) -> None:
-    """Train a run, or go on with it."""
+    """Train a run, or continue it."""
     _work(twin, home, arguments, partial(prepare_training, resume_from=arguments.resume_from))
 
 
@@ -111,7 +111,7 @@ def synthesize(twin: Twin, home: Path, arguments: Arguments) -> None:
 
 
 def _work(twin: Twin, home: Path, arguments: Arguments, prepare: Prepare) -> None:
-    """Work in this process, or in one for each device."""
+    """Work in this process, or in one process per device."""
     with _guarded(twin):
         _, n_processes = start(twin, home, arguments.cfg, arguments.overrides, prepare)
     if n_processes > 1:
@@ -120,7 +120,7 @@ def _work(twin: Twin, home: Path, arguments: Arguments, prepare: Prepare) -> Non
 
 @contextmanager
 def _guarded(twin: Twin) -> Iterator[None]:
-    """What is wrong for all processes of a job is told by the first, and the others are ended meanwhile."""
+    """The first process of a job reports an error that all have; the others wait to be killed."""
     try:
         yield
     except UserError:

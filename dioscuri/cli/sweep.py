@@ -18,22 +18,22 @@ from dioscuri.run.sweep.workers import Workers
 
 _USAGE = "TABLE [section.option=value ...] [--list | --results | --run NAME]"
 _DESCRIPTION = """\
-TABLE is written like a .cfg: [sweep] names the configurations to begin with and says how many runs work at a
-time; every option of the other sections holds a list of values to try, or one for all runs. Every combination
-is a run of torch_impl or jax_impl. A run that crashes is started again a few times; one that is finished is
-skipped when the command is given again, all others go on. logs-sweep-<name>/results.csv has a row a run;
-curves.png, drawn at the end and with --results, the validations of all. Within a job of SLURM, or with
-sweep.where=slurm, the runs are submitted. The first SIGTERM or Ctrl-C lets all runs save and leave."""
+TABLE has the syntax of a .cfg. [sweep] names the base configurations and the number of runs at a time; every
+option of the other sections holds a list of values to try, or one value for all runs. Every combination is a
+run of torch_impl or jax_impl. A run that crashes is restarted a few times. When the command is repeated,
+finished runs are skipped and all others continue. logs-sweep-<name>/results.csv has one row per run;
+curves.png, drawn at the end and with --results, shows all validation scores. Inside a SLURM job, or with
+sweep.where=slurm, the runs are submitted. On the first SIGTERM or Ctrl-C, all runs save and stop."""
 _EXAMPLE = "dioscuri sweep egs/sweeps/metroplex_photos32.sweep --list"
 
 
 def main(words: Sequence[str]) -> None:
-    """Do what a command line says. Exits with 1 where a run failed."""
+    """Run a command line. Exits with code 1 if a run failed."""
     sweep(words, here())
 
 
 def sweep(words: Sequence[str], places: Places) -> None:
-    """Do what a command line says, with the programs and folders of `places`."""
+    """Run a command line with the programs and folders of `places`."""
     chosen = make_parser().parse_intermixed_args(list(words))
     table = open_table(configuration(chosen.table)[0], chosen.overrides, places)
     folder = SweepFolder(places, table.sweep.name)
@@ -55,18 +55,16 @@ def sweep(words: Sequence[str], places: Places) -> None:
 
 
 def make_parser() -> Parser:
-    """The command's words."""
+    """The command's parser."""
     parser = Parser("sweep", _USAGE, _DESCRIPTION, _EXAMPLE)
     parser.add_argument("table", type=Path, metavar="TABLE")
     parser.add_argument("overrides", nargs="*", metavar="section.option=value")
     what = parser.add_mutually_exclusive_group()
+    what.add_argument("--list", action="store_true", help="list the runs and their progress, train nothing")
     what.add_argument(
-        "--list", action="store_true", help="name the runs and how far they came, train nothing"
+        "--results", action="store_true", help="rewrite the table and the picture, train nothing"
     )
-    what.add_argument(
-        "--results", action="store_true", help="write the table and the picture anew, train nothing"
-    )
-    what.add_argument("--run", metavar="NAME", help="train this one run, here")
+    what.add_argument("--run", metavar="NAME", help="train only this run, here")
     return parser
 
 

@@ -9,13 +9,13 @@ from dioscuri.twins import default_twin, open_twin
 
 _USAGE = "[CFG] [section.option=value ...] [--twin torch|jax]"
 _DESCRIPTION = """\
-Use a trained run. CFG and the words name a run that `dioscuri train` has trained; synthesis.synthesis_mode
-says what to do with it, and section [synthesis] how. What is made lies in the run's folder."""
+Use a trained run. CFG and overrides name a run that `dioscuri train` has trained; synthesis.synthesis_mode
+says what to do with it, and section [synthesis] how. The output goes to the run's folder."""
 _EXAMPLE = "dioscuri synthesize egs/hierarchical_vae/digits.cfg synthesis.synthesis_mode=generation"
 
 
 def make_parser() -> Parser:
-    """The command's words."""
+    """The command's parser."""
     parser = Parser("synthesize", _USAGE, _DESCRIPTION, _EXAMPLE)
     add_words(parser)
     add_twin(parser)
@@ -23,7 +23,7 @@ def make_parser() -> Parser:
 
 
 def main(words: Sequence[str]) -> None:
-    """Do what a command line says."""
+    """Run a command line."""
     parser = make_parser()
     chosen = parser.parse_intermixed_args(list(words))
     arguments = sort_words(chosen.words, f"usage: {parser.usage}")

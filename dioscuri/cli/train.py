@@ -1,4 +1,4 @@
-"""`dioscuri train`: train a run, or go on with it."""
+"""`dioscuri train`: train a run, or continue it."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,16 +11,16 @@ from dioscuri.twins import default_twin, open_twin
 
 _USAGE = "[CFG] [section.option=value ...] [--twin torch|jax] [--resume-from DIR]"
 _DESCRIPTION = """\
-Train a run, or go on with it. CFG is a configuration: a file, or the name of a shipped one, such as
-egs/vqgan/digits.cfg (without one: egs/hierarchical_vae/digits.cfg). Any of its options can be given as
-section.option=value. The run lies in logs-<run.name> of the working directory (in a clone: of the twin's
-folder) unless run.root or the environment variable DIOSCURI_RUNS names another folder. The same command goes
-on with a run that was stopped. `dioscuri describe CFG` tells what it builds."""
+Train a run, or continue it. CFG is a configuration: a file, or the name of a shipped one such as
+egs/vqgan/digits.cfg (default: egs/hierarchical_vae/digits.cfg). Override any of its options with
+section.option=value. The run lies in logs-<run.name> in the working directory (in a clone: in the twin's
+folder) unless run.root or the environment variable DIOSCURI_RUNS names another folder. The same command
+continues a run that was stopped. `dioscuri describe CFG` shows what it builds."""
 _EXAMPLE = "dioscuri train egs/hierarchical_vae/digits.cfg run.name=mine train.total_train_steps=200"
 
 
 def make_parser() -> Parser:
-    """The command's words."""
+    """The command's parser."""
     parser = Parser("train", _USAGE, _DESCRIPTION, _EXAMPLE)
     add_words(parser)
     add_twin(parser)
@@ -28,13 +28,13 @@ def make_parser() -> Parser:
         "--resume-from",
         type=Path,
         metavar="DIR",
-        help="run of either twin whose checkpoint to go on from",
+        help="run of either twin to continue from",
     )
     return parser
 
 
 def main(words: Sequence[str]) -> None:
-    """Do what a command line says."""
+    """Run a command line."""
     parser = make_parser()
     chosen = parser.parse_intermixed_args(list(words))
     arguments = sort_words(chosen.words, f"usage: {parser.usage}")

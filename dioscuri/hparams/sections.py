@@ -18,21 +18,21 @@ class Run:
     root: str = option(
         "",
         path=True,
-        doc="folder of the runs; empty: that of DIOSCURI_RUNS, or else the twin's folder in a clone and the "
-        "working directory for an installed package",
+        doc="folder of the runs; empty: DIOSCURI_RUNS, else the twin's folder in a clone, or the working "
+        "directory of an installed package",
     )
     seed: int = option(low=0, high=2**63 - 1, doc="seed of initialisation, noise, shuffling and augmentation")
-    num_gpus: int = option(low=0, high=2**16, doc="accelerators to use; 0 runs on the CPU")
+    num_gpus: int = option(low=0, high=2**16, doc="accelerators to use; 0: the CPU")
     num_cpu_devices: int = option(
         0,
         low=0,
         high=256,
-        doc="JAX only, without accelerators: devices that the CPU is split into, sharing each batch; 0: as "
-        "many as JAX was started with, usually one",
+        doc="JAX only, without accelerators: devices that the CPU is split into, which share each batch; 0: "
+        "JAX's setting, usually one",
     )
     num_cpus: int = option(low=1, high=2**12, doc="upper bound for image-decoding threads")
     max_allowed_checkpoints: int = option(
-        low=1, high=10**6, doc="newest checkpoints to keep, beside the best one"
+        low=1, high=10**6, doc="newest checkpoints to keep besides the best one"
     )
     wandb: bool = option(False, doc="also log to Weights & Biases")
     wandb_project: str = option("dioscuri", doc="Weights & Biases project")
@@ -58,45 +58,46 @@ class Data:
     target_res: int = option(
         low=1,
         high=2**24,
-        doc="height and width of the pictures given to the model, padding included; samples of a sound",
+        doc="height and width of the model's pictures, including padding; samples per sound",
     )
-    frames: int = option(0, low=0, high=2**16, doc="frames of a clip; 0: the data are pictures or sounds")
-    sample_rate: int = option(0, low=0, high=10**6, doc="sounds: samples a second")
+    frames: int = option(0, low=0, high=2**16, doc="frames per clip; 0: the data are pictures or sounds")
+    sample_rate: int = option(0, low=0, high=10**6, doc="sounds: samples per second")
     sample_encoding: str = option(
         "none",
         choices=("none", "mu_law", "linear"),
         doc="sounds: 8 bits companded by the mu-law (ITU-T G.711, continuous form), or 16 linear bits",
     )
     channels: int = option(low=1, high=2**12, doc="channels of a picture")
-    num_bits: float = option(low=1, high=16, doc="bit depth of a channel; more than 8 of linear sounds only")
+    num_bits: float = option(low=1, high=16, doc="bit depth of a channel; more than 8 only for linear sounds")
     random_horizontal_flip: bool = option(doc="mirror training pictures with probability 1/2 (never digits)")
     labels: bool = option(False, doc="give the pictures' class labels to the model")
     legacy_crop: bool = option(
         False,
         needs=("dataset_source", ("tfrecords", "glob")),
-        doc="'tfrecords' and 'glob': the original's box, off the centre of pictures that are not square",
+        doc="'tfrecords' and 'glob': crop the original's box, which is off-centre in pictures that are not "
+        "square",
     )
     text_seq_len: int = option(
         0,
         low=0,
         high=2**16,
         needs=("dataset_source", ("tfrecords",)),
-        doc="'tfrecords': tokens of a caption to read; 0: none",
+        doc="'tfrecords': caption tokens to read; 0: none",
     )
     padding_id: int = option(
-        0, low=0, high=2**31 - 1, needs=("text_seq_len", ()), doc="number that fills up shorter captions"
+        0, low=0, high=2**31 - 1, needs=("text_seq_len", ()), doc="token that pads shorter captions"
     )
     fast_jpeg: bool = option(
         False,
         needs=("dataset_source", (*FOLDERS, "webdataset", "frames")),
         doc="image files that are resized whole or cropped ('custom', 'webdataset', 'frames', ...): decode "
-        "JPEGs of more than twice target_res at a half, a quarter or an eighth; several times faster, some "
+        "JPEGs larger than twice target_res at 1/2, 1/4 or 1/8 of their size; several times faster, but some "
         "pixels differ by a few levels",
     )
     skip_corrupt: bool = option(
         False,
         needs=("dataset_source", (*FOLDERS, "glob", "webdataset", "tfrecords", "wav", "frames")),
-        doc="leave out unreadable image files instead of stopping",
+        doc="skip unreadable image files instead of stopping",
     )
 
     def __post_init__(self) -> None:
@@ -120,7 +121,7 @@ class Optimizer:
 
     type: str = option(
         choices=("Adamax", "Adam", "AdamW", "RAdam", "Radam", "Lion", "AdamTF"),
-        doc="update rule; weight decay is decoupled with all of them, so Adam and AdamW are one; AdamTF adds "
+        doc="update rule; weight decay is always decoupled, so Adam and AdamW are the same; AdamTF adds "
         "epsilon before the bias correction, as TensorFlow 1 does",
     )
     learning_rate_scheme: str = option(
@@ -139,13 +140,13 @@ class Optimizer:
             "constant_times_warmup",
         ),
         doc="schedule; from 'constant_with_warmup' to 'polynomial' as Hugging Face computes them; the last "
-        "three decay from step 0 on, and a warm-up multiplies them (Metroplex)",
+        "three decay from step 0, multiplied by the warm-up (Metroplex)",
     )
     learning_rate: float = option(low=0, high=100, doc="base learning rate")
     warmup_steps: float = option(low=0, doc="steps of linear warm-up")
     decay_steps: int = option(low=1, doc="steps from decay_start to min_learning_rate")
     decay_start: int = option(low=0, doc="step at which the decay begins")
-    min_learning_rate: float = option(low=0, high=100, doc="floor of the schedule")
+    min_learning_rate: float = option(low=0, high=100, doc="minimum of the schedule")
     decay_rate: float = option(low=0, high=1, doc="factor per decay_steps of the exponential schedule")
     num_cycles: float = option(
         1.0,
@@ -167,9 +168,9 @@ class Optimizer:
     clip_gradient_norm: bool = option(doc="clip the global gradient norm")
     gradient_clip_norm_value: float = option(low=0, high=1e38, doc="norm to clip to")
     gradient_skip: bool = option(
-        doc="skip updates whose gradient norm reaches the threshold (not finite: always)"
+        doc="skip updates whose gradient norm reaches the threshold or is not finite"
     )
-    gradient_skip_threshold: float = option(low=0, high=1e38, doc="norm from which an update is skipped")
+    gradient_skip_threshold: float = option(low=0, high=1e38, doc="norm at which an update is skipped")
     max_skips_in_row: int = option(50, low=1, doc="stop the run after this many skipped updates in a row")
     legacy_torch_cosine: bool = option(
         False,
@@ -202,7 +203,7 @@ class Optimizer:
 class Train:
     """`[train]`: length, batch, precision and what is traded for speed or memory."""
 
-    total_train_steps: int = option(low=1, doc="batches to train on, skipped updates included")
+    total_train_steps: int = option(low=1, doc="batches to train on, including skipped updates")
     batch_size: int = option(low=1, high=2**20, doc="global batch size over all devices")
     ema_decay: float = option(low=0, high=1, doc="decay of the exponential moving average of the weights")
     ema_warmup: str = option(
@@ -212,40 +213,41 @@ class Train:
         "1 - (1 + k / ema_inv_gamma)^-ema_power",
     )
     ema_update_after: int = option(
-        0, low=0, needs=("ema_warmup", ()), doc="with a warm-up: updates that the average only copies"
+        0,
+        low=0,
+        needs=("ema_warmup", ()),
+        doc="with a warm-up: number of first updates in which the average copies the weights",
     )
-    ema_update_every: int = option(1, low=1, doc="updates between two of the average")
+    ema_update_every: int = option(1, low=1, doc="weight updates per update of the average")
     ema_inv_gamma: float = option(
-        1.0, low=1e-9, needs=("ema_warmup", ("power",)), doc="of the warm-up 'power'"
+        1.0, low=1e-9, needs=("ema_warmup", ("power",)), doc="parameter of the warm-up 'power'"
     )
     ema_power: float = option(
-        2 / 3, low=0, high=100, needs=("ema_warmup", ("power",)), doc="of the warm-up 'power'"
+        2 / 3, low=0, high=100, needs=("ema_warmup", ("power",)), doc="parameter of the warm-up 'power'"
     )
     ema_min_decay: float = option(
-        0.0, low=0, high=1, needs=("ema_warmup", ()), doc="least decay once the warm-up has begun"
+        0.0, low=0, high=1, needs=("ema_warmup", ()), doc="minimum decay after the warm-up has begun"
     )
     resume_from_ema: bool = option(doc="on resume, start from the averaged weights")
-    logging_interval_in_steps: int = option(low=1, doc="steps between two readings of the device's metrics")
+    logging_interval_in_steps: int = option(low=1, doc="steps between two readings of the metrics")
     checkpoint_and_eval_interval_in_steps: int = option(
         low=1, doc="steps between two checkpoints and validations"
     )
     stabilizer: str = option(
         "off",
         choices=("off", "nan"),
-        doc="nan: put back the newest kept weights and moments where the loss is not finite; looks at every "
-        "stabilizer_interval-th step, so that optimizer.max_skips_in_row must be larger",
+        doc="nan: restore the newest copy of weights and moments if the loss is not finite; checks every "
+        "stabilizer_interval steps, so optimizer.max_skips_in_row must be larger",
     )
     stabilizer_interval: int = option(
         1000, low=1, needs=("stabilizer", ("nan",)), doc="steps between two copies of weights and moments"
     )
     precision: str = option(
-        "float32", choices=("float32", "bfloat16", "float64"), doc="arithmetic of the network"
+        "float32", choices=("float32", "bfloat16", "float64"), doc="precision of the network"
     )
     compile: bool = option(False, doc="torch only: compile the network")
     checkpoint_activations: bool = option(False, doc="recompute blocks in the backward pass to save memory")
-    accumulation_steps: int = option(
-        1, low=1, high=2**20, doc="parts into which a batch is split to save memory"
-    )
+    accumulation_steps: int = option(1, low=1, high=2**20, doc="micro-batches per batch, to save memory")
     scan_blocks: bool = option(False, doc="JAX only: scan runs of equal blocks (accelerators; slow on CPU)")
 
 
@@ -253,5 +255,5 @@ class Train:
 class Val:
     """`[val]`: validation during training."""
 
-    n_samples_for_validation: int = option(low=1, doc="validation pictures, at most what the set holds")
+    n_samples_for_validation: int = option(low=1, doc="number of validation pictures, at most the whole set")
     batch_size: int = option(low=1, high=2**20, doc="global batch size")

@@ -75,7 +75,7 @@ def _existing(where: Any) -> Path | None:
     if not near and not path.name.startswith("logs-") and _HUB_ID.fullmatch(str(where)):
         return None
     known = f"shipped are {', '.join(names)}" if names else "no models are shipped"
-    raise UserError(f"there is no folder or shipped model {where}{near}; {known}")
+    raise UserError(f"there is no folder {where} and no shipped model of that name{near}; {known}")
 
 
 def _of_run(path: Path, weights: str, step: Any) -> Source:

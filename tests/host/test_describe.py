@@ -59,7 +59,7 @@ def test_a_run_is_described_with_its_checkpoints(tmp_path, capsys):
 
 def test_what_cannot_be_described_is_one_line(tmp_path):
     for words, message in (
-        ([str(tmp_path)], "is neither the folder of a run"),
+        ([str(tmp_path)], "is neither a run's folder"),
         (["nothing.cfg"], "configuration nothing.cfg does not exist"),
         (["egs/vqgan/digits.cfg", "model.hiden_channels=3"], "did you mean 'hidden_channels'"),
         (["egs/vqgan/digits.cfg", "--jsn"], "did you mean '--json'"),

@@ -203,15 +203,15 @@ def files(tmp_path_factory):
         ("labels.npy features.npy", "labels.npy: holds int64 (9,), neither floating-point features"),
         ("empty.npy features.npy", "empty.npy: holds nothing"),
         ("features.npy nan.npy", "nan.npy: features are not all finite"),
-        ("features.npy wide.npy", "features of 5 and 6 numbers cannot be compared"),
-        ("features.npy pictures.npy", "one holds features, the other pictures; give two of a kind"),
-        ("few.npy features.npy", "few.npy: 3 examples are too few, give 4 or more"),
-        ("features.npy few.npy --k 3", "few.npy: 3 examples are too few, give 4 or more"),
+        ("features.npy wide.npy", "feature widths 5 and 6 differ"),
+        ("features.npy pictures.npy", "one holds features, the other pictures; give two of the same kind"),
+        ("few.npy features.npy", "few.npy: 3 examples are too few: give at least 4"),
+        ("features.npy few.npy --k 3", "few.npy: 3 examples are too few: give at least 4"),
         ("features.npy features.npy --k 0", "--k must be 1 or more"),
         ("features.npy features.npy --k x", "invalid int value: 'x'"),
         (
             "features.npy features.npy --extractor inception",
-            "of 5 numbers are not Inception's, which have 2048",
+            "of width 5 are not Inception's (2048)",
         ),
         ("features.npy features.npy --extractor a/b", "--extractor 'a/b' must be a name"),
         ("features.npy features.npy --logits few.npy", "few.npy: holds float64 (3, 5), not 9 rows"),
@@ -233,8 +233,11 @@ def files(tmp_path_factory):
             "pictures.npy others.npy",
             "others.npy, picture 0: is 5x5, not 4x4 as the first picture",
         ),
-        ("pictures.npy pictures.npy --logits few.npy", "--logits belongs to feature files"),
-        ("pictures.npy pictures.npy --weights x", "--weights belongs to --extractor inception, dinov2, clip"),
+        ("pictures.npy pictures.npy --logits few.npy", "--logits is for feature files"),
+        (
+            "pictures.npy pictures.npy --weights x",
+            "--weights is only for --extractor inception, dinov2, clip",
+        ),
         ("pictures.npy pictures.npy --extractor nowhere", "does not exist: give the folder logs-<name>"),
         ("pictures.npy pictures.npy --extractor nothing", "holds 0 files hparams-<name>.cfg"),
         ("large.npy large.npy", "pictures of 4900 values are too large to be compared pixel by pixel"),
@@ -358,7 +361,7 @@ def test_archives_that_hold_something_else(tmp_path, arrays, message):
 
 def test_statistics_need_a_network_for_the_pictures(sets, tmp_path):
     np.savez(tmp_path / "real.npz", mu=np.zeros(16), sigma=np.eye(16))
-    with pytest.raises(UserError, match="name it, as --extractor inception"):
+    with pytest.raises(UserError, match="add --extractor, such as --extractor inception"):
         run(sets[0], tmp_path / "real.npz")
 
 

@@ -82,7 +82,7 @@ def test_what_is_no_model_is_one_line(runs, tmp_path):
     load = dio("torch").load
     (tmp_path / "file").write_text("x")
     for where, says in (
-        (tmp_path, "holds no model: neither hparams-<name>.cfg of a run nor config.json"),
+        (tmp_path, "holds no model: no run's hparams-<name>.cfg and no config.json"),
         (tmp_path / "file", "is a file"),
         (tmp_path / "logs-none", "there is no folder .*logs-none and no shipped model"),
         ("digits_vae_of_nobody", "there is no folder digits_vae_of_nobody"),

@@ -156,7 +156,7 @@ def test_averages_of_a_codebook_are_kept(tmp_path):
         ({"tokens": TOKENS[:3], "label": LABELS}, "tokens has 3, label has 4"),
         ({"image": PICTURES, "label": LABELS}, "has no tokenizer"),
         ({}, "the batch is empty: give"),
-        (TOKENS, "loss takes a batch by name, not a ndarray"),
+        (TOKENS, "loss takes a mapping, not a ndarray"),
     ],
 )
 @pytest.mark.parametrize("twin", TWINS)

@@ -11,9 +11,9 @@ class Model:
     """`[model]`: a convolutional network; its features are the channels of the last level."""
 
     widths: tuple[int, ...] = option(
-        low=1, high=2**12, doc="channels of each level; from one to the next the resolution is halved"
+        low=1, high=2**12, doc="channels of each level; every level halves the resolution"
     )
-    n_blocks: int = option(1, low=0, high=100, doc="residual blocks of a level")
+    n_blocks: int = option(1, low=0, high=100, doc="residual blocks per level")
     num_classes: int = option(low=2, high=2**20, doc="classes, counted from 0")
 
 
@@ -21,7 +21,9 @@ class Model:
 class Loss:
     """`[loss]`: cross-entropy of the classes."""
 
-    label_smoothing: float = option(0.0, low=0, high=1, doc="share of the target spread over all classes")
+    label_smoothing: float = option(
+        0.0, low=0, high=1, doc="share of the target distribution spread over all classes"
+    )
     weight_decay: float = option(0.0, low=0, doc="decoupled weight decay on kernels")
 
 
@@ -32,11 +34,12 @@ class Synthesis:
     synthesis_mode: str = option(
         "features",
         choices=("features",),
-        doc="features: features, logits and labels of a split's pictures as .npy files for dioscuri evaluate",
+        doc="features: write features, logits and labels of a split's pictures as .npy files for dioscuri "
+        "evaluate",
     )
     load_ema_weights: bool = option(doc="use the averaged weights")
     batch_size: int = option(low=1, high=2**20, doc="global batch size")
-    n_samples: int = option(0, low=0, high=10**9, doc="pictures to use; 0 is all")
+    n_samples: int = option(0, low=0, high=10**9, doc="pictures to use; 0: all")
     split: str = option(
         "", choices=("", "train", "validation", "test"), doc="pictures to read; empty is test"
     )

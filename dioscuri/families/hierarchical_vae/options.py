@@ -22,17 +22,17 @@ class Model:
     output_gradient_smoothing_beta: float = option(low=0, doc="the same for the output mixture")
     input_conv_filters: int = option(low=1, high=2**20, doc="width after the input convolution")
     input_kernel_size: int | tuple[int, int] = option(
-        low=1, high=2**10, doc="kernel of the input convolution"
+        low=1, high=2**10, doc="kernel size of the input convolution"
     )
     up_strides: tuple[int, ...] = option(low=1, high=2**10, doc="pooling after each bottom-up level")
     up_n_blocks_per_res: tuple[int, ...] = option(
         low=0, doc="blocks without skip before each level's last block"
     )
-    up_n_blocks: tuple[int, ...] = option(low=1, doc="residual cells a block")
-    up_n_layers: tuple[int, ...] = option(low=0, doc="inner convolutions a cell")
+    up_n_blocks: tuple[int, ...] = option(low=1, doc="residual cells per block")
+    up_n_layers: tuple[int, ...] = option(low=0, doc="inner convolutions per cell")
     up_filters: tuple[int, ...] = option(low=1, high=2**20, doc="width after each level's pooling")
     up_mid_filters_ratio: tuple[float, ...] = option(low=0, high=2**10, doc="bottleneck width over width")
-    up_kernel_size: tuple[int, ...] = option(low=1, high=2**10, doc="kernel of the inner convolutions")
+    up_kernel_size: tuple[int, ...] = option(low=1, high=2**10, doc="kernel size of the inner convolutions")
     up_skip_filters: tuple[int, ...] = option(
         low=1, high=2**20, doc="width of the skip connection to the top-down path"
     )
@@ -40,15 +40,15 @@ class Model:
     down_strides: tuple[int, ...] = option(
         low=1, high=2**10, doc="unpooling before each top-down level: up_strides reversed"
     )
-    down_n_blocks_per_res: tuple[int, ...] = option(low=0, doc="further blocks after each level's first")
-    down_n_blocks: tuple[int, ...] = option(low=0, doc="residual cells a block")
-    down_n_layers: tuple[int, ...] = option(low=0, doc="inner convolutions a cell")
+    down_n_blocks_per_res: tuple[int, ...] = option(low=0, doc="blocks after each level's first")
+    down_n_blocks: tuple[int, ...] = option(low=0, doc="residual cells per block")
+    down_n_layers: tuple[int, ...] = option(low=0, doc="inner convolutions per cell")
     down_filters: tuple[int, ...] = option(low=1, high=2**20, doc="width of each level")
     down_mid_filters_ratio: tuple[float, ...] = option(low=0, high=2**10, doc="bottleneck width over width")
-    down_kernel_size: tuple[int, ...] = option(low=1, high=2**10, doc="kernel of the inner convolutions")
+    down_kernel_size: tuple[int, ...] = option(low=1, high=2**10, doc="kernel size of the inner convolutions")
     down_latent_variates: tuple[int, ...] = option(low=1, high=2**16, doc="latent channels of each group")
     output_kernel_size: int | tuple[int, int] = option(
-        low=1, high=2**10, doc="kernel of the output convolution"
+        low=1, high=2**10, doc="kernel size of the output convolution"
     )
     num_output_mixtures: int = option(
         low=1, high=2**10, doc="components of the discretised mixture of logistics"
@@ -70,9 +70,9 @@ class Loss:
 
     min_mol_logscale: float = option(doc="lower clamp of the mixture's log scale")
     variation_schedule: str = option(choices=("None", "Logistic", "Linear"), doc="schedule of beta")
-    vae_beta_anneal_start: float = option(low=0, doc="linear beta: step it starts at")
-    vae_beta_anneal_steps: float = option(low=1, doc="linear beta: steps it takes")
-    vae_beta_min: float = option(low=0, high=1, doc="linear beta: floor")
+    vae_beta_anneal_start: float = option(low=0, doc="linear beta: first step")
+    vae_beta_anneal_steps: float = option(low=1, doc="linear beta: number of steps")
+    vae_beta_min: float = option(low=0, high=1, doc="linear beta: minimum")
     vae_beta_activation_steps: float = option(doc="logistic beta: midpoint")
     vae_beta_growth_rate: float = option(doc="logistic beta: rate")
     use_gamma_schedule: bool = option(doc="balance the groups' KL until gamma_max_steps")
@@ -104,7 +104,8 @@ class Metrics:
     )
     report_baselines: bool = option(
         False,
-        doc="after training: histogram baselines and nearest-training distances of samples, on the test set",
+        doc="after training: histogram baselines on the test set, and distances from samples to the nearest "
+        "training picture",
     )
 
 
@@ -113,7 +114,9 @@ class Init:
     """`[init]`."""
 
     batch_size: int = option(
-        low=1, high=2**20, doc="kept from the original; initialisation here needs no dummy batch"
+        low=1,
+        high=2**20,
+        doc="read but unused, for files of the original: initialisation needs no dummy batch",
     )
 
 
@@ -130,28 +133,30 @@ class Synthesis:
         low=0,
         high=1,
         alias=("variates_masks_quantile",),
-        doc="share of (group, variate) pairs kept by the mask",
+        doc="share of (group, variate) pairs that the mask keeps",
     )
     save_target_in_reconstruction: bool = option(doc="also write the target pictures")
-    mask_reconstruction: bool = option(doc="reconstruct from the kept variates only, the rest from the prior")
-    div_stats_subset_ratio: float = option(low=0, high=1, doc="share of the training set for div_stats")
-    n_generation_batches: int = option(low=1, high=10**9, doc="batches a temperature setting")
+    mask_reconstruction: bool = option(
+        doc="reconstruct from the unmasked variates only; the rest come from the prior"
+    )
+    div_stats_subset_ratio: float = option(low=0, high=1, doc="share of the training set that div_stats uses")
+    n_generation_batches: int = option(low=1, high=10**9, doc="batches per temperature setting")
     temperature_settings: tuple[float | tuple[float, ...] | tuple[str, float, float], ...] = option(
-        low=0, doc="each: one temperature, a list of one a level, or ('linear', a, b)"
+        low=0, doc="each entry: one temperature, a list with one per level, or ('linear', a, b)"
     )
     output_temperature: float = option(low=0, high=10**4, doc="temperature of the output layer")
     batch_size: int = option(low=1, high=2**20, doc="global batch size")
     output: str = option("sample", choices=("sample", "mean"), doc="how the output layer is read")
     importance_samples: int = option(
-        0, low=0, high=10**9, doc="reconstruction: samples of the importance-weighted bound; 0 is off"
+        0, low=0, high=10**9, doc="reconstruction: samples of the importance-weighted bound; 0: off"
     )
-    n_samples: int = option(0, low=0, high=10**9, doc="reconstruction, encoding: pictures to use; 0 is all")
+    n_samples: int = option(0, low=0, high=10**9, doc="reconstruction, encoding: pictures to use; 0: all")
     split: str = option(
         "",
         choices=("", "train", "validation", "test"),
-        doc="reconstruction, encoding: pictures to read; empty is test for the one and train for the other",
+        doc="reconstruction, encoding: split to read; empty: test for reconstruction, train for encoding",
     )
-    encodings_path: str = option("", path=True, doc="decoding: encodings to read; empty is the run's own")
+    encodings_path: str = option("", path=True, doc="decoding: encodings to read; empty: the run's")
 
     def __post_init__(self) -> None:
         if not self.temperature_settings:

@@ -17,18 +17,19 @@ class Transformer:
         "maskgit",
         choices=ARCHITECTURES,
         doc="maskgit: MaskGitTransformer of open-muse; uvit: its MaskGiTUViT_v2; google: the post-LayerNorm "
-        "network of the MaskGIT paper; halton: that of Halton-MaskGIT; lucidrains: muse-maskgit-pytorch",
+        "network of the MaskGIT paper; halton: the network of Halton-MaskGIT; lucidrains: "
+        "muse-maskgit-pytorch",
     )
     hidden_size: int = option(768, low=1, high=2**14, doc="width of the residual stream")
     num_hidden_layers: int = option(12, low=1, high=2**10, doc="transformer layers")
-    num_attention_heads: int = option(12, low=1, high=2**10, doc="heads of an attention")
+    num_attention_heads: int = option(12, low=1, high=2**10, doc="attention heads")
     head_dim: int = option(0, low=0, high=2**12, doc="lucidrains: width of a head; 0: hidden_size / heads")
     intermediate_size: int = option(
         0,
         low=0,
         high=2**16,
         doc="width inside a feed-forward layer; 0: four times hidden_size. halton, lucidrains: two thirds of "
-        "it for each of the two parts that are multiplied, with halton rounded up to a multiple of 256",
+        "it for each of the two factors of the gated layer, for halton rounded up to a multiple of 256",
     )
     hidden_dropout: float = option(0.0, low=0, high=1, doc="dropout of embeddings and feed-forward layers")
     attention_dropout: float = option(0.0, low=0, high=1, doc="dropout of attention probabilities")
@@ -39,11 +40,11 @@ class Transformer:
         0,
         low=0,
         high=2**24,
-        doc="maskgit, uvit, google: rows of the token embedding: codes, then classes, any that are unused, "
-        "and last the mask; 0: no unused ones",
+        doc="maskgit, uvit, google: rows of the token embedding: codes, then classes, unused rows, and last "
+        "the mask; 0: no unused rows",
     )
     max_position_embeddings: int = option(
-        0, low=0, high=2**20, doc="maskgit, google: rows of the position embedding; 0: as many as are used"
+        0, low=0, high=2**20, doc="maskgit, google: rows of the position embedding; 0: as many as needed"
     )
     initializer_range: float = option(
         0.02, low=0, high=1000, doc="maskgit, uvit, google: standard deviation of weights"
@@ -58,24 +59,24 @@ class Transformer:
     use_bias: bool = option(False, doc="maskgit, uvit: biases of dense layers and LayerNorms")
     legacy_mlp_layernorm: bool = option(
         False,
-        doc="maskgit, uvit: the norm before a feed-forward layer is a LayerNorm also with rmsnorm, as in "
-        "the original and its weights",
+        doc="maskgit, uvit: the norm before a feed-forward layer is a LayerNorm even with rmsnorm, as in the "
+        "original and its weights",
     )
     use_normformer: bool = option(
-        True, doc="maskgit: norms also behind attention and inside feed-forward layers (NormFormer)"
+        True, doc="maskgit: norms also after attention and inside feed-forward layers (NormFormer)"
     )
-    use_encoder_layernorm: bool = option(True, doc="maskgit: a norm behind the last layer")
+    use_encoder_layernorm: bool = option(True, doc="maskgit: a norm after the last layer")
     use_mlm_layer: bool = option(True, doc="maskgit: a dense layer with GELU before the logits")
-    use_mlm_layernorm: bool = option(True, doc="maskgit: a norm behind it")
+    use_mlm_layernorm: bool = option(True, doc="maskgit: a norm after that layer")
     use_codebook_size_for_output: bool = option(
-        False, doc="maskgit: logits for codes only, not for the whole vocabulary"
+        False, doc="maskgit: logits for codes only, not the whole vocabulary"
     )
     use_conv_in_out: bool = option(
-        False, doc="maskgit: a transformer's token stands for a patch of patch_size x patch_size codes"
+        False, doc="maskgit: a transformer token is a patch of patch_size x patch_size codes"
     )
     embedding_size: int = option(0, low=0, high=2**14, doc="maskgit with use_conv_in_out: width of a code")
     patch_size: int = option(1, low=1, high=64, doc="maskgit with use_conv_in_out: side of a patch")
-    add_cross_attention: bool = option(False, doc="maskgit: text condition through cross-attention")
+    add_cross_attention: bool = option(False, doc="maskgit: text conditioning by cross-attention")
     encoder_hidden_size: int = option(
         768, low=1, high=2**14, doc="maskgit, uvit, lucidrains: width of the text encoder's states"
     )
@@ -100,16 +101,16 @@ class Transformer:
         True, doc="uvit: condition on original width and height, crop's top and left, aesthetic score"
     )
     ln_elementwise_affine: bool = option(True, doc="uvit: learned factors of the norms")
-    register: int = option(1, low=0, high=2**10, doc="halton: learned tokens behind those of the picture")
-    proj: int = option(1, low=1, high=64, doc="halton: side of the patch of codes of a transformer's token")
+    register: int = option(1, low=0, high=2**10, doc="halton: learned tokens after those of the picture")
+    proj: int = option(1, low=1, high=64, doc="halton: side of the patch of codes per transformer token")
     self_cond: bool = option(
         False, doc="self-conditioning: the last pass's embedding is an input (Chen et al. 2022)"
     )
     critic: str = option(
         "none",
         choices=("none", "token", "self"),
-        doc="token critic (Lezama et al. 2022): 'token' is a network of its own, of the same architecture; "
-        "'self' a dense layer on the embedding of the network itself",
+        doc="token critic (Lezama et al. 2022): 'token' is a separate network of the same architecture, "
+        "'self' a dense layer on the network's embedding",
     )
 
     def __post_init__(self) -> None:

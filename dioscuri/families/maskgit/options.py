@@ -21,17 +21,17 @@ class TokenData(Data):
     tokenizer_path: str = option(
         "",
         path=True,
-        doc="the tokenizer: its run folder logs-<name>, or the folder that it was saved to. Without "
-        "it tokens can be learnt but no picture drawn",
+        doc="the tokenizer: its run folder logs-<name>, or the folder it was saved to. Without it, a model "
+        "can train on tokens but not make pictures",
     )
-    grid: int = option(low=0, high=2**10, doc="tokens a side of a picture; sundae: 0 for text")
-    codebook_size: int = option(low=1, high=2**24, doc="codes of the tokenizer")
-    text_length: int = option(0, low=0, high=2**16, doc="tokens of an encoded text; 0: no text condition")
+    grid: int = option(low=0, high=2**10, doc="tokens per side of a picture; sundae: 0 for text")
+    codebook_size: int = option(low=1, high=2**24, doc="number of codes of the tokenizer")
+    text_length: int = option(0, low=0, high=2**16, doc="tokens per encoded text; 0: no text conditioning")
     null_text_path: str = option(
         "",
         path=True,
-        doc="null.safetensors of encoded texts: the empty text that stands for no text; without it a dropped "
-        "text is masked out",
+        doc="null.safetensors of encoded texts: the empty text, used for dropped texts; without it, dropped "
+        "texts are masked out",
     )
 
 
@@ -43,14 +43,17 @@ class Loss(Masking):
         0.0, low=0, high=1, doc="probability that a picture's condition is dropped, for guidance"
     )
     self_cond_prob: float = option(
-        0.9, low=0, high=1, doc="with model.self_cond: probability that a first pass conditions a picture"
+        0.9,
+        low=0,
+        high=1,
+        doc="with model.self_cond: probability that a picture is conditioned on a first pass",
     )
     use_soft_code_target: bool = option(
         False,
         doc="targets are softmax(-squared distance / soft_code_temp) over the codes instead of the nearest "
         "code; needs pictures",
     )
-    soft_code_temp: float = option(1.0, low=1e-6, high=10**4, doc="of the soft targets")
+    soft_code_temp: float = option(1.0, low=1e-6, high=10**4, doc="temperature of the soft targets")
     weight_decay: float = option(0.0, low=0, doc="decoupled weight decay on kernels and matrices")
 
 
@@ -63,10 +66,10 @@ class MaskedVal(Val):
         (0.1, 0.3, 0.5, 0.7, 0.9, 1.0),
         low=0,
         high=1,
-        doc="shares of hidden tokens, in turn over the pictures",
+        doc="shares of masked tokens, used in turn for the pictures",
     )
     report_samples: int = option(
-        100, low=0, high=2**20, doc="pictures drawn after training to be judged; 0: none"
+        100, low=0, high=2**20, doc="pictures sampled after training for evaluation; 0: none"
     )
 
     def __post_init__(self) -> None:
@@ -81,7 +84,7 @@ class Synthesis(Sampling, Drawing):
     texts_path: str = option(
         "",
         path=True,
-        doc="folder of encoded prompts, in turn; empty: the captions of the split",
+        doc="folder of encoded prompts, used in turn; empty: the captions of the split",
     )
 
 

@@ -15,9 +15,9 @@ class Model:
     """`[model]`: blocks from `prog_mode`, from `enc_blocks` and `dec_blocks`, or of one resolution."""
 
     width: int = option(low=1, high=2**20, doc="width, from which presets make outer_width")
-    depth: int = option(24, low=1, high=2**12, doc="blocks, in encoder and decoder each")
+    depth: int = option(24, low=1, high=2**12, doc="blocks in the encoder and in the decoder")
     base_hidden_res: int = option(
-        16, low=1, high=2**14, doc="without prog_mode: side of the one grid of tokens"
+        16, low=1, high=2**14, doc="without prog_mode: side of the single grid of tokens"
     )
     prog_mode: int | None = option(
         None, choices=(None, 0, 1), doc="preset of several resolutions; 0: widths halve, 1: equal widths"
@@ -27,22 +27,22 @@ class Model:
     dec_blocks: str = option("", doc="decoder blocks such as '1x1,4m1,4x2'; empty: computed")
     custom_width_str: str = option("", doc="widths of resolutions such as '32:64,16:128'")
     custom_frames_str: str = option(
-        "", doc="clips: steps in time at resolutions such as '8:4,4:2'; else they shrink as space does"
+        "", doc="clips: time steps at resolutions, such as '8:4,4:2'; empty: time is downsampled like space"
     )
-    patch_frames: int = option(1, low=1, high=2**10, doc="clips: frames that a token stands for")
-    outer_width: int = option(0, low=0, high=2**20, doc="width after the input convolution; 0 is width")
-    exp_scale: int = option(0, low=0, high=2**10, doc="side of the patches; 0: computed, else only checked")
+    patch_frames: int = option(1, low=1, high=2**10, doc="clips: frames per token")
+    outer_width: int = option(0, low=0, high=2**20, doc="width after the input convolution; 0: width")
+    exp_scale: int = option(0, low=0, high=2**10, doc="side of the patches; 0: computed, else checked")
     zdim: int = option(
         0, low=-1, high=2**16, doc="latent channels of a block; 0: width // zdim_factor, -1: width"
     )
     zdim_factor: int = option(32, low=1, high=2**16, doc="width over latent channels")
     zero_weights: bool = option(True, doc="zero the last layer of every prior")
-    final_fn: bool = option(False, doc="gain and bias before the head, where patches are single pixels")
+    final_fn: bool = option(False, doc="gain and bias before the head, if patches are single pixels")
     no_bias_above: int = option(
         64,
         low=0,
         high=2**14,
-        doc="resolutions of convolutions up to this begin with a learned tensor; transformers do",
+        doc="convolutional resolutions up to this one begin with a learned tensor; transformers always do",
     )
     bottleneck_multiple: float = option(0.25, low=0, high=2**10, doc="bottleneck width over width")
     block_type: str = option(
@@ -60,40 +60,42 @@ class Model:
     shared_sigma: str = option(
         "none",
         choices=("none", "mixtures", "full"),
-        doc="log scales: a component's own, one for all components of a pixel, one number for everything",
+        doc="log scales: one per component, one for all components of a pixel, or one in total",
     )
-    color_non_ar: bool = option(True, doc="colours of a pixel do not see each other")
+    color_non_ar: bool = option(True, doc="colours of a pixel are not conditioned on each other")
     transformer: bool = option(False, doc="transformer blocks with variational attention")
     attn_block_opt: int = option(0, choices=(0, 1), doc="self-attention before (0) or in (1) the prior")
     enc_dec_mode: bool = option(True, doc="decoder block i reads encoder block i; False: in reverse order")
     enc_mode: str = option("attn", choices=("attn", "cnn", "ffn"), doc="operator of the posterior")
-    head_dim: int = option(128, low=1, high=2**14, doc="transformer: channels a head")
+    head_dim: int = option(128, low=1, high=2**14, doc="transformer: channels per head")
     norm: str = option(
-        "none", choices=("none", "layer"), doc="transformer: norm over channels before what a layer adds"
+        "none", choices=("none", "layer"), doc="transformer: norm over channels before each residual branch"
     )
-    rezero: bool = option(True, doc="transformer: a gate, first 0, on what a layer adds")
+    rezero: bool = option(True, doc="transformer: a gate, initially 0, on each residual branch")
     abs_enc: str = option(
         "none",
         choices=("none", "encoder", "start"),
         doc="sinusoids: none, at the input, also at the start",
     )
-    random_init_posenc: bool = option(False, doc="relative bias begins at random instead of as a triangle")
+    random_init_posenc: bool = option(
+        False, doc="initialise the relative bias at random instead of as a triangle"
+    )
     attn_res: tuple[int, ...] = option(
         (), low=1, high=2**14, doc="resolutions whose blocks begin with self-attention"
     )
-    attn_heads: int = option(1, low=1, high=2**10, doc="heads of that attention")
+    attn_heads: int = option(1, low=1, high=2**10, doc="heads of attn_res's attention")
     legacy_row_attention: bool = option(
-        False, doc="that attention sees a pixel's own row only, as in the later original"
+        False, doc="attn_res's attention sees only the pixel's row, as in the later original"
     )
     init_std: float = option(
-        0.0, low=0, high=1000, doc="replaces sqrt(1 / outputs) in first values; 0: it stays"
+        0.0, low=0, high=1000, doc="replaces sqrt(1 / outputs) in the initialisation; 0: not replaced"
     )
     init_scale: float = option(
-        0.0, low=0, high=1000, doc="replaces the layers' own divisor of variance; 0: it stays"
+        0.0, low=0, high=1000, doc="replaces the layers' divisor of the variance; 0: not replaced"
     )
-    input_shift: float = option(-127.5, doc="added to 8-bit values before the network; the target stays")
-    input_scale: float = option(1 / 127.5, doc="then the factor")
-    truncate_pixels: bool = option(False, doc="cut samples to whole levels instead of rounding them")
+    input_shift: float = option(-127.5, doc="added to the network's 8-bit input, not to the target")
+    input_scale: float = option(1 / 127.5, doc="multiplies the input after input_shift")
+    truncate_pixels: bool = option(False, doc="truncate samples to whole levels instead of rounding")
 
     def __post_init__(self) -> None:
         if self.transformer and self.prog_mode is not None:
@@ -128,11 +130,11 @@ class Loss(hierarchical_vae.Loss):
 
     min_mol_logscale: float = option(-7.0, doc="lower clamp of the mixture's log scale")
     variation_schedule: str = option(
-        "None", choices=("None", "Logistic", "Linear"), doc="schedule of the divergence's weight"
+        "None", choices=("None", "Logistic", "Linear"), doc="schedule of the KL's weight"
     )
-    vae_beta_anneal_start: float = option(0.0, low=0, doc="linear beta: step it starts at")
-    vae_beta_anneal_steps: float = option(1.0, low=1, doc="linear beta: steps it takes")
-    vae_beta_min: float = option(1e-4, low=0, high=1, doc="linear beta: floor")
+    vae_beta_anneal_start: float = option(0.0, low=0, doc="linear beta: first step")
+    vae_beta_anneal_steps: float = option(1.0, low=1, doc="linear beta: number of steps")
+    vae_beta_min: float = option(1e-4, low=0, high=1, doc="linear beta: minimum")
     vae_beta_activation_steps: float = option(0.0, doc="logistic beta: midpoint")
     vae_beta_growth_rate: float = option(1e-2, doc="logistic beta: rate")
     use_gamma_schedule: bool = option(False, doc="balance the groups' KL until gamma_max_steps")

@@ -11,12 +11,12 @@ from dioscuri.hparams.schema import option
 class Unrolling:
     """Cross-entropy on all tokens, of corrupted ones and of what the network itself makes of them."""
 
-    unroll_steps: int = option(2, low=1, high=64, doc="passes a step, each on what the one before has drawn")
+    unroll_steps: int = option(2, low=1, high=64, doc="passes per step, each on the previous pass's samples")
     unroll_weights: tuple[float, ...] = option(
         (),
         low=0,
         high=10**6,
-        doc="weights of the passes' losses, which are divided by their sum; empty: equal ones",
+        doc="weights of the passes' losses, divided by their sum; empty: equal",
     )
 
     def __post_init__(self) -> None:
@@ -40,29 +40,30 @@ class Resampling(Filters):
     sampler: str = option(
         "ancestral",
         choices=("ancestral", "argmax_unrolled"),
-        doc="ancestral: a random share of the tokens is drawn anew in each step; argmax_unrolled: the "
-        "likeliest tokens, of which the least sure are predicted again by a second pass",
+        doc="ancestral: a random share of the tokens is sampled again in each step; argmax_unrolled: the "
+        "likeliest tokens, and a second pass predicts the least certain ones again",
     )
-    steps: int = option(100, low=1, high=2**16, doc="steps a picture, at most")
+    steps: int = option(100, low=1, high=2**16, doc="maximum number of steps per picture")
     min_steps: int = option(10, low=0, high=2**16, doc="steps before a picture may be finished")
-    early_stop: bool = option(True, doc="a picture that a step leaves as it is is finished")
+    early_stop: bool = option(True, doc="stop sampling a picture when a step does not change it")
     stop_rule: str = option(
         "unmasked",
         choices=("unmasked", "masked"),
-        doc="what a step must leave: unmasked: all tokens, had all been drawn anew; masked: those drawn "
-        "anew, which may be few, as in the original",
+        doc="tokens that must not change in the last step: unmasked: all tokens, if all were sampled again; "
+        "masked: only those sampled in the step, which may be few, as in the original",
     )
-    temperature: float = option(1.0, low=0, high=10**4, doc="ancestral: of the logits, in the first step")
+    temperature: float = option(
+        1.0, low=0, high=10**4, doc="ancestral: temperature of the logits in the first step"
+    )
     end_temperature: float | None = option(
-        None, low=0, high=10**4, doc="in the last step; None: that of the first"
+        None, low=0, high=10**4, doc="value in the last step; None: as in the first step"
     )
     sample_proportion: float = option(
         0.5,
         low=0,
         high=1,
-        doc="ancestral: probability that a token is drawn anew, argmax_unrolled: share that is predicted "
-        "again",
+        doc="ancestral: probability that a token is sampled again; argmax_unrolled: share predicted again",
     )
     end_sample_proportion: float | None = option(
-        None, low=0, high=1, doc="in the last step; None: that of the first"
+        None, low=0, high=1, doc="value in the last step; None: as in the first step"
     )

@@ -19,49 +19,49 @@ class Denoiser:
     architecture: str = option(
         "hourglass",
         choices=("hourglass", "transformer"),
-        doc="hourglass: layers before, at and behind a coarser grid; transformer: that of x-transformers, "
-        "for text",
+        doc="hourglass: layers before, at and after a coarser grid; transformer: that of x-transformers, for "
+        "text",
     )
-    dim: int = option(low=1, high=2**14, doc="width, the same on all levels")
+    dim: int = option(low=1, high=2**14, doc="width, the same at all levels")
     depth: int | tuple[int, int | Depth3, int] = option(
         low=0,
         high=2**10,
-        doc="layers; hourglass: also (before, at, behind) the coarser grid, the middle one again such a "
-        "triple for further levels",
+        doc="layers; hourglass: also (before, at, after) the coarser grid, where the middle entry may be "
+        "such a triple for more levels",
     )
     shorten_factor: int | tuple[int, ...] = option(
         0,
         low=0,
         high=2**16,
-        doc="hourglass: fine tokens a coarse one, a square number: the same for all levels, or one a level, "
-        "finest first; 0 where depth is a single number",
+        doc="hourglass: fine tokens per coarse token, a square number: one for all levels, or one per level, "
+        "finest first; 0 if depth is a single number",
     )
-    nb_heads: int = option(8, low=1, high=2**10, doc="heads of an attention")
-    dim_head: int = option(64, low=1, high=2**12, doc="width of a head, whatever dim is")
+    nb_heads: int = option(8, low=1, high=2**10, doc="attention heads")
+    dim_head: int = option(64, low=1, high=2**12, doc="width of a head, independent of dim")
     updown_sample_type: str = option(
         "linear",
         choices=("linear", "naive"),
-        doc="hourglass: between the grids a dense layer on patches, or their mean and its repetition",
+        doc="hourglass: between the grids, a dense layer on patches, or averaging and repetition",
     )
     attn_resampling: bool = option(
-        True, doc="hourglass: attention of coarse tokens to fine ones and back, beside that"
+        True, doc="hourglass: additional attention of coarse tokens to fine ones and back"
     )
     use_rotary: bool = option(True, doc="rotary positions instead of a learned table")
     rotary_emb_dim: int = option(
         0,
         low=0,
         high=2**12,
-        doc="hourglass: channels that turn with the row, and as many that turn with the column; of every "
-        "head, or with legacy_positions of all heads together; 0: half of dim_head",
+        doc="hourglass: channels rotated by the row, and as many by the column; of every head, or with "
+        "legacy_positions of all heads together; 0: half of dim_head",
     )
     num_classes: int = option(0, low=0, high=2**20, doc="classes; 0: no class condition")
     use_scalenorm: bool = option(True, doc="transformer: ScaleNorm instead of LayerNorm in front of layers")
     use_glu: bool = option(True, doc="transformer: gated feed-forward layers")
     legacy_positions: bool = option(
         False,
-        doc="hourglass: what weights of the original expect: rotary positions in the first channels of all "
-        "heads together (by default the first head's) and of grids of 16 on every level but the coarsest, "
-        "attention between runs of tokens in rows, not patches",
+        doc="hourglass: for weights of the original: rotary positions in the first channels of all heads "
+        "together (by default the first head's), positions of grids of 16 at every level but the coarsest, "
+        "and attention between runs of tokens in rows instead of patches",
     )
 
     def __post_init__(self) -> None:

@@ -15,7 +15,7 @@ class SequenceData(TokenData):
     """`[data]`: pictures or their tokens, or with `dataset_source = 'text'` the plain text file
     `train_data_path`."""
 
-    sequence_length: int = option(0, low=0, high=2**20, doc="text: characters of an example")
+    sequence_length: int = option(0, low=0, high=2**20, doc="text: characters per example")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +24,7 @@ class Loss(Unrolling):
 
     weight_decay: float = option(0.0, low=0, doc="decoupled weight decay on matrices")
     legacy_weight_decay: bool = option(
-        False, doc="on norms, biases and embeddings, too, as the original's optimiser has it"
+        False, doc="weight decay also on norms, biases and embeddings, as in the original"
     )
 
 
@@ -34,7 +34,7 @@ class Synthesis(Resampling, Drawing):
 
     synthesis_mode: str = option(
         choices=(*MODES, "interactive"),
-        doc="as for other models of tokens; interactive: a menu on the terminal",
+        doc="as for other token models; interactive: a menu in the terminal",
     )
 
 

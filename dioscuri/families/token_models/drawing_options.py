@@ -13,8 +13,9 @@ class Drawing:
 
     synthesis_mode: str = option(
         choices=MODES,
-        doc="generation: pictures; inpainting: fill a part of pictures; animation: every step of sampling; "
-        "reconstruction: pictures through the tokenizer and back; encoding: pictures to shards of tokens",
+        doc="generation: pictures; inpainting: fill a region of pictures; animation: every sampling step; "
+        "reconstruction: pictures encoded and decoded by the tokenizer; encoding: pictures to shards of "
+        "tokens",
     )
     load_ema_weights: bool = option(doc="use the averaged weights")
     batch_size: int = option(low=1, high=2**20, doc="global batch size")
@@ -25,15 +26,17 @@ class Drawing:
         high=10**9,
         doc="generation: exactly that many pictures; 0: n_generation_batches whole batches",
     )
-    sheet_only: bool = option(False, doc="generation: one contact sheet instead of a file a picture")
+    sheet_only: bool = option(False, doc="generation: one contact sheet instead of one file per picture")
     classes: tuple[int, ...] = option(
-        (), low=0, high=2**20, doc="classes to draw, in turn; empty: all classes of the model, in turn"
+        (), low=0, high=2**20, doc="classes to sample, in turn; empty: all classes of the model, in turn"
     )
-    n_samples: int = option(16, low=1, high=10**9, doc="inpainting, animation, reconstruction: pictures")
+    n_samples: int = option(
+        16, low=1, high=10**9, doc="inpainting, animation, reconstruction: number of pictures"
+    )
     split: str = option(
         "",
         choices=("", "train", "validation", "test"),
-        doc="pictures to read, and else the captions; empty is test, for encoding train",
+        doc="split of the pictures or captions; empty: test, for encoding train",
     )
     inpaint_box: tuple[int, int, int, int] = option(
         (0, 0, 0, 0),
@@ -45,18 +48,18 @@ class Drawing:
         "", path=True, doc="inpainting: PNG that is white where pictures are filled, instead of a rectangle"
     )
     outpaint: bool = option(
-        False, doc="inpainting: fill what lies outside of the rectangle, or where the mask is not white"
+        False, doc="inpainting: fill the outside of the rectangle, or where the mask is not white"
     )
     blend_radius: float = option(
         0.0,
         low=0,
         high=2**10,
-        doc="inpainting: what is not filled stays as it was, with an edge blurred by so many pixels; 0: all "
-        "of it is what the tokens decode to",
+        doc="inpainting: pixels over which the filled region is blended into the unchanged picture; 0: no "
+        "blending, the whole picture is decoded from tokens",
     )
     image_path: str = option(
         "", path=True, doc="inpainting: an image file instead of pictures of a split; needs the tokenizer"
     )
     tokens_path: str = option(
-        "", path=True, doc="encoding: folder to write; empty is the run's own, latents/tokens_<split>"
+        "", path=True, doc="encoding: folder to write; empty: the run's latents/tokens_<split>"
     )

@@ -16,22 +16,23 @@ class Masking:
         doc="share of masked tokens at a uniform time: cosine, linear, arccos, square, root, sigmoid, log, "
         "exp or pow<x>",
     )
-    min_masking_rate: float = option(0.0, low=0, high=1, doc="lower bound of that share")
+    min_masking_rate: float = option(0.0, low=0, high=1, doc="minimum share of masked tokens")
     masking: str = option(
         "exact",
         choices=("exact", "bernoulli"),
-        doc="exact: that share of the tokens, rounded, at least one; bernoulli: each with that probability",
+        doc="exact: exactly the share of the tokens, rounded, at least one; bernoulli: each with that "
+        "probability",
     )
     mask_contiguous_region_prob: float = option(
-        0.0, low=0, high=1, doc="probability that a picture is masked in one rectangle"
+        0.0, low=0, high=1, doc="probability that a picture is masked in a single rectangle"
     )
     noise_type: str = option(
         "mask",
         choices=("mask", "random_replace"),
-        doc="what stands at masked positions: the mask token, or random codes",
+        doc="input at masked positions: the mask token, or random codes",
     )
     predict_all_tokens: bool = option(
-        False, doc="loss on every token, on those that are not masked with a smaller weight"
+        False, doc="loss on every token, with a smaller weight on unmasked ones"
     )
     no_mask_token_prob: float = option(
         0.0, low=0, high=1, doc="share of masked positions that keep their token in the input"
@@ -55,8 +56,10 @@ class Masking:
 class Filters:
     """Which tokens can be drawn."""
 
-    top_k: int = option(0, low=0, high=2**24, doc="draw from that many of the likeliest codes; 0: all")
-    top_p: float = option(1.0, low=0, high=1, doc="draw from the likeliest codes that make up this share")
+    top_k: int = option(0, low=0, high=2**24, doc="sample from this many likeliest codes; 0: all")
+    top_p: float = option(
+        1.0, low=0, high=1, doc="sample from the likeliest codes with this total probability"
+    )
 
     def __post_init__(self) -> None:
         if self.top_p == 0:
@@ -70,19 +73,21 @@ class Sampling(Filters):
     sampler: str = option(
         "confidence",
         choices=("confidence", "scores", "halton", "halton_confidence"),
-        doc="confidence: keep what is likely (MaskGIT, generate2 of open-muse); scores: mask anew what is "
-        "unlikely or what the critic doubts (muse-maskgit-pytorch); halton: fixed order (Halton-MaskGIT); "
-        "halton_confidence: the confidence sampler of Halton-MaskGIT, which draws known tokens anew",
+        doc="confidence: keep what is likely (MaskGIT, generate2 of open-muse); scores: mask again what is "
+        "unlikely or what the critic rejects (muse-maskgit-pytorch); halton: fixed order (Halton-MaskGIT); "
+        "halton_confidence: the confidence sampler of Halton-MaskGIT, which samples known tokens again",
     )
-    steps: int = option(12, low=1, high=2**12, doc="passes of the network a picture")
-    start_step: int = option(0, low=0, high=2**16, doc="steps to leave out at the beginning, for editing")
-    sampling_schedule: str = option("cosine", doc="share of tokens still masked after a share of the steps")
+    steps: int = option(12, low=1, high=2**12, doc="network passes per picture")
+    start_step: int = option(0, low=0, high=2**16, doc="steps to skip at the beginning, for editing")
+    sampling_schedule: str = option(
+        "cosine", doc="share of masked tokens as a function of the share of steps done"
+    )
     temperature: float | tuple[float, float] = option(
         4.5,
         low=0,
         high=10**4,
         doc="confidence: noise of the choice, times 1 - share of the steps, or from the first to the second "
-        "value; scores: of the logits, likewise",
+        "value; scores: temperature of the logits, in the same way",
     )
     logit_scale: tuple[float, float] = option(
         (1.0, 1.0),
@@ -91,43 +96,46 @@ class Sampling(Filters):
         doc="factor of the logits in the first and in the last step (halton: sharpness)",
     )
     logit_scale_power: float = option(1.0, low=0, high=100, doc="exponent of that factor")
-    logit_scale_warmup: int = option(0, low=0, doc="first steps in which that factor is halved")
+    logit_scale_warmup: int = option(0, low=0, doc="number of first steps in which that factor is halved")
     guidance_scale: float = option(
         0.0, low=0, high=10**4, doc="logits = without + (1 + scale) (with - without the condition); 0: none"
     )
     guidance_schedule: str = option(
-        "constant", choices=("constant", "linear", "cosine"), doc="over the steps, up to guidance_scale"
+        "constant",
+        choices=("constant", "linear", "cosine"),
+        doc="schedule over the steps, up to guidance_scale",
     )
     remask: str = option(
         "none",
         choices=("none", "confidence", "random"),
-        doc="masking drawn tokens anew; confidence: where they are unlikely by now; random: with probability "
+        doc="mask sampled tokens again: confidence: those that have become unlikely; random: with "
+        "probability "
         "remask_rate, as far as the schedule allows (ReMDM, Wang et al. 2025)",
     )
-    remask_rate: float = option(0.1, low=0, high=1, doc="with remask='random'")
+    remask_rate: float = option(0.1, low=0, high=1, doc="probability for remask='random'")
     critic_noise_scale: float = option(
         1.0, low=0, high=10**4, doc="scores: noise of the critic, times 1 - share"
     )
-    randomize: bool = option(True, doc="halton: every picture begins elsewhere in the order")
+    randomize: bool = option(True, doc="halton: every picture starts at another position of the order")
     legacy_temperature: bool = option(
         False, doc="multiply the temperature by 1 - share in every step, as open-muse's generate2 does"
     )
     legacy_guidance: bool = option(
         False,
-        doc="linear and cosine: the factor 1 + scale itself grows, from 0, in whole numbers if cosine, as "
-        "in open-muse",
+        doc="linear and cosine: the factor 1 + scale itself grows from 0 (for cosine in integers), as in "
+        "open-muse",
     )
     legacy_mask_count: bool = option(
-        False, doc="count the tokens to mask as if all had been unknown at first, as open-muse does"
+        False, doc="count the tokens to mask as if all had been unknown at first, as in open-muse"
     )
     legacy_known_confidence: bool = option(
         False, doc="confidence of known tokens: log of the largest float32, not infinity, as in open-muse"
     )
     legacy_scores: bool = option(
-        False, doc="scores: known tokens are scored by fresh draws, as in open-muse's generate"
+        False, doc="scores: known tokens are scored by new samples, as in open-muse's generate"
     )
     legacy_mask_token: bool = option(
-        False, doc="halton samplers: the mask token can be drawn, and becomes the last code at the end"
+        False, doc="halton samplers: the mask token can be sampled, and becomes the last code at the end"
     )
 
     def __post_init__(self) -> None:

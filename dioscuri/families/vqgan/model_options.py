@@ -14,27 +14,32 @@ class Tokenizer:
     architecture: str = option(
         choices=("maskgit", "taming", "movq", "paella", "metroplex", "dcvae"),
         doc="maskgit: convolutions only (MaskGIT, Chang et al. 2022); taming: with attention (VQGAN, "
-        "Esser et al. 2021); movq: the same, the codes modulating the decoder's norms (Zheng et al. 2022); "
+        "Esser et al. 2021); movq: the same, with the decoder's norms modulated by the codes (Zheng et al. "
+        "2022); "
         "paella: modulated blocks (Rampas et al. 2022); metroplex: VD-VAE's blocks (the VQ-VAE of the later "
         "Metroplex program); dcvae: residual blocks whose encoder is spectrally normalised (Parmar et al. "
         "2021, with codes, as in the same program)",
     )
     hidden_channels: int = option(
-        low=1, high=2**14, doc="width that channel_mult multiplies; metroplex: that of the finest resolution"
+        low=1,
+        high=2**14,
+        doc="base width, multiplied by channel_mult; metroplex: width of the finest resolution",
     )
-    channel_mult: tuple[int, ...] = option((), low=1, high=2**10, doc="width of each level, finest first")
+    channel_mult: tuple[int, ...] = option(
+        (), low=1, high=2**10, doc="width factor of each level, finest first"
+    )
     num_res_blocks: int = option(
-        1, low=1, high=100, doc="residual blocks a level; paella: of the decoder's coarsest"
+        1, low=1, high=100, doc="residual blocks per level; paella: of the decoder's coarsest level"
     )
     enc_blocks: str = option(
         "",
         needs=("architecture", ("metroplex",)),
-        doc="metroplex: encoder blocks such as '8x2,8d2,4x1', as in its family",
+        doc="metroplex: encoder blocks such as '8x2,8d2,4x1', as in family metroplex",
     )
     dec_blocks: str = option(
         "",
         needs=("architecture", ("metroplex",)),
-        doc="metroplex: decoder blocks such as '4x1,4d2,8x2'; d enlarges behind the block",
+        doc="metroplex: decoder blocks such as '4x1,4d2,8x2'; d upsamples after the block",
     )
     custom_width_str: str = option(
         "",
@@ -50,10 +55,12 @@ class Tokenizer:
     z_channels: int = option(low=1, high=2**14, doc="channels of the encoder's output")
     num_embeddings: int = option(low=2, high=2**24, doc="codes")
     embedding_dim: int = option(
-        low=1, high=2**14, doc="length of a code; where no layer is between: z_channels"
+        low=1, high=2**14, doc="length of a code; z_channels if there is no layer between"
     )
     norm_groups: int = option(32, low=1, high=2**14, doc="groups of the group norms")
-    dropout: float = option(0.0, low=0, high=0.99, doc="rate before the second convolution of a block")
+    dropout: float = option(
+        0.0, low=0, high=0.99, doc="dropout rate before the second convolution of a block"
+    )
     attn_resolutions: tuple[int, ...] = option(
         (),
         low=1,
@@ -62,12 +69,13 @@ class Tokenizer:
         doc="taming, movq: sides of the grids with attention",
     )
     mid_attention: bool = option(True, doc="taming, movq: attention between the blocks of the coarsest level")
-    resample_with_conv: bool = option(True, doc="taming, movq: convolutions beside pooling and upsampling")
+    resample_with_conv: bool = option(True, doc="taming, movq: convolutions with pooling and upsampling")
     quantizer: str = option(
         "nearest",
         choices=("nearest", "ema", "gumbel", "fsq", "lfq"),
-        doc="nearest: the nearest code, learnt by gradient; ema: the mean of what it quantised (van den "
-        "Oord et al. 2017, A.1); gumbel: codes mixed under noise in training (Jang et al. 2017), by their "
+        doc="nearest: the nearest code, learnt by gradient; ema: moving averages of the outputs it quantised "
+        "(van den Oord et al. 2017, A.1); gumbel: codes mixed under noise in training (Jang et al. 2017), by "
+        "their "
         "distances with maskgit and paella, else by a layer's logits; fsq: rounded values (Mentzer et al. "
         "2023); lfq: signs (Yu et al. 2023)",
     )
@@ -76,7 +84,7 @@ class Tokenizer:
         low=1e-6,
         high=10**4,
         needs=("quantizer", ("gumbel",)),
-        doc="gumbel: of the mixture, from the first to the second value",
+        doc="gumbel: temperature of the mixture, from the first to the second value",
     )
     gumbel_temperature_steps: int = option(
         100_000, low=1, needs=("quantizer", ("gumbel",)), doc="gumbel: steps from one to the other"
@@ -85,14 +93,16 @@ class Tokenizer:
         5e-4,
         low=0,
         needs=("quantizer", ("gumbel",)),
-        doc="gumbel: weight of the divergence of the choice from an even one",
+        doc="gumbel: weight of the KL from a uniform choice",
     )
     gumbel_straight_through: bool = option(
         False,
         needs=("quantizer", ("gumbel",)),
-        doc="gumbel: take the likeliest code of the mixture, with the mixture's gradient",
+        doc="gumbel: use the likeliest code, with the mixture's gradient",
     )
-    commitment_cost: float = option(0.25, low=0, doc="weight that keeps the encoder near the codes")
+    commitment_cost: float = option(
+        0.25, low=0, doc="weight of the commitment loss, which keeps the encoder near the codes"
+    )
     l2_normalised: bool = option(
         False,
         needs=("quantizer", ("nearest",)),
@@ -104,21 +114,22 @@ class Tokenizer:
     ema_debiased: bool = option(
         False,
         needs=("quantizer", ("ema",)),
-        doc="ema: averages begin at 0 and are divided by 1 - ema_decay^updates, so that the first batch "
-        "already makes the codes",
+        doc="ema: averages begin at 0 and are divided by 1 - ema_decay^updates, so the first batch already "
+        "sets the codes",
     )
     fsq_levels: tuple[int, ...] = option(
         (),
         low=2,
         high=2**16,
         needs=("quantizer", ("fsq",)),
-        doc="fsq: values of each component; codes: their product",
+        doc="fsq: number of values of each component; their product is the number of codes",
     )
     entropy_loss_ratio: float = option(
         0.0,
         low=0,
         needs=("quantizer", ("nearest", "gumbel", "lfq")),
-        doc="nearest, gumbel, lfq: weight of sure choices of each position and even use of the codes",
+        doc="nearest, gumbel, lfq: weight of the entropy loss: certain choices at each position, uniform use "
+        "of the codes",
     )
     entropy_temperature: float = option(
         0.01, low=1e-6, high=10**4, needs=("entropy_loss_ratio", ()), doc="of the entropy loss"
@@ -136,17 +147,17 @@ class Tokenizer:
         "the published weights need it",
     )
     legacy_commitment: bool = option(
-        False, doc="commitment_cost weighs the codes' part of the loss instead of the encoder's"
+        False, doc="commitment_cost weighs the codebook loss instead of the encoder's"
     )
     legacy_single_block_attention: bool = option(
-        False, doc="taming, movq: levels with a single block leave their attention out"
+        False, doc="taming, movq: levels with a single block have no attention"
     )
 
     legacy_unused_biases: bool = option(
-        False, doc="dcvae: convolutions have no biases; the original's have some that they never add"
+        False, doc="dcvae: convolutions have no biases; the original has some but never adds them"
     )
     legacy_frozen_spectral_norm: bool = option(
-        False, doc="dcvae: training leaves the encoder's singular values as they are (golden cases only)"
+        False, doc="dcvae: training does not update the encoder's singular values (golden cases only)"
     )
 
     def __post_init__(self) -> None:

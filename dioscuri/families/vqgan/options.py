@@ -21,29 +21,31 @@ class Discriminator:
         "resolutions (Parmar et al. 2021), as in the later Metroplex program",
     )
     num_layers: int = option(3, low=1, high=10, doc="patchgan: strided convolutions")
-    ndf: int = option(64, low=1, high=2**12, doc="patchgan: width of the first one; it doubles up to 8 times")
+    ndf: int = option(
+        64, low=1, high=2**12, doc="patchgan: width of the first convolution; it doubles up to a factor of 8"
+    )
     norm: str = option(
         "batch",
         choices=("batch", "instance", "none"),
-        doc="patchgan: normalisation; 'batch' by statistics of the batch, in training the only use there is",
+        doc="patchgan: normalisation; 'batch' uses statistics of the batch",
     )
     channel_multiplier: float = option(
         1.0,
         low=1 / 512,
         high=16,
-        doc="stylegan: times 256 the width at a side of 64, doubled with every halving up to 512",
+        doc="stylegan: 256 times this is the width at a side of 64; each halving doubles it, up to 512",
     )
     blur: bool = option(True, doc="stylegan: blur with [1, 3, 3, 1] before halving, else average 2x2 pixels")
-    widths: tuple[int, ...] = option((), low=1, high=2**14, doc="dcvae: of the levels, finest first")
-    blocks_per_res: int = option(1, low=1, high=100, doc="dcvae: blocks a level")
+    widths: tuple[int, ...] = option((), low=1, high=2**14, doc="dcvae: widths of the levels, finest first")
+    blocks_per_res: int = option(1, low=1, high=100, doc="dcvae: blocks per level")
     gan_resos: tuple[int, ...] = option(
-        (1, 4), low=1, high=2**14, doc="dcvae: sides of the maps that logits read"
+        (1, 4), low=1, high=2**14, doc="dcvae: sides of the feature maps used for logits"
     )
     contra_resos: tuple[int, ...] = option(
-        (1, 4), low=1, high=2**14, doc="dcvae: sides of those that embeddings read"
+        (1, 4), low=1, high=2**14, doc="dcvae: sides of the feature maps used for embeddings"
     )
     legacy_unused_biases: bool = option(
-        False, doc="dcvae: only the heads have biases; the original's other ones are never added"
+        False, doc="dcvae: only the heads have biases; the original never adds the others"
     )
 
 
@@ -52,9 +54,7 @@ class Loss:
     """`[loss]`: mean over all values of the pictures, in the range that the tokenizer has."""
 
     reconstruction: str = option("l1", choices=("l1", "l2"), doc="absolute or squared difference")
-    perceptual_weight: float = option(
-        0.0, low=0, doc="weight of LPIPS (Zhang et al. 2018) beside the reconstruction; needs lpips_path"
-    )
+    perceptual_weight: float = option(0.0, low=0, doc="weight of LPIPS (Zhang et al. 2018); needs lpips_path")
     lpips_path: str = option(
         "",
         path=True,
@@ -62,20 +62,19 @@ class Loss:
     )
     vgg_path: str = option("", path=True, doc="VGG16 weights under torchvision's names, .safetensors")
     codebook_weight: float = option(1.0, low=0, doc="weight of the quantiser's losses")
-    disc_start: int = option(
-        0, low=0, doc="step from which on there is an adversarial loss and a discriminator"
-    )
+    disc_start: int = option(0, low=0, doc="first step with an adversarial loss and a discriminator")
     disc_weight: float = option(0.8, low=0, doc="weight of the adversarial loss")
     adaptive_disc_weight: bool = option(
         True,
-        doc="multiply it by the ratio of the gradients of reconstruction and adversarial loss with respect "
+        doc="multiply disc_weight by the ratio of the gradients of reconstruction and adversarial loss with "
+        "respect "
         "to the last layer, at most 10,000",
     )
     disc_loss: str = option(
         "hinge",
         choices=("hinge", "vanilla", "non_saturating"),
-        doc="vanilla: half the binary cross-entropies; non_saturating: these in full, and softplus(-logit) "
-        "for the generator, which otherwise has -logit",
+        doc="vanilla: half the binary cross-entropies; non_saturating: the full ones, and softplus(-logit) "
+        "for the generator, otherwise -logit",
     )
     r1_cost: float = option(
         0.0, low=0, doc="weight of the squared gradient of the logits with respect to pictures (R1)"
@@ -84,7 +83,7 @@ class Loss:
         0.0, low=0, doc="weight of (norm of that gradient - 1)^2, as in muse-maskgit-pytorch"
     )
     legacy_half_r1: bool = option(
-        False, doc="r1_cost sees the logits of the first half of the pictures only (golden cases only)"
+        False, doc="r1_cost uses only the logits of the first half of the pictures (golden cases only)"
     )
     contrastive_weight: float = option(
         1.0, low=0, doc="dcvae: weight of the contrastive loss, for generator and discriminator"
@@ -96,15 +95,15 @@ class Loss:
     )
     alternating: bool = option(
         False,
-        doc="update the discriminator first and then, against the new one, the generator, each with a "
-        "gradient norm of its own; else both at once",
+        doc="update the discriminator first, then the generator against it, each with its own gradient norm; "
+        "else both at once",
     )
     revive_below: float = option(
         0.0,
         low=0,
         high=1,
         doc="a code becomes an encoder output of the batch when its share of the tokens, a moving average, "
-        "falls below this part of the fair share, 1 / codes; 0: never",
+        "falls below this fraction of 1 / codes; 0: never",
     )
     revive_decay: float = option(0.99, low=0, high=1, doc="decay of that average")
     weight_decay: float = option(0.0, low=0, doc="decoupled weight decay on kernels and the codebook")
@@ -124,22 +123,22 @@ class Synthesis:
 
     synthesis_mode: str = option(
         choices=("reconstruction", "encoding", "decoding"),
-        doc="reconstruction: pictures and how far they are from the originals; encoding: pictures to "
-        "shards of tokens; decoding: such shards to pictures",
+        doc="reconstruction: pictures and their distances to the originals; encoding: pictures to shards of "
+        "tokens; decoding: shards to pictures",
     )
     load_ema_weights: bool = option(doc="use the averaged weights")
     batch_size: int = option(low=1, high=2**20, doc="global batch size")
-    n_samples: int = option(0, low=0, high=10**9, doc="pictures to use; 0 is all")
+    n_samples: int = option(0, low=0, high=10**9, doc="pictures to use; 0: all")
     split: str = option(
         "",
         choices=("", "train", "validation", "test"),
-        doc="pictures to read; empty is test for reconstruction and train for encoding",
+        doc="split to read; empty: test for reconstruction, train for encoding",
     )
     save_target_in_reconstruction: bool = option(False, doc="also write the target pictures")
     extractor: str = option(
         "",
         doc="reconstruction: whose features measure the distance to the originals: inception, dinov2, clip "
-        "or a classifier's run folder; empty: none is measured",
+        "or a classifier's run folder; empty: no distance",
     )
     extractor_weights: str = option(
         "",
@@ -149,8 +148,7 @@ class Synthesis:
     tokens_path: str = option(
         "",
         path=True,
-        doc="encoding: folder to write; decoding: folder to read; empty is the run's own, "
-        "latents/tokens_<split>",
+        doc="encoding: folder to write; decoding: folder to read; empty: the run's latents/tokens_<split>",
     )
 
 

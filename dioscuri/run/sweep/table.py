@@ -30,25 +30,23 @@ _LONGEST_NAME = 100
 class Sweep:
     """`[sweep]`: what to begin with, and how to run."""
 
-    name: str = option(doc="the runs' names begin with it, and their results lie in logs-sweep-<name>/")
-    base: tuple[str, ...] = option(doc="configurations to begin with, relative to the table's folder")
+    name: str = option(doc="prefix of the runs' names; results lie in logs-sweep-<name>/")
+    base: tuple[str, ...] = option(doc="base configurations, relative to the table's folder")
     twin: tuple[str, ...] = option(("torch",), doc="'torch', 'jax' or both")
     processes: int = option(1, low=1, high=2**10, doc="runs at a time")
-    tries: int = option(3, low=1, doc="times that a run is started before it counts as failed")
-    silence: float = option(
-        0, low=0, doc="seconds without a word after which a run hangs and is started again; 0: it never does"
-    )
+    tries: int = option(3, low=1, doc="attempts before a run counts as failed")
+    silence: float = option(0, low=0, doc="seconds without output after which a run is restarted; 0: never")
     devices: tuple[str, ...] = option(
-        (), doc="CUDA_VISIBLE_DEVICES of the runs at a time, in turn; empty: as it is"
+        (), doc="values of CUDA_VISIBLE_DEVICES for the simultaneous runs, in turn; empty: unchanged"
     )
     where: str = option(
         "auto",
         choices=("auto", "here", "slurm"),
-        doc="here, as jobs of SLURM, or as jobs where the command itself is part of one",
+        doc="here, as SLURM jobs, or as jobs if the command itself runs in one",
     )
-    sbatch_options: tuple[str, ...] = option((), doc="further arguments of sbatch, such as '--gres=gpu:1'")
-    curve: str = option("", doc="tag of the validation that is drawn; empty: the family's own")
-    curve_over: str = option("seconds", choices=("seconds", "step"), doc="what the curves are drawn over")
+    sbatch_options: tuple[str, ...] = option((), doc="more arguments of sbatch, such as '--gres=gpu:1'")
+    curve: str = option("", doc="tag of the validation curve; empty: the family's default")
+    curve_over: str = option("seconds", choices=("seconds", "step"), doc="x axis of the curves")
 
 
 @dataclass(frozen=True)
