@@ -25,4 +25,4 @@ def prepare_cifar10(request: Request) -> None:
         unpack(archive, folder, place)
         missing = [name for name in _WANTED[:-1] if not (folder / name).exists()]
         if missing:
-            raise UserError(f"{archive}: holds no {missing[0]}; it is not the binary version of CIFAR-10")
+            raise UserError(f"{archive}: {missing[0]} is missing; this is not the binary version of CIFAR-10")

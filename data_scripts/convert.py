@@ -21,7 +21,7 @@ def to_npy(folder: Path, target: Path, resolution: int, channels: int) -> int:
     """Write the pictures, sorted by name, as uint8 (N, R, R, C); return N."""
     paths = folder_files(folder, SUFFIXES) if folder.is_dir() else []
     if not paths:
-        raise UserError(f"{folder} is not a folder with pictures")
+        raise UserError(f"{folder} is not a folder of pictures")
     beside = target.with_name(target.name + ".part")
     try:
         out = open_memmap(beside, "w+", np.uint8, (len(paths), resolution, resolution, channels))

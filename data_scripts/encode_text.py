@@ -42,7 +42,9 @@ class TextEncoder:
             kinds = {"t5": transformers.T5EncoderModel, "mt5": transformers.MT5EncoderModel}
             kinds |= dict.fromkeys(("clip", "clip_text_model"), transformers.CLIPTextModelWithProjection)
             if config.model_type not in kinds:
-                raise UserError(f"encoder {name} is of type '{config.model_type}', known: {', '.join(kinds)}")
+                raise UserError(
+                    f"encoder {name} is of unknown type '{config.model_type}'; known: {', '.join(kinds)}"
+                )
             model = kinds[config.model_type].from_pretrained(name, use_safetensors=True)
             self.tokenizer = transformers.AutoTokenizer.from_pretrained(name)
         except UserError:
@@ -54,15 +56,15 @@ class TextEncoder:
             ) from error
         self.is_clip = "clip" in config.model_type
         if pooled and not self.is_clip:
-            raise UserError(f"encoder {name} has no pooled state: leave --pooled out, only CLIP has one")
+            raise UserError(f"encoder {name} has no pooled state: only CLIP has one; leave --pooled out")
         limit = getattr(getattr(config, "text_config", config), "max_position_embeddings", None)
         if limit is not None and length > limit:
-            raise UserError(f"--length {length} is more than encoder {name} takes: {limit} at most")
+            raise UserError(f"--length {length} is too long for encoder {name}: give at most {limit}")
         self.device = torch.device(device)
         self.model = model.eval().to(self.device)
         depth = len(self._states(self._ids([""])).hidden_states)
         if not -depth <= layer < 0:
-            raise UserError(f"--layer {layer} is outside of -{depth} ... -1, the hidden states of {name}")
+            raise UserError(f"--layer {layer} is outside -{depth} ... -1, the hidden states of {name}")
 
     def __call__(self, texts: Sequence[str]) -> dict[str, Array]:
         """`text` (B, S, E) float32, `text_mask` (B, S) bool and, if asked for, `pooled` (B, P) float32."""
@@ -137,7 +139,7 @@ def main(arguments: list[str]) -> None:
         keys = Shards(options.tokens, WHAT).keys
         captions, folder = in_order(captions, keys, options.captions), options.tokens / TEXTS
     if not captions:
-        raise UserError(f"captions {options.captions} hold none")
+        raise UserError(f"{options.captions} holds no captions")
     captions = with_micro(captions, options.micro)
     encoder = TextEncoder(
         options.encoder,

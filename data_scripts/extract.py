@@ -30,7 +30,7 @@ def reading(archive: Path) -> Iterator[None]:
     try:
         yield
     except _DAMAGE as error:
-        raise UserError(f"{archive}: damaged ({error}); remove it and fetch it again") from error
+        raise UserError(f"{archive}: damaged ({error}); remove it and download it again") from error
 
 
 def members(archive: Path) -> Iterator[tuple[PurePosixPath, int, IO[bytes]]]:
@@ -65,7 +65,7 @@ def unpack(archive: Path, folder: Path, place: Callable[[PurePosixPath], Path | 
 def _write(archive: Path, name: PurePosixPath, size: int, stream: IO[bytes], target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     if size > shutil.disk_usage(target.parent).free:
-        raise UserError(f"{archive}: '{name}' needs {size} bytes, more than the disk has left")
+        raise UserError(f"{archive}: '{name}' needs {size} bytes, more than the disk has free")
     try:
         with target.open("xb") as out:
             shutil.copyfileobj(stream, out, 1 << 20)
@@ -79,7 +79,7 @@ def _zip_members(archive: Path) -> Iterator[tuple[PurePosixPath, int, IO[bytes]]
             if info.is_dir():
                 continue
             if (info.external_attr >> 16) & _TYPE == _SYMLINK:
-                raise UserError(f"{archive}: '{info.filename}' is a link; nothing was unpacked from there on")
+                raise UserError(f"{archive}: '{info.filename}' is a link; nothing from here on was unpacked")
             _check_size(archive, info.filename, info.file_size, info.compress_size)
             with opened.open(info) as stream:
                 yield safe_name(archive, info.filename), info.file_size, stream
@@ -95,7 +95,7 @@ def _tar_members(archive: Path) -> Iterator[tuple[PurePosixPath, int, IO[bytes]]
             stream = opened.extractfile(info) if info.isreg() else None
             if stream is None:
                 raise UserError(
-                    f"{archive}: '{info.name}' is a link or device; nothing was unpacked from there on"
+                    f"{archive}: '{info.name}' is a link or device; nothing from here on was unpacked"
                 )
             with stream:
                 yield safe_name(archive, info.name), info.size, stream
@@ -104,7 +104,9 @@ def _tar_members(archive: Path) -> Iterator[tuple[PurePosixPath, int, IO[bytes]]
 def _check_size(archive: Path, name: str, size: int, packed: int) -> None:
     """Raise a `UserError` for a member that would fill the disk or the memory with next to nothing."""
     if size < 0 or size > max(_FREE_BYTES, _MAX_RATIO * packed):
-        raise UserError(f"{archive}: '{name}' claims {size} bytes out of {packed}; it is not to be trusted")
+        raise UserError(
+            f"{archive}: '{name}' claims to unpack {packed} bytes to {size}; do not trust this archive"
+        )
 
 
 def safe_name(archive: Path, name: str) -> PurePosixPath:
@@ -112,6 +114,6 @@ def safe_name(archive: Path, name: str) -> PurePosixPath:
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or not path.parts or any(c in name for c in "\\:\0"):
         raise UserError(
-            f"{archive}: '{name}' would lead out of the target folder; the archive is not to be trusted"
+            f"{archive}: '{name}' would be written outside the target folder; do not trust this archive"
         )
     return path

@@ -64,7 +64,7 @@ def prepare_celeba(request: Request) -> None:
 
 def _content(archive: Path, name: PurePosixPath, size: int, stream: IO[bytes]) -> bytes:
     if size > _MAX_PICTURE:
-        raise UserError(f"{archive}: '{name}' has {size} bytes, which is no picture of this set")
+        raise UserError(f"{archive}: '{name}' has {size} bytes, so it is not a picture of this set")
     return stream.read()
 
 
@@ -143,9 +143,7 @@ def _archive(request: Request, published: Published) -> str:
     files = request.downloads.iterdir() if request.downloads.is_dir() else ()
     names = sorted(path.name for path in files if published.names.fullmatch(path.name) and path.is_file())
     if len(names) > 1:
-        raise UserError(
-            f"{request.downloads} holds {', '.join(names)}: say by --archive NAME which is the set's"
-        )
+        raise UserError(f"{request.downloads} holds {', '.join(names)}: choose one with --archive NAME")
     return names[0] if names else published.archive
 
 

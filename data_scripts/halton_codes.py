@@ -51,13 +51,13 @@ def read_sample(path: Path, grid: tuple[int, int], codebook_size: int) -> tuple[
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
     except (Foreign, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path} holds no code and class: {error}") from error
+        raise UserError(f"{path} holds no code with a class: {error}") from error
     if code.shape != grid or code.dtype.kind not in "iu":
-        raise UserError(
-            f"{path}: code is {code.dtype} {code.shape}, the tokenizer makes whole numbers {grid}"
-        )
+        raise UserError(f"{path}: code is {code.dtype} {code.shape}, but the tokenizer makes integers {grid}")
     if code.min() < 0 or code.max() >= codebook_size or label < 0:
-        raise UserError(f"{path}: {code.max()} is no code below {codebook_size}, or {label} no class")
+        raise UserError(
+            f"{path}: code {code.max()} is not below {codebook_size}, or class {label} does not exist"
+        )
     return code, label
 
 

@@ -43,7 +43,7 @@ def listed(folder: Path) -> list[Latent]:
     classes = subfolders(folder)
     for path in classes:
         if not path.name.isdecimal() or path.name != str(int(path.name)):
-            raise UserError(f"latents {path}: folders of classes are called by their numbers, 0, 1, ...")
+            raise UserError(f"latents {path}: class folders must be named by number: 0, 1, ...")
     latents = [latent for path in classes for latent in _in_folder(path, int(path.name))]
     latents += _in_folder(folder, -1)
     if not latents:
@@ -51,9 +51,9 @@ def listed(folder: Path) -> list[Latent]:
     labels = {latent.label for latent in latents}
     for path in classes:
         if int(path.name) not in labels:
-            raise UserError(f"latents {path} holds no file <index>.r.npy: put back those of this class")
+            raise UserError(f"latents {path} holds no file <index>.r.npy: restore the files of this class")
     if classes and -1 in labels:
-        raise UserError(f"latents {folder} holds files beside the folders of classes: move them away")
+        raise UserError(f"latents {folder} holds files next to the class folders: move them away")
     latents.sort()
     _check_gaps(folder, latents)
     return latents
@@ -75,7 +75,7 @@ def read(latent: Latent, length: int, codebook_size: int) -> np.ndarray:
     if len(wrong):
         raise UserError(
             f"latents {latent.path} holds the token {wrong.max()}, but --codebook-size is {codebook_size}: "
-            "give that of the tokenizer that made them"
+            "give the codebook size of the tokenizer that made them"
         )
     return tokens
 
@@ -92,7 +92,7 @@ def _in_folder(folder: Path, label: int) -> list[Latent]:
     for path in folder_files(folder, (".npy",)):
         match = NAME.fullmatch(path.name)
         if match is None:
-            raise UserError(f"latents {path} is not called <index>.r.npy or <index>.l.npy: move it away")
+            raise UserError(f"latents {path} is not named <index>.r.npy or <index>.l.npy: move it away")
         latents.append(Latent(label, int(match[1]), match[2] or ".r", path))
     return latents
 
@@ -108,8 +108,7 @@ def _check_gaps(folder: Path, found: Sequence[Latent]) -> None:
                 name = re.sub(r"\d+", f"{wanted:06d}", latent.path.name, count=1)
                 where = " in the folders of classes" if latent.label >= 0 else ""
                 raise UserError(
-                    f"latents {folder}: {name} is missing{where}: put it back (for a part of all pictures, "
-                    "give --pictures)"
+                    f"latents {folder}: {name} is missing{where}: restore it, or give --pictures for a subset"
                 )
     left, right = ({latent.index for latent in sides[side]} for side in (".l", ".r"))
     if left and left != right:
@@ -134,7 +133,7 @@ def main(words: Sequence[str]) -> None:
     first = len(_load(latents[0].path))
     side = isqrt(first)
     if not first or side**2 != first:
-        raise UserError(f"latents {latents[0].path} holds {first} tokens, which are no square grid")
+        raise UserError(f"latents {latents[0].path} holds {first} tokens, which do not form a square grid")
     rank = {label: place for place, label in enumerate(order)} if chosen.legacy_classes else None
     labels = np.array([rank[latent.label] if rank else latent.label for latent in latents], np.int32)
     header = {
@@ -169,11 +168,11 @@ def _chosen(latents: list[Latent], span: str) -> list[Latent]:
         return latents
     match = re.fullmatch(r"(\d*):(\d*)", span)
     if match is None:
-        raise UserError(f"--pictures '{span}' must be A:B, the first picture and the one behind the last")
+        raise UserError(f"--pictures '{span}' must be A:B, the first picture and the one after the last")
     low, high = int(match[1] or 0), int(match[2] or 2**62)
     selected = [latent for latent in latents if low <= latent.index < high]
     if not selected:
-        raise UserError(f"--pictures '{span}': there are none of these indices")
+        raise UserError(f"--pictures '{span}': no picture has such an index")
     return selected
 
 

@@ -46,7 +46,8 @@ def prepare_mnist10k(request: Request) -> None:
     digest = hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()
     if digest != SUBSET_SHA256:
         raise UserError(
-            f"the derived subset has sha256 {digest}, not {SUBSET_SHA256}: the source is not original MNIST"
+            f"the derived subset has sha256 {digest}, not {SUBSET_SHA256}: the source is not the original "
+            "MNIST"
         )
     with request.building("mnist10k") as folder:
         for name, array in zip(FILES, arrays, strict=True):

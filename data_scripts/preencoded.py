@@ -67,11 +67,11 @@ def _tokens(example: Example, member: str, side: int, codes: int) -> Array:
     tokens = _load(example, member)
     if tokens.dtype.kind not in "iu" or tokens.size != side**2:
         raise UserError(
-            f"'{example.key}': {member} holds {tokens.dtype} {tokens.shape}, the tokenizer makes {side**2} "
-            "whole numbers"
+            f"'{example.key}': {member} holds {tokens.dtype} {tokens.shape}, but the tokenizer makes "
+            f"{side**2} integers"
         )
     if tokens.min() < 0 or tokens.max() >= codes:
-        raise UserError(f"'{example.key}': {tokens.max()} is no code of the tokenizer, 0..{codes - 1}")
+        raise UserError(f"'{example.key}': {tokens.max()} is not a code of the tokenizer, 0..{codes - 1}")
     return tokens.reshape(side, side)
 
 
@@ -108,7 +108,10 @@ def _member(example: Example, ending: str) -> Member:
     chosen = [member for suffix, member in example.members.items() if suffix.endswith(ending)]
     if len(chosen) != 1:
         there = ", ".join(sorted(example.members))
-        raise UserError(f"'{example.key}' has {len(chosen)} members that end in '{ending}': there is {there}")
+        raise UserError(
+            f"'{example.key}' has {len(chosen)} members that end in '{ending}', of which one is needed: it "
+            f"has {there}"
+        )
     return chosen[0]
 
 

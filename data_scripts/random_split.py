@@ -21,7 +21,7 @@ def choose(folder: Path, n: int, seed: int = 101) -> list[Path]:
         raise UserError(f"{folder} is not a folder")
     paths = folder_files(folder, SUFFIXES)
     if not 0 < n < len(paths):
-        raise UserError(f"{folder} has {len(paths)} pictures; cannot move {n} and keep some")
+        raise UserError(f"{folder} has {len(paths)} pictures; moving {n} would leave none")
     order = np.arange(len(paths))
     np.random.RandomState(seed).shuffle(order)
     return [paths[index] for index in order[-n:]]

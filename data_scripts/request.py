@@ -43,8 +43,7 @@ class Request:
             parse_digest(checksum)
         elif not self.unverified:
             raise UserError(
-                f"no checksum of {remote.name} is known here; pass --sha256 {remote.name}=<hex> or "
-                "--unverified"
+                f"the checksum of {remote.name} is unknown; give --sha256 {remote.name}=<hex> or --unverified"
             )
         target = self.downloads / remote.name
         url = f"{self.base_url.rstrip('/')}/{remote.name}" if self.base_url else remote.url
@@ -53,7 +52,8 @@ class Request:
             return target
         if not url:
             raise UserError(
-                f"{remote.name} cannot be fetched by a script; download it from {remote.page} into "
+                f"{remote.name} cannot be downloaded by a script; download it by hand from {remote.page} "
+                "into "
                 f"{self.downloads}, or give --base-url"
             )
         return fetch(url, target, checksum)
@@ -66,7 +66,7 @@ class Request:
         """
         target = self.output / name
         if target.exists():
-            raise UserError(f"{target} exists; remove it to prepare it again")
+            raise UserError(f"{target} exists; remove it to prepare the data again")
         self.output.mkdir(parents=True, exist_ok=True)
         partial = self.output / f".{name}.partial"
         shutil.rmtree(partial, ignore_errors=True)

@@ -74,7 +74,7 @@ def run(options: argparse.Namespace) -> int:
                 written += 1
         except FileExistsError as error:
             raise UserError(
-                f"{error.filename} exists; choose an empty folder, or pictures with other names"
+                f"{error.filename} exists; choose an empty folder, or rename the pictures"
             ) from error
         except (Refused, UserError) as error:
             raise UserError(f"{path}: {error}") from error

@@ -56,7 +56,9 @@ def entries(source: Path, *, with_captions: bool) -> list[Entry]:
         raise UserError(f"{source} holds no pictures")
     if len({entry.caption is None for entry in listed}) > 1:
         lacking = next(entry for entry in listed if entry.caption is None)
-        raise UserError(f'{lacking.where}: no "caption", which others have: add it or give --no-captions')
+        raise UserError(
+            f'{lacking.where}: no "caption", but other entries have one: add it or give --no-captions'
+        )
     return listed
 
 
@@ -65,16 +67,16 @@ def _entry(source: Path, number: int, line: str, with_captions: bool) -> Entry:
     try:
         fields: Any = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{where}: no JSON ({error})") from error
+        raise UserError(f"{where}: not JSON ({error})") from error
     name = fields.get("image_path") if isinstance(fields, dict) else None
     if not isinstance(name, str) or not name:
-        raise UserError(f'{where}: needs a text "image_path"')
+        raise UserError(f'{where}: needs a string "image_path"')
     caption = fields.get("caption") if with_captions else None
     if isinstance(caption, list) and caption and all(isinstance(part, str) for part in caption):
         caption = caption[0]
     is_tokens = isinstance(caption, list) and all(_is_token(part) for part in caption)
     if caption is not None and not isinstance(caption, str) and not is_tokens:
-        raise UserError(f'{where}: "caption" must be a text, texts or numbers of tokens')
+        raise UserError(f'{where}: "caption" must be a string, a list of strings, or token numbers')
     return Entry(source.parent / name, caption, where)
 
 
@@ -102,11 +104,11 @@ def message(entry: Entry, tokenize: Tokenize | None, *, reencode: bool) -> bytes
             picture = image_files.flatten(image).convert("RGB")
         content = _jpeg(picture) if reencode else entry.path.read_bytes()
     except image_files.Refused as refused:
-        raise UserError(f"{entry.where}: {entry.path}: {refused}; mend or remove it") from refused
+        raise UserError(f"{entry.where}: {entry.path}: {refused}; repair or remove it") from refused
     tokens = entry.caption
     if isinstance(tokens, str):
         if tokenize is None:
-            raise UserError(f"{entry.where}: the caption is a text: give --tokenizer, or --no-captions")
+            raise UserError(f"{entry.where}: the caption is text: give --tokenizer, or --no-captions")
         tokens = tokenize(tokens)
     return encode({IMAGE: [content], **({} if tokens is None else {CAPTION: tokens})})
 

@@ -205,8 +205,8 @@ def check_options(hparams: Any) -> None:
     family.check_options(hparams)
     if hparams.data.labels and not getattr(hparams.model, "num_classes", 0):
         raise UserError(
-            f"[data] labels is True, but family '{hparams.run.family}' gives this model no labels: set it to "
-            "False"
+            f"[data] labels is True, but family '{hparams.run.family}' uses no labels for this model: set it "
+            "to False"
         )
 
 

@@ -81,7 +81,7 @@ def fetch(
 def check(path: Path, checksum: str) -> None:
     """Raise a `UserError` that names both digests if the file's is not the expected one."""
     if wrong := mismatch(path, checksum):
-        raise UserError(f"{path}: {wrong}; remove it and fetch it again")
+        raise UserError(f"{path}: {wrong}; remove it and download it again")
 
 
 def mismatch(path: Path, checksum: str) -> str:
@@ -102,7 +102,7 @@ def _receive(url: str, output: str, _pooch: Any, *, max_bytes: int) -> None:
     headers = {"User-Agent": "dioscuri", "Accept-Encoding": "identity"}
     with requests.get(url, headers=headers, stream=True, timeout=_TIMEOUT) as response:
         if 400 <= response.status_code < 500:
-            raise UserError(f"{url}: the server answers {response.status_code} {response.reason}")
+            raise UserError(f"{url}: the server answered {response.status_code} {response.reason}")
         response.raise_for_status()
         announced = response.headers.get("Content-Length", "")
         total = int(announced) if announced.isdecimal() else None
@@ -137,7 +137,7 @@ def _copy(
 
 def _check_size(url: str, folder: Path, max_bytes: int, size: int) -> None:
     if size > max_bytes:
-        raise UserError(f"{url}: the file is larger than {max_bytes:,} bytes: it is not what is expected")
+        raise UserError(f"{url}: the file is larger than {max_bytes:,} bytes, so it is not the expected file")
     if (free := shutil.disk_usage(folder).free) < _RESERVE:
         raise UserError(f"{url}: only {free:,} bytes are free in {folder}: make room for {size:,}")
 

@@ -62,7 +62,7 @@ def read_json(path: Path, what: str) -> Any:
     except FileNotFoundError as error:
         raise UserError(f"{what}: {path} does not exist") from error
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{what}: {path} is damaged ({error}): write it anew") from error
+        raise UserError(f"{what}: {path} is damaged ({error}): write it again") from error
 
 
 def write_sealed_json(path: Path, value: Mapping[str, Any]) -> None:
@@ -83,7 +83,7 @@ def read_sealed_json(path: Path, what: str) -> tuple[Any, bool]:
         return value, False
     expected = value.pop(_SEAL)
     if expected != _checksum(value):
-        raise UserError(f"{what}: {path} does not match its sha256, so it was changed: write it anew")
+        raise UserError(f"{what}: {path} does not match its sha256, so it has changed: write it again")
     return value, True
 
 

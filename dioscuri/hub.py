@@ -82,7 +82,7 @@ def _fetched(model: str, name: str, inside: str, revision: str, choice: Choice) 
         files = map(PurePosixPath, hub.list_repo_files(name, revision=revision))
         chosen = choose((file.name for file in files if file.parent == PurePosixPath(inside)), choice)
     if chosen is None:
-        raise UserError(f"{model} has no weights: no file is called {EXPECTED}")
+        raise UserError(f"{model} has no weights: no file is named {EXPECTED}")
     weights = fetch(chosen)
     for shard in shards(weights) if chosen.endswith(".json") else ():
         fetch(shard)

@@ -43,6 +43,6 @@ def _number(variable: str, default: int) -> int:
     text = os.environ.get(variable, str(default))
     if not text.isdecimal():
         raise UserError(
-            f"environment variable {variable} is '{text}', no whole number: unset it, or set it right"
+            f"environment variable {variable} is '{text}', not a whole number: unset it, or correct it"
         )
     return int(text)

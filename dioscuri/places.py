@@ -60,7 +60,7 @@ def egs_path(name: str | Path) -> Path:
     """
     shipped = _example(Path(name))
     if shipped is None:
-        raise UserError(f"there is no example '{name}': {examples()} holds those that are shipped")
+        raise UserError(f"there is no example '{name}': see {examples()} for the shipped ones")
     return shipped
 
 

@@ -134,7 +134,7 @@ def _check_cpu_devices(n: int) -> None:
     local = jax.local_device_count()
     if n > local or (jax.process_count() > 1 and n != local):
         raise UserError(
-            f"[run] num_cpu_devices is {n} but this process has begun with {local}: start a new one, without "
+            f"[run] num_cpu_devices is {n}, but this process started with {local}: start a new one without "
             "xla_force_host_platform_device_count in XLA_FLAGS"
         )
 

@@ -63,7 +63,7 @@ class Engine:
         rows = check_lengths(batch) * self.process_count
         if rows % (n_parts * self.device_count):
             raise UserError(
-                f"[train] batch_size {rows} must be a multiple of devices x parts, "
+                f"[train] batch_size {rows} must be a multiple of devices x accumulation_steps, "
                 f"{self.device_count} x {n_parts}"
             )
         pictures = {name: self.devices.place(array) for name, array in batch.items()}

@@ -21,7 +21,9 @@ def open_network(name: str, weights: str) -> tuple[Extract, str]:
     `weights`: a file; empty: the published one, which is downloaded once.
     """
     if name != "inception":
-        raise UserError(f"--extractor {name} is a network of the library transformers: leave --twin out")
+        raise UserError(
+            f"--extractor {name} needs the library transformers, which runs on PyTorch: leave --twin out"
+        )
     file = Path(weights) if weights else inception_file()
     arrays = jax.device_put(read_inception(file))
     run = jax.jit(features)

@@ -174,8 +174,8 @@ class Network:
         `noise` the key draws it."""
         if self.buffers:
             raise UserError(
-                "[model] quantizer keeps averages beside the parameters, which a pure loss cannot: train "
-                "with dioscuri.jax.train, or choose a quantizer without"
+                "[model] quantizer updates moving averages, which a pure loss cannot: train with "
+                "dioscuri.jax.train, or choose another quantizer"
             )
         with self.arithmetic():
             rows = {name: jnp.asarray(value) for name, value in batch.items()}

@@ -43,8 +43,8 @@ class Pretrained:
         folder = local_folder(where, revision)
         if not is_folder(folder):
             raise UserError(
-                f"{folder} holds no config.json that save_pretrained wrote: dioscuri.jax.load opens what "
-                "others published"
+                f"{folder} holds no config.json that save_pretrained wrote: dioscuri.jax.load opens other "
+                "published folders"
             )
         hparams, weights = read_folder(folder, overrides)
         try:

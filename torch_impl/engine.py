@@ -65,7 +65,8 @@ class Engine:
         rows = check_lengths(batch)
         if rows % n_parts:
             raise UserError(
-                f"[train] batch_size {rows * self.process_count} must be a multiple of devices x parts, "
+                f"[train] batch_size {rows * self.process_count} must be a multiple of devices x "
+                "accumulation_steps, "
                 f"{self.device_count} x {n_parts}"
             )
         pictures = {name: self.devices.place(array) for name, array in batch.items()}

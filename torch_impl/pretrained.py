@@ -42,8 +42,8 @@ class Pretrained:
         folder = local_folder(where, revision)
         if not is_folder(folder):
             raise UserError(
-                f"{folder} holds no config.json that save_pretrained wrote: dioscuri.torch.load opens what "
-                "others published"
+                f"{folder} holds no config.json that save_pretrained wrote: dioscuri.torch.load opens other "
+                "published folders"
             )
         hparams, weights = read_folder(folder, overrides)
         try:

@@ -59,7 +59,7 @@ def _load(name: str, where: str) -> Any:
         folder = local_folder(where)
         config = transformers.AutoConfig.from_pretrained(folder)
         if config.model_type not in kinds[name]:
-            raise UserError(f"--weights {where} is of type '{config.model_type}', not {name}")
+            raise UserError(f"--weights {where} has type '{config.model_type}', not {name}")
         return classes[name].from_pretrained(folder, use_safetensors=True)
     except UserError:
         raise
@@ -67,7 +67,7 @@ def _load(name: str, where: str) -> Any:
         reason = str(error).strip().partition("\n")[0]
         raise UserError(
             f"--weights {where} cannot be opened ({reason}): give a folder with config.json and "
-            "model.safetensors, or a model of the hub"
+            "model.safetensors, or a hub id"
         ) from error
 
 

@@ -30,7 +30,7 @@ def match(
     rest = f" ({len(differing) - 1} more differ)" if len(differing) > 1 else ""
     raise UserError(
         f"{where}: {what} tensor '{first}' {_difference(first, expected, arrays)}{rest}: "
-        "the checkpoint is of another architecture than the configuration"
+        "the checkpoint has another architecture than the configuration"
     )
 
 
@@ -46,7 +46,7 @@ def check_finite(arrays: Mapping[str, np.ndarray], where: object) -> None:
     rest = f", and {len(broken) - 1} more tensors hold such values" if len(broken) > 1 else ""
     raise UserError(
         f"{where}: tensor '{first}' holds NaN or infinity ({n} of {arrays[first].size} values){rest}: the "
-        "weights are of a training that failed, or the file is damaged"
+        "training failed, or the file is damaged"
     )
 
 

@@ -70,8 +70,7 @@ class RunDirectory:
             return
         if not _is(self._descriptor, self._lock):
             raise UserError(
-                f"run directory {self.path} was removed while the run went on: nothing more is written; "
-                "start again"
+                f"run directory {self.path} was removed during the run: nothing more is written; start again"
             )
         # Through the descriptor that is open: closing another one of the same file would give the lock away.
         holder = _holder(self._descriptor)
@@ -124,7 +123,7 @@ def remove(path: Path) -> None:
         try:
             shutil.rmtree(path)
         except OSError as error:
-            raise UserError(f"run directory {path} cannot be removed whole: {error.strerror}") from error
+            raise UserError(f"run directory {path} cannot be removed completely: {error.strerror}") from error
 
 
 def ensure_folder(path: Path) -> Path:
@@ -145,7 +144,7 @@ def _take(descriptor: int, file: Path) -> None:
             f"run directory {file.parent} is in use by process {holder}: wait, or choose another run.name"
         ) from error
     if not _is(descriptor, file):
-        raise UserError(f"run directory {file.parent} was removed by a process that just ended: start again")
+        raise UserError(f"run directory {file.parent} was just removed by another process: start again")
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
 

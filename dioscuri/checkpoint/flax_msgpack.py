@@ -40,7 +40,7 @@ def read_flax(path: Path) -> dict[str, Any]:
         return joined
     except (ValueError, TypeError, msgpack.exceptions.UnpackException) as error:
         reason = str(error) or type(error).__name__
-        raise UserError(f"checkpoint {path} is truncated or no flax msgpack file: {reason}") from error
+        raise UserError(f"checkpoint {path} is truncated or not a flax msgpack file: {reason}") from error
 
 
 def flatten(tree: dict[str, Any], where: object) -> dict[str, np.ndarray]:
@@ -52,7 +52,7 @@ def flatten(tree: dict[str, Any], where: object) -> dict[str, np.ndarray]:
         elif isinstance(value, np.ndarray):
             flat[name] = value
         else:
-            raise UserError(f"{where}: '{name}' is a {type(value).__name__} where an array is expected")
+            raise UserError(f"{where}: '{name}' is a {type(value).__name__}, not an array")
     return flat
 
 

@@ -51,8 +51,8 @@ def check_learnt(checkpoint: store.Checkpoint, given: Mapping[str, Any]) -> None
     hashes = [maker["sha256"] for maker in (learnt, given) if maker.get("sha256")]
     if len(set(hashes)) > 1:
         raise UserError(
-            f"{checkpoint.path} has learnt tokens of {_weights(learnt)} and is given those of "
-            f"{_weights(given)}: give data.tokenizer_path that run, or the paths of its tokens"
+            f"{checkpoint.path} was trained on tokens of {_weights(learnt)}, but is given those of "
+            f"{_weights(given)}: set data.tokenizer_path to that run, or the data paths to its tokens"
         )
 
 
@@ -61,8 +61,8 @@ def check_made_by(header: Mapping[str, Any], tokenizer: TrainedFolder, tokens: s
     maker = header.get("tokenizer") or {}
     if maker.get("sha256") != tokenizer.sha256:
         raise UserError(
-            f"tokens {tokens} were made by {_weights(maker)}, not by the averaged ones of "
-            f"{tokenizer.checkpoint.path}: give data.tokenizer_path that run, or encode the pictures again"
+            f"tokens {tokens} were made by {_weights(maker)}, not by the averaged weights of "
+            f"{tokenizer.checkpoint.path}: set data.tokenizer_path to that run, or encode the pictures again"
         )
 
 

@@ -71,7 +71,7 @@ def read_folder(folder: Path, overrides: Sequence[str] = ()) -> Model:
     except OSError as error:
         raise UserError(f"weights {file} cannot be read: {error.strerror or error}") from error
     except (SafetensorError, KeyError, ValueError) as error:
-        raise UserError(f"{file} is truncated or no safetensors file: {error}") from error
+        raise UserError(f"{file} is truncated or not a safetensors file: {error}") from error
     return network_options(read_hparams(folder, overrides)), weights
 
 
@@ -101,11 +101,11 @@ def option_words_of(folder: Path) -> tuple[str, ...]:
     where = folder / CONFIG
     config = read_config(where)
     if config.get("format") != FORMAT:
-        raise UserError(f"{where} is of format {config.get('format')!r}, this program reads {FORMAT}")
+        raise UserError(f"{where} has format {config.get('format')!r}, but this version reads {FORMAT}")
     try:
         return option_words(config["hparams"])
     except (AttributeError, KeyError, TypeError) as error:
-        raise UserError(f"{where} is no whole configuration: {type(error).__name__} {error}") from error
+        raise UserError(f"{where} is not a complete configuration: {type(error).__name__} {error}") from error
 
 
 def option_words(sections: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:

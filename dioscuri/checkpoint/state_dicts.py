@@ -35,10 +35,10 @@ def weights_of(content: Mapping[str, Any], where: Path, choice: Choice | None) -
     """
     groups = _groups(content, where)
     if not groups:
-        raise UserError(f"{where} holds no weights by name")
+        raise UserError(f"{where} holds no named weights")
     taken: Choice = "raw" if choice == "raw" or "average" not in groups else "average"
     if taken not in groups:
-        raise UserError(f"{where} holds averaged weights alone: leave out the choice of raw ones")
+        raise UserError(f"{where} holds only averaged weights: do not ask for raw ones")
     name, arrays = groups[taken]
     if not arrays:
         raise UserError(f"{where}: its average ({name}) does not fit the raw weights: choose the raw ones")
@@ -71,7 +71,7 @@ def _flat(content: Mapping[str, Any], where: Path) -> Arrays:
     leaves = [value for value in content.values() if not isinstance(value, Mapping)]
     strange = [name for name, value in content.items() if not isinstance(value, np.ndarray | Mapping)]
     if strange and any(isinstance(value, np.ndarray) for value in leaves):
-        raise UserError(f"{where}: '{strange[0]}' is no tensor, so these are no weights by name")
+        raise UserError(f"{where}: '{strange[0]}' is not a tensor, so these are not named weights")
     return {} if strange else flatten(dict(content), where)
 
 
@@ -120,5 +120,5 @@ def _with_unnamed_average(
 def _unwrapped(arrays: Arrays, where: Path) -> Arrays:
     named = {_WRAPPERS.sub("", name): array for name, array in arrays.items()}
     if len(named) < len(arrays):
-        raise UserError(f"{where}: two tensors have one name when the prefixes of wrappers are taken off")
+        raise UserError(f"{where}: two tensors have the same name without wrapper prefixes")
     return named

@@ -113,7 +113,7 @@ def load(
             if path.is_dir():  # otherwise a training process has just removed it
                 warnings.append(f"checkpoint {path} is damaged ({damage}) and is passed over")
     if warnings:
-        raise UserError(f"no sound checkpoint in {root}: " + "; ".join(warnings))
+        raise UserError(f"no undamaged checkpoint in {root}: " + "; ".join(warnings))
     raise UserError(f"no checkpoint in {root}: train the run or convert a checkpoint into it first")
 
 
@@ -182,7 +182,7 @@ def _load_chosen(root: Path, step: int | Literal["best"], groups: Collection[str
     if step == "best":
         chosen = load(root, groups=()).info["best_step"]
         if chosen is None:
-            raise UserError(f"no best checkpoint is recorded in {root}: choose a step, or the newest")
+            raise UserError(f"no best checkpoint is recorded in {root}: give a step, or use the newest")
         step = int(chosen)
     path = folder(root, int(step))
     if not path.is_dir():

@@ -60,7 +60,7 @@ def read_weights(source: Path, choice: Choice | None = None) -> Weights:
     arrays, note = weights_of(content, where, choice)
     size = sum(file.stat().st_size for file in files)
     if sum(array.nbytes for array in arrays.values()) > _MAX_SHARED * size:
-        raise UserError(f"{where}: its tensors share memory, and are together far larger than the file")
+        raise UserError(f"{where}: its tensors share memory and are together far larger than the file")
     return Weights({name: _float32(array) for name, array in arrays.items()}, where, note)
 
 
@@ -77,10 +77,12 @@ def _read(file: Path) -> dict[str, Any]:
         content = read_torch(file)
         if isinstance(content, dict):
             return content
-        raise UserError(f"{file} holds no weights by name")
+        raise UserError(f"{file} holds no named weights")
     if is_flax(head):
         return read_flax(file)
-    raise UserError(f"{file} holds no weights: it is no safetensors, PyTorch or flax msgpack file, or empty")
+    raise UserError(
+        f"{file} holds no weights: it is empty, or not a safetensors, PyTorch or flax msgpack file"
+    )
 
 
 def check_plain(file: Path) -> None:
@@ -108,7 +110,7 @@ def read_safetensors(file: Path) -> Arrays:
             for name, entry in tensors
         }
     except (SafetensorError, ValueError, KeyError) as error:
-        raise UserError(f"{file} is truncated or no safetensors file: {error}") from error
+        raise UserError(f"{file} is truncated or not a safetensors file: {error}") from error
 
 
 def read_config(file: Path) -> dict[str, Any]:
@@ -116,16 +118,16 @@ def read_config(file: Path) -> dict[str, Any]:
     try:
         check_plain(file)
         if file.stat().st_size > MAX_CONFIG_BYTES:
-            raise UserError(f"configuration {file} is absurdly large: above {MAX_CONFIG_BYTES:,} bytes")
+            raise UserError(f"configuration {file} is too large: more than {MAX_CONFIG_BYTES:,} bytes")
         text = file.read_text(encoding="utf-8")
         value = json.loads(text) if file.suffix == ".json" else _Loader(text).read()
     except OSError as error:
         raise UserError(f"configuration {file} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"configuration {file} is no sound {file.suffix[1:] or 'YAML'}: {reason}") from error
+        raise UserError(f"configuration {file} is not valid {file.suffix[1:] or 'YAML'}: {reason}") from error
     if not isinstance(value, dict):
-        raise UserError(f"configuration {file} is no mapping from options to values")
+        raise UserError(f"configuration {file} is not a mapping from options to values")
     return value
 
 
@@ -138,7 +140,7 @@ class _Loader(yaml.SafeLoader):
         if node is None:
             return None
         if self._nodes(node, {}) > MAX_CONFIG_NODES:
-            raise ValueError("its aliases make absurdly much of it")
+            raise ValueError("its aliases expand to too much data")
         return self.construct_document(node)
 
     def _nodes(self, node: yaml.Node, known: dict[int, int]) -> int:

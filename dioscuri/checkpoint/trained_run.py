@@ -53,8 +53,8 @@ def check_finite(checkpoint: store.Checkpoint, *, averaged: bool) -> None:
     for name, tensor in checkpoint.state[weights].items():
         if not np.isfinite(tensor).all():
             raise UserError(
-                f"{checkpoint.path}: tensor '{name}' of the {kind} weights is not finite, nothing can be "
-                "computed with them: train again with a lower optimizer.learning_rate"
+                f"{checkpoint.path}: tensor '{name}' of the {kind} weights is not finite and cannot be used: "
+                "train again with a lower optimizer.learning_rate"
             )
 
 

@@ -49,15 +49,17 @@ def shards(index: Path) -> list[str]:
     """Names of the files that an index lists; a `UserError` where it is none."""
     try:
         if index.stat().st_size > _MAX_INDEX:
-            raise UserError(f"{index} is no index of weights: it is absurdly large")
+            raise UserError(f"{index} is not an index of weights: it is absurdly large")
         files = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
         strange = [name for name in files if PurePosixPath(name).name != name or name in ("", ".", "..")]
     except OSError as error:
         raise UserError(f"{index} cannot be read: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise UserError(f"{index} is no index of weights: {type(error).__name__} {error}") from error
+        raise UserError(f"{index} is not an index of weights: {type(error).__name__} {error}") from error
     if strange or not files:
-        raise UserError(f"{index} is no index of weights: {strange[0] if strange else 'nothing'} is no file")
+        raise UserError(
+            f"{index} is not an index of weights: {strange[0] if strange else 'nothing'} is no file"
+        )
     return files
 
 
@@ -67,11 +69,11 @@ def weights_files(source: Path, choice: Choice = "average") -> list[Path]:
         return [source]
     name = choose((path.name for path in source.iterdir() if path.is_file()), choice)
     if name is None:
-        raise UserError(f"{source} holds no weights: no file is called {EXPECTED}")
+        raise UserError(f"{source} holds no weights: no file is named {EXPECTED}")
     if not name.endswith(".json"):
         return [source / name]
     files = [source / shard for shard in shards(source / name)]
     for file in files:
         if not file.is_file():
-            raise UserError(f"{source / name} lists {file.name}, which is not there")
+            raise UserError(f"{source / name} lists {file.name}, which is missing")
     return files

@@ -50,7 +50,7 @@ def open_imagenet(options: Options, split: Split) -> PictureSet:
         if array.dtype != np.uint8 or array.ndim != 2 or array.shape[1] != C * H * W:
             raise UserError(
                 f"{path}: 'data' is {array.dtype} {array.shape}; "
-                f"[data] target_res {H} asks for uint8 (N, {C * H * W})"
+                f"[data] target_res {H} needs uint8 (N, {C * H * W})"
             )
     rows = Shards([array for array in arrays if len(array)] or arrays[:1])
 
@@ -90,8 +90,8 @@ def _read_npy(path: Path, shape: tuple[int, int, int]) -> Array:
     if pictures.dtype != np.uint8 or pictures.ndim != 4 or pictures.shape[1:] != shape:
         H, W, C = shape
         raise UserError(
-            f"{path}: holds {array.dtype} {array.shape}; [data] target_res and channels ask for "
-            f"uint8 (N, {H}, {W}, {C})"
+            f"{path}: holds {array.dtype} {array.shape}; [data] target_res and channels need uint8 (N, {H}, "
+            f"{W}, {C})"
         )
     return pictures
 
@@ -103,4 +103,4 @@ def _read_npz_data(path: Path) -> Array:
     except KeyError as error:
         raise UserError(f"{path}: has no array 'data'; expected a part of downsampled ImageNet") from error
     except Damaged as error:
-        raise UserError(f"{path}: not a numpy archive ({error}); fetch the file again") from error
+        raise UserError(f"{path}: not a numpy archive ({error}); download the file again") from error

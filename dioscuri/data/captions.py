@@ -41,7 +41,7 @@ def read_captions(path: Path, resolution: int = 0) -> dict[str, Caption]:
             raise UserError(f"captions: folder {path} holds no tar file")
         return _by_key((pair for tar in tars for pair in _of_tar(tar, resolution).items()), path)
     if path.exists() and not path.is_file():
-        raise UserError(f"captions {path} is neither a plain file nor a folder")
+        raise UserError(f"captions {path} is neither a regular file nor a folder")
     try:
         if path.suffix == ".tar":
             return _of_tar(path, resolution)
@@ -58,7 +58,7 @@ def _by_key(pairs: Iterable[tuple[str, Caption]], path: Path) -> dict[str, Capti
     captions: dict[str, Caption] = {}
     for key, caption in pairs:
         if captions.setdefault(key, caption) != caption:
-            raise UserError(f"captions {path}: '{key}' has two: which one counts? Remove one")
+            raise UserError(f"captions {path}: '{key}' has two captions: remove one")
     return captions
 
 
@@ -66,11 +66,11 @@ def _of_line(line: str, where: str) -> tuple[str, Caption]:
     try:
         fields: Any = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{where}: no JSON ({error})") from error
+        raise UserError(f"{where}: not JSON ({error})") from error
     fields = fields if isinstance(fields, dict) else {}
     key, text, micro = (fields.get(name) for name in ("key", "caption", "micro"))
     if not isinstance(key, str) or not isinstance(text, str):
-        raise UserError(f'{where}: needs a text "key" and a text "caption"')
+        raise UserError(f'{where}: needs strings "key" and "caption"')
     if micro is None:
         return key, Caption(text)
     if not isinstance(micro, list) or len(micro) != N_MICRO or not all(map(_is_number, micro)):
@@ -106,7 +106,7 @@ def _text_of(example: Example, told: dict[str, Any], where: str) -> str | None:
         try:
             return member.read().decode().strip()
         except UnicodeDecodeError as error:
-            raise UserError(f"{where} is no UTF-8 text") from error
+            raise UserError(f"{where} is not UTF-8 text") from error
     notes = told.get("annotations")
     first = notes[0] if isinstance(notes, list) and notes and isinstance(notes[0], dict) else {}
     text = told.get("caption", first.get("caption"))

@@ -43,11 +43,11 @@ def open_text(options: Any, split: Split) -> TokenSet:
     for name in ("val_data_path", "synthesis_data_path"):
         if given := getattr(options.data, name):
             raise UserError(
-                f"[data] {name} is '{given}', but all splits of a text are parts of train_data_path: set it "
-                "to ''"
+                f"[data] {name} is '{given}', but all splits of a text come from train_data_path: set it to "
+                "''"
             )
     if not length:
-        raise UserError("[data] sequence_length is 0: set it to the characters of an example, as 32")
+        raise UserError("[data] sequence_length is 0: set it to the characters per example, such as 32")
     try:
         tokens = encode(path.read_bytes())
     except OSError as error:

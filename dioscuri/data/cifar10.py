@@ -41,7 +41,7 @@ def _find(folder: Path, name: str) -> Path:
     stem = name.removesuffix(".bin")
     for pickle in (folder / stem, folder / "cifar-10-batches-py" / stem):
         if pickle.is_file():
-            raise UserError(f"{pickle} is a python pickle, which is never read; get {_DOWNLOAD}")
+            raise UserError(f"{pickle} is a Python pickle, which is never read; get {_DOWNLOAD}")
     raise UserError(
         f"{folder / name} is missing; get {_DOWNLOAD}, or set data.dataset_path to the parent of cifar-10/"
     )

@@ -28,8 +28,8 @@ def renumbered(examples: Examples, classes: Sequence[str], where: str) -> Exampl
         rest = f" and {len(classes) - _SHOWN} more" if len(classes) > _SHOWN else ""
         known = ", ".join(classes[:_SHOWN]) + rest
         raise UserError(
-            f"{where}: folder '{strange[0]}' is none of the run's classes: {known} (those of the training "
-            f"pictures, kept in {FILE})"
+            f"{where}: folder '{strange[0]}' is not one of the run's classes: {known} (from the training "
+            f"pictures, in {FILE})"
         )
     table = np.array([numbers.get(name, -1) for name in examples.classes], np.int32)
     return replace(examples, labels=table[np.asarray(examples.labels)], classes=tuple(classes))
@@ -47,5 +47,5 @@ def read_classes(folder: Path) -> tuple[str, ...]:
         return ()
     table: Any = read_json(path, "classes")
     if not isinstance(table, dict) or list(table.values()) != list(range(len(table))):
-        raise UserError(f"classes: {path} is no table of names and the numbers 0, 1, ...: mend or remove it")
+        raise UserError(f"classes: {path} is not a table of names and numbers 0, 1, ...: repair or remove it")
     return tuple(table)

@@ -34,7 +34,7 @@ def open_frames(options: Options, split: Split) -> PictureSet:
     recordings = subfolders(folder) if folder.is_dir() else []
     if not recordings:
         raise UserError(
-            f"[data] {option} '{folder}' holds no folders; frames must lie in a folder for each recording"
+            f"[data] {option} '{folder}' holds no folders; frames must lie in one folder per recording"
         )
     pool = ThreadPoolExecutor(min(options.run.num_cpus, os.cpu_count() or 1), thread_name_prefix="decode")
     frames = {path: folder_files(path, image_files.SUFFIXES) for path in recordings}

@@ -82,7 +82,9 @@ def open_photos(options: Options, split: Split) -> PictureSet:
             crops.append(photograph[y : y + side, x : x + side])
             keys.append(f"{name.partition('.')[0]}_y{y:04d}_x{x:04d}")
     if not crops:
-        raise UserError(f"[data] target_res {side} is too large for the photographs of 'photos'; at most 176")
+        raise UserError(
+            f"[data] target_res {side} is too large for the photographs of 'photos': give at most 176"
+        )
     pictures = np.stack(crops)
     return PictureSet(name=f"photos {split}", keys=tuple(keys), read=lambda indices: pictures[indices])
 
@@ -154,5 +156,5 @@ def _embedded(name: str) -> Iterator[Path]:
     """A file of scikit-image."""
     with as_file(files("skimage") / "data" / name) as path:
         if not path.is_file():
-            raise UserError(f"scikit-image has no {name}; install the pinned version of build/")
+            raise UserError(f"scikit-image has no {name}; install the version pinned in build/")
         yield path

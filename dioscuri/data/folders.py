@@ -119,8 +119,8 @@ def usable(
         named = _count([f"{path.relative_to(folder)}: {reason}" for path, reason in reasons.items()], noun)
         if not data.skip_corrupt:
             raise UserError(
-                f"[data] {option} '{folder}': cannot use {named} out of {len(paths)}; mend or "
-                "remove them, or set data.skip_corrupt=True"
+                f"[data] {option} '{folder}': cannot use {named} out of {len(paths)}; repair or remove them, "
+                "or set data.skip_corrupt=True"
             )
         notes = (f"{folder}: left out {named} out of {len(paths)}",)
     good = [path for path in paths if path not in reasons]

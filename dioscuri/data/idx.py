@@ -24,7 +24,7 @@ def read_idx(path: Path) -> Array:
             raw.seek(0)
             return _parse(path, cast(BinaryIO, gzip.GzipFile(fileobj=raw)) if packed else raw)
     except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{path}: cannot be read ({error}); fetch the file again") from error
+        raise UserError(f"{path}: cannot be read ({error}); download the file again") from error
 
 
 def _parse(path: Path, stream: BinaryIO) -> Array:
@@ -33,14 +33,16 @@ def _parse(path: Path, stream: BinaryIO) -> Array:
         raise UserError(f"{path}: not an idx file of unsigned bytes; expected MNIST's original format")
     header = stream.read(4 * magic[3])
     if len(header) != 4 * magic[3]:
-        raise UserError(f"{path}: ends inside its header; fetch the file again")
+        raise UserError(f"{path}: ends inside its header; download the file again")
     shape = struct.unpack(f">{magic[3]}I", header)
     if prod(shape) > _MAX_VALUES:
-        raise UserError(f"{path}: its header claims {prod(shape)} values, which no such data set has")
+        raise UserError(f"{path}: its header claims {prod(shape)} values, more than any such data set has")
     # One byte more than announced: a longer file is as wrong as a shorter one.
     values = stream.read(prod(shape) + 1)
     if len(values) != prod(shape):
-        raise UserError(f"{path}: its values do not fill the announced shape {shape}; fetch the file again")
+        raise UserError(
+            f"{path}: its values do not fill the shape {shape} of its header; download the file again"
+        )
     return np.frombuffer(values, np.uint8).reshape(shape)
 
 

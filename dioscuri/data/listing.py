@@ -126,7 +126,7 @@ def _places(text: str, option: str) -> Iterator[Place]:
             "data_scripts/download_and_preprocess.sh"
         )
     if rest and not root.is_dir():
-        raise UserError(f"{option} '{text}': '{root}' is no folder")
+        raise UserError(f"{option} '{text}': '{root}' is not a folder")
     alternatives = _without_braces(rest, f"{option} '{text}'")
     literal = [root / one for one in alternatives if not _MAGIC.search(one)]
     if missing := [path for path in literal if not _exists(path)]:
@@ -144,7 +144,7 @@ def _without_braces(text: str, where: str) -> list[str]:
     texts = [text]
     while match := next((m for m in _BRACES.finditer(texts[0]) if _n_alternatives(m[1])), None):
         if len(texts) * _n_alternatives(match[1]) > _MOST:
-            raise UserError(f"{where} stands for more than {_MOST} names")
+            raise UserError(f"{where} expands to more than {_MOST} names")
         names = _alternatives(match[1])
         texts = [one.replace(match[0], name, 1) for one in texts for name in names]
     return texts
@@ -174,7 +174,7 @@ def _files(place: Place, suffixes: Collection[str], *, class_folders: bool) -> I
         yield from (path for path in paths if path.suffix.lower() in suffixes and path.name[0] != ".")
     elif not place.root.is_dir():
         if not place.root.is_file():
-            raise UserError(f"'{place.root}' is neither a plain file nor a folder")
+            raise UserError(f"'{place.root}' is neither a regular file nor a folder")
         yield place.root
     elif (direct := folder_files(place.root, suffixes)) or not class_folders:
         yield from direct

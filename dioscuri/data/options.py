@@ -51,7 +51,7 @@ def check_options(data: Data, descriptor: Descriptor) -> None:
             )
     elif data.target_res <= 2 * padding:
         raise UserError(
-            f"[data] target_res {data.target_res} leaves nothing inside {padding} pixels of padding"
+            f"[data] target_res {data.target_res} leaves nothing between {padding} pixels of padding"
         )
     if descriptor.channels and data.channels != descriptor.channels:
         raise UserError(
@@ -72,11 +72,13 @@ def check_axes(data: Data, descriptor: Descriptor) -> None:
             f"[data] dataset_source '{name}' needs sample_rate, and sample_encoding 'mu_law' or 'linear'"
         )
     if rank != 1 and (data.sample_rate or encoded):
-        raise UserError(f"[data] sample_rate and sample_encoding belong to sounds, '{name}' has none")
+        raise UserError(
+            f"[data] sample_rate and sample_encoding are for sounds, but '{name}' has none: leave them out"
+        )
     if rank == 3 and not data.frames:
         raise UserError(f"[data] dataset_source '{name}' needs frames, the length of a clip")
     if rank != 3 and data.frames:
-        raise UserError(f"[data] frames belongs to clips, '{name}' has none: leave it 0")
+        raise UserError(f"[data] frames is for clips, but '{name}' has none: set it to 0")
 
 
 def picture_shape(data: Data, descriptor: Descriptor) -> tuple[int, int, int]:
@@ -110,7 +112,7 @@ def data_path(data: Data, split: Split) -> Path:
         raise UserError(_empty(data, split))
     if not isinstance(text, str):
         raise UserError(
-            f"[data] {option} has {len(text)} paths, but '{data.dataset_source}' reads one: give one"
+            f"[data] {option} has {len(text)} paths, but '{data.dataset_source}' reads only one: give one"
         )
     path = Path(text)
     if not path.exists():
@@ -119,7 +121,7 @@ def data_path(data: Data, split: Split) -> Path:
             "with data_scripts/download_and_preprocess.sh"
         )
     if not path.is_dir() and not path.is_file():
-        raise UserError(f"[data] {option} '{path}' is neither a plain file nor a folder")
+        raise UserError(f"[data] {option} '{path}' is neither a regular file nor a folder")
     return path
 
 

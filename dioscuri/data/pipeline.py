@@ -68,7 +68,7 @@ class TrainingBatches(Iterator[Batch]):
     ) -> None:
         if batch_size % process_count:
             raise UserError(
-                f"[train] batch_size {batch_size} is no multiple of the {process_count} processes"
+                f"[train] batch_size {batch_size} is not a multiple of the {process_count} processes"
             )
         self._examples, self._labels = examples, options.data.labels
         self._descriptor = describe(options.data.dataset_source)

@@ -64,7 +64,7 @@ class Reader:
             except Refused as refused:
                 if not self.skip_corrupt:
                     raise UserError(
-                        f"{self.names[number]}: {refused}; mend or remove it, or set data.skip_corrupt=True"
+                        f"{self.names[number]}: {refused}; repair or remove it, or set data.skip_corrupt=True"
                     ) from refused
                 self.unreadable[number] = str(refused)
-        raise UserError(f"{self.names[0]} and all that follow: none of the pictures can be read")
+        raise UserError(f"{self.names[0]} and all that follow: no picture can be read")

@@ -102,8 +102,8 @@ class ShardWriter:
             names = self.header | index["header"]
             differing = [name for name in names if self.header.get(name) != index["header"].get(name)]
             raise UserError(
-                f"{self._what} {self._folder} were made otherwise ({', '.join(differing)}): remove the "
-                "folder, or give another one"
+                f"{self._what} {self._folder} were made with other settings ({', '.join(differing)}): remove "
+                "the folder, or give another"
             )
         for number, size in enumerate(index["shards"]):
             files = {path.name: index["files"].get(path.name) for path in self._paths(number)}
@@ -142,7 +142,7 @@ class Shards:
         self.folder, self.what, self.sizes = folder, what, index["shards"]
         self.header: dict[str, Any] = index["header"]
         if not index["complete"] or sum(self.sizes) != self.header["n_examples"]:
-            raise UserError(f"{what} {folder} are unfinished: run the same command again to go on")
+            raise UserError(f"{what} {folder} are unfinished: run the same command again to continue")
         self.starts = np.cumsum([0, *self.sizes])
         self.seals = Seals(folder, what, index["files"])
         self.keys = Keys(folder, what, self.sizes, self.seals)
@@ -256,7 +256,7 @@ def _read_keys(folder: Path, what: str, number: int, size: int) -> list[str]:
     path = _path(folder, "keys", number)
     keys = read_json(path, "keys")
     if not isinstance(keys, list) or len(keys) != size or not all(isinstance(key, str) for key in keys):
-        raise UserError(f"keys {path} of {what} are no list of {size} names: {_AGAIN}")
+        raise UserError(f"keys {path} of {what} are not a list of {size} names: {_AGAIN}")
     return keys
 
 
@@ -265,10 +265,10 @@ def _read_index(folder: Path, what: str) -> dict[str, Any]:
     index, has_seal = read_sealed_json(path, what)
     index = {"files": {}, **index} if isinstance(index, dict) else index
     if not _is_index(index):
-        raise UserError(f"{what}: {path} is no index of {what}: {_AGAIN}")
+        raise UserError(f"{what}: {path} is not an index of {what}: {_AGAIN}")
     version = index["header"]["format"]
     if version not in FORMATS:
-        raise UserError(f"{what} {folder} are of format {version!r}, this program reads {FORMAT}")
+        raise UserError(f"{what} {folder} have format {version!r}, but this version reads {FORMAT}")
     lacking = set(_file_names(index)) - set(index["files"])
     if version > 1 and (lacking or not has_seal):
         raise UserError(f"{what}: {path} lacks checksums: {_AGAIN}")

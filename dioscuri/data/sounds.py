@@ -105,9 +105,9 @@ def read_samples(path: Path, start: int, n: int) -> Array:
             sound.setpos(start)
             samples = np.frombuffer(sound.readframes(n), "<i2")
     except Exception as error:  # as above
-        raise UserError(f"{path}: cannot be read any more ({error})") from error
+        raise UserError(f"{path}: can no longer be read ({error})") from error
     if len(samples) != n:
-        raise UserError(f"{path}: ends before sample {start + n}, though it was longer when the run began")
+        raise UserError(f"{path}: ends before sample {start + n}, but was longer when the run began")
     return samples
 
 

@@ -80,8 +80,8 @@ class DataSets:
         if data.labels and examples.labels is None:
             raise UserError(
                 f"[data] labels is True, but the {split} pictures of '{data.dataset_source}' "
-                f"({PATH_OPTIONS[split]}) have none: set it to False, or sort pictures into a folder for "
-                "each class"
+                f"({PATH_OPTIONS[split]}) have none: set it to False, or sort the pictures into one folder "
+                "per class"
             )
         where = f"[data] {PATH_OPTIONS[split]}"
         return renumbered(examples, self._table or examples.classes, where) if examples.classes else examples

@@ -28,7 +28,7 @@ class Member:
         with self.tar.open("rb") as file:
             content = os.pread(file.fileno(), self.size, self.start)
         if len(content) < self.size:
-            raise UserError(f"{self.tar} ends within a member: fetch the file again")
+            raise UserError(f"{self.tar} ends within a member: download the file again")
         return content
 
 
@@ -53,14 +53,14 @@ def examples(tar: Path) -> list[Example]:
             key, suffix = _split_name(name)
             members = by_key.setdefault(key, {})
             if suffix in members:
-                raise UserError(f"{tar} has two members '{name}': which one counts? Write the file again")
+                raise UserError(f"{tar} has two members '{name}': write the file again")
             members[suffix] = member
     except UserError:
         raise
     except Exception as error:  # tarfile answers foreign bytes with exceptions of every kind
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise UserError(
-            f"{tar} cannot be read as a plain tar file ({reason}): unpack or fetch it again"
+            f"{tar} cannot be read as a plain tar file ({reason}): unpack or download it again"
         ) from error
     return [Example(key, members) for key, members in by_key.items()]
 
@@ -71,10 +71,12 @@ def _members(tar: Path) -> Iterator[tuple[str, Member]]:
     with tarfile.open(tar, "r:") as archive:
         for info in archive:
             if info.size < 0 or info.offset_data + info.size > size:
-                raise UserError(f"{tar} ends within '{info.name}', or its header is damaged: fetch it again")
+                raise UserError(
+                    f"{tar} ends within '{info.name}', or its header is damaged: download it again"
+                )
             if info.islnk() or info.issym() or info.sparse is not None:
                 kind = "sparse" if info.sparse is not None else "a link"
-                raise UserError(f"{tar}: '{info.name}' is {kind}, not a plain file: write the file again")
+                raise UserError(f"{tar}: '{info.name}' is {kind}, not a regular file: write the file again")
             parts = PurePosixPath(info.name).parts
             if info.isfile() and not any(part.startswith(".") and part != ".." for part in parts):
                 yield info.name, Member(tar, info.offset_data, info.size)
@@ -89,12 +91,12 @@ def _check_end(tar: Path, end: int) -> None:
         block = file.read(tarfile.BLOCKSIZE)
         if block != bytes(tarfile.BLOCKSIZE):
             state = f"is damaged at byte {end}" if len(block) == tarfile.BLOCKSIZE else "is cut short"
-            raise UserError(f"{tar} {state}: members are missing; fetch it again")
+            raise UserError(f"{tar} {state}: members are missing; download it again")
         while content := file.read(_CHUNK):
             if content.strip(b"\0"):
                 raise UserError(
-                    f"{tar} goes on after its end, as tar files do that were joined: unpack it, or join them "
-                    "with tar --concatenate"
+                    f"{tar} continues after its end, like concatenated tar files: unpack it, or join the "
+                    "files with tar --concatenate"
                 )
 
 

@@ -95,7 +95,9 @@ def open_texts(folder: Path) -> TextSet:
     null = read_null(folder / NULL)
     expected = {name: (1, *shape) for name, (shape, _) in specs.items() if name != "micro"}
     if {name: array.shape for name, array in null.items()} != expected:
-        raise UserError(f"texts {folder / NULL} does not fit the shards beside it: encode the captions again")
+        raise UserError(
+            f"texts {folder / NULL} does not fit the shards next to it: encode the captions again"
+        )
     return TextSet(shards, null)
 
 

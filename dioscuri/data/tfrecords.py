@@ -74,7 +74,7 @@ def open_tfrecords(options: Options, split: Split) -> PictureSet:
     files = matching_files(data, split, SUFFIXES, noun="TFRecord files")
     records = [record for path in files for record in index(path)]
     if not records:
-        raise UserError(f"[data] {option} '{getattr(data, option)}' holds no record")
+        raise UserError(f"[data] {option} '{getattr(data, option)}' holds no records")
     side = data.target_res
 
     def decode(n: int) -> Array:
@@ -114,7 +114,7 @@ def index(path: Path) -> list[Record]:
                 at = start + length + _FOOTER.size
                 if at > size:
                     raise UserError(
-                        f"{path}, record {len(records)}: the file ends within it: fetch or write it again"
+                        f"{path}, record {len(records)}: the file ends within it: download or write it again"
                     )
                 records.append(Record(path, len(records), start, length))
     except OSError as error:
@@ -125,13 +125,13 @@ def index(path: Path) -> list[Record]:
 def _length(path: Path, number: int, header: bytes) -> int:
     where = f"{path}, record {number}"
     if number == 0 and header[:2] == _GZIP:
-        raise UserError(f"{path} is compressed: unpack it, so that its records are found at random")
+        raise UserError(f"{path} is compressed, which allows no random access: unpack it")
     if len(header) < _HEADER.size:
-        raise UserError(f"{where}: the file ends within it: fetch or write it again")
+        raise UserError(f"{where}: the file ends within it: download or write it again")
     length, checksum = _HEADER.unpack(header)
     if checksum != masked_crc32c(header[:8]):
         what = "this is no TFRecord file" if number == 0 else "the file is damaged"
-        raise UserError(f"{where}: the checksum of its length is wrong: {what}; fetch or write it again")
+        raise UserError(f"{where}: the checksum of its length is wrong: {what}; download or write it again")
     return int(length)
 
 
@@ -157,11 +157,11 @@ def captions(records: Sequence[Record], length: int, padding: int, *, skip_corru
             if skip_corrupt:
                 continue
             raise UserError(
-                f"{record.name}: {refused}; fetch or write it again, or set data.skip_corrupt=True"
+                f"{record.name}: {refused}; download or write it again, or set data.skip_corrupt=True"
             ) from refused
         if values is None or not all(isinstance(v, int) and 0 <= v < 2**31 for v in values):
             raise UserError(
-                f"{record.name}: it has no feature '{CAPTION}' of tokens' numbers: set data.text_seq_len=0"
+                f"{record.name}: it has no feature '{CAPTION}' with token numbers: set data.text_seq_len=0"
             )
         chosen = values[:length]
         row[: len(chosen)] = chosen

@@ -57,7 +57,8 @@ class TokenSet:
         tokens = self.read(requested)
         if tokens.size and tokens.max() >= self.codebook_size:
             raise UserError(
-                f"tokens {self.name}: {int(tokens.max())} is no code of 0..{self.codebook_size - 1}: remove "
+                f"tokens {self.name}: {int(tokens.max())} is not a code in 0..{self.codebook_size - 1}: "
+                "remove "
                 "the folder and encode the pictures again"
             )
         return tokens.astype(np.int32)
@@ -123,11 +124,11 @@ def open_tokens(folder: Path) -> TokenSet:
     codes: Any = header.get("codebook_size")
     is_number = isinstance(codes, int) and not isinstance(codes, bool) and codes > 0
     if not is_number or specs.get("tokens") != [grid, _dtype(codes)] or len(grid) != 2:
-        raise UserError(f"tokens: {folder} holds no tokens of a grid: encode the pictures again")
+        raise UserError(f"tokens: {folder} holds no grids of tokens: encode the pictures again")
     labels = shards.read("labels", np.arange(len(shards))) if "labels" in specs else None
     texts = open_texts(folder / TEXTS) if (folder / TEXTS).is_dir() else None
     if texts is not None and not _same_keys(shards.keys, texts.keys):
-        raise UserError(f"texts {folder / TEXTS} are not of the same pictures: encode the captions again")
+        raise UserError(f"texts {folder / TEXTS} belong to other pictures: encode the captions again")
     return TokenSet(
         name=str(folder),
         grid=(grid[0], grid[1]),
@@ -146,7 +147,7 @@ def _classes(header: Mapping[str, Any], labels: Array | None, folder: Path) -> t
     """Names of the classes, where the pictures' folders gave them any."""
     names = header.get("classes", [])
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise UserError(f"tokens: {folder} has no list of classes' names: encode the pictures again")
+        raise UserError(f"tokens: {folder} has no list of class names: encode the pictures again")
     if names and labels is not None and (labels.min() < 0 or labels.max() >= len(names)):
         raise UserError(
             f"tokens: {folder} has class {int(labels.max())} of {len(names)} names: encode the pictures again"

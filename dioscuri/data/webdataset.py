@@ -101,8 +101,7 @@ def _labels(chosen: Sequence[Example]) -> Array | None:
         text = member.read().decode("ascii", errors="replace").strip() if member else ""
         if not text.isdecimal() or len(text) > 9:
             raise UserError(
-                f"example '{example.key}' has class {text[:20]!r}, others have whole numbers: mend its tar "
-                "file"
+                f"example '{example.key}' has class {text[:20]!r}, others have integers: repair its tar file"
             )
         labels[index] = int(text)
     return labels

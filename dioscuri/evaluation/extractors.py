@@ -90,8 +90,8 @@ def pixels(samples: Pictures, reference: Pictures) -> Extractor:
     shape = (H, W, max(samples.channels, reference.channels))
     if (size := H * W * shape[2]) > MAX_PIXELS:
         raise UserError(
-            f"{samples.path}: pictures of {size} values are too large to be compared pixel by pixel (at most "
-            f"{MAX_PIXELS}); give a classifier, --extractor RUN, or a smaller --resize"
+            f"{samples.path}: pictures of {size} values are too large to compare by pixels (at most "
+            f"{MAX_PIXELS}); give a classifier with --extractor RUN, or a smaller --resize"
         )
     flat = lambda batch: Features(batch.reshape(len(batch), -1))  # noqa: E731
     return Extractor(PIXELS, "pixels, 0 ... 255", shape, resizes=False, extract=flat)

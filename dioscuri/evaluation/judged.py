@@ -18,9 +18,9 @@ def read_labels(path: Path, n: int, of: Path) -> Array:
     where there are not as many as examples in `of`."""
     labels = _of_json(path) if path.suffix == ".json" else read_npy(path)
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
-        raise UserError(f"{path}: holds {labels.dtype} {labels.shape}, not a whole number for each picture")
+        raise UserError(f"{path}: holds {labels.dtype} {labels.shape}, not one integer per picture")
     if len(labels) != n:
-        raise UserError(f"{path}: {len(labels)} labels do not belong to the {n} examples of {of}")
+        raise UserError(f"{path}: {len(labels)} labels do not fit the {n} examples of {of}")
     return labels.astype(np.int64)
 
 
@@ -37,4 +37,4 @@ def _of_json(path: Path) -> Array:
         content = json.loads(path.read_text(encoding="utf-8"))
         return np.array([content[name] for name in sorted(content)])
     except (OSError, ValueError, TypeError, RecursionError) as error:
-        raise UserError(f"{path}: no table of names and labels ({error})") from error
+        raise UserError(f"{path}: not a table of names and labels ({error})") from error

@@ -81,7 +81,7 @@ class Pictures(ABC):
                     raise UserError(
                         f"{self.name(index)}: is {_text(picture.shape[:2])}, not {_text(shape[:2])} as the "
                         f"first picture; give --resize {shape[0]}, or a network or classifier with "
-                        "--extractor, which resize"
+                        "--extractor, which resizes"
                     )
             first += len(pictures)
             yield np.stack([resized(picture, shape[:2]) for picture in pictures])
@@ -178,13 +178,15 @@ def read_statistics(path: Path) -> Moments | None:
             f"{path}: {MEAN} is {mean.shape} and {COVARIANCE} {covariance.shape}, not (D,) and (D, D)"
         )
     if {mean.dtype.kind, covariance.dtype.kind} != {"f"}:
-        raise UserError(f"{path}: {MEAN} and {COVARIANCE} are {mean.dtype} and {covariance.dtype}: no floats")
+        raise UserError(
+            f"{path}: {MEAN} and {COVARIANCE} are {mean.dtype} and {covariance.dtype}, not floats"
+        )
     if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
         raise UserError(f"{path}: {MEAN} and {COVARIANCE} are not all finite")
     try:
         return moments_of_covariance(mean, covariance)
     except ValueError as error:
-        raise UserError(f"{path}: {COVARIANCE} is no covariance: {error}") from error
+        raise UserError(f"{path}: {COVARIANCE} is not a covariance: {error}") from error
 
 
 def read_npy(path: Path) -> Array:
@@ -192,7 +194,7 @@ def read_npy(path: Path) -> Array:
     if not path.exists():
         raise UserError(f"{path} does not exist: give a folder of pictures, a .npy or an .npz file")
     if not path.is_file():
-        raise UserError(f"{path} is neither a plain file nor a folder")
+        raise UserError(f"{path} is neither a regular file nor a folder")
     try:
         return map_npy(path)
     except Damaged as error:
@@ -245,14 +247,14 @@ def _names(path: Path) -> list[str]:
     try:
         return member_names(path)
     except Damaged as error:
-        raise UserError(f"{path}: no .npz archive ({error})") from error
+        raise UserError(f"{path}: not an .npz archive ({error})") from error
 
 
 def _member(path: Path, name: str) -> Array:
     try:
         return read_member(path, name)
     except (Damaged, KeyError) as error:
-        raise UserError(f"{path}: array '{name}' is damaged ({error}): fetch or write it again") from error
+        raise UserError(f"{path}: array '{name}' is damaged ({error}): download or write it again") from error
 
 
 def _is_grey(file: Path) -> bool:
@@ -266,7 +268,7 @@ def _refusing(file: Path) -> Iterator[None]:
     try:
         yield
     except image_files.Refused as refused:
-        raise UserError(f"{file}: {refused}; mend or remove it") from refused
+        raise UserError(f"{file}: {refused}; repair or remove it") from refused
 
 
 def _text(shape: tuple[int, ...]) -> str:

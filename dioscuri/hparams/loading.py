@@ -68,7 +68,7 @@ def _check_run_name(name: str, merged: Settings) -> None:
     assert setting is not None
     if not name.strip() or not name.isprintable() or "/" in name or "\\" in name:
         raise UserError(
-            f"{setting.where} {name!r} names the run's folder: it must be one line of text without slashes"
+            f"{setting.where} {name!r} names the run's folder: it must be one line without slashes"
         )
     if len(name) > 100 or len(name.encode()) > 200:
         raise UserError(f"{setting.where} is too long: a run's name has at most 100 characters or 200 bytes")

@@ -134,7 +134,7 @@ def _check_read(name: str, section: Any, settings: Settings) -> None:
         if not is_read and setting.on_command_line:
             means = " or ".join(repr(one) for one in allowed) if allowed else "not off"
             raise UserError(
-                f"{setting.where} is read only where {switch} is {means}, but it is {state!r}: leave it out"
+                f"{setting.where} applies only if {switch} is {means}, but it is {state!r}: leave it out"
             )
 
 
@@ -153,7 +153,7 @@ def typed(setting: Setting, declared: Field[Any], hint: Any) -> Any:
     if declared.metadata["path"]:
         paths = (value,) if isinstance(value, str) else value
         if any("\0" in path for path in paths):
-            raise UserError(f"{setting.where} is no path: it holds a null character")
+            raise UserError(f"{setting.where} is not a path: it contains a null character")
         if not isinstance(value, str) and not all(value):
             raise UserError(f"{setting.where} has an empty path: leave it out")
         absolute = tuple(_absolute(path, setting.start(path)) for path in paths)

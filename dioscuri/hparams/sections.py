@@ -181,7 +181,7 @@ class Optimizer:
     def __post_init__(self) -> None:
         for name in ("beta1", "beta2"):
             if getattr(self, name) >= 1:
-                raise UserError(f"[optimizer] {name} must be below 1: a moment that never changes is useless")
+                raise UserError(f"[optimizer] {name} must be below 1: otherwise the moment never changes")
         decays = self.learning_rate_scheme not in ("constant", "noam", "constant_with_warmup")
         if (
             self.learning_rate_scheme not in ("constant", "noam")

@@ -89,7 +89,9 @@ def _metroplex_options(config: Mapping[str, Any], source: Path) -> dict[str, Any
     except UserError as error:
         raise UserError(f"{source}: {error}") from error
     except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{source} is no whole configuration: {type(error).__name__} {error}") from error
+        raise UserError(
+            f"{source} is not a complete configuration: {type(error).__name__} {error}"
+        ) from error
 
 
 def import_run(request: Request) -> None:
@@ -105,7 +107,7 @@ def import_run(request: Request) -> None:
         print(*make_published_run(request), sep="\n")
         return
     if request.string_sorted_classes:
-        raise UserError(f"{source} is no SUNDAE: leave out --string-sorted-classes")
+        raise UserError(f"{source} is not a SUNDAE: leave out --string-sorted-classes")
     make_run(request, importer)
 
 
@@ -192,7 +194,7 @@ def _read(source: Path) -> Source:
     if is_torch(head):
         saved = read_torch(file)
         if not isinstance(saved, dict):
-            raise UserError(f"{file} holds a {type(saved).__name__}, no checkpoint of Efficient-VDVAE")
+            raise UserError(f"{file} holds a {type(saved).__name__}, not a checkpoint of Efficient-VDVAE")
         return efficient_vdvae.from_torch, saved
     if is_flax(head):
         return efficient_vdvae.from_flax, read_flax(file)

@@ -91,7 +91,7 @@ def _parameters(arrays: Arrays, prefix: str, names: Mapping[str, str], biased: M
 def _of(arrays: Arrays, name: str) -> np.ndarray:
     if name not in arrays:
         raise UserError(
-            f"there is no tensor '{name}': join the program's files of parameters and of state, under "
+            f"there is no tensor '{name}': merge the program's parameter and state files, under "
             "'G/params/', 'G/stats/', 'D/params/' and 'D/stats/'"
         )
     return arrays[name]

@@ -66,7 +66,7 @@ def from_flax(
     ema = _flax_weights(tree["ema_params"], plan, "ema_params", where)
     saved = tree["opt_state"].get("0") if isinstance(tree["opt_state"], dict) else None
     if not isinstance(saved, dict):
-        raise UserError(f"{where}: opt_state has no entry '0' and is none of the JAX Efficient-VDVAE")
+        raise UserError(f"{where}: opt_state has no entry '0' and is not from the JAX Efficient-VDVAE")
     _need(saved, ("count", "mu", "nu"), where, "opt_state/0")
     moments: Arrays = {}
     for ours, theirs in zip(moment_names(hparams), ("mu", "nu"), strict=True):
@@ -138,7 +138,7 @@ def _torch_weights(
     if not isinstance(tensors, Mapping) or not all(
         isinstance(array, np.ndarray) for array in tensors.values()
     ):
-        raise UserError(f"{where}: {what}_state_dict is no table of tensors")
+        raise UserError(f"{where}: {what}_state_dict is not a table of tensors")
     unwrapped = {str(name).removeprefix("module."): array for name, array in tensors.items()}
     shapes = _shapes(plan)
     match({key.torch: shapes[key.name] for key in table}, unwrapped, what, where)
@@ -185,7 +185,7 @@ def _torch_moments(
 
 def _flax_weights(tree: object, plan: HierarchicalVAEPlan, what: str, where: object) -> Arrays:
     if not isinstance(tree, dict):
-        raise UserError(f"{where}: {what} is no table of tensors")
+        raise UserError(f"{where}: {what} is not a table of tensors")
     table, shapes, found = key_table(plan), _shapes(plan), flatten(tree, f"{where}: {what}")
     match({key.flax: flax_shape(key, shapes[key.name]) for key in table}, found, what, where)
     return {key.name: from_flax_layout(key, found[key.flax], plan) for key in table}
@@ -243,5 +243,5 @@ def _integer(value: object, what: str, where: object) -> int:
         or int(array.item()) != array.item()
         or array.item() < 0
     ):
-        raise UserError(f"{where}: {what} is {value!r} where a count is expected")
+        raise UserError(f"{where}: {what} is {value!r}, not a count")
     return int(array.item())

@@ -32,5 +32,5 @@ def from_halton(arrays: Arrays) -> dict[str, np.ndarray]:
     tensors = dict(arrays)
     head = tensors.pop("head.weight", None)
     if head is not None and not np.array_equal(head, tensors["tok_emb.weight"]):
-        raise UserError("head.weight differs from tok_emb.weight: these are no weights of Halton-MaskGIT")
+        raise UserError("head.weight differs from tok_emb.weight: these are not weights of Halton-MaskGIT")
     return tensors

@@ -36,7 +36,7 @@ def from_lucidrains(arrays: Arrays, *, self_cond: bool = False) -> dict[str, np.
     renamed = {_lucidrains_name(name): array for name, array in arrays.items()}
     for name, array in renamed.items():
         if name.endswith(".beta") and array.any():
-            raise UserError(f"'{name}' is not zero: these are no weights of muse-maskgit-pytorch")
+            raise UserError(f"'{name}' is not zero: these are not weights of muse-maskgit-pytorch")
     unused = ("critic.self_cond",) if self_cond else ("critic.self_cond", "self_cond")
     return {
         name: array

@@ -167,7 +167,7 @@ def _check_values(config: Mapping[str, Any]) -> None:
             raise UserError(f"JSON key '{key}' must be {words}, not {shorten(value)}")
     for key in ("space2depth", "pre_layer"):
         if config.get(key):
-            raise UserError(f"JSON key '{key}' is true, which cannot be had here: set it to false")
+            raise UserError(f"JSON key '{key}' is true, which is not supported here: set it to false")
 
 
 def _first(config: Mapping[str, Any]) -> Values:
@@ -265,7 +265,7 @@ def _optimizer(value: str) -> Values:
     if value == "decoy":
         return {"optimizer.learning_rate": 0.0}
     raise UserError(
-        f"JSON key 'optimizer': '{value}' is none that the original could run; it is 'adam' or 'decoy'"
+        f"JSON key 'optimizer': '{value}' is not supported by the original: set 'adam' or 'decoy'"
     )
 
 

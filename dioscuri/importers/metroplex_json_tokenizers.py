@@ -23,7 +23,7 @@ def tokenizer_options(config: Mapping[str, Any], shared: Mapping[str, Any]) -> V
     """`section.option` -> value, of which `shared` are those of all Metroplex's configurations."""
     adversarial = config.get("gan") or config["model"] == "dcvae"
     if not adversarial and config["model"] != "vqvae":
-        raise UserError(f"JSON key 'model': '{config['model']}' is none of 'vdvae', 'vqvae' and 'dcvae'")
+        raise UserError(f"JSON key 'model': '{config['model']}' is not 'vdvae', 'vqvae' or 'dcvae'")
     values = {name: value for name, value in shared.items() if name.startswith(SECTIONS)}
     values |= {
         "run.family": "vqgan",
@@ -44,7 +44,7 @@ def _network(config: Mapping[str, Any]) -> Values:
     if not finest or not coarsest:
         raise UserError("JSON key 'custom_width_str' lacks the width of image_size or of vq_res")
     if "codebook_size" not in config:
-        raise UserError("JSON key 'codebook_size' is missing: the number of codes")
+        raise UserError("JSON key 'codebook_size' is missing: set it to the number of codes")
     return {
         "model.hidden_channels": finest,
         "model.z_channels": coarsest,
@@ -59,7 +59,7 @@ def _network(config: Mapping[str, Any]) -> Values:
 def _blocks(config: Mapping[str, Any]) -> Values:
     """Of the VQ-VAE; a `UserError` where it has attention."""
     if config.get("attn_res"):
-        raise UserError("JSON key 'attn_res': attention is there for 'vdvae' only: leave it out")
+        raise UserError("JSON key 'attn_res': attention is for 'vdvae' only: leave it out")
     given = ("enc_blocks", "dec_blocks", "custom_width_str", "bottleneck_multiple", "block_type")
     return {
         "model.architecture": "metroplex",

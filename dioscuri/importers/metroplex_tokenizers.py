@@ -52,7 +52,7 @@ def from_flax(arrays: Arrays, plan: TokenizerPlan) -> dict[str, np.ndarray]:
 def _codes(arrays: Arrays) -> np.ndarray:
     if CODEBOOK not in arrays:
         raise UserError(
-            f"there is no tensor '{CODEBOOK}': join the program's files of parameters and of state, with "
+            f"there is no tensor '{CODEBOOK}': merge the program's parameter and state files, with "
             "names that begin with 'params/' and 'stats/'"
         )
     return arrays[CODEBOOK].T

@@ -48,7 +48,7 @@ def open_published(
     """
     folder = local_folder(where, revision, weights or "average")
     if not (folder / CONFIG).is_file():
-        raise UserError(f"{folder} holds no {CONFIG}: give a folder with one, or a model of the hub")
+        raise UserError(f"{folder} holds no {CONFIG}: give a folder with one, or a hub id")
     if pretrained.is_folder(folder):
         hparams, arrays = pretrained.read_folder(folder, overrides)
         arrays = canonical_weights(arrays, hparams, folder / pretrained.TENSORS, own=True)

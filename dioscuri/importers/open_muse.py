@@ -155,7 +155,7 @@ def token_data(config: Mapping[str, Any], *, grid_is_given: bool = False) -> dic
         return {"grid": isqrt(n), "target_res": 16 * isqrt(n), **data}
     if not grid_is_given:
         raise UserError(
-            f"num_vq_tokens {n} is no square: say the grid, such as data.grid=32 "
+            f"num_vq_tokens {n} is not a square number: set the grid, such as data.grid=32 "
             "data.target_res=512 for 512 pixels"
         )
     return data

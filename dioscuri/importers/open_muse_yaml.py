@@ -82,7 +82,7 @@ def converted(
         raise UserError(f"{where}: {error}") from error
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
-            f"{where} is no whole configuration of open-muse: {type(error).__name__} {error}"
+            f"{where} is not a complete configuration of open-muse: {type(error).__name__} {error}"
         ) from error
     return [
         f"{name}={value if name == 'run.name' else repr(value)}" for name, value in dict(words).items()
@@ -122,9 +122,9 @@ class _Resolver:
         """A value `depth` references away from where it stands."""
         self.characters += 1 + (len(value) if isinstance(value, str) else 0)
         if depth > _MAX_DEPTH:
-            raise UserError(f"{self.where}: references lead in a circle")
+            raise UserError(f"{self.where}: references are circular")
         if self.characters > _MAX_CHARACTERS:
-            raise UserError(f"{self.where}: references make absurdly much of it")
+            raise UserError(f"{self.where}: references expand to too much data")
         if isinstance(value, Mapping):
             return {name: self.replaced(entry, depth) for name, entry in value.items() if entry != "???"}
         if isinstance(value, list):
@@ -236,7 +236,7 @@ def _ema(used: bool, _flat: Settings) -> Words:
 
 def _stochastic(used: bool, _flat: Settings) -> Words:
     if used:
-        raise UserError("training.use_stochastic_code has no counterpart: codes are the nearest ones")
+        raise UserError("training.use_stochastic_code is not supported: codes are always the nearest ones")
     return []
 
 
@@ -259,5 +259,5 @@ TRANSLATED: dict[str, Callable[[Any, Settings], Words]] = {
 
 def _chosen(name: Any, known: Mapping[str, str], key: str) -> str:
     if name not in known:
-        raise UserError(f"{key} '{name}' has no counterpart; known: {', '.join(known)}")
+        raise UserError(f"{key} '{name}' is not supported; known: {', '.join(known)}")
     return known[name]

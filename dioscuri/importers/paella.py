@@ -84,7 +84,7 @@ def _without_batch_norm(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The last layer of the encoder and the first of the decoder lie in sequences of their own."""
     last = max((name.rpartition(".1.")[0] for name in arrays if name.endswith(".1.running_var")), default="")
     if not last:
-        raise UserError("there is no running_var: these are no weights of PaellaVQModel")
+        raise UserError("there is no running_var: these are not weights of PaellaVQModel")
     norm = {
         leaf: arrays.pop(f"{last}.1.{leaf}") for leaf in ("weight", "bias", "running_mean", "running_var")
     }

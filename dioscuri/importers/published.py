@@ -89,11 +89,11 @@ def recognise(config: Mapping[str, Any], where: object, overrides: Sequence[str]
     except UserError as error:
         raise UserError(f"{where}: {error}") from error
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{where} is no whole configuration: {type(error).__name__} {error}") from error
+        raise UserError(f"{where} is not a complete configuration: {type(error).__name__} {error}") from error
     known = ", ".join([*TOKENIZERS, *SAMPLING])
     raise UserError(
-        f"{where} describes no published model that is known here: _class_name is none of {known}, and there "
-        "is no ddconfig"
+        f"{where} describes no known published model: _class_name is not one of {known}, and there is no "
+        "ddconfig"
     )
 
 
@@ -142,7 +142,7 @@ def canonical_weights(
     except UserError as error:
         raise UserError(f"{where}: {error}") from error
     except (KeyError, ValueError) as error:
-        raise UserError(f"{where}: these are no weights of this architecture ({error})") from error
+        raise UserError(f"{where}: these are not weights of this architecture ({error})") from error
     match(expected, found, "published", where)
     check_finite(found, where)
     return {name: np.ascontiguousarray(found[name], np.float32) for name in expected}
@@ -204,8 +204,8 @@ def _with_classes_by_number(found: Arrays, hparams: Any, *, own: bool) -> Arrays
     original = FAMILIES.get(hparams.run.family) is _denoiser
     if own or not original or not hparams.model.num_classes:
         raise UserError(
-            "classes sorted as text are those of an original SUNDAE with classes, and these weights are not: "
-            "leave out --string-sorted-classes"
+            "--string-sorted-classes is for an original SUNDAE with classes, which these weights are not: "
+            "leave it out"
         )
     return by_class_number(found)
 
@@ -227,6 +227,6 @@ def _first_stage(config: Any) -> Mapping[str, Any] | None:
 
 def _own(config: Mapping[str, Any]) -> Published:
     if config["format"] != FORMAT:
-        raise UserError(f"it is of format {config['format']!r}, this program reads {FORMAT}")
+        raise UserError(f"it has format {config['format']!r}, but this version reads {FORMAT}")
     sections = config["hparams"]
     return Published(family=sections["run"]["family"], overrides=option_words(sections), own=True)

@@ -85,7 +85,7 @@ def split_run(run: Path) -> tuple[Path, str]:
     """Folder that holds the runs, and the run's name."""
     path = run.absolute()
     if not path.name.startswith("logs-") or path.name == "logs-":
-        raise UserError(f"{run} is not the folder of a run: it must be called logs-<run.name>")
+        raise UserError(f"{run} is not a run's folder: it must be named logs-<run.name>")
     return path.parent, path.name.removeprefix("logs-")
 
 
@@ -95,7 +95,7 @@ def write_run(folder: Path, options: Resolution, step: int, state: store.State, 
     with run.locked():
         if present := store.steps(run.checkpoints):
             raise UserError(
-                f"run {run.path} has a checkpoint of step {present[-1]} already: choose another --run"
+                f"run {run.path} already has a checkpoint of step {present[-1]}: choose another --run"
             )
         info = {
             "data": None,
@@ -114,8 +114,8 @@ def _base(described: Published | None, request: Request, folder: Path) -> Path:
     cfg, source = request.cfg, request.source
     if described is None and cfg is None:
         raise UserError(
-            f"{source} does not tell its architecture: give its configuration with --config, or a .cfg of "
-            "the same architecture with --cfg (egs/ has one for each published model)"
+            f"{source} does not state its architecture: give its configuration with --config, or a .cfg of "
+            "the same architecture with --cfg (egs/ has one per published model)"
         )
     if described is None or cfg is not None:
         base = cfg or folder
@@ -127,5 +127,7 @@ def _base(described: Published | None, request: Request, folder: Path) -> Path:
         base = BASES[described.family]
     family = load(base).run.family
     if described is not None and family != described.family:
-        raise UserError(f"{base} is of family '{family}', the published model of family '{described.family}'")
+        raise UserError(
+            f"{base} has family '{family}', but the published model has family '{described.family}'"
+        )
     return base

@@ -29,7 +29,7 @@ def hourglass_options(constructor: Mapping[str, Any]) -> Denoiser:
     if constructor.get("causal", True):
         raise UserError("causal=True: an hourglass on two-dimensional patches cannot be causal")
     if constructor.get("attn_type", "vanilla") != "vanilla":
-        raise UserError(f"attn_type '{constructor['attn_type']}' is not offered: only 'vanilla'")
+        raise UserError(f"attn_type '{constructor['attn_type']}' is not supported: only 'vanilla' is")
     factor = constructor.get("shorten_factor") or 0
     return Denoiser(
         dim=constructor["dim"],
@@ -77,7 +77,7 @@ def from_sundae(arrays: Arrays, plan: DenoiserPlan) -> dict[str, np.ndarray]:
         has = tensors[name].shape if name in tensors else "no such tensor"
         if expected != has:
             raise UserError(
-                f"tensor '{name}' must be {expected}, there is {has}: these are other options' weights"
+                f"tensor '{name}' must be {expected}, there is {has}: the weights do not fit these options"
             )
     return tensors
 
@@ -103,7 +103,7 @@ def _check_frequencies(found: Arrays, plan: DenoiserPlan) -> None:
             continue
         wanted = expected.get(name)
         if wanted is None or wanted.shape != array.shape or np.abs(array - wanted).max() > WITHIN:
-            raise UserError(f"'{name}' holds other frequencies than the options ask for")
+            raise UserError(f"'{name}' holds other frequencies than the options give")
 
 
 def _rotary_emb_dim(constructor: Mapping[str, Any]) -> int:

@@ -44,8 +44,8 @@ FIRST_STAGE = "first_stage_model."
 def refuse_variational(found: str) -> NoReturn:
     """Raise a `UserError` that tells by what a KL autoencoder was `found` out."""
     raise UserError(
-        f"{found}: a KL (variational) autoencoder has no codebook, so that there are no tokens to "
-        "learn; choose a VQ one, such as latent-diffusion's vq-f8"
+        f"{found}: a KL (variational) autoencoder has no codebook, so it makes no tokens; choose a VQ one, "
+        "such as latent-diffusion's vq-f8"
     )
 
 
@@ -54,7 +54,7 @@ def taming_tokenizer(params: Mapping[str, Any], *, gumbel: bool = False) -> tupl
     `VQModelInterface`, and of `[data]`."""
     check_names(params, _TAMING_PARAMS)
     if params.get("remap") is not None:
-        raise UserError("the configuration's option 'remap' is not supported: the codes must be all codes")
+        raise UserError("the configuration's option 'remap' is not supported: all codes must be used")
     given = params["ddconfig"]
     check_names(given, _TAMING)
     settings = {**_TAMING, **given}

@@ -102,10 +102,10 @@ def _moments(saved: Any, names: list[str], where: Path) -> tuple[dict[str, dict[
         updates = int(np.max(np.asarray(entries[0].get("step", group.get("step")))))
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
-            f"{where} is no state of Adam for these weights: {type(error).__name__} {error}"
+            f"{where} is not a state of Adam for these weights: {type(error).__name__} {error}"
         ) from error
     if len(entries) != len(names) or updates < 0:
-        raise UserError(f"{where} is of {len(entries)} tensors, the weights are {len(names)}")
+        raise UserError(f"{where} has {len(entries)} tensors, but the weights have {len(names)}")
     return moments, updates
 
 

@@ -80,7 +80,7 @@ def given_folder(
         old, new = dict(_flat(beside)), dict(_flat(settings))
         names = [name for name in old | new if old.get(name) != new.get(name)]
         raise UserError(
-            f"[synthesis] {option} {path} holds outputs of other settings ({', '.join(names)}): give another "
+            f"[synthesis] {option} {path} holds output of other settings ({', '.join(names)}): give another "
             "folder, or remove it"
         )
     return _begun(context, OutputFolder(path, settings, writes=context.writes))

@@ -113,8 +113,8 @@ def check_shapes(arrays: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[in
     for name, shape in shapes.items():
         if arrays[name].shape != shape:
             raise UserError(
-                f"tensor '{name}' of the state has shape {arrays[name].shape}, of this architecture {shape}: "
-                "the state belongs to another configuration"
+                f"tensor '{name}' of the state has shape {arrays[name].shape}, but this architecture has "
+                f"{shape}: the state belongs to another configuration"
             )
 
 

@@ -142,7 +142,7 @@ def check_wandb() -> None:
     """A `UserError` when the package of Weights & Biases is not there."""
     if find_spec("wandb") is None:
         raise UserError(
-            "[run] wandb is True but it is not installed: `pip install wandb`, or set run.wandb=False"
+            "[run] wandb is True, but wandb is not installed: run `pip install wandb`, or set run.wandb=False"
         )
 
 

@@ -60,8 +60,8 @@ def prepare_training(context: Context, *, resume_from: Path | None = None) -> Wo
         if training is None or training.run():
             if training is not None and training.best is None:
                 raise UserError(
-                    f"no validation of the run '{context.hparams.run.name}' was finite, so none is the best "
-                    "and nothing is reported: start another run with a lower optimizer.learning_rate"
+                    f"no validation of the run '{context.hparams.run.name}' was finite, so there is no best "
+                    "checkpoint and no report: start another run with a lower optimizer.learning_rate"
                 )
             _report(context, family)
 
@@ -169,12 +169,12 @@ class _Training:
             raise UserError(
                 f"step {done}: {in_row} updates in a row were skipped, their gradient norms not finite or at "
                 f"least {options.gradient_skip_threshold:g}: lower optimizer.learning_rate or raise "
-                "optimizer.gradient_skip_threshold; the run goes on from its newest checkpoint"
+                "optimizer.gradient_skip_threshold; the run then continues from its newest checkpoint"
             )
         if not options.gradient_skip and not math.isfinite(self.metrics["grad_norm"]):
             raise UserError(
                 f"step {done}: the gradient is not finite: set optimizer.gradient_skip=True or lower "
-                "optimizer.learning_rate; the run goes on from its newest checkpoint"
+                "optimizer.learning_rate; the run then continues from its newest checkpoint"
             )
 
     def _log_held(self) -> None:

@@ -258,7 +258,9 @@ class MaskGITMethods(FamilyMethods):
 
     def _codec(self) -> FrozenTokenizer:
         if self.tokenizer is None:
-            raise UserError("[data] tokenizer_path is empty: pictures need a tokenizer, give its run folder")
+            raise UserError(
+                "[data] tokenizer_path is empty, but pictures need a tokenizer: give its run folder"
+            )
         return self.tokenizer
 
     def _condition(self, batch: Arrays) -> dict[str, Array]:

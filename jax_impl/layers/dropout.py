@@ -32,8 +32,8 @@ class Dropout(nnx.Dropout):
             return None
         if self.rngs is None:
             raise UserError(
-                "dropout is on (model.train()) but has nothing to draw from: give `noise`, or a random "
-                "stream by jax_impl.layers.dropout.seed_dropout, or switch it off by model.eval()"
+                "dropout is on (model.train()) but has no random numbers: give `noise`, or a random stream "
+                "with jax_impl.layers.dropout.seed_dropout, or switch it off with model.eval()"
             )
         return jax.random.uniform(self.rngs(), shape)
 

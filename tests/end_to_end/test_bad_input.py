@@ -101,7 +101,7 @@ def test_metroplex_that_does_not_fit_together(trained, refused, words, message):
 
 
 SUNDAE = {
-    "factor that is no square": (("model.shorten_factor=2",), "2 is no square number"),
+    "factor that is no square": (("model.shorten_factor=2",), "2 is not a square number"),
     "factor that does not divide": (
         ("model.shorten_factor=36",),
         "needs a side divisible by 6: the grid of 8x8",
@@ -110,9 +110,9 @@ SUNDAE = {
         ("model.depth=(1, (1, 1, 1), 1)", "model.shorten_factor=(4,)"),
         "1 factors for the 2 levels of depth",
     ),
-    "grid": (("data.grid=6",), r"which needs channels=1, grid=8"),
+    "grid": (("data.grid=6",), r"set channels=1, grid=8"),
     "class": (("synthesis.classes=[3, 10]",), "classes holds 10: the model has 10 classes"),
-    "box": (("synthesis.inpaint_box=(6, 0, 4, 4)",), "reaches out of the 8x8 tokens"),
+    "box": (("synthesis.inpaint_box=(6, 0, 4, 4)",), "extends beyond the 8x8 tokens"),
     "mask": (("synthesis.mask_path=absent.png",), "mask_path .*absent.png cannot be used"),
     "weights of the passes": (("loss.unroll_weights=[1, 2, 3]",), "must be 2 numbers"),
 }
@@ -145,7 +145,7 @@ def test_damaged_records_are_named_before_anything_is_written(trained, refused, 
 def test_missing_package_is_told_before_anything_is_written(trained, refused, monkeypatch, name):
     monkeypatch.setitem(sys.modules, "wandb", None)
     line = refused("train", f"run.name={name}", "run.wandb=True", "train.total_train_steps=5")
-    assert_matches("wandb is True but it is not installed", line)
+    assert_matches("wandb is True, but wandb is not installed", line)
     assert not (trained / "logs-new").exists()
 
 
@@ -196,7 +196,7 @@ def test_damaged_checkpoint(refused, trained, tmp_path, damage):
     file = step / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-5] if damage == "truncated" else b"\x80\x04something else")
     line = refused("train", "train.total_train_steps=5", twin=tmp_path / "torch_impl")
-    assert_matches(r"no sound checkpoint .*model.safetensors", line)
+    assert_matches(r"no undamaged checkpoint .*model.safetensors", line)
 
 
 FOLDERS = {

@@ -71,11 +71,11 @@ def test_folders_are_compared_by_the_classifiers_features(trained, tmp_path, cap
     ("overrides", "message"),
     [
         (("data.labels=False",), "[data] labels must be True"),
-        (("data.num_bits=5",), "[data] num_bits is 5: classifiers see all 8 bits"),
+        (("data.num_bits=5",), "[data] num_bits is 5: classifiers use all 8 bits"),
         (("model.widths=[4, 4, 4, 4, 4]",), "cannot be halved 4 times"),
         (("model.widths=[]",), "[model] widths has 0 levels"),
         (("model.widths=[4096, 4096]", "model.n_blocks=100"), "parameters, more than 10,000,000,000"),
-        (("data.dataset_source=mnist10k", "data.target_res=32"), "take 'mnist_grey' or 'mnist10k_grey'"),
+        (("data.dataset_source=mnist10k", "data.target_res=32"), "use 'mnist_grey' or 'mnist10k_grey'"),
     ],
 )
 def test_options_that_do_not_fit_are_named(overrides, message):

@@ -190,7 +190,7 @@ def foreign_files(folder):
         "truncated": "is truncated or holds more than weights",
         "empty": "is neither a PyTorch nor a flax checkpoint",
         "text": "is neither a PyTorch nor a flax checkpoint",
-        "flax": "is truncated or no flax msgpack file",
+        "flax": "is truncated or not a flax msgpack file",
         "list": "holds a list, no checkpoint",
         "other": "lacks global_step, model_state_dict",
         "evil": "is truncated or holds more than weights",
@@ -228,12 +228,12 @@ def test_a_run_with_checkpoints_is_not_overwritten(tmp_path):
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["file", "--run", "logs-x"], "does not tell its architecture"),
+        (["file", "--run", "logs-x"], "does not state its architecture"),
         (
             ["file", "--cfg", "x.cfg"],
             "give --run, --to-cfg, --to-folder or --to-torch; usage: dioscuri convert SOURCE",
         ),
-        (["file", "--cfg", str(TORCH_CFG), "--run", "x"], "must be called logs-<run.name>"),
+        (["file", "--cfg", str(TORCH_CFG), "--run", "x"], "must be named logs-<run.name>"),
         (["logs-x", "--to-torch", "out", "--cfg", "x.cfg"], "take their options from the run"),
         (["logs-x", "--to-torch", "out", "--step", "last"], "--step last is neither a number nor 'best'"),
         (["--what"], "usage: dioscuri convert SOURCE"),

@@ -223,12 +223,12 @@ MISTAKES = {
         lambda f: mend(f, lambda s: s.update({"decoder.conv_in.bias": torch.ones(3)})),
         "'decoder.conv_in.bias' has shape (3,) but the configuration has (32,)",
     ),
-    "no weights": (lambda f: (f / "pytorch_model.bin").unlink(), "holds no weights: no file is called"),
-    "empty": (lambda f: (f / "pytorch_model.bin").write_bytes(b""), "is no safetensors, PyTorch or flax"),
-    "no mapping": (lambda f: (f / "config.json").write_text("[1]"), "is no mapping"),
-    "no json": (lambda f: (f / "config.json").write_text("{"), "is no sound json"),
-    "class": (lambda f: (f / "config.json").write_text("{}"), "describes no published model"),
-    "no config": (lambda f: (f / "config.json").unlink(), "does not tell its architecture"),
+    "no weights": (lambda f: (f / "pytorch_model.bin").unlink(), "holds no weights: no file is named"),
+    "empty": (lambda f: (f / "pytorch_model.bin").write_bytes(b""), "not a safetensors, PyTorch or flax"),
+    "no mapping": (lambda f: (f / "config.json").write_text("[1]"), "is not a mapping"),
+    "no json": (lambda f: (f / "config.json").write_text("{"), "is not valid json"),
+    "class": (lambda f: (f / "config.json").write_text("{}"), "describes no known published model"),
+    "no config": (lambda f: (f / "config.json").unlink(), "does not state its architecture"),
 }
 
 
@@ -248,7 +248,7 @@ def test_mistakes_are_told_and_leave_no_run(tmp_path, mistake):
     ("changes", "told"),
     [
         ({"hiden_channels": 8}, "option 'hiden_channels' is unknown (did you mean 'hidden_channels'?)"),
-        ({"channel_mult": 3}, "is no whole configuration: TypeError"),
+        ({"channel_mult": 3}, "is not a complete configuration: TypeError"),
         ({"quantized_embed_dim": 13}, "embedding_dim 13 must be z_channels 12"),
     ],
 )
@@ -261,11 +261,11 @@ def test_configurations_that_make_no_sense(tmp_path, changes, told):
 
 def test_other_families_and_truncated_files_are_refused(tmp_path):
     folder = write_folder(tmp_path / "published", "maskgit_vqgan", "model.safetensors")
-    with pytest.raises(UserError, match="is of family 'maskgit', the published model of family 'vqgan'"):
+    with pytest.raises(UserError, match="has family 'maskgit', but the published model has family 'vqgan'"):
         run(folder, "--run", tmp_path / "logs-new", "--cfg", ROOT / "egs" / "maskgit" / "published.cfg")
     whole = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(UserError, match="is truncated or no safetensors file"):
+    with pytest.raises(UserError, match="is truncated or not a safetensors file"):
         run(folder, "--run", tmp_path / "logs-new")
     with pytest.raises(UserError, match="cannot be read: No such file"):
         run(tmp_path / "nowhere", "--run", tmp_path / "logs-new", "--config", folder / "config.json")

@@ -153,7 +153,7 @@ def test_a_damaged_newest_is_named_and_the_one_before_is_used(tmp_path, spoil, r
     with pytest.raises(UserError, match="step-00000002 is damaged"):
         store.load(tmp_path, 2)
     spoil(tmp_path / "step-00000001")
-    with pytest.raises(UserError, match=r"no sound checkpoint .*step-00000002.*step-00000001"):
+    with pytest.raises(UserError, match=r"no undamaged checkpoint .*step-00000002.*step-00000001"):
         store.load(tmp_path)
 
 

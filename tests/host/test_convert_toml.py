@@ -190,7 +190,7 @@ def test_a_missing_tokenizer_may_be_trained_later(tmp_path):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("sequence_length = 64", "sequence_length = 60", "60 is no square number"),
+        ("sequence_length = 64", "sequence_length = 60", "60 is not a square number"),
         ("use_rotary", "use_rotor", r"\[net\] use_rotor is unknown"),
         ("dim = 16", "", r"\[net\] dim is missing"),
         ("[sampling]", "[sampler]", "sampler is unknown"),

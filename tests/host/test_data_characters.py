@@ -62,8 +62,8 @@ def test_options_of_text():
     for override, message in [
         ("data.codebook_size=20", "needs grid=0, codebook_size=27"),
         ("data.dataset_source=tokens", "grid is 0, which is for text"),
-        ("data.grid=4", "leave nothing to learn"),
-        ("data.sequence_length=0", "leave nothing to learn"),
+        ("data.grid=4", "are empty"),
+        ("data.sequence_length=0", "are empty"),
         ("model.architecture=hourglass", "needs a grid of tokens"),
     ]:
         with pytest.raises(UserError, match=message):

@@ -51,7 +51,7 @@ def test_folders_name_the_classes(root, pattern):
 
 def test_a_class_that_training_does_not_know_is_named(root):
     picture(root / "val/fox/1.png")
-    with pytest.raises(UserError, match=r"val_data_path: folder 'fox' is none of .* bird, cat, dog"):
+    with pytest.raises(UserError, match=r"val_data_path: folder 'fox' is not one of .* bird, cat, dog"):
         _ = open_sets("custom", root / "train", root / "val").validation
 
 
@@ -63,14 +63,14 @@ def test_the_table_of_the_run_wins_over_what_the_folders_have_become(root):
     sets = open_sets("custom", root / "train", root / "val", read_classes(root))
     assert sets.train.labels.tolist() == [2, 2, 3]
     (root / "classes.json").write_text('{"ant": 1}')
-    with pytest.raises(UserError, match="no table of names"):
+    with pytest.raises(UserError, match="not a table of names"):
         read_classes(root)
 
 
 def test_pictures_outside_of_the_folders_have_no_class(root):
     picture(root / "train/loose.png")
     for source, path in (("custom", root / "train"), ("glob", root / "train/**/*.png")):
-        with pytest.raises(UserError, match="sort pictures into a folder for each class"):
+        with pytest.raises(UserError, match="sort the pictures into one folder per class"):
             _ = open_sets(source, path, root / "val").train
     plain = open_datasets(make_options("custom", 4, 1, **paths(root / "train"))).train
     assert list(plain.keys) == ["loose.png"]

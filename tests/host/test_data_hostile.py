@@ -114,7 +114,7 @@ def test_archives_that_would_fill_the_disk_are_refused(tmp_path):
         info.size = 70 << 20
         packed.addfile(info, io.BytesIO(bytes(info.size)))
     for name in ("a.zip", "a.tar.gz"):
-        with pytest.raises(UserError, match=r"'a\.png' claims 73400320 bytes"):
+        with pytest.raises(UserError, match=r"'a\.png' claims to unpack .* bytes to 73400320"):
             unpack(tmp_path / name, tmp_path / "out", lambda name: name)
     assert not (tmp_path / "out").exists()
 
@@ -169,7 +169,7 @@ def test_a_pipe_or_device_in_place_of_a_file_is_refused(tmp_path, source):
 
 def test_captions_of_a_pipe_are_refused(tmp_path):
     os.mkfifo(tmp_path / "captions.txt")
-    with pytest.raises(UserError, match="neither a plain file nor a folder"):
+    with pytest.raises(UserError, match="neither a regular file nor a folder"):
         read_captions(tmp_path / "captions.txt")
 
 
@@ -186,7 +186,7 @@ def test_captions_of_one_key_that_differ_are_refused(tmp_path, content):
 def test_idx_files_that_claim_more_than_any_set_has_are_refused(tmp_path):
     sides = (1 << 21, 32, 32)  # two gigabytes
     (tmp_path / "x").write_bytes(b"\0\0\x08\3" + b"".join(side.to_bytes(4, "big") for side in sides))
-    with pytest.raises(UserError, match="which no such data set has"):
+    with pytest.raises(UserError, match="more than any such data set has"):
         read_idx(tmp_path / "x")
 
 
@@ -201,5 +201,5 @@ def test_idx_files_that_claim_more_than_any_set_has_are_refused(tmp_path):
 )
 def test_captions_of_hostile_json_are_refused(tmp_path, line):
     (tmp_path / "captions.jsonl").write_text(line + "\n")
-    with pytest.raises(UserError, match=r"line 1: (no JSON|\"micro\" must be 5 numbers)"):
+    with pytest.raises(UserError, match=r"line 1: (not JSON|\"micro\" must be 5 numbers)"):
         read_captions(tmp_path / "captions.jsonl")

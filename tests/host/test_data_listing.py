@@ -64,13 +64,13 @@ def test_braces_are_numbers_and_alternatives(tmp_path):
     ("text", "message"),
     [
         ("{000..003}.png", r"2 of 4 files do not exist: .*002.png, .*003.png"),
-        ("{0..9999999999}.png", "stands for more than 1000000 names"),
-        ("{0..999}{0..999}{0..999}.png", "stands for more than 1000000 names"),
+        ("{0..9999999999}.png", "expands to more than 1000000 names"),
+        ("{0..999}{0..999}{0..999}.png", "expands to more than 1000000 names"),
         ("none/*.png", "holds no files"),
         ("none", "does not exist"),
         ("x" * 5000, "does not exist"),
-        ("pipe.png", "neither a plain file nor a folder"),
-        ("000.png/*.png", "is no folder"),
+        ("pipe.png", "neither a regular file nor a folder"),
+        ("000.png/*.png", "is not a folder"),
     ],
 )
 def test_paths_that_lead_nowhere(tmp_path, text, message):

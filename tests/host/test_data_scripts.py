@@ -67,7 +67,7 @@ def test_mnist_is_downloaded_to_where_it_is_read(server, tmp_path, monkeypatch, 
     assert f"prepared {tmp_path / 'mnist'}" in capsys.readouterr().out
     train = open_datasets(make_options("binarized_mnist", 32, 1, dataset_path=str(tmp_path))).train
     np.testing.assert_array_equal(train.gather([3])[0, ..., 0], arrays["train-images-idx3-ubyte.gz"][3])
-    with pytest.raises(UserError, match="remove it to prepare it again"):
+    with pytest.raises(UserError, match="remove it to prepare the data again"):
         prepare.main(["mnist", "--output", str(tmp_path), "--base-url", server.url])
 
 
@@ -84,7 +84,7 @@ def test_mnist10k_is_derived_and_its_hash_is_checked(server, tmp_path, monkeypat
     monkeypatch.setattr(mnist, "_SUBSET_SIZE", 100)
     monkeypatch.setattr(mnist, "_SUBSET_TEST_SIZE", 10)
     command = ["mnist10k", "--output", str(tmp_path), "--base-url", server.url]
-    with pytest.raises(UserError, match="not original MNIST"):
+    with pytest.raises(UserError, match="not the original MNIST"):
         prepare.main(command)
     pictures, labels = (arrays[f"train-{kind}-ubyte.gz"] for kind in ("images-idx3", "labels-idx1"))
     parts = [array[index] for index in mnist.split_subset(labels[:100], 10) for array in (pictures, labels)]
@@ -168,7 +168,7 @@ def test_celeba_is_cropped_and_split_by_the_official_list(tmp_path, monkeypatch)
 
 
 def test_a_set_that_no_script_can_fetch_says_where_it_is(tmp_path):
-    with pytest.raises(UserError, match=r"list_eval_partition\.txt cannot be fetched.*CelebA\.html"):
+    with pytest.raises(UserError, match=r"list_eval_partition\.txt cannot be downloaded.*CelebA\.html"):
         prepare.main(["celeba", "--output", str(tmp_path)])
 
 
@@ -200,7 +200,7 @@ def test_the_message_has_the_publishers_address(tmp_path, name, page):
     (tmp_path / "downloads").mkdir()
     for archive in ARCHIVES[name][:2]:
         (tmp_path / "downloads" / archive).write_bytes(b"")
-    with pytest.raises(UserError, match="say by --archive NAME"):
+    with pytest.raises(UserError, match="choose one with --archive NAME"):
         prepare.main([name, "--output", str(tmp_path), "--unverified"])
 
 
@@ -210,7 +210,7 @@ def test_faces_are_flattened_and_split(server, tmp_path, name, folder):
     server.files["faces.tar.gz"] = tar_of(tmp_path / "f", [*entries, ("LICENSE.txt", b"text")]).read_bytes()
     command = [name, "--output", str(tmp_path), "--base-url", server.url, "--unverified"]
     command += ["--archive", "faces.tar.gz"]
-    with pytest.raises(UserError, match="has 10 pictures; cannot move"):
+    with pytest.raises(UserError, match="has 10 pictures; moving"):
         prepare.main(command)
     assert not (tmp_path / folder).exists()
     prepare.main([*command, "--validation", "3"])

@@ -236,8 +236,8 @@ def test_imagenet_reads_sorted_parts(tmp_path, save):
 
 def imagenet_faults():
     return {
-        "wrong size": ({"data": np.zeros((2, 75), np.uint8)}, "asks for uint8"),
-        "wrong type": ({"data": np.zeros((2, 48))}, "asks for uint8"),
+        "wrong size": ({"data": np.zeros((2, 75), np.uint8)}, "needs uint8"),
+        "wrong type": ({"data": np.zeros((2, 48))}, "needs uint8"),
         "no data": ({"images": np.zeros((2, 48), np.uint8)}, "no array 'data'"),
         "objects": ({"data": np.array([{}, {}])}, "objects"),
         "empty": ({"data": np.zeros((0, 48), np.uint8)}, "no pictures"),
@@ -282,8 +282,8 @@ def test_npy_gets_a_grey_axis(tmp_path):
     ("array", "message"),
     [
         (np.zeros((2, 5, 5, 3), np.float32), "holds float32"),
-        (np.zeros((2, 6, 5, 3), np.uint8), r"asks? for"),
-        (np.zeros((2, 5, 5, 4), np.uint8), r"asks? for"),
+        (np.zeros((2, 6, 5, 3), np.uint8), r"need"),
+        (np.zeros((2, 5, 5, 4), np.uint8), r"need"),
         (np.zeros((0, 5, 5, 3), np.uint8), "no pictures"),
         (np.array([{"a": 1}]), "not a numpy array file"),
     ],

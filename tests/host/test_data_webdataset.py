@@ -146,7 +146,7 @@ def test_tar_files_that_lose_members_otherwise_are_refused(tmp_path):
     path = write_tar(tmp_path / "0.tar", [(f"{n}.png", png(flat(n))) for n in range(3)])
     content = path.read_bytes()
     path.write_bytes(content + content)
-    with pytest.raises(UserError, match="goes on after its end"):
+    with pytest.raises(UserError, match="continues after its end"):
         open_train(tmp_path)
     path.write_bytes(content[:1024] + b"\1" * 512 + content[1536:])
     with pytest.raises(UserError, match="is damaged at byte 1024"):

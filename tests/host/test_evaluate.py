@@ -219,15 +219,15 @@ def files(tmp_path_factory):
         ("features.npy features.npy --labels labels.npy", "belong together: give both or neither"),
         (
             "features.npy features.npy --labels short.npy --reference-labels labels.npy",
-            "short.npy: 8 labels do not belong to the 9 examples",
+            "short.npy: 8 labels do not fit the 9 examples",
         ),
         (
             "features.npy features.npy --labels bad.json --reference-labels labels.npy",
-            "bad.json: no table of names and labels",
+            "bad.json: not a table of names and labels",
         ),
         (
             "features.npy features.npy --labels features.npy --reference-labels labels.npy",
-            "holds float64 (9, 5), not a whole number for each picture",
+            "holds float64 (9, 5), not one integer per picture",
         ),
         (
             "pictures.npy others.npy",
@@ -240,9 +240,9 @@ def files(tmp_path_factory):
         ),
         ("pictures.npy pictures.npy --extractor nowhere", "does not exist: give the folder logs-<name>"),
         ("pictures.npy pictures.npy --extractor nothing", "holds 0 files hparams-<name>.cfg"),
-        ("large.npy large.npy", "pictures of 4900 values are too large to be compared pixel by pixel"),
+        ("large.npy large.npy", "pictures of 4900 values are too large to compare by pixels"),
         ("mixed mixed", "other.png: is 4x5, not 4x4 as the first picture"),
-        ("broken broken", "0003.png: not an image; mend or remove it"),
+        ("broken broken", "0003.png: not an image; repair or remove it"),
     ],
 )
 def test_bad_input_is_one_clear_line(files, monkeypatch, words, message):
@@ -345,9 +345,9 @@ def test_statistics_of_files_give_the_frechet_distance_of_their_features(tmp_pat
     [
         ({"mu": np.zeros(3), "sigma": np.eye(4)}, "not (D,) and (D, D)"),
         ({"mu": np.zeros(3), "sigma": np.full((3, 3), np.nan)}, "are not all finite"),
-        ({"mu": np.zeros(3), "sigma": -np.eye(3)}, "sigma is no covariance"),
-        ({"mu": np.zeros(3), "sigma": np.triu(np.ones((3, 3)))}, "sigma is no covariance"),
-        ({"mu": np.array(["a"]), "sigma": np.array([["a"]])}, "no floats"),
+        ({"mu": np.zeros(3), "sigma": -np.eye(3)}, "sigma is not a covariance"),
+        ({"mu": np.zeros(3), "sigma": np.triu(np.ones((3, 3)))}, "sigma is not a covariance"),
+        ({"mu": np.array(["a"]), "sigma": np.array([["a"]])}, "not floats"),
         ({"arr_0": np.zeros((3, 4, 4, 3))}, "neither floating-point features"),
         ({"arr_0": np.zeros((0, 4, 4, 3), np.uint8)}, "holds nothing"),
     ],

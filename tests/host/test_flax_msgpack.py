@@ -50,10 +50,10 @@ class TestMsgpack:
         path = tmp_path / "cut"
         for length in range(len(content)):
             path.write_bytes(content[:length])
-            with pytest.raises(UserError, match="truncated or no flax msgpack file"):
+            with pytest.raises(UserError, match="truncated or not a flax msgpack file"):
                 read_flax(path)
         path.write_bytes(content + b"\0")
-        with pytest.raises(UserError, match="truncated or no flax msgpack file"):
+        with pytest.raises(UserError, match="truncated or not a flax msgpack file"):
             read_flax(path)
 
     @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ class TestMsgpack:
     )
     def test_arrays_that_are_none_are_refused(self, tmp_path, changes):
         path = self.write(tmp_path, {"a": self.array(np.arange(5.0), **changes)})
-        with pytest.raises(UserError, match=r"checkpoint_1 is truncated or no flax msgpack file"):
+        with pytest.raises(UserError, match=r"checkpoint_1 is truncated or not a flax msgpack file"):
             read_flax(path)
 
     def test_foreign_structures_are_refused(self, tmp_path):
@@ -98,7 +98,7 @@ class TestMsgpack:
         for content in (*(msgpack.packb(tree) for tree in foreign), deeper, b"PK\3\4 not this", b""):
             path = tmp_path / "foreign"
             path.write_bytes(content)
-            with pytest.raises(UserError, match="foreign is truncated or no flax msgpack file"):
+            with pytest.raises(UserError, match="foreign is truncated or not a flax msgpack file"):
                 read_flax(path)
 
     @given(content=st.binary(max_size=200))

@@ -94,11 +94,11 @@ def test_anything_else_is_refused_and_not_run(name, capsys):
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        (pickle.dumps({"code": np.zeros((2, 2), np.uint16), "y": 1}), "the tokenizer makes whole numbers"),
-        (pickle.dumps({"code": np.full((GRID, GRID), CODES), "y": 1}), f"{CODES} is no code below {CODES}"),
-        (pickle.dumps({"code": np.zeros((GRID, GRID), np.uint16)}), "holds no code and class: 'y'"),
+        (pickle.dumps({"code": np.zeros((2, 2), np.uint16), "y": 1}), "the tokenizer makes integers"),
+        (pickle.dumps({"code": np.full((GRID, GRID), CODES), "y": 1}), f"code {CODES} is not below {CODES}"),
+        (pickle.dumps({"code": np.zeros((GRID, GRID), np.uint16)}), "holds no code with a class: 'y'"),
         (pickle.dumps(Evil()), "which is no plain data"),
-        (b"PK\x03\x04", "holds no code and class: damaged"),
+        (b"PK\x03\x04", "holds no code with a class: damaged"),
     ],
 )
 def test_a_file_that_does_not_fit_is_named(folder, content, told):

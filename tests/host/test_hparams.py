@@ -288,7 +288,7 @@ class TestPaths:
         assert options.data.train_data_path == str(tmp_path / "x")
 
     def test_null_characters_are_refused(self, tmp_path):
-        assert "holds a null character" in message(write_tiny(tmp_path), r"data.train_data_path='a\0'")
+        assert "contains a null character" in message(write_tiny(tmp_path), r"data.train_data_path='a\0'")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -134,7 +134,7 @@ def test_a_broken_file_of_the_cache_is_fetched_again(hub):
     ("name", "told"),
     [
         ("owner/empty", "has no config.json"),
-        ("owner/bare", "has no weights: no file is called"),
+        ("owner/bare", "has no weights: no file is named"),
         ("owner/nothing", "does not give a model of that name: 404"),
     ],
 )

@@ -72,7 +72,7 @@ def test_folders_of_classes_are_ranked_among_themselves(tmp_path, capsys):
     [
         (lambda folder: (folder / "1" / "000001.r.npy").unlink(), "latents/1 holds no file"),
         (lambda folder: rmtree(folder / "1"), "000001.r.npy is missing in the folders of classes"),
-        (lambda folder: write(folder / "03", 1, first=3, sides="r"), "called by their numbers"),
+        (lambda folder: write(folder / "03", 1, first=3, sides="r"), "named by number"),
         (lambda folder: write(folder / "2", 1, first=0, sides="r"), "another file has this index"),
     ],
 )
@@ -113,7 +113,7 @@ def objects(folder):
         (lambda folder: (folder / "000000.r.npy").unlink(), (), "000000.r.npy is missing"),
         (lambda folder: (folder / "000003.l.npy").unlink(), (), "000003.l.npy is missing"),
         (lambda folder: np.save(folder / "000001.npy", np.arange(16)), (), "another file has this index"),
-        (lambda folder: np.save(folder / "mean.npy", np.arange(16)), (), "mean.npy is not called"),
+        (lambda folder: np.save(folder / "mean.npy", np.arange(16)), (), "mean.npy is not named"),
         (
             lambda folder: (folder / "000003.r.npy").write_bytes(b""),
             (),
@@ -129,12 +129,12 @@ def objects(folder):
         (lambda folder: (folder / "000004.l.npy").unlink(), (), "picture 4 has one of"),
         (foreign, (), "holds 15 values of int64, not 16 tokens"),
         (objects, (), "cannot be read"),
-        (lambda folder: write(folder / "cats", 1), (), "called by their numbers"),
-        (lambda folder: write(folder / "3", 1), (), "beside the folders of classes"),
-        (untouched, ("--pictures", "7:9"), "none of these indices"),
+        (lambda folder: write(folder / "cats", 1), (), "named by number"),
+        (lambda folder: write(folder / "3", 1), (), "next to the class folders"),
+        (untouched, ("--pictures", "7:9"), "no picture has such an index"),
         (untouched, ("--pictures", "7"), "must be A:B"),
         (lambda folder: write(folder, 5, codes=12), (), "holds the token 11, but --codebook-size is 9"),
-        (lambda folder: write(folder, 5, length=15), (), "no square grid"),
+        (lambda folder: write(folder, 5, length=15), (), "not form a square grid"),
     ],
 )
 def test_folders_that_cannot_be_used_are_named(tmp_path, spoil, words, message):

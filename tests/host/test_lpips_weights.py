@@ -60,7 +60,7 @@ def test_what_is_missing_is_named(tmp_path, weights):
         read_lpips(linear)
     broken = tmp_path / "vgg.safetensors"
     broken.write_bytes(b"no tensors")
-    with pytest.raises(UserError, match="is no safetensors, PyTorch or flax msgpack file"):
+    with pytest.raises(UserError, match="not a safetensors, PyTorch or flax msgpack file"):
         read_lpips(linear, str(broken))
     with pytest.raises(UserError, match=r"absent\.safetensors cannot be read"):
         read_lpips(str(tmp_path / "absent.safetensors"))

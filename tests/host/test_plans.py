@@ -197,7 +197,7 @@ def test_only_rgb_has_coupling_coefficients(channels, expected):
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"model__up_strides": ()}, "[model] up_strides is empty: give one entry a level"),
+        ({"model__up_strides": ()}, "[model] up_strides is empty: give one entry per level"),
         ({"model__up_filters": (6, 8)}, "[model] up_filters has 2 entries but up_strides has 3"),
         ({"model__down_filters": (8, 6)}, "[model] down_filters has 2 entries but down_strides has 3"),
         ({"model__down_latent_variates": (1,) * 4}, "[model] down_latent_variates has 4 entries"),

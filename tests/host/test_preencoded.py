@@ -92,9 +92,9 @@ class Command:
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({ENDING: saved(tokens(1) + CODES)}, "is no code of the tokenizer, 0..15"),
-        ({ENDING: saved(tokens(1)[:-1])}, "the tokenizer makes 16 whole numbers"),
-        ({ENDING: saved(tokens(1).float())}, "the tokenizer makes 16 whole numbers"),
+        ({ENDING: saved(tokens(1) + CODES)}, "is not a code of the tokenizer, 0..15"),
+        ({ENDING: saved(tokens(1)[:-1])}, "the tokenizer makes 16 integers"),
+        ({ENDING: saved(tokens(1).float())}, "the tokenizer makes 16 integers"),
         ({ENDING: saved(Command())}, "holds no tensor"),
         ({ENDING: saved(tokens(1))[:40]}, "holds no tensor"),
         ({"other.vqgan-f16.pth": saved(tokens(1))}, "has 2 members that end in 'vqgan-f16.pth'"),

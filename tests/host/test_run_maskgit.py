@@ -119,8 +119,8 @@ def test_tokens_that_are_filled(tmp_path):
     Image.fromarray(0 * picture).save(tmp_path / "black.png")
     Image.fromarray(np.full((8, 9), 255, np.uint8)).save(tmp_path / "large.png")
     for override, message in [
-        ("synthesis.inpaint_box=(0, 0, 0, 2)", "is empty or reaches out"),
-        ("synthesis.inpaint_box=(2, 0, 3, 1)", "is empty or reaches out"),
+        ("synthesis.inpaint_box=(0, 0, 0, 2)", "is empty or extends beyond"),
+        ("synthesis.inpaint_box=(2, 0, 3, 1)", "is empty or extends beyond"),
         (f"synthesis.mask_path={tmp_path / 'black.png'}", "no True or white pixel"),
         (f"synthesis.mask_path={tmp_path / 'large.png'}", "is 9x8 pixels, the pictures are 8x8"),
         (f"synthesis.mask_path={tmp_path / 'nothing.png'}", "mask_path .* cannot be used"),
@@ -136,7 +136,7 @@ def test_outpainting_fills_what_lies_outside():
     masks = [unknown_tokens(options, plan_of(options)) for options in (inside, outside)]
     np.testing.assert_array_equal(masks[0], ~masks[1])
     whole = tiny("synthesis.inpaint_box=(0, 0, 4, 4)", "synthesis.outpaint=True")
-    with pytest.raises(UserError, match="covers all, nothing would be filled"):
+    with pytest.raises(UserError, match="covers everything, so nothing would be filled"):
         unknown_tokens(whole, plan_of(whole))
 
 

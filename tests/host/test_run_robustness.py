@@ -175,7 +175,7 @@ def test_a_run_whose_folder_is_removed_ends_with_one_line(make_run):
 
     context = make_run()
     context.engine.on_step = remove
-    with pytest.raises(UserError, match="was removed while the run went on"), context.directory.locked():
+    with pytest.raises(UserError, match="was removed during the run"), context.directory.locked():
         train(context)
     assert not context.directory.path.exists(), "no half of a folder is left"
 

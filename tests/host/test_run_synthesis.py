@@ -141,7 +141,7 @@ def test_encodings_of_another_architecture_are_refused(trained, make_run):
     encodings = context.directory.latents / "encodings_seed_3"
     other = ("model.down_latent_variates=[4, 5]", f"synthesis.encodings_path={encodings}")
     train(make_run("train.total_train_steps=3", *other, name="other"))
-    with pytest.raises(UserError, match="of another architecture"):
+    with pytest.raises(UserError, match="another architecture"):
         synthesize(make_run("synthesis.synthesis_mode=decoding", *other, name="other"))
 
 
@@ -172,7 +172,7 @@ def test_index_that_is_none_is_named(trained):
     for content in ("[]", "{}", '{"header": {}, "complete": true, "shards": null}'):
         path.write_text(content)
         for mode in ("encoding", "decoding"):
-            with pytest.raises(UserError, match="is no index of encodings"):
+            with pytest.raises(UserError, match="is not an index of encodings"):
                 synthesize(trained(mode, "synthesis.variate_masks_quantile=1"))
     for change in (
         shard_entry(file=3), shard_entry(file="../x"), shard_entry(keys=4), shard_entry(keys=[1]),
@@ -184,7 +184,7 @@ def test_index_that_is_none_is_named(trained):
         changed = copy.deepcopy(index)
         change(changed)
         write_sealed_json(path, changed)
-        with pytest.raises(UserError, match="is no index of encodings"):
+        with pytest.raises(UserError, match="is not an index of encodings"):
             synthesize(trained("decoding", "synthesis.variate_masks_quantile=1"))
     path.write_text(json.dumps({**index, "sha256": "00", "complete": False}))
     with pytest.raises(UserError, match="does not match its sha256"):

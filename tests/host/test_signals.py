@@ -111,10 +111,10 @@ def test_a_wav_file_that_does_not_fit_is_named_in_one_line(tmp_path, write, mess
         (["data.sample_rate=0"], "needs sample_rate, and sample_encoding"),
         (["data.sample_encoding=none", "data.num_bits=8"], "needs sample_rate, and sample_encoding"),
         (["data.channels=3"], "channels is 3, but"),
-        (["data.frames=3"], "frames belongs to clips"),
+        (["data.frames=3"], "frames is for clips"),
         (["data.target_res=33"], "target_res 33 is not divisible by 8"),
         (["metrics.report_baselines=True"], "16-bit sounds have too many"),
-        (["model.attn_res=[8]", "model.legacy_row_attention=True"], "sees rows of pictures"),
+        (["model.attn_res=[8]", "model.legacy_row_attention=True"], "is for pictures only"),
     ],
 )
 def test_options_that_do_not_fit_sounds(tmp_path, overrides, message):
@@ -138,7 +138,7 @@ def test_other_families_and_other_depths_are_refused(tmp_path):
     )
     with pytest.raises(UserError, match="family 'hierarchical_vae' needs pictures"):
         check_options(digits)
-    with pytest.raises(UserError, match="belong to sounds"):
+    with pytest.raises(UserError, match="are for sounds"):
         check_options(load(EGS / "digits.cfg", ["data.sample_rate=8000"]))
 
 
@@ -224,10 +224,10 @@ def test_a_recording_that_does_not_fit_is_named_in_one_line(tmp_path, spoil, mes
     [
         (["data.frames=0"], "needs frames"),
         (["model.patch_frames=2"], "frames 3 is not divisible by .* patch_frames 2"),
-        (["model.custom_frames_str='2:2'"], "3 steps in time at resolution 4 are not divisible by 2 at 2"),
-        (["model.custom_frames_str='4:2'"], "gives resolution 4 2 steps in time, but the frames make 3"),
-        (["model.custom_frames_str='4-2'"], "'4-2' is no RESOLUTION:FRAMES"),
-        (["data.sample_rate=8000"], "belong to sounds"),
+        (["model.custom_frames_str='2:2'"], "3 time steps at resolution 4 are not divisible by 2 at 2"),
+        (["model.custom_frames_str='4:2'"], "gives resolution 4 2 time steps, but the frames give 3"),
+        (["model.custom_frames_str='4-2'"], "'4-2' is not RESOLUTION:FRAMES"),
+        (["data.sample_rate=8000"], "are for sounds"),
         (["data.dataset_source=film", "data.frames=5"], "too large for 'film': at most 14 and 4"),
     ],
 )
@@ -244,7 +244,7 @@ def test_options_that_do_not_fit_clips(tmp_path, overrides, message):
 
 
 def test_a_folder_without_folders_of_frames(tmp_path):
-    with pytest.raises(UserError, match="holds no folders; frames must lie in a folder"):
+    with pytest.raises(UserError, match="holds no folders; frames must lie in one folder"):
         _ = open_datasets(clips(tmp_path)).train
 
 

@@ -105,7 +105,7 @@ class TestStringSortedClasses:
 
     def test_other_weights_are_refused(self):
         plain = tiny_sundae.tiny("model.num_classes=0", "model.legacy_positions=True")
-        told = r"^best\.pt: .* are those of an original SUNDAE .* leave out --string-sorted-classes$"
+        told = r"^best\.pt: .* is for an original SUNDAE .* leave it out$"
         for hparams, own in ((plain, False), (self.hparams, True)):
             weights = initial_parameters(plan_of(hparams), 0)
             with pytest.raises(UserError, match=told):
@@ -134,7 +134,7 @@ class TestRefusals:
         ],
     )
     def test_other_frequencies(self, case, name):
-        told = f"'{name}' holds other frequencies than the options ask for"
+        told = f"'{name}' holds other frequencies than the options give"
         assert self.told(lambda weights: weights.update({name: weights[name] * 1.01}), case) == told
         assert self.told(lambda weights: weights.update({name: weights[name][:-1]}), case) == told
 
@@ -161,7 +161,7 @@ class TestRefusals:
         [
             ({}, "causal=True: an hourglass on two-dimensional patches cannot be causal"),
             ({"causal": True}, "causal=True: an hourglass on two-dimensional patches cannot be causal"),
-            ({"causal": False, "attn_type": "performer"}, "attn_type 'performer' is not offered: only"),
+            ({"causal": False, "attn_type": "performer"}, "attn_type 'performer' is not supported: only"),
         ],
         ids=["causal by default", "causal", "performer"],
     )

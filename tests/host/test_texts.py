@@ -89,7 +89,7 @@ def test_an_interrupted_run_goes_on(clip, tmp_path, monkeypatch):
     first, second = (open_texts(folder).gather(everything) for folder in (whole, broken))
     for name, array in first.items():
         np.testing.assert_array_equal(array, second[name])
-    with pytest.raises(UserError, match=r"made otherwise \(captions\)"):
+    with pytest.raises(UserError, match=r"made with other settings \(captions\)"):
         call(lines(tmp_path, ["other", *CAPTIONS[1:]]), broken, "--encoder", clip)
 
 
@@ -161,12 +161,12 @@ def test_captions_of_tar_files(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.jsonl", "{", "line 1: no JSON"),
-        ("a.jsonl", '\n{"key": "a"}', 'line 2: needs a text "key" and a text "caption"'),
+        ("a.jsonl", "{", "line 1: not JSON"),
+        ("a.jsonl", '\n{"key": "a"}', 'line 2: needs strings "key" and "caption"'),
         ("a.jsonl", '{"key": "a", "caption": "b", "micro": [1, 2]}', "must be 5 numbers"),
         ("a.txt", b"\xff\xfe", "UTF-8"),
         ("a.tar", "no tar", "plain tar file"),
-        ("a.txt", "", "hold none"),
+        ("a.txt", "", "holds no captions"),
     ],
 )
 def test_bad_captions_are_named(tmp_path, name, content, message):
@@ -182,7 +182,7 @@ def test_bad_encoders_are_named(clip, tmp_path):
     cases = {
         (tmp_path / "missing",): "cannot be opened",
         (t5, "--pooled"): "no pooled state",
-        (clip, "--layer", -9): "outside of -4 ... -1",
+        (clip, "--layer", -9): "outside -4 ... -1",
         (clip, "--length", 100): "at most",
     }
     for (folder, *words), message in cases.items():
@@ -234,5 +234,5 @@ def test_texts_of_another_model_are_named(clip, tmp_path):
     hparams = tiny(
         *TEXT, f"model.encoder_hidden_size={WIDTH + 1}", f"synthesis.texts_path={tmp_path / 'texts'}"
     )
-    with pytest.raises(UserError, match=r"'text' must be \(6, 17\), there is \(6, 16\)"):
+    with pytest.raises(UserError, match=r"'text' must be \(6, 17\), not \(6, 16\)"):
         prompts(SimpleNamespace(hparams=hparams), plan_of(hparams))

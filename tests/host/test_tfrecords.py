@@ -164,7 +164,10 @@ def flipped(at):
             lambda *_: b"these are words, no records",
             "record 0: the checksum of its length is wrong: this is no",
         ),
-        (lambda content, _: gzip.compress(bytes(content)), "is compressed: unpack it"),
+        (
+            lambda content, _: gzip.compress(bytes(content)),
+            "is compressed, which allows no random access: unpack it",
+        ),
         (lambda *_: b"", "holds no record"),
     ],
 )
@@ -212,7 +215,7 @@ def test_captions_must_be_there_when_they_are_asked_for(tmp_path):
     path = write(tmp_path, encode({"image": [png(1)], "caption": [1]}), encode({"image": [png(1)]}))
     assert opened(path).train.captions is None
     with pytest.raises(
-        UserError, match=r"record 1: it has no feature 'caption' of tokens' numbers: set data\.text"
+        UserError, match=r"record 1: it has no feature 'caption' with token numbers: set data\.text"
     ):
         _ = opened(path, text_seq_len=2).train
 
@@ -298,14 +301,14 @@ def test_written_files_are_read_again(tmp_path):
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        ("nothing", "line 1: no JSON"),
-        ('{"caption": "x"}', 'line 1: needs a text "image_path"'),
+        ("nothing", "line 1: not JSON"),
+        ('{"caption": "x"}', 'line 1: needs a string "image_path"'),
         ('{"image_path": "none.png"}', "line 1: .*none.png: .*No such file"),
-        ('{"image_path": "1.png", "caption": "a cat"}', "line 1: the caption is a text: give --tokenizer"),
+        ('{"image_path": "1.png", "caption": "a cat"}', "line 1: the caption is text: give --tokenizer"),
         ('{"image_path": "1.png", "caption": [-1]}', 'line 1: "caption" must be'),
         (
             '{"image_path": "1.png", "caption": [1]}\n\n{"image_path": "1.png"}',
-            'line 3: no "caption", which others',
+            'line 3: no "caption", but other entries',
         ),
         ("", "holds no pictures"),
     ],

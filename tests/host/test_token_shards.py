@@ -95,7 +95,7 @@ def test_writer_goes_on_with_the_first_shard_that_is_damaged(tmp_path, damage):
 def test_other_tokens_are_never_mixed(tmp_path):
     write(tmp_path)
     other = {**HEADER, "tokenizer": {"sha256": "cd" * 32}}
-    with pytest.raises(UserError, match=r"made otherwise \(tokenizer\)"):
+    with pytest.raises(UserError, match=r"made with other settings \(tokenizer\)"):
         TokenWriter(tmp_path, other, keys(), labels(), shard_size=5)
 
 
@@ -185,7 +185,7 @@ def test_tokens_that_are_no_codes(tmp_path):
     write(tmp_path)
     as_version_0_1_0(tmp_path)
     np.save(tmp_path / "tokens-00000.npy", np.full((5, *GRID), K, np.uint16))
-    with pytest.raises(UserError, match=r"40 is no code of 0\.\.39"):
+    with pytest.raises(UserError, match=r"40 is not a code in 0\.\.39"):
         open_tokens(tmp_path).gather([0])
 
 
@@ -202,22 +202,22 @@ def test_damaged_labels_and_keys_are_named(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda index: index["header"].pop("arrays"), "no index of tokens"),
-        (lambda index: index["header"]["arrays"].update(tokens=[[2, 0], "uint16"]), "no index of tokens"),
-        (lambda index: index["header"]["arrays"].update(tokens=[[2, 3], "object"]), "no index of tokens"),
-        (lambda index: index.update(shards={}), "no index of tokens"),
+        (lambda index: index["header"].pop("arrays"), "not an index of tokens"),
+        (lambda index: index["header"]["arrays"].update(tokens=[[2, 0], "uint16"]), "not an index of tokens"),
+        (lambda index: index["header"]["arrays"].update(tokens=[[2, 3], "object"]), "not an index of tokens"),
+        (lambda index: index.update(shards={}), "not an index of tokens"),
         (lambda index: index["header"].update(format=3), "format 3"),
-        (lambda index: index["header"].update(n_examples=True), "no index of tokens"),
-        (lambda index: index["header"].update(arrays={"../t": [[2, 3], "uint16"]}), "no index of tokens"),
-        (lambda index: index["header"].update(arrays={}), "no index of tokens"),
-        (lambda index: index.update(files={"../x": "ab"}), "no index of tokens"),
-        (lambda index: index.update(files={"keys-00000.json": 3}), "no index of tokens"),
+        (lambda index: index["header"].update(n_examples=True), "not an index of tokens"),
+        (lambda index: index["header"].update(arrays={"../t": [[2, 3], "uint16"]}), "not an index of tokens"),
+        (lambda index: index["header"].update(arrays={}), "not an index of tokens"),
+        (lambda index: index.update(files={"../x": "ab"}), "not an index of tokens"),
+        (lambda index: index.update(files={"keys-00000.json": 3}), "not an index of tokens"),
         (lambda index: index["files"].pop("keys-00001.json"), "lacks checksums"),
         (lambda index: index["shards"].pop(), "unfinished"),
         (lambda index: index["header"]["arrays"].update(tokens=[[3, 2], "uint16"]), "tokens-00000"),
-        (lambda index: index["header"].pop("grid"), "no tokens of a grid"),
-        (lambda index: index["header"].update(grid=[3, 2]), "no tokens of a grid"),
-        (lambda index: index["header"].update(codebook_size="many"), "no tokens of a grid"),
+        (lambda index: index["header"].pop("grid"), "no grids of tokens"),
+        (lambda index: index["header"].update(grid=[3, 2]), "no grids of tokens"),
+        (lambda index: index["header"].update(codebook_size="many"), "no grids of tokens"),
     ],
 )
 def test_damaged_indices_are_named(tmp_path, change, message):
@@ -237,5 +237,5 @@ def test_folders_that_hold_no_tokens(tmp_path):
     with pytest.raises(UserError, match="does not exist"):
         open_tokens(tmp_path)
     (tmp_path / "index.json").write_text("[]")
-    with pytest.raises(UserError, match="no index of tokens"):
+    with pytest.raises(UserError, match="not an index of tokens"):
         open_tokens(tmp_path)

@@ -89,8 +89,8 @@ def test_first_values_and_decay():
         ({"depth": (1, (1, 1, 1), 1), "shorten_factor": 4}, 6, "has 3x3 there"),
         ({"depth": (1, (1, 1, 1), 1), "shorten_factor": (4,)}, 8, "1 factors for the 2 levels"),
         ({"depth": 2, "shorten_factor": 4}, 8, "1 factors for the 0 levels"),
-        ({"depth": (1, 1, 1), "shorten_factor": 8}, 8, "8 is no square number"),
-        ({"depth": (1, 1, 1), "shorten_factor": 4}, 0, "leave nothing to learn"),
+        ({"depth": (1, 1, 1), "shorten_factor": 8}, 8, "8 is not a square number"),
+        ({"depth": (1, 1, 1), "shorten_factor": 4}, 0, "are empty"),
         ({"depth": 1, "dim_head": 6}, 4, "dim_head 6 must be divisible by 4"),
         ({"depth": 1, "rotary_emb_dim": 5}, 4, "rotary_emb_dim 5 and dim_head 8 must be even"),
         (
@@ -115,7 +115,7 @@ def test_what_does_not_fit_is_named(options, grid, message):
 
 def test_a_sequence_that_is_no_square_is_named():
     assert square_side(784) == 28
-    with pytest.raises(UserError, match="60 tokens are no square grid"):
+    with pytest.raises(UserError, match="60 tokens do not form a square grid"):
         square_side(60)
 
 

@@ -116,7 +116,7 @@ def test_pictures_get_distances_by_encoders(tmp_path, pictures, name, capsys):
     assert f"FD-{name}" in capsys.readouterr().out
     other = {"dinov2": "clip", "clip": "dinov2"}[name]
     words[words.index(name)] = other
-    with pytest.raises(UserError, match="is of type"):
+    with pytest.raises(UserError, match="has type"):
         evaluate(words, make_engine, make_network)
     with pytest.raises(UserError, match="leave --twin out"):
         evaluate([*words, "--twin", "jax"], make_engine, make_network)
@@ -127,7 +127,7 @@ def test_wrong_weights_are_one_clear_line(tmp_path, weights_file, pictures):
     (tmp_path / "cut.safetensors").write_bytes(content[: len(content) // 2])
     save_file({"fc.weight": np.zeros((2, 2), np.float32)}, tmp_path / "other.safetensors")
     for file, told in (
-        ("cut.safetensors", "is truncated or no safetensors file"),
+        ("cut.safetensors", "is truncated or not a safetensors file"),
         ("other.safetensors", "no weights of FID's Inception network"),
         ("nowhere", "cannot be read"),
     ):

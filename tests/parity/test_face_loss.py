@@ -142,7 +142,7 @@ def test_averages_of_a_codebook_are_kept(tmp_path):
     model.loss({"image": PICTURES})
     assert (model._network.weights()["quantize.embedding.weight"] != before).any()
     pure = dio("jax").new(tmp_path / "ema.cfg")
-    with pytest.raises(UserError, match="keeps averages beside the parameters"):
+    with pytest.raises(UserError, match="updates moving averages"):
         pure.loss(pure.state, {"image": PICTURES}, jax.random.key(0))
 
 

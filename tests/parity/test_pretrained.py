@@ -103,7 +103,7 @@ def test_folders_become_runs_and_runs_folders(tmp_path, name):
     ("change", "told"),
     [
         ({"format": 2}, "is of format 2, this program reads 1"),
-        ({"hparams": 3}, "is no whole configuration"),
+        ({"hparams": 3}, "is not a complete configuration"),
         ({"hparams": {"run": {"family": "vqgan"}}}, "lacks"),
     ],
 )

@@ -234,7 +234,9 @@ class SundaeMethods(FamilyMethods):
 
     def _codec(self) -> FrozenTokenizer | GreyLevels:
         if self.tokenizer is None:
-            raise UserError("[data] tokenizer_path is empty: pictures need a tokenizer, give its run folder")
+            raise UserError(
+                "[data] tokenizer_path is empty, but pictures need a tokenizer: give its run folder"
+            )
         return self.tokenizer
 
     def _condition(self, batch: Tensors) -> dict[str, Tensor]:

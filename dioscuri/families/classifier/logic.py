@@ -46,13 +46,13 @@ def check_options(hparams: HParams) -> None:
     data, descriptor = hparams.data, describe(hparams.data.dataset_source)
     if descriptor.padding or descriptor.likelihood == "bernoulli":
         raise UserError(
-            f"[data] pictures of '{data.dataset_source}' are padded and drawn anew from grey levels: take "
+            f"[data] pictures of '{data.dataset_source}' are padded and sampled again from grey levels: use "
             "'mnist_grey' or 'mnist10k_grey' for a classifier"
         )
     if not data.labels:
-        raise UserError("[data] labels must be True: a classifier learns them")
+        raise UserError("[data] labels must be True: a classifier needs labels")
     if data.num_bits != 8:
-        raise UserError(f"[data] num_bits is {data.num_bits:g}: classifiers see all 8 bits, set it to 8.")
+        raise UserError(f"[data] num_bits is {data.num_bits:g}: classifiers use all 8 bits: set it to 8.")
     plan = classifier.make_plan(hparams.model, data.target_res, data.channels)
     size = sum(prod(parameter.shape) for parameter in classifier.parameter_table(plan).values())
     if size > MAX_PARAMETERS:

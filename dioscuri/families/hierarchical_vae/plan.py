@@ -234,7 +234,7 @@ def _check_lengths(model: Model) -> None:
         reference = f"{side}_strides"
         n = len(lists[reference])
         if n == 0:
-            raise UserError(f"[model] {reference} is empty: give one entry a level")
+            raise UserError(f"[model] {reference} is empty: give one entry per level")
         for name, value in lists.items():
             if len(value) != n:
                 raise UserError(f"[model] {name} has {len(value)} entries but {reference} has {n}")

@@ -53,13 +53,13 @@ def grids(model: Model, tokens: Grid, resolutions: list[int]) -> Callable[[int],
 
     if grid(finest)[0] != steps:
         raise UserError(
-            f"[model] custom_frames_str gives resolution {finest} {grid(finest)[0]} steps in time, but the "
-            f"frames make {steps}"
+            f"[model] custom_frames_str gives resolution {finest} {grid(finest)[0]} time steps, but the "
+            f"frames give {steps}"
         )
     for fine, coarse in pairwise(sorted(set(resolutions), reverse=True)):
         if grid(fine)[0] % grid(coarse)[0]:
             raise UserError(
-                f"[model] {grid(fine)[0]} steps in time at resolution {fine} are not divisible by "
+                f"[model] {grid(fine)[0]} time steps at resolution {fine} are not divisible by "
                 f"{grid(coarse)[0]} at {coarse}: set custom_frames_str, such as '{fine}:4,{coarse}:2'"
             )
     return grid

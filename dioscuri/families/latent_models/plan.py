@@ -123,8 +123,8 @@ def level_temperatures(plan: LatentPlan, setting: float | tuple) -> tuple[float,
         levels = [float(value) for value in setting]
     else:
         raise UserError(
-            f"[synthesis] temperature_settings: {setting!r} must be a number, {n} numbers (one a level) or "
-            f"{len(plan.groups)} (one a latent group), or ('linear', first, last)"
+            f"[synthesis] temperature_settings: {setting!r} must be a number, {n} numbers (one per level), "
+            f"{len(plan.groups)} numbers (one per latent group), or ('linear', first, last)"
         )
     if len(levels) == n:
         return tuple(levels[block.level] for block in plan.groups)

@@ -36,13 +36,13 @@ def check_options(hparams: HParams) -> None:
     check_text_options(hparams, plan)
     if data.dataset_source != "tokens" and not data.tokenizer_path:
         raise UserError(
-            f"[data] tokenizer_path is empty: it encodes the pictures of '{data.dataset_source}'; give a "
-            "tokenizer's run folder, or dataset_source='tokens'"
+            f"[data] tokenizer_path is empty, but pictures of '{data.dataset_source}' need a tokenizer: give "
+            "its run folder, or dataset_source='tokens'"
         )
     if hparams.loss.use_soft_code_target and data.dataset_source == "tokens":
         raise UserError(
-            "[loss] use_soft_code_target needs pictures, of which shards keep nothing but the tokens: choose "
-            "another data.dataset_source"
+            "[loss] use_soft_code_target needs pictures, but shards hold only tokens: choose another "
+            "data.dataset_source"
         )
     if data.tokenizer_path:
         _check_distances(hparams)
@@ -109,8 +109,8 @@ def check_guidance(options: Sampling, loss: Loss, plan: TransformerPlan) -> None
         )
     if options.guidance_scale and not loss.cond_dropout_prob:
         raise UserError(
-            "[synthesis] guidance_scale needs a model that was trained without its condition, too: set "
-            "loss.cond_dropout_prob before training, or guidance_scale=0"
+            "[synthesis] guidance_scale needs a model also trained without its condition: train with "
+            "loss.cond_dropout_prob above 0, or set guidance_scale=0"
         )
 
 

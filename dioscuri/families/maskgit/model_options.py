@@ -116,4 +116,4 @@ class Transformer:
     def __post_init__(self) -> None:
         for name in ("hidden_dropout", "attention_dropout"):
             if getattr(self, name) >= 1:
-                raise UserError(f"[model] {name} must be below 1: nothing would be kept")
+                raise UserError(f"[model] {name} must be below 1: otherwise everything is dropped")

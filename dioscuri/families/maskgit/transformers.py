@@ -96,7 +96,9 @@ def _check_grid(model: Transformer, grid: int, codebook_size: int) -> None:
     }
     for name, side in sides.items():
         if grid % side:
-            raise UserError(f"[model] {name} needs a side divisible by {side}: the tokens are {grid}x{grid}")
+            raise UserError(
+                f"[model] {name} needs a grid side divisible by {side}, but the tokens are {grid}x{grid}"
+            )
 
 
 def _check_conditions(model: Transformer) -> None:

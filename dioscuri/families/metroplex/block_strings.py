@@ -39,7 +39,7 @@ def encoder_blocks(text: str) -> tuple[EncoderStep, ...]:
     for word, resolution, kind, number in _words(text, "xd", "enc_blocks"):
         if steps and resolution != steps[-1].out_resolution:
             raise UserError(
-                f"[model] enc_blocks '{text}': '{word}' begins at resolution {resolution}, the blocks "
+                f"[model] enc_blocks '{text}': '{word}' begins at resolution {resolution}, but the blocks "
                 f"before it end at {steps[-1].out_resolution}"
             )
         if kind == "d" and resolution % number:
@@ -60,8 +60,8 @@ def enlarging_blocks(text: str) -> tuple[EncoderStep, ...]:
     for word, resolution, kind, number in _words(text, "xd", "dec_blocks"):
         if steps and resolution != reached:
             raise UserError(
-                f"[model] dec_blocks '{text}': '{word}' begins at resolution {resolution}, the blocks before "
-                f"it end at {reached}"
+                f"[model] dec_blocks '{text}': '{word}' begins at resolution {resolution}, but the blocks "
+                f"before it end at {reached}"
             )
         steps += [EncoderStep(resolution, number if kind == "d" else 1)] * (1 if kind == "d" else number)
         reached = resolution * steps[-1].pool
@@ -79,8 +79,8 @@ def decoder_blocks(text: str) -> tuple[DecoderStep, ...]:
         seen = {step.resolution for step in steps}
         if kind == "m" and (number not in seen or resolution % number or resolution == number):
             raise UserError(
-                f"[model] dec_blocks '{text}': '{word}' enlarges resolution {number}, which no block before "
-                f"it has or which does not divide {resolution}"
+                f"[model] dec_blocks '{text}': '{word}' adds resolution {number}, which no earlier block has "
+                f"or which does not divide {resolution}"
             )
         if kind != "m" and steps and resolution not in seen:
             raise UserError(
@@ -106,7 +106,7 @@ def table(text: str, option: str) -> dict[int, int]:
     for word in filter(None, (entry.strip() for entry in text.split(","))):
         match = re.fullmatch(r"(\d{1,6}):(\d{1,6})", word)
         if not match or not int(match[1]) or not int(match[2]):
-            raise UserError(f"[model] {option}: '{word}' is no RESOLUTION:{what}")
+            raise UserError(f"[model] {option}: '{word}' is not RESOLUTION:{what}")
         values[int(match[1])] = int(match[2])
     return values
 
@@ -118,7 +118,7 @@ def _words(text: str, kinds: str, option: str) -> list[tuple[str, int, str, int]
         match = re.fullmatch(rf"(\d{{1,6}})(?:([{kinds}])(\d{{1,6}}))?", word)
         if not match or "0" in (match[1], match[3]):
             raise UserError(
-                f"[model] {option}: '{word}' is no block: write RESOLUTIONxNUMBER or "
+                f"[model] {option}: '{word}' is not a block: write RESOLUTIONxNUMBER or "
                 f"RESOLUTION{kinds[1]}{'FACTOR' if kinds[1] == 'd' else 'RESOLUTION'}"
             )
         words.append((word, int(match[1]), match[2] or "x", int(match[3] or 1)))

@@ -101,7 +101,7 @@ def convolutional_blocks(
     for part in parts:
         if part.resolution not in seen:
             raise UserError(
-                f"[model] dec_blocks '{found.decoder}' has resolution {part.resolution}, which enc_blocks "
+                f"[model] dec_blocks '{found.decoder}' uses resolution {part.resolution}, which enc_blocks "
                 f"'{found.encoder}' skips"
             )
     if levels[-1] != steps[0].resolution:
@@ -123,7 +123,7 @@ def _up_block(
     if following < width:
         raise UserError(
             f"[model] custom_width_str shrinks from {width} at resolution {step.resolution} to {following} "
-            f"at {step.out_resolution}: the encoder pads channels and cannot drop any"
+            f"at {step.out_resolution}: the encoder can add channels but not remove them"
         )
     own = grid(step.resolution)
     return UpBlock(
@@ -194,7 +194,7 @@ def _pre_attention(model: Model, grid: Grid, width: int) -> SelfAttention | None
     if resolution not in model.attn_res:
         return None
     if model.legacy_row_attention and len(grid) != 2:
-        raise UserError("[model] legacy_row_attention sees rows of pictures: set it to False for other data")
+        raise UserError("[model] legacy_row_attention is for pictures only: set it to False for other data")
     if width % model.attn_heads:
         raise UserError(
             f"[model] attn_heads {model.attn_heads} does not divide {width}, the width of resolution "
@@ -216,7 +216,7 @@ def transformer_blocks(
             "dec_blocks out"
         )
     if len(steps) != n or len(parts) != n:
-        raise UserError(f"[model] transformer needs as many encoder and decoder blocks as depth, {n}")
+        raise UserError(f"[model] transformer needs {n} encoder and decoder blocks, as in depth")
     if model.abs_enc != "none" and width % (2 * len(own)):
         raise UserError(f"[model] abs_enc needs a width that is a multiple of {2 * len(own)}, not {width}")
     attention = SelfAttention(

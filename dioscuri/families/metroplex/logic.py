@@ -25,12 +25,11 @@ def check_options(hparams: HParams) -> None:
         level_temperatures(plan, setting)
     if hparams.data.depth > 8 and hparams.metrics.report_baselines:
         raise UserError(
-            "[metrics] report_baselines counts levels, and 16-bit sounds have too many of them: set it to "
-            "False"
+            "[metrics] report_baselines counts grey levels, and 16-bit sounds have too many: set it to False"
         )
     if plan.likelihood == "absolute" and hparams.metrics.report_baselines:
         raise UserError(
-            "[metrics] report_baselines compares likelihoods, and [model] likelihood 'absolute' has none: "
+            "[metrics] report_baselines compares likelihoods, but [model] likelihood 'absolute' has none: "
             "set it to False"
         )
 

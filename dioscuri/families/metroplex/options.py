@@ -101,7 +101,7 @@ class Model:
         if self.transformer and self.prog_mode is not None:
             raise UserError("[model] transformer needs one resolution: leave prog_mode out")
         if self.norm != "none" and not self.transformer:
-            raise UserError("[model] norm 'layer' is for transformer blocks: set it to 'none'")
+            raise UserError("[model] norm 'layer' is for transformer blocks only: set it to 'none'")
 
     @property
     def distribution_base(self) -> str:

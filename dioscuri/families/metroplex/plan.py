@@ -148,7 +148,7 @@ def _check_named(model: Model, found: Strings, rank: int) -> None:
     for name, given, known in (("attn_res", model.attn_res, blocks), ("custom_width_str", own, reached)):
         if unknown := set(given) - known:
             there = ", ".join(map(str, sorted(known)))
-            raise UserError(f"[model] {name}: no block has resolution {min(unknown)}, there are {there}")
+            raise UserError(f"[model] {name}: no block has resolution {min(unknown)}; there are {there}")
 
 
 def _patch(model: Model, side: int, found: Strings) -> int:

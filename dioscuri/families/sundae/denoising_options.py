@@ -22,9 +22,7 @@ class Unrolling:
     def __post_init__(self) -> None:
         n, weights = self.unroll_steps, self.unroll_weights
         if weights and (len(weights) != n or not sum(weights)):
-            raise UserError(
-                f"[loss] unroll_weights must be {n} numbers, one for each of unroll_steps, that are not all 0"
-            )
+            raise UserError(f"[loss] unroll_weights must be {n} numbers, one per unroll step, not all 0")
 
     @property
     def weights(self) -> tuple[float, ...]:

@@ -37,7 +37,7 @@ def check_options(hparams: HParams) -> None:
         unknown_tokens(hparams, plan)
     if data.text_length or data.null_text_path:
         raise UserError(
-            "[data] text_length and null_text_path: family 'sundae' reads no captions, leave them out"
+            "[data] text_length and null_text_path: family 'sundae' reads no captions: leave them out"
         )
     if data.tokenizer_path:
         check_tokenizer(hparams)
@@ -117,9 +117,8 @@ def _check_levels(hparams: HParams) -> None:
     data = hparams.data
     if data.channels != 1 or data.grid != data.target_res or data.codebook_size > 256:
         raise UserError(
-            f"[data] tokenizer_path is empty: then the grey levels of '{data.dataset_source}' are the "
-            f"tokens, which needs channels=1, grid={data.target_res} as target_res and "
-            "a codebook_size of at most 256"
+            f"[data] tokenizer_path is empty, so grey levels of '{data.dataset_source}' are the tokens: set "
+            f"channels=1, grid={data.target_res} as target_res, and codebook_size to at most 256"
         )
 
 

@@ -82,10 +82,11 @@ class Denoiser:
         if not self.use_rotary or self.architecture != "hourglass":
             raise UserError(f"{given} is for an hourglass with use_rotary=True: leave it out")
         if self.rotary_emb_dim % 2 or self.dim_head % 2:
-            raise UserError(f"{given} and dim_head {self.dim_head} must be even: channels turn in pairs")
+            raise UserError(f"{given} and dim_head {self.dim_head} must be even: channels rotate in pairs")
         width = self.dim_head * (self.nb_heads if self.legacy_positions else 1)
         if 2 * self.rotary_emb_dim > width:
             raise UserError(
-                f"{given} turns {2 * self.rotary_emb_dim} channels on two axes, but there are {width}: give "
+                f"{given} rotates {2 * self.rotary_emb_dim} channels on two axes, but there are {width}: "
+                "give "
                 f"at most {width // 4 * 2}"
             )

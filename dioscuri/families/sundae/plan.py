@@ -85,8 +85,8 @@ def make_plan(model: Denoiser, grid: int, codebook_size: int, length: int = 0) -
     """
     if codebook_size < 2 or (grid > 0) == (length > 0):
         raise UserError(
-            f"[data] grid {grid}, sequence_length {length} and codebook_size {codebook_size} leave nothing "
-            "to learn: give a grid, or for text grid=0 and a length"
+            f"[data] grid {grid}, sequence_length {length} and codebook_size {codebook_size} are empty: give "
+            "a grid, or for text grid=0 and a length"
         )
     if model.architecture == "transformer":
         body: Stack | Level = _text_body(model)
@@ -99,7 +99,8 @@ def square_side(length: int) -> int:
     """Side of a square grid of `length` tokens; a `UserError` where there is none."""
     if isqrt(length) ** 2 != length:
         raise UserError(
-            f"{length} tokens are no square grid: an hourglass needs one, such as {isqrt(length) ** 2}"
+            f"{length} tokens do not form a square grid, which an hourglass needs: give a square number, "
+            f"such as {isqrt(length) ** 2}"
         )
     return isqrt(length)
 
@@ -177,13 +178,13 @@ def _body(model: Denoiser, grid: int) -> Stack | Level:
     if len(factors) != n_levels:
         raise UserError(
             f"[model] shorten_factor has {len(factors)} factors for the {n_levels} levels of depth "
-            f"{model.depth}: give one a level"
+            f"{model.depth}: give one per level"
         )
     for factor in factors:
         if factor < 4 or isqrt(factor) ** 2 != factor:
             raise UserError(
-                f"[model] shorten_factor {factor} is no square number of at least 4: a grid shrinks by "
-                "its root on either side"
+                f"[model] shorten_factor {factor} is not a square number of at least 4: each side of a grid "
+                "shrinks by its root"
             )
     return _level(model, model.depth, grid, tuple(isqrt(factor) for factor in factors), grid)
 
@@ -199,8 +200,8 @@ def _level(model: Denoiser, depth: object, side: int, factors: tuple[int, ...], 
     factor = factors[0]
     if side % factor:
         raise UserError(
-            f"[model] shorten_factor {factor**2} needs a side divisible by {factor}: the grid of "
-            f"{whole}x{whole} tokens has {side}x{side} there"
+            f"[model] shorten_factor {factor**2} needs a side divisible by {factor}: there the grid of "
+            f"{whole}x{whole} tokens has {side}x{side}"
         )
     outer = LEGACY_SIDE if model.legacy_positions else side
     before, behind = (_stack(model, layers, side, outer) for layers in (depth[0], depth[2]))

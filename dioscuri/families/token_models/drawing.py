@@ -24,9 +24,7 @@ def can_draw(hparams: Any) -> bool:
 def check_draws(hparams: Any) -> None:
     """Raise a `UserError` where nothing can be drawn: there is no tokenizer."""
     if not can_draw(hparams):
-        raise UserError(
-            "[data] tokenizer_path is empty: pictures are drawn with a tokenizer, give its run folder"
-        )
+        raise UserError("[data] tokenizer_path is empty, but pictures need a tokenizer: give its run folder")
 
 
 def chosen_classes(hparams: Any) -> Array:

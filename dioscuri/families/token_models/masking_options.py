@@ -63,7 +63,7 @@ class Filters:
 
     def __post_init__(self) -> None:
         if self.top_p == 0:
-            raise UserError("[synthesis] top_p must be above 0: nothing could be drawn")
+            raise UserError("[synthesis] top_p must be above 0: otherwise nothing can be sampled")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,13 +18,15 @@ def check_text_options(hparams: HParams, plan: TransformerPlan) -> None:
     """Raise a `UserError` where texts and model do not fit."""
     data, reads = hparams.data, "text" in plan.conditions
     if reads and not data.text_length and hparams.model.architecture != "lucidrains":
-        raise UserError("[data] text_length is 0, but the model reads texts: set it to their tokens, as 77")
+        raise UserError(
+            "[data] text_length is 0, but the model reads texts: set it to the tokens per text, such as 77"
+        )
     if data.text_length and not reads:
         raise UserError(f"[data] text_length is {data.text_length}, but the model reads no text: set it to 0")
     if data.null_text_path and not reads:
-        raise UserError("[data] null_text_path is given, but the model reads no text: leave it empty")
+        raise UserError("[data] null_text_path is set, but the model reads no text: leave it empty")
     if data.text_length and data.dataset_source != "tokens":
-        raise UserError(f"[data] captions lie beside token shards ({HOW}): set dataset_source='tokens'")
+        raise UserError(f"[data] captions belong to token shards ({HOW}): set dataset_source='tokens'")
     if data.null_text_path:
         null = {name: array.shape[1:] for name, array in read_null(Path(data.null_text_path)).items()}
         _check_shapes(null, hparams, plan, data.null_text_path, but=("micro",))
@@ -67,6 +69,6 @@ def _check_shapes(
         if condition in expected and condition not in but and arrays.get(condition) != expected[condition]:
             there = arrays.get(condition, "none")
             raise UserError(
-                f"texts {name}: '{condition}' must be {expected[condition]}, there is {there}: encode them "
-                "for this model, or set data.text_length and [model] to them"
+                f"texts {name}: '{condition}' must be {expected[condition]}, not {there}: encode them for "
+                "this model, or change data.text_length and [model] to fit"
             )

@@ -73,7 +73,7 @@ def make_plan(options: Discriminator, resolution: int, channels: int) -> Discrim
     patches = _patch_layers(options, channels) if options.type == "patchgan" else ()
     if patches and _patch_side(patches, resolution) < 1:
         raise UserError(
-            f"[discriminator] num_layers {options.num_layers} leaves no patch of pictures with a side of "
+            f"[discriminator] num_layers {options.num_layers} is too many for pictures with a side of "
             f"{resolution}: lower it"
         )
     widths = () if patches else _widths(options, resolution)
@@ -139,7 +139,7 @@ def _widths(options: Discriminator, resolution: int) -> tuple[int, ...]:
     if blocks < 0 or blocks % 1:
         raise UserError(
             f"[discriminator] type 'stylegan' halves pictures down to {SIDE}x{SIDE}: data.target_res "
-            f"{resolution} is no {SIDE} times a power of two; take 'patchgan'"
+            f"{resolution} is not {SIDE} times a power of two; use 'patchgan'"
         )
     sides = [resolution >> level for level in range(int(blocks) + 1)]
     return tuple(_width(side, options.channel_multiplier) for side in sides)

@@ -58,13 +58,12 @@ def check_options(hparams: HParams) -> None:
         raise UserError(f"[model] has {size:,} parameters, more than {MAX_PARAMETERS:,}: lower its widths")
     if hparams.loss.revive_below and not tokenizers.has_codebook(plan):
         raise UserError(
-            f"[loss] revive_below: the quantizer '{hparams.model.quantizer}' has no codes that die; set it "
-            "to 0"
+            f"[loss] revive_below: the quantizer '{hparams.model.quantizer}' has no dead codes: set it to 0"
         )
     if hparams.discriminator.type == "dcvae" and hparams.loss.adaptive_disc_weight:
         raise UserError(
-            "[loss] adaptive_disc_weight is for a single loss of logits: the discriminator 'dcvae' has "
-            "contrastive ones beside, set it to False"
+            "[loss] adaptive_disc_weight is for logits only, but the discriminator 'dcvae' also has "
+            "contrastive losses: set it to False"
         )
     if hparams.loss.alternating and hparams.train.accumulation_steps > 1:
         raise UserError(
@@ -73,8 +72,7 @@ def check_options(hparams: HParams) -> None:
         )
     if hparams.loss.revive_below and hparams.train.accumulation_steps > 1:
         raise UserError(
-            "[loss] revive_below takes codes from the whole batch: set train.accumulation_steps=1, or "
-            "revive_below=0"
+            "[loss] revive_below needs the whole batch: set train.accumulation_steps=1, or revive_below=0"
         )
 
 
@@ -86,11 +84,11 @@ def _check_data(hparams: HParams) -> None:
         )
     if descriptor.padding or descriptor.likelihood == "bernoulli":
         raise UserError(
-            f"[data] pictures of '{data.dataset_source}' are padded and drawn anew from grey levels: take "
+            f"[data] pictures of '{data.dataset_source}' are padded and sampled again from grey levels: use "
             "'mnist_grey' or 'mnist10k_grey' for a tokenizer"
         )
     if data.num_bits != 8:
-        raise UserError(f"[data] num_bits is {data.num_bits:g}: tokenizers work on all 8 bits, set it to 8.")
+        raise UserError(f"[data] num_bits is {data.num_bits:g}: tokenizers use all 8 bits: set it to 8.")
     if hparams.loss.perceptual_weight and data.channels not in (1, 3):
         raise UserError(
             f"[loss] perceptual_weight needs grey or RGB pictures: data.channels is {data.channels}; set it "

@@ -31,7 +31,7 @@ def read_lpips(lpips_path: str, vgg_path: str = "") -> dict[str, np.ndarray]:
         check_shapes(arrays, weight_shapes())
     except UserError as error:
         files = " and ".join(filter(None, (lpips_path, vgg_path)))
-        raise UserError(f"[loss] lpips_path, vgg_path: {files} are no weights of LPIPS: {error}") from error
+        raise UserError(f"[loss] lpips_path, vgg_path: {files} are not weights of LPIPS: {error}") from error
     return {name: array.astype(np.float32) for name, array in arrays.items()}
 
 

@@ -163,7 +163,7 @@ class Tokenizer:
     def __post_init__(self) -> None:
         by_blocks = self.architecture == "metroplex"
         if not self.channel_mult and not by_blocks:
-            raise UserError("[model] channel_mult is empty: give one factor a level, such as [1, 2]")
+            raise UserError("[model] channel_mult is empty: give one factor per level, such as [1, 2]")
         if by_blocks and not (self.enc_blocks and self.dec_blocks):
             raise UserError(
                 f"[model] architecture '{self.architecture}' needs enc_blocks and dec_blocks, such as "
@@ -171,7 +171,7 @@ class Tokenizer:
             )
         if by_blocks and self.channel_mult:
             raise UserError(
-                f"[model] architecture '{self.architecture}' has its widths from custom_width_str: leave "
+                f"[model] architecture '{self.architecture}' takes its widths from custom_width_str: leave "
                 "channel_mult out"
             )
         if self.architecture not in ("taming", "movq") and self.z_channels != self.embedding_dim:
@@ -197,4 +197,4 @@ class Tokenizer:
                 f"'lfq', not {self.num_embeddings}"
             )
         if self.ema_decay >= 1:
-            raise UserError("[model] ema_decay must be below 1: an average that never changes is useless")
+            raise UserError("[model] ema_decay must be below 1: otherwise the average never changes")

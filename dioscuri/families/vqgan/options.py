@@ -114,7 +114,7 @@ class Loss:
                 "[loss] perceptual_weight needs the weights of LPIPS: set lpips_path, or perceptual_weight=0"
             )
         if self.revive_decay >= 1:
-            raise UserError("[loss] revive_decay must be below 1: an average that never changes is useless")
+            raise UserError("[loss] revive_decay must be below 1: otherwise the average never changes")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -120,8 +120,8 @@ def make_plan(options: Tokenizer, resolution: int, channels: int) -> TokenizerPl
     for width in {options.hidden_channels, *widths}:
         if width % options.norm_groups:
             raise UserError(
-                f"[model] widths hidden_channels x channel_mult must be multiples of norm_groups = "
-                f"{options.norm_groups}, {width} is not"
+                "[model] widths hidden_channels x channel_mult must be multiples of norm_groups = "
+                f"{options.norm_groups}, but {width} is not"
             )
     top, coarsest = widths[-1], resolution // 2 ** (n - 1)
     down, up = [], []

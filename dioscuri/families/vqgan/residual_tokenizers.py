@@ -49,7 +49,7 @@ def residual_stacks(options: Tokenizer, resolution: int) -> ResidualStacks:
             )
     if width(resolution) != options.hidden_channels:
         raise UserError(
-            f"[model] custom_width_str gives resolution {resolution} the width {width(resolution)}, "
+            f"[model] custom_width_str gives resolution {resolution} the width {width(resolution)}, but "
             f"hidden_channels is {options.hidden_channels}: they must be equal"
         )
     if width(grid) != options.z_channels:

@@ -84,7 +84,7 @@ def contrast_plan(
     if not widths or sides[-1] != LAST or sides[0] != LAST << (len(widths) - 1):
         raise UserError(
             f"[discriminator] widths has {len(widths)} levels: halving {resolution} pixels down to {LAST} "
-            "needs one for each side, such as [32, 48] for 8 pixels"
+            "needs one per side, such as [32, 48] for 8 pixels"
         )
     blocks = _shrinking(channels, widths, n_blocks)
     tapped = tuple(side if j == 0 else 0 for side in sides for j in range(n_blocks))
@@ -92,9 +92,7 @@ def contrast_plan(
     for name, chosen in zip(("gan_resos", "contra_resos"), heads, strict=True):
         for side in chosen:
             if side not in known:
-                raise UserError(
-                    f"[discriminator] {name} has {side}: there are maps of the sides {sorted(known)} only"
-                )
+                raise UserError(f"[discriminator] {name} has {side}: only sides {sorted(known)} exist")
     adversarial, contrastive = ([Head(side, known[side]) for side in chosen] for chosen in heads)
     wide = tuple(head for head in contrastive if head.side > 1)
     return ContrastPlan(blocks, tapped, tuple(adversarial), tuple(contrastive), wide, widths[0], biased)

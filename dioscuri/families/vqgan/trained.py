@@ -31,7 +31,7 @@ class TrainedTokenizer(TrainedFolder):
                 has = averaged[name].shape if name in averaged else "no such tensor"
                 raise UserError(
                     f"{self.checkpoint.path}: tensor '{name}' must be {parameter.shape}, there is {has}: the "
-                    "run's options do not belong to this checkpoint"
+                    "run's options do not fit this checkpoint"
                 )
         check_finite(self.checkpoint, averaged=True)
         return {name: averaged[name] for name in table}

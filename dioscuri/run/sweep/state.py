@@ -66,7 +66,7 @@ class SweepFolder:
         try:
             state = State(**content)
         except TypeError as error:
-            raise UserError(f"{path} is damaged: remove it, the run itself stays") from error
+            raise UserError(f"{path} is damaged: remove it (the run itself stays)") from error
         return state
 
     def keep(self, run: Run, state: State) -> None:

@@ -116,7 +116,7 @@ def open_table(path: Path, words: Sequence[str], places: Places) -> Table:
     for axis in axes:
         n_runs *= len(axis.values)
         if n_runs > MAX_RUNS:
-            raise UserError(f"{path}: more than {MAX_RUNS} combinations: take fewer values")
+            raise UserError(f"{path}: more than {MAX_RUNS} combinations: give fewer values")
     runs = tuple(_runs(path, sweep, bases, axes, places))
     _check_names(runs, path, places)
     return Table(path, sweep, runs)
@@ -130,7 +130,7 @@ def _check(sweep: Sweep, path: Path) -> None:
             raise UserError(f"{path}: [sweep] twin '{twin}' is unknown; it is 'torch' or 'jax'")
     if not re.fullmatch(r"[\w.+-]{1,60}", sweep.name, re.ASCII):
         raise UserError(
-            f"{path}: [sweep] name {sweep.name!r} begins names of folders: at most 60 letters, digits, _.+-"
+            f"{path}: [sweep] name {sweep.name!r} begins folder names: use at most 60 letters, digits, _.+-"
         )
 
 
@@ -138,7 +138,9 @@ def _axes(merged: Settings) -> list[_Axis]:
     axes = []
     for setting in (setting for section in merged.values() for setting in section.values()):
         if (fold(setting.section), fold(setting.option)) == ("run", "name"):
-            raise UserError(f"{setting.where} is made of the values: leave it out, and give [sweep] name")
+            raise UserError(
+                f"{setting.where} is generated from the values: leave it out, and set [sweep] name"
+            )
         value = _value(setting)
         values = tuple(value) if isinstance(value, list | tuple | range) else (value,)
         if not values:
@@ -213,7 +215,7 @@ def _check_names(runs: Sequence[Run], path: Path, places: Places) -> None:
         if other is not run:
             raise UserError(
                 f"{path}: two runs would be called '{run.name}': {_told(other)} and {_told(run)}; "
-                "write the values so that their names differ"
+                "write the values so that the names differ"
             )
 
 

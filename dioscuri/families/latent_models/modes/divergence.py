@@ -72,7 +72,8 @@ def variate_masks(
     if not path.exists():
         raise UserError(
             f"{purpose} needs divergence statistics and {path} does not exist: run "
-            "synthesis.synthesis_mode=div_stats first, or keep all with synthesis.variate_masks_quantile=1"
+            "synthesis.synthesis_mode=div_stats first, or use all variates with "
+            "synthesis.variate_masks_quantile=1"
         )
     facts = read_json(path.with_suffix(".json"), "divergence statistics")
     measured = facts.get("checkpoint_step") if isinstance(facts, dict) else None
@@ -115,7 +116,7 @@ def _read(path: Path, plan: LatentPlan) -> list[Array]:
         ) from error
     expected = {group_name(group): (block.variates,) for group, block in enumerate(plan.groups)}
     if {name: array.shape for name, array in arrays.items()} != expected:
-        raise UserError(f"{path} is of another architecture: run synthesis.synthesis_mode=div_stats again")
+        raise UserError(f"{path} has another architecture: run synthesis.synthesis_mode=div_stats again")
     return [arrays[name] for name in expected]
 
 

@@ -84,11 +84,11 @@ def read_index(folder: Path, plan: LatentPlan) -> dict[str, Any]:
     header = index["header"]
     if header.get("format") != FORMAT:
         raise UserError(
-            f"encodings {folder} are of format {header.get('format')!r}, this program reads {FORMAT}"
+            f"encodings {folder} have format {header.get('format')!r}, but this version reads {FORMAT}"
         )
     if header["architecture"] != architecture_hash(plan):
         raise UserError(
-            f"encodings {folder} are of another architecture than the run: they come from groups of "
+            f"encodings {folder} have another architecture than the run: they come from groups of "
             f"{_summary(header['latent_shapes'])}, the run has {_summary(latent_shapes(plan))}"
         )
     if not index["complete"]:
@@ -117,7 +117,7 @@ def read_shard(folder: Path, entry: Mapping[str, Any]) -> dict[str, Array]:
             f"encodings {path} cannot be read ({error}): run synthesis.synthesis_mode=encoding again"
         ) from error
     if any(len(array) != len(entry["keys"]) for array in arrays.values()):
-        raise UserError(f"encodings {path} are not of the {len(entry['keys'])} pictures that the index names")
+        raise UserError(f"encodings {path} do not belong to the {len(entry['keys'])} pictures in the index")
     return arrays
 
 
@@ -131,7 +131,7 @@ def _read_index(folder: Path) -> dict[str, Any]:
     index, _ = read_sealed_json(folder / INDEX, "encodings")
     if not _is_index(index):
         raise UserError(
-            f"encodings: {folder / INDEX} is no index of encodings: remove {folder} and run "
+            f"encodings: {folder / INDEX} is not an index of encodings: remove {folder} and run "
             "synthesis.synthesis_mode=encoding again"
         )
     result: dict[str, Any] = index

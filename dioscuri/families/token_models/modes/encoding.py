@@ -23,7 +23,7 @@ def encode(context: Context, plan: Any, checkpoint: Checkpoint) -> None:
         raise UserError(f"[data] dataset_source '{data.dataset_source}' holds tokens already: give pictures")
     if not data.tokenizer_path:
         raise UserError(
-            "[data] tokenizer_path is empty: grey levels are the tokens, nothing is to be encoded"
+            "[data] tokenizer_path is empty: the grey levels are the tokens, so there is nothing to encode"
         )
     maker = named(open_tokenizer(Path(data.tokenizer_path)))
     write_tokens(context, plan, checkpoint, maker, np.arange(len(checked_split(context, "train"))))

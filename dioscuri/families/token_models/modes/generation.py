@@ -83,5 +83,5 @@ def _read(folder: Path, i: int) -> Array:
         with Image.open(path) as image:
             pixels = np.asarray(image)
     except (Damaged, OSError, SyntaxError, ValueError) as error:
-        raise UserError(f"{path} is damaged ({error}): remove it, and it is drawn anew") from error
+        raise UserError(f"{path} is damaged ({error}): remove it, and it is generated again") from error
     return pixels if pixels.ndim == 3 else pixels[..., None]

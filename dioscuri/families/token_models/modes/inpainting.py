@@ -84,13 +84,15 @@ def unknown_tokens(hparams: Any, plan: Any) -> Array:
             height = width = -(-side // 2)
         if not (height and width) or top + height > side or left + width > side:
             raise UserError(
-                f"[synthesis] inpaint_box {options.inpaint_box} is empty or reaches out of the {side}x{side} "
-                "tokens: top, left, height and width must fit"
+                f"[synthesis] inpaint_box {options.inpaint_box} is empty or extends beyond the {side}x{side} "
+                "tokens: change top, left, height or width"
             )
         unknown = np.zeros((side, side), bool)
         unknown[top : top + height, left : left + width] = True
     if options.outpaint and unknown.all():
-        raise UserError("[synthesis] outpaint: the rectangle or mask covers all, nothing would be filled")
+        raise UserError(
+            "[synthesis] outpaint: the rectangle or mask covers everything, so nothing would be filled"
+        )
     drawn: Array = unknown.reshape(-1) != options.outpaint
     return drawn
 

@@ -49,7 +49,7 @@ class Menu:
     def __init__(self, context: Context, plan: Any, checkpoint: Checkpoint) -> None:
         if context.engine.process_count > 1:
             raise UserError(
-                "[run] num_gpus: synthesis_mode 'interactive' needs a single process, set it to 1"
+                "[run] num_gpus: synthesis_mode 'interactive' needs a single process: set it to 1"
             )
         options = context.hparams.synthesis
         self.context, self.plan, self.classes = context, plan, context.hparams.model.num_classes

@@ -54,13 +54,13 @@ def _check(tokens: TokenSet, plan: TokenizerPlan, sha256: str) -> None:
     expected = (plan.grid, plan.grid), plan.codebook_size
     if given != expected:
         raise UserError(
-            f"tokens {tokens.name} are {given[0][0]}x{given[0][1]} of {given[1]} codes, this tokenizer's are "
-            f"{plan.grid}x{plan.grid} of {plan.codebook_size}: give those that it made"
+            f"tokens {tokens.name} are {given[0][0]}x{given[0][1]} of {given[1]} codes, but this tokenizer "
+            f"makes {plan.grid}x{plan.grid} of {plan.codebook_size}: give tokens that it made"
         )
     maker = tokens.header.get("tokenizer") or {}
     if maker.get("sha256") != sha256:
         raise UserError(
             f"tokens {tokens.name} were made by another tokenizer, {maker.get('weights', 'unknown')} weights "
             f"of the run '{maker.get('run', 'unknown')}' at step {maker.get('step', 'unknown')}: decode them "
-            "with that one, or encode the pictures again"
+            "with that tokenizer, or encode the pictures again"
         )
