@@ -221,7 +221,7 @@ def test_another_architecture_is_named_with_both_shapes(tmp_path):
 
 def test_a_run_with_checkpoints_is_not_overwritten(tmp_path):
     run(TORCH_FILE, "--cfg", TORCH_CFG, "--run", tmp_path / "logs-new")
-    with pytest.raises(UserError, match="has a checkpoint of step 3 already"):
+    with pytest.raises(UserError, match="already has a checkpoint of step 3"):
         run(TORCH_FILE, "--cfg", TORCH_CFG, "--run", tmp_path / "logs-new")
 
 

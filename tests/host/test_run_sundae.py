@@ -32,7 +32,7 @@ PIXELS = ("data.dataset_source=digits", "data.grid=8", "data.codebook_size=17")
         (["model.depth=(1, (1, 1, 1), 1)", "model.shorten_factor=(4,)"], "1 factors for the 2 levels"),
         (
             ["model.depth=(1, (1, 1, 1), 1)", "model.shorten_factor=(4, 9)"],
-            "there the grid of 4x4 tokens has 2x2",
+            "has 2x2 there",
         ),
         (["model.shorten_factor=2"], "2 is not a square number"),
         (["model.depth=(1, 1)"], r"depth must be a whole number or"),

@@ -33,7 +33,7 @@ def single(monkeypatch):
 def test_the_number_of_cpu_devices_is_an_option():
     assert make_engine("jax").device_count == 2  # as the tests' JAX is started
     assert make_engine("jax", "run.num_cpu_devices=1").device_count == 1
-    with pytest.raises(UserError, match="num_cpu_devices is 3 but this process started with 2"):
+    with pytest.raises(UserError, match="num_cpu_devices is 3, but this process started with 2"):
         make_engine("jax", "run.num_cpu_devices=3")
 
 

@@ -96,7 +96,7 @@ def test_first_values_and_decay():
         (
             {"depth": 1, "rotary_emb_dim": 6},
             4,
-            "turns 12 channels on two axes, but there are 8: give at most 4",
+            "rotates 12 channels on two axes, but there are 8: give at most 4",
         ),
         (
             {"depth": 1, "rotary_emb_dim": 4, "use_rotary": False},

@@ -66,7 +66,7 @@ def test_another_class_or_weights_of_another_shape_are_refused(tmp_path, twin):
         other.from_pretrained(tmp_path / "folder")
     write_folder(tmp_path / "wrong", tiny_vqgan.tiny("model.z_channels=8", "model.embedding_dim=8"),
                  weights(hparams))  # fmt: skip
-    with pytest.raises(UserError, match=r"has shape .*, of this architecture"):
+    with pytest.raises(UserError, match=r"has shape .*, but this architecture"):
         module(twin).Pretrained.from_pretrained(tmp_path / "wrong")
     with pytest.raises(UserError, match=r"holds no config\.json"):
         module(twin).Pretrained.from_pretrained(tmp_path / "nothing")
@@ -102,7 +102,7 @@ def test_folders_become_runs_and_runs_folders(tmp_path, name):
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"format": 2}, "is of format 2, this program reads 1"),
+        ({"format": 2}, "has format 2, but this version reads 1"),
         ({"hparams": 3}, "is not a complete configuration"),
         ({"hparams": {"run": {"family": "vqgan"}}}, "lacks"),
     ],

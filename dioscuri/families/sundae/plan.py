@@ -200,8 +200,7 @@ def _level(model: Denoiser, depth: object, side: int, factors: tuple[int, ...], 
     factor = factors[0]
     if side % factor:
         raise UserError(
-            f"[model] shorten_factor {factor**2} needs a side divisible by {factor}: there the grid of "
-            f"{whole}x{whole} tokens has {side}x{side}"
+            f"[model] shorten_factor {factor**2} needs a side divisible by {factor}: the grid of {whole}x{whole} tokens has {side}x{side} there"
         )
     outer = LEGACY_SIDE if model.legacy_positions else side
     before, behind = (_stack(model, layers, side, outer) for layers in (depth[0], depth[2]))
