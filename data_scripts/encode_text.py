@@ -107,7 +107,7 @@ def encode(encoder: TextEncoder, captions: dict[str, Caption], folder: Path, mic
 
 
 def with_micro(captions: dict[str, Caption], given: tuple[float, ...] | None) -> dict[str, Caption]:
-    """Captions that all have the five numbers, or none has; a `UserError` where some lack them."""
+    """Captions that all have the five numbers, or none has; a `UserError` if some lack them."""
     if given is None and all(caption.micro is None for caption in captions.values()):
         return captions
     captions_with_micro = {
@@ -121,7 +121,7 @@ def with_micro(captions: dict[str, Caption], given: tuple[float, ...] | None) ->
 
 
 def in_order(captions: dict[str, Caption], keys: Sequence[str], source: Path) -> dict[str, Caption]:
-    """The captions of these pictures; a `UserError` where one has none."""
+    """The captions of these pictures; a `UserError` if one has none."""
     if lacking := [key for key in keys if key not in captions]:
         raise UserError(
             f"captions {source}: {len(lacking)} of {len(keys)} pictures have none, as '{lacking[0]}'"

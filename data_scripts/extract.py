@@ -50,7 +50,7 @@ def members(archive: Path) -> Iterator[tuple[PurePosixPath, int, IO[bytes]]]:
 def unpack(archive: Path, folder: Path, place: Callable[[PurePosixPath], Path | None]) -> int:
     """Write each member to `folder` / `place(its name)`, or leave it out where that is None; return how many.
 
-    Raises a `UserError` where two members have one place and where the disk is too small.
+    Raises a `UserError` if two members have one place and where the disk is too small.
     """
     count = 0
     with reading(archive):

@@ -44,7 +44,7 @@ def convert(source: Path, target: Path, tokenizer: Path) -> int:
 
 
 def read_sample(path: Path, grid: tuple[int, int], codebook_size: int) -> tuple[np.ndarray, int]:
-    """Codes (h, w) and class of a file; a `UserError` where it holds anything else."""
+    """Codes (h, w) and class of a file; a `UserError` if it holds anything else."""
     try:
         sample = read_plain(_pickle_of(path.read_bytes()))
         code, label = np.asarray(sample["code"]), int(sample["y"])

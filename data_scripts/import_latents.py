@@ -37,7 +37,7 @@ class Latent(NamedTuple):
 
 
 def listed(folder: Path) -> list[Latent]:
-    """Every latent, by class and index; a `UserError` where a file is missing, doubled or foreign."""
+    """Every latent, by class and index; a `UserError` if a file is missing, doubled or foreign."""
     if not folder.is_dir():
         raise UserError(f"latents {folder} do not exist: give the folder of generate-latents.py")
     classes = subfolders(folder)
@@ -65,7 +65,7 @@ def string_order(labels: Collection[int]) -> list[int]:
 
 
 def read(latent: Latent, length: int, codebook_size: int) -> np.ndarray:
-    """Tokens (L,) of a file; a `UserError` where it holds anything else."""
+    """Tokens (L,) of a file; a `UserError` if it holds anything else."""
     tokens = _load(latent.path)
     if tokens.dtype.kind not in "iu" or len(tokens) != length:
         raise UserError(

@@ -85,7 +85,7 @@ def _is_token(value: object) -> bool:
 
 
 def open_tokenizer(path: Path | None) -> Tokenize | None:
-    """The tokenizer of a file; a `UserError` where it is none."""
+    """The tokenizer of a file; a `UserError` if it is none."""
     if path is None:
         return None
     from tokenizers import Tokenizer  # noqa: PLC0415 - only captions need it
@@ -98,7 +98,7 @@ def open_tokenizer(path: Path | None) -> Tokenize | None:
 
 
 def message(entry: Entry, tokenize: Tokenize | None, *, reencode: bool) -> bytes:
-    """The record of a picture; a `UserError` where it cannot be read or its caption not be tokenised."""
+    """The record of a picture; a `UserError` if it cannot be read or its caption not be tokenised."""
     try:
         with image_files.open_image(entry.path) as image:
             picture = image_files.flatten(image).convert("RGB")

@@ -1,4 +1,4 @@
-"""What host code needs to know of a run."""
+"""What host code knows about a run."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,9 +1,9 @@
-"""What a family owes the program, in one place: its host side (`Family`, `FamilyRun`) and its tensor side
+"""What a family must provide, in one place: its host side (`Family`, `FamilyRun`) and its tensor side
 (`FamilyMethods`, once in each twin).
 
 `run.family` names a folder of `dioscuri/families`. There `options.py` has the dataclass `HParams` and the
 options `ARCHITECTURE` that fix the network, `logic.py` has `FAMILY`, a `Family`, `face.py` has `FACE`, the
-class that users meet in Python, and `description.py`, if there is one, has `describe`, from the options to a
+class of the Python interface, and `description.py`, if there is one, has `describe`, from the options to a
 `Description` of what they build. `<twin>/families/<run.family>.py` has `FAMILY`, a class that fulfils
 `FamilyMethods`. Nothing else knows a family by name; `docs/add_a_family.md` adds one.
 """
@@ -68,7 +68,7 @@ class FamilyMethods(Protocol[TensorT]):
         """Canonical shape of every parameter."""
 
     def initial_parameters(self, seed: int) -> dict[str, Array]:
-        """First values under canonical names."""
+        """Initial values under canonical names."""
 
     def decayed(self, name: str) -> bool:
         """Whether weight decay acts on a parameter."""
@@ -83,7 +83,7 @@ class FamilyMethods(Protocol[TensorT]):
         """Tensors that are neither trained nor saved with the run."""
 
     def initial_buffers(self, seed: int) -> dict[str, Array]:
-        """First values of the buffers."""
+        """Initial values of the buffers."""
 
     def overwritten(
         self, buffers: Mapping[str, TensorT], parameters: Mapping[str, TensorT]
@@ -120,7 +120,7 @@ class FamilyMethods(Protocol[TensorT]):
 
 
 class FamilyRun(Protocol):
-    """What the loop asks of a family. `step` counts the batches trained on, except in `scalars`."""
+    """What the training loop calls. `step` counts the batches trained on, except in `scalars`."""
 
     def __init__(self, context: Context) -> None: ...
 
@@ -140,14 +140,15 @@ class FamilyRun(Protocol):
         """What the model makes of a few training pictures."""
 
     def facts(self) -> dict[str, int]:
-        """Counts that are told beside the number of parameters when a run starts, such as `latent_groups`."""
+        """Counts that are printed with the number of parameters when a run starts, such as
+        `latent_groups`."""
 
     def report(self) -> dict[str, Any]:
         """Tell how good the checkpoint is that the engine holds; the numbers for `report.json`, which may be
         nested."""
 
     def synthesise(self, checkpoint: Checkpoint) -> None:
-        """Do what `synthesis.synthesis_mode` says with the checkpoint, which the engine holds."""
+        """Run the mode `synthesis.synthesis_mode` with the checkpoint in the engine."""
 
 
 def _nothing_to_check(context: Context) -> None:
@@ -211,5 +212,5 @@ def check_options(hparams: Any) -> None:
 
 
 def check_examples(context: Context) -> None:
-    """Raise a `UserError` where the family cannot be trained on the run's examples."""
+    """Raise a `UserError` if the family cannot be trained on the run's examples."""
     family_of(context.hparams).check_examples(context)

@@ -77,7 +77,7 @@ class Engine(Protocol):
         Every array of `batch` and of the result has the rows first; a generation that needs no input passes
         {'index': (B,)}. Arguments that are text, whole numbers or truth values decide what is computed;
         floats, arrays and lists of arrays are data; None stands for the method's default. A `UserError`
-        where the family has no such method.
+        if the family has no such method.
 
         Families agree on these names: `evaluate` (terms of the loss, one a row), `reconstruct`, `generate`,
         `encode`, `decode`, `inpaint` (pictures are `image`, uint8 (B, h, w, C) without padding). What else a
@@ -85,7 +85,7 @@ class Engine(Protocol):
         """
 
     def barrier(self) -> None:
-        """Wait until every process has come here."""
+        """Wait for all processes."""
 
     def state_to_numpy(self) -> State:
         """`model`, `ema` and `optimizer` tensors under canonical names, `counters` (skips, updates), and
@@ -110,7 +110,7 @@ def padded_rows(n: int, multiple: int) -> np.ndarray:
 
 
 def mode(family: Any, method: str) -> Callable[..., Any]:
-    """A method of a family's adapter; a `UserError` where it has none of that name."""
+    """A method of a family's adapter; a `UserError` if it has none of that name."""
     function: Callable[..., Any] | None = getattr(family, method, None)
     if function is None:
         raise UserError(f"[run] family '{family.hparams.run.family}' has no mode '{method}'")

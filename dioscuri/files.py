@@ -76,7 +76,7 @@ def sealed(value: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_sealed_json(path: Path, what: str) -> tuple[Any, bool]:
-    """What `write_sealed_json` wrote, without its checksum, and whether it has one; a `UserError` where it
+    """What `write_sealed_json` wrote, without its checksum, and whether it has one; a `UserError` if it
     does not match."""
     value = read_json(path, what)
     if not isinstance(value, dict) or _SEAL not in value:

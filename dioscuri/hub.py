@@ -20,7 +20,7 @@ def local_folder(where: str | Path, revision: str = "main", choice: Choice = "av
     """The folder or file `where`, or the cached copy of the hub's model of that name.
 
     A name is `owner/model`, with the folder inside of it where there is one: `owner/model/vae`. Downloads are
-    not repeated, unless a file in the cache is damaged. A `UserError` where there is neither folder nor
+    not repeated, unless a file in the cache is damaged. A `UserError` if there is neither folder nor
     model, and where the hub cannot be reached.
     """
     path = Path(where)

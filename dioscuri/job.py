@@ -29,7 +29,7 @@ class Job:
 
 
 def job_of(twin: str) -> Job:
-    """This process's place among those of its run; a `UserError` where a variable holds no whole number."""
+    """This process's place among those of its run; a `UserError` if a variable holds no whole number."""
     for index, count in _VARIABLES.get(twin, ()):
         if (n := _number(count, 1)) > 1:
             return Job(_number(index, 0), n)

@@ -56,7 +56,7 @@ def examples() -> Path:
 def egs_path(name: str | Path) -> Path:
     """A shipped configuration by its name, such as 'egs/vqgan/digits.cfg' or 'vqgan/digits.cfg'.
 
-    A `UserError` where there is none.
+    A `UserError` if there is none.
     """
     shipped = _example(Path(name))
     if shipped is None:

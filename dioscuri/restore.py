@@ -88,7 +88,7 @@ def load(
 def load_best(context: Context, *, averaged: bool) -> store.Checkpoint:
     """Load the checkpoint of the best validation, or the newest one where none was validated.
 
-    A `UserError` where the weights to be used, averaged or raw ones, are not finite.
+    A `UserError` if the weights to be used, averaged or raw ones, are not finite.
     """
     checkpoint = _load_best(context)
     check_finite(checkpoint, averaged=averaged)

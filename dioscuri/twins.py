@@ -24,11 +24,11 @@ class Twin:
     """From the options of a run to the engine. The import is slow: it comes once the options are known to be
     right."""
     count_processes: Callable[[int], int] = lambda _num_gpus: 1
-    """From `run.num_gpus` to the processes to start; a `UserError` where the machine has fewer devices."""
+    """From `run.num_gpus` to the processes to start; a `UserError` if the machine has fewer devices."""
 
 
 def open_twin(name: str) -> Twin:
-    """The twin 'torch' or 'jax'; a `UserError` where its framework is not installed."""
+    """The twin 'torch' or 'jax'; a `UserError` if its framework is not installed."""
     require(name)
 
     def make_engine(hparams: Any) -> Engine:
@@ -48,7 +48,7 @@ def installed() -> list[str]:
 
 
 def default_twin() -> str:
-    """The twin that is installed, 'torch' where both are; a `UserError` where none is."""
+    """The twin that is installed, 'torch' where both are; a `UserError` if none is."""
     names = installed()
     if not names:
         raise UserError("neither PyTorch nor JAX is installed: pip install 'dioscuri[torch]'")
@@ -65,7 +65,7 @@ def require(name: str) -> None:
 
 
 def twin_module(name: str, module: str) -> ModuleType:
-    """A module of a twin, such as 'engine'; a `UserError` where the twin's framework is not installed."""
+    """A module of a twin, such as 'engine'; a `UserError` if the twin's framework is not installed."""
     require(name)
     return import_module(f"{name}_impl.{module}")
 

@@ -17,7 +17,7 @@ from dioscuri.job import job_of
 from dioscuri.places import cache_folder
 
 COMPUTE_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float64": jnp.float64}
-"""Arithmetic of the network by `train.precision`."""
+"""Precision of the network by `train.precision`."""
 
 _CACHE_BYTES = 2 << 30
 """Bound of the persistent compilation cache; the entries used least recently go first."""
@@ -76,7 +76,7 @@ class Devices:
         return np.asarray(array)
 
     def barrier(self) -> None:
-        """Wait until every process has come here."""
+        """Wait for all processes."""
         if self.process_count > 1:
             multihost_utils.sync_global_devices("barrier")
 

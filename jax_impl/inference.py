@@ -233,7 +233,7 @@ class Network:
 
 def open_device(device: Any) -> jax.Device:
     """A device of JAX, its platform's name ('cpu', 'gpu', 'tpu', 'cuda:1') or None for JAX's default; a
-    `UserError` where it is not there."""
+    `UserError` if it is not there."""
     if isinstance(device, jax.Device):
         return device
     if device is None:

@@ -20,7 +20,7 @@ Arrays = Mapping[str, np.ndarray]
 
 
 class Pretrained:
-    """What every network can: be written to a folder and be read from one."""
+    """What every network can do: be written to a folder and read from one."""
 
     hparams: Any = None
     """Options of the network; those that `build_model`, `model_of` and `from_pretrained` make have them."""

@@ -12,12 +12,12 @@ from dioscuri.errors import UserError
 from dioscuri.job import job_of
 
 COMPUTE_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
-"""Arithmetic of the network by `train.precision`."""
+"""Precision of the network by `train.precision`."""
 
 
 @dataclass(frozen=True)
 class Devices:
-    """This process's device and its place among the processes, one a device."""
+    """This process's device and its rank; there is one process per device."""
 
     device: torch.device
     process_index: int
@@ -55,7 +55,7 @@ class Devices:
         return tensor
 
     def barrier(self) -> None:
-        """Wait until every process has come here."""
+        """Wait for all processes."""
         self.mean(torch.zeros((), device=self.device)).item()
 
 
@@ -82,7 +82,7 @@ def set_precision(precision: str) -> None:
 
 
 def count_processes(num_gpus: int) -> int:
-    """One process a GPU; a `UserError` where this machine has fewer."""
+    """One process per GPU; a `UserError` if this machine has fewer GPUs."""
     if not torch.cuda.is_available():
         raise UserError(
             f"[run] num_gpus is {num_gpus} but PyTorch finds no GPU here: set run.num_gpus=0 for the CPU"

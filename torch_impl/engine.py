@@ -112,7 +112,7 @@ class Engine:
         return self.runner.run(method, model, batch, self.frozen, key=key, noise=noise, **arguments)
 
     def barrier(self) -> None:
-        """Wait until every process has come here."""
+        """Wait for all processes."""
         self.devices.barrier()
 
     def state_to_numpy(self) -> State:

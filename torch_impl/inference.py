@@ -193,7 +193,7 @@ class Network:
 
 
 def open_device(device: Any, precision: str) -> torch.device:
-    """A device by any of its names, None for PyTorch's default; a `UserError` where it is not there, or does
+    """A device by any of its names, None for PyTorch's default; a `UserError` if it is not there, or does
     not know the precision."""
     if device is None:
         return torch.get_default_device()

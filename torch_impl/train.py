@@ -1,4 +1,4 @@
-"""Train a run, or go on with it, in PyTorch.
+"""Train a run, or continue it, in PyTorch.
 
 Usage: python train.py [CFG] [section.option=value ...] [--resume-from DIR]
 """
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def main() -> None:
-    """Enter the project's environment, then do what the command line says."""
+    """Enter the project's environment, then run the command line."""
     # In place of this folder, whose `models` and `noise` are no packages of their own.
     sys.path[0] = str(Path(__file__).resolve().parents[1])
     from dioscuri.environment import enter_environment  # noqa: PLC0415 - found only now

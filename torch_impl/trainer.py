@@ -1,4 +1,4 @@
-"""What a family's training step is written with: gradients, updates, means over the global batch."""
+"""Building blocks of a family's training step: gradients, updates, means over the global batch."""
 
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext

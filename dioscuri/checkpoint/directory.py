@@ -45,7 +45,7 @@ class RunDirectory:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Create the folder and hold its lock; a `UserError` where it cannot be written or another process
+        """Create the folder and hold its lock; a `UserError` if it cannot be written or another process
         holds it.
 
         The lock is the kernel's record lock: it ends with the process, however that ends, and children do not
@@ -65,7 +65,7 @@ class RunDirectory:
             os.close(descriptor)
 
     def check_held(self) -> None:
-        """Raise a `UserError` where the lock that was taken here was removed, or another process has it."""
+        """Raise a `UserError` if the lock that was taken here was removed, or another process has it."""
         if self._descriptor is None:
             return
         if not _is(self._descriptor, self._lock):
@@ -118,7 +118,7 @@ class RunDirectory:
 
 
 def remove(path: Path) -> None:
-    """Remove the folder of a run; a `UserError` where a process works in it, or where that is not allowed."""
+    """Remove the folder of a run; a `UserError` if a process works in it, or where that is not allowed."""
     with RunDirectory(path).locked():
         try:
             shutil.rmtree(path)
@@ -127,7 +127,7 @@ def remove(path: Path) -> None:
 
 
 def ensure_folder(path: Path) -> Path:
-    """Create a folder with its parents; a `UserError` where that is not possible."""
+    """Create a folder with its parents; a `UserError` if that is not possible."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -46,7 +46,7 @@ def read_tensors(path: Path, entry: Any) -> dict[str, np.ndarray]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object; `Damage` where there is none."""
+    """Read a JSON object; `Damage` if there is none."""
     try:
         value = json.loads(_read(path))
     except (ValueError, RecursionError) as error:

@@ -27,7 +27,7 @@ _DTYPES = {
 
 
 def read_flax(path: Path) -> dict[str, Any]:
-    """Read a file into nested dicts of arrays; a `UserError` where it is missing, truncated or foreign."""
+    """Read a file into nested dicts of arrays; a `UserError` if it is missing, truncated or foreign."""
     try:
         content = path.read_bytes()
     except OSError as error:

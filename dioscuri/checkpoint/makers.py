@@ -1,4 +1,4 @@
-"""Which tokenizer made the tokens that a model has learnt: what names it in headers and checkpoints."""
+"""Which tokenizer made a model's tokens: its identity in headers and checkpoints."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +14,7 @@ FAMILY = "vqgan"
 
 
 def open_tokenizer_folder(path: Path) -> TrainedFolder:
-    """Read the options of a run or a saved folder; a `UserError` where it is no tokenizer's."""
+    """Read the options of a run or a saved folder; a `UserError` if it is no tokenizer's."""
     where = f"[data] tokenizer_path '{path}'"
     if not pretrained.is_folder(path):
         return TrainedFolder(path, open_run(path, FAMILY, where))
@@ -45,7 +45,7 @@ def made_by(hparams: Any, examples: Any = None) -> Mapping[str, Any]:
 
 
 def check_learnt(checkpoint: store.Checkpoint, given: Mapping[str, Any]) -> None:
-    """Raise a `UserError` where a model has learnt the tokens of another tokenizer than the given one; either
+    """Raise a `UserError` if a model has learnt the tokens of another tokenizer than the given one; either
     may be unknown."""
     learnt = checkpoint.info.get("tokenizer") or {}
     hashes = [maker["sha256"] for maker in (learnt, given) if maker.get("sha256")]
@@ -57,7 +57,7 @@ def check_learnt(checkpoint: store.Checkpoint, given: Mapping[str, Any]) -> None
 
 
 def check_made_by(header: Mapping[str, Any], tokenizer: TrainedFolder, tokens: str) -> None:
-    """Raise a `UserError` where the header of token shards names the weights of another tokenizer."""
+    """Raise a `UserError` if the header of token shards names the weights of another tokenizer."""
     maker = header.get("tokenizer") or {}
     if maker.get("sha256") != tokenizer.sha256:
         raise UserError(

@@ -1,4 +1,4 @@
-"""Models as folders to pass on: `config.json` holds the options, `model.safetensors` the weights.
+"""Models as folders to share: `config.json` holds the options, `model.safetensors` the weights.
 
 Tensors have canonical names and layouts, so both twins read what either wrote. A model that needs a tokenizer
 may bring it along: the subfolder `tokenizer/` is then such a folder itself.

@@ -31,7 +31,7 @@ _COUNTERS = re.compile(r"initted|step")
 def weights_of(content: Mapping[str, Any], where: Path, choice: Choice | None) -> tuple[Arrays, str]:
     """Arrays by name without wrappers' prefixes, and a line that says which were taken.
 
-    A `UserError` where the checkpoint holds no weights by name, or not those that were chosen.
+    A `UserError` if the checkpoint holds no weights by name, or not those that were chosen.
     """
     groups = _groups(content, where)
     if not groups:

@@ -209,7 +209,7 @@ def _read(
 
 
 def _read_info(path: Path, step: int) -> dict[str, Any]:
-    """`state.json` without its checksum; `Damage` where it was changed or is of another step."""
+    """`state.json` without its checksum; `Damage` if it was changed or is of another step."""
     info = read_json(path)
     if info.get("format") not in (1, FORMAT):
         raise Damage(f"{_INFO_FILE} is of format {info.get('format')!r}, this program reads 1 to {FORMAT}")

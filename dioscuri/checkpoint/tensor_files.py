@@ -50,7 +50,7 @@ def read_weights(source: Path, choice: Choice | None = None) -> Weights:
     """The weights of a file, or of a folder's file or shards; names of a flax file are joined by '/'.
 
     Where there are averaged and raw weights, `choice` says which to take: averaged ones unless it is "raw".
-    The kind of a file shows in its first bytes. A `UserError` where it is none of safetensors, PyTorch and
+    The kind of a file shows in its first bytes. A `UserError` if it is none of safetensors, PyTorch and
     flax msgpack, is damaged, or holds no arrays by name.
     """
     files = weights_files(source, choice or "average")
@@ -102,7 +102,7 @@ def is_flax(head: bytes) -> bool:
 
 
 def read_safetensors(file: Path) -> Arrays:
-    """Arrays of a safetensors file, also of types that numpy lacks; a `UserError` where it is damaged."""
+    """Arrays of a safetensors file, also of types that numpy lacks; a `UserError` if it is damaged."""
     try:
         tensors = safetensors.deserialize(file.read_bytes())  # safetensors.numpy has no bfloat16
         return {
@@ -114,7 +114,7 @@ def read_safetensors(file: Path) -> Arrays:
 
 
 def read_config(file: Path) -> dict[str, Any]:
-    """A configuration in JSON or YAML; a `UserError` where it is neither, no mapping or absurdly large."""
+    """A configuration in JSON or YAML; a `UserError` if it is neither, no mapping or absurdly large."""
     try:
         check_plain(file)
         if file.stat().st_size > MAX_CONFIG_BYTES:
@@ -135,7 +135,7 @@ class _Loader(yaml.SafeLoader):
     """Reads `1e-4` as a number, which YAML 1.1 takes for text for want of a dot, and few nodes only."""
 
     def read(self) -> Any:
-        """The document; a `ValueError` where aliases make more of it than anyone has written."""
+        """The document; a `ValueError` if aliases make more of it than anyone has written."""
         node = self.get_single_node()
         if node is None:
             return None

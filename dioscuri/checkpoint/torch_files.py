@@ -157,7 +157,7 @@ def read_torch(path: Path) -> Any:
 
 
 def torch_bytes(payload: Any) -> bytes:
-    """A PyTorch file of nested containers of arrays; a `UserError` where PyTorch is not installed."""
+    """A PyTorch file of nested containers of arrays; a `UserError` if PyTorch is not installed."""
     content: bytes = twin_module("torch", "torch_files").torch_bytes(payload)
     return content
 

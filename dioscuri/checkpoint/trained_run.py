@@ -1,4 +1,4 @@
-"""Runs that others have trained, found by their folder."""
+"""Trained runs, opened by their folder."""
 
 import hashlib
 from dataclasses import dataclass

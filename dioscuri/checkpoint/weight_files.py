@@ -1,4 +1,4 @@
-"""Which files of a folder are a model's weights: plain ones, variants, and shards with an index."""
+"""Which files in a folder are a model's weights: plain files, variants, and shards with an index."""
 
 import json
 import re
@@ -46,7 +46,7 @@ def choose(names: Iterable[str], choice: Choice = "average") -> str | None:
 
 
 def shards(index: Path) -> list[str]:
-    """Names of the files that an index lists; a `UserError` where it is none."""
+    """Names of the files that an index lists; a `UserError` if it is none."""
     try:
         if index.stat().st_size > _MAX_INDEX:
             raise UserError(f"{index} is not an index of weights: it is absurdly large")
@@ -64,7 +64,7 @@ def shards(index: Path) -> list[str]:
 
 
 def weights_files(source: Path, choice: Choice = "average") -> list[Path]:
-    """The file itself, or the files of a folder's weights, all shards; a `UserError` where any is missing."""
+    """The file itself, or the files of a folder's weights, all shards; a `UserError` if any is missing."""
     if not source.is_dir():
         return [source]
     name = choose((path.name for path in source.iterdir() if path.is_file()), choice)

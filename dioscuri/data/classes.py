@@ -1,4 +1,4 @@
-"""Names of classes: folders of pictures name them, a run keeps them, and every split is numbered alike."""
+"""Names of classes: picture folders name them, a run stores them, and every split uses the same numbers."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -36,12 +36,12 @@ def renumbered(examples: Examples, classes: Sequence[str], where: str) -> Exampl
 
 
 def write_classes(folder: Path, classes: Sequence[str]) -> None:
-    """Keep the table, number by name, in a run's folder."""
+    """Write the table of names and numbers to a run's folder."""
     write_json(folder / FILE, {name: number for number, name in enumerate(classes)})
 
 
 def read_classes(folder: Path) -> tuple[str, ...]:
-    """The table that a run keeps; empty: it has none. A `UserError` where it is damaged."""
+    """The table of a run, empty if it has none. A `UserError` if it is damaged."""
     path = folder / FILE
     if not path.exists():
         return ()

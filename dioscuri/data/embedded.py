@@ -73,7 +73,7 @@ def _load_digits() -> tuple[Array, Array]:
 
 
 def open_photos(options: Options, split: Split) -> PictureSet:
-    """Open a split of the crops; a `UserError` where `target_res` is too large for the photographs."""
+    """Open a split of the crops; a `UserError` if `target_res` is too large for the photographs."""
     side = picture_shape(options.data, describe("photos"))[0]
     crops, keys = [], []
     for name in PHOTOGRAPHS:
@@ -107,7 +107,7 @@ def crop_corners(size: tuple[int, int], side: int, split: Split) -> list[tuple[i
 
 
 def open_film(options: Options, split: Split) -> PictureSet:
-    """Open a split of the clips; a `UserError` where `target_res` or `frames` is too large for the film."""
+    """Open a split of the clips; a `UserError` if `target_res` or `frames` is too large for the film."""
     side, length = options.data.target_res, options.data.frames
     film = _load_film()
     first, last = FILM_FRAMES[split]

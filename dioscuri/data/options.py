@@ -36,7 +36,7 @@ class Options(Protocol):
 
 
 def check_options(data: Data, descriptor: Descriptor) -> None:
-    """Raise a `UserError` where `target_res` or `channels` cannot hold the source's examples."""
+    """Raise a `UserError` if `target_res` or `channels` cannot hold the source's examples."""
     check_axes(data, descriptor)
     name, padding = data.dataset_source, descriptor.padding
     if descriptor.resolution:
@@ -61,7 +61,7 @@ def check_options(data: Data, descriptor: Descriptor) -> None:
 
 
 def check_axes(data: Data, descriptor: Descriptor) -> None:
-    """Raise a `UserError` where the options of sounds and clips do not fit the source, or where pictures are
+    """Raise a `UserError` if the options of sounds and clips do not fit the source, or where pictures are
     larger than any model takes."""
     name, rank = data.dataset_source, descriptor.rank
     if rank != 1 and data.target_res > MAX_SIDE:

@@ -40,7 +40,7 @@ class ShardWriter:
     under the same header. `what` names the set in messages, `beside` further files that belong to it.
 
     `header` is JSON-like; the writer adds the number of examples, the size of a shard and the arrays. A
-    `UserError` where the folder holds a set with another header.
+    `UserError` if the folder holds a set with another header.
     """
 
     def __init__(
@@ -199,7 +199,7 @@ class Seals:
         self._unchecked = set(digests)
 
     def check(self, name: str) -> None:
-        """Raise a `UserError` where a file is not what was written."""
+        """Raise a `UserError` if a file is not what was written."""
         if name in self._unchecked:
             if not _matches(self.folder / name, self.digests[name]):
                 raise UserError(f"{self.what} {self.folder / name} do not match their sha256: {_AGAIN}")
@@ -235,7 +235,7 @@ class Keys(Sequence[str]):
 
 
 def check_file(path: Path, what: str) -> None:
-    """Raise a `UserError` where a file that lies beside shards is not what their index tells of."""
+    """Raise a `UserError` if a file that lies beside shards is not what their index tells of."""
     if (path.parent / INDEX).is_file():
         Seals(path.parent, what, _read_index(path.parent, what)["files"]).check(path.name)
 

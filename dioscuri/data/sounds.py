@@ -99,7 +99,7 @@ def checked_length(path: Path, data: Data) -> int:
 
 
 def read_samples(path: Path, start: int, n: int) -> Array:
-    """Samples int16 (n,) from `start` on; a `UserError` where the file has changed since it was checked."""
+    """Samples int16 (n,) from `start` on; a `UserError` if the file has changed since it was checked."""
     try:
         with path.open("rb") as stream, wave.open(stream) as sound:
             sound.setpos(start)

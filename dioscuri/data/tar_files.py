@@ -24,7 +24,7 @@ class Member:
     size: int
 
     def read(self) -> bytes:
-        """Its content; a `UserError` where the tar file is shorter than its headers say."""
+        """Its content; a `UserError` if the tar file is shorter than its headers say."""
         with self.tar.open("rb") as file:
             content = os.pread(file.fileno(), self.size, self.start)
         if len(content) < self.size:
@@ -45,7 +45,7 @@ class Example:
 
 
 def examples(tar: Path) -> list[Example]:
-    """The examples of a tar file, in order, hidden members passed over; a `UserError` where it is none, is
+    """The examples of a tar file, in order, hidden members passed over; a `UserError` if it is none, is
     compressed, cut or damaged, or has two members of the same name."""
     by_key: dict[str, dict[str, Member]] = {}
     try:
@@ -84,7 +84,7 @@ def _members(tar: Path) -> Iterator[tuple[str, Member]]:
 
 
 def _check_end(tar: Path, end: int) -> None:
-    """Raise a `UserError` where the zero block that ends a tar file does not begin at `end`, or where more
+    """Raise a `UserError` if the zero block that ends a tar file does not begin at `end`, or where more
     than zeros follow it."""
     with tar.open("rb") as file:
         file.seek(end)

@@ -85,7 +85,7 @@ class TextWriter:
 
 
 def open_texts(folder: Path) -> TextSet:
-    """Open a complete folder; a `UserError` where it is missing, foreign, unfinished or damaged."""
+    """Open a complete folder; a `UserError` if it is missing, foreign, unfinished or damaged."""
     if not folder.is_dir():
         raise UserError(f"texts {folder} do not exist: encode captions with data_scripts/encode_text.py")
     shards = Shards(folder, WHAT)
@@ -102,7 +102,7 @@ def open_texts(folder: Path) -> TextSet:
 
 
 def read_null(path: Path) -> dict[str, Array]:
-    """Arrays (1, ...) of an empty text; a `UserError` where the file is missing or damaged."""
+    """Arrays (1, ...) of an empty text; a `UserError` if the file is missing or damaged."""
     check_file(path, WHAT)
     try:
         return {name: _plain(name, array) for name, array in load_file(path).items()}

@@ -101,7 +101,7 @@ def open_tfrecords(options: Options, split: Split) -> PictureSet:
 
 
 def index(path: Path) -> list[Record]:
-    """The records of a file, by its lengths; a `UserError` where it is no such file, or ends too early."""
+    """The records of a file, by its lengths; a `UserError` if it is no such file, or ends too early."""
     records: list[Record] = []
     try:
         size = path.stat().st_size

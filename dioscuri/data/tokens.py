@@ -69,7 +69,7 @@ class TokenWriter:
     there under the same header.
 
     `header` is JSON-like and says what the tokens depend on: `grid` [h, w], `codebook_size`, `tokenizer`,
-    whatever else the caller adds. A `UserError` where the folder holds tokens of another header.
+    whatever else the caller adds. A `UserError` if the folder holds tokens of another header.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class TokenWriter:
 
 
 def open_tokens(folder: Path) -> TokenSet:
-    """Open a complete folder of shards; a `UserError` where it is missing, foreign, unfinished or damaged."""
+    """Open a complete folder of shards; a `UserError` if it is missing, foreign, unfinished or damaged."""
     if not folder.is_dir():
         raise UserError(
             f"tokens {folder} do not exist: encode pictures with a tokenizer's run, "

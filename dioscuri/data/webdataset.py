@@ -92,7 +92,7 @@ def _unread_pictures(example: Example) -> list[str]:
 
 
 def _labels(chosen: Sequence[Example]) -> Array | None:
-    """Classes (N,), or None where no example has one; a `UserError` where only some have."""
+    """Classes (N,), or None where no example has one; a `UserError` if only some have."""
     members = [example.member((LABEL,)) for example in chosen]
     if not any(members):
         return None

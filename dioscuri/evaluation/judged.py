@@ -15,7 +15,7 @@ Array = np.ndarray
 
 def read_labels(path: Path, n: int, of: Path) -> Array:
     """Whole numbers (n,) of a `.npy` file, or of the `labels.json` that generation writes; a `UserError`
-    where there are not as many as examples in `of`."""
+    if there are not as many as examples in `of`."""
     labels = _of_json(path) if path.suffix == ".json" else read_npy(path)
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
         raise UserError(f"{path}: holds {labels.dtype} {labels.shape}, not one integer per picture")

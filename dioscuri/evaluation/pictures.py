@@ -190,7 +190,7 @@ def read_statistics(path: Path) -> Moments | None:
 
 
 def read_npy(path: Path) -> Array:
-    """Memory-map a `.npy` file; a `UserError` where it is none."""
+    """Memory-map a `.npy` file; a `UserError` if it is none."""
     if not path.exists():
         raise UserError(f"{path} does not exist: give a folder of pictures, a .npy or an .npz file")
     if not path.is_file():

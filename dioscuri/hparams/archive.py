@@ -30,7 +30,7 @@ class Resolution:
     _document: Document | None = None
 
     def save(self) -> None:
-        """Write the run's copy where it is new or an override changes it; a `UserError` where that is not
+        """Write the run's copy where it is new or an override changes it; a `UserError` if that is not
         possible."""
         if self._document is not None:
             with replacing(self._path) as beside:
@@ -48,7 +48,7 @@ def resolve(
     """Settle the options of a run under `log_root`; nothing is written yet.
 
     Relative paths of a `.cfg` start from `home`, the twin's folder (default: `log_root`).
-    A `UserError` where an option is wrong or the architecture of an existing run would change.
+    A `UserError` if an option is wrong or the architecture of an existing run would change.
     """
     words = command_line.parse(overrides, cwd)
     given = read(Path(cfg_path))
@@ -81,7 +81,7 @@ def written_out(
 ) -> str:
     """Text of a configuration with words written into it and `header` for the comment at its beginning.
 
-    A `UserError` where an option is wrong.
+    A `UserError` if an option is wrong.
     """
     document, words = read(cfg_path), command_line.parse(overrides, cwd)
     return rewritten(document, words, assemble(document, words, here().home("torch")), header)

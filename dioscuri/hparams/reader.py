@@ -90,7 +90,7 @@ def fold(name: str) -> str:
 
 
 def read(path: Path) -> Document:
-    """Read a file. A `UserError` where it is missing, no text, no `.cfg`, or names an option twice."""
+    """Read a file. A `UserError` if it is missing, no text, no `.cfg`, or names an option twice."""
     try:
         if path.exists() and not path.is_file():
             raise UserError(f"configuration {path} is not a file")

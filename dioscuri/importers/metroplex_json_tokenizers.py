@@ -57,7 +57,7 @@ def _network(config: Mapping[str, Any]) -> Values:
 
 
 def _blocks(config: Mapping[str, Any]) -> Values:
-    """Of the VQ-VAE; a `UserError` where it has attention."""
+    """Of the VQ-VAE; a `UserError` if it has attention."""
     if config.get("attn_res"):
         raise UserError("JSON key 'attn_res': attention is for 'vdvae' only: leave it out")
     given = ("enc_blocks", "dec_blocks", "custom_width_str", "bottleneck_multiple", "block_type")

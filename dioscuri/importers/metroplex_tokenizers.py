@@ -37,7 +37,7 @@ RESIDUAL: Rules = (
 def from_flax(arrays: Arrays, plan: TokenizerPlan) -> dict[str, np.ndarray]:
     """Parameters of the VQ-VAE or of DC-VAE's generator under canonical names.
 
-    A `UserError` where the codes are missing.
+    A `UserError` if the codes are missing.
     """
     if plan.spectral is not None:
         return generator_from_flax(arrays, plan.spectral) | {codebook_name(plan): _codes(_generator(arrays))}

@@ -106,7 +106,7 @@ def _changed(flat: Settings) -> list[str]:
 def resolved(config: Settings, where: object) -> dict[str, Any]:
     """The configuration with `${a.b}` replaced by what stands there; `???`, not given, is left out.
 
-    A `UserError` where references lead nowhere or in a circle, or make absurdly much of the configuration.
+    A `UserError` if references lead nowhere or in a circle, or make absurdly much of the configuration.
     """
     resolver = _Resolver(config, where)
     return {name: resolver.replaced(value, 0) for name, value in config.items()}

@@ -90,7 +90,7 @@ def split_run(run: Path) -> tuple[Path, str]:
 
 
 def write_run(folder: Path, options: Resolution, step: int, state: store.State, imported_from: str) -> Path:
-    """Write a run's options and its only checkpoint; a `UserError` where it has one already."""
+    """Write a run's options and its only checkpoint; a `UserError` if it has one already."""
     run = RunDirectory(folder.absolute())
     with run.locked():
         if present := store.steps(run.checkpoints):

@@ -65,7 +65,7 @@ def left_out(given: Mapping[str, Any], tables: Tables) -> dict[str, list[str]]:
 
 
 def check_kind(name: str, what: str, kind: str, value: Any) -> None:
-    """Raise a `UserError` where a value is not of a kind."""
+    """Raise a `UserError` if a value is not of a kind."""
     if not FITS[kind](value):
         refuse(name, what, f"must be {kind}, not {value!r}")
 

@@ -2,7 +2,7 @@
 
 Calls with different settings never share a folder. The first takes the plain name, such as `generated`;
 another gets a name with what differs from that, such as `generated-steps=4`. The same settings give the same
-folder, in which a call goes on where it was interrupted.
+folder, in which a call continues where it was interrupted.
 """
 
 import glob
@@ -74,7 +74,7 @@ def output_folder(
 def given_folder(
     context: Context, checkpoint: Checkpoint, path: Path, option: str, **more: Any
 ) -> OutputFolder:
-    """The folder that an option gives; a `UserError` where it holds outputs of other settings."""
+    """The folder that an option gives; a `UserError` if it holds outputs of other settings."""
     settings, beside = call_settings(context, checkpoint, **more), settings_beside(path)
     if beside and beside != settings:
         old, new = dict(_flat(beside)), dict(_flat(settings))
@@ -95,7 +95,7 @@ def _begun(context: Context, folder: OutputFolder) -> OutputFolder:
 def the_only(parent: Path, name: str, option: str) -> Path:
     """The folder that a mode has written under this name, to be read by another one.
 
-    A `UserError` where calls with different settings have written several: `option` must say which.
+    A `UserError` if calls with different settings have written several: `option` must say which.
     """
     first = parent / name
     others = [path for path in sorted(parent.glob(f"{glob.escape(name)}-*")) if (path / SETTINGS).exists()]

@@ -1,4 +1,4 @@
-"""Tables of parameters: canonical names, shapes and first values, the same in both twins.
+"""Tables of parameters: canonical names, shapes and initial values, the same in both twins.
 
 Shapes are canonical: kernels OIHW, matrices (out, in), image-shaped parameters (1, C, H, W). Every tensor has
 a generator of its own, so changing one layer leaves the others' first values alone.
@@ -56,7 +56,7 @@ def shapes(table: Mapping[str, Parameter]) -> dict[str, tuple[int, ...]]:
 
 
 def initial_values(table: Mapping[str, Parameter], seed: int) -> dict[str, np.ndarray]:
-    """First values, float32, a pure function of table and seed."""
+    """Initial values, float32, a pure function of table and seed."""
     return {
         name: (parameter.init.mean + _values(name, parameter, seed)).astype(np.float32)
         for name, parameter in table.items()

@@ -1,4 +1,4 @@
-"""A trained tokenizer beside the model: frozen, in at least float32."""
+"""A frozen trained tokenizer next to the model, in at least float32."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -23,7 +23,7 @@ class HierarchicalVAEMethods(LatentGroupMethods):
         return {name: parameter.shape for name, parameter in parameter_table(self.plan).items()}
 
     def initial_parameters(self, seed: int) -> dict[str, np.ndarray]:
-        """First values under canonical names."""
+        """Initial values under canonical names."""
         return initial_parameters(self.hparams, self.plan, seed)
 
     def decayed(self, name: str) -> bool:

@@ -1,6 +1,6 @@
 """Masked token models as the engine sees them: their loss, and their modes as functions of arrays.
 
-Modes take the model, arrays with the batch first and noise, and return such arrays. Tokens are whole numbers
+Modes take the model, arrays with the batch first and noise, and return such arrays. Tokens are integers
 (B, L), row by row; pictures are uint8 NHWC. Of a batch's arrays `label`, `text`, `text_mask`, `pooled` and
 `micro` are conditions, where the model has them.
 """
@@ -65,7 +65,7 @@ class MaskGITMethods(FamilyMethods):
         self.tokenizer = FrozenTokenizer(Path(data.tokenizer_path)) if data.tokenizer_path else None
 
     def initial_parameters(self, seed: int) -> dict[str, np.ndarray]:
-        """First values under canonical names."""
+        """Initial values under canonical names."""
         return transformers.initial_parameters(self.plan, seed)
 
     def frozen(self) -> dict[str, np.ndarray]:
@@ -121,7 +121,7 @@ class MaskGITMethods(FamilyMethods):
         return state, metrics, norm
 
     def evaluate(self, model: Any, batch: Arrays, noise: Arrays, frozen: Arrays) -> dict[str, Array]:
-        """`cross_entropy`, nats a masked token, and `accuracy`, both (B,), where `mask` (B, L) is true."""
+        """`cross_entropy`, nats per masked token, and `accuracy`, both (B,), where `mask` (B, L) is true."""
         tokens, mask = self._tokens(batch, frozen), batch["mask"].astype(bool)
         inputs, condition = jnp.where(mask, self.plan.mask_id, tokens), self._condition(batch)
         if self.plan.options.self_cond:

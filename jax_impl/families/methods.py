@@ -1,4 +1,4 @@
-"""What every family's tensor code has beside its model, loss and modes: the usual answers."""
+"""Defaults of a family's tensor code, besides its model, loss and modes."""
 # ruff: noqa: ARG002 - a family that needs the arguments answers otherwise
 
 from collections.abc import Callable, Mapping
@@ -34,7 +34,7 @@ class FamilyMethods:
         return shapes(self.table)
 
     def initial_parameters(self, seed: int) -> dict[str, np.ndarray]:
-        """First values under canonical names."""
+        """Initial values under canonical names."""
         return initial_values(self.table, seed)
 
     def decayed(self, name: str) -> bool:
@@ -54,7 +54,7 @@ class FamilyMethods:
         return {}
 
     def initial_buffers(self, seed: int) -> dict[str, np.ndarray]:
-        """First values of the arrays that a step changes without a gradient: there are none."""
+        """Initial values of the arrays that a step changes without a gradient: there are none."""
         return {}
 
     def overwritten(self, buffers: Arrays, parameters: Arrays) -> Result:

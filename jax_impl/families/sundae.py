@@ -1,6 +1,6 @@
 """SUNDAE as the engine sees it: its loss, and its modes as functions of arrays.
 
-Modes take the model, arrays with the batch first and noise, and return such arrays. Tokens are whole numbers
+Modes take the model, arrays with the batch first and noise, and return such arrays. Tokens are integers
 (B, L), row by row; pictures are uint8 NHWC. With classes a batch has `label` (B,).
 """
 # ruff: noqa: ARG002 - the arguments are the engine's
@@ -49,7 +49,7 @@ class SundaeMethods(FamilyMethods):
         self.tokenizer = open_frozen_tokenizer(hparams.data)
 
     def initial_parameters(self, seed: int) -> dict[str, np.ndarray]:
-        """First values under canonical names."""
+        """Initial values under canonical names."""
         return denoiser.initial_parameters(self.plan, seed)
 
     def decayed(self, name: str) -> bool:

@@ -64,7 +64,7 @@ class Pool(Conv):
         super().__init__(in_channels, out_channels, (stride, stride), stride)
 
     def __call__(self, x: Array) -> Array:  # type: ignore[override]  # nnx's takes a sharding, too
-        """Patches do not overlap, so that a matrix product does it."""
+        """Patches do not overlap, so this is a matrix product."""
         s, t = self.kernel_size
         patches = rearrange(x, "b (h s) (w t) c -> b h w (s t c)", s=s, t=t)
         y = jnp.dot(patches, rearrange(self.kernel[...], "s t i o -> (s t i) o"))

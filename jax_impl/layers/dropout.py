@@ -27,7 +27,7 @@ class Dropout(nnx.Dropout):
         return x * (noise >= self.rate).astype(x.dtype) / (1 - self.rate)
 
     def draw(self, shape: tuple[int, ...]) -> Array | None:
-        """Noise of the mode: None in evaluation. A `UserError` where there is nothing to draw from."""
+        """Noise of the mode: None in evaluation. A `UserError` if there is nothing to draw from."""
         if self.deterministic or not self.rate:
             return None
         if self.rngs is None:

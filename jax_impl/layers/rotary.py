@@ -1,4 +1,4 @@
-"""Rotary positions (Su et al. 2021): pairs of channels turn by an angle that grows with the position."""
+"""Rotary positions (Su et al. 2021): pairs of channels rotate by an angle proportional to the position."""
 
 import jax.numpy as jnp
 from einops import rearrange
@@ -8,9 +8,9 @@ from jax_impl.layers.precision import at_least_float32
 
 
 def rotate(x: Array, cos: Array, sin: Array, *, halves: bool = False) -> Array:
-    """Turn the first channels of x (B, L, N, K); cosines and sines are (L, N or 1, P), P <= K / 2.
+    """Rotate the first channels of x (B, L, N, K); cosines and sines are (L, N or 1, P), P <= K / 2.
 
-    Pair p is channels 2p and 2p + 1, or with `halves` p and P + p. Channels behind 2P stay.
+    Pair p is channels 2p and 2p + 1, or with `halves` p and P + p. Channels after 2P stay.
     """
     P = cos.shape[-1]
     cos, sin = (rearrange(table, "l n p -> 1 l n p") for table in (cos, sin))

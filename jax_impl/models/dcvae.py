@@ -62,7 +62,7 @@ class SpectralDecoder(nnx.Module):
         self.recomputed = recomputed
 
     def __call__(self, x: Array, noise: object = None, codes: Array | None = None) -> Array:
-        """There is no dropout, and nothing that the codes would modulate."""
+        """No dropout, and no modulation by the codes."""
         del noise, codes
         for block in self.blocks:
             x = call(block, x, checkpoint=self.recomputed)

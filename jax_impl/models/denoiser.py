@@ -37,7 +37,7 @@ class Denoiser(Pretrained, nnx.Module):
         self.plan = plan
 
     def prepare(self, condition: Arrays) -> Arrays:
-        """Nothing can be computed beforehand."""
+        """Nothing to precompute."""
         return condition
 
     def __call__(

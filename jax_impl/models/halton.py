@@ -179,7 +179,7 @@ class PatchIn(Conv):
         super().__init__(width, width, (patch, patch), patch, use_bias=False)
 
     def __call__(self, x: Array, grid: int) -> Array:  # type: ignore[override]  # nnx's takes a sharding, too
-        """Patches do not overlap, so that a matrix product does it."""
+        """Patches do not overlap, so this is a matrix product."""
         s, _ = self.kernel_size
         x = rearrange(x, "b (h s w t) c -> b (h w) (s t c)", h=grid // s, s=s, t=s)
         return jnp.dot(x, rearrange(self.kernel[...], "s t i o -> (s t i) o"))

@@ -26,7 +26,7 @@ class PaellaEncoder(nnx.Module):
         self.recomputed = recomputed
 
     def __call__(self, x: Array, noise: object = None) -> Array:
-        """There is no dropout that would need noise."""
+        """No dropout, so no noise."""
         del noise
         x = self.conv_in(rearrange(x, "b (h s) (w t) c -> b h w (c s t)", s=2, t=2))
         for level in self.down:
@@ -52,7 +52,7 @@ class PaellaDecoder(nnx.Module):
         self.recomputed = recomputed
 
     def __call__(self, x: Array, noise: object = None, codes: Array | None = None) -> Array:
-        """There is no dropout, and nothing that the codes would modulate."""
+        """No dropout, and no modulation by the codes."""
         del noise, codes
         x = self.conv_in(x)
         for level in reversed(self.up):

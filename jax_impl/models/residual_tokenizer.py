@@ -24,7 +24,7 @@ class ResidualEncoder(nnx.Module):
         self.recomputed = recomputed
 
     def __call__(self, x: Array, noise: object = None) -> Array:
-        """There is no dropout that would need noise."""
+        """No dropout, so no noise."""
         del noise
         return _through(self.blocks, self.conv_in(x), self.recomputed)
 
@@ -41,7 +41,7 @@ class ResidualDecoder(nnx.Module):
         self.recomputed = recomputed
 
     def __call__(self, x: Array, noise: object = None, codes: Array | None = None) -> Array:
-        """There is no dropout, and nothing that the codes would modulate."""
+        """No dropout, and no modulation by the codes."""
         del noise, codes
         return _through(self.blocks, self.conv_in(x), self.recomputed)
 

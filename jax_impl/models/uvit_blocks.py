@@ -130,7 +130,7 @@ class PatchIn(Conv):
         super().__init__(channels, channels, (2, 2), 2, use_bias=bias)
 
     def __call__(self, x: Array) -> Array:  # type: ignore[override]  # nnx's takes a sharding, too
-        """Patches do not overlap, so that a matrix product does it."""
+        """Patches do not overlap, so this is a matrix product."""
         x = rearrange(x, "b (h s) (w t) c -> b h w (s t c)", s=2, t=2)
         y = jnp.dot(x, rearrange(self.kernel[...], "s t i o -> (s t i) o"))
         return y if self.bias is None else y + broadcast(self.bias[...], y)
@@ -144,7 +144,7 @@ class PatchOut(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(channels)) if bias else None
 
     def __call__(self, x: Array) -> Array:
-        """Patches do not overlap, so that a matrix product does it."""
+        """Patches do not overlap, so this is a matrix product."""
         y = jnp.dot(x, rearrange(self.kernel[...], "s t o i -> i (s t o)"))
         y = rearrange(y, "b h w (s t c) -> b (h s) (w t) c", s=2, t=2)
         return y if self.bias is None else y + broadcast(self.bias[...], y)

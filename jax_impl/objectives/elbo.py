@@ -24,7 +24,7 @@ def elbo_terms(
     hparams: LatentHParams,
     masks: Sequence[Array] | None = None,
 ) -> Terms:
-    """Terms of the negative bound in nats a picture: reconstruction (B,) and KL of every group (B, L).
+    """Terms of the negative bound in nats per picture: reconstruction (B,) and KL of every group (B, L).
 
     `masks`, one (Z,) a group, leave the KL of variates out that came from the prior.
     """
@@ -79,7 +79,8 @@ def training_loss(
     scalars: Arrays,
     statistics: Array | None = None,
 ) -> tuple[Array, dict[str, Array]]:
-    """Loss in nats a value of the picture; metrics: `loss`; `reconstruction` and `kl` (L,) in nats a picture.
+    """Loss in nats per value of the picture; metrics: `loss`; `reconstruction` and `kl` (L,) in nats per
+    picture.
 
     `scalars` holds `beta` and `gamma` (1: balance the groups, 0: do not). `statistics` is the mean KL (L,)
     to balance by, None: that of these terms.

@@ -1,4 +1,4 @@
-"""Drawing a token at every position: filters of logits, guidance, Gumbel's maximum, inverse transform."""
+"""Sampling a token at every position: filters of logits, guidance, Gumbel's maximum, inverse transform."""
 
 import jax
 import jax.numpy as jnp

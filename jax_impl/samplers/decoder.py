@@ -1,4 +1,4 @@
-"""What every sampler of tokens shares: the network under guidance, and the loop's results."""
+"""What all token samplers share: the network under guidance, and the loop's results."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

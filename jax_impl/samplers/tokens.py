@@ -1,4 +1,4 @@
-"""One entry for all samplers of tokens."""
+"""One entry point for all token samplers."""
 
 from jax import Array
 

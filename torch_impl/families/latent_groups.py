@@ -1,7 +1,7 @@
 """Models with groups of latents as the engine sees them: draws, loss, and modes as functions of tensors.
 
 Modes take the model, arrays with the batch first (NHWC, pictures uint8) and noise, and return such arrays;
-terms of the bound are in nats a picture. `image` is a sound or a clip where the data are.
+terms of the bound are in nats per picture. `image` is a sound or a clip where the data are.
 """
 # ruff: noqa: ARG002 - the arguments are the engine's
 
@@ -27,7 +27,7 @@ Masks = Sequence[Tensor] | None
 
 
 class LatentGroupMethods(FamilyMethods):
-    """What the families with a hierarchy of latents have in common."""
+    """What the families with a hierarchy of latents share."""
 
     def __init__(self, hparams: LatentHParams, plan: LatentPlan) -> None:
         self.hparams, self.plan = hparams, plan

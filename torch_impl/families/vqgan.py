@@ -1,7 +1,7 @@
 """Image tokenizers as the engine sees them: their training with or without a discriminator, and their modes.
 
 Modes take the model, arrays with the batch first (NHWC, pictures uint8) and return such arrays. The model is
-the tokenizer, beside whose parts stands `discriminator`. Tokens are whole numbers (B, h, w).
+the tokenizer, beside whose parts stands `discriminator`. Tokens are integers (B, h, w).
 """
 # ruff: noqa: ARG002 - the arguments are the engine's
 

@@ -59,7 +59,7 @@ class Pool(nn.Conv2d):
         super().__init__(in_channels, out_channels, stride, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Patches do not overlap, so that a matrix product does it."""
+        """Patches do not overlap, so this is a matrix product."""
         s, t = self.kernel_size
         patches = rearrange(x, "b c (h s) (w t) -> b h w (s t c)", s=s, t=t)
         y = F.linear(patches, rearrange(self.weight, "o i s t -> o (s t i)"), self.bias)

@@ -1,4 +1,4 @@
-"""Dense layers that `nn.Linear` has not. Channels are the last axis."""
+"""Dense layers that `nn.Linear` lacks. Channels are the last axis."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn

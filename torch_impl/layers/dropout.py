@@ -4,7 +4,7 @@ from torch import Tensor, nn
 
 
 class Dropout(nn.Dropout):
-    """Zero with probability `p`, the rest grows by 1 / (1 - p).
+    """Zero with probability `p`; the rest is scaled by 1 / (1 - p).
 
     Given noise wins, whatever the mode: uniform on [0, 1), of the shape of x, zero where it is below p.
     Without it the default generator draws in training mode, and in evaluation mode x stays as it is.

@@ -1,4 +1,4 @@
-"""First values of layers: the families' tables have them, so that what torch would draw is left out."""
+"""Initial values of layers come from the families' tables, so torch's initialisation is skipped."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar

@@ -1,4 +1,4 @@
-"""Rotary positions (Su et al. 2021): pairs of channels turn by an angle that grows with the position."""
+"""Rotary positions (Su et al. 2021): pairs of channels rotate by an angle proportional to the position."""
 
 import torch
 from torch import Tensor
@@ -7,9 +7,9 @@ from torch_impl.layers.precision import at_least_float32
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor, *, halves: bool = False) -> Tensor:
-    """Turn the first channels of x (B, L, N, K); cosines and sines are (L, N or 1, P), P <= K / 2.
+    """Rotate the first channels of x (B, L, N, K); cosines and sines are (L, N or 1, P), P <= K / 2.
 
-    Pair p is channels 2p and 2p + 1, or with `halves` p and P + p. Channels behind 2P stay.
+    Pair p is channels 2p and 2p + 1, or with `halves` p and P + p. Channels after 2P stay.
     """
     P = cos.shape[-1]
     if not halves and not torch.compiler.is_compiling():

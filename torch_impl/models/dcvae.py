@@ -61,7 +61,7 @@ class SpectralDecoder(nn.Module):
         self.recomputed = recomputed
 
     def forward(self, x: Tensor, noise: object = None, codes: Tensor | None = None) -> Tensor:
-        """There is no dropout, and nothing that the codes would modulate."""
+        """No dropout, and no modulation by the codes."""
         del noise, codes
         for block in self.blocks:
             x = call(block, x, checkpoint=self.recomputed)

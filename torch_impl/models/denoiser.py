@@ -35,7 +35,7 @@ class Denoiser(Pretrained, nn.Module):
         self.plan = plan
 
     def prepare(self, condition: Tensors) -> Tensors:
-        """Nothing can be computed beforehand."""
+        """Nothing to precompute."""
         return condition
 
     def forward(

@@ -182,8 +182,8 @@ class PatchIn(nn.Conv2d):
     def __init__(self, width: int, patch: int) -> None:
         super().__init__(width, width, patch, patch, bias=False)
 
-    def forward(self, x: Tensor, grid: int) -> Tensor:  # type: ignore[override]  # rows of a grid of this side
-        """Patches do not overlap, so that a matrix product does it."""
+    def forward(self, x: Tensor, grid: int) -> Tensor:  # type: ignore[override]  # a grid of this side
+        """Patches do not overlap, so this is a matrix product."""
         s, _ = self.kernel_size
         x = rearrange(x, "b (h s w t) c -> b (h w) (s t c)", h=grid // s, s=s, t=s)
         return F.linear(x, rearrange(self.weight, "o i s t -> o (s t i)"))

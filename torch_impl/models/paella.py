@@ -28,7 +28,7 @@ class PaellaEncoder(nn.Module):
         self.recomputed = recomputed
 
     def forward(self, x: Tensor, noise: object = None) -> Tensor:
-        """There is no dropout that would need noise."""
+        """No dropout, so no noise."""
         del noise
         x = self.conv_in(F.pixel_unshuffle(x, 2))
         x = rearrange(x, "b c h w -> b h w c")
@@ -54,7 +54,7 @@ class PaellaDecoder(nn.Module):
         self.recomputed = recomputed
 
     def forward(self, x: Tensor, noise: object = None, codes: Tensor | None = None) -> Tensor:
-        """There is no dropout, and nothing that the codes would modulate."""
+        """No dropout, and no modulation by the codes."""
         del noise, codes
         x = rearrange(self.conv_in(x), "b c h w -> b h w c")
         for level in reversed(self.up):

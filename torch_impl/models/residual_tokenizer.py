@@ -22,7 +22,7 @@ class ResidualEncoder(nn.Module):
         self.recomputed = recomputed
 
     def forward(self, x: Tensor, noise: object = None) -> Tensor:
-        """There is no dropout that would need noise."""
+        """No dropout, so no noise."""
         del noise
         return _through(self.blocks, self.conv_in(x), self.recomputed)
 
@@ -40,7 +40,7 @@ class ResidualDecoder(nn.Module):
         self.recomputed = recomputed
 
     def forward(self, x: Tensor, noise: object = None, codes: Tensor | None = None) -> Tensor:
-        """There is no dropout, and nothing that the codes would modulate."""
+        """No dropout, and no modulation by the codes."""
         del noise, codes
         return _through(self.blocks, self.conv_in(x), self.recomputed)
 

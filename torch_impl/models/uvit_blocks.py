@@ -137,7 +137,7 @@ class PatchIn(nn.Conv2d):
         super().__init__(channels, channels, 2, 2, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Patches do not overlap, so that a matrix product does it."""
+        """Patches do not overlap, so this is a matrix product."""
         x = rearrange(x, "b (h s) (w t) c -> b h w (s t c)", s=2, t=2)
         return F.linear(x, rearrange(self.weight, "o i s t -> o (s t i)"), self.bias)
 
@@ -149,7 +149,7 @@ class PatchOut(nn.ConvTranspose2d):
         super().__init__(channels, channels, 2, 2, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]  # no output_size
-        """Patches do not overlap, so that a matrix product does it."""
+        """Patches do not overlap, so this is a matrix product."""
         y = F.linear(x, rearrange(self.weight, "i o s t -> (s t o) i"))
         y = rearrange(y, "b h w (s t c) -> b (h s) (w t) c", s=2, t=2)
         return y if self.bias is None else y + self.bias

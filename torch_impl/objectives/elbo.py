@@ -24,7 +24,7 @@ def elbo_terms(
     hparams: LatentHParams,
     masks: Sequence[Tensor] | None = None,
 ) -> Terms:
-    """Terms of the negative bound in nats a picture: reconstruction (B,) and KL of every group (B, L).
+    """Terms of the negative bound in nats per picture: reconstruction (B,) and KL of every group (B, L).
 
     `masks`, one (Z,) a group, leave the KL of variates out that came from the prior.
     """
@@ -79,7 +79,8 @@ def training_loss(
     scalars: Tensors,
     statistics: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Loss in nats a value of the picture; metrics: `loss`; `reconstruction` and `kl` (L,) in nats a picture.
+    """Loss in nats per value of the picture; metrics: `loss`; `reconstruction` and `kl` (L,) in nats per
+    picture.
 
     `scalars` holds `beta` and `gamma` (1: balance the groups, 0: do not). `statistics` is the mean KL (L,)
     to balance by, None: that of these terms.

@@ -1,10 +1,10 @@
-"""What the output layer says of a picture: likelihood, sample and mean.
+"""The output layer's likelihood, sample and mean of a picture.
 
 Bernoulli for binarised pictures; absolute errors, which are no likelihood of levels but a Laplace density up
 to a constant; else the discretised mixture of logistics of PixelCNN++ (Salimans et al.
 2017, sections 2.1 and 2.2). Arrays are NHWC, `output` is (B, H, W, outputs) on the padded grid; x is what
-`layers.pictures.normalise` makes. Likelihoods are in nats a picture. Sounds (B, L, C) and clips (B, T, H, W,
-C) are read alike; sounds may have 16 bits, whose 65,536 levels need no table.
+`layers.pictures.normalise` makes. Likelihoods are in nats per picture. Sounds (B, L, C) and clips (B, T, H,
+W, C) are read alike; sounds may have 16 bits, whose 65,536 levels need no table.
 """
 
 from collections.abc import Mapping

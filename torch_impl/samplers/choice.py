@@ -1,4 +1,4 @@
-"""Drawing a token at every position: filters of logits, guidance, Gumbel's maximum, inverse transform."""
+"""Sampling a token at every position: filters of logits, guidance, Gumbel's maximum, inverse transform."""
 
 import torch
 import torch.nn.functional as F

@@ -1,4 +1,4 @@
-"""What `dioscuri describe` tells of a classifier."""
+"""What `dioscuri describe` shows of a classifier."""
 
 from dioscuri.families.classifier.options import HParams
 from dioscuri.families.classifier.plan import make_plan, parameter_table

@@ -1,4 +1,4 @@
-"""Host logic of classifiers: their numbers, validation, report and the features they give."""
+"""Host logic of classifiers: logged metrics, validation, report and features."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ MAX_PARAMETERS = 10**10
 
 @dataclass(frozen=True)
 class Quality:
-    """Means over `n` pictures: nats, and share of right answers."""
+    """Means over `n` pictures: cross-entropy in nats, and accuracy."""
 
     n: int
     cross_entropy: float
@@ -60,7 +60,7 @@ def check_options(hparams: HParams) -> None:
 
 
 def check_examples(context: Context) -> None:
-    """Raise a `UserError` where pictures have classes that the model lacks."""
+    """Raise a `UserError` if pictures have classes that the model lacks."""
     n_classes = context.hparams.model.num_classes
     for examples in (context.sets.train, context.sets.validation, context.sets.test):
         if examples.labels is not None and examples.labels.max() >= n_classes:
@@ -126,7 +126,7 @@ class ClassifierRun:
         return Shown({}, {f"{step}/Original_{step}": sheet(*by_class(pictures, labels))})
 
     def facts(self) -> dict[str, int]:
-        """Classes that are told apart."""
+        """Number of classes."""
         return {"classes": self.hparams.model.num_classes}
 
     def report(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Options of a small classifier of labelled pictures, whose features serve to evaluate samples."""
+"""Options of a small classifier of labelled pictures, whose features are used to evaluate samples."""
 
 from dataclasses import dataclass
 

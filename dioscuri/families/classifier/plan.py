@@ -12,20 +12,21 @@ METRICS = ("loss", "accuracy")
 
 @dataclass(frozen=True)
 class ClassifierPlan:
-    """`blocks` has a tuple a level: the inputs and outputs of its blocks; all but the first are residual."""
+    """`blocks` has one tuple per level: the inputs and outputs of its blocks; all but the first are
+    residual."""
 
     blocks: tuple[tuple[tuple[int, int], ...], ...]
     num_classes: int
 
     @property
     def width(self) -> int:
-        """Numbers of a feature vector."""
+        """Length of a feature vector."""
         return self.blocks[-1][-1][1]
 
 
-@lru_cache  # host logic and both sides of the engine ask for the same plan
+@lru_cache  # host logic and both sides of the engine need the same plan
 def make_plan(model: Model, resolution: int, channels: int) -> ClassifierPlan:
-    """Layers for pictures of this size; a `UserError` where they cannot be halved often enough."""
+    """Layers for pictures of this size; a `UserError` if they cannot be halved that often."""
     halvings = len(model.widths) - 1
     if halvings < 0 or resolution % 2**halvings:
         raise UserError(
@@ -41,7 +42,7 @@ def make_plan(model: Model, resolution: int, channels: int) -> ClassifierPlan:
 
 
 def parameter_table(plan: ClassifierPlan) -> Table:
-    """Canonical names and shapes, and first values."""
+    """Canonical names, shapes and initial values."""
     table: Table = {}
     for i, level in enumerate(plan.blocks):
         for j, (inputs, outputs) in enumerate(level):

@@ -1,4 +1,4 @@
-"""What `dioscuri describe` tells of a hierarchical VAE."""
+"""What `dioscuri describe` shows of a hierarchical VAE."""
 
 from dioscuri.families.hierarchical_vae.initialisation import parameter_table
 from dioscuri.families.hierarchical_vae.options import HParams

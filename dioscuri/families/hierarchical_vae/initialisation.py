@@ -1,7 +1,7 @@
-"""Parameters of the hierarchical VAE: canonical names, shapes, first values and which of them decay.
+"""Parameters of the hierarchical VAE: canonical names, shapes, initial values and which of them decay.
 
-Shapes are canonical: kernels OIHW, image-shaped parameters (1, C, H, W). Every tensor has a generator of its
-own, so both twins start from the same numbers, and changing one layer leaves the others' first values alone.
+Shapes are canonical: kernels OIHW, image-shaped parameters (1, C, H, W). Every tensor has its own generator,
+so both twins start from the same numbers, and changing one layer does not change the others' initial values.
 """
 
 from dataclasses import dataclass
@@ -15,8 +15,8 @@ from dioscuri.families.hierarchical_vae.options import HParams
 from dioscuri.families.hierarchical_vae.plan import Cell, DownBlock, HierarchicalVAEPlan, UpBlock
 
 Rule = Literal["zeros", "glorot", "residual", "latent", "prior"]
-"""How a tensor begins. All but `zeros` are Glorot uniform. `residual` (last convolution of a residual cell,
-if `stable_init`) and `latent` (projection of latents) are scaled by sqrt(1 / latent groups); `prior`
+"""How a tensor is initialised. All but `zeros` are Glorot uniform. `residual` (last convolution of a residual
+cell, if `stable_init`) and `latent` (projection of latents) are scaled by sqrt(1 / latent groups); `prior`
 (last convolution of a prior net) is zero if `initialize_prior_weights_as_zero`."""
 
 DECAYED_LAYERS = {"cells", "prior_net", "posterior_net", "pool", "unpool"}
@@ -48,7 +48,7 @@ def parameter_table(plan: HierarchicalVAEPlan) -> Table:
 
 
 def initial_parameters(hparams: HParams, plan: HierarchicalVAEPlan, seed: int) -> dict[str, np.ndarray]:
-    """First values, float32, a pure function of options and seed. Glorot and Bengio 2010, equation 16."""
+    """Initial values, float32, a pure function of options and seed. Glorot and Bengio 2010, equation 16."""
     scales = {
         "zeros": 0.0,
         "glorot": 1.0,

@@ -16,7 +16,7 @@ MAX_CONVOLUTIONS, MAX_PARAMETERS = 10**5, 10**11
 
 def check_options(hparams: HParams) -> None:
     """Raise a `UserError` that names what does not fit: the layers, their number or size, a temperature."""
-    # First: a plan of too many layers would take for ever to make.
+    # First, because a plan of too many layers would take too long to make.
     layers = _convolutions(hparams.model)
     if layers > MAX_CONVOLUTIONS:
         raise UserError(

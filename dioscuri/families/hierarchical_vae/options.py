@@ -9,7 +9,7 @@ from dioscuri.hparams.sections import Data, Optimizer, Run, Train, Val
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """`[model]`: one entry a bottom-up (`up_*`) or top-down (`down_*`) level in every list."""
+    """`[model]`: every list has one entry per bottom-up (`up_*`) or top-down (`down_*`) level."""
 
     stable_init: bool = option(doc="scale the last convolution of residual cells by sqrt(1 / latent groups)")
     initialize_prior_weights_as_zero: bool = option(doc="zero the last convolution of every prior net")

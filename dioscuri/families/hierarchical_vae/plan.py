@@ -99,7 +99,7 @@ class HierarchicalVAEPlan(LatentPlan):
         return self.down
 
 
-@lru_cache  # host logic and both sides of the engine ask for the same plan
+@lru_cache  # host logic and both sides of the engine need the same plan
 def make_plan(hparams: HParams) -> HierarchicalVAEPlan:
     """Compute the plan; a `UserError` names the option that does not fit."""
     model, data = hparams.model, hparams.data

@@ -1,10 +1,10 @@
-"""Usual options of a new hierarchical VAE (Hazami et al. 2022, Efficient-VDVAE)."""
+"""Default options of a new hierarchical VAE (Hazami et al. 2022, Efficient-VDVAE)."""
 
 from typing import Any
 
 
 def usual_options(levels: int, *, halves: bool) -> dict[str, dict[str, Any]]:
-    """Options of a model of so many levels, each of which halves the grid if `halves`."""
+    """Options of a model of `n` levels, each of which halves the grid if `halves`."""
     sides: dict[str, float] = {
         "strides": 2 if halves else 1,
         "n_blocks_per_res": 0,

@@ -17,25 +17,25 @@ LN2 = log(2)
 
 @dataclass(frozen=True)
 class Unit:
-    """How likelihoods are told: `value = nats a picture * per_nat`."""
+    """Unit of reported likelihoods: `value = nats per picture * per_nat`."""
 
     name: str
     per_nat: float
 
     def tell(self, nats: float) -> str:
-        """E.g. '4.1234 bits/dim (2.8581 nats/dim)', from nats a picture."""
+        """E.g. '4.1234 bits/dim (2.8581 nats/dim)', from nats per picture."""
         also = "".join(f" ({value:.4f} nats/dim)" for value in self.in_nats(nats).values())
         return f"{nats * self.per_nat:.4f} {self.name}{also}"
 
     def in_nats(self, nats: float) -> dict[str, float]:
-        """For reports: the negative bound in nats a dimension too, where it is told in bits."""
+        """For reports: the negative bound also in nats per dimension, if it is reported in bits."""
         is_bits = self.name == "bits/dim"
         return {"negative_elbo_nats_per_dim": nats * self.per_nat * LN2} if is_bits else {}
 
 
 def unit_of(plan: LatentPlan) -> Unit:
-    """Bits a dimension for the discretised mixture, nats a picture for binary pictures. Absolute errors have
-    no likelihood of levels, so that their sum with nats a dimension is no number of bits."""
+    """Bits per dimension for the discretised mixture, nats per picture for binary pictures. Absolute errors
+    have no likelihood of levels, so that their sum with nats a dimension is no number of bits."""
     if plan.likelihood == "bernoulli":
         return Unit("nats", 1.0)
     if plan.likelihood == "absolute":
@@ -45,7 +45,7 @@ def unit_of(plan: LatentPlan) -> Unit:
 
 @dataclass(frozen=True)
 class Bound:
-    """Means over `n` pictures, in nats a picture: reconstruction term and divergence (L,) of every latent
+    """Means over `n` pictures, in nats per picture: reconstruction term and divergence (L,) of every latent
     group."""
 
     n: int
@@ -59,7 +59,7 @@ class Bound:
 
 
 class BoundSum:
-    """Adds up per-picture terms over padded batches, so that every picture counts once."""
+    """Adds up per-picture terms over padded batches, so every picture counts once."""
 
     def __init__(self) -> None:
         self._n, self._reconstruction, self._kl = 0, 0.0, np.zeros(())
@@ -78,7 +78,7 @@ class BoundSum:
 def evaluate_bound(
     engine: Engine, batches: Iterable[Batch], *, ema: bool, on_batch: Callable[[], None] = lambda: None
 ) -> Bound:
-    """Evaluate padded batches. Batch i always meets the same noise, so that evaluations compare."""
+    """Evaluate padded batches. Batch i always uses the same noise, so evaluations are comparable."""
     total = BoundSum()
     for index, batch in enumerate(batches):
         total.add(engine.run("evaluate", {"image": batch["image"]}, ema=ema, step=index), batch["valid"])
@@ -87,7 +87,7 @@ def evaluate_bound(
 
 
 def active_groups(plan: LatentPlan, kl: Array, threshold: float) -> list[bool]:
-    """Whether the divergence (L,) of each group, in nats a latent dimension, lies above the threshold."""
+    """Whether the divergence (L,) of each group, in nats per latent dimension, lies above the threshold."""
     return [float(value) / plan.latent_dims(group) > threshold for group, value in enumerate(kl)]
 
 
@@ -112,7 +112,7 @@ def kl_table(plan: LatentPlan, kl: Array, threshold: float) -> list[str]:
 
 
 def kl_chart(path: Path, plan: LatentPlan, kl: Array) -> Path:
-    """Bar chart of the divergence of every latent group, one colour a level."""
+    """Bar chart of the divergence of every latent group, one colour per level."""
     from matplotlib.figure import Figure  # noqa: PLC0415 - most of a second to import, for charts only
 
     unit = unit_of(plan)

@@ -1,7 +1,7 @@
 """Extents of data and grids of tokens: sounds have one axis, pictures two, clips of frames three.
 
 A block string names a resolution by one number: the samples of a sound's grid, or the side of a picture's. Of
-clips it is the side of the frames' grids; how many steps in time a grid has is told here.
+clips it is the side of the frames' grids; this module says how many time steps a grid has.
 """
 
 from collections.abc import Callable
@@ -25,7 +25,7 @@ def extent(data: Data, rank: int) -> Grid:
 
 
 def patch_shape(model: Model, side: int, shape: Grid) -> Grid:
-    """Values along every axis that a token stands for, `side` of them in space; a `UserError` where the
+    """Values along every axis per token, `side` of them in space; a `UserError` if the
     frames do not divide."""
     if len(shape) < 3:
         return (side,) * len(shape)
@@ -41,8 +41,8 @@ def grids(model: Model, tokens: Grid, resolutions: list[int]) -> Callable[[int],
     """Resolution -> grid, where `tokens` is the finest of the grids and `resolutions` are all, in order of
     the encoder.
 
-    Clips: time shrinks as space does, down to one step, where `custom_frames_str` does not say otherwise. A
-    `UserError` where the steps of one grid do not divide those of the next finer one.
+    Clips: time is downsampled like space, down to one step, unless `custom_frames_str` says otherwise. A
+    `UserError` if the steps of one grid do not divide those of the next finer one.
     """
     if len(tokens) < 3:
         return lambda resolution: (resolution,) * len(tokens)

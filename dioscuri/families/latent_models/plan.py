@@ -1,4 +1,4 @@
-"""What objectives, samplers and synthesis modes ask of the plan of a model with groups of latents."""
+"""The part of the plan of a model with latent groups that objectives, samplers and synthesis modes use."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,5 +1,5 @@
-"""What a finished run tells: its test bound beside the baselines, where the information sits, and pictures to
-look at."""
+"""Report of a finished run: its test bound next to the baselines, the KL of the levels, and
+pictures."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ N_TRAIN_FOR_BASELINES = 50_000
 
 
 def report(context: Context, plan: LatentPlan) -> dict[str, Any]:
-    """Print and return the numbers of the checkpoint that the engine holds, with averaged weights; sheets of
+    """Print and return the numbers of the checkpoint in the engine, with averaged weights; sheets of
     samples and reconstructions."""
     hparams, engine, unit = context.hparams, context.engine, unit_of(plan)
     results: dict[str, Any] = {"unit": unit.name}
@@ -105,7 +105,7 @@ def _nearest(context: Context, plan: LatentPlan, samples: Array) -> dict[str, fl
 
 def _grids(context: Context, plan: LatentPlan, samples: Array) -> None:
     hparams, test = context.hparams, context.sets.test
-    # The batch size of validation, for which the engine has compiled this already.
+    # The batch size of validation, for which the engine has already compiled this.
     size = hparams.val.batch_size
     batch = next(
         pipeline.evaluation_batches(test, hparams, batch_size=size, limit=min(N_RECONSTRUCTIONS, size))
@@ -122,7 +122,7 @@ def _grids(context: Context, plan: LatentPlan, samples: Array) -> None:
 
 
 def _test_pictures(context: Context, plan: LatentPlan) -> Array:
-    """uint8 (N, h, w, C) as the model meets them."""
+    """uint8 (N, h, w, C) as the model sees them."""
     batches = pipeline.evaluation_batches(
         context.sets.test, context.hparams, batch_size=context.hparams.val.batch_size
     )

@@ -1,8 +1,8 @@
-"""Host logic of the families with groups of latents: their numbers under Efficient-VDVAE's TensorBoard names,
+"""Host logic of the families with groups of latents: metrics under Efficient-VDVAE's TensorBoard names,
 validation, report and synthesis.
 
-Likelihoods are told in bits a dimension, or in nats a picture for binary pictures; `average_kl_div` in bits a
-latent dimension, as in the original.
+Likelihoods are reported in bits per dimension, or in nats per picture for binary pictures; `average_kl_div`
+in bits per latent dimension, as in the original.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -86,7 +86,7 @@ class LatentGroupsRun:
         )
 
     def show(self, step: int) -> Shown:
-        """The first training pictures, their reconstructions with raw weights, and how alike these are."""
+        """The first training pictures, their reconstructions with raw weights, and their similarity."""
         size = self.hparams.val.batch_size
         batches = pipeline.evaluation_batches(
             self.context.sets.train, self.hparams, batch_size=size, limit=min(N_SHOWN, size)

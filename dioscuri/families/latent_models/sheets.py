@@ -1,4 +1,4 @@
-"""Sheets of a validation, with averaged weights: what the prior draws at several temperatures, and
+"""Sheets of a validation, with averaged weights: samples of the prior at several temperatures, and
 reconstructions from more and more latent groups."""
 
 import numpy as np
@@ -20,7 +20,7 @@ def drawn_sheets(context: Context, plan: LatentPlan, batch: Batch, step: int) ->
 
 
 def draw(context: Context, temperatures: tuple[float, ...], n: int, *, step: int = 0) -> Array:
-    """n examples from the prior, in batches of `N_IN_ROW`, for which an engine has compiled this already."""
+    """n examples from the prior, in batches of `N_IN_ROW`, for which an engine has already compiled this."""
     made = [
         context.engine.run(
             "generate",

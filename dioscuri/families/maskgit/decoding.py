@@ -34,11 +34,11 @@ def make_steps(options: Sampling, n_tokens: int) -> Steps:
 
 
 def positions_to_predict(options: Sampling, n_tokens: int, *, every_step: bool = False) -> tuple[int, ...]:
-    """For each of T steps, of how many positions a picture's tokens are drawn at most.
+    """For each of T steps, the maximum number of positions sampled in a picture.
 
-    That many at the least are masked, or with the Halton sampler written. Counts are eighths of `n_tokens`,
-    so that few programs are compiled. All positions are needed where known tokens are judged by what the
-    network makes of them, and with the Halton sampler where `every_step` is shown.
+    This covers all masked positions, or with the Halton sampler all written ones. Counts are eighths of
+    `n_tokens`, so that few programs are compiled. All positions are needed if known tokens are scored by the
+    network's predictions, and with the Halton sampler if `every_step` is shown.
     """
     whole = (n_tokens,) * options.steps
     match options.sampler:
@@ -77,7 +77,7 @@ def step_noise_specs(
 
 
 def rolls(options: Sampling) -> bool:
-    """Whether every picture begins elsewhere in the Halton order."""
+    """Whether every picture starts at another position of the Halton order."""
     return options.sampler == "halton" and options.randomize
 
 

@@ -1,4 +1,4 @@
-"""What `dioscuri describe` tells of a masked token model."""
+"""What `dioscuri describe` shows of a masked token model."""
 
 from dioscuri.families.maskgit import transformers
 from dioscuri.families.maskgit.options import HParams

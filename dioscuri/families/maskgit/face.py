@@ -30,7 +30,7 @@ class MaskGITModel(TokenModel):
 
     @property
     def plan(self) -> TransformerPlan:
-        """Numbers that follow from options, grid and codebook."""
+        """Sizes derived from options, grid and codebook."""
         return _plan(self.hparams)
 
     @classmethod

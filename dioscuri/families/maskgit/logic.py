@@ -1,4 +1,4 @@
-"""Host logic of masked token models: their numbers, validation, report and synthesis modes."""
+"""Host logic of masked token models: logged metrics, validation, report and synthesis modes."""
 
 from collections.abc import Mapping
 from math import prod
@@ -50,7 +50,7 @@ def check_options(hparams: HParams) -> None:
 
 
 def check_examples(context: Context) -> None:
-    """Raise a `UserError` where training examples are of another tokenizer, or have classes of their own."""
+    """Raise a `UserError` if training examples are of another tokenizer, or have classes of their own."""
     data = context.hparams.data
     plan = transformers.make_plan(context.hparams.model, data.grid, data.codebook_size)
     check_tokens(context)
@@ -102,7 +102,7 @@ def _accuracy(metrics: Mapping[str, float]) -> float:
 
 
 def check_guidance(options: Sampling, loss: Loss, plan: TransformerPlan) -> None:
-    """Raise a `UserError` where the model has no condition, or never learnt to do without it."""
+    """Raise a `UserError` if the model has no condition, or never learnt to do without it."""
     if options.guidance_scale and not plan.conditions:
         raise UserError(
             "[synthesis] guidance_scale needs a condition, such as model.num_classes: set it to 0"

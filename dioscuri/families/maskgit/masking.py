@@ -1,4 +1,4 @@
-"""Noise that masking takes in training."""
+"""Noise of masking in training."""
 
 from dioscuri.families.token_models.masking_options import Masking
 from dioscuri.plans.noise import NoiseSpec

@@ -10,8 +10,8 @@ ARCHITECTURES = ("maskgit", "uvit", "google", "halton", "lucidrains")
 
 @dataclass(frozen=True, kw_only=True)
 class Transformer:
-    """`[model]`: the network that predicts tokens. An option whose text begins with architectures is theirs
-    alone; the others leave it unread."""
+    """`[model]`: the network that predicts tokens. An option whose description begins with architectures
+    applies to these only."""
 
     architecture: str = option(
         "maskgit",

@@ -1,4 +1,4 @@
-"""What the twins build a masked token transformer from."""
+"""The plan that both twins build a masked token transformer from."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from dioscuri.families.maskgit.model_options import Transformer
 
 @dataclass(frozen=True)
 class TransformerPlan:
-    """Numbers that follow from options, grid and codebook.
+    """Sizes derived from options, grid and codebook.
 
     Token ids are codes 0 .. codebook_size - 1, and `mask_id`. `vocab_size` counts rows of the token
     embedding, `outputs` logits a token, `positions` rows of the position embedding, `length` tokens that the
@@ -48,7 +48,7 @@ class TransformerPlan:
 
     @property
     def uses_text(self) -> bool:
-        """Whether there is cross-attention to text states. lucidrains does without text, too."""
+        """Whether there is cross-attention to text states. lucidrains also works without text."""
         return self.options.add_cross_attention or self.options.architecture in ("uvit", "lucidrains")
 
     @property

@@ -1,4 +1,4 @@
-"""Parameters of the masked token transformers: canonical names, shapes and first values.
+"""Parameters of the masked token transformers: canonical names, shapes and initial values.
 
 Names and shapes are those of the original projects; Google's, which is a flax network, has names of the same
 manner (`dioscuri/importers/` translates).
@@ -12,7 +12,7 @@ from dioscuri.plans.parameters import ONES, ZEROS, Init, Parameter, Table
 
 GLOROT = Init("glorot_uniform")
 DEFAULT = Init("fan_in_uniform")
-"""What PyTorch gives layers that nobody initialises."""
+"""PyTorch's default initialisation."""
 
 
 def dense(name: str, inputs: int, outputs: int, *, bias: bool, init: Init = DEFAULT) -> Table:
@@ -216,7 +216,7 @@ def halton(plan: TransformerPlan) -> Table:
 
 
 def lucidrains(plan: TransformerPlan) -> Table:
-    """muse-maskgit-pytorch `Transformer`, PyTorch's first values; what it never uses is left out."""
+    """muse-maskgit-pytorch `Transformer`, PyTorch's initial values, without unused parameters."""
     options, C, normal = plan.options, plan.options.hidden_size, Init("normal", 1.0)
     N, K = options.num_attention_heads, plan.head_dim
     table = _embedding("token_emb", plan.vocab_size, C, normal)

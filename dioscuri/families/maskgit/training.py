@@ -1,4 +1,4 @@
-"""What the training of a masked token model measures and draws."""
+"""Metrics and noise of the training of a masked token model."""
 
 from dioscuri.families.maskgit.masking import masking_noise
 from dioscuri.families.maskgit.options import HParams
@@ -7,7 +7,7 @@ from dioscuri.families.maskgit.transformers import critic_plan, dropout_noise
 from dioscuri.plans.noise import NoiseSpec
 
 BUCKETS = 10
-"""Ranges of the share of masked tokens whose losses are told each on its own: (0, 0.1], (0.1, 0.2], ..."""
+"""Ranges of the share of masked tokens with separately logged losses: (0, 0.1], (0.1, 0.2], ..."""
 
 
 def metric_sizes() -> dict[str, int]:

@@ -17,7 +17,7 @@ from dioscuri.plans.parameters import Table, initial_values
 EPSILONS = {"google": 1e-12, "halton": 1e-5, "lucidrains": 1e-5}
 
 
-@lru_cache  # host logic and both sides of the engine ask for the same plan
+@lru_cache  # host logic and both sides of the engine need the same plan
 def make_plan(model: Transformer, grid: int, codebook_size: int) -> TransformerPlan:
     """Plan for grids of `grid` x `grid` codes below `codebook_size`. A `UserError` says what does not fit."""
     _check_grid(model, grid, codebook_size)
@@ -64,7 +64,7 @@ def parameter_table(plan: TransformerPlan) -> Table:
 
 
 def initial_parameters(plan: TransformerPlan, seed: int) -> dict[str, np.ndarray]:
-    """First values, float32. The U-ViT's last layer begins as a copy of its embedding's rows."""
+    """Initial values, float32. The U-ViT's last layer begins as a copy of its embedding's rows."""
     values = initial_values(parameter_table(plan), seed)
     if plan.options.architecture == "uvit":
         rows = values["embed.embeddings.weight"][: plan.outputs]
@@ -73,7 +73,7 @@ def initial_parameters(plan: TransformerPlan, seed: int) -> dict[str, np.ndarray
 
 
 def dropout_noise(plan: TransformerPlan, batch: int, text_length: int = 0) -> tuple[NoiseSpec, ...]:
-    """Uniform arrays that the network needs where dropout is wanted; none where its rates are 0.
+    """Uniform arrays for the network's dropout; none if its rates are 0.
 
     `text_length` is the number of text tokens that cross-attention sees.
     """

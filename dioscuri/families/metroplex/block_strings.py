@@ -33,7 +33,7 @@ class DecoderStep:
 def encoder_blocks(text: str) -> tuple[EncoderStep, ...]:
     """`RxN`: N blocks at resolution R; `RdK`: a block at R, then pooling by K; `R`: one block.
 
-    A `UserError` tells where a resolution is skipped or does not divide.
+    A `UserError` names a resolution that is skipped or does not divide.
     """
     steps: list[EncoderStep] = []
     for word, resolution, kind, number in _words(text, "xd", "enc_blocks"):
@@ -72,7 +72,7 @@ def enlarging_blocks(text: str) -> tuple[EncoderStep, ...]:
 def decoder_blocks(text: str) -> tuple[DecoderStep, ...]:
     """`RxN`: N blocks at resolution R; `RmM`: a block at R that adds the state of resolution M; `R`: one.
 
-    A `UserError` tells where a resolution is skipped or does not divide.
+    A `UserError` names a resolution that is skipped or does not divide.
     """
     steps: list[DecoderStep] = []
     for word, resolution, kind, number in _words(text, "xm", "dec_blocks"):

@@ -1,4 +1,4 @@
-"""What `dioscuri describe` tells of Metroplex and VD-VAE."""
+"""What `dioscuri describe` shows of Metroplex and VD-VAE."""
 
 from dioscuri.families.latent_models.description import latent_facts, latent_levels
 from dioscuri.families.metroplex.blocks import UpBlock

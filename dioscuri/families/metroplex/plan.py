@@ -80,11 +80,11 @@ class MetroplexPlan(LatentPlan):
 
     @property
     def patch_size(self) -> int:
-        """Values of a channel that a token stands for."""
+        """Values of a channel per token."""
         return prod(self.patch)
 
 
-@lru_cache  # host logic and both sides of the engine ask for the same plan
+@lru_cache  # host logic and both sides of the engine need the same plan
 def make_plan(hparams: HParams) -> MetroplexPlan:
     """Compute the plan; a `UserError` names the option that does not fit."""
     model, data = hparams.model, hparams.data
@@ -131,7 +131,7 @@ def make_plan(hparams: HParams) -> MetroplexPlan:
 
 
 def _check_named(model: Model, found: Strings, rank: int) -> None:
-    """Raise a `UserError` where an option is given that no block could follow."""
+    """Raise a `UserError` if an option is given that no block could follow."""
     own, steps = table(model.custom_width_str, "custom_width_str"), encoder_blocks(found.encoder)
     for name, given, fits, what in (
         ("attn_res", model.attn_res, not model.transformer, "blocks of convolutions"),

@@ -1,4 +1,4 @@
-"""Fixed sinusoids that tell positions on a grid."""
+"""Fixed sinusoids that encode positions on a grid."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Parameters of Metroplex: canonical names, shapes and first values (its section on training).
+"""Parameters of Metroplex: canonical names, shapes and initial values (its section on training).
 
 Kernels begin uniform within sqrt(1 / outputs) / sqrt(scale), where the scale is the number of blocks for the
 layers that end a residual branch.

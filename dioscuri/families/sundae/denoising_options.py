@@ -9,7 +9,7 @@ from dioscuri.hparams.schema import option
 
 @dataclass(frozen=True, kw_only=True)
 class Unrolling:
-    """Cross-entropy on all tokens, of corrupted ones and of what the network itself makes of them."""
+    """Cross-entropy on all tokens, given corrupted tokens and then the network's own samples."""
 
     unroll_steps: int = option(2, low=1, high=64, doc="passes per step, each on the previous pass's samples")
     unroll_weights: tuple[float, ...] = option(
@@ -33,7 +33,7 @@ class Unrolling:
 
 @dataclass(frozen=True, kw_only=True)
 class Resampling(Filters):
-    """How tokens are drawn anew, step by step, from random ones on."""
+    """How tokens are sampled again, step by step, starting from random ones."""
 
     sampler: str = option(
         "ancestral",

@@ -1,4 +1,4 @@
-"""What `dioscuri describe` tells of SUNDAE."""
+"""What `dioscuri describe` shows of SUNDAE."""
 
 from dioscuri.families.sundae.options import HParams
 from dioscuri.families.sundae.plan import Level, Stack, parameter_table, plan_of

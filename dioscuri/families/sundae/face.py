@@ -27,7 +27,7 @@ class SundaeModel(TokenModel):
 
     @property
     def plan(self) -> denoiser.DenoiserPlan:
-        """Numbers that follow from options, grid and codebook."""
+        """Sizes derived from options, grid and codebook."""
         return denoiser.plan_of(self.hparams)
 
     @property

@@ -1,4 +1,4 @@
-"""Host logic of SUNDAE: its numbers and what its options must fulfil."""
+"""Host logic of SUNDAE: logged metrics and checks of its options."""
 
 from collections.abc import Mapping
 from math import prod
@@ -46,7 +46,7 @@ def check_options(hparams: HParams) -> None:
 
 
 def check_examples(context: Context) -> None:
-    """Raise a `UserError` where training examples are of another tokenizer, or have classes of their own."""
+    """Raise a `UserError` if training examples are of another tokenizer, or have classes of their own."""
     check_tokens(context)
 
 

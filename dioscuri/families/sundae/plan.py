@@ -77,7 +77,7 @@ def plan_of(hparams: HParams) -> DenoiserPlan:
     return make_plan(hparams.model, data.grid, data.codebook_size, data.sequence_length)
 
 
-@lru_cache  # host logic and both sides of the engine ask for the same plan
+@lru_cache  # host logic and both sides of the engine need the same plan
 def make_plan(model: Denoiser, grid: int, codebook_size: int, length: int = 0) -> DenoiserPlan:
     """Plan for grids of `grid` x `grid` tokens, or with `grid` 0 for texts of `length`.
 
@@ -96,7 +96,7 @@ def make_plan(model: Denoiser, grid: int, codebook_size: int, length: int = 0) -
 
 
 def square_side(length: int) -> int:
-    """Side of a square grid of `length` tokens; a `UserError` where there is none."""
+    """Side of a square grid of `length` tokens; a `UserError` if there is none."""
     if isqrt(length) ** 2 != length:
         raise UserError(
             f"{length} tokens do not form a square grid, which an hourglass needs: give a square number, "
@@ -134,7 +134,7 @@ def text_angles(length: int) -> np.ndarray:
 
 
 def parameter_table(plan: DenoiserPlan) -> Table:
-    """Every parameter under its canonical name, the original's. First values are PyTorch's defaults.
+    """Every parameter under its canonical name, the original's. Initial values are PyTorch's defaults.
 
     Weight decay acts on matrices, not on embeddings, norms and biases.
     """
@@ -155,7 +155,7 @@ def parameter_table(plan: DenoiserPlan) -> Table:
 
 
 def initial_parameters(plan: DenoiserPlan, seed: int) -> dict[str, np.ndarray]:
-    """First values, float32."""
+    """Initial values, float32."""
     return initial_values(parameter_table(plan), seed)
 
 
@@ -200,7 +200,8 @@ def _level(model: Denoiser, depth: object, side: int, factors: tuple[int, ...], 
     factor = factors[0]
     if side % factor:
         raise UserError(
-            f"[model] shorten_factor {factor**2} needs a side divisible by {factor}: the grid of {whole}x{whole} tokens has {side}x{side} there"
+            f"[model] shorten_factor {factor**2} needs a side divisible by {factor}: the grid of "
+            f"{whole}x{whole} tokens has {side}x{side} there"
         )
     outer = LEGACY_SIDE if model.legacy_positions else side
     before, behind = (_stack(model, layers, side, outer) for layers in (depth[0], depth[2]))

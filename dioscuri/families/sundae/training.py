@@ -1,4 +1,4 @@
-"""What SUNDAE's training measures and draws, and numbers and noise of every step of its samplers."""
+"""Metrics and noise of SUNDAE's training, and parameters and noise of every step of its samplers."""
 
 from typing import Any, NamedTuple
 

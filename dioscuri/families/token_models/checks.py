@@ -1,4 +1,4 @@
-"""What every model of tokens demands of its options and examples."""
+"""Checks of options and examples that all token models share."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from dioscuri.outputs.examples import chosen_split
 
 
 def check_classes(hparams: Any) -> None:
-    """Raise a `UserError` where the model's classes, those of the examples and those to draw do not fit."""
+    """Raise a `UserError` if the model's classes, those of the examples and those to draw do not fit."""
     classes, options = hparams.model.num_classes, hparams.synthesis
     if classes and not hparams.data.labels:
         raise UserError(
@@ -23,7 +23,7 @@ def check_classes(hparams: Any) -> None:
 
 
 def check_tokenizer(hparams: Any) -> None:
-    """Raise a `UserError` where the tokenizer makes other tokens of pictures than the model expects."""
+    """Raise a `UserError` if the tokenizer makes other tokens of pictures than the model expects."""
     data, plan = hparams.data, open_tokenizer(Path(hparams.data.tokenizer_path)).plan
     expected = {"grid": data.grid, "codebook_size": data.codebook_size}
     expected |= {"target_res": data.target_res, "channels": data.channels}
@@ -38,7 +38,7 @@ def check_tokenizer(hparams: Any) -> None:
 
 
 def check_tokens(context: Context) -> None:
-    """Raise a `UserError` where examples are tokens of another kind or tokenizer, or have classes of their
+    """Raise a `UserError` if examples are tokens of another kind or tokenizer, or have classes of their
     own."""
     for examples in (context.sets.train, context.sets.validation, context.sets.test):
         _check(examples, context.hparams)

@@ -1,4 +1,4 @@
-"""Classes and texts to draw, and pictures of tokens."""
+"""Classes and texts to sample, and pictures decoded from tokens."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -22,7 +22,7 @@ def can_draw(hparams: Any) -> bool:
 
 
 def check_draws(hparams: Any) -> None:
-    """Raise a `UserError` where nothing can be drawn: there is no tokenizer."""
+    """Raise a `UserError` if nothing can be drawn: there is no tokenizer."""
     if not can_draw(hparams):
         raise UserError("[data] tokenizer_path is empty, but pictures need a tokenizer: give its run folder")
 

@@ -1,4 +1,4 @@
-"""Options of what token models draw, whatever the sampler."""
+"""Options of token models' output for every sampler."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ MODES = ("generation", "inpainting", "animation", "reconstruction", "encoding")
 
 @dataclass(frozen=True, kw_only=True)
 class Drawing:
-    """How many pictures of what, and which part of pictures is filled."""
+    """Number and conditions of pictures, and the region to fill."""
 
     synthesis_mode: str = option(
         choices=MODES,

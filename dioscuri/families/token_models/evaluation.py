@@ -15,8 +15,8 @@ MASK_SEED = 20220208
 
 @dataclass(frozen=True)
 class Quality:
-    """Means over `n` pictures, nats a hidden token and share of hidden tokens whose likeliest code is theirs;
-    `by_ratio` has the cross-entropy at each share of hidden tokens."""
+    """Means over `n` pictures, nats per hidden token and share of hidden tokens whose likeliest code is
+    theirs; `by_ratio` has the cross-entropy at each share of hidden tokens."""
 
     n: int
     cross_entropy: float
@@ -24,12 +24,12 @@ class Quality:
     by_ratio: dict[float, float]
 
     def __str__(self) -> str:
-        return f"cross-entropy {self.cross_entropy:.4f} nats a hidden token, accuracy {self.accuracy:.1%}"
+        return f"cross-entropy {self.cross_entropy:.4f} nats per hidden token, accuracy {self.accuracy:.1%}"
 
 
 @dataclass
 class QualitySum:
-    """Adds up padded batches, so that every picture counts once."""
+    """Adds up padded batches, so every picture counts once."""
 
     _ratios: list[Array] = field(default_factory=list)
     _cross_entropy: list[Array] = field(default_factory=list)

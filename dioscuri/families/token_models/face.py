@@ -27,7 +27,7 @@ class TokenModel(Model):
 
     @property
     def plan(self) -> Any:
-        """Numbers that follow from options, grid and codebook."""
+        """Sizes derived from options, grid and codebook."""
         raise NotImplementedError
 
     @property

@@ -1,4 +1,4 @@
-"""What a finished model of tokens tells: its test cross-entropy, and how its samples look to a judge.
+"""Report of a finished token model: its test cross-entropy, and a classifier's judgement of its samples.
 
 The judge calls a picture by the classes of its three nearest training pictures.
 """
@@ -25,7 +25,7 @@ N_ON_SHEET = 100
 
 
 def report(context: Context, plan: Any) -> dict[str, Any]:
-    """Print and return the numbers of the checkpoint that the engine holds, with averaged weights; a sheet of
+    """Print and return the numbers of the checkpoint in the engine, with averaged weights; a sheet of
     samples."""
     hparams, test = context.hparams, context.sets.test
     size = hparams.val.batch_size
@@ -39,7 +39,7 @@ def report(context: Context, plan: Any) -> dict[str, Any]:
         f"{np.log(plan.codebook_size):.4f} nats"
     )
     results: dict[str, Any] = {
-        "unit": "nats a hidden token",
+        "unit": "nats per hidden token",
         "test_pictures": quality.n,
         "cross_entropy": quality.cross_entropy,
         "accuracy": quality.accuracy,

@@ -1,4 +1,4 @@
-"""Host logic that all models of tokens share."""
+"""Host logic that all token models share."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -105,8 +105,8 @@ class TokenModelRun:
         )
 
     def _drawn(self, step: int) -> dict[str, Array]:
-        """Samples with averaged weights, the same noise each time: a few of each of the first classes, a
-        class a row."""
+        """Samples with averaged weights and the same noise each time: a few of each of the first classes,
+        one class per row."""
         if not can_draw(self.hparams):
             return {}
         classes = min(len(chosen_classes(self.hparams)), N_SHOWN)

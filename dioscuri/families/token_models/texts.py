@@ -15,7 +15,7 @@ N_MICRO = 5
 
 
 def check_text_options(hparams: HParams, plan: TransformerPlan) -> None:
-    """Raise a `UserError` where texts and model do not fit."""
+    """Raise a `UserError` if texts and model do not fit."""
     data, reads = hparams.data, "text" in plan.conditions
     if reads and not data.text_length and hparams.model.architecture != "lucidrains":
         raise UserError(
@@ -33,7 +33,7 @@ def check_text_options(hparams: HParams, plan: TransformerPlan) -> None:
 
 
 def check_captions(tokens: TokenSet, hparams: HParams, plan: TransformerPlan) -> None:
-    """Raise a `UserError` where a model of texts would be trained without them, or with others."""
+    """Raise a `UserError` if a model of texts would be trained without them, or with others."""
     if not hparams.data.text_length:
         return
     if tokens.texts is None:

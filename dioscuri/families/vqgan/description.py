@@ -1,4 +1,4 @@
-"""What `dioscuri describe` tells of an image tokenizer."""
+"""What `dioscuri describe` shows of an image tokenizer."""
 
 from collections.abc import Sequence
 

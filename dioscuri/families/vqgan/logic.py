@@ -1,4 +1,4 @@
-"""Host logic of image tokenizers: their numbers, validation, report and synthesis modes."""
+"""Host logic of image tokenizers: logged metrics, validation, report and synthesis modes."""
 
 from collections.abc import Callable, Iterator, Mapping
 from math import prod

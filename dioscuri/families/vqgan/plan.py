@@ -100,9 +100,9 @@ class TokenizerPlan:
         return [*down, *self.encoder_mid, *self.decoder_mid, *up]
 
 
-@lru_cache  # host logic and both sides of the engine ask for the same plan
+@lru_cache  # host logic and both sides of the engine need the same plan
 def make_plan(options: Tokenizer, resolution: int, channels: int) -> TokenizerPlan:
-    """Plan a tokenizer of pictures (resolution, resolution, channels); a `UserError` where that fails."""
+    """Plan a tokenizer of pictures (resolution, resolution, channels); a `UserError` if that fails."""
     if options.architecture == "paella":
         return _paella_plan(options, resolution, channels)
     if options.architecture == "metroplex":

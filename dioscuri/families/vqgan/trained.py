@@ -38,7 +38,7 @@ class TrainedTokenizer(TrainedFolder):
 
 
 def open_tokenizer(path: Path) -> TrainedTokenizer:
-    """Read the options of a run or a saved folder; a `UserError` where it is no tokenizer's."""
+    """Read the options of a run or a saved folder; a `UserError` if it is no tokenizer's."""
     hparams = open_tokenizer_folder(path).hparams
     plan = tokenizers.make_plan(hparams.model, hparams.data.target_res, hparams.data.channels)
     return TrainedTokenizer(path, hparams, plan)

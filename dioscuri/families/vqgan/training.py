@@ -1,4 +1,4 @@
-"""What training a tokenizer keeps and draws beside its network: metrics, what dead codes are revived by."""
+"""Metrics, buffers and noise of a tokenizer's training, and the revival of dead codes."""
 
 import numpy as np
 

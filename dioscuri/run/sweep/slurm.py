@@ -13,7 +13,7 @@ from dioscuri.run.sweep.table import Run, Table
 
 
 def submit(table: Table, words: Sequence[str], runs: Sequence[Run], folder: SweepFolder) -> str:
-    """Submit the runs and return what `sbatch` answers; a `UserError` where it refuses or is not there."""
+    """Submit the runs and return what `sbatch` answers; a `UserError` if it refuses or is not there."""
     if shutil.which("sbatch") is None:
         raise UserError("sbatch is not on PATH: use a machine with SLURM, or set sweep.where=here")
     logs = folder.path / "logs"

@@ -58,7 +58,7 @@ class SweepFolder:
         return RunDirectory.of(runs_folder(run.hparams.run.root, self.places.home(run.twin)), run.name)
 
     def state(self, run: Run) -> State:
-        """What was last written of the run; a `UserError` where that is damaged."""
+        """What was last written of the run; a `UserError` if that is damaged."""
         path = self._state(run)
         if not path.exists():
             return State()

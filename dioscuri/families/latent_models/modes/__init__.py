@@ -25,5 +25,5 @@ MODES: dict[str, Mode] = {
 
 
 def run(context: Context, plan: LatentPlan, checkpoint: Checkpoint) -> None:
-    """Do what `synthesis.synthesis_mode` says with the checkpoint, which the engine holds."""
+    """Run the mode `synthesis.synthesis_mode` with the checkpoint in the engine."""
     MODES[context.hparams.synthesis.synthesis_mode](context, plan, checkpoint)

@@ -1,4 +1,4 @@
-"""Decoding: pictures from encodings; variates that were not kept are drawn from the prior."""
+"""Decoding: pictures from encodings; masked variates are sampled from the prior."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,7 +26,7 @@ def decode(context: Context, plan: LatentPlan, checkpoint: Checkpoint) -> None:
     """Write `decoded/image-<i>.png`, i counting the encodings in order, and `names.json`, the pictures'
     stable names.
 
-    The temperature of what the prior draws is the first of `synthesis.temperature_settings`.
+    The prior's temperature is the first of `synthesis.temperature_settings`.
     """
     options = context.hparams.synthesis
     if options.encodings_path:

@@ -1,4 +1,4 @@
-"""Divergence statistics: what every latent variate carries, and the masks that keep the most informative
+"""Divergence statistics: the information in every latent variate, and masks that keep the most informative
 ones."""
 
 import hashlib
@@ -24,11 +24,11 @@ FILE = "div_stats"
 
 
 def divergence_statistics(context: Context, plan: LatentPlan, checkpoint: Checkpoint) -> None:
-    """Write `latents/div_stats/div_stats.npz` and `.json`: bits a latent element of every variate, over
+    """Write `latents/div_stats/div_stats.npz` and `.json`: bits per latent element of every variate, over
     training pictures, and a chart.
 
-    The archive has one float32 array (Z,) a latent group, named after its block, so that groups may differ in
-    width. The pictures are a fixed random share, `synthesis.div_stats_subset_ratio`, of the training set.
+    The archive has one float32 array (Z,) a latent group, named after its block, so groups may differ in
+    width . The pictures are a fixed random share, `synthesis.div_stats_subset_ratio`, of the training set.
     """
     options = context.hparams.synthesis
     output = output_folder(context, checkpoint, context.directory.latents, FILE, split="train")
@@ -63,7 +63,7 @@ def variate_masks(
     """One bool array (Z,) a latent group: the share `synthesis.variate_masks_quantile` of all variates that
     is kept; and the statistics that say which, for the settings of what is made with the masks.
 
-    A share of 1 keeps all and needs no statistics. A `UserError` says where they are missing or do not fit.
+    A share of 1 keeps all and needs no statistics. A `UserError` says if they are missing or do not fit.
     """
     quantile = context.hparams.synthesis.variate_masks_quantile
     if quantile == 1:

@@ -4,8 +4,8 @@ A shard has, for every latent group with kept variates, `mean.<group>`, `std.<gr
 (N, H, W, kept), and `image`, the pictures as the model saw them, uint8 (N, h, w, C); groups bear the
 canonical names of their blocks. Where pictures have captions, `caption` int32 (N, L) is theirs, for a prior
 that makes latents of texts. The index has `header`, what the encodings depend on; `shards`, each with its
-file and the stable names (`keys`) of its N pictures, in order; and `complete`. It is written anew after every
-shard, so that an interrupted encoding goes on.
+file and the stable names (`keys`) of its N pictures, in order; and `complete`. It is rewritten after every
+shard, so an interrupted encoding can continue.
 """
 
 import hashlib
@@ -76,7 +76,7 @@ class EncodingWriter:
 
 
 def read_index(folder: Path, plan: LatentPlan) -> dict[str, Any]:
-    """The index of complete encodings; a `UserError` where they are missing, unfinished or of another
+    """The index of complete encodings; a `UserError` if they are missing, unfinished or of another
     architecture."""
     if not folder.is_dir():
         raise UserError(f"encodings {folder} do not exist: run synthesis.synthesis_mode=encoding first")
@@ -103,7 +103,7 @@ def identity(folder: Path, index: Mapping[str, Any]) -> dict[str, str]:
 
 
 def read_shard(folder: Path, entry: Mapping[str, Any]) -> dict[str, Array]:
-    """Arrays of a shard; a `UserError` where it is missing or damaged."""
+    """Arrays of a shard; a `UserError` if it is missing or damaged."""
     path = folder / entry["file"]
     try:
         content = path.read_bytes()

@@ -20,7 +20,7 @@ def generate(context: Context, plan: LatentPlan, checkpoint: Checkpoint) -> None
     """Write `n_generation_batches` batches a setting k as `setup-<k>-image-<i>.png`, and a sheet, a row a
     setting.
 
-    A killed run goes on behind its last whole batch; batches on the sheet are drawn again.
+    A killed run continues after its last complete batch; batches on the sheet are sampled again.
     """
     options = context.hparams.synthesis
     output = output_folder(context, checkpoint, context.directory.images, "generated")

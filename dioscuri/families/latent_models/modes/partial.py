@@ -17,7 +17,7 @@ def reconstruct_partially(context: Context, plan: LatentPlan, checkpoint: Checkp
     """Write `partial/groups-<k>-image-<i>.png`, k counting the groups kept, and a sheet: originals, then
     a row for every k.
 
-    The temperature of what the prior draws is the first of `synthesis.temperature_settings`.
+    The prior's temperature is the first of `synthesis.temperature_settings`.
     """
     options = context.hparams.synthesis
     split = options.split or "test"

@@ -1,4 +1,4 @@
-"""Evaluation, report and synthesis modes of models of tokens: masked ones, and those of SUNDAE."""
+"""Evaluation, report and synthesis modes of token models: masked ones, and those of SUNDAE."""
 
 from collections.abc import Callable
 from typing import Any
@@ -23,5 +23,5 @@ MODES: dict[str, Mode] = {
 
 
 def run(context: Context, plan: Any, checkpoint: Checkpoint) -> None:
-    """Do what `synthesis.synthesis_mode` says with the checkpoint, which the engine holds."""
+    """Run the mode `synthesis.synthesis_mode` with the checkpoint in the engine."""
     MODES[context.hparams.synthesis.synthesis_mode](context, plan, checkpoint)

@@ -24,7 +24,7 @@ def generate(context: Context, _plan: Any, checkpoint: Checkpoint) -> None:
     """Write `generated/image-<i>.png`, `labels.json`, the class of each, and a sheet, a class a row; with
     `synthesis.sheet_only` all pictures stand on the sheet alone.
 
-    A killed run goes on behind its last whole batch when it is started again with the same options, and
+    A killed run continues after its last complete batch when it is started again with the same options, and
     draws what it would have drawn.
     """
     options = context.hparams.synthesis

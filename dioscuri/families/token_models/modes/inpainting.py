@@ -1,4 +1,4 @@
-"""Inpainting: tokens of a part of pictures are masked and drawn anew, the others stay."""
+"""Inpainting: some tokens of pictures are masked and sampled again, the others stay."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,7 +24,7 @@ from dioscuri.outputs.settings import output_folder
 
 def inpaint(context: Context, plan: Any, checkpoint: Checkpoint) -> None:
     """Write `inpainted/image-<i>.png` of `synthesis.image_path`, or of the first `synthesis.n_samples`
-    pictures of a split, and a sheet: originals, what was known of them, and what was made of that.
+    pictures of a split, and a sheet: originals, the known region, and the result.
 
     A picture's own class and text are asked for, or `synthesis.classes` and the prompts of
     `synthesis.texts_path` in turn.
@@ -73,7 +73,8 @@ def _batches(context: Context) -> Iterator[Batch]:
 
 
 def unknown_tokens(hparams: Any, plan: Any) -> Array:
-    """Which tokens (L,) are drawn anew; a `UserError` where that is none, or lies outside the picture."""
+    """Which tokens (L,) are sampled again; a `UserError` if there are none, or they lie outside the
+    picture."""
     options, side = hparams.synthesis, plan.grid
     if options.mask_path:
         unknown = _read_mask(options, hparams.data.target_res, side)

@@ -1,4 +1,4 @@
-"""A menu on the terminal that draws with numbers one types, as sundae-vqgan's `sample-interactive.py`."""
+"""A menu in the terminal that samples with typed settings, like sundae-vqgan's `sample-interactive.py`."""
 
 import time
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Reconstruction: pictures to tokens and back, what the best prior could not be better than."""
+"""Reconstruction: pictures encoded to tokens and decoded, an upper bound for any prior."""
 
 from typing import Any
 

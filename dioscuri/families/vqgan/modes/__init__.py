@@ -15,5 +15,5 @@ MODES: dict[str, Mode] = {"reconstruction": reconstruct, "encoding": encode, "de
 
 
 def run(context: Context, plan: TokenizerPlan, checkpoint: Checkpoint) -> None:
-    """Do what `synthesis.synthesis_mode` says with the checkpoint, which the engine holds."""
+    """Run the mode `synthesis.synthesis_mode` with the checkpoint in the engine."""
     MODES[context.hparams.synthesis.synthesis_mode](context, plan, checkpoint)

@@ -49,7 +49,7 @@ def decode(context: Context, plan: TokenizerPlan, checkpoint: Checkpoint) -> Non
 
 
 def _check(tokens: TokenSet, plan: TokenizerPlan, sha256: str) -> None:
-    """Raise a `UserError` where the tokens are not this tokenizer's."""
+    """Raise a `UserError` if the tokens are not this tokenizer's."""
     given = tokens.grid, tokens.codebook_size
     expected = (plan.grid, plan.grid), plan.codebook_size
     if given != expected:

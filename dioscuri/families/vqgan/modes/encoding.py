@@ -20,7 +20,7 @@ from dioscuri.outputs.settings import OutputFolder, given_folder, output_folder,
 
 def encode(context: Context, plan: TokenizerPlan, checkpoint: Checkpoint) -> None:
     """Write `latents/tokens_<split>/`, or `synthesis.tokens_path`, with a sheet of pictures above what their
-    tokens decode to. An interrupted encoding goes on."""
+    tokens decode to. An interrupted encoding continues."""
     indices = chosen_indices(context, chosen_split(context, "train"))
     write_tokens(context, plan, checkpoint, tokenizer_entry(context, checkpoint), indices)
 
@@ -100,7 +100,7 @@ def _header(context: Context, plan: Any, maker: dict[str, Any], pictures: Exampl
 
 
 def _check(batch: Batch, pictures: Examples) -> None:
-    """Raise a `UserError` where a picture of the batch could not be read."""
+    """Raise a `UserError` if a picture of the batch could not be read."""
     unread = sorted(set(pictures.unreadable) & set(batch["index"].tolist()))
     if unread:
         raise UserError(f"[data] '{pictures.keys[unread[0]]}' cannot be read: remove it, then encode again")

@@ -1,4 +1,4 @@
-"""How far reconstructions are from the pictures, and how a tokenizer uses its codebook."""
+"""Distances of reconstructions to the pictures, and codebook usage."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -55,7 +55,7 @@ class Quality:
 
 @dataclass
 class QualitySum:
-    """Adds up padded batches, so that every picture counts once."""
+    """Adds up padded batches, so every picture counts once."""
 
     codebook_size: int
     _terms: dict[str, list[Array]] = field(default_factory=dict)

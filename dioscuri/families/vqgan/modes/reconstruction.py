@@ -1,4 +1,4 @@
-"""Reconstruction: pictures to tokens and back, and how far the result is from the originals."""
+"""Reconstruction: pictures encoded to tokens and decoded, and the distance to the originals."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What a finished tokenizer tells: how good it is on the test pictures, and pictures to look at."""
+"""Report of a finished tokenizer: its quality on the test pictures, and pictures."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ N_RECONSTRUCTIONS = 32
 
 
 def report(context: Context, plan: TokenizerPlan) -> dict[str, Any]:
-    """Print and return the numbers of the checkpoint that the engine holds, with averaged weights; a sheet of
+    """Print and return the numbers of the checkpoint in the engine, with averaged weights; a sheet of
     reconstructions."""
     hparams, test = context.hparams, context.sets.test
     size = hparams.val.batch_size
