@@ -85,7 +85,7 @@ def check(path: Path, checksum: str) -> None:
 
 
 def mismatch(path: Path, checksum: str) -> str:
-    """Say how a file's digest differs; empty if it does not, or none is known."""
+    """How a file's digest differs; empty if it does not, or no digest is known."""
     import pooch  # noqa: PLC0415 - slow, and needed for downloads alone
 
     if not checksum:

@@ -1,4 +1,4 @@
-"""The one seam between host logic and tensor code, and what both engines do on the host.
+"""The one interface between host logic and tensor code, and what both engines do on the host.
 
 `torch_impl/engine.py` and `jax_impl/engine.py` each have a class `Engine` that fulfils this protocol.
 Everything that crosses it is numpy or plain Python. A family's tensor code plugs into an engine from

@@ -1,4 +1,5 @@
-"""Entry scripts started by any interpreter go on in the project's environment, which is made if need be.
+"""Entry scripts started by any interpreter continue in the project's environment, which is created if
+necessary.
 
 This module is read by interpreters that have none of the project's packages: standard library only.
 """
@@ -21,7 +22,7 @@ def enter_environment() -> None:
     """Return if the packages are there and the C library's allocator is set up; else this process becomes the
     same command, in the environment if need be.
 
-    JAX takes memory for intermediate arrays anew in every step, and a CPU spends up to half of the step on
+    JAX allocates memory for intermediate arrays in every step, and a CPU spends up to half of the step on
     handing it over in pages of 4 KB: on Linux the allocator is to ask for large ones, unless the user has set
     its `GLIBC_TUNABLES`.
     """

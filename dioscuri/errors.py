@@ -16,7 +16,7 @@ from typing import NoReturn
 
 
 class UserError(ValueError):
-    """A mistake the user can mend. The message is one line: what is wrong, where, and what to do."""
+    """A mistake that the user can fix. The message is one line: what is wrong, where, and what to do."""
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

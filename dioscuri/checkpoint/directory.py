@@ -1,4 +1,4 @@
-"""The folder of a run, `<twin>/logs-<run.name>/`, and the lock that keeps a second process out of it."""
+"""The folder of a run, `<twin>/logs-<run.name>/`, and the lock that excludes a second process."""
 
 import fcntl
 import os
@@ -13,7 +13,7 @@ from dioscuri.errors import UserError
 
 @dataclass
 class RunDirectory:
-    """Where a run keeps what it writes."""
+    """The folder that a run writes to."""
 
     path: Path
     _descriptor: int | None = field(default=None, init=False, compare=False)
@@ -25,17 +25,17 @@ class RunDirectory:
 
     @property
     def checkpoints(self) -> Path:
-        """One folder a step."""
+        """One folder per step."""
         return self.path / "checkpoints"
 
     @property
     def metrics(self) -> Path:
-        """JSON lines: one object a logged step."""
+        """JSON lines: one object per logged step."""
         return self.path / "metrics.jsonl"
 
     @property
     def images(self) -> Path:
-        """What the synthesis modes draw."""
+        """Output of the synthesis modes."""
         return self.path / "synthesis-images"
 
     @property

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: a folder a step, `step-00001000/`, that is either whole or absent.
+"""Checkpoints of a run: one folder per step, `step-00001000/`, that is either complete or absent.
 
 A folder holds one safetensors file a group of tensors (`model`, `ema`, `optimizer`) under canonical names,
 and `state.json`: the step, what the caller gives (data state, random state, resolved options, versions,
@@ -40,7 +40,7 @@ _TEMPORARY, _REPLACED = ".writing-", ".replaced-"
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """What a folder holds. `warnings` has one line for every damaged folder passed over to find it."""
+    """What a folder holds. `warnings` has one line for every damaged folder that was skipped."""
 
     step: int
     state: dict[str, dict[str, np.ndarray]]
@@ -96,7 +96,8 @@ def save(
 def load(
     root: Path, step: int | Literal["best"] | None = None, *, groups: Collection[str] | None = None
 ) -> Checkpoint:
-    """Read the newest sound checkpoint, or that of a step, or the best one; of its tensors all, or `groups`.
+    """Read the newest undamaged checkpoint, or that of a step, or the best one; of its tensors all, or
+    `groups`.
 
     Every tensor file is compared with its recorded sha256. Where the newest is damaged, the one before is
     used and the damaged one is named in `warnings`. A `UserError` says that none is there, that none is
@@ -118,7 +119,7 @@ def load(
 
 
 def clean(root: Path) -> None:
-    """Remove what a killed process left unfinished, and bring back a folder that it was about to replace."""
+    """Remove a killed process's unfinished files, and restore a folder that it was about to replace."""
     for entry in sorted(root.glob(".*-*")):
         target = entry.with_name(entry.name.replace(_REPLACED, "step-"))
         if entry.name.startswith(_REPLACED) and not target.exists():

@@ -25,7 +25,7 @@ Array = np.ndarray
 
 
 def open_frames(options: Options, split: Split) -> PictureSet:
-    """Open the folder of a split; a `UserError` tells why it cannot be used."""
+    """Open the folder of a split; a `UserError` says why it cannot be used."""
     data, option = options.data, PATH_OPTIONS[split]
     H, _, C = picture_shape(data, describe(data.dataset_source))
     if C not in (1, 3):
@@ -78,7 +78,7 @@ def window_set(
 
 
 def _refusal(frames: list[Path], length: int) -> str:
-    """Why a recording cannot be used; empty: it can."""
+    """Why a recording cannot be used; empty if it can."""
     if len(frames) < length:
         return f"{len(frames)} frames are fewer than data.frames {length}"
     first: tuple[int, int] | None = None

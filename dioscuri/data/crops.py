@@ -17,7 +17,7 @@ Box = tuple[float, float, float, float]
 
 def decode_cropped(source: Path | BinaryIO, side: int, channels: int, *, legacy: bool = False) -> Array:
     """The square in the middle of an image file as uint8 (side, side, channels), `channels` 1 or 3; `Refused`
-    where it is no picture. `legacy`: the box of DALLE-mtf and Metroplex."""
+    if it is no picture. `legacy`: the box of DALLE-mtf and Metroplex."""
     with open_image(source) as image:
         picture = np.asarray(as_mode(flatten(image), channels))
     H, W = picture.shape[:2]
@@ -34,7 +34,7 @@ def centre_box(H: int, W: int) -> Box:
 
 
 def legacy_box(H: int, W: int) -> Box:
-    """The original's box: its ends lack the offset of its beginnings, so that it is neither square nor in the
+    """The original's box: its end lacks the offset of its start, so it is neither square nor in the
     middle where the picture is not square."""
     longer = max(H, W)
     return (1 - W / longer) / 2, (1 - H / longer) / 2, W / longer, H / longer

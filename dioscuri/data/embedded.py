@@ -1,7 +1,7 @@
 """Pictures that ship inside installed packages: no download.
 
 - `digits`: the 1,797 handwritten digits of scikit-learn, 8x8. Level 16 counts as 15 and a level is stored
-  times 16, so that reduction to 4 bits changes nothing. Picture i is test if i % 6 == 5; of the others,
+  times 16, so reduction to 4 bits changes nothing. Picture i is test if i % 6 == 5; of the others,
   every tenth is validation and not trained on.
 - `photos`: crops of the colour photographs inside scikit-image. Of the stereo pair only the left picture is
   taken, and charts, drawings and pictures with transparency are left out. A photograph is cut into rows of

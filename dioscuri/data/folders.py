@@ -27,13 +27,13 @@ from dioscuri.data.reader import Reader
 from dioscuri.errors import UserError
 
 Decode = Callable[[Path, int, int], np.ndarray]
-"""From a file, a side and a number of channels to a picture; `Refused` where it is none."""
+"""From a file, a side and a number of channels to a picture; `Refused` if it is none."""
 
 _NAMED = 5  # files that a message lists
 
 
 def open_folder(options: Options, split: Split) -> PictureSet:
-    """Open the folder of a split; a `UserError` tells why it cannot be used."""
+    """Open the folder of a split; a `UserError` says why it cannot be used."""
     _check_channels(options)
     folder = data_path(options.data, split)
     if not folder.is_dir():
@@ -46,7 +46,7 @@ def open_folder(options: Options, split: Split) -> PictureSet:
 def open_glob(options: Options, split: Split) -> PictureSet:
     """Open the image files that fit a split's patterns, such as 'photos/**/*.jpg', or lie in its folders.
 
-    Of a picture the largest square in the middle is taken (`crops`). A `UserError` tells why they cannot be
+    Pictures are cropped to their largest central square (`crops`). A `UserError` says why they cannot be
     used.
     """
     _check_channels(options)
@@ -93,7 +93,7 @@ def _open(
 
 
 def _labels(files: Files, good: Sequence[Path]) -> np.ndarray | None:
-    """Numbers of the class folders (N,); None where a picture lies in none."""
+    """Class numbers (N,); None if a picture lies in no class folder."""
     if not all(files.classes):
         return None
     numbers = {name: number for number, name in enumerate(files.class_names)}
@@ -130,7 +130,7 @@ def usable(
 
 
 def _others(folder: Path, files: Files) -> list[str]:
-    """Notes of what a folder holds beside its pictures."""
+    """Notes about other contents of a folder."""
     names = [p.name for p in folder_files(folder) if p.suffix.lower() not in image_files.SUFFIXES]
     notes = [f"{folder}: left out {_count(names, 'file')} without an image suffix"] if names else []
     inside = [] if any(files.classes) else subfolders(folder)
@@ -148,7 +148,7 @@ def _count(items: Sequence[str], noun: str) -> str:
 
 
 def refusal(path: Path) -> str:
-    """Why a picture cannot be used; empty: it can."""
+    """Why a picture cannot be used; empty if it can."""
     try:
         image_files.check(path)
     except image_files.Refused as refused:

@@ -17,7 +17,7 @@ _MAX_VALUES = 2**30
 
 
 def read_idx(path: Path) -> Array:
-    """Read a uint8 array from a plain or gzip idx file; a `UserError` tells what is wrong with the file."""
+    """Read a uint8 array from a plain or gzip idx file; a `UserError` says what is wrong with the file."""
     try:
         with path.open("rb") as raw:
             packed = raw.read(2) == b"\x1f\x8b"

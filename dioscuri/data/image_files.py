@@ -36,7 +36,7 @@ _FOREIGN = {
     "an SVG drawing": rb"\s*(<\?xml[^>]*>\s*)?<svg",
     "a web page, so its download failed": rb"\s*(<!doctype html|<html|<\?xml)",
 }
-"""What files begin with that are often met under the suffix of a picture."""
+"""First bytes of other files that often have a picture's suffix."""
 _PLAIN = ("1", "L", "P", "RGB", "CMYK", "YCbCr")
 _WITH_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
 _MAX_PIXELS = 80_000_000  # more are taken for a decompression bomb; PIL itself warns from 89 million
@@ -77,7 +77,7 @@ def decode(
 def check(path: Path) -> None:
     """Raise `Refused` if the file is no usable picture.
 
-    A PNG or JPEG that is complete to its end marker is not decoded, so that a large folder is checked in
+    A PNG or JPEG that is complete to its end marker is not decoded, so a large folder is checked in
     seconds. Damage in its middle shows when it is read.
     """
     with open_image(path) as image:
@@ -155,7 +155,7 @@ def _png_chunks(file: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
 
 
 def as_mode(image: Image.Image, channels: int) -> Image.Image:
-    """The picture in grey or RGB, itself where it is that already."""
+    """The picture in grey or RGB; unchanged if it already is."""
     mode = "L" if channels == 1 else "RGB"
     return image if image.mode == mode else image.convert(mode)
 

@@ -1,6 +1,6 @@
 """MNIST and its subset of 10,000 digits, binarised or grey, from idx files.
 
-Training digits that are binarised stay grey and are drawn anew whenever they are read. Validation and test
+Binarised training digits are stored as grey and sampled again at every read. Validation and test
 digits are binarised once, with `BINARISATION_SEED`: level / 255 is the probability of white.
 
 - `binarized_mnist`: training = the 60,000 training digits; the 10,000 test digits in the order of scikit-

@@ -24,7 +24,7 @@ class Damaged(Exception):
 
 
 def read_npy(path: Path) -> Array:
-    """A `.npy` file, memory-mapped; `Damaged` where it is none."""
+    """A `.npy` file, memory-mapped; `Damaged` if it is none."""
     with _named():
         array = np.load(path, mmap_mode="r", allow_pickle=False)
         if not isinstance(array, np.ndarray):
@@ -34,7 +34,7 @@ def read_npy(path: Path) -> Array:
 
 
 def member_names(path: Path) -> list[str]:
-    """Names of the arrays of an `.npz` file; `Damaged` where it is none."""
+    """Names of the arrays of an `.npz` file; `Damaged` if it is none."""
     with _named(), zipfile.ZipFile(path) as archive:
         return [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
 

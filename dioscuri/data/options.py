@@ -1,4 +1,4 @@
-"""The part of a run's options that data depends on, and what a source demands of it."""
+"""The data options of a run, and the checks of each source."""
 
 from __future__ import annotations
 

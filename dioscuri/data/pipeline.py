@@ -25,7 +25,7 @@ Array = np.ndarray
 Batch = dict[str, Array]
 
 _AHEAD = 2
-"""Batches that one thread reads ahead of the training step; folders decode in threads of their own."""
+"""Batches that one thread reads ahead of the training step; folders decode in additional threads."""
 
 
 class ShuffledPositions:
@@ -90,7 +90,7 @@ class TrainingBatches(Iterator[Batch]):
         return batch
 
     def state(self) -> dict[str, int]:
-        """What to save so that a new iterator goes on with the batch after the last one taken."""
+        """What to save so that a new iterator continues with the batch after the last one taken."""
         return {"seed": self._seed, "next_index": self._step, "batch_size": self._batch_size}
 
     def close(self) -> None:
@@ -117,10 +117,10 @@ def training_batches(
     process_count: int = 1,
     state: Mapping[str, int] | None = None,
 ) -> TrainingBatches:
-    """Return the endless training stream, shuffled anew each epoch, augmented and padded.
+    """Return the endless training stream, reshuffled each epoch, augmented and padded.
 
     `batch_size` is the global one; each process gets its share. `state` comes from
-    `TrainingBatches.state`; it carries the seed, and with another batch size the stream goes on at the same
+    `TrainingBatches.state`; it carries the seed, and with another batch size the stream continues at the same
     picture, rounded up to a whole batch. Raises `UserError` for a damaged state or a batch that the processes
     cannot share.
     """
@@ -144,8 +144,8 @@ def evaluation_batches(
 ) -> Iterator[Batch]:
     """Yield examples once, in order, in batches of equal shape, never mirrored.
 
-    A batch has what a training batch has, 'index' int64 (B,) and 'valid' bool (B,). The last batch is filled
-    up with repetitions that are not valid; neither is a picture that could not be read.
+    A batch has what a training batch has, 'index' int64 (B,) and 'valid' bool (B,). The last batch is padded
+    with repetitions, which are not valid; nor are unreadable pictures.
     `indices` chooses pictures; `limit` takes at most so many of them, evenly spread, since stored orders are
     often sorted. A set that is binarised on reading is binarised here by a fixed draw for each picture.
     """

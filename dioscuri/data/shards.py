@@ -1,9 +1,9 @@
-"""Shards: arrays of many examples in files of equal size, written so that an interrupted writer goes on.
+"""Shards: arrays of many examples in files of equal size, written so that an interrupted writer can continue.
 
 A folder holds `index.json` and, for every shard, `<array>-00000.npy` (N, ...) of each array and
 `keys-00000.json`, the stable names of its N examples. The index has `header`, what the arrays depend on;
 `shards`, the number of examples of each; `files`, the SHA-256 of every file; `complete`; and a checksum of
-all that. Every file is written beside and renamed, and the index after every shard.
+all that. Every file is written under a temporary name and renamed, the index after every shard.
 
 Files are compared with their checksums when a folder is opened, or, where they have more than `_AT_ONCE`
 bytes, each when it is first read. Format 1, of version 0.1.0, has no checksums.
@@ -69,7 +69,7 @@ class ShardWriter:
 
     @property
     def n_examples(self) -> int:
-        """Examples in the shards so far: the caller goes on with the one of this index."""
+        """Examples in the shards so far: the caller continues at this index."""
         return sum(self._shards)
 
     def add(self, arrays: Mapping[str, Array]) -> None:
@@ -83,7 +83,7 @@ class ShardWriter:
             self._write(size)
 
     def finish(self) -> None:
-        """Write what is left and mark the set complete."""
+        """Write the remaining examples and mark the set complete."""
         if rest := self._n_held():
             self._write(rest)
         if self.n_examples != len(self._keys):

@@ -34,7 +34,7 @@ _KEPT_SAMPLES = 2**29  # recordings of a set up to this size stay in memory
 
 
 def open_sounds(options: Options, split: Split) -> PictureSet:
-    """Open the folder of a split; a `UserError` tells why it cannot be used."""
+    """Open the folder of a split; a `UserError` says why it cannot be used."""
     data, option = options.data, PATH_OPTIONS[split]
     folder = data_path(data, split)
     paths = folder_files(folder, (".wav",)) if folder.is_dir() else []
@@ -72,7 +72,7 @@ def window_set(name: str, lengths: dict[Path, int], data: Data, notes: tuple[str
 
 
 def checked_length(path: Path, data: Data) -> int:
-    """Samples of a file; `Refused` where it is none, damaged, too short or of another kind than `[data]`
+    """Samples of a file; `Refused` if it is none, damaged, too short or of another kind than `[data]`
     says."""
     try:
         with path.open("rb") as stream, wave.open(stream) as sound:

@@ -1,6 +1,6 @@
 """Plain tar files as webdataset lays them out: where the members of each example lie.
 
-Only the headers are read, so that members are found at random. Compressed tar files are refused: in them they
+Only the headers are read, so members can be read in any order. Compressed tar files are refused: in them they
 cannot be. A file that does not end as a tar file ends has lost members, and is refused.
 """
 

@@ -1,4 +1,4 @@
-"""Encoded captions or prompts: what a text encoder made of them, in shards that both twins read.
+"""Encoded captions or prompts: a text encoder's output, in shards that both twins read.
 
 A folder of shards (`dioscuri.data.shards`) with the arrays `text` (N, S, E), the encoder's states,
 `text_mask` (N, S), where there are real tokens, and as it fits the model `pooled` (N, P), a pooled state, and
@@ -72,7 +72,7 @@ class TextWriter:
 
     @property
     def n_texts(self) -> int:
-        """Texts in the shards so far: the caller goes on with the one of this index."""
+        """Texts in the shards so far: the caller continues at this index."""
         return self._writer.n_examples
 
     def add(self, arrays: Mapping[str, Array]) -> None:
@@ -80,7 +80,7 @@ class TextWriter:
         self._writer.add(arrays)
 
     def finish(self) -> None:
-        """Write what is left and mark the set complete."""
+        """Write the remaining examples and mark the set complete."""
         self._writer.finish()
 
 
@@ -113,7 +113,7 @@ def read_null(path: Path) -> dict[str, Array]:
 
 
 def _stored(name: str) -> str:
-    """Dtype in the files: half precision holds what encoders give."""
+    """Dtype in the files: half precision, which suffices for encoders."""
     return {"text_mask": "bool", "micro": "float32"}.get(name, "float16")
 
 

@@ -20,7 +20,7 @@ class NotAnExampleError(Exception):
 
 
 def decode(data: bytes) -> Features:
-    """The features of a message by their names; `NotAnExampleError` where it is none."""
+    """The features of a message by their names; `NotAnExampleError` if it is none."""
     decoded: Features = {}
     for number, features in _fields(data):
         if number == 1 and isinstance(features, bytes):

@@ -1,8 +1,8 @@
 """TFRecord files of pictures, perhaps with captions, as DALLE-mtf and Metroplex write them.
 
 A record is a `tf.train.Example` with `image`, the bytes of an image file, and, where it has one, `caption`,
-the numbers of a text's tokens. Only the records' lengths are read when files are opened, so that pictures are
-found at random; the checksum of a record is checked when it is read.
+the numbers of a text's tokens. Only the records' lengths are read when files are opened, so pictures can be
+read in any order; the checksum of a record is checked when it is read.
 """
 
 import io
@@ -47,7 +47,7 @@ class Record:
         return f"{self.path}, record {self.number}"
 
     def read(self) -> bytes:
-        """The message; `Refused` where it is not what the checksum tells of."""
+        """The message; `Refused` if it is not what the checksum tells of."""
         with self.path.open("rb") as file:
             content = os.pread(file.fileno(), self.size + _FOOTER.size, self.start)
         data, footer = content[: self.size], content[self.size :]
@@ -56,7 +56,7 @@ class Record:
         return data
 
     def features(self) -> tf_example.Features:
-        """The features of its message; `Refused` where it is no example."""
+        """The features of its message; `Refused` if it is no example."""
         try:
             return tf_example.decode(self.read())
         except tf_example.NotAnExampleError as error:
@@ -136,7 +136,7 @@ def _length(path: Path, number: int, header: bytes) -> int:
 
 
 def image_of(record: Record) -> bytes:
-    """The image file of a record; `Refused` where it has none."""
+    """The image file of a record; `Refused` if it has none."""
     features = record.features()
     values = features.get(IMAGE, [])
     if len(values) != 1 or not isinstance(values[0], bytes):

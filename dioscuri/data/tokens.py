@@ -92,7 +92,7 @@ class TokenWriter:
 
     @property
     def n_pictures(self) -> int:
-        """Pictures in the shards so far: the caller goes on with the one of this index."""
+        """Pictures in the shards so far: the caller continues at this index."""
         return self._writer.n_examples
 
     def add(self, tokens: Array) -> None:
@@ -107,7 +107,7 @@ class TokenWriter:
         self._taken += len(tokens)
 
     def finish(self) -> None:
-        """Write what is left and mark the set complete."""
+        """Write the remaining examples and mark the set complete."""
         self._writer.finish()
 
 

@@ -27,9 +27,9 @@ LABEL = "cls"
 
 def open_webdataset(options: Options, split: Split) -> PictureSet:
     """Open the tar files of a split: those of its folders, or that fit its patterns, such as
-    'shards/{00000..00099}.tar'; a `UserError` tells why they cannot be used.
+    'shards/{00000..00099}.tar'; a `UserError` says why they cannot be used.
 
-    Of a picture the largest square in the middle is taken.
+    Pictures are cropped to their largest central square.
     """
     data, option = options.data, PATH_OPTIONS[split]
     if data.channels not in (1, 3):

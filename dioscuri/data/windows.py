@@ -10,8 +10,8 @@ Array = np.ndarray
 class Windows:
     """Windows of `length` steps in recordings of `lengths` steps each, none of them shorter.
 
-    Fixed windows touch and do not overlap; what is left over at a recording's end is in none of them. A
-    random window lies anywhere in the recording of the fixed one, so that recordings count by their length.
+    Fixed windows are adjacent and do not overlap; the rest of a recording is in none of them. A
+    random window lies anywhere in the recording of the fixed one, so recordings count by their length.
     """
 
     def __init__(self, lengths: Sequence[int], length: int) -> None:

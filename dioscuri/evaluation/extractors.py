@@ -1,4 +1,4 @@
-"""From pictures to features: their pixels, or what a network computes of them: a classifier of this project,
+"""From pictures to features: their pixels, or a network's features: a classifier of this project,
 the Inception network of FID, DINOv2 or CLIP."""
 
 from collections.abc import Callable, Sequence
@@ -85,7 +85,7 @@ class Extractor:
 
 
 def pixels(samples: Pictures, reference: Pictures) -> Extractor:
-    """Values 0 ... 255 as they are; RGB where a picture of one of the sets has colours."""
+    """Values 0 ... 255 as they are; RGB if any picture of the two sets has colours."""
     H, W = samples.size
     shape = (H, W, max(samples.channels, reference.channels))
     if (size := H * W * shape[2]) > MAX_PIXELS:

@@ -19,7 +19,7 @@ CHECKSUM = "sha256:6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb912
 
 
 def inception_file() -> Path:
-    """The published file in the cache of this machine, downloaded and verified where it is not there."""
+    """The published file in the cache of this machine, downloaded and verified if it is missing."""
     return fetch(URL, cache_folder() / URL.rpartition("/")[2], CHECKSUM)
 
 

@@ -47,7 +47,7 @@ class Pictures(ABC):
 
     @abstractmethod
     def name(self, index: int) -> str:
-        """What messages call a picture."""
+        """Name of a picture in messages."""
 
     @abstractmethod
     def read(self, index: int, channels: int) -> Array:
@@ -65,7 +65,7 @@ class Pictures(ABC):
         return resized(picture, (self.side, self.side)) if self.side else picture
 
     def lists(self, channels: int) -> Iterator[list[Array]]:
-        """All pictures in order, a batch at a time, each of its own size."""
+        """All pictures in order, in batches, each with its own size."""
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             for start in range(0, len(self), BATCH):
                 indices = range(start, min(start + BATCH, len(self)))

@@ -1,4 +1,4 @@
-"""Noise that is recorded and given to a call, so that both twins compute the same."""
+"""Recorded noise given to a call, with which both twins compute the same."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any

@@ -16,7 +16,7 @@ from jax_impl.objectives.vqgan import Critic, Verdict
 
 Arrays = Mapping[str, Array]
 Model = Any
-"""The tokenizer, beside whose parts stands `discriminator`."""
+"""The tokenizer, with `discriminator` next to its parts."""
 CRITIC_LAYERS, ENCODER_LAYERS = "discriminator", "encoder"
 
 

@@ -1,7 +1,7 @@
 """Image tokenizers as the engine sees them: their training with or without a discriminator, and their modes.
 
 Modes take the model, arrays with the batch first (NHWC, pictures uint8) and return such arrays. The model is
-the tokenizer, beside whose parts stands `discriminator`. Tokens are integers (B, h, w).
+the tokenizer, with `discriminator` next to its parts. Tokens are integers (B, h, w).
 """
 # ruff: noqa: ARG002 - the arguments are the engine's
 
@@ -43,7 +43,7 @@ from jax_impl.trainer import Trainer, TrainState
 
 Arrays = Mapping[str, Array]
 Model = Any
-"""The tokenizer, beside whose parts stands `discriminator`."""
+"""The tokenizer, with `discriminator` next to its parts."""
 
 
 class TokenizerMethods(FamilyMethods):
@@ -220,7 +220,7 @@ class TokenizerMethods(FamilyMethods):
         return all_metrics, new
 
     def _revived(self, buffers: Arrays) -> dict[str, Array]:
-        """The quantiser's buffers; averages of codes that were revived after the last step begin anew."""
+        """The quantiser's buffers; averages of codes that were revived after the last step restart."""
         buffers = dict(buffers)
         if "share" in buffers and "cluster_size" in buffers:
             dead = self._dead(buffers["share"])
@@ -248,7 +248,7 @@ class TokenizerMethods(FamilyMethods):
         return to_range(batch["image"], self.plan.pixel_range, dtype)
 
     def _distance(self, frozen: Arrays) -> Distance | None:
-        """LPIPS, where its weights are there."""
+        """LPIPS, if its weights are given."""
         if not frozen:
             return None
         factor, summand = (2.0, -1.0) if self.plan.pixel_range == "unit" else (1.0, 0.0)
@@ -259,7 +259,7 @@ class TokenizerMethods(FamilyMethods):
         return distance
 
     def _dead(self, share: Array) -> Array:
-        """Which codes (K,) are taken too seldom."""
+        """Which codes (K,) are used too rarely."""
         dead: Array = share < self.hparams.loss.revive_below / self.plan.codebook_size
         return dead
 

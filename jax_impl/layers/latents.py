@@ -43,7 +43,8 @@ def standard_deviation(scale: Array, options: LatentModel) -> Array:
 
 
 def draw(gaussian: Gaussian, noise: Array, options: LatentModel, temperature: Array | float = 1.0) -> Array:
-    """Reparametrised sample: mean + temperature std noise. The statistics themselves know no temperature."""
+    """Reparametrised sample: mean + temperature std noise. The statistics themselves are without
+    temperature."""
     return gaussian.mean + temperature * standard_deviation(gaussian.scale, options) * noise
 
 

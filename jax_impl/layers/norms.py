@@ -25,14 +25,14 @@ def rms_norm(width: int, eps: float, *, scale: bool = True) -> nnx.RMSNorm:
 
 
 class ChannelNorm(nnx.LayerNorm):
-    """LayerNorm over the channels of maps, with factor and summand, eps 1e-5: (B, ..., C)."""
+    """LayerNorm over the channels of maps, with scale and shift, eps 1e-5: (B, ..., C)."""
 
     def __init__(self, width: int) -> None:
         super().__init__(width, epsilon=1e-5, use_fast_variance=False, rngs=NO_KEYS)
 
 
 class BiasedRMSNorm(nnx.RMSNorm):
-    """RMSNorm with a summand a channel: (..., C)."""
+    """RMSNorm with a shift per channel: (..., C)."""
 
     def __init__(self, width: int, eps: float) -> None:
         super().__init__(width, epsilon=eps, use_fast_variance=False, rngs=NO_KEYS)
@@ -103,7 +103,7 @@ def rms_normalised(x: Array, eps: float) -> Array:
 
 
 def unit(x: Array) -> Array:
-    """x over its Euclidean norm along the last axis, which counts as at least 1e-12."""
+    """x over its Euclidean norm along the last axis, at least 1e-12."""
     return x / jnp.maximum(_root(jnp.square(x).sum(-1, keepdims=True)), 1e-12)
 
 

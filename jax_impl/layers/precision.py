@@ -1,4 +1,4 @@
-"""Which arithmetic is used where: layers compute in their weights' dtype, statistics and likelihoods in at
+"""Precision: layers compute in their weights' dtype, statistics and likelihoods in at
 least float32."""
 
 import jax

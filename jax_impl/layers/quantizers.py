@@ -1,4 +1,4 @@
-"""Quantisers: vectors z (B, h, w, D) to codes, by the nearest of a codebook or by rounding each component.
+"""Quantisers: vectors z (B, h, w, D) to codes, by the nearest code or by rounding each component.
 
 In training the codes carry the gradient of z (straight through). Distances and losses have at least float32.
 """
@@ -264,7 +264,7 @@ def assigned_codebook(plan: TokenizerPlan, buffers: Arrays) -> Array | None:
 
 
 def averaged_weight(plan: TokenizerPlan, buffers: Arrays) -> Array | float:
-    """What the moving averages are to be divided by: for those that begin at 0 the weights' sum so far."""
+    """Divisor of the moving averages: for those that begin at 0, the sum of weights so far."""
     if "averaged" not in buffers:
         return 1.0
     return 1 - plan.options.ema_decay ** jnp.maximum(buffers["averaged"][0], 1)

@@ -42,7 +42,7 @@ class SpatialNorm(nnx.Module):
 
 
 class ResnetBlock(nnx.Module):
-    """Two norms, SiLUs and 3x3 convolutions beside a shortcut: (B, H, W, I) -> (B, H, W, O).
+    """Two norms, SiLUs and 3x3 convolutions with a shortcut: (B, H, W, I) -> (B, H, W, O).
 
     `legacy_shortcut`: where the width changes, the shortcut takes the convolutions' output, not the input.
     `modulation`: channels of the codes that modulate the norms; 0: none do.
@@ -80,7 +80,7 @@ class ResnetBlock(nnx.Module):
 
 
 class GridAttention(nnx.Module):
-    """Attention of one head among the positions of a grid, beside a shortcut: (B, H, W, C) -> the same."""
+    """Attention of one head among the positions of a grid, with a shortcut: (B, H, W, C) -> the same."""
 
     def __init__(self, width: int, *, groups: int, modulation: int = 0) -> None:
         self.norm = _norm(width, groups, modulation)

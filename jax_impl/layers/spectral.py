@@ -52,7 +52,7 @@ class SpectralConvolution(Conv):
 
 
 class SpectralResidual(nnx.Module):
-    """Two convolutions beside a shortcut, over sqrt(2); a leaky ReLU before each (`first`) or behind it:
+    """Two convolutions with a shortcut, over sqrt(2); a leaky ReLU before each (`first`) or behind it:
     (B, H, W, I) -> (B, h, w, O)."""
 
     def __init__(self, block: SpectralBlock, *, biased: bool, stored: bool, first: bool) -> None:

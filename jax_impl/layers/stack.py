@@ -12,8 +12,8 @@ from jax import Array
 def apply_layers(
     layers: nnx.List, x: Array, shared: tuple, each: Sequence[tuple], *, checkpoint: bool, scan: bool = False
 ) -> tuple[Array, list[Any]]:
-    """x through `layer(x, *shared, *arguments)`, the latter from `each` -> x, and what each layer returns
-    beside it.
+    """x through `layer(x, *shared, *arguments)`, the latter from `each` -> x, and the layers' other results.
+
 
     `checkpoint` recomputes every layer in the backward pass to save memory. `scan` compiles one layer, as a
     loop over their stacked parameters.

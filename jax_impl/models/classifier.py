@@ -1,4 +1,4 @@
-"""A small residual classifier (He et al. 2016) whose norms look at one pixel, so that it needs no statistics.
+"""A small residual classifier (He et al. 2016) whose norms use one pixel, so it needs no statistics.
 
 Arrays are NHWC.
 """

@@ -1,4 +1,4 @@
-"""Token critics (Lezama et al. 2022, section 3): which tokens of a sample look wrong."""
+"""Token critics (Lezama et al. 2022, section 3): which tokens of a sample are wrong."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ class SelfCritic(nnx.Module):
 
 
 def critic_logits(model: Any, ids: Array, condition: Arrays, noise: Arrays | None = None) -> Array:
-    """How wrong the critic of a model takes each token of ids (B, L) to be: logits (B, L), high for wrong.
+    """The critic's logits (B, L) for each token of ids (B, L), high for wrong tokens.
 
     A token critic takes a condition of its own (`model.critic.prepare`), not one that the model prepared, a
     self critic one of the model's. `noise` is the dropout's of the network that reads the ids.

@@ -64,7 +64,7 @@ class PatchDiscriminator(nnx.Module):
 
 
 class Affine(nnx.Module):
-    """A factor and a summand a channel, behind a norm: (B, H, W, C) -> the same."""
+    """A scale and a shift per channel, behind a norm: (B, H, W, C) -> the same."""
 
     def __init__(self, channels: int) -> None:
         self.scale = nnx.Param(jnp.zeros(channels))

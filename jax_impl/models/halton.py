@@ -144,7 +144,7 @@ class HaltonAttention(nnx.Module):
 
 
 class LastNorm(nnx.Module):
-    """Adaptive RMSNorm with factor and summand: (B, L, C) -> (B, L, C)."""
+    """Adaptive RMSNorm with scale and shift: (B, L, C) -> (B, L, C)."""
 
     def __init__(self, plan: TransformerPlan) -> None:
         C = plan.options.hidden_size

@@ -234,7 +234,7 @@ class ConvMlmLayer(nnx.Module):
 
 
 class Modulation(nnx.Module):
-    """Factor and summand of an adaptive norm: (B, C) -> (B, 2 width)."""
+    """Scale and shift of an adaptive norm: (B, C) -> (B, 2 width)."""
 
     def __init__(self, plan: TransformerPlan, width: int) -> None:
         options = plan.options
@@ -265,7 +265,7 @@ def plan_attention(plan: TransformerPlan, context_width: int | None = None) -> A
 
 
 def adapted(x: Array, modulation: Array | None) -> Array:
-    """x (B, ..., C) with factor and summand (B, 2 C), if any."""
+    """x (B, ..., C) with scale and shift (B, 2 C), if any."""
     return x if modulation is None else modulated(x, *jnp.split(modulation, 2, -1))
 
 

@@ -23,7 +23,7 @@ MODELS = {
 
 
 def build_transformer(plan: TransformerPlan, *, checkpoint: bool = False, scan: bool = False) -> nnx.Module:
-    """The network, with its critic, if any, as `critic`. Parameters begin as zeros."""
+    """The network, with its critic, if any, as `critic`. Parameters are zeros."""
     model: Any = MODELS[plan.options.architecture](plan, checkpoint=checkpoint, scan=scan)
     if plan.options.critic == "token":
         model.critic = build_transformer(critic_plan(plan), checkpoint=checkpoint, scan=scan)

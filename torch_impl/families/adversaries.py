@@ -16,7 +16,7 @@ from torch_impl.objectives.vqgan import Critic, Verdict
 
 Tensors = Mapping[str, Tensor]
 Model = Any
-"""The tokenizer, beside whose parts stands `discriminator`."""
+"""The tokenizer, with `discriminator` next to its parts."""
 CRITIC_LAYERS, ENCODER_LAYERS = "discriminator", "encoder"
 
 

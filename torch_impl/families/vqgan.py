@@ -1,7 +1,7 @@
 """Image tokenizers as the engine sees them: their training with or without a discriminator, and their modes.
 
 Modes take the model, arrays with the batch first (NHWC, pictures uint8) and return such arrays. The model is
-the tokenizer, beside whose parts stands `discriminator`. Tokens are integers (B, h, w).
+the tokenizer, with `discriminator` next to its parts. Tokens are integers (B, h, w).
 """
 # ruff: noqa: ARG002 - the arguments are the engine's
 
@@ -39,7 +39,7 @@ from torch_impl.trainer import Trainer, TrainState
 
 Tensors = Mapping[str, Tensor]
 Model = Any
-"""The tokenizer, beside whose parts stands `discriminator`."""
+"""The tokenizer, with `discriminator` next to its parts."""
 
 
 class TokenizerMethods(FamilyMethods):
@@ -243,7 +243,7 @@ class TokenizerMethods(FamilyMethods):
         return all_metrics, new
 
     def _revived(self, buffers: Tensors) -> dict[str, Tensor]:
-        """The quantiser's buffers; averages of codes that were revived after the last step begin anew."""
+        """The quantiser's buffers; averages of codes that were revived after the last step restart."""
         buffers = dict(buffers)
         if "share" in buffers and "cluster_size" in buffers:
             dead = self._dead(buffers["share"])
@@ -273,7 +273,7 @@ class TokenizerMethods(FamilyMethods):
         return to_range(batch["image"], self.plan.pixel_range, dtype)
 
     def _distance(self, frozen: Tensors) -> Distance | None:
-        """LPIPS, where its weights are there."""
+        """LPIPS, if its weights are given."""
         if not frozen:
             return None
         factor, summand = (2.0, -1.0) if self.plan.pixel_range == "unit" else (1.0, 0.0)
@@ -284,7 +284,7 @@ class TokenizerMethods(FamilyMethods):
         return distance
 
     def _dead(self, share: Tensor) -> Tensor:
-        """Which codes (K,) are taken too seldom."""
+        """Which codes (K,) are used too rarely."""
         dead: Tensor = share < self.hparams.loss.revive_below / self.plan.codebook_size
         return dead
 
@@ -306,7 +306,8 @@ def _counts(indices: Tensor, codebook_size: int, dtype: torch.dtype) -> Tensor:
 
 
 def _of_first_process(x: Tensor) -> Tensor:
-    """What makes the first process's tensor of the mean over the processes, which the engine takes."""
+    """The first process's tensor times the number of processes, else zeros: the mean over the processes
+    restores it."""
     if not dist.is_initialized():
         return x
     return x * dist.get_world_size() if dist.get_rank() == 0 else torch.zeros_like(x)

@@ -12,9 +12,9 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 def blank(build: Callable[[], Module]) -> Module:
-    """What `build` makes, in evaluation mode, its parameters' memory as it was: their values are to be set.
+    """The result of `build` in evaluation mode, with uninitialised parameters whose values must be set.
 
-    It spares the draws' time, and torch's default generator stays where it is.
+    This saves time and does not advance torch's default generator.
     """
     with _WithoutDraws():
         return build().eval()

@@ -10,7 +10,7 @@ from dioscuri.families.latent_models.protocols import LatentModel
 from torch_impl.layers.precision import at_least_float32
 
 _SOFTPLUS_THRESHOLD = 50
-"""Where softplus becomes the identity: beyond float64's resolution, and exp(50) is finite in float32."""
+"""Where softplus becomes the identity: beyond float64's resolution, while exp(50) is finite in float32."""
 
 
 Given = tuple[Tensor | None, Tensor | None, Tensor | float | None, Tensor | None, Tensor | None]
@@ -50,7 +50,8 @@ def standard_deviation(scale: Tensor, options: LatentModel) -> Tensor:
 def draw(
     gaussian: Gaussian, noise: Tensor, options: LatentModel, temperature: Tensor | float = 1.0
 ) -> Tensor:
-    """Reparametrised sample: mean + temperature std noise. The statistics themselves know no temperature."""
+    """Reparametrised sample: mean + temperature std noise. The statistics themselves are without
+    temperature."""
     return gaussian.mean + temperature * standard_deviation(gaussian.scale, options) * noise
 
 

@@ -11,7 +11,7 @@ from torch_impl.layers.precision import at_least_float32
 
 
 class ChannelNorm(nn.LayerNorm):
-    """LayerNorm over the channels of maps, with factor and summand, eps 1e-5: (B, C, ...)."""
+    """LayerNorm over the channels of maps, with scale and shift, eps 1e-5: (B, C, ...)."""
 
     def __init__(self, width: int) -> None:
         super().__init__(width, 1e-5)
@@ -21,7 +21,7 @@ class ChannelNorm(nn.LayerNorm):
 
 
 class BiasedRMSNorm(nn.RMSNorm):
-    """RMSNorm with a summand a channel: (..., C)."""
+    """RMSNorm with a shift per channel: (..., C)."""
 
     def __init__(self, width: int, eps: float) -> None:
         super().__init__(width, eps)
@@ -92,7 +92,7 @@ def rms_normalised(x: Tensor, eps: float) -> Tensor:
 
 
 def unit(x: Tensor) -> Tensor:
-    """x over its Euclidean norm along the last axis, which counts as at least 1e-12."""
+    """x over its Euclidean norm along the last axis, at least 1e-12."""
     return F.normalize(x, dim=-1, eps=1e-12)
 
 

@@ -9,7 +9,7 @@ EPSILON = 1e-6
 
 
 class ModulatedBlock(nn.Module):
-    """3x3 convolutions of single channels, then two dense layers, each beside a shortcut: (B, h, w, C) -> the
+    """3x3 convolutions of single channels, then two dense layers, each with a shortcut: (B, h, w, C) -> the
     same. Six learned numbers scale and shift what goes into and out of both; they begin as zeros."""
 
     def __init__(self, width: int) -> None:

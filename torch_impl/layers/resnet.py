@@ -41,7 +41,7 @@ class SpatialNorm(nn.Module):
 
 
 class ResnetBlock(nn.Module):
-    """Two norms, SiLUs and 3x3 convolutions beside a shortcut: (B, I, H, W) -> (B, O, H, W).
+    """Two norms, SiLUs and 3x3 convolutions with a shortcut: (B, I, H, W) -> (B, O, H, W).
 
     `legacy_shortcut`: where the width changes, the shortcut takes the convolutions' output, not the input.
     `modulation`: channels of the codes that modulate the norms; 0: none do.
@@ -81,7 +81,7 @@ class ResnetBlock(nn.Module):
 
 
 class GridAttention(nn.Module):
-    """Attention of one head among the positions of a grid, beside a shortcut: (B, C, H, W) -> the same."""
+    """Attention of one head among the positions of a grid, with a shortcut: (B, C, H, W) -> the same."""
 
     def __init__(self, width: int, *, groups: int, modulation: int = 0) -> None:
         super().__init__()

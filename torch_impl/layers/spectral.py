@@ -43,7 +43,7 @@ class SpectralConvolution(nn.Conv2d):
 
 
 class SpectralResidual(nn.Module):
-    """Two convolutions beside a shortcut, over sqrt(2); a leaky ReLU before each (`first`) or behind it:
+    """Two convolutions with a shortcut, over sqrt(2); a leaky ReLU before each (`first`) or behind it:
     (B, I, H, W) -> (B, O, h, w)."""
 
     def __init__(self, block: SpectralBlock, *, biased: bool, stored: bool, first: bool) -> None:

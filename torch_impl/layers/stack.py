@@ -10,8 +10,8 @@ from torch.utils.checkpoint import checkpoint as recompute
 def apply_layers(
     layers: nn.ModuleList, x: Tensor, shared: tuple, each: Sequence[tuple], *, checkpoint: bool
 ) -> tuple[Tensor, list[Any]]:
-    """x through `layer(x, *shared, *arguments)`, the latter from `each` -> x, and what each layer returns
-    beside it.
+    """x through `layer(x, *shared, *arguments)`, the latter from `each` -> x, and the layers' other results.
+
 
     `checkpoint` recomputes every layer in the backward pass to save memory.
     """

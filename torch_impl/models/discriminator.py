@@ -63,7 +63,7 @@ class PatchDiscriminator(nn.Module):
 
 
 class Affine(nn.Module):
-    """A factor and a summand a channel, behind a norm: (B, C, H, W) -> the same."""
+    """A scale and a shift per channel, behind a norm: (B, C, H, W) -> the same."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

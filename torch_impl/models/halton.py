@@ -146,7 +146,7 @@ class HaltonAttention(nn.Module):
 
 
 class LastNorm(nn.Module):
-    """Adaptive RMSNorm with factor and summand: (B, L, C) -> (B, L, C)."""
+    """Adaptive RMSNorm with scale and shift: (B, L, C) -> (B, L, C)."""
 
     def __init__(self, plan: TransformerPlan) -> None:
         super().__init__()

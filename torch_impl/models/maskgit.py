@@ -239,7 +239,7 @@ class ConvMlmLayer(nn.Module):
 
 
 class Modulation(nn.Module):
-    """Factor and summand of an adaptive norm: (B, C) -> (B, 2 width)."""
+    """Scale and shift of an adaptive norm: (B, C) -> (B, 2 width)."""
 
     def __init__(self, plan: TransformerPlan, width: int) -> None:
         super().__init__()
@@ -271,7 +271,7 @@ def plan_attention(plan: TransformerPlan, context_width: int | None = None) -> A
 
 
 def adapted(x: Tensor, modulation: Tensor | None) -> Tensor:
-    """x (B, ..., C) with factor and summand (B, 2 C), if any."""
+    """x (B, ..., C) with scale and shift (B, 2 C), if any."""
     return x if modulation is None else modulated(x, *modulation.chunk(2, -1))
 
 

@@ -36,7 +36,7 @@ EPSILON = 1e-4
 LARGEST_GROUP = 1024
 """Positions that are contrasted with each other."""
 _SOFTPLUS_THRESHOLD = 50
-"""Where softplus becomes the identity: beyond float64's resolution, and exp(50) is finite in float32."""
+"""Where softplus becomes the identity: beyond float64's resolution, while exp(50) is finite in float32."""
 
 
 def reconstruction(x: Tensor, made: Tensor, kind: str) -> Tensor:

@@ -9,7 +9,7 @@ from dioscuri.hparams.sections import Optimizer
 from torch_impl.optim.optimizers import RULES, Rule
 
 _CPU_CHUNK = 1 << 17
-"""Values updated at a time on the CPU without compilation: their temporaries stay in the cache."""
+"""Values updated at a time on the CPU without compilation, so that temporaries stay in the cache."""
 
 
 @dataclass

@@ -24,7 +24,7 @@ def read_output(
     output: str = "sample",
     temperature: Tensor | float = 1.0,
 ) -> Tensor:
-    """Pictures uint8 (B, h, w, C) without padding, sounds or clips: a `sample`, which takes `output_noise`,
+    """Pictures uint8 (B, h, w, C) without padding, sounds or clips: a `sample`, which uses `output_noise`,
     or the `mean`."""
     values = read_values(layer, noise, plan, hparams, output, temperature)
     return to_levels(values, plan, hparams)

@@ -32,7 +32,7 @@ def check_options(hparams: HParams) -> None:
 
 
 def _convolutions(model: Model) -> int:
-    """Roughly, from above: every cell's, with three for what else a block has."""
+    """Roughly, from above: every cell's, and three for the rest of a block."""
     sides = (
         (model.up_n_blocks_per_res, model.up_n_blocks, model.up_n_layers),
         (model.down_n_blocks_per_res, model.down_n_blocks, model.down_n_layers),

@@ -35,7 +35,7 @@ class Unit:
 
 def unit_of(plan: LatentPlan) -> Unit:
     """Bits per dimension for the discretised mixture, nats per picture for binary pictures. Absolute errors
-    have no likelihood of levels, so that their sum with nats a dimension is no number of bits."""
+    have no likelihood of levels, so their sum with nats per dimension is not a number of bits."""
     if plan.likelihood == "bernoulli":
         return Unit("nats", 1.0)
     if plan.likelihood == "absolute":

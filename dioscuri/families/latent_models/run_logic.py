@@ -111,7 +111,7 @@ class LatentGroupsRun:
         synthesis.run(self.context, self.plan, checkpoint)
 
     def _losses(self, reconstruction: float, kl: Array) -> dict[str, float]:
-        """Tags from nats a picture: reconstruction and divergence (L,) of the groups."""
+        """Tags from nats per picture: reconstruction and divergence (L,) of the groups."""
         dims = np.array([self.plan.latent_dims(group) for group in range(len(kl))])
         each = {
             f"Losses/latent_kl_{group}": float(value * self.unit.per_nat) for group, value in enumerate(kl)

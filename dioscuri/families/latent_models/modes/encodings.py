@@ -97,7 +97,7 @@ def read_index(folder: Path, plan: LatentPlan) -> dict[str, Any]:
 
 
 def identity(folder: Path, index: Mapping[str, Any]) -> dict[str, str]:
-    """What tells encodings from others, for the settings of what is made of them."""
+    """The identity of encodings, for the settings of outputs made from them."""
     digest = hashlib.sha256(json.dumps(index, sort_keys=True).encode()).hexdigest()
     return {"path": str(folder), "sha256": digest}
 
