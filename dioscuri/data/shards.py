@@ -32,7 +32,7 @@ DTYPES = ("bool", "uint8", "uint16", "uint32", "int32", "int64", "float16", "flo
 SHARD_SIZE = 8192
 _OPEN_SHARDS = 512  # files mapped at once, below the usual limit of a process
 _AT_ONCE = 1 << 32
-_AGAIN = "remove the folder and write it anew"
+_AGAIN = "remove the folder and write it again"
 
 
 class ShardWriter:

@@ -95,7 +95,7 @@ def _metroplex_options(config: Mapping[str, Any], source: Path) -> dict[str, Any
 
 
 def import_run(request: Request) -> None:
-    """A run of published weights, or of a checkpoint with all that training goes on from."""
+    """A run of published weights, or of a checkpoint with its full training state."""
     split_run(request.run)  # says before anything is read whether it can be a run's folder
     source = local_folder(request.source, choice=request.choice or "average")
     request = replace(request, source=source, config=published_config(source, request.config))
@@ -123,9 +123,7 @@ def make_run(request: Request, importer: Callable[[Any], Imported]) -> None:
     for message in options.messages:
         print(message)
     updates = int(imported.state["counters"]["updates"])
-    print(
-        f"{path}: {imported.step} batches, {updates} updates; the run goes on from here with run.name={name}"
-    )
+    print(f"{path}: {imported.step} batches, {updates} updates; continue with run.name={name}")
 
 
 def _importer(request: Request) -> Callable[[Any], Imported] | None:
@@ -170,7 +168,7 @@ def export(run: Path, target: Path, step: Step, torch_bytes: TorchBytes) -> None
     checkpoint = store.load(directory.checkpoints, step)
     for warning in checkpoint.warnings:
         print(f"warning: {warning}")
-    # That program goes on along its own curve, which starts from the value it finds here.
+    # That program continues along its own curve, which starts from the value it finds here.
     options = replace(hparams.optimizer, legacy_torch_cosine=True)
     rate = schedules.learning_rate(checkpoint.step, options)
     payload = efficient_vdvae.to_torch(

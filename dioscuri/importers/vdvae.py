@@ -1,4 +1,4 @@
-"""VD-VAE (openai/vdvae): its weights, and the state that training goes on from, as ours.
+"""VD-VAE (openai/vdvae): its weights and training state as ours.
 
 Training writes `<name>-model.th`, `-model-ema.th`, `-opt.th` and a copy of `log.jsonl` beside each other.
 """

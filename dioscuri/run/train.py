@@ -30,7 +30,7 @@ from dioscuri.versions import versions
 def train(context: Context, *, resume_from: Path | None = None) -> None:
     """Train a run to its end, or until SIGTERM or SIGINT, and report.
 
-    A run that was interrupted goes on where its newest checkpoint stands; one that is finished only reports.
+    An interrupted run continues from its newest checkpoint; a finished one only reports.
     """
     prepare_training(context, resume_from=resume_from)()
 
@@ -54,7 +54,7 @@ def prepare_training(context: Context, *, resume_from: Path | None = None) -> Wo
         context.say(told(sizes(context.engine.state_to_numpy(), family.facts())))
         finished = start.step >= total
         if finished:
-            context.say(f"this run has its {total} batches: raise train.total_train_steps to go on")
+            context.say(f"this run has its {total} batches: raise train.total_train_steps to continue")
         pending = start.lacks_validation(context.hparams.train)
         training = _Training(context, family, start) if pending or not finished else None
         if training is None or training.run():
@@ -139,7 +139,7 @@ class _Training:
         return not due or self._validate_and_save(done, progress)
 
     def _validate_and_save(self, done: int, progress: Progress) -> bool:
-        """Returns whether the run goes on. The next start repeats a validation that was interrupted."""
+        """Returns whether the run continues. The next start repeats a validation that was interrupted."""
         try:
             self._validate(done, progress)
         except _AbandonedError:
@@ -207,7 +207,7 @@ class _Training:
         progress.say(f"step {done}: {validation.headline}{mark}")
 
     def _save(self, done: int) -> None:
-        """Process 0 writes; no other goes on, perhaps to read, before it has."""
+        """Process 0 writes; the others wait for it, as they may read the file."""
         state = self.engine.state_to_numpy()
         if self.context.writes:
             self.context.directory.check_held()
@@ -235,7 +235,7 @@ class _Training:
         if not fetched:
             self._fetch(done)
         self._save(done)
-        progress.say(f"asked to stop: saved after step {done}; the same command goes on from there")
+        progress.say(f"asked to stop: saved after step {done}; the same command continues from there")
         return False
 
 

@@ -93,7 +93,7 @@ def test_a_damaged_picture_of_an_earlier_process_is_named(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         generation.generate(context_of(tmp_path, Engine(1)), None, CHECKPOINT)
     (tmp_path / "synthesis-images" / "generated" / "image-0002.png").write_bytes(b"cut")
-    with pytest.raises(UserError, match=r"image-0002\.png is damaged .* drawn anew"):
+    with pytest.raises(UserError, match=r"image-0002\.png is damaged .* generated again"):
         generation.generate(context_of(tmp_path, Engine()), None, CHECKPOINT)
 
 

@@ -1,6 +1,6 @@
 """The critic of a tokenizer's training, and the singular values that networks are divided by.
 
-What their power iterations go on from are buffers: vectors `u.<layer>` and the generator's values
+The state of their power iterations is in buffers: vectors `u.<layer>` and the generator's values
 `sigma.<layer>`.
 """
 

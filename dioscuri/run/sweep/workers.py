@@ -155,7 +155,7 @@ class Workers:
         if code == 0 and not self.stopped and self._folder.reached_end(run):
             return "finished", ""
         if code == 0:
-            return "stopped", f"after {self._folder.step(run)} batches; the same command goes on from there"
+            return "stopped", f"after {self._folder.step(run)} batches; the same command continues from there"
         reason = f"signal {-code}" if code < 0 else f"exit code {code}"
         if self.stopped:
             return "stopped", reason
