@@ -87,7 +87,7 @@ def test_logged_numbers():
     logged = family.logged(metrics | {"unrolled.1": 3.0}, 1)
     assert logged["Unrolled/cross_entropy_1"] == 3.0
     assert logged["Losses/skips_count"] == 2 / 8
-    assert family.headline(metrics) == "loss 0, accuracy 50.0%, 2 updates skipped"
+    assert family.headline(metrics) == "loss 0 nats, accuracy 50.0%, 2 updates skipped"
 
 
 class Oracle:
