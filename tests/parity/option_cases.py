@@ -102,4 +102,5 @@ def _column(name: str, values: tuple[Any, ...]) -> list[Any]:
 
 def load_case(case: dict[str, Any]) -> HParams:
     """The options of a case on a model of four latent groups."""
-    return hparams.load(BASE, [*SMALL, *(f"{name}={value!r}" for name, value in case.items())])
+    options: HParams = hparams.load(BASE, [*SMALL, *(f"{name}={value!r}" for name, value in case.items())])
+    return options

@@ -119,7 +119,7 @@ def test_either_twins_run_extracts_the_same_features(tmp_path):
     extractors = [classifier(write_run(tmp_path, twin), make) for twin in TWINS]
     assert asked == list(TWINS)
     made = [extractor.of(PictureArray(tmp_path, image)) for extractor in extractors]
-    assert extractors[0].description == "classifier 'tiny', averaged weights of step 7"
+    assert extractors[0].description == "classifier 'tiny', averaged weights of step 7, which sees grey only"
     assert (made[0].features.shape, made[0].logits.shape) == ((300, 6), (300, 10))
     np.testing.assert_allclose(made[0].features, made[1].features, rtol=1e-4, atol=1e-5)
     half = moments(made[0].features[:150]), moments(made[0].features[150:])

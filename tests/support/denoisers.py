@@ -1,5 +1,7 @@
 """Networks of SUNDAE of both twins as functions of numpy arrays, for comparisons."""
 
+from typing import Any
+
 from dioscuri.families.sundae.plan import parameter_table
 from jax_impl.models.denoiser import build_denoiser as build_jax
 from tests.support import transformers
@@ -9,13 +11,15 @@ from torch_impl.models.denoiser import build_denoiser as build_torch
 class Torch(transformers.Torch):
     """The PyTorch twin."""
 
-    table, build = staticmethod(parameter_table), staticmethod(build_torch)
+    table: Any = staticmethod(parameter_table)
+    build: Any = staticmethod(build_torch)
 
 
 class Jax(transformers.Jax):
     """The JAX twin."""
 
-    table, build = staticmethod(parameter_table), staticmethod(build_jax)
+    table: Any = staticmethod(parameter_table)
+    build: Any = staticmethod(build_jax)
 
 
 TWINS = {"torch": Torch, "jax": Jax}

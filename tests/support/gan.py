@@ -1,5 +1,7 @@
 """Discriminators and adversarial objective of both twins as functions of numpy arrays, for comparisons."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -93,8 +95,8 @@ class Torch(Twin):
 
     def _model(self):
         dtype = torch.float64 if self.dtype is np.float64 else torch.float32
-        model = torch_discriminator.build_discriminator(self.plan).to(dtype)
-        return bound(model, self.weights, self.shapes, self.dtype)
+        model: Any = torch_discriminator.build_discriminator(self.plan)
+        return bound(model.to(dtype), self.weights, self.shapes, self.dtype)
 
     def _in(self, array):
         return torch.from_numpy(np.array(array, self.dtype))

@@ -1,10 +1,11 @@
 """What each family is given when its speed is measured: random rows of the shapes of a configuration."""
 
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
+from dioscuri.context import Context
 from dioscuri.contract import family_run
 from dioscuri.errors import UserError
 from dioscuri.families.classifier import options as classifier
@@ -33,7 +34,7 @@ class Load:
 
     def train(self, engine: Any, step: int) -> None:
         """Queue a training step."""
-        host = family_run(SimpleNamespace(hparams=self.hparams, engine=engine))
+        host = family_run(cast("Context", SimpleNamespace(hparams=self.hparams, engine=engine)))
         engine.train_step(self.training, step, host.scalars(step))
 
     def call(self, engine: Any, method: str) -> None:
@@ -106,7 +107,7 @@ def _pictures(shape: tuple[int, ...]) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
 
 
-_LOADS = {
+_LOADS: dict[str, Any] = {
     "hierarchical_vae": _hierarchical_vae,
     "metroplex": _metroplex,
     "vqgan": _vqgan,

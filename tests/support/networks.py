@@ -1,5 +1,6 @@
 """Every network, as small as one can be, and what it is called with."""
 
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -45,7 +46,7 @@ NETWORKS = {
     "metroplex": tiny_metroplex,
     "sundae": tiny_sundae.tiny,
     "text": tiny_text,
-    **{name: lambda name=name: tiny_transformer(name) for name in ARCHITECTURES},
+    **{name: partial(tiny_transformer, name) for name in ARCHITECTURES},
 }
 
 

@@ -3,6 +3,7 @@
 import json
 from argparse import Namespace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -47,7 +48,7 @@ def write_folder(folder, name, file="pytorch_model.bin", **changes):
 def write_flax(path, name):
     """Google's file."""
     _, weights = recorded(name)
-    tree = {}
+    tree: dict[str, Any] = {}
     for key, array in weights.items():
         *folders, leaf = key.split("/")
         node = tree

@@ -1,5 +1,7 @@
 """Samplers of tokens of both twins as functions of numpy arrays, for comparisons."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -42,7 +44,8 @@ def sample(
 
 def _with_torch(twin, start, noise, options, condition, null, further):
     critic, embedding, offsets, every_step = further
-    model, noise, plan, seen = twin._model(), twin._all(noise), twin.plan, []
+    model, noise, plan = twin._model(), twin._all(noise), twin.plan
+    seen: list[Any] = []
 
     def network(ids, condition, **read):
         seen[:] = [model(ids, condition, **read)]
@@ -82,7 +85,8 @@ def _with_jax(twin, start, noise, options, condition, null, further):
     plan = twin.plan
 
     def run(params, start, noise, condition, null, offsets):
-        model, seen = twin._model(params), []
+        model = twin._model(params)
+        seen: list[Any] = []
 
         def network(ids, condition, **read):
             seen[:] = [model(ids, condition, **read)]

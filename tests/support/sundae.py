@@ -1,5 +1,8 @@
 """SUNDAE's objective and samplers of both twins as functions of numpy arrays, for comparisons."""
 
+from contextlib import nullcontext
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,16 +20,15 @@ from torch_impl.samplers.sundae import resample_tokens as torch_resample
 def corrupted(twin, tokens, share, uniform, replacement):
     """Tokens with random ones."""
     codes = twin.plan.codebook_size
-    if isinstance(twin, Torch):
-        arrays = twin._ids(tokens), *map(twin._in, (share, uniform, replacement))
-        return torch_objective.corrupt(*arrays, codes).numpy()
-    with twin._arithmetic():
-        arrays = twin._ids(tokens), *map(twin._in, (share, uniform, replacement))
-        return np.asarray(jax_objective.corrupt(*arrays, codes))
+    corrupt: Any = (torch_objective if isinstance(twin, Torch) else jax_objective).corrupt
+    with nullcontext() if isinstance(twin, Torch) else twin._arithmetic():
+        noise = [twin._in(array) for array in (share, uniform, replacement)]
+        return np.asarray(corrupt(twin._ids(tokens), noise[0], noise[1], noise[2], codes))
 
 
 def passed(twin, logits, tokens, uniform):
     """`Terms` of a pass."""
+    found: Any
     if isinstance(twin, Torch):
         found = torch_objective.pass_terms(twin._in(logits), twin._ids(tokens), twin._in(uniform))
     else:

@@ -1,5 +1,7 @@
 """Text encoders with random weights, as small as they can be, in the files of the published ones."""
 
+from typing import Any
+
 import torch
 from transformers import (
     CLIPTextConfig,
@@ -19,6 +21,9 @@ def write_encoder(folder, kind):
     torch.manual_seed(0)
     folder = folder / kind
     folder.mkdir(parents=True)
+    tokenizer: Any
+    config: Any
+    model: Any
     if kind == "clip":
         words = ["<|startoftext|>", "<|endoftext|>", *LETTERS, *(f"{letter}</w>" for letter in LETTERS)]
         tokenizer = CLIPTokenizer(vocab={word: number for number, word in enumerate(words)}, merges=[])

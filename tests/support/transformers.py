@@ -1,6 +1,7 @@
 """Masked token transformers of both twins as functions of numpy arrays, for comparisons."""
 
 from functools import cached_property
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +22,7 @@ DTYPES = {"float32": np.float32, "float64": np.float64, "bfloat16": np.float32}
 class Twin:
     """A network with canonical weights, which may be replaced. Under bfloat16 they are float32."""
 
-    table = staticmethod(parameter_table)
+    table: Any = staticmethod(parameter_table)
 
     def __init__(self, plan, weights, precision="float32", *, checkpoint=False):
         self.plan, self.weights, self.precision, self.checkpoint = plan, weights, precision, checkpoint
@@ -48,7 +49,7 @@ class Twin:
 class Torch(Twin):
     """The PyTorch twin."""
 
-    build = staticmethod(build_torch)
+    build: Any = staticmethod(build_torch)
 
     def forward(self, ids, condition, noise=None, *, prepared=False):
         with torch.no_grad():
@@ -105,7 +106,7 @@ class Jax(Twin):
     """The JAX twin. What it compiles serves later weights, too."""
 
     scan = False
-    build = staticmethod(build_jax)
+    build: Any = staticmethod(build_jax)
 
     def forward(self, ids, condition, noise=None, *, prepared=False):
         with self._arithmetic():

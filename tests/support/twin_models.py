@@ -47,7 +47,8 @@ class JaxModel:
     def __init__(
         self, build: Callable[[], nnx.Module], shapes: Shapes, decayed: Callable[[str], bool] = _every_name
     ) -> None:
-        self.graph, params, self.rest = nnx.split(nnx.eval_shape(build), nnx.Param, ...)
+        parts: Any = nnx.split(nnx.eval_shape(build), nnx.Param, ...)
+        self.graph, params, self.rest = parts
         self.layout, self.tree = jax_flat.flat_layout(params, shapes, decayed)
 
     def params(self, weights: Arrays, dtype: Any, compute: Any = None) -> Any:
