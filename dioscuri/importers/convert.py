@@ -141,17 +141,22 @@ def _importer(request: Request) -> Callable[[Any], Imported] | None:
 
 
 def export_run(run: Path, target: Path, step: Step = None) -> str:
-    """Write the averaged weights of a run's checkpoint to a folder; returns what was done."""
+    """Write the averaged weights of a run's checkpoint to a folder, with those of its tokenizer if that is
+    there; returns what was done."""
     log_root, name = split_run(run)
     hparams = load(copy_path(log_root, name), twin=log_root)
     checkpoint = store.load(RunDirectory(run).checkpoints, step)
     weights = {k: v for k, v in checkpoint.state["ema"].items() if not k.startswith("discriminator.")}
     write_folder(target, hparams, weights, origin=origin(checkpoint, hparams.run.name))
-    if path := getattr(hparams.data, "tokenizer_path", ""):
-        tokenizer = open_tokenizer(Path(path))
+    done = f"{target}: averaged weights of step {checkpoint.step} of {run}"
+    path = Path(getattr(hparams.data, "tokenizer_path", ""))
+    if path != Path() and not path.exists():
+        return f"{done}; without a tokenizer, since {path} does not exist"
+    if path != Path():
+        tokenizer = open_tokenizer(path)
         of_tokenizer = origin(tokenizer.checkpoint, tokenizer.hparams.run.name)
         write_folder(target / TOKENIZER, tokenizer.hparams, tokenizer.weights, origin=of_tokenizer)
-    return f"{target}: averaged weights of step {checkpoint.step} of {run}"
+    return done
 
 
 def origin(checkpoint: store.Checkpoint, run: str) -> dict[str, Any]:

@@ -99,7 +99,11 @@ def test_numbers_that_no_run_can_have(family, words, message):
         ("hierarchical_vae", "data.labels=True", "uses no labels for this model"),
         ("vqgan", "data.labels=True", "uses no labels for this model"),
         ("metroplex", "data.labels=True", "uses no labels for this model"),
-        ("maskgit", "data.labels=True model.num_classes=0", "uses no labels for this model"),
+        (
+            "maskgit",
+            "data.labels=True model.num_classes=0 synthesis.guidance_scale=0",
+            "uses no labels for this model",
+        ),
         ("classifier", "optimizer.power=2", "power applies only if learning_rate_scheme is 'polynomial'"),
         ("classifier", "optimizer.num_cycles=3", "num_cycles applies only if"),
         ("classifier", "train.ema_power=0.5", "ema_power applies only if ema_warmup is 'power'"),

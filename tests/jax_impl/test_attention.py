@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jax_impl.layers import attention
+from jax_impl.layers.dropout import Dropout
 
 B, L, S, N, K = 2, 6, 5, 3, 4
 
@@ -19,7 +20,7 @@ def test_heads_in_turn_are_heads_at_once(monkeypatch, masked, rate):
     noise = jnp.asarray(random.random((B, N, L, S)), jnp.float32)
 
     def squares(heads):
-        y = attention.attend(*heads, mask=mask, rate=rate, noise=noise)
+        y = attention.attend(*heads, mask=mask, dropout=Dropout(rate), noise=noise)
         return (y**2).sum(), y
 
     found = {}
