@@ -203,12 +203,12 @@ def check_options(hparams: Any) -> None:
     if unfit:
         raise UserError(f"[data] dataset_source '{source}': family '{hparams.run.family}' needs pictures")
     check_axes(hparams.data, descriptor)
-    family.check_options(hparams)
     if hparams.data.labels and not getattr(hparams.model, "num_classes", 0):
         raise UserError(
             f"[data] labels is True, but family '{hparams.run.family}' uses no labels for this model: set it "
             "to False"
         )
+    family.check_options(hparams)
 
 
 def check_examples(context: Context) -> None:

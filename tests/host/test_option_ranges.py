@@ -101,7 +101,7 @@ def test_numbers_that_no_run_can_have(family, words, message):
         ("metroplex", "data.labels=True", "uses no labels for this model"),
         (
             "maskgit",
-            "data.labels=True model.num_classes=0 synthesis.guidance_scale=0",
+            "data.labels=True model.num_classes=0",
             "uses no labels for this model",
         ),
         ("classifier", "optimizer.power=2", "power applies only if learning_rate_scheme is 'polynomial'"),

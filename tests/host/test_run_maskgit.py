@@ -216,7 +216,7 @@ def test_folders_that_are_no_tokenizers_run(tmp_path, make, message):
         (["data.labels=False"], r"\[data\] labels must be True"),
         (["synthesis.classes=[3, 10]"], r"classes holds 10: the model has 10 classes"),
         (["loss.cond_dropout_prob=0"], "guidance_scale needs a model"),
-        (["model.num_classes=0"], "guidance_scale needs a condition"),
+        (["data.labels=False", "model.num_classes=0"], "guidance_scale needs a condition"),
         (["loss.use_soft_code_target=True"], "use_soft_code_target needs pictures"),
         (["data.dataset_source=digits"], r"\[data\] tokenizer_path is empty"),
         (["model.num_attention_heads=3"], "not divisible"),
