@@ -212,7 +212,7 @@ def _checked_side(given: Mapping[str, Any], name: str) -> int:
     trainer, net, length = given["trainer"], given["net"], given["data"]["sequence_length"]
     side = isqrt(length)
     if side**2 != length:
-        refuse(name, "[data] sequence_length", f"{length} is no square number")
+        refuse(name, "[data] sequence_length", f"{length} is not a square number")
     shape = given.get("vqgan", {}).get("latent_shape", [side, side])
     if shape != [side, side]:
         refuse(name, "[vqgan] latent_shape", f"{shape} must be {[side, side]}, for sequence_length {length}")

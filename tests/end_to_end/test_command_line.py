@@ -118,8 +118,8 @@ def test_names_that_the_locale_cannot_write_are_no_obstacle(tmp_path, locale):
 @pytest.mark.parametrize(
     ("variables", "message"),
     [
-        ({"WORLD_SIZE": "two"}, "environment variable WORLD_SIZE is 'two', no whole number"),
-        ({"WORLD_SIZE": "2", "RANK": "abc"}, "environment variable RANK is 'abc', no whole number"),
+        ({"WORLD_SIZE": "two"}, "environment variable WORLD_SIZE is 'two', not a whole number"),
+        ({"WORLD_SIZE": "2", "RANK": "abc"}, "environment variable RANK is 'abc', not a whole number"),
     ],
 )
 def test_variables_of_a_job_that_hold_no_number_are_one_line(tmp_path, variables, message):

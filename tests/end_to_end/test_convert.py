@@ -191,7 +191,7 @@ def foreign_files(folder):
         "empty": "is neither a PyTorch nor a flax checkpoint",
         "text": "is neither a PyTorch nor a flax checkpoint",
         "flax": "is truncated or not a flax msgpack file",
-        "list": "holds a list, no checkpoint",
+        "list": "holds a list, not a checkpoint",
         "other": "lacks global_step, model_state_dict",
         "evil": "is truncated or holds more than weights",
         "folder": "holds no file checkpoint_<step>",

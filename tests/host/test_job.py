@@ -39,5 +39,5 @@ def test_place_among_the_processes(monkeypatch, variables, torch, jax):
 @pytest.mark.parametrize("text", ["abc", "-1", "", "1.5"])
 def test_what_is_no_number_is_named(monkeypatch, text):
     monkeypatch.setenv("WORLD_SIZE", text)
-    with pytest.raises(UserError, match=f"environment variable WORLD_SIZE is '{text}', no whole number"):
+    with pytest.raises(UserError, match=f"environment variable WORLD_SIZE is '{text}', not a whole number"):
         job_of("torch")
