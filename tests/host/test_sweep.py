@@ -260,7 +260,7 @@ BAD = {
     "[sweep]\nname = trial\nbase = ['none.cfg']\n": r"none.cfg does not exist",
     "[sweep]\nname = trial\nbase = ['tiny.cfg']\ntwin = ['flax']\n": r"twin 'flax' is unknown",
     "[sweep]\nname = trial\nbase = ['tiny.cfg']\nproceses = 2\n": r"proceses is unknown \(did you mean",
-    "{head}[run]\nname = x\n": r"\[run\] name is made of the values",
+    "{head}[run]\nname = x\n": r"\[run\] name is generated from the values",
     "{head}[run]\nseed = []\n": r"\[run\] seed is empty",
     "{head}[run]\nseed = [1, 1]\n": r"\[run\] seed holds a value twice",
     "{head}[run]\nseed = [1, -1]\n": r"table.sweep: \[run\] seed must be at least 0, not -1",

@@ -146,7 +146,7 @@ def test_mistakes_are_named(options, words):
 
 
 def test_odd_grids_cannot_be_halved():
-    with pytest.raises(UserError, match="force_down_up_sample needs a side divisible by 2"):
+    with pytest.raises(UserError, match="force_down_up_sample needs a grid side divisible by 2"):
         plan(grid=5, architecture="uvit", force_down_up_sample=True, **UVIT)
 
 
