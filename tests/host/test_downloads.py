@@ -84,7 +84,7 @@ def test_a_broken_file_is_fetched_again_and_set_aside(server, tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("url", "message"),
-    [("file:///etc/passwd", "not an http"), ("{}/y", "answers 404"), ("nothing", "not an http")],
+    [("file:///etc/passwd", "not an http"), ("{}/y", "answered 404"), ("nothing", "not an http")],
 )
 def test_bad_addresses_are_refused(server, tmp_path, url, message):
     with pytest.raises(UserError, match=message):
