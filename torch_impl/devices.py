@@ -77,7 +77,8 @@ def set_precision(precision: str) -> None:
     """Let float32 mean float32 on GPUs (no TF32), and cuDNN choose its algorithms by trial: all shapes are
     static."""
     torch.backends.cuda.matmul.fp32_precision = "ieee"
-    torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined] # torch's stubs lack it
+    # For convolutions the older switch: torch.export fails where only the newer one is set (torch 2.13).
+    torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.benchmark = precision != "float64"
 
 
