@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 
 import numpy as np
@@ -23,12 +24,12 @@ class Slot:
         """Index after the tensor's last value."""
         return self.start + prod(self.shape)
 
-    @property
+    @cached_property
     def memory_shape(self) -> tuple[int, ...]:
         """Shape of the tensor as it lies in the vector."""
         return tuple(self.shape[axis] for axis in self.axes)
 
-    @property
+    @cached_property
     def inverse_axes(self) -> tuple[int, ...]:
         """Axes that bring the tensor as it lies in the vector back to its canonical shape."""
         return tuple(int(axis) for axis in np.argsort(self.axes))
