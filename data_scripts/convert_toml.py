@@ -278,9 +278,9 @@ def main(words: Sequence[str]) -> None:
 
 def _write(text: str, leftover: str, chosen: argparse.Namespace) -> None:
     """Write a configuration that training takes, and say what is not carried over."""
-    with replacing(chosen.cfg) as beside:
-        beside.write_text(text, encoding="utf-8")
-        _check_options(beside, chosen.toml)
+    with replacing(chosen.cfg) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+        _check_options(temporary, chosen.toml)
     if leftover:
         print(f"{chosen.toml}: not carried over: {leftover}")
     print(f"{chosen.cfg}: check its paths, then: sh torch_impl/train.sh {chosen.cfg}")

@@ -61,7 +61,7 @@ def store_uncompressed(path: Path) -> None:
         if isinstance(arrays["data"], np.memmap):
             return
     except (KeyError, Damaged) as error:
-        raise UserError(f"{path.name}: not a part of downsampled ImageNet ({error})") from error
+        raise UserError(f"{path.name}: not a file of downsampled ImageNet ({error})") from error
     beside = path.with_name(path.name + ".part")
     with beside.open("wb") as stream:
         np.savez(stream, **arrays)

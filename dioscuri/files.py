@@ -20,18 +20,18 @@ def replacing(path: Path) -> Iterator[Path]:
 
     The folder is created. A `UserError` says why the file could not be written; an older one then stays.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        yield beside
-        with beside.open("rb") as file:
+        yield temporary
+        with temporary.open("rb") as file:
             os.fsync(file.fileno())
-        beside.replace(path)
+        temporary.replace(path)
     except OSError as error:
         raise UserError(f"{path} cannot be written: {write_failure(error)}") from error
     finally:
         with suppress(OSError):
-            beside.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
 
 
 def write_failure(error: OSError) -> str:
@@ -42,8 +42,8 @@ def write_failure(error: OSError) -> str:
 
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file in one piece. Numbers that are not finite, which JSON does not know, become null."""
-    with replacing(path) as beside:
-        beside.write_text(json.dumps(finite(value), indent=1, allow_nan=False) + "\n")
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(finite(value), indent=1, allow_nan=False) + "\n")
 
 
 def finite(value: Any) -> Any:

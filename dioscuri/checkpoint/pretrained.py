@@ -40,8 +40,8 @@ def write_folder(
     whose weights these are, as the header of token shards does.
     """
     content = {"library": LIBRARY, "format": FORMAT, "hparams": _without_paths(network_options(hparams))}
-    with replacing(folder / TENSORS) as beside:
-        beside.write_bytes(tensor_bytes(weights))
+    with replacing(folder / TENSORS) as temporary:
+        temporary.write_bytes(tensor_bytes(weights))
     write_json(folder / CONFIG, content | ({"origin": dict(origin)} if origin else {}))
 
 

@@ -30,7 +30,7 @@ from dioscuri.evaluation.pictures import (
     read_statistics,
 )
 from dioscuri.files import read_json, write_json
-from dioscuri.outputs.settings import is_whole, settings_beside, told
+from dioscuri.outputs.settings import is_whole, settings_in, printable
 from dioscuri.twins import default_twin, installed, open_twin, twin_module
 from dioscuri.versions import versions
 
@@ -240,7 +240,7 @@ def _settings(samples: Path) -> dict[str, Any]:
     """The settings of the samples, if synthesis wrote them beside the samples."""
     folder = samples if samples.is_dir() else samples.parent
     before = folder / "sampling.json"  # written by version 0.1.0
-    settings: dict[str, Any] = settings_beside(folder)
+    settings: dict[str, Any] = settings_in(folder)
     return settings or (read_json(before, "record of the sampling") if before.is_file() else {})
 
 
@@ -253,7 +253,7 @@ def _tell(
 ) -> None:
     print(f"samples:   {sizes['samples'] or 'statistics'} of {chosen.samples}")
     if settings:
-        print("sampling:  " + ", ".join(f"{name}={value}" for name, value in told(settings).items()))
+        print("sampling:  " + ", ".join(f"{name}={value}" for name, value in printable(settings).items()))
     print(f"reference: {sizes['reference'] or 'statistics'} of {chosen.reference}")
     print(f"extractor: {description}")
     print(f"seed:      {chosen.seed}")

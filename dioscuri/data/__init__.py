@@ -1,4 +1,4 @@
-"""Pictures, uint8 NHWC, and their tokens, in numpy: sources, fixed splits and one pipeline."""
+"""Pictures (uint8 NHWC) and their tokens in numpy: sources, fixed splits and one pipeline."""
 
 from dioscuri.data.picture_set import PictureSet
 from dioscuri.data.sources import DataSets, Examples, open_datasets

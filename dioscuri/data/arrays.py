@@ -1,4 +1,4 @@
-"""Pictures in numpy files: ImageNet's npz parts and plain npy files, memory-mapped where the file allows."""
+"""Pictures in numpy files: ImageNet's npz files and plain npy files, memory-mapped where possible."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,7 +16,7 @@ Array = np.ndarray
 
 
 class Shards:
-    """Arrays uint8 with equal shapes after the first axis, read as if they were one."""
+    """uint8 arrays whose shapes differ in the first axis only, read as if concatenated."""
 
     def __init__(self, arrays: Sequence[Array]) -> None:
         self.arrays = arrays
@@ -30,8 +30,8 @@ class Shards:
         rows = np.empty((len(indices), *self.arrays[0].shape[1:]), np.uint8)
         shard = np.searchsorted(self.starts, indices, side="right") - 1
         for number in np.unique(shard):
-            here = shard == number
-            rows[here] = self.arrays[number][indices[here] - self.starts[number]]
+            in_shard = shard == number
+            rows[in_shard] = self.arrays[number][indices[in_shard] - self.starts[number]]
         return rows
 
 
@@ -80,7 +80,7 @@ def _numbered_set(name: str, path: Path, n: int, read: Callable[[Array], Array])
 
 
 def _read_npy(path: Path, shape: tuple[int, int, int]) -> Array:
-    """Memory-map pictures (N, H, W, C), a grey axis added where it is missing."""
+    """Memory-map pictures (N, H, W, C); grey ones (N, H, W) get a channel axis."""
     try:
         array = read_npy(path)
     except Damaged as error:
@@ -97,10 +97,10 @@ def _read_npy(path: Path, shape: tuple[int, int, int]) -> Array:
 
 
 def _read_npz_data(path: Path) -> Array:
-    """Array 'data' of an npz: memory-mapped if it is stored, read into memory if it is compressed."""
+    """Array 'data' of an npz: read into memory if it is compressed, else memory-mapped."""
     try:
         return read_member(path, "data")
     except KeyError as error:
-        raise UserError(f"{path}: has no array 'data'; expected a part of downsampled ImageNet") from error
+        raise UserError(f"{path}: has no array 'data'; expected a file of downsampled ImageNet") from error
     except Damaged as error:
         raise UserError(f"{path}: not a numpy archive ({error}); download the file again") from error

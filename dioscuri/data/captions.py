@@ -12,28 +12,28 @@ from dioscuri.errors import UserError
 
 MEMBERS = ("text", "txt", "caption")
 SCORES = ("aesthetic", "AESTHETIC_SCORE", "aesthetic_score_laion_v2")
-"""Names that data sets give the aesthetic score."""
+"""Data sets' names for the aesthetic score."""
 N_MICRO = 5
 _LARGEST = 1e30
 
 
 @dataclass(frozen=True)
 class Caption:
-    """A text and, where they are known, the five numbers of micro-conditioning: original width and height,
-    crop's top and left, aesthetic score (SDXL, Podell et al. 2023, section 2.2)."""
+    """A text and, if known, the five numbers of micro-conditioning: original width and height, top and left
+    of the crop, aesthetic score (SDXL, Podell et al. 2023, section 2.2)."""
 
     text: str
     micro: tuple[float, ...] | None = None
 
 
 def read_captions(path: Path, resolution: int = 0) -> dict[str, Caption]:
-    """Captions by the key of their picture; a `UserError` names what is wrong.
+    """Captions by picture key; a `UserError` names what is wrong.
 
-    `path` is a text file with a caption a line, whose keys are the numbers of the lines from 0; a `.jsonl`
-    file with `key`, `caption` and perhaps `micro` a line; a tar file; or a folder of tar files. In these a
-    picture without a text has the `caption`, or the first of the `annotations` (COCO), of its `json`. With
-    the side of the pictures, `resolution`, that also tells the micro-conditioning, if it has all of it:
-    pictures are resized to the side and cropped in the middle.
+    `path` is a text file with one caption per line, whose key is the line number, from 0; a `.jsonl` file
+    with `key`, `caption` and optionally `micro` on each line; a tar file; or a folder of tar files. In a tar
+    file, a picture without a text gets the `caption`, or the first of the `annotations` (COCO), of its
+    `json`. If `resolution`, the side to which pictures are resized and centre-cropped, is given, the `json`
+    also provides the micro-conditioning, provided it is complete.
     """
     if path.is_dir():
         tars = folder_files(path, (".tar",))
@@ -82,15 +82,15 @@ def _of_tar(tar: Path, resolution: int) -> dict[str, Caption]:
     captions: dict[str, Caption] = {}
     for example in examples(tar):
         where = f"{tar}: the caption of '{example.key}'"
-        told = _told(example, where)
-        text = _text_of(example, told, where)
+        metadata = _metadata(example, where)
+        text = _text_of(example, metadata, where)
         if text is not None:
-            captions[example.key] = Caption(text, _micro(told, resolution))
+            captions[example.key] = Caption(text, _micro(metadata, resolution))
     return captions
 
 
-def _told(example: Example, where: str) -> dict[str, Any]:
-    """What the `json` of an example tells."""
+def _metadata(example: Example, where: str) -> dict[str, Any]:
+    """The `json` of an example."""
     member = example.member(("json",))
     try:
         fields = json.loads(member.read()) if member else {}
@@ -101,22 +101,22 @@ def _told(example: Example, where: str) -> dict[str, Any]:
     return fields if isinstance(fields, dict) else {}
 
 
-def _text_of(example: Example, told: dict[str, Any], where: str) -> str | None:
+def _text_of(example: Example, metadata: dict[str, Any], where: str) -> str | None:
     if member := example.member(MEMBERS):
         try:
             return member.read().decode().strip()
         except UnicodeDecodeError as error:
             raise UserError(f"{where} is not UTF-8 text") from error
-    notes = told.get("annotations")
+    notes = metadata.get("annotations")
     first = notes[0] if isinstance(notes, list) and notes and isinstance(notes[0], dict) else {}
-    text = told.get("caption", first.get("caption"))
+    text = metadata.get("caption", first.get("caption"))
     return text.strip() if isinstance(text, str) else None
 
 
-def _micro(told: dict[str, Any], resolution: int) -> tuple[float, ...] | None:
-    """Width and height, crop's top and left behind resizing, score; None unless all are known."""
-    score = next((told[name] for name in SCORES if name in told), None)
-    size = (told.get("original_width"), told.get("original_height"))
+def _micro(metadata: dict[str, Any], resolution: int) -> tuple[float, ...] | None:
+    """Width and height, top and left of the crop after resizing, score; None unless all are known."""
+    score = next((metadata[name] for name in SCORES if name in metadata), None)
+    size = (metadata.get("original_width"), metadata.get("original_height"))
     numbers = [float(value) for value in (*size, score) if _is_number(value)]
     if not resolution or len(numbers) < 3 or min(numbers[:2]) < 1:
         return None
@@ -126,5 +126,5 @@ def _micro(told: dict[str, Any], resolution: int) -> tuple[float, ...] | None:
 
 
 def _is_number(value: Any) -> TypeGuard[float]:
-    """Whether a value is a number that a float holds."""
+    """Whether a value is a number in the range of a float."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _LARGEST

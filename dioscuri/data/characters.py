@@ -1,8 +1,8 @@
-"""Plain text as tokens: a space is 0, a to z are 1 to 26 (text8, Mahoney 2006). Any other character is a
-space, capitals are small letters, and rows of spaces are one.
+"""Plain text as tokens: a space is 0, a to z are 1 to 26 (text8, Mahoney 2006). Capitals become small
+letters, any other character a space, and several spaces one.
 
 The first 90 % are training, the next 5 % validation, the rest test. Example i is the `data.sequence_length`
-characters from i on, with spaces behind the end.
+characters from i on, padded with spaces after the end.
 """
 
 import string
@@ -38,7 +38,7 @@ def decode(tokens: np.ndarray) -> str:
 
 
 def open_text(options: Any, split: Split) -> TokenSet:
-    """Open a split of the file `data.train_data_path`, the only path."""
+    """Open a split of the file `data.train_data_path`, from which all splits come."""
     path, length = data_path(options.data, "train"), options.data.sequence_length
     for name in ("val_data_path", "synthesis_data_path"):
         if given := getattr(options.data, name):

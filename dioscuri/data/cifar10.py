@@ -1,8 +1,8 @@
 """CIFAR-10 from its binary version: records of one label byte and 3x32x32 values.
 
-The 10,000 test pictures in the order of scikit-learn's `shuffle(random_state=101)`: the first half is
-validation, the second half test. The python version consists of pickles, which can run code when read, and is
-refused.
+The 10,000 test pictures are put in the order of scikit-learn's `shuffle(random_state=101)`: the first half is
+validation, the second half test. The Python version of the data set is refused: it consists of pickles, which
+can run code when read.
 """
 
 from pathlib import Path
@@ -17,12 +17,12 @@ from dioscuri.errors import UserError
 Array = np.ndarray
 
 _RECORD = 1 + 3 * 32 * 32
-_INNER = "cifar-10-batches-bin"  # the folder inside the archive
+_INNER = "cifar-10-batches-bin"  # folder inside the archive
 _DOWNLOAD = "the binary version (cifar-10-binary.tar.gz; data_scripts/download_and_preprocess.sh cifar10)"
 
 
 def open_cifar10(options: Options, split: Split) -> PictureSet:
-    """Open a split of the set in `dataset_path`/cifar-10, or in the archive's own folder inside."""
+    """Open a split of the set in `dataset_path`/cifar-10, or in the archive's folder inside it."""
     folder = Path(options.data.dataset_path) / "cifar-10"
     names = [f"data_batch_{n}.bin" for n in range(1, 6)] if split == "train" else ["test_batch.bin"]
     parts = [_read_batch(_find(folder, name)) for name in names]

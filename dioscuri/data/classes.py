@@ -1,4 +1,4 @@
-"""Names of classes: picture folders name them, a run stores them, and every split uses the same numbers."""
+"""Class names: picture folders give them, a run stores them, and every split uses the same numbers."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -19,7 +19,7 @@ _SHOWN = 5
 
 
 def renumbered(examples: Examples, classes: Sequence[str], where: str) -> Examples:
-    """Examples whose labels are places in `classes`; a `UserError` names a class that is none of them."""
+    """Examples whose labels are indices into `classes`; a `UserError` names a class missing there."""
     if not examples.classes or examples.labels is None or tuple(classes) == examples.classes:
         return examples
     numbers = {name: number for number, name in enumerate(classes)}
@@ -36,12 +36,12 @@ def renumbered(examples: Examples, classes: Sequence[str], where: str) -> Exampl
 
 
 def write_classes(folder: Path, classes: Sequence[str]) -> None:
-    """Write the table of names and numbers to a run's folder."""
+    """Write the names and numbers to a run's folder."""
     write_json(folder / FILE, {name: number for number, name in enumerate(classes)})
 
 
 def read_classes(folder: Path) -> tuple[str, ...]:
-    """The table of a run, empty if it has none. A `UserError` if it is damaged."""
+    """The names of a run, empty if it stores none. A `UserError` if the file is damaged."""
     path = folder / FILE
     if not path.exists():
         return ()

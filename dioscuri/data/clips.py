@@ -1,8 +1,8 @@
-"""Folders of recordings: each a folder of its own that holds frames, image files in the order of their names.
+"""Folders of recordings: each recording is a folder of frames, image files in the order of their names.
 
-A clip is a window of `data.frames` frames. Evaluations meet windows that touch, training meets windows at
-random places (`windows.Windows`). Frames are decoded as pictures of `custom` are. Recordings that cannot be
-used stop the run, or, with `data.skip_corrupt`, are left out with a note.
+A clip is a window of `data.frames` frames. Evaluation uses adjacent windows, training windows at random
+places (`windows.Windows`). Frames are decoded like the pictures of `custom`. A recording that cannot be used
+stops the run; with `data.skip_corrupt` it is left out with a note.
 """
 
 import os
@@ -58,7 +58,8 @@ def open_frames(options: Options, split: Split) -> PictureSet:
 def window_set(
     name: str, names: list[str], lengths: list[int], length: int, reader: Reader, notes: tuple[str, ...]
 ) -> PictureSet:
-    """Windows of recordings with so many frames each, which `reader` reads one after the other."""
+    """Windows of recordings of `lengths` frames; `reader` numbers the frames of
+    all recordings consecutively."""
     windows, firsts = Windows(lengths, length), np.cumsum([0, *lengths])
 
     def clips(places: tuple[Array, Array]) -> Array:

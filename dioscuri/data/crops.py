@@ -1,7 +1,7 @@
 """Cutting a square out of a picture and resizing it as TensorFlow's `crop_and_resize` does.
 
-Bilinear between the four nearest pixels, the corners of the square lie on those of the result, nothing is
-smoothed; what lies outside of the picture is 0.
+Bilinear between the four nearest pixels, with aligned corners and without antialiasing; 0 outside the
+picture.
 """
 
 from pathlib import Path
@@ -16,8 +16,8 @@ Box = tuple[float, float, float, float]
 
 
 def decode_cropped(source: Path | BinaryIO, side: int, channels: int, *, legacy: bool = False) -> Array:
-    """The square in the middle of an image file as uint8 (side, side, channels), `channels` 1 or 3; `Refused`
-    if it is no picture. `legacy`: the box of DALLE-mtf and Metroplex."""
+    """The central square of an image file as uint8 (side, side, channels), `channels` 1 or 3; `Refused` if it
+    is not a picture. `legacy`: the box of DALLE-mtf and Metroplex."""
     with open_image(source) as image:
         picture = np.asarray(as_mode(flatten(image), channels))
     H, W = picture.shape[:2]
@@ -28,20 +28,21 @@ def decode_cropped(source: Path | BinaryIO, side: int, channels: int, *, legacy:
 
 
 def centre_box(H: int, W: int) -> Box:
-    """(y1, x1, y2, x2) of the largest square in the middle, each as a share of the height or width."""
+    """(y1, x1, y2, x2) of the largest central square, as fractions of the height and width."""
     y, x = min(1.0, W / H) / 2, min(1.0, H / W) / 2
     return 0.5 - y, 0.5 - x, 0.5 + y, 0.5 + x
 
 
 def legacy_box(H: int, W: int) -> Box:
-    """The original's box: its end lacks the offset of its start, so it is neither square nor in the
-    middle where the picture is not square."""
+    """The original's box. Its end lacks the offset of its start, so on a picture that is not square it is
+    neither square nor central."""
     longer = max(H, W)
     return (1 - W / longer) / 2, (1 - H / longer) / 2, W / longer, H / longer
 
 
 def crop_and_resize(picture: Array, side: int, box: Box) -> Array:
-    """float32 (side, side, C) of a picture (H, W, C); `box` is (y1, x1, y2, x2) in shares of H - 1, W - 1."""
+    """float32 (side, side, C) of a picture (H, W, C); `box`: (y1, x1, y2, x2),
+    fractions of H - 1 and W - 1."""
     H, W, _ = picture.shape
     y1, x1, y2, x2 = box
     ys, inside_y = _coordinates(y1, y2, H, side)
@@ -57,7 +58,7 @@ def crop_and_resize(picture: Array, side: int, box: Box) -> Array:
 
 
 def _coordinates(low: float, high: float, size: int, side: int) -> tuple[Array, Array]:
-    """Where the rows or columns of the result lie among `size` of the picture, and whether within it."""
+    """Coordinates of the result's rows or columns in a picture with `size` of them, and whether inside it."""
     first, last = np.float32(low) * np.float32(size - 1), np.float32(high) * np.float32(size - 1)
     step = (last - first) / np.float32(max(side - 1, 1))
     begin = first if side > 1 else (first + last) / 2

@@ -1,4 +1,4 @@
-"""What a data source's pictures are like, by the name that `data.dataset_source` gives."""
+"""Properties of each data source, by the name that `data.dataset_source` gives."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,17 +8,17 @@ from dioscuri.errors import UserError, did_you_mean
 
 @dataclass(frozen=True, kw_only=True)
 class Descriptor:
-    """Facts about a source that the model and the pipeline need before any picture is read."""
+    """Properties of a source that the model and the pipeline need before any picture is read."""
 
     likelihood: Literal["mixture_of_logistics", "bernoulli"] = "mixture_of_logistics"
-    padding: int = 0  # zero pixels added on each side of a picture, left out of losses and outputs
-    flip: bool = True  # whether mirrored pictures are as likely; False for digits
+    padding: int = 0  # zero pixels added on each side of a picture, excluded from losses and outputs
+    flip: bool = True  # whether mirrored pictures are equally likely; False for digits
     resolution: int = 0  # fixed size before padding; 0: as configured
     averaged: tuple[int, ...] = ()  # sides of the squares of pixels that may be averaged into one
     channels: int = 0  # fixed number of channels; 0: as configured
     labelled: bool = False
     rank: int = 2  # axes of an example: 1 sounds, 2 pictures, 3 clips of frames
-    tokens: bool = False  # whether it holds tokens of pictures, not pictures; target_res is the pictures'
+    tokens: bool = False  # whether it holds pictures as tokens; target_res remains that of the pictures
 
 
 _BINARISED = Descriptor(

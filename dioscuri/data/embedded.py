@@ -1,17 +1,16 @@
 """Pictures that ship inside installed packages: no download.
 
-- `digits`: the 1,797 handwritten digits of scikit-learn, 8x8. Level 16 counts as 15 and a level is stored
-  times 16, so reduction to 4 bits changes nothing. Picture i is test if i % 6 == 5; of the others,
-  every tenth is validation and not trained on.
-- `photos`: crops of the colour photographs inside scikit-image. Of the stereo pair only the left picture is
-  taken, and charts, drawings and pictures with transparency are left out. A photograph is cut into rows of
-  `target_res` pixels: row r is validation if r % 8 == 3, test if r % 8 == 7; both are cut into tiles that
-  touch but do not overlap. Training crops lie inside the rows between, half a crop apart, so that no two
-  splits share a pixel.
+- `digits`: the 1,797 handwritten digits of scikit-learn, 8x8. Level 16 becomes 15 and levels are stored times
+  16, so reduction to 4 bits changes nothing. Picture i is test if i % 6 == 5; of the others, every tenth is
+  validation.
+- `photos`: crops of the colour photographs inside scikit-image. Only the left picture of the stereo pair is
+  used; charts, drawings and pictures with transparency are left out. A photograph is cut into rows of
+  `target_res` pixels: row r is validation if r % 8 == 3, test if r % 8 == 7; both are cut into adjacent
+  tiles. Training crops lie inside the rows between, half a crop apart, so that no two splits share a pixel.
 - `film`: clips of the one film inside scikit-image, 24 frames of 25x14 pixels: all squares of `target_res`
-  pixels, a pixel apart, over `frames` frames that follow each other. The first 16 frames are for training,
-  where clips begin at every frame, four each for validation and test: one scene, so that a test tells whether
-  the next frames of a scene are understood, no more.
+  pixels, one pixel apart, over `frames` consecutive frames. The first 16 frames are for training, where clips
+  begin at every frame, the next four for validation, the last four for test. It is a single scene: a test
+  score says how well its next frames are modelled, no more.
 """
 
 from collections.abc import Iterator
@@ -44,7 +43,7 @@ PHOTOGRAPHS = (
 FILM = "no_time_for_that_tiny.gif"
 FILM_FRAMES: dict[Split, tuple[int, int]] = {"train": (0, 16), "validation": (16, 20), "test": (20, 24)}
 FILM_LENGTH = 4
-"""Frames of the shortest split."""
+"""Frames in the shortest split."""
 
 _PERIOD = 8  # rows of a photograph after which the assignment to splits repeats
 _ROW = {"validation": 3, "test": 7}
@@ -90,7 +89,7 @@ def open_photos(options: Options, split: Split) -> PictureSet:
 
 
 def crop_corners(size: tuple[int, int], side: int, split: Split) -> list[tuple[int, int]]:
-    """(y, x) of the upper left corners of a split's crops of a photograph of (height, width)."""
+    """(y, x) of the upper left corners of a split's crops from a photograph of `size` (height, width)."""
     n_rows, n_columns = size[0] // side, size[1] // side
     if not n_columns:
         return []
@@ -153,7 +152,7 @@ def _load_photograph(name: str) -> Array:
 
 @contextmanager
 def _embedded(name: str) -> Iterator[Path]:
-    """A file of scikit-image."""
+    """A file inside scikit-image."""
     with as_file(files("skimage") / "data" / name) as path:
         if not path.is_file():
             raise UserError(f"scikit-image has no {name}; install the version pinned in build/")

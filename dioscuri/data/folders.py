@@ -1,12 +1,12 @@
-"""Image files decoded when they are read: folders (celebA, celebAHQ, ffhq, custom) and patterns (glob).
+"""Image files, decoded when they are read: folders (celebA, celebAHQ, ffhq, custom) and patterns (glob).
 
 Every file with an image suffix is a picture, in the order of the names (`listing`); other files are left out
-with a note. Where a folder holds none, those of the folders inside it are read, of any depth, and the first
-of these folders names a picture's class: `cat/1.png`, `dog/puppies/2.png`. Classes are numbered in the order
-of their names, empty folders too. All pictures are checked when the folder is opened (`image_files.check`).
-Unreadable ones are named and counted; they stop the run, or, with `data.skip_corrupt`, are left out with a
-note. A picture whose damage shows only when it is decoded stops the run too; with `skip_corrupt` the next
-readable one stands in for it.
+with a note. If a folder holds no pictures, those in its subfolders, at any depth, are read, and the outermost
+subfolder names a picture's class: `cat/1.png`, `dog/puppies/2.png`. Classes are numbered in the order of
+their names; empty folders count. All pictures are checked when the folder is opened (`image_files.check`).
+Unreadable ones are named and counted; they stop the run or, with `data.skip_corrupt`, are left out with a
+note. A picture whose damage shows only when it is decoded also stops the run; with `skip_corrupt` the next
+readable one replaces it.
 """
 
 import os
@@ -27,7 +27,7 @@ from dioscuri.data.reader import Reader
 from dioscuri.errors import UserError
 
 Decode = Callable[[Path, int, int], np.ndarray]
-"""From a file, a side and a number of channels to a picture; `Refused` if it is none."""
+"""From a file, a side and a number of channels to a picture; raises `Refused` if it is not one."""
 
 _NAMED = 5  # files that a message lists
 
@@ -44,7 +44,7 @@ def open_folder(options: Options, split: Split) -> PictureSet:
 
 
 def open_glob(options: Options, split: Split) -> PictureSet:
-    """Open the image files that fit a split's patterns, such as 'photos/**/*.jpg', or lie in its folders.
+    """Open the image files that match a split's patterns, such as 'photos/**/*.jpg', or lie in its folders.
 
     Pictures are cropped to their largest central square (`crops`). A `UserError` says why they cannot be
     used.
@@ -67,7 +67,7 @@ def _check_channels(options: Options) -> None:
 def _open(
     options: Options, split: Split, folder: Path, files: Files, decode: Decode, notes: list[str]
 ) -> PictureSet:
-    """The pictures in a folder, those that cannot be used named or left out."""
+    """The pictures in a folder; unusable ones raise a `UserError` or are left out."""
     data, paths = options.data, files.paths
     H, _, C = picture_shape(data, describe(data.dataset_source))
     pool = ThreadPoolExecutor(min(options.run.num_cpus, os.cpu_count() or 1), thread_name_prefix="decode")
@@ -93,7 +93,7 @@ def _open(
 
 
 def _labels(files: Files, good: Sequence[Path]) -> np.ndarray | None:
-    """Class numbers (N,); None if a picture lies in no class folder."""
+    """Class numbers (N,); None unless every picture lies in a class folder."""
     if not all(files.classes):
         return None
     numbers = {name: number for number, name in enumerate(files.class_names)}
@@ -109,9 +109,9 @@ def usable(
     split: Split,
     noun: str,
 ) -> tuple[list[Path], tuple[str, ...]]:
-    """The paths inside a split's folder that are not refused for a reason; and notes of those left out.
+    """The paths of a split's folder without the refused ones (`reasons`), and notes about those left out.
 
-    A `UserError` names the refused ones, but with `data.skip_corrupt` only where nothing is left.
+    A `UserError` names the refused ones; with `data.skip_corrupt`, only if no others remain.
     """
     data, option = options.data, PATH_OPTIONS[split]
     notes: tuple[str, ...] = ()
@@ -130,7 +130,7 @@ def usable(
 
 
 def _others(folder: Path, files: Files) -> list[str]:
-    """Notes about other contents of a folder."""
+    """Notes about files and folders that are not read."""
     names = [p.name for p in folder_files(folder) if p.suffix.lower() not in image_files.SUFFIXES]
     notes = [f"{folder}: left out {_count(names, 'file')} without an image suffix"] if names else []
     inside = [] if any(files.classes) else subfolders(folder)

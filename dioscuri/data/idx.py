@@ -37,7 +37,7 @@ def _parse(path: Path, stream: BinaryIO) -> Array:
     shape = struct.unpack(f">{magic[3]}I", header)
     if prod(shape) > _MAX_VALUES:
         raise UserError(f"{path}: its header claims {prod(shape)} values, more than any such data set has")
-    # One byte more than announced: a longer file is as wrong as a shorter one.
+    # Ask for one byte more than announced: a file that is too long is damaged too.
     values = stream.read(prod(shape) + 1)
     if len(values) != prod(shape):
         raise UserError(
@@ -54,8 +54,7 @@ def write_idx(path: Path, array: Array) -> None:
 
 
 def find_idx(folder: Path, stem: str, kind: str) -> Path | None:
-    """Find e.g. `train-images` of kind `idx3-ubyte` under the names in use: `-` or `.` between them, `.gz` or
-    not.
-    """
+    """Find e.g. `train-images` of kind `idx3-ubyte` under its usual names: joined by `-` or `.`, perhaps
+    `.gz`."""
     candidates = (folder / f"{stem}{joint}{kind}{ending}" for joint in "-." for ending in ("", ".gz"))
     return next((path for path in candidates if path.is_file()), None)

@@ -1,9 +1,9 @@
 """Single image files: what is accepted, how it is decoded, and why a file is refused.
 
-Accepted are 8-bit grey, palette, RGB, CMYK and YCbCr pictures, and pictures whose alpha channel is opaque
-everywhere. Real transparency is refused, because dropping it shows colours that were hidden and compositing
-needs a background that only the user knows; so are 16-bit and floating-point pictures, which a conversion
-would clip. The EXIF orientation is applied; of an animation the first frame is taken.
+Accepted are 8-bit grey, palette, RGB, CMYK and YCbCr pictures, with no alpha channel or an opaque one. Real
+transparency is refused: dropping it reveals hidden colours, and compositing needs a background that only the
+user knows. 16-bit and floating-point pictures are refused because conversion would clip them. The EXIF
+orientation is applied; of an animation, the first frame is used.
 """
 
 import io
@@ -24,7 +24,7 @@ SUFFIXES = frozenset(
     [".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".avif"]
 )
 
-# Only decoders of plain raster formats: others start external programs (EPS) or fetch further files.
+# Decoders of plain raster formats only: others start external programs (EPS) or fetch more files.
 _FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM", *(["AVIF"] if features.check("avif") else []))
 _FOREIGN = {
     "an HEIC picture": rb"....ftyp(hei[cxms]|hev[cxms]|mif1|msf1)",
@@ -36,15 +36,15 @@ _FOREIGN = {
     "an SVG drawing": rb"\s*(<\?xml[^>]*>\s*)?<svg",
     "a web page, so its download failed": rb"\s*(<!doctype html|<html|<\?xml)",
 }
-"""First bytes of other files that often have a picture's suffix."""
+"""First bytes of other kinds of file that often have a picture's suffix."""
 _PLAIN = ("1", "L", "P", "RGB", "CMYK", "YCbCr")
 _WITH_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
-_MAX_PIXELS = 80_000_000  # more are taken for a decompression bomb; PIL itself warns from 89 million
+_MAX_PIXELS = 80_000_000  # more count as a decompression bomb; PIL itself warns above 89 million
 _TAIL = 16
 _HEAD = 256
 _PNG = b"\x89PNG\r\n\x1a\n"
 _TEXT = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
-_SMALL_TEXT = 1000  # compressed bytes: they unpack to a megabyte at most
+_SMALL_TEXT = 1000  # compressed bytes; they unpack to at most a megabyte
 _END = {"PNG": b"IEND\xae\x42\x60\x82", "JPEG": b"\xff\xd9"}
 
 
@@ -57,9 +57,9 @@ def decode(
 ) -> Array:
     """Return the picture as uint8 (resolution, resolution, channels); `channels` is 1 or 3.
 
-    Converts to grey or RGB, then resizes with PIL's bilinear filter: with `crop` the largest square in the
-    middle, else all, whose aspect ratio is not kept. `fast`: a JPEG of more than twice that size is decoded
-    at a half, a quarter or an eighth, which is not quite the same. Raises `Refused`.
+    Converts to grey or RGB, then resizes with PIL's bilinear filter: with `crop` the largest central square,
+    else the whole picture, whatever its aspect ratio. `fast`: a JPEG of more than twice that size is decoded
+    at a half, a quarter or an eighth, with a slightly different result. Raises `Refused`.
     """
     with open_image(source) as image:
         if fast:
@@ -75,10 +75,10 @@ def decode(
 
 
 def check(path: Path) -> None:
-    """Raise `Refused` if the file is no usable picture.
+    """Raise `Refused` if the file is not a usable picture.
 
-    A PNG or JPEG that is complete to its end marker is not decoded, so a large folder is checked in
-    seconds. Damage in its middle shows when it is read.
+    A PNG or JPEG that has its end marker is not decoded, so a large folder is checked in seconds. Damage in
+    the middle of a file shows when it is read.
     """
     with open_image(path) as image:
         end = _END.get(image.format or "")
@@ -93,7 +93,7 @@ def check(path: Path) -> None:
 
 @contextmanager
 def open_image(source: Path | BinaryIO) -> Iterator[Image.Image]:
-    """Open an image file of an accepted kind; what its decoder raises inside the block becomes `Refused`."""
+    """Open an image file of an accepted kind; whatever its decoder raises in the block becomes `Refused`."""
     try:
         with _stream(source) as file, Image.open(_without_text(file), formats=_FORMATS) as image:
             width, height = image.size
@@ -104,7 +104,7 @@ def open_image(source: Path | BinaryIO) -> Iterator[Image.Image]:
             yield image
     except (Refused, UserError):
         raise
-    except Exception as error:  # decoders answer foreign bytes with exceptions of every kind
+    except Exception as error:  # decoders raise all kinds of exceptions on foreign bytes
         raise _reason(error, source) from error
 
 
@@ -132,8 +132,8 @@ def _what_it_is(source: Path | BinaryIO) -> str:
 
 
 def _without_text(file: BinaryIO) -> BinaryIO:
-    """A PNG without texts and colour profile where these are large: Pillow refuses those that unpack to more
-    than a megabyte, and the pixels do not need them."""
+    """A PNG without large texts and colour profiles: Pillow refuses those that unpack to more than a
+    megabyte, and the pixels do not need them."""
     start = file.tell()
     chunks = list(_png_chunks(file))
     file.seek(start)
@@ -145,7 +145,7 @@ def _without_text(file: BinaryIO) -> BinaryIO:
 
 
 def _png_chunks(file: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
-    """Kind, place and size of the chunks of a PNG, lengths and checksums included; nothing of other files."""
+    """Kind, offset and size (with length and checksum) of a PNG's chunks; none for other files."""
     if file.read(len(_PNG)) != _PNG:
         return
     while len(header := file.read(8)) == 8:
@@ -155,7 +155,7 @@ def _png_chunks(file: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
 
 
 def as_mode(image: Image.Image, channels: int) -> Image.Image:
-    """The picture in grey or RGB; unchanged if it already is."""
+    """The picture in grey or RGB."""
     mode = "L" if channels == 1 else "RGB"
     return image if image.mode == mode else image.convert(mode)
 
@@ -173,7 +173,7 @@ def flatten(image: Image.Image) -> Image.Image:
 
 
 def _ends_with(path: Path, end: bytes) -> bool:
-    """Whether the end marker is among the last bytes; some writers pad the file."""
+    """Whether the end marker is among the last bytes: some writers pad the file."""
     with path.open("rb") as stream:
         size = stream.seek(0, 2)
         stream.seek(max(size - _TAIL, 0))

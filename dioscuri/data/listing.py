@@ -1,9 +1,9 @@
 """Which files a path option names: one rule for every source.
 
-A path is a file, a folder, or a pattern with *, ?, [...], ** (folders of any depth) and braces, as
-`{00000..00099}.tar` or `{train,more}/*.jpg`; several paths are one set. What exists under its own name is
-taken literally, brackets and braces too. Names that begin with a dot and what is no plain file (folders,
-FIFOs, devices) are passed over. A file counts once, whatever links and patterns lead to it.
+A path is a file, a folder, or a pattern with *, ?, [...], ** (folders of any depth) and braces, such as
+`{00000..00099}.tar` or `{train,more}/*.jpg`; several paths form one set. A path that exists is taken
+literally, even with brackets and braces. Names that begin with a dot are skipped, and so is everything but
+plain files (FIFOs, devices). A file counts once, however many links and patterns lead to it.
 """
 
 import os
@@ -19,19 +19,19 @@ from dioscuri.errors import UserError
 _MAGIC = re.compile(r"[*?[{]")
 _RANGE = re.compile(r"(-?\d{1,18})\.\.(-?\d{1,18})")
 _BRACES = re.compile(r"\{([^{}]*)\}")
-_MOST = 1_000_000  # names that braces may stand for
+_MOST = 1_000_000  # names that braces may expand to
 _NAMED = 3
 
 
 @dataclass(frozen=True)
 class Files:
-    """Files in the order of their paths; `classes[i]` names the folder that file i lies in below the part of
-    its path that is no pattern, '' where it lies in none."""
+    """Files in the order of their paths. `classes[i]` is the first folder on the way to file i below the
+    literal start of the path option, '' if there is none."""
 
     paths: list[Path] = field(default_factory=list)
     classes: list[str] = field(default_factory=list)
     class_names: tuple[str, ...] = ()
-    """Every such folder in the order of their names, empty ones too."""
+    """All such folders, even empty ones, in the order of their names."""
     notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
@@ -43,7 +43,8 @@ class Files:
 
 @dataclass(frozen=True)
 class Place:
-    """A folder or file that exists, and the parts of a pattern below it: none stand for itself."""
+    """An existing folder or file, and the components of a pattern below it; without any, it stands for
+    itself."""
 
     root: Path
     pattern: tuple[str, ...] = ()
@@ -57,10 +58,10 @@ def find_files(
     noun: str = "files",
     class_folders: bool = False,
 ) -> Files:
-    """The files that a path option names, never none; a `UserError` begins with `option`.
+    """The files that a path option names, at least one; a `UserError` begins with `option`.
 
-    With `class_folders` a folder that holds no files with the suffixes itself stands for those in the folders
-    inside it, of any depth.
+    With `class_folders`, a folder without files of these suffixes stands for those in its subfolders, at any
+    depth.
     """
     pairs: dict[Path, str] = {}
     names: set[str] = set()
@@ -88,13 +89,13 @@ def subfolders(folder: Path) -> list[Path]:
 
 
 def class_names(text: str | Sequence[str], option: str) -> tuple[str, ...]:
-    """Folders that hold the classes of what a path option names, in the order of their names."""
+    """Names of the class folders below a path option, in order."""
     return tuple(sorted({name for place in places(text, option) for name in _folders_below(place)}))
 
 
 def once(paths: Iterable[Path]) -> list[Path]:
-    """Plain files in the order of their paths. Of several names of a file the one that no link leads to
-    stays, else the first."""
+    """Plain files in the order of their paths. Of a file's several names, one without symbolic links is
+    chosen, else the first."""
     ordered = sorted(set(paths))
     base = os.path.commonpath([path.absolute().parent for path in ordered]) if ordered else ""
     parents = {Path(base): os.path.realpath(base)}
@@ -109,7 +110,7 @@ def once(paths: Iterable[Path]) -> list[Path]:
 
 
 def places(text: str | Sequence[str], option: str) -> list[Place]:
-    """Where a path option leads; a `UserError` names what does not exist."""
+    """The places that a path option names; a `UserError` names those that do not exist."""
     texts = [text] if isinstance(text, str) else list(text)
     if not texts or not all(texts):
         raise UserError(f"{option} is empty: give a path")
@@ -139,7 +140,7 @@ def _places(text: str, option: str) -> Iterator[Place]:
 
 
 def _without_braces(text: str, where: str) -> list[str]:
-    """Texts that braces stand for: `{a,b}` each in turn, `{08..11}` numbers with as many digits as the wider
+    """Texts that braces expand to: `{a,b}` to each alternative, `{08..11}` to numbers padded to the wider
     end."""
     texts = [text]
     while match := next((m for m in _BRACES.finditer(texts[0]) if _n_alternatives(m[1])), None):
@@ -151,7 +152,7 @@ def _without_braces(text: str, where: str) -> list[str]:
 
 
 def _n_alternatives(inside: str) -> int:
-    """How many texts a pair of braces stands for; 0: it is no pattern."""
+    """How many texts a pair of braces expands to; 0 if it is not a pattern."""
     if match := _RANGE.fullmatch(inside):
         return abs(int(match[2]) - int(match[1])) + 1
     return inside.count(",") + 1 if "," in inside else 0
@@ -184,23 +185,23 @@ def _files(place: Place, suffixes: Collection[str], *, class_folders: bool) -> I
 
 
 def _matches(folder: Path, pattern: Sequence[str]) -> Iterator[Path]:
-    """Paths below a folder that fit the parts of a pattern."""
-    part, *rest = pattern
-    if part == "**":
+    """Paths below a folder that match the components of a pattern."""
+    component, *rest = pattern
+    if component == "**":
         while rest and rest[0] == "**":
             rest.pop(0)
         for inside in _tree(folder):
             yield from _matches(inside, rest or ["*"])
         return
-    for path in _fitting(folder, part):
+    for path in _entries(folder, component):
         if not rest:
             yield path
         elif path.is_dir():
             yield from _matches(path, rest)
 
 
-def _fitting(folder: Path, pattern: str) -> list[Path]:
-    """Entries of a folder that fit a part of a pattern; brackets are literal where nothing fits otherwise."""
+def _entries(folder: Path, pattern: str) -> list[Path]:
+    """Entries of a folder that match a component of a pattern; if none does, brackets are literal."""
     literal = folder / pattern
     if (exists := _exists(literal)) or not _MAGIC.search(pattern):
         return [literal] if exists else []
@@ -211,11 +212,11 @@ def _fitting(folder: Path, pattern: str) -> list[Path]:
 
 
 def _folders_below(place: Place) -> list[str]:
-    """Names of the folders at a place that files may lie in."""
+    """Names of the folders at a place that may hold files."""
     if not place.root.is_dir() or (len(place.pattern) == 1 and place.pattern != ("**",)):
         return []
-    part = place.pattern[0] if place.pattern else "**"
-    paths = subfolders(place.root) if part == "**" else _fitting(place.root, part)
+    component = place.pattern[0] if place.pattern else "**"
+    paths = subfolders(place.root) if component == "**" else _entries(place.root, component)
     return [path.name for path in paths if path.is_dir()]
 
 
@@ -225,8 +226,8 @@ def _class_name(path: Path, place: Place) -> str:
 
 
 def _tree(folder: Path) -> Iterator[Path]:
-    """A folder and all inside it, each real folder once, hidden ones passed over. Links are followed last, so
-    that a folder comes under its own name where it has one."""
+    """A folder and all folders inside it, each real one once, without hidden ones. Links are followed last,
+    so that a folder appears under its real name if it can."""
     seen: set[str] = set()
     waiting, links = [folder], list[Path]()
     while waiting or links:
@@ -255,8 +256,8 @@ def _names(folder: Path, *, hidden: bool = False) -> list[str]:
 
 
 def _identity(path: Path, base: str, parents: dict[Path, str]) -> tuple[Hashable, bool] | None:
-    """What is equal for all names of a plain file, and whether a link below `base` leads to it; None for what
-    is no plain file. `parents` keeps the real paths of folders."""
+    """A key that all names of a plain file share, and whether a link below `base` leads to it; None for
+    anything but a plain file. `parents` caches the real paths of folders."""
     try:
         status = path.stat()
     except OSError:
@@ -269,7 +270,7 @@ def _identity(path: Path, base: str, parents: dict[Path, str]) -> tuple[Hashable
     direct = f"{parents[absolute.parent]}/{path.name}"
     real = os.path.realpath(path) if path.is_symlink() else direct
     is_link = real != parents[Path(base)] + str(absolute)[len(base) :]
-    # Hard links; file systems that make up the numbers of files give each a single name.
+    # The inode only for hard links: file systems that invent inode numbers have none.
     return ((status.st_dev, status.st_ino) if status.st_nlink > 1 else real), is_link
 
 

@@ -1,5 +1,5 @@
-"""Numpy's files as they are met outside: `.npy` files and members of `.npz` archives, mapped where they are
-stored, checked before memory is taken. What is damaged is named, whatever numpy makes of it."""
+"""Untrusted numpy files: `.npy` files and members of `.npz` archives, memory-mapped unless compressed, and
+checked before memory is allocated. Damage is named even where numpy would accept it."""
 
 import zipfile
 from collections.abc import Iterator
@@ -16,15 +16,16 @@ _LOCAL_HEADER = 30  # bytes of a zip member's header before its name and extra f
 _CHUNK = 1 << 20
 _FREE_BYTES = 1 << 26
 _MAX_RATIO = 200
-"""A member above `_FREE_BYTES` may unpack to so many times its size: pictures do not, bombs of zeros do."""
+"""Above `_FREE_BYTES`, a member may unpack to this many times its size:
+pictures need less, zip bombs more."""
 
 
 class Damaged(Exception):
-    """A file is no numpy file, or is damaged; the text says why."""
+    """A file is damaged or not a numpy file; the text says why."""
 
 
 def read_npy(path: Path) -> Array:
-    """A `.npy` file, memory-mapped; `Damaged` if it is none."""
+    """A `.npy` file, memory-mapped; raises `Damaged`."""
     with _named():
         array = np.load(path, mmap_mode="r", allow_pickle=False)
         if not isinstance(array, np.ndarray):
@@ -34,15 +35,15 @@ def read_npy(path: Path) -> Array:
 
 
 def member_names(path: Path) -> list[str]:
-    """Names of the arrays of an `.npz` file; `Damaged` if it is none."""
+    """Names of the arrays of an `.npz` file; raises `Damaged`."""
     with _named(), zipfile.ZipFile(path) as archive:
         return [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
 
 
 def read_member(path: Path, name: str) -> Array:
-    """An array of an `.npz` file, its checksum checked: mapped if it is stored, read if it is compressed.
+    """An array of an `.npz` file, its checksum verified: read if it is compressed, else memory-mapped.
 
-    Raises KeyError where there is none of the name, and `Damaged`.
+    Raises KeyError if no array has the name, and `Damaged`.
     """
     with _named(), zipfile.ZipFile(path) as archive:
         member = archive.getinfo(f"{name}.npy")
@@ -54,7 +55,7 @@ def read_member(path: Path, name: str) -> Array:
             if member.compress_type != zipfile.ZIP_STORED:
                 return _unpacked(stream, member, shape, fortran_order, dtype)
             start = stream.tell()
-            while stream.read(_CHUNK):  # compares the checksum at its end
+            while stream.read(_CHUNK):  # at its end zipfile verifies the checksum
                 pass
     if not prod(shape):
         return np.empty(shape, dtype)  # nothing to map
@@ -107,5 +108,5 @@ def _named() -> Iterator[None]:
         yield
     except (Damaged, KeyError):
         raise
-    except Exception as error:  # zipfile, zlib and numpy answer foreign bytes with exceptions of every kind
+    except Exception as error:  # zipfile, zlib and numpy raise all kinds of exceptions on foreign bytes
         raise Damaged(str(error).partition("\n")[0] or type(error).__name__) from error

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from dioscuri.hparams.sections import Data, Run
 
 MAX_SIDE = 2**13
-"""Pixels of a picture's side; sounds are longer."""
+"""Longest side of a picture in pixels; sounds are longer."""
 
 Split = Literal["train", "validation", "test"]
 
@@ -26,7 +26,7 @@ PATH_OPTIONS: dict[Split, str] = {
 
 
 class Options(Protocol):
-    """What every family's `HParams` has."""
+    """The data section that every family's `HParams` has."""
 
     @property
     def run(self) -> Run: ...
@@ -61,8 +61,8 @@ def check_options(data: Data, descriptor: Descriptor) -> None:
 
 
 def check_axes(data: Data, descriptor: Descriptor) -> None:
-    """Raise a `UserError` if the options of sounds and clips do not fit the source, or where pictures are
-    larger than any model takes."""
+    """Raise a `UserError` if options of sounds or clips do not fit the source, or pictures are larger than
+    any model takes."""
     name, rank = data.dataset_source, descriptor.rank
     if rank != 1 and data.target_res > MAX_SIDE:
         raise UserError(f"[data] target_res must be at most {MAX_SIDE} pixels, not {data.target_res}")
@@ -95,7 +95,7 @@ def matching_files(
     noun: str = "files",
     class_folders: bool = False,
 ) -> Files:
-    """Files of a split with one of the suffixes, never none (`UserError`): see `dioscuri.data.listing`."""
+    """Files of a split with one of the suffixes, at least one (`UserError`); see `dioscuri.data.listing`."""
     option = PATH_OPTIONS[split]
     text = getattr(data, option)
     if not text:
@@ -104,8 +104,8 @@ def matching_files(
 
 
 def data_path(data: Data, split: Split) -> Path:
-    """The one path that a split is read from, a folder or a plain file; a `UserError` names the option that
-    is empty, leads nowhere or has several."""
+    """The path that a split is read from, a folder or a plain file. A `UserError` if the option is empty,
+    names a path that does not exist, or names several."""
     option = PATH_OPTIONS[split]
     text = getattr(data, option)
     if not text:

@@ -12,14 +12,13 @@ Array = np.ndarray
 @dataclass(frozen=True, kw_only=True)
 class PictureSet:
     """Pictures uint8 (N, H, W, C), without padding and at full bit depth, read only when `gather` asks for
-    them; or sounds (N, samples, C), uint8 or uint16, or clips (N, frames, H, W, C).
+    them; or sounds (N, samples, C), uint8 or uint16; or clips (N, frames, H, W, C).
 
-    `keys` are stable names, one a picture, and give the set its length. `labels` is (N,) or None, `classes`
-    the names of the classes, where they have any, `captions` int32 (N, L), numbers of texts' tokens, or None.
-    Where `binarise_on_read` is set, the grey levels are probabilities times 255 and the pipeline draws 0 or
-    255 from them. `draw`, where it is set, gives training what `read` gives evaluations, at places that
-    random uint64 words (B,) choose. `notes` are one-line remarks for the user. `unreadable` holds the indices
-    of pictures for which `gather` had to return another one.
+    `keys` are stable names, one per picture. `labels` is (N,) or None, `classes` the names of the classes, if
+    they have any, `captions` int32 (N, L), token numbers of texts, or None. With `binarise_on_read`, the grey
+    levels are probabilities times 255, from which the pipeline samples 0 or 255. `draw`, if set, replaces
+    `read` in training and reads at random places chosen by uint64 words (B,). `notes` are one-line remarks
+    for the user. `unreadable` holds the indices of pictures that `gather` had to replace by another.
     """
 
     name: str
@@ -38,9 +37,9 @@ class PictureSet:
 
     def gather(self, indices: Sequence[int] | Array, words: Array | None = None) -> Array:
         """Return a new uint8 array (B, H, W, C) of the pictures at `indices` (B,), each in [0, N); with
-        `words` (B,), at random places where the set has any.
+        `words` (B,), at random places if the set has `draw`.
 
-        Raises IndexError for an index outside and a `UserError` for a picture that cannot be read.
+        Raises IndexError for an index out of range and a `UserError` for a picture that cannot be read.
         """
         requested = np.asarray(indices, dtype=np.int64)
         if requested.size and not (requested.min() >= 0 and requested.max() < len(self)):
@@ -49,7 +48,7 @@ class PictureSet:
 
 
 class NumberedKeys(Sequence[str]):
-    """Names `image_<i>`, made when asked for, of the numbers that pictures have in the stored order."""
+    """Names `image_<i>`, made on demand, where i is a picture's number in the stored order."""
 
     def __init__(self, numbers: Array | range) -> None:
         self.numbers = numbers
@@ -76,7 +75,7 @@ def array_set(
     labels: Array | None = None,
     binarise_on_read: bool = False,
 ) -> PictureSet:
-    """Picture set of an array (N, H, W, C); picture i has number `numbers[i]` in the stored order."""
+    """A picture set of an array (N, H, W, C); picture i has number `numbers[i]` in the stored order."""
     return PictureSet(
         name=name,
         keys=NumberedKeys(numbers),

@@ -1,10 +1,10 @@
-"""The one pipeline: shuffled indices, epoch after epoch, then one vectorised read a batch, in advance.
+"""The data pipeline: indices shuffled epoch by epoch, then one vectorised read per batch, in advance.
 
 Examples are pictures or, from token shards, the tokens of pictures. The example at position p of the endless
 training stream, its place in a recording, its mirroring and its binarisation depend only on (seed, p). Step s
-of a run with global batch size B takes positions s*B ... s*B + B - 1, and process r of R takes the r-th of R
-equal parts of them. So the stream resumes from (seed, step) alone, in the middle of an epoch, on any number
-of processes. Batches reach across epochs; a set smaller than the batch is repeated.
+of a run with global batch size B takes positions s*B ... s*B + B - 1, and process r of R the r-th of R equal
+shares of them. So the stream resumes from (seed, step) alone, in the middle of an epoch, on any number of
+processes. Batches cross the borders of epochs; a set smaller than the batch is repeated.
 """
 
 from collections import deque
@@ -25,18 +25,18 @@ Array = np.ndarray
 Batch = dict[str, Array]
 
 _AHEAD = 2
-"""Batches that one thread reads ahead of the training step; folders decode in additional threads."""
+"""Batches that one thread reads ahead of the training step; folders decode in further threads."""
 
 
 class ShuffledPositions:
-    """Item s is (positions, picture indices) of one process at step s; an epoch is permuted at once."""
+    """Item s is (positions, picture indices) of one process at step s."""
 
     def __init__(self, n: int, seed: int, batch_size: int, process_index: int, process_count: int) -> None:
         self.n = n
         self.batch_size = batch_size
         size = batch_size // process_count
         self.share = process_index * size + np.arange(size)
-        # Two epochs, since a batch may reach into the next one.
+        # Two epochs: a batch may reach into the next one.
         self.order = lru_cache(maxsize=2)(lambda epoch: permutation(seed, epoch, n))
 
     def __getitem__(self, step: int) -> tuple[Array, Array]:
@@ -44,16 +44,16 @@ class ShuffledPositions:
         epochs, ranks = np.divmod(positions, self.n)
         indices = np.empty_like(positions)
         for epoch in np.unique(epochs):
-            here = epochs == epoch
-            indices[here] = self.order(int(epoch))[ranks[here]]
+            in_epoch = epochs == epoch
+            indices[in_epoch] = self.order(int(epoch))[ranks[in_epoch]]
         return positions, indices
 
 
 class TrainingBatches(Iterator[Batch]):
-    """Endless batches of process r of R: 'image' uint8 (B / R, target_res, target_res, C), of sounds
-    (B / R, target_res, C), of clips (B / R, frames, target_res, target_res, C), or 'tokens' int32
-    (B / R, L), and with `data.labels` 'label' int32 (B / R,), with `data.text_seq_len`
-    'caption' int32 (B / R, L). Tokens with captions have the arrays of `dioscuri.data.texts`, too.
+    """Endless batches of process r of R: 'image' uint8 (B / R, target_res, target_res, C), for sounds (B / R,
+    target_res, C), for clips (B / R, frames, target_res, target_res, C), or 'tokens' int32 (B / R, L). With
+    `data.labels` also 'label' int32 (B / R,), with `data.text_seq_len` 'caption' int32 (B / R, L), and for
+    tokens with captions the arrays of `dioscuri.data.texts`.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class TrainingBatches(Iterator[Batch]):
         return batch
 
     def state(self) -> dict[str, int]:
-        """What to save so that a new iterator continues with the batch after the last one taken."""
+        """What to save so that a new iterator continues after the last batch taken."""
         return {"seed": self._seed, "next_index": self._step, "batch_size": self._batch_size}
 
     def close(self) -> None:
@@ -119,10 +119,9 @@ def training_batches(
 ) -> TrainingBatches:
     """Return the endless training stream, reshuffled each epoch, augmented and padded.
 
-    `batch_size` is the global one; each process gets its share. `state` comes from
-    `TrainingBatches.state`; it carries the seed, and with another batch size the stream continues at the same
-    picture, rounded up to a whole batch. Raises `UserError` for a damaged state or a batch that the processes
-    cannot share.
+    `batch_size` is the global one; each process gets its share. `state` comes from `TrainingBatches.state`
+    and includes the seed; with a different batch size the stream continues at the same picture, rounded up to
+    a whole batch. Raises `UserError` for a damaged state or a batch that the processes cannot share equally.
     """
     return TrainingBatches(
         examples,
@@ -144,10 +143,10 @@ def evaluation_batches(
 ) -> Iterator[Batch]:
     """Yield examples once, in order, in batches of equal shape, never mirrored.
 
-    A batch has what a training batch has, 'index' int64 (B,) and 'valid' bool (B,). The last batch is padded
-    with repetitions, which are not valid; nor are unreadable pictures.
-    `indices` chooses pictures; `limit` takes at most so many of them, evenly spread, since stored orders are
-    often sorted. A set that is binarised on reading is binarised here by a fixed draw for each picture.
+    A batch has the entries of a training batch, 'index' int64 (B,) and 'valid' bool (B,). Not valid are the
+    repetitions that pad the last batch, and unreadable pictures. `indices` selects pictures; `limit` takes at
+    most that many of them, evenly spread, since stored orders are often sorted. A set that is binarised on
+    reading is binarised here with fixed random numbers for each picture.
     """
     descriptor = describe(options.data.dataset_source)
     chosen = np.arange(len(examples)) if indices is None else np.asarray(indices, np.int64)
@@ -171,7 +170,7 @@ def _examples_at(
     labels: bool,
     places: Array | None = None,
 ) -> Batch:
-    """A batch of the examples at `indices` (B,); `draw` binarises grey levels, `places` are random words."""
+    """A batch of the examples at `indices` (B,). `draw` binarises grey levels; `places` are random words."""
     batch: Batch = {}
     if isinstance(examples, TokenSet):
         batch["tokens"] = examples.gather(indices).reshape(len(indices), -1)

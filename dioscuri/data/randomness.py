@@ -1,8 +1,8 @@
-"""Random numbers that depend on nothing but a seed, a stream and a position.
+"""Random numbers that depend only on a seed, a stream and a position.
 
-Philox is counter-based: the numbers of position p are found without drawing those before it, so that a
-resumed run, a run on more processes and an uninterrupted one see the same numbers. Only raw words are used;
-numpy keeps their sequence fixed, which it does not promise for its distributions.
+Philox is counter-based: it computes the numbers at position p without those before it, so an interrupted run
+and a run on more processes see the same numbers as any other. Only raw words are used: numpy guarantees their
+sequence, but not that of its distributions.
 """
 
 import numpy as np
@@ -10,20 +10,18 @@ import numpy as np
 Array = np.ndarray
 
 SPLIT_SEED = 101
-"""Seed of the fixed splits, that of the original programs."""
+"""Seed of the fixed splits, as in the original programs."""
 
 BINARISATION_SEED = 20220305
-"""Seed of the one binarised validation set and the one binarised test set, the same in every run and both
-twins.
-"""
+"""Seed of the binarised validation and test sets, the same in every run and in both twins."""
 
 STREAMS = {"train": 0, "validation": 1, "test": 2, "flip": 3, "order": 4, "place": 5}
 
-_BLOCK = 4  # words a Philox counter yields
+_BLOCK = 4  # words per Philox counter
 
 
 def words(seed: int, stream: str, positions: Array, n_words: int) -> Array:
-    """Return uint64 (len(positions), n_words), row i a pure function of (seed, stream, positions[i])."""
+    """Return uint64 (len(positions), n_words); row i is a pure function of (seed, stream, positions[i])."""
     blocks = -(-n_words // _BLOCK)
     key = np.array([seed % 2**64, STREAMS[stream]], dtype=np.uint64)
 
@@ -48,7 +46,7 @@ def binarise(pictures: Array, seed: int, stream: str, positions: Array) -> Array
 
 
 def coin_flips(seed: int, positions: Array) -> Array:
-    """Return bool (B,), one fair coin a position."""
+    """Return bool (B,), one fair coin flip per position."""
     return (words(seed, "flip", positions, 1)[:, 0] >> np.uint64(63)).astype(bool)
 
 

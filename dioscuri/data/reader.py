@@ -11,15 +11,15 @@ from dioscuri.errors import UserError
 
 Array = np.ndarray
 
-_KEPT_BYTES = 2**30  # decoded pictures of a set up to this size stay in memory
+_CACHED_BYTES = 2**30  # a set whose decoded pictures take no more stays in memory
 
 
 class Reader:
-    """Decodes the pictures of a batch in parallel threads; keeps them where all fit into memory.
+    """Decodes the pictures of a batch in parallel threads, and caches them if all fit into memory.
 
-    `decode(index)` gives a picture uint8 (H, W, C) of `shape`, or raises `Refused`; `names` are for messages.
-    With `skip_corrupt` the next readable picture stands in for one that is refused, which `unreadable` then
-    holds with the reason.
+    `decode(index)` returns a picture uint8 (H, W, C) of `shape` or raises `Refused`; `names` are for
+    messages. With `skip_corrupt`, the next readable picture replaces one that is refused; `unreadable` then
+    holds the refused one's index and the reason.
     """
 
     def __init__(
@@ -34,18 +34,18 @@ class Reader:
         self.names, self.decode, self.shape, self.pool = names, decode, shape, pool
         self.skip_corrupt = skip_corrupt
         self.unreadable: dict[int, str] = {}
-        keeps = len(names) * prod(shape) <= _KEPT_BYTES
-        self.kept = np.empty((len(names), *shape), np.uint8) if keeps else None
+        keeps = len(names) * prod(shape) <= _CACHED_BYTES
+        self.cache = np.empty((len(names), *shape), np.uint8) if keeps else None
         self.is_kept = np.zeros(len(names), bool)
 
     def __call__(self, indices: Array) -> Array:
         """Pictures at `indices` (B,) as a new array (B, H, W, C)."""
-        if self.kept is None:
+        if self.cache is None:
             return self._decode_all(indices)
         missing = np.unique(indices[~self.is_kept[indices]])
-        self.kept[missing] = self._decode_all(missing)
+        self.cache[missing] = self._decode_all(missing)
         self.is_kept[missing] = True
-        pictures: Array = self.kept[indices]
+        pictures: Array = self.cache[indices]
         return pictures
 
     def _decode_all(self, indices: Array) -> Array:

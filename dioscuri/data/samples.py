@@ -1,7 +1,7 @@
-"""Between samples of sounds, 16 bits linear, and the levels that the model is given.
+"""Conversion between sound samples, 16-bit linear, and the levels that the model sees.
 
-Mu-law levels (ITU-T G.711, in the continuous form of WaveNet, van den Oord et al. 2016, section 2.2) are even
-in sign(x) log(1 + 255 |x|) / log 256, which gives quiet samples more of them.
+Mu-law levels (ITU-T G.711, in the continuous form of WaveNet, van den Oord et al. 2016, section 2.2) are
+evenly spaced in sign(x) log(1 + 255 |x|) / log 256, so quiet samples have finer steps.
 """
 
 import numpy as np
@@ -22,7 +22,7 @@ def to_levels(samples: Array, encoding: str) -> Array:
 
 
 def to_samples(levels: Array, encoding: str) -> Array:
-    """Back to int16."""
+    """The inverse of `to_levels`, int16."""
     if encoding == "linear":
         return (levels.astype(np.int32) - _HIGHEST).astype(np.int16)
     y = levels * (2 / _MU) - 1

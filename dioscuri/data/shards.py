@@ -1,12 +1,12 @@
 """Shards: arrays of many examples in files of equal size, written so that an interrupted writer can continue.
 
-A folder holds `index.json` and, for every shard, `<array>-00000.npy` (N, ...) of each array and
-`keys-00000.json`, the stable names of its N examples. The index has `header`, what the arrays depend on;
-`shards`, the number of examples of each; `files`, the SHA-256 of every file; `complete`; and a checksum of
-all that. Every file is written under a temporary name and renamed, the index after every shard.
+A folder holds `index.json` and, for every shard, `<array>-00000.npy` (N, ...) for each array and
+`keys-00000.json`, the stable names of its N examples. The index has `header`, everything that the arrays
+depend on; `shards`, the number of examples in each; `files`, the SHA-256 of every file; `complete`; and its
+own checksum. Every file is written under a temporary name and renamed, the index after every shard.
 
-Files are compared with their checksums when a folder is opened, or, where they have more than `_AT_ONCE`
-bytes, each when it is first read. Format 1, of version 0.1.0, has no checksums.
+Checksums are verified when a folder is opened or, if the files exceed `_AT_ONCE` bytes in total, when each
+file is first read. Format 1, of version 0.1.0, has no checksums.
 """
 
 import json
@@ -36,10 +36,10 @@ _AGAIN = "remove the folder and write it again"
 
 
 class ShardWriter:
-    """Adds arrays to a folder in the order of their keys, after those that an earlier process left there
-    under the same header. `what` names the set in messages, `beside` further files that belong to it.
+    """Adds arrays to a folder in the order of their keys, continuing after those that an earlier process
+    wrote with the same header. `what` names the set in messages, `extra_files` other files that belong to it.
 
-    `header` is JSON-like; the writer adds the number of examples, the size of a shard and the arrays. A
+    `header` is JSON-like; the writer adds the number of examples, the shard size and the arrays' specs. A
     `UserError` if the folder holds a set with another header.
     """
 
@@ -52,9 +52,9 @@ class ShardWriter:
         *,
         what: str,
         shard_size: int = SHARD_SIZE,
-        beside: Sequence[str] = (),
+        extra_files: Sequence[str] = (),
     ) -> None:
-        self._folder, self._keys, self._what, self._beside = folder, keys, what, beside
+        self._folder, self._keys, self._what, self._extra_files = folder, keys, what, extra_files
         self._held: dict[str, list[Array]] = {name: [] for name in arrays}
         header_fields = {
             "format": FORMAT,
@@ -65,36 +65,36 @@ class ShardWriter:
         self.header: dict[str, Any] = json.loads(json.dumps({**header, **header_fields}))
         self._shards: list[int] = []
         self._files: dict[str, str] = {}
-        self._go_on()
+        self._resume()
 
     @property
     def n_examples(self) -> int:
-        """Examples in the shards so far: the caller continues at this index."""
+        """Number of examples already written; the caller continues at this index."""
         return sum(self._shards)
 
     def add(self, arrays: Mapping[str, Array]) -> None:
-        """Take the arrays (B, ...) of the next B examples; a shard is written as soon as it is full."""
+        """Add the arrays (B, ...) of the next B examples; a shard is written as soon as it is full."""
         for name, (shape, _) in self.header["arrays"].items():
             if list(arrays[name].shape[1:]) != shape:
                 raise ValueError(f"{name} are {arrays[name].shape[1:]}, the header says {tuple(shape)}")
             self._held[name].append(np.asarray(arrays[name]))
         size = self.header["shard_size"]
-        while self._n_held() >= size:
+        while self._n_buffered() >= size:
             self._write(size)
 
     def finish(self) -> None:
         """Write the remaining examples and mark the set complete."""
-        if rest := self._n_held():
+        if rest := self._n_buffered():
             self._write(rest)
         if self.n_examples != len(self._keys):
             raise ValueError(f"{self.n_examples} of {len(self._keys)} examples have {self._what}")
         self._write_index(complete=True)
 
-    def _n_held(self) -> int:
+    def _n_buffered(self) -> int:
         return sum(map(len, next(iter(self._held.values()))))
 
-    def _go_on(self) -> None:
-        """Take over the whole shards that an earlier process left."""
+    def _resume(self) -> None:
+        """Continue after the full shards that an earlier process wrote."""
         if not (self._folder / INDEX).exists():
             return
         index = _read_index(self._folder, self._what)
@@ -121,7 +121,7 @@ class ShardWriter:
             held = np.concatenate(self._held[name])
             self._held[name] = [held[size:]]
             path = _path(self._folder, name, number)
-            with replacing(path) as beside, beside.open("wb") as file:
+            with replacing(path) as temporary, temporary.open("wb") as file:
                 np.save(file, held[:size].astype(dtype))
         write_json(_path(self._folder, "keys", number), list(self._keys[first : first + size]))
         self._shards.append(size)
@@ -129,13 +129,13 @@ class ShardWriter:
         self._write_index(complete=False)
 
     def _write_index(self, *, complete: bool) -> None:
-        files = self._files | {name: file_sha256(self._folder / name) for name in self._beside}
+        files = self._files | {name: file_sha256(self._folder / name) for name in self._extra_files}
         content = {"header": self.header, "complete": complete, "shards": self._shards, "files": files}
         write_sealed_json(self._folder / INDEX, content)
 
 
 class Shards:
-    """A complete folder of shards, whose files are mapped when they are needed."""
+    """A complete folder of shards, whose files are memory-mapped on demand."""
 
     def __init__(self, folder: Path, what: str) -> None:
         index = _read_index(folder, what)
@@ -147,7 +147,7 @@ class Shards:
         self.seals = Seals(folder, what, index["files"])
         self.keys = Keys(folder, what, self.sizes, self.seals)
         self._load = lru_cache(maxsize=_OPEN_SHARDS)(self._load_array)
-        # All now: what is damaged is told before anything is begun.
+        # Check all of them now, to report damage before work begins.
         n_bytes = 0
         for name in self.header["arrays"]:
             for number in range(len(self.sizes)):
@@ -160,7 +160,7 @@ class Shards:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a user should know."""
+        """One-line remarks for the user."""
         if self.header["format"] == FORMAT:
             return ()
         return (f"{self.folder}: written without checksums by an older version; damage would not show",)
@@ -171,10 +171,10 @@ class Shards:
         rows = np.empty((len(indices), *shape), dtype)
         shard = np.searchsorted(self.starts, indices, side="right") - 1
         for number in np.unique(shard):
-            here = shard == number
+            in_shard = shard == number
             array = self._load(name, int(number))
             self.seals.check(_path(self.folder, name, int(number)).name)
-            rows[here] = array[indices[here] - self.starts[number]]
+            rows[in_shard] = array[indices[in_shard] - self.starts[number]]
         return rows
 
     def _load_array(self, name: str, number: int) -> Array:
@@ -192,27 +192,27 @@ class Shards:
 
 
 class Seals:
-    """Checksums of a folder's files, each compared once."""
+    """Checksums of a folder's files, each verified once."""
 
     def __init__(self, folder: Path, what: str, digests: Mapping[str, str]) -> None:
         self.folder, self.what, self.digests = folder, what, digests
         self._unchecked = set(digests)
 
     def check(self, name: str) -> None:
-        """Raise a `UserError` if a file is not what was written."""
+        """Raise a `UserError` if a file does not match its checksum."""
         if name in self._unchecked:
             if not _matches(self.folder / name, self.digests[name]):
                 raise UserError(f"{self.what} {self.folder / name} do not match their sha256: {_AGAIN}")
             self._unchecked.discard(name)
 
     def check_all(self) -> None:
-        """Check every file."""
+        """Verify every file."""
         for name in sorted(self.digests):
             self.check(name)
 
 
 class Keys(Sequence[str]):
-    """Stable names of the examples, read shard by shard when asked for."""
+    """Stable names of the examples, read shard by shard on demand."""
 
     def __init__(self, folder: Path, what: str, sizes: Sequence[int], seals: Seals) -> None:
         self.starts = np.cumsum([0, *sizes])
@@ -235,13 +235,13 @@ class Keys(Sequence[str]):
 
 
 def check_file(path: Path, what: str) -> None:
-    """Raise a `UserError` if a file that lies beside shards is not what their index tells of."""
+    """Raise a `UserError` if a file next to shards does not match the checksum in their index."""
     if (path.parent / INDEX).is_file():
         Seals(path.parent, what, _read_index(path.parent, what)["files"]).check(path.name)
 
 
 def _matches(path: Path, digest: str | None) -> bool:
-    """Whether a file has a checksum; format 1 has none to compare."""
+    """Whether a file has the checksum `digest`; True if there is none (format 1)."""
     try:
         return path.is_file() if digest is None else file_sha256(path) == digest
     except OSError:

@@ -1,8 +1,8 @@
-"""Flat folders of wav files: one channel, 16 bits a sample, all of `data.sample_rate`.
+"""Flat folders of wav files: one channel, 16 bits per sample, all of `data.sample_rate`.
 
-A sound is a window of `data.target_res` samples. Evaluations meet windows that touch, training meets windows
-at random places (`windows.Windows`). Files that cannot be used stop the run, or, with `data.skip_corrupt`,
-are left out with a note.
+A sound is a window of `data.target_res` samples. Evaluation uses adjacent windows, training windows at random
+places (`windows.Windows`). A file that cannot be used stops the run; with `data.skip_corrupt` it is left out
+with a note.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 Array = np.ndarray
 
 BYTES = 2
-"""Of a sample."""
-_KEPT_SAMPLES = 2**29  # recordings of a set up to this size stay in memory
+"""Bytes of a sample."""
+_CACHED_SAMPLES = 2**29  # a set with no more samples stays in memory
 
 
 def open_sounds(options: Options, split: Split) -> PictureSet:
@@ -52,10 +52,10 @@ def open_sounds(options: Options, split: Split) -> PictureSet:
 
 
 def window_set(name: str, lengths: dict[Path, int], data: Data, notes: tuple[str, ...]) -> PictureSet:
-    """Windows of files with so many samples each."""
+    """Windows of files with the given numbers of samples."""
     sizes, paths = list(lengths.values()), list(lengths)
     windows = Windows(sizes, data.target_res)
-    read = _reader(paths, sizes, data.target_res, keep=sum(sizes) <= _KEPT_SAMPLES)
+    read = _reader(paths, sizes, data.target_res, keep=sum(sizes) <= _CACHED_SAMPLES)
 
     def levels(places: tuple[Array, Array]) -> Array:
         samples = [read(int(recording), int(start)) for recording, start in zip(*places, strict=True)]
@@ -72,8 +72,8 @@ def window_set(name: str, lengths: dict[Path, int], data: Data, notes: tuple[str
 
 
 def checked_length(path: Path, data: Data) -> int:
-    """Samples of a file; `Refused` if it is none, damaged, too short or of another kind than `[data]`
-    says."""
+    """Number of samples in a file; `Refused` if it is not a wav file, damaged, too short, or at odds with
+    `[data]`."""
     try:
         with path.open("rb") as stream, wave.open(stream) as sound:
             if sound.getnchannels() != 1:
@@ -94,7 +94,7 @@ def checked_length(path: Path, data: Data) -> int:
             return n
     except Refused:
         raise
-    except Exception as error:  # damaged chunks end in exceptions of every kind
+    except Exception as error:  # damaged chunks raise all kinds of exceptions
         raise Refused(f"not a wav file of plain samples ({str(error) or 'it ends too early'})") from error
 
 
@@ -112,7 +112,7 @@ def read_samples(path: Path, start: int, n: int) -> Array:
 
 
 def _reader(paths: list[Path], lengths: list[int], length: int, *, keep: bool) -> Callable[[int, int], Array]:
-    """Samples int16 (length,) of a recording from a place on; `keep`: whole recordings stay in memory."""
+    """Reads samples int16 (length,) of a recording from a start on; `keep`: recordings stay in memory."""
     cache: dict[int, Array] = {}
 
     def read(recording: int, start: int) -> Array:

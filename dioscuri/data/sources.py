@@ -1,4 +1,4 @@
-"""Every data source by its name: which function opens a split of it."""
+"""Data sources by name: the function that opens a split of each."""
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -22,7 +22,7 @@ from dioscuri.errors import UserError
 from dioscuri.hparams.sections import FOLDERS
 
 CLASS_FOLDERS = (*FOLDERS, "glob")
-"""Sources whose pictures may lie in folders that name their class."""
+"""Sources whose pictures may lie in class folders."""
 
 
 def open_token_split(options: Options, split: Split) -> TokenSet:
@@ -57,7 +57,7 @@ OPENERS: dict[str, Callable[[Options, Split], Examples]] = {
 
 
 class DataSets:
-    """The three splits of a source, each opened on first use; a `UserError` says why one cannot be."""
+    """The three splits of a source, each opened on first use; a `UserError` says why it cannot be opened."""
 
     def __init__(self, options: Options, classes: Sequence[str] = ()) -> None:
         self._options, self._classes = options, tuple(classes)
@@ -88,7 +88,7 @@ class DataSets:
 
     @cached_property
     def _table(self) -> tuple[str, ...]:
-        """Names of the classes by their number: the run's, or else those of the training pictures."""
+        """Class names in the order of their numbers: the run's, else those of the training pictures."""
         if self._classes or self._options.data.dataset_source not in CLASS_FOLDERS:
             return self._classes
         option = PATH_OPTIONS["train"]
@@ -100,7 +100,7 @@ class DataSets:
 
 def open_datasets(options: Options, classes: Sequence[str] = ()) -> DataSets:
     """Return the splits of `data.dataset_source`, which must fit `data.target_res` and `data.channels`
-    (`UserError`). `classes` are the names of the run's classes by their number, where it has them already.
+    (`UserError`). `classes` are the run's class names in the order of their numbers, if it has them already.
     """
     check_options(options.data, describe(options.data.dataset_source))
     return DataSets(options, classes)

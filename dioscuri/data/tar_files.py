@@ -1,7 +1,7 @@
-"""Plain tar files as webdataset lays them out: where the members of each example lie.
+"""Plain tar files in the layout of webdataset: where the members of each example lie.
 
-Only the headers are read, so members can be read in any order. Compressed tar files are refused: in them they
-cannot be. A file that does not end as a tar file ends has lost members, and is refused.
+Only the headers are read, so members can be read in any order. Compressed tar files are refused because they
+do not allow this. A file without the end marker of a tar file has lost members and is refused.
 """
 
 import os
@@ -40,13 +40,13 @@ class Example:
     members: dict[str, Member]
 
     def member(self, suffixes: Sequence[str]) -> Member | None:
-        """The first that there is."""
+        """The member with the first of the suffixes that exists."""
         return next((self.members[suffix] for suffix in suffixes if suffix in self.members), None)
 
 
 def examples(tar: Path) -> list[Example]:
-    """The examples of a tar file, in order, hidden members passed over; a `UserError` if it is none, is
-    compressed, cut or damaged, or has two members of the same name."""
+    """The examples of a tar file, in order, without hidden members; a `UserError` if it is not a tar file, is
+    compressed, truncated or damaged, or has two members of the same name."""
     by_key: dict[str, dict[str, Member]] = {}
     try:
         for name, member in _members(tar):
@@ -57,7 +57,7 @@ def examples(tar: Path) -> list[Example]:
             members[suffix] = member
     except UserError:
         raise
-    except Exception as error:  # tarfile answers foreign bytes with exceptions of every kind
+    except Exception as error:  # tarfile raises all kinds of exceptions on foreign bytes
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise UserError(
             f"{tar} cannot be read as a plain tar file ({reason}): unpack or download it again"
@@ -84,8 +84,8 @@ def _members(tar: Path) -> Iterator[tuple[str, Member]]:
 
 
 def _check_end(tar: Path, end: int) -> None:
-    """Raise a `UserError` if the zero block that ends a tar file does not begin at `end`, or where more
-    than zeros follow it."""
+    """Raise a `UserError` unless the zero block that ends a tar file begins at
+    `end` and only zeros follow."""
     with tar.open("rb") as file:
         file.seek(end)
         block = file.read(tarfile.BLOCKSIZE)
@@ -101,7 +101,7 @@ def _check_end(tar: Path, end: int) -> None:
 
 
 def _split_name(name: str) -> tuple[str, str]:
-    """(path up to the first dot of the last part, suffix in small letters)."""
+    """(path up to the first dot of the file name, suffix in lower case)."""
     folder, slash, last = name.rpartition("/")
     stem, _, suffix = last.partition(".")
     return folder + slash + stem, suffix.lower()

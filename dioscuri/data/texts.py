@@ -1,9 +1,9 @@
 """Encoded captions or prompts: a text encoder's output, in shards that both twins read.
 
-A folder of shards (`dioscuri.data.shards`) with the arrays `text` (N, S, E), the encoder's states,
-`text_mask` (N, S), where there are real tokens, and as it fits the model `pooled` (N, P), a pooled state, and
-`micro` (N, 5), original width and height, crop's top and left, aesthetic score; beside them
-`null.safetensors`, the same arrays (1, ...) of an empty text, but `micro`.
+A folder of shards (`dioscuri.data.shards`) with the arrays `text` (N, S, E), the encoder's states;
+`text_mask` (N, S), True at real tokens; and, if the model uses them, `pooled` (N, P), a pooled state, and
+`micro` (N, 5): original width and height, top and left of the crop, aesthetic score. Next to them lies
+`null.safetensors`, the same arrays (1, ...), except `micro`, of an empty text.
 """
 
 from collections.abc import Mapping, Sequence
@@ -46,10 +46,10 @@ class TextSet:
 
 
 class TextWriter:
-    """Adds arrays of texts to a folder in the order of their keys, after those that an earlier process left.
+    """Adds arrays of texts to a folder in the order of their keys, after those that an earlier process wrote.
 
-    `header` is JSON-like and names the encoder; `null` holds the arrays (1, ...) of an empty text, and with
-    them the shapes of all.
+    `header` is JSON-like and names the encoder; `null` holds the arrays (1, ...) of an empty text, which also
+    define the shapes.
     """
 
     def __init__(
@@ -65,18 +65,18 @@ class TextWriter:
         arrays = {name: (array.shape[1:], _stored(name)) for name, array in null.items()}
         arrays |= {"micro": ((5,), "float32")} if micro else {}
         self._writer = ShardWriter(
-            folder, header, keys, arrays, what=WHAT, shard_size=shard_size, beside=(NULL,)
+            folder, header, keys, arrays, what=WHAT, shard_size=shard_size, extra_files=(NULL,)
         )
-        with replacing(folder / NULL) as beside:
-            save_file({name: array.astype(_stored(name)) for name, array in null.items()}, beside)
+        with replacing(folder / NULL) as temporary:
+            save_file({name: array.astype(_stored(name)) for name, array in null.items()}, temporary)
 
     @property
     def n_texts(self) -> int:
-        """Texts in the shards so far: the caller continues at this index."""
+        """Number of texts already written; the caller continues at this index."""
         return self._writer.n_examples
 
     def add(self, arrays: Mapping[str, Array]) -> None:
-        """Take the arrays (B, ...) of the next B texts."""
+        """Add the arrays (B, ...) of the next B texts."""
         self._writer.add(arrays)
 
     def finish(self) -> None:
@@ -113,7 +113,7 @@ def read_null(path: Path) -> dict[str, Array]:
 
 
 def _stored(name: str) -> str:
-    """Dtype in the files: half precision, which suffices for encoders."""
+    """Dtype in the files; half precision suffices for an encoder's output."""
     return {"text_mask": "bool", "micro": "float32"}.get(name, "float16")
 
 

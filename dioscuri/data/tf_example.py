@@ -16,11 +16,11 @@ _MAX_VARINT = 10
 
 
 class NotAnExampleError(Exception):
-    """Bytes are no such message; the text says why."""
+    """Bytes are not a `tf.train.Example`; the text says why."""
 
 
 def decode(data: bytes) -> Features:
-    """The features of a message by their names; `NotAnExampleError` if it is none."""
+    """The features of a message by name; raises `NotAnExampleError`."""
     decoded: Features = {}
     for number, features in _fields(data):
         if number == 1 and isinstance(features, bytes):
@@ -88,7 +88,7 @@ def _integers(item: Content) -> Iterator[int]:
 
 
 def _fields(data: bytes) -> Iterator[tuple[int, Content]]:
-    """(number, content) of every field of a message: a fixed 32-bit one is a float."""
+    """(number, content) of every field of a message; a fixed 32-bit field is a float."""
     at = 0
     while at < len(data):
         tag, at = _read_varint(data, at)

@@ -1,8 +1,8 @@
 """TFRecord files of pictures, perhaps with captions, as DALLE-mtf and Metroplex write them.
 
-A record is a `tf.train.Example` with `image`, the bytes of an image file, and, where it has one, `caption`,
-the numbers of a text's tokens. Only the records' lengths are read when files are opened, so pictures can be
-read in any order; the checksum of a record is checked when it is read.
+A record is a `tf.train.Example` with `image`, the bytes of an image file, and perhaps `caption`, the token
+numbers of a text. Only the records' lengths are read when files are opened, so pictures can be read in any
+order; a record's checksum is verified when it is read.
 """
 
 import io
@@ -34,7 +34,7 @@ _GZIP = b"\x1f\x8b"
 
 @dataclass(frozen=True)
 class Record:
-    """Where a record's message lies."""
+    """Location of a record's message."""
 
     path: Path
     number: int  # from 0
@@ -43,11 +43,11 @@ class Record:
 
     @property
     def name(self) -> str:
-        """Start of a message about it."""
+        """Its name in error messages."""
         return f"{self.path}, record {self.number}"
 
     def read(self) -> bytes:
-        """The message; `Refused` if it is not what the checksum tells of."""
+        """The message; `Refused` if it does not match its checksum."""
         with self.path.open("rb") as file:
             content = os.pread(file.fileno(), self.size + _FOOTER.size, self.start)
         data, footer = content[: self.size], content[self.size :]
@@ -56,7 +56,7 @@ class Record:
         return data
 
     def features(self) -> tf_example.Features:
-        """The features of its message; `Refused` if it is no example."""
+        """The features of its message; `Refused` if it is not a `tf.train.Example`."""
         try:
             return tf_example.decode(self.read())
         except tf_example.NotAnExampleError as error:
@@ -64,9 +64,9 @@ class Record:
 
 
 def open_tfrecords(options: Options, split: Split) -> PictureSet:
-    """Open the TFRecord files of a split: those of a folder, one, or those that fit a pattern.
+    """Open the TFRecord files of a split: a folder, a file, or those that match a pattern.
 
-    With `data.text_seq_len` captions are read, too. A `UserError` names the file and the record at fault.
+    With `data.text_seq_len`, captions are read too. A `UserError` names the file and record at fault.
     """
     data, option = options.data, PATH_OPTIONS[split]
     if data.channels not in (1, 3):
@@ -101,7 +101,8 @@ def open_tfrecords(options: Options, split: Split) -> PictureSet:
 
 
 def index(path: Path) -> list[Record]:
-    """The records of a file, by its lengths; a `UserError` if it is no such file, or ends too early."""
+    """The records of a file, located by their lengths; a `UserError` if it is not a TFRecord file or is
+    truncated."""
     records: list[Record] = []
     try:
         size = path.stat().st_size
@@ -147,8 +148,8 @@ def image_of(record: Record) -> bytes:
 
 
 def captions(records: Sequence[Record], length: int, padding: int, *, skip_corrupt: bool = False) -> Array:
-    """Captions' tokens int32 (N, length), cut or filled up with `padding`; a `UserError` names the record
-    that has none, or that is damaged: with `skip_corrupt` its row is all padding."""
+    """Captions' tokens int32 (N, length), truncated or padded with `padding`. A `UserError` names a record
+    that has none or is damaged; with `skip_corrupt` a damaged one's row is all padding."""
     rows = np.full((len(records), length), padding, np.int32)
     for row, record in zip(rows, records, strict=True):
         try:
@@ -169,8 +170,8 @@ def captions(records: Sequence[Record], length: int, padding: int, *, skip_corru
 
 
 def write_tfrecords(path: Path, messages: Iterable[bytes]) -> int:
-    """Write messages as the records of a new file; returns how many. `path` is not written beside: the caller
-    renames it when it is whole."""
+    """Write messages as the records of a new file and return how many. `path` is written directly: the caller
+    gives a temporary name and renames it when it is complete."""
     count = 0
     with path.open("xb") as file:
         for message in messages:

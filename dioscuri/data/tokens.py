@@ -1,8 +1,8 @@
-"""Token shards: pictures as an image tokenizer sees them, in files that a prior is trained on.
+"""Token shards: pictures encoded by an image tokenizer, on which a prior is trained.
 
-A folder of shards (`dioscuri.data.shards`) with the arrays `tokens` uint16 or uint32 (N, h, w) and, where the
-pictures have labels, `labels` int32 (N,). A folder `texts` inside holds what a text encoder made of the
-pictures' captions, where they have any (`dioscuri.data.texts`).
+A folder of shards (`dioscuri.data.shards`) with the arrays `tokens` uint16 or uint32 (N, h, w) and, if the
+pictures have labels, `labels` int32 (N,). If they have captions, the folder `texts` inside holds the output
+of a text encoder (`dioscuri.data.texts`).
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -26,9 +26,9 @@ TEXTS = "texts"
 class TokenSet:
     """Tokens (N, h, w) of pictures, each in [0, codebook_size), read only when `gather` asks for them.
 
-    `header` is the index's own: `tokenizer` names what made the tokens, with the `sha256` of its weights.
-    `labels` is int32 (N,) or None, `classes` the names of the classes, where they have any, `texts`
-    holds the pictures' encoded captions. All pictures could be read.
+    `header` is that of the index; its `tokenizer` names the tokenizer and the `sha256` of its weights.
+    `labels` is int32 (N,) or None, `classes` the names of the classes, if they have any, `texts` the
+    pictures' encoded captions or None.
     """
 
     name: str
@@ -49,7 +49,7 @@ class TokenSet:
     def gather(self, indices: Sequence[int] | Array) -> Array:
         """Return a new int32 array (B, h, w) of the tokens at `indices` (B,), each in [0, N).
 
-        Raises IndexError for an index outside and a `UserError` for tokens that are no codes.
+        Raises IndexError for an index out of range and a `UserError` for tokens outside the codebook.
         """
         requested = np.asarray(indices, dtype=np.int64)
         if requested.size and not (requested.min() >= 0 and requested.max() < len(self)):
@@ -65,11 +65,11 @@ class TokenSet:
 
 
 class TokenWriter:
-    """Adds pictures' tokens to a folder in the order of their keys, after those that an earlier process left
-    there under the same header.
+    """Adds pictures' tokens to a folder in the order of their keys, continuing after those that an earlier
+    process wrote with the same header.
 
-    `header` is JSON-like and says what the tokens depend on: `grid` [h, w], `codebook_size`, `tokenizer`,
-    whatever else the caller adds. A `UserError` if the folder holds tokens of another header.
+    `header` is JSON-like and holds everything that the tokens depend on: `grid` [h, w], `codebook_size`,
+    `tokenizer` and whatever the caller adds. A `UserError` if the folder holds tokens with another header.
     """
 
     def __init__(
@@ -92,11 +92,11 @@ class TokenWriter:
 
     @property
     def n_pictures(self) -> int:
-        """Pictures in the shards so far: the caller continues at this index."""
+        """Number of pictures already written; the caller continues at this index."""
         return self._writer.n_examples
 
     def add(self, tokens: Array) -> None:
-        """Take the tokens (B, h, w) of the next B pictures; a shard is written as soon as it is full."""
+        """Add the tokens (B, h, w) of the next B pictures; a shard is written as soon as it is full."""
         if len(tokens) and (tokens.min() < 0 or tokens.max() >= self._codes):
             raise ValueError(
                 f"tokens reach from {tokens.min()} to {tokens.max()}, codes from 0 to {self._codes - 1}"
@@ -144,7 +144,7 @@ def open_tokens(folder: Path) -> TokenSet:
 
 
 def _classes(header: Mapping[str, Any], labels: Array | None, folder: Path) -> tuple[str, ...]:
-    """Names of the classes, where the pictures' folders gave them any."""
+    """Names of the classes, empty if the pictures had no class folders."""
     names = header.get("classes", [])
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise UserError(f"tokens: {folder} has no list of class names: encode the pictures again")
@@ -156,7 +156,7 @@ def _classes(header: Mapping[str, Any], labels: Array | None, folder: Path) -> t
 
 
 def _same_keys(first: Sequence[str], second: Sequence[str]) -> bool:
-    """Whether two sets have the same number of examples and, as far as a few tell, the same ones."""
+    """Whether two sets have the same number of examples and, judging by a few, the same keys."""
     looked = np.linspace(0, len(first) - 1, min(len(first), 16)).astype(int)
     return len(first) == len(second) and all(first[int(i)] == second[int(i)] for i in looked)
 

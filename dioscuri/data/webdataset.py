@@ -1,7 +1,7 @@
-"""Pictures in tar files as webdataset lays them out: members of an example share a name up to the first dot.
+"""Pictures in tar files in the layout of webdataset: members of an example share a name up to the first dot.
 
-An example has a picture (`jpg`, `jpeg`, `png`, `webp`) and may have a class (`cls`, a whole number in text).
-All tar files, in the order of their names, are one set, whose pictures are found at random (`tar_files`).
+An example has a picture (`jpg`, `jpeg`, `png`, `webp`) and may have a class (`cls`, an integer as text). All
+tar files, in the order of their names, form one set, whose pictures can be read in any order (`tar_files`).
 """
 
 import io
@@ -26,7 +26,7 @@ LABEL = "cls"
 
 
 def open_webdataset(options: Options, split: Split) -> PictureSet:
-    """Open the tar files of a split: those of its folders, or that fit its patterns, such as
+    """Open the tar files of a split: those in its folders, or that match its patterns, such as
     'shards/{00000..00099}.tar'; a `UserError` says why they cannot be used.
 
     Pictures are cropped to their largest central square.
@@ -66,8 +66,8 @@ def open_webdataset(options: Options, split: Split) -> PictureSet:
 
 
 def _notes(folder: str, every: Sequence[Example]) -> list[str]:
-    """What is left out: examples without a picture, and pictures that share the name of another example up to
-    its first dot."""
+    """Notes about what is left out: examples without a picture, and pictures whose name up to the first dot
+    is that of another example."""
     hidden = [(example, suffix) for example in every for suffix in _unread_pictures(example)]
     dotted = {id(example) for example, _ in hidden}
     n_without = sum(not example.member(PICTURES) and id(example) not in dotted for example in every)
@@ -86,13 +86,13 @@ def _notes(folder: str, every: Sequence[Example]) -> list[str]:
 
 
 def _unread_pictures(example: Example) -> list[str]:
-    """Suffixes of pictures of an example beside the one that is read."""
+    """Suffixes of an example's further pictures, which are not read."""
     chosen = next((suffix for suffix in PICTURES if suffix in example.members), None)
     return [s for s in example.members if s != chosen and s.rpartition(".")[2] in PICTURES]
 
 
 def _labels(chosen: Sequence[Example]) -> Array | None:
-    """Classes (N,), or None where no example has one; a `UserError` if only some have."""
+    """Classes (N,), or None if no example has one; a `UserError` if only some have."""
     members = [example.member((LABEL,)) for example in chosen]
     if not any(members):
         return None

@@ -33,8 +33,8 @@ class Resolution:
         """Write the run's copy where it is new or an override changes it; a `UserError` if that is not
         possible."""
         if self._document is not None:
-            with replacing(self._path) as beside:
-                beside.write_text(render(self._document), encoding="utf-8")
+            with replacing(self._path) as temporary:
+                temporary.write_text(render(self._document), encoding="utf-8")
 
 
 def resolve(
@@ -199,8 +199,8 @@ def _with_absolute_paths(document: Document, hparams: Any, log_root: Path) -> Do
     for section, options in _sections(hparams):
         for declared in fields(options):
             value = getattr(options, declared.name)
-            beside = isinstance(value, str) and Path(value).is_relative_to(log_root)
-            if declared.metadata["path"] and declared.name != "root" and value and not beside:
+            inside_run_folder = isinstance(value, str) and Path(value).is_relative_to(log_root)
+            if declared.metadata["path"] and declared.name != "root" and value and not inside_run_folder:
                 document = _with_option(document, section, declared, _path_text(value))
     return document
 

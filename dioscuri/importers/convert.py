@@ -1,4 +1,5 @@
-"""Runs of the original programs' checkpoints and of published weights, and back: `dioscuri convert`."""
+"""Conversion of the original programs' checkpoints and of published weights to runs, and back:
+`dioscuri convert`."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -44,19 +45,19 @@ Source = tuple[Callable[..., efficient_vdvae.Imported], Any]  # importer and wha
 def convert_configuration(source: Path, target: Path, overrides: Sequence[str]) -> None:
     """Write a configuration of Metroplex, or a training configuration of open-muse, as a `.cfg`.
 
-    Prints what is unknown and left out.
+    Prints a warning for each setting that is left out.
     """
     config = read_config(source)
     if metroplex_json.recognised(config):
         _convert_metroplex(config, source, target, overrides)
         return
     words, notes = converted(config, source, overrides)
-    given = load(BASES["maskgit"], [*words, *overrides])
-    transformers.make_plan(given.model, given.data.grid, given.data.codebook_size)
+    hparams = load(BASES["maskgit"], [*words, *overrides])
+    transformers.make_plan(hparams.model, hparams.data.grid, hparams.data.codebook_size)
     header = [f"# {source.name} of open-muse.", "#", f"# Command:   sh torch_impl/train.sh {target}"]
     text = written_out(BASES["maskgit"], [*words, *overrides], header)
-    with replacing(target) as beside:
-        beside.write_text(text, encoding="utf-8")
+    with replacing(target) as temporary:
+        temporary.write_text(text, encoding="utf-8")
     for note in notes:
         print(f"warning: {source}: {note}")
     print(f"{target}: {source.name} as a configuration of family maskgit; [data] says where tokens lie")
@@ -67,16 +68,16 @@ def _convert_metroplex(
 ) -> None:
     """Write a JSON configuration of one of Metroplex's programs as a `.cfg`."""
     header = [f"# {source.name} of Metroplex.", "#", f"# Command:   sh torch_impl/train.sh {target}"]
-    with replacing(target) as beside:
+    with replacing(target) as temporary:
         values = _metroplex_options(config, source)
-        beside.write_text(metroplex_json.cfg_text(values, source.name), encoding="utf-8")
+        temporary.write_text(metroplex_json.cfg_text(values, source.name), encoding="utf-8")
         try:
-            hparams = load(beside, overrides)
+            hparams = load(temporary, overrides)
         except UserError as error:
-            raise UserError(str(error).replace(str(beside), str(source))) from error
+            raise UserError(str(error).replace(str(temporary), str(source))) from error
         family = hparams.run.family
         check_options(hparams)
-        beside.write_text(written_out(beside, overrides, header), encoding="utf-8")
+        temporary.write_text(written_out(temporary, overrides, header), encoding="utf-8")
     for remark in metroplex_json.remarks(config):
         print(f"warning: {source}: {remark}")
     print(f"{target}: {source.name} as a configuration of family {family}; [data] says where pictures lie")
@@ -95,8 +96,8 @@ def _metroplex_options(config: Mapping[str, Any], source: Path) -> dict[str, Any
 
 
 def import_run(request: Request) -> None:
-    """A run of published weights, or of a checkpoint with its full training state."""
-    split_run(request.run)  # says before anything is read whether it can be a run's folder
+    """Make a run from published weights, or from a checkpoint with its full training state."""
+    split_run(request.run)  # fails before anything is read if it cannot be a run's folder
     source = local_folder(request.source, choice=request.choice or "average")
     request = replace(request, source=source, config=published_config(source, request.config))
     if words := vdvae.log_words(source) if request.config is None else ():
@@ -112,7 +113,7 @@ def import_run(request: Request) -> None:
 
 
 def make_run(request: Request, importer: Callable[[Any], Imported]) -> None:
-    """Write a checkpoint with all of its state into a new run folder; `importer` takes the run's options."""
+    """Write a checkpoint with its full state into a new run folder; `importer` takes the run's options."""
     assert request.cfg is not None
     log_root, name = split_run(request.run)
     overrides = (*request.overrides, f"run.name={name}")
@@ -127,8 +128,8 @@ def make_run(request: Request, importer: Callable[[Any], Imported]) -> None:
 
 
 def _importer(request: Request) -> Callable[[Any], Imported] | None:
-    """What imports the state of training, where a source has it: Efficient-VDVAE's checkpoints, and files of
-    VD-VAE beside which the optimiser's lies, unless raw weights alone are asked for."""
+    """The importer of a source's training state, if it has one: a checkpoint of Efficient-VDVAE, or files of
+    VD-VAE next to the optimiser's, unless only raw weights are requested."""
     source = request.source
     if request.cfg is None:
         return None
@@ -141,8 +142,8 @@ def _importer(request: Request) -> Callable[[Any], Imported] | None:
 
 
 def export_run(run: Path, target: Path, step: Step = None) -> str:
-    """Write the averaged weights of a run's checkpoint to a folder, with those of its tokenizer if that is
-    there; returns what was done."""
+    """Write the averaged weights of a run's checkpoint to a folder, with its tokenizer's if that exists;
+    return a line that says what was written."""
     log_root, name = split_run(run)
     hparams = load(copy_path(log_root, name), twin=log_root)
     checkpoint = store.load(RunDirectory(run).checkpoints, step)
@@ -160,33 +161,33 @@ def export_run(run: Path, target: Path, step: Step = None) -> str:
 
 
 def origin(checkpoint: store.Checkpoint, run: str) -> dict[str, Any]:
-    """What names the averaged weights of a run's checkpoint."""
+    """Identifies the averaged weights of a run's checkpoint."""
     sha256 = checkpoint.info["files"]["ema.safetensors"]["sha256"]
     return {"sha256": sha256, "run": run, "weights": "ema", "step": checkpoint.step}
 
 
 def export(run: Path, target: Path, step: Step, torch_bytes: TorchBytes) -> None:
-    """Write a checkpoint of a run to the file `target`, as the PyTorch program saves it."""
+    """Write a run's checkpoint to the file `target` in the PyTorch program's format."""
     log_root, name = split_run(run)
     directory = RunDirectory(run)
     hparams = _supported(load(copy_path(log_root, name)))
     checkpoint = store.load(directory.checkpoints, step)
     for warning in checkpoint.warnings:
         print(f"warning: {warning}")
-    # That program continues along its own curve, which starts from the value it finds here.
+    # That program continues its learning-rate curve from the value in the file.
     options = replace(hparams.optimizer, legacy_torch_cosine=True)
     rate = schedules.learning_rate(checkpoint.step, options)
     payload = efficient_vdvae.to_torch(
         checkpoint.state, checkpoint.step, hparams, make_plan(hparams), rate, checkpoint.path
     )
     content = torch_bytes(payload)
-    with replacing(target) as beside:
-        beside.write_bytes(content)
+    with replacing(target) as temporary:
+        temporary.write_bytes(content)
     print(f"{target}: step {checkpoint.step} of {run} in the layout of the PyTorch Efficient-VDVAE")
 
 
 def _read(source: Path) -> Source:
-    """Tell the two programs' files apart by their first bytes, and read."""
+    """Read a file of either program, recognised by its first bytes."""
     file = _newest_in(source) if source.is_dir() else source
     try:
         check_plain(file)

@@ -1,7 +1,7 @@
 """Weights of the DC-VAE of Metroplex's later (flax) program as canonical tensors.
 
-Names begin with `G/` or `D/`, generator and discriminator, then with `params/` or `stats/`, what spectral
-normalisation and the quantiser keep. Flax numbers convolutions in the order of their calls.
+Names begin with `G/` (generator) or `D/` (discriminator), followed by `params/` or `stats/` (the state of
+spectral normalisation and of the quantiser). Flax numbers convolutions in the order of their calls.
 """
 
 from collections.abc import Mapping
@@ -13,14 +13,14 @@ from dioscuri.families.vqgan.discriminators import DiscriminatorPlan
 from dioscuri.families.vqgan.spectral import ContrastPlan, SpectralStacks, contrast_layers, generator_layers
 
 Arrays = Mapping[str, np.ndarray]
-Found = dict[str, np.ndarray]
+Tensors = dict[str, np.ndarray]
 
 _HEADS = {"adversarial": "gan_head", "patches": "contra_head_patch"}
 _PARTS = {"hidden": "contra_head_global", "output": "contra_head_global2"}
 
 
-def generator_from_flax(arrays: Arrays, stacks: SpectralStacks) -> Found:
-    """Parameters of encoder and decoder under canonical names, without the codes."""
+def generator_from_flax(arrays: Arrays, stacks: SpectralStacks) -> Tensors:
+    """Parameters of encoder and decoder, without the codebook, under canonical names."""
     spectral = generator_names(stacks)
     plain = _decoder_names(stacks)
     tensors = _parameters(
@@ -31,8 +31,8 @@ def generator_from_flax(arrays: Arrays, stacks: SpectralStacks) -> Found:
     }
 
 
-def discriminator_from_flax(arrays: Arrays, plan: DiscriminatorPlan | None) -> Found:
-    """Parameters of the discriminator under canonical names; empty where there is none of this kind."""
+def discriminator_from_flax(arrays: Arrays, plan: DiscriminatorPlan | None) -> Tensors:
+    """Parameters of the discriminator under canonical names; empty without a discriminator of this kind."""
     if plan is None or plan.contrast is None or not any(name.startswith("D/") for name in arrays):
         return {}
     names = critic_names(plan.contrast)
@@ -42,8 +42,8 @@ def discriminator_from_flax(arrays: Arrays, plan: DiscriminatorPlan | None) -> F
     return {f"discriminator.{name}": array for name, array in tensors.items()}
 
 
-def powers_from_flax(arrays: Arrays, stacks: SpectralStacks, plan: DiscriminatorPlan | None) -> Found:
-    """Buffers of the power iterations."""
+def powers_from_flax(arrays: Arrays, stacks: SpectralStacks, plan: DiscriminatorPlan | None) -> Tensors:
+    """Buffers of the power iteration."""
     names = generator_names(stacks)
     vectors = {f"u.{ours}": _of(arrays, f"G/stats/{name}/u0").reshape(-1) for ours, name in names.items()}
     vectors |= {f"sigma.{ours}": _of(arrays, f"G/stats/{name}/sigma") for ours, name in names.items()}
@@ -54,32 +54,32 @@ def powers_from_flax(arrays: Arrays, stacks: SpectralStacks, plan: Discriminator
 
 
 def generator_names(stacks: SpectralStacks) -> dict[str, str]:
-    """Canonical name -> theirs, of the generator's normalised layers."""
+    """Canonical name -> original name of the generator's normalised layers."""
     return {ours: f"encoder/SNConv2D_{i}" for i, ours in enumerate(generator_layers(stacks))}
 
 
 def critic_names(plan: ContrastPlan) -> dict[str, str]:
-    """The same of the discriminator."""
+    """The same for the discriminator."""
     names_of_ours = {}
     for i, ours in enumerate(contrast_layers(plan)):
-        kind, *rest = ours.split(".")
+        kind, *path = ours.split(".")
         if kind in _HEADS:
-            names_of_ours[ours] = f"{_HEADS[kind]}_{rest[0]}"
+            names_of_ours[ours] = f"{_HEADS[kind]}_{path[0]}"
         else:
             globals_ = kind == "globals"
             names_of_ours[ours] = (
-                f"{_PARTS[rest[1]]}_{rest[0]}" if globals_ else f"discriminator/SNConv2D_{i}"
+                f"{_PARTS[path[1]]}_{path[0]}" if globals_ else f"discriminator/SNConv2D_{i}"
             )
     return names_of_ours
 
 
 def _decoder_names(stacks: SpectralStacks) -> dict[str, str]:
-    layers = [f"decoder.blocks.{n}.{part}" for n in range(len(stacks.decoder)) for part in ("conv1", "conv2")]
+    layers = [f"decoder.blocks.{n}.{conv}" for n in range(len(stacks.decoder)) for conv in ("conv1", "conv2")]
     return {ours: f"decoder/Conv2D_{i}" for i, ours in enumerate([*layers, "decoder.conv_out"])}
 
 
-def _parameters(arrays: Arrays, prefix: str, names: Mapping[str, str], biased: Mapping[str, bool]) -> Found:
-    """Kernels as OIHW, and the biases that are added."""
+def _parameters(arrays: Arrays, prefix: str, names: Mapping[str, str], biased: Mapping[str, bool]) -> Tensors:
+    """Kernels as OIHW, and the biases in use."""
     tensors = {}
     for ours, theirs in names.items():
         tensors[f"{ours}.weight"] = _of(arrays, f"{prefix}{theirs}/kernel").transpose(3, 2, 0, 1)

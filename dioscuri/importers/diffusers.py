@@ -15,14 +15,15 @@ Arrays = Mapping[str, np.ndarray]
 Rules = tuple[tuple[str, str], ...]
 
 RESOLUTION = 256
-"""Side of pictures, which the configurations do not tell."""
+"""Side of pictures, which the configurations do not contain."""
 
 SAMPLING: dict[str, Any] = {
     "sampler": "confidence", "steps": 12, "sampling_schedule": "cosine", "temperature": (2.0, 0.0),
     "guidance_scale": 9.0, "legacy_temperature": False, "legacy_mask_count": True,
     "legacy_known_confidence": True,
 }  # fmt: skip
-"""As `AmusedPipeline` samples by default. Guidance is one less here: 0 is the condition alone."""
+"""Default sampling of `AmusedPipeline`. Guidance is smaller by one here: 0 is
+the conditional logits alone."""
 
 _UVIT_OPTIONS = {
     *("hidden_size", "use_bias", "hidden_dropout", "cond_embed_dim", "micro_cond_encode_dim"),
@@ -93,9 +94,9 @@ _UVIT: Rules = (
 
 
 def diffusers_tokenizer(config: Mapping[str, Any]) -> tuple[Tokenizer, dict[str, Any]]:
-    """Options of a `VQModel`, and of `[data]`.
+    """Options of a `VQModel` and of `[data]`.
 
-    aMUSEd's, which looks codes up, takes pictures in [0, 1], the others take them in [-1, 1].
+    aMUSEd's model, which decodes looked-up codes, takes pictures in [0, 1], the others in [-1, 1].
     """
     check_names(config, _VQ_OPTIONS)
     widths, types = config["block_out_channels"], config["down_block_types"]
@@ -124,7 +125,7 @@ def diffusers_tokenizer(config: Mapping[str, Any]) -> tuple[Tokenizer, dict[str,
 
 
 def diffusers_uvit(config: Mapping[str, Any]) -> tuple[Transformer, dict[str, Any]]:
-    """Options of a `UVit2DModel`, and of `[data]`."""
+    """Options of a `UVit2DModel` and of `[data]`."""
     check_names(config, _UVIT_OPTIONS | _UVIT_OTHERS)
     down = config["downsample"]
     if down != config["upsample"]:
@@ -143,7 +144,7 @@ def diffusers_uvit(config: Mapping[str, Any]) -> tuple[Transformer, dict[str, An
 
 
 def from_diffusers_tokenizer(arrays: Arrays) -> dict[str, np.ndarray]:
-    """Levels counted from the finest, attention's matrices as 1x1 kernels."""
+    """Canonical names: levels counted from the finest, attention matrices as 1x1 kernels."""
     levels = {int(match[1]) for name in arrays if (match := re.match(r"decoder\.up_blocks\.(\d+)\.", name))}
     renamed = {}
     for name, array in arrays.items():
@@ -158,12 +159,12 @@ def from_diffusers_tokenizer(arrays: Arrays) -> dict[str, np.ndarray]:
 
 
 def from_diffusers_uvit(arrays: Arrays) -> dict[str, np.ndarray]:
-    """The gated layer's two parts, which diffusers keeps in one, apart: what is multiplied comes first."""
+    """Canonical names, with diffusers' fused gated layer split into its two halves, value before gate."""
     renamed = {}
     for name, array in arrays.items():
         if match := re.fullmatch(r"(.*)\.ff\.net\.0\.proj\.(\w+)", name):
-            for part, piece in zip(("wi_1", "wi_0"), np.split(array, 2), strict=True):
-                renamed[f"{match[1]}.ffn.{part}.{match[2]}"] = piece
+            for layer, half in zip(("wi_1", "wi_0"), np.split(array, 2), strict=True):
+                renamed[f"{match[1]}.ffn.{layer}.{match[2]}"] = half
         else:
             renamed[_renamed(name, _UVIT)] = array
     return renamed

@@ -1,8 +1,8 @@
 """Importers and exporter of Efficient-VDVAE's checkpoints (both original programs), on numpy arrays.
 
-What is read here has been decoded already: the PyTorch program's file into nested dicts of arrays and
-numbers, the JAX program's by `dioscuri.checkpoint.flax_msgpack`. `step` counts batches: the PyTorch program
-saves the index of its last batch (`global_step`), the JAX program the number of applied updates.
+The files have been decoded already: the PyTorch program's into nested dicts of arrays and numbers, the JAX
+program's by `dioscuri.checkpoint.flax_msgpack`. `step` counts batches: the PyTorch program saves the index of
+its last batch (`global_step`), the JAX program the number of applied updates.
 """
 
 from collections import OrderedDict
@@ -33,21 +33,22 @@ _FLAX_KEYS = ("step", "params", "opt_state", "ema_decay", "ema_params")
 
 @dataclass(frozen=True, kw_only=True)
 class Imported:
-    """A converted checkpoint: batches done; `model`, `ema`, `optimizer`, `counters` under canonical names."""
+    """A converted checkpoint: number of batches; `model`, `ema`, `optimizer`,
+    `counters` by canonical name."""
 
     step: int
     state: dict[str, Arrays]
 
 
 def moment_names(hparams: HParams) -> tuple[str, str]:
-    """Names of the optimiser's two tensors a parameter."""
+    """Names of the optimiser's two tensors per parameter."""
     return "exp_avg", "exp_inf" if hparams.optimizer.type == "Adamax" else "exp_avg_sq"
 
 
 def from_torch(
     saved: Mapping[str, Any], hparams: HParams, plan: HierarchicalVAEPlan, where: object
 ) -> Imported:
-    """Convert the PyTorch program's checkpoint; a `UserError` names what does not fit the configuration."""
+    """Convert the PyTorch program's checkpoint; a `UserError` names a mismatch with the configuration."""
     _need(saved, TORCH_KEYS, where, "checkpoint of the PyTorch Efficient-VDVAE")
     table = key_table(plan)
     step = _integer(saved["global_step"], "global_step", where) + 1
@@ -60,7 +61,7 @@ def from_torch(
 def from_flax(
     tree: Mapping[str, Any], hparams: HParams, plan: HierarchicalVAEPlan, where: object
 ) -> Imported:
-    """Convert the JAX program's checkpoint; a `UserError` names what does not fit the configuration."""
+    """Convert the JAX program's checkpoint; a `UserError` names a mismatch with the configuration."""
     _need(tree, _FLAX_KEYS, where, "checkpoint of the JAX Efficient-VDVAE")
     model = _flax_weights(tree["params"], plan, "params", where)
     ema = _flax_weights(tree["ema_params"], plan, "ema_params", where)
@@ -85,10 +86,10 @@ def to_torch(
     next_learning_rate: float,
     where: object,
 ) -> dict[str, Any]:
-    """Lay a state out as the PyTorch program saves it; arrays, 0-d ones too, become tensors of its file.
+    """A state in the PyTorch program's format; arrays, even 0-d ones, are to become tensors of its file.
 
-    `next_learning_rate` is that of the batch after `step` batches. Tensors that never get a gradient have no
-    entry in the optimiser's state, as in the original.
+    `next_learning_rate` is that of the batch after `step` batches. As in the original, tensors that never get
+    a gradient have no entry in the optimiser's state.
     """
     table, names = key_table(plan), moment_names(hparams)
     shapes = _shapes(plan)
@@ -134,7 +135,7 @@ def _imported(
 def _torch_weights(
     tensors: object, table: tuple[Key, ...], plan: HierarchicalVAEPlan, what: str, where: object
 ) -> Arrays:
-    """One state dict; DistributedDataParallel's prefix is taken off."""
+    """One state dict, without DistributedDataParallel's prefix."""
     if not isinstance(tensors, Mapping) or not all(
         isinstance(array, np.ndarray) for array in tensors.values()
     ):
@@ -148,7 +149,7 @@ def _torch_weights(
 def _torch_moments(
     saved: object, table: tuple[Key, ...], hparams: HParams, plan: HierarchicalVAEPlan, where: object
 ) -> tuple[Arrays, int]:
-    """The optimiser's tensors, for parameters it has not met too, and its step."""
+    """The optimiser's tensors, including parameters that it has not updated yet, and its step."""
     entries = saved.get("state") if isinstance(saved, Mapping) else None
     if not isinstance(entries, Mapping) or not all(isinstance(entry, Mapping) for entry in entries.values()):
         raise UserError(f"{where}: optimizer_state_dict has no table 'state'")
@@ -162,10 +163,10 @@ def _torch_moments(
         if index in trained or index in entries
     }
     named = {
-        f"{table[index].name if index in range(len(table)) else index}.{part}": np.asarray(value)
+        f"{table[index].name if index in range(len(table)) else index}.{leaf}": np.asarray(value)
         for index, entry in entries.items()
-        for part, value in entry.items()
-        if part != "step"
+        for leaf, value in entry.items()
+        if leaf != "step"
     }
     match(expected, named, "optimizer", where)
     steps = {_integer(entry.get("step"), "optimizer step", where) for entry in entries.values()} or {0}
@@ -186,9 +187,9 @@ def _torch_moments(
 def _flax_weights(tree: object, plan: HierarchicalVAEPlan, what: str, where: object) -> Arrays:
     if not isinstance(tree, dict):
         raise UserError(f"{where}: {what} is not a table of tensors")
-    table, shapes, found = key_table(plan), _shapes(plan), flatten(tree, f"{where}: {what}")
-    match({key.flax: flax_shape(key, shapes[key.name]) for key in table}, found, what, where)
-    return {key.name: from_flax_layout(key, found[key.flax], plan) for key in table}
+    table, shapes, arrays = key_table(plan), _shapes(plan), flatten(tree, f"{where}: {what}")
+    match({key.flax: flax_shape(key, shapes[key.name]) for key in table}, arrays, what, where)
+    return {key.name: from_flax_layout(key, arrays[key.flax], plan) for key in table}
 
 
 def _shapes(plan: HierarchicalVAEPlan) -> dict[str, tuple[int, ...]]:
@@ -235,7 +236,7 @@ def _need(saved: Mapping[str, Any], keys: tuple[str, ...], where: object, what: 
 
 
 def _integer(value: object, what: str, where: object) -> int:
-    """A whole number that is stored as an int, a float or an array of one value."""
+    """An integer that is stored as an int, a float or an array of one value."""
     array = np.asarray(value)
     if (
         array.size != 1

@@ -1,8 +1,8 @@
 """Key table between Efficient-VDVAE's two programs and the canonical names, driven by the layer plan.
 
 A row of the table is one tensor: its canonical name, its name in the PyTorch program's state dict, its path
-in the JAX program's flax tree, and its kind, which says how its axes lie in flax. Rows are in the order of
-the PyTorch program's `model.parameters()`, by which its optimiser numbers them.
+in the JAX program's flax tree, and its kind, which determines its axes in flax. Rows are in the order of the
+PyTorch program's `model.parameters()`, by which its optimiser numbers them.
 """
 
 from collections.abc import Iterator
@@ -34,8 +34,8 @@ class Key:
 def key_table(plan: HierarchicalVAEPlan) -> tuple[Key, ...]:
     """All tensors of the plan in the order of the PyTorch program's parameters.
 
-    That program keeps a level's strided block (the last one bottom-up, the first one top-down) in a list of
-    its own.
+    That program has a separate list for a level's strided block (the last one bottom-up, the first one
+    top-down).
     """
     mixture = plan.likelihood == "mixture_of_logistics"
     ends = {block.level: n for n, block in enumerate(plan.up)}
@@ -72,8 +72,8 @@ def flax_shape(key: Key, shape: tuple[int, ...]) -> tuple[int, ...]:
 def mixture_order(plan: HierarchicalVAEPlan) -> np.ndarray:
     """Index of each canonical output channel in the JAX program's output.
 
-    M logits come first in both. Then JAX has (parameter kind, component, picture channel), the canonical
-    order is (picture channel, parameter kind, component).
+    Both begin with M logits. JAX continues with (parameter kind, component, picture channel), the canonical
+    order with (picture channel, parameter kind, component).
     """
     logits, rest = np.split(np.arange(plan.output_channels), [plan.n_mixtures])
     return np.concatenate([logits, rearrange(rest, "(k_m c) -> (c k_m)", c=plan.channels)])

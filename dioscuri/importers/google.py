@@ -1,6 +1,6 @@
-"""MaskGIT of google-research (Flax): its transformer and tokenizer, their options and weights as ours.
+"""MaskGIT of google-research (Flax): converts options and weights of its transformer and tokenizer.
 
-Weights come as flat dicts of arrays, the names of the tree joined by '/'.
+Weights are flat dicts of arrays whose names are the tree's, joined by '/'.
 """
 
 import re
@@ -33,7 +33,7 @@ _GOOGLE = {
     "activation_fn": ("swish",),
     "norm_type": ("GN",),
 }
-"""What this project has of the options of MaskGIT's tokenizer."""
+"""The supported options of MaskGIT's tokenizer."""
 
 _LAYER = re.compile(r"(encoder|decoder)/(?:ResBlock_(\d+)/)?(Conv|GroupNorm)_(\d+)/(kernel|bias|scale)")
 _IN_BLOCK = {
@@ -83,12 +83,12 @@ def google_tokenizer(config: Mapping[str, Any]) -> Tokenizer:
 
 
 def from_google(arrays: Arrays) -> dict[str, np.ndarray]:
-    """Flax parameters, names joined with '/', as ours: heads side by side, matrices (out, in)."""
+    """Flax parameters under canonical names: heads merged, matrices (out, in)."""
     return {google_name(name): _from_flax_layout(name, array) for name, array in arrays.items()}
 
 
 def google_name(name: str) -> str:
-    """Our name of a flax parameter: `TransformerLayer_0/Mlp_0/layer_output/kernel` and so on."""
+    """Canonical name of a flax parameter such as `TransformerLayer_0/Mlp_0/layer_output/kernel`."""
     name = name.replace("/", ".")
     for pattern, replacement in FLAX_NAMES:
         name = re.sub(pattern, replacement, name)
@@ -96,7 +96,7 @@ def google_name(name: str) -> str:
 
 
 def from_google_tokenizer(arrays: Arrays, plan: TokenizerPlan) -> dict[str, np.ndarray]:
-    """Parameters of the Flax tokenizer of MaskGIT, names joined by '/', under canonical names and layouts.
+    """Parameters of MaskGIT's Flax tokenizer under canonical names and layouts.
 
     Flax numbers layers in the order of their calls. A `UserError` names a tensor that belongs to no layer.
     """
@@ -110,7 +110,7 @@ def from_google_tokenizer(arrays: Arrays, plan: TokenizerPlan) -> dict[str, np.n
 
 
 def _from_flax_layout(name: str, array: np.ndarray) -> np.ndarray:
-    """Attention kernels (C, N, K) or, of its output, (N, K, C); biases (N, K)."""
+    """Attention kernels are (C, N, K), or (N, K, C) for the output; biases (N, K)."""
     if "/self_attention/" not in name:
         return array.T if name.endswith("/kernel") else array
     if name.endswith("/bias"):
@@ -125,27 +125,27 @@ def _canonical(name: str, plan: TokenizerPlan) -> str | None:
     match = _LAYER.fullmatch(name)
     if match is None:
         return None
-    part, block, kind, number, leaf = match.groups()
+    side, block, kind, number, leaf = match.groups()
     if block is None:
-        layer = _outer(part, kind, int(number), len(plan.encoder))
+        layer = _outer(side, kind, int(number), len(plan.encoder))
     else:
         inner = _IN_BLOCK.get((kind, int(number)))
-        layer = inner and f"{_block(part, int(block), plan)}.{inner}"
-    return layer and f"{part}.{layer}.{'bias' if leaf == 'bias' else 'weight'}"
+        layer = inner and f"{_block(side, int(block), plan)}.{inner}"
+    return layer and f"{side}.{layer}.{'bias' if leaf == 'bias' else 'weight'}"
 
 
-def _outer(part: str, kind: str, number: int, n_levels: int) -> str | None:
+def _outer(side: str, kind: str, number: int, n_levels: int) -> str | None:
     if kind == "GroupNorm":
         return "norm_out"
     names = ["conv_in", "conv_out"]
-    if part == "decoder":
+    if side == "decoder":
         names[1:1] = [f"up.{level}.upsample_conv" for level in range(n_levels - 1, 0, -1)]
     return names[number] if number < len(names) else None
 
 
-def _block(part: str, number: int, plan: TokenizerPlan) -> str:
+def _block(side: str, number: int, plan: TokenizerPlan) -> str:
     n, n_levels = plan.options.num_res_blocks, len(plan.encoder)
-    if part == "encoder":
+    if side == "encoder":
         level, j = divmod(number, n)
         return f"down.{level}.block.{j}" if level < n_levels else f"mid.{number - n_levels * n}"
     if number < n:

@@ -1,4 +1,4 @@
-"""Halton-MaskGIT: its transformer's options and weights as ours."""
+"""Halton-MaskGIT: converts its transformer's options and weights."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -28,7 +28,7 @@ def halton_options(config: Mapping[str, Any]) -> Transformer:
 
 
 def from_halton(arrays: Arrays) -> dict[str, np.ndarray]:
-    """Without the output layer's weight, which is the embedding."""
+    """Canonical weights, without the output layer's, which is the embedding."""
     tensors = dict(arrays)
     head = tensors.pop("head.weight", None)
     if head is not None and not np.array_equal(head, tensors["tok_emb.weight"]):

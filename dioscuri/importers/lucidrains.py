@@ -1,4 +1,4 @@
-"""muse-maskgit-pytorch: its transformer's options and weights as ours."""
+"""muse-maskgit-pytorch: converts its transformer's options and weights."""
 
 import re
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from dioscuri.families.maskgit.model_options import Transformer
 Arrays = Mapping[str, np.ndarray]
 
 UNUSED = re.compile(r"(^|\.)beta$|^(critic\.)?norm\.")
-"""Buffers of zeros, and a norm behind the one that is used."""
+"""Buffers of zeros, and an unused second norm."""
 
 
 def lucidrains_options(config: Mapping[str, Any], text_width: int, critic: str = "none") -> Transformer:
@@ -31,8 +31,8 @@ def lucidrains_options(config: Mapping[str, Any], text_width: int, critic: str =
 
 
 def from_lucidrains(arrays: Arrays, *, self_cond: bool = False) -> dict[str, np.ndarray]:
-    """Network and token critic, without what is not used: zero summands of norms, a second last norm, and,
-    where there is no self-conditioning, its layers."""
+    """Network and token critic without unused tensors: zero biases of norms, a second final norm and, without
+    self-conditioning, its layers."""
     renamed = {_lucidrains_name(name): array for name, array in arrays.items()}
     for name, array in renamed.items():
         if name.endswith(".beta") and array.any():

@@ -1,6 +1,7 @@
 """Weights of Metroplex's two programs and of VD-VAE under canonical names and in canonical layouts.
 
-The TensorFlow program keeps kernels as HWIO and maps as NCHW, the flax one maps as HWC and heads apart.
+The TensorFlow program stores kernels as HWIO and maps as NCHW; the flax one stores maps as HWC and
+heads on an axis of their own.
 """
 
 import re
@@ -67,7 +68,7 @@ FLAX: Rules = (
 
 
 def from_original(arrays: Mapping[str, np.ndarray], hparams: HParams) -> Weights:
-    """Weights of either program, told apart by their names, as canonical tensors."""
+    """Weights of either program, recognised by their names, as canonical tensors."""
     first = any(name.startswith("metroplex/") for name in arrays)
     return (from_tensorflow if first else from_flax)(arrays, hparams, make_plan(hparams), "weights")
 
@@ -90,7 +91,7 @@ def from_flax(
 def converted(
     arrays: Mapping[str, np.ndarray], rules: Rules, hparams: HParams, plan: MetroplexPlan, where: object
 ) -> Weights:
-    """Rename and lay out anew; a `UserError` names the first tensor that is missing, unknown or misshapen."""
+    """Rename and permute axes; a `UserError` names the first tensor that is missing, unknown or misshapen."""
     expected = shapes(parameter_table(hparams, plan))
     renamed_arrays = {renamed(name, rules): (name, array) for name, array in arrays.items()}
     for name, (original, _) in renamed_arrays.items():
@@ -112,14 +113,14 @@ def converted(
 
 
 def renamed(name: str, rules: Rules) -> str:
-    """Canonical name: all rules in turn."""
+    """Canonical name, after applying all rules in order."""
     for pattern, replacement in rules:
         name = re.sub(pattern, replacement, name)
     return name
 
 
 def _laid_out(original: str, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """A tensor in canonical layout, as far as its name tells; of the wrong size it stays as it is."""
+    """A tensor in the canonical layout that its name implies; unchanged if its size is wrong."""
     if original.endswith("/kernel"):
         if array.ndim == 4:
             array = array.transpose(3, 2, 0, 1)

@@ -1,6 +1,7 @@
 """The JSON configurations of Metroplex's two programs as `.cfg` text.
 
-The TensorFlow program's keys have an object `dataset`; the later JAX program's have `image_size` at the top.
+The TensorFlow program's files have an object `dataset`; the later JAX program's have `image_size` at the top
+level.
 """
 
 from collections.abc import Callable, Mapping
@@ -63,7 +64,7 @@ UNUSED = (
     "iters_per_host_call", "predict_steps", "attn_options", "space2depth", "model_path", "eval_steps",
     "batch_size_inv_factor", "iter_factor", "data_scale", "local_attn_scale", "epsilon_1", "epsilon_2",
 )  # fmt: skip
-"""Keys that steer what is done otherwise here, or nothing, or that enter other values."""
+"""Keys for features that work differently here, keys without effect, and keys that enter other values."""
 
 LATER = {
     "adam_beta1": "optimizer.beta1", "adam_beta2": "optimizer.beta2", "lr": "optimizer.learning_rate",
@@ -78,7 +79,7 @@ LATER = {
     "iters_per_ckpt": "train.checkpoint_and_eval_interval_in_steps",
     "iters_per_print": "train.logging_interval_in_steps", "data_root": "data.train_data_path",
 }  # fmt: skip
-"""Keys of the later JAX program, which takes any other as well."""
+"""Keys of the later JAX program, which ignores any other."""
 
 LATER_UNUSED = (
     "attn_res", "run_opt", "model", "dtype", "iters_per_images", "iters_per_save", "vq_res", "codebook_size",
@@ -90,7 +91,7 @@ LATER_UNUSED = (
 
 _DATA_KEYS = ("train_path", "eval_path", "image_size", "tfrecords")
 DATA_SETS = {"cifar10": "cifar-10"}
-"""Sets of tensorflow_datasets that are known here, and `data.dataset_source`."""
+"""Known sets of tensorflow_datasets, and `data.dataset_source` for each."""
 
 KINDS: dict[str, tuple[Any, str]] = {
     **dict.fromkeys(("image_size", "vq_res"), (int, "a whole number")),
@@ -102,7 +103,7 @@ KINDS: dict[str, tuple[Any, str]] = {
     **dict.fromkeys(("use_bf16", "space2depth", "pre_layer", "gan", "patch_nce"), (bool, "true or false")),
     **dict.fromkeys(("custom_width_str",), (str, "a text")),
 }  # fmt: skip
-"""Types of the values that are worked with here; those of the others are checked as options."""
+"""Types of the values that are processed here; the others are checked as options."""
 
 
 def recognised(config: Mapping[str, Any]) -> bool:
@@ -113,8 +114,8 @@ def recognised(config: Mapping[str, Any]) -> bool:
 
 
 def options(config: Mapping[str, Any], name: str = "metroplex") -> Values:
-    """`section.option` -> value; a `UserError` names a key of the TensorFlow program's that is unknown, or a
-    value that cannot be had here."""
+    """`section.option` -> value; a `UserError` names an unknown key of the TensorFlow program, or an
+    unsupported value."""
     _check_values(config)
     later = "image_size" in config
     values = {**DEFAULTS, "run.name": name, **(_later(config) if later else _first(config))}
@@ -122,7 +123,7 @@ def options(config: Mapping[str, Any], name: str = "metroplex") -> Values:
 
 
 def remarks(config: Mapping[str, Any]) -> list[str]:
-    """What a configuration says and its options do not, a line each."""
+    """A line for each setting of a configuration that its options do not express."""
     if "image_size" in config:
         unknown = [key for key in config if key not in {*LATER, *LATER_UNUSED}]
         return [f"'{key}' is unknown and left out" for key in unknown] + _data_remarks(config.get("dataset"))
@@ -130,20 +131,20 @@ def remarks(config: Mapping[str, Any]) -> list[str]:
     if (config.get("eval_dataset_size") if steps is None else steps) == 0:
         return ["no evaluation (eval_steps 0) cannot be had here: every checkpoint comes with a validation"]
     data = config.get("dataset")
-    strange = [key for key in data if key not in _DATA_KEYS] if isinstance(data, Mapping) else []
-    return [f"'dataset.{key}' is unknown and left out" for key in strange]
+    unknown = [key for key in data if key not in _DATA_KEYS] if isinstance(data, Mapping) else []
+    return [f"'dataset.{key}' is unknown and left out" for key in unknown]
 
 
 def _data_remarks(name: Any) -> list[str]:
-    """What is said of the later program's data set, which is one of tensorflow_datasets."""
+    """Remarks about the later program's data set, which is one of tensorflow_datasets."""
     if name is None or str(name) in DATA_SETS:
         return []
-    told = f"the data set {shorten(name)} of tensorflow_datasets has no counterpart here: "
-    return [told + "write its pictures to a folder and give data.train_data_path and data.val_data_path"]
+    remark = f"the data set {shorten(name)} of tensorflow_datasets has no counterpart here: "
+    return [remark + "write its pictures to a folder and give data.train_data_path and data.val_data_path"]
 
 
 def cfg_text(values: Values, header: str) -> str:
-    """Text of a `.cfg` file, `header` in comments on top."""
+    """Text of a `.cfg` file that begins with `header` in comments."""
     lines = [f"# {line}".rstrip() for line in header.splitlines()]
     sections = dict.fromkeys(option.partition(".")[0] for option in values)
     for section in sections:
@@ -156,7 +157,7 @@ def cfg_text(values: Values, header: str) -> str:
 
 
 def _text(option: str, value: Any) -> str:
-    """A value as `.cfg` files write it: a run's name as it stands, other text in quotes."""
+    """A value in `.cfg` syntax: the run's name without quotes, other text with them."""
     return value if option == "run.name" else repr(value)
 
 
@@ -171,7 +172,8 @@ def _check_values(config: Mapping[str, Any]) -> None:
 
 
 def _first(config: Mapping[str, Any]) -> Values:
-    """The TensorFlow program: Adam with epsilon outside the bias correction, rates to a tenth at the end."""
+    """The TensorFlow program: Adam with epsilon outside the bias correction, a
+    rate that decays to a tenth."""
     special: dict[str, Callable[[Any], Values]] = {
         "dataset": _dataset,
         "optimizer": _optimizer,
@@ -202,7 +204,7 @@ def _first(config: Mapping[str, Any]) -> Values:
 
 
 def _schedule(config: Mapping[str, Any], values: Values) -> Values:
-    """Training's length, over which the rate decays to a tenth."""
+    """Number of training steps, over which the rate decays to a tenth."""
     steps = int(values["train.total_train_steps"] * (config.get("iter_factor") or 1))
     scheme = config.get("lr_decay", "cosine")
     scheme = scheme if scheme in ("cosine", "linear") else "constant"
@@ -215,7 +217,7 @@ def _schedule(config: Mapping[str, Any], values: Values) -> Values:
 
 
 def _batches(config: Mapping[str, Any], values: Values) -> Values:
-    """Sizes of batches, and how many pictures are evaluated: `remarks` tells where there should be none."""
+    """Batch sizes, and the number of pictures to evaluate; `remarks` mentions the case of none."""
     size: int = values["train.batch_size"]
     divisor: float = config.get("batch_size_inv_factor") or 1
     evaluated = int(values.get("val.batch_size", size) / divisor)
@@ -230,7 +232,7 @@ def _batches(config: Mapping[str, Any], values: Values) -> Values:
 
 
 def _model_value(key: str, value: Any) -> Any:
-    """What is False or null in JSON, under the names that options have."""
+    """Option values for false and null in JSON."""
     match key:
         case "prog_mode":
             return None if value is False else value
@@ -247,7 +249,7 @@ def _model_value(key: str, value: Any) -> Any:
 
 
 def _dataset(value: Any) -> Values:
-    """The original reads TFRecords or the files that fit a pattern."""
+    """The original reads TFRecords or the files that match a pattern."""
     if not isinstance(value, Mapping):
         raise UserError(f"JSON key 'dataset' must be an object, not {shorten(value)}")
     return {

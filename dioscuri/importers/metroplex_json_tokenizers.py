@@ -11,16 +11,16 @@ from dioscuri.hparams.expressions import shorten
 Values = dict[str, Any]
 
 SECTIONS = ("run.", "data.", "optimizer.", "train.", "val.")
-"""What this family's configurations share with those of Metroplex."""
+"""Options that this family's configurations share with Metroplex's."""
 
 
 def is_tokenizer(config: Mapping[str, Any]) -> bool:
-    """Whether a configuration is not of the VAE."""
+    """Whether a configuration is of a tokenizer, not of the VAE."""
     return bool(config.get("gan")) or config.get("model", "vdvae") != "vdvae"
 
 
 def tokenizer_options(config: Mapping[str, Any], shared: Mapping[str, Any]) -> Values:
-    """`section.option` -> value, of which `shared` are those of all Metroplex's configurations."""
+    """`section.option` -> value; `shared` are the options common to all of Metroplex's configurations."""
     adversarial = config.get("gan") or config["model"] == "dcvae"
     if not adversarial and config["model"] != "vqvae":
         raise UserError(f"JSON key 'model': '{config['model']}' is not 'vdvae', 'vqvae' or 'dcvae'")
@@ -38,7 +38,7 @@ def tokenizer_options(config: Mapping[str, Any], shared: Mapping[str, Any]) -> V
 
 
 def _network(config: Mapping[str, Any]) -> Values:
-    """Widths of the finest resolution and of the grid of codes, and the quantiser."""
+    """Widths at the finest resolution and at the code grid, and the quantiser."""
     width = widths(config.get("custom_width_str") or "", config.get("width") or 0)
     finest, coarsest = width(config["image_size"]), width(config.get("vq_res", 32))
     if not finest or not coarsest:
@@ -57,18 +57,18 @@ def _network(config: Mapping[str, Any]) -> Values:
 
 
 def _blocks(config: Mapping[str, Any]) -> Values:
-    """Of the VQ-VAE; a `UserError` if it has attention."""
+    """Blocks of the VQ-VAE; a `UserError` if it has attention."""
     if config.get("attn_res"):
         raise UserError("JSON key 'attn_res': attention is for 'vdvae' only: leave it out")
-    given = ("enc_blocks", "dec_blocks", "custom_width_str", "bottleneck_multiple", "block_type")
+    shared_keys = ("enc_blocks", "dec_blocks", "custom_width_str", "bottleneck_multiple", "block_type")
     return {
         "model.architecture": "metroplex",
-        **{f"model.{name}": config[name] for name in given if config.get(name)},
+        **{f"model.{name}": config[name] for name in shared_keys if config.get(name)},
     }
 
 
 def _adversarial(config: Mapping[str, Any]) -> Values:
-    """Of DC-VAE: generator, discriminator, losses, and a rate that is constant from step 0 on."""
+    """Options of DC-VAE: generator, discriminator, losses, and a learning rate constant from step 0."""
     width = widths(config.get("custom_width_str") or "", config.get("width") or 0)
     levels = [config["image_size"] >> level for level in range(config["image_size"].bit_length() - 2)]
     of_levels = [width(side) for side in levels]
@@ -101,11 +101,11 @@ def _adversarial(config: Mapping[str, Any]) -> Values:
 
 
 def sides(config: Mapping[str, Any], key: str, default: str = "") -> list[int]:
-    """'1,4,8', a number or a list as numbers; a `UserError` names the key where it is none of them."""
+    """'1,4,8', a number or a list as numbers; a `UserError` names the key of anything else."""
     value = config.get(key, default) or ""
     parts = value if isinstance(value, list) else str(value).split(",")
     try:
-        return [int(part) for part in map(str, parts) if part.strip()]
+        return [int(side) for side in map(str, parts) if side.strip()]
     except ValueError:
         raise UserError(
             f"JSON key '{key}' must be resolutions such as '16,8', not {shorten(value)}"

@@ -1,7 +1,6 @@
 """Weights of the tokenizers of Metroplex's later (flax) program as canonical tensors.
 
-Their files hold parameters and, beside them, what the quantiser keeps: names begin with `params/` and
-`stats/`.
+Names begin with `params/` for parameters and with `stats/` for the quantiser's state.
 """
 
 from collections.abc import Mapping
@@ -22,7 +21,7 @@ from dioscuri.plans.parameters import initial_values
 Arrays = Mapping[str, np.ndarray]
 
 CODEBOOK = "stats/quantizer/embeddings"
-"""(D, K): the codes, which are no parameters there. DC-VAE's tensors have a prefix, 'G/' or 'D/'."""
+"""(D, K): the codes, which are not parameters there. DC-VAE's tensors have a prefix, 'G/' or 'D/'."""
 _COUNTS, _SUMS = (f"stats/quantizer/ExponentialMovingAverage_{i}" for i in (0, 1))
 RESIDUAL: Rules = (
     (r"^params/", ""),
@@ -59,8 +58,8 @@ def _codes(arrays: Arrays) -> np.ndarray:
 
 
 def buffers_from_flax(arrays: Arrays, hparams: HParams) -> dict[str, np.ndarray]:
-    """All buffers of a run: the quantiser's moving averages, vectors of power iterations, and what begins
-    anew."""
+    """All buffers of a run: the quantiser's moving averages, vectors of the power iteration, and fresh values
+    for those that the files lack."""
     plan, critic = plans(hparams)
     buffers = initial_values(buffer_table(plan) | discriminators.buffer_table(critic), hparams.run.seed)
     buffers |= reset_buffers(hparams.loss, plan.codebook_size, plan.embedding_dim)
@@ -77,7 +76,7 @@ def buffers_from_flax(arrays: Arrays, hparams: HParams) -> dict[str, np.ndarray]
 
 
 def critic_from_flax(arrays: Arrays, hparams: HParams) -> dict[str, np.ndarray]:
-    """Parameters of the discriminator, where the file has one."""
+    """Parameters of the discriminator, if the file has one."""
     return discriminator_from_flax(arrays, plans(hparams)[1])
 
 

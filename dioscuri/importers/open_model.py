@@ -1,4 +1,4 @@
-"""Models of folders, files and the hub that others published, and this project's own, read without a run."""
+"""Opens models in folders, in files and on the hub, by others or by this project, without a run."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,10 +20,10 @@ from dioscuri.importers.published_run import BASES
 
 @dataclass(frozen=True, kw_only=True)
 class OpenedModel:
-    """A model's options, its weights under canonical names (float32), and lines that say what was taken.
+    """A model's options, its weights under canonical names (float32), and notes about what was read.
 
-    `tokenizer` is the folder of the tokenizer that the model brings along, if it does; `origin` names the
-    checkpoint of a run whose weights these are.
+    `tokenizer` is the folder of the tokenizer that comes with the model, if any; `origin` identifies the
+    run's checkpoint from which the weights come.
     """
 
     hparams: Any
@@ -40,18 +40,18 @@ def open_published(
     weights: Choice | None = None,
     revision: str = "main",
 ) -> OpenedModel:
-    """A folder with `config.json` and weights, whoever wrote it, or such a model of the hub.
+    """Open a folder with `config.json` and weights, whoever wrote it, or such a model on the hub.
 
-    `where` is a folder or a name of the hub, `owner/model[/folder]`; words `section.option=value` change
-    options. `weights` chooses where there are averaged and raw ones; the average is the default. Names,
-    shapes and values have been checked. A `UserError` says what is missing or does not fit.
+    `where` is a folder or a hub id, `owner/model[/folder]`; words `section.option=value` change options.
+    `weights` chooses between averaged (default) and raw ones. Names, shapes and values are checked; a
+    `UserError` says what is missing or does not fit.
     """
     folder = local_folder(where, revision, weights or "average")
     if not (folder / CONFIG).is_file():
         raise UserError(f"{folder} holds no {CONFIG}: give a folder with one, or a hub id")
     if pretrained.is_folder(folder):
         hparams, arrays = pretrained.read_folder(folder, overrides)
-        arrays = canonical_weights(arrays, hparams, folder / pretrained.TENSORS, own=True)
+        arrays = canonical_weights(arrays, hparams, folder / pretrained.TENSORS, native=True)
         return OpenedModel(
             hparams=hparams,
             weights=arrays,

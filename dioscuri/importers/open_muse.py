@@ -1,4 +1,4 @@
-"""open-muse: configurations of its tokenizers and transformers as ours; weights have our names."""
+"""open-muse: converts configurations of its tokenizers and transformers; its weight names are canonical."""
 
 from collections.abc import Mapping
 from dataclasses import fields
@@ -25,7 +25,7 @@ TOKENIZER = {
     "resolution": 256,
     "num_channels": 3,
 }
-"""What `MaskGitVQGAN` and `VQGANModel` take for options that their configuration lacks."""
+"""Defaults of `MaskGitVQGAN` and `VQGANModel` for missing options."""
 
 MOVQ = {
     **TOKENIZER,
@@ -45,7 +45,7 @@ TRANSFORMER = {
     "intermediate_size": 3072,
     "encoder_hidden_size": 1024,
 }
-"""What `MaskGitTransformer` takes for options that its configuration lacks, where ours differ."""
+"""Defaults of `MaskGitTransformer` for missing options where they differ from ours."""
 
 UVIT = {
     "hidden_size": 1024,
@@ -62,7 +62,7 @@ UNUSED = {
     *("codebook_size", "mask_token_id", "num_vq_tokens", "use_fused_mlp", "use_fused_residual_norm"),
     *("decoder_hidden_size", "micro_cond_embed_dim", "_class_name", "_version", "_name_or_path"),
 }
-"""Options that follow from others, name the class or choose a faster implementation."""
+"""Options that follow from others, name the class or select a faster implementation."""
 
 UVIT_OPTIONS = (
     "hidden_size", "use_bias", "hidden_dropout", "cond_embed_dim", "micro_cond_encode_dim",
@@ -71,27 +71,28 @@ UVIT_OPTIONS = (
     "attention_dropout", "intermediate_size", "norm_type", "layer_norm_eps", "ln_elementwise_affine",
     "add_cond_embeds", "add_micro_cond_embeds",
 )  # fmt: skip
-"""What `MaskGiTUViT_v2` reads; it passes over all else, which configurations of its first version have."""
+"""Options that `MaskGiTUViT_v2` reads; it ignores the others, which
+configurations of its first version have."""
 
 SAMPLING: dict[str, Any] = {
     "sampler": "confidence", "steps": 18, "sampling_schedule": "cosine", "temperature": 1.0,
     "guidance_scale": 0.0, "legacy_temperature": True, "legacy_mask_count": True,
     "legacy_known_confidence": True,
 }  # fmt: skip
-"""As `generate2` samples by default. Guidance is one less here: 0 is the condition alone."""
+"""Default sampling of `generate2`. Guidance is smaller by one here: 0 is the conditional logits alone."""
 TEXT_GUIDANCE = {"guidance_scale": 7.0}
 UVIT_SAMPLING = {
     **SAMPLING, "steps": 16, "temperature": (2.0, 0.0), "guidance_scale": 9.0, "legacy_temperature": False
 }  # fmt: skip
-"""As `PipelineMuse` samples by default."""
+"""Default sampling of `PipelineMuse`."""
 
 
 def open_muse_tokenizer(config: Mapping[str, Any], architecture: str) -> tuple[Tokenizer, dict[str, Any]]:
-    """Options of open-muse's `MaskGitVQGAN` ('maskgit'), `VQGANModel` ('taming') or `MOVQ` ('movq'), and of
-    `[data]`."""
-    given = {name: value for name, value in config.items() if not name.startswith("_")}
-    check_names(given, TOKENIZER)
-    settings = {**(MOVQ if architecture == "movq" else TOKENIZER), **given}
+    """Options of `[data]` and of open-muse's `MaskGitVQGAN` ('maskgit'), `VQGANModel` ('taming') or `MOVQ`
+    ('movq')."""
+    stated = {name: value for name, value in config.items() if not name.startswith("_")}
+    check_names(stated, TOKENIZER)
+    settings = {**(MOVQ if architecture == "movq" else TOKENIZER), **stated}
     taming = architecture != "maskgit"
     model = Tokenizer(
         architecture=architecture,
@@ -114,7 +115,7 @@ def open_muse_tokenizer(config: Mapping[str, Any], architecture: str) -> tuple[T
 
 
 def open_muse_options(config: Mapping[str, Any]) -> Transformer:
-    """Options of a `config.json` (or the `transformer` part of a training configuration) of open-muse."""
+    """Options of open-muse's `config.json`, or of the section `transformer` of a training configuration."""
     uvit = is_uvit(config)
     known = set(UVIT_OPTIONS) if uvit else {declared.name for declared in fields(Transformer)}
     if not uvit:
@@ -132,20 +133,20 @@ def open_muse_options(config: Mapping[str, Any]) -> Transformer:
 
 
 def is_uvit(config: Mapping[str, Any]) -> bool:
-    """Whether a configuration is of a U-ViT."""
+    """Whether a configuration describes a U-ViT."""
     return str(config.get("_class_name", "")).startswith("MaskGiTUViT") or "block_out_channels" in config
 
 
 def ignored(config: Mapping[str, Any]) -> tuple[str, ...]:
-    """A line that names the options which a U-ViT of the original passes over, if there are any."""
+    """A line that names the options that the original's U-ViT ignores, if there are any."""
     names = sorted(config.keys() - UNUSED - set(UVIT_OPTIONS)) if is_uvit(config) else []
     return (f"left out, as the original's U-ViT ignores it: {', '.join(names)}",) if names else ()
 
 
 def token_data(config: Mapping[str, Any], *, grid_is_given: bool = False) -> dict[str, Any]:
-    """Options of `[data]`: grid, codes and size of pictures, 16 pixels a token.
+    """Options of `[data]`: grid, codes and size of pictures, 16 pixels per token.
 
-    `grid_is_given`: the user says the grid, which the configuration may then leave open.
+    `grid_is_given`: the user sets the grid, so the configuration may omit it.
     """
     uvit = is_uvit(config)
     n = config.get("num_vq_tokens", 1024 if config.get("force_down_up_sample") else 256)

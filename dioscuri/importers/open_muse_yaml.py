@@ -1,4 +1,4 @@
-"""Training configurations of open-muse (YAML with OmegaConf's interpolation) as words of a `.cfg`."""
+"""Training configurations of open-muse (YAML with OmegaConf's interpolation) as options of a `.cfg`."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -55,7 +55,7 @@ DIRECT = {
     "training.ema_update_every": "train.ema_update_every",
     "mask_schedule.schedule": "loss.mask_schedule",
 }
-"""Options that only have another name here."""
+"""Options that differ only in name."""
 
 LEFT_OUT = (
     "wandb", "experiment", "dataset", "model.vq_model", "model.text_encoder",
@@ -63,7 +63,7 @@ LEFT_OUT = (
     "lr_scheduler.params.learning_rate", "training.enable_tf32", "training.overfit_one_batch",
     "training.pre_encode",
 )  # fmt: skip
-"""Where data lie, how it is logged and on what hardware: it has no place here, or another one."""
+"""Options of data paths, logging and hardware, which are set elsewhere here or do not exist."""
 
 
 def converted(
@@ -71,7 +71,7 @@ def converted(
 ) -> tuple[list[str], tuple[str, ...]]:
     """Words `section.option=value` of a configuration, and lines that say what was left out or changed.
 
-    `overrides` are the user's words. A `UserError` says what has no counterpart.
+    `overrides` are the user's words. A `UserError` names a setting without a counterpart.
     """
     settings = resolved(config, where)
     flat = flattened(settings)
@@ -90,12 +90,12 @@ def converted(
 
 
 def _changed(flat: Settings) -> list[str]:
-    """Lines that name what is left out, what is unknown, and a value that becomes another."""
+    """Lines about options that are left out, unknown, or changed in value."""
     prefixes = tuple(f"{name}." for name in LEFT_OUT)
-    rest = [key for key in flat if key not in {*DIRECT, *TRANSLATED, "model.architecture"}]
-    rest = [key for key in rest if not key.startswith("model.transformer.")]
-    known = [key for key in rest if key in LEFT_OUT or key.startswith(prefixes)]
-    lines = [f"'{key}' is unknown and left out" for key in rest if key not in known]
+    remaining = [key for key in flat if key not in {*DIRECT, *TRANSLATED, "model.architecture"}]
+    remaining = [key for key in remaining if not key.startswith("model.transformer.")]
+    known = [key for key in remaining if key in LEFT_OUT or key.startswith(prefixes)]
+    lines = [f"'{key}' is unknown and left out" for key in remaining if key not in known]
     if known:
         lines.append(f"left out, as data, logs and hardware are set otherwise here: {', '.join(known)}")
     if flat.get("training.mixed_precision") == "fp16":
@@ -104,9 +104,9 @@ def _changed(flat: Settings) -> list[str]:
 
 
 def resolved(config: Settings, where: object) -> dict[str, Any]:
-    """The configuration with `${a.b}` replaced by what stands there; `???`, not given, is left out.
+    """The configuration with references `${a.b}` replaced by their values; `???` (missing) is left out.
 
-    A `UserError` if references lead nowhere or in a circle, or make absurdly much of the configuration.
+    A `UserError` if a reference leads nowhere or in a circle, or if references expand to too much data.
     """
     resolver = _Resolver(config, where)
     return {name: resolver.replaced(value, 0) for name, value in config.items()}
@@ -119,7 +119,7 @@ class _Resolver:
         self.config, self.where, self.characters = config, where, 0
 
     def replaced(self, value: Any, depth: int) -> Any:
-        """A value `depth` references away from where it stands."""
+        """A value reached through `depth` references, with its own references replaced."""
         self.characters += 1 + (len(value) if isinstance(value, str) else 0)
         if depth > _MAX_DEPTH:
             raise UserError(f"{self.where}: references are circular")
@@ -132,13 +132,14 @@ class _Resolver:
         return self.text(value, depth + 1) if isinstance(value, str) else value
 
     def text(self, text: str, depth: int) -> Any:
-        """What a text that is one reference refers to, or the text with those inside it replaced."""
+        """The value that a text refers to if it is a single reference, else the
+        text with references replaced."""
         if match := _REFERENCE.fullmatch(text):
             return self.replaced(self.at(match[1]), depth)
         return _REFERENCE.sub(lambda match: str(self.replaced(self.at(match[1]), depth)), text)
 
     def at(self, path: str) -> Any:
-        """What stands at a path of the configuration."""
+        """The value at a path of the configuration."""
         value: Any = self.config
         for name in path.split("."):
             if not isinstance(value, Mapping) or name not in value:
@@ -148,7 +149,7 @@ class _Resolver:
 
 
 def flattened(settings: Settings, prefix: str = "") -> dict[str, Any]:
-    """Nested options by their names, joined with dots."""
+    """Nested options by their names, joined by dots."""
     flat: dict[str, Any] = {}
     for name, value in settings.items():
         if isinstance(value, Mapping):
@@ -159,7 +160,7 @@ def flattened(settings: Settings, prefix: str = "") -> dict[str, Any]:
 
 
 def _network(settings: Settings, overrides: Sequence[str]) -> Published:
-    """All of `[model]`, and grid and codes."""
+    """All options of `[model]`, the grid and the codebook size."""
     model = settings["model"]
     network = dict(model["transformer"])
     uvit = model.get("architecture") == "uvit" or "block_out_channels" in network
@@ -175,7 +176,7 @@ def _pair(word: str) -> tuple[str, Any]:
 
 
 class _Text(str):
-    """Text of a value that is written already."""
+    """A value already in `.cfg` syntax."""
 
     __slots__ = ()
     __repr__ = str.__str__
@@ -186,7 +187,7 @@ def _direct(flat: Settings) -> Words:
 
 
 def _translated(flat: Settings) -> Words:
-    """Options whose values are others here."""
+    """Options whose values differ here."""
     words: Words = []
     for key, translate in TRANSLATED.items():
         if flat.get(key) is not None:
@@ -199,7 +200,7 @@ def _optimizer(name: str, _flat: Settings) -> Words:
 
 
 def _schedule(name: str, flat: Settings) -> Words:
-    """From the end of the warm-up to that of the training, down to 0 or, polynomial, 1e-7."""
+    """The rate decays from the end of the warm-up to the end of training, to 0 or, if polynomial, to 1e-7."""
     warmup = int(flat.get("lr_scheduler.params.warmup_steps") or 0)
     steps = int(flat.get("training.max_train_steps") or warmup + 1)
     return [
@@ -212,12 +213,12 @@ def _schedule(name: str, flat: Settings) -> Words:
 
 
 def _batch(size: int, flat: Settings) -> Words:
-    """Of one device; parts of a batch are counted there, the whole here."""
+    """Batch size of one device; the original counts micro-batches, this project whole batches."""
     return [("train.batch_size", size * int(flat.get("training.gradient_accumulation_steps") or 1))]
 
 
 def _precision(name: str | bool, _flat: Settings) -> Words:
-    """YAML reads `no` as a truth value."""
+    """YAML reads `no` as false."""
     return [("train.precision", _chosen("no" if name is False else name, PRECISIONS, "mixed_precision"))]
 
 
@@ -226,7 +227,7 @@ def _clipping(norm: float, _flat: Settings) -> Words:
 
 
 def _guidance(scale: float, _flat: Settings) -> Words:
-    """There 1 means the condition alone, here 0."""
+    """The conditional logits alone are 1 there, 0 here."""
     return [("synthesis.guidance_scale", max(0.0, scale - 1))]
 
 

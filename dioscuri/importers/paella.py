@@ -1,4 +1,4 @@
-"""Paella's tokenizer as open-muse and diffusers publish it (`PaellaVQModel`) as ours."""
+"""Converts Paella's tokenizer as published by open-muse and diffusers (`PaellaVQModel`)."""
 
 import re
 from collections.abc import Mapping
@@ -12,26 +12,27 @@ from dioscuri.families.vqgan.model_options import Tokenizer
 Arrays = Mapping[str, np.ndarray]
 
 _EPSILON = 1e-5
-"""Of the batch norm behind the encoder."""
+"""Of the batch norm after the encoder."""
 
 _DIFFUSERS = {"embed_dim": "c_hidden", "latent_channels": "c_latent", "num_vq_embeddings": "codebook_size"}
 _DEFAULTS = {"levels": 2, "bottleneck_blocks": 12, "c_hidden": 384, "c_latent": 4, "codebook_size": 8192}
 _FIXED = {"in_channels": 3, "out_channels": 3, "up_down_scale_factor": 2, "scale_factor": None}
-"""What cannot be otherwise here; the factor scales vectors that are passed on, and cancels out of tokens."""
+"""Options with one supported value. The scale factor applies to vectors that are passed on; tokens do not
+depend on it."""
 
 RESOLUTION = 256
-"""Side of pictures, which the configurations do not tell."""
+"""Side of pictures, which the configurations do not contain."""
 
 
 def paella_tokenizer(config: Mapping[str, Any]) -> tuple[Tokenizer, dict[str, Any]]:
-    """Options of a `PaellaVQModel`, and of `[data]`."""
-    given = {_DIFFUSERS.get(key, key): value for key, value in config.items() if not key.startswith("_")}
-    for key, value in given.items():
+    """Options of a `PaellaVQModel` and of `[data]`."""
+    stated = {_DIFFUSERS.get(key, key): value for key, value in config.items() if not key.startswith("_")}
+    for key, value in stated.items():
         if key not in _DEFAULTS and key not in _FIXED:
             raise UserError(f"the configuration's option '{key}' is unknown{did_you_mean(key, _DEFAULTS)}")
         if _FIXED.get(key) not in (None, value):
             raise UserError(f"the configuration's {key} {value} is not supported: it must be {_FIXED[key]}")
-    settings = {**_DEFAULTS, **given}
+    settings = {**_DEFAULTS, **stated}
     levels = settings["levels"]
     model = Tokenizer(
         architecture="paella",
@@ -46,8 +47,8 @@ def paella_tokenizer(config: Mapping[str, Any]) -> tuple[Tokenizer, dict[str, An
 
 
 def from_paella(arrays: Arrays) -> dict[str, np.ndarray]:
-    """Layers, which the files number in order of execution, by level; the batch norm within the convolution
-    before it."""
+    """Canonical weights: layers, numbered in order of execution in the files, by level, and the batch norm
+    folded into the convolution before it."""
     names = _names(arrays)
     tensors = {}
     for name, array in arrays.items():
@@ -62,10 +63,10 @@ def from_paella(arrays: Arrays) -> dict[str, np.ndarray]:
 
 
 def _names(arrays: Arrays) -> dict[str, str]:
-    """Ours of every numbered layer."""
+    """Canonical name of every numbered layer."""
     n_down, n_up = (
-        1 + max(int(match[1]) for name in arrays if (match := re.match(rf"{part}_blocks\.(\d+)\.", name)))
-        for part in ("down", "up")
+        1 + max(int(match[1]) for name in arrays if (match := re.match(rf"{side}_blocks\.(\d+)\.", name)))
+        for side in ("down", "up")
     )
     levels = n_down // 2
     names = {"in_block.1": "encoder.conv_in", "out_block.0": "decoder.conv_out"}
@@ -81,7 +82,7 @@ def _names(arrays: Arrays) -> dict[str, str]:
 
 
 def _without_batch_norm(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The last layer of the encoder and the first of the decoder lie in sequences of their own."""
+    """Fold the batch norm into the encoder's last layer, and rename the decoder's first one."""
     last = max((name.rpartition(".1.")[0] for name in arrays if name.endswith(".1.running_var")), default="")
     if not last:
         raise UserError("there is no running_var: these are not weights of PaellaVQModel")

@@ -1,8 +1,8 @@
 """Which published model a configuration describes, and its weights under canonical names.
 
-Known are the folders of open-muse and diffusers (`config.json` beside the weights) and the YAML files of
-taming-transformers and latent-diffusion; files that come without one (Google's MaskGIT, Halton-MaskGIT,
-LlamaGen's tokenizer, SUNDAE, VD-VAE) are described by a `.cfg` of this project.
+Recognised are the folders of open-muse and diffusers (`config.json` next to the weights) and the YAML files
+of taming-transformers and latent-diffusion. Weights without a configuration (Google's MaskGIT,
+Halton-MaskGIT, LlamaGen's tokenizer, SUNDAE, VD-VAE) are described by a `.cfg` of this project.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -29,7 +29,7 @@ from dioscuri.importers.vdvae import from_vdvae
 
 Arrays = dict[str, np.ndarray]
 Options = tuple[Any, dict[str, Any]]
-"""Options of `[model]` and of `[data]`."""
+"""Options of `[model]` and `[data]`."""
 
 TOKENIZERS: dict[str, Callable[[Mapping[str, Any]], Options]] = {
     "MaskGitVQGAN": lambda config: open_muse.open_muse_tokenizer(config, "maskgit"),
@@ -38,7 +38,7 @@ TOKENIZERS: dict[str, Callable[[Mapping[str, Any]], Options]] = {
     "PaellaVQModel": paella_tokenizer,
     "VQModel": diffusers.diffusers_tokenizer,
 }
-"""Recognisers of tokenizers, by `_class_name`."""
+"""Tokenizers by `_class_name`."""
 
 SAMPLING = {
     "MaskGitTransformer": open_muse.SAMPLING,
@@ -46,7 +46,7 @@ SAMPLING = {
     "MaskGiTUViT_v2": open_muse.UVIT_SAMPLING,
     "UVit2DModel": diffusers.SAMPLING,
 }
-"""The transformers, and how their authors sample: options of `[synthesis]` (docs/published_weights.md)."""
+"""Transformers by `_class_name`, with their authors' sampling options (docs/published_weights.md)."""
 
 _METROPLEX = ("metroplex", "dcvae")
 """Architectures of tokenizers of Metroplex's later program."""
@@ -54,23 +54,23 @@ _METROPLEX = ("metroplex", "dcvae")
 
 @dataclass(frozen=True, kw_only=True)
 class Published:
-    """Family, and words `section.option=value` that say what the network depends on, defaults included.
+    """A family, and words `section.option=value` for everything that the network depends on, even defaults.
 
-    `sampling`: words of the authors' sampler. `own`: written by this project; the words then say all options,
-    and the weights have canonical names. `notes` are lines that say what of the configuration was left out.
+    `sampling`: words of the authors' sampler. `native`: written by this project, so that the words cover all
+    options and the weights have canonical names. `notes` are lines about settings that were left out.
     """
 
     family: str
     overrides: tuple[str, ...]
     sampling: tuple[str, ...] = ()
-    own: bool = False
+    native: bool = False
     notes: tuple[str, ...] = ()
 
 
 def recognise(config: Mapping[str, Any], where: object, overrides: Sequence[str] = ()) -> Published:
-    """What a configuration describes; a `UserError` begins with `where` if it is none that is known.
+    """The model that a configuration describes; a `UserError` that begins with `where` if it is unknown.
 
-    `overrides` are the user's words, which may say what a configuration leaves open.
+    `overrides` are the user's words, which may add what a configuration omits.
     """
     name = str(config.get("_class_name", ""))
     try:
@@ -120,37 +120,36 @@ def described(
     sampling: tuple[str, ...] = (),
     notes: tuple[str, ...] = (),
 ) -> Published:
-    """What options of `[model]` and `[data]` describe."""
+    """The model that options of `[model]` and `[data]` describe."""
     of_model = {declared.name: getattr(model, declared.name) for declared in fields(model)}
     words = option_words({"model": of_model, "data": data})
     return Published(family=family, overrides=words, sampling=sampling, notes=notes)
 
 
 def canonical_weights(
-    arrays: Arrays, hparams: Any, where: object, *, own: bool = False, string_sorted_classes: bool = False
+    arrays: Arrays, hparams: Any, where: object, *, native: bool = False, string_sorted_classes: bool = False
 ) -> Arrays:
-    """Published weights of the network of a run's options, under canonical names and layouts, float32.
+    """Published weights of a run's network under canonical names and layouts, float32.
 
-    `string_sorted_classes`: they count classes as the original SUNDAE does, and are put in the order of
-    numbers. A `UserError` names the first tensor that is missing, unknown or of another shape.
+    `string_sorted_classes`: the weights order classes like the original SUNDAE, by name as text, and are
+    reordered by number. A `UserError` names the first tensor that is missing, unknown or of the wrong shape.
     """
     try:
         expected = family_of(hparams).network_shapes(hparams)
-        found = arrays if own else FAMILIES[hparams.run.family](arrays, hparams)
+        weights = arrays if native else FAMILIES[hparams.run.family](arrays, hparams)
         if string_sorted_classes:
-            found = _with_classes_by_number(found, hparams, own=own)
+            weights = _with_classes_by_number(weights, hparams, native=native)
     except UserError as error:
         raise UserError(f"{where}: {error}") from error
     except (KeyError, ValueError) as error:
         raise UserError(f"{where}: these are not weights of this architecture ({error})") from error
-    match(expected, found, "published", where)
-    check_finite(found, where)
-    return {name: np.ascontiguousarray(found[name], np.float32) for name in expected}
+    match(expected, weights, "published", where)
+    check_finite(weights, where)
+    return {name: np.ascontiguousarray(weights[name], np.float32) for name in expected}
 
 
 def published_training(arrays: Arrays, hparams: Any) -> tuple[Arrays, Arrays]:
-    """Weights of the discriminator and buffers that a file holds beside the network; empty where there are
-    none."""
+    """Weights of the discriminator, and buffers, that a file holds besides the network; empty without any."""
     if getattr(hparams.model, "architecture", "") not in _METROPLEX:
         return {}, {}
     buffers = metroplex_tokenizers.critic_from_flax(arrays, hparams)
@@ -158,7 +157,7 @@ def published_training(arrays: Arrays, hparams: Any) -> tuple[Arrays, Arrays]:
 
 
 def _transformer(arrays: Arrays, hparams: Any) -> Arrays:
-    """Of a masked token model: names and layouts tell which project's it is."""
+    """Weights of a masked token model, whose project is recognised by names and layouts."""
     if any("/" in name for name in arrays):
         return from_google(arrays)
     if hparams.model.architecture == "halton":
@@ -167,7 +166,7 @@ def _transformer(arrays: Arrays, hparams: Any) -> Arrays:
 
 
 def _tokenizer(arrays: Arrays, hparams: Any) -> Arrays:
-    """Of a tokenizer: names and layouts tell which project's it is."""
+    """Weights of a tokenizer, whose project is recognised by names and layouts."""
     plan = tokenizers.make_plan(hparams.model, hparams.data.target_res, hparams.data.channels)
     if hparams.model.architecture in _METROPLEX:
         return metroplex_tokenizers.from_flax(arrays, plan)
@@ -182,7 +181,7 @@ def _tokenizer(arrays: Arrays, hparams: Any) -> Arrays:
 
 
 def _hierarchical(arrays: Arrays, hparams: Any) -> Arrays:
-    """Of Metroplex's programs, or of VD-VAE, whose names lack slashes."""
+    """Weights of Metroplex's programs or, if the names lack slashes, of VD-VAE."""
     flax = any("/" in name for name in arrays)
     return from_metroplex(arrays, hparams) if flax else from_vdvae(arrays, hparams)
 
@@ -197,17 +196,17 @@ FAMILIES: dict[str, Callable[[Arrays, Any], Arrays]] = {
     "metroplex": _hierarchical,
     "sundae": _denoiser,
 }
-"""Families with published weights, and what gives these canonical names and layouts."""
+"""Converters of published weights to canonical names and layouts, by family."""
 
 
-def _with_classes_by_number(found: Arrays, hparams: Any, *, own: bool) -> Arrays:
+def _with_classes_by_number(weights: Arrays, hparams: Any, *, native: bool) -> Arrays:
     original = FAMILIES.get(hparams.run.family) is _denoiser
-    if own or not original or not hparams.model.num_classes:
+    if native or not original or not hparams.model.num_classes:
         raise UserError(
             "--string-sorted-classes is for an original SUNDAE with classes, which these weights are not: "
             "leave it out"
         )
-    return by_class_number(found)
+    return by_class_number(weights)
 
 
 def _has(arrays: Arrays, prefix: str) -> bool:
@@ -215,18 +214,18 @@ def _has(arrays: Arrays, prefix: str) -> bool:
 
 
 def _first_stage(config: Any) -> Mapping[str, Any] | None:
-    """The first `target` with `params` that have a `ddconfig`, at any depth of a YAML file."""
+    """The first `target` whose `params` have a `ddconfig`, at any depth of a YAML file."""
     if not isinstance(config, Mapping):
         return None
     params = config.get("params")
     if isinstance(params, Mapping) and isinstance(params.get("ddconfig"), Mapping):
         return config
-    found = (_first_stage(value) for value in config.values())
-    return next((stage for stage in found if stage is not None), None)
+    stages = (_first_stage(value) for value in config.values())
+    return next((stage for stage in stages if stage is not None), None)
 
 
 def _own(config: Mapping[str, Any]) -> Published:
     if config["format"] != FORMAT:
         raise UserError(f"it has format {config['format']!r}, but this version reads {FORMAT}")
     sections = config["hparams"]
-    return Published(family=sections["run"]["family"], overrides=option_words(sections), own=True)
+    return Published(family=sections["run"]["family"], overrides=option_words(sections), native=True)

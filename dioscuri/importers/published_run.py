@@ -1,4 +1,4 @@
-"""Runs that begin with published weights."""
+"""Runs that start from published weights."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,23 +18,23 @@ from dioscuri.places import examples
 from dioscuri.versions import versions
 
 BASES = {family: examples() / family / "published.cfg" for family in FAMILIES}
-"""Everything of a run's options that published configurations do not tell."""
+"""Options that published configurations do not contain, by family."""
 
 
 def published_config(source: Path, config: Path | None) -> Path | None:
-    """The configuration given, or that beside the weights, if any."""
+    """The given configuration, else the one next to the weights, if any."""
     if config is not None:
         return config
-    beside = source / "config.json" if source.is_dir() else None
-    return beside if beside is not None and beside.is_file() else None
+    path = source / "config.json" if source.is_dir() else None
+    return path if path is not None and path.is_file() else None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """A run to make: the weights, a file or a folder, and the run's folder.
+    """A run to make from `source`, a file or folder of weights, in the folder `run`.
 
-    The published configuration `config` tells the architecture, `cfg` everything else or, without `config`,
-    the architecture, too. `choice` is explained at `read_weights`, `string_sorted_classes` at
+    The published configuration `config` describes the architecture, `cfg` everything else, or, without
+    `config`, the architecture too. For `choice` see `read_weights`, for `string_sorted_classes`
     `canonical_weights`.
     """
 
@@ -48,30 +48,34 @@ class Request:
 
 
 def make_published_run(request: Request) -> list[str]:
-    """Write published weights into a new run; returns lines that say what was done.
+    """Write published weights into a new run; return lines that say what was done.
 
-    A `UserError` says what does not fit; no run is then left.
+    A `UserError` names a mismatch; then no run is left behind.
     """
     config = request.config
     described = None if config is None else recognise(read_config(config), config, request.overrides)
     with TemporaryDirectory() as folder:
         base = _base(described, request, Path(folder))
         log_root, name = split_run(request.run)
-        told: tuple[str, ...] = ()
+        words: list[str] = []
         if described is not None:
-            told = (*described.overrides, *(() if request.cfg else described.sampling))
+            words += (*described.overrides, *(() if request.cfg else described.sampling))
         if tokenizer := pretrained.tokenizer_folder(request.source):
-            told = (*told, f"data.tokenizer_path={tokenizer.absolute()}")
-        words = [*told, *request.overrides, f"run.name={name}"]
+            words.append(f"data.tokenizer_path={tokenizer.absolute()}")
+        words += (*request.overrides, f"run.name={name}")
         hparams = load(base, words)
-        own = described is not None and described.own
-        if hparams.run.family not in FAMILIES and not own:
+        native = described is not None and described.native
+        if hparams.run.family not in FAMILIES and not native:
             raise UserError(f"{base}: family '{hparams.run.family}' has no published weights of this kind")
         read = read_weights(request.source, request.choice)
         weights = canonical_weights(
-            read.arrays, hparams, read.source, own=own, string_sorted_classes=request.string_sorted_classes
+            read.arrays,
+            hparams,
+            read.source,
+            native=native,
+            string_sorted_classes=request.string_sorted_classes,
         )
-        discriminator, buffers = ({}, {}) if own else published_training(read.arrays, hparams)
+        discriminator, buffers = ({}, {}) if native else published_training(read.arrays, hparams)
         weights |= family_of(hparams).training_values(hparams) | discriminator
         state = {"model": weights, "ema": weights} | ({"buffers": buffers} if buffers else {})
         options = resolve(base, words, log_root)
@@ -82,7 +86,7 @@ def make_published_run(request: Request) -> list[str]:
 
 
 def split_run(run: Path) -> tuple[Path, str]:
-    """Folder that holds the runs, and the run's name."""
+    """The folder of all runs, and the run's name."""
     path = run.absolute()
     if not path.name.startswith("logs-") or path.name == "logs-":
         raise UserError(f"{run} is not a run's folder: it must be named logs-<run.name>")
@@ -110,7 +114,7 @@ def write_run(folder: Path, options: Resolution, step: int, state: store.State, 
 
 
 def _base(described: Published | None, request: Request, folder: Path) -> Path:
-    """The file whose options published ones are put over; `folder` is for one that says the family alone."""
+    """The `.cfg` that published options override; if none exists, a minimal one is written to `folder`."""
     cfg, source = request.cfg, request.source
     if described is None and cfg is None:
         raise UserError(
@@ -119,7 +123,7 @@ def _base(described: Published | None, request: Request, folder: Path) -> Path:
         )
     if described is None or cfg is not None:
         base = cfg or folder
-    elif described.own:
+    elif described.native:
         base = folder / "options.cfg"
         base.write_text(f"# {source}\n\n[run]\nfamily = {described.family}\nname = published\n")
         return base

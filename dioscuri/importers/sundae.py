@@ -1,4 +1,4 @@
-"""Networks of sundae-vqgan and of the text8 SUNDAE: their options and weights as ours."""
+"""Networks of sundae-vqgan and of the text8 SUNDAE: converts their options and weights."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -17,7 +17,7 @@ from dioscuri.families.sundae.plan import (
 )
 
 TEXT_HEADS, HEAD = 8, 64
-"""x-transformers 0.22 builds so many heads whatever the text8 program asks for."""
+"""x-transformers 0.22 builds this many heads, whatever the text8 program asks for."""
 WITHIN = 1e-4
 CLASSES = "class_emb.weight"
 
@@ -25,7 +25,7 @@ Arrays = Mapping[str, np.ndarray]
 
 
 def hourglass_options(constructor: Mapping[str, Any]) -> Denoiser:
-    """Options of `HourglassTransformerLM`'s arguments; a `UserError` names what is not offered."""
+    """Options from `HourglassTransformerLM`'s arguments; a `UserError` names an unsupported one."""
     if constructor.get("causal", True):
         raise UserError("causal=True: an hourglass on two-dimensional patches cannot be causal")
     if constructor.get("attn_type", "vanilla") != "vanilla":
@@ -47,7 +47,7 @@ def hourglass_options(constructor: Mapping[str, Any]) -> Denoiser:
 
 
 def text_options(model: Mapping[str, Any]) -> Denoiser:
-    """Options of the table `[model]` of the text8 program."""
+    """Options from the table `[model]` of the text8 program."""
     return Denoiser(
         architecture="transformer",
         dim=model["embedding_dim"],
@@ -63,8 +63,8 @@ def text_options(model: Mapping[str, Any]) -> Denoiser:
 def from_sundae(arrays: Arrays, plan: DenoiserPlan) -> dict[str, np.ndarray]:
     """Weights without rotary frequencies, which follow from the plan.
 
-    A `UserError` names the first tensor that is missing, unknown or of another shape, and frequencies that
-    are not the plan's. It also refuses an hourglass without the positions that these weights have learnt.
+    A `UserError` names the first tensor that is missing, unknown or of the wrong shape, and frequencies that
+    differ from the plan's. It also refuses an hourglass without the positions that these weights have learnt.
     """
     if plan.options.architecture == "hourglass" and not plan.options.legacy_positions:
         raise UserError("weights of the original hourglass need model.legacy_positions=True")
@@ -83,22 +83,22 @@ def from_sundae(arrays: Arrays, plan: DenoiserPlan) -> dict[str, np.ndarray]:
 
 
 def by_class_number(weights: Arrays) -> dict[str, np.ndarray]:
-    """The weights, with the class that the original's folder c holds in row c of the class embedding.
+    """The weights, with the class of the original's folder c in row c of the class embedding.
 
-    The original counts the folders of classes as their names are sorted: '0', '1', '10', '11', '2', ...
+    The original numbers class folders in the order of their names as text: '0', '1', '10', '11', '2', ...
     """
-    learnt = weights[CLASSES]
-    order = sorted(range(len(learnt)), key=str)  # the folders, as the original counts them
-    rows = np.empty_like(learnt)
-    rows[order] = learnt
+    embedding = weights[CLASSES]
+    order = sorted(range(len(embedding)), key=str)  # the folders in the original's order
+    rows = np.empty_like(embedding)
+    rows[order] = embedding
     return {**weights, CLASSES: rows}
 
 
-def _check_frequencies(found: Arrays, plan: DenoiserPlan) -> None:
+def _check_frequencies(arrays: Arrays, plan: DenoiserPlan) -> None:
     expected = _frequencies("transformer", plan.body, plan.options)
     if plan.options.architecture == "transformer":
         expected = {"attn_layers.rotary_pos_emb.inv_freq": text_angles(2)[1, 0]}
-    for name, array in found.items():
+    for name, array in arrays.items():
         if "attn_resampling" in name:  # never used
             continue
         wanted = expected.get(name)
@@ -107,7 +107,7 @@ def _check_frequencies(found: Arrays, plan: DenoiserPlan) -> None:
 
 
 def _rotary_emb_dim(constructor: Mapping[str, Any]) -> int:
-    """0 where it is our default; the original drops the last channel of an odd number."""
+    """0 if it equals our default; the original rounds an odd number down."""
     if not constructor.get("rotary_pos_emb", False):
         return 0
     head = constructor.get("dim_head", HEAD)

@@ -1,4 +1,4 @@
-"""Tokenizers of taming-transformers and latent-diffusion: their configurations and weights as ours."""
+"""Tokenizers of taming-transformers and latent-diffusion: converts their configurations and weights."""
 
 import re
 from collections.abc import Mapping
@@ -38,26 +38,26 @@ _TAMING_PARAMS = {
 _IN_ATTENTION = re.compile(r"\.attn(_1)?\.")
 
 FIRST_STAGE = "first_stage_model."
-"""Prefix of a tokenizer's weights within those of the model that has it for its first stage."""
+"""Prefix of a tokenizer's weights within those of a model that uses it as its first stage."""
 
 
-def refuse_variational(found: str) -> NoReturn:
-    """Raise a `UserError` that tells by what a KL autoencoder was `found` out."""
+def refuse_variational(evidence: str) -> NoReturn:
+    """Raise a `UserError` that gives the evidence of a KL autoencoder."""
     raise UserError(
-        f"{found}: a KL (variational) autoencoder has no codebook, so it makes no tokens; choose a VQ one, "
-        "such as latent-diffusion's vq-f8"
+        f"{evidence}: a KL (variational) autoencoder has no codebook, so it makes no tokens; choose a VQ "
+        "one, such as latent-diffusion's vq-f8"
     )
 
 
 def taming_tokenizer(params: Mapping[str, Any], *, gumbel: bool = False) -> tuple[Tokenizer, dict[str, Any]]:
-    """Options of taming-transformers' `VQModel` or, `gumbel`, `GumbelVQ`, or of latent-diffusion's
-    `VQModelInterface`, and of `[data]`."""
+    """Options of `[data]` and of taming-transformers' `VQModel` (or, with `gumbel`, `GumbelVQ`) or
+    latent-diffusion's `VQModelInterface`."""
     check_names(params, _TAMING_PARAMS)
     if params.get("remap") is not None:
         raise UserError("the configuration's option 'remap' is not supported: all codes must be used")
-    given = params["ddconfig"]
-    check_names(given, _TAMING)
-    settings = {**_TAMING, **given}
+    ddconfig = params["ddconfig"]
+    check_names(ddconfig, _TAMING)
+    settings = {**_TAMING, **ddconfig}
     if settings["double_z"]:
         refuse_variational("the configuration has double_z")
     if settings["attn_type"] not in ("vanilla", "none"):
@@ -86,8 +86,8 @@ def taming_tokenizer(params: Mapping[str, Any], *, gumbel: bool = False) -> tupl
 
 
 def from_taming(arrays: Arrays) -> dict[str, np.ndarray]:
-    """Without the losses' networks, averages of the weights and the model whose first stage it is; MoVQ's
-    attention, whose layers are matrices, with 1x1 kernels."""
+    """Canonical weights, without the losses' networks, averaged weights and the model whose first stage this
+    is. MoVQ's attention matrices become 1x1 kernels."""
     if any(name.startswith(FIRST_STAGE) for name in arrays):
         arrays = {
             name.removeprefix(FIRST_STAGE): array

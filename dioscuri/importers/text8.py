@@ -1,4 +1,4 @@
-"""Configurations of the text8 SUNDAE (TOML) as words over egs/sundae/text8.cfg; `convert_toml.py` uses it."""
+"""Configurations of the text8 SUNDAE (TOML) as overrides of egs/sundae/text8.cfg, for `convert_toml.py`."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -39,9 +39,9 @@ TABLES = {
         "min_steps": WHOLE,
     },
 }  # fmt: skip
-"""Keys that are understood, and the kinds of their values; what is left out may be anything.
+"""Known keys and the kinds of their values; ignored ones may be anything.
 
-nb_heads is, because the original builds 8 heads whatever it says.
+nb_heads is ignored because the original always builds 8 heads.
 """
 REQUIRED = {
     "unroll_steps": (), "trainer": ("batch_size",), "data": ("sequence_length", "vocabulary_size"),
@@ -49,29 +49,29 @@ REQUIRED = {
 }  # fmt: skip
 
 
-def recognised(given: Mapping[str, Any]) -> bool:
-    """Whether a TOML file is of text: it calls its network [model], not [net]."""
-    return "model" in given and "net" not in given
+def recognised(document: Mapping[str, Any]) -> bool:
+    """Whether a TOML file is of the text8 program, whose network is [model], not [net]."""
+    return "model" in document and "net" not in document
 
 
-def converted(given: Mapping[str, Any], name: str, header: str, texts: str) -> tuple[str, str]:
-    """Text of the configuration of a parsed TOML file, and what it does not carry over.
+def converted(document: Mapping[str, Any], name: str, header: str, texts: str) -> tuple[str, str]:
+    """The `.cfg` text of a parsed TOML file, and the keys that it does not carry over.
 
-    `texts` is the folder of the text files, empty for that of egs/sundae/text8.cfg. A `UserError` says what
-    is not understood.
+    `texts` is the folder of the text files, empty for that of egs/sundae/text8.cfg. A `UserError` names an
+    unknown key.
     """
-    check_keys(given, name, TABLES)
-    check_presence(given, name, REQUIRED)
-    words = option_words(_options(given, name, texts))
-    leftover = {table: keys for table, keys in left_out(given, TABLES).items() if keys}
-    if "nb_batches" in given["trainer"]:
+    check_keys(document, name, TABLES)
+    check_presence(document, name, REQUIRED)
+    words = option_words(_options(document, name, texts))
+    leftover = {table: keys for table, keys in left_out(document, TABLES).items() if keys}
+    if "nb_batches" in document["trainer"]:
         leftover["trainer"] = [*leftover.get("trainer", ()), "nb_batches[0]"]
     text = written_out(BASE, words, header.rstrip().splitlines())
     return text, "; ".join(f"[{table}] {', '.join(keys)}" for table, keys in leftover.items())
 
 
-def _options(given: Mapping[str, Any], name: str, texts: str) -> dict[str, dict[str, Any]]:
-    trainer, data, model = given["trainer"], given["data"], vars(text_options(given["model"]))
+def _options(document: Mapping[str, Any], name: str, texts: str) -> dict[str, dict[str, Any]]:
+    trainer, data, model = document["trainer"], document["data"], vars(text_options(document["model"]))
     batch, every = trainer["batch_size"], trainer.get("checkpoint_frequency")
     _, n_validation = trainer.get("nb_batches", (0, 0))
     names = ("architecture", "dim", "depth", "nb_heads", "dim_head", "use_scalenorm", "use_glu", "use_rotary")
@@ -83,7 +83,7 @@ def _options(given: Mapping[str, Any], name: str, texts: str) -> dict[str, dict[
             **({"train_data_path": texts} if texts else {}),
         },
         "model": {option: model[option] for option in names},
-        "loss": {"unroll_steps": given["unroll_steps"]},
+        "loss": {"unroll_steps": document["unroll_steps"]},
         "optimizer": {"learning_rate": trainer["learning_rate"]} if "learning_rate" in trainer else {},
         "train": {
             "batch_size": batch, **({"checkpoint_and_eval_interval_in_steps": every} if every else {})
@@ -92,5 +92,5 @@ def _options(given: Mapping[str, Any], name: str, texts: str) -> dict[str, dict[
             "batch_size": batch,
             **({"n_samples_for_validation": n_validation * batch} if n_validation else {}),
         },
-        "synthesis": {k: value for k, value in given["sample"].items() if k != "sample_frequency"},
+        "synthesis": {k: value for k, value in document["sample"].items() if k != "sample_frequency"},
     }  # fmt: skip

@@ -1,4 +1,4 @@
-"""Tables of TOML files: which keys are understood, of which kinds their values are, and what is missing."""
+"""Checks of TOML files: unknown keys, values of the wrong kind, missing keys."""
 
 from collections.abc import Callable, Mapping
 from math import inf
@@ -11,7 +11,7 @@ NUMBER, PAIR = "a number from 0 on", "two whole numbers from 0 on"
 FACTORS = "a whole number from 0 on, or a list of these"
 DEPTH = "a number of layers, or [before, at, behind] a coarser grid"
 LEFT_OUT = ""
-"""Kinds of values. What is left out may be anything."""
+"""Kinds of values. Values of ignored keys may be anything."""
 
 FITS: dict[str, Callable[[Any], bool]] = {
     FLAG: lambda value: isinstance(value, bool),
@@ -30,9 +30,9 @@ FITS: dict[str, Callable[[Any], bool]] = {
 Tables = Mapping[str, Mapping[str, str]]
 
 
-def check_keys(given: Mapping[str, Any], name: str, tables: Tables) -> None:
-    """Raise a `UserError` for a table or key that is unknown, or a value of another kind."""
-    for table, entries in given.items():
+def check_keys(document: Mapping[str, Any], name: str, tables: Tables) -> None:
+    """Raise a `UserError` for an unknown table or key, or a value of the wrong kind."""
+    for table, entries in document.items():
         if table == "unroll_steps":
             check_kind(name, table, COUNT, entries)
         elif table not in tables:
@@ -46,30 +46,30 @@ def check_keys(given: Mapping[str, Any], name: str, tables: Tables) -> None:
                 check_kind(name, f"[{table}] {key}", tables[table][key], value)
 
 
-def check_presence(given: Mapping[str, Any], name: str, required: Mapping[str, tuple[str, ...]]) -> None:
-    """Raise a `UserError` for a table, or a key without a default, that is missing."""
+def check_presence(document: Mapping[str, Any], name: str, required: Mapping[str, tuple[str, ...]]) -> None:
+    """Raise a `UserError` for a missing table, or a missing key without a default."""
     for table, keys in required.items():
-        if table not in given:
+        if table not in document:
             refuse(name, table, "is missing")
         for key in keys:
-            if key not in given[table]:
+            if key not in document[table]:
                 refuse(name, f"[{table}] {key}", "is missing")
 
 
-def left_out(given: Mapping[str, Any], tables: Tables) -> dict[str, list[str]]:
+def left_out(document: Mapping[str, Any], tables: Tables) -> dict[str, list[str]]:
     """Keys of a checked file that are not carried over, by table."""
     return {
-        table: [key for key in given.get(table, {}) if kinds[key] == LEFT_OUT]
+        table: [key for key in document.get(table, {}) if kinds[key] == LEFT_OUT]
         for table, kinds in tables.items()
     }
 
 
 def check_kind(name: str, what: str, kind: str, value: Any) -> None:
-    """Raise a `UserError` if a value is not of a kind."""
+    """Raise a `UserError` if a value is not of the given kind."""
     if not FITS[kind](value):
         refuse(name, what, f"must be {kind}, not {value!r}")
 
 
 def refuse(name: str, what: str, why: str) -> NoReturn:
-    """Say what of a file is wrong, and why."""
+    """Raise a `UserError` about an item of a file."""
     raise UserError(f"{name}: {what} {why}")

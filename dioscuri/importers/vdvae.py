@@ -1,6 +1,6 @@
-"""VD-VAE (openai/vdvae): its weights and training state as ours.
+"""VD-VAE (openai/vdvae): converts its weights and training state.
 
-Training writes `<name>-model.th`, `-model-ema.th`, `-opt.th` and a copy of `log.jsonl` beside each other.
+Training writes `<name>-model.th`, `-model-ema.th`, `-opt.th` and a copy of `log.jsonl` to one folder.
 """
 
 import json
@@ -30,7 +30,7 @@ OPTIONS = (
     "width", "enc_blocks", "dec_blocks", "custom_width_str", "zdim", "bottleneck_multiple", "no_bias_above",
     "num_mixtures",
 )  # fmt: skip
-"""Options of `[model]` that the log tells under the same names."""
+"""Options of `[model]` that the log contains under the same names."""
 
 RULES: Rules = (
     (r"^encoder\.in_conv\.", "bottom_up.input_conv."),
@@ -48,7 +48,7 @@ RULES: Rules = (
 def from_vdvae(arrays: Mapping[str, np.ndarray], hparams: HParams) -> Weights:
     """Weights of openai/vdvae (`*-model.th` or `*-model-ema.th`) as canonical tensors.
 
-    Its learned starts are numbered from the coarsest on.
+    Its learned initial maps are numbered from the coarsest on.
     """
     plan = make_plan(hparams)
     starts: Rules = [
@@ -58,16 +58,16 @@ def from_vdvae(arrays: Mapping[str, np.ndarray], hparams: HParams) -> Weights:
 
 
 def optimizer_file(source: Path) -> Path | None:
-    """The optimiser's state beside a file of weights, if it is there."""
+    """The optimiser's file next to a file of weights, if it exists."""
     named = _NAME.fullmatch(source.name)
-    beside = source.with_name(f"{named[1]}-opt.th") if named else source
-    return beside if named and beside.is_file() else None
+    path = source.with_name(f"{named[1]}-opt.th") if named else source
+    return path if named and path.is_file() else None
 
 
 def training_state(source: Path, hparams: HParams) -> Imported:
-    """Weights, averages and moments of the files beside `source`, which has `optimizer_file`.
+    """Weights, averages and moments from `source` and the files next to it, which include `optimizer_file`.
 
-    A `UserError` says what is missing, or does not belong to the others.
+    A `UserError` names what is missing or does not belong to the others.
     """
     name = source.name[: source.name.rindex("-model")]
     files = {kind: source.with_name(f"{name}-{kind}.th") for kind in ("model", "model-ema", "opt")}
@@ -89,7 +89,8 @@ def training_state(source: Path, hparams: HParams) -> Imported:
 
 
 def _moments(saved: Any, names: list[str], where: Path) -> tuple[dict[str, dict[str, np.ndarray]], int]:
-    """Both moments of Adam by the original's names, and the number of updates, which apex keeps in the group.
+    """Both moments of Adam under the original names, and the number of updates,
+    which apex stores in the group.
 
     The optimiser numbers parameters in the order of the weights' file.
     """
@@ -110,7 +111,7 @@ def _moments(saved: Any, names: list[str], where: Path) -> tuple[dict[str, dict[
 
 
 def log_words(source: Path) -> tuple[str, ...]:
-    """The network's options by the log beside a file of weights, as words `section.option=value`."""
+    """The network's options, from the log next to a file of weights, as words `section.option=value`."""
     known: dict[str, Any] = {}
     for line in _log(source):
         if "key" in line and "value" in line:
@@ -120,7 +121,7 @@ def log_words(source: Path) -> tuple[str, ...]:
 
 
 def _step(source: Path, name: str) -> int:
-    """Batches done, by the log's lines that tell it, or else by the file's name; 0 where none does."""
+    """Number of batches, from the log, else from the file's name, else 0."""
     steps = [line["step"] for line in _log(source) if type(line.get("step")) is int]
     named = re.search(r"iter-(\d+)", name)
     step = max(steps, default=int(named[1]) if named else 0)
@@ -128,7 +129,7 @@ def _step(source: Path, name: str) -> int:
 
 
 def _log(source: Path) -> list[dict[str, Any]]:
-    """The objects of a training's log, which lies beside its files under their name or its own."""
+    """The records of a training log, which lies next to the weights under their name or as `log.jsonl`."""
     named = _NAME.fullmatch(source.name)
     logs = [source.with_name(f"{named[1]}-log.jsonl"), source.with_name("log.jsonl")] if named else []
     lines: list[dict[str, Any]] = []

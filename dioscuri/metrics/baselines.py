@@ -1,7 +1,6 @@
-"""What a model must beat: histograms of every pixel, alone and mixed over the classes, and distances to the
-training set.
+"""What a model must beat: pixel histograms, overall and per class, and distances to the training set.
 
-Every function takes flat integer pictures (N, D). Likelihoods are in nats per picture. Counts are smoothed by
+All functions take flat integer pictures (N, D). Likelihoods are in nats per picture. Counts are smoothed by
 adding 1/2 to each level (Krichevsky and Trofimov 1981).
 """
 
@@ -11,12 +10,12 @@ Array = np.ndarray
 
 
 def histogram_bound(train: Array, test: Array, n_levels: int) -> float:
-    """Mean of -log prod_i p_i(x_i): one histogram a pixel. Pictures (N, D) hold values below `n_levels`."""
+    """Mean of -log prod_i p_i(x_i), one histogram per pixel. Pictures (N, D) hold values below `n_levels`."""
     return float(-_log_probability(_histograms(train, n_levels), test).mean())
 
 
 def class_mixture_bound(train: Array, labels: Array, test: Array, n_levels: int) -> float:
-    """Mean of -log sum_c p(c) prod_i p(x_i | c), with p(c) the share of class c; labels are (N,)."""
+    """Mean of -log sum_c p(c) prod_i p(x_i | c), where p(c) is the frequency of class c; labels are (N,)."""
     terms = [
         np.log(np.mean(labels == c)) + _log_probability(_histograms(train[labels == c], n_levels), test)
         for c in np.unique(labels)
@@ -25,18 +24,17 @@ def class_mixture_bound(train: Array, labels: Array, test: Array, n_levels: int)
 
 
 def bernoulli_bound(train: Array, test: Array) -> float:
-    """The same for binary test pictures (0 or 1), p_i being the mean grey value (0 ... 255) of a training
+    """The same for binary test pictures (0 or 1), where p_i is the mean grey value (0 ... 255) of a training
     pixel.
 
-    The grey value is the probability with which training pictures are binarised, so that this is the
-    histogram of infinitely many binarisations.
+    The grey value is the probability with which training pictures are binarised, so p_i is the histogram of
+    infinitely many binarisations.
     """
     return float(-_log_bernoulli(train, test).mean())
 
 
 def bernoulli_class_mixture_bound(train: Array, labels: Array, test: Array) -> float:
-    """Mean of -log sum_c p(c) prod_i p(x_i | c) for binary test pictures and grey training pictures (0 ...
-    255)."""
+    """Mean of -log sum_c p(c) prod_i p(x_i | c) for binary test and grey training pictures (0 ... 255)."""
     terms = [
         np.log(np.mean(labels == c)) + _log_bernoulli(train[labels == c], test) for c in np.unique(labels)
     ]
@@ -44,8 +42,8 @@ def bernoulli_class_mixture_bound(train: Array, labels: Array, test: Array) -> f
 
 
 def nearest_distances(pictures: Array, train: Array, *, chunk: int = 256) -> Array:
-    """Euclidean distance (N,) of each picture to the nearest training picture, values being scaled to 0 ...
-    1."""
+    """Euclidean distance (N,) of each picture to the nearest training picture,
+    for values scaled to 0 ... 1."""
     train = train.astype(np.float32) / 255
     norms = np.square(train).sum(1)
     nearest = []

@@ -7,14 +7,15 @@ import numpy as np
 Array = np.ndarray
 
 BLOCK = 2**24
-"""Distances of a block, at most, unless a single row has more."""
+"""Maximum number of distances in a block, unless a single row has more."""
 ROUNDING = 1e-12
 
 
 def squared_distances(first: Array, second: Array) -> Iterator[tuple[slice, Array]]:
-    """Rows of `first` (M, D) and their squared distances to `second` (N, D), float64 (rows, N), in turn.
+    """Yield blocks of rows of `first` (M, D) and their squared distances to
+    `second` (N, D), float64 (rows, N).
 
-    Exact for whole numbers, such as pixels. What rounding leaves between equal vectors counts as 0.
+    Exact for integers, such as pixels. Rounding errors between equal vectors count as 0.
     """
     second = second.astype(np.float64)
     norms = np.square(second).sum(1)
@@ -28,8 +29,8 @@ def squared_distances(first: Array, second: Array) -> Iterator[tuple[slice, Arra
 
 
 def nearest_neighbours(features: Array, reference: Array, k: int) -> tuple[Array, Array]:
-    """Euclidean distances (M, k) of features (M, D) to their k nearest of the reference (N, D), nearest
-    first, and indices (M, k) of these. Of equally near ones the first comes first."""
+    """Euclidean distances (M, k) of features (M, D) to their k nearest neighbours in the reference (N, D),
+    nearest first, and the neighbours' indices (M, k). Ties are in the order of the reference."""
     distances, indices = np.empty((len(features), k)), np.empty((len(features), k), np.int64)
     for rows, squares in squared_distances(features, reference):
         indices[rows] = np.argsort(squares, axis=1, kind="stable")[:, :k]

@@ -9,7 +9,7 @@ import numpy as np
 
 Array = np.ndarray
 
-_TOLERANCE = 1e-4  # of the largest entry: what float32 and the order of sums leave
+_TOLERANCE = 1e-4  # relative to the largest entry: rounding of float32 and of the order of sums
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Moments:
 
 
 def moments(features: Array) -> Moments:
-    """Of features (N, D); N is 2 or more."""
+    """Moments of features (N, D); N is 2 or more."""
     N, _ = features.shape
     if N < 2:
         raise ValueError(f"a covariance needs 2 feature vectors or more, not {N}")
@@ -30,8 +30,8 @@ def moments(features: Array) -> Moments:
 
 
 def moments_of_covariance(mean: Array, covariance: Array) -> Moments:
-    """Of a mean (D,) and a covariance (D, D), as they are published. ValueError where it is not symmetric or
-    has clearly negative variances."""
+    """Moments from a published mean (D,) and covariance (D, D). ValueError if the covariance is not symmetric
+    or has clearly negative variances."""
     covariance = covariance.astype(np.float64)
     size = np.abs(covariance).max()
     if np.abs(covariance - covariance.T).max() > _TOLERANCE * size:
@@ -45,8 +45,8 @@ def moments_of_covariance(mean: Array, covariance: Array) -> Moments:
 def frechet_distance(first: Moments, second: Moments) -> float:
     """|m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)), 0 for equal moments.
 
-    The last trace is the sum of the singular values of F1 F2^T: the covariances are never multiplied, and
-    singular ones do no harm.
+    tr((S1 S2)^(1/2)) is the sum of the singular values of F1 F2^T, so the covariances are never
+    multiplied and may be singular.
     """
     difference = first.mean - second.mean
     overlap = np.linalg.svd(first.factor @ second.factor.T, compute_uv=False).sum()

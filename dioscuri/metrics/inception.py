@@ -1,5 +1,5 @@
-"""Layers of the Inception network that FID is defined by: Inception-v3 (Szegedy et al. 2015) as TensorFlow's
-graph of 2015-12-05 has it, whose average pools leave out padding and whose last block pools by maximum.
+"""Layers of the Inception network that defines FID: Inception-v3 (Szegedy et al. 2015) in TensorFlow's graph
+of 2015-12-05, whose average pools exclude padding and whose last block uses a maximum pool.
 
 A layer is a convolution, a pool, a sequence (tuple), or a fork, whose branches are concatenated.
 """
@@ -11,12 +11,12 @@ import numpy as np
 
 SIDE, FEATURES, CLASSES = 299, 2048, 1008
 EPSILON = 1e-3
-"""Of the batch norms behind the convolutions."""
+"""Of the batch norms after the convolutions."""
 
 
 @dataclass(frozen=True)
 class Conv:
-    """Convolution and ReLU; `padding` zeros on either side of both axes."""
+    """Convolution and ReLU; `padding` zeros on each side of the two axes."""
 
     name: str
     inputs: int
@@ -28,7 +28,7 @@ class Conv:
 
 @dataclass(frozen=True)
 class Pool:
-    """Pool of 3x3: of stride 2 without padding, or of stride 1 with one pixel on every side."""
+    """3x3 pool: stride 2 without padding, or stride 1 with one pixel of padding."""
 
     kind: str  # max, mean
     stride: int
@@ -36,7 +36,7 @@ class Pool:
 
 @dataclass(frozen=True)
 class Fork:
-    """Branches that read the same input."""
+    """Branches with the same input."""
 
     branches: tuple["Layer", ...]
 
@@ -57,7 +57,7 @@ _BLOCKS = (
     ("7b", 1280, "E", 0),
     ("7c", 2048, "E", 1),
 )
-"""Name, channels that go in, kind, and what blocks of a kind differ by."""
+"""Name, input channels, kind, and the number in which blocks of a kind differ."""
 
 
 @cache
@@ -76,12 +76,12 @@ def layers() -> tuple[Layer, ...]:
 
 
 def convolutions() -> list[Conv]:
-    """All of them, in order."""
+    """All convolutions, in order."""
     return _convolutions(layers())
 
 
 def weight_shapes() -> dict[str, tuple[int, ...]]:
-    """Shape of every tensor; batch norms are part of the convolutions before them."""
+    """Shape of every tensor; batch norms are folded into the convolutions before them."""
     shapes: dict[str, tuple[int, ...]] = {}
     for conv in convolutions():
         shapes[f"{conv.name}.weight"] = (conv.outputs, conv.inputs, *conv.kernel)
@@ -90,8 +90,8 @@ def weight_shapes() -> dict[str, tuple[int, ...]]:
 
 
 def resizing(inputs: int, outputs: int = SIDE) -> np.ndarray:
-    """Weights (outputs, inputs) of TensorFlow 1's bilinear resizing of an axis: pixel i lies at i * inputs /
-    outputs, counted from the first pixel's centre."""
+    """Weights (outputs, inputs) of TensorFlow 1's bilinear resizing of an axis: output pixel i samples the
+    input at i * inputs / outputs, counted from the centre of its first pixel."""
     places = np.arange(outputs, dtype=np.float32) * np.float32(inputs / outputs)
     low = np.floor(places).astype(np.int64)
     fraction = places - low
@@ -115,7 +115,7 @@ def _block(name: str, inputs: int, kind: str, number: int) -> Fork:
 
 
 def _chain(name: str, inputs: int, *stages: tuple[str, int, tuple[int, int], int]) -> tuple[Conv, ...]:
-    """Convolutions one behind the other: (suffix, outputs, kernel, stride); of stride 2 without padding."""
+    """A sequence of convolutions (suffix, outputs, kernel, stride); those of stride 2 have no padding."""
     chain: list[Conv] = []
     for suffix, outputs, kernel, stride in stages:
         padding = (kernel[0] // 2, kernel[1] // 2) if stride == 1 else (0, 0)

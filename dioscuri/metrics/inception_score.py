@@ -1,7 +1,7 @@
-"""Inception score (Salimans et al. 2016, section 4): a classifier is sure of each picture, and of many
-classes.
+"""Inception score (Salimans et al. 2016, section 4): high if a classifier is sure of each picture and the
+pictures cover many classes.
 
-It has that name for the Inception network only.
+It is called so for the Inception network only.
 """
 
 from itertools import pairwise
@@ -12,7 +12,7 @@ Array = np.ndarray
 
 
 def inception_score(logits: Array, *, splits: int = 10, seed: int | None = 0) -> tuple[float, float]:
-    """Mean and standard deviation over `splits` parts of exp(E[KL(p(y|x) | p(y))]), between 1 and K, of
+    """Mean and standard deviation of exp(E[KL(p(y|x) | p(y))]), between 1 and K, over `splits` subsets of the
     logits (N, K). The rows are shuffled first unless `seed` is None; N is at least `splits`.
     """
     N = len(logits)

@@ -12,13 +12,15 @@ Array = np.ndarray
 def kernel_distance(
     first: Array, second: Array, *, subsets: int = 100, subset_size: int = 1000, seed: int = 0
 ) -> tuple[float, float]:
-    """Mean and standard deviation of the estimate over pairs of subsets, drawn without replacement, of
+    """Mean and standard deviation of the estimate over pairs of random subsets, without replacement, of
     features (M, D) and (N, D). `subset_size` is between 2 and the smaller of M and N."""
     if not 2 <= subset_size <= min(len(first), len(second)):
         raise ValueError(f"subsets of {subset_size} do not fit {len(first)} and {len(second)} vectors")
     random = np.random.default_rng(seed)
     estimates = [
-        squared_discrepancy(*(part[random.permutation(len(part))[:subset_size]] for part in (first, second)))
+        squared_discrepancy(
+            *(vectors[random.permutation(len(vectors))[:subset_size]] for vectors in (first, second))
+        )
         for _ in range(subsets)
     ]
     return float(np.mean(estimates)), float(np.std(estimates))

@@ -1,8 +1,8 @@
-"""Fidelity and variety of samples, apart: improved precision and recall (Kynkaanniemi et al. 2019, equation
-2), density and coverage (Naeem et al. 2020, equations 4 and 6).
+"""Fidelity and variety of samples, measured separately: improved precision and recall (Kynkaanniemi et al.
+2019, equation 2), density and coverage (Naeem et al. 2020, equations 4 and 6).
 
-A set's manifold is the union of balls around its vectors, each as large as the distance to its own k-th
-nearest neighbour; the surface belongs to the ball.
+A set's manifold is the union of closed balls around its vectors, each with the distance to the vector's k-th
+nearest neighbour as its radius.
 """
 
 from dataclasses import dataclass
@@ -19,17 +19,18 @@ class Manifold:
     """Four ratios; all but the density are at most 1."""
 
     precision: float
-    """Share of the samples in the manifold of the reference."""
+    """Fraction of the samples in the manifold of the reference."""
     recall: float
-    """Share of the reference in the manifold of the samples."""
+    """Fraction of the reference in the manifold of the samples."""
     density: float
-    """Mean number, over k, of reference balls that a sample lies in: 1 is expected of equal distributions."""
+    """Mean number of reference balls that contain a sample, divided by k; 1 is
+    expected of equal distributions."""
     coverage: float
-    """Share of the reference whose ball holds a sample."""
+    """Fraction of the reference whose ball contains a sample."""
 
 
 def compare_manifolds(samples: Array, reference: Array, *, k: int = 3) -> Manifold:
-    """Of features (M, D) and (N, D), each of more than k rows."""
+    """Compare features (M, D) with a reference (N, D), both with more than k rows."""
     of_samples, of_reference = squared_radii(samples, k), squared_radii(reference, k)
     inside = np.zeros(len(samples), np.int64)
     covered, recalled = np.zeros(len(reference), bool), np.zeros(len(reference), bool)
@@ -53,6 +54,6 @@ def squared_radii(features: Array, k: int) -> Array:
         raise ValueError(f"{N} vectors have no {k}-th nearest neighbours")
     radii = np.empty(N)
     for rows, squares in squared_distances(features, features):
-        # The nearest of all is the vector itself.
+        # The nearest vector is the vector itself.
         radii[rows] = np.partition(squares, k, axis=1)[:, k]
     return radii

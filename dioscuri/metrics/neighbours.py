@@ -1,4 +1,4 @@
-"""What neighbours vote for."""
+"""Majority vote of nearest neighbours."""
 
 import numpy as np
 
@@ -6,7 +6,8 @@ Array = np.ndarray
 
 
 def voted(labels: Array) -> Array:
-    """Most frequent of the labels (N, k) in each row; of equally frequent ones the nearest's, (N,)."""
+    """The most frequent of the k labels in each row of (N, k), nearest first ->
+    (N,); ties go to the nearest."""
     votes = (labels[:, :, None] == labels[:, None, :]).sum(-1)
     winners: Array = np.take_along_axis(labels, votes.argmax(1)[:, None], 1)[:, 0]
     return winners

@@ -3,7 +3,7 @@
 import numpy as np
 
 LARGEST = 100.0
-"""Decibels of equal pictures, whose ratio has no bound."""
+"""Decibels assigned to equal pictures, whose ratio is infinite."""
 
 
 def psnr(first: np.ndarray, second: np.ndarray) -> np.ndarray:

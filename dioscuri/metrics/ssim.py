@@ -9,9 +9,8 @@ _C1, _C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
 def ssim(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Similarity of each pair of pictures: (B, H, W, C) twice -> (B,), 1 for equal pictures.
 
-    Values are 0..255, as uint8 or as floats that need not be whole numbers. The mean is over all pixels and
-    channels, under a Gaussian window of 11 pixels whose surroundings outside the picture are zero: give
-    pictures without padding, or equal padding counts as similarity.
+    Values are 0..255, uint8 or float. The mean is over all pixels and channels, under a Gaussian window of 11
+    pixels with zeros outside the picture. Remove padding first: equal padding counts as similarity.
     """
     if first.ndim != 4 or first.shape != second.shape:
         raise ValueError(f"pictures must be two equal (B, H, W, C), not {first.shape}, {second.shape}")

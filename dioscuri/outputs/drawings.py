@@ -10,9 +10,8 @@ INK = 255
 
 
 def as_pictures(examples: Array) -> Array:
-    """Pictures uint8 (N, H, W, C) of examples: pictures (N, H, W, C) as they are, the frames of clips
-    (N, T, H, W, C) beside each other, sounds (N, L, C) as the range of their levels over time, first
-    channel."""
+    """Pictures uint8 (N, H, W, C) of examples: pictures (N, H, W, C) unchanged, clips (N, T, H, W, C) as
+    their frames side by side, sounds (N, L, C) as the range of the first channel's levels over time."""
     if examples.ndim == 4:
         return examples
     if examples.ndim == 5:
@@ -21,7 +20,7 @@ def as_pictures(examples: Array) -> Array:
 
 
 def _waveform(levels: Array) -> Array:
-    """uint8 (HEIGHT, W, 1) of levels (L,): a column shows the lowest to the highest of its share."""
+    """uint8 (HEIGHT, W, 1) of levels (L,); a column shows the range of its samples."""
     rows = levels.astype(np.int64) * (HEIGHT - 1) // np.iinfo(levels.dtype).max
     drawn = np.zeros((HEIGHT, min(len(levels), WIDEST), 1), np.uint8)
     for column, share in enumerate(np.array_split(rows, drawn.shape[1])):

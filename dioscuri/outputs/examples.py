@@ -1,4 +1,4 @@
-"""Which pictures a mode reads, and in which batches."""
+"""The pictures that a mode reads, and their batches."""
 
 from collections.abc import Iterator
 
@@ -13,13 +13,13 @@ N_ON_SHEET = 32
 
 
 def chosen_split(context: Context, default: str) -> Examples:
-    """The pictures of `synthesis.split`, or those of the mode's own split where it is empty."""
+    """The pictures of `synthesis.split` or, if it is empty, of the mode's default split."""
     pictures: Examples = getattr(context.sets, context.hparams.synthesis.split or default)
     return pictures
 
 
 def chosen_indices(context: Context, pictures: Examples) -> Array:
-    """Indices of the first `synthesis.n_samples` pictures; 0 asks for all."""
+    """Indices of the first `synthesis.n_samples` pictures; 0 means all."""
     limit = context.hparams.synthesis.n_samples or len(pictures)
     return np.arange(min(limit, len(pictures)))
 

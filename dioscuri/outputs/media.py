@@ -14,11 +14,11 @@ from dioscuri.outputs.pictures import save_picture
 
 Array = np.ndarray
 
-MILLISECONDS = 100  # a frame
+MILLISECONDS = 100  # per frame
 
 
 def save_example(folder: Path, stem: str, example: Array, data: Data) -> Path:
-    """Write an example under its kind's suffix: a picture (H, W, C), a sound (L, 1), a clip (T, H, W, C)."""
+    """Write a picture (H, W, C), a sound (L, 1) or a clip (T, H, W, C) under the suffix of its kind."""
     if example.ndim == 2:
         return _save_sound(folder / f"{stem}.wav", example, data)
     if example.ndim == 4:
@@ -28,7 +28,7 @@ def save_example(folder: Path, stem: str, example: Array, data: Data) -> Path:
 
 def _save_sound(path: Path, sound: Array, data: Data) -> Path:
     samples = to_samples(sound[:, 0], data.sample_encoding).astype("<i2")
-    with replacing(path) as beside, wave.open(str(beside), "wb") as file:
+    with replacing(path) as temporary, wave.open(str(temporary), "wb") as file:
         file.setnchannels(1)
         file.setsampwidth(BYTES)
         file.setframerate(data.sample_rate)
@@ -38,8 +38,8 @@ def _save_sound(path: Path, sound: Array, data: Data) -> Path:
 
 def _save_clip(path: Path, clip: Array) -> Path:
     frames = [Image.fromarray(frame[..., 0] if frame.shape[-1] == 1 else frame) for frame in clip]
-    with replacing(path) as beside:
+    with replacing(path) as temporary:
         frames[0].save(
-            beside, format="GIF", save_all=True, append_images=frames[1:], duration=MILLISECONDS, loop=0
+            temporary, format="GIF", save_all=True, append_images=frames[1:], duration=MILLISECONDS, loop=0
         )
     return path

@@ -1,6 +1,6 @@
-"""Pictures for people: PNG files and grids, enlarged so that they can be seen.
+"""Pictures for viewing: PNG files and grids, enlarged to a visible size.
 
-One channel is written as grey, three as RGB. Pictures of any other number of channels are written as `.npy`
+One channel is written as grey, three as RGB. Pictures with any other number of channels are written as `.npy`
 files, uint8 (H, W, C), and a grid shows their first channel.
 """
 
@@ -16,14 +16,14 @@ from dioscuri.engine import Array
 from dioscuri.files import replacing
 from dioscuri.outputs.drawings import as_pictures
 
-SHEET_SIDE = 960  # pixels that a grid's longer side aims at
+SHEET_SIDE = 960  # target for a grid's longer side, in pixels
 GAP = 1  # pixels between pictures, before enlarging
 GROUND, INK = 128, 255
 TEXT_HEIGHT = 16  # pixels of a line of captions
 
 Captions = Sequence[Sequence[str]]
 ORIGINALS: Captions = (("originals",), ("reconstructions",))
-"""Of the rows of `above`."""
+"""Captions of the rows of `above`."""
 
 
 def save_picture(folder: Path, stem: str, picture: Array) -> Path:
@@ -32,7 +32,7 @@ def save_picture(folder: Path, stem: str, picture: Array) -> Path:
     if channels in (1, 3):
         return save_png(folder / f"{stem}.png", picture)
     path = folder / f"{stem}.npy"
-    with replacing(path) as beside, beside.open("wb") as file:
+    with replacing(path) as temporary, temporary.open("wb") as file:
         np.save(file, picture)
     return path
 
@@ -44,10 +44,10 @@ def save_grid(path: Path, rows: Sequence[Array], captions: Captions = ()) -> Pat
 
 def sheet(rows: Sequence[Array], captions: Captions = ()) -> Array:
     """Rows of pictures, each uint8 (N, H, W, C), sounds or clips, as one uint8 (height, width, 1 or 3),
-    enlarged by a whole factor without smoothing.
+    enlarged by an integer factor without smoothing.
 
-    `captions` has short texts a row, written above its first pictures; rows without one may be left out at
-    the end.
+    `captions` holds, for each row, short texts to write above its first pictures; it may be shorter than
+    `rows`.
     """
     whole = grid(rows)
     factor = _factor(whole)
@@ -60,27 +60,27 @@ def sheet(rows: Sequence[Array], captions: Captions = ()) -> Array:
         texts = captions[index] if index < len(captions) else ()
         if texts:
             parts.append(_strip(texts, width * factor, cell * factor, whole.shape[2]))
-        # With the last row the gap below it.
+        # The last row includes the gap below it.
         end = None if index == n_rows - 1 else (index + 1) * height
         parts.append(_repeated(whole[index * height : end], factor))
     return np.concatenate(parts)
 
 
 class Padded(Protocol):
-    """A plan that says how many pixels of padding a picture has on each side."""
+    """A plan with `crop`, the pixels of padding on each side of a picture."""
 
     @property
     def crop(self) -> int: ...
 
 
 def visible(batch: Array, plan: Padded) -> Array:
-    """Pictures of a batch (B, H, W, C) without padding, as an engine gives its own."""
+    """Pictures of a batch (B, H, W, C) without padding, like those that an engine returns."""
     crop = plan.crop
     return batch[:, crop : batch.shape[1] - crop, crop : batch.shape[2] - crop] if crop else batch
 
 
 def grid(rows: Sequence[Array]) -> Array:
-    """Lay out rows of pictures, each uint8 (N, H, W, C), sounds or clips, on grey ground: uint8
+    """Lay out rows of pictures, each uint8 (N, H, W, C), sounds or clips, on a grey background: uint8
     (height, width, 1 or 3)."""
     rows = [as_pictures(row) for row in rows]
     rows = [row if row.shape[-1] == 3 else row[..., :1] for row in rows]
@@ -95,44 +95,45 @@ def grid(rows: Sequence[Array]) -> Array:
 
 
 def in_rows(pictures: Array, n_columns: int | None = None) -> list[Array]:
-    """Cut pictures (N, H, W, C), sounds or clips, into rows for a grid: as square a one as their number
-    allows, or of so many columns."""
+    """Split pictures (N, H, W, C), sounds or clips, into rows of a grid with `n_columns`, by
+    default as square as possible."""
     size = n_columns or _columns(len(pictures), pictures)
     return [pictures[i : i + size] for i in range(0, len(pictures), size)]
 
 
 def above(originals: Array, others: Array, n_columns: int | None = None) -> list[Array]:
-    """Rows in turn: originals (N, H, W, C), and the other pictures of them right below."""
+    """Alternating rows: originals (N, H, W, C), and below them their counterparts."""
     return stacked([originals, others], n_columns)
 
 
 def stacked(sets: Sequence[Array], n_columns: int | None = None) -> list[Array]:
-    """Rows in turn: the first pictures of every set, below each other, then the next ones."""
+    """Rows of several sets interleaved: the first row of every set, then the
+    second of every set, and so on."""
     size = n_columns or _columns(len(sets[0]), sets[0], n_sets=len(sets))
     groups = zip(*(in_rows(pictures, size) for pictures in sets), strict=True)
     return [row for group in groups for row in group]
 
 
 def by_class(pictures: Array, labels: Array) -> tuple[list[Array], list[list[str]]]:
-    """Rows and captions of a sheet: the pictures of each class together, classes in order of appearance."""
+    """Rows and captions of a sheet with the pictures grouped by class, in order of first appearance."""
     classes = list(dict.fromkeys(np.asarray(labels).tolist()))
-    parts = [pictures[np.asarray(labels) == label] for label in classes]
-    most = max(map(len, parts))
+    groups = [pictures[np.asarray(labels) == label] for label in classes]
+    most = max(map(len, groups))
     if most == 1:
-        rows = in_rows(np.concatenate(parts))
+        rows = in_rows(np.concatenate(groups))
         texts = iter(classes)
         return rows, [[f"{next(texts)}" for _ in row] for row in rows]
     size = _columns(most, pictures, n_sets=len(classes))
     rows, captions = [], []
-    for label, part in zip(classes, parts, strict=True):
-        of_class = in_rows(part, size)
+    for label, group in zip(classes, groups, strict=True):
+        of_class = in_rows(group, size)
         rows += of_class
         captions += [[f"class {label}"], *[[] for _ in of_class[1:]]]
     return rows, captions
 
 
 def enlarge(picture: Array) -> Array:
-    """Repeat pixels by a whole factor so that the longer side comes near `SHEET_SIDE`."""
+    """Repeat pixels by an integer factor so that the longer side is close to `SHEET_SIDE`."""
     return _repeated(picture, _factor(picture))
 
 
@@ -146,8 +147,8 @@ def _repeated(picture: Array, factor: int) -> Array:
 
 
 def _columns(n: int, examples: Array, n_sets: int = 1) -> int:
-    """Columns of the squarest grid of n pictures of each of several sets, whose rows stand below each
-    other; of several such grids the one with the fewest empty places."""
+    """Columns of the squarest grid of n pictures from each of `n_sets` sets with interleaved rows; among
+    equally square grids, the one with the fewest empty cells."""
     _, H, W, _ = as_pictures(examples[:1]).shape
 
     def longer_side(size: int) -> tuple[int, int]:
@@ -159,7 +160,7 @@ def _columns(n: int, examples: Array, n_sets: int = 1) -> int:
 
 
 def _strip(texts: Sequence[str], width: int, cell: int, channels: int) -> Array:
-    """uint8 (TEXT_HEIGHT, width, channels): texts above the cells, the last as long as there is room."""
+    """uint8 (TEXT_HEIGHT, width, channels): texts above the cells; the last may extend to the right edge."""
     strip = Image.new("L", (width, TEXT_HEIGHT), GROUND)
     pen = ImageDraw.Draw(strip)
     font = ImageFont.load_default(TEXT_HEIGHT - 4)
@@ -171,6 +172,6 @@ def _strip(texts: Sequence[str], width: int, cell: int, channels: int) -> Array:
 def save_png(path: Path, picture: Array) -> Path:
     """Write uint8 (height, width, 1 or 3)."""
     image = Image.fromarray(picture[..., 0] if picture.shape[-1] == 1 else picture)
-    with replacing(path) as beside:
-        image.save(beside, format="PNG")
+    with replacing(path) as temporary:
+        image.save(temporary, format="PNG")
     return path

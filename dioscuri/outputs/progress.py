@@ -1,4 +1,4 @@
-"""Progress on a terminal as a bar, elsewhere as a plain line now and then."""
+"""Progress: a bar on a terminal, elsewhere a line from time to time."""
 
 import sys
 import time
@@ -12,7 +12,7 @@ SECONDS_BETWEEN_LINES = 15.0
 
 
 class Progress:
-    """Counts from `start` to `total`; `note` stands beside the count. Silent processes pass `shown=False`."""
+    """Counts from `start` to `total`, with a note next to the count. Silent processes pass `shown=False`."""
 
     def __init__(self, what: str, total: int, *, start: int = 0, shown: bool = True) -> None:
         self._what, self._total, self._done, self._shown = what, total, start, shown
@@ -23,7 +23,7 @@ class Progress:
             self._bar = tqdm(total=total, initial=start, desc=what, dynamic_ncols=True)
 
     def note(self, text: str) -> None:
-        """Change what stands beside the count."""
+        """Change the note next to the count."""
         self._note = text
 
     def advance(self) -> None:
@@ -51,7 +51,7 @@ class Progress:
 
 
 def tracked(items: Iterable[Item], what: str, total: int, *, shown: bool) -> Iterator[Item]:
-    """Go through items with a progress bar."""
+    """Yield items with a progress bar."""
     progress = Progress(what, total, shown=shown)
     try:
         for item in items:

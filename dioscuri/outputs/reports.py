@@ -1,4 +1,4 @@
-"""`report.json`: the numbers of a folder, under their names."""
+"""`report.json`: the numbers of a folder by name."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -9,7 +9,8 @@ from dioscuri.files import finite, write_json
 
 
 def write_report(context: Context, folder: Path, results: Mapping[str, Any]) -> None:
-    """Write `report.json` in a folder; a line names the numbers that are not finite, which are null there."""
+    """Write `report.json` in a folder. Numbers that are not finite become null,
+    and a printed line names them."""
     if not context.writes:
         return
     write_json(folder / "report.json", results)

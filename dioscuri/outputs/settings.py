@@ -1,8 +1,8 @@
-"""Folders for what a call of synthesis writes, each with `settings.json`: everything that made its files.
+"""Output folders of synthesis, each with a `settings.json` that records everything its files depend on.
 
-Calls with different settings never share a folder. The first takes the plain name, such as `generated`;
-another gets a name with what differs from that, such as `generated-steps=4`. The same settings give the same
-folder, in which a call continues where it was interrupted.
+Calls with different settings never share a folder. The first takes the plain name, such as `generated`; the
+name of another adds the differences, such as `generated-steps=4`. A call with the same settings uses the same
+folder and continues where the earlier one was interrupted.
 """
 
 import glob
@@ -22,29 +22,29 @@ from dioscuri.versions import versions
 
 SETTINGS = "settings.json"
 PROGRESS = "progress"
-"""Entry of the file that says how far a call has come; all others are its settings."""
+"""Entry of `settings.json` that records a call's progress; all others are its settings."""
 LONGEST_SUFFIX = 48
 _NAMED = ("checkpoint.step", "seed", "twin", "devices", "precision")
-"""Settings that a folder's name tells beside the options; others are told apart by a hash."""
+"""Settings that appear in a folder's name along with the options; all others are distinguished by a hash."""
 _UNTOLD = ("sha256", "path", "versions")
 
 Settings = dict[str, Any]
 
 
 class OutputFolder:
-    """A folder that belongs to one call's settings."""
+    """The folder of one call's settings."""
 
     def __init__(self, path: Path, settings: Settings, *, writes: bool) -> None:
-        """Take over what an interrupted call with the same settings has left."""
+        """Continue from what an interrupted call with the same settings has written."""
         progress = _read(path).get(PROGRESS, {}) if (path / SETTINGS).exists() else {}
         self.path, self.settings, self._writes = path, settings, writes
         self.done = 0 if progress.get("complete", True) else int(progress["done"])
-        """Outputs that are there already, in the order in which the call makes them."""
+        """Number of outputs that exist already, in the order in which the call makes them."""
         self._drawn = dict(progress.get("drawn", {}))
 
     def note(self, done: int, *, complete: bool = False, drawn: Settings | None = None) -> None:
-        """Write the settings, and that so many outputs are there; `complete`: all of them. `drawn` has what
-        single files were made with beside the settings."""
+        """Record the settings and the number of outputs; `complete`: these are all. `drawn` holds further
+        settings of single files."""
         self._drawn |= drawn or {}
         if self._writes:
             progress: Settings = {"done": done, "complete": complete}
@@ -52,16 +52,16 @@ class OutputFolder:
             write_json(self.path / SETTINGS, self.settings | {PROGRESS: progress})
 
     def finish(self, done: int) -> None:
-        """Note that all outputs are there."""
+        """Record that all outputs exist."""
         self.note(done, complete=True)
 
 
 def output_folder(
     context: Context, checkpoint: Checkpoint, parent: Path, name: str, **more: Any
 ) -> OutputFolder:
-    """The folder `parent/name`, or one beside it where that holds outputs of other settings.
+    """The folder `parent/name`, or another next to it if that holds outputs of other settings.
 
-    `more` are settings beside the options: the split that is read, the masks that are used. Every process
+    `more` are settings other than options: the split that is read, the masks that are used. Every process
     calls this; the first one creates the folder.
     """
     settings = call_settings(context, checkpoint, **more)
@@ -74,10 +74,10 @@ def output_folder(
 def given_folder(
     context: Context, checkpoint: Checkpoint, path: Path, option: str, **more: Any
 ) -> OutputFolder:
-    """The folder that an option gives; a `UserError` if it holds outputs of other settings."""
-    settings, beside = call_settings(context, checkpoint, **more), settings_beside(path)
-    if beside and beside != settings:
-        old, new = dict(_flat(beside)), dict(_flat(settings))
+    """The folder that an option names; a `UserError` if it holds outputs of other settings."""
+    settings, previous = call_settings(context, checkpoint, **more), settings_in(path)
+    if previous and previous != settings:
+        old, new = dict(_flat(previous)), dict(_flat(settings))
         names = [name for name in old | new if old.get(name) != new.get(name)]
         raise UserError(
             f"[synthesis] {option} {path} holds output of other settings ({', '.join(names)}): give another "
@@ -87,15 +87,15 @@ def given_folder(
 
 
 def _begun(context: Context, folder: OutputFolder) -> OutputFolder:
-    context.engine.barrier()  # all have looked before the first one writes
+    context.engine.barrier()  # all processes have read it before the first one writes
     folder.note(folder.done)
     return folder
 
 
-def the_only(parent: Path, name: str, option: str) -> Path:
-    """The folder that a mode has written under this name, to be read by another one.
+def only_folder(parent: Path, name: str, option: str) -> Path:
+    """The folder that a mode has written under this name, for another mode to read.
 
-    A `UserError` if calls with different settings have written several: `option` must say which.
+    A `UserError` if calls with different settings have written several: then `option` must name one.
     """
     first = parent / name
     others = [path for path in sorted(parent.glob(f"{glob.escape(name)}-*")) if (path / SETTINGS).exists()]
@@ -110,8 +110,8 @@ def the_only(parent: Path, name: str, option: str) -> Path:
 def call_settings(
     context: Context, checkpoint: Checkpoint, *, matters: Sequence[str] | None = None, **more: Any
 ) -> Settings:
-    """What outputs of a call depend on, as JSON gives it back; `matters` are the options of `[synthesis]`
-    that do, None: all."""
+    """Everything that a call's outputs depend on, as read back from JSON; `matters` are the relevant options
+    of `[synthesis]`, None means all."""
     hparams, options = context.hparams, to_json(context.hparams)
     averaged = hparams.synthesis.load_ema_weights
     synthesis = options["synthesis"]
@@ -129,7 +129,7 @@ def call_settings(
 
 
 def origin(context: Context, checkpoint: Checkpoint, *, averaged: bool) -> Settings:
-    """Which weights of which run computed something, and with what."""
+    """The run and weights that computed something, and the software and device."""
     file = f"{'ema' if averaged else 'model'}.safetensors"
     return {
         **machine(context),
@@ -143,7 +143,7 @@ def origin(context: Context, checkpoint: Checkpoint, *, averaged: bool) -> Setti
 
 
 def machine(context: Context) -> Settings:
-    """Which run computes something, and with what."""
+    """The run that computes something, and the software and device."""
     run = context.hparams.run
     return {
         "run": run.name,
@@ -156,20 +156,20 @@ def machine(context: Context) -> Settings:
     }
 
 
-def settings_beside(folder: Path) -> Settings:
-    """Settings of the files in a folder; empty where none are told."""
+def settings_in(folder: Path) -> Settings:
+    """Settings of the files in a folder; empty if none are recorded."""
     path = folder / SETTINGS
     return {k: v for k, v in _read(folder).items() if k != PROGRESS} if path.is_file() else {}
 
 
 def is_whole(folder: Path) -> bool:
-    """Whether all outputs of a folder are there, as far as is told."""
+    """Whether a folder's outputs are complete, as far as is recorded."""
     path = folder / SETTINGS
     return not path.is_file() or _read(folder).get(PROGRESS, {}).get("complete", True) is True
 
 
-def told(settings: Settings) -> dict[str, Any]:
-    """The settings that a line can hold: names to values, without hashes, versions and options of data."""
+def printable(settings: Settings) -> dict[str, Any]:
+    """The settings for one printed line: names to values, without hashes, versions and data options."""
     return {
         name.removeprefix("options.synthesis."): value
         for name, value in _flat(settings)
@@ -185,27 +185,27 @@ def _read(folder: Path) -> Settings:
 def _chosen(parent: Path, name: str, settings: Settings) -> Path:
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
     first = parent / name
-    for path in (first, parent / f"{name}-{_difference(settings_beside(first), settings) or digest}"):
-        if _is_free(path) or settings_beside(path) == settings:
+    for path in (first, parent / f"{name}-{_difference(settings_in(first), settings) or digest}"):
+        if _is_free(path) or settings_in(path) == settings:
             return path
     return parent / f"{name}-{digest}"
 
 
 def _is_free(path: Path) -> bool:
-    """Whether a folder holds nothing, or only what a call that failed at once has noted."""
+    """Whether a folder is empty or holds only the record of a call that failed before its first output."""
     names = {entry.name for entry in path.iterdir()} if path.is_dir() else set()
     return not names or (names == {SETTINGS} and not any(_read(path).get(PROGRESS, {"done": 1}).values()))
 
 
 def _difference(before: Settings, now: Settings) -> str:
-    """The options that differ, for a folder's name; empty where there are none, or too many to tell."""
+    """The options that differ, for a folder's name; empty if there are none or too many."""
     old, new = dict(_flat(before)), dict(_flat(now))
-    told = [
+    printable = [
         f"{name.rpartition('.')[2]}={'' if value is None else value}"
         for name, value in new.items()
         if old.get(name) != value and (name.startswith("options.") or name in _NAMED)
     ]
-    text = "-".join(re.sub(r"[^\w.=,+-]+", "", word) for word in told)
+    text = "-".join(re.sub(r"[^\w.=,+-]+", "", word) for word in printable)
     return text if before and len(text) <= LONGEST_SUFFIX else ""
 
 

@@ -1,4 +1,4 @@
-"""What the examples of a run are called in reports."""
+"""The noun for a run's examples in reports."""
 
 from typing import Any
 
@@ -8,6 +8,6 @@ _NOUNS = {1: "sounds", 2: "pictures", 3: "clips"}
 
 
 def noun(hparams: Any) -> str:
-    """'pictures', 'sounds', 'clips' or 'texts', after `data.dataset_source`."""
+    """'pictures', 'sounds', 'clips' or 'texts', according to `data.dataset_source`."""
     source = hparams.data.dataset_source
     return "texts" if source == "text" else _NOUNS[describe(source).rank]

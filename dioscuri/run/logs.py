@@ -73,8 +73,8 @@ def cut_after(path: Path, step: int) -> None:
     lines = path.read_text(errors="replace").splitlines(keepends=True)
     remaining = [line for line in lines if _step_of(line) <= step]
     if len(remaining) < len(lines):
-        with replacing(path) as beside:
-            beside.write_text("".join(remaining))
+        with replacing(path) as temporary:
+            temporary.write_text("".join(remaining))
 
 
 def _step_of(line: str) -> float:

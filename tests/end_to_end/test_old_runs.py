@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from dioscuri.checkpoint import store
-from dioscuri.outputs.settings import settings_beside
+from dioscuri.outputs.settings import settings_in
 from tests.support.twins import ROOT, TWINS, call
 
 RUNS = ROOT / "tests" / "fixtures" / "runs_0_1_0"
@@ -43,7 +43,7 @@ def test_an_old_run_draws_and_trains_on(tmp_path, name, family, capsys):
     where, pattern, n = OUTPUTS[family]
     call("synthesize", twin, cfg, *MODES.get(family, []))
     assert len(list((run / where).glob(pattern))) == n
-    settings = settings_beside(run / where)
+    settings = settings_in(run / where)
     assert (settings["family"], settings["checkpoint"]["step"]) == (family, 4)
 
     before = store.load(run / "checkpoints")
@@ -65,5 +65,5 @@ def test_statistics_of_an_old_run_still_choose_the_variates(tmp_path):
     twin = with_old_runs(tmp_path / "torch_impl")
     run, cfg = twin / "logs-hierarchical_vae", RUNS / "hierarchical_vae" / "hparams-hierarchical_vae.cfg"
     call("synthesize", twin, cfg, "synthesis.mask_reconstruction=True")
-    masks = settings_beside(run / "synthesis-images" / "reconstructed")["masks"]
+    masks = settings_in(run / "synthesis-images" / "reconstructed")["masks"]
     assert masks["statistics"] == "latents/div_stats.npz"

@@ -184,11 +184,11 @@ def test_damage_found_while_reading_can_be_skipped(folder):
     assert np.concatenate([batch["index"] for batch in batches])[:6].tolist() == list(range(6))
 
 
-@pytest.mark.parametrize("kept_bytes", [0, 2**30])
-def test_pictures_are_the_same_whether_kept_in_memory_or_not(folder, monkeypatch, kept_bytes):
+@pytest.mark.parametrize("cached_bytes", [0, 2**30])
+def test_pictures_are_the_same_whether_kept_in_memory_or_not(folder, monkeypatch, cached_bytes):
     decoded = []
     decode = image_files.decode
-    monkeypatch.setattr(reader, "_KEPT_BYTES", kept_bytes)
+    monkeypatch.setattr(reader, "_CACHED_BYTES", cached_bytes)
 
     def counted(path, *sizes, **how):
         decoded.append(path.name)
@@ -199,7 +199,7 @@ def test_pictures_are_the_same_whether_kept_in_memory_or_not(folder, monkeypatch
     first, second = train.gather([3, 1, 3]), train.gather([1, 3, 2])
     np.testing.assert_array_equal(first, np.stack([decode(folder / f"{n}.png", 5, 3) for n in (3, 1, 3)]))
     np.testing.assert_array_equal(second, np.stack([decode(folder / f"{n}.png", 5, 3) for n in (1, 3, 2)]))
-    assert len(decoded) == (3 if kept_bytes else 6)
+    assert len(decoded) == (3 if cached_bytes else 6)
     second[:] = 0
     np.testing.assert_array_equal(train.gather([3, 1, 3]), first)
 

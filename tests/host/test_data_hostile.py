@@ -91,7 +91,7 @@ def test_headers_that_claim_what_is_not_there(tmp_path, header, compression):
         read_member(path, "data")
     with pytest.raises(UserError, match=r"0\.npz: not a numpy archive"):
         opened("imagenet", tmp_path)
-    with pytest.raises(UserError, match=r"0\.npz: not a part of downsampled ImageNet"):
+    with pytest.raises(UserError, match=r"0\.npz: not a file of downsampled ImageNet"):
         store_uncompressed(path)
 
 

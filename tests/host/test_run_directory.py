@@ -108,8 +108,8 @@ def test_folder_that_cannot_be_made_is_a_users_error(tmp_path):
 def test_file_keeps_its_old_content_when_writing_fails(tmp_path):
     path = tmp_path / "a"
     path.write_text("old")
-    with pytest.raises(UserError, match="No space left"), replacing(path) as beside:
-        _fail_half_way(beside)
+    with pytest.raises(UserError, match="No space left"), replacing(path) as temporary:
+        _fail_half_way(temporary)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 

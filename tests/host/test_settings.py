@@ -7,7 +7,7 @@ import pytest
 
 from dioscuri.errors import UserError
 from dioscuri.families.token_models.modes import generation
-from dioscuri.outputs.settings import settings_beside
+from dioscuri.outputs.settings import settings_in
 from dioscuri.run.synthesize import synthesize
 from dioscuri.run.train import train
 from tests.host.test_run_drawing import CHECKPOINT, Engine, context_of
@@ -34,7 +34,7 @@ def test_sixty_threes_and_then_twenty_fives_are_not_eighty_or_sixty_pictures(tmp
     for name, n, label in (("generated", 60, 3), (second, 20, 5)):
         labels = json.loads((images / name / "labels.json").read_text())
         assert list(labels.values()) == [label] * n
-        assert settings_beside(images / name)["options"]["synthesis"]["classes"] == [label]
+        assert settings_in(images / name)["options"]["synthesis"]["classes"] == [label]
 
 
 def test_the_same_settings_give_the_same_folder(tmp_path):
@@ -57,9 +57,9 @@ def test_an_interrupted_call_goes_on_although_another_came_between(tmp_path, cap
 
 def test_a_sheet_alone_does_not_tell_of_pictures_that_it_did_not_draw(tmp_path):
     draw(tmp_path, "classes=[3]", "n_pictures=6")
-    before = settings_beside(tmp_path / "synthesis-images" / "generated")
+    before = settings_in(tmp_path / "synthesis-images" / "generated")
     draw(tmp_path, "classes=[5]", "n_pictures=6", "sheet_only=True")
-    assert settings_beside(tmp_path / "synthesis-images" / "generated") == before
+    assert settings_in(tmp_path / "synthesis-images" / "generated") == before
     assert folders(tmp_path / "synthesis-images") == {
         "generated": 6,
         "generated-sheet_only=True-classes=5": 0,
@@ -105,19 +105,19 @@ def test_every_folder_of_every_mode_says_what_made_it(trained):
         "div_stats", "generated", "reconstructed", "encodings_seed_3", "decoded", "partial"
     }  # fmt: skip
     for folder in written:
-        settings = settings_beside(folder)
+        settings = settings_in(folder)
         assert settings["mode"] in MODES
         assert settings["checkpoint"]["path"] == "checkpoints/step-00000003"
         assert (settings["weights"], settings["twin"], settings["seed"]) == ("average", "fake", 3)
         assert set(settings["versions"]) >= {"python", "numpy"}
         assert settings["options"]["synthesis"]
         assert settings["options"]["data"]
-    splits = {settings_beside(folder)["mode"]: settings_beside(folder).get("split") for folder in written}
+    splits = {settings_in(folder)["mode"]: settings_in(folder).get("split") for folder in written}
     assert splits == {
         "div_stats": "train", "generation": None, "reconstruction": "test", "encoding": "train",
         "decoding": None, "partial": "test",
     }  # fmt: skip
-    assert settings_beside(run)["mode"] == "report"
+    assert settings_in(run)["mode"] == "report"
 
 
 def test_numbers_under_masks_can_be_told_from_others(trained):
@@ -130,9 +130,9 @@ def test_numbers_under_masks_can_be_told_from_others(trained):
         "reconstructed",
         "reconstructed-mask_reconstruction=True",
     }
-    settings = settings_beside(images / "reconstructed-mask_reconstruction=True")
+    settings = settings_in(images / "reconstructed-mask_reconstruction=True")
     assert settings["masks"]["statistics"] == "latents/div_stats/div_stats.npz"
-    assert settings_beside(images / "reconstructed")["masks"] is None
+    assert settings_in(images / "reconstructed")["masks"] is None
     plain, other = (
         json.loads((images / name / "report.json").read_text())["importance_weighted_bound"]
         for name in ("reconstructed", "reconstructed-mask_reconstruction=True")
@@ -172,4 +172,4 @@ def test_decoding_does_not_guess_which_encodings_are_meant(trained):
     synthesize(trained("decoding", f"synthesis.encodings_path={source}"))
     folder = context.directory.images / "decoded"
     assert len(list(folder.glob("image-*.png"))) == 6
-    assert settings_beside(folder)["encodings"]["path"] == str(source)
+    assert settings_in(folder)["encodings"]["path"] == str(source)

@@ -180,7 +180,7 @@ class ClassifierRun:
 
 
 def _save(folder: Path, name: str, array: Array) -> None:
-    with replacing(folder / f"{name}.npy") as beside, beside.open("wb") as file:
+    with replacing(folder / f"{name}.npy") as temporary, temporary.open("wb") as file:
         np.save(file, array)
 
 

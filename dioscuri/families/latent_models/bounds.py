@@ -124,8 +124,8 @@ def kl_chart(path: Path, plan: LatentPlan, kl: Array) -> Path:
     axes.set_xticks(first, [f"{g}\n{_size(plan.groups[g].grid)}" for g in first])
     axes.set_xlabel("latent group, with its resolution where a level begins")
     axes.set_ylabel(f"KL, {unit.name}")
-    with replacing(path) as beside:
-        figure.savefig(beside, format="png")
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png")
     return path
 
 

@@ -95,8 +95,8 @@ class SundaeRun(TokenModelRun):
         for made in draw(self.context, number_of_pictures(options), ema=options.load_ema_weights):
             lines += map(decode, made["tokens"])
         if self.context.writes:
-            with replacing(output.path / "texts.txt") as beside:
-                beside.write_text("\n".join([*lines, ""]))
+            with replacing(output.path / "texts.txt") as temporary:
+                temporary.write_text("\n".join([*lines, ""]))
             self.context.say(f"{len(lines)} texts in {output.path / 'texts.txt'}, the first: {lines[0]}")
         output.finish(len(lines))
 

@@ -25,8 +25,8 @@ def draw_curves(results: Sequence[Result], path: Path, wanted: str, over: str) -
     figure = Figure(figsize=(9.0, 5.0 * len(tags)), dpi=120, layout="constrained")
     for axes, tag in zip(figure.subplots(len(tags), squeeze=False)[:, 0], tags, strict=True):
         _draw(axes, [result for result in results if result.tag(wanted) == tag], tag, over)
-    with replacing(path) as beside:
-        figure.savefig(beside, format="png")
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png")
 
 
 def _draw(axes: Axes, results: Sequence[Result], tag: str, over: str) -> None:

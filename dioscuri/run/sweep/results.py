@@ -78,7 +78,7 @@ def write_csv(results: Sequence[Result], folder: SweepFolder) -> None:
     """Write `results.csv`: a row a run, whatever its state."""
     rows = [_row(result) for result in results]
     columns = list(dict.fromkeys(column for row in rows for column in row))
-    with replacing(folder.path / "results.csv") as beside, beside.open("w", newline="") as file:
+    with replacing(folder.path / "results.csv") as temporary, temporary.open("w", newline="") as file:
         writer = csv.DictWriter(file, columns, restval="")
         writer.writeheader()
         writer.writerows(rows)

@@ -67,8 +67,8 @@ class Workers:
     def _train(self, run: Run, slot: int) -> State:
         state = self._folder.state(run)
         state.options = {}
-        with replacing(self._folder.configuration(run)) as beside:
-            beside.write_text(run.text, encoding="utf-8")
+        with replacing(self._folder.configuration(run)) as temporary:
+            temporary.write_text(run.text, encoding="utf-8")
         self._wait_for_orphan(run)
         for left in reversed(range(self._sweep.tries)):
             state.state, state.message, state.starts = "running", "", state.starts + 1

@@ -18,7 +18,7 @@ from dioscuri.outputs.examples import N_ON_SHEET
 from dioscuri.outputs.media import save_example
 from dioscuri.outputs.pictures import in_rows, save_grid
 from dioscuri.outputs.progress import tracked
-from dioscuri.outputs.settings import output_folder, the_only
+from dioscuri.outputs.settings import output_folder, only_folder
 from dioscuri.outputs.wording import noun
 
 
@@ -33,7 +33,7 @@ def decode(context: Context, plan: LatentPlan, checkpoint: Checkpoint) -> None:
         source = Path(options.encodings_path)
     else:
         name = f"encodings_seed_{context.hparams.run.seed}"
-        source = the_only(context.directory.latents, name, "synthesis.encodings_path")
+        source = only_folder(context.directory.latents, name, "synthesis.encodings_path")
     index = read_index(source, plan)
     output = output_folder(
         context, checkpoint, context.directory.images, "decoded", encodings=identity(source, index)

@@ -18,7 +18,7 @@ from dioscuri.families.latent_models.bounds import LN2, group_name, unit_of
 from dioscuri.families.latent_models.plan import LatentPlan
 from dioscuri.files import read_json, replacing, write_json
 from dioscuri.outputs.examples import batches
-from dioscuri.outputs.settings import origin, output_folder, settings_beside
+from dioscuri.outputs.settings import origin, output_folder, settings_in
 
 FILE = "div_stats"
 
@@ -46,7 +46,7 @@ def divergence_statistics(context: Context, plan: LatentPlan, checkpoint: Checkp
     if context.writes:
         folder = output.path
         arrays: dict[str, Any] = {group_name(g): s.astype(np.float32) for g, s in enumerate(statistics)}
-        with replacing(folder / f"{FILE}.npz") as beside, beside.open("wb") as file:
+        with replacing(folder / f"{FILE}.npz") as temporary, temporary.open("wb") as file:
             np.savez(file, allow_pickle=False, **arrays)
         facts = {"unit": "bits per latent element", "checkpoint_step": checkpoint.step, "pictures": n}
         write_json(folder / f"{FILE}.json", facts)
@@ -92,7 +92,7 @@ def _statistics_file(context: Context, checkpoint: Checkpoint) -> Path:
     latents = context.directory.latents
     weights = origin(context, checkpoint, averaged=context.hparams.synthesis.load_ema_weights)["checkpoint"]
     files = sorted(latents.glob(f"{FILE}*/{FILE}.npz"))
-    fitting = [path for path in files if settings_beside(path.parent).get("checkpoint") == weights]
+    fitting = [path for path in files if settings_in(path.parent).get("checkpoint") == weights]
     return max(fitting or files, key=_n_pictures, default=latents / f"{FILE}.npz")
 
 
@@ -143,6 +143,6 @@ def _sheet(path: Path, plan: LatentPlan, statistics: list[Array]) -> Path:
     lower.bar(range(len(totals)), totals * unit_of(plan).per_nat)
     lower.set_ylabel(f"KL, {unit_of(plan).name}")
     lower.set_xlabel("latent group")
-    with replacing(path) as beside:
-        figure.savefig(beside, format="png")
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png")
     return path

@@ -58,8 +58,8 @@ class EncodingWriter:
         """Write a shard of N pictures from `n_batches` batches, then name it in the index."""
         name = f"shard-{len(self._index['shards']):05d}.safetensors"
         content = safetensors.numpy.save({key: array.copy(order="C") for key, array in arrays.items()})
-        with replacing(self._folder / name) as beside:
-            beside.write_bytes(content)
+        with replacing(self._folder / name) as temporary:
+            temporary.write_bytes(content)
         digest = hashlib.sha256(content).hexdigest()
         entry = {"file": name, "sha256": digest, "batches": n_batches, "keys": list(keys)}
         self._index["shards"].append(entry)

@@ -64,9 +64,9 @@ def _columns(n: int) -> int:
 
 def _save_gif(path: Path, sheets: list[Array]) -> Path:
     images = [Image.fromarray(sheet[..., 0] if sheet.shape[-1] == 1 else sheet) for sheet in sheets]
-    with replacing(path) as beside:
+    with replacing(path) as temporary:
         images[0].save(
-            beside,
+            temporary,
             format="GIF",
             save_all=True,
             append_images=[*images[1:], *[images[-1]] * 3],

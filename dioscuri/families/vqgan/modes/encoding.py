@@ -15,7 +15,7 @@ from dioscuri.families.vqgan.plan import TokenizerPlan
 from dioscuri.hparams.archive import to_json
 from dioscuri.outputs.examples import N_ON_SHEET, batches, chosen_indices, chosen_split
 from dioscuri.outputs.pictures import ORIGINALS, above, save_grid
-from dioscuri.outputs.settings import OutputFolder, given_folder, output_folder, the_only
+from dioscuri.outputs.settings import OutputFolder, given_folder, output_folder, only_folder
 
 
 def encode(context: Context, plan: TokenizerPlan, checkpoint: Checkpoint) -> None:
@@ -73,7 +73,7 @@ def tokens_to_read(context: Context) -> Path:
     if options.tokens_path:
         return Path(options.tokens_path)
     name = f"tokens_{options.split or 'train'}"
-    return the_only(context.directory.latents, name, "synthesis.tokens_path")
+    return only_folder(context.directory.latents, name, "synthesis.tokens_path")
 
 
 def _output(context: Context, checkpoint: Checkpoint, maker: dict[str, Any], n: int) -> OutputFolder:
