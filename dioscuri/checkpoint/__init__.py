@@ -1,1 +1,1 @@
-"""The one checkpoint format of both twins, and importers of the original programs' checkpoints."""
+"""The checkpoint format of both twins, and readers of the original programs' files."""

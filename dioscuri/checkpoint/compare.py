@@ -1,4 +1,4 @@
-"""Strict comparison of tensors with the names and shapes that an architecture has."""
+"""Strict comparison of tensors with the names and shapes of an architecture."""
 
 import re
 from collections.abc import Mapping
@@ -12,12 +12,12 @@ from dioscuri.errors import UserError
 def match(
     expected: Mapping[str, tuple[int, ...]], arrays: Mapping[str, Any], what: str, where: object
 ) -> None:
-    """Raise a `UserError` that names the first tensor, in order of names, that is missing, unknown or of
-    another shape.
+    """Raise a `UserError` that names the first tensor, in order of names, that is missing, unknown or of the
+    wrong shape.
 
-    `found` maps names to arrays (anything with `shape`), `what` names the group of tensors ("model", "ema",
-    ...) and `where` the file or folder they came from. Numbers inside names count as numbers: `blocks.2`
-    precedes `blocks.10`.
+    `arrays` maps names to anything with a `shape`, `what` names the group of tensors ("model", "ema", ...)
+    and `where` the file or folder that they come from. Numbers in names are sorted as numbers: `blocks.2`
+    before `blocks.10`.
     """
     differing = [
         name
@@ -60,5 +60,5 @@ def _difference(name: str, expected: Mapping[str, tuple[int, ...]], arrays: Mapp
 
 
 def _natural_order(name: str) -> list[tuple[int, str]]:
-    """Key that puts numbers by value and before words."""
+    """Sort key that orders numbers by value, before words."""
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name) if part]

@@ -1,4 +1,4 @@
-"""The folder of a run, `<twin>/logs-<run.name>/`, and the lock that excludes a second process."""
+"""The folder of a run, `<twin>/logs-<run.name>/`, and its lock against a second process."""
 
 import fcntl
 import os
@@ -45,11 +45,11 @@ class RunDirectory:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Create the folder and hold its lock; a `UserError` if it cannot be written or another process
-        holds it.
+        """Create the folder and hold its lock; a `UserError` if the folder cannot be written or
+        another process holds the lock.
 
-        The lock is the kernel's record lock: it ends with the process, however that ends, and children do not
-        inherit it. A folder that holds nothing else at the end is removed.
+        This is a record lock of the kernel: it ends with the process, in whatever way, and children do not
+        inherit it. If the folder holds nothing else at the end, it is removed.
         """
         descriptor = self._open_lock()
         try:
@@ -65,14 +65,14 @@ class RunDirectory:
             os.close(descriptor)
 
     def check_held(self) -> None:
-        """Raise a `UserError` if the lock that was taken here was removed, or another process has it."""
+        """Raise a `UserError` if the lock file was removed or another process holds the lock."""
         if self._descriptor is None:
             return
         if not _is(self._descriptor, self._lock):
             raise UserError(
                 f"run directory {self.path} was removed during the run: nothing more is written; start again"
             )
-        # Through the descriptor that is open: closing another one of the same file would give the lock away.
+        # Use the open descriptor: closing another one of the same file would release the lock.
         holder = _holder(self._descriptor)
         if holder != str(os.getpid()):
             raise UserError(f"run directory {self.path} was taken by process {holder}: this run ends")
@@ -92,7 +92,7 @@ class RunDirectory:
         return False
 
     def _remove_litter(self) -> None:
-        """Files that killed processes left half-written: `dioscuri.files.replacing` names them so."""
+        """Remove temporary files of `dioscuri.files.replacing` that killed processes left behind."""
         for path in self.path.rglob(".*.partial"):
             with suppress(OSError):
                 path.unlink()
@@ -118,7 +118,7 @@ class RunDirectory:
 
 
 def remove(path: Path) -> None:
-    """Remove the folder of a run; a `UserError` if a process works in it, or where that is not allowed."""
+    """Remove the folder of a run; a `UserError` if a process uses it or removing it is not permitted."""
     with RunDirectory(path).locked():
         try:
             shutil.rmtree(path)
@@ -127,7 +127,7 @@ def remove(path: Path) -> None:
 
 
 def ensure_folder(path: Path) -> Path:
-    """Create a folder with its parents; a `UserError` if that is not possible."""
+    """Create a folder and its parents; a `UserError` if that fails."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -154,7 +154,7 @@ def _holder(descriptor: int) -> str:
 
 
 def _is(descriptor: int, file: Path) -> bool:
-    """Whether the open file is the one that stands there now."""
+    """Whether the open file is still the one at the path `file`."""
     try:
         return os.path.samestat(os.fstat(descriptor), file.stat())
     except OSError:

@@ -1,4 +1,4 @@
-"""Single files of a checkpoint: written to the disk before anything refers to them, verified when read."""
+"""Single files of a checkpoint: flushed to disk before anything refers to them, verified when read."""
 
 import hashlib
 import json
@@ -13,20 +13,20 @@ from safetensors import SafetensorError
 
 
 class Damage(Exception):
-    """A checkpoint's file is missing, incomplete or changed; the message is short and names the file."""
+    """A checkpoint file is missing, incomplete or changed; the message is short and names the file."""
 
 
 def tensor_bytes(tensors: Mapping[str, np.ndarray]) -> bytes:
-    """A safetensors file of the tensors. Metadata is left out: its order would change from run to run.
+    """A safetensors file of the tensors, without metadata, whose order would vary from run to run.
 
-    Arrays of any memory order are laid out in C order first; the library does not check, and would write
-    their elements shuffled. 0-d arrays stay 0-d, which `np.ascontiguousarray` would not grant.
+    Arrays are brought into C order first: the library does not check and would write shuffled elements. 0-d
+    arrays stay 0-d, unlike with `np.ascontiguousarray`.
     """
     return safetensors.numpy.save({name: np.asarray(array, order="C") for name, array in tensors.items()})
 
 
 def write_durably(path: Path, content: bytes) -> dict[str, Any]:
-    """Write a new file and wait until the disk has it. Returns its entry: `bytes` and `sha256`."""
+    """Write a new file and wait until it is on disk. Returns its entry: `bytes` and `sha256`."""
     with path.open("xb") as file:
         file.write(content)
         file.flush()
@@ -46,7 +46,7 @@ def read_tensors(path: Path, entry: Any) -> dict[str, np.ndarray]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object; `Damage` if there is none."""
+    """Read a JSON object; raises `Damage`."""
     try:
         value = json.loads(_read(path))
     except (ValueError, RecursionError) as error:

@@ -44,7 +44,7 @@ def read_flax(path: Path) -> dict[str, Any]:
 
 
 def flatten(tree: dict[str, Any], where: object) -> dict[str, np.ndarray]:
-    """Nested dicts -> arrays by path joined with `/`; a `UserError` names a leaf that is no array."""
+    """Nested dicts -> arrays by path, joined by `/`; a `UserError` names a leaf that is not an array."""
     flat: dict[str, np.ndarray] = {}
     for name, value in tree.items():
         if isinstance(value, dict):
@@ -95,7 +95,7 @@ def _array_of_chunks(tree: dict[str, Any]) -> np.ndarray:
 
 
 def _in_order(value: object) -> list:
-    """Flax writes a tuple as a map from '0', '1', ...; older versions as a list."""
+    """The items of a tuple, which flax writes as a map from '0', '1', ..., older versions as a list."""
     if isinstance(value, dict):
         return [value[str(i)] for i in range(len(value)) if str(i) in value]
     if isinstance(value, list):

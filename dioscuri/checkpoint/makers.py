@@ -1,4 +1,4 @@
-"""Which tokenizer made a model's tokens: its identity in headers and checkpoints."""
+"""The tokenizer that made a model's tokens: its identity in headers and checkpoints."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,11 +10,11 @@ from dioscuri.errors import UserError
 from dioscuri.hparams.archive import to_json
 
 FAMILY = "vqgan"
-"""That of tokenizers."""
+"""The family of tokenizers."""
 
 
 def open_tokenizer_folder(path: Path) -> TrainedFolder:
-    """Read the options of a run or a saved folder; a `UserError` if it is no tokenizer's."""
+    """Read the options of a run or a saved folder; a `UserError` if it is not a tokenizer's."""
     where = f"[data] tokenizer_path '{path}'"
     if not pretrained.is_folder(path):
         return TrainedFolder(path, open_run(path, FAMILY, where))
@@ -25,7 +25,7 @@ def open_tokenizer_folder(path: Path) -> TrainedFolder:
 
 
 def named(tokenizer: TrainedFolder) -> dict[str, Any]:
-    """What names a tokenizer in the header of tokens that another program made with its averaged weights."""
+    """The identity of a tokenizer's averaged weights, as in the header of tokens made with them."""
     return {
         "sha256": tokenizer.sha256,
         "run": tokenizer.hparams.run.name,
@@ -36,22 +36,22 @@ def named(tokenizer: TrainedFolder) -> dict[str, Any]:
 
 
 def made_by(hparams: Any, examples: Any = None) -> Mapping[str, Any]:
-    """What names the tokenizer of examples that are tokens, or else that of `data.tokenizer_path`; empty
-    where neither does."""
-    if found := getattr(examples, "header", {}).get("tokenizer"):
-        return dict(found)
+    """The identity of the tokenizer of examples that are tokens, else of the one at `data.tokenizer_path`;
+    empty without either."""
+    if tokenizer := getattr(examples, "header", {}).get("tokenizer"):
+        return dict(tokenizer)
     path = getattr(hparams.data, "tokenizer_path", "")
     return named(open_tokenizer_folder(Path(path))) if path else {}
 
 
 def check_learnt(checkpoint: store.Checkpoint, given: Mapping[str, Any]) -> None:
-    """Raise a `UserError` if a model has learnt the tokens of another tokenizer than the given one; either
-    may be unknown."""
-    learnt = checkpoint.info.get("tokenizer") or {}
-    hashes = [maker["sha256"] for maker in (learnt, given) if maker.get("sha256")]
+    """Raise a `UserError` if a model was trained on tokens of another tokenizer than the given
+    one; either may be unknown."""
+    trained_on = checkpoint.info.get("tokenizer") or {}
+    hashes = [maker["sha256"] for maker in (trained_on, given) if maker.get("sha256")]
     if len(set(hashes)) > 1:
         raise UserError(
-            f"{checkpoint.path} was trained on tokens of {_weights(learnt)}, but is given those of "
+            f"{checkpoint.path} was trained on tokens of {_weights(trained_on)}, but is given those of "
             f"{_weights(given)}: set data.tokenizer_path to that run, or the data paths to its tokens"
         )
 
@@ -67,6 +67,6 @@ def check_made_by(header: Mapping[str, Any], tokenizer: TrainedFolder, tokens: s
 
 
 def _weights(maker: Mapping[str, Any]) -> str:
-    """What a header or a checkpoint says of a tokenizer."""
+    """A tokenizer's weights in words."""
     kind, run, step = (maker.get(name, "unknown") for name in ("weights", "run", "step"))
     return f"{kind} weights of the run '{run}' at step {step}"

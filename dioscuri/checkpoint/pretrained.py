@@ -1,7 +1,7 @@
 """Models as folders to share: `config.json` holds the options, `model.safetensors` the weights.
 
-Tensors have canonical names and layouts, so both twins read what either wrote. A model that needs a tokenizer
-may bring it along: the subfolder `tokenizer/` is then such a folder itself.
+Tensors have canonical names and layouts, so each twin reads what the other wrote. A model that needs a
+tokenizer may include it in the subfolder `tokenizer/`, a folder of the same kind.
 """
 
 import json
@@ -34,10 +34,10 @@ Model = tuple[Any, dict[str, np.ndarray]]
 def write_folder(
     folder: Path, hparams: Any, weights: Arrays, *, origin: Mapping[str, Any] | None = None
 ) -> None:
-    """Write a model of these options; the tokenizer that it needs may be written to its folder `TOKENIZER`.
+    """Write a model with these options; the tokenizer that it needs may go to its subfolder `TOKENIZER`.
 
-    Paths among the options mean nothing elsewhere and are left out. `origin` names the checkpoint of a run
-    whose weights these are, as the header of token shards does.
+    Paths among the options are left out, since they mean nothing elsewhere. `origin` identifies the run's
+    checkpoint from which the weights come, as in the header of token shards.
     """
     content = {"library": LIBRARY, "format": FORMAT, "hparams": _without_paths(network_options(hparams))}
     with replacing(folder / TENSORS) as temporary:
@@ -51,7 +51,7 @@ def is_folder(where: Path) -> bool:
 
 
 def read_hparams(folder: Path, overrides: Sequence[str] = ()) -> Any:
-    """Options of a folder that `write_folder` made, under words `section.option=value`.
+    """Options of a folder that `write_folder` made, overridden by words `section.option=value`.
 
     A `UserError` says what is wrong.
     """
@@ -63,7 +63,7 @@ def read_hparams(folder: Path, overrides: Sequence[str] = ()) -> Any:
 def read_folder(folder: Path, overrides: Sequence[str] = ()) -> Model:
     """Options and weights of a folder that `write_folder` made; a `UserError` says what is wrong.
 
-    Whether the weights fit the options is for whoever builds the network to check.
+    The caller must check whether the weights fit the options.
     """
     file = folder / TENSORS
     try:
@@ -76,19 +76,19 @@ def read_folder(folder: Path, overrides: Sequence[str] = ()) -> Model:
 
 
 def tokenizer_folder(folder: Path) -> Path | None:
-    """The folder of the tokenizer that a model brings along, if it does."""
+    """The folder of the tokenizer that comes with a model, if any."""
     inside = folder / TOKENIZER
     return inside if is_folder(inside) else None
 
 
 def origin_of(folder: Path) -> dict[str, Any]:
-    """What names the run's checkpoint that the weights of a folder are; empty where they are none's."""
+    """The identity of the run's checkpoint from which a folder's weights come; empty if there is none."""
     origin = read_config(folder / CONFIG).get("origin")
     return dict(origin) if isinstance(origin, dict) else {}
 
 
 def network_options(hparams: Any) -> Any:
-    """Options without what only training needs beside the network itself."""
+    """Options without those of networks that only training needs."""
     if hasattr(hparams.data, "tokenizer_path"):
         return replace(hparams, data=replace(hparams.data, tokenizer_path=""))
     if hasattr(hparams, "discriminator"):
@@ -109,7 +109,7 @@ def option_words_of(folder: Path) -> tuple[str, ...]:
 
 
 def option_words(sections: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
-    """Words `section.option=value` of options; tuples are lists, names are text as they stand."""
+    """Words `section.option=value` of options; tuples become lists, names are not quoted."""
     return tuple(
         f"{section}.{name}={value if name == 'name' else repr(_listed(value))}"
         for section, options in sections.items()

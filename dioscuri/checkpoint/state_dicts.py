@@ -1,4 +1,4 @@
-"""The weights within a checkpoint, which may hold averaged ones beside the raw ones, and more."""
+"""The weights in a checkpoint, which may hold both averaged and raw ones, and other things."""
 
 import re
 from collections.abc import Mapping
@@ -14,24 +14,24 @@ from dioscuri.errors import UserError
 Arrays = dict[str, np.ndarray]
 
 RAW = ("state_dict", "model_state_dict", "model", "params", "net", "module")
-"""Entries under which checkpoints keep their weights; SUNDAE's trainer calls them `net`."""
+"""Entries under which checkpoints store weights; SUNDAE's trainer uses `net`."""
 AVERAGED = (
     *("ema", "model_ema", "ema_model", "shadow", "ema_state_dict", "state_dict_ema", "ema_model_state_dict"),
     *("model_ema_state_dict", "model_state_dict_ema", "ema_params", "params_ema", "averaged_model"),
 )
-"""The same for the averages of training's steps."""
+"""The same for averaged weights."""
 
 _PREFIXES = ("model_ema.", "ema_model.", "ema.")
-"""Of averages that lie among the raw weights (Lightning's, ema_pytorch's)."""
+"""Prefixes of averages among the raw weights (Lightning, ema_pytorch)."""
 _WRAPPERS = re.compile(r"^(?:(?:module|_orig_mod|online_model)\.)+|(?<=\.)_orig_mod\.")
-"""Data parallelism and compilation put these before names."""
+"""Prefixes that data parallelism and compilation add to names."""
 _COUNTERS = re.compile(r"initted|step")
 
 
 def weights_of(content: Mapping[str, Any], where: Path, choice: Choice | None) -> tuple[Arrays, str]:
     """Arrays by name without wrappers' prefixes, and a line that says which were taken.
 
-    A `UserError` if the checkpoint holds no weights by name, or not those that were chosen.
+    A `UserError` if the checkpoint holds no named weights, or not those of `choice`.
     """
     groups = _groups(content, where)
     if not groups:
@@ -45,12 +45,12 @@ def weights_of(content: Mapping[str, Any], where: Path, choice: Choice | None) -
     entry = f" ({name})" if name else ""
     if taken == "average":
         return arrays, f"{where}: took the averaged weights{entry}"
-    beside = "averaged ones are there, too" if "average" in groups else "there is no average"
-    return arrays, f"{where}: took the raw weights{entry}; {beside}"
+    note = "averaged ones are there, too" if "average" in groups else "there is no average"
+    return arrays, f"{where}: took the raw weights{entry}; {note}"
 
 
 def _groups(content: Mapping[str, Any], where: Path) -> dict[Choice, tuple[str, Arrays]]:
-    """Averaged and raw weights, as far as they are there, each with the entry that holds them."""
+    """Averaged and raw weights, as far as they exist, each with the name of its entry."""
     groups: dict[Choice, tuple[str, Arrays]] = {}
     for name in (*AVERAGED, *RAW):
         value = content.get(name)
@@ -67,31 +67,31 @@ def _groups(content: Mapping[str, Any], where: Path) -> dict[Choice, tuple[str, 
 
 
 def _flat(content: Mapping[str, Any], where: Path) -> Arrays:
-    """A table or a tree of arrays, and nothing else; empty where there are none."""
+    """A flat table of a tree that holds nothing but arrays."""
     leaves = [value for value in content.values() if not isinstance(value, Mapping)]
-    strange = [name for name, value in content.items() if not isinstance(value, np.ndarray | Mapping)]
-    if strange and any(isinstance(value, np.ndarray) for value in leaves):
-        raise UserError(f"{where}: '{strange[0]}' is not a tensor, so these are not named weights")
-    return {} if strange else flatten(dict(content), where)
+    not_tensors = [name for name, value in content.items() if not isinstance(value, np.ndarray | Mapping)]
+    if not_tensors and any(isinstance(value, np.ndarray) for value in leaves):
+        raise UserError(f"{where}: '{not_tensors[0]}' is not a tensor, so these are not named weights")
+    return {} if not_tensors else flatten(dict(content), where)
 
 
-def _among_others(given: Arrays, where: Path) -> dict[Choice, tuple[str, Arrays]]:
-    """Averages that lie among the raw weights, apart from these."""
-    if not given:
+def _among_others(tensors: Arrays, where: Path) -> dict[Choice, tuple[str, Arrays]]:
+    """Separate averages from the raw weights among which they lie."""
+    if not tensors:
         return {}
-    arrays = _unwrapped(given, where)
+    arrays = _unwrapped(tensors, where)
     if "n_averaged" in arrays:  # torch.optim.swa_utils.AveragedModel
         return {"average": ("AveragedModel", {k: v for k, v in arrays.items() if k != "n_averaged"})}
     for prefix in _PREFIXES:
         inside = {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
         if not inside:
             continue
-        rest = {k: v for k, v in arrays.items() if not k.startswith(prefix) and not _COUNTERS.fullmatch(k)}
-        named = {name.replace(".", ""): name for name in rest}  # Lightning's names lack the dots
+        raw = {k: v for k, v in arrays.items() if not k.startswith(prefix) and not _COUNTERS.fullmatch(k)}
+        named = {name.replace(".", ""): name for name in raw}  # Lightning's names lack the dots
         averaged = {named[k.replace(".", "")]: v for k, v in inside.items() if k.replace(".", "") in named}
         if averaged:
-            return {"raw": ("", rest), "average": (prefix + "*", rest | averaged)}
-        if not rest:
+            return {"raw": ("", raw), "average": (prefix + "*", raw | averaged)}
+        if not raw:
             return {"average": (prefix + "*", _unwrapped(inside, where))}
     return {"raw": ("", arrays)}
 
@@ -99,9 +99,9 @@ def _among_others(given: Arrays, where: Path) -> dict[Choice, tuple[str, Arrays]
 def _with_unnamed_average(
     content: Mapping[str, Any], groups: dict[Choice, tuple[str, Arrays]]
 ) -> dict[Choice, tuple[str, Arrays]]:
-    """With the average that lists tensors in the order of the raw ones, as diffusers and torch_ema do.
+    """Add the average that lists tensors in the order of the raw ones, as in diffusers and torch_ema.
 
-    Where it does not fit these, it is there but empty.
+    If it does not fit the raw ones, it is added empty.
     """
     if "average" in groups or "raw" not in groups:
         return groups

@@ -1,12 +1,11 @@
 """Checkpoints of a run: one folder per step, `step-00001000/`, that is either complete or absent.
 
-A folder holds one safetensors file a group of tensors (`model`, `ema`, `optimizer`) under canonical names,
-and `state.json`: the step, what the caller gives (data state, random state, resolved options, versions,
+A folder holds one safetensors file per group of tensors (`model`, `ema`, `optimizer`) under canonical names,
+and `state.json`: the step, the caller's entries (data state, random state, resolved options, versions,
 metrics), the engine's counters, the best step so far, the size and sha256 of each tensor file, and a sha256
-of all this. It is
-written under a temporary name, brought to the disk file by file, and renamed last, so that a process killed
-at any moment leaves the checkpoints of before. One process at a time writes to a root: the caller holds the
-run's lock.
+of all these. It is written under a temporary name, flushed to disk file by file, and renamed last, so a
+process that is killed at any moment leaves the earlier checkpoints intact. Only one process at a time writes
+to a root: the caller holds the run's lock.
 """
 
 import errno
@@ -40,7 +39,7 @@ _TEMPORARY, _REPLACED = ".writing-", ".replaced-"
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """What a folder holds. `warnings` has one line for every damaged folder that was skipped."""
+    """Content of a folder. `warnings` has one line for every damaged folder that was skipped."""
 
     step: int
     state: dict[str, dict[str, np.ndarray]]
@@ -50,14 +49,14 @@ class Checkpoint:
 
 
 def steps(root: Path) -> list[int]:
-    """Steps that have a folder under `root`, sound or not, in rising order."""
+    """Steps that have a folder under `root`, intact or not, in ascending order."""
     try:
         names = [entry.name for entry in os.scandir(root) if entry.is_dir()]
     except FileNotFoundError:
         return []
     except OSError as error:
         raise UserError(f"checkpoints {root} cannot be read: {error.strerror}") from error
-    return sorted(int(found[1]) for name in names if (found := _NAME.fullmatch(name)))
+    return sorted(int(match[1]) for name in names if (match := _NAME.fullmatch(name)))
 
 
 def folder(root: Path, step: int) -> Path:
@@ -72,8 +71,8 @@ def save(
 
     `state` maps groups to tensors; its group `counters` holds single integers and goes into `state.json`.
     `info` is JSON-like and may hold numpy scalars. An older folder of the same step is replaced. A
-    `UserError` says that the disk is full or the folder cannot be written: all older checkpoints are then
-    intact and nothing half-written is left.
+    `UserError` if the disk is full or the folder cannot be written; all older checkpoints are then intact,
+    and nothing half-written is left.
     """
     if keep < 1 or any(key in info for key in (*_RESERVED, _CHECKSUM)):
         raise ValueError(
@@ -96,12 +95,11 @@ def save(
 def load(
     root: Path, step: int | Literal["best"] | None = None, *, groups: Collection[str] | None = None
 ) -> Checkpoint:
-    """Read the newest undamaged checkpoint, or that of a step, or the best one; of its tensors all, or
-    `groups`.
+    """Read the newest undamaged checkpoint, that of a step, or the best one; all of its tensors, or `groups`.
 
-    Every tensor file is compared with its recorded sha256. Where the newest is damaged, the one before is
-    used and the damaged one is named in `warnings`. A `UserError` says that none is there, that none is
-    sound, or that the one asked for is damaged or missing.
+    Every tensor file is compared with its recorded sha256. A damaged newest checkpoint is skipped with a line
+    in `warnings`. A `UserError` if there is none, all are damaged, or the requested one is damaged or
+    missing.
     """
     if step is not None:
         return _load_chosen(root, step, groups)
@@ -154,10 +152,10 @@ def _put_in_place(temporary: Path, target: Path) -> None:
 
 
 def _prune(root: Path, step: int, keep: int, best: int | None) -> None:
-    """Remove old folders. One that is not whole does not count as kept; later steps than `step` stay."""
+    """Remove old folders. Incomplete ones do not count towards `keep`; steps after `step` are left alone."""
     older = [other for other in steps(root) if other <= step]
-    whole = [other for other in older if _looks_whole(folder(root, other))]
-    retained = {*whole[-keep:], step, best}
+    complete = [other for other in older if _looks_complete(folder(root, other))]
+    retained = {*complete[-keep:], step, best}
     try:
         for other in older:
             if other not in retained:
@@ -170,8 +168,8 @@ def _prune(root: Path, step: int, keep: int, best: int | None) -> None:
         ) from error
 
 
-def _looks_whole(path: Path) -> bool:
-    """Whether all files are there in their recorded sizes: a check cheap enough for every save."""
+def _looks_complete(path: Path) -> bool:
+    """Whether all files exist with their recorded sizes: a check cheap enough for every save."""
     try:
         files = read_json(path / _INFO_FILE)["files"]
         return all((path / name).stat().st_size == entry["bytes"] for name, entry in files.items())
@@ -210,7 +208,7 @@ def _read(
 
 
 def _read_info(path: Path, step: int) -> dict[str, Any]:
-    """`state.json` without its checksum; `Damage` if it was changed or is of another step."""
+    """`state.json` without its checksum; `Damage` if it was changed or belongs to another step."""
     info = read_json(path)
     if info.get("format") not in (1, FORMAT):
         raise Damage(f"{_INFO_FILE} is of format {info.get('format')!r}, this program reads 1 to {FORMAT}")
@@ -227,7 +225,7 @@ def _read_info(path: Path, step: int) -> dict[str, Any]:
 
 
 def _check_types(info: Mapping[str, Any]) -> None:
-    """Raise `Damage` for the first entry whose type the program cannot use."""
+    """Raise `Damage` for the first entry of a wrong type."""
     tables, numbers = (
         ("data", "metrics", "hparams", "best", "tokenizer"),
         ("best_step", "validated", "seconds"),

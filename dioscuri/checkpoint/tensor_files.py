@@ -1,4 +1,4 @@
-"""Weights as their authors publish them, one file or a folder with `config.json`, as numpy arrays."""
+"""Published weights, in one file or a folder with `config.json`, as numpy arrays."""
 
 import errno
 import json
@@ -24,7 +24,7 @@ Arrays = dict[str, np.ndarray]
 
 MAX_CONFIG_BYTES, MAX_CONFIG_NODES = 1 << 18, 100_000
 _MAX_SHARED = 4
-"""Times that tensors which share memory may exceed their file."""
+"""Factor by which tensors that share memory may exceed the size of their file."""
 
 _DTYPES = {
     **{f"F{8 * n}": np.dtype(f"<f{n}") for n in (2, 4, 8)},
@@ -39,7 +39,8 @@ _DTYPES = {
 
 @dataclass(frozen=True)
 class Weights:
-    """Arrays by name, floating ones as float32, the file or folder they came from, and what was taken."""
+    """Arrays by name, floating ones as float32; the file or folder; and a note
+    on which weights were taken."""
 
     arrays: Arrays
     source: Path
@@ -49,9 +50,9 @@ class Weights:
 def read_weights(source: Path, choice: Choice | None = None) -> Weights:
     """The weights of a file, or of a folder's file or shards; names of a flax file are joined by '/'.
 
-    Where there are averaged and raw weights, `choice` says which to take: averaged ones unless it is "raw".
-    The kind of a file shows in its first bytes. A `UserError` if it is none of safetensors, PyTorch and
-    flax msgpack, is damaged, or holds no arrays by name.
+    If there are averaged and raw weights, the averaged ones are taken unless `choice` is "raw". A file's kind
+    is recognised by its first bytes. A `UserError` if it is not safetensors, PyTorch or flax msgpack, is
+    damaged, or holds no named arrays.
     """
     files = weights_files(source, choice or "average")
     contents = [_read(file) for file in files]
@@ -86,23 +87,23 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def check_plain(file: Path) -> None:
-    """Raise an `OSError` for what is no file, such as a pipe or a device, which may never end."""
+    """Raise an `OSError` for anything but a plain file: a pipe or a device might never end."""
     if not S_ISREG(file.stat().st_mode):
         raise OSError(errno.EINVAL, "it is no plain file")
 
 
 def is_torch(head: bytes) -> bool:
-    """Whether a file begins as those of `torch.save`."""
+    """Whether a file begins like one of `torch.save`."""
     return head.startswith(b"PK") or (head[:1] == b"\x80" and head[1:2] in b"\2\3\4\5")
 
 
 def is_flax(head: bytes) -> bool:
-    """Whether a file begins as flax's: with a map."""
+    """Whether a file begins like flax's, with a map."""
     return bool(head) and (0x81 <= head[0] <= 0x8F or head[0] in (0xDE, 0xDF))
 
 
 def read_safetensors(file: Path) -> Arrays:
-    """Arrays of a safetensors file, also of types that numpy lacks; a `UserError` if it is damaged."""
+    """Arrays of a safetensors file, even of types that numpy lacks; a `UserError` if it is damaged."""
     try:
         tensors = safetensors.deserialize(file.read_bytes())  # safetensors.numpy has no bfloat16
         return {
@@ -114,7 +115,7 @@ def read_safetensors(file: Path) -> Arrays:
 
 
 def read_config(file: Path) -> dict[str, Any]:
-    """A configuration in JSON or YAML; a `UserError` if it is neither, no mapping or absurdly large."""
+    """A configuration in JSON or YAML; a `UserError` if it is neither, not a mapping, or absurdly large."""
     try:
         check_plain(file)
         if file.stat().st_size > MAX_CONFIG_BYTES:
@@ -132,10 +133,10 @@ def read_config(file: Path) -> dict[str, Any]:
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads `1e-4` as a number, which YAML 1.1 takes for text for want of a dot, and few nodes only."""
+    """Reads `1e-4` as a number (in YAML 1.1, without a dot, it is text), and limits the number of nodes."""
 
     def read(self) -> Any:
-        """The document; a `ValueError` if aliases make more of it than anyone has written."""
+        """The document; a `ValueError` if its aliases expand to too much data."""
         node = self.get_single_node()
         if node is None:
             return None
@@ -144,7 +145,7 @@ class _Loader(yaml.SafeLoader):
         return self.construct_document(node)
 
     def _nodes(self, node: yaml.Node, known: dict[int, int]) -> int:
-        """Nodes below this one, those of an alias counted at every place."""
+        """Number of nodes below this one, counting an alias's at every place."""
         if isinstance(node, yaml.ScalarNode):
             return 1
         if id(node) not in known:

@@ -1,10 +1,9 @@
-"""Files of `torch.save` as numpy arrays, read without torch: a user of JAX alone opens them, too.
+"""Files of `torch.save` as numpy arrays, read without torch, so that users of JAX alone can
+open them. Writing needs PyTorch.
 
-They are written by the PyTorch twin.
-
-A file is a pickle whose persistent identifiers name storages, raw memory beside it: members of a zip archive,
-or, before version 1.6 of torch, what follows the pickle. Nothing but the functions below can be called, and
-no tensor is larger than its storage.
+A file is a pickle whose persistent identifiers name storages, raw memory outside it: members of a zip archive
+or, before version 1.6 of torch, the bytes after the pickle. Only the functions below can be called, and no
+tensor may exceed its storage.
 """
 
 import re
@@ -23,7 +22,7 @@ from dioscuri.pickles import PLAIN, Dictionary, Foreign, Function, Inert, plain,
 from dioscuri.twins import twin_module
 
 MAX_EXPANDED = 1 << 24
-"""Values that tensors may have beyond those of their storages, all together."""
+"""Total number of values by which tensors may exceed their storages."""
 
 _DTYPES = {
     "Float": np.dtype("<f4"), "Double": np.dtype("<f8"), "Half": np.dtype("<f2"), "Long": np.dtype("<i8"),
@@ -49,7 +48,7 @@ _TRAINERS = (
         for kind in ("object", "list", "dict", "set", "int")
     ),
 )
-"""Names of objects by which trainers describe themselves: they are passed over."""
+"""Names of trainers' objects, which are ignored."""
 _MAGIC, _VERSION = 0x1950A86A20F9469CFC6C, 1001
 
 
@@ -63,7 +62,7 @@ class _Storage:
 
 
 class _Names(dict[str, Any]):
-    """What the names in a file of torch stand for; `dry`: tensors are passed over."""
+    """Meanings of the names in a torch file; with `dry`, tensors are ignored."""
 
     def __init__(self, *, dry: bool = False) -> None:
         self.dry, self.expanded = dry, 0
@@ -80,7 +79,7 @@ class _Names(dict[str, Any]):
                 "torch._utils._rebuild_parameter": Function(lambda array, *_: array),
                 "torch._utils._rebuild_parameter_with_state": Function(lambda array, *_: array),
                 "torch._tensor._rebuild_from_type_v2": Function(
-                    lambda call, _type, given, _state: call(*given)
+                    lambda call, _type, arguments, _state: call(*arguments)
                 ),
                 "torch.Size": Function(tuple),
                 "torch.nn.parameter.Parameter": Inert,
@@ -93,7 +92,7 @@ class _Names(dict[str, Any]):
         return super().__contains__(name) or bool(_STORAGE.fullmatch(str(name)))
 
     def __missing__(self, name: str) -> np.dtype:
-        """Type of a storage's values."""
+        """The dtype of a storage class."""
         kind = _STORAGE.fullmatch(name)
         dtype: np.dtype | None = _DTYPES.get(kind[1]) if kind else None
         if dtype is None:
@@ -101,7 +100,7 @@ class _Names(dict[str, Any]):
         return dtype
 
     def _tensor(self, storage: Any, offset: Any, shape: Any, strides: Any, *_: object) -> np.ndarray:
-        """A view on its storage, which allocates nothing."""
+        """A view of its storage, without allocation."""
         if self.dry:
             return np.zeros(0)
         values = storage.values
@@ -135,14 +134,14 @@ class _Names(dict[str, Any]):
         dtype: Any,
         *_: Any,
     ) -> np.ndarray:
-        """Of an untyped storage."""
+        """A tensor of an untyped storage."""
         return self._tensor(_Storage(storage.values.view(dtype)), offset, shape, strides)
 
 
 def read_torch(path: Path) -> Any:
-    """Nested containers of numpy arrays, views on the file's storages; a `UserError` says what is wrong.
+    """Nested containers of numpy arrays, views of the file's storages; a `UserError` says what is wrong.
 
-    float16 and bfloat16 stay as they are. Objects of trainers become `dioscuri.pickles.Inert`.
+    float16 and bfloat16 are not converted. Trainers' objects become `dioscuri.pickles.Inert`.
     """
     try:
         with path.open("rb") as stream:
@@ -184,7 +183,7 @@ def _read_archive(path: Path) -> Any:
 
 def _read_stream(stream: BinaryIO) -> Any:
     """The layout before 1.6: pickles of a magic number, a version, the machine, the object and the keys of
-    its storages, then the storages, each behind its length."""
+    its storages, then the storages, each preceded by its length."""
     if [read_pickle(stream, {}) for _ in range(3)][:2] != [_MAGIC, _VERSION]:
         raise Foreign("it is no file of torch.save")
     start, sizes = stream.tell(), dict[str, int]()
@@ -212,13 +211,13 @@ def _whole(content: bytes, size: int) -> bytes:
 
 
 def _storages(read: Callable[[str, int], bytes]) -> Callable[[Any], _Storage]:
-    """From a persistent identifier to its storage; `read` takes a key and a number of bytes."""
+    """A function from a persistent identifier to its storage; `read` takes a key and a number of bytes."""
     known: dict[str, bytes] = {}
 
     def load(pid: Any) -> _Storage:
         kind, dtype, key, _, length, *view = pid
-        whole = isinstance(length, int) and length >= 0
-        if kind != "storage" or not isinstance(dtype, np.dtype) or not whole or any(view):
+        has_length = isinstance(length, int) and length >= 0
+        if kind != "storage" or not isinstance(dtype, np.dtype) or not has_length or any(view):
             raise Foreign("it refers to a storage of another kind")
         if key not in known:
             known[key] = read(str(key), length * dtype.itemsize)

@@ -1,4 +1,4 @@
-"""Trained runs, opened by their folder."""
+"""Opens the folders of trained runs."""
 
 import hashlib
 from dataclasses import dataclass
@@ -16,14 +16,14 @@ from dioscuri.hparams import load
 
 @dataclass(frozen=True)
 class TrainedFolder:
-    """A run, or the folder that a model was saved to, and its options."""
+    """The folder of a run or of a saved model, and its options."""
 
     path: Path
     hparams: Any
 
     @cached_property
     def checkpoint(self) -> store.Checkpoint:
-        """Of a run that of the best validation, or the newest one where none was validated."""
+        """A run's best checkpoint, or the newest if none was validated."""
         if pretrained.is_folder(self.path):
             return _saved(self.path)
         root = RunDirectory(self.path).checkpoints
@@ -33,13 +33,13 @@ class TrainedFolder:
 
     @property
     def sha256(self) -> str:
-        """Hash of the averaged weights, as token shards record it."""
-        found: str = self.checkpoint.info["files"]["ema.safetensors"]["sha256"]
-        return found
+        """SHA-256 of the averaged weights, as token shards record it."""
+        digest: str = self.checkpoint.info["files"]["ema.safetensors"]["sha256"]
+        return digest
 
 
 def _saved(folder: Path) -> store.Checkpoint:
-    """A saved folder as the checkpoint of the run that its weights come from, where it tells one."""
+    """A saved folder as a checkpoint of the run from which its weights come, if that is recorded."""
     _, weights = pretrained.read_folder(folder)
     origin, file = pretrained.origin_of(folder), folder / pretrained.TENSORS
     sha256 = origin.get("sha256") or hashlib.sha256(file.read_bytes()).hexdigest()
@@ -48,7 +48,7 @@ def _saved(folder: Path) -> store.Checkpoint:
 
 
 def check_finite(checkpoint: store.Checkpoint, *, averaged: bool) -> None:
-    """Raise a `UserError` that names the first tensor of the weights with a value that is not finite."""
+    """Raise a `UserError` that names the first tensor of the weights with NaN or infinity."""
     kind, weights = ("averaged", "ema") if averaged else ("raw", "model")
     for name, tensor in checkpoint.state[weights].items():
         if not np.isfinite(tensor).all():
@@ -59,8 +59,8 @@ def check_finite(checkpoint: store.Checkpoint, *, averaged: bool) -> None:
 
 
 def open_run(path: Path, family: str, where: str) -> Any:
-    """Options of the run in a folder `logs-<name>`, which has a checkpoint; a `UserError` begins with
-    `where`, what named the folder, if it is no run of the family."""
+    """Options of the run in a folder `logs-<name>`. A `UserError`, beginning with `where`, if it is not a run
+    of the family or has no checkpoint."""
     if not path.is_dir():
         raise UserError(f"{where} does not exist: give the folder logs-<name> of a run of family '{family}'")
     copies = sorted(path.glob("hparams-*.cfg"))

@@ -1,4 +1,4 @@
-"""Which files in a folder are a model's weights: plain files, variants, and shards with an index."""
+"""Finds a model's weights in a folder: plain files, variants, and shards with an index."""
 
 import json
 import re
@@ -9,23 +9,23 @@ from typing import Literal
 from dioscuri.errors import UserError
 
 Choice = Literal["average", "raw"]
-"""Which weights to take where there are both."""
+"""Which weights to take if there are both."""
 
 _STEMS = ("model", "diffusion_pytorch_model", "pytorch_model")
 _NAME = re.compile(
     rf"(?P<stem>{'|'.join(_STEMS)})(?:\.(?P<variant>(?:(?!-\d+-of-)[\w-])+))??\.(?P<kind>safetensors|bin)"
     r"(?P<index>\.index(?:\.(?P<of_index>[\w-]+))?\.json)?"
 )
-"""The names that open-muse, diffusers and transformers give: a stem, a variant such as fp16, and a kind."""
+"""File names of open-muse, diffusers and transformers: a stem, a variant such as fp16, and a kind."""
 EXPECTED = "model, pytorch_model or diffusion_pytorch_model, as .safetensors or .bin, whole or with an index"
 _MAX_INDEX = 1 << 24  # bytes
 
 
 def choose(names: Iterable[str], choice: Choice = "average") -> str | None:
-    """The best of a folder's names; None where none is that of weights.
+    """The best of a folder's file names; None if none is that of weights.
 
-    safetensors come before pickles, a plain file before a variant, a whole one before shards. The variant
-    `non_ema` is raw.
+    safetensors are preferred to pickles, plain files to variants, single files to
+    shards. The variant `non_ema` is raw.
     """
     known = [(match, name) for name in sorted(names) if (match := _NAME.fullmatch(name))]
 
@@ -46,19 +46,19 @@ def choose(names: Iterable[str], choice: Choice = "average") -> str | None:
 
 
 def shards(index: Path) -> list[str]:
-    """Names of the files that an index lists; a `UserError` if it is none."""
+    """Names of the files that an index lists; a `UserError` if it is not an index."""
     try:
         if index.stat().st_size > _MAX_INDEX:
             raise UserError(f"{index} is not an index of weights: it is absurdly large")
         files = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        strange = [name for name in files if PurePosixPath(name).name != name or name in ("", ".", "..")]
+        invalid = [name for name in files if PurePosixPath(name).name != name or name in ("", ".", "..")]
     except OSError as error:
         raise UserError(f"{index} cannot be read: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{index} is not an index of weights: {type(error).__name__} {error}") from error
-    if strange or not files:
+    if invalid or not files:
         raise UserError(
-            f"{index} is not an index of weights: {strange[0] if strange else 'nothing'} is no file"
+            f"{index} is not an index of weights: {invalid[0] if invalid else 'nothing'} is no file"
         )
     return files
 

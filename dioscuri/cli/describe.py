@@ -17,7 +17,7 @@ from dioscuri.hparams import load
 from dioscuri.places import configuration, here
 from dioscuri.plans.description import Description, Row
 from dioscuri.registry import family_part, has_part
-from dioscuri.run.sizes import GROUPS, bytes_told
+from dioscuri.run.sizes import GROUPS, format_bytes
 
 _USAGE = "[CFG|FOLDER] [section.option=value ...] [--json]"
 _DESCRIPTION = """\
@@ -100,7 +100,7 @@ def _facts(hparams: Any, described: Description) -> dict[str, Any]:
 
 
 def _lines(facts: Mapping[str, Any]) -> list[str]:
-    sizes = [f"{name} {bytes_told(facts[f'{name}_bytes'])}" for name in GROUPS]
+    sizes = [f"{name} {format_bytes(facts[f'{name}_bytes'])}" for name in GROUPS]
     parts = ", ".join(f"{name} {n:,}" for name, n in facts["parts"].items())
     counts = [
         f"{name.replace('_', ' ')}: {value:,}"

@@ -30,7 +30,7 @@ from dioscuri.evaluation.pictures import (
     read_statistics,
 )
 from dioscuri.files import read_json, write_json
-from dioscuri.outputs.settings import is_whole, settings_in, printable
+from dioscuri.outputs.settings import is_whole, printable, settings_in
 from dioscuri.twins import default_twin, installed, open_twin, twin_module
 from dioscuri.versions import versions
 

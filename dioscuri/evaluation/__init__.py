@@ -1,1 +1,1 @@
-"""Two sets of pictures or of their features, and how near one is to the other."""
+"""Comparison of two sets of pictures, or of their features."""

@@ -1,5 +1,5 @@
-"""From pictures to features: their pixels, or a network's features: a classifier of this project,
-the Inception network of FID, DINOv2 or CLIP."""
+"""From pictures to features: pixels, or the features of a classifier of this project, of FID's Inception
+network, of DINOv2 or of CLIP."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -21,15 +21,16 @@ from dioscuri.restore import load_best
 
 Array = np.ndarray
 MakeEngine = Callable[[str, Any], Engine]
-"""From a twin, 'torch' or 'jax', and the options of a run to its engine."""
+"""From a twin ('torch' or 'jax') and the options of a run to an engine."""
 Network = Callable[[Sequence[Array]], tuple[Array, Array | None]]
-"""From B pictures uint8 (H, W, 3) of any sizes to features (B, D) and, where it has any, logits (B, K)."""
+"""From B pictures uint8 (H, W, 3) of any size to features (B, D) and, if the
+network has any, logits (B, K)."""
 MakeNetwork = Callable[[str, str, str], tuple[Network, str]]
-"""From a twin, the name of a network and where its weights are, if anywhere, to it and what it is."""
+"""From a twin, a network's name and the path of its weights (or '') to the network and its description."""
 
 MAX_PIXELS = 4096
 STEP = 32
-"""Pictures that a published network gets at once."""
+"""Batch size of a published network."""
 PIXELS = "pixels"
 CLASSIFIER = "classifier"
 NETWORKS = ("inception", "dinov2", "clip")
@@ -37,8 +38,8 @@ NETWORKS = ("inception", "dinov2", "clip")
 
 @dataclass(frozen=True)
 class Features:
-    """Of N pictures: features (N, D) and, where a classifier has made them, logits (N, K); or a Gaussian of
-    features alone. Where both are there the Frechet distance is that of the Gaussian."""
+    """Features (N, D) of N pictures and, from a classifier, logits (N, K); or only a Gaussian of features.
+    With both, the Gaussian is used for the Frechet distance."""
 
     features: Array | None
     logits: Array | None = None
@@ -65,8 +66,8 @@ class Features:
 
 @dataclass(frozen=True)
 class Extractor:
-    """`extract` takes uint8 (B, H, W, C) of `shape`; or, where that is None, RGB pictures of any sizes.
-    `resizes`: pictures of other sizes than `shape` are welcome."""
+    """`extract` takes uint8 (B, H, W, C) of `shape` or, if that is None, RGB pictures of any size. `resizes`:
+    pictures of other sizes than `shape` are resized to it."""
 
     name: str
     description: str
@@ -78,14 +79,14 @@ class Extractor:
         """Features of all pictures."""
         shape = self.shape
         batches = pictures.lists(3) if shape is None else pictures.batches(shape, resize=self.resizes)
-        parts = [self.extract(batch) for batch in batches]
-        logits = [part.logits for part in parts if part.logits is not None]
-        features = np.concatenate([part.features for part in parts if part.features is not None])
+        results = [self.extract(batch) for batch in batches]
+        logits = [result.logits for result in results if result.logits is not None]
+        features = np.concatenate([result.features for result in results if result.features is not None])
         return Features(features, np.concatenate(logits) if logits else None)
 
 
 def pixels(samples: Pictures, reference: Pictures) -> Extractor:
-    """Values 0 ... 255 as they are; RGB if any picture of the two sets has colours."""
+    """Pixel values 0 ... 255; RGB if any picture of the two sets has colours."""
     H, W = samples.size
     shape = (H, W, max(samples.channels, reference.channels))
     if (size := H * W * shape[2]) > MAX_PIXELS:
@@ -98,21 +99,21 @@ def pixels(samples: Pictures, reference: Pictures) -> Extractor:
 
 
 def network(name: str, weights: str, twin: str, make_network: MakeNetwork) -> Extractor:
-    """A published network, one of `NETWORKS`; it resizes pictures by itself."""
+    """A published network, one of `NETWORKS`, which resizes pictures itself."""
     run, description = make_network(twin, name, weights)
 
     def extract(pictures: Sequence[Array]) -> Features:
-        parts = [run(pictures[first : first + STEP]) for first in range(0, len(pictures), STEP)]
-        logits = [part for _, part in parts if part is not None]
+        results = [run(pictures[first : first + STEP]) for first in range(0, len(pictures), STEP)]
+        logits = [part for _, part in results if part is not None]
         return Features(
-            np.concatenate([part for part, _ in parts]), np.concatenate(logits) if logits else None
+            np.concatenate([part for part, _ in results]), np.concatenate(logits) if logits else None
         )
 
     return Extractor(name=name, description=description, shape=None, resizes=False, extract=extract)
 
 
 def classifier(path: Path, make_engine: MakeEngine) -> Extractor:
-    """The classifier of a run folder, with averaged weights; the folder's twin computes."""
+    """The classifier of a run folder, with averaged weights, in the folder's twin."""
     path = path.absolute()
     hparams = open_run(path, CLASSIFIER, f"--extractor '{path}'")
     hparams = replace(hparams, run=replace(hparams.run, num_gpus=min(hparams.run.num_gpus, 1)))
@@ -121,7 +122,7 @@ def classifier(path: Path, make_engine: MakeEngine) -> Extractor:
     checkpoint = load_best(context, averaged=True)
 
     def extract(pictures: Array) -> Features:
-        # Filled up by repetition: batches of one shape are compiled once.
+        # Pad by repetition, so that only one batch shape is compiled.
         filled = pictures[np.arange(BATCH) % len(pictures)]
         made = engine.run("encode", {"image": filled}, ema=True, step=0)
         return Features(made["features"][: len(pictures)], made["logits"][: len(pictures)])

@@ -19,7 +19,7 @@ CHECKSUM = "sha256:6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb912
 
 
 def inception_file() -> Path:
-    """The published file in the cache of this machine, downloaded and verified if it is missing."""
+    """The published file in the local cache, downloaded and verified if it is missing."""
     return fetch(URL, cache_folder() / URL.rpartition("/")[2], CHECKSUM)
 
 
@@ -40,8 +40,8 @@ def read_inception(file: Path) -> dict[str, np.ndarray]:
 
 
 def _folded(arrays: dict[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
-    """Kernel and bias of a convolution and the batch norm behind it."""
-    norm = {part: arrays[f"{name}.bn.{part}"] for part in ("weight", "bias", "running_mean", "running_var")}
+    """Kernel and bias of a convolution with the batch norm after it folded in."""
+    norm = {leaf: arrays[f"{name}.bn.{leaf}"] for leaf in ("weight", "bias", "running_mean", "running_var")}
     scale = norm["weight"].astype(np.float64) / np.sqrt(norm["running_var"].astype(np.float64) + EPSILON)
     return {
         f"{name}.weight": arrays[f"{name}.conv.weight"] * scale[:, None, None, None],

@@ -1,4 +1,4 @@
-"""Classes that were asked for, and whether the nearest pictures of the reference agree."""
+"""Requested classes, and whether the nearest pictures of the reference agree with them."""
 
 import json
 from pathlib import Path
@@ -8,14 +8,14 @@ import numpy as np
 from dioscuri.errors import UserError
 from dioscuri.evaluation.pictures import read_npy
 from dioscuri.metrics.distances import nearest_neighbours
-from dioscuri.metrics.neighbours import voted
+from dioscuri.metrics.neighbours import majority_vote
 
 Array = np.ndarray
 
 
 def read_labels(path: Path, n: int, of: Path) -> Array:
-    """Whole numbers (n,) of a `.npy` file, or of the `labels.json` that generation writes; a `UserError`
-    if there are not as many as examples in `of`."""
+    """Integers (n,) of a `.npy` file, or of the `labels.json` that generation writes; a `UserError` unless
+    there are as many as examples in `of`."""
     labels = _of_json(path) if path.suffix == ".json" else read_npy(path)
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
         raise UserError(f"{path}: holds {labels.dtype} {labels.shape}, not one integer per picture")
@@ -24,15 +24,15 @@ def read_labels(path: Path, n: int, of: Path) -> Array:
     return labels.astype(np.int64)
 
 
-def class_agreement(samples: Array, asked: Array, reference: Array, labels: Array, *, k: int) -> float:
-    """Share of the samples (M, D), asked for as classes (M,), that the k nearest of the reference (N, D)
-    with labels (N,) vote to be what was asked for; of equally frequent classes the nearest one's wins."""
+def class_agreement(samples: Array, requested: Array, reference: Array, labels: Array, *, k: int) -> float:
+    """Fraction of the samples (M, D) whose requested class (M,) is the majority vote of their k nearest
+    neighbours in the reference (N, D), which has labels (N,); ties go to the nearest."""
     _, nearest = nearest_neighbours(samples, reference, k)
-    return float((voted(labels[nearest]) == asked).mean())
+    return float((majority_vote(labels[nearest]) == requested).mean())
 
 
 def _of_json(path: Path) -> Array:
-    """Values in the order of the names, as the pictures of a folder are read."""
+    """Values in the order of the names, the order in which a folder's pictures are read."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         return np.array([content[name] for name in sorted(content)])

@@ -1,4 +1,4 @@
-"""Every metric of two feature sets under its name."""
+"""All metrics of two feature sets."""
 
 from dataclasses import dataclass
 
@@ -21,7 +21,7 @@ SPLITS = 10
 
 @dataclass(frozen=True)
 class Measure:
-    """A number, what it was computed with, and its standard deviation over subsets or splits."""
+    """A number, its standard deviation over subsets or splits, and a remark on how it was computed."""
 
     name: str
     value: float
@@ -30,8 +30,8 @@ class Measure:
 
 
 def measures(samples: Features, reference: Features, extractor: str, *, k: int, seed: int) -> list[Measure]:
-    """Distances, ratios and, where there are logits, the score of the samples. Only Inception's features
-    give a distance the names FID and KID. Of statistics alone there is only the Frechet distance."""
+    """Distances, ratios and, with logits, the score of the samples. Distances are called FID and KID for
+    Inception's features only. Statistics alone give only the Frechet distance."""
     inception = extractor == INCEPTION
     remark = "mu and sigma of a file" if samples.gaussian or reference.gaussian else ""
     distance = frechet_distance(samples.moments, reference.moments)
@@ -51,14 +51,14 @@ def _of_examples(first: Array, second: Array, extractor: str, *, k: int, seed: i
     size = min(SUBSET_SIZE, len(first), len(second))
     kernel = kernel_distance(first, second, subsets=SUBSETS, subset_size=size, seed=seed)
     ratios = compare_manifolds(first, second, k=k)
-    near = f"{k} nearest neighbours"
+    neighbours = f"{k} nearest neighbours"
     nearest, _ = nearest_neighbours(first, second, 1)
     name = "KID" if extractor == INCEPTION else f"KD-{extractor}"
     return [
         Measure(name, *kernel, f"cubic kernel, {SUBSETS} subsets of {size}"),
-        Measure("precision", ratios.precision, remark=near),
-        Measure("recall", ratios.recall, remark=near),
-        Measure("density", ratios.density, remark=near),
-        Measure("coverage", ratios.coverage, remark=near),
+        Measure("precision", ratios.precision, remark=neighbours),
+        Measure("recall", ratios.recall, remark=neighbours),
+        Measure("density", ratios.density, remark=neighbours),
+        Measure("coverage", ratios.coverage, remark=neighbours),
         Measure("nearest", float(np.median(nearest)), remark="median distance to the nearest of REFERENCE"),
     ]

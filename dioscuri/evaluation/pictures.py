@@ -1,5 +1,5 @@
-"""Pictures to evaluate: a folder of image files, or uint8 (N, H, W, C) or (N, H, W) of a `.npy` file or of
-`arr_0` of an `.npz` file, as samples are published."""
+"""Pictures to evaluate: a folder of image files, or uint8 (N, H, W, C) or (N, H, W) in a `.npy` file or in
+`arr_0` of an `.npz` file, the usual form of published samples."""
 
 import os
 from abc import ABC, abstractmethod
@@ -24,15 +24,16 @@ Array = np.ndarray
 Shape = tuple[int, int, int]
 
 SHEET = "contact-sheet.png"
-"""What synthesis writes beside its pictures; it is none of them."""
+"""Files that synthesis writes next to its pictures, and that are not samples."""
 BATCH = 256
 SAMPLES, MEAN, COVARIANCE = "arr_0", "mu", "sigma"
-"""Arrays of `.npz` files, named by pytorch-fid and guided-diffusion: samples, and statistics of features."""
+"""Arrays in `.npz` files, as named by pytorch-fid and guided-diffusion: samples,
+and statistics of features."""
 
 
 @dataclass(frozen=True)
 class Pictures(ABC):
-    """Pictures of one set, resized to `side` x `side` pixels where that is not 0."""
+    """A set of pictures, resized to `side` x `side` pixels unless that is 0."""
 
     path: Path
     side: int = field(default=0, kw_only=True)
@@ -43,7 +44,7 @@ class Pictures(ABC):
     @property
     @abstractmethod
     def channels(self) -> int:
-        """Of all pictures: 1 only if every one is grey."""
+        """Channels of the set: 1 only if every picture is grey."""
 
     @abstractmethod
     def name(self, index: int) -> str:
@@ -51,7 +52,8 @@ class Pictures(ABC):
 
     @abstractmethod
     def read(self, index: int, channels: int) -> Array:
-        """A picture uint8 (H, W, channels) as it is stored, grey made RGB or RGB made grey."""
+        """A picture uint8 (H, W, channels) at its stored size, converted
+        between grey and RGB if necessary."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -60,20 +62,20 @@ class Pictures(ABC):
         return H, W
 
     def picture(self, index: int, channels: int) -> Array:
-        """A picture uint8 (H, W, channels), with `side` resized."""
+        """A picture uint8 (H, W, channels), resized if `side` is set."""
         picture = self.read(index, channels)
         return resized(picture, (self.side, self.side)) if self.side else picture
 
     def lists(self, channels: int) -> Iterator[list[Array]]:
-        """All pictures in order, in batches, each with its own size."""
+        """All pictures in order, in batches of pictures of any size."""
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             for start in range(0, len(self), BATCH):
                 indices = range(start, min(start + BATCH, len(self)))
                 yield list(pool.map(lambda index: self.picture(index, channels), indices))
 
     def batches(self, shape: Shape, *, resize: bool) -> Iterator[Array]:
-        """All pictures as uint8 (B, H, W, C); those of another size are resized bilinearly, or a `UserError`
-        names the first of them."""
+        """All pictures as uint8 (B, H, W, C); those of another size are resized bilinearly or, without
+        `resize`, a `UserError` names the first."""
         first = 0
         for pictures in self.lists(shape[2]):
             for index, picture in enumerate(pictures, first):
@@ -129,11 +131,11 @@ class PictureArray(Pictures):
         return C
 
     def name(self, index: int) -> str:
-        """The file and the place in it."""
+        """The file, and the picture's index in it."""
         return f"{self.path}, picture {index}"
 
     def read(self, index: int, channels: int) -> Array:
-        """See `Pictures`; other channels than asked for must be grey."""
+        """See `Pictures`; only grey pictures are converted."""
         picture = self.array[index]
         if picture.shape[2] not in (1, channels):
             raise UserError(f"{self.path}: pictures have {picture.shape[2]} channels, not {channels}")
@@ -142,7 +144,7 @@ class PictureArray(Pictures):
 
 @dataclass(frozen=True)
 class Statistics:
-    """Mean and covariance of features, in place of examples."""
+    """Mean and covariance of features, instead of examples."""
 
     path: Path
     moments: Moments
@@ -152,8 +154,8 @@ Examples = Pictures | Array | Statistics
 
 
 def open_examples(path: Path, side: int = 0) -> Examples:
-    """Pictures, with `side` resized; features (N, D) of a `.npy` file; or statistics of an `.npz` file that
-    holds no pictures. A `UserError` says why there are none."""
+    """Pictures, resized if `side` is set; features (N, D) of a `.npy` file; or statistics of an `.npz` file
+    without pictures. A `UserError` says why a file cannot be used."""
     if path.is_dir():
         return _open_folder(path, side)
     if path.suffix == ".npz":
@@ -169,7 +171,7 @@ def open_examples(path: Path, side: int = 0) -> Examples:
 
 
 def read_statistics(path: Path) -> Moments | None:
-    """Statistics of features of an `.npz` file, where it has any, beside pictures or without."""
+    """Statistics of features in an `.npz` file, with or without pictures; None if it has none."""
     if path.suffix != ".npz" or not {MEAN, COVARIANCE} <= set(_names(path)):
         return None
     mean, covariance = (_member(path, name) for name in (MEAN, COVARIANCE))
@@ -190,7 +192,7 @@ def read_statistics(path: Path) -> Moments | None:
 
 
 def read_npy(path: Path) -> Array:
-    """Memory-map a `.npy` file; a `UserError` if it is none."""
+    """Memory-map a `.npy` file; a `UserError` if it is not one."""
     if not path.exists():
         raise UserError(f"{path} does not exist: give a folder of pictures, a .npy or an .npz file")
     if not path.is_file():

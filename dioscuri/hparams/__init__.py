@@ -1,7 +1,6 @@
 """Options of a run: `.cfg` files read without `eval` into typed, frozen, validated dataclasses.
 
-`load` reads a file, `resolve` also keeps and obeys the run's own copy, `to_json` gives the values for a
-record.
+`load` reads a file; `resolve` also reads and writes the run's copy; `to_json` returns the values for records.
 """
 
 from dioscuri.hparams.archive import resolve, to_json

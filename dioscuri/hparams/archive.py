@@ -1,8 +1,8 @@
-"""The copy of its options that every run keeps, `logs-<run.name>/hparams-<run.name>.cfg`.
+"""Each run's copy of its options, `logs-<run.name>/hparams-<run.name>.cfg`.
 
-The first start writes it, comments included. Later the copy wins over the file given, and the command line
-wins over both. Training writes what the command line changes into the copy; synthesis does not: its options
-hold for one call. What decides the architecture cannot change.
+The first start writes it, with the comments. Later the copy overrides the given file, and the command line
+overrides both. Training writes changes from the command line into the copy; synthesis does not, since its
+options hold for one call. Options that determine the architecture cannot change.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,7 +22,7 @@ from dioscuri.places import here
 
 @dataclass(frozen=True)
 class Resolution:
-    """The options of a run, lines that tell the user what won, and what its copy should hold from now on."""
+    """The options of a run, messages about which source decided, and the new content of its copy."""
 
     hparams: Any
     messages: list[str]
@@ -30,8 +30,7 @@ class Resolution:
     _document: Document | None = None
 
     def save(self) -> None:
-        """Write the run's copy where it is new or an override changes it; a `UserError` if that is not
-        possible."""
+        """Write the run's copy if it is new or an override changes it; a `UserError` if that fails."""
         if self._document is not None:
             with replacing(self._path) as temporary:
                 temporary.write_text(render(self._document), encoding="utf-8")
@@ -45,19 +44,19 @@ def resolve(
     cwd: Path | None = None,
     home: Path | None = None,
 ) -> Resolution:
-    """Settle the options of a run under `log_root`; nothing is written yet.
+    """Determine the options of a run under `log_root`, without writing anything.
 
-    Relative paths of a `.cfg` start from `home`, the twin's folder (default: `log_root`).
-    A `UserError` if an option is wrong or the architecture of an existing run would change.
+    Relative paths of a `.cfg` start from `home`, the twin's folder (default: `log_root`). A `UserError` if an
+    option is wrong or the architecture of an existing run would change.
     """
     words = command_line.parse(overrides, cwd)
-    given = read(Path(cfg_path))
+    document = read(Path(cfg_path))
     home = home or log_root
-    requested = assemble(given, words, home, log_root)
+    requested = assemble(document, words, home, log_root)
     path = copy_path(log_root, requested.run.name)
     if not path.exists():
         messages = [_override_line(word, requested, None) for word in words]
-        copy = _edited(given, words, requested, None)
+        copy = _edited(document, words, requested, None)
         if home.absolute() != log_root.absolute():
             copy = _with_absolute_paths(copy, requested, log_root)
         return Resolution(requested, messages, path, copy)
@@ -79,7 +78,7 @@ def resolve(
 def written_out(
     cfg_path: Path, overrides: Sequence[str], header: Sequence[str], *, cwd: Path | None = None
 ) -> str:
-    """Text of a configuration with words written into it and `header` for the comment at its beginning.
+    """Text of a configuration with the overrides inserted and `header` as the comment at its top.
 
     A `UserError` if an option is wrong.
     """
@@ -88,19 +87,19 @@ def written_out(
 
 
 def rewritten(document: Document, words: Sequence[Setting], hparams: Any, header: Sequence[str]) -> str:
-    """Text of a document with words written into it, which give `hparams`, and `header` at its beginning."""
+    """Text of a document with the words that lead to `hparams` inserted, and `header` at its top."""
     document = _edited(document, words, hparams, None)
     first, *others = document.sections
     return render(replace(document, sections=(replace(first, comments=tuple(header)), *others)))
 
 
 def copy_path(log_root: Path, name: str) -> Path:
-    """Where the run `name` keeps its copy."""
+    """Path of the copy of the run `name`."""
     return log_root / f"logs-{name}" / f"hparams-{name}.cfg"
 
 
 def to_json(hparams: Any) -> dict[str, dict[str, Any]]:
-    """Resolved values, section -> option -> value, as JSON would give them back: tuples are lists."""
+    """Resolved values, section -> option -> value, as read back from JSON: tuples are lists."""
     return {
         section: {declared.name: _listed(getattr(options, declared.name)) for declared in fields(options)}
         for section, options in _sections(hparams)
@@ -121,13 +120,13 @@ def _differences(first: Any, second: Any) -> Iterator[tuple[str, str, Any, Any]]
     for section in {**one, **two}:
         left, right = one.get(section, {}), two.get(section, {})
         for option in {**left, **right}:
-            # Where the run lives was known before its copy was found.
+            # The run's folder was known before its copy was read.
             if left.get(option) != right.get(option) and (section, option) != ("run", "root"):
                 yield section, option, left.get(option), right.get(option)
 
 
 def _check_family(saved: Document, words: Sequence[Setting], log_root: Path) -> None:
-    """Before options are checked: those of another family would all be unknown."""
+    """Check the family before the options, all of which would be unknown in another family."""
     current = settings(saved, log_root)
     if family(command_line.merge(current, words)) is not family(current):
         raise UserError(
@@ -149,12 +148,12 @@ def _check_architecture(before: Any, after: Any, saved: Document, path: Path) ->
 def _difference_lines(
     differences: Sequence[tuple[str, str, Any, Any]], path: Path, cfg_path: Path | str
 ) -> list[str]:
-    """One line that lists the options in which the run's copy wins over the file given, if there are any."""
-    told = [
+    """One line that lists the options in which the run's copy overrides the given file, if there are any."""
+    items = [
         f"[{section}] {option} = {shorten(saved)} (not {shorten(given)})"
         for section, option, saved, given in differences
     ]
-    return [f"the run's copy {path} wins over {cfg_path}: {', '.join(told)}"] if told else []
+    return [f"the run's copy {path} overrides {cfg_path}: {', '.join(items)}"] if items else []
 
 
 def _override_line(word: Setting, after: Any, before: Any | None) -> str:
@@ -166,7 +165,7 @@ def _override_line(word: Setting, after: Any, before: Any | None) -> str:
 
 
 def _declaration(word: Setting, hparams: Any) -> tuple[str, Field[Any]]:
-    """Section and field that a word of the command line sets."""
+    """Section and field that an override sets."""
     return next(
         (section, declared)
         for section, options in _sections(hparams)
@@ -180,7 +179,7 @@ def _value(hparams: Any, section: str, declared: Field[Any]) -> Any:
 
 
 def _edited(document: Document, words: Sequence[Setting], after: Any, before: Any | None) -> Document:
-    """The document with the words written into it; what would not change a value is left as it is written."""
+    """The document with the words inserted; text whose value does not change is left as written."""
     for word in words:
         section, declared = _declaration(word, after)
         if (section, declared.name) == ("run", "root"):
@@ -192,9 +191,9 @@ def _edited(document: Document, words: Sequence[Setting], after: Any, before: An
 
 
 def _with_absolute_paths(document: Document, hparams: Any, log_root: Path) -> Document:
-    """The document of a run that does not live in the twin's folder, where relative paths start.
+    """The document of a run outside the twin's folder, where relative paths start.
 
-    Whoever opens the run finds its data all the same. Paths of other runs beside it stay.
+    Absolute paths let anyone who opens the run find its data. Paths of other runs next to it stay relative.
     """
     for section, options in _sections(hparams):
         for declared in fields(options):
@@ -206,7 +205,7 @@ def _with_absolute_paths(document: Document, hparams: Any, log_root: Path) -> Do
 
 
 def _written(word: Setting, declared: Field[Any], value: Any) -> str:
-    """Text that reads back as the value: as the user wrote it where that can stand in a file."""
+    """Text that reads back as the value: as the user wrote it, if a file can hold that."""
     if word.option == "name":
         return word.text
     if declared.metadata["path"]:

@@ -1,8 +1,8 @@
-"""Values of options: a small part of Python's expressions, evaluated without `eval`, in bounded time.
+"""Values of options: a subset of Python's expressions, evaluated without `eval` in bounded time.
 
 Allowed are numbers, strings, True, False and None, lists, tuples and dicts, `+ - * / // % **`, `not`,
-comparisons, and calls of the functions in `FUNCTIONS`. What is allowed gives what Python gives. An expression
-that needs an undefined name is text: `cosine` means 'cosine'.
+comparisons, and calls of the functions in `FUNCTIONS`. Results are those of Python, except that an expression
+with an undefined name is text: `cosine` means 'cosine'.
 """
 
 import ast
@@ -17,13 +17,13 @@ MAX_CHARACTERS = 10_000
 MAX_NODES = 5_000
 MAX_DEPTH = 100
 MAX_SIZE = 10_000
-"""Values that a list may hold, nested ones included, or characters that a string may have."""
+"""Maximum number of values in a list, including nested ones, or of characters in a string."""
 MAX_WORK = 100_000
-"""Sum of the sizes of all values that an expression makes on its way."""
+"""Maximum total size of all intermediate values."""
 MAX_BITS = 256
-"""Size of an integer."""
+"""Maximum size of an integer."""
 MAX_DIGITS = 100
-"""Digits that `round` may be asked for."""
+"""Maximum number of digits of `round`."""
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     function.__name__: function
@@ -90,7 +90,7 @@ _IN_WORDS = {
 
 
 class ExpressionError(ValueError):
-    """The text is no allowed expression; the message says why."""
+    """The text is not an allowed expression; the message says why."""
 
 
 class _UndefinedName(Exception):
@@ -108,13 +108,13 @@ def evaluate(text: str, where: str) -> Any:
 
 
 def shorten(value: Any, length: int = 80) -> str:
-    """A value on one line; text that can be written as it is gets no quotes."""
+    """A value on one line; text is quoted only if it must be."""
     line = value if isinstance(value, str) and value.isprintable() and value else repr(value)
     return line if len(line) <= length else f"{line[: length - 3]}..."
 
 
 def _parse(text: str) -> ast.expr:
-    """Parse, and refuse whatever is not allowed before anything is evaluated."""
+    """Parse, and refuse anything that is not allowed before evaluation."""
     if len(text) > MAX_CHARACTERS:
         raise ExpressionError(f"it has {len(text)} characters; at most {MAX_CHARACTERS} are read")
     if not text.strip():
@@ -133,7 +133,7 @@ def _parse(text: str) -> ast.expr:
 
 
 def _check(tree: ast.AST) -> None:
-    """Check kind, number and depth of the nodes, without recursion."""
+    """Check the kinds, number and depth of the nodes, without recursion."""
     stack, n_nodes = [(tree, 0)], 0
     while stack:
         node, depth = stack.pop()
@@ -159,7 +159,7 @@ def _check_call(node: ast.Call) -> None:
 
 
 class _Evaluation:
-    """Evaluates a checked tree and keeps account of the sizes of the values made."""
+    """Evaluates a checked tree and adds up the sizes of all values on the way."""
 
     def __init__(self) -> None:
         self.work = 0
@@ -233,7 +233,7 @@ class _Evaluation:
 
 
 def _size(value: Any) -> int:
-    """Values inside a value, itself included; counting stops soon after `MAX_SIZE`."""
+    """Number of values in a value, including itself; counting stops soon after `MAX_SIZE`."""
     if isinstance(value, str | range):
         return 1 + _length(value)
     if isinstance(value, dict):
@@ -263,9 +263,9 @@ def _check_size(size: int) -> None:
 
 
 def _binary(kind: ast.operator, left: Any, right: Any) -> Any:
-    """An operation on two numbers, a sum of two sequences or a sequence repeated: nothing else.
+    """An operation on two numbers, the sum of two sequences, or a repeated sequence.
 
-    `%` formats a string, for instance, and could ask for any width.
+    Nothing else is allowed: `%` on a string, for instance, could ask for any width.
     """
     if _is_number(left) and _is_number(right):
         if isinstance(kind, ast.Pow):

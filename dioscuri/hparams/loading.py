@@ -20,17 +20,17 @@ DEFAULT_FAMILY = "hierarchical_vae"
 def load(
     path: Path | str, overrides: Sequence[str] = (), *, cwd: Path | None = None, twin: Path | None = None
 ) -> Any:
-    """Read a `.cfg` file, put `section.option=value` words over it and return the family's `HParams`.
+    """Read a `.cfg` file, apply `section.option=value` overrides and return the family's `HParams`.
 
-    Relative paths of the file start from the folder `twin` (default: the PyTorch twin's), those of the words
-    from `cwd` (default: the working directory).
-    A `UserError` names the file or the word, the section and the option.
+    Relative paths in the file start from the folder `twin` (default: the PyTorch twin's), those in overrides
+    from `cwd` (default: the working directory). A `UserError` names the file or the override, the section and
+    the option.
     """
     return assemble(read(Path(path)), command_line.parse(overrides, cwd), twin or here().home("torch"))
 
 
 def assemble(document: Document, overrides: Sequence[Setting], twin: Path, runs: Path | None = None) -> Any:
-    """The `HParams` of a document with overrides; `runs` is the folder of the runs, where it is known."""
+    """The `HParams` of a document with overrides; `runs` is the folder of the runs, if known."""
     if runs is None:
         runs = _runs(command_line.merge(settings(document, twin.absolute()), overrides), twin)
     merged = command_line.merge(settings(document, twin.absolute(), runs), overrides)

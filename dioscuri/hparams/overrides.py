@@ -10,9 +10,9 @@ SOURCE = "command line"
 
 
 def parse(words: Sequence[str], cwd: Path | None = None) -> list[Setting]:
-    """Read the words; relative paths start from `cwd`, the working directory where it is not given.
+    """Read the words; relative paths start from `cwd` (default: the working directory).
 
-    Text needs no quotes: `data.train_data_path=my pictures`. Of two words for one option the last counts.
+    Text needs no quotes: `data.train_data_path=my pictures`. The last word for an option counts.
     """
     base = (Path.cwd() if cwd is None else cwd).absolute()
     settings: dict[tuple[str, str], Setting] = {}
@@ -29,8 +29,8 @@ def parse(words: Sequence[str], cwd: Path | None = None) -> list[Setting]:
 
 
 def merge(settings: Settings, overrides: Sequence[Setting]) -> Settings:
-    """Settings of a file with those of the command line over them."""
-    merged = {section: dict(found) for section, found in settings.items()}
+    """Settings of a file, overridden by those of the command line."""
+    merged = {section: dict(options) for section, options in settings.items()}
     for override in overrides:
         merged.setdefault(override.section, {})[override.option] = override
     return merged

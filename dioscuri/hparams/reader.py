@@ -1,7 +1,8 @@
 """Reading and writing `.cfg` files: sections of `key = value`, with the comments above them.
 
-Values are read by `configparser` without interpolation, the case of names is kept. Look-up folds case, and
-every character that is neither letter nor digit, to `_`: `b-c` is `B_C`. `[DEFAULT]` holds for every section.
+Files are parsed by `configparser` without interpolation, preserving the case of names. Look-up ignores case
+and treats every character that is not a letter or digit as `_`: `b-c` is `B_C`. `[DEFAULT]` holds for every
+section.
 """
 
 import configparser
@@ -15,7 +16,7 @@ from dioscuri.errors import UserError
 from dioscuri.hparams.expressions import evaluate
 
 DEFAULT = "default"
-"""Folded name of the section that holds for all."""
+"""Folded name of the section that holds for all others."""
 
 _MAX_BYTES = 1_000_000
 _COMMENT = ("#", ";")
@@ -52,9 +53,9 @@ class Document:
 
 @dataclass(frozen=True)
 class Setting:
-    """The text that an option was given, and where.
+    """The text of an option, and where it comes from.
 
-    Relative paths start from `base`, those that begin with the folder of a run, `logs-<name>`, from `runs`.
+    Relative paths start from `base`, those that begin with a run's folder, `logs-<name>`, from `runs`.
     """
 
     section: str
@@ -64,19 +65,19 @@ class Setting:
     base: Path
     on_command_line: bool = False
     runs: Path | None = None
-    """None: from `base` as well."""
+    """None: the same as `base`."""
 
     @property
     def where(self) -> str:
-        """Start of a message about it."""
+        """The beginning of an error message about the setting."""
         return f"{self.source}: [{self.section}] {self.option}"
 
     def start(self, path: str) -> Path:
-        """Where a relative path starts."""
+        """The folder from which a relative path starts."""
         return (self.runs if path.startswith("logs-") else None) or self.base
 
     def value(self) -> Any:
-        """Evaluate the text; an option called `name` is text as it stands."""
+        """Evaluate the text; the value of an option called `name` is its text."""
         return self.text if fold(self.option) == "name" else evaluate(self.text, self.where)
 
 
@@ -90,7 +91,7 @@ def fold(name: str) -> str:
 
 
 def read(path: Path) -> Document:
-    """Read a file. A `UserError` if it is missing, no text, no `.cfg`, or names an option twice."""
+    """Read a file. A `UserError` if it is missing, is not a `.cfg` text file, or names an option twice."""
     try:
         if path.exists() and not path.is_file():
             raise UserError(f"configuration {path} is not a file")
@@ -136,7 +137,7 @@ def parse(text: str, source: str) -> Document:
 
 
 def render(document: Document) -> str:
-    """Text of a document: comments above each option, a blank line after it, further lines indented by 4."""
+    """Text of a document: comments above each option, a blank line after it, continuation lines indented."""
     lines: list[str] = []
     for section in document.sections:
         lines += [*section.comments, f"[{section.name}]", ""]
@@ -160,9 +161,10 @@ def settings(document: Document, base: Path, runs: Path | None = None) -> Settin
 
 
 def _comments(text: str, source: str) -> dict[tuple[str, str], tuple[str, ...]]:
-    """Comment lines above each (section, option); a section's own have the option '', the last ones ('', '').
+    """Comment lines above each (section, option); (section, '') is the section
+    itself, ('', '') the file's end.
 
-    Comments inside a value of several lines come above the next option. A blank line between comments stays.
+    Comments inside a value of several lines move above the next option. Blank lines between comments stay.
     """
     comments: dict[tuple[str, str], tuple[str, ...]] = {}
     pending: list[str] = []
@@ -175,9 +177,9 @@ def _comments(text: str, source: str) -> dict[tuple[str, str], tuple[str, ...]]:
 
 
 def _scan(text: str, source: str) -> Iterator[tuple[tuple[str, str] | None, str]]:
-    """Walk the lines as configparser does: (None, comment or blank line), (key of a header or option, '').
+    """Walk the lines like configparser: (None, comment or blank line), (key of a header or option, '').
 
-    A `UserError` for a line that is neither comes first, since configparser takes quadratic time over it.
+    Any other line raises a `UserError` here, since configparser would take quadratic time over many of them.
     """
     section, option, indent = "", "", 0
     for number, line in enumerate(text.split("\n"), 1):

@@ -1,8 +1,8 @@
-"""Typed, frozen option sections: how a family declares its options and how raw values become them.
+"""Typed, frozen option sections: how a family declares its options, and how they are built from raw values.
 
-A section is a frozen keyword-only dataclass whose fields are made with `option`. A field without a default
-is required in every `.cfg`; one with a default is documented by its `doc`. `build` checks names, types and
-ranges, and gives the nearest known name for a typo.
+A section is a frozen keyword-only dataclass whose fields are made with `option`. A field without a default is
+required in every `.cfg`; `doc` documents each. `build` checks names, types and ranges, and suggests the
+nearest known name for a typo.
 """
 
 import math
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 _WORDS = {int: "a whole number", float: "a number", bool: "True or False", str: "text", type(None): "None"}
 LARGEST = 10**12
-"""No option that counts or weighs anything is larger, unless it says so."""
+"""Upper limit of every number without a limit of its own."""
 _PLURALS = {int: "whole numbers", float: "numbers", bool: "True or False", str: "texts"}
 
 
@@ -38,22 +38,21 @@ def option(
 ) -> Any:
     """Declare an option: a dataclass field with metadata. Without a default it is required.
 
-    `low` and `high` bound every number of the value, in lists too; without them `LARGEST` does. `path`: a
-    relative path starts from the twin's folder when it stands in a `.cfg` or is the default, and from the
-    caller's working directory when it stands on the command line; it becomes absolute, and '' stays.
-    `alias`: further names of the option.
-    `needs`: another option of the section and the values with which this one is read, none standing for all
-    that are not off: given on the command line with another, it is refused.
+    `low` and `high` bound every number of the value, even in lists; `high` is at most `LARGEST` by default.
+    `path`: relative paths start from the twin's folder in a `.cfg` or as a default, and from the working
+    directory on the command line; they become absolute, except ''. `alias`: further names of the option.
+    `needs`: another option of the section and the values with which this option is read, where () stands for
+    all that are not off; on the command line, this option is refused with any other value.
     """
     metadata = {"doc": doc, "choices": choices, "low": low, "high": high, "path": path, "needs": needs}
     return field(default=default, metadata={**metadata, "alias": tuple(alias)})
 
 
 def build(kind: type[T], settings: Settings, source: str, base: Path) -> T:
-    """Make a family's `HParams` of settings. Relative paths of defaults start from `base`.
+    """Build a family's `HParams` from settings. Relative paths of defaults start from `base`.
 
-    A `UserError` names the setting that is unknown, of the wrong type or out of range, or `source` and
-    what it lacks.
+    A `UserError` names the setting that is unknown, of the wrong type or out of
+    range, or what `source` lacks.
     """
     sections = get_type_hints(kind)
     _check_names(sections, settings)
@@ -63,20 +62,20 @@ def build(kind: type[T], settings: Settings, source: str, base: Path) -> T:
 
 
 def find(settings: Settings, section: str, declared: Field[Any]) -> Setting | None:
-    """The setting of an option under any of its names: the section's before `[DEFAULT]`'s."""
+    """The setting of an option under any of its names, from the section or else from `[DEFAULT]`."""
     for place in (section, DEFAULT):
-        given = [settings[place][name] for name in names(declared) if name in settings.get(place, {})]
-        commanded = [setting for setting in given if setting.on_command_line]
-        if len(commanded or given) > 1:
-            first, second = (commanded or given)[:2]
+        candidates = [settings[place][name] for name in names(declared) if name in settings.get(place, {})]
+        overriding = [setting for setting in candidates if setting.on_command_line]
+        if len(overriding or candidates) > 1:
+            first, second = (overriding or candidates)[:2]
             raise UserError(f"{second.where} and {first.option} are the same option: keep one")
-        if given:
-            return (commanded or given)[0]
+        if candidates:
+            return (overriding or candidates)[0]
     return None
 
 
 def names(declared: Field[Any]) -> tuple[str, ...]:
-    """All names of an option, its own first."""
+    """All names of an option, the primary one first."""
     return (declared.name, *declared.metadata["alias"])
 
 
@@ -86,8 +85,8 @@ def _check_names(sections: dict[str, Any], settings: Settings) -> None:
         for section, kind in sections.items()
     }
     known[DEFAULT] = set().union(*known.values())
-    for section, found in settings.items():
-        for option_name, setting in found.items():
+    for section, options in settings.items():
+        for option_name, setting in options.items():
             if section not in known:
                 hint = did_you_mean(section, sections)
                 raise UserError(f"{setting.source}: section [{setting.section}] is unknown{hint}")
@@ -123,7 +122,7 @@ def _build_section(name: str, kind: type[T], settings: Settings, source: str, ba
 
 
 def _check_read(name: str, section: Any, settings: Settings) -> None:
-    """Raise a `UserError` for an option that the command line gives where nothing reads it."""
+    """Raise a `UserError` for an option on the command line that nothing reads (`needs`)."""
     for declared in fields(section):
         value, setting = getattr(section, declared.name), find(settings, name, declared)
         if not declared.metadata["needs"] or value == declared.default or not setting:
@@ -139,7 +138,7 @@ def _check_read(name: str, section: Any, settings: Settings) -> None:
 
 
 def typed(setting: Setting, declared: Field[Any], hint: Any) -> Any:
-    """Evaluate a setting, and check it against its declaration."""
+    """Evaluate a setting and check it against its declaration."""
     raw = setting.text if _is_bare(setting, hint) else setting.value()
     try:
         value = _convert(raw, hint)
@@ -162,7 +161,7 @@ def typed(setting: Setting, declared: Field[Any], hint: Any) -> Any:
 
 
 def _is_bare(setting: Setting, hint: Any) -> bool:
-    """Whether a text of the command line stands without quotes; a list of texts does not."""
+    """Whether a text on the command line is unquoted and not a list of texts."""
     if not setting.on_command_line or str not in (hint, *get_args(hint)) or setting.text[:1] in ("'", '"'):
         return False
     if hint is str or setting.text[:1] not in ("[", "("):
@@ -175,7 +174,7 @@ def _is_bare(setting: Setting, hint: Any) -> bool:
 
 
 class _Mismatch(Exception):
-    """A value is not of the wanted type."""
+    """A value has the wrong type."""
 
     def __init__(self, value: Any) -> None:
         super().__init__()
@@ -183,7 +182,7 @@ class _Mismatch(Exception):
 
 
 def _convert(value: Any, hint: Any) -> Any:
-    """A whole number serves as a number; lists become tuples; nothing else changes its type."""
+    """Integers are accepted as floats, and lists become tuples; no other type is converted."""
     origin, parts = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType):
         return _convert_to_any(value, parts)

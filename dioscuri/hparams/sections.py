@@ -111,7 +111,7 @@ class Data:
 
     @property
     def depth(self) -> int:
-        """Bits of a value as it is stored, of which `num_bits` are kept."""
+        """Bits of a stored value; `num_bits` are the highest of these."""
         return 16 if self.sample_encoding == "linear" else 8
 
 
@@ -201,7 +201,7 @@ class Optimizer:
 
 @dataclass(frozen=True, kw_only=True)
 class Train:
-    """`[train]`: length, batch, precision and what is traded for speed or memory."""
+    """`[train]`: length, batch, averaging, precision and memory."""
 
     total_train_steps: int = option(low=1, doc="batches to train on, including skipped updates")
     batch_size: int = option(low=1, high=2**20, doc="global batch size over all devices")

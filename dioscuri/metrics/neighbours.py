@@ -5,7 +5,7 @@ import numpy as np
 Array = np.ndarray
 
 
-def voted(labels: Array) -> Array:
+def majority_vote(labels: Array) -> Array:
     """The most frequent of the k labels in each row of (N, k), nearest first ->
     (N,); ties go to the nearest."""
     votes = (labels[:, :, None] == labels[:, None, :]).sum(-1)

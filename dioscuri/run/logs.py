@@ -1,4 +1,4 @@
-"""What a run tells while it trains: JSON lines, TensorBoard and, on request, Weights & Biases."""
+"""Logs of a training run: JSON lines, TensorBoard and, on request, Weights & Biases."""
 
 import json
 import math
@@ -18,15 +18,15 @@ from dioscuri.outputs.settings import SETTINGS
 
 Scalars = Mapping[str, float]
 SECONDS = "Time/training_seconds"
-"""Tag of the seconds that a run has trained for."""
+"""Tag of a run's training time in seconds."""
 
 
 class Sink(Protocol):
-    """Where scalars, histograms and pictures of a split (`train` or `val`) go. `step` counts the batches
-    trained on."""
+    """Destination of scalars, histograms and pictures of a split (`train` or `val`). `step` counts training
+    batches."""
 
     def scalars(self, split: str, step: int, values: Scalars) -> None:
-        """Numbers under their tags."""
+        """Numbers by tag."""
 
     def histograms(self, split: str, step: int, values: Mapping[str, Array]) -> None:
         """Distributions of arrays of any shape."""
@@ -35,15 +35,15 @@ class Sink(Protocol):
         """Pictures uint8 (H, W, 1 or 3)."""
 
     def close(self) -> None:
-        """Write out what is held back."""
+        """Write everything that is buffered."""
 
 
 class JsonLines:
-    """One line a logged step and split: `{"step": 100, "split": "train", "<tag>": value, ...}`; null is not a
-    number."""
+    """One line per logged step and split: `{"step": 100, "split": "train", "<tag>": value, ...}`; null stands
+    for numbers that are not finite."""
 
     def __init__(self, path: Path, *, step: int) -> None:
-        """Go on after `step`: later lines, of a run that went further than its newest checkpoint, are cut."""
+        """Continue after `step`: later lines, logged after the newest checkpoint, are removed."""
         try:
             cut_after(path, step)
             self._file = path.open("a", buffering=1)
@@ -67,7 +67,7 @@ class JsonLines:
 
 
 def cut_after(path: Path, step: int) -> None:
-    """Leave out lines of later steps, and a line that was not finished."""
+    """Remove the lines of later steps, and an incomplete line."""
     if not path.exists():
         return
     lines = path.read_text(errors="replace").splitlines(keepends=True)
@@ -88,7 +88,7 @@ class TensorBoard:
     """Event files under `<run directory>/train` and `<run directory>/val`."""
 
     def __init__(self, folder: Path, *, step: int) -> None:
-        """Go on after `step`; TensorBoard hides events of later steps that an earlier process wrote."""
+        """Continue after `step`; TensorBoard hides events of later steps that an earlier process wrote."""
         from tensorboardX import SummaryWriter  # noqa: PLC0415 - slow: it imports torch where that is installed
 
         self._writers = {
@@ -97,7 +97,7 @@ class TensorBoard:
 
     def scalars(self, split: str, step: int, values: Scalars) -> None:
         for tag, value in values.items():
-            # tensorboardX warns of each number that is not finite; the JSON lines tell of them.
+            # tensorboardX warns about every number that is not finite; the JSON lines record them.
             if math.isfinite(value):
                 self._writers[split].add_scalar(tag, value, step)
 
@@ -117,7 +117,7 @@ class TensorBoard:
 
 
 class Sheets:
-    """Pictures as `validation-images/<step>-<split>-<name>.png`; `settings.json` there says of what."""
+    """Pictures as `validation-images/<step>-<split>-<name>.png`, with `settings.json` next to them."""
 
     def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
         self._folder = folder
@@ -135,11 +135,11 @@ class Sheets:
             save_png(self._folder / f"{step:08d}-{split}-{name}.png", picture)
 
     def close(self) -> None:
-        """Nothing is held back."""
+        """Nothing is buffered."""
 
 
 def check_wandb() -> None:
-    """A `UserError` when the package of Weights & Biases is not there."""
+    """Raise a `UserError` if the package `wandb` is not installed."""
     if find_spec("wandb") is None:
         raise UserError(
             "[run] wandb is True, but wandb is not installed: run `pip install wandb`, or set run.wandb=False"
@@ -150,7 +150,7 @@ class WandB:
     """Weights & Biases; its tags are `<split>/<tag>`."""
 
     def __init__(self, project: str, name: str, options: dict[str, Any], folder: Path) -> None:
-        """Go on with the run of that name."""
+        """Continue the run of that name."""
         import wandb  # noqa: PLC0415 - an optional package
 
         self._wandb = wandb
@@ -175,13 +175,13 @@ class WandB:
 
 
 class Log:
-    """Everything a process reports goes to all of its sinks; the processes beside the first have none."""
+    """Sends everything that a process reports to all of its sinks; only the first process has any."""
 
     def __init__(self, sinks: list[Sink]) -> None:
         self._sinks = sinks
 
     def scalars(self, split: str, step: int, values: Scalars) -> None:
-        """Numbers under their tags."""
+        """Numbers by tag."""
         for sink in self._sinks:
             sink.scalars(split, step, values)
 
@@ -196,6 +196,6 @@ class Log:
             sink.images(split, step, pictures)
 
     def close(self) -> None:
-        """Write out what is held back."""
+        """Write everything that is buffered."""
         for sink in self._sinks:
             sink.close()

@@ -1,4 +1,4 @@
-"""Going back to the last sound state when the loss is no number any more (Metroplex's stabiliser)."""
+"""Returns to the last good state when the loss is no longer finite (Metroplex's stabiliser)."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -10,11 +10,11 @@ from dioscuri.hparams.sections import Train
 
 
 class Stabilizer:
-    """Keeps a copy of the weights, averages and moments, made every `train.stabilizer_interval` steps and at
-    the first of a process; where the loss of such a step is not finite, the copy is put back instead.
+    """Copies weights, averages and moments every `train.stabilizer_interval` steps and at the first step of a
+    process. If the loss of such a step is not finite, the previous copy is restored instead.
 
-    The engine's metrics are means over the steps since they were fetched last, so that they are fetched
-    before such a step and after it.
+    The engine's metrics are means over the steps since the last fetch, so they are fetched before and after
+    such a step.
     """
 
     def __init__(self, engine: Engine, options: Train, start: int, say: Callable[[str], None]) -> None:
@@ -24,12 +24,12 @@ class Stabilizer:
         self._shadow: tuple[int, State] | None = None
 
     def fetches(self, done: int) -> bool:
-        """Whether metrics are needed after `done` steps."""
-        return self._looks(done) or self._looks(done + 1)
+        """Whether metrics must be fetched after `done` steps."""
+        return self._is_due(done) or self._is_due(done + 1)
 
     def after(self, done: int, metrics: Mapping[str, float]) -> bool:
-        """Look at the metrics of step `done`; whether an older state was put back."""
-        if not self._looks(done):
+        """Examine the metrics of step `done`; return whether an older state was restored."""
+        if not self._is_due(done):
             return False
         if math.isfinite(metrics["loss"]):
             self._shadow = done, self._engine.state_to_numpy()
@@ -40,8 +40,8 @@ class Stabilizer:
         skips = int(metrics["skips"])
         counters = {**shadow["counters"], "skips": np.asarray(skips), "skips_in_row": np.asarray(0)}
         self._engine.state_from_numpy({**shadow, "counters": counters})
-        self._say(f"step {done}: the loss is not finite: weights and moments of step {step} are put back")
+        self._say(f"step {done}: the loss is not finite: weights and moments of step {step} are restored")
         return True
 
-    def _looks(self, done: int) -> bool:
+    def _is_due(self, done: int) -> bool:
         return bool(self._interval) and (done % self._interval == 0 or done == self._start + 1)

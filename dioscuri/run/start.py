@@ -1,4 +1,4 @@
-"""From a configuration to a run at work in this process: options settled, lock held, work done."""
+"""Starts a run in this process: determines its options, takes its lock and does its work."""
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -28,20 +28,22 @@ def start(
     prepare: Prepare,
     on_metrics: OnMetrics | None = None,
 ) -> tuple[RunDirectory, int]:
-    """Do what `prepare` prepares with the run of a configuration and words over it.
+    """Prepare and do the work of the run that a configuration and overrides describe.
 
     Runs live in `home` unless the user names another folder. Returns the run's folder and the number of
-    processes that its devices take: where that is above 1, nothing has been done yet.
+    processes that its devices need: if that is above 1, nothing has been done yet.
     """
     cfg, note = configuration(cfg)
     job = job_of(twin.name)
-    given = load(cfg, words, twin=home)
-    check_options(given)
-    runs = runs_folder(given.run.root, home)
-    directory = RunDirectory.of(runs, given.run.name)
+    hparams = load(cfg, words, twin=home)
+    check_options(hparams)
+    runs = runs_folder(hparams.run.root, home)
+    directory = RunDirectory.of(runs, hparams.run.name)
     if prepare is prepare_synthesis and not directory.path.is_dir():
-        raise UserError(f"there is no run '{given.run.name}' in {runs}: train it first, or give its run.name")
-    # Of several processes, the first holds the lock for all.
+        raise UserError(
+            f"there is no run '{hparams.run.name}' in {runs}: train it first, or give its run.name"
+        )
+    # The first process holds the lock for all.
     with nullcontext() if job.index else directory.locked():
         options = resolve(cfg, words, runs, home=home)
         hparams = options.hparams

@@ -1,4 +1,4 @@
-"""Stopping on request: the first SIGTERM or SIGINT lets the step finish and saves, the second ends it."""
+"""Stopping on request: the first SIGTERM or SIGINT finishes the step and saves, the second ends at once."""
 
 import signal
 from collections.abc import Iterator
@@ -12,9 +12,9 @@ from dioscuri.engine import Engine
 class Stop:
     """Whether and when a run should end.
 
-    Several processes must leave at the same step, or one waits for ever in a collective. Process 0 decides:
-    before a step whose metrics will be fetched it writes that step into a file. No process can finish a step
-    that process 0 has not begun, so that every process finds the file once it has fetched.
+    Several processes must stop at the same step, or one waits forever in a collective. Process 0 decides:
+    before a step whose metrics will be fetched, it writes that step to a file. No process can finish a step
+    that process 0 has not begun, so after the fetch every process sees the file.
     """
 
     def __init__(self, engine: Engine, folder: Path) -> None:
@@ -26,7 +26,8 @@ class Stop:
             self._file.unlink(missing_ok=True)
 
     def announce(self, step: int) -> None:
-        """Called by every process before a step whose metrics will be fetched."""
+        """Write the step to the file if asked to stop. To be called before a
+        step whose metrics are fetched."""
         if self.requested and self._decides and not self.alone:
             self._file.write_text(str(step))
 
@@ -38,16 +39,16 @@ class Stop:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Take SIGTERM and SIGINT as requests for the time of the block."""
-        wanted = (signal.SIGTERM, signal.SIGINT)
-        before = {number: signal.getsignal(number) for number in wanted}
+        """Treat SIGTERM and SIGINT as requests to stop within the block."""
+        signals = (signal.SIGTERM, signal.SIGINT)
+        before = {number: signal.getsignal(number) for number in signals}
 
         def request(_number: int, _frame: FrameType | None) -> None:
             self.requested = True
-            for number in wanted:
+            for number in signals:
                 signal.signal(number, signal.SIG_DFL)
 
-        for number in wanted:
+        for number in signals:
             signal.signal(number, request)
         try:
             yield

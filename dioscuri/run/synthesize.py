@@ -1,4 +1,4 @@
-"""Synthesis with a trained run: load its best checkpoint and do what `synthesis.synthesis_mode` says."""
+"""Synthesis with a trained run: load its best checkpoint and run `synthesis.synthesis_mode`."""
 
 from dioscuri.context import Context, Work
 from dioscuri.contract import family_run
@@ -6,12 +6,12 @@ from dioscuri.restore import load_best
 
 
 def synthesize(context: Context) -> None:
-    """Run the mode with the checkpoint of the best validation, or the newest one where none was validated."""
+    """Run the mode with the best checkpoint, or the newest one if none was validated."""
     prepare_synthesis(context)()
 
 
 def prepare_synthesis(context: Context) -> Work:
-    """Load the checkpoint, or raise a `UserError`; returns what is left to do."""
+    """Load the checkpoint, or raise a `UserError`; returns the remaining work."""
     averaged = context.hparams.synthesis.load_ema_weights
     checkpoint = load_best(context, averaged=averaged)
     weights = "averaged" if averaged else "raw"

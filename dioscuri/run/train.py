@@ -21,14 +21,14 @@ from dioscuri.outputs.reports import write_report
 from dioscuri.outputs.settings import SETTINGS, machine, origin
 from dioscuri.restore import Start, is_due, load_best, restore
 from dioscuri.run.logs import SECONDS, JsonLines, Log, Sheets, Sink, TensorBoard, WandB, check_wandb
-from dioscuri.run.sizes import sizes, told
+from dioscuri.run.sizes import size_line, sizes
 from dioscuri.run.stabilizer import Stabilizer
 from dioscuri.run.stopping import Stop
 from dioscuri.versions import versions
 
 
 def train(context: Context, *, resume_from: Path | None = None) -> None:
-    """Train a run to its end, or until SIGTERM or SIGINT, and report.
+    """Train a run to its end or until SIGTERM or SIGINT, and report.
 
     An interrupted run continues from its newest checkpoint; a finished one only reports.
     """
@@ -36,10 +36,10 @@ def train(context: Context, *, resume_from: Path | None = None) -> None:
 
 
 def prepare_training(context: Context, *, resume_from: Path | None = None) -> Work:
-    """Open pictures and restore the state, or raise a `UserError`; returns what is left to do."""
+    """Open pictures and restore the state, or raise a `UserError`; returns the remaining work."""
     if context.hparams.run.wandb:
         check_wandb()
-    # All splits now: what is wrong with one of them is told before a step is taken.
+    # Open all splits now, to report any error before the first step.
     for pictures in (context.sets.train, context.sets.validation, context.sets.test):
         for note in pictures.notes:
             context.say(f"{pictures.name}: {note}")
@@ -51,7 +51,7 @@ def prepare_training(context: Context, *, resume_from: Path | None = None) -> Wo
         write_classes(context.directory.path, context.sets.train.classes)
 
     def work() -> None:
-        context.say(told(sizes(context.engine.state_to_numpy(), family.facts())))
+        context.say(size_line(sizes(context.engine.state_to_numpy(), family.facts())))
         finished = start.step >= total
         if finished:
             context.say(f"this run has its {total} batches: raise train.total_train_steps to continue")
@@ -69,7 +69,7 @@ def prepare_training(context: Context, *, resume_from: Path | None = None) -> Wo
 
 
 def _report(context: Context, family: FamilyRun) -> None:
-    """Report on the best checkpoint; `settings.json` beside the numbers says what they are of."""
+    """Report on the best checkpoint, with `settings.json` next to the numbers."""
     checkpoint = load_best(context, averaged=True)
     is_best = checkpoint.info["best_step"] == checkpoint.step
     which = "best validation" if is_best else "the newest: no validation was finite"
@@ -83,7 +83,7 @@ def _report(context: Context, family: FamilyRun) -> None:
 
 
 class _Training:
-    """One process's part of a run from `start` to the end."""
+    """A run from `start` to the end, as one process sees it."""
 
     def __init__(self, context: Context, family: FamilyRun, start: Start) -> None:
         self.context, self.family, self.engine = context, family, context.engine
@@ -92,7 +92,7 @@ class _Training:
         self.pending = start.lacks_validation(self.hparams.train)
         self.validated: int | None = start.info.get("validated")
         self.best = start.best if start.best and math.isfinite(start.best["score"]) else None
-        self.held: tuple[int, dict[str, float]] | None = None
+        self.pending_log: tuple[int, dict[str, float]] | None = None
         self.metrics: Mapping[str, float] = start.info.get("metrics", {})
         self.seconds = float(start.info.get("seconds", 0.0))
         self.tokenizer = made_by(self.hparams, context.sets.train)
@@ -102,7 +102,7 @@ class _Training:
         self.log = Log(_sinks(context, start.step) if context.writes else [])
 
     def run(self) -> bool:
-        """Returns whether the run came to its end; False when it was asked to stop."""
+        """Returns True at the end of the run, False if it was asked to stop."""
         total = self.hparams.train.total_train_steps
         if self.start < total and (self.engine.name == "jax" or self.hparams.train.compile):
             self.context.say(
@@ -117,7 +117,7 @@ class _Training:
                     return False
                 return all(self._step(index, progress) for index in range(self.start, total))
         finally:
-            self._log_held()
+            self._log_pending()
             progress.close()
             self.log.close()
             self.batches.close()
@@ -155,12 +155,12 @@ class _Training:
             self.context.directory.check_held()
         if self.context.on_metrics:
             self.context.on_metrics(done, dict(self.metrics))
-        # Of training alone, since the run began: validations and checkpoints do not count.
+        # Of training alone since the run began, without validations and checkpoints.
         now = time.monotonic()
         self.seconds, self.since = self.seconds + now - self.since, now
-        self.held = done, {**self.family.logged(self.metrics, done), SECONDS: self.seconds}
+        self.pending_log = done, {**self.family.logged(self.metrics, done), SECONDS: self.seconds}
         if not is_due(done, self.hparams.train):
-            self._log_held()
+            self._log_pending()
         if self.stabilizer.after(done, self.metrics):
             return
         options = self.hparams.optimizer
@@ -177,11 +177,11 @@ class _Training:
                 "optimizer.learning_rate; the run then continues from its newest checkpoint"
             )
 
-    def _log_held(self) -> None:
-        """Log the numbers of a step; those of a step with a validation wait for what that adds to them."""
-        if self.held:
-            self.log.scalars("train", *self.held)
-        self.held = None
+    def _log_pending(self) -> None:
+        """Log the buffered numbers of a step; with a validation they wait for its numbers."""
+        if self.pending_log:
+            self.log.scalars("train", *self.pending_log)
+        self.pending_log = None
 
     def _validate(self, done: int, progress: Progress) -> None:
         def on_batch() -> None:
@@ -190,9 +190,9 @@ class _Training:
 
         validation = self.family.validate(done, on_batch)
         shown = self.family.show(done)
-        _, numbers = self.held or (done, {})
-        self.held = done, {**numbers, **shown.scalars}
-        self._log_held()
+        _, numbers = self.pending_log or (done, {})
+        self.pending_log = done, {**numbers, **shown.scalars}
+        self._log_pending()
         for split, shown_pictures in (("val", validation), ("train", shown)):
             self.log.histograms(split, done, shown_pictures.histograms)
             self.log.images(split, done, shown_pictures.images)
@@ -201,13 +201,13 @@ class _Training:
         better = math.isfinite(validation.score) and validation.score < least
         if better:
             self.best = {"step": done, "score": validation.score}
-        mark = ", the best so far" if better else ""
+        remark = ", the best so far" if better else ""
         if not math.isfinite(validation.score):
-            mark = ": this is not finite and cannot be the best"
-        progress.say(f"step {done}: {validation.headline}{mark}")
+            remark = ": this is not finite and cannot be the best"
+        progress.say(f"step {done}: {validation.headline}{remark}")
 
     def _save(self, done: int) -> None:
-        """Process 0 writes; the others wait for it, as they may read the file."""
+        """Process 0 writes; the others wait, since they may read the file."""
         state = self.engine.state_to_numpy()
         if self.context.writes:
             self.context.directory.check_held()
@@ -244,7 +244,7 @@ class _AbandonedError(Exception):
 
 
 def _batches(context: Context, start: Start) -> Any:
-    """The stream of this process's training batches, gone on where the checkpoint says."""
+    """This process's training batches, continued from the checkpoint."""
     engine, options = context.engine, context.hparams.train
     return pipeline.training_batches(
         context.sets.train,

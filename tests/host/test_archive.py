@@ -60,7 +60,7 @@ def test_the_copy_wins_over_the_file_and_one_line_lists_the_differences(cfg, roo
     copy = copy_path(root, "tiny")
     assert (options.run.seed, options.train.ema_decay) == (3, 0.5)
     assert messages == [
-        f"the run's copy {copy} wins over {cfg}: [run] seed = 3 (not 4), [train] ema_decay = 0.5 (not 0.25)"
+        f"the run's copy {copy} overrides {cfg}: [run] seed = 3 (not 4), [train] ema_decay = 0.5 (not 0.25)"
     ]
 
 
@@ -96,7 +96,7 @@ class TestOverrides:
         assert "# kept\nseed = 5\n" in copy.read_text()
         again, messages = settle(cfg, [], root)
         assert again == options
-        assert messages == [f"the run's copy {copy} wins over {cfg}: [run] seed = 5 (not 3)"]
+        assert messages == [f"the run's copy {copy} overrides {cfg}: [run] seed = 5 (not 3)"]
 
     def test_of_the_first_start_are_in_the_copy(self, cfg, root):
         options, messages = settle(cfg, ["run.name=other run", "train.batch_size=2 * 2"], root)

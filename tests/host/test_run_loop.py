@@ -12,7 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from dioscuri.checkpoint import store
 from dioscuri.errors import UserError
-from dioscuri.run.sizes import told
+from dioscuri.run.sizes import size_line
 from dioscuri.run.synthesize import synthesize
 from dioscuri.run.train import train
 
@@ -178,9 +178,9 @@ def test_finished_run_says_so_and_reports_again(make_run, capsys):
     context = make_run()
     train(context)
     assert context.engine.seen == []
-    told = capsys.readouterr().out
-    assert "has its 8 batches" in told
-    assert "299 test pictures: -ELBO" in told
+    printed = capsys.readouterr().out
+    assert "has its 8 batches" in printed
+    assert "299 test pictures: -ELBO" in printed
 
 
 def test_a_validation_leaves_labelled_sheets_and_the_similarity_of_both_splits(make_run):
@@ -215,7 +215,7 @@ def test_bytes_are_told_in_the_largest_unit_of_which_there_is_one():
         "average_bytes": 1000,
         "optimizer_bytes": 2_345_678,
     }
-    assert told(size) == "1,234,567 parameters; weights 999 bytes, average 1.0 kB, optimizer 2.3 MB"
+    assert size_line(size) == "1,234,567 parameters; weights 999 bytes, average 1.0 kB, optimizer 2.3 MB"
 
 
 def test_other_runs_checkpoint_goes_on_where_it_stands(make_run):
@@ -262,10 +262,10 @@ def test_report_has_baselines_grids_and_distances(make_run, capsys):
     assert abs(report["class_mixture_baseline"] - 2.11) < 0.05
     assert report["test_pictures"] == 299
     assert report["nearest_training_distance_of_test_pictures"] > 0.5
-    told = capsys.readouterr().out
+    printed = capsys.readouterr().out
     for name in ("samples.png", "reconstructions.png"):
         path = context.directory.path / name
-        assert str(path) in told
+        assert str(path) in printed
         with Image.open(path) as image:
             assert max(image.size) > 200
 
@@ -300,7 +300,7 @@ def test_stabilizer_puts_the_newest_sound_state_back(make_run, capsys):
     train(straight)
     assert states[0] == store.load(straight.directory.checkpoints, 4).state["model"]["weight"][0]
     assert (
-        "step 8: the loss is not finite: weights and moments of step 4 are put back"
+        "step 8: the loss is not finite: weights and moments of step 4 are restored"
         in capsys.readouterr().out
     )
     off = make_run(*words[2:], name="off", prepare=prepare)
@@ -334,9 +334,9 @@ class TestOfNothingFinite:
         context = make_run("train.total_train_steps=4", prepare=self.broken)
         with pytest.raises(UserError, match="no validation of the run 'tiny' was finite"):
             train(context)
-        told = capsys.readouterr().out
-        assert "this is not finite and cannot be the best" in told
-        assert "best validation" not in told
+        printed = capsys.readouterr().out
+        assert "this is not finite and cannot be the best" in printed
+        assert "best validation" not in printed
         assert not (context.directory.path / "report.json").exists()
         assert store.load(context.directory.checkpoints).info["best_step"] is None
         assert logged(context, "val")[-1]["EMA_Losses/nelbo"] is None

@@ -14,7 +14,7 @@ from dioscuri.families.token_models.drawing import can_draw, draw, pictures_of, 
 from dioscuri.families.token_models.evaluation import evaluate
 from dioscuri.metrics.distances import nearest_neighbours
 from dioscuri.metrics.manifold import compare_manifolds
-from dioscuri.metrics.neighbours import voted
+from dioscuri.metrics.neighbours import majority_vote
 from dioscuri.outputs.pictures import save_grid
 from dioscuri.outputs.progress import tracked
 from dioscuri.outputs.wording import noun
@@ -95,9 +95,9 @@ def judged(context: Context, samples: Array, asked: Array | None) -> dict[str, f
             f"{results['recall_of_validation_pictures']:.1%}"
         )
     if asked is not None and train_labels is not None and test_labels is not None:
-        results["class_agreement"] = float((voted(train_labels[near]) == asked).mean())
+        results["class_agreement"] = float((majority_vote(train_labels[near]) == asked).mean())
         results["class_agreement_of_test_pictures"] = float(
-            (voted(train_labels[near_test]) == test_labels).mean()
+            (majority_vote(train_labels[near_test]) == test_labels).mean()
         )
         context.say(
             f"class by the {NEIGHBOURS} nearest training pictures: {results['class_agreement']:.1%} of the "

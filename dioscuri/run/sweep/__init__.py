@@ -1,2 +1,2 @@
-"""Tables of experiments: one run for every combination of their values, trained side by side, gone on with
-after a crash or a stop, and told in one table of results and one picture."""
+"""Sweeps: one run for every combination of a table's values, trained in parallel, resumed after a crash or a
+stop, with one table of results and one plot."""

@@ -1,4 +1,4 @@
-"""One picture of all runs' validation curves."""
+"""A plot of all runs' validation curves."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,21 +10,22 @@ from dioscuri.files import replacing
 from dioscuri.run.sweep.results import Result
 
 _OVER = {"seconds": "seconds of training", "step": "batches"}
-_SHARE_SHOWN = 0.9  # of many values: the first validations are far above the others
+_SHARE_SHOWN = 0.9  # fraction of many values: the first validations are far above the others
 _MANY = 20
 
 
-def draw_curves(results: Sequence[Result], path: Path, wanted: str, over: str) -> None:
-    """Draw the tag `wanted`, or the families' own ones below each other, over 'seconds' or 'step'.
+def draw_curves(results: Sequence[Result], path: Path, requested: str, over: str) -> None:
+    """Plot the tag `requested`, or else the families' default tags in separate
+    axes, over 'seconds' or 'step'.
 
-    Runs that differ in their seed only share a colour.
+    Runs that differ only in their seed share a colour.
     """
-    tags = list(dict.fromkeys(tag for result in results if (tag := result.tag(wanted))))
+    tags = list(dict.fromkeys(tag for result in results if (tag := result.tag(requested))))
     if not tags:
         return
     figure = Figure(figsize=(9.0, 5.0 * len(tags)), dpi=120, layout="constrained")
     for axes, tag in zip(figure.subplots(len(tags), squeeze=False)[:, 0], tags, strict=True):
-        _draw(axes, [result for result in results if result.tag(wanted) == tag], tag, over)
+        _draw(axes, [result for result in results if result.tag(requested) == tag], tag, over)
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png")
 

@@ -1,4 +1,4 @@
-"""One table of results, and the mean over seeds of what the runs report."""
+"""The table of results, and means over seeds."""
 
 import csv
 import json
@@ -14,16 +14,15 @@ from dioscuri.run.sweep.table import Run
 
 SEED = "run.seed"
 CURVES = ("EMA_Losses/nelbo", "EMA_Losses/cross_entropy", "EMA_Losses/reconstruction")
-"""Tags of the validation by which families choose their best checkpoint; of these, a run's first is drawn."""
+"""Validation tags by which families choose their best checkpoint; the first that a run has is plotted."""
 
 MEASURES = ("negative_elbo", "cross_entropy", "reconstruction")
-"""Numbers of reports by which runs compare; of these, a report's first counts."""
+"""Report entries by which runs are compared; the first that a report has counts."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """What is known of a run: its state, its report (numbers and words, nested ones as `a.b`), its logged
-    lines."""
+    """A run's state, its report (nested entries as `a.b`) and its logged lines."""
 
     run: Run
     state: State
@@ -33,27 +32,27 @@ class Result:
 
     @property
     def setting(self) -> str:
-        """What the run differs in from all but those of other seeds."""
+        """The run's values without the seed."""
         parts = [str(v) if c == "base" else f"{c}={v}" for c, v in self.run.values.items() if c != SEED]
         return " ".join([*parts, self.run.twin])
 
     @property
     def training_seconds(self) -> float | None:
-        """Seconds of training, as the newest line tells."""
+        """Seconds of training in the newest line."""
         return next((line[SECONDS] for line in reversed(self.lines) if SECONDS in line), None)
 
-    def tag(self, wanted: str) -> str:
-        """The tag to draw: the wanted one, or the family's own."""
+    def tag(self, requested: str) -> str:
+        """The tag to plot: the requested one, or the family's default."""
         tags = {tag for line in self.lines if line["split"] == "val" for tag in line}
-        return next((tag for tag in ((wanted,) if wanted else CURVES) if tag in tags), "")
+        return next((tag for tag in ((requested,) if requested else CURVES) if tag in tags), "")
 
-    def measured(self, wanted: str) -> dict[str, float]:
-        """The number of the report by which runs compare, and the last of the drawn ones."""
-        tag, unit = self.tag(wanted), self.report.get("unit", "")
+    def measured(self, requested: str) -> dict[str, float]:
+        """The report entry by which runs are compared, and the last value of the plotted tag."""
+        tag, unit = self.tag(requested), self.report.get("unit", "")
         of_report = next((name for name in MEASURES if name in self.report), None)
-        found = {f"test {of_report} {unit}".strip(): float(self.report[of_report])} if of_report else {}
+        numbers = {f"test {of_report} {unit}".strip(): float(self.report[of_report])} if of_report else {}
         points = self.curve(tag, "step")
-        return found | ({f"last validation's {tag}": points[-1][1]} if points else {})
+        return numbers | ({f"last validation's {tag}": points[-1][1]} if points else {})
 
     def curve(self, tag: str, over: str) -> list[tuple[float, float]]:
         """(x, value) of the validations; x counts batches, or seconds of training."""
@@ -67,7 +66,7 @@ class Result:
 
 
 def collect(runs: Sequence[Run], folder: SweepFolder) -> list[Result]:
-    """What is known of all runs."""
+    """The results of all runs."""
     return [
         Result(run, folder.state(run), folder.step(run), _report(run, folder), tuple(_lines(run, folder)))
         for run in runs
@@ -75,7 +74,7 @@ def collect(runs: Sequence[Run], folder: SweepFolder) -> list[Result]:
 
 
 def write_csv(results: Sequence[Result], folder: SweepFolder) -> None:
-    """Write `results.csv`: a row a run, whatever its state."""
+    """Write `results.csv`: a row per run, whatever its state."""
     rows = [_row(result) for result in results]
     columns = list(dict.fromkeys(column for row in rows for column in row))
     with replacing(folder.path / "results.csv") as temporary, temporary.open("w", newline="") as file:
@@ -84,17 +83,17 @@ def write_csv(results: Sequence[Result], folder: SweepFolder) -> None:
         writer.writerows(rows)
 
 
-def summary(results: Sequence[Result], wanted: str) -> list[str]:
-    """A line for every setting: what its finished runs measured, mean and deviation over seeds."""
+def summary(results: Sequence[Result], requested: str) -> list[str]:
+    """A line for every setting: mean and deviation over the seeds of its finished runs."""
     lines = []
     for setting in dict.fromkeys(result.setting for result in results):
         of_setting = [r for r in results if r.setting == setting]
         finished = [r for r in of_setting if r.state.state == "finished"]
-        told = [f"{len(finished)} of {len(of_setting)} finished"]
-        measured = [r.measured(wanted) for r in finished]
-        for name in dict.fromkeys(name for found in measured for name in found):
-            told += [f"{name} {_spread([found[name] for found in measured if name in found])}"]
-        lines.append(f"{setting}: {', '.join(told)}")
+        parts = [f"{len(finished)} of {len(of_setting)} finished"]
+        measured = [r.measured(requested) for r in finished]
+        for name in dict.fromkeys(name for numbers in measured for name in numbers):
+            parts += [f"{name} {_spread([numbers[name] for numbers in measured if name in numbers])}"]
+        lines.append(f"{setting}: {', '.join(parts)}")
     return lines
 
 
@@ -121,7 +120,7 @@ def _row(result: Result) -> dict[str, Any]:
 
 
 def _column(name: str) -> str:
-    """Numbers of a report are of test pictures, but for the model's size."""
+    """Column of a report entry: all but the model's size are of test pictures."""
     return name if name.startswith("size.") else f"test.{name}"
 
 
@@ -139,7 +138,7 @@ def _flat(report: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]
 
 
 def _lines(run: Run, folder: SweepFolder) -> Iterator[dict[str, Any]]:
-    """The lines a run has logged; one that is being written is left out."""
+    """The lines that a run has logged, without one that is still being written."""
     path = folder.directory(run).metrics
     if path.exists():
         for line in path.read_text(errors="replace").splitlines(keepends=True):

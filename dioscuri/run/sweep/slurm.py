@@ -1,4 +1,4 @@
-"""Handing the runs of a sweep to SLURM: one array of jobs, some at a time, each of which trains one run."""
+"""Submits the runs of a sweep to SLURM: one array of jobs, limited in parallel, each training one run."""
 
 import shlex
 import shutil
@@ -13,7 +13,7 @@ from dioscuri.run.sweep.table import Run, Table
 
 
 def submit(table: Table, words: Sequence[str], runs: Sequence[Run], folder: SweepFolder) -> str:
-    """Submit the runs and return what `sbatch` answers; a `UserError` if it refuses or is not there."""
+    """Submit the runs and return the answer of `sbatch`; a `UserError` if it refuses or is missing."""
     if shutil.which("sbatch") is None:
         raise UserError("sbatch is not on PATH: use a machine with SLURM, or set sweep.where=here")
     logs = folder.path / "logs"
@@ -43,7 +43,7 @@ def submit(table: Table, words: Sequence[str], runs: Sequence[Run], folder: Swee
 
 
 def job_script(table: Table, words: Sequence[str], runs: Sequence[Run], programs: Path) -> str:
-    """What job k does: it trains run k. Names, not places in the table, which may change meanwhile."""
+    """The script in which job k trains run k. It holds names, since rows of the table may move meanwhile."""
     names = " ".join(shlex.quote(run.key) for run in runs)
     command = [sys.executable, "-P", "-m", "dioscuri", "sweep", str(table.path.absolute()), *words]
     return (

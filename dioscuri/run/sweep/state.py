@@ -1,9 +1,9 @@
-"""The folder of a sweep, `logs-sweep-<name>/`, and what is known of each of its runs.
+"""The folder of a sweep, `logs-sweep-<name>/`, and the state of each run.
 
-configurations/<twin>-<run>.cfg   what was started
-logs/<twin>-<run>.log             what it printed
-runs/<twin>-<run>/state.json      how far it came, beside the lock of whoever trains it
-results.csv  curves.png           what came out
+configurations/<twin>-<run>.cfg   the run's configuration
+logs/<twin>-<run>.log             its output
+runs/<twin>-<run>/state.json      its progress, next to the lock of the process that trains it
+results.csv  curves.png           the results
 """
 
 from dataclasses import asdict, dataclass, field
@@ -22,8 +22,8 @@ STATES = ("waiting", "submitted", "running", "stopped", "failed", "finished")
 
 @dataclass
 class State:
-    """What is known of a run. `seconds` is how long its processes lived, `options` those that it finished
-    with."""
+    """Progress of a run. `seconds` is the total time of its processes, `options` those with which it
+    finished."""
 
     state: str = "waiting"
     starts: int = 0
@@ -34,7 +34,7 @@ class State:
 
 @dataclass(frozen=True)
 class SweepFolder:
-    """Where a sweep keeps what it writes, and where its runs live."""
+    """The folder that a sweep writes to, and the places of its runs."""
 
     places: Places
     name: str
@@ -50,15 +50,15 @@ class SweepFolder:
         return self.path / "logs" / f"{run.key}.log"
 
     def lock(self, run: Run) -> RunDirectory:
-        """Held by whoever trains the run."""
+        """The lock of the process that trains the run."""
         return RunDirectory(self.path / "runs" / run.key)
 
     def directory(self, run: Run) -> RunDirectory:
-        """The run's own folder."""
+        """The run's folder."""
         return RunDirectory.of(runs_folder(run.hparams.run.root, self.places.home(run.twin)), run.name)
 
     def state(self, run: Run) -> State:
-        """What was last written of the run; a `UserError` if that is damaged."""
+        """The recorded state of the run; a `UserError` if the file is damaged."""
         path = self._state(run)
         if not path.exists():
             return State()
@@ -70,23 +70,23 @@ class SweepFolder:
         return state
 
     def keep(self, run: Run, state: State) -> None:
-        """Write what is known of the run."""
+        """Record the state of the run."""
         write_json(self._state(run), asdict(state))
 
     def is_finished(self, run: Run) -> bool:
-        """Whether it came to its end with the options that the table gives it now, and is still there."""
+        """Whether the run exists and finished with the options that the table now gives it."""
         state = self.state(run)
         finished = state.state == "finished" and state.options == run.options
         return finished and self.reached_end(run)
 
     def reached_end(self, run: Run) -> bool:
-        """Whether its newest checkpoint is the last one, and its report is written."""
+        """Whether its newest checkpoint is that of the last step and its report is written."""
         directory = self.directory(run)
         report = directory.path / "report.json"
         return self.step(run) >= run.hparams.train.total_train_steps and report.exists()
 
     def step(self, run: Run) -> int:
-        """Batches of its newest checkpoint; 0 without one."""
+        """Step of its newest checkpoint; 0 without one."""
         return max(store.steps(self.directory(run).checkpoints), default=0)
 
     def _state(self, run: Run) -> Path:

@@ -1,8 +1,8 @@
 """Reading a table of experiments.
 
-A table is written like a `.cfg`. Its section `[sweep]` names the configurations to begin with and says how to
-run; every option of its other sections holds a list of values to try, or one value for all runs. Every
-combination of base, twin and values is a run.
+A table is written like a `.cfg`. Its section `[sweep]` names the base configurations and says how to run;
+every option of its other sections holds a list of values to try, or one value for all runs. Every combination
+of base, twin and values is a run.
 """
 
 import re
@@ -28,7 +28,7 @@ _LONGEST_NAME = 100
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep:
-    """`[sweep]`: what to begin with, and how to run."""
+    """`[sweep]`: base configurations, and how to run."""
 
     name: str = option(doc="prefix of the runs' names; results lie in logs-sweep-<name>/")
     base: tuple[str, ...] = option(doc="base configurations, relative to the table's folder")
@@ -56,7 +56,7 @@ class _Sections:
 
 @dataclass(frozen=True)
 class Run:
-    """One combination: `values` are what it differs in (column -> value), `words` the options it sets."""
+    """One combination: `values` (column -> value) distinguish it from the others, `words` set its options."""
 
     name: str
     twin: str
@@ -68,18 +68,18 @@ class Run:
 
     @property
     def options(self) -> dict[str, Any]:
-        """Resolved options as JSON would give them back."""
+        """Resolved options, as read back from JSON."""
         return to_json(self.hparams)
 
     @property
     def key(self) -> str:
-        """What tells the run from all others: runs of both twins share a name."""
+        """A unique name: runs of the two twins may share `name`."""
         return f"{self.twin}-{self.name}"
 
 
 @dataclass(frozen=True)
 class Table:
-    """How to run, and what."""
+    """The settings of a sweep, and its runs."""
 
     path: Path
     sweep: Sweep
@@ -99,9 +99,9 @@ class _Axis:
 
 
 def open_table(path: Path, words: Sequence[str], places: Places) -> Table:
-    """Read the table at `path`, with `section.option=value` words over it.
+    """Read the table at `path`, overridden by `section.option=value` words.
 
-    A `UserError` names what is wrong with the table, or the run that would not start.
+    A `UserError` says what is wrong with the table, or which run would not start.
     """
     document = read(path)
     merged = command_line.merge(
@@ -152,7 +152,7 @@ def _axes(merged: Settings) -> list[_Axis]:
 
 
 def _value(setting: Setting) -> Any:
-    """On the command line, too, a text of the table is a value as it is in a file."""
+    """The value of a setting; on the command line it is written as in a file."""
     return Setting(setting.section, setting.option, setting.text, setting.source, setting.base).value()
 
 
@@ -164,39 +164,41 @@ def _runs(path: Path, sweep: Sweep, bases: list[Path], axes: list[_Axis], places
         label = {"base": _run_name(documents[base], base)} if len(bases) > 1 else {}
         label |= {"twin": twin} if len(sweep.twin) > 1 and _share_a_folder(places) else {}
         name = _name(sweep.name, label | differing)
-        given = [_given(axis.setting, value) for axis, value in chosen]
-        named = Setting("run", "name", name, given[0].source if given else "", base, on_command_line=True)
-        hparams = assemble(documents[base], [*given, named], places.home(twin))
+        overrides = [_override(axis.setting, value) for axis, value in chosen]
+        named = Setting(
+            "run", "name", name, overrides[0].source if overrides else "", base, on_command_line=True
+        )
+        hparams = assemble(documents[base], [*overrides, named], places.home(twin))
         check_options(hparams)
-        header = (f"# One run of the table {path.name}. Made by dioscuri sweep, which goes by the table.",)
-        text = rewritten(documents[base], [*given, named], hparams, header)
+        header = (f"# One run of the table {path.name}. Made by dioscuri sweep; edit the table instead.",)
+        text = rewritten(documents[base], [*overrides, named], hparams, header)
         words = tuple(
-            f"{axis.column}={setting.text}" for (axis, _), setting in zip(chosen, given, strict=True)
+            f"{axis.column}={setting.text}" for (axis, _), setting in zip(chosen, overrides, strict=True)
         )
         yield Run(name, twin, base, hparams, words, text, {**label, **differing})
 
 
 def _share_a_folder(places: Places) -> bool:
-    """Whether the runs of both twins lie in one folder, where two of one name would be one run."""
+    """Whether the runs of both twins lie in one folder, where two of the same name would collide."""
     folders = {runs_folder("", places.home(twin)) for twin in ("torch", "jax")}
     return len(folders) == 1
 
 
 def _run_name(document: Document, base: Path) -> str:
-    """What the base calls its run, which tells more than its file's name."""
+    """The run name in the base, which says more than its file name."""
     name = settings(document, base).get("run", {}).get("name")
     return name.text if name else base.stem
 
 
-def _given(setting: Setting, value: Any) -> Setting:
-    """As a word of the command line; a relative path starts from the twin's folder, as in a `.cfg`."""
+def _override(setting: Setting, value: Any) -> Setting:
+    """A setting for one value; a relative path starts from the twin's folder, as in a `.cfg`."""
     return Setting(
         fold(setting.section), fold(setting.option), repr(value), setting.source, setting.base, True
     )
 
 
 def _name(prefix: str, values: dict[str, Any]) -> str:
-    """Readable where it is short: a run keeps its name when the table grows."""
+    """A run's name, readable if it is short; it does not change when the table grows."""
     parts = [
         f"{column.rpartition('.')[2]}{value}" if column not in ("base", "twin") else value
         for column, value in values.items()
@@ -214,10 +216,10 @@ def _check_names(runs: Sequence[Run], path: Path, places: Places) -> None:
         other = seen.setdefault(folder / run.name, run)
         if other is not run:
             raise UserError(
-                f"{path}: two runs would be called '{run.name}': {_told(other)} and {_told(run)}; "
-                "write the values so that the names differ"
+                f"{path}: two runs would be called '{run.name}': {_description(other)} and "
+                f"{_description(run)}; write the values so that the names differ"
             )
 
 
-def _told(run: Run) -> str:
+def _description(run: Run) -> str:
     return f"{run.base} {' '.join(f'{column}={value!r}' for column, value in run.values.items())}".strip()

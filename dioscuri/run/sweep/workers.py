@@ -1,4 +1,4 @@
-"""Training runs in processes of their own, some at a time, each started again when it crashes."""
+"""Trains runs in separate processes, some at a time, and restarts those that crash."""
 
 import os
 import signal
@@ -25,7 +25,7 @@ Say = Callable[[str], None]
 
 
 class Workers:
-    """Trains runs; the first SIGTERM or SIGINT lets every process save and leave, the second ends them."""
+    """Trains runs; the first SIGTERM or SIGINT lets every process save and stop, the second ends them."""
 
     def __init__(self, folder: SweepFolder, sweep: Sweep, say: Say) -> None:
         self._folder, self._sweep, self._say = folder, sweep, say
@@ -35,11 +35,11 @@ class Workers:
 
     @property
     def stopped(self) -> bool:
-        """Whether somebody asked to stop."""
+        """Whether a stop was requested."""
         return self._stopping.is_set()
 
     def train(self, runs: Sequence[Run], after: Callable[[], None]) -> None:
-        """Train what is not finished; `after` is called after every run, whatever became of it."""
+        """Train the unfinished runs; `after` is called after every run, whatever its outcome."""
         with self._listening(), ThreadPoolExecutor(self._sweep.processes) as pool:
             jobs = {pool.submit(self._guarded, run): run for run in runs}
             for job in as_completed(jobs):
@@ -49,7 +49,7 @@ class Workers:
                     after()
 
     def _guarded(self, run: Run) -> State | None:
-        """None where another process trains the run, or it is too late to begin."""
+        """Train a run; None if another process trains it or a stop was requested."""
         if self.stopped:
             return None
         slot = self._slots.popleft()
@@ -89,16 +89,16 @@ class Workers:
         return state
 
     def _wait_for_orphan(self, run: Run) -> None:
-        """Wait for a trainer that lives on after the sweep which started it was killed."""
-        directory, told = self._folder.directory(run), False
+        """Wait for a trainer whose sweep was killed."""
+        directory, announced = self._folder.directory(run), False
         while directory.in_use() and not self.stopped:
-            if not told:
+            if not announced:
                 self._say(f"{run.key}: waits for the process that trains it already")
-            told = True
+            announced = True
             self._stopping.wait(_SECONDS_BETWEEN_LOOKS)
 
     def _process(self, run: Run, slot: int) -> int:
-        """Exit code of one start of the run; what it prints goes to the end of its log."""
+        """Start the run once and return its exit code; its output is appended to its log."""
         places = self._folder.places
         program = places.programs / f"{run.twin}_impl" / "train.py"
         runs = self._folder.directory(run).path.parent
@@ -109,7 +109,7 @@ class Workers:
         log = self._folder.log(run)
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as output:
-            # A session of its own, so that an interrupt from the terminal reaches the run once, through us.
+            # In a new session, so that an interrupt from the terminal reaches the run only once, through us.
             process = subprocess.Popen(
                 command,
                 cwd=places.home(run.twin),
@@ -127,7 +127,7 @@ class Workers:
         return code
 
     def _wait(self, run: Run, process: subprocess.Popen[bytes]) -> int:
-        """Exit code of a process, which is killed with its children where its log stands still too long."""
+        """Exit code of a process, which is killed with its children if its log does not grow for too long."""
         limit, log, began = self._sweep.silence, self._folder.log(run), time.time()
         if not limit:
             return process.wait()
@@ -145,7 +145,7 @@ class Workers:
         if sweep.devices:
             environment["CUDA_VISIBLE_DEVICES"] = sweep.devices[slot % len(sweep.devices)]
         if sweep.processes > 1:
-            # Runs side by side share the cores instead of each taking all of them.
+            # Parallel runs share the cores instead of each using all of them.
             threads = max(1, (os.cpu_count() or 1) // sweep.processes)
             environment.setdefault("OMP_NUM_THREADS", str(threads))
         return environment
@@ -167,8 +167,8 @@ class Workers:
 
     @contextmanager
     def _listening(self) -> Iterator[None]:
-        wanted = (signal.SIGTERM, signal.SIGINT)
-        before = {number: signal.getsignal(number) for number in wanted}
+        signals = (signal.SIGTERM, signal.SIGINT)
+        before = {number: signal.getsignal(number) for number in signals}
 
         def request(_number: int, _frame: FrameType | None) -> None:
             again = self.stopped
@@ -176,7 +176,7 @@ class Workers:
             for process in list(self._processes):
                 process.send_signal(signal.SIGKILL if again else signal.SIGTERM)
 
-        for number in wanted:
+        for number in signals:
             signal.signal(number, request)
         try:
             yield

@@ -18,7 +18,7 @@ from dioscuri.outputs.examples import N_ON_SHEET
 from dioscuri.outputs.media import save_example
 from dioscuri.outputs.pictures import in_rows, save_grid
 from dioscuri.outputs.progress import tracked
-from dioscuri.outputs.settings import output_folder, only_folder
+from dioscuri.outputs.settings import only_folder, output_folder
 from dioscuri.outputs.wording import noun
 
 

@@ -15,7 +15,7 @@ from dioscuri.families.vqgan.plan import TokenizerPlan
 from dioscuri.hparams.archive import to_json
 from dioscuri.outputs.examples import N_ON_SHEET, batches, chosen_indices, chosen_split
 from dioscuri.outputs.pictures import ORIGINALS, above, save_grid
-from dioscuri.outputs.settings import OutputFolder, given_folder, output_folder, only_folder
+from dioscuri.outputs.settings import OutputFolder, given_folder, only_folder, output_folder
 
 
 def encode(context: Context, plan: TokenizerPlan, checkpoint: Checkpoint) -> None:
