@@ -99,7 +99,7 @@ def test_self_correction_is_judged(folder, name, capsys):
     assert len(titles) == 4
     assert titles[2] == "test pictures, 0% of the tokens random, 0.0 levels off (RMS):"
     assert not titles[3].endswith(" 0.0 levels off:")
-    assert sum("of the samples are what was asked for" in line for line in lines) == 4
+    assert sum("of the samples have the requested class" in line for line in lines) == 4
 
 
 def test_tokens_that_stay_are_each_set_once(folder, monkeypatch):

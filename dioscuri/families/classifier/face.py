@@ -13,7 +13,7 @@ from dioscuri.plans.parameters import initial_values, shapes
 
 
 class ClassifierModel(Model):
-    """A classifier of pictures: `encode`, `classify`."""
+    """A classifier of pictures."""
 
     does = ("encode", "classify")
 
@@ -30,7 +30,7 @@ class ClassifierModel(Model):
         return self._run("encode", {"image": image}, noise=noise, seed=seed, batch_size=batch_size)
 
     def classify(self, pictures: Any, *, batch_size: int = BATCH_SIZE) -> Array:
-        """The likeliest class int32 (N,) of each picture."""
+        """The most likely class of each picture, int32 (N,)."""
         logits = self.encode(pictures, batch_size=batch_size)["logits"]
         likeliest: Array = np.argmax(logits, -1).astype(np.int32)
         return likeliest
@@ -47,7 +47,7 @@ class ClassifierModel(Model):
 
     @classmethod
     def usual(cls, given: Values) -> Values:
-        """Three levels, ten classes."""
+        """Default options: three levels, ten classes."""
         widths = (32, 64, 128)[: 1 + halvings(int(given["data"]["target_res"]), 2)]
         return {
             "data": {"labels": True},

@@ -42,7 +42,7 @@ class Quality:
 
 
 def check_options(hparams: HParams) -> None:
-    """Raise a `UserError` that names what does not fit."""
+    """Raise a `UserError` that names options that do not fit together."""
     data, descriptor = hparams.data, describe(hparams.data.dataset_source)
     if descriptor.padding or descriptor.likelihood == "bernoulli":
         raise UserError(
@@ -84,7 +84,7 @@ class ClassifierRun:
         }
 
     def logged(self, metrics: Mapping[str, float], step: int) -> dict[str, float]:
-        """Loss, accuracy and norm of the gradient of the training batches, and the schedules."""
+        """Loss, accuracy and gradient norm of the training batches, and the schedules."""
         scalars = self.scalars(step - 1)
         return {
             "Losses/total": metrics["loss"],
@@ -96,12 +96,12 @@ class ClassifierRun:
         }
 
     def headline(self, metrics: Mapping[str, float]) -> str:
-        """Loss, accuracy and, where there are any, skipped updates."""
+        """Loss, accuracy and skipped updates, if any."""
         text = f"loss {metrics['loss']:.4g} nats, accuracy {metrics['accuracy']:.1%}"
         return text + (f", {int(metrics['skips'])} updates skipped" if metrics["skips"] else "")
 
     def validate(self, step: int, on_batch: OnBatch) -> Validation:  # noqa: ARG002 - as of every family
-        """Tags of averaged weights begin with `EMA_`. The score is their cross-entropy."""
+        """Tags of the averaged weights begin with `EMA_`. Their cross-entropy is the score."""
         options = self.hparams.val
         scalars: dict[str, float] = {}
         accuracies: dict[bool, Quality] = {}

@@ -12,8 +12,8 @@ METRICS = ("loss", "accuracy")
 
 @dataclass(frozen=True)
 class ClassifierPlan:
-    """`blocks` has one tuple per level: the inputs and outputs of its blocks; all but the first are
-    residual."""
+    """`blocks` has one tuple per level with the input and output channels of its blocks; all but
+    the first block are residual."""
 
     blocks: tuple[tuple[tuple[int, int], ...], ...]
     num_classes: int
@@ -26,7 +26,7 @@ class ClassifierPlan:
 
 @lru_cache  # host logic and both sides of the engine need the same plan
 def make_plan(model: Model, resolution: int, channels: int) -> ClassifierPlan:
-    """Layers for pictures of this size; a `UserError` if they cannot be halved that often."""
+    """Layers for pictures of this size; a `UserError` if they cannot be halved once per level."""
     halvings = len(model.widths) - 1
     if halvings < 0 or resolution % 2**halvings:
         raise UserError(
@@ -42,7 +42,7 @@ def make_plan(model: Model, resolution: int, channels: int) -> ClassifierPlan:
 
 
 def parameter_table(plan: ClassifierPlan) -> Table:
-    """Canonical names, shapes and initial values."""
+    """Canonical names, shapes and initial values of the parameters."""
     table: Table = {}
     for i, level in enumerate(plan.blocks):
         for j, (inputs, outputs) in enumerate(level):

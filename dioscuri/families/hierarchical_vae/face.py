@@ -30,8 +30,8 @@ class HierarchicalVAEModel(LatentModel):
 
     @classmethod
     def usual(cls, given: Values) -> Values:
-        """Levels that halve the pictures down to one pixel, or as far as possible, with 64 channels and 8
-        latent channels; loss and optimiser of Efficient-VDVAE."""
+        """Default options: levels that halve the pictures down to one pixel or as far as possible, 64
+        channels, 8 latent channels; loss and optimiser of Efficient-VDVAE."""
         n = max(1, halvings(int(given["data"]["target_res"]), 10))
         return usual_options(n, halves=int(given["data"]["target_res"]) % 2 == 0)
 

@@ -1,7 +1,8 @@
-"""Parameters of the hierarchical VAE: canonical names, shapes, initial values and which of them decay.
+"""Parameters of the hierarchical VAE: canonical names, shapes, initial values, and which of them decay.
 
-Shapes are canonical: kernels OIHW, image-shaped parameters (1, C, H, W). Every tensor has its own generator,
-so both twins start from the same numbers, and changing one layer does not change the others' initial values.
+Shapes are canonical: kernels OIHW, image-shaped parameters (1, C, H, W). Every tensor has a separate
+generator, so both twins start from the same numbers, and changing one layer does not change the others'
+initial values.
 """
 
 from dataclasses import dataclass
@@ -48,7 +49,8 @@ def parameter_table(plan: HierarchicalVAEPlan) -> Table:
 
 
 def initial_parameters(hparams: HParams, plan: HierarchicalVAEPlan, seed: int) -> dict[str, np.ndarray]:
-    """Initial values, float32, a pure function of options and seed. Glorot and Bengio 2010, equation 16."""
+    """Initial values, float32, which depend only on options and seed (Glorot
+    and Bengio 2010, equation 16)."""
     scales = {
         "zeros": 0.0,
         "glorot": 1.0,
@@ -63,7 +65,7 @@ def initial_parameters(hparams: HParams, plan: HierarchicalVAEPlan, seed: int) -
 
 
 def decayed(name: str) -> bool:
-    """Whether weight decay acts: on the kernels of cells, prior and posterior nets, pools and unpools."""
+    """Whether a parameter decays: a kernel of a cell, a prior or posterior net, a pool or an unpool."""
     *layers, leaf = name.split(".")
     return leaf == "weight" and not DECAYED_LAYERS.isdisjoint(layers)
 

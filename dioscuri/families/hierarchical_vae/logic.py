@@ -1,4 +1,4 @@
-"""Host logic of the hierarchical VAE: which options fit together."""
+"""Host logic of the hierarchical VAE."""
 
 from math import prod
 
@@ -15,8 +15,9 @@ MAX_CONVOLUTIONS, MAX_PARAMETERS = 10**5, 10**11
 
 
 def check_options(hparams: HParams) -> None:
-    """Raise a `UserError` that names what does not fit: the layers, their number or size, a temperature."""
-    # First, because a plan of too many layers would take too long to make.
+    """Raise a `UserError` for layers that do not fit together, are too many or
+    too large, or a temperature."""
+    # First, because a plan of too many layers would take too long.
     layers = _convolutions(hparams.model)
     if layers > MAX_CONVOLUTIONS:
         raise UserError(
@@ -32,7 +33,7 @@ def check_options(hparams: HParams) -> None:
 
 
 def _convolutions(model: Model) -> int:
-    """Roughly, from above: every cell's, and three for the rest of a block."""
+    """An upper bound on the number of convolutions: every cell's, and three for the rest of a block."""
     sides = (
         (model.up_n_blocks_per_res, model.up_n_blocks, model.up_n_layers),
         (model.down_n_blocks_per_res, model.down_n_blocks, model.down_n_layers),

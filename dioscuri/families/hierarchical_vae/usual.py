@@ -4,7 +4,7 @@ from typing import Any
 
 
 def usual_options(levels: int, *, halves: bool) -> dict[str, dict[str, Any]]:
-    """Options of a model of `n` levels, each of which halves the grid if `halves`."""
+    """Options of a model with `levels` levels; with `halves`, each halves the grid."""
     sides: dict[str, float] = {
         "strides": 2 if halves else 1,
         "n_blocks_per_res": 0,

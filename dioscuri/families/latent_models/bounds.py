@@ -1,5 +1,4 @@
-"""The negative evidence lower bound over a set of pictures, and the divergence of every latent group and
-level."""
+"""The negative evidence lower bound over a set of pictures, and the divergence by latent group and level."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -28,14 +27,14 @@ class Unit:
         return f"{nats * self.per_nat:.4f} {self.name}{also}"
 
     def in_nats(self, nats: float) -> dict[str, float]:
-        """For reports: the negative bound also in nats per dimension, if it is reported in bits."""
+        """For reports in bits: the negative bound in nats per dimension; otherwise empty."""
         is_bits = self.name == "bits/dim"
         return {"negative_elbo_nats_per_dim": nats * self.per_nat * LN2} if is_bits else {}
 
 
 def unit_of(plan: LatentPlan) -> Unit:
     """Bits per dimension for the discretised mixture, nats per picture for binary pictures. Absolute errors
-    have no likelihood of levels, so their sum with nats per dimension is not a number of bits."""
+    are not likelihoods, so their sum with nats per dimension has no unit of bits."""
     if plan.likelihood == "bernoulli":
         return Unit("nats", 1.0)
     if plan.likelihood == "absolute":
@@ -45,8 +44,8 @@ def unit_of(plan: LatentPlan) -> Unit:
 
 @dataclass(frozen=True)
 class Bound:
-    """Means over `n` pictures, in nats per picture: reconstruction term and divergence (L,) of every latent
-    group."""
+    """Means over `n` pictures, in nats per picture: the reconstruction term, and the
+    divergence (L,) by latent group."""
 
     n: int
     reconstruction: float
@@ -59,7 +58,7 @@ class Bound:
 
 
 class BoundSum:
-    """Adds up per-picture terms over padded batches, so every picture counts once."""
+    """Sums per-picture terms over padded batches, counting every picture once."""
 
     def __init__(self) -> None:
         self._n, self._reconstruction, self._kl = 0, 0.0, np.zeros(())
@@ -87,13 +86,12 @@ def evaluate_bound(
 
 
 def active_groups(plan: LatentPlan, kl: Array, threshold: float) -> list[bool]:
-    """Whether the divergence (L,) of each group, in nats per latent dimension, lies above the threshold."""
+    """Whether each group's divergence (L,), in nats per latent dimension, is above the threshold."""
     return [float(value) / plan.latent_dims(group) > threshold for group, value in enumerate(kl)]
 
 
 def kl_table(plan: LatentPlan, kl: Array, threshold: float) -> list[str]:
-    """Lines of a table: the divergence of every top-down level, from the divergence (L,) of its groups in
-    nats."""
+    """Lines of a table with the divergence of every top-down level, from that of its groups (L,) in nats."""
     unit, active = unit_of(plan), active_groups(plan, kl, threshold)
     lines = [f"level  resolution  groups  active  KL {unit.name:<9} share  nats/latent"]
     for level in range(plan.n_levels):
@@ -130,17 +128,17 @@ def kl_chart(path: Path, plan: LatentPlan, kl: Array) -> Path:
 
 
 def _size(grid: tuple[int, ...]) -> str:
-    """E.g. 8² of a square, 4x8x8 of other grids."""
+    """E.g. 8² for a square, 4x8x8 for other grids."""
     return f"{grid[0]}²" if len(grid) == 2 else "x".join(map(str, grid))
 
 
 def group_name(group: int) -> str:
-    """Canonical name of a latent group: that of its block among the parameters."""
+    """Canonical name of a latent group, which is that of its block."""
     return f"top_down.blocks.{group}"
 
 
 def importance_bound(log_weights: Sequence[Array]) -> Array:
-    """-log mean_k exp(log_weights[k]) of every picture (B,): the bound of Burda et al. 2016, equation 8."""
+    """-log mean_k exp(log_weights[k]) for every picture (B,): the bound of Burda et al. 2016, equation 8."""
     bound: Array = np.log(len(log_weights)) - np.logaddexp.reduce(
         np.stack(log_weights).astype(np.float64), axis=0
     )

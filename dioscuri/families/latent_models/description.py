@@ -1,4 +1,4 @@
-"""Levels of latents, as both families of variational autoencoders describe them."""
+"""Descriptions of latent levels, shared by both families of variational autoencoders."""
 
 from dioscuri.families.latent_models.plan import LatentPlan
 from dioscuri.plans.description import Row, counted, extent
@@ -16,7 +16,7 @@ def latent_facts(plan: LatentPlan) -> dict[str, int]:
 
 
 def latent_levels(plan: LatentPlan) -> list[Row]:
-    """A row for each grid, the smallest first; `variates` are the latents of a group at one position."""
+    """A row per grid, smallest first; `variates` are a group's latents at one position."""
     return counted(
         (
             {"grid": extent(block.grid), "channels": block.channels, "variates": block.variates}

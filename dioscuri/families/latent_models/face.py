@@ -1,4 +1,4 @@
-"""Models with groups of latents of the Python interface: hierarchical VAEs."""
+"""Models with groups of latents in the Python interface."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from dioscuri.families.latent_models.plan import LatentPlan, level_temperatures
 from dioscuri.inputs import check_names, read_count, read_pictures, to_array
 
 _READING = ("output", "output_temperature")
-"""Options that say how the output layer is read."""
+"""Options for reading the output layer."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,10 @@ class Bound:
 
 
 class LatentModel(Model):
-    """A VAE with a hierarchy of latents: `encode`, `decode`, `generate`, `reconstruct`, `bound`,
-    `interpolate`.
+    """A VAE with a hierarchy of latents.
 
-    Calls take `temperature` (one number, one per level or one per latent group) and options of how the output
-    layer is read: `output`, 'sample' or 'mean', and `output_temperature`.
+    Calls take `temperature` (one number, one per level or one per latent group) and the options for reading
+    the output layer: `output`, 'sample' or 'mean', and `output_temperature`.
     """
 
     does = ("encode", "decode", "generate", "reconstruct", "bound", "interpolate")
@@ -150,10 +149,9 @@ class LatentModel(Model):
         batch_size: int = BATCH_SIZE,
         **options: Any,
     ) -> Array:
-        """n pictures from linear interpolation between the latents of a and b, ends included.
+        """n pictures decoded from linear interpolations between the latents of a and b, including both ends.
 
-        For two pictures (H, W, C) the result is (n, H, W, C), for two batches (N, H, W, C) it is
-        (N, n, H, W, C).
+        Two pictures (H, W, C) give (n, H, W, C), two batches (N, H, W, C) give (N, n, H, W, C).
         """
         (first, single), (last, _) = self._one_or_more(a, "a"), self._one_or_more(b, "b")
         if len(first) != len(last):
@@ -202,20 +200,20 @@ class LatentModel(Model):
         return read_pictures(given, self.picture_shape, what=what, dtype=self._dtype)
 
     def _padded(self, pictures: Array) -> Array:
-        """Pictures with the zero padding of training, which outputs leave out."""
+        """Pictures with the zero padding of training, which outputs do not have."""
         edge = (self.plan.crop, self.plan.crop)
         around = [(0, 0), *[edge] * len(self.plan.extent), (0, 0)]
         return np.pad(pictures, around) if self.plan.crop else pictures
 
     def _one_or_more(self, given: Any, what: str) -> tuple[Array, bool]:
-        """Pictures (N, H, W, C), and whether a single one without the axis N was given."""
+        """Pictures (N, H, W, C), and whether the input was a single one without the axis N."""
         single = tuple(getattr(given, "shape", ())) == self.picture_shape
         if single:
             given = to_array(given, f"{what} must be pictures")[None]
         return self._pictures(given, what), single or isinstance(given, Image.Image)
 
     def _reading(self, options: Mapping[str, Any], call: str) -> dict[str, Any]:
-        """How the output layer is read: the run's options, updated with those of the call."""
+        """Options for reading the output layer: the run's, updated with the call's."""
         chosen = with_options(self.hparams.synthesis, options, _READING, call)
         return {"output": chosen.output, "output_temperature": chosen.output_temperature}
 
@@ -235,7 +233,7 @@ class LatentModel(Model):
             raise UserError(str(error).replace("[synthesis] temperature_settings", "temperature")) from error
 
     def _latents(self, codes: Any) -> tuple[dict[str, Array], Sequence[Array]]:
-        """`z.<l>` of all groups, zero if not given, and masks that say which are given."""
+        """`z.<l>` of all groups, zero if not given, and masks of those given."""
         names = [f"z.{group}" for group in range(len(self.plan.groups))]
         if not isinstance(codes, Mapping):
             raise UserError(

@@ -1,7 +1,7 @@
-"""Extents of data and grids of tokens: sounds have one axis, pictures two, clips of frames three.
+"""Extents of data and grids of tokens: sounds have one axis, pictures two, clips three.
 
-A block string names a resolution by one number: the samples of a sound's grid, or the side of a picture's. Of
-clips it is the side of the frames' grids; this module says how many time steps a grid has.
+A block string names a resolution by one number: the length of a sound's grid, or the side of a picture's or
+frame's. For clips, this module adds the number of time steps.
 """
 
 from collections.abc import Callable
@@ -25,8 +25,8 @@ def extent(data: Data, rank: int) -> Grid:
 
 
 def patch_shape(model: Model, side: int, shape: Grid) -> Grid:
-    """Values along every axis per token, `side` of them in space; a `UserError` if the
-    frames do not divide."""
+    """Values per token along every axis, `side` of them in space; a `UserError`
+    if the frames do not divide."""
     if len(shape) < 3:
         return (side,) * len(shape)
     if shape[0] % model.patch_frames:
@@ -38,18 +38,18 @@ def patch_shape(model: Model, side: int, shape: Grid) -> Grid:
 
 
 def grids(model: Model, tokens: Grid, resolutions: list[int]) -> Callable[[int], Grid]:
-    """Resolution -> grid, where `tokens` is the finest of the grids and `resolutions` are all, in order of
-    the encoder.
+    """Resolution -> grid. `tokens` is the finest grid, `resolutions` are all
+    resolutions in the encoder's order.
 
-    Clips: time is downsampled like space, down to one step, unless `custom_frames_str` says otherwise. A
-    `UserError` if the steps of one grid do not divide those of the next finer one.
+    The time of clips is downsampled like space, down to one step, unless `custom_frames_str` says otherwise.
+    A `UserError` if the steps of one grid do not divide those of the next finer one.
     """
     if len(tokens) < 3:
         return lambda resolution: (resolution,) * len(tokens)
-    steps, finest, own = tokens[0], tokens[-1], table(model.custom_frames_str, "custom_frames_str")
+    steps, finest, custom = tokens[0], tokens[-1], table(model.custom_frames_str, "custom_frames_str")
 
     def grid(resolution: int) -> Grid:
-        return (own.get(resolution, max(1, steps * resolution // finest)), resolution, resolution)
+        return (custom.get(resolution, max(1, steps * resolution // finest)), resolution, resolution)
 
     if grid(finest)[0] != steps:
         raise UserError(
@@ -66,10 +66,10 @@ def grids(model: Model, tokens: Grid, resolutions: list[int]) -> Callable[[int],
 
 
 def factors(fine: Grid, coarse: Grid) -> Grid:
-    """By how much every axis shrinks from one grid to the other."""
+    """Downsampling factor of every axis from one grid to the other."""
     return tuple(a // b for a, b in zip(fine, coarse, strict=True))
 
 
 def kernel(grid: Grid, side: int = 3) -> Grid:
-    """Kernel of a convolution: `side` along every axis of more than two tokens, else 1."""
+    """Kernel of a convolution: `side` along axes of more than two tokens, else 1."""
     return tuple(side if length > 2 else 1 for length in grid)

@@ -1,4 +1,4 @@
-"""The part of the plan of a model with latent groups that objectives, samplers and synthesis modes use."""
+"""The plan of a model with latent groups, as far as objectives, samplers and synthesis modes use it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,12 +31,12 @@ class LatentBlock(Protocol):
 class LatentPlan:
     """Examples, output layer and latent groups. Latent group `l` belongs to `down[l]`.
 
-    Examples are pictures or, of other families than the hierarchical VAE, sounds and clips of frames.
+    Examples are pictures or, in families other than the hierarchical VAE, sounds or clips.
     """
 
     resolution: int
     channels: int
-    crop: int  # padding pixels on each side that losses and outputs leave out
+    crop: int  # pixels of padding on each side, excluded from losses and outputs
     likelihood: Likelihood
     n_mixtures: int
     n_levels: int
@@ -48,27 +48,27 @@ class LatentPlan:
 
     @property
     def couples_channels(self) -> bool:
-        """Whether green sees red, and blue both, under the mixture of logistics."""
+        """Whether the mixture of logistics conditions green on red, and blue on both."""
         return self.channels == 3
 
     @property
     def truncates(self) -> bool:
-        """Whether pixels are cut to whole levels, as VD-VAE does, instead of rounded."""
+        """Whether pixels are truncated to integer levels, as in VD-VAE, instead of rounded."""
         return False
 
     @property
     def extent(self) -> tuple[int, ...]:
-        """Extent of an example that the model is given: (H, W), (samples,) or (frames, H, W)."""
+        """Extent of the model's input: (H, W), (samples,) or (frames, H, W)."""
         return (self.resolution, self.resolution)
 
     @property
     def image_shape(self) -> tuple[int, ...]:
-        """(*extent, C) of what losses and outputs see, padding left out."""
+        """Shape (*extent, C) without padding, as in losses and outputs."""
         return (*(length - 2 * self.crop for length in self.extent), self.channels)
 
     @property
     def image_dims(self) -> int:
-        """Number of values of that."""
+        """Number of values in `image_shape`."""
         return prod(self.image_shape)
 
     def latent_shape(self, group: int, batch: int) -> tuple[int, ...]:
@@ -81,7 +81,7 @@ class LatentPlan:
         return prod(self.latent_shape(group, 1))
 
     def latent_noise(self, batch: int, *, prior: bool, posterior: bool) -> tuple[NoiseSpec, ...]:
-        """Draws `prior.<l>` and `posterior.<l>` of a pass, group by group, the prior's first."""
+        """Noise `prior.<l>` and `posterior.<l>` of a pass, group by group, the prior's first."""
         kinds = [name for name, included in (("prior", prior), ("posterior", posterior)) if included]
         return tuple(
             NoiseSpec(f"{kind}.{group}", "normal", self.latent_shape(group, batch))
@@ -90,7 +90,7 @@ class LatentPlan:
         )
 
     def output_noise(self, batch: int) -> tuple[NoiseSpec, ...]:
-        """Draws of a sample of the output layer, on the uncropped (mixture) or cropped (Bernoulli) grid."""
+        """Noise for sampling the output layer, on the uncropped (mixture) or cropped (Bernoulli) grid."""
         if self.likelihood == "absolute":
             return ()
         if self.likelihood == "bernoulli":
@@ -103,15 +103,16 @@ class LatentPlan:
 
 
 def mixture_channels(n_mixtures: int, channels: int) -> int:
-    """Output channels of the mixture: logits, then a channel's means, log scales and (RGB) coefficients."""
+    """Output channels of the mixture: logits, then per channel means, log scales
+    and, for RGB, coefficients."""
     return n_mixtures * (1 + channels * (3 if channels == 3 else 2))
 
 
 def level_temperatures(plan: LatentPlan, setting: float | tuple) -> tuple[float, ...]:
-    """Temperature of every latent group from a setting: one number, one a level or a group, or
+    """Temperature of every latent group from a setting: one number, one per level or group, or
     ('linear', a, b).
 
-    The linear ramp is a + i (b - a) / n for level i of n: b is never reached, as in the original.
+    The linear ramp is a + i (b - a) / n for level i of n: as in the original, b is never reached.
     """
     n = plan.n_levels
     if isinstance(setting, int | float):

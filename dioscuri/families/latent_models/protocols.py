@@ -1,4 +1,4 @@
-"""Options that objectives, samplers and layers of models with groups of latents read."""
+"""Options read by objectives, samplers and layers of models with groups of latents."""
 
 from typing import Protocol
 
@@ -7,7 +7,7 @@ from dioscuri.hparams.sections import Data
 
 
 class LatentModel(Protocol):
-    """How scales are parametrised: `std` through a softplus, or `logstd` by an exponent's factor."""
+    """Parametrisation of scales: `std` through a softplus, or `logstd` with a factor in the exponent."""
 
     @property
     def distribution_base(self) -> str: ...
@@ -23,7 +23,7 @@ class LatentModel(Protocol):
 
 
 class LatentHParams(Protocol):
-    """The options of a family with groups of latents, as far as families share them."""
+    """The options that families with groups of latents share."""
 
     @property
     def data(self) -> Data: ...

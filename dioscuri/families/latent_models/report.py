@@ -1,5 +1,4 @@
-"""Report of a finished run: its test bound next to the baselines, the KL of the levels, and
-pictures."""
+"""Report of a finished run: its test bound next to the baselines, the KL by level, and pictures."""
 
 from typing import Any
 
@@ -22,8 +21,8 @@ N_TRAIN_FOR_BASELINES = 50_000
 
 
 def report(context: Context, plan: LatentPlan) -> dict[str, Any]:
-    """Print and return the numbers of the checkpoint in the engine, with averaged weights; sheets of
-    samples and reconstructions."""
+    """Print and return the numbers of the engine's averaged weights, and write sheets of samples and
+    reconstructions."""
     hparams, engine, unit = context.hparams, context.engine, unit_of(plan)
     results: dict[str, Any] = {"unit": unit.name}
     batches = pipeline.evaluation_batches(context.sets.test, hparams, batch_size=hparams.val.batch_size)
@@ -51,7 +50,7 @@ def report(context: Context, plan: LatentPlan) -> dict[str, Any]:
 
 
 def _baselines(context: Context, plan: LatentPlan, unit: Unit) -> dict[str, float]:
-    """Histogram bounds, fitted on the training pictures, of the test pictures."""
+    """Histogram bounds of the test pictures, fitted to the training pictures."""
     n = min(len(context.sets.train), N_TRAIN_FOR_BASELINES)
     train = _flat(context.sets.train.gather(np.arange(n)))
     labels = None if context.sets.train.labels is None else np.asarray(context.sets.train.labels[:n])
@@ -72,14 +71,16 @@ def _baselines(context: Context, plan: LatentPlan, unit: Unit) -> dict[str, floa
         "histogram_baseline": "histogram of every pixel",
         "class_mixture_baseline": "mixture over the classes",
     }
-    told = ", ".join(f"{names[name]} {value:.4f}" for name, value in nats.items())
-    context.say(f"baselines on the same split, {n} training {noun(context.hparams)}: {told} {unit.name}")
+    baseline_text = ", ".join(f"{names[name]} {value:.4f}" for name, value in nats.items())
+    context.say(
+        f"baselines on the same split, {n} training {noun(context.hparams)}: {baseline_text} {unit.name}"
+    )
     return nats
 
 
 def _nearest(context: Context, plan: LatentPlan, samples: Array) -> dict[str, float]:
-    """Distances to the nearest training picture, of samples and of as many test pictures, on the same grey
-    levels."""
+    """Distances to the nearest training picture, from samples and from as many test
+    pictures, on the same grey levels."""
     n = min(len(context.sets.train), N_TRAIN_FOR_BASELINES)
     train = _flat(context.sets.train.gather(np.arange(n)))
     samples, test = _flat(samples), _flat(_test_pictures(context, plan)[:N_SAMPLES])
@@ -89,7 +90,7 @@ def _nearest(context: Context, plan: LatentPlan, samples: Array) -> dict[str, fl
         n_levels, width = _levels(context)
         train, test = train // width * width, test // width * width
         samples = np.clip(np.rint(samples / width), 0, n_levels - 1) * width
-    of_samples, of_test = (baselines.nearest_distances(part, train) for part in (samples, test))
+    of_samples, of_test = (baselines.nearest_distances(examples, train) for examples in (samples, test))
     copies, what = int((of_samples < 1e-6).sum()), noun(context.hparams)
     context.say(
         f"distance to the nearest of {n} training {what} (Euclidean, values from 0 to 1), mean (least): "
@@ -105,7 +106,7 @@ def _nearest(context: Context, plan: LatentPlan, samples: Array) -> dict[str, fl
 
 def _grids(context: Context, plan: LatentPlan, samples: Array) -> None:
     hparams, test = context.hparams, context.sets.test
-    # The batch size of validation, for which the engine has already compiled this.
+    # The batch size of validation, for which the engine has already compiled its program.
     size = hparams.val.batch_size
     batch = next(
         pipeline.evaluation_batches(test, hparams, batch_size=size, limit=min(N_RECONSTRUCTIONS, size))
@@ -122,7 +123,7 @@ def _grids(context: Context, plan: LatentPlan, samples: Array) -> None:
 
 
 def _test_pictures(context: Context, plan: LatentPlan) -> Array:
-    """uint8 (N, h, w, C) as the model sees them."""
+    """Test pictures uint8 (N, h, w, C) as the model sees them."""
     batches = pipeline.evaluation_batches(
         context.sets.test, context.hparams, batch_size=context.hparams.val.batch_size
     )

@@ -1,8 +1,8 @@
-"""Host logic of the families with groups of latents: metrics under Efficient-VDVAE's TensorBoard names,
+"""Host logic of families with groups of latents: metrics under Efficient-VDVAE's TensorBoard names,
 validation, report and synthesis.
 
-Likelihoods are reported in bits per dimension, or in nats per picture for binary pictures; `average_kl_div`
-in bits per latent dimension, as in the original.
+Likelihoods are in bits per dimension, or in nats per picture for binary pictures; `average_kl_div` is in bits
+per latent dimension, as in the original.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -36,7 +36,7 @@ class LatentGroupsRun:
         self.unit = unit_of(plan)
 
     def scalars(self, step: int) -> dict[str, float]:
-        """Learning rate, beta, and `gamma`: 1 where the divergences are balanced, else 0."""
+        """Learning rate, beta, and `gamma`: 1 while the divergences are balanced, else 0."""
         loss = self.hparams.loss
         return {
             "learning_rate": schedules.learning_rate(step, self.hparams.optimizer),
@@ -45,7 +45,7 @@ class LatentGroupsRun:
         }
 
     def logged(self, metrics: Mapping[str, float], step: int) -> dict[str, float]:
-        """`skips_count` is the share of all training steps that was skipped, as in the original."""
+        """`skips_count` is the fraction of all training steps that were skipped, as in the original."""
         kl = np.array([metrics[f"kl.{group}"] for group in range(len(self.plan.groups))])
         scalars = self.scalars(step - 1)
         return {
@@ -57,13 +57,13 @@ class LatentGroupsRun:
         }
 
     def headline(self, metrics: Mapping[str, float]) -> str:
-        """Negative ELBO and, where there are any, skipped updates."""
+        """Negative ELBO and skipped updates, if any."""
         kl = sum(metrics[f"kl.{group}"] for group in range(len(self.plan.groups)))
         text = f"-ELBO {self.unit.tell(metrics['reconstruction'] + kl)}"
         return text + (f", {int(metrics['skips'])} updates skipped" if metrics["skips"] else "")
 
     def validate(self, step: int, on_batch: Callable[[], None]) -> Validation:
-        """The tags of the original hold the raw weights; those of the averaged ones begin with `EMA_`."""
+        """The original's tags are for the raw weights; those of the averaged weights begin with `EMA_`."""
         scalars: dict[str, float] = {}
         bounds: dict[bool, Bound] = {}
         for ema, prefix in ((False, ""), (True, "EMA_")):
@@ -103,7 +103,7 @@ class LatentGroupsRun:
         }
 
     def report(self) -> dict[str, Any]:
-        """Test bound with averaged weights, divergence of the levels, baselines, grids."""
+        """Test bound with averaged weights, divergence by level, baselines, sheets."""
         return report(self.context, self.plan)
 
     def synthesise(self, checkpoint: Checkpoint) -> None:
@@ -111,7 +111,7 @@ class LatentGroupsRun:
         synthesis.run(self.context, self.plan, checkpoint)
 
     def _losses(self, reconstruction: float, kl: Array) -> dict[str, float]:
-        """Tags from nats per picture: reconstruction and divergence (L,) of the groups."""
+        """Tagged losses from the reconstruction term and the groups' divergence (L,) in nats per picture."""
         dims = np.array([self.plan.latent_dims(group) for group in range(len(kl))])
         each = {
             f"Losses/latent_kl_{group}": float(value * self.unit.per_nat) for group, value in enumerate(kl)
@@ -138,7 +138,7 @@ class LatentGroupsRun:
         results = reconstruct(self.context, self.plan, batch, ema=False, step=step)
         valid = batch["valid"]
         original, made = visible(batch["image"], self.plan)[valid], results["image"][valid]
-        alike = similarity_of_finite(original, made, results["reconstruction"][valid])
+        similarities = similarity_of_finite(original, made, results["reconstruction"][valid])
         image = {"image": batch["image"]}
         statistics = self.engine.run("output_statistics", image, ema=False, step=step)
         histograms = {"Distributions/target": _scaled(original), "Distributions/output": _scaled(made)}
@@ -147,9 +147,11 @@ class LatentGroupsRun:
             f"{step}/Original_{step}": sheet(in_rows(original[:N_SHOWN])),
             f"{step}/Generated_{step}": sheet(in_rows(made[:N_SHOWN])),
         }
-        return Shown(histograms, images, {f"Losses/{NAMES[len(self.plan.extent)]}": float(alike.mean())})
+        return Shown(
+            histograms, images, {f"Losses/{NAMES[len(self.plan.extent)]}": float(similarities.mean())}
+        )
 
 
 def _scaled(pictures: Array) -> Array:
-    """Stored values to -1 ... 1."""
+    """Stored values, scaled to -1 ... 1."""
     return pictures.astype(np.float32) / (np.iinfo(pictures.dtype).max / 2) - 1

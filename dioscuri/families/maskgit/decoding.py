@@ -1,4 +1,4 @@
-"""Numbers and noise of every step of a sampler of tokens: what does not depend on the network."""
+"""The sampling schedule of tokens: numbers and noise of every step, independent of the network."""
 
 from typing import Any, NamedTuple
 
@@ -10,12 +10,12 @@ from dioscuri.schedules import mask_ratio
 
 
 class Steps(NamedTuple):
-    """Arrays with a row for each of T steps.
+    """Arrays with one row for each of T steps.
 
-    `masked` (T, L + 1) int32: tokens that are masked, by the number that was masked at the start; behind the
-    step, but with the scores sampler before it. `temperature`, of the noise of the confidences, or with the
-    scores sampler of the logits; `logit_scale`, a factor; `guidance`, the factor w of without + w (with -
-    without the condition); `critic_noise`; `remask`, a probability: each (T,) float32.
+    `masked` (T, L + 1) int32: number of masked tokens after the step (with the scores sampler: before it), by
+    the number masked at the start. The others are (T,) float32: `temperature` of the confidences' noise (with
+    the scores sampler: of the logits); `logit_scale`, a factor; `guidance`, the factor w in
+    unconditional + w (conditional - unconditional); `critic_noise`; `remask`, a probability.
     """
 
     masked: Any
@@ -27,7 +27,7 @@ class Steps(NamedTuple):
 
 
 def make_steps(options: Sampling, n_tokens: int) -> Steps:
-    """Numbers of all steps for pictures of `n_tokens`."""
+    """The schedule for pictures of `n_tokens`."""
     masked = _masked(options, n_tokens)
     rows = (_temperature, _logit_scale, _guidance, _critic_noise, _remask)
     return Steps(masked, *[row(options).astype(np.float32) for row in rows])
@@ -43,7 +43,7 @@ def positions_to_predict(options: Sampling, n_tokens: int, *, every_step: bool =
     whole = (n_tokens,) * options.steps
     match options.sampler:
         case "halton" if not every_step:
-            # What is written in the first step that is taken counts from all.
+            # The first step taken also writes the tokens of the skipped ones.
             left = make_steps(options, n_tokens).masked.astype(int)
             before = np.concatenate([np.arange(n_tokens + 1)[None], left[:-1]])
             before[options.start_step] = np.arange(n_tokens + 1)
@@ -63,8 +63,8 @@ def positions_to_predict(options: Sampling, n_tokens: int, *, every_step: bool =
 def step_noise_specs(
     options: Sampling, batch: int, n_tokens: int, codebook_size: int, critic: bool = False
 ) -> tuple[NoiseSpec, ...]:
-    """Noise of one step: Gumbel `tokens` (B, L, K) always, of fewer positions where no more are drawn, else
-    as the sampler needs it Gumbel `confidence`, uniform `critic` and `remask`, each (B, L)."""
+    """Noise of one step: Gumbel `tokens` (B, L, K), or fewer positions if fewer are sampled, and, if the
+    sampler uses them, Gumbel `confidence`, uniform `critic` and uniform `remask`, each (B, L)."""
     place = (batch, n_tokens)
     specs = [NoiseSpec("tokens", "gumbel", (*place, codebook_size + options.legacy_mask_token))]
     if options.sampler in ("confidence", "halton_confidence"):
@@ -77,21 +77,21 @@ def step_noise_specs(
 
 
 def rolls(options: Sampling) -> bool:
-    """Whether every picture starts at another position of the Halton order."""
+    """Whether every picture starts at a random position of the Halton order."""
     return options.sampler == "halton" and options.randomize
 
 
 def recorded_noise_specs(
     options: Sampling, batch: int, n_tokens: int, codebook_size: int, critic: bool = False
 ) -> tuple[NoiseSpec, ...]:
-    """Noise of all steps, (B, T, ...), and the uniform `offsets` (B,) of a Halton order that rolls."""
+    """Noise of all steps, (B, T, ...), and uniform `offsets` (B,) if the Halton order is rolled."""
     steps = step_noise_specs(options, batch, n_tokens, codebook_size, critic)
     whole = [NoiseSpec(spec.name, spec.kind, (batch, options.steps, *spec.shape[1:])) for spec in steps]
     return (*whole, *([NoiseSpec("offsets", "uniform", (batch,))] if rolls(options) else []))
 
 
 def _masked(options: Sampling, n_tokens: int) -> np.ndarray:
-    """In float32 as the originals compute it, with the Halton samplers in float64."""
+    """Computed in float32 like the originals, with the Halton samplers in float64."""
     numbers, columns = np.arange(n_tokens + 1), []
     for n in numbers:
         counted = n_tokens if options.legacy_mask_count else n
@@ -107,7 +107,7 @@ def _masked(options: Sampling, n_tokens: int) -> np.ndarray:
 
 
 def _left_by_halton(options: Sampling, n: int) -> np.ndarray:
-    """At least one token more is known after each step."""
+    """Masked tokens after each step, at least one fewer than before it."""
     times = _scores_times(options, 1.0) if options.sampler == "halton_confidence" else _shares(options)
     ratio = mask_ratio(options.sampling_schedule, times, float(max(n, 2)))
     known = np.floor(n * (1 - ratio)).astype(np.int64)
@@ -115,12 +115,12 @@ def _left_by_halton(options: Sampling, n: int) -> np.ndarray:
 
 
 def _shares(options: Sampling) -> np.ndarray:
-    """Share of the steps that are done after each."""
+    """Fraction of the steps done after each step."""
     return np.arange(1, options.steps + 1) / options.steps
 
 
 def _scores_times(options: Sampling, single: float = 0.0) -> np.ndarray:
-    """From 0 to 1; `single`, where there is one step."""
+    """Times from 0 to 1; `single` if there is only one step."""
     return np.linspace(0, 1, options.steps) if options.steps > 1 else np.array([single])
 
 
@@ -156,8 +156,8 @@ def _critic_noise(options: Sampling) -> np.ndarray:
 
 
 def _remask(options: Sampling) -> np.ndarray:
-    """ReMDM's capped rate: min(rate, (1 - a_s) / a_t), where a is the share of known tokens after and before
-    the step."""
+    """ReMDM's capped rate: min(rate, (1 - a_s) / a_t), where a_s and a_t are the fractions of known
+    tokens after and before the step."""
     after = np.clip(mask_ratio(options.sampling_schedule, _shares(options)), 0, 1)
     known_before = 1 - np.concatenate([[1.0], after[:-1]])
     limit = after / np.maximum(known_before, 1e-12)

@@ -1,7 +1,7 @@
-"""Shapes of the uniform arrays of every dropout of the masked token transformers, without the batch.
+"""Shapes, without the batch axis, of the uniform noise of every dropout in the masked token transformers.
 
-Names are those of modules; those that end in `attention` belong to attention probabilities, (heads, tokens,
-tokens attended to). Text tokens are counted for its cross-attention.
+Names are those of modules; those that end in `attention` are for attention probabilities, (heads, queries,
+keys). `text_length` is the number of text tokens in cross-attention.
 """
 
 from collections.abc import Callable
@@ -12,7 +12,7 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 def maskgit(plan: TransformerPlan, text_length: int) -> Shapes:
-    """Embeddings, attentions, and inside the feed-forward layers."""
+    """Dropout of embeddings and attentions, and inside feed-forward layers."""
     S, C, N = plan.length, plan.options.hidden_size, plan.options.num_attention_heads
     shapes: Shapes = {} if plan.options.use_conv_in_out else {"embed": (S, C)}
     for i in range(plan.options.num_hidden_layers):
@@ -25,15 +25,15 @@ def maskgit(plan: TransformerPlan, text_length: int) -> Shapes:
 
 
 def uvit(plan: TransformerPlan, text_length: int) -> Shapes:
-    """Inside the convolutional blocks and feed-forward layers, attentions."""
+    """Dropout of attentions, and inside convolutional blocks and feed-forward layers."""
     options, side, S = plan.options, plan.hidden_grid, plan.length
     shapes: Shapes = {}
     for name in ("down_blocks.0", "up_blocks.0"):
         for j in range(options.num_res_blocks):
             width = 4 * options.block_out_channels[0]
             shapes[f"{name}.res_blocks.{j}.channelwise"] = (side, side, width)
-            for part in ("attention", "crossattention"):
-                shapes[f"{name}.attention_blocks.{j}.{part}"] = (options.block_num_heads, S, text_length)
+            for attention in ("attention", "crossattention"):
+                shapes[f"{name}.attention_blocks.{j}.{attention}"] = (options.block_num_heads, S, text_length)
     for i in range(options.num_hidden_layers):
         name = f"transformer_layers.{i}"
         shapes[f"{name}.attention"] = (options.num_attention_heads, S, S)
@@ -43,7 +43,7 @@ def uvit(plan: TransformerPlan, text_length: int) -> Shapes:
 
 
 def google(plan: TransformerPlan, text_length: int) -> Shapes:  # noqa: ARG001 - no text
-    """Embeddings, attentions, and what each layer adds."""
+    """Dropout of embeddings and attentions, and of each layer's residual branches."""
     S, C, N = plan.length, plan.options.hidden_size, plan.options.num_attention_heads
     shapes: Shapes = {"embed": (S, C)}
     for i in range(plan.options.num_hidden_layers):
@@ -53,7 +53,7 @@ def google(plan: TransformerPlan, text_length: int) -> Shapes:  # noqa: ARG001 -
 
 
 def halton(plan: TransformerPlan, text_length: int) -> Shapes:  # noqa: ARG001 - no text
-    """Attentions, and inside the feed-forward layers."""
+    """Dropout of attentions, and inside feed-forward layers."""
     S, N = plan.length, plan.options.num_attention_heads
     shapes: Shapes = {}
     for i in range(plan.options.num_hidden_layers):
@@ -63,7 +63,7 @@ def halton(plan: TransformerPlan, text_length: int) -> Shapes:  # noqa: ARG001 -
 
 
 def lucidrains(plan: TransformerPlan, text_length: int) -> Shapes:
-    """The same; its null token is one more to attend to."""
+    """Dropout of attentions, which include a null key, and inside feed-forward layers."""
     S, N = plan.length, plan.options.num_attention_heads
     shapes: Shapes = {}
     for i in range(plan.options.num_hidden_layers):

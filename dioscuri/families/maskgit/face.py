@@ -1,4 +1,4 @@
-"""Masked token models (Chang et al. 2022, MaskGIT) of the Python interface."""
+"""Masked token models (Chang et al. 2022, MaskGIT) in the Python interface."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -45,7 +45,7 @@ class MaskGITModel(TokenModel):
 
     @classmethod
     def usual(cls, given: Values) -> Values:
-        """Tokens and dropped conditions as in MaskGIT (Chang et al. 2022)."""
+        """Default options: tokens and condition dropout of MaskGIT (Chang et al. 2022)."""
         return of_tokens(given) | {"loss": {"cond_dropout_prob": 0.1, **given.get("loss", {})}}
 
     def _check_sampling(self, sampling: Any, call: str) -> None:
@@ -72,9 +72,9 @@ class MaskGITModel(TokenModel):
             )
         rows = self._text_rows(texts)
         check_lengths(rows)
-        lacking = [name for name in self._condition_names if name != "label" and name not in rows]
-        if lacking:
-            raise UserError(f"texts lack {', '.join(lacking)}, which the model reads")
+        missing = [name for name in self._condition_names if name != "label" and name not in rows]
+        if missing:
+            raise UserError(f"texts lack {', '.join(missing)}, which the model reads")
         if n is not None and len(rows["text"]) not in (1, n):
             raise UserError(
                 f"texts hold {len(rows['text'])} rows for {n} pictures: give {n} texts, or one for all"

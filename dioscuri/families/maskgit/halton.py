@@ -1,13 +1,13 @@
-"""Order in which the Halton sampler writes tokens (Besnier et al. 2025, section 3.3): points of a
-low-discrepancy sequence (Halton 1960), so that tokens of one step lie far apart."""
+"""The order in which the Halton sampler writes tokens (Besnier et al. 2025, section 3.3): points of a
+low-discrepancy sequence (Halton 1960), so that the tokens of one step lie far apart."""
 
 import numpy as np
 
 
 def halton_order(side: int) -> np.ndarray:
-    """Flat positions (side^2,) of a square grid in the order of their first point.
+    """Flat positions (side^2,) of a square grid, ordered by the first point in each.
 
-    The row follows the van der Corput sequence of base 2, the column that of base 3, both from index 1.
+    Rows follow the van der Corput sequence of base 2, columns that of base 3, both from index 1.
     """
     n_cells, n_points = side**2, 10_000
     while True:
@@ -21,7 +21,7 @@ def halton_order(side: int) -> np.ndarray:
 
 
 def van_der_corput(index: np.ndarray, base: int) -> np.ndarray:
-    """The digits of whole numbers mirrored at the point: values in [0, 1)."""
+    """Integers with their digits mirrored at the radix point: values in [0, 1)."""
     value, scale, rest = np.zeros(index.shape), 1.0, index.copy()
     while rest.any():
         scale /= base

@@ -24,7 +24,7 @@ MAX_PARAMETERS = 10**11
 
 
 def check_options(hparams: HParams) -> None:
-    """Raise a `UserError` that names what does not fit."""
+    """Raise a `UserError` that names options that do not fit together."""
     data = hparams.data
     plan = transformers.make_plan(hparams.model, data.grid, data.codebook_size)
     size = sum(prod(parameter.shape) for parameter in transformers.parameter_table(plan).values())
@@ -50,7 +50,7 @@ def check_options(hparams: HParams) -> None:
 
 
 def check_examples(context: Context) -> None:
-    """Raise a `UserError` if training examples are of another tokenizer, or have classes of their own."""
+    """Raise a `UserError` if training examples have another tokenizer or other classes than the model."""
     data = context.hparams.data
     plan = transformers.make_plan(context.hparams.model, data.grid, data.codebook_size)
     check_tokens(context)
@@ -69,8 +69,8 @@ class MaskGITRun(TokenModelRun):
         )
 
     def logged(self, metrics: Mapping[str, float], step: int) -> dict[str, float]:
-        """`Masked/cross_entropy_<a>_<b>` is that of pictures of which more than a percent and at most b are
-        masked, where there are any."""
+        """`Masked/cross_entropy_<a>_<b>` is for pictures with more than a and at most b percent of their
+        tokens masked, if there are any."""
         scalars, width = self.scalars(step - 1), 100 // BUCKETS
         by_share = {
             f"Masked/cross_entropy_{i * width}_{(i + 1) * width}": metrics[f"bucket_loss.{i}"] / count
@@ -92,7 +92,7 @@ class MaskGITRun(TokenModelRun):
         }
 
     def headline(self, metrics: Mapping[str, float]) -> str:
-        """Loss, accuracy and, where there are any, skipped updates."""
+        """Loss, accuracy and skipped updates, if any."""
         text = f"loss {metrics['loss']:.4g} nats, accuracy {_accuracy(metrics):.1%}"
         return text + (f", {int(metrics['skips'])} updates skipped" if metrics["skips"] else "")
 
@@ -102,7 +102,7 @@ def _accuracy(metrics: Mapping[str, float]) -> float:
 
 
 def check_guidance(options: Sampling, loss: Loss, plan: TransformerPlan) -> None:
-    """Raise a `UserError` if the model has no condition, or never learnt to do without it."""
+    """Raise a `UserError` for guidance if the model has no condition, or was never trained without it."""
     if options.guidance_scale and not plan.conditions:
         raise UserError(
             "[synthesis] guidance_scale needs a condition, such as model.num_classes: set it to 0"

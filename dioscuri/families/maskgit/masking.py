@@ -5,8 +5,8 @@ from dioscuri.plans.noise import NoiseSpec
 
 
 def masking_noise(options: Masking, batch: int, n_tokens: int) -> tuple[NoiseSpec, ...]:
-    """Uniforms of `mask_tokens`: `time` (B,) and `order` (B, L) always; `coin` (B,) and `region` (B, 3) for
-    rectangles, `kept` (B, L) for masked positions that keep their token, `replacement` (B, L) for random
+    """Uniform noise of `mask_tokens`: `time` (B,) and `order` (B, L) always; `coin` (B,) and `region` (B, 3)
+    for rectangles, `kept` (B, L) for masked positions that keep their token, `replacement` (B, L) for random
     codes."""
     shapes: dict[str, tuple[int, ...]] = {"time": (batch,), "order": (batch, n_tokens)}
     if options.mask_contiguous_region_prob:

@@ -10,8 +10,8 @@ ARCHITECTURES = ("maskgit", "uvit", "google", "halton", "lucidrains")
 
 @dataclass(frozen=True, kw_only=True)
 class Transformer:
-    """`[model]`: the network that predicts tokens. An option whose description begins with architectures
-    applies to these only."""
+    """`[model]`: the network that predicts tokens. An option whose description begins with names of
+    architectures applies only to these."""
 
     architecture: str = option(
         "maskgit",

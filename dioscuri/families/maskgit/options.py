@@ -12,10 +12,10 @@ from dioscuri.hparams.sections import Data, Optimizer, Run, Train, Val
 
 @dataclass(frozen=True, kw_only=True)
 class TokenData(Data):
-    """`[data]`: pictures or shards of tokens, and the tokenizer between the two.
+    """`[data]`: pictures or token shards, and the tokenizer.
 
-    With `dataset_source = 'tokens'` the paths lead to folders of shards. With pictures the tokenizer encodes
-    every batch.
+    With `dataset_source = 'tokens'` the paths name folders of shards. With pictures, the
+    tokenizer encodes every batch.
     """
 
     tokenizer_path: str = option(
@@ -59,8 +59,8 @@ class Loss(Masking):
 
 @dataclass(frozen=True, kw_only=True)
 class MaskedVal(Val):
-    """`[val]`: cross-entropy of hidden tokens, which depend on a picture's index alone: masked ones, or with
-    sundae replaced ones."""
+    """`[val]`: cross-entropy of hidden tokens, which are masked or, with sundae, replaced, and
+    depend only on a picture's index."""
 
     mask_ratios: tuple[float, ...] = option(
         (0.1, 0.3, 0.5, 0.7, 0.9, 1.0),

@@ -1,4 +1,4 @@
-"""The plan that both twins build a masked token transformer from."""
+"""The plan from which both twins build a masked token transformer."""
 
 from dataclasses import dataclass
 
@@ -9,9 +9,10 @@ from dioscuri.families.maskgit.model_options import Transformer
 class TransformerPlan:
     """Sizes derived from options, grid and codebook.
 
-    Token ids are codes 0 .. codebook_size - 1, and `mask_id`. `vocab_size` counts rows of the token
-    embedding, `outputs` logits a token, `positions` rows of the position embedding, `length` tokens that the
-    transformer's layers see, `inner` the width of (each part of) a feed-forward layer.
+    Token ids are codes 0 .. codebook_size - 1, and `mask_id`. `vocab_size` is the number of rows of the token
+    embedding, `outputs` the number of logits per token, `positions` the number of rows of the position
+    embedding, `length` the sequence length inside the transformer, and `inner` the width inside (each half
+    of) a feed-forward layer.
     """
 
     options: Transformer
@@ -28,32 +29,33 @@ class TransformerPlan:
 
     @property
     def n_tokens(self) -> int:
-        """Codes of a picture, row by row."""
+        """Number of codes of a picture, which are ordered row by row."""
         return self.grid**2
 
     @property
     def replacements(self) -> int:
-        """Codes that stand for hidden tokens in evaluations; 0: the mask token does."""
+        """Number of codes from which replacements of hidden tokens are drawn in
+        evaluation; 0: the mask token."""
         return 0
 
     @property
     def null_label(self) -> int:
-        """The label that means no class. It is the embedding's last row with halton, else the mask token."""
+        """The label for no class: the embedding's last row with halton, else the mask token."""
         return self.options.num_classes
 
     @property
     def class_token(self) -> bool:
-        """Whether the class is the sequence's first token."""
+        """Whether the class is the first token of the sequence."""
         return self.options.architecture in ("maskgit", "google") and self.options.num_classes > 0
 
     @property
     def uses_text(self) -> bool:
-        """Whether there is cross-attention to text states. lucidrains also works without text."""
+        """Whether there is cross-attention to text states; lucidrains also works without text."""
         return self.options.add_cross_attention or self.options.architecture in ("uvit", "lucidrains")
 
     @property
     def conditions(self) -> tuple[str, ...]:
-        """Names of the conditions that the network reads, self-conditioning left out."""
+        """Names of the conditions that the network reads, except self-conditioning."""
         uvit = self.options.architecture == "uvit"
         used = {
             "label": self.options.num_classes > 0,
@@ -70,12 +72,12 @@ class TransformerPlan:
 
     @property
     def self_cond_inner(self) -> int:
-        """Width of each part of the feed-forward layer on the last pass's embedding."""
+        """Width of each half of the feed-forward layer on the previous pass's embedding."""
         return 8 * self.options.hidden_size // 3
 
     @property
     def cond_inputs(self) -> int:
-        """uvit: width of what is embedded into the condition of the adaptive norms; 0: there are none."""
+        """uvit: input width of the embedding that conditions the adaptive norms; 0: no such condition."""
         options = self.options
         if options.architecture != "uvit":
             return 0

@@ -1,7 +1,7 @@
 """Parameters of the masked token transformers: canonical names, shapes and initial values.
 
-Names and shapes are those of the original projects; Google's, which is a flax network, has names of the same
-manner (`dioscuri/importers/` translates).
+Names and shapes are those of the original projects, except for Google's, a flax network, which has names in
+the same style (`dioscuri/importers/` translates).
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ DEFAULT = Init("fan_in_uniform")
 
 
 def dense(name: str, inputs: int, outputs: int, *, bias: bool, init: Init = DEFAULT) -> Table:
-    """A dense layer; its bias begins as zeros, or as PyTorch's does where the matrix does."""
+    """A dense layer; its bias is initially zero, or PyTorch's default if the matrix is."""
     table = {f"{name}.weight": Parameter((outputs, inputs), init)}
     first = Init("fan_in_uniform", fan_in=inputs) if init == DEFAULT else ZEROS
     return table | ({f"{name}.bias": Parameter((outputs,), first, decays=False)} if bias else {})
@@ -109,11 +109,11 @@ def uvit(plan: TransformerPlan) -> Table:
     table |= dense("project_to_hidden", c, C, bias=bias, init=init)
     for i in range(options.num_hidden_layers):
         name = f"transformer_layers.{i}"
-        for short, part in (("attn", "attention"), ("crossattn", "crossattention")):
+        for short, module in (("attn", "attention"), ("crossattn", "crossattention")):
             table |= _norm(f"{name}.{short}_layer_norm", C, plan)
-            table |= _attention(f"{name}.{part}", C, C, bias=bias, init=init)
-        for part in ("self_attn_adaLN_modulation", "cross_attn_adaLN_modulation", "ffn.adaLN_modulation"):
-            table |= _modulation(f"{name}.{part}", C, plan)
+            table |= _attention(f"{name}.{module}", C, C, bias=bias, init=init)
+        for module in ("self_attn_adaLN_modulation", "cross_attn_adaLN_modulation", "ffn.adaLN_modulation"):
+            table |= _modulation(f"{name}.{module}", C, plan)
         table |= _gated(f"{name}.ffn", plan, init)
     table |= _norm("project_from_hidden_norm", C, plan)
     table |= dense("project_from_hidden", C, c, bias=bias, init=init)
@@ -140,9 +140,9 @@ def _uvit_side(name: str, resample: str, plan: TransformerPlan, init: Init) -> T
         attention = f"{name}.attention_blocks.{j}"
         if c != C:
             table |= dense(f"{attention}.kv_mapper", C, c, bias=bias, init=init)
-        for short, part in (("attn", "attention"), ("crossattn", "crossattention")):
+        for short, module in (("attn", "attention"), ("crossattn", "crossattention")):
             table |= _norm(f"{attention}.{short}_layer_norm", c, plan)
-            table |= _attention(f"{attention}.{part}", c, c, bias=bias, init=init)
+            table |= _attention(f"{attention}.{module}", c, c, bias=bias, init=init)
     return table
 
 
@@ -189,8 +189,8 @@ def google(plan: TransformerPlan) -> Table:
 
 
 def halton(plan: TransformerPlan) -> Table:
-    """Halton-MaskGIT's `Transformer`; first values as in DiT (Peebles and Xie 2022): layers of the adaptive
-    norms zero, other dense layers Glorot uniform, embeddings normal with deviation 0.02."""
+    """Halton-MaskGIT's `Transformer`; initial values as in DiT (Peebles and Xie 2022): layers of the adaptive
+    norms zero, other dense layers Glorot uniform, embeddings normal with standard deviation 0.02."""
     options, init = plan.options, Init("normal", 0.02)
     C = options.hidden_size
     table = _embedding("cls_emb", options.num_classes + 1, C, init)
@@ -202,11 +202,11 @@ def halton(plan: TransformerPlan) -> Table:
         name = f"transformer.layers.{i}"
         table |= dense(f"{name}.mlp.1", C, 6 * C, bias=True, init=ZEROS)
         table |= _affine(f"{name}.ln1", C, bias=False) | _affine(f"{name}.ln2", C, bias=False)
-        for part in ("wq", "wk", "wv"):
-            table |= dense(f"{name}.attn.{part}", C, plan.attention_width, bias=False, init=GLOROT)
+        for layer in ("wq", "wk", "wv"):
+            table |= dense(f"{name}.attn.{layer}", C, plan.attention_width, bias=False, init=GLOROT)
         table |= dense(f"{name}.attn.wo", plan.attention_width, C, bias=False, init=GLOROT)
-        for part in ("w1", "w3"):
-            table |= dense(f"{name}.ff.{part}", C, plan.inner, bias=False, init=GLOROT)
+        for layer in ("w1", "w3"):
+            table |= dense(f"{name}.ff.{layer}", C, plan.inner, bias=False, init=GLOROT)
         table |= dense(f"{name}.ff.w2", plan.inner, C, bias=False, init=GLOROT)
     table |= _affine("last_norm.norm_final", C) | dense("last_norm.mlp.1", C, 2 * C, bias=True, init=ZEROS)
     table["head.bias"] = Parameter((plan.outputs,), ZEROS, decays=False)
@@ -216,21 +216,21 @@ def halton(plan: TransformerPlan) -> Table:
 
 
 def lucidrains(plan: TransformerPlan) -> Table:
-    """muse-maskgit-pytorch `Transformer`, PyTorch's initial values, without unused parameters."""
+    """muse-maskgit-pytorch's `Transformer` with PyTorch's initial values, without unused parameters."""
     options, C, normal = plan.options, plan.options.hidden_size, Init("normal", 1.0)
     N, K = options.num_attention_heads, plan.head_dim
     table = _embedding("token_emb", plan.vocab_size, C, normal)
     table |= _embedding("pos_emb", plan.positions, C, normal)
     for i in range(options.num_hidden_layers):
         name = f"transformer_blocks.layers.{i}"
-        for part in (f"{name}.0", f"{name}.1"):
-            table[f"{part}.null_kv"] = Parameter((2, N, 1, K), normal, decays=False)
+        for layer in (f"{name}.0", f"{name}.1"):
+            table[f"{layer}.null_kv"] = Parameter((2, N, 1, K), normal, decays=False)
             for leaf in ("q_scale", "k_scale"):
-                table[f"{part}.{leaf}"] = Parameter((K,), ONES, decays=False)
-            table[f"{part}.norm.gamma"] = Parameter((C,), ONES, decays=False)
-            table |= dense(f"{part}.to_q", C, N * K, bias=False)
-            table |= dense(f"{part}.to_kv", C, 2 * N * K, bias=False)
-            table |= dense(f"{part}.to_out", N * K, C, bias=False)
+                table[f"{layer}.{leaf}"] = Parameter((K,), ONES, decays=False)
+            table[f"{layer}.norm.gamma"] = Parameter((C,), ONES, decays=False)
+            table |= dense(f"{layer}.to_q", C, N * K, bias=False)
+            table |= dense(f"{layer}.to_kv", C, 2 * N * K, bias=False)
+            table |= dense(f"{layer}.to_out", N * K, C, bias=False)
         table |= geglu(f"{name}.2", C, plan.inner)
     table["transformer_blocks.norm.gamma"] = Parameter((C,), ONES, decays=False)
     if options.encoder_hidden_size != C:
@@ -239,7 +239,7 @@ def lucidrains(plan: TransformerPlan) -> Table:
 
 
 def _norm(name: str, width: int, plan: TransformerPlan, *, layer_norm: bool = False) -> Table:
-    """A norm of the chosen type; `layer_norm` where it is always that."""
+    """A norm of the chosen type, or always a LayerNorm with `layer_norm`."""
     if plan.options.architecture == "uvit" and not plan.options.ln_elementwise_affine:
         return {}
     has_bias = plan.options.use_bias and (layer_norm or plan.options.norm_type == "layernorm")
@@ -271,8 +271,8 @@ def _attention(name: str, width: int, context: int, *, bias: bool, init: Init) -
 def _gated(name: str, plan: TransformerPlan, init: Init) -> Table:
     options, C = plan.options, plan.options.hidden_size
     table = _norm(f"{name}.pre_mlp_layer_norm", C, plan, layer_norm=options.legacy_mlp_layernorm)
-    for part in ("wi_0", "wi_1"):
-        table |= dense(f"{name}.{part}", C, plan.inner, bias=options.use_bias, init=init)
+    for layer in ("wi_0", "wi_1"):
+        table |= dense(f"{name}.{layer}", C, plan.inner, bias=options.use_bias, init=init)
     if options.use_normformer and options.architecture == "maskgit":
         table |= _norm(f"{name}.mid_mlp_layer_norm", plan.inner, plan)
     return table | dense(f"{name}.wo", plan.inner, C, bias=options.use_bias, init=init)

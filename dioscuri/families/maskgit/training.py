@@ -7,11 +7,11 @@ from dioscuri.families.maskgit.transformers import critic_plan, dropout_noise
 from dioscuri.plans.noise import NoiseSpec
 
 BUCKETS = 10
-"""Ranges of the share of masked tokens with separately logged losses: (0, 0.1], (0.1, 0.2], ..."""
+"""Number of ranges of the fraction of masked tokens whose losses are logged: (0, 0.1], (0.1, 0.2], ..."""
 
 
 def metric_sizes() -> dict[str, int]:
-    """Names of the metrics, 0 for a number, else the length of a vector.
+    """Metrics by name: 0 for a number, else the length of a vector.
 
     `correct` over `masked` is the accuracy on masked tokens, `bucket_loss` over `bucket_count` the mean
     cross-entropy of the pictures of each range.
@@ -23,10 +23,10 @@ def metric_sizes() -> dict[str, int]:
 def training_noise(
     hparams: HParams, plan: TransformerPlan, batch: int, text_length: int = 0
 ) -> tuple[NoiseSpec, ...]:
-    """Uniforms of a step: masking, pictures whose condition is dropped (`drop`) or that get a first pass
-    (`self_cond`), dropout, and what a critic is shown (`gumbel`, `critic_temperature`).
+    """Noise of a step: masking, pictures whose condition is dropped (`drop`) or that get a first pass
+    (`self_cond`), dropout, and the critic's input (`gumbel`, `critic_temperature`).
 
-    The dropout of the network that reads for the critic bears the prefix `critic.`.
+    Dropout in the critic's network has the prefix `critic.`.
     """
     options, critic = plan.options, plan.options.critic
     specs = list(masking_noise(hparams.loss, batch, plan.n_tokens))
@@ -45,6 +45,6 @@ def training_noise(
 
 
 def embedding_shape(plan: TransformerPlan, batch: int) -> tuple[int, int, int]:
-    """Shape of the embedding that self-conditioning hands on: without class token and registers."""
+    """Shape of the embedding for self-conditioning, without class token and registers."""
     registers = plan.options.register if plan.options.architecture == "halton" else 0
     return batch, plan.length - plan.class_token - registers, plan.options.hidden_size

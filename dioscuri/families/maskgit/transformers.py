@@ -1,4 +1,4 @@
-"""Layers of the masked token transformers, and what they share: vocabulary, sequence, classes, dropout."""
+"""Plans of the masked token transformers: vocabulary, sequence, classes, dropout, parameters."""
 
 from dataclasses import replace
 from functools import lru_cache
@@ -19,7 +19,8 @@ EPSILONS = {"google": 1e-12, "halton": 1e-5, "lucidrains": 1e-5}
 
 @lru_cache  # host logic and both sides of the engine need the same plan
 def make_plan(model: Transformer, grid: int, codebook_size: int) -> TransformerPlan:
-    """Plan for grids of `grid` x `grid` codes below `codebook_size`. A `UserError` says what does not fit."""
+    """Plan for `grid` x `grid` codes below `codebook_size`. A `UserError` names
+    an option that does not fit."""
     _check_grid(model, grid, codebook_size)
     _check_conditions(model)
     vocab_size = _vocab_size(model, codebook_size)
@@ -40,14 +41,15 @@ def make_plan(model: Transformer, grid: int, codebook_size: int) -> TransformerP
 
 
 def critic_plan(plan: TransformerPlan) -> TransformerPlan:
-    """The same network with one logit a token, for a token critic. It never sees the mask."""
+    """The same network with one logit per token, for a token critic, which never sees the mask."""
     vocab_size = plan.codebook_size if plan.options.architecture == "lucidrains" else plan.vocab_size
     options = replace(plan.options, critic="none", self_cond=False)
     return replace(plan, options=options, outputs=1, vocab_size=vocab_size)
 
 
 def parameter_table(plan: TransformerPlan) -> Table:
-    """Every parameter under its canonical name: the original's, and for a critic `critic.` before it.
+    """Every parameter under its canonical name, which is the original's, with the
+    prefix `critic.` for a critic.
 
     Weight decay acts on kernels and matrices, not on embeddings, norms and biases.
     """
@@ -64,7 +66,7 @@ def parameter_table(plan: TransformerPlan) -> Table:
 
 
 def initial_parameters(plan: TransformerPlan, seed: int) -> dict[str, np.ndarray]:
-    """Initial values, float32. The U-ViT's last layer begins as a copy of its embedding's rows."""
+    """Initial values, float32. The U-ViT's last layer is initially a copy of its embedding's rows."""
     values = initial_values(parameter_table(plan), seed)
     if plan.options.architecture == "uvit":
         rows = values["embed.embeddings.weight"][: plan.outputs]
@@ -73,7 +75,7 @@ def initial_parameters(plan: TransformerPlan, seed: int) -> dict[str, np.ndarray
 
 
 def dropout_noise(plan: TransformerPlan, batch: int, text_length: int = 0) -> tuple[NoiseSpec, ...]:
-    """Uniform arrays for the network's dropout; none if its rates are 0.
+    """Uniform noise for the network's dropout; none if its rates are 0.
 
     `text_length` is the number of text tokens that cross-attention sees.
     """
@@ -139,7 +141,7 @@ def _outputs(model: Transformer, codebook_size: int, vocab_size: int) -> int:
 
 
 def _length(model: Transformer, grid: int) -> int:
-    """Tokens that the transformer's layers see."""
+    """Sequence length inside the transformer."""
     if model.architecture == "halton":
         return (grid // model.proj) ** 2 + model.register
     if model.architecture == "uvit":

@@ -11,7 +11,7 @@ MAX_BLOCKS = 10_000
 
 @dataclass(frozen=True)
 class EncoderStep:
-    """One encoder block, and the factor of the pooling behind it."""
+    """One encoder block, and the factor of the pooling after it."""
 
     resolution: int
     pool: int
@@ -24,7 +24,7 @@ class EncoderStep:
 
 @dataclass(frozen=True)
 class DecoderStep:
-    """One decoder block, and the resolution whose state it adds first; 0: none."""
+    """One decoder block, and the resolution whose state it first adds; 0: none."""
 
     resolution: int
     mixin: int
@@ -50,10 +50,10 @@ def encoder_blocks(text: str) -> tuple[EncoderStep, ...]:
 
 
 def enlarging_blocks(text: str) -> tuple[EncoderStep, ...]:
-    """The encoder's words read as a decoder without latents reads them: `RdK` enlarges by K behind the block.
+    """Blocks of a decoder without latents, in the encoder's notation: after its block, `RdK` enlarges by K.
 
-    Steps lead up, their `resolution` being that of the block and `pool` the factor behind it; a `UserError`
-    tells where a resolution is skipped.
+    `resolution` is that of a block and `pool` the factor after it; a `UserError` names a resolution that is
+    skipped.
     """
     steps: list[EncoderStep] = []
     reached = 0
@@ -94,13 +94,13 @@ def decoder_blocks(text: str) -> tuple[DecoderStep, ...]:
 
 
 def widths(text: str, default: int) -> Callable[[int], int]:
-    """'16:64,8:128' -> width of a resolution, `default` where it is not named."""
+    """'16:64,8:128' -> a function from resolution to width, `default` for resolutions not listed."""
     custom = table(text, "custom_width_str")
     return lambda resolution: custom.get(resolution, default)
 
 
 def table(text: str, option: str) -> dict[int, int]:
-    """'16:64,8:128' -> number of every resolution that is named; a `UserError` calls the text `option`."""
+    """'16:64,8:128' -> {16: 64, 8: 128}; a `UserError` names the option."""
     what = {"custom_width_str": "WIDTH", "custom_frames_str": "FRAMES"}[option]
     values: dict[int, int] = {}
     for word in filter(None, (entry.strip() for entry in text.split(","))):

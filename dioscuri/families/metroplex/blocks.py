@@ -1,4 +1,4 @@
-"""Blocks of Metroplex's layer plan: of convolutions (VD-VAE, Child 2021), or with variational attention."""
+"""Blocks of Metroplex's layer plan: convolutional (VD-VAE, Child 2021), or with variational attention."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,13 +19,13 @@ from dioscuri.families.metroplex.presets import Strings
 
 @dataclass(frozen=True, kw_only=True)
 class SelfAttention:
-    """Multi-head self-attention of a grid of tokens, of each row of a square on its own with `rows`."""
+    """Multi-head self-attention over a grid of tokens or, with `rows`, within each row of a square."""
 
     width: int
     heads: int
     grid: Grid
     rows: bool = False
-    norm: bool = False  # of what it reads, and of what the feed-forward nets of its block read
+    norm: bool = False  # before it and before the feed-forward nets of its block
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +42,7 @@ class UpBlock:
 
 @dataclass(frozen=True, kw_only=True)
 class DownBlock:
-    """Top-down block: what `mixin` holds is added, enlarged; then one latent group and a residual cell."""
+    """Top-down block: adds the enlarged state of `mixin`, then one latent group and a residual cell."""
 
     level: int
     resolution: int
@@ -75,43 +75,43 @@ class AttentionDownBlock:
     variates: int
     source: int
     attention: SelfAttention
-    attends_in_prior: bool  # else before it, to all that follows
+    attends_in_prior: bool  # else before the prior, for everything after it
     posterior: str  # attn, cnn or ffn
-    posterior_cell: Cell | None  # of 'cnn'
+    posterior_cell: Cell | None  # for 'cnn'
 
 
 def convolutional_blocks(
-    model: Model, found: Strings, grid: Callable[[int], Grid]
+    model: Model, spec: Strings, grid: Callable[[int], Grid]
 ) -> tuple[tuple[UpBlock, ...], tuple[DownBlock, ...], tuple[int, ...], int]:
-    """Blocks up and down, the resolutions whose state begins with a learned tensor, and the width at the
-    finest one. `grid` tells the tokens of a resolution."""
-    width = widths(found.custom_widths, found.outer_width)
-    steps = encoder_blocks(found.encoder)
-    if width(steps[0].resolution) != found.outer_width:
+    """Bottom-up and top-down blocks, the resolutions whose state begins with a learned tensor, and the width
+    at the finest one. `grid` maps a resolution to its grid of tokens."""
+    width = widths(spec.custom_widths, spec.outer_width)
+    steps = encoder_blocks(spec.encoder)
+    if width(steps[0].resolution) != spec.outer_width:
         raise UserError(
             f"[model] custom_width_str gives resolution {steps[0].resolution} the width "
-            f"{width(steps[0].resolution)}, but the input convolution has outer_width {found.outer_width}"
+            f"{width(steps[0].resolution)}, but the input convolution has outer_width {spec.outer_width}"
         )
     up = tuple(
         _up_block(model, step, grid, width(step.resolution), width(step.out_resolution)) for step in steps
     )
-    parts = decoder_blocks(found.decoder)
+    decoder_steps = decoder_blocks(spec.decoder)
     seen = {step.resolution for step in steps} | {steps[-1].out_resolution}
-    levels = list(dict.fromkeys(part.resolution for part in parts))
-    for part in parts:
-        if part.resolution not in seen:
+    levels = list(dict.fromkeys(step.resolution for step in decoder_steps))
+    for step in decoder_steps:
+        if step.resolution not in seen:
             raise UserError(
-                f"[model] dec_blocks '{found.decoder}' uses resolution {part.resolution}, which enc_blocks "
-                f"'{found.encoder}' skips"
+                f"[model] dec_blocks '{spec.decoder}' uses resolution {step.resolution}, which enc_blocks "
+                f"'{spec.encoder}' skips"
             )
     if levels[-1] != steps[0].resolution:
         raise UserError(
-            f"[model] dec_blocks '{found.decoder}' ends at resolution {levels[-1]}, enc_blocks begins at "
+            f"[model] dec_blocks '{spec.decoder}' ends at resolution {levels[-1]}, enc_blocks begins at "
             f"{steps[0].resolution}: they must be equal"
         )
     down = tuple(
-        _down_block(model, levels.index(part.resolution), part, grid, width(part.resolution))
-        for part in parts
+        _down_block(model, levels.index(step.resolution), step, grid, width(step.resolution))
+        for step in decoder_steps
     )
     start = tuple(sorted(resolution for resolution in levels if resolution <= model.no_bias_above))
     return up, down, start, width(levels[-1])
@@ -125,39 +125,39 @@ def _up_block(
             f"[model] custom_width_str shrinks from {width} at resolution {step.resolution} to {following} "
             f"at {step.out_resolution}: the encoder can add channels but not remove them"
         )
-    own = grid(step.resolution)
+    tokens = grid(step.resolution)
     return UpBlock(
         resolution=step.resolution,
-        cell=_cell(model, own, width, width, width),
-        pool=factors(own, grid(step.out_resolution)),
+        cell=_cell(model, tokens, width, width, width),
+        pool=factors(tokens, grid(step.out_resolution)),
         out_resolution=step.out_resolution,
         out_channels=following,
-        attention=_pre_attention(model, own, width),
+        attention=_pre_attention(model, tokens, width),
     )
 
 
 def _down_block(
-    model: Model, level: int, part: DecoderStep, grid: Callable[[int], Grid], width: int
+    model: Model, level: int, step: DecoderStep, grid: Callable[[int], Grid], width: int
 ) -> DownBlock:
-    variates, own = _variates(model, width), grid(part.resolution)
+    variates, tokens = _variates(model, width), grid(step.resolution)
     return DownBlock(
         level=level,
-        resolution=part.resolution,
-        grid=own,
+        resolution=step.resolution,
+        grid=tokens,
         channels=width,
-        mixin=part.mixin,
-        enlargement=factors(own, grid(part.mixin)) if part.mixin else (1,) * len(own),
+        mixin=step.mixin,
+        enlargement=factors(tokens, grid(step.mixin)) if step.mixin else (1,) * len(tokens),
         variates=variates,
-        posterior=_cell(model, own, width, 2 * width, 2 * variates),
-        prior=_cell(model, own, width, width, 2 * variates + width),
-        residual=_cell(model, own, width, width, width),
-        attention=_pre_attention(model, own, width),
+        posterior=_cell(model, tokens, width, 2 * width, 2 * variates),
+        prior=_cell(model, tokens, width, width, 2 * variates + width),
+        residual=_cell(model, tokens, width, width, width),
+        attention=_pre_attention(model, tokens, width),
     )
 
 
 def _cell(model: Model, grid: Grid, width: int, inputs: int, outputs: int) -> Cell:
-    """Bottleneck (1x1, two 3x3, 1x1) or, of block type 'diffusion', two 3x3; 1 along axes of up to two
-    tokens."""
+    """Bottleneck (1x1, two 3x3, 1x1) or, for block type 'diffusion', two 3x3; kernels are 1 along axes of at
+    most two tokens."""
     bottleneck = model.block_type == "bottleneck"
     mid = int(width * model.bottleneck_multiple) if bottleneck else width
     if mid < 1:
@@ -204,36 +204,36 @@ def _pre_attention(model: Model, grid: Grid, width: int) -> SelfAttention | None
 
 
 def transformer_blocks(
-    model: Model, found: Strings, grid: Callable[[int], Grid]
+    model: Model, spec: Strings, grid: Callable[[int], Grid]
 ) -> tuple[tuple[AttentionUpBlock, ...], tuple[AttentionDownBlock, ...], tuple[int, ...], int]:
-    """What `convolutional_blocks` gives, of a transformer."""
-    side, width, n = model.base_hidden_res, found.outer_width, model.depth
-    own = grid(side)
-    steps, parts = encoder_blocks(found.encoder), decoder_blocks(found.decoder)
-    if {step.out_resolution for step in steps} | {part.resolution for part in parts} != {side}:
+    """The same as `convolutional_blocks` for a transformer."""
+    side, width, n = model.base_hidden_res, spec.outer_width, model.depth
+    tokens = grid(side)
+    steps, decoder_steps = encoder_blocks(spec.encoder), decoder_blocks(spec.decoder)
+    if {step.out_resolution for step in steps} | {step.resolution for step in decoder_steps} != {side}:
         raise UserError(
             "[model] transformer needs one resolution, base_hidden_res: leave prog_mode, enc_blocks and "
             "dec_blocks out"
         )
-    if len(steps) != n or len(parts) != n:
+    if len(steps) != n or len(decoder_steps) != n:
         raise UserError(f"[model] transformer needs {n} encoder and decoder blocks, as in depth")
-    if model.abs_enc != "none" and width % (2 * len(own)):
-        raise UserError(f"[model] abs_enc needs a width that is a multiple of {2 * len(own)}, not {width}")
+    if model.abs_enc != "none" and width % (2 * len(tokens)):
+        raise UserError(f"[model] abs_enc needs a width that is a multiple of {2 * len(tokens)}, not {width}")
     attention = SelfAttention(
-        width=width, heads=_heads(width, model.head_dim), grid=own, norm=model.norm == "layer"
+        width=width, heads=_heads(width, model.head_dim), grid=tokens, norm=model.norm == "layer"
     )
     down = tuple(
         AttentionDownBlock(
             level=0,
             resolution=side,
-            grid=own,
+            grid=tokens,
             channels=width,
             variates=_variates(model, width),
             source=i if model.enc_dec_mode else n - 1 - i,
             attention=attention,
             attends_in_prior=model.attn_block_opt == 1,
             posterior=model.enc_mode,
-            posterior_cell=_posterior_cell(model, own, width),
+            posterior_cell=_posterior_cell(model, tokens, width),
         )
         for i in range(n)
     )
@@ -241,7 +241,7 @@ def transformer_blocks(
 
 
 def _posterior_cell(model: Model, grid: Grid, width: int) -> Cell | None:
-    """What reads the generative state beside the activation, where convolutions do."""
+    """For 'cnn', the cell that reads the generative state and the encoder's activation."""
     if model.enc_mode != "cnn":
         return None
     if width < 4:

@@ -31,7 +31,7 @@ class MetroplexModel(LatentModel):
 
     @classmethod
     def usual(cls, given: Values) -> Values:
-        """Width 128 on one grid of at most 16 tokens a side."""
+        """Default options: width 128 on one grid of at most 16 tokens per side."""
         side = int(given["data"]["target_res"])
         return {
             "model": {

@@ -1,4 +1,4 @@
-"""Host logic of Metroplex and VD-VAE: which options fit together."""
+"""Host logic of Metroplex and VD-VAE."""
 
 from math import prod
 
@@ -16,7 +16,8 @@ MAX_PARAMETERS = 10**11
 
 
 def check_options(hparams: HParams) -> None:
-    """Raise a `UserError` that names what does not fit: the layers, their size, a temperature, a baseline."""
+    """Raise a `UserError` for layers that do not fit together or are too large, a
+    temperature, or a baseline."""
     plan = make_plan(hparams)
     size = sum(prod(parameter.shape) for parameter in parameter_table(hparams, plan).values())
     if size > MAX_PARAMETERS:

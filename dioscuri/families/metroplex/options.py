@@ -105,28 +105,28 @@ class Model:
 
     @property
     def distribution_base(self) -> str:
-        """Statistics of the latents are logarithms of standard deviations."""
+        """Latents are parametrised by the logarithm of the standard deviation."""
         return "logstd"
 
     @property
     def gradient_smoothing_beta(self) -> float:
-        """Those logarithms are natural."""
+        """The logarithm is natural."""
         return 1.0
 
     @property
     def output_distribution_base(self) -> str:
-        """The mixture's scales are logarithms as well."""
+        """The mixture is parametrised by the logarithm of the scale."""
         return "logstd"
 
     @property
     def output_gradient_smoothing_beta(self) -> float:
-        """Natural ones."""
+        """The logarithm is natural."""
         return 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Loss(hierarchical_vae.Loss):
-    """`[loss]`: that of the hierarchical VAE, with everything off that Metroplex does not have."""
+    """`[loss]`: that of the hierarchical VAE; by default, everything that Metroplex lacks is off."""
 
     min_mol_logscale: float = option(-7.0, doc="lower clamp of the mixture's log scale")
     variation_schedule: str = option(

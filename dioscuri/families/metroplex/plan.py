@@ -1,6 +1,6 @@
-"""Layer plan of Metroplex: VD-VAE (Child 2021) on patches, of convolutions or with variational attention.
+"""Layer plan of Metroplex: VD-VAE (Child 2021) on patches, convolutional or with variational attention.
 
-The layers have as many axes as the data: one for sounds, two for pictures, three for clips of frames.
+Layers have as many axes as the data: one for sounds, two for pictures, three for clips.
 """
 
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ class MetroplexPlan(LatentPlan):
     """Every layer of the model, blocks in order of execution. `up` and `down` are of one kind."""
 
     data_extent: Grid
-    patch: Grid  # extent of what a token stands for
+    patch: Grid  # values per token along every axis
     width: int  # after the input convolution
     input_kernel: Grid
     up: tuple[UpBlock | AttentionUpBlock, ...]
@@ -41,9 +41,9 @@ class MetroplexPlan(LatentPlan):
     transformer: bool
     gated: bool  # rezero
     gelu: Activation
-    encoding: str  # none, encoder or start: of positions
+    encoding: str  # of positions: none, encoder or start
     affine: bool  # gain and bias before the head
-    head_channels: int  # a pixel's
+    head_channels: int  # per pixel
     shared_scale: str  # none, mixtures or full
     separate_colours: bool
     cut_pixels: bool
@@ -55,12 +55,12 @@ class MetroplexPlan(LatentPlan):
 
     @property
     def couples_channels(self) -> bool:
-        """Whether green sees red, and blue both."""
+        """Whether the mixture of logistics conditions green on red, and blue on both."""
         return self.channels == 3 and not self.separate_colours
 
     @property
     def truncates(self) -> bool:
-        """Whether pixels are cut to whole levels."""
+        """Whether pixels are truncated to integer levels."""
         return self.cut_pixels
 
     @property
@@ -75,7 +75,7 @@ class MetroplexPlan(LatentPlan):
 
     @property
     def tokens(self) -> Grid:
-        """The finest grid of tokens."""
+        """Finest grid of tokens."""
         return factors(self.extent, self.patch)
 
     @property
@@ -89,14 +89,14 @@ def make_plan(hparams: HParams) -> MetroplexPlan:
     """Compute the plan; a `UserError` names the option that does not fit."""
     model, data = hparams.model, hparams.data
     source = describe(data.dataset_source)
-    found, shape = strings(model, data.target_res), extent(data, source.rank)
-    _check_named(model, found, source.rank)
-    patch = patch_shape(model, _patch(model, data.target_res, found), shape)
-    resolutions = [step.resolution for step in encoder_blocks(found.encoder)]
-    resolutions.append(encoder_blocks(found.encoder)[-1].out_resolution)
+    spec, shape = strings(model, data.target_res), extent(data, source.rank)
+    _check_named(model, spec, source.rank)
+    patch = patch_shape(model, _patch(model, data.target_res, spec), shape)
+    resolutions = [step.resolution for step in encoder_blocks(spec.encoder)]
+    resolutions.append(encoder_blocks(spec.encoder)[-1].out_resolution)
     grid = grids(model, factors(shape, patch), resolutions)
     up, down, start, top = (transformer_blocks if model.transformer else convolutional_blocks)(
-        model, found, grid
+        model, spec, grid
     )
     absolute, bernoulli = model.likelihood == "absolute", source.likelihood == "bernoulli"
     if absolute and bernoulli:
@@ -111,7 +111,7 @@ def make_plan(hparams: HParams) -> MetroplexPlan:
         n_levels=1 + max(block.level for block in down),
         data_extent=shape,
         patch=patch,
-        width=found.outer_width,
+        width=spec.outer_width,
         input_kernel=tuple(3 if length == 1 else 1 for length in patch),
         up=up,
         down=down,
@@ -130,34 +130,42 @@ def make_plan(hparams: HParams) -> MetroplexPlan:
     )
 
 
-def _check_named(model: Model, found: Strings, rank: int) -> None:
-    """Raise a `UserError` if an option is given that no block could follow."""
-    own, steps = table(model.custom_width_str, "custom_width_str"), encoder_blocks(found.encoder)
+def _check_named(model: Model, spec: Strings, rank: int) -> None:
+    """Raise a `UserError` for an option that no block uses."""
+    custom_widths, steps = table(model.custom_width_str, "custom_width_str"), encoder_blocks(spec.encoder)
     for name, given, fits, what in (
         ("attn_res", model.attn_res, not model.transformer, "blocks of convolutions"),
-        ("custom_width_str", own, not model.transformer, "blocks of convolutions"),
-        ("custom_width_str", own, model.prog_mode is None, "block strings, and prog_mode has its own widths"),
+        ("custom_width_str", custom_widths, not model.transformer, "blocks of convolutions"),
+        (
+            "custom_width_str",
+            custom_widths,
+            model.prog_mode is None,
+            "block strings, and prog_mode has its own widths",
+        ),
         ("abs_enc", model.abs_enc != "none", model.transformer, "transformer blocks"),
         ("patch_frames", model.patch_frames > 1, rank == 3, "clips of frames"),
         ("custom_frames_str", model.custom_frames_str, rank == 3, "clips of frames"),
     ):
         if given and not fits:
             raise UserError(f"[model] {name} is for {what}: leave it out")
-    blocks = {step.resolution for step in steps} | {part.resolution for part in decoder_blocks(found.decoder)}
-    reached = blocks | {steps[-1].out_resolution}  # where channels are padded, without a block
-    for name, given, known in (("attn_res", model.attn_res, blocks), ("custom_width_str", own, reached)):
+    blocks = {step.resolution for step in steps} | {step.resolution for step in decoder_blocks(spec.decoder)}
+    reached = blocks | {steps[-1].out_resolution}  # where channels are padded, even without a block
+    for name, given, known in (
+        ("attn_res", model.attn_res, blocks),
+        ("custom_width_str", custom_widths, reached),
+    ):
         if unknown := set(given) - known:
-            there = ", ".join(map(str, sorted(known)))
-            raise UserError(f"[model] {name}: no block has resolution {min(unknown)}; there are {there}")
+            others = ", ".join(map(str, sorted(known)))
+            raise UserError(f"[model] {name}: no block has resolution {min(unknown)}; there are {others}")
 
 
-def _patch(model: Model, side: int, found: Strings) -> int:
-    """Pixels along a token, from the finest resolution of the block strings."""
-    finest = max(step.resolution for step in encoder_blocks(found.encoder))
+def _patch(model: Model, side: int, spec: Strings) -> int:
+    """Pixels per side of a token, from the finest resolution of the block strings."""
+    finest = max(step.resolution for step in encoder_blocks(spec.encoder))
     if side % finest:
         raise UserError(
             f"[data] target_res {side} is not divisible by {finest}, the finest resolution of enc_blocks "
-            f"'{found.encoder}': no whole patch"
+            f"'{spec.encoder}': no whole patch"
         )
     if model.exp_scale and model.exp_scale != side // finest:
         raise UserError(

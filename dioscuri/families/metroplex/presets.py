@@ -53,7 +53,7 @@ EQUAL = {
 
 
 def strings(model: Model, side: int) -> Strings:
-    """What the options say, or a preset, for pictures of `side` pixels; a `UserError` if there is none."""
+    """The given options, or a preset for pictures of `side` pixels; a `UserError` if there is none."""
     if model.enc_blocks or model.dec_blocks:
         if not (model.enc_blocks and model.dec_blocks) or model.prog_mode is not None:
             raise UserError("[model] enc_blocks and dec_blocks go together, and without prog_mode")

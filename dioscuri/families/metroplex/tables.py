@@ -1,7 +1,7 @@
 """Parameters of Metroplex: canonical names, shapes and initial values (its section on training).
 
-Kernels begin uniform within sqrt(1 / outputs) / sqrt(scale), where the scale is the number of blocks for the
-layers that end a residual branch.
+Kernels are initially uniform within sqrt(1 / outputs) / sqrt(scale); in the last layer of a residual branch
+the scale is the number of blocks.
 """
 
 from math import sqrt
@@ -28,7 +28,7 @@ def parameter_table(hparams: HParams, plan: MetroplexPlan) -> Table:
 
 
 class _Tables:
-    """The options and the plan, of which every layer's first values depend."""
+    """Parameters of all layers of a plan."""
 
     def __init__(self, model: Model, plan: MetroplexPlan) -> None:
         self.model, self.plan = model, plan
@@ -109,7 +109,7 @@ class _Tables:
         return table | ({f"{name}.gate": Parameter((1,), ZEROS)} if self.plan.gated else {})
 
     def norm(self, name: str, width: int) -> Table:
-        """Of what a layer of a transformer reads, where it is normed."""
+        """The norm before a transformer's layer, if there is one."""
         if self.model.norm == "none":
             return {}
         return {
@@ -150,6 +150,6 @@ class _Tables:
         }
 
     def uniform(self, outputs: int, scale: float) -> Init:
-        """Uniform within sqrt(1 / outputs) / sqrt(scale), or what `init_std` and `init_scale` put there."""
+        """Uniform within sqrt(1 / outputs) / sqrt(scale), or as `init_std` and `init_scale` say."""
         limit = self.model.init_std or sqrt(1 / outputs)
         return Init("uniform", limit / sqrt(self.model.init_scale or scale))

@@ -26,14 +26,14 @@ class Unrolling:
 
     @property
     def weights(self) -> tuple[float, ...]:
-        """The passes' shares of the loss."""
+        """Weights of the passes in the loss, which sum to 1."""
         given = self.unroll_weights or (1.0,) * self.unroll_steps
         return tuple(weight / sum(given) for weight in given)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Resampling(Filters):
-    """How tokens are sampled again, step by step, starting from random ones."""
+    """How tokens are resampled, step by step, starting from random ones."""
 
     sampler: str = option(
         "ancestral",

@@ -1,4 +1,4 @@
-"""SUNDAE (Savinov et al. 2022) of the Python interface: tokens of pictures, grey levels, or text."""
+"""SUNDAE (Savinov et al. 2022) in the Python interface: tokens of pictures, grey levels, or text."""
 
 from dataclasses import replace
 from typing import Any
@@ -60,8 +60,8 @@ class SundaeModel(TokenModel):
         return np.array([characters.decode(tokens) for tokens in self._tokens(codes)])
 
     def inpaint(self, pictures: Any, mask: Any, *, n: int | None = None, **options: Any) -> Array:
-        """Pictures whose tokens are sampled again where `mask` is True; for text the mask is bool (L,) or
-        (N, L), one value per character."""
+        """Pictures with the tokens under `mask` sampled again; for text, the mask is bool (L,) or (N, L), one
+        value per character."""
         del n
         if self.grid:
             return super().inpaint(pictures, mask, **options)
@@ -69,7 +69,7 @@ class SundaeModel(TokenModel):
 
     @classmethod
     def network_options(cls, hparams: Any) -> Any:
-        """With tokens as examples if a tokenizer makes them."""
+        """The options, with tokens as examples if the model has a tokenizer."""
         if not cls.needs_tokenizer(hparams):
             return hparams
         return replace(hparams, data=replace(hparams.data, dataset_source="tokens"))
@@ -92,7 +92,8 @@ class SundaeModel(TokenModel):
 
     @classmethod
     def usual(cls, given: Values) -> Values:
-        """An hourglass that halves the grid once, if possible; with `grid=0` a transformer on text."""
+        """Default options: an hourglass that halves the grid once, if possible; with
+        `grid=0`, a transformer on text."""
         tokens, model = of_tokens(given), given.get("model", {})
         if not given["data"].get("grid", 1):
             text = {**tokens["data"], "dataset_source": "text", "codebook_size": characters.CODES}

@@ -25,7 +25,7 @@ MAX_PARAMETERS = 10**11
 
 
 def check_options(hparams: HParams) -> None:
-    """Raise a `UserError` that names what does not fit."""
+    """Raise a `UserError` that names options that do not fit together."""
     data = hparams.data
     plan = plan_of(hparams)
     size = sum(prod(parameter.shape) for parameter in parameter_table(plan).values())
@@ -46,7 +46,7 @@ def check_options(hparams: HParams) -> None:
 
 
 def check_examples(context: Context) -> None:
-    """Raise a `UserError` if training examples are of another tokenizer, or have classes of their own."""
+    """Raise a `UserError` if training examples have another tokenizer or other classes than the model."""
     check_tokens(context)
 
 
@@ -57,7 +57,7 @@ class SundaeRun(TokenModelRun):
         super().__init__(context, plan_of(context.hparams))
 
     def logged(self, metrics: Mapping[str, float], step: int) -> dict[str, float]:
-        """`Unrolled/cross_entropy_<k>` is that of pass k."""
+        """`Unrolled/cross_entropy_<k>` is the cross-entropy of pass k."""
         scalars = self.scalars(step - 1)
         passes = {
             f"Unrolled/cross_entropy_{k}": metrics[f"unrolled.{k}"]
@@ -74,7 +74,7 @@ class SundaeRun(TokenModelRun):
         }
 
     def headline(self, metrics: Mapping[str, float]) -> str:
-        """Loss, accuracy and, where there are any, skipped updates."""
+        """Loss, accuracy and skipped updates, if any."""
         text = f"loss {metrics['loss']:.4g} nats, accuracy {metrics['accuracy']:.1%}"
         return text + (f", {int(metrics['skips'])} updates skipped" if metrics["skips"] else "")
 
@@ -102,7 +102,7 @@ class SundaeRun(TokenModelRun):
 
 
 def _check_kind(hparams: HParams) -> None:
-    """Text has characters, pictures have a grid."""
+    """Check that text has a sequence length and pictures a grid."""
     data, is_text = hparams.data, hparams.data.dataset_source == "text"
     if is_text and (data.grid or data.codebook_size != CODES or hparams.model.num_classes):
         raise UserError(
@@ -113,7 +113,7 @@ def _check_kind(hparams: HParams) -> None:
 
 
 def _check_levels(hparams: HParams) -> None:
-    """Pictures without a tokenizer are their own tokens."""
+    """Check the options of pictures without a tokenizer, whose grey levels are the tokens."""
     data = hparams.data
     if data.channels != 1 or data.grid != data.target_res or data.codebook_size > 256:
         raise UserError(

@@ -9,7 +9,7 @@ from dioscuri.hparams.schema import option
 Depth1 = tuple[int, int, int]
 Depth2 = tuple[int, int | Depth1, int]
 Depth3 = tuple[int, int | Depth2, int]
-"""Layers before, inside and behind a level; inside may be such a triple again."""
+"""Layers before, at and after a coarser grid; the middle entry may be such a triple again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +74,7 @@ class Denoiser:
 
     @property
     def axis_channels(self) -> int:
-        """Channels that turn with a position on one axis of the grid."""
+        """Channels that rotate with the position on one axis of the grid."""
         return self.rotary_emb_dim or self.dim_head // 2
 
     def _check_rotary_emb_dim(self) -> None:

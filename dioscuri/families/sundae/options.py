@@ -12,7 +12,7 @@ from dioscuri.hparams.sections import Optimizer, Run, Train
 
 @dataclass(frozen=True, kw_only=True)
 class SequenceData(TokenData):
-    """`[data]`: pictures or their tokens, or with `dataset_source = 'text'` the plain text file
+    """`[data]`: pictures or their tokens or, with `dataset_source = 'text'`, the plain text file
     `train_data_path`."""
 
     sequence_length: int = option(0, low=0, high=2**20, doc="text: characters per example")
@@ -20,7 +20,7 @@ class SequenceData(TokenData):
 
 @dataclass(frozen=True, kw_only=True)
 class Loss(Unrolling):
-    """`[loss]`: passes of a step and weight decay."""
+    """`[loss]`: unrolled passes and weight decay."""
 
     weight_decay: float = option(0.0, low=0, doc="decoupled weight decay on matrices")
     legacy_weight_decay: bool = option(
@@ -30,7 +30,7 @@ class Loss(Unrolling):
 
 @dataclass(frozen=True, kw_only=True)
 class Synthesis(Resampling, Drawing):
-    """`[synthesis]`: what `synthesize.py` does, and how tokens are drawn."""
+    """`[synthesis]`: what `synthesize.py` does, and how tokens are sampled."""
 
     synthesis_mode: str = option(
         choices=(*MODES, "interactive"),
@@ -40,7 +40,7 @@ class Synthesis(Resampling, Drawing):
 
 @dataclass(frozen=True, kw_only=True)
 class HParams:
-    """All options of a run. Pictures without `data.tokenizer_path` are their own tokens: grey levels."""
+    """All options of a run. Without `data.tokenizer_path`, the tokens of pictures are their grey levels."""
 
     run: Run
     data: SequenceData

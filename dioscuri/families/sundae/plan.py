@@ -13,18 +13,18 @@ from dioscuri.families.sundae.options import HParams
 from dioscuri.plans.parameters import ONES, ZEROS, Init, Parameter, Table, initial_values
 
 FEED_FORWARD = 4
-"""Width inside a feed-forward layer, over the model's."""
+"""Ratio of the width inside a feed-forward layer to the model's."""
 EPS = 1e-5
 LEGACY_SIDE = 16
-"""Side of the grid that the original takes for granted at the outer layers' positions."""
+"""Side of the grid that the original assumes for positions in all but the coarsest level."""
 TEXT_ROTARY = 32
-"""Channels of a head that turn with the position in a text."""
+"""Channels of a head that rotate with the position in a text."""
 
 
 @dataclass(frozen=True)
 class Stack:
-    """Transformer layers on a grid of `side` x `side` tokens. Positions turn by angles up to pi
-    `max_frequency` / 2; 0: nothing turns."""
+    """Transformer layers on a grid of `side` x `side` tokens. Rotary angles reach pi
+    `max_frequency` / 2; 0: no rotation."""
 
     depth: int
     side: int
@@ -33,7 +33,7 @@ class Stack:
 
 @dataclass(frozen=True)
 class Level:
-    """Layers on a grid, around those on one whose side is `factor` times smaller."""
+    """Layers on a grid, before and after those on a grid whose side is `factor` times smaller."""
 
     side: int
     factor: int
@@ -44,9 +44,9 @@ class Level:
 
 @dataclass(frozen=True)
 class DenoiserPlan:
-    """What the twins build a network from: sequences of `n_tokens` ids below `codebook_size`.
+    """The plan of a network on sequences of `n_tokens` ids below `codebook_size`.
 
-    `grid` is the side of a picture, 0 for text; `body` the layers.
+    `grid` is the side of a picture in tokens, 0 for text; `body` the layers.
     """
 
     options: Denoiser
@@ -62,7 +62,7 @@ class DenoiserPlan:
 
     @property
     def replacements(self) -> int:
-        """Codes that stand for hidden tokens in evaluations."""
+        """Number of codes from which replacements of hidden tokens are drawn in evaluation."""
         return self.codebook_size
 
     @property
@@ -72,16 +72,16 @@ class DenoiserPlan:
 
 
 def plan_of(hparams: HParams) -> DenoiserPlan:
-    """`make_plan` of a run's options."""
+    """`make_plan` for a run's options."""
     data = hparams.data
     return make_plan(hparams.model, data.grid, data.codebook_size, data.sequence_length)
 
 
 @lru_cache  # host logic and both sides of the engine need the same plan
 def make_plan(model: Denoiser, grid: int, codebook_size: int, length: int = 0) -> DenoiserPlan:
-    """Plan for grids of `grid` x `grid` tokens, or with `grid` 0 for texts of `length`.
+    """Plan for grids of `grid` x `grid` tokens or, with `grid` 0, for texts of `length`.
 
-    A `UserError` says what does not fit.
+    A `UserError` names an option that does not fit.
     """
     if codebook_size < 2 or (grid > 0) == (length > 0):
         raise UserError(
@@ -106,10 +106,11 @@ def square_side(length: int) -> int:
 
 
 def angles(stack: Stack, model: Denoiser) -> np.ndarray:
-    """Angles (L, 1, P) by which the first P pairs of channels of every head turn, float64; with
-    `legacy_positions` (L, N, K / 2), where the first pairs of all heads together turn and the others do not.
+    """Angles (L, 1, P) by which the first P pairs of channels of every head rotate, float64; with
+    `legacy_positions` (L, N, K / 2), where the first pairs of all heads together rotate and the others do
+    not.
 
-    The first half of the pairs follows the row, the second half the column, both from -1 to 1 over the grid.
+    The first half of the pairs follows the row, the second half the column; both range from -1 to 1.
     """
     frequencies = axis_frequencies(stack, model)
     axis = np.linspace(-1, 1, stack.side)[:, None] * frequencies
@@ -123,7 +124,7 @@ def angles(stack: Stack, model: Denoiser) -> np.ndarray:
 
 
 def axis_frequencies(stack: Stack, model: Denoiser) -> np.ndarray:
-    """Angles over one axis, in units of the position: one for each pair of channels that turns with it."""
+    """Angle per unit of position on one axis, for each pair of channels that rotates with it."""
     return np.pi * np.linspace(1, stack.max_frequency / 2, model.axis_channels // 2)
 
 
@@ -134,7 +135,8 @@ def text_angles(length: int) -> np.ndarray:
 
 
 def parameter_table(plan: DenoiserPlan) -> Table:
-    """Every parameter under its canonical name, the original's. Initial values are PyTorch's defaults.
+    """Every parameter under its canonical name, which is the original's. Initial
+    values are PyTorch's defaults.
 
     Weight decay acts on matrices, not on embeddings, norms and biases.
     """
@@ -224,8 +226,8 @@ def _body_table(name: str, body: Stack | Level, plan: DenoiserPlan) -> Table:
     table |= _body_table(f"{name}.valley_transformer", body.inside, plan)
     table |= _layers(f"{name}.post_transformer", body.behind.depth, plan)
     if plan.options.attn_resampling:
-        for part in ("attn_resampling_pre_valley", "attn_resampling_post_valley"):
-            table |= _layers(f"{name}.{part}", 1, plan)
+        for module in ("attn_resampling_pre_valley", "attn_resampling_post_valley"):
+            table |= _layers(f"{name}.{module}", 1, plan)
     return table
 
 
@@ -259,8 +261,8 @@ def _text_layers(plan: DenoiserPlan, depth: int) -> Table:
             table |= dense(first, d, hidden * (1 + options.use_glu), bias=True)
             table |= dense(f"{layer}.1.net.3", hidden, d, bias=True)
         else:
-            for part in ("to_q", "to_k", "to_v"):
-                table |= dense(f"{layer}.1.{part}", d, inner, bias=False)
+            for layer in ("to_q", "to_k", "to_v"):
+                table |= dense(f"{layer}.1.{layer}", d, inner, bias=False)
             table |= dense(f"{layer}.1.to_out", inner, d, bias=True)
     return table
 

@@ -1,4 +1,4 @@
-"""Metrics and noise of SUNDAE's training, and parameters and noise of every step of its samplers."""
+"""Metrics and noise of SUNDAE's training, and the schedule and noise of its samplers."""
 
 from typing import Any, NamedTuple
 
@@ -10,14 +10,15 @@ from dioscuri.plans.noise import NoiseSpec
 
 
 def metric_sizes(options: Unrolling) -> dict[str, int]:
-    """Names of the metrics, 0 for a number, else the length of a vector: `unrolled` has the cross-entropy of
-    every pass."""
+    """Metrics by name: 0 for a number, else the length of a vector. `unrolled` has the cross-entropy of every
+    pass."""
     return {"loss": 0, "accuracy": 0, "unrolled": options.unroll_steps}
 
 
 def training_noise(options: Unrolling, plan: DenoiserPlan, batch: int) -> tuple[NoiseSpec, ...]:
-    """Uniforms of a step: the `share` (B, 1) of corrupted tokens, which ones (`corrupt`) and by what
-    (`replacement`), and draws of all passes but the last, `unroll.<k>`, these three (B, L)."""
+    """Uniform noise of a step: `share` (B, 1), the fraction of corrupted tokens; and, each (B, L), `corrupt`,
+    which tokens those are, `replacement`, their replacements, and `unroll.<k>`, the samples of all passes but
+    the last."""
     place = (batch, plan.n_tokens)
     shapes = {"share": (batch, 1), "corrupt": place, "replacement": place}
     unrolls = {f"unroll.{k}": place for k in range(options.unroll_steps - 1)}
@@ -32,14 +33,14 @@ class SamplingSchedule(NamedTuple):
 
 
 def make_sampling_schedule(options: Resampling) -> SamplingSchedule:
-    """Numbers of all steps."""
+    """The schedule of all steps."""
     temperature = _line(options, options.temperature, options.end_temperature)
     proportion = _line(options, options.sample_proportion, options.end_sample_proportion)
     return SamplingSchedule(temperature, proportion)
 
 
 def step_noise_specs(options: Resampling, plan: DenoiserPlan, batch: int) -> tuple[NoiseSpec, ...]:
-    """Noise of one step: uniforms (B, L), `tokens` to draw and `update` for which token is drawn."""
+    """Noise of one step: uniforms (B, L), `tokens` to sample tokens and `update` to choose which ones."""
     if options.sampler == "argmax_unrolled":
         return ()
     place = (batch, plan.n_tokens)
@@ -47,7 +48,7 @@ def step_noise_specs(options: Resampling, plan: DenoiserPlan, batch: int) -> tup
 
 
 def recorded_noise_specs(options: Resampling, plan: DenoiserPlan, batch: int) -> tuple[NoiseSpec, ...]:
-    """Noise of all steps, (B, T, ...), and the uniform `start` (B, L), from which the first tokens follow."""
+    """Noise of all steps, (B, T, ...), and the uniform `start` (B, L) of the initial tokens."""
     whole = [
         NoiseSpec(spec.name, spec.kind, (batch, options.steps, *spec.shape[1:]))
         for spec in step_noise_specs(options, plan, batch)

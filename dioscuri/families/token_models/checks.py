@@ -13,7 +13,7 @@ from dioscuri.outputs.examples import chosen_split
 
 
 def check_classes(hparams: Any) -> None:
-    """Raise a `UserError` if the model's classes, those of the examples and those to draw do not fit."""
+    """Raise a `UserError` if the classes of the model, the examples and the sampling options do not match."""
     classes, options = hparams.model.num_classes, hparams.synthesis
     if classes and not hparams.data.labels:
         raise UserError(
@@ -23,7 +23,7 @@ def check_classes(hparams: Any) -> None:
 
 
 def check_tokenizer(hparams: Any) -> None:
-    """Raise a `UserError` if the tokenizer makes other tokens of pictures than the model expects."""
+    """Raise a `UserError` if the tokenizer's tokens are not those that the model expects."""
     data, plan = hparams.data, open_tokenizer(Path(hparams.data.tokenizer_path)).plan
     expected = {"grid": data.grid, "codebook_size": data.codebook_size}
     expected |= {"target_res": data.target_res, "channels": data.channels}
@@ -38,14 +38,14 @@ def check_tokenizer(hparams: Any) -> None:
 
 
 def check_tokens(context: Context) -> None:
-    """Raise a `UserError` if examples are tokens of another kind or tokenizer, or have classes of their
-    own."""
+    """Raise a `UserError` if examples are tokens of another kind or tokenizer, or have other classes than the
+    model."""
     for examples in (context.sets.train, context.sets.validation, context.sets.test):
         _check(examples, context.hparams)
 
 
 def checked_split(context: Context, default: str) -> Examples:
-    """`chosen_split`; a `UserError` as that of `check_tokens` where its examples do not fit."""
+    """`chosen_split`, with the checks of `check_tokens`."""
     examples = chosen_split(context, default)
     _check(examples, context.hparams)
     return examples

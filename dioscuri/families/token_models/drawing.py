@@ -16,47 +16,47 @@ from dioscuri.outputs.pictures import Captions, by_class, in_rows
 
 
 def can_draw(hparams: Any) -> bool:
-    """Whether tokens can become pictures: there is a tokenizer, or they are grey levels."""
+    """Whether tokens can become pictures, by a tokenizer or as grey levels."""
     levels = family_of(hparams).grey_levels and not describe(hparams.data.dataset_source).tokens
     return bool(hparams.data.tokenizer_path) or levels
 
 
 def check_draws(hparams: Any) -> None:
-    """Raise a `UserError` if nothing can be drawn: there is no tokenizer."""
+    """Raise a `UserError` if tokens cannot become pictures."""
     if not can_draw(hparams):
         raise UserError("[data] tokenizer_path is empty, but pictures need a tokenizer: give its run folder")
 
 
 def chosen_classes(hparams: Any) -> Array:
-    """Those of `synthesis.classes`, or all of the model's; none where it is unconditional."""
+    """The classes of `synthesis.classes`, else all of the model's; none if it is unconditional."""
     return np.asarray(hparams.synthesis.classes or range(hparams.model.num_classes), np.int32)
 
 
 def order(context: Context, first: int, n: int) -> dict[str, Array]:
-    """What is asked of the model for pictures `first` ... `first` + n - 1: classes and texts in turn."""
+    """Conditions of pictures `first` ... `first` + n - 1: classes and texts, cycled."""
     hparams, numbers = context.hparams, first + np.arange(n)
     classes = chosen_classes(hparams)
-    asked = {"label": classes[numbers % len(classes)]} if len(classes) else {}
+    conditions = {"label": classes[numbers % len(classes)]} if len(classes) else {}
     if hparams.data.text_length:
         texts = prompts(context, make_plan(hparams.model, hparams.data.grid, hparams.data.codebook_size))
-        asked |= texts.gather(numbers % len(texts))
-    return asked or {"index": numbers}
+        conditions |= texts.gather(numbers % len(texts))
+    return conditions or {"index": numbers}
 
 
 def draw(context: Context, n: int, *, ema: bool, step: int = 0, first: int = 0) -> Iterator[dict[str, Array]]:
     """Batches of `synthesis.batch_size` pictures, n in all: `image`, `tokens` and, with classes, `label`.
-    Batches before picture `first` are left out."""
+    Batches that end before picture `first` are skipped."""
     size = context.hparams.synthesis.batch_size
     for start in range(first, n, size):
-        asked = order(context, start, size)
-        # One step a batch, far apart for far-apart steps: every batch meets noise of its own.
-        made = context.engine.run("generate", asked, ema=ema, step=step * 2**16 + start // size)
-        rows = asked | made
+        conditions = order(context, start, size)
+        # One step number per batch, far apart for different steps: no two batches share noise.
+        made = context.engine.run("generate", conditions, ema=ema, step=step * 2**16 + start // size)
+        rows = conditions | made
         yield {name: rows[name][: n - start] for name in ("image", "tokens", "label") if name in rows}
 
 
 def sample_rows(pictures: Array, labels: Array | None) -> tuple[list[Array], Captions]:
-    """Rows and captions of a sheet of samples: a class a row or more, where they have classes."""
+    """Rows and captions of a sheet of samples; with classes, each class begins a new row."""
     return (in_rows(pictures), ()) if labels is None else by_class(pictures, labels)
 
 
@@ -65,12 +65,12 @@ def decoded(context: Context, tokens: Array, *, ema: bool = True) -> Array:
     size, made = context.hparams.synthesis.batch_size, []
     for first in range(0, len(tokens), size):
         rows = tokens[first : first + size]
-        # Filled up by repetition: batches of one shape are compiled once.
+        # Pad by repetition, so that only one batch shape is compiled.
         filled = rows[np.arange(size) % len(rows)]
         made.append(context.engine.run("decode", {"tokens": filled}, ema=ema, step=0)["image"][: len(rows)])
     return np.concatenate(made)
 
 
 def pictures_of(context: Context, batch: Batch) -> Array:
-    """Pictures (B, H, W, C) of a batch of the pipeline: its own, or those that its tokens decode to."""
+    """Pictures (B, H, W, C) of a batch, decoded from its tokens if it has no pictures."""
     return batch["image"] if "image" in batch else decoded(context, batch["tokens"])

@@ -1,4 +1,4 @@
-"""Cross-entropy and accuracy on hidden tokens, the same ones in every evaluation: masked, or replaced."""
+"""Cross-entropy and accuracy on hidden (masked or replaced) tokens, the same ones in every evaluation."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -10,13 +10,13 @@ from dioscuri.data.randomness import words
 from dioscuri.engine import Array, Batch, Engine
 
 MASK_SEED = 20220208
-"""Seed of the masks of evaluations, the same in every run and both twins."""
+"""Seed of the evaluation masks, the same in every run and in both twins."""
 
 
 @dataclass(frozen=True)
 class Quality:
-    """Means over `n` pictures, nats per hidden token and share of hidden tokens whose likeliest code is
-    theirs; `by_ratio` has the cross-entropy at each share of hidden tokens."""
+    """Means over `n` pictures: cross-entropy in nats per hidden token, and the fraction of hidden tokens
+    whose most likely code is right. `by_ratio` has the cross-entropy for each fraction of hidden tokens."""
 
     n: int
     cross_entropy: float
@@ -29,7 +29,7 @@ class Quality:
 
 @dataclass
 class QualitySum:
-    """Adds up padded batches, so every picture counts once."""
+    """Sums terms over padded batches, counting every picture once."""
 
     _ratios: list[Array] = field(default_factory=list)
     _cross_entropy: list[Array] = field(default_factory=list)
@@ -53,7 +53,7 @@ class QualitySum:
 
 
 def evaluation_masks(indices: Array, ratios: Array, n_tokens: int) -> Array:
-    """Masks (B, L), True at round(ratio * L) tokens, at least one, that depend on a picture's index alone."""
+    """Masks (B, L), True at round(ratio * L) tokens, at least one, which depend only on a picture's index."""
     draws = words(MASK_SEED, "validation", indices, n_tokens)
     ranks = draws.argsort(1, kind="stable").argsort(1, kind="stable")
     counts = np.clip(np.rint(ratios * n_tokens), 1, n_tokens)
@@ -70,8 +70,7 @@ def evaluate(
     ema: bool,
     on_batch: Callable[[], None] = lambda: None,
 ) -> Quality:
-    """Evaluate padded batches for the plan of a model; the shares of hidden tokens take turns over the
-    pictures."""
+    """Evaluate padded batches, cycling over the pictures through the fractions `ratios` of hidden tokens."""
     total, done = QualitySum(), 0
     for index, batch in enumerate(batches):
         rows = done + np.arange(len(batch["valid"]))
@@ -87,5 +86,5 @@ def evaluate(
 
 
 def examples(batch: Batch) -> dict[str, Array]:
-    """What a model is given of a batch of the pipeline."""
+    """The entries of a batch that a model reads."""
     return {name: array for name, array in batch.items() if name not in ("index", "valid")}

@@ -1,4 +1,4 @@
-"""Token models of the Python interface: what MaskGIT and SUNDAE share."""
+"""Token models in the Python interface: the base of MaskGIT and SUNDAE."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
@@ -15,10 +15,9 @@ from dioscuri.plans.noise import NoiseSpec
 
 
 class TokenModel(Model):
-    """A model of picture tokens with a tokenizer: `generate`, `inpaint`, and the tokenizer's `encode`,
-    `decode` and `reconstruct`.
+    """A model of picture tokens with a tokenizer, which serves `encode`, `decode` and `reconstruct`.
 
-    Calls take the family's sampling options, `model.sampling_options`; they apply to that call only.
+    Calls take the family's sampling options, `model.sampling_options`, which apply to that call only.
     """
 
     does = ("generate", "inpaint", "encode", "decode", "reconstruct")
@@ -32,7 +31,7 @@ class TokenModel(Model):
 
     @property
     def num_classes(self) -> int:
-        """Number of classes, 0 if there are none."""
+        """Number of classes; 0 without classes."""
         return int(self.hparams.model.num_classes)
 
     @property
@@ -83,8 +82,8 @@ class TokenModel(Model):
     ) -> Array:
         """New pictures uint8 (N, H, W, C), or with `decode=False` their tokens int32 (N, h, w).
 
-        By default n is the number of classes or texts, or 16. `classes` holds one per picture, or one for
-        all; without it, pictures get all classes in turn. `texts` are encoded texts by name (`text`,
+        By default n is the number of classes or texts, or 16. `classes` holds one class per picture, or one
+        for all; by default pictures cycle through all classes. `texts` are encoded texts by name (`text`,
         `text_mask`, `pooled`, `micro`), or a folder that `data_scripts/encode_text.py` wrote.
         """
         sampling = self._sampling(options, "generate")
@@ -109,10 +108,10 @@ class TokenModel(Model):
         batch_size: int = BATCH_SIZE,
         **options: Any,
     ) -> Array:
-        """Pictures whose tokens are sampled again where `mask` is True; the others stay.
+        """Pictures with the tokens under `mask` sampled again and all others unchanged.
 
-        The mask is in pixels: bool (H, W) for all pictures or (N, H, W), or a PIL image that is white there.
-        `classes` and `texts` are as for `generate`; a model with classes needs `classes`.
+        The mask is in pixels: bool (H, W) for all pictures or (N, H, W), or a PIL image that is white where
+        to sample. `classes` and `texts` are as for `generate`; a model with classes needs `classes`.
         """
         sampling = self._sampling(options, "inpaint")
         tokens = self.encode(pictures, batch_size=batch_size)
@@ -148,7 +147,7 @@ class TokenModel(Model):
 
     @property
     def _makes_pictures(self) -> bool:
-        """Whether the network itself decodes tokens, because they are grey levels."""
+        """Whether tokens are grey levels, which the network itself decodes."""
         return False
 
     @property
@@ -224,7 +223,7 @@ class TokenModel(Model):
 
 
 def of_tokens(given: Values) -> dict[str, Mapping[str, Any]]:
-    """Default tokens of a new model: 16x16 tokens of 1,024 codes, 16 pixels per token side, unless a
+    """Default data options of a new model: 16x16 tokens of 1,024 codes, 16 pixels per token side, unless a
     tokenizer or the caller says otherwise."""
     data, classes = given["data"], given.get("model", {}).get("num_classes", 0)
     grid = data.get("grid", 16)

@@ -54,7 +54,7 @@ class Masking:
 
 @dataclass(frozen=True, kw_only=True)
 class Filters:
-    """Which tokens can be drawn."""
+    """Which tokens can be sampled."""
 
     top_k: int = option(0, low=0, high=2**24, doc="sample from this many likeliest codes; 0: all")
     top_p: float = option(

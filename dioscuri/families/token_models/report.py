@@ -1,6 +1,6 @@
-"""Report of a finished token model: its test cross-entropy, and a classifier's judgement of its samples.
+"""Report of a finished token model: its test cross-entropy, and measures of its samples.
 
-The judge calls a picture by the classes of its three nearest training pictures.
+Samples are classified by their three nearest training pictures.
 """
 
 from typing import Any
@@ -25,11 +25,10 @@ N_ON_SHEET = 100
 
 
 def report(context: Context, plan: Any) -> dict[str, Any]:
-    """Print and return the numbers of the checkpoint in the engine, with averaged weights; a sheet of
-    samples."""
+    """Print and return the numbers of the engine's averaged weights, and write a sheet of samples."""
     hparams, test = context.hparams, context.sets.test
     size = hparams.val.batch_size
-    # Every character of a text begins an example: some of them, evenly spread, are enough.
+    # Every character of a text begins an example: a subset, evenly spread, is enough.
     n = len(test) if plan.grid else min(len(test), N_REFERENCE)
     batches = pipeline.evaluation_batches(test, hparams, batch_size=size, limit=n)
     shown = tracked(batches, "test", -(-n // size), shown=context.writes)
@@ -51,11 +50,11 @@ def report(context: Context, plan: Any) -> dict[str, Any]:
 
 
 def _samples(context: Context) -> dict[str, float]:
-    """Draw `val.report_samples` pictures and judge them."""
+    """Sample `val.report_samples` pictures and measure them."""
     n = context.hparams.val.report_samples
     made = list(draw(context, n, ema=True))
-    pictures = np.concatenate([part["image"] for part in made])
-    labels = np.concatenate([part["label"] for part in made]) if "label" in made[0] else None
+    pictures = np.concatenate([batch["image"] for batch in made])
+    labels = np.concatenate([batch["label"] for batch in made]) if "label" in made[0] else None
     results = judged(context, pictures, labels)
     if context.writes:
         shown = sample_rows(pictures[:N_ON_SHEET], None if labels is None else labels[:N_ON_SHEET])
@@ -64,17 +63,17 @@ def _samples(context: Context) -> dict[str, float]:
     return results
 
 
-def judged(context: Context, samples: Array, asked: Array | None) -> dict[str, float]:
-    """Distances to the nearest training picture, variety, and agreement with the classes asked for.
+def judged(context: Context, samples: Array, requested: Array | None) -> dict[str, float]:
+    """Distances to the nearest training picture, variety, and agreement with the requested classes.
 
-    Real pictures, as many as there are samples, say what to expect of each number.
+    The same numbers of as many real pictures are given for comparison.
     """
     sets, n = context.sets, len(samples)
     train, train_labels = _reference(context, sets.train, N_REFERENCE)
     test, test_labels = _reference(context, sets.test, N_TEST)
     fresh, _ = _reference(context, sets.validation, n)
     (far, near), (far_test, near_test) = (
-        nearest_neighbours(part, train, NEIGHBOURS) for part in (_flat(samples), test)
+        nearest_neighbours(pictures, train, NEIGHBOURS) for pictures in (_flat(samples), test)
     )
     results = {
         "nearest_training_distance_of_samples": float(np.median(far[:, 0])) / 255,
@@ -94,15 +93,15 @@ def judged(context: Context, samples: Array, asked: Array | None) -> dict[str, f
             f"recall of test pictures: samples {results['recall']:.1%}, as many validation pictures "
             f"{results['recall_of_validation_pictures']:.1%}"
         )
-    if asked is not None and train_labels is not None and test_labels is not None:
-        results["class_agreement"] = float((majority_vote(train_labels[near]) == asked).mean())
+    if requested is not None and train_labels is not None and test_labels is not None:
+        results["class_agreement"] = float((majority_vote(train_labels[near]) == requested).mean())
         results["class_agreement_of_test_pictures"] = float(
             (majority_vote(train_labels[near_test]) == test_labels).mean()
         )
         context.say(
             f"class by the {NEIGHBOURS} nearest training pictures: {results['class_agreement']:.1%} of the "
-            f"samples are what was asked for; of test pictures "
-            f"{results['class_agreement_of_test_pictures']:.1%} are called right"
+            f"samples have the requested class; of test pictures "
+            f"{results['class_agreement_of_test_pictures']:.1%} are classified correctly"
         )
     return results
 

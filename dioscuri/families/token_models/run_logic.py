@@ -1,4 +1,4 @@
-"""Host logic that all token models share."""
+"""Host logic shared by all token models."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -41,7 +41,7 @@ class TokenModelRun:
         }
 
     def validate(self, step: int, on_batch: Callable[[], None]) -> Validation:
-        """Tags of averaged weights begin with `EMA_`. The score is their cross-entropy."""
+        """Tags of the averaged weights begin with `EMA_`. Their cross-entropy is the score."""
         qualities: dict[bool, Quality] = {}
         scalars: dict[str, float] = {}
         for ema, prefix in ((False, ""), (True, "EMA_")):
@@ -71,7 +71,7 @@ class TokenModelRun:
         )
 
     def show(self, step: int) -> Shown:
-        """The first training pictures, as the tokenizer decodes them where they are tokens."""
+        """The first training pictures, decoded by the tokenizer if they are tokens."""
         if not can_draw(self.hparams):
             return Shown({}, {})
         size = self.hparams.val.batch_size
@@ -83,11 +83,11 @@ class TokenModelRun:
         return Shown({}, {f"{step}/Original_{step}": sheet(in_rows(pictures))})
 
     def facts(self) -> dict[str, int]:
-        """Tokens of an example, and codes that each may be."""
+        """Number of tokens per example, and of codes."""
         return {"tokens": self.plan.n_tokens, "codes": self.plan.codebook_size}
 
     def report(self) -> dict[str, Any]:
-        """Test cross-entropy with averaged weights, and how samples look to a judge."""
+        """Test cross-entropy with averaged weights, and measures of samples."""
         return report(self.context, self.plan)
 
     def synthesise(self, checkpoint: Checkpoint) -> None:
@@ -105,13 +105,13 @@ class TokenModelRun:
         )
 
     def _drawn(self, step: int) -> dict[str, Array]:
-        """Samples with averaged weights and the same noise each time: a few of each of the first classes,
-        one class per row."""
+        """Samples with averaged weights and the same noise every time: a few of each of the first
+        classes, one class per row."""
         if not can_draw(self.hparams):
             return {}
         classes = min(len(chosen_classes(self.hparams)), N_SHOWN)
         n = max(N_SHOWN, classes * N_OF_CLASS) if classes == len(chosen_classes(self.hparams)) else N_SHOWN
         made = list(draw(self.context, n, ema=True))
-        pictures = np.concatenate([part["image"] for part in made])
-        labels = np.concatenate([part["label"] for part in made]) if "label" in made[0] else None
+        pictures = np.concatenate([batch["image"] for batch in made])
+        labels = np.concatenate([batch["label"] for batch in made]) if "label" in made[0] else None
         return {f"{step}/Generated_{step}": sheet(*sample_rows(pictures, labels))}

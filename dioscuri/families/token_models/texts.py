@@ -1,4 +1,4 @@
-"""Encoded texts that a masked token model reads: captions of pictures, prompts, and no text."""
+"""Encoded texts for a masked token model: captions of pictures, prompts, and the empty text."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +15,7 @@ N_MICRO = 5
 
 
 def check_text_options(hparams: HParams, plan: TransformerPlan) -> None:
-    """Raise a `UserError` if texts and model do not fit."""
+    """Raise a `UserError` if the options of texts do not fit the model."""
     data, reads = hparams.data, "text" in plan.conditions
     if reads and not data.text_length and hparams.model.architecture != "lucidrains":
         raise UserError(
@@ -33,7 +33,8 @@ def check_text_options(hparams: HParams, plan: TransformerPlan) -> None:
 
 
 def check_captions(tokens: TokenSet, hparams: HParams, plan: TransformerPlan) -> None:
-    """Raise a `UserError` if a model of texts would be trained without them, or with others."""
+    """Raise a `UserError` if a model that reads texts would be trained without
+    them, or with unsuitable ones."""
     if not hparams.data.text_length:
         return
     if tokens.texts is None:
@@ -67,8 +68,8 @@ def _check_shapes(
     expected |= {"pooled": (model.cond_embed_dim,), "micro": (N_MICRO,)}
     for condition in plan.conditions:
         if condition in expected and condition not in but and arrays.get(condition) != expected[condition]:
-            there = arrays.get(condition, "none")
+            actual = arrays.get(condition, "none")
             raise UserError(
-                f"texts {name}: '{condition}' must be {expected[condition]}, not {there}: encode them for "
+                f"texts {name}: '{condition}' must be {expected[condition]}, not {actual}: encode them for "
                 "this model, or change data.text_length and [model] to fit"
             )

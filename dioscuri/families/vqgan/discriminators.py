@@ -1,6 +1,6 @@
-"""Layers of the discriminators, and the table of their parameters.
+"""Layers and parameters of the discriminators.
 
-PatchGAN is that of taming-transformers (and pix2pix), the residual one that of StyleGAN2 as MaskGIT uses it.
+PatchGAN is that of taming-transformers (and pix2pix), the residual one that of StyleGAN2 as used by MaskGIT.
 """
 
 from dataclasses import dataclass
@@ -19,12 +19,13 @@ from dioscuri.families.vqgan.spectral import (
 from dioscuri.plans.parameters import ZEROS, Init, Parameter, Table
 
 SIDE = 4
-"""Height and width at which the residual discriminator ends."""
+"""Side of the residual discriminator's last map."""
 
 
 @dataclass(frozen=True)
 class PatchLayer:
-    """A 4x4 convolution with padding 1; all but the last have a leaky ReLU, those between a norm before it.
+    """A 4x4 convolution with padding 1. All but the last are followed by a leaky ReLU, and all but the
+    first and last by a norm before it.
 
     `index` counts convolutions, norms and activations, as the parameters' names do.
     """
@@ -39,8 +40,8 @@ class PatchLayer:
 
 @dataclass(frozen=True)
 class DiscriminatorPlan:
-    """Either `patches`, or `widths`: those of the residual blocks' inputs and of the last block's output, or
-    `contrast`."""
+    """Has one of `patches`, `contrast`, and `widths`, which are those of the residual blocks' inputs and
+    of the last block's output."""
 
     channels: int
     resolution: int
@@ -52,7 +53,7 @@ class DiscriminatorPlan:
 
 
 def make_plan(options: Discriminator, resolution: int, channels: int) -> DiscriminatorPlan | None:
-    """Layers for pictures of this size; None where there is no discriminator. A `UserError` if too small."""
+    """Layers for pictures of this size; None without a discriminator. A `UserError` if they are too small."""
     if options.type == "none":
         return None
     if options.type == "dcvae":
@@ -81,7 +82,8 @@ def make_plan(options: Discriminator, resolution: int, channels: int) -> Discrim
 
 
 def parameter_table(plan: DiscriminatorPlan | None, prefix: str = "discriminator.") -> Table:
-    """Canonical names below `prefix`: those of taming-transformers for PatchGAN."""
+    """Every parameter under `prefix` and its canonical name; PatchGAN's names are
+    those of taming-transformers."""
     if plan is None:
         return {}
     if plan.contrast is not None:
@@ -92,7 +94,7 @@ def parameter_table(plan: DiscriminatorPlan | None, prefix: str = "discriminator
 
 
 def buffer_table(plan: DiscriminatorPlan | None) -> Table:
-    """What spectral normalisation keeps beside the parameters."""
+    """Buffers of spectral normalisation."""
     if plan is None or plan.contrast is None:
         return {}
     return power_buffers("discriminator.", contrast_layers(plan.contrast), values=False)
@@ -146,7 +148,7 @@ def _widths(options: Discriminator, resolution: int) -> tuple[int, ...]:
 
 
 def _width(side: int, multiplier: float) -> int:
-    """256 times the multiplier at a side of 64, doubled with every halving up to 512."""
+    """256 times the multiplier at a side of 64, doubled with every halving, at most 512."""
     return max(1, min(512, int(256 * 64 / side * multiplier)))
 
 

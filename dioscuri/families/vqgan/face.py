@@ -1,4 +1,4 @@
-"""Image tokenizers of the Python interface: pictures to tokens and back."""
+"""Image tokenizers in the Python interface: pictures to tokens and back."""
 
 from dataclasses import replace
 from typing import Any
@@ -15,14 +15,14 @@ from dioscuri.plans.parameters import initial_values, shapes
 
 
 class TokenizerModel(Model):
-    """An image tokenizer (Esser et al. 2021): `encode`, `decode`, `reconstruct`."""
+    """An image tokenizer (Esser et al. 2021)."""
 
     does = ("encode", "decode", "reconstruct")
     keeps_origin = True
 
     @property
     def plan(self) -> TokenizerPlan:
-        """The layers."""
+        """Every layer."""
         return _plan(self.hparams)
 
     @property
@@ -57,7 +57,7 @@ class TokenizerModel(Model):
 
     @classmethod
     def network_options(cls, hparams: Any) -> Any:
-        """Without the discriminator, which only training needs."""
+        """The options without the discriminator, which only training needs."""
         return replace(hparams, discriminator=Discriminator())
 
     @classmethod
@@ -72,7 +72,7 @@ class TokenizerModel(Model):
 
     @classmethod
     def usual(cls, given: Values) -> Values:
-        """MaskGIT's tokenizer (Chang et al. 2022), with grids of 4 to 16 tokens per side."""
+        """Default options: MaskGIT's tokenizer (Chang et al. 2022), with grids of 4 to 16 tokens per side."""
         side = int(given["data"]["target_res"])
         factors = (1, 2, 2, 4, 4)[: 1 + halvings(side, max(1, min(4, side.bit_length() - 4)))]
         return {

@@ -41,11 +41,11 @@ LOGGED = {
     "perplexity": "Codebook/perplexity",
     "grad_norm": "Mean_Max_Updates/Global_norm",
 }
-"""Tags of the engine's metrics. Those of the adversarial game are 0 before it begins."""
+"""Tags of the engine's metrics. Adversarial ones are 0 before `loss.disc_start`."""
 
 
 def check_options(hparams: HParams) -> None:
-    """Raise a `UserError` that names what does not fit."""
+    """Raise a `UserError` that names options that do not fit together."""
     _check_data(hparams)
     data = hparams.data
     plan = tokenizers.make_plan(hparams.model, data.target_res, data.channels)
@@ -119,7 +119,7 @@ class TokenizerRun:
         }
 
     def logged(self, metrics: Mapping[str, float], step: int) -> dict[str, float]:
-        """The metrics under their tags, the schedules, and the share of steps that was skipped."""
+        """The metrics by tag, the schedules, and the fraction of steps that were skipped."""
         return {
             **{tag: metrics[name] for name, tag in LOGGED.items()},
             "Losses/skips_count": metrics["skips"] / self.hparams.train.total_train_steps,
@@ -127,13 +127,13 @@ class TokenizerRun:
         }
 
     def headline(self, metrics: Mapping[str, float]) -> str:
-        """Reconstruction loss, perplexity of the batches' codes and, where there are any, skipped updates."""
+        """Reconstruction loss, perplexity of the batches' codes, and skipped updates, if any."""
         text = f"reconstruction {metrics['reconstruction']:.4f}, perplexity {metrics['perplexity']:.1f}"
         return text + (f", {int(metrics['skips'])} updates skipped" if metrics["skips"] else "")
 
     def validate(self, step: int, on_batch: Callable[[], None]) -> Validation:
-        """Tags that begin with `EMA_` hold the averaged weights. The score is the reconstruction loss with
-        them, the perceptual one included."""
+        """Tags of the averaged weights begin with `EMA_`. Their reconstruction loss, with the
+        perceptual one, is the score."""
         scalars: dict[str, float] = {}
         qualities: dict[bool, Quality] = {}
         for ema, prefix in ((False, ""), (True, "EMA_")):
@@ -161,11 +161,11 @@ class TokenizerRun:
         return self._look(next(batches), step)
 
     def facts(self) -> dict[str, int]:
-        """Tokens of a picture, and codes that each may be."""
+        """Number of tokens per picture, and of codes."""
         return {"tokens": self.plan.grid**2, "codes": self.plan.codebook_size}
 
     def report(self) -> dict[str, Any]:
-        """Quality on the test pictures with averaged weights, and a grid."""
+        """Quality on the test pictures with averaged weights, and a sheet."""
         return report(self.context, self.plan)
 
     def synthesise(self, checkpoint: Checkpoint) -> None:
@@ -187,12 +187,12 @@ class TokenizerRun:
         made = self.engine.run("reconstruct", image, ema=False, step=step)
         valid = batch["valid"]
         original, pictures = batch["image"][valid], made["image"][valid]
-        alike = similarity_of_finite(original, pictures, made["reconstruction"][valid])
+        similarities = similarity_of_finite(original, pictures, made["reconstruction"][valid])
         images = {
             f"{step}/Original_{step}": sheet(in_rows(original[:N_SHOWN])),
             f"{step}/Generated_{step}": sheet(in_rows(pictures[:N_SHOWN])),
         }
-        return Shown({}, images, {"Losses/ssim": float(alike.mean())})
+        return Shown({}, images, {"Losses/ssim": float(similarities.mean())})
 
 
 def _network_shapes(hparams: HParams) -> dict[str, tuple[int, ...]]:

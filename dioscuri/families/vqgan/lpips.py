@@ -3,20 +3,22 @@
 from itertools import pairwise
 
 BLOCKS = ((0, 2), (5, 7), (10, 12, 14), (17, 19, 21), (24, 26, 28))
-"""Convolutions between two poolings, by torchvision's number; behind the last of each features are taken."""
+"""Convolutions between poolings, by torchvision's numbers; features are taken
+after the last of each group."""
 
 WIDTHS = (3, 64, 128, 256, 512, 512)
 """Channels of the pictures, and of the blocks."""
 
 SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
-"""What pictures in [-1, 1] are reduced and then divided by."""
+"""Subtracted from pictures in [-1, 1], which are then divided by the second."""
 
 SMALLEST = 16
-"""Side of a picture that leaves a pixel behind four poolings."""
+"""Side of a picture of which four poolings leave one pixel."""
 
 
 def weight_shapes() -> dict[str, tuple[int, ...]]:
-    """`features.<i>.{weight,bias}` of VGG16, kernels OIHW, and `lin<block>.weight`, a factor a channel."""
+    """`features.<i>.{weight,bias}` of VGG16, kernels OIHW, and
+    `lin<block>.weight`, one factor per channel."""
     shapes: dict[str, tuple[int, ...]] = {}
     for block, (convolutions, (inputs, outputs)) in enumerate(zip(BLOCKS, pairwise(WIDTHS), strict=True)):
         for index in convolutions:

@@ -1,4 +1,4 @@
-"""Weights of LPIPS from the files that its authors and torchvision publish."""
+"""Weights of LPIPS from the files published by its authors and torchvision."""
 
 import re
 from pathlib import Path
@@ -17,8 +17,8 @@ _FEATURES = re.compile(r"(?:features|net\.slice\d)\.(\d+\.(?:weight|bias))")
 def read_lpips(lpips_path: str, vgg_path: str = "") -> dict[str, np.ndarray]:
     """Tensors of `dioscuri.families.vqgan.lpips.weight_shapes`, float32, from one file or from two.
 
-    Known names: `lin<k>.model.1.weight` and, of VGG16, `features.<i>.*` or `net.slice<k>.<i>.*`; what has
-    another name is left out, such as VGG16's classifier. A `UserError` names what is missing.
+    Known names are `lin<k>.model.1.weight` and, for VGG16, `features.<i>.*` or `net.slice<k>.<i>.*`. Others,
+    such as VGG16's classifier, are ignored. A `UserError` names a missing tensor.
     """
     arrays: dict[str, np.ndarray] = {}
     for path in filter(None, (vgg_path, lpips_path)):

@@ -10,7 +10,7 @@ from dioscuri.hparams.sections import Data, Optimizer, Run, Train, Val
 
 @dataclass(frozen=True, kw_only=True)
 class Discriminator:
-    """`[discriminator]`: the network that tells reconstructions from pictures; left out, there is none."""
+    """`[discriminator]`: the network that tells reconstructions from pictures; without the section, none."""
 
     type: str = option(
         "none",
@@ -51,7 +51,7 @@ class Discriminator:
 
 @dataclass(frozen=True, kw_only=True)
 class Loss:
-    """`[loss]`: mean over all values of the pictures, in the range that the tokenizer has."""
+    """`[loss]`: a mean over all values of the pictures, in the tokenizer's pixel range."""
 
     reconstruction: str = option("l1", choices=("l1", "l2"), doc="absolute or squared difference")
     perceptual_weight: float = option(0.0, low=0, doc="weight of LPIPS (Zhang et al. 2018); needs lpips_path")

@@ -1,4 +1,4 @@
-"""The layers of an image tokenizer, and its noise. Its parameters are in tokenizer_tables.py."""
+"""Layers and noise of an image tokenizer. Its parameters are in tables.py."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -12,7 +12,7 @@ from dioscuri.plans.noise import NoiseSpec
 
 @dataclass(frozen=True)
 class Block:
-    """A residual block; `attention` says whether there is one behind it, `attends` whether it is used."""
+    """A residual block; `attention`: an attention layer exists after it; `attends`: that layer is used."""
 
     name: str
     inputs: int
@@ -24,7 +24,8 @@ class Block:
 
 @dataclass(frozen=True)
 class Level:
-    """The blocks of one resolution; `resamples`: the encoder halves, the decoder doubles it behind them."""
+    """The blocks of one resolution; `resamples`: after them the encoder halves
+    it, or the decoder doubles it."""
 
     width: int
     blocks: tuple[Block, ...]
@@ -33,9 +34,9 @@ class Level:
 
 @dataclass(frozen=True)
 class TokenizerPlan:
-    """Layers of encoder and decoder; levels are counted from the finest in both.
+    """Layers of encoder and decoder; in both, levels are counted from the finest.
 
-    `residual` or `spectral` stands in the place of the levels.
+    `residual` or `spectral` replaces the levels.
     """
 
     options: Tokenizer
@@ -50,7 +51,7 @@ class TokenizerPlan:
 
     @property
     def downsampling(self) -> int:
-        """Side of a picture over that of its grid of tokens."""
+        """Ratio of a picture's side to that of its grid of tokens."""
         if self.residual is not None:
             return self.resolution // self.residual.grid
         if self.spectral is not None:
@@ -79,12 +80,12 @@ class TokenizerPlan:
 
     @property
     def taming(self) -> bool:
-        """Whether it is the VQGAN of taming-transformers or made after it."""
+        """Whether it is the VQGAN of taming-transformers or derived from it."""
         return self.options.architecture in ("taming", "movq")
 
     @property
     def paella(self) -> bool:
-        """Whether it is Paella's, which sees 2x2 pixels as one."""
+        """Whether it is Paella's, which reads patches of 2x2 pixels."""
         return self.options.architecture == "paella"
 
     @property
@@ -134,14 +135,14 @@ def make_plan(options: Tokenizer, resolution: int, channels: int) -> TokenizerPl
         first = widths[i + 1] if i < n - 1 else top
         blocks = _level(options, f"decoder.up.{i}", first, width, side, options.num_res_blocks + more)
         up.append(Level(width, blocks, i > 0))
-    mid = {part: _mid(options, f"{part}.mid", top, coarsest) for part in ("encoder", "decoder")}
+    mid = {side: _mid(options, f"{side}.mid", top, coarsest) for side in ("encoder", "decoder")}
     return TokenizerPlan(
         options, resolution, channels, tuple(down), mid["encoder"], mid["decoder"], tuple(up)
     )
 
 
 def _paella_plan(options: Tokenizer, resolution: int, channels: int) -> TokenizerPlan:
-    """Its blocks follow from the levels' widths alone."""
+    """Plan Paella's tokenizer, whose blocks follow from the levels' widths alone."""
     n = len(options.channel_mult)
     if resolution % 2**n:
         raise UserError(
@@ -181,13 +182,13 @@ def _mid(options: Tokenizer, name: str, width: int, side: int) -> tuple[Block, .
 
 
 def last_layer_name(plan: TokenizerPlan) -> str:
-    """The kernel that the adaptive weight of the adversarial loss looks at."""
+    """Name of the kernel whose gradients determine the adaptive weight of the adversarial loss."""
     del plan
     return "decoder.conv_out.weight"
 
 
 def codebook_name(plan: TokenizerPlan) -> str:
-    """The codes (K, D)."""
+    """Name of the codes (K, D)."""
     projected = plan.options.quantizer == "gumbel" and plan.taming
     return "quantize.embed.weight" if projected else "quantize.embedding.weight"
 
@@ -198,8 +199,8 @@ def has_codebook(plan: TokenizerPlan) -> bool:
 
 
 def noise(plan: TokenizerPlan, batch: int) -> tuple[NoiseSpec, ...]:
-    """Uniform numbers for training: dropout's (B, H, W, C) under a residual block's name, and of a Gumbel
-    quantiser `gumbel` (B, h, w, K)."""
+    """Uniform noise of training: that of dropout (B, H, W, C) under the residual block's name, and `gumbel`
+    (B, h, w, K) for a Gumbel quantiser."""
     dropped = plan.blocks if plan.options.dropout else []
     specs = tuple(
         NoiseSpec(block.name, "uniform", (batch, block.resolution, block.resolution, block.outputs))

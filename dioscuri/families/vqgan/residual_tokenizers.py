@@ -1,4 +1,4 @@
-"""Layers of the VQ-VAE that Metroplex's later program has: VD-VAE's blocks around a grid of codes."""
+"""Layers of the VQ-VAE in Metroplex's later program: VD-VAE's blocks around a grid of codes."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from dioscuri.plans.parameters import ZEROS, Init, Parameter, Table
 
 @dataclass(frozen=True)
 class ResidualBlock:
-    """A cell; behind it the resolution changes by `factor` and the channels to `out_channels`."""
+    """A cell, after which the resolution changes by `factor` and the channels change to `out_channels`."""
 
     resolution: int
     cell: Cell
@@ -41,11 +41,11 @@ def residual_stacks(options: Tokenizer, resolution: int) -> ResidualStacks:
         ("dec_blocks", "begins", up[0].resolution, grid, "the end of enc_blocks"),
         ("dec_blocks", "ends", up[-1].resolution * up[-1].pool, resolution, "data.target_res"),
     )
-    for option, verb, found, wanted, what in ends:
-        if found != wanted:
+    for option, verb, actual, expected, what in ends:
+        if actual != expected:
             raise UserError(
-                f"[model] {option} '{getattr(options, option)}' {verb} at resolution {found}, {what} is "
-                f"{wanted}"
+                f"[model] {option} '{getattr(options, option)}' {verb} at resolution {actual}, {what} is "
+                f"{expected}"
             )
     if width(resolution) != options.hidden_channels:
         raise UserError(
@@ -62,8 +62,8 @@ def residual_stacks(options: Tokenizer, resolution: int) -> ResidualStacks:
 
 
 def residual_table(stacks: ResidualStacks, channels: int, codebook: Table) -> Table:
-    """Every parameter under its canonical name. Kernels begin uniform with variance 1 / inputs, those that
-    end a block smaller by the root of the number of blocks; biases as zeros."""
+    """Every parameter under its canonical name. Kernels are initially uniform with variance 1 / inputs,
+    divided by the number of blocks at the end of a block; biases are zero."""
     width = stacks.encoder[0].cell.in_channels
     table = _convolution("encoder.conv_in", channels, width, (3, 3))
     table |= _stack("encoder", stacks.encoder) | codebook

@@ -1,7 +1,7 @@
-"""Layers of DC-VAE (Parmar et al. 2021) with codes, as Metroplex's later program has it.
+"""Layers of DC-VAE (Parmar et al. 2021) with codes, as in Metroplex's later program.
 
-Most convolutions are divided by their largest singular value (Miyato et al. 2018), which a power iteration
-follows. Its vectors are buffers; the generator's values are parameters, too, which the engine assigns.
+Most kernels are divided by their largest singular value (Miyato et al. 2018), estimated by a power iteration.
+Its vectors are buffers; the generator's singular values are parameters that the engine overwrites.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ STEM = 64
 HIDDEN = 32
 """Channels of a global head before its last layer."""
 LAST = 4
-"""Side of the map that the discriminator ends with."""
+"""Side of the discriminator's last map."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class SpectralBlock:
 
 @dataclass(frozen=True)
 class SpectralStacks:
-    """Blocks of encoder and decoder in order of execution; `biased`: convolutions add their biases."""
+    """Blocks of encoder and decoder in order of execution; `biased`: convolutions have biases."""
 
     encoder: tuple[SpectralBlock, ...]
     decoder: tuple[SpectralBlock, ...]
@@ -39,7 +39,7 @@ class SpectralStacks:
 
 @dataclass(frozen=True)
 class Head:
-    """What reads a map of the discriminator, whose side is `side`."""
+    """A head of the discriminator on a map with side `side`."""
 
     side: int
     channels: int
@@ -47,7 +47,7 @@ class Head:
 
 @dataclass(frozen=True)
 class ContrastPlan:
-    """Discriminator: `tapped` has the side of the map before a block, which heads may read."""
+    """A discriminator; `tapped` holds, for each block, the side of its input, which heads may read."""
 
     blocks: tuple[SpectralBlock, ...]
     tapped: tuple[int, ...]
@@ -59,7 +59,7 @@ class ContrastPlan:
 
 
 def spectral_stacks(widths: Sequence[int], n_blocks: int, *, biased: bool) -> SpectralStacks:
-    """Generator of levels of these widths, finest first, each of `n_blocks` blocks."""
+    """A generator with levels of these widths, finest first, and `n_blocks` blocks per level."""
     up: list[SpectralBlock] = []
     reached = widths[-1]
     for level in reversed(range(len(widths))):
@@ -79,7 +79,8 @@ def contrast_plan(
     *,
     biased: bool,
 ) -> ContrastPlan:
-    """Discriminator of levels of these widths; `heads`: sides with adversarial and with contrastive heads."""
+    """A discriminator with levels of these widths; `heads`: sides of the
+    adversarial and contrastive heads."""
     sides = [resolution >> level for level in range(len(widths))]
     if not widths or sides[-1] != LAST or sides[0] != LAST << (len(widths) - 1):
         raise UserError(
@@ -114,12 +115,12 @@ def generator_table(stacks: SpectralStacks, channels: int, codebook: Table) -> T
 
 
 def generator_layers(stacks: SpectralStacks) -> dict[str, int]:
-    """Names of the layers that are divided by their singular value, and their output channels."""
+    """Names and output channels of the spectrally normalised layers."""
     return {"encoder.conv_in": STEM} | _layers("encoder.blocks", stacks.encoder)
 
 
 def contrast_table(plan: ContrastPlan) -> Table:
-    """Every parameter of the discriminator; heads have biases always."""
+    """Every parameter of the discriminator; heads always have biases."""
     table = _blocks("blocks", plan.blocks, biased=plan.biased)
     table |= _convolution("last", plan.blocks[-1].outputs, 1, 1, biased=plan.biased)
     for name, inputs, outputs in _heads(plan):
@@ -128,13 +129,13 @@ def contrast_table(plan: ContrastPlan) -> Table:
 
 
 def contrast_layers(plan: ContrastPlan) -> dict[str, int]:
-    """Names of its layers, all of which are divided by their singular value, and their output channels."""
+    """Names and output channels of the discriminator's layers, all of which are spectrally normalised."""
     heads = {name: outputs for name, _, outputs in _heads(plan)}
     return _layers("blocks", plan.blocks) | {"last": 1} | heads
 
 
 def power_buffers(prefix: str, layers: dict[str, int], *, values: bool) -> Table:
-    """Vectors `u.<layer>` of the power iterations and, with `values`, the singular values `sigma.<layer>`."""
+    """Vectors `u.<layer>` of the power iteration and, with `values`, the singular values `sigma.<layer>`."""
     table = {f"u.{prefix}{name}": Parameter((n,), Init("normal")) for name, n in layers.items()}
     if values:
         table |= {f"sigma.{prefix}{name}": Parameter((1,), ONES) for name in layers}
@@ -173,9 +174,9 @@ def _blocks(name: str, blocks: Sequence[SpectralBlock], *, biased: bool) -> Tabl
 
 def _layers(name: str, blocks: Sequence[SpectralBlock]) -> dict[str, int]:
     return {
-        f"{name}.{n}.{part}": block.outputs
+        f"{name}.{n}.{layer}": block.outputs
         for n, block in enumerate(blocks)
-        for part in ("conv1", "conv2", "shortcut")
+        for layer in ("conv1", "conv2", "shortcut")
     }
 
 

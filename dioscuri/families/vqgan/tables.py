@@ -1,4 +1,4 @@
-"""The parameters of an image tokenizer under the originals' names, and its buffers."""
+"""Parameters of an image tokenizer, under the originals' names, and its buffers."""
 
 from dioscuri.families.vqgan.plan import Block, TokenizerPlan, codebook_name, has_codebook
 from dioscuri.families.vqgan.residual_tokenizers import residual_table
@@ -9,7 +9,7 @@ LEARNT = Init("fan_in_uniform")
 
 
 def parameter_table(plan: TokenizerPlan) -> Table:
-    """Every parameter under its canonical name: those of open-muse and of taming-transformers."""
+    """Every parameter under its canonical name; names are those of open-muse and taming-transformers."""
     if plan.paella:
         return _paella_table(plan)
     if plan.residual is not None:
@@ -73,9 +73,9 @@ def _paella_table(plan: TokenizerPlan) -> Table:
 
 def _modulated_block(name: str, width: int) -> Table:
     table = {f"{name}.gammas": Parameter((6,), ZEROS, decays=False)}
-    for part, inputs, outputs in (("0", width, 4 * width), ("2", 4 * width, width)):
-        dense = _conv(f"{name}.channelwise.{part}", inputs, outputs, 1)
-        weight = f"{name}.channelwise.{part}.weight"
+    for layer, inputs, outputs in (("0", width, 4 * width), ("2", 4 * width, width)):
+        dense = _conv(f"{name}.channelwise.{layer}", inputs, outputs, 1)
+        weight = f"{name}.channelwise.{layer}.weight"
         table |= dense | {weight: Parameter((outputs, inputs), LEARNT)}
     init = Init("fan_in_uniform", fan_in=9)
     table[f"{name}.depthwise.weight"] = Parameter((width, 1, 3, 3), LEARNT)
@@ -84,8 +84,8 @@ def _modulated_block(name: str, width: int) -> Table:
 
 
 def buffer_table(plan: TokenizerPlan) -> Table:
-    """What the quantiser keeps beside its parameters: averages of each code's number and sum of vectors and,
-    where these begin at 0, how many batches are in them; and those of `power_buffers` of the network."""
+    """Buffers of the quantiser (moving averages of each code's count and sum of vectors and, if these begin
+    at 0, the number of batches) and of the network's power iteration."""
     table = power_buffers("", generator_layers(plan.spectral), values=True) if plan.spectral else {}
     if plan.options.quantizer != "ema":
         return table
@@ -140,8 +140,8 @@ def _norm(plan: TokenizerPlan, name: str, width: int) -> Table:
     if not (plan.modulated and name.startswith("decoder.")):
         return _affine(name, width)
     table = _affine(f"{name}.norm_layer", width)
-    for part in ("conv_y", "conv_b"):
-        table |= _conv(f"{name}.{part}", plan.embedding_dim, width, 1)
+    for layer in ("conv_y", "conv_b"):
+        table |= _conv(f"{name}.{layer}", plan.embedding_dim, width, 1)
     return table
 
 

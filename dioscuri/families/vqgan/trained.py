@@ -1,4 +1,4 @@
-"""A trained tokenizer, as priors use it, frozen: the run that trained it, or the folder it was saved to."""
+"""A trained, frozen tokenizer for priors, from the run that trained it or the folder it was saved to."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ from dioscuri.families.vqgan import tables as tokenizer_tables
 
 @dataclass(frozen=True)
 class TrainedTokenizer(TrainedFolder):
-    """Its folder, options and plan; weights are read when they are asked for."""
+    """Its folder, options and plan; weights are read on demand."""
 
     plan: tokenizers.TokenizerPlan
 
@@ -22,7 +22,7 @@ class TrainedTokenizer(TrainedFolder):
     def weights(self) -> dict[str, np.ndarray]:
         """Averaged weights of encoder, quantiser and decoder under canonical names, float32.
 
-        A `UserError` names the first tensor that is missing, of another shape or not finite.
+        A `UserError` names the first tensor that is missing, of the wrong shape or not finite.
         """
         averaged = self.checkpoint.state["ema"]
         table = tokenizer_tables.parameter_table(self.plan)
@@ -38,7 +38,7 @@ class TrainedTokenizer(TrainedFolder):
 
 
 def open_tokenizer(path: Path) -> TrainedTokenizer:
-    """Read the options of a run or a saved folder; a `UserError` if it is no tokenizer's."""
+    """Read the options of a run or a saved folder; a `UserError` if it is not a tokenizer's."""
     hparams = open_tokenizer_folder(path).hparams
     plan = tokenizers.make_plan(hparams.model, hparams.data.target_res, hparams.data.channels)
     return TrainedTokenizer(path, hparams, plan)

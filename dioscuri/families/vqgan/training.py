@@ -1,4 +1,4 @@
-"""Metrics, buffers and noise of a tokenizer's training, and the revival of dead codes."""
+"""Metrics, buffers and noise of a tokenizer's training and of its dead-code reset."""
 
 import numpy as np
 
@@ -20,19 +20,19 @@ METRICS = (
     "usage",
     "perplexity",
 )
-"""Numbers of a training step, each 0-d. `usage`, the share of codes that the batch took, and `perplexity`
-are of the codes; those of the adversarial game are 0 before it begins."""
+"""Numbers of a training step, each 0-d. `usage` is the fraction of codes used by the batch, `perplexity` that
+of the codes. Adversarial metrics are 0 before `loss.disc_start`."""
 
 
 def gumbel_temperature(step: int, options: Tokenizer) -> float:
-    """Temperature of a Gumbel quantiser's mixture, linear in the steps to its last value."""
+    """Temperature of a Gumbel quantiser's mixture, linear in the step until its last value."""
     first, last = options.gumbel_temperature
     share = min(1.0, step / options.gumbel_temperature_steps)
     return first + share * (last - first)
 
 
 def reset_buffers(loss: Loss, codebook_size: int, embedding_dim: int) -> dict[str, np.ndarray]:
-    """`share` (codes,) of each code among the tokens; `candidates` (codes, D) for the places of dead ones."""
+    """`share` (codes,), each code's fraction of the tokens; `candidates` (codes, D) to replace dead codes."""
     if not loss.revive_below:
         return {}
     share = np.full(codebook_size, 1 / codebook_size, np.float32)
@@ -40,5 +40,5 @@ def reset_buffers(loss: Loss, codebook_size: int, embedding_dim: int) -> dict[st
 
 
 def reset_noise(loss: Loss, batch: int, grid: int) -> tuple[NoiseSpec, ...]:
-    """Uniform numbers (B, h, w) by which candidates are chosen among the batch's encoder outputs."""
+    """Uniform noise (B, h, w) that selects candidates among the batch's encoder outputs."""
     return (NoiseSpec("dead_code_reset", "uniform", (batch, grid, grid)),) if loss.revive_below else ()

@@ -23,7 +23,7 @@ from dioscuri.outputs.wording import noun
 
 
 def decode(context: Context, plan: LatentPlan, checkpoint: Checkpoint) -> None:
-    """Write `decoded/image-<i>.png`, i counting the encodings in order, and `names.json`, the pictures'
+    """Write `decoded/image-<i>.png`, numbered in the order of the encodings, and `names.json`, the pictures'
     stable names.
 
     The prior's temperature is the first of `synthesis.temperature_settings`.
@@ -78,7 +78,7 @@ def _mask(kept: Mapping[str, Any], group: int, variates: int) -> Array:
 def _latents(
     plan: LatentPlan, arrays: Mapping[str, Array], masks: list[Array], start: int, batch_size: int
 ) -> dict[str, Array]:
-    """`z.<l>` (B, H, W, Z) of pictures from `start` on, zero where nothing was kept or no picture is left."""
+    """`z.<l>` (B, H, W, Z) of pictures from `start` on; zero for variates and pictures that do not exist."""
     latents = {}
     for group, mask in enumerate(masks):
         z = np.zeros(plan.latent_shape(group, batch_size), np.float32)

@@ -1,5 +1,4 @@
-"""Divergence statistics: the information in every latent variate, and masks that keep the most informative
-ones."""
+"""Divergence statistics: the information in every latent variate, and masks of the most informative ones."""
 
 import hashlib
 from collections.abc import Sequence
@@ -24,11 +23,11 @@ FILE = "div_stats"
 
 
 def divergence_statistics(context: Context, plan: LatentPlan, checkpoint: Checkpoint) -> None:
-    """Write `latents/div_stats/div_stats.npz` and `.json`: bits per latent element of every variate, over
+    """Write `latents/div_stats/div_stats.npz` and `.json`, the bits per latent element of every variate over
     training pictures, and a chart.
 
-    The archive has one float32 array (Z,) a latent group, named after its block, so groups may differ in
-    width . The pictures are a fixed random share, `synthesis.div_stats_subset_ratio`, of the training set.
+    The archive has one float32 array (Z,) per latent group, named after its block, since groups may differ in
+    width. The pictures are a fixed random fraction, `synthesis.div_stats_subset_ratio`, of the training set.
     """
     options = context.hparams.synthesis
     output = output_folder(context, checkpoint, context.directory.latents, FILE, split="train")
@@ -60,10 +59,10 @@ def divergence_statistics(context: Context, plan: LatentPlan, checkpoint: Checkp
 def variate_masks(
     context: Context, plan: LatentPlan, checkpoint: Checkpoint, purpose: str
 ) -> tuple[list[Array], dict[str, str]]:
-    """One bool array (Z,) a latent group: the share `synthesis.variate_masks_quantile` of all variates that
-    is kept; and the statistics that say which, for the settings of what is made with the masks.
+    """One bool array (Z,) per latent group, True for the fraction `synthesis.variate_masks_quantile` of
+    variates that are kept, and the identity of the statistics behind them, for `settings.json`.
 
-    A share of 1 keeps all and needs no statistics. A `UserError` says if they are missing or do not fit.
+    A fraction of 1 keeps all and needs no statistics. A `UserError` if they are missing or do not fit.
     """
     quantile = context.hparams.synthesis.variate_masks_quantile
     if quantile == 1:
@@ -87,8 +86,8 @@ def variate_masks(
 
 
 def _statistics_file(context: Context, checkpoint: Checkpoint) -> Path:
-    """Statistics of this checkpoint's weights, and of the most pictures where there are several; else those
-    of other weights, or where version 0.1.0 has written them."""
+    """Statistics of this checkpoint's weights over the most pictures; else those of other weights, or those
+    at the place where version 0.1.0 wrote them."""
     latents = context.directory.latents
     weights = origin(context, checkpoint, averaged=context.hparams.synthesis.load_ema_weights)["checkpoint"]
     files = sorted(latents.glob(f"{FILE}*/{FILE}.npz"))
@@ -103,7 +102,7 @@ def _n_pictures(path: Path) -> int:
 
 
 def as_floats(masks: Sequence[Array]) -> list[Array]:
-    """Masks as an engine takes them: 0 and 1 in float32."""
+    """Masks for an engine: 0 and 1 in float32."""
     return [mask.astype(np.float32) for mask in masks]
 
 
@@ -121,13 +120,13 @@ def _read(path: Path, plan: LatentPlan) -> list[Array]:
 
 
 def _share(n_pictures: int, ratio: float, seed: int) -> Array:
-    """Indices of a random share of the pictures, at least one, in their order."""
+    """Sorted indices of a random fraction of the pictures, at least one."""
     n = max(1, round(ratio * n_pictures))
     return np.sort(np.random.default_rng(seed).permutation(n_pictures)[:n])
 
 
 def _sheet(path: Path, plan: LatentPlan, statistics: list[Array]) -> Path:
-    """Divergence of every variate, sorted within its group, above that of the groups as a bar chart."""
+    """Chart of every variate's divergence, sorted within its group, above a bar chart of the groups'."""
     from matplotlib.figure import Figure  # noqa: PLC0415 - most of a second to import, for charts only
 
     widest = max(map(len, statistics))

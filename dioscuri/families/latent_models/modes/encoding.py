@@ -1,4 +1,4 @@
-"""Encoding: pictures to the latent variates that carry the most, in files that `decoding` reads."""
+"""Encoding: pictures to their most informative latent variates, in files that `decoding` reads."""
 
 from collections.abc import Mapping, Sequence
 from math import prod
@@ -83,7 +83,7 @@ def _header(
     pictures: Examples,
     n: int,
 ) -> dict[str, Any]:
-    """What the encodings depend on."""
+    """Everything that the encodings depend on."""
     options, hparams = context.hparams.synthesis, context.hparams
     captions = pictures.captions if isinstance(pictures, PictureSet) else None
     weights = "ema" if options.load_ema_weights else "model"
@@ -107,7 +107,7 @@ def _header(
 
 
 def _batches_a_shard(plan: LatentPlan, masks: Sequence[Array], batch_size: int) -> int:
-    """As many as make a shard of about `SHARD_BYTES`."""
+    """Number of batches in a shard of about `SHARD_BYTES`."""
     values = sum(
         3 * prod(block.grid) * int(mask.sum()) for block, mask in zip(plan.groups, masks, strict=True)
     )
@@ -117,7 +117,7 @@ def _batches_a_shard(plan: LatentPlan, masks: Sequence[Array], batch_size: int) 
 def _kept(
     plan: LatentPlan, batch: Batch, results: Mapping[str, Array], masks: Sequence[Array]
 ) -> dict[str, Array]:
-    """A batch's part of a shard, and the indices of its pictures."""
+    """A batch's arrays for a shard, and the indices of its pictures."""
     valid = batch["valid"]
     arrays = {"index": batch["index"][valid], "image": visible(batch["image"], plan)[valid]}
     if "caption" in batch:

@@ -1,11 +1,11 @@
-"""The files of encodings: `index.json` and safetensors shards that hold the kept variates of every picture.
+"""Files of encodings: `index.json` and safetensors shards that hold the selected variates of every picture.
 
-A shard has, for every latent group with kept variates, `mean.<group>`, `std.<group>` and `z.<group>`, float32
-(N, H, W, kept), and `image`, the pictures as the model saw them, uint8 (N, h, w, C); groups bear the
-canonical names of their blocks. Where pictures have captions, `caption` int32 (N, L) is theirs, for a prior
-that makes latents of texts. The index has `header`, what the encodings depend on; `shards`, each with its
-file and the stable names (`keys`) of its N pictures, in order; and `complete`. It is rewritten after every
-shard, so an interrupted encoding can continue.
+A shard has, for every latent group with selected variates, `mean.<group>`, `std.<group>` and `z.<group>`,
+float32 (N, H, W, selected), and `image`, the pictures as the model saw them, uint8 (N, h, w, C); groups have
+the canonical names of their blocks. Captions, if any, are in `caption` int32 (N, L), for a prior of latents
+given texts. The index has `header`, everything that the encodings depend on; `shards`, each with its file and
+the stable names (`keys`) of its N pictures, in order; and `complete`. It is rewritten after every shard, so
+an interrupted encoding can continue.
 """
 
 import hashlib
@@ -29,12 +29,12 @@ INDEX = "index.json"
 
 
 def architecture_hash(plan: LatentPlan) -> str:
-    """Hash of the layer plan: encodings of one plan can be decoded by every checkpoint of that plan."""
+    """Hash of the layer plan: every checkpoint of a plan can decode its encodings."""
     return hashlib.sha256(json.dumps(asdict(plan), sort_keys=True).encode()).hexdigest()
 
 
 class EncodingWriter:
-    """Adds shards to a folder, after those that an earlier process left there under the same header."""
+    """Adds shards to a folder, continuing after those that an earlier process wrote with the same header."""
 
     def __init__(self, folder: Path, header: Mapping[str, Any]) -> None:
         self._folder = folder
@@ -46,12 +46,12 @@ class EncodingWriter:
 
     @property
     def n_pictures(self) -> int:
-        """Pictures in the shards so far."""
+        """Number of pictures already written."""
         return sum(len(shard["keys"]) for shard in self._index["shards"])
 
     @property
     def n_batches(self) -> int:
-        """Batches of pictures that the shards so far cover."""
+        """Number of batches already written."""
         return sum(shard["batches"] for shard in self._index["shards"])
 
     def add(self, keys: Sequence[str], arrays: Mapping[str, Array], n_batches: int) -> None:
@@ -66,7 +66,7 @@ class EncodingWriter:
         write_sealed_json(self._folder / INDEX, self._index)
 
     def finish(self) -> None:
-        """Mark the encodings complete and remove shards of older ones."""
+        """Mark the encodings complete and remove shards of earlier encodings."""
         self._index["complete"] = True
         write_sealed_json(self._folder / INDEX, self._index)
         named = {shard["file"] for shard in self._index["shards"]}
@@ -127,7 +127,7 @@ def latent_shapes(plan: LatentPlan) -> dict[str, list[int]]:
 
 
 def _read_index(folder: Path) -> dict[str, Any]:
-    """The index, every value of the type that is read; version 0.1.0 wrote it without a checksum."""
+    """The index, with all types checked; version 0.1.0 wrote it without a checksum."""
     index, _ = read_sealed_json(folder / INDEX, "encodings")
     if not _is_index(index):
         raise UserError(
@@ -153,7 +153,7 @@ def _is_index(index: Any) -> bool:
 
 
 def _is_entry(entry: Any) -> bool:
-    """Whether this names a shard: a file of the folder, its checksum, batches and pictures."""
+    """Whether this describes a shard: a file of the folder, its checksum, batches and pictures."""
     if not isinstance(entry, dict):
         return False
     name, digest, keys = (entry.get(part) for part in ("file", "sha256", "keys"))

@@ -17,10 +17,10 @@ N_IN_ROW = 16
 
 
 def generate(context: Context, plan: LatentPlan, checkpoint: Checkpoint) -> None:
-    """Write `n_generation_batches` batches a setting k as `setup-<k>-image-<i>.png`, and a sheet, a row a
-    setting.
+    """Write `n_generation_batches` batches per setting k as `setup-<k>-image-<i>.png`, and a
+    sheet with one row per setting.
 
-    A killed run continues after its last complete batch; batches on the sheet are sampled again.
+    An interrupted call continues after its last complete batch; batches on the sheet are sampled again.
     """
     options = context.hparams.synthesis
     output = output_folder(context, checkpoint, context.directory.images, "generated")
@@ -51,5 +51,5 @@ def generate(context: Context, plan: LatentPlan, checkpoint: Checkpoint) -> None
         captions = [[temperature_name(setting)] for setting in options.temperature_settings]
         sheet = save_grid(output.path / "contact-sheet.png", [np.stack(row) for row in rows], captions)
         drawn = f"{len(jobs) * size} {noun(context.hparams)} in {output.path}"
-        context.say(f"{drawn}; a row a temperature setting: {sheet}")
+        context.say(f"{drawn}; one row per temperature setting: {sheet}")
     output.finish(len(jobs))

@@ -14,8 +14,8 @@ N_PICTURES = 8
 
 
 def reconstruct_partially(context: Context, plan: LatentPlan, checkpoint: Checkpoint) -> None:
-    """Write `partial/groups-<k>-image-<i>.png`, k counting the groups kept, and a sheet: originals, then
-    a row for every k.
+    """Write `partial/groups-<k>-image-<i>.png`, where k groups come from the posterior, and a sheet:
+    originals, then a row for every k.
 
     The prior's temperature is the first of `synthesis.temperature_settings`.
     """

@@ -1,5 +1,5 @@
-"""Reconstruction: test pictures through posterior and likelihood, with the bound, its tighter form and the
-similarity."""
+"""Reconstruction: test pictures through posterior and likelihood, with the bound, the
+importance-weighted bound and the similarity."""
 
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,8 @@ from dioscuri.outputs.wording import noun
 
 
 def reconstruct(context: Context, plan: LatentPlan, checkpoint: Checkpoint) -> None:
-    """Write `reconstructed/image-<i>.png` (and `target-<i>.png`), and tell the negative ELBO, SSIM and
-    divergences."""
+    """Write `reconstructed/image-<i>.png` (and `target-<i>.png`), and report the negative ELBO, the
+    similarity and the divergences."""
     options, engine = context.hparams.synthesis, context.engine
     masks, origin = None, None
     if options.mask_reconstruction:
@@ -38,7 +38,7 @@ def reconstruct(context: Context, plan: LatentPlan, checkpoint: Checkpoint) -> N
         masks=origin,
     )
     pictures = chosen_split(context, "test")
-    total, alike, tighter = BoundSum(), [], []
+    total, similarities, importance = BoundSum(), [], []
     sheet: list[tuple[Array, Array]] = []
     for index, batch in enumerate(
         batches(context, pictures, chosen_indices(context, pictures), "reconstruction")
@@ -55,14 +55,14 @@ def reconstruct(context: Context, plan: LatentPlan, checkpoint: Checkpoint) -> N
         )
         total.add(made, valid)
         target, drawn = visible(batch["image"], plan)[valid], made["image"][valid]
-        alike.append(similarity_of_finite(target, drawn, made["reconstruction"][valid]))
+        similarities.append(similarity_of_finite(target, drawn, made["reconstruction"][valid]))
         if options.importance_samples:
-            tighter.append(_importance_terms(context, image, index, masks)[valid])
+            importance.append(_importance_terms(context, image, index, masks)[valid])
         if sum(len(part) for part, _ in sheet) < N_ON_SHEET:
             sheet.append((target, drawn))
         if context.writes:
             _save(context, output.path, batch["index"][valid], target, drawn)
-    results = _results(context, plan, total, np.concatenate(alike), tighter)
+    results = _results(context, plan, total, np.concatenate(similarities), importance)
     if context.writes:
         folder = output.path
         write_report(context, folder, results | {"step": checkpoint.step})
@@ -74,8 +74,8 @@ def reconstruct(context: Context, plan: LatentPlan, checkpoint: Checkpoint) -> N
 
 
 def _importance_terms(context: Context, image: Batch, index: int, masks: list[Array] | None) -> Array:
-    """Importance-weighted bound (B,) in nats, from `synthesis.importance_samples` draws, under the masks of
-    the reconstruction."""
+    """Importance-weighted bound (B,) in nats of `synthesis.importance_samples` samples, with the
+    reconstruction's masks."""
     options = context.hparams.synthesis
     log_weights = []
     for k in range(options.importance_samples):
@@ -92,7 +92,7 @@ def _importance_terms(context: Context, image: Batch, index: int, masks: list[Ar
 
 
 def _results(
-    context: Context, plan: LatentPlan, total: BoundSum, alike: Array, tighter: list[Array]
+    context: Context, plan: LatentPlan, total: BoundSum, similarities: Array, importance: list[Array]
 ) -> dict[str, Any]:
     """Print the numbers and return them."""
     bound, unit, options = total.mean(), unit_of(plan), context.hparams.synthesis
@@ -103,15 +103,15 @@ def _results(
         "negative_elbo": bound.negative_elbo * unit.per_nat,
         "reconstruction": bound.reconstruction * unit.per_nat,
         "kl": [float(value) * unit.per_nat for value in bound.kl],
-        name: float(alike.mean()),
+        name: float(similarities.mean()),
     } | unit.in_nats(bound.negative_elbo)
     context.say(
         f"{bound.n} {noun(context.hparams)}: -ELBO {unit.tell(bound.negative_elbo)} = reconstruction "
         f"{results['reconstruction']:.4f} + KL {sum(results['kl']):.4f} {unit.name}; {name.upper()} "
         f"{results[name]:.4f}{' dB' if name == 'psnr' else ''}"
     )
-    if tighter:
-        value = float(np.concatenate(tighter).mean()) * unit.per_nat
+    if importance:
+        value = float(np.concatenate(importance).mean()) * unit.per_nat
         results["importance_weighted_bound"] = value
         context.say(
             f"importance-weighted bound, {options.importance_samples} samples: {value:.4f} {unit.name}"

@@ -1,4 +1,4 @@
-"""Evaluation, report and synthesis modes of token models: masked ones, and those of SUNDAE."""
+"""Synthesis modes of token models."""
 
 from collections.abc import Callable
 from typing import Any

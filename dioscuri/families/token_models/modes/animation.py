@@ -1,4 +1,4 @@
-"""Animation: what the model would draw after every step of sampling, and which tokens it has settled on."""
+"""Animation: the model's prediction after every step of sampling, and which tokens are final."""
 
 from math import sqrt
 from pathlib import Path
@@ -17,13 +17,14 @@ from dioscuri.outputs.settings import output_folder
 
 MILLISECONDS = 400
 MOST_FRAMES = 32
-VEIL = 0.6  # how much of the ground's grey covers what is not settled
+VEIL = 0.6  # opacity of the grey over tokens that are not final
 
 
 def animate(context: Context, plan: Any, checkpoint: Checkpoint) -> None:
-    """Write `animation/steps.png`, a picture a row and a step a column, and `animation/steps.gif`.
+    """Write `animation/steps.png`, with one row per picture and one column per
+    step, and `animation/steps.gif`.
 
-    Of many steps some are shown. What is still masked, or will change, after a step is veiled; the last
+    Of many steps, some are shown. Tokens that are still masked, or will change, are veiled; the last
     column is the finished picture.
     """
     options = context.hparams.synthesis
@@ -36,13 +37,15 @@ def animate(context: Context, plan: Any, checkpoint: Checkpoint) -> None:
         strip = save_grid(folder / "steps.png", [np.stack(row) for row in zip(*frames, strict=True)])
         sheets = [enlarge(grid(in_rows(frame, _columns(len(frame))))) for frame in frames]
         context.say(
-            f"a picture a row, a step a column: {strip}; animated: {_save_gif(folder / 'steps.gif', sheets)}"
+            f"one row per picture, one column per step: {strip}; animated: "
+            f"{_save_gif(folder / 'steps.gif', sheets)}"
         )
     output.finish(options.n_samples)
 
 
 def frames_of(context: Context, plan: Any, made: dict[str, Array]) -> list[Array]:
-    """Pictures (B, H, W, C) of some steps, the first and the last among them, from what `generate` gave."""
+    """Pictures (B, H, W, C) of some steps, including the first and the last,
+    from the result of `generate`."""
     T = made["steps"].shape[1]
     return [
         _veiled(decoded(context, made["steps"][:, t]), made["masked"][:, t], plan.grid)
@@ -51,7 +54,7 @@ def frames_of(context: Context, plan: Any, made: dict[str, Array]) -> list[Array
 
 
 def _veiled(pictures: Array, masked: Array, side: int) -> Array:
-    """Pictures (B, H, W, C) with a veil where tokens (B, L) are masked."""
+    """Pictures (B, H, W, C), veiled where tokens (B, L) are masked."""
     B, H, W, _ = pictures.shape
     areas = masked.reshape(B, side, side).repeat(H // side, 1).repeat(W // side, 2)[..., None]
     veiled = VEIL * GROUND + (1 - VEIL) * pictures

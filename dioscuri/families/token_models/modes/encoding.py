@@ -1,4 +1,4 @@
-"""Encoding: pictures to shards of the tokens that the model's tokenizer makes of them."""
+"""Encoding: pictures to token shards, by the model's tokenizer."""
 
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,8 @@ from dioscuri.families.vqgan.trained import open_tokenizer
 
 
 def encode(context: Context, plan: Any, checkpoint: Checkpoint) -> None:
-    """Write what the tokenizer's own run would write, of all pictures of a split: `latents/tokens_<split>/`,
-    or `synthesis.tokens_path`."""
+    """Encode all pictures of a split, as the tokenizer's run would, to `latents/tokens_<split>/` or
+    `synthesis.tokens_path`."""
     data = context.hparams.data
     if describe(data.dataset_source).tokens:
         raise UserError(f"[data] dataset_source '{data.dataset_source}' holds tokens already: give pictures")

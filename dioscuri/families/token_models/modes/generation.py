@@ -1,4 +1,4 @@
-"""Generation: pictures from nothing but masks, and their classes where the model has any."""
+"""Generation: pictures from scratch, by class if the model has classes."""
 
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,11 @@ N_ON_SHEET = 100
 
 
 def generate(context: Context, _plan: Any, checkpoint: Checkpoint) -> None:
-    """Write `generated/image-<i>.png`, `labels.json`, the class of each, and a sheet, a class a row; with
-    `synthesis.sheet_only` all pictures stand on the sheet alone.
+    """Write `generated/image-<i>.png`, `labels.json` with the class of each, and a sheet grouped by class;
+    with `synthesis.sheet_only`, only the sheet, with all pictures.
 
-    A killed run continues after its last complete batch when it is started again with the same options, and
-    draws what it would have drawn.
+    Started again with the same options, an interrupted call continues after its last complete batch and makes
+    the same pictures as an uninterrupted one.
     """
     options = context.hparams.synthesis
     n, size = number_of_pictures(options), options.batch_size
@@ -56,7 +56,7 @@ def generate(context: Context, _plan: Any, checkpoint: Checkpoint) -> None:
 
 
 def number_of_pictures(options: Any) -> int:
-    """Pictures of `[synthesis]`: exactly `n_pictures`, or whole batches."""
+    """Number of pictures to generate: `n_pictures`, or whole batches."""
     number: int = options.n_pictures or options.n_generation_batches * options.batch_size
     return number
 
@@ -66,7 +66,7 @@ def _stem(i: int) -> str:
 
 
 def _whole(folder: Path, done: int, size: int) -> int:
-    """Of so many pictures those that are there, in whole batches if one is missing."""
+    """How many of `done` pictures exist; if one is missing, only the complete batches before it count."""
     there = 0
     while there < done and any((folder / f"{_stem(there)}{end}").exists() for end in (".png", ".npy")):
         there += 1

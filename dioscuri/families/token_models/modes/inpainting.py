@@ -1,4 +1,4 @@
-"""Inpainting: some tokens of pictures are masked and sampled again, the others stay."""
+"""Inpainting: some tokens of pictures are masked and sampled again, the others are unchanged."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,11 +23,11 @@ from dioscuri.outputs.settings import output_folder
 
 
 def inpaint(context: Context, plan: Any, checkpoint: Checkpoint) -> None:
-    """Write `inpainted/image-<i>.png` of `synthesis.image_path`, or of the first `synthesis.n_samples`
+    """Write `inpainted/image-<i>.png` for `synthesis.image_path`, or for the first `synthesis.n_samples`
     pictures of a split, and a sheet: originals, the known region, and the result.
 
-    A picture's own class and text are asked for, or `synthesis.classes` and the prompts of
-    `synthesis.texts_path` in turn.
+    The conditions are the picture's class and caption, or else `synthesis.classes` and the prompts of
+    `synthesis.texts_path`, cycled.
     """
     options = context.hparams.synthesis
     unknown = unknown_tokens(context.hparams, plan)
@@ -52,12 +52,13 @@ def inpaint(context: Context, plan: Any, checkpoint: Checkpoint) -> None:
         rows = stacked([originals, known, filled])
         captions = [["originals"], ["known"], ["filled"]]
         sheet = save_grid(folder / "contact-sheet.png", rows, captions)
-        context.say(f"{len(filled)} pictures in {folder}; originals, the known part, what it became: {sheet}")
+        context.say(f"{len(filled)} pictures in {folder}; originals, known region, result: {sheet}")
     output.finish(len(filled))
 
 
 def _batches(context: Context) -> Iterator[Batch]:
-    """`synthesis.image_path`, once for each of `synthesis.n_samples`, or the first pictures of a split."""
+    """Batches of `synthesis.image_path`, repeated `synthesis.n_samples` times, or
+    of a split's first pictures."""
     options, data = context.hparams.synthesis, context.hparams.data
     size = options.batch_size
     if options.image_path:
@@ -73,8 +74,7 @@ def _batches(context: Context) -> Iterator[Batch]:
 
 
 def unknown_tokens(hparams: Any, plan: Any) -> Array:
-    """Which tokens (L,) are sampled again; a `UserError` if there are none, or they lie outside the
-    picture."""
+    """The tokens (L,) to sample again; a `UserError` if there are none or they lie outside the picture."""
     options, side = hparams.synthesis, plan.grid
     if options.mask_path:
         unknown = _read_mask(options, hparams.data.target_res, side)
@@ -99,8 +99,8 @@ def unknown_tokens(hparams: Any, plan: Any) -> Array:
 
 
 def blended(originals: Array, made: Array, unknown: Array, radius: float) -> Array:
-    """Pictures (B, H, W, C): `made` where tokens (L,) are unknown, else the originals, between which a
-    Gaussian of `radius` pixels mixes; 0: `made`."""
+    """Pictures (B, H, W, C): `made` where tokens (L,) are unknown, the originals elsewhere, blended by a
+    Gaussian of `radius` pixels; radius 0: all of `made`."""
     if not radius:
         return made
     from scipy.ndimage import gaussian_filter  # noqa: PLC0415 - half a second to import, for this only
@@ -120,8 +120,8 @@ def _read_picture(path: Path, side: int, channels: int) -> Array:
 
 
 def _read_mask(options: Any, resolution: int, side: int) -> Array:
-    """Tokens (h, w) of which a mask has a white pixel: one of the size of the pictures, or of `image_path`,
-    with which it is stretched."""
+    """Tokens (h, w) under a white pixel of the mask, which has the size of the pictures or of
+    `image_path`, with which it is resized."""
     path, photo = Path(options.mask_path), Path(options.image_path)
     with _named("mask_path", path), open_image(path) as image:
         grey = np.asarray(flatten(image).convert("L"))
@@ -141,7 +141,7 @@ def _read_mask(options: Any, resolution: int, side: int) -> Array:
 
 @contextmanager
 def _named(option: str, path: Path) -> Iterator[None]:
-    """A `UserError` names the option where the image file cannot be read."""
+    """Turn a failure to read an image file into a `UserError` that names the option."""
     try:
         yield
     except Refused as error:

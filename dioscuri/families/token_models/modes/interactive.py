@@ -20,7 +20,7 @@ from dioscuri.outputs.settings import output_folder
 
 MENU = "1 draw, 2 draw again, 9 leave"
 MOST_PICTURES, MOST_STEPS, MOST_KEPT = 1024, 2**16, 2**28
-"""Pictures, steps, and tokens that a history keeps."""
+"""Limits: pictures, steps, and tokens in a history."""
 TRUTHS = {"y": True, "yes": True, "true": True, "n": False, "no": False, "false": False}
 WIDTH = 80
 """Characters of an answer that an error message repeats."""
@@ -28,8 +28,8 @@ WIDTH = 80
 
 @dataclass(frozen=True)
 class Request:
-    """What is drawn next. None at the end of a line of temperatures or proportions: as in the first step;
-    None as class: all classes in turn."""
+    """Settings of the next sampling. None as end temperature or end proportion means the value of the first
+    step; None as class means to cycle through all classes."""
 
     steps: int
     pictures: int
@@ -43,8 +43,8 @@ class Request:
 
 
 class Menu:
-    """Asks, draws and writes `interactive/<number>.png`, with a history also `<number>-steps.png`, until the
-    user leaves or the input ends. `settings.json` tells under `progress.drawn` what each was asked for."""
+    """Asks, samples and writes `interactive/<number>.png`, with a history also `<number>-steps.png`, until
+    the user leaves or the input ends. `settings.json` records the settings of each under `progress.drawn`."""
 
     def __init__(self, context: Context, plan: Any, checkpoint: Checkpoint) -> None:
         if context.engine.process_count > 1:
@@ -68,7 +68,7 @@ class Menu:
         )
 
     def run(self) -> None:
-        """Loop; the end of the input and Ctrl-C leave it."""
+        """Run until the user leaves, the input ends, or Ctrl-C."""
         try:
             while True:
                 self.context.say(MENU)
@@ -85,7 +85,7 @@ class Menu:
             self.context.say()
 
     def _asked(self, request: Request) -> Request:
-        """Every number in turn; an empty answer keeps it, what cannot be read is asked for again."""
+        """Ask for every setting; an empty answer keeps it, an invalid one is asked for again."""
         for field in fields(Request):
             if field.name == "class_index" and not self.classes:
                 continue
@@ -104,7 +104,7 @@ class Menu:
         return replace(request, min_steps=min(request.min_steps, request.steps))
 
     def _reader(self, name: str) -> Callable[[str], Any]:
-        """From an answer to a value; a ValueError says what would do."""
+        """A function from an answer to a value; its ValueError says what is accepted."""
         return {
             "steps": lambda text: _whole(text, 1, MOST_STEPS),
             "pictures": lambda text: _whole(text, 1, MOST_PICTURES),
@@ -131,7 +131,7 @@ class Menu:
             frames = frames_of(self.context, self.plan, made)
             strips = [np.stack(strip) for strip in zip(*frames, strict=True)]
             steps = save_grid(self.folder / f"{number:04d}-steps.png", strips)
-            lines.append(f"a picture a row, a step a column: {steps}")
+            lines.append(f"one row per picture, one column per step: {steps}")
         self.context.say("\n".join(lines))
 
     def _made(self, request: Request, number: int) -> dict[str, Array]:
@@ -162,7 +162,7 @@ class Menu:
 
 
 def _answer(question: str) -> str:
-    """A line of the input without blanks around it; bytes that are no text count as a question mark."""
+    """A line of the input without surrounding blanks; undecodable bytes become question marks."""
     try:
         return input(question).strip()
     except UnicodeDecodeError:
@@ -197,6 +197,6 @@ def _short(text: str) -> str:
 
 
 def _next_number(folder: Path) -> int:
-    """One above the largest number of a picture in the folder."""
+    """One more than the largest number of a picture in the folder."""
     names = [path.stem.partition("-")[0] for path in folder.glob("*.png")]
     return 1 + max((int(name) for name in names if name.isdecimal()), default=0)

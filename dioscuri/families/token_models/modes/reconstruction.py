@@ -19,8 +19,8 @@ from dioscuri.outputs.settings import output_folder
 
 
 def reconstruct(context: Context, _plan: Any, checkpoint: Checkpoint) -> None:
-    """Write `reconstructed/image-<i>.png` of the first `synthesis.n_samples` pictures of a split, a sheet of
-    originals above them, and `report.json`: PSNR in decibels and SSIM."""
+    """Write `reconstructed/image-<i>.png` for the first `synthesis.n_samples` pictures of a split, a sheet
+    with the originals above them, and `report.json` with PSNR in decibels and SSIM."""
     options, data = context.hparams.synthesis, context.hparams.data
     if describe(data.dataset_source).tokens:
         raise UserError(

@@ -17,8 +17,8 @@ from dioscuri.outputs.settings import output_folder
 
 
 def decode(context: Context, plan: TokenizerPlan, checkpoint: Checkpoint) -> None:
-    """Write `decoded/image-<i>.png`, i counting the tokens' pictures in order, and `names.json`, their stable
-    names."""
+    """Write `decoded/image-<i>.png`, numbered in the order of the shards, and `names.json`,
+    the pictures' stable names."""
     options = context.hparams.synthesis
     tokens = open_tokens(tokens_to_read(context))
     _check(tokens, plan, tokenizer_entry(context, checkpoint)["sha256"])
@@ -30,7 +30,7 @@ def decode(context: Context, plan: TokenizerPlan, checkpoint: Checkpoint) -> Non
     starts = range(0, n, size)
     for start in tracked(starts, "decoding", len(starts), shown=context.writes):
         rows = np.arange(start, min(start + size, n))
-        # Filled up by repetition: batches of one shape are compiled once.
+        # Pad by repetition, so that only one batch shape is compiled.
         filled = rows[np.arange(size) % len(rows)]
         made: Array = context.engine.run(
             "decode", {"tokens": tokens.gather(filled)}, ema=options.load_ema_weights, step=start
@@ -49,7 +49,7 @@ def decode(context: Context, plan: TokenizerPlan, checkpoint: Checkpoint) -> Non
 
 
 def _check(tokens: TokenSet, plan: TokenizerPlan, sha256: str) -> None:
-    """Raise a `UserError` if the tokens are not this tokenizer's."""
+    """Raise a `UserError` if the tokens were not made by this tokenizer."""
     given = tokens.grid, tokens.codebook_size
     expected = (plan.grid, plan.grid), plan.codebook_size
     if given != expected:

@@ -1,4 +1,4 @@
-"""Frechet distance between pictures and their reconstructions, by the features of a network."""
+"""Frechet distance between pictures and their reconstructions, in the features of a network."""
 
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from dioscuri.twins import twin_module
 
 
 class ReconstructionDistance:
-    """Collects features of both; `synthesis.extractor` says whose."""
+    """Collects features of both, from the network that `synthesis.extractor` names."""
 
     def __init__(self, context: Context) -> None:
         options, twin = context.hparams.synthesis, context.engine.name
@@ -36,11 +36,11 @@ class ReconstructionDistance:
 
     @property
     def name(self) -> str:
-        """rFID with the Inception network, otherwise rFD-<extractor>."""
+        """rFID with the Inception network, else rFD-<extractor>."""
         return "rFID" if self.extractor.name == INCEPTION else f"rFD-{self.extractor.name}"
 
     def add(self, originals: Array, made: Array) -> None:
-        """Pictures uint8 (B, H, W, C) and their reconstructions."""
+        """Add pictures uint8 (B, H, W, C) and their reconstructions."""
         for held, pictures in zip(self._features, (originals, made), strict=True):
             features = self.extractor.of(PictureArray(Path("pictures"), pictures)).features
             assert features is not None

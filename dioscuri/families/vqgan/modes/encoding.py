@@ -1,4 +1,4 @@
-"""Encoding: pictures to shards of tokens, which priors are trained on and `decoding` reads."""
+"""Encoding: pictures to token shards, for training priors and for `decoding`."""
 
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,8 @@ from dioscuri.outputs.settings import OutputFolder, given_folder, only_folder, o
 
 
 def encode(context: Context, plan: TokenizerPlan, checkpoint: Checkpoint) -> None:
-    """Write `latents/tokens_<split>/`, or `synthesis.tokens_path`, with a sheet of pictures above what their
-    tokens decode to. An interrupted encoding continues."""
+    """Write `latents/tokens_<split>/` or `synthesis.tokens_path`, and a sheet of pictures above their decoded
+    tokens. An interrupted encoding continues."""
     indices = chosen_indices(context, chosen_split(context, "train"))
     write_tokens(context, plan, checkpoint, tokenizer_entry(context, checkpoint), indices)
 
@@ -28,7 +28,7 @@ def encode(context: Context, plan: TokenizerPlan, checkpoint: Checkpoint) -> Non
 def write_tokens(
     context: Context, plan: Any, checkpoint: Checkpoint, maker: dict[str, Any], indices: Array
 ) -> None:
-    """Encode the pictures at `indices` of a split in the name of the tokenizer `maker`. `plan` has their
+    """Encode the pictures at `indices` of a split. `maker` identifies the tokenizer, `plan` has its
     `grid` and `codebook_size`."""
     pictures = chosen_split(context, "train")
     output = _output(context, checkpoint, maker, len(indices))
@@ -55,7 +55,7 @@ def write_tokens(
 
 
 def tokenizer_entry(context: Context, checkpoint: Checkpoint) -> dict[str, Any]:
-    """What names a tokenizer in the header of its tokens: its weights decide."""
+    """The identity of a tokenizer, its weights, for the header of its tokens."""
     hparams = context.hparams
     weights = "ema" if hparams.synthesis.load_ema_weights else "model"
     return {
@@ -68,7 +68,7 @@ def tokenizer_entry(context: Context, checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def tokens_to_read(context: Context) -> Path:
-    """`synthesis.tokens_path`, or what the run has encoded of a split."""
+    """`synthesis.tokens_path`, or the tokens of a split that the run has encoded."""
     options = context.hparams.synthesis
     if options.tokens_path:
         return Path(options.tokens_path)
@@ -77,7 +77,7 @@ def tokens_to_read(context: Context) -> Path:
 
 
 def _output(context: Context, checkpoint: Checkpoint, maker: dict[str, Any], n: int) -> OutputFolder:
-    """The folder to write. Tokens depend on few options: another size of the batches gives the same."""
+    """The folder to write. Tokens depend on few options; the batch size, for instance, does not matter."""
     options = context.hparams.synthesis
     split = options.split or "train"
     given = {"matters": ("load_ema_weights",), "split": split, "pictures": n, "tokenizer": maker["sha256"]}
@@ -87,7 +87,7 @@ def _output(context: Context, checkpoint: Checkpoint, maker: dict[str, Any], n: 
 
 
 def _header(context: Context, plan: Any, maker: dict[str, Any], pictures: Examples) -> dict[str, Any]:
-    """What the tokens depend on."""
+    """Everything that the tokens depend on."""
     options = context.hparams.synthesis
     return {
         "grid": [plan.grid, plan.grid],

@@ -1,4 +1,4 @@
-"""Distances of reconstructions to the pictures, and codebook usage."""
+"""Distances between pictures and their reconstructions, and codebook usage."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -12,28 +12,29 @@ from dioscuri.metrics.ssim import ssim
 
 @dataclass(frozen=True)
 class Quality:
-    """Means over `n` pictures; `counts` (codes,) says how often each code was taken."""
+    """Means over `n` pictures; `counts` (codes,) is how often each code was used."""
 
     n: int
-    reconstruction: float  # mean difference, in the tokenizer's range of values
-    perceptual: float | None  # LPIPS, None where its weights are not there
+    reconstruction: float  # mean difference, in the tokenizer's pixel range
+    perceptual: float | None  # LPIPS; None without its weights
     psnr: float  # decibels
     ssim: float
     counts: Array
 
     @property
     def usage(self) -> float:
-        """Share of the codes that were taken at all."""
+        """Fraction of the codes that were used."""
         return float((self.counts > 0).mean())
 
     @property
     def perplexity(self) -> float:
-        """exp(entropy) of the codes' shares: codes that would be as diverse, were all taken equally often."""
+        """exp(entropy) of the codes' frequencies: the number of equally frequent
+        codes with the same entropy."""
         shares = self.counts[self.counts > 0] / self.counts.sum()
         return float(np.exp(-(shares * np.log(shares)).sum()))
 
     def as_dict(self) -> dict[str, float]:
-        """The numbers under their names."""
+        """The numbers by name."""
         perceptual = {} if self.perceptual is None else {"lpips": self.perceptual}
         return {
             "reconstruction": self.reconstruction,
@@ -55,17 +56,17 @@ class Quality:
 
 @dataclass
 class QualitySum:
-    """Adds up padded batches, so every picture counts once."""
+    """Sums terms over padded batches, counting every picture once."""
 
     codebook_size: int
     _terms: dict[str, list[Array]] = field(default_factory=dict)
     _counts: Array | int = 0
 
     def add(self, pictures: Array, made: Mapping[str, Array], valid: Array) -> None:
-        """Add what `reconstruct` made of uint8 pictures (B, H, W, C), where `valid` (B,) is true."""
+        """Add the results of `reconstruct` for uint8 pictures (B, H, W, C) where `valid` (B,) is true."""
         image = made["image"][valid]
         terms = {name: made[name][valid] for name in ("reconstruction", "perceptual") if name in made}
-        # What is not finite was cut to levels somehow: its distance in them means nothing.
+        # Pictures that are not finite hold meaningless levels, and so would their distances be.
         unknown = np.where(np.isfinite(terms["reconstruction"]), 0.0, np.nan)
         terms |= {name: of(pictures[valid], image) + unknown for name, of in (("psnr", psnr), ("ssim", ssim))}
         for name, values in terms.items():

@@ -16,8 +16,7 @@ N_RECONSTRUCTIONS = 32
 
 
 def report(context: Context, plan: TokenizerPlan) -> dict[str, Any]:
-    """Print and return the numbers of the checkpoint in the engine, with averaged weights; a sheet of
-    reconstructions."""
+    """Print and return the numbers of the engine's averaged weights, and write a sheet of reconstructions."""
     hparams, test = context.hparams, context.sets.test
     size = hparams.val.batch_size
     batches = pipeline.evaluation_batches(test, hparams, batch_size=size)
