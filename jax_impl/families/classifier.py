@@ -1,4 +1,4 @@
-"""A classifier as the engine sees it: its loss, and its modes as functions of arrays.
+"""A classifier for the engine: its loss, and its modes as functions of arrays.
 
 Modes take the model and arrays with the batch first: `image`, uint8 NHWC, and `label` (B,).
 """
@@ -23,7 +23,7 @@ Arrays = Mapping[str, Array]
 
 
 class Terms(NamedTuple):
-    """Of every picture (B,): cross-entropy in nats, and 1 where its class is the likeliest."""
+    """Per picture (B,): cross-entropy in nats, and 1 where the predicted class is right."""
 
     loss: Array
     correct: Array
@@ -42,13 +42,13 @@ class ClassifierMethods(FamilyMethods):
         self.dtype = COMPUTE_DTYPES[hparams.train.precision]
 
     def build(self) -> nnx.Module:
-        """The model; its parameters' values do not matter."""
+        """The model; its parameters need not be initialised."""
         return Classifier(self.plan)
 
     def loss(
         self, model: Any, batch: Arrays, noise: Arrays, scalars: Scalars, buffers: Arrays, frozen: Arrays
     ) -> tuple[Array, Result, Result]:
-        """Mean cross-entropy of smoothed labels, and the share of right answers."""
+        """Mean cross-entropy with smoothed labels, and the accuracy."""
         terms = self._terms(self._logits(model, batch), batch, self.hparams.loss.label_smoothing)
         loss = terms.loss.mean()
         return loss, {"loss": loss, "accuracy": terms.correct.mean()}, {}
@@ -73,7 +73,7 @@ class ClassifierMethods(FamilyMethods):
         return Terms(losses, (logits.argmax(-1) == labels).astype(losses.dtype))
 
     def _pictures(self, batch: Arrays) -> Array:
-        """In [-1, 1], in at least float32."""
+        """Pictures in [-1, 1], in at least float32."""
         dtype = jnp.float64 if self.dtype == jnp.float64 else jnp.float32
         return to_range(batch["image"], "signed", dtype)
 

@@ -1,4 +1,4 @@
-"""A frozen trained tokenizer next to the model, in at least float32."""
+"""A trained, frozen tokenizer beside the model, in at least float32."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,8 +22,8 @@ PREFIX = "tokenizer."
 
 
 class FrozenTokenizer:
-    """The tokenizer of a run folder. Its weights reach every method in `tensors`, as the engine hands on what
-    `frozen` gave."""
+    """The tokenizer of a run folder. The engine passes its weights, from `frozen`, to every method as
+    `tensors`."""
 
     def __init__(self, path: Path) -> None:
         self.trained = open_tokenizer(path)
@@ -34,7 +34,7 @@ class FrozenTokenizer:
         self.names = [canonical_name(path) for path, _ in nnx.to_flat_state(self.params)]
 
     def frozen(self) -> dict[str, np.ndarray]:
-        """Averaged weights under canonical names, each with a prefix, as they lie in the model."""
+        """Averaged weights under canonical names, each with a prefix, in the model's layout."""
         weights, arrays = self.trained.weights, {}
         for path, leaf in nnx.to_flat_state(self.params):
             name = canonical_name(path)
@@ -51,8 +51,8 @@ class FrozenTokenizer:
         return tokens
 
     def distances(self, images: Array, tensors: Mapping[str, Array]) -> Array:
-        """Squared distances (B, h, w, K) of what is encoded from all codes; for tokenizers that look for the
-        nearest one."""
+        """Squared distances (B, h, w, K) from the encoded vectors to all codes;
+        for nearest-code quantisers."""
         model = self._with_weights(tensors)
         dtype = jnp.result_type(tensors[PREFIX + self.names[0]])
         z = model.encode(to_range(images, self.plan.pixel_range, dtype))
@@ -65,14 +65,14 @@ class FrozenTokenizer:
         return from_range(made, self.plan.pixel_range)
 
     def _with_weights(self, tensors: Mapping[str, Array]) -> Any:
-        """The model, its parameters being the given arrays."""
+        """The model with the given arrays as its parameters."""
         leaves = [tensors[PREFIX + name] for name in self.names]
         params = jax.tree.unflatten(jax.tree.structure(self.params), leaves)
         return nnx.merge(self.graph, params, self.rest)
 
 
 class GreyLevels:
-    """Pictures of one channel that are their own tokens, a level a token."""
+    """Pictures of one channel whose grey levels are the tokens."""
 
     def __init__(self, n_levels: int) -> None:
         self.n_levels = n_levels
@@ -95,7 +95,7 @@ class GreyLevels:
 
 
 def open_frozen_tokenizer(data: TokenData) -> FrozenTokenizer | GreyLevels | None:
-    """What makes tokens of pictures: the tokenizer, grey levels, or nothing where the examples are tokens."""
+    """The tokenizer, grey levels, or None if the examples are tokens."""
     if data.tokenizer_path:
         return FrozenTokenizer(Path(data.tokenizer_path))
     return None if describe(data.dataset_source).tokens else GreyLevels(data.codebook_size)

@@ -1,4 +1,4 @@
-"""The hierarchical VAE as the engine sees it."""
+"""The hierarchical VAE for the engine."""
 
 import numpy as np
 from flax import nnx
@@ -31,7 +31,7 @@ class HierarchicalVAEMethods(LatentGroupMethods):
         return decayed(name)
 
     def build(self) -> nnx.Module:
-        """The model; its parameters' values do not matter."""
+        """The model; its parameters need not be initialised."""
         train = self.hparams.train
         return HierarchicalVAE(
             self.plan,

@@ -1,4 +1,4 @@
-"""Metroplex and VD-VAE as the engine sees them."""
+"""Metroplex and VD-VAE for the engine."""
 
 from flax import nnx
 
@@ -19,7 +19,7 @@ class MetroplexMethods(LatentGroupMethods):
         self.table = parameter_table(hparams, self.plan)
 
     def build(self) -> nnx.Module:
-        """The model; its parameters' values do not matter."""
+        """The model; its parameters need not be initialised."""
         train = self.hparams.train
         return Metroplex(
             self.plan,

@@ -1,7 +1,7 @@
-"""Image tokenizers as the engine sees them: their training with or without a discriminator, and their modes.
+"""Image tokenizers for the engine: their training with or without a discriminator, and their modes.
 
-Modes take the model, arrays with the batch first (NHWC, pictures uint8) and return such arrays. The model is
-the tokenizer, with `discriminator` next to its parts. Tokens are integers (B, h, w).
+Modes take the model and arrays with the batch first (NHWC, pictures uint8) and return such arrays. The model
+is the tokenizer, with the attribute `discriminator`. Tokens are integers (B, h, w).
 """
 # ruff: noqa: ARG002 - the arguments are the engine's
 
@@ -43,7 +43,7 @@ from jax_impl.trainer import Trainer, TrainState
 
 Arrays = Mapping[str, Array]
 Model = Any
-"""The tokenizer, with `discriminator` next to its parts."""
+"""The tokenizer, with the attribute `discriminator`."""
 
 
 class TokenizerMethods(FamilyMethods):
@@ -60,21 +60,21 @@ class TokenizerMethods(FamilyMethods):
         self.dtype = COMPUTE_DTYPES[hparams.train.precision]
 
     def build(self) -> Model:
-        """The model; its parameters' values do not matter."""
+        """The model; its parameters need not be initialised."""
         model: Model = build_tokenizer(self.plan, checkpoint=self.hparams.train.checkpoint_activations)
         if self.critic is not None:
             model.discriminator = build_discriminator(self.critic)
         return model
 
     def noise_specs(self, method: str, batch: int) -> tuple[NoiseSpec, ...]:
-        """Noise that a method takes, for a batch of this size: training alone draws any."""
+        """Noise of a method for a batch of this size; only training uses any."""
         if method != "train_step":
             return ()
         quantiser_noise = tokenizers.noise(self.plan, batch)
         return quantiser_noise + training.reset_noise(self.hparams.loss, batch, self.plan.grid)
 
     def initial_buffers(self, seed: int) -> dict[str, np.ndarray]:
-        """Those of the quantiser, and those by which dead codes are revived."""
+        """Buffers of the quantiser, of spectral normalisation and of the dead-code reset."""
         table = tokenizer_tables.buffer_table(self.plan) | discriminators.buffer_table(self.critic)
         values = initial_values(table, seed)
         loss = self.hparams.loss
@@ -83,8 +83,8 @@ class TokenizerMethods(FamilyMethods):
     def loss(
         self, model: Model, batch: Arrays, noise: Arrays, scalars: Scalars, buffers: Arrays, frozen: Arrays
     ) -> tuple[Array, Result, Result]:
-        """That of the tokenizer and, where both are updated at once, that of the discriminator; metrics and
-        new buffers."""
+        """The tokenizer's loss, plus the discriminator's if both are updated at once; metrics and new
+        buffers."""
         powers = self._powers(model, buffers)
         options = self.hparams.loss
         x = self._pictures(batch)
@@ -141,8 +141,8 @@ class TokenizerMethods(FamilyMethods):
         return tokenizers.codebook_name(self.plan)
 
     def overwritten(self, buffers: Arrays, parameters: Arrays) -> Result:
-        """The codebook, where it follows from the quantiser's buffers or dead codes are revived, and the
-        encoder's singular values."""
+        """The codebook, if it follows from the quantiser's buffers or dead codes are reset, and the encoder's
+        singular values."""
         name = self.codebook_name()
         codebook_of_averages = assigned_codebook(self.plan, buffers)
         sigmas = {
@@ -171,7 +171,7 @@ class TokenizerMethods(FamilyMethods):
         return results if distance is None else results | {"perceptual": distance(x, made)}
 
     def evaluate(self, model: Model, batch: Arrays, noise: Arrays, frozen: Arrays) -> dict[str, Array]:
-        """What `reconstruct` gives, without the pictures."""
+        """The same as `reconstruct`, without the pictures."""
         results = self.reconstruct(model, batch, noise, frozen)
         return {name: value for name, value in results.items() if name != "image"}
 
@@ -187,7 +187,7 @@ class TokenizerMethods(FamilyMethods):
     def discriminator_loss(
         self, model: Model, batch: Arrays, noise: Arrays, scalars: Scalars, buffers: Arrays, frozen: Arrays
     ) -> tuple[Array, Result, Result]:
-        """That of the discriminator alone, its metrics, the others' being 0, and new buffers."""
+        """The discriminator's loss; metrics, of which the tokenizer's are 0; and new buffers."""
         x = self._pictures(batch)
         z = model.encode(x, {**noise, **self._powers(model, buffers)})
         codes = model.quantise(z, noise, scalars, self._revived(buffers), train=True).codes
@@ -198,7 +198,7 @@ class TokenizerMethods(FamilyMethods):
         return loss, all_metrics, {**buffers, **vectors}
 
     def _powers(self, model: Model, buffers: Arrays) -> dict[str, Array]:
-        """What `encoder_sigmas` gives, unless training leaves it alone."""
+        """The result of `encoder_sigmas`, or nothing if training does not update singular values."""
         frozen = self.hparams.model.legacy_frozen_spectral_norm
         return {} if frozen else encoder_sigmas(model, buffers)
 
@@ -220,7 +220,8 @@ class TokenizerMethods(FamilyMethods):
         return all_metrics, new
 
     def _revived(self, buffers: Arrays) -> dict[str, Array]:
-        """The quantiser's buffers; averages of codes that were revived after the last step restart."""
+        """The quantiser's buffers, with the averages of codes that were reset
+        after the last step restarted."""
         buffers = dict(buffers)
         if "share" in buffers and "cluster_size" in buffers:
             dead = self._dead(buffers["share"])
@@ -230,8 +231,8 @@ class TokenizerMethods(FamilyMethods):
         return buffers
 
     def _dead_code_reset(self, uniform: Array, share: Array, counts: Array, z: Array) -> dict[str, Array]:
-        """New shares of the codes, of which those revived after the last step begin with a fair one, and
-        encoder outputs of the batch, as many as there are codes."""
+        """New `share` of the codes, starting from 1 / codes for those reset after the last step, and
+        `candidates`, as many encoder outputs of the batch as there are codes."""
         decay, K = self.hparams.loss.revive_decay, self.plan.codebook_size
         share = jnp.where(self._dead(share), 1 / K, share)
         vectors = rearrange(stop_gradient(z), "b h w d -> (b h w) d")
@@ -243,7 +244,7 @@ class TokenizerMethods(FamilyMethods):
         }
 
     def _pictures(self, batch: Arrays) -> Array:
-        """In the tokenizer's range, in at least float32."""
+        """Pictures in the tokenizer's range, in at least float32."""
         dtype = jnp.float64 if self.dtype == jnp.float64 else jnp.float32
         return to_range(batch["image"], self.plan.pixel_range, dtype)
 
@@ -275,12 +276,13 @@ def of_tokenizer(name: str) -> bool:
 
 
 def _counts(indices: Array, codebook_size: int, dtype: DTypeLike) -> Array:
-    """How often each code (K,) is among the indices."""
+    """How often each code (K,) occurs in the indices."""
     return jnp.zeros(codebook_size, dtype).at[indices.reshape(-1)].add(1)
 
 
 def _output(model: Model, trunk: Array, name: str) -> tuple[Array, Callable[[Array], Array]]:
-    """Pictures, and what takes a gradient with respect to them to one with respect to the last kernel."""
+    """Pictures, and a function from a gradient with respect to them to one with
+    respect to the last kernel."""
     parts: Any = nnx.split(jax.tree.map(stop_gradient, model), nnx.Param, ...)
     graph, params, rest = parts
     flat: dict[Any, Any] = dict(nnx.to_flat_state(params))

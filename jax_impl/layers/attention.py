@@ -51,8 +51,8 @@ class Attention(nnx.Module):
         mask: Array | None = None,
         noise: Array | None = None,
     ) -> Array:
-        """Attend to what `prepare` made, or to x. `mask` (B, S) is True where there is something to attend
-        to; `noise` (B, N, L, S) is uniform, for dropout."""
+        """Attend to the context in `prepared`, or to x. `mask` (B, S) is True at positions to attend to;
+        `noise` (B, N, L, S) is uniform, for dropout."""
         prepared = self.prepare(x) if prepared is None else prepared
         query = split_heads(self.query(x), self.heads)
         y = attend(query, prepared["key"], prepared["value"], mask=mask, dropout=self.dropout, noise=noise)
@@ -60,8 +60,8 @@ class Attention(nnx.Module):
 
 
 _IN_TURN_FROM = 2**18
-"""Scores of a head, L * S, from which a CPU does better with one head after the other: its caches hold one
-head's scores, not those of all."""
+"""Number of scores of a head, L * S, from which a CPU is faster with one head at a time: its caches hold the
+scores of one head, but not of all."""
 
 
 def attend(
@@ -74,11 +74,12 @@ def attend(
     dropout: Dropout | None = None,
     noise: Array | None = None,
 ) -> Array:
-    """softmax(scale q k^T) v, heads side by side: (B, L, N, K), (B, S, N, K), (B, S, N, K) -> (B, L, N K).
+    """softmax(scale q k^T) v, with the heads concatenated: (B, L, N, K), (B, S, N, K), (B, S, N, K) ->
+    (B, L, N K).
 
-    `scale` is 1 / sqrt(K) unless given. A row of `mask` (B, S) without a True gives zeros. Dropout acts on
-    the probabilities, by `noise` (B, N, L, S) if given. Heads are moved beside the batch first: the
-    products are then those of plain matrices, several times as fast on a CPU.
+    `scale` is 1 / sqrt(K) by default. If a row of `mask` (B, S) has no True, its result is zero. Dropout acts
+    on the probabilities, with `noise` (B, N, L, S) if given. The heads' axis is moved next to the batch's, so
+    that the products are plain matrix products, several times faster on a CPU.
     """
     seen = None
     q, k, v = (rearrange(heads, "b l n k -> b n l k") for heads in (query, key, value))
@@ -115,7 +116,7 @@ def _head(
 
 
 def _in_turn(head: Callable[..., Array], arrays: tuple[Array | None, ...]) -> Array:
-    """`head` over the first two axes (B, N), one at a time; the backward pass computes its scores again."""
+    """Map `head` over the first two axes (B, N), one at a time; the backward pass recomputes the scores."""
     shape = next(array.shape[:2] for array in arrays if array is not None)
     flat = jax.tree.map(lambda array: rearrange(array, "b n ... -> (b n) ..."), arrays)
     y: Array = jax.lax.map(jax.checkpoint(lambda one: head(*one), prevent_cse=False), flat)

@@ -1,4 +1,4 @@
-"""The bottleneck cell of which blocks are made (Efficient-VDVAE, figure 2; VD-VAE, figure 3)."""
+"""The bottleneck cell, of which blocks consist (Efficient-VDVAE, figure 2; VD-VAE, figure 3)."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -21,7 +21,7 @@ ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {
 class ResidualCell(nnx.Module):
     """An activation before each convolution: (B, ..., C) -> (B, ..., O).
 
-    The plan says which activation, and if the input is added.
+    The plan says which activation, and whether the input is added.
     """
 
     def __init__(self, cell: Cell) -> None:

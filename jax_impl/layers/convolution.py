@@ -1,6 +1,6 @@
 """Convolution, pooling and unpooling. Arrays are NHWC, kernels HWIO.
 
-`convolution` makes those of sounds (B, L, C) and of clips (B, T, H, W, C) as well.
+`convolution` also makes those of sounds (B, L, C) and of clips (B, T, H, W, C).
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from jax_impl.layers.dense import Linear, broadcast, to_weights
 from jax_impl.layers.initial import NO_KEYS, ZEROS
 
 LEAK = 0.1
-"""Slope of the leaky ReLU behind pooling and unpooling convolutions."""
+"""Slope of the leaky ReLU after pooling and unpooling convolutions."""
 
 
 class Conv(nnx.Conv):
@@ -49,8 +49,8 @@ class Conv(nnx.Conv):
 def convolution(in_channels: int, out_channels: int, kernel_size: tuple[int, ...]) -> nnx.Module:
     """A convolution of stride 1 with bias that keeps the extent: (B, ..., I) -> (B, ..., O).
 
-    It has as many axes as its kernel; one of a single place is a matrix. On an axis of even length the extra
-    zero comes after.
+    It has as many axes as its kernel; a 1x1 convolution is a matrix product. On an axis of even
+    length the extra zero comes after.
     """
     if prod(kernel_size) == 1:
         return Linear(in_channels, out_channels)
@@ -58,7 +58,7 @@ def convolution(in_channels: int, out_channels: int, kernel_size: tuple[int, ...
 
 
 class Pool(Conv):
-    """Convolution whose kernel is its stride, leaky ReLU: (B, H, W, I) -> (B, H / stride, W / stride, O)."""
+    """Convolution with kernel = stride, leaky ReLU: (B, H, W, I) -> (B, H / stride, W / stride, O)."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__(in_channels, out_channels, (stride, stride), stride)
@@ -73,7 +73,7 @@ class Pool(Conv):
 
 
 class Unpool(nnx.Module):
-    """1x1 convolution, leaky ReLU, nearest upsampling, a bias a pixel: (B, h, w, I) -> (B, s h, s w, O)."""
+    """1x1 convolution, leaky ReLU, nearest upsampling, per-pixel bias: (B, h, w, I) -> (B, s h, s w, O)."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, resolution: int) -> None:
         self.conv = convolution(in_channels, out_channels, (1, 1))
@@ -88,6 +88,6 @@ class Unpool(nnx.Module):
 
 
 def _leaky_relu(x: Array) -> Array:
-    """With slope LEAK at 0 too, as in PyTorch: `trainable_h`, and with it the first unpooling, begins as
-    zeros."""
+    """With slope LEAK also at 0, as in PyTorch: `trainable_h`, and so the first
+    unpooling's input, is initially zero."""
     return jnp.where(x > 0, x, LEAK * x)

@@ -1,4 +1,4 @@
-"""Dense layers and embeddings of nnx that begin as zeros. Channels are the last axis."""
+"""Dense layers and embeddings of nnx that are initially zero. Channels are the last axis."""
 
 from typing import Any
 
@@ -10,7 +10,8 @@ from jax_impl.layers.initial import NO_KEYS, ZEROS
 
 
 def to_weights(arrays: Any, /, dtype: Any = None, inexact: bool = True) -> Any:
-    """Input, kernel and bias; the input in the kernel's dtype, which nnx would promote to the wider one."""
+    """Input, kernel and bias, with the input in the kernel's dtype; nnx would
+    promote both to the wider one."""
     del dtype, inexact
     x, kernel, bias = arrays
     return x.astype(kernel.dtype), kernel, bias
@@ -30,13 +31,13 @@ class Linear(nnx.Linear):
         )
 
     def __call__(self, x: Array) -> Array:  # type: ignore[override]  # nnx's takes a sharding, too
-        """Rows side by side: the kernel's gradient is then a plain product, without a transposed copy."""
+        """Flatten rows, so that the kernel's gradient is a plain product, without a transposed copy."""
         y = super().__call__(x.reshape(-1, x.shape[-1]))
         return y.reshape(*x.shape[:-1], y.shape[-1])
 
 
 class Logits(Linear):
-    """A dense layer whose first `outputs` can be asked for alone: (..., I) -> (..., outputs)."""
+    """A dense layer that can compute only its first `outputs`: (..., I) -> (..., outputs)."""
 
     def __call__(self, x: Array, outputs: int | None = None) -> Array:
         if outputs is None:
@@ -46,7 +47,7 @@ class Logits(Linear):
 
 
 class PointwiseDense(Logits):
-    """A 1x1 convolution with channels last; its kernel, canonically of shape (O, I, 1, 1), is kept as a
+    """A 1x1 convolution with channels last; its kernel, whose canonical shape is (O, I, 1, 1), is stored as a
     matrix: (..., I) -> (..., O)."""
 
 
@@ -57,17 +58,17 @@ class Embedding(nnx.Embed):
         super().__init__(num_embeddings, features, embedding_init=ZEROS, rngs=NO_KEYS)
 
     def __call__(self, ids: Array) -> Array:  # type: ignore[override]  # nnx's takes a sharding, too
-        """nnx would convert to the dtype that the embedding was made in, and look for ids outside."""
+        """Unlike nnx, do not convert to the dtype at construction, and do not check the ids' range."""
         return self.embedding[...][ids]
 
 
 def tied_logits(x: Array, rows: Array, bias: Array, outputs: int | None = None) -> Array:
-    """Products with an embedding's rows (V, C), or the first `outputs` of them, and a bias a row, (V,):
+    """Products with an embedding's rows (V, C), or the first `outputs` of them, plus a bias (V,):
     (..., C) -> (..., V)."""
     y = jnp.dot(x.astype(rows.dtype), rows[:outputs].T)
     return y + broadcast(bias[:outputs], y)
 
 
 def broadcast(vector: Array, x: Array) -> Array:
-    """A vector (C,) as an array of the rank of x (..., C), for element-wise arithmetic with it."""
+    """A vector (C,) with the rank of x (..., C), for element-wise arithmetic with it."""
     return vector.reshape((1,) * (x.ndim - 1) + vector.shape)

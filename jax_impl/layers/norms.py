@@ -1,6 +1,6 @@
 """Norms over the last axis. Their statistics are in at least float32; the output has the input's dtype.
 
-Those of nnx take the variance as the mean of squared differences, which keeps its digits.
+nnx's norms compute the variance as the mean of squared differences, which is accurate.
 """
 
 import jax.numpy as jnp
@@ -44,7 +44,7 @@ class BiasedRMSNorm(nnx.RMSNorm):
 
 
 class GammaLayerNorm(nnx.Module):
-    """LayerNorm with a factor that published weights call gamma and no summand: (..., C)."""
+    """LayerNorm without bias, whose scale is called gamma in published weights: (..., C)."""
 
     def __init__(self, width: int, eps: float) -> None:
         self.gamma = nnx.Param(jnp.zeros(width))
@@ -58,8 +58,8 @@ class GammaLayerNorm(nnx.Module):
 
 
 class ScaleNorm(nnx.Module):
-    """x over its Euclidean norm, divided by sqrt(C) and at least 1e-5, times a learned g (Nguyen and Salazar
-    2019, as x-transformers has it): (..., C)."""
+    """g x / max(|x| / sqrt(C), 1e-5) with a learned g (Nguyen and Salazar 2019, in the form
+    of x-transformers): (..., C)."""
 
     def __init__(self, width: int) -> None:
         self.g = nnx.Param(jnp.zeros(1))
@@ -72,7 +72,7 @@ class ScaleNorm(nnx.Module):
 
 
 class GlobalResponseNorm(nnx.Module):
-    """ConvNeXt V2 (Woo et al. 2023, section 3): channels compete by their norms over the grid.
+    """Global response normalisation of ConvNeXt V2 (Woo et al. 2023, section 3).
 
     (B, H, W, C) -> the same. `gamma` and `beta` have the shape (1, 1, 1, C).
     """
@@ -90,7 +90,7 @@ class GlobalResponseNorm(nnx.Module):
 
 
 def make_norm(kind: str, width: int, eps: float, *, scale: bool = True, bias: bool = False) -> nnx.Module:
-    """'rmsnorm', which here never has a bias, or 'layernorm'."""
+    """A norm of kind 'layernorm', or 'rmsnorm', which never has a bias here."""
     if kind == "rmsnorm":
         return rms_norm(width, eps, scale=scale)
     return layer_norm(width, eps, scale=scale, bias=bias and scale)
@@ -103,12 +103,12 @@ def rms_normalised(x: Array, eps: float) -> Array:
 
 
 def unit(x: Array) -> Array:
-    """x over its Euclidean norm along the last axis, at least 1e-12."""
+    """x / max(|x|, 1e-12), with the Euclidean norm along the last axis."""
     return x / jnp.maximum(_root(jnp.square(x).sum(-1, keepdims=True)), 1e-12)
 
 
 def _root(x: Array) -> Array:
-    """Square root whose gradient at 0 is 0, as that of PyTorch's norms."""
+    """Square root with gradient 0 at 0, as in PyTorch's norms."""
     return jnp.where(x > 0, jnp.sqrt(jnp.where(x > 0, x, 1)), 0)
 
 

@@ -14,8 +14,9 @@ EPSILON = 1e-6
 
 
 class ModulatedBlock(nnx.Module):
-    """3x3 convolutions of single channels, then two dense layers, each with a shortcut: (B, h, w, C) -> the
-    same. Six learned numbers scale and shift what goes into and out of both; they begin as zeros."""
+    """A depthwise 3x3 convolution, then two dense layers, each part with a shortcut: (B, h, w, C) -> the
+    same. Six learned numbers, initially zero, scale and shift the inputs and scale the outputs of both
+    parts."""
 
     def __init__(self, width: int) -> None:
         self.gammas = nnx.Param(jnp.zeros(6))
@@ -31,7 +32,7 @@ class ModulatedBlock(nnx.Module):
 
 
 class EdgePaddedDepthwise(Conv):
-    """3x3 convolution of every channel by itself, the edges repeated outside: (B, h, w, C) -> the same."""
+    """Depthwise 3x3 convolution with replicated edges: (B, h, w, C) -> the same."""
 
     def __init__(self, width: int) -> None:
         super().__init__(width, width, (3, 3), padding="VALID", groups=width)

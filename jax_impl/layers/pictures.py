@@ -1,4 +1,4 @@
-"""Between stored pictures, sounds or clips and the numbers that the model sees."""
+"""Conversion between stored pictures, sounds or clips and the model's values."""
 
 import jax.numpy as jnp
 from jax import Array
@@ -12,7 +12,7 @@ from dioscuri.hparams.sections import Data
 def normalise(
     images: Array, plan: LatentPlan, hparams: LatentHParams, dtype: DTypeLike = jnp.float32
 ) -> Array:
-    """uint8 (B, ..., C), or uint16 of 16-bit sounds, -> [-1, 1] with the lowest bits cut off or, for the
+    """uint8 (B, ..., C), or uint16 for 16-bit sounds, -> [-1, 1] without the lowest bits or, for the
     Bernoulli likelihood, 0 or 1."""
     if plan.likelihood == "bernoulli":
         return (images > 127).astype(dtype)
@@ -22,8 +22,8 @@ def normalise(
 
 
 def to_levels(x: Array, plan: LatentPlan, hparams: LatentHParams) -> Array:
-    """What `normalise` makes (B, ..., C) -> uint8, or uint16 of 16-bit sounds, rounded, or cut off where the
-    plan says."""
+    """The inverse of `normalise`: (B, ..., C) -> uint8, or uint16 for 16-bit sounds, rounded or, if the plan
+    says so, truncated."""
     half = half_range(hparams.data)
     levels = x * 2 * half if plan.likelihood == "bernoulli" else x * half + half
     levels = jnp.clip(levels, 0, 2 * half)
@@ -32,7 +32,7 @@ def to_levels(x: Array, plan: LatentPlan, hparams: LatentHParams) -> Array:
 
 
 def half_range(data: Data) -> float:
-    """Half of the highest stored value: 127.5 of 8 bits."""
+    """Half of the highest stored value: 127.5 for 8 bits."""
     return (2**data.depth - 1) / 2
 
 
@@ -43,6 +43,6 @@ def to_range(images: Array, pixel_range: str, dtype: DTypeLike = jnp.float32) ->
 
 
 def from_range(x: Array, pixel_range: str) -> Array:
-    """Pictures in [0, 1] or [-1, 1], (B, H, W, C) -> uint8, rounded; what lies outside is clamped."""
+    """Pictures in [0, 1] or [-1, 1], (B, H, W, C) -> uint8, rounded and clamped."""
     levels = x * 255 if pixel_range == "unit" else x * 127.5 + 127.5
     return jnp.clip(jnp.round(levels), 0, 255).astype(jnp.uint8)

@@ -1,6 +1,6 @@
 """Quantisers: vectors z (B, h, w, D) to codes, by the nearest code or by rounding each component.
 
-In training the codes carry the gradient of z (straight through). Distances and losses have at least float32.
+In training, gradients pass straight through the codes to z. Distances and losses are in at least float32.
 """
 # ruff: noqa: ARG002 - quantisers take the same arguments
 
@@ -25,8 +25,8 @@ Arrays = Mapping[str, Array]
 
 
 class Quantised(NamedTuple):
-    """Codes (B, h, w, D), their indices (B, h, w), losses (0-d; `quantiser` is their weighted sum), and new
-    values of the quantiser's buffers."""
+    """Codes (B, h, w, D), their indices (B, h, w), losses (0-d; `quantiser` is their weighted sum), and the
+    quantiser's new buffers."""
 
     codes: Array
     indices: Array
@@ -62,7 +62,7 @@ class NearestCode(nnx.Module):
         return self.codebook()[indices]
 
     def __call__(self, z: Array, buffers: Arrays | None = None, *, train: bool = False) -> Quantised:
-        """Quantise; in training with losses and, for moving averages, new buffers."""
+        """Quantise; training adds losses and, with moving averages, new buffers."""
         z = at_least_float32(z)
         z = unit(z) if self.options.l2_normalised else z
         distances = self.distances(z)
@@ -92,10 +92,11 @@ class NearestCode(nnx.Module):
 
 
 class GumbelCodes(nnx.Module):
-    """Codes mixed by probabilities under Gumbel noise (Jang et al. 2017, equation 2), in use the likeliest.
+    """In training, codes mixed by probabilities with Gumbel noise (Jang et al. 2017, equation 2);
+    otherwise the most likely code.
 
-    The logits are those of a 1x1 convolution, as in taming-transformers, or with maskgit and paella
-    minus the squared distances from the codes.
+    The logits are those of a 1x1 convolution, as in taming-transformers, or, with maskgit and paella, minus
+    the squared distances from the codes.
     """
 
     def __init__(self, options: Tokenizer) -> None:
@@ -112,7 +113,7 @@ class GumbelCodes(nnx.Module):
         return at_least_float32((self.embed if self.projected else self.embedding).embedding[...])
 
     def logits(self, z: Array) -> Array:
-        """(B, h, w, K)."""
+        """Logits of the codes (B, h, w, K)."""
         if self.projected:
             assert self.proj.bias is not None
             logits = z @ at_least_float32(self.proj.kernel[...])
@@ -134,7 +135,7 @@ class GumbelCodes(nnx.Module):
         *,
         train: bool = False,
     ) -> Quantised:
-        """Quantise; in training by `noise['gumbel']`, uniform (B, h, w, K), and with losses."""
+        """Quantise; training uses `noise['gumbel']`, uniform (B, h, w, K), and adds losses."""
         logits, options = self.logits(at_least_float32(z)), self.options
         if not train:
             indices = logits.argmax(-1)
@@ -155,7 +156,8 @@ class GumbelCodes(nnx.Module):
 
 
 class FiniteScalars(nnx.Module):
-    """Each component rounded to one of a few values (Mentzer et al. 2023, section 3)."""
+    """Finite scalar quantisation: each component is rounded to one of a few values (Mentzer et al. 2023,
+    section 3)."""
 
     def __init__(self, options: Tokenizer) -> None:
         self.levels = options.fsq_levels
@@ -169,7 +171,7 @@ class FiniteScalars(nnx.Module):
         return (indices // strides % levels - half) / half
 
     def __call__(self, z: Array, buffers: Arrays | None = None, *, train: bool = False) -> Quantised:
-        """Quantise; there are no losses and no buffers."""
+        """Quantise, without losses and buffers."""
         z = at_least_float32(z)
         half, strides = broadcast(jnp.array(self.levels) // 2, z), broadcast(jnp.array(self.strides), z)
         bounded = self._bounded(z)
@@ -180,7 +182,7 @@ class FiniteScalars(nnx.Module):
         return Quantised(rounded / half, indices, losses, {})
 
     def _bounded(self, z: Array) -> Array:
-        """z squeezed so that rounding gives as many values as there are levels."""
+        """z bounded so that rounding gives as many values as there are levels."""
         levels = np.array(self.levels)
         halves = (levels - 1) * (1 + 1e-3) / 2
         offsets = np.where(levels % 2 == 0, 0.5, 0.0)
@@ -192,7 +194,7 @@ class FiniteScalars(nnx.Module):
 
 
 class Signs(nnx.Module):
-    """The sign of each component, 2^D codes (Yu et al. 2023, section 3.1)."""
+    """Lookup-free quantisation: the sign of each component, 2^D codes (Yu et al. 2023, section 3.1)."""
 
     def __init__(self, options: Tokenizer) -> None:
         self.options = options
@@ -204,7 +206,7 @@ class Signs(nnx.Module):
         return (indices >> bits & 1) * 2.0 - 1.0
 
     def __call__(self, z: Array, buffers: Arrays | None = None, *, train: bool = False) -> Quantised:
-        """Quantise; in training with the commitment and, where weighted, the entropy loss."""
+        """Quantise; training adds the commitment loss and, if its weight is not 0, the entropy loss."""
         z, options = at_least_float32(z), self.options
         positive = z > 0
         bits = broadcast(2 ** jnp.arange(options.embedding_dim), z)
@@ -235,9 +237,10 @@ def make_quantizer(options: Tokenizer) -> Quantizer:
 
 
 def entropy_loss(affinity: Array, temperature: float, kind: str) -> Array:
-    """Entropy of each position's choice minus that of the mean choice (Chang et al. 2022's tokenizer).
+    """Mean entropy of the positions' code probabilities minus the entropy of their mean
+    (tokenizer of Chang et al. 2022).
 
-    `affinity` (..., K) is larger for nearer codes; `kind` 'argmax' takes the choice itself for the target.
+    `affinity` (..., K) is larger for nearer codes; with `kind` 'argmax', the chosen code is the target.
     """
     affinity = affinity.reshape(-1, affinity.shape[-1]) / temperature
     p = jax.nn.softmax(affinity)
@@ -253,7 +256,7 @@ def entropy_loss(affinity: Array, temperature: float, kind: str) -> Array:
 
 
 def assigned_codebook(plan: TokenizerPlan, buffers: Arrays) -> Array | None:
-    """The codes (K, D) that moving averages make, with Laplace smoothing; None where there are none."""
+    """The codes (K, D) from moving averages, with Laplace smoothing; None without moving averages."""
     if plan.options.quantizer != "ema":
         return None
     weight = averaged_weight(plan, buffers)
@@ -264,14 +267,14 @@ def assigned_codebook(plan: TokenizerPlan, buffers: Arrays) -> Array | None:
 
 
 def averaged_weight(plan: TokenizerPlan, buffers: Arrays) -> Array | float:
-    """Divisor of the moving averages: for those that begin at 0, the sum of weights so far."""
+    """Divisor of the moving averages: the sum of weights so far if they begin at 0, else 1."""
     if "averaged" not in buffers:
         return 1.0
     return 1 - plan.options.ema_decay ** jnp.maximum(buffers["averaged"][0], 1)
 
 
 def _moved(z: Array, indices: Array, buffers: Arrays, options: Tokenizer) -> dict[str, Array]:
-    """Averages after a batch (van den Oord et al. 2017, appendix A.1)."""
+    """Moving averages after a batch (van den Oord et al. 2017, appendix A.1)."""
     vectors, chosen = rearrange(stop_gradient(z), "b h w d -> (b h w) d"), indices.reshape(-1)
     counts = jnp.zeros_like(buffers["cluster_size"]).at[chosen].add(1)
     sums = jnp.zeros_like(buffers["embedding_sum"]).at[chosen].add(vectors)

@@ -15,10 +15,10 @@ from jax_impl.layers.precision import at_least_float32
 
 
 class RelativeAttention(nnx.Module):
-    """Attention of maps (B, *grid, C) to themselves or, with `cross`, to another map, unprojected.
+    """Attention of maps (B, *grid, C) to themselves or, with `cross`, to another map.
 
-    The logits q k^T gain |q| r1[y' - y] r2[x' - x], a factor an axis of the grid; no gradient flows through
-    |q|. `gated`: the result begins as zeros.
+    |q| r1[y' - y] r2[x' - x], with one factor per axis of the grid, is added to the logits q k^T; no gradient
+    flows through |q|. `gated`: the result is initially zero.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class RelativeAttention(nnx.Module):
         self.plan, self.cross, self.gated = plan, cross, gated
 
     def __call__(self, x: Array, context: Array | None = None) -> Array:
-        """What attention to `context`, or to x, adds: (B, *grid, C)."""
+        """The residual of attention to `context`, or to x: (B, *grid, C)."""
         x = x if self.norm is None else self.norm(x)
         if self.cross:
             assert context is not None
@@ -66,7 +66,7 @@ class RelativeAttention(nnx.Module):
         return first[None]
 
     def _axis_bias(self, axis: str) -> Array:
-        """Bias (N, L, L) of an axis of L places."""
+        """Bias (N, L, L) of an axis of length L."""
         bias = getattr(self, f"{axis}_bias")[...]
         length = (bias.shape[-1] + 1) // 2
         position = jnp.arange(length)
@@ -75,5 +75,5 @@ class RelativeAttention(nnx.Module):
 
 
 def scaled(y: Array, gate: Array | None) -> Array:
-    """y times its gate (1,), if it has one."""
+    """y times its gate (1,), if there is one."""
     return y if gate is None else y * broadcast(gate, y)

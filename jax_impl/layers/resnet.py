@@ -15,15 +15,15 @@ EPSILON = 1e-6
 
 
 class Halved(Conv):
-    """3x3 convolution of stride 2, the zeros right and below only: (B, H, W, I) -> (B, H / 2, W / 2, O)."""
+    """3x3 convolution of stride 2, padded right and below only: (B, H, W, I) -> (B, H / 2, W / 2, O)."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__(inputs, outputs, (3, 3), 2, ((0, 1), (0, 1)))
 
 
 class SpatialNorm(nnx.Module):
-    """A group norm whose factors and summands are 1x1 convolutions of the codes, which lie on a grid that is
-    as fine or coarser (Zheng et al. 2022, MoVQ, equation 5)."""
+    """A group norm whose scales and shifts are 1x1 convolutions of the codes, which lie on the same or a
+    coarser grid (Zheng et al. 2022, MoVQ, equation 5)."""
 
     def __init__(self, width: int, groups: int, codes: int) -> None:
         self.norm_layer = group_norm(width, groups)
@@ -36,7 +36,7 @@ class SpatialNorm(nnx.Module):
         return self.norm_layer(x) * factor + summand
 
     def _spread(self, y: Array, like: Array) -> Array:
-        """What the nearest position has; convolved before, for 1x1 kernels do not mind."""
+        """Nearest-neighbour upsampling, after the 1x1 convolution, with which it commutes."""
         s = like.shape[1] // y.shape[1]
         return repeat(y, "b h w c -> b (h s) (w t) c", s=s, t=s)
 
@@ -44,8 +44,8 @@ class SpatialNorm(nnx.Module):
 class ResnetBlock(nnx.Module):
     """Two norms, SiLUs and 3x3 convolutions with a shortcut: (B, H, W, I) -> (B, H, W, O).
 
-    `legacy_shortcut`: where the width changes, the shortcut takes the convolutions' output, not the input.
-    `modulation`: channels of the codes that modulate the norms; 0: none do.
+    `legacy_shortcut`: if the width changes, the shortcut reads the convolutions' output instead of the input.
+    `modulation`: channels of the codes that modulate the norms; 0: no modulation.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class ResnetBlock(nnx.Module):
 
 
 class GridAttention(nnx.Module):
-    """Attention of one head among the positions of a grid, with a shortcut: (B, H, W, C) -> the same."""
+    """Single-head attention among the positions of a grid, with a shortcut: (B, H, W, C) -> the same."""
 
     def __init__(self, width: int, *, groups: int, modulation: int = 0) -> None:
         self.norm = _norm(width, groups, modulation)
@@ -116,5 +116,5 @@ def halve(x: Array) -> Array:
 
 
 def double(x: Array) -> Array:
-    """Every position four times."""
+    """Every position repeated 2x2 times."""
     return repeat(x, "b h w c -> b (h s) (w t) c", s=2, t=2)

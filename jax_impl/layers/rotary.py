@@ -10,7 +10,7 @@ from jax_impl.layers.precision import at_least_float32
 def rotate(x: Array, cos: Array, sin: Array, *, halves: bool = False) -> Array:
     """Rotate the first channels of x (B, L, N, K); cosines and sines are (L, N or 1, P), P <= K / 2.
 
-    Pair p is channels 2p and 2p + 1, or with `halves` p and P + p. Channels after 2P stay.
+    Pair p is channels 2p and 2p + 1 or, with `halves`, p and P + p. Channels after 2P are unchanged.
     """
     P = cos.shape[-1]
     cos, sin = (rearrange(table, "l n p -> 1 l n p") for table in (cos, sin))

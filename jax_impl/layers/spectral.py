@@ -19,9 +19,9 @@ LEAK = 0.2
 
 
 class SpectralConvolution(Conv):
-    """conv(x) / sigma + bias: (B, H, W, I) -> (B, h, w, O), padded by half of what the kernel has beyond one.
+    """conv(x) / sigma + bias: (B, H, W, I) -> (B, h, w, O), with padding (kernel - 1) / 2.
 
-    The singular value is an argument, not a state; with `stored` it is a parameter, for where none is given.
+    The singular value sigma is an argument; with `stored`, it is also a parameter, used if none is given.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class SpectralConvolution(Conv):
 
 
 class SpectralResidual(nnx.Module):
-    """Two convolutions with a shortcut, over sqrt(2); a leaky ReLU before each (`first`) or behind it:
+    """Two convolutions with a shortcut, divided by sqrt(2); a leaky ReLU before (`first`) or after each:
     (B, H, W, I) -> (B, h, w, O)."""
 
     def __init__(self, block: SpectralBlock, *, biased: bool, stored: bool, first: bool) -> None:
@@ -85,8 +85,8 @@ class SpectralResidual(nnx.Module):
 
 
 def iterated(layers: Mapping[str, SpectralConvolution], vectors: Arrays) -> tuple[dict[str, Array], ...]:
-    """Singular values (1,) of the layers' kernels after one power iteration from the vectors (O,), with
-    gradients, and the new vectors."""
+    """Differentiable singular values (1,) of the layers' kernels after one power iteration from the vectors
+    (O,), and the new vectors."""
     sigmas, new = {}, {}
     for name, layer in layers.items():
         matrix = rearrange(at_least_float32(layer.kernel[...]), "h w i o -> (i h w) o")
@@ -98,7 +98,7 @@ def iterated(layers: Mapping[str, SpectralConvolution], vectors: Arrays) -> tupl
 
 
 def _leaky_relu(x: Array) -> Array:
-    """With slope LEAK at 0 too, as in PyTorch."""
+    """With slope LEAK also at 0, as in PyTorch."""
     return jnp.where(x > 0, x, LEAK * x)
 
 

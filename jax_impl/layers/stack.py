@@ -12,7 +12,8 @@ from jax import Array
 def apply_layers(
     layers: nnx.List, x: Array, shared: tuple, each: Sequence[tuple], *, checkpoint: bool, scan: bool = False
 ) -> tuple[Array, list[Any]]:
-    """x through `layer(x, *shared, *arguments)`, the latter from `each` -> x, and the layers' other results.
+    """Apply `layer(x, *shared, *arguments)` with a layer's arguments from `each`; return x
+    and the layers' other results.
 
 
     `checkpoint` recomputes every layer in the backward pass to save memory. `scan` compiles one layer, as a
@@ -37,7 +38,7 @@ def apply_layers(
 
 
 def call(layer: Any, *arguments: Any, checkpoint: bool) -> Any:
-    """What the layer returns; with `checkpoint` it is computed again in the backward pass to save memory."""
+    """Call the layer; with `checkpoint`, its result is recomputed in the backward pass to save memory."""
     if not checkpoint:
         return layer(*arguments)
     return jax.checkpoint(lambda layer, *arguments: layer(*arguments))(layer, *arguments)

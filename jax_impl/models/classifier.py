@@ -1,4 +1,4 @@
-"""A small residual classifier (He et al. 2016) whose norms use one pixel, so it needs no statistics.
+"""A small residual classifier (He et al. 2016) whose norms act on single pixels, without batch statistics.
 
 Arrays are NHWC.
 """
@@ -16,11 +16,11 @@ from jax_impl.layers.precision import at_least_float32
 from jax_impl.pretrained import Pretrained
 
 EPSILON = 1e-5
-"""Added to the norms' variance."""
+"""Added to the variance in norms."""
 
 
 class Classifier(Pretrained, nnx.Module):
-    """Levels of blocks, the resolution halved between them, a mean over the grid, and a dense layer."""
+    """Levels of blocks with the resolution halved between them, a mean over the grid, and a dense layer."""
 
     def __init__(self, plan: ClassifierPlan) -> None:
         self.levels = nnx.List(
@@ -48,7 +48,7 @@ class Classifier(Pretrained, nnx.Module):
 
 
 class ClassifierBlock(nnx.Module):
-    """3x3 convolution, norm, ReLU, and the input added where residual: (B, H, W, I) -> (B, H, W, O)."""
+    """3x3 convolution, norm, ReLU and, if residual, the input added: (B, H, W, I) -> (B, H, W, O)."""
 
     def __init__(self, inputs: int, outputs: int, *, residual: bool) -> None:
         self.conv = convolution(inputs, outputs, (3, 3))

@@ -12,7 +12,7 @@ from jax_impl.layers.precision import at_least_float32
 
 
 class SelfCritic(nnx.Module):
-    """One logit for each row of the network's own embedding: (B, L, C) -> (B, L)."""
+    """One logit for each row of the network's embedding: (B, L, C) -> (B, L)."""
 
     def __init__(self, plan: TransformerPlan) -> None:
         self.to_pred = Linear(plan.options.hidden_size, 1)
@@ -24,8 +24,8 @@ class SelfCritic(nnx.Module):
 def critic_logits(model: Any, ids: Array, condition: Arrays, noise: Arrays | None = None) -> Array:
     """The critic's logits (B, L) for each token of ids (B, L), high for wrong tokens.
 
-    A token critic takes a condition of its own (`model.critic.prepare`), not one that the model prepared, a
-    self critic one of the model's. `noise` is the dropout's of the network that reads the ids.
+    A token critic takes a condition that `model.critic.prepare` prepared, a self critic one that the model
+    prepared. `noise` is for dropout in the network that reads the ids.
     """
     if isinstance(model.critic, SelfCritic):
         return model.critic(model(ids, condition, noise)[1]["embed"])

@@ -1,7 +1,7 @@
 """DC-VAE (Parmar et al. 2021) with codes: encoder and decoder for `jax_impl.models.vqgan`, and its critic.
 
-The generator's encoder and the whole discriminator divide their kernels by singular values, which are given
-by the layers' names; the encoder's are stored, too.
+The generator's encoder and the whole discriminator divide their kernels by singular values, which are
+arguments, by layer name; the encoder's are also stored.
 """
 
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ from jax_impl.layers.stack import call
 from jax_impl.models.metroplex_blocks import with_channels
 
 PREFIX = "sigma.encoder"
-"""Of the singular values among the encoder's noise."""
+"""Prefix of singular values in the encoder's noise."""
 
 
 class SpectralEncoder(nnx.Module):
@@ -43,7 +43,7 @@ class SpectralEncoder(nnx.Module):
         return {"conv_in": self.conv_in} | _named("blocks", self.blocks)
 
     def __call__(self, x: Array, noise: Arrays) -> Array:
-        """The noise holds singular values `sigma.encoder.<layer>` or, outside of training, none."""
+        """In training, the noise holds singular values `sigma.encoder.<layer>`."""
         sigmas = under(noise, PREFIX)
         x = self.conv_in(x, sigmas.get("conv_in"))
         for n, block in enumerate(self.blocks):
@@ -52,7 +52,7 @@ class SpectralEncoder(nnx.Module):
 
 
 class SpectralDecoder(nnx.Module):
-    """(B, h, w, z_channels) -> (B, H, W, F), what the last convolution makes a picture of."""
+    """(B, h, w, z_channels) -> (B, H, W, F), the input of the last convolution."""
 
     def __init__(self, plan: TokenizerPlan, recomputed: bool) -> None:
         assert plan.spectral is not None
@@ -62,7 +62,7 @@ class SpectralDecoder(nnx.Module):
         self.recomputed = recomputed
 
     def __call__(self, x: Array, noise: object = None, codes: Array | None = None) -> Array:
-        """No dropout, and no modulation by the codes."""
+        """Without dropout, and without modulation by the codes."""
         del noise, codes
         for block in self.blocks:
             x = call(block, x, checkpoint=self.recomputed)
@@ -70,7 +70,7 @@ class SpectralDecoder(nnx.Module):
 
 
 class Doubled(nnx.Module):
-    """Two convolutions added to the first channels, every pixel repeated: (B, h, w, I) -> (B, H, W, O)."""
+    """Two convolutions added to the first input channels, then upsampling: (B, h, w, I) -> (B, H, W, O)."""
 
     def __init__(self, block: SpectralBlock, *, biased: bool) -> None:
         self.conv1 = Conv(block.inputs, block.outputs, (3, 3), use_bias=biased)
@@ -119,8 +119,8 @@ class ContrastiveDiscriminator(nnx.Module):
 
     def __call__(self, x: Array, sigmas: Arrays) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
         """Pictures (B, H, W, C), singular values of all layers -> logits (B, h, w, 1) of every adversarial
-        head, high for real ones, and embeddings of length 1, (B, h, w, E) and (B, 1, 1, E), of every
-        contrastive one; in at least float32."""
+        head, high for real pictures, and unit embeddings, (B, h, w, E) or (B, 1, 1, E), of every contrastive
+        head; in at least float32."""
         maps = self._maps(x, sigmas)
 
         def through(layer: nnx.Module, name: str, x: Array) -> Array:
@@ -140,7 +140,7 @@ class ContrastiveDiscriminator(nnx.Module):
         return tuple(logits), tuple(unit_length(embedding) for embedding in embeddings)
 
     def _maps(self, x: Array, sigmas: Arrays) -> dict[int, Array]:
-        """Maps (B, h, w, C) by their sides: those before the blocks, and the last one as a single pixel."""
+        """Maps (B, h, w, C) by side: the inputs of the blocks and, as side 1, the last map."""
         maps = {}
         for n, (block, side) in enumerate(zip(self.blocks, self.plan.tapped, strict=True)):
             if side:
@@ -150,7 +150,7 @@ class ContrastiveDiscriminator(nnx.Module):
 
 
 def unit_length(x: Array) -> Array:
-    """x over the length of x + 1e-6, along the last axis, in at least float32."""
+    """x / |x + 1e-6| along the last axis, in at least float32."""
     x = at_least_float32(x)
     return x / jnp.sqrt(jnp.square(x + 1e-6).sum(-1, keepdims=True))
 
@@ -164,5 +164,5 @@ def _named(name: str, blocks: nnx.List) -> dict[str, SpectralConvolution]:
 
 
 def _leaky_relu(x: Array) -> Array:
-    """With slope LEAK at 0 too, as in PyTorch."""
+    """With slope LEAK also at 0, as in PyTorch."""
     return jnp.where(x > 0, x, LEAK * x)

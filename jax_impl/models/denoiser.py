@@ -15,10 +15,10 @@ from jax_impl.pretrained import Pretrained
 
 
 class Denoiser(Pretrained, nnx.Module):
-    """Embeddings, hourglass or text encoder, output layer.
+    """Embeddings, hourglass or text encoder, output layer; it computes in its parameters' dtype.
 
-    It computes in its parameters' dtype. `checkpoint` recomputes every layer in the
-    backward pass to save memory; `scan` compiles one of the equal layers of a grid, as a loop.
+    `checkpoint` recomputes every layer in the backward pass to save memory; `scan` compiles one of the equal
+    layers of a grid, as a loop.
     """
 
     def __init__(self, plan: DenoiserPlan, *, checkpoint: bool = False, scan: bool = False) -> None:
@@ -43,8 +43,8 @@ class Denoiser(Pretrained, nnx.Module):
     def __call__(
         self, ids: Array, condition: Arrays, noise: Arrays | None = None
     ) -> tuple[Array, dict[str, Array]]:
-        """ids (B, L) and, with classes, `label` (B,) -> logits (B, L, V), at least float32, and intermediates
-        under the names of their modules."""
+        """ids (B, L) and, with classes, `label` (B,) -> logits (B, L, V) in at least float32, and
+        intermediates by module name."""
         del noise
         x, aux = self.token_emb(ids), {}
         if self.class_emb is not None:

@@ -20,13 +20,13 @@ from jax_impl.models.dcvae import ContrastiveDiscriminator
 LEAK = 0.2
 """Slope of the leaky ReLUs."""
 EPSILON = 1e-5
-"""Added to the norms' variance."""
+"""Added to the variance in norms."""
 BLUR = (0.125, 0.375, 0.375, 0.125)
 
 
 class PatchDiscriminator(nnx.Module):
-    """PatchGAN. Batch norm uses the statistics of the batch; running ones, which training never reads, are
-    not kept."""
+    """PatchGAN. Batch norm uses the batch's statistics; there are no running statistics, which training would
+    never read."""
 
     def __init__(self, plan: DiscriminatorPlan) -> None:
         modules: dict[str, nnx.Module] = {}
@@ -40,10 +40,8 @@ class PatchDiscriminator(nnx.Module):
         self.plan = plan
 
     def __call__(self, x: Array) -> tuple[Array, dict[str, Array]]:
-        """Pictures (B, H, W, C) -> logits (B, h, w, 1) in at least float32, high for real ones.
-
-        Beside them `mean.<i>` and `variance.<i>` (biased) of every batch norm, each (C,).
-        """
+        """Pictures (B, H, W, C) -> logits (B, h, w, 1) in at least float32, high for real pictures, and a
+        dict with `mean.<i>` and `variance.<i>` (biased) of every batch norm, each (C,)."""
         y = x
         aux: dict[str, Array] = {}
         for layer in self.plan.patches:
@@ -64,7 +62,7 @@ class PatchDiscriminator(nnx.Module):
 
 
 class Affine(nnx.Module):
-    """A scale and a shift per channel, behind a norm: (B, H, W, C) -> the same."""
+    """A scale and a shift per channel, after a norm: (B, H, W, C) -> the same."""
 
     def __init__(self, channels: int) -> None:
         self.scale = nnx.Param(jnp.zeros(channels))
@@ -89,8 +87,8 @@ class ResidualDiscriminator(nnx.Module):
         self.output = Linear(last, 1)
 
     def __call__(self, x: Array) -> tuple[Array, dict[str, Array]]:
-        """Pictures (B, H, W, C) -> logits (B, 1, 1, 1) in at least float32, high for real ones; no
-        intermediates."""
+        """Pictures (B, H, W, C) -> logits (B, 1, 1, 1) in at least float32, high for real
+        pictures, and an empty dict."""
         y = _leaky_relu(self.input(x))
         for block in self.blocks:
             y = block(y)
@@ -116,8 +114,8 @@ class ResidualBlock(nnx.Module):
 
 
 def halved(x: Array, *, blur: bool) -> Array:
-    """Half the resolution: every second pixel, blurred with [1, 3, 3, 1] / 8 along both axes, or the
-    mean of 2x2: (B, H, W, C) -> (B, H / 2, W / 2, C)."""
+    """Half the resolution, by the mean of 2x2 pixels or, with `blur`, by every second pixel after a blur with
+    [1, 3, 3, 1] / 8 along both axes: (B, H, W, C) -> (B, H / 2, W / 2, C)."""
     if not blur:
         return reduce(x, "b (h s) (w t) c -> b h w c", "mean", s=2, t=2)
     kernel = jnp.asarray(BLUR, x.dtype)
@@ -128,7 +126,7 @@ def halved(x: Array, *, blur: bool) -> Array:
 
 
 def build_discriminator(plan: DiscriminatorPlan | None) -> nnx.Module | None:
-    """The discriminator of a plan; its parameters' values do not matter. None where there is none."""
+    """The discriminator of a plan, with uninitialised parameters; None without a plan."""
     if plan is None:
         return None
     if plan.contrast is not None:
@@ -137,5 +135,5 @@ def build_discriminator(plan: DiscriminatorPlan | None) -> nnx.Module | None:
 
 
 def _leaky_relu(x: Array) -> Array:
-    """With slope LEAK at 0 too, as in PyTorch."""
+    """With slope LEAK also at 0, as in PyTorch."""
     return jnp.where(x > 0, x, LEAK * x)

@@ -1,5 +1,5 @@
 """The MaskGIT paper's network (Chang et al. 2022): a post-LayerNorm BERT (Devlin et al. 2019) with biases,
-GELU's tanh approximation and logits tied to the embedding. Called as `maskgit.py` says.
+GELU's tanh approximation and logits tied to the embedding. See `maskgit.py` for the calling convention.
 """
 
 import jax
@@ -26,7 +26,7 @@ from jax_impl.pretrained import Pretrained
 
 
 class GoogleTransformer(Pretrained, nnx.Module):
-    """The network. It computes in its parameters' dtype.
+    """The network, which computes in its parameters' dtype.
 
     `checkpoint` recomputes every layer in the backward pass to save memory; `scan` compiles one layer as a
     loop over all.
@@ -40,7 +40,7 @@ class GoogleTransformer(Pretrained, nnx.Module):
         self.plan, self.checkpoint, self.scan = plan, checkpoint, scan
 
     def prepare(self, condition: Arrays) -> dict[str, Array]:
-        """The condition: nothing can be computed beforehand."""
+        """The condition itself: there is nothing to precompute."""
         return dict(condition)
 
     def __call__(
@@ -51,8 +51,8 @@ class GoogleTransformer(Pretrained, nnx.Module):
         positions: Array | None = None,
         outputs: int | None = None,
     ) -> tuple[Array, dict[str, Array]]:
-        """Beside `embed`: `hs_embed`, `hs_layer<i>` and, of all positions, `sequence_logits`, all of them
-        with the class token."""
+        """Intermediates besides `embed`: `hs_embed`, `hs_layer<i>` and, without `positions`,
+        `sequence_logits`, all with the class token."""
         x, aux = self.hidden(ids, condition, noise)
         return read_logits(self, x, aux, positions, outputs)
 
@@ -74,7 +74,7 @@ class GoogleTransformer(Pretrained, nnx.Module):
         return x, {**aux, "embed": x[:, int(plan.class_token) :]}
 
     def logits(self, x: Array, outputs: int | None = None) -> Array:
-        """Of rows of `hidden`; the first `outputs`, if given."""
+        """Logits for rows of `hidden`; only the first `outputs`, if given."""
         return at_least_float32(self.mlm_layer(x, self.embed.word_embeddings.embedding[...], outputs))
 
 
@@ -92,7 +92,7 @@ class GoogleLayer(nnx.Module):
         self.dropout = Dropout(options.hidden_dropout)
 
     def __call__(self, x: Array, noise: Arrays) -> tuple[Array, Array]:
-        """x (B, L, C) -> x, twice."""
+        """x (B, L, C) -> (x, x)."""
         y = self.attention(x, noise=noise.get("attention"))
         x = self.attention_output_ln(x + self.dropout(y, noise.get("attention_output")))
         y = self.layer_output(jax.nn.gelu(self.intermediate_output(x), approximate=True))
@@ -118,7 +118,7 @@ class GoogleEmbed(nnx.Module):
 class GoogleMlmLayer(nnx.Module):
     """Dense layer, GELU, LayerNorm, products with the embedding's rows: (B, L, C) -> (B, L, V).
 
-    A critic's single logit has its own dense layer.
+    A critic's single logit has a separate dense layer.
     """
 
     def __init__(self, plan: TransformerPlan) -> None:
@@ -129,7 +129,7 @@ class GoogleMlmLayer(nnx.Module):
         self.to_logits = None if tied else Logits(C, plan.outputs)
 
     def __call__(self, x: Array, rows: Array, outputs: int | None = None) -> Array:
-        """`rows` (V, C) are the embedding's; `outputs`: the first of them alone."""
+        """`rows` (V, C) are the embedding's; `outputs`: compute only the first ones."""
         y = self.mlm_ln(jax.nn.gelu(self.mlm_dense(x), approximate=True))
         if self.to_logits is not None:
             return self.to_logits(y, outputs)

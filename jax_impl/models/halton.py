@@ -1,5 +1,5 @@
 """The network of Halton-MaskGIT (Besnier et al. 2025): a DiT (Peebles and Xie 2022) with RMSNorm, SwiGLU and
-register tokens; the class enters through adaptive norms. Called as `maskgit.py` says.
+register tokens; the class enters through adaptive norms. See `maskgit.py` for the calling convention.
 
 Dropout acts on attention probabilities and inside the feed-forward layers.
 """
@@ -25,7 +25,7 @@ from jax_impl.pretrained import Pretrained
 
 
 class HaltonTransformer(Pretrained, nnx.Module):
-    """The network. It computes in its parameters' dtype.
+    """The network, which computes in its parameters' dtype.
 
     `checkpoint` recomputes every layer in the backward pass to save memory; `scan` compiles one layer as a
     loop over all.
@@ -49,7 +49,8 @@ class HaltonTransformer(Pretrained, nnx.Module):
         self.plan, self.checkpoint, self.scan = plan, checkpoint, scan
 
     def prepare(self, condition: Arrays) -> dict[str, Array]:
-        """What the class gives every adaptive norm. Without `label` nothing, as the batch is not known."""
+        """Modulation of every adaptive norm by the class; empty without `label`,
+        which gives the batch size."""
         if is_prepared(condition) or "label" not in condition:
             return dict(condition)
         label = self.cls_emb(jnp.minimum(condition["label"], self.plan.null_label))
@@ -66,7 +67,7 @@ class HaltonTransformer(Pretrained, nnx.Module):
         positions: Array | None = None,
         outputs: int | None = None,
     ) -> tuple[Array, dict[str, Array]]:
-        """Beside `embed`: `hs_embed` and `hs_layer<i>`, the latter with register tokens."""
+        """Intermediates besides `embed`: `hs_embed` and, with register tokens, `hs_layer<i>`."""
         x, aux = self.hidden(ids, condition, noise)
         return read_logits(self, x, aux, positions, outputs)
 
@@ -96,7 +97,7 @@ class HaltonTransformer(Pretrained, nnx.Module):
         return x, aux
 
     def logits(self, x: Array, outputs: int | None = None) -> Array:
-        """Of rows of `hidden`; the first `outputs`, if given."""
+        """Logits for rows of `hidden`; only the first `outputs`, if given."""
         return at_least_float32(self.head(x, self.tok_emb.embedding[...])[..., :outputs])
 
 
@@ -116,7 +117,7 @@ class HaltonLayer(nnx.Module):
         return self.mlp["1"](jax.nn.silu(label))
 
     def __call__(self, x: Array, modulation: Array, noise: Arrays) -> tuple[Array, Array]:
-        """x (B, L, C), what `prepare` gives -> x, twice."""
+        """x (B, L, C), what `prepare` gives -> (x, x)."""
         shift1, scale1, gate1, shift2, scale2, gate2 = jnp.split(modulation, 6, -1)
         y = self.attn(modulated(self.ln1(x), scale1, shift1), noise.get("attention"))
         x = x + rearrange(gate1, "b c -> b 1 c") * y
@@ -161,7 +162,7 @@ class LastNorm(nnx.Module):
 
 
 class HaltonHead(nnx.Module):
-    """Logits, tied to the embedding or, for a critic's single one, not: (B, L, C) -> (B, L, outputs)."""
+    """Logits tied to the embedding, or untied for a critic: (B, L, C) -> (B, L, outputs)."""
 
     def __init__(self, width: int, outputs: int, tied: bool) -> None:
         self.kernel = None if tied else nnx.Param(jnp.zeros((width, outputs)))
@@ -173,7 +174,7 @@ class HaltonHead(nnx.Module):
 
 
 class PatchIn(Conv):
-    """A token for each patch of codes (its kernel is its stride): (B, L, C) -> (B, L / p^2, C)."""
+    """One token per patch of codes (kernel = stride): (B, L, C) -> (B, L / p^2, C)."""
 
     def __init__(self, width: int, patch: int) -> None:
         super().__init__(width, width, (patch, patch), patch, use_bias=False)

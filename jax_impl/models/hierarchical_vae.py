@@ -27,10 +27,10 @@ Masks = Sequence[Array] | None
 
 
 class HierarchicalVAE(Pretrained, nnx.Module):
-    """The model. It computes in its parameters' dtype.
+    """The model, which computes in its parameters' dtype.
 
     `checkpoint` recomputes every block in the backward pass to save memory. `scan` compiles a run of equal
-    blocks once, as a loop over their stacked parameters; the module and its parameters stay the same.
+    blocks once, as a loop over their stacked parameters; the module and its parameters do not change.
     """
 
     def __init__(
@@ -47,10 +47,10 @@ class HierarchicalVAE(Pretrained, nnx.Module):
     def __call__(self, x: Array, noise: Arrays, masks: Masks = None) -> tuple[Array, dict[str, Array]]:
         """Encode and decode pictures (B, H, W, C).
 
-        `noise` holds `posterior.<l>` (B, h, w, Z). With `masks`, one (Z,) a group, also `prior.<l>`: variates
-        whose mask is 0 come from the prior. Returns the output layer (B, H, W, outputs) and a flat dict:
-        `posterior_mean.<l>`, `posterior_scale.<l>`, `prior_mean.<l>`, `prior_scale.<l>` and `z.<l>`, each
-        (B, h, w, Z).
+        `noise` holds `posterior.<l>` (B, h, w, Z) and, with `masks`, `prior.<l>`: variates whose mask (one
+        (Z,) per group) is 0 come from the prior. Returns the output layer (B, H, W, outputs) and a flat dict
+        with `posterior_mean.<l>`, `posterior_scale.<l>`, `prior_mean.<l>`, `prior_scale.<l>` and `z.<l>`,
+        each (B, h, w, Z).
         """
         return self.top_down(noise, self.bottom_up(x), masks=masks)
 
@@ -61,16 +61,16 @@ class HierarchicalVAE(Pretrained, nnx.Module):
         latents: Arrays | None = None,
         masks: Masks = None,
     ) -> tuple[Array, dict[str, Array]]:
-        """Decode latents from the prior, one temperature a group, or given ones `z.<l>`.
+        """Decode latents from the prior, with one temperature per group, or given ones `z.<l>`.
 
-        `noise` holds `prior.<l>`, which given latents without masks do not need. Returns as `__call__` does,
+        `noise` holds `prior.<l>`, except for given latents without masks. Returns the same as `__call__`,
         without the posterior's statistics.
         """
         return self.top_down(noise, None, temperatures=temperatures, latents=latents, masks=masks)
 
 
 class BottomUp(nnx.Module):
-    """Encoder: pictures (B, H, W, C) -> skip connections (B, h, w, C), one a level."""
+    """Encoder: pictures (B, H, W, C) -> skip connections (B, h, w, C), one per level."""
 
     def __init__(self, plan: HierarchicalVAEPlan, checkpoint: bool, scan: bool) -> None:
         self.input_conv = convolution(plan.channels, plan.input_channels, plan.input_kernel)
@@ -88,7 +88,7 @@ class BottomUp(nnx.Module):
 
 
 class BottomUpBlock(nnx.Module):
-    """Cells; the last block of a level has a skip connection and pools."""
+    """Cells; the last block of a level also has a skip connection and pooling."""
 
     def __init__(self, block: UpBlock) -> None:
         skip, stride = block.skip_channels, block.pool_stride
@@ -146,7 +146,7 @@ class TopDown(nnx.Module):
 
 
 class TopDownBlock(nnx.Module):
-    """One latent group: prior, posterior if there is a skip connection, and what latents add to features."""
+    """One latent group: prior, posterior if there is a skip connection, and projection of the latents."""
 
     def __init__(self, block: DownBlock, options: Model) -> None:
         width, stride = block.channels, block.unpool_stride
@@ -160,10 +160,10 @@ class TopDownBlock(nnx.Module):
         self.options = options
 
     def __call__(self, y: Array, skip: Array | None, given: Given) -> tuple[Array, dict[str, Array]]:
-        """Features (B, h, w, C) -> features and the group's statistics and latents, each (B, h, w, Z).
+        """Features (B, h, w, C) -> features, and the group's statistics and latents, each (B, h, w, Z).
 
-        Latents come from the posterior if there is a skip connection, else are those given, else from the
-        prior.
+        Latents come from the posterior if there is a skip connection, else they are
+        those given, else from the prior.
         """
         y = y if self.unpool is None else self.unpool(y)
         residual, features = jnp.split(self.prior_net(y), 2, -1)
@@ -181,7 +181,8 @@ class TopDownBlock(nnx.Module):
 
 
 def _runs(blocks: Sequence[UpBlock | DownBlock], scan: bool) -> tuple[tuple[int, ...], ...]:
-    """Positions of the blocks, run by run: with `scan` consecutive ones of equal plans, else each alone."""
+    """Indices of the blocks by run: with `scan`, consecutive blocks with equal
+    plans, else each block alone."""
     kinds = [replace(block, index=0) if scan else block for block in blocks]
     return tuple(tuple(run) for _, run in groupby(range(len(blocks)), kinds.__getitem__))
 
@@ -189,9 +190,9 @@ def _runs(blocks: Sequence[UpBlock | DownBlock], scan: bool) -> tuple[tuple[int,
 def _apply(
     blocks: Sequence[nnx.Module], y: Array, shared: tuple, arguments: Sequence[tuple], checkpoint: bool
 ) -> tuple[Array, list[Any]]:
-    """Features through a run of blocks -> features, and what each block returns beside them.
+    """Apply a run of blocks to the features; return these and the blocks' other results.
 
-    Several blocks are one `jax.lax.scan`. Each block has its `arguments`, behind those that are `shared`.
+    Several blocks are one `jax.lax.scan`. Each block gets the `shared` arguments, then its `arguments`.
     """
 
     def step(y: Array, block_and_arguments: tuple[Any, tuple]) -> tuple[Array, Any]:

@@ -1,7 +1,7 @@
 """Hourglass transformer (Nawrot et al. 2022, section 2) on a grid of tokens, as in sundae-vqgan.
 
-Sequences are (B, L, C), row by row over a square grid. Layers run on the grid, then on one whose side is
-smaller by a factor, then on the grid again.
+Sequences are (B, L, C), row by row over a square grid. Layers act on the grid, then on a coarser one, then on
+the grid again.
 """
 
 from typing import Any
@@ -24,7 +24,7 @@ Aux = dict[str, Array]
 
 
 class HourglassLevel(nnx.Module):
-    """Layers before, inside and behind a coarser grid: (B, L, C) -> (B, L, C)."""
+    """Layers before, at and after a coarser grid: (B, L, C) -> (B, L, C)."""
 
     def __init__(
         self, plan: DenoiserPlan, level: Level, *, checkpoint: bool, outermost: bool, scan: bool
@@ -43,7 +43,7 @@ class HourglassLevel(nnx.Module):
         self.level, self.legacy = level, options.legacy_positions
 
     def __call__(self, x: Array) -> tuple[Array, Aux]:
-        """Intermediates are named by the module they come from."""
+        """Returns x and intermediates by module name."""
         x = self.pre_transformer(x)[0]
         z = self._coarser(x)
         aux = {"pre_transformer": x, "downsample": z}
@@ -100,7 +100,7 @@ class HourglassLevel(nnx.Module):
 
 
 class HourglassStack(nnx.Module):
-    """Transformer layers on a grid: (B, L, C) -> (B, L, C). Without `stack`: one layer between two grids."""
+    """Transformer layers on a grid: (B, L, C) -> (B, L, C). Without `stack`, one layer between two grids."""
 
     def __init__(
         self,
@@ -119,7 +119,7 @@ class HourglassStack(nnx.Module):
         self.options, self.checkpoint, self.scan = plan.options, checkpoint, scan
 
     def __call__(self, x: Array) -> tuple[Array, Aux]:
-        """Positions turn queries and keys."""
+        """Queries and keys are rotated by the positions."""
         cos = sin = None
         if self.stack is not None and self.turns:
             table, dtype = angles(self.stack, self.options), jnp.promote_types(x.dtype, jnp.float32)
@@ -131,7 +131,7 @@ class HourglassStack(nnx.Module):
         return (x if self.norm is None else self.norm(x)), {}
 
     def resample(self, x: Array, context: Array) -> Array:
-        """The one layer, with attention to a context (B, S, C), which is not normed."""
+        """Apply the single layer, with attention to a context (B, S, C), which is not normed."""
         return self.layers[0](x, context, None, None)[0]
 
 
@@ -165,7 +165,7 @@ class NormedAttention(nnx.Module):
         self.heads = plan.options.nb_heads
 
     def __call__(self, x: Array, context: Array | None, cos: Array | None, sin: Array | None) -> Array:
-        """A single key gets all attention, whatever the queries."""
+        """With a single key, the result is its value, whatever the queries."""
         x = self.norm(x)
         key, value = jnp.split(self.fn["to_kv"](x if context is None else context), 2, -1)
         if key.shape[1] == 1:
@@ -195,7 +195,7 @@ class NormedFeedForward(nnx.Module):
 def build_body(
     plan: DenoiserPlan, body: Stack | Level, *, checkpoint: bool, outermost: bool, scan: bool
 ) -> nnx.Module:
-    """A level, or layers on one grid; the outermost one ends with a norm."""
+    """A level, or layers on one grid; the outermost ends with a norm."""
     if isinstance(body, Stack):
         return HourglassStack(plan, body, checkpoint=checkpoint, outermost=outermost, scan=scan)
     return HourglassLevel(plan, body, checkpoint=checkpoint, outermost=outermost, scan=scan)

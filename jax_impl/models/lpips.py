@@ -32,13 +32,13 @@ def lpips(first: Array, second: Array, weights: Mapping[str, Array], dtype: DTyp
 
 
 def _norm(y: Array) -> Array:
-    """Length of the features of a pixel; its gradient is 0 where they are all 0."""
+    """Norm of a pixel's features, with gradient 0 where they are all 0."""
     squares = jnp.sum(jnp.square(y), 3, keepdims=True)
     return jnp.where(squares > 0, jnp.sqrt(jnp.where(squares > 0, squares, 1)), 0)
 
 
 def _features(x: Array, weights: Mapping[str, Array], dtype: DTypeLike | None) -> list[Array]:
-    """Activations (B, h, w, C) behind the last ReLU of every block."""
+    """Activations (B, h, w, C) after the last ReLU of every block."""
     shift, scale = (rearrange(jnp.asarray(values, x.dtype), "c -> 1 1 1 c") for values in (SHIFT, SCALE))
     y = (x - shift) / scale
     y = y if dtype is None else y.astype(dtype)

@@ -1,8 +1,8 @@
 """`Transformer` of muse-maskgit-pytorch (MUSE, Chang et al. 2023): cosine attention with a learned null
-token, cross-attention to text in every layer, GEGLU. Called as `maskgit.py` says.
+token, cross-attention to text in every layer, GEGLU. See `maskgit.py` for the calling convention.
 
-Text tokens that are entirely zero are left out; without text, cross-attention sees the null token alone.
-`condition` may also hold `low_res` (B, S), ids of a smaller picture, whose embeddings join the text.
+Text tokens that are entirely zero are ignored; without text, cross-attention sees only the null token.
+`condition` may also hold `low_res` (B, S), ids of a smaller picture, whose embeddings are added to the text.
 """
 
 from typing import Any
@@ -25,11 +25,11 @@ from jax_impl.models.maskgit import is_prepared, read_logits, self_condition_lay
 from jax_impl.pretrained import Pretrained
 
 SCALE = 8
-"""Of the cosines between queries and keys."""
+"""Scale of the cosines between queries and keys."""
 
 
 class LucidrainsTransformer(Pretrained, nnx.Module):
-    """The network. It computes in its parameters' dtype.
+    """The network, which computes in its parameters' dtype.
 
     `checkpoint` recomputes every layer in the backward pass to save memory; `scan` compiles one layer as a
     loop over all.
@@ -51,8 +51,8 @@ class LucidrainsTransformer(Pretrained, nnx.Module):
         self.plan, self.checkpoint, self.scan = plan, checkpoint, scan
 
     def prepare(self, condition: Arrays) -> dict[str, Array]:
-        """Every layer's keys and values of the text, null token first, and their mask. Without text nothing,
-        as the batch is not known."""
+        """Every layer's keys and values of the text, null token first, and their mask; empty without text,
+        which gives the batch size."""
         if is_prepared(condition) or "text" not in condition:
             return dict(condition)
         context, mask = self._context(condition)
@@ -70,7 +70,7 @@ class LucidrainsTransformer(Pretrained, nnx.Module):
         positions: Array | None = None,
         outputs: int | None = None,
     ) -> tuple[Array, dict[str, Array]]:
-        """Beside `embed`: `hs_embed` and `hs_layer<i>`."""
+        """Intermediates besides `embed`: `hs_embed` and `hs_layer<i>`."""
         x, aux = self.hidden(ids, condition, noise)
         return read_logits(self, x, aux, positions, outputs)
 
@@ -94,7 +94,7 @@ class LucidrainsTransformer(Pretrained, nnx.Module):
         return x, {**aux, "embed": x}
 
     def logits(self, x: Array, outputs: int | None = None) -> Array:
-        """Of rows of `hidden`; the first `outputs`, if given."""
+        """Logits for rows of `hidden`; only the first `outputs`, if given."""
         return at_least_float32(self.to_logits(x, outputs))
 
     def _context(self, condition: Arrays) -> tuple[Array, Array]:
@@ -127,7 +127,7 @@ class LucidrainsLayer(nnx.Dict):
         )
 
     def __call__(self, x: Array, mask: Array, prepared: Arrays, noise: Arrays) -> tuple[Array, Array]:
-        """x (B, L, C); mask (B, 1 + S), keys and values of null token and text -> x, twice."""
+        """x (B, L, C); mask (B, 1 + S), keys and values of null token and text -> (x, x)."""
         x = x + self["0"](x, noise=noise.get("attention"))
         x = x + self["1"](x, prepared, mask, noise.get("crossattention"))
         x = x + self["2"](x, noise.get("ff"))
@@ -135,7 +135,7 @@ class LucidrainsLayer(nnx.Dict):
 
 
 class CosineAttention(nnx.Module):
-    """Attention by cosines, to a null token too: (B, L, C) -> (B, L, C)."""
+    """Cosine attention, with a null token among the keys: (B, L, C) -> (B, L, C)."""
 
     def __init__(self, plan: TransformerPlan) -> None:
         C, N, K = plan.options.hidden_size, plan.options.num_attention_heads, plan.head_dim
@@ -163,7 +163,7 @@ class CosineAttention(nnx.Module):
         mask: Array | None = None,
         noise: Array | None = None,
     ) -> Array:
-        """Attend to what `prepare` made, or to x; mask (B, 1 + S)."""
+        """Attend to the context in `prepared`, or to x; mask (B, 1 + S)."""
         x = self.norm(x)
         prepared = self.prepare(x) if prepared is None else prepared
         query = _scaled(split_heads(self.to_q(x), self.heads), self.q_scale[...])
@@ -173,5 +173,5 @@ class CosineAttention(nnx.Module):
 
 
 def _scaled(x: Array, scale: Array) -> Array:
-    """Unit vectors times a factor a channel: (B, L, N, K), (K,) -> (B, L, N, K)."""
+    """Unit vectors with a scale per channel: (B, L, N, K), (K,) -> (B, L, N, K)."""
     return (unit(at_least_float32(x)) * broadcast(scale, x)).astype(x.dtype)

@@ -1,20 +1,18 @@
 """`MaskGitTransformer` of open-muse: pre-norm layers with gated feed-forward, after MaskGIT (Chang et al.
 2022, section 3.2) and MUSE (Chang et al. 2023), optionally with NormFormer's norms (Shleifer et al. 2021).
 
-Every network of this family is called alike. `model(ids, condition, noise)`: ids (B, L) are codes and
-`plan.mask_id`, row by row; `condition` is a dict of what there is of
-    label (B,)         class ids; `plan.null_label`, or left out: no class
-    text (B, S, E)     states of a text encoder; text_mask (B, S) is True at real tokens; text_keep (B,) is 0
-                       where the text is dropped
-    pooled (B, P)      pooled state of the text encoder
-    micro (B, 5)       original width and height, crop's top and left, aesthetic score
-    self (B, L', C)    `embed` of the last pass, for self-conditioning
-and `noise` holds what `dropout_noise` lists, or None. It returns logits (B, L, outputs) in at least float32
-and a flat dict of intermediates, among them `embed` (B, L', C), the input of the last layers; L' counts
-the transformer's tokens, which may stand for patches of codes. `positions` (B, n), of codes, and `outputs`
-ask for some logits alone, (B, n, outputs): `model.hidden` gives what they are read off and the
-intermediates, `model.logits` those of its rows. `model.prepare(condition)` computes once what does not
-depend on the ids; its result is a condition too, every entry with the batch first.
+All networks of this family have the same calling convention, `model(ids, condition, noise)`: ids (B, L) are
+codes and `plan.mask_id`, row by row; `condition` is a dict with any of label (B,)         class ids;
+`plan.null_label`, or left out: no class text (B, S, E)     states of a text encoder; text_mask (B, S) is True
+at real tokens; text_keep (B,) is 0 where the text is dropped pooled (B, P)      pooled state of the text
+encoder micro (B, 5)       original width and height, top and left of the crop, aesthetic score self (B, L',
+C)    `embed` of the last pass, for self-conditioning and `noise` holds the arrays that `dropout_noise` lists,
+or is None. The result is logits (B, L, outputs) in at least float32 and a flat dict of intermediates, among
+them `embed` (B, L', C), the input of the last layers, where L' is the number of the transformer's tokens,
+which may stand for patches of codes. With `positions` (B, n), of codes, and `outputs`, only those logits are
+computed, (B, n, outputs): `model.hidden` returns the rows from which they follow, and the intermediates,
+`model.logits` the logits of rows. `model.prepare(condition)` computes once what does not depend on the ids;
+its result is again a condition, with the batch first.
 """
 
 from typing import Any
@@ -38,7 +36,7 @@ from jax_impl.pretrained import Pretrained
 
 
 class MaskGitTransformer(Pretrained, nnx.Module):
-    """The network. It computes in its parameters' dtype.
+    """The network, which computes in its parameters' dtype.
 
     `checkpoint` recomputes every layer in the backward pass to save memory; `scan` compiles one layer as a
     loop over all.
@@ -64,7 +62,7 @@ class MaskGitTransformer(Pretrained, nnx.Module):
         self.plan, self.checkpoint, self.scan = plan, checkpoint, scan
 
     def prepare(self, condition: Arrays) -> dict[str, Array]:
-        """Projected text, and every layer's keys and values of it."""
+        """The projected text, and every layer's keys and values of it."""
         if not self.plan.options.add_cross_attention or is_prepared(condition):
             return dict(condition)
         context = condition["text"].astype(weights_dtype(self))
@@ -85,16 +83,16 @@ class MaskGitTransformer(Pretrained, nnx.Module):
         positions: Array | None = None,
         outputs: int | None = None,
     ) -> tuple[Array, dict[str, Array]]:
-        """See the module. Beside `embed`: `hs_embed`, `hs_layer<i>` and, of all positions, `sequence_logits`,
-        all of them with the class token."""
+        """See the module. Intermediates besides `embed`: `hs_embed`, `hs_layer<i>` and, without `positions`,
+        `sequence_logits`, all with the class token."""
         x, aux = self.hidden(ids, condition, noise)
         return read_logits(self, x, aux, positions, outputs)
 
     def hidden(
         self, ids: Array, condition: Arrays, noise: Arrays | None = None
     ) -> tuple[Array, dict[str, Array]]:
-        """Normed states (B, L, C) of codes, or with `use_conv_in_out` embeddings of them, behind that of the
-        class token."""
+        """Normed states (B, L, C) of codes or, with `use_conv_in_out`, embeddings of codes, after the class
+        token's."""
         plan, states, uniforms = self.plan, self.prepare(condition), under(noise, "dropout")
         x = self.embed(with_class_token(ids, condition, plan), uniforms.get("embed"))
         x = self_conditioned(x, self.self_cond_to_init_embed, condition, plan)
@@ -111,13 +109,13 @@ class MaskGitTransformer(Pretrained, nnx.Module):
         return self.mlm_layer.unfolded(x) if isinstance(self.mlm_layer, ConvMlmLayer) else x, aux
 
     def logits(self, x: Array, outputs: int | None = None) -> Array:
-        """Of rows of `hidden`; the first `outputs`, if given."""
+        """Logits for rows of `hidden`; only the first `outputs`, if given."""
         head: Any = self.to_logits if self.mlm_layer is None else self.mlm_layer
         return at_least_float32(head(x, outputs))
 
 
 class TransformerLayer(nnx.Module):
-    """Self-attention, cross-attention where there is text, feed-forward."""
+    """Self-attention, cross-attention if there is text, feed-forward layer."""
 
     def __init__(self, plan: TransformerPlan) -> None:
         options, C = plan.options, plan.options.hidden_size
@@ -132,7 +130,7 @@ class TransformerLayer(nnx.Module):
         self.ffn = FeedForward(plan)
 
     def __call__(self, x: Array, mask: Array | None, prepared: Arrays, noise: Arrays) -> tuple[Array, Array]:
-        """x (B, L, C) -> x, twice. `prepared` holds keys and values of the text, whose mask is (B, S)."""
+        """x (B, L, C) -> (x, x). `prepared` holds keys and values of the text, whose mask is (B, S)."""
         y = self.attention(self.attn_layer_norm(x), noise=noise.get("attention"))
         x = x + (y if self.post_attn_layer_norm is None else self.post_attn_layer_norm(y))
         if self.crossattention is not None and self.crossattn_layer_norm is not None:
@@ -144,7 +142,7 @@ class TransformerLayer(nnx.Module):
 
 
 class FeedForward(nnx.Module):
-    """wo(gelu(wi_0 h) * wi_1 h), h a norm of x, adaptive with uvit: (B, L, C) -> (B, L, C)."""
+    """wo(gelu(wi_0 h) * wi_1 h) with h = norm(x), adaptive for uvit: (B, L, C) -> (B, L, C)."""
 
     def __init__(self, plan: TransformerPlan) -> None:
         options, C, inner = plan.options, plan.options.hidden_size, plan.inner
@@ -158,8 +156,7 @@ class FeedForward(nnx.Module):
         self.dropout = Dropout(options.hidden_dropout)
 
     def __call__(self, x: Array, modulation: Array | None = None, noise: Array | None = None) -> Array:
-        """`modulation` (B, 2 C) is that of the adaptive norm; `noise` (B, L, inner) is uniform, for
-        dropout."""
+        """`modulation` (B, 2 C) is for the adaptive norm; `noise` (B, L, inner) is uniform, for dropout."""
         h = adapted(self.pre_mlp_layer_norm(x), modulation)
         h = jax.nn.gelu(self.wi_0(h), approximate=False) * self.wi_1(h)
         h = h if self.mid_mlp_layer_norm is None else self.mid_mlp_layer_norm(h)
@@ -181,7 +178,7 @@ class Embed(nnx.Module):
 
 
 class ConvEmbed(nnx.Module):
-    """A token for each patch of codes: ids (B, L) -> (B, L / p^2, C). Without dropout."""
+    """One token per patch of codes, without dropout: ids (B, L) -> (B, L / p^2, C)."""
 
     def __init__(self, plan: TransformerPlan) -> None:
         options, E, patch = plan.options, plan.options.embedding_size, plan.options.patch_size
@@ -200,7 +197,7 @@ class ConvEmbed(nnx.Module):
 
 
 class MlmLayer(nnx.Module):
-    """Dense layer, GELU, norm, logits, of which the first can be asked for: (B, L, C) -> (B, L, outputs)."""
+    """Dense layer, GELU, norm, and all or the first logits: (B, L, C) -> (B, L, outputs)."""
 
     def __init__(self, plan: TransformerPlan) -> None:
         options, C = plan.options, plan.options.hidden_size
@@ -214,7 +211,8 @@ class MlmLayer(nnx.Module):
 
 
 class ConvMlmLayer(nnx.Module):
-    """Logits of embeddings of codes, (B, L, E) -> (B, L, outputs), which `unfolded` takes out of patches."""
+    """Logits from embeddings of codes, which `unfolded` takes out of patches:
+    (B, L, E) -> (B, L, outputs)."""
 
     def __init__(self, plan: TransformerPlan) -> None:
         options, C = plan.options, plan.options.hidden_size
@@ -245,7 +243,7 @@ class Modulation(nnx.Module):
 
 
 def plan_norm(plan: TransformerPlan, width: int, *, layer_norm: bool = False) -> nnx.Module:
-    """A norm of the chosen type; `layer_norm` where it is always that."""
+    """A norm of the chosen type, or always a LayerNorm with `layer_norm`."""
     options = plan.options
     scale = options.architecture != "uvit" or options.ln_elementwise_affine
     kind = "layernorm" if layer_norm else options.norm_type
@@ -272,7 +270,7 @@ def adapted(x: Array, modulation: Array | None) -> Array:
 def read_logits(
     model: Any, x: Array, aux: dict[str, Array], positions: Array | None, outputs: int | None
 ) -> tuple[Array, dict[str, Array]]:
-    """Logits of all codes, or those at `positions`, off what `model.hidden` gives."""
+    """Logits of all codes, or of those at `positions`, from the result of `model.hidden`."""
     first = int(model.plan.class_token)
     if positions is not None:
         return model.logits(rows_at(x, positions + first), outputs), aux
@@ -286,7 +284,7 @@ def rows_at(x: Array, positions: Array) -> Array:
 
 
 def is_prepared(condition: Arrays) -> bool:
-    """Whether it came out of `prepare`."""
+    """Whether the condition comes from `prepare`."""
     return any(name.startswith("prepared.") for name in condition)
 
 
@@ -298,7 +296,8 @@ def undropped(context: Array, condition: Arrays) -> Array:
 
 
 def with_class_token(ids: Array, condition: Arrays, plan: TransformerPlan) -> Array:
-    """The class's token before the codes: (B, L) -> (B, 1 + L). No class: the mask. Without classes: ids."""
+    """Prepend the class's token, or the mask token for no class: (B, L) -> (B, 1 + L). Unchanged for models
+    without classes."""
     if not plan.class_token:
         return ids
     label = condition.get("label", jnp.full_like(ids[:, 0], plan.null_label)).astype(ids.dtype)
@@ -307,14 +306,14 @@ def with_class_token(ids: Array, condition: Arrays, plan: TransformerPlan) -> Ar
 
 
 def self_condition_layer(plan: TransformerPlan) -> GEGLU | None:
-    """What maps the last pass's embedding to an input, where that is wanted."""
+    """The layer on the last pass's embedding; None without self-conditioning."""
     if not plan.options.self_cond:
         return None
     return GEGLU(plan.options.hidden_size, plan.self_cond_inner, 1e-5)
 
 
 def self_conditioned(x: Array, layer: GEGLU | None, condition: Arrays, plan: TransformerPlan) -> Array:
-    """x (B, L, C) plus what `self` (B, L', C) adds to all but the class token."""
+    """x (B, L, C) plus the layer's result for `self` (B, L', C), except at the class token."""
     if layer is None or "self" not in condition:
         return x
     addition = layer(condition["self"].astype(x.dtype))

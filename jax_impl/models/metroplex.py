@@ -1,6 +1,6 @@
-"""Metroplex: VD-VAE (Child 2021) on patches of pixels, of convolutions or with variational attention.
+"""Metroplex: VD-VAE (Child 2021) on patches of pixels, convolutional or with variational attention.
 
-With patches of one pixel the model of convolutions is VD-VAE. Arrays are NHWC. Sounds (B, L, C) and clips
+With patches of one pixel, the convolutional model is VD-VAE. Arrays are NHWC. Sounds (B, L, C) and clips
 (B, T, H, W, C) are treated alike: the plan says how many axes there are.
 """
 
@@ -34,7 +34,7 @@ Masks = Sequence[Array] | None
 
 
 class Metroplex(Pretrained, nnx.Module):
-    """The model. It computes in its parameters' dtype.
+    """The model, which computes in its parameters' dtype.
 
     `checkpoint` recomputes every block in the backward pass to save memory, with the same noise.
     """
@@ -52,9 +52,9 @@ class Metroplex(Pretrained, nnx.Module):
     def __call__(self, x: Array, noise: Arrays, masks: Masks = None) -> tuple[Array, dict[str, Array]]:
         """Encode and decode pictures (B, H, W, C), sounds or clips.
 
-        `noise` and `masks` are those of `HierarchicalVAE`. Returns the output layer (B, H, W, outputs) and a
-        flat dict: `posterior_mean.<l>`, `posterior_scale.<l>`, `prior_mean.<l>`, `prior_scale.<l>` and
-        `z.<l>`, each (B, h, w, Z), scales being logarithms; and the head's input `features` (B, h, w, C).
+        `noise` and `masks` are as for `HierarchicalVAE`. Returns the output layer (B, H, W, outputs) and a
+        flat dict with `posterior_mean.<l>`, `posterior_scale.<l>`, `prior_mean.<l>`, `prior_scale.<l>` and
+        `z.<l>`, each (B, h, w, Z), where scales are logarithms, and the head's input `features` (B, h, w, C).
         """
         return self.top_down(noise, self.bottom_up(x), masks=masks)
 
@@ -65,9 +65,9 @@ class Metroplex(Pretrained, nnx.Module):
         latents: Arrays | None = None,
         masks: Masks = None,
     ) -> tuple[Array, dict[str, Array]]:
-        """Decode latents from the prior, one temperature a group, or given ones `z.<l>`.
+        """Decode latents from the prior, with one temperature per group, or given ones `z.<l>`.
 
-        `noise` holds `prior.<l>`, which given latents without masks do not need. Returns as `__call__` does,
+        `noise` holds `prior.<l>`, except for given latents without masks. Returns the same as `__call__`,
         without the posterior's statistics.
         """
         return self.top_down(noise, None, temperatures=temperatures, latents=latents, masks=masks)
@@ -155,7 +155,7 @@ class TopDown(nnx.Module):
         return self._head(features), {**aux, "features": at_least_float32(features)}
 
     def _state(self, states: Mapping[int, Array], group: int, given: Array) -> Array:
-        """Features (B, *grid, C) that a block meets: its resolution's state, with a coarser one added."""
+        """A block's input (B, *grid, C): its resolution's state, with a coarser one added."""
         plan, block = self.plan, self.plan.down[group]
         side, channels, grid = block.resolution, block.channels, block.grid
         x = states.get(side)
@@ -170,7 +170,7 @@ class TopDown(nnx.Module):
         return x + enlarge(with_channels(states[block.mixin], channels), block.enlargement)
 
     def _head(self, features: Array) -> Array:
-        """Output layer (B, *extent, outputs): every token tells of all values of its patch."""
+        """Output layer (B, *extent, outputs); every token holds all values of its patch."""
         plan = self.plan
         y = from_tokens(at_least_float32(self.output_conv(features)), plan.patch)
         if plan.shared_scale == "none":
@@ -185,5 +185,5 @@ class TopDown(nnx.Module):
 
 
 def positions(plan: MetroplexPlan, like: Array) -> Array:
-    """Sinusoids (1, *grid, C) in dtype and place of a map of features."""
+    """Sinusoids (1, *grid, C) with the dtype of `like`."""
     return jnp.asarray(sinusoids(plan.width, plan.tokens), like.dtype)[None]

@@ -1,7 +1,7 @@
-"""Blocks of Metroplex: of convolutions, as in VD-VAE (Child 2021, figure 3), or with variational attention.
+"""Blocks of Metroplex: convolutional, as in VD-VAE (Child 2021, figure 3), or with variational attention.
 
-Maps are NHWC, those of sounds (B, L, C), those of clips (B, T, H, W, C). A bottom-up block maps features to
-features, a top-down block also tells its latent group's statistics and latents.
+Maps are NHWC, for sounds (B, L, C), for clips (B, T, H, W, C). A bottom-up block maps features to features; a
+top-down block also returns its latent group's statistics and latents.
 """
 
 import jax.numpy as jnp
@@ -28,7 +28,7 @@ from jax_impl.layers.relative_attention import RelativeAttention, scaled
 
 
 class UpConvolutions(nnx.Module):
-    """Bottom-up block: a cell, average pooling, zero channels."""
+    """Bottom-up block: a cell, average pooling, then added zero channels."""
 
     def __init__(self, block: UpBlock) -> None:
         self.attention = PixelAttention(block.attention) if block.attention else None
@@ -43,7 +43,7 @@ class UpConvolutions(nnx.Module):
 
 
 class DownConvolutions(nnx.Module):
-    """Top-down block: prior, posterior if there is an activation, and what latents add to features."""
+    """Top-down block: prior, posterior if there is an activation, and projection of the latents."""
 
     def __init__(self, block: DownBlock, options: LatentModel) -> None:
         self.attention = PixelAttention(block.attention) if block.attention else None
@@ -116,7 +116,7 @@ class DownAttention(nnx.Module):
 
 
 class FeedForward(nnx.Module):
-    """Two dense layers of every token, four times as wide inside: (B, ..., I) -> (B, ..., C)."""
+    """Two dense layers on every token, four times as wide inside: (B, ..., I) -> (B, ..., C)."""
 
     def __init__(
         self,
@@ -139,7 +139,7 @@ class FeedForward(nnx.Module):
 
 
 class PixelAttention(Attention):
-    """x plus self-attention over sqrt(C), of all tokens or of each row: (B, ..., C) -> (B, ..., C)."""
+    """x + self-attention / sqrt(C), over all tokens or within each row: (B, ..., C) -> (B, ..., C)."""
 
     def __init__(self, plan: SelfAttention) -> None:
         super().__init__(plan.width, plan.heads, bias=True)
@@ -157,7 +157,7 @@ class PixelAttention(Attention):
 
 
 def posterior_net(block: AttentionDownBlock, activation: str, *, gated: bool) -> nnx.Module:
-    """Operator of the posterior: attention, convolutions or a feed-forward net."""
+    """The posterior's network: attention, convolutions or a feed-forward net."""
     if block.posterior == "attn":
         return RelativeAttention(block.attention, cross=True, gated=gated)
     if block.posterior_cell is not None:
@@ -166,6 +166,6 @@ def posterior_net(block: AttentionDownBlock, activation: str, *, gated: bool) ->
 
 
 def with_channels(x: Array, channels: int) -> Array:
-    """Channels beyond `channels` cut off, or zero ones added."""
+    """x with `channels` channels: the rest cut off, or zero ones added."""
     missing = channels - x.shape[-1]
     return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, missing)]) if missing > 0 else x[..., :channels]

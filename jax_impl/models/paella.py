@@ -1,6 +1,6 @@
 """Encoder and decoder of Paella's tokenizer (Rampas et al. 2022), for `jax_impl.models.vqgan`.
 
-The batch norm behind the original's encoder is part of its last convolution here.
+The batch norm after the original's encoder is folded into its last convolution.
 """
 
 from einops import rearrange
@@ -26,7 +26,7 @@ class PaellaEncoder(nnx.Module):
         self.recomputed = recomputed
 
     def __call__(self, x: Array, noise: object = None) -> Array:
-        """No dropout, so no noise."""
+        """There is no dropout, so the noise is not read."""
         del noise
         x = self.conv_in(rearrange(x, "b (h s) (w t) c -> b h w (c s t)", s=2, t=2))
         for level in self.down:
@@ -36,7 +36,8 @@ class PaellaEncoder(nnx.Module):
 
 
 class PaellaDecoder(nnx.Module):
-    """(B, h, w, z_channels) -> (B, H / 2, W / 2, F), what the last convolution makes 2x2 pixels of."""
+    """(B, h, w, z_channels) -> (B, H / 2, W / 2, F), the input of the last convolution, which makes
+    2x2 pixels of each position."""
 
     def __init__(self, plan: TokenizerPlan, recomputed: bool) -> None:
         widths = [level.width for level in plan.decoder]
@@ -52,7 +53,7 @@ class PaellaDecoder(nnx.Module):
         self.recomputed = recomputed
 
     def __call__(self, x: Array, noise: object = None, codes: Array | None = None) -> Array:
-        """No dropout, and no modulation by the codes."""
+        """Without dropout, and without modulation by the codes."""
         del noise, codes
         x = self.conv_in(x)
         for level in reversed(self.up):

@@ -24,13 +24,13 @@ class ResidualEncoder(nnx.Module):
         self.recomputed = recomputed
 
     def __call__(self, x: Array, noise: object = None) -> Array:
-        """No dropout, so no noise."""
+        """There is no dropout, so the noise is not read."""
         del noise
         return _through(self.blocks, self.conv_in(x), self.recomputed)
 
 
 class ResidualDecoder(nnx.Module):
-    """(B, h, w, z_channels) -> (B, H, W, F), what the last convolution makes a picture of."""
+    """(B, h, w, z_channels) -> (B, H, W, F), the input of the last convolution."""
 
     def __init__(self, plan: TokenizerPlan, recomputed: bool) -> None:
         assert plan.residual is not None
@@ -41,13 +41,13 @@ class ResidualDecoder(nnx.Module):
         self.recomputed = recomputed
 
     def __call__(self, x: Array, noise: object = None, codes: Array | None = None) -> Array:
-        """No dropout, and no modulation by the codes."""
+        """Without dropout, and without modulation by the codes."""
         del noise, codes
         return _through(self.blocks, self.conv_in(x), self.recomputed)
 
 
 class Pooled(ResidualCell):
-    """A cell, average pooling, then channels cut or zero ones added: (B, H, W, C) -> (B, h, w, O)."""
+    """A cell, average pooling, then channels cut off or zero ones added: (B, H, W, C) -> (B, h, w, O)."""
 
     def __init__(self, block: ResidualBlock) -> None:
         super().__init__(block.cell)
@@ -60,7 +60,7 @@ class Pooled(ResidualCell):
 
 
 class Enlarged(ResidualCell):
-    """A cell, channels cut or zero ones added, then every pixel repeated: (B, h, w, C) -> (B, H, W, O)."""
+    """A cell, channels cut off or zero ones added, then upsampling: (B, h, w, C) -> (B, H, W, O)."""
 
     def __init__(self, block: ResidualBlock) -> None:
         super().__init__(block.cell)

@@ -1,5 +1,5 @@
-"""The encoder of x-transformers that SUNDAE on text is made of: ScaleNorm, gated feed-forward layers, rotary
-positions that turn values, too."""
+"""The x-transformers encoder of SUNDAE on text: ScaleNorm, gated feed-forward layers, and rotary
+positions that also rotate values."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ from jax_impl.layers.stack import apply_layers
 
 
 class TextEncoder(nnx.Module):
-    """Layers in turn attention and feed-forward: (B, L, C) -> (B, L, C)."""
+    """Alternating attention and feed-forward layers: (B, L, C) -> (B, L, C)."""
 
     def __init__(self, plan: DenoiserPlan, depth: int, *, checkpoint: bool) -> None:
         options = plan.options
@@ -37,7 +37,7 @@ class TextEncoder(nnx.Module):
 
 
 class TextLayer(nnx.Dict):
-    """x + function(norm); the norm is 0.0, the function 1."""
+    """x + function(norm(x)); the norm is named 0.0, the function 1."""
 
     def __init__(self, plan: DenoiserPlan, kind: Any) -> None:
         d = plan.options.dim
@@ -82,7 +82,7 @@ class TextFeedForward(nnx.Module):
         self.gated = gated
 
     def __call__(self, x: Array, cos: Array | None, sin: Array | None) -> Array:
-        """Positions are the attention's."""
+        """The positions are not used."""
         del cos, sin
         y = self.net["0"]["proj" if self.gated else "0"](x)
         if not self.gated:

@@ -1,4 +1,4 @@
-"""The masked token transformer of a plan. `jax_impl/models/maskgit.py` says how all of them are called."""
+"""The masked token transformer of a plan. See `jax_impl/models/maskgit.py` for the calling convention."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ MODELS = {
 
 
 def build_transformer(plan: TransformerPlan, *, checkpoint: bool = False, scan: bool = False) -> nnx.Module:
-    """The network, with its critic, if any, as `critic`. Parameters are zeros."""
+    """The network, with its critic, if any, as `critic`; parameters are uninitialised."""
     model: Any = MODELS[plan.options.architecture](plan, checkpoint=checkpoint, scan=scan)
     if plan.options.critic == "token":
         model.critic = build_transformer(critic_plan(plan), checkpoint=checkpoint, scan=scan)

@@ -22,8 +22,8 @@ from jax_impl.models.maskgit import (
 
 
 class UViTSide(nnx.Module):
-    """Convolutional blocks and cross-attention on one side of the transformer, after halving or before
-    doubling the grid where that is wanted."""
+    """Convolutional blocks and cross-attention on one side of the transformer; optionally, the grid is halved
+    before them or doubled after them."""
 
     def __init__(self, plan: TransformerPlan, *, down: bool) -> None:
         options = plan.options
@@ -34,7 +34,7 @@ class UViTSide(nnx.Module):
         self.upsample = Resample(plan, down=False) if resampled and not down else None
 
     def prepare(self, context: Array, embedded: Array | None) -> dict[str, Array]:
-        """Of text states (B, S, C) and embedded condition (B, C): what the blocks take of them."""
+        """Keys, values and modulations for the blocks, from text states (B, S, C) and condition (B, C)."""
         prepared: dict[str, Array] = {}
         for j, (block, attention) in enumerate(zip(self.res_blocks, self.attention_blocks, strict=True)):
             states = attention.prepare(context)
@@ -54,7 +54,7 @@ class UViTSide(nnx.Module):
 
 
 class ResBlock(nnx.Module):
-    """ConvNeXt V2 block, then factor and summand of the condition: (B, h, w, c) -> (B, h, w, c)."""
+    """ConvNeXt V2 block, then scale and shift by the condition: (B, h, w, c) -> (B, h, w, c)."""
 
     def __init__(self, plan: TransformerPlan) -> None:
         options, c = plan.options, plan.options.block_out_channels[0]
@@ -105,14 +105,14 @@ class AttentionBlock2D(nnx.Module):
 
 
 class Depthwise(Conv):
-    """3x3 convolution of every channel by itself: (B, h, w, c) -> (B, h, w, c)."""
+    """Depthwise 3x3 convolution: (B, h, w, c) -> (B, h, w, c)."""
 
     def __init__(self, channels: int, bias: bool) -> None:
         super().__init__(channels, channels, (3, 3), groups=channels, use_bias=bias)
 
 
 class Resample(nnx.Dict):
-    """Norm, 2x2 convolution of stride 2, or transposed one: (B, h, w, c) -> half or twice the side."""
+    """Norm, then a 2x2 convolution of stride 2 or its transpose: (B, h, w, c) -> half or twice the side."""
 
     def __init__(self, plan: TransformerPlan, *, down: bool) -> None:
         c, bias = plan.options.block_out_channels[0], plan.options.use_bias

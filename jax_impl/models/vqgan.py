@@ -38,7 +38,7 @@ Arrays = Mapping[str, Array]
 
 
 class Blocks(nnx.Module):
-    """Residual blocks of one resolution, each with attention behind it where the plan has it."""
+    """Residual blocks of one resolution, each followed by attention if the plan says so."""
 
     def __init__(self, plan: TokenizerPlan, blocks: tuple[Block, ...]) -> None:
         self.blocks, self.plan = blocks, plan
@@ -55,7 +55,7 @@ class Blocks(nnx.Module):
 
 
 class Resampling(nnx.Module):
-    """The convolution beside pooling or upsampling."""
+    """The convolution that goes with pooling or upsampling."""
 
     def __init__(self, width: int, stride: int) -> None:
         self.conv = Halved(width, width) if stride > 1 else Conv(width, width, (3, 3))
@@ -65,7 +65,7 @@ class Resampling(nnx.Module):
 
 
 class Down(Blocks):
-    """A level of the encoder: blocks, then half of the resolution."""
+    """A level of the encoder: blocks, then half the resolution."""
 
     def __init__(self, plan: TokenizerPlan, level: Level) -> None:
         super().__init__(plan, level.blocks)
@@ -153,8 +153,8 @@ class Encoder(nnx.Module):
 
 
 class Decoder(nnx.Module):
-    """(B, h, w, z_channels) -> (B, H, W, F), what the last convolution makes a picture of, beside the codes
-    (B, h, w, D), which may modulate it."""
+    """(B, h, w, z_channels) -> (B, H, W, F), the input of the last convolution. The codes (B, h, w, D) may
+    modulate the norms."""
 
     def __init__(self, plan: TokenizerPlan, recomputed: bool) -> None:
         options, finest = plan.options, plan.decoder[0].width
@@ -190,14 +190,14 @@ class Tokenizer(Pretrained, nnx.Module):
         self.post_quant_conv = Linear(D, Z) if plan.taming else None
 
     def __call__(self, x: Array, noise: Arrays | None = None) -> tuple[Array, dict[str, Array]]:
-        """Reconstructions (B, H, W, C), not clamped, and what was computed on the way."""
+        """Reconstructions (B, H, W, C), not clamped, and intermediates."""
         z = self.encode(x, noise)
         quantised = self.quantise(z, noise, train=True)
         made = self.output(self.decode_trunk(quantised.codes, noise))
         return made, {"z": z, "codes": quantised.codes, "indices": quantised.indices, **quantised.losses}
 
     def encode(self, x: Array, noise: Arrays | None = None) -> Array:
-        """Pictures -> vectors that are to be quantised."""
+        """Pictures -> vectors to quantise."""
         z = self.encoder(x.astype(weights_dtype(self.encoder)), noise or {})
         return z if self.quant_conv is None else self.quant_conv(z)
 
@@ -210,8 +210,8 @@ class Tokenizer(Pretrained, nnx.Module):
         *,
         train: bool = False,
     ) -> Quantised:
-        """Codes of the vectors. A Gumbel quantiser trains with `gumbel` of the noise and
-        `gumbel_temperature` of the scalars, without these at its first temperature."""
+        """Codes of the vectors. In training, a Gumbel quantiser uses the noise `gumbel` and the scalar
+        `gumbel_temperature` (default: its first temperature)."""
         if isinstance(self.quantize, GumbelCodes):
             temperature = (scalars or {}).get(
                 "gumbel_temperature", self.quantize.options.gumbel_temperature[0]
@@ -272,7 +272,7 @@ def _attention(plan: TokenizerPlan, block: Block) -> GridAttention:
 
 
 def _modulation(plan: TokenizerPlan, block: Block) -> int:
-    """Channels of the codes, for blocks of a decoder whose norms they modulate."""
+    """Channels of the codes that modulate a block's norms; 0: no modulation."""
     return plan.embedding_dim if plan.modulated and block.name.startswith("decoder.") else 0
 
 

@@ -26,7 +26,7 @@ def elbo_terms(
 ) -> Terms:
     """Terms of the negative bound in nats per picture: reconstruction (B,) and KL of every group (B, L).
 
-    `masks`, one (Z,) a group, leave the KL of variates out that came from the prior.
+    With `masks`, one (Z,) per group, the KL of variates from the prior is left out.
     """
     reconstruction = -log_prob(output, target, plan, hparams)
     kl = []
@@ -57,9 +57,9 @@ def latent_kl(aux: Arrays, group: int, hparams: LatentHParams) -> Array:
 def log_ratios(
     aux: Arrays, plan: LatentPlan, hparams: LatentHParams, masks: Sequence[Array] | None = None
 ) -> Array:
-    """log q(z | x) - log p(z) at the drawn latents, (B, L) in nats; its mean over draws is the KL.
+    """log q(z | x) - log p(z) of sampled latents, (B, L) in nats; its mean over samples is the KL.
 
-    `masks` as in `elbo_terms`: a variate that came from the prior has the same density in both.
+    `masks` as in `elbo_terms`: a variate from the prior has the same density in both.
     """
     ratios = []
     for group in range(len(plan.groups)):
@@ -79,11 +79,11 @@ def training_loss(
     scalars: Arrays,
     statistics: Array | None = None,
 ) -> tuple[Array, dict[str, Array]]:
-    """Loss in nats per value of the picture; metrics: `loss`; `reconstruction` and `kl` (L,) in nats per
-    picture.
+    """Loss in nats per value of the picture, and metrics: `loss`, and `reconstruction` and
+    `kl` (L,) in nats per picture.
 
-    `scalars` holds `beta` and `gamma` (1: balance the groups, 0: do not). `statistics` is the mean KL (L,)
-    to balance by, None: that of these terms.
+    `scalars` holds `beta` and `gamma` (1: balance the groups, 0: do not). `statistics` is the mean KL (L,) by
+    which to balance; None: that of these terms.
     """
     reconstruction, kl = terms[0].mean(), terms[1].mean(0)
     weights = lax.stop_gradient(_balance(kl if statistics is None else statistics, plan, hparams))
@@ -93,12 +93,14 @@ def training_loss(
 
 
 def _balance(kl: Array, plan: LatentPlan, hparams: LatentHParams) -> Array:
-    """Weights (L,) of mean 1, proportional to a group's KL, a latent dimension's with `scaled_gamma`."""
+    """Weights (L,) with mean 1, proportional to a group's KL or, with `scaled_gamma`, KL per dimension."""
     if hparams.loss.scaled_gamma:
         dims = [plan.latent_dims(group) for group in range(len(plan.groups))]
         kl = kl / jnp.asarray(dims, kl.dtype)
     mean = kl.mean()
-    return kl / jnp.where(mean == 0, 1, mean)  # a KL of exactly zero everywhere has nothing to balance
+    return kl / jnp.where(
+        mean == 0, 1, mean
+    )  # if the KL is exactly zero everywhere, there is nothing to balance
 
 
 def _log_density(z: Array, aux: Arrays, name: str, group: int, hparams: LatentHParams) -> Array:

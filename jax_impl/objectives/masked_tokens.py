@@ -13,12 +13,12 @@ from jax_impl.layers.precision import at_least_float32
 from jax_impl.objectives.masking import IGNORED, Masked
 
 BUCKETS = 10
-"""Ranges of the mask ratio whose losses are logged each on its own: (0, 0.1], (0.1, 0.2], ..."""
+"""Number of ranges of the mask ratio whose losses are logged: (0, 0.1], (0.1, 0.2], ..."""
 
 
 class Terms(NamedTuple):
-    """Per picture, each (B,): sums over tokens of weighted losses, of weights, of right guesses and of masked
-    positions; the mask ratio; the critic's loss, zero where there is no critic."""
+    """Per picture, each (B,): sums over tokens of weighted losses, of weights, of correct predictions and of
+    masked positions; the mask ratio; the critic's loss, zero without a critic."""
 
     loss: Array
     weight: Array
@@ -49,7 +49,7 @@ def soft_cross_entropy(logits: Array, targets: Array) -> Array:
 
 
 def soft_targets(distances: Array, temperature: float) -> Array:
-    """Probabilities (B, L, K) of codes at squared distances (B, L, K) from what the tokenizer encoded."""
+    """Probabilities (B, L, K) of codes at squared distances (B, L, K) from the encoded vectors."""
     return jax.nn.softmax(-at_least_float32(distances) / temperature, axis=-1)
 
 
@@ -62,7 +62,7 @@ def token_terms(
 ) -> Terms:
     """Terms of the loss of logits (B, L, V).
 
-    `targets` (B, L, K): soft ones instead of the labels. `critic` (B,): its loss.
+    `targets` (B, L, K) are soft targets instead of the labels, `critic` (B,) the critic's loss.
     """
     if targets is None:
         losses = cross_entropy(logits, masked.labels, options.label_smoothing)
@@ -80,18 +80,18 @@ def token_terms(
 
 
 def statistics(terms: Terms) -> Array:
-    """Mean weight of a picture (0-d), by which the batch's mean over tokens divides; not differentiated."""
+    """Mean weight of a picture (0-d), the divisor of the batch's mean over tokens; not differentiated."""
     return jax.lax.stop_gradient(terms.weight).mean()
 
 
 def training_loss(
     terms: Terms, options: Masking, mean_weight: Array | None = None
 ) -> tuple[Array, dict[str, Array]]:
-    """Mean loss (0-d) and metrics. `mean_weight`: `statistics` of the global batch, None: of these terms.
+    """Mean loss (0-d) and metrics. `mean_weight`: `statistics` of the global batch; None: of these terms.
 
-    Metrics are `loss`, `cross_entropy`, `critic`, and sums that are to be divided once they are averaged over
-    steps: `correct` by `masked`, and `bucket_loss` by `bucket_count`, both (BUCKETS,). A Bernoulli mask may
-    be empty: such a picture counts as 0.
+    Metrics are `loss`, `cross_entropy`, `critic`, and sums to be divided after averaging over steps:
+    `correct` by `masked`, and `bucket_loss` by `bucket_count`, both (BUCKETS,). A picture with an empty
+    Bernoulli mask counts as 0.
     """
     if options.normalisation == "pictures":
         ce = jnp.mean(terms.loss / _at_least_some(terms.weight))
@@ -113,7 +113,7 @@ def training_loss(
 
 
 def bucketed_losses(losses: Array, ratio: Array) -> tuple[Array, Array]:
-    """Sums of losses (B,) and numbers of pictures in each range of mask ratios (B,), both (BUCKETS,)."""
+    """Sum of losses (B,) and number of pictures in each range of mask ratios (B,), both (BUCKETS,)."""
     bucket = jnp.clip(jnp.ceil(ratio * BUCKETS).astype(jnp.int32) - 1, 0, BUCKETS - 1)
     member = jax.nn.one_hot(bucket, BUCKETS).astype(losses.dtype)
     return losses @ member, member.sum(0)
@@ -122,7 +122,7 @@ def bucketed_losses(losses: Array, ratio: Array) -> tuple[Array, Array]:
 def critic_inputs(
     logits: Array, inputs: Array, tokens: Array, mask_id: int, gumbel: Array, temperature: Array | float
 ) -> Array:
-    """Tokens (B, L) that the critic judges: draws at the masked inputs, the true ones elsewhere.
+    """Tokens (B, L) for the critic: sampled ones at masked inputs, the true ones elsewhere.
 
     `gumbel` (B, L, V) is standard Gumbel noise; the logits are divided by `temperature`.
     """
@@ -131,7 +131,7 @@ def critic_inputs(
 
 
 def critic_loss(scores: Array, judged: Array, tokens: Array) -> Array:
-    """Mean binary cross-entropy (B,) of scores (B, L), which are to be high where a token is wrong."""
+    """Mean binary cross-entropy (B,) of scores (B, L), which should be high where a token is wrong."""
     wrong = judged != tokens
     return -jax.nn.log_sigmoid(at_least_float32(jnp.where(wrong, scores, -scores))).mean(1)
 

@@ -1,7 +1,7 @@
 """Masking of tokens for training (MaskGIT, Chang et al. 2022, section 3.1, and the variants of open-muse,
 Halton-MaskGIT and muse-maskgit-pytorch).
 
-Tokens are (B, L), row by row; every draw is a given uniform, see `dioscuri/families/maskgit/masking.py`.
+Tokens are (B, L), row by row; all noise is given and uniform, see `dioscuri/families/maskgit/masking.py`.
 """
 
 import math
@@ -19,14 +19,14 @@ IGNORED = -100
 """Label of a position without a loss."""
 
 UNMASKED_WEIGHT = 0.3
-"""With `predict_all_tokens`: weight of a token that is not masked, where nothing is."""
+"""With `predict_all_tokens`: weight of an unmasked token at mask ratio 0."""
 
 
 class Masked(NamedTuple):
-    """What the network gets, and what it is asked.
+    """The network's inputs and labels.
 
-    `inputs` (B, L) ids; `labels` (B, L) ids or IGNORED; `mask` (B, L) bool, the positions chosen; `ratio`
-    (B,) asked for; `weights` (B, L) of the positions in the loss.
+    `inputs` (B, L) ids; `labels` (B, L) ids or IGNORED; `mask` (B, L) bool, the masked positions; `ratio`
+    (B,), the requested mask ratio; `weights` (B, L) of the positions in the loss.
     """
 
     inputs: Array
@@ -37,7 +37,7 @@ class Masked(NamedTuple):
 
 
 def mask_ratio(name: str, t: Array, n: int = 256) -> Array:
-    """Share of tokens that are masked at times t in [0, 1]; see `dioscuri.schedules.mask_ratio`."""
+    """Fraction of masked tokens at times t in [0, 1]; see `dioscuri.schedules.mask_ratio`."""
     power = mask_power(name)
     if power is not None:
         name, t = "linear", t**power
@@ -65,7 +65,7 @@ def mask_ratio(name: str, t: Array, n: int = 256) -> Array:
 def mask_tokens(
     tokens: Array, noise: Mapping[str, Array], options: Masking, codebook_size: int, mask_id: int
 ) -> Masked:
-    """Mask tokens (B, L) by the uniforms of `masking_noise`."""
+    """Mask tokens (B, L) with the noise of `masking_noise`."""
     L = tokens.shape[1]
     ratio = jnp.clip(mask_ratio(options.mask_schedule, noise["time"], L), min=options.min_masking_rate)
     if options.masking == "bernoulli":
@@ -91,7 +91,8 @@ def mask_tokens(
 
 
 def loss_weights(mask: Array, ratio: Array, options: Masking) -> Array:
-    """Weight (B, L) of every position: 1 or 0, or with `predict_all_tokens` less where it is not masked."""
+    """Weight (B, L) of every position: 1 if masked, else 0 or, with
+    `predict_all_tokens`, a smaller weight."""
     masked = mask.astype(ratio.dtype)
     if options.predict_all_tokens:
         return 1 - (1 - masked) * ((1 - ratio[:, None]) * (1 - UNMASKED_WEIGHT))
@@ -99,12 +100,12 @@ def loss_weights(mask: Array, ratio: Array, options: Masking) -> Array:
 
 
 def exact_mask(counts: Array, uniform: Array) -> Array:
-    """`counts` (B,) positions of each row, as the order of `uniform` (B, L) says."""
+    """Mask (B, L) of `counts` (B,) positions in each row, chosen by the order of `uniform` (B, L)."""
     return jnp.argsort(uniform, axis=1, stable=True) < counts[:, None]
 
 
 def kept_positions(mask: Array, uniform: Array, probability: float) -> Array:
-    """A share, rounded up, of each row's masked positions, as in muse-maskgit-pytorch."""
+    """Mask of a fraction, rounded up, of each row's masked positions, as in muse-maskgit-pytorch."""
     lowest = jnp.where(mask, uniform, -1.0)
     ranks = jnp.argsort(jnp.argsort(lowest, axis=1, stable=True), axis=1)
     n = mask.sum(1, keepdims=True)
@@ -114,7 +115,7 @@ def kept_positions(mask: Array, uniform: Array, probability: float) -> Array:
 def draw_region(counts: Array, uniform: Array, side: int) -> tuple[Array, Array, Array, Array]:
     """(height, width, row, column), each (B,), of a rectangle of about `counts` tokens.
 
-    Height, row and column are uniform over what fits; `uniform` is (B, 3).
+    Height, row and column are uniform over all that fit; `uniform` is (B, 3).
     """
     low, high = _ceil_divided(counts, side), jnp.clip(counts, max=side)
     height = low + _floored(uniform[:, 0], high - low + 1)
@@ -132,7 +133,7 @@ def region_mask(height: Array, width: Array, row: Array, column: Array, side: in
 
 
 def random_tokens(uniform: Array, codebook_size: int) -> Array:
-    """Codes, all equally likely."""
+    """Codes, uniformly distributed."""
     return jnp.clip((uniform * codebook_size).astype(jnp.int32), max=codebook_size - 1)
 
 
@@ -141,8 +142,8 @@ def drop_condition(
 ) -> dict[str, Array]:
     """Replace the conditions (B, ...) of dropped pictures, whose `uniform` (B,) is below `probability`.
 
-    `null` holds what stands for no condition, of any shape that broadcasts. A condition that is not in
-    `null` stays.
+    `null` holds the null conditions, in any shape that broadcasts. A condition that is not in `null` is not
+    dropped.
     """
     dropped = dict(condition)
     for name, value in null.items():

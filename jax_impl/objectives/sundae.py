@@ -14,8 +14,8 @@ from jax_impl.samplers.noise import gumbel
 
 
 class Terms(NamedTuple):
-    """Of one pass, per picture (B,): mean cross-entropy and share of right tokens. `tokens` (B, L): the clean
-    ones; `unrolled` (B, L): the next pass's input."""
+    """Terms of one pass: per picture (B,), mean cross-entropy and accuracy; `tokens` (B, L), the clean ones;
+    and `unrolled` (B, L), the next pass's input."""
 
     loss: Array
     accuracy: Array
@@ -26,15 +26,15 @@ class Terms(NamedTuple):
 def corrupt(tokens: Array, share: Array, uniform: Array, replacement: Array, codebook_size: int) -> Array:
     """Tokens (B, L) with random ones where `uniform` (B, L) is below `share` (B, 1).
 
-    `replacement` (B, L), uniform on [0, 1), chooses them; a replacement may be the token itself.
+    `replacement` (B, L), uniform on [0, 1), determines them; a replacement may equal the token.
     """
     chosen = jnp.minimum((replacement * codebook_size).astype(jnp.int32), codebook_size - 1)
     return jnp.where(uniform < share, chosen, tokens)
 
 
 def pass_terms(logits: Array, tokens: Array, uniform: Array | None) -> Terms:
-    """Terms of logits (B, L, K) for clean tokens (B, L); `uniform` draws the next input: (B, L) by
-    inverse transform, (B, L, K) as the Gumbel noise that it makes."""
+    """Terms of logits (B, L, K) for clean tokens (B, L). `uniform` samples the next input, (B, L) by the
+    inverse CDF, (B, L, K) as Gumbel noise."""
     logits = at_least_float32(logits)
     losses, hits = cross_entropy(logits, tokens), logits.argmax(-1) == tokens
     return Terms(
@@ -46,7 +46,7 @@ def pass_terms(logits: Array, tokens: Array, uniform: Array | None) -> Terms:
 
 
 def unrolled_loss(terms: Terms, options: Unrolling, k: int) -> tuple[Array, dict[str, Array]]:
-    """Pass k's part of the loss (0-d) and of the metrics: those of all passes are to be added."""
+    """Pass k's contribution to the loss (0-d) and to the metrics, which are sums over all passes."""
     loss, place = terms.loss.mean(), jnp.arange(options.unroll_steps) == k
     weighted = options.weights[k] * loss
     accuracy = terms.accuracy.mean() / options.unroll_steps
@@ -54,7 +54,7 @@ def unrolled_loss(terms: Terms, options: Unrolling, k: int) -> tuple[Array, dict
 
 
 def _drawn(logits: Array, tokens: Array, uniform: Array | None) -> Array:
-    """The next pass's input; behind the last pass the clean tokens stand for it."""
+    """The next pass's input; after the last pass, the clean tokens."""
     if uniform is None:
         return tokens
     if uniform.ndim == tokens.ndim:

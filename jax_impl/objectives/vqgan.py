@@ -1,8 +1,8 @@
 """Losses of a tokenizer's training (Esser et al. 2021, equations 4 to 7).
 
-Networks are arguments: `distance(x, made)` gives a perceptual distance (B,), `critic(pictures)` a verdict:
-logits of one or more heads, high for real ones, and embeddings where the loss is contrastive, too. Generator
-and discriminator are trained by one backward pass over the sum of their losses, for each sees the other's
+Networks are arguments: `distance(x, made)` returns a perceptual distance (B,), `critic(pictures)` a verdict:
+logits of one or more heads, high for real pictures, and embeddings for a contrastive loss. Generator and
+discriminator can be trained by one backward pass over the sum of their losses, because each sees the other's
 tensors as constants.
 """
 
@@ -35,7 +35,7 @@ Critic = Callable[[Array], Verdict]
 LARGEST_WEIGHT = 1e4
 EPSILON = 1e-4
 LARGEST_GROUP = 1024
-"""Positions that are contrasted with each other."""
+"""Maximum number of positions that are contrasted with each other."""
 
 
 def reconstruction(x: Array, made: Array, kind: str) -> Array:
@@ -52,12 +52,12 @@ def generator_terms(
     critic: Critic | None = None,
     pull_back: Callable[[Array], Array] | None = None,
 ) -> tuple[Array, Metrics]:
-    """Loss of reconstructions `made` (B, H, W, C) of pictures x, and its parts.
+    """Loss of reconstructions `made` (B, H, W, C) of pictures x, and its terms.
 
-    Without a critic the parts are `reconstruction` and `perceptual`, with one also `generator`, `contrastive`
-    and `disc_weight`, by which both count. `pull_back` takes a gradient with respect to the pictures to one
-    with respect to the last layer's kernel, for equation 7. The loss's gradient with respect to `made` is
-    computed here, once; what comes back carries it as a constant.
+    The terms are `reconstruction` and `perceptual` and, with a critic, `generator`, `contrastive` and their
+    weight `disc_weight`. `pull_back` maps a gradient with respect to the pictures to one with respect to the
+    last layer's kernel, for equation 7. The loss's gradient with respect to `made` is computed here once, and
+    attached to the returned loss as a constant.
     """
     x, leaf = stop_gradient(x), stop_gradient(made)
 
@@ -79,9 +79,9 @@ def generator_terms(
 
 
 def discriminator_terms(x: Array, made: Array, options: Loss, critic: Critic) -> tuple[Array, Metrics]:
-    """The critic's loss on pictures x and reconstructions of them, (B, H, W, C), each a batch of its own.
+    """The critic's loss on pictures x and their reconstructions, (B, H, W, C), in separate batches.
 
-    Parts: `discriminator`, without penalties and contrast, and the mean logits, `logits_real` and
+    Terms: `discriminator`, without penalties and contrastive loss, and the mean logits, `logits_real` and
     `logits_fake`.
     """
     penalised = options.r1_cost > 0 or options.gradient_penalty > 0
@@ -117,7 +117,8 @@ def generator_loss(fake: Array, kind: str) -> Array:
 
 
 def discriminator_loss(real: Array, fake: Array, kind: str) -> Array:
-    """Mean over logits: half the hinges (Lim and Ye 2017), half the cross-entropies, or these in full."""
+    """Mean over logits of half the hinge losses (Lim and Ye 2017), or of half or
+    all of the cross-entropies."""
     if kind == "hinge":
         return (jax.nn.relu(1 - real).mean() + jax.nn.relu(1 + fake).mean()) / 2
     total = jax.nn.softplus(-real).mean() + jax.nn.softplus(fake).mean()
@@ -125,10 +126,11 @@ def discriminator_loss(real: Array, fake: Array, kind: str) -> Array:
 
 
 def contrastive_loss(real: Verdict, fake: Verdict, *, patches: bool) -> Array:
-    """Cross-entropy of finding, for each embedding of a reconstruction, that of its picture among the group's
+    """Cross-entropy of matching each embedding of a reconstruction to that of its picture among a group
     (Parmar et al. 2021, equation 5, without temperature), mean over the heads.
 
-    Groups are `patches`: positions of all pictures, at most 1024, in order; else the pictures at a position.
+    Groups are, with `patches`, consecutive positions of all pictures, at most 1024, else the pictures at a
+    position.
     """
     losses = []
     for x, y in zip(real.embeddings, fake.embeddings, strict=True):
@@ -139,14 +141,14 @@ def contrastive_loss(real: Verdict, fake: Verdict, *, patches: bool) -> Array:
 
 
 def adaptive_weight(of_likelihood: Array, of_adversarial: Array) -> Array:
-    """Equation 7, from the two gradients with respect to the last layer's kernel; clamped."""
+    """Equation 7, from the two gradients with respect to the last layer's kernel, clamped."""
     first, second = (jnp.sqrt(jnp.sum(jnp.square(gradient))) for gradient in (of_likelihood, of_adversarial))
     weight = first / (second + EPSILON)
     return stop_gradient(weight.clip(0, LARGEST_WEIGHT))
 
 
 def perplexity(counts: Array) -> Array:
-    """exp(entropy) of the codes' shares, from their counts (K,): between 1 and K."""
+    """exp(entropy) of the codes' frequencies, from their counts (K,): between 1 and K."""
     shares = counts / counts.sum()
     return jnp.exp(-jnp.sum(jax.scipy.special.xlogy(shares, shares)))
 
@@ -162,7 +164,7 @@ def _likelihood(x: Array, made: Array, options: Loss, distance: Distance | None)
 
 
 def _adversarial(x: Array, leaf: Array, options: Loss, critic: Critic) -> tuple[Array, Metrics]:
-    """What the critic says against reconstructions, and its parts."""
+    """The adversarial and contrastive losses of reconstructions, and their terms."""
     verdict = critic(leaf)
     loss = _mean([generator_loss(logits, options.disc_loss) for logits in verdict.logits])
     parts = {"generator": loss}
@@ -182,7 +184,7 @@ def _groups(x: Array, *, patches: bool) -> Array:
 
 
 def _penalised_logits(real: Verdict, options: Loss) -> Array:
-    """Logits whose gradient with respect to the pictures is penalised: those of the last head."""
+    """The logits whose gradient with respect to the pictures is penalised, those of the last head."""
     logits = real.logits[-1]
     return logits[: len(logits) // 2] if options.legacy_half_r1 else logits
 
@@ -192,7 +194,7 @@ def _mean(values: list[Array]) -> Array:
 
 
 def _penalty(slope: Array, options: Loss) -> Array:
-    """Of the logits' gradient with respect to pictures (B, H, W, C)."""
+    """Penalty of the logits' gradient with respect to pictures (B, H, W, C)."""
     squares = jnp.square(slope).sum((1, 2, 3))
     norms = jnp.sqrt(squares + 1e-12)
     return options.r1_cost * squares.mean() + options.gradient_penalty * jnp.square(norms - 1).mean()

@@ -12,7 +12,7 @@ from jax import Array
 from dioscuri.plans.layout import Layout, make_layout
 
 LEAVES = {"kernel": "weight", "scale": "weight", "embedding": "weight"}
-"""Names of parameters that the checkpoint calls otherwise."""
+"""Parameters whose names differ in checkpoints."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ def canonical_name(path: Sequence[Any]) -> str:
 
 
 def memory_axes(leaf: str, n: int) -> tuple[int, ...]:
-    """Order of the canonical tensor's axes in the model's own tensor, by the leaf's name and rank."""
+    """Order of the canonical tensor's axes in the model's tensor, by the leaf's name and rank."""
     if leaf == "kernel":
         return (1, 0) if n == 2 else (*range(2, n), 1, 0)
     return (0, *range(2, n), 1) if n >= 3 else tuple(range(n))
@@ -91,5 +91,5 @@ def write(flat: Array, values: Mapping[str, Array], layout: Layout) -> Array:
 
 
 def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """1x1 convolutions may be kept as matrices."""
+    """Whether a 1x1 convolution is stored as a matrix."""
     return tuple(length for length in shape if length != 1)

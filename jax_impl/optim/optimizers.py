@@ -1,9 +1,8 @@
 """Update rules as optax transformations: Adamax, Adam (Kingma and Ba 2015), RAdam (Liu et al. 2020) and Lion
 (Chen et al. 2023).
 
-Each maps gradients to directions, which the step multiplies by the learning rate and subtracts. Its state has
-the moments of the checkpoint's format, `Moments`, so that any rule can take over the vectors of a run. Where
-optax's own rule is not used, its docstring says why.
+Each maps gradients to directions, which the step multiplies by the learning rate and subtracts. The state of
+every rule is `Moments`, as in checkpoints. Where optax's rule is not used, the docstring says why.
 """
 
 from collections.abc import Callable
@@ -32,7 +31,7 @@ Direction = Callable[[Array, Array, Array, Array], tuple[Array, Array, Array]]
 def adamax(beta1: float, beta2: float, epsilon: float) -> optax.GradientTransformation:
     """Kingma and Ba, algorithm 2: the second moment is an infinity norm, without bias correction.
 
-    optax's divides 0 by 0 where the gradient and epsilon are zero.
+    optax's divides 0 by 0 if the gradient and epsilon are zero.
     """
 
     def direction(grad: Array, first: Array, second: Array, t: Array) -> tuple[Array, Array, Array]:
@@ -47,8 +46,8 @@ def adamax(beta1: float, beta2: float, epsilon: float) -> optax.GradientTransfor
 def adam(beta1: float, beta2: float, epsilon: float) -> optax.GradientTransformation:
     """Kingma and Ba, algorithm 1.
 
-    optax's corrects by 1 - beta^t and averages by beta m + (1 - beta) g, which in float32 lose up to four
-    digits for beta near 1.
+    optax's computes 1 - beta^t and beta m + (1 - beta) g, which lose up to four
+    digits in float32 for beta near 1.
     """
 
     def direction(grad: Array, first: Array, second: Array, t: Array) -> tuple[Array, Array, Array]:
@@ -72,7 +71,7 @@ def adam_tf(beta1: float, beta2: float, epsilon: float) -> optax.GradientTransfo
 
 
 def radam(beta1: float, beta2: float, epsilon: float) -> optax.GradientTransformation:
-    """Liu et al., algorithm 2, threshold 5: Adam whose step waits for the variance of 1/sqrt(v) to settle.
+    """Liu et al., algorithm 2, threshold 5: Adam whose adaptive rate is rectified for its variance.
 
     In optax's, float32 loses the digits that decide whether rho_t reaches 5.
     """
@@ -93,8 +92,7 @@ def radam(beta1: float, beta2: float, epsilon: float) -> optax.GradientTransform
 
 
 def lion(beta1: float, beta2: float, epsilon: float) -> optax.GradientTransformation:
-    """Chen et al., algorithm 2, optax's: the sign of a momentum. There is no second moment; it stays as it
-    is."""
+    """Chen et al., algorithm 2, from optax: the sign of a momentum. The second moment is not used."""
     del epsilon
     rule = optax.scale_by_lion(beta1, beta2)
 
@@ -136,15 +134,15 @@ def _towards(new: Array, moment: Array, beta: float) -> Array:
 
 
 def _correction(beta: float, t: Array) -> Array:
-    """1 - beta^t, without the cancellation that float32 suffers for beta near 1."""
+    """1 - beta^t, without cancellation in float32 for beta near 1."""
     return -jnp.expm1(t * _log(beta))
 
 
 def _approximated_length(beta: float, t: Array) -> Array:
     """rho_t = rho_inf - 2 t beta^t / (1 - beta^t) with rho_inf = 2 / (1 - beta) - 1.
 
-    Written with x = -t log(beta) as constant + 2 (1 - x / (e^x - 1)) / -log(beta), and the bracket as a
-    series for small x, because float32 would lose the digits that decide whether rho_t reaches 5.
+    Computed with x = -t log(beta) as constant + 2 (1 - x / (e^x - 1)) / -log(beta), and the bracket as a
+    series for small x, since float32 would lose the digits that decide whether rho_t reaches 5.
     """
     rate = -_log(beta)
     x = t * rate
@@ -174,4 +172,4 @@ RULES = {
     "Radam": Rule(radam, "exp_avg_sq"),
     "Lion": Rule(lion, "exp_avg_sq"),
 }
-"""By `optimizer.type`; the original's twins spell RAdam differently."""
+"""Rules by `optimizer.type`; the two original programs spell RAdam differently."""

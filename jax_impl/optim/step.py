@@ -1,4 +1,4 @@
-"""One optimiser step on flat vectors, without a wait: norm -> clip -> skip -> update -> average."""
+"""One optimiser step on flat vectors, without synchronisation: norm -> clip -> skip -> update -> average."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -25,7 +25,7 @@ class OptimizerState(NamedTuple):
 
     @staticmethod
     def start(params: Array) -> "OptimizerState":
-        """State before the first update; the average begins as a copy."""
+        """The state before the first update; the average is initially a copy."""
         counters = [jnp.zeros((), jnp.int32) for _ in range(4)]
         return OptimizerState(
             params, jnp.zeros_like(params), jnp.zeros_like(params), params.copy(), *counters
@@ -34,7 +34,7 @@ class OptimizerState(NamedTuple):
 
 @dataclass(frozen=True)
 class Settings:
-    """What the step needs beside the state: the rule, its constants and the decayed part of the vector."""
+    """Constants of the step: the rule, its options, and the number of decayed values, which come first."""
 
     rule: Rule
     optimizer: Optimizer
@@ -52,11 +52,11 @@ def optimizer_step(
 ) -> tuple[OptimizerState, Array]:
     """Return the state after one update and the global gradient norm before clipping (0-d).
 
-    The average moves by `ema_rate`, 1 - decay, towards the new parameters.
+    The average moves towards the new parameters by the fraction `ema_rate`, 1 - decay.
 
-    A norm that is not finite, or (`gradient_skip`) at or above `gradient_skip_threshold`, leaves parameters,
-    moments, average and the number of updates as they are and counts as a skip. Weight decay is decoupled:
-    the decayed parameters move by learning_rate * weight_decay * p more.
+    If the norm is not finite or, with `gradient_skip`, reaches `gradient_skip_threshold`, nothing but the
+    count of skips changes. Weight decay is decoupled: learning_rate * weight_decay * p is also subtracted
+    from decayed parameters.
     """
     optimizer = settings.optimizer
     norm = optax.tree.norm(grad)
@@ -80,8 +80,8 @@ def masked_step(
     *,
     last: bool,
 ) -> tuple[OptimizerState, Array]:
-    """`optimizer_step` on the parameters of a mask (P,) alone. Of several in a training step, only the
-    `last` counts as an update."""
+    """`optimizer_step` on the parameters under a mask (P,). Of several in a training step, only the `last`
+    counts as an update."""
     new, norm = optimizer_step(state, grad, learning_rate, ema_rate, settings)
     vectors = {
         name: jnp.where(mask, getattr(new, name), getattr(state, name))
@@ -93,22 +93,22 @@ def masked_step(
 def _update(
     state: OptimizerState, grad: Array, scalars: tuple[Array, Array, Array, Array], settings: Settings
 ) -> OptimizerState:
-    """The update by the rule; `state` has its number already, if it is applied."""
+    """The rule's update; if it is applied, `state` already counts it."""
     scale, applied, learning_rate, ema_rate = scalars
     options = settings.optimizer
     rule = settings.rule.update(options.beta1, options.beta2, options.epsilon)
     moments = Moments(jnp.maximum(state.updates - 1, 0), state.first, state.second)
-    # What is skipped may not be finite.
+    # A skipped gradient may not be finite.
     direction, moments = rule.update(jnp.where(applied, grad * scale, 0.0), moments, state.params)
     if settings.weight_decay:
-        # Not by `optax.add_decayed_weights`, whose mask chooses whole leaves: here all are one vector.
+        # Not by `optax.add_decayed_weights`, whose mask selects whole leaves: here there is only one vector.
         decay = jnp.where(jnp.arange(grad.size) < settings.n_decayed, settings.weight_decay, 0.0)
         direction = direction + decay.astype(grad.dtype) * state.params
     params = optax.apply_updates(state.params, -learning_rate * direction)
-    # `optax.incremental_update` multiplies by 1 - rate, whose rounding adds up over the steps.
+    # Not by `optax.incremental_update`: the rounding of its factor 1 - rate accumulates over the steps.
     ema = state.ema + ema_rate * (params - state.ema)
     new = {"params": params, "ema": ema, "first": moments.first, "second": moments.second}
-    # Not `optax.apply_if_finite`, which knows no threshold and leaves the average out.
+    # Not by `optax.apply_if_finite`, which has no threshold and ignores the average.
     return state._replace(**{n: jnp.where(applied, value, getattr(state, n)) for n, value in new.items()})
 
 

@@ -1,4 +1,4 @@
-"""From the output layer to pictures, sounds or clips, the last step of ancestral sampling."""
+"""From the output layer to pictures, sounds or clips: the last step of ancestral sampling."""
 
 from collections.abc import Mapping
 
@@ -24,8 +24,8 @@ def read_output(
     output: str = "sample",
     temperature: Array | float = 1.0,
 ) -> Array:
-    """Pictures uint8 (B, h, w, C) without padding, sounds or clips: a `sample`, which uses `output_noise`,
-    or the `mean`."""
+    """Pictures uint8 (B, h, w, C) without padding, sounds or clips: a `sample`, with the plan's
+    `output_noise`, or the `mean`."""
     values = read_values(layer, noise, plan, hparams, output, temperature)
     return to_levels(values, plan, hparams)
 
@@ -38,7 +38,7 @@ def read_values(
     output: str = "sample",
     temperature: Array | float = 1.0,
 ) -> Array:
-    """The same before rounding, in the model's range."""
+    """The same in the model's range, before rounding."""
     if plan.likelihood == "absolute":
         return absolute_mean(layer, plan)
     if plan.likelihood == "bernoulli" and output == "mean":

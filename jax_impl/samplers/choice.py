@@ -1,4 +1,4 @@
-"""Sampling a token at every position: filters of logits, guidance, Gumbel's maximum, inverse transform."""
+"""Sampling a token at every position: filters of logits, guidance, Gumbel-max and inverse-CDF sampling."""
 
 import jax
 import jax.numpy as jnp
@@ -7,11 +7,11 @@ from jax import Array
 from dioscuri.families.token_models.masking_options import Filters
 
 BLOCK = 32
-"""Tokens whose probabilities are summed up first: cumulative sums run over blocks, then inside one."""
+"""Block of tokens for cumulative sums, which run over blocks first, then inside one block."""
 
 
 def keep_top_k(logits: Array, k: int) -> Array:
-    """Logits (..., K) with -inf below the k largest; equal ones stay together. 0 keeps all."""
+    """Logits (..., K) with -inf below the k-th largest; ties with it are kept. 0 keeps all."""
     if not 0 < k < logits.shape[-1]:
         return logits
     least = jax.lax.top_k(logits, k)[0][..., -1:]
@@ -19,12 +19,13 @@ def keep_top_k(logits: Array, k: int) -> Array:
 
 
 _HALVINGS = 32
-"""Of the interval in which the least share that is kept is looked for: further than float32 tells apart."""
+"""Bisection steps for the smallest probability to keep: beyond the resolution of float32."""
 
 
 def keep_top_p(logits: Array, p: float) -> Array:
-    """Logits (..., K) with -inf where the likelier ones make up a share p already (nucleus sampling, Holtzman
-    et al. 2020). 1 keeps all. The least share is found by bisection, much faster than XLA sorts on a CPU."""
+    """Logits (..., K) with -inf where more likely tokens already have a total probability p (nucleus
+    sampling, Holtzman et al. 2020). 1 keeps all. The smallest probability to keep is found by bisection,
+    which on a CPU is much faster than XLA's sort."""
     if p >= 1:
         return logits
     shares = jax.nn.softmax(logits, axis=-1)
@@ -41,18 +42,18 @@ def keep_top_p(logits: Array, p: float) -> Array:
 
 
 def filtered(logits: Array, options: Filters) -> Array:
-    """Both filters."""
+    """Logits after both filters."""
     return keep_top_p(keep_top_k(logits, options.top_k), options.top_p)
 
 
 def draw_tokens(logits: Array, gumbel: Array) -> Array:
-    """One token (...) for logits and standard Gumbel noise (..., K)."""
+    """One token (...) from logits and standard Gumbel noise (..., K)."""
     return jnp.argmax(logits + gumbel, axis=-1).astype(jnp.int32)
 
 
 def inverse_cdf_sample(logits: Array, uniform: Array) -> Array:
-    """One token (...) for logits (..., K) and uniforms (...) on [0, 1): the first whose cumulative
-    probability is above the uniform (inverse transform)."""
+    """One token (...) from logits (..., K) and uniform noise (...) on [0, 1): the first whose cumulative
+    probability exceeds the noise."""
     shares = jax.nn.softmax(logits, axis=-1)
     padding = [(0, 0)] * (shares.ndim - 1) + [(0, -shares.shape[-1] % BLOCK)]
     shares = jnp.pad(shares, padding).reshape(*shares.shape[:-1], -1, BLOCK)
@@ -69,15 +70,15 @@ def log_probability(logits: Array, tokens: Array) -> Array:
 
 
 def guide(both: Array, factor: Array) -> Array:
-    """without + factor (with - without), of a batch that holds the predictions with the condition, then those
-    without it (classifier-free guidance, Ho and Salimans 2022)."""
+    """unconditional + factor (conditional - unconditional), for a batch of conditional, then unconditional
+    predictions (classifier-free guidance, Ho and Salimans 2022)."""
     given, null = jnp.split(both, 2)
     return null + factor * (given - null)
 
 
 def _first_above(shares: Array, target: Array) -> tuple[Array, Array]:
-    """Where cumulative sums of `shares` (..., N) first get above `target` (...), at the last share that is
-    not 0 if rounding keeps them below, and the target less the shares before."""
+    """Index at which cumulative sums of `shares` (..., N) first exceed `target` (...), or of the last nonzero
+    share if rounding keeps them below; and the target minus the shares before it."""
     cumulative = jnp.cumsum(shares, -1)
     ends = jnp.where(shares > 0, cumulative, -1)
     reached = (ends > target[..., None]) | (ends == ends.max(-1, keepdims=True))

@@ -13,11 +13,11 @@ from jax_impl.samplers.decoder import Decoder, Sampled, State, run_steps
 LEAST_LOG_P = log(1e-20)
 LEGACY_KNOWN = log(3.4028234663852886e38)
 REMASKED = -1e4
-"""Confidence of what is masked again at random: below all others."""
+"""Confidence of tokens that are remasked at random: below all others."""
 
 
 def confidence_sample(decoder: Decoder, start: Array, embedding: Array | None = None) -> Sampled:
-    """Sample from `start` (B, L): every step samples all unknown tokens and masks the least likely again."""
+    """Sample from `start` (B, L): every step samples all unknown tokens and remasks the least confident."""
     options, steps, given = decoder.options, decoder.steps, start != decoder.mask_id
     counts = steps.masked[:, jnp.sum(~given, 1)]  # (T, B)
 
@@ -37,14 +37,14 @@ def confidence_sample(decoder: Decoder, start: Array, embedding: Array | None = 
 
 
 def least_confident(confidence: Array, counts: Array) -> Array:
-    """Mask (B, L) of the `counts` (B,) least confident positions, at least one, and fewer where some tie."""
+    """Mask (B, L) of the `counts` (B,) least confident positions, at least one; fewer in case of ties."""
     ordered = jnp.sort(confidence, axis=1)
     cut = jnp.take_along_axis(ordered, jnp.clip(counts, min=1)[:, None], axis=1)
     return confidence < cut
 
 
 def _of_known(confidence: Array, choice: Array, unknown: Array, given: Array, options: Sampling) -> Array:
-    """Known tokens are certain, but sampled ones can be reconsidered."""
+    """Confidence with known tokens as certain, except that sampled ones may be reconsidered."""
     certain = given if options.remask == "confidence" else ~unknown
     return jnp.where(
         certain, LEGACY_KNOWN + choice if options.legacy_known_confidence else jnp.inf, confidence
@@ -54,7 +54,7 @@ def _of_known(confidence: Array, choice: Array, unknown: Array, given: Array, op
 def _remasked(
     confidence: Array, fixed: Array, noise: Mapping[str, Array], rate: Array, options: Sampling
 ) -> Array:
-    """Sampled tokens are masked again with probability `rate`, before the schedule masks further ones."""
+    """Confidence with sampled tokens remasked with probability `rate`, before those of the schedule."""
     if options.remask != "random":
         return confidence
     uniform = noise["remask"]

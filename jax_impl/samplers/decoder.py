@@ -1,4 +1,4 @@
-"""What all token samplers share: the network under guidance, and the loop's results."""
+"""Base of all token samplers: the network with guidance, and the loop over steps."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,17 +18,17 @@ from jax_impl.samplers.noise import StepNoise
 
 Condition = Mapping[str, Array]
 Network = Any
-"""A model, or what behaves like one: called with ids (B, L) and a condition it gives logits (B, L, V) and
-intermediates; with `positions` and `outputs` those logits alone."""
+"""A model, or a function like one: ids (B, L) and a condition -> logits (B, L, V) and intermediates; with
+`positions` and `outputs`, only those logits."""
 Critic = Callable[[Array, Condition], Array]
 """(ids (B, L), condition) -> logits (B, L), high where a token looks wrong."""
 State = tuple[Any, ...]
-"""What a sampler carries from step to step."""
+"""The state of a sampler between steps."""
 
 
 class Sampled(NamedTuple):
-    """`tokens` (B, L); of every step `inputs` (T, B, L), which the network got, and `drawn` (T, B, L), its
-    guess of the whole."""
+    """`tokens` (B, L) and, for every step, the network's `inputs` (T, B, L) and the tokens that it predicted,
+    `drawn` (T, B, L)."""
 
     tokens: Array
     inputs: Array
@@ -36,8 +36,8 @@ class Sampled(NamedTuple):
 
 
 class Drawn(NamedTuple):
-    """`tokens` (B, L), `log_p` (B, L), their log-probabilities where they were drawn, the step's `noise`, and
-    the embedding for self-conditioning, where there is one."""
+    """`tokens` (B, L); `log_p` (B, L), log-probabilities of sampled tokens; the step's `noise`; and the
+    embedding for self-conditioning, if any."""
 
     tokens: Array
     log_p: Array
@@ -47,11 +47,10 @@ class Drawn(NamedTuple):
 
 @dataclass(frozen=True)
 class Predictor:
-    """A network that predicts tokens, and the condition under which it does.
+    """A network that predicts tokens, and its condition.
 
-    `null` is what stands for no condition: under guidance the network gets both in one call. `prepare`
-    computes once what the network needs of the condition in all steps (`model.prepare`). `critic` serves the
-    scores sampler.
+    `null` is the null condition: with guidance, the network gets both in one call. `prepare` computes once
+    what all steps need of the condition (`model.prepare`). `critic` is for the scores sampler.
     """
 
     network: Network
@@ -65,11 +64,11 @@ class Predictor:
 
 @dataclass(frozen=True)
 class Decoder:
-    """A predictor with all numbers of a sampler.
+    """A predictor with the schedule of a sampler.
 
-    `condition` is prepared, and doubled if `guided`: first the given one, then what stands for none. The
-    critic gets `plain`, the condition before it was prepared. `steps`, `noise` and `counts` hold the numbers,
-    the noise and the largest number of predicted positions of every step.
+    `condition` is prepared and, if `guided`, doubled: the given one, then the null condition. The critic gets
+    `plain`, the condition before preparation. `steps`, `noise` and `counts` hold the schedule, the noise and
+    the maximum number of predicted positions of every step.
     """
 
     predictor: Predictor
@@ -83,12 +82,12 @@ class Decoder:
 
     @property
     def mask_id(self) -> int:
-        """The token that stands for an unknown one."""
+        """The mask token."""
         return self.predictor.mask_id
 
     @property
     def n_outputs(self) -> int:
-        """Number of logits that are sampled from."""
+        """Number of logits from which tokens are sampled."""
         return self.predictor.codebook_size + self.options.legacy_mask_token
 
     def predict(
@@ -103,9 +102,9 @@ class Decoder:
     ) -> Drawn:
         """Sample the positions `to_predict` of ids (B, L) in step k, at most `counts[k]` of them.
 
-        `temperature` divides the logits once they are filtered. `resample`: the other tokens are sampled too,
-        as far as the network's logits are there. `embedding` conditions the network on its last pass; both
-        halves get that of the given condition.
+        `temperature` divides the filtered logits. `resample`: the other tokens are sampled too, if their
+        logits are computed. `embedding` conditions the network on its last pass; with guidance, both halves
+        get that of the given condition.
         """
         B, L = ids.shape
         condition, sizes = self.condition, sorted(set(self.counts))
@@ -122,7 +121,7 @@ class Decoder:
             branches = [partial(self._at, x, ids, to_predict, k, n, temperature, resample) for n in sizes]
             size = jnp.searchsorted(jnp.asarray(sizes), jnp.asarray(self.counts)[k])
             tokens, log_p = jax.lax.switch(size, branches)
-            # XLA leaves out the noise of all tokens, which is not used.
+            # XLA removes the noise of all tokens, which is unused.
             noise = self.noise(k, None)
         return Drawn(
             tokens, log_p, noise, None if embedding is None else aux["embed"][:B].astype(embedding.dtype)
@@ -138,7 +137,7 @@ class Decoder:
         temperature: Array | None,
         resample: bool,
     ) -> tuple[Array, Array]:
-        """Tokens and log-probabilities (B, L), drawn at n positions, of the network's states."""
+        """Tokens and log-probabilities (B, L), sampled at n positions from the network's states."""
         rows = jnp.arange(len(ids))[:, None]
         positions = first_positions(to_predict, n)
         behind = self._doubled(positions) + (x.shape[1] - ids.shape[1])  # the class token
@@ -156,7 +155,8 @@ class Decoder:
     def _choose(
         self, logits: Array, noise: Array, k: Array, temperature: Array | None
     ) -> tuple[Array, Array]:
-        """Tokens (B, n) of the network's logits, and guided logits (B, n, K) in at least float32."""
+        """Tokens (B, n) sampled from the network's logits, and guided logits
+        (B, n, K) in at least float32."""
         logits = at_least_float32(logits)
         logits = guide(logits, self.steps.guidance[k]) if self.guided else logits
         logits = logits * self.steps.logit_scale[k]
@@ -176,7 +176,7 @@ class Decoder:
 def make_decoder(
     predictor: Predictor, options: Sampling, steps: Steps, noise: StepNoise, counts: tuple[int, ...]
 ) -> Decoder:
-    """Guidance is on where the predictor has a `null` condition and the options ask for it."""
+    """A decoder, with guidance if the predictor has a `null` condition and the options ask for it."""
     null = predictor.null if options.guidance_scale > 0 else None
     plain = dict(predictor.condition) if null is None else doubled_condition(predictor.condition, null)
     prepared = plain if predictor.prepare is None else predictor.prepare(plain)
@@ -184,8 +184,8 @@ def make_decoder(
 
 
 def doubled_condition(condition: Condition, null: Condition) -> dict[str, Array]:
-    """Conditions (2B, ...): the given ones, then those of `null`, of B rows or one; what is not in `null` is
-    repeated."""
+    """Conditions (2B, ...): the given ones, then those of `null`, which have B rows or one; those that are
+    not in `null` are repeated."""
     doubled = {}
     for name, value in condition.items():
         without = jnp.broadcast_to(null[name], value.shape).astype(value.dtype) if name in null else value
@@ -194,12 +194,12 @@ def doubled_condition(condition: Condition, null: Condition) -> dict[str, Array]
 
 
 def first_positions(to_predict: Array, n: int) -> Array:
-    """n positions (B, n) of each row of `to_predict` (B, L): the true ones first, each kind in order."""
+    """n positions (B, n) of each row of `to_predict` (B, L): True ones first, then False ones, in order."""
     return jnp.argsort(to_predict.astype(jnp.uint8), axis=1, descending=True, stable=True)[:, :n]
 
 
 def steps_beside(steps: Steps, ids: Array) -> Steps:
-    """The numbers as arrays; JAX moves them to the ids."""
+    """The schedule as arrays, which JAX moves to the ids' device."""
     del ids
     return Steps(*[jnp.asarray(value) for value in steps])
 
@@ -207,8 +207,8 @@ def steps_beside(steps: Steps, ids: Array) -> Steps:
 def run_steps(
     step: Callable[[Array, State], tuple[State, Array, Array]], state: State, first: int, last: int
 ) -> tuple[State, Array, Array]:
-    """Run `step(k, state) -> (state, inputs, drawn)` for k from `first` to below `last`; the last state, and
-    what all steps got and drew, (T, B, L)."""
+    """Run `step(k, state) -> (state, inputs, drawn)` for `first` <= k < `last`; return the final state and
+    the steps' `inputs` and `drawn`, (T, B, L)."""
 
     def body(state: State, k: Array) -> tuple[State, tuple[Array, Array]]:
         state, got, guess = step(k, state)

@@ -1,5 +1,5 @@
-"""Samplers of Halton-MaskGIT (Besnier et al. 2025): tokens in an order that is fixed beforehand, and the
-confidence sampler that the paper compares with."""
+"""Samplers of Halton-MaskGIT (Besnier et al. 2025): tokens in a fixed order, and the confidence sampler with
+which the paper compares it."""
 
 from math import isqrt
 
@@ -16,13 +16,13 @@ def halton_sample(
     embedding: Array | None = None,
     offsets: Array | None = None,
 ) -> Sampled:
-    """Sample from `start` (B, L): every step writes the next unknown positions of the Halton order for good.
+    """Sample from `start` (B, L): every step writes the next unknown positions of the Halton order.
 
-    `offsets` (B,): by how much each picture's order is rolled.
+    `offsets` (B,): offsets by which each picture's order is rolled.
     """
     options, steps, unknown = decoder.options, decoder.steps, start == decoder.mask_id
     number = unknown.sum(1)
-    # (1 + steps, B): what is left before the first step and behind each.
+    # (1 + steps, B): number of masked tokens before the first step and after each.
     left = jnp.concatenate([number[None], steps.masked[options.start_step :, number]])
     ranks = ranks_of_unknown(unknown, offsets)
 
@@ -38,10 +38,11 @@ def halton_sample(
 
 
 def ranks_of_unknown(unknown: Array, offsets: Array | None = None) -> Array:
-    """How many unknown positions come before each in the Halton order: (B, L), for squares of L positions."""
+    """Number of unknown positions before each in the Halton order: (B, L), for
+    square grids of L positions."""
     L = unknown.shape[1]
     order = jnp.asarray(halton_order(isqrt(L)))
-    place = jnp.argsort(order)[None]  # (1, L): when a position is visited
+    place = jnp.argsort(order)[None]  # (1, L): rank of each position
     if offsets is not None:
         place = (place + offsets[:, None]) % L
     place = jnp.broadcast_to(place, unknown.shape)
@@ -69,6 +70,6 @@ def halton_confidence_sample(decoder: Decoder, start: Array, embedding: Array | 
 
 
 def _codes(ids: Array | None, decoder: Decoder) -> Array:
-    """A mask token that was drawn becomes the last code."""
+    """Ids with sampled mask tokens replaced by the last code."""
     assert ids is not None
     return jnp.clip(ids, max=decoder.predictor.codebook_size - 1)

@@ -1,4 +1,4 @@
-"""Noise of the samplers of tokens, drawn step by step: that of all steps would not fit into memory."""
+"""Noise of the token samplers, generated step by step, since that of all steps would not fit into memory."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -10,13 +10,13 @@ from jax.typing import DTypeLike
 from dioscuri.plans.noise import NoiseSpec
 
 StepNoise = Callable[..., Mapping[str, Array]]
-"""From the number of a step to its noise by name; `tokens` (B, n, K) of the positions (B, n), if given."""
+"""From a step's number to its noise by name; with positions (B, n), `tokens` (B, n, K) is for these only."""
 
 _SMALLEST = 1e-20
 
 
 def gumbel(uniform: Array) -> Array:
-    """Standard Gumbel noise of uniforms on [0, 1)."""
+    """Standard Gumbel noise from uniform noise on [0, 1)."""
     return -jnp.log(jnp.maximum(-jnp.log(jnp.maximum(uniform, _SMALLEST)), _SMALLEST))
 
 
@@ -35,7 +35,7 @@ def step_noise(source: Array, specs: Sequence[NoiseSpec], dtype: DTypeLike = jnp
 
 
 def recorded_noise(arrays: Mapping[str, Array], specs: Sequence[NoiseSpec]) -> StepNoise:
-    """Noise of `step_noise_specs` that was drawn before: arrays (B, T, ...) of all T steps, by name."""
+    """Recorded noise of `step_noise_specs`: arrays (B, T, ...) of all T steps, by name."""
 
     def draw(step: int | Array, positions: Array | None = None) -> dict[str, Array]:
         noise = {spec.name: arrays[spec.name][:, step] for spec in specs}
@@ -48,22 +48,22 @@ def recorded_noise(arrays: Mapping[str, Array], specs: Sequence[NoiseSpec]) -> S
 
 
 def noise_shape(spec: NoiseSpec, positions: Array | None) -> tuple[int, ...]:
-    """Shape of an array of a step's noise, of the tokens at positions (B, n) alone if these are given."""
+    """Shape of an array of a step's noise; with positions (B, n), `tokens` is for these only."""
     if positions is None or spec.name != "tokens":
         return spec.shape
     return (*positions.shape, *spec.shape[2:])
 
 
 def random_offsets(source: Array, batch: int, n_tokens: int) -> Array:
-    """Where the Halton order begins, for each picture: (B,) whole numbers below `n_tokens`."""
+    """The start of each picture's Halton order: (B,) integers below `n_tokens`."""
     return jax.random.randint(source, (batch,), 0, n_tokens)
 
 
 def random_tokens(source: Array, shape: tuple[int, int], codebook_size: int) -> Array:
-    """Tokens (B, L), each equally likely."""
+    """Tokens (B, L), uniformly distributed."""
     return jax.random.randint(source, shape, 0, codebook_size)
 
 
 def whole_numbers_below(uniform: Array, n: int) -> Array:
-    """Whole numbers below n, each equally likely, from uniforms on [0, 1)."""
+    """Integers below n, uniformly distributed, from uniform noise on [0, 1)."""
     return jnp.minimum((uniform * n).astype(jnp.int32), n - 1)

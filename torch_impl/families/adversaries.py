@@ -1,7 +1,6 @@
-"""The critic of a tokenizer's training, and the singular values that networks are divided by.
+"""The critic of a tokenizer's training, and the singular values by which kernels are divided.
 
-The state of their power iterations is in buffers: vectors `u.<layer>` and the generator's values
-`sigma.<layer>`.
+The power iteration's state is in buffers: vectors `u.<layer>` and the generator's values `sigma.<layer>`.
 """
 
 from collections.abc import Mapping
@@ -16,12 +15,12 @@ from torch_impl.objectives.vqgan import Critic, Verdict
 
 Tensors = Mapping[str, Tensor]
 Model = Any
-"""The tokenizer, with `discriminator` next to its parts."""
+"""The tokenizer, with the attribute `discriminator`."""
 CRITIC_LAYERS, ENCODER_LAYERS = "discriminator", "encoder"
 
 
 def critic_of(model: Model, buffers: Tensors) -> tuple[Critic, dict[str, Tensor]]:
-    """The discriminator's verdict on pictures, and new buffers of its power iterations."""
+    """A function from pictures to the discriminator's verdict, and new buffers of its power iteration."""
     network = model.discriminator
     if not isinstance(network, ContrastiveDiscriminator):
         return lambda pictures: Verdict((network(pictures)[0],)), {}
@@ -34,8 +33,8 @@ def critic_of(model: Model, buffers: Tensors) -> tuple[Critic, dict[str, Tensor]
 
 
 def encoder_sigmas(model: Model, buffers: Tensors) -> dict[str, Tensor]:
-    """Singular values `sigma.encoder.<layer>` after a power iteration and its vectors `u.encoder.<layer>`,
-    which are the new buffers; empty for encoders that have none."""
+    """Singular values `sigma.encoder.<layer>` after one power iteration, and its vectors `u.encoder.<layer>`,
+    the new buffers; empty for encoders without spectral normalisation."""
     if not isinstance(model.encoder, SpectralEncoder):
         return {}
     sigmas, new = iterated(model.encoder.layers(), under(buffers, f"u.{ENCODER_LAYERS}"))

@@ -1,4 +1,4 @@
-"""A classifier as the engine sees it: its loss, and its modes as functions of tensors.
+"""A classifier for the engine: its loss, and its modes as functions of tensors.
 
 Modes take the model and arrays with the batch first: `image`, uint8 NHWC, and `label` (B,).
 """
@@ -22,7 +22,7 @@ Tensors = Mapping[str, Tensor]
 
 
 class Terms(NamedTuple):
-    """Of every picture (B,): cross-entropy in nats, and 1 where its class is the likeliest."""
+    """Per picture (B,): cross-entropy in nats, and 1 where the predicted class is right."""
 
     loss: Tensor
     correct: Tensor
@@ -41,13 +41,13 @@ class ClassifierMethods(FamilyMethods):
         self.dtype = COMPUTE_DTYPES[hparams.train.precision]
 
     def build(self) -> nn.Module:
-        """The model; its parameters' values do not matter."""
+        """The model; its parameters need not be initialised."""
         return Classifier(self.plan)
 
     def loss(
         self, model: Any, batch: Tensors, noise: Tensors, scalars: Scalars, buffers: Tensors, frozen: Tensors
     ) -> tuple[Tensor, Result, Result]:
-        """Mean cross-entropy of smoothed labels, and the share of right answers."""
+        """Mean cross-entropy with smoothed labels, and the accuracy."""
         terms = self._terms(self._logits(model, batch), batch, self.hparams.loss.label_smoothing)
         loss = terms.loss.mean()
         return loss, {"loss": loss, "accuracy": terms.correct.mean()}, {}
@@ -72,7 +72,7 @@ class ClassifierMethods(FamilyMethods):
         return Terms(losses, (logits.argmax(-1) == labels).to(losses.dtype))
 
     def _pictures(self, batch: Tensors) -> Tensor:
-        """In [-1, 1], in at least float32."""
+        """Pictures in [-1, 1], in at least float32."""
         dtype = torch.float64 if self.dtype == torch.float64 else torch.float32
         return to_range(batch["image"], "signed", dtype)
 

@@ -1,4 +1,4 @@
-"""A frozen trained tokenizer next to the model, in at least float32."""
+"""A trained, frozen tokenizer beside the model, in at least float32."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -20,8 +20,8 @@ PREFIX = "tokenizer."
 
 
 class FrozenTokenizer:
-    """The tokenizer of a run folder. Its weights reach every method in `tensors`, as the engine hands on what
-    `frozen` gave."""
+    """The tokenizer of a run folder. The engine passes its weights, from `frozen`, to every method as
+    `tensors`."""
 
     def __init__(self, path: Path) -> None:
         self.trained = open_tokenizer(path)
@@ -43,8 +43,8 @@ class FrozenTokenizer:
         return tokens
 
     def distances(self, images: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:
-        """Squared distances (B, h, w, K) of what is encoded from all codes; for tokenizers that look for the
-        nearest one."""
+        """Squared distances (B, h, w, K) from the encoded vectors to all codes;
+        for nearest-code quantisers."""
         model = self._with_weights(tensors)
         dtype = next(model.parameters()).dtype
         with torch.no_grad():
@@ -58,7 +58,7 @@ class FrozenTokenizer:
         return from_range(made, self.plan.pixel_range)
 
     def _with_weights(self, tensors: Mapping[str, Tensor]) -> Any:
-        """The model, its parameters being the given tensors."""
+        """The model with the given tensors as its parameters."""
         names = [name for name, _ in self.model.named_parameters()]
         first = tensors[PREFIX + names[0]]
         if self.bound is not first:
@@ -73,7 +73,7 @@ class FrozenTokenizer:
 
 
 class GreyLevels:
-    """Pictures of one channel that are their own tokens, a level a token."""
+    """Pictures of one channel whose grey levels are the tokens."""
 
     def __init__(self, n_levels: int) -> None:
         self.n_levels = n_levels
@@ -96,7 +96,7 @@ class GreyLevels:
 
 
 def open_frozen_tokenizer(data: TokenData) -> FrozenTokenizer | GreyLevels | None:
-    """What makes tokens of pictures: the tokenizer, grey levels, or nothing where the examples are tokens."""
+    """The tokenizer, grey levels, or None if the examples are tokens."""
     if data.tokenizer_path:
         return FrozenTokenizer(Path(data.tokenizer_path))
     return None if describe(data.dataset_source).tokens else GreyLevels(data.codebook_size)

@@ -1,4 +1,4 @@
-"""The hierarchical VAE as the engine sees it."""
+"""The hierarchical VAE for the engine."""
 
 from typing import Any
 
@@ -33,12 +33,12 @@ class HierarchicalVAEMethods(LatentGroupMethods):
         return decayed(name)
 
     def build(self) -> nn.Module:
-        """The model; its parameters' values do not matter."""
+        """The model; its parameters need not be initialised."""
         train = self.hparams.train
         return HierarchicalVAE(self.plan, self.hparams.model, checkpoint=train.checkpoint_activations)
 
     def regions(self, model: Any) -> list[nn.Module]:
-        """Parts of the model that are compiled each on its own."""
+        """Modules of the model that are compiled separately."""
         return [*model.bottom_up.blocks, *model.top_down.blocks]
 
 

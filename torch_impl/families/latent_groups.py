@@ -1,7 +1,7 @@
-"""Models with groups of latents as the engine sees them: draws, loss, and modes as functions of tensors.
+"""Models with groups of latents for the engine: noise, loss, and modes as functions of tensors.
 
 Modes take the model, arrays with the batch first (NHWC, pictures uint8) and noise, and return such arrays;
-terms of the bound are in nats per picture. `image` is a sound or a clip where the data are.
+terms of the bound are in nats per picture. `image` also holds sounds and clips.
 """
 # ruff: noqa: ARG002 - the arguments are the engine's
 
@@ -27,7 +27,7 @@ Masks = Sequence[Tensor] | None
 
 
 class LatentGroupMethods(FamilyMethods):
-    """What the families with a hierarchy of latents share."""
+    """Base of the families with a hierarchy of latents."""
 
     def __init__(self, hparams: LatentHParams, plan: LatentPlan) -> None:
         self.hparams, self.plan = hparams, plan
@@ -38,7 +38,7 @@ class LatentGroupMethods(FamilyMethods):
     def noise_specs(
         self, method: str, batch: int, output: str = "mean", masked: bool = False
     ) -> tuple[NoiseSpec, ...]:
-        """Noise that a method takes, for a batch of this size."""
+        """Noise of a method for a batch of this size."""
         prior = masked or method in ("reconstruct", "encode", "generate", "decode")
         posterior = method not in ("generate", "decode")
         pixels = self.plan.output_noise(batch) if output == "sample" else ()
@@ -47,7 +47,7 @@ class LatentGroupMethods(FamilyMethods):
     def loss(
         self, model: Any, batch: Tensors, noise: Tensors, scalars: Scalars, buffers: Tensors, frozen: Tensors
     ) -> tuple[Tensor, Result, Result]:
-        """The bound's training loss, the groups balanced by the KL of this batch, and its terms."""
+        """The training loss of the bound, with the groups balanced by the KL of this batch, and its terms."""
         terms = self._bound(model, batch, noise)[0]
         return *training_loss(terms, self.plan, self.hparams, scalars), {}
 
@@ -60,10 +60,10 @@ class LatentGroupMethods(FamilyMethods):
         scalars: Scalars,
         frozen: Tensors,
     ) -> tuple[TrainState, Result, Tensor]:
-        """The plain step; the groups are balanced by the KL of the global batch."""
+        """The plain step, with the groups balanced by the KL of the global batch."""
         balance = None
         if scalars["gamma"] and trainer.accumulation_steps > 1:
-            # A pass of its own: the loss of every part needs the mean over all.
+            # In a separate pass: the loss of every micro-batch needs the mean over all.
             balance = trainer.mean(self._mean_kl, state, batch, noise)["kl"]
 
         def objective(model: Any, batch: Tensors, noise: Tensors) -> tuple[Tensor, Result, Result]:
@@ -86,8 +86,8 @@ class LatentGroupMethods(FamilyMethods):
         masked: bool = False,
         masks: Masks = None,
     ) -> dict[str, Tensor]:
-        """`reconstruction` (B,), `kl` (B, L) and `log_ratio` (B, L). With `masks`, which `masked` announces,
-        the variates that come from the prior are left out of both."""
+        """`reconstruction` (B,), `kl` (B, L) and `log_ratio` (B, L). With `masks` (and then `masked`),
+        variates from the prior are left out of the latter two."""
         assert masked is (masks is not None)
         (reconstruction, kl), _, aux = self._bound(model, batch, noise, masks)
         log_ratio = log_ratios(aux, self.plan, self.hparams, masks)
@@ -118,7 +118,7 @@ class LatentGroupMethods(FamilyMethods):
         output: str,
         output_temperature: Tensor | float = 1.0,
     ) -> dict[str, Tensor]:
-        """`image` (B, h, w, C) from the prior; of `batch` only the size matters, and the noise has it."""
+        """`image` (B, h, w, C) from the prior; `batch` is not read."""
         del batch
         layer, _ = model.generate(noise, temperatures)
         return {"image": read_output(layer, noise, self.plan, self.hparams, output, output_temperature)}
@@ -168,13 +168,13 @@ class LatentGroupMethods(FamilyMethods):
         return output_statistics(layer, self.plan, self.hparams)
 
     def _mean_kl(self, model: Any, batch: Tensors, noise: Tensors) -> Result:
-        """`kl` (L,): mean over the batch."""
+        """`kl` (L,), the mean over the batch."""
         return {"kl": self._bound(model, batch, noise)[0][1].mean(0)}
 
     def _bound(
         self, model: Any, batch: Tensors, noise: Tensors, masks: Masks = None
     ) -> tuple[Terms, Tensor, Tensors]:
-        """Terms of the bound, output layer and intermediates of a pass over pictures."""
+        """Terms of the bound, output layer and intermediates for a batch of pictures."""
         x = normalise(batch["image"], self.plan, self.hparams, noise["posterior.0"].dtype)
         layer, aux = model(x, noise, masks)
         return elbo_terms(layer, aux, x, self.plan, self.hparams, masks), layer, aux

@@ -1,8 +1,8 @@
-"""Masked token models as the engine sees them: their loss, and their modes as functions of tensors.
+"""Masked token models for the engine: their loss, and their modes as functions of tensors.
 
-Modes take the model, arrays with the batch first and noise, and return such arrays. Tokens are integers
-(B, L), row by row; pictures are uint8 NHWC. Of a batch's arrays `label`, `text`, `text_mask`, `pooled` and
-`micro` are conditions, where the model has them.
+Modes take the model, arrays with the batch first and noise, and return such arrays. Tokens are integers (B,
+L), row by row; pictures are uint8 NHWC. A batch's arrays `label`, `text`, `text_mask`, `pooled` and `micro`
+are conditions, as far as the model has them.
 """
 # ruff: noqa: ARG002 - the arguments are the engine's
 
@@ -67,19 +67,19 @@ class MaskGITMethods(FamilyMethods):
         return transformers.initial_parameters(self.plan, seed)
 
     def frozen(self) -> dict[str, np.ndarray]:
-        """Weights of the tokenizer, and what stands for no text."""
+        """Weights of the tokenizer, and the encoded empty text."""
         weights = {} if self.tokenizer is None else self.tokenizer.frozen()
         path = self.hparams.data.null_text_path
         null = read_null(Path(path)) if path else {}
         return weights | {f"null.{name}": array for name, array in null.items()}
 
     def build(self) -> nn.Module:
-        """The model; its parameters' values do not matter."""
+        """The model; its parameters need not be initialised."""
         train = self.hparams.train
         return build_transformer(self.plan, checkpoint=train.checkpoint_activations)
 
     def noise_specs(self, method: str, batch: int, **options: Any) -> tuple[NoiseSpec, ...]:
-        """Noise that a method takes, for a batch of this size."""
+        """Noise of a method for a batch of this size."""
         if method == "train_step":
             return training.training_noise(self.hparams, self.plan, batch, self.hparams.data.text_length)
         return (NoiseSpec("sampling", "generator", ()),) if method in ("generate", "inpaint") else ()
@@ -87,7 +87,7 @@ class MaskGITMethods(FamilyMethods):
     def loss(
         self, model: Any, batch: Tensors, noise: Tensors, scalars: Scalars, buffers: Tensors, frozen: Tensors
     ) -> tuple[Tensor, Result, Result]:
-        """The loss of the masked tokens of this batch, and of the critic."""
+        """The loss of this batch's masked tokens, and of the critic."""
         return *training_loss(self._terms(model, batch, noise, frozen), self.hparams.loss), {}
 
     def train_step(
@@ -99,10 +99,10 @@ class MaskGITMethods(FamilyMethods):
         scalars: Scalars,
         frozen: Tensors,
     ) -> tuple[TrainState, Result, Tensor]:
-        """The plain step; normalised by tokens, the loss divides by the mean over the global batch."""
+        """The plain step; a loss normalised by tokens divides by the mean over the global batch."""
         by_tokens, weight = self.hparams.loss.normalisation == "tokens", None
         if by_tokens and trainer.accumulation_steps > 1:
-            # A pass of its own: the loss of every part needs the mean over all.
+            # In a separate pass: the loss of every micro-batch needs the mean over all.
             def mean_weight(model: Any, batch: Tensors, noise: Tensors) -> Result:
                 return {"weight": statistics(self._terms(model, batch, noise, frozen))}
 
@@ -119,7 +119,8 @@ class MaskGITMethods(FamilyMethods):
         return state, metrics, norm
 
     def evaluate(self, model: Any, batch: Tensors, noise: Tensors, frozen: Tensors) -> dict[str, Tensor]:
-        """`cross_entropy`, nats per masked token, and `accuracy`, both (B,), where `mask` (B, L) is true."""
+        """`cross_entropy` in nats per masked token and `accuracy`, both (B,), of the
+        tokens under `mask` (B, L)."""
         tokens, mask = self._tokens(batch, frozen), batch["mask"].bool()
         inputs, condition = torch.where(mask, self.plan.mask_id, tokens), self._condition(batch)
         if self.plan.options.self_cond:
@@ -149,10 +150,10 @@ class MaskGITMethods(FamilyMethods):
         sampling: Sampling | None = None,
     ) -> dict[str, Tensor]:
         """`tokens` (B, L) and, with a tokenizer, `image` (B, H, W, C), for the conditions of the batch;
-        without any, `index` (B,) tells their number.
+        without any, `index` (B,) gives the batch size.
 
-        `every_step` adds what is guessed of the whole in each step, `steps` (B, T, L), and what of it is
-        masked again, `masked` (B, T, L). `sampling`: in the place of what `[synthesis]` says.
+        `every_step` adds each step's prediction of all tokens, `steps` (B, T, L), and which of them are
+        masked again, `masked` (B, T, L). `sampling` replaces the options of `[synthesis]`.
         """
         asked = next(value for name, value in batch.items() if name in ("index", *self.plan.conditions))
         B = len(asked)
@@ -170,14 +171,14 @@ class MaskGITMethods(FamilyMethods):
         every_step: bool = False,
         sampling: Sampling | None = None,
     ) -> dict[str, Tensor]:
-        """What `generate` gives, of pictures or tokens that are known but for `unknown` (B, L)."""
+        """The same as `generate`, for pictures or tokens that are known except at `unknown` (B, L)."""
         start = torch.where(batch["unknown"].bool(), self.plan.mask_id, self._tokens(batch, frozen))
         return self._sampled(
             model, start, batch, noise, frozen, (sampling or self.hparams.synthesis, every_step)
         )
 
     def _terms(self, model: Any, batch: Tensors, noise: Tensors, frozen: Tensors) -> Terms:
-        """Mask the tokens, predict them, and let a critic judge the predictions."""
+        """Terms of the loss: mask tokens, predict them, and score the predictions with the critic."""
         plan, loss = self.plan, self.hparams.loss
         tokens, targets = self._targets(batch, frozen)
         masked = mask_tokens(tokens, noise, loss, plan.codebook_size, plan.mask_id)
@@ -242,13 +243,13 @@ class MaskGITMethods(FamilyMethods):
         return results
 
     def _tokens(self, batch: Tensors, frozen: Tensors) -> Tensor:
-        """Those of the batch, or those that its pictures have, int64."""
+        """The batch's tokens, or those of its pictures, int64."""
         if "tokens" in batch:
             return batch["tokens"].to(torch.int64)
         return rearrange(self._codec().encode(batch["image"], frozen), "b h w -> b (h w)")
 
     def _targets(self, batch: Tensors, frozen: Tensors) -> tuple[Tensor, Tensor | None]:
-        """Tokens (B, L) and, where they are wanted, soft targets (B, L, K)."""
+        """Tokens (B, L) and, if the loss uses them, soft targets (B, L, K)."""
         loss = self.hparams.loss
         if not loss.use_soft_code_target:
             return self._tokens(batch, frozen), None
@@ -264,7 +265,7 @@ class MaskGITMethods(FamilyMethods):
         return self.tokenizer
 
     def _condition(self, batch: Tensors) -> dict[str, Tensor]:
-        """What the model reads of a batch, `text_keep` (B,) with text."""
+        """The conditions in a batch, with `text_keep` (B,) if there is text."""
         names = (*self.plan.conditions, "text_mask")
         condition = {name: batch[name] for name in names if name in batch}
         if "text" in condition:
@@ -272,7 +273,7 @@ class MaskGITMethods(FamilyMethods):
         return condition
 
     def _null(self, frozen: Tensors, condition: Tensors) -> dict[str, Tensor]:
-        """What stands for no condition: the null label, and an encoded empty text, or no text and a pooled
+        """The null condition: the null label, and the encoded empty text or, without it, no text and a pooled
         state of zeros."""
         given = under(frozen, "null")
         values = {"label": self.plan.null_label, "text_keep": 0, "pooled": 0}
@@ -286,7 +287,7 @@ class MaskGITMethods(FamilyMethods):
         return null | {name: given[name].to(condition[name].dtype) for name in given if name in condition}
 
     def _first_pass(self, model: Any, masked: Masked, condition: Tensors, uniform: Tensor) -> Tensor:
-        """Embedding of a pass without gradient, zero for pictures that get none."""
+        """The embedding of a first pass without gradient; zero for pictures that get no such pass."""
         with torch.no_grad():
             embed = model(masked.inputs, condition)[1]["embed"]
         chosen = rearrange(uniform < self.hparams.loss.self_cond_prob, "b -> b 1 1")

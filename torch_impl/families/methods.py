@@ -1,5 +1,5 @@
-"""Defaults of a family's tensor code, besides its model, loss and modes."""
-# ruff: noqa: ARG002 - a family that needs the arguments answers otherwise
+"""Defaults of a family's tensor code, except its model, loss and modes."""
+# ruff: noqa: ARG002 - arguments for families that override these methods
 
 from collections.abc import Callable, Mapping
 from importlib import import_module
@@ -19,7 +19,7 @@ Result = dict[str, Tensor]
 
 
 class FamilyMethods:
-    """See `dioscuri.contract.FamilyMethods`; a family sets these attributes and adds `build`, `loss` and its
+    """See `dioscuri.contract.FamilyMethods`. A family sets these attributes and adds `build`, `loss` and its
     modes."""
 
     hparams: Any
@@ -41,27 +41,27 @@ class FamilyMethods:
         return bool(self.table[name].decays)
 
     def build(self) -> nn.Module:
-        """The model; its parameters' values do not matter."""
+        """The model; its parameters need not be initialised."""
         raise NotImplementedError
 
     def regions(self, model: Any) -> list[nn.Module]:
-        """Modules of the model that are compiled each on its own."""
+        """Modules of the model that are compiled separately."""
         return [model]
 
     def noise_specs(self, method: str, batch: int) -> tuple[NoiseSpec, ...]:
-        """Noise that a method takes, for a batch of this size: none."""
+        """Noise of a method for a batch of this size; by default none."""
         return ()
 
     def frozen(self) -> dict[str, np.ndarray]:
-        """Tensors that are neither trained nor saved with the run: none."""
+        """Tensors that are neither trained nor saved with the run; by default none."""
         return {}
 
     def initial_buffers(self, seed: int) -> dict[str, np.ndarray]:
-        """Initial values of the tensors that a step changes without a gradient: there are none."""
+        """Initial values of tensors that a step changes without a gradient; by default none."""
         return {}
 
     def overwritten(self, buffers: Tensors, parameters: Tensors) -> Result:
-        """Parameters, in canonical shapes, that follow from the buffers after a step: none."""
+        """Parameters, in canonical shapes, that follow from the buffers after a step; by default none."""
         return {}
 
     def loss(
@@ -79,7 +79,7 @@ class FamilyMethods:
         scalars: Scalars,
         frozen: Tensors,
     ) -> tuple[TrainState, Result, Tensor]:
-        """The plain step: one loss, one gradient, one update. The state, metrics and the gradient's norm."""
+        """The plain step: one loss, one gradient, one update. Returns state, metrics and gradient norm."""
 
         objective = self._objective(self.loss, state, scalars, frozen)
         gradient, metrics, buffers = trainer.gradient(objective, state, batch, noise)
@@ -93,17 +93,17 @@ class FamilyMethods:
         scalars: Scalars,
         frozen: Tensors,
     ) -> Objective:
-        """A loss with the signature of `loss` as a function of model, batch and noise."""
+        """A loss with the signature of `loss`, as a function of model, batch and noise."""
         return lambda model, batch, noise: loss(model, batch, noise, scalars, state.buffers, frozen)
 
 
 def added(left: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> Result:
-    """Sums of metrics; those that `left` lacks count as 0."""
+    """Sums of metrics; those missing in `left` count as 0."""
     return {name: left[name] + value if name in left else value for name, value in right.items()}
 
 
 def methods_of(hparams: Any) -> FamilyMethods:
-    """The tensor code of the run's family: what its module calls `FAMILY`."""
+    """The tensor code of the run's family, `FAMILY` in its module."""
     module: Any = import_module(f"torch_impl.families.{hparams.run.family}")
     methods: FamilyMethods = module.FAMILY(hparams)
     return methods

@@ -1,4 +1,4 @@
-"""Metroplex and VD-VAE as the engine sees them."""
+"""Metroplex and VD-VAE for the engine."""
 
 from typing import Any
 
@@ -21,12 +21,12 @@ class MetroplexMethods(LatentGroupMethods):
         self.table = parameter_table(hparams, self.plan)
 
     def build(self) -> nn.Module:
-        """The model; its parameters' values do not matter."""
+        """The model; its parameters need not be initialised."""
         train = self.hparams.train
         return Metroplex(self.plan, self.hparams.model, checkpoint=train.checkpoint_activations)
 
     def regions(self, model: Any) -> list[nn.Module]:
-        """Parts of the model that are compiled each on its own."""
+        """Modules of the model that are compiled separately."""
         return [*model.bottom_up.blocks, *model.top_down.blocks]
 
 

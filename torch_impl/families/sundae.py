@@ -1,7 +1,7 @@
-"""SUNDAE as the engine sees it: its loss, and its modes as functions of tensors.
+"""SUNDAE for the engine: its loss, and its modes as functions of tensors.
 
-Modes take the model, arrays with the batch first and noise, and return such arrays. Tokens are integers
-(B, L), row by row; pictures are uint8 NHWC. With classes a batch has `label` (B,).
+Modes take the model, arrays with the batch first and noise, and return such arrays. Tokens are integers (B,
+L), row by row; pictures are uint8 NHWC. With classes a batch has `label` (B,).
 """
 # ruff: noqa: ARG002 - the arguments are the engine's
 
@@ -59,12 +59,12 @@ class SundaeMethods(FamilyMethods):
         return {} if self.tokenizer is None else self.tokenizer.frozen()
 
     def build(self) -> nn.Module:
-        """The model; its parameters' values do not matter."""
+        """The model; its parameters need not be initialised."""
         train = self.hparams.train
         return build_denoiser(self.plan, checkpoint=train.checkpoint_activations)
 
     def noise_specs(self, method: str, batch: int, **options: Any) -> tuple[NoiseSpec, ...]:
-        """Noise that a method takes, for a batch of this size, whatever its options."""
+        """Noise of a method for a batch of this size, for any of its options."""
         if method == "train_step":
             return denoising.training_noise(self.hparams.loss, self.plan, batch)
         return (NoiseSpec("sampling", "generator", ()),) if method in ("generate", "inpaint") else ()
@@ -72,7 +72,7 @@ class SundaeMethods(FamilyMethods):
     def loss(
         self, model: Any, batch: Tensors, noise: Tensors, scalars: Scalars, buffers: Tensors, frozen: Tensors
     ) -> tuple[Tensor, Result, Result]:
-        """The sum over the unrolled passes, and their metrics."""
+        """The sum of the unrolled passes' losses, and their metrics."""
         tokens = self._tokens(batch, frozen)
         losses: list[Tensor] = []
         metrics: Result = {}
@@ -92,7 +92,7 @@ class SundaeMethods(FamilyMethods):
         scalars: Scalars,
         frozen: Tensors,
     ) -> tuple[TrainState, Result, Tensor]:
-        """One update by the gradients of all passes, which are added one after the other."""
+        """One update by the sum of all passes' gradients, which are added one after the other."""
         n = self.hparams.loss.unroll_steps
 
         def part(batch: Tensors, noise: Tensors) -> tuple[Result, ...]:
@@ -100,7 +100,7 @@ class SundaeMethods(FamilyMethods):
             metrics: Result = {}
             for k in range(n):
                 unroll = partial(self._pass, k, inputs, tokens, batch, noise)
-                # The next pass begins when this gradient is there: memory holds one pass at a time.
+                # The next pass begins after this gradient: memory holds one pass at a time.
                 of_pass, inputs = trainer.add_gradient(unroll, more=k < n - 1)
                 metrics = added(metrics, of_pass)
             return (metrics,)
@@ -110,8 +110,8 @@ class SundaeMethods(FamilyMethods):
         return state, metrics, norm
 
     def evaluate(self, model: Any, batch: Tensors, noise: Tensors, frozen: Tensors) -> dict[str, Tensor]:
-        """`cross_entropy`, nats, and `accuracy`, both (B,), of the tokens where `mask` (B, L) is true and
-        where the network sees `replacement` (B, L)."""
+        """`cross_entropy` in nats and `accuracy`, both (B,), of the tokens under `mask` (B, L), where the
+        network sees `replacement` (B, L)."""
         tokens, mask = self._tokens(batch, frozen), batch["mask"].bool()
         inputs = torch.where(mask, batch["replacement"].to(tokens.dtype), tokens)
         logits, _ = model(inputs, self._condition(batch))
@@ -141,12 +141,13 @@ class SundaeMethods(FamilyMethods):
         proportions: Tensor | None = None,
         sampling: Resampling | None = None,
     ) -> dict[str, Tensor]:
-        """`tokens` (B, L) and, where pictures can be drawn, `image` (B, H, W, C), for the classes of the
-        batch; without any, `index` (B,) tells their number. They begin at random, or at `start` (B, L).
+        """`tokens` (B, L) and, unless the model is of text or lacks a tokenizer, `image` (B, H, W, C), for
+        the classes of the batch; without any, `index` (B,) gives the batch size. Initial tokens are random,
+        or `start` (B, L).
 
-        `every_step` adds the tokens behind each step, `steps` (B, T, L), and which of them are not the last
-        ones, `masked` (B, T, L). `sampling`, or `steps`, `min_steps` and, each (T,), `temperatures` and
-        `proportions` take the place of what `[synthesis]` says.
+        `every_step` adds the tokens after each step, `steps` (B, T, L), and which of them differ from the
+        final ones, `masked` (B, T, L). `sampling`, or `steps`, `min_steps` and, each (T,), `temperatures` and
+        `proportions` replace the options of `[synthesis]`.
         """
         options = sampling or self.hparams.synthesis
         if steps is not None and min_steps is not None:
@@ -170,7 +171,7 @@ class SundaeMethods(FamilyMethods):
         every_step: bool = False,
         sampling: Resampling | None = None,
     ) -> dict[str, Tensor]:
-        """What `generate` gives, of pictures or tokens that are known but for `unknown` (B, L)."""
+        """The same as `generate`, for pictures or tokens that are known except at `unknown` (B, L)."""
         unknown, tokens = batch["unknown"].bool(), self._tokens(batch, frozen)
         start = torch.where(unknown, self._random(noise, len(tokens)), tokens)
         options = sampling or self.hparams.synthesis
@@ -180,8 +181,8 @@ class SundaeMethods(FamilyMethods):
     def _pass(
         self, k: int, inputs: Tensor | None, tokens: Tensor, batch: Tensors, noise: Tensors, model: Any
     ) -> tuple[Tensor, Result, Tensor]:
-        """Loss and metrics of pass k, which predicts the tokens from what the pass before has drawn, the
-        first from corrupted ones; and the next pass's inputs."""
+        """Loss and metrics of pass k, and the next pass's inputs. A pass predicts the tokens from the
+        previous pass's samples, the first one from corrupted tokens."""
         if inputs is None:
             K = self.plan.codebook_size
             inputs = corrupt(tokens, noise["share"], noise["corrupt"], noise["replacement"], K)
@@ -199,7 +200,7 @@ class SundaeMethods(FamilyMethods):
         frozen: Tensors,
         drawing: tuple[Resampling, denoising.SamplingSchedule, bool],
     ) -> dict[str, Tensor]:
-        """Draw by options, their numbers of every step, and whether every step is told."""
+        """Sample with `drawing`: options, their schedule, and whether to return every step."""
         (options, schedule, every_step), plan = drawing, self.plan
         condition, specs = self._condition(batch), denoising.step_noise_specs(options, plan, len(start))
         recorded = "sampling" not in noise
@@ -227,7 +228,7 @@ class SundaeMethods(FamilyMethods):
         return random_tokens(noise["sampling"], (batch, self.plan.n_tokens), self.plan.codebook_size)
 
     def _tokens(self, batch: Tensors, frozen: Tensors) -> Tensor:
-        """Those of the batch, or those that its pictures have, int64."""
+        """The batch's tokens, or those of its pictures, int64."""
         if "tokens" in batch:
             return batch["tokens"].to(torch.int64)
         return rearrange(self._codec().encode(batch["image"], frozen), "b h w -> b (h w)")
@@ -240,7 +241,7 @@ class SundaeMethods(FamilyMethods):
         return self.tokenizer
 
     def _condition(self, batch: Tensors) -> dict[str, Tensor]:
-        """What the model reads of a batch."""
+        """The conditions in a batch."""
         return {name: batch[name] for name in self.plan.conditions}
 
 

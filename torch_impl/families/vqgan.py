@@ -1,7 +1,7 @@
-"""Image tokenizers as the engine sees them: their training with or without a discriminator, and their modes.
+"""Image tokenizers for the engine: their training with or without a discriminator, and their modes.
 
-Modes take the model, arrays with the batch first (NHWC, pictures uint8) and return such arrays. The model is
-the tokenizer, with `discriminator` next to its parts. Tokens are integers (B, h, w).
+Modes take the model and arrays with the batch first (NHWC, pictures uint8) and return such arrays. The model
+is the tokenizer, with the attribute `discriminator`. Tokens are integers (B, h, w).
 """
 # ruff: noqa: ARG002 - the arguments are the engine's
 
@@ -39,7 +39,7 @@ from torch_impl.trainer import Trainer, TrainState
 
 Tensors = Mapping[str, Tensor]
 Model = Any
-"""The tokenizer, with `discriminator` next to its parts."""
+"""The tokenizer, with the attribute `discriminator`."""
 
 
 class TokenizerMethods(FamilyMethods):
@@ -56,28 +56,28 @@ class TokenizerMethods(FamilyMethods):
         self.dtype = COMPUTE_DTYPES[hparams.train.precision]
 
     def build(self) -> Model:
-        """The model; its parameters' values do not matter."""
+        """The model; its parameters need not be initialised."""
         model: Model = build_tokenizer(self.plan, checkpoint=self.hparams.train.checkpoint_activations)
         if self.critic is not None:
             model.discriminator = build_discriminator(self.critic)
         return model
 
     def regions(self, model: Model) -> list[nn.Module]:
-        """What is compiled one by one. A critic whose gradient is differentiated again cannot be."""
+        """Modules that are compiled separately. A critic whose gradient is differentiated again cannot be."""
         loss = self.hparams.loss
         penalised = loss.r1_cost > 0 or loss.gradient_penalty > 0
         critic = [] if self.critic is None or penalised else [model.discriminator]
         return [model.encoder, model.decoder, *critic]
 
     def noise_specs(self, method: str, batch: int) -> tuple[NoiseSpec, ...]:
-        """Noise that a method takes, for a batch of this size: training alone draws any."""
+        """Noise of a method for a batch of this size; only training uses any."""
         if method != "train_step":
             return ()
         quantiser_noise = tokenizers.noise(self.plan, batch)
         return quantiser_noise + training.reset_noise(self.hparams.loss, batch, self.plan.grid)
 
     def initial_buffers(self, seed: int) -> dict[str, np.ndarray]:
-        """Those of the quantiser, and those by which dead codes are revived."""
+        """Buffers of the quantiser, of spectral normalisation and of the dead-code reset."""
         table = tokenizer_tables.buffer_table(self.plan) | discriminators.buffer_table(self.critic)
         values = initial_values(table, seed)
         loss = self.hparams.loss
@@ -92,8 +92,8 @@ class TokenizerMethods(FamilyMethods):
         buffers: Tensors,
         frozen: Tensors,
     ) -> tuple[Tensor, Result, Result]:
-        """That of the tokenizer and, where both are updated at once, that of the discriminator; metrics and
-        new buffers."""
+        """The tokenizer's loss, plus the discriminator's if both are updated at once; metrics and new
+        buffers."""
         powers = self._powers(model, buffers)
         options = self.hparams.loss
         x = self._pictures(batch)
@@ -151,8 +151,8 @@ class TokenizerMethods(FamilyMethods):
         return tokenizers.codebook_name(self.plan)
 
     def overwritten(self, buffers: Tensors, parameters: Tensors) -> Result:
-        """The codebook, where it follows from the quantiser's buffers or dead codes are revived, and the
-        encoder's singular values."""
+        """The codebook, if it follows from the quantiser's buffers or dead codes are reset, and the encoder's
+        singular values."""
         name = self.codebook_name()
         codebook_of_averages = assigned_codebook(self.plan, buffers)
         sigmas = {
@@ -181,7 +181,7 @@ class TokenizerMethods(FamilyMethods):
         return results if distance is None else results | {"perceptual": distance(x, made)}
 
     def evaluate(self, model: Model, batch: Tensors, noise: Tensors, frozen: Tensors) -> dict[str, Tensor]:
-        """What `reconstruct` gives, without the pictures."""
+        """The same as `reconstruct`, without the pictures."""
         results = self.reconstruct(model, batch, noise, frozen)
         return {name: value for name, value in results.items() if name != "image"}
 
@@ -203,7 +203,7 @@ class TokenizerMethods(FamilyMethods):
         buffers: Tensors,
         frozen: Tensors,
     ) -> tuple[Tensor, Result, Result]:
-        """That of the discriminator alone, its metrics, the others' being 0, and new buffers."""
+        """The discriminator's loss; metrics, of which the tokenizer's are 0; and new buffers."""
         x = self._pictures(batch)
         with torch.no_grad():
             z = model.encode(x, {**noise, **self._powers(model, buffers)})
@@ -215,7 +215,7 @@ class TokenizerMethods(FamilyMethods):
         return loss, all_metrics, {**buffers, **vectors}
 
     def _powers(self, model: Model, buffers: Tensors) -> dict[str, Tensor]:
-        """What `encoder_sigmas` gives, unless training leaves it alone."""
+        """The result of `encoder_sigmas`, or nothing if training does not update singular values."""
         frozen = self.hparams.model.legacy_frozen_spectral_norm
         return {} if frozen else encoder_sigmas(model, buffers)
 
@@ -243,7 +243,8 @@ class TokenizerMethods(FamilyMethods):
         return all_metrics, new
 
     def _revived(self, buffers: Tensors) -> dict[str, Tensor]:
-        """The quantiser's buffers; averages of codes that were revived after the last step restart."""
+        """The quantiser's buffers, with the averages of codes that were reset
+        after the last step restarted."""
         buffers = dict(buffers)
         if "share" in buffers and "cluster_size" in buffers:
             dead = self._dead(buffers["share"])
@@ -255,8 +256,8 @@ class TokenizerMethods(FamilyMethods):
     def _dead_code_reset(
         self, uniform: Tensor, share: Tensor, counts: Tensor, z: Tensor
     ) -> dict[str, Tensor]:
-        """New shares of the codes, of which those revived after the last step begin with a fair one, and
-        encoder outputs of the batch, as many as there are codes."""
+        """New `share` of the codes, starting from 1 / codes for those reset after the last step, and
+        `candidates`, as many encoder outputs of the batch as there are codes."""
         decay, K = self.hparams.loss.revive_decay, self.plan.codebook_size
         share = torch.where(self._dead(share), 1 / K, share)
         vectors = rearrange(z.detach(), "b h w d -> (b h w) d")
@@ -268,7 +269,7 @@ class TokenizerMethods(FamilyMethods):
         }
 
     def _pictures(self, batch: Tensors) -> Tensor:
-        """In the tokenizer's range, in at least float32."""
+        """Pictures in the tokenizer's range, in at least float32."""
         dtype = torch.float64 if self.dtype == torch.float64 else torch.float32
         return to_range(batch["image"], self.plan.pixel_range, dtype)
 
@@ -300,14 +301,14 @@ def of_tokenizer(name: str) -> bool:
 
 
 def _counts(indices: Tensor, codebook_size: int, dtype: torch.dtype) -> Tensor:
-    """How often each code (K,) is among the indices."""
+    """How often each code (K,) occurs in the indices."""
     counts = torch.zeros(codebook_size, dtype=dtype, device=indices.device)
     return counts.index_add_(0, indices.flatten(), torch.ones_like(indices.flatten(), dtype=dtype))
 
 
 def _of_first_process(x: Tensor) -> Tensor:
-    """The first process's tensor times the number of processes, else zeros: the mean over the processes
-    restores it."""
+    """The first process's tensor times the number of processes, elsewhere zeros, so that the mean over the
+    processes is that tensor."""
     if not dist.is_initialized():
         return x
     return x * dist.get_world_size() if dist.get_rank() == 0 else torch.zeros_like(x)

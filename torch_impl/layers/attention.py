@@ -48,8 +48,8 @@ class Attention(nn.Module):
         mask: Tensor | None = None,
         noise: Tensor | None = None,
     ) -> Tensor:
-        """Attend to what `prepare` made, or to x. `mask` (B, S) is True where there is something to attend
-        to; `noise` (B, N, L, S) is uniform, for dropout."""
+        """Attend to the context in `prepared`, or to x. `mask` (B, S) is True at positions to attend to;
+        `noise` (B, N, L, S) is uniform, for dropout."""
         prepared = self.prepare(x) if prepared is None else prepared
         query = split_heads(self.query(x), self.heads)
         y = attend(query, prepared["key"], prepared["value"], mask=mask, dropout=self.dropout, noise=noise)
@@ -66,10 +66,11 @@ def attend(
     dropout: Dropout | None = None,
     noise: Tensor | None = None,
 ) -> Tensor:
-    """softmax(scale q k^T) v, heads side by side: (B, L, N, K), (B, S, N, K), (B, S, N, K) -> (B, L, N K).
+    """softmax(scale q k^T) v, with the heads concatenated: (B, L, N, K), (B, S, N, K), (B, S, N, K) ->
+    (B, L, N K).
 
-    `scale` is 1 / sqrt(K) unless given. A row of `mask` (B, S) without a True gives zeros. Dropout acts on
-    the probabilities, by `noise` (B, N, L, S) if given.
+    `scale` is 1 / sqrt(K) by default. If a row of `mask` (B, S) has no True, its result is zero. Dropout acts
+    on the probabilities, with `noise` (B, N, L, S) if given.
     """
     seen = None
     if mask is not None:

@@ -1,6 +1,6 @@
 """Convolution, pooling and unpooling. Tensors are NCHW, kernels OIHW, both with channels last in memory.
 
-`convolution` makes those of sounds (B, C, L) and of clips (B, C, T, H, W) as well.
+`convolution` also makes those of sounds (B, C, L) and of clips (B, C, T, H, W).
 """
 
 from math import prod
@@ -12,7 +12,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 LEAK = 0.1
-"""Slope of the leaky ReLU behind pooling and unpooling convolutions."""
+"""Slope of the leaky ReLU after pooling and unpooling convolutions."""
 
 
 class _Product(nn.Module):
@@ -53,7 +53,7 @@ def convolution(in_channels: int, out_channels: int, kernel_size: tuple[int, ...
 
 
 class Pool(nn.Conv2d):
-    """Convolution whose kernel is its stride, leaky ReLU: (B, I, H, W) -> (B, O, H / stride, W / stride)."""
+    """Convolution with kernel = stride, leaky ReLU: (B, I, H, W) -> (B, O, H / stride, W / stride)."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__(in_channels, out_channels, stride, stride)
@@ -67,7 +67,7 @@ class Pool(nn.Conv2d):
 
 
 class Unpool(nn.Module):
-    """1x1 convolution, leaky ReLU, nearest upsampling, a bias a pixel: (B, I, h, w) -> (B, O, s h, s w)."""
+    """1x1 convolution, leaky ReLU, nearest upsampling, per-pixel bias: (B, I, h, w) -> (B, O, s h, s w)."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, resolution: int) -> None:
         super().__init__()

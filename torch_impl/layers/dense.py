@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 
 class Logits(nn.Linear):
-    """A dense layer whose first `outputs` can be asked for alone: (..., I) -> (..., outputs)."""
+    """A dense layer that can compute only its first `outputs`: (..., I) -> (..., outputs)."""
 
     def forward(self, x: Tensor, outputs: int | None = None) -> Tensor:
         if outputs is None:
@@ -22,12 +22,12 @@ class PointwiseDense(nn.Conv2d):
         super().__init__(in_channels, out_channels, 1, bias=bias)
 
     def forward(self, x: Tensor, outputs: int | None = None) -> Tensor:
-        """`outputs`: the first of them alone."""
+        """`outputs`: compute only the first ones."""
         bias = None if self.bias is None else self.bias[:outputs]
         return F.linear(x, self.weight[:outputs].flatten(1), bias)
 
 
 def tied_logits(x: Tensor, rows: Tensor, bias: Tensor, outputs: int | None = None) -> Tensor:
-    """Products with an embedding's rows (V, C), or the first `outputs` of them, and a bias a row, (V,):
+    """Products with an embedding's rows (V, C), or the first `outputs` of them, plus a bias (V,):
     (..., C) -> (..., V)."""
     return F.linear(x, rows[:outputs], bias[:outputs])

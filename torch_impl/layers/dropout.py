@@ -1,4 +1,4 @@
-"""Dropout with given noise, or in training mode with the framework's random numbers."""
+"""Dropout with given noise or, in training mode, with the framework's random numbers."""
 
 from torch import Tensor, nn
 

@@ -25,7 +25,7 @@ class SwiGLU(nn.Module):
 class GEGLU(nn.ModuleDict):
     """LayerNorm, dense layer, the second half times the GELU of the first, LayerNorm, dense layer; no biases.
 
-    Modules are named by their place, as in muse-maskgit-pytorch.
+    Modules are numbered as in muse-maskgit-pytorch.
     """
 
     def __init__(self, width: int, inner: int, eps: float, *, rate: float = 0.0) -> None:

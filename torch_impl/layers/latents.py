@@ -1,4 +1,4 @@
-"""Diagonal Gaussians of a latent group, with the standard deviation or its logarithm as statistic."""
+"""Diagonal Gaussians of a latent group, given by the standard deviation or its logarithm."""
 
 from typing import NamedTuple
 
@@ -10,23 +10,23 @@ from dioscuri.families.latent_models.protocols import LatentModel
 from torch_impl.layers.precision import at_least_float32
 
 _SOFTPLUS_THRESHOLD = 50
-"""Where softplus becomes the identity: beyond float64's resolution, while exp(50) is finite in float32."""
+"""Above this, softplus is the identity to float64's resolution; exp(50) is still finite in float32."""
 
 
 Given = tuple[Tensor | None, Tensor | None, Tensor | float | None, Tensor | None, Tensor | None]
-"""Noise of the prior, noise of the posterior, temperature, latents and mask of a group."""
+"""A group's prior noise, posterior noise, temperature, latents and mask."""
 
 
 class Gaussian(NamedTuple):
-    """Statistics (B, Z, ...); `scale` is the standard deviation or, with base logstd, the raw log."""
+    """Statistics (B, Z, ...); `scale` is the standard deviation or, with base logstd, its raw logarithm."""
 
     mean: Tensor
     scale: Tensor
 
 
 def gaussian(statistics: Tensor, options: LatentModel, base: Gaussian | None = None) -> Gaussian:
-    """The Gaussian that a layer's output (B, 2 Z, ...) describes, in at least float32, relative to `base` if
-    one is given."""
+    """The Gaussian that a layer's output (B, 2 Z, ...) describes, relative to `base` if given, in at least
+    float32."""
     mean, raw = at_least_float32(statistics).chunk(2, 1)
     if options.distribution_base == "logstd":
         return Gaussian(mean, raw) if base is None else Gaussian(mean + base.mean, raw + base.scale)
@@ -36,7 +36,7 @@ def gaussian(statistics: Tensor, options: LatentModel, base: Gaussian | None = N
 
 
 def softplus(x: Tensor, beta: float) -> Tensor:
-    """log(1 + exp(beta x)) / beta, which is 1 at 0 for beta = log 2."""
+    """log(1 + exp(beta x)) / beta; for beta = log 2 it is 1 at 0."""
     return F.softplus(x, beta, _SOFTPLUS_THRESHOLD)
 
 
@@ -50,16 +50,15 @@ def standard_deviation(scale: Tensor, options: LatentModel) -> Tensor:
 def draw(
     gaussian: Gaussian, noise: Tensor, options: LatentModel, temperature: Tensor | float = 1.0
 ) -> Tensor:
-    """Reparametrised sample: mean + temperature std noise. The statistics themselves are without
-    temperature."""
+    """Reparametrised sample: mean + temperature std noise."""
     return gaussian.mean + temperature * standard_deviation(gaussian.scale, options) * noise
 
 
 def choose_latents(
     prior: Gaussian, posterior: Gaussian | None, given: Given, options: LatentModel
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Latents (B, Z, ...) and, by name, they and the statistics: from the posterior if there is one, else
-    those given, else from the prior; where the mask is 0, from the prior."""
+    """Latents (B, Z, ...), and a dict of latents and statistics. Latents come from the posterior if there is
+    one, else they are those given, else from the prior; where the mask is 0, from the prior."""
     prior_noise, posterior_noise, temperature, z, mask = given
     chosen = {"prior_mean": prior.mean, "prior_scale": prior.scale}
     if posterior is not None:

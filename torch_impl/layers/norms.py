@@ -34,7 +34,7 @@ class BiasedRMSNorm(nn.RMSNorm):
 
 
 class GammaLayerNorm(nn.Module):
-    """LayerNorm with a factor that published weights call gamma and no summand: (..., C)."""
+    """LayerNorm without bias, whose scale is called gamma in published weights: (..., C)."""
 
     def __init__(self, width: int, eps: float) -> None:
         super().__init__()
@@ -46,8 +46,8 @@ class GammaLayerNorm(nn.Module):
 
 
 class ScaleNorm(nn.Module):
-    """x over its Euclidean norm, divided by sqrt(C) and at least 1e-5, times a learned g (Nguyen and Salazar
-    2019, as x-transformers has it): (..., C)."""
+    """g x / max(|x| / sqrt(C), 1e-5) with a learned g (Nguyen and Salazar 2019, in the form
+    of x-transformers): (..., C)."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class ScaleNorm(nn.Module):
 
 
 class GlobalResponseNorm(nn.Module):
-    """ConvNeXt V2 (Woo et al. 2023, section 3): channels compete by their norms over the grid.
+    """Global response normalisation of ConvNeXt V2 (Woo et al. 2023, section 3).
 
     (B, H, W, C) -> the same. `gamma` and `beta` have the shape (1, 1, 1, C).
     """
@@ -80,7 +80,7 @@ class GlobalResponseNorm(nn.Module):
 
 
 def make_norm(kind: str, width: int, eps: float, *, scale: bool = True, bias: bool = False) -> nn.Module:
-    """'rmsnorm', which here never has a bias, or 'layernorm'."""
+    """A norm of kind 'layernorm', or 'rmsnorm', which never has a bias here."""
     if kind == "rmsnorm":
         return nn.RMSNorm(width, eps, elementwise_affine=scale)
     return nn.LayerNorm(width, eps, elementwise_affine=scale, bias=bias)
@@ -92,7 +92,7 @@ def rms_normalised(x: Tensor, eps: float) -> Tensor:
 
 
 def unit(x: Tensor) -> Tensor:
-    """x over its Euclidean norm along the last axis, at least 1e-12."""
+    """x / max(|x|, 1e-12), with the Euclidean norm along the last axis."""
     return F.normalize(x, dim=-1, eps=1e-12)
 
 

@@ -9,8 +9,9 @@ EPSILON = 1e-6
 
 
 class ModulatedBlock(nn.Module):
-    """3x3 convolutions of single channels, then two dense layers, each with a shortcut: (B, h, w, C) -> the
-    same. Six learned numbers scale and shift what goes into and out of both; they begin as zeros."""
+    """A depthwise 3x3 convolution, then two dense layers, each part with a shortcut: (B, h, w, C) -> the
+    same. Six learned numbers, initially zero, scale and shift the inputs and scale the outputs of both
+    parts."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -27,7 +28,7 @@ class ModulatedBlock(nn.Module):
 
 
 class EdgePaddedDepthwise(nn.Conv2d):
-    """3x3 convolution of every channel by itself, the edges repeated outside: (B, h, w, C) -> the same."""
+    """Depthwise 3x3 convolution with replicated edges: (B, h, w, C) -> the same."""
 
     def __init__(self, width: int) -> None:
         super().__init__(width, width, 3, padding=1, padding_mode="replicate", groups=width)

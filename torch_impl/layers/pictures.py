@@ -1,4 +1,4 @@
-"""Between stored pictures, sounds or clips and the numbers that the model sees."""
+"""Conversion between stored pictures, sounds or clips and the model's values."""
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from dioscuri.hparams.sections import Data
 def normalise(
     images: Tensor, plan: LatentPlan, hparams: LatentHParams, dtype: torch.dtype = torch.float32
 ) -> Tensor:
-    """uint8 (B, ..., C), or uint16 of 16-bit sounds, -> [-1, 1] with the lowest bits cut off or, for the
+    """uint8 (B, ..., C), or uint16 for 16-bit sounds, -> [-1, 1] without the lowest bits or, for the
     Bernoulli likelihood, 0 or 1."""
     if plan.likelihood == "bernoulli":
         return (images > 127).to(dtype)
@@ -21,8 +21,8 @@ def normalise(
 
 
 def to_levels(x: Tensor, plan: LatentPlan, hparams: LatentHParams) -> Tensor:
-    """What `normalise` makes (B, ..., C) -> uint8, or uint16 of 16-bit sounds, rounded, or cut off where the
-    plan says."""
+    """The inverse of `normalise`: (B, ..., C) -> uint8, or uint16 for 16-bit sounds, rounded or, if the plan
+    says so, truncated."""
     half = half_range(hparams.data)
     levels = x * 2 * half if plan.likelihood == "bernoulli" else x * half + half
     levels = levels.clamp(0, 2 * half)
@@ -31,7 +31,7 @@ def to_levels(x: Tensor, plan: LatentPlan, hparams: LatentHParams) -> Tensor:
 
 
 def half_range(data: Data) -> float:
-    """Half of the highest stored value: 127.5 of 8 bits."""
+    """Half of the highest stored value: 127.5 for 8 bits."""
     return (2**data.depth - 1) / 2
 
 
@@ -42,6 +42,6 @@ def to_range(images: Tensor, pixel_range: str, dtype: torch.dtype = torch.float3
 
 
 def from_range(x: Tensor, pixel_range: str) -> Tensor:
-    """Pictures in [0, 1] or [-1, 1], (B, H, W, C) -> uint8, rounded; what lies outside is clamped."""
+    """Pictures in [0, 1] or [-1, 1], (B, H, W, C) -> uint8, rounded and clamped."""
     levels = x * 255 if pixel_range == "unit" else x * 127.5 + 127.5
     return levels.round().clamp(0, 255).to(torch.uint8)

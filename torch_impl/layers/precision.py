@@ -1,5 +1,4 @@
-"""Precision: layers compute in their weights' dtype, statistics and likelihoods in at
-least float32."""
+"""Precision: layers compute in their weights' dtype, statistics and likelihoods in at least float32."""
 
 import torch
 from torch import Tensor, nn

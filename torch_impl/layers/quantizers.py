@@ -1,6 +1,6 @@
 """Quantisers: vectors z (B, h, w, D) to codes, by the nearest code or by rounding each component.
 
-In training the codes carry the gradient of z (straight through). Distances and losses have at least float32.
+In training, gradients pass straight through the codes to z. Distances and losses are in at least float32.
 """
 # ruff: noqa: ARG002 - quantisers take the same arguments
 
@@ -22,8 +22,8 @@ Tensors = Mapping[str, Tensor]
 
 
 class Quantised(NamedTuple):
-    """Codes (B, h, w, D), their indices (B, h, w), losses (0-d; `quantiser` is their weighted sum), and new
-    values of the quantiser's buffers."""
+    """Codes (B, h, w, D), their indices (B, h, w), losses (0-d; `quantiser` is their weighted sum), and the
+    quantiser's new buffers."""
 
     codes: Tensor
     indices: Tensor
@@ -60,7 +60,7 @@ class NearestCode(nn.Module):
         return self.codebook()[indices]
 
     def forward(self, z: Tensor, buffers: Tensors | None = None, *, train: bool = False) -> Quantised:
-        """Quantise; in training with losses and, for moving averages, new buffers."""
+        """Quantise; training adds losses and, with moving averages, new buffers."""
         z = at_least_float32(z)
         z = unit(z) if self.options.l2_normalised else z
         distances = self.distances(z)
@@ -90,10 +90,11 @@ class NearestCode(nn.Module):
 
 
 class GumbelCodes(nn.Module):
-    """Codes mixed by probabilities under Gumbel noise (Jang et al. 2017, equation 2), in use the likeliest.
+    """In training, codes mixed by probabilities with Gumbel noise (Jang et al. 2017, equation 2);
+    otherwise the most likely code.
 
-    The logits are those of a 1x1 convolution, as in taming-transformers, or with maskgit and paella
-    minus the squared distances from the codes.
+    The logits are those of a 1x1 convolution, as in taming-transformers, or, with maskgit and paella, minus
+    the squared distances from the codes.
     """
 
     def __init__(self, options: Tokenizer) -> None:
@@ -111,7 +112,7 @@ class GumbelCodes(nn.Module):
         return at_least_float32((self.embed if self.projected else self.embedding).weight)
 
     def logits(self, z: Tensor) -> Tensor:
-        """(B, h, w, K)."""
+        """Logits of the codes (B, h, w, K)."""
         if self.projected:
             assert self.proj.bias is not None
             weight, bias = (at_least_float32(tensor) for tensor in (self.proj.weight, self.proj.bias))
@@ -131,7 +132,7 @@ class GumbelCodes(nn.Module):
         *,
         train: bool = False,
     ) -> Quantised:
-        """Quantise; in training by `noise['gumbel']`, uniform (B, h, w, K), and with losses."""
+        """Quantise; training uses `noise['gumbel']`, uniform (B, h, w, K), and adds losses."""
         logits, options = self.logits(at_least_float32(z)), self.options
         if not train:
             indices = logits.argmax(-1)
@@ -152,7 +153,8 @@ class GumbelCodes(nn.Module):
 
 
 class FiniteScalars(nn.Module):
-    """Each component rounded to one of a few values (Mentzer et al. 2023, section 3)."""
+    """Finite scalar quantisation: each component is rounded to one of a few values (Mentzer et al. 2023,
+    section 3)."""
 
     def __init__(self, options: Tokenizer) -> None:
         super().__init__()
@@ -167,7 +169,7 @@ class FiniteScalars(nn.Module):
         return (digits - half) / half
 
     def forward(self, z: Tensor, buffers: Tensors | None = None, *, train: bool = False) -> Quantised:
-        """Quantise; there are no losses and no buffers."""
+        """Quantise, without losses and buffers."""
         z = at_least_float32(z)
         levels, strides = self._constants(z)
         bounded = self._bounded(z)
@@ -179,7 +181,7 @@ class FiniteScalars(nn.Module):
         return Quantised(rounded / half, indices, losses, {})
 
     def _bounded(self, z: Tensor) -> Tensor:
-        """z squeezed so that rounding gives as many values as there are levels."""
+        """z bounded so that rounding gives as many values as there are levels."""
         halves = (self.levels - 1) * (1 + 1e-3) / 2
         offsets = np.where(self.levels % 2 == 0, 0.5, 0.0)
         shifts = np.arctanh(offsets / halves)
@@ -192,7 +194,7 @@ class FiniteScalars(nn.Module):
 
 
 class Signs(nn.Module):
-    """The sign of each component, 2^D codes (Yu et al. 2023, section 3.1)."""
+    """Lookup-free quantisation: the sign of each component, 2^D codes (Yu et al. 2023, section 3.1)."""
 
     def __init__(self, options: Tokenizer) -> None:
         super().__init__()
@@ -205,7 +207,7 @@ class Signs(nn.Module):
         return (indices >> bits & 1) * 2.0 - 1.0
 
     def forward(self, z: Tensor, buffers: Tensors | None = None, *, train: bool = False) -> Quantised:
-        """Quantise; in training with the commitment and, where weighted, the entropy loss."""
+        """Quantise; training adds the commitment loss and, if its weight is not 0, the entropy loss."""
         z, options = at_least_float32(z), self.options
         positive = z > 0
         bits = 2 ** torch.arange(options.embedding_dim, device=z.device)
@@ -236,9 +238,10 @@ def make_quantizer(options: Tokenizer) -> Quantizer:
 
 
 def entropy_loss(affinity: Tensor, temperature: float, kind: str) -> Tensor:
-    """Entropy of each position's choice minus that of the mean choice (Chang et al. 2022's tokenizer).
+    """Mean entropy of the positions' code probabilities minus the entropy of their mean
+    (tokenizer of Chang et al. 2022).
 
-    `affinity` (..., K) is larger for nearer codes; `kind` 'argmax' takes the choice itself for the target.
+    `affinity` (..., K) is larger for nearer codes; with `kind` 'argmax', the chosen code is the target.
     """
     affinity = affinity.flatten(0, -2) / temperature
     p = affinity.softmax(-1)
@@ -254,7 +257,7 @@ def entropy_loss(affinity: Tensor, temperature: float, kind: str) -> Tensor:
 
 
 def assigned_codebook(plan: TokenizerPlan, buffers: Tensors) -> Tensor | None:
-    """The codes (K, D) that moving averages make, with Laplace smoothing; None where there are none."""
+    """The codes (K, D) from moving averages, with Laplace smoothing; None without moving averages."""
     if plan.options.quantizer != "ema":
         return None
     weight = averaged_weight(plan, buffers)
@@ -265,14 +268,14 @@ def assigned_codebook(plan: TokenizerPlan, buffers: Tensors) -> Tensor | None:
 
 
 def averaged_weight(plan: TokenizerPlan, buffers: Tensors) -> Tensor | float:
-    """Divisor of the moving averages: for those that begin at 0, the sum of weights so far."""
+    """Divisor of the moving averages: the sum of weights so far if they begin at 0, else 1."""
     if "averaged" not in buffers:
         return 1.0
     return 1 - plan.options.ema_decay ** torch.clamp(buffers["averaged"][0], min=1)
 
 
 def _moved(z: Tensor, indices: Tensor, buffers: Tensors, options: Tokenizer) -> dict[str, Tensor]:
-    """Averages after a batch (van den Oord et al. 2017, appendix A.1)."""
+    """Moving averages after a batch (van den Oord et al. 2017, appendix A.1)."""
     vectors, chosen = rearrange(z.detach(), "b h w d -> (b h w) d"), indices.flatten()
     counts = torch.zeros_like(buffers["cluster_size"]).index_add_(
         0, chosen, torch.ones_like(chosen, dtype=z.dtype)

@@ -12,10 +12,10 @@ from torch_impl.layers.precision import at_least_float32
 
 
 class RelativeAttention(nn.Module):
-    """Attention of maps (B, C, *grid) to themselves or, with `cross`, to another map, unprojected.
+    """Attention of maps (B, C, *grid) to themselves or, with `cross`, to another map.
 
-    The logits q k^T gain |q| r1[y' - y] r2[x' - x], a factor an axis of the grid; no gradient flows through
-    |q|. `gated`: the result begins as zeros.
+    |q| r1[y' - y] r2[x' - x], with one factor per axis of the grid, is added to the logits q k^T; no gradient
+    flows through |q|. `gated`: the result is initially zero.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class RelativeAttention(nn.Module):
         self.plan, self.cross, self.gated = plan, cross, gated
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """What attention to `context`, or to x, adds: (B, C, *grid)."""
+        """The residual of attention to `context`, or to x: (B, C, *grid)."""
         x = x if self.norm is None else self.norm(x)
         if self.cross:
             assert context is not None
@@ -63,7 +63,7 @@ class RelativeAttention(nn.Module):
         return first
 
     def _axis_bias(self, axis: str) -> Tensor:
-        """Bias (N, L, L) of an axis of L places."""
+        """Bias (N, L, L) of an axis of length L."""
         bias = getattr(self, f"{axis}_bias")
         length = (bias.shape[-1] + 1) // 2
         position = torch.arange(length, device=bias.device)
@@ -72,5 +72,5 @@ class RelativeAttention(nn.Module):
 
 
 def scaled(y: Tensor, gate: Tensor | None) -> Tensor:
-    """y times its gate (1,), if it has one."""
+    """y times its gate (1,), if there is one."""
     return y if gate is None else y * gate

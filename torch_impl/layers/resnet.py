@@ -11,7 +11,7 @@ EPSILON = 1e-6
 
 
 class Halved(nn.Conv2d):
-    """3x3 convolution of stride 2, the zeros right and below only: (B, I, H, W) -> (B, O, H / 2, W / 2)."""
+    """3x3 convolution of stride 2, padded right and below only: (B, I, H, W) -> (B, O, H / 2, W / 2)."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__(inputs, outputs, 3, stride=2)
@@ -21,8 +21,8 @@ class Halved(nn.Conv2d):
 
 
 class SpatialNorm(nn.Module):
-    """A group norm whose factors and summands are 1x1 convolutions of the codes, which lie on a grid that is
-    as fine or coarser (Zheng et al. 2022, MoVQ, equation 5)."""
+    """A group norm whose scales and shifts are 1x1 convolutions of the codes, which lie on the same or a
+    coarser grid (Zheng et al. 2022, MoVQ, equation 5)."""
 
     def __init__(self, width: int, groups: int, codes: int) -> None:
         super().__init__()
@@ -36,15 +36,15 @@ class SpatialNorm(nn.Module):
         return self.norm_layer(x) * factor + summand
 
     def _spread(self, y: Tensor, like: Tensor) -> Tensor:
-        """What the nearest position has; convolved before, for 1x1 kernels do not mind."""
+        """Nearest-neighbour upsampling, after the 1x1 convolution, with which it commutes."""
         return F.interpolate(y, scale_factor=like.shape[2] // y.shape[2], mode="nearest")
 
 
 class ResnetBlock(nn.Module):
     """Two norms, SiLUs and 3x3 convolutions with a shortcut: (B, I, H, W) -> (B, O, H, W).
 
-    `legacy_shortcut`: where the width changes, the shortcut takes the convolutions' output, not the input.
-    `modulation`: channels of the codes that modulate the norms; 0: none do.
+    `legacy_shortcut`: if the width changes, the shortcut reads the convolutions' output instead of the input.
+    `modulation`: channels of the codes that modulate the norms; 0: no modulation.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class ResnetBlock(nn.Module):
 
 
 class GridAttention(nn.Module):
-    """Attention of one head among the positions of a grid, with a shortcut: (B, C, H, W) -> the same."""
+    """Single-head attention among the positions of a grid, with a shortcut: (B, C, H, W) -> the same."""
 
     def __init__(self, width: int, *, groups: int, modulation: int = 0) -> None:
         super().__init__()
@@ -118,5 +118,5 @@ def halve(x: Tensor) -> Tensor:
 
 
 def double(x: Tensor) -> Tensor:
-    """Every position four times."""
+    """Every position repeated 2x2 times."""
     return F.interpolate(x, scale_factor=2, mode="nearest")

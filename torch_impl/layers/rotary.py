@@ -9,7 +9,7 @@ from torch_impl.layers.precision import at_least_float32
 def rotate(x: Tensor, cos: Tensor, sin: Tensor, *, halves: bool = False) -> Tensor:
     """Rotate the first channels of x (B, L, N, K); cosines and sines are (L, N or 1, P), P <= K / 2.
 
-    Pair p is channels 2p and 2p + 1, or with `halves` p and P + p. Channels after 2P stay.
+    Pair p is channels 2p and 2p + 1 or, with `halves`, p and P + p. Channels after 2P are unchanged.
     """
     P = cos.shape[-1]
     if not halves and not torch.compiler.is_compiling():

@@ -17,9 +17,9 @@ LEAK = 0.2
 
 
 class SpectralConvolution(nn.Conv2d):
-    """conv(x) / sigma + bias: (B, I, H, W) -> (B, O, h, w), padded by half of what the kernel has beyond one.
+    """conv(x) / sigma + bias: (B, I, H, W) -> (B, O, h, w), with padding (kernel - 1) / 2.
 
-    The singular value is an argument, not a state; with `stored` it is a parameter, for where none is given.
+    The singular value sigma is an argument; with `stored`, it is also a parameter, used if none is given.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class SpectralConvolution(nn.Conv2d):
 
 
 class SpectralResidual(nn.Module):
-    """Two convolutions with a shortcut, over sqrt(2); a leaky ReLU before each (`first`) or behind it:
+    """Two convolutions with a shortcut, divided by sqrt(2); a leaky ReLU before (`first`) or after each:
     (B, I, H, W) -> (B, O, h, w)."""
 
     def __init__(self, block: SpectralBlock, *, biased: bool, stored: bool, first: bool) -> None:
@@ -76,8 +76,8 @@ class SpectralResidual(nn.Module):
 
 
 def iterated(layers: Mapping[str, SpectralConvolution], vectors: Tensors) -> tuple[dict[str, Tensor], ...]:
-    """Singular values (1,) of the layers' kernels after one power iteration from the vectors (O,), with
-    gradients, and the new vectors."""
+    """Differentiable singular values (1,) of the layers' kernels after one power iteration from the vectors
+    (O,), and the new vectors."""
     sigmas, new = {}, {}
     for name, layer in layers.items():
         matrix = rearrange(at_least_float32(layer.weight), "o i h w -> (i h w) o")

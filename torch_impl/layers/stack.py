@@ -10,7 +10,8 @@ from torch.utils.checkpoint import checkpoint as recompute
 def apply_layers(
     layers: nn.ModuleList, x: Tensor, shared: tuple, each: Sequence[tuple], *, checkpoint: bool
 ) -> tuple[Tensor, list[Any]]:
-    """x through `layer(x, *shared, *arguments)`, the latter from `each` -> x, and the layers' other results.
+    """Apply `layer(x, *shared, *arguments)` with a layer's arguments from `each`; return x
+    and the layers' other results.
 
 
     `checkpoint` recomputes every layer in the backward pass to save memory.
@@ -23,5 +24,5 @@ def apply_layers(
 
 
 def call(layer: nn.Module, *arguments: Any, checkpoint: bool) -> Any:
-    """What the layer returns; with `checkpoint` it is computed again in the backward pass to save memory."""
+    """Call the layer; with `checkpoint`, its result is recomputed in the backward pass to save memory."""
     return recompute(layer, *arguments, use_reentrant=False) if checkpoint else layer(*arguments)

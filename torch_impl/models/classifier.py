@@ -1,6 +1,6 @@
-"""A small residual classifier (He et al. 2016) whose norms use one pixel, so it needs no statistics.
+"""A small residual classifier (He et al. 2016) whose norms act on single pixels, without batch statistics.
 
-Tensors that go in and out are NHWC, inside they are NCHW with channels last in memory.
+Inputs and outputs are NHWC; inside, tensors are NCHW with channels last in memory.
 """
 
 from typing import Any
@@ -14,11 +14,11 @@ from torch_impl.layers.precision import at_least_float32
 from torch_impl.pretrained import Pretrained
 
 EPSILON = 1e-5
-"""Added to the norms' variance."""
+"""Added to the variance in norms."""
 
 
 class Classifier(Pretrained, nn.Module):
-    """Levels of blocks, the resolution halved between them, a mean over the grid, and a dense layer."""
+    """Levels of blocks with the resolution halved between them, a mean over the grid, and a dense layer."""
 
     def __init__(self, plan: ClassifierPlan) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class Classifier(Pretrained, nn.Module):
 
 
 class ClassifierBlock(nn.Module):
-    """3x3 convolution, norm, ReLU, and the input added where residual: (B, I, H, W) -> (B, O, H, W)."""
+    """3x3 convolution, norm, ReLU and, if residual, the input added: (B, I, H, W) -> (B, O, H, W)."""
 
     def __init__(self, inputs: int, outputs: int, *, residual: bool) -> None:
         super().__init__()

@@ -10,7 +10,7 @@ from torch_impl.layers.precision import at_least_float32
 
 
 class SelfCritic(nn.Module):
-    """One logit for each row of the network's own embedding: (B, L, C) -> (B, L)."""
+    """One logit for each row of the network's embedding: (B, L, C) -> (B, L)."""
 
     def __init__(self, plan: TransformerPlan) -> None:
         super().__init__()
@@ -23,8 +23,8 @@ class SelfCritic(nn.Module):
 def critic_logits(model: Any, ids: Tensor, condition: Tensors, noise: Tensors | None = None) -> Tensor:
     """The critic's logits (B, L) for each token of ids (B, L), high for wrong tokens.
 
-    A token critic takes a condition of its own (`model.critic.prepare`), not one that the model prepared, a
-    self critic one of the model's. `noise` is the dropout's of the network that reads the ids.
+    A token critic takes a condition that `model.critic.prepare` prepared, a self critic one that the model
+    prepared. `noise` is for dropout in the network that reads the ids.
     """
     if isinstance(model.critic, SelfCritic):
         return model.critic(model(ids, condition, noise)[1]["embed"])

@@ -1,7 +1,7 @@
 """DC-VAE (Parmar et al. 2021) with codes: encoder and decoder for `torch_impl.models.vqgan`, and its critic.
 
-The generator's encoder and the whole discriminator divide their kernels by singular values, which are given
-by the layers' names; the encoder's are stored, too.
+The generator's encoder and the whole discriminator divide their kernels by singular values, which are
+arguments, by layer name; the encoder's are also stored.
 """
 
 from typing import Any
@@ -20,7 +20,7 @@ from torch_impl.layers.stack import call
 from torch_impl.models.metroplex_blocks import with_channels
 
 PREFIX = "sigma.encoder"
-"""Of the singular values among the encoder's noise."""
+"""Prefix of singular values in the encoder's noise."""
 
 
 class SpectralEncoder(nn.Module):
@@ -41,7 +41,7 @@ class SpectralEncoder(nn.Module):
         return {"conv_in": self.conv_in} | _named("blocks", self.blocks)
 
     def forward(self, x: Tensor, noise: Tensors) -> Tensor:
-        """The noise holds singular values `sigma.encoder.<layer>` or, outside of training, none."""
+        """In training, the noise holds singular values `sigma.encoder.<layer>`."""
         sigmas = under(noise, PREFIX)
         x = self.conv_in(x, sigmas.get("conv_in"))
         for n, block in enumerate(self.blocks):
@@ -50,7 +50,7 @@ class SpectralEncoder(nn.Module):
 
 
 class SpectralDecoder(nn.Module):
-    """(B, z_channels, h, w) -> (B, F, H, W), what the last convolution makes a picture of."""
+    """(B, z_channels, h, w) -> (B, F, H, W), the input of the last convolution."""
 
     def __init__(self, plan: TokenizerPlan, recomputed: bool) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class SpectralDecoder(nn.Module):
         self.recomputed = recomputed
 
     def forward(self, x: Tensor, noise: object = None, codes: Tensor | None = None) -> Tensor:
-        """No dropout, and no modulation by the codes."""
+        """Without dropout, and without modulation by the codes."""
         del noise, codes
         for block in self.blocks:
             x = call(block, x, checkpoint=self.recomputed)
@@ -69,7 +69,7 @@ class SpectralDecoder(nn.Module):
 
 
 class Doubled(nn.Module):
-    """Two convolutions added to the first channels, every pixel repeated: (B, I, h, w) -> (B, O, H, W)."""
+    """Two convolutions added to the first input channels, then upsampling: (B, I, h, w) -> (B, O, H, W)."""
 
     def __init__(self, block: SpectralBlock, *, biased: bool) -> None:
         super().__init__()
@@ -122,8 +122,8 @@ class ContrastiveDiscriminator(nn.Module):
 
     def forward(self, x: Tensor, sigmas: Tensors) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """Pictures (B, H, W, C), singular values of all layers -> logits (B, h, w, 1) of every adversarial
-        head, high for real ones, and embeddings of length 1, (B, h, w, E) and (B, 1, 1, E), of every
-        contrastive one; in at least float32."""
+        head, high for real pictures, and unit embeddings, (B, h, w, E) or (B, 1, 1, E), of every contrastive
+        head; in at least float32."""
         x = x.to(self.last.weight.dtype)
         maps = self._maps(rearrange(x, "b h w c -> b c h w"), sigmas)
 
@@ -144,7 +144,7 @@ class ContrastiveDiscriminator(nn.Module):
         return tuple(logits), tuple(unit_length(embedding) for embedding in embeddings)
 
     def _maps(self, x: Tensor, sigmas: Tensors) -> dict[int, Tensor]:
-        """Maps (B, C, h, w) by their sides: those before the blocks, and the last one as a single pixel."""
+        """Maps (B, C, h, w) by side: the inputs of the blocks and, as side 1, the last map."""
         maps = {}
         for n, (block, side) in enumerate(zip(self.blocks, self.plan.tapped, strict=True)):
             if side:
@@ -154,7 +154,7 @@ class ContrastiveDiscriminator(nn.Module):
 
 
 def unit_length(x: Tensor) -> Tensor:
-    """x over the length of x + 1e-6, along the last axis, in at least float32."""
+    """x / |x + 1e-6| along the last axis, in at least float32."""
     x = at_least_float32(x)
     return x / torch.linalg.vector_norm(x + 1e-6, dim=-1, keepdim=True)
 

@@ -12,10 +12,9 @@ from torch_impl.pretrained import Pretrained
 
 
 class Denoiser(Pretrained, nn.Module):
-    """Embeddings, hourglass or text encoder, output layer.
+    """Embeddings, hourglass or text encoder, output layer; it computes in its parameters' dtype.
 
-    It computes in its parameters' dtype. `checkpoint` recomputes every layer in the
-    backward pass to save memory.
+    `checkpoint` recomputes every layer in the backward pass to save memory.
     """
 
     def __init__(self, plan: DenoiserPlan, *, checkpoint: bool = False) -> None:
@@ -41,8 +40,8 @@ class Denoiser(Pretrained, nn.Module):
     def forward(
         self, ids: Tensor, condition: Tensors, noise: Tensors | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """ids (B, L) and, with classes, `label` (B,) -> logits (B, L, V), at least float32, and intermediates
-        under the names of their modules."""
+        """ids (B, L) and, with classes, `label` (B,) -> logits (B, L, V) in at least float32, and
+        intermediates by module name."""
         del noise
         x, aux = self.token_emb(ids), {}
         if self.class_emb is not None:

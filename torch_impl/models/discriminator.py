@@ -1,6 +1,6 @@
 """Discriminators: PatchGAN (Isola et al. 2017, appendix 6.1), StyleGAN2 (Karras et al. 2020, figure 7).
 
-Tensors that go in and out are NHWC, inside they are NCHW with channels last in memory.
+Inputs and outputs are NHWC; inside, tensors are NCHW with channels last in memory.
 """
 
 from itertools import pairwise
@@ -18,13 +18,13 @@ from torch_impl.models.dcvae import ContrastiveDiscriminator
 LEAK = 0.2
 """Slope of the leaky ReLUs."""
 EPSILON = 1e-5
-"""Added to the norms' variance."""
+"""Added to the variance in norms."""
 BLUR = (0.125, 0.375, 0.375, 0.125)
 
 
 class PatchDiscriminator(nn.Module):
-    """PatchGAN. Batch norm uses the statistics of the batch; running ones, which training never reads, are
-    not kept."""
+    """PatchGAN. Batch norm uses the batch's statistics; there are no running statistics, which training would
+    never read."""
 
     def __init__(self, plan: DiscriminatorPlan) -> None:
         super().__init__()
@@ -39,10 +39,8 @@ class PatchDiscriminator(nn.Module):
         self.plan = plan
 
     def forward(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Pictures (B, H, W, C) -> logits (B, h, w, 1) in at least float32, high for real ones.
-
-        Beside them `mean.<i>` and `variance.<i>` (biased) of every batch norm, each (C,).
-        """
+        """Pictures (B, H, W, C) -> logits (B, h, w, 1) in at least float32, high for real pictures, and a
+        dict with `mean.<i>` and `variance.<i>` (biased) of every batch norm, each (C,)."""
         y = x.to(weights_dtype(self)).permute(0, 3, 1, 2)
         aux: dict[str, Tensor] = {}
         for layer in self.plan.patches:
@@ -63,7 +61,7 @@ class PatchDiscriminator(nn.Module):
 
 
 class Affine(nn.Module):
-    """A scale and a shift per channel, behind a norm: (B, C, H, W) -> the same."""
+    """A scale and a shift per channel, after a norm: (B, C, H, W) -> the same."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -90,8 +88,8 @@ class ResidualDiscriminator(nn.Module):
         self.output = nn.Linear(last, 1)
 
     def forward(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Pictures (B, H, W, C) -> logits (B, 1, 1, 1) in at least float32, high for real ones; no
-        intermediates."""
+        """Pictures (B, H, W, C) -> logits (B, 1, 1, 1) in at least float32, high for real
+        pictures, and an empty dict."""
         x = x.to(self.input.weight.dtype).permute(0, 3, 1, 2)
         y = F.leaky_relu(self.input(x), LEAK)
         for block in self.blocks:
@@ -119,8 +117,8 @@ class ResidualBlock(nn.Module):
 
 
 def halved(x: Tensor, *, blur: bool) -> Tensor:
-    """Half the resolution: every second pixel, blurred with [1, 3, 3, 1] / 8 along both axes, or the
-    mean of 2x2: (B, C, H, W) -> (B, C, H / 2, W / 2)."""
+    """Half the resolution, by the mean of 2x2 pixels or, with `blur`, by every second pixel after a blur with
+    [1, 3, 3, 1] / 8 along both axes: (B, C, H, W) -> (B, C, H / 2, W / 2)."""
     if not blur:
         return F.avg_pool2d(x, 2)
     kernel = torch.tensor(BLUR, dtype=x.dtype, device=x.device)
@@ -129,7 +127,7 @@ def halved(x: Tensor, *, blur: bool) -> Tensor:
 
 
 def build_discriminator(plan: DiscriminatorPlan | None) -> nn.Module | None:
-    """The discriminator of a plan; its parameters' values do not matter. None where there is none."""
+    """The discriminator of a plan, with uninitialised parameters; None without a plan."""
     if plan is None:
         return None
     if plan.contrast is not None:

@@ -1,5 +1,5 @@
 """The MaskGIT paper's network (Chang et al. 2022): a post-LayerNorm BERT (Devlin et al. 2019) with biases,
-GELU's tanh approximation and logits tied to the embedding. Called as `maskgit.py` says.
+GELU's tanh approximation and logits tied to the embedding. See `maskgit.py` for the calling convention.
 """
 
 import torch
@@ -24,7 +24,7 @@ from torch_impl.pretrained import Pretrained
 
 
 class GoogleTransformer(Pretrained, nn.Module):
-    """The network. It computes in its parameters' dtype.
+    """The network, which computes in its parameters' dtype.
 
     `checkpoint` recomputes every layer in the backward pass to save memory.
     """
@@ -40,7 +40,7 @@ class GoogleTransformer(Pretrained, nn.Module):
         self.plan, self.checkpoint = plan, checkpoint
 
     def prepare(self, condition: Tensors) -> dict[str, Tensor]:
-        """The condition: nothing can be computed beforehand."""
+        """The condition itself: there is nothing to precompute."""
         return dict(condition)
 
     def forward(
@@ -51,8 +51,8 @@ class GoogleTransformer(Pretrained, nn.Module):
         positions: Tensor | None = None,
         outputs: int | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Beside `embed`: `hs_embed`, `hs_layer<i>` and, of all positions, `sequence_logits`, all of them
-        with the class token."""
+        """Intermediates besides `embed`: `hs_embed`, `hs_layer<i>` and, without `positions`,
+        `sequence_logits`, all with the class token."""
         x, aux = self.hidden(ids, condition, noise)
         return read_logits(self, x, aux, positions, outputs)
 
@@ -72,7 +72,7 @@ class GoogleTransformer(Pretrained, nn.Module):
         return x, {**aux, "embed": x[:, int(plan.class_token) :]}
 
     def logits(self, x: Tensor, outputs: int | None = None) -> Tensor:
-        """Of rows of `hidden`; the first `outputs`, if given."""
+        """Logits for rows of `hidden`; only the first `outputs`, if given."""
         return at_least_float32(self.mlm_layer(x, self.embed.word_embeddings.weight, outputs))
 
 
@@ -91,7 +91,7 @@ class GoogleLayer(nn.Module):
         self.dropout = Dropout(options.hidden_dropout)
 
     def forward(self, x: Tensor, noise: Tensors) -> tuple[Tensor, Tensor]:
-        """x (B, L, C) -> x, twice."""
+        """x (B, L, C) -> (x, x)."""
         y = self.attention(x, noise=noise.get("attention"))
         x = self.attention_output_ln(x + self.dropout(y, noise.get("attention_output")))
         y = self.layer_output(F.gelu(self.intermediate_output(x), approximate="tanh"))
@@ -118,7 +118,7 @@ class GoogleEmbed(nn.Module):
 class GoogleMlmLayer(nn.Module):
     """Dense layer, GELU, LayerNorm, products with the embedding's rows: (B, L, C) -> (B, L, V).
 
-    A critic's single logit has its own dense layer.
+    A critic's single logit has a separate dense layer.
     """
 
     def __init__(self, plan: TransformerPlan) -> None:
@@ -130,7 +130,7 @@ class GoogleMlmLayer(nn.Module):
         self.to_logits = None if tied else Logits(C, plan.outputs)
 
     def forward(self, x: Tensor, rows: Tensor, outputs: int | None = None) -> Tensor:
-        """`rows` (V, C) are the embedding's; `outputs`: the first of them alone."""
+        """`rows` (V, C) are the embedding's; `outputs`: compute only the first ones."""
         y = self.mlm_ln(F.gelu(self.mlm_dense(x), approximate="tanh"))
         if self.to_logits is not None:
             return self.to_logits(y, outputs)

@@ -1,5 +1,5 @@
 """The network of Halton-MaskGIT (Besnier et al. 2025): a DiT (Peebles and Xie 2022) with RMSNorm, SwiGLU and
-register tokens; the class enters through adaptive norms. Called as `maskgit.py` says.
+register tokens; the class enters through adaptive norms. See `maskgit.py` for the calling convention.
 
 Dropout acts on attention probabilities and inside the feed-forward layers.
 """
@@ -25,7 +25,7 @@ from torch_impl.pretrained import Pretrained
 
 
 class HaltonTransformer(Pretrained, nn.Module):
-    """The network. It computes in its parameters' dtype.
+    """The network, which computes in its parameters' dtype.
 
     `checkpoint` recomputes every layer in the backward pass to save memory.
     """
@@ -49,7 +49,8 @@ class HaltonTransformer(Pretrained, nn.Module):
         self.plan, self.checkpoint = plan, checkpoint
 
     def prepare(self, condition: Tensors) -> dict[str, Tensor]:
-        """What the class gives every adaptive norm. Without `label` nothing, as the batch is not known."""
+        """Modulation of every adaptive norm by the class; empty without `label`,
+        which gives the batch size."""
         if is_prepared(condition) or "label" not in condition:
             return dict(condition)
         label = self.cls_emb(condition["label"].clamp(max=self.plan.null_label))
@@ -66,7 +67,7 @@ class HaltonTransformer(Pretrained, nn.Module):
         positions: Tensor | None = None,
         outputs: int | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Beside `embed`: `hs_embed` and `hs_layer<i>`, the latter with register tokens."""
+        """Intermediates besides `embed`: `hs_embed` and, with register tokens, `hs_layer<i>`."""
         x, aux = self.hidden(ids, condition, noise)
         return read_logits(self, x, aux, positions, outputs)
 
@@ -96,7 +97,7 @@ class HaltonTransformer(Pretrained, nn.Module):
         return x, aux
 
     def logits(self, x: Tensor, outputs: int | None = None) -> Tensor:
-        """Of rows of `hidden`; the first `outputs`, if given."""
+        """Logits for rows of `hidden`; only the first `outputs`, if given."""
         return at_least_float32(self.head(x, self.tok_emb.weight)[..., :outputs])
 
 
@@ -117,7 +118,7 @@ class HaltonLayer(nn.Module):
         return self.mlp["1"](F.silu(label))
 
     def forward(self, x: Tensor, modulation: Tensor, noise: Tensors) -> tuple[Tensor, Tensor]:
-        """x (B, L, C), what `prepare` gives -> x, twice."""
+        """x (B, L, C), what `prepare` gives -> (x, x)."""
         shift1, scale1, gate1, shift2, scale2, gate2 = modulation.chunk(6, -1)
         y = self.attn(modulated(self.ln1(x), scale1, shift1), noise.get("attention"))
         x = x + rearrange(gate1, "b c -> b 1 c") * y
@@ -164,7 +165,7 @@ class LastNorm(nn.Module):
 
 
 class HaltonHead(nn.Module):
-    """Logits, tied to the embedding or, for a critic's single one, not: (B, L, C) -> (B, L, outputs)."""
+    """Logits tied to the embedding, or untied for a critic: (B, L, C) -> (B, L, outputs)."""
 
     def __init__(self, width: int, outputs: int, tied: bool) -> None:
         super().__init__()
@@ -177,7 +178,7 @@ class HaltonHead(nn.Module):
 
 
 class PatchIn(nn.Conv2d):
-    """A token for each patch of codes (its kernel is its stride): (B, L, C) -> (B, L / p^2, C)."""
+    """One token per patch of codes (kernel = stride): (B, L, C) -> (B, L / p^2, C)."""
 
     def __init__(self, width: int, patch: int) -> None:
         super().__init__(width, width, patch, patch, bias=False)

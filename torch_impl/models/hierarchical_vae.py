@@ -1,6 +1,6 @@
 """Efficient-VDVAE (Hazami et al. 2022, section 3): latent groups between a bottom-up and a top-down path.
 
-Tensors that go in and out are NHWC, inside they are NCHW with channels last in memory.
+Inputs and outputs are NHWC; inside, tensors are NCHW with channels last in memory.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,7 +23,7 @@ Masks = Sequence[Tensor] | None
 
 
 class HierarchicalVAE(Pretrained, nn.Module):
-    """The model. It computes in its parameters' dtype.
+    """The model, which computes in its parameters' dtype.
 
     `checkpoint` recomputes every block in the backward pass to save memory.
     """
@@ -42,10 +42,10 @@ class HierarchicalVAE(Pretrained, nn.Module):
     def forward(self, x: Tensor, noise: Tensors, masks: Masks = None) -> tuple[Tensor, dict[str, Tensor]]:
         """Encode and decode pictures (B, H, W, C).
 
-        `noise` holds `posterior.<l>` (B, h, w, Z). With `masks`, one (Z,) a group, also `prior.<l>`: variates
-        whose mask is 0 come from the prior. Returns the output layer (B, H, W, outputs) and a flat dict:
-        `posterior_mean.<l>`, `posterior_scale.<l>`, `prior_mean.<l>`, `prior_scale.<l>` and `z.<l>`, each
-        (B, h, w, Z).
+        `noise` holds `posterior.<l>` (B, h, w, Z) and, with `masks`, `prior.<l>`: variates whose mask (one
+        (Z,) per group) is 0 come from the prior. Returns the output layer (B, H, W, outputs) and a flat dict
+        with `posterior_mean.<l>`, `posterior_scale.<l>`, `prior_mean.<l>`, `prior_scale.<l>` and `z.<l>`,
+        each (B, h, w, Z).
         """
         return self.top_down(noise, self.bottom_up(x), masks=masks)
 
@@ -56,16 +56,16 @@ class HierarchicalVAE(Pretrained, nn.Module):
         latents: Tensors | None = None,
         masks: Masks = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Decode latents from the prior, one temperature a group, or given ones `z.<l>`.
+        """Decode latents from the prior, with one temperature per group, or given ones `z.<l>`.
 
-        `noise` holds `prior.<l>`, which given latents without masks do not need. Returns as `forward` does,
+        `noise` holds `prior.<l>`, except for given latents without masks. Returns the same as `forward`,
         without the posterior's statistics.
         """
         return self.top_down(noise, None, temperatures=temperatures, latents=latents, masks=masks)
 
 
 class BottomUp(nn.Module):
-    """Encoder: pictures (B, H, W, C) -> skip connections (B, C, h, w), one a level."""
+    """Encoder: pictures (B, H, W, C) -> skip connections (B, C, h, w), one per level."""
 
     def __init__(self, plan: HierarchicalVAEPlan, checkpoint: bool) -> None:
         super().__init__()
@@ -84,7 +84,7 @@ class BottomUp(nn.Module):
 
 
 class BottomUpBlock(nn.Module):
-    """Cells; the last block of a level has a skip connection and pools."""
+    """Cells; the last block of a level also has a skip connection and pooling."""
 
     def __init__(self, block: UpBlock) -> None:
         super().__init__()
@@ -138,7 +138,7 @@ class TopDown(nn.Module):
 
 
 class TopDownBlock(nn.Module):
-    """One latent group: prior, posterior if there is a skip connection, and what latents add to features."""
+    """One latent group: prior, posterior if there is a skip connection, and projection of the latents."""
 
     def __init__(self, block: DownBlock, options: Model) -> None:
         super().__init__()
@@ -153,10 +153,10 @@ class TopDownBlock(nn.Module):
         self.options = options
 
     def forward(self, y: Tensor, skip: Tensor | None, given: Given) -> tuple[Tensor, dict[str, Tensor]]:
-        """Features (B, C, h, w) -> features and the group's statistics and latents, each (B, Z, h, w).
+        """Features (B, C, h, w) -> features, and the group's statistics and latents, each (B, Z, h, w).
 
-        Latents come from the posterior if there is a skip connection, else are those given, else from the
-        prior.
+        Latents come from the posterior if there is a skip connection, else they are
+        those given, else from the prior.
         """
         y = y if self.unpool is None else self.unpool(y)
         residual, features = self.prior_net(y).chunk(2, 1)

@@ -1,7 +1,7 @@
 """Hourglass transformer (Nawrot et al. 2022, section 2) on a grid of tokens, as in sundae-vqgan.
 
-Sequences are (B, L, C), row by row over a square grid. Layers run on the grid, then on one whose side is
-smaller by a factor, then on the grid again.
+Sequences are (B, L, C), row by row over a square grid. Layers act on the grid, then on a coarser one, then on
+the grid again.
 """
 
 from typing import Any
@@ -19,7 +19,7 @@ Aux = dict[str, Tensor]
 
 
 class HourglassLevel(nn.Module):
-    """Layers before, inside and behind a coarser grid: (B, L, C) -> (B, L, C)."""
+    """Layers before, at and after a coarser grid: (B, L, C) -> (B, L, C)."""
 
     def __init__(self, plan: DenoiserPlan, level: Level, *, checkpoint: bool, outermost: bool) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class HourglassLevel(nn.Module):
         self.level, self.legacy = level, options.legacy_positions
 
     def forward(self, x: Tensor) -> tuple[Tensor, Aux]:
-        """Intermediates are named by the module they come from."""
+        """Returns x and intermediates by module name."""
         x = self.pre_transformer(x)[0]
         z = self._coarser(x)
         aux = {"pre_transformer": x, "downsample": z}
@@ -94,7 +94,7 @@ class HourglassLevel(nn.Module):
 
 
 class HourglassStack(nn.Module):
-    """Transformer layers on a grid: (B, L, C) -> (B, L, C). Without `stack`: one layer between two grids."""
+    """Transformer layers on a grid: (B, L, C) -> (B, L, C). Without `stack`, one layer between two grids."""
 
     def __init__(
         self,
@@ -113,7 +113,7 @@ class HourglassStack(nn.Module):
         self.checkpoint = checkpoint
 
     def forward(self, x: Tensor) -> tuple[Tensor, Aux]:
-        """Positions turn queries and keys."""
+        """Queries and keys are rotated by the positions."""
         cos = sin = None
         if self.angles is not None:
             dtype = torch.promote_types(x.dtype, torch.float32)
@@ -123,7 +123,7 @@ class HourglassStack(nn.Module):
         return (x if self.norm is None else self.norm(x)), {}
 
     def resample(self, x: Tensor, context: Tensor) -> Tensor:
-        """The one layer, with attention to a context (B, S, C), which is not normed."""
+        """Apply the single layer, with attention to a context (B, S, C), which is not normed."""
         return self.layers[0](x, context, None, None)[0]
 
 
@@ -158,7 +158,7 @@ class NormedAttention(nn.Module):
         self.heads = plan.options.nb_heads
 
     def forward(self, x: Tensor, context: Tensor | None, cos: Tensor | None, sin: Tensor | None) -> Tensor:
-        """A single key gets all attention, whatever the queries."""
+        """With a single key, the result is its value, whatever the queries."""
         x = self.norm(x)
         key, value = self.fn["to_kv"](x if context is None else context).chunk(2, -1)
         if key.shape[1] == 1:
@@ -187,7 +187,7 @@ class NormedFeedForward(nn.Module):
 
 
 def build_body(plan: DenoiserPlan, body: Stack | Level, *, checkpoint: bool, outermost: bool) -> nn.Module:
-    """A level, or layers on one grid; the outermost one ends with a norm."""
+    """A level, or layers on one grid; the outermost ends with a norm."""
     if isinstance(body, Stack):
         return HourglassStack(plan, body, checkpoint=checkpoint, outermost=outermost)
     return HourglassLevel(plan, body, checkpoint=checkpoint, outermost=outermost)

@@ -33,13 +33,13 @@ def lpips(
 
 
 def _norm(y: Tensor) -> Tensor:
-    """Length of the features of a pixel; its gradient is 0 where they are all 0."""
+    """Norm of a pixel's features, with gradient 0 where they are all 0."""
     squares = torch.sum(torch.square(y), 1, keepdim=True)
     return torch.where(squares > 0, torch.sqrt(torch.where(squares > 0, squares, 1)), 0)
 
 
 def _features(x: Tensor, weights: Mapping[str, Tensor], dtype: torch.dtype | None) -> list[Tensor]:
-    """Activations (B, C, h, w) behind the last ReLU of every block."""
+    """Activations (B, C, h, w) after the last ReLU of every block."""
     shift, scale = (torch.tensor(values, dtype=x.dtype, device=x.device) for values in (SHIFT, SCALE))
     y = ((x - shift) / scale).permute(0, 3, 1, 2)
     y = y if dtype is None else y.to(dtype)

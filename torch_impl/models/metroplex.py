@@ -1,8 +1,8 @@
-"""Metroplex: VD-VAE (Child 2021) on patches of pixels, of convolutions or with variational attention.
+"""Metroplex: VD-VAE (Child 2021) on patches of pixels, convolutional or with variational attention.
 
-With patches of one pixel the model of convolutions is VD-VAE. Tensors that go in and out are NHWC, inside
-they are NCHW with channels last in memory. Sounds (B, L, C) and clips (B, T, H, W, C) are treated alike: the
-plan says how many axes there are.
+With patches of one pixel, the convolutional model is VD-VAE. Inputs and outputs are NHWC; inside, tensors are
+NCHW with channels last in memory. Sounds (B, L, C) and clips (B, T, H, W, C) are treated alike: the plan says
+how many axes there are.
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,7 +33,7 @@ Masks = Sequence[Tensor] | None
 
 
 class Metroplex(Pretrained, nn.Module):
-    """The model. It computes in its parameters' dtype.
+    """The model, which computes in its parameters' dtype.
 
     `checkpoint` recomputes every block in the backward pass to save memory, with the same noise.
     """
@@ -52,9 +52,9 @@ class Metroplex(Pretrained, nn.Module):
     def forward(self, x: Tensor, noise: Tensors, masks: Masks = None) -> tuple[Tensor, dict[str, Tensor]]:
         """Encode and decode pictures (B, H, W, C), sounds or clips.
 
-        `noise` and `masks` are those of `HierarchicalVAE`. Returns the output layer (B, H, W, outputs) and a
-        flat dict: `posterior_mean.<l>`, `posterior_scale.<l>`, `prior_mean.<l>`, `prior_scale.<l>` and
-        `z.<l>`, each (B, h, w, Z), scales being logarithms; and the head's input `features` (B, h, w, C).
+        `noise` and `masks` are as for `HierarchicalVAE`. Returns the output layer (B, H, W, outputs) and a
+        flat dict with `posterior_mean.<l>`, `posterior_scale.<l>`, `prior_mean.<l>`, `prior_scale.<l>` and
+        `z.<l>`, each (B, h, w, Z), where scales are logarithms, and the head's input `features` (B, h, w, C).
         """
         return self.top_down(noise, self.bottom_up(x), masks=masks)
 
@@ -65,9 +65,9 @@ class Metroplex(Pretrained, nn.Module):
         latents: Tensors | None = None,
         masks: Masks = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Decode latents from the prior, one temperature a group, or given ones `z.<l>`.
+        """Decode latents from the prior, with one temperature per group, or given ones `z.<l>`.
 
-        `noise` holds `prior.<l>`, which given latents without masks do not need. Returns as `forward` does,
+        `noise` holds `prior.<l>`, except for given latents without masks. Returns the same as `forward`,
         without the posterior's statistics.
         """
         return self.top_down(noise, None, temperatures=temperatures, latents=latents, masks=masks)
@@ -159,7 +159,7 @@ class TopDown(nn.Module):
         return self._head(features), {**aux, "features": at_least_float32(features).movedim(1, -1)}
 
     def _state(self, states: Mapping[int, Tensor], group: int, given: Tensor) -> Tensor:
-        """Features (B, C, *grid) that a block meets: its resolution's state, with a coarser one added."""
+        """A block's input (B, C, *grid): its resolution's state, with a coarser one added."""
         plan, block = self.plan, self.plan.down[group]
         side, channels, grid = block.resolution, block.channels, block.grid
         x = states.get(side)
@@ -175,7 +175,7 @@ class TopDown(nn.Module):
         return x + enlarge(with_channels(states[block.mixin], channels), block.enlargement)
 
     def _head(self, features: Tensor) -> Tensor:
-        """Output layer (B, *extent, outputs): every token tells of all values of its patch."""
+        """Output layer (B, *extent, outputs); every token holds all values of its patch."""
         plan = self.plan
         y = from_tokens(at_least_float32(self.output_conv(features)), plan.patch)
         if plan.shared_scale == "none":
@@ -188,7 +188,7 @@ class TopDown(nn.Module):
 
 
 def positions(plan: MetroplexPlan, like: Tensor) -> Tensor:
-    """Sinusoids (1, C, *grid) in dtype and place of a map of features."""
+    """Sinusoids (1, C, *grid) with the dtype and device of `like`."""
     table = torch.as_tensor(sinusoids(plan.width, plan.tokens), dtype=like.dtype, device=like.device)
     return table.movedim(-1, 0)[None]
 

@@ -1,6 +1,6 @@
 """Encoder and decoder of Paella's tokenizer (Rampas et al. 2022), for `torch_impl.models.vqgan`.
 
-The batch norm behind the original's encoder is part of its last convolution here.
+The batch norm after the original's encoder is folded into its last convolution.
 """
 
 from typing import Any
@@ -28,7 +28,7 @@ class PaellaEncoder(nn.Module):
         self.recomputed = recomputed
 
     def forward(self, x: Tensor, noise: object = None) -> Tensor:
-        """No dropout, so no noise."""
+        """There is no dropout, so the noise is not read."""
         del noise
         x = self.conv_in(F.pixel_unshuffle(x, 2))
         x = rearrange(x, "b c h w -> b h w c")
@@ -39,7 +39,8 @@ class PaellaEncoder(nn.Module):
 
 
 class PaellaDecoder(nn.Module):
-    """(B, z_channels, h, w) -> (B, F, H / 2, W / 2), what the last convolution makes 2x2 pixels of."""
+    """(B, z_channels, h, w) -> (B, F, H / 2, W / 2), the input of the last convolution, which makes
+    2x2 pixels of each position."""
 
     def __init__(self, plan: TokenizerPlan, recomputed: bool) -> None:
         super().__init__()
@@ -54,7 +55,7 @@ class PaellaDecoder(nn.Module):
         self.recomputed = recomputed
 
     def forward(self, x: Tensor, noise: object = None, codes: Tensor | None = None) -> Tensor:
-        """No dropout, and no modulation by the codes."""
+        """Without dropout, and without modulation by the codes."""
         del noise, codes
         x = rearrange(self.conv_in(x), "b c h w -> b h w c")
         for level in reversed(self.up):

@@ -22,13 +22,13 @@ class ResidualEncoder(nn.Module):
         self.recomputed = recomputed
 
     def forward(self, x: Tensor, noise: object = None) -> Tensor:
-        """No dropout, so no noise."""
+        """There is no dropout, so the noise is not read."""
         del noise
         return _through(self.blocks, self.conv_in(x), self.recomputed)
 
 
 class ResidualDecoder(nn.Module):
-    """(B, z_channels, h, w) -> (B, F, H, W), what the last convolution makes a picture of."""
+    """(B, z_channels, h, w) -> (B, F, H, W), the input of the last convolution."""
 
     def __init__(self, plan: TokenizerPlan, recomputed: bool) -> None:
         super().__init__()
@@ -40,13 +40,13 @@ class ResidualDecoder(nn.Module):
         self.recomputed = recomputed
 
     def forward(self, x: Tensor, noise: object = None, codes: Tensor | None = None) -> Tensor:
-        """No dropout, and no modulation by the codes."""
+        """Without dropout, and without modulation by the codes."""
         del noise, codes
         return _through(self.blocks, self.conv_in(x), self.recomputed)
 
 
 class Pooled(ResidualCell):
-    """A cell, average pooling, then channels cut or zero ones added: (B, C, H, W) -> (B, O, h, w)."""
+    """A cell, average pooling, then channels cut off or zero ones added: (B, C, H, W) -> (B, O, h, w)."""
 
     def __init__(self, block: ResidualBlock) -> None:
         super().__init__(block.cell)
@@ -59,7 +59,7 @@ class Pooled(ResidualCell):
 
 
 class Enlarged(ResidualCell):
-    """A cell, channels cut or zero ones added, then every pixel repeated: (B, C, h, w) -> (B, O, H, W)."""
+    """A cell, channels cut off or zero ones added, then upsampling: (B, C, h, w) -> (B, O, H, W)."""
 
     def __init__(self, block: ResidualBlock) -> None:
         super().__init__(block.cell)

@@ -1,5 +1,5 @@
-"""The encoder of x-transformers that SUNDAE on text is made of: ScaleNorm, gated feed-forward layers, rotary
-positions that turn values, too."""
+"""The x-transformers encoder of SUNDAE on text: ScaleNorm, gated feed-forward layers, and rotary
+positions that also rotate values."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch_impl.layers.stack import apply_layers
 
 
 class TextEncoder(nn.Module):
-    """Layers in turn attention and feed-forward: (B, L, C) -> (B, L, C)."""
+    """Alternating attention and feed-forward layers: (B, L, C) -> (B, L, C)."""
 
     def __init__(self, plan: DenoiserPlan, depth: int, *, checkpoint: bool) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class TextEncoder(nn.Module):
 
 
 class TextLayer(nn.ModuleDict):
-    """x + function(norm); the norm is 0.0, the function 1."""
+    """x + function(norm(x)); the norm is named 0.0, the function 1."""
 
     def __init__(self, plan: DenoiserPlan, kind: type[nn.Module]) -> None:
         d = plan.options.dim
@@ -82,7 +82,7 @@ class TextFeedForward(nn.Module):
         self.gated = gated
 
     def forward(self, x: Tensor, cos: Tensor | None, sin: Tensor | None) -> Tensor:
-        """Positions are the attention's."""
+        """The positions are not used."""
         del cos, sin
         y = self.net["0"]["proj" if self.gated else "0"](x)
         if not self.gated:

@@ -1,6 +1,6 @@
 """`MaskGiTUViT_v2` of open-muse, the network of aMUSEd (Patil et al. 2024): convolutional blocks around a
-transformer, adaptive norms, cross-attention to text. Called as `maskgit.py` says; grids inside are
-(B, h, w, c). There is no position embedding: convolutions tell places apart.
+transformer, adaptive norms, cross-attention to text. See `maskgit.py` for the calling convention. Grids are
+(B, h, w, c). There is no position embedding: positions follow from the convolutions.
 """
 
 from typing import Any
@@ -32,11 +32,11 @@ from torch_impl.models.uvit_blocks import UViTSide
 from torch_impl.pretrained import Pretrained
 
 CONDITION = ("cond_embed_in", "cond_embed_out")
-"""Of the adaptive norms: pooled text and micro-conditions, and their embedding."""
+"""Conditions of the adaptive norms: pooled text and micro-conditions, and their embedding."""
 
 
 class MaskGiTUViT(Pretrained, nn.Module):
-    """The network. It computes in its parameters' dtype.
+    """The network, which computes in its parameters' dtype.
 
     `checkpoint` recomputes every transformer layer in the backward pass to save memory.
     """
@@ -72,7 +72,7 @@ class MaskGiTUViT(Pretrained, nn.Module):
         self.plan, self.checkpoint = plan, checkpoint
 
     def prepare(self, condition: Tensors) -> dict[str, Tensor]:
-        """Every attention's keys and values of the text, and what every adaptive norm gets. Also
+        """Every attention's keys and values of the text, the modulation of every adaptive norm, and
         `prepared.cond_embed_in` and `prepared.cond_embed_out`."""
         if is_prepared(condition):
             return dict(condition)
@@ -98,15 +98,15 @@ class MaskGiTUViT(Pretrained, nn.Module):
         positions: Tensor | None = None,
         outputs: int | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Beside `embed`: `cond_embed_in`, `cond_embed_out` (B, C), the grids `hs_embed`, `down_out` and
-        `up_out`, and `hs_layer<i>`, what the layer's feed-forward part adds."""
+        """Intermediates besides `embed`: `cond_embed_in`, `cond_embed_out` (B, C), the grids `hs_embed`,
+        `down_out` and `up_out`, and `hs_layer<i>`, the output of the layer's feed-forward part."""
         x, aux = self.hidden(ids, condition, noise)
         return read_logits(self, x, aux, positions, outputs)
 
     def hidden(
         self, ids: Tensor, condition: Tensors, noise: Tensors | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """States (B, L, c) of codes behind the convolutional blocks."""
+        """States (B, L, c) of codes after the convolutional blocks."""
         states, uniforms = under(self.prepare(condition), "prepared"), under(noise, "dropout")
         mask = condition.get("text_mask")
         aux: dict[str, Tensor] = {name: states[name] for name in CONDITION if name in states}
@@ -128,7 +128,7 @@ class MaskGiTUViT(Pretrained, nn.Module):
         return rearrange(x, "b h w c -> b (h w) c"), aux
 
     def logits(self, x: Tensor, outputs: int | None = None) -> Tensor:
-        """Of rows of `hidden`; the first `outputs`, if given."""
+        """Logits for rows of `hidden`; only the first `outputs`, if given."""
         return at_least_float32(self.mlm_layer(x, outputs))
 
 
@@ -147,7 +147,7 @@ class UViTLayer(nn.Module):
         self.ffn = FeedForward(plan)
 
     def prepare(self, context: Tensor, embedded: Tensor | None) -> dict[str, Tensor]:
-        """Keys and values of text states (B, S, C), and of the condition (B, C) three modulations."""
+        """Keys and values of text states (B, S, C), and three modulations by the condition (B, C)."""
         prepared = self.crossattention.prepare(context)
         modulations = {
             "self": self.self_attn_adaLN_modulation,
@@ -163,7 +163,7 @@ class UViTLayer(nn.Module):
     def forward(
         self, x: Tensor, mask: Tensor | None, prepared: Tensors, noise: Tensors
     ) -> tuple[Tensor, Tensor]:
-        """x (B, L, C) -> x and what the feed-forward layers added to it."""
+        """x (B, L, C) -> x, and the feed-forward part's output, which x includes."""
         y = adapted(self.attn_layer_norm(x), prepared.get("self"))
         x = x + self.attention(y, noise=noise.get("attention"))
         y = adapted(self.crossattn_layer_norm(x), prepared.get("cross"))
@@ -204,7 +204,7 @@ class UViTMlmLayer(nn.Module):
 
 
 def condition_vector(condition: Tensors, plan: TransformerPlan) -> Tensor:
-    """Pooled text state, then the encoded micro-conditions: (B, P + 5 E), as far as the plan has them."""
+    """Pooled text state and encoded micro-conditions, as far as the plan has them: (B, P + 5 E)."""
     parts = []
     if plan.options.add_cond_embeds:
         parts.append(at_least_float32(condition["pooled"]))

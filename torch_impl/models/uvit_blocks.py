@@ -20,8 +20,8 @@ from torch_impl.models.maskgit import (
 
 
 class UViTSide(nn.Module):
-    """Convolutional blocks and cross-attention on one side of the transformer, after halving or before
-    doubling the grid where that is wanted."""
+    """Convolutional blocks and cross-attention on one side of the transformer; optionally, the grid is halved
+    before them or doubled after them."""
 
     def __init__(self, plan: TransformerPlan, *, down: bool) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class UViTSide(nn.Module):
         self.upsample = Resample(plan, down=False) if resampled and not down else None
 
     def prepare(self, context: Tensor, embedded: Tensor | None) -> dict[str, Tensor]:
-        """Of text states (B, S, C) and embedded condition (B, C): what the blocks take of them."""
+        """Keys, values and modulations for the blocks, from text states (B, S, C) and condition (B, C)."""
         prepared: dict[str, Tensor] = {}
         for j, (block, attention) in enumerate(zip(self.res_blocks, self.attention_blocks, strict=True)):
             states = attention.prepare(context)
@@ -55,7 +55,7 @@ class UViTSide(nn.Module):
 
 
 class ResBlock(nn.Module):
-    """ConvNeXt V2 block, then factor and summand of the condition: (B, h, w, c) -> (B, h, w, c)."""
+    """ConvNeXt V2 block, then scale and shift by the condition: (B, h, w, c) -> (B, h, w, c)."""
 
     def __init__(self, plan: TransformerPlan) -> None:
         super().__init__()
@@ -108,7 +108,7 @@ class AttentionBlock2D(nn.Module):
 
 
 class Depthwise(nn.Conv2d):
-    """3x3 convolution of every channel by itself: (B, h, w, c) -> (B, h, w, c)."""
+    """Depthwise 3x3 convolution: (B, h, w, c) -> (B, h, w, c)."""
 
     def __init__(self, channels: int, bias: bool) -> None:
         super().__init__(channels, channels, 3, padding=1, groups=channels, bias=bias)
@@ -118,7 +118,7 @@ class Depthwise(nn.Conv2d):
 
 
 class Resample(nn.ModuleDict):
-    """Norm, 2x2 convolution of stride 2, or transposed one: (B, h, w, c) -> half or twice the side."""
+    """Norm, then a 2x2 convolution of stride 2 or its transpose: (B, h, w, c) -> half or twice the side."""
 
     def __init__(self, plan: TransformerPlan, *, down: bool) -> None:
         c, bias = plan.options.block_out_channels[0], plan.options.use_bias

@@ -35,7 +35,7 @@ Tensors = Mapping[str, Tensor]
 
 
 class Blocks(nn.Module):
-    """Residual blocks of one resolution, each with attention behind it where the plan has it."""
+    """Residual blocks of one resolution, each followed by attention if the plan says so."""
 
     def __init__(self, plan: TokenizerPlan, blocks: tuple[Block, ...]) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class Blocks(nn.Module):
 
 
 class Resampling(nn.Module):
-    """The convolution beside pooling or upsampling."""
+    """The convolution that goes with pooling or upsampling."""
 
     def __init__(self, width: int, stride: int) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ class Resampling(nn.Module):
 
 
 class Down(Blocks):
-    """A level of the encoder: blocks, then half of the resolution."""
+    """A level of the encoder: blocks, then half the resolution."""
 
     def __init__(self, plan: TokenizerPlan, level: Level) -> None:
         super().__init__(plan, level.blocks)
@@ -153,8 +153,8 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """(B, z_channels, h, w) -> (B, F, H, W), what the last convolution makes a picture of, beside the codes
-    (B, D, h, w), which may modulate it."""
+    """(B, z_channels, h, w) -> (B, F, H, W), the input of the last convolution. The codes (B, D, h, w) may
+    modulate the norms."""
 
     def __init__(self, plan: TokenizerPlan, recomputed: bool) -> None:
         super().__init__()
@@ -191,14 +191,14 @@ class Tokenizer(Pretrained, nn.Module):
         self.post_quant_conv = nn.Conv2d(D, Z, 1) if plan.taming else None
 
     def forward(self, x: Tensor, noise: Tensors | None = None) -> tuple[Tensor, dict[str, Tensor]]:
-        """Reconstructions (B, H, W, C), not clamped, and what was computed on the way."""
+        """Reconstructions (B, H, W, C), not clamped, and intermediates."""
         z = self.encode(x, noise)
         quantised = self.quantise(z, noise, train=True)
         made = self.output(self.decode_trunk(quantised.codes, noise))
         return made, {"z": z, "codes": quantised.codes, "indices": quantised.indices, **quantised.losses}
 
     def encode(self, x: Tensor, noise: Tensors | None = None) -> Tensor:
-        """Pictures -> vectors that are to be quantised."""
+        """Pictures -> vectors to quantise."""
         x = x.to(weights_dtype(self.encoder))
         z = self.encoder(rearrange(x, "b h w c -> b c h w"), noise or {})
         z = z if self.quant_conv is None else self.quant_conv(z)
@@ -213,8 +213,8 @@ class Tokenizer(Pretrained, nn.Module):
         *,
         train: bool = False,
     ) -> Quantised:
-        """Codes of the vectors. A Gumbel quantiser trains with `gumbel` of the noise and
-        `gumbel_temperature` of the scalars, without these at its first temperature."""
+        """Codes of the vectors. In training, a Gumbel quantiser uses the noise `gumbel` and the scalar
+        `gumbel_temperature` (default: its first temperature)."""
         if isinstance(self.quantize, GumbelCodes):
             temperature = (scalars or {}).get(
                 "gumbel_temperature", self.quantize.options.gumbel_temperature[0]
@@ -276,7 +276,7 @@ def _attention(plan: TokenizerPlan, block: Block) -> GridAttention:
 
 
 def _modulation(plan: TokenizerPlan, block: Block) -> int:
-    """Channels of the codes, for blocks of a decoder whose norms they modulate."""
+    """Channels of the codes that modulate a block's norms; 0: no modulation."""
     return plan.embedding_dim if plan.modulated and block.name.startswith("decoder.") else 0
 
 

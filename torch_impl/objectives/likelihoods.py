@@ -1,10 +1,10 @@
-"""The output layer's likelihood, sample and mean of a picture.
+"""Likelihood, sample and mean of a picture from the output layer.
 
-Bernoulli for binarised pictures; absolute errors, which are no likelihood of levels but a Laplace density up
-to a constant; else the discretised mixture of logistics of PixelCNN++ (Salimans et al.
-2017, sections 2.1 and 2.2). Arrays are NHWC, `output` is (B, H, W, outputs) on the padded grid; x is what
-`layers.pictures.normalise` makes. Likelihoods are in nats per picture. Sounds (B, L, C) and clips (B, T, H,
-W, C) are read alike; sounds may have 16 bits, whose 65,536 levels need no table.
+The likelihood is Bernoulli for binarised pictures, else the discretised mixture of logistics of PixelCNN++
+(Salimans et al. 2017, sections 2.1 and 2.2), or absolute errors, which are not a likelihood of levels but a
+Laplace density up to a constant. Arrays are NHWC, `output` is (B, H, W, outputs) on the padded grid, and x
+comes from `layers.pictures.normalise`. Likelihoods are in nats per picture. Sounds (B, L, C), of up to 16
+bits, and clips (B, T, H, W, C) are treated alike.
 """
 
 from collections.abc import Mapping
@@ -23,12 +23,14 @@ from torch_impl.layers.pictures import half_range
 from torch_impl.layers.precision import at_least_float32
 
 TAIL = log(1e-5)
-"""Log mass below which a bin's mass is taken as density times width, as in PixelCNN++. Only of 8 bits: of 16,
-most bins are that light, and the mass itself, which does not cancel here, is as cheap."""
+"""Log mass below which a bin's mass is approximated by density times width, as in PixelCNN++. Used for up to
+8 bits only: with 16 bits, most bins are that light, and the exact mass, computed without cancellation, is as
+cheap."""
 
 
 class Mixture(NamedTuple):
-    """Logits (B, ..., M), components' parameters (B, ..., C, M); `coefficients` couple RGB, else None."""
+    """Logits (B, ..., M) and the components' parameters (B, ..., C, M);
+    `coefficients`, if any, couple RGB."""
 
     logits: Tensor
     means: Tensor
@@ -38,7 +40,7 @@ class Mixture(NamedTuple):
 
 
 def log_prob(output: Tensor, x: Tensor, plan: LatentPlan, hparams: LatentHParams) -> Tensor:
-    """log p(x) (B,) under the plan's likelihood; minus the sum of absolute errors where it has none."""
+    """log p(x) (B,) under the plan's likelihood, or minus the sum of absolute errors."""
     if plan.likelihood == "bernoulli":
         return bernoulli_log_prob(output, x, plan)
     if plan.likelihood == "absolute":
@@ -47,7 +49,7 @@ def log_prob(output: Tensor, x: Tensor, plan: LatentPlan, hparams: LatentHParams
 
 
 def mixture_log_prob(output: Tensor, x: Tensor, plan: LatentPlan, hparams: LatentHParams) -> Tensor:
-    """log p(x) (B,): mass of x's bin under the mixture; the bins at both ends are open."""
+    """log p(x) (B,), the mass of x's bin under the mixture; the bins at both ends are open."""
     mixture, x = mixture_parameters(output, plan, hparams), _crop(at_least_float32(x), plan)[..., None]
     log_scales, inverse = mixture.log_scales, mixture.inverse_scales
     low, high = level_range(hparams)
@@ -75,7 +77,7 @@ def mixture_sample(
     hparams: LatentHParams,
     temperature: Tensor | float,
 ) -> Tensor:
-    """Draw x (B, h, w, C), unrounded, from uniform `mixture` (B, H, W, M) and `logistic` (B, H, W, C)."""
+    """Sample x (B, h, w, C), unrounded, with uniform `mixture` (B, H, W, M) and `logistic` (B, H, W, C)."""
     mixture = mixture_parameters(output, plan, hparams)
     gumbel = -torch.log(-torch.log(_crop(noise["mixture"], plan)))
     component = (mixture.logits / temperature + gumbel).argmax(-1)[..., None, None]  # (B, h, w, 1, 1)
@@ -90,14 +92,14 @@ def mixture_sample(
 def mixture_mean(
     output: Tensor, plan: LatentPlan, hparams: LatentHParams, temperature: Tensor | float
 ) -> Tensor:
-    """Mean (B, h, w, C) over components of their means, coupled and clamped one channel after the other."""
+    """Mean (B, h, w, C) of the components' means, coupled and clamped channel by channel."""
     mixture = mixture_parameters(output, plan, hparams)
     weights = F.softmax(mixture.logits / temperature, -1)[..., None, :]
     return (weights * _couple(mixture.means, mixture.coefficients, hparams)).sum(-1)
 
 
 def mixture_parameters(output: Tensor, plan: LatentPlan, hparams: LatentHParams) -> Mixture:
-    """Read the output layer: M logits, then a channel's M means, M scales and (RGB) M coefficients."""
+    """Read the output layer: M logits, then per channel M means, M scales and, for RGB, M coefficients."""
     output, model = _crop(at_least_float32(output), plan), hparams.model
     logits, rest = output[..., : plan.n_mixtures], output[..., plan.n_mixtures :]
     rest = rearrange(rest, "b ... (c k m) -> k b ... c m", c=plan.channels, m=plan.n_mixtures)
@@ -116,7 +118,7 @@ def mixture_parameters(output: Tensor, plan: LatentPlan, hparams: LatentHParams)
 
 
 def absolute_error(output: Tensor, x: Tensor, plan: LatentPlan) -> Tensor:
-    """Sum (B,) of the absolute errors of a picture, values in [-1, 1]."""
+    """Sum (B,) of a picture's absolute errors, for values in [-1, 1]."""
     error = (_crop(at_least_float32(output), plan) - _crop(x, plan)).abs()
     return error.sum(_inner(error))
 
@@ -130,7 +132,7 @@ def bernoulli_log_prob(output: Tensor, x: Tensor, plan: LatentPlan) -> Tensor:
 def bernoulli_sample(
     output: Tensor, noise: Mapping[str, Tensor], plan: LatentPlan, temperature: Tensor | float
 ) -> Tensor:
-    """Draw 0 or 1 (B, h, w, C) from uniform noise `pixel` of that shape."""
+    """Sample 0 or 1 (B, h, w, C) with uniform noise `pixel` of that shape."""
     probabilities = bernoulli_mean(output, plan, temperature)
     return (noise["pixel"] < probabilities).to(probabilities.dtype)
 
@@ -146,8 +148,8 @@ def absolute_mean(output: Tensor, plan: LatentPlan) -> Tensor:
 
 
 def output_statistics(output: Tensor, plan: LatentPlan, hparams: LatentHParams) -> dict[str, Tensor]:
-    """What histograms show: the mixture's `means` and `log_scales`, the Bernoulli `logits`, or the `means`
-    whose absolute errors count."""
+    """Statistics for histograms: the mixture's `means` and `log_scales`, the Bernoulli `logits`, or the
+    `means` for absolute errors."""
     if plan.likelihood == "bernoulli":
         return {"logits": _crop(at_least_float32(output), plan)}
     if plan.likelihood == "absolute":
@@ -163,18 +165,18 @@ def level_range(hparams: LatentHParams) -> tuple[float, float]:
 
 
 def level_step(hparams: LatentHParams) -> float:
-    """From one normalised level to the next."""
+    """Distance between normalised levels."""
     return 2 ** (hparams.data.depth - hparams.data.num_bits) / half_range(hparams.data)
 
 
 def half_bin_width(hparams: LatentHParams) -> float:
-    """Half of the width that the likelihood integrates over: a level's own, or the original's wider one."""
+    """Half the width over which the likelihood integrates: that of a level, or the original's larger one."""
     bits, depth = hparams.data.num_bits, hparams.data.depth
     return 2 ** (depth - bits) / (2**depth - 1) if hparams.loss.exact_bin_width else 1 / (2**bits - 1)
 
 
 def _coupled_means(mixture: Mixture, x: Tensor) -> Tensor:
-    """Means given the true values (B, h, w, C, 1) of the channels before: green sees red, blue sees both."""
+    """Means given the true values (B, h, w, C, 1) of earlier channels: green sees red, blue sees both."""
     if mixture.coefficients is None:
         return mixture.means
     red, green, blue = mixture.means.unbind(-2)
@@ -184,7 +186,7 @@ def _coupled_means(mixture: Mixture, x: Tensor) -> Tensor:
 
 
 def _couple(x: Tensor, coefficients: Tensor | None, hparams: LatentHParams) -> Tensor:
-    """Clamp to the range of levels; with coefficients, each channel first gets its share of those before."""
+    """Clamp to the range of levels; with coefficients, earlier channels are first added to each channel."""
     low, high = level_range(hparams)
     if coefficients is None:
         return x.clamp(low, high)
@@ -197,7 +199,7 @@ def _couple(x: Tensor, coefficients: Tensor | None, hparams: LatentHParams) -> T
 
 
 def _crop(x: Tensor, plan: LatentPlan) -> Tensor:
-    """Leave the padding out."""
+    """Remove the padding."""
     c, side = plan.crop, plan.resolution
     return x[:, c : side - c, c : side - c] if c else x
 

@@ -13,12 +13,12 @@ from torch_impl.layers.precision import at_least_float32
 from torch_impl.objectives.masking import IGNORED, Masked
 
 BUCKETS = 10
-"""Ranges of the mask ratio whose losses are logged each on its own: (0, 0.1], (0.1, 0.2], ..."""
+"""Number of ranges of the mask ratio whose losses are logged: (0, 0.1], (0.1, 0.2], ..."""
 
 
 class Terms(NamedTuple):
-    """Per picture, each (B,): sums over tokens of weighted losses, of weights, of right guesses and of masked
-    positions; the mask ratio; the critic's loss, zero where there is no critic."""
+    """Per picture, each (B,): sums over tokens of weighted losses, of weights, of correct predictions and of
+    masked positions; the mask ratio; the critic's loss, zero without a critic."""
 
     loss: Tensor
     weight: Tensor
@@ -51,7 +51,7 @@ def soft_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def soft_targets(distances: Tensor, temperature: float) -> Tensor:
-    """Probabilities (B, L, K) of codes at squared distances (B, L, K) from what the tokenizer encoded."""
+    """Probabilities (B, L, K) of codes at squared distances (B, L, K) from the encoded vectors."""
     return torch.softmax(-at_least_float32(distances) / temperature, dim=-1)
 
 
@@ -64,7 +64,7 @@ def token_terms(
 ) -> Terms:
     """Terms of the loss of logits (B, L, V).
 
-    `targets` (B, L, K): soft ones instead of the labels. `critic` (B,): its loss.
+    `targets` (B, L, K) are soft targets instead of the labels, `critic` (B,) the critic's loss.
     """
     if targets is None:
         losses = cross_entropy(logits, masked.labels, options.label_smoothing)
@@ -82,18 +82,18 @@ def token_terms(
 
 
 def statistics(terms: Terms) -> Tensor:
-    """Mean weight of a picture (0-d), by which the batch's mean over tokens divides; not differentiated."""
+    """Mean weight of a picture (0-d), the divisor of the batch's mean over tokens; not differentiated."""
     return terms.weight.detach().mean()
 
 
 def training_loss(
     terms: Terms, options: Masking, mean_weight: Tensor | None = None
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Mean loss (0-d) and metrics. `mean_weight`: `statistics` of the global batch, None: of these terms.
+    """Mean loss (0-d) and metrics. `mean_weight`: `statistics` of the global batch; None: of these terms.
 
-    Metrics are `loss`, `cross_entropy`, `critic`, and sums that are to be divided once they are averaged over
-    steps: `correct` by `masked`, and `bucket_loss` by `bucket_count`, both (BUCKETS,). A Bernoulli mask may
-    be empty: such a picture counts as 0.
+    Metrics are `loss`, `cross_entropy`, `critic`, and sums to be divided after averaging over steps:
+    `correct` by `masked`, and `bucket_loss` by `bucket_count`, both (BUCKETS,). A picture with an empty
+    Bernoulli mask counts as 0.
     """
     if options.normalisation == "pictures":
         ce = torch.mean(terms.loss / _at_least_some(terms.weight))
@@ -117,7 +117,7 @@ def training_loss(
 
 
 def bucketed_losses(losses: Tensor, ratio: Tensor) -> tuple[Tensor, Tensor]:
-    """Sums of losses (B,) and numbers of pictures in each range of mask ratios (B,), both (BUCKETS,)."""
+    """Sum of losses (B,) and number of pictures in each range of mask ratios (B,), both (BUCKETS,)."""
     bucket = torch.clamp(torch.ceil(ratio * BUCKETS).to(torch.int64) - 1, 0, BUCKETS - 1)
     member = F.one_hot(bucket, BUCKETS).to(losses.dtype)
     return losses @ member, member.sum(0)
@@ -126,7 +126,7 @@ def bucketed_losses(losses: Tensor, ratio: Tensor) -> tuple[Tensor, Tensor]:
 def critic_inputs(
     logits: Tensor, inputs: Tensor, tokens: Tensor, mask_id: int, gumbel: Tensor, temperature: Tensor | float
 ) -> Tensor:
-    """Tokens (B, L) that the critic judges: draws at the masked inputs, the true ones elsewhere.
+    """Tokens (B, L) for the critic: sampled ones at masked inputs, the true ones elsewhere.
 
     `gumbel` (B, L, V) is standard Gumbel noise; the logits are divided by `temperature`.
     """
@@ -135,7 +135,7 @@ def critic_inputs(
 
 
 def critic_loss(scores: Tensor, judged: Tensor, tokens: Tensor) -> Tensor:
-    """Mean binary cross-entropy (B,) of scores (B, L), which are to be high where a token is wrong."""
+    """Mean binary cross-entropy (B,) of scores (B, L), which should be high where a token is wrong."""
     wrong = judged != tokens
     return -F.logsigmoid(at_least_float32(torch.where(wrong, scores, -scores))).mean(1)
 

@@ -13,8 +13,8 @@ from torch_impl.samplers.noise import gumbel
 
 
 class Terms(NamedTuple):
-    """Of one pass, per picture (B,): mean cross-entropy and share of right tokens. `tokens` (B, L): the clean
-    ones; `unrolled` (B, L): the next pass's input."""
+    """Terms of one pass: per picture (B,), mean cross-entropy and accuracy; `tokens` (B, L), the clean ones;
+    and `unrolled` (B, L), the next pass's input."""
 
     loss: Tensor
     accuracy: Tensor
@@ -27,15 +27,15 @@ def corrupt(
 ) -> Tensor:
     """Tokens (B, L) with random ones where `uniform` (B, L) is below `share` (B, 1).
 
-    `replacement` (B, L), uniform on [0, 1), chooses them; a replacement may be the token itself.
+    `replacement` (B, L), uniform on [0, 1), determines them; a replacement may equal the token.
     """
     chosen = (replacement * codebook_size).long().clamp(max=codebook_size - 1)
     return torch.where(uniform < share, chosen, tokens)
 
 
 def pass_terms(logits: Tensor, tokens: Tensor, uniform: Tensor | None) -> Terms:
-    """Terms of logits (B, L, K) for clean tokens (B, L); `uniform` draws the next input: (B, L) by
-    inverse transform, (B, L, K) as the Gumbel noise that it makes."""
+    """Terms of logits (B, L, K) for clean tokens (B, L). `uniform` samples the next input, (B, L) by the
+    inverse CDF, (B, L, K) as Gumbel noise."""
     logits = at_least_float32(logits)
     losses, hits = cross_entropy(logits, tokens), logits.argmax(-1) == tokens
     return Terms(
@@ -44,7 +44,7 @@ def pass_terms(logits: Tensor, tokens: Tensor, uniform: Tensor | None) -> Terms:
 
 
 def unrolled_loss(terms: Terms, options: Unrolling, k: int) -> tuple[Tensor, dict[str, Tensor]]:
-    """Pass k's part of the loss (0-d) and of the metrics: those of all passes are to be added."""
+    """Pass k's contribution to the loss (0-d) and to the metrics, which are sums over all passes."""
     loss, place = terms.loss.mean(), torch.arange(options.unroll_steps, device=terms.loss.device) == k
     weighted = options.weights[k] * loss
     accuracy = terms.accuracy.mean() / options.unroll_steps
@@ -52,7 +52,7 @@ def unrolled_loss(terms: Terms, options: Unrolling, k: int) -> tuple[Tensor, dic
 
 
 def _drawn(logits: Tensor, tokens: Tensor, uniform: Tensor | None) -> Tensor:
-    """The next pass's input; behind the last pass the clean tokens stand for it."""
+    """The next pass's input; after the last pass, the clean tokens."""
     if uniform is None:
         return tokens
     if uniform.ndim == tokens.ndim:

@@ -1,8 +1,8 @@
 """Losses of a tokenizer's training (Esser et al. 2021, equations 4 to 7).
 
-Networks are arguments: `distance(x, made)` gives a perceptual distance (B,), `critic(pictures)` a verdict:
-logits of one or more heads, high for real ones, and embeddings where the loss is contrastive, too. Generator
-and discriminator are trained by one backward pass over the sum of their losses, for each sees the other's
+Networks are arguments: `distance(x, made)` returns a perceptual distance (B,), `critic(pictures)` a verdict:
+logits of one or more heads, high for real pictures, and embeddings for a contrastive loss. Generator and
+discriminator can be trained by one backward pass over the sum of their losses, because each sees the other's
 tensors as constants.
 """
 
@@ -34,9 +34,9 @@ Critic = Callable[[Tensor], Verdict]
 LARGEST_WEIGHT = 1e4
 EPSILON = 1e-4
 LARGEST_GROUP = 1024
-"""Positions that are contrasted with each other."""
+"""Maximum number of positions that are contrasted with each other."""
 _SOFTPLUS_THRESHOLD = 50
-"""Where softplus becomes the identity: beyond float64's resolution, while exp(50) is finite in float32."""
+"""Above this, softplus is the identity to float64's resolution; exp(50) is still finite in float32."""
 
 
 def reconstruction(x: Tensor, made: Tensor, kind: str) -> Tensor:
@@ -53,12 +53,12 @@ def generator_terms(
     critic: Critic | None = None,
     pull_back: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[Tensor, Metrics]:
-    """Loss of reconstructions `made` (B, H, W, C) of pictures x, and its parts.
+    """Loss of reconstructions `made` (B, H, W, C) of pictures x, and its terms.
 
-    Without a critic the parts are `reconstruction` and `perceptual`, with one also `generator`, `contrastive`
-    and `disc_weight`, by which both count. `pull_back` takes a gradient with respect to the pictures to one
-    with respect to the last layer's kernel, for equation 7. The loss's gradient with respect to `made` is
-    computed here, once; what comes back carries it as a constant.
+    The terms are `reconstruction` and `perceptual` and, with a critic, `generator`, `contrastive` and their
+    weight `disc_weight`. `pull_back` maps a gradient with respect to the pictures to one with respect to the
+    last layer's kernel, for equation 7. The loss's gradient with respect to `made` is computed here once, and
+    attached to the returned loss as a constant.
     """
     x, leaf = x.detach(), made.detach().requires_grad_()
     likelihood, metrics = _likelihood(x, leaf, options, distance)
@@ -76,9 +76,9 @@ def generator_terms(
 
 
 def discriminator_terms(x: Tensor, made: Tensor, options: Loss, critic: Critic) -> tuple[Tensor, Metrics]:
-    """The critic's loss on pictures x and reconstructions of them, (B, H, W, C), each a batch of its own.
+    """The critic's loss on pictures x and their reconstructions, (B, H, W, C), in separate batches.
 
-    Parts: `discriminator`, without penalties and contrast, and the mean logits, `logits_real` and
+    Terms: `discriminator`, without penalties and contrastive loss, and the mean logits, `logits_real` and
     `logits_fake`.
     """
     penalised = options.r1_cost > 0 or options.gradient_penalty > 0
@@ -109,7 +109,8 @@ def generator_loss(fake: Tensor, kind: str) -> Tensor:
 
 
 def discriminator_loss(real: Tensor, fake: Tensor, kind: str) -> Tensor:
-    """Mean over logits: half the hinges (Lim and Ye 2017), half the cross-entropies, or these in full."""
+    """Mean over logits of half the hinge losses (Lim and Ye 2017), or of half or
+    all of the cross-entropies."""
     if kind == "hinge":
         return (F.relu(1 - real).mean() + F.relu(1 + fake).mean()) / 2
     total = _softplus(-real).mean() + _softplus(fake).mean()
@@ -117,10 +118,11 @@ def discriminator_loss(real: Tensor, fake: Tensor, kind: str) -> Tensor:
 
 
 def contrastive_loss(real: Verdict, fake: Verdict, *, patches: bool) -> Tensor:
-    """Cross-entropy of finding, for each embedding of a reconstruction, that of its picture among the group's
+    """Cross-entropy of matching each embedding of a reconstruction to that of its picture among a group
     (Parmar et al. 2021, equation 5, without temperature), mean over the heads.
 
-    Groups are `patches`: positions of all pictures, at most 1024, in order; else the pictures at a position.
+    Groups are, with `patches`, consecutive positions of all pictures, at most 1024, else the pictures at a
+    position.
     """
     losses = []
     for x, y in zip(real.embeddings, fake.embeddings, strict=True):
@@ -131,14 +133,14 @@ def contrastive_loss(real: Verdict, fake: Verdict, *, patches: bool) -> Tensor:
 
 
 def adaptive_weight(of_likelihood: Tensor, of_adversarial: Tensor) -> Tensor:
-    """Equation 7, from the two gradients with respect to the last layer's kernel; clamped."""
+    """Equation 7, from the two gradients with respect to the last layer's kernel, clamped."""
     first, second = (torch.linalg.vector_norm(gradient) for gradient in (of_likelihood, of_adversarial))
     weight: Tensor = first / (second + EPSILON)
     return weight.clamp(0, LARGEST_WEIGHT).detach()
 
 
 def perplexity(counts: Tensor) -> Tensor:
-    """exp(entropy) of the codes' shares, from their counts (K,): between 1 and K."""
+    """exp(entropy) of the codes' frequencies, from their counts (K,): between 1 and K."""
     shares = counts / counts.sum()
     return torch.exp(-torch.sum(torch.special.xlogy(shares, shares)))
 
@@ -158,7 +160,7 @@ def _likelihood(x: Tensor, made: Tensor, options: Loss, distance: Distance | Non
 
 
 def _adversarial(x: Tensor, leaf: Tensor, options: Loss, critic: Critic) -> tuple[Tensor, Metrics]:
-    """What the critic says against reconstructions, and its parts."""
+    """The adversarial and contrastive losses of reconstructions, and their terms."""
     verdict = critic(leaf)
     loss = _mean([generator_loss(logits, options.disc_loss) for logits in verdict.logits])
     parts = {"generator": loss.detach()}
@@ -179,7 +181,7 @@ def _groups(x: Tensor, *, patches: bool) -> Tensor:
 
 
 def _penalised_logits(real: Verdict, options: Loss) -> Tensor:
-    """Logits whose gradient with respect to the pictures is penalised: those of the last head."""
+    """The logits whose gradient with respect to the pictures is penalised, those of the last head."""
     logits = real.logits[-1]
     return logits[: len(logits) // 2] if options.legacy_half_r1 else logits
 
@@ -189,7 +191,7 @@ def _mean(values: list[Tensor]) -> Tensor:
 
 
 def _penalty(slope: Tensor, options: Loss) -> Tensor:
-    """Of the logits' gradient with respect to pictures (B, H, W, C)."""
+    """Penalty of the logits' gradient with respect to pictures (B, H, W, C)."""
     squares = slope.square().sum((1, 2, 3))
     norms = torch.sqrt(squares + 1e-12)
     return options.r1_cost * squares.mean() + options.gradient_penalty * (norms - 1).square().mean()

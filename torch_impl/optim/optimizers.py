@@ -2,8 +2,8 @@
 al. 2023).
 
 A rule takes the gradient g and both moments, all (P,), and the number t >= 1 of the update (a 0-d float
-tensor). It moves the moments in place, by `share` of the way: 1, or 0 for an update that is skipped. It
-returns the direction (P,), which the step multiplies by the learning rate and subtracts.
+tensor). It updates the moments in place, scaled by `share`: 1, or 0 for a skipped update. It returns the
+direction (P,), which the step multiplies by the learning rate and subtracts.
 """
 
 from collections.abc import Callable
@@ -74,7 +74,7 @@ def radam(
     beta2: float,
     epsilon: float,
 ) -> Tensor:
-    """Liu et al., algorithm 2, threshold 5: Adam whose step waits for the variance of 1/sqrt(v) to settle."""
+    """Liu et al., algorithm 2, threshold 5: Adam whose adaptive rate is rectified for its variance."""
     _move_moments(grad, first, second, share, beta1, beta2)
     mean = first / _correction(beta1, t)
     limit = 2 / (1 - beta2) - 1
@@ -95,7 +95,7 @@ def lion(
     beta2: float,
     epsilon: float,
 ) -> Tensor:
-    """Chen et al., algorithm 2: the sign of a momentum. There is no second moment; it stays as it is."""
+    """Chen et al., algorithm 2: the sign of a momentum. The second moment is not used."""
     del second, t, epsilon
     direction = torch.lerp(first, grad, 1 - beta1).sign_()
     first.lerp_(grad, share * (1 - beta2))
@@ -110,15 +110,15 @@ def _move_moments(
 
 
 def _correction(beta: float, t: Tensor) -> Tensor:
-    """1 - beta^t, without the cancellation that float32 suffers for beta near 1."""
+    """1 - beta^t, without cancellation in float32 for beta near 1."""
     return -torch.expm1(t * _log(beta))
 
 
 def _approximated_length(beta: float, t: Tensor) -> Tensor:
     """rho_t = rho_inf - 2 t beta^t / (1 - beta^t) with rho_inf = 2 / (1 - beta) - 1.
 
-    Written with x = -t log(beta) as constant + 2 (1 - x / (e^x - 1)) / -log(beta), and the bracket as a
-    series for small x, because float32 would lose the digits that decide whether rho_t reaches 5.
+    Computed with x = -t log(beta) as constant + 2 (1 - x / (e^x - 1)) / -log(beta), and the bracket as a
+    series for small x, since float32 would lose the digits that decide whether rho_t reaches 5.
     """
     rate = -_log(beta)
     x = t * rate
@@ -148,4 +148,4 @@ RULES = {
     "Radam": Rule(radam, "exp_avg_sq"),
     "Lion": Rule(lion, "exp_avg_sq"),
 }
-"""By `optimizer.type`; the original's twins spell RAdam differently."""
+"""Rules by `optimizer.type`; the two original programs spell RAdam differently."""

@@ -1,4 +1,4 @@
-"""One optimiser step on flat vectors, without a wait: norm -> clip -> skip -> update -> average."""
+"""One optimiser step on flat vectors, without synchronisation: norm -> clip -> skip -> update -> average."""
 
 from dataclasses import dataclass
 
@@ -27,7 +27,7 @@ class OptimizerState:
 
     @staticmethod
     def start(params: Tensor) -> "OptimizerState":
-        """State before the first update; the average begins as a copy."""
+        """The state before the first update; the average is initially a copy."""
         counters = [torch.zeros((), dtype=torch.int64, device=params.device) for _ in range(4)]
         return OptimizerState(
             params, torch.zeros_like(params), torch.zeros_like(params), params.clone(), *counters
@@ -36,7 +36,7 @@ class OptimizerState:
 
 @dataclass(frozen=True)
 class Settings:
-    """What the step needs beside the state: the rule, its constants and the decayed part of the vector."""
+    """Constants of the step: the rule, its options, and the number of decayed values, which come first."""
 
     rule: Rule
     optimizer: Optimizer
@@ -54,11 +54,11 @@ def optimizer_step(
 ) -> Tensor:
     """Apply one update in place; return the global gradient norm before clipping (0-d).
 
-    The average moves by `ema_rate`, 1 - decay, towards the new parameters.
+    The average moves towards the new parameters by the fraction `ema_rate`, 1 - decay.
 
-    A norm that is not finite, or (`gradient_skip`) at or above `gradient_skip_threshold`, leaves parameters,
-    moments, average and the number of updates as they are and counts as a skip. Weight decay is decoupled:
-    the decayed parameters move by learning_rate * weight_decay * p more.
+    If the norm is not finite or, with `gradient_skip`, reaches `gradient_skip_threshold`, nothing but the
+    count of skips changes. Weight decay is decoupled: learning_rate * weight_decay * p is also subtracted
+    from decayed parameters.
     """
     optimizer = settings.optimizer
     norm: Tensor = torch.linalg.vector_norm(grad)
@@ -85,8 +85,8 @@ def masked_step(
     *,
     last: bool,
 ) -> Tensor:
-    """`optimizer_step` on the parameters of a mask (P,) alone. Of several in a training step, only the
-    `last` counts as an update."""
+    """`optimizer_step` on the parameters under a mask (P,). Of several in a training step, only the `last`
+    counts as an update."""
     vectors = (state.params, state.first, state.second, state.ema)
     before, updates = [vector.clone() for vector in vectors], state.updates.clone()
     norm = optimizer_step(state, grad, learning_rate, ema_rate, settings)

@@ -1,4 +1,4 @@
-"""Sampling a token at every position: filters of logits, guidance, Gumbel's maximum, inverse transform."""
+"""Sampling a token at every position: filters of logits, guidance, Gumbel-max and inverse-CDF sampling."""
 
 import torch
 import torch.nn.functional as F
@@ -7,11 +7,11 @@ from torch import Tensor
 from dioscuri.families.token_models.masking_options import Filters
 
 BLOCK = 32
-"""Tokens whose probabilities are summed up first: cumulative sums run over blocks, then inside one."""
+"""Block of tokens for cumulative sums, which run over blocks first, then inside one block."""
 
 
 def keep_top_k(logits: Tensor, k: int) -> Tensor:
-    """Logits (..., K) with -inf below the k largest; equal ones stay together. 0 keeps all."""
+    """Logits (..., K) with -inf below the k-th largest; ties with it are kept. 0 keeps all."""
     if not 0 < k < logits.shape[-1]:
         return logits
     least = torch.topk(logits, k, dim=-1).values[..., -1:]
@@ -19,8 +19,8 @@ def keep_top_k(logits: Tensor, k: int) -> Tensor:
 
 
 def keep_top_p(logits: Tensor, p: float) -> Tensor:
-    """Logits (..., K) with -inf where the likelier ones make up a share p already (nucleus sampling, Holtzman
-    et al. 2020). 1 keeps all."""
+    """Logits (..., K) with -inf where more likely tokens already have a total probability p (nucleus
+    sampling, Holtzman et al. 2020). 1 keeps all."""
     if p >= 1:
         return logits
     ordered = torch.sort(logits, dim=-1, descending=True).values
@@ -31,18 +31,18 @@ def keep_top_p(logits: Tensor, p: float) -> Tensor:
 
 
 def filtered(logits: Tensor, options: Filters) -> Tensor:
-    """Both filters."""
+    """Logits after both filters."""
     return keep_top_p(keep_top_k(logits, options.top_k), options.top_p)
 
 
 def draw_tokens(logits: Tensor, gumbel: Tensor) -> Tensor:
-    """One token (...) for logits and standard Gumbel noise (..., K)."""
+    """One token (...) from logits and standard Gumbel noise (..., K)."""
     return torch.argmax(logits + gumbel, dim=-1)
 
 
 def inverse_cdf_sample(logits: Tensor, uniform: Tensor) -> Tensor:
-    """One token (...) for logits (..., K) and uniforms (...) on [0, 1): the first whose cumulative
-    probability is above the uniform (inverse transform)."""
+    """One token (...) from logits (..., K) and uniform noise (...) on [0, 1): the first whose cumulative
+    probability exceeds the noise."""
     shares = torch.softmax(logits, dim=-1)
     if missing := -shares.shape[-1] % BLOCK:
         shares = F.pad(shares, (0, missing))
@@ -61,15 +61,15 @@ def log_probability(logits: Tensor, tokens: Tensor) -> Tensor:
 
 
 def guide(both: Tensor, factor: Tensor) -> Tensor:
-    """without + factor (with - without), of a batch that holds the predictions with the condition, then those
-    without it (classifier-free guidance, Ho and Salimans 2022)."""
+    """unconditional + factor (conditional - unconditional), for a batch of conditional, then unconditional
+    predictions (classifier-free guidance, Ho and Salimans 2022)."""
     given, null = both.chunk(2)
     return null + factor * (given - null)
 
 
 def _first_above(shares: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Where cumulative sums of `shares` (..., N) first get above `target` (...), at the last share that is
-    not 0 if rounding keeps them below, and the target less the shares before."""
+    """Index at which cumulative sums of `shares` (..., N) first exceed `target` (...), or of the last nonzero
+    share if rounding keeps them below; and the target minus the shares before it."""
     cumulative = torch.cumsum(shares, -1)
     ends = torch.where(shares > 0, cumulative, -1)
     reached = (ends > target[..., None]) | (ends == ends.amax(-1, keepdim=True))

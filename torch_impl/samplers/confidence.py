@@ -13,11 +13,11 @@ from torch_impl.samplers.decoder import Decoder, Sampled, State, run_steps
 LEAST_LOG_P = log(1e-20)
 LEGACY_KNOWN = log(3.4028234663852886e38)
 REMASKED = -1e4
-"""Confidence of what is masked again at random: below all others."""
+"""Confidence of tokens that are remasked at random: below all others."""
 
 
 def confidence_sample(decoder: Decoder, start: Tensor, embedding: Tensor | None = None) -> Sampled:
-    """Sample from `start` (B, L): every step samples all unknown tokens and masks the least likely again."""
+    """Sample from `start` (B, L): every step samples all unknown tokens and remasks the least confident."""
     options, steps, given = decoder.options, decoder.steps, start != decoder.mask_id
     counts = steps.masked[:, torch.sum(~given, 1)]  # (T, B)
 
@@ -37,7 +37,7 @@ def confidence_sample(decoder: Decoder, start: Tensor, embedding: Tensor | None 
 
 
 def least_confident(confidence: Tensor, counts: Tensor) -> Tensor:
-    """Mask (B, L) of the `counts` (B,) least confident positions, at least one, and fewer where some tie."""
+    """Mask (B, L) of the `counts` (B,) least confident positions, at least one; fewer in case of ties."""
     ordered = torch.sort(confidence, dim=1).values
     cut = torch.gather(ordered, 1, torch.clamp(counts, min=1).to(torch.int64)[:, None])
     return confidence < cut
@@ -46,7 +46,7 @@ def least_confident(confidence: Tensor, counts: Tensor) -> Tensor:
 def _of_known(
     confidence: Tensor, choice: Tensor, unknown: Tensor, given: Tensor, options: Sampling
 ) -> Tensor:
-    """Known tokens are certain, but sampled ones can be reconsidered."""
+    """Confidence with known tokens as certain, except that sampled ones may be reconsidered."""
     certain = given if options.remask == "confidence" else ~unknown
     return torch.where(
         certain, LEGACY_KNOWN + choice if options.legacy_known_confidence else torch.inf, confidence
@@ -56,7 +56,7 @@ def _of_known(
 def _remasked(
     confidence: Tensor, fixed: Tensor, noise: Mapping[str, Tensor], rate: Tensor, options: Sampling
 ) -> Tensor:
-    """Sampled tokens are masked again with probability `rate`, before the schedule masks further ones."""
+    """Confidence with sampled tokens remasked with probability `rate`, before those of the schedule."""
     if options.remask != "random":
         return confidence
     uniform = noise["remask"]

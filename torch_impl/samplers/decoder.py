@@ -1,4 +1,4 @@
-"""What all token samplers share: the network under guidance, and the loop's results."""
+"""Base of all token samplers: the network with guidance, and the loop over steps."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,17 +15,17 @@ from torch_impl.samplers.noise import StepNoise
 
 Condition = Mapping[str, Tensor]
 Network = Any
-"""A model, or what behaves like one: called with ids (B, L) and a condition it gives logits (B, L, V) and
-intermediates; with `positions` and `outputs` those logits alone."""
+"""A model, or a function like one: ids (B, L) and a condition -> logits (B, L, V) and intermediates; with
+`positions` and `outputs`, only those logits."""
 Critic = Callable[[Tensor, Condition], Tensor]
 """(ids (B, L), condition) -> logits (B, L), high where a token looks wrong."""
 State = tuple[Any, ...]
-"""What a sampler carries from step to step."""
+"""The state of a sampler between steps."""
 
 
 class Sampled(NamedTuple):
-    """`tokens` (B, L); of every step `inputs` (T, B, L), which the network got, and `drawn` (T, B, L), its
-    guess of the whole."""
+    """`tokens` (B, L) and, for every step, the network's `inputs` (T, B, L) and the tokens that it predicted,
+    `drawn` (T, B, L)."""
 
     tokens: Tensor
     inputs: Tensor
@@ -33,8 +33,8 @@ class Sampled(NamedTuple):
 
 
 class Drawn(NamedTuple):
-    """`tokens` (B, L), `log_p` (B, L), their log-probabilities where they were drawn, the step's `noise`, and
-    the embedding for self-conditioning, where there is one."""
+    """`tokens` (B, L); `log_p` (B, L), log-probabilities of sampled tokens; the step's `noise`; and the
+    embedding for self-conditioning, if any."""
 
     tokens: Tensor
     log_p: Tensor
@@ -44,11 +44,10 @@ class Drawn(NamedTuple):
 
 @dataclass(frozen=True)
 class Predictor:
-    """A network that predicts tokens, and the condition under which it does.
+    """A network that predicts tokens, and its condition.
 
-    `null` is what stands for no condition: under guidance the network gets both in one call. `prepare`
-    computes once what the network needs of the condition in all steps (`model.prepare`). `critic` serves the
-    scores sampler.
+    `null` is the null condition: with guidance, the network gets both in one call. `prepare` computes once
+    what all steps need of the condition (`model.prepare`). `critic` is for the scores sampler.
     """
 
     network: Network
@@ -62,11 +61,11 @@ class Predictor:
 
 @dataclass(frozen=True)
 class Decoder:
-    """A predictor with all numbers of a sampler.
+    """A predictor with the schedule of a sampler.
 
-    `condition` is prepared, and doubled if `guided`: first the given one, then what stands for none. The
-    critic gets `plain`, the condition before it was prepared. `steps`, `noise` and `counts` hold the numbers,
-    the noise and the largest number of predicted positions of every step.
+    `condition` is prepared and, if `guided`, doubled: the given one, then the null condition. The critic gets
+    `plain`, the condition before preparation. `steps`, `noise` and `counts` hold the schedule, the noise and
+    the maximum number of predicted positions of every step.
     """
 
     predictor: Predictor
@@ -80,12 +79,12 @@ class Decoder:
 
     @property
     def mask_id(self) -> int:
-        """The token that stands for an unknown one."""
+        """The mask token."""
         return self.predictor.mask_id
 
     @property
     def n_outputs(self) -> int:
-        """Number of logits that are sampled from."""
+        """Number of logits from which tokens are sampled."""
         return self.predictor.codebook_size + self.options.legacy_mask_token
 
     def predict(
@@ -100,9 +99,9 @@ class Decoder:
     ) -> Drawn:
         """Sample the positions `to_predict` of ids (B, L) in step k, at most `counts[k]` of them.
 
-        `temperature` divides the logits once they are filtered. `resample`: the other tokens are sampled too,
-        as far as the network's logits are there. `embedding` conditions the network on its last pass; both
-        halves get that of the given condition.
+        `temperature` divides the filtered logits. `resample`: the other tokens are sampled too, if their
+        logits are computed. `embedding` conditions the network on its last pass; with guidance, both halves
+        get that of the given condition.
         """
         B, L = ids.shape
         n, condition = self.counts[k], self.condition
@@ -132,7 +131,8 @@ class Decoder:
     def _choose(
         self, logits: Tensor, noise: Tensor, k: int, temperature: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """Tokens (B, n) of the network's logits, and guided logits (B, n, K) in at least float32."""
+        """Tokens (B, n) sampled from the network's logits, and guided logits
+        (B, n, K) in at least float32."""
         logits = at_least_float32(logits)
         logits = guide(logits, self.steps.guidance[k]) if self.guided else logits
         logits = logits * self.steps.logit_scale[k]
@@ -152,7 +152,7 @@ class Decoder:
 def make_decoder(
     predictor: Predictor, options: Sampling, steps: Steps, noise: StepNoise, counts: tuple[int, ...]
 ) -> Decoder:
-    """Guidance is on where the predictor has a `null` condition and the options ask for it."""
+    """A decoder, with guidance if the predictor has a `null` condition and the options ask for it."""
     null = predictor.null if options.guidance_scale > 0 else None
     plain = dict(predictor.condition) if null is None else doubled_condition(predictor.condition, null)
     prepared = plain if predictor.prepare is None else predictor.prepare(plain)
@@ -160,8 +160,8 @@ def make_decoder(
 
 
 def doubled_condition(condition: Condition, null: Condition) -> dict[str, Tensor]:
-    """Conditions (2B, ...): the given ones, then those of `null`, of B rows or one; what is not in `null` is
-    repeated."""
+    """Conditions (2B, ...): the given ones, then those of `null`, which have B rows or one; those that are
+    not in `null` are repeated."""
     doubled = {}
     for name, value in condition.items():
         without = null[name].to(value.dtype).expand(value.shape) if name in null else value
@@ -170,20 +170,20 @@ def doubled_condition(condition: Condition, null: Condition) -> dict[str, Tensor
 
 
 def first_positions(to_predict: Tensor, n: int) -> Tensor:
-    """n positions (B, n) of each row of `to_predict` (B, L): the true ones first, each kind in order."""
+    """n positions (B, n) of each row of `to_predict` (B, L): True ones first, then False ones, in order."""
     return torch.argsort(to_predict.to(torch.uint8), dim=1, descending=True, stable=True)[:, :n]
 
 
 def steps_beside(steps: Steps, ids: Tensor) -> Steps:
-    """The numbers as tensors where the ids are."""
+    """The schedule as tensors on the device of the ids."""
     return Steps(*[torch.as_tensor(value, device=ids.device) for value in steps])
 
 
 def run_steps(
     step: Callable[[int, State], tuple[State, Tensor, Tensor]], state: State, first: int, last: int
 ) -> tuple[State, Tensor, Tensor]:
-    """Run `step(k, state) -> (state, inputs, drawn)` for k from `first` to below `last`; the last state, and
-    what all steps got and drew, (T, B, L)."""
+    """Run `step(k, state) -> (state, inputs, drawn)` for `first` <= k < `last`; return the final state and
+    the steps' `inputs` and `drawn`, (T, B, L)."""
     inputs, drawn = [], []
     for k in range(first, last):
         state, got, guess = step(k, state)

@@ -1,5 +1,5 @@
-"""Samplers of Halton-MaskGIT (Besnier et al. 2025): tokens in an order that is fixed beforehand, and the
-confidence sampler that the paper compares with."""
+"""Samplers of Halton-MaskGIT (Besnier et al. 2025): tokens in a fixed order, and the confidence sampler with
+which the paper compares it."""
 
 from math import isqrt
 
@@ -16,13 +16,13 @@ def halton_sample(
     embedding: Tensor | None = None,
     offsets: Tensor | None = None,
 ) -> Sampled:
-    """Sample from `start` (B, L): every step writes the next unknown positions of the Halton order for good.
+    """Sample from `start` (B, L): every step writes the next unknown positions of the Halton order.
 
-    `offsets` (B,): by how much each picture's order is rolled.
+    `offsets` (B,): offsets by which each picture's order is rolled.
     """
     options, steps, unknown = decoder.options, decoder.steps, start == decoder.mask_id
     number = unknown.sum(1)
-    # (1 + steps, B): what is left before the first step and behind each.
+    # (1 + steps, B): number of masked tokens before the first step and after each.
     left = torch.cat([number[None], steps.masked[options.start_step :, number]])
     ranks = ranks_of_unknown(unknown, offsets)
 
@@ -38,10 +38,11 @@ def halton_sample(
 
 
 def ranks_of_unknown(unknown: Tensor, offsets: Tensor | None = None) -> Tensor:
-    """How many unknown positions come before each in the Halton order: (B, L), for squares of L positions."""
+    """Number of unknown positions before each in the Halton order: (B, L), for
+    square grids of L positions."""
     L = unknown.shape[1]
     order = torch.as_tensor(halton_order(isqrt(L)), device=unknown.device)
-    place = torch.argsort(order)[None]  # (1, L): when a position is visited
+    place = torch.argsort(order)[None]  # (1, L): rank of each position
     if offsets is not None:
         place = (place + offsets[:, None]) % L
     place = place.expand(unknown.shape)
@@ -69,6 +70,6 @@ def halton_confidence_sample(decoder: Decoder, start: Tensor, embedding: Tensor 
 
 
 def _codes(ids: Tensor | None, decoder: Decoder) -> Tensor:
-    """A mask token that was drawn becomes the last code."""
+    """Ids with sampled mask tokens replaced by the last code."""
     assert ids is not None
     return torch.clamp(ids, max=decoder.predictor.codebook_size - 1)

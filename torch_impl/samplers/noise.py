@@ -1,4 +1,4 @@
-"""Noise of the samplers of tokens, drawn step by step: that of all steps would not fit into memory."""
+"""Noise of the token samplers, generated step by step, since that of all steps would not fit into memory."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -8,15 +8,15 @@ from torch import Tensor
 from dioscuri.plans.noise import NoiseSpec
 
 StepNoise = Callable[..., Mapping[str, Tensor]]
-"""From the number of a step to its noise by name; `tokens` (B, n, K) of the positions (B, n), if given."""
+"""From a step's number to its noise by name; with positions (B, n), `tokens` (B, n, K) is for these only."""
 
 _SMALLEST = 1e-20
 
 
 def gumbel(uniform: Tensor) -> Tensor:
-    """Standard Gumbel noise of uniforms on [0, 1)."""
+    """Standard Gumbel noise from uniform noise on [0, 1)."""
     noise = torch.clamp(uniform, min=_SMALLEST)
-    # In place: the largest arrays of sampling.
+    # In place, since these are the largest arrays of sampling.
     return noise.log_().neg_().clamp_(min=_SMALLEST).log_().neg_()
 
 
@@ -38,7 +38,7 @@ def step_noise(
 
 
 def recorded_noise(arrays: Mapping[str, Tensor], specs: Sequence[NoiseSpec]) -> StepNoise:
-    """Noise of `step_noise_specs` that was drawn before: arrays (B, T, ...) of all T steps, by name."""
+    """Recorded noise of `step_noise_specs`: arrays (B, T, ...) of all T steps, by name."""
 
     def draw(step: int, positions: Tensor | None = None) -> dict[str, Tensor]:
         noise = {spec.name: arrays[spec.name][:, step] for spec in specs}
@@ -51,22 +51,22 @@ def recorded_noise(arrays: Mapping[str, Tensor], specs: Sequence[NoiseSpec]) -> 
 
 
 def noise_shape(spec: NoiseSpec, positions: Tensor | None) -> tuple[int, ...]:
-    """Shape of an array of a step's noise, of the tokens at positions (B, n) alone if these are given."""
+    """Shape of an array of a step's noise; with positions (B, n), `tokens` is for these only."""
     if positions is None or spec.name != "tokens":
         return spec.shape
     return (*positions.shape, *spec.shape[2:])
 
 
 def random_offsets(source: torch.Generator, batch: int, n_tokens: int) -> Tensor:
-    """Where the Halton order begins, for each picture: (B,) whole numbers below `n_tokens`."""
+    """The start of each picture's Halton order: (B,) integers below `n_tokens`."""
     return torch.randint(n_tokens, (batch,), generator=source, device=source.device)
 
 
 def random_tokens(source: torch.Generator, shape: tuple[int, int], codebook_size: int) -> Tensor:
-    """Tokens (B, L), each equally likely."""
+    """Tokens (B, L), uniformly distributed."""
     return torch.randint(codebook_size, shape, generator=source, device=source.device)
 
 
 def whole_numbers_below(uniform: Tensor, n: int) -> Tensor:
-    """Whole numbers below n, each equally likely, from uniforms on [0, 1)."""
+    """Integers below n, uniformly distributed, from uniform noise on [0, 1)."""
     return (uniform * n).to(torch.int64).clamp(max=n - 1)

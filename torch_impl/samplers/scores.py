@@ -1,4 +1,4 @@
-"""Sampling by scores: every step masks again what is unlikely, or what a critic takes for wrong
+"""Sampling by scores: every step remasks tokens that are unlikely, or that a critic finds wrong
 (muse-maskgit-pytorch and open-muse's `generate`; token critic: Lezama et al. 2022, algorithm 2)."""
 
 import torch

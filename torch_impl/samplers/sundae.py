@@ -1,5 +1,5 @@
-"""SUNDAE's samplers (Savinov et al. 2022, section 3): they start from a whole grid of tokens and sample it
-again until a step changes nothing."""
+"""SUNDAE's samplers (Savinov et al. 2022, section 3): they start from random tokens and resample them
+until a step changes nothing."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -19,8 +19,8 @@ Denoise = Callable[[Tensor], Tensor]
 
 
 class Resampled(NamedTuple):
-    """`tokens` (B, L); `steps` (T, B, L), those behind every step, and `active` (T, B), pictures that were
-    not finished before it. Without `every_step` the latter two hold no step."""
+    """`tokens` (B, L); `steps` (T, B, L), the tokens after every step; and `active` (T, B), the pictures that
+    were not finished before it. Without `every_step`, T is 0."""
 
     tokens: Tensor
     steps: Tensor
@@ -37,11 +37,11 @@ def resample_tokens(
     *,
     every_step: bool = False,
 ) -> Resampled:
-    """Sample tokens again, from `start` (B, L) on, except those that are `known` (B, L).
+    """Resample tokens, from `start` (B, L) on, except those that are `known` (B, L).
 
-    `steps` come from `make_sampling_schedule`; `draw(k)` gives the noise of a step; in place of its uniform
-    `tokens` (B, L) there may be Gumbel noise (B, L, K). A finished picture stays as it is; the loop ends when
-    all are finished, and what `every_step` keeps is then filled up.
+    `steps` comes from `make_sampling_schedule`; `draw(k)` returns the noise of a step, whose uniform `tokens`
+    (B, L) may be replaced by Gumbel noise (B, L, K). A finished picture does not change; the loop ends when
+    all are finished, and the remaining steps of `every_step` repeat the last one.
     """
     steps = SamplingSchedule(*[torch.as_tensor(value, device=start.device) for value in steps])
     known = torch.zeros_like(start, dtype=torch.bool) if known is None else known
@@ -77,7 +77,7 @@ def ancestral_step(
     options: Resampling,
     k: int,
 ) -> tuple[Tensor, Tensor]:
-    """Tokens with a random share sampled again, and with all of them sampled again, both (B, L)."""
+    """Tokens with a random fraction resampled, and with all of them resampled, both (B, L)."""
     logits, noise = at_least_float32(network(tokens)), draw(k)
     temperature = steps.temperature[k].clamp(min=LEAST_TEMPERATURE)
     by = inverse_cdf_sample if noise["tokens"].ndim == tokens.ndim else draw_tokens
@@ -95,10 +95,8 @@ def argmax_unrolled_step(
     options: Resampling,
     k: int,
 ) -> tuple[Tensor, Tensor]:
-    """The likeliest tokens, the least certain of them predicted a second time, twice (B, L).
-
-    Argmax-unrolled decoding: tokens that are certain keep their first prediction.
-    """
+    """Argmax-unrolled decoding: the most likely tokens, of which the least certain are predicted a second
+    time; returned twice, (B, L)."""
     del draw, options
     sure, first = torch.log_softmax(at_least_float32(network(tokens)), -1).max(-1)
     first = torch.where(known, tokens, first)

@@ -1,4 +1,4 @@
-"""One entry point for all token samplers."""
+"""The entry point of all token samplers."""
 
 from torch import Tensor
 
@@ -23,9 +23,9 @@ def sample_tokens(
 ) -> Sampled:
     """Sample the tokens that are masked in `start` (B, L).
 
-    `noise(k, positions)` gives the noise of a step. `embedding` (B, L', C), zeros, switches self-conditioning
-    on. `offsets` (B,) roll the Halton order (`randomize`). With `every_step` the Halton sampler predicts the
-    whole picture in every step; otherwise `drawn` holds only what it writes.
+    `noise(k, positions)` returns the noise of a step. An `embedding` (B, L', C) of zeros enables
+    self-conditioning. `offsets` (B,) roll the Halton order (`randomize`). With `every_step`, the Halton
+    sampler predicts the whole picture in every step; otherwise `drawn` holds only the tokens that it writes.
     """
     counts = positions_to_predict(options, start.shape[1], every_step=every_step)
     steps = steps_beside(make_steps(options, start.shape[1]), start)
