@@ -122,7 +122,7 @@ def _frequencies(name: str, body: Stack | Level, model: Denoiser) -> dict[str, n
         return {f"{name}.rotary_pos_emb.freqs": axis_frequencies(body, model)}
     return (
         _frequencies(f"{name}.pre_transformer", body.before, model)
-        | _frequencies(f"{name}.post_transformer", body.behind, model)
+        | _frequencies(f"{name}.post_transformer", body.after, model)
         | _frequencies(f"{name}.valley_transformer", body.inside, model)
     )
 

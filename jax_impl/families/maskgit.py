@@ -157,8 +157,8 @@ class MaskGITMethods(FamilyMethods):
         `every_step` adds each step's prediction of all tokens, `steps` (B, T, L), and which of them are
         masked again, `masked` (B, T, L). `sampling` replaces the options of `[synthesis]`.
         """
-        asked = next(value for name, value in batch.items() if name in ("index", *self.plan.conditions))
-        B = len(asked)
+        example = next(value for name, value in batch.items() if name in ("index", *self.plan.conditions))
+        B = len(example)
         start = jnp.full((B, self.plan.n_tokens), self.plan.mask_id, jnp.int32)
         return self._sampled(
             model, start, batch, noise, frozen, (sampling or self.hparams.synthesis, every_step)
@@ -275,16 +275,18 @@ class MaskGITMethods(FamilyMethods):
     def _null(self, frozen: Arrays, condition: Arrays) -> dict[str, Array]:
         """The null condition: the null label, and the encoded empty text or, without it, no text and a pooled
         state of zeros."""
-        given = under(frozen, "null")
+        null_text = under(frozen, "null")
         values = {"label": self.plan.null_label, "text_keep": 0, "pooled": 0}
-        if "text" in given:
+        if "text" in null_text:
             del values["text_keep"]
         null = {
             name: jnp.full_like(condition[name][:1], value)
             for name, value in values.items()
             if name in condition
         }
-        return null | {name: given[name].astype(condition[name].dtype) for name in given if name in condition}
+        return null | {
+            name: null_text[name].astype(condition[name].dtype) for name in null_text if name in condition
+        }
 
     def _first_pass(self, model: Any, masked: Masked, condition: Arrays, uniform: Array) -> Array:
         """The embedding of a first pass without gradient; zero for pictures that get no such pass."""

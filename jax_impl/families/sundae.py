@@ -97,7 +97,7 @@ class SundaeMethods(FamilyMethods):
         """One update by the sum of all passes' gradients, which are added one after the other."""
         n = self.hparams.loss.unroll_steps
 
-        def part(batch: Arrays, noise: Arrays) -> tuple[Array, Result]:
+        def micro_batch(batch: Arrays, noise: Arrays) -> tuple[Array, Result]:
             tokens, inputs = self._tokens(batch, frozen), None
             gradient: Any = 0
             metrics: Result = {}
@@ -110,7 +110,7 @@ class SundaeMethods(FamilyMethods):
                 (gradient, metrics), inputs = optimization_barrier(((gradient, metrics), inputs))
             return gradient, metrics
 
-        gradient, metrics = trainer.over_parts(part, batch, noise)
+        gradient, metrics = trainer.over_parts(micro_batch, batch, noise)
         state, norm = trainer.update(state, gradient, scalars)
         return state, metrics, norm
 
@@ -157,15 +157,15 @@ class SundaeMethods(FamilyMethods):
         options = sampling or self.hparams.synthesis
         if steps is not None and min_steps is not None:
             options = replace(options, steps=steps, min_steps=min_steps)
-        asked = next(value for name, value in batch.items() if name in ("index", "label", "start"))
+        example = next(value for name, value in batch.items() if name in ("index", "label", "start"))
         start = batch.get("start")
         if start is None:
-            start = self._random(noise, len(asked))
+            start = self._random(noise, len(example))
         schedule = denoising.make_sampling_schedule(options)
         if temperatures is not None and proportions is not None:
             schedule = denoising.SamplingSchedule(temperatures, proportions)
         drawing = (options, schedule, every_step)
-        return self._drawn(model, start.astype(jnp.int32), None, batch, noise, frozen, drawing)
+        return self._sample(model, start.astype(jnp.int32), None, batch, noise, frozen, drawing)
 
     def inpaint(
         self,
@@ -181,7 +181,7 @@ class SundaeMethods(FamilyMethods):
         start = jnp.where(unknown, self._random(noise, len(tokens)), tokens)
         options = sampling or self.hparams.synthesis
         drawing = (options, denoising.make_sampling_schedule(options), every_step)
-        return self._drawn(model, start, ~unknown, batch, noise, frozen, drawing)
+        return self._sample(model, start, ~unknown, batch, noise, frozen, drawing)
 
     def _pass(
         self, k: int, inputs: Array | None, tokens: Array, batch: Arrays, noise: Arrays, model: Any
@@ -195,7 +195,7 @@ class SundaeMethods(FamilyMethods):
         terms = pass_terms(logits, tokens, noise.get(f"unroll.{k}"))
         return *unrolled_loss(terms, self.hparams.loss, k), terms.unrolled
 
-    def _drawn(
+    def _sample(
         self,
         model: Any,
         start: Array,

@@ -30,7 +30,7 @@ from jax_impl.families.methods import FamilyMethods, Result, Scalars, added
 from jax_impl.layers.pictures import from_range, to_range
 from jax_impl.models.discriminator import build_discriminator
 from jax_impl.models.lpips import lpips
-from jax_impl.models.vqgan import Quantised, assigned_codebook, build_tokenizer
+from jax_impl.models.vqgan import Quantised, averaged_codebook, build_tokenizer
 from jax_impl.objectives.vqgan import (
     Distance,
     discriminator_terms,
@@ -89,7 +89,7 @@ class TokenizerMethods(FamilyMethods):
         options = self.hparams.loss
         x = self._pictures(batch)
         z = model.encode(x, {**noise, **powers})
-        quantised = model.quantise(z, noise, scalars, self._revived(buffers), train=True)
+        quantised = model.quantise(z, noise, scalars, self._after_reset(buffers), train=True)
         trunk = model.decode_trunk(quantised.codes, noise)
         made, pull_back = _output(model, trunk, tokenizers.last_layer_name(self.plan))
 
@@ -144,7 +144,7 @@ class TokenizerMethods(FamilyMethods):
         """The codebook, if it follows from the quantiser's buffers or dead codes are reset, and the encoder's
         singular values."""
         name = self.codebook_name()
-        codebook_of_averages = assigned_codebook(self.plan, buffers)
+        codebook_of_averages = averaged_codebook(self.plan, buffers)
         sigmas = {
             f"{buffer.removeprefix('sigma.')}.sigma": value
             for buffer, value in buffers.items()
@@ -190,7 +190,7 @@ class TokenizerMethods(FamilyMethods):
         """The discriminator's loss; metrics, of which the tokenizer's are 0; and new buffers."""
         x = self._pictures(batch)
         z = model.encode(x, {**noise, **self._powers(model, buffers)})
-        codes = model.quantise(z, noise, scalars, self._revived(buffers), train=True).codes
+        codes = model.quantise(z, noise, scalars, self._after_reset(buffers), train=True).codes
         made = stop_gradient(model.output(model.decode_trunk(codes, noise)))
         critic, vectors = critic_of(model, buffers)
         loss, metrics = discriminator_terms(x, made, self.hparams.loss, critic)
@@ -219,7 +219,7 @@ class TokenizerMethods(FamilyMethods):
             new |= self._dead_code_reset(noise["dead_code_reset"], buffers["share"], counts, z)
         return all_metrics, new
 
-    def _revived(self, buffers: Arrays) -> dict[str, Array]:
+    def _after_reset(self, buffers: Arrays) -> dict[str, Array]:
         """The quantiser's buffers, with the averages of codes that were reset
         after the last step restarted."""
         buffers = dict(buffers)

@@ -71,7 +71,11 @@ class NearestCode(nnx.Module):
         if not train:
             return Quantised(codes, indices, {}, {})
         losses = self._losses(z, codes, distances)
-        new = _moved(z, indices, buffers, self.options) if buffers and "cluster_size" in buffers else {}
+        new = (
+            _updated_averages(z, indices, buffers, self.options)
+            if buffers and "cluster_size" in buffers
+            else {}
+        )
         return Quantised(z + stop_gradient(codes - z), indices, losses, new)
 
     def _losses(self, z: Array, codes: Array, distances: Array) -> dict[str, Array]:
@@ -255,7 +259,7 @@ def entropy_loss(affinity: Array, temperature: float, kind: str) -> Array:
     return -(target * log_p).sum(-1).mean() - of_average
 
 
-def assigned_codebook(plan: TokenizerPlan, buffers: Arrays) -> Array | None:
+def averaged_codebook(plan: TokenizerPlan, buffers: Arrays) -> Array | None:
     """The codes (K, D) from moving averages, with Laplace smoothing; None without moving averages."""
     if plan.options.quantizer != "ema":
         return None
@@ -273,7 +277,7 @@ def averaged_weight(plan: TokenizerPlan, buffers: Arrays) -> Array | float:
     return 1 - plan.options.ema_decay ** jnp.maximum(buffers["averaged"][0], 1)
 
 
-def _moved(z: Array, indices: Array, buffers: Arrays, options: Tokenizer) -> dict[str, Array]:
+def _updated_averages(z: Array, indices: Array, buffers: Arrays, options: Tokenizer) -> dict[str, Array]:
     """Moving averages after a batch (van den Oord et al. 2017, appendix A.1)."""
     vectors, chosen = rearrange(stop_gradient(z), "b h w d -> (b h w) d"), indices.reshape(-1)
     counts = jnp.zeros_like(buffers["cluster_size"]).at[chosen].add(1)

@@ -16,6 +16,6 @@ def rotate(x: Array, cos: Array, sin: Array, *, halves: bool = False) -> Array:
     cos, sin = (rearrange(table, "l n p -> 1 l n p") for table in (cos, sin))
     y, rest = at_least_float32(x[..., : 2 * P]), x[..., 2 * P :]
     a, b = (y[..., :P], y[..., P:]) if halves else (y[..., ::2], y[..., 1::2])
-    turned = (a * cos - b * sin, b * cos + a * sin)
-    y = jnp.concatenate(turned, -1) if halves else jnp.stack(turned, -1).reshape(y.shape)
+    rotated = (a * cos - b * sin, b * cos + a * sin)
+    y = jnp.concatenate(rotated, -1) if halves else jnp.stack(rotated, -1).reshape(y.shape)
     return jnp.concatenate([y.astype(x.dtype), rest], -1)

@@ -10,11 +10,16 @@ from jax import Array
 
 
 def apply_layers(
-    layers: nnx.List, x: Array, shared: tuple, each: Sequence[tuple], *, checkpoint: bool, scan: bool = False
+    layers: nnx.List,
+    x: Array,
+    shared: tuple,
+    per_layer: Sequence[tuple],
+    *,
+    checkpoint: bool,
+    scan: bool = False,
 ) -> tuple[Array, list[Any]]:
-    """Apply `layer(x, *shared, *arguments)` with a layer's arguments from `each`; return x
+    """Apply `layer(x, *shared, *arguments)` with a layer's arguments from `per_layer`; return x
     and the layers' other results.
-
 
     `checkpoint` recomputes every layer in the backward pass to save memory. `scan` compiles one layer, as a
     loop over their stacked parameters.
@@ -26,7 +31,7 @@ def apply_layers(
 
     if checkpoint:
         step = jax.checkpoint(step, prevent_cse=not scan)
-    pairs = list(zip(layers, each, strict=True))
+    pairs = list(zip(layers, per_layer, strict=True))
     if scan and len(pairs) > 1:
         x, stacked = jax.lax.scan(step, x, jax.tree.map(lambda *leaves: jnp.stack(leaves), *pairs))
         return x, [jax.tree.map(lambda leaves, i=i: leaves[i], stacked) for i in range(len(pairs))]

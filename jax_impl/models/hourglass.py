@@ -38,7 +38,7 @@ class HourglassLevel(nnx.Module):
         self.valley_transformer = build_body(**make, body=level.inside, outermost=False)
         self.attn_resampling_post_valley = HourglassStack(stack=None, **make) if resampling else None
         self.upsample = nnx.Dict({"proj": Linear(d, d * s)} if linear else {})
-        self.post_transformer = HourglassStack(stack=level.behind, **make)
+        self.post_transformer = HourglassStack(stack=level.after, **make)
         self.norm_out = layer_norm(d, EPS) if outermost else None
         self.level, self.legacy = level, options.legacy_positions
 
@@ -114,8 +114,8 @@ class HourglassStack(nnx.Module):
         depth = 1 if stack is None else stack.depth
         self.layers = nnx.List([HourglassLayer(plan) for _ in range(depth)])
         self.norm = layer_norm(plan.options.dim, EPS) if outermost else None
-        turns = stack is not None and stack.max_frequency > 0
-        self.stack, self.turns = stack, turns
+        rotates = stack is not None and stack.max_frequency > 0
+        self.stack, self.turns = stack, rotates
         self.options, self.checkpoint, self.scan = plan.options, checkpoint, scan
 
     def __call__(self, x: Array) -> tuple[Array, Aux]:
@@ -124,9 +124,9 @@ class HourglassStack(nnx.Module):
         if self.stack is not None and self.turns:
             table, dtype = angles(self.stack, self.options), jnp.promote_types(x.dtype, jnp.float32)
             cos, sin = (jnp.asarray(f(table), dtype) for f in (np.cos, np.sin))
-        each = [()] * len(self.layers)
+        per_layer = [()] * len(self.layers)
         x, _ = apply_layers(
-            self.layers, x, (None, cos, sin), each, checkpoint=self.checkpoint, scan=self.scan
+            self.layers, x, (None, cos, sin), per_layer, checkpoint=self.checkpoint, scan=self.scan
         )
         return (x if self.norm is None else self.norm(x)), {}
 

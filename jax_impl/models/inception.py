@@ -44,8 +44,8 @@ def _through(x: Array, layer: Layer, weights: Arrays) -> Array:
         return _pooled(x, layer)
     if isinstance(layer, Fork):
         return jnp.concatenate([_through(x, branch, weights) for branch in layer.branches], -1)
-    for part in layer:
-        x = _through(x, part, weights)
+    for inner in layer:
+        x = _through(x, inner, weights)
     return x
 
 

@@ -85,9 +85,9 @@ class LucidrainsTransformer(Pretrained, nnx.Module):
         states = under(self.prepare({"text": empty, **condition}), "prepared")
         aux = {"hs_embed": x}
         names = [f"layers.{i}" for i in range(len(blocks["layers"]))]
-        each = [(under(states, name), under(uniforms, name)) for name in names]
+        per_layer = [(under(states, name), under(uniforms, name)) for name in names]
         x, intermediates = apply_layers(
-            blocks["layers"], x, (states["mask"],), each, checkpoint=self.checkpoint, scan=self.scan
+            blocks["layers"], x, (states["mask"],), per_layer, checkpoint=self.checkpoint, scan=self.scan
         )
         aux |= {f"hs_layer{i}": value for i, value in enumerate(intermediates)}
         x = blocks["norm"](x)

@@ -32,8 +32,8 @@ class TextEncoder(nnx.Module):
         if self.length:
             table, dtype = text_angles(self.length), jnp.promote_types(x.dtype, jnp.float32)
             cos, sin = (jnp.asarray(f(table), dtype) for f in (np.cos, np.sin))
-        each = [()] * len(self.layers)
-        return apply_layers(self.layers, x, (cos, sin), each, checkpoint=self.checkpoint)[0]
+        per_layer = [()] * len(self.layers)
+        return apply_layers(self.layers, x, (cos, sin), per_layer, checkpoint=self.checkpoint)[0]
 
 
 class TextLayer(nnx.Dict):

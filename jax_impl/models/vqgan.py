@@ -16,7 +16,7 @@ from dioscuri.families.vqgan.plan import Block, Level, TokenizerPlan
 from jax_impl.layers.convolution import Conv
 from jax_impl.layers.dense import Linear
 from jax_impl.layers.precision import weights_dtype
-from jax_impl.layers.quantizers import GumbelCodes, Quantised, assigned_codebook, make_quantizer
+from jax_impl.layers.quantizers import GumbelCodes, Quantised, averaged_codebook, make_quantizer
 from jax_impl.layers.resnet import (
     GridAttention,
     Halved,
@@ -32,7 +32,7 @@ from jax_impl.models.paella import PaellaDecoder, PaellaEncoder
 from jax_impl.models.residual_tokenizer import ResidualDecoder, ResidualEncoder
 from jax_impl.pretrained import Pretrained
 
-__all__ = ["Quantised", "Tokenizer", "assigned_codebook", "build_tokenizer"]
+__all__ = ["Quantised", "Tokenizer", "averaged_codebook", "build_tokenizer"]
 
 Arrays = Mapping[str, Array]
 
@@ -167,12 +167,12 @@ class Decoder(nnx.Module):
         self.recomputed = recomputed
 
     def __call__(self, x: Array, noise: Arrays, codes: Array) -> Array:
-        given = codes if self.modulated else None
-        x = self.mid(self.conv_in(x), noise, self.recomputed, given)
+        modulation_codes = codes if self.modulated else None
+        x = self.mid(self.conv_in(x), noise, self.recomputed, modulation_codes)
         for level in reversed(self.up):
-            x = level(x, noise, self.recomputed, given)
+            x = level(x, noise, self.recomputed, modulation_codes)
         norm: Any = self.norm_out
-        return jax.nn.silu(norm(x) if given is None else norm(x, given))
+        return jax.nn.silu(norm(x) if modulation_codes is None else norm(x, modulation_codes))
 
 
 class Tokenizer(Pretrained, nnx.Module):

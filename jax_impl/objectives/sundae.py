@@ -41,7 +41,7 @@ def pass_terms(logits: Array, tokens: Array, uniform: Array | None) -> Terms:
         losses.mean(1),
         hits.astype(losses.dtype).mean(1),
         tokens,
-        _drawn(stop_gradient(logits), tokens, uniform),
+        _next_input(stop_gradient(logits), tokens, uniform),
     )
 
 
@@ -53,7 +53,7 @@ def unrolled_loss(terms: Terms, options: Unrolling, k: int) -> tuple[Array, dict
     return weighted, {"loss": weighted, "accuracy": accuracy, "unrolled": loss * place}
 
 
-def _drawn(logits: Array, tokens: Array, uniform: Array | None) -> Array:
+def _next_input(logits: Array, tokens: Array, uniform: Array | None) -> Array:
     """The next pass's input; after the last pass, the clean tokens."""
     if uniform is None:
         return tokens

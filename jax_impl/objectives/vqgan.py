@@ -66,14 +66,14 @@ def generator_terms(
 
     (value, metrics), gradient = jax.value_and_grad(likelihood, has_aux=True)(leaf)
     if critic is not None:
-        (adversarial, parts), of_adversarial = jax.value_and_grad(
+        (adversarial, terms), of_adversarial = jax.value_and_grad(
             lambda leaf: _adversarial(x, leaf, options, critic), has_aux=True
         )(leaf)
         weight = jnp.full_like(value, options.disc_weight)
         if options.adaptive_disc_weight and pull_back is not None:
             weight = weight * adaptive_weight(pull_back(gradient), pull_back(of_adversarial))
         gradient, value = gradient + weight * of_adversarial, value + weight * adversarial
-        metrics |= parts | {"disc_weight": weight}
+        metrics |= terms | {"disc_weight": weight}
     metrics = {name: stop_gradient(metric) for name, metric in metrics.items()}
     return _with_gradient(made, gradient, value), metrics
 
@@ -167,11 +167,11 @@ def _adversarial(x: Array, leaf: Array, options: Loss, critic: Critic) -> tuple[
     """The adversarial and contrastive losses of reconstructions, and their terms."""
     verdict = critic(leaf)
     loss = _mean([generator_loss(logits, options.disc_loss) for logits in verdict.logits])
-    parts = {"generator": loss}
+    terms = {"generator": loss}
     if verdict.embeddings:
-        parts["contrastive"] = contrastive_loss(critic(x), verdict, patches=options.patch_nce)
-        loss = loss + options.contrastive_weight * parts["contrastive"]
-    return loss, parts
+        terms["contrastive"] = contrastive_loss(critic(x), verdict, patches=options.patch_nce)
+        loss = loss + options.contrastive_weight * terms["contrastive"]
+    return loss, terms
 
 
 def _groups(x: Array, *, patches: bool) -> Array:

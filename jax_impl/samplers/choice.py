@@ -28,17 +28,17 @@ def keep_top_p(logits: Array, p: float) -> Array:
     which on a CPU is much faster than XLA's sort."""
     if p >= 1:
         return logits
-    shares = jax.nn.softmax(logits, axis=-1)
+    probabilities = jax.nn.softmax(logits, axis=-1)
 
     def halve(_: Array, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = bounds
         middle = (low + high) / 2
-        enough = jnp.where(shares > middle, shares, 0).sum(-1, keepdims=True) >= p
+        enough = jnp.where(probabilities > middle, probabilities, 0).sum(-1, keepdims=True) >= p
         return jnp.where(enough, middle, low), jnp.where(enough, high, middle)
 
-    most = shares.max(-1, keepdims=True)
+    most = probabilities.max(-1, keepdims=True)
     low, _ = jax.lax.fori_loop(0, _HALVINGS, halve, (jnp.full_like(most, -1), most))
-    return jnp.where(shares > low, logits, -jnp.inf)
+    return jnp.where(probabilities > low, logits, -jnp.inf)
 
 
 def filtered(logits: Array, options: Filters) -> Array:
@@ -54,13 +54,13 @@ def draw_tokens(logits: Array, gumbel: Array) -> Array:
 def inverse_cdf_sample(logits: Array, uniform: Array) -> Array:
     """One token (...) from logits (..., K) and uniform noise (...) on [0, 1): the first whose cumulative
     probability exceeds the noise."""
-    shares = jax.nn.softmax(logits, axis=-1)
-    padding = [(0, 0)] * (shares.ndim - 1) + [(0, -shares.shape[-1] % BLOCK)]
-    shares = jnp.pad(shares, padding).reshape(*shares.shape[:-1], -1, BLOCK)
-    sums = shares.sum(-1)
-    block, rest = _first_above(sums, uniform * sums.sum(-1))
-    inside = jnp.take_along_axis(shares, block[..., None, None], -2)[..., 0, :]
-    return block * BLOCK + _first_above(inside, rest)[0]
+    probabilities = jax.nn.softmax(logits, axis=-1)
+    padding = [(0, 0)] * (probabilities.ndim - 1) + [(0, -probabilities.shape[-1] % BLOCK)]
+    probabilities = jnp.pad(probabilities, padding).reshape(*probabilities.shape[:-1], -1, BLOCK)
+    sums = probabilities.sum(-1)
+    block, remainder = _first_above(sums, uniform * sums.sum(-1))
+    inside = jnp.take_along_axis(probabilities, block[..., None, None], -2)[..., 0, :]
+    return block * BLOCK + _first_above(inside, remainder)[0]
 
 
 def log_probability(logits: Array, tokens: Array) -> Array:
@@ -69,19 +69,19 @@ def log_probability(logits: Array, tokens: Array) -> Array:
     return chosen - jax.nn.logsumexp(logits, axis=-1)
 
 
-def guide(both: Array, factor: Array) -> Array:
+def guide(logits: Array, factor: Array) -> Array:
     """unconditional + factor (conditional - unconditional), for a batch of conditional, then unconditional
     predictions (classifier-free guidance, Ho and Salimans 2022)."""
-    given, null = jnp.split(both, 2)
-    return null + factor * (given - null)
+    conditional, unconditional = jnp.split(logits, 2)
+    return unconditional + factor * (conditional - unconditional)
 
 
-def _first_above(shares: Array, target: Array) -> tuple[Array, Array]:
-    """Index at which cumulative sums of `shares` (..., N) first exceed `target` (...), or of the last nonzero
-    share if rounding keeps them below; and the target minus the shares before it."""
-    cumulative = jnp.cumsum(shares, -1)
-    ends = jnp.where(shares > 0, cumulative, -1)
+def _first_above(probabilities: Array, target: Array) -> tuple[Array, Array]:
+    """Index at which cumulative sums of `probabilities` (..., N) first exceed `target` (...), or of the last
+    nonzero share if rounding keeps them below; and the target minus the shares before it."""
+    cumulative = jnp.cumsum(probabilities, -1)
+    ends = jnp.where(probabilities > 0, cumulative, -1)
     reached = (ends > target[..., None]) | (ends == ends.max(-1, keepdims=True))
     index = reached.argmax(-1).astype(jnp.int32)
-    before = jnp.take_along_axis(cumulative - shares, index[..., None], -1)[..., 0]
+    before = jnp.take_along_axis(cumulative - probabilities, index[..., None], -1)[..., 0]
     return index, target - before

@@ -18,8 +18,8 @@ REMASKED = -1e4
 
 def confidence_sample(decoder: Decoder, start: Array, embedding: Array | None = None) -> Sampled:
     """Sample from `start` (B, L): every step samples all unknown tokens and remasks the least confident."""
-    options, steps, given = decoder.options, decoder.steps, start != decoder.mask_id
-    counts = steps.masked[:, jnp.sum(~given, 1)]  # (T, B)
+    options, steps, known = decoder.options, decoder.steps, start != decoder.mask_id
+    counts = steps.masked[:, jnp.sum(~known, 1)]  # (T, B)
 
     def step(k: Array, state: State) -> tuple[State, Array, Array]:
         ids, embedding = state
@@ -27,8 +27,8 @@ def confidence_sample(decoder: Decoder, start: Array, embedding: Array | None = 
         drawn, log_p, noise, embedding = decoder.predict(ids, unknown, k, embedding)
         confidence = jnp.clip(log_p, min=LEAST_LOG_P)
         choice = steps.temperature[k] * noise["confidence"]
-        confidence = _of_known(confidence + choice, choice, unknown, given, options)
-        confidence = _remasked(confidence, unknown | given, noise, steps.remask[k], options)
+        confidence = _of_known(confidence + choice, choice, unknown, known, options)
+        confidence = _remasked(confidence, unknown | known, noise, steps.remask[k], options)
         masking = least_confident(confidence, jnp.minimum(unknown.sum(1) - 1, counts[k]))
         return (jnp.where(masking, decoder.mask_id, drawn), embedding), ids, drawn
 
@@ -43,9 +43,9 @@ def least_confident(confidence: Array, counts: Array) -> Array:
     return confidence < cut
 
 
-def _of_known(confidence: Array, choice: Array, unknown: Array, given: Array, options: Sampling) -> Array:
+def _of_known(confidence: Array, choice: Array, unknown: Array, known: Array, options: Sampling) -> Array:
     """Confidence with known tokens as certain, except that sampled ones may be reconsidered."""
-    certain = given if options.remask == "confidence" else ~unknown
+    certain = known if options.remask == "confidence" else ~unknown
     return jnp.where(
         certain, LEGACY_KNOWN + choice if options.legacy_known_confidence else jnp.inf, confidence
     )

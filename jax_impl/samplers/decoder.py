@@ -198,7 +198,7 @@ def first_positions(to_predict: Array, n: int) -> Array:
     return jnp.argsort(to_predict.astype(jnp.uint8), axis=1, descending=True, stable=True)[:, :n]
 
 
-def steps_beside(steps: Steps, ids: Array) -> Steps:
+def steps_like(steps: Steps, ids: Array) -> Steps:
     """The schedule as arrays, which JAX moves to the ids' device."""
     del ids
     return Steps(*[jnp.asarray(value) for value in steps])

@@ -12,12 +12,12 @@ LEAST_TEMPERATURE = 1e-10
 
 def scores_sample(decoder: Decoder, start: Array, embedding: Array | None = None) -> Sampled:
     """Sample from `start` (B, L): every step masks the tokens with the highest scores and samples them."""
-    options, steps, given = decoder.options, decoder.steps, start != decoder.mask_id
-    counts = steps.masked[:, jnp.sum(~given, 1)]  # (T, B)
+    options, steps, known = decoder.options, decoder.steps, start != decoder.mask_id
+    counts = steps.masked[:, jnp.sum(~known, 1)]  # (T, B)
 
     def step(k: Array, state: State) -> tuple[State, Array, Array]:
         ids, scores, embedding = state
-        masking = highest(jnp.where(given, -jnp.inf, scores), counts[k]) & ~given
+        masking = highest(jnp.where(known, -jnp.inf, scores), counts[k]) & ~known
         got = jnp.where(masking, decoder.mask_id, ids)
         temperature = jnp.clip(steps.temperature[k], min=LEAST_TEMPERATURE)
         unknown = got == decoder.mask_id

@@ -57,8 +57,8 @@ def resample_tokens(
     def step(state: Any) -> Any:
         k, tokens, stopped, history, active = state
         active = active.at[k].set(~stopped) if every_step else active
-        proposal, whole = propose(network, tokens, known, draw, steps, options, k)
-        same = (whole if options.stop_rule == "unmasked" else proposal) == tokens
+        proposal, full = propose(network, tokens, known, draw, steps, options, k)
+        same = (full if options.stop_rule == "unmasked" else proposal) == tokens
         stopped = stopped | ((same | known).all(1) & (k >= least))
         tokens = jnp.where(stopped[:, None], tokens, proposal)
         # What is not reached later stays as it is now.
@@ -85,9 +85,9 @@ def ancestral_step(
     logits, noise = at_least_float32(network(tokens)), draw(k)
     temperature = jnp.maximum(steps.temperature[k], LEAST_TEMPERATURE)
     by = inverse_cdf_sample if noise["tokens"].ndim == tokens.ndim else draw_tokens
-    whole = by(filtered(logits, options) / temperature, noise["tokens"])
+    full = by(filtered(logits, options) / temperature, noise["tokens"])
     unchanged = (noise["update"] > steps.proportion[k]) | known
-    return jnp.where(unchanged, tokens, whole), whole
+    return jnp.where(unchanged, tokens, full), full
 
 
 def argmax_unrolled_step(

@@ -82,7 +82,7 @@ def check_averages(run, new, quantizers):
         run.close(new[ours].T, f"{name}/hidden")
         run.close(new[ours].T / weight, f"{name}/average")
         np.testing.assert_array_equal(run.outputs[f"{name}/counter"], new["averaged"][0])
-    run.close(np.asarray(quantizers.assigned_codebook(run.plan, tensors)).T, "new_stats/quantizer/embeddings")
+    run.close(np.asarray(quantizers.averaged_codebook(run.plan, tensors)).T, "new_stats/quantizer/embeddings")
 
 
 @pytest.mark.parametrize("twin", TWINS)
@@ -129,7 +129,7 @@ def check_generator(run, engine, image, twin):
         run.close(new[f"sigma.{ours}"][0], f"new_stats/G/{theirs}/sigma")
     make = torch.tensor if twin == "torch" else jnp.asarray
     new = {name: make(new[name]) for name in ("cluster_size", "embedding_sum", "averaged")}
-    codes = QUANTIZERS[twin].assigned_codebook(run.plan, new)
+    codes = QUANTIZERS[twin].averaged_codebook(run.plan, new)
     run.close(np.asarray(codes).T, "new_stats/G/quantizer/embeddings")
 
 

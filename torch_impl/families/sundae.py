@@ -95,7 +95,7 @@ class SundaeMethods(FamilyMethods):
         """One update by the sum of all passes' gradients, which are added one after the other."""
         n = self.hparams.loss.unroll_steps
 
-        def part(batch: Tensors, noise: Tensors) -> tuple[Result, ...]:
+        def micro_batch(batch: Tensors, noise: Tensors) -> tuple[Result, ...]:
             tokens, inputs = self._tokens(batch, frozen), None
             metrics: Result = {}
             for k in range(n):
@@ -105,7 +105,7 @@ class SundaeMethods(FamilyMethods):
                 metrics = added(metrics, of_pass)
             return (metrics,)
 
-        (metrics,) = trainer.over_parts(part, batch, noise)
+        (metrics,) = trainer.over_parts(micro_batch, batch, noise)
         state, norm = trainer.update(state, trainer.grad, scalars)
         return state, metrics, norm
 
@@ -152,15 +152,15 @@ class SundaeMethods(FamilyMethods):
         options = sampling or self.hparams.synthesis
         if steps is not None and min_steps is not None:
             options = replace(options, steps=steps, min_steps=min_steps)
-        asked = next(value for name, value in batch.items() if name in ("index", "label", "start"))
+        example = next(value for name, value in batch.items() if name in ("index", "label", "start"))
         start = batch.get("start")
         if start is None:
-            start = self._random(noise, len(asked))
+            start = self._random(noise, len(example))
         schedule = denoising.make_sampling_schedule(options)
         if temperatures is not None and proportions is not None:
             schedule = denoising.SamplingSchedule(temperatures, proportions)
         drawing = (options, schedule, every_step)
-        return self._drawn(model, start.to(torch.int64), None, batch, noise, frozen, drawing)
+        return self._sample(model, start.to(torch.int64), None, batch, noise, frozen, drawing)
 
     def inpaint(
         self,
@@ -176,7 +176,7 @@ class SundaeMethods(FamilyMethods):
         start = torch.where(unknown, self._random(noise, len(tokens)), tokens)
         options = sampling or self.hparams.synthesis
         drawing = (options, denoising.make_sampling_schedule(options), every_step)
-        return self._drawn(model, start, ~unknown, batch, noise, frozen, drawing)
+        return self._sample(model, start, ~unknown, batch, noise, frozen, drawing)
 
     def _pass(
         self, k: int, inputs: Tensor | None, tokens: Tensor, batch: Tensors, noise: Tensors, model: Any
@@ -190,7 +190,7 @@ class SundaeMethods(FamilyMethods):
         terms = pass_terms(logits, tokens, noise.get(f"unroll.{k}"))
         return *unrolled_loss(terms, self.hparams.loss, k), terms.unrolled
 
-    def _drawn(
+    def _sample(
         self,
         model: Any,
         start: Tensor,

@@ -27,7 +27,7 @@ from torch_impl.families.methods import FamilyMethods, Result, Scalars, added
 from torch_impl.layers.pictures import from_range, to_range
 from torch_impl.models.discriminator import build_discriminator
 from torch_impl.models.lpips import lpips
-from torch_impl.models.vqgan import Quantised, assigned_codebook, build_tokenizer
+from torch_impl.models.vqgan import Quantised, averaged_codebook, build_tokenizer
 from torch_impl.objectives.vqgan import (
     Distance,
     discriminator_terms,
@@ -98,7 +98,7 @@ class TokenizerMethods(FamilyMethods):
         options = self.hparams.loss
         x = self._pictures(batch)
         z = model.encode(x, {**noise, **powers})
-        quantised = model.quantise(z, noise, scalars, self._revived(buffers), train=True)
+        quantised = model.quantise(z, noise, scalars, self._after_reset(buffers), train=True)
         made = model.output(model.decode_trunk(quantised.codes, noise))
         kernel = model.get_parameter(tokenizers.last_layer_name(self.plan))
 
@@ -154,7 +154,7 @@ class TokenizerMethods(FamilyMethods):
         """The codebook, if it follows from the quantiser's buffers or dead codes are reset, and the encoder's
         singular values."""
         name = self.codebook_name()
-        codebook_of_averages = assigned_codebook(self.plan, buffers)
+        codebook_of_averages = averaged_codebook(self.plan, buffers)
         sigmas = {
             f"{buffer.removeprefix('sigma.')}.sigma": value
             for buffer, value in buffers.items()
@@ -207,7 +207,7 @@ class TokenizerMethods(FamilyMethods):
         x = self._pictures(batch)
         with torch.no_grad():
             z = model.encode(x, {**noise, **self._powers(model, buffers)})
-            codes = model.quantise(z, noise, scalars, self._revived(buffers), train=True).codes
+            codes = model.quantise(z, noise, scalars, self._after_reset(buffers), train=True).codes
             made = model.output(model.decode_trunk(codes, noise))
         critic, vectors = critic_of(model, buffers)
         loss, metrics = discriminator_terms(x, made, self.hparams.loss, critic)
@@ -242,7 +242,7 @@ class TokenizerMethods(FamilyMethods):
             new |= self._dead_code_reset(noise["dead_code_reset"], buffers["share"], counts, z)
         return all_metrics, new
 
-    def _revived(self, buffers: Tensors) -> dict[str, Tensor]:
+    def _after_reset(self, buffers: Tensors) -> dict[str, Tensor]:
         """The quantiser's buffers, with the averages of codes that were reset
         after the last step restarted."""
         buffers = dict(buffers)

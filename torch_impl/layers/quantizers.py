@@ -69,7 +69,11 @@ class NearestCode(nn.Module):
         if not train:
             return Quantised(codes, indices, {}, {})
         losses = self._losses(z, codes, distances)
-        new = _moved(z, indices, buffers, self.options) if buffers and "cluster_size" in buffers else {}
+        new = (
+            _updated_averages(z, indices, buffers, self.options)
+            if buffers and "cluster_size" in buffers
+            else {}
+        )
         return Quantised(z + (codes - z).detach(), indices, losses, new)
 
     def _losses(self, z: Tensor, codes: Tensor, distances: Tensor) -> dict[str, Tensor]:
@@ -256,7 +260,7 @@ def entropy_loss(affinity: Tensor, temperature: float, kind: str) -> Tensor:
     return -(target * log_p).sum(-1).mean() - of_average
 
 
-def assigned_codebook(plan: TokenizerPlan, buffers: Tensors) -> Tensor | None:
+def averaged_codebook(plan: TokenizerPlan, buffers: Tensors) -> Tensor | None:
     """The codes (K, D) from moving averages, with Laplace smoothing; None without moving averages."""
     if plan.options.quantizer != "ema":
         return None
@@ -274,7 +278,7 @@ def averaged_weight(plan: TokenizerPlan, buffers: Tensors) -> Tensor | float:
     return 1 - plan.options.ema_decay ** torch.clamp(buffers["averaged"][0], min=1)
 
 
-def _moved(z: Tensor, indices: Tensor, buffers: Tensors, options: Tokenizer) -> dict[str, Tensor]:
+def _updated_averages(z: Tensor, indices: Tensor, buffers: Tensors, options: Tokenizer) -> dict[str, Tensor]:
     """Moving averages after a batch (van den Oord et al. 2017, appendix A.1)."""
     vectors, chosen = rearrange(z.detach(), "b h w d -> (b h w) d"), indices.flatten()
     counts = torch.zeros_like(buffers["cluster_size"]).index_add_(

@@ -13,15 +13,15 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor, *, halves: bool = False) -> Tens
     """
     P = cos.shape[-1]
     if not halves and not torch.compiler.is_compiling():
-        return _turned(x, cos, sin)
+        return _rotated_pairs(x, cos, sin)
     y, rest = at_least_float32(x[..., : 2 * P]), x[..., 2 * P :]
     a, b = y.chunk(2, -1) if halves else y.unflatten(-1, (P, 2)).unbind(-1)
-    turned = (a * cos - b * sin, b * cos + a * sin)
-    y = torch.cat(turned, -1) if halves else torch.stack(turned, -1).flatten(-2)
+    rotated = (a * cos - b * sin, b * cos + a * sin)
+    y = torch.cat(rotated, -1) if halves else torch.stack(rotated, -1).flatten(-2)
     return torch.cat([y.to(x.dtype), rest], -1) if rest.shape[-1] else y.to(x.dtype)
 
 
-def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def _rotated_pairs(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """The same of neighbours, as complex numbers: one pass over memory, which compilers cannot read."""
     P = cos.shape[-1]
     y, rest = at_least_float32(x[..., : 2 * P]), x[..., 2 * P :]

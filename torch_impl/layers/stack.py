@@ -8,16 +8,15 @@ from torch.utils.checkpoint import checkpoint as recompute
 
 
 def apply_layers(
-    layers: nn.ModuleList, x: Tensor, shared: tuple, each: Sequence[tuple], *, checkpoint: bool
+    layers: nn.ModuleList, x: Tensor, shared: tuple, per_layer: Sequence[tuple], *, checkpoint: bool
 ) -> tuple[Tensor, list[Any]]:
-    """Apply `layer(x, *shared, *arguments)` with a layer's arguments from `each`; return x
+    """Apply `layer(x, *shared, *arguments)` with a layer's arguments from `per_layer`; return x
     and the layers' other results.
-
 
     `checkpoint` recomputes every layer in the backward pass to save memory.
     """
     outputs = []
-    for layer, arguments in zip(layers, each, strict=True):
+    for layer, arguments in zip(layers, per_layer, strict=True):
         x, output = call(layer, x, *shared, *arguments, checkpoint=checkpoint)
         outputs.append(output)
     return x, outputs

@@ -32,7 +32,7 @@ class HourglassLevel(nn.Module):
         self.valley_transformer = build_body(**make, body=level.inside, outermost=False)
         self.attn_resampling_post_valley = HourglassStack(stack=None, **make) if resampling else None
         self.upsample = nn.ModuleDict({"proj": nn.Linear(d, d * s)} if linear else {})
-        self.post_transformer = HourglassStack(stack=level.behind, **make)
+        self.post_transformer = HourglassStack(stack=level.after, **make)
         self.norm_out = nn.LayerNorm(d, EPS) if outermost else None
         self.level, self.legacy = level, options.legacy_positions
 
@@ -108,8 +108,8 @@ class HourglassStack(nn.Module):
         depth = 1 if stack is None else stack.depth
         self.layers = nn.ModuleList(HourglassLayer(plan) for _ in range(depth))
         self.norm = nn.LayerNorm(plan.options.dim, EPS) if outermost else None
-        turns = stack is not None and stack.max_frequency > 0
-        self.angles = torch.from_numpy(angles(stack, plan.options)) if stack is not None and turns else None
+        rotates = stack is not None and stack.max_frequency > 0
+        self.angles = torch.from_numpy(angles(stack, plan.options)) if stack is not None and rotates else None
         self.checkpoint = checkpoint
 
     def forward(self, x: Tensor) -> tuple[Tensor, Aux]:
@@ -118,8 +118,8 @@ class HourglassStack(nn.Module):
         if self.angles is not None:
             dtype = torch.promote_types(x.dtype, torch.float32)
             cos, sin = (f(self.angles).to(x.device, dtype) for f in (torch.cos, torch.sin))
-        each = [()] * len(self.layers)
-        x, _ = apply_layers(self.layers, x, (None, cos, sin), each, checkpoint=self.checkpoint)
+        per_layer = [()] * len(self.layers)
+        x, _ = apply_layers(self.layers, x, (None, cos, sin), per_layer, checkpoint=self.checkpoint)
         return (x if self.norm is None else self.norm(x)), {}
 
     def resample(self, x: Tensor, context: Tensor) -> Tensor:

@@ -41,6 +41,6 @@ def _through(x: Tensor, layer: Layer, weights: Tensors) -> Tensor:
         return F.avg_pool2d(x, 3, layer.stride, padding, count_include_pad=False)
     if isinstance(layer, Fork):
         return torch.cat([_through(x, branch, weights) for branch in layer.branches], 1)
-    for part in layer:
-        x = _through(x, part, weights)
+    for inner in layer:
+        x = _through(x, inner, weights)
     return x

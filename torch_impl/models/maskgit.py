@@ -97,9 +97,11 @@ class MaskGitTransformer(Pretrained, nn.Module):
         x = self_conditioned(x, self.self_cond_to_init_embed, condition, plan)
         aux = {"hs_embed": x}
         names = [f"transformer_layers.{i}" for i in range(len(self.transformer_layers))]
-        each = [(under(states, f"prepared.{name}"), under(uniforms, name)) for name in names]
+        per_layer = [(under(states, f"prepared.{name}"), under(uniforms, name)) for name in names]
         shared = (condition.get("text_mask"),)
-        x, intermediates = apply_layers(self.transformer_layers, x, shared, each, checkpoint=self.checkpoint)
+        x, intermediates = apply_layers(
+            self.transformer_layers, x, shared, per_layer, checkpoint=self.checkpoint
+        )
         aux |= {f"hs_layer{i}": value for i, value in enumerate(intermediates)}
         x = x if self.encoder_layer_norm is None else self.encoder_layer_norm(x)
         aux["embed"] = x[:, int(plan.class_token) :]

@@ -30,8 +30,8 @@ class TextEncoder(nn.Module):
         if self.angles is not None:
             dtype = torch.promote_types(x.dtype, torch.float32)
             cos, sin = (f(self.angles).to(x.device, dtype) for f in (torch.cos, torch.sin))
-        each = [()] * len(self.layers)
-        return apply_layers(self.layers, x, (cos, sin), each, checkpoint=self.checkpoint)[0]
+        per_layer = [()] * len(self.layers)
+        return apply_layers(self.layers, x, (cos, sin), per_layer, checkpoint=self.checkpoint)[0]
 
 
 class TextLayer(nn.ModuleDict):

@@ -80,9 +80,9 @@ class MaskGiTUViT(Pretrained, nn.Module):
         context = undropped(self.encoder_proj_layer_norm(self.encoder_proj(text)), condition)
         prepared, embedded = dict(condition), None
         if self.cond_embed is not None:
-            given = condition_vector(condition, self.plan).to(context.dtype)
-            embedded = self.cond_embed["2"](F.silu(self.cond_embed["0"](given)))
-            prepared |= {"prepared.cond_embed_in": given, "prepared.cond_embed_out": embedded}
+            cond_inputs = condition_vector(condition, self.plan).to(context.dtype)
+            embedded = self.cond_embed["2"](F.silu(self.cond_embed["0"](cond_inputs)))
+            prepared |= {"prepared.cond_embed_in": cond_inputs, "prepared.cond_embed_out": embedded}
         blocks = {"down_blocks.0": self.down_blocks[0], "up_blocks.0": self.up_blocks[0]}
         blocks |= {f"transformer_layers.{i}": layer for i, layer in enumerate(self.transformer_layers)}
         for name, block in blocks.items():
@@ -118,8 +118,10 @@ class MaskGiTUViT(Pretrained, nn.Module):
         x = self.project_to_hidden(self.project_to_hidden_norm(rearrange(x, "b h w c -> b (h w) c")))
         x = self_conditioned(x, self.self_cond_to_init_embed, condition, self.plan)
         names = [f"transformer_layers.{i}" for i in range(len(self.transformer_layers))]
-        each = [(under(states, name), under(uniforms, name)) for name in names]
-        x, intermediates = apply_layers(self.transformer_layers, x, (mask,), each, checkpoint=self.checkpoint)
+        per_layer = [(under(states, name), under(uniforms, name)) for name in names]
+        x, intermediates = apply_layers(
+            self.transformer_layers, x, (mask,), per_layer, checkpoint=self.checkpoint
+        )
         aux |= {f"hs_layer{i}": value for i, value in enumerate(intermediates)} | {"embed": x}
         x = self.project_from_hidden(self.project_from_hidden_norm(x))
         x = rearrange(x, "b (h w) c -> b h w c", h=height)

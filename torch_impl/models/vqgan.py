@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from dioscuri.families.vqgan.plan import Block, Level, TokenizerPlan
 from torch_impl.layers.precision import weights_dtype
-from torch_impl.layers.quantizers import GumbelCodes, Quantised, assigned_codebook, make_quantizer
+from torch_impl.layers.quantizers import GumbelCodes, Quantised, averaged_codebook, make_quantizer
 from torch_impl.layers.resnet import (
     GridAttention,
     Halved,
@@ -29,7 +29,7 @@ from torch_impl.models.paella import PaellaDecoder, PaellaEncoder
 from torch_impl.models.residual_tokenizer import ResidualDecoder, ResidualEncoder
 from torch_impl.pretrained import Pretrained
 
-__all__ = ["Quantised", "Tokenizer", "assigned_codebook", "build_tokenizer"]
+__all__ = ["Quantised", "Tokenizer", "averaged_codebook", "build_tokenizer"]
 
 Tensors = Mapping[str, Tensor]
 
@@ -168,11 +168,11 @@ class Decoder(nn.Module):
         self.recomputed = recomputed
 
     def forward(self, x: Tensor, noise: Tensors, codes: Tensor) -> Tensor:
-        given = codes if self.modulated else None
-        x = self.mid(self.conv_in(x), noise, self.recomputed, given)
+        modulation_codes = codes if self.modulated else None
+        x = self.mid(self.conv_in(x), noise, self.recomputed, modulation_codes)
         for level in reversed(self.up):
-            x = level(x, noise, self.recomputed, given)
-        return F.silu(self.norm_out(x) if given is None else self.norm_out(x, given))
+            x = level(x, noise, self.recomputed, modulation_codes)
+        return F.silu(self.norm_out(x) if modulation_codes is None else self.norm_out(x, modulation_codes))
 
 
 class Tokenizer(Pretrained, nn.Module):

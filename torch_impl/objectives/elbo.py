@@ -98,8 +98,8 @@ def _balance(kl: Tensor, plan: LatentPlan, hparams: LatentHParams) -> Tensor:
         runs = [
             (dims, len(list(run))) for dims, run in groupby(map(plan.latent_dims, range(len(plan.groups))))
         ]
-        parts = kl.split([length for _, length in runs])
-        kl = torch.cat([part / dims for part, (dims, _) in zip(parts, runs, strict=True)])
+        runs_of_kl = kl.split([length for _, length in runs])
+        kl = torch.cat([run_of_kl / dims for run_of_kl, (dims, _) in zip(runs_of_kl, runs, strict=True)])
     mean = kl.mean()
     return kl / torch.where(
         mean == 0, 1, mean

@@ -39,7 +39,7 @@ def pass_terms(logits: Tensor, tokens: Tensor, uniform: Tensor | None) -> Terms:
     logits = at_least_float32(logits)
     losses, hits = cross_entropy(logits, tokens), logits.argmax(-1) == tokens
     return Terms(
-        losses.mean(1), hits.to(losses.dtype).mean(1), tokens, _drawn(logits.detach(), tokens, uniform)
+        losses.mean(1), hits.to(losses.dtype).mean(1), tokens, _next_input(logits.detach(), tokens, uniform)
     )
 
 
@@ -51,7 +51,7 @@ def unrolled_loss(terms: Terms, options: Unrolling, k: int) -> tuple[Tensor, dic
     return weighted, {"loss": weighted, "accuracy": accuracy, "unrolled": loss * place}
 
 
-def _drawn(logits: Tensor, tokens: Tensor, uniform: Tensor | None) -> Tensor:
+def _next_input(logits: Tensor, tokens: Tensor, uniform: Tensor | None) -> Tensor:
     """The next pass's input; after the last pass, the clean tokens."""
     if uniform is None:
         return tokens

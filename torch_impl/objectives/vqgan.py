@@ -65,13 +65,13 @@ def generator_terms(
     (gradient,) = torch.autograd.grad(likelihood, leaf)
     value = likelihood.detach()
     if critic is not None:
-        adversarial, parts = _adversarial(x, leaf, options, critic)
+        adversarial, terms = _adversarial(x, leaf, options, critic)
         (of_adversarial,) = torch.autograd.grad(adversarial, leaf)
         weight = torch.full_like(value, options.disc_weight)
         if options.adaptive_disc_weight and pull_back is not None:
             weight = weight * adaptive_weight(pull_back(gradient), pull_back(of_adversarial))
         gradient, value = gradient + weight * of_adversarial, value + weight * adversarial.detach()
-        metrics |= parts | {"disc_weight": weight}
+        metrics |= terms | {"disc_weight": weight}
     return _with_gradient(made, gradient, value), metrics
 
 
@@ -163,12 +163,12 @@ def _adversarial(x: Tensor, leaf: Tensor, options: Loss, critic: Critic) -> tupl
     """The adversarial and contrastive losses of reconstructions, and their terms."""
     verdict = critic(leaf)
     loss = _mean([generator_loss(logits, options.disc_loss) for logits in verdict.logits])
-    parts = {"generator": loss.detach()}
+    terms = {"generator": loss.detach()}
     if verdict.embeddings:
         contrast = contrastive_loss(critic(x), verdict, patches=options.patch_nce)
-        parts["contrastive"] = contrast.detach()
+        terms["contrastive"] = contrast.detach()
         loss = loss + options.contrastive_weight * contrast
-    return loss, parts
+    return loss, terms
 
 
 def _groups(x: Tensor, *, patches: bool) -> Tensor:

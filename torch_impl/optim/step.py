@@ -70,7 +70,7 @@ def optimizer_step(
         scale = optimizer.gradient_clip_norm_value / torch.clamp(norm, min=optimizer.gradient_clip_norm_value)
     _count(state, applied)
     chunked = grad.device.type == "cpu" and not torch.compiler.is_compiling()
-    for start, stop, decay in _parts(settings, grad.numel(), _CPU_CHUNK if chunked else grad.numel()):
+    for start, stop, decay in _spans(settings, grad.numel(), _CPU_CHUNK if chunked else grad.numel()):
         _update(state, grad, slice(start, stop), decay, (scale, applied, learning_rate, ema_rate), settings)
     return norm
 
@@ -100,18 +100,18 @@ def masked_step(
 def _update(
     state: OptimizerState,
     grad: Tensor,
-    part: slice,
+    span: slice,
     decay: float,
     scalars: tuple[Tensor, Tensor, Tensor, Tensor],
     settings: Settings,
 ) -> None:
     scale, applied, learning_rate, ema_rate = scalars
-    optimizer, params = settings.optimizer, state.params[part]
+    optimizer, params = settings.optimizer, state.params[span]
     share = applied.to(grad.dtype)
     direction = settings.rule.update(
-        torch.where(applied, grad[part] * scale, 0.0),  # what is skipped may not be finite
-        state.first[part],
-        state.second[part],
+        torch.where(applied, grad[span] * scale, 0.0),  # what is skipped may not be finite
+        state.first[span],
+        state.second[span],
         share,
         torch.clamp(state.updates, min=1).to(grad.dtype),
         optimizer.beta1,
@@ -121,7 +121,7 @@ def _update(
     if decay:
         direction.add_(params, alpha=decay)
     params.sub_(direction.mul_(learning_rate * share))
-    state.ema[part].lerp_(params, ema_rate * share)
+    state.ema[span].lerp_(params, ema_rate * share)
 
 
 def _count(state: OptimizerState, applied: Tensor) -> None:
@@ -133,9 +133,9 @@ def _count(state: OptimizerState, applied: Tensor) -> None:
     state.longest_row.copy_(torch.maximum(state.longest_row, state.skips_in_row))
 
 
-def _parts(settings: Settings, size: int, chunk: int) -> list[tuple[int, int, float]]:
+def _spans(settings: Settings, size: int, chunk: int) -> list[tuple[int, int, float]]:
     """(start, stop, weight decay) of the pieces to update; none mixes decayed with other parameters."""
-    parts = []
+    spans = []
     for low, high, decay in ((0, settings.n_decayed, settings.weight_decay), (settings.n_decayed, size, 0.0)):
-        parts += [(start, min(start + chunk, high), decay) for start in range(low, high, chunk)]
-    return parts
+        spans += [(start, min(start + chunk, high), decay) for start in range(low, high, chunk)]
+    return spans

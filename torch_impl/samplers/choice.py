@@ -24,8 +24,8 @@ def keep_top_p(logits: Tensor, p: float) -> Tensor:
     if p >= 1:
         return logits
     ordered = torch.sort(logits, dim=-1, descending=True).values
-    shares = torch.softmax(ordered, dim=-1)
-    inside = torch.cumsum(shares, dim=-1) - shares < p
+    probabilities = torch.softmax(ordered, dim=-1)
+    inside = torch.cumsum(probabilities, dim=-1) - probabilities < p
     least = torch.amin(torch.where(inside, ordered, torch.inf), dim=-1, keepdim=True)
     return torch.where(logits >= least, logits, -torch.inf)
 
@@ -43,15 +43,15 @@ def draw_tokens(logits: Tensor, gumbel: Tensor) -> Tensor:
 def inverse_cdf_sample(logits: Tensor, uniform: Tensor) -> Tensor:
     """One token (...) from logits (..., K) and uniform noise (...) on [0, 1): the first whose cumulative
     probability exceeds the noise."""
-    shares = torch.softmax(logits, dim=-1)
-    if missing := -shares.shape[-1] % BLOCK:
-        shares = F.pad(shares, (0, missing))
-    shares = shares.unflatten(-1, (-1, BLOCK))
-    sums = shares.sum(-1)
-    block, rest = _first_above(sums, uniform * sums.sum(-1))
-    rows, n = shares.flatten(0, -2), sums.shape[-1]
+    probabilities = torch.softmax(logits, dim=-1)
+    if missing := -probabilities.shape[-1] % BLOCK:
+        probabilities = F.pad(probabilities, (0, missing))
+    probabilities = probabilities.unflatten(-1, (-1, BLOCK))
+    sums = probabilities.sum(-1)
+    block, remainder = _first_above(sums, uniform * sums.sum(-1))
+    rows, n = probabilities.flatten(0, -2), sums.shape[-1]
     inside = rows[block.flatten() + n * torch.arange(block.numel(), device=block.device)]
-    return block * BLOCK + _first_above(inside.reshape(*block.shape, BLOCK), rest)[0]
+    return block * BLOCK + _first_above(inside.reshape(*block.shape, BLOCK), remainder)[0]
 
 
 def log_probability(logits: Tensor, tokens: Tensor) -> Tensor:
@@ -60,19 +60,19 @@ def log_probability(logits: Tensor, tokens: Tensor) -> Tensor:
     return chosen - torch.logsumexp(logits, dim=-1)
 
 
-def guide(both: Tensor, factor: Tensor) -> Tensor:
+def guide(logits: Tensor, factor: Tensor) -> Tensor:
     """unconditional + factor (conditional - unconditional), for a batch of conditional, then unconditional
     predictions (classifier-free guidance, Ho and Salimans 2022)."""
-    given, null = both.chunk(2)
-    return null + factor * (given - null)
+    conditional, unconditional = logits.chunk(2)
+    return unconditional + factor * (conditional - unconditional)
 
 
-def _first_above(shares: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Index at which cumulative sums of `shares` (..., N) first exceed `target` (...), or of the last nonzero
-    share if rounding keeps them below; and the target minus the shares before it."""
-    cumulative = torch.cumsum(shares, -1)
-    ends = torch.where(shares > 0, cumulative, -1)
+def _first_above(probabilities: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Index at which cumulative sums of `probabilities` (..., N) first exceed `target` (...), or of the last
+    nonzero share if rounding keeps them below; and the target minus the shares before it."""
+    cumulative = torch.cumsum(probabilities, -1)
+    ends = torch.where(probabilities > 0, cumulative, -1)
     reached = (ends > target[..., None]) | (ends == ends.amax(-1, keepdim=True))
     index = reached.to(torch.uint8).argmax(-1)
-    before = torch.take_along_dim(cumulative - shares, index[..., None], -1)[..., 0]
+    before = torch.take_along_dim(cumulative - probabilities, index[..., None], -1)[..., 0]
     return index, target - before

@@ -18,8 +18,8 @@ REMASKED = -1e4
 
 def confidence_sample(decoder: Decoder, start: Tensor, embedding: Tensor | None = None) -> Sampled:
     """Sample from `start` (B, L): every step samples all unknown tokens and remasks the least confident."""
-    options, steps, given = decoder.options, decoder.steps, start != decoder.mask_id
-    counts = steps.masked[:, torch.sum(~given, 1)]  # (T, B)
+    options, steps, known = decoder.options, decoder.steps, start != decoder.mask_id
+    counts = steps.masked[:, torch.sum(~known, 1)]  # (T, B)
 
     def step(k: int, state: State) -> tuple[State, Tensor, Tensor]:
         ids, embedding = state
@@ -27,8 +27,8 @@ def confidence_sample(decoder: Decoder, start: Tensor, embedding: Tensor | None 
         drawn, log_p, noise, embedding = decoder.predict(ids, unknown, k, embedding)
         confidence = torch.clamp(log_p, min=LEAST_LOG_P)
         choice = steps.temperature[k] * noise["confidence"]
-        confidence = _of_known(confidence + choice, choice, unknown, given, options)
-        confidence = _remasked(confidence, unknown | given, noise, steps.remask[k], options)
+        confidence = _of_known(confidence + choice, choice, unknown, known, options)
+        confidence = _remasked(confidence, unknown | known, noise, steps.remask[k], options)
         masking = least_confident(confidence, torch.minimum(unknown.sum(1) - 1, counts[k]))
         return (torch.where(masking, decoder.mask_id, drawn), embedding), ids, drawn
 
@@ -44,10 +44,10 @@ def least_confident(confidence: Tensor, counts: Tensor) -> Tensor:
 
 
 def _of_known(
-    confidence: Tensor, choice: Tensor, unknown: Tensor, given: Tensor, options: Sampling
+    confidence: Tensor, choice: Tensor, unknown: Tensor, known: Tensor, options: Sampling
 ) -> Tensor:
     """Confidence with known tokens as certain, except that sampled ones may be reconsidered."""
-    certain = given if options.remask == "confidence" else ~unknown
+    certain = known if options.remask == "confidence" else ~unknown
     return torch.where(
         certain, LEGACY_KNOWN + choice if options.legacy_known_confidence else torch.inf, confidence
     )

@@ -174,7 +174,7 @@ def first_positions(to_predict: Tensor, n: int) -> Tensor:
     return torch.argsort(to_predict.to(torch.uint8), dim=1, descending=True, stable=True)[:, :n]
 
 
-def steps_beside(steps: Steps, ids: Tensor) -> Steps:
+def steps_like(steps: Steps, ids: Tensor) -> Steps:
     """The schedule as tensors on the device of the ids."""
     return Steps(*[torch.as_tensor(value, device=ids.device) for value in steps])
 

@@ -53,17 +53,17 @@ def ranks_of_unknown(unknown: Tensor, offsets: Tensor | None = None) -> Tensor:
 
 def halton_confidence_sample(decoder: Decoder, start: Tensor, embedding: Tensor | None = None) -> Sampled:
     """Sample from `start` (B, L): every step writes the most confident positions, known ones first."""
-    options, steps, given = decoder.options, decoder.steps, start != decoder.mask_id
-    counts = steps.masked[:, torch.sum(~given, 1)]  # (T, B)
+    options, steps, known = decoder.options, decoder.steps, start != decoder.mask_id
+    counts = steps.masked[:, torch.sum(~known, 1)]  # (T, B)
 
     def step(k: int, state: State) -> tuple[State, Tensor, Tensor]:
         ids, embedding = state
-        drawn, log_p, noise, embedding = decoder.predict(ids, ~given, k, embedding, resample=True)
+        drawn, log_p, noise, embedding = decoder.predict(ids, ~known, k, embedding, resample=True)
         confidence = log_p + steps.temperature[k] * noise["confidence"]
         confidence = torch.where(ids == decoder.mask_id, confidence, torch.inf)
         order = torch.argsort(confidence, dim=1, stable=True)
         most_confident = torch.argsort(order, dim=1) >= counts[k][:, None]
-        return (torch.where(most_confident & ~given, drawn, ids), embedding), ids, drawn
+        return (torch.where(most_confident & ~known, drawn, ids), embedding), ids, drawn
 
     state, inputs, drawn = run_steps(step, (start, embedding), options.start_step, options.steps)
     return Sampled(_codes(state[0], decoder), inputs, drawn)

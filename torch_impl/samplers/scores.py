@@ -12,12 +12,12 @@ LEAST_TEMPERATURE = 1e-10
 
 def scores_sample(decoder: Decoder, start: Tensor, embedding: Tensor | None = None) -> Sampled:
     """Sample from `start` (B, L): every step masks the tokens with the highest scores and samples them."""
-    options, steps, given = decoder.options, decoder.steps, start != decoder.mask_id
-    counts = steps.masked[:, torch.sum(~given, 1)]  # (T, B)
+    options, steps, known = decoder.options, decoder.steps, start != decoder.mask_id
+    counts = steps.masked[:, torch.sum(~known, 1)]  # (T, B)
 
     def step(k: int, state: State) -> tuple[State, Tensor, Tensor]:
         ids, scores, embedding = state
-        masking = highest(torch.where(given, -torch.inf, scores), counts[k]) & ~given
+        masking = highest(torch.where(known, -torch.inf, scores), counts[k]) & ~known
         got = torch.where(masking, decoder.mask_id, ids)
         temperature = torch.clamp(steps.temperature[k], min=LEAST_TEMPERATURE)
         unknown = got == decoder.mask_id

@@ -54,17 +54,17 @@ def resample_tokens(
         if bool(stopped.all()):
             break
         active.append(~stopped)
-        proposal, whole = propose(network, tokens, known, draw, steps, options, k)
-        same = (whole if options.stop_rule == "unmasked" else proposal) == tokens
+        proposal, full = propose(network, tokens, known, draw, steps, options, k)
+        same = (full if options.stop_rule == "unmasked" else proposal) == tokens
         if k >= least:
             stopped = stopped | (same | known).all(1)
         tokens = torch.where(stopped[:, None], tokens, proposal)
         history.append(tokens)
     if not every_step:
         return Resampled(tokens, tokens[None, :0, :0], stopped[None, :0])
-    rest = options.steps - len(history)
-    history += [tokens] * rest
-    active += [~stopped] * rest
+    remaining = options.steps - len(history)
+    history += [tokens] * remaining
+    active += [~stopped] * remaining
     return Resampled(tokens, torch.stack(history), torch.stack(active))
 
 
@@ -81,9 +81,9 @@ def ancestral_step(
     logits, noise = at_least_float32(network(tokens)), draw(k)
     temperature = steps.temperature[k].clamp(min=LEAST_TEMPERATURE)
     by = inverse_cdf_sample if noise["tokens"].ndim == tokens.ndim else draw_tokens
-    whole = by(filtered(logits, options) / temperature, noise["tokens"])
+    full = by(filtered(logits, options) / temperature, noise["tokens"])
     unchanged = (noise["update"] > steps.proportion[k]) | known
-    return torch.where(unchanged, tokens, whole), whole
+    return torch.where(unchanged, tokens, full), full
 
 
 def argmax_unrolled_step(

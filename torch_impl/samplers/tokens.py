@@ -5,7 +5,7 @@ from torch import Tensor
 from dioscuri.families.maskgit.decoding import make_steps, positions_to_predict
 from dioscuri.families.token_models.masking_options import Sampling
 from torch_impl.samplers.confidence import confidence_sample
-from torch_impl.samplers.decoder import Predictor, Sampled, make_decoder, steps_beside
+from torch_impl.samplers.decoder import Predictor, Sampled, make_decoder, steps_like
 from torch_impl.samplers.halton import halton_confidence_sample, halton_sample
 from torch_impl.samplers.noise import StepNoise
 from torch_impl.samplers.scores import scores_sample
@@ -28,7 +28,7 @@ def sample_tokens(
     sampler predicts the whole picture in every step; otherwise `drawn` holds only the tokens that it writes.
     """
     counts = positions_to_predict(options, start.shape[1], every_step=every_step)
-    steps = steps_beside(make_steps(options, start.shape[1]), start)
+    steps = steps_like(make_steps(options, start.shape[1]), start)
     decoder = make_decoder(predictor, options, steps, noise, counts)
     match options.sampler:
         case "halton":

@@ -27,4 +27,4 @@ def describe(hparams: HParams) -> Description:
 
 def _stacks(body: Stack | Level) -> list[Stack]:
     """Stacks of layers in order of execution."""
-    return [body] if isinstance(body, Stack) else [body.before, *_stacks(body.inside), body.behind]
+    return [body] if isinstance(body, Stack) else [body.before, *_stacks(body.inside), body.after]

@@ -39,7 +39,7 @@ class Level:
     factor: int
     before: Stack
     inside: "Stack | Level"
-    behind: Stack
+    after: Stack
 
 
 @dataclass(frozen=True)
@@ -206,8 +206,8 @@ def _level(model: Denoiser, depth: object, side: int, factors: tuple[int, ...], 
             f"{whole}x{whole} tokens has {side}x{side} there"
         )
     outer = LEGACY_SIDE if model.legacy_positions else side
-    before, behind = (_stack(model, layers, side, outer) for layers in (depth[0], depth[2]))
-    return Level(side, factor, before, _level(model, depth[1], side // factor, factors[1:], whole), behind)
+    before, after = (_stack(model, layers, side, outer) for layers in (depth[0], depth[2]))
+    return Level(side, factor, before, _level(model, depth[1], side // factor, factors[1:], whole), after)
 
 
 def _stack(model: Denoiser, depth: int, side: int, frequency: int) -> Stack:
@@ -224,7 +224,7 @@ def _body_table(name: str, body: Stack | Level, plan: DenoiserPlan) -> Table:
         table |= dense(f"{name}.upsample.proj", d, d * s, bias=True)
     table |= _layers(f"{name}.pre_transformer", body.before.depth, plan)
     table |= _body_table(f"{name}.valley_transformer", body.inside, plan)
-    table |= _layers(f"{name}.post_transformer", body.behind.depth, plan)
+    table |= _layers(f"{name}.post_transformer", body.after.depth, plan)
     if plan.options.attn_resampling:
         for module in ("attn_resampling_pre_valley", "attn_resampling_post_valley"):
             table |= _layers(f"{name}.{module}", 1, plan)
