@@ -139,7 +139,7 @@ class Model:
         raise self._cannot("interpolate")
 
     def classify(self, pictures: Any, *, batch_size: int = BATCH_SIZE) -> Array:
-        """The likeliest class int32 (N,) of each picture."""
+        """The most likely class of each picture, int32 (N,)."""
         raise self._cannot("classify")
 
     # Training and saving.

@@ -19,7 +19,7 @@ ANY_CFG = Path(__file__).parent / "cases" / "hierarchical_vae" / "torch_mol8" / 
 
 
 def check_hparams(case: Path, scratch: Path) -> None:
-    """Every recorded file gives the recorded typed values, passes schema and checks, and has a plan."""
+    """Every recorded file yields the recorded typed values, passes schema and checks, and has a plan."""
     raw, parsed = (json.loads((case / name).read_text()) for name in ("raw.json", "parsed.json"))
     assert raw.keys() == parsed.keys()
     for name, sections in raw.items():
@@ -42,7 +42,7 @@ def cfg_text(sections: dict[str, dict[str, str]]) -> str:
 
 
 def typed_values(text: str) -> dict[str, dict[str, Any]]:
-    """Section -> option -> [type, value] as the recorded files write them."""
+    """Section -> option -> [type, value], as in the recorded files."""
     return {
         section: {option: recorded(setting.value()) for option, setting in found.items()}
         for section, found in settings(parse(text, "recorded"), Path()).items()
@@ -61,7 +61,7 @@ def _plain(value: Any) -> Any:
 
 
 def check_schedules(folder: Path, scratch: Path) -> None:
-    """Learning rates of both programs, the torch cosine with the option of its error, and both betas."""
+    """Learning rates of both programs, the torch cosine with its `legacy` option, and both betas."""
     del scratch
     case, base = Case(folder), load(ANY_CFG)
     rate, warmup, start, steps, least = map(

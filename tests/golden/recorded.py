@@ -1,8 +1,8 @@
-"""Recorded cases of the original programs: where they lie, what they hold, how near a twin must come.
+"""Recorded cases of the original programs: their location, content and tolerances.
 
-Cases lie under `cases/` here and in the folders that the variable GOLDEN_DIRS names, colon-separated. What a
-case is follows from its `case.json` alone: `family` and `runner` choose the tests, `settings` and the other
-entries hold the numbers. Older cases state some numbers in sentences only; `Case.said` reads them there.
+Cases lie under `cases/` and in the folders of the variable GOLDEN_DIRS, separated by colons. Everything about
+a case follows from its `case.json`: `family` and `runner` choose the tests, `settings` and the other entries
+hold the numbers. Older cases state some numbers only in sentences; `Case.said` reads them.
 """
 
 import json
@@ -25,7 +25,7 @@ Kind = tuple[str, str]
 
 
 class Case:
-    """A recorded case: its description, the arrays that went in and came out, and the tolerances."""
+    """A recorded case: its description, its input and output arrays, and the tolerances."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -34,7 +34,7 @@ class Case:
 
     @property
     def kind(self) -> Kind:
-        """By which it is tested."""
+        """Family and runner, which choose the tests."""
         return self.about.get("family", ""), self.about.get("runner", "")
 
     @cached_property
@@ -57,7 +57,7 @@ class Case:
         }
 
     def of_prefix(self, prefix: str) -> dict[str, np.ndarray]:
-        """Outputs whose name begins with a prefix, without it; there is at least one."""
+        """Outputs whose name begins with a prefix, without the prefix; at least one."""
         chosen = {
             name.removeprefix(prefix): array
             for name, array in self.outputs.items()
@@ -67,7 +67,7 @@ class Case:
         return chosen
 
     def said(self, pattern: str) -> tuple[str, ...]:
-        """Groups of a regular expression in a sentence of `case.json`; a failure where there is none."""
+        """Groups of a regular expression in a sentence of `case.json`; fails without a match."""
         for text in _sentences(self.about):
             if match := re.search(pattern, text):
                 return match.groups()
@@ -78,14 +78,14 @@ class Case:
         return float(self.said(pattern)[0])
 
     def limit(self, expected: np.ndarray, tolerance: str) -> float:
-        """Largest difference that entries of an array may have."""
+        """Largest allowed difference of an array's entries."""
         tol = self.about["tol"][tolerance]
         return max(tol["of_max"] * np.abs(expected).max(initial=0), tol.get("abs_floor", 0))
 
     def close(self, actual: Any, name: str, expected: Any = None, tolerance: str = "outputs") -> None:
         """Assert that an array is the output `name`, or `expected`, within the case's tolerance.
 
-        Entries that the case calls huge must be equal; they do not count for the largest value.
+        Entries that the case calls huge must be equal; they are ignored in the largest value.
         """
         expected = np.asarray(self.outputs[name] if expected is None else expected)
         actual = np.asarray(actual)
@@ -105,7 +105,8 @@ class Case:
 
 
 def cases(*kinds: Kind, output: str | None = None) -> list[Any]:
-    """A pytest parameter a case, its folder's name as id: of some kinds, or all, that recorded an output."""
+    """One pytest parameter per case, with its folder's name as id: cases of some
+    or all kinds, with an output."""
     found = [Case(path.parent) for root in ROOTS for path in sorted(root.rglob("case.json"))]
     if kinds:
         found = [case for case in found if case.kind in kinds]
@@ -116,7 +117,7 @@ def cases(*kinds: Kind, output: str | None = None) -> list[Any]:
 
 
 def tagged_cases(pattern: str, *kinds: Kind) -> list[Any]:
-    """A parameter (case, tag) for every output whose whole name is the pattern, with the tag as its group."""
+    """A parameter (case, tag) for every output whose full name matches the pattern; the group is the tag."""
     found = [
         pytest.param(case, tag, id=f"{parameter.id}-{tag}")
         for parameter in cases(*kinds)
@@ -129,14 +130,14 @@ def tagged_cases(pattern: str, *kinds: Kind) -> list[Any]:
 
 
 def padded(array: np.ndarray, before: int, length: int) -> np.ndarray:
-    """Rows in their place among `length`, zeros elsewhere; rows behind the last place are left out."""
+    """Rows at their places among `length`, zeros elsewhere; rows beyond the last place are dropped."""
     rows = np.zeros((length, *array.shape[1:]), array.dtype)
     rows[before : before + len(array)] = array[: length - before]
     return rows
 
 
 def repeats(rows: int, parts: int, device_count: int) -> int:
-    """How often each row must come so that every device gets as many; means over rows stay the same."""
+    """How often to repeat each row so that every device gets equally many; means over rows do not change."""
     return int(np.lcm(rows, parts * device_count)) // rows
 
 

@@ -14,7 +14,7 @@ KINDS = TENSORFLOW, FLAX = [("metroplex", runner) for runner in ("metroplex_tf",
 
 
 class Recorded:
-    """One case of a model, its options through the command's conversion of the original's JSON file."""
+    """A case of a model, with options converted from the original's JSON file as the command does."""
 
     def __init__(self, case: Case, scratch: Path) -> None:
         self.case, self.is_flax = case, case.kind == FLAX
@@ -46,7 +46,7 @@ class Recorded:
         return name.replace(".residual.", ".feed_forward.") if self.plan.transformer else name
 
     def noise(self, prefix: str, kind: str) -> dict[str, np.ndarray]:
-        """Noise `<prefix>/<group>` as draws of a kind, in our layout."""
+        """Noise `<prefix>/<group>` under our names, in our layout."""
         arrays = {f"{kind}.{g}": self.inputs[f"{prefix}/{g:02}"] for g in self.groups}
         return arrays if self.is_flax else {name: nhwc(array) for name, array in arrays.items()}
 

@@ -15,7 +15,7 @@ HOURGLASS, SAMPLING, INPAINT, TRAIN, TEXT = [
 
 
 def options_of(about):
-    """`[model]` of a case, and what it says of `[data]`."""
+    """`[model]` of a case, and its options of `[data]`."""
     constructor = about.get("hourglass_constructor", about["constructor"])
     if about["runner"] == TEXT[1]:
         data = constructor["data"]
@@ -26,7 +26,7 @@ def options_of(about):
 
 
 def opened(name, case):
-    """The case with a twin, whose weights the importer of published ones reads."""
+    """The case with a twin, whose weights come through the importer of published ones."""
     model, data = options_of(case.about)
     plan = make_plan(model, data["grid"], data["codebook_size"], data["sequence_length"])
     hparams = SimpleNamespace(run=SimpleNamespace(family="sundae"), model=model, data=SimpleNamespace(**data))
@@ -34,5 +34,5 @@ def opened(name, case):
 
 
 def condition_of(run, rows=slice(None)):
-    """The classes, where there are any."""
+    """The classes, if any."""
     return {"label": run.inputs["c"][rows]} if "c" in run.inputs else {}

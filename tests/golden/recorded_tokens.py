@@ -1,4 +1,4 @@
-"""What recorded cases of networks of tokens share: a twin with the weights, and what losses are made of."""
+"""Base of the recorded cases of token networks: a twin with the weights, and losses."""
 
 from types import SimpleNamespace
 

@@ -64,7 +64,7 @@ def model_inputs(case, options, codes):
 
 
 def smoothing_of(case, loss):
-    """Label smoothing of a loss: its own, or what the case says of its only kind of loss."""
+    """Label smoothing of a loss: its own, else that of the case's only loss."""
     named = case.settings.get("label_smoothing", {})
     if isinstance(named, dict):
         if fitting := [name for name in named if loss.startswith(name)]:
@@ -74,7 +74,7 @@ def smoothing_of(case, loss):
 
 
 def null_of(run, name):
-    """What stands for no condition, by its name in `settings`; batches of one serve all pictures."""
+    """The null condition, by its name in `settings`; a batch of one serves all pictures."""
     text = run.condition["text"]
     if name == "zeros":
         return {"text": np.zeros_like(text)}

@@ -22,7 +22,7 @@ class Recorded:
 
     def __init__(self, case: Case) -> None:
         self.case, self.is_flax = case, case.kind == FLAX
-        # What the originals do otherwise: both leave beta out of the log scale of far tails, the JAX one also
+        # Differences of the originals: both leave beta out of the log scale of far tails, the JAX one also
         # out of the logstd KL; the PyTorch one ignores weight decay.
         changes = [
             "run.num_gpus=0",
@@ -52,7 +52,7 @@ class Recorded:
         return from_flax(saved, self.hparams, self.plan, where).state["model"]
 
     def canonical(self, prefix: str) -> dict[str, np.ndarray]:
-        """The outputs `prefix` + original parameter name, as many as there are, under canonical names."""
+        """All outputs named `prefix` + original parameter name, under canonical names."""
         recorded = {}
         for key in self.keys:
             name = prefix + (key.flax if self.is_flax else key.torch)
@@ -66,7 +66,7 @@ class Recorded:
         return array if self.is_flax else np.ascontiguousarray(array.transpose(0, 2, 3, 1))
 
     def layer(self, name: str) -> np.ndarray:
-        """A recorded output layer, its channels in canonical order."""
+        """A recorded output layer with channels in canonical order."""
         array = self.nhwc(self.outputs[name])
         return array[..., mixture_order(self.plan)] if self.is_flax and not self.is_bernoulli else array
 
@@ -90,7 +90,7 @@ class Recorded:
         return (x * 255 if self.is_bernoulli else np.round(x * 127.5 + 127.5)).astype(np.uint8)
 
     def latent_noise(self, label: str, *, prior: bool, posterior: bool) -> dict[str, np.ndarray]:
-        """Noise of a pass; a masked pass has recorded two draws a group, the prior's first."""
+        """Noise of a pass; a masked pass has two arrays per group, the prior's first."""
         names = [name for name, drawn in (("prior", prior), ("posterior", posterior)) if drawn]
         return {
             f"{name}.{group}": self.nhwc(self.inputs[f"eps_{label}_{len(names) * group + number}"])
@@ -99,7 +99,7 @@ class Recorded:
         }
 
     def output_noise(self, label: str) -> dict[str, np.ndarray]:
-        """Noise of reading the output layer; empty where the program returned probabilities."""
+        """Noise for the output layer; empty if the program returned probabilities."""
         names = {"pixel": f"bern_u_{label}", "mixture": f"u_mix_{label}", "logistic": f"u_log_{label}"}
         return {ours: self.nhwc(self.inputs[name]) for ours, name in names.items() if name in self.inputs}
 
@@ -109,15 +109,15 @@ class Recorded:
         return {"beta": schedules.beta(step, loss), "gamma": schedules.gamma(step, loss)}
 
     def close_if_recorded(self, actual: object, name: str) -> None:
-        """`close`, if there is such an output: the two programs record other ones."""
+        """`close`, if the output exists: the two programs record different ones."""
         if name in self.outputs:
             self.close(actual, name)
 
     def close_in_its_unit(self, nats: float, name: str) -> None:
-        """Compare nats a picture with a metric in the unit that `settings` names.
+        """Compare nats per picture with a metric in the unit that `settings` names.
 
-        Binarised digits are excepted: the text is the same for all programs, but some of the metrics are in
-        nats a picture then, others in bits a value. Either is taken, and no other: they are far apart.
+        For binarised digits, `settings` names the same unit for all programs, but some metrics are in nats
+        per picture, others in bits per value. Either is accepted: they are far apart.
         """
         if name not in self.outputs:
             return

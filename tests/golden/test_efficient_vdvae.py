@@ -1,4 +1,4 @@
-"""Both twins reproduce what Efficient-VDVAE's programs computed, from imported weights."""
+"""Both twins reproduce the results of Efficient-VDVAE's programs from imported weights."""
 
 import re
 from math import log
@@ -46,14 +46,14 @@ def check_statistics(recorded, found):
 
 
 def check_losses(recorded, found, scalars):
-    """What the programs train on, per value of the picture, and what they log."""
+    """The training losses, per value of the picture, and the logged numbers."""
     dims = recorded.plan.image_dims
     reconstruction, kl = found["reconstruction"].mean() / dims, found["kl"].mean(0) / dims
     average = kl * dims / [recorded.plan.latent_dims(group) for group in recorded.groups]
     weighted = (found["loss"] - reconstruction) / scalars["beta"]
     if recorded.is_flax:
         recorded.close(kl, "fwd_kl")
-        # The JAX program turns even these of binarised digits into nats a picture in some places.
+        # In some places, the JAX program converts even these of binarised digits to nats per picture.
         units = [1 / log(2), dims] if recorded.is_bernoulli else [1 / log(2)]
         recorded.close(average * nearest(units, average, recorded.outputs["fwd_avg_kl"]), "fwd_avg_kl")
     else:
@@ -68,12 +68,12 @@ def check_losses(recorded, found, scalars):
 
 
 def nearest(factors, values, expected):
-    """The factor by which values come nearest to the expected ones."""
+    """The factor with which values are closest to the expected ones."""
     return min(factors, key=lambda factor: np.abs(factor * values - expected).max())
 
 
 def check_gradients(recorded, found):
-    """Recorded gradients, the norms of all, and zeros where the program had none."""
+    """Recorded gradients, the norms of all, and zeros for parameters without a gradient."""
     gradients = recorded.canonical("grad/")
     assert gradients
     for name, expected in gradients.items():
@@ -140,7 +140,7 @@ def test_normalisation(made):
         if name.startswith("x_uint8_"):
             expected = recorded.picture(name.replace("uint8_", ""))
             found = twin.normalise(recorded.nhwc(raw))
-            # One unit in the last place: XLA multiplies by 1 / 127.5.
+            # One unit in the last place, because XLA multiplies by 1 / 127.5.
             np.testing.assert_allclose(found, expected, rtol=0, atol=2**-23, err_msg=name)
 
 
@@ -159,7 +159,7 @@ def check_similarity(recorded, first, second, name):
 
 
 def read(recorded, twin, output, label, name):
-    """Check the pictures that the output layer gives, and their 8-bit form; returns them before rounding."""
+    """Check the pictures from the output layer, and their 8-bit form; return them before rounding."""
     noise, temperature = recorded.output_noise(label), recorded.hparams.synthesis.output_temperature
     if recorded.is_bernoulli and not recorded.is_flax:
         temperature = 1.0  # which that program leaves out for binarised digits

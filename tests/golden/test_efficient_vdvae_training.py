@@ -1,4 +1,4 @@
-"""Steps of Efficient-VDVAE's programs, update, skips and average included, replayed through both engines."""
+"""Steps of Efficient-VDVAE's programs, with updates, skips and averages, replayed in both engines."""
 
 from math import log
 
@@ -18,7 +18,7 @@ def test_original_steps(case, twin):
     engine.state_from_numpy({"model": recorded.weights})
     skipped = skipped_steps(recorded)
     for t in range(len(skipped)):
-        # The JAX program counts the steps that it took.
+        # The JAX program counts completed steps.
         step = t - sum(skipped[:t]) if recorded.is_flax else t
         check_step(recorded, engine, t, step, skipped=skipped[t])
     state = engine.state_to_numpy()
@@ -34,7 +34,7 @@ def test_original_steps(case, twin):
 
 
 def skipped_steps(recorded):
-    """Whether each step was skipped; a column counts, or holds 1 for such a step."""
+    """Whether each step was skipped; a column holds a count, or 1 for a skipped step."""
     columns = recorded.case.about["train_columns"]
     (column,) = [i for i, name in enumerate(columns) if "skip" in name]
     steps = sum(name.removeprefix("train_").isdigit() for name in recorded.outputs)
@@ -45,7 +45,7 @@ def skipped_steps(recorded):
 
 
 def check_step(recorded, engine, t, step, *, skipped):
-    """One step and what the program logged of it."""
+    """One step, and the numbers that the program logged."""
     expected = recorded.outputs[f"train_{t}"]
     image, noise = (
         recorded.pixels_of(f"train_{t}"),
@@ -68,7 +68,7 @@ def check_step(recorded, engine, t, step, *, skipped):
 
 
 def check_parameters(recorded, found, prefix):
-    """Entries whose gradient is almost zero move by the learning rate with either sign: a few may differ."""
+    """Entries with almost no gradient move by the learning rate with either sign, so a few may differ."""
     expected, tol = recorded.canonical(prefix), recorded.case.about["tol"]["parameters_after_steps"]
     assert set(found) == set(expected)
     near = [
@@ -79,7 +79,7 @@ def check_parameters(recorded, found, prefix):
 
 
 def check_moments(recorded, moments):
-    """The PyTorch program's optimiser numbers the parameters; those without gradient have no entry."""
+    """The PyTorch program's optimiser numbers parameters; those without a gradient have no entry."""
     for index, key in enumerate(recorded.keys):
         for name in ("exp_avg", "exp_inf"):
             recorded_name = f"opt_state/{index}/{name}"

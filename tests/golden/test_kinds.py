@@ -1,4 +1,5 @@
-"""Every recorded case is tested, wherever it lies: one of an unknown kind fails and is not passed over."""
+"""Every recorded case is tested, wherever it lies; a case of an unknown kind
+fails instead of being skipped."""
 
 from importlib import import_module
 from pathlib import Path
@@ -12,7 +13,7 @@ MODULES = sorted(path.stem for path in Path(__file__).parent.glob("test_*.py"))
 
 
 def kinds_with_a_test():
-    """What the modules beside this one hold in `KINDS`."""
+    """`KINDS` of the modules in this folder."""
     modules = [import_module(f"tests.golden.{name}") for name in MODULES]
     return {kind for module in (host_cases, *modules) for kind in getattr(module, "KINDS", ())}
 

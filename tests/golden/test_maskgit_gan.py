@@ -13,7 +13,7 @@ from tests.support.gan import TWINS
 
 KINDS = [("maskgit", "taming_gan_loss")]
 MOMENTUM = 0.1
-"""Of PyTorch's running statistics, which the original keeps and nothing reads."""
+"""PyTorch's running statistics, which the original updates and nothing reads."""
 
 
 @pytest.fixture(params=TWINS)
@@ -30,7 +30,7 @@ def opened(kind, case):
     weights = {name.removeprefix("discriminator."): array for name, array in case.weights.items()}
     buffers = {name: weights.pop(name) for name in list(weights) if name not in parameter_table(plan, "")}
     assert all(name.rpartition(".")[2].startswith(("running_", "num_")) for name in buffers)
-    # Not used for its weight: the original's distance needs weights, the recorded stand-in does not.
+    # Not given by weights: the original's distance needs some, the recorded substitute does not.
     loss = Loss(
         disc_weight=config["disc_weight"],
         perceptual_weight=config["perceptual_weight"],
@@ -48,7 +48,7 @@ def generated(run, *, adversarial):
 
 
 def reconstructions(run):
-    """NHWC, by another convolution than the twins'."""
+    """Reconstructions, NHWC, by a different convolution than the twins'."""
     B, H, W, _ = run.x.shape
     kernel = run.inputs["last_layer"].astype(np.float64)
     made = np.zeros((B, H, W, len(kernel)))
@@ -68,7 +68,7 @@ def test_generator_loss_and_gradient(kind, case, tag):
     likelihood = found["reconstruction"] + run.twin.options.perceptual_weight * found["perceptual"]
     run.close(likelihood, f"{tag}:nll_loss")
     run.close(found["perceptual"], f"{tag}:p_loss")
-    # The original computes these before the start too, and multiplies them by 0.
+    # The original also computes these before the start, and multiplies them by 0.
     found = generated(run, adversarial=True)
     run.close(found["generator"], f"{tag}:g_loss")
     run.close(found["disc_weight"], f"{tag}:d_weight")
@@ -106,7 +106,7 @@ def test_statistics_of_the_batches_are_those_that_the_original_averages(kind, ca
 
 
 def _patches(run, number):
-    """Pixels of a picture that a norm sees: its convolution is the one before it."""
+    """Number of a picture's pixels in a norm, from the convolution before it."""
     side = run.x.shape[1]
     for layer in run.twin.plan.patches:
         side = (side - 2) // layer.stride + 1

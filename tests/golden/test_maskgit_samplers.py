@@ -15,7 +15,7 @@ from tests.support.samplers import sample
 from tests.support.transformers import TWINS
 
 LAST_TEMPERATURE = 0.01
-"""Where that of the U-ViT's `generate2` ends that begins with a single number."""
+"""Final temperature of the U-ViT's `generate2` if a single number is given."""
 
 
 @pytest.fixture(params=TWINS)
@@ -96,7 +96,7 @@ def test_open_muse_by_scores(kind, case, tag):
 
 @pytest.mark.parametrize("case", cases(GOOGLE))
 def test_google(kind, case):
-    """Rows of noise are those of the steps that are taken, rows of results those of all."""
+    """Noise has rows for the steps taken, results for all steps."""
     run, decode = opened(kind, case), case.about["decode"]
     steps, first, mask = decode["num_iter"], decode["start_iter"], case.about["mask_token_id"]
     options = Sampling(
@@ -120,7 +120,7 @@ def test_google(kind, case):
 
 
 def halton_options(case, tag):
-    """Options of a call of Halton-MaskGIT's sampler, which one sentence lists."""
+    """Options of a call of Halton-MaskGIT's sampler, listed in a sentence."""
     (listed,) = case.said(rf"\b{tag}: (w .*?)(?:\. |$)")
     words = dict.fromkeys(("w", "top_k", "temp_warmup"), 0.0)
     for word in listed.split(", "):
@@ -181,7 +181,7 @@ def test_confidence_sampler_of_halton(kind, case):
 
 @pytest.mark.parametrize(("case", "tag"), tagged_cases("gen_(.+)_tokens", LUCIDRAINS))
 def test_lucidrains(kind, case, tag):
-    """With the scores of the critic, where its noise is recorded, or those of the generator."""
+    """With scores of the critic, if its noise is recorded, else of the generator."""
     run = opened(kind, case)
     steps, temperature, threshold, guidance = map(
         float,

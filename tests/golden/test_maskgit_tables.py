@@ -1,4 +1,4 @@
-"""What the original masked token trainer computes beside the network: schedules, averages, Lion, masks."""
+"""The original masked token trainer apart from the network: schedules, averages, Lion, masks."""
 
 import re
 from dataclasses import replace
@@ -24,7 +24,7 @@ KINDS = (TABLES,) = [("maskgit", "tables")]
 
 
 def torch_directions(zeros, beta1, beta2):
-    """A function from one gradient after the other to Lion's directions."""
+    """A function from successive gradients to Lion's directions."""
     momentum, unused, count, one = zeros.clone(), zeros.clone(), torch.zeros(1), torch.ones(1)
 
     def direction(grad):
@@ -35,7 +35,7 @@ def torch_directions(zeros, beta1, beta2):
 
 
 def jax_directions(zeros, beta1, beta2):
-    """The same by optax."""
+    """The same with optax."""
     rule = jax_lion(beta1, beta2, 0.0)
     states = [rule.init(zeros)]
 
@@ -51,7 +51,7 @@ TWINS = {
     "jax": (jnp.asarray, jax_masking, jax_losses, jax_directions),
 }
 OPEN_MUSE_DECAY = 0.9999
-"""Of `EMAModel`, where a name does not say another."""
+"""Decay of `EMAModel`, unless a name states another."""
 
 
 @pytest.mark.parametrize("twin", TWINS)
@@ -93,7 +93,7 @@ def test_learning_rates(case):
 
 
 def average_options(name):
-    """Options of an average by the words of its name, such as after5_min0.2 and warmup_g2_p3_4_d0.99."""
+    """Options of an average from its name, such as after5_min0.2 and warmup_g2_p3_4_d0.99."""
     patterns = {
         "ema_update_after": r"after(\d+)",
         "ema_update_every": r"every(\d+)",
@@ -141,7 +141,7 @@ def test_lion(case, twin):
 
 
 def region_draws(draws, counts, side):
-    """Uniforms (B, 3) for which a rectangle has the recorded height, row and column."""
+    """Noise (B, 3) that gives a rectangle the recorded height, row and column."""
     uniforms = []
     for (height, row, column), n in zip(draws.reshape(-1, 3), counts, strict=True):
         low, high = -(-n // side), min(n, side)

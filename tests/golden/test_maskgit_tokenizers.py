@@ -133,7 +133,7 @@ def test_every_recorded_weight_has_a_place(run):
 @pytest.mark.parametrize("name", TWINS)
 @pytest.mark.parametrize("case", cases(TAMING))
 def test_taming_latents(name, case):
-    """The tokenizer of sundae-vqgan, which is given pictures in [0, 1] and reads them in [-1, 1]."""
+    """The tokenizer of sundae-vqgan, which reads pictures in [-1, 1] but is given [0, 1]."""
     made, config = case.about["constructor"], case.about["constructor"]["ddconfig"]
     chosen = Tokenizer(
         architecture="taming", hidden_channels=config["ch"], channel_mult=tuple(config["ch_mult"]),

@@ -17,7 +17,7 @@ OPTIMIZER = r"AdamW lr (\S+) betas \((\S+),(\S+)\) wd (\S+) eps (\S+)"
 
 
 def decayed(case, names):
-    """Whether weight decay acts on each parameter: on all, or not where the name contains a listed word."""
+    """Whether each parameter decays: all do, except those whose names contain a listed word."""
     groups = case.about["train"]["weight_decay_groups"]
     words = ast.literal_eval(groups[groups.index("[") : groups.index("]") + 1]) if "[" in groups else []
     return {name: not any(word in name for word in words) for name in names}

@@ -23,7 +23,7 @@ from tests.support.transformers import TWINS
 
 __all__ = ["KINDS"]
 WITHOUT_TEXT = "_cond_dropout"
-"""Behind the name of an output: of a pass in which some pictures have lost their text."""
+"""Suffix of outputs of a pass in which some pictures' texts were dropped."""
 
 
 @pytest.fixture(params=TWINS)
@@ -44,7 +44,7 @@ def check_layers(run, found):
 
 
 def check_losses(run, condition, suffix=""):
-    """Every loss with this suffix from a pass with this condition; the gradients, if they are of one."""
+    """Every loss with this suffix, from a pass with this condition, and the gradients if recorded."""
     logits = run.twin.forward(run.ids, condition)["sequence_logits"]
     for name in run.case.settings["label_smoothing"]:
         if name + suffix not in run.outputs:
@@ -155,7 +155,7 @@ def test_lucidrains(kind, case):
 
 @pytest.mark.parametrize("case", cases(LUCIDRAINS))
 def test_lucidrains_training(kind, case):
-    """Cross entropy of the generator with self-conditioning, and the critic's on what the generator draws."""
+    """Cross-entropy of the generator with self-conditioning, and of the critic on the generator's samples."""
     run = opened(kind, case)
     truth, masked, labels = lucidrains_masks(run)
     ids = np.where(masked, run.plan.mask_id, truth)
@@ -180,7 +180,7 @@ def test_lucidrains_training(kind, case):
 
 
 def lucidrains_masks(run):
-    """True ids, what is masked, and labels (-1: none), all (B, L), from the recorded draws."""
+    """True ids, mask, and labels (-1: none), all (B, L), from the recorded noise."""
     inputs, share = run.inputs, run.about["config"]["no_mask_token_prob"]
     truth = inputs["ids"].reshape(len(inputs["ids"]), -1)
     ratio = np.cos(inputs["train_draw0_uniform"] * np.pi / 2)

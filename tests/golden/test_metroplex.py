@@ -1,4 +1,4 @@
-"""Both twins reproduce what Metroplex's two programs computed, from imported weights."""
+"""Both twins reproduce the results of Metroplex's two programs from imported weights."""
 
 from math import log
 
@@ -14,7 +14,7 @@ from tests.support.models import TWINS
 __all__ = ["KINDS"]
 SCALARS = {"beta": 1.0, "gamma": 0.0}
 LARGE = 150
-"""XLA compiles steps of models with more parameters for a minute."""
+"""With more parameters, XLA compiles a step for a minute."""
 
 
 @pytest.fixture(params=TWINS)
@@ -57,7 +57,7 @@ def test_forward_losses_and_gradients(made):
 
 
 def unshared(plan):
-    """Output channels that the rule of `shared_sigma`, which the original applies later, leaves alone."""
+    """Output channels that `shared_sigma`, which the original applies later, does not affect."""
     n, channels = plan.n_mixtures, np.arange(plan.head_channels)
     inside = (channels - n) % (3 * n)
     return (channels < n) | (inside < n) | (inside >= 2 * n) | (plan.shared_scale == "none")
@@ -145,13 +145,13 @@ def test_original_steps(case, twin, tmp_path):
 
 
 def check_parameters(recorded, after):
-    """Lengths of all, how far all moved, and the values of some."""
+    """Norms and changes of all parameters, and values of some."""
     case, tol = recorded.case, recorded.case.about["tol"]["parameters_after_steps"]
     originals = case.about["param_names"]
     names = [recorded.name(original) for original in originals]
     lengths, moved = (recorded.outputs[f"{name}_l2"] for name in ("after", "delta"))
     for name, length, distance in zip(names, lengths, moved, strict=True):
-        # Float32 rounds parameters, and with them their differences.
+        # Differences of float32 parameters are rounded.
         floor = np.finfo(np.float32).eps * np.sqrt(after[name].size) * max(1, np.abs(after[name]).max())
         assert np.linalg.norm(after[name]) == pytest.approx(length, rel=tol["of_max"], abs=floor), name
         found = np.linalg.norm(after[name] - recorded.weights[name])

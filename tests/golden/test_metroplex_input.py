@@ -61,7 +61,7 @@ def test_records_become_the_original_batch(case):
 
 @pytest.mark.parametrize("case", cases(*KINDS))
 def test_our_messages_are_read_as_theirs(case):
-    """The order of features is free in the format; what is read back is not."""
+    """The format does not fix the order of features, but the content must be the same."""
     for path in case.folder.glob("*.tfrecords"):
         for record in index(path):
             features = record.features()

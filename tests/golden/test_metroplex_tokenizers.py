@@ -24,7 +24,7 @@ from torch_impl.layers import quantizers as torch_quantizers
 QUANTIZERS = {"torch": torch_quantizers, "jax": jax_quantizers}
 KINDS = VQVAE, DCVAE = [("metroplex", f"metroplex_jax_{model}") for model in ("vqvae", "dcvae")]
 ORIGINAL = ("loss.legacy_half_r1=True", "model.legacy_frozen_spectral_norm=True")
-"""Errors of training, which the recorded step has."""
+"""Errors of the original training that the recorded step contains."""
 SCALARS = {"learning_rate": 0.0, "adversarial": 1.0, "gumbel_temperature": 1.0}
 
 
@@ -73,7 +73,7 @@ def check_gradients(run, gradients):
 
 
 def check_averages(run, new, quantizers):
-    """Averages after the step, and the codes that they make for the next one."""
+    """Averages after the step, and the next step's codes."""
     make = torch.tensor if quantizers is torch_quantizers else jnp.asarray
     tensors = {name: make(value) for name, value in new.items()}
     weight = np.asarray(quantizers.averaged_weight(run.plan, tensors))
@@ -102,7 +102,7 @@ def test_dcvae_step(case, twin, tmp_path):
 
 
 def check_critic(run, engine, state, image, twin):
-    """The discriminator's turn; the engine then holds its update by plain gradient descent."""
+    """The discriminator's update, by plain gradient descent, which the engine then holds."""
     names = critic_names(engine.family.critic.contrast)
     found, new, gradients = gradient_of(engine, twin, "critic", image)
     run.close(found["loss"], "stat/disc_loss")
@@ -118,7 +118,7 @@ def check_critic(run, engine, state, image, twin):
 
 
 def check_generator(run, engine, image, twin):
-    """The generator's turn against that update."""
+    """The generator's update against the updated discriminator."""
     found, new, gradients = gradient_of(engine, twin, "generator", image)
     names = {"loss": "gen_loss", "generator": "fake_real_loss", "contrastive": "contra_loss_g"}
     for ours, theirs in {**names, "quantiser": "kl", "reconstruction": "recon_loss"}.items():
@@ -154,7 +154,8 @@ def gradient_of(engine, twin, network, image):
 
 
 def check_changes(run, gradients, network, prefix, spectral):
-    """By plain gradient descent, which is proportional to the gradient: of every parameter, and in all."""
+    """Changes by plain gradient descent, which are proportional to the gradient: of
+    every parameter, and of all."""
     theirs = {f"{name}/kernel": f"{prefix}{ours}.weight" for ours, name in spectral.items()}
     theirs |= {f"{name}/bias": f"{prefix}{ours}.bias" for ours, name in spectral.items()}
     n = 2 * len(run.plan.spectral.decoder)
@@ -165,7 +166,7 @@ def check_changes(run, gradients, network, prefix, spectral):
     recorded = run.outputs[f"delta_l2/{network}"] / run.about["config"]["lr"]
     for name, expected in zip(run.about["param_names"][network], recorded, strict=True):
         norm = np.linalg.norm(gradients.get(theirs.get(name), np.zeros(1)))
-        # The change is a difference of float32 parameters, which rounds it.
+        # Differences of float32 parameters are rounded.
         assert norm == pytest.approx(expected, rel=5 * tol, abs=1e-3), name
         total += norm**2
     named = "disc_norm" if network == "D" else "gen_norm"

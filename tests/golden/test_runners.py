@@ -1,4 +1,4 @@
-"""The tests of recorded cases take every number from the case: other ones are followed, wrong ones fail."""
+"""Tests of recorded cases read every number from the case: changed numbers are used, wrong ones fail."""
 
 import json
 from dataclasses import replace
@@ -36,7 +36,7 @@ CLASSES, TEXT, UVIT, GOOGLE = (
 
 
 class Copy:
-    """A case that may be changed before it is written into a folder of its own."""
+    """A case that can be changed before it is written to a new folder."""
 
     def __init__(self, path):
         original = Case(ROOTS[0] / path)
@@ -248,7 +248,7 @@ def test_another_sentence_fails(tmp_path, path, check, old, new):
 
 @pytest.mark.parametrize(("twin", "first"), [("torch", 2), ("torch", 5), ("jax", 2)])
 def test_decoding_begins_where_the_case_says(tmp_path, twin, first):
-    """The expected tokens are those of MaskGIT's decoding, written out here."""
+    """The expected tokens come from MaskGIT's decoding, written out below."""
     copy = Copy(GOOGLE).set("decode.start_iter", first)
     run = opened(TORCH, copy.write(tmp_path))
     steps, given = copy.about["decode"]["num_iter"], copy.inputs["decode_start"]
@@ -260,7 +260,7 @@ def test_decoding_begins_where_the_case_says(tmp_path, twin, first):
 
 
 def decoded(run, copy, first):
-    """Network inputs (T, B, L) of the steps taken, and what was drawn in each."""
+    """Network inputs and sampled tokens (T, B, L) of the steps taken."""
     decode, mask, codes = copy.about["decode"], copy.about["mask_token_id"], run.plan.codebook_size
     ids, inputs, results = copy.inputs["decode_start"], [], []
     at_first = (ids == mask).sum(1)
@@ -283,7 +283,7 @@ def decoded(run, copy, first):
 
 
 def test_a_network_has_as_many_layers_as_the_case_says(tmp_path):
-    """The expected numbers are those of float64."""
+    """The expected numbers are computed in float64."""
     copy = Copy(UVIT).set("config.num_hidden_layers", 1)
     copy.weights = {name: array for name, array in copy.weights.items() if "layers.1." not in name}
     exact = opened(lambda *given: TORCH(*given, "float64"), copy.write(tmp_path))
@@ -313,7 +313,7 @@ def test_a_network_has_as_many_layers_as_the_case_says(tmp_path):
     ],
 )
 def test_skipped_updates_are_those_of_the_case(tmp_path, path, twin, column):
-    """Of three steps the first and the third are skipped; the second is expected to be as if alone."""
+    """The first and third of three steps are skipped; the second must be as if it were alone."""
     copy = Copy(path)
     recorded = RecordedVAE(copy.write(tmp_path))
     norms = [step_alone(recorded, recorded.weights, t, 0)[1]["grad_norm"] for t in range(3)]
@@ -321,7 +321,7 @@ def test_skipped_updates_are_those_of_the_case(tmp_path, path, twin, column):
     reorder_steps(copy, (middle, low, high))
     write_threshold(copy, (norms[low] + norms[middle]) / 2)
     recorded = RecordedVAE(copy.write(tmp_path))
-    # The JAX program counts the steps that it took: its second step is step 0, its third step 1.
+    # The JAX program counts completed steps: its second step is step 0, its third step 1.
     numbers = (0, 0, 1) if recorded.is_flax else (0, 1, 2)
     _, first = step_alone(recorded, recorded.weights, 0, numbers[0])
     state, second = step_alone(recorded, recorded.weights, 1, numbers[1])
@@ -339,7 +339,7 @@ RATE = 1e-4
 
 
 def step_alone(recorded, weights, t, step):
-    """State and metrics of a single update that nothing skips, from some weights, in float64."""
+    """State and metrics of a single update from given weights, without skipping, in float64."""
     words = {"gradient_skip": False}
     hparams = replace(
         recorded.hparams,
@@ -355,14 +355,14 @@ def step_alone(recorded, weights, t, step):
 
 
 def logged(recorded, metrics):
-    """Columns of a step: reconstruction and divergence in bits a value, norm of the gradient."""
+    """Columns of a step: reconstruction and divergence in bits per value, gradient norm."""
     bits = recorded.plan.image_dims * log(2)
     kl = sum(metrics[f"kl.{group}"] for group in recorded.groups)
     return metrics["reconstruction"] / bits, kl / bits, metrics["grad_norm"]
 
 
 def reorder_steps(copy, order):
-    """Let the pictures and the noise of step `order[t]` be those of step t."""
+    """Give step `order[t]` the pictures and noise of step t."""
     inputs = dict(copy.inputs)
     for to, origin in enumerate(order):
         for name, array in inputs.items():
@@ -373,7 +373,7 @@ def reorder_steps(copy, order):
 
 
 def write_threshold(copy, threshold):
-    """Skip updates from a norm on."""
+    """Skip updates from this norm on."""
     lines = copy.files["hparams.cfg"].decode().splitlines()
     options = {"gradient_skip": True, "gradient_skip_threshold": threshold}
     lines = [
@@ -404,7 +404,7 @@ def to_flax_layout(key, array, plan):
 
 @pytest.mark.parametrize("logged_in", ["nats", "bits"])
 def test_binarised_digits_of_the_jax_program_are_read_in_either_unit(tmp_path, logged_in):
-    """The PyTorch program's case, retold as the other's: the two compute the same."""
+    """The PyTorch program's case, rewritten as the JAX program's: both compute the same."""
     copy = Copy("hierarchical_vae/torch_bernoulli")
     recorded = RecordedVAE(copy.write(tmp_path))
     as_flax(copy, recorded, recorded.plan.image_dims * log(2) if logged_in == "nats" else 1.0)
@@ -438,7 +438,7 @@ def as_flax(copy, recorded, unit):
 
 
 NOT_IN_FLAX = ("fwd64_total_loss", "no_grad_params", "masked_outputs")
-"""What the JAX program's cases do not hold, or hold of pictures that are read in another way."""
+"""Outputs that the JAX program's cases lack, or have for pictures that are read differently."""
 
 
 def channels_last(array):
@@ -447,7 +447,7 @@ def channels_last(array):
 
 @pytest.mark.parametrize("size", [3, 5])
 def test_batches_that_devices_cannot_share_evenly(tmp_path, size):
-    """Two devices and an odd number of pictures: the expected numbers are those of one device in float64."""
+    """Two devices and an odd number of pictures: the expected numbers come from one device in float64."""
     copy = Copy("metroplex/tf_skip").set("json_config.skip_threshold", 1e6)
     rng = np.random.default_rng(size)
     for name, array in copy.inputs.items():

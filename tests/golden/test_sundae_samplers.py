@@ -1,4 +1,4 @@
-"""Both twins draw the tokens that the originals drew, in every step, from the recorded noise."""
+"""Both twins sample the originals' tokens in every step from the recorded noise."""
 
 import numpy as np
 import pytest
@@ -23,13 +23,13 @@ OPTIONS = (
 
 
 def options_of(call):
-    """Options of the original's arguments; its rule of stopping looks at the tokens drawn anew alone."""
+    """Options from the original's arguments; its stopping rule considers only resampled tokens."""
     given = {name: call[name] for name in OPTIONS if name in call}
     return Resampling(stop_rule="masked", **given)
 
 
 def noise_of(inputs, steps, prefix=""):
-    """Noise of all steps, those that the original did not reach filled up."""
+    """Noise of all steps, padded for steps that the original did not reach."""
     names = {"tokens": "gumbel", "update": "update_rand"}
     return {ours: padded(inputs[prefix + name], 0, steps) for ours, name in names.items()}
 
@@ -59,7 +59,7 @@ def test_every_token_of_every_step(name, case):
 @pytest.mark.parametrize("name", TWINS)
 @pytest.mark.parametrize("case", cases(INPAINT))
 def test_where_inpainting_begins(name, case):
-    """Cells that a hole touches begin with the recorded random tokens; logits of the first step."""
+    """Cells that a hole touches start with the recorded random tokens; logits of the first step."""
     run = opened(name, case)
     f, inputs = case.about["inpaint"]["f"], run.inputs
     for pixels, tokens in (("pixel_mask", "q_mask"), ("pixel_mask_block", "q_mask_block")):

@@ -16,20 +16,20 @@ KINDS = [TRAIN, TEXT]
 
 
 def uniforms(gumbel):
-    """Uniforms of recorded Gumbel noise."""
+    """Uniform noise for recorded Gumbel noise."""
     return np.exp(-np.exp(-gumbel.astype(np.float64)))
 
 
 def replacements(run, tokens):
-    """Uniforms that choose the recorded replacements."""
+    """Uniform noise that gives the recorded replacements."""
     return (tokens + 0.5) / run.plan.codebook_size
 
 
 def check_passes(run, arrays, recorded, rows):
-    """Inputs and logits of every pass, mean loss and accuracy; returns the summed gradients, where all logits
-    are there.
+    """Check inputs and logits of every pass, mean loss and accuracy; return the summed
+    gradients if all logits are recorded.
 
-    `arrays` has the clean tokens and all noise of one batch, `recorded` (unroll, ...) what was computed.
+    `arrays` has the clean tokens and all noise of one batch, `recorded` the results (unroll, ...).
     """
     batch, K = arrays["batch"], len(recorded["unroll_inputs"])
     inputs = corrupted(
@@ -72,7 +72,7 @@ def test_text(name, case):
 @pytest.mark.parametrize("name", TWINS)
 @pytest.mark.parametrize("case", cases(TRAIN))
 def test_unrolled_passes(name, case):
-    """Of the batches before the first update."""
+    """The batches before the first update."""
     run = opened(name, case)
     for i in range(mini_batches(case)):
         arrays = {key: value[i] for key, value in run.inputs.items()}
@@ -85,7 +85,7 @@ def test_unrolled_passes(name, case):
 @pytest.mark.parametrize("twin", TWINS)
 @pytest.mark.parametrize("case", cases(TRAIN))
 def test_optimiser_steps(twin, case):
-    """Through the engine: accumulation, clipping, AdamW on every tensor. Gradients are read from moments."""
+    """In the engine: accumulation, clipping, AdamW on every tensor. Gradients follow from the moments."""
     run = opened(twin, case)
     trainer, parts = case.about["constructor"]["trainer"], mini_batches(case)
     optimizer = optimizer_of(case)
@@ -112,13 +112,13 @@ def test_optimiser_steps(twin, case):
 
 
 def mini_batches(case):
-    """Of an optimiser step."""
+    """Number of mini-batches in an optimiser step."""
     trainer = case.about["constructor"]["trainer"]
     return trainer["batch_size"] // trainer.get("mini_batch_size", trainer["batch_size"])
 
 
 def optimizer_of(case):
-    """Numbers of the sentence that describes it; the largest norm is infinite without clipping."""
+    """The optimiser's numbers from the sentence about it; without clipping, the maximum norm is infinite."""
     rate, beta1, beta2, eps, decay = map(
         float, case.said(r"AdamW\(lr=(.+?)\).*betas=\((.+?),(.+?)\) eps=(\S+) weight_decay=(\S+)")
     )
@@ -128,7 +128,7 @@ def optimizer_of(case):
 
 
 def options_words(run, optimizer):
-    """Options of the tiny configuration that make it the case's."""
+    """Overrides that turn the tiny configuration into the case's."""
     plan = run.plan
     model = {field.name: getattr(plan.options, field.name) for field in fields(plan.options)}
     clips = np.isfinite(optimizer["clip"])
@@ -145,7 +145,7 @@ def options_words(run, optimizer):
 
 
 def step_inputs(run, chosen, times):
-    """Batch and noise of the mini-batches of a step, each row `times` times."""
+    """Batch and noise of a step's mini-batches, each row repeated `times` times."""
     arrays = {
         key: np.concatenate(value[chosen]).repeat(times, 0)
         for key, value in run.inputs.items()

@@ -1,4 +1,4 @@
-"""Small networks of SUNDAE that together hold every value of every enumerated or boolean option."""
+"""Small networks of SUNDAE that together cover every value of every enumerated or boolean option."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""What each engine must do, whatever its framework: the twins' test files run these with their own name."""
+"""Requirements of both engines; each twin's test file runs these tests for its engine."""
 
 import numpy as np
 import pytest
@@ -143,7 +143,7 @@ class EngineBehaviour:
             engine.run("inpaint", {"image": pictures(0)}, ema=True, step=0)
 
     def test_an_empty_batch_is_refused(self):
-        """It would train on means of nothing, which are not numbers."""
+        """It would train on means over nothing, which are NaN."""
         engine = make_engine(self.twin)
         for empty in (pictures(0, batch=0), np.zeros((0, 8, 8, 1), np.uint8)):
             with pytest.raises(UserError, match="the batch is empty"):

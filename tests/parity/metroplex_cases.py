@@ -1,4 +1,4 @@
-"""Small Metroplex models that together take every branch of plan and model."""
+"""Small Metroplex models that together reach every branch of plan and model."""
 
 from dataclasses import fields
 from typing import get_args, get_type_hints
@@ -120,7 +120,7 @@ CASES = {
     ),
 }
 
-# Beside these cases; tests of the plan or of a picture's rounding name the option.
+# Covered elsewhere: by tests of the plan or of the rounding of pictures, which name the option.
 HOST_ONLY = {
     "prog_mode": "block strings are made by the plan; the recorded case tf_conv_prog1 has one",
     "zero_weights": "first values are made by the table",
@@ -130,7 +130,7 @@ HOST_ONLY = {
 
 
 def enumerated():
-    """(option, value) of every option of the model that is boolean or declares its choices."""
+    """(option, value) for every option of the model that is boolean or declares choices."""
     hints = get_type_hints(Model)
     for field in fields(Model):
         values = field.metadata["choices"] or ((False, True) if hints[field.name] is bool else ())

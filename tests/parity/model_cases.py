@@ -1,4 +1,4 @@
-"""Small models that together take every branch of the model, the likelihoods and the samplers."""
+"""Small models that together reach every branch of the model, the likelihoods and the samplers."""
 
 from zlib import crc32
 
@@ -75,13 +75,13 @@ def options(name, *overrides):
 
 
 def random_weights(plan):
-    """Every tensor random, so that none can be missed; float32 values."""
+    """Random values of every tensor, so that none can be overlooked; float32."""
     return {name: _rng(name).normal(0, 0.3, parameter.shape).astype(np.float32)
             for name, parameter in parameter_table(plan).items()}  # fmt: skip
 
 
 def inputs(plan, options, batch=BATCH):
-    """uint8 pictures with values at both ends of the range, noise of every draw, and masks."""
+    """uint8 pictures with values at both ends of the range, all noise, and masks."""
     shape = (batch, plan.resolution, plan.resolution, plan.channels)
     pictures = _rng("pictures").integers(0, 256, shape, dtype=np.uint8)
     pictures[:, ::3], pictures[:, 1::3] = 0, 255

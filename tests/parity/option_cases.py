@@ -1,7 +1,7 @@
-"""Cases that together hold every value of every enumerated or boolean option that reaches tensor code.
+"""Cases that together cover every value of every enumerated or boolean option that reaches tensor code.
 
-They are computed from the dataclasses, so a new option or value is in a case as soon as it is declared. What
-does not reach tensor code is listed, with the reason.
+They are computed from the dataclasses, so a new option or value is covered as soon as it is declared. Options
+that do not reach tensor code are listed with the reason.
 """
 
 from collections.abc import Iterator
@@ -43,7 +43,7 @@ SMALL = (
     "optimizer.max_skips_in_row=50",
 )
 
-# Beside the parity tests of tensor code; tests of these name the option.
+# Outside the parity tests of tensor code; other tests name these options.
 HOST_ONLY = {
     "run.wandb": "where scalars are logged",
     "data.random_horizontal_flip": "the one data pipeline serves both twins",
@@ -59,14 +59,14 @@ HOST_ONLY = {
     "synthesis.split": "which pictures are read",
 }
 
-# Compiling takes minutes, so one case of its own has it, with two latent groups, and only trains.
+# Compilation takes minutes, so there is a single case for it, with two latent groups, which only trains.
 COMPILED = "train.compile"
 
 N_CASES = 6
 
 
 def enumerated_options() -> dict[str, tuple[Any, ...]]:
-    """`section.option` -> its values, of every option that is boolean or declares its choices."""
+    """`section.option` -> its values, for every option that is boolean or declares choices."""
     return {
         f"{section}.{name}": values
         for section, kind in get_type_hints(HParams).items()
@@ -75,7 +75,7 @@ def enumerated_options() -> dict[str, tuple[Any, ...]]:
 
 
 def enumerated(kind: Any) -> dict[str, tuple[Any, ...]]:
-    """Option -> its values, of every option of a section that is boolean or declares its choices."""
+    """Option -> its values, for every option of a section that is boolean or declares choices."""
     return {
         field.name: tuple(field.metadata["choices"] or (False, True))
         for field in fields(kind)
@@ -84,7 +84,7 @@ def enumerated(kind: Any) -> dict[str, tuple[Any, ...]]:
 
 
 def option_cases() -> Iterator[dict[str, Any]]:
-    """One dict of option values a case."""
+    """One dict of option values per case."""
     varied = {
         name: v for name, v in enumerated_options().items() if name not in HOST_ONLY and name != COMPILED
     }
@@ -95,7 +95,8 @@ def option_cases() -> Iterator[dict[str, Any]]:
 
 
 def _column(name: str, values: tuple[Any, ...]) -> list[Any]:
-    """The values of an option over the cases: each about as often, in an order of the option's own."""
+    """The values of an option over the cases, each about equally often, in an
+    order specific to the option."""
     order = np.random.default_rng(crc32(name.encode())).permutation(N_CASES)
     return [values[i % len(values)] for i in order]
 

@@ -1,4 +1,4 @@
-"""Filters of logits, whole numbers of uniforms and resized pictures, against their definitions."""
+"""Filters of logits, random integers and resized pictures, compared with their definitions."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -14,13 +14,13 @@ from torch_impl.samplers import noise as torch_noise
 
 
 def both(name, logits, limit):
-    """What each twin's filter makes of the logits; -inf where a code may not be drawn."""
+    """The logits after each twin's filter; -inf where a code may not be sampled."""
     yield np.asarray(getattr(jax_choice, name)(jnp.asarray(logits), limit))
     yield getattr(torch_choice, name)(torch.from_numpy(logits), limit).numpy()
 
 
 def logits_of(K):
-    """Flat and peaked distributions, some with codes that another filter took away."""
+    """Flat and peaked distributions, some without codes that another filter removed."""
     generator = np.random.default_rng(K)
     logits = generator.normal(size=(3, 40, K)) * np.array([0.1, 2, 20])[:, None, None]
     logits[:, ::4, 1::2] = -np.inf

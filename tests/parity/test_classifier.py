@@ -1,4 +1,4 @@
-"""The classifier is the same in both twins: outputs, training, and runs that dioscuri evaluate opens."""
+"""The classifier is the same in both twins: outputs, training, and runs for `dioscuri evaluate`."""
 
 from functools import partial
 
@@ -29,7 +29,7 @@ make_engine = partial(engines.make_engine, options=tiny)
 
 
 def batch_of(step, n=8):
-    """Pictures whose class is how bright they are."""
+    """Pictures whose class is their brightness."""
     image = pictures(step, n)
     order = image.mean((1, 2, 3)).argsort().argsort()
     return {"image": image, "label": (10 * order // n).astype(np.int32)}
@@ -97,7 +97,7 @@ def test_a_run_goes_on_in_the_other_twin(curves):
 
 
 def write_run(folder, twin):
-    """A run folder with first weights; returns its path."""
+    """Write the run folder of an untrained classifier; return its path."""
     path = folder / f"{twin}_impl" / "logs-tiny"
     path.mkdir(parents=True)
     text = DIGITS.read_text().replace("classifier_digits", "tiny").replace("[16, 32]", "[4, 6]")

@@ -1,4 +1,4 @@
-"""Nothing public escapes the comparison: options from the dataclasses, names from the twins' sources."""
+"""Everything public is compared: options from the dataclasses, names from the twins' sources."""
 
 import ast
 import re
@@ -38,7 +38,7 @@ GOLDEN_CONFIGURATIONS = sorted((ROOT / "tests" / "golden" / "cases").glob("hiera
 
 
 def values_in_cases() -> set[tuple[str, object]]:
-    """(option, value) of every parity case and every golden configuration."""
+    """(option, value) in every parity case and every golden configuration."""
     loaded = [load_case(case) for case in option_cases()] + [
         hparams.load(path) for path in GOLDEN_CONFIGURATIONS
     ]
@@ -78,12 +78,12 @@ def used_names(source: str) -> set[str]:
 
 
 def options_of(cases):
-    """Arguments of parametrised cases, some of which carry marks."""
+    """Arguments of parametrised cases, some of which have marks."""
     return [case.values[0] if isinstance(case, type(pytest.param())) else case for case in cases]
 
 
 def run_everything():
-    """What the comparisons run, once, in the torch twin."""
+    """Run everything that the comparisons run, once, in the torch twin."""
     made = [make(case) for case in CASES] + [metroplex_cases.make(case) for case in metroplex_cases.CASES]
     for chosen, _, weights, pictures, noise, masks in made:
         twin = Torch(chosen, weights, "float64")
@@ -106,7 +106,7 @@ def run_everything():
 
 
 def run_tokenizers():
-    """Their share of it."""
+    """Run the tokenizers' share of it."""
     for options in tokenizers.OPTIONS.values():
         tokenizer = tokenizers.made("torch", options)
         tokenizer.train(*tokenizers.inputs(tokenizer.plan))
@@ -116,7 +116,7 @@ def run_tokenizers():
 
 @pytest.fixture(scope="module")
 def executed():
-    """Names of the torch twin's functions and classes that the harness of the comparisons runs."""
+    """Names of the torch twin's functions and classes that the comparisons run."""
     names = set()
 
     def note(frame, event, _argument):
@@ -163,10 +163,10 @@ MODULES = [
 
 @pytest.mark.parametrize("module", MODULES)
 def test_every_public_name_is_compared(module, executed):
-    """Named in a parity or golden test, or run by the harness that they share.
+    """Every public name is used in a parity or golden test, or run by their shared helpers.
 
-    The twins have equal names (`tests/host/test_mirror.py`), so one tree stands for both. Letter case is
-    left out: update rules are compared under the names that configurations give them.
+    The twins have the same names (`tests/host/test_mirror.py`), so one tree is enough. Letter case is
+    ignored: update rules are compared under the names that configurations use.
     """
     used = executed.union(*(used_names(path.read_text()) for path in COMPARED))
     names = {name.lower() for name in public_names((ROOT / module).read_text())}

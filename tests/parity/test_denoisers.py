@@ -1,4 +1,4 @@
-"""SUNDAE's networks compute the same numbers in both twins, and see what they promise to see."""
+"""SUNDAE's networks compute the same numbers in both twins, and read all that they should."""
 
 from dataclasses import replace
 

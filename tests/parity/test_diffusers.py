@@ -44,7 +44,7 @@ SPATIAL = {**ATTENTION, "norm_type": "spatial", "vq_embed_dim": 8}
 
 
 def written(folder, name, module="diffusers", **options):
-    """A model of diffusers with random weights, in a folder as that library writes it."""
+    """A folder of a model with random weights, written by diffusers."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model = getattr(import_module(module), name)(**options)
@@ -103,7 +103,7 @@ def test_tokenizer(tmp_path, options):
 
 
 def test_paella(tmp_path):
-    """PaellaEncoder and PaellaDecoder, the batch norm's running statistics being part of the encoder."""
+    """PaellaEncoder and PaellaDecoder, with the batch norm's running statistics in the encoder."""
     folder = "diffusers.pipelines.deprecated.wuerstchen.modeling_paella_vq_model"
     options = {
         "levels": 2,

@@ -1,4 +1,4 @@
-"""Published networks that make features: the same in both twins, from the files that are published."""
+"""Published feature networks are the same in both twins, from the published files."""
 
 from math import prod
 
@@ -67,7 +67,7 @@ def test_inception_is_the_same_in_both_twins(folded):
 
 
 def test_inception_has_the_published_size():
-    """95,628,359 bytes: four numbers a channel of a batch norm, their counters, and the tensors' names."""
+    """95,628,359 bytes: four numbers per batch-norm channel, their counters, and the tensors' names."""
     norms = 4 * sum(conv.outputs for conv in convolutions()) - sum(conv.outputs for conv in convolutions())
     numbers = sum(prod(shape) for shape in weight_shapes().values()) + norms + CLASSES
     assert 95_628_359 - 100_000 < 4 * numbers + 8 * len(convolutions()) < 95_628_359
@@ -151,7 +151,7 @@ def test_without_network_there_is_one_clear_line(tmp_path, monkeypatch, pictures
 
 
 def test_pictures_of_mixed_sizes_are_resized_one_by_one(weights_file):
-    """Features of a list are those of each picture alone, in both twins."""
+    """In both twins, the features of a list equal those of each picture alone."""
     sizes = ((12, 9), (20, 31), (12, 9))
     pictures = [PICTURES[0][:h, :w] if h <= 12 else np.resize(PICTURES, (h, w, 3)) for h, w in sizes]
     together = {}

@@ -1,4 +1,4 @@
-"""What a user does with trained models in Python: both twins open them, compute and refuse the same."""
+"""Trained models in Python: both twins open the same ones, compute the same and refuse the same."""
 
 import subprocess
 import sys
@@ -167,7 +167,7 @@ def test_a_bound_is_made_of_its_terms(model, twin):
     one = model(twin, "vae").bound(PICTURES, samples=1)
     assert (one.reconstruction != bound.reconstruction).all()
     assert bound.bits_per_dim == pytest.approx(-bound.elbo.mean() / np.log(2) / 64)
-    # More draws tighten the bound of Burda et al. in the mean.
+    # More samples tighten the bound of Burda et al. on average.
     assert bound.importance.mean() > bound.elbo.mean()
 
 
@@ -403,7 +403,7 @@ def test_a_missing_framework_is_named_with_the_command_that_installs_it(monkeypa
 
 
 def test_a_saved_tokenizer_serves_as_the_tokenizer_of_a_run(runs, model, tmp_path):
-    """With its checkpoint's name, as long as it is that one: then tokens of the run are its tokens."""
+    """It records its checkpoint as long as it is unchanged: then the run's tokens are its tokens."""
     saved, run = tmp_path / "vq", trained.open_tokenizer(runs["vqgan"])
     model("torch", "vqgan").save(saved)
     opened = trained.open_tokenizer(saved)

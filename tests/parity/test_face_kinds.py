@@ -1,4 +1,4 @@
-"""What is no plain picture model: conditions and models of text, padded pictures, sounds, and imports."""
+"""Models of other data than plain pictures: text conditions, text, padded pictures, sounds; and imports."""
 
 import shutil
 

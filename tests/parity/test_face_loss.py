@@ -1,4 +1,4 @@
-"""Training loops of one's own: the face's loss is the engine's, and gradients of it train the model."""
+"""Custom training loops: the interface's loss is the engine's, and its gradients train the model."""
 
 from functools import partial
 from importlib import import_module

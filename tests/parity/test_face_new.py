@@ -1,4 +1,4 @@
-"""A new model has drawn weights, and its options are checked as those of a `.cfg`."""
+"""A new model has random weights, and its options are checked like those of a `.cfg`."""
 
 from importlib import import_module
 

@@ -1,4 +1,4 @@
-"""The two public modules are one page: the same names, arguments and words, all of them documented."""
+"""The two public modules have the same names, arguments and words, all of them documented."""
 
 import gc
 import inspect
@@ -15,7 +15,7 @@ from dioscuri.registry import family_names
 from tests.support import tiny_maskgit
 
 PLAIN = ("cfg", "seed", "device", "dtype", "options", "tokenizer")
-"""Arguments that need no more words than their own in one call or another."""
+"""Arguments that some calls need not explain."""
 TWINS = {"torch": in_torch, "jax": in_jax}
 
 
@@ -63,7 +63,7 @@ def tensors():
 
 
 def test_a_loaded_tokenizer_holds_its_weights_and_nothing_else(tmp_path):
-    """Neither gradients, averages and moments, nor the discriminator that its run has."""
+    """It holds no gradients, averages or moments, and not the run's discriminator."""
     run = tiny_maskgit.write_tokenizer(tmp_path)
     gc.collect()
     before = {id(tensor) for tensor in tensors()}

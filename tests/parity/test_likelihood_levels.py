@@ -1,4 +1,4 @@
-"""The mixture of logistics is a distribution over levels, of 8 bits and of 16, in float32."""
+"""The mixture of logistics is a distribution over levels of 8 and of 16 bits, in float32."""
 
 from importlib import import_module
 

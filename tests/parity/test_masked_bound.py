@@ -1,4 +1,4 @@
-"""The bound of a pass in which some variates come from the prior: these carry nothing, in both twins."""
+"""The bound if some variates come from the prior: in both twins, these carry no information."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ BATCH = 4
 
 @pytest.fixture(scope="module", params=["torch", "jax"])
 def evaluate(request):
-    """Evaluate four pictures with recorded noise, with or without masks of the latent groups."""
+    """Evaluate four pictures with recorded noise, with or without masks for the latent groups."""
     engine = make_engine(request.param, "train.precision='float64'")
     specs = plan().latent_noise(BATCH, prior=True, posterior=True)
     noise = {spec.name: np.random.default_rng(5).normal(size=spec.shape) for spec in specs}

@@ -1,5 +1,5 @@
-"""Training a masked token model and sampling from it is the same in both twins: curves, losses under every
-option, tokens, pictures, and runs that go on in the other one."""
+"""Training a masked token model and sampling from it is the same in both twins: curves, losses with every
+option, tokens, pictures, and runs that continue in the other twin."""
 
 from functools import partial
 from itertools import product
@@ -22,14 +22,14 @@ TWINS = ("torch", "jax")
 N = 100
 BATCH = 8
 CERTAIN = ("synthesis.top_k=1", "synthesis.temperature=0.", "synthesis.randomize=False")
-"""Samplers that leave nothing to the generators, which differ."""
+"""Samplers that use only given noise, since the twins' generators differ."""
 
 UNCONDITIONAL = ("model.num_classes=0", "loss.cond_dropout_prob=0")
 DROPOUT = ("model.hidden_dropout=0.1", "model.attention_dropout=0.1")
 
 
 def seldom(*options):
-    """A case of the whole suite only: compiling takes long."""
+    """A slow case, because of its compilation."""
     return pytest.param(options, marks=pytest.mark.slow)
 
 
@@ -131,7 +131,7 @@ def tokenizer(tmp_path_factory):
 
 
 def trained(tokenizer, *overrides):
-    """Both engines after three steps, which one of them has taken: it is their sampling that is compared."""
+    """Both engines after three steps, taken by one of them, since sampling is compared."""
     engines = {
         twin: make_engine(twin, f"data.tokenizer_path={tokenizer}", *CERTAIN, *overrides) for twin in TWINS
     }
@@ -141,7 +141,7 @@ def trained(tokenizer, *overrides):
 
 
 def asked_of(engine):
-    """What three pictures are to show."""
+    """Conditions of three pictures."""
     return {"label": np.array([1, 5, 8])} if engine.hparams.model.num_classes else {"index": np.arange(3)}
 
 

@@ -15,7 +15,7 @@ def both(name, precision, use, *overrides, **options):
 
 
 def without_zeros(results):
-    """Results without gradients that are zero in exact arithmetic, such as that of the keys' bias."""
+    """Results without gradients that are zero in exact arithmetic, such as those of key biases."""
     names = [
         name
         for name in results[0]

@@ -1,4 +1,4 @@
-"""Training Metroplex in one twin is training it in the other: curves, and runs that change twins half-way."""
+"""Training Metroplex is the same in both twins: curves, and runs that continue in the other twin."""
 
 from functools import partial
 from itertools import product
@@ -54,7 +54,7 @@ def train(engine, steps, metric="loss"):
 
 @pytest.fixture(scope="module")
 def trained():
-    """Losses of a hundred steps in both twins, and the engines behind them."""
+    """Losses of a hundred steps in both twins, and the engines."""
     engines = {twin: make_engine(twin, *TINY) for twin in ("torch", "jax")}
     starts = {twin: engine.state_to_numpy() for twin, engine in engines.items()}
     assert all((starts["torch"]["model"][k] == v).all() for k, v in starts["jax"]["model"].items())
@@ -82,7 +82,7 @@ def test_a_run_goes_on_in_either_twin(trained, first, second):
 
 
 def test_clipped_and_skipped_steps_leave_the_same_state():
-    """Three steps; the gradient of one is too large, those of the others are clipped."""
+    """In one of three steps the gradient is too large; in the others it is clipped."""
     options = (*TINY, "optimizer.warmup_steps=0.", "optimizer.gradient_clip_norm_value=0.05")
     norms = train(make_engine("torch", *options), range(3), "grad_norm")
     assert min(norms) > 0.05

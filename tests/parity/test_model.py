@@ -1,4 +1,4 @@
-"""The twins' models, objectives and samplers compute the same, in every branch and every arithmetic."""
+"""The twins' models, objectives and samplers compute the same in every branch and precision."""
 
 import jax
 import numpy as np
@@ -19,7 +19,7 @@ WITHIN = {"float64": (1e-9, 1e-9), "float32": (1e-4, 1e-3)}
 def assert_agree(ours, theirs, within):
     assert set(ours) == set(theirs)
     values, gradients = within
-    # A bias of keys has no gradient: what is left of it is rounding.
+    # A key bias has no gradient except rounding errors.
     norms = [np.linalg.norm(array) for name, array in theirs.items() if name.startswith("grad/")]
     floor = 1e-6 * max(norms, default=0)
     for name, expected in theirs.items():
@@ -136,7 +136,7 @@ def test_pictures_agree(name, kind):
 
 @pytest.mark.parametrize("side", range(1, 8))
 def test_convolutions_pad_as_xla_does(side):
-    """An impulse is moved by the kernel, and even kernels reach one further behind it than before."""
+    """An impulse becomes the kernel, and even kernels reach one position further after it than before."""
     layer = convolution(1, 1, (side,))
     kernel = np.arange(1, side + 1, dtype=np.float32)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Properties of the likelihoods and of the bound that hold whatever the framework, checked in both twins."""
+"""Properties of the likelihoods and of the bound, checked in both twins."""
 
 from dataclasses import replace
 from importlib import import_module
@@ -72,7 +72,7 @@ def test_float32_likelihood_is_that_of_float64(twin, name, spread):
     single = log_prob(twin, output, x.astype(np.float32), plan, chosen)
     assert single.dtype == np.float32
     close = np.abs(single - exact) <= 1e-4 * np.maximum(1, np.abs(exact))
-    assert close.mean() >= 0.99  # the rest lies where mass and density times width meet at 1e-5
+    assert close.mean() >= 0.99  # the others lie at 1e-5, the border between mass and density times width
 
 
 @pytest.mark.parametrize("twin", TWINS)
@@ -93,7 +93,7 @@ def test_mixture_is_the_difference_of_logistic_distributions(twin):
 
 @pytest.mark.parametrize("twin", TWINS)
 def test_samples_follow_the_likelihood(twin):
-    """Rounded samples of a grey pixel have the probabilities that the likelihood gives its levels."""
+    """Rounded samples of a grey pixel have the probabilities of the likelihood."""
     chosen, plan = one_pixel("grey", "loss.exact_bin_width=True", "data.num_bits=3.")
     rng = np.random.default_rng(2)
     layer = rng.normal(0, 1, plan.output_channels)

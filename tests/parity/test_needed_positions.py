@@ -1,4 +1,4 @@
-"""Logits are read off only where tokens are drawn, and what is sampled is the same as if all were read."""
+"""Logits are computed only where tokens are sampled, and samples are the same as with all logits."""
 
 import importlib
 import re
@@ -40,7 +40,7 @@ def test_reading_fewer_positions_changes_nothing(name, case, monkeypatch):
     needed = positions_to_predict(options, plan.n_tokens)
     assert len(needed) == STEPS
     assert min(needed) < plan.n_tokens
-    # Holes of different sizes, and a picture that is wholly unknown.
+    # Holes of different sizes, and one picture that is entirely unknown.
     start = np.array(ids)
     for i, row in enumerate(start):
         row[: plan.n_tokens - 3 * i] = plan.mask_id

@@ -1,4 +1,4 @@
-"""The update rules against PyTorch's and optax's, and both twins' steps against each other."""
+"""The update rules compared with PyTorch's and optax's, and both twins' steps with each other."""
 
 from types import SimpleNamespace
 
@@ -25,7 +25,7 @@ BETAS = {"beta1": 0.9, "beta2": 0.99, "epsilon": 1e-8}
 LENGTH = 1000
 RNG = np.random.default_rng(0)
 START = RNG.normal(size=LENGTH).astype(np.float32)
-# Sizes over four orders of magnitude, and values without any gradient as a dead layer has.
+# Gradients over four orders of magnitude, and values without any gradient, as in a dead layer.
 GRADS = (RNG.normal(size=(12, LENGTH)) * 10 ** RNG.uniform(-4, 0, LENGTH)).astype(np.float32)
 GRADS[:, :10] = 0
 

@@ -1,4 +1,4 @@
-"""Both engines, side by side, under every value of every option that reaches tensor code."""
+"""Both engines compared with every value of every option that reaches tensor code."""
 
 from dataclasses import dataclass
 
@@ -24,8 +24,8 @@ class Tolerance:
     pictures: float
 
 
-# In bfloat16 states and pictures are not compared: rounding at 2^-8 turns the sign of small updates, which
-# optimisers blow up to the learning rate, and makes another component of the mixture the likeliest.
+# In bfloat16, states and pictures are not compared: rounding at 2^-8 changes the sign of small updates, which
+# optimisers scale up to the learning rate, and the most likely component of a mixture.
 TOLERANCES = {
     "float64": Tolerance(terms=1e-9, states=1e-9, pictures=1),
     "float32": Tolerance(terms=1e-4, states=1e-4, pictures=1),
@@ -43,7 +43,7 @@ def _restore_precision():
 
 
 def draw(specs, seed):
-    """Noise as numpy arrays, in the order of the draws."""
+    """Noise as numpy arrays, in order."""
     rng = np.random.default_rng(seed)
     return {
         spec.name: rng.standard_normal(spec.shape)
@@ -54,7 +54,8 @@ def draw(specs, seed):
 
 
 def exercise(engine, options):
-    """Train, then, uncompiled, reconstruct and generate, with the same inputs and noise; results by name."""
+    """Train, then reconstruct and generate without compilation, with the same inputs and noise; results by
+    name."""
     plan, synthesis = make_plan(options), options.synthesis
     rng = np.random.default_rng(1)
     shape = (STEPS, BATCH, plan.resolution, plan.resolution, plan.channels)

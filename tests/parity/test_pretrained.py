@@ -1,4 +1,4 @@
-"""A folder that one twin writes opens in the other, for every model; downloads are whole or refused."""
+"""For every model, a folder that one twin writes opens in the other; incomplete downloads are refused."""
 
 import json
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""Positions of the hourglass turn the channels that the original turned, in both twins."""
+"""In both twins, the hourglass's positions rotate the same channels as in the original."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -18,7 +18,7 @@ TWINS = {
 
 
 def turned_as_in_the_original(x, channels):
-    """x (B, L, N K), its heads not split: the first channels turn with the row, as many with the column.
+    """x (B, L, N K), with heads not split: the first channels rotate with the row, as many with the column.
 
     Angles are repeated for both channels of a pair (a, b), which becomes (-b, a) in the second summand.
     """
@@ -31,7 +31,7 @@ def turned_as_in_the_original(x, channels):
 
 
 def turned(x, twin, heads, **options):
-    """The same of a twin, in its layout (B, L, N, K)."""
+    """The same in a twin, in its layout (B, L, N, K)."""
     model = Denoiser(dim=1, depth=1, nb_heads=heads, dim_head=x.shape[-1] // heads, **options)
     table = angles(Stack(1, SIDE, FREQUENCY), model)
     split = x.reshape(*x.shape[:2], heads, -1)

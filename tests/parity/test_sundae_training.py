@@ -1,4 +1,4 @@
-"""Training SUNDAE and drawing from it is the same in both twins: curves, tokens, runs that change twins."""
+"""Training SUNDAE and sampling from it is the same in both twins: curves, tokens, runs that change twins."""
 
 from itertools import product
 
@@ -87,7 +87,7 @@ def test_the_loss_is_that_of_all_passes():
 
 
 CERTAIN = ("synthesis.top_k=1", "synthesis.sample_proportion=1", "synthesis.steps=4")
-"""Nothing is left to the generators, which differ, but where to begin."""
+"""Only the initial tokens come from the twins' generators, which differ."""
 SAMPLED = [
     CERTAIN,
     ("synthesis.sampler=argmax_unrolled", "synthesis.stop_rule=masked", *CERTAIN[1:]),
@@ -170,7 +170,7 @@ def test_when_a_picture_is_finished():
     assert found.active.sum(0).tolist() == [3, 3]
     assert resampled(kind, min_steps=2, sample_proportion=0.0)[
         1
-    ].active.all()  # nothing stays if all is drawn anew
+    ].active.all()  # no token stays if all are resampled
     kept = resampled(kind, min_steps=2, sample_proportion=0.0, stop_rule="masked", early_stop=False)[1]
     assert kept.active.all()
 
@@ -178,7 +178,7 @@ def test_when_a_picture_is_finished():
 @pytest.mark.parametrize("kind", NETWORKS.values(), ids=NETWORKS)
 @pytest.mark.parametrize("every", [1, 4])
 def test_sure_tokens_keep_their_first_prediction(kind, every):
-    """Two passes: of the tokens drawn, the share of the least sure ones comes from the second."""
+    """In two passes, the fraction of the least certain tokens comes from the second."""
     plan, weights, ids, condition, _ = make("flat")
     known = np.tile(np.arange(plan.n_tokens) % every != 0, (len(ids), 1))
     twin = kind(plan, weights, "float64")
@@ -195,7 +195,7 @@ def test_sure_tokens_keep_their_first_prediction(kind, every):
 
 
 def black_sheep(xp):
-    """A network of 3 codes that believes in what it is given, but in black, code 0, only just."""
+    """A network of 3 codes that predicts its input, but black, code 0, only barely."""
 
     def logits(ids):
         black = (ids == 0).all(1)[:, None, None]
@@ -208,9 +208,9 @@ def black_sheep(xp):
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
 @pytest.mark.parametrize(("xp", "resample_tokens"), [(torch, torch_resample), (jnp, jax_resample)])
 def test_a_black_picture_is_the_networks_own_fixed_point(xp, resample_tokens, share):
-    """Why one digit in 20 was black: of a black picture the network finds black the likeliest, by 0.4 here
-    and in a trained model. Argmax decoding cannot leave it, however many tokens are predicted again. Drawing
-    leaves it at once, and other pictures do not turn black."""
+    """Why one digit in 20 was black: for a black picture, black is the network's most likely prediction, with
+    0.4 here and in a trained model. Argmax decoding cannot leave it, however many tokens are predicted again.
+    Sampling leaves it at once, and other pictures do not turn black."""
 
     def run(start, sampler, **options):
         chosen = Resampling(steps=20, sampler=sampler, sample_proportion=share, **options)
@@ -228,7 +228,7 @@ def test_a_black_picture_is_the_networks_own_fixed_point(xp, resample_tokens, sh
 
 @pytest.mark.parametrize("codes", [3, 70, 1024])
 def test_uniforms_draw_tokens_by_their_shares(codes):
-    """Evenly spaced ones draw every token as often as its probability says; what is filtered out, never."""
+    """Evenly spaced noise samples every token in proportion to its probability, and filtered ones never."""
     n, rng = 4096, np.random.default_rng(codes)
     logits = rng.normal(size=codes).astype(np.float32)
     logits[[0, codes - 1]] = -np.inf
@@ -243,11 +243,11 @@ def test_uniforms_draw_tokens_by_their_shares(codes):
         counts = np.bincount(tokens, minlength=codes)
         assert not counts[shares == 0].any()
         assert np.abs(counts - n * shares).max() < 3
-    assert (found["torch"] != found["jax"]).sum() <= 2  # where a uniform lies on a boundary, to rounding
+    assert (found["torch"] != found["jax"]).sum() <= 2  # where the noise lies on a boundary, within rounding
 
 
 def test_compiled_networks_turn_positions_alike(monkeypatch):
-    """Channels behind those that turn, and views, included."""
+    """Even with channels that do not rotate, and views."""
     rng = np.random.default_rng(0)
     x = torch.from_numpy(rng.normal(size=(2, 5, 3, 20)))[..., ::2].clone().requires_grad_()
     cos, sin = (torch.from_numpy(f(rng.normal(size=(5, 1, 4)))) for f in (np.cos, np.sin))

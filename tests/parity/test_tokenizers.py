@@ -57,7 +57,7 @@ def made(twin, options, dtype=np.float64, **more):
 
 
 def weights(plan):
-    """Spread out codes, so that no argmin is close; blocks that begin as the identity are none."""
+    """Codes far apart, so that no argmin is close, and blocks that are not the identity."""
     table = parameter_table(plan)
     values = {name: array.astype(np.float64) for name, array in initial_values(table, 1).items()}
     values |= {name: values[name] * 8 for name in values if name.startswith("quantize")}
@@ -142,7 +142,7 @@ def test_commitment_weighs_the_encoder_unless_legacy():
 
 
 def test_gumbel_mixes_codes_by_noisy_logits():
-    """Against the definition, in numpy; a cold mixture is the noisy choice."""
+    """Compared with the definition in numpy; at a low temperature the mixture is the noisy choice."""
     options = replace(TAMING, quantizer="gumbel", gumbel_kl_weight=2.0)
     tokenizer = made("torch", options)
     x, drawn, _ = inputs(tokenizer.plan)

@@ -1,4 +1,4 @@
-"""Training in one twin is training in the other: curves, checkpoints, and runs that change twins half-way."""
+"""Training is the same in both twins: curves, checkpoints, and runs that continue in the other twin."""
 
 import numpy as np
 import pytest
@@ -65,7 +65,7 @@ def test_a_run_goes_on_in_either_twin(curves, first, second):
 @pytest.mark.parametrize("twin", ["torch", "jax"])
 @pytest.mark.parametrize("decay", [True, False])
 def test_parameters_without_gradient_stay_as_they_are_unless_they_decay(twin, decay):
-    """A pool behind the last level has no reader: weight decay alone moves its kernel."""
+    """Nothing reads the pool after the last level: only weight decay changes its kernel."""
     name = "bottom_up.blocks.1.pool"
     engine = make_engine(twin, f"loss.use_weight_decay={decay}", "loss.l2_weight=0.1")
     before = engine.state_to_numpy()["model"]

@@ -1,4 +1,4 @@
-"""The twins' masked token transformers compute the same numbers, and what they promise about conditions."""
+"""The twins' masked token transformers compute the same numbers and treat conditions as promised."""
 
 from dataclasses import replace
 from functools import cache
@@ -22,7 +22,7 @@ SLOW = [pytest.param(case, marks=pytest.mark.slow) for case in ("uvit", "lucidra
 
 @cache
 def made(kind, case):
-    """A float64 twin, which compiles once, with its ids, condition and noise."""
+    """A float64 twin, compiled once, with its ids, condition and noise."""
     plan, weights, *arguments = make(case)
     return kind(plan, weights, "float64"), *arguments
 
@@ -33,7 +33,7 @@ def cotangents(plan, seed=0):
 
 
 def assert_equal(found, expected, relative, floor=0.0):
-    """Every array within a share of its largest value, or of `floor` where it is smaller."""
+    """Every array within a fraction of its largest value, or of `floor` if that is larger."""
     assert set(found) == set(expected)
     for name, array in expected.items():
         limit = relative * max(np.abs(array).max(initial=0), floor)
@@ -52,7 +52,7 @@ def test_outputs_and_gradients_are_equal_in_float64(case):
         for twin in (made(Jax, case)[0], made(Torch, case)[0])
     )
     assert_equal(found[0], expected[0], 1e-9)
-    # Gradients of biases of keys are zero in exact arithmetic.
+    # Gradients of key biases are zero in exact arithmetic.
     assert_equal(found[1], expected[1], 1e-9, floor=1e-3 * largest(expected[1]))
     assert all(np.isfinite(array).all() for array in expected[1].values())
 
@@ -84,7 +84,7 @@ def test_outputs_are_equal_in_other_precisions(case, precision, relative):
     exact = Torch(plan, weights, "float64").forward(ids, condition)["logits"]
     for logits in (found["logits"], expected["logits"]):
         assert logits.dtype == np.float32
-        # Rounding errors of two layers; their mean, as single ones reach several units of the last place.
+        # The mean of two layers' rounding errors; single ones reach several units in the last place.
         assert np.abs(logits - exact).mean() < relative * np.abs(exact).max()
 
 

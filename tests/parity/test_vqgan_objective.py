@@ -93,7 +93,7 @@ def test_discriminator_agrees_in_float32(network):
 
 @pytest.mark.parametrize("kind", TWINS)
 def test_gradient_of_the_generator_is_that_of_its_terms(kind):
-    """What the loss carries as a constant is the derivative: compared with differences of the loss."""
+    """The gradient attached to the loss is its derivative: compared with finite differences."""
     plan = make_plan(NETWORKS["plain"], SIDE, 3)
     twin = TWINS[kind](plan, LOSSES["non_saturating"], weights_of(plan), "float64")
     x, h, kernel = random(2, SIDE, SIDE, 3), random(2, SIDE, SIDE, 4), random(3, 4, 3, 3) / 4
@@ -111,7 +111,7 @@ def test_lpips_agrees(channels, precision):
         name: random(*shape, seed=1) / np.sqrt(np.prod(shape[1:]) + 1)
         for name, shape in weight_shapes().items()
     }
-    # As in the published file, where every factor is positive.
+    # Every factor is positive, as in the published file.
     weights |= {name: np.abs(array) for name, array in weights.items() if name.startswith("lin")}
     first, second = (random(2, SIDE, SIDE, channels, seed=seed) for seed in (0, 1))
     found = [

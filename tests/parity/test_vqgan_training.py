@@ -1,4 +1,5 @@
-"""Training a tokenizer is the same in both twins: curves, buffers, and runs that go on in the other one."""
+"""Training a tokenizer is the same in both twins: curves, buffers, and runs that
+continue in the other twin."""
 
 from functools import partial
 
@@ -19,7 +20,7 @@ make_engine = partial(engines.make_engine, options=tiny)
 
 
 def train(engine, steps, *, start=START, metric="loss", batch=8):
-    """Run the steps; returns a metric of each."""
+    """Run the steps; return one metric of each."""
     found = []
     for step in steps:
         scalars = {"learning_rate": 0.002 * min(1, step / 5), "adversarial": float(step >= start)}
@@ -40,8 +41,8 @@ def test_twenty_steps_have_the_same_losses(curves):
 
 
 def test_a_hundred_steps_have_the_same_losses():
-    """In float64: after some thirty steps in float32 a vector lies so near the middle of two codes that the
-    twins, 1e-6 apart, take one each, and the adversarial game goes other ways from there."""
+    """In float64: after about thirty steps in float32, a vector lies so close to the middle of two codes that
+    the twins, 1e-6 apart, choose different ones, and adversarial training diverges from there."""
     curves = [
         train(make_engine(twin, "train.precision=float64", *REVIVING), range(N)) for twin in ("torch", "jax")
     ]
@@ -106,14 +107,14 @@ def test_dead_codes_become_encoder_outputs_of_the_batch(twin):
     assert 0 < dead.sum() < K
     assert np.abs(codebook - before)[~dead].max() < np.abs(codebook - before)[dead].max()
     train(engine, [step + 1], start=N)
-    # Those revived begin anew with a fair share.
+    # Codes that were reset restart at 1 / codes.
     assert (engine.state_to_numpy()["buffers"]["share"][dead] > 0.8 / K).all()
 
 
 @pytest.mark.parametrize("twin", ["torch", "jax"])
 def test_discriminator_and_tokenizer_leave_each_other_alone(twin):
-    """Before the start the discriminator stands still; with adversarial weight 0 the tokenizer learns as
-    without it."""
+    """Before its start the discriminator does not change; with adversarial weight 0 the tokenizer
+    learns as if there were none."""
     plain, weightless = make_engine(twin), make_engine(twin, "loss.disc_weight=0")
     states = []
     for engine, start in ((plain, N), (weightless, 0)):
@@ -147,7 +148,7 @@ def test_modes_agree_with_each_other(twin):
     found = engine.run("evaluate", image, ema=True, step=0)
     np.testing.assert_allclose(found["reconstruction"], made["reconstruction"])
     exact = np.abs(made["image"].astype(float) - image["image"]).mean((1, 2, 3)) / 255
-    # Rounding to 8 bits, and what lies outside of the range.
+    # Rounding to 8 bits, and clamping.
     np.testing.assert_allclose(made["reconstruction"], exact, atol=0.05)
 
 
@@ -209,7 +210,7 @@ def test_options_train_the_same_in_float64(options):
     states, losses = [], []
     for twin in ("torch", "jax"):
         engine = make_engine(twin, "train.precision=float64", *options)
-        # With the adversary from the first step on: what comes before is compiled by itself.
+        # With the adversary from the first step on, since earlier steps would be compiled separately.
         losses.append(train(engine, range(6), start=0))
         states.append(engine.state_to_numpy())
     np.testing.assert_allclose(*losses, rtol=1e-9)
@@ -238,7 +239,7 @@ def test_codes_are_the_averages_of_what_they_quantised(twin):
 def test_parts_of_a_batch_make_the_whole_batch(twin):
     options = ("loss.disc_loss=hinge", "discriminator.norm=none")
     whole, split = make_engine(twin, *options), make_engine(twin, *options, "train.accumulation_steps=2")
-    # The adaptive weight is a ratio of gradients, of each part its own: without an adversary.
+    # Without an adversary, because the adaptive weight, a ratio of gradients, differs between micro-batches.
     losses = [train(engine, range(3), start=N) for engine in (whole, split)]
     np.testing.assert_allclose(*losses, rtol=1e-5)
     assert_states_close(whole.state_to_numpy(), split.state_to_numpy(), 1e-4)
@@ -246,7 +247,7 @@ def test_parts_of_a_batch_make_the_whole_batch(twin):
 
 @pytest.mark.parametrize("alternating", [False, True])
 def test_networks_that_alternate_have_a_norm_each_and_one_update_a_step(alternating):
-    """The discriminator learns the same either way; the generator's gradient is of the new one's verdict."""
+    """The discriminator learns the same either way; the generator's gradient is that of the updated one."""
     clipped = ("optimizer.clip_gradient_norm=True", "optimizer.gradient_clip_norm_value=0.01")
     engine = make_engine("torch", *CONTRASTIVE, *clipped, f"loss.alternating={alternating}")
     before = engine.state_to_numpy()
@@ -268,7 +269,7 @@ def test_networks_that_alternate_have_a_norm_each_and_one_update_a_step(alternat
 
 
 def test_singular_values_are_followed():
-    """After some steps the stored one of a kernel is its largest singular value."""
+    """After some steps the stored value is the kernel's largest singular value."""
     engine = make_engine("torch", *CONTRASTIVE)
     train(engine, range(30), start=99)
     model = engine.state_to_numpy()["model"]

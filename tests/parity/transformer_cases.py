@@ -1,4 +1,4 @@
-"""Small masked token transformers that together hold every value of every enumerated or boolean option."""
+"""Small masked token transformers that together cover every value of every enumerated or boolean option."""
 
 import numpy as np
 
@@ -107,7 +107,7 @@ def make(case):
 
 
 def critic_input(plan, ids, condition):
-    """Ids and condition for the critic, which sees no masks and, unless it is the network, no last pass."""
+    """Ids without masks and a condition for the critic; a token critic gets no last pass."""
     kept = {
         name: array for name, array in condition.items() if name != "self" or plan.options.critic == "self"
     }
@@ -115,7 +115,7 @@ def critic_input(plan, ids, condition):
 
 
 def _condition(plan, rng):
-    """All that the plan reads: one class is the null one, one text is cut off, some of a text is dropped."""
+    """All conditions of the plan: one class is the null class, one text is shorter, one text is dropped."""
     made = {
         "label": np.array([1, plan.null_label]),
         "text": rng.normal(size=(BATCH, TEXT, plan.options.encoder_hidden_size)),

@@ -8,7 +8,7 @@ import numpy as np
 
 
 def make_options(source, resolution, channels, *, seed=5, num_cpus=2, **data):
-    """The part of a run's options that data reads."""
+    """The options of a run that data loading reads."""
     values = {
         "dataset_source": source,
         "train_data_path": "",
@@ -35,12 +35,12 @@ def make_options(source, resolution, channels, *, seed=5, num_cpus=2, **data):
 
 
 def paths(folder):
-    """The three path options, all leading to one place."""
+    """The three path options, all with the same path."""
     return dict.fromkeys(("train_data_path", "val_data_path", "synthesis_data_path"), str(folder))
 
 
 def idx_bytes(array):
-    """An idx file, built here independently of the program's writer."""
+    """An idx file, made independently of the program's writer."""
     return struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape) + array.tobytes()
 
 

@@ -26,7 +26,7 @@ def engine_of(twin, hparams):
 
 
 def make_engine(twin, *overrides, options=tiny):
-    """An engine of a twin with its first parameters; `options` makes its options of overrides."""
+    """An engine of a twin with initial parameters; `options` turns overrides into its options."""
     engine = engine_of(twin, options(*overrides))
     engine.initialise()
     return engine
@@ -54,7 +54,7 @@ def posterior_noise(step, batch=BATCH):
 
 
 def scalars(step):
-    """Schedules' values: warm-up, balancing for the first twenty steps."""
+    """Values of the schedules: warm-up, and balancing in the first twenty steps."""
     return {
         "learning_rate": 0.002 * min(1, step / 5),
         "beta": min(1.0, 0.1 + step / 50),
@@ -84,8 +84,8 @@ def recorded_noise(engine, step, rows=BATCH):
 
 
 def assert_curves_agree(curves, fall):
-    """Losses of both twins: within 1e-4 in the first twenty steps, then within 1e-3; in the end below a
-    share of where they began."""
+    """Losses of both twins agree within 1e-4 in the first twenty steps, then within 1e-3, and end below a
+    fraction of their start."""
     torch, jax = curves["torch"], curves["jax"]
     relative = np.abs(torch - jax) / np.abs(torch)
     assert relative[:20].max() <= 1e-4
@@ -94,7 +94,7 @@ def assert_curves_agree(curves, fall):
 
 
 def assert_states_equal(left, right):
-    """Every tensor and counter of two states is the same, bit for bit."""
+    """Every tensor and counter of two states is identical."""
     assert {group: set(tensors) for group, tensors in left.items()} == {
         group: set(tensors) for group, tensors in right.items()
     }
@@ -105,7 +105,7 @@ def assert_states_equal(left, right):
 
 
 def assert_states_close(left, right, within):
-    """Relative L2 distance of every tensor."""
+    """Every tensor agrees in relative L2 distance."""
     for group in ("model", "ema", "optimizer"):
         for name, array in left[group].items():
             scale = max(np.linalg.norm(array), 1e-6)

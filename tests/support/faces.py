@@ -1,4 +1,4 @@
-"""Runs of every family with first weights, as the public face opens them; nothing is trained."""
+"""Untrained runs of every family, for the public interface to open."""
 
 from pathlib import Path
 
@@ -18,10 +18,8 @@ METROPLEX = "egs/metroplex/digits.cfg"
 
 
 def write_run(root, name, text, *words, spread=1.0):
-    """A run folder of a configuration's text, its averaged weights the first ones, its raw ones half of them.
-
-    Returns the folder. `spread` multiplies the averaged weights.
-    """
+    """Write a run folder for a configuration's text and return it. Its averaged weights are the initial ones
+    times `spread`, its raw weights half of the initial ones."""
     folder = Path(root) / f"logs-{name}"
     folder.mkdir(parents=True)
     cfg = folder / f"hparams-{name}.cfg"
@@ -37,7 +35,7 @@ def write_run(root, name, text, *words, spread=1.0):
 
 
 def with_tokenizer(text, tokenizer):
-    """A configuration of a model of tokens whose pictures the tokenizer encodes."""
+    """The configuration of a token model whose pictures the tokenizer encodes."""
     return text.replace("codebook_size = 16", f"codebook_size = 16\ntokenizer_path = '{tokenizer}'")
 
 

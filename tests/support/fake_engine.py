@@ -1,8 +1,8 @@
-"""An engine of a few numpy lines: enough of a model to train, validate, save and resume a run without a
+"""An engine in a few lines of numpy: enough of a model to train, validate, save and resume a run without a
 framework.
 
-Its one parameter follows the mean of the pictures it saw, so that a batch too many, too few or twice changes
-the result. Latents are the picture's mean, repeated, so that a decoded picture is known.
+Its only parameter follows the mean of the pictures, so a missing, extra or repeated batch changes the result.
+Latents are the picture's mean, repeated, so a decoded picture is known.
 """
 # ruff: noqa: ARG002, ARG005 - the arguments are the protocol's
 

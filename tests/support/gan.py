@@ -28,12 +28,12 @@ class Twin:
         self.shapes = shapes(parameter_table(plan, ""))
 
     def generator(self, x, h, kernel, *, adversarial, pooled=False):
-        """`loss`, its metrics, and its gradients with respect to features h (B, H, W, F) and the kernel
-        OIHW, where reconstructions of x are their convolution; `pooled` adds a stand-in for LPIPS."""
+        """`loss`, metrics, and gradients with respect to features h (B, H, W, F) and an OIHW kernel, whose
+        convolution is the reconstruction of x; `pooled` adds a substitute for LPIPS."""
         raise NotImplementedError
 
     def discriminator(self, x, made):
-        """`loss`, its metrics, its gradients under `grad/`, and aux of real and of made pictures."""
+        """`loss`, metrics, gradients under `grad/`, and aux of pictures and of reconstructions."""
         raise NotImplementedError
 
     def loss_of_logits(self, real, fake, kind):
@@ -41,12 +41,12 @@ class Twin:
         raise NotImplementedError
 
     def lpips(self, first, second, weights):
-        """Distances (B,) and their sum's gradient with respect to the second pictures."""
+        """Distances (B,), and the gradient of their sum with respect to the second pictures."""
         raise NotImplementedError
 
 
 def pooled_distance(first, second):
-    """Three times the mean squared difference of pictures of half the size, (B,)."""
+    """Three times the mean squared difference of the pictures at half size, (B,)."""
     first, second = (
         reduce(pictures, "b (h s) (w t) c -> b h w c", "mean", s=2, t=2) for pictures in (first, second)
     )

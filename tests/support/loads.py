@@ -1,4 +1,4 @@
-"""What each family is given when its speed is measured: random rows of the shapes of a configuration."""
+"""Inputs for measuring each family's speed: random rows in the shapes of a configuration."""
 
 from types import SimpleNamespace
 from typing import Any, cast
@@ -24,7 +24,7 @@ Rows = dict[str, np.ndarray]
 
 
 class Load:
-    """Rows of a training batch, and what methods of the engine are called with."""
+    """Rows of a training batch, and arguments of the engine's methods."""
 
     def __init__(self, hparams: Any, batch: int) -> None:
         if hparams.run.family not in _LOADS:
@@ -38,7 +38,7 @@ class Load:
         engine.train_step(self.training, step, host.scalars(step))
 
     def call(self, engine: Any, method: str) -> None:
-        """Run a method, its results on the host included."""
+        """Run a method and wait for its results on the host."""
         if method not in self.calls:
             raise UserError(
                 f"--what {method} is unknown for this family: {', '.join(('train', *self.calls))}"

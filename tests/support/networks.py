@@ -1,4 +1,4 @@
-"""Every network, as small as one can be, and what it is called with."""
+"""Every network, as small as possible, and its arguments."""
 
 from functools import partial
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Recorded cases as their authors would publish them: files under the original names, in their layouts."""
+"""Recorded cases in the form in which their authors would publish them: original names and layouts."""
 
 import json
 from argparse import Namespace
@@ -60,7 +60,7 @@ def write_flax(path, name):
 
 
 def write_taming(folder, *, inside=False):
-    """Checkpoint and YAML file of taming-transformers; `inside`: as the first stage of another model."""
+    """A checkpoint and YAML file of taming-transformers; `inside`: as the first stage of another model."""
     config, weights = recorded("taming_vqgan")
     folder.mkdir()
     prefix = "first_stage_model." if inside else ""
@@ -98,7 +98,7 @@ def write_taming(folder, *, inside=False):
 
 
 def write_halton(path):
-    """Checkpoint of Halton-MaskGIT, as it is saved after compilation on several devices."""
+    """A checkpoint of Halton-MaskGIT, as saved after compilation on several devices."""
     _, weights = recorded("halton_maskgit")
     weights["head.weight"] = weights["tok_emb.weight"]
     state = tensors({f"module._orig_mod.{name}": array for name, array in weights.items()})

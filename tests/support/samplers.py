@@ -34,8 +34,8 @@ def sample(
 ):
     """`Sampled` as numpy arrays for the network of a `tests.transformers.Twin`.
 
-    `noise` holds arrays (T, ...) by name. That named `ranked` is Gumbel noise (T, B, L, k) of the k likeliest
-    tokens, the likeliest first, and stands for `tokens`; it needs `every_step`.
+    `noise` holds arrays (T, ...) by name. Instead of `tokens`, `ranked` may hold Gumbel noise (T, B, L, k) of
+    the k most likely tokens, the most likely first; it needs `every_step`.
     """
     run = _with_torch if isinstance(twin, Torch) else _with_jax
     found = run(twin, start, noise, options, condition, null, (critic, embedding, offsets, every_step))

@@ -9,7 +9,7 @@ RATE = 8000
 
 
 def tone(n, seed=0, rate=RATE):
-    """Samples int16 (n,): two partials of a random pitch, dying away."""
+    """Samples int16 (n,): two decaying partials of a random pitch."""
     rng = np.random.default_rng(seed)
     time = np.arange(n) / rate
     pitch = rng.uniform(300, 900)
@@ -27,7 +27,7 @@ def write_wav(path, samples, *, rate=RATE, width=2, channels=1):
 
 
 def write_sounds(folder, n_files=3, n_samples=200):
-    """A folder of tones; returns the overrides that make it the data of all splits."""
+    """Write a folder of tones; return the overrides that make it the data of all splits."""
     for i in range(n_files):
         write_wav(folder / f"tone-{i}.wav", tone(n_samples + 7 * i, i))
     return paths(folder)
@@ -47,7 +47,7 @@ def write_clip(folder, n=6, side=8, seed=0):
 
 
 def write_clips(folder, n_clips=3, n_frames=6, side=8):
-    """A folder of clips; returns the overrides that make it the data of all splits."""
+    """Write a folder of clips; return the overrides that make it the data of all splits."""
     for i in range(n_clips):
         write_clip(folder / f"clip-{i}", n_frames, side, i)
     return paths(folder)

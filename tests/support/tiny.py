@@ -1,4 +1,4 @@
-"""A hierarchical VAE as small as one can be: three latent groups of two widths, on the digits."""
+"""The smallest hierarchical VAE: three latent groups of two widths, on the digits."""
 
 TINY = """
 [run]

@@ -1,4 +1,4 @@
-"""A classifier as small as one can be, on the digits."""
+"""The smallest classifier, on the digits."""
 
 from pathlib import Path
 

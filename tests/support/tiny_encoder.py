@@ -1,4 +1,4 @@
-"""Text encoders with random weights, as small as they can be, in the files of the published ones."""
+"""The smallest text encoders, with random weights, in the file format of published ones."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ LETTERS = "0123456789abcdefghijklmnopqrstuvwxyz"
 
 
 def write_encoder(folder, kind):
-    """Write a 'clip' or 't5' encoder of texts of letters and digits; returns its folder."""
+    """Write a 'clip' or 't5' encoder for texts of letters and digits; return its folder."""
     torch.manual_seed(0)
     folder = folder / kind
     folder.mkdir(parents=True)

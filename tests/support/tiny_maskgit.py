@@ -1,4 +1,4 @@
-"""A masked token model as small as one can be: 4x4 tokens of 16 codes, those of the tiny tokenizer."""
+"""The smallest masked token model: 4x4 tokens of 16 codes, those of the tiny tokenizer."""
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -105,7 +105,7 @@ def tiny(*overrides):
 
 
 def write_tokenizer(folder, *, codes=CODES):
-    """A run folder of the tiny tokenizer with its first weights; returns its path."""
+    """Write a run folder of the untrained tiny tokenizer; return its path."""
     path = folder / "logs-tiny"
     path.mkdir(parents=True)
     cfg = tiny_vqgan.write_tiny(path)
@@ -124,14 +124,14 @@ def write_tokenizer(folder, *, codes=CODES):
 
 
 def example_tokens(n, seed=0):
-    """Tokens (n, h, w) that depend on the class (n,), which follows from the number."""
+    """Tokens (n, h, w) that depend on the class (n,), which depends on the index."""
     labels = np.arange(n) % CLASSES
     noise = np.random.default_rng(seed).integers(0, 3, (n, GRID, GRID))
     return (labels[:, None, None] + noise) % CODES, labels
 
 
 def write_tokens(folder, n=60, *, sha256="none", codes=CODES):
-    """Shards of such tokens, in the name of a tokenizer; returns the folder."""
+    """Write shards of such tokens, as if made by a tokenizer; return the folder."""
     tokens, labels = example_tokens(n)
     header = {"grid": [GRID, GRID], "codebook_size": codes, "tokenizer": {"sha256": sha256, "run": "tiny"}}
     writer = TokenWriter(folder, header, [f"picture {i}" for i in range(n)], labels, shard_size=32)

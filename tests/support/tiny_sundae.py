@@ -1,4 +1,4 @@
-"""A SUNDAE as small as one can be: an hourglass on 4x4 tokens of 16 codes, those of the tiny tokenizer."""
+"""The smallest SUNDAE: an hourglass on 4x4 tokens of 16 codes, those of the tiny tokenizer."""
 
 from functools import partial
 from pathlib import Path
@@ -32,7 +32,7 @@ n_samples = 6
 
 
 def text():
-    """The configuration of the tiny masked token model, with another network, loss and sampler."""
+    """The configuration of the tiny masked token model with SUNDAE's network, loss and sampler."""
     before, rest = tiny_maskgit.TINY.replace("family = maskgit", "family = sundae").split("[model]")
     middle = rest[rest.index("[optimizer]") : rest.index("[synthesis]")]
     return before + MODEL + middle + SYNTHESIS

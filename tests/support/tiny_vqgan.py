@@ -1,4 +1,4 @@
-"""A tokenizer as small as one can be, with a discriminator, on the digits: 8x8 pixels to 4x4 tokens."""
+"""The smallest tokenizer, with a discriminator, on the digits: 8x8 pixels to 4x4 tokens."""
 
 from pathlib import Path
 from tempfile import TemporaryDirectory

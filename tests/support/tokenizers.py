@@ -21,7 +21,7 @@ class Twin:
         self.shapes = shapes(parameter_table(plan))
 
     def forward(self, x, temperature=1.0):
-        """Every stage on pictures x (B, H, W, C) without training; soft codes have the temperature."""
+        """Every stage on pictures x (B, H, W, C) in evaluation mode; soft codes have the temperature."""
         raise NotImplementedError
 
     def decode_indices(self, indices):

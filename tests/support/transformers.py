@@ -20,7 +20,7 @@ DTYPES = {"float32": np.float32, "float64": np.float64, "bfloat16": np.float32}
 
 
 class Twin:
-    """A network with canonical weights, which may be replaced. Under bfloat16 they are float32."""
+    """A network with replaceable canonical weights, which are float32 under bfloat16."""
 
     table: Any = staticmethod(parameter_table)
 
@@ -33,16 +33,16 @@ class Twin:
         raise NotImplementedError
 
     def both(self, ids, condition, cotangents, noise=None):
-        """What `forward` gives, and the gradients, with respect to every parameter, of the sum of outputs
-        times their cotangents."""
+        """The result of `forward`, and the gradients with respect to every parameter of the sum of
+        outputs times their cotangents."""
         raise NotImplementedError
 
     def pull_back(self, ids, condition, cotangents, noise=None):
-        """These gradients."""
+        """The gradients of `both`."""
         return self.both(ids, condition, cotangents, noise)[1]
 
     def criticise(self, ids, condition, cotangent=None):
-        """Logits (B, L) of the critic, or with a cotangent the gradients of their sum times it."""
+        """Logits (B, L) of the critic or, with a cotangent, the gradients of their product's sum."""
         raise NotImplementedError
 
 
@@ -103,7 +103,7 @@ class Torch(Twin):
 
 
 class Jax(Twin):
-    """The JAX twin. What it compiles serves later weights, too."""
+    """The JAX twin, whose compiled programs also serve later weights."""
 
     scan = False
     build: Any = staticmethod(build_jax)

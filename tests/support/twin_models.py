@@ -1,4 +1,4 @@
-"""What comparisons of the twins share: canonical weights in models, quick compilation, exact products."""
+"""Helpers of the twins' comparisons: canonical weights in models, quick compilation, exact products."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,7 +18,7 @@ Arrays = dict[str, np.ndarray]
 Shapes = Mapping[str, tuple[int, ...]]
 
 QUICK: dict[str, bool | int] = {"xla_backend_optimization_level": 0}
-"""Halves the time that XLA compiles; every program runs once."""
+"""Halves XLA's compilation time, since every program runs only once."""
 
 
 def _every_name(_: str) -> bool:
@@ -42,7 +42,7 @@ def bound(
 
 
 class JaxModel:
-    """An NNX model in parts: what is traced, and how canonical weights become its parameters."""
+    """A split NNX model, and the conversion of canonical weights to its parameters."""
 
     def __init__(
         self, build: Callable[[], nnx.Module], shapes: Shapes, decayed: Callable[[str], bool] = _every_name
@@ -57,7 +57,7 @@ class JaxModel:
         return jax_flat.split(flat if compute is None else flat.astype(compute), self.layout, self.tree)
 
     def merge(self, params: Any) -> Any:
-        """The model with parameters, which may be traced."""
+        """The model with the given parameters, which may be traced."""
         return nnx.merge(self.graph, params, self.rest)
 
     def canonical(self, params: Any, prefix: str = "") -> Arrays:

@@ -1,4 +1,4 @@
-"""Calling the twins' command lines, in this process or in one of its own; runs live in a temporary folder."""
+"""Calls the twins' command lines in this process or in another; runs live in a temporary folder."""
 
 import os
 import subprocess
@@ -31,14 +31,14 @@ JAX = SCRIPT.format(twin="open_twin('jax')")
 
 
 def call(job, twin, *words):
-    """Run `train` or `synthesize` of a twin here; `twin` is its folder, named like its package."""
+    """Run `train` or `synthesize` of a twin in this process; `twin` is its folder, named like its package."""
     command = {"train": train_command, "synthesize": synthesize_command}[job]
     name = twin.name.removesuffix("_impl")
     run_command(lambda words: command(open_twin(name), twin, words), [str(word) for word in words])
 
 
 def start(twin, script, *words):
-    """Start training in a process of its own; runs live in the folder `twin`."""
+    """Start training in a separate process; runs live in the folder `twin`."""
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     path = twin / "run.py"
     beside = path.with_suffix(".new")

@@ -1,4 +1,4 @@
-"""A server on this machine that can misbehave, and what it serves: archives and pictures."""
+"""A local server that can misbehave, and files for it: archives and pictures."""
 
 import io
 import tarfile
@@ -14,8 +14,8 @@ DATA = np.random.default_rng(0).integers(0, 256, 5000, np.uint8).tobytes()
 
 
 class Server:
-    """Serves `files` (name -> bytes) with ranges; `cut` bytes after which a connection breaks off, once;
-    `endless`: sends until nobody listens."""
+    """Serves `files` (name -> bytes), with ranges. `cut`: the connection breaks off once after this many
+    bytes; `endless`: sends until the client disconnects."""
 
     def __init__(self):
         self.files = {}

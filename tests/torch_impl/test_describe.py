@@ -1,4 +1,4 @@
-"""`dioscuri describe` tells, without an engine, what an engine holds."""
+"""`dioscuri describe` reports, without an engine, what an engine holds."""
 
 import json
 

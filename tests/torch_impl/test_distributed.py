@@ -1,4 +1,4 @@
-"""Two processes under torchrun (gloo) are one process with the whole batch."""
+"""Two processes under torchrun (gloo) compute the same as one process with the whole batch."""
 
 import os
 import subprocess
@@ -95,7 +95,7 @@ state = engine.state_to_numpy()
 flat = {f"{group}/{name}": array for group, tensors in state.items() for name, array in tensors.items()}
 np.savez(f"{sys.argv[1]}/{engine.process_index}.npz", loss=losses, **flat)
 """
-# Neither a batch norm nor an adaptive weight: each process computes these from its rows.
+# Without batch norm and adaptive weight, which each process computes from its own rows.
 ALTERNATING = ("loss.alternating=True", "discriminator.norm=instance", "loss.adaptive_disc_weight=False")
 CHOSEN = {
     "vqgan": (tiny_vqgan, ALTERNATING),
@@ -123,7 +123,7 @@ def trained(family, share):
 
 @pytest.mark.parametrize("family", ["vqgan", "sundae"])
 def test_two_processes_equal_one_in_steps_of_their_own(tmp_path, family):
-    """Networks that alternate, and passes that unroll."""
+    """With alternating updates, and with unrolled passes."""
     start_two(tmp_path, OTHERS, family, "share")
     alone, losses = trained(family, share=False)
     for rank in range(2):

@@ -34,7 +34,7 @@ class Holder:
 
 
 class Kept:
-    """Bytes that autograd keeps for the way back: `now`, and at most."""
+    """Bytes that autograd stores for the backward pass: `now`, and the maximum."""
 
     def __init__(self):
         self.now = self.most = 0

@@ -1,4 +1,4 @@
-"""Every network is an ordinary `nn.Module`: wrappers take it, modes and types take effect."""
+"""Every network is an ordinary `nn.Module`: wrappers accept it, and modes and dtypes take effect."""
 
 import copy
 import io
@@ -22,7 +22,8 @@ every_network = pytest.mark.parametrize("name", NETWORKS)
 
 
 def made(name, *, hparams=None, seed=0):
-    """The network in evaluation mode, with no weight at zero as some first values are, and its arguments."""
+    """The network in evaluation mode, with no weights at zero, as some initial
+    ones are, and its arguments."""
     hparams, generator = hparams or NETWORKS[name](), np.random.default_rng(seed)
     first = weights_of(build_model(hparams, seed))
     weights = {key: value + 0.1 * generator.standard_normal(value.shape) for key, value in first.items()}
@@ -37,7 +38,7 @@ def one_process(tmp_path):
 
 
 def observed(model):
-    """A set that takes up the types that go into and come out of matrix products and convolutions."""
+    """A set that collects the dtypes of inputs and outputs of matrix products and convolutions."""
     seen = set()
     for module in model.modules():
         if isinstance(module, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)):
@@ -65,7 +66,7 @@ def test_first_values_are_drawn_and_outputs_depend_on_inputs(name):
 
 @every_network
 def test_conversions_change_the_arithmetic(name):
-    """Matrix products and convolutions take and give the weights' type, and outputs stay near."""
+    """Matrix products and convolutions use the weights' dtype, and outputs stay close."""
     model, arguments = made(name)
     model.double()
     exact, _ = model(*arguments)

@@ -1,4 +1,4 @@
-"""A program of a user's, checked with `mypy --strict`: the public face has types."""
+"""A user's program, checked with `mypy --strict`: the public interface has types."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -27,7 +27,7 @@ def use(where: Path, pictures: NDArray[np.uint8]) -> list[str]:
 
 
 def tune(model: Model, batches: Iterable[NDArray[np.uint8]]) -> float:
-    """A loop of one's own."""
+    """A custom training loop."""
     total = 0.0
     for pictures in batches:
         loss, metrics = model.loss(model.batch(pictures))

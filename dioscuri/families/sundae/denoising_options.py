@@ -39,7 +39,7 @@ class Resampling(Filters):
         "ancestral",
         choices=("ancestral", "argmax_unrolled"),
         doc="ancestral: a random share of the tokens is sampled again in each step; argmax_unrolled: the "
-        "likeliest tokens, and a second pass predicts the least certain ones again",
+        "most likely tokens, and a second pass predicts the least certain ones again",
     )
     steps: int = option(100, low=1, high=2**16, doc="maximum number of steps per picture")
     min_steps: int = option(10, low=0, high=2**16, doc="steps before a picture may be finished")

@@ -56,9 +56,9 @@ class Masking:
 class Filters:
     """Which tokens can be sampled."""
 
-    top_k: int = option(0, low=0, high=2**24, doc="sample from this many likeliest codes; 0: all")
+    top_k: int = option(0, low=0, high=2**24, doc="sample from this many most likely codes; 0: all")
     top_p: float = option(
-        1.0, low=0, high=1, doc="sample from the likeliest codes with this total probability"
+        1.0, low=0, high=1, doc="sample from the most likely codes with this total probability"
     )
 
     def __post_init__(self) -> None:

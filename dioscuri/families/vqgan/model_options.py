@@ -98,7 +98,7 @@ class Tokenizer:
     gumbel_straight_through: bool = option(
         False,
         needs=("quantizer", ("gumbel",)),
-        doc="gumbel: use the likeliest code, with the mixture's gradient",
+        doc="gumbel: use the most likely code, with the mixture's gradient",
     )
     commitment_cost: float = option(
         0.25, low=0, doc="weight of the commitment loss, which keeps the encoder near the codes"
