@@ -1,1 +1,1 @@
-"""Preparation of data sets: download, check, unpack, split. Run through `download_and_preprocess.sh`."""
+"""Preparation of data sets: download, check, unpack, split. Run by `download_and_preprocess.sh`."""

@@ -2,8 +2,8 @@
 
 python data_scripts/convert_toml.py FILE.toml OUT.cfg [--tokenizer FOLDER] [--tokens FOLDER] [--pixels FOLDER]
 
-What the original reads as relative to its own folders, its latents and tokenizer, must be given anew. A file
-without a table [vqgan] is for grey levels: of MNIST, KMNIST or Fashion-MNIST as its train_root is called, or
+Latents and tokenizer, whose paths the original reads relative to its folders, must be given again. A file
+without a table [vqgan] is for grey levels: of MNIST, KMNIST or Fashion-MNIST, according to its train_root, or
 of the set whose four idx files lie in mnist/ inside the folder `--pixels`.
 """
 
@@ -36,9 +36,9 @@ from dioscuri.importers.toml_tables import (
 from dioscuri.importers.toml_tables import left_out as keys_left_out
 
 TARGET = 16
-"""Pixels of a token's side, where nothing else is known."""
+"""Default number of pixels per token side."""
 ENDLESS = 1_000_000
-"""Batches: the original stops when it is told to."""
+"""Number of batches: the original trains until it is stopped."""
 
 WHOLE_SET = 10**9
 """More examples than any set holds."""
@@ -76,7 +76,7 @@ TABLES = {
         "use_rotary": FLAG, "conditional": FLAG, "num_classes": WHOLE,
     },
 }  # fmt: skip
-"""Keys that are understood, and the kinds of their values."""
+"""Known keys and the kinds of their values."""
 REQUIRED = {
     "unroll_steps": (), "trainer": ("batch_size",), "data": ("vocab_size", "sequence_length"),
     "sampling": (), "net": ("dim", "depth", "nb_heads", "use_rotary"),
@@ -87,10 +87,9 @@ OPTIMIZERS = {"adam": ("Adam", 0.0), "adamw": ("AdamW", 0.01), "adamax": ("Adama
 
 
 def converted(given: Mapping[str, Any], name: str, header: str, **places: str) -> str:
-    """Text of the configuration of a parsed TOML file.
+    """The `.cfg` text of a parsed TOML file.
 
-    `places` may hold `tokenizer`, `tokens`, `pixels` and `factor`. Raises a `UserError` for what is not
-    understood.
+    `places` may hold `tokenizer`, `tokens`, `pixels` and `factor`. A `UserError` names an unknown key.
     """
     check_keys(given, name, TABLES)
     check_presence(given, name, REQUIRED)
@@ -107,7 +106,7 @@ def converted(given: Mapping[str, Any], name: str, header: str, **places: str) -
 
 
 def left_out(given: Mapping[str, Any]) -> str:
-    """What a checked TOML file has and our configuration does not take from it, in words."""
+    """A line about the keys of a checked TOML file that are not carried over."""
     keys = keys_left_out(given, TABLES)
     if "nb_batches" in given["trainer"]:
         keys["trainer"].append("nb_batches[0]")
@@ -189,7 +188,7 @@ def _optimizer(trainer: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def _pixels(given: Mapping[str, Any], name: str, folder: str) -> dict[str, str]:
-    """Where idx files of a set of grey levels lie: as told, or by the name of the original's folder."""
+    """The folder of the idx files of grey levels: as given, or from the name of the original's folder."""
     if "vqgan" in given:
         if folder:
             refuse(name, "[vqgan]", "makes tokens of pictures: give --tokens instead of --pixels")
@@ -208,7 +207,7 @@ def _pixels(given: Mapping[str, Any], name: str, folder: str) -> dict[str, str]:
 
 
 def _checked_side(given: Mapping[str, Any], name: str) -> int:
-    """Side of the grid of tokens, where values fit one another."""
+    """Side of the grid of tokens, if the values are consistent."""
     trainer, net, length = given["trainer"], given["net"], given["data"]["sequence_length"]
     side = isqrt(length)
     if side**2 != length:
@@ -227,7 +226,7 @@ def _checked_side(given: Mapping[str, Any], name: str) -> int:
 
 
 def _check_options(cfg: Path, toml: Path) -> None:
-    """Options and the network's plan as training checks them, but for the tokenizer, which may come later."""
+    """Check options and plan as training does, except for the tokenizer, which may be made later."""
     try:
         check_options(load(cfg, ["data.tokenizer_path="]))
     except UserError as error:
@@ -239,7 +238,7 @@ def _tuples(value: Any) -> Any:
 
 
 def main(words: Sequence[str]) -> None:
-    """Do what a command line says."""
+    """Run the command line."""
     parser = argparse.ArgumentParser("convert_toml.py", description=__doc__)
     parser.add_argument("toml", type=Path)
     parser.add_argument("cfg", type=Path)
@@ -277,7 +276,7 @@ def main(words: Sequence[str]) -> None:
 
 
 def _write(text: str, leftover: str, chosen: argparse.Namespace) -> None:
-    """Write a configuration that training takes, and say what is not carried over."""
+    """Write a configuration for training, and print what is not carried over."""
     with replacing(chosen.cfg) as temporary:
         temporary.write_text(text, encoding="utf-8")
         _check_options(temporary, chosen.toml)

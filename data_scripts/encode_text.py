@@ -4,7 +4,7 @@ python data_scripts/encode_text.py CAPTIONS FOLDER --encoder DIR_OR_HUB_ID --len
 python data_scripts/encode_text.py CAPTIONS --tokens TOKENS --encoder DIR_OR_HUB_ID --length 77
 
 The first form writes prompts for `synthesis.texts_path`. The second writes TOKENS/texts, with a caption for
-every picture of the token shards in TOKENS; an interrupted run goes on.
+every picture of the token shards in TOKENS; an interrupted run continues.
 """
 
 import argparse
@@ -29,7 +29,7 @@ Array = np.ndarray
 class TextEncoder:
     """A CLIP or T5 text encoder of transformers with its tokenizer; weights are safetensors files only.
 
-    `layer` counts hidden states from the end: -1 is the last one, behind the final norm; open-muse reads CLIP
+    `layer` counts hidden states from the end: -1 is the last one, after the final norm; open-muse reads CLIP
     at -2. `pooled` adds CLIP's projected embedding.
     """
 
@@ -67,7 +67,7 @@ class TextEncoder:
             raise UserError(f"--layer {layer} is outside -{depth} ... -1, the hidden states of {name}")
 
     def __call__(self, texts: Sequence[str]) -> dict[str, Array]:
-        """`text` (B, S, E) float32, `text_mask` (B, S) bool and, if asked for, `pooled` (B, P) float32."""
+        """`text` (B, S, E) float32, `text_mask` (B, S) bool and, if requested, `pooled` (B, P) float32."""
         ids = self._ids(texts)
         made = self._states(ids)
         states = made.last_hidden_state if self.layer == -1 else made.hidden_states[self.layer]
@@ -81,14 +81,14 @@ class TextEncoder:
         return {name: given[name].to(self.device) for name in ("input_ids", "attention_mask")}
 
     def _states(self, ids: dict[str, torch.Tensor]) -> Any:
-        # CLIP is read without a mask of padding, as it was trained and as open-muse reads it.
+        # CLIP is run without a padding mask, as in its training and in open-muse.
         given = {"input_ids": ids["input_ids"]} if self.is_clip else ids
         with torch.inference_mode():
             return self.model(**given, output_hidden_states=True)
 
 
 def encode(encoder: TextEncoder, captions: dict[str, Caption], folder: Path, micro: bool, batch: int) -> None:
-    """Write all texts, in order, after those that are there already."""
+    """Write all texts in order, after those already written."""
     keys, texts = list(captions), [caption.text for caption in captions.values()]
     header = {
         "encoder": encoder.name,
@@ -107,7 +107,7 @@ def encode(encoder: TextEncoder, captions: dict[str, Caption], folder: Path, mic
 
 
 def with_micro(captions: dict[str, Caption], given: tuple[float, ...] | None) -> dict[str, Caption]:
-    """Captions that all have the five numbers, or none has; a `UserError` if some lack them."""
+    """Captions, all or none of which have the five numbers; a `UserError` if only some lack them."""
     if given is None and all(caption.micro is None for caption in captions.values()):
         return captions
     captions_with_micro = {

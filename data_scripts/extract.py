@@ -1,4 +1,5 @@
-"""Foreign archives: regular files only, no name that leads out of the folder, no more than the disk holds."""
+"""Untrusted archives: only regular files, no name that leads out of the folder, no
+more than the disk can hold."""
 
 import gzip
 import lzma
@@ -17,7 +18,7 @@ from dioscuri.errors import UserError
 _SYMLINK = 0o120000
 _TYPE = 0o170000
 _FREE_BYTES, _MAX_RATIO = 1 << 26, 200
-"""A member of more bytes that is so many times smaller in its archive holds no data but zeros."""
+"""A larger member that is this many times smaller in its archive is a decompression bomb."""
 _DAMAGE = (
     *(zipfile.BadZipFile, gzip.BadGzipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError),
     *(NotImplementedError, RuntimeError, ValueError, OverflowError, struct.error),
@@ -26,7 +27,7 @@ _DAMAGE = (
 
 @contextmanager
 def reading(archive: Path) -> Iterator[None]:
-    """Turn what damage raises while an archive or a member's stream is read into a `UserError`."""
+    """Turn any exception from reading a damaged archive or member into a `UserError`."""
     try:
         yield
     except _DAMAGE as error:
@@ -37,7 +38,7 @@ def members(archive: Path) -> Iterator[tuple[PurePosixPath, int, IO[bytes]]]:
     """Yield (name, size, open stream) of every regular file in a zip or tar archive, in its order.
 
     Raises a `UserError` for an unsafe name, a link, a device or another kind of file. A stream is valid until
-    the next is asked for. Read within `reading`.
+    the next one. Read within `reading`.
     """
     if zipfile.is_zipfile(archive):
         yield from _zip_members(archive)
@@ -48,9 +49,9 @@ def members(archive: Path) -> Iterator[tuple[PurePosixPath, int, IO[bytes]]]:
 
 
 def unpack(archive: Path, folder: Path, place: Callable[[PurePosixPath], Path | None]) -> int:
-    """Write each member to `folder` / `place(its name)`, or leave it out where that is None; return how many.
+    """Write each member to `folder` / `place(its name)`, or skip it if that is None; return how many.
 
-    Raises a `UserError` if two members have one place and where the disk is too small.
+    Raises a `UserError` if two members have the same place or the disk is too small.
     """
     count = 0
     with reading(archive):
@@ -102,7 +103,7 @@ def _tar_members(archive: Path) -> Iterator[tuple[PurePosixPath, int, IO[bytes]]
 
 
 def _check_size(archive: Path, name: str, size: int, packed: int) -> None:
-    """Raise a `UserError` for a member that would fill the disk or the memory with next to nothing."""
+    """Raise a `UserError` for a decompression bomb."""
     if size < 0 or size > max(_FREE_BYTES, _MAX_RATIO * packed):
         raise UserError(
             f"{archive}: '{name}' claims to unpack {packed} bytes to {size}; do not trust this archive"
@@ -110,7 +111,7 @@ def _check_size(archive: Path, name: str, size: int, packed: int) -> None:
 
 
 def safe_name(archive: Path, name: str) -> PurePosixPath:
-    """The name as a relative path; a `UserError` if it is absolute, climbs up or is no portable name."""
+    """The name as a relative path; a `UserError` if it is absolute, leaves the folder or is not portable."""
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or not path.parts or any(c in name for c in "\\:\0"):
         raise UserError(

@@ -1,7 +1,7 @@
 """CelebA, CelebA-HQ and FFHQ as flat folders of pictures.
 
-Their owners publish them through pages that no script can download from, so the archives are put into the
-downloads folder by hand, or fetched from a copy with --base-url. Checksums are known for CelebA only.
+Scripts cannot download from the owners' pages, so put the archives into the downloads folder by hand, or
+fetch them from a copy with --base-url. Checksums are known for CelebA only.
 """
 
 import os
@@ -31,7 +31,7 @@ CELEBA_PARTITION = Remote(
 CELEBA_CROP = (15, 40, 163, 188)  # left, upper, right, lower: 148x148 around the face
 CELEBA_SPLITS = ("train_data", "val_data", "synthesis_data")  # partitions 0, 1, 2
 
-_AT_ONCE = 256  # pictures held in memory
+_AT_ONCE = 256  # pictures in memory
 _MAX_PICTURE = 1 << 24
 
 
@@ -89,7 +89,7 @@ def _crop(data: bytes, target: Path) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Published:
-    """A set of faces, where its publisher says how to get it, and what archives of it are called."""
+    """A set of faces, its publisher's page, and the names of its archives."""
 
     folder: str
     archive: str
@@ -137,7 +137,7 @@ def _prepare_flat(request: Request, published: Published) -> None:
 
 
 def _archive(request: Request, published: Published) -> str:
-    """The archive that the user names, or the only one of such a name in the downloads folder."""
+    """The archive that the user names, or the only matching one in the downloads folder."""
     if request.archive or request.base_url:
         return request.archive or published.archive
     files = request.downloads.iterdir() if request.downloads.is_dir() else ()

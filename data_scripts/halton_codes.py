@@ -1,9 +1,9 @@
-"""Token shards from the codes that Halton-MaskGIT extracts, one pickle a picture, without unpickling any.
+"""Token shards from the codes that Halton-MaskGIT extracts, one pickle per picture, without unpickling any.
 
 python data_scripts/halton_codes.py FOLDER TOKENS --tokenizer torch_impl/logs-NAME
 
-FOLDER holds `0000000.pth`, ...: `code`, whole numbers (h, w), and `y`, the class. The run of the tokenizer
-that made them (dioscuri convert makes one of LlamaGen's weights) is named in the shards.
+FOLDER holds `0000000.pth`, ...: `code`, integers (h, w), and `y`, the class. The shards name the run of the
+tokenizer that made them (`dioscuri convert` makes one from LlamaGen's weights).
 """
 
 import argparse
@@ -62,7 +62,7 @@ def read_sample(path: Path, grid: tuple[int, int], codebook_size: int) -> tuple[
 
 
 def _pickle_of(content: bytes) -> bytes:
-    """The instructions, which PyTorch puts into an archive."""
+    """The pickle inside PyTorch's archive."""
     if not content.startswith(b"PK"):
         return content
     try:

@@ -1,8 +1,8 @@
 """Downsampled ImageNet (Chrabaszcz et al. 2017) from the npz archives of image-net.org.
 
 The site may ask for a login; then download the archives by hand into the downloads folder. No checksum is
-known for certain, so the user gives one or accepts the files unverified. Parts that are stored compressed are
-stored again without compression, because only those can be memory-mapped.
+known for certain, so the user gives one or accepts the files unverified. Compressed files are stored again
+without compression, because only those can be memory-mapped.
 """
 
 from pathlib import Path, PurePosixPath
@@ -55,7 +55,7 @@ def _place(name: PurePosixPath) -> Path | None:
 
 
 def store_uncompressed(path: Path) -> None:
-    """Rewrite an npz so that its arrays 'data' and 'labels' are stored; a `UserError` if it has no 'data'."""
+    """Rewrite an npz with its arrays 'data' and 'labels' uncompressed; a `UserError` if it has no 'data'."""
     try:
         arrays = {name: read_member(path, name) for name in ("data", "labels") if name in member_names(path)}
         if isinstance(arrays["data"], np.memmap):

@@ -1,12 +1,13 @@
-"""Make token shards of a latent folder of sundae-vqgan: a file a picture, mirrored ones beside it.
+"""Make token shards from a latent folder of sundae-vqgan, with one file per
+picture and one per mirrored picture.
 
 python data_scripts/import_latents.py LATENTS FOLDER --codebook-size K [--tokenizer RUN] [--pictures A:B]
 
-LATENTS holds <index>.r.npy and, unless it was made without them, <index>.l.npy, or a folder of these for each
-class; indices count from 0 over all classes. `--pictures` chooses pictures by their index, so that mirrored
-twins stay in one split. Labels are the numbers of the classes' folders; the original's networks count the
-folders as texts are sorted ('0', '1', '10', ...), which `--legacy-classes` keeps for weights that learnt it.
-The shards' header has that order of all folders, either way.
+LATENTS holds <index>.r.npy and, unless it was made without mirroring, <index>.l.npy, or a folder of these for
+each class; indices count from 0 over all classes. `--pictures` selects pictures by index, so that mirrored
+pairs stay in one split. Labels are the numbers of the class folders. The original's networks number the
+folders in the order of their names as text ('0', '1', '10', ...); `--legacy-classes` keeps this for weights
+trained with it. The shards' header records that order in either case.
 """
 
 import argparse
@@ -28,7 +29,7 @@ NAME = re.compile(r"(\d+)(\.[rl])?\.npy")
 
 
 class Latent(NamedTuple):
-    """A file of one picture, or of its mirror image, and the class folder that it lies in, -1 without."""
+    """A file of one picture or of its mirror image, and the number of its class folder, -1 without one."""
 
     label: int
     index: int
@@ -37,7 +38,7 @@ class Latent(NamedTuple):
 
 
 def listed(folder: Path) -> list[Latent]:
-    """Every latent, by class and index; a `UserError` if a file is missing, doubled or foreign."""
+    """Every latent, by class and index; a `UserError` if a file is missing, duplicated or foreign."""
     if not folder.is_dir():
         raise UserError(f"latents {folder} do not exist: give the folder of generate-latents.py")
     classes = subfolders(folder)
@@ -60,7 +61,7 @@ def listed(folder: Path) -> list[Latent]:
 
 
 def string_order(labels: Collection[int]) -> list[int]:
-    """The class that the original's networks know as 0, as 1, ...: the folders' numbers sorted as texts."""
+    """The class folders in the order of the original's networks: their numbers sorted as text."""
     return sorted(set(labels), key=str)
 
 
@@ -98,7 +99,7 @@ def _in_folder(folder: Path, label: int) -> list[Latent]:
 
 
 def _check_gaps(folder: Path, found: Sequence[Latent]) -> None:
-    """Indices are 0, 1, ... over all classes, and all pictures or none have mirrored ones."""
+    """Check that indices are 0, 1, ... over all classes, and that all pictures or none are mirrored."""
     sides = {side: [latent for latent in found if latent.side == side] for side in (".r", ".l")}
     for latents in sides.values():
         for wanted, latent in enumerate(sorted(latents, key=lambda latent: latent.index)):
@@ -118,7 +119,7 @@ def _check_gaps(folder: Path, found: Sequence[Latent]) -> None:
 
 
 def main(words: Sequence[str]) -> None:
-    """Do what a command line says."""
+    """Run the command line."""
     parser = argparse.ArgumentParser("import_latents.py", description=__doc__)
     parser.add_argument("latents", type=Path)
     parser.add_argument("folder", type=Path)
@@ -155,7 +156,8 @@ def main(words: Sequence[str]) -> None:
 
 
 def _warn_of_gaps(folder: Path, order: Sequence[int], *, legacy: bool) -> None:
-    """The original ranks the folders that are there: a class without one shifts those behind it."""
+    """Check that no class folder is missing: the original ranks existing folders, so
+    a gap shifts later classes."""
     for wanted, label in enumerate(sorted(order)):
         if label != wanted:
             how = "count the folders that are there, as in the original" if legacy else "skip it"
@@ -177,7 +179,7 @@ def _chosen(latents: list[Latent], span: str) -> list[Latent]:
 
 
 def _maker(run: Path | None) -> dict[str, str]:
-    """What names the tokenizer in the header."""
+    """The identity of the tokenizer in the header."""
     if run is None:
         return {"sha256": "unknown", "run": "unknown"}
     tokenizer = open_tokenizer(run)

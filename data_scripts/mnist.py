@@ -1,4 +1,4 @@
-"""MNIST, and its subset of 10,000 digits with a split of its own."""
+"""MNIST, and its subset of 10,000 digits with a custom split."""
 
 import hashlib
 import shutil
@@ -24,7 +24,7 @@ FILES = {
 }
 
 SUBSET_SHA256 = "30862282ee47a6f563d169bf692213ed792b5189ba5b8ef1cb7eb676e6ff1629"
-"""Of the subset's bytes: training pictures, training labels, test pictures, test labels."""
+"""Checksums of the subset: training pictures, training labels, test pictures, test labels."""
 
 _SUBSET_SIZE = 10_000
 _SUBSET_TEST_SIZE = 1_000
@@ -59,8 +59,8 @@ def split_subset(labels: Array, n_test: int) -> tuple[Array, Array]:
 
     With n_c digits of class c in original order, k_c = n_test * n_c // N of them are test digits, plus one
     for the classes with the largest remainders (ties: the smaller class) until there are `n_test`: those with
-    numbers int((j + 0.5) * n_c / k_c), j = 0 ... k_c - 1. Each part is sorted so that classes alternate: by
-    (position + 0.5) over the size of the class in that part, then by class, then by number.
+    numbers int((j + 0.5) * n_c / k_c), j = 0 ... k_c - 1. Each split is sorted so that classes alternate: by
+    (position + 0.5) over the size of the class in that split, then by class, then by number.
     """
     classes = [np.flatnonzero(labels == c) for c in range(10)]
     quotas = [divmod(n_test * len(digits), len(labels)) for digits in classes]
@@ -84,6 +84,6 @@ def _interleave(classes: list[Array]) -> Array:
 
 
 def _original(request: Request, name: str) -> Path:
-    """A file of the full set, where it has been prepared, else downloaded."""
+    """A file of the full set, if that has been prepared, else downloaded."""
     prepared = request.output / "mnist" / name
     return prepared if prepared.exists() else request.get(FILES[name])

@@ -1,12 +1,12 @@
-"""Token shards, and encoded captions, from webdataset tar files that open-muse has encoded beforehand.
+"""Token shards and encoded captions from webdataset tar files pre-encoded by open-muse.
 
 python data_scripts/preencoded.py TARS TOKENS --tokenizer torch_impl/logs-NAME --member vqgan-f16.pth
                                   [--texts clip.pth --null NULL.safetensors]
 
-An example's members share a name up to the first dot. `--member` names that with the tokens, whole numbers
-(L,), by its end, `--texts` that with the states of its caption (S, E); `json` tells with
-`attention_mask_length` how many are real. `null.safetensors` of data_scripts/encode_text.py stands for no
-text. The run of the tokenizer that made the tokens is named in the shards.
+An example's members share a name up to the first dot. `--member` is the suffix of the member with the tokens,
+integers (L,), `--texts` that of the member with its caption's states (S, E); `attention_mask_length` in
+`json` is the number of real ones. `null.safetensors` of data_scripts/encode_text.py is the empty text. The
+shards name the run of the tokenizer that made the tokens.
 """
 
 import argparse
@@ -92,11 +92,11 @@ def _write_texts(encoded: Sequence[Example], folder: Path, member: str, null: Pa
 
 
 def _load(example: Example, ending: str) -> Array:
-    """The tensor of the member whose name ends so; nothing but weights is unpickled."""
+    """The tensor of the member with this suffix; nothing but weights is unpickled."""
     content = _member(example, ending.lower()).read()
     try:
         value = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except Exception as error:  # the reader meets foreign bytes: what it raises is not documented
+    except Exception as error:  # on foreign bytes, the reader raises undocumented exceptions
         reason = str(error).strip().partition("\n")[0]
         raise UserError(f"'{example.key}': {ending} holds no tensor ({reason})") from error
     if not isinstance(value, torch.Tensor):
@@ -116,7 +116,7 @@ def _member(example: Example, ending: str) -> Member:
 
 
 def _length(example: Example, longest: int) -> int:
-    """Tokens of a caption that are real; all, where that is not told."""
+    """Number of a caption's real tokens; all if it is not recorded."""
     if "json" not in example.members:
         return longest
     try:

@@ -46,7 +46,7 @@ def main(arguments: list[str]) -> None:
 
 
 def _checksums(pairs: Sequence[str]) -> dict[str, str]:
-    """Map file names, '' where none is given, to sha256."""
+    """Map file names ('' if none is given) to sha256."""
     parts = [pair.rpartition("=") for pair in pairs]
     return {name: digits.lower() for name, _, digits in parts}
 

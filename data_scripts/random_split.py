@@ -1,4 +1,4 @@
-"""Move N pictures of a folder, chosen at random but always the same ones, into another folder.
+"""Move N pictures of a folder, chosen at random but reproducibly, into another folder.
 
 python data_scripts/random_split.py IN_FOLDER OUT_FOLDER N [--seed S]
 """
@@ -16,7 +16,7 @@ from dioscuri.errors import UserError, run_command
 
 
 def choose(folder: Path, n: int, seed: int = 101) -> list[Path]:
-    """Return the last `n` pictures of a shuffle of the sorted names; a `UserError` if none would stay."""
+    """Return the last `n` pictures of a shuffle of the sorted names; a `UserError` if none would remain."""
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder")
     paths = folder_files(folder, SUFFIXES)
@@ -28,7 +28,7 @@ def choose(folder: Path, n: int, seed: int = 101) -> list[Path]:
 
 
 def move(paths: Sequence[Path], folder: Path) -> None:
-    """Move files into a folder, all or, where a name is taken, none."""
+    """Move files into a folder: all of them or, if a name is taken, none."""
     taken = [path.name for path in paths if (folder / path.name).exists()]
     if taken:
         raise UserError(f"{folder} already has {taken[0]}; nothing was moved")

@@ -1,4 +1,4 @@
-"""What the user asked for, and the two steps that every data set shares: get a file, build a folder."""
+"""A user's request, and the two steps that all data sets share: get a file, build a folder."""
 
 import shutil
 from collections.abc import Iterator, Mapping
@@ -12,9 +12,9 @@ from dioscuri.errors import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class Remote:
-    """A file to download; `checksum` is `md5:<hex>`, `sha256:<hex>`, or empty where none is certain.
+    """A file to download; `checksum` is `md5:<hex>`, `sha256:<hex>`, or empty if none is certain.
 
-    `url` is empty where no address can be fetched by a script; `page` then tells the user where to look.
+    `url` is empty if a script cannot fetch the file; `page` then tells the user where to look.
     """
 
     name: str
@@ -25,7 +25,7 @@ class Remote:
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """Where data goes and comes from. `checksums` maps file names to sha256; '' stands for the only file."""
+    """Where data comes from and goes. `checksums` maps file names to sha256; '' is the only file."""
 
     output: Path
     downloads: Path
@@ -36,7 +36,7 @@ class Request:
     validation: int | None = None
 
     def get(self, remote: Remote) -> Path:
-        """Return the checked local file: one that lies in `downloads` already, else downloaded."""
+        """Return the verified local file, from `downloads` if it is there, else downloaded."""
         given = self.checksums.get(remote.name) or self.checksums.get("")
         checksum = f"sha256:{given}" if given else remote.checksum
         if checksum:
@@ -60,9 +60,9 @@ class Request:
 
     @contextmanager
     def building(self, name: str) -> Iterator[Path]:
-        """Give an empty folder that becomes `output`/`name` if the block ends well and vanishes if not.
+        """Yield an empty folder that becomes `output`/`name` if the block succeeds and is removed otherwise.
 
-        Raises a `UserError` if the folder is there already.
+        Raises a `UserError` if `output`/`name` exists already.
         """
         target = self.output / name
         if target.exists():

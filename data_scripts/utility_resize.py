@@ -4,7 +4,7 @@ python data_scripts/utility_resize.py --in-path IN --out-path OUT --resolution R
     --resize-type {center_crop,random_crop,reshape} [--repeat-n 4] [--seed S]
 
 center_crop  the largest central square, scaled to R x R
-random_crop  R x R windows at random places, N a picture, named <stem>_re00.png, <stem>_re01.png, ...
+random_crop  R x R windows at random places, N per picture, named <stem>_re00.png, <stem>_re01.png, ...
 reshape      the whole picture scaled to R x R; the aspect ratio is not kept
 """
 
@@ -44,21 +44,21 @@ def reshape(picture: Picture, resolution: int) -> Picture:
 
 
 def results(path: Path, options: argparse.Namespace) -> Iterator[tuple[str, Picture]]:
-    """Yield (file name, picture) of what becomes of one file."""
+    """Yield (file name, picture) for each result of one file."""
     with open_image(path) as image:
         picture = flatten(image).convert("L" if image.mode == "L" else "RGB")
         if options.resize_type != "random_crop":
             resize = center_crop if options.resize_type == "center_crop" else reshape
             yield f"{path.stem}.png", resize(picture, options.resolution)
             return
-        # A generator for each picture: its windows do not depend on which other files there are.
+        # One generator per picture, so that its windows do not depend on other files.
         generator = np.random.default_rng([options.seed, *path.name.encode()])
         for number in range(options.repeat_n):
             yield f"{path.stem}_re{number:02d}.png", random_crop(picture, options.resolution, generator)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Convert every picture; return how many files were written. Nothing that exists is overwritten."""
+    """Convert every picture; return how many files were written. Existing files are not overwritten."""
     if not options.in_path.is_dir():
         raise UserError(f"{options.in_path} is not a folder")
     paths = folder_files(options.in_path, SUFFIXES)

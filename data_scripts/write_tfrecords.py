@@ -4,8 +4,8 @@ python data_scripts/write_tfrecords.py PICTURES.jsonl FOLDER [--name NAME] [--to
 python data_scripts/write_tfrecords.py FOLDER_OF_PICTURES FOLDER [--name NAME]
 
 A line of PICTURES.jsonl is {"image_path": path from the file's folder, "caption": text, texts (the first is
-taken) or numbers of tokens}. Texts need the file of a tokenizer, such as GPT-2's; --no-captions leaves them
-out. FOLDER/NAME_0.tfrecords and so on hold 1000 pictures each; FOLDER must be new.
+used) or token numbers}. Texts need a tokenizer's file, such as GPT-2's; --no-captions omits them.
+FOLDER/NAME_0.tfrecords and so on hold 1000 pictures each; FOLDER must be new.
 """
 
 import argparse
@@ -33,7 +33,7 @@ Tokenize = Callable[[str], list[int]]
 
 @dataclass(frozen=True)
 class Entry:
-    """A picture, its caption if it has one, and where it is named."""
+    """A picture, its caption, if any, and its place in the list."""
 
     path: Path
     caption: str | list[int] | None
@@ -41,7 +41,7 @@ class Entry:
 
 
 def entries(source: Path, *, with_captions: bool) -> list[Entry]:
-    """What a folder or a list of pictures holds; a `UserError` names the line at fault."""
+    """The pictures of a folder or a list; a `UserError` names the line at fault."""
     if source.is_dir():
         paths = folder_files(source, image_files.SUFFIXES)
         listed = [Entry(path, None, str(path)) for path in paths]
@@ -85,20 +85,20 @@ def _is_token(value: object) -> bool:
 
 
 def open_tokenizer(path: Path | None) -> Tokenize | None:
-    """The tokenizer of a file; a `UserError` if it is none."""
+    """The tokenizer in a file; a `UserError` if the file is not one."""
     if path is None:
         return None
     from tokenizers import Tokenizer  # noqa: PLC0415 - only captions need it
 
     try:
         tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # the package raises nothing more special
+    except Exception as error:  # the package raises nothing more specific
         raise UserError(f"--tokenizer {path} cannot be opened: {error}") from error
     return lambda text: list(tokenizer.encode(text).ids)
 
 
 def message(entry: Entry, tokenize: Tokenize | None, *, reencode: bool) -> bytes:
-    """The record of a picture; a `UserError` if it cannot be read or its caption not be tokenised."""
+    """The record of a picture; a `UserError` if it cannot be read or its caption cannot be tokenised."""
     try:
         with image_files.open_image(entry.path) as image:
             picture = image_files.flatten(image).convert("RGB")
@@ -120,7 +120,7 @@ def _jpeg(picture: Image.Image) -> bytes:
 
 
 def write(listed: list[Entry], folder: Path, name: str, tokenize: Tokenize | None, *, reencode: bool) -> int:
-    """Write all files into a folder that appears once they are whole; returns how many."""
+    """Write all files into a folder that appears when they are complete; return how many."""
     if folder.exists():
         raise UserError(f"{folder} exists: remove it, or name another folder")
     partial = folder.with_name(f".{folder.name}.partial")
@@ -144,7 +144,7 @@ def write(listed: list[Entry], folder: Path, name: str, tokenize: Tokenize | Non
 
 
 def main(arguments: list[str]) -> None:
-    """Do what the command line says; raises `UserError`."""
+    """Run the command line; raises `UserError`."""
     options = _parser().parse_args(arguments)
     listed = entries(options.source, with_captions=not options.no_captions)
     tokenize = open_tokenizer(options.tokenizer)

@@ -1,4 +1,4 @@
-"""What every test session shares. The settings must stand before the first import of a framework."""
+"""Settings of every test session, which must precede the first import of a framework."""
 
 import gc
 import os
@@ -15,7 +15,7 @@ os.environ["XLA_FLAGS"] = (
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("WANDB_MODE", "disabled")
 
-# Traces are many objects without cycles: looking for some was 8 % of a profile of a test in JAX.
+# JAX's traces are many objects without cycles: searching for cycles took 8 % of a test's time.
 gc.set_threshold(100_000, 20, 20)
 
 # A loaded machine is no defect.
@@ -34,7 +34,7 @@ def _is_local(address: object) -> bool:
 
 @pytest.fixture(autouse=True, scope="session")
 def _no_network():
-    """A test that reaches for another machine fails instead of hanging or passing by luck."""
+    """A test that contacts another machine fails instead of hanging or passing by luck."""
     connect = socket.socket.connect
 
     def guarded(self, address):

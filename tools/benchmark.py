@@ -5,9 +5,9 @@
 
 Pictures and tokens are random, so no data set is needed. One unit is the time of one 2048^3 float32 matrix
 product in the same process; FLOPs are the convolutions and matrix products that PyTorch counts in its twin.
-The share is the achieved rate over the rate of a matrix product in the step's precision (2048^3 on a CPU,
-8192^3 on an accelerator). Compile seconds are what the first call takes beyond a later one, with the
-frameworks' compilation caches switched off.
+The share is the achieved rate relative to that of a matrix product in the step's precision (2048^3 on a CPU,
+8192^3 on an accelerator). Compile seconds are the extra time of the first call, with the frameworks'
+compilation caches switched off.
 """
 
 import argparse
@@ -42,14 +42,14 @@ ACCELERATOR_SIZE = 8192
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of the first call, of which compiling is a part, and the median of the later ones."""
+    """Seconds of the first call, which includes compilation, and the median of later ones."""
 
     first: float
     median: float
 
     @property
     def compile_seconds(self) -> float:
-        """What the first call took beyond a later one."""
+        """Extra time of the first call."""
         return max(0.0, self.first - self.median)
 
 
@@ -110,7 +110,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def time_training(engine: Any, load: Load, accelerator: bool, steps: int) -> Timing:
-    """Time training steps; on an accelerator ten at a time, since the host runs ahead of it."""
+    """Time training steps, on an accelerator ten at a time, since the host runs ahead."""
     row = 10 if accelerator else 1
     numbers = count()
 
@@ -124,7 +124,7 @@ def time_training(engine: Any, load: Load, accelerator: bool, steps: int) -> Tim
 
 
 def count_flops(cfg: str, overrides: list[str], what: str) -> int:
-    """Operations of convolutions and matrix products for one picture, both directions when training."""
+    """Operations of convolutions and matrix products per picture, in training forward and backward."""
     from tools.flops import FlopCounter  # torch is not loaded while JAX is measured
     from torch_impl.engine import Engine
 
@@ -141,7 +141,7 @@ def count_flops(cfg: str, overrides: list[str], what: str) -> int:
 
 
 def time_calls(call: Callable[[], None], n: int) -> Timing:
-    """Time the first call, then, after one more to warm up, the median of `n`."""
+    """Time the first call and, after one more to warm up, the median of `n`."""
     seconds = []
     for _ in range(n + 2):
         start = time.perf_counter()
@@ -151,7 +151,7 @@ def time_calls(call: Callable[[], None], n: int) -> Timing:
 
 
 def peak_memory(backend: str, *, accelerator: bool) -> float:
-    """Largest memory held so far in MB (10^6 bytes): of the accelerator, else of this process."""
+    """Peak memory so far in MB (10^6 bytes), of the accelerator or else of this process."""
     if not accelerator:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
     if backend == "torch":

@@ -1,4 +1,4 @@
-"""Counting of operations, by PyTorch's own formulas."""
+"""Counts operations by PyTorch's formulas."""
 
 from typing import Any
 
@@ -14,9 +14,9 @@ FORMULAS = {**_CPU_ATTENTION, **flop_registry}
 
 
 class FlopCounter(TorchDispatchMode):
-    """Adds up the operations of convolutions, matrix products and attention, backward passes included.
+    """Sums the operations of convolutions, matrix products and attention, including backward passes.
 
-    PyTorch's `FlopCounterMode` follows modules, too, which fails where a graph is made inside of a function.
+    PyTorch's `FlopCounterMode` also tracks modules, which fails if a graph is made inside a function.
     """
 
     def __init__(self) -> None:

@@ -1,5 +1,5 @@
-"""Does SUNDAE correct itself? A trained run draws with tokens that may change and with tokens that stay as
-first set, then repairs test pictures of which a share of the tokens was replaced; a judge looks at each.
+"""Does SUNDAE correct itself? A trained run samples with tokens that may change and with tokens that are
+fixed once set, then repairs test pictures with a fraction of tokens replaced; a classifier evaluates each.
 
 python tools/self_correction.py torch_impl/logs-sundae_mnist10k --pictures 500 --share 0.3
 """
@@ -29,7 +29,7 @@ Array = np.ndarray
 
 
 def main(words: Sequence[str]) -> None:
-    """Print what the judge says of each way to draw."""
+    """Print the evaluation of each way of sampling."""
     options = parse(words)
     context = open_context(options.run)
     for title, parts in (
@@ -65,8 +65,8 @@ def open_context(run: Path) -> Context:
 
 
 def frozen(context: Context, n: int) -> Iterator[dict[str, Array]]:
-    """As many steps as the run's sampler makes; each sets an equal share of the tokens for good, in a random
-    order. What is not set yet is as random as it began."""
+    """As many steps as the run's sampler, each of which fixes an equal number of tokens in a random order.
+    All other tokens keep their random initial values."""
     options, plan, random = context.hparams.synthesis, context.engine.family.plan, np.random.default_rng(0)
     temperatures, size, L = (
         make_sampling_schedule(options).temperature,
@@ -85,8 +85,7 @@ def frozen(context: Context, n: int) -> Iterator[dict[str, Array]]:
 
 
 def repaired(context: Context, n: int, share: float) -> Iterator[tuple[str, list[dict[str, Array]]]]:
-    """Test pictures with random tokens in the place of a share of their own, before and after the run's
-    sampler has gone over them."""
+    """Test pictures with a fraction of tokens replaced by random ones, before and after the run's sampler."""
     plan, random = context.engine.family.plan, np.random.default_rng(1)
     size, before, after, wrong = context.hparams.synthesis.batch_size, [], [], []
     batches = pipeline.evaluation_batches(context.sets.test, context.hparams, batch_size=size, limit=n)
@@ -109,7 +108,7 @@ def repaired(context: Context, n: int, share: float) -> Iterator[tuple[str, list
 
 
 def step_anew(context: Context, asked: dict[str, Array], temperature: Any, step: int) -> Array:
-    """All tokens drawn once."""
+    """All tokens sampled once."""
     numbers = {"temperatures": np.asarray([temperature], np.float32), "proportions": np.ones(1, np.float32)}
     made = context.engine.run("generate", asked, ema=True, step=step, steps=1, min_steps=1, **numbers)
     tokens: Array = made["tokens"]

@@ -1,4 +1,4 @@
-"""The page on adding a family holds everything that a fifth one needs: its files train and generate."""
+"""The page on adding a family is complete: the family of its files trains and generates."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""Every mistake of a user gets exit code 2 and one line, and leaves what was there as it was."""
+"""Every user error gives exit code 2 and one line, and changes nothing."""
 
 import errno
 import hashlib
@@ -142,7 +142,7 @@ def test_damaged_records_are_named_before_anything_is_written(trained, refused, 
 
 
 @pytest.mark.parametrize("name", ["tiny", "new"])
-def test_missing_package_is_told_before_anything_is_written(trained, refused, monkeypatch, name):
+def test_missing_package_is_reported_before_anything_is_written(trained, refused, monkeypatch, name):
     monkeypatch.setitem(sys.modules, "wandb", None)
     line = refused("train", f"run.name={name}", "run.wandb=True", "train.total_train_steps=5")
     assert_matches("wandb is True, but wandb is not installed", line)

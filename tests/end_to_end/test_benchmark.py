@@ -25,7 +25,7 @@ WRITERS = {"vae": tiny, "vqgan": tiny_vqgan, "maskgit": tiny_maskgit, "sundae": 
 
 @pytest.fixture
 def measure(tmp_path, monkeypatch, capsys):
-    """Runs the benchmark; gives what it prints."""
+    """Runs the benchmark and returns its output."""
     for name in ("JAX_ENABLE_COMPILATION_CACHE", "TORCHINDUCTOR_FORCE_DISABLE_CACHES"):
         monkeypatch.setenv(name, "unset")
     monkeypatch.setattr(benchmark, "UNIT_SIZE", 64)
@@ -52,7 +52,7 @@ def test_twins_are_measured_at_the_same_work(kind, measure):
 
 
 def test_operations_are_those_of_the_products(tmp_path):
-    """Two a weight and token, and four a pair of tokens and channel; three times as many with gradients."""
+    """Two per weight and token, four per pair of tokens and channel; three times as many with gradients."""
     cfg = str(tiny_maskgit.write_tiny(tmp_path))
     forward = benchmark.count_flops(cfg, ["synthesis.steps=1", "synthesis.guidance_scale=0."], "generate")
     training = benchmark.count_flops(cfg, [], "train")

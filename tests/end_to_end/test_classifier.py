@@ -1,4 +1,4 @@
-"""A classifier from its training to the evaluation of pictures by its features, and what is refused."""
+"""A classifier from its training to evaluation with its features, and invalid options."""
 
 import json
 
@@ -23,7 +23,7 @@ def trained(request, tmp_path_factory):
 
 
 def rows(run, split):
-    """What the mode `features` wrote."""
+    """The arrays that the mode `features` wrote."""
     return {path.stem: np.load(path) for path in (run / "features" / split).glob("*.npy")}
 
 
@@ -51,7 +51,7 @@ def test_run_reports_and_writes_features_that_evaluate_reads(trained, tmp_path, 
 
 
 def test_folders_are_compared_by_the_classifiers_features(trained, tmp_path, capsys):
-    """Pictures of another size are resized; the distance of a set to itself is none."""
+    """Pictures of another size are resized; the distance of a set to itself is 0."""
     folder, images = tmp_path / "pictures", np.random.default_rng(0).integers(0, 256, (20, 12, 12), np.uint8)
     folder.mkdir()
     for i, image in enumerate(images):

@@ -1,4 +1,4 @@
-"""`dioscuri` as a shell sees it: help, nearest names, exit codes, and no traceback whatever surrounds it."""
+"""`dioscuri` in a shell: help, nearest names, exit codes, and no traceback in any environment."""
 
 import os
 import signal
@@ -16,7 +16,7 @@ SECONDS = 120
 
 
 def dioscuri(*words, cwd, shell="", **environment):
-    """Run the command; `shell` is a script in which "$@" stands for it."""
+    """Run the command; `shell` is a script with "$@" in its place."""
     command = [sys.executable, "-m", "dioscuri", *map(str, words)]
     return subprocess.run(
         ["sh", "-c", shell or '"$@"', "sh", *command],

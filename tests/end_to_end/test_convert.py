@@ -31,7 +31,7 @@ def run(*words):
 
 
 def assert_same(left, right, where=""):
-    """Equal in structure, type and every bit."""
+    """Equal in structure, types and bits."""
     if isinstance(left, dict):
         assert list(left) == list(right), where
         for key in left:
@@ -49,7 +49,7 @@ def assert_same(left, right, where=""):
 
 
 def test_a_torch_checkpoint_goes_through_a_run_and_back_unchanged(tmp_path, capsys):
-    """The learning rate of the next step is computed anew, in double precision."""
+    """Except the learning rate of the next step, which is recomputed in double precision."""
     folder, out = tmp_path / "logs-imported", tmp_path / "out" / "checkpoints-imported"
     run(TORCH_FILE, "--cfg", TORCH_CFG, "--run", folder)
     assert "3 batches, 3 updates" in capsys.readouterr().out
@@ -117,7 +117,7 @@ def test_a_flax_checkpoint_becomes_a_run_and_a_torch_checkpoint(tmp_path, whole_
 
 
 def test_the_written_optimiser_state_is_accepted_by_torch(tmp_path):
-    """Adam of PyTorch itself takes it and goes on."""
+    """PyTorch's Adam loads it and continues."""
     case = CASES / "torch_logstd5" / "hparams.cfg"
     plan = make_plan(load(case))
     table = key_table(plan)
@@ -176,7 +176,7 @@ class Evil:
 
 
 def foreign_files(folder):
-    """Name of a file that is no checkpoint -> what the error says."""
+    """Name of a file that is not a checkpoint -> the error."""
     content = TORCH_FILE.read_bytes()
     (folder / "truncated").write_bytes(content[: len(content) // 2])
     (folder / "empty").write_bytes(b"")

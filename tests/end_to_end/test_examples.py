@@ -1,4 +1,4 @@
-"""The five examples run as they stand, in both twins."""
+"""The five examples run unchanged in both twins."""
 
 import runpy
 import sys
@@ -16,7 +16,7 @@ TWINS = ("torch", "jax")
 
 @pytest.fixture
 def run(tmp_path, monkeypatch, capsys):
-    """Run an example in a folder of its own; returns what it printed."""
+    """Run an example in a new folder; return its output."""
 
     def call(name, *words):
         monkeypatch.chdir(tmp_path)

@@ -1,4 +1,4 @@
-"""What a user does: train a tokenizer, write tokens, train a model of them in both twins, and draw."""
+"""A user's workflow: train a tokenizer, write tokens, train a model of them in both twins, and sample."""
 
 import json
 import shutil
@@ -38,7 +38,7 @@ def folder(tmp_path_factory):
 
 
 def model_words(folder):
-    """The model's configuration, with where tokenizer and tokens lie."""
+    """The model's configuration, with the paths of tokenizer and tokens."""
     run = folder / "torch_impl" / "logs-tok"
     paths = [
         f"data.{option}_data_path={run / 'latents' / f'tokens_{split}'}" for split, option in SPLITS.items()
@@ -67,7 +67,7 @@ def test_tokens_name_their_tokenizer_and_keep_the_labels(folder):
     assert tokens.header["tokenizer"]["sha256"] == best.info["files"]["ema.safetensors"]["sha256"]
 
 
-def test_run_goes_on_in_the_other_twin(folder):
+def test_run_continues_in_the_other_twin(folder):
     lines = {name: _lines(folder / name / "logs-tiny") for name in TWINS}
     steps = {
         name: [line["step"] for line in found if line["split"] == "train"] for name, found in lines.items()
@@ -117,7 +117,7 @@ def test_pictures_are_encoded_by_the_tokenizer_on_the_way(folder, twin):
 
 
 def test_texts_condition_a_model(folder, tmp_path, twin):
-    """Captions of the pictures to train with, prompts to draw."""
+    """With captions of the pictures in training, and prompts in sampling."""
     encoder, prompts = write_encoder(tmp_path, "clip"), tmp_path / "prompts"
     tokens = tmp_path / "latents" / "tokens_train"
     shutil.copytree(folder / "torch_impl" / "logs-tok" / "latents" / "tokens_train", tokens)

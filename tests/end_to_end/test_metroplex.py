@@ -1,4 +1,5 @@
-"""Metroplex from the command line: train, go on in the other twin, every synthesis mode, conversions."""
+"""Metroplex from the command line: training, continuing in the other twin, every
+synthesis mode, conversions."""
 
 import json
 from importlib import import_module
@@ -81,8 +82,8 @@ def test_weights_of_vdvae_become_a_run(tmp_path):
 
 @pytest.mark.parametrize("apex", [False, True])
 @pytest.mark.parametrize("log", ["a.th-log.jsonl", "log.jsonl", ""])
-def test_a_training_of_vdvae_goes_on(tmp_path, apex, log):
-    """0.1.0 read the weights alone."""
+def test_a_training_of_vdvae_continues(tmp_path, apex, log):
+    """0.1.0 read only the weights."""
     words = ["model.width=8", "model.enc_blocks='32x1,32d8,4x1'", "model.dec_blocks='4x1,32m4'"]
     cfg = ROOT / "egs" / "vdvae" / "cifar10.cfg"
     hparams = load(cfg, [*words, "run.num_gpus=0"])
@@ -133,7 +134,7 @@ def test_a_training_of_vdvae_goes_on(tmp_path, apex, log):
 
 @pytest.mark.parametrize("layout", ["a line each", "one line"])
 def test_the_log_of_vdvae_tells_the_network(tmp_path, layout, capsys):
-    """Blocks and widths that no configuration here has need not be given."""
+    """Blocks and widths need not be given, even if no configuration has them."""
     told = {"width": 8, "enc_blocks": "32x1,32d8,4x1", "dec_blocks": "4x1,32m4", "zdim": 4, "lr": 3.0}
     words = [f"model.{name}={value!r}" for name, value in told.items() if name != "lr"]
     cfg = ROOT / "egs" / "vdvae" / "cifar10.cfg"

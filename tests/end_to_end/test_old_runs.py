@@ -1,7 +1,7 @@
-"""Runs that version 0.1.0 has written open in both twins, draw, and train on.
+"""Runs of version 0.1.0 open in both twins, sample, and continue training.
 
-`tests/fixtures/runs_0_1_0/<family>/` holds what is in such a run's folder, with the checkpoint of step 4 of
-the PyTorch twin on the digits. The tokenizer of the masked model is that of `vqgan/`.
+`tests/fixtures/runs_0_1_0/<family>/` holds the folder of such a run, with the checkpoint of step 4 of the
+PyTorch twin on the digits. The tokenizer of the masked model is that of `vqgan/`.
 """
 
 import json
@@ -23,12 +23,12 @@ OUTPUTS = {
     "sundae": ("synthesis-images/generated", "image-*.png", 8),
     "classifier": ("features/test", "*.npy", 3),
 }
-"""Where a family's mode writes, and how many files."""
+"""The folder that a family's mode writes, and its number of files."""
 MODES = {"metroplex": ["synthesis.synthesis_mode=reconstruction"]}
 
 
 def with_old_runs(twin):
-    """A twin's folder that holds the old runs."""
+    """A twin's folder with the old runs."""
     for run in RUNS.iterdir():
         shutil.copytree(run, twin / f"logs-{run.name}")
     return twin

@@ -1,4 +1,4 @@
-"""Runs in processes of their own: stopped, killed, started twice, and several for one run."""
+"""Runs in separate processes: stopped, killed, started twice, and several for one run."""
 
 import json
 import signal
@@ -29,7 +29,7 @@ run_command(""",
 
 @pytest.fixture
 def begin(tmp_path):
-    """Start processes that are ended with the test."""
+    """Start processes that end with the test."""
     processes = []
 
     def begin(script, *words):
@@ -52,7 +52,7 @@ def wait_for(process, condition, what):
 
 
 @pytest.mark.slow
-def test_second_process_is_refused_and_a_killed_run_goes_on_until_it_is_asked_to_stop(tmp_path, begin):
+def test_second_process_is_refused_and_a_killed_run_continues_until_it_is_asked_to_stop(tmp_path, begin):
     checkpoints = tmp_path / "logs-tiny" / "checkpoints"
     first = begin(FAKE, *LONG)
     wait_for(first, lambda: store.steps(checkpoints), "checkpoint")

@@ -1,4 +1,4 @@
-"""`dioscuri convert` makes runs of published weights, which both twins open; what does not fit is told."""
+"""`dioscuri convert` makes runs from published weights, which both twins open, and reports mismatches."""
 
 import json
 import shutil
@@ -57,7 +57,7 @@ def run(*words):
 
 
 def weights_of(folder):
-    """What the run's checkpoint holds, averaged weights and raw ones being the same."""
+    """The weights in the run's checkpoint, whose averaged and raw ones are equal."""
     state = store.load(folder / "checkpoints").state
     assert state["model"].keys() == state["ema"].keys()
     assert all(np.array_equal(state["model"][name], array) for name, array in state["ema"].items())
@@ -144,7 +144,7 @@ def test_tokenizer_of_llamagen(tmp_path):
 
 
 def test_movq_of_open_muse(tmp_path):
-    """Its attention's layers are matrices."""
+    """Its attention layers are matrices."""
     config = {
         "_class_name": "MOVQ", "hidden_channels": 32, "channel_mult": [1, 2], "num_res_blocks": 1,
         "attn_resolutions": [8], "num_embeddings": 16, "resolution": 16,
@@ -181,14 +181,14 @@ def test_gumbel_quantiser_of_taming_transformers(tmp_path):
     assert open_tokenizer(tmp_path / "logs-new").hparams.model.gumbel_kl_weight == 1e-8
 
 
-def test_a_discriminator_begins_anew(tmp_path):
+def test_a_discriminator_starts_afresh(tmp_path):
     source = write_folder(tmp_path / "published", "maskgit_vqgan")
     critic = ["discriminator.type=patchgan", "discriminator.num_layers=1", "discriminator.ndf=8"]
     run(source, "--run", tmp_path / "logs-new", *critic)
     assert any(name.startswith("discriminator.") for name in weights_of(tmp_path / "logs-new"))
 
 
-def test_objects_of_a_trainer_are_passed_over_and_others_refused(tmp_path, monkeypatch):
+def test_objects_of_a_trainer_are_skipped_and_others_refused(tmp_path, monkeypatch):
     module = types.ModuleType("pytorch_lightning.callbacks")
     exec("class Saver:\n    pass\nclass Other:\n    pass", module.__dict__)  # noqa: S102 - a foreign class
     module.Saver.__module__, module.Other.__module__ = "pytorch_lightning.callbacks", "elsewhere"
@@ -233,7 +233,7 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_mistakes_are_told_and_leave_no_run(tmp_path, mistake):
+def test_mistakes_are_reported_and_leave_no_run(tmp_path, mistake):
     folder = write_folder(tmp_path / "published", "maskgit_vqgan")
     make, told = MISTAKES[mistake]
     make(folder)
@@ -274,7 +274,7 @@ def test_other_families_and_truncated_files_are_refused(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("twin", TWINS)
 def test_published_weights_draw_pictures(tmp_path, twin):
-    """A tokenizer and a transformer of the same codes, each in a run of its own."""
+    """A tokenizer and a transformer for the same codes, in separate runs."""
     home = tmp_path / twin
     config, _ = recorded("maskgit_transformer_class")
     tokenizer = write_folder(tmp_path / "tokenizer", "taming_vqgan")
@@ -311,7 +311,7 @@ SAMPLERS = {
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_imported_models_bring_the_sampler_of_their_authors(name):
-    """aMUSEd: 12 steps, guidance 10 (9 here), temperatures 2 to 0; 0.1.0 took 18 steps without guidance."""
+    """aMUSEd: 12 steps, guidance 10 (9 here), temperatures 2 to 0; in 0.1.0, 18 steps without guidance."""
     config = {"_class_name": name, "vocab_size": 2048}
     if name == "UVit2DModel":
         config |= {"codebook_size": 32, "downsample": False, "upsample": False, "block_out_channels": 24}
@@ -331,7 +331,7 @@ def test_a_cfg_of_ones_own_decides_the_sampler(tmp_path):
 
 
 def test_the_output_says_which_weights_were_taken(tmp_path, capsys):
-    """Averaged ones first; `--weights raw` takes the others."""
+    """The averaged ones by default, the others with `--weights raw`."""
     folder = write_folder(tmp_path / "published", "maskgit_vqgan")
     raw = torch.load(folder / "pytorch_model.bin", weights_only=True)
     average = {key: tensor + 1 for key, tensor in raw.items()}

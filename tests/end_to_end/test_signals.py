@@ -1,4 +1,4 @@
-"""Sounds and clips from the command line: trained in both twins, every mode, wav and GIF files out."""
+"""Sounds and clips from the command line: training in both twins, every mode, wav and GIF files."""
 
 import json
 import wave
@@ -43,7 +43,7 @@ def read(path):
 
 
 def train_in_both_twins(tmp_path, cfg, words):
-    """Two steps in JAX, two more in PyTorch; returns the second run's folder and what calls it."""
+    """Two steps in JAX, two more in PyTorch; returns the second run's folder and a function that calls it."""
     first, second = (tmp_path / name for name in reversed(TWINS))
     call("train", first, cfg, *words, "train.total_train_steps=2")
     call("train", second, cfg, *words, "--resume-from", first / "logs-small", "train.total_train_steps=4")
@@ -97,7 +97,9 @@ def test_clips_are_trained_on_and_written(tmp_path):
     assert len(targets) == len(list((images / "reconstructed").glob("image-*.gif"))) == 3
     written = frames(targets[0])
     with Image.open(tmp_path / "clips" / "clip-0" / "000.png") as first:
-        assert np.abs(written[0].astype(int) - np.asarray(first)).max() <= 16  # a GIF has 256 colours a frame
+        assert (
+            np.abs(written[0].astype(int) - np.asarray(first)).max() <= 16
+        )  # a GIF has 256 colours per frame
     assert written.shape == (3, 8, 8, 3)
     made = sorted((images / "generated").glob("setup-0-image-*.gif"))
     assert len(made) == 8

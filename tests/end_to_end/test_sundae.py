@@ -1,4 +1,4 @@
-"""What a user does: train SUNDAE on grey levels and on tokens in both twins, and draw."""
+"""A user's workflow: train SUNDAE on grey levels and on tokens in both twins, and sample."""
 
 import json
 import shutil
@@ -34,7 +34,7 @@ def folder(tmp_path_factory):
     return folder
 
 
-def test_a_run_goes_on_in_the_other_twin_and_reports(folder):
+def test_a_run_continues_in_the_other_twin_and_reports(folder):
     for name in TWINS:
         report = json.loads((folder / name / "logs-tiny" / "report.json").read_text())
         assert 0 < report["cross_entropy"] < 2 * np.log(17)
@@ -64,14 +64,14 @@ def test_every_mode_leaves_its_files(folder, tmp_path, name, monkeypatch):
     mode("reconstruction")
     report = json.loads((images / "reconstructed" / "report.json").read_text())
     assert report["pictures"] == 6
-    assert report["psnr"] > 40  # but for rounding grey levels are their own tokens
+    assert report["psnr"] > 40  # grey levels are the tokens, except for rounding
     monkeypatch.setattr("sys.stdin", StringIO("1\n3\n4\n" + "\n" * 5 + "yes\n5\n2\n9\n"))
     mode("interactive")
     assert len(list((images / "interactive").glob("*.png"))) == 4
 
 
 @pytest.mark.parametrize("name", TWINS)
-def test_a_part_of_a_photograph_is_drawn_anew(folder, tmp_path, name):
+def test_a_region_of_a_photograph_is_resampled(folder, tmp_path, name):
     twin = tmp_path / name
     shutil.copytree(folder / "jax_impl" / "logs-tiny", twin / "logs-tiny")
     photo = np.arange(32 * 48, dtype=np.uint32).reshape(32, 48) * 255 // (32 * 48)
@@ -87,7 +87,7 @@ def test_a_part_of_a_photograph_is_drawn_anew(folder, tmp_path, name):
     inside = np.zeros((8, 8), bool)
     inside[2:6, 2:6] = True
     assert (made[:, ~inside] == made[:1, ~inside]).all()
-    assert np.diff(made[0, 0].astype(int)).min() >= 0  # the photograph's own rise
+    assert np.diff(made[0, 0].astype(int)).min() >= 0  # the photograph's gradient
     assert (made[0, inside] != made[1, inside]).any()
 
 

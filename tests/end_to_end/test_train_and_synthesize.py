@@ -1,4 +1,4 @@
-"""What a user does: train in one twin, go on in the other, and use every synthesis mode in both."""
+"""A user's workflow: train in one twin, continue in the other, and use every synthesis mode in both."""
 
 import json
 import shutil
@@ -38,7 +38,7 @@ def modes(twin, mode, *overrides):
     return twin / "logs-tiny"
 
 
-def test_run_goes_on_in_the_other_twin_and_back(folder):
+def test_run_continues_in_the_other_twin_and_back(folder):
     torch_run, jax_run = (folder / name / "logs-tiny" for name in TWINS)
     steps = {run: [line["step"] for line in _lines(run)] for run in (torch_run, jax_run)}
     assert steps[torch_run] == [1, 2, 3, 4, 9, 10]

@@ -1,4 +1,4 @@
-"""What a user does with a tokenizer: train it, go on in the other twin, reconstruct, encode, decode."""
+"""A user's workflow with a tokenizer: train it, continue in the other twin, reconstruct, encode, decode."""
 
 import json
 import shutil
@@ -47,7 +47,7 @@ def refused(capsys, twin, mode, *overrides):
     return lines[0]
 
 
-def test_run_is_reported_and_goes_on_in_the_other_twin(folder):
+def test_run_is_reported_and_continues_in_the_other_twin(folder):
     for name, steps in zip(TWINS, ([1, 2, 3, 4], [5, 6, 7, 8]), strict=True):
         run = folder / name / "logs-tiny"
         lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
@@ -110,7 +110,7 @@ def test_both_twins_make_the_same_tokens(folder, tmp_path):
         run = modes(tmp_path / name, "encoding", "synthesis.n_samples=100")
         found.append(open_tokens(run / "latents" / "tokens_train"))
     rows = np.arange(100)
-    # A vector in the middle between two codes may fall to either side.
+    # A vector halfway between two codes may be assigned to either.
     assert (found[0].gather(rows) != found[1].gather(rows)).mean() < 0.002
     assert found[0].header["tokenizer"]["sha256"] == found[1].header["tokenizer"]["sha256"]
 
@@ -130,7 +130,7 @@ def test_tokens_of_another_tokenizer_are_refused(twin, capsys):
     assert "does not match its sha256" in line
 
 
-def test_interrupted_encoding_goes_on(twin, capsys, monkeypatch):
+def test_interrupted_encoding_continues(twin, capsys, monkeypatch):
     monkeypatch.setattr("dioscuri.data.tokens.TokenWriter.__init__.__kwdefaults__", {"shard_size": 4})
     run = modes(twin, "encoding")
     folder = run / "latents" / "tokens_train"

@@ -1,4 +1,4 @@
-"""The wheel alone: installed into a folder of its own, used from another one, beside a user's own modules."""
+"""The wheel alone: installed into a new folder, used from another, next to a user's modules."""
 
 import json
 import os
@@ -21,20 +21,20 @@ FRAMEWORKS = {"torch": ("torch", "functorch"), "jax": ("jax", "flax", "optax")}
 
 
 def tree(folder: Path) -> list[str]:
-    """Files and folders below a folder, without what Python and the tests keep beside them."""
+    """Files and folders below a folder, without caches of Python and the tests."""
     paths = (str(path.relative_to(folder)) for path in folder.rglob("*"))
     return sorted(path for path in paths if "__pycache__" not in path)
 
 
 def source() -> list[str]:
-    """What building a package may leave behind in a clone."""
+    """A clone's source, which building the package must not change."""
     names = (path.name for path in ROOT.iterdir() if not path.name.startswith("."))
     return [*names, *tree(ROOT / "build"), *tree(ROOT / "dioscuri")]
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-    """The wheel; building it leaves the source as it was."""
+    """The wheel; building it does not change the source."""
     folder, before = tmp_path_factory.mktemp("wheel"), source()
     pip = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--no-index", "-q"]
     subprocess.run([*pip, "-w", str(folder), str(ROOT)], check=True, cwd=folder)
@@ -45,7 +45,7 @@ def wheel(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def installed(wheel, tmp_path_factory):
-    """The wheel's folder."""
+    """The folder into which the wheel is installed."""
     folder = tmp_path_factory.mktemp("installed")
     pip = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--no-compile", "-q"]
     subprocess.run([*pip, "--target", str(folder), str(wheel)], check=True)
@@ -54,7 +54,7 @@ def installed(wheel, tmp_path_factory):
 
 @pytest.fixture
 def user(installed, tmp_path):
-    """A folder in which a user works, with modules called as ours once were, and a way to run Python there.
+    """A user's working folder, with modules named like ours once were, and a function that runs Python there.
 
     The interpreter sees the wheel and other packages, but neither this clone nor an editable install of it.
     """
@@ -86,7 +86,7 @@ def user(installed, tmp_path):
 
 
 def without(twin: str, folder: Path) -> Path:
-    """The environment's packages, those of a framework left out."""
+    """The environment's packages without those of one framework."""
     folder.mkdir()
     for path in SITE.iterdir():
         if not any(path.name.partition("-")[0] == name for name in FRAMEWORKS[twin]):
@@ -126,7 +126,7 @@ def test_commands_work_beside_modules_of_the_user(user, installed, command):
 @pytest.mark.slow
 @pytest.mark.parametrize(("twin", "other"), [("torch", "jax"), ("jax", "torch")])
 def test_it_trains_on_pictures_of_the_user_and_writes_where_he_works(user, installed, twin, other):
-    """The other twin's framework is not there."""
+    """The other twin's framework is missing."""
     (user.folder / "pictures").mkdir()
     rng = np.random.default_rng(0)
     for n in range(8):

@@ -1,4 +1,4 @@
-"""Fixtures of more than one file."""
+"""Fixtures shared by several files."""
 
 import pytest
 
@@ -20,7 +20,7 @@ def server():
 
 @pytest.fixture
 def make_run(tmp_path):
-    """Make the context of a run in `tmp_path/logs-<name>`, with an engine of its own."""
+    """Make the context of a run in `tmp_path/logs-<name>`, with a new engine."""
 
     def make(*overrides, name="tiny", prepare=lambda _: None):
         hparams = load(write_tiny(tmp_path), [f"run.name={name}", *overrides])

@@ -1,4 +1,4 @@
-"""The copy of its options that a run keeps: what wins, what is said, what is written."""
+"""A run's copy of its options: which source decides, the messages, and what is written."""
 
 import json
 import stat
@@ -28,7 +28,7 @@ def root(tmp_path):
 
 
 def settle(*arguments, **options):
-    """Resolve and save, as a start that succeeds does."""
+    """Resolve and save, like a successful start."""
     settled = resolve(*arguments, **options)
     settled.save()
     return settled.hparams, settled.messages

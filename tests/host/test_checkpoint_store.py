@@ -1,4 +1,4 @@
-"""Checkpoints survive whatever happens to the process, the disk and the files."""
+"""Checkpoints survive any accident to the process, the disk and the files."""
 
 import errno
 import json
@@ -189,7 +189,7 @@ def test_a_full_disk_leaves_older_checkpoints_and_no_litter(tmp_path, monkeypatc
 
 
 def test_a_file_system_that_is_really_full(tmp_path):
-    """On a file system of 64 KiB, where the machine lets us mount one."""
+    """On a file system of 64 KiB, if we may mount one."""
     script = textwrap.dedent("""
         import os, subprocess, sys
         from pathlib import Path
@@ -273,7 +273,7 @@ sys.exit(1)
 
 @pytest.mark.parametrize("step", [2, 3])
 def test_kill_9_at_any_moment_of_a_save_leaves_a_sound_checkpoint(tmp_path, step):
-    """The process dies before its n-th change of the disk, for every n until it gets through."""
+    """The process dies before its n-th change of the disk, for every n until it succeeds."""
     here = str(Path(__file__).parent)
     subprocess.run(
         [sys.executable, "-c", KILLED, str(REPOSITORY), here, str(tmp_path), str(step)],

@@ -1,4 +1,4 @@
-"""Configurations of sundae-vqgan as ours."""
+"""Conversion of sundae-vqgan's configurations."""
 
 import re
 from dataclasses import replace
@@ -36,8 +36,8 @@ fashion_mnist         2     8 3e-05  5000   256   28    50 0.9   0.9   1 1024   
 kmnist                3    10 3e-05 20000   256   28   100 0.8   0.8   1 1024     8 2/10/2      10  176866560
 mnist                 2     8 3e-05  5000   256   28    50 0.9   0.9   1 1024     8  2/8/2      10  155874560
 """
-"""The original's files: K passes, batches from checkpoint to checkpoint, side of the grid, temperature at the
-first and the last step of sampling, share p drawn anew."""
+"""The original's files: K passes, batches between checkpoints, side of the grid, temperature in the first and
+last sampling step, fraction p that is resampled."""
 _HEAD, *ROWS = (line.split() for line in PUBLISHED.strip().splitlines())
 
 GREY = """
@@ -158,7 +158,7 @@ def test_grey_levels_are_those_of_the_set_that_the_original_names(tmp_path, name
     assert replace(found, run=replace(found.run, name=shipped.run.name)) == shipped
 
 
-def test_another_set_of_grey_levels_must_be_told(tmp_path):
+def test_another_set_of_grey_levels_must_be_named(tmp_path):
     text = GREY.format(name="letters", **DIGITS)
     with pytest.raises(UserError, match=r"train_root 'data/discrete-letters/train' .* by --pixels FOLDER"):
         converted(tmp_path, text)
@@ -172,7 +172,7 @@ def test_without_a_number_of_batches_the_whole_set_is_validated(tmp_path, line):
     assert options.val.n_samples_for_validation == WHOLE_SET
 
 
-def test_what_is_left_out_is_told_in_one_line(tmp_path, capsys):
+def test_what_is_left_out_is_reported_in_one_line(tmp_path, capsys):
     converted(tmp_path, TOML.replace("batch_size", "use_amp = false\nuse_cuda = true\nbatch_size", 1))
     first, second = capsys.readouterr().out.splitlines()
     assert first.partition(": not carried over: ")[2] == (
@@ -279,7 +279,7 @@ min_steps = 20
 
 
 def test_a_text8_file_is_converted(tmp_path, capsys):
-    """0.1.0 knew the TOML files of pictures alone."""
+    """0.1.0 knew only the TOML files of pictures."""
     (tmp_path / "mine.toml").write_text(TEXT8)
     main([str(tmp_path / "mine.toml"), str(tmp_path / "mine.cfg"), "--texts", str(tmp_path / "texts")])
     h = load(tmp_path / "mine.cfg")

@@ -71,7 +71,7 @@ def test_options_of_text():
 
 
 class Unsure:
-    """An engine that is asked to evaluate; every token costs 3 nats."""
+    """An engine for evaluation; every token costs 3 nats."""
 
     process_index = 0
 

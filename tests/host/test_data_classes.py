@@ -1,4 +1,4 @@
-"""Class folders: labels in the order of the folders' names, alike in every split and kept in the run."""
+"""Class folders: labels in the order of the folders' names, the same in every split and stored in the run."""
 
 import json
 
@@ -21,7 +21,7 @@ def picture(path, level=0):
 
 @pytest.fixture
 def root(tmp_path):
-    """Two classes with pictures, one of them nested, an empty class before both, a hidden folder."""
+    """Two classes with pictures, one of them nested; an empty class before both; a hidden folder."""
     picture(tmp_path / "train/dog/puppies/1.png", 30)
     picture(tmp_path / "train/cat/b.png", 20)
     picture(tmp_path / "train/cat/a.png", 10)

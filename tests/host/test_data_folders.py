@@ -53,7 +53,7 @@ def test_one_channel_gives_grey(folder):
 def test_orientation_is_applied(folder):
     plain = save(folder / "a.png", size=(8, 4))
     exif = Image.Exif()
-    exif[0x0112] = 6  # turned by a quarter
+    exif[0x0112] = 6  # rotated by 90 degrees
     plain.save(folder / "b.png", exif=exif)
     train = open_train(folder)
     upright = plain.transpose(Image.Transpose.ROTATE_270).resize((5, 5), Image.Resampling.BILINEAR)
@@ -155,7 +155,7 @@ def test_folders_without_pictures_are_refused(tmp_path):
 
 
 def damage_inside(path):
-    """Break the picture's data and leave header and end marker alone."""
+    """Damage the picture's data, but not its header and end marker."""
     data = bytearray(path.read_bytes())
     at = data.index(b"IDAT") + 8
     data[at : at + 20] = b"\xff" * 20
@@ -232,7 +232,7 @@ TEXTS = {
 def test_what_a_png_says_beside_its_pixels_does_no_harm(tmp_path, kind, place):
     picture = save(tmp_path / "0.png", size=(5, 5))
     content = (tmp_path / "0.png").read_bytes()
-    at = 33 if place == "before" else len(content) - 12  # behind IHDR, before IEND
+    at = 33 if place == "before" else len(content) - 12  # after IHDR, before IEND
     (tmp_path / "0.png").write_bytes(content[:at] + chunk(kind.encode(), TEXTS[kind]) + content[at:])
     np.testing.assert_array_equal(open_train(tmp_path).gather([0])[0], np.asarray(picture))
 

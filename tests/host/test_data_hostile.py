@@ -1,4 +1,4 @@
-"""Damaged and hostile data: every file is read, or refused in one line, and never fills memory or hangs."""
+"""Damaged and hostile data: every file is read or refused in one line, without filling memory or hanging."""
 
 import io
 import os
@@ -23,7 +23,7 @@ PICTURES = np.random.default_rng(0).integers(0, 256, (2, 48), np.uint8)
 
 
 def flipped(content, at, bits=0xFF):
-    """The content with a byte changed."""
+    """The content with one byte changed."""
     return content[:at] + bytes([content[at] ^ bits]) + content[at + 1 :]
 
 

@@ -1,4 +1,4 @@
-"""Which files a path means: patterns, braces, lists, links and hidden names, alike for every source."""
+"""Which files a path names: patterns, braces, lists, links and hidden names, the same for every source."""
 
 import io
 import os

@@ -18,7 +18,7 @@ from tests.support.data_options import make_options
 
 
 def numbered(n, *, grey=False):
-    """Pictures whose pixel (0, 0) is their index and whose other columns tell left from right."""
+    """Pictures whose pixel (0, 0) is their index and whose other columns distinguish left from right."""
     pictures = np.zeros((n, 2, 3, 1), np.uint8)
     pictures[:, 0, 0, 0] = np.arange(n)
     pictures[:, 1, 0, 0] = 255
@@ -43,7 +43,7 @@ def pictured_indices(images):
 
 
 @pytest.mark.parametrize(("options", "grey"), [(RGB, False), (DIGITS, True)])
-def test_a_resumed_stream_goes_on_bit_for_bit(options, grey):
+def test_a_resumed_stream_continues_bit_for_bit(options, grey):
     pictures = numbered(10, grey=grey)
     whole = take(training_batches(pictures, options, batch_size=4), 9)
     for stop in (0, 1, 2, 3, 7):
@@ -52,7 +52,7 @@ def test_a_resumed_stream_goes_on_bit_for_bit(options, grey):
             next(batches)
         state = json.loads(json.dumps(batches.state()))
         batches.close()
-        # The saved seed wins over another one in the options.
+        # The saved seed overrides another one in the options.
         other = make_options(options.data.dataset_source, options.data.target_res, 1, seed=77)
         resumed = training_batches(pictures, other, batch_size=4, state=state)
         np.testing.assert_array_equal(take(resumed, 9 - stop), whole[stop:])
@@ -86,7 +86,7 @@ def test_an_epoch_visits_every_picture_once_and_the_next_in_another_order():
     assert indices[0].tolist() != indices[1].tolist()
 
 
-def test_what_cannot_be_read_is_told_in_its_turn_and_never_skipped(monkeypatch):
+def test_what_cannot_be_read_is_reported_in_order_and_never_skipped(monkeypatch):
     whole = take(training_batches(numbered(10), RGB, batch_size=4), 3)
     read = pipeline._examples_at
 
@@ -120,7 +120,7 @@ def test_a_set_smaller_than_the_batch_is_repeated(n):
     assert counts.max() - counts.min() <= 1
 
 
-def test_a_change_of_batch_size_goes_on_at_the_same_picture():
+def test_a_change_of_batch_size_continues_at_the_same_picture():
     small = take(training_batches(numbered(50), RGB, batch_size=4), 12).reshape(24, 2, 2, 3, 1)
     state = {"seed": 5, "next_index": 3, "batch_size": 4}
     larger = take(training_batches(numbered(50), RGB, batch_size=6, state=state), 2)
@@ -153,7 +153,7 @@ def test_digits_are_never_mirrored_nor_is_anything_with_the_option_off(options):
     assert (images[:, :, 1, 0, 0] == 255).all()
 
 
-def test_training_digits_are_drawn_anew_in_every_epoch_and_padded():
+def test_training_digits_are_resampled_in_every_epoch_and_padded():
     pictures = numbered(4, grey=True)
     images = take(training_batches(pictures, DIGITS, batch_size=4), 200)
     assert images.shape == (200, 4, 32, 32, 1)
@@ -161,7 +161,7 @@ def test_training_digits_are_drawn_anew_in_every_epoch_and_padded():
     inner = images[:, :, 2:30, 2:30]
     assert inner.sum() == images.sum(), "padding is not black"
     assert (inner[0] != inner[1]).any()
-    # Each picture is drawn 200 times; the mean of a pixel has a standard error of at most 0.036.
+    # Each picture is sampled 200 times; the mean of a pixel has a standard error of at most 0.036.
     grey = pictures.gather(range(4)).mean(axis=0) / 255
     np.testing.assert_allclose(inner.mean(axis=(0, 1)) / 255, grey, atol=0.15)
     assert abs((inner.mean(axis=(0, 1)) / 255 - grey).mean()) < 0.01
@@ -242,7 +242,7 @@ def test_the_streams_are_fixed_for_ever():
 
 
 def token_set(folder, n=10):
-    """Shards of tokens whose first one is the picture's index."""
+    """Token shards in which a picture's first token is its index."""
     header = {"grid": [2, 3], "codebook_size": 16, "tokenizer": {}}
     writer = TokenWriter(folder, header, [f"picture {i}" for i in range(n)], np.arange(n) * 2, shard_size=4)
     tokens = np.arange(6) + np.zeros((n, 1), int)
@@ -277,7 +277,7 @@ def test_tokens_come_in_rows_with_their_labels(tmp_path):
     np.testing.assert_array_equal(evaluation[1]["tokens"][:, 0], [4, 5, 6, 7])
 
 
-def test_pictures_have_their_labels_where_they_are_wanted():
+def test_pictures_have_their_labels_if_they_are_requested():
     pictures = array_set("numbered", numbered(10).gather(range(10)), range(10), np.arange(10, dtype=np.uint8))
     batches = training_batches(pictures, make_options("custom", 3, 1, labels=True), batch_size=4)
     batch = next(batches)

@@ -1,4 +1,4 @@
-"""Preparation of data sets, against a server on this machine."""
+"""Preparation of data sets, with a local server."""
 
 import gzip
 import hashlib
@@ -19,7 +19,7 @@ from tests.support.web_server import picture_bytes, tar_of, zip_of
 
 
 def reference_split(labels, n_test):
-    """The rule of the 10,000 digits, written out once more in another way."""
+    """The rule for the 10,000 digits, implemented in another way."""
     n = {c: int((labels == c).sum()) for c in range(10)}
     k = {c: n[c] * n_test // len(labels) for c in range(10)}
     while sum(k.values()) < n_test:
@@ -180,7 +180,7 @@ ARCHIVES = {
 
 @pytest.mark.parametrize(("name", "archive"), [(k, name) for k, names in ARCHIVES.items() for name in names])
 def test_archives_of_faces_are_found_by_their_publishers_names(tmp_path, name, archive):
-    """0.1.0 knew celebahq.zip and ffhq.zip alone."""
+    """0.1.0 knew only celebahq.zip and ffhq.zip."""
     (tmp_path / "downloads").mkdir()
     entries = [(f"{i}.png", picture_bytes((2, 2), i)) for i in range(3)]
     zip_of(tmp_path / "downloads" / archive, entries)

@@ -1,4 +1,4 @@
-"""Sources: right pixels, fixed and disjoint splits, and clear refusals."""
+"""Sources: correct pixels, fixed and disjoint splits, and clear errors."""
 
 import gzip
 import pickle

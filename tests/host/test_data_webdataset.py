@@ -1,4 +1,4 @@
-"""Tar files of pictures: what is read, and what is refused."""
+"""Tar files of pictures: valid and invalid ones."""
 
 import io
 import tarfile
@@ -87,7 +87,7 @@ def test_pictures_without_classes(tmp_path):
         open_train(tmp_path, labels=True)
 
 
-def test_damaged_pictures_are_named_or_passed_over(tmp_path):
+def test_damaged_pictures_are_named_or_skipped(tmp_path):
     write_tar(tmp_path / "a.tar", [("a.png", png(flat(1))[:-20]), ("b.png", png(flat(2)))])
     with pytest.raises(UserError, match=r"a\.tar: a: .*skip_corrupt"):
         open_train(tmp_path).gather([0])
@@ -173,7 +173,7 @@ def test_a_member_of_negative_size_is_refused(tmp_path, size):
         open_train(tmp_path)
 
 
-def test_pictures_that_share_a_name_up_to_its_first_dot_are_told(tmp_path):
+def test_pictures_that_share_a_name_up_to_its_first_dot_are_reported(tmp_path):
     members = [("v1.0 (a).png", png(flat(1))), ("v1.0 (b).png", png(flat(2))), ("c.png", png(flat(3)))]
     write_tar(tmp_path / "0.tar", members)
     notes = " ".join(open_train(tmp_path).notes)
@@ -187,7 +187,7 @@ def test_pictures_that_share_a_name_up_to_its_first_dot_are_told(tmp_path):
         open_train(tmp_path)
 
 
-def test_hidden_members_are_passed_over(tmp_path):
+def test_hidden_members_are_skipped(tmp_path):
     write_tar(tmp_path / "0.tar", [("./._a.png", b"\0\5"), ("./a.png", png(flat(1))), (".b/c.png", b"x")])
     found = open_train(tmp_path)
     assert list(found.keys) == ["./a"]

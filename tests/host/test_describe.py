@@ -1,4 +1,4 @@
-"""`dioscuri describe` tells what a configuration or a folder builds, by its plan alone."""
+"""`dioscuri describe` reports the model of a configuration or a folder, from its plan alone."""
 
 import json
 from math import prod

@@ -60,7 +60,7 @@ def test_a_server_that_drips_is_left(server, tmp_path, monkeypatch):
         fetch(f"{server.url}/x", tmp_path / "x", "", attempts=1)
 
 
-def test_a_disk_without_room_is_told(server, tmp_path, monkeypatch):
+def test_a_disk_without_room_is_reported(server, tmp_path, monkeypatch):
     server.files["x"] = DATA
     monkeypatch.setattr(download, "_RESERVE", 1 << 60)
     with pytest.raises(UserError, match=r"bytes are free in .*: make room for 5,000"):

@@ -1,4 +1,4 @@
-"""`dioscuri evaluate`: what it prints of folders and feature files, and one clear line for a mistake."""
+"""`dioscuri evaluate`: its output for folders and feature files, and one clear line for a mistake."""
 
 import json
 import os
@@ -90,7 +90,7 @@ def test_pictures_of_files_and_of_arrays_are_the_same(sets, tmp_path):
     assert left == right
 
 
-def test_the_contact_sheet_is_no_sample_and_the_sampling_is_told(sets, tmp_path, capsys):
+def test_the_contact_sheet_is_no_sample_and_the_sampling_is_reported(sets, tmp_path, capsys):
     made, real, _, _ = sets
     Image.new("L", (50, 70)).save(made / "contact-sheet.png")
     settings = {"run": "tiny", "options": {"data": {"seed": 1}, "synthesis": {"steps": 8}}}
@@ -366,7 +366,7 @@ def test_statistics_need_a_network_for_the_pictures(sets, tmp_path):
 
 
 def test_a_network_sees_each_picture_in_its_own_size(tmp_path):
-    """A stand-in for a published network: a feature is a picture's width or height."""
+    """A substitute for a published network: a feature is a picture's width or height."""
     sizes = np.random.default_rng(0).integers(2, 9, (12, 2))
     for name in ("made", "real"):
         (tmp_path / name).mkdir()

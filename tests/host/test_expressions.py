@@ -1,4 +1,4 @@
-"""The evaluator of option values agrees with Python on what it allows and refuses the rest at once."""
+"""The evaluator of option values agrees with Python on allowed expressions and refuses all others at once."""
 
 import ast
 import json
@@ -89,7 +89,7 @@ for name, text in json.load(sys.stdin).items():
 
 @pytest.fixture(scope="module")
 def outcomes():
-    """What becomes of each hostile expression in a process whose time and memory are limited."""
+    """The result of each hostile expression in a process with limited time and memory."""
     child = subprocess.run(
         [sys.executable, "-c", _CHILD], input=json.dumps(HOSTILE), capture_output=True, text=True, cwd=ROOT,
         timeout=120, check=False,
@@ -115,7 +115,7 @@ numbers_as_text = st.one_of(
 
 
 def _combined(inner):
-    """Larger expressions made of smaller ones; parentheses keep what belongs together."""
+    """Larger expressions made of smaller ones in parentheses."""
     pair = st.tuples(inner, inner)
     several = st.lists(inner, min_size=1, max_size=4).map(", ".join)
     operators = st.sampled_from(["+", "-", "*", "/", "//", "%"])
@@ -165,7 +165,7 @@ sequences = st.recursive(
 
 
 def outcome(text):
-    """(value, None), or (None, message) where it is refused."""
+    """(value, None), or (None, message) if it is refused."""
     try:
         return evaluate(text, "here"), None
     except UserError as error:
@@ -173,7 +173,7 @@ def outcome(text):
 
 
 def python_gives(text):
-    """(True, value), or (False, None) where Python raises or the value is complex or a long integer."""
+    """(True, value), or (False, None) if Python raises or the value is complex or a long integer."""
     try:
         value = eval(text, {"__builtins__": {}}, dict(FUNCTIONS))
     except Exception:
@@ -264,7 +264,7 @@ def test_the_reason_is_given(text, reason):
 
 
 def test_only_syntax_that_is_listed_is_allowed():
-    """Of the kinds of expressions that Python has, nine are allowed."""
+    """Nine of Python's kinds of expressions are allowed."""
     from dioscuri.hparams import expressions
 
     kinds = {kind for kind in vars(ast).values() if isinstance(kind, type) and issubclass(kind, ast.expr)}

@@ -1,4 +1,4 @@
-"""Faults that public bug reports describe, each as short as it can be shown: none may come back."""
+"""Faults from public bug reports, each as briefly as possible: none may occur."""
 
 import io
 import json
@@ -62,7 +62,7 @@ def test_brackets_of_a_folder_are_literal(tmp_path):
 
 
 @pytest.mark.parametrize("source", ["custom", "glob"])
-def test_hidden_files_are_passed_over(tmp_path, source):
+def test_hidden_files_are_skipped(tmp_path, source):
     save(tmp_path / "0.png")
     (tmp_path / "._0.png").write_bytes(b"\0\5\x16\7" + bytes(60))
     (tmp_path / "folder.jpg").mkdir()
@@ -92,7 +92,7 @@ def test_tar_files_lose_nothing_silently(tmp_path):
     np.testing.assert_array_equal(pictures.gather([0])[0, 0, 0], [30, 30, 30])
 
 
-def test_evaluation_sees_colours_behind_a_grey_first_picture(tmp_path):
+def test_evaluation_sees_colours_after_a_grey_first_picture(tmp_path):
     for name, colour in (("red", (255, 0, 0)), ("green", (0, 130, 0))):
         (tmp_path / name).mkdir()
         Image.new("L", (8, 8), 76).save(tmp_path / name / "000.png")

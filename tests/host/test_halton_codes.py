@@ -1,4 +1,4 @@
-"""Halton-MaskGIT's pickles become token shards; a pickle that is more than data is refused, not run."""
+"""Halton-MaskGIT's pickles become token shards; a pickle with more than data is refused and not executed."""
 
 import pickle
 
@@ -22,7 +22,7 @@ def sample(number):
 
 @pytest.fixture
 def folder(tmp_path):
-    """A folder of codes, and the run of the tokenizer that made them."""
+    """A folder of codes, and the run of their tokenizer."""
     (tmp_path / "codes").mkdir()
     for number in range(5):
         (tmp_path / "codes" / f"{number:07d}.pth").write_bytes(pickle.dumps(sample(number)))
@@ -110,6 +110,6 @@ def test_a_file_that_does_not_fit_is_named(folder, content, told):
     assert not (folder / "tokens").exists()
 
 
-def test_an_empty_folder_is_told(folder):
+def test_an_empty_folder_is_reported(folder):
     with pytest.raises(UserError, match="is not a folder with files 0000000"):
         convert(folder / "nothing", folder / "tokens", folder / "logs-tiny")

@@ -1,4 +1,4 @@
-"""Small files that would fill memory or never end are one line within a moment; nothing of them is run."""
+"""Small files that would fill memory or never end give one line at once; nothing in them is executed."""
 
 import contextlib
 import io
@@ -19,7 +19,7 @@ from dioscuri.pickles import Foreign, read_plain
 
 
 def bomb_of_tuples():
-    """A key that is a tuple of one tuple twice, 60 times: its hash takes longer than anyone lives."""
+    """A key that is a tuple of the same tuple twice, nested 60 times: hashing it would take forever."""
     inner = b"K\x01\x85q\x00" + b"".join(
         b"0h" + bytes([i]) + b"h" + bytes([i]) + b"\x86q" + bytes([i + 1]) for i in range(60)
     )
@@ -50,7 +50,7 @@ def test_pickles(name):
 
 
 def archive(path, data, storages=None, compression=zipfile.ZIP_STORED):
-    """An archive as torch.save writes it, around a pickle of one's own."""
+    """An archive like that of torch.save around a given pickle."""
     with zipfile.ZipFile(path, "w", compression) as file:
         file.writestr("x/data.pkl", data)
         for key, content in (storages or {}).items():
@@ -59,7 +59,7 @@ def archive(path, data, storages=None, compression=zipfile.ZIP_STORED):
 
 
 class Tensor:
-    """A tensor of any shape and strides on a storage of four numbers."""
+    """A tensor of given shape and strides on a storage of four numbers."""
 
     def __init__(self, shape, strides, offset=0):
         self.given = (offset, shape, strides, False, {})
@@ -118,7 +118,7 @@ def test_the_same_archive_with_a_sound_tensor_is_read(tmp_path):
 
 
 def test_tensors_that_share_memory(tmp_path):
-    """A thousand names of one tensor; of half precision each would become a copy."""
+    """A thousand names of one tensor; in half precision, each would become a copy."""
     shared = torch.zeros(1 << 16, dtype=torch.float16)
     torch.save({str(i): shared for i in range(1000)}, tmp_path / "x")
     with pytest.raises(UserError, match="its tensors share memory"):
@@ -207,7 +207,7 @@ def test_a_storage_of_the_old_layout_that_declares_too_much(tmp_path, length):
 
 @pytest.mark.parametrize("zipped", [True, False])
 def test_damaged_files_of_torch_are_one_line(tmp_path, zipped):
-    """Bytes changed at random, some hundred times."""
+    """Bytes are changed at random several hundred times."""
     torch.save({"a": torch.ones(3), "b": [1, "x"]}, tmp_path / "x", _use_new_zipfile_serialization=zipped)
     content, generator = (tmp_path / "x").read_bytes(), np.random.default_rng(0)
     for _ in range(300):

@@ -1,4 +1,4 @@
-"""Configurations: read as the original library reads them, then checked strictly."""
+"""Configurations: read like in the original library, then checked strictly."""
 
 import json
 import math
@@ -37,7 +37,7 @@ def tiny(tmp_path, old="", new=""):
 
 
 def message(path, *overrides, cwd=None):
-    """The one line that loading ends with."""
+    """The error of loading, a single line."""
     with pytest.raises(UserError) as caught:
         load(path, overrides, cwd=cwd)
     assert str(caught.value).isprintable()
@@ -387,7 +387,7 @@ def written(document):
 
 
 def comments(text):
-    """Comment lines in any order: those inside a value move behind it."""
+    """Comment lines in any order: those inside a value move after it."""
     return sorted(line.strip() for line in text.split("\n") if line.strip().startswith(("#", ";")))
 
 

@@ -1,4 +1,4 @@
-"""Models of the hub: fetched once, continued, verified; without network one clear line."""
+"""Models on the hub: downloaded once, continued, verified; without network, one clear line."""
 
 import hashlib
 import json
@@ -29,7 +29,7 @@ COMMIT = "0123456789" * 4
 
 
 class Hub(BaseHTTPRequestHandler):
-    """Answers as the hub does: weights by a redirection whose headers tell their sha256."""
+    """Answers like the hub: weights by a redirection whose headers contain their sha256."""
 
     cut_after, asked = None, ()
 
@@ -81,7 +81,7 @@ class Hub(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
-    """A hub on this machine, and an empty cache."""
+    """A local hub and an empty cache."""
     Hub.cut_after, Hub.asked = None, ()
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()

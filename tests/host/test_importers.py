@@ -1,4 +1,4 @@
-"""Key tables and importers of both original programs, on checkpoints that these programs wrote."""
+"""Key tables and importers of both original programs, with checkpoints written by these programs."""
 
 import json
 from dataclasses import replace
@@ -109,7 +109,7 @@ def to_flax_layout(key, array, plan):
 
 class TestTorch:
     def saved(self):
-        """What the file holds, rebuilt from the recorded weights and given distinct optimiser tensors."""
+        """The file's content, rebuilt from the recorded weights and distinct optimiser tensors."""
         hparams, plan = options_of("torch_checkpoint")
         outputs, rng = outputs_of("torch_checkpoint"), np.random.default_rng(0)
         table = key_table(plan)
@@ -171,7 +171,7 @@ class TestTorch:
 
     @pytest.mark.parametrize(("kind", "floor"), [("Adam", 0), ("Adamax", 1e-8)])
     def test_a_parameter_that_never_got_a_gradient_has_no_entry(self, kind, floor):
-        """Read back, its moments are what zero gradients give."""
+        """Read back, its moments are those of zero gradients."""
         hparams, plan = options_of("torch_logstd5")
         hparams = replace(hparams, optimizer=replace(hparams.optimizer, type=kind, epsilon=1e-8))
         table, shapes = key_table(plan), parameter_table(plan)

@@ -1,4 +1,4 @@
-"""`dioscuri` serves both twins, so it imports no tensor framework; and neither twin imports the other's."""
+"""`dioscuri` serves both twins, so it imports no tensor framework; neither twin imports the other's."""
 
 import ast
 import re
@@ -37,7 +37,8 @@ FLOORS = (
     ("cli", "torch", "jax"),
     ("__main__",),
 )
-"""Rooms of `dioscuri`, from the ground up, and the twins: each imports from itself and from those below."""
+"""Subpackages of `dioscuri`, from the lowest up, and the twins: each imports only
+from itself and those below."""
 SCRIPTS = ("train", "synthesize")
 """Files of a twin's folder that are command lines."""
 
@@ -78,7 +79,7 @@ def test_every_way_of_importing_is_seen():
 
 @pytest.mark.parametrize("twin", ["torch", "jax"])
 def test_a_process_loads_the_libraries_of_its_own_twin_alone(twin):
-    """Nor those of charts and measures, which would keep every run waiting."""
+    """Nor packages for charts and metrics, which would delay every run."""
     modules = ("sys", f"{twin}_impl.engine", "dioscuri.run.train", "dioscuri.families.sundae.logic")
     code = f"import {', '.join(modules)}\nprint(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
@@ -88,7 +89,7 @@ def test_a_process_loads_the_libraries_of_its_own_twin_alone(twin):
 
 
 def room(module: str) -> str:
-    """The room of a module, or "" of what is neither in `dioscuri` nor in a twin."""
+    """The subpackage of a module, or "" if it is neither in `dioscuri` nor in a twin."""
     package, _, inside = module.partition(".")
     if package in ("torch_impl", "jax_impl"):
         return "cli" if inside in SCRIPTS else "twins' tensor code"
@@ -96,7 +97,7 @@ def room(module: str) -> str:
 
 
 def modules_imported(source: str) -> set[str]:
-    """Full names of what a source imports from packages; `from dioscuri import x` may mean a module."""
+    """Full names of a source's imports from packages; `from dioscuri import x` may mean a module."""
     names = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -120,7 +121,7 @@ def test_arrows_run_down():
     assert not upward
 
 
-# What a distribution is imported as, where the two names differ.
+# Import names of distributions whose names differ.
 MODULES = {
     "pillow": "PIL",
     "pyyaml": "yaml",
@@ -145,7 +146,7 @@ def test_the_package_declares_what_the_program_imports_and_no_more():
 
 
 def test_nobody_asks_whether_a_family_has_a_certain_name():
-    """What families differ in stands in `dioscuri.contract.Family`."""
+    """All differences between families are in `dioscuri.contract.Family`."""
     question = re.compile(r"""family\s*(==|!=|in|not in)\s*[("'\[{]""")
     files = [path for package in FORBIDDEN for path in (ROOT / package).rglob("*.py")]
     assert [str(path.relative_to(ROOT)) for path in files if question.search(path.read_text())] == []

@@ -1,4 +1,4 @@
-"""The table of parameters and their first values."""
+"""The table of parameters and their initial values."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""What a user hands to a model is taken as it is meant, or refused by one line that says what is wanted."""
+"""A user's input to a model is read as intended, or refused in one line that says what is expected."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ PIXELS = RNG.integers(0, 256, (4, *COLOUR), np.uint8)
 
 
 class Tensor:
-    """Behaves like a tensor that needs a gradient and lies on a device."""
+    """Behaves like a tensor that requires a gradient and lies on a device."""
 
     def __init__(self, array):
         self.array, self.dtype = array, array.dtype
@@ -127,7 +127,7 @@ def test_other_pictures_are_refused(given, says):
     assert "\n" not in str(refused.value)
 
 
-def test_what_is_wanted_is_told():
+def test_the_message_says_what_is_expected():
     with pytest.raises(
         UserError,
         match=r"^originals must be PIL images, uint8 \(N, 6, 8\[, 1\]\), or floats in \[0, 1\] of that "

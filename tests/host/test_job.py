@@ -1,4 +1,4 @@
-"""A process is one of several where the variables of its twin say how many there are."""
+"""A process is one of several if its twin's environment variables say so."""
 
 import pytest
 

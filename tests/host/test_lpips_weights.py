@@ -1,4 +1,4 @@
-"""Weights of LPIPS are found under the names that are published, and what is missing is named."""
+"""Weights of LPIPS are read under their published names, and missing ones are named."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from dioscuri.families.vqgan.lpips_weights import read_lpips
 
 @pytest.fixture(scope="module")
 def weights():
-    """Of every tensor a value of its own."""
+    """A distinct value for every tensor."""
     shapes = weight_shapes().items()
     return {name: np.full(shape, index, np.float32) for index, (name, shape) in enumerate(shapes)}
 

@@ -1,5 +1,5 @@
-"""Metrics of feature arrays against closed forms, brute force, and numbers that torch-fidelity 0.4.0 (prdc
-0.2 for density and coverage) gave for the same random features."""
+"""Metrics of feature arrays compared with closed forms, brute force, and results of torch-fidelity 0.4.0
+(prdc 0.2 for density and coverage) for the same random features."""
 
 from itertools import combinations
 
@@ -18,7 +18,7 @@ from dioscuri.metrics.manifold import compare_manifolds, squared_radii
 
 @pytest.fixture(scope="module")
 def features():
-    """Two sets of other sizes and shapes, and logits."""
+    """Two sets of different sizes and shapes, and logits."""
     random = np.random.default_rng(2020)
     mixing = random.normal(size=(12, 12))
     first = random.normal(size=(300, 12)) @ mixing + 0.3
@@ -122,7 +122,7 @@ def test_kernel_distance_of_whole_sets_does_not_depend_on_the_seed(features):
 
 
 def test_inception_score_between_its_bounds():
-    """1 where all rows are equal, K where each class is certain equally often."""
+    """1 if all rows are equal, K if each class is certain equally often."""
     K = 5
     sure = np.tile(1e4 * np.eye(K), (20, 1))
     np.testing.assert_allclose(inception_score(sure, splits=4, seed=None), (K, 0), atol=1e-12)
@@ -139,13 +139,13 @@ def test_inception_score_by_its_formula(features):
 
 
 def test_manifolds_by_brute_force(small_blocks):
-    """On a small grid of whole numbers, where vectors coincide and lie on surfaces."""
+    """On a small grid of integers, where vectors coincide and lie on surfaces."""
     random = np.random.default_rng(6)
     samples, reference = random.integers(0, 4, (70, 3)), random.integers(0, 5, (60, 3))
     for k in (1, 3, 5):
         radii = [np.sort(cdist(part, part), axis=1)[:, k] for part in (samples, reference)]
         every = cdist(samples, reference)
-        # Distances are roots of whole numbers: the nearest two differ by more than this.
+        # Distances are roots of integers: the closest two differ by more than this.
         near = 1e-9
         in_reference, in_samples = every <= radii[1] + near, every <= radii[0][:, None] + near
         found = compare_manifolds(samples, reference, k=k)
@@ -156,7 +156,7 @@ def test_manifolds_by_brute_force(small_blocks):
 
 
 def test_manifolds_tell_fidelity_from_variety():
-    """Samples of one of two far clusters are precise and half recalled; samples of nowhere are neither."""
+    """Samples of one of two distant clusters are precise with recall 1/2; samples elsewhere have neither."""
     random = np.random.default_rng(7)
     near, far = random.normal(size=(2, 400, 4))
     reference = np.concatenate([near[:200], far[:200] + 100])

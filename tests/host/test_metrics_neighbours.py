@@ -1,4 +1,4 @@
-"""What neighbours vote for."""
+"""Majority vote of nearest neighbours."""
 
 import numpy as np
 

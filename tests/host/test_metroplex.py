@@ -1,4 +1,4 @@
-"""Metroplex's block strings, presets, first values, schedules, JSON files and importers."""
+"""Metroplex's block strings, presets, initial values, schedules, JSON files and importers."""
 
 from dataclasses import replace
 from json import dumps
@@ -109,7 +109,7 @@ def test_encoder_strings_go_down_and_decoder_strings_up(levels):
         (["synthesis.temperature_settings=[[1., 1., 1., 1.]]"], "3 numbers .one per latent group"),
     ],
 )  # fmt: skip
-def test_what_does_not_fit_is_told_in_one_line(overrides, message):
+def test_what_does_not_fit_is_reported_in_one_line(overrides, message):
     with pytest.raises(UserError, match=message) as error:
         check_options(chosen(*overrides))
     assert "\n" not in str(error.value)
@@ -283,7 +283,7 @@ def test_dcvae_trains_at_the_full_rate_from_the_first_step(tmp_path):
         ({**LATER, "pre_layer": True}, "JSON key 'pre_layer' is true"),
     ],
 )
-def test_values_of_a_wrong_type_are_told_with_the_file(tmp_path, config, message):
+def test_values_of_a_wrong_type_are_reported_with_the_file(tmp_path, config, message):
     source, target = tmp_path / "wrong.json", tmp_path / "wrong.cfg"
     source.write_text(dumps(config))
     with pytest.raises(UserError, match=message) as error:
@@ -340,7 +340,7 @@ def test_weights_of_vdvae_are_found_and_mistakes_named(tmp_path):
 
 
 def test_a_data_set_without_counterpart_is_named():
-    """0.1.0 left it out in silence."""
+    """0.1.0 silently ignored it."""
     later = {"image_size": 32, "width": 8, "enc_blocks": "32x1,32d4,8x1", "dec_blocks": "8x1,32m8,32x1"}
     assert options({**later, "dataset": "cifar10"})["data.dataset_source"] == "cifar-10"
     assert remarks({**later, "dataset": "cifar10"}) == []

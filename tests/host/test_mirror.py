@@ -8,14 +8,14 @@ import pytest
 ROOT = Path(__file__).parents[2]
 TWINS = ("torch_impl", "jax_impl")
 
-# Arguments that say where a thing lives, where its randomness comes from or how it is compiled (`scan` is JAX
-# only): each framework has its own.
+# Arguments for the device, the source of randomness or compilation (`scan` is JAX only), which differ by
+# framework.
 OWN_ARGUMENTS = {"self", "device", "rngs", "scan"}
 
 # The frameworks' own words for the same thing.
 SYNONYMS = {"tensor": "array", "tensors": "arrays", "Tensors": "Arrays"}
 
-# What only one framework has, with the reason. A file stands for all its names, a class for all its members.
+# What only one framework has, with the reason. A file covers all its names, a class all its members.
 ALLOWED = {
     "devices.py": "torch has one process a device, JAX one mesh over the devices of all processes",
     "optim/flat.py": "torch's parameters are views of the vector; JAX splits and joins it inside the step",
@@ -99,7 +99,7 @@ def assigned(node: ast.stmt) -> list[str]:
 
 
 def arguments(node: ast.FunctionDef) -> tuple:
-    """Arguments in order: name, kind, whether there is a default."""
+    """Arguments in order: name, kind, and whether there is a default."""
     spec = node.args
     positional = [*spec.posonlyargs, *spec.args]
     required = len(positional) - len(spec.defaults)
@@ -113,7 +113,7 @@ def arguments(node: ast.FunctionDef) -> tuple:
 
 
 def differences() -> dict[str, str]:
-    """Every way in which the twins' trees differ: file or file::name -> what."""
+    """All differences of the twins' trees: file or file::name -> difference."""
     torch_files, jax_files = map(files, TWINS)
     found = dict.fromkeys(torch_files - jax_files, "only in torch_impl")
     found |= dict.fromkeys(jax_files - torch_files, "only in jax_impl")

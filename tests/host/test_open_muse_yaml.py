@@ -1,4 +1,5 @@
-"""Training configurations of open-muse become ours: every option that has a counterpart, none in silence."""
+"""Training configurations of open-muse are converted: every option with a
+counterpart, none silently dropped."""
 
 import pytest
 
@@ -221,7 +222,7 @@ def test_unknown_keys_are_named(tmp_path, capsys):
         ("num_vq_tokens: 256", "num_vq_tokens: 200", "num_vq_tokens 200 is not a square"),
     ],
 )
-def test_mistakes_are_told(tmp_path, old, new, told):
+def test_mistakes_are_reported(tmp_path, old, new, told):
     with pytest.raises(UserError) as caught:
         run(tmp_path, IMAGENET.replace(old, new))
     assert told in str(caught.value)
@@ -230,7 +231,7 @@ def test_mistakes_are_told(tmp_path, old, new, told):
 
 @pytest.mark.parametrize("kind", ["text", "list", "mapping"])
 def test_references_that_double_at_every_step_are_refused(kind):
-    """0.1.0 went on until the memory was full."""
+    """0.1.0 continued until memory was full."""
     twice = {"text": "${%s}${%s}", "list": ["${%s}", "${%s}"], "mapping": {"x": "${%s}", "y": "${%s}"}}[kind]
 
     def fill(value, name):

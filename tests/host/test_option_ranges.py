@@ -1,4 +1,4 @@
-"""Options that no run can have, and options that nothing reads, are refused when they are given."""
+"""Options that are impossible, and options that nothing reads, are refused."""
 
 from dataclasses import fields
 from pathlib import Path
@@ -43,7 +43,7 @@ def numeric_options(family):
 
 @pytest.mark.parametrize("family", family_names())
 def test_every_number_has_a_range(family):
-    """Loading refuses them: nothing is built, counted or allocated with such numbers."""
+    """Loading refuses them: nothing is built, counted or allocated for such numbers."""
     names = list(numeric_options(family))
     assert len(names) > 30
     for name in names:

@@ -21,7 +21,7 @@ SHORT = "train.total_train_steps=2"
 
 @pytest.fixture
 def home(tmp_path):
-    """A twin's folder that takes nothing."""
+    """A read-only twin's folder."""
     home = tmp_path / "twin"
     home.mkdir(mode=0o500)
     yield home
@@ -42,7 +42,7 @@ def test_a_checkout_that_takes_nothing_trains_where_the_user_says(tmp_path, home
     assert any((runs / "logs-tiny" / "synthesis-images").iterdir())
 
 
-def test_a_run_that_moved_goes_on_where_it_is(tmp_path, home, capsys):
+def test_a_run_that_moved_continues_where_it_is(tmp_path, home, capsys):
     cfg = write_tiny(tmp_path)
     train_command(TWIN, home, [str(cfg), SHORT, f"run.root={tmp_path / 'a'}"])
     shutil.move(tmp_path / "a", tmp_path / "b")
@@ -116,7 +116,7 @@ def test_a_folder_that_takes_nothing_is_one_line(tmp_path, monkeypatch, capsys):
 
 
 def test_a_run_elsewhere_is_opened_with_its_data_whoever_opens_it(tmp_path):
-    """Its copy holds absolute paths; those of runs beside it move with them."""
+    """Its copy holds absolute paths; those of runs next to it move with them."""
     home, runs = tmp_path / "clone" / "torch_impl", tmp_path / "runs"
     words = ["data.train_data_path=['a', 'b']"]
     resolve(egs_path("egs/maskgit/mnist10k.cfg"), words, runs, cwd=tmp_path, home=home).save()

@@ -1,4 +1,4 @@
-"""The hierarchical VAE's layer plan: what fits together, for any configuration that is accepted."""
+"""The hierarchical VAE's layer plan is consistent for every accepted configuration."""
 
 from collections import Counter
 from dataclasses import replace
@@ -46,7 +46,7 @@ def small(**changes):
 
 @st.composite
 def configurations(draw):
-    """Options that fit together, of one to four levels."""
+    """Consistent options with one to four levels."""
     n = draw(st.integers(1, 4))
 
     def per_level(values):

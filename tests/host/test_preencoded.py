@@ -1,4 +1,4 @@
-"""Tokens and captions that open-muse encoded beforehand become shards of ours."""
+"""Tokens and captions pre-encoded by open-muse become shards."""
 
 import io
 import json
@@ -83,7 +83,7 @@ def test_shards_hold_what_the_members_held(folder, capsys):
 
 
 class Command:
-    """What a file could smuggle in."""
+    """An object whose unpickling would execute code."""
 
     def __reduce__(self):
         return (print, ("unpickled",))

@@ -1,4 +1,4 @@
-"""Promises about the project as a whole: what a reader finds in it, and what must not be in it."""
+"""Promises about the project as a whole: what it must contain, and what it must not."""
 
 import re
 import subprocess
@@ -19,7 +19,7 @@ BACKENDS = ("cpu", "cuda", "tpu")
 
 
 def tracked_files() -> list[Path]:
-    """Files under version control; every file of the tree where there is none, as in an image."""
+    """Files under version control, or every file of a tree without it, as in an image."""
     listing = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
     if listing.returncode == 0:
         return [ROOT / name for name in listing.stdout.split("\0") if name and (ROOT / name).is_file()]
@@ -73,7 +73,7 @@ def test_readme_names_only_files_that_exist():
 
 
 def test_no_host_of_a_package_registry_and_no_foreign_path():
-    """Where packages come from is the machine's business, and files speak of this project only."""
+    """The source of packages is the machine's affair, and files mention only this project."""
     hosts = re.compile(r"pypi\.(org|python)|pythonhosted|download\.pytorch|index-url\s+http|find-links")
     paths = re.compile(r"(?<![\w.<])/(w[o]rk|root|tmp/proto)/")
     found = []
@@ -99,7 +99,7 @@ def test_backends_agree_on_every_package_they_share():
 
 
 def test_no_file_is_too_long_to_read():
-    """Files of the program aim at 300 lines; beyond 400 two would be easier to live in."""
+    """Source files aim at 300 lines and have at most 400."""
     long = {
         str(path.relative_to(ROOT)): n
         for path in tracked_files()

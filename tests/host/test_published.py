@@ -1,4 +1,4 @@
-"""What published configurations describe, and which ones are refused."""
+"""Models that published configurations describe, and configurations that are refused."""
 
 import numpy as np
 import pytest

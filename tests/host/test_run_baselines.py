@@ -1,4 +1,4 @@
-"""The baselines agree with a direct computation, and with what others measured on the same digits."""
+"""The baselines agree with a direct computation, and with others' results on the same digits."""
 
 import numpy as np
 from sklearn.datasets import load_digits
@@ -43,7 +43,7 @@ def test_bernoulli_bounds_of_binary_training_pictures_are_histogram_bounds():
 
 
 def test_known_values_of_the_digits():
-    """2.33 and 2.11 bits a dimension were measured elsewhere on a random split of this size."""
+    """2.33 and 2.11 bits per dimension were measured elsewhere on a random split of this size."""
     digits = load_digits()
     levels = np.minimum(digits.images, 15).astype(np.int64).reshape(1797, 64)
     test = np.arange(1797) % 6 == 5

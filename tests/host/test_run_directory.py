@@ -1,4 +1,4 @@
-"""One process at a time works in a run's folder, and a killed one leaves no obstacle."""
+"""Only one process at a time uses a run's folder, and a killed one leaves no obstacle."""
 
 import errno
 import fcntl
@@ -41,7 +41,7 @@ def holder(tmp_path):
     process.communicate()
 
 
-def test_second_process_is_refused_and_told_who_holds_the_run(tmp_path, holder):
+def test_second_process_is_refused_and_learns_who_holds_the_run(tmp_path, holder):
     with (
         pytest.raises(UserError, match=f"in use by process {holder.pid}"),
         RunDirectory.of(tmp_path, "x").locked(),

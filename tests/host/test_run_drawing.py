@@ -1,4 +1,5 @@
-"""Generation that is killed and goes on, exact counts, and the menu, with an engine of a few numpy lines."""
+"""Generation that is killed and continues, exact counts, and the menu, with an
+engine in a few lines of numpy."""
 
 import io
 import json
@@ -26,7 +27,8 @@ CHECKPOINT = SimpleNamespace(step=3, path=Path("checkpoints", "step-00000003"), 
 
 
 class Engine:
-    """Draws pictures of one grey level, which step, row and class decide; `calls` holds what was asked."""
+    """Makes pictures of one grey level, which depends on step, row and class;
+    `calls` records its arguments."""
 
     name = "fake"
     process_index, process_count, device_count = 0, 1, 1
@@ -61,7 +63,7 @@ def drawn(folder):
     return {p.name: p.read_bytes() for p in (folder / "synthesis-images" / "generated").glob("*.png")}
 
 
-def test_a_killed_generation_goes_on_and_gives_the_same_pictures(tmp_path, capsys):
+def test_a_killed_generation_continues_and_gives_the_same_pictures(tmp_path, capsys):
     wanted = ("synthesis.n_pictures=10", "synthesis.classes=[3, 1, 7]")
     generation.generate(context_of(tmp_path / "whole", Engine(), *wanted), None, CHECKPOINT)
     with pytest.raises(KeyboardInterrupt):
@@ -98,7 +100,7 @@ def test_a_damaged_picture_of_an_earlier_process_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("change", ["synthesis.classes=[2]", "run.seed=4", "synthesis.steps=4"])
-def test_other_options_do_not_go_on(tmp_path, change):
+def test_other_options_do_not_continue(tmp_path, change):
     with pytest.raises(KeyboardInterrupt):
         generation.generate(context_of(tmp_path, Engine(1)), None, CHECKPOINT)
     engine = Engine()
@@ -112,12 +114,12 @@ def test_one_sheet_instead_of_files(tmp_path):
     assert list(drawn(tmp_path)) == ["contact-sheet.png"]
     with Image.open(tmp_path / "synthesis-images" / "generated" / "contact-sheet.png") as sheet:
         width, height = sheet.size
-        # A row a class, with its caption.
+        # One row per class, with its caption.
         assert (height - 10 * TEXT_HEIGHT) * 13 == pytest.approx(width * 10, rel=0.02)
 
 
 def menu(monkeypatch, folder, text, *overrides):
-    """What the engine was asked for while the menu read the text."""
+    """The engine's calls while the menu reads the text."""
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text), encoding="utf-8"))
     engine = Engine()
     context = context_of(folder, engine, *overrides)

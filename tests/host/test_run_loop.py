@@ -1,4 +1,4 @@
-"""The training loop, driven with an engine that needs no framework."""
+"""The training loop, with an engine that needs no framework."""
 
 import json
 import os
@@ -31,7 +31,7 @@ def interrupt_at(step, number=signal.SIGTERM):
     return prepare
 
 
-def test_no_process_goes_on_before_the_checkpoint_is_written(make_run):
+def test_no_process_continues_before_the_checkpoint_is_written(make_run):
     def prepare(engine):
         engine.barrier = lambda: written.append(sorted(path.name for path in folder.glob("step-*")))
 
@@ -44,7 +44,7 @@ def test_no_process_goes_on_before_the_checkpoint_is_written(make_run):
     folder = other.directory.checkpoints
     other.engine.process_index = 1
     written.clear()
-    with pytest.raises(UserError, match="no checkpoint"):  # process 0, which would write, is not there
+    with pytest.raises(UserError, match="no checkpoint"):  # process 0, which would write, is missing
         train(other)
     assert written == [[]], "a process that does not write waits all the same"
 
@@ -126,7 +126,7 @@ def test_validation_weighs_every_picture_once(make_run):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_signal_lets_the_step_finish_and_the_same_command_goes_on(make_run, number):
+def test_signal_lets_the_step_finish_and_the_same_command_continues(make_run, number):
     before = signal.getsignal(number)
     straight = make_run(name="straight")
     train(straight)
@@ -194,7 +194,7 @@ def test_a_validation_leaves_labelled_sheets_and_the_similarity_of_both_splits(m
         assert values == ([None, None] if split == "train" else []) + [pytest.approx(1)]
 
 
-def test_the_size_is_told_at_the_start_and_in_the_report(make_run, capsys):
+def test_the_size_is_reported_at_the_start_and_in_the_report(make_run, capsys):
     context = make_run("train.total_train_steps=2")
     train(context)
     first = capsys.readouterr().out.splitlines()[0]
@@ -208,7 +208,7 @@ def test_the_size_is_told_at_the_start_and_in_the_report(make_run, capsys):
     }  # fmt: skip
 
 
-def test_bytes_are_told_in_the_largest_unit_of_which_there_is_one():
+def test_bytes_have_the_largest_suitable_unit():
     size = {
         "parameters": 1_234_567,
         "weights_bytes": 999,
@@ -218,7 +218,7 @@ def test_bytes_are_told_in_the_largest_unit_of_which_there_is_one():
     assert size_line(size) == "1,234,567 parameters; weights 999 bytes, average 1.0 kB, optimizer 2.3 MB"
 
 
-def test_other_runs_checkpoint_goes_on_where_it_stands(make_run):
+def test_other_runs_checkpoint_continues_where_it_stands(make_run):
     straight = make_run(name="straight")
     train(straight)
     first = make_run("train.total_train_steps=4", name="first")
@@ -271,7 +271,7 @@ def test_report_has_baselines_grids_and_distances(make_run, capsys):
 
 
 def test_stabilizer_puts_the_newest_sound_state_back(make_run, capsys):
-    """Steps 1, 4 and 8 are looked at; from index 5 on there is no finite loss until the state is put back."""
+    """Steps 1, 4 and 8 are examined; from index 5 on, no loss is finite until the state is restored."""
     states = []
 
     def prepare(engine):

@@ -1,4 +1,4 @@
-"""Host logic of masked token models: fixed masks, what is asked for, logs, and what is refused."""
+"""Host logic of masked token models: fixed masks, conditions, logs, and invalid options."""
 # ruff: noqa: ARG002 - the arguments are the protocol's
 
 from types import SimpleNamespace
@@ -36,7 +36,7 @@ def test_evaluation_masks_depend_on_the_picture_alone():
     masks = evaluation_masks(indices, ratios, L)
     assert masks.sum(1).tolist() == [8, 1, 16]
     np.testing.assert_array_equal(evaluation_masks(indices[::-1], ratios[::-1], L), masks[::-1])
-    # A larger share masks more tokens, and those of the smaller one, too.
+    # A larger fraction masks more tokens, including those of a smaller one.
     fewer = evaluation_masks(indices, np.full(3, 0.25), L)
     assert (fewer[0] <= masks[0]).all()
     spread = evaluation_masks(np.arange(400), np.full(400, 0.5), L).mean(0)
@@ -44,7 +44,7 @@ def test_evaluation_masks_depend_on_the_picture_alone():
 
 
 class Oracle:
-    """An engine that finds the share of masked tokens as cross-entropy."""
+    """An engine that returns the fraction of masked tokens as cross-entropy."""
 
     def run(self, method, batch, *, ema, step):
         assert method == "evaluate"
@@ -52,7 +52,7 @@ class Oracle:
         return {"cross_entropy": batch["mask"].mean(1), "accuracy": batch["label"] / 10}
 
 
-def test_every_picture_counts_once_and_ratios_take_turns(tmp_path):
+def test_every_picture_counts_once_and_ratios_are_cycled(tmp_path):
     tokens = open_tokens(write_tokens(tmp_path, n=10))
     options = make_options("tokens", 8, 1, labels=True)
     seen = []
@@ -83,7 +83,7 @@ def asked(first, n, *overrides):
     return {name: array.tolist() for name, array in order(context, first, n).items()}
 
 
-def test_classes_take_turns():
+def test_classes_are_cycled():
     assert asked(8, 5) == {"label": [8, 9, 0, 1, 2]}
     assert asked(1, 3, "synthesis.classes=[7, 2]") == {"label": [2, 7, 2]}
     assert asked(4, 2, "model.num_classes=0", "synthesis.guidance_scale=0") == {"index": [4, 5]}
@@ -98,12 +98,12 @@ def test_tokens_that_are_filled(tmp_path):
 
     picture = np.zeros((8, 8), np.uint8)
     picture[:2, 6:] = 255  # the last token of the first row
-    picture[4, 0] = 255  # a quarter of a token is drawn anew with the rest of it
+    picture[4, 0] = 255  # if a quarter of a token is masked, all of it is resampled
     Image.fromarray(picture).save(tmp_path / "mask.png")
     masked = tiny(f"synthesis.mask_path={tmp_path / 'mask.png'}")
     assert np.flatnonzero(unknown_tokens(masked, plan_of(masked))).tolist() == [3, 8]
 
-    # A photograph's own mask is stretched with it.
+    # A mask of a photograph's size is resized with it.
     photo, area = np.zeros((30, 50, 3), np.uint8), np.zeros((30, 50), np.uint8)
     area[29, 40:] = 255
     for name, array in (("photo", photo), ("area", area)):

@@ -137,7 +137,7 @@ def test_help_prints_the_usage(capsys, tmp_path, command, word):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_mistake_is_told_in_one_line(capsys):
+def test_a_mistake_is_reported_in_one_line(capsys):
     def main(_):
         raise UserError("a\nb\x1b.png é")
 

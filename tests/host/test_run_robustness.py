@@ -1,4 +1,4 @@
-"""Stops, kills, removed folders, damaged state: a run loses nothing and says in one line what is wrong."""
+"""Stops, kills, removed folders, damaged state: a run loses nothing and says what is wrong in one line."""
 
 import json
 import os
@@ -39,7 +39,7 @@ def stop_at_step(step):
 
 
 def stop_in_validation_of(step):
-    """The signal comes while the validation behind so many batches computes its second batch."""
+    """The signal arrives in the second batch of the validation after this many training batches."""
 
     def prepare(engine):
         evaluate, calls = engine.evaluate, []
@@ -102,7 +102,7 @@ INFO = {
 
 @pytest.fixture
 def root(tmp_path):
-    """Two sound checkpoints, of steps 1 and 2."""
+    """Two intact checkpoints, of steps 1 and 2."""
     for step in (1, 2):
         store.save(tmp_path, step, STATE, INFO, keep=2)
     return tmp_path

@@ -1,4 +1,4 @@
-"""What the host makes of SUNDAE's options and numbers."""
+"""Host logic of SUNDAE."""
 
 from types import SimpleNamespace
 
@@ -91,7 +91,7 @@ def test_logged_numbers():
 
 
 class Oracle:
-    """An engine that is asked to evaluate."""
+    """An engine for evaluation."""
 
     def run(self, method, batch, **_options):
         assert method == "evaluate"

@@ -1,4 +1,4 @@
-"""The synthesis modes, driven with an engine that needs no framework."""
+"""The synthesis modes, with an engine that needs no framework."""
 
 import copy
 import json
@@ -23,7 +23,7 @@ def picture(path):
 
 @pytest.fixture
 def trained(make_run):
-    """Make contexts of a run that has checkpoints."""
+    """Make contexts of a run with checkpoints."""
     train(make_run("train.total_train_steps=3"))
     return lambda mode, *overrides: make_run(f"synthesis.synthesis_mode={mode}", *overrides)
 
@@ -40,7 +40,7 @@ def test_reconstruction_writes_pictures_numbers_and_charts(trained, capsys):
     bits = 1 / (64 * np.log(2))
     expected = context.sets.test.gather(np.arange(10)).astype(float).mean()
     assert report["negative_elbo"] == pytest.approx((expected + 3) * bits)
-    # Two of the four draws weigh exp(-3), two exp(-3.3).
+    # Two of the four samples have weight exp(-3), two exp(-3.3).
     weight = (np.exp(-3) + np.exp(-3.3)) / 2
     assert report["importance_weighted_bound"] == pytest.approx((expected - np.log(weight)) * bits)
     assert (folder / "contact-sheet.png").exists()
@@ -111,7 +111,7 @@ def test_decoding_reads_what_encoding_wrote(trained, tmp_path):
     assert names["image-0005"] == context.sets.test.keys[5]
 
 
-def test_interrupted_encoding_goes_on(trained, monkeypatch, capsys):
+def test_interrupted_encoding_continues(trained, monkeypatch, capsys):
     monkeypatch.setattr("dioscuri.families.latent_models.modes.encoding.SHARD_BYTES", 1)
     overrides = ("synthesis.variate_masks_quantile=1", "synthesis.n_samples=12")
     context = trained("encoding", *overrides)

@@ -1,4 +1,4 @@
-"""`run.wandb` against a stand-in for the package, which is optional and wants an account."""
+"""`run.wandb` with a substitute for the package, which is optional and needs an account."""
 
 import sys
 from types import SimpleNamespace
@@ -11,7 +11,7 @@ from dioscuri.run.logs import WandB, check_wandb
 
 
 class Recorder:
-    """Stands in for the package and for the run that it starts."""
+    """A substitute for the package and for the run that it starts."""
 
     def __init__(self):
         self.started, self.logged, self.finished = {}, [], False
@@ -35,7 +35,7 @@ def test_scalars_go_out_under_split_and_tag(monkeypatch, tmp_path):
     sink.scalars("val", 7, {"Losses/nelbo": 1.5})
     sink.close()
     assert recorder.started["project"] == "project"
-    assert recorder.started["id"] == "name"  # the same run goes on after a restart
+    assert recorder.started["id"] == "name"  # the same run continues after a restart
     assert recorder.started["resume"] == "allow"
     assert recorder.logged == [(7, {"val/Losses/nelbo": 1.5})]
     assert recorder.finished

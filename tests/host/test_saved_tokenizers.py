@@ -1,4 +1,4 @@
-"""A tokenizer's saved folder serves wherever its run does, and a saved prior brings its tokenizer along."""
+"""A tokenizer's saved folder can replace its run, and a saved prior includes its tokenizer."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ def run(tmp_path):
 
 @pytest.fixture
 def saved(run, tmp_path):
-    """The folder that it was saved to."""
+    """The folder to which it was saved."""
     convert([str(run), "--to-folder", str(tmp_path / "saved")])
     return tmp_path / "saved"
 
@@ -45,7 +45,7 @@ def test_tokens_of_the_run_belong_to_the_saved_folder(run, saved):
         check_made_by(header, open_tokenizer(saved), "here")
 
 
-def test_a_folder_of_another_family_is_told(tmp_path):
+def test_a_folder_of_another_family_is_reported(tmp_path):
     hparams = tiny_maskgit.tiny()
     write_folder(tmp_path / "prior", hparams, weights_of(hparams))
     with pytest.raises(UserError, match="is a model of family 'maskgit': give one of 'vqgan'"):
@@ -58,7 +58,7 @@ def weights_of(hparams):
 
 @pytest.mark.parametrize("kind", ["run", "saved"])
 def test_a_saved_prior_brings_its_tokenizer(run, saved, tmp_path, kind):
-    """From a run to a folder and to a run again, which samples without another word."""
+    """From a run to a folder and back to a run, which samples without further options."""
     hparams = tiny_maskgit.tiny()
     write_folder(tmp_path / "first", hparams, weights_of(hparams))
     path = {"run": run, "saved": saved}[kind]

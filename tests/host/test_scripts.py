@@ -1,4 +1,4 @@
-"""The scripts and the way into the environment, in a copy of the tree with stand-ins for what they start."""
+"""The scripts and entering the environment, in a copy of the tree with substitutes for started programs."""
 
 import os
 import signal
@@ -18,7 +18,7 @@ SHOW = "import os, sys\nprint(os.getcwd(), *sys.argv[1:], sep='|')\n"
 
 @pytest.fixture
 def tree(tmp_path):
-    """A folder with a space in its name: the scripts, and a `train.py` that shows how it was called."""
+    """A folder with a space in its name, with the scripts and a `train.py` that prints its arguments."""
     tree = tmp_path / "a tree"
     names = [
         "build/setup_env.sh",
@@ -99,7 +99,7 @@ def test_reset_refuses_a_run_in_which_a_process_works(tree):
 
 
 def finished_environment(tree: Path, backend: str) -> Path:
-    """What a finished set-up leaves: an interpreter and a stamp."""
+    """The result of a finished setup: an interpreter and a stamp."""
     python = tree / ".venv" / "bin" / "python"
     python.parent.mkdir(parents=True)
     python.symlink_to(sys.executable)
@@ -128,7 +128,7 @@ def test_unfinished_or_stale_environment_is_made_again(tree, damage):
     else:
         (tree / "build" / "requirements-tpu.txt").write_text("numpy==1.0\n")
     backend = ["tpu"] if damage == "other backend" else []
-    # Stands in for Python 3.11: passes the check of `find_python`, runs the lock, makes no environment.
+    # A substitute for Python 3.11: passes the check of `find_python`, runs the lock, makes no environment.
     stand_in = tree / "python"
     stand_in.write_text(f'#!/bin/sh\ncase $1 in -m) exit 7 ;; esac\nexec "{sys.executable}" "$@"\n')
     stand_in.chmod(0o755)
@@ -144,7 +144,7 @@ def test_unknown_backend_is_refused(tree):
     assert "gpu" in result.stderr
 
 
-def test_script_without_packages_goes_on_in_the_environment(tree):
+def test_script_without_packages_continues_in_the_environment(tree):
     script = tree / "script.py"
     script.write_text(
         "from dioscuri.environment import enter_environment\nenter_environment()\n"

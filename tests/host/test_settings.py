@@ -1,4 +1,4 @@
-"""What outputs were made with stands beside them, and outputs of different settings never lie together."""
+"""Outputs have their settings next to them, and outputs of different settings never share a folder."""
 
 import json
 
@@ -14,13 +14,13 @@ from tests.host.test_run_drawing import CHECKPOINT, Engine, context_of
 
 
 def draw(folder, *options, engine=None):
-    """Draw with a model of tokens."""
+    """Sample with a token model."""
     options = tuple(f"synthesis.{option}" for option in options)
     generation.generate(context_of(folder, engine or Engine(), *options), None, CHECKPOINT)
 
 
 def folders(parent):
-    """Names of the folders, and how many pictures each holds."""
+    """Names of the folders, with the number of pictures in each."""
     return {path.name: len(list(path.glob("image-*.png"))) for path in sorted(parent.iterdir())}
 
 
@@ -44,7 +44,7 @@ def test_the_same_settings_give_the_same_folder(tmp_path):
     assert folders(tmp_path / "synthesis-images") == {"generated": 8, "generated-n_pictures=4": 4}
 
 
-def test_an_interrupted_call_goes_on_although_another_came_between(tmp_path, capsys):
+def test_an_interrupted_call_continues_although_another_came_between(tmp_path, capsys):
     with pytest.raises(KeyboardInterrupt):
         draw(tmp_path, "n_pictures=12", engine=Engine(2))
     draw(tmp_path, "n_pictures=4")
@@ -86,7 +86,7 @@ def test_pictures_whose_settings_nobody_noted_stay_alone(tmp_path):
 
 @pytest.fixture
 def trained(make_run):
-    """Make contexts of a hierarchical VAE's run that has checkpoints."""
+    """Make contexts of a hierarchical VAE's run with checkpoints."""
     train(make_run("train.total_train_steps=3"))
     return lambda mode, *options: make_run(f"synthesis.synthesis_mode={mode}", *options)
 
@@ -120,7 +120,7 @@ def test_every_folder_of_every_mode_says_what_made_it(trained):
     assert settings_in(run)["mode"] == "report"
 
 
-def test_numbers_under_masks_can_be_told_from_others(trained):
+def test_numbers_under_masks_can_be_distinguished_from_others(trained):
     synthesize(trained("div_stats"))
     synthesize(context := trained("reconstruction", "synthesis.importance_samples=2"))
     masked = ("synthesis.mask_reconstruction=True", "synthesis.importance_samples=2")
@@ -141,7 +141,7 @@ def test_numbers_under_masks_can_be_told_from_others(trained):
     assert plain - other == pytest.approx(1.5 / (64 * np.log(2)))
 
 
-def test_a_killed_generation_of_a_latent_model_goes_on(trained, monkeypatch, capsys):
+def test_a_killed_generation_of_a_latent_model_continues(trained, monkeypatch, capsys):
     monkeypatch.setattr("dioscuri.families.latent_models.modes.generation.N_IN_ROW", 4)
     options = ("synthesis.n_generation_batches=4", "synthesis.temperature_settings=[0.5]")
     context = trained("generation", *options)

@@ -1,4 +1,4 @@
-"""Sounds and clips: what is read, where windows lie, and what is refused in one line."""
+"""Sounds and clips: how they are read, where windows lie, and which files are refused in one line."""
 
 import numpy as np
 import pytest
@@ -248,7 +248,7 @@ def test_a_folder_without_folders_of_frames(tmp_path):
         _ = open_datasets(clips(tmp_path)).train
 
 
-def test_time_shrinks_as_space_does_unless_told_otherwise():
+def test_time_shrinks_as_space_does_unless_configured():
     plan = make_plan(load(EGS / "video_film.cfg", []))
     assert (plan.extent, plan.patch, plan.tokens) == ((4, 12, 12), (1, 2, 2), (4, 6, 6))
     assert [block.grid for block in plan.down] == [(1, 1, 1), *[(2, 3, 3)] * 2, *[(4, 6, 6)] * 4]

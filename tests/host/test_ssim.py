@@ -44,7 +44,7 @@ def test_every_picture_has_its_own_value():
 
 
 def test_another_implementation_agrees_inside_a_black_frame():
-    """With a frame as wide as the window, zeros outside and reflection there are the same."""
+    """With a border as wide as the window, zero padding and reflection are the same."""
     rng = np.random.default_rng(1)
     first, second = (np.pad(rng.uniform(0, 255, (20, 20)), 12) for _ in range(2))
     options = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": 255}

@@ -1,4 +1,4 @@
-"""Checkpoints of the original SUNDAE as runs, the order of their classes, and what is refused."""
+"""Conversion of the original SUNDAE's checkpoints to runs, the order of their classes, and invalid files."""
 
 import json
 from dataclasses import fields, replace
@@ -60,7 +60,7 @@ def test_a_checkpoint_becomes_a_run_and_a_folder_with_the_same_logits(tmp_path, 
     ("given", "channels", "frequencies"), [(None, 0, 4), (8, 0, 4), (12, 12, 6), (7, 6, 3)]
 )
 def test_the_number_of_frequencies_is_read(given, channels, frequencies):
-    """Half of the channels that turn with an axis of the grid, by default of half a head."""
+    """Half the channels that rotate with an axis of the grid; by default, half of half a head."""
     case, weights, *_ = recorded(HOURGLASS)
     model = hourglass_options({**case["constructor"], "rotary_emb_dim": given})
     plan = make_plan(model, 8, case["constructor"]["num_tokens"])
@@ -72,13 +72,13 @@ def test_the_number_of_frequencies_is_read(given, channels, frequencies):
 
 
 class TestStringSortedClasses:
-    """The original counts twelve folders of classes as 0, 1, 10, 11, 2, ..., 9."""
+    """The original numbers twelve class folders in the order 0, 1, 10, 11, 2, ..., 9."""
 
     hparams = tiny_sundae.tiny("model.num_classes=12", "model.legacy_positions=True")
     learnt = (0, 1, 10, 11, 2, 3, 4, 5, 6, 7, 8, 9)
 
     def canonical(self, hparams, **choices):
-        """Weights whose row of a class holds its number, and what becomes of them."""
+        """Weights whose class rows hold the class number, and their reordered form."""
         weights = initial_parameters(plan_of(hparams), 0)
         weights["class_emb.weight"] = np.repeat(np.float32(self.learnt)[:, None], hparams.model.dim, 1)
         return weights, canonical_weights(weights, hparams, "best.pt", **choices)
@@ -114,7 +114,7 @@ class TestStringSortedClasses:
 
 class TestRefusals:
     def told(self, change=dict, name=HOURGLASS, **options):
-        """What `from_sundae` says of recorded weights after `change`."""
+        """The error of `from_sundae` for recorded weights after `change`."""
         case, weights, *_ = recorded(name)
         model, data = options_of(case)
         sizes = (data[name] for name in ("grid", "codebook_size", "sequence_length"))

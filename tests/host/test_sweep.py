@@ -1,4 +1,4 @@
-"""`dioscuri sweep`: a run for every combination, again after a crash, gone on with, handed to SLURM."""
+"""`dioscuri sweep`: a run for every combination, restarted after a crash, continued, submitted to SLURM."""
 
 import csv
 import os
@@ -22,7 +22,7 @@ from tests.support.tiny import write_tiny
 ROOT = Path(__file__).parents[2]
 SECONDS = 60
 
-# Trains as `train.py` would, without a framework: how it fares depends on files beside it, named by the seed.
+# Behaves like `train.py`, without a framework: its outcome depends on files next to it, named by the seed.
 TRAIN = """
 import configparser, json, os, pathlib, signal, sys, time
 here = pathlib.Path(__file__).parent
@@ -65,7 +65,7 @@ report["size"] = {"parameters": 9}
 
 @pytest.fixture
 def root(tmp_path):
-    """A tree with twins whose training does nothing, a configuration and a table of four runs."""
+    """A tree with twins that train nothing, a configuration and a table of four runs."""
     for twin in ("torch_impl", "jax_impl"):
         (tmp_path / twin).mkdir()
         (tmp_path / twin / "train.py").write_text(TRAIN)
@@ -83,7 +83,7 @@ def write_table(
 
 
 def write_command(root):
-    """`dioscuri sweep TABLE`, whose runs live in the tree of the test."""
+    """`dioscuri sweep TABLE`, with runs in the tree of the test."""
     program = root / "dioscuri" / "__main__.py"
     program.parent.mkdir()
     (program.parent / "__init__.py").write_text("")
@@ -110,7 +110,7 @@ def call(root, *words):
     sweep([str(root / "table.sweep"), *words], Places(root))
 
 
-def test_every_combination_is_a_run_and_everything_is_told(root, capsys):
+def test_every_combination_is_a_run_and_everything_is_reported(root, capsys):
     write_table(root, sweep="twin = ['torch', 'jax']")
     call(root)
     assert started(root) == started(root, "jax_impl") == ["1", "1", "2", "2"]
@@ -178,7 +178,7 @@ def test_a_run_that_hangs_is_started_again(root, capsys):
     assert started(root) == ["1", "1", "1", "2", "2"], "an old log is no silence"
 
 
-def test_asked_to_stop_it_lets_every_run_save_and_the_same_command_goes_on(root):
+def test_asked_to_stop_it_lets_every_run_save_and_the_same_command_continues(root):
     write_table(root, values="[run]\nseed = [1, 2, 3]\n")
     for seed in (1, 2, 3):
         (root / "torch_impl" / f"waits-{seed}").touch()

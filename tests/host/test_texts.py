@@ -74,7 +74,7 @@ def test_states_are_those_of_the_encoder(encoder, tmp_path):
     assert texts.keys[3] == "3"
 
 
-def test_an_interrupted_run_goes_on(clip, tmp_path, monkeypatch):
+def test_an_interrupted_run_continues(clip, tmp_path, monkeypatch):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     monkeypatch.setitem(TextWriter.__init__.__kwdefaults__, "shard_size", 2)
     call(lines(tmp_path), whole, "--encoder", clip)

@@ -1,4 +1,4 @@
-"""TFRecord files: checksums, messages, what is read at random, what is refused by number, and the writer."""
+"""TFRecord files: checksums, messages, random access, errors that name the record, and the writer."""
 
 import gzip
 import io
@@ -132,7 +132,7 @@ def test_records_of_several_files_are_one_set_read_at_random(tmp_path):
 
 
 def broken(tmp_path, change):
-    """Three records in one file whose bytes `change` spoils."""
+    """Three records in one file, whose bytes `change` damages."""
     path = write(tmp_path, *(encode({"image": [png(i)]}) for i in range(3)))
     content = bytearray(path.read_bytes())
     records = index(path)
@@ -232,7 +232,7 @@ def test_caption_of_a_damaged_record_is_padding_where_it_may_be_skipped(tmp_path
     assert pictures.gather([1])[0, 0, 0, 0] == 2
 
 
-def test_pattern_that_fits_nothing_is_told(tmp_path):
+def test_pattern_that_fits_nothing_is_reported(tmp_path):
     for path, message in (
         (tmp_path / "*.tfrecords", "holds no TFRecord files"),
         (tmp_path, "holds no TFRecord files"),
@@ -255,7 +255,7 @@ def test_pattern_of_image_files_reaches_into_folders(tmp_path):
         _ = open_datasets(options).train
 
 
-def test_square_is_cut_from_the_middle_unless_the_original_box_is_wanted(tmp_path):
+def test_square_is_cut_from_the_middle_unless_the_original_box_is_requested(tmp_path):
     wide = np.zeros((4, 12), np.uint8) + np.arange(12, dtype=np.uint8) * 10
     stream = io.BytesIO()
     Image.fromarray(wide).save(stream, format="PNG")

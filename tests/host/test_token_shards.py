@@ -1,4 +1,4 @@
-"""Token shards: what is written is read back, an interrupted writer goes on, and damage is named."""
+"""Token shards: they are read back as written, an interrupted writer continues, and damage is named."""
 
 import json
 
@@ -27,7 +27,7 @@ def labels(n=N):
 
 
 def write(folder, *, header=HEADER, n=N, upto=None, shard_size=5, batch=4, k=K, with_labels=True):
-    """Write all tokens, or the first ones and no end, as a killed process would."""
+    """Write all tokens, or only the first ones without finishing, like a killed process."""
     found = labels(n) if with_labels else None
     writer = TokenWriter(folder, header, keys(n), found, shard_size=shard_size)
     every = tokens(n, k)
@@ -69,7 +69,7 @@ def test_large_codebooks_take_more_bytes(tmp_path, k, dtype):
 
 
 @pytest.mark.parametrize("upto", [4, 8, 20])
-def test_interrupted_writer_goes_on(tmp_path, upto):
+def test_interrupted_writer_continues(tmp_path, upto):
     write(tmp_path, upto=upto)
     if upto >= 5:
         with pytest.raises(UserError, match="unfinished"):
@@ -80,7 +80,7 @@ def test_interrupted_writer_goes_on(tmp_path, upto):
 
 
 @pytest.mark.parametrize("damage", ["missing", "cut short", "empty"])
-def test_writer_goes_on_with_the_first_shard_that_is_damaged(tmp_path, damage):
+def test_writer_continues_with_the_first_shard_that_is_damaged(tmp_path, damage):
     write(tmp_path)
     path = tmp_path / "tokens-00002.npy"
     content = path.read_bytes()
@@ -136,7 +136,7 @@ def as_version_0_1_0(folder):
     (folder / "index.json").write_text(json.dumps(index))
 
 
-def test_a_set_of_an_older_version_is_read_and_told(tmp_path):
+def test_a_set_of_an_older_version_is_read_and_reported(tmp_path):
     write(tmp_path)
     assert not open_tokens(tmp_path).notes
     as_version_0_1_0(tmp_path)
@@ -148,7 +148,7 @@ def test_a_set_of_an_older_version_is_read_and_told(tmp_path):
 @pytest.mark.parametrize("at_once", [1 << 32, 0])
 @pytest.mark.parametrize("name", ["tokens-00001.npy", "labels-00001.npy", "keys-00001.json", "index.json"])
 def test_a_changed_byte_of_any_file_is_named(tmp_path, monkeypatch, name, at_once):
-    """Also in large sets, whose files are checked when they are first read."""
+    """Even in large sets, whose files are checked when they are first read."""
     monkeypatch.setattr(shards, "_AT_ONCE", at_once)
     write(tmp_path)
     content = bytearray((tmp_path / name).read_bytes())

@@ -1,4 +1,4 @@
-"""Plans of masked token transformers: vocabulary, sizes, first values, published sizes, mistakes."""
+"""Plans of masked token transformers: vocabulary, sizes, initial values, published sizes, mistakes."""
 
 from math import prod
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The public face is typed: a user's program passes mypy's strictest checks."""
+"""The public interface is typed: a user's program passes mypy's strictest checks."""
 
 import subprocess
 import sys

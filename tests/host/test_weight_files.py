@@ -1,4 +1,4 @@
-"""Weights are found in whatever files and entries their authors keep them; averaged ones come first."""
+"""Weights are read from all files and entries that authors use; averaged ones are preferred."""
 
 import json
 from collections import OrderedDict
@@ -56,7 +56,7 @@ BOTH = {
 
 @pytest.mark.parametrize("layout", BOTH)
 def test_the_average_comes_first_and_raw_weights_are_a_choice(tmp_path, layout):
-    """0.1.0 took the raw weights in silence."""
+    """0.1.0 silently used the raw weights."""
     average, raw = (read(tmp_path / "x", BOTH[layout], choice) for choice in (None, "raw"))
     assert_is(average.arrays, EMA)
     assert "took the averaged weights" in average.note
@@ -77,7 +77,7 @@ def test_the_average_comes_first_and_raw_weights_are_a_choice(tmp_path, layout):
     ],
 )
 def test_an_average_alone_is_taken(tmp_path, content):
-    """0.1.0 found no weights in it."""
+    """0.1.0 did not recognise its weights."""
     assert_is(read(tmp_path / "x", content).arrays, EMA)
     with pytest.raises(UserError, match="holds only averaged weights"):
         read(tmp_path / "x", content, "raw")
@@ -87,7 +87,7 @@ def test_without_an_average_the_output_says_so(tmp_path):
     assert "took the raw weights (model); there is no average" in read(tmp_path / "x", {"model": RAW}).note
 
 
-def test_an_average_that_does_not_fit_is_told(tmp_path):
+def test_an_average_that_does_not_fit_is_reported(tmp_path):
     content = {"model": RAW, "ema": {"shadow_params": [torch.ones(7)]}}
     with pytest.raises(UserError, match="does not fit the raw weights"):
         read(tmp_path / "x", content)
@@ -109,7 +109,7 @@ def test_a_compiled_part_has_its_prefix_inside(tmp_path):
     assert_is(read(tmp_path / "x", content).arrays, RAW)
 
 
-def test_two_tensors_of_one_name_are_told(tmp_path):
+def test_two_tensors_of_one_name_are_reported(tmp_path):
     with pytest.raises(UserError, match="two tensors have the same name"):
         read(tmp_path / "x", {**RAW, **prefixed("module.", RAW)})
 
@@ -145,7 +145,7 @@ def test_a_missing_shard_is_named(tmp_path):
     "content",
     ["{", "[]", "{}", '{"weight_map": {}}', '{"weight_map": {"a": "../b"}}', '{"weight_map": {"a": 3}}'],
 )
-def test_an_index_that_is_none_is_told(tmp_path, content):
+def test_a_damaged_index_is_reported(tmp_path, content):
     (tmp_path / "model.safetensors.index.json").write_text(content)
     with pytest.raises(UserError, match="is not an index of weights"):
         read_weights(tmp_path)
@@ -198,7 +198,7 @@ def test_flax_files_have_averages_too(tmp_path):
 
 @pytest.mark.parametrize("zipped", [True, False])
 def test_files_of_torch_are_read_without_torch(tmp_path, zipped):
-    """Parameters, views, types, trainers' objects and optimisers' states, in the new and the old layout."""
+    """Parameters, views, dtypes, trainers' objects and optimiser states, in the new and the old layout."""
     base = torch.arange(24.0)
     state = OrderedDict(
         parameter=torch.nn.Parameter(torch.randn(3)),

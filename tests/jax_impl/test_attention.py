@@ -1,4 +1,4 @@
-"""Long sequences are attended to one head after the other on a CPU; nothing else changes."""
+"""On a CPU, attention over long sequences computes one head at a time, with the same result."""
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ B, L, S, N, K = 2, 6, 5, 3, 4
 
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("rate", [0.0, 0.3])
-def test_heads_in_turn_are_heads_at_once(monkeypatch, masked, rate):
+def test_heads_one_by_one_equal_heads_at_once(monkeypatch, masked, rate):
     random = np.random.default_rng(0)
     heads = [jnp.asarray(random.standard_normal((B, n, N, K)), jnp.float32) for n in (L, S, S)]
     mask = jnp.asarray([[True, False, True, True, False], [False] * S]) if masked else None

@@ -25,7 +25,7 @@ class TestJaxEngine(EngineBehaviour):
 
 @pytest.fixture
 def single(monkeypatch):
-    """Give engines the first device only."""
+    """Give engines only the first device."""
     mesh = Mesh(np.array(jax.devices("cpu")[:1]), ("data",))
     monkeypatch.setattr(engine_module, "open_devices", lambda *_: Devices(mesh, 0, 1))
 
@@ -102,5 +102,5 @@ def test_unrolled_passes_do_not_add_up_in_memory(monkeypatch):
         monkeypatch.setattr(engine, "_jit", measured)
         engine.train_step(batch_of(0, 256), 0, {"learning_rate": 0.0, "ema_decay": 0.0})
     assert 0 < peaks[1] <= 1.2 * peaks[0], peaks
-    # XLA orders the passes so on a CPU by itself; elsewhere a barrier behind each pass makes it.
+    # On a CPU, XLA itself orders the passes so; elsewhere, a barrier after each pass does.
     assert barriers[1] - barriers[0] == 3

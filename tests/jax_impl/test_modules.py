@@ -1,4 +1,4 @@
-"""Every network is an ordinary `nnx.Module`: transforms take it, modes and types take effect."""
+"""Every network is an ordinary `nnx.Module`: transforms accept it, and modes and dtypes take effect."""
 
 from functools import partial
 
@@ -21,7 +21,8 @@ DROPOUT = ("model.hidden_dropout=0.5", "model.attention_dropout=0.3", "model.num
 
 
 def made(name, *, hparams=None, seed=0):
-    """The network in evaluation mode, with no weight at zero as some first values are, and its arguments."""
+    """The network in evaluation mode, with no weights at zero, as some initial
+    ones are, and its arguments."""
     hparams, generator = hparams or NETWORKS[name](), np.random.default_rng(seed)
     first = methods_of(hparams).initial_parameters(seed)
     weights = {
@@ -34,7 +35,7 @@ def made(name, *, hparams=None, seed=0):
 
 
 def products(function, *arguments):
-    """Types of what the program multiplies as matrices or convolves."""
+    """Dtypes in the program's matrix products and convolutions."""
     seen = set()
 
     def look(jaxpr):
@@ -51,7 +52,7 @@ def products(function, *arguments):
 
 @every_network
 def test_jit_and_grad_take_it(name):
-    """One program: the module itself is an argument of `jax.jit`, its parameters are one of `jax.grad`."""
+    """The module itself is an argument of `jax.jit`, and its parameters one of `jax.grad`."""
     model, arguments = made(name)
 
     @partial(jax.jit, compiler_options=QUICK)
@@ -111,7 +112,7 @@ def test_optimizers_of_nnx_take_it(name):
 
 @every_network
 def test_first_values_are_drawn(name):
-    """And a network's weights are those of its options' table, by name and by shape."""
+    """A network's weights also have the names and shapes of its options' table."""
     hparams = NETWORKS[name]()
     first, other = (weights_of(build_model(hparams, seed)) for seed in (0, 1))
     shapes = {
@@ -127,7 +128,8 @@ def test_first_values_are_drawn(name):
 
 @pytest.mark.slow
 def test_dropout_follows_the_mode():
-    """Of an architecture with every kind: of attention, of embeddings, and inside feed-forward layers."""
+    """For an architecture with every kind of dropout: attention, embeddings, and
+    inside feed-forward layers."""
     model, arguments = made("maskgit", hparams=tiny_transformer("maskgit", *DROPOUT))
     expected = model(*arguments)[0]
     np.testing.assert_array_equal(model(*arguments)[0], expected)

@@ -1,4 +1,4 @@
-"""`train.scan_blocks` changes how the JAX model is compiled, and nothing else."""
+"""`train.scan_blocks` only changes how the JAX model is compiled."""
 
 import jax
 import numpy as np
@@ -66,7 +66,7 @@ def test_generation_is_that_of_the_unrolled_model(given, latents):
 
 @pytest.mark.parametrize(("scan", "expected"), [(False, (0, 0)), (True, (2, 1))])
 def test_every_run_is_one_scan(given, scan, expected):
-    """A forward pass has those of both paths, a generation those of the top-down path."""
+    """A forward pass has the scans of both paths, generation those of the top-down path."""
     x, noise, _, temperatures = given
     parts, params = model(scan, "float32").model
 

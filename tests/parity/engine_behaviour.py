@@ -40,7 +40,7 @@ class EngineBehaviour:
         )
         np.testing.assert_allclose(train(plain, range(3)), train(recomputed, range(3)), rtol=1e-5)
 
-    def test_own_noise_is_a_function_of_seed_and_step(self):
+    def test_generated_noise_is_a_function_of_seed_and_step(self):
         states = []
         for _ in range(2):
             engine = make_engine(self.twin)
@@ -133,7 +133,7 @@ class EngineBehaviour:
         assert len(found["means"]) == BATCH
         assert generate(engine, 5, [1.0, 0.5, 0.0], ema=True, step=0).shape == (5, 8, 8, 1)
 
-    def test_mistakes_are_told(self):
+    def test_mistakes_are_reported(self):
         with pytest.raises(UserError, match=r"num_gpus is 2 .*run.num_gpus=0"):
             make_engine(self.twin, "run.num_gpus=2")
         engine = make_engine(self.twin, "train.accumulation_steps=3")

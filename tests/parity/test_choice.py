@@ -60,7 +60,7 @@ def test_top_k_keeps_the_k_largest(k):
 
 
 @pytest.mark.parametrize("n", [1, 7, 64])
-def test_whole_numbers_of_uniforms(n):
+def test_integers_from_uniform_noise(n):
     uniform = np.append((np.arange(n) + 0.5) / n, np.nextafter(np.float32(1), 0)).astype(np.float32)
     expected = [*range(n), n - 1]
     assert torch_noise.whole_numbers_below(torch.from_numpy(uniform), n).tolist() == expected

@@ -87,7 +87,7 @@ def test_bfloat16_stays_near_float32(curves):
         np.testing.assert_allclose(losses, curves[twin][:3], rtol=1e-2)
 
 
-def test_a_run_goes_on_in_the_other_twin(curves):
+def test_a_run_continues_in_the_other_twin(curves):
     for first, second in (TWINS, TWINS[::-1]):
         engine, other = make_engine(first), make_engine(second)
         train(engine, range(10))

@@ -132,7 +132,7 @@ def test_paella(tmp_path):
     assert type(tokenizer.decoder) is PaellaDecoder
 
 
-def test_what_is_not_supported_is_told(tmp_path):
+def test_what_is_not_supported_is_reported(tmp_path):
     written(tmp_path / "uvit", "UVit2DModel", **UVIT, downsample=True, upsample=False)
     with pytest.raises(UserError, match="downsample but no upsample"):
         open_published(tmp_path / "uvit")

@@ -322,7 +322,7 @@ def test_a_saved_model_opens_in_the_other_twin(model, tmp_path, twin, kind):
         )
 
 
-def test_a_model_without_its_tokenizer_says_so_where_pictures_are_wanted(runs, model, tmp_path):
+def test_a_model_without_its_tokenizer_says_so_if_pictures_are_requested(runs, model, tmp_path):
     text = (runs["maskgit"] / "hparams-maskgit.cfg").read_text()
     alone = faces.write_run(tmp_path, "alone", text.replace("name = maskgit", "name = tiny").replace(
         f"tokenizer_path = '{runs['vqgan']}'", ""))  # fmt: skip

@@ -109,7 +109,7 @@ def test_options_of_a_section_can_be_given_together_and_do_not_mix():
     assert model.hparams.synthesis.batch_size == 64
 
 
-def test_a_tokenizer_beside_a_model_that_has_no_use_for_it_is_refused(tokenizer):
+def test_a_tokenizer_for_a_model_that_has_no_use_for_it_is_refused(tokenizer):
     with pytest.raises(UserError, match="takes no tokenizer: leave it out"):
         dio.new("classifier", tokenizer=tokenizer, **SMALL)
     with pytest.raises(UserError, match="grid is 5, but the tokenizer has 4"):

@@ -98,7 +98,7 @@ def test_bfloat16_stays_near_float32(curves):
 
 
 @pytest.mark.parametrize(("first", "second"), [*product(TWINS, TWINS)])
-def test_a_run_goes_on_in_either_twin(curves, first, second):
+def test_a_run_continues_in_either_twin(curves, first, second):
     engine = make_engine(first, *DROPOUT)
     train(engine, range(5))
     state = engine.state_to_numpy()
@@ -114,7 +114,7 @@ def test_a_run_goes_on_in_either_twin(curves, first, second):
 
 
 @pytest.mark.parametrize("twin", TWINS)
-def test_own_noise_is_a_function_of_seed_and_step(twin):
+def test_generated_noise_is_a_function_of_seed_and_step(twin):
     losses = [train(make_engine(twin, *DROPOUT), range(2), recorded=False)["loss"] for _ in range(2)]
     np.testing.assert_array_equal(*losses)
     drawn = [
@@ -206,7 +206,7 @@ def test_sampling_draws_the_same_tokens_and_pictures(tokenizer, options):
     assert (filled["tokens"] < CODES).all()
 
 
-def test_the_tokenizer_is_the_same_beside_both_models(tokenizer):
+def test_the_tokenizer_is_the_same_with_both_models(tokenizer):
     engines = trained(tokenizer)
     image, mask = pictures(0, 5), np.tile(np.arange(GRID**2) % 2 == 0, (5, 1))
     encoded = assert_equal_results(

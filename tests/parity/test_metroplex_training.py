@@ -71,7 +71,7 @@ def test_a_hundred_steps_have_the_same_losses(trained):
 
 
 @pytest.mark.parametrize(("first", "second"), [*product(("torch", "jax"), repeat=2)])
-def test_a_run_goes_on_in_either_twin(trained, first, second):
+def test_a_run_continues_in_either_twin(trained, first, second):
     engines, curves, half = trained
     other = engines[second]
     other.state_from_numpy(half[first])

@@ -107,7 +107,7 @@ def test_folders_become_runs_and_runs_folders(tmp_path, name):
         ({"hparams": {"run": {"family": "vqgan"}}}, "lacks"),
     ],
 )
-def test_damaged_configurations_are_told(tmp_path, change, told):
+def test_damaged_configurations_are_reported(tmp_path, change, told):
     hparams = tiny_vqgan.tiny()
     write_folder(tmp_path, hparams, weights(hparams))
     config = json.loads((tmp_path / "config.json").read_text()) | change

@@ -47,7 +47,7 @@ def x():
 @pytest.mark.parametrize(
     ("heads", "rotary_emb_dim", "channels"), [(2, 0, 8), (2, 12, 12), (2, 16, 16), (4, 6, 6)]
 )
-def test_legacy_positions_turn_the_first_channels_of_all_heads_together(
+def test_legacy_positions_rotate_the_first_channels_of_all_heads_together(
     x, twin, heads, rotary_emb_dim, channels
 ):
     found = turned(x, twin, heads, rotary_emb_dim=rotary_emb_dim, legacy_positions=True)
@@ -57,7 +57,7 @@ def test_legacy_positions_turn_the_first_channels_of_all_heads_together(
 
 @pytest.mark.parametrize("twin", TWINS)
 @pytest.mark.parametrize(("rotary_emb_dim", "channels"), [(0, 8), (6, 6)])
-def test_new_positions_turn_the_first_channels_of_every_head(x, twin, rotary_emb_dim, channels):
+def test_new_positions_rotate_the_first_channels_of_every_head(x, twin, rotary_emb_dim, channels):
     found = turned(x, twin, 2, rotary_emb_dim=rotary_emb_dim)
     for head, part in enumerate(np.split(x, 2, -1)):
         expected = turned_as_in_the_original(part, channels)

@@ -63,7 +63,7 @@ def test_steps_in_float64_agree_to_rounding(options):
 
 
 @pytest.mark.parametrize(("first", "second"), [*product(TWINS, TWINS)])
-def test_a_run_goes_on_in_either_twin(curves, first, second):
+def test_a_run_continues_in_either_twin(curves, first, second):
     engine = make_engine(first)
     train(engine, range(5))
     state = engine.state_to_numpy()
@@ -246,7 +246,7 @@ def test_uniforms_draw_tokens_by_their_shares(codes):
     assert (found["torch"] != found["jax"]).sum() <= 2  # where the noise lies on a boundary, within rounding
 
 
-def test_compiled_networks_turn_positions_alike(monkeypatch):
+def test_compiled_networks_rotate_positions_alike(monkeypatch):
     """Even with channels that do not rotate, and views."""
     rng = np.random.default_rng(0)
     x = torch.from_numpy(rng.normal(size=(2, 5, 3, 20)))[..., ::2].clone().requires_grad_()

@@ -185,7 +185,7 @@ def test_the_temperature_falls_linearly():
         ({"ema_decay": 1.0}, r"ema_decay must be below 1"),
     ],
 )
-def test_mistakes_are_told(changes, message):
+def test_mistakes_are_reported(changes, message):
     with pytest.raises(UserError, match=message):
         make_plan(replace(PLAIN, **changes), SIDE, 1)
 
@@ -206,6 +206,6 @@ def test_mistakes_are_told(changes, message):
         ({"dropout": 0.1}, "'metroplex' has no dropout"),
     ],
 )
-def test_mistakes_of_block_strings_are_told(changes, message):
+def test_mistakes_of_block_strings_are_reported(changes, message):
     with pytest.raises(UserError, match=message):
         make_plan(replace(METROPLEX, **changes), SIDE, 1)

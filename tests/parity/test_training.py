@@ -47,7 +47,7 @@ def test_bfloat16_stays_near_float32(curves):
 @pytest.mark.parametrize(
     ("first", "second"), [("torch", "jax"), ("jax", "torch"), ("torch", "torch"), ("jax", "jax")]
 )
-def test_a_run_goes_on_in_either_twin(curves, first, second):
+def test_a_run_continues_in_either_twin(curves, first, second):
     engine = make_engine(first)
     train(engine, range(HALF))
     state = engine.state_to_numpy()

@@ -140,7 +140,7 @@ def test_no_label_is_the_null_label(kind, case):
     assert np.abs(first - null).max() > 1e-3
 
 
-def test_dropped_text_is_zero_behind_its_projection(kind):
+def test_dropped_text_is_zero_after_its_projection(kind):
     twin, ids, condition, _ = made(kind, "text")
     dropped = twin.forward(ids, {**condition, "text_keep": np.array([0.0, 1.0])})["logits"]
     whole = twin.forward(ids, condition)["logits"]

@@ -74,7 +74,7 @@ def test_bfloat16_stays_near_float32(curves):
 @pytest.mark.parametrize(
     ("first", "second"), [("torch", "jax"), ("jax", "torch"), ("torch", "torch"), ("jax", "jax")]
 )
-def test_a_run_goes_on_in_either_twin(first, second):
+def test_a_run_continues_in_either_twin(first, second):
     engine = make_engine(first, *REVIVING)
     train(engine, range(3), start=1)
     state = engine.state_to_numpy()
@@ -236,7 +236,7 @@ def test_codes_are_the_averages_of_what_they_quantised(twin):
 
 
 @pytest.mark.parametrize("twin", ["torch", "jax"])
-def test_parts_of_a_batch_make_the_whole_batch(twin):
+def test_micro_batches_equal_the_batch(twin):
     options = ("loss.disc_loss=hinge", "discriminator.norm=none")
     whole, split = make_engine(twin, *options), make_engine(twin, *options, "train.accumulation_steps=2")
     # Without an adversary, because the adaptive weight, a ratio of gradients, differs between micro-batches.
