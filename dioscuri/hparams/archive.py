@@ -50,13 +50,13 @@ def resolve(
     option is wrong or the architecture of an existing run would change.
     """
     words = command_line.parse(overrides, cwd)
-    document = read(Path(cfg_path))
+    given = read(Path(cfg_path))
     home = home or log_root
-    requested = assemble(document, words, home, log_root)
+    requested = assemble(given, words, home, log_root)
     path = copy_path(log_root, requested.run.name)
     if not path.exists():
         messages = [_override_line(word, requested, None) for word in words]
-        copy = _edited(document, words, requested, None)
+        copy = _edited(given, words, requested, None)
         if home.absolute() != log_root.absolute():
             copy = _with_absolute_paths(copy, requested, log_root)
         return Resolution(requested, messages, path, copy)

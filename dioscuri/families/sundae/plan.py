@@ -261,8 +261,8 @@ def _text_layers(plan: DenoiserPlan, depth: int) -> Table:
             table |= dense(first, d, hidden * (1 + options.use_glu), bias=True)
             table |= dense(f"{layer}.1.net.3", hidden, d, bias=True)
         else:
-            for layer in ("to_q", "to_k", "to_v"):
-                table |= dense(f"{layer}.1.{layer}", d, inner, bias=False)
+            for projection in ("to_q", "to_k", "to_v"):
+                table |= dense(f"{layer}.1.{projection}", d, inner, bias=False)
             table |= dense(f"{layer}.1.to_out", inner, d, bias=True)
     return table
 
