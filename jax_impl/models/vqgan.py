@@ -19,6 +19,7 @@ from jax_impl.layers.precision import weights_dtype
 from jax_impl.layers.quantizers import GumbelCodes, Quantised, averaged_codebook, make_quantizer
 from jax_impl.layers.resnet import (
     GridAttention,
+    GroupNorm,
     Halved,
     ResnetBlock,
     SpatialNorm,
@@ -276,7 +277,7 @@ def _modulation(plan: TokenizerPlan, block: Block) -> int:
     return plan.embedding_dim if plan.modulated and block.name.startswith("decoder.") else 0
 
 
-def _norm_out(plan: TokenizerPlan, width: int) -> nnx.GroupNorm | SpatialNorm:
+def _norm_out(plan: TokenizerPlan, width: int) -> GroupNorm | SpatialNorm:
     groups = plan.options.norm_groups
     if plan.modulated:
         return SpatialNorm(width, groups, plan.embedding_dim)

@@ -39,6 +39,7 @@ ALLOWED = {
     "layers/dropout.py::seed_dropout": "torch draws from its default generator",
     "layers/paella.py::Halving.__call__": "torch's convolutions take channels in the middle",
     "layers/paella.py::Doubling.__call__": "the same",
+    "layers/resnet.py::GroupNorm": "nnx's own is slower",
     "layers/resnet.py::Halved.__call__": "torch's convolutions pad both sides alike",
     "models/uvit_blocks.py::Depthwise.__call__": "torch's convolutions take channels in the middle",
     "layers/dense.py::Linear": "torch's own layers follow their weights' dtype already",
