@@ -1,4 +1,4 @@
-"""What host code knows about a run."""
+"""The context of a run: what its host code works with."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from dioscuri.engine import Engine
 
 OnMetrics = Callable[[int, dict[str, float]], object]
 Work = Callable[[], None]
-"""What is left to do once nothing can be refused any more."""
+"""The work that remains once all checks have passed."""
 
 
 @dataclass(frozen=True)
@@ -26,10 +26,10 @@ class Context:
 
     @property
     def writes(self) -> bool:
-        """Whether this process writes files and prints; of several, only the first does."""
+        """Whether this process writes files and prints: only the first process does."""
         return self.engine.process_index == 0
 
     def say(self, line: str = "") -> None:
-        """Print a line, once a run."""
+        """Print a line, from the first process only."""
         if self.writes:
             print(line, flush=True)

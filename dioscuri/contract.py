@@ -27,7 +27,7 @@ OnBatch = Callable[[], None]
 
 @dataclass(frozen=True)
 class Validation:
-    """What a validation found: `score` picks the best checkpoint (lower is better), the rest is logged."""
+    """Results of a validation: `score` selects the best checkpoint (lower is better), the rest is logged."""
 
     score: float
     headline: str
@@ -38,7 +38,7 @@ class Validation:
 
 @dataclass(frozen=True)
 class Shown:
-    """Histograms, pictures and numbers of training data, logged beside a validation."""
+    """Histograms, pictures and numbers of training data, logged with a validation."""
 
     histograms: Mapping[str, Array]
     images: Mapping[str, Array]
@@ -48,21 +48,22 @@ class Shown:
 class FamilyMethods(Protocol[TensorT]):
     """The tensor code of a family, for tensors of either framework.
 
-    `<twin>/families/methods.py` has a class of this name with the usual answers; a family adds `build`,
+    `<twin>/families/methods.py` has a class of this name with defaults; a family adds `build`,
     `loss` and its modes. The engine runs a mode by name:
     `mode(model, batch, noise, frozen, **options) -> dict[str, tensor]`, without gradients and without state.
-    `batch` and the results have the rows first. `noise` holds what `noise_specs(mode, rows, **options)`
-    lists, `frozen` what `frozen()` gave, placed on the device: tensors that are neither trained nor saved
-    with the run, such as the weights of a tokenizer or of LPIPS, or an encoded empty text.
+    The first axis of `batch` and of the results is the rows. `noise` holds the arrays that
+    `noise_specs(mode, rows, **options)` lists, `frozen` those of `frozen()`, on the device: tensors that are
+    neither trained nor saved with the run, such as the weights of a tokenizer or of LPIPS, or an encoded
+    empty text.
     """
 
     hparams: Any
     weight_decay: float
     metric_sizes: Mapping[str, int]
-    """Names of the metrics of a step; the number of values of a vector, 0 for a single number."""
+    """Metric of a step -> number of values if it is a vector, 0 if it is a single number."""
     switches: tuple[str, ...]
-    """Those of the schedules' values that are truth values and decide what is computed: every combination is
-    compiled on its own, and `loss` and `train_step` are given bools under these names."""
+    """Schedule values that are booleans and decide what is computed: each combination is compiled
+    separately, and `loss` and `train_step` receive them as bools."""
 
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
         """Canonical shape of every parameter."""
@@ -71,13 +72,13 @@ class FamilyMethods(Protocol[TensorT]):
         """Initial values under canonical names."""
 
     def decayed(self, name: str) -> bool:
-        """Whether weight decay acts on a parameter."""
+        """Whether weight decay applies to a parameter."""
 
     def build(self) -> Any:
-        """The model; its parameters' values do not matter."""
+        """The model; its parameters need not be initialised."""
 
     def noise_specs(self, method: str, batch: int) -> tuple[NoiseSpec, ...]:
-        """Noise that a mode, or the training step as `train_step`, takes for a batch of this size."""
+        """Noise that a mode, or `train_step`, takes for a batch of this size."""
 
     def frozen(self) -> dict[str, Array]:
         """Tensors that are neither trained nor saved with the run."""
@@ -99,11 +100,11 @@ class FamilyMethods(Protocol[TensorT]):
         buffers: Mapping[str, TensorT],
         frozen: Mapping[str, TensorT],
     ) -> tuple[TensorT, dict[str, TensorT], dict[str, TensorT]]:
-        """The training objective (0-d) to differentiate with respect to the model's parameters, metrics, and
-        the new buffers, those that did not change among them.
+        """The training objective (0-d), differentiated with respect to the model's parameters; metrics; and
+        all buffers, changed or not.
 
         `scalars` holds the schedules' values. `buffers` are tensors that a step changes without a gradient,
-        such as averages of a codebook: they begin as `initial_buffers(seed)`.
+        such as averages of a codebook; their initial values are `initial_buffers(seed)`.
         """
 
     def train_step(
@@ -115,8 +116,8 @@ class FamilyMethods(Protocol[TensorT]):
         scalars: Mapping[str, Any],
         frozen: Mapping[str, TensorT],
     ) -> tuple[Any, dict[str, TensorT], TensorT]:
-        """One step by the means of the twin's `Trainer`: the `TrainState` behind it, the step's metrics and
-        the norm of its gradient. The usual one takes the gradient of `loss` and updates all parameters."""
+        """One step, built from the methods of the twin's `Trainer`: the new `TrainState`, the step's metrics
+        and the norm of its gradient. The default takes the gradient of `loss` and updates all parameters."""
 
 
 class FamilyRun(Protocol):
@@ -128,27 +129,26 @@ class FamilyRun(Protocol):
         """Values of the schedules for the batch of index `step`, counted from 0."""
 
     def logged(self, metrics: Mapping[str, float], step: int) -> dict[str, float]:
-        """Tags and values for the log, from what `Engine.fetch_metrics` gave after `step` batches."""
+        """Tags and values for the log, from the metrics of `Engine.fetch_metrics` after `step` batches."""
 
     def headline(self, metrics: Mapping[str, float]) -> str:
-        """What stands beside the progress bar."""
+        """The text next to the progress bar."""
 
     def validate(self, step: int, on_batch: OnBatch) -> Validation:
-        """Validate with averaged and raw weights; `on_batch` is called after every batch and may raise."""
+        """Validate the averaged and the raw weights; `on_batch` is called after every batch and may raise."""
 
     def show(self, step: int) -> Shown:
-        """What the model makes of a few training pictures."""
+        """The model's outputs for a few training pictures."""
 
     def facts(self) -> dict[str, int]:
-        """Counts that are printed with the number of parameters when a run starts, such as
-        `latent_groups`."""
+        """Counts printed with the number of parameters when a run starts, such as `latent_groups`."""
 
     def report(self) -> dict[str, Any]:
-        """Tell how good the checkpoint is that the engine holds; the numbers for `report.json`, which may be
+        """Measure the checkpoint loaded in the engine; returns the numbers for `report.json`, which may be
         nested."""
 
     def synthesise(self, checkpoint: Checkpoint) -> None:
-        """Run the mode `synthesis.synthesis_mode` with the checkpoint in the engine."""
+        """Run the mode `synthesis.synthesis_mode` with the checkpoint loaded in the engine."""
 
 
 def _nothing_to_check(context: Context) -> None:
@@ -165,8 +165,8 @@ class Family:
     """The host side of a family.
 
     `check_options` and `check_examples` raise a `UserError` that names what does not fit. `network_shapes`
-    are the shapes under canonical names of what makes pictures: of a tokenizer without its discriminator,
-    whose first values `training_values` gives.
+    gives the shapes, under canonical names, of the network that makes pictures: a tokenizer without its
+    discriminator. `training_values` gives the initial values of networks used in training only.
     """
 
     run: Callable[[Context], FamilyRun]
@@ -177,9 +177,9 @@ class Family:
     takes_tokens: bool = False
     """Whether its examples may be tokens."""
     takes_signals: bool = False
-    """Whether its examples may be sounds or clips."""
+    """Whether its examples may be sounds or video clips."""
     grey_levels: bool = False
-    """Whether pictures of one channel may be their own tokens, a level a token."""
+    """Whether one-channel pictures may be used as tokens: each grey level is one token."""
 
 
 def family_of(hparams: Any) -> Family:

@@ -1,7 +1,6 @@
-"""Download one file by pooch, which checks it and puts it in place when it is whole.
+"""Download one file with pooch, which verifies it before it appears under its name.
 
-The transfer itself is written here, because pooch's has no limits: a server may send without end, or very
-slowly.
+The transfer itself is written here because pooch's has no limits: a server may send forever, or very slowly.
 """
 
 import shutil
@@ -41,12 +40,12 @@ def fetch(
     pause: float = 2.0,
     max_bytes: int = MAX_BYTES,
 ) -> Path:
-    """Make `target` the file at `url`, whose checksum `parse_digest` reads, or is unknown if empty.
+    """Download `url` to `target`. `checksum` is as `parse_digest` reads it, or empty if unknown.
 
-    A sound `target` is left alone, another one is set aside as `.broken` and fetched again. A transfer that
-    breaks off begins again, up to `attempts` times. A `UserError` for a bad address, a refusing server, a
-    transfer that is too large, too slow or keeps breaking off, and a wrong checksum; `target` is then not
-    there.
+    A `target` with the right checksum is left alone; any other is renamed to `.broken` and downloaded again.
+    An interrupted transfer is retried, up to `attempts` times. Raises a `UserError` for a bad address, a
+    server that refuses, a transfer that is too large, too slow or fails every time, and a wrong checksum;
+    `target` then does not exist.
     """
     import pooch  # noqa: PLC0415 - slow, and needed for downloads alone
     from requests import RequestException  # noqa: PLC0415 - as above
@@ -71,7 +70,7 @@ def fetch(
             if attempt == attempts:
                 raise UserError(f"{url}: {_line(error)}; run the command again") from error
             time.sleep(pause * attempt)
-        except ValueError as error:  # pooch's word for a wrong checksum
+        except ValueError as error:  # raised by pooch for a wrong checksum
             raise UserError(f"{url}: {_line(error)}") from error
     if not checksum:
         print(f"{target.name}: not verified; its sha256 is {pooch.file_hash(str(target))}")
@@ -85,7 +84,7 @@ def check(path: Path, checksum: str) -> None:
 
 
 def mismatch(path: Path, checksum: str) -> str:
-    """How a file's digest differs; empty if it does not, or no digest is known."""
+    """How a file's digest differs; empty if it does not, or if no digest is known."""
     import pooch  # noqa: PLC0415 - slow, and needed for downloads alone
 
     if not checksum:
@@ -96,7 +95,7 @@ def mismatch(path: Path, checksum: str) -> str:
 
 
 def _receive(url: str, output: str, _pooch: Any, *, max_bytes: int) -> None:
-    """Write what a server sends to a file, within the limits."""
+    """Write a server's response to a file, within the limits."""
     import requests  # noqa: PLC0415 - slow, and needed for downloads alone
 
     headers = {"User-Agent": "dioscuri", "Accept-Encoding": "identity"}
@@ -122,7 +121,7 @@ def _copy(
     show: Callable[[int], object],
     check_size: Callable[[int], None],
 ) -> int:
-    """Copy until the end, or until it is too much or too slow; returns the number of bytes."""
+    """Copy to the end and return the number of bytes; raises if there are too many, or if it is too slow."""
     received, start = 0, time.monotonic()
     while block := read(_BLOCK):
         write(block)

@@ -1,7 +1,6 @@
-"""Entry scripts started by any interpreter continue in the project's environment, which is created if
-necessary.
+"""Lets an entry script, started by any interpreter, continue in the project's environment.
 
-This module is read by interpreters that have none of the project's packages: standard library only.
+Interpreters without the project's packages import this module: it uses the standard library only.
 """
 
 import os
@@ -11,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 PACKAGES = ("einops", "flax", "jax", "optax", "safetensors", "sklearn", "tensorboardX", "torch")
-"""An interpreter that finds all of these is taken as it is."""
+"""An interpreter that can import all of these is used as it is."""
 
 _MARK = "DIOSCURI_RESTARTED"
 _ALLOCATOR = "GLIBC_TUNABLES"
@@ -19,17 +18,17 @@ _ROOT = Path(__file__).resolve().parents[1]
 
 
 def enter_environment() -> None:
-    """Return if the packages are there and the C library's allocator is set up; else this process becomes the
-    same command, in the environment if need be.
+    """Return if the packages are installed and the C library's allocator is set up. Otherwise replace this
+    process by the same command with both, in the project's environment, which is created if necessary.
 
-    JAX allocates memory for intermediate arrays in every step, and a CPU spends up to half of the step on
-    handing it over in pages of 4 KB: on Linux the allocator is to ask for large ones, unless the user has set
-    its `GLIBC_TUNABLES`.
+    JAX allocates memory for intermediate arrays in every step, and mapping it in pages of 4 KB takes up to
+    half of a step on the CPU. On Linux the allocator is therefore told to use large pages, unless the user
+    has set `GLIBC_TUNABLES`.
     """
     if _MARK in os.environ:
         return
     complete = all(find_spec(name) for name in PACKAGES) or _is_installed()
-    # A program from standard input, or an interactive session, could not be started again.
+    # A program read from standard input, or an interactive session, cannot be started again.
     script = getattr(sys.modules["__main__"], "__file__", None)
     from_file = script is not None and Path(script).is_file()
     lacks_pages = from_file and sys.platform == "linux" and _ALLOCATOR not in os.environ
@@ -42,7 +41,7 @@ def enter_environment() -> None:
 
 
 def _is_installed() -> bool:
-    """Whether the user has installed this package for the interpreter, with the frameworks of his choice."""
+    """Whether this package is installed for the interpreter; the frameworks are then the user's choice."""
     from importlib.metadata import distributions  # noqa: PLC0415 - slow, and rarely needed
 
     elsewhere = [folder for folder in sys.path if Path(folder or ".").resolve() != _ROOT]
@@ -56,7 +55,7 @@ def _program() -> list[str]:
 
 
 def _made_python() -> str:
-    """Interpreter of the project's environment, which is made if need be."""
+    """Interpreter of the project's environment, which is created if necessary."""
     setup = _ROOT / "build" / "setup_env.sh"
     if not setup.is_file():
         sys.exit("error: dioscuri is not installed for this Python: pip install 'dioscuri[torch]'")

@@ -1,7 +1,7 @@
-"""The one exception for a user's mistake.
+"""The exception for mistakes of the user.
 
-Command lines catch it, print its message as one line and exit with code 2; anything else is a defect of the
-program and keeps its traceback.
+Commands catch it, print its message as one line and exit with code 2. Any other exception is a bug and keeps
+its traceback.
 """
 
 import errno
@@ -20,7 +20,7 @@ class UserError(ValueError):
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return `" (did you mean 'x'?)"` for the nearest known name, or an empty string when none is near."""
+    """`" (did you mean 'x'?)"` for the most similar known name; an empty string if none is similar."""
     near = get_close_matches(word, list(known), n=1)
     return f" (did you mean '{near[0]}'?)" if near else ""
 
@@ -28,8 +28,8 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 def run_command(main: Callable[[list[str]], None], arguments: list[str] | None = None) -> None:
     """Run a command-line entry point: a `UserError` becomes one line on stderr and exit code 2.
 
-    So does a disk that takes nothing more. Ctrl-C, and output that nobody reads any more, as behind
-    `| head -1`, end the command quietly, with the codes that shells give.
+    So does a full disk. Ctrl-C and a closed output, as with `| head -1`, end the command quietly, with the
+    exit codes that shells use.
     """
     _open_streams()
     try:
@@ -56,21 +56,21 @@ def _end(code: int, message: str = "") -> NoReturn:
             print(f"error: {_one_line(message)}", file=sys.stderr, flush=True)
     try:
         sys.stdout.flush()
-    except OSError:  # what is left would be flushed once more at the end
+    except OSError:  # the rest would be flushed again at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code)
 
 
 def _open_streams() -> None:
-    """Let streams that the shell has closed lead nowhere, never into a file that is opened later.
+    """Connect streams that the shell has closed to the null device, so that no file opened later becomes one.
 
-    What the locale cannot write is written as Python writes it in a string.
+    Characters that the locale cannot encode are printed as escapes.
     """
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free descriptor
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:
@@ -93,7 +93,7 @@ def _output_is_broken() -> bool:
 
 
 def _one_line(text: str) -> str:
-    """What cannot be printed, such as a newline in the name of a file, as Python writes it in a string."""
+    """The text with unprintable characters, such as a newline in a file's name, as escapes."""
     return "".join(
         letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text
     )

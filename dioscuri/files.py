@@ -1,4 +1,4 @@
-"""Files that are whole or absent: written beside, then renamed."""
+"""Atomic writes: a file is written under a temporary name, then renamed."""
 
 import hashlib
 import json
@@ -16,9 +16,10 @@ _SEAL = "sha256"
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a name to write to; at the end of the block it takes the place of `path`.
+    """A temporary path to write to, renamed to `path` at the end of the block.
 
-    The folder is created. A `UserError` says why the file could not be written; an older one then stays.
+    Creates the folder. A `UserError` says why the file could not be written; an existing `path` is then
+    unchanged.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
@@ -35,19 +36,19 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_failure(error: OSError) -> str:
-    """Why a file could not be written. numpy counts the items of a short write and names no cause."""
+    """Why a file could not be written. For a short write numpy reports item counts but no cause."""
     short = error.errno is None and "requested and" in str(error)
     return "no space left on the disk, or a quota is reached" if short else error.strerror or str(error)
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file in one piece. Numbers that are not finite, which JSON does not know, become null."""
+    """Write a JSON file atomically. Numbers that are not finite, which JSON lacks, become null."""
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(finite(value), indent=1, allow_nan=False) + "\n")
 
 
 def finite(value: Any) -> Any:
-    """A value for JSON: what is not finite is None."""
+    """A value for JSON, with None for numbers that are not finite."""
     if isinstance(value, Mapping):
         return {name: finite(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
@@ -56,7 +57,7 @@ def finite(value: Any) -> Any:
 
 
 def read_json(path: Path, what: str) -> Any:
-    """Read a JSON file; a `UserError` calls it `what` when it is missing or damaged."""
+    """Read a JSON file. If it is missing or damaged, a `UserError` refers to it as `what`."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -66,18 +67,18 @@ def read_json(path: Path, what: str) -> Any:
 
 
 def write_sealed_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write an object with a checksum of its content, `sha256`."""
+    """Write an object with the checksum of its content under `sha256`."""
     write_json(path, sealed(value))
 
 
 def sealed(value: Mapping[str, Any]) -> dict[str, Any]:
-    """An object for JSON with a checksum of its content."""
+    """An object for JSON with the checksum of its content."""
     return {**value, _SEAL: _checksum(value)}
 
 
 def read_sealed_json(path: Path, what: str) -> tuple[Any, bool]:
-    """What `write_sealed_json` wrote, without its checksum, and whether it has one; a `UserError` if it
-    does not match."""
+    """The object that `write_sealed_json` wrote, without its checksum, and whether it has one. Raises a
+    `UserError` if the checksum does not match."""
     value = read_json(path, what)
     if not isinstance(value, dict) or _SEAL not in value:
         return value, False

@@ -1,7 +1,7 @@
-"""Models of the Hugging Face hub, by its own client: configuration and weights in the cache of this machine.
+"""Downloads models of the Hugging Face hub into the local cache, with the hub's client.
 
-The client's variables hold, such as HF_ENDPOINT, HF_HOME and HF_TOKEN. DIOSCURI_CACHE names another folder
-for everything that this project downloads.
+The client's environment variables, such as HF_ENDPOINT, HF_HOME and HF_TOKEN, apply. DIOSCURI_CACHE names
+another folder for all downloads of this project.
 """
 
 import hashlib
@@ -19,9 +19,9 @@ _ID = re.compile(r"([A-Za-z0-9][\w.-]*/[\w.-]+)((?:/\w[\w.-]*)*)")
 def local_folder(where: str | Path, revision: str = "main", choice: Choice = "average") -> Path:
     """The folder or file `where`, or the cached copy of the hub's model of that name.
 
-    A name is `owner/model`, with the folder inside of it where there is one: `owner/model/vae`. Downloads are
-    not repeated, unless a file in the cache is damaged. A `UserError` if there is neither folder nor
-    model, and where the hub cannot be reached.
+    A name is `owner/model`, followed by a folder of the model if it has one: `owner/model/vae`. A file is
+    downloaded once, and again if its cached copy is damaged. Raises a `UserError` if there is neither such a
+    folder nor such a model, or if the hub cannot be reached.
     """
     path = Path(where)
     named = _ID.fullmatch(str(where))
@@ -33,7 +33,7 @@ def local_folder(where: str | Path, revision: str = "main", choice: Choice = "av
         return _fetched(f"the hub's model '{where}'", named[1], named[2].lstrip("/"), revision, choice)
     except HfHubHTTPError as error:
         reason = f"does not give a model of that name: {_line(error)}"
-    except Exception as error:  # the client hands on whatever its libraries raise
+    except Exception as error:  # the client passes on any exception of its libraries
         if isinstance(error, UserError):
             raise
         reason = f"cannot be reached ({_line(error)}): give a folder, or connect and try again"
@@ -41,12 +41,12 @@ def local_folder(where: str | Path, revision: str = "main", choice: Choice = "av
 
 
 def cache_folder() -> Path:
-    """Where downloads of this machine are kept."""
+    """The folder of downloads on this machine."""
     return Path(os.environ.get("DIOSCURI_CACHE", "~/.cache/dioscuri")).expanduser()
 
 
 def _fetched(model: str, name: str, inside: str, revision: str, choice: Choice) -> Path:
-    """The folder of a model in the cache, which holds what is needed of it."""
+    """The cached folder of a model, with its configuration and weights."""
     from huggingface_hub import (  # noqa: PLC0415 - as above
         HfApi,
         get_hf_file_metadata,
@@ -65,7 +65,9 @@ def _fetched(model: str, name: str, inside: str, revision: str, choice: Choice) 
         cached = try_to_load_from_cache(name, path_of(file), cache_dir=cache, revision=revision)
         if isinstance(cached, str) and _is_whole(Path(cached)):
             return Path(cached)
-        if not isinstance(cached, str):  # a hub that is out of reach is asked once, not for 20 seconds
+        if not isinstance(
+            cached, str
+        ):  # an unreachable hub is asked once; the client's retries take 20 seconds
             get_hf_file_metadata(hf_hub_url(name, path_of(file), revision=revision, endpoint=_endpoint()))
         again = isinstance(cached, str)
         path = hub.hf_hub_download(
@@ -94,7 +96,7 @@ def _endpoint() -> str:
 
 
 def _is_whole(cached: Path) -> bool:
-    """Whether a file has the hash that the client calls it by: sha256, or, of small files, git's."""
+    """Whether a file matches the hash in its cache name: sha256, or git's for small files."""
     expected = cached.resolve().name
     with cached.open("rb") as stream:
         if len(expected) == 64:

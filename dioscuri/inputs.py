@@ -16,9 +16,9 @@ from dioscuri.errors import UserError, did_you_mean
 Array = np.ndarray
 
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
-"""PIL's name for pictures of so many channels."""
+"""PIL's mode by number of channels."""
 _ROUNDING = 1e-6
-"""How far floats may lie outside [0, 1]: rounding errors of float32."""
+"""How far floats may lie outside [0, 1], for rounding errors of float32."""
 
 
 def read_pictures(
@@ -28,7 +28,7 @@ def read_pictures(
     (T, H, W, C) for clips.
 
     Accepts a PIL image or a list of them, arrays of `dtype` (N, *shape), and floats in [0, 1], which are
-    rounded. The axis of a single channel may be left out. Arrays of either framework work like numpy's.
+    scaled and rounded. The axis of a single channel may be left out. Arrays of either framework work too.
     """
     rule = f"{what} must be {_rule(shape, dtype)}"
     if isinstance(given, Image.Image):
@@ -50,7 +50,7 @@ def read_pictures(
 def read_classes(given: Any, n_classes: int, *, where: str = "classes", n: int | None = None) -> Array:
     """Classes as int32 (N,): a number or a sequence of them, each at least 0 and below `n_classes`.
 
-    With `n` there must be n classes, or one for all.
+    If `n` is given, there must be n classes, or one for all.
     """
     if not n_classes:
         raise UserError(f"{where} is given, but the model has no classes: leave it out")
@@ -116,7 +116,7 @@ def unknown_tokens(mask: Array, grid: tuple[int, int], where: str) -> Array:
 
 
 def check_names(given: Collection[str], known: Sequence[str], what: str) -> None:
-    """Raise a `UserError` for the first unknown name, with the nearest known one."""
+    """Raise a `UserError` for the first unknown name, with the most similar known one."""
     for name in given:
         if name not in known:
             hint = did_you_mean(str(name), known) or f"; known: {', '.join(known) or 'none'}"
@@ -129,8 +129,8 @@ def check_lengths(rows: Mapping[str, Any]) -> int:
         raise UserError("the batch is empty: it has no arrays")
     lengths = {name: len(array) for name, array in rows.items()}
     if len(set(lengths.values())) > 1:
-        told = ", ".join(f"{name} has {n}" for name, n in lengths.items())
-        raise UserError(f"arrays of a batch must have the same number of rows: {told}")
+        counts = ", ".join(f"{name} has {n}" for name, n in lengths.items())
+        raise UserError(f"arrays of a batch must have the same number of rows: {counts}")
     n = next(iter(lengths.values()))
     if not n:
         raise UserError(f"the batch is empty: its {', '.join(rows)} have no rows; give at least one example")
@@ -159,7 +159,7 @@ def to_array(given: Any, rule: str) -> Array:
 
 
 def _name(given: Any) -> str:
-    """What was given, for a message."""
+    """A description of an input, for a message."""
     if isinstance(given, str):
         return f"the text {given[:40]!r}"
     if isinstance(given, list | tuple):
@@ -225,7 +225,7 @@ def _hint_of_shape(array: Array, shape: tuple[int, ...]) -> str:
 
 
 def _hint_of_values(array: Array, dtype: type[np.unsignedinteger]) -> str:
-    """What to do with integers of another type or booleans."""
+    """How to convert integers of another type, or booleans."""
     name = np.dtype(dtype).name
     if array.dtype == bool:
         return f": give 0 and {np.iinfo(dtype).max} in {name}, or 0. and 1."

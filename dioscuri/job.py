@@ -1,7 +1,7 @@
-"""Whether this process is one of several that train one run together, by the variables that its engine reads.
+"""Whether this process is one of several that train a run together, from the variables of their launcher.
 
-A variable such as RANK alone says nothing: shells, schedulers and other programs leave it behind. A process
-belongs to a job of several where the number of processes is there, too, and above 1.
+A variable such as RANK alone proves nothing: shells, schedulers and other programs leave it behind. A process
+belongs to a job only if the number of processes is also set, and above 1.
 """
 
 import os
@@ -17,7 +17,7 @@ _VARIABLES = {
         ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
     ),
 }
-"""Of each twin: names of the process's index and of the number of processes."""
+"""Twin -> variables with the process's index and with the number of processes."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Job:
 
 
 def job_of(twin: str) -> Job:
-    """This process's place among those of its run; a `UserError` if a variable holds no whole number."""
+    """This process's index among those of its run; a `UserError` if a variable is not a whole number."""
     for index, count in _VARIABLES.get(twin, ()):
         if (n := _number(count, 1)) > 1:
             return Job(_number(index, 0), n)

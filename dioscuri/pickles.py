@@ -1,7 +1,7 @@
-"""Pickles read as data: Python's unpickler, which may call nothing but the functions that it is given.
+"""Reads pickles as data, with Python's unpickler restricted to a list of allowed functions.
 
-Before it runs, the instructions are counted: a pickle of a few bytes can describe tuples whose hash takes
-years, or a memory of 64 GB.
+The instructions are counted first: a pickle of a few bytes can describe tuples that take years to hash, or a
+memo of 64 GB.
 """
 
 import pickle
@@ -14,15 +14,15 @@ import numpy as np
 
 MAX_BYTES = 1 << 26
 MAX_NODES = 1 << 22
-"""Instructions of a pickle, and nodes of any value in it, shared ones counted each time."""
+"""Most instructions of a pickle, and most nodes of a value; a shared node counts once per reference."""
 
 
 class Foreign(ValueError):
-    """The pickle holds something else, or is damaged."""
+    """The pickle holds something that is not allowed, or is damaged."""
 
 
 class Function:
-    """What a pickle may call; nothing that it says can change it."""
+    """A function that a pickle may call but not change."""
 
     __slots__ = ("_call",)
 
@@ -37,7 +37,7 @@ class Function:
 
 
 class Inert:
-    """Stands for an object that is not needed; takes whatever that one was made of, and does nothing."""
+    """Stands for an object that is not needed: accepts its arguments and state, and ignores them."""
 
     __slots__ = ()
 
@@ -50,14 +50,14 @@ class Inert:
 
 
 class Dictionary(dict):
-    """A dictionary whose attributes, such as a state dict's `_metadata`, are dropped."""
+    """A dictionary without attributes: those of a pickle, such as a state dict's `_metadata`, are dropped."""
 
     def __setstate__(self, _state: object) -> None:
         pass
 
 
 class PickledArray:
-    """An array of numpy, whose state comes after it."""
+    """A numpy array, whose shape, dtype and bytes follow as its state."""
 
     __slots__ = ("value",)
 
@@ -65,13 +65,13 @@ class PickledArray:
         self.value: np.ndarray | None = None
 
     def __setstate__(self, state: Any) -> None:
-        """Of the state the bytes may come before the array is asked for, never after."""
+        """Set the array; its bytes may not change once it has been used."""
         _, shape, dtype, fortran, data = state
         self.value = _array(data, dtype, shape, fortran=fortran)
 
 
 class PickledDtype:
-    """A type of numpy's numbers."""
+    """A numeric dtype of numpy."""
 
     __slots__ = ("value",)
 
@@ -92,7 +92,7 @@ def _encoded(text: str, encoding: str) -> bytes:
 
 
 Names = Mapping[str, Any]
-"""What a pickle's names, `module.name`, stand for: a `Function` or a class of this module."""
+"""Name in a pickle, `module.name` -> the `Function` or the class of this module that replaces it."""
 
 PLAIN: dict[str, Any] = {
     "numpy.ndarray": Inert,
@@ -114,7 +114,7 @@ PLAIN: dict[str, Any] = {
 
 
 def read_plain(content: bytes) -> Any:
-    """The object of a pickle of numbers, text, containers and numpy arrays; `Foreign` where it is another."""
+    """The object of a pickle of numbers, text, containers and numpy arrays; `Foreign` if it holds others."""
     return plain(read_pickle(BytesIO(content), PLAIN))
 
 
@@ -123,8 +123,8 @@ def read_pickle(
 ) -> Any:
     """The next pickle of a stream.
 
-    `load` makes what a persistent identifier stands for; objects whose names begin with one of `inert` are
-    passed over. `Foreign` where the pickle names anything else, is cut short, or is absurdly large.
+    `load` returns the object of a persistent identifier; objects whose names begin with one of `inert` are
+    ignored. Raises `Foreign` if the pickle names anything else, is truncated, or is unreasonably large.
     """
     start = stream.tell()
     try:
@@ -134,7 +134,7 @@ def read_pickle(
         return _Unpickler(stream.read(end - start), names, load, inert).load()
     except Foreign:
         raise
-    except Exception as error:  # the reader meets foreign bytes: anything may be amiss
+    except Exception as error:  # untrusted bytes can raise anything
         raise Foreign(f"damaged: {type(error).__name__} {error}") from error
 
 
@@ -160,7 +160,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 def _check(stream: BinaryIO) -> None:
-    """Go over the instructions of one pickle, with the number of nodes of each value on its stack."""
+    """Check the instructions of one pickle, tracking the number of nodes of each value on its stack."""
     stack: list[int] = []
     marks: list[int] = []
     memory: dict[int, int] = {}
@@ -183,7 +183,7 @@ def _check(stream: BinaryIO) -> None:
 
 
 def _popped(opcode: pickletools.OpcodeInfo, stack: list[int], marks: list[int]) -> int:
-    """Take an instruction's operands off the stack; returns their nodes."""
+    """Pop an instruction's operands off the stack; returns their number of nodes."""
     before = opcode.stack_before
     start = len(stack) - len(before)
     if pickletools.markobject in before:
@@ -202,15 +202,15 @@ def _array(data: Any, dtype: Any, shape: Any, *, fortran: Any = False) -> np.nda
 
 
 def plain(value: Any, *, strict: bool = True) -> Any:
-    """The same containers as dicts, lists and tuples, with numpy's arrays in them.
+    """The same containers as dicts, lists and tuples, with numpy arrays.
 
-    `Foreign` where they are nested within themselves, shared so often that going over them would not end, or,
-    with `strict`, hold anything but data.
+    Raises `Foreign` if one contains itself, if sharing makes them too large to traverse, or, with `strict`,
+    if they hold anything but data.
     """
     made: dict[int, tuple[Any, int]] = {}
 
     def convert(value: Any) -> tuple[Any, int]:
-        """The value and the number of its nodes, shared ones counted each time."""
+        """The value and its number of nodes, where a shared node counts once per reference."""
         if isinstance(value, PickledArray):
             return value.value, 1
         if strict and isinstance(value, Function | Inert | PickledDtype | type):

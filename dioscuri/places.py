@@ -1,7 +1,7 @@
-"""Where things lie: the twins' programs, shipped examples, runs, caches.
+"""Locations of the twins' programs, shipped examples, runs and caches.
 
-In a clone a twin keeps its runs in its own folder, and relative paths of a `.cfg` start there. An installed
-package writes nothing beside its own files: the working directory takes the place of the twins' folders.
+In a clone, a twin's runs are in its own folder, and relative paths of a `.cfg` start there. An installed
+package writes nothing next to its own files: it uses the working directory instead of the twins' folders.
 """
 
 import os
@@ -19,7 +19,7 @@ RUNS_VARIABLE = "DIOSCURI_RUNS"
 
 @dataclass(frozen=True)
 class Places:
-    """Where the twins' programs lie, and where an installed package works; `work` is None in a clone."""
+    """The folder of the twins' programs, and the working folder of an installed package, None in a clone."""
 
     programs: Path = PROGRAMS
     work: Path | None = None
@@ -29,17 +29,17 @@ class Places:
         return self.work or self.programs / f"{twin}_impl"
 
     def results(self) -> Path:
-        """The folder of a sweep's results: beside those of its runs."""
+        """The folder of a sweep's results, next to those of its runs."""
         return Path(os.environ.get(RUNS_VARIABLE) or self.work or self.programs).absolute()
 
 
 def here() -> Places:
-    """The clone or, of an installed package, the working directory."""
+    """The locations of this clone, or of an installed package in the working directory."""
     return Places() if in_clone() else Places(work=Path.cwd())
 
 
 def in_clone() -> bool:
-    """Whether this package is that of a clone."""
+    """Whether this package is in a clone of the repository."""
     return (PROGRAMS / "build" / "setup_env.sh").is_file() and (PROGRAMS / "egs").is_dir()
 
 
@@ -65,7 +65,7 @@ def egs_path(name: str | Path) -> Path:
 
 
 def configuration(path: Path) -> tuple[Path, str]:
-    """A configuration the user names, and a line to print: what does not exist may name a shipped example."""
+    """The user's configuration, or the shipped example of that name, and a line to print about it."""
     shipped = None if path.exists() or path.is_absolute() else _example(path)
     if shipped is None:
         return path, ""
@@ -79,6 +79,6 @@ def _example(path: Path) -> Path | None:
 
 
 def cache_folder() -> Path:
-    """Where downloads and compiled programs are kept: DIOSCURI_CACHE, or `dioscuri` in the user's cache."""
+    """The folder of downloads and compiled programs: DIOSCURI_CACHE, or `dioscuri` in the user's cache."""
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(os.environ.get("DIOSCURI_CACHE") or Path(cache, "dioscuri")).expanduser()

@@ -1,4 +1,4 @@
-"""Which families there are, and where their parts are found: a family is a folder of `dioscuri/families`."""
+"""The families and their modules: a family is a folder of `dioscuri/families`."""
 
 from importlib import import_module
 from pathlib import Path
@@ -8,7 +8,7 @@ _FOLDER = Path(__file__).with_name("families")
 
 
 def family_names() -> list[str]:
-    """Names that `run.family` may have: folders with host logic of their own."""
+    """Values of `run.family`: the folders with host logic."""
     return sorted(path.parent.name for path in _FOLDER.glob("*/logic.py"))
 
 

@@ -1,4 +1,4 @@
-"""Where a run goes on: its own newest checkpoint, that of another run, or the beginning."""
+"""Where a run continues: from its own newest checkpoint, from another run's, or from the beginning."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,21 +27,21 @@ class Start:
 
     def lacks_validation(self, options: Train) -> bool:
         """Whether the run was stopped before the validation that was due at its last step. Checkpoints of
-        version 0.1.0 do not tell; they count as validated."""
+        version 0.1.0 do not record this and count as validated."""
         return is_due(self.step, options) and self.info.get("validated", self.step) != self.step
 
 
 def is_due(done: int, options: Train) -> bool:
-    """Whether the run is validated and saved after so many batches."""
+    """Whether the run is validated and saved after `done` batches."""
     at_interval = done % options.checkpoint_and_eval_interval_in_steps == 0
     return done > 0 and (at_interval or done == options.total_train_steps)
 
 
 def restore(context: Context, resume_from: Path | None) -> Start:
-    """Load the newest sound checkpoint of the run, or of `resume_from` where that one is further, into the
-    engine.
+    """Load the newest intact checkpoint of the run into the engine, or that of `resume_from` if it has more
+    steps; without either, initialise.
 
-    With neither, initialise. `train.resume_from_ema` starts from the averaged weights.
+    `train.resume_from_ema` starts from the averaged weights.
     """
     own_root = context.directory.checkpoints
     roots = [own_root] if store.steps(own_root) else []
@@ -50,16 +50,16 @@ def restore(context: Context, resume_from: Path | None) -> Start:
         if not roots or max(store.steps(other)) > max(store.steps(own_root)):
             roots.insert(0, other)
         else:
-            context.say(f"{own_root} is at least as far as {resume_from}: going on from there")
+            context.say(f"{own_root} has at least as many steps as {resume_from}: continuing from there")
     if not roots:
         context.engine.initialise()
         return Start()
     checkpoint = load(context, roots[0], averaged=context.hparams.train.resume_from_ema)
     check_learnt(checkpoint, made_by(context.hparams, context.sets.train))
-    context.say(f"going on from {checkpoint.path}: {checkpoint.step} batches")
+    context.say(f"continuing from {checkpoint.path}: {checkpoint.step} batches")
     info = dict(checkpoint.info)
     if roots[0] != own_root:
-        # Its best checkpoint stays where it is; this run's best is found among its own.
+        # The other run's best checkpoint is not copied; this run chooses among its own.
         info.pop("best", None)
         info.pop("validated", None)
     return Start(checkpoint.step, info)
@@ -68,9 +68,9 @@ def restore(context: Context, resume_from: Path | None) -> Start:
 def load(
     context: Context, root: Path, step: int | None = None, *, averaged: bool = False
 ) -> store.Checkpoint:
-    """Load a checkpoint (the newest sound one by default) into the engine; damaged ones are named.
+    """Load a checkpoint (default: the newest intact one) into the engine, with a warning for damaged ones.
 
-    With `averaged` the averaged weights take the place of the raw ones.
+    With `averaged`, the averaged weights replace the raw ones.
     """
     checkpoint = store.load(root, step)
     for warning in checkpoint.warnings:
@@ -86,9 +86,9 @@ def load(
 
 
 def load_best(context: Context, *, averaged: bool) -> store.Checkpoint:
-    """Load the checkpoint of the best validation, or the newest one where none was validated.
+    """Load the checkpoint of the best validation, or the newest one if none was validated.
 
-    A `UserError` if the weights to be used, averaged or raw ones, are not finite.
+    Raises a `UserError` if the weights to use, averaged or raw, are not finite.
     """
     checkpoint = _load_best(context)
     check_finite(checkpoint, averaged=averaged)

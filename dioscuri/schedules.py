@@ -1,8 +1,8 @@
-"""Numbers that follow the training step: learning rate, decay of the average, beta, KL balancing; and the
-share of masked tokens at a time between 0 and 1.
+"""Schedules of the training step: learning rate, decay of the moving average, beta, KL balancing; and mask
+schedules, the proportion of masked tokens as a function of time in [0, 1].
 
-Functions of the step are pure and count batches from 0, skipped updates included. Beta and gamma are those
-of Hazami et al. 2022, the mask schedules those of MaskGIT (Chang et al. 2022, section 3.3) and what followed.
+Functions of the step are pure and count batches from 0, skipped updates included. Beta and gamma are from
+Hazami et al. 2022, the mask schedules from MaskGIT (Chang et al. 2022, section 3.3) and later work.
 """
 
 import math
@@ -17,10 +17,10 @@ from dioscuri.hparams.sections import Optimizer, Train
 MASK_SCHEDULES = (
     "cosine", "linear", "uniform", "sigmoid", "log", "exp", "root", "square", "arccos",
 )  # fmt: skip
-"""Beside pow<x>, such as pow2.5, which is 1 - t^x."""
+"""Besides pow<x>, such as pow2.5, which is 1 - t^x."""
 
 UNCLIPPED = ("cosine", "arccos", "root", "square")
-"""Schedules whose share is not clipped to [MIN_RATIO, 1]."""
+"""Schedules whose ratio is not clipped to [MIN_RATIO, 1]."""
 
 MIN_RATIO = 1e-6
 
@@ -28,8 +28,8 @@ MIN_RATIO = 1e-6
 def learning_rate(step: int, options: Optimizer) -> float:
     """Learning rate of the update at `step`. Every scheme warms up linearly from 0 at step 0.
 
-    Without `warmup_steps` the schemes of Hugging Face and Metroplex begin at the base rate, the others at 0
-    all the same.
+    Without `warmup_steps`, the schemes of Hugging Face and Metroplex begin at the base rate; the others
+    still begin at 0.
     """
     match options.learning_rate_scheme:
         case "noam":
@@ -45,9 +45,9 @@ def learning_rate(step: int, options: Optimizer) -> float:
 
 
 def ema_decay(step: int, options: Train) -> float:
-    """Decay of the weights' average in the update at `step` (EMAModel of diffusers and open-muse).
+    """Decay of the weights' moving average in the update at `step` (EMAModel of diffusers and open-muse).
 
-    1, which leaves the average as it is, except in every `ema_update_every`-th step, from step 0 on.
+    1, which leaves the average unchanged, except at step 0 and every `ema_update_every` steps after it.
     """
     if step % options.ema_update_every:
         return 1.0
@@ -65,7 +65,7 @@ def ema_decay(step: int, options: Train) -> float:
 
 
 def mask_power(name: str) -> float | None:
-    """x of a schedule named pow<x>, None of any other. A `UserError` names a schedule that does not exist."""
+    """x of a schedule named pow<x>, None for any other. A `UserError` names an unknown schedule."""
     if found := re.fullmatch(r"pow(\d+(?:\.\d*)?|\.\d+)", name):
         return float(found[1])
     if name not in MASK_SCHEDULES:
@@ -77,9 +77,9 @@ def mask_power(name: str) -> float | None:
 def mask_ratio(
     name: str, t: np.ndarray, n: float = 256, *, start: float = -3, end: float = 3, tau: float = 1
 ) -> np.ndarray:
-    """Share of tokens that are masked at times t in [0, 1], computed in the dtype of `t`.
+    """Proportion of masked tokens at times t in [0, 1], computed in the dtype of `t`.
 
-    `n` counts the tokens of a picture, for log and exp; `start`, `end` and `tau` shape the sigmoid.
+    `n` is the number of tokens of a picture, for log and exp; `start`, `end` and `tau` shape the sigmoid.
     """
     kind, bits, one = t.dtype.type, math.log2(max(n, 2)), t.dtype.type(1)
     power = mask_power(name)
@@ -89,7 +89,7 @@ def mask_ratio(
         case "cosine":
             ratio = np.cos(t * kind(math.pi) * kind(0.5))
         case "arccos":
-            # Not numpy's own: its last bit depends on the processor, and at 1/2 a whole token on that bit.
+            # Not numpy's: its last bit depends on the processor, and at 1/2 rounding to tokens depends on it.
             ratio = np.vectorize(math.acos, otypes=[t.dtype])(t) * kind(2) / kind(math.pi)
         case "root":
             ratio = one - np.sqrt(t)
@@ -145,7 +145,7 @@ def beta(step: int, options: Annealing) -> float:
 
 
 def gamma(step: int, options: Annealing) -> float:
-    """1.0 while the groups' divergences are balanced, which ends after `gamma_max_steps`; then 0.0."""
+    """1.0 while the groups' divergences are balanced, for `gamma_max_steps` steps; then 0.0."""
     return 1.0 if options.use_gamma_schedule and step <= options.gamma_max_steps else 0.0
 
 
@@ -170,7 +170,7 @@ def _decayed(step: int, options: Optimizer) -> float:
 
 
 def _hugging_face(step: int, options: Optimizer) -> float:
-    """Schemes of transformers' `get_scheduler`, whose whole length is decay_start + decay_steps."""
+    """Schemes of transformers' `get_scheduler`, whose total length is decay_start + decay_steps."""
     base, low, cycles = options.learning_rate, options.min_learning_rate, options.num_cycles
     if step < options.warmup_steps:
         return base * step / options.warmup_steps
@@ -209,7 +209,7 @@ def _exponential(step: int, options: Optimizer) -> float:
 
 
 def _cosine(step: int, options: Optimizer) -> float:
-    """Half a cosine from the base rate at decay_start to min_learning_rate, which stays."""
+    """Half a cosine from the base rate at decay_start to min_learning_rate, constant from there on."""
     progress = min(step - options.decay_start, options.decay_steps) / options.decay_steps
     base, low = options.learning_rate, options.min_learning_rate
     return low + (base - low) * 0.5 * (1 + math.cos(math.pi * progress))
@@ -218,10 +218,10 @@ def _cosine(step: int, options: Optimizer) -> float:
 def _legacy_cosine(step: int, options: Optimizer) -> float:
     """The original torch program's curve, in closed form; it rises again after decay_steps.
 
-    The original goes on from the rate before decay_start by the recursion of an annealed cosine whose phase
+    From decay_start on, the original updates the rate by the recursion of an annealed cosine whose phase
     counts from step 0: lr_t - min = (lr_{t-1} - min) (1 + cos(pi t / T)) / (1 + cos(pi (t-1) / T)). The
-    factors cancel, which leaves a multiple of 1 + cos(pi t / T). From a valley, where that is zero, it goes
-    on with lr + (base - min) (1 - cos(pi / T)) / 2, and the multiple is (base - min) / 2 from there on.
+    factors cancel, leaving a multiple of 1 + cos(pi t / T). At a minimum, where that is zero, the original
+    adds (base - min) (1 - cos(pi / T)) / 2, which makes the multiple (base - min) / 2 from there on.
     """
     base, low, period = options.learning_rate, options.min_learning_rate, options.decay_steps
     start = options.decay_start - 1

@@ -1,4 +1,4 @@
-"""The twins as packages: which of them can work here, and their modules, imported when they are needed."""
+"""The twins as packages: which of them are installed, and their modules, imported when needed."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,20 +11,19 @@ from dioscuri.engine import Engine
 from dioscuri.errors import UserError
 
 FRAMEWORKS = {"torch": ("torch",), "jax": ("jax", "flax", "optax")}
-"""What each twin needs to be installed; the extra of the package is called like the twin."""
+"""Packages that each twin requires; the extra that installs them has the twin's name."""
 TITLES = {"torch": "PyTorch", "jax": "JAX"}
 
 
 @dataclass(frozen=True)
 class Twin:
-    """One of the twins, as the commands use it."""
+    """A twin, as the commands use it."""
 
     name: str
     make_engine: Callable[[Any], Engine]
-    """From the options of a run to the engine. The import is slow: it comes once the options are known to be
-    right."""
+    """Make the engine for a run's options. Its import is slow, so it waits until they have been checked."""
     count_processes: Callable[[int], int] = lambda _num_gpus: 1
-    """From `run.num_gpus` to the processes to start; a `UserError` if the machine has fewer devices."""
+    """Number of processes to start for `run.num_gpus`; a `UserError` if the machine has fewer devices."""
 
 
 def open_twin(name: str) -> Twin:
@@ -48,7 +47,7 @@ def installed() -> list[str]:
 
 
 def default_twin() -> str:
-    """The twin that is installed, 'torch' where both are; a `UserError` if none is."""
+    """The installed twin, 'torch' if both are; a `UserError` if neither is."""
     names = installed()
     if not names:
         raise UserError("neither PyTorch nor JAX is installed: pip install 'dioscuri[torch]'")
@@ -56,7 +55,7 @@ def default_twin() -> str:
 
 
 def require(name: str) -> None:
-    """Raise a `UserError` with the command that installs it where a twin's framework is missing."""
+    """If a twin's framework is missing, raise a `UserError` with the command that installs it."""
     if missing := _missing(name):
         raise UserError(
             f"the {TITLES[name]} twin needs {', '.join(missing)}, which is not installed: "
@@ -71,6 +70,6 @@ def twin_module(name: str, module: str) -> ModuleType:
 
 
 def _missing(name: str) -> list[str]:
-    """Packages of a twin's framework that are not there; a folder of such a name is none."""
+    """Packages of a twin's framework that are not installed; a plain folder of that name does not count."""
     specs = {package: find_spec(package) for package in FRAMEWORKS[name]}
     return [package for package, spec in specs.items() if spec is None or spec.origin is None]

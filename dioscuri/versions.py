@@ -1,4 +1,4 @@
-"""Versions of the programs that took part in a run, for the checkpoint's record."""
+"""Versions of the packages that a run used, recorded in its checkpoints."""
 
 import platform
 from importlib.metadata import PackageNotFoundError, version
@@ -9,7 +9,7 @@ PACKAGES = ("torch", "jax", "flax", "optax", "numpy")
 
 
 def versions() -> dict[str, str]:
-    """Package name to version; packages that are not installed are left out."""
+    """Package name -> version, for the packages that are installed."""
     numbers = {"python": platform.python_version(), "dioscuri": __version__}
     for name in PACKAGES:
         try:

@@ -1,4 +1,4 @@
-"""Devices and processes of a run: which ones, how arrays get there, and how results come back."""
+"""Devices and processes of a run: choosing them, placing arrays on them, and gathering results."""
 
 import os
 from contextlib import suppress
@@ -17,15 +17,15 @@ from dioscuri.job import job_of
 from dioscuri.places import cache_folder
 
 COMPUTE_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float64": jnp.float64}
-"""Precision of the network by `train.precision`."""
+"""`train.precision` -> dtype of the network."""
 
 _CACHE_BYTES = 2 << 30
-"""Bound of the persistent compilation cache; the entries used least recently go first."""
+"""Size limit of the persistent compilation cache; the least recently used entries are removed first."""
 
 
 @dataclass(frozen=True)
 class Devices:
-    """A mesh of one axis, 'data', over the devices of all processes, and this process's place among them."""
+    """A mesh with one axis, 'data', over the devices of all processes, and this process's index."""
 
     mesh: Mesh
     process_index: int
@@ -33,18 +33,19 @@ class Devices:
 
     @property
     def device_count(self) -> int:
-        """Devices over all processes."""
+        """Number of devices of all processes."""
         return self.mesh.size
 
     @property
     def compiler_options(self) -> dict[str, bool | int] | None:
-        """On the CPU: a third of the compiler's memory and time, for steps as fast (jax 0.10.2)."""
+        """On the CPU, options with which the compiler needs a third of its memory and time for equally fast
+        steps (jax 0.10.2)."""
         on_cpu = self.mesh.devices.flat[0].platform == "cpu"
         return {"xla_cpu_use_fusion_emitters": False, "xla_backend_optimization_level": 1} if on_cpu else None
 
     @property
     def sharded(self) -> NamedSharding:
-        """Rows spread over the devices."""
+        """Rows sharded over the devices."""
         return NamedSharding(self.mesh, PartitionSpec("data"))
 
     @property
@@ -53,11 +54,11 @@ class Devices:
         return NamedSharding(self.mesh, PartitionSpec())
 
     def sharding(self, spread: bool) -> NamedSharding:
-        """Rows spread over the devices, or the same everywhere."""
+        """Rows sharded over the devices, or replicated."""
         return self.sharded if spread else self.replicated
 
     def place(self, array: np.ndarray, dtype: jnp.dtype | None = None) -> Array:
-        """This process's rows as part of the global array, spread over the devices."""
+        """The global array, sharded over the devices, from this process's rows."""
         rows = np.asarray(array, dtype)
         if self.process_count == 1:
             placed: Array = jax.device_put(rows, self.sharded)
@@ -82,11 +83,13 @@ class Devices:
 
 
 def open_devices(num_gpus: int, num_cpu_devices: int = 0) -> Devices:
-    """Choose the devices and join the processes that the environment describes, if any."""
+    """Choose the devices and join the other processes, if the environment names any."""
     if not num_gpus:
         jax.config.update("jax_platforms", "cpu")
         if num_cpu_devices:
-            with suppress(RuntimeError):  # JAX has begun, perhaps with as many: see below
+            with suppress(
+                RuntimeError
+            ):  # JAX is initialised already, perhaps with that number: checked below
                 jax.config.update("jax_num_cpu_devices", num_cpu_devices)
     _join_processes()
     devices = jax.devices() if num_gpus else jax.devices("cpu")
@@ -100,16 +103,16 @@ def open_devices(num_gpus: int, num_cpu_devices: int = 0) -> Devices:
 
 
 def set_precision(precision: str) -> None:
-    """Let float32 mean float32 on accelerators (no TF32); float64 needs the global switch."""
+    """Use full float32 on accelerators (no TF32); float64 needs the global switch."""
     jax.config.update("jax_default_matmul_precision", "highest" if precision == "float32" else None)
     if precision == "float64":
         jax.config.update("jax_enable_x64", True)
 
 
 def use_compilation_cache() -> None:
-    """Keep compiled programs in JAX_COMPILATION_CACHE_DIR, or in the project's cache folder.
+    """Cache compiled programs in JAX_COMPILATION_CACHE_DIR, or in the project's cache folder.
 
-    The bound needs the package filelock; without it nothing is kept unless the user names a folder.
+    The size limit needs the package filelock; without it, only a folder named by the user is used.
     """
     if os.environ.get("JAX_COMPILATION_CACHE_DIR") or find_spec("filelock") is None:
         return

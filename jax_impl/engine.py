@@ -24,7 +24,7 @@ COUNTERS = ("updates", "skips", "skips_in_row")
 
 
 class Engine:
-    """Trains and runs the family `run.family` on the devices that `run.num_gpus` asks for."""
+    """Trains and runs the family `run.family` on `run.num_gpus` devices."""
 
     name = "jax"
     state: TrainState
@@ -51,7 +51,7 @@ class Engine:
         self._set_state(OptimizerState.start(jnp.zeros(self.layout.size, self.dtype)), self.initial_buffers)
 
     def initialise(self) -> None:
-        """Create parameters, their average, buffers and the optimiser's state."""
+        """Create the parameters, their average, the buffers and the optimiser's state."""
         arrays = self.family.initial_parameters(self.hparams.run.seed)
         self._set_state(OptimizerState.start(self._vector(arrays)), self.initial_buffers)
 
@@ -59,12 +59,12 @@ class Engine:
         self, batch: Batch, step: int, scalars: Mapping[str, float], noise: Noise | None = None
     ) -> None:
         """One update on this process's share of the global batch."""
-        n_parts = self.hparams.train.accumulation_steps
+        micro_batches = self.hparams.train.accumulation_steps
         rows = check_lengths(batch) * self.process_count
-        if rows % (n_parts * self.device_count):
+        if rows % (micro_batches * self.device_count):
             raise UserError(
                 f"[train] batch_size {rows} must be a multiple of devices x accumulation_steps, "
-                f"{self.device_count} x {n_parts}"
+                f"{self.device_count} x {micro_batches}"
             )
         pictures = {name: self.devices.place(array) for name, array in batch.items()}
         key = (self.hparams.run.seed, step)
@@ -103,7 +103,7 @@ class Engine:
         noise: Noise | None = None,
         **arguments: Any,
     ) -> dict[str, Array]:
-        """Run a family's method on the global batch, each device its rows; repetition fills batches."""
+        """Run a method on the global batch, each device on its rows; repeated rows fill the batch."""
         optimizer, key = self.state.optimizer, (self.hparams.run.seed, step)
         flat = optimizer.ema if ema else optimizer.params
         return self.runner.run(method, flat, batch, self.frozen, key=key, noise=noise, **arguments)
@@ -131,7 +131,7 @@ class Engine:
         return state | ({"buffers": buffers} if buffers else {})
 
     def state_from_numpy(self, state: State) -> None:
-        """Load a state; without `ema` or `optimizer` the average begins as a copy, the optimiser afresh."""
+        """Load a state. Without `ema` the average starts as a copy, without `optimizer` its state is new."""
         loaded = OptimizerState.start(self._vector(state["model"]))
         if "ema" in state:
             loaded = loaded._replace(ema=self._vector(state["ema"]))
@@ -163,11 +163,11 @@ class Engine:
         self.state = TrainState(*self._replicate((state, sums, self._cast(buffers))))
 
     def _replicate(self, tree: Any) -> Any:
-        """Put a tree on every device, in memory of its own: the step gives it away."""
+        """Copy a tree to every device; its memory is new, since the step donates it."""
         return jax.device_put(tree, self.devices.replicated, may_alias=False)
 
     def _jit(self, function: Any, key: Hashable = None, **options: Any) -> Any:
-        """The compiled form of a function, made once."""
+        """The compiled function, cached."""
         key = (function.__name__, key) if key is None else key
         if key not in self.compiled:
             donated = {"donate_argnums": options.pop("donate")} if "donate" in options else {}

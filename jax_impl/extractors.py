@@ -1,4 +1,4 @@
-"""Published networks that make features of pictures: the Inception network of FID."""
+"""Published networks that extract features of pictures: the Inception network of FID."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,10 +15,10 @@ Extract = Callable[[Sequence[np.ndarray]], tuple[np.ndarray, np.ndarray | None]]
 
 
 def open_network(name: str, weights: str) -> tuple[Extract, str]:
-    """From B pictures uint8 (H, W, 3) of any sizes to features (B, D) and logits, if any; and what the
-    network is.
+    """A function from B pictures uint8 (H, W, 3) of any sizes to features (B, D) and logits, if any; and a
+    description of the network.
 
-    `weights`: a file; empty: the published one, which is downloaded once.
+    `weights`: a file; if empty, the published one, downloaded once.
     """
     if name != "inception":
         raise UserError(

@@ -1,4 +1,4 @@
-"""Running a family's methods on a network, for the engine and for the models of the public face."""
+"""Runs a family's methods on a network, for the engine and for the models of the Python interface."""
 
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -26,8 +26,8 @@ Arrays = Mapping[str, Array]
 
 
 class Runner:
-    """Runs methods: places rows, draws noise, compiles what it meets first, and brings the results to the
-    host. Noise and numbers are of `dtype`. `merge` makes the network of its weights, a tree."""
+    """Runs methods: places rows on the devices, draws noise, compiles each method once, and fetches the
+    results. Noise and floats have type `dtype`. `merge` makes the network from its tree of weights."""
 
     def __init__(
         self, methods: Any, devices: Devices, dtype: Any, merge: Callable[[Any], nnx.Module]
@@ -46,9 +46,9 @@ class Runner:
         noise: Arrays | None = None,
         **arguments: Any,
     ) -> dict[str, Array]:
-        """Run a method on the global batch, each device its rows; repetition fills batches.
+        """Run a method on the global batch, each device on its rows; repeated rows fill the batch.
 
-        Noise follows from the key (seed, step), or is given as arrays with the rows first.
+        Noise is drawn from the key (seed, step), or given as arrays with rows first.
         """
         function = mode(self.methods, method)
         options, numbers = split_arguments(arguments)
@@ -68,7 +68,7 @@ class Runner:
         return {name: self.devices.to_numpy(value)[:n] for name, value in results.items()}
 
     def noise(self, method: str, rows: int, key: tuple[int, int], **options: Any) -> dict[str, jax.Array]:
-        """What a method draws for so many rows of all processes."""
+        """The noise of a method for `rows` rows of all processes."""
         specs = tuple(self.methods.noise_specs(method, rows, **options))
         if not specs:
             return {}
@@ -78,17 +78,17 @@ class Runner:
         return draw(tuple(np.uint32(part % 2**32) for part in (seed, STREAMS[method], step)))
 
     def placed(self, arrays: Arrays) -> dict[str, jax.Array]:
-        """Arrays as numbers on the devices, their rows spread."""
+        """Arrays on the devices, with their rows sharded."""
         return {name: self.devices.place(array, self.dtype) for name, array in arrays.items()}
 
     def jit(self, function: Any, key: Hashable, **options: Any) -> Any:
-        """The compiled form of a function, made once."""
+        """The compiled function, cached."""
         if key not in self.compiled:
             self.compiled[key] = jax.jit(function, compiler_options=self.devices.compiler_options, **options)
         return self.compiled[key]
 
     def _arrays(self, numbers: Mapping[str, Any]) -> dict[str, Any]:
-        """What is the same for every row."""
+        """Arguments that are the same for every row."""
         make = partial(np.asarray, dtype=self.dtype)
         return {
             name: [make(item) for item in value] if isinstance(value, list) else make(value)
@@ -127,7 +127,7 @@ class Network:
 
     @property
     def device(self) -> jax.Device:
-        """Where the weights lie."""
+        """The device of the weights."""
         return next(iter(jax.tree.leaves(self.state)[0].devices()))
 
     @property
@@ -157,7 +157,7 @@ class Network:
             )
 
     def noise_specs(self, method: str, rows: int, **options: Any) -> tuple[NoiseSpec, ...]:
-        """Noise that a method takes."""
+        """The noise that a method takes."""
         return tuple(self.methods.noise_specs(method, rows, **options))
 
     def loss(
@@ -170,8 +170,8 @@ class Network:
         noise: Mapping[str, Any] | None = None,
         tokenizer: Any = None,
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """The family's training objective and metrics at the parameters `state`, a pure function; without
-        `noise` the key draws it."""
+        """The family's training objective and metrics at the parameters `state`, a pure function; the key
+        draws `noise` if it is None."""
         if self.buffers:
             raise UserError(
                 "[model] quantizer updates moving averages, which a pure loss cannot: train with "
@@ -218,7 +218,7 @@ class Network:
 
     @contextmanager
     def arithmetic(self) -> Iterator[None]:
-        """The precision of the options, here and now: no TF32, and float64 where it is asked for."""
+        """Within the block, use the precision of the options: no TF32, and float64 if it is set."""
         with ExitStack() as stack:
             if self.precision == "float32":
                 stack.enter_context(jax.default_matmul_precision("highest"))
@@ -232,8 +232,8 @@ class Network:
 
 
 def open_device(device: Any) -> jax.Device:
-    """A device of JAX, its platform's name ('cpu', 'gpu', 'tpu', 'cuda:1') or None for JAX's default; a
-    `UserError` if it is not there."""
+    """A device by platform ('cpu', 'gpu', 'tpu', 'cuda:1'), None for JAX's default; a `UserError` if it is
+    missing."""
     if isinstance(device, jax.Device):
         return device
     if device is None:
@@ -249,7 +249,7 @@ def open_device(device: Any) -> jax.Device:
 def _with_weights(
     params: nnx.State, weights: Arrays, shapes: Mapping[str, tuple[int, ...]], precision: str, device: Any
 ) -> nnx.State:
-    """The tree of parameters with canonical tensors in it."""
+    """The tree of parameters with its values from canonical tensors."""
     check_shapes(weights, shapes)
     dtype, leaves = COMPUTE_DTYPES[precision], []
     for path, leaf in nnx.to_flat_state(params):

@@ -20,13 +20,13 @@ STREAMS = {
     "inpaint": 7,
     "output_statistics": 8,
 }
-"""Stream of each method of the engine: `encode` draws what `reconstruct` draws."""
+"""Random stream of each method of the engine: `encode` and `reconstruct` share one."""
 
 
 def draw_noise(specs: Sequence[NoiseSpec], key: tuple[int, int, int], dtype: jnp.dtype) -> dict[str, Array]:
     """Draw the arrays (B, ...), all normals in one call and all uniforms in another.
 
-    The values do not depend on how the arrays lie over devices and processes: no process index is needed.
+    The values do not depend on how the arrays are sharded over devices, so no process index is needed.
     """
     seed, stream, step = key
     root = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), stream), step)
@@ -34,7 +34,7 @@ def draw_noise(specs: Sequence[NoiseSpec], key: tuple[int, int, int], dtype: jnp
 
 
 def draw_from(specs: Sequence[NoiseSpec], root: Array, dtype: jnp.dtype) -> dict[str, Array]:
-    """The same from a key of JAX."""
+    """Draw the arrays from a JAX key."""
     generators = [spec.name for spec in specs if spec.kind == "generator"]
     noise = {name: jax.random.fold_in(root, 2 + index) for index, name in enumerate(generators)}
     for index, kind in enumerate(("normal", "uniform")):

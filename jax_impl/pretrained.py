@@ -1,4 +1,4 @@
-"""Networks of options and weights, and the folders that either twin opens."""
+"""Networks from options and weights, and saved folders that either twin opens."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,10 +20,10 @@ Arrays = Mapping[str, np.ndarray]
 
 
 class Pretrained:
-    """What every network can do: be written to a folder and read from one."""
+    """Saves a network to a folder and loads it again; a base class of all networks."""
 
     hparams: Any = None
-    """Options of the network; those that `build_model`, `model_of` and `from_pretrained` make have them."""
+    """Options of the network, set by `build_model`, `model_of` and `from_pretrained`."""
 
     def save_pretrained(self, folder: Path | str) -> None:
         """Write `config.json` and `model.safetensors`."""
@@ -35,10 +35,10 @@ class Pretrained:
     def from_pretrained(
         cls, where: Path | str, overrides: Sequence[str] = (), *, revision: str = "main"
     ) -> Self:
-        """The network of a folder that `save_pretrained` wrote, here or on the hub as `owner/model[/folder]`.
+        """Load the network that `save_pretrained` wrote, from a folder or a hub model `owner/model[/folder]`.
 
-        Words `section.option=value` change options. A `UserError` says what is missing, what does not fit,
-        and if the network is of another class.
+        `overrides` are words `section.option=value`. Raises a `UserError` if something is missing or does
+        not fit, or if the network is of another class.
         """
         folder = local_folder(where, revision)
         if not is_folder(folder):
@@ -57,17 +57,17 @@ class Pretrained:
 
 
 def build_model(hparams: Any, seed: int = 0) -> Any:
-    """The network of a run's options in evaluation mode, its first values drawn from `seed` by the family's
-    table."""
+    """The network of a run's options, in evaluation mode, with initial values of the family drawn from
+    `seed`."""
     hparams = network_options(hparams)
     return model_of(hparams, methods_of(hparams).initial_parameters(seed))
 
 
 def model_of(hparams: Any, weights: Arrays) -> Any:
-    """The network of a run's options in evaluation mode, with weights under canonical names.
+    """The network of a run's options, in evaluation mode, with weights given under canonical names.
 
-    A `UserError` names what is missing or has another shape. Dropout has random streams, of seed 0, for when
-    `model.train()` switches it on.
+    A `UserError` names a tensor that is missing or has the wrong shape. Dropout, which `model.train()` turns
+    on, has random streams of seed 0.
     """
     hparams = network_options(hparams)
     parts: Any = nnx.split(nnx.eval_shape(methods_of(hparams).build), nnx.Param, ...)

@@ -1,4 +1,4 @@
-"""Building blocks of a family's training step: gradients, updates, means over the global batch."""
+"""Building blocks of a family's training step: gradients, updates and means over the global batch."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -22,8 +22,8 @@ Objective = Callable[[Any, Arrays, Arrays], tuple[Array, Metrics, Buffers]]
 
 
 class TrainState(NamedTuple):
-    """What a step takes and gives back: the optimiser's state, sums of metrics and number of their steps,
-    buffers."""
+    """The state that a step takes and returns: the optimiser's state, sums of metrics followed by the number
+    of steps, and buffers."""
 
     optimizer: OptimizerState
     metric_sums: Array
@@ -31,7 +31,8 @@ class TrainState(NamedTuple):
 
 
 class Trainer:
-    """Means of a training step, which a family calls while the whole step is traced: state in, state out."""
+    """Operations of a training step, called by a family while the whole step is traced: they return the new
+    state."""
 
     def __init__(
         self,
@@ -42,8 +43,8 @@ class Trainer:
         devices: Devices,
         options: Train,
     ) -> None:
-        parts: Any = nnx.split(model, nnx.Param, ...)
-        self.graph, _, self.rest = parts
+        pieces: Any = nnx.split(model, nnx.Param, ...)
+        self.graph, _, self.rest = pieces
         self.layout, self.tree, self.settings, self.devices = layout, tree, settings, devices
         self.accumulation_steps = options.accumulation_steps
         self.dtype = COMPUTE_DTYPES[options.precision]
@@ -53,43 +54,45 @@ class Trainer:
     ) -> tuple[Array, Metrics, Buffers]:
         """Gradient (P,) of an objective's mean over the global batch, metrics and new buffers.
 
-        `train.accumulation_steps` parts of the batch are computed one after the other.
+        The batch is computed in `train.accumulation_steps` micro-batches, one after the other.
         """
 
-        def part(batch: Arrays, noise: Arrays) -> Any:
-            gradient, others = self.part_gradient(lambda model: objective(model, batch, noise), state)
+        def micro_batch(batch: Arrays, noise: Arrays) -> Any:
+            gradient, others = self.gradient_of(lambda model: objective(model, batch, noise), state)
             return gradient, *others
 
-        gradient, metrics, buffers = self.over_parts(part, batch, noise)
+        gradient, metrics, buffers = self.over_micro_batches(micro_batch, batch, noise)
         return gradient, metrics, buffers
 
-    def part_gradient(
+    def gradient_of(
         self, function: Callable[[Any], tuple[Any, ...]], state: TrainState
     ) -> tuple[Array, tuple[Any, ...]]:
-        """Gradient (P,) of a function of the model, whose first result is the loss, and the other results."""
+        """Gradient (P,) of a function of the model whose first result is the loss, and the other results."""
 
         def loss(params: nnx.State) -> tuple[Array, tuple[Any, ...]]:
             value, *others = function(nnx.merge(self.graph, params, self.rest))
             return value, tuple(others)
 
-        # Split outside of the gradient: that of a slice is a padded vector, one of full length a tensor.
+        # Split outside the gradient: the gradient of a slice is a padded vector of full length.
         grads, others = jax.grad(loss, has_aux=True)(self.weights(state.optimizer.params))
         return join(grads, self.layout, self.tree).astype(state.optimizer.params.dtype), others
 
-    def over_parts(self, function: Callable[[Arrays, Arrays], Any], batch: Arrays, noise: Arrays) -> Any:
-        """Means over the parts of a batch of the arrays that a function of a part gives."""
+    def over_micro_batches(
+        self, function: Callable[[Arrays, Arrays], Any], batch: Arrays, noise: Arrays
+    ) -> Any:
+        """Means of the results of a function of a micro-batch over the micro-batches of a batch."""
         n = self.accumulation_steps
         if n == 1:
             return function(batch, noise)
-        parts = jax.tree.map(self._parts, (batch, noise))
-        first = jax.tree.map(lambda array: array[0], parts)
+        micro_batches = jax.tree.map(self._micro_batches, (batch, noise))
+        first = jax.tree.map(lambda array: array[0], micro_batches)
         start = jax.tree.map(jnp.zeros_like, jax.eval_shape(function, *first))
 
-        def add(total: Any, part: Any) -> tuple[Any, None]:
-            part = jax.lax.with_sharding_constraint(part, self.devices.sharded)
-            return jax.tree.map(jnp.add, total, function(*part)), None
+        def add(total: Any, micro_batch: Any) -> tuple[Any, None]:
+            micro_batch = jax.lax.with_sharding_constraint(micro_batch, self.devices.sharded)
+            return jax.tree.map(jnp.add, total, function(*micro_batch)), None
 
-        total, _ = jax.lax.scan(add, start, parts)
+        total, _ = jax.lax.scan(add, start, micro_batches)
         return jax.tree.map(lambda array: array / n, total)
 
     def mean(
@@ -99,13 +102,13 @@ class Trainer:
         batch: Arrays,
         noise: Arrays,
     ) -> Metrics:
-        """Means over the global batch of a function of model, batch and noise; not differentiated."""
+        """Means of a function of model, batch and noise over the global batch, without gradient."""
         model = self.model(state.optimizer.params)
-        means = self.over_parts(lambda *part: function(model, *part), batch, noise)
+        means = self.over_micro_batches(lambda *arrays: function(model, *arrays), batch, noise)
         return jax.lax.stop_gradient(means)
 
     def over_processes(self, array: Array) -> Array:
-        """Mean of the processes' arrays: the array, for arrays are global; not differentiated."""
+        """Mean of the processes' arrays, without gradient: the array itself, since arrays are global."""
         return jax.lax.stop_gradient(array)
 
     def update(
@@ -117,9 +120,9 @@ class Trainer:
         *,
         last: bool = True,
     ) -> tuple[TrainState, Array]:
-        """One step of the optimiser by a gradient (P,), and the gradient's norm.
+        """One step of the optimiser with a gradient (P,), and the gradient's norm.
 
-        `trained` chooses parameters by name. Of several updates in one step the `last` one counts.
+        `trained` selects parameters by name. Only the `last` of several updates in one step is counted.
         """
         rates = scalars["learning_rate"], scalars["ema_rate"]
         if trained is None:
@@ -130,7 +133,7 @@ class Trainer:
         return state._replace(optimizer=optimizer), norm
 
     def keep_buffers(self, state: TrainState, buffers: Arrays) -> TrainState:
-        """Take over new buffers, unless the update was skipped."""
+        """Set the buffers to the new ones, unless the update was skipped."""
         applied = state.optimizer.skips_in_row == 0
         kept = {
             name: jax.lax.stop_gradient(jnp.where(applied, buffers[name], old)).astype(old.dtype)
@@ -143,7 +146,7 @@ class Trainer:
         return canonical(state.optimizer.params, self.layout)
 
     def overwrite(self, state: TrainState, values: Arrays) -> TrainState:
-        """Put arrays in the place of parameters, unless the update was skipped."""
+        """Replace parameters by these arrays, unless the update was skipped."""
         if not values:
             return state
         params, applied = state.optimizer.params, state.optimizer.skips_in_row == 0
@@ -151,16 +154,16 @@ class Trainer:
         return state._replace(optimizer=state.optimizer._replace(params=params))
 
     def weights(self, flat: Array) -> nnx.State:
-        """The model's tree of parameters, converted at once where it computes in bfloat16."""
+        """The model's tree of parameters, converted all at once if it computes in bfloat16."""
         return split(flat.astype(self.dtype), self.layout, self.tree)
 
     def model(self, flat: Array) -> nnx.Module:
-        """The model whose weights are the vector's."""
+        """The model with the weights of the vector."""
         model: nnx.Module = nnx.merge(self.graph, self.weights(flat), self.rest)
         return model
 
-    def _parts(self, array: Array) -> Array:
-        """Split along the batch (B, ...): (parts, B / parts, ...). Every device keeps its rows."""
+    def _micro_batches(self, array: Array) -> Array:
+        """Split (B, ...) into n micro-batches (n, B / n, ...). Every device keeps its rows."""
         n, devices = self.accumulation_steps, self.devices.device_count
         array = array.reshape(devices, n, -1, *array.shape[1:]).swapaxes(0, 1)
         return array.reshape(n, -1, *array.shape[3:])

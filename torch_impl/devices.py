@@ -1,4 +1,4 @@
-"""Devices and processes of a run: which ones, how arrays get there, and how results come back."""
+"""Devices and processes of a run: choosing them, placing arrays on them, and gathering results."""
 
 import os
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from dioscuri.errors import UserError
 from dioscuri.job import job_of
 
 COMPUTE_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
-"""Precision of the network by `train.precision`."""
+"""`train.precision` -> dtype of the network."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Devices:
 
     @property
     def device_count(self) -> int:
-        """Devices over all processes."""
+        """Number of devices of all processes."""
         return self.process_count
 
     def place(self, array: np.ndarray, dtype: torch.dtype | None = None) -> Tensor:
@@ -40,7 +40,7 @@ class Devices:
         """The rows of all processes, on the host."""
         if self.process_count > 1:
             dtype, tensor = tensor.dtype, tensor.contiguous()
-            # No backend gathers 16-bit whole numbers.
+            # No backend gathers 16-bit integers.
             tensor = tensor.view(torch.uint8) if dtype == torch.uint16 else tensor
             parts = [torch.empty_like(tensor) for _ in range(self.process_count)]
             dist.all_gather(parts, tensor)
@@ -48,7 +48,7 @@ class Devices:
         return tensor.cpu().numpy()
 
     def mean(self, tensor: Tensor) -> Tensor:
-        """Average a tensor over the processes, in place: gloo knows sums only."""
+        """Average a tensor over the processes, in place: gloo has only sums."""
         if self.process_count > 1:
             dist.all_reduce(tensor)
             tensor /= self.process_count
@@ -60,7 +60,7 @@ class Devices:
 
 
 def open_devices(num_gpus: int) -> Devices:
-    """Choose this process's device and join the process group of torchrun's environment, if any."""
+    """Choose this process's device and join torchrun's process group, if there is one."""
     job = job_of("torch")
     rank, world = job.index, job.count
     local_rank = int(os.environ.get("LOCAL_RANK", str(rank))) if world > 1 else 0
@@ -74,10 +74,10 @@ def open_devices(num_gpus: int) -> Devices:
 
 
 def set_precision(precision: str) -> None:
-    """Let float32 mean float32 on GPUs (no TF32), and cuDNN choose its algorithms by trial: all shapes are
+    """Use full float32 on GPUs (no TF32), and let cuDNN benchmark its algorithms, since all shapes are
     static."""
     torch.backends.cuda.matmul.fp32_precision = "ieee"
-    # For convolutions the older switch: torch.export fails where only the newer one is set (torch 2.13).
+    # The older switch for convolutions: torch.export fails if only the newer one is set (torch 2.13).
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.benchmark = precision != "float64"
 

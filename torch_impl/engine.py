@@ -26,7 +26,7 @@ COUNTERS = ("updates", "skips", "skips_in_row")
 
 
 class Engine:
-    """Trains and runs the family `run.family` on the devices that `run.num_gpus` asks for."""
+    """Trains and runs the family `run.family` on `run.num_gpus` devices."""
 
     name = "torch"
     state: TrainState
@@ -52,7 +52,7 @@ class Engine:
         )
 
     def initialise(self) -> None:
-        """Create parameters, their average, buffers and the optimiser's state."""
+        """Create the parameters, their average, the buffers and the optimiser's state."""
         seed = self.hparams.run.seed
         self._set_state(OptimizerState.start(self._vector(self.family.initial_parameters(seed))))
         self._set_buffers(self.family.initial_buffers(seed))
@@ -61,13 +61,13 @@ class Engine:
         self, batch: Batch, step: int, scalars: Mapping[str, float], noise: Noise | None = None
     ) -> None:
         """One update on this process's share of the global batch."""
-        n_parts = self.hparams.train.accumulation_steps
+        micro_batches = self.hparams.train.accumulation_steps
         rows = check_lengths(batch)
-        if rows % n_parts:
+        if rows % micro_batches:
             raise UserError(
                 f"[train] batch_size {rows * self.process_count} must be a multiple of devices x "
                 "accumulation_steps, "
-                f"{self.device_count} x {n_parts}"
+                f"{self.device_count} x {micro_batches}"
             )
         pictures = {name: self.devices.place(array) for name, array in batch.items()}
         key = (self.hparams.run.seed, step)
@@ -107,7 +107,7 @@ class Engine:
         noise: Noise | None = None,
         **arguments: Any,
     ) -> dict[str, Array]:
-        """Run a family's method on the global batch, each process its rows; repetition fills batches."""
+        """Run a method on the global batch, each process on its rows; repeated rows fill the batch."""
         key, model = (self.hparams.run.seed, step), self._current(ema=ema)
         return self.runner.run(method, model, batch, self.frozen, key=key, noise=noise, **arguments)
 
@@ -134,7 +134,7 @@ class Engine:
         return state | ({"buffers": buffers} if buffers else {})
 
     def state_from_numpy(self, state: State) -> None:
-        """Load a state; without `ema` or `optimizer` the average begins as a copy, the optimiser afresh."""
+        """Load a state. Without `ema` the average starts as a copy, without `optimizer` its state is new."""
         loaded = OptimizerState.start(self._vector(state["model"]))
         if "ema" in state:
             loaded.ema = self._vector(state["ema"])
@@ -175,8 +175,8 @@ class Engine:
         return torch.from_numpy(pack(arrays, self.layout, numpy_dtype)).to(self.devices.device)
 
     def _set_state(self, state: OptimizerState) -> None:
-        """Take over a state's values; vectors that exist keep their memory, which modules and replays point
-        to."""
+        """Set the state's values. Existing vectors are updated in place, since modules and CUDA graphs refer
+        to their memory."""
         if hasattr(self, "state"):
             for field in fields(OptimizerState):
                 getattr(self.state.optimizer, field.name).copy_(getattr(state, field.name))
@@ -192,7 +192,7 @@ class Engine:
         bind(self.models[True], self.averaged, self.layout)
 
     def _current(self, *, ema: bool) -> torch.nn.Module:
-        """The model whose weights are the parameters or their average, converted at once where it computes in
+        """The model with the parameters or their average, converted in one step if it computes in
         bfloat16."""
         if not ema:
             self.trainer.refresh(self.state)
@@ -201,7 +201,7 @@ class Engine:
         return self.models[ema]
 
     def _device_step(self, inputs: Inputs, names: Sequence[str], switches: Mapping[str, bool]) -> None:
-        """Everything of a training step that runs on the device, in place and without waiting for it."""
+        """The training step on the device, in place and without synchronisation."""
         values = inputs["scalars"]["values"].unbind()
         scalars: dict[str, Any] = {**dict(zip(names, values, strict=True)), **switches}
         self.trainer.refresh(self.state)

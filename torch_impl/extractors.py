@@ -1,4 +1,4 @@
-"""Published networks that make features of pictures: the Inception network of FID, DINOv2 and CLIP."""
+"""Published networks that extract features of pictures: the Inception network of FID, DINOv2 and CLIP."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,10 +14,10 @@ Extract = Callable[[Sequence[np.ndarray]], tuple[np.ndarray, np.ndarray | None]]
 
 
 def open_network(name: str, weights: str) -> tuple[Extract, str]:
-    """From B pictures uint8 (H, W, 3) of any sizes to features (B, D) and logits, if any; and what the
-    network is.
+    """A function from B pictures uint8 (H, W, 3) of any sizes to features (B, D) and logits, if any; and a
+    description of the network.
 
-    `weights`: a file or folder, or a model of the hub; empty: the published ones, which are downloaded once.
+    `weights`: a file, a folder or a model of the hub; if empty, the published ones, downloaded once.
     """
     if name != "inception":
         return open_encoder(name, weights)

@@ -1,4 +1,4 @@
-"""Running a family's methods on a network, for the engine and for the models of the public face."""
+"""Runs a family's methods on a network, for the engine and for the models of the Python interface."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -23,8 +23,8 @@ Arrays = Mapping[str, Array]
 
 
 class Runner:
-    """Runs methods: places rows, draws noise, and brings the results to the host. Noise and numbers are of
-    `dtype`."""
+    """Runs methods: places rows on the device, draws noise, and fetches the results. Noise and floats have
+    type `dtype`."""
 
     def __init__(self, methods: Any, devices: Devices, dtype: torch.dtype) -> None:
         self.methods, self.devices, self.dtype = methods, devices, dtype
@@ -41,9 +41,9 @@ class Runner:
         noise: Arrays | None = None,
         **arguments: Any,
     ) -> dict[str, Array]:
-        """Run a method on the global batch, each process its rows; repetition fills batches.
+        """Run a method on the global batch, each process on its rows; repeated rows fill the batch.
 
-        Noise follows from the key (seed, step), or is given as arrays with the rows first.
+        Noise is drawn from the key (seed, step), or given as arrays with rows first.
         """
         function = mode(self.methods, method)
         options, numbers = split_arguments(arguments)
@@ -58,17 +58,17 @@ class Runner:
         return {name: self.devices.to_numpy(value)[:n] for name, value in results.items()}
 
     def noise(self, method: str, rows: int, key: tuple[int, int], **options: Any) -> dict[str, Any]:
-        """What a method draws for so many rows of this process."""
+        """The noise of a method for `rows` rows of this process."""
         specs, (seed, step) = self.methods.noise_specs(method, rows, **options), key
         whole = (seed, STREAMS[method], step, self.devices.process_index)
         return draw_noise(specs, whole, self.devices.device, self.dtype)
 
     def placed(self, arrays: Arrays) -> dict[str, Tensor]:
-        """Arrays as numbers on the device."""
+        """Arrays as tensors on the device."""
         return {name: self.devices.place(array, self.dtype) for name, array in arrays.items()}
 
     def _tensors(self, numbers: Mapping[str, Any]) -> dict[str, Any]:
-        """What is the same for every row."""
+        """Arguments that are the same for every row."""
         make = partial(torch.as_tensor, dtype=self.dtype, device=self.devices.device)
         return {
             name: [make(item) for item in value] if isinstance(value, list) else make(value)
@@ -99,7 +99,7 @@ class Network:
 
     @property
     def device(self) -> torch.device:
-        """Where the weights lie; the module may have been moved."""
+        """The device of the weights; the user may have moved the module."""
         device: torch.device = next(iter(self.module.parameters())).device
         return device
 
@@ -122,7 +122,7 @@ class Network:
             )
 
     def noise_specs(self, method: str, rows: int, **options: Any) -> tuple[NoiseSpec, ...]:
-        """Noise that a method takes."""
+        """The noise that a method takes."""
         return tuple(self.methods.noise_specs(method, rows, **options))
 
     def loss(
@@ -133,9 +133,10 @@ class Network:
         noise: Mapping[str, Any] | None = None,
         tokenizer: Any = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The family's training objective and metrics; without `noise` PyTorch's default generator draws it.
+        """The family's training objective and metrics; PyTorch's default
+        generator draws `noise` if it is None.
 
-        Tensors that a step changes without a gradient, such as averages of a codebook, are kept.
+        Tensors that a step changes without a gradient, such as averages of a codebook, are updated.
         """
         self._follow()
         self._overwrite()
@@ -185,7 +186,7 @@ class Network:
         return {name: _to_numpy(parameter) for name, parameter in self.module.named_parameters()}
 
     def _follow(self) -> None:
-        """Where the user has moved the module, the rest goes there too."""
+        """Move the other tensors to the module's device, in case the user has moved it."""
         if self.device != self.runner.devices.device:
             self.runner.devices = Devices(self.device, 0, 1)
             self.frozen = {name: tensor.to(self.device) for name, tensor in self.frozen.items()}
@@ -193,8 +194,8 @@ class Network:
 
 
 def open_device(device: Any, precision: str) -> torch.device:
-    """A device by any of its names, None for PyTorch's default; a `UserError` if it is not there, or does
-    not know the precision."""
+    """A device by name, None for PyTorch's default; a `UserError` if it is missing or does not support the
+    precision."""
     if device is None:
         return torch.get_default_device()
     try:
@@ -213,7 +214,7 @@ def open_device(device: Any, precision: str) -> torch.device:
 
 @contextmanager
 def exact_float32() -> Iterator[None]:
-    """float32 means float32 on GPUs (no TF32), here and now."""
+    """Within the block, use full float32 on GPUs (no TF32)."""
     if not torch.cuda.is_available():
         yield
         return

@@ -19,7 +19,7 @@ STREAMS = {
     "inpaint": 7,
     "output_statistics": 8,
 }
-"""Stream of each method of the engine: `encode` draws what `reconstruct` draws."""
+"""Random stream of each method of the engine: `encode` and `reconstruct` share one."""
 
 
 def draw_noise(
@@ -32,7 +32,7 @@ def draw_noise(
 
 
 def draw_from(specs: Sequence[NoiseSpec], root: torch.Generator, dtype: torch.dtype) -> dict[str, Any]:
-    """The same from a generator."""
+    """Draw the arrays from a generator."""
     noise: dict[str, Any] = {spec.name: root for spec in specs if spec.kind == "generator"}
     for kind in ("normal", "uniform"):
         chosen = [spec for spec in specs if spec.kind == kind]

@@ -1,4 +1,5 @@
-"""A device step recorded once as a CUDA graph and replayed: small networks are bound by launching kernels."""
+"""Records a device step as a CUDA graph and replays it: kernel launches dominate
+the step of small networks."""
 
 from collections.abc import Callable, Hashable, Mapping
 
@@ -6,7 +7,7 @@ import torch
 from torch import Tensor
 
 WARM_UP = 3
-"""Calls that run as they are before the recording: compilation, cuDNN's trials, libraries' workspaces."""
+"""Ordinary calls before the recording, for compilation, cuDNN's benchmarks and libraries' workspaces."""
 
 Inputs = Mapping[str, Mapping[str, Tensor]]
 """Groups of named tensors."""
@@ -14,10 +15,10 @@ Step = Callable[[Inputs], None]
 
 
 class Replay:
-    """Runs steps that read the given tensors and otherwise change state in place.
+    """Runs steps that read their input tensors and change state in place.
 
-    With `enabled`, each step (told apart by `key`) is recorded after `WARM_UP` calls. A recording reads its
-    inputs from fixed memory, into which each call copies.
+    With `enabled`, each step, identified by `key`, is recorded after `WARM_UP` calls. A recording reads its
+    inputs from fixed memory, to which each call copies them.
     """
 
     def __init__(self, enabled: bool) -> None:
@@ -26,7 +27,7 @@ class Replay:
         self.recordings: dict[Hashable, tuple[torch.cuda.CUDAGraph, dict[str, dict[str, Tensor]]]] = {}
 
     def __call__(self, step: Step, inputs: Inputs, key: Hashable) -> None:
-        """Run the step on these inputs."""
+        """Run the step."""
         if not self.enabled:
             step(inputs)
             return
@@ -44,7 +45,7 @@ class Replay:
 
     @staticmethod
     def _warm_up(step: Step, inputs: Inputs) -> None:
-        """Recording happens on a side stream, so the libraries must have met one."""
+        """Run the step on a side stream, as the recording does, so that libraries are initialised for it."""
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):

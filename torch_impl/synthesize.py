@@ -9,7 +9,7 @@ from pathlib import Path
 
 def main() -> None:
     """Enter the project's environment, then run the command line."""
-    # In place of this folder, whose `models` and `noise` are no packages of their own.
+    # Replaces this folder on the path: its `models` and `noise` must not be importable as top-level modules.
     sys.path[0] = str(Path(__file__).resolve().parents[1])
     from dioscuri.environment import enter_environment  # noqa: PLC0415 - found only now
 

@@ -8,7 +8,7 @@ import torch
 
 
 def torch_bytes(payload: Any) -> bytes:
-    """A PyTorch file of nested containers whose arrays have become tensors, each with memory of its own."""
+    """A PyTorch file of nested containers with arrays as tensors, each in separate memory."""
 
     def to_torch(value: Any) -> Any:
         if isinstance(value, np.ndarray):

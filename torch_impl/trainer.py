@@ -1,4 +1,4 @@
-"""Building blocks of a family's training step: gradients, updates, means over the global batch."""
+"""Building blocks of a family's training step: gradients, updates and means over the global batch."""
 
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
@@ -24,8 +24,8 @@ Objective = Callable[[Any, Tensors, Tensors], tuple[Tensor, Metrics, Buffers]]
 
 @dataclass
 class TrainState:
-    """What a step changes, in place: the optimiser's state, sums of metrics and number of their steps,
-    buffers."""
+    """The state that a step changes in place: the optimiser's state, sums of metrics followed by the
+    number of steps, and buffers."""
 
     optimizer: OptimizerState
     metric_sums: Tensor
@@ -33,7 +33,7 @@ class TrainState:
 
 
 class _Watched(nn.Module):
-    """The module that DDP watches: its forward is whatever a family differentiates."""
+    """The module wrapped by DDP; its forward is the function that a family differentiates."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -41,13 +41,13 @@ class _Watched(nn.Module):
 
     def forward(self, function: Callable[[nn.Module], tuple[Any, ...]]) -> tuple[Any, ...]:
         loss, *others = function(self.model)
-        # DDP waits for the gradient of whatever an output depends on.
+        # DDP expects a gradient for every parameter that an output depends on.
         return loss, *_detached(others)
 
 
 class Trainer:
-    """Means of a training step. The model's parameters become views of `weights`: the vector of parameters
-    itself, or its copy in the arithmetic's type."""
+    """Operations of a training step. The model's parameters become views of `weights`: the vector of
+    parameters, or its copy in the precision of the computation."""
 
     def __init__(
         self,
@@ -66,39 +66,40 @@ class Trainer:
         self.grad_views = list(views(self.grad, layout).values())
         self.masks: dict[Any, Tensor] = {}
         self.step: Any = torch.compile(optimizer_step) if options.compile else optimizer_step
-        # DDP adds and averages gradients in the parameters' type, which in bfloat16 would lose digits: there,
-        # as in a single process, they are gathered in the vector.
+        # DDP adds and averages gradients in the parameters' dtype, which loses digits in bfloat16: there, as
+        # in a single process, they are gathered in the vector.
         several = devices.process_count > 1 and self.weights.dtype == state.params.dtype
         self.ddp = DistributedDataParallel(_Watched(model), find_unused_parameters=True) if several else None
-        self._part = self._n_gradients = 0
+        self._micro_batch_index = self._n_gradients = 0
 
     def gradient(
         self, objective: Objective, state: TrainState, batch: Tensors, noise: Tensors
     ) -> tuple[Tensor, Metrics, Buffers]:
         """Gradient (P,) of an objective's mean over the global batch, metrics and new buffers.
 
-        `train.accumulation_steps` parts of the batch are computed one after the other.
+        The batch is computed in `train.accumulation_steps` micro-batches, one after the other.
         """
 
-        def part(batch: Tensors, noise: Tensors) -> tuple[Metrics, Buffers]:
+        def micro_batch(batch: Tensors, noise: Tensors) -> tuple[Metrics, Buffers]:
             metrics, buffers = self.add_gradient(lambda model: objective(model, batch, noise))
             return metrics, buffers
 
         del state
-        metrics, buffers = self.over_parts(part, batch, noise)
+        metrics, buffers = self.over_micro_batches(micro_batch, batch, noise)
         return self.grad, metrics, buffers
 
     def add_gradient(self, function: Callable[[Any], tuple[Any, ...]], *, more: bool = False) -> Any:
-        """Within `over_parts`: add the gradient of a function of the model, whose first result is the loss.
+        """Within `over_micro_batches`: add the gradient of a function of the model whose first result is the
+        loss; returns the other results, detached.
 
-        Returns the other results, detached. `more`: the same part has another gradient to come.
+        `more`: whether another gradient of this micro-batch follows.
         """
-        last = self._part == self.accumulation_steps - 1 and not more
+        last = self._micro_batch_index == self.accumulation_steps - 1 and not more
         if self.ddp is None:
             loss, *others = function(self.model)
             loss = loss / self.accumulation_steps
             grads = torch.autograd.grad(loss, self.parameters, materialize_grads=True)
-            # Two launches for all parameters, where `backward` adds to each one's `grad` by itself.
+            # Two kernel launches for all parameters; `backward` needs one for each.
             gather(self.grad_views, grads, accumulate=self._n_gradients > 0)
         else:
             with nullcontext() if last else self.ddp.no_sync():
@@ -109,19 +110,19 @@ class Trainer:
             self._gather_processes()
         return tuple(_detached(others))
 
-    def over_parts(
+    def over_micro_batches(
         self,
         function: Callable[[Tensors, Tensors], tuple[Metrics, ...]],
         batch: Tensors,
         noise: Tensors,
     ) -> tuple[Metrics, ...]:
-        """Means over the parts of a batch of the tensors that a function of a part gives."""
+        """Means of the results of a function of a micro-batch over the micro-batches of a batch."""
         n = self.accumulation_steps
-        parts = zip(_parts(batch, n), _parts(noise, n), strict=True)
+        micro_batches = zip(_micro_batches(batch, n), _micro_batches(noise, n), strict=True)
         totals: tuple[Metrics, ...] = ()
         self._n_gradients = 0
-        for self._part, part in enumerate(parts):
-            results = function(*part)
+        for self._micro_batch_index, micro_batch in enumerate(micro_batches):
+            results = function(*micro_batch)
             totals = tuple(
                 {name: total.get(name, 0) + value / n for name, value in result.items()}
                 for total, result in zip(totals or tuple({} for _ in results), results, strict=True)
@@ -136,13 +137,13 @@ class Trainer:
         batch: Tensors,
         noise: Tensors,
     ) -> Metrics:
-        """Means over the global batch of a function of model, batch and noise; not differentiated."""
+        """Means of a function of model, batch and noise over the global batch, without gradient."""
         del state
-        (means,) = self.over_parts(lambda *part: (function(self.model, *part),), batch, noise)
+        (means,) = self.over_micro_batches(lambda *tensors: (function(self.model, *tensors),), batch, noise)
         return {name: self.over_processes(value) for name, value in means.items()}
 
     def over_processes(self, tensor: Tensor) -> Tensor:
-        """Mean of the processes' tensors, in place; not differentiated."""
+        """Mean of the processes' tensors, in place and without gradient."""
         return self.devices.mean(tensor.detach())
 
     def update(
@@ -154,10 +155,10 @@ class Trainer:
         *,
         last: bool = True,
     ) -> tuple[TrainState, Tensor]:
-        """One step of the optimiser by a gradient (P,), and the gradient's norm.
+        """One step of the optimiser with a gradient (P,), and the gradient's norm.
 
-        `trained` chooses parameters by name: one function for all steps, whose answers are kept. Of several
-        updates in one step the `last` one counts.
+        `trained` selects parameters by name; it must be the same function in every step, since its results
+        are cached. Only the `last` of several updates in one step is counted.
         """
         rates = scalars["learning_rate"], scalars["ema_rate"]
         if trained is None:
@@ -172,7 +173,7 @@ class Trainer:
 
     @torch.no_grad()
     def keep_buffers(self, state: TrainState, buffers: Tensors) -> TrainState:
-        """Take over new buffers, their mean over the processes, unless the update was skipped."""
+        """Set the buffers to the mean of the new ones over the processes, unless the update was skipped."""
         applied = state.optimizer.skips_in_row == 0
         for name, value in buffers.items():
             old = state.buffers[name]
@@ -185,7 +186,7 @@ class Trainer:
 
     @torch.no_grad()
     def overwrite(self, state: TrainState, values: Tensors) -> TrainState:
-        """Put tensors in the place of parameters, unless the update was skipped."""
+        """Replace parameters by these tensors, unless the update was skipped."""
         if values:
             params = state.optimizer.params
             applied = state.optimizer.skips_in_row == 0
@@ -193,12 +194,12 @@ class Trainer:
         return state
 
     def refresh(self, state: TrainState) -> None:
-        """Convert the parameters at once where the model computes in another type."""
+        """Convert all parameters at once if the model computes in another dtype."""
         if self.weights.dtype != state.optimizer.params.dtype:
             self.weights.copy_(state.optimizer.params)
 
     def _gather_processes(self) -> None:
-        """Bring the mean over the processes into the vector."""
+        """Write the gradient's mean over the processes to the vector."""
         if self.ddp is None:
             self.devices.mean(self.grad)
             return
@@ -208,7 +209,7 @@ class Trainer:
 
 
 def _detached(results: Any) -> list[Any]:
-    """The same results without their graphs."""
+    """The results, detached from the graph."""
     return [
         result.detach()
         if isinstance(result, Tensor)
@@ -217,7 +218,7 @@ def _detached(results: Any) -> list[Any]:
     ]
 
 
-def _parts(tensors: Tensors, n: int) -> list[dict[str, Tensor]]:
-    """Split tensors along the batch."""
+def _micro_batches(tensors: Tensors, n: int) -> list[dict[str, Tensor]]:
+    """Split tensors (B, ...) into n micro-batches."""
     pieces = {name: tensor.chunk(n) for name, tensor in tensors.items()}
     return [{name: piece[i] for name, piece in pieces.items()} for i in range(n)]

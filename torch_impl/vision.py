@@ -11,7 +11,7 @@ from dioscuri.errors import UserError
 from dioscuri.hub import local_folder
 
 PUBLISHED = {"dinov2": "facebook/dinov2-large", "clip": "openai/clip-vit-large-patch14"}
-"""Of the hub, taken where no other weights are given."""
+"""Default models of the hub."""
 NORMS = {
     "dinov2": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "clip": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
@@ -24,8 +24,8 @@ Extract = Callable[[Sequence[np.ndarray]], tuple[np.ndarray, None]]
 
 
 def open_encoder(name: str, weights: str) -> tuple[Extract, str]:
-    """From B pictures uint8 (H, W, 3) of any sizes to features (B, D), float32: DINOv2's class token behind
-    the last norm, or CLIP's projected embedding. Pictures are resized bicubically.
+    """A function from B pictures uint8 (H, W, 3) of any sizes to features (B, D), float32: DINOv2's class
+    token after the last norm, or CLIP's projected embedding. Pictures are resized bicubically.
 
     `weights`: a folder with `config.json` and safetensors, or a model of the hub.
     """

@@ -110,7 +110,7 @@ def load(
             return _read(path, candidate, groups, tuple(warnings))
         except Damage as damage:
             if path.is_dir():  # otherwise a training process has just removed it
-                warnings.append(f"checkpoint {path} is damaged ({damage}) and is passed over")
+                warnings.append(f"checkpoint {path} is damaged ({damage}): skipped")
     if warnings:
         raise UserError(f"no undamaged checkpoint in {root}: " + "; ".join(warnings))
     raise UserError(f"no checkpoint in {root}: train the run or convert a checkpoint into it first")

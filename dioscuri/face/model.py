@@ -25,20 +25,20 @@ METHODS = ("encode", "decode", "generate", "inpaint", "reconstruct", "bound", "i
 """Methods of models; each family has some of them."""
 
 BATCH_SIZE = 64
-"""Default number of rows that go through a network at once."""
+"""Default number of rows that a network processes at once."""
 
 
 class Model:
     """A network with its options, ready to use, fine-tune and save.
 
     Input pictures are PIL images, uint8 (N, H, W, C) or floats in [0, 1] of that shape; output pictures are
-    uint8 (N, H, W, C). Wrong input, or a method the family lacks, raises a `dioscuri.UserError`.
+    uint8 (N, H, W, C). Invalid input, or a method the family lacks, raises a `dioscuri.UserError`.
     """
 
     does: ClassVar[tuple[str, ...]] = ()
     """The methods of `METHODS` that this family has."""
     keeps_origin: ClassVar[bool] = False
-    """Whether a saved model names its run's checkpoint: other models may be trained on its tokens."""
+    """Whether a saved model records its run's checkpoint, since other models may be trained on its tokens."""
 
     def __init__(self, network: Network, *, tokenizer: "Model | None" = None, origin: Any = None) -> None:
         self._network, self._tokenizer = network, tokenizer
@@ -90,7 +90,7 @@ class Model:
 
     @property
     def picture_shape(self) -> tuple[int, ...]:
-        """(H, W, C) of pictures; (L, C) of sounds and (T, H, W, C) of clips."""
+        """(H, W, C) of pictures; (L, C) of sounds; (T, H, W, C) of video clips."""
         data = self.hparams.data
         return (data.target_res, data.target_res, data.channels)
 
@@ -243,8 +243,8 @@ class Model:
 
     @classmethod
     def usual(cls, given: Values) -> Values:
-        """Default options of a new model besides those of the schema and `face.usual.SHARED`; `given` holds
-        the caller's options and the shared ones."""
+        """Default options of a new model in addition to those of the schema and `face.usual.SHARED`; `given`
+        holds the caller's options and the shared ones."""
         del given
         return {}
 
@@ -299,8 +299,8 @@ class Model:
         repeat: int = 0,
         **arguments: Any,
     ) -> dict[str, Array]:
-        """Run a method on rows, `batch_size` at once; repeated rows fill the last batch. Another `repeat`
-        gives other noise from the same seed."""
+        """Run a method on rows, `batch_size` at once; repeated rows fill the last batch. A different `repeat`
+        gives different noise from the same seed."""
         n, size = len(next(iter(rows.values()))), read_count(batch_size, "batch_size")
         seed = read_count(seed, "seed", low=0)
         specs = () if noise is None else self.noise_specs(method, n, **split_arguments(arguments)[0])

@@ -41,7 +41,7 @@ class Network(Protocol):
         as arrays with rows first."""
 
     def noise_specs(self, method: str, rows: int, **options: Any) -> tuple[Any, ...]:
-        """Noise that a method uses, as `dioscuri.plans.noise.NoiseSpec`."""
+        """The noise that a method uses, as `dioscuri.plans.noise.NoiseSpec`."""
 
     def loss(self, *given: Any, scalars: Mapping[str, float], noise: Any, tokenizer: "Network | None") -> Any:
         """The training objective: `loss(batch)` in PyTorch, `loss(state, batch, key)` in JAX."""

@@ -78,7 +78,7 @@ def _checked(known: Mapping[str, set[str]], section: str, option: str, value: An
 
 
 def _place(known: Mapping[str, set[str]], option: str, source: str) -> str:
-    """The one section that has an option."""
+    """The section of an option; a `UserError` if none or several have it."""
     places = [section for section, options in known.items() if option in options]
     if not places:
         hint = did_you_mean(option, sorted(set().union(*known.values())))

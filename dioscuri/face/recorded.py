@@ -1,4 +1,4 @@
-"""Recorded noise given to a call, with which both twins compute the same."""
+"""Recorded noise as an argument of a call, for equal results from both twins."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any

@@ -1,1 +1,1 @@
-"""What `dioscuri.torch` and `dioscuri.jax` are made of: load, new and train for either twin."""
+"""The implementation of `dioscuri.torch` and `dioscuri.jax`: load, new and train for either twin."""

@@ -31,8 +31,8 @@ def load(
 
 
 def tokenizer_of(twin: str, source: Source, given: Any, device: Any, where: str) -> Model | None:
-    """The tokenizer of a model: the one given, or else the one stored with the model. Unless it is an open
-    model, it computes in at least float32."""
+    """The tokenizer of a model: the given one, or else the one stored with the model. Unless it is given as
+    an open model, it computes in at least float32."""
     face, hparams = face_of(source.hparams.run.family), source.hparams
     if not face.needs_tokenizer(hparams):
         if given is not None:
@@ -60,8 +60,8 @@ def _open_tokenizer(twin: str, given: Any, device: Any) -> Model:
 
 
 def check_tokenizer(tokenizer: Any, hparams: Any, twin: str) -> None:
-    """Raise a `UserError` if a model is no tokenizer, is of the other twin, or makes tokens that do not fit
-    these options."""
+    """Raise a `UserError` if a model is not a tokenizer, is of the other twin, or makes tokens that do not
+    fit these options."""
     sides = ("grid", "codebook_size")
     if tokenizer.needs_tokenizer(tokenizer.hparams) or any(not hasattr(tokenizer, side) for side in sides):
         raise UserError(f"tokenizer: a model of family '{tokenizer.family}' is no tokenizer")

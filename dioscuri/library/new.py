@@ -86,7 +86,7 @@ def _of_tokenizer(tokenizer: Any) -> Values:
 
 
 def _usual(name: str, sections: Mapping[str, Any], given: list[Setting]) -> Settings:
-    """The default values of a family, some of which follow from the given ones."""
+    """The default values of a family, some of which depend on the given ones."""
     face = face_of(name)
     known: dict[str, dict[str, Any]] = {section: dict(values) for section, values in SHARED.items()}
     for item in given:

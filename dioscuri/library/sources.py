@@ -1,4 +1,4 @@
-"""Where trained models lie: runs of either twin, folders of models, the hub, and shipped names."""
+"""Sources of trained models: runs of either twin, folders, the hub, and shipped names."""
 
 import re
 from dataclasses import dataclass, field, replace

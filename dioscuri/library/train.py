@@ -38,7 +38,7 @@ def train(
 
 
 def _words(path: Path, overrides: Mapping[str, Any], home: Path) -> Sequence[str]:
-    """Keywords as words of a command line."""
+    """Keyword arguments as command-line words."""
     sections = get_type_hints(family(settings(read(path), home)).HParams)
     given = settings_of(sections, overrides, SOURCE)
     check_types(sections, given)

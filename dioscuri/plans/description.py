@@ -1,4 +1,4 @@
-"""What a configuration builds, told by its plan and its table of parameters: no network is allocated."""
+"""A description of the network that a configuration builds, from its plan, without allocating it."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ Row = Mapping[str, int | str]
 @dataclass(frozen=True, kw_only=True)
 class Description:
     """`shapes`: canonical name -> shape of every parameter; `facts`: counts, such as the latent values of an
-    example; `layers`: what they are -> a row for each level, in order of execution."""
+    example; `layers`: kind of layers -> a row for each level, in order of execution."""
 
     shapes: Shapes
     facts: Mapping[str, int]
@@ -33,7 +33,7 @@ class Description:
 
 
 def counted(rows: Iterable[Row], count: str) -> list[Row]:
-    """Equal rows that follow each other as one, with their number in the column `count`."""
+    """Merge consecutive equal rows, with their number in the column `count`."""
     return [{**dict(row), count: len(list(same))} for row, same in groupby(tuple(r.items()) for r in rows)]
 
 

@@ -1,4 +1,4 @@
-"""Where every parameter lies in the one flat vector that the optimiser works on."""
+"""The layout of the flat vector of all parameters, on which the optimiser works."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from dioscuri.errors import UserError
 
 @dataclass(frozen=True)
 class Slot:
-    """One tensor of the vector: canonical name and shape, and the order in which its axes lie in memory."""
+    """One tensor of the vector: canonical name and shape, and the order of its axes in memory."""
 
     name: str
     shape: tuple[int, ...]
@@ -26,18 +26,18 @@ class Slot:
 
     @cached_property
     def memory_shape(self) -> tuple[int, ...]:
-        """Shape of the tensor as it lies in the vector."""
+        """Shape of the tensor in the vector's order of axes."""
         return tuple(self.shape[axis] for axis in self.axes)
 
     @cached_property
     def inverse_axes(self) -> tuple[int, ...]:
-        """Axes that bring the tensor as it lies in the vector back to its canonical shape."""
+        """Permutation from the vector's order of axes to the canonical one."""
         return tuple(int(axis) for axis in np.argsort(self.axes))
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Slots in order, those with weight decay first: they are the vector's first `n_decayed` values."""
+    """Slots in order; those with weight decay come first and make up the first `n_decayed` values."""
 
     slots: tuple[Slot, ...]
     n_decayed: int
@@ -66,7 +66,7 @@ def make_layout(
 
 
 def spans(layout: Layout, chosen: Callable[[str], bool]) -> list[tuple[int, bool]]:
-    """Lengths of the vector's parts, one after the other, and whether their tensors are chosen."""
+    """Consecutive spans of the vector: length, and whether its tensors are chosen."""
     runs: list[tuple[int, bool]] = []
     for slot in layout.slots:
         n, is_chosen = slot.stop - slot.start, bool(chosen(slot.name))
@@ -86,7 +86,7 @@ def pack(arrays: Mapping[str, np.ndarray], layout: Layout, dtype: np.dtype | typ
 
 
 def unpack(flat: np.ndarray, layout: Layout, prefix: str = "") -> dict[str, np.ndarray]:
-    """Vector (size,) -> contiguous tensors of their own memory under `prefix` + canonical name."""
+    """Vector (size,) -> contiguous copies of the tensors, under `prefix` + canonical name."""
     return {
         prefix + slot.name: np.array(
             flat[slot.start : slot.stop].reshape(slot.memory_shape).transpose(slot.inverse_axes), order="C"
@@ -96,12 +96,12 @@ def unpack(flat: np.ndarray, layout: Layout, prefix: str = "") -> dict[str, np.n
 
 
 def take_prefixed(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
-    """Remove the arrays of a prefix and return them under their names without it."""
+    """Remove the arrays whose names have a prefix; returns them under the names without it."""
     return {name.removeprefix(prefix): arrays.pop(name) for name in list(arrays) if name.startswith(prefix)}
 
 
 def check_tensors(arrays: Mapping[str, np.ndarray], layout: Layout) -> None:
-    """Raise a `UserError` for the first tensor that is missing, unknown or of another shape."""
+    """Raise a `UserError` for the first tensor that is missing, unknown or of the wrong shape."""
     check_shapes(arrays, {slot.name: slot.shape for slot in layout.slots})
 
 

@@ -1,4 +1,4 @@
-"""Noise as an argument: names, kinds and shapes of the draws. Their order is part of the twins' contract."""
+"""Noise as an argument: names, kinds and shapes of its arrays, in an order that both twins follow."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -6,11 +6,11 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class NoiseSpec:
-    """One array of noise: standard normal, uniform on [low, high), or, in samplers of tokens only, standard
+    """One array of noise: standard normal, uniform on [low, high), or, in token samplers only, standard
     Gumbel. `shape` is (B, ...).
 
-    A `generator` is no array but what further noise is drawn from, step by step, by samplers whose noise of
-    all steps would not fit into memory: a `torch.Generator`, or a key of JAX. Its shape is not used.
+    A `generator` is not an array but a `torch.Generator` or a JAX key, for samplers that draw their noise
+    step by step because that of all steps would not fit into memory. Its shape is not used.
     """
 
     name: str

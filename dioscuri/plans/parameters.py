@@ -1,7 +1,7 @@
 """Tables of parameters: canonical names, shapes and initial values, the same in both twins.
 
-Shapes are canonical: kernels OIHW, matrices (out, in), image-shaped parameters (1, C, H, W). Every tensor has
-a generator of its own, so changing one layer leaves the others' first values alone.
+Shapes are canonical: kernels OIHW, matrices (out, in), image-shaped parameters (1, C, H, W). Each tensor is
+drawn from a separate generator, so changing one layer does not change the initial values of the others.
 """
 
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ Kind = Literal[
 
 @dataclass(frozen=True)
 class Init:
-    """How a tensor begins; `value` is the scale of the kind.
+    """Initial distribution of a tensor; `value` is the scale of the kind.
 
     constant: the value; normal, truncated_normal (cut at two standard deviations): the standard deviation;
     uniform: the limit; glorot_uniform (Glorot and Bengio 2010, equation 16): a factor; fan_in_uniform: a
@@ -30,7 +30,7 @@ class Init:
     kind: Kind
     value: float = 1.0
     fan_in: int = 0
-    """Inputs of the layer, where the tensor's own shape does not tell: a bias."""
+    """Inputs of the layer, for tensors whose shape does not show it, such as a bias."""
     mean: float = 0.0
     """Added to every value."""
 
@@ -40,7 +40,7 @@ ZEROS, ONES = Init("constant", 0.0), Init("constant", 1.0)
 
 @dataclass(frozen=True)
 class Parameter:
-    """Canonical shape, first values, and whether weight decay acts on a tensor."""
+    """Canonical shape and initial values of a tensor, and whether weight decay applies to it."""
 
     shape: tuple[int, ...]
     init: Init
@@ -80,7 +80,7 @@ def _values(name: str, parameter: Parameter, seed: int) -> np.ndarray:
 
 
 def _limit(parameter: Parameter) -> float:
-    """Half width of a uniform distribution of factor 1."""
+    """Limit of the uniform distribution for a factor of 1."""
     if parameter.init.kind == "uniform":
         return 1.0
     outputs, inputs, *kernel = (*parameter.shape, 1, 1)[: max(2, len(parameter.shape))]
@@ -90,7 +90,7 @@ def _limit(parameter: Parameter) -> float:
 
 
 def _truncated(generator: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-    """Standard normal values within two standard deviations: those outside are drawn again."""
+    """Standard normal values within two standard deviations; those outside are resampled."""
     values = generator.standard_normal(shape)
     while (outside := np.abs(values) > 2).any():
         values[outside] = generator.standard_normal(int(outside.sum()))

@@ -103,14 +103,14 @@ class SundaeMethods(FamilyMethods):
             metrics: Result = {}
             for k in range(n):
                 unroll = partial(self._pass, k, inputs, tokens, batch, noise)
-                of_pass, (told, inputs) = trainer.part_gradient(unroll, state)
+                of_pass, (pass_metrics, inputs) = trainer.gradient_of(unroll, state)
                 gradient = gradient + of_pass if k else of_pass
-                metrics = added(metrics, told)
+                metrics = added(metrics, pass_metrics)
                 # The next pass begins after this gradient: memory holds one pass at a time.
                 (gradient, metrics), inputs = optimization_barrier(((gradient, metrics), inputs))
             return gradient, metrics
 
-        gradient, metrics = trainer.over_parts(micro_batch, batch, noise)
+        gradient, metrics = trainer.over_micro_batches(micro_batch, batch, noise)
         state, norm = trainer.update(state, gradient, scalars)
         return state, metrics, norm
 

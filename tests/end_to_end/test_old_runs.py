@@ -48,7 +48,7 @@ def test_an_old_run_draws_and_trains_on(tmp_path, name, family, capsys):
 
     before = store.load(run / "checkpoints")
     call("train", twin, cfg, "train.total_train_steps=5")
-    assert f"going on from {before.path}: 4 batches" in capsys.readouterr().out
+    assert f"continuing from {before.path}: 4 batches" in capsys.readouterr().out
     after = store.load(run / "checkpoints")
     assert (after.step, after.state["counters"]["updates"]) == (5, before.state["counters"]["updates"] + 1)
     moved = [

@@ -138,7 +138,7 @@ def test_interrupted_encoding_continues(twin, capsys, monkeypatch):
     (folder / "tokens-00001.npy").unlink()
     capsys.readouterr()
     modes(twin, "encoding")
-    assert "going on after 4 pictures" in capsys.readouterr().out
+    assert "continuing after 4 pictures" in capsys.readouterr().out
     np.testing.assert_array_equal(open_tokens(folder).gather(np.arange(10)), whole)
 
 

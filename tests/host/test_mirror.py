@@ -26,7 +26,7 @@ ALLOWED = {
     "vision.py": "the library transformers has networks of torch alone",
     "trainer.py::Trainer.__init__": "torch's parameters are views of a vector, JAX's a tree made of it",
     "trainer.py::Trainer.add_gradient": "torch adds gradients up in place",
-    "trainer.py::Trainer.part_gradient": "JAX returns them",
+    "trainer.py::Trainer.gradient_of": "JAX returns them",
     "trainer.py::Trainer.refresh": "torch keeps one copy of the parameters in bfloat16",
     "trainer.py::Trainer.weights": "JAX makes it within the step",
     "trainer.py::Trainer.model": "the same",

@@ -47,7 +47,7 @@ def test_a_run_that_moved_continues_where_it_is(tmp_path, home, capsys):
     train_command(TWIN, home, [str(cfg), SHORT, f"run.root={tmp_path / 'a'}"])
     shutil.move(tmp_path / "a", tmp_path / "b")
     train_command(TWIN, home, [str(cfg), "train.total_train_steps=3", f"run.root={tmp_path / 'b'}"])
-    assert "going on from" in capsys.readouterr().out
+    assert "continuing from" in capsys.readouterr().out
     assert not (tmp_path / "a").exists()
     assert "root =" not in copy_path(tmp_path / "b", "tiny").read_text()
 

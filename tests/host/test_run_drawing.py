@@ -73,7 +73,7 @@ def test_a_killed_generation_continues_and_gives_the_same_pictures(tmp_path, cap
     engine = Engine()
     generation.generate(context_of(tmp_path / "killed", engine, *wanted), None, CHECKPOINT)
     assert [step for step, _, _ in engine.calls] == [1, 2]
-    assert "going on after 4 pictures" in capsys.readouterr().out
+    assert "continuing after 4 pictures" in capsys.readouterr().out
     assert drawn(tmp_path / "killed") == drawn(tmp_path / "whole")
     assert len(drawn(tmp_path / "whole")) == 11
     assert list(json.loads((folder / "labels.json").read_text()).values()) == [3, 1, 7] * 3 + [3]

@@ -51,7 +51,7 @@ def test_an_interrupted_call_continues_although_another_came_between(tmp_path, c
     engine = Engine()
     draw(tmp_path, "n_pictures=12", engine=engine)
     assert [step for step, _, _ in engine.calls] == [2]
-    assert "going on after 8 pictures" in capsys.readouterr().out
+    assert "continuing after 8 pictures" in capsys.readouterr().out
     assert folders(tmp_path / "synthesis-images") == {"generated": 12, "generated-n_pictures=4": 4}
 
 
@@ -158,7 +158,7 @@ def test_a_killed_generation_of_a_latent_model_continues(trained, monkeypatch, c
         synthesize(context)
     synthesize(context)
     assert calls == [0, 1, 2, 3, 0, 3]
-    assert "going on after 12 pictures" in capsys.readouterr().out
+    assert "continuing after 12 pictures" in capsys.readouterr().out
     assert len(list((context.directory.images / "generated").glob("setup-0-image-*.png"))) == 16
 
 

@@ -160,7 +160,7 @@ def test_a_crash_is_followed_by_another_try_and_a_second_start_does_what_is_left
     assert started(root) == ["2", "3"], "finished runs are skipped"
     assert {row["state"] for row in rows(root)} == {"finished"}
     call(root, "run.seed=[1, 2]", "train.total_train_steps=9")
-    assert started(root) == ["1", "2", "2", "3"], "a longer training goes on"
+    assert started(root) == ["1", "2", "2", "3"], "a longer training continues"
 
 
 def test_a_run_that_hangs_is_started_again(root, capsys):

@@ -105,7 +105,7 @@ class SundaeMethods(FamilyMethods):
                 metrics = added(metrics, of_pass)
             return (metrics,)
 
-        (metrics,) = trainer.over_parts(micro_batch, batch, noise)
+        (metrics,) = trainer.over_micro_batches(micro_batch, batch, noise)
         state, norm = trainer.update(state, trainer.grad, scalars)
         return state, metrics, norm
 

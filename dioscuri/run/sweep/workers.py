@@ -73,7 +73,7 @@ class Workers:
         for left in reversed(range(self._sweep.tries)):
             state.state, state.message, state.starts = "running", "", state.starts + 1
             self._folder.keep(run, state)
-            self._say(f"{run.key}: {'goes on' if self._folder.step(run) else 'begins'}")
+            self._say(f"{run.key}: {'continues' if self._folder.step(run) else 'begins'}")
             began = time.monotonic()
             code = self._process(run, slot)
             state.seconds += time.monotonic() - began

@@ -45,7 +45,7 @@ def encode(context: Context, plan: LatentPlan, checkpoint: Checkpoint) -> None:
     writer = EncodingWriter(output.path, _header(context, plan, checkpoint, masks, pictures, len(indices)))
     first = writer.n_batches
     if first:
-        context.say(f"going on after {writer.n_pictures} {noun(context.hparams)} that are encoded already")
+        context.say(f"continuing after {writer.n_pictures} {noun(context.hparams)} already encoded")
     per_shard = _batches_a_shard(plan, masks, options.batch_size)
     held: list[Mapping[str, Array]] = []
     todo = batches(context, pictures, indices[first * options.batch_size :], "encoding")

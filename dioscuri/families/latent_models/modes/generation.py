@@ -28,7 +28,7 @@ def generate(context: Context, plan: LatentPlan, checkpoint: Checkpoint) -> None
     n_batches, size = options.n_generation_batches, options.batch_size
     jobs = [(k, b) for k in range(len(settings)) for b in range(n_batches)]
     if output.done:
-        context.say(f"going on after {output.done * size} {noun(context.hparams)} that are drawn already")
+        context.say(f"continuing after {output.done * size} {noun(context.hparams)} already drawn")
     rows: list[list[Array]] = [[] for _ in settings]
     for number, (k, b) in enumerate(tracked(jobs, "generation", len(jobs), shown=context.writes)):
         if number < output.done and b * size >= N_IN_ROW:

@@ -33,7 +33,7 @@ def generate(context: Context, _plan: Any, checkpoint: Checkpoint) -> None:
     folder = output.path
     done = 0 if options.sheet_only else _whole(folder, min(output.done, n), size)
     if done:
-        context.say(f"going on after {done} pictures that are drawn already")
+        context.say(f"continuing after {done} pictures already drawn")
     shown = [_read(folder, i) for i in range(min(done, N_ON_SHEET))]
     room = n if options.sheet_only else N_ON_SHEET
     batches = draw(context, n, ema=options.load_ema_weights, first=done)

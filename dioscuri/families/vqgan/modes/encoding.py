@@ -37,7 +37,7 @@ def write_tokens(
     keys = [pictures.keys[int(index)] for index in indices]
     writer = TokenWriter(folder, _header(context, plan, maker, pictures), keys, labels)
     if writer.n_pictures:
-        context.say(f"going on after {writer.n_pictures} pictures that are encoded already")
+        context.say(f"continuing after {writer.n_pictures} pictures already encoded")
     todo = batches(context, pictures, indices[writer.n_pictures :], "encoding")
     for index, batch in enumerate(todo):
         results = context.engine.run(
