@@ -1,7 +1,7 @@
-"""Run a command while holding a lock file: `python with_lock.py FILE COMMAND...`; waits while it is held.
+"""Run a command while holding a lock file: `python with_lock.py FILE COMMAND...`; waits for the lock.
 
-The lock belongs to the open file, which the command inherits: it ends with the last process that has the
-file open, however that process ends.
+The lock belongs to the open file, which the command inherits: it is released when the last process that has
+the file open ends, however it ends.
 """
 
 import fcntl
@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 def main(path: str, *command: str) -> None:
-    """Take the lock, then become the command."""
+    """Take the lock, then replace this process by the command."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_CREAT | os.O_RDWR)
     os.set_inheritable(descriptor, True)

@@ -33,7 +33,7 @@ def read(folder: Path, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def stepper(model: Any, twin: str, rate: float) -> Any:
-    """A function that takes a batch and the step number, updates the model, and returns the loss."""
+    """A function of a batch and the step number that updates the model and returns the loss."""
     if twin == "torch":
         import torch  # noqa: PLC0415 - one twin needs no other framework
 

@@ -1,8 +1,8 @@
-"""Train a hierarchical VAE on a folder of your own pictures, and write samples of it.
+"""Train a hierarchical VAE on a folder of your own pictures, and write samples from it.
 
     python examples/train_on_a_folder.py pictures/ --side 32 --steps 20000
 
-The run lies in `logs-<name>`; the same command continues an interrupted run.
+The run is in `logs-<name>`; the same command continues an interrupted run.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Your own training loop: a new tokenizer, then a masked token model of its tokens, on the digits.
+"""Your own training loop: train a tokenizer on the digits, then a masked token model on its tokens.
 
 python examples/training_loop.py --steps 500 --twin jax
 """

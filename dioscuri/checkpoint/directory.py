@@ -126,15 +126,6 @@ def remove(path: Path) -> None:
             raise UserError(f"run directory {path} cannot be removed completely: {error.strerror}") from error
 
 
-def ensure_folder(path: Path) -> Path:
-    """Create a folder and its parents; a `UserError` if that fails."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"folder {path} cannot be written ({error.strerror}): make it writable") from error
-    return path
-
-
 def _take(descriptor: int, file: Path) -> None:
     try:
         fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

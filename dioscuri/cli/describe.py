@@ -1,4 +1,4 @@
-"""`dioscuri describe`: what a configuration or a folder builds, without building it."""
+"""`dioscuri describe`: the network of a configuration or a folder, without building it."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -36,7 +36,7 @@ def make_parser() -> Parser:
 
 
 def main(words: Sequence[str]) -> None:
-    """Print the description of what the words name."""
+    """Run a command line."""
     parser = make_parser()
     chosen = parser.parse_intermixed_args(list(words))
     arguments = sort_words(chosen.words, f"usage: {parser.usage}")

@@ -51,7 +51,7 @@ MAX_SIDE = 8192
 
 
 def main(words: Sequence[str]) -> None:
-    """Run a command line with the twin that it names or that is installed."""
+    """Run a command line with the twin that it names, or else the installed one."""
     evaluate(words, make_engine, make_network)
 
 
@@ -123,7 +123,7 @@ def make_parser() -> Parser:
     )
     parser.add_argument("--k", type=int, default=3, help="nearest neighbours")
     parser.add_argument("--seed", type=int, default=0, help="seed of subsets and splits")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers there")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results to FILE")
     return parser
 
 
@@ -159,7 +159,7 @@ def _features(
         for examples in (first, second)
     )
     if extractor.name == INCEPTION and isinstance(second, Pictures):
-        # guided-diffusion publishes references so: pictures, and statistics of the whole set they are from.
+        # The reference files of guided-diffusion hold pictures and statistics of the set they are from.
         other = replace(other, gaussian=read_statistics(chosen.reference))
     return one, other, extractor.name, extractor.description
 
@@ -189,11 +189,11 @@ def _of_file(examples: Array | Statistics) -> Features:
     return Features(examples)
 
 
-def _extractor(wanted: str | None, first: Pictures, second: Pictures, make_engine: MakeEngine) -> Extractor:
-    if wanted in (None, PIXELS):
+def _extractor(name: str | None, first: Pictures, second: Pictures, make_engine: MakeEngine) -> Extractor:
+    if name in (None, PIXELS):
         return pixels(first, second)
-    assert wanted is not None
-    return classifier(Path(wanted), make_engine)
+    assert name is not None
+    return classifier(Path(name), make_engine)
 
 
 def _logits(path: Path, n: int) -> Array:
@@ -237,7 +237,7 @@ def _agreement(samples: Features, reference: Features, chosen: Any) -> list[Meas
 
 
 def _settings(samples: Path) -> dict[str, Any]:
-    """The settings of the samples, if synthesis wrote them beside the samples."""
+    """The settings of the samples, if synthesis wrote them to the same folder."""
     folder = samples if samples.is_dir() else samples.parent
     before = folder / "sampling.json"  # written by version 0.1.0
     settings: dict[str, Any] = settings_in(folder)

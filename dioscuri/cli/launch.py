@@ -1,7 +1,7 @@
-"""One process per device on this machine, for a twin whose engine needs it.
+"""Starts one process per device on this machine, for a twin whose engine needs it.
 
-The processes get torchrun's environment variables, so an engine sees no difference. Unlike torchrun, a stop
-signal is forwarded once, without a time limit, and a run that saved and stopped exits with code 0.
+The processes get the environment variables of torchrun. Unlike with torchrun, a stop signal is forwarded
+once, without a time limit, and a run that saved and stopped exits with code 0.
 """
 
 import os
@@ -53,7 +53,7 @@ def _send(workers: list[subprocess.Popen], number: int) -> None:
 
 
 def _wait(workers: list[subprocess.Popen]) -> int:
-    """If another worker fails first, the first one gets time to report the error."""
+    """Wait for all workers. If another one fails first, rank 0 gets time to report the error."""
     while True:
         codes = [worker.poll() for worker in workers]
         if any(codes):

@@ -1,4 +1,4 @@
-"""The parser that all commands share: a one-line error with the nearest name, and a page of help."""
+"""The parser that all commands share, with one-line errors that suggest a name, and a page of help."""
 
 import argparse
 import re
@@ -12,7 +12,7 @@ _UNKNOWN = re.compile(r"unrecognized arguments: (?P<word>[^\s=]+)")
 
 
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Unwrapped descriptions, and defaults if there are any."""
+    """Keeps the line breaks of descriptions, and shows defaults that are not empty."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         if action.default is None or action.default is False or action.default in ("", []):
@@ -35,7 +35,7 @@ class Parser(argparse.ArgumentParser):
         )
 
     def error(self, message: str) -> NoReturn:
-        """Raise a `UserError` with the nearest option and the usage."""
+        """Raise a `UserError` with the most similar option and the usage."""
         unknown = _UNKNOWN.match(message)
         hint = did_you_mean(unknown["word"], self._option_string_actions) if unknown else ""
         usage = " or: ".join(line.strip() for line in (self.usage or "").splitlines())

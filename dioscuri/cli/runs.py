@@ -1,4 +1,4 @@
-"""What the commands that train or use a run share: arguments, lock, processes.
+"""Arguments, lock and processes of the commands that train or use a run.
 
 The twins' `train.py` and `synthesize.py` take `[CFG] [section.option=value ...]`, and for training
 `[--resume-from DIR]`; `dioscuri train` and `dioscuri synthesize` do the same work. CFG and DIR are relative
@@ -38,9 +38,9 @@ class Arguments:
 
 
 def parse(arguments: Sequence[str], *, resumes: bool) -> Arguments:
-    """Parse the words of a twin's script; `--resume-from` is known if `resumes` is set.
+    """Parse the words of a twin's script; `resumes` adds the option `--resume-from`.
 
-    A `UserError` ends with the usage.
+    The message of a `UserError` ends with the usage.
     """
     usage = _usage(resumes=resumes)
     words, others, resume_from = list(arguments), [], None
@@ -60,7 +60,7 @@ def parse(arguments: Sequence[str], *, resumes: bool) -> Arguments:
 
 
 def sort_words(words: Sequence[str], usage: str) -> Arguments:
-    """Separate the configuration from the overrides; a `UserError` ends with the usage."""
+    """Separate the configuration from the overrides; the message of a `UserError` ends with the usage."""
     cfg, overrides = [], []
     for word in words:
         if _OVERRIDE.fullmatch(word):
@@ -79,13 +79,13 @@ def _usage(*, resumes: bool) -> str:
 
 
 def script(job: str, name: str) -> None:
-    """Do what `train.py` or `synthesize.py` of the twin `name` does; runs live in that twin's folder."""
+    """Run `train.py` or `synthesize.py` of the twin `name`, with runs in that twin's folder."""
     command = {"train": train_command, "synthesize": synthesize_command}[job]
     run_command(lambda words: command(open_twin(name), here().home(name), words))
 
 
 def train_command(twin: Twin, home: Path, words: Sequence[str]) -> None:
-    """Do what the words of a twin's `train.py` say; runs live in `home`."""
+    """Train with the command line of a twin's `train.py`, with runs in `home`."""
     if not {"-h", "--help"}.isdisjoint(words):
         print(_usage(resumes=True))
         return
@@ -93,7 +93,7 @@ def train_command(twin: Twin, home: Path, words: Sequence[str]) -> None:
 
 
 def synthesize_command(twin: Twin, home: Path, words: Sequence[str]) -> None:
-    """Do what the words of a twin's `synthesize.py` say; runs live in `home`."""
+    """Synthesise with the command line of a twin's `synthesize.py`, with runs in `home`."""
     if not {"-h", "--help"}.isdisjoint(words):
         print(_usage(resumes=False))
         return
@@ -120,7 +120,7 @@ def _work(twin: Twin, home: Path, arguments: Arguments, prepare: Prepare) -> Non
 
 @contextmanager
 def _guarded(twin: Twin) -> Iterator[None]:
-    """The first process of a job reports an error that all have; the others wait to be killed."""
+    """Let the first process of a job report an error that all have, while the others wait to be killed."""
     try:
         yield
     except UserError:

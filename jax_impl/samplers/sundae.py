@@ -50,7 +50,7 @@ def resample_tokens(
     propose = argmax_unrolled_step if options.sampler == "argmax_unrolled" else ancestral_step
     recorded = T if every_step else 0
 
-    def goes_on(state: tuple[Array, ...]) -> Array:
+    def is_running(state: tuple[Array, ...]) -> Array:
         k, _, stopped, _, _ = state
         return (k < T) & ~stopped.all()
 
@@ -68,7 +68,7 @@ def resample_tokens(
     tokens = start.astype(jnp.int32)
     history, active = jnp.zeros((recorded, B, L), jnp.int32), jnp.zeros((recorded, B), bool)
     state = (jnp.zeros((), jnp.int32), tokens, jnp.zeros(B, bool), history, active)
-    _, tokens, _, history, active = jax.lax.while_loop(goes_on, step, state)
+    _, tokens, _, history, active = jax.lax.while_loop(is_running, step, state)
     return Resampled(tokens, history, active)
 
 

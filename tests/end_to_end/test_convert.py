@@ -200,10 +200,10 @@ def foreign_files(folder):
 
 
 def test_foreign_files_are_refused_and_leave_no_run(tmp_path, capsys):
-    for name, told in foreign_files(tmp_path).items():
+    for name, message in foreign_files(tmp_path).items():
         with pytest.raises(UserError) as caught:
             run(tmp_path / name, "--cfg", TORCH_CFG, "--run", tmp_path / "logs-new")
-        assert told in str(caught.value), name
+        assert message in str(caught.value), name
         assert name in str(caught.value)
         assert "\n" not in str(caught.value)
         assert not (tmp_path / "logs-new").exists()
@@ -226,7 +226,7 @@ def test_a_run_with_checkpoints_is_not_overwritten(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["file", "--run", "logs-x"], "does not state its architecture"),
         (
@@ -239,10 +239,10 @@ def test_a_run_with_checkpoints_is_not_overwritten(tmp_path):
         (["--what"], "usage: dioscuri convert SOURCE"),
     ],
 )
-def test_mistakes_in_the_command_line(words, told):
+def test_mistakes_in_the_command_line(words, message):
     with pytest.raises(UserError) as caught:
         run(*words)
-    assert told in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 

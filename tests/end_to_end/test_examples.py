@@ -53,8 +53,8 @@ def test_there_are_five_and_no_other():
 @pytest.mark.parametrize("twin", TWINS)
 def test_load_and_sample(run, tmp_path, twin):
     runs = faces.runs(tmp_path)
-    told = run("load_and_sample.py", runs["maskgit"], "--classes", 3, 7, "--n", 4, "--twin", twin)
-    assert "4 pictures in samples.png" in told
+    output = run("load_and_sample.py", runs["maskgit"], "--classes", 3, 7, "--n", 4, "--twin", twin)
+    assert "4 pictures in samples.png" in output
     assert size_of(tmp_path / "samples.png") == (32, 8)
 
 
@@ -62,16 +62,16 @@ def test_load_and_sample(run, tmp_path, twin):
 def test_train_on_a_folder(run, tmp_path, twin):
     pictures = folder_of_pictures(tmp_path / "pictures", 32, 4)
     words = ("--steps", 1, "--batch", 2, "--runs", tmp_path, "--name", "mine", "--twin", twin)
-    told = run("train_on_a_folder.py", pictures, *words)
-    assert "samples in mine.png" in told
+    output = run("train_on_a_folder.py", pictures, *words)
+    assert "samples in mine.png" in output
     assert size_of(tmp_path / "mine.png") == (256, 256)
     assert (tmp_path / "logs-mine" / "checkpoints").is_dir()
 
 
 @pytest.mark.parametrize("twin", TWINS)
 def test_training_loop(run, tmp_path, twin):
-    told = run("training_loop.py", "--steps", 2, "--batch", 4, "--twin", twin)
-    assert "a three has the tokens [[" in told
+    output = run("training_loop.py", "--steps", 2, "--batch", 4, "--twin", twin)
+    assert "a three has the tokens [[" in output
     assert (tmp_path / "digits_maskgit" / "tokenizer" / "model.safetensors").is_file()
 
 
@@ -79,8 +79,8 @@ def test_training_loop(run, tmp_path, twin):
 def test_fine_tune(run, tmp_path, twin):
     model = published.write_folder(tmp_path / "published", "maskgit_vqgan", "model.safetensors")
     pictures = folder_of_pictures(tmp_path / "pictures", 16, 4)
-    told = run("fine_tune.py", model, pictures, "--steps", 2, "--batch", 2, "--rate", 1e-3, "--twin", twin)
-    assert "levels after, in tuned" in told
+    output = run("fine_tune.py", model, pictures, "--steps", 2, "--batch", 2, "--rate", 1e-3, "--twin", twin)
+    assert "levels after, in tuned" in output
     assert (tmp_path / "tuned" / "config.json").is_file()
 
 
@@ -89,5 +89,5 @@ def test_compare(run, tmp_path, twin):
     first = faces.write_run(tmp_path, "one", tiny.TINY)
     second = faces.write_run(tmp_path, "two", tiny.TINY, spread=0.5)
     np.save(tmp_path / "pictures.npy", faces.PICTURES)
-    told = run("compare.py", first, second, "pictures.npy", "--n", 4, "--samples", 2, "--twin", twin)
-    assert told.count("FD ") == told.count("bits/dim") == 2
+    output = run("compare.py", first, second, "pictures.npy", "--n", 4, "--samples", 2, "--twin", twin)
+    assert output.count("FD ") == output.count("bits/dim") == 2

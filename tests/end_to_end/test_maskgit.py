@@ -175,8 +175,8 @@ def test_a_model_refuses_another_tokenizer_than_it_has_learnt(folder, twin, tmp_
     for job in ("synthesize", "train"):
         with pytest.raises(SystemExit, match="2"):
             call(job, twin, model_words(folder)[0], *words, *pictures_of_it)
-        told = "was trained on tokens of ema weights of the run 'tok' at step 3, but is given those of"
-        assert told in capsys.readouterr().err
+        message = "was trained on tokens of ema weights of the run 'tok' at step 3, but is given those of"
+        assert message in capsys.readouterr().err
     assert not (twin / "logs-tiny" / "synthesis-images").exists()
 
 

@@ -135,15 +135,15 @@ def test_a_training_of_vdvae_continues(tmp_path, apex, log):
 @pytest.mark.parametrize("layout", ["a line each", "one line"])
 def test_the_log_of_vdvae_tells_the_network(tmp_path, layout, capsys):
     """Blocks and widths need not be given, even if no configuration has them."""
-    told = {"width": 8, "enc_blocks": "32x1,32d8,4x1", "dec_blocks": "4x1,32m4", "zdim": 4, "lr": 3.0}
-    words = [f"model.{name}={value!r}" for name, value in told.items() if name != "lr"]
+    logged = {"width": 8, "enc_blocks": "32x1,32d8,4x1", "dec_blocks": "4x1,32m4", "zdim": 4, "lr": 3.0}
+    words = [f"model.{name}={value!r}" for name, value in logged.items() if name != "lr"]
     cfg = ROOT / "egs" / "vdvae" / "cifar10.cfg"
     hparams = load(cfg, words)
     weights = initial_values(parameter_table(hparams, make_plan(hparams)), 3)
     theirs = vdvae_weights(make_plan(hparams), weights)
     torch.save({k: torch.from_numpy(v) for k, v in theirs.items()}, tmp_path / "iter-1-model.th")
-    lines = [{"type": "hparam", "key": k, "value": v} for k, v in told.items()]
-    log = "\n".join(map(json.dumps, lines)) if layout == "a line each" else json.dumps(told)
+    lines = [{"type": "hparam", "key": k, "value": v} for k, v in logged.items()]
+    log = "\n".join(map(json.dumps, lines)) if layout == "a line each" else json.dumps(logged)
     (tmp_path / "iter-1-log.jsonl").write_text(log)
     run = tmp_path / "torch_impl" / "logs-vdvae"
     convert([str(tmp_path / "iter-1-model.th"), "--cfg", str(cfg), "--run", str(run)])

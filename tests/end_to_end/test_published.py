@@ -235,28 +235,28 @@ MISTAKES = {
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_mistakes_are_reported_and_leave_no_run(tmp_path, mistake):
     folder = write_folder(tmp_path / "published", "maskgit_vqgan")
-    make, told = MISTAKES[mistake]
+    make, message = MISTAKES[mistake]
     make(folder)
     with pytest.raises(UserError) as caught:
         run(folder, "--run", tmp_path / "logs-new")
-    assert told in str(caught.value)
+    assert message in str(caught.value)
     assert str(folder) in str(caught.value)
     assert not (tmp_path / "logs-new").exists()
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"hiden_channels": 8}, "option 'hiden_channels' is unknown (did you mean 'hidden_channels'?)"),
         ({"channel_mult": 3}, "is not a complete configuration: TypeError"),
         ({"quantized_embed_dim": 13}, "embedding_dim 13 must be z_channels 12"),
     ],
 )
-def test_configurations_that_make_no_sense(tmp_path, changes, told):
+def test_configurations_that_make_no_sense(tmp_path, changes, message):
     folder = write_folder(tmp_path / "published", "maskgit_vqgan", **changes)
     with pytest.raises(UserError) as caught:
         run(folder, "--run", tmp_path / "logs-new")
-    assert told in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_other_families_and_truncated_files_are_refused(tmp_path):

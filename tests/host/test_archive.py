@@ -278,6 +278,6 @@ def test_options_of_one_synthesis_hold_for_that_call_alone(cfg, root, capsys):
     assert copy_path(root, "tiny").read_text() == before
     capsys.readouterr()
     command(synthesize_command, root, cfg)
-    told = capsys.readouterr().out
-    assert "reconstruction: averaged weights" in told
-    assert "temperature_settings" not in told
+    output = capsys.readouterr().out
+    assert "reconstruction: averaged weights" in output
+    assert "temperature_settings" not in output

@@ -291,19 +291,19 @@ def test_a_text8_file_is_converted(tmp_path, capsys):
         6,
         False,
     )
-    assert (h.model.nb_heads, h.model.dim_head) == (8, 64), "what the original builds, whatever it is told"
+    assert (h.model.nb_heads, h.model.dim_head) == (8, 64), "what the original builds, whatever the file says"
     assert (h.loss.unroll_steps, h.optimizer.learning_rate, h.train.batch_size) == (4, 2e-5, 64)
     assert h.train.checkpoint_and_eval_interval_in_steps == 2000
     assert (h.val.batch_size, h.val.n_samples_for_validation) == (64, 640)
     assert (h.synthesis.temperature, h.synthesis.sample_proportion) == (0.7, 0.4)
     assert (h.synthesis.steps, h.synthesis.min_steps) == (500, 20)
-    told = capsys.readouterr().out
+    output = capsys.readouterr().out
     for name in ("exp_name", "root", "nb_heads", "sample_frequency", "nb_batches[0]"):
-        assert name in told
+        assert name in output
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "told"),
+    ("old", "new", "message"),
     [
         ("nb_layers = 6", "nb_layer = 6", "[model] nb_layer is unknown"),
         ("embedding_dim = 256", "", "[model] embedding_dim is missing"),
@@ -312,8 +312,8 @@ def test_a_text8_file_is_converted(tmp_path, capsys):
         ("unroll_steps = 4", "", "unroll_steps is missing"),
     ],
 )
-def test_what_of_a_text8_file_is_not_understood_is_named(tmp_path, old, new, told):
+def test_what_of_a_text8_file_is_not_understood_is_named(tmp_path, old, new, message):
     (tmp_path / "mine.toml").write_text(TEXT8.replace(old, new))
-    with pytest.raises(UserError, match=re.escape(told)):
+    with pytest.raises(UserError, match=re.escape(message)):
         main([str(tmp_path / "mine.toml"), str(tmp_path / "mine.cfg")])
     assert not (tmp_path / "mine.cfg").exists()

@@ -17,21 +17,21 @@ from tests.support.tiny import write_tiny
 CONFIGURATIONS = sorted(examples().rglob("*.cfg"))
 
 
-def told(capsys, *words) -> dict:
+def description_of(capsys, *words) -> dict:
     main([*map(str, words), "--json"])
     return json.loads(capsys.readouterr().out)
 
 
 @pytest.mark.parametrize("path", CONFIGURATIONS, ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_every_shipped_configuration_is_described(capsys, path):
-    facts = told(capsys, path)
+    facts = description_of(capsys, path)
     assert facts["parameters"] == sum(facts["parts"].values()) > 0
     assert facts["optimizer_bytes"] == 2 * facts["weights_bytes"] == 8 * facts["parameters"]
     assert all(rows for rows in facts["layers"].values())
 
 
 def test_levels_and_latents_are_those_of_the_plan(capsys):
-    facts = told(capsys, "egs/hierarchical_vae/digits.cfg")
+    facts = description_of(capsys, "egs/hierarchical_vae/digits.cfg")
     levels = facts["layers"]["top-down"]
     assert sum(row["latent groups"] for row in levels) == facts["latent_groups"]
     grids = [[int(side) for side in row["grid"].split("x")] for row in levels]
@@ -39,7 +39,9 @@ def test_levels_and_latents_are_those_of_the_plan(capsys):
         prod(grid) * row["variates"] * row["latent groups"] for grid, row in zip(grids, levels, strict=True)
     ]
     assert sum(values) == facts["latent_values"]
-    more = told(capsys, "egs/hierarchical_vae/digits.cfg", "model.down_latent_variates=[9, 8, 8, 8]")
+    more = description_of(
+        capsys, "egs/hierarchical_vae/digits.cfg", "model.down_latent_variates=[9, 8, 8, 8]"
+    )
     assert more["latent_values"] > facts["latent_values"]
 
 
@@ -48,7 +50,7 @@ def test_a_run_is_described_with_its_checkpoints(tmp_path, capsys):
         Twin("fake", FakeEngine), tmp_path, [str(write_tiny(tmp_path)), "train.total_train_steps=2"]
     )
     capsys.readouterr()
-    facts = told(capsys, tmp_path / "logs-tiny")
+    facts = description_of(capsys, tmp_path / "logs-tiny")
     assert (facts["name"], facts["family"], facts["checkpoints"]) == ("tiny", "hierarchical_vae", [2])
     main([str(tmp_path / "logs-tiny")])
     lines = capsys.readouterr().out.splitlines()

@@ -92,7 +92,7 @@ def test_anything_else_is_refused_and_not_run(name, capsys):
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         (pickle.dumps({"code": np.zeros((2, 2), np.uint16), "y": 1}), "the tokenizer makes integers"),
         (pickle.dumps({"code": np.full((GRID, GRID), CODES), "y": 1}), f"code {CODES} is not below {CODES}"),
@@ -101,11 +101,11 @@ def test_anything_else_is_refused_and_not_run(name, capsys):
         (b"PK\x03\x04", "holds no code with a class: damaged"),
     ],
 )
-def test_a_file_that_does_not_fit_is_named(folder, content, told):
+def test_a_file_that_does_not_fit_is_named(folder, content, message):
     (folder / "codes" / "0000003.pth").write_bytes(content)
     with pytest.raises(UserError) as caught:
         convert(folder / "codes", folder / "tokens", folder / "logs-tiny")
-    assert told in str(caught.value)
+    assert message in str(caught.value)
     assert "0000003.pth" in str(caught.value)
     assert not (folder / "tokens").exists()
 

@@ -101,9 +101,9 @@ TORCH = {
 
 @pytest.mark.parametrize("name", TORCH)
 def test_tensors_of_torch(tmp_path, name):
-    content, told = TORCH[name]
+    content, message = TORCH[name]
     archive(tmp_path / "x", torch_pickle(content), {"0": bytes(16)})
-    with pytest.raises(UserError, match=told) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         read_weights(tmp_path / "x")
     assert "\n" not in str(caught.value)
 

@@ -131,17 +131,17 @@ def test_a_broken_file_of_the_cache_is_fetched_again(hub):
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "message"),
     [
         ("owner/empty", "has no config.json"),
         ("owner/bare", "has no weights: no file is named"),
         ("owner/nothing", "does not give a model of that name: 404"),
     ],
 )
-def test_models_that_are_not_whole(hub, name, told):
+def test_models_that_are_not_whole(hub, name, message):
     with pytest.raises(UserError) as caught:
         local_folder(name)
-    assert told in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_no_network_is_one_clear_line(hub, monkeypatch):

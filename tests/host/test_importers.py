@@ -209,25 +209,25 @@ class TestTorch:
 
     def test_what_does_not_fit_is_named(self):
         name = "top_down.trainable_h"
-        told = self.spoiled(lambda saved: saved["model_state_dict"].pop(name))
-        assert f"model tensor '{name}' is missing" in told
-        told = self.spoiled(
+        message = self.spoiled(lambda saved: saved["model_state_dict"].pop(name))
+        assert f"model tensor '{name}' is missing" in message
+        message = self.spoiled(
             lambda saved: saved["ema_model_state_dict"].update({name: np.zeros((1, 8, 4, 4))})
         )
-        assert f"ema tensor '{name}' has shape (1, 8, 4, 4) but the configuration has (1, 8, 2, 2)" in told
-        told = self.spoiled(lambda saved: saved["model_state_dict"].update({"more": np.zeros(3)}))
-        assert "'more' with shape (3,) is unknown" in told
-        told = self.spoiled(lambda saved: saved.pop("ema_model_state_dict"))
-        assert "lacks ema_model_state_dict" in told
-        told = self.spoiled(lambda saved: saved["optimizer_state_dict"]["state"].pop(7))
-        assert "optimizer tensor" in told
-        assert "is missing" in told
-        told = self.spoiled(lambda saved: saved["optimizer_state_dict"]["state"][7].update(step=2))
-        assert "different steps, [2, 3]" in told
-        told = self.spoiled(lambda saved: saved.update(global_step="a"))
-        assert "global_step is 'a'" in told
-        told = self.spoiled(lambda saved: saved.update(global_step=1))
-        assert "3 updates in 2 steps" in told
+        assert f"ema tensor '{name}' has shape (1, 8, 4, 4) but the configuration has (1, 8, 2, 2)" in message
+        message = self.spoiled(lambda saved: saved["model_state_dict"].update({"more": np.zeros(3)}))
+        assert "'more' with shape (3,) is unknown" in message
+        message = self.spoiled(lambda saved: saved.pop("ema_model_state_dict"))
+        assert "lacks ema_model_state_dict" in message
+        message = self.spoiled(lambda saved: saved["optimizer_state_dict"]["state"].pop(7))
+        assert "optimizer tensor" in message
+        assert "is missing" in message
+        message = self.spoiled(lambda saved: saved["optimizer_state_dict"]["state"][7].update(step=2))
+        assert "different steps, [2, 3]" in message
+        message = self.spoiled(lambda saved: saved.update(global_step="a"))
+        assert "global_step is 'a'" in message
+        message = self.spoiled(lambda saved: saved.update(global_step=1))
+        assert "3 updates in 2 steps" in message
         self.spoiled(lambda saved: saved.update(model_state_dict=[1]))
         self.spoiled(lambda saved: saved.update(optimizer_state_dict=None))
 
@@ -282,10 +282,10 @@ class TestFlax:
             r"opt_state has no entry '0'": lambda tree: tree.update(opt_state={}),
             r"'x' is a int": lambda tree: tree["params"].update(x=3),
         }
-        for told, spoil in spoilt.items():
+        for message, spoil in spoilt.items():
             tree = read_flax(FLAX_FILE)
             spoil(tree)
-            with pytest.raises(UserError, match=told):
+            with pytest.raises(UserError, match=message):
                 efficient_vdvae.from_flax(tree, hparams, plan, "file")
 
     def test_another_architecture_is_named_with_both_shapes(self):

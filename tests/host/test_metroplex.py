@@ -248,8 +248,8 @@ def test_later_program_takes_keys_that_are_unknown_and_says_so(tmp_path, capsys)
     source, target = tmp_path / "later.json", tmp_path / "later.cfg"
     source.write_text(dumps({**LATER, "wandb_name": "x", "dtype": "bfloat16", "pre_layer": False}))
     convert_configuration(source, target, [])
-    told = capsys.readouterr().out.splitlines()
-    assert told[:-1] == [f"warning: {source}: 'wandb_name' is unknown and left out"]
+    output = capsys.readouterr().out.splitlines()
+    assert output[:-1] == [f"warning: {source}: 'wandb_name' is unknown and left out"]
     assert load(target).train.precision == "bfloat16"
 
 
@@ -298,8 +298,8 @@ def test_progress_tells_bits_and_nats():
     plan = make_plan(hparams)
     family = LatentGroupsRun(SimpleNamespace(hparams=hparams, engine=None), plan)
     kl = {f"kl.{group}": 0.0 for group in range(len(plan.groups))}
-    told = family.headline({"reconstruction": 2.0 * plan.image_dims, "skips": 0.0, **kl})
-    assert told == "-ELBO 2.8854 bits/dim (2.0000 nats/dim)"
+    message = family.headline({"reconstruction": 2.0 * plan.image_dims, "skips": 0.0, **kl})
+    assert message == "-ELBO 2.8854 bits/dim (2.0000 nats/dim)"
 
 
 def vdvae_weights(plan, weights):
@@ -344,9 +344,9 @@ def test_a_data_set_without_counterpart_is_named():
     later = {"image_size": 32, "width": 8, "enc_blocks": "32x1,32d4,8x1", "dec_blocks": "8x1,32m8,32x1"}
     assert options({**later, "dataset": "cifar10"})["data.dataset_source"] == "cifar-10"
     assert remarks({**later, "dataset": "cifar10"}) == []
-    (told,) = remarks({**later, "dataset": "lsun/church_outdoor"})
-    assert "the data set lsun/church_outdoor of tensorflow_datasets has no counterpart" in told
-    assert "data.train_data_path" in told
+    (remark,) = remarks({**later, "dataset": "lsun/church_outdoor"})
+    assert "the data set lsun/church_outdoor of tensorflow_datasets has no counterpart" in remark
+    assert "data.train_data_path" in remark
     first = {"model_path": "x", "dataset": {"train_path": "a", "shuffle": 3}}
     assert remarks(first) == ["'dataset.shuffle' is unknown and left out"]
 

@@ -171,21 +171,21 @@ def test_a_uvit_of_the_older_layout(tmp_path, capsys):
     assert (hparams.model.architecture, hparams.model.hidden_size, hparams.data.grid) == ("uvit", 64, 8)
     assert not hparams.model.add_cross_attention
     make_plan(hparams.model, hparams.data.grid, hparams.data.codebook_size)
-    told = capsys.readouterr().out
+    output = capsys.readouterr().out
     for name in ("add_cross_attention", "max_position_embeddings", "use_empty_embeds_for_uncond"):
-        assert name in told
+        assert name in output
 
 
 def test_what_is_dropped_or_changed_is_named(tmp_path, capsys):
     run(tmp_path, LEGACY_UVIT)
-    told = capsys.readouterr().out
+    output = capsys.readouterr().out
     for name in (
         "dataset.preprocessing.max_seq_length", "dataset.params.train_shards_path_or_url",
         "dataset.params.num_workers", "experiment.project", "experiment.resume_from_checkpoint",
         "training.overfit_one_batch", "fp16 becomes train.precision='bfloat16'",
     ):  # fmt: skip
-        assert name in told
-    assert "dataset.preprocessing.resolution" not in told
+        assert name in output
+    assert "dataset.preprocessing.resolution" not in output
 
 
 def test_advice_that_is_followed_is_not_repeated(tmp_path):
@@ -202,7 +202,7 @@ def test_unknown_keys_are_named(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "told"),
+    ("old", "new", "message"),
     [
         (
             "hidden_size: 768",
@@ -222,10 +222,10 @@ def test_unknown_keys_are_named(tmp_path, capsys):
         ("num_vq_tokens: 256", "num_vq_tokens: 200", "num_vq_tokens 200 is not a square"),
     ],
 )
-def test_mistakes_are_reported(tmp_path, old, new, told):
+def test_mistakes_are_reported(tmp_path, old, new, message):
     with pytest.raises(UserError) as caught:
         run(tmp_path, IMAGENET.replace(old, new))
-    assert told in str(caught.value)
+    assert message in str(caught.value)
     assert not (tmp_path / "out.cfg").exists()
 
 

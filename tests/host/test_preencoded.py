@@ -90,7 +90,7 @@ class Command:
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({ENDING: saved(tokens(1) + CODES)}, "is not a code of the tokenizer, 0..15"),
         ({ENDING: saved(tokens(1)[:-1])}, "the tokenizer makes 16 integers"),
@@ -102,12 +102,12 @@ class Command:
         ({"json": b"{"}, "its json is damaged"),
     ],
 )
-def test_members_that_do_not_fit_are_named(folder, changes, told, capsys):
+def test_members_that_do_not_fit_are_named(folder, changes, message, capsys):
     write_tars(folder / "tars", **changes)
     with pytest.raises(UserError) as refused:
         run(folder, "--texts", "clip.pth", "--null", str(folder / "null.safetensors"))
     assert "'00001'" in str(refused.value)
-    assert told in str(refused.value)
+    assert message in str(refused.value)
     assert "\n" not in str(refused.value)
     assert "unpickled" not in capsys.readouterr().out
 

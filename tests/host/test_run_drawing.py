@@ -138,8 +138,8 @@ def test_the_menu_draws_what_is_asked_and_remembers_it(tmp_path, monkeypatch, ca
     assert [batch["label"].tolist() for _, batch, _ in calls] == [[7] * 9] * 2 + [[*range(9)]]
     folder = tmp_path / "synthesis-images" / "interactive"
     names = sorted(path.name for path in folder.glob("*.png"))
-    told = json.loads((folder / SETTINGS).read_text())["progress"]["drawn"]
-    assert [told[f"000{i}"]["class_index"] for i in (1, 2, 3)] == [7, 7, None]
+    drawn = json.loads((folder / SETTINGS).read_text())["progress"]["drawn"]
+    assert [drawn[f"000{i}"]["class_index"] for i in (1, 2, 3)] == [7, 7, None]
     assert names == [f"000{i}{end}.png" for i in (1, 2, 3) for end in ("-steps", "")]
     assert "9 pictures in" in capsys.readouterr().out
 

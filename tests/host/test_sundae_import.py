@@ -105,15 +105,15 @@ class TestStringSortedClasses:
 
     def test_other_weights_are_refused(self):
         plain = tiny_sundae.tiny("model.num_classes=0", "model.legacy_positions=True")
-        told = r"^best\.pt: .* is for an original SUNDAE .* leave it out$"
-        for hparams, own in ((plain, False), (self.hparams, True)):
+        message = r"^best\.pt: .* is for an original SUNDAE .* leave it out$"
+        for hparams, native in ((plain, False), (self.hparams, True)):
             weights = initial_parameters(plan_of(hparams), 0)
-            with pytest.raises(UserError, match=told):
-                canonical_weights(weights, hparams, "best.pt", own=own, string_sorted_classes=True)
+            with pytest.raises(UserError, match=message):
+                canonical_weights(weights, hparams, "best.pt", native=native, string_sorted_classes=True)
 
 
 class TestRefusals:
-    def told(self, change=dict, name=HOURGLASS, **options):
+    def error_of(self, change=dict, name=HOURGLASS, **options):
         """The error of `from_sundae` for recorded weights after `change`."""
         case, weights, *_ = recorded(name)
         model, data = options_of(case)
@@ -134,30 +134,30 @@ class TestRefusals:
         ],
     )
     def test_other_frequencies(self, case, name):
-        told = f"'{name}' holds other frequencies than the options give"
-        assert self.told(lambda weights: weights.update({name: weights[name] * 1.01}), case) == told
-        assert self.told(lambda weights: weights.update({name: weights[name][:-1]}), case) == told
+        message = f"'{name}' holds other frequencies than the options give"
+        assert self.error_of(lambda weights: weights.update({name: weights[name] * 1.01}), case) == message
+        assert self.error_of(lambda weights: weights.update({name: weights[name][:-1]}), case) == message
 
     def test_frequencies_that_the_options_do_not_ask_for(self):
-        assert "holds other frequencies" in self.told(use_rotary=False)
+        assert "holds other frequencies" in self.error_of(use_rotary=False)
 
     def test_frequencies_of_another_number_of_channels(self):
-        assert "holds other frequencies" in self.told(rotary_emb_dim=12)
+        assert "holds other frequencies" in self.error_of(rotary_emb_dim=12)
 
     def test_other_tensors(self):
-        told = self.told(lambda weights: weights.pop("to_logits.bias"))
-        assert told.startswith("tensor 'to_logits.bias' must be (19,), there is no such tensor")
-        told = self.told(lambda weights: weights.update(more=np.zeros(3)))
-        assert told.startswith("tensor 'more' must be no such tensor, there is (3,)")
-        told = self.told(num_classes=4)
-        assert told.startswith("tensor 'class_emb.weight' must be (4, 32), there is (5, 32)")
+        message = self.error_of(lambda weights: weights.pop("to_logits.bias"))
+        assert message.startswith("tensor 'to_logits.bias' must be (19,), there is no such tensor")
+        message = self.error_of(lambda weights: weights.update(more=np.zeros(3)))
+        assert message.startswith("tensor 'more' must be no such tensor, there is (3,)")
+        message = self.error_of(num_classes=4)
+        assert message.startswith("tensor 'class_emb.weight' must be (4, 32), there is (5, 32)")
 
     def test_positions_that_these_weights_have_not_learnt(self):
-        told = self.told(legacy_positions=False)
-        assert told == "weights of the original hourglass need model.legacy_positions=True"
+        message = self.error_of(legacy_positions=False)
+        assert message == "weights of the original hourglass need model.legacy_positions=True"
 
     @pytest.mark.parametrize(
-        ("constructor", "told"),
+        ("constructor", "message"),
         [
             ({}, "causal=True: an hourglass on two-dimensional patches cannot be causal"),
             ({"causal": True}, "causal=True: an hourglass on two-dimensional patches cannot be causal"),
@@ -165,7 +165,7 @@ class TestRefusals:
         ],
         ids=["causal by default", "causal", "performer"],
     )
-    def test_options_that_are_not_offered(self, constructor, told):
+    def test_options_that_are_not_offered(self, constructor, message):
         with pytest.raises(UserError) as caught:
             hourglass_options({"dim": 8, "depth": [1, 1, 1], "shorten_factor": 4, **constructor})
-        assert str(caught.value).startswith(told)
+        assert str(caught.value).startswith(message)

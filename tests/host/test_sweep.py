@@ -128,10 +128,10 @@ def test_every_combination_is_a_run_and_everything_is_reported(root, capsys):
         0.25,
         "trial-seed2-learning_rate0.25",
     )
-    told = capsys.readouterr().out
+    output = capsys.readouterr().out
     assert (
         "optimizer.learning_rate=0.25 torch: 2 of 2 finished, test negative_elbo bits/dim 1.7500 ± 0.7071"
-        in told
+        in output
     )
     with Image.open(root / "logs-sweep-trial" / "curves.png") as picture:
         assert len(picture.getcolors(10**6)) > 10

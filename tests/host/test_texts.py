@@ -124,11 +124,11 @@ def add(archive, name, content):
 
 
 def test_json_of_tar_files_tells_captions_and_micro_conditions(tmp_path):
-    told = {"original_width": 400, "original_height": 200, "AESTHETIC_SCORE": 5.5}
+    sizes = {"original_width": 400, "original_height": 200, "AESTHETIC_SCORE": 5.5}
     with tarfile.open(tmp_path / "a.tar", "w") as archive:
         add(archive, "0.txt", b"from text")
-        add(archive, "0.json", json.dumps({**told, "caption": "from json"}).encode())
-        add(archive, "1.json", json.dumps({**told, "caption": " wide "}).encode())
+        add(archive, "0.json", json.dumps({**sizes, "caption": "from json"}).encode())
+        add(archive, "1.json", json.dumps({**sizes, "caption": " wide "}).encode())
         notes = json.dumps([{"id": 3, "caption": "first"}, {"id": 4, "caption": "second"}])
         add(archive, "2.json", json.dumps({"annotations": notes}).encode())
         add(archive, "3.jpg", b"no caption")

@@ -126,12 +126,12 @@ def test_wrong_weights_are_one_clear_line(tmp_path, weights_file, pictures):
     content = weights_file.read_bytes()
     (tmp_path / "cut.safetensors").write_bytes(content[: len(content) // 2])
     save_file({"fc.weight": np.zeros((2, 2), np.float32)}, tmp_path / "other.safetensors")
-    for file, told in (
+    for file, message in (
         ("cut.safetensors", "is truncated or not a safetensors file"),
         ("other.safetensors", "no weights of FID's Inception network"),
         ("nowhere", "cannot be read"),
     ):
-        with pytest.raises(UserError, match=told) as refused:
+        with pytest.raises(UserError, match=message) as refused:
             evaluate(
                 [*pictures, "--extractor", "inception", "--weights", str(tmp_path / file)],
                 make_engine,

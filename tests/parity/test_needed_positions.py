@@ -76,7 +76,7 @@ def test_what_is_shown_of_every_step_needs_all():
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         (
             {"sampler": "halton", "remask": "random"},
@@ -87,6 +87,6 @@ def test_what_is_shown_of_every_step_needs_all():
         ({"legacy_mask_token": True}, "for the samplers halton and halton_confidence, not 'confidence'"),
     ],
 )
-def test_options_that_a_sampler_would_not_heed_are_named(options, told):
-    with pytest.raises(UserError, match=re.escape(told)):
+def test_options_that_a_sampler_would_not_heed_are_named(options, message):
+    with pytest.raises(UserError, match=re.escape(message)):
         Sampling(**options)

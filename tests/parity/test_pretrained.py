@@ -100,18 +100,18 @@ def test_folders_become_runs_and_runs_folders(tmp_path, name):
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"format": 2}, "has format 2, but this version reads 1"),
         ({"hparams": 3}, "is not a complete configuration"),
         ({"hparams": {"run": {"family": "vqgan"}}}, "lacks"),
     ],
 )
-def test_damaged_configurations_are_reported(tmp_path, change, told):
+def test_damaged_configurations_are_reported(tmp_path, change, message):
     hparams = tiny_vqgan.tiny()
     write_folder(tmp_path, hparams, weights(hparams))
     config = json.loads((tmp_path / "config.json").read_text()) | change
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError) as caught:
         module("torch_impl").Pretrained.from_pretrained(tmp_path)
-    assert told in str(caught.value)
+    assert message in str(caught.value)
