@@ -44,10 +44,10 @@ def test_run_reports_and_writes_features_that_evaluate_reads(trained, tmp_path, 
     words += ["--logits", words[0].with_name("logits.npy"), "--labels", words[0].with_name("labels.npy")]
     words += ["--reference-labels", words[1].with_name("labels.npy"), "--json", tmp_path / "out.json"]
     evaluate([*map(str, words), "--extractor", "digits"], make_engine)
-    found = json.loads((tmp_path / "out.json").read_text())["metrics"]
+    actual = json.loads((tmp_path / "out.json").read_text())["metrics"]
     expected = frechet_distance(moments(test["features"]), moments(train["features"]))
-    assert found["FD-digits"]["value"] == pytest.approx(expected)
-    assert {"IS-digits", "class agreement"} < set(found)
+    assert actual["FD-digits"]["value"] == pytest.approx(expected)
+    assert {"IS-digits", "class agreement"} < set(actual)
 
 
 def test_folders_are_compared_by_the_classifiers_features(trained, tmp_path, capsys):
@@ -58,9 +58,9 @@ def test_folders_are_compared_by_the_classifiers_features(trained, tmp_path, cap
         Image.fromarray(image).save(folder / f"{i}.png")
     words = [folder, folder, "--extractor", trained / "logs-tiny", "--json", tmp_path / "out.json"]
     evaluate([*map(str, words)], make_engine)
-    found = json.loads((tmp_path / "out.json").read_text())
-    assert found["extractor"].startswith("classifier 'tiny', averaged weights of step ")
-    metrics = {name: measure["value"] for name, measure in found["metrics"].items()}
+    report = json.loads((tmp_path / "out.json").read_text())
+    assert report["extractor"].startswith("classifier 'tiny', averaged weights of step ")
+    metrics = {name: measure["value"] for name, measure in report["metrics"].items()}
     assert metrics["FD-classifier"] == pytest.approx(0, abs=1e-6)
     assert (metrics["precision"], metrics["recall"], metrics["coverage"]) == (1, 1, 1)
     assert 1 <= metrics["IS-classifier"] <= 10

@@ -106,8 +106,8 @@ def test_a_flax_checkpoint_becomes_a_run_and_a_torch_checkpoint(tmp_path, whole_
     recorded = np.load(CASES / "jax_mol8" / "outputs.npz")
     name = "top_down.levels_down_upsample.0.unpool.ops.0.weight"
     path = "params_after/top_down/block_down_level_0_upsample/unpooling_layer/conv/conv/kernel"
-    found = written["model_state_dict"][name].numpy()
-    np.testing.assert_array_equal(found, recorded[path].transpose(3, 2, 0, 1))
+    actual = written["model_state_dict"][name].numpy()
+    np.testing.assert_array_equal(actual, recorded[path].transpose(3, 2, 0, 1))
     again = tmp_path / "logs-again"
     run(out, "--cfg", FLAX_CFG, "--run", again)
     first, second = (store.load(place / "checkpoints").state for place in (folder, again))

@@ -54,8 +54,8 @@ def test_a_run_changes_twins_and_every_mode_leaves_its_pictures(tmp_path):
     assert (whole != part).any()
     prefixes = {"reconstructed": "image", "generated": "setup-0-image", "decoded": "image"}
     for name, prefix in prefixes.items():
-        found = pictures(run / IMAGES / name, f"{prefix}-*.png")
-        assert found.shape == (8, 8, 8)
+        images = pictures(run / IMAGES / name, f"{prefix}-*.png")
+        assert images.shape == (8, 8, 8)
     report = json.loads((run / IMAGES / "reconstructed" / "report.json").read_text())
     assert report["unit"] == "bits/dim"
     assert np.isfinite(report["negative_elbo"])
@@ -72,8 +72,8 @@ def test_weights_of_vdvae_become_a_run(tmp_path):
     torch.save({name: torch.from_numpy(array) for name, array in theirs.items()}, source)
     run = tmp_path / "torch_impl" / "logs-vdvae"
     convert([str(source), "--cfg", str(cfg), "--run", str(run), *words])
-    found = store.load(run / "checkpoints").state["ema"]
-    assert all((found[name] == array).all() for name, array in weights.items())
+    actual = store.load(run / "checkpoints").state["ema"]
+    assert all((actual[name] == array).all() for name, array in weights.items())
     assert from_vdvae(theirs, hparams).keys() == weights.keys()
     wrong = [str(source), "--cfg", str(cfg), "--run", str(tmp_path / "torch_impl" / "logs-other")]
     with pytest.raises(UserError, match=r"has shape|unknown|lacks"):
@@ -148,8 +148,8 @@ def test_the_log_of_vdvae_tells_the_network(tmp_path, layout, capsys):
     run = tmp_path / "torch_impl" / "logs-vdvae"
     convert([str(tmp_path / "iter-1-model.th"), "--cfg", str(cfg), "--run", str(run)])
     assert "model.dec_blocks='4x1,32m4'" in capsys.readouterr().out
-    found = store.load(run / "checkpoints").state["ema"]
-    assert all((found[name] == array).all() for name, array in weights.items())
+    actual = store.load(run / "checkpoints").state["ema"]
+    assert all((actual[name] == array).all() for name, array in weights.items())
 
 
 def test_json_becomes_a_configuration(tmp_path):
@@ -157,14 +157,18 @@ def test_json_becomes_a_configuration(tmp_path):
     config = {"model_path": "x", "width": 64, "depth": 2, "transformer": False, "dataset": {"image_size": 32}}
     source.write_text(json.dumps(config))
     convert([str(source), "--to-cfg", str(target), "run.seed=7"])
-    found = load(target)
-    assert (found.run.name, found.run.seed, found.run.family) == ("conv-test", 7, "metroplex")
+    hparams = load(target)
+    assert (hparams.run.name, hparams.run.seed, hparams.run.family) == ("conv-test", 7, "metroplex")
     codes = {"model": "vqvae", "image_size": 8, "vq_res": 4, "custom_width_str": "8:8,4:16"}
     codes |= {"enc_blocks": "8d2,4", "dec_blocks": "4d2,8"}
     source.write_text(json.dumps({**codes, "codebook_size": 16}))
     convert([str(source), "--to-cfg", str(target)])
-    found = load(target)
-    assert (found.run.family, found.model.architecture, found.model.z_channels) == ("vqgan", "metroplex", 16)
+    hparams = load(target)
+    assert (hparams.run.family, hparams.model.architecture, hparams.model.z_channels) == (
+        "vqgan",
+        "metroplex",
+        16,
+    )
     source.write_text(json.dumps(codes))
     with pytest.raises(UserError, match="codebook_size"):
         convert([str(source), "--to-cfg", str(tmp_path / "other.cfg")])

@@ -65,10 +65,10 @@ def weights_of(folder):
 
 
 def assert_holds(folder, expected):
-    found = weights_of(folder)
-    assert found.keys() == expected.keys()
+    actual = weights_of(folder)
+    assert actual.keys() == expected.keys()
     for name, array in expected.items():
-        np.testing.assert_array_equal(found[name], array, err_msg=name)
+        np.testing.assert_array_equal(actual[name], array, err_msg=name)
 
 
 @pytest.mark.parametrize("file", ["pytorch_model.bin", "model.safetensors"])
@@ -296,8 +296,8 @@ def test_published_weights_draw_pictures(tmp_path, twin):
     )
     cfg = home / "logs-model" / "hparams-model.cfg"
     call("synthesize", home, cfg, "synthesis.steps=3", "synthesis.batch_size=2", "synthesis.classes=[3]")
-    found = pictures(home / "logs-model" / "synthesis-images" / "generated")
-    assert found.shape == (2, 8, 8, 3)
+    actual = pictures(home / "logs-model" / "synthesis-images" / "generated")
+    assert actual.shape == (2, 8, 8, 3)
     shutil.rmtree(home)
     assert config["num_classes"] == 15
 

@@ -77,11 +77,11 @@ def test_sounds_are_trained_on_and_written(tmp_path):
 def frames(path):
     """Frames (T, H, W, 3) of a GIF."""
     with Image.open(path) as film:
-        found = []
+        actual = []
         for index in range(film.n_frames):
             film.seek(index)
-            found.append(np.asarray(film.convert("RGB")))
-        return np.stack(found)
+            actual.append(np.asarray(film.convert("RGB")))
+        return np.stack(actual)
 
 
 @pytest.mark.slow

@@ -103,16 +103,16 @@ def test_reconstructions_get_a_distance_under_the_name_of_its_network(twin, caps
 
 
 def test_both_twins_make_the_same_tokens(folder, tmp_path):
-    found = []
+    shards = []
     for name in TWINS:
         shutil.copytree(folder / "jax_impl" / "logs-tiny", tmp_path / name / "logs-tiny")
         shutil.copy(folder / "tiny.cfg", tmp_path)
         run = modes(tmp_path / name, "encoding", "synthesis.n_samples=100")
-        found.append(open_tokens(run / "latents" / "tokens_train"))
+        shards.append(open_tokens(run / "latents" / "tokens_train"))
     rows = np.arange(100)
     # A vector halfway between two codes may be assigned to either.
-    assert (found[0].gather(rows) != found[1].gather(rows)).mean() < 0.002
-    assert found[0].header["tokenizer"]["sha256"] == found[1].header["tokenizer"]["sha256"]
+    assert (shards[0].gather(rows) != shards[1].gather(rows)).mean() < 0.002
+    assert shards[0].header["tokenizer"]["sha256"] == shards[1].header["tokenizer"]["sha256"]
 
 
 def test_tokens_of_another_tokenizer_are_refused(twin, capsys):

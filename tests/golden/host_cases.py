@@ -44,8 +44,8 @@ def cfg_text(sections: dict[str, dict[str, str]]) -> str:
 def typed_values(text: str) -> dict[str, dict[str, Any]]:
     """Section -> option -> [type, value], as in the recorded files."""
     return {
-        section: {option: recorded(setting.value()) for option, setting in found.items()}
-        for section, found in settings(parse(text, "recorded"), Path()).items()
+        section: {option: recorded(setting.value()) for option, setting in options.items()}
+        for section, options in settings(parse(text, "recorded"), Path()).items()
     }
 
 

@@ -107,26 +107,26 @@ class Case:
 def cases(*kinds: Kind, output: str | None = None) -> list[Any]:
     """One pytest parameter per case, with its folder's name as id: cases of some
     or all kinds, with an output."""
-    found = [Case(path.parent) for root in ROOTS for path in sorted(root.rglob("case.json"))]
+    selected = [Case(path.parent) for root in ROOTS for path in sorted(root.rglob("case.json"))]
     if kinds:
-        found = [case for case in found if case.kind in kinds]
+        selected = [case for case in selected if case.kind in kinds]
     if output:
-        found = [case for case in found if output in np.load(case.folder / "outputs.npz").files]
-    assert found, f"no cases of {kinds} with {output}"
-    return [pytest.param(case, id=case.folder.name) for case in found]
+        selected = [case for case in selected if output in np.load(case.folder / "outputs.npz").files]
+    assert selected, f"no cases of {kinds} with {output}"
+    return [pytest.param(case, id=case.folder.name) for case in selected]
 
 
 def tagged_cases(pattern: str, *kinds: Kind) -> list[Any]:
     """A parameter (case, tag) for every output whose full name matches the pattern; the group is the tag."""
-    found = [
+    selected = [
         pytest.param(case, tag, id=f"{parameter.id}-{tag}")
         for parameter in cases(*kinds)
         for case in parameter.values
         for name in np.load(case.folder / "outputs.npz").files
         for tag in re.findall(f"^{pattern}$", name)
     ]
-    assert found, f"no cases of {kinds} with {pattern}"
-    return found
+    assert selected, f"no cases of {kinds} with {pattern}"
+    return selected
 
 
 def padded(array: np.ndarray, before: int, length: int) -> np.ndarray:

@@ -25,32 +25,32 @@ def test_forward_losses_and_gradients(made):
     recorded, twin = made
     scalars = recorded.scalars(recorded.case.about["fwd_step_n"])
     noise = recorded.latent_noise("fwd", prior=False, posterior=True)
-    found = twin.forward(recorded.picture_of("fwd"), noise, scalars)
-    recorded.close(found["output"], "fwd_logits", recorded.layer("fwd_logits"))
-    check_statistics(recorded, found)
-    check_losses(recorded, found, scalars)
-    check_gradients(recorded, found)
+    actual = twin.forward(recorded.picture_of("fwd"), noise, scalars)
+    recorded.close(actual["output"], "fwd_logits", recorded.layer("fwd_logits"))
+    check_statistics(recorded, actual)
+    check_losses(recorded, actual, scalars)
+    check_gradients(recorded, actual)
 
 
-def check_statistics(recorded, found):
+def check_statistics(recorded, actual):
     """Means and scales of the recorded groups, and KL of every group and variate."""
     for group in recorded.groups:
         for ours, theirs in (("posterior", "post"), ("prior", "prior")):
             for statistic, number in (("mean", 0), ("scale", 1)):
                 if (name := f"fwd_{theirs}{number}_{group}") in recorded.outputs:
                     expected = recorded.nhwc(recorded.outputs[name])
-                    recorded.close(found[f"{ours}_{statistic}.{group}"], name, expected)
+                    recorded.close(actual[f"{ours}_{statistic}.{group}"], name, expected)
     if "div_stats" in recorded.outputs:
-        bits = [found[f"divergence.{group}"].mean((0, 1, 2)) / log(2) for group in recorded.groups]
+        bits = [actual[f"divergence.{group}"].mean((0, 1, 2)) / log(2) for group in recorded.groups]
         recorded.close(np.stack(bits), "div_stats")
 
 
-def check_losses(recorded, found, scalars):
+def check_losses(recorded, actual, scalars):
     """The training losses, per value of the picture, and the logged numbers."""
     dims = recorded.plan.image_dims
-    reconstruction, kl = found["reconstruction"].mean() / dims, found["kl"].mean(0) / dims
+    reconstruction, kl = actual["reconstruction"].mean() / dims, actual["kl"].mean(0) / dims
     average = kl * dims / [recorded.plan.latent_dims(group) for group in recorded.groups]
-    weighted = (found["loss"] - reconstruction) / scalars["beta"]
+    weighted = (actual["loss"] - reconstruction) / scalars["beta"]
     if recorded.is_flax:
         recorded.close(kl, "fwd_kl")
         # In some places, the JAX program converts even these of binarised digits to nats per picture.
@@ -63,8 +63,8 @@ def check_losses(recorded, found, scalars):
     recorded.close_in_its_unit(dims * reconstruction, "fwd_recon_metric")
     recorded.close(weighted, "fwd_gamma_kl")
     recorded.close_in_its_unit(dims * (weighted if recorded.is_flax else kl.sum()), "fwd_kl_div_metric")
-    recorded.close(found["loss"], "fwd_total_loss")
-    recorded.close_if_recorded(found["loss"], "fwd64_total_loss")
+    recorded.close(actual["loss"], "fwd_total_loss")
+    recorded.close_if_recorded(actual["loss"], "fwd64_total_loss")
 
 
 def nearest(factors, values, expected):
@@ -72,19 +72,19 @@ def nearest(factors, values, expected):
     return min(factors, key=lambda factor: np.abs(factor * values - expected).max())
 
 
-def check_gradients(recorded, found):
+def check_gradients(recorded, actual):
     """Recorded gradients, the norms of all, and zeros for parameters without a gradient."""
     gradients = recorded.canonical("grad/")
     assert gradients
     for name, expected in gradients.items():
-        recorded.close(found[f"grad/{name}"], name, expected, "gradients")
+        recorded.close(actual[f"grad/{name}"], name, expected, "gradients")
     original = {key.flax if recorded.is_flax else key.torch: key.name for key in recorded.keys}
     order = recorded.case.about["grad_norm_order"]
     assert set(order) == set(original)
     for name, expected in zip(order, recorded.outputs["fwd_grad_norms"], strict=True):
-        recorded.case.close_norm(found[f"grad/{original[name]}"], expected, name)
+        recorded.case.close_norm(actual[f"grad/{original[name]}"], expected, name)
     for name in filter(None, recorded.outputs.get("no_grad_params", ())):
-        assert not found[f"grad/{original[name]}"].any()
+        assert not actual[f"grad/{original[name]}"].any()
 
 
 @pytest.mark.parametrize("case", cases(*KINDS, output="masked_logits"))
@@ -92,16 +92,16 @@ def test_masked_pass(made):
     recorded, twin = made
     masks = [recorded.inputs[f"mask_{group}"] for group in recorded.groups]
     noise, x = recorded.latent_noise("masked", prior=True, posterior=True), recorded.picture_of("masked")
-    found = twin.forward(x, noise, {"beta": 1.0, "gamma": 0.0}, masks, gradients=False)
-    recorded.close(found["output"], "masked_logits", recorded.layer("masked_logits"))
-    recorded.close_in_its_unit(found["reconstruction"].mean(), "masked_recon_metric")
-    masked = found["kl"].sum(1).mean()
+    actual = twin.forward(x, noise, {"beta": 1.0, "gamma": 0.0}, masks, gradients=False)
+    recorded.close(actual["output"], "masked_logits", recorded.layer("masked_logits"))
+    recorded.close_in_its_unit(actual["reconstruction"].mean(), "masked_recon_metric")
+    masked = actual["kl"].sum(1).mean()
     recorded.close_in_its_unit(masked, "masked_kl_metric")
     recorded.close_in_its_unit(masked, "masked_kl_metric_masked")
-    unmasked = sum(found[f"divergence.{group}"].sum((1, 2, 3)).mean() for group in recorded.groups)
+    unmasked = sum(actual[f"divergence.{group}"].sum((1, 2, 3)).mean() for group in recorded.groups)
     recorded.close_in_its_unit(unmasked, "masked_kl_metric_unmasked")
     if "masked_outputs" in recorded.outputs:
-        values = read(recorded, twin, found["output"], "masked", "masked_outputs")
+        values = read(recorded, twin, actual["output"], "masked", "masked_outputs")
         for name in recorded.outputs:
             if re.fullmatch(r"ssim_x\d+_masked", name):
                 check_similarity(recorded, x, values, name)
@@ -116,10 +116,10 @@ def test_generation(made, setting):
     levels = [temperatures[group] for group, block in enumerate(recorded.plan.down) if block.index == 0]
     np.testing.assert_allclose(levels, recorded.inputs[f"temp_{setting}"], rtol=1e-12)
     noise = recorded.latent_noise(f"gen{setting}", prior=True, posterior=False)
-    found = twin.generate(noise, temperatures)
+    actual = twin.generate(noise, temperatures)
     name = f"gen_z_last_{setting}"
-    recorded.close(found[f"z.{recorded.groups[-1]}"], name, recorded.nhwc(recorded.outputs[name]))
-    read(recorded, twin, found["output"], f"gen{setting}", f"gen_outputs_{setting}")
+    recorded.close(actual[f"z.{recorded.groups[-1]}"], name, recorded.nhwc(recorded.outputs[name]))
+    read(recorded, twin, actual["output"], f"gen{setting}", f"gen_outputs_{setting}")
 
 
 @pytest.mark.parametrize("case", cases(*KINDS, output="ema_fwd_logits"))
@@ -128,8 +128,8 @@ def test_averaged_weights(made):
     averaged = type(twin)(recorded.hparams, recorded.canonical("ema_after/"))
     noise = recorded.latent_noise("ema_fwd", prior=False, posterior=True)
     x = recorded.picture_of("ema_fwd")
-    found = averaged.forward(x, noise, {"beta": 1.0, "gamma": 0.0}, gradients=False)
-    recorded.close(found["output"], "ema_fwd_logits", recorded.layer("ema_fwd_logits"))
+    actual = averaged.forward(x, noise, {"beta": 1.0, "gamma": 0.0}, gradients=False)
+    recorded.close(actual["output"], "ema_fwd_logits", recorded.layer("ema_fwd_logits"))
 
 
 @pytest.mark.parametrize("case", cases(*KINDS))
@@ -139,9 +139,9 @@ def test_normalisation(made):
     for name, raw in recorded.inputs.items():
         if name.startswith("x_uint8_"):
             expected = recorded.picture(name.replace("uint8_", ""))
-            found = twin.normalise(recorded.nhwc(raw))
+            actual = twin.normalise(recorded.nhwc(raw))
             # One unit in the last place, because XLA multiplies by 1 / 127.5.
-            np.testing.assert_allclose(found, expected, rtol=0, atol=2**-23, err_msg=name)
+            np.testing.assert_allclose(actual, expected, rtol=0, atol=2**-23, err_msg=name)
 
 
 @pytest.mark.parametrize(("case", "pair"), tagged_cases(r"ssim_(x\d+_x\d+)", *KINDS))

@@ -67,12 +67,12 @@ def check_step(recorded, engine, t, step, *, skipped):
         assert kl / bits == pytest.approx(expected[2], rel=tol["outputs"]["of_max"])
 
 
-def check_parameters(recorded, found, prefix):
+def check_parameters(recorded, actual, prefix):
     """Entries with almost no gradient move by the learning rate with either sign, so a few may differ."""
     expected, tol = recorded.canonical(prefix), recorded.case.about["tol"]["parameters_after_steps"]
-    assert set(found) == set(expected)
+    assert set(actual) == set(expected)
     near = [
-        np.abs(found[name] - array) <= recorded.case.limit(array, "parameters_after_steps")
+        np.abs(actual[name] - array) <= recorded.case.limit(array, "parameters_after_steps")
         for name, array in expected.items()
     ]
     assert np.mean(np.concatenate([entries.ravel() for entries in near])) >= tol["share_of_entries"]

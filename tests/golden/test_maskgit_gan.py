@@ -61,35 +61,35 @@ def reconstructions(run):
 @pytest.mark.parametrize("tag", ["before_start", "after_start"])
 def test_generator_loss_and_gradient(kind, case, tag):
     run = opened(kind, case)
-    found = generated(run, adversarial=tag == "after_start")
+    actual = generated(run, adversarial=tag == "after_start")
     codebook = run.twin.options.codebook_weight * run.inputs["codebook_loss"]
-    run.close(found["loss"] + codebook, f"{tag}:gen_loss")
-    run.close(found["grad/kernel"], f"{tag}:grad_last_layer", tolerance="gradients")
-    likelihood = found["reconstruction"] + run.twin.options.perceptual_weight * found["perceptual"]
+    run.close(actual["loss"] + codebook, f"{tag}:gen_loss")
+    run.close(actual["grad/kernel"], f"{tag}:grad_last_layer", tolerance="gradients")
+    likelihood = actual["reconstruction"] + run.twin.options.perceptual_weight * actual["perceptual"]
     run.close(likelihood, f"{tag}:nll_loss")
-    run.close(found["perceptual"], f"{tag}:p_loss")
+    run.close(actual["perceptual"], f"{tag}:p_loss")
     # The original also computes these before the start, and multiplies them by 0.
-    found = generated(run, adversarial=True)
-    run.close(found["generator"], f"{tag}:g_loss")
-    run.close(found["disc_weight"], f"{tag}:d_weight")
+    actual = generated(run, adversarial=True)
+    run.close(actual["generator"], f"{tag}:g_loss")
+    run.close(actual["disc_weight"], f"{tag}:d_weight")
 
 
 @pytest.mark.parametrize("case", cases(*KINDS))
 def test_discriminator_loss_and_gradients(kind, case):
     run = opened(kind, case)
-    found = run.twin.discriminator(run.x, reconstructions(run))
-    run.close(found["loss"], "after_start:disc_loss")
-    run.close(found["logits_real"], "after_start:logits_real_mean")
-    run.close(found["logits_fake"], "after_start:logits_fake_mean")
+    actual = run.twin.discriminator(run.x, reconstructions(run))
+    run.close(actual["loss"], "after_start:disc_loss")
+    run.close(actual["logits_real"], "after_start:logits_real_mean")
+    run.close(actual["logits_fake"], "after_start:logits_fake_mean")
     prefix = "after_start:grad:discriminator."
     for name in case.of_prefix(prefix):
-        run.close(found[f"grad/{name}"], prefix + name, tolerance="gradients")
+        run.close(actual[f"grad/{name}"], prefix + name, tolerance="gradients")
 
 
 @pytest.mark.parametrize("case", cases(*KINDS))
 def test_statistics_of_the_batches_are_those_that_the_original_averages(kind, case):
     run = opened(kind, case)
-    found = run.twin.discriminator(run.x, reconstructions(run))
+    actual = run.twin.discriminator(run.x, reconstructions(run))
     for name, start in run.buffers.items():
         module, _, leaf = name.rpartition(".")
         if not leaf.startswith("running"):
@@ -98,9 +98,9 @@ def test_statistics_of_the_batches_are_those_that_the_original_averages(kind, ca
         n = len(run.x) * _patches(run, number)
         for batch in ("fake", "real", "fake"):
             if leaf == "running_mean":
-                new = found[f"{batch}.mean.{number}"]
+                new = actual[f"{batch}.mean.{number}"]
             else:
-                new = found[f"{batch}.variance.{number}"] * n / (n - 1)
+                new = actual[f"{batch}.variance.{number}"] * n / (n - 1)
             value = (1 - MOMENTUM) * value + MOMENTUM * new
         run.close(value, f"after_start:buffer:discriminator.{name}")
 

@@ -66,12 +66,12 @@ def test_open_muse(kind, case, tag):
         "confidence": gumbel(uniform=run.inputs[f"{tag}_gumbel_uniform"]),
     }
     null = null_of(run, call["uncond"]) if call.get("guidance_scale") and "text" in run.condition else None
-    found = sample(run.twin, start, noise, options, run.condition, null)
+    actual = sample(run.twin, start, noise, options, run.condition, null)
     B, L = start.shape
-    np.testing.assert_array_equal(found.inputs, run.outputs[f"{tag}_model_input_ids"][:, :B, -L:])
-    np.testing.assert_array_equal(found.inputs[1:] == run.plan.mask_id, run.outputs[f"{tag}_masking"][:-1])
-    np.testing.assert_array_equal(found.tokens, run.outputs[f"{tag}_tokens"])
-    steps, unknown = make_steps(options, L), (found.inputs == run.plan.mask_id).sum(-1)
+    np.testing.assert_array_equal(actual.inputs, run.outputs[f"{tag}_model_input_ids"][:, :B, -L:])
+    np.testing.assert_array_equal(actual.inputs[1:] == run.plan.mask_id, run.outputs[f"{tag}_masking"][:-1])
+    np.testing.assert_array_equal(actual.tokens, run.outputs[f"{tag}_tokens"])
+    steps, unknown = make_steps(options, L), (actual.inputs == run.plan.mask_id).sum(-1)
     counts = np.maximum(np.minimum(unknown - 1, steps.masked[:, unknown[0]]), 1)
     np.testing.assert_array_equal(counts, run.outputs[f"{tag}_mask_len"][..., 0])
     np.testing.assert_allclose(steps.temperature, run.outputs[f"{tag}_temperature"], rtol=1e-6)
@@ -89,9 +89,9 @@ def test_open_muse_by_scores(kind, case, tag):
         legacy_scores=True,
     )
     noise = {"tokens": gumbel(uniform=run.inputs[f"{tag}_gumbel_uniform"])}
-    found = sample(run.twin, all_masked(run), noise, options, run.condition)
-    np.testing.assert_array_equal(found.inputs, run.outputs[f"{tag}_model_input_ids"][..., 1:])
-    np.testing.assert_array_equal(found.tokens, run.outputs[f"{tag}_tokens"])
+    actual = sample(run.twin, all_masked(run), noise, options, run.condition)
+    np.testing.assert_array_equal(actual.inputs, run.outputs[f"{tag}_model_input_ids"][..., 1:])
+    np.testing.assert_array_equal(actual.tokens, run.outputs[f"{tag}_tokens"])
 
 
 @pytest.mark.parametrize("case", cases(GOOGLE))
@@ -110,12 +110,12 @@ def test_google(kind, case):
     start = np.where(given[:, 1:] == mask, run.plan.mask_id, given[:, 1:])
     names = {"tokens": "gumbel_tokens", "confidence": "gumbel_select"}
     noise = {ours: padded(run.inputs[name][:, :, 1:], first, steps) for ours, name in names.items()}
-    found = sample(run.twin, start, noise, options, condition)
+    actual = sample(run.twin, start, noise, options, condition)
     recorded = run.outputs["step_input_ids"][..., 1:]
     recorded = np.where(recorded == mask, run.plan.mask_id, recorded)[first - steps :]
-    np.testing.assert_array_equal(found.inputs, recorded)
+    np.testing.assert_array_equal(actual.inputs, recorded)
     results = run.outputs["final_seqs"].transpose(1, 0, 2)
-    np.testing.assert_array_equal(found.drawn, results[first:, :, 1:])
+    np.testing.assert_array_equal(actual.drawn, results[first:, :, 1:])
     np.testing.assert_array_equal(results[:first], np.broadcast_to(given, results[:first].shape))
 
 
@@ -145,15 +145,15 @@ def test_halton(kind, case, tag):
     noise = {"ranked" if options.top_k else "tokens": gumbel(exponential=exponential)}
     offsets = run.inputs.get(f"halton:{tag}:roll")
     start = all_masked(run)
-    found = sample(run.twin, start, noise, options, condition, null, offsets=offsets, every_step=True)
+    actual = sample(run.twin, start, noise, options, condition, null, offsets=offsets, every_step=True)
     pred, masks = (flat(run.outputs[f"halton:{tag}:{name}"]) for name in ("pred_codes", "masks"))
-    np.testing.assert_array_equal(found.drawn, pred)
+    np.testing.assert_array_equal(actual.drawn, pred)
     ids = start
     for k, written in enumerate(masks):
-        np.testing.assert_array_equal(found.inputs[k], ids)
+        np.testing.assert_array_equal(actual.inputs[k], ids)
         ids = np.where(written > 0, pred[k], ids)
     final = run.outputs[f"halton:{tag}:final_code"]
-    np.testing.assert_array_equal(found.tokens, final.reshape(len(final), -1))
+    np.testing.assert_array_equal(actual.tokens, final.reshape(len(final), -1))
 
 
 @pytest.mark.parametrize("case", cases(HALTON))
@@ -172,11 +172,11 @@ def test_confidence_sampler_of_halton(kind, case):
     )
     noise = {"tokens": gumbel(exponential=exponential), "confidence": run.inputs["confidence:gumbel"]}
     condition, null = {"label": run.inputs["y"]}, {"label": np.array([run.plan.null_label])}
-    found = sample(run.twin, all_masked(run), noise, options, condition, null)
-    np.testing.assert_array_equal(found.drawn, flat(run.outputs["confidence:pred_codes"]))
+    actual = sample(run.twin, all_masked(run), noise, options, condition, null)
+    np.testing.assert_array_equal(actual.drawn, flat(run.outputs["confidence:pred_codes"]))
     left = flat(run.outputs["confidence:still_masked_after"])
-    np.testing.assert_array_equal(found.inputs[1:] == run.plan.mask_id, left[:-1])
-    assert (np.clip(found.drawn[-1], 0, run.plan.codebook_size - 1) == found.tokens)[left[-1] == 0].all()
+    np.testing.assert_array_equal(actual.inputs[1:] == run.plan.mask_id, left[:-1])
+    assert (np.clip(actual.drawn[-1], 0, run.plan.codebook_size - 1) == actual.tokens)[left[-1] == 0].all()
 
 
 @pytest.mark.parametrize(("case", "tag"), tagged_cases("gen_(.+)_tokens", LUCIDRAINS))
@@ -202,10 +202,10 @@ def test_lucidrains(kind, case, tag):
     B = len(run.inputs["ids"])
     condition, null = {**run.condition, "text_keep": np.ones(B)}, {"text_keep": np.zeros(1)}
     embedding = embedding_shape(run.plan, B)
-    found = sample(
+    actual = sample(
         run.twin, all_masked(run), noise, options, condition, null, critic=critic, embedding=embedding
     )
-    np.testing.assert_array_equal(found.tokens, run.outputs[f"gen_{tag}_tokens"].reshape(B, -1))
+    np.testing.assert_array_equal(actual.tokens, run.outputs[f"gen_{tag}_tokens"].reshape(B, -1))
 
 
 def flat(pictures):

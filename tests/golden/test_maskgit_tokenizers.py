@@ -59,12 +59,12 @@ def run(request, case):
 
 @pytest.mark.parametrize("case", cases(*PYTORCH))
 def test_stages(run):
-    found = run.twin.forward(run.x)
-    run.close(nchw(found["z"]), "z_pre_quant")
-    run.close(found["distances"].reshape(run.outputs["distances"].shape), "distances")
-    np.testing.assert_array_equal(found["indices"].reshape(len(run.x), -1), run.outputs["indices"])
-    run.close(nchw(found["codes"]), "quantized")
-    run.close(nchw(found["decoded"]), "decoded")
+    actual = run.twin.forward(run.x)
+    run.close(nchw(actual["z"]), "z_pre_quant")
+    run.close(actual["distances"].reshape(run.outputs["distances"].shape), "distances")
+    np.testing.assert_array_equal(actual["indices"].reshape(len(run.x), -1), run.outputs["indices"])
+    run.close(nchw(actual["codes"]), "quantized")
+    run.close(nchw(actual["decoded"]), "decoded")
     for name in run.outputs:
         if match := re.fullmatch(r"soft_code_t(\d)(\d+)", name):
             soft = run.twin.forward(run.x, float(".".join(match.groups())))["soft"]
@@ -75,11 +75,11 @@ def test_stages(run):
 
 @pytest.mark.parametrize("case", cases(*PYTORCH))
 def test_training(run):
-    found, grads = run.twin.train(run.x)
-    run.close(nchw(found["made"]), "train_rec")
-    run.close(nchw(found["codes"]), "train_quantized_st")
-    run.close(found["loss.quantiser"], "codebook_loss")
-    run.close(found["loss"], "train_loss")
+    actual, grads = run.twin.train(run.x)
+    run.close(nchw(actual["made"]), "train_rec")
+    run.close(nchw(actual["codes"]), "train_quantized_st")
+    run.close(actual["loss.quantiser"], "codebook_loss")
+    run.close(actual["loss"], "train_loss")
     for name in run.case.of_prefix("grad:"):
         run.close(grads[name], f"grad:{name}", tolerance="gradients")
 
@@ -94,8 +94,8 @@ def test_adamw_steps(run):
     rule = torch.optim.AdamW(weights.values(), lr=rate, betas=(beta1, beta2), weight_decay=decay, eps=eps)
     steps = sum(name.endswith("_loss_before") for name in run.outputs)
     for step in range(1, steps + 1):
-        found, grads = run.twin.train(run.x)
-        run.close(found["loss"], f"step{step}_loss_before")
+        actual, grads = run.twin.train(run.x)
+        run.close(actual["loss"], f"step{step}_loss_before")
         for name, parameter in weights.items():
             parameter.grad = torch.tensor(grads[name])
         rule.step()
@@ -107,17 +107,17 @@ def test_adamw_steps(run):
 @pytest.mark.parametrize("case", cases(FLAX))
 def test_flax(run):
     config = run.case.about["config"]["vqvae"]
-    found = run.twin.forward(run.x)
+    actual = run.twin.forward(run.x)
     for ours, theirs in (("z", "z_pre_quant"), ("codes", "quantized"), ("decoded", "rec")):
-        run.close(found[ours], theirs)
-    run.close(found["distances"].reshape(run.outputs["distances"].shape), "distances")
-    np.testing.assert_array_equal(found["indices"], run.outputs["indices"])
-    found, grads = run.twin.train(run.x)
-    run.close(found["made"], "train_rec")
-    run.close(found["loss"], "train_total")
-    run.close(found["loss.quantiser"], "quantizer_loss")
-    run.close(config["commitment_cost"] * found["loss.encoder"], "e_latent_loss")
-    run.close(config["entropy_loss_ratio"] * found["loss.entropy"], "entropy_loss")
+        run.close(actual[ours], theirs)
+    run.close(actual["distances"].reshape(run.outputs["distances"].shape), "distances")
+    np.testing.assert_array_equal(actual["indices"], run.outputs["indices"])
+    actual, grads = run.twin.train(run.x)
+    run.close(actual["made"], "train_rec")
+    run.close(actual["loss"], "train_total")
+    run.close(actual["loss.quantiser"], "quantizer_loss")
+    run.close(config["commitment_cost"] * actual["loss.encoder"], "e_latent_loss")
+    run.close(config["entropy_loss_ratio"] * actual["loss.entropy"], "entropy_loss")
     for name, expected in from_google_tokenizer(run.case.of_prefix("grad:"), run.plan).items():
         run.close(grads[name], name, expected, "gradients")
 
@@ -144,9 +144,9 @@ def test_taming_latents(name, case):
     )  # fmt: skip
     twin = TWINS[name](make_plan(chosen, config["resolution"], config["in_channels"]), case.weights)
     x = nhwc(2 * case.inputs["image"] - 1)
-    found = twin.forward(x)
+    actual = twin.forward(x)
     for ours, theirs in (("z", "pre_quant"), ("codes", "quantized"), ("decoded", "recon")):
-        case.close(nchw(found[ours]), theirs)
-    np.testing.assert_array_equal(found["indices"].reshape(len(x), -1), case.outputs["indices"])
-    case.close(nchw(found["decoded"].clip(-1, 1) + 1) / 2, "decoded_image")
+        case.close(nchw(actual[ours]), theirs)
+    np.testing.assert_array_equal(actual["indices"].reshape(len(x), -1), case.outputs["indices"])
+    case.close(nchw(actual["decoded"].clip(-1, 1) + 1) / 2, "decoded_image")
     case.close(twin.train(x)[0]["loss.quantiser"], "emb_loss")

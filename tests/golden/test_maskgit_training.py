@@ -65,9 +65,9 @@ def test_training_steps(twin, case):
             update = first[name] / (1 - beta1 ** (step + 1)) / root + decay * decays[name] * weights[name]
             weights[name] = weights[name] - rate * update
             averages[name] = ema * averages[name] + (1 - ema) * weights[name]
-    for prefix, found in ((f"after{steps}:", weights), (f"ema{steps}:", averages)):
+    for prefix, actual in ((f"after{steps}:", weights), (f"ema{steps}:", averages)):
         for name in case.of_prefix(prefix):
-            run.close(found[name], prefix + name, tolerance="parameters_after_steps")
+            run.close(actual[name], prefix + name, tolerance="parameters_after_steps")
 
 
 def check_gradients(run, step, smoothing):

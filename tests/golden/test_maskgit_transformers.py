@@ -31,16 +31,16 @@ def kind(request):
     return TWINS[request.param]
 
 
-def check_gradients(run, found, names=lambda name: name):
+def check_gradients(run, actual, names=lambda name: name):
     """Every recorded gradient; `names` makes canonical ones."""
     for name in run.case.of_prefix("grad:"):
-        run.close(found[names(name)], f"grad:{name}", tolerance="gradients")
+        run.close(actual[names(name)], f"grad:{name}", tolerance="gradients")
 
 
-def check_layers(run, found):
+def check_layers(run, actual):
     """Residual streams of all layers, or of the U-ViT their feed-forward branches."""
     for i in range(run.plan.options.num_hidden_layers):
-        run.close(found[f"hs_layer{i}"], f"hs_layer{i}")
+        run.close(actual[f"hs_layer{i}"], f"hs_layer{i}")
 
 
 def check_losses(run, condition, suffix=""):
@@ -66,10 +66,10 @@ def targets_of(run, loss):
 @pytest.mark.parametrize("case", cases(OPEN_MUSE))
 def test_open_muse(kind, case):
     run = opened(kind, case)
-    found = run.twin.forward(run.ids, run.condition)
-    run.close(found["sequence_logits"], "logits")
-    run.close(found["hs_embed"], "hs_embed")
-    check_layers(run, found)
+    actual = run.twin.forward(run.ids, run.condition)
+    run.close(actual["sequence_logits"], "logits")
+    run.close(actual["hs_embed"], "hs_embed")
+    check_layers(run, actual)
     check_losses(run, run.condition)
     if "cond_drop_uniform" in run.inputs:
         keep = run.inputs["cond_drop_uniform"][:, 0, 0] < case.settings["cond_dropout_keep"]
@@ -92,32 +92,32 @@ def test_passes_under_guidance(kind, case):
             condition = {
                 name: np.concatenate([array, null.get(name, array)]) for name, array in condition.items()
             }
-        found = run.twin.forward(ids, condition, prepared=not run.plan.class_token)
-        run.close(found["sequence_logits"], f"{tag}_model_logits_last")
+        actual = run.twin.forward(ids, condition, prepared=not run.plan.class_token)
+        run.close(actual["sequence_logits"], f"{tag}_model_logits_last")
 
 
 @pytest.mark.parametrize("case", cases(UVIT))
 def test_uvit(kind, case):
     run = opened(kind, case)
-    found = run.twin.forward(run.ids, run.condition)
-    run.close(found["sequence_logits"], "logits")
+    actual = run.twin.forward(run.ids, run.condition)
+    run.close(actual["sequence_logits"], "logits")
     for name in ("cond_embed_in", "cond_embed_out"):
-        run.close(found[name], name)
-    check_layers(run, found)
+        run.close(actual[name], name)
+    check_layers(run, actual)
     for name in ("hs_embed", "down_out", "up_out"):
-        run.close(found[name].transpose(0, 3, 1, 2), name)
+        run.close(actual[name].transpose(0, 3, 1, 2), name)
     check_losses(run, run.condition)
 
 
 @pytest.mark.parametrize("case", cases(GOOGLE))
 def test_google(kind, case):
     run = opened(kind, case)
-    found = run.twin.forward(run.ids, run.condition)
-    run.close(found["sequence_logits"], "logits")
+    actual = run.twin.forward(run.ids, run.condition)
+    run.close(actual["sequence_logits"], "logits")
     weights, name = run.inputs["loss_weights"], case.about["loss_for_grads"]
     weights = weights / weights.sum(1, keepdims=True) / len(weights)
     smoothing = smoothing_of(case, name)
-    loss, grad = cross_entropy(found["sequence_logits"], run.inputs["labels"], weights, smoothing)
+    loss, grad = cross_entropy(actual["sequence_logits"], run.inputs["labels"], weights, smoothing)
     run.close(loss, name)
     gradients = run.twin.pull_back(run.ids, run.condition, {"sequence_logits": grad})
     recorded = from_google(case.of_prefix("grad:"))
@@ -129,10 +129,10 @@ def test_google(kind, case):
 @pytest.mark.parametrize("case", cases(HALTON))
 def test_halton(kind, case):
     run = opened(kind, case)
-    found = run.twin.forward(run.ids, run.condition)
-    run.close(found["logits"], "logits")
+    actual = run.twin.forward(run.ids, run.condition)
+    run.close(actual["logits"], "logits")
     labels = run.inputs["code"].reshape(run.ids.shape)
-    loss, grad = cross_entropy(found["logits"], labels, np.full(labels.shape, 1 / labels.size))
+    loss, grad = cross_entropy(actual["logits"], labels, np.full(labels.shape, 1 / labels.size))
     run.close(loss, case.about["loss_for_grads"])
     check_gradients(run, run.twin.pull_back(run.ids, run.condition, {"logits": grad}))
 

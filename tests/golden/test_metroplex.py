@@ -24,13 +24,13 @@ def made(request, case, tmp_path):
     return recorded, recorded.use(TWINS[request.param])
 
 
-def check_terms(recorded, found):
+def check_terms(recorded, actual):
     """Divergence of every group, gradients of some parameters and norms of all."""
     for group in recorded.groups:
-        recorded.close(found["kl"][:, group], f"kl_sum/{group:02}")
+        recorded.close(actual["kl"][:, group], f"kl_sum/{group:02}")
     norms = zip(recorded.case.about["param_names"], recorded.outputs["grad_l2"], strict=True)
     for original, expected in norms:
-        gradient = found[f"grad/{recorded.name(original)}"]
+        gradient = actual[f"grad/{recorded.name(original)}"]
         recorded.case.close_norm(gradient, expected, original)
         if (name := f"grad/{original}") in recorded.outputs:
             recorded.close(as_recorded(gradient, recorded.outputs[name]), name, tolerance="gradients")
@@ -39,21 +39,21 @@ def check_terms(recorded, found):
 @pytest.mark.parametrize("case", cases(TENSORFLOW))
 def test_forward_losses_and_gradients(made):
     recorded, twin = made
-    found = twin.forward(recorded.inputs["x"], recorded.noise("eps", "posterior"), SCALARS)
+    actual = twin.forward(recorded.inputs["x"], recorded.noise("eps", "posterior"), SCALARS)
     dims = recorded.plan.image_dims
-    recorded.close(found["loss"], "elbo")
-    recorded.close(found["reconstruction"].mean() / dims, "distortion")
-    recorded.close(found["kl"].sum(1).mean() / dims, "rate")
-    recorded.close(found["loss"] / log(2), "elbo_bits_per_dim")
-    recorded.close(found["features"].transpose(0, 3, 1, 2), "px_z")
-    logits = found["output"]
+    recorded.close(actual["loss"], "elbo")
+    recorded.close(actual["reconstruction"].mean() / dims, "distortion")
+    recorded.close(actual["kl"].sum(1).mean() / dims, "rate")
+    recorded.close(actual["loss"] / log(2), "elbo_bits_per_dim")
+    recorded.close(actual["features"].transpose(0, 3, 1, 2), "px_z")
+    logits = actual["output"]
     expected = recorded.outputs["logits"]
     logits = logits if logits.shape == expected.shape else logits[:1, ::2, ::2]
     same = unshared(recorded.plan)
     recorded.close(logits[..., same], "logits", expected[..., same])
-    recorded.close(found["divergence.0"].transpose(0, 3, 1, 2), "kl_full/00")
-    recorded.close(found[f"divergence.{recorded.groups[-1]}"].transpose(0, 3, 1, 2), "kl_full/last")
-    check_terms(recorded, found)
+    recorded.close(actual["divergence.0"].transpose(0, 3, 1, 2), "kl_full/00")
+    recorded.close(actual[f"divergence.{recorded.groups[-1]}"].transpose(0, 3, 1, 2), "kl_full/last")
+    check_terms(recorded, actual)
 
 
 def unshared(plan):
@@ -67,10 +67,10 @@ def unshared(plan):
 def test_sampling(made):
     recorded, twin = made
     temperatures = [recorded.case.about["sample_temperature"]] * len(recorded.groups)
-    found = twin.generate(recorded.noise("sample_eps", "prior"), temperatures)
-    recorded.close(found["features"].transpose(0, 3, 1, 2), "sample/px_z")
+    actual = twin.generate(recorded.noise("sample_eps", "prior"), temperatures)
+    recorded.close(actual["features"].transpose(0, 3, 1, 2), "sample/px_z")
     noise = {"mixture": recorded.inputs["sample_eps_gumbel"], "logistic": recorded.inputs["sample_u"]}
-    values, pictures = twin.read(found["output"], noise, "sample", 1.0)
+    values, pictures = twin.read(actual["output"], noise, "sample", 1.0)
     recorded.close(values, "sample/x")
     difference = np.abs(pictures.astype(int) - recorded.outputs["sample/uint8"])
     assert difference.max() <= 1
@@ -81,27 +81,27 @@ def test_sampling(made):
 def test_later_program(made):
     recorded, twin = made
     posterior = recorded.noise("eps", "posterior")
-    found = twin.forward(recorded.inputs["x"], posterior, SCALARS)
-    recorded.close(found["loss"], "loss")
-    recorded.close(found["reconstruction"].mean() / recorded.plan.image_dims, "recon_loss")
-    recorded.close(found["kl"].sum(1).mean() / recorded.plan.image_dims, "kl")
-    recorded.close(found["output"], "px_z")
-    recorded.close(found["z.0"], "z/00")
-    recorded.close(found[f"z.{recorded.groups[-1]}"], "z/last")
-    check_terms(recorded, found)
-    gradients = [value for name, value in found.items() if name.startswith("grad/")]
+    actual = twin.forward(recorded.inputs["x"], posterior, SCALARS)
+    recorded.close(actual["loss"], "loss")
+    recorded.close(actual["reconstruction"].mean() / recorded.plan.image_dims, "recon_loss")
+    recorded.close(actual["kl"].sum(1).mean() / recorded.plan.image_dims, "kl")
+    recorded.close(actual["output"], "px_z")
+    recorded.close(actual["z.0"], "z/00")
+    recorded.close(actual[f"z.{recorded.groups[-1]}"], "z/last")
+    check_terms(recorded, actual)
+    gradients = [value for name, value in actual.items() if name.startswith("grad/")]
     recorded.close(np.sqrt(sum(np.square(value).sum() for value in gradients)), "grad_norm")
-    check_later_samples(recorded, twin, found)
+    check_later_samples(recorded, twin, actual)
 
 
-def check_later_samples(recorded, twin, found):
+def check_later_samples(recorded, twin, actual):
     """From the prior alone, and with the latents of the first blocks from the posterior."""
     settings, n = recorded.case.settings, len(recorded.groups)
     drawn = twin.generate(recorded.noise("uncond_eps", "prior"), [settings["uncond_temperature"]] * n)
     check_picture(recorded, twin, drawn["output"], "uncond")
     first, temperature = (settings["partial"][name] for name in ("first_blocks", "temperature"))
     masks = [np.full(block.variates, float(g < first)) for g, block in enumerate(recorded.plan.groups)]
-    latents = {f"z.{g}": found[f"z.{g}"] for g in recorded.groups}
+    latents = {f"z.{g}": actual[f"z.{g}"] for g in recorded.groups}
     partial = twin.generate(recorded.noise("partial_eps", "prior"), [temperature] * n, latents, masks)
     check_picture(recorded, twin, partial["output"], "partial")
 
@@ -154,8 +154,8 @@ def check_parameters(recorded, after):
         # Differences of float32 parameters are rounded.
         floor = np.finfo(np.float32).eps * np.sqrt(after[name].size) * max(1, np.abs(after[name]).max())
         assert np.linalg.norm(after[name]) == pytest.approx(length, rel=tol["of_max"], abs=floor), name
-        found = np.linalg.norm(after[name] - recorded.weights[name])
-        assert found == pytest.approx(distance, rel=tol["of_max"], abs=floor), name
+        actual = np.linalg.norm(after[name] - recorded.weights[name])
+        assert actual == pytest.approx(distance, rel=tol["of_max"], abs=floor), name
     for original, name in zip(originals, names, strict=True):
         if (output := f"after/{original}") in recorded.outputs:
             tensor = as_recorded(after[name], recorded.outputs[output])

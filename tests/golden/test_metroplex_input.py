@@ -45,11 +45,11 @@ def test_records_become_the_original_batch(case):
             with image_files.open_image(io.BytesIO(content)) as image:
                 picture = np.asarray(image.convert("RGB"))
             np.testing.assert_array_equal(picture, inputs[f"img{number}"])
-        found = scaled(crop_and_resize(picture, side, legacy_box(*picture.shape[:2])))
-        np.testing.assert_allclose(found, batch[number], rtol=0, atol=tol * np.abs(batch).max())
+        actual = scaled(crop_and_resize(picture, side, legacy_box(*picture.shape[:2])))
+        np.testing.assert_allclose(actual, batch[number], rtol=0, atol=tol * np.abs(batch).max())
         if picture.shape[0] == picture.shape[1]:
             centred = scaled(crop_and_resize(picture, side, centre_box(*picture.shape[:2])))
-            np.testing.assert_array_equal(centred, found)
+            np.testing.assert_array_equal(centred, actual)
     np.testing.assert_array_equal(captions(records, length, padding), outputs["labels"])
     pictures = open_datasets(hparams).train
     made = scaled(pictures.gather(np.arange(len(records))))

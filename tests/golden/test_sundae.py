@@ -19,11 +19,11 @@ def test_hourglass(name, case):
     weights = np.full(targets.shape, 1 / targets.size)
     _, grad = cross_entropy(run.outputs["logits"], targets, weights)
     cotangents = {"logits": grad + probe / probe.size}
-    found, gradients = run.twin.both(run.inputs["x"], condition_of(run), cotangents)
-    run.close(found["logits"], "logits")
-    loss, _ = cross_entropy(found["logits"], targets, weights)
-    run.close(loss + (found["logits"] * probe).mean(), "loss")
+    actual, gradients = run.twin.both(run.inputs["x"], condition_of(run), cotangents)
+    run.close(actual["logits"], "logits")
+    loss, _ = cross_entropy(actual["logits"], targets, weights)
+    run.close(loss + (actual["logits"] * probe).mean(), "loss")
     for output in case.of_prefix("act/"):
-        run.close(found[output], f"act/{output}")
+        run.close(actual[output], f"act/{output}")
     for output in case.of_prefix("grad/"):
         run.close(gradients[output], f"grad/{output}", tolerance="gradients")

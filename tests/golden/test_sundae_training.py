@@ -45,11 +45,11 @@ def check_passes(run, arrays, recorded, rows):
         expected = recorded["unroll_logits"][k]
         if expected.shape[1] == batch.shape[1]:
             _, cotangent = cross_entropy(expected, batch, np.full(batch.shape, 1 / batch.size / K))
-            found, grads = run.twin.both(inputs, condition, {"logits": cotangent})
+            actual, grads = run.twin.both(inputs, condition, {"logits": cotangent})
             gradients = {name: gradients.get(name, 0) + grad for name, grad in grads.items()}
         else:
-            found = run.twin.forward(inputs, condition)
-        logits = found["logits"]
+            actual = run.twin.forward(inputs, condition)
+        logits = actual["logits"]
         run.close(logits[:, : expected.shape[1]], "unroll_logits", expected)
         terms = passed(run.twin, logits, batch, uniforms(arrays["gumbel"][k]))
         inputs = terms.unrolled

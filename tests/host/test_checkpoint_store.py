@@ -282,17 +282,17 @@ def test_kill_9_at_any_moment_of_a_save_leaves_a_sound_checkpoint(tmp_path, step
     )
     roots = sorted(tmp_path.iterdir(), key=lambda root: int(root.name))
     assert len(roots) > 8
-    found = []
+    actual = []
     for root in roots:
         store.clean(root)
         checkpoint = store.load(root)
-        found.append(checkpoint.step)
+        actual.append(checkpoint.step)
         assert checkpoint.warnings == ()
         assert_same(checkpoint, checkpoint.step)
         save(root, 9, keep=1)
         assert [entry.name for entry in root.iterdir()] == ["step-00000009"]
-    assert found == sorted(found)
-    assert (found[0], found[-1]) == (2, step)
+    assert actual == sorted(actual)
+    assert (actual[0], actual[-1]) == (2, step)
 
 
 def test_state_json_is_readable_by_any_json_reader(tmp_path):
@@ -306,28 +306,28 @@ def test_state_json_is_readable_by_any_json_reader(tmp_path):
 class TestMatch:
     expected = MappingProxyType({"a.2.weight": (3, 2), "a.10.weight": (4,), "b": ()})
 
-    def found(self):
+    def arrays(self):
         return {name: np.zeros(shape) for name, shape in self.expected.items()}
 
     def test_equal_tables_pass(self):
-        match(self.expected, self.found(), "model", "file")
+        match(self.expected, self.arrays(), "model", "file")
 
     def test_another_shape_is_named_with_both(self):
-        found = {**self.found(), "a.2.weight": np.zeros((2, 3)), "b": np.zeros(1)}
+        arrays = {**self.arrays(), "a.2.weight": np.zeros((2, 3)), "b": np.zeros(1)}
         with pytest.raises(
             UserError, match=r"file: ema tensor 'a\.2\.weight' has shape \(2, 3\) but .* \(3, 2\)"
         ):
-            match(self.expected, found, "ema", "file")
+            match(self.expected, arrays, "ema", "file")
 
     def test_the_first_by_number_is_named(self):
-        found = {**self.found(), "a.10.weight": np.zeros(1), "a.3.weight": np.zeros(5)}
+        arrays = {**self.arrays(), "a.10.weight": np.zeros(1), "a.3.weight": np.zeros(5)}
         with pytest.raises(
             UserError, match=r"'a\.3\.weight' with shape \(5,\) is unknown .*\(1 more differ\)"
         ):
-            match(self.expected, found, "model", "file")
+            match(self.expected, arrays, "model", "file")
 
     def test_a_missing_tensor_is_named(self):
-        found = self.found()
-        del found["b"]
+        arrays = self.arrays()
+        del arrays["b"]
         with pytest.raises(UserError, match=r"'b' is missing, the configuration has it with shape \(\)"):
-            match(self.expected, found, "model", "file")
+            match(self.expected, arrays, "model", "file")

@@ -87,6 +87,6 @@ def test_some_texts_of_the_test_split_are_enough(tmp_path, monkeypatch, capsys):
     hparams = tiny(*TEXT, f"data.train_data_path={path}", "val.batch_size=20")
     context = Context(hparams, RunDirectory(tmp_path), open_datasets(hparams), Unsure())
     monkeypatch.setattr(report, "N_REFERENCE", 70)
-    found = sundae.SundaeRun(context).report()
+    actual = sundae.SundaeRun(context).report()
     assert "70 test texts" in capsys.readouterr().out
-    assert (found["test_pictures"], found["cross_entropy"]) == (70, 3.0)
+    assert (actual["test_pictures"], actual["cross_entropy"]) == (70, 3.0)

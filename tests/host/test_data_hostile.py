@@ -41,11 +41,11 @@ def test_a_changed_byte_of_an_npz_is_refused_or_does_no_harm(tmp_path, save):
     for at in range(len(content)):
         path.write_bytes(flipped(content, at))
         try:
-            found = opened("imagenet", tmp_path).gather([0, 1])
+            pictures = opened("imagenet", tmp_path).gather([0, 1])
         except UserError:
             refused += 1
         else:
-            np.testing.assert_array_equal(found, PICTURES.reshape(2, 3, 4, 4).transpose(0, 2, 3, 1))
+            np.testing.assert_array_equal(pictures, PICTURES.reshape(2, 3, 4, 4).transpose(0, 2, 3, 1))
     assert refused > len(content) // 2
 
 

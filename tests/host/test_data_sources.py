@@ -125,10 +125,10 @@ def test_grey_digits_are_those_of_the_binarised_splits(tmp_path, grey, binary):
     data = open_datasets(make_options(grey, 28, 1, dataset_path=str(tmp_path)))
     other = open_datasets(make_options(binary, 32, 1, dataset_path=str(tmp_path)))
     for split in SPLITS:
-        found, expected = getattr(data, split), getattr(other, split)
-        assert list(found.keys) == list(expected.keys)
-        np.testing.assert_array_equal(found.labels, expected.labels)
-        assert not found.binarise_on_read
+        actual, expected = getattr(data, split), getattr(other, split)
+        assert list(actual.keys) == list(expected.keys)
+        np.testing.assert_array_equal(actual.labels, expected.labels)
+        assert not actual.binarise_on_read
     of_test = files[1][[int(key.removeprefix("image_")) for key in data.test.keys]]
     np.testing.assert_array_equal(everything(data.test)[..., 0], of_test)
     assert len(np.unique(of_test)) > 2
@@ -140,9 +140,9 @@ def test_grey_digits_are_averaged_to_smaller_ones(tmp_path, resolution, side):
     data = open_datasets(make_options("mnist10k_grey", resolution, 1, dataset_path=str(tmp_path)))
     rows, columns = np.arange(0, 28, side), np.arange(0, 28, side)
     sums = np.add.reduceat(np.add.reduceat(test.astype(np.int64), rows, axis=1), columns, axis=2)
-    found = everything(data.test)[..., 0]
-    assert found.shape == (20, resolution, resolution)
-    assert np.abs(found - sums / side**2).max() <= 0.5
+    actual = everything(data.test)[..., 0]
+    assert actual.shape == (20, resolution, resolution)
+    assert np.abs(actual - sums / side**2).max() <= 0.5
 
 
 def test_idx_files_round_trip_and_equal_arrays_give_equal_files(tmp_path):

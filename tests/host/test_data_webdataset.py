@@ -46,11 +46,11 @@ def test_examples_of_several_files_are_one_set(tmp_path):
         for level in levels:
             members += [(f"./a.b/{level:08d}.PNG", png(flat(level))), (f"./a.b/{level:08d}.cls", b" 7\n")]
         write_tar(tmp_path / f"part-{shard}.tar", [*members, ("README", b"no example")])
-    found = open_train(tmp_path, labels=True)
-    assert list(found.keys) == ["./a.b/00000010", "./a.b/00000020", "./a.b/00000030"]
-    np.testing.assert_array_equal(found.gather([2, 0])[:, 0, 0, 0], [30, 10])
-    assert found.labels.tolist() == [7, 7, 7]
-    assert "left out 2 examples without a picture" in found.notes[0]
+    data = open_train(tmp_path, labels=True)
+    assert list(data.keys) == ["./a.b/00000010", "./a.b/00000020", "./a.b/00000030"]
+    np.testing.assert_array_equal(data.gather([2, 0])[:, 0, 0, 0], [30, 10])
+    assert data.labels.tolist() == [7, 7, 7]
+    assert "left out 2 examples without a picture" in data.notes[0]
     single = open_train(tmp_path / "part-1.tar")
     assert single.gather([0]).shape == (1, 4, 4, 1)
 
@@ -91,9 +91,9 @@ def test_damaged_pictures_are_named_or_skipped(tmp_path):
     write_tar(tmp_path / "a.tar", [("a.png", png(flat(1))[:-20]), ("b.png", png(flat(2)))])
     with pytest.raises(UserError, match=r"a\.tar: a: .*skip_corrupt"):
         open_train(tmp_path).gather([0])
-    found = open_train(tmp_path, skip_corrupt=True)
-    assert found.gather([0, 1])[:, 0, 0, 0].tolist() == [2, 2]
-    assert set(found.unreadable) == {0}
+    data = open_train(tmp_path, skip_corrupt=True)
+    assert data.gather([0, 1])[:, 0, 0, 0].tolist() == [2, 2]
+    assert set(data.unreadable) == {0}
 
 
 def test_files_that_are_no_plain_tar(tmp_path):
@@ -189,6 +189,6 @@ def test_pictures_that_share_a_name_up_to_its_first_dot_are_reported(tmp_path):
 
 def test_hidden_members_are_skipped(tmp_path):
     write_tar(tmp_path / "0.tar", [("./._a.png", b"\0\5"), ("./a.png", png(flat(1))), (".b/c.png", b"x")])
-    found = open_train(tmp_path)
-    assert list(found.keys) == ["./a"]
-    assert not found.notes
+    data = open_train(tmp_path)
+    assert list(data.keys) == ["./a"]
+    assert not data.notes

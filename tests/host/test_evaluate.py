@@ -62,8 +62,8 @@ def sets(tmp_path):
 
 def test_metrics_of_folders_are_those_of_their_pixels(sets, tmp_path, capsys):
     made, real, samples, reference = sets
-    found = table(tmp_path / "out.json", made, real, "--k", 5, "--seed", 3)
-    values = {name: measure["value"] for name, measure in found["metrics"].items()}
+    results = table(tmp_path / "out.json", made, real, "--k", 5, "--seed", 3)
+    values = {name: measure["value"] for name, measure in results["metrics"].items()}
     ratios = compare_manifolds(samples, reference, k=5)
     expected = {
         "FD-pixels": frechet_distance(moments(samples), moments(reference)),
@@ -75,7 +75,7 @@ def test_metrics_of_folders_are_those_of_their_pixels(sets, tmp_path, capsys):
     }
     assert values.pop("nearest") > 0
     assert values == pytest.approx(expected)
-    assert (found["samples"], found["reference"], found["seed"]) == (30, 40, 3)
+    assert (results["samples"], results["reference"], results["seed"]) == (30, 40, 3)
     printed = capsys.readouterr().out
     assert f"samples:   30 of {made}" in printed
     assert "FD-pixels" in printed
@@ -95,14 +95,14 @@ def test_the_contact_sheet_is_no_sample_and_the_sampling_is_reported(sets, tmp_p
     Image.new("L", (50, 70)).save(made / "contact-sheet.png")
     settings = {"run": "tiny", "options": {"data": {"seed": 1}, "synthesis": {"steps": 8}}}
     (made / SETTINGS).write_text(json.dumps(settings | {"progress": {"done": 30, "complete": True}}))
-    found = table(tmp_path / "out.json", made, real)
-    assert (found["samples"], found["sampling"]) == (30, settings)
+    results = table(tmp_path / "out.json", made, real)
+    assert (results["samples"], results["sampling"]) == (30, settings)
     printed = capsys.readouterr().out
     assert "sampling:  run=tiny, steps=8" in printed
     assert "was interrupted" not in printed
-    assert found["settings"]["samples"] == str(made)
-    assert found["settings"]["k"] == "3"
-    assert "numpy" in found["settings"]["versions"]
+    assert results["settings"]["samples"] == str(made)
+    assert results["settings"]["k"] == "3"
+    assert "numpy" in results["settings"]["versions"]
     (made / SETTINGS).write_text(json.dumps(settings | {"progress": {"done": 20, "complete": False}}))
     table(tmp_path / "out.json", made, real)
     assert "was interrupted" in capsys.readouterr().out
@@ -111,10 +111,10 @@ def test_the_contact_sheet_is_no_sample_and_the_sampling_is_reported(sets, tmp_p
 def test_grey_samples_are_compared_with_colours(sets, tmp_path):
     made, _, samples, _ = sets
     colours = digits(2, 20, channels=3)
-    found = table(tmp_path / "out.json", made, write_folder(tmp_path / "colours", colours))
+    results = table(tmp_path / "out.json", made, write_folder(tmp_path / "colours", colours))
     grey_as_rgb = np.repeat(samples, 3, axis=1)
     expected = frechet_distance(moments(grey_as_rgb), moments(colours.reshape(20, -1)))
-    assert found["metrics"]["FD-pixels"]["value"] == pytest.approx(expected)
+    assert results["metrics"]["FD-pixels"]["value"] == pytest.approx(expected)
 
 
 def test_only_inception_features_give_an_fid(tmp_path, capsys):
@@ -142,7 +142,7 @@ def test_class_agreement_is_that_of_a_vote(tmp_path):
     samples = random.normal(size=(16, 3)) + 100 * lies_in[:, None]
     asked = tmp_path / "labels.json"
     asked.write_text(json.dumps({f"image-{i:04d}": int(label) for i, label in enumerate(labels[:16])}))
-    found = table(
+    results = table(
         tmp_path / "out.json",
         write_npy(tmp_path / "s.npy", samples),
         write_npy(tmp_path / "r.npy", reference),
@@ -151,7 +151,7 @@ def test_class_agreement_is_that_of_a_vote(tmp_path):
         "--reference-labels",
         write_npy(tmp_path / "l.npy", labels),
     )
-    assert found["metrics"]["class agreement"]["value"] == 0.75
+    assert results["metrics"]["class agreement"]["value"] == 0.75
 
 
 FILES = {
@@ -311,8 +311,8 @@ def test_pictures_of_mixed_sizes_are_resized_when_asked(tmp_path):
     others = [Image.fromarray(picture[..., 0]) for picture in digits(1, 6, side=6)]
     small = [[np.ravel(i.resize((4, 4), Image.Resampling.BILINEAR)) for i in s] for s in (images, others)]
     expected = frechet_distance(*(moments(np.stack(part)) for part in small))
-    found = table(tmp_path / "out.json", made, real, "--resize", 4)["metrics"]["FD-pixels"]["value"]
-    assert found == pytest.approx(expected)
+    results = table(tmp_path / "out.json", made, real, "--resize", 4)["metrics"]["FD-pixels"]["value"]
+    assert results == pytest.approx(expected)
     with pytest.raises(UserError, match="--resize must be from 1 to"):
         run(made, real, "--resize", 10**9)
 
@@ -321,8 +321,8 @@ def test_samples_of_archives_are_those_of_arrays(sets, tmp_path):
     made, real, samples, _ = sets
     for save in (np.savez, np.savez_compressed):
         save(tmp_path / "made.npz", samples.reshape(30, 4, 4, 1))
-        found = table(tmp_path / "out.json", tmp_path / "made.npz", real)
-        assert found["metrics"] == table(tmp_path / "out.json", made, real)["metrics"]
+        results = table(tmp_path / "out.json", tmp_path / "made.npz", real)
+        assert results["metrics"] == table(tmp_path / "out.json", made, real)["metrics"]
 
 
 def test_statistics_of_files_give_the_frechet_distance_of_their_features(tmp_path, capsys):
@@ -333,10 +333,10 @@ def test_statistics_of_files_give_the_frechet_distance_of_their_features(tmp_pat
         write_npy(tmp_path / f"{name}.npy", part)
         np.savez(tmp_path / f"{name}.npz", mu=part.mean(0), sigma=np.cov(part, rowvar=False))
     for pair in (("first.npz", "second.npz"), ("first.npy", "second.npz"), ("first.npz", "second.npy")):
-        found = table(tmp_path / "out.json", *(tmp_path / name for name in pair))
-        assert list(found["metrics"]) == ["FD-features"]
-        assert found["metrics"]["FD-features"]["value"] == pytest.approx(expected)
-        assert found["samples"] == (40 if pair[0].endswith("npy") else None)
+        results = table(tmp_path / "out.json", *(tmp_path / name for name in pair))
+        assert list(results["metrics"]) == ["FD-features"]
+        assert results["metrics"]["FD-features"]["value"] == pytest.approx(expected)
+        assert results["samples"] == (40 if pair[0].endswith("npy") else None)
     assert f"reference: statistics of {tmp_path / 'second.npz'}" in capsys.readouterr().out
 
 

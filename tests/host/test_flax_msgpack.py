@@ -37,13 +37,13 @@ class TestMsgpack:
         }
         path = tmp_path / "checkpoint_1"
         path.write_bytes(serialization.msgpack_serialize(tree))
-        found = read_flax(path)
+        actual = read_flax(path)
         for name in ("big", "half", "empty"):
-            np.testing.assert_array_equal(found[name], tree[name], strict=True)
-            assert found[name].flags.writeable
+            np.testing.assert_array_equal(actual[name], tree[name], strict=True)
+            assert actual[name].flags.writeable
         for name in ("int", "bool", "scalar"):
-            np.testing.assert_array_equal(found["small"][name], np.asarray(tree["small"][name]), strict=True)
-        assert found["plain"] == tree["plain"]
+            np.testing.assert_array_equal(actual["small"][name], np.asarray(tree["small"][name]), strict=True)
+        assert actual["plain"] == tree["plain"]
 
     def test_every_truncation_is_refused(self, tmp_path):
         content = self.write(tmp_path, {"a": self.array(np.arange(5.0)), "b": {"c": 1}}).read_bytes()

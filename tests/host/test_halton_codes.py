@@ -55,10 +55,10 @@ PLAIN = {
 
 @pytest.mark.parametrize("protocol", range(1, 6))
 def test_plain_data_of_every_protocol(protocol):
-    found = read_plain(pickle.dumps(PLAIN, protocol))
-    assert found.keys() == PLAIN.keys()
+    actual = read_plain(pickle.dumps(PLAIN, protocol))
+    assert actual.keys() == PLAIN.keys()
     for name, value in PLAIN.items():
-        np.testing.assert_array_equal(found[name], value, err_msg=name)
+        np.testing.assert_array_equal(actual[name], value, err_msg=name)
 
 
 class Evil:

@@ -61,15 +61,15 @@ def test_there_are_twenty_published_runs():
 def test_odd_values_are_read_as_the_original_reads_them():
     expected = json.loads((CASE / "odd.json").read_text())
     source = json.loads((CASE / "odd_source.json").read_text())["source"]
-    found = settings(parse(source, "odd"), Path())["run"]
+    actual = settings(parse(source, "odd"), Path())["run"]
     for key, (kind, value) in expected.items():
         name = fold(key.removeprefix("attr:"))
         if key.startswith("2:"):
             continue
         if kind == "ValueError":
-            assert name not in found
+            assert name not in actual
         else:
-            got = found[name].value()
+            got = actual[name].value()
             assert [type(got).__name__, repr(got)] == [kind, value], key
 
 
@@ -123,7 +123,7 @@ def test_values_are_typed_and_frozen(tmp_path):
 
 
 def test_every_option_of_ours_has_a_documented_default(tmp_path):
-    originals = {(s, o) for sections in PUBLISHED.values() for s, found in sections.items() for o in found}
+    originals = {(s, o) for sections in PUBLISHED.values() for s, actual in sections.items() for o in actual}
     options = load(write_tiny(tmp_path))
     for section in fields(options):
         for declared in fields(getattr(options, section.name)):

@@ -26,19 +26,19 @@ def imported(tmp_path, *words, codes=9):
 
 def test_pictures_and_their_mirror_images(tmp_path):
     write(tmp_path / "latents", 5)
-    found = imported(tmp_path, "--pictures", "1:4")
-    assert list(found.keys) == [f"00000{i}.{side}.npy" for i in (1, 2, 3) for side in "lr"]
-    assert (found.grid, found.codebook_size, found.labels) == ((4, 4), 9, None)
-    np.testing.assert_array_equal(found.gather([1])[0].reshape(-1), (np.arange(16) + 1) % 9)
+    actual = imported(tmp_path, "--pictures", "1:4")
+    assert list(actual.keys) == [f"00000{i}.{side}.npy" for i in (1, 2, 3) for side in "lr"]
+    assert (actual.grid, actual.codebook_size, actual.labels) == ((4, 4), 9, None)
+    np.testing.assert_array_equal(actual.gather([1])[0].reshape(-1), (np.arange(16) + 1) % 9)
 
 
 def test_classes_keep_both_orders(tmp_path):
     for label in range(12):
         write(tmp_path / "latents" / str(label), 1, first=label, sides="r")
-    found = imported(tmp_path)
-    assert found.labels.tolist() == list(range(12))
+    actual = imported(tmp_path)
+    assert actual.labels.tolist() == list(range(12))
     order = [0, 1, 10, 11, 2, 3, 4, 5, 6, 7, 8, 9]
-    assert found.header["string_order"] == order == string_order(range(12))
+    assert actual.header["string_order"] == order == string_order(range(12))
     main([str(tmp_path / "latents"), str(tmp_path / "old"), "--codebook-size", "9", "--legacy-classes"])
     assert [order[label] for label in open_tokens(tmp_path / "old").labels] == list(range(12))
 
@@ -48,10 +48,10 @@ def test_a_range_of_pictures_keeps_the_order_of_all_classes(tmp_path, span):
     """Pictures are numbered class by class, so that a range holds few of the classes."""
     for label in range(12):
         write(tmp_path / "latents" / str(label), 1, first=label, sides="r")
-    found = imported(tmp_path, "--legacy-classes", "--pictures", span)
+    actual = imported(tmp_path, "--legacy-classes", "--pictures", span)
     order = [0, 1, 10, 11, 2, 3, 4, 5, 6, 7, 8, 9]
-    assert found.header["string_order"] == order
-    labels = dict(zip(found.keys, found.labels.tolist(), strict=True))
+    assert actual.header["string_order"] == order
+    labels = dict(zip(actual.keys, actual.labels.tolist(), strict=True))
     low, high = map(int, span.split(":"))
     assert labels == {f"{i}/{i:06d}.r.npy": order.index(i) for i in range(low, high)}
 

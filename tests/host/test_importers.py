@@ -68,9 +68,9 @@ def test_only_a_last_strided_pool_is_never_trained():
 
 def test_the_table_has_the_jax_programs_paths_and_shapes():
     _, plan = options_of("jax_mol8")
-    found = flatten(read_flax(FLAX_FILE)["params"], FLAX_FILE)
+    actual = flatten(read_flax(FLAX_FILE)["params"], FLAX_FILE)
     table = parameter_table(plan)
-    assert {path: array.shape for path, array in found.items()} == {
+    assert {path: array.shape for path, array in actual.items()} == {
         key.flax: flax_shape(key, table[key.name].shape) for key in key_table(plan)
     }
 
@@ -247,8 +247,8 @@ class TestFlax:
         outputs = outputs_of("jax_mol8")
         for key in key_table(plan):
             for group, recorded in (("model", "params_after"), ("ema", "ema_after")):
-                found = to_flax_layout(key, imported.state[group][key.name], plan)
-                np.testing.assert_array_equal(found, outputs[f"{recorded}/{key.flax}"], strict=True)
+                actual = to_flax_layout(key, imported.state[group][key.name], plan)
+                np.testing.assert_array_equal(actual, outputs[f"{recorded}/{key.flax}"], strict=True)
 
     def test_moments_are_the_trees(self):
         hparams, plan = options_of("jax_mol8")
@@ -258,8 +258,8 @@ class TestFlax:
             flat = flatten(tree["opt_state"]["0"][theirs], FLAX_FILE)
             assert any(array.any() for array in flat.values())
             for key in key_table(plan):
-                found = to_flax_layout(key, imported.state["optimizer"][f"{ours}.{key.name}"], plan)
-                np.testing.assert_array_equal(found, flat[key.flax], strict=True)
+                actual = to_flax_layout(key, imported.state["optimizer"][f"{ours}.{key.name}"], plan)
+                np.testing.assert_array_equal(actual, flat[key.flax], strict=True)
 
     def test_a_tree_without_weight_decay_is_read_as_well(self):
         hparams, plan = options_of("jax_mol8")

@@ -57,10 +57,10 @@ def test_seed_and_name_decide(plan):
 
 
 def test_kernels_of_cells_nets_pools_and_unpools_decay(plan):
-    found = {name for name in parameter_table(plan) if decayed(name)}
-    assert all(name.endswith(".weight") for name in found)
+    actual = {name for name in parameter_table(plan) if decayed(name)}
+    assert all(name.endswith(".weight") for name in actual)
     for part in ("cells.0.convs.1", "prior_net.convs.0", "posterior_net.convs.2", "pool", "unpool.conv"):
-        assert any(name.endswith(f"{part}.weight") for name in found), part
+        assert any(name.endswith(f"{part}.weight") for name in actual), part
     for part in (
         "input_conv",
         "output_conv",
@@ -69,4 +69,4 @@ def test_kernels_of_cells_nets_pools_and_unpools_decay(plan):
         "prior_layer",
         "posterior_layer",
     ):
-        assert not any(f"{part}." in name for name in found), part
+        assert not any(f"{part}." in name for name in actual), part

@@ -69,8 +69,8 @@ def test_pictures_of_every_kind_are_the_same_pixels(given):
 
 
 def test_half_precision_is_within_a_level():
-    found = read_pictures((PIXELS / 255).astype(np.float16), COLOUR)
-    assert abs(found.astype(int) - PIXELS).max() <= 1
+    actual = read_pictures((PIXELS / 255).astype(np.float16), COLOUR)
+    assert abs(actual.astype(int) - PIXELS).max() <= 1
 
 
 def test_one_image_is_one_picture():
@@ -143,9 +143,9 @@ def test_a_users_mistake_is_a_value_error():
 
 @pytest.mark.parametrize("given", [3, [3], np.array([3]), np.int64(3), np.array([3], np.uint8)])
 def test_classes(given):
-    found = read_classes(given, 10)
-    assert found.dtype == np.int32
-    assert found.tolist() == [3]
+    actual = read_classes(given, 10)
+    assert actual.dtype == np.int32
+    assert actual.tolist() == [3]
 
 
 def test_one_class_stands_for_all_pictures():
@@ -182,9 +182,9 @@ def test_classes_of_a_model_without_any_and_too_few_are_refused():
 def test_tokens_are_rows():
     tokens = RNG.integers(0, 16, (3, 2, 4))
     for given in (tokens, tokens.reshape(3, 8), tokens.astype(np.uint16), tokens.tolist()):
-        found = read_tokens(given, (2, 4), 16)
-        assert found.dtype == np.int32
-        np.testing.assert_array_equal(found, tokens.reshape(3, 8))
+        actual = read_tokens(given, (2, 4), 16)
+        assert actual.dtype == np.int32
+        np.testing.assert_array_equal(actual, tokens.reshape(3, 8))
 
 
 @pytest.mark.parametrize(

@@ -29,20 +29,20 @@ def published_linear(weights):
     }
 
 
-def assert_same(found, weights):
-    assert set(found) == set(weights)
+def assert_same(actual, weights):
+    assert set(actual) == set(weights)
     for name, array in weights.items():
-        np.testing.assert_array_equal(found[name], array, err_msg=name)
+        np.testing.assert_array_equal(actual[name], array, err_msg=name)
 
 
 def test_two_files_as_published(tmp_path, weights):
     vgg = {name: array for name, array in weights.items() if name.startswith("features")}
     vgg["classifier.0.weight"] = np.zeros((2, 2), np.float32)
-    found = read_lpips(
+    actual = read_lpips(
         save(tmp_path / "lpips.safetensors", published_linear(weights)),
         save(tmp_path / "vgg.safetensors", vgg),
     )
-    assert_same(found, weights)
+    assert_same(actual, weights)
 
 
 def test_one_file_with_slices(tmp_path, weights):

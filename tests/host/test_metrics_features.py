@@ -33,8 +33,8 @@ def small_blocks(monkeypatch):
 
 def test_numbers_of_torch_fidelity(features, small_blocks):
     first, second, logits = features
-    found = frechet_distance(moments(first), moments(second))
-    np.testing.assert_allclose(found, 18.799502072867938, rtol=1e-10)
+    actual = frechet_distance(moments(first), moments(second))
+    np.testing.assert_allclose(actual, 18.799502072867938, rtol=1e-10)
     np.testing.assert_allclose(squared_discrepancy(first[:250], second), 38.09091104111087, rtol=1e-12)
     expected = (2.1498016286058785, 0.20692999160520087)
     np.testing.assert_allclose(inception_score(logits, splits=10, seed=None), expected, rtol=1e-12)
@@ -42,8 +42,8 @@ def test_numbers_of_torch_fidelity(features, small_blocks):
         3: (0.9733333333333334, 0.712, 1.393333333333333, 0.896),
         5: (0.99, 0.776, 1.4286666666666668, 0.992),
     }.items():
-        found = compare_manifolds(first, second, k=k)
-        ratios = (found.precision, found.recall, found.density, found.coverage)
+        actual = compare_manifolds(first, second, k=k)
+        ratios = (actual.precision, actual.recall, actual.density, actual.coverage)
         np.testing.assert_allclose(ratios, numbers, rtol=1e-12)
 
 
@@ -134,8 +134,8 @@ def test_inception_score_between_its_bounds():
 def test_inception_score_by_its_formula(features):
     p = np.exp(features[2]) / np.exp(features[2]).sum(1, keepdims=True)
     divergence = (p * np.log(p / p.mean(0))).sum(1)
-    found, deviation = inception_score(features[2], splits=1, seed=7)
-    np.testing.assert_allclose((found, deviation), (np.exp(divergence.mean()), 0), rtol=1e-12)
+    actual, deviation = inception_score(features[2], splits=1, seed=7)
+    np.testing.assert_allclose((actual, deviation), (np.exp(divergence.mean()), 0), rtol=1e-12)
 
 
 def test_manifolds_by_brute_force(small_blocks):
@@ -148,11 +148,11 @@ def test_manifolds_by_brute_force(small_blocks):
         # Distances are roots of integers: the closest two differ by more than this.
         near = 1e-9
         in_reference, in_samples = every <= radii[1] + near, every <= radii[0][:, None] + near
-        found = compare_manifolds(samples, reference, k=k)
-        assert found.precision == in_reference.any(1).mean()
-        assert found.recall == in_samples.any(0).mean()
-        np.testing.assert_allclose(found.density, in_reference.sum() / (k * 70), rtol=1e-12)
-        assert found.coverage == in_reference.any(0).mean()
+        actual = compare_manifolds(samples, reference, k=k)
+        assert actual.precision == in_reference.any(1).mean()
+        assert actual.recall == in_samples.any(0).mean()
+        np.testing.assert_allclose(actual.density, in_reference.sum() / (k * 70), rtol=1e-12)
+        assert actual.coverage == in_reference.any(0).mean()
 
 
 def test_manifolds_tell_fidelity_from_variety():
@@ -171,8 +171,8 @@ def test_manifolds_tell_fidelity_from_variety():
 def test_copies_of_the_reference_are_in_its_manifold():
     reference = np.random.default_rng(8).normal(size=(50, 6)) + 30
     repeated = np.repeat(reference, 5, axis=0)
-    found = compare_manifolds(repeated, repeated, k=3)
-    assert (found.precision, found.recall, found.coverage) == (1, 1, 1)
+    actual = compare_manifolds(repeated, repeated, k=3)
+    assert (actual.precision, actual.recall, actual.coverage) == (1, 1, 1)
     assert (squared_radii(repeated, 3) == 0).all()
 
 
@@ -182,9 +182,9 @@ def test_distances_and_neighbours_are_those_of_scipy(features, small_blocks):
     blocks = list(squared_distances(first, second))
     assert len(blocks) > 10
     np.testing.assert_allclose(np.concatenate([block for _, block in blocks]), every**2, rtol=1e-10)
-    found, indices = nearest_neighbours(first, second, 4)
+    actual, indices = nearest_neighbours(first, second, 4)
     np.testing.assert_array_equal(indices, np.argsort(every, axis=1)[:, :4])
-    np.testing.assert_allclose(found, np.sort(every, axis=1)[:, :4], rtol=1e-10)
+    np.testing.assert_allclose(actual, np.sort(every, axis=1)[:, :4], rtol=1e-10)
 
 
 @pytest.mark.parametrize(

@@ -72,12 +72,12 @@ def run(folder, *words):
 def test_shards_hold_what_the_members_held(folder, capsys):
     run(folder, "--texts", "clip.pth", "--null", str(folder / "null.safetensors"))
     assert "5 pictures" in capsys.readouterr().out
-    found = open_tokens(folder / "tokens")
+    opened = open_tokens(folder / "tokens")
     expected = np.stack([tokens(number).reshape(GRID, GRID) for number in range(N)])
-    np.testing.assert_array_equal(found.gather(range(N)), expected)
-    assert list(found.keys) == [f"{number:05d}" for number in range(N)]
-    assert len(found.header["tokenizer"]["sha256"]) == 64
-    texts = found.texts.gather(range(N))
+    np.testing.assert_array_equal(opened.gather(range(N)), expected)
+    assert list(opened.keys) == [f"{number:05d}" for number in range(N)]
+    assert len(opened.header["tokenizer"]["sha256"]) == 64
+    texts = opened.texts.gather(range(N))
     np.testing.assert_array_equal(texts["text"], np.stack([states(number) for number in range(N)]))
     assert texts["text_mask"].sum(1).tolist() == [1, 2, 3, 1, 2]
 

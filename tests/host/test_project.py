@@ -76,13 +76,13 @@ def test_no_host_of_a_package_registry_and_no_foreign_path():
     """The source of packages is the machine's affair, and files mention only this project."""
     hosts = re.compile(r"pypi\.(org|python)|pythonhosted|download\.pytorch|index-url\s+http|find-links")
     paths = re.compile(r"(?<![\w.<])/(w[o]rk|root|tmp/proto)/")
-    found = []
+    problems = []
     for path in tracked_files():
         if path.suffix not in (".npz", ".safetensors", ".png") and path != Path(__file__):
             text = path.read_text(errors="ignore")
             matches = [*hosts.finditer(text), *paths.finditer(text)]
-            found += [f"{path.relative_to(ROOT)}: {match.group()}" for match in matches]
-    assert not found
+            problems += [f"{path.relative_to(ROOT)}: {match.group()}" for match in matches]
+    assert not problems
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

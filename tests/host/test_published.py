@@ -48,9 +48,9 @@ def test_tokenizers_of_latent_diffusion(kind):
     options, data = taming_tokenizer({**stage, "ddconfig": {**VQ, "attn_type": kind, "tanh_out": False}})
     names = set(parameter_table(make_plan(options, data["target_res"], data["channels"])))
     assert any(".mid.attn_1." in name for name in names) == (kind == "vanilla")
-    found = dict.fromkeys(names, np.zeros(1, np.float32))
+    weights = dict.fromkeys(names, np.zeros(1, np.float32))
     others = ("model_ema.decay", "model_ema.encoderconv_inweight", "loss.discriminator.main.0.weight")
-    assert set(from_taming({**found, **dict.fromkeys(others, np.zeros(1, np.float32))})) == names
+    assert set(from_taming({**weights, **dict.fromkeys(others, np.zeros(1, np.float32))})) == names
 
 
 @pytest.mark.parametrize(("option", "value"), [("attn_type", "linear"), ("tanh_out", True)])

@@ -57,7 +57,7 @@ def test_known_values_of_the_digits():
 def test_nearest_distance_finds_copies_and_measures_others():
     train = RNG.integers(0, 256, (50, 12), dtype=np.uint8)
     pictures = np.concatenate([train[7:8], RNG.integers(0, 256, (5, 12), dtype=np.uint8)])
-    found = nearest_distances(pictures, train, chunk=4)
+    actual = nearest_distances(pictures, train, chunk=4)
     differences = pictures[:, None].astype(float) - train.astype(float)
-    assert found[0] == 0
-    assert np.allclose(found, np.sqrt((differences**2).sum(-1)).min(1) / 255, atol=1e-6)
+    assert actual[0] == 0
+    assert np.allclose(actual, np.sqrt((differences**2).sum(-1)).min(1) / 255, atol=1e-6)

@@ -66,13 +66,13 @@ def test_statistics_choose_the_variates_that_encoding_keeps(trained):
     synthesize(trained("div_stats"))
     context = trained("encoding", "synthesis.variate_masks_quantile=0.5")
     with np.load(context.directory.latents / "div_stats" / "div_stats.npz", allow_pickle=False) as archive:
-        found = {name: archive[name] for name in archive.files}
-    assert {name: values.shape for name, values in found.items()} == {
+        actual = {name: archive[name] for name in archive.files}
+    assert {name: values.shape for name, values in actual.items()} == {
         "top_down.blocks.0": (4,),
         "top_down.blocks.1": (4,),
         "top_down.blocks.2": (3,),
     }
-    assert np.allclose(found["top_down.blocks.2"] * np.log(2), [201, 202, 203])
+    assert np.allclose(actual["top_down.blocks.2"] * np.log(2), [201, 202, 203])
     synthesize(context)
     index = json.loads((context.directory.latents / "encodings_seed_3" / "index.json").read_text())
     # Above the median of 1..4, 101..104, 201..203, which is 102.

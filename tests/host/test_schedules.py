@@ -37,15 +37,15 @@ def rates(n, **changes):
 def recursion(n, options):
     """The original torch program's cosine, step by step."""
     base, low, period = options.learning_rate, options.min_learning_rate, options.decay_steps
-    found = [base * min(1, step / options.warmup_steps) for step in range(options.decay_start)]
+    actual = [base * min(1, step / options.warmup_steps) for step in range(options.decay_start)]
     for t in range(options.decay_start, n):
-        before = found[-1]
+        before = actual[-1]
         if (t - 1 - period) % (2 * period) == 0:
-            found.append(before + (base - low) * (1 - math.cos(math.pi / period)) / 2)
+            actual.append(before + (base - low) * (1 - math.cos(math.pi / period)) / 2)
         else:
             ratio = (1 + math.cos(math.pi * t / period)) / (1 + math.cos(math.pi * (t - 1) / period))
-            found.append(ratio * (before - low) + low)
-    return found
+            actual.append(ratio * (before - low) + low)
+    return actual
 
 
 def test_recorded_tables(tmp_path):

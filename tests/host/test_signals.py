@@ -153,9 +153,9 @@ def test_sounds_are_drawn_and_compared():
     assert drawn.shape == (2, 32, 80, 1)
     assert drawn[0, -1, 0] == drawn[0, 0, 1] == 255
     assert (drawn[1] > 0).sum() == 80
-    found = similarity(sound, np.roll(sound, 1, 1))
-    assert found[0] == pytest.approx(0, abs=1e-9)
-    assert found[1] == 100
+    actual = similarity(sound, np.roll(sound, 1, 1))
+    assert actual[0] == pytest.approx(0, abs=1e-9)
+    assert actual[1] == 100
 
 
 CLIPS = (

@@ -52,8 +52,8 @@ def test_a_checkpoint_becomes_a_run_and_a_folder_with_the_same_logits(tmp_path, 
     ids, expected = inputs.get(ids, outputs.get(ids)), outputs[expected]
     condition = {"label": torch.from_numpy(inputs["c"])} if "c" in inputs else {}
     with torch.no_grad():
-        found, _ = network(torch.from_numpy(ids.reshape(-1, ids.shape[-1])), condition)
-    np.testing.assert_allclose(found.numpy().reshape(expected.shape), expected, rtol=1e-4, atol=2e-5)
+        actual, _ = network(torch.from_numpy(ids.reshape(-1, ids.shape[-1])), condition)
+    np.testing.assert_allclose(actual.numpy().reshape(expected.shape), expected, rtol=1e-4, atol=2e-5)
 
 
 @pytest.mark.parametrize(
@@ -84,9 +84,11 @@ class TestStringSortedClasses:
         return weights, canonical_weights(weights, hparams, "best.pt", **choices)
 
     def test_class_c_means_class_c(self):
-        weights, found = self.canonical(self.hparams, string_sorted_classes=True)
-        assert found["class_emb.weight"][:, 0].tolist() == list(range(12))
-        assert all(np.array_equal(found[name], weights[name]) for name in found if name != "class_emb.weight")
+        weights, actual = self.canonical(self.hparams, string_sorted_classes=True)
+        assert actual["class_emb.weight"][:, 0].tolist() == list(range(12))
+        assert all(
+            np.array_equal(actual[name], weights[name]) for name in actual if name != "class_emb.weight"
+        )
 
     def test_the_command_reads_the_choice(self, tmp_path):
         weights, _ = self.canonical(self.hparams)
@@ -94,14 +96,14 @@ class TestStringSortedClasses:
         words = [str(file), "--cfg", cfg, "model.num_classes=12", "model.legacy_positions=True"]
         run = ["--run", str(tmp_path / "logs-imported"), "--string-sorted-classes"]
         convert([*words, *run])
-        found = store.load(tmp_path / "logs-imported" / "checkpoints").state["ema"]
-        assert found["class_emb.weight"][:, 0].tolist() == list(range(12))
+        actual = store.load(tmp_path / "logs-imported" / "checkpoints").state["ema"]
+        assert actual["class_emb.weight"][:, 0].tolist() == list(range(12))
         with pytest.raises(UserError, match="--string-sorted-classes is for --run"):
             convert([*words, "--string-sorted-classes"])
 
     def test_nothing_moves_unasked(self):
-        weights, found = self.canonical(self.hparams)
-        assert all(np.array_equal(found[name], weights[name]) for name in found)
+        weights, actual = self.canonical(self.hparams)
+        assert all(np.array_equal(actual[name], weights[name]) for name in actual)
 
     def test_other_weights_are_refused(self):
         plain = tiny_sundae.tiny("model.num_classes=0", "model.legacy_positions=True")

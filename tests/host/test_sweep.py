@@ -114,13 +114,13 @@ def test_every_combination_is_a_run_and_everything_is_reported(root, capsys):
     write_table(root, sweep="twin = ['torch', 'jax']")
     call(root)
     assert started(root) == started(root, "jax_impl") == ["1", "1", "2", "2"]
-    found = rows(root)
-    assert len({(row["run"], row["twin"]) for row in found}) == 8
-    values = {(row["run.seed"], row["optimizer.learning_rate"], row["test.negative_elbo"]) for row in found}
+    table = rows(root)
+    assert len({(row["run"], row["twin"]) for row in table}) == 8
+    values = {(row["run.seed"], row["optimizer.learning_rate"], row["test.negative_elbo"]) for row in table}
     assert values == {("1", "0.5", "1.5"), ("2", "0.5", "2.5"), ("1", "0.25", "1.25"), ("2", "0.25", "2.25")}
     assert {
         (row["state"], row["batches"], row["training_seconds"], row["test.of.test"], row["size.parameters"])
-        for row in found
+        for row in table
     } == {("finished", "8", "4.0", "7", "9")}
     run = load(root / "logs-sweep-trial" / "configurations" / "torch-trial-seed2-learning_rate0.25.cfg")
     assert (run.run.seed, run.optimizer.learning_rate, run.run.name) == (

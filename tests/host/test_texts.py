@@ -50,7 +50,7 @@ def test_states_are_those_of_the_encoder(encoder, tmp_path):
     words = ["--pooled", "--layer", "-2"] if is_clip else []
     call(lines(tmp_path), tmp_path / "texts", "--encoder", encoder, "--batch-size", 3, *words)
     texts = open_texts(tmp_path / "texts")
-    found = texts.gather([3, 5])
+    encoded = texts.gather([3, 5])
 
     tokenizer = transformers.AutoTokenizer.from_pretrained(encoder)
     given = tokenizer(
@@ -65,12 +65,12 @@ def test_states_are_those_of_the_encoder(encoder, tmp_path):
             output_hidden_states=True,
         )
     expected = made.hidden_states[-2] if is_clip else made.last_hidden_state
-    np.testing.assert_allclose(found["text"], expected.numpy(), atol=2e-3)
-    np.testing.assert_array_equal(found["text_mask"], given["attention_mask"].numpy().astype(bool))
-    assert 0 < found["text_mask"].sum() < found["text_mask"].size
+    np.testing.assert_allclose(encoded["text"], expected.numpy(), atol=2e-3)
+    np.testing.assert_array_equal(encoded["text_mask"], given["attention_mask"].numpy().astype(bool))
+    assert 0 < encoded["text_mask"].sum() < encoded["text_mask"].size
     if is_clip:
-        np.testing.assert_allclose(found["pooled"], made.text_embeds.numpy(), atol=2e-3)
-    assert set(texts.null) == set(found)
+        np.testing.assert_allclose(encoded["pooled"], made.text_embeds.numpy(), atol=2e-3)
+    assert set(texts.null) == set(encoded)
     assert texts.keys[3] == "3"
 
 

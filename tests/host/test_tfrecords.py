@@ -68,10 +68,10 @@ def test_messages_come_back(texts, numbers):
 @given(st.binary(max_size=60))
 def test_foreign_bytes_are_no_message(data):
     try:
-        found = decode(data)
+        actual = decode(data)
     except NotAnExampleError:
         return
-    assert found
+    assert actual
 
 
 def test_numbers_of_every_kind_are_read():
@@ -260,10 +260,10 @@ def test_square_is_cut_from_the_middle_unless_the_original_box_is_requested(tmp_
     stream = io.BytesIO()
     Image.fromarray(wide).save(stream, format="PNG")
     path = write(tmp_path, encode({"image": [stream.getvalue()]}))
-    found = {flag: opened(path, legacy_crop=flag).train.gather([0])[0, 0, :, 0] for flag in (False, True)}
+    actual = {flag: opened(path, legacy_crop=flag).train.gather([0])[0, 0, :, 0] for flag in (False, True)}
     step = 110 / 3 / 3  # the middle third of eleven steps of ten, in three
-    np.testing.assert_allclose(found[False], np.rint(110 / 3 + step * np.arange(4)), atol=1)
-    assert found[True].tolist() == [37] * 4, "of three to one the original leaves a single column"
+    np.testing.assert_allclose(actual[False], np.rint(110 / 3 + step * np.arange(4)), atol=1)
+    assert actual[True].tolist() == [37] * 4, "of three to one the original leaves a single column"
     assert centre_box(4, 12) == pytest.approx((0, 1 / 3, 1, 2 / 3))
     assert legacy_box(4, 8) == pytest.approx((0, 1 / 4, 1, 1 / 2))
     one = crop_and_resize(wide[..., None], 1, (0, 0, 1, 1))
@@ -288,9 +288,9 @@ def test_written_files_are_read_again(tmp_path):
     words = [str(source), str(tmp_path / "out"), "--tokenizer", str(tmp_path / "tokenizer.json")]
     write_command(words)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["out_0.tfrecords"]
-    found = opened(tmp_path / "out", text_seq_len=2).train
-    assert found.captions.tolist() == [[3, 4], [5, 0], [8, 9]]
-    assert found.gather([2, 1])[:, 0, 0, 0].tolist() == [30, 20]
+    examples = opened(tmp_path / "out", text_seq_len=2).train
+    assert examples.captions.tolist() == [[3, 4], [5, 0], [8, 9]]
+    assert examples.gather([2, 1])[:, 0, 0, 0].tolist() == [30, 20]
     write_command([str(tmp_path), str(tmp_path / "jpegs"), "--name", "x", "--reencode"])
     record = index(tmp_path / "jpegs" / "x_0.tfrecords")[0]
     assert record.features()["image"][0].startswith(b"\xff\xd8")

@@ -27,11 +27,11 @@ def test_psnr_of_equal_pictures_is_the_largest():
 def test_repeated_pictures_of_a_batch_do_not_count():
     original, made = pictures(6), pictures(6, seed=1)
     tokens = np.array([[[0, 1]], [[1, 1]], [[2, 2]], [[2, 2]], [[1, 1]], [[3, 3]]])
-    found = {"image": made, "tokens": tokens, "reconstruction": np.arange(6.0)}
+    outputs = {"image": made, "tokens": tokens, "reconstruction": np.arange(6.0)}
     total = QualitySum(8)
-    total.add(original[:4], {name: array[:4] for name, array in found.items()}, np.ones(4, bool))
+    total.add(original[:4], {name: array[:4] for name, array in outputs.items()}, np.ones(4, bool))
     valid = np.array([True, False])
-    total.add(original[4:], {name: array[4:] for name, array in found.items()}, valid)
+    total.add(original[4:], {name: array[4:] for name, array in outputs.items()}, valid)
     quality = total.mean()
     assert quality.n == 5
     assert quality.reconstruction == 2.0

@@ -23,13 +23,13 @@ def test_heads_one_by_one_equal_heads_at_once(monkeypatch, masked, rate):
         y = attention.attend(*heads, mask=mask, dropout=Dropout(rate), noise=noise)
         return (y**2).sum(), y
 
-    found = {}
+    actual = {}
     for least in (L * S, L * S + 1):
         monkeypatch.setattr(attention, "_IN_TURN_FROM", least)
         gradient = jax.value_and_grad(squares, has_aux=True)
         assert ("scan" in str(jax.make_jaxpr(gradient)(heads))) == (least == L * S)
-        found[least] = gradient(heads)
-    for ours, theirs in zip(*map(jax.tree.leaves, found.values()), strict=True):
+        actual[least] = gradient(heads)
+    for ours, theirs in zip(*map(jax.tree.leaves, actual.values()), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
     if masked:
-        assert not np.asarray(found[L * S][0][1])[1].any()
+        assert not np.asarray(actual[L * S][0][1])[1].any()

@@ -60,8 +60,8 @@ def test_two_devices_equal_one(single, request):
     assert (alone.device_count, both.device_count) == (1, 2)
     np.testing.assert_allclose(train(both, (0, 1, 30)), losses, rtol=1e-5)
     assert_states_close(alone.state_to_numpy(), both.state_to_numpy(), 1e-4)
-    found = both.run("evaluate", {"image": pictures(0)}, ema=True, step=0, noise=posterior_noise(0))
-    np.testing.assert_allclose(found["kl"], mean["kl"], rtol=1e-3, atol=1e-4)
+    actual = both.run("evaluate", {"image": pictures(0)}, ema=True, step=0, noise=posterior_noise(0))
+    np.testing.assert_allclose(actual["kl"], mean["kl"], rtol=1e-3, atol=1e-4)
 
 
 def test_noise_does_not_depend_on_the_number_of_devices(single, request):

@@ -74,8 +74,8 @@ def test_every_run_is_one_scan(given, scan, expected):
         program = jax.make_jaxpr(lambda params: getattr(parts.merge(params), method)(*arguments))
         return str(program(params)).count("= scan[")
 
-    found = scans("__call__", x.astype(np.float32), noise), scans("generate", noise, temperatures)
-    assert found == expected
+    actual = scans("__call__", x.astype(np.float32), noise), scans("generate", noise, temperatures)
+    assert actual == expected
 
 
 def test_parameters_keep_their_names_and_shapes():

@@ -103,8 +103,8 @@ class EngineBehaviour:
         train(engine, range(5))
         batch = {"image": pictures(0)}
         made = engine.run("reconstruct", batch, ema=True, step=7, output="mean")["image"]
-        found = engine.run("encode", batch, ema=True, step=7)
-        latents = {name: array for name, array in found.items() if name.startswith("z.")}
+        actual = engine.run("encode", batch, ema=True, step=7)
+        latents = {name: array for name, array in actual.items() if name.startswith("z.")}
         decoded = engine.run("decode", latents, ema=True, step=8, temperatures=[1.0] * 3, output="mean")[
             "image"
         ]
@@ -112,8 +112,8 @@ class EngineBehaviour:
         assert made.shape == (BATCH, 8, 8, 1)
         np.testing.assert_array_equal(made, decoded)
         again = engine.run("encode", batch, ema=True, step=7)
-        np.testing.assert_array_equal(found["z.2"], again["z.2"])
-        assert all((found[f"std.{group}"] > 0).all() for group in range(3))
+        np.testing.assert_array_equal(actual["z.2"], again["z.2"])
+        assert all((actual[f"std.{group}"] > 0).all() for group in range(3))
 
     def test_masked_modes_and_statistics_have_the_promised_shapes(self):
         engine = make_engine(self.twin)
@@ -128,9 +128,9 @@ class EngineBehaviour:
             "kl.1": (BATCH, 4),
             "kl.2": (BATCH, 3),
         }
-        found = engine.run("output_statistics", batch, ema=False, step=0)
-        assert set(found) == {"means", "log_scales"}
-        assert len(found["means"]) == BATCH
+        actual = engine.run("output_statistics", batch, ema=False, step=0)
+        assert set(actual) == {"means", "log_scales"}
+        assert len(actual["means"]) == BATCH
         assert generate(engine, 5, [1.0, 0.5, 0.0], ema=True, step=0).shape == (5, 8, 8, 1)
 
     def test_mistakes_are_reported(self):

@@ -36,24 +36,24 @@ def test_top_p_keeps_a_code_if_the_likelier_ones_make_up_less(K, p):
     above = (shares[..., None, :] * (logits[..., None, :] > logits[..., :, None])).sum(-1)
     certain = np.abs(above - p) > 1e-5  # elsewhere rounding decides
     assert certain.mean() > 0.9 or p in (0.9999, 1.0)
-    for found in both("keep_top_p", logits, p):
-        kept = np.isfinite(found)
+    for actual in both("keep_top_p", logits, p):
+        kept = np.isfinite(actual)
         np.testing.assert_array_equal(kept[certain], ((above < p) & np.isfinite(logits))[certain])
-        np.testing.assert_array_equal(found[kept], logits[kept])
+        np.testing.assert_array_equal(actual[kept], logits[kept])
 
 
 def test_top_p_keeps_equals_together():
     logits = np.log(np.array([[0.4, 0.2, 0.2, 0.2]], np.float32))
     for p, count in ((0.3, 1), (0.5, 4)):
-        for found in both("keep_top_p", logits, p):
-            assert np.isfinite(found).sum() == count
+        for actual in both("keep_top_p", logits, p):
+            assert np.isfinite(actual).sum() == count
 
 
 @pytest.mark.parametrize("k", [0, 1, 5, 37, 100])
 def test_top_k_keeps_the_k_largest(k):
     logits = logits_of(37)[:, 1::4]
-    for found in both("keep_top_k", logits, k):
-        kept = np.isfinite(found)
+    for actual in both("keep_top_k", logits, k):
+        kept = np.isfinite(actual)
         assert (kept.sum(-1) == (k if 0 < k < 37 else 37)).all()
         least = np.where(kept, logits, np.inf).min(-1)
         assert (least >= np.where(kept, -np.inf, logits).max(-1)).all()
@@ -69,7 +69,7 @@ def test_integers_from_uniform_noise(n):
 
 def test_pictures_are_resized_alike_for_inception():
     pictures = np.random.default_rng(0).integers(0, 256, (1, 5, 8, 3), np.uint8)
-    found = torch_inception.resized(torch.from_numpy(pictures), torch.float32).permute(0, 2, 3, 1).numpy()
+    actual = torch_inception.resized(torch.from_numpy(pictures), torch.float32).permute(0, 2, 3, 1).numpy()
     expected = np.asarray(jax_inception.resized(jnp.asarray(pictures), jnp.float32))
-    assert found.shape == (1, 299, 299, 3)
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+    assert actual.shape == (1, 299, 299, 3)
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-5)

@@ -77,8 +77,8 @@ def test_uvit(tmp_path, downsample):
     hparams, weights = opened.hparams, opened.weights
     plan = transformers.make_plan(hparams.model, GRID, 32)
     for twin in transformer_twins.TWINS.values():
-        found = twin(plan, weights).forward(ids, condition)["logits"]
-        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+        actual = twin(plan, weights).forward(ids, condition)["logits"]
+        np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("options", [ATTENTION, AMUSED, SPATIAL], ids=["attention", "amused", "movq"])
@@ -95,11 +95,11 @@ def test_tokenizer(tmp_path, options):
         decoded = model.decoder(model.post_quant_conv(codes), codes if options is SPATIAL else None)
     plan = tokenizers.make_plan(hparams.model, SIDE, 3)
     for twin in tokenizer_twins.TWINS.values():
-        found = twin(plan, weights).forward(x)
-        np.testing.assert_array_equal(found["indices"].reshape(-1), indices.reshape(-1))
+        actual = twin(plan, weights).forward(x)
+        np.testing.assert_array_equal(actual["indices"].reshape(-1), indices.reshape(-1))
         for ours, theirs in (("z", z), ("decoded", decoded)):
             expected = theirs.permute(0, 2, 3, 1).numpy()
-            np.testing.assert_allclose(found[ours], expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+            np.testing.assert_allclose(actual[ours], expected, rtol=0, atol=1e-4 * np.abs(expected).max())
 
 
 def test_paella(tmp_path):
@@ -122,11 +122,11 @@ def test_paella(tmp_path):
     hparams, weights = opened.hparams, opened.weights
     plan = tokenizers.make_plan(hparams.model, SIDE, 3)
     for twin in tokenizer_twins.TWINS.values():
-        found = twin(plan, weights).forward(x)
-        np.testing.assert_array_equal(found["indices"].reshape(-1), indices.reshape(-1))
+        actual = twin(plan, weights).forward(x)
+        np.testing.assert_array_equal(actual["indices"].reshape(-1), indices.reshape(-1))
         for ours, theirs in (("z", z), ("decoded", decoded)):
             expected = theirs.permute(0, 2, 3, 1).numpy()
-            np.testing.assert_allclose(found[ours], expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+            np.testing.assert_allclose(actual[ours], expected, rtol=0, atol=1e-4 * np.abs(expected).max())
     tokenizer = model_of(hparams, weights)
     assert type(tokenizer.encoder) is PaellaEncoder
     assert type(tokenizer.decoder) is PaellaDecoder

@@ -61,8 +61,8 @@ def test_inception_is_the_same_in_both_twins(folded):
             torch.from_numpy(PICTURES[:2]), {k: torch.from_numpy(a) for k, a in weights.items()}
         )
     with jax.default_matmul_precision("highest"):
-        found = jax.jit(jax_inception, compiler_options=QUICK)(PICTURES[:2], weights)
-    for one, other in zip(found, expected, strict=True):
+        actual = jax.jit(jax_inception, compiler_options=QUICK)(PICTURES[:2], weights)
+    for one, other in zip(actual, expected, strict=True):
         assert np.abs(np.asarray(one) - other.numpy()).max() <= 1e-4 * np.abs(other.numpy()).max()
 
 

@@ -38,9 +38,9 @@ def test_masses_of_all_levels_sum_to_one(twin, mixture):
         twin, "sound", mixture, np.arange(256, dtype=np.uint8), np.float32, "model.num_mixtures=2"
     )
     sixteen = log_masses(twin, "sound_16_bits_attention", mixture, np.arange(65536, dtype=np.uint16))
-    for found in (eight, sixteen):
-        assert np.isfinite(found).all()
-        assert np.exp(found.astype(np.float64)).sum() == pytest.approx(1, abs=5e-3)
+    for actual in (eight, sixteen):
+        assert np.isfinite(actual).all()
+        assert np.exp(actual.astype(np.float64)).sum() == pytest.approx(1, abs=5e-3)
 
 
 @pytest.mark.parametrize("mixture", MIXTURES)
@@ -60,9 +60,9 @@ def test_gradients_of_the_farthest_tails_are_finite():
     output = torch.tensor([[[0.0, 0.0, -1.0, 1.0, -30.0, -30.0]]], requires_grad=True)
     likelihoods = import_module("torch_impl.objectives.likelihoods")
     for x in (-1.0, 0.0, 1.0):
-        found = likelihoods.log_prob(output, torch.full((1, 1, 1), x), plan, chosen)
-        (gradient,) = torch.autograd.grad(found.sum(), output)
-        assert torch.isfinite(found).all()
+        actual = likelihoods.log_prob(output, torch.full((1, 1, 1), x), plan, chosen)
+        (gradient,) = torch.autograd.grad(actual.sum(), output)
+        assert torch.isfinite(actual).all()
         assert torch.isfinite(gradient).all()
 
 

@@ -19,9 +19,9 @@ def without_zeros(results):
     names = [
         name
         for name in results[0]
-        if name.startswith("grad/") and all(np.abs(found[name]).max() < 1e-10 for found in results)
+        if name.startswith("grad/") and all(np.abs(result[name]).max() < 1e-10 for result in results)
     ]
-    return [{name: value for name, value in found.items() if name not in names} for found in results]
+    return [{name: value for name, value in result.items() if name not in names} for result in results]
 
 
 def test_every_value_of_every_model_option_is_in_a_case():

@@ -42,14 +42,14 @@ make_engine = partial(engines.make_engine, options=digits)
 
 
 def train(engine, steps, metric="loss"):
-    found = []
+    results = []
     for step in steps:
         noise = recorded_noise(engine, step, BATCH)
         rate = schedules.learning_rate(step, engine.hparams.optimizer)
         scalars = {"learning_rate": rate, "beta": 1.0, "gamma": 0.0}
         engine.train_step({"image": pictures(step)}, step, scalars, noise)
-        found.append(engine.fetch_metrics()[metric])
-    return np.array(found)
+        results.append(engine.fetch_metrics()[metric])
+    return np.array(results)
 
 
 @pytest.fixture(scope="module")

@@ -23,13 +23,13 @@ def assert_agree(ours, theirs, within):
     norms = [np.linalg.norm(array) for name, array in theirs.items() if name.startswith("grad/")]
     floor = 1e-6 * max(norms, default=0)
     for name, expected in theirs.items():
-        found = ours[name]
-        assert found.dtype == expected.dtype, name
+        actual = ours[name]
+        assert actual.dtype == expected.dtype, name
         if name.startswith("grad/"):
-            assert np.linalg.norm(found - expected) <= gradients * max(np.linalg.norm(expected), floor), name
+            assert np.linalg.norm(actual - expected) <= gradients * max(np.linalg.norm(expected), floor), name
         else:
             np.testing.assert_allclose(
-                found, expected, rtol=0, atol=values * np.abs(expected).max(), err_msg=name
+                actual, expected, rtol=0, atol=values * np.abs(expected).max(), err_msg=name
             )
 
 

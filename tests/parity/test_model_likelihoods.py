@@ -25,8 +25,10 @@ def _float64():
 def call(twin, module, function, arrays, *arguments):
     """A twin's function of arrays, in their dtype."""
     make = torch.from_numpy if twin == "torch" else jax.numpy.asarray
-    found = getattr(import_module(f"{twin}_impl.{module}"), function)(*jax.tree.map(make, arrays), *arguments)
-    return jax.tree.map(np.asarray, found)
+    actual = getattr(import_module(f"{twin}_impl.{module}"), function)(
+        *jax.tree.map(make, arrays), *arguments
+    )
+    return jax.tree.map(np.asarray, actual)
 
 
 def one_pixel(name, *overrides):
@@ -86,9 +88,9 @@ def test_mixture_is_the_difference_of_logistic_distributions(twin):
     below = scipy.stats.logistic.cdf(x - 1 / 15, mean, scale)
     above = scipy.stats.logistic.cdf(x + 1 / 15, mean, scale)
     below[0], above[-1] = 0, 1
-    found = log_prob(twin, output, x.reshape(-1, 1, 1, 1), plan, replace(chosen, model=replace(
+    actual = log_prob(twin, output, x.reshape(-1, 1, 1, 1), plan, replace(chosen, model=replace(
         chosen.model, output_gradient_smoothing_beta=0.6931472)))  # fmt: skip
-    np.testing.assert_allclose(found, np.log(above - below), rtol=1e-9)
+    np.testing.assert_allclose(actual, np.log(above - below), rtol=1e-9)
 
 
 @pytest.mark.parametrize("twin", TWINS)
@@ -114,10 +116,10 @@ def test_bernoulli(twin):
     plan = make_plan(chosen)
     rng = np.random.default_rng(3)
     output, x = rng.normal(0, 3, (2, 32, 32, 1)), rng.integers(0, 2, (2, 32, 32, 1)).astype(np.float64)
-    found = call(twin, "objectives.likelihoods", "bernoulli_log_prob", (output, x), plan)
+    actual = call(twin, "objectives.likelihoods", "bernoulli_log_prob", (output, x), plan)
     p = 1 / (1 + np.exp(-output))
     expected = np.where(x == 1, np.log(p), np.log1p(-p))[:, 2:30, 2:30].sum((1, 2, 3))
-    np.testing.assert_allclose(found, expected, rtol=1e-10)
+    np.testing.assert_allclose(actual, expected, rtol=1e-10)
 
 
 @pytest.mark.parametrize("twin", TWINS)
@@ -157,6 +159,6 @@ def test_balanced_loss(twin, scaled):
         return call(twin, "objectives.elbo", "training_loss", (terms,), plan, chosen, *arguments)[0]
 
     for gamma, w in ((1.0, weights), (0.0, np.ones(3))):
-        found = loss((reconstruction, kl), {"beta": 0.5, "gamma": gamma})
-        assert found * plan.image_dims == pytest.approx(15 + 0.5 * (w * kl.mean(0)).sum())
+        actual = loss((reconstruction, kl), {"beta": 0.5, "gamma": gamma})
+        assert actual * plan.image_dims == pytest.approx(15 + 0.5 * (w * kl.mean(0)).sum())
     assert loss((reconstruction, 0 * kl), {"beta": 0.5, "gamma": 1.0}) * plan.image_dims == pytest.approx(15)

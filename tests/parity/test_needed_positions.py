@@ -48,13 +48,13 @@ def test_reading_fewer_positions_changes_nothing(name, case, monkeypatch):
     condition.pop("self", None)
     null = {"label": np.array([plan.null_label])} if "label" in condition else None
     given = Torch(plan, weights), start, noise(options, plan, len(start)), options, condition, null
-    found = sample(*given)
+    actual = sample(*given)
     module = importlib.import_module("torch_impl.samplers.tokens")
     monkeypatch.setattr(module, "positions_to_predict", lambda *_, **__: (plan.n_tokens,) * STEPS)
     whole = sample(*given)
-    np.testing.assert_array_equal(found.tokens, whole.tokens)
-    np.testing.assert_array_equal(found.inputs, whole.inputs)
-    assert (found.tokens < plan.codebook_size).all()
+    np.testing.assert_array_equal(actual.tokens, whole.tokens)
+    np.testing.assert_array_equal(actual.inputs, whole.inputs)
+    assert (actual.tokens < plan.codebook_size).all()
 
 
 @pytest.mark.parametrize(

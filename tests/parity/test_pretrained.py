@@ -78,9 +78,9 @@ def test_folders_of_open_muse_open(tmp_path, twin, file):
     folder = publish(tmp_path / "published", "maskgit_vqgan", file)
     opened = open_published(folder)
     module(twin).model_of(opened.hparams, opened.weights).save_pretrained(tmp_path / "own")
-    found, expected = load_file(tmp_path / "own" / "model.safetensors"), recorded("maskgit_vqgan")[1]
-    assert found.keys() == expected.keys()
-    assert all(np.array_equal(found[name], expected[name]) for name in expected)
+    actual, expected = load_file(tmp_path / "own" / "model.safetensors"), recorded("maskgit_vqgan")[1]
+    assert actual.keys() == expected.keys()
+    assert all(np.array_equal(actual[name], expected[name]) for name in expected)
     with pytest.raises(UserError, match=r"dioscuri\.(torch|jax)\.load opens"):
         module(twin).Pretrained.from_pretrained(folder)
 

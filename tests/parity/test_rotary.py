@@ -50,15 +50,15 @@ def x():
 def test_legacy_positions_rotate_the_first_channels_of_all_heads_together(
     x, twin, heads, rotary_emb_dim, channels
 ):
-    found = turned(x, twin, heads, rotary_emb_dim=rotary_emb_dim, legacy_positions=True)
+    actual = turned(x, twin, heads, rotary_emb_dim=rotary_emb_dim, legacy_positions=True)
     expected = turned_as_in_the_original(x, channels)
-    np.testing.assert_allclose(found.reshape(x.shape), expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(actual.reshape(x.shape), expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("twin", TWINS)
 @pytest.mark.parametrize(("rotary_emb_dim", "channels"), [(0, 8), (6, 6)])
 def test_new_positions_rotate_the_first_channels_of_every_head(x, twin, rotary_emb_dim, channels):
-    found = turned(x, twin, 2, rotary_emb_dim=rotary_emb_dim)
+    actual = turned(x, twin, 2, rotary_emb_dim=rotary_emb_dim)
     for head, part in enumerate(np.split(x, 2, -1)):
         expected = turned_as_in_the_original(part, channels)
-        np.testing.assert_allclose(found[:, :, head], expected, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(actual[:, :, head], expected, rtol=1e-5, atol=1e-6)

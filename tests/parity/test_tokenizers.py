@@ -74,7 +74,7 @@ def inputs(plan):
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 def test_twins_agree(options):
-    found = {}
+    actual = {}
     for twin in TWINS:
         tokenizer = made(twin, options)
         x, drawn, buffers = inputs(tokenizer.plan)
@@ -82,11 +82,11 @@ def test_twins_agree(options):
         stages = tokenizer.forward(x)
         pictures = tokenizer.decode_indices(stages["indices"])
         np.testing.assert_allclose(pictures, stages["decoded"], rtol=1e-9, atol=1e-12)
-        found[twin] = stages | {f"train.{name}": value for name, value in values.items()} | grads
-    assert found["torch"].keys() == found["jax"].keys()
-    for name, expected in found["torch"].items():
+        actual[twin] = stages | {f"train.{name}": value for name, value in values.items()} | grads
+    assert actual["torch"].keys() == actual["jax"].keys()
+    for name, expected in actual["torch"].items():
         limit = 1e-9 * max(np.abs(expected).max(), 1e-3)
-        np.testing.assert_allclose(found["jax"][name], expected, rtol=0, atol=limit, err_msg=name)
+        np.testing.assert_allclose(actual["jax"][name], expected, rtol=0, atol=limit, err_msg=name)
 
 
 @pytest.mark.parametrize(("twin", "kind"), [*product(TWINS, ["taming", "paella"]), ("torch", "metroplex")])
@@ -112,9 +112,9 @@ def test_every_index_has_a_code_of_its_own(kind):
     assert len(np.unique(codes.numpy().reshape(K, -1), axis=0)) == K
     assert codes.abs().max() <= 1
     z = torch.randn(200, 3, 3, options.embedding_dim, generator=torch.Generator().manual_seed(0))
-    found = model.quantize(4 * z)
-    assert len(found.indices.unique()) == K
-    np.testing.assert_array_equal(found.codes, model.quantize.lookup(found.indices))
+    actual = model.quantize(4 * z)
+    assert len(actual.indices.unique()) == K
+    np.testing.assert_array_equal(actual.codes, model.quantize.lookup(actual.indices))
 
 
 def test_moving_averages_are_means_of_what_was_quantised():
@@ -160,8 +160,8 @@ def test_gumbel_mixes_codes_by_noisy_logits():
     p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
     divergence = (p * np.log(p * options.num_embeddings)).sum(-1).mean()
     np.testing.assert_allclose(values["loss.quantiser"], 2 * divergence, rtol=1e-6)
-    found = tokenizer.forward(x)["indices"]
-    np.testing.assert_array_equal(found, logits.argmax(-1))
+    actual = tokenizer.forward(x)["indices"]
+    np.testing.assert_array_equal(actual, logits.argmax(-1))
 
 
 def test_the_temperature_falls_linearly():

@@ -32,12 +32,12 @@ def cotangents(plan, seed=0):
     return {"logits": rng.normal(size=(2, plan.n_tokens, plan.outputs))}
 
 
-def assert_equal(found, expected, relative, floor=0.0):
+def assert_equal(actual, expected, relative, floor=0.0):
     """Every array within a fraction of its largest value, or of `floor` if that is larger."""
-    assert set(found) == set(expected)
+    assert set(actual) == set(expected)
     for name, array in expected.items():
         limit = relative * max(np.abs(array).max(initial=0), floor)
-        np.testing.assert_allclose(found[name], array, rtol=0, atol=limit, err_msg=name)
+        np.testing.assert_allclose(actual[name], array, rtol=0, atol=limit, err_msg=name)
 
 
 def largest(arrays):
@@ -47,13 +47,13 @@ def largest(arrays):
 @pytest.mark.parametrize("case", CASES)
 def test_outputs_and_gradients_are_equal_in_float64(case):
     plan, _, ids, condition, noise = make(case)
-    found, expected = (
+    actual, expected = (
         twin.both(ids, condition, cotangents(plan), noise)
         for twin in (made(Jax, case)[0], made(Torch, case)[0])
     )
-    assert_equal(found[0], expected[0], 1e-9)
+    assert_equal(actual[0], expected[0], 1e-9)
     # Gradients of key biases are zero in exact arithmetic.
-    assert_equal(found[1], expected[1], 1e-9, floor=1e-3 * largest(expected[1]))
+    assert_equal(actual[1], expected[1], 1e-9, floor=1e-3 * largest(expected[1]))
     assert all(np.isfinite(array).all() for array in expected[1].values())
 
 
@@ -77,12 +77,12 @@ def test_critics_are_equal_in_float64(case):
 def test_outputs_are_equal_in_other_precisions(case, precision, relative):
     plan, weights, ids, condition, _ = make(case)
     weights = {name: array.astype(np.float32) for name, array in weights.items()}
-    found, expected = (twin(plan, weights, precision).forward(ids, condition) for twin in (Jax, Torch))
+    actual, expected = (twin(plan, weights, precision).forward(ids, condition) for twin in (Jax, Torch))
     if precision == "float32":
-        assert_equal(found, expected, relative)
+        assert_equal(actual, expected, relative)
         return
     exact = Torch(plan, weights, "float64").forward(ids, condition)["logits"]
-    for logits in (found["logits"], expected["logits"]):
+    for logits in (actual["logits"], expected["logits"]):
         assert logits.dtype == np.float32
         # The mean of two layers' rounding errors; single ones reach several units in the last place.
         assert np.abs(logits - exact).mean() < relative * np.abs(exact).max()

@@ -46,13 +46,13 @@ def assert_agree(ours, theirs, precision):
     values, gradients = WITHIN[precision]
     assert set(ours) == set(theirs)
     for name, expected in theirs.items():
-        found = ours[name]
-        assert found.dtype == expected.dtype, name
+        actual = ours[name]
+        assert actual.dtype == expected.dtype, name
         if name.startswith("grad/"):
-            assert np.linalg.norm(found - expected) <= gradients * np.linalg.norm(expected), name
+            assert np.linalg.norm(actual - expected) <= gradients * np.linalg.norm(expected), name
         else:
             np.testing.assert_allclose(
-                found, expected, rtol=0, atol=values * np.abs(expected).max(), err_msg=name
+                actual, expected, rtol=0, atol=values * np.abs(expected).max(), err_msg=name
             )
 
 
@@ -114,10 +114,10 @@ def test_lpips_agrees(channels, precision):
     # Every factor is positive, as in the published file.
     weights |= {name: np.abs(array) for name, array in weights.items() if name.startswith("lin")}
     first, second = (random(2, SIDE, SIDE, channels, seed=seed) for seed in (0, 1))
-    found = [
+    actual = [
         kind(make_plan(NETWORKS["plain"], SIDE, 3), Loss(), {}, precision).lpips(first, second, weights)
         for kind in TWINS.values()
     ]
-    assert_agree(*found, precision)
-    assert (found[0]["distance"] > 0).all()
-    assert np.isfinite(found[0]["grad/second"]).all()
+    assert_agree(*actual, precision)
+    assert (actual[0]["distance"] > 0).all()
+    assert np.isfinite(actual[0]["grad/second"]).all()

@@ -21,14 +21,14 @@ make_engine = partial(engines.make_engine, options=tiny)
 
 def train(engine, steps, *, start=START, metric="loss", batch=8):
     """Run the steps; return one metric of each."""
-    found = []
+    results = []
     for step in steps:
         scalars = {"learning_rate": 0.002 * min(1, step / 5), "adversarial": float(step >= start)}
         scalars["gumbel_temperature"] = 1 / (1 + step)
         image = {"image": pictures(step, batch)}
         engine.train_step(image, step, scalars, recorded_noise(engine, step, batch))
-        found.append(engine.fetch_metrics()[metric])
-    return np.array(found)
+        results.append(engine.fetch_metrics()[metric])
+    return np.array(results)
 
 
 @pytest.fixture(scope="module")
@@ -145,8 +145,8 @@ def test_modes_agree_with_each_other(twin):
     decoded = engine.run("decode", {"tokens": tokens}, ema=True, step=0)["image"]
     assert decoded.dtype == np.uint8
     assert np.abs(decoded.astype(int) - made["image"]).max() <= 1
-    found = engine.run("evaluate", image, ema=True, step=0)
-    np.testing.assert_allclose(found["reconstruction"], made["reconstruction"])
+    actual = engine.run("evaluate", image, ema=True, step=0)
+    np.testing.assert_allclose(actual["reconstruction"], made["reconstruction"])
     exact = np.abs(made["image"].astype(float) - image["image"]).mean((1, 2, 3)) / 255
     # Rounding to 8 bits, and clamping.
     np.testing.assert_allclose(made["reconstruction"], exact, atol=0.05)

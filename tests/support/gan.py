@@ -101,8 +101,8 @@ class Torch(Twin):
     def _in(self, array):
         return torch.from_numpy(np.array(array, self.dtype))
 
-    def _out(self, found):
-        return {name: value.detach().numpy() for name, value in found.items()}
+    def _out(self, outputs):
+        return {name: value.detach().numpy() for name, value in outputs.items()}
 
 
 class Jax(Twin):
@@ -180,8 +180,8 @@ class Jax(Twin):
     def _in(self, array):
         return jnp.asarray(array, self.dtype)
 
-    def _out(self, found):
-        return {name: np.asarray(value) for name, value in found.items()}
+    def _out(self, outputs):
+        return {name: np.asarray(value) for name, value in outputs.items()}
 
 
 TWINS = {"torch": Torch, "jax": Jax}

@@ -75,12 +75,12 @@ class Torch(Twin):
     def forward(self, x, noise, scalars, masks=None, *, gradients=True):
         x, noise, masks = self._in(x), self._in(noise), self._in(masks)
         output, aux = self.model(x, noise, masks)
-        found = self._results(torch_elbo, x, output, aux, scalars, masks)
+        outputs = self._results(torch_elbo, x, output, aux, scalars, masks)
         parameters = dict(self.model.named_parameters()) if gradients else {}
         leaves = [*parameters.values()]
-        grads = torch.autograd.grad(found["loss"], leaves, materialize_grads=True) if gradients else ()
-        found |= {f"grad/{name}": grad for name, grad in zip(parameters, grads, strict=True)}
-        return {name: value.detach().numpy() for name, value in found.items()}
+        grads = torch.autograd.grad(outputs["loss"], leaves, materialize_grads=True) if gradients else ()
+        outputs |= {f"grad/{name}": grad for name, grad in zip(parameters, grads, strict=True)}
+        return {name: value.detach().numpy() for name, value in outputs.items()}
 
     @torch.no_grad()
     def generate(self, noise, temperatures, latents=None, masks=None):
@@ -119,16 +119,16 @@ class Jax(Twin):
 
             def run(params, x, noise, scalars, masks):
                 output, aux = parts.merge(params)(x, noise, masks)
-                found = self._results(jax_elbo, x, output, aux, scalars, masks)
-                return found["loss"], found
+                outputs = self._results(jax_elbo, x, output, aux, scalars, masks)
+                return outputs["loss"], outputs
 
             arguments = (params, self._in(x), self._in(noise), scalars, self._in(masks))
             if gradients:
-                grads, found = jax.jit(jax.grad(run, has_aux=True), compiler_options=QUICK)(*arguments)
-                found |= parts.canonical(grads, "grad/")
+                grads, outputs = jax.jit(jax.grad(run, has_aux=True), compiler_options=QUICK)(*arguments)
+                outputs |= parts.canonical(grads, "grad/")
             else:
-                _, found = jax.jit(run, compiler_options=QUICK)(*arguments)
-            return {name: np.asarray(value) for name, value in found.items()}
+                _, outputs = jax.jit(run, compiler_options=QUICK)(*arguments)
+            return {name: np.asarray(value) for name, value in outputs.items()}
 
     def generate(self, noise, temperatures, latents=None, masks=None):
         with self._arithmetic():
@@ -144,8 +144,8 @@ class Jax(Twin):
                 self._in(latents),
                 self._in(masks),
             )
-            found = jax.jit(run, compiler_options=QUICK)(params, *arguments)
-            return {name: np.asarray(value) for name, value in found.items()}
+            outputs = jax.jit(run, compiler_options=QUICK)(params, *arguments)
+            return {name: np.asarray(value) for name, value in outputs.items()}
 
     def normalise(self, pictures):
         with self._arithmetic():

@@ -28,20 +28,20 @@ def corrupted(twin, tokens, share, uniform, replacement):
 
 def passed(twin, logits, tokens, uniform):
     """`Terms` of a pass."""
-    found: Any
+    outputs: Any
     if isinstance(twin, Torch):
-        found = torch_objective.pass_terms(twin._in(logits), twin._ids(tokens), twin._in(uniform))
+        outputs = torch_objective.pass_terms(twin._in(logits), twin._ids(tokens), twin._in(uniform))
     else:
         with twin._arithmetic():
-            found = jax_objective.pass_terms(twin._in(logits), twin._ids(tokens), twin._in(uniform))
-    return type(found)(*map(np.asarray, found))
+            outputs = jax_objective.pass_terms(twin._in(logits), twin._ids(tokens), twin._in(uniform))
+    return type(outputs)(*map(np.asarray, outputs))
 
 
 def resample(twin, start, noise, options, condition, known=None):
     """`Resampled` of every step; `noise` holds `tokens` and `update` (T, B, ...)."""
     run = _with_torch if isinstance(twin, Torch) else _with_jax
-    found = run(twin, start, noise, options, condition, known)
-    return type(found)(*map(np.asarray, found))
+    outputs = run(twin, start, noise, options, condition, known)
+    return type(outputs)(*map(np.asarray, outputs))
 
 
 def _with_torch(twin, start, noise, options, condition, known):

@@ -62,9 +62,9 @@ class Torch(Twin):
     def both(self, ids, condition, cotangents, noise=None):
         model = self._model()
         logits, aux = model(self._ids(ids), self._all(condition), self._all(noise))
-        found = {"logits": logits, **aux}
-        loss = sum((found[name] * self._in(c)).sum() for name, c in cotangents.items())
-        return self._out(found), self._gradients(model, loss)
+        outputs = {"logits": logits, **aux}
+        loss = sum((outputs[name] * self._in(c)).sum() for name, c in cotangents.items())
+        return self._out(outputs), self._gradients(model, loss)
 
     def criticise(self, ids, condition, cotangent=None):
         model = self._model()
@@ -83,11 +83,11 @@ class Torch(Twin):
         compute = torch.bfloat16 if self.precision == "bfloat16" else None
         return bound(model, self.weights, self.shapes, self.dtype, compute=compute).eval()
 
-    def _out(self, found):
-        found = {name: value.detach() for name, value in found.items()}
+    def _out(self, outputs):
+        outputs = {name: value.detach() for name, value in outputs.items()}
         return {
             name: (value.float() if value.dtype == torch.bfloat16 else value).numpy()
-            for name, value in found.items()
+            for name, value in outputs.items()
         }
 
     def _ids(self, ids):
@@ -116,8 +116,8 @@ class Jax(Twin):
     def both(self, ids, condition, cotangents, noise=None):
         with self._arithmetic():
             arguments = self._ids(ids), self._all(condition), self._all(noise), self._all(cotangents)
-            grads, found = self._both(self._params(), *arguments)
-            return self._out(found), self._canonical(grads)
+            grads, outputs = self._both(self._params(), *arguments)
+            return self._out(outputs), self._canonical(grads)
 
     def criticise(self, ids, condition, cotangent=None):
         with self._arithmetic():
@@ -139,8 +139,8 @@ class Jax(Twin):
     def _both(self):
         def run(params, ids, condition, noise, cotangents):
             logits, aux = self._model(params)(ids, condition, noise)
-            found = {"logits": logits, **aux}
-            return sum((found[name] * c).sum() for name, c in cotangents.items()), found
+            outputs = {"logits": logits, **aux}
+            return sum((outputs[name] * c).sum() for name, c in cotangents.items()), outputs
 
         return jax.jit(jax.grad(run, has_aux=True), compiler_options=QUICK)
 
@@ -172,10 +172,10 @@ class Jax(Twin):
     def _model(self, params):
         return self._parts.merge(params)
 
-    def _out(self, found):
+    def _out(self, outputs):
         return {
             name: np.asarray(value.astype(jnp.float32) if value.dtype == jnp.bfloat16 else value)
-            for name, value in found.items()
+            for name, value in outputs.items()
         }
 
     def _canonical(self, grads):

@@ -55,8 +55,8 @@ def start(twin, script, *words):
 
 def pictures(folder, pattern="image-*.png"):
     """All pictures of a folder, (N, H, W), in order of their names."""
-    found = []
+    results = []
     for path in sorted(folder.glob(pattern)):
         with Image.open(path) as image:
-            found.append(np.asarray(image))
-    return np.stack(found)
+            results.append(np.asarray(image))
+    return np.stack(results)

@@ -33,13 +33,13 @@ for step in (0, 1, 30):
     noise = {name: share(array) for name, array in posterior_noise(step).items()}
     engine.train_step({"image": share(pictures(step))}, step, scalars(step), noise)
 metrics = engine.fetch_metrics()
-found = engine.run("evaluate", {"image": pictures(0)[:5]}, ema=True, step=0,
+results = engine.run("evaluate", {"image": pictures(0)[:5]}, ema=True, step=0,
                    noise={name: array[:5] for name, array in posterior_noise(0).items()})
 drawn = engine.runner.noise("train_step", 4, (0, 0))["posterior.0"].numpy()
 state = engine.state_to_numpy()
 flat = {f"{group}/{name}": array for group, tensors in state.items() for name, array in tensors.items()}
 path = f"{sys.argv[1]}/{engine.process_index}.npz"
-np.savez(path, loss=metrics["loss"], kl=found["kl"], drawn=drawn, **flat)
+np.savez(path, loss=metrics["loss"], kl=results["kl"], drawn=drawn, **flat)
 """
 
 
