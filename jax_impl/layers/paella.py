@@ -8,7 +8,7 @@ from jax import Array
 from jax_impl.layers.convolution import Conv
 from jax_impl.layers.dense import Linear, to_weights
 from jax_impl.layers.initial import NO_KEYS, ZEROS
-from jax_impl.layers.norms import layer_norm
+from jax_impl.layers.norms import LayerNorm
 
 EPSILON = 1e-6
 
@@ -20,7 +20,7 @@ class ModulatedBlock(nnx.Module):
 
     def __init__(self, width: int) -> None:
         self.gammas = nnx.Param(jnp.zeros(6))
-        self.norm = layer_norm(width, EPSILON, scale=False, bias=False)
+        self.norm = LayerNorm(width, EPSILON, scale=False, bias=False)
         self.depthwise = EdgePaddedDepthwise(width)
         self.channelwise = nnx.Dict({"0": Linear(width, 4 * width), "2": Linear(4 * width, width)})
 

@@ -11,7 +11,7 @@ from jax import Array
 from dioscuri.families.classifier.plan import ClassifierPlan
 from jax_impl.layers.convolution import convolution
 from jax_impl.layers.dense import Linear
-from jax_impl.layers.norms import layer_norm
+from jax_impl.layers.norms import LayerNorm
 from jax_impl.layers.precision import at_least_float32
 from jax_impl.pretrained import Pretrained
 
@@ -52,7 +52,7 @@ class ClassifierBlock(nnx.Module):
 
     def __init__(self, inputs: int, outputs: int, *, residual: bool) -> None:
         self.conv = convolution(inputs, outputs, (3, 3))
-        self.norm = layer_norm(outputs, EPSILON)
+        self.norm = LayerNorm(outputs, EPSILON)
         self.residual = residual
 
     def __call__(self, x: Array) -> Array:

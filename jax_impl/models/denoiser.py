@@ -7,7 +7,7 @@ from jax import Array
 from dioscuri.families.sundae.plan import EPS, DenoiserPlan, Stack
 from jax_impl.layers.dense import Embedding, Linear
 from jax_impl.layers.named import Arrays
-from jax_impl.layers.norms import layer_norm
+from jax_impl.layers.norms import LayerNorm
 from jax_impl.layers.precision import at_least_float32
 from jax_impl.models.hourglass import build_body
 from jax_impl.models.text_transformer import TextEncoder
@@ -32,7 +32,7 @@ class Denoiser(Pretrained, nnx.Module):
             None if is_text else build_body(plan, plan.body, checkpoint=checkpoint, outermost=True, scan=scan)
         )
         self.attn_layers = TextEncoder(plan, depth, checkpoint=checkpoint) if is_text else None
-        self.norm = layer_norm(d, EPS) if is_text else None
+        self.norm = LayerNorm(d, EPS) if is_text else None
         self.to_logits = Linear(d, V)
         self.plan = plan
 

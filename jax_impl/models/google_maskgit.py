@@ -13,7 +13,7 @@ from jax_impl.layers.attention import Attention
 from jax_impl.layers.dense import Embedding, Linear, Logits, tied_logits
 from jax_impl.layers.dropout import Dropout
 from jax_impl.layers.named import Arrays, under
-from jax_impl.layers.norms import layer_norm
+from jax_impl.layers.norms import LayerNorm
 from jax_impl.layers.precision import at_least_float32
 from jax_impl.layers.stack import apply_layers
 from jax_impl.models.maskgit import (
@@ -85,10 +85,10 @@ class GoogleLayer(nnx.Module):
         options, C = plan.options, plan.options.hidden_size
         rate = options.attention_dropout
         self.attention = Attention(C, options.num_attention_heads, bias=True, rate=rate)
-        self.attention_output_ln = layer_norm(C, plan.eps)
+        self.attention_output_ln = LayerNorm(C, plan.eps)
         self.intermediate_output = Linear(C, plan.inner)
         self.layer_output = Linear(plan.inner, C)
-        self.layer_output_ln = layer_norm(C, plan.eps)
+        self.layer_output_ln = LayerNorm(C, plan.eps)
         self.dropout = Dropout(options.hidden_dropout)
 
     def __call__(self, x: Array, noise: Arrays) -> tuple[Array, Array]:
@@ -107,7 +107,7 @@ class GoogleEmbed(nnx.Module):
         C = plan.options.hidden_size
         self.word_embeddings = Embedding(plan.vocab_size, C)
         self.position_embeddings = Embedding(plan.positions, C)
-        self.embeddings_ln = layer_norm(C, plan.eps)
+        self.embeddings_ln = LayerNorm(C, plan.eps)
         self.dropout = Dropout(plan.options.hidden_dropout)
 
     def __call__(self, ids: Array, noise: Array | None) -> Array:
@@ -124,7 +124,7 @@ class GoogleMlmLayer(nnx.Module):
     def __init__(self, plan: TransformerPlan) -> None:
         C, tied = plan.options.hidden_size, plan.outputs == plan.vocab_size
         self.mlm_dense = Linear(C, C)
-        self.mlm_ln = layer_norm(C, plan.eps)
+        self.mlm_ln = LayerNorm(C, plan.eps)
         self.mlm_bias = nnx.Param(jnp.zeros(plan.outputs)) if tied else None
         self.to_logits = None if tied else Logits(C, plan.outputs)
 

@@ -17,7 +17,7 @@ from jax_impl.layers.dense import Embedding, Linear, PointwiseDense, tied_logits
 from jax_impl.layers.dropout import Dropout
 from jax_impl.layers.feed_forward import SwiGLU
 from jax_impl.layers.named import Arrays, under
-from jax_impl.layers.norms import BiasedRMSNorm, modulated, rms_norm, rms_normalised
+from jax_impl.layers.norms import BiasedRMSNorm, RMSNorm, modulated, rms_normalised
 from jax_impl.layers.precision import at_least_float32
 from jax_impl.layers.stack import apply_layers
 from jax_impl.models.maskgit import is_prepared, read_logits, self_condition_layer, self_conditioned
@@ -107,9 +107,9 @@ class HaltonLayer(nnx.Module):
     def __init__(self, plan: TransformerPlan) -> None:
         C = plan.options.hidden_size
         self.mlp = nnx.Dict({"1": Linear(C, 6 * C)})
-        self.ln1 = rms_norm(C, plan.eps)
+        self.ln1 = RMSNorm(C, plan.eps)
         self.attn = HaltonAttention(plan)
-        self.ln2 = rms_norm(C, plan.eps)
+        self.ln2 = RMSNorm(C, plan.eps)
         self.ff = SwiGLU(C, plan.inner, rate=plan.options.hidden_dropout)
 
     def prepare(self, label: Array) -> Array:

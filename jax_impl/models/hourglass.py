@@ -16,7 +16,7 @@ from jax import Array
 from dioscuri.families.sundae.plan import EPS, FEED_FORWARD, DenoiserPlan, Level, Stack, angles
 from jax_impl.layers.attention import attend, split_heads
 from jax_impl.layers.dense import Linear
-from jax_impl.layers.norms import layer_norm
+from jax_impl.layers.norms import LayerNorm
 from jax_impl.layers.rotary import rotate
 from jax_impl.layers.stack import apply_layers
 
@@ -39,7 +39,7 @@ class HourglassLevel(nnx.Module):
         self.attn_resampling_post_valley = HourglassStack(stack=None, **make) if resampling else None
         self.upsample = nnx.Dict({"proj": Linear(d, d * s)} if linear else {})
         self.post_transformer = HourglassStack(stack=level.after, **make)
-        self.norm_out = layer_norm(d, EPS) if outermost else None
+        self.norm_out = LayerNorm(d, EPS) if outermost else None
         self.level, self.legacy = level, options.legacy_positions
 
     def __call__(self, x: Array) -> tuple[Array, Aux]:
@@ -113,7 +113,7 @@ class HourglassStack(nnx.Module):
     ) -> None:
         depth = 1 if stack is None else stack.depth
         self.layers = nnx.List([HourglassLayer(plan) for _ in range(depth)])
-        self.norm = layer_norm(plan.options.dim, EPS) if outermost else None
+        self.norm = LayerNorm(plan.options.dim, EPS) if outermost else None
         rotates = stack is not None and stack.max_frequency > 0
         self.stack, self.turns = stack, rotates
         self.options, self.checkpoint, self.scan = plan.options, checkpoint, scan
@@ -154,7 +154,7 @@ class NormedAttention(nnx.Module):
 
     def __init__(self, plan: DenoiserPlan) -> None:
         d, inner = plan.options.dim, plan.attention_width
-        self.norm = layer_norm(d, EPS)
+        self.norm = LayerNorm(d, EPS)
         self.fn = nnx.Dict(
             {
                 "to_q": Linear(d, inner, use_bias=False),
@@ -180,7 +180,7 @@ class NormedFeedForward(nnx.Module):
     """Norm, dense layer, GELU, dense layer: (..., C) -> (..., C)."""
 
     def __init__(self, width: int) -> None:
-        self.norm = layer_norm(width, EPS)
+        self.norm = LayerNorm(width, EPS)
         self.fn = nnx.Dict(
             {
                 "0": Linear(width, FEED_FORWARD * width),

@@ -12,7 +12,7 @@ from jax import Array
 from dioscuri.families.sundae.plan import EPS, FEED_FORWARD, DenoiserPlan, text_angles
 from jax_impl.layers.attention import attend, split_heads
 from jax_impl.layers.dense import Linear
-from jax_impl.layers.norms import ScaleNorm, layer_norm
+from jax_impl.layers.norms import LayerNorm, ScaleNorm
 from jax_impl.layers.rotary import rotate
 from jax_impl.layers.stack import apply_layers
 
@@ -41,7 +41,7 @@ class TextLayer(nnx.Dict):
 
     def __init__(self, plan: DenoiserPlan, kind: Any) -> None:
         d = plan.options.dim
-        norm = ScaleNorm(d) if plan.options.use_scalenorm else layer_norm(d, EPS)
+        norm = ScaleNorm(d) if plan.options.use_scalenorm else LayerNorm(d, EPS)
         layers: Any = {"0": nnx.Dict({"0": norm}), "1": kind(plan)}
         super().__init__(layers)
 
