@@ -22,18 +22,18 @@ def to_npy(folder: Path, target: Path, resolution: int, channels: int) -> int:
     paths = folder_files(folder, SUFFIXES) if folder.is_dir() else []
     if not paths:
         raise UserError(f"{folder} is not a folder of pictures")
-    beside = target.with_name(target.name + ".part")
+    temporary = target.with_name(target.name + ".part")
     try:
-        out = open_memmap(beside, "w+", np.uint8, (len(paths), resolution, resolution, channels))
+        out = open_memmap(temporary, "w+", np.uint8, (len(paths), resolution, resolution, channels))
         for row, path in enumerate(paths):
             try:
                 out[row] = decode(path, resolution, channels)
             except Refused as refused:
                 raise UserError(f"{path}: {refused}") from refused
         out.flush()
-        beside.replace(target)
+        temporary.replace(target)
     finally:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
     return len(paths)
 
 

@@ -126,8 +126,8 @@ def _sections(
 ) -> dict[str, dict[str, Any]]:
     trainer, data, net, sampling = (given[table] for table in ("trainer", "data", "net", "sampling"))
     classes = net["num_classes"] if net.get("conditional") else 0
-    batch, part = trainer["batch_size"], trainer.get("mini_batch_size", trainer["batch_size"])
-    examples = trainer.get("nb_batches", [0, 0])[1] * part or WHOLE_SET
+    batch, mini_batch = trainer["batch_size"], trainer.get("mini_batch_size", trainer["batch_size"])
+    examples = trainer.get("nb_batches", [0, 0])[1] * mini_batch or WHOLE_SET
     frequency = trainer.get("checkpoint_frequency", 5000) or ENDLESS
     tokens = places.get("tokens") or "../datasets/tokens"
     paths = dict.fromkeys(("train", "validation", "test"), "")
@@ -160,9 +160,9 @@ def _sections(
         "train": {
             "total_train_steps": trainer.get("max_steps") or ENDLESS, "batch_size": batch, "ema_decay": 0.0,
             "resume_from_ema": False, "logging_interval_in_steps": 50,
-            "checkpoint_and_eval_interval_in_steps": frequency, "accumulation_steps": batch // part,
+            "checkpoint_and_eval_interval_in_steps": frequency, "accumulation_steps": batch // mini_batch,
         },
-        "val": {"n_samples_for_validation": examples, "batch_size": part, "report_samples": 64},
+        "val": {"n_samples_for_validation": examples, "batch_size": mini_batch, "report_samples": 64},
         "synthesis": {
             "synthesis_mode": "generation", "load_ema_weights": False,
             "batch_size": sampling.get("nb_samples", 4), **shown, "stop_rule": "masked",
@@ -219,9 +219,9 @@ def _checked_side(given: Mapping[str, Any], name: str) -> int:
         refuse(name, "[net] type", f"'{net['type']}' is not used by any file of the original")
     if net.get("conditional") and not net.get("num_classes"):
         refuse(name, "[net] conditional", "is true: give num_classes, too")
-    batch, part = trainer["batch_size"], trainer.get("mini_batch_size", trainer["batch_size"])
-    if batch % part:
-        refuse(name, "[trainer] mini_batch_size", f"{part} must divide batch_size {batch}")
+    batch, mini_batch = trainer["batch_size"], trainer.get("mini_batch_size", trainer["batch_size"])
+    if batch % mini_batch:
+        refuse(name, "[trainer] mini_batch_size", f"{mini_batch} must divide batch_size {batch}")
     return side
 
 

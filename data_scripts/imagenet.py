@@ -36,12 +36,14 @@ def prepare_imagenet64(request: Request) -> None:
 
 
 def _prepare(request: Request, resolution: int) -> None:
-    parts = _ARCHIVES[resolution]
+    archives = _ARCHIVES[resolution]
     fetched = {
-        name: request.get(Remote(name=name, url=_BASE + name)) for names in parts.values() for name in names
+        name: request.get(Remote(name=name, url=_BASE + name))
+        for names in archives.values()
+        for name in names
     }
     with request.building(f"imagenet_{resolution}") as folder:
-        for split, names in parts.items():
+        for split, names in archives.items():
             (folder / split).mkdir()
             count = sum(unpack(fetched[name], folder / split, _place) for name in names)
             if not count:
@@ -62,7 +64,7 @@ def store_uncompressed(path: Path) -> None:
             return
     except (KeyError, Damaged) as error:
         raise UserError(f"{path.name}: not a file of downsampled ImageNet ({error})") from error
-    beside = path.with_name(path.name + ".part")
-    with beside.open("wb") as stream:
+    temporary = path.with_name(path.name + ".part")
+    with temporary.open("wb") as stream:
         np.savez(stream, **arrays)
-    beside.replace(path)
+    temporary.replace(path)

@@ -98,15 +98,15 @@ def _in_folder(folder: Path, label: int) -> list[Latent]:
     return latents
 
 
-def _check_gaps(folder: Path, found: Sequence[Latent]) -> None:
+def _check_gaps(folder: Path, latents: Sequence[Latent]) -> None:
     """Check that indices are 0, 1, ... over all classes, and that all pictures or none are mirrored."""
-    sides = {side: [latent for latent in found if latent.side == side] for side in (".r", ".l")}
-    for latents in sides.values():
-        for wanted, latent in enumerate(sorted(latents, key=lambda latent: latent.index)):
-            if latent.index < wanted:
+    sides = {side: [latent for latent in latents if latent.side == side] for side in (".r", ".l")}
+    for of_side in sides.values():
+        for expected, latent in enumerate(sorted(of_side, key=lambda latent: latent.index)):
+            if latent.index < expected:
                 raise UserError(f"latents {latent.path}: another file has this index: move one away")
-            if latent.index > wanted:
-                name = re.sub(r"\d+", f"{wanted:06d}", latent.path.name, count=1)
+            if latent.index > expected:
+                name = re.sub(r"\d+", f"{expected:06d}", latent.path.name, count=1)
                 where = " in the folders of classes" if latent.label >= 0 else ""
                 raise UserError(
                     f"latents {folder}: {name} is missing{where}: restore it, or give --pictures for a subset"
@@ -158,10 +158,10 @@ def main(words: Sequence[str]) -> None:
 def _warn_of_gaps(folder: Path, order: Sequence[int], *, legacy: bool) -> None:
     """Check that no class folder is missing: the original ranks existing folders, so
     a gap shifts later classes."""
-    for wanted, label in enumerate(sorted(order)):
-        if label != wanted:
+    for expected, label in enumerate(sorted(order)):
+        if label != expected:
             how = "count the folders that are there, as in the original" if legacy else "skip it"
-            print(f"warning: {folder} has no folder of class {wanted}: labels {how}")
+            print(f"warning: {folder} has no folder of class {expected}: labels {how}")
             return
 
 

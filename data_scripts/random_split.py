@@ -29,9 +29,9 @@ def choose(folder: Path, n: int, seed: int = 101) -> list[Path]:
 
 def move(paths: Sequence[Path], folder: Path) -> None:
     """Move files into a folder: all of them or, if a name is taken, none."""
-    taken = [path.name for path in paths if (folder / path.name).exists()]
-    if taken:
-        raise UserError(f"{folder} already has {taken[0]}; nothing was moved")
+    existing = [path.name for path in paths if (folder / path.name).exists()]
+    if existing:
+        raise UserError(f"{folder} already has {existing[0]}; nothing was moved")
     folder.mkdir(parents=True, exist_ok=True)
     for path in paths:
         shutil.move(path, folder / path.name)

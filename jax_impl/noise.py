@@ -44,7 +44,7 @@ def draw_from(specs: Sequence[NoiseSpec], root: Array, dtype: jnp.dtype) -> dict
         batch, widths = chosen[0].shape[0], [int(np.prod(spec.shape[1:])) for spec in chosen]
         sample = jax.random.normal if kind == "normal" else jax.random.uniform
         values = sample(jax.random.fold_in(root, index), (batch, sum(widths)), dtype)
-        for spec, part in zip(chosen, jnp.split(values, np.cumsum(widths)[:-1], axis=1), strict=True):
-            part = part if kind == "normal" else spec.low + (spec.high - spec.low) * part
-            noise[spec.name] = part.reshape(spec.shape)
+        for spec, array in zip(chosen, jnp.split(values, np.cumsum(widths)[:-1], axis=1), strict=True):
+            array = array if kind == "normal" else spec.low + (spec.high - spec.low) * array
+            noise[spec.name] = array.reshape(spec.shape)
     return noise

@@ -135,11 +135,11 @@ class Trainer:
     def keep_buffers(self, state: TrainState, buffers: Arrays) -> TrainState:
         """Set the buffers to the new ones, unless the update was skipped."""
         applied = state.optimizer.skips_in_row == 0
-        kept = {
+        updated = {
             name: jax.lax.stop_gradient(jnp.where(applied, buffers[name], old)).astype(old.dtype)
             for name, old in state.buffers.items()
         }
-        return state._replace(buffers=kept)
+        return state._replace(buffers=updated)
 
     def parameters_of(self, state: TrainState) -> dict[str, Array]:
         """Parameters under canonical names, in canonical shapes."""

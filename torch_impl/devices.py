@@ -42,9 +42,9 @@ class Devices:
             dtype, tensor = tensor.dtype, tensor.contiguous()
             # No backend gathers 16-bit integers.
             tensor = tensor.view(torch.uint8) if dtype == torch.uint16 else tensor
-            parts = [torch.empty_like(tensor) for _ in range(self.process_count)]
-            dist.all_gather(parts, tensor)
-            tensor = torch.cat(parts).view(dtype)
+            gathered = [torch.empty_like(tensor) for _ in range(self.process_count)]
+            dist.all_gather(gathered, tensor)
+            tensor = torch.cat(gathered).view(dtype)
         return tensor.cpu().numpy()
 
     def mean(self, tensor: Tensor) -> Tensor:

@@ -41,7 +41,7 @@ def draw_from(specs: Sequence[NoiseSpec], root: torch.Generator, dtype: torch.dt
         batch, widths = chosen[0].shape[0], [int(np.prod(spec.shape[1:])) for spec in chosen]
         sample = torch.randn if kind == "normal" else torch.rand
         values = sample((batch, sum(widths)), generator=root, device=root.device, dtype=dtype)
-        for spec, part in zip(chosen, values.split(widths, dim=1), strict=True):
-            part = part if kind == "normal" else spec.low + (spec.high - spec.low) * part
-            noise[spec.name] = part.reshape(spec.shape)
+        for spec, array in zip(chosen, values.split(widths, dim=1), strict=True):
+            array = array if kind == "normal" else spec.low + (spec.high - spec.low) * array
+            noise[spec.name] = array.reshape(spec.shape)
     return noise

@@ -36,14 +36,14 @@ def weights_of(content: Mapping[str, Any], where: Path, choice: Choice | None) -
     groups = _groups(content, where)
     if not groups:
         raise UserError(f"{where} holds no named weights")
-    taken: Choice = "raw" if choice == "raw" or "average" not in groups else "average"
-    if taken not in groups:
+    selected: Choice = "raw" if choice == "raw" or "average" not in groups else "average"
+    if selected not in groups:
         raise UserError(f"{where} holds only averaged weights: do not ask for raw ones")
-    name, arrays = groups[taken]
+    name, arrays = groups[selected]
     if not arrays:
         raise UserError(f"{where}: its average ({name}) does not fit the raw weights: choose the raw ones")
     entry = f" ({name})" if name else ""
-    if taken == "average":
+    if selected == "average":
         return arrays, f"{where}: took the averaged weights{entry}"
     note = "averaged ones are there, too" if "average" in groups else "there is no average"
     return arrays, f"{where}: took the raw weights{entry}; {note}"

@@ -215,9 +215,9 @@ def _check(samples: Features, reference: Features, chosen: Any) -> None:
             "name their network with --extractor NAME"
         )
     least = max(2, chosen.k + 1)
-    for path, part in ((chosen.samples, samples), (chosen.reference, reference)):
-        if part.features is not None and len(part) < least:
-            raise UserError(f"{path}: {len(part)} examples are too few: give at least {least}")
+    for path, examples in ((chosen.samples, samples), (chosen.reference, reference)):
+        if examples.features is not None and len(examples) < least:
+            raise UserError(f"{path}: {len(examples)} examples are too few: give at least {least}")
 
 
 def _agreement(samples: Features, reference: Features, chosen: Any) -> list[Measure]:
@@ -230,9 +230,9 @@ def _agreement(samples: Features, reference: Features, chosen: Any) -> list[Meas
         raise UserError(
             "--labels and --reference-labels need examples, but a file has only statistics: leave them out"
         )
-    asked = read_labels(chosen.labels, len(samples), chosen.samples)
+    intended = read_labels(chosen.labels, len(samples), chosen.samples)
     labels = read_labels(chosen.reference_labels, len(reference), chosen.reference)
-    share = class_agreement(samples.features, asked, reference.features, labels, k=chosen.k)
+    share = class_agreement(samples.features, intended, reference.features, labels, k=chosen.k)
     return [Measure("class agreement", share, remark=f"vote of the {chosen.k} nearest of REFERENCE")]
 
 

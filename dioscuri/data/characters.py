@@ -55,8 +55,8 @@ def open_text(options: Any, split: Split) -> TokenSet:
     first, last = (int(share * len(tokens)) for share in SHARES[split])
     if last - first < 1:
         raise UserError(f"[data] train_data_path '{path}' holds {len(tokens)} characters: give a longer text")
-    part = np.concatenate([tokens[first:last], np.zeros(length, np.uint8)])
-    windows = np.lib.stride_tricks.sliding_window_view(part, length)
+    padded = np.concatenate([tokens[first:last], np.zeros(length, np.uint8)])
+    windows = np.lib.stride_tricks.sliding_window_view(padded, length)
     return TokenSet(
         name=f"{path.name} {split}",
         grid=(1, length),

@@ -25,8 +25,8 @@ def open_cifar10(options: Options, split: Split) -> PictureSet:
     """Open a split of the set in `dataset_path`/cifar-10, or in the archive's folder inside it."""
     folder = Path(options.data.dataset_path) / "cifar-10"
     names = [f"data_batch_{n}.bin" for n in range(1, 6)] if split == "train" else ["test_batch.bin"]
-    parts = [_read_batch(_find(folder, name)) for name in names]
-    pictures, labels = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    batches = [_read_batch(_find(folder, name)) for name in names]
+    pictures, labels = (np.concatenate(arrays) for arrays in zip(*batches, strict=True))
     if split == "train":
         return array_set("CIFAR-10 train", pictures, range(len(pictures)), labels)
     order, half = fixed_permutation(len(pictures)), len(pictures) // 2

@@ -40,12 +40,12 @@ def open_mnist10k(options: Options, split: Split) -> PictureSet:
     """Open a split of the subset in `dataset_path`/mnist10k."""
     pictures, labels = _read_files(options, "mnist10k", "t10k" if split == "test" else "train")
     order, held_out = fixed_permutation(len(pictures)), len(pictures) // 18
-    parts = {
+    indices = {
         "train": order[held_out:],
         "validation": order[:held_out],
         "test": np.arange(len(pictures)),
     }
-    return _digits(options, "mnist10k", pictures, labels, parts[split], split)
+    return _digits(options, "mnist10k", pictures, labels, indices[split], split)
 
 
 def _digits(

@@ -40,8 +40,8 @@ def binarise(pictures: Array, seed: int, stream: str, positions: Array) -> Array
     B = len(pictures)
     values = pictures.reshape(B, -1)
     n_values = values.shape[1]
-    draws = words(seed, stream, positions, -(-n_values // 2)).copy().view(np.uint32)[:, :n_values]
-    white = draws.astype(np.uint64) * np.uint64(255) < values.astype(np.uint64) << np.uint64(32)
+    bits = words(seed, stream, positions, -(-n_values // 2)).copy().view(np.uint32)[:, :n_values]
+    white = bits.astype(np.uint64) * np.uint64(255) < values.astype(np.uint64) << np.uint64(32)
     return (white * np.uint8(255)).reshape(pictures.shape)
 
 

@@ -101,8 +101,12 @@ def _check_frequencies(arrays: Arrays, plan: DenoiserPlan) -> None:
     for name, array in arrays.items():
         if "attn_resampling" in name:  # never used
             continue
-        wanted = expected.get(name)
-        if wanted is None or wanted.shape != array.shape or np.abs(array - wanted).max() > WITHIN:
+        frequencies = expected.get(name)
+        if (
+            frequencies is None
+            or frequencies.shape != array.shape
+            or np.abs(array - frequencies).max() > WITHIN
+        ):
             raise UserError(f"'{name}' holds other frequencies than the options give")
 
 

@@ -90,7 +90,7 @@ def attend(
         noise = dropout.draw((*q.shape[:3], k.shape[2]))
     head = partial(_head, scale=q.shape[-1] ** -0.5 if scale is None else scale, dropout=dropout)
     if jax.default_backend() == "cpu" and q.shape[2] * k.shape[2] >= _IN_TURN_FROM:
-        y = _in_turn(head, (q, k, v, mask, noise))
+        y = _head_by_head(head, (q, k, v, mask, noise))
     else:
         y = jax.vmap(jax.vmap(head))(q, k, v, mask, noise)
     y = rearrange(y, "b n l k -> b l (n k)")
@@ -115,7 +115,7 @@ def _head(
     return (p if dropout is None or noise is None else dropout(p, noise)) @ v
 
 
-def _in_turn(head: Callable[..., Array], arrays: tuple[Array | None, ...]) -> Array:
+def _head_by_head(head: Callable[..., Array], arrays: tuple[Array | None, ...]) -> Array:
     """Map `head` over the first two axes (B, N), one at a time; the backward pass recomputes the scores."""
     shape = next(array.shape[:2] for array in arrays if array is not None)
     flat = jax.tree.map(lambda array: rearrange(array, "b n ... -> (b n) ..."), arrays)

@@ -115,13 +115,13 @@ class HourglassStack(nnx.Module):
         self.layers = nnx.List([HourglassLayer(plan) for _ in range(depth)])
         self.norm = LayerNorm(plan.options.dim, EPS) if outermost else None
         rotates = stack is not None and stack.max_frequency > 0
-        self.stack, self.turns = stack, rotates
+        self.stack, self.rotates = stack, rotates
         self.options, self.checkpoint, self.scan = plan.options, checkpoint, scan
 
     def __call__(self, x: Array) -> tuple[Array, Aux]:
         """Queries and keys are rotated by the positions."""
         cos = sin = None
-        if self.stack is not None and self.turns:
+        if self.stack is not None and self.rotates:
             table, dtype = angles(self.stack, self.options), jnp.promote_types(x.dtype, jnp.float32)
             cos, sin = (jnp.asarray(f(table), dtype) for f in (np.cos, np.sin))
         per_layer = [()] * len(self.layers)

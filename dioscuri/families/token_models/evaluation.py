@@ -54,8 +54,8 @@ class QualitySum:
 
 def evaluation_masks(indices: Array, ratios: Array, n_tokens: int) -> Array:
     """Masks (B, L), True at round(ratio * L) tokens, at least one, which depend only on a picture's index."""
-    draws = words(MASK_SEED, "validation", indices, n_tokens)
-    ranks = draws.argsort(1, kind="stable").argsort(1, kind="stable")
+    bits = words(MASK_SEED, "validation", indices, n_tokens)
+    ranks = bits.argsort(1, kind="stable").argsort(1, kind="stable")
     counts = np.clip(np.rint(ratios * n_tokens), 1, n_tokens)
     masks: Array = ranks < counts[:, None]
     return masks
@@ -77,8 +77,8 @@ def evaluate(
         chosen = np.asarray(ratios)[rows % len(ratios)]
         given = examples(batch) | {"mask": evaluation_masks(batch["index"], chosen, plan.n_tokens)}
         if plan.replacements:
-            draws = words(MASK_SEED, "test", batch["index"], plan.n_tokens)
-            given["replacement"] = (draws % plan.replacements).astype(np.int32)
+            bits = words(MASK_SEED, "test", batch["index"], plan.n_tokens)
+            given["replacement"] = (bits % plan.replacements).astype(np.int32)
         total.add(engine.run("evaluate", given, ema=ema, step=index), chosen, batch["valid"])
         done += len(rows)
         on_batch()

@@ -41,12 +41,12 @@ class ReconstructionDistance:
 
     def add(self, originals: Array, made: Array) -> None:
         """Add pictures uint8 (B, H, W, C) and their reconstructions."""
-        for held, pictures in zip(self._features, (originals, made), strict=True):
+        for collected, pictures in zip(self._features, (originals, made), strict=True):
             features = self.extractor.of(PictureArray(Path("pictures"), pictures)).features
             assert features is not None
-            held.append(features)
+            collected.append(features)
 
     def value(self) -> float:
         """The distance."""
-        first, second = (moments(np.concatenate(part)) for part in self._features)
+        first, second = (moments(np.concatenate(arrays)) for arrays in self._features)
         return frechet_distance(first, second)
