@@ -114,7 +114,7 @@ class _Names(dict[str, Any]):
         size = prod(shape)
         last = offset + sum((n - 1) * step for n, step in zip(shape, strides, strict=True))
         if size and last >= len(values):
-            raise Foreign(f"a tensor of shape {tuple(shape)} lies behind the end of its storage")
+            raise Foreign(f"a tensor of shape {tuple(shape)} extends past the end of its storage")
         self.expanded += max(0, size - len(values))
         if self.expanded > MAX_EXPANDED:
             raise Foreign(f"a tensor of shape {tuple(shape)} is larger than its storage")

@@ -136,7 +136,7 @@ def _others(folder: Path, files: Files) -> list[str]:
     inside = [] if any(files.classes) else subfolders(folder)
     if folders := [path.name for path in inside if folder_files(path, image_files.SUFFIXES)]:
         notes.append(
-            f"{folder}: left out {_count(folders, 'folder')}: pictures lie beside them, and those count"
+            f"{folder}: left out {_count(folders, 'folder')}: the pictures next to them are used instead"
         )
     return notes
 

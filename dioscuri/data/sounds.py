@@ -90,7 +90,7 @@ def checked_length(path: Path, data: Data) -> int:
                 raise Refused(f"{n} samples are fewer than data.target_res {data.target_res}")
             sound.setpos(n - 1)
             if len(sound.readframes(1)) != BYTES:
-                raise Refused(f"truncated: its header tells of {n} samples")
+                raise Refused(f"truncated: its header gives {n} samples")
             return n
     except Refused:
         raise

@@ -2,7 +2,7 @@
 
 A folder of shards (`dioscuri.data.shards`) with the arrays `text` (N, S, E), the encoder's states;
 `text_mask` (N, S), True at real tokens; and, if the model uses them, `pooled` (N, P), a pooled state, and
-`micro` (N, 5): original width and height, top and left of the crop, aesthetic score. Next to them lies
+`micro` (N, 5): original width and height, top and left of the crop, aesthetic score. Next to them is
 `null.safetensors`, the same arrays (1, ...), except `micro`, of an empty text.
 """
 

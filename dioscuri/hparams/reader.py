@@ -220,7 +220,7 @@ def _reason(error: configparser.Error, source: str) -> str:
         case configparser.DuplicateSectionError():
             what = f"section [{error.section}] is there twice: put its options together"
         case configparser.MissingSectionHeaderError():
-            what = "the first option stands before any [section]"
+            what = "the first option comes before any [section]"
         case _:
             what = " ".join(str(error).split())
     line = getattr(error, "lineno", None)

@@ -101,7 +101,7 @@ def import_run(request: Request) -> None:
     source = local_folder(request.source, choice=request.choice or "average")
     request = replace(request, source=source, config=published_config(source, request.config))
     if words := vdvae.log_words(source) if request.config is None else ():
-        print(f"the log of {source} tells {', '.join(words)}")
+        print(f"the log of {source} gives {', '.join(words)}")
         request = replace(request, overrides=(*words, *request.overrides))
     importer = None if request.config else _importer(request)
     if importer is None:

@@ -1,4 +1,4 @@
-"""A trained, frozen tokenizer beside the model, in at least float32."""
+"""The trained, frozen tokenizer of a token model, in at least float32."""
 
 from collections.abc import Mapping
 from pathlib import Path

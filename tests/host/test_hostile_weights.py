@@ -93,7 +93,7 @@ TORCH = {
         {str(i): Tensor((1 << 20,), (0,)) for i in range(20)},
         "larger than its storage",
     ),
-    "a tensor behind the end": ({"a": Tensor((4,), (1,), 1)}, "behind the end of its storage"),
+    "a tensor past the end": ({"a": Tensor((4,), (1,), 1)}, "past the end of its storage"),
     "negative strides": ({"a": Tensor((2,), (-1,), 1)}, "strides"),
     "nested aliases": (nested(50), "nested absurdly often"),
 }

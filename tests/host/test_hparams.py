@@ -182,9 +182,9 @@ def test_a_mistake_gets_one_line(tmp_path, old, new, expected):
     ("content", "expected"),
     [
         (b"\xff\xfe\x00binary\x00", "is not text in UTF-8"),
-        (b"\0\0\0\0", "line 1: the first option stands before any [section]"),
+        (b"\0\0\0\0", "line 1: the first option comes before any [section]"),
         (b"", "lacks"),
-        (b"a = 1\n", "line 1: the first option stands before any [section]"),
+        (b"a = 1\n", "line 1: the first option comes before any [section]"),
         (b"[run]\nname\n", "line 2: this is not 'option = value'"),
         (b"[run]\n= 1\n", "line 2: this is not 'option = value'"),
         (b"[run]\na" + b" " * 900_000 + b"b = 1\n", "line 2: this is not 'option = value'"),

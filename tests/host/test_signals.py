@@ -83,7 +83,7 @@ WRONG = {
     "short": (lambda path: write_wav(path, tone(31)), "31 samples are fewer than data.target_res 32"),
     "truncated": (
         lambda path: path.write_bytes(write_wav(path, tone(64)).read_bytes()[:-9]),
-        "truncated: its header tells of 64 samples",
+        "truncated: its header gives 64 samples",
     ),
     "header": (lambda path: path.write_bytes(b"RIFF\0\0"), "not a wav file"),
     "foreign": (

@@ -23,7 +23,7 @@ def gumbel(uniform: Tensor) -> Tensor:
 def step_noise(
     source: torch.Generator, specs: Sequence[NoiseSpec], dtype: torch.dtype = torch.float32
 ) -> StepNoise:
-    """Noise of `step_noise_specs`, from a generator that goes on from step to step."""
+    """Noise of `step_noise_specs`, drawn from one generator for all steps."""
 
     def draw(step: int, positions: Tensor | None = None) -> dict[str, Tensor]:
         del step
