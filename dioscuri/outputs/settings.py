@@ -26,7 +26,7 @@ PROGRESS = "progress"
 LONGEST_SUFFIX = 48
 _NAMED = ("checkpoint.step", "seed", "twin", "devices", "precision")
 """Settings that appear in a folder's name along with the options; all others are distinguished by a hash."""
-_UNTOLD = ("sha256", "path", "versions")
+_UNPRINTED = ("sha256", "path", "versions")
 
 Settings = dict[str, Any]
 
@@ -210,7 +210,7 @@ def _difference(before: Settings, now: Settings) -> str:
 
 
 def _is_short(name: str) -> bool:
-    return not any(word in name.split(".") for word in _UNTOLD)
+    return not any(word in name.split(".") for word in _UNPRINTED)
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

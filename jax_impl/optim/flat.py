@@ -91,5 +91,5 @@ def write(flat: Array, values: Mapping[str, Array], layout: Layout) -> Array:
 
 
 def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Whether a 1x1 convolution is stored as a matrix."""
+    """The shape without axes of length 1: a 1x1 convolution may be stored as a matrix."""
     return tuple(length for length in shape if length != 1)

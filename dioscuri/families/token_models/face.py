@@ -228,12 +228,6 @@ def of_tokens(given: Values) -> dict[str, Mapping[str, Any]]:
     data, classes = given["data"], given.get("model", {}).get("num_classes", 0)
     grid = data.get("grid", 16)
     shape = {} if "grid" in data else {"target_res": 16 * grid}
-    tokens = {"dataset_source": "tokens", "grid": grid, "codebook_size": 1024, "labels": bool(classes)}
-    return {
-        "data": {**tokens, **shape, **_said(data, ("codebook_size",))},
-        "synthesis": {"synthesis_mode": "generation"},
-    }
-
-
-def _said(values: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
-    return {name: values[name] for name in names if name in values}
+    codes = data.get("codebook_size", 1024)
+    tokens = {"dataset_source": "tokens", "grid": grid, "codebook_size": codes, "labels": bool(classes)}
+    return {"data": {**tokens, **shape}, "synthesis": {"synthesis_mode": "generation"}}
