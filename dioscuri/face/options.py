@@ -106,8 +106,4 @@ def _plain(value: Any, where: str) -> Any:
 
 def sampling_names(*kinds: Any) -> tuple[str, ...]:
     """Names of all options of these dataclasses."""
-    return tuple(dict.fromkeys(_flat(fields(kind) for kind in kinds)))
-
-
-def _flat(groups: Iterable[Iterable[Any]]) -> Iterable[str]:
-    return (declared.name for group in groups for declared in group)
+    return tuple(dict.fromkeys(option.name for kind in kinds for option in fields(kind)))

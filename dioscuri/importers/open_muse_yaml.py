@@ -6,6 +6,7 @@ from typing import Any
 
 from dioscuri.errors import UserError
 from dioscuri.importers.published import Published, described_transformer
+from dioscuri.outputs.settings import flattened
 
 Words = list[tuple[str, Any]]
 Settings = Mapping[str, Any]
@@ -146,17 +147,6 @@ class _Resolver:
                 raise UserError(f"{self.where}: ${{{path}}} refers to nothing")
             value = value[name]
         return value
-
-
-def flattened(settings: Settings, prefix: str = "") -> dict[str, Any]:
-    """Nested options by their names, joined by dots."""
-    flat: dict[str, Any] = {}
-    for name, value in settings.items():
-        if isinstance(value, Mapping):
-            flat |= flattened(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = value
-    return flat
 
 
 def _network(settings: Settings, overrides: Sequence[str]) -> Published:

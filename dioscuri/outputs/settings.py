@@ -9,7 +9,7 @@ import glob
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +77,7 @@ def given_folder(
     """The folder that an option names; a `UserError` if it holds outputs of other settings."""
     settings, previous = call_settings(context, checkpoint, **more), settings_in(path)
     if previous and previous != settings:
-        old, new = dict(_flat(previous)), dict(_flat(settings))
+        old, new = flattened(previous), flattened(settings)
         names = [name for name in old | new if old.get(name) != new.get(name)]
         raise UserError(
             f"[synthesis] {option} {path} holds output of other settings ({', '.join(names)}): give another "
@@ -172,7 +172,7 @@ def printable(settings: Settings) -> dict[str, Any]:
     """The settings for one printed line: names to values, without hashes, versions and data options."""
     return {
         name.removeprefix("options.synthesis."): value
-        for name, value in _flat(settings)
+        for name, value in flattened(settings).items()
         if _is_short(name) and not name.startswith("options.data.")
     }
 
@@ -199,7 +199,7 @@ def _is_free(path: Path) -> bool:
 
 def _difference(before: Settings, now: Settings) -> str:
     """The options that differ, for a folder's name; empty if there are none or too many."""
-    old, new = dict(_flat(before)), dict(_flat(now))
+    old, new = flattened(before), flattened(now)
     printable = [
         f"{name.rpartition('.')[2]}={'' if value is None else value}"
         for name, value in new.items()
@@ -213,9 +213,12 @@ def _is_short(name: str) -> bool:
     return not any(word in name.split(".") for word in _UNPRINTED)
 
 
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flattened(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by their names, joined by dots."""
+    flat: dict[str, Any] = {}
     for name, value in settings.items():
         if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
+            flat |= flattened(value, f"{prefix}{name}.")
         else:
-            yield f"{prefix}{name}", value
+            flat[prefix + name] = value
+    return flat
