@@ -7,6 +7,7 @@ python tools/self_correction.py torch_impl/logs-sundae_mnist10k --pictures 500 -
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from dioscuri.checkpoint.trained_run import open_run
 from dioscuri.context import Context
 from dioscuri.data import open_datasets, pipeline
 from dioscuri.errors import run_command
-from dioscuri.families.sundae.training import make_sampling_schedule
+from dioscuri.families.sundae.training import SamplingSchedule, make_sampling_schedule
 from dioscuri.families.token_models.drawing import decoded, draw, order
 from dioscuri.families.token_models.report import judged
 from dioscuri.restore import load_best
@@ -109,8 +110,9 @@ def repaired(context: Context, n: int, share: float) -> Iterator[tuple[str, list
 
 def step_anew(context: Context, asked: dict[str, Array], temperature: Any, step: int) -> Array:
     """All tokens sampled once."""
-    numbers = {"temperatures": np.asarray([temperature], np.float32), "proportions": np.ones(1, np.float32)}
-    made = context.engine.run("generate", asked, ema=True, step=step, steps=1, min_steps=1, **numbers)
+    sampling = replace(context.hparams.synthesis, steps=1, min_steps=1)
+    schedule = SamplingSchedule(np.full(1, temperature, np.float32), np.ones(1, np.float32))
+    made = context.engine.run("generate", asked, ema=True, step=step, sampling=sampling, schedule=schedule)
     tokens: Array = made["tokens"]
     return tokens
 

@@ -123,19 +123,9 @@ class _Names(dict[str, Any]):
         steps = [step * values.itemsize for step in strides]
         return np.lib.stride_tricks.as_strided(values[offset:], shape, steps, writeable=False)
 
-    def _tensor_of_type(
-        self,
-        storage: Any,
-        offset: Any,
-        shape: Any,
-        strides: Any,
-        _grad: Any,
-        _hooks: Any,
-        dtype: Any,
-        *_: Any,
-    ) -> np.ndarray:
-        """A tensor of an untyped storage."""
-        return self._tensor(_Storage(storage.values.view(dtype)), offset, shape, strides)
+    def _tensor_of_type(self, storage: Any, *place: Any) -> np.ndarray:
+        """Of an untyped storage; `place`: offset, shape, strides, two things of training, dtype."""
+        return self._tensor(_Storage(storage.values.view(place[5])), *place[:3])
 
 
 def read_torch(path: Path) -> Any:

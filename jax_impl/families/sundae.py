@@ -5,26 +5,24 @@ L), row by row; pictures are uint8 NHWC. With classes a batch has `label` (B,).
 """
 # ruff: noqa: ARG002 - the arguments are the engine's
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from einops import rearrange
 from flax import nnx
 from jax import Array
 from jax.lax import optimization_barrier
 
-from dioscuri.errors import UserError
 from dioscuri.families.sundae import plan as denoiser
 from dioscuri.families.sundae import training as denoising
 from dioscuri.families.sundae.denoising_options import Resampling
 from dioscuri.families.sundae.options import HParams
 from dioscuri.plans.noise import NoiseSpec
-from jax_impl.families.frozen_tokenizer import FrozenTokenizer, GreyLevels, open_frozen_tokenizer
-from jax_impl.families.methods import FamilyMethods, Result, Scalars, added
+from jax_impl.families.frozen_tokenizer import open_frozen_tokenizer
+from jax_impl.families.methods import Result, Scalars, added
+from jax_impl.families.token_models import TokenModelMethods
 from jax_impl.models.denoiser import build_denoiser
 from jax_impl.objectives.masked_tokens import cross_entropy
 from jax_impl.objectives.sundae import corrupt, pass_terms, unrolled_loss
@@ -35,7 +33,7 @@ from jax_impl.trainer import Trainer, TrainState
 Arrays = Mapping[str, Array]
 
 
-class SundaeMethods(FamilyMethods):
+class SundaeMethods(TokenModelMethods):
     """See `dioscuri.contract.FamilyMethods`."""
 
     def __init__(self, hparams: HParams) -> None:
@@ -44,8 +42,6 @@ class SundaeMethods(FamilyMethods):
         self.table = denoiser.parameter_table(self.plan)
         self.weight_decay = hparams.loss.weight_decay
         self.metric_sizes = denoising.metric_sizes(hparams.loss)
-        double = hparams.train.precision == "float64"
-        self.dtype = jnp.float64 if double else jnp.float32
         self.tokenizer = open_frozen_tokenizer(hparams.data)
 
     def initial_parameters(self, seed: int) -> dict[str, np.ndarray]:
@@ -65,11 +61,9 @@ class SundaeMethods(FamilyMethods):
         train = self.hparams.train
         return build_denoiser(self.plan, checkpoint=train.checkpoint_activations, scan=train.scan_blocks)
 
-    def noise_specs(self, method: str, batch: int, **options: Any) -> tuple[NoiseSpec, ...]:
-        """Noise of a method for a batch of this size, for any of its options."""
-        if method == "train_step":
-            return denoising.training_noise(self.hparams.loss, self.plan, batch)
-        return (NoiseSpec("sampling", "generator", ()),) if method in ("generate", "inpaint") else ()
+    def _training_noise(self, batch: int) -> tuple[NoiseSpec, ...]:
+        """Noise of a training step for a batch of this size."""
+        return denoising.training_noise(self.hparams.loss, self.plan, batch)
 
     def loss(
         self, model: Any, batch: Arrays, noise: Arrays, scalars: Scalars, buffers: Arrays, frozen: Arrays
@@ -124,15 +118,6 @@ class SundaeMethods(FamilyMethods):
         n = mask.sum(1).astype(losses.dtype)
         return {"cross_entropy": (losses * mask).sum(1) / n, "accuracy": (right & mask).sum(1) / n}
 
-    def encode(self, model: Any, batch: Arrays, noise: Arrays, frozen: Arrays) -> dict[str, Array]:
-        """`tokens` (B, L) of pictures `image`."""
-        return {"tokens": self._tokens(batch, frozen).astype(jnp.int32)}
-
-    def decode(self, model: Any, batch: Arrays, noise: Arrays, frozen: Arrays) -> dict[str, Array]:
-        """`image` (B, H, W, C) of `tokens` (B, L)."""
-        grid = rearrange(batch["tokens"], "b (h w) -> b h w", h=self.plan.grid)
-        return {"image": self._codec().decode(grid, frozen)}
-
     def generate(
         self,
         model: Any,
@@ -140,31 +125,25 @@ class SundaeMethods(FamilyMethods):
         noise: Mapping[str, Any],
         frozen: Arrays,
         every_step: bool = False,
-        steps: int | None = None,
-        min_steps: int | None = None,
-        temperatures: Array | None = None,
-        proportions: Array | None = None,
         sampling: Resampling | None = None,
+        schedule: Sequence[Array] | None = None,
     ) -> dict[str, Array]:
         """`tokens` (B, L) and, unless the model is of text or lacks a tokenizer, `image` (B, H, W, C), for
         the classes of the batch; without any, `index` (B,) gives the batch size. Initial tokens are random,
         or `start` (B, L).
 
         `every_step` adds the tokens after each step, `steps` (B, T, L), and which of them differ from the
-        final ones, `masked` (B, T, L). `sampling`, or `steps`, `min_steps` and, each (T,), `temperatures` and
-        `proportions` replace the options of `[synthesis]`.
+        final ones, `masked` (B, T, L). `sampling` replaces the options of `[synthesis]`, and `schedule`, the
+        temperatures and proportions of all steps, each (T,), what would follow from these options.
         """
         options = sampling or self.hparams.synthesis
-        if steps is not None and min_steps is not None:
-            options = replace(options, steps=steps, min_steps=min_steps)
         example = next(value for name, value in batch.items() if name in ("index", "label", "start"))
         start = batch.get("start")
         if start is None:
             start = self._random(noise, len(example))
-        schedule = denoising.make_sampling_schedule(options)
-        if temperatures is not None and proportions is not None:
-            schedule = denoising.SamplingSchedule(temperatures, proportions)
-        drawing = (options, schedule, every_step)
+        if schedule is None:
+            schedule = denoising.make_sampling_schedule(options)
+        drawing = (options, denoising.SamplingSchedule(*schedule), every_step)
         return self._sample(model, start.astype(jnp.int32), None, batch, noise, frozen, drawing)
 
     def inpaint(
@@ -219,31 +198,14 @@ class SundaeMethods(FamilyMethods):
             known,
             every_step=every_step,
         )
-        results = {"tokens": sampled.tokens.astype(jnp.int32)}
-        if self.tokenizer is not None:
-            results |= self.decode(model, results, noise, frozen)
-        if every_step:
-            results["steps"] = rearrange(sampled.steps, "t b l -> b t l").astype(jnp.int32)
-            results["masked"] = rearrange(sampled.steps != sampled.tokens[None], "t b l -> b t l")
-        return results
+        if not every_step:
+            return self._results(sampled.tokens, frozen)
+        return self._results(sampled.tokens, frozen, sampled.steps, sampled.steps != sampled.tokens[None])
 
     def _random(self, noise: Mapping[str, Any], batch: int) -> Array:
         if "start" in noise:
             return whole_numbers_below(noise["start"], self.plan.codebook_size)
         return random_tokens(noise["sampling"], (batch, self.plan.n_tokens), self.plan.codebook_size)
-
-    def _tokens(self, batch: Arrays, frozen: Arrays) -> Array:
-        """The batch's tokens, or those of its pictures, int32."""
-        if "tokens" in batch:
-            return batch["tokens"].astype(jnp.int32)
-        return rearrange(self._codec().encode(batch["image"], frozen), "b h w -> b (h w)")
-
-    def _codec(self) -> FrozenTokenizer | GreyLevels:
-        if self.tokenizer is None:
-            raise UserError(
-                "[data] tokenizer_path is empty, but pictures need a tokenizer: give its run folder"
-            )
-        return self.tokenizer
 
     def _condition(self, batch: Arrays) -> dict[str, Array]:
         """The conditions in a batch."""

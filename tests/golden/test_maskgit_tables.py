@@ -18,6 +18,7 @@ from tests.golden.recorded import cases, tagged_cases
 from tests.support.tiny_maskgit import tiny
 from torch_impl.objectives import masked_tokens as torch_losses
 from torch_impl.objectives import masking as torch_masking
+from torch_impl.optim.optimizers import Moments
 from torch_impl.optim.optimizers import lion as torch_lion
 
 KINDS = (TABLES,) = [("maskgit", "tables")]
@@ -25,13 +26,8 @@ KINDS = (TABLES,) = [("maskgit", "tables")]
 
 def torch_directions(zeros, beta1, beta2):
     """A function from successive gradients to Lion's directions."""
-    momentum, unused, count, one = zeros.clone(), zeros.clone(), torch.zeros(1), torch.ones(1)
-
-    def direction(grad):
-        count.add_(1)
-        return torch_lion(grad, momentum, unused, one, count, beta1, beta2, 0.0)
-
-    return direction
+    moments = Moments(torch.ones(1), zeros.clone(), zeros.clone())
+    return lambda grad: torch_lion(grad, moments, torch.ones(1), beta1, beta2, 0.0)
 
 
 def jax_directions(zeros, beta1, beta2):

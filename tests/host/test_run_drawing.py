@@ -49,7 +49,7 @@ class Engine:
         levels = (17 * step + 5 * labels + np.arange(len(labels))) % 256
         made = {"image": np.tile(levels[:, None, None, None], (1, 8, 8, 1)).astype(np.uint8)}
         if arguments.get("every_step"):
-            shape = (len(labels), arguments["steps"], 64)
+            shape = (len(labels), arguments["sampling"].steps, 64)
             made |= {"steps": np.zeros(shape, np.int32), "masked": np.zeros(shape, bool)}
         return made
 
@@ -132,9 +132,9 @@ def test_the_menu_draws_what_is_asked_and_remembers_it(tmp_path, monkeypatch, ca
     calls = menu(monkeypatch, tmp_path, "\n".join([*answers, "1"]).encode(), "synthesis.batch_size=9")
     assert [step for step, _, _ in calls] == [MOST_PICTURES * number for number in (1, 2, 3)]
     for _, _, given in calls:
-        assert (given["steps"], given["min_steps"], given["every_step"]) == (6, 2, True)
-        np.testing.assert_allclose(given["temperatures"], np.linspace(0.8, 0.1, 6), rtol=1e-6)
-        np.testing.assert_allclose(given["proportions"], 0.5)
+        assert (given["sampling"].steps, given["sampling"].min_steps, given["every_step"]) == (6, 2, True)
+        np.testing.assert_allclose(given["schedule"].temperature, np.linspace(0.8, 0.1, 6), rtol=1e-6)
+        np.testing.assert_allclose(given["schedule"].proportion, 0.5)
     assert [batch["label"].tolist() for _, batch, _ in calls] == [[7] * 9] * 2 + [[*range(9)]]
     folder = tmp_path / "synthesis-images" / "interactive"
     names = sorted(path.name for path in folder.glob("*.png"))
@@ -158,7 +158,7 @@ def test_the_menu_asks_again_for_what_it_cannot_read(tmp_path, monkeypatch, caps
     answers = ["1", "0", "x", "-3", "1" * 50, "4", "", "nan", "-1", "inf", "0.5", "", "1.5", "1", "", "9",
                "maybe", "NO", "10", "-1", "3.0", "9"]  # fmt: skip
     ((_, batch, given),) = menu(monkeypatch, tmp_path, "\n".join(answers).encode())
-    assert (given["steps"], given["min_steps"], given["every_step"]) == (4, 4, False)
+    assert (given["sampling"].steps, given["sampling"].min_steps, given["every_step"]) == (4, 4, False)
     assert batch["label"].tolist() == [9] * 4
     shown = capsys.readouterr().out
     for line in (

@@ -17,7 +17,6 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from dioscuri.data.texts import read_null
-from dioscuri.errors import UserError
 from dioscuri.families.maskgit import training, transformers
 from dioscuri.families.maskgit.decoding import rolls, step_noise_specs
 from dioscuri.families.maskgit.options import HParams
@@ -25,7 +24,8 @@ from dioscuri.families.maskgit.training import embedding_shape
 from dioscuri.families.token_models.masking_options import Sampling
 from dioscuri.plans.noise import NoiseSpec
 from torch_impl.families.frozen_tokenizer import FrozenTokenizer
-from torch_impl.families.methods import FamilyMethods, Result, Scalars
+from torch_impl.families.methods import Result, Scalars
+from torch_impl.families.token_models import TokenModelMethods
 from torch_impl.layers.named import under
 from torch_impl.models.critic import critic_logits
 from torch_impl.models.transformers import build_transformer
@@ -48,7 +48,7 @@ from torch_impl.trainer import Trainer, TrainState
 Tensors = Mapping[str, Tensor]
 
 
-class MaskGITMethods(FamilyMethods):
+class MaskGITMethods(TokenModelMethods):
     """See `dioscuri.contract.FamilyMethods`."""
 
     def __init__(self, hparams: HParams) -> None:
@@ -58,8 +58,6 @@ class MaskGITMethods(FamilyMethods):
         self.table = transformers.parameter_table(self.plan)
         self.weight_decay = hparams.loss.weight_decay
         self.metric_sizes = training.metric_sizes()
-        double = hparams.train.precision == "float64"
-        self.dtype = torch.float64 if double else torch.float32
         self.tokenizer = FrozenTokenizer(Path(data.tokenizer_path)) if data.tokenizer_path else None
 
     def initial_parameters(self, seed: int) -> dict[str, np.ndarray]:
@@ -78,11 +76,9 @@ class MaskGITMethods(FamilyMethods):
         train = self.hparams.train
         return build_transformer(self.plan, checkpoint=train.checkpoint_activations)
 
-    def noise_specs(self, method: str, batch: int, **options: Any) -> tuple[NoiseSpec, ...]:
-        """Noise of a method for a batch of this size."""
-        if method == "train_step":
-            return training.training_noise(self.hparams, self.plan, batch, self.hparams.data.text_length)
-        return (NoiseSpec("sampling", "generator", ()),) if method in ("generate", "inpaint") else ()
+    def _training_noise(self, batch: int) -> tuple[NoiseSpec, ...]:
+        """Noise of a training step for a batch of this size."""
+        return training.training_noise(self.hparams, self.plan, batch, self.hparams.data.text_length)
 
     def loss(
         self, model: Any, batch: Tensors, noise: Tensors, scalars: Scalars, buffers: Tensors, frozen: Tensors
@@ -130,15 +126,6 @@ class MaskGITMethods(FamilyMethods):
         n = mask.sum(1).to(losses.dtype)
         right = mask & (logits.argmax(-1) == tokens)
         return {"cross_entropy": losses.sum(1) / n, "accuracy": right.sum(1) / n}
-
-    def encode(self, model: Any, batch: Tensors, noise: Tensors, frozen: Tensors) -> dict[str, Tensor]:
-        """`tokens` (B, L) of pictures `image`."""
-        return {"tokens": self._tokens(batch, frozen).to(torch.int32)}
-
-    def decode(self, model: Any, batch: Tensors, noise: Tensors, frozen: Tensors) -> dict[str, Tensor]:
-        """`image` (B, H, W, C) of `tokens` (B, L)."""
-        grid = rearrange(batch["tokens"], "b (h w) -> b h w", h=self.plan.grid)
-        return {"image": self._codec().decode(grid, frozen)}
 
     def generate(
         self,
@@ -232,21 +219,11 @@ class MaskGITMethods(FamilyMethods):
             offsets=offsets,
             every_step=every_step,
         )
-        results = {"tokens": sampled.tokens.to(torch.int32)}
-        if self.tokenizer is not None:
-            results |= self.decode(model, results, noise, frozen)
-        if every_step:
-            masked = sampled.inputs[1:] == plan.mask_id
-            masked = torch.cat([masked, torch.zeros_like(masked[:1])])
-            results["steps"] = rearrange(sampled.drawn, "t b l -> b t l").to(torch.int32)
-            results["masked"] = rearrange(masked, "t b l -> b t l")
-        return results
-
-    def _tokens(self, batch: Tensors, frozen: Tensors) -> Tensor:
-        """The batch's tokens, or those of its pictures, int64."""
-        if "tokens" in batch:
-            return batch["tokens"].to(torch.int64)
-        return rearrange(self._codec().encode(batch["image"], frozen), "b h w -> b (h w)")
+        if not every_step:
+            return self._results(sampled.tokens, frozen)
+        masked = sampled.inputs[1:] == plan.mask_id
+        masked = torch.cat([masked, torch.zeros_like(masked[:1])])
+        return self._results(sampled.tokens, frozen, sampled.drawn, masked)
 
     def _targets(self, batch: Tensors, frozen: Tensors) -> tuple[Tensor, Tensor | None]:
         """Tokens (B, L) and, if the loss uses them, soft targets (B, L, K)."""
@@ -256,13 +233,6 @@ class MaskGITMethods(FamilyMethods):
         distances = self._codec().distances(batch["image"], frozen)
         distances = rearrange(distances, "b h w k -> b (h w) k")
         return distances.argmin(-1), soft_targets(distances, loss.soft_code_temp)
-
-    def _codec(self) -> FrozenTokenizer:
-        if self.tokenizer is None:
-            raise UserError(
-                "[data] tokenizer_path is empty, but pictures need a tokenizer: give its run folder"
-            )
-        return self.tokenizer
 
     def _condition(self, batch: Tensors) -> dict[str, Tensor]:
         """The conditions in a batch, with `text_keep` (B,) if there is text."""

@@ -1,30 +1,32 @@
 """Update rules on flat vectors: Adamax, Adam (Kingma and Ba 2015), RAdam (Liu et al. 2020) and Lion (Chen et
 al. 2023).
 
-A rule takes the gradient g and both moments, all (P,), and the number t >= 1 of the update (a 0-d float
-tensor). It updates the moments in place, scaled by `share`: 1, or 0 for a skipped update. It returns the
-direction (P,), which the step multiplies by the learning rate and subtracts.
+A rule takes the gradient (P,) and the moments, which it updates in place, scaled by `share`: 1, or 0 for a
+skipped update. It returns the direction (P,), which the step multiplies by the learning rate and subtracts.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import log
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 
+class Moments(NamedTuple):
+    """The number t >= 1 of the update, a 0-d float tensor, and both moments (P,)."""
+
+    updates: Tensor
+    first: Tensor
+    second: Tensor
+
+
 def adamax(
-    grad: Tensor,
-    first: Tensor,
-    second: Tensor,
-    share: Tensor,
-    t: Tensor,
-    beta1: float,
-    beta2: float,
-    epsilon: float,
+    grad: Tensor, moments: Moments, share: Tensor, beta1: float, beta2: float, epsilon: float
 ) -> Tensor:
     """Kingma and Ba, algorithm 2: the second moment is an infinity norm, without bias correction."""
+    t, first, second = moments
     first.lerp_(grad, share * (1 - beta1))
     second.mul_(1 - share * (1 - beta2))
     torch.maximum(second, (grad.abs() + epsilon).mul_(share), out=second)
@@ -32,50 +34,27 @@ def adamax(
     return first / (second * _correction(beta1, t)).clamp_(min=torch.finfo(grad.dtype).tiny)
 
 
-def adam(
-    grad: Tensor,
-    first: Tensor,
-    second: Tensor,
-    share: Tensor,
-    t: Tensor,
-    beta1: float,
-    beta2: float,
-    epsilon: float,
-) -> Tensor:
+def adam(grad: Tensor, moments: Moments, share: Tensor, beta1: float, beta2: float, epsilon: float) -> Tensor:
     """Kingma and Ba, algorithm 1."""
-    _move_moments(grad, first, second, share, beta1, beta2)
+    t, first, second = _moved(grad, moments, share, beta1, beta2)
     denominator = (second / _correction(beta2, t)).sqrt_().add_(epsilon)
     return first / denominator.mul_(_correction(beta1, t))
 
 
 def adam_tf(
-    grad: Tensor,
-    first: Tensor,
-    second: Tensor,
-    share: Tensor,
-    t: Tensor,
-    beta1: float,
-    beta2: float,
-    epsilon: float,
+    grad: Tensor, moments: Moments, share: Tensor, beta1: float, beta2: float, epsilon: float
 ) -> Tensor:
     """Kingma and Ba, end of section 2: Adam with epsilon on the uncorrected root, as in TensorFlow 1."""
-    _move_moments(grad, first, second, share, beta1, beta2)
+    t, first, second = _moved(grad, moments, share, beta1, beta2)
     scale = torch.sqrt(_correction(beta2, t)) / _correction(beta1, t)
     return scale * first / (second.sqrt().add_(epsilon))
 
 
 def radam(
-    grad: Tensor,
-    first: Tensor,
-    second: Tensor,
-    share: Tensor,
-    t: Tensor,
-    beta1: float,
-    beta2: float,
-    epsilon: float,
+    grad: Tensor, moments: Moments, share: Tensor, beta1: float, beta2: float, epsilon: float
 ) -> Tensor:
     """Liu et al., algorithm 2, threshold 5: Adam whose adaptive rate is rectified for its variance."""
-    _move_moments(grad, first, second, share, beta1, beta2)
+    t, first, second = _moved(grad, moments, share, beta1, beta2)
     mean = first / _correction(beta1, t)
     limit = 2 / (1 - beta2) - 1
     length = _approximated_length(beta2, t)
@@ -85,28 +64,18 @@ def radam(
     return torch.where(length >= 5, adaptive, mean)
 
 
-def lion(
-    grad: Tensor,
-    first: Tensor,
-    second: Tensor,
-    share: Tensor,
-    t: Tensor,
-    beta1: float,
-    beta2: float,
-    epsilon: float,
-) -> Tensor:
+def lion(grad: Tensor, moments: Moments, share: Tensor, beta1: float, beta2: float, epsilon: float) -> Tensor:
     """Chen et al., algorithm 2: the sign of a momentum. The second moment is not used."""
-    del second, t, epsilon
-    direction = torch.lerp(first, grad, 1 - beta1).sign_()
-    first.lerp_(grad, share * (1 - beta2))
+    del epsilon
+    direction = torch.lerp(moments.first, grad, 1 - beta1).sign_()
+    moments.first.lerp_(grad, share * (1 - beta2))
     return direction
 
 
-def _move_moments(
-    grad: Tensor, first: Tensor, second: Tensor, share: Tensor, beta1: float, beta2: float
-) -> None:
-    first.lerp_(grad, share * (1 - beta1))
-    second.lerp_(grad * grad, share * (1 - beta2))
+def _moved(grad: Tensor, moments: Moments, share: Tensor, beta1: float, beta2: float) -> Moments:
+    moments.first.lerp_(grad, share * (1 - beta1))
+    moments.second.lerp_(grad * grad, share * (1 - beta2))
+    return moments
 
 
 def _correction(beta: float, t: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from dioscuri.hparams.sections import Optimizer
-from torch_impl.optim.optimizers import RULES, Rule
+from torch_impl.optim.optimizers import RULES, Moments, Rule
 
 _CPU_CHUNK = 1 << 17
 """Values updated at a time on the CPU without compilation, so that temporaries stay in the cache."""
@@ -110,10 +110,8 @@ def _update(
     share = applied.to(grad.dtype)
     direction = settings.rule.update(
         torch.where(applied, grad[span] * scale, 0.0),  # what is skipped may not be finite
-        state.first[span],
-        state.second[span],
+        Moments(torch.clamp(state.updates, min=1).to(grad.dtype), state.first[span], state.second[span]),
         share,
-        torch.clamp(state.updates, min=1).to(grad.dtype),
         optimizer.beta1,
         optimizer.beta2,
         optimizer.epsilon,

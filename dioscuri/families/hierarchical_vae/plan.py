@@ -146,8 +146,7 @@ def _up_blocks(model: Model, resolution: int) -> tuple[UpBlock, ...]:
                 f"[model] up_filters[{level}] is {model.up_filters[level]} but must be {channels}: "
                 "a level of stride 1 keeps its width"
             )
-        cell = _cell(model, channels, channels, model.up_mid_filters_ratio[level], model.up_n_layers[level],
-                     model.up_kernel_size[level], "up_mid_filters_ratio", level)  # fmt: skip
+        cell = _cell(model, "up", level, channels, channels)
         n_blocks = model.up_n_blocks_per_res[level] + 1
         for index in range(n_blocks):
             last = index == n_blocks - 1
@@ -182,12 +181,6 @@ def _down_blocks(model: Model, resolution: int) -> tuple[DownBlock, ...]:
                 f"[model] up_skip_filters[{skip_level}] is {model.up_skip_filters[skip_level]} but must "
                 f"equal down_filters[{level}], {width}"
             )
-        ratio, layers, kernel = (
-            model.down_mid_filters_ratio[level],
-            model.down_n_layers[level],
-            model.down_kernel_size[level],
-        )
-        name = "down_mid_filters_ratio"
         for index in range(model.down_n_blocks_per_res[level] + 1):
             blocks.append(
                 DownBlock(
@@ -198,28 +191,27 @@ def _down_blocks(model: Model, resolution: int) -> tuple[DownBlock, ...]:
                     channels=width,
                     unpool_stride=stride if index == 0 else 1,
                     skip_level=skip_level,
-                    prior_net=_cell(model, width, 2 * width, ratio, layers, kernel, name, level),
-                    posterior_net=_cell(model, 2 * width, width, 0.5 * ratio, layers, kernel, name, level),
+                    prior_net=_cell(model, "down", level, width, 2 * width),
+                    posterior_net=_cell(model, "down", level, 2 * width, width),
                     variates=model.down_latent_variates[level],
-                    cells=(_cell(model, width, width, ratio, layers, kernel, name, level),)
-                    * model.down_n_blocks[level],
+                    cells=(_cell(model, "down", level, width, width),) * model.down_n_blocks[level],
                 )
             )
             channels = width
     return tuple(blocks)
 
 
-def _cell(
-    model: Model, inputs: int, outputs: int, ratio: float, layers: int, kernel: int, option: str, level: int
-) -> Cell:
-    mid = int(inputs * ratio)
+def _cell(model: Model, side: str, level: int, inputs: int, outputs: int) -> Cell:
+    option, kernel = f"{side}_mid_filters_ratio", getattr(model, f"{side}_kernel_size")[level]
+    narrow, ratio = min(inputs, outputs), getattr(model, option)[level]
+    mid = int(narrow * ratio)
     if mid < 1:
-        raise UserError(f"[model] {option}[{level}] leaves no channel: {inputs} x {ratio:g} is below 1")
+        raise UserError(f"[model] {option}[{level}] leaves no channel: {narrow} x {ratio:g} is below 1")
     return Cell(
         in_channels=inputs,
         mid_channels=mid,
         out_channels=outputs,
-        n_layers=layers,
+        n_layers=getattr(model, f"{side}_n_layers")[level],
         kernel_size=(kernel, kernel),
         edge_kernel_size=(1, 1) if model.use_1x1_conv else (kernel, kernel),
         residual=inputs == outputs,

@@ -137,8 +137,9 @@ class Menu:
     def _made(self, request: Request, number: int) -> dict[str, Array]:
         options = self.context.hparams.synthesis
         names = ("temperature", "end_temperature", "sample_proportion", "end_sample_proportion")
-        chosen = {name: getattr(request, name) for name in ("steps", "min_steps", *names)}
-        numbers = make_sampling_schedule(replace(options, **chosen))
+        chosen = {name: getattr(request, name) for name in ("steps", *names)}
+        schedule = make_sampling_schedule(replace(options, **chosen))
+        sampling = replace(options, steps=request.steps, min_steps=request.min_steps)
         size, parts = min(options.batch_size, request.pictures), []
         for first in range(0, request.pictures, size):
             index = np.arange(first, first + size, dtype=np.int32)
@@ -152,10 +153,8 @@ class Menu:
                 ema=options.load_ema_weights,
                 step=number * MOST_PICTURES + first // size,
                 every_step=request.history,
-                steps=request.steps,
-                min_steps=request.min_steps,
-                temperatures=numbers.temperature,
-                proportions=numbers.proportion,
+                sampling=sampling,
+                schedule=schedule,
             )
             parts.append(made)
         return {name: np.concatenate([part[name] for part in parts])[: request.pictures] for name in parts[0]}
