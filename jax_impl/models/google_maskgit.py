@@ -16,16 +16,15 @@ from jax_impl.layers.named import Arrays, under
 from jax_impl.layers.norms import LayerNorm
 from jax_impl.layers.precision import at_least_float32
 from jax_impl.layers.stack import apply_layers
-from jax_impl.models.maskgit import (
-    read_logits,
+from jax_impl.models.token_transformer import (
+    TokenTransformer,
     self_condition_layer,
     self_conditioned,
     with_class_token,
 )
-from jax_impl.pretrained import Pretrained
 
 
-class GoogleTransformer(Pretrained, nnx.Module):
+class GoogleTransformer(TokenTransformer):
     """The network, which computes in its parameters' dtype.
 
     `checkpoint` recomputes every layer in the backward pass to save memory; `scan` compiles one layer as a
@@ -43,23 +42,13 @@ class GoogleTransformer(Pretrained, nnx.Module):
         """The condition itself: there is nothing to precompute."""
         return dict(condition)
 
-    def __call__(
-        self,
-        ids: Array,
-        condition: Arrays,
-        noise: Arrays | None = None,
-        positions: Array | None = None,
-        outputs: int | None = None,
-    ) -> tuple[Array, dict[str, Array]]:
-        """Intermediates besides `embed`: `hs_embed`, `hs_layer<i>` and, without `positions`,
-        `sequence_logits`, all with the class token."""
-        x, aux = self.hidden(ids, condition, noise)
-        return read_logits(self, x, aux, positions, outputs)
-
     def hidden(
         self, ids: Array, condition: Arrays, noise: Arrays | None = None
     ) -> tuple[Array, dict[str, Array]]:
-        """The last layer's output (B, L, C), with the class token."""
+        """The last layer's output (B, L, C), with the class token.
+
+        Intermediates besides `embed`: `hs_embed` and `hs_layer<i>`, with the class token.
+        """
         plan, uniforms = self.plan, under(noise, "dropout")
         x = self.embed(with_class_token(ids, condition, plan), uniforms.get("embed"))
         x = self_conditioned(x, self.self_cond_to_init_embed, condition, plan)

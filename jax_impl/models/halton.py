@@ -20,11 +20,15 @@ from jax_impl.layers.named import Arrays, under
 from jax_impl.layers.norms import BiasedRMSNorm, RMSNorm, modulated, rms_normalised
 from jax_impl.layers.precision import at_least_float32
 from jax_impl.layers.stack import apply_layers
-from jax_impl.models.maskgit import is_prepared, read_logits, self_condition_layer, self_conditioned
-from jax_impl.pretrained import Pretrained
+from jax_impl.models.token_transformer import (
+    TokenTransformer,
+    is_prepared,
+    self_condition_layer,
+    self_conditioned,
+)
 
 
-class HaltonTransformer(Pretrained, nnx.Module):
+class HaltonTransformer(TokenTransformer):
     """The network, which computes in its parameters' dtype.
 
     `checkpoint` recomputes every layer in the backward pass to save memory; `scan` compiles one layer as a
@@ -59,22 +63,13 @@ class HaltonTransformer(Pretrained, nnx.Module):
         }
         return {**condition, **prepared, "prepared.last_norm": self.last_norm.prepare(label)}
 
-    def __call__(
-        self,
-        ids: Array,
-        condition: Arrays,
-        noise: Arrays | None = None,
-        positions: Array | None = None,
-        outputs: int | None = None,
-    ) -> tuple[Array, dict[str, Array]]:
-        """Intermediates besides `embed`: `hs_embed` and, with register tokens, `hs_layer<i>`."""
-        x, aux = self.hidden(ids, condition, noise)
-        return read_logits(self, x, aux, positions, outputs)
-
     def hidden(
         self, ids: Array, condition: Arrays, noise: Arrays | None = None
     ) -> tuple[Array, dict[str, Array]]:
-        """Normed states (B, L, C) of codes."""
+        """Normed states (B, L, C) of codes.
+
+        Intermediates besides `embed`: `hs_embed` and, with register tokens, `hs_layer<i>`.
+        """
         plan, uniforms = self.plan, under(noise, "dropout.transformer")
         null = jnp.full_like(ids[:, 0], plan.null_label)
         states = under(self.prepare({"label": null, **condition}), "prepared")

@@ -21,14 +21,18 @@ from jax_impl.layers.named import Arrays, under
 from jax_impl.layers.norms import GammaLayerNorm, unit
 from jax_impl.layers.precision import at_least_float32
 from jax_impl.layers.stack import apply_layers
-from jax_impl.models.maskgit import is_prepared, read_logits, self_condition_layer, self_conditioned
-from jax_impl.pretrained import Pretrained
+from jax_impl.models.token_transformer import (
+    TokenTransformer,
+    is_prepared,
+    self_condition_layer,
+    self_conditioned,
+)
 
 SCALE = 8
 """Scale of the cosines between queries and keys."""
 
 
-class LucidrainsTransformer(Pretrained, nnx.Module):
+class LucidrainsTransformer(TokenTransformer):
     """The network, which computes in its parameters' dtype.
 
     `checkpoint` recomputes every layer in the backward pass to save memory; `scan` compiles one layer as a
@@ -62,22 +66,13 @@ class LucidrainsTransformer(Pretrained, nnx.Module):
             prepared |= {f"prepared.layers.{i}.{name}": value for name, value in states.items()}
         return prepared
 
-    def __call__(
-        self,
-        ids: Array,
-        condition: Arrays,
-        noise: Arrays | None = None,
-        positions: Array | None = None,
-        outputs: int | None = None,
-    ) -> tuple[Array, dict[str, Array]]:
-        """Intermediates besides `embed`: `hs_embed` and `hs_layer<i>`."""
-        x, aux = self.hidden(ids, condition, noise)
-        return read_logits(self, x, aux, positions, outputs)
-
     def hidden(
         self, ids: Array, condition: Arrays, noise: Arrays | None = None
     ) -> tuple[Array, dict[str, Array]]:
-        """Normed states (B, L, C) of codes."""
+        """Normed states (B, L, C) of codes.
+
+        Intermediates besides `embed`: `hs_embed` and `hs_layer<i>`.
+        """
         uniforms, blocks = under(noise, "dropout.transformer_blocks"), self.transformer_blocks
         x = self.token_emb(ids) + rearrange(self.pos_emb.embedding[: ids.shape[1]], "l c -> 1 l c")
         x = self_conditioned(x, self.self_cond_to_init_embed, condition, self.plan)

@@ -17,26 +17,21 @@ from jax_impl.layers.dense import Embedding, Linear, PointwiseDense
 from jax_impl.layers.named import Arrays, under
 from jax_impl.layers.precision import at_least_float32
 from jax_impl.layers.stack import apply_layers
-from jax_impl.models.maskgit import (
-    FeedForward,
-    Modulation,
-    adapted,
+from jax_impl.models.maskgit import FeedForward, Modulation, adapted, plan_attention, plan_norm
+from jax_impl.models.token_transformer import (
+    TokenTransformer,
     is_prepared,
-    plan_attention,
-    plan_norm,
-    read_logits,
     self_condition_layer,
     self_conditioned,
     undropped,
 )
 from jax_impl.models.uvit_blocks import UViTSide
-from jax_impl.pretrained import Pretrained
 
 CONDITION = ("cond_embed_in", "cond_embed_out")
 """Conditions of the adaptive norms: pooled text and micro-conditions, and their embedding."""
 
 
-class MaskGiTUViT(Pretrained, nnx.Module):
+class MaskGiTUViT(TokenTransformer):
     """The network, which computes in its parameters' dtype.
 
     `checkpoint` recomputes every transformer layer in the backward pass to save memory; `scan` compiles one
@@ -89,23 +84,14 @@ class MaskGiTUViT(Pretrained, nnx.Module):
             prepared |= {f"prepared.{name}.{key}": value for key, value in states.items()}
         return prepared
 
-    def __call__(
-        self,
-        ids: Array,
-        condition: Arrays,
-        noise: Arrays | None = None,
-        positions: Array | None = None,
-        outputs: int | None = None,
-    ) -> tuple[Array, dict[str, Array]]:
-        """Intermediates besides `embed`: `cond_embed_in`, `cond_embed_out` (B, C), the grids `hs_embed`,
-        `down_out` and `up_out`, and `hs_layer<i>`, the output of the layer's feed-forward part."""
-        x, aux = self.hidden(ids, condition, noise)
-        return read_logits(self, x, aux, positions, outputs)
-
     def hidden(
         self, ids: Array, condition: Arrays, noise: Arrays | None = None
     ) -> tuple[Array, dict[str, Array]]:
-        """States (B, L, c) of codes after the convolutional blocks."""
+        """States (B, L, c) of codes after the convolutional blocks.
+
+        Intermediates besides `embed`: `cond_embed_in`, `cond_embed_out` (B, C), the grids `hs_embed`,
+        `down_out` and `up_out`, and `hs_layer<i>`, the output of the layer's feed-forward part.
+        """
         states, uniforms = under(self.prepare(condition), "prepared"), under(noise, "dropout")
         mask = condition.get("text_mask")
         aux: dict[str, Array] = {name: states[name] for name in CONDITION if name in states}

@@ -12,7 +12,7 @@ from jax import Array
 from dioscuri.families.maskgit.decoding import Steps
 from dioscuri.families.token_models.masking_options import Sampling
 from jax_impl.layers.precision import at_least_float32
-from jax_impl.models.maskgit import rows_at
+from jax_impl.models.token_transformer import rows_at
 from jax_impl.samplers.choice import draw_tokens, filtered, guide, log_probability
 from jax_impl.samplers.noise import StepNoise
 

@@ -8,13 +8,13 @@ import numpy as np
 import torch
 
 from jax_impl.models.critic import critic_logits as jax_critic
-from jax_impl.models.maskgit import rows_at as jax_rows
+from jax_impl.models.token_transformer import rows_at as jax_rows
 from jax_impl.samplers.decoder import Predictor as JaxPredictor
 from jax_impl.samplers.tokens import sample_tokens as jax_sample
 from tests.support.transformers import Torch
 from tests.support.twin_models import QUICK
 from torch_impl.models.critic import critic_logits as torch_critic
-from torch_impl.models.maskgit import rows_at as torch_rows
+from torch_impl.models.token_transformer import rows_at as torch_rows
 from torch_impl.samplers.decoder import Predictor as TorchPredictor
 from torch_impl.samplers.tokens import sample_tokens as torch_sample
 

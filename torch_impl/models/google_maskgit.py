@@ -14,16 +14,15 @@ from torch_impl.layers.dropout import Dropout
 from torch_impl.layers.named import Tensors, under
 from torch_impl.layers.precision import at_least_float32
 from torch_impl.layers.stack import apply_layers
-from torch_impl.models.maskgit import (
-    read_logits,
+from torch_impl.models.token_transformer import (
+    TokenTransformer,
     self_condition_layer,
     self_conditioned,
     with_class_token,
 )
-from torch_impl.pretrained import Pretrained
 
 
-class GoogleTransformer(Pretrained, nn.Module):
+class GoogleTransformer(TokenTransformer):
     """The network, which computes in its parameters' dtype.
 
     `checkpoint` recomputes every layer in the backward pass to save memory.
@@ -43,23 +42,13 @@ class GoogleTransformer(Pretrained, nn.Module):
         """The condition itself: there is nothing to precompute."""
         return dict(condition)
 
-    def forward(
-        self,
-        ids: Tensor,
-        condition: Tensors,
-        noise: Tensors | None = None,
-        positions: Tensor | None = None,
-        outputs: int | None = None,
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Intermediates besides `embed`: `hs_embed`, `hs_layer<i>` and, without `positions`,
-        `sequence_logits`, all with the class token."""
-        x, aux = self.hidden(ids, condition, noise)
-        return read_logits(self, x, aux, positions, outputs)
-
     def hidden(
         self, ids: Tensor, condition: Tensors, noise: Tensors | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The last layer's output (B, L, C), with the class token."""
+        """The last layer's output (B, L, C), with the class token.
+
+        Intermediates besides `embed`: `hs_embed` and `hs_layer<i>`, with the class token.
+        """
         plan, uniforms = self.plan, under(noise, "dropout")
         x = self.embed(with_class_token(ids, condition, plan), uniforms.get("embed"))
         x = self_conditioned(x, self.self_cond_to_init_embed, condition, plan)

@@ -20,11 +20,15 @@ from torch_impl.layers.named import Tensors, under
 from torch_impl.layers.norms import BiasedRMSNorm, modulated, rms_normalised
 from torch_impl.layers.precision import at_least_float32
 from torch_impl.layers.stack import apply_layers
-from torch_impl.models.maskgit import is_prepared, read_logits, self_condition_layer, self_conditioned
-from torch_impl.pretrained import Pretrained
+from torch_impl.models.token_transformer import (
+    TokenTransformer,
+    is_prepared,
+    self_condition_layer,
+    self_conditioned,
+)
 
 
-class HaltonTransformer(Pretrained, nn.Module):
+class HaltonTransformer(TokenTransformer):
     """The network, which computes in its parameters' dtype.
 
     `checkpoint` recomputes every layer in the backward pass to save memory.
@@ -59,22 +63,13 @@ class HaltonTransformer(Pretrained, nn.Module):
         }
         return {**condition, **prepared, "prepared.last_norm": self.last_norm.prepare(label)}
 
-    def forward(
-        self,
-        ids: Tensor,
-        condition: Tensors,
-        noise: Tensors | None = None,
-        positions: Tensor | None = None,
-        outputs: int | None = None,
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Intermediates besides `embed`: `hs_embed` and, with register tokens, `hs_layer<i>`."""
-        x, aux = self.hidden(ids, condition, noise)
-        return read_logits(self, x, aux, positions, outputs)
-
     def hidden(
         self, ids: Tensor, condition: Tensors, noise: Tensors | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Normed states (B, L, C) of codes."""
+        """Normed states (B, L, C) of codes.
+
+        Intermediates besides `embed`: `hs_embed` and, with register tokens, `hs_layer<i>`.
+        """
         plan, uniforms = self.plan, under(noise, "dropout.transformer")
         null = torch.full_like(ids[:, 0], plan.null_label)
         states = under(self.prepare({"label": null, **condition}), "prepared")

@@ -21,14 +21,18 @@ from torch_impl.layers.named import Tensors, under
 from torch_impl.layers.norms import GammaLayerNorm, unit
 from torch_impl.layers.precision import at_least_float32
 from torch_impl.layers.stack import apply_layers
-from torch_impl.models.maskgit import is_prepared, read_logits, self_condition_layer, self_conditioned
-from torch_impl.pretrained import Pretrained
+from torch_impl.models.token_transformer import (
+    TokenTransformer,
+    is_prepared,
+    self_condition_layer,
+    self_conditioned,
+)
 
 SCALE = 8
 """Scale of the cosines between queries and keys."""
 
 
-class LucidrainsTransformer(Pretrained, nn.Module):
+class LucidrainsTransformer(TokenTransformer):
     """The network, which computes in its parameters' dtype.
 
     `checkpoint` recomputes every layer in the backward pass to save memory.
@@ -62,22 +66,13 @@ class LucidrainsTransformer(Pretrained, nn.Module):
             prepared |= {f"prepared.layers.{i}.{name}": value for name, value in states.items()}
         return prepared
 
-    def forward(
-        self,
-        ids: Tensor,
-        condition: Tensors,
-        noise: Tensors | None = None,
-        positions: Tensor | None = None,
-        outputs: int | None = None,
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Intermediates besides `embed`: `hs_embed` and `hs_layer<i>`."""
-        x, aux = self.hidden(ids, condition, noise)
-        return read_logits(self, x, aux, positions, outputs)
-
     def hidden(
         self, ids: Tensor, condition: Tensors, noise: Tensors | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Normed states (B, L, C) of codes."""
+        """Normed states (B, L, C) of codes.
+
+        Intermediates besides `embed`: `hs_embed` and `hs_layer<i>`.
+        """
         uniforms, blocks = under(noise, "dropout.transformer_blocks"), self.transformer_blocks
         x = self.token_emb(ids) + rearrange(self.pos_emb.weight[: ids.shape[1]], "l c -> 1 l c")
         x = self_conditioned(x, self.self_cond_to_init_embed, condition, self.plan)

@@ -1,23 +1,8 @@
 """`MaskGitTransformer` of open-muse: pre-norm layers with gated feed-forward, after MaskGIT (Chang et al.
-2022, section 3.2) and MUSE (Chang et al. 2023), optionally with NormFormer's norms (Shleifer et al. 2021).
-
-All networks of this family have the same calling convention, `model(ids, condition, noise)`: ids (B, L) are
-codes and `plan.mask_id`, row by row; `condition` is a dict with any of label (B,)         class ids;
-`plan.null_label`, or left out: no class text (B, S, E)     states of a text encoder; text_mask (B, S) is True
-at real tokens; text_keep (B,) is 0 where the text is dropped pooled (B, P)      pooled state of the text
-encoder micro (B, 5)       original width and height, top and left of the crop, aesthetic score self (B, L',
-C)    `embed` of the last pass, for self-conditioning and `noise` holds the arrays that `dropout_noise` lists,
-or is None. The result is logits (B, L, outputs) in at least float32 and a flat dict of intermediates, among
-them `embed` (B, L', C), the input of the last layers, where L' is the number of the transformer's tokens,
-which may stand for patches of codes. With `positions` (B, n), of codes, and `outputs`, only those logits are
-computed, (B, n, outputs): `model.hidden` returns the rows from which they follow, and the intermediates,
-`model.logits` the logits of rows. `model.prepare(condition)` computes once what does not depend on the ids;
-its result is again a condition, with the batch first.
-"""
+2022, section 3.2) and MUSE (Chang et al. 2023), optionally with NormFormer's norms (Shleifer et al. 2021)."""
 
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
@@ -26,15 +11,21 @@ from dioscuri.families.maskgit.plan import TransformerPlan
 from torch_impl.layers.attention import Attention
 from torch_impl.layers.dense import Logits, PointwiseDense
 from torch_impl.layers.dropout import Dropout
-from torch_impl.layers.feed_forward import GEGLU
 from torch_impl.layers.named import Tensors, under
 from torch_impl.layers.norms import make_norm, modulated
 from torch_impl.layers.precision import at_least_float32, weights_dtype
 from torch_impl.layers.stack import apply_layers
-from torch_impl.pretrained import Pretrained
+from torch_impl.models.token_transformer import (
+    TokenTransformer,
+    is_prepared,
+    self_condition_layer,
+    self_conditioned,
+    undropped,
+    with_class_token,
+)
 
 
-class MaskGitTransformer(Pretrained, nn.Module):
+class MaskGitTransformer(TokenTransformer):
     """The network, which computes in its parameters' dtype.
 
     `checkpoint` recomputes every layer in the backward pass to save memory.
@@ -74,24 +65,14 @@ class MaskGitTransformer(Pretrained, nn.Module):
             prepared |= {f"prepared.transformer_layers.{i}.{name}": value for name, value in states.items()}
         return prepared
 
-    def forward(
-        self,
-        ids: Tensor,
-        condition: Tensors,
-        noise: Tensors | None = None,
-        positions: Tensor | None = None,
-        outputs: int | None = None,
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """See the module. Intermediates besides `embed`: `hs_embed`, `hs_layer<i>` and, without `positions`,
-        `sequence_logits`, all with the class token."""
-        x, aux = self.hidden(ids, condition, noise)
-        return read_logits(self, x, aux, positions, outputs)
-
     def hidden(
         self, ids: Tensor, condition: Tensors, noise: Tensors | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Normed states (B, L, C) of codes or, with `use_conv_in_out`, embeddings of codes, after the class
-        token's."""
+        token's.
+
+        Intermediates besides `embed`: `hs_embed` and `hs_layer<i>`, with the class token.
+        """
         plan, states, uniforms = self.plan, self.prepare(condition), under(noise, "dropout")
         x = self.embed(with_class_token(ids, condition, plan), uniforms.get("embed"))
         x = self_conditioned(x, self.self_cond_to_init_embed, condition, plan)
@@ -273,57 +254,3 @@ def plan_attention(plan: TransformerPlan, context_width: int | None = None) -> A
 def adapted(x: Tensor, modulation: Tensor | None) -> Tensor:
     """x (B, ..., C) with scale and shift (B, 2 C), if any."""
     return x if modulation is None else modulated(x, *modulation.chunk(2, -1))
-
-
-def read_logits(
-    model: Any, x: Tensor, aux: dict[str, Tensor], positions: Tensor | None, outputs: int | None
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """Logits of all codes, or of those at `positions`, from the result of `model.hidden`."""
-    first = int(model.plan.class_token)
-    if positions is not None:
-        return model.logits(rows_at(x, positions + first), outputs), aux
-    logits = model.logits(x, outputs)
-    return logits[:, first:], {**aux, "sequence_logits": logits}
-
-
-def rows_at(x: Tensor, positions: Tensor) -> Tensor:
-    """Rows of x (B, L, C) at positions (B, n): (B, n, C)."""
-    index = rearrange(positions, "b n -> b n 1").expand(-1, -1, x.shape[-1])
-    return torch.gather(x, 1, index)
-
-
-def is_prepared(condition: Tensors) -> bool:
-    """Whether the condition comes from `prepare`."""
-    return any(name.startswith("prepared.") for name in condition)
-
-
-def undropped(context: Tensor, condition: Tensors) -> Tensor:
-    """Text states (B, S, C), zero in rows whose `text_keep` is 0 or False."""
-    if "text_keep" not in condition:
-        return context
-    return context * rearrange(condition["text_keep"], "b -> b 1 1").to(context.dtype)
-
-
-def with_class_token(ids: Tensor, condition: Tensors, plan: TransformerPlan) -> Tensor:
-    """Prepend the class's token, or the mask token for no class: (B, L) -> (B, 1 + L). Unchanged for models
-    without classes."""
-    if not plan.class_token:
-        return ids
-    label = condition.get("label", torch.full_like(ids[:, 0], plan.null_label)).to(ids.dtype)
-    token = torch.where(label < plan.options.num_classes, plan.codebook_size + label, plan.mask_id)
-    return torch.cat([rearrange(token, "b -> b 1"), ids], 1)
-
-
-def self_condition_layer(plan: TransformerPlan) -> GEGLU | None:
-    """The layer on the last pass's embedding; None without self-conditioning."""
-    if not plan.options.self_cond:
-        return None
-    return GEGLU(plan.options.hidden_size, plan.self_cond_inner, 1e-5)
-
-
-def self_conditioned(x: Tensor, layer: GEGLU | None, condition: Tensors, plan: TransformerPlan) -> Tensor:
-    """x (B, L, C) plus the layer's result for `self` (B, L', C), except at the class token."""
-    if layer is None or "self" not in condition:
-        return x
-    addition = layer(condition["self"].to(x.dtype))
-    return x + (F.pad(addition, (0, 0, 1, 0)) if plan.class_token else addition)

@@ -16,26 +16,21 @@ from torch_impl.layers.dense import PointwiseDense
 from torch_impl.layers.named import Tensors, under
 from torch_impl.layers.precision import at_least_float32
 from torch_impl.layers.stack import apply_layers
-from torch_impl.models.maskgit import (
-    FeedForward,
-    Modulation,
-    adapted,
+from torch_impl.models.maskgit import FeedForward, Modulation, adapted, plan_attention, plan_norm
+from torch_impl.models.token_transformer import (
+    TokenTransformer,
     is_prepared,
-    plan_attention,
-    plan_norm,
-    read_logits,
     self_condition_layer,
     self_conditioned,
     undropped,
 )
 from torch_impl.models.uvit_blocks import UViTSide
-from torch_impl.pretrained import Pretrained
 
 CONDITION = ("cond_embed_in", "cond_embed_out")
 """Conditions of the adaptive norms: pooled text and micro-conditions, and their embedding."""
 
 
-class MaskGiTUViT(Pretrained, nn.Module):
+class MaskGiTUViT(TokenTransformer):
     """The network, which computes in its parameters' dtype.
 
     `checkpoint` recomputes every transformer layer in the backward pass to save memory.
@@ -90,23 +85,14 @@ class MaskGiTUViT(Pretrained, nn.Module):
             prepared |= {f"prepared.{name}.{key}": value for key, value in states.items()}
         return prepared
 
-    def forward(
-        self,
-        ids: Tensor,
-        condition: Tensors,
-        noise: Tensors | None = None,
-        positions: Tensor | None = None,
-        outputs: int | None = None,
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Intermediates besides `embed`: `cond_embed_in`, `cond_embed_out` (B, C), the grids `hs_embed`,
-        `down_out` and `up_out`, and `hs_layer<i>`, the output of the layer's feed-forward part."""
-        x, aux = self.hidden(ids, condition, noise)
-        return read_logits(self, x, aux, positions, outputs)
-
     def hidden(
         self, ids: Tensor, condition: Tensors, noise: Tensors | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """States (B, L, c) of codes after the convolutional blocks."""
+        """States (B, L, c) of codes after the convolutional blocks.
+
+        Intermediates besides `embed`: `cond_embed_in`, `cond_embed_out` (B, C), the grids `hs_embed`,
+        `down_out` and `up_out`, and `hs_layer<i>`, the output of the layer's feed-forward part.
+        """
         states, uniforms = under(self.prepare(condition), "prepared"), under(noise, "dropout")
         mask = condition.get("text_mask")
         aux: dict[str, Tensor] = {name: states[name] for name in CONDITION if name in states}
