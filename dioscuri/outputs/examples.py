@@ -29,3 +29,17 @@ def batches(context: Context, pictures: Examples, indices: Array, what: str) -> 
     size = context.hparams.synthesis.batch_size
     stream = pipeline.evaluation_batches(pictures, context.hparams, batch_size=size, indices=indices)
     return tracked(stream, what, -(-len(indices) // size), shown=context.writes)
+
+
+def validation_batches(context: Context) -> Iterator[Batch]:
+    """The examples of a validation, in padded batches."""
+    sets, hparams = context.sets, context.hparams
+    size, limit = hparams.val.batch_size, hparams.val.n_samples_for_validation
+    return pipeline.evaluation_batches(sets.validation, hparams, batch_size=size, limit=limit)
+
+
+def first_training_batch(context: Context, n: int) -> Batch:
+    """A padded batch of at most `n` training examples, evenly spread."""
+    size = context.hparams.val.batch_size
+    train = context.sets.train
+    return next(pipeline.evaluation_batches(train, context.hparams, batch_size=size, limit=min(n, size)))

@@ -32,9 +32,8 @@ class ClassifierMethods(FamilyMethods):
     """See `dioscuri.contract.FamilyMethods`."""
 
     def __init__(self, hparams: HParams) -> None:
-        data = hparams.data
         self.hparams = hparams
-        self.plan = classifier.make_plan(hparams.model, data.target_res, data.channels)
+        self.plan = classifier.make_plan(hparams)
         self.table = classifier.parameter_table(self.plan)
         self.weight_decay = hparams.loss.weight_decay
         self.metric_sizes = dict.fromkeys(classifier.METRICS, 0)

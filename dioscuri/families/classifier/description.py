@@ -9,7 +9,7 @@ from dioscuri.plans.parameters import shapes
 def describe(hparams: HParams) -> Description:
     """Levels of convolutions; a `UserError` names an option that does not fit."""
     data = hparams.data
-    plan = make_plan(hparams.model, data.target_res, data.channels)
+    plan = make_plan(hparams)
     rows: list[Row] = [
         {"grid": extent([data.target_res // 2**n] * 2), "channels": blocks[-1][1], "blocks": len(blocks)}
         for n, blocks in enumerate(plan.blocks)

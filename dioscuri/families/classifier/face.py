@@ -65,8 +65,7 @@ class ClassifierModel(Model):
 
 
 def _table(hparams: Any) -> Any:
-    data = hparams.data
-    return classifier.parameter_table(classifier.make_plan(hparams.model, data.target_res, data.channels))
+    return classifier.parameter_table(classifier.make_plan(hparams))
 
 
 FACE = ClassifierModel

@@ -19,10 +19,17 @@ from dioscuri.errors import UserError
 from dioscuri.families.classifier import plan as classifier
 from dioscuri.families.classifier.options import HParams
 from dioscuri.files import replacing
-from dioscuri.outputs.examples import batches, chosen_indices, chosen_split
+from dioscuri.outputs.examples import (
+    batches,
+    chosen_indices,
+    chosen_split,
+    first_training_batch,
+    validation_batches,
+)
 from dioscuri.outputs.pictures import by_class, sheet
 from dioscuri.outputs.progress import tracked
 from dioscuri.outputs.settings import output_folder
+from dioscuri.outputs.tags import step_tags, with_skips
 from dioscuri.plans.parameters import shapes
 
 N_SHOWN = 16
@@ -53,7 +60,7 @@ def check_options(hparams: HParams) -> None:
         raise UserError("[data] labels must be True: a classifier needs labels")
     if data.num_bits != 8:
         raise UserError(f"[data] num_bits is {data.num_bits:g}: classifiers use all 8 bits: set it to 8.")
-    plan = classifier.make_plan(hparams.model, data.target_res, data.channels)
+    plan = classifier.make_plan(hparams)
     size = sum(prod(parameter.shape) for parameter in classifier.parameter_table(plan).values())
     if size > MAX_PARAMETERS:
         raise UserError(f"[model] has {size:,} parameters, more than {MAX_PARAMETERS:,}: lower its widths")
@@ -85,31 +92,22 @@ class ClassifierRun:
 
     def logged(self, metrics: Mapping[str, float], step: int) -> dict[str, float]:
         """Loss, accuracy and gradient norm of the training batches, and the schedules."""
-        scalars = self.scalars(step - 1)
         return {
             "Losses/total": metrics["loss"],
             "Losses/accuracy": metrics["accuracy"],
-            "Losses/skips_count": metrics["skips"] / self.hparams.train.total_train_steps,
-            "Schedules/learning_rate": scalars["learning_rate"],
-            "Schedules/ema_decay": scalars["ema_decay"],
-            "Mean_Max_Updates/Global_norm": metrics["grad_norm"],
+            **step_tags(metrics, self.scalars(step - 1), self.hparams),
         }
 
     def headline(self, metrics: Mapping[str, float]) -> str:
         """Loss, accuracy and skipped updates, if any."""
-        text = f"loss {metrics['loss']:.4g} nats, accuracy {metrics['accuracy']:.1%}"
-        return text + (f", {int(metrics['skips'])} updates skipped" if metrics["skips"] else "")
+        return with_skips(f"loss {metrics['loss']:.4g} nats, accuracy {metrics['accuracy']:.1%}", metrics)
 
     def validate(self, step: int, on_batch: OnBatch) -> Validation:  # noqa: ARG002 - as of every family
         """Tags of the averaged weights begin with `EMA_`. Their cross-entropy is the score."""
-        options = self.hparams.val
         scalars: dict[str, float] = {}
         accuracies: dict[bool, Quality] = {}
         for ema, prefix in ((False, ""), (True, "EMA_")):
-            todo = self._batches(
-                self.context.sets.validation, options.batch_size, options.n_samples_for_validation
-            )
-            accuracies[ema] = self._measure(todo, ema=ema, on_batch=on_batch)
+            accuracies[ema] = self._measure(validation_batches(self.context), ema=ema, on_batch=on_batch)
             scalars |= {
                 f"{prefix}Losses/cross_entropy": accuracies[ema].cross_entropy,
                 f"{prefix}Losses/accuracy": accuracies[ema].accuracy,
@@ -120,8 +118,7 @@ class ClassifierRun:
 
     def show(self, step: int) -> Shown:
         """The first training pictures."""
-        size = self.hparams.val.batch_size
-        batch = next(self._batches(self.context.sets.train, size, min(N_SHOWN, size)))
+        batch = first_training_batch(self.context, N_SHOWN)
         pictures, labels = (batch[name][batch["valid"]][:N_SHOWN] for name in ("image", "label"))
         return Shown({}, {f"{step}/Original_{step}": sheet(*by_class(pictures, labels))})
 
@@ -185,10 +182,7 @@ def _save(folder: Path, name: str, array: Array) -> None:
 
 
 def _network_shapes(hparams: HParams) -> dict[str, tuple[int, ...]]:
-    data = hparams.data
-    return shapes(
-        classifier.parameter_table(classifier.make_plan(hparams.model, data.target_res, data.channels))
-    )
+    return shapes(classifier.parameter_table(classifier.make_plan(hparams)))
 
 
 FAMILY = Family(

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from dioscuri.errors import UserError
-from dioscuri.families.classifier.options import Model
+from dioscuri.families.classifier.options import HParams
 from dioscuri.plans.parameters import ONES, ZEROS, Init, Parameter, Table
 
 METRICS = ("loss", "accuracy")
@@ -25,8 +25,9 @@ class ClassifierPlan:
 
 
 @lru_cache  # host logic and both sides of the engine need the same plan
-def make_plan(model: Model, resolution: int, channels: int) -> ClassifierPlan:
-    """Layers for pictures of this size; a `UserError` if they cannot be halved once per level."""
+def make_plan(hparams: HParams) -> ClassifierPlan:
+    """Layers of a run; a `UserError` if its pictures cannot be halved once per level."""
+    model, resolution, channels = hparams.model, hparams.data.target_res, hparams.data.channels
     halvings = len(model.widths) - 1
     if halvings < 0 or resolution % 2**halvings:
         raise UserError(

@@ -5,7 +5,7 @@ Likelihoods are in bits per dimension, or in nats per picture for binary picture
 per latent dimension, as in the original.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,6 @@ from dioscuri import schedules
 from dioscuri.checkpoint.store import Checkpoint
 from dioscuri.context import Context
 from dioscuri.contract import Shown, Validation
-from dioscuri.data import pipeline
 from dioscuri.engine import Array, Batch
 from dioscuri.families.latent_models import modes as synthesis
 from dioscuri.families.latent_models.bounds import LN2, Bound, active_groups, evaluate_bound, unit_of
@@ -22,7 +21,9 @@ from dioscuri.families.latent_models.plan import LatentPlan
 from dioscuri.families.latent_models.report import report
 from dioscuri.families.latent_models.sheets import drawn_sheets, reconstruct
 from dioscuri.metrics.similarity import NAMES, similarity_of_finite
+from dioscuri.outputs.examples import first_training_batch, validation_batches
 from dioscuri.outputs.pictures import in_rows, sheet, visible
+from dioscuri.outputs.tags import step_tags, with_skips
 
 N_SHOWN = 16
 
@@ -51,27 +52,26 @@ class LatentGroupsRun:
         return {
             **self._losses(metrics["reconstruction"], kl),
             "Losses/variational_beta": scalars["beta"],
-            "Losses/skips_count": metrics["skips"] / self.hparams.train.total_train_steps,
-            "Schedules/learning_rate": scalars["learning_rate"],
-            "Mean_Max_Updates/Global_norm": metrics["grad_norm"],
+            **step_tags(metrics, scalars, self.hparams),
         }
 
     def headline(self, metrics: Mapping[str, float]) -> str:
         """Negative ELBO and skipped updates, if any."""
         kl = sum(metrics[f"kl.{group}"] for group in range(len(self.plan.groups)))
-        text = f"-ELBO {self.unit.tell(metrics['reconstruction'] + kl)}"
-        return text + (f", {int(metrics['skips'])} updates skipped" if metrics["skips"] else "")
+        return with_skips(f"-ELBO {self.unit.tell(metrics['reconstruction'] + kl)}", metrics)
 
     def validate(self, step: int, on_batch: Callable[[], None]) -> Validation:
         """The original's tags are for the raw weights; those of the averaged weights begin with `EMA_`."""
         scalars: dict[str, float] = {}
         bounds: dict[bool, Bound] = {}
         for ema, prefix in ((False, ""), (True, "EMA_")):
-            bounds[ema] = evaluate_bound(self.engine, self._validation_batches(), ema=ema, on_batch=on_batch)
+            bounds[ema] = evaluate_bound(
+                self.engine, validation_batches(self.context), ema=ema, on_batch=on_batch
+            )
             tags = self._losses(bounds[ema].reconstruction, bounds[ema].kl)
             scalars |= {prefix + tag: value for tag, value in tags.items()}
         scalars["Losses/variational_beta"] = self.scalars(step - 1)["beta"]
-        first = next(self._validation_batches())
+        first = next(validation_batches(self.context))
         shown = self._look(first, step)
         images = {**shown.images, **drawn_sheets(self.context, self.plan, first, step)}
         raw, averaged = (self.unit.tell(bounds[ema].negative_elbo) for ema in (False, True))
@@ -87,11 +87,7 @@ class LatentGroupsRun:
 
     def show(self, step: int) -> Shown:
         """The first training pictures, their reconstructions with raw weights, and their similarity."""
-        size = self.hparams.val.batch_size
-        batches = pipeline.evaluation_batches(
-            self.context.sets.train, self.hparams, batch_size=size, limit=min(N_SHOWN, size)
-        )
-        return self._look(next(batches), step)
+        return self._look(first_training_batch(self.context, N_SHOWN), step)
 
     def facts(self) -> dict[str, int]:
         """Groups of latents, their levels and their values."""
@@ -123,15 +119,6 @@ class LatentGroupsRun:
             "Losses/nelbo": (reconstruction + float(kl.sum())) * self.unit.per_nat,
             **each,
         }
-
-    def _validation_batches(self) -> Iterator[Batch]:
-        options = self.hparams.val
-        return pipeline.evaluation_batches(
-            self.context.sets.validation,
-            self.hparams,
-            batch_size=options.batch_size,
-            limit=options.n_samples_for_validation,
-        )
 
     def _look(self, batch: Batch, step: int) -> Shown:
         """Histograms and pictures of a batch, and the mean similarity of its reconstructions."""

@@ -18,6 +18,7 @@ from dioscuri.families.token_models.modes.inpainting import unknown_tokens
 from dioscuri.families.token_models.run_logic import TokenModelRun
 from dioscuri.families.token_models.texts import check_captions, check_text_options
 from dioscuri.families.vqgan.trained import open_tokenizer
+from dioscuri.outputs.tags import step_tags, with_skips
 from dioscuri.plans.parameters import shapes
 
 MAX_PARAMETERS = 10**11
@@ -71,7 +72,7 @@ class MaskGITRun(TokenModelRun):
     def logged(self, metrics: Mapping[str, float], step: int) -> dict[str, float]:
         """`Masked/cross_entropy_<a>_<b>` is for pictures with more than a and at most b percent of their
         tokens masked, if there are any."""
-        scalars, width = self.scalars(step - 1), 100 // BUCKETS
+        width = 100 // BUCKETS
         by_share = {
             f"Masked/cross_entropy_{i * width}_{(i + 1) * width}": metrics[f"bucket_loss.{i}"] / count
             for i in range(BUCKETS)
@@ -85,16 +86,12 @@ class MaskGITRun(TokenModelRun):
             "Masked/accuracy": _accuracy(metrics),
             "Masked/share": metrics["masked"] / self.plan.n_tokens,
             **by_share,
-            "Losses/skips_count": metrics["skips"] / self.hparams.train.total_train_steps,
-            "Schedules/learning_rate": scalars["learning_rate"],
-            "Schedules/ema_decay": scalars["ema_decay"],
-            "Mean_Max_Updates/Global_norm": metrics["grad_norm"],
+            **step_tags(metrics, self.scalars(step - 1), self.hparams),
         }
 
     def headline(self, metrics: Mapping[str, float]) -> str:
         """Loss, accuracy and skipped updates, if any."""
-        text = f"loss {metrics['loss']:.4g} nats, accuracy {_accuracy(metrics):.1%}"
-        return text + (f", {int(metrics['skips'])} updates skipped" if metrics["skips"] else "")
+        return with_skips(f"loss {metrics['loss']:.4g} nats, accuracy {_accuracy(metrics):.1%}", metrics)
 
 
 def _accuracy(metrics: Mapping[str, float]) -> float:

@@ -19,6 +19,7 @@ from dioscuri.families.token_models.modes.interactive import Menu
 from dioscuri.families.token_models.run_logic import TokenModelRun
 from dioscuri.files import replacing
 from dioscuri.outputs.settings import output_folder
+from dioscuri.outputs.tags import step_tags, with_skips
 from dioscuri.plans.parameters import shapes
 
 MAX_PARAMETERS = 10**11
@@ -58,7 +59,6 @@ class SundaeRun(TokenModelRun):
 
     def logged(self, metrics: Mapping[str, float], step: int) -> dict[str, float]:
         """`Unrolled/cross_entropy_<k>` is the cross-entropy of pass k."""
-        scalars = self.scalars(step - 1)
         passes = {
             f"Unrolled/cross_entropy_{k}": metrics[f"unrolled.{k}"]
             for k in range(self.hparams.loss.unroll_steps)
@@ -67,16 +67,12 @@ class SundaeRun(TokenModelRun):
             "Losses/total": metrics["loss"],
             "Unrolled/accuracy": metrics["accuracy"],
             **passes,
-            "Losses/skips_count": metrics["skips"] / self.hparams.train.total_train_steps,
-            "Schedules/learning_rate": scalars["learning_rate"],
-            "Schedules/ema_decay": scalars["ema_decay"],
-            "Mean_Max_Updates/Global_norm": metrics["grad_norm"],
+            **step_tags(metrics, self.scalars(step - 1), self.hparams),
         }
 
     def headline(self, metrics: Mapping[str, float]) -> str:
         """Loss, accuracy and skipped updates, if any."""
-        text = f"loss {metrics['loss']:.4g} nats, accuracy {metrics['accuracy']:.1%}"
-        return text + (f", {int(metrics['skips'])} updates skipped" if metrics["skips"] else "")
+        return with_skips(f"loss {metrics['loss']:.4g} nats, accuracy {metrics['accuracy']:.1%}", metrics)
 
     def synthesise(self, checkpoint: Checkpoint) -> None:
         """Run the mode of `synthesis.synthesis_mode`; a model of text writes `generated/texts.txt`."""

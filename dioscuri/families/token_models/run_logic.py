@@ -1,6 +1,6 @@
 """Host logic shared by all token models."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -9,8 +9,7 @@ from dioscuri import schedules
 from dioscuri.checkpoint.store import Checkpoint
 from dioscuri.context import Context
 from dioscuri.contract import Shown, Validation
-from dioscuri.data import pipeline
-from dioscuri.engine import Array, Batch
+from dioscuri.engine import Array
 from dioscuri.families.token_models import modes
 from dioscuri.families.token_models.drawing import (
     can_draw,
@@ -22,6 +21,7 @@ from dioscuri.families.token_models.drawing import (
 )
 from dioscuri.families.token_models.evaluation import Quality, evaluate
 from dioscuri.families.token_models.report import report
+from dioscuri.outputs.examples import first_training_batch, validation_batches
 from dioscuri.outputs.pictures import in_rows, sheet
 
 N_SHOWN, N_OF_CLASS = 16, 4
@@ -47,7 +47,7 @@ class TokenModelRun:
         for ema, prefix in ((False, ""), (True, "EMA_")):
             quality = evaluate(
                 self.engine,
-                self._validation_batches(),
+                validation_batches(self.context),
                 self.plan,
                 self.hparams.val.mask_ratios,
                 ema=ema,
@@ -74,11 +74,7 @@ class TokenModelRun:
         """The first training pictures, decoded by the tokenizer if they are tokens."""
         if not can_draw(self.hparams):
             return Shown({}, {})
-        size = self.hparams.val.batch_size
-        batches = pipeline.evaluation_batches(
-            self.context.sets.train, self.hparams, batch_size=size, limit=min(N_SHOWN, size)
-        )
-        batch = next(batches)
+        batch = first_training_batch(self.context, N_SHOWN)
         pictures = pictures_of(self.context, batch)[batch["valid"]][:N_SHOWN]
         return Shown({}, {f"{step}/Original_{step}": sheet(in_rows(pictures))})
 
@@ -94,15 +90,6 @@ class TokenModelRun:
         """Run the mode of `synthesis.synthesis_mode`."""
         check_draws(self.hparams)
         modes.run(self.context, self.plan, checkpoint)
-
-    def _validation_batches(self) -> Iterator[Batch]:
-        options = self.hparams.val
-        return pipeline.evaluation_batches(
-            self.context.sets.validation,
-            self.hparams,
-            batch_size=options.batch_size,
-            limit=options.n_samples_for_validation,
-        )
 
     def _drawn(self, step: int) -> dict[str, Array]:
         """Samples with averaged weights and the same noise every time: a few of each of the first
