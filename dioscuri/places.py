@@ -8,8 +8,6 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from dioscuri.errors import UserError
-
 PACKAGE = Path(__file__).resolve().parent
 PROGRAMS = PACKAGE.parent
 """Holds `torch_impl/` and `jax_impl/`, in a clone and in an installed package."""
@@ -51,17 +49,6 @@ def runs_folder(root: str, home: Path) -> Path:
 def examples() -> Path:
     """The folder of the shipped configurations, `egs`."""
     return PROGRAMS / "egs" if in_clone() else PACKAGE / "egs"
-
-
-def egs_path(name: str | Path) -> Path:
-    """A shipped configuration by its name, such as 'egs/vqgan/digits.cfg' or 'vqgan/digits.cfg'.
-
-    A `UserError` if there is none.
-    """
-    shipped = _example(Path(name))
-    if shipped is None:
-        raise UserError(f"there is no example '{name}': see {examples()} for the shipped ones")
-    return shipped
 
 
 def configuration(path: Path) -> tuple[Path, str]:

@@ -18,21 +18,17 @@ from typing import Any
 import numpy as np
 
 from dioscuri.data.numpy_files import Damaged, read_npy
+from dioscuri.data.shard_index import AGAIN, FORMAT, INDEX, matches, read_index, shard_file
 from dioscuri.errors import UserError
-from dioscuri.files import file_sha256, read_json, read_sealed_json, replacing, write_json, write_sealed_json
+from dioscuri.files import file_sha256, read_json, replacing, write_json, write_sealed_json
 
 Array = np.ndarray
 Specs = Mapping[str, tuple[tuple[int, ...], str]]
 """Shape of an example's array and its dtype, by name."""
 
-FORMAT = 2
-FORMATS = (1, 2)
-INDEX = "index.json"
-DTYPES = ("bool", "uint8", "uint16", "uint32", "int32", "int64", "float16", "float32")
 SHARD_SIZE = 8192
 _OPEN_SHARDS = 512  # files mapped at once, below the usual limit of a process
 _AT_ONCE = 1 << 32
-_AGAIN = "remove the folder and write it again"
 
 
 class ShardWriter:
@@ -97,7 +93,7 @@ class ShardWriter:
         """Continue after the full shards that an earlier process wrote."""
         if not (self._folder / INDEX).exists():
             return
-        index = _read_index(self._folder, self._what)
+        index = read_index(self._folder, self._what)
         if index["header"] != self.header:
             names = self.header | index["header"]
             differing = [name for name in names if self.header.get(name) != index["header"].get(name)]
@@ -107,23 +103,23 @@ class ShardWriter:
             )
         for number, size in enumerate(index["shards"]):
             files = {path.name: index["files"].get(path.name) for path in self._paths(number)}
-            if any(not _matches(self._folder / name, digest) for name, digest in files.items()):
+            if any(not matches(self._folder / name, digest) for name, digest in files.items()):
                 break
             self._shards.append(size)
             self._files |= files
 
     def _paths(self, number: int) -> list[Path]:
-        return [_path(self._folder, name, number) for name in ("keys", *self.header["arrays"])]
+        return [shard_file(self._folder, name, number) for name in ("keys", *self.header["arrays"])]
 
     def _write(self, size: int) -> None:
         number, first = len(self._shards), self.n_examples
         for name, (_, dtype) in self.header["arrays"].items():
             held = np.concatenate(self._held[name])
             self._held[name] = [held[size:]]
-            path = _path(self._folder, name, number)
+            path = shard_file(self._folder, name, number)
             with replacing(path) as temporary, temporary.open("wb") as file:
                 np.save(file, held[:size].astype(dtype))
-        write_json(_path(self._folder, "keys", number), list(self._keys[first : first + size]))
+        write_json(shard_file(self._folder, "keys", number), list(self._keys[first : first + size]))
         self._shards.append(size)
         self._files |= {path.name: file_sha256(path) for path in self._paths(number)}
         self._write_index(complete=False)
@@ -138,7 +134,7 @@ class Shards:
     """A complete folder of shards, whose files are memory-mapped on demand."""
 
     def __init__(self, folder: Path, what: str) -> None:
-        index = _read_index(folder, what)
+        index = read_index(folder, what)
         self.folder, self.what, self.sizes = folder, what, index["shards"]
         self.header: dict[str, Any] = index["header"]
         if not index["complete"] or sum(self.sizes) != self.header["n_examples"]:
@@ -173,20 +169,20 @@ class Shards:
         for number in np.unique(shard):
             in_shard = shard == number
             array = self._load(name, int(number))
-            self.seals.check(_path(self.folder, name, int(number)).name)
+            self.seals.check(shard_file(self.folder, name, int(number)).name)
             rows[in_shard] = array[indices[in_shard] - self.starts[number]]
         return rows
 
     def _load_array(self, name: str, number: int) -> Array:
-        path, (shape, dtype) = _path(self.folder, name, number), self.header["arrays"][name]
+        path, (shape, dtype) = shard_file(self.folder, name, number), self.header["arrays"][name]
         expected = (self.sizes[number], *shape)
         try:
             array = read_npy(path)
         except Damaged as error:
-            raise UserError(f"{self.what} {path} cannot be read ({error}): {_AGAIN}") from error
+            raise UserError(f"{self.what} {path} cannot be read ({error}): {AGAIN}") from error
         if array.dtype != dtype or array.shape != expected:
             raise UserError(
-                f"{self.what} {path} are {array.dtype} {array.shape}, not {dtype} {expected}: {_AGAIN}"
+                f"{self.what} {path} are {array.dtype} {array.shape}, not {dtype} {expected}: {AGAIN}"
             )
         return array
 
@@ -201,8 +197,8 @@ class Seals:
     def check(self, name: str) -> None:
         """Raise a `UserError` if a file does not match its checksum."""
         if name in self._unchecked:
-            if not _matches(self.folder / name, self.digests[name]):
-                raise UserError(f"{self.what} {self.folder / name} do not match their sha256: {_AGAIN}")
+            if not matches(self.folder / name, self.digests[name]):
+                raise UserError(f"{self.what} {self.folder / name} do not match their sha256: {AGAIN}")
             self._unchecked.discard(name)
 
     def check_all(self) -> None:
@@ -218,7 +214,7 @@ class Keys(Sequence[str]):
         self.starts = np.cumsum([0, *sizes])
 
         def load(number: int) -> list[str]:
-            seals.check(_path(folder, "keys", number).name)
+            seals.check(shard_file(folder, "keys", number).name)
             return _read_keys(folder, what, number, sizes[number])
 
         self.load = lru_cache(maxsize=2)(load)
@@ -237,80 +233,12 @@ class Keys(Sequence[str]):
 def check_file(path: Path, what: str) -> None:
     """Raise a `UserError` if a file next to shards does not match the checksum in their index."""
     if (path.parent / INDEX).is_file():
-        Seals(path.parent, what, _read_index(path.parent, what)["files"]).check(path.name)
-
-
-def _matches(path: Path, digest: str | None) -> bool:
-    """Whether a file has the checksum `digest`; True if there is none (format 1)."""
-    try:
-        return path.is_file() if digest is None else file_sha256(path) == digest
-    except OSError:
-        return False
-
-
-def _path(folder: Path, name: str, number: int) -> Path:
-    return folder / f"{name}-{number:05d}{'.json' if name == 'keys' else '.npy'}"
+        Seals(path.parent, what, read_index(path.parent, what)["files"]).check(path.name)
 
 
 def _read_keys(folder: Path, what: str, number: int, size: int) -> list[str]:
-    path = _path(folder, "keys", number)
+    path = shard_file(folder, "keys", number)
     keys = read_json(path, "keys")
     if not isinstance(keys, list) or len(keys) != size or not all(isinstance(key, str) for key in keys):
-        raise UserError(f"keys {path} of {what} are not a list of {size} names: {_AGAIN}")
+        raise UserError(f"keys {path} of {what} are not a list of {size} names: {AGAIN}")
     return keys
-
-
-def _read_index(folder: Path, what: str) -> dict[str, Any]:
-    path = folder / INDEX
-    index, has_seal = read_sealed_json(path, what)
-    index = {"files": {}, **index} if isinstance(index, dict) else index
-    if not _is_index(index):
-        raise UserError(f"{what}: {path} is not an index of {what}: {_AGAIN}")
-    version = index["header"]["format"]
-    if version not in FORMATS:
-        raise UserError(f"{what} {folder} have format {version!r}, but this version reads {FORMAT}")
-    lacking = set(_file_names(index)) - set(index["files"])
-    if version > 1 and (lacking or not has_seal):
-        raise UserError(f"{what}: {path} lacks checksums: {_AGAIN}")
-    result: dict[str, Any] = index
-    return result
-
-
-def _file_names(index: Mapping[str, Any]) -> list[str]:
-    names = ("keys", *index["header"]["arrays"])
-    return [_path(Path(), name, number).name for number in range(len(index["shards"])) for name in names]
-
-
-def _is_index(index: Any) -> bool:
-    parts = {"header": dict, "complete": bool, "shards": list, "files": dict}
-    if not isinstance(index, dict) or any(not isinstance(index.get(n), kind) for n, kind in parts.items()):
-        return False
-    header = index["header"]
-    numbers = ("format", "n_examples", "shard_size")
-    arrays = header.get("arrays")
-    return (
-        all(_whole(header.get(name)) for name in numbers)
-        and all(_is_file_name(name) and isinstance(sha, str) for name, sha in index["files"].items())
-        and all(_positive(size) for size in index["shards"])
-        and isinstance(arrays, dict)
-        and bool(arrays)
-        and all(_is_file_name(name) and _is_spec(spec) for name, spec in arrays.items())
-    )
-
-
-def _is_spec(spec: Any) -> bool:
-    if not isinstance(spec, list) or len(spec) != 2 or not isinstance(spec[0], list):
-        return False
-    return all(_positive(side) for side in spec[0]) and spec[1] in DTYPES
-
-
-def _positive(value: Any) -> bool:
-    return _whole(value) and value > 0
-
-
-def _whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_file_name(name: str) -> bool:
-    return Path(name).name == name

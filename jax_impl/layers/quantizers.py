@@ -53,10 +53,6 @@ class NearestCode(nnx.Module):
         products = z @ codes.T
         return jnp.square(z).sum(-1, keepdims=True) + broadcast(jnp.square(codes).sum(-1), z) - 2 * products
 
-    def soft_codes(self, z: Array, temperature: float) -> Array:
-        """Probabilities (B, h, w, K) of the codes, softmax(-distance / temperature)."""
-        return jax.nn.softmax(-self.distances(z) / temperature)
-
     def lookup(self, indices: Array) -> Array:
         """Codes (B, h, w, D)."""
         return self.codebook()[indices]

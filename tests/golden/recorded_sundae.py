@@ -1,8 +1,9 @@
 """Recorded cases of sundae-vqgan and of the text8 SUNDAE, under our names."""
 
+from math import isqrt
 from types import SimpleNamespace
 
-from dioscuri.families.sundae.plan import make_plan, square_side
+from dioscuri.families.sundae.plan import make_plan
 from dioscuri.importers.published import canonical_weights
 from dioscuri.importers.sundae import hourglass_options, text_options
 from tests.golden.recorded_tokens import Run
@@ -21,7 +22,7 @@ def options_of(about):
         data = constructor["data"]
         sizes = {"codebook_size": data["vocabulary_size"], "sequence_length": data["sequence_length"]}
         return text_options(constructor["model"]), {"grid": 0, **sizes}
-    sizes = {"grid": square_side(constructor["max_seq_len"]), "codebook_size": constructor["num_tokens"]}
+    sizes = {"grid": isqrt(constructor["max_seq_len"]), "codebook_size": constructor["num_tokens"]}
     return hourglass_options(constructor), {**sizes, "sequence_length": 0}
 
 

@@ -21,7 +21,7 @@ from dioscuri.outputs.pictures import (
     save_picture,
     sheet,
 )
-from dioscuri.places import egs_path
+from dioscuri.places import examples
 from dioscuri.run.logs import JsonLines, Sheets, TensorBoard
 from dioscuri.twins import open_twin
 
@@ -126,7 +126,7 @@ def test_command_line_is_split_into_its_parts():
     found = parse(words, resumes=True)
     assert (found.cfg, found.resume_from) == (Path("my.cfg"), Path("../logs-y"))
     assert found.overrides == ("run.name=x", "model.up_strides=[1, 2]")
-    assert parse([], resumes=False).cfg == egs_path("egs/hierarchical_vae/digits.cfg")
+    assert parse([], resumes=False).cfg == (examples() / "hierarchical_vae/digits.cfg")
 
 
 @pytest.mark.parametrize("word", ["-h", "--help"])

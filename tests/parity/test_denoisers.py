@@ -7,7 +7,7 @@ import pytest
 
 from dioscuri.errors import UserError
 from dioscuri.families.sundae.model_options import Denoiser
-from dioscuri.families.sundae.plan import initial_parameters, make_plan, parameter_table, square_side
+from dioscuri.families.sundae.plan import initial_parameters, make_plan, parameter_table
 from tests.parity.denoiser_cases import BATCH, CASES, CODES, SMALL, make
 from tests.parity.option_cases import enumerated
 from tests.parity.test_transformers import assert_equal, largest
@@ -111,12 +111,6 @@ def test_first_values_and_decay():
 def test_what_does_not_fit_is_named(options, grid, message):
     with pytest.raises(UserError, match=message):
         make_plan(Denoiser(**{**SMALL, **options}), grid, CODES)
-
-
-def test_a_sequence_that_is_no_square_is_named():
-    assert square_side(784) == 28
-    with pytest.raises(UserError, match="60 tokens do not form a square grid"):
-        square_side(60)
 
 
 def test_every_value_of_every_option_is_in_a_case():

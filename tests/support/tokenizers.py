@@ -8,8 +8,10 @@ import torch
 from dioscuri.families.vqgan.tables import parameter_table
 from dioscuri.plans.parameters import shapes
 from jax_impl.models.vqgan import build_tokenizer as build_jax
+from jax_impl.objectives.masked_tokens import soft_targets as jax_soft
 from tests.support.twin_models import QUICK, JaxModel, bound
 from torch_impl.models.vqgan import build_tokenizer as build_torch
+from torch_impl.objectives.masked_tokens import soft_targets as torch_soft
 
 
 class Twin:
@@ -34,12 +36,13 @@ class Twin:
         raise NotImplementedError
 
 
-def _stages(model, x, plan, temperature):
+def _stages(model, x, plan, soft):
     z = model.encode(x)
     quantised = model.quantise(z)
     found = {"z": z, "codes": quantised.codes, "indices": quantised.indices}
     if plan.options.quantizer in ("nearest", "ema"):
-        found |= {"distances": model.quantize.distances(z), "soft": model.quantize.soft_codes(z, temperature)}
+        distances = model.quantize.distances(z)
+        found |= {"distances": distances, "soft": soft(distances)}
     return found | {"decoded": model.decode(quantised.codes)}
 
 
@@ -63,7 +66,7 @@ class Torch(Twin):
     def forward(self, x, temperature=1.0):
         with torch.no_grad():
             x = torch.from_numpy(x.astype(self.dtype))
-            found = _stages(self._model(), x, self.plan, temperature)
+            found = _stages(self._model(), x, self.plan, lambda d: torch_soft(d, temperature))
             return {name: value.numpy() for name, value in found.items()}
 
     def decode_indices(self, indices):
@@ -106,7 +109,10 @@ class Jax(Twin):
             return jax.tree.map(np.asarray, found)
 
     def forward(self, x, temperature=1.0):
-        return self._run(lambda merge, params, x: _stages(merge(params), x, self.plan, temperature), x)
+        def stages(merge, params, x):
+            return _stages(merge(params), x, self.plan, lambda d: jax_soft(d, temperature))
+
+        return self._run(stages, x)
 
     def decode_indices(self, indices):
         return self._run(lambda merge, params, i: merge(params).decode_indices(i), indices)

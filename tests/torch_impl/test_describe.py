@@ -6,7 +6,7 @@ import pytest
 
 from dioscuri.cli.describe import main
 from dioscuri.hparams import load
-from dioscuri.places import egs_path
+from dioscuri.places import examples
 from dioscuri.registry import family_names, family_part
 from dioscuri.run.sizes import sizes
 from torch_impl.engine import Engine
@@ -15,7 +15,7 @@ from torch_impl.engine import Engine
 @pytest.mark.parametrize("family", family_names())
 def test_it_tells_what_the_engine_holds(capsys, family):
     words = ["data.tokenizer_path="] if family in ("maskgit", "sundae") else []
-    cfg = egs_path(f"egs/{family}/digits.cfg")
+    cfg = examples() / f"{family}/digits.cfg"
     state = Engine(load(cfg, words)).state_to_numpy()
     main([str(cfg), *words, "--json"])
     facts, held = json.loads(capsys.readouterr().out), sizes(state, {})

@@ -51,10 +51,6 @@ class NearestCode(nn.Module):
         products = z @ codes.T
         return z.square().sum(-1, keepdim=True) + codes.square().sum(-1) - 2 * products
 
-    def soft_codes(self, z: Tensor, temperature: float) -> Tensor:
-        """Probabilities (B, h, w, K) of the codes, softmax(-distance / temperature)."""
-        return (-self.distances(z) / temperature).softmax(-1)
-
     def lookup(self, indices: Tensor) -> Tensor:
         """Codes (B, h, w, D)."""
         return self.codebook()[indices]

@@ -95,16 +95,6 @@ def make_plan(model: Denoiser, grid: int, codebook_size: int, length: int = 0) -
     return DenoiserPlan(model, grid, grid**2 or length, codebook_size, body)
 
 
-def square_side(length: int) -> int:
-    """Side of a square grid of `length` tokens; a `UserError` if there is none."""
-    if isqrt(length) ** 2 != length:
-        raise UserError(
-            f"{length} tokens do not form a square grid, which an hourglass needs: give a square number, "
-            f"such as {isqrt(length) ** 2}"
-        )
-    return isqrt(length)
-
-
 def angles(stack: Stack, model: Denoiser) -> np.ndarray:
     """Angles (L, 1, P) by which the first P pairs of channels of every head rotate, float64; with
     `legacy_positions` (L, N, K / 2), where the first pairs of all heads together rotate and the others do
