@@ -18,6 +18,7 @@ from tests.support.engines import (
     assert_states_equal,
     engine_of,
     pictures,
+    run_steps,
 )
 from tests.support.tiny_classifier import DIGITS, tiny
 
@@ -37,12 +38,8 @@ def batch_of(step, n=8):
 
 def train(engine, steps):
     """Run the steps; returns the loss of each."""
-    losses = []
-    for step in steps:
-        scalars = {"learning_rate": 0.004 * min(1, step / 5), "ema_decay": 0.9}
-        engine.train_step(batch_of(step), step, scalars)
-        losses.append(engine.fetch_metrics()["loss"])
-    return np.array(losses)
+    scalars_of = lambda step: {"learning_rate": 0.004 * min(1, step / 5), "ema_decay": 0.9}  # noqa: E731
+    return run_steps(engine, steps, batch_of, scalars_of)["loss"]
 
 
 @pytest.fixture(scope="module")

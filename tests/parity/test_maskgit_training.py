@@ -6,15 +6,15 @@ from itertools import product
 
 import numpy as np
 import pytest
-from safetensors.numpy import save
 
 from tests.support import engines
 from tests.support.engines import (
     assert_curves_agree,
-    assert_states_close,
-    assert_states_equal,
+    assert_goes_on,
+    assert_steps_agree,
     pictures,
     recorded_noise,
+    run_steps,
 )
 from tests.support.tiny_maskgit import CODES, GRID, example_tokens, tiny, write_tokenizer
 
@@ -44,13 +44,13 @@ def batch_of(step, n=BATCH):
 
 def train(engine, steps, *, recorded=True, make=batch_of):
     """Run the steps; returns the metrics of each."""
-    found = []
-    for step in steps:
-        noise = recorded_noise(engine, step) if recorded else None
-        scalars = {"learning_rate": 0.005 * min(1, step / 5), "ema_decay": min(0.9, step / 10)}
-        engine.train_step(make(step), step, scalars, noise)
-        found.append(engine.fetch_metrics())
-    return {name: np.array([metrics[name] for metrics in found]) for name in found[0]}
+    return run_steps(
+        engine,
+        steps,
+        make,
+        lambda step: {"learning_rate": 0.005 * min(1, step / 5), "ema_decay": min(0.9, step / 10)},
+        partial(recorded_noise, engine) if recorded else None,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -80,14 +80,8 @@ TRAINED = [
 
 @pytest.mark.parametrize("options", TRAINED, ids=" ".join)
 def test_steps_in_float64_agree_to_rounding(options):
-    states, losses = {}, {}
-    for twin in TWINS:
-        engine = make_engine(twin, "train.precision=float64", *options)
-        losses[twin], states[twin] = train(engine, range(3)), engine.state_to_numpy()
-    for name, values in losses["torch"].items():
-        np.testing.assert_allclose(losses["jax"][name], values, rtol=1e-9, atol=1e-12, err_msg=name)
-    assert_states_close(states["torch"], states["jax"], 1e-8)
-    moved = [np.abs(array).max() > 0 for array in states["torch"]["optimizer"].values()]
+    state = assert_steps_agree(make_engine, train, *options)
+    moved = [np.abs(array).max() > 0 for array in state["optimizer"].values()]
     assert np.mean(moved) > 0.4  # Lion has no second moments
 
 
@@ -99,18 +93,7 @@ def test_bfloat16_stays_near_float32(curves):
 
 @pytest.mark.parametrize(("first", "second"), [*product(TWINS, TWINS)])
 def test_a_run_continues_in_either_twin(curves, first, second):
-    engine = make_engine(first, *DROPOUT)
-    train(engine, range(5))
-    state = engine.state_to_numpy()
-    other = make_engine(second, "run.seed=99", *DROPOUT)
-    other.state_from_numpy(state)
-    files = [{group: save(tensors) for group, tensors in s.items()} for s in (state, other.state_to_numpy())]
-    assert files[0] == files[1]
-    losses = train(other, range(5, 12))["loss"]
-    np.testing.assert_allclose(losses, curves[first][5:12], rtol=1e-4)
-    if first == second:
-        train(engine, range(5, 12))
-        assert_states_equal(engine.state_to_numpy(), other.state_to_numpy())
+    assert_goes_on(make_engine, train, (first, second), curves[first], *DROPOUT)
 
 
 @pytest.mark.parametrize("twin", TWINS)

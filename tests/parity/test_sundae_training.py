@@ -6,7 +6,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from safetensors.numpy import save
 
 from dioscuri.families.sundae.denoising_options import Resampling, Unrolling
 from dioscuri.families.sundae.options import Loss
@@ -17,7 +16,7 @@ from tests.parity.denoiser_cases import make
 from tests.parity.option_cases import enumerated
 from tests.parity.test_maskgit_training import assert_equal_results, batch_of, train
 from tests.support.denoisers import TWINS as NETWORKS
-from tests.support.engines import assert_curves_agree, assert_states_close, assert_states_equal
+from tests.support.engines import assert_curves_agree, assert_goes_on, assert_steps_agree
 from tests.support.sundae import resample
 from tests.support.tiny_maskgit import CODES, GRID, write_tokenizer
 from tests.support.tiny_sundae import make_engine, tiny
@@ -53,28 +52,12 @@ TRAINED = [
 
 @pytest.mark.parametrize("options", TRAINED, ids=" ".join)
 def test_steps_in_float64_agree_to_rounding(options):
-    states, losses = {}, {}
-    for twin in TWINS:
-        engine = make_engine(twin, "train.precision=float64", *options)
-        losses[twin], states[twin] = train(engine, range(3)), engine.state_to_numpy()
-    for name, values in losses["torch"].items():
-        np.testing.assert_allclose(losses["jax"][name], values, rtol=1e-9, atol=1e-12, err_msg=name)
-    assert_states_close(states["torch"], states["jax"], 1e-8)
+    assert_steps_agree(make_engine, train, *options)
 
 
 @pytest.mark.parametrize(("first", "second"), [*product(TWINS, TWINS)])
 def test_a_run_continues_in_either_twin(curves, first, second):
-    engine = make_engine(first)
-    train(engine, range(5))
-    state = engine.state_to_numpy()
-    other = make_engine(second, "run.seed=99")
-    other.state_from_numpy(state)
-    files = [{group: save(tensors) for group, tensors in s.items()} for s in (state, other.state_to_numpy())]
-    assert files[0] == files[1]
-    np.testing.assert_allclose(train(other, range(5, 12))["loss"], curves[first][5:12], rtol=1e-4)
-    if first == second:
-        train(engine, range(5, 12))
-        assert_states_equal(engine.state_to_numpy(), other.state_to_numpy())
+    assert_goes_on(make_engine, train, (first, second), curves[first])
 
 
 def test_the_loss_is_that_of_all_passes():

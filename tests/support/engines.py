@@ -6,6 +6,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+from safetensors.numpy import save
 
 from dioscuri.families.hierarchical_vae.plan import make_plan
 from dioscuri.hparams import load
@@ -64,12 +65,17 @@ def scalars(step):
 
 def train(engine, steps, *, recorded=True):
     """Run the steps; returns their losses."""
-    losses = []
+    noise_of = posterior_noise if recorded else None
+    return run_steps(engine, steps, lambda step: {"image": pictures(step)}, scalars, noise_of)["loss"]
+
+
+def run_steps(engine, steps, batch_of, scalars_of, noise_of=None):
+    """Run the steps on what functions of a step give; returns the metrics of all steps by name."""
+    metrics = []
     for step in steps:
-        noise = posterior_noise(step) if recorded else None
-        engine.train_step({"image": pictures(step)}, step, scalars(step), noise)
-        losses.append(engine.fetch_metrics()["loss"])
-    return np.array(losses)
+        engine.train_step(batch_of(step), step, scalars_of(step), noise_of and noise_of(step))
+        metrics.append(engine.fetch_metrics())
+    return {name: np.array([of_step[name] for of_step in metrics]) for name in metrics[0]}
 
 
 def recorded_noise(engine, step, rows=BATCH):
@@ -91,6 +97,34 @@ def assert_curves_agree(curves, fall):
     assert relative[:20].max() <= 1e-4
     assert relative.max() <= 1e-3
     assert torch[-10:].mean() < fall * torch[:10].mean()
+
+
+def assert_steps_agree(make, train, *options):
+    """Three steps in float64 give equal metrics and states, to rounding; returns a state."""
+    states, metrics = {}, {}
+    for twin in ("torch", "jax"):
+        engine = make(twin, "train.precision=float64", *options)
+        metrics[twin], states[twin] = train(engine, range(3)), engine.state_to_numpy()
+    for name, values in metrics["torch"].items():
+        np.testing.assert_allclose(metrics["jax"][name], values, rtol=1e-9, atol=1e-12, err_msg=name)
+    assert_states_close(states["torch"], states["jax"], 1e-8)
+    return states["torch"]
+
+
+def assert_goes_on(make, train, twins, losses, *options):
+    """A run of the first twin goes on in the second from the same file, with the losses of a whole run; in
+    the same twin, bit for bit."""
+    first, second = twins
+    engine, other = make(first, *options), make(second, "run.seed=99", *options)
+    train(engine, range(5))
+    state = engine.state_to_numpy()
+    other.state_from_numpy(state)
+    files = [{group: save(tensors) for group, tensors in s.items()} for s in (state, other.state_to_numpy())]
+    assert files[0] == files[1]
+    np.testing.assert_allclose(train(other, range(5, 12))["loss"], losses[5:12], rtol=1e-4)
+    if first == second:
+        train(engine, range(5, 12))
+        assert_states_equal(engine.state_to_numpy(), other.state_to_numpy())
 
 
 def assert_states_equal(left, right):
