@@ -101,7 +101,9 @@ class Network:
 
     name = "jax"
 
-    def __init__(self, hparams: Any, weights: Arrays, device: Any = None) -> None:
+    def __init__(
+        self, hparams: Any, weights: Arrays, device: Any = None, buffers: Mapping[str, Any] | None = None
+    ) -> None:
         self.hparams, self.precision = hparams, hparams.train.precision
         chosen = open_device(device)
         with self.arithmetic():
@@ -120,9 +122,9 @@ class Network:
                 name: jax.device_put(np.asarray(array, dtype), chosen)
                 for name, array in self.methods.frozen().items()
             }
+            first = self.methods.initial_buffers(hparams.run.seed) if buffers is None else buffers
             self.buffers = {
-                name: jax.device_put(np.asarray(array, dtype), chosen)
-                for name, array in self.methods.initial_buffers(0).items()
+                name: jax.device_put(np.asarray(array, dtype), chosen) for name, array in first.items()
             }
 
     @property
@@ -165,18 +167,15 @@ class Network:
         state: nnx.State,
         batch: Mapping[str, Any],
         key: jax.Array,
+        buffers: Mapping[str, jax.Array] | None = None,
         *,
         scalars: Mapping[str, float],
         noise: Mapping[str, Any] | None = None,
         tokenizer: Any = None,
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+    ) -> tuple[jax.Array, dict[str, Any]]:
         """The family's training objective and metrics at the parameters `state`, a pure function; the key
-        draws `noise` if it is None."""
-        if self.buffers:
-            raise UserError(
-                "[model] quantizer updates moving averages, which a pure loss cannot: train with "
-                "dioscuri.jax.train, or choose another quantizer"
-            )
+        draws `noise` if it is None. A model with `buffers`, its own by default, returns new ones in the
+        metrics."""
         with self.arithmetic():
             rows = {name: jnp.asarray(value) for name, value in batch.items()}
             if tokenizer is not None:
@@ -190,10 +189,27 @@ class Network:
             graph, _, rest = split
             numbers, switches = step_numbers(scalars, self.methods.switches, 0.0)
             values = {name: np.asarray(value, self.runner.dtype) for name, value in numbers.items()}
-            loss, metrics, _ = self.methods.loss(
-                nnx.merge(graph, state, rest), rows, drawn, values | switches, {}, self.frozen
+            kept = self.buffers if buffers is None else buffers
+            loss, metrics, new = self.methods.loss(
+                nnx.merge(graph, state, rest), rows, drawn, values | switches, kept, self.frozen
             )
-        return loss, metrics
+        return loss, {**metrics, "buffers": new} if new else metrics
+
+    def with_buffers(self, state: nnx.State, buffers: Mapping[str, jax.Array]) -> nnx.State:
+        """The state with the parameters that follow from new buffers."""
+        shapes = self.methods.parameter_shapes()
+        leaves = {canonical_name(path): (path, leaf[...]) for path, leaf in nnx.to_flat_state(state)}
+        with self.arithmetic():
+            parameters = {
+                name: _to_canonical(path, leaf, shapes[name]) for name, (path, leaf) in leaves.items()
+            }
+            new = self.methods.overwritten(buffers, parameters)
+            arrays = [
+                _from_canonical(path, new[name], leaf) if name in new else leaf
+                for name, (path, leaf) in leaves.items()
+            ]
+        tree: nnx.State = jax.tree.unflatten(jax.tree.structure(state), arrays)
+        return tree
 
     def tokenised(self, rows: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         """Rows whose pictures are replaced by their tokens (B, L)."""
@@ -210,10 +226,8 @@ class Network:
         shapes, arrays = self.methods.parameter_shapes(), {}
         for path, leaf in nnx.to_flat_state(self.state):
             name = canonical_name(path)
-            axes = memory_axes(str(path[-1]), len(shapes[name]))
             array = np.asarray(leaf[...]).astype(wide)
-            stored = array.reshape([shapes[name][axis] for axis in axes])
-            arrays[name] = np.ascontiguousarray(stored.transpose(np.argsort(axes)))
+            arrays[name] = np.ascontiguousarray(_to_canonical(path, array, shapes[name]))
         return arrays
 
     @contextmanager
@@ -253,8 +267,18 @@ def _with_weights(
     check_shapes(weights, shapes)
     dtype, leaves = COMPUTE_DTYPES[precision], []
     for path, leaf in nnx.to_flat_state(params):
-        array = weights[canonical_name(path)]
-        array = array.transpose(memory_axes(str(path[-1]), array.ndim)).reshape(leaf.shape)
+        array = _from_canonical(path, weights[canonical_name(path)], leaf)
         leaves.append(jax.device_put(jnp.asarray(array, dtype), device))
     tree: nnx.State = jax.tree.unflatten(jax.tree.structure(params), leaves)
     return tree
+
+
+def _to_canonical(path: tuple[Any, ...], array: Any, shape: tuple[int, ...]) -> Any:
+    """A parameter as it lies in memory -> in its canonical shape."""
+    axes = memory_axes(str(path[-1]), len(shape))
+    return array.reshape([shape[axis] for axis in axes]).transpose(np.argsort(axes))
+
+
+def _from_canonical(path: tuple[Any, ...], array: Any, leaf: Any) -> Any:
+    """The way back, into the shape of a leaf."""
+    return array.transpose(memory_axes(str(path[-1]), array.ndim)).reshape(leaf.shape)

@@ -81,7 +81,9 @@ class Network:
 
     name = "torch"
 
-    def __init__(self, hparams: Any, weights: Arrays, device: Any = None) -> None:
+    def __init__(
+        self, hparams: Any, weights: Arrays, device: Any = None, buffers: Mapping[str, Any] | None = None
+    ) -> None:
         precision = hparams.train.precision
         self.hparams, self.methods = hparams, methods_of(hparams)
         self._device = open_device(device, precision)
@@ -94,7 +96,10 @@ class Network:
         self.module: Any = module.to(self._device, COMPUTE_DTYPES[precision])
         self.runner = Runner(self.methods, Devices(self._device, 0, 1), dtype)
         self.frozen = self.runner.placed(self.methods.frozen())
-        self.buffers = self.runner.placed(self.methods.initial_buffers(0))
+        first = self.methods.initial_buffers(hparams.run.seed) if buffers is None else buffers
+        self.buffers = {
+            name: torch.as_tensor(value, dtype=dtype, device=self._device) for name, value in first.items()
+        }
         self.settled = True
 
     @property

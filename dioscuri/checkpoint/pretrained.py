@@ -96,6 +96,11 @@ def network_options(hparams: Any) -> Any:
     return hparams
 
 
+def without_discriminator(weights: Arrays) -> dict[str, np.ndarray]:
+    """Weights of the network that `network_options` leaves."""
+    return {name: array for name, array in weights.items() if not name.startswith("discriminator.")}
+
+
 def option_words_of(folder: Path) -> tuple[str, ...]:
     """The folder's options as words `section.option=value`."""
     where = folder / CONFIG

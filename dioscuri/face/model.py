@@ -11,14 +11,14 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from dioscuri.checkpoint.pretrained import TOKENIZER, write_folder
+from dioscuri.checkpoint.pretrained import TOKENIZER, without_discriminator, write_folder
 from dioscuri.engine import Array, split_arguments
 from dioscuri.errors import UserError
 from dioscuri.face.network import Network, precision_of
-from dioscuri.face.recorded import checked_noise, drawn
+from dioscuri.face.recorded import checked_noise
+from dioscuri.face.trainable import Trainable
 from dioscuri.face.usual import Values
-from dioscuri.inputs import check_lengths, check_names, read_count, read_pictures
-from dioscuri.plans.noise import NoiseSpec
+from dioscuri.inputs import check_names, read_count
 from dioscuri.registry import family_part
 
 METHODS = ("encode", "decode", "generate", "inpaint", "reconstruct", "bound", "interpolate", "classify")
@@ -28,7 +28,7 @@ BATCH_SIZE = 64
 """Default number of rows that a network processes at once."""
 
 
-class Model:
+class Model(Trainable):
     """A network with its options, ready to use, fine-tune and save.
 
     Input pictures are PIL images, uint8 (N, H, W, C) or floats in [0, 1] of that shape; output pictures are
@@ -45,54 +45,11 @@ class Model:
         self._origin = dict(origin or {})
         self._fingerprint = self._hash() if self._origin else ""
 
-    # What it is.
-
-    @property
-    def family(self) -> str:
-        """Name of the model's family, such as 'maskgit'."""
-        return str(self.hparams.run.family)
-
-    @property
-    def twin(self) -> str:
-        """'torch' or 'jax'."""
-        return self._network.name
-
-    @property
-    def hparams(self) -> Any:
-        """All options, by section: `model.hparams.data.target_res`. They are frozen."""
-        return self._network.hparams
-
-    @property
-    def module(self) -> Any:
-        """The network: an `nn.Module` of PyTorch or an `nnx.Module` of Flax. Changes to it, such as an
-        optimiser's to its weights, apply to all methods at once."""
-        return self._network.module
-
     @property
     def tokenizer(self) -> "Model | None":
         """The model that turns pictures into tokens and back, if there is a separate one."""
-        return self._tokenizer
-
-    @property
-    def device(self) -> Any:
-        """The device of the weights, of PyTorch or JAX."""
-        return self._network.device
-
-    @property
-    def state(self) -> Any:
-        """JAX: the parameters, an `nnx.State`, as `loss` takes them and optimisers update them."""
-        return self._of_network("state")
-
-    @state.setter
-    def state(self, value: Any) -> None:
-        self._of_network("state")
-        self._network.state = value  # type: ignore[attr-defined]
-
-    @property
-    def picture_shape(self) -> tuple[int, ...]:
-        """(H, W, C) of pictures; (L, C) of sounds; (T, H, W, C) of video clips."""
-        data = self.hparams.data
-        return (data.target_res, data.target_res, data.channels)
+        tokenizer: Model | None = self._tokenizer
+        return tokenizer
 
     @property
     def num_parameters(self) -> int:
@@ -142,58 +99,17 @@ class Model:
         """The most likely class of each picture, int32 (N,)."""
         raise self._cannot("classify")
 
-    # Training and saving.
-
-    def batch(self, pictures: Any = None, **rows: Any) -> dict[str, Any]:
-        """A checked batch for `loss`: `pictures` and, by name, the model's other training inputs.
-
-        Token models also take `tokens` instead of pictures; models with classes take `classes`.
-        """
-        given = dict(rows)
-        if "classes" in given:
-            given["label"] = given.pop("classes")
-        if pictures is not None:
-            given["image"] = pictures
-        return self._checked_batch(given, padded=False)
-
-    def loss(
-        self,
-        *given: Any,
-        noise: Mapping[str, Any] | None = None,
-        schedules: Mapping[str, float] | None = None,
-    ) -> Any:
-        """The training objective, as the training loop computes it: (loss, metrics by name).
-
-        PyTorch: `loss(batch)`, where `batch` is what `batch(...)` returns, or a mapping like it; noise
-        comes from PyTorch's default generator. JAX: `loss(state, batch, key)`, a pure function for
-        `jax.value_and_grad(model.loss, has_aux=True)`, with `model.state` as the first argument.
-        `noise` replaces it by recorded noise. `schedules` sets values such as `beta`; the others have the
-        final values of their schedules.
-        """
-        place = 0 if self._network.name == "torch" else 1
-        if len(given) != (1 if place == 0 else 3):
-            call = "loss(batch)" if place == 0 else "loss(state, batch, key)"
-            raise UserError(f"loss takes {call}, not {len(given)} arguments")
-        if not isinstance(given[place], Mapping):
-            raise UserError(f"loss takes a mapping, not a {type(given[place]).__name__}: see model.batch")
-        arguments = list(given)
-        arguments[place] = self._checked_batch(given[place], padded=True)
-        if noise is not None and not any(map(is_traced, noise.values())):
-            rows = len(next(iter(arguments[place].values())))
-            noise = checked_noise(noise, self.noise_specs("train_step", rows))
-        tokenizer = None if self._tokenizer is None else self._tokenizer._network
-        return self._network.loss(
-            *arguments, scalars=self._schedules(schedules), noise=noise, tokenizer=tokenizer
-        )
+    # Saving and moving.
 
     def save(self, folder: Path | str) -> None:
         """Write `config.json` and `model.safetensors`, and the tokenizer in `tokenizer/`.
 
-        `load` of either twin opens the folder; a tokenizer's folder also serves as `data.tokenizer_path`.
+        A discriminator and buffers are left out. `load` of either twin opens the folder; a tokenizer's also
+        serves as `data.tokenizer_path`.
         """
         folder = Path(folder)
         same = self._origin if self._origin and self._hash() == self._fingerprint else None
-        write_folder(folder, self.hparams, self._network.weights(), origin=same)
+        write_folder(folder, self.hparams, without_discriminator(self._network.weights()), origin=same)
         if self._tokenizer is not None:
             self._tokenizer.save(folder / TOKENIZER)
 
@@ -208,27 +124,23 @@ class Model:
             precision = precision_of(dtype)
             hparams = replace(hparams, train=replace(hparams.train, precision=precision))
         device = self.device if device is None else device
-        self._network = type(self._network)(hparams, self._network.weights(), device)
+        weights = self._network.weights()
+        self._network = type(self._network)(hparams, weights, device, self._network.buffers)
         if self._tokenizer is not None:
             coarse = dtype is not None and precision_of(dtype) == "bfloat16"
             self._tokenizer.to(device, None if coarse else dtype)
         return self
 
-    def noise_specs(self, method: str, rows: int, **options: Any) -> tuple[NoiseSpec, ...]:
-        """Name, kind and shape of the noise that a method uses for `rows` rows. With such arrays as `noise=`,
-        both twins compute the same."""
-        return self._network.noise_specs(method, rows, **options)
-
-    def draw_noise(self, method: str, rows: int, *, seed: int = 0, **options: Any) -> dict[str, Array]:
-        """Noise of a method for `noise=`, drawn by numpy: the same in both twins."""
-        rng = np.random.default_rng(seed)
-        return {spec.name: drawn(rng, spec) for spec in self.noise_specs(method, rows, **options)}
-
     # For families.
 
     @classmethod
     def network_options(cls, hparams: Any) -> Any:
-        """Options without those that only training needs."""
+        """Options of a trained model, without those that only training needs."""
+        return hparams
+
+    @classmethod
+    def new_options(cls, hparams: Any) -> Any:
+        """Options of a new model, as `loss` computes it."""
         return hparams
 
     @classmethod
@@ -242,6 +154,12 @@ class Model:
         raise NotImplementedError
 
     @classmethod
+    def buffers_of(cls, hparams: Any, weights: Mapping[str, Array]) -> dict[str, Array]:
+        """Buffers for trained weights."""
+        del hparams, weights
+        return {}
+
+    @classmethod
     def usual(cls, given: Values) -> Values:
         """Default options of a new model in addition to those of the schema and `face.usual.SHARED`; `given`
         holds the caller's options and the shared ones."""
@@ -253,40 +171,6 @@ class Model:
         """Whether pictures need a separate tokenizer."""
         del hparams
         return False
-
-    @property
-    def _names(self) -> tuple[str, ...]:
-        """Names of a training batch."""
-        return ("image", "label") if self.hparams.data.labels else ("image",)
-
-    def _checked(self, name: str, value: Any, *, padded: bool) -> Array:
-        """A checked entry of a training batch; `padded` pictures already have the data source's padding."""
-        del padded
-        if name == "image":
-            return self._pictures(value)
-        raise NotImplementedError(name)
-
-    def _final_schedules(self) -> dict[str, float]:
-        """Values of the schedules at the end of training."""
-        return {}
-
-    def _pictures(self, given: Any, what: str = "pictures") -> Array:
-        return read_pictures(given, self.picture_shape, what=what)
-
-    def _checked_batch(self, given: Mapping[str, Any], *, padded: bool) -> dict[str, Any]:
-        check_names(given, self._names, "batch entry")
-        if not given:
-            raise UserError(f"the batch is empty: give {' and '.join(self._names)}")
-        rows = {}
-        for name, value in given.items():
-            rows[name] = value if is_traced(value) else self._checked(name, value, padded=padded)
-        check_lengths(rows)
-        return rows
-
-    def _schedules(self, given: Mapping[str, float] | None) -> dict[str, float]:
-        final = self._final_schedules()
-        check_names(given or {}, tuple(final), "schedule")
-        return final | {name: float(value) for name, value in (given or {}).items()}
 
     def _run(
         self,
@@ -331,20 +215,8 @@ class Model:
     def _no_options(self, call: str, options: Mapping[str, Any]) -> None:
         check_names(options, (), f"{call}: option")
 
-    def _of_network(self, name: str) -> Any:
-        if not hasattr(self._network, name):
-            raise UserError(
-                f"a model of {self._network.name} has no {name}: its parameters are module.parameters()"
-            )
-        return getattr(self._network, name)
-
     def _cannot(self, method: str) -> UserError:
         return UserError(f"a model of family '{self.family}' cannot {method}: it has {', '.join(self.does)}")
-
-
-def is_traced(value: Any) -> bool:
-    """Whether a value is a JAX tracer, which has no numbers yet."""
-    return any(kind.__name__ == "Tracer" for kind in type(value).__mro__)
 
 
 def face_of(family: str) -> type[Model]:
@@ -353,10 +225,16 @@ def face_of(family: str) -> type[Model]:
     return face
 
 
-def open_network(twin: str, hparams: Any, weights: Mapping[str, Array], device: Any = None) -> Network:
+def open_network(
+    twin: str,
+    hparams: Any,
+    weights: Mapping[str, Array],
+    device: Any = None,
+    buffers: Mapping[str, Array] | None = None,
+) -> Network:
     """The network of a twin."""
     state = random.getstate()
     module: Any = import_module(f"{twin}_impl.inference")
     random.setstate(state)  # importing flax draws from it
-    network: Network = module.Network(hparams, weights, device)
+    network: Network = module.Network(hparams, weights, device, buffers)
     return network

@@ -19,9 +19,17 @@ class Network(Protocol):
     name: str  # "torch" or "jax"
     hparams: Any
     module: Any
+    buffers: dict[str, Any]
 
-    def __init__(self, hparams: Any, weights: Mapping[str, Array], device: Any = None) -> None:
-        """`weights` have canonical names; `hparams.train.precision` is the precision."""
+    def __init__(
+        self,
+        hparams: Any,
+        weights: Mapping[str, Array],
+        device: Any = None,
+        buffers: Mapping[str, Any] | None = None,
+    ) -> None:
+        """`weights` have canonical names; `hparams.train.precision` is the precision. Without `buffers` they
+        are those that a training run begins with."""
 
     @property
     def device(self) -> Any:
@@ -44,7 +52,8 @@ class Network(Protocol):
         """The noise that a method uses, as `dioscuri.plans.noise.NoiseSpec`."""
 
     def loss(self, *given: Any, scalars: Mapping[str, float], noise: Any, tokenizer: "Network | None") -> Any:
-        """The training objective: `loss(batch)` in PyTorch, `loss(state, batch, key)` in JAX."""
+        """The training objective: `loss(batch)` in PyTorch, `loss(state, batch, key, buffers)` in JAX,
+        where `buffers` may be left out."""
 
     def weights(self) -> dict[str, Array]:
         """Parameters under canonical names and in canonical layouts, float32 or float64."""

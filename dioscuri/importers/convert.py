@@ -12,7 +12,7 @@ from dioscuri import schedules
 from dioscuri.checkpoint import store
 from dioscuri.checkpoint.directory import RunDirectory
 from dioscuri.checkpoint.flax_msgpack import read_flax
-from dioscuri.checkpoint.pretrained import TOKENIZER, write_folder
+from dioscuri.checkpoint.pretrained import TOKENIZER, without_discriminator, write_folder
 from dioscuri.checkpoint.tensor_files import check_plain, is_flax, is_torch, read_config
 from dioscuri.checkpoint.torch_files import read_torch
 from dioscuri.contract import check_options
@@ -147,7 +147,7 @@ def export_run(run: Path, target: Path, step: Step = None) -> str:
     log_root, name = split_run(run)
     hparams = load(copy_path(log_root, name), twin=log_root)
     checkpoint = store.load(RunDirectory(run).checkpoints, step)
-    weights = {k: v for k, v in checkpoint.state["ema"].items() if not k.startswith("discriminator.")}
+    weights = without_discriminator(checkpoint.state["ema"])
     write_folder(target, hparams, weights, origin=origin(checkpoint, hparams.run.name))
     done = f"{target}: averaged weights of step {checkpoint.step} of {run}"
     path = Path(getattr(hparams.data, "tokenizer_path", ""))

@@ -8,15 +8,11 @@ from collections.abc import Mapping
 import numpy as np
 
 from dioscuri.errors import UserError
-from dioscuri.families.vqgan import discriminators
-from dioscuri.families.vqgan.discriminators import DiscriminatorPlan
 from dioscuri.families.vqgan.options import HParams
-from dioscuri.families.vqgan.plan import TokenizerPlan, codebook_name, make_plan
-from dioscuri.families.vqgan.tables import buffer_table
-from dioscuri.families.vqgan.training import reset_buffers
+from dioscuri.families.vqgan.plan import TokenizerPlan, codebook_name
+from dioscuri.families.vqgan.training import initial_buffers, plans
 from dioscuri.importers.dcvae import discriminator_from_flax, generator_from_flax, powers_from_flax
 from dioscuri.importers.metroplex import Rules, renamed
-from dioscuri.plans.parameters import initial_values
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -61,8 +57,7 @@ def buffers_from_flax(arrays: Arrays, hparams: HParams) -> dict[str, np.ndarray]
     """All buffers of a run: the quantiser's moving averages, vectors of the power iteration, and fresh values
     for those that the files lack."""
     plan, critic = plans(hparams)
-    buffers = initial_values(buffer_table(plan) | discriminators.buffer_table(critic), hparams.run.seed)
-    buffers |= reset_buffers(hparams.loss, plan.codebook_size, plan.embedding_dim)
+    buffers = initial_buffers(hparams, hparams.run.seed)
     if plan.spectral is not None:
         buffers |= powers_from_flax(arrays, plan.spectral, critic)
         arrays = _generator(arrays)
@@ -78,15 +73,6 @@ def buffers_from_flax(arrays: Arrays, hparams: HParams) -> dict[str, np.ndarray]
 def critic_from_flax(arrays: Arrays, hparams: HParams) -> dict[str, np.ndarray]:
     """Parameters of the discriminator, if the file has one."""
     return discriminator_from_flax(arrays, plans(hparams)[1])
-
-
-def plans(hparams: HParams) -> tuple[TokenizerPlan, DiscriminatorPlan | None]:
-    """Layers of a run's networks."""
-    data = hparams.data
-    return (
-        make_plan(hparams.model, data.target_res, data.channels),
-        discriminators.make_plan(hparams.discriminator, data.target_res, data.channels),
-    )
 
 
 def _generator(arrays: Arrays) -> dict[str, np.ndarray]:

@@ -167,7 +167,7 @@ def _transformer(arrays: Arrays, hparams: Any) -> Arrays:
 
 def _tokenizer(arrays: Arrays, hparams: Any) -> Arrays:
     """Weights of a tokenizer, whose project is recognised by names and layouts."""
-    plan = tokenizers.make_plan(hparams.model, hparams.data.target_res, hparams.data.channels)
+    plan = tokenizers.plan_of(hparams)
     if hparams.model.architecture in _METROPLEX:
         return metroplex_tokenizers.from_flax(arrays, plan)
     if any("/" in name for name in arrays):

@@ -25,8 +25,9 @@ def load(
     source = open_source(where, weights=weights, step=step, revision=revision)
     beside = tokenizer_of(twin, source, tokenizer, device, str(where))
     hparams = _in_precision(source.hparams, dtype)
-    network = open_network(twin, hparams, source.weights, device)
     face = face_of(hparams.run.family)
+    buffers = face.buffers_of(hparams, source.weights)
+    network = open_network(twin, hparams, source.weights, device, buffers)
     return face(network, tokenizer=beside, origin=source.origin if face.keeps_origin else None)
 
 

@@ -49,7 +49,7 @@ def new(
     if dtype is not None:
         hparams = replace(hparams, train=replace(hparams.train, precision=precision_of(dtype)))
     check_options(hparams)
-    hparams = face.network_options(hparams)
+    hparams = face.new_options(hparams)
     if beside is not None:
         if not face.needs_tokenizer(hparams):
             raise UserError(f"{SOURCE}: family '{name}' takes no tokenizer: leave it out")

@@ -122,7 +122,7 @@ def _source(
     network = face.network_options(hparams)
     if hasattr(network.data, "tokenizer_path"):
         network = replace(network, data=replace(network.data, tokenizer_path=""))
-    weights = {name: array for name, array in arrays.items() if not name.startswith("discriminator.")}
+    weights = pretrained.without_discriminator(arrays)
     match(face.parameter_shapes(network), weights, "stored", where)
     return Source(network, weights, tokenizer, origin)
 

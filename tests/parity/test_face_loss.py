@@ -8,18 +8,22 @@ import numpy as np
 import optax
 import pytest
 import torch
+from flax import nnx
 
 from dioscuri import UserError
 from dioscuri.hparams import load
+from jax_impl.optim.flat import canonical_name
 from tests.support import faces, tiny, tiny_classifier, tiny_maskgit, tiny_sundae, tiny_vqgan
 
 TWINS = ("torch", "jax")
 PICTURES = faces.PICTURES[:4]
 LABELS = np.array([1, 0, 3, 9], np.int32)
 TOKENS = np.random.default_rng(1).integers(0, 16, (4, 16)).astype(np.int32)
+TOKENIZER = tiny_vqgan.TINY.replace("MODEL", tiny_vqgan.MODEL)
 CASES = {
     "vae": (tiny.TINY, {"image": PICTURES}, {"beta": 0.5, "gamma": 1.0}),
-    "vqgan": (tiny_vqgan.TINY.replace("MODEL", tiny_vqgan.MODEL), {"image": PICTURES}, {"adversarial": 0.0}),
+    "vqgan": (TOKENIZER, {"image": PICTURES}, {"adversarial": 0.0}),
+    "adversarial": (TOKENIZER, {"image": PICTURES}, {"adversarial": 1.0}),
     "maskgit": (tiny_maskgit.TINY, {"tokens": TOKENS, "label": LABELS}, {}),
     "sundae": (tiny_sundae.text(), {"tokens": TOKENS, "label": LABELS}, {}),
     "classifier": (tiny_classifier.DIGITS.read_text(), {"image": PICTURES, "label": LABELS}, {}),
@@ -134,16 +138,85 @@ def test_noise_follows_from_torchs_generator_or_from_the_key(cfgs):
 
 
 def test_averages_of_a_codebook_are_kept(tmp_path):
-    (tmp_path / "ema.cfg").write_text(
-        tiny_vqgan.TINY.replace("MODEL", tiny_vqgan.MODEL + "quantizer = 'ema'\n")
+    """Three steps of a loop of one's own, in both twins, beside the engine's."""
+    cfg = tmp_path / "ema.cfg"
+    cfg.write_text(tiny_vqgan.TINY.replace("MODEL", tiny_vqgan.MODEL + "quantizer = 'ema'\n"))
+    hparams, batch = load(cfg), {"image": PICTURES}
+    engine = import_module("torch_impl.engine").Engine(hparams)
+    engine.initialise()
+    for step in range(3):
+        scalars = {"learning_rate": 0.0, "gumbel_temperature": 1.0, "adversarial": 1.0}
+        engine.train_step(batch, step, scalars, {})
+    expected = engine.state_to_numpy()["model"]["quantize.embedding.weight"]
+    assert (dio("torch").new(cfg)._network.weights()["quantize.embedding.weight"] != expected).all()
+    model = dio("torch").new(cfg, seed=hparams.run.seed)
+    for _ in range(3):
+        model.loss(batch)
+    np.testing.assert_allclose(model._network.weights()["quantize.embedding.weight"], expected, rtol=1e-5)
+    pure = dio("jax").new(cfg, seed=hparams.run.seed)
+    state, buffers, loss = pure.state, pure.buffers, jax.jit(pure.loss)
+    for step in range(3):
+        buffers = loss(state, batch, jax.random.key(step), buffers)[1]["buffers"]
+        state = pure.with_buffers(state, buffers)
+    pure.state, pure.buffers = state, buffers
+    np.testing.assert_allclose(
+        pure._network.weights()["quantize.embedding.weight"], expected, rtol=1e-4, atol=1e-6
     )
-    model = dio("torch").new(tmp_path / "ema.cfg")
-    before = model._network.weights()["quantize.embedding.weight"]
-    model.loss({"image": PICTURES})
-    assert (model._network.weights()["quantize.embedding.weight"] != before).any()
-    pure = dio("jax").new(tmp_path / "ema.cfg")
-    with pytest.raises(UserError, match="updates moving averages"):
-        pure.loss(pure.state, {"image": PICTURES}, jax.random.key(0))
+
+
+@pytest.mark.parametrize("debiased", [False, True])
+def test_a_trained_codebook_is_the_start_of_its_averages(tmp_path, debiased):
+    """Not first values drawn anew, which one step would put in the place of all codes."""
+    cfg, name = tmp_path / "ema.cfg", "quantize.embedding.weight"
+    words = f"quantizer = 'ema'\nema_debiased = {debiased}\n"
+    cfg.write_text(tiny_vqgan.TINY.replace("MODEL", tiny_vqgan.MODEL + words))
+    dio("torch").new(cfg, seed=5).save(tmp_path / "saved")
+    before = dio("torch").load(tmp_path / "saved")._network.weights()[name]
+    for twin in TWINS:
+        model = dio(twin).load(tmp_path / "saved")
+        if twin == "torch":
+            model.loss({"image": PICTURES})
+        else:
+            _, metrics = model.loss(model.state, {"image": PICTURES}, jax.random.key(0))
+            model.state = model.with_buffers(model.state, metrics["buffers"])
+        moved = np.abs(model._network.weights()[name] - before).max(1)
+        assert moved.max() > 0
+        assert np.median(moved) < 0.1 * np.abs(before).max()
+
+
+@pytest.mark.parametrize("twin", TWINS)
+def test_the_gradient_of_a_tokenizer_moves_each_network_by_its_losses(cfgs, twin):
+    model, names = (
+        dio(twin).new(cfgs["adversarial"]),
+        ("encoder.conv_in.weight", "discriminator.main.0.weight"),
+    )
+    for adversarial in (0.0, 1.0):
+        gradients = {name: gradient_of(model, name, schedules={"adversarial": adversarial}) for name in names}
+        assert gradients[names[0]].any()
+        assert gradients[names[1]].any() == bool(adversarial)
+
+
+def gradient_of(model, name, **options):
+    """The gradient of the loss with respect to one parameter."""
+    batch, noise = {"image": PICTURES}, model.draw_noise("train_step", len(PICTURES))
+    if model.twin == "torch":
+        model.module.zero_grad()
+        model.loss(batch, noise=noise, **options)[0].backward()
+        gradient = model.module.get_parameter(name).grad
+        return np.zeros(1) if gradient is None else gradient.numpy()
+    loss = partial(model.loss, noise=noise, **options)
+    grads = jax.jit(jax.grad(loss, has_aux=True))(model.state, batch, jax.random.key(0))[0]
+    ((leaf, *_),) = ([leaf for path, leaf in nnx.to_flat_state(grads) if canonical_name(path) == name],)
+    return np.asarray(leaf[...])
+
+
+def test_a_saved_tokenizer_has_no_discriminator(cfgs, tmp_path):
+    model = dio("torch").new(cfgs["adversarial"])
+    model.save(tmp_path / "saved")
+    loaded = dio("jax").load(tmp_path / "saved")
+    names = set(model._network.weights()) - set(loaded._network.weights())
+    assert names == {name for name in model._network.weights() if name.startswith("discriminator.")} != set()
+    assert loaded.hparams.discriminator.type == "none"
 
 
 @pytest.mark.parametrize(

@@ -113,7 +113,7 @@ def write_tokenizer(folder, *, codes=CODES):
     cfg.rename(copy)
     copy.write_text(copy.read_text().replace("num_embeddings = 16", f"num_embeddings = {codes}"))
     hparams = load(copy)
-    plan = tokenizers.make_plan(hparams.model, hparams.data.target_res, hparams.data.channels)
+    plan = tokenizers.plan_of(hparams)
     weights = initial_values(tokenizer_tables.parameter_table(plan), 1)
     # Far apart, so that pictures have different tokens.
     codebook = tokenizers.codebook_name(plan)

@@ -14,13 +14,11 @@ import torch.distributed as dist
 from einops import rearrange
 from torch import Tensor, nn
 
-from dioscuri.families.vqgan import discriminators, training
 from dioscuri.families.vqgan import plan as tokenizers
-from dioscuri.families.vqgan import tables as tokenizer_tables
+from dioscuri.families.vqgan import training
 from dioscuri.families.vqgan.lpips_weights import read_lpips
 from dioscuri.families.vqgan.options import HParams
 from dioscuri.plans.noise import NoiseSpec
-from dioscuri.plans.parameters import initial_values
 from torch_impl.devices import COMPUTE_DTYPES
 from torch_impl.families.adversaries import critic_of, encoder_sigmas
 from torch_impl.families.methods import FamilyMethods, Result, Scalars, added
@@ -46,11 +44,8 @@ class TokenizerMethods(FamilyMethods):
     """See `dioscuri.contract.FamilyMethods`."""
 
     def __init__(self, hparams: HParams) -> None:
-        data = hparams.data
-        self.hparams = hparams
-        self.plan = tokenizers.make_plan(hparams.model, data.target_res, data.channels)
-        self.critic = discriminators.make_plan(hparams.discriminator, data.target_res, data.channels)
-        self.table = tokenizer_tables.parameter_table(self.plan) | discriminators.parameter_table(self.critic)
+        self.hparams, self.table = hparams, training.parameter_table(hparams)
+        self.plan, self.critic = training.plans(hparams)
         self.weight_decay, self.switches = hparams.loss.weight_decay, ("adversarial",)
         self.metric_sizes = dict.fromkeys(training.METRICS, 0)
         self.dtype = COMPUTE_DTYPES[hparams.train.precision]
@@ -78,10 +73,7 @@ class TokenizerMethods(FamilyMethods):
 
     def initial_buffers(self, seed: int) -> dict[str, np.ndarray]:
         """Buffers of the quantiser, of spectral normalisation and of the dead-code reset."""
-        table = tokenizer_tables.buffer_table(self.plan) | discriminators.buffer_table(self.critic)
-        values = initial_values(table, seed)
-        loss = self.hparams.loss
-        return values | training.reset_buffers(loss, self.plan.codebook_size, self.plan.embedding_dim)
+        return training.initial_buffers(self.hparams, seed)
 
     def loss(
         self,

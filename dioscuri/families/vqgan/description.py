@@ -2,23 +2,20 @@
 
 from collections.abc import Sequence
 
-from dioscuri.families.vqgan import discriminators
 from dioscuri.families.vqgan.options import HParams
-from dioscuri.families.vqgan.plan import Level, TokenizerPlan, make_plan
+from dioscuri.families.vqgan.plan import Level, TokenizerPlan, plan_of
 from dioscuri.families.vqgan.residual_tokenizers import ResidualBlock
 from dioscuri.families.vqgan.spectral import SpectralBlock
-from dioscuri.families.vqgan.tables import parameter_table
+from dioscuri.families.vqgan.training import parameter_table
 from dioscuri.plans.description import Description, Row, counted
 from dioscuri.plans.parameters import shapes
 
 
 def describe(hparams: HParams) -> Description:
     """Levels of encoder and decoder; a `UserError` names an option that does not fit."""
-    data = hparams.data
-    plan = make_plan(hparams.model, data.target_res, data.channels)
-    critic = discriminators.make_plan(hparams.discriminator, data.target_res, data.channels)
+    plan = plan_of(hparams)
     return Description(
-        shapes=shapes(parameter_table(plan) | discriminators.parameter_table(critic)),
+        shapes=shapes(parameter_table(hparams)),
         facts={"tokens": plan.grid**2, "codes": plan.codebook_size, "code_length": plan.embedding_dim},
         layers={"encoder": _encoder(plan), "decoder": _decoder(plan)},
     )

@@ -1,21 +1,29 @@
 """Image tokenizers in the Python interface: pictures to tokens and back."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from dioscuri.engine import Array
 from dioscuri.face.model import BATCH_SIZE, Model
 from dioscuri.face.usual import Values, halvings
-from dioscuri.families.vqgan import tables
 from dioscuri.families.vqgan import training as tokenizer_training
 from dioscuri.families.vqgan.options import Discriminator
-from dioscuri.families.vqgan.plan import TokenizerPlan, make_plan
+from dioscuri.families.vqgan.plan import TokenizerPlan, codebook_name, plan_of
 from dioscuri.inputs import read_tokens
 from dioscuri.plans.parameters import initial_values, shapes
 
 
 class TokenizerModel(Model):
-    """An image tokenizer (Esser et al. 2021)."""
+    """An image tokenizer (Esser et al. 2021): `encode`, `decode`, `reconstruct`.
+
+    `loss` is the sum of all that training minimises: reconstruction, LPIPS where `loss.lpips_path` names its
+    weights, the quantiser's losses and, where the options have a discriminator, the adversarial loss and the
+    discriminator's. Its gradient moves each of the two networks by that network's losses alone. A model
+    from `new` has the discriminator as `module.discriminator`; `save` and `load` leave it out.
+    `schedules={"adversarial": 0}` switches the discriminator off. With `loss.alternating`, `train` updates
+    the discriminator first and then the tokenizer; `loss` is the sum all the same.
+    """
 
     does = ("encode", "decode", "reconstruct")
     keeps_origin = True
@@ -23,7 +31,7 @@ class TokenizerModel(Model):
     @property
     def plan(self) -> TokenizerPlan:
         """Every layer."""
-        return _plan(self.hparams)
+        return plan_of(self.hparams)
 
     @property
     def grid(self) -> int:
@@ -61,14 +69,25 @@ class TokenizerModel(Model):
         return replace(hparams, discriminator=Discriminator())
 
     @classmethod
+    def new_options(cls, hparams: Any) -> Any:
+        """With discriminator and tokenizer updated at once, as `loss` is one number."""
+        return replace(hparams, loss=replace(hparams.loss, alternating=False))
+
+    @classmethod
     def parameter_shapes(cls, hparams: Any) -> dict[str, tuple[int, ...]]:
-        """Canonical shape of every parameter of encoder, quantiser and decoder."""
-        return shapes(tables.parameter_table(_plan(hparams)))
+        """Canonical shape of every parameter, those of a discriminator included."""
+        return shapes(tokenizer_training.parameter_table(hparams))
 
     @classmethod
     def initial_weights(cls, hparams: Any, seed: int) -> dict[str, Array]:
         """Initial values of every parameter."""
-        return initial_values(tables.parameter_table(_plan(hparams)), seed)
+        return initial_values(tokenizer_training.parameter_table(hparams), seed)
+
+    @classmethod
+    def buffers_of(cls, hparams: Any, weights: Mapping[str, Array]) -> dict[str, Array]:
+        """Averages from which the codebook follows, and first values of the others."""
+        codebook = weights.get(codebook_name(plan_of(hparams)))
+        return tokenizer_training.initial_buffers(hparams, hparams.run.seed, codebook)
 
     @classmethod
     def usual(cls, given: Values) -> Values:
@@ -94,13 +113,10 @@ class TokenizerModel(Model):
         return ("image",)
 
     def _final_schedules(self) -> dict[str, float]:
-        steps = self.hparams.train.total_train_steps
-        temperature = tokenizer_training.gumbel_temperature(steps, self.hparams.model)
-        return {"adversarial": 0.0, "gumbel_temperature": temperature}
-
-
-def _plan(hparams: Any) -> TokenizerPlan:
-    return make_plan(hparams.model, hparams.data.target_res, hparams.data.channels)
+        hparams, steps = self.hparams, self.hparams.train.total_train_steps
+        adversarial = hparams.discriminator.type != "none" and steps >= hparams.loss.disc_start
+        temperature = tokenizer_training.gumbel_temperature(steps, hparams.model)
+        return {"adversarial": float(adversarial), "gumbel_temperature": temperature}
 
 
 FACE = TokenizerModel

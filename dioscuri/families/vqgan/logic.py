@@ -1,6 +1,6 @@
 """Host logic of image tokenizers: logged metrics, validation, report and synthesis modes."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from math import prod
 from typing import Any
 
@@ -8,7 +8,6 @@ from dioscuri import schedules
 from dioscuri.checkpoint.store import Checkpoint
 from dioscuri.context import Context
 from dioscuri.contract import Family, Shown, Validation
-from dioscuri.data import pipeline
 from dioscuri.data.descriptors import describe
 from dioscuri.engine import Array, Batch
 from dioscuri.errors import UserError
@@ -21,7 +20,9 @@ from dioscuri.families.vqgan.modes.quality import Quality, measure
 from dioscuri.families.vqgan.modes.report import report
 from dioscuri.families.vqgan.options import HParams
 from dioscuri.metrics.similarity import similarity_of_finite
+from dioscuri.outputs.examples import first_training_batch, validation_batches
 from dioscuri.outputs.pictures import in_rows, sheet
+from dioscuri.outputs.tags import step_tags, with_skips
 from dioscuri.plans.parameters import initial_values, shapes
 
 N_SHOWN = 16
@@ -39,7 +40,6 @@ LOGGED = {
     "logits_fake": "Adversarial/logits_fake",
     "usage": "Codebook/usage",
     "perplexity": "Codebook/perplexity",
-    "grad_norm": "Mean_Max_Updates/Global_norm",
 }
 """Tags of the engine's metrics. Adversarial ones are 0 before `loss.disc_start`."""
 
@@ -47,12 +47,7 @@ LOGGED = {
 def check_options(hparams: HParams) -> None:
     """Raise a `UserError` that names options that do not fit together."""
     _check_data(hparams)
-    data = hparams.data
-    plan = tokenizers.make_plan(hparams.model, data.target_res, data.channels)
-    table = tokenizer_tables.parameter_table(plan)
-    table |= discriminators.parameter_table(
-        discriminators.make_plan(hparams.discriminator, data.target_res, data.channels)
-    )
+    plan, table = tokenizers.plan_of(hparams), tokenizer_training.parameter_table(hparams)
     size = sum(prod(parameter.shape) for parameter in table.values())
     if size > MAX_PARAMETERS:
         raise UserError(f"[model] has {size:,} parameters, more than {MAX_PARAMETERS:,}: lower its widths")
@@ -106,8 +101,7 @@ class TokenizerRun:
 
     def __init__(self, context: Context) -> None:
         self.context, self.hparams, self.engine = context, context.hparams, context.engine
-        data = self.hparams.data
-        self.plan = tokenizers.make_plan(self.hparams.model, data.target_res, data.channels)
+        self.plan = tokenizers.plan_of(self.hparams)
 
     def scalars(self, step: int) -> dict[str, float]:
         """Learning rate, and `adversarial`: 1 from `loss.disc_start` on if there is a discriminator."""
@@ -122,14 +116,14 @@ class TokenizerRun:
         """The metrics by tag, the schedules, and the fraction of steps that were skipped."""
         return {
             **{tag: metrics[name] for name, tag in LOGGED.items()},
-            "Losses/skips_count": metrics["skips"] / self.hparams.train.total_train_steps,
-            "Schedules/learning_rate": self.scalars(step - 1)["learning_rate"],
+            **step_tags(metrics, self.scalars(step - 1), self.hparams),
         }
 
     def headline(self, metrics: Mapping[str, float]) -> str:
         """Reconstruction loss, perplexity of the batches' codes, and skipped updates, if any."""
-        text = f"reconstruction {metrics['reconstruction']:.4f}, perplexity {metrics['perplexity']:.1f}"
-        return text + (f", {int(metrics['skips'])} updates skipped" if metrics["skips"] else "")
+        return with_skips(
+            f"reconstruction {metrics['reconstruction']:.4f}, perplexity {metrics['perplexity']:.1f}", metrics
+        )
 
     def validate(self, step: int, on_batch: Callable[[], None]) -> Validation:
         """Tags of the averaged weights begin with `EMA_`. Their reconstruction loss, with the
@@ -138,11 +132,15 @@ class TokenizerRun:
         qualities: dict[bool, Quality] = {}
         for ema, prefix in ((False, ""), (True, "EMA_")):
             qualities[ema] = measure(
-                self.engine, self._validation_batches(), self.plan.codebook_size, ema=ema, on_batch=on_batch
+                self.engine,
+                validation_batches(self.context),
+                self.plan.codebook_size,
+                ema=ema,
+                on_batch=on_batch,
             )
             scalars |= {f"{prefix}Losses/{name}": value for name, value in qualities[ema].as_dict().items()}
         raw, averaged = qualities[False], qualities[True]
-        shown = self._look(next(self._validation_batches()), step)
+        shown = self._look(next(validation_batches(self.context)), step)
         perceptual = self.hparams.loss.perceptual_weight * (averaged.perceptual or 0.0)
         return Validation(
             score=averaged.reconstruction + perceptual,
@@ -154,11 +152,7 @@ class TokenizerRun:
 
     def show(self, step: int) -> Shown:
         """Original and reconstruction of the first training pictures, with raw weights."""
-        size = self.hparams.val.batch_size
-        batches = pipeline.evaluation_batches(
-            self.context.sets.train, self.hparams, batch_size=size, limit=min(N_SHOWN, size)
-        )
-        return self._look(next(batches), step)
+        return self._look(first_training_batch(self.context, N_SHOWN), step)
 
     def facts(self) -> dict[str, int]:
         """Number of tokens per picture, and of codes."""
@@ -171,15 +165,6 @@ class TokenizerRun:
     def synthesise(self, checkpoint: Checkpoint) -> None:
         """Run the mode of `synthesis.synthesis_mode`."""
         tokens.run(self.context, self.plan, checkpoint)
-
-    def _validation_batches(self) -> Iterator[Batch]:
-        options = self.hparams.val
-        return pipeline.evaluation_batches(
-            self.context.sets.validation,
-            self.hparams,
-            batch_size=options.batch_size,
-            limit=options.n_samples_for_validation,
-        )
 
     def _look(self, batch: Batch, step: int) -> Shown:
         """Pictures of a batch and their reconstructions."""
@@ -196,15 +181,12 @@ class TokenizerRun:
 
 
 def _network_shapes(hparams: HParams) -> dict[str, tuple[int, ...]]:
-    data = hparams.data
-    plan = tokenizers.make_plan(hparams.model, data.target_res, data.channels)
-    return shapes(tokenizer_tables.parameter_table(plan))
+    return shapes(tokenizer_tables.parameter_table(tokenizers.plan_of(hparams)))
 
 
 def _discriminator_values(hparams: HParams) -> dict[str, Array]:
-    data = hparams.data
-    plan = discriminators.make_plan(hparams.discriminator, data.target_res, data.channels)
-    return initial_values(discriminators.parameter_table(plan), hparams.run.seed)
+    table = discriminators.parameter_table(tokenizer_training.plans(hparams)[1])
+    return initial_values(table, hparams.run.seed)
 
 
 FAMILY = Family(

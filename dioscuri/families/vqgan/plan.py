@@ -5,6 +5,7 @@ from functools import lru_cache
 
 from dioscuri.errors import UserError
 from dioscuri.families.vqgan.model_options import Tokenizer
+from dioscuri.families.vqgan.options import HParams
 from dioscuri.families.vqgan.residual_tokenizers import ResidualStacks, residual_stacks
 from dioscuri.families.vqgan.spectral import SpectralStacks, spectral_stacks
 from dioscuri.plans.noise import NoiseSpec
@@ -99,6 +100,11 @@ class TokenizerPlan:
         down = [block for level in self.encoder for block in level.blocks]
         up = [block for level in reversed(self.decoder) for block in level.blocks]
         return [*down, *self.encoder_mid, *self.decoder_mid, *up]
+
+
+def plan_of(hparams: HParams) -> TokenizerPlan:
+    """The plan of a run's options; a `UserError` names the one that does not fit."""
+    return make_plan(hparams.model, hparams.data.target_res, hparams.data.channels)
 
 
 @lru_cache  # host logic and both sides of the engine need the same plan

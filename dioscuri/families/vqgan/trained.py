@@ -40,5 +40,5 @@ class TrainedTokenizer(TrainedFolder):
 def open_tokenizer(path: Path) -> TrainedTokenizer:
     """Read the options of a run or a saved folder; a `UserError` if it is not a tokenizer's."""
     hparams = open_tokenizer_folder(path).hparams
-    plan = tokenizers.make_plan(hparams.model, hparams.data.target_res, hparams.data.channels)
+    plan = tokenizers.plan_of(hparams)
     return TrainedTokenizer(path, hparams, plan)

@@ -2,9 +2,13 @@
 
 import numpy as np
 
+from dioscuri.engine import Array
+from dioscuri.families.vqgan import discriminators, tables
 from dioscuri.families.vqgan.model_options import Tokenizer
-from dioscuri.families.vqgan.options import Loss
+from dioscuri.families.vqgan.options import HParams, Loss
+from dioscuri.families.vqgan.plan import TokenizerPlan, plan_of
 from dioscuri.plans.noise import NoiseSpec
+from dioscuri.plans.parameters import Table, initial_values
 
 METRICS = (
     "loss",
@@ -24,6 +28,23 @@ METRICS = (
 of the codes. Adversarial metrics are 0 before `loss.disc_start`."""
 
 
+ENOUGH_BATCHES = 10**6
+"""After so many, averages that began at 0 need no correction."""
+
+
+def plans(hparams: HParams) -> tuple[TokenizerPlan, discriminators.DiscriminatorPlan | None]:
+    """Layers of the tokenizer and of the discriminator, if there is one."""
+    data = hparams.data
+    critic = discriminators.make_plan(hparams.discriminator, data.target_res, data.channels)
+    return plan_of(hparams), critic
+
+
+def parameter_table(hparams: HParams) -> Table:
+    """The parameters of both."""
+    plan, critic = plans(hparams)
+    return tables.parameter_table(plan) | discriminators.parameter_table(critic)
+
+
 def gumbel_temperature(step: int, options: Tokenizer) -> float:
     """Temperature of a Gumbel quantiser's mixture, linear in the step until its last value."""
     first, last = options.gumbel_temperature
@@ -31,12 +52,24 @@ def gumbel_temperature(step: int, options: Tokenizer) -> float:
     return first + share * (last - first)
 
 
-def reset_buffers(loss: Loss, codebook_size: int, embedding_dim: int) -> dict[str, np.ndarray]:
-    """`share` (codes,), each code's fraction of the tokens; `candidates` (codes, D) to replace dead codes."""
-    if not loss.revive_below:
-        return {}
-    share = np.full(codebook_size, 1 / codebook_size, np.float32)
-    return {"share": share, "candidates": np.zeros((codebook_size, embedding_dim), np.float32)}
+def initial_buffers(hparams: HParams, seed: int, codebook: Array | None = None) -> dict[str, Array]:
+    """What a step changes without a gradient: the averages of a codebook, the vectors of power iterations
+    and, for the reset of dead codes, each code's `share` (K,) of the tokens and `candidates` (K, D) for their
+    places.
+
+    With a trained codebook (K, D) the averages are such that it follows from them, all codes as frequent.
+    """
+    loss, (plan, critic) = hparams.loss, plans(hparams)
+    values = initial_values(tables.buffer_table(plan) | discriminators.buffer_table(critic), seed)
+    K, D = plan.codebook_size, plan.embedding_dim
+    if loss.revive_below:
+        values["share"] = np.full(K, 1 / K, np.float32)
+        values["candidates"] = np.zeros((K, D), np.float32)
+    if codebook is not None and "embedding_sum" in values:
+        values |= {"cluster_size": np.ones(K, np.float32), "embedding_sum": codebook}
+        if "averaged" in values:
+            values["averaged"] = np.full(1, ENOUGH_BATCHES, np.float32)
+    return values
 
 
 def reset_noise(loss: Loss, batch: int, grid: int) -> tuple[NoiseSpec, ...]:

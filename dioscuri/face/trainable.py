@@ -1,0 +1,182 @@
+"""What a training loop of one's own uses of a model: its network, batches, loss and noise."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from dioscuri.engine import Array
+from dioscuri.errors import UserError
+from dioscuri.face.network import Network
+from dioscuri.face.recorded import checked_noise, drawn
+from dioscuri.inputs import check_lengths, check_names, read_pictures
+from dioscuri.plans.noise import NoiseSpec
+
+
+class Trainable:
+    """A network with its options and perhaps a tokenizer."""
+
+    _network: Network
+    _tokenizer: Any
+
+    @property
+    def family(self) -> str:
+        """Name of the model's family, such as 'maskgit'."""
+        return str(self.hparams.run.family)
+
+    @property
+    def twin(self) -> str:
+        """'torch' or 'jax'."""
+        return self._network.name
+
+    @property
+    def hparams(self) -> Any:
+        """All options, by section: `model.hparams.data.target_res`. They are frozen."""
+        return self._network.hparams
+
+    @property
+    def module(self) -> Any:
+        """The network: an `nn.Module` of PyTorch or an `nnx.Module` of Flax. Changes to it, such as an
+        optimiser's to its weights, apply to all methods at once."""
+        return self._network.module
+
+    @property
+    def device(self) -> Any:
+        """The device of the weights, of PyTorch or JAX."""
+        return self._network.device
+
+    @property
+    def state(self) -> Any:
+        """JAX: the parameters, an `nnx.State`, as `loss` takes them and optimisers update them."""
+        return self._of_network("state")
+
+    @state.setter
+    def state(self, value: Any) -> None:
+        self._of_network("state")
+        self._network.state = value  # type: ignore[attr-defined]
+
+    @property
+    def buffers(self) -> dict[str, Any]:
+        """Tensors by name that training changes without a gradient, such as the averages of a codebook; empty
+        for most models. PyTorch's `loss` updates them; with JAX, set them as `state`."""
+        return dict(self._network.buffers)
+
+    @buffers.setter
+    def buffers(self, value: Mapping[str, Any]) -> None:
+        self._network.buffers = dict(value)
+
+    @property
+    def picture_shape(self) -> tuple[int, ...]:
+        """(H, W, C) of pictures; (L, C) of sounds; (T, H, W, C) of video clips."""
+        data = self.hparams.data
+        return (data.target_res, data.target_res, data.channels)
+
+    def batch(self, pictures: Any = None, **rows: Any) -> dict[str, Any]:
+        """A checked batch for `loss`: `pictures` and, by name, the model's other training inputs.
+
+        Token models also take `tokens` instead of pictures; models with classes take `classes`.
+        """
+        given = dict(rows)
+        if "classes" in given:
+            given["label"] = given.pop("classes")
+        if pictures is not None:
+            given["image"] = pictures
+        return self._checked_batch(given, padded=False)
+
+    def loss(
+        self,
+        *given: Any,
+        noise: Mapping[str, Any] | None = None,
+        schedules: Mapping[str, float] | None = None,
+    ) -> Any:
+        """The training objective, as the training loop computes it: (loss, metrics by name).
+
+        PyTorch: `loss(batch)`, where `batch` is what `batch(...)` returns, or a mapping like it; noise
+        comes from PyTorch's default generator. JAX: `loss(state, batch, key)`, a pure function for
+        `jax.value_and_grad(model.loss, has_aux=True)`, with `model.state` as the first argument. A model
+        with `buffers` also takes them, `loss(state, batch, key, buffers)`, and returns new ones as
+        `metrics["buffers"]`; `with_buffers` sets the parameters that follow from them.
+
+        `noise` replaces the generator or the key by recorded noise. `schedules` sets values such as `beta`;
+        the others have the final values of their schedules.
+        """
+        place, numbers = (0, (1,)) if self._network.name == "torch" else (1, (3, 4))
+        if len(given) not in numbers:
+            call = "loss(batch)" if place == 0 else "loss(state, batch, key), perhaps with buffers"
+            raise UserError(f"loss takes {call}, not {len(given)} arguments")
+        if not isinstance(given[place], Mapping):
+            raise UserError(f"loss takes a mapping, not a {type(given[place]).__name__}: see model.batch")
+        arguments = list(given)
+        arguments[place] = self._checked_batch(given[place], padded=True)
+        if noise is not None and not any(map(is_traced, noise.values())):
+            rows = len(next(iter(arguments[place].values())))
+            noise = checked_noise(noise, self.noise_specs("train_step", rows))
+        tokenizer = None if self._tokenizer is None else self._tokenizer._network
+        return self._network.loss(
+            *arguments, scalars=self._schedules(schedules), noise=noise, tokenizer=tokenizer
+        )
+
+    def with_buffers(self, state: Any, buffers: Mapping[str, Any]) -> Any:
+        """JAX: the state with the parameters that follow from new buffers, such as a codebook from averages.
+
+        For use after the optimiser's update; PyTorch sets such parameters by itself.
+        """
+        return self._of_network("with_buffers")(state, buffers)
+
+    def noise_specs(self, method: str, rows: int, **options: Any) -> tuple[NoiseSpec, ...]:
+        """Name, kind and shape of the noise that a method uses for `rows` rows. With such arrays as `noise=`,
+        both twins compute the same."""
+        return self._network.noise_specs(method, rows, **options)
+
+    def draw_noise(self, method: str, rows: int, *, seed: int = 0, **options: Any) -> dict[str, Array]:
+        """Noise of a method for `noise=`, drawn by numpy: the same in both twins."""
+        rng = np.random.default_rng(seed)
+        return {spec.name: drawn(rng, spec) for spec in self.noise_specs(method, rows, **options)}
+
+    # For families.
+
+    @property
+    def _names(self) -> tuple[str, ...]:
+        """Names of a training batch."""
+        return ("image", "label") if self.hparams.data.labels else ("image",)
+
+    def _checked(self, name: str, value: Any, *, padded: bool) -> Array:
+        """A checked entry of a training batch; `padded` pictures already have the data source's padding."""
+        del padded
+        if name == "image":
+            return self._pictures(value)
+        raise NotImplementedError(name)
+
+    def _final_schedules(self) -> dict[str, float]:
+        """Values of the schedules at the end of training."""
+        return {}
+
+    def _pictures(self, given: Any, what: str = "pictures") -> Array:
+        return read_pictures(given, self.picture_shape, what=what)
+
+    def _checked_batch(self, given: Mapping[str, Any], *, padded: bool) -> dict[str, Any]:
+        check_names(given, self._names, "batch entry")
+        if not given:
+            raise UserError(f"the batch is empty: give {' and '.join(self._names)}")
+        rows = {}
+        for name, value in given.items():
+            rows[name] = value if is_traced(value) else self._checked(name, value, padded=padded)
+        check_lengths(rows)
+        return rows
+
+    def _schedules(self, given: Mapping[str, float] | None) -> dict[str, float]:
+        final = self._final_schedules()
+        check_names(given or {}, tuple(final), "schedule")
+        return final | {name: float(value) for name, value in (given or {}).items()}
+
+    def _of_network(self, name: str) -> Any:
+        if not hasattr(self._network, name):
+            raise UserError(
+                f"a model of {self._network.name} has no {name}: its parameters are module.parameters()"
+            )
+        return getattr(self._network, name)
+
+
+def is_traced(value: Any) -> bool:
+    """Whether a value is a JAX tracer, which has no numbers yet."""
+    return any(kind.__name__ == "Tracer" for kind in type(value).__mro__)
