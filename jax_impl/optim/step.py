@@ -104,12 +104,15 @@ def _update(
         # Not by `optax.add_decayed_weights`, whose mask selects whole leaves: here there is only one vector.
         decay = jnp.where(jnp.arange(grad.size) < settings.n_decayed, settings.weight_decay, 0.0)
         direction = direction + decay.astype(grad.dtype) * state.params
+    # Not by `optax.apply_if_finite`, which has no threshold and ignores the average: a skipped step has the
+    # rates 0 and the moments from before.
+    learning_rate, ema_rate = (jnp.where(applied, rate, 0.0) for rate in (learning_rate, ema_rate))
     params = optax.apply_updates(state.params, -learning_rate * direction)
     # Not by `optax.incremental_update`: the rounding of its factor 1 - rate accumulates over the steps.
     ema = state.ema + ema_rate * (params - state.ema)
-    new = {"params": params, "ema": ema, "first": moments.first, "second": moments.second}
-    # Not by `optax.apply_if_finite`, which has no threshold and ignores the average.
-    return state._replace(**{n: jnp.where(applied, value, getattr(state, n)) for n, value in new.items()})
+    first = jnp.where(applied, moments.first, state.first)
+    second = jnp.where(applied, moments.second, state.second)
+    return state._replace(params=params, ema=ema, first=first, second=second)
 
 
 def _count(state: OptimizerState, applied: Array) -> OptimizerState:
