@@ -1,11 +1,11 @@
 #!/bin/sh
-# Build the image of both twins if need be, and run a command in it on this working copy:
+# Build the image of both twins if necessary, and run a command in it on this working copy:
 #
 #   sh docker_run.sh [cpu|cuda|tpu] [COMMAND ...]     for instance: sh docker_run.sh cuda sh jax_impl/train.sh
 #
-# Without a command: a shell. What the command writes belongs to you and stays in the working copy.
+# Without a command: a shell. Files that the command writes belong to you and stay in the working copy.
 #   BASE_IMAGE         base image with Python 3.11 (default: the Dockerfile's)
-#   TORCH_INDEX_URL    further package index, for PyTorch's CPU wheels
+#   TORCH_INDEX_URL    additional package index, for PyTorch's CPU wheels
 #   DOCKER             docker or podman (default: docker)
 set -eu
 root=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)

@@ -2,13 +2,13 @@
 # Make the environment of both twins at the root of the repository, or repair an interrupted one.
 #
 #   sh build/setup_env.sh [cpu|cuda|tpu]    pinned packages of build/requirements-<backend>.txt, this project editable
-#   sh build/setup_env.sh --print-python    print the environment's interpreter; makes the environment first if need be
+#   sh build/setup_env.sh --print-python    print the environment's interpreter; creates the environment first if necessary
 #
-# Without a backend: that of the environment that is there, else cpu. Messages go to stderr.
+# Without a backend: that of the existing environment, else cpu. Messages go to stderr.
 #   PYTHON             interpreter to start from (default: the first Python 3.11 found)
 #   DIOSCURI_ENV       folder of the environment (default: .venv at the root)
-#   DIOSCURI_PYTHON    an interpreter of your own that has every package: --print-python prints it and does nothing else
-#   TORCH_INDEX_URL    further package index, for PyTorch's CPU wheels
+#   DIOSCURI_PYTHON    your own interpreter with all packages installed: --print-python only prints it
+#   TORCH_INDEX_URL    additional package index, for PyTorch's CPU wheels
 set -eu
 
 root=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
@@ -18,14 +18,14 @@ stamp=$env/dioscuri.stamp
 say() { printf '%s\n' "environment: $*" >&2; }
 fail() { printf '%s\n' "error: $*" >&2; exit 2; }
 
-# First line: backend. Then what the environment was made from and for; another place or other pins make it stale.
-wanted_stamp() {
+# Backend, folder and checksum of the pinned packages: if any of these changes, the environment is stale.
+expected_stamp() {
     printf '%s\n%s\n' "$1" "$root"
     cksum <"$root/build/requirements-$1.txt"
 }
 
 is_ready() {
-    [ -x "$env/bin/python" ] && [ -f "$stamp" ] && [ "$(wanted_stamp "$1")" = "$(cat "$stamp")" ]
+    [ -x "$env/bin/python" ] && [ -f "$stamp" ] && [ "$(expected_stamp "$1")" = "$(cat "$stamp")" ]
 }
 
 find_python() {
@@ -38,7 +38,7 @@ find_python() {
     fail "no Python 3.11 with venv found: install python3.11 and python3.11-venv, or set PYTHON to such an interpreter"
 }
 
-# Run pip in the background and count the packages it has got hold of; its own words go to the log.
+# Run pip in the background and count the packages it has collected; its output goes to the log.
 pip_install() {
     log=$1; total=$2; shift 2
     : >"$log"
@@ -79,7 +79,7 @@ make_environment() {
     say "installing the project (editable)"
     pip_install "$env/project.log" 1 --no-deps --no-build-isolation --editable "$root"
     "$env/bin/python" -c 'import jax, torch; print(f"torch {torch.__version__}, jax {jax.__version__}")' >"$env/versions"
-    wanted_stamp "$backend" >"$stamp.new"
+    expected_stamp "$backend" >"$stamp.new"
     mv "$stamp.new" "$stamp"
     say "ready: $(cat "$env/versions")"
 }
@@ -98,7 +98,7 @@ for argument in "$@"; do
 done
 
 if ! is_ready "$backend"; then
-    # One maker at a time. The lock lives as long as a process holds the file open, so a killed run leaves none behind.
+    # One process at a time. The lock is released when no process holds the file open, so a killed run leaves none behind.
     if [ "${DIOSCURI_SETUP_LOCK:-}" != held ]; then
         DIOSCURI_SETUP_LOCK=held exec "$(find_python)" "$root/build/with_lock.py" "$env.lock" sh "$0" "$@"
     fi

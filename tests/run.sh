@@ -1,6 +1,6 @@
 #!/bin/sh
 # Set up both twins, then check everything: lint, format, types, tests. Arguments go to pytest, for instance -m 'not slow'.
-#   TEST_WORKERS    processes (default: one a core)
+#   TEST_WORKERS    processes (default: one per core)
 set -eu
 cd -- "$(dirname -- "$0")/.."
 python=$(sh build/setup_env.sh --print-python)
@@ -8,7 +8,7 @@ workers=${TEST_WORKERS:-$(getconf _NPROCESSORS_ONLN)}
 "$python" -m ruff check --quiet .
 "$python" -m ruff format --check --quiet .
 "$python" -m mypy
-# One thread a process: spinning OpenMP threads of several processes slow each other down many times over.
+# One thread per process: spinning OpenMP threads of several processes slow each other down many times over.
 OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 export OMP_NUM_THREADS
 exec "$python" -m pytest --numprocesses "$workers" "$@"
