@@ -16,7 +16,7 @@ from typing import Any
 
 from dioscuri.contract import check_options
 from dioscuri.errors import UserError, run_command
-from dioscuri.files import replacing
+from dioscuri.files import plain_bytes, replacing
 from dioscuri.hparams import load
 from dioscuri.importers import text8
 from dioscuri.importers.toml_tables import (
@@ -251,8 +251,8 @@ def main(words: Sequence[str]) -> None:
     if not chosen.factor.isdecimal() or not int(chosen.factor):
         raise UserError(f"--factor '{chosen.factor}' must be {COUNT}")
     try:
-        given = tomllib.loads(chosen.toml.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        given = tomllib.loads(plain_bytes(chosen.toml).decode())
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{chosen.toml} cannot be read: {error}") from error
     program = "the text8 SUNDAE" if text8.recognised(given) else "sundae-vqgan"
     header = (

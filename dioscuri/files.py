@@ -1,5 +1,6 @@
 """Atomic writes: a file is written under a temporary name, then renamed."""
 
+import errno
 import hashlib
 import json
 import math
@@ -7,6 +8,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any
 
 from dioscuri.errors import UserError
@@ -56,10 +58,22 @@ def finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def check_plain(path: Path) -> None:
+    """Raise an `OSError` for what is no plain file, such as a pipe or a device, which may never end."""
+    if not S_ISREG(path.stat().st_mode):
+        raise OSError(errno.EINVAL, "it is no plain file", str(path))
+
+
+def plain_bytes(path: Path) -> bytes:
+    """The content of a plain file; an `OSError` if it cannot be read or is none."""
+    check_plain(path)
+    return path.read_bytes()
+
+
 def read_json(path: Path, what: str) -> Any:
     """Read a JSON file. If it is missing or damaged, a `UserError` refers to it as `what`."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(plain_bytes(path))
     except FileNotFoundError as error:
         raise UserError(f"{what}: {path} does not exist") from error
     except (OSError, ValueError, RecursionError) as error:
@@ -90,6 +104,7 @@ def read_sealed_json(path: Path, what: str) -> tuple[Any, bool]:
 
 def file_sha256(path: Path) -> str:
     """Hexadecimal SHA-256 of a file's content."""
+    check_plain(path)
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

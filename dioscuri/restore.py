@@ -9,6 +9,7 @@ from dioscuri.checkpoint.directory import RunDirectory
 from dioscuri.checkpoint.makers import check_learnt, made_by
 from dioscuri.checkpoint.trained_run import check_finite
 from dioscuri.context import Context
+from dioscuri.data.classes import check_learnt_classes, read_classes
 from dioscuri.errors import UserError
 from dioscuri.hparams.sections import Train
 
@@ -56,6 +57,9 @@ def restore(context: Context, resume_from: Path | None) -> Start:
         return Start()
     checkpoint = load(context, roots[0], averaged=context.hparams.train.resume_from_ema)
     check_learnt(checkpoint, made_by(context.hparams, context.sets.train))
+    if context.hparams.data.labels:
+        learnt = checkpoint.info.get("classes")
+        check_learnt_classes(learnt, context.sets.train.classes, context.directory.path)
     context.say(f"continuing from {checkpoint.path}: {checkpoint.step} batches")
     info = dict(checkpoint.info)
     if roots[0] != own_root:
@@ -101,6 +105,9 @@ def _load_best(context: Context) -> store.Checkpoint:
         raise UserError(f"{root} holds no checkpoint: train the run '{context.hparams.run.name}' first")
     newest = store.load(root)
     check_learnt(newest, made_by(context.hparams))
+    if context.hparams.data.labels:
+        folder = context.directory.path
+        check_learnt_classes(newest.info.get("classes"), read_classes(folder), folder)
     best = newest.info["best_step"]
     if best is not None and best != newest.step:
         try:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch._functorch import config as functorch_config
 
 from dioscuri.engine import Array, Batch, Noise, State, metric_names, step_numbers
 from dioscuri.errors import UserError
@@ -155,6 +156,9 @@ class Engine:
     def _build(self) -> torch.nn.Module:
         model: torch.nn.Module = blank(self.family.build).to(self.devices.device, self.dtype)
         if self.hparams.train.compile:
+            # Half of all cold starts crash in pickling an entry of this cache (torch 2.13); that of Inductor,
+            # which saves a later start the compiler of C++ or Triton, stays.
+            functorch_config.enable_autograd_cache = False
             for region in self.family.regions(model):
                 region.compile()
         return model

@@ -11,6 +11,8 @@ import numpy as np
 import safetensors.numpy
 from safetensors import SafetensorError
 
+from dioscuri.files import plain_bytes
+
 
 class Damage(Exception):
     """A checkpoint file is missing, incomplete or changed; the message is short and names the file."""
@@ -58,7 +60,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return plain_bytes(path)
     except FileNotFoundError as error:
         raise Damage(f"{path.name} is missing") from error
     except OSError as error:

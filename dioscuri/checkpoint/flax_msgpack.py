@@ -13,6 +13,7 @@ import msgpack
 import numpy as np
 
 from dioscuri.errors import UserError
+from dioscuri.files import plain_bytes
 
 MAX_DEPTH = 32
 _ARRAY, _COMPLEX, _SCALAR = 1, 2, 3
@@ -29,7 +30,7 @@ _DTYPES = {
 def read_flax(path: Path) -> dict[str, Any]:
     """Read a file into nested dicts of arrays; a `UserError` if it is missing, truncated or foreign."""
     try:
-        content = path.read_bytes()
+        content = plain_bytes(path)
     except OSError as error:
         raise UserError(f"checkpoint {path} cannot be read: {error.strerror}") from error
     try:

@@ -17,7 +17,7 @@ from safetensors.numpy import load_file
 from dioscuri.checkpoint.files import tensor_bytes
 from dioscuri.checkpoint.tensor_files import read_config
 from dioscuri.errors import UserError
-from dioscuri.files import replacing, write_json
+from dioscuri.files import check_plain, replacing, write_json
 from dioscuri.hparams.archive import to_json
 from dioscuri.hparams.loading import assemble
 from dioscuri.hparams.overrides import parse
@@ -55,9 +55,8 @@ def read_hparams(folder: Path, overrides: Sequence[str] = ()) -> Any:
 
     A `UserError` says what is wrong.
     """
-    return assemble(
-        Document(str(folder / CONFIG), ()), parse([*option_words_of(folder), *overrides]), Path.cwd()
-    )
+    words = [*parse(option_words_of(folder), recorded=True), *parse(overrides)]
+    return assemble(Document(str(folder / CONFIG), ()), words, Path.cwd())
 
 
 def read_folder(folder: Path, overrides: Sequence[str] = ()) -> Model:
@@ -67,6 +66,7 @@ def read_folder(folder: Path, overrides: Sequence[str] = ()) -> Model:
     """
     file = folder / TENSORS
     try:
+        check_plain(file)
         weights = load_file(file)
     except OSError as error:
         raise UserError(f"weights {file} cannot be read: {error.strerror or error}") from error

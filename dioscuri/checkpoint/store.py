@@ -230,7 +230,7 @@ def _check_types(info: Mapping[str, Any]) -> None:
         ("data", "metrics", "hparams", "best", "tokenizer"),
         ("best_step", "validated", "seconds"),
     )
-    kinds: dict[str, tuple[type, ...]] = {COUNTERS: (dict,), "files": (dict,)}
+    kinds: dict[str, tuple[type, ...]] = {COUNTERS: (dict,), "files": (dict,), "classes": (list,)}
     kinds |= dict.fromkeys(tables, (dict, type(None))) | dict.fromkeys(numbers, (int, float, type(None)))
     for name, value in info.items():
         if isinstance(value, bool) or not isinstance(value, kinds.get(name, object)):

@@ -1,11 +1,9 @@
 """Published weights, in one file or a folder with `config.json`, as numpy arrays."""
 
-import errno
 import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from stat import S_ISREG
 from typing import Any
 
 import ml_dtypes
@@ -19,6 +17,7 @@ from dioscuri.checkpoint.state_dicts import weights_of
 from dioscuri.checkpoint.torch_files import read_torch
 from dioscuri.checkpoint.weight_files import Choice, weights_files
 from dioscuri.errors import UserError
+from dioscuri.files import check_plain
 
 Arrays = dict[str, np.ndarray]
 
@@ -84,12 +83,6 @@ def _read(file: Path) -> dict[str, Any]:
     raise UserError(
         f"{file} holds no weights: it is empty, or not a safetensors, PyTorch or flax msgpack file"
     )
-
-
-def check_plain(file: Path) -> None:
-    """Raise an `OSError` for anything but a plain file: a pipe or a device might never end."""
-    if not S_ISREG(file.stat().st_mode):
-        raise OSError(errno.EINVAL, "it is no plain file")
 
 
 def is_torch(head: bytes) -> bool:

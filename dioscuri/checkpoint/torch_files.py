@@ -18,6 +18,7 @@ import ml_dtypes
 import numpy as np
 
 from dioscuri.errors import UserError
+from dioscuri.files import check_plain
 from dioscuri.pickles import PLAIN, Dictionary, Foreign, Function, Inert, plain, read_pickle
 from dioscuri.twins import twin_module
 
@@ -134,6 +135,7 @@ def read_torch(path: Path) -> Any:
     float16 and bfloat16 are not converted. Trainers' objects become `dioscuri.pickles.Inert`.
     """
     try:
+        check_plain(path)
         with path.open("rb") as stream:
             if zipfile.is_zipfile(stream):
                 return plain(_read_archive(path), strict=False)

@@ -7,6 +7,7 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from dioscuri.errors import UserError
+from dioscuri.files import plain_bytes
 
 Choice = Literal["average", "raw"]
 """Which weights to take if there are both."""
@@ -50,7 +51,7 @@ def shards(index: Path) -> list[str]:
     try:
         if index.stat().st_size > _MAX_INDEX:
             raise UserError(f"{index} is not an index of weights: it is absurdly large")
-        files = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        files = sorted(set(json.loads(plain_bytes(index))["weight_map"].values()))
         invalid = [name for name in files if PurePosixPath(name).name != name or name in ("", ".", "..")]
     except OSError as error:
         raise UserError(f"{index} cannot be read: {error.strerror}") from error

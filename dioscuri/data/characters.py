@@ -13,6 +13,7 @@ import numpy as np
 from dioscuri.data.options import Split, data_path
 from dioscuri.data.tokens import TokenSet
 from dioscuri.errors import UserError
+from dioscuri.files import plain_bytes
 
 CODES = 27
 SHARES: dict[Split, tuple[float, float]] = {
@@ -49,7 +50,7 @@ def open_text(options: Any, split: Split) -> TokenSet:
     if not length:
         raise UserError("[data] sequence_length is 0: set it to the characters per example, such as 32")
     try:
-        tokens = encode(path.read_bytes())
+        tokens = encode(plain_bytes(path))
     except OSError as error:
         raise UserError(f"[data] train_data_path '{path}' cannot be read: {error.strerror}") from error
     first, last = (int(share * len(tokens)) for share in SHARES[split])

@@ -40,6 +40,21 @@ def write_classes(folder: Path, classes: Sequence[str]) -> None:
     write_json(folder / FILE, {name: number for number, name in enumerate(classes)})
 
 
+def check_learnt_classes(learnt: Any, classes: Sequence[str], folder: Path) -> None:
+    """Raise a `UserError` if the names `learnt`, of a checkpoint, have other numbers now; either may be
+    empty."""
+    if learnt and classes and list(learnt) != list(classes):
+        differing = [name for name in (*learnt, *classes) if _number(name, learnt) != _number(name, classes)]
+        raise UserError(
+            f"classes: the checkpoint has learnt other numbers than {folder / FILE} or the training folder "
+            f"gives, such as that of '{differing[0]}': put them back as they were, or choose another run.name"
+        )
+
+
+def _number(name: str, classes: Sequence[str]) -> int | None:
+    return list(classes).index(name) if name in classes else None
+
+
 def read_classes(folder: Path) -> tuple[str, ...]:
     """The names of a run, empty if it stores none. A `UserError` if the file is damaged."""
     path = folder / FILE

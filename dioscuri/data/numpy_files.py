@@ -10,6 +10,8 @@ from typing import IO
 
 import numpy as np
 
+from dioscuri.files import check_plain
+
 Array = np.ndarray
 
 _LOCAL_HEADER = 30  # bytes of a zip member's header before its name and extra field
@@ -27,6 +29,7 @@ class Damaged(Exception):
 def read_npy(path: Path) -> Array:
     """A `.npy` file, memory-mapped; raises `Damaged`."""
     with _named():
+        check_plain(path)
         array = np.load(path, mmap_mode="r", allow_pickle=False)
         if not isinstance(array, np.ndarray):
             array.close()

@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 
 from dioscuri.data.shards import Shards, ShardWriter, check_file
 from dioscuri.errors import UserError
-from dioscuri.files import replacing
+from dioscuri.files import check_plain, replacing
 
 Array = np.ndarray
 
@@ -30,7 +30,7 @@ class TextSet:
     """Arrays of N texts, read only when `gather` asks for them."""
 
     def __init__(self, shards: Shards, null: Mapping[str, Array]) -> None:
-        self._shards, self.null = shards, null
+        self._shards, self.null, self.notes = shards, null, shards.notes
         self.keys: Sequence[str] = shards.keys
         self.shapes: dict[str, tuple[int, ...]] = {
             name: tuple(shape) for name, (shape, _) in shards.header["arrays"].items()
@@ -105,6 +105,7 @@ def read_null(path: Path) -> dict[str, Array]:
     """Arrays (1, ...) of an empty text; a `UserError` if the file is missing or damaged."""
     check_file(path, WHAT)
     try:
+        check_plain(path)
         return {name: _plain(name, array) for name, array in load_file(path).items()}
     except (OSError, SafetensorError) as error:
         raise UserError(

@@ -139,7 +139,7 @@ def open_tokens(folder: Path) -> TokenSet:
         texts=texts,
         classes=_classes(header, labels, folder),
         read=lambda indices: shards.read("tokens", indices),
-        notes=shards.notes,
+        notes=(*shards.notes, *(texts.notes if texts else ())),
     )
 
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from dioscuri.errors import UserError
 from dioscuri.evaluation.pictures import read_npy
+from dioscuri.files import plain_bytes
 from dioscuri.metrics.distances import nearest_neighbours
 from dioscuri.metrics.neighbours import majority_vote
 
@@ -34,7 +35,7 @@ def class_agreement(samples: Array, requested: Array, reference: Array, labels: 
 def _of_json(path: Path) -> Array:
     """Values in the order of the names, the order in which a folder's pictures are read."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(plain_bytes(path))
         return np.array([content[name] for name in sorted(content)])
     except (OSError, ValueError, TypeError, RecursionError) as error:
         raise UserError(f"{path}: not a table of names and labels ({error})") from error

@@ -16,7 +16,7 @@ from dioscuri.hparams import overrides as command_line
 from dioscuri.hparams.expressions import shorten
 from dioscuri.hparams.loading import assemble, family
 from dioscuri.hparams.reader import Document, Entry, Section, Setting, fold, read, render, settings
-from dioscuri.hparams.schema import names
+from dioscuri.hparams.schema import names, unread_options
 from dioscuri.places import here
 
 
@@ -43,13 +43,14 @@ def resolve(
     *,
     cwd: Path | None = None,
     home: Path | None = None,
+    told: Sequence[str] = (),
 ) -> Resolution:
     """Determine the options of a run under `log_root`, without writing anything.
 
-    Relative paths of a `.cfg` start from `home`, the twin's folder (default: `log_root`). A `UserError` if an
-    option is wrong or the architecture of an existing run would change.
+    Relative paths of a `.cfg` start from `home`, the twin's folder (default: `log_root`). `told`: see `load`.
+    A `UserError` if an option is wrong or the architecture of an existing run would change.
     """
-    words = command_line.parse(overrides, cwd)
+    words = [*command_line.parse(told, cwd, recorded=True), *command_line.parse(overrides, cwd)]
     given = read(Path(cfg_path))
     home = home or log_root
     requested = assemble(given, words, home, log_root)
@@ -76,19 +77,25 @@ def resolve(
 
 
 def written_out(
-    cfg_path: Path, overrides: Sequence[str], header: Sequence[str], *, cwd: Path | None = None
+    cfg_path: Path, overrides: Sequence[str], header: Sequence[str], *, told: Sequence[str] = ()
 ) -> str:
     """Text of a configuration with the overrides inserted and `header` as the comment at its top.
 
-    A `UserError` if an option is wrong.
+    `told`: see `load`. A `UserError` if an option is wrong.
     """
-    document, words = read(cfg_path), command_line.parse(overrides, cwd)
+    words = [*command_line.parse(told, recorded=True), *command_line.parse(overrides)]
+    document = read(cfg_path)
     return rewritten(document, words, assemble(document, words, here().home("torch")), header)
 
 
 def rewritten(document: Document, words: Sequence[Setting], hparams: Any, header: Sequence[str]) -> str:
-    """Text of a document with the words that lead to `hparams` inserted, and `header` at its top."""
+    """Text of a document with the words that lead to `hparams` inserted, and `header` at its top.
+
+    Options that nothing reads are left out.
+    """
     document = _edited(document, words, hparams, None)
+    for unread in unread_options(dict(_sections(hparams))):
+        document = _without_option(document, unread.section, unread.declared)
     first, *others = document.sections
     return render(replace(document, sections=(replace(first, comments=tuple(header)), *others)))
 
@@ -211,6 +218,16 @@ def _written(word: Setting, declared: Field[Any], value: Any) -> str:
     if declared.metadata["path"]:
         return _path_text(value)
     return repr(value) if isinstance(value, str) or "\n" in word.text else word.text
+
+
+def _without_option(document: Document, section: str, declared: Field[Any]) -> Document:
+    sections = tuple(
+        replace(s, entries=tuple(e for e in s.entries if fold(e.option) not in names(declared)))
+        if fold(s.name) == section
+        else s
+        for s in document.sections
+    )
+    return replace(document, sections=sections)
 
 
 def _path_text(value: str | tuple[str, ...]) -> str:

@@ -18,15 +18,22 @@ DEFAULT_FAMILY = "hierarchical_vae"
 
 
 def load(
-    path: Path | str, overrides: Sequence[str] = (), *, cwd: Path | None = None, twin: Path | None = None
+    path: Path | str,
+    overrides: Sequence[str] = (),
+    *,
+    told: Sequence[str] = (),
+    cwd: Path | None = None,
+    twin: Path | None = None,
 ) -> Any:
     """Read a `.cfg` file, apply `section.option=value` overrides and return the family's `HParams`.
 
+    `told` are overrides from a published configuration, which the others override; nothing need read them.
     Relative paths in the file start from the folder `twin` (default: the PyTorch twin's), those in overrides
     from `cwd` (default: the working directory). A `UserError` names the file or the override, the section and
     the option.
     """
-    return assemble(read(Path(path)), command_line.parse(overrides, cwd), twin or here().home("torch"))
+    words = [*command_line.parse(told, cwd, recorded=True), *command_line.parse(overrides, cwd)]
+    return assemble(read(Path(path)), words, twin or here().home("torch"))
 
 
 def assemble(document: Document, overrides: Sequence[Setting], twin: Path, runs: Path | None = None) -> Any:
@@ -66,6 +73,11 @@ def _lookup(merged: Settings, option: str) -> Setting | None:
 def _check_run_name(name: str, merged: Settings) -> None:
     setting = _lookup(merged, "name")
     assert setting is not None
+    if any("\ud800" <= letter <= "\udfff" for letter in name):  # bytes that were no text here
+        raise UserError(
+            f"{setting.where} {name!r} is not text in the encoding of this shell: set LC_ALL=C.UTF-8, or "
+            "choose a name in ASCII"
+        )
     if not name.strip() or not name.isprintable() or "/" in name or "\\" in name:
         raise UserError(
             f"{setting.where} {name!r} names the run's folder: it must be one line without slashes"

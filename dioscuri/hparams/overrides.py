@@ -9,10 +9,11 @@ from dioscuri.hparams.reader import DEFAULT, Setting, Settings, fold
 SOURCE = "command line"
 
 
-def parse(words: Sequence[str], cwd: Path | None = None) -> list[Setting]:
+def parse(words: Sequence[str], cwd: Path | None = None, *, recorded: bool = False) -> list[Setting]:
     """Read the words; relative paths start from `cwd` (default: the working directory).
 
     Text needs no quotes: `data.train_data_path=my pictures`. The last word for an option counts.
+    `recorded`: see `Setting`.
     """
     base = (Path.cwd() if cwd is None else cwd).absolute()
     settings: dict[tuple[str, str], Setting] = {}
@@ -24,7 +25,7 @@ def parse(words: Sequence[str], cwd: Path | None = None) -> list[Setting]:
         key = (fold(section), fold(option))
         if key[0] == DEFAULT:
             raise UserError(f"{SOURCE}: '{word}' must name the section of the option")
-        settings[key] = Setting(*key, text.strip(), SOURCE, base, on_command_line=True)
+        settings[key] = Setting(*key, text.strip(), SOURCE, base, on_command_line=True, recorded=recorded)
     return list(settings.values())
 
 

@@ -8,7 +8,7 @@ section.
 import configparser
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ from dioscuri.hparams.expressions import evaluate
 
 DEFAULT = "default"
 """Folded name of the section that holds for all others."""
+COPY = "hparams-"
+"""A run's copy of its options is the file `hparams-<run.name>.cfg`."""
 
 _MAX_BYTES = 1_000_000
 _COMMENT = ("#", ";")
@@ -44,11 +46,12 @@ class Section:
 
 @dataclass(frozen=True)
 class Document:
-    """A `.cfg` file; `comments` are those after its last option."""
+    """A `.cfg` file; `comments` are those after its last option. `recorded`: see `Setting`."""
 
     source: str
     sections: tuple[Section, ...]
     comments: tuple[str, ...] = ()
+    recorded: bool = False
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,7 @@ class Setting:
     """The text of an option, and where it comes from.
 
     Relative paths start from `base`, those that begin with a run's folder, `logs-<name>`, from `runs`.
+    `recorded`: a program wrote it, such as a run's copy of its options, so it is allowed if nothing reads it.
     """
 
     section: str
@@ -66,6 +70,7 @@ class Setting:
     on_command_line: bool = False
     runs: Path | None = None
     """None: the same as `base`."""
+    recorded: bool = False
 
     @property
     def where(self) -> str:
@@ -99,7 +104,8 @@ def read(path: Path) -> Document:
             raise UserError(
                 f"configuration {path} is larger than {_MAX_BYTES} bytes: it cannot be a .cfg file"
             )
-        return parse(path.read_text(encoding="utf-8-sig"), str(path))
+        document = parse(path.read_text(encoding="utf-8-sig"), str(path))
+        return replace(document, recorded=path.name.startswith(COPY))
     except UserError:
         raise
     except FileNotFoundError as error:
@@ -152,7 +158,13 @@ def settings(document: Document, base: Path, runs: Path | None = None) -> Settin
     return {
         fold(section.name): {
             fold(entry.option): Setting(
-                section.name, entry.option, entry.text, document.source, base, runs=runs
+                section.name,
+                entry.option,
+                entry.text,
+                document.source,
+                base,
+                runs=runs,
+                recorded=document.recorded,
             )
             for entry in section.entries
         }

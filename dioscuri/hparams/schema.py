@@ -7,21 +7,22 @@ nearest known name for a typo.
 
 import math
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import MISSING, Field, field, fields
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from dioscuri.errors import UserError, did_you_mean
 from dioscuri.hparams.expressions import shorten
-from dioscuri.hparams.reader import DEFAULT, Setting, Settings
+from dioscuri.hparams.reader import DEFAULT, Setting, Settings, fold
 
 T = TypeVar("T")
 
 _WORDS = {int: "a whole number", float: "a number", bool: "True or False", str: "text", type(None): "None"}
 LARGEST = 10**12
 """Upper limit of every number without a limit of its own."""
+_OFF = (False, 0, "", "none", "off", ())
 _PLURALS = {int: "whole numbers", float: "numbers", bool: "True or False", str: "texts"}
 
 
@@ -41,8 +42,8 @@ def option(
     `low` and `high` bound every number of the value, even in lists; `high` is at most `LARGEST` by default.
     `path`: relative paths start from the twin's folder in a `.cfg` or as a default, and from the working
     directory on the command line; they become absolute, except ''. `alias`: further names of the option.
-    `needs`: another option of the section and the values with which this option is read, where () stands for
-    all that are not off; on the command line, this option is refused with any other value.
+    `needs`: another option, of the section or as `section.option`, and the values with which this option is
+    read, where () stands for all that are not off; with any other value, this option is refused.
     """
     metadata = {"doc": doc, "choices": choices, "low": low, "high": high, "path": path, "needs": needs}
     return field(default=default, metadata={**metadata, "alias": tuple(alias)})
@@ -54,11 +55,13 @@ def build(kind: type[T], settings: Settings, source: str, base: Path) -> T:
     A `UserError` names the setting that is unknown, of the wrong type or out of
     range, or what `source` lacks.
     """
-    sections = get_type_hints(kind)
-    _check_names(sections, settings)
-    return kind(
-        **{name: _build_section(name, section, settings, source, base) for name, section in sections.items()}
-    )
+    kinds = get_type_hints(kind)
+    _check_names(kinds, settings)
+    sections = {
+        name: _build_section(name, section, settings, source, base) for name, section in kinds.items()
+    }
+    _check_read(sections, settings)
+    return kind(**sections)
 
 
 def find(settings: Settings, section: str, declared: Field[Any]) -> Setting | None:
@@ -116,25 +119,50 @@ def _build_section(name: str, kind: type[T], settings: Settings, source: str, ba
         raise UserError(
             f"{source}: [{name}] lacks {', '.join(missing[:3])}{more}: every option needs a value"
         )
-    section = kind(**values)
-    _check_read(name, section, settings)
-    return section
+    return kind(**values)
 
 
-def _check_read(name: str, section: Any, settings: Settings) -> None:
-    """Raise a `UserError` for an option on the command line that nothing reads (`needs`)."""
-    for declared in fields(section):
-        value, setting = getattr(section, declared.name), find(settings, name, declared)
-        if not declared.metadata["needs"] or value == declared.default or not setting:
+@dataclass(frozen=True)
+class Unread:
+    """An option that differs from its default although nothing reads it, because of the option `switch`."""
+
+    section: str
+    declared: Field[Any]
+    switch: tuple[str, str]  # section and option
+    reason: str
+
+
+def unread_options(sections: Mapping[str, Any]) -> Iterator[Unread]:
+    """Options of built sections that nothing reads."""
+    for name, section in sections.items():
+        for declared in fields(section):
+            if not declared.metadata["needs"] or getattr(section, declared.name) == declared.default:
+                continue
+            switch, allowed = declared.metadata["needs"]
+            place, _, option_name = switch.rpartition(".")
+            state = getattr(sections[place or name], option_name)
+            if not (state in allowed if allowed else state not in _OFF):
+                means = " or ".join(repr(one) for one in allowed) if allowed else "not off"
+                reason = f"applies only if {switch} is {means}, but it is {state!r}"
+                yield Unread(name, declared, (place or name, option_name), reason)
+
+
+def _check_read(sections: Mapping[str, Any], settings: Settings) -> None:
+    """Raise a `UserError` for an option that is given where nothing reads it.
+
+    A file may hold what other values on the command line, or later calls of [synthesis], make use of; what
+    stands in [DEFAULT] is for the sections that read it.
+    """
+    for unread in unread_options(sections):
+        setting = find(settings, unread.section, unread.declared)
+        if setting is None or setting.recorded or fold(setting.section) == DEFAULT:
             continue
-        switch, allowed = declared.metadata["needs"]
-        state = getattr(section, switch)
-        is_read = state in allowed if allowed else state not in (False, 0, "", "none", "off")
-        if not is_read and setting.on_command_line:
-            means = " or ".join(repr(one) for one in allowed) if allowed else "not off"
-            raise UserError(
-                f"{setting.where} applies only if {switch} is {means}, but it is {state!r}: leave it out"
-            )
+        place, option_name = unread.switch
+        switches = [declared for declared in fields(sections[place]) if declared.name == option_name]
+        given = find(settings, place, switches[0]) if switches else None
+        may_stay = unread.section == "synthesis" or (given is not None and given.on_command_line)
+        if setting.on_command_line or not may_stay:
+            raise UserError(f"{setting.where} {unread.reason}: leave it out")
 
 
 def typed(setting: Setting, declared: Field[Any], hint: Any) -> Any:

@@ -13,7 +13,7 @@ from dioscuri.checkpoint import store
 from dioscuri.checkpoint.directory import RunDirectory
 from dioscuri.checkpoint.flax_msgpack import read_flax
 from dioscuri.checkpoint.pretrained import TOKENIZER, without_discriminator, write_folder
-from dioscuri.checkpoint.tensor_files import check_plain, is_flax, is_torch, read_config
+from dioscuri.checkpoint.tensor_files import is_flax, is_torch, read_config
 from dioscuri.checkpoint.torch_files import read_torch
 from dioscuri.contract import check_options
 from dioscuri.errors import UserError
@@ -21,9 +21,12 @@ from dioscuri.families.hierarchical_vae.options import HParams
 from dioscuri.families.hierarchical_vae.plan import make_plan
 from dioscuri.families.maskgit import transformers
 from dioscuri.families.vqgan.trained import open_tokenizer
-from dioscuri.files import replacing
+from dioscuri.files import check_plain, replacing
 from dioscuri.hparams import load, resolve
-from dioscuri.hparams.archive import copy_path, written_out
+from dioscuri.hparams.archive import copy_path, rewritten, written_out
+from dioscuri.hparams.loading import assemble
+from dioscuri.hparams.overrides import parse
+from dioscuri.hparams.reader import read
 from dioscuri.hub import local_folder
 from dioscuri.importers import efficient_vdvae, metroplex_json, vdvae
 from dioscuri.importers.efficient_vdvae import Imported
@@ -36,6 +39,7 @@ from dioscuri.importers.published_run import (
     split_run,
     write_run,
 )
+from dioscuri.places import here
 
 TorchBytes = Callable[[Any], bytes]
 Step = int | Literal["best"] | None
@@ -52,10 +56,10 @@ def convert_configuration(source: Path, target: Path, overrides: Sequence[str]) 
         _convert_metroplex(config, source, target, overrides)
         return
     words, notes = converted(config, source, overrides)
-    hparams = load(BASES["maskgit"], [*words, *overrides])
+    hparams = load(BASES["maskgit"], overrides, told=words)
     transformers.make_plan(hparams.model, hparams.data.grid, hparams.data.codebook_size)
     header = [f"# {source.name} of open-muse.", "#", f"# Command:   sh torch_impl/train.sh {target}"]
-    text = written_out(BASES["maskgit"], [*words, *overrides], header)
+    text = written_out(BASES["maskgit"], overrides, header, told=words)
     with replacing(target) as temporary:
         temporary.write_text(text, encoding="utf-8")
     for note in notes:
@@ -71,13 +75,14 @@ def _convert_metroplex(
     with replacing(target) as temporary:
         values = _metroplex_options(config, source)
         temporary.write_text(metroplex_json.cfg_text(values, source.name), encoding="utf-8")
+        document, words = replace(read(temporary), recorded=True), parse(overrides)
         try:
-            hparams = load(temporary, overrides)
+            hparams = assemble(document, words, here().home("torch"))
         except UserError as error:
             raise UserError(str(error).replace(str(temporary), str(source))) from error
         family = hparams.run.family
         check_options(hparams)
-        temporary.write_text(written_out(temporary, overrides, header), encoding="utf-8")
+        temporary.write_text(rewritten(document, words, hparams, header), encoding="utf-8")
     for remark in metroplex_json.remarks(config):
         print(f"warning: {source}: {remark}")
     print(f"{target}: {source.name} as a configuration of family {family}; [data] says where pictures lie")

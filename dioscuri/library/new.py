@@ -98,10 +98,10 @@ def _usual(name: str, sections: Mapping[str, Any], given: list[Setting]) -> Sett
 
 
 def _settings(values: Values, sections: Mapping[str, Any], but: list[Setting] = []) -> list[Setting]:  # noqa: B006
-    """Settings for values of options that the family has, except those in `but`."""
+    """Settings for values of options that the family has, except those in `but`; nothing may read them."""
     there = {(item.section, item.option) for item in but}
     return [
-        setting(section, option, value, SOURCE)
+        replace(setting(section, option, value, SOURCE), recorded=True)
         for section, options in values.items()
         if section in sections
         for option, value in options.items()

@@ -13,8 +13,13 @@ N_ON_SHEET = 32
 
 
 def chosen_split(context: Context, default: str) -> Examples:
-    """The pictures of `synthesis.split` or, if it is empty, of the mode's default split."""
+    """The pictures of `synthesis.split` or, if it is empty, of the mode's default split.
+
+    Prints what a user should know about them, such as files that were left out.
+    """
     pictures: Examples = getattr(context.sets, context.hparams.synthesis.split or default)
+    for note in pictures.notes:
+        context.say(f"{pictures.name}: {note}")
     return pictures
 
 

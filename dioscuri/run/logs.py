@@ -12,7 +12,7 @@ import numpy as np
 
 from dioscuri.engine import Array
 from dioscuri.errors import UserError
-from dioscuri.files import replacing, write_json
+from dioscuri.files import plain_bytes, replacing, write_json
 from dioscuri.outputs.pictures import save_png
 from dioscuri.outputs.settings import SETTINGS
 
@@ -70,7 +70,7 @@ def cut_after(path: Path, step: int) -> None:
     """Remove the lines of later steps, and an incomplete line."""
     if not path.exists():
         return
-    lines = path.read_text(errors="replace").splitlines(keepends=True)
+    lines = plain_bytes(path).decode(errors="replace").splitlines(keepends=True)
     remaining = [line for line in lines if _step_of(line) <= step]
     if len(remaining) < len(lines):
         with replacing(path) as temporary:

@@ -222,6 +222,7 @@ class _Training:
             "versions": versions(),
             "twin": self.engine.name,
             "tokenizer": self.tokenizer,
+            "classes": list(self.context.sets.train.classes),
             "metrics": {name: value for name, value in self.metrics.items() if math.isfinite(value)},
             "best": self.best,
             "validated": self.validated,

@@ -100,6 +100,7 @@ def test_metroplex_that_does_not_fit_together(trained, refused, words, message):
     assert not (trained / "logs-new").exists()
 
 
+INPAINTING = ("synthesis.synthesis_mode=inpainting",)
 SUNDAE = {
     "factor that is no square": (("model.shorten_factor=2",), "2 is not a square number"),
     "factor that does not divide": (
@@ -112,8 +113,8 @@ SUNDAE = {
     ),
     "grid": (("data.grid=6",), r"set channels=1, grid=8"),
     "class": (("synthesis.classes=[3, 10]",), "classes holds 10: the model has 10 classes"),
-    "box": (("synthesis.inpaint_box=(6, 0, 4, 4)",), "extends beyond the 8x8 tokens"),
-    "mask": (("synthesis.mask_path=absent.png",), "mask_path .*absent.png cannot be used"),
+    "box": ((*INPAINTING, "synthesis.inpaint_box=(6, 0, 4, 4)"), "extends beyond the 8x8 tokens"),
+    "mask": ((*INPAINTING, "synthesis.mask_path=absent.png"), "mask_path .*absent.png cannot be used"),
     "weights of the passes": (("loss.unroll_weights=[1, 2, 3]",), "must be 2 numbers"),
 }
 

@@ -26,7 +26,7 @@ WRITERS = {"vae": tiny, "vqgan": tiny_vqgan, "maskgit": tiny_maskgit, "sundae": 
 @pytest.fixture
 def measure(tmp_path, monkeypatch, capsys):
     """Runs the benchmark and returns its output."""
-    for name in ("JAX_ENABLE_COMPILATION_CACHE", "TORCHINDUCTOR_FORCE_DISABLE_CACHES"):
+    for name in ("DIOSCURI_CACHE", "JAX_COMPILATION_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR"):
         monkeypatch.setenv(name, "unset")
     monkeypatch.setattr(benchmark, "UNIT_SIZE", 64)
 

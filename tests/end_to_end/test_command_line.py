@@ -115,6 +115,20 @@ def test_names_that_the_locale_cannot_write_are_no_obstacle(tmp_path, locale):
     assert dioscuri("describe", broken, "data.val_data_path=" + broken, cwd=tmp_path).returncode == 0
 
 
+def test_a_run_whose_name_the_locale_cannot_write(tmp_path, monkeypatch):
+    monkeypatch.setenv("LC_ALL", "C")
+    cfg = write_tiny(tmp_path)
+    name = "größe"
+    process = start(tmp_path, FAKE, cfg, f"run.name={name}", "train.total_train_steps=2")
+    _, errors = process.communicate(timeout=SECONDS)
+    assert (process.returncode, errors) == (0, "")
+    copy = tmp_path / f"logs-{name}" / f"hparams-{name}.cfg"
+    assert f"name = {name}" in copy.read_text(encoding="utf-8")
+    ascii_only = {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = dioscuri("train", cfg, f"run.name={name}", cwd=tmp_path, DIOSCURI_RUNS=str(tmp_path), **ascii_only)
+    assert_one_line(done, "is not text in the encoding of this shell: set LC_ALL=C.UTF-8")
+
+
 @pytest.mark.parametrize(
     ("variables", "message"),
     [

@@ -88,6 +88,14 @@ def test_the_report_tells_how_good_it_is(folder):
         assert (folder / name / "logs-tiny" / "samples.png").exists()
 
 
+def test_every_validation_leaves_a_sheet_of_samples(folder):
+    sheets = [
+        (folder / name / "logs-tiny" / "validation-images").glob("*-val-generated.png") for name in TWINS
+    ]
+    steps = [sorted(int(path.name.partition("-")[0]) for path in paths) for paths in sheets]
+    assert steps == [[3, 4], [6, 8]]
+
+
 def test_every_mode_leaves_its_files(folder, twin):
     images = modes(twin, folder, "generation", "synthesis.classes=[3, 4]")
     assert pictures(images / "generated").shape == (8, 8, 8)

@@ -40,6 +40,7 @@ def test_a_run_continues_in_the_other_twin_and_reports(folder):
         assert 0 < report["cross_entropy"] < 2 * np.log(17)
         assert 0 <= report["class_agreement"] <= 1
         assert (folder / name / "logs-tiny" / "samples.png").exists()
+        assert list((folder / name / "logs-tiny" / "validation-images").glob("*-val-generated.png"))
 
 
 @pytest.mark.parametrize("name", TWINS)

@@ -18,7 +18,7 @@ class Recorded:
 
     def __init__(self, case: Case, scratch: Path) -> None:
         self.case, self.is_flax = case, case.kind == FLAX
-        path = scratch / "converted.cfg"
+        path = scratch / "hparams-converted.cfg"
         words = {"run.num_gpus": 0, "model.truncate_pixels": not self.is_flax}
         path.write_text(cfg_text({**options(self._config()), **words}, "converted"))
         self.hparams = load(path)

@@ -34,7 +34,7 @@ class Run:
     def __init__(self, case, scratch, *overrides):
         self.case, self.about, self.close = case, case.about, case.close
         self.inputs, self.outputs, self.arrays = case.inputs, case.outputs, case.weights
-        path = scratch / "converted.cfg"
+        path = scratch / "hparams-converted.cfg"
         model = {"gan": True} if case.kind == DCVAE else {"model": "vqvae"}
         path.write_text(cfg_text(options({**model, **self.about["config"]}), "converted"))
         self.hparams = load(path, ["run.num_gpus=0", *overrides])

@@ -5,6 +5,7 @@ import pytest
 from dioscuri.checkpoint.directory import RunDirectory
 from dioscuri.context import Context
 from dioscuri.data import open_datasets
+from dioscuri.data.classes import read_classes
 from dioscuri.hparams import load
 from tests.support.fake_engine import FakeEngine
 from tests.support.tiny import write_tiny
@@ -28,6 +29,7 @@ def make_run(tmp_path):
         prepare(engine)
         directory = RunDirectory.of(tmp_path, name)
         directory.path.mkdir(exist_ok=True)
-        return Context(hparams, directory, open_datasets(hparams), engine)
+        sets = open_datasets(hparams, read_classes(directory.path))
+        return Context(hparams, directory, sets, engine)
 
     return make

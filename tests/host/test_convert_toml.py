@@ -187,6 +187,12 @@ def test_a_missing_tokenizer_may_be_trained_later(tmp_path):
     assert options.data.tokenizer_path == "/nowhere/logs-x"
 
 
+def test_a_nest_of_brackets_is_one_line(tmp_path):
+    (tmp_path / "deep.toml").write_text("a = " + "[" * 100_000)
+    with pytest.raises(UserError, match=r"deep\.toml cannot be read"):
+        main([str(tmp_path / "deep.toml"), str(tmp_path / "out.cfg")])
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [

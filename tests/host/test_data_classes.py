@@ -10,6 +10,7 @@ from dioscuri.data import open_datasets
 from dioscuri.data.classes import read_classes, write_classes
 from dioscuri.data.tokens import TokenWriter, open_tokens
 from dioscuri.errors import UserError
+from dioscuri.run.synthesize import synthesize
 from dioscuri.run.train import train
 from tests.support.data_options import make_options, paths
 
@@ -96,3 +97,20 @@ def test_a_run_keeps_the_table_beside_its_checkpoints(tmp_path, make_run):
     train(context)
     assert read_classes(context.directory.path) == ("cat", "dog")
     assert json.loads((context.directory.path / "classes.json").read_text()) == {"cat": 0, "dog": 1}
+
+
+def test_a_table_that_was_changed_is_named(tmp_path, make_run):
+    for name in ("cat", "dog"):
+        for number in range(4):
+            picture(tmp_path / "set" / name / f"{number}.png", 40 * number)
+    paths = [f"data.{split}_data_path={tmp_path / 'set'}" for split in ("train", "val", "synthesis")]
+    words = ("data.dataset_source=custom", "data.labels=True", *paths, "train.total_train_steps=2")
+    context = make_run(*words)
+    train(context)
+    table = context.directory.path / "classes.json"
+    table.write_text('{"dog": 0, "cat": 1}')
+    for work in (train, synthesize):
+        with pytest.raises(UserError, match=r"learnt other numbers than .*classes\.json .* that of 'cat'"):
+            work(make_run(*words, "train.total_train_steps=4"))
+    table.unlink()
+    train(make_run(*words, "train.total_train_steps=4"))

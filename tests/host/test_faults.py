@@ -18,8 +18,11 @@ from dioscuri.data import image_files, open_datasets
 from dioscuri.data.options import matching_files
 from dioscuri.data.webdataset import open_webdataset
 from dioscuri.errors import UserError
+from dioscuri.families.vqgan.trained import open_tokenizer
 from dioscuri.importers.open_model import open_published
+from tests.support import tiny_maskgit, tiny_vqgan
 from tests.support.data_options import make_options, paths
+from tests.support.twins import TWINS, call
 
 
 def save(path, level=0):
@@ -61,8 +64,13 @@ def test_brackets_of_a_folder_are_literal(tmp_path):
     assert len(opened("glob", tmp_path / "[2023] trip" / "*.png")) == 1
 
 
-@pytest.mark.parametrize("source", ["custom", "glob"])
+@pytest.mark.parametrize("source", ["custom", "glob", "webdataset"])
 def test_hidden_files_are_skipped(tmp_path, source):
+    if source == "webdataset":
+        tar_of(tmp_path / "tars", [("0.png", png(10))])
+        (tmp_path / "tars" / "._0.tar").write_bytes(b"\0\5\x16\7" + bytes(60))
+        assert len(opened(source, tmp_path / "tars")) == 1
+        return
     save(tmp_path / "0.png")
     (tmp_path / "._0.png").write_bytes(b"\0\5\x16\7" + bytes(60))
     (tmp_path / "folder.jpg").mkdir()
@@ -104,6 +112,39 @@ def test_evaluation_sees_colours_after_a_grey_first_picture(tmp_path):
 
     evaluate([str(tmp_path / "red"), str(tmp_path / "green"), "--json", str(tmp_path / "o.json")], no_engine)
     assert json.loads((tmp_path / "o.json").read_text())["metrics"]["FD-pixels"]["value"] > 1e5
+
+
+SHORT = ["train.total_train_steps=4", "train.checkpoint_and_eval_interval_in_steps=2"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("twin", TWINS)
+def test_a_run_of_nan_does_not_end_well(tmp_path, twin, capsys):
+    words = ["optimizer.learning_rate=100", "optimizer.min_learning_rate=100", "optimizer.warmup_steps=1"]
+    cfg, home = tiny_vqgan.write_tiny(tmp_path), tmp_path / twin
+    with pytest.raises(SystemExit) as end:
+        call("train", home, cfg, *SHORT, *words)
+    assert end.value.code == 2
+    told = capsys.readouterr()
+    assert "no validation of the run 'tiny' was finite" in told.err
+    assert "best validation" not in told.out
+    assert not (home / "logs-tiny" / "report.json").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("twin", TWINS)
+def test_options_of_a_call_do_not_stick(tmp_path, twin):
+    home, tokenizer = tmp_path / twin, tiny_maskgit.write_tokenizer(tmp_path)
+    tokens = tiny_maskgit.write_tokens(tmp_path / "tokens", sha256=open_tokenizer(tokenizer).sha256)
+    words = [f"data.{split}_data_path={tokens}" for split in ("train", "val", "synthesis")]
+    cfg = tiny_maskgit.write_tiny(tmp_path)
+    call("train", home, cfg, *SHORT, *words, "val.report_samples=0", f"data.tokenizer_path={tokenizer}")
+    call("synthesize", home, cfg, "synthesis.steps=1", "synthesis.top_k=1")
+    call("synthesize", home, cfg)
+    images = home / "logs-tiny" / "synthesis-images"
+    made = {path.parent.name: json.loads(path.read_text()) for path in images.glob("*/settings.json")}
+    assert [made[name]["options"]["synthesis"]["steps"] for name in sorted(made)] == [1, 3]
+    assert [made[name]["options"]["synthesis"]["top_k"] for name in sorted(made)] == [1, 0]
 
 
 def test_a_png_with_a_large_text_is_read(tmp_path):

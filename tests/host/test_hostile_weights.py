@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import zipfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,19 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
+from dioscuri.checkpoint import files as checkpoint_files
+from dioscuri.checkpoint import weight_files
+from dioscuri.checkpoint.flax_msgpack import read_flax
+from dioscuri.checkpoint.pretrained import read_folder
 from dioscuri.checkpoint.tensor_files import read_config, read_weights
+from dioscuri.checkpoint.torch_files import read_torch
+from dioscuri.data.numpy_files import Damaged, read_npy
+from dioscuri.data.texts import read_null
 from dioscuri.errors import UserError
+from dioscuri.families.latent_models.modes.encodings import read_shard
+from dioscuri.files import file_sha256, read_json
 from dioscuri.pickles import Foreign, read_plain
+from dioscuri.run.logs import JsonLines
 
 
 def bomb_of_tuples():
@@ -191,6 +202,39 @@ def test_pipes_and_devices(tmp_path, read):
     for path in (tmp_path / "pipe", Path("/dev/zero")):
         with pytest.raises(UserError, match="cannot be read: it is no plain file"):
             read(path)
+
+
+def folder_of(path):
+    return read_folder(path.parent)
+
+
+def encodings_shard(path):
+    return read_shard(path.parent, {"file": path.name, "sha256": "", "keys": []})
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        partial(read_json, what="index"),
+        partial(checkpoint_files.read_tensors, entry={}),
+        partial(JsonLines, step=0),
+        checkpoint_files.read_json,
+        encodings_shard,
+        file_sha256,
+        folder_of,
+        read_flax,
+        read_npy,
+        read_null,
+        read_torch,
+        weight_files.shards,
+    ],
+)
+def test_what_a_program_wrote_and_is_a_pipe_now(tmp_path, read):
+    """Every such read would wait for ever."""
+    (tmp_path / "config.json").write_text('{"library": "dioscuri", "format": 1, "hparams": {}}')
+    os.mkfifo(tmp_path / "model.safetensors")
+    with pytest.raises((UserError, checkpoint_files.Damage, Damaged, OSError), match="it is no plain file"):
+        read(tmp_path / "model.safetensors")
 
 
 @pytest.mark.parametrize("length", [10**12, -1])

@@ -105,7 +105,7 @@ def test_encoder_strings_go_down_and_decoder_strings_up(levels):
         (["model.enc_blocks=''", "model.dec_blocks=''", "model.prog_mode=1", "model.depth=13"],
          "no preset of depth 13 and start_res 16"),
         (["model.enc_blocks=''", "model.dec_blocks=''", "model.prog_mode=0"], "no preset of width 8"),
-        (["model.likelihood='absolute'"], "report_baselines compares likelihoods"),
+        (["model.likelihood='absolute'", "model.num_mixtures=10"], "report_baselines compares likelihoods"),
         (["synthesis.temperature_settings=[[1., 1., 1., 1.]]"], "3 numbers .one per latent group"),
     ],
 )  # fmt: skip

@@ -9,6 +9,7 @@ import pytest
 from dioscuri.contract import check_options
 from dioscuri.errors import UserError
 from dioscuri.hparams import load
+from dioscuri.library.new import new
 from dioscuri.registry import family_names, family_part
 
 ROOT = Path(__file__).parents[2]
@@ -24,6 +25,7 @@ SMALLEST = {
     }.items()
 }
 NUMBERS = (int, float)
+IDLE = {"gumbel_kl_weight": 1.0}
 
 
 def refused(family, *words):
@@ -119,3 +121,69 @@ def test_numbers_that_no_run_can_have(family, words, message):
 )
 def test_options_that_nothing_reads(family, words, message):
     assert message in refused(family, *words.split())
+
+
+@pytest.mark.parametrize(
+    ("family", "words", "message"),
+    [
+        ("maskgit", "model.register=2", "register applies only if architecture is 'halton'"),
+        ("maskgit", "model.block_num_heads=4", "block_num_heads applies only if architecture is 'uvit'"),
+        ("maskgit", "model.embedding_size=8", "embedding_size applies only if use_conv_in_out is True"),
+        ("maskgit", "loss.self_cond_prob=0.5", "self_cond_prob applies only if model.self_cond is True"),
+        ("maskgit", "loss.critic_loss_weight=2", "applies only if model.critic is 'token' or 'self'"),
+        ("maskgit", "synthesis.mask_path=a.png", "applies only if synthesis_mode is 'inpainting'"),
+        ("maskgit", "synthesis.remask_rate=0.2", "remask_rate applies only if remask is 'random'"),
+        ("sundae", "model.use_glu=False", "use_glu applies only if architecture is 'transformer'"),
+        ("sundae", "synthesis.min_steps=3 synthesis.early_stop=False", "applies only if early_stop is True"),
+        ("vqgan", "model.mid_attention=False", "applies only if architecture is 'taming' or 'movq'"),
+        ("vqgan", "discriminator.blur=False", "blur applies only if type is 'stylegan'"),
+        ("vqgan", "discriminator.type=none loss.disc_weight=2", "only if discriminator.type is not off"),
+        ("metroplex", "model.head_dim=64", "head_dim applies only if transformer is True"),
+        ("metroplex", "model.attn_heads=2", "attn_heads applies only if attn_res is not off"),
+        ("metroplex", "loss.l2_weight=0.1", "l2_weight applies only if use_weight_decay is True"),
+    ],
+)
+def test_options_of_another_network_loss_or_mode(family, words, message):
+    assert message in refused(family, *words.split())
+
+
+def written(folder, text, change, name="mine.cfg"):
+    """A configuration changed by hand: a section and a line in it."""
+    section, line = change
+    path = folder / name
+    path.write_text(text.replace(f"[{section}]\n", f"[{section}]\n{line}\n"))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("family", "change", "message"),
+    [
+        ("classifier", ("data", "legacy_crop = True"), "legacy_crop applies only if dataset_source is"),
+        ("vqgan", ("model", "gumbel_kl_weight = 1."), "gumbel_kl_weight applies only if quantizer is"),
+        ("maskgit", ("model", "register = 4"), "register applies only if architecture is 'halton'"),
+    ],
+)
+def test_a_file_gives_no_option_that_nothing_reads(family, change, message, tmp_path):
+    path = written(tmp_path, SMALLEST[family].read_text(), change)
+    with pytest.raises(UserError, match=message) as error:
+        load(path)
+    assert str(path) in str(error.value)
+
+
+def test_a_file_may_hold_what_the_command_line_makes_idle_and_what_a_later_call_reads(tmp_path):
+    shipped = SMALLEST["vqgan"].read_text()
+    gumbel = written(tmp_path, shipped, ("model", "quantizer = 'gumbel'\ngumbel_kl_weight = 1."))
+    load(gumbel)
+    load(gumbel, ["model.quantizer=nearest"])
+    load(written(tmp_path, SMALLEST["maskgit"].read_text(), ("synthesis", "outpaint = True")))
+
+
+def test_the_copy_of_a_run_keeps_what_nothing_reads_any_more(tmp_path):
+    """Version 0.1.0 took such options, and a run may be continued with other data."""
+    shipped = SMALLEST["vqgan"].read_text()
+    load(written(tmp_path, shipped, ("data", "skip_corrupt = True"), name="hparams-vqgan_digits.cfg"))
+
+
+def test_python_refuses_them_in_the_same_words():
+    with pytest.raises(UserError, match="gumbel_kl_weight applies only if quantizer is 'gumbel'"):
+        new("torch", "vqgan", seed=0, tokenizer=None, device="cpu", dtype=None, options=IDLE)

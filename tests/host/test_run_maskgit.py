@@ -1,6 +1,7 @@
 """Host logic of masked token models: fixed masks, conditions, logs, and invalid options."""
 # ruff: noqa: ARG002 - the arguments are the protocol's
 
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -89,18 +90,21 @@ def test_classes_are_cycled():
     assert asked(4, 2, "model.num_classes=0", "synthesis.guidance_scale=0") == {"index": [4, 5]}
 
 
+inpainting = partial(tiny, "synthesis.synthesis_mode=inpainting")
+
+
 def test_tokens_that_are_filled(tmp_path):
     hparams = tiny()
     middle = unknown_tokens(hparams, plan_of(hparams)).reshape(GRID, GRID)
     assert np.flatnonzero(middle.any(0)).tolist() == np.flatnonzero(middle.any(1)).tolist() == [1, 2]
-    boxed = tiny("synthesis.inpaint_box=(0, 1, 4, 2)")
+    boxed = inpainting("synthesis.inpaint_box=(0, 1, 4, 2)")
     assert np.flatnonzero(unknown_tokens(boxed, plan_of(boxed))).tolist() == [1, 2, 5, 6, 9, 10, 13, 14]
 
     picture = np.zeros((8, 8), np.uint8)
     picture[:2, 6:] = 255  # the last token of the first row
     picture[4, 0] = 255  # if a quarter of a token is masked, all of it is resampled
     Image.fromarray(picture).save(tmp_path / "mask.png")
-    masked = tiny(f"synthesis.mask_path={tmp_path / 'mask.png'}")
+    masked = inpainting(f"synthesis.mask_path={tmp_path / 'mask.png'}")
     assert np.flatnonzero(unknown_tokens(masked, plan_of(masked))).tolist() == [3, 8]
 
     # A mask of a photograph's size is resized with it.
@@ -108,11 +112,11 @@ def test_tokens_that_are_filled(tmp_path):
     area[29, 40:] = 255
     for name, array in (("photo", photo), ("area", area)):
         Image.fromarray(array).save(tmp_path / f"{name}.png")
-    both = tiny(
+    both = inpainting(
         f"synthesis.mask_path={tmp_path / 'area.png'}", f"synthesis.image_path={tmp_path / 'photo.png'}"
     )
     assert np.flatnonzero(unknown_tokens(both, plan_of(both))).tolist() == [15]
-    alone = tiny(f"synthesis.mask_path={tmp_path / 'area.png'}")
+    alone = inpainting(f"synthesis.mask_path={tmp_path / 'area.png'}")
     with pytest.raises(UserError, match="is 50x30 pixels, the pictures are 8x8"):
         unknown_tokens(alone, plan_of(alone))
 
@@ -125,17 +129,17 @@ def test_tokens_that_are_filled(tmp_path):
         (f"synthesis.mask_path={tmp_path / 'large.png'}", "is 9x8 pixels, the pictures are 8x8"),
         (f"synthesis.mask_path={tmp_path / 'nothing.png'}", "mask_path .* cannot be used"),
     ]:
-        wrong = tiny(override)
+        wrong = inpainting(override)
         with pytest.raises(UserError, match=message):
             unknown_tokens(wrong, plan_of(wrong))
 
 
 def test_outpainting_fills_what_lies_outside():
     box = "synthesis.inpaint_box=(0, 1, 4, 2)"
-    inside, outside = (tiny(box, f"synthesis.outpaint={value}") for value in (False, True))
+    inside, outside = (inpainting(box, f"synthesis.outpaint={value}") for value in (False, True))
     masks = [unknown_tokens(options, plan_of(options)) for options in (inside, outside)]
     np.testing.assert_array_equal(masks[0], ~masks[1])
-    whole = tiny("synthesis.inpaint_box=(0, 0, 4, 4)", "synthesis.outpaint=True")
+    whole = inpainting("synthesis.inpaint_box=(0, 0, 4, 4)", "synthesis.outpaint=True")
     with pytest.raises(UserError, match="covers everything, so nothing would be filled"):
         unknown_tokens(whole, plan_of(whole))
 

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from dioscuri.outputs.pictures import (
     save_picture,
     sheet,
 )
+from dioscuri.outputs.wording import noun
 from dioscuri.places import examples
 from dioscuri.run.logs import JsonLines, Sheets, TensorBoard
 from dioscuri.twins import open_twin
@@ -102,6 +104,20 @@ def test_captions_leave_the_pictures_as_they_are(shape):
     strip = named[:TEXT_HEIGHT]
     assert strip.shape[1:] == plain.shape[1:]
     assert (strip > GROUND + 50).any(), "there is text"
+
+
+@pytest.mark.parametrize(
+    ("source", "word"),
+    [
+        ("digits", "pictures"),
+        ("tokens", "pictures"),
+        ("wav", "sounds"),
+        ("frames", "clips"),
+        ("text", "texts"),
+    ],
+)
+def test_examples_are_called_what_they_are(source, word):
+    assert noun(SimpleNamespace(data=SimpleNamespace(dataset_source=source))) == word
 
 
 def test_sheets_of_validations_are_files_beside_their_settings(tmp_path):

@@ -27,7 +27,10 @@ PIXELS = ("data.dataset_source=digits", "data.grid=8", "data.codebook_size=17")
     [
         (["data.labels=False"], r"\[data\] labels must be True"),
         (["synthesis.classes=[10]"], "classes holds 10: the model has 10 classes"),
-        (["synthesis.inpaint_box=(3, 0, 2, 2)"], "inpaint_box .* extends beyond the 4x4"),
+        (
+            ["synthesis.synthesis_mode=inpainting", "synthesis.inpaint_box=(3, 0, 2, 2)"],
+            "inpaint_box .* extends beyond the 4x4",
+        ),
         (["data.grid=5"], "needs a side divisible by 2"),
         (["model.depth=(1, (1, 1, 1), 1)", "model.shorten_factor=(4,)"], "1 factors for the 2 levels"),
         (

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from dioscuri.data import shards
+from dioscuri.data.texts import TextWriter
 from dioscuri.data.tokens import TokenWriter, open_tokens
 from dioscuri.errors import UserError
 from dioscuri.files import read_sealed_json, write_sealed_json
@@ -143,6 +144,18 @@ def test_a_set_of_an_older_version_is_read_and_reported(tmp_path):
     found = open_tokens(tmp_path)
     np.testing.assert_array_equal(found.gather(range(N)), tokens())
     assert "without checksums" in found.notes[0]
+
+
+def test_captions_of_an_older_version_are_told_too(tmp_path):
+    write(tmp_path)
+    null = {"text": np.zeros((1, 2, 3), np.float16)}
+    writer = TextWriter(tmp_path / "texts", {"encoder": "none"}, keys(), null)
+    writer.add({"text": np.zeros((N, 2, 3), np.float16)})
+    writer.finish()
+    assert not open_tokens(tmp_path).notes
+    as_version_0_1_0(tmp_path / "texts")
+    (note,) = open_tokens(tmp_path).notes
+    assert note.startswith(f"{tmp_path / 'texts'}: written without checksums")
 
 
 @pytest.mark.parametrize("at_once", [1 << 32, 0])

@@ -64,6 +64,7 @@ CASES = {
     "absolute_errors": (
         "model.block_type='diffusion'",
         "model.likelihood='absolute'",
+        "model.num_mixtures=10",
         "model.attn_res=[4]",
         "model.legacy_row_attention=True",
         "metrics.report_baselines=False",
@@ -115,7 +116,6 @@ CASES = {
         *TRANSFORMER,
         "model.enc_mode='ffn'",
         "model.norm='layer'",
-        "model.no_bias_above=2",
         "data.channels=1",
     ),
 }

@@ -4,7 +4,10 @@ import weakref
 from dataclasses import dataclass
 from operator import attrgetter
 
+import pytest
 import torch
+from torch._functorch import config as functorch_config
+from torch._functorch._aot_autograd.autograd_cache import should_use_local_autograd_cache
 
 from tests.parity.engine_behaviour import EngineBehaviour
 from tests.parity.test_maskgit_training import train
@@ -26,6 +29,14 @@ def test_parameters_are_channels_last_views_of_one_vector():
         assert low <= parameter.data_ptr() < high, name
         if parameter.ndim == 4:
             assert parameter.is_contiguous(memory_format=torch.channels_last), name
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_compiled_run_keeps_off_the_cache_whose_writing_crashes(monkeypatch, compiled):
+    monkeypatch.delenv("TORCHINDUCTOR_AUTOGRAD_CACHE", raising=False)
+    with functorch_config.patch(enable_autograd_cache=True):
+        make_engine("torch", f"train.compile={compiled}")
+        assert should_use_local_autograd_cache() != compiled
 
 
 @dataclass(eq=False)

@@ -23,7 +23,13 @@ class Transformer:
     hidden_size: int = option(768, low=1, high=2**14, doc="width of the residual stream")
     num_hidden_layers: int = option(12, low=1, high=2**10, doc="transformer layers")
     num_attention_heads: int = option(12, low=1, high=2**10, doc="attention heads")
-    head_dim: int = option(0, low=0, high=2**12, doc="lucidrains: width of a head; 0: hidden_size / heads")
+    head_dim: int = option(
+        0,
+        low=0,
+        high=2**12,
+        needs=("architecture", ("lucidrains",)),
+        doc="lucidrains: width of a head; 0: hidden_size / heads",
+    )
     intermediate_size: int = option(
         0,
         low=0,
@@ -44,10 +50,18 @@ class Transformer:
         "the mask; 0: no unused rows",
     )
     max_position_embeddings: int = option(
-        0, low=0, high=2**20, doc="maskgit, google: rows of the position embedding; 0: as many as needed"
+        0,
+        low=0,
+        high=2**20,
+        needs=("architecture", ("maskgit", "google")),
+        doc="maskgit, google: rows of the position embedding; 0: as many as needed",
     )
     initializer_range: float = option(
-        0.02, low=0, high=1000, doc="maskgit, uvit, google: standard deviation of weights"
+        0.02,
+        low=0,
+        high=1000,
+        needs=("architecture", ("maskgit", "uvit", "google")),
+        doc="maskgit, uvit, google: standard deviation of weights",
     )
     layer_norm_eps: float = option(
         0.0,
@@ -55,54 +69,124 @@ class Transformer:
         high=1,
         doc="added to the norms' variance; 0: 1e-12 with google, 1e-5 with halton and lucidrains, else 1e-6",
     )
-    norm_type: str = option("layernorm", choices=("layernorm", "rmsnorm"), doc="maskgit, uvit: norms")
-    use_bias: bool = option(False, doc="maskgit, uvit: biases of dense layers and LayerNorms")
+    norm_type: str = option(
+        "layernorm",
+        choices=("layernorm", "rmsnorm"),
+        needs=("architecture", ("maskgit", "uvit")),
+        doc="maskgit, uvit: norms",
+    )
+    use_bias: bool = option(
+        False,
+        needs=("architecture", ("maskgit", "uvit")),
+        doc="maskgit, uvit: biases of dense layers and LayerNorms",
+    )
     legacy_mlp_layernorm: bool = option(
         False,
+        needs=("architecture", ("maskgit", "uvit")),
         doc="maskgit, uvit: the norm before a feed-forward layer is a LayerNorm even with rmsnorm, as in the "
         "original and its weights",
     )
     use_normformer: bool = option(
-        True, doc="maskgit: norms also after attention and inside feed-forward layers (NormFormer)"
+        True,
+        needs=("architecture", ("maskgit",)),
+        doc="maskgit: norms also after attention and inside feed-forward layers (NormFormer)",
     )
-    use_encoder_layernorm: bool = option(True, doc="maskgit: a norm after the last layer")
-    use_mlm_layer: bool = option(True, doc="maskgit: a dense layer with GELU before the logits")
-    use_mlm_layernorm: bool = option(True, doc="maskgit: a norm after that layer")
+    use_encoder_layernorm: bool = option(
+        True, needs=("architecture", ("maskgit",)), doc="maskgit: a norm after the last layer"
+    )
+    use_mlm_layer: bool = option(
+        True, needs=("architecture", ("maskgit",)), doc="maskgit: a dense layer with GELU before the logits"
+    )
+    use_mlm_layernorm: bool = option(
+        True, needs=("architecture", ("maskgit",)), doc="maskgit: a norm after that layer"
+    )
     use_codebook_size_for_output: bool = option(
-        False, doc="maskgit: logits for codes only, not the whole vocabulary"
+        False,
+        needs=("architecture", ("maskgit",)),
+        doc="maskgit: logits for codes only, not the whole vocabulary",
     )
     use_conv_in_out: bool = option(
-        False, doc="maskgit: a transformer token is a patch of patch_size x patch_size codes"
+        False,
+        needs=("architecture", ("maskgit",)),
+        doc="maskgit: a transformer token is a patch of patch_size x patch_size codes",
     )
-    embedding_size: int = option(0, low=0, high=2**14, doc="maskgit with use_conv_in_out: width of a code")
+    embedding_size: int = option(
+        0,
+        low=0,
+        high=2**14,
+        needs=("use_conv_in_out", (True,)),
+        doc="maskgit with use_conv_in_out: width of a code",
+    )
     patch_size: int = option(1, low=1, high=64, doc="maskgit with use_conv_in_out: side of a patch")
     add_cross_attention: bool = option(False, doc="maskgit: text conditioning by cross-attention")
     encoder_hidden_size: int = option(
-        768, low=1, high=2**14, doc="maskgit, uvit, lucidrains: width of the text encoder's states"
+        768,
+        low=1,
+        high=2**14,
+        needs=("architecture", ("maskgit", "uvit", "lucidrains")),
+        doc="maskgit, uvit, lucidrains: width of the text encoder's states",
     )
     project_encoder_hidden_states: bool = option(
-        False, doc="maskgit: project and norm the text encoder's states once"
+        False,
+        needs=("add_cross_attention", (True,)),
+        doc="maskgit: project and norm the text encoder's states once",
     )
-    in_channels: int = option(768, low=1, high=2**14, doc="uvit: width of the token embedding")
+    in_channels: int = option(
+        768, low=1, high=2**14, needs=("architecture", ("uvit",)), doc="uvit: width of the token embedding"
+    )
     block_out_channels: tuple[int, ...] = option(
-        (768,), low=1, high=2**14, doc="uvit: width of the convolutional blocks, one number"
+        (768,),
+        low=1,
+        high=2**14,
+        needs=("architecture", ("uvit",)),
+        doc="uvit: width of the convolutional blocks, one number",
     )
-    num_res_blocks: int = option(3, low=0, high=100, doc="uvit: convolutional blocks on either side")
-    block_num_heads: int = option(12, low=1, high=2**10, doc="uvit: heads of their attention")
+    num_res_blocks: int = option(
+        3, low=0, high=100, needs=("architecture", ("uvit",)), doc="uvit: convolutional blocks on either side"
+    )
+    block_num_heads: int = option(
+        12, low=1, high=2**10, needs=("architecture", ("uvit",)), doc="uvit: heads of their attention"
+    )
     force_down_up_sample: bool = option(
-        False, doc="uvit: halve the grid before the convolutional blocks (512 px models)"
+        False,
+        needs=("architecture", ("uvit",)),
+        doc="uvit: halve the grid before the convolutional blocks (512 px models)",
     )
-    cond_embed_dim: int = option(768, low=1, high=2**14, doc="uvit: width of the pooled text state")
+    cond_embed_dim: int = option(
+        768, low=1, high=2**14, needs=("architecture", ("uvit",)), doc="uvit: width of the pooled text state"
+    )
     micro_cond_encode_dim: int = option(
-        256, low=2, high=2**14, doc="uvit: width of the encoding of each of the five micro-conditions"
+        256,
+        low=2,
+        high=2**14,
+        needs=("architecture", ("uvit",)),
+        doc="uvit: width of the encoding of each of the five micro-conditions",
     )
-    add_cond_embeds: bool = option(True, doc="uvit: condition on the pooled text state")
+    add_cond_embeds: bool = option(
+        True, needs=("architecture", ("uvit",)), doc="uvit: condition on the pooled text state"
+    )
     add_micro_cond_embeds: bool = option(
-        True, doc="uvit: condition on original width and height, crop's top and left, aesthetic score"
+        True,
+        needs=("architecture", ("uvit",)),
+        doc="uvit: condition on original width and height, crop's top and left, aesthetic score",
     )
-    ln_elementwise_affine: bool = option(True, doc="uvit: learned factors of the norms")
-    register: int = option(1, low=0, high=2**10, doc="halton: learned tokens after those of the picture")
-    proj: int = option(1, low=1, high=64, doc="halton: side of the patch of codes per transformer token")
+    ln_elementwise_affine: bool = option(
+        True, needs=("architecture", ("uvit",)), doc="uvit: learned factors of the norms"
+    )
+    register: int = option(
+        1,
+        low=0,
+        high=2**10,
+        needs=("architecture", ("halton",)),
+        doc="halton: learned tokens after those of the picture",
+    )
+    proj: int = option(
+        1,
+        low=1,
+        high=64,
+        needs=("architecture", ("halton",)),
+        doc="halton: side of the patch of codes per transformer token",
+    )
     self_cond: bool = option(
         False, doc="self-conditioning: the last pass's embedding is an input (Chen et al. 2022)"
     )

@@ -46,6 +46,7 @@ class Loss(Masking):
         0.9,
         low=0,
         high=1,
+        needs=("model.self_cond", (True,)),
         doc="with model.self_cond: probability that a picture is conditioned on a first pass",
     )
     use_soft_code_target: bool = option(
@@ -53,7 +54,13 @@ class Loss(Masking):
         doc="targets are softmax(-squared distance / soft_code_temp) over the codes instead of the nearest "
         "code; needs pictures",
     )
-    soft_code_temp: float = option(1.0, low=1e-6, high=10**4, doc="temperature of the soft targets")
+    soft_code_temp: float = option(
+        1.0,
+        low=1e-6,
+        high=10**4,
+        needs=("use_soft_code_target", (True,)),
+        doc="temperature of the soft targets",
+    )
     weight_decay: float = option(0.0, low=0, doc="decoupled weight decay on kernels and matrices")
 
 

@@ -42,19 +42,30 @@ class Resampling(Filters):
         "most likely tokens, and a second pass predicts the least certain ones again",
     )
     steps: int = option(100, low=1, high=2**16, doc="maximum number of steps per picture")
-    min_steps: int = option(10, low=0, high=2**16, doc="steps before a picture may be finished")
+    min_steps: int = option(
+        10, low=0, high=2**16, needs=("early_stop", (True,)), doc="steps before a picture may be finished"
+    )
     early_stop: bool = option(True, doc="stop sampling a picture when a step does not change it")
     stop_rule: str = option(
         "unmasked",
         choices=("unmasked", "masked"),
+        needs=("early_stop", (True,)),
         doc="tokens that must not change in the last step: unmasked: all tokens, if all were sampled again; "
         "masked: only those sampled in the step, which may be few, as in the original",
     )
     temperature: float = option(
-        1.0, low=0, high=10**4, doc="ancestral: temperature of the logits in the first step"
+        1.0,
+        low=0,
+        high=10**4,
+        needs=("sampler", ("ancestral",)),
+        doc="ancestral: temperature of the logits in the first step",
     )
     end_temperature: float | None = option(
-        None, low=0, high=10**4, doc="value in the last step; None: as in the first step"
+        None,
+        low=0,
+        high=10**4,
+        needs=("sampler", ("ancestral",)),
+        doc="value in the last step; None: as in the first step",
     )
     sample_proportion: float = option(
         0.5,

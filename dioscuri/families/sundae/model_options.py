@@ -41,10 +41,13 @@ class Denoiser:
     updown_sample_type: str = option(
         "linear",
         choices=("linear", "naive"),
+        needs=("architecture", ("hourglass",)),
         doc="hourglass: between the grids, a dense layer on patches, or averaging and repetition",
     )
     attn_resampling: bool = option(
-        True, doc="hourglass: additional attention of coarse tokens to fine ones and back"
+        True,
+        needs=("architecture", ("hourglass",)),
+        doc="hourglass: additional attention of coarse tokens to fine ones and back",
     )
     use_rotary: bool = option(True, doc="rotary positions instead of a learned table")
     rotary_emb_dim: int = option(
@@ -55,10 +58,17 @@ class Denoiser:
         "legacy_positions of all heads together; 0: half of dim_head",
     )
     num_classes: int = option(0, low=0, high=2**20, doc="classes; 0: no class condition")
-    use_scalenorm: bool = option(True, doc="transformer: ScaleNorm instead of LayerNorm in front of layers")
-    use_glu: bool = option(True, doc="transformer: gated feed-forward layers")
+    use_scalenorm: bool = option(
+        True,
+        needs=("architecture", ("transformer",)),
+        doc="transformer: ScaleNorm instead of LayerNorm in front of layers",
+    )
+    use_glu: bool = option(
+        True, needs=("architecture", ("transformer",)), doc="transformer: gated feed-forward layers"
+    )
     legacy_positions: bool = option(
         False,
+        needs=("architecture", ("hourglass",)),
         doc="hourglass: for weights of the original: rotary positions in the first channels of all heads "
         "together (by default the first head's), positions of grids of 16 at every level but the coarsest, "
         "and attention between runs of tokens in rows instead of patches",

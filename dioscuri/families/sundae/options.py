@@ -15,7 +15,9 @@ class SequenceData(TokenData):
     """`[data]`: pictures or their tokens or, with `dataset_source = 'text'`, the plain text file
     `train_data_path`."""
 
-    sequence_length: int = option(0, low=0, high=2**20, doc="text: characters per example")
+    sequence_length: int = option(
+        0, low=0, high=2**20, needs=("dataset_source", ("text", "tokens")), doc="text: characters per example"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +26,9 @@ class Loss(Unrolling):
 
     weight_decay: float = option(0.0, low=0, doc="decoupled weight decay on matrices")
     legacy_weight_decay: bool = option(
-        False, doc="weight decay also on norms, biases and embeddings, as in the original"
+        False,
+        needs=("weight_decay", ()),
+        doc="weight decay also on norms, biases and embeddings, as in the original",
     )
 
 

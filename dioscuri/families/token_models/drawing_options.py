@@ -42,23 +42,33 @@ class Drawing:
         (0, 0, 0, 0),
         low=0,
         high=2**14,
+        needs=("synthesis_mode", ("inpainting",)),
         doc="inpainting: top, left, height, width of the rectangle in tokens; all 0: the middle half",
     )
     mask_path: str = option(
-        "", path=True, doc="inpainting: PNG that is white where pictures are filled, instead of a rectangle"
+        "",
+        path=True,
+        needs=("synthesis_mode", ("inpainting",)),
+        doc="inpainting: PNG that is white where pictures are filled, instead of a rectangle",
     )
     outpaint: bool = option(
-        False, doc="inpainting: fill the outside of the rectangle, or where the mask is not white"
+        False,
+        needs=("synthesis_mode", ("inpainting",)),
+        doc="inpainting: fill the outside of the rectangle, or where the mask is not white",
     )
     blend_radius: float = option(
         0.0,
         low=0,
         high=2**10,
+        needs=("synthesis_mode", ("inpainting",)),
         doc="inpainting: pixels over which the filled region is blended into the unchanged picture; 0: no "
         "blending, the whole picture is decoded from tokens",
     )
     image_path: str = option(
-        "", path=True, doc="inpainting: an image file instead of pictures of a split; needs the tokenizer"
+        "",
+        path=True,
+        needs=("synthesis_mode", ("inpainting",)),
+        doc="inpainting: an image file instead of pictures of a split; needs the tokenizer",
     )
     tokens_path: str = option(
         "", path=True, doc="encoding: folder to write; empty: the run's latents/tokens_<split>"

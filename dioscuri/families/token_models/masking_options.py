@@ -44,7 +44,9 @@ class Masking:
         doc="tokens: mean over the batch's masked tokens (open-muse); pictures: mean over each picture's, "
         "then over pictures (MaskGIT); all: loss on all tokens, masked or not (Halton-MaskGIT)",
     )
-    critic_loss_weight: float = option(1.0, low=0, doc="weight of the token critic's loss")
+    critic_loss_weight: float = option(
+        1.0, low=0, needs=("model.critic", ("token", "self")), doc="weight of the token critic's loss"
+    )
 
     def __post_init__(self) -> None:
         mask_power(self.mask_schedule)
@@ -103,6 +105,7 @@ class Sampling(Filters):
     guidance_schedule: str = option(
         "constant",
         choices=("constant", "linear", "cosine"),
+        needs=("guidance_scale", ()),
         doc="schedule over the steps, up to guidance_scale",
     )
     remask: str = option(
@@ -112,16 +115,26 @@ class Sampling(Filters):
         "probability "
         "remask_rate, as far as the schedule allows (ReMDM, Wang et al. 2025)",
     )
-    remask_rate: float = option(0.1, low=0, high=1, doc="probability for remask='random'")
-    critic_noise_scale: float = option(
-        1.0, low=0, high=10**4, doc="scores: noise of the critic, times 1 - share"
+    remask_rate: float = option(
+        0.1, low=0, high=1, needs=("remask", ("random",)), doc="probability for remask='random'"
     )
-    randomize: bool = option(True, doc="halton: every picture starts at another position of the order")
+    critic_noise_scale: float = option(
+        1.0,
+        low=0,
+        high=10**4,
+        needs=("sampler", ("scores",)),
+        doc="scores: noise of the critic, times 1 - share",
+    )
+    randomize: bool = option(
+        True,
+        doc="halton: every picture starts at another position of the order",
+    )
     legacy_temperature: bool = option(
         False, doc="multiply the temperature by 1 - share in every step, as open-muse's generate2 does"
     )
     legacy_guidance: bool = option(
         False,
+        needs=("guidance_schedule", ("linear", "cosine")),
         doc="linear and cosine: the factor 1 + scale itself grows from 0 (for cosine in integers), as in "
         "open-muse",
     )
@@ -132,7 +145,9 @@ class Sampling(Filters):
         False, doc="confidence of known tokens: log of the largest float32, not infinity, as in open-muse"
     )
     legacy_scores: bool = option(
-        False, doc="scores: known tokens are scored by new samples, as in open-muse's generate"
+        False,
+        needs=("sampler", ("scores",)),
+        doc="scores: known tokens are scored by new samples, as in open-muse's generate",
     )
     legacy_mask_token: bool = option(
         False, doc="halton samplers: the mask token can be sampled, and becomes the last code at the end"

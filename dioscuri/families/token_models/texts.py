@@ -47,6 +47,8 @@ def prompts(context: Context, plan: TransformerPlan) -> TextSet:
     options = context.hparams.synthesis
     if options.texts_path:
         texts = open_texts(Path(options.texts_path))
+        for note in texts.notes:
+            context.say(note)
         _check_shapes(texts.shapes, context.hparams, plan, options.texts_path)
         return texts
     examples = getattr(context.sets, options.split or "test")

@@ -46,10 +46,17 @@ class Tokenizer:
         needs=("architecture", ("metroplex",)),
         doc="metroplex: widths of other resolutions such as '4:64'",
     )
-    bottleneck_multiple: float = option(0.25, low=0, high=2**10, doc="metroplex: bottleneck width over width")
+    bottleneck_multiple: float = option(
+        0.25,
+        low=0,
+        high=2**10,
+        needs=("architecture", ("metroplex",)),
+        doc="metroplex: bottleneck width over width",
+    )
     block_type: str = option(
         "bottleneck",
         choices=("bottleneck", "diffusion"),
+        needs=("architecture", ("metroplex",)),
         doc="metroplex: four convolutions, or two of full width",
     )
     z_channels: int = option(low=1, high=2**14, doc="channels of the encoder's output")
@@ -68,8 +75,16 @@ class Tokenizer:
         needs=("architecture", ("taming", "movq")),
         doc="taming, movq: sides of the grids with attention",
     )
-    mid_attention: bool = option(True, doc="taming, movq: attention between the blocks of the coarsest level")
-    resample_with_conv: bool = option(True, doc="taming, movq: convolutions with pooling and upsampling")
+    mid_attention: bool = option(
+        True,
+        needs=("architecture", ("taming", "movq")),
+        doc="taming, movq: attention between the blocks of the coarsest level",
+    )
+    resample_with_conv: bool = option(
+        True,
+        needs=("architecture", ("taming", "movq")),
+        doc="taming, movq: convolutions with pooling and upsampling",
+    )
     quantizer: str = option(
         "nearest",
         choices=("nearest", "ema", "gumbel", "fsq", "lfq"),
@@ -143,6 +158,7 @@ class Tokenizer:
     pixel_range: str = option("unit", choices=("unit", "signed"), doc="pictures in [0, 1] or [-1, 1]")
     legacy_shortcut: bool = option(
         False,
+        needs=("architecture", ("maskgit",)),
         doc="maskgit: the shortcut of a block that changes the width sees the block's output, not its input; "
         "the published weights need it",
     )
@@ -150,14 +166,20 @@ class Tokenizer:
         False, doc="commitment_cost weighs the codebook loss instead of the encoder's"
     )
     legacy_single_block_attention: bool = option(
-        False, doc="taming, movq: levels with a single block have no attention"
+        False,
+        needs=("architecture", ("taming", "movq")),
+        doc="taming, movq: levels with a single block have no attention",
     )
 
     legacy_unused_biases: bool = option(
-        False, doc="dcvae: convolutions have no biases; the original has some but never adds them"
+        False,
+        needs=("architecture", ("dcvae",)),
+        doc="dcvae: convolutions have no biases; the original has some but never adds them",
     )
     legacy_frozen_spectral_norm: bool = option(
-        False, doc="dcvae: training does not update the encoder's singular values (golden cases only)"
+        False,
+        needs=("architecture", ("dcvae",)),
+        doc="dcvae: training does not update the encoder's singular values (golden cases only)",
     )
 
     def __post_init__(self) -> None:

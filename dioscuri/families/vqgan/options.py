@@ -20,32 +20,58 @@ class Discriminator:
         "spectrally normalised blocks down to 4x4 with logits and contrastive embeddings at several "
         "resolutions (Parmar et al. 2021), as in the later Metroplex program",
     )
-    num_layers: int = option(3, low=1, high=10, doc="patchgan: strided convolutions")
+    num_layers: int = option(
+        3, low=1, high=10, needs=("type", ("patchgan",)), doc="patchgan: strided convolutions"
+    )
     ndf: int = option(
-        64, low=1, high=2**12, doc="patchgan: width of the first convolution; it doubles up to a factor of 8"
+        64,
+        low=1,
+        high=2**12,
+        needs=("type", ("patchgan",)),
+        doc="patchgan: width of the first convolution; it doubles up to a factor of 8",
     )
     norm: str = option(
         "batch",
         choices=("batch", "instance", "none"),
+        needs=("type", ("patchgan",)),
         doc="patchgan: normalisation; 'batch' uses statistics of the batch",
     )
     channel_multiplier: float = option(
         1.0,
         low=1 / 512,
         high=16,
+        needs=("type", ("stylegan",)),
         doc="stylegan: 256 times this is the width at a side of 64; each halving doubles it, up to 512",
     )
-    blur: bool = option(True, doc="stylegan: blur with [1, 3, 3, 1] before halving, else average 2x2 pixels")
-    widths: tuple[int, ...] = option((), low=1, high=2**14, doc="dcvae: widths of the levels, finest first")
-    blocks_per_res: int = option(1, low=1, high=100, doc="dcvae: blocks per level")
+    blur: bool = option(
+        True,
+        needs=("type", ("stylegan",)),
+        doc="stylegan: blur with [1, 3, 3, 1] before halving, else average 2x2 pixels",
+    )
+    widths: tuple[int, ...] = option(
+        (), low=1, high=2**14, needs=("type", ("dcvae",)), doc="dcvae: widths of the levels, finest first"
+    )
+    blocks_per_res: int = option(
+        1, low=1, high=100, needs=("type", ("dcvae",)), doc="dcvae: blocks per level"
+    )
     gan_resos: tuple[int, ...] = option(
-        (1, 4), low=1, high=2**14, doc="dcvae: sides of the feature maps used for logits"
+        (1, 4),
+        low=1,
+        high=2**14,
+        needs=("type", ("dcvae",)),
+        doc="dcvae: sides of the feature maps used for logits",
     )
     contra_resos: tuple[int, ...] = option(
-        (1, 4), low=1, high=2**14, doc="dcvae: sides of the feature maps used for embeddings"
+        (1, 4),
+        low=1,
+        high=2**14,
+        needs=("type", ("dcvae",)),
+        doc="dcvae: sides of the feature maps used for embeddings",
     )
     legacy_unused_biases: bool = option(
-        False, doc="dcvae: only the heads have biases; the original never adds the others"
+        False,
+        needs=("type", ("dcvae",)),
+        doc="dcvae: only the heads have biases; the original never adds the others",
     )
 
 
@@ -62,10 +88,18 @@ class Loss:
     )
     vgg_path: str = option("", path=True, doc="VGG16 weights under torchvision's names, .safetensors")
     codebook_weight: float = option(1.0, low=0, doc="weight of the quantiser's losses")
-    disc_start: int = option(0, low=0, doc="first step with an adversarial loss and a discriminator")
-    disc_weight: float = option(0.8, low=0, doc="weight of the adversarial loss")
+    disc_start: int = option(
+        0,
+        low=0,
+        needs=("discriminator.type", ()),
+        doc="first step with an adversarial loss and a discriminator",
+    )
+    disc_weight: float = option(
+        0.8, low=0, needs=("discriminator.type", ()), doc="weight of the adversarial loss"
+    )
     adaptive_disc_weight: bool = option(
         True,
+        needs=("discriminator.type", ()),
         doc="multiply disc_weight by the ratio of the gradients of reconstruction and adversarial loss with "
         "respect "
         "to the last layer, at most 10,000",
@@ -73,28 +107,42 @@ class Loss:
     disc_loss: str = option(
         "hinge",
         choices=("hinge", "vanilla", "non_saturating"),
+        needs=("discriminator.type", ()),
         doc="vanilla: half the binary cross-entropies; non_saturating: the full ones, and softplus(-logit) "
         "for the generator, otherwise -logit",
     )
     r1_cost: float = option(
-        0.0, low=0, doc="weight of the squared gradient of the logits with respect to pictures (R1)"
+        0.0,
+        low=0,
+        needs=("discriminator.type", ()),
+        doc="weight of the squared gradient of the logits with respect to pictures (R1)",
     )
     gradient_penalty: float = option(
-        0.0, low=0, doc="weight of (norm of that gradient - 1)^2, as in muse-maskgit-pytorch"
+        0.0,
+        low=0,
+        needs=("discriminator.type", ()),
+        doc="weight of (norm of that gradient - 1)^2, as in muse-maskgit-pytorch",
     )
     legacy_half_r1: bool = option(
-        False, doc="r1_cost uses only the logits of the first half of the pictures (golden cases only)"
+        False,
+        needs=("r1_cost", ()),
+        doc="r1_cost uses only the logits of the first half of the pictures (golden cases only)",
     )
     contrastive_weight: float = option(
-        1.0, low=0, doc="dcvae: weight of the contrastive loss, for generator and discriminator"
+        1.0,
+        low=0,
+        needs=("discriminator.type", ("dcvae",)),
+        doc="dcvae: weight of the contrastive loss, for generator and discriminator",
     )
     patch_nce: bool = option(
         True,
+        needs=("discriminator.type", ("dcvae",)),
         doc="dcvae: contrast positions with each other, in groups of at most 1024, else pictures at each "
         "position",
     )
     alternating: bool = option(
         False,
+        needs=("discriminator.type", ()),
         doc="update the discriminator first, then the generator against it, each with its own gradient norm; "
         "else both at once",
     )
@@ -105,7 +153,7 @@ class Loss:
         doc="a code becomes an encoder output of the batch when its share of the tokens, a moving average, "
         "falls below this fraction of 1 / codes; 0: never",
     )
-    revive_decay: float = option(0.99, low=0, high=1, doc="decay of that average")
+    revive_decay: float = option(0.99, low=0, high=1, needs=("revive_below", ()), doc="decay of that average")
     weight_decay: float = option(0.0, low=0, doc="decoupled weight decay on kernels and the codebook")
 
     def __post_init__(self) -> None:
@@ -143,6 +191,7 @@ class Synthesis:
     extractor_weights: str = option(
         "",
         path=True,
+        needs=("extractor", ()),
         doc="file or folder of the extractor's weights; empty: the published ones are downloaded",
     )
     tokens_path: str = option(

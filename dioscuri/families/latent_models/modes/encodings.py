@@ -22,7 +22,7 @@ from dioscuri.engine import Array
 from dioscuri.errors import UserError
 from dioscuri.families.latent_models.bounds import group_name
 from dioscuri.families.latent_models.plan import LatentPlan
-from dioscuri.files import read_sealed_json, replacing, write_sealed_json
+from dioscuri.files import plain_bytes, read_sealed_json, replacing, write_sealed_json
 
 FORMAT = 1
 INDEX = "index.json"
@@ -106,7 +106,7 @@ def read_shard(folder: Path, entry: Mapping[str, Any]) -> dict[str, Array]:
     """Arrays of a shard; a `UserError` if it is missing or damaged."""
     path = folder / entry["file"]
     try:
-        content = path.read_bytes()
+        content = plain_bytes(path)
         if hashlib.sha256(content).hexdigest() != entry["sha256"]:
             raise UserError(
                 f"encodings {path} do not match their sha256: run synthesis.synthesis_mode=encoding again"

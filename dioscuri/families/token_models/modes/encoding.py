@@ -26,4 +26,5 @@ def encode(context: Context, plan: Any, checkpoint: Checkpoint) -> None:
             "[data] tokenizer_path is empty: the grey levels are the tokens, so there is nothing to encode"
         )
     maker = named(open_tokenizer(Path(data.tokenizer_path)))
-    write_tokens(context, plan, checkpoint, maker, np.arange(len(checked_split(context, "train"))))
+    pictures = checked_split(context, "train")
+    write_tokens(context, plan, checkpoint, maker, pictures, np.arange(len(pictures)))

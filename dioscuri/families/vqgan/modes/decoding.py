@@ -21,6 +21,8 @@ def decode(context: Context, plan: TokenizerPlan, checkpoint: Checkpoint) -> Non
     the pictures' stable names."""
     options = context.hparams.synthesis
     tokens = open_tokens(tokens_to_read(context))
+    for note in tokens.notes:
+        context.say(note)
     _check(tokens, plan, tokenizer_entry(context, checkpoint)["sha256"])
     n, size = min(options.n_samples or len(tokens), len(tokens)), options.batch_size
     source = {"path": tokens.name, **tokens.header}

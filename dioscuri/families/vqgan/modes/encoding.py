@@ -21,16 +21,21 @@ from dioscuri.outputs.settings import OutputFolder, given_folder, only_folder, o
 def encode(context: Context, plan: TokenizerPlan, checkpoint: Checkpoint) -> None:
     """Write `latents/tokens_<split>/` or `synthesis.tokens_path`, and a sheet of pictures above their decoded
     tokens. An interrupted encoding continues."""
-    indices = chosen_indices(context, chosen_split(context, "train"))
-    write_tokens(context, plan, checkpoint, tokenizer_entry(context, checkpoint), indices)
+    pictures = chosen_split(context, "train")
+    indices = chosen_indices(context, pictures)
+    write_tokens(context, plan, checkpoint, tokenizer_entry(context, checkpoint), pictures, indices)
 
 
 def write_tokens(
-    context: Context, plan: Any, checkpoint: Checkpoint, maker: dict[str, Any], indices: Array
+    context: Context,
+    plan: Any,
+    checkpoint: Checkpoint,
+    maker: dict[str, Any],
+    pictures: Examples,
+    indices: Array,
 ) -> None:
-    """Encode the pictures at `indices` of a split. `maker` identifies the tokenizer, `plan` has its
-    `grid` and `codebook_size`."""
-    pictures = chosen_split(context, "train")
+    """Encode the pictures at `indices`. `maker` identifies the tokenizer, `plan` has its `grid` and
+    `codebook_size`."""
     output = _output(context, checkpoint, maker, len(indices))
     folder = output.path
     labels = None if pictures.labels is None else np.asarray(pictures.labels)[indices]
