@@ -59,7 +59,8 @@ def main(arguments: list[str]) -> None:
     options = parse(arguments)
     with TemporaryDirectory() as caches:
         os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)
-        os.environ |= {"DIOSCURI_CACHE": caches, "TORCHINDUCTOR_CACHE_DIR": str(Path(caches) / "inductor")}
+        os.environ["DIOSCURI_CACHE"] = caches
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(Path(caches) / "inductor")
         print(json.dumps(measure(options)))
 
 

@@ -193,7 +193,7 @@ def test_json_of_both_programs_becomes_a_configuration(tmp_path):
     first = {"width": 64, "depth": 2, "lr_decay": "none", "train_steps": 100, "iter_factor": 2,
              "train_batch_size": 64, "batch_size_inv_factor": 4, "transformer": False, "prog_mode": False,
              "dataset": {"image_size": 32, "train_path": "a/*", "eval_path": "b/*"}}  # fmt: skip
-    path = tmp_path / "first.cfg"
+    path = tmp_path / "hparams-first.cfg"
     path.write_text(cfg_text(options(first, "first"), "converted"))
     found = load(path)
     assert (found.train.total_train_steps, found.train.batch_size, found.optimizer.type) == (

@@ -44,7 +44,6 @@ class Model:
         64,
         low=0,
         high=2**14,
-        needs=("transformer", (False,)),
         doc="convolutional resolutions up to this one begin with a learned tensor; transformers always do",
     )
     bottleneck_multiple: float = option(
