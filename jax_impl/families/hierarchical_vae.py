@@ -7,10 +7,11 @@ from dioscuri.families.hierarchical_vae.initialisation import decayed, initial_p
 from dioscuri.families.hierarchical_vae.options import HParams
 from dioscuri.families.hierarchical_vae.plan import HierarchicalVAEPlan, make_plan
 from jax_impl.families.latent_groups import LatentGroupMethods
+from jax_impl.families.latent_steps import LatentSteps
 from jax_impl.models.hierarchical_vae import HierarchicalVAE
 
 
-class HierarchicalVAEMethods(LatentGroupMethods):
+class HierarchicalVAEMethods(LatentSteps, LatentGroupMethods):
     """See `dioscuri.contract.FamilyMethods`."""
 
     plan: HierarchicalVAEPlan

@@ -6,10 +6,11 @@ from dioscuri.families.metroplex.options import HParams
 from dioscuri.families.metroplex.plan import MetroplexPlan, make_plan
 from dioscuri.families.metroplex.tables import parameter_table
 from jax_impl.families.latent_groups import LatentGroupMethods
+from jax_impl.families.latent_steps import LatentSteps
 from jax_impl.models.metroplex import Metroplex
 
 
-class MetroplexMethods(LatentGroupMethods):
+class MetroplexMethods(LatentSteps, LatentGroupMethods):
     """See `dioscuri.contract.FamilyMethods`."""
 
     plan: MetroplexPlan

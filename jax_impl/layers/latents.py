@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 from jax import Array
 
 from dioscuri.families.latent_models.protocols import LatentModel
@@ -18,6 +19,14 @@ class Gaussian(NamedTuple):
 
     mean: Array
     scale: Array
+
+
+class Context(NamedTuple):
+    """Features of a top-down block: those that the posterior reads, and those that the prior adds to what
+    leaves the block."""
+
+    x: Array
+    features: Array
 
 
 def gaussian(statistics: Array, options: LatentModel, base: Gaussian | None = None) -> Gaussian:
@@ -45,6 +54,35 @@ def standard_deviation(scale: Array, options: LatentModel) -> Array:
 def draw(gaussian: Gaussian, noise: Array, options: LatentModel, temperature: Array | float = 1.0) -> Array:
     """Reparametrised sample: mean + temperature std noise."""
     return gaussian.mean + temperature * standard_deviation(gaussian.scale, options) * noise
+
+
+class LatentGroup(nnx.Module):
+    """A top-down block in three steps. A decoder, which has no picture, takes the first and the last."""
+
+    options: LatentModel
+
+    def __call__(self, x: Array, activation: Array | None, given: Given) -> tuple[Array, dict[str, Array]]:
+        """Features -> features, and the group's statistics and latents.
+
+        Latents come from the posterior if there is an activation of the bottom-up path, else they are
+        those given, else from the prior.
+        """
+        context, prior = self.read_prior(x)
+        posterior = None if activation is None else self.read_posterior(context, activation, prior)
+        z, intermediates = choose_latents(prior, posterior, given, self.options)
+        return self.add_latents(context, z), intermediates
+
+    def read_prior(self, x: Array) -> tuple[Context, Gaussian]:
+        """What the other steps need of the features that meet the block, and the prior."""
+        raise NotImplementedError
+
+    def read_posterior(self, context: Context, activation: Array, prior: Gaussian) -> Gaussian:
+        """The posterior."""
+        raise NotImplementedError
+
+    def add_latents(self, context: Context, z: Array) -> Array:
+        """Features behind the block."""
+        raise NotImplementedError
 
 
 def choose_latents(

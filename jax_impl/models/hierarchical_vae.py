@@ -18,7 +18,7 @@ from dioscuri.families.hierarchical_vae.options import Model
 from dioscuri.families.hierarchical_vae.plan import DownBlock, HierarchicalVAEPlan, UpBlock
 from jax_impl.layers.cells import ResidualCell
 from jax_impl.layers.convolution import Pool, Unpool, convolution
-from jax_impl.layers.latents import Gaussian, Given, choose_latents, gaussian
+from jax_impl.layers.latents import Context, Gaussian, LatentGroup, gaussian
 from jax_impl.layers.precision import at_least_float32
 from jax_impl.pretrained import Pretrained
 
@@ -67,6 +67,11 @@ class HierarchicalVAE(Pretrained, nnx.Module):
         without the posterior's statistics.
         """
         return self.top_down(noise, None, temperatures=temperatures, latents=latents, masks=masks)
+
+    def activations(self, x: Array) -> list[Array]:
+        """What each group's posterior reads of pictures (B, H, W, C)."""
+        skips = self.bottom_up(x)
+        return [skips[level] for level in self.top_down.skip_levels]
 
 
 class BottomUp(nnx.Module):
@@ -123,8 +128,7 @@ class TopDown(nnx.Module):
         masks: Masks = None,
     ) -> tuple[Array, dict[str, Array]]:
         B = len(next(iter({**noise, **(latents or {})}.values())))
-        h = self.trainable_h[...]
-        y = jnp.broadcast_to(h, (B, *h.shape[1:]))
+        y = self.features_before(0, {}, B)
         aux: dict[str, Array] = {}
         for run in self.runs:
             skip = None if skips is None else skips[self.skip_levels[run[0]]]
@@ -142,11 +146,26 @@ class TopDown(nnx.Module):
             y, intermediates = _apply(blocks, y, (skip,), [(one,) for one in given], self.checkpoint)
             for group, values in zip(run, intermediates, strict=True):
                 aux |= {f"{name}.{group}": value for name, value in values.items()}
-        return at_least_float32(self.output_conv(y)), aux
+        return self.read_output({self.slot(0): y}), aux
+
+    def slot(self, group: int) -> int:  # noqa: ARG002 - in other models it matters
+        """Where the features behind a group's block are kept among `states`: here there is one place."""
+        return 0
+
+    def features_before(self, group: int, states: Mapping[int, Array], B: int) -> Array:
+        """Features (B, h, w, C) that meet a group's block."""
+        h = self.trainable_h[...]
+        return states[0] if group else jnp.broadcast_to(h, (B, *h.shape[1:]))
+
+    def read_output(self, states: Mapping[int, Array]) -> Array:
+        """The output layer (B, H, W, outputs)."""
+        return at_least_float32(self.output_conv(states[0]))
 
 
-class TopDownBlock(nnx.Module):
+class TopDownBlock(LatentGroup):
     """One latent group: prior, posterior if there is a skip connection, and projection of the latents."""
+
+    options: Model
 
     def __init__(self, block: DownBlock, options: Model) -> None:
         width, stride = block.channels, block.unpool_stride
@@ -159,25 +178,20 @@ class TopDownBlock(nnx.Module):
         self.cells = nnx.List([ResidualCell(cell) for cell in block.cells])
         self.options = options
 
-    def __call__(self, y: Array, skip: Array | None, given: Given) -> tuple[Array, dict[str, Array]]:
-        """Features (B, h, w, C) -> features, and the group's statistics and latents, each (B, h, w, Z).
+    def read_prior(self, x: Array) -> tuple[Context, Gaussian]:
+        x = x if self.unpool is None else self.unpool(x)
+        residual, features = jnp.split(self.prior_net(x), 2, -1)
+        return Context(x, residual), gaussian(self.prior_layer(features), self.options)
 
-        Latents come from the posterior if there is a skip connection, else they are
-        those given, else from the prior.
-        """
-        y = y if self.unpool is None else self.unpool(y)
-        residual, features = jnp.split(self.prior_net(y), 2, -1)
-        prior = gaussian(self.prior_layer(features), self.options)
-        posterior = None if skip is None else self._posterior(y, skip, prior)
-        z, intermediates = choose_latents(prior, posterior, given, self.options)
-        y = y + residual + self.z_projection(z.astype(y.dtype))
+    def read_posterior(self, context: Context, activation: Array, prior: Gaussian) -> Gaussian:
+        statistics = self.posterior_layer(self.posterior_net(jnp.concatenate([context.x, activation], -1)))
+        return gaussian(statistics, self.options, prior if self.options.use_residual_distribution else None)
+
+    def add_latents(self, context: Context, z: Array) -> Array:
+        y = context.x + context.features + self.z_projection(z.astype(context.x.dtype))
         for cell in self.cells:
             y = cell(y)
-        return y, intermediates
-
-    def _posterior(self, y: Array, skip: Array, prior: Gaussian) -> Gaussian:
-        statistics = self.posterior_layer(self.posterior_net(jnp.concatenate([y, skip], -1)))
-        return gaussian(statistics, self.options, prior if self.options.use_residual_distribution else None)
+        return y
 
 
 def _runs(blocks: Sequence[UpBlock | DownBlock], scan: bool) -> tuple[tuple[int, ...], ...]:

@@ -72,6 +72,11 @@ class Metroplex(Pretrained, nnx.Module):
         """
         return self.top_down(noise, None, temperatures=temperatures, latents=latents, masks=masks)
 
+    def activations(self, x: Array) -> list[Array]:
+        """What each group's posterior reads of pictures (B, H, W, C)."""
+        read: list[Array] = self.bottom_up(x)
+        return read
+
 
 class BottomUp(nnx.Module):
     """Encoder: pictures (B, H, W, C) -> the activation (B, h, w, C) that each top-down block reads."""
@@ -133,10 +138,10 @@ class TopDown(nnx.Module):
         latents: Arrays | None = None,
         masks: Masks = None,
     ) -> tuple[Array, dict[str, Array]]:
-        given = next(iter({**noise, **(latents or {})}.values()))
+        B = len(next(iter({**noise, **(latents or {})}.values())))
         states: dict[int, Array] = {}
         aux: dict[str, Array] = {}
-        for group, (block, plan) in enumerate(zip(self.blocks, self.plan.down, strict=True)):
+        for group, block in enumerate(self.blocks):
             inputs = (
                 noise.get(f"prior.{group}"),
                 noise.get(f"posterior.{group}"),
@@ -144,30 +149,42 @@ class TopDown(nnx.Module):
                 None if latents is None else latents[f"z.{group}"],
                 None if masks is None else masks[group].reshape(1, *(1,) * self.plan.rank, -1),
             )
-            x = self._state(states, group, given)
+            x = self.features_before(group, states, B)
             arguments = (x, None if activations is None else activations[group], inputs)
             x, intermediates = call(block, *arguments, checkpoint=self.checkpoint)
-            states[plan.resolution] = x
+            states[self.slot(group)] = x
             aux |= {f"{name}.{group}": value for name, value in intermediates.items()}
-        features = states[self.plan.finest]
-        if self.plan.affine:
-            features = features * self.gain[...] + self.bias[...]
+        features = self._features(states)
         return self._head(features), {**aux, "features": at_least_float32(features)}
 
-    def _state(self, states: Mapping[int, Array], group: int, given: Array) -> Array:
-        """A block's input (B, *grid, C): its resolution's state, with a coarser one added."""
+    def slot(self, group: int) -> int:
+        """Where the features behind a group's block are kept among `states`: by resolution."""
+        resolution: int = self.plan.down[group].resolution
+        return resolution
+
+    def features_before(self, group: int, states: Mapping[int, Array], B: int) -> Array:
+        """Features (B, *grid, C) that meet a group's block: its resolution's, with coarser ones added."""
         plan, block = self.plan, self.plan.down[group]
         side, channels, grid = block.resolution, block.channels, block.grid
         x = states.get(side)
         if x is None and side in plan.start:
-            x = jnp.broadcast_to(self.start[str(side)][...], (len(given), *grid, channels))
+            x = jnp.broadcast_to(self.start[str(side)][...], (B, *grid, channels))
             if plan.encoding == "start":
                 x = x + positions(plan, x)
         elif x is None:
-            x = jnp.zeros((len(given), *grid, channels), weights_dtype(self.output_conv))
+            x = jnp.zeros((B, *grid, channels), weights_dtype(self.output_conv))
         if not isinstance(block, DownBlock) or not block.mixin:
             return x
         return x + enlarge(with_channels(states[block.mixin], channels), block.enlargement)
+
+    def read_output(self, states: Mapping[int, Array]) -> Array:
+        """The output layer (B, *extent, outputs)."""
+        return self._head(self._features(states))
+
+    def _features(self, states: Mapping[int, Array]) -> Array:
+        """The head's input."""
+        features = states[self.plan.finest]
+        return features * self.gain[...] + self.bias[...] if self.plan.affine else features
 
     def _head(self, features: Array) -> Array:
         """Output layer (B, *extent, outputs); every token holds all values of its patch."""

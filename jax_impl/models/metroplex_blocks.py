@@ -21,7 +21,7 @@ from jax_impl.layers.attention import Attention
 from jax_impl.layers.cells import ACTIVATIONS, ResidualCell
 from jax_impl.layers.convolution import convolution
 from jax_impl.layers.grids import average_pool
-from jax_impl.layers.latents import Gaussian, Given, choose_latents, gaussian
+from jax_impl.layers.latents import Context, Gaussian, LatentGroup, gaussian
 from jax_impl.layers.norms import ChannelNorm
 from jax_impl.layers.precision import at_least_float32
 from jax_impl.layers.relative_attention import RelativeAttention, scaled
@@ -42,7 +42,7 @@ class UpConvolutions(nnx.Module):
         return with_channels(x, self.block.out_channels)
 
 
-class DownConvolutions(nnx.Module):
+class DownConvolutions(LatentGroup):
     """Top-down block: prior, posterior if there is an activation, and projection of the latents."""
 
     def __init__(self, block: DownBlock, options: LatentModel) -> None:
@@ -53,18 +53,20 @@ class DownConvolutions(nnx.Module):
         self.residual = ResidualCell(block.residual)
         self.block, self.options = block, options
 
-    def __call__(self, x: Array, activation: Array | None, given: Given) -> tuple[Array, dict[str, Array]]:
+    def read_prior(self, x: Array) -> tuple[Context, Gaussian]:
         x = x if self.attention is None else self.attention(x)
         variates = self.block.variates
         mean, scale, features = jnp.split(self.prior(x), [variates, 2 * variates], -1)
-        prior = Gaussian(at_least_float32(mean), at_least_float32(scale))
-        posterior = None
-        if activation is not None:
-            statistics = at_least_float32(self.posterior(jnp.concatenate([x, activation], -1)))
-            posterior = Gaussian(*jnp.split(statistics, 2, -1))
-        z, intermediates = choose_latents(prior, posterior, given, self.options)
-        x = x + features + self.z_projection(z.astype(x.dtype))
-        return self.residual(x), intermediates
+        return Context(x, features), Gaussian(at_least_float32(mean), at_least_float32(scale))
+
+    def read_posterior(self, context: Context, activation: Array, prior: Gaussian) -> Gaussian:
+        del prior
+        statistics = at_least_float32(self.posterior(jnp.concatenate([context.x, activation], -1)))
+        return Gaussian(*jnp.split(statistics, 2, -1))
+
+    def add_latents(self, context: Context, z: Array) -> Array:
+        x, features = context
+        return self.residual(x + features + self.z_projection(z.astype(x.dtype)))
 
 
 class UpAttention(nnx.Module):
@@ -80,7 +82,7 @@ class UpAttention(nnx.Module):
         return x + self.feed_forward(x)
 
 
-class DownAttention(nnx.Module):
+class DownAttention(LatentGroup):
     """Top-down block: the posterior's queries come from the generative state, its keys and values from the
     encoder's activation."""
 
@@ -101,18 +103,22 @@ class DownAttention(nnx.Module):
         self.feed_forward = FeedForward(width, block.attention, activation, gated=gated)
         self.block, self.options = block, options
 
-    def __call__(self, x: Array, activation: Array | None, given: Given) -> tuple[Array, dict[str, Array]]:
+    def read_prior(self, x: Array) -> tuple[Context, Gaussian]:
         attended = x + self.attention(x)
         prior = gaussian(self.prior_layer(attended), self.options)
-        x, features = (x, attended) if self.block.attends_in_prior else (attended, attended)
-        posterior = None
-        if activation is not None:
-            both = jnp.concatenate([x, activation], -1)
-            inputs = (x, activation) if self.block.posterior == "attn" else (both,)
-            posterior = gaussian(self.posterior_layer(self.posterior(*inputs) + x), self.options)
-        z, intermediates = choose_latents(prior, posterior, given, self.options)
-        x = self.z_projection(z.astype(x.dtype)) + features
-        return x + self.feed_forward(x), intermediates
+        return Context(x if self.block.attends_in_prior else attended, attended), prior
+
+    def read_posterior(self, context: Context, activation: Array, prior: Gaussian) -> Gaussian:
+        del prior
+        x = context.x
+        inputs = (
+            (x, activation) if self.block.posterior == "attn" else (jnp.concatenate([x, activation], -1),)
+        )
+        return gaussian(self.posterior_layer(self.posterior(*inputs) + x), self.options)
+
+    def add_latents(self, context: Context, z: Array) -> Array:
+        x = self.z_projection(z.astype(context.x.dtype)) + context.features
+        return x + self.feed_forward(x)
 
 
 class FeedForward(nnx.Module):

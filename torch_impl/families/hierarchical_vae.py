@@ -9,10 +9,11 @@ from dioscuri.families.hierarchical_vae.initialisation import decayed, initial_p
 from dioscuri.families.hierarchical_vae.options import HParams
 from dioscuri.families.hierarchical_vae.plan import HierarchicalVAEPlan, make_plan
 from torch_impl.families.latent_groups import LatentGroupMethods
+from torch_impl.families.latent_steps import LatentSteps
 from torch_impl.models.hierarchical_vae import HierarchicalVAE
 
 
-class HierarchicalVAEMethods(LatentGroupMethods):
+class HierarchicalVAEMethods(LatentSteps, LatentGroupMethods):
     """See `dioscuri.contract.FamilyMethods`."""
 
     plan: HierarchicalVAEPlan

@@ -8,10 +8,11 @@ from dioscuri.families.metroplex.options import HParams
 from dioscuri.families.metroplex.plan import MetroplexPlan, make_plan
 from dioscuri.families.metroplex.tables import parameter_table
 from torch_impl.families.latent_groups import LatentGroupMethods
+from torch_impl.families.latent_steps import LatentSteps
 from torch_impl.models.metroplex import Metroplex
 
 
-class MetroplexMethods(LatentGroupMethods):
+class MetroplexMethods(LatentSteps, LatentGroupMethods):
     """See `dioscuri.contract.FamilyMethods`."""
 
     plan: MetroplexPlan

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from dioscuri.families.latent_models.protocols import LatentModel
 from torch_impl.layers.precision import at_least_float32
@@ -22,6 +22,14 @@ class Gaussian(NamedTuple):
 
     mean: Tensor
     scale: Tensor
+
+
+class Context(NamedTuple):
+    """Features of a top-down block: those that the posterior reads, and those that the prior adds to what
+    leaves the block."""
+
+    x: Tensor
+    features: Tensor
 
 
 def gaussian(statistics: Tensor, options: LatentModel, base: Gaussian | None = None) -> Gaussian:
@@ -52,6 +60,35 @@ def draw(
 ) -> Tensor:
     """Reparametrised sample: mean + temperature std noise."""
     return gaussian.mean + temperature * standard_deviation(gaussian.scale, options) * noise
+
+
+class LatentGroup(nn.Module):
+    """A top-down block in three steps. A decoder, which has no picture, takes the first and the last."""
+
+    options: LatentModel
+
+    def forward(self, x: Tensor, activation: Tensor | None, given: Given) -> tuple[Tensor, dict[str, Tensor]]:
+        """Features -> features, and the group's statistics and latents.
+
+        Latents come from the posterior if there is an activation of the bottom-up path, else they are
+        those given, else from the prior.
+        """
+        context, prior = self.read_prior(x)
+        posterior = None if activation is None else self.read_posterior(context, activation, prior)
+        z, intermediates = choose_latents(prior, posterior, given, self.options)
+        return self.add_latents(context, z), intermediates
+
+    def read_prior(self, x: Tensor) -> tuple[Context, Gaussian]:
+        """What the other steps need of the features that meet the block, and the prior."""
+        raise NotImplementedError
+
+    def read_posterior(self, context: Context, activation: Tensor, prior: Gaussian) -> Gaussian:
+        """The posterior."""
+        raise NotImplementedError
+
+    def add_latents(self, context: Context, z: Tensor) -> Tensor:
+        """Features behind the block."""
+        raise NotImplementedError
 
 
 def choose_latents(

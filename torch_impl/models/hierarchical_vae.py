@@ -13,7 +13,7 @@ from dioscuri.families.hierarchical_vae.options import Model
 from dioscuri.families.hierarchical_vae.plan import DownBlock, HierarchicalVAEPlan, UpBlock
 from torch_impl.layers.cells import ResidualCell
 from torch_impl.layers.convolution import Pool, Unpool, convolution
-from torch_impl.layers.latents import Gaussian, Given, choose_latents, gaussian
+from torch_impl.layers.latents import Context, Gaussian, LatentGroup, gaussian
 from torch_impl.layers.precision import at_least_float32, weights_dtype
 from torch_impl.layers.stack import call
 from torch_impl.pretrained import Pretrained
@@ -62,6 +62,11 @@ class HierarchicalVAE(Pretrained, nn.Module):
         without the posterior's statistics.
         """
         return self.top_down(noise, None, temperatures=temperatures, latents=latents, masks=masks)
+
+    def activations(self, x: Tensor) -> list[Tensor]:
+        """What each group's posterior reads of pictures (B, H, W, C)."""
+        skips = self.bottom_up(x)
+        return [skips[level] for level in self.top_down.skip_levels]
 
 
 class BottomUp(nn.Module):
@@ -121,7 +126,7 @@ class TopDown(nn.Module):
         masks: Masks = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         B = len(next(iter({**noise, **(latents or {})}.values())))
-        y = self.trainable_h.expand(B, -1, -1, -1)
+        y = self.features_before(0, {}, B)
         aux: dict[str, Tensor] = {}
         for group, block in enumerate(self.blocks):
             skip = None if skips is None else skips[self.skip_levels[group]]
@@ -134,11 +139,25 @@ class TopDown(nn.Module):
             )
             y, intermediates = call(block, y, skip, given, checkpoint=self.checkpoint)
             aux |= {f"{name}.{group}": value.permute(0, 2, 3, 1) for name, value in intermediates.items()}
-        return at_least_float32(self.output_conv(y)).permute(0, 2, 3, 1), aux
+        return self.read_output({self.slot(0): y}), aux
+
+    def slot(self, group: int) -> int:  # noqa: ARG002 - in other models it matters
+        """Where the features behind a group's block are kept among `states`: here there is one place."""
+        return 0
+
+    def features_before(self, group: int, states: Mapping[int, Tensor], B: int) -> Tensor:
+        """Features (B, C, h, w) that meet a group's block."""
+        return states[0] if group else self.trainable_h.expand(B, -1, -1, -1)
+
+    def read_output(self, states: Mapping[int, Tensor]) -> Tensor:
+        """The output layer (B, H, W, outputs)."""
+        return at_least_float32(self.output_conv(states[0])).permute(0, 2, 3, 1)
 
 
-class TopDownBlock(nn.Module):
+class TopDownBlock(LatentGroup):
     """One latent group: prior, posterior if there is a skip connection, and projection of the latents."""
+
+    options: Model
 
     def __init__(self, block: DownBlock, options: Model) -> None:
         super().__init__()
@@ -152,25 +171,20 @@ class TopDownBlock(nn.Module):
         self.cells = nn.ModuleList(ResidualCell(cell) for cell in block.cells)
         self.options = options
 
-    def forward(self, y: Tensor, skip: Tensor | None, given: Given) -> tuple[Tensor, dict[str, Tensor]]:
-        """Features (B, C, h, w) -> features, and the group's statistics and latents, each (B, Z, h, w).
+    def read_prior(self, x: Tensor) -> tuple[Context, Gaussian]:
+        x = x if self.unpool is None else self.unpool(x)
+        residual, features = self.prior_net(x).chunk(2, 1)
+        return Context(x, residual), gaussian(self.prior_layer(features), self.options)
 
-        Latents come from the posterior if there is a skip connection, else they are
-        those given, else from the prior.
-        """
-        y = y if self.unpool is None else self.unpool(y)
-        residual, features = self.prior_net(y).chunk(2, 1)
-        prior = gaussian(self.prior_layer(features), self.options)
-        posterior = None if skip is None else self._posterior(y, skip, prior)
-        z, intermediates = choose_latents(prior, posterior, given, self.options)
-        y = y + residual + self.z_projection(z.to(y.dtype))
+    def read_posterior(self, context: Context, activation: Tensor, prior: Gaussian) -> Gaussian:
+        statistics = self.posterior_layer(self.posterior_net(torch.cat([context.x, activation], 1)))
+        return gaussian(statistics, self.options, prior if self.options.use_residual_distribution else None)
+
+    def add_latents(self, context: Context, z: Tensor) -> Tensor:
+        y = context.x + context.features + self.z_projection(z.to(context.x.dtype))
         for cell in self.cells:
             y = cell(y)
-        return y, intermediates
-
-    def _posterior(self, y: Tensor, skip: Tensor, prior: Gaussian) -> Gaussian:
-        statistics = self.posterior_layer(self.posterior_net(torch.cat([y, skip], 1)))
-        return gaussian(statistics, self.options, prior if self.options.use_residual_distribution else None)
+        return y
 
 
 def _nchw(x: Tensor | None) -> Tensor | None:

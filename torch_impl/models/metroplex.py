@@ -72,6 +72,11 @@ class Metroplex(Pretrained, nn.Module):
         """
         return self.top_down(noise, None, temperatures=temperatures, latents=latents, masks=masks)
 
+    def activations(self, x: Tensor) -> list[Tensor]:
+        """What each group's posterior reads of pictures (B, H, W, C)."""
+        read: list[Tensor] = self.bottom_up(x)
+        return read
+
 
 class BottomUp(nn.Module):
     """Encoder: pictures (B, H, W, C) -> the activation (B, C, h, w) that each top-down block reads."""
@@ -137,10 +142,10 @@ class TopDown(nn.Module):
         latents: Tensors | None = None,
         masks: Masks = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        given = next(iter({**noise, **(latents or {})}.values()))
+        B = len(next(iter({**noise, **(latents or {})}.values())))
         states: dict[int, Tensor] = {}
         aux: dict[str, Tensor] = {}
-        for group, (block, plan) in enumerate(zip(self.blocks, self.plan.down, strict=True)):
+        for group, block in enumerate(self.blocks):
             inputs = (
                 _nchw(noise.get(f"prior.{group}")),
                 _nchw(noise.get(f"posterior.{group}")),
@@ -148,31 +153,43 @@ class TopDown(nn.Module):
                 None if latents is None else _nchw(latents[f"z.{group}"]),
                 None if masks is None else masks[group].reshape(1, -1, *(1,) * self.plan.rank),
             )
-            x = self._state(states, group, given)
+            x = self.features_before(group, states, B)
             arguments = (x, None if activations is None else activations[group], inputs)
             x, intermediates = call(block, *arguments, checkpoint=self.checkpoint)
-            states[plan.resolution] = x
+            states[self.slot(group)] = x
             aux |= {f"{name}.{group}": value.movedim(1, -1) for name, value in intermediates.items()}
-        features = states[self.plan.finest]
-        if self.plan.affine:
-            features = features * self.gain + self.bias
+        features = self._features(states)
         return self._head(features), {**aux, "features": at_least_float32(features).movedim(1, -1)}
 
-    def _state(self, states: Mapping[int, Tensor], group: int, given: Tensor) -> Tensor:
-        """A block's input (B, C, *grid): its resolution's state, with a coarser one added."""
+    def slot(self, group: int) -> int:
+        """Where the features behind a group's block are kept among `states`: by resolution."""
+        resolution: int = self.plan.down[group].resolution
+        return resolution
+
+    def features_before(self, group: int, states: Mapping[int, Tensor], B: int) -> Tensor:
+        """Features (B, C, *grid) that meet a group's block: its resolution's, with coarser ones added."""
         plan, block = self.plan, self.plan.down[group]
         side, channels, grid = block.resolution, block.channels, block.grid
         x = states.get(side)
         if x is None and side in plan.start:
-            x = self.start[str(side)].expand(len(given), channels, *grid)
+            x = self.start[str(side)].expand(B, channels, *grid)
             if plan.encoding == "start":
                 x = x + positions(plan, x)
         elif x is None:
-            dtype = weights_dtype(self.output_conv)
-            x = torch.zeros(len(given), channels, *grid, dtype=dtype, device=given.device)
+            dtype, device = weights_dtype(self.output_conv), self.output_conv.weight.device
+            x = torch.zeros(B, channels, *grid, dtype=dtype, device=device)
         if not isinstance(block, DownBlock) or not block.mixin:
             return x
         return x + enlarge(with_channels(states[block.mixin], channels), block.enlargement)
+
+    def read_output(self, states: Mapping[int, Tensor]) -> Tensor:
+        """The output layer (B, *extent, outputs)."""
+        return self._head(self._features(states))
+
+    def _features(self, states: Mapping[int, Tensor]) -> Tensor:
+        """The head's input."""
+        features = states[self.plan.finest]
+        return features * self.gain + self.bias if self.plan.affine else features
 
     def _head(self, features: Tensor) -> Tensor:
         """Output layer (B, *extent, outputs); every token holds all values of its patch."""

@@ -21,7 +21,7 @@ from torch_impl.layers.attention import Attention
 from torch_impl.layers.cells import ACTIVATIONS, ResidualCell
 from torch_impl.layers.convolution import convolution
 from torch_impl.layers.grids import average_pool
-from torch_impl.layers.latents import Gaussian, Given, choose_latents, gaussian
+from torch_impl.layers.latents import Context, Gaussian, LatentGroup, gaussian
 from torch_impl.layers.norms import ChannelNorm
 from torch_impl.layers.precision import at_least_float32
 from torch_impl.layers.relative_attention import RelativeAttention, scaled
@@ -43,7 +43,7 @@ class UpConvolutions(nn.Module):
         return with_channels(x, self.block.out_channels)
 
 
-class DownConvolutions(nn.Module):
+class DownConvolutions(LatentGroup):
     """Top-down block: prior, posterior if there is an activation, and projection of the latents."""
 
     def __init__(self, block: DownBlock, options: LatentModel) -> None:
@@ -55,18 +55,20 @@ class DownConvolutions(nn.Module):
         self.residual = ResidualCell(block.residual)
         self.block, self.options = block, options
 
-    def forward(self, x: Tensor, activation: Tensor | None, given: Given) -> tuple[Tensor, dict[str, Tensor]]:
+    def read_prior(self, x: Tensor) -> tuple[Context, Gaussian]:
         x = x if self.attention is None else self.attention(x)
         variates = self.block.variates
         mean, scale, features = self.prior(x).split([variates, variates, self.block.channels], 1)
-        prior = Gaussian(at_least_float32(mean), at_least_float32(scale))
-        posterior = None
-        if activation is not None:
-            statistics = at_least_float32(self.posterior(torch.cat([x, activation], 1)))
-            posterior = Gaussian(*statistics.chunk(2, 1))
-        z, intermediates = choose_latents(prior, posterior, given, self.options)
-        x = x + features + self.z_projection(z.to(x.dtype))
-        return self.residual(x), intermediates
+        return Context(x, features), Gaussian(at_least_float32(mean), at_least_float32(scale))
+
+    def read_posterior(self, context: Context, activation: Tensor, prior: Gaussian) -> Gaussian:
+        del prior
+        statistics = at_least_float32(self.posterior(torch.cat([context.x, activation], 1)))
+        return Gaussian(*statistics.chunk(2, 1))
+
+    def add_latents(self, context: Context, z: Tensor) -> Tensor:
+        x, features = context
+        return self.residual(x + features + self.z_projection(z.to(x.dtype)))
 
 
 class UpAttention(nn.Module):
@@ -83,7 +85,7 @@ class UpAttention(nn.Module):
         return x + self.feed_forward(x)
 
 
-class DownAttention(nn.Module):
+class DownAttention(LatentGroup):
     """Top-down block: the posterior's queries come from the generative state, its keys and values from the
     encoder's activation."""
 
@@ -105,18 +107,20 @@ class DownAttention(nn.Module):
         self.feed_forward = FeedForward(width, block.attention, activation, gated=gated)
         self.block, self.options = block, options
 
-    def forward(self, x: Tensor, activation: Tensor | None, given: Given) -> tuple[Tensor, dict[str, Tensor]]:
+    def read_prior(self, x: Tensor) -> tuple[Context, Gaussian]:
         attended = x + self.attention(x)
         prior = gaussian(self.prior_layer(attended), self.options)
-        x, features = (x, attended) if self.block.attends_in_prior else (attended, attended)
-        posterior = None
-        if activation is not None:
-            both = torch.cat([x, activation], 1)
-            inputs = (x, activation) if self.block.posterior == "attn" else (both,)
-            posterior = gaussian(self.posterior_layer(self.posterior(*inputs) + x), self.options)
-        z, intermediates = choose_latents(prior, posterior, given, self.options)
-        x = self.z_projection(z.to(x.dtype)) + features
-        return x + self.feed_forward(x), intermediates
+        return Context(x if self.block.attends_in_prior else attended, attended), prior
+
+    def read_posterior(self, context: Context, activation: Tensor, prior: Gaussian) -> Gaussian:
+        del prior
+        x = context.x
+        inputs = (x, activation) if self.block.posterior == "attn" else (torch.cat([x, activation], 1),)
+        return gaussian(self.posterior_layer(self.posterior(*inputs) + x), self.options)
+
+    def add_latents(self, context: Context, z: Tensor) -> Tensor:
+        x = self.z_projection(z.to(context.x.dtype)) + context.features
+        return x + self.feed_forward(x)
 
 
 class FeedForward(nn.Module):
