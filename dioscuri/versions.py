@@ -5,7 +5,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from dioscuri import __version__
 
-PACKAGES = ("torch", "jax", "flax", "optax", "numpy")
+PACKAGES = ("torch", "jax", "jaxlib", "flax", "optax", "numpy", "scipy")
 
 
 def versions() -> dict[str, str]:

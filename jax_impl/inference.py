@@ -1,5 +1,6 @@
 """Runs a family's methods on a network, for the engine and for the models of the Python interface."""
 
+import os
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -141,6 +142,13 @@ class Network:
     @state.setter
     def state(self, value: nnx.State) -> None:
         nnx.update(self.module, value)
+
+    def machine(self) -> dict[str, Any]:
+        """What, beside versions, decides how results are rounded."""
+        # XLA starts a thread for every processor that the process may use.
+        usable = getattr(os, "sched_getaffinity", None)
+        threads = len(usable(0)) if usable else os.cpu_count()
+        return {"device": self.device.device_kind, "threads": threads}
 
     def run(
         self,

@@ -108,6 +108,12 @@ class Network:
         device: torch.device = next(iter(self.module.parameters())).device
         return device
 
+    def machine(self) -> dict[str, Any]:
+        """What, beside versions, decides how results are rounded."""
+        device = self.device
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+        return {"device": name, "threads": torch.get_num_threads()}
+
     def run(
         self,
         method: str,

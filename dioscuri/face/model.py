@@ -21,7 +21,10 @@ from dioscuri.face.usual import Values
 from dioscuri.inputs import check_names, read_count
 from dioscuri.registry import family_part
 
-METHODS = ("encode", "decode", "generate", "inpaint", "reconstruct", "bound", "interpolate", "classify")
+METHODS = (
+    *("encode", "decode", "generate", "inpaint", "reconstruct", "bound", "interpolate", "classify"),
+    *("compress", "decompress"),
+)
 """Methods of models; each family has some of them."""
 
 BATCH_SIZE = 64
@@ -98,6 +101,14 @@ class Model(Trainable):
     def classify(self, pictures: Any, *, batch_size: int = BATCH_SIZE) -> Array:
         """The most likely class of each picture, int32 (N,)."""
         raise self._cannot("classify")
+
+    def compress(self, pictures: Any, *, seed: int = 0, batch_size: int = BATCH_SIZE) -> bytes:
+        """Pictures as bytes, without loss."""
+        raise self._cannot("compress")
+
+    def decompress(self, data: bytes) -> Array:
+        """The pictures that were compressed."""
+        raise self._cannot("decompress")
 
     # Saving and moving.
 

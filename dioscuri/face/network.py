@@ -35,6 +35,9 @@ class Network(Protocol):
     def device(self) -> Any:
         """The device of the weights."""
 
+    def machine(self) -> dict[str, Any]:
+        """What, beside versions, decides how results are rounded: `device`, its kind, and `threads`."""
+
     def run(
         self,
         method: str,

@@ -23,7 +23,7 @@ FLOORS = (
     ("files", "pickles", "registry", "places", "versions", "job"),
     ("hparams",),
     ("schedules", "download", "plans", "engine"),
-    ("data", "metrics", "twins"),
+    ("data", "metrics", "twins", "compression"),
     ("checkpoint",),
     ("hub", "context"),
     ("contract",),

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from dioscuri.families.latent_models.plan import LatentPlan
-from dioscuri.families.latent_models.protocols import LatentHParams
 from torch_impl.layers.latents import Context, Gaussian, standard_deviation
 from torch_impl.layers.pictures import normalise
 from torch_impl.layers.precision import at_least_float32, weights_dtype
@@ -27,7 +26,7 @@ STATE = "state."
 class LatentSteps:
     """Modes of one step each. None takes noise."""
 
-    hparams: LatentHParams
+    hparams: Any
     plan: LatentPlan
 
     def activations(self, model: Any, batch: Tensors, noise: Tensors, frozen: Tensors) -> dict[str, Tensor]:

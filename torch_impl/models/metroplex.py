@@ -176,8 +176,8 @@ class TopDown(nn.Module):
             if plan.encoding == "start":
                 x = x + positions(plan, x)
         elif x is None:
-            dtype, device = weights_dtype(self.output_conv), self.output_conv.weight.device
-            x = torch.zeros(B, channels, *grid, dtype=dtype, device=device)
+            weight = next(self.output_conv.parameters())
+            x = torch.zeros(B, channels, *grid, dtype=weight.dtype, device=weight.device)
         if not isinstance(block, DownBlock) or not block.mixin:
             return x
         return x + enlarge(with_channels(states[block.mixin], channels), block.enlargement)

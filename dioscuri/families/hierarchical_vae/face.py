@@ -7,11 +7,11 @@ from dioscuri.face.usual import Values, halvings
 from dioscuri.families.hierarchical_vae.initialisation import initial_parameters, parameter_table
 from dioscuri.families.hierarchical_vae.plan import HierarchicalVAEPlan, make_plan
 from dioscuri.families.hierarchical_vae.usual import usual_options
-from dioscuri.families.latent_models.face import LatentModel
+from dioscuri.families.latent_models.compressing import CompressingModel
 
 
-class HierarchicalVAEModel(LatentModel):
-    """A hierarchical VAE; see `LatentModel`."""
+class HierarchicalVAEModel(CompressingModel):
+    """A hierarchical VAE; see `LatentModel` and `CompressingModel`."""
 
     @property
     def plan(self) -> HierarchicalVAEPlan:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import log
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from PIL import Image
@@ -50,7 +50,7 @@ class LatentModel(Model):
     the output layer: `output`, 'sample' or 'mean', and `output_temperature`.
     """
 
-    does = ("encode", "decode", "generate", "reconstruct", "bound", "interpolate")
+    does: ClassVar[tuple[str, ...]] = ("encode", "decode", "generate", "reconstruct", "bound", "interpolate")
 
     @property
     def plan(self) -> LatentPlan:

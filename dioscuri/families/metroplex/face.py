@@ -5,14 +5,14 @@ from typing import Any
 from dioscuri.engine import Array
 from dioscuri.face.usual import Values
 from dioscuri.families.hierarchical_vae.usual import SYNTHESIS
-from dioscuri.families.latent_models.face import LatentModel
+from dioscuri.families.latent_models.compressing import CompressingModel
 from dioscuri.families.metroplex.plan import MetroplexPlan, make_plan
 from dioscuri.families.metroplex.tables import parameter_table
 from dioscuri.plans.parameters import initial_values, shapes
 
 
-class MetroplexModel(LatentModel):
-    """A VD-VAE of pictures, sounds or clips; see `LatentModel`."""
+class MetroplexModel(CompressingModel):
+    """A VD-VAE of pictures, sounds or clips; see `LatentModel` and `CompressingModel`."""
 
     @property
     def plan(self) -> MetroplexPlan:
