@@ -20,7 +20,7 @@ from dioscuri.data.webdataset import open_webdataset
 from dioscuri.errors import UserError
 from dioscuri.families.vqgan.trained import open_tokenizer
 from dioscuri.importers.open_model import open_published
-from tests.support import tiny_maskgit
+from tests.support import tiny_maskgit, tiny_vqgan
 from tests.support.data_options import make_options, paths
 from tests.support.twins import TWINS, call
 
@@ -115,6 +115,20 @@ def test_evaluation_sees_colours_after_a_grey_first_picture(tmp_path):
 
 
 SHORT = ["train.total_train_steps=4", "train.checkpoint_and_eval_interval_in_steps=2"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("twin", TWINS)
+def test_a_run_of_nan_does_not_end_well(tmp_path, twin, capsys):
+    """Codes that no token chooses have no gradient: without epsilon their updates are 0 / 0."""
+    cfg, home = tiny_vqgan.write_tiny(tmp_path), tmp_path / twin
+    with pytest.raises(SystemExit) as end:
+        call("train", home, cfg, *SHORT, "optimizer.epsilon=0")
+    assert end.value.code == 2
+    told = capsys.readouterr()
+    assert "no validation of the run 'tiny' was finite" in told.err
+    assert "best validation" not in told.out
+    assert not (home / "logs-tiny" / "report.json").exists()
 
 
 @pytest.mark.slow
