@@ -1,11 +1,15 @@
 """What a family must provide, in one place: its host side (`Family`, `FamilyRun`) and its tensor side
 (`FamilyMethods`, once in each twin).
 
-`run.family` names a folder of `dioscuri/families`. There `options.py` has the dataclass `HParams` and the
-options `ARCHITECTURE` that fix the network, `logic.py` has `FAMILY`, a `Family`, `face.py` has `FACE`, the
-class of the Python interface, and `description.py`, if there is one, has `describe`, from the options to a
-`Description` of what they build. `<twin>/families/<run.family>.py` has `FAMILY`, a class that fulfils
-`FamilyMethods`. Nothing else knows a family by name; `docs/add_a_family.md` adds one.
+`run.family` names a folder of `dioscuri/families` with these modules:
+
+    options.py      the dataclass `HParams`, and `ARCHITECTURE`, the options that fix the network
+    logic.py        `FAMILY`, a `Family`
+    face.py         `FACE`, the class of the Python interface
+    description.py  optional: `describe`, from the options to a `Description` of the network
+
+`<twin>/families/<run.family>.py` has `FAMILY`, a class that implements `FamilyMethods`. No other code knows a
+family by name; `docs/add_a_family.md` adds one.
 """
 
 from collections.abc import Callable, Mapping

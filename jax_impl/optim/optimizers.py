@@ -141,8 +141,8 @@ def _correction(beta: float, t: Array) -> Array:
 def _approximated_length(beta: float, t: Array) -> Array:
     """rho_t = rho_inf - 2 t beta^t / (1 - beta^t) with rho_inf = 2 / (1 - beta) - 1.
 
-    Computed with x = -t log(beta) as constant + 2 (1 - x / (e^x - 1)) / -log(beta), and the bracket as a
-    series for small x, since float32 would lose the digits that decide whether rho_t reaches 5.
+    With x = -t log(beta) this is constant + 2 (1 - x / (e^x - 1)) / -log(beta). For small x a series replaces
+    the bracket: float32 would lose the digits that decide whether rho_t reaches 5.
     """
     rate = -_log(beta)
     x = t * rate
