@@ -59,13 +59,13 @@ def finite(value: Any) -> Any:
 
 
 def check_plain(path: Path) -> None:
-    """Raise an `OSError` for what is no plain file, such as a pipe or a device, which may never end."""
+    """Raise an `OSError` unless this is a regular file: reading a pipe or a device may never end."""
     if not S_ISREG(path.stat().st_mode):
         raise OSError(errno.EINVAL, "it is no plain file", str(path))
 
 
 def plain_bytes(path: Path) -> bytes:
-    """The content of a plain file; an `OSError` if it cannot be read or is none."""
+    """The content of a regular file; an `OSError` if it is not one or cannot be read."""
     check_plain(path)
     return path.read_bytes()
 

@@ -282,11 +282,11 @@ def _with_weights(
 
 
 def _to_canonical(path: tuple[Any, ...], array: Any, shape: tuple[int, ...]) -> Any:
-    """A parameter as it lies in memory -> in its canonical shape."""
+    """A parameter in the model's layout -> in its canonical shape."""
     axes = memory_axes(str(path[-1]), len(shape))
     return array.reshape([shape[axis] for axis in axes]).transpose(np.argsort(axes))
 
 
 def _from_canonical(path: tuple[Any, ...], array: Any, leaf: Any) -> Any:
-    """The way back, into the shape of a leaf."""
+    """The inverse: a canonical array -> the shape of the model's parameter."""
     return array.transpose(memory_axes(str(path[-1]), array.ndim)).reshape(leaf.shape)

@@ -65,7 +65,7 @@ def main(arguments: list[str]) -> None:
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """Numbers of the twin, the work and the batch that the command line names."""
+    """Measurements of a twin at the work and batch size of the command line."""
     overrides = [f"train.compile={options.compile}", f"train.batch_size={options.batch}", *options.overrides]
     if options.precision:
         overrides.append(f"train.precision={options.precision}")

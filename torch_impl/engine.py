@@ -156,8 +156,8 @@ class Engine:
     def _build(self) -> torch.nn.Module:
         model: torch.nn.Module = blank(self.family.build).to(self.devices.device, self.dtype)
         if self.hparams.train.compile:
-            # Half of all cold starts crash in pickling an entry of this cache (torch 2.13); that of Inductor,
-            # which saves a later start the compiler of C++ or Triton, stays.
+            # Half of all cold starts crash while pickling an entry of this cache (torch 2.13). Inductor's
+            # cache, which saves later starts the C++ or Triton compiler, stays on.
             functorch_config.enable_autograd_cache = False
             for region in self.family.regions(model):
                 region.compile()

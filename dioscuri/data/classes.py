@@ -41,8 +41,8 @@ def write_classes(folder: Path, classes: Sequence[str]) -> None:
 
 
 def check_learnt_classes(learnt: Any, classes: Sequence[str], folder: Path) -> None:
-    """Raise a `UserError` if the names `learnt`, of a checkpoint, have other numbers now; either may be
-    empty."""
+    """Raise a `UserError` if the class names `learnt` of a checkpoint now have other numbers; either list may
+    be empty."""
     if learnt and classes and list(learnt) != list(classes):
         differing = [name for name in (*learnt, *classes) if _number(name, learnt) != _number(name, classes)]
         raise UserError(

@@ -28,8 +28,8 @@ class Network(Protocol):
         device: Any = None,
         buffers: Mapping[str, Any] | None = None,
     ) -> None:
-        """`weights` have canonical names; `hparams.train.precision` is the precision. Without `buffers` they
-        are those that a training run begins with."""
+        """`weights` have canonical names; `hparams.train.precision` is the precision. `buffers` default to
+        the initial ones of a training run."""
 
     @property
     def device(self) -> Any:
@@ -56,7 +56,7 @@ class Network(Protocol):
 
     def loss(self, *given: Any, scalars: Mapping[str, float], noise: Any, tokenizer: "Network | None") -> Any:
         """The training objective: `loss(batch)` in PyTorch, `loss(state, batch, key, buffers)` in JAX,
-        where `buffers` may be left out."""
+        where `buffers` is optional."""
 
     def weights(self) -> dict[str, Array]:
         """Parameters under canonical names and in canonical layouts, float32 or float64."""

@@ -1,4 +1,4 @@
-"""What a training loop of one's own uses of a model: its network, batches, loss and noise."""
+"""The interface of a model for custom training loops: its network, batches, loss and noise."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -119,7 +119,7 @@ class Trainable:
     def with_buffers(self, state: Any, buffers: Mapping[str, Any]) -> Any:
         """JAX: the state with the parameters that follow from new buffers, such as a codebook from averages.
 
-        For use after the optimiser's update; PyTorch sets such parameters by itself.
+        Call it after the optimiser's update; PyTorch sets such parameters automatically.
         """
         return self._of_network("with_buffers")(state, buffers)
 

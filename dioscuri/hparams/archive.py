@@ -43,14 +43,14 @@ def resolve(
     *,
     cwd: Path | None = None,
     home: Path | None = None,
-    told: Sequence[str] = (),
+    published: Sequence[str] = (),
 ) -> Resolution:
     """Determine the options of a run under `log_root`, without writing anything.
 
-    Relative paths of a `.cfg` start from `home`, the twin's folder (default: `log_root`). `told`: see `load`.
-    A `UserError` if an option is wrong or the architecture of an existing run would change.
+    Relative paths of a `.cfg` start from `home`, the twin's folder (default: `log_root`). `published`: see
+    `load`. A `UserError` if an option is wrong or the architecture of an existing run would change.
     """
-    words = [*command_line.parse(told, cwd, recorded=True), *command_line.parse(overrides, cwd)]
+    words = [*command_line.parse(published, cwd, recorded=True), *command_line.parse(overrides, cwd)]
     given = read(Path(cfg_path))
     home = home or log_root
     requested = assemble(given, words, home, log_root)
@@ -77,13 +77,13 @@ def resolve(
 
 
 def written_out(
-    cfg_path: Path, overrides: Sequence[str], header: Sequence[str], *, told: Sequence[str] = ()
+    cfg_path: Path, overrides: Sequence[str], header: Sequence[str], *, published: Sequence[str] = ()
 ) -> str:
     """Text of a configuration with the overrides inserted and `header` as the comment at its top.
 
-    `told`: see `load`. A `UserError` if an option is wrong.
+    `published`: see `load`. A `UserError` if an option is wrong.
     """
-    words = [*command_line.parse(told, recorded=True), *command_line.parse(overrides)]
+    words = [*command_line.parse(published, recorded=True), *command_line.parse(overrides)]
     document = read(cfg_path)
     return rewritten(document, words, assemble(document, words, here().home("torch")), header)
 

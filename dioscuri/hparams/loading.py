@@ -21,18 +21,19 @@ def load(
     path: Path | str,
     overrides: Sequence[str] = (),
     *,
-    told: Sequence[str] = (),
+    published: Sequence[str] = (),
     cwd: Path | None = None,
     twin: Path | None = None,
 ) -> Any:
     """Read a `.cfg` file, apply `section.option=value` overrides and return the family's `HParams`.
 
-    `told` are overrides from a published configuration, which the others override; nothing need read them.
+    `published` are overrides from a published configuration: `overrides` take precedence over them, and they
+    may include options that nothing reads.
     Relative paths in the file start from the folder `twin` (default: the PyTorch twin's), those in overrides
     from `cwd` (default: the working directory). A `UserError` names the file or the override, the section and
     the option.
     """
-    words = [*command_line.parse(told, cwd, recorded=True), *command_line.parse(overrides, cwd)]
+    words = [*command_line.parse(published, cwd, recorded=True), *command_line.parse(overrides, cwd)]
     return assemble(read(Path(path)), words, twin or here().home("torch"))
 
 

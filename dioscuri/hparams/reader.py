@@ -59,7 +59,7 @@ class Setting:
     """The text of an option, and where it comes from.
 
     Relative paths start from `base`, those that begin with a run's folder, `logs-<name>`, from `runs`.
-    `recorded`: a program wrote it, such as a run's copy of its options, so it is allowed if nothing reads it.
+    `recorded`: written by a program, such as a run's copy of its options, so it may be unused.
     """
 
     section: str

@@ -42,8 +42,8 @@ def option(
     `low` and `high` bound every number of the value, even in lists; `high` is at most `LARGEST` by default.
     `path`: relative paths start from the twin's folder in a `.cfg` or as a default, and from the working
     directory on the command line; they become absolute, except ''. `alias`: further names of the option.
-    `needs`: another option, of the section or as `section.option`, and the values with which this option is
-    read, where () stands for all that are not off; with any other value, this option is refused.
+    `needs`: another option, of the section or as `section.option`, and its values with which this option is
+    used, where () stands for all that are not off; with any other value, this option is refused.
     """
     metadata = {"doc": doc, "choices": choices, "low": low, "high": high, "path": path, "needs": needs}
     return field(default=default, metadata={**metadata, "alias": tuple(alias)})
@@ -124,7 +124,7 @@ def _build_section(name: str, kind: type[T], settings: Settings, source: str, ba
 
 @dataclass(frozen=True)
 class Unread:
-    """An option that differs from its default although nothing reads it, because of the option `switch`."""
+    """An option that differs from its default although the value of `switch` makes it unused."""
 
     section: str
     declared: Field[Any]
@@ -133,7 +133,7 @@ class Unread:
 
 
 def unread_options(sections: Mapping[str, Any]) -> Iterator[Unread]:
-    """Options of built sections that nothing reads."""
+    """Unused options of the built sections."""
     for name, section in sections.items():
         for declared in fields(section):
             if not declared.metadata["needs"] or getattr(section, declared.name) == declared.default:
@@ -148,10 +148,10 @@ def unread_options(sections: Mapping[str, Any]) -> Iterator[Unread]:
 
 
 def _check_read(sections: Mapping[str, Any], settings: Settings) -> None:
-    """Raise a `UserError` for an option that is given where nothing reads it.
+    """Raise a `UserError` for an option that is given but unused.
 
-    A file may hold what other values on the command line, or later calls of [synthesis], make use of; what
-    stands in [DEFAULT] is for the sections that read it.
+    A file may contain options that other values on the command line, or later calls of [synthesis], would
+    use. Options of [DEFAULT] apply to the sections that read them.
     """
     for unread in unread_options(sections):
         setting = find(settings, unread.section, unread.declared)

@@ -56,10 +56,10 @@ def convert_configuration(source: Path, target: Path, overrides: Sequence[str]) 
         _convert_metroplex(config, source, target, overrides)
         return
     words, notes = converted(config, source, overrides)
-    hparams = load(BASES["maskgit"], overrides, told=words)
+    hparams = load(BASES["maskgit"], overrides, published=words)
     transformers.make_plan(hparams.model, hparams.data.grid, hparams.data.codebook_size)
     header = [f"# {source.name} of open-muse.", "#", f"# Command:   sh torch_impl/train.sh {target}"]
-    text = written_out(BASES["maskgit"], overrides, header, told=words)
+    text = written_out(BASES["maskgit"], overrides, header, published=words)
     with replacing(target) as temporary:
         temporary.write_text(text, encoding="utf-8")
     for note in notes:

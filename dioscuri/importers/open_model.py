@@ -59,8 +59,8 @@ def open_published(
             origin=pretrained.origin_of(folder),
         )
     described = recognise(read_config(folder / CONFIG), folder / CONFIG, overrides)
-    told = [*described.overrides, *described.sampling]
-    hparams = load(BASES[described.family], overrides, told=told)
+    published = [*described.overrides, *described.sampling]
+    hparams = load(BASES[described.family], overrides, published=published)
     read = read_weights(folder, weights)
     arrays = canonical_weights(read.arrays, hparams, read.source)
     return OpenedModel(hparams=network_options(hparams), weights=arrays, notes=(read.note, *described.notes))

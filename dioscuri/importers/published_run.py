@@ -57,13 +57,13 @@ def make_published_run(request: Request) -> list[str]:
     with TemporaryDirectory() as folder:
         base = _base(described, request, Path(folder))
         log_root, name = split_run(request.run)
-        told: list[str] = []
+        published: list[str] = []
         if described is not None:
-            told += (*described.overrides, *(() if request.cfg else described.sampling))
+            published += (*described.overrides, *(() if request.cfg else described.sampling))
         if tokenizer := pretrained.tokenizer_folder(request.source):
-            told.append(f"data.tokenizer_path={tokenizer.absolute()}")
+            published.append(f"data.tokenizer_path={tokenizer.absolute()}")
         words = [*request.overrides, f"run.name={name}"]
-        hparams = load(base, words, told=told)
+        hparams = load(base, words, published=published)
         native = described is not None and described.native
         if hparams.run.family not in FAMILIES and not native:
             raise UserError(f"{base}: family '{hparams.run.family}' has no published weights of this kind")
@@ -78,7 +78,7 @@ def make_published_run(request: Request) -> list[str]:
         discriminator, buffers = ({}, {}) if native else published_training(read.arrays, hparams)
         weights |= family_of(hparams).training_values(hparams) | discriminator
         state = {"model": weights, "ema": weights} | ({"buffers": buffers} if buffers else {})
-        options = resolve(base, words, log_root, told=told)
+        options = resolve(base, words, log_root, published=published)
         path = write_run(request.run, options, 0, state, read.source.name)
     n = sum(array.size for array in weights.values())
     done = f"{path}: {len(weights)} tensors, {n:,} parameters; use it with run.name={hparams.run.name}"

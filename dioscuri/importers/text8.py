@@ -66,7 +66,7 @@ def converted(document: Mapping[str, Any], name: str, header: str, texts: str) -
     leftover = {table: keys for table, keys in left_out(document, TABLES).items() if keys}
     if "nb_batches" in document["trainer"]:
         leftover["trainer"] = [*leftover.get("trainer", ()), "nb_batches[0]"]
-    text = written_out(BASE, (), header.rstrip().splitlines(), told=words)
+    text = written_out(BASE, (), header.rstrip().splitlines(), published=words)
     return text, "; ".join(f"[{table}] {', '.join(keys)}" for table, keys in leftover.items())
 
 

@@ -1,11 +1,11 @@
-"""What the log and the progress bar say of every family's training steps."""
+"""Log entries and progress text of training steps that all families share."""
 
 from collections.abc import Mapping
 from typing import Any
 
 
 def step_tags(metrics: Mapping[str, float], scalars: Mapping[str, float], hparams: Any) -> dict[str, float]:
-    """The share of all steps that was skipped, as in the VAE's original; rates, and the gradient's norm."""
+    """The fraction of skipped steps, as in the original VAE, the rates, and the gradient's norm."""
     rates = {f"Schedules/{name}": scalars[name] for name in ("learning_rate", "ema_decay") if name in scalars}
     return {
         "Losses/skips_count": metrics["skips"] / hparams.train.total_train_steps,
@@ -15,5 +15,5 @@ def step_tags(metrics: Mapping[str, float], scalars: Mapping[str, float], hparam
 
 
 def with_skips(text: str, metrics: Mapping[str, float]) -> str:
-    """A headline, and behind it how many updates were skipped, if any."""
+    """A headline followed by the number of skipped updates, if any."""
     return text + (f", {int(metrics['skips'])} updates skipped" if metrics["skips"] else "")

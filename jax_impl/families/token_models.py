@@ -1,8 +1,8 @@
-"""What MaskGIT and SUNDAE share as the engine sees them: the tokenizer beside the network.
+"""The methods that MaskGIT and SUNDAE share: those of their tokenizer.
 
 Tokens are integers (B, L), row by row; pictures are uint8 NHWC.
 """
-# ruff: noqa: ARG002 - the arguments are the engine's
+# ruff: noqa: ARG002 - the engine passes these arguments
 
 from collections.abc import Mapping
 from typing import Any
@@ -20,7 +20,7 @@ Arrays = Mapping[str, Array]
 
 
 class TokenModelMethods(FamilyMethods):
-    """A family sets `tokenizer`, which makes tokens of pictures: None where the examples are tokens."""
+    """Families set `tokenizer`, which encodes pictures; None if the examples are tokens."""
 
     plan: Any
     tokenizer: FrozenTokenizer | GreyLevels | None

@@ -104,8 +104,8 @@ def _update(
         # Not by `optax.add_decayed_weights`, whose mask selects whole leaves: here there is only one vector.
         decay = jnp.where(jnp.arange(grad.size) < settings.n_decayed, settings.weight_decay, 0.0)
         direction = direction + decay.astype(grad.dtype) * state.params
-    # Not by `optax.apply_if_finite`, which has no threshold and ignores the average: a skipped step has the
-    # rates 0 and the moments from before.
+    # Not `optax.apply_if_finite`, which has no threshold and ignores the average: a skipped step has rates of
+    # 0 and keeps the moments.
     learning_rate, ema_rate = (jnp.where(applied, rate, 0.0) for rate in (learning_rate, ema_rate))
     params = optax.apply_updates(state.params, -learning_rate * direction)
     # Not by `optax.incremental_update`: the rounding of its factor 1 - rate accumulates over the steps.

@@ -1,4 +1,4 @@
-"""What the networks of masked token models share: how they are called, and how conditions enter them.
+"""The call signature and the conditioning that the networks of masked token models share.
 
 All networks of this family have the same calling convention, `model(ids, condition, noise)`: ids (B, L) are
 codes and `plan.mask_id`, row by row; `condition` is a dict with any of

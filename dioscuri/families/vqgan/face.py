@@ -17,12 +17,12 @@ from dioscuri.plans.parameters import initial_values, shapes
 class TokenizerModel(Model):
     """An image tokenizer (Esser et al. 2021): `encode`, `decode`, `reconstruct`.
 
-    `loss` is the sum of all that training minimises: reconstruction, LPIPS where `loss.lpips_path` names its
-    weights, the quantiser's losses and, where the options have a discriminator, the adversarial loss and the
-    discriminator's. Its gradient moves each of the two networks by that network's losses alone. A model
-    from `new` has the discriminator as `module.discriminator`; `save` and `load` leave it out.
+    `loss` is the sum of all training objectives: reconstruction, LPIPS if `loss.lpips_path` names its
+    weights, the quantiser's losses and, if the options include a discriminator, the adversarial loss and the
+    discriminator's loss. Each of the two networks gets gradients from its own losses only. A model from `new`
+    has the discriminator as `module.discriminator`; `save` and `load` leave it out.
     `schedules={"adversarial": 0}` switches the discriminator off. With `loss.alternating`, `train` updates
-    the discriminator first and then the tokenizer; `loss` is the sum all the same.
+    the discriminator first and then the tokenizer; `loss` is still the sum.
     """
 
     does = ("encode", "decode", "reconstruct")
@@ -70,7 +70,7 @@ class TokenizerModel(Model):
 
     @classmethod
     def new_options(cls, hparams: Any) -> Any:
-        """With discriminator and tokenizer updated at once, as `loss` is one number."""
+        """Options with which discriminator and tokenizer are updated together, since `loss` is one number."""
         return replace(hparams, loss=replace(hparams.loss, alternating=False))
 
     @classmethod
@@ -85,7 +85,7 @@ class TokenizerModel(Model):
 
     @classmethod
     def buffers_of(cls, hparams: Any, weights: Mapping[str, Array]) -> dict[str, Array]:
-        """Averages from which the codebook follows, and first values of the others."""
+        """Averages that give the trained codebook, and initial values of the other buffers."""
         codebook = weights.get(codebook_name(plan_of(hparams)))
         return tokenizer_training.initial_buffers(hparams, hparams.run.seed, codebook)
 

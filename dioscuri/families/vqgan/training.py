@@ -29,7 +29,7 @@ of the codes. Adversarial metrics are 0 before `loss.disc_start`."""
 
 
 ENOUGH_BATCHES = 10**6
-"""After so many, averages that began at 0 need no correction."""
+"""After this many, averages that started at 0 need no correction."""
 
 
 def plans(hparams: HParams) -> tuple[TokenizerPlan, discriminators.DiscriminatorPlan | None]:
@@ -40,7 +40,7 @@ def plans(hparams: HParams) -> tuple[TokenizerPlan, discriminators.Discriminator
 
 
 def parameter_table(hparams: HParams) -> Table:
-    """The parameters of both."""
+    """Parameters of the tokenizer and of the discriminator."""
     plan, critic = plans(hparams)
     return tables.parameter_table(plan) | discriminators.parameter_table(critic)
 
@@ -53,11 +53,10 @@ def gumbel_temperature(step: int, options: Tokenizer) -> float:
 
 
 def initial_buffers(hparams: HParams, seed: int, codebook: Array | None = None) -> dict[str, Array]:
-    """What a step changes without a gradient: the averages of a codebook, the vectors of power iterations
-    and, for the reset of dead codes, each code's `share` (K,) of the tokens and `candidates` (K, D) for their
-    places.
+    """Tensors that a step changes without a gradient: the averages of a codebook, the vectors of power
+    iterations and, to replace dead codes, each code's `share` (K,) of the tokens and `candidates` (K, D).
 
-    With a trained codebook (K, D) the averages are such that it follows from them, all codes as frequent.
+    With a trained codebook (K, D), the averages reproduce it, with equal counts for all codes.
     """
     loss, (plan, critic) = hparams.loss, plans(hparams)
     values = initial_values(tables.buffer_table(plan) | discriminators.buffer_table(critic), seed)
