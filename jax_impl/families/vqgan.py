@@ -128,14 +128,10 @@ class TokenizerMethods(FamilyMethods):
         loss = self.hparams.loss
         return read_lpips(loss.lpips_path, loss.vgg_path) if loss.lpips_path else {}
 
-    def codebook_name(self) -> str:
-        """Canonical name of the codebook."""
-        return tokenizers.codebook_name(self.plan)
-
     def overwritten(self, buffers: Arrays, parameters: Arrays) -> Result:
         """The codebook, if it follows from the quantiser's buffers or dead codes are reset, and the encoder's
         singular values."""
-        name = self.codebook_name()
+        name = tokenizers.codebook_name(self.plan)
         codebook_of_averages = averaged_codebook(self.plan, buffers)
         sigmas = {
             f"{buffer.removeprefix('sigma.')}.sigma": value

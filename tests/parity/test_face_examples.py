@@ -10,7 +10,7 @@ import optax
 import pytest
 import torch
 
-from tests.support import faces, tiny, tiny_maskgit
+from tests.support import faces, tiny, tiny_maskgit, tiny_vqgan
 
 ROOT = Path(__file__).parents[2]
 PAGE = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "python.md").read_text(), re.DOTALL)
@@ -76,3 +76,16 @@ def test_the_page_in_torch(names, block):
     names["vq"] = dio("torch").load("logs-vqgan_digits")
     run(PAGE[block], names)
     assert names["out" if block == 0 else "loss"] is not None
+
+
+def test_the_page_in_jax(names, tmp_path):
+    names["vq"] = dio("jax").load("logs-vqgan_digits")
+    run(PAGE[2], names)
+    cfg, quantizer = tmp_path / "ema.cfg", "quantizer = 'ema'\n"
+    cfg.write_text(tiny_vqgan.TINY.replace("MODEL", tiny_vqgan.MODEL + quantizer))
+    model, optimizer = dio("jax").new(cfg), names["optimizer"]
+    codes = model._network.weights()["quantize.embedding.weight"]
+    gradient = jax.jit(jax.value_and_grad(model.loss, has_aux=True))
+    names |= {"model": model, "state": model.state, "moments": optimizer.init(model.state)}
+    run(PAGE[3], {**names, "gradient": gradient, "loader": [names["pictures"]]})
+    assert (model._network.weights()["quantize.embedding.weight"] != codes).any()

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
+from dioscuri.families.vqgan.plan import codebook_name
 from tests.support import engines
 from tests.support.engines import assert_states_close, assert_states_equal, pictures, recorded_noise
 from tests.support.tiny_vqgan import tiny
@@ -94,12 +95,12 @@ def test_dead_codes_become_encoder_outputs_of_the_batch(twin):
     engine = make_engine(twin, *REVIVING)
     K = engine.family.plan.codebook_size
     for step in range(30):
-        before = engine.state_to_numpy()["model"][engine.family.codebook_name()]
+        before = engine.state_to_numpy()["model"][codebook_name(engine.family.plan)]
         train(engine, [step], start=N)
         state = engine.state_to_numpy()
         share, candidates = state["buffers"]["share"], state["buffers"]["candidates"]
         dead = share < 0.5 / K
-        codebook = state["model"][engine.family.codebook_name()]
+        codebook = state["model"][codebook_name(engine.family.plan)]
         np.testing.assert_array_equal(codebook[dead], candidates[dead])
         assert not (codebook[~dead] == candidates[~dead]).all(1).any()
         if dead.any():
@@ -226,7 +227,7 @@ def test_codes_are_the_averages_of_what_they_quantised(twin):
     for step in range(20):
         train(engine, [step], start=N)
         state = engine.state_to_numpy()
-        buffers, codebook = state["buffers"], state["model"][engine.family.codebook_name()]
+        buffers, codebook = state["buffers"], state["model"][codebook_name(engine.family.plan)]
         dead = buffers["share"] < 0.5 / len(codebook)
         np.testing.assert_array_equal(codebook[dead], buffers["candidates"][dead])
         means = buffers["embedding_sum"] / buffers["cluster_size"][:, None]
