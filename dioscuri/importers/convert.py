@@ -57,7 +57,7 @@ def convert_configuration(source: Path, target: Path, overrides: Sequence[str]) 
         return
     words, notes = converted(config, source, overrides)
     hparams = load(BASES["maskgit"], overrides, published=words)
-    transformers.make_plan(hparams.model, hparams.data.grid, hparams.data.codebook_size)
+    transformers.plan_of(hparams)
     header = [f"# {source.name} of open-muse.", "#", f"# Command:   sh torch_impl/train.sh {target}"]
     text = written_out(BASES["maskgit"], overrides, header, published=words)
     with replacing(target) as temporary:

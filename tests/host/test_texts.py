@@ -110,11 +110,7 @@ def test_captions_are_found_by_the_keys_of_the_pictures(clip, tmp_path):
     call(path, "--tokens", folder, "--encoder", clip, "--micro", "9,9,0,0,5")
     tokens = open_tokens(folder)
     np.testing.assert_array_equal(tokens.texts.gather([0, 3])["micro"], [[9, 9, 0, 0, 5], [3, 2, 0, 0, 6.5]])
-    check_captions(tokens, tiny(*TEXT), plan_of(tiny(*TEXT)))
-
-
-def plan_of(hparams):
-    return maskgit.transformers.make_plan(hparams.model, hparams.data.grid, hparams.data.codebook_size)
+    check_captions(tokens, tiny(*TEXT), maskgit.transformers.plan_of(tiny(*TEXT)))
 
 
 def add(archive, name, content):
@@ -229,10 +225,10 @@ def test_texts_of_another_model_are_named(clip, tmp_path):
     hparams = tiny(*TEXT)
     tokens = open_tokens(write_tokens(tmp_path / "tokens", n=4))
     with pytest.raises(UserError, match="have no encoded captions"):
-        check_captions(tokens, hparams, plan_of(hparams))
+        check_captions(tokens, hparams, maskgit.transformers.plan_of(hparams))
     call(lines(tmp_path), tmp_path / "texts", "--encoder", clip)
     hparams = tiny(
         *TEXT, f"model.encoder_hidden_size={WIDTH + 1}", f"synthesis.texts_path={tmp_path / 'texts'}"
     )
     with pytest.raises(UserError, match=r"'text' must be \(6, 17\), not \(6, 16\)"):
-        prompts(SimpleNamespace(hparams=hparams), plan_of(hparams))
+        prompts(SimpleNamespace(hparams=hparams), maskgit.transformers.plan_of(hparams))

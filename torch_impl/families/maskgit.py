@@ -54,7 +54,7 @@ class MaskGITMethods(TokenModelMethods):
     def __init__(self, hparams: HParams) -> None:
         data = hparams.data
         self.hparams = hparams
-        self.plan = transformers.make_plan(hparams.model, data.grid, data.codebook_size)
+        self.plan = transformers.plan_of(hparams)
         self.table = transformers.parameter_table(self.plan)
         self.weight_decay = hparams.loss.weight_decay
         self.metric_sizes = training.metric_sizes()

@@ -8,8 +8,8 @@ from dioscuri.plans.parameters import shapes
 
 def describe(hparams: HParams) -> Description:
     """The transformer's layers and its tokens; a `UserError` names an option that does not fit."""
-    model, data = hparams.model, hparams.data
-    plan = transformers.make_plan(model, data.grid, data.codebook_size)
+    model = hparams.model
+    plan = transformers.plan_of(hparams)
     row: Row = {
         "architecture": model.architecture,
         "positions": plan.length,

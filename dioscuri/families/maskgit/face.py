@@ -31,17 +31,17 @@ class MaskGITModel(TokenModel):
     @property
     def plan(self) -> TransformerPlan:
         """Sizes derived from options, grid and codebook."""
-        return _plan(self.hparams)
+        return transformers.plan_of(self.hparams)
 
     @classmethod
     def parameter_shapes(cls, hparams: Any) -> dict[str, tuple[int, ...]]:
         """Canonical shape of every parameter."""
-        return shapes(transformers.parameter_table(_plan(hparams)))
+        return shapes(transformers.parameter_table(transformers.plan_of(hparams)))
 
     @classmethod
     def initial_weights(cls, hparams: Any, seed: int) -> dict[str, Array]:
         """Initial values of every parameter."""
-        return transformers.initial_parameters(_plan(hparams), seed)
+        return transformers.initial_parameters(transformers.plan_of(hparams), seed)
 
     @classmethod
     def usual(cls, given: Values) -> Values:
@@ -105,10 +105,6 @@ class MaskGITModel(TokenModel):
                 raise UserError(f"texts: '{name}' holds values that are not finite")
             rows[name] = array.astype(bool if name == "text_mask" else np.float32)
         return rows
-
-
-def _plan(hparams: Any) -> TransformerPlan:
-    return transformers.make_plan(hparams.model, hparams.data.grid, hparams.data.codebook_size)
 
 
 FACE = MaskGITModel

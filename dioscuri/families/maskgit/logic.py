@@ -27,7 +27,7 @@ MAX_PARAMETERS = 10**11
 def check_options(hparams: HParams) -> None:
     """Raise a `UserError` that names options that do not fit together."""
     data = hparams.data
-    plan = transformers.make_plan(hparams.model, data.grid, data.codebook_size)
+    plan = transformers.plan_of(hparams)
     size = sum(prod(parameter.shape) for parameter in transformers.parameter_table(plan).values())
     if size > MAX_PARAMETERS:
         raise UserError(f"[model] has {size:,} parameters, more than {MAX_PARAMETERS:,}: lower its widths")
@@ -52,8 +52,7 @@ def check_options(hparams: HParams) -> None:
 
 def check_examples(context: Context) -> None:
     """Raise a `UserError` if training examples have another tokenizer or other classes than the model."""
-    data = context.hparams.data
-    plan = transformers.make_plan(context.hparams.model, data.grid, data.codebook_size)
+    plan = transformers.plan_of(context.hparams)
     check_tokens(context)
     for examples in (context.sets.train, context.sets.validation, context.sets.test):
         if isinstance(examples, TokenSet):
@@ -64,10 +63,7 @@ class MaskGITRun(TokenModelRun):
     """See `dioscuri.contract.FamilyRun`."""
 
     def __init__(self, context: Context) -> None:
-        data = context.hparams.data
-        super().__init__(
-            context, transformers.make_plan(context.hparams.model, data.grid, data.codebook_size)
-        )
+        super().__init__(context, transformers.plan_of(context.hparams))
 
     def logged(self, metrics: Mapping[str, float], step: int) -> dict[str, float]:
         """`Masked/cross_entropy_<a>_<b>` is for pictures with more than a and at most b percent of their
@@ -121,9 +117,7 @@ def _check_distances(hparams: HParams) -> None:
 
 
 def _network_shapes(hparams: HParams) -> dict[str, tuple[int, ...]]:
-    data = hparams.data
-    plan = transformers.make_plan(hparams.model, data.grid, data.codebook_size)
-    return shapes(transformers.parameter_table(plan))
+    return shapes(transformers.parameter_table(transformers.plan_of(hparams)))
 
 
 FAMILY = Family(

@@ -10,11 +10,17 @@ from dioscuri.errors import UserError
 from dioscuri.families.maskgit import tables
 from dioscuri.families.maskgit.dropouts import DROPOUTS
 from dioscuri.families.maskgit.model_options import Transformer
+from dioscuri.families.maskgit.options import HParams
 from dioscuri.families.maskgit.plan import TransformerPlan
 from dioscuri.plans.noise import NoiseSpec
 from dioscuri.plans.parameters import Table, initial_values
 
 EPSILONS = {"google": 1e-12, "halton": 1e-5, "lucidrains": 1e-5}
+
+
+def plan_of(hparams: HParams) -> TransformerPlan:
+    """The plan of a run's options; a `UserError` names the one that does not fit."""
+    return make_plan(hparams.model, hparams.data.grid, hparams.data.codebook_size)
 
 
 @lru_cache  # host logic and both sides of the engine need the same plan

@@ -10,7 +10,7 @@ from dioscuri.contract import family_of
 from dioscuri.data.descriptors import describe
 from dioscuri.engine import Array, Batch
 from dioscuri.errors import UserError
-from dioscuri.families.maskgit.transformers import make_plan
+from dioscuri.families.maskgit.transformers import plan_of
 from dioscuri.families.token_models.texts import prompts
 from dioscuri.outputs.pictures import Captions, by_class, in_rows
 
@@ -38,7 +38,7 @@ def order(context: Context, first: int, n: int) -> dict[str, Array]:
     classes = chosen_classes(hparams)
     conditions = {"label": classes[numbers % len(classes)]} if len(classes) else {}
     if hparams.data.text_length:
-        texts = prompts(context, make_plan(hparams.model, hparams.data.grid, hparams.data.codebook_size))
+        texts = prompts(context, plan_of(hparams))
         conditions |= texts.gather(numbers % len(texts))
     return conditions or {"index": numbers}
 
