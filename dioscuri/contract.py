@@ -87,6 +87,9 @@ class FamilyMethods(Protocol[TensorT]):
     def frozen(self) -> dict[str, Array]:
         """Tensors that are neither trained nor saved with the run."""
 
+    def frozen_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of what `frozen` gives, told without its files where that is possible."""
+
     def initial_buffers(self, seed: int) -> dict[str, Array]:
         """Initial values of the buffers."""
 

@@ -15,6 +15,7 @@
     film  = vae.interpolate(a, b, n=8)
 
     model = dio.new("maskgit", tokenizer=vq, hidden_size=64, num_classes=10)
+    facts = dio.describe("egs/maskgit/digits.cfg", memory="24GB")    # what training takes, told beforehand
     best  = dio.train("egs/maskgit/digits.cfg")     # what train.sh runs
     model.save("mine")                              # opens in the other twin
 
@@ -45,9 +46,9 @@ TWIN = "jax"
 
 require(TWIN)
 
-from dioscuri.library import load as _load, new as _new, train as _train  # noqa: E402, I001 - if it is there
+from dioscuri.library import describe as _describe, load as _load, new as _new, train as _train  # noqa: E402, I001 - if it is there
 
-__all__ = ["Model", "UserError", "load", "new", "train"]
+__all__ = ["Model", "UserError", "describe", "load", "new", "train"]
 
 
 def load(
@@ -119,3 +120,24 @@ def train(
     read from the device. Raises the same `UserError` as the command.
     """
     return _train.train(TWIN, cfg, callback=callback, overrides=overrides)
+
+
+def describe(
+    where: Model | Path | str,
+    *,
+    batch: int | None = None,
+    devices: int | None = None,
+    memory: str | None = None,
+    **overrides: Any,
+) -> dict[str, Any]:
+    """What a model consists of, and what a training step takes: what `dioscuri describe --json` prints.
+
+    `where` is a model, a `.cfg` file, a run's folder or a folder that `save` wrote; `overrides` are options
+    as for `new`. `batch` is the global batch (default: `train.batch_size`) of `devices` (default:
+    `run.num_gpus`, or one CPU). With `memory` of a device, such as '24GB', `fit` tells the largest batches.
+    Sizes are in bytes. No network is allocated.
+
+    Raises a `UserError` for a wrong option, or a batch that the devices cannot share.
+    """
+    question = _describe.question(TWIN, batch, devices, memory)
+    return _describe.describe(where, question, overrides)

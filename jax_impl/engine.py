@@ -13,7 +13,7 @@ from dioscuri.engine import Array, Batch, Noise, State, metric_names, step_numbe
 from dioscuri.errors import UserError
 from dioscuri.inputs import check_lengths
 from dioscuri.plans.layout import check_shapes, pack, take_prefixed, unpack
-from jax_impl.devices import open_devices, set_precision, use_compilation_cache
+from jax_impl.devices import Devices, open_devices, set_precision, use_compilation_cache
 from jax_impl.families.methods import methods_of
 from jax_impl.inference import Runner
 from jax_impl.optim.flat import flat_layout
@@ -31,9 +31,7 @@ class Engine:
 
     def __init__(self, hparams: Any) -> None:
         self.hparams = hparams
-        use_compilation_cache()
-        set_precision(hparams.train.precision)
-        self.devices = open_devices(hparams.run.num_gpus, hparams.run.num_cpu_devices)
+        self.devices = self._open_devices()
         self.process_index, self.process_count = self.devices.process_index, self.devices.process_count
         self.device_count = self.devices.device_count
         self.dtype = np.float64 if hparams.train.precision == "float64" else np.float32
@@ -46,9 +44,9 @@ class Engine:
         self.runner = Runner(self.family, self.devices, self.dtype, self.trainer.model)
         self.compiled: dict[Hashable, Any] = {}
         self.metric_names = metric_names(self.family.metric_sizes)
-        self.frozen = self._replicate(self._cast(self.family.frozen()))
+        self.frozen = self._frozen()
         self.initial_buffers = self.family.initial_buffers(hparams.run.seed)
-        self._set_state(OptimizerState.start(jnp.zeros(self.layout.size, self.dtype)), self.initial_buffers)
+        self._begin()
 
     def initialise(self) -> None:
         """Create the parameters, their average, the buffers and the optimiser's state."""
@@ -150,6 +148,18 @@ class Engine:
         loaded = loaded._replace(**counters)
         loaded = loaded._replace(longest_row=loaded.skips_in_row.copy())
         self._set_state(loaded, state.get("buffers", self.initial_buffers))
+
+    def _open_devices(self) -> Devices:
+        use_compilation_cache()
+        set_precision(self.hparams.train.precision)
+        return open_devices(self.hparams.run.num_gpus, self.hparams.run.num_cpu_devices)
+
+    def _frozen(self) -> dict[str, jax.Array]:
+        frozen: dict[str, jax.Array] = self._replicate(self._cast(self.family.frozen()))
+        return frozen
+
+    def _begin(self) -> None:
+        self._set_state(OptimizerState.start(jnp.zeros(self.layout.size, self.dtype)), self.initial_buffers)
 
     def _vector(self, arrays: Mapping[str, Array]) -> jax.Array:
         return jnp.array(pack(arrays, self.layout, self.dtype))

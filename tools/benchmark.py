@@ -133,8 +133,8 @@ def time_training(engine: Any, load: Load, accelerator: bool, steps: int) -> Tim
 
 def count_flops(cfg: str, overrides: list[str], what: str) -> int:
     """Operations of convolutions and matrix products per picture, in training forward and backward."""
-    from tools.flops import FlopCounter  # torch is not loaded while JAX is measured
-    from torch_impl.engine import Engine
+    from torch_impl.engine import Engine  # torch is not loaded while JAX is measured
+    from torch_impl.footprint import FlopCounter
 
     small = ["run.num_gpus=0", "train.batch_size=1", "train.compile=False", "train.accumulation_steps=1"]
     hparams = hparams_module.load(cfg, [*overrides, *small, "train.precision=float32"])

@@ -14,7 +14,7 @@ from dioscuri.engine import Array, Batch, Noise, State, metric_names, step_numbe
 from dioscuri.errors import UserError
 from dioscuri.inputs import check_lengths
 from dioscuri.plans.layout import check_shapes, pack, take_prefixed, unpack
-from torch_impl.devices import open_devices, set_precision
+from torch_impl.devices import Devices, open_devices, set_precision
 from torch_impl.families.methods import methods_of
 from torch_impl.inference import Runner
 from torch_impl.layers.initial import blank
@@ -34,8 +34,7 @@ class Engine:
 
     def __init__(self, hparams: Any) -> None:
         self.hparams = hparams
-        set_precision(hparams.train.precision)
-        self.devices = open_devices(hparams.run.num_gpus)
+        self.devices = self._open_devices()
         self.process_index, self.process_count = self.devices.process_index, self.devices.process_count
         self.device_count = self.devices.device_count
         self.dtype = torch.float64 if hparams.train.precision == "float64" else torch.float32
@@ -46,7 +45,7 @@ class Engine:
         self.settings = Settings.make(hparams.optimizer, self.family.weight_decay, self.layout.n_decayed)
         self.metric_names = metric_names(self.family.metric_sizes)
         self.replay = Replay(train.compile and self.devices.device.type == "cuda" and self.process_count == 1)
-        self.frozen = self._placed(self.family.frozen())
+        self.frozen = self._frozen()
         self.runner = Runner(self.family, self.devices, self.dtype)
         self._set_state(
             OptimizerState.start(torch.zeros(self.layout.size, dtype=self.dtype, device=self.devices.device))
@@ -152,6 +151,13 @@ class Engine:
         loaded.longest_row.copy_(loaded.skips_in_row)
         self._set_state(loaded)
         self._set_buffers(state.get("buffers", self.family.initial_buffers(self.hparams.run.seed)))
+
+    def _open_devices(self) -> Devices:
+        set_precision(self.hparams.train.precision)
+        return open_devices(self.hparams.run.num_gpus)
+
+    def _frozen(self) -> dict[str, Tensor]:
+        return self._placed(self.family.frozen())
 
     def _build(self) -> torch.nn.Module:
         model: torch.nn.Module = blank(self.family.build).to(self.devices.device, self.dtype)

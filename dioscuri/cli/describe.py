@@ -1,36 +1,43 @@
-"""`dioscuri describe`: the network of a configuration or a folder, without building it."""
+"""`dioscuri describe`: what a configuration or a folder builds and what training takes, told beforehand."""
 
 import json
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from dioscuri.checkpoint import pretrained, store
-from dioscuri.checkpoint.directory import RunDirectory
-from dioscuri.cli.parsers import Parser, add_words
+from dioscuri.cli.parsers import Parser, add_twin, add_words
 from dioscuri.cli.runs import sort_words
-from dioscuri.contract import family_of
-from dioscuri.data.descriptors import describe as describe_source
 from dioscuri.errors import UserError
 from dioscuri.files import finite
-from dioscuri.hparams import load
-from dioscuri.places import configuration, here
-from dioscuri.plans.description import Description, Row
-from dioscuri.registry import family_part, has_part
+from dioscuri.library.describe import Question, described, options_of, plan_facts, step_facts
+from dioscuri.plans.description import Row
+from dioscuri.plans.footprint import read_memory
 from dioscuri.run.sizes import GROUPS, format_bytes
+from dioscuri.twins import TITLES, default_twin
 
-_USAGE = "[CFG|FOLDER] [section.option=value ...] [--json]"
+_USAGE = (
+    "[CFG|FOLDER] [section.option=value ...] [--batch N] [--devices N] [--memory 24GB] [--twin T] [--quick] "
+    "[--json]"
+)
 _DESCRIPTION = """\
-Show what a configuration builds: parameters, layers by level, latents or tokens, bytes of weights, average
-and optimiser, and its data. FOLDER is a run, logs-NAME, or a model folder with a config.json of this project.
-Nothing is built and no data are read."""
-_EXAMPLE = "dioscuri describe egs/hierarchical_vae/cifar10_baseline.cfg"
+Show what a configuration builds and what a training step takes: parameters, layers by level, latents or
+tokens, bytes of weights, average and optimiser, activations of an example, peak memory, FLOPs, and with
+--memory the largest batch that fits. FOLDER is a run, logs-NAME, or a model folder with a config.json of this
+project. No network is allocated and no data are read: PyTorch follows the step on tensors without memory, JAX
+compiles it and asks for its plan."""
+_EXAMPLE = "dioscuri describe egs/hierarchical_vae/cifar10_baseline.cfg --memory 24GB"
 
 
 def make_parser() -> Parser:
     """The command's parser."""
     parser = Parser("describe", _USAGE, _DESCRIPTION, _EXAMPLE)
     add_words(parser)
+    parser.add_argument("--batch", metavar="N", help="global batch size (default: train.batch_size)")
+    parser.add_argument(
+        "--devices", metavar="N", help="devices that share the batch (default: run.num_gpus, or one CPU)"
+    )
+    parser.add_argument("--memory", metavar="24GB", help="memory of one device: tell what fits into it")
+    add_twin(parser)
+    parser.add_argument("--quick", action="store_true", help="leave out the step; no framework is loaded")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     return parser
 
@@ -40,63 +47,24 @@ def main(words: Sequence[str]) -> None:
     parser = make_parser()
     chosen = parser.parse_intermixed_args(list(words))
     arguments = sort_words(chosen.words, f"usage: {parser.usage}")
-    hparams, checkpoints = _options(arguments.cfg, arguments.overrides)
-    described = _described(hparams)
-    facts = _facts(hparams, described) | checkpoints
+    batch, devices = (_count(getattr(chosen, name), f"--{name}") for name in ("batch", "devices"))
+    memory = None if chosen.memory is None else read_memory(chosen.memory, "--memory")
+    hparams, checkpoints = options_of(arguments.cfg, arguments.overrides)
+    facts = plan_facts(hparams, described(hparams))
+    if not chosen.quick:
+        question = Question(twin=chosen.twin or default_twin(), batch=batch, devices=devices, memory=memory)
+        facts |= step_facts(hparams, question)
+    facts |= checkpoints
     if chosen.json:
         print(json.dumps(finite(facts), indent=1, allow_nan=False))
     else:
         print("\n".join(_lines(facts)))
 
 
-def _described(hparams: Any) -> Description:
-    """The family's description or, if it has none, its parameter shapes."""
-    family = hparams.run.family
-    if not has_part(family, "description"):
-        return Description(shapes=family_of(hparams).network_shapes(hparams), facts={}, layers={})
-    described: Description = family_part(family, "description").describe(hparams)
-    return described
-
-
-def _options(path: Path, overrides: Sequence[str]) -> tuple[Any, dict[str, Any]]:
-    """Options of a configuration or of a folder, and the checkpoints of a run."""
-    if not path.is_dir():
-        return load(configuration(path)[0], overrides, twin=here().home("torch")), {}
-    if pretrained.is_folder(path):
-        return pretrained.read_hparams(path, overrides), {}
-    copies = sorted(path.glob("hparams-*.cfg"))
-    if len(copies) != 1:
-        raise UserError(
-            f"{path} is neither a run's folder, with one hparams-<name>.cfg, nor a model's folder, with a "
-            f"{pretrained.CONFIG} of this project"
-        )
-    steps = list(store.steps(RunDirectory(path).checkpoints))
-    return load(copies[0], overrides, twin=path.absolute().parent), {"checkpoints": steps}
-
-
-def _facts(hparams: Any, described: Description) -> dict[str, Any]:
-    data, source = hparams.data, describe_source(hparams.data.dataset_source)
-    n_bytes = described.parameters * (8 if hparams.train.precision == "float64" else 4)
-    vectors = dict(zip(GROUPS, (1, 1, 2), strict=True))  # the optimiser has two moments
-    splits = ("train", "val", "synthesis")
-    paths = {split: getattr(data, f"{split}_data_path") for split in splits}
-    return {
-        "family": hparams.run.family,
-        "name": hparams.run.name,
-        "parameters": described.parameters,
-        "parts": described.parts,
-        **dict(described.facts),
-        **{f"{name}_bytes": n * n_bytes for name, n in vectors.items()},
-        "layers": {title: [dict(row) for row in rows] for title, rows in described.layers.items()},
-        "data": {
-            "dataset_source": data.dataset_source,
-            "kind": "tokens" if source.tokens else {1: "sounds", 2: "pictures", 3: "clips"}[source.rank],
-            "target_res": data.target_res,
-            "channels": data.channels,
-            "num_bits": data.num_bits,
-            **{f"{split}_data_path": path for split, path in paths.items() if path},
-        },
-    }
+def _count(text: str | None, option: str) -> int | None:
+    if text is not None and not (text.isascii() and text.isdigit() and 0 < int(text) <= 2**20):
+        raise UserError(f"{option} '{text}' must be a whole number from 1 to {2**20:,}")
+    return None if text is None else int(text)
 
 
 def _lines(facts: Mapping[str, Any]) -> list[str]:
@@ -116,10 +84,47 @@ def _lines(facts: Mapping[str, Any]) -> list[str]:
     for title, rows in facts["layers"].items():
         lines += ["", f"{title}:", *_table(rows)]
     lines += ["", "data: " + ", ".join(f"{name}={value}" for name, value in facts["data"].items())]
+    if "step" in facts:
+        lines += ["", *_step(facts["step"])]
+    if "fit" in facts:
+        lines += ["", *_fit(facts["fit"], facts["step"])]
     if "checkpoints" in facts:
         steps = ", ".join(map(str, facts["checkpoints"])) or "none"
         lines.append(f"checkpoints, batches trained on: {steps}")
     return lines
+
+
+def _step(step: Mapping[str, Any]) -> Iterator[str]:
+    devices = f"{step['devices']} device{'s' if step['devices'] > 1 else ''}"
+    accumulated = f", {step['accumulation_steps']} parts" if step["accumulation_steps"] > 1 else ""
+    saved = ", activations recomputed" if step["checkpoint_activations"] else ""
+    yield (
+        f"a training step in {TITLES[step['twin']]}, {step['precision']}, batch {step['batch']:,} on "
+        f"{devices}{accumulated}{saved}:"
+    )
+    yield f"  operations: {step['flops'] / 1e9:,.2f} GFLOP"
+    yield f"  activations of an example: {format_bytes(step['activation_bytes_of_an_example'])}"
+    held = f"{format_bytes(step['state_bytes'])} held, at most {format_bytes(step['step_bytes'])} in a step"
+    yield f"  tensors on a device: {held}, {format_bytes(step['start_bytes'])} at the start"
+    beside = f", with {format_bytes(step['process_bytes'])} of the program" if step["process_bytes"] else ""
+    yield f"  peak memory of a device: {format_bytes(step['device_bytes'])}{beside}"
+    yield from (f"  {note}" for note in step["notes"])
+
+
+def _fit(fit: Mapping[str, Any], step: Mapping[str, Any]) -> Iterator[str]:
+    memory = format_bytes(fit["memory_bytes"])
+    fits = "fits" if fit["fits"] else "does not fit"
+    yield f"batch {step['batch']:,} {fits} into {memory} a device; the largest that does:"
+    yield from _table(
+        [
+            {
+                "precision": row["precision"],
+                "checkpoint_activations": str(row["checkpoint_activations"]),
+                "batch": f"{row['batch']:,}" if row["batch"] else "none",
+            }
+            for row in fit["largest_batch"]
+        ]
+    )
 
 
 def _table(rows: Sequence[Row]) -> list[str]:

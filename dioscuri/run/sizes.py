@@ -4,7 +4,10 @@ from collections.abc import Mapping
 from math import prod
 from typing import Any
 
+from dioscuri.contract import family_of
 from dioscuri.engine import State
+from dioscuri.errors import UserError
+from dioscuri.plans.footprint import machine_bytes
 
 GROUPS = {"weights": "model", "average": "ema", "optimizer": "optimizer"}
 """Reported names, and the groups of a state that they stand for."""
@@ -32,3 +35,16 @@ def format_bytes(n: int) -> str:
     """A number of bytes in the largest suitable decimal unit."""
     power = min((len(str(n)) - 1) // 3, len(UNITS) - 1)
     return f"{n} bytes" if power == 0 else f"{n / 1000**power:.1f} {UNITS[power]}"
+
+
+def check_memory(hparams: Any) -> None:
+    """Raise a `UserError` if this machine has less memory than a run on its CPU holds throughout."""
+    numbers = sum(map(prod, family_of(hparams).network_shapes(hparams).values()))
+    held = 4 * numbers * (8 if hparams.train.precision == "float64" else 4)
+    there = machine_bytes()
+    if not hparams.run.num_gpus and 0 < there < held:
+        raise UserError(
+            f"weights, average and optimiser of this model take {format_bytes(held)}, but this machine has "
+            f"{format_bytes(there)} of memory: take a smaller model or another machine; 'dioscuri describe' "
+            "tells what fits"
+        )

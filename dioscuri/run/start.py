@@ -14,6 +14,7 @@ from dioscuri.hparams import load
 from dioscuri.hparams.archive import resolve
 from dioscuri.job import job_of
 from dioscuri.places import configuration, runs_folder
+from dioscuri.run.sizes import check_memory
 from dioscuri.run.synthesize import prepare_synthesis
 from dioscuri.twins import Twin
 
@@ -48,6 +49,7 @@ def start(
         options = resolve(cfg, words, runs, home=home)
         hparams = options.hparams
         check_options(hparams)
+        check_memory(hparams)
         several = hparams.run.num_gpus > 1 and job.count == 1
         n_processes = twin.count_processes(hparams.run.num_gpus) if several else 1
         if n_processes == 1:

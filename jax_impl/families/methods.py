@@ -53,6 +53,10 @@ class FamilyMethods:
         """Arrays that are neither trained nor saved with the run; by default none."""
         return {}
 
+    def frozen_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of what `frozen` gives, told without its files where that is possible."""
+        return {name: array.shape for name, array in self.frozen().items()}
+
     def initial_buffers(self, seed: int) -> dict[str, np.ndarray]:
         """Initial values of arrays that a step changes without a gradient; by default none."""
         return {}

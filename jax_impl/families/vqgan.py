@@ -19,6 +19,7 @@ from jax.typing import DTypeLike
 
 from dioscuri.families.vqgan import plan as tokenizers
 from dioscuri.families.vqgan import training
+from dioscuri.families.vqgan.lpips import weight_shapes
 from dioscuri.families.vqgan.lpips_weights import read_lpips
 from dioscuri.families.vqgan.options import HParams
 from dioscuri.plans.noise import NoiseSpec
@@ -127,6 +128,10 @@ class TokenizerMethods(FamilyMethods):
         """Weights of LPIPS."""
         loss = self.hparams.loss
         return read_lpips(loss.lpips_path, loss.vgg_path) if loss.lpips_path else {}
+
+    def frozen_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of the weights of LPIPS."""
+        return weight_shapes() if self.hparams.loss.lpips_path else {}
 
     def overwritten(self, buffers: Arrays, parameters: Arrays) -> Result:
         """The codebook, if it follows from the quantiser's buffers or dead codes are reset, and the encoder's

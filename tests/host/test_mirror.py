@@ -30,6 +30,8 @@ ALLOWED = {
     "trainer.py::Trainer.refresh": "torch keeps one copy of the parameters in bfloat16",
     "trainer.py::Trainer.weights": "JAX makes it within the step",
     "trainer.py::Trainer.model": "the same",
+    "footprint.py::FlopCounter": "torch counts what it runs, JAX what it has traced",
+    "footprint.py::Memory": "torch follows its tensors, JAX asks the compiler",
     "layers/initial.py": "how each framework is kept from drawing first values, which the tables have",
     "layers/norms.py::ChannelNorm.__call__": "torch's maps have channels in the middle, JAX's at the end",
     "layers/norms.py::LayerNorm": "nnx's own are slower",

@@ -14,13 +14,16 @@ import pytest
 
 from dioscuri.checkpoint import store
 from dioscuri.checkpoint.directory import RunDirectory
+from dioscuri.cli.runs import train_command
 from dioscuri.cli.sweep import sweep
 from dioscuri.errors import UserError
 from dioscuri.files import replacing
 from dioscuri.places import Places
 from dioscuri.run.train import train
+from dioscuri.twins import Twin
 from tests.host.test_run_directory import HOLD
 from tests.host.test_sweep import TRAIN, write_table
+from tests.support.fake_engine import FakeEngine
 from tests.support.tiny import write_tiny
 
 ROOT = Path(__file__).parents[2]
@@ -231,3 +234,10 @@ def test_a_sweep_waits_for_a_trainer_whose_supervisor_was_killed(tmp_path, capsy
     assert (tmp_path / "torch_impl" / "started").read_text() != started, (
         "it is trained once the other has ended"
     )
+
+
+def test_a_model_that_the_machine_cannot_hold_is_refused_before_anything_is_made(tmp_path, monkeypatch):
+    monkeypatch.setattr("dioscuri.run.sizes.machine_bytes", lambda: 30_000)
+    with pytest.raises(UserError, match=r"take .* kB, but this machine has 30.0 kB of memory"):
+        train_command(Twin("fake", FakeEngine), tmp_path, [str(write_tiny(tmp_path))])
+    assert not list(tmp_path.rglob("*.safetensors"))

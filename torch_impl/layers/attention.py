@@ -79,7 +79,7 @@ def attend(
     q, k, v = (rearrange(heads, "b l n k -> b n l k") for heads in (query, key, value))
     if dropout is None or noise is None or not dropout.p:
         rate = dropout.p if dropout is not None and dropout.training else 0.0
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=rate, scale=scale)
+        y = _fused(q, k, v, mask, rate, scale)
     else:
         scale = q.shape[-1] ** -0.5 if scale is None else scale
         logits = at_least_float32(q @ k.transpose(-2, -1)) * scale
@@ -92,3 +92,15 @@ def attend(
 def split_heads(x: Tensor, heads: int) -> Tensor:
     """(B, L, N K) -> (B, L, N, K)."""
     return rearrange(x, "b l (n k) -> b l n k", n=heads)
+
+
+def _fused(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float, scale: float | None
+) -> Tensor:
+    """Attention (B, N, L, K) that does not hold its probabilities. The meta device has no kernel for it, and
+    follows the CPU's."""
+    if q.is_meta:
+        kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+        y: Tensor = kernel(q, k, v, dropout, attn_mask=mask, scale=scale)[0]
+        return y
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=scale)

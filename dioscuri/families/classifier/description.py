@@ -2,7 +2,7 @@
 
 from dioscuri.families.classifier.options import HParams
 from dioscuri.families.classifier.plan import make_plan, parameter_table
-from dioscuri.plans.description import Description, Row, extent
+from dioscuri.plans.description import Description, Row, extent, label_rows, picture_rows
 from dioscuri.plans.parameters import shapes
 
 
@@ -18,4 +18,5 @@ def describe(hparams: HParams) -> Description:
         shapes=shapes(parameter_table(plan)),
         facts={"classes": plan.num_classes, "features": plan.width},
         layers={"convolutions": rows},
+        rows={**picture_rows(data), **label_rows(plan.num_classes)},
     )

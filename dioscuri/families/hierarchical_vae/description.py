@@ -4,7 +4,7 @@ from dioscuri.families.hierarchical_vae.initialisation import parameter_table
 from dioscuri.families.hierarchical_vae.options import HParams
 from dioscuri.families.hierarchical_vae.plan import make_plan
 from dioscuri.families.latent_models.description import latent_facts, latent_levels
-from dioscuri.plans.description import Description, Row, counted, extent
+from dioscuri.plans.description import Description, Row, counted, extent, label_rows, picture_rows
 
 
 def describe(hparams: HParams) -> Description:
@@ -15,4 +15,8 @@ def describe(hparams: HParams) -> Description:
         shapes={name: parameter.shape for name, parameter in parameter_table(plan).items()},
         facts=latent_facts(plan),
         layers={"bottom-up": counted(up, "blocks"), "top-down": latent_levels(plan)},
+        rows={
+            **picture_rows(hparams.data, plan.extent),
+            **label_rows(getattr(hparams.model, "num_classes", 0)),
+        },
     )

@@ -2,7 +2,8 @@
 
 from dioscuri.families.maskgit import transformers
 from dioscuri.families.maskgit.options import HParams
-from dioscuri.plans.description import Description, Row
+from dioscuri.families.maskgit.plan import TransformerPlan
+from dioscuri.plans.description import Description, Row, RowShapes, token_rows
 from dioscuri.plans.parameters import shapes
 
 
@@ -20,6 +21,25 @@ def describe(hparams: HParams) -> Description:
     }
     return Description(
         shapes=shapes(transformers.parameter_table(plan)),
-        facts={"tokens": plan.n_tokens, "codes": plan.codebook_size, "classes": model.num_classes},
+        facts={
+            "tokens": plan.n_tokens,
+            "codes": plan.codebook_size,
+            "classes": model.num_classes,
+            "sampling_steps": hparams.synthesis.steps,
+        },
         layers={"transformer": [row]},
+        rows={**token_rows(hparams.data, plan.n_tokens, model.num_classes), **_conditions(hparams, plan)},
     )
+
+
+def _conditions(hparams: HParams, plan: TransformerPlan) -> RowShapes:
+    """What the model is told besides a label."""
+    model, length = hparams.model, hparams.data.text_length
+    rows: RowShapes = {
+        "text": ((length, model.encoder_hidden_size), "float32"),
+        "text_mask": ((length,), "bool"),
+        "pooled": ((model.cond_embed_dim,), "float32"),
+        "micro": ((5,), "float32"),
+    }
+    names = [name for name in plan.conditions if name in rows and (length or name != "text")]
+    return {name: rows[name] for name in (*names, *(["text_mask"] if "text" in names else []))}

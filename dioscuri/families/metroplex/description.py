@@ -5,7 +5,7 @@ from dioscuri.families.metroplex.blocks import UpBlock
 from dioscuri.families.metroplex.options import HParams
 from dioscuri.families.metroplex.plan import make_plan
 from dioscuri.families.metroplex.tables import parameter_table
-from dioscuri.plans.description import Description, Row, counted, extent
+from dioscuri.plans.description import Description, Row, counted, extent, label_rows, picture_rows
 from dioscuri.plans.parameters import shapes
 
 
@@ -22,4 +22,8 @@ def describe(hparams: HParams) -> Description:
         shapes=shapes(parameter_table(hparams, plan)),
         facts=latent_facts(plan),
         layers={"bottom-up": counted(up, "blocks"), "top-down": latent_levels(plan)},
+        rows={
+            **picture_rows(hparams.data, plan.extent),
+            **label_rows(getattr(hparams.model, "num_classes", 0)),
+        },
     )

@@ -2,7 +2,7 @@
 
 from dioscuri.families.sundae.options import HParams
 from dioscuri.families.sundae.plan import Level, Stack, parameter_table, plan_of
-from dioscuri.plans.description import Description, Row, extent
+from dioscuri.plans.description import Description, Row, extent, token_rows
 from dioscuri.plans.parameters import shapes
 
 
@@ -20,8 +20,14 @@ def describe(hparams: HParams) -> Description:
     ]
     return Description(
         shapes=shapes(parameter_table(plan)),
-        facts={"tokens": plan.n_tokens, "codes": plan.codebook_size, "classes": plan.options.num_classes},
+        facts={
+            "tokens": plan.n_tokens,
+            "codes": plan.codebook_size,
+            "classes": plan.options.num_classes,
+            "sampling_steps": hparams.synthesis.steps,
+        },
         layers={"hourglass" if isinstance(plan.body, Level) else "transformer": rows},
+        rows=token_rows(hparams.data, plan.n_tokens, plan.options.num_classes),
     )
 
 

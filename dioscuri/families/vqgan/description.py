@@ -7,7 +7,7 @@ from dioscuri.families.vqgan.plan import Level, TokenizerPlan, plan_of
 from dioscuri.families.vqgan.residual_tokenizers import ResidualBlock
 from dioscuri.families.vqgan.spectral import SpectralBlock
 from dioscuri.families.vqgan.training import parameter_table
-from dioscuri.plans.description import Description, Row, counted
+from dioscuri.plans.description import Description, Row, counted, picture_rows
 from dioscuri.plans.parameters import shapes
 
 
@@ -18,6 +18,7 @@ def describe(hparams: HParams) -> Description:
         shapes=shapes(parameter_table(hparams)),
         facts={"tokens": plan.grid**2, "codes": plan.codebook_size, "code_length": plan.embedding_dim},
         layers={"encoder": _encoder(plan), "decoder": _decoder(plan)},
+        rows=picture_rows(hparams.data),
     )
 
 

@@ -1,0 +1,220 @@
+"""What a configuration builds and what training it takes, told before anything is allocated."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from dioscuri.checkpoint import pretrained, store
+from dioscuri.checkpoint.directory import RunDirectory
+from dioscuri.contract import family_of
+from dioscuri.data.descriptors import describe as describe_source
+from dioscuri.errors import UserError
+from dioscuri.face.model import Model
+from dioscuri.face.options import check_types, settings_of
+from dioscuri.hparams import load
+from dioscuri.inputs import read_count
+from dioscuri.places import configuration, here
+from dioscuri.plans.description import Description, picture_rows
+from dioscuri.plans.footprint import Footprint, largest_batch, read_memory, resident_bytes
+from dioscuri.registry import family_part, has_part
+from dioscuri.run.sizes import GROUPS
+from dioscuri.twins import twin_module
+
+SOURCE = "describe"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """What is asked of a training step; None stands for what the options say.
+
+    `batch` is the global batch, `memory` bytes of one device.
+    """
+
+    twin: str
+    batch: int | None = None
+    devices: int | None = None
+    memory: int | None = None
+
+
+def question(twin: str, batch: Any, devices: Any, memory: str | None) -> Question:
+    """A checked question; a `UserError` names what is no count or no amount of memory."""
+    counts = {
+        name: None if count is None else read_count(count, name)
+        for name, count in (("batch", batch), ("devices", devices))
+    }
+    return Question(twin=twin, memory=None if memory is None else read_memory(memory, "memory"), **counts)
+
+
+def describe(where: Any, question: Question, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """See `dioscuri.torch.describe`."""
+    checkpoints: dict[str, Any] = {}
+    if isinstance(where, Model):
+        if overrides:
+            raise UserError(f"{SOURCE}: a model has its options: leave out {', '.join(overrides)}")
+        hparams = where.hparams
+    else:
+        hparams, checkpoints = options_of(Path(where), ())
+        sections = get_type_hints(type(hparams))
+        given = settings_of(sections, overrides, SOURCE)
+        check_types(sections, given)
+        words = [f"{item.section}.{item.option}={item.text}" for item in given]
+        hparams, checkpoints = options_of(Path(where), words) if words else (hparams, checkpoints)
+    return plan_facts(hparams, described(hparams)) | step_facts(hparams, question) | checkpoints
+
+
+def options_of(path: Path, overrides: Sequence[str]) -> tuple[Any, dict[str, Any]]:
+    """Options of a configuration or of a folder, and the checkpoints of a run."""
+    if not path.is_dir():
+        return load(configuration(path)[0], overrides, twin=here().home("torch")), {}
+    if pretrained.is_folder(path):
+        return pretrained.read_hparams(path, overrides), {}
+    copies = sorted(path.glob("hparams-*.cfg"))
+    if len(copies) != 1:
+        raise UserError(
+            f"{path} is neither a run's folder, with one hparams-<name>.cfg, nor a model's folder, with a "
+            f"{pretrained.CONFIG} of this project"
+        )
+    steps = list(store.steps(RunDirectory(path).checkpoints))
+    return load(copies[0], overrides, twin=path.absolute().parent), {"checkpoints": steps}
+
+
+def described(hparams: Any) -> Description:
+    """The family's description or, if it has none, its parameter shapes and rows of pictures."""
+    family = hparams.run.family
+    if not has_part(family, "description"):
+        shapes = family_of(hparams).network_shapes(hparams)
+        return Description(shapes=shapes, facts={}, layers={}, rows=picture_rows(hparams.data))
+    description: Description = family_part(family, "description").describe(hparams)
+    return description
+
+
+def plan_facts(hparams: Any, description: Description) -> dict[str, Any]:
+    """Parameters, layers, latents or tokens, bytes of what a run keeps, and the data."""
+    data, source = hparams.data, describe_source(hparams.data.dataset_source)
+    n_bytes = description.parameters * (8 if hparams.train.precision == "float64" else 4)
+    vectors = dict(zip(GROUPS, (1, 1, 2), strict=True))  # the optimiser has two moments
+    splits = ("train", "val", "synthesis")
+    paths = {split: getattr(data, f"{split}_data_path") for split in splits}
+    return {
+        "family": hparams.run.family,
+        "name": hparams.run.name,
+        "parameters": description.parameters,
+        "parts": description.parts,
+        **dict(description.facts),
+        **{f"{name}_bytes": n * n_bytes for name, n in vectors.items()},
+        "layers": {title: [dict(row) for row in rows] for title, rows in description.layers.items()},
+        "data": {
+            "dataset_source": data.dataset_source,
+            "kind": "tokens" if source.tokens else {1: "sounds", 2: "pictures", 3: "clips"}[source.rank],
+            "target_res": data.target_res,
+            "channels": data.channels,
+            "num_bits": data.num_bits,
+            **{f"{split}_data_path": path for split, path in paths.items() if path},
+        },
+    }
+
+
+def step_facts(hparams: Any, question: Question) -> dict[str, Any]:
+    """A training step: bytes on a device, operations, and what fits into the memory asked about.
+
+    Raises a `UserError` for a batch that the devices cannot share.
+    """
+    train, source = hparams.train, Step(hparams, question)
+    batch = source.check_batch(question.batch or train.batch_size)
+    taken = source.footprint(batch)
+    facts = {
+        "twin": question.twin,
+        "precision": train.precision,
+        "checkpoint_activations": train.checkpoint_activations,
+        "accumulation_steps": train.accumulation_steps,
+        "batch": batch,
+        "devices": source.devices,
+        "flops": taken.flops * source.devices,
+        "state_bytes": taken.state,
+        "activation_bytes_of_an_example": taken.activations * train.accumulation_steps // taken.rows,
+        "start_bytes": taken.start,
+        "step_bytes": taken.step,
+        "process_bytes": source.process + taken.surplus,
+        "device_bytes": taken.peak + source.process,
+        "notes": source.notes,
+    }
+    if question.memory is None:
+        return {"step": facts}
+    return {"step": facts, "fit": _fit(hparams, question, facts["device_bytes"])}
+
+
+class Step:
+    """The training step of a run on one of its devices, as a twin sees it."""
+
+    def __init__(self, hparams: Any, question: Question) -> None:
+        self.devices: int = question.devices or max(1, hparams.run.num_gpus)
+        self.parts: int = hparams.train.accumulation_steps
+        self.hparams, self.notes = _of_one_device(hparams)
+        self.process = 0 if hparams.run.num_gpus else _program_bytes(question.twin)
+        module = twin_module(question.twin, "footprint")
+        self.every_batch: bool = module.EVERY_BATCH
+        self._follow = module.follow_step(
+            self.hparams, described(self.hparams).rows, self.devices, accelerator=hparams.run.num_gpus > 0
+        )
+
+    def check_batch(self, batch: int) -> int:
+        """The batch, if the devices can share it."""
+        if batch % (self.devices * self.parts):
+            raise UserError(
+                f"batch {batch} must be a multiple of devices x accumulation_steps, "
+                f"{self.devices} x {self.parts}"
+            )
+        return batch
+
+    def footprint(self, batch: int) -> Footprint:
+        """What a step on a global batch takes on one device."""
+        taken: Footprint = self._follow(batch // self.devices)
+        return taken
+
+    def largest_batch(self, memory: int) -> int:
+        """The largest global batch with which a device needs no more memory."""
+        unit = self.devices * self.parts
+
+        def peak(n: int) -> int:
+            return self.footprint(n * unit).peak + self.process
+
+        if self.every_batch:
+            return unit * largest_batch(peak, memory)
+        low, high = peak(2), peak(8)  # a compilation takes too long to try more
+        return unit * largest_batch(lambda n: low + (high - low) * (n - 2) // 6, memory)
+
+
+@cache
+def _program_bytes(twin: str) -> int:
+    """What a process of the twin takes on a CPU beside its tensors: what this one takes at first."""
+    twin_module(twin, "footprint")
+    return resident_bytes()
+
+
+def _fit(hparams: Any, question: Question, asked: int) -> dict[str, Any]:
+    """Whether the asked batch fits, and the largest ones that do, with and without what saves memory."""
+    memory = question.memory or 0
+    single = hparams.train.precision == "float64"
+    rows = []
+    for precision in ("float64",) if single else ("float32", "bfloat16"):
+        for checkpointed in (False, True):
+            train = replace(hparams.train, precision=precision, checkpoint_activations=checkpointed)
+            batch = Step(replace(hparams, train=train), question).largest_batch(memory)
+            rows.append({"precision": precision, "checkpoint_activations": checkpointed, "batch": batch})
+    return {"memory_bytes": memory, "fits": asked <= memory, "largest_batch": rows}
+
+
+def _of_one_device(hparams: Any) -> tuple[Any, list[str]]:
+    """Options of a run on one CPU without compilation, whose tokenizer is left out if it is not there."""
+    notes = []
+    run = replace(hparams.run, num_gpus=0)
+    data, train = hparams.data, replace(hparams.train, compile=False)
+    tokenizer = getattr(data, "tokenizer_path", "")
+    if tokenizer and not Path(tokenizer).is_dir():
+        notes.append(f"without the tokenizer {Path(tokenizer).name}, which is not there: a step on tokens")
+        data = replace(data, tokenizer_path="")
+    if getattr(data, "null_text_path", "") and not Path(data.null_text_path).is_file():
+        data = replace(data, null_text_path="")
+    return replace(hparams, run=run, data=data, train=train), notes

@@ -1,0 +1,142 @@
+"""What `describe` tells of a training step is what the step takes, in both twins and for all families."""
+
+import json
+from dataclasses import replace
+from importlib import import_module
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from dioscuri.cli.describe import main
+from dioscuri.contract import family_run
+from dioscuri.errors import UserError
+from dioscuri.library.describe import Question, Step, described
+from dioscuri.registry import family_names
+from tests.support import engines, tiny_classifier, tiny_maskgit, tiny_sundae, tiny_vqgan
+from tests.support.networks import tiny_metroplex
+
+TINY = {
+    "hierarchical_vae": engines.tiny,
+    "metroplex": tiny_metroplex,
+    "vqgan": tiny_vqgan.tiny,
+    "maskgit": tiny_maskgit.tiny,
+    "sundae": tiny_sundae.tiny,
+    "classifier": tiny_classifier.tiny,
+}
+
+
+def footprint(twin, hparams, batch=4, **options):
+    return Step(hparams, Question(twin=twin)).footprint(batch)
+
+
+def test_every_family_is_measured():
+    assert sorted(TINY) == family_names()
+
+
+@pytest.mark.parametrize("family", TINY)
+def test_both_twins_count_the_same_operations(family):
+    from jax_impl import footprint as planning
+
+    hparams = TINY[family]()
+    engine, last = planning._PlannedEngine(hparams), hparams.train.total_train_steps
+    scalars = family_run(SimpleNamespace(hparams=hparams, engine=engine)).scalars(last)
+    traced = engine.trace(described(hparams).rows, 4, last, scalars)
+    # PyTorch counts the scores of attention twice in the backward pass, as its kernels compute them.
+    assert planning._flops(traced.jaxpr.jaxpr) == pytest.approx(footprint("torch", hparams).flops, rel=0.04)
+
+
+@pytest.mark.parametrize("family", ["classifier", "maskgit"])
+def test_both_twins_hold_the_same_state(family):
+    hparams = TINY[family]()
+    torch, jax = (footprint(twin, hparams) for twin in ("torch", "jax"))
+    vector = 4 * described(hparams).parameters
+    assert jax.state == pytest.approx(4 * vector, rel=0.02)
+    assert torch.state == pytest.approx(5 * vector, rel=0.02)  # it keeps the gradient, too
+    assert torch.step > torch.state + torch.activations
+    assert jax.step > jax.state
+
+
+@pytest.mark.parametrize("family", TINY)
+def test_planned_memory_is_that_of_real_tensors(family):
+    from torch_impl import footprint as planning
+    from torch_impl.engine import Engine
+
+    hparams = Step(TINY[family](), Question(twin="torch")).hparams
+    last = hparams.train.total_train_steps
+    rows = {name: np.zeros((5, *shape), dtype) for name, (shape, dtype) in described(hparams).rows.items()}
+    with planning.Memory(1) as memory:  # every byte belongs to the one row
+        engine = Engine(hparams)
+        scalars = family_run(SimpleNamespace(hparams=hparams, engine=engine)).scalars(last)
+        memory.lines = []
+        engine.train_step(rows, last, scalars)
+    assert footprint("torch", hparams, 5).step == pytest.approx(memory.peak(1), rel=0.02)
+
+
+@pytest.mark.parametrize("family", [family for family in TINY if family != "classifier"])
+def test_recomputation_and_bfloat16_save_activations(family):
+    hparams = TINY[family]()
+
+    def activations(**options):
+        changed = replace(hparams, train=replace(hparams.train, **options))
+        return footprint("torch", changed, 64).activations
+
+    plain = activations(checkpoint_activations=False, precision="float32")
+    assert activations(checkpoint_activations=True, precision="float32") < plain
+    assert activations(checkpoint_activations=False, precision="bfloat16") < plain
+
+
+def test_devices_share_the_batch_and_nothing_else():
+    hparams = tiny_vqgan.tiny()
+    one, two = (Step(hparams, Question(twin="torch", devices=n)).footprint(8 * n) for n in (1, 2))
+    assert (two.state, two.activations) == (one.state, one.activations)
+    assert two.step == one.step + 4 * described(hparams).parameters  # the buckets of the gradients
+
+
+@pytest.mark.parametrize("twin", ["torch", "jax"])
+def test_python_tells_what_the_command_prints_and_changes_no_setting(twin, capsys):
+    dio = import_module(f"dioscuri.{twin}")
+    before = settings()
+    facts = dio.describe("egs/classifier/digits.cfg", batch=4, widths=[4, 6])
+    assert settings() == before
+    main(["egs/classifier/digits.cfg", "model.widths=[4,6]", "--batch=4", "--twin", twin, "--json"])
+    printed = json.loads(capsys.readouterr().out)
+    for told in (facts, printed):  # the process grows meanwhile
+        del told["step"]["process_bytes"], told["step"]["device_bytes"]
+    assert printed == facts
+    assert facts["step"]["flops"] > 0
+    for wrong, message in (({"batch": 0}, "batch must be"), ({"memory": "24"}, "not an amount of memory")):
+        with pytest.raises(UserError, match=message):
+            dio.describe("egs/classifier/digits.cfg", **wrong)
+
+
+def test_a_model_is_described_and_the_largest_batches_fit(capsys):
+    from dioscuri import torch as dio
+
+    model = dio.new("egs/classifier/digits.cfg")
+    facts = dio.describe(model, batch=4, memory="8GB")
+    assert (facts["step"]["batch"], facts["fit"]["fits"]) == (4, True)
+    for row in facts["fit"]["largest_batch"]:
+        changed = {name: row[name] for name in ("precision", "checkpoint_activations")}
+        hparams = replace(model.hparams, train=replace(model.hparams.train, **changed))
+        step = Step(hparams, Question(twin="torch"))
+        assert step.footprint(row["batch"]).peak + step.process <= 8 * 10**9
+        assert step.footprint(row["batch"] * 103 // 100 + 1).peak + step.process > 8 * 10**9
+    main(["egs/classifier/digits.cfg", "--memory", "1kB"])
+    assert "does not fit into 1.0 kB a device" in capsys.readouterr().out
+
+
+def settings():
+    """Global settings of both frameworks that an engine may change."""
+    import jax
+    import torch
+
+    return (
+        torch.backends.cuda.matmul.fp32_precision,
+        torch.backends.cudnn.allow_tf32,
+        torch.backends.cudnn.benchmark,
+        torch.get_default_device(),
+        jax.config.jax_default_matmul_precision,
+        jax.config.jax_enable_x64,
+        jax.config.jax_compilation_cache_dir,
+    )
