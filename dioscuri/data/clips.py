@@ -40,7 +40,7 @@ def open_frames(options: Options, split: Split) -> PictureSet:
     frames = {path: folder_files(path, image_files.SUFFIXES) for path in recordings}
     refused = list(pool.map(lambda path: _refusal(frames[path], data.frames), recordings))
     reasons = {path: reason for path, reason in zip(recordings, refused, strict=True) if reason}
-    good, notes = usable(recordings, reasons, folder, options, split, "recording")
+    good, notes = usable(recordings, reasons, folder, options, f"[data] {option}", "recording")
     files = [frame for path in good for frame in frames[path]]
     reader = Reader(
         [str(file) for file in files],

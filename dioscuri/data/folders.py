@@ -12,6 +12,7 @@ readable one replaces it.
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -20,7 +21,7 @@ import numpy as np
 from dioscuri.data import image_files
 from dioscuri.data.crops import decode_cropped
 from dioscuri.data.descriptors import describe
-from dioscuri.data.listing import Files, folder_files, subfolders
+from dioscuri.data.listing import Files, find_files, folder_files, subfolders
 from dioscuri.data.options import PATH_OPTIONS, Options, Split, data_path, matching_files, picture_shape
 from dioscuri.data.picture_set import PictureSet
 from dioscuri.data.reader import Reader
@@ -40,7 +41,8 @@ def open_folder(options: Options, split: Split) -> PictureSet:
         raise UserError(f"[data] {PATH_OPTIONS[split]} '{folder}' is not a folder of pictures")
     files = matching_files(options.data, split, image_files.SUFFIXES, noun="pictures", class_folders=True)
     decode = partial(image_files.decode, fast=options.data.fast_jpeg)
-    return _open(options, split, folder, files, decode, _others(folder, files))
+    opened = _open(options, f"[data] {PATH_OPTIONS[split]}", folder, files, decode, _others(folder, files))
+    return replace(opened, name=f"{folder.name} ({split})")
 
 
 def open_glob(options: Options, split: Split) -> PictureSet:
@@ -53,7 +55,29 @@ def open_glob(options: Options, split: Split) -> PictureSet:
     files = matching_files(options.data, split, image_files.SUFFIXES, noun="pictures", class_folders=True)
     decode = partial(decode_cropped, legacy=options.data.legacy_crop)
     folder = Path(os.path.commonpath([path.parent for path in files]))
-    return _open(options, split, folder, files, decode, [])
+    opened = _open(options, f"[data] {PATH_OPTIONS[split]}", folder, files, decode, [])
+    return replace(opened, name=f"{folder.name} ({split})")
+
+
+def open_pictures(options: Options, text: str, option: str) -> PictureSet:
+    """Open image files of a run's user: a picture, a folder or a pattern, which `option` names.
+
+    They are brought to the run's size as its source does. A `UserError` says why they cannot be used.
+    """
+    data, source = options.data, describe(options.data.dataset_source)
+    if source.rank != 2 or source.tokens:
+        raise UserError(
+            f"{option} is for models of pictures, but '{data.dataset_source}' has none: leave it out"
+        )
+    _check_channels(options)
+    files = find_files(text, image_files.SUFFIXES, option, noun="pictures", class_folders=True)
+    folder = Path(os.path.commonpath([path.parent for path in files]))
+    decode = partial(image_files.decode, fast=data.fast_jpeg)
+    if data.dataset_source == "glob":
+        decode = partial(decode_cropped, legacy=data.legacy_crop)
+    others = _others(folder, files) if Path(text).is_dir() else []
+    opened = _open(options, option, folder, files, decode, others)
+    return replace(opened, binarise_on_read=source.likelihood == "bernoulli")
 
 
 def _check_channels(options: Options) -> None:
@@ -65,14 +89,14 @@ def _check_channels(options: Options) -> None:
 
 
 def _open(
-    options: Options, split: Split, folder: Path, files: Files, decode: Decode, notes: list[str]
+    options: Options, option: str, folder: Path, files: Files, decode: Decode, notes: list[str]
 ) -> PictureSet:
     """The pictures in a folder; unusable ones raise a `UserError` or are left out."""
     data, paths = options.data, files.paths
     H, _, C = picture_shape(data, describe(data.dataset_source))
     pool = ThreadPoolExecutor(min(options.run.num_cpus, os.cpu_count() or 1), thread_name_prefix="decode")
     reasons = {path: reason for path, reason in zip(paths, pool.map(refusal, paths), strict=True) if reason}
-    good, left_out = usable(paths, reasons, folder, options, split, "picture")
+    good, left_out = usable(paths, reasons, folder, options, option, "picture")
     reader = Reader(
         [str(path) for path in good],
         lambda index: decode(good[index], H, C),
@@ -82,7 +106,7 @@ def _open(
     )
     labels = _labels(files, good)
     return PictureSet(
-        name=f"{folder.name} ({split})",
+        name=folder.name,
         keys=tuple(str(path.relative_to(folder)) for path in good),
         read=reader,
         labels=labels,
@@ -106,26 +130,26 @@ def usable(
     reasons: Mapping[Path, str],
     folder: Path,
     options: Options,
-    split: Split,
+    option: str,
     noun: str,
 ) -> tuple[list[Path], tuple[str, ...]]:
-    """The paths of a split's folder without the refused ones (`reasons`), and notes about those left out.
+    """The paths of an option's folder without the refused ones (`reasons`), and notes about those left out.
 
     A `UserError` names the refused ones; with `data.skip_corrupt`, only if no others remain.
     """
-    data, option = options.data, PATH_OPTIONS[split]
+    data = options.data
     notes: tuple[str, ...] = ()
     if reasons:
         named = _count([f"{path.relative_to(folder)}: {reason}" for path, reason in reasons.items()], noun)
         if not data.skip_corrupt:
             raise UserError(
-                f"[data] {option} '{folder}': cannot use {named} out of {len(paths)}; repair or remove them, "
+                f"{option} '{folder}': cannot use {named} out of {len(paths)}; repair or remove them, "
                 "or set data.skip_corrupt=True"
             )
         notes = (f"{folder}: left out {named} out of {len(paths)}",)
     good = [path for path in paths if path not in reasons]
     if not good:
-        raise UserError(f"[data] {option} '{folder}': none of its {len(paths)} {noun}s can be used")
+        raise UserError(f"{option} '{folder}': none of its {len(paths)} {noun}s can be used")
     return good, notes
 
 

@@ -47,7 +47,7 @@ def open_sounds(options: Options, split: Split) -> PictureSet:
             lengths[path] = checked_length(path, data)
         except Refused as refused:
             reasons[path] = str(refused)
-    _, notes = usable(paths, reasons, folder, options, split, "wav file")
+    _, notes = usable(paths, reasons, folder, options, f"[data] {option}", "wav file")
     return window_set(f"{folder.name} ({split})", lengths, data, notes)
 
 

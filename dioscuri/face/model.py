@@ -22,8 +22,8 @@ from dioscuri.inputs import check_names, read_count
 from dioscuri.registry import family_part
 
 METHODS = (
-    *("encode", "decode", "generate", "inpaint", "reconstruct", "bound", "interpolate", "classify"),
-    *("compress", "decompress"),
+    *("encode", "decode", "generate", "inpaint", "reconstruct", "bound", "score", "interpolate"),
+    *("traverse", "mix", "classify", "compress", "decompress"),
 )
 """Methods of models; each family has some of them."""
 
@@ -90,13 +90,44 @@ class Model(Trainable):
         """Pictures encoded and decoded, uint8 (N, H, W, C)."""
         raise self._cannot("reconstruct")
 
-    def bound(self, pictures: Any, *, samples: int = 1, seed: int = 0, batch_size: int = BATCH_SIZE) -> Any:
+    def bound(
+        self,
+        pictures: Any,
+        *,
+        samples: int = 1,
+        prior_levels: Any = (),
+        seed: int = 0,
+        batch_size: int = BATCH_SIZE,
+    ) -> Any:
         """The evidence lower bound of pictures, in nats per picture."""
         raise self._cannot("bound")
+
+    def score(
+        self,
+        pictures: Any,
+        *,
+        samples: int = 16,
+        prior_levels: Any = (),
+        seed: int = 0,
+        noise: Any = None,
+        batch_size: int = BATCH_SIZE,
+    ) -> Any:
+        """Likelihood scores of each picture, with an importance-weighted bound of many samples."""
+        raise self._cannot("score")
 
     def interpolate(self, a: Any, b: Any, n: int = 8, *, seed: int = 0, **options: Any) -> Array:
         """Pictures between a and b in latent space, both ends included."""
         raise self._cannot("interpolate")
+
+    def traverse(
+        self, pictures: Any, variates: Any = None, n: int = 7, *, seed: int = 0, **options: Any
+    ) -> Array:
+        """Pictures with single latents changed, one after the other."""
+        raise self._cannot("traverse")
+
+    def mix(self, a: Any, b: Any, cuts: Any = None, *, seed: int = 0, **options: Any) -> Array:
+        """Pictures with the coarse latents of a and the fine ones of b."""
+        raise self._cannot("mix")
 
     def classify(self, pictures: Any, *, batch_size: int = BATCH_SIZE) -> Array:
         """The most likely class of each picture, int32 (N,)."""

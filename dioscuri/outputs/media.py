@@ -10,7 +10,7 @@ from dioscuri.data.samples import to_samples
 from dioscuri.data.sounds import BYTES
 from dioscuri.files import replacing
 from dioscuri.hparams.sections import Data
-from dioscuri.outputs.pictures import save_picture
+from dioscuri.outputs.pictures import enlarge, save_picture
 
 Array = np.ndarray
 
@@ -24,6 +24,14 @@ def save_example(folder: Path, stem: str, example: Array, data: Data) -> Path:
     if example.ndim == 4:
         return _save_clip(folder / f"{stem}.gif", example)
     return save_picture(folder, stem, example)
+
+
+def save_film(path: Path, frames: Array) -> None:
+    """Write frames (T, H, W, C) as a GIF that plays forth and back, enlarged so that it can be seen. Sounds,
+    clips, and frames of other than 1 or 3 channels make none."""
+    if frames.ndim == 4 and frames.shape[-1] in (1, 3):
+        there_and_back = [*frames, *frames[-2:0:-1]]
+        _save_clip(path, np.stack([enlarge(frame) for frame in there_and_back]))
 
 
 def _save_sound(path: Path, sound: Array, data: Data) -> Path:

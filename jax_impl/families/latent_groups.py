@@ -36,7 +36,12 @@ class LatentGroupMethods(FamilyMethods):
         self.metric_sizes = {"loss": 0, "reconstruction": 0, "kl": len(plan.groups)}
 
     def noise_specs(
-        self, method: str, batch: int, output: str = "mean", masked: bool = False
+        self,
+        method: str,
+        batch: int,
+        output: str = "mean",
+        masked: bool = False,
+        with_prior: bool = False,
     ) -> tuple[NoiseSpec, ...]:
         """Noise of a method for a batch of this size."""
         prior = masked or method in ("reconstruct", "encode", "generate", "decode")
@@ -124,15 +129,26 @@ class LatentGroupMethods(FamilyMethods):
         return {"image": read_output(layer, noise, self.plan, self.hparams, output, output_temperature)}
 
     def encode(
-        self, model: Any, batch: Arrays, noise: Arrays, frozen: Arrays, masks: Masks = None
+        self,
+        model: Any,
+        batch: Arrays,
+        noise: Arrays,
+        frozen: Arrays,
+        masks: Masks = None,
+        with_prior: bool = False,
     ) -> dict[str, Array]:
-        """`mean.<l>`, `std.<l>` of the posterior and `z.<l>`."""
+        """`mean.<l>`, `std.<l>` of the posterior and `z.<l>`; `with_prior` also `prior_mean.<l>` and
+        `prior_std.<l>`, given the coarser latents."""
         aux = self._bound(model, batch, noise, masks)[2]
         arrays: dict[str, Array] = {}
         for group in range(len(self.plan.groups)):
             arrays[f"mean.{group}"] = aux[f"posterior_mean.{group}"]
             arrays[f"std.{group}"] = standard_deviation(aux[f"posterior_scale.{group}"], self.hparams.model)
             arrays[f"z.{group}"] = aux[f"z.{group}"]
+            if with_prior:
+                scale = aux[f"prior_scale.{group}"]
+                arrays[f"prior_mean.{group}"] = aux[f"prior_mean.{group}"]
+                arrays[f"prior_std.{group}"] = standard_deviation(scale, self.hparams.model)
         return arrays
 
     def decode(

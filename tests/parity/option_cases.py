@@ -57,6 +57,8 @@ HOST_ONLY = {
     "synthesis.synthesis_mode": "which methods of the engine are called",
     "synthesis.save_target_in_reconstruction": "which pictures are written",
     "synthesis.split": "which pictures are read",
+    "synthesis.interpolation": "which latents the host gives an engine",
+    "synthesis.rest": "which masks the host gives an engine",
 }
 
 # Compilation takes minutes, so there is a single case for it, with two latent groups, which only trains.

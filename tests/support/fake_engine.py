@@ -84,13 +84,13 @@ class FakeEngine:
             "image": np.full((n, *self.plan.image_shape), int(100 * temperatures[0]) + step % 50, np.uint8)
         }
 
-    def encode(self, batch, *, ema, step, masks=None):
+    def encode(self, batch, *, ema, step, masks=None, with_prior=False):
         B = len(batch["image"])
         level = self._picture(batch["image"]).mean((1, 2, 3))
         found = {}
         for group in range(self.L):
             shape = self.plan.latent_shape(group, B)
-            for kind in ("mean", "std", "z"):
+            for kind in ("mean", "std", "z", *(("prior_mean", "prior_std") if with_prior else ())):
                 found[f"{kind}.{group}"] = np.broadcast_to(level[:, None, None, None], shape).astype(
                     np.float32
                 )

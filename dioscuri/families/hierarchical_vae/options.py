@@ -120,12 +120,26 @@ class Init:
     )
 
 
+_PAIRED = ("interpolation", "mixing")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Synthesis:
     """`[synthesis]`: what `synthesize.py` does."""
 
     synthesis_mode: str = option(
-        choices=("reconstruction", "generation", "div_stats", "encoding", "decoding", "partial"),
+        choices=(
+            "reconstruction",
+            "generation",
+            "div_stats",
+            "encoding",
+            "decoding",
+            "partial",
+            "interpolation",
+            "traversal",
+            "mixing",
+            "scores",
+        ),
         doc="what to do",
     )
     load_ema_weights: bool = option(doc="use the averaged weights")
@@ -148,19 +162,83 @@ class Synthesis:
     batch_size: int = option(low=1, high=2**20, doc="global batch size")
     output: str = option("sample", choices=("sample", "mean"), doc="how the output layer is read")
     importance_samples: int = option(
-        0, low=0, high=10**9, doc="reconstruction: samples of the importance-weighted bound; 0: off"
+        0, low=0, high=10**9, doc="reconstruction, scores: samples of the importance-weighted bound; 0: off"
     )
-    n_samples: int = option(0, low=0, high=10**9, doc="reconstruction, encoding: pictures to use; 0: all")
+    n_samples: int = option(
+        0,
+        low=0,
+        high=10**9,
+        doc="pictures that a mode reads; 0: all, but a few of a split in interpolation, traversal and mixing",
+    )
     split: str = option(
         "",
         choices=("", "train", "validation", "test"),
         doc="reconstruction, encoding: split to read; empty: test for reconstruction, train for encoding",
     )
     encodings_path: str = option("", path=True, doc="decoding: encodings to read; empty: the run's")
+    pictures_path: str = option(
+        "",
+        path=True,
+        needs=("synthesis_mode", ("interpolation", "traversal", "mixing", "scores")),
+        doc="a picture, folder or pattern to read in place of a split",
+    )
+    second_pictures_path: str = option(
+        "",
+        path=True,
+        needs=("synthesis_mode", _PAIRED),
+        doc="the second pictures of the pairs; empty: every two pictures that follow each other are a pair",
+    )
+    interpolation: str = option(
+        "linear",
+        choices=("linear", "spherical"),
+        needs=("synthesis_mode", ("interpolation",)),
+        doc="path between the latents of two pictures",
+    )
+    levels: tuple[int, ...] = option(
+        (),
+        low=0,
+        needs=("synthesis_mode", ("interpolation",)),
+        doc="levels that move, such as range(2), counted from the coarsest, 0; empty: all",
+    )
+    rest: str = option(
+        "held",
+        choices=("held", "prior"),
+        needs=("synthesis_mode", ("interpolation", "traversal")),
+        doc="latents that do not move: the first picture's, or from the prior at the first of "
+        "temperature_settings",
+    )
+    n_frames: int = option(
+        8,
+        low=2,
+        high=1000,
+        needs=("synthesis_mode", ("interpolation", "traversal")),
+        doc="pictures from one end to the other, both included",
+    )
+    variates: tuple[tuple[int, ...], ...] = option(
+        (),
+        low=0,
+        needs=("synthesis_mode", ("traversal",)),
+        doc="pairs [group, variate], or [group] for all of a group's; empty: those that div_stats ranks "
+        "highest",
+    )
+    n_variates: int = option(
+        8, low=1, high=1000, needs=("synthesis_mode", ("traversal",)), doc="variates that div_stats chooses"
+    )
+    spread: float = option(
+        3.0,
+        low=1e-6,
+        high=1000,
+        needs=("synthesis_mode", ("traversal",)),
+        doc="standard deviations of the prior to each side of its mean",
+    )
 
     def __post_init__(self) -> None:
         if not self.temperature_settings:
             raise UserError("[synthesis] temperature_settings is empty: give at least one, such as [1.]")
+        if self.pictures_path and self.split:
+            raise UserError("[synthesis] split and pictures_path both name pictures: keep one")
+        if self.second_pictures_path and not self.pictures_path:
+            raise UserError("[synthesis] second_pictures_path needs pictures_path, the first pictures")
 
 
 @dataclass(frozen=True, kw_only=True)

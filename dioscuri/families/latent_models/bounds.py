@@ -137,9 +137,52 @@ def group_name(group: int) -> str:
     return f"top_down.blocks.{group}"
 
 
+def importance_log_weights(
+    engine: Engine,
+    image: Batch,
+    n_samples: int,
+    *,
+    ema: bool,
+    index: int,
+    masks: Sequence[Array] | None = None,
+) -> list[Array]:
+    """log p(x, z) - log q(z | x) of every picture (B,) of batch number `index`, an array a draw of z; with
+    `masks`, variates that come from the prior count nothing."""
+    log_weights = []
+    for draw in range(n_samples):
+        terms = engine.run(
+            "evaluate",
+            image,
+            ema=ema,
+            step=index * n_samples + draw,
+            masked=None if masks is None else True,
+            masks=masks,
+        )
+        log_weights.append(log_weight(terms))
+    return log_weights
+
+
+def log_weight(terms: Batch) -> Array:
+    """log p(x, z) - log q(z | x) of every picture (B,), from what `evaluate` gives."""
+    weight: Array = -terms["reconstruction"].astype(np.float64) - terms["log_ratio"].astype(np.float64).sum(1)
+    return weight
+
+
 def importance_bound(log_weights: Sequence[Array]) -> Array:
     """-log mean_k exp(log_weights[k]) for every picture (B,): the bound of Burda et al. 2016, equation 8."""
     bound: Array = np.log(len(log_weights)) - np.logaddexp.reduce(
         np.stack(log_weights).astype(np.float64), axis=0
     )
     return bound
+
+
+def importance_error(log_weights: Sequence[Array]) -> Array:
+    """Standard error of that bound (B,) in nats, by the delta method: that of the mean weight, over the mean
+    weight. One draw has none: NaN."""
+    K, logs = len(log_weights), np.stack(log_weights).astype(np.float64)
+    if K == 1:
+        return np.full(logs.shape[1:], np.nan)
+    with np.errstate(invalid="ignore"):  # weights that are not finite give NaN
+        weights = np.exp(logs - logs.max(0))
+        error: Array = weights.std(0, ddof=1) / (weights.mean(0) * np.sqrt(K))
+    return error

@@ -1,8 +1,7 @@
 """Models with groups of latents in the Python interface."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from math import log
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,34 +12,19 @@ from dioscuri.engine import Array
 from dioscuri.errors import UserError
 from dioscuri.face.model import BATCH_SIZE, Model
 from dioscuri.face.options import with_options
-from dioscuri.families.latent_models.bounds import importance_bound
-from dioscuri.families.latent_models.plan import LatentPlan, level_temperatures
-from dioscuri.inputs import check_names, read_count, read_pictures, to_array
+from dioscuri.face.recorded import checked_noise
+from dioscuri.families.latent_models import exploration
+from dioscuri.families.latent_models.bounds import importance_bound, importance_error, log_weight
+from dioscuri.families.latent_models.exploration import HELD, RESTS, Decode, Variate
+from dioscuri.families.latent_models.inputs import read_latents, read_temperatures
+from dioscuri.families.latent_models.plan import LatentPlan
+from dioscuri.families.latent_models.scores import Bound, by_level
+from dioscuri.inputs import read_count, read_pictures, to_array
 
 _READING = ("output", "output_temperature")
 """Options for reading the output layer."""
-
-
-@dataclass(frozen=True)
-class Bound:
-    """Terms of the evidence lower bound of N pictures, all in nats per picture.
-
-    `elbo` (N,) = -(reconstruction + kl.sum(1)) is at most log p(x); `importance` (N,), the bound of several
-    samples (Burda et al. 2016), lies between the two. `reconstruction` (N,) is -log p(x | z), `kl`
-    (N, levels) the divergence of every top-down level, coarsest first. `dims` is the number of values in a
-    picture.
-    """
-
-    elbo: Array
-    reconstruction: Array
-    kl: Array
-    importance: Array
-    dims: int
-
-    @property
-    def bits_per_dim(self) -> float:
-        """Mean of -elbo in bits per dimension."""
-        return float(-self.elbo.mean()) / (log(2) * self.dims)
+N_CUTS = 8
+"""Default number of mixtures of two pictures."""
 
 
 class LatentModel(Model):
@@ -50,7 +34,10 @@ class LatentModel(Model):
     the output layer: `output`, 'sample' or 'mean', and `output_temperature`.
     """
 
-    does: ClassVar[tuple[str, ...]] = ("encode", "decode", "generate", "reconstruct", "bound", "interpolate")
+    does: ClassVar[tuple[str, ...]] = (
+        *("encode", "decode", "generate", "reconstruct", "bound", "score"),
+        *("interpolate", "traverse", "mix"),
+    )
 
     @property
     def plan(self) -> LatentPlan:
@@ -81,8 +68,10 @@ class LatentModel(Model):
         **options: Any,
     ) -> Array:
         """Pictures from latents `z.<l>` (N, h, w, Z); missing groups are sampled from the prior."""
-        rows, masks = self._latents(codes)
-        arguments = self._reading(options, "decode") | {"temperatures": self._temperatures(temperature)}
+        rows, masks = read_latents(self.plan, codes)
+        arguments = self._reading(options, "decode") | {
+            "temperatures": read_temperatures(self.plan, temperature)
+        }
         return self._run(
             "decode", rows, noise=noise, seed=seed, batch_size=batch_size, masks=masks, **arguments
         )["image"]
@@ -99,7 +88,9 @@ class LatentModel(Model):
     ) -> Array:
         """n new pictures (default 16) from the prior, uint8 (n, H, W, C)."""
         rows = {"index": np.arange(16 if n is None else read_count(n, "n"))}
-        arguments = self._reading(options, "generate") | {"temperatures": self._temperatures(temperature)}
+        arguments = self._reading(options, "generate") | {
+            "temperatures": read_temperatures(self.plan, temperature)
+        }
         return self._run("generate", rows, noise=noise, seed=seed, batch_size=batch_size, **arguments)[
             "image"
         ]
@@ -120,24 +111,57 @@ class LatentModel(Model):
             "image"
         ]
 
-    def bound(self, pictures: Any, *, samples: int = 1, seed: int = 0, batch_size: int = BATCH_SIZE) -> Bound:
+    def bound(
+        self,
+        pictures: Any,
+        *,
+        samples: int = 1,
+        prior_levels: Any = (),
+        seed: int = 0,
+        batch_size: int = BATCH_SIZE,
+    ) -> Bound:
         """Terms of the evidence lower bound, averaged over `samples` samples of the posterior, and the
-        importance-weighted bound of these samples."""
-        rows = {"image": self._padded(self._pictures(pictures))}
-        reconstruction, kl, log_weights = [], [], []
-        for k in range(read_count(samples, "samples")):
-            terms = self._run("evaluate", rows, noise=None, seed=seed, batch_size=batch_size, repeat=k)
-            reconstruction.append(terms["reconstruction"].astype(np.float64))
-            kl.append(terms["kl"].astype(np.float64))
-            log_weights.append(-terms["reconstruction"] - terms["log_ratio"].sum(1))
-        mean_reconstruction, groups = np.mean(reconstruction, 0), np.mean(kl, 0)
-        return Bound(
-            elbo=-(mean_reconstruction + groups.sum(1)),
-            reconstruction=mean_reconstruction,
-            kl=self._by_level(groups),
-            importance=-importance_bound(log_weights),
-            dims=self.plan.image_dims,
+        importance-weighted bound of these samples.
+
+        The latents of `prior_levels`, counted from the coarsest, 0, come from the prior and cost nothing:
+        L>k of Havtorn et al. 2021, equation 6, if these are the finest k levels.
+        """
+        rows, given = self._scored(pictures, prior_levels)
+        n = read_count(samples, "samples")
+        run = partial(self._run, "evaluate", rows, noise=None, seed=seed, batch_size=batch_size, **given)
+        draws = [run(repeat=k) for k in range(n)]
+        reconstruction, kl = (
+            np.mean([terms[name].astype(np.float64) for terms in draws], 0)
+            for name in ("reconstruction", "kl")
         )
+        return self._bound_of(reconstruction, kl, list(map(log_weight, draws)))
+
+    def score(
+        self,
+        pictures: Any,
+        *,
+        samples: int = 16,
+        prior_levels: Any = (),
+        seed: int = 0,
+        noise: Any = None,
+        batch_size: int = BATCH_SIZE,
+    ) -> Bound:
+        """The scores of each picture, as the mode `scores` writes them: terms of the bound from the latents
+        of `reconstruct`, the importance-weighted bound from `samples` others; `prior_levels` as in `bound`.
+
+        `noise` is a list: that of `reconstruct` with output 'mean', then that of `evaluate` for every sample.
+        """
+        rows, given = self._scored(pictures, prior_levels)
+        n = read_count(samples, "samples")
+        if noise is not None and (not isinstance(noise, list | tuple) or len(noise) != n + 1):
+            raise UserError(f"noise must be a list of {n + 1}: that of reconstruct and of {n} samples")
+        run = partial(self._run, seed=seed, batch_size=batch_size)
+        recorded = [None] * (n + 1) if noise is None else noise
+        masks = given.get("masks")
+        terms = run("reconstruct", rows, noise=recorded[0], output="mean", masks=masks)
+        draws = [run("evaluate", rows, noise=recorded[k + 1], repeat=k, **given) for k in range(n)]
+        reconstruction, kl = (terms[name].astype(np.float64) for name in ("reconstruction", "kl"))
+        return self._bound_of(reconstruction, kl, list(map(log_weight, draws)))
 
     def interpolate(
         self,
@@ -145,37 +169,105 @@ class LatentModel(Model):
         b: Any,
         n: int = 8,
         *,
+        path: str = "linear",
+        levels: Any = (),
+        rest: str = HELD,
+        temperature: Any = 1.0,
         seed: int = 0,
+        noise: Any = None,
         batch_size: int = BATCH_SIZE,
         **options: Any,
     ) -> Array:
-        """n pictures decoded from linear interpolations between the latents of a and b, including both ends.
+        """n pictures from the latents of a to those of b, ends included, on a 'linear' or 'spherical' `path`.
 
-        Two pictures (H, W, C) give (n, H, W, C), two batches (N, H, W, C) give (N, n, H, W, C).
+        Only the `levels` given, counted from the coarsest, 0, move. The `rest` is 'held' at a's latents, or
+        comes from the 'prior' at the `temperature`, with the same noise in every picture. For two pictures
+        (H, W, C) the result is (n, H, W, C), for two batches (N, H, W, C) it is (N, n, H, W, C). `noise` is
+        that of `encode` for N pictures (with `output`, if that is 'sample'): a and b share it.
         """
-        (first, single), (last, _) = self._one_or_more(a, "a"), self._one_or_more(b, "b")
-        if len(first) != len(last):
-            raise UserError(f"a holds {len(first)} pictures and b {len(last)}: give the same number")
-        steps, arguments = read_count(n, "n", low=2), {"output": "mean", **options}
-        z = {
-            name: (array, other)
-            for (name, array), other in zip(
-                self.encode(first, seed=seed, batch_size=batch_size).items(),
-                self.encode(last, seed=seed, batch_size=batch_size).values(),
-                strict=True,
-            )
-            if name.startswith("z.")
+        (first, last), single = self._pairs(a, b)
+        chosen: dict[str, Any] = {
+            "path": exploration.read_choice(path, exploration.PATHS, "path"),
+            "levels": exploration.read_levels(self.plan, levels, "levels"),
+            "rest": exploration.read_choice(rest, RESTS, "rest"),
         }
-        film = [
-            self.decode(
-                {name: (1 - t) * array + t * other for name, (array, other) in z.items()},
-                seed=seed,
-                batch_size=batch_size,
-                **arguments,
-            )
-            for t in np.linspace(0, 1, steps, dtype=np.float32)
+        call = {"temperature": temperature, "seed": seed, "noise": noise, "batch_size": batch_size}
+        start, decode = self._walk("interpolate", first, options, **call)
+        end, _ = self._walk("interpolate", last, options, **call)
+        film = exploration.film(self.plan, start, end, read_count(n, "n", low=2), decode, **chosen)
+        return film[0] if single else film
+
+    def traverse(
+        self,
+        pictures: Any,
+        variates: Any = None,
+        n: int = 7,
+        *,
+        spread: float = 3.0,
+        rest: str = HELD,
+        temperature: Any = 1.0,
+        seed: int = 0,
+        noise: Any = None,
+        batch_size: int = BATCH_SIZE,
+        **options: Any,
+    ) -> Array:
+        """Pictures with one variate after the other set to n values, from `spread` standard deviations of its
+        prior below the prior's mean to as many above: (N, variates, n, H, W, C), of one picture without N.
+
+        `variates` are pairs (group, variate), or groups, all of whose variates change together; None: the 8
+        of `top_variates`. The `rest`, the finer groups, is 'held' or comes from the 'prior' at the
+        `temperature`. `noise` is that of `encode`.
+        """
+        rows, single = self._one_or_more(pictures, "pictures")
+        exploration.check_spread(spread)
+        offsets = np.linspace(-spread, spread, read_count(n, "n", low=2))
+        read_rest = exploration.read_choice(rest, RESTS, "rest")
+        chosen = (
+            self.top_variates(rows, seed=seed, batch_size=batch_size)
+            if variates is None
+            else exploration.read_variates(self.plan, variates, "variates")
+        )
+        call = {"temperature": temperature, "seed": seed, "noise": noise, "batch_size": batch_size}
+        encoded, decode = self._walk("traverse", rows, options, **call)
+        made = [
+            exploration.traversal(self.plan, encoded, variate, offsets, decode, rest=read_rest)
+            for variate in chosen
         ]
-        return np.stack(film, 1)[0] if single else np.stack(film, 1)
+        return np.stack(made, 1)[0] if single else np.stack(made, 1)
+
+    def top_variates(
+        self, pictures: Any, n: int = 8, *, seed: int = 0, batch_size: int = BATCH_SIZE
+    ) -> list[Variate]:
+        """The n (group, variate) of the highest divergence on these pictures, per element of the grid."""
+        rows = {"image": self._padded(self._pictures(pictures))}
+        terms = self._run("divergence_statistics", rows, noise=None, seed=seed, batch_size=batch_size)
+        groups = range(len(self.plan.groups))
+        statistics = [terms[f"kl.{group}"].astype(np.float64).mean(0) for group in groups]
+        return exploration.ranked(statistics, read_count(n, "n"))
+
+    def mix(
+        self,
+        a: Any,
+        b: Any,
+        cuts: Any = None,
+        *,
+        seed: int = 0,
+        noise: Any = None,
+        batch_size: int = BATCH_SIZE,
+        **options: Any,
+    ) -> Array:
+        """Pictures of the coarsest k latent groups of a and all finer ones of b, for every k of `cuts` (None:
+        up to 8 from 0 to all groups): (cuts, H, W, C) for two pictures, (N, cuts, H, W, C) for two batches.
+        `noise` is that of `encode`, shared by a and b.
+        """
+        (first, second), single = self._pairs(a, b)
+        default = exploration.mixing_cuts(len(self.plan.groups), N_CUTS)
+        chosen = default if cuts is None else exploration.read_cuts(self.plan, cuts, "cuts")
+        call = {"temperature": 1.0, "seed": seed, "noise": noise, "batch_size": batch_size}
+        coarse, decode = self._walk("mix", first, options, **call)
+        fine, _ = self._walk("mix", second, options, **call)
+        made = exploration.mixtures(self.plan, coarse, fine, chosen, decode)
+        return made[0] if single else made
 
     @property
     def _names(self) -> tuple[str, ...]:
@@ -212,53 +304,64 @@ class LatentModel(Model):
             given = to_array(given, f"{what} must be pictures")[None]
         return self._pictures(given, what), single or isinstance(given, Image.Image)
 
+    def _pairs(self, a: Any, b: Any) -> tuple[tuple[Array, Array], bool]:
+        """As many pictures of a as of b, and whether they are single ones."""
+        (first, single), (second, _) = self._one_or_more(a, "a"), self._one_or_more(b, "b")
+        if len(first) != len(second):
+            raise UserError(f"a holds {len(first)} pictures and b {len(second)}: give the same number")
+        return (first, second), single
+
+    def _walk(
+        self,
+        call: str,
+        pictures: Array,
+        options: Mapping[str, Any],
+        *,
+        temperature: Any,
+        noise: Any,
+        **how: Any,
+    ) -> tuple[dict[str, Array], Decode]:
+        """What `encode` gives of pictures, with the prior's statistics, and a function that decodes latents
+        with the same noise in every call."""
+        arguments = self._reading({"output": "mean", **options}, call)
+        n, output = len(pictures), {"output": arguments["output"]}
+        arguments |= {"temperatures": read_temperatures(self.plan, temperature)}
+        given = None if noise is None else checked_noise(noise, self.noise_specs("encode", n, **output))
+
+        def only(method: str, **static: Any) -> dict[str, Array] | None:
+            specs = self.noise_specs(method, n, **static)
+            return None if given is None else {spec.name: given[spec.name] for spec in specs}
+
+        def decode(latents: dict[str, Array], masks: list[Array]) -> Array:
+            noise = only("decode", **output)
+            return self._run("decode", latents, noise=noise, masks=masks, **how, **arguments)["image"]
+
+        rows = {"image": self._padded(pictures)}
+        encoded = self._run("encode", rows, noise=only("encode"), with_prior=True, **how)
+        exploration.check_finite(encoded)
+        return encoded, decode
+
+    def _scored(self, pictures: Any, prior_levels: Any) -> tuple[dict[str, Array], dict[str, Any]]:
+        """Rows to evaluate, and the arguments of a bound with levels from the prior."""
+        rows = {"image": self._padded(self._pictures(pictures))}
+        levels = exploration.read_levels(self.plan, prior_levels, "prior_levels")
+        if not levels:
+            return rows, {}
+        given = [g for g, block in enumerate(self.plan.groups) if block.level not in levels]
+        return rows, {"masked": True, "masks": exploration.masks_of(self.plan, given)}
+
+    def _bound_of(self, reconstruction: Array, kl: Array, log_weights: Sequence[Array]) -> Bound:
+        """From terms (N,) and (N, groups) in nats, and log weights (N,) of every sample."""
+        return Bound(
+            elbo=-(reconstruction + kl.sum(1)),
+            reconstruction=reconstruction,
+            kl=by_level(self.plan, kl),
+            importance=-importance_bound(log_weights),
+            importance_error=importance_error(log_weights),
+            dims=self.plan.image_dims,
+        )
+
     def _reading(self, options: Mapping[str, Any], call: str) -> dict[str, Any]:
         """Options for reading the output layer: the run's, updated with the call's."""
         chosen = with_options(self.hparams.synthesis, options, _READING, call)
         return {"output": chosen.output, "output_temperature": chosen.output_temperature}
-
-    def _temperatures(self, given: Any) -> Array:
-        """One temperature per latent group."""
-        values = given.tolist() if isinstance(given, np.ndarray) else given
-        numbers = values if isinstance(values, list | tuple) else [values]
-        plain = all(isinstance(value, int | float) and not isinstance(value, bool) for value in numbers)
-        if not plain or not np.isfinite(numbers).all() or min(numbers, default=-1) < 0:
-            raise UserError(
-                f"temperature must be a number of at least 0, or one per level or group, not {given!r}"
-            )
-        setting = tuple(numbers) if isinstance(values, list | tuple) else float(numbers[0])
-        try:
-            return np.asarray(level_temperatures(self.plan, setting), np.float32)
-        except UserError as error:
-            raise UserError(str(error).replace("[synthesis] temperature_settings", "temperature")) from error
-
-    def _latents(self, codes: Any) -> tuple[dict[str, Array], Sequence[Array]]:
-        """`z.<l>` of all groups, zero if not given, and masks of those given."""
-        names = [f"z.{group}" for group in range(len(self.plan.groups))]
-        if not isinstance(codes, Mapping):
-            raise UserError(
-                f"latents must be arrays by name, {names[0]} ... {names[-1]}, as encode returns them"
-            )
-        given = {name: value for name, value in codes.items() if not str(name).startswith(("mean.", "std."))}
-        check_names(given, names, "latents:")
-        if not given:
-            raise UserError(f"latents must hold at least one of {names[0]} ... {names[-1]}")
-        arrays = {
-            name: to_array(value, f"latents '{name}' must be an array") for name, value in given.items()
-        }
-        n, rows, masks = len(next(iter(arrays.values()))), {}, []
-        for group, name in enumerate(names):
-            shape = self.plan.latent_shape(group, n)
-            if name in arrays and arrays[name].shape != shape:
-                form = f"(N, {', '.join(map(str, shape[1:]))}), all of one N"
-                raise UserError(f"latents '{name}' must be {form}; got {arrays[name].shape}")
-            if name in arrays and not np.isfinite(arrays[name]).all():
-                raise UserError(f"latents '{name}' hold values that are not finite")
-            rows[name] = arrays[name].astype(np.float32) if name in arrays else np.zeros(shape, np.float32)
-            masks.append(np.full(shape[-1], name in arrays, np.float32))
-        return rows, masks
-
-    def _by_level(self, kl: Array) -> Array:
-        """(N, groups) -> (N, levels)."""
-        levels = np.array([block.level for block in self.plan.groups])
-        return np.stack([kl[:, levels == level].sum(1) for level in range(self.plan.n_levels)], 1)

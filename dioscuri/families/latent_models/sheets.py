@@ -5,6 +5,7 @@ import numpy as np
 
 from dioscuri.context import Context
 from dioscuri.engine import Array, Batch
+from dioscuri.families.latent_models.exploration import masks_of
 from dioscuri.families.latent_models.plan import LatentPlan, level_temperatures
 from dioscuri.outputs.pictures import sheet, visible
 
@@ -69,9 +70,7 @@ def cut_points(n_groups: int) -> list[int]:
 
 def group_masks(plan: LatentPlan, n_posterior: int) -> list[Array]:
     """Masks (Z,) of every group: 1 in the first `n_posterior` groups, else 0."""
-    return [
-        np.full(block.variates, float(g < n_posterior), np.float32) for g, block in enumerate(plan.groups)
-    ]
+    return masks_of(plan, range(n_posterior))
 
 
 def groups_name(n_posterior: int, n_groups: int) -> str:

@@ -8,8 +8,12 @@ from dioscuri.families.latent_models.modes.decoding import decode
 from dioscuri.families.latent_models.modes.divergence import divergence_statistics
 from dioscuri.families.latent_models.modes.encoding import encode
 from dioscuri.families.latent_models.modes.generation import generate
+from dioscuri.families.latent_models.modes.interpolation import interpolate
+from dioscuri.families.latent_models.modes.mixing import mix
 from dioscuri.families.latent_models.modes.partial import reconstruct_partially
 from dioscuri.families.latent_models.modes.reconstruction import reconstruct
+from dioscuri.families.latent_models.modes.scores import score
+from dioscuri.families.latent_models.modes.traversal import traverse
 from dioscuri.families.latent_models.plan import LatentPlan
 
 Mode = Callable[[Context, LatentPlan, Checkpoint], None]
@@ -21,6 +25,10 @@ MODES: dict[str, Mode] = {
     "encoding": encode,
     "decoding": decode,
     "partial": reconstruct_partially,
+    "interpolation": interpolate,
+    "traversal": traverse,
+    "mixing": mix,
+    "scores": score,
 }
 
 

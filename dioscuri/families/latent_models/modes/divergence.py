@@ -67,22 +67,33 @@ def variate_masks(
     quantile = context.hparams.synthesis.variate_masks_quantile
     if quantile == 1:
         return [np.ones(block.variates, bool) for block in plan.groups], {"statistics": "not needed"}
+    statistics, masks = read_statistics(
+        context, plan, checkpoint, purpose, "use all variates with synthesis.variate_masks_quantile=1"
+    )
+    threshold = np.quantile(np.concatenate(statistics), 1 - quantile)
+    return [values > threshold for values in statistics], masks
+
+
+def read_statistics(
+    context: Context, plan: LatentPlan, checkpoint: Checkpoint, purpose: str, otherwise: str
+) -> tuple[list[Array], dict[str, str]]:
+    """Divergence (Z,) of every group's variates, and which file of the run says so.
+
+    A `UserError` says what to do `otherwise` if there is none, or that it does not fit.
+    """
     path = _statistics_file(context, checkpoint)
     if not path.exists():
         raise UserError(
             f"{purpose} needs divergence statistics and {path} does not exist: run "
-            "synthesis.synthesis_mode=div_stats first, or use all variates with "
-            "synthesis.variate_masks_quantile=1"
+            f"synthesis.synthesis_mode=div_stats first, or {otherwise}"
         )
     facts = read_json(path.with_suffix(".json"), "divergence statistics")
     measured = facts.get("checkpoint_step") if isinstance(facts, dict) else None
     if measured != checkpoint.step:
         context.say(f"note: {path} is of step {measured}, the checkpoint of step {checkpoint.step}")
-    statistics = _read(path, plan)
-    threshold = np.quantile(np.concatenate(statistics), 1 - quantile)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    masks = {"statistics": str(path.relative_to(context.directory.path)), "sha256": digest}
-    return [values > threshold for values in statistics], masks
+    name = str(path.relative_to(context.directory.path))
+    return _read(path, plan), {"statistics": name, "sha256": digest}
 
 
 def _statistics_file(context: Context, checkpoint: Checkpoint) -> Path:

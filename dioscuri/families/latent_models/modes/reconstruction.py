@@ -8,8 +8,15 @@ import numpy as np
 
 from dioscuri.checkpoint.store import Checkpoint
 from dioscuri.context import Context
-from dioscuri.engine import Array, Batch
-from dioscuri.families.latent_models.bounds import BoundSum, importance_bound, kl_chart, kl_table, unit_of
+from dioscuri.engine import Array
+from dioscuri.families.latent_models.bounds import (
+    BoundSum,
+    importance_bound,
+    importance_log_weights,
+    kl_chart,
+    kl_table,
+    unit_of,
+)
 from dioscuri.families.latent_models.modes.divergence import as_floats, variate_masks
 from dioscuri.families.latent_models.plan import LatentPlan
 from dioscuri.metrics.similarity import NAMES, similarity_of_finite
@@ -57,7 +64,15 @@ def reconstruct(context: Context, plan: LatentPlan, checkpoint: Checkpoint) -> N
         target, drawn = visible(batch["image"], plan)[valid], made["image"][valid]
         similarities.append(similarity_of_finite(target, drawn, made["reconstruction"][valid]))
         if options.importance_samples:
-            importance.append(_importance_terms(context, image, index, masks)[valid])
+            log_weights = importance_log_weights(
+                engine,
+                image,
+                options.importance_samples,
+                ema=options.load_ema_weights,
+                index=index,
+                masks=masks,
+            )
+            importance.append(importance_bound(log_weights)[valid])
         if sum(len(part) for part, _ in sheet) < N_ON_SHEET:
             sheet.append((target, drawn))
         if context.writes:
@@ -71,24 +86,6 @@ def reconstruct(context: Context, plan: LatentPlan, checkpoint: Checkpoint) -> N
         context.say(f"{noun(context.hparams)} in {folder}; originals above reconstructions: {path}")
         context.say(f"KL of every group: {kl_chart(folder / 'kl.png', plan, total.mean().kl)}")
     output.finish(results["pictures"])
-
-
-def _importance_terms(context: Context, image: Batch, index: int, masks: list[Array] | None) -> Array:
-    """Importance-weighted bound (B,) in nats of `synthesis.importance_samples` samples, with the
-    reconstruction's masks."""
-    options = context.hparams.synthesis
-    log_weights = []
-    for k in range(options.importance_samples):
-        terms = context.engine.run(
-            "evaluate",
-            image,
-            ema=options.load_ema_weights,
-            step=index * options.importance_samples + k,
-            masked=None if masks is None else True,
-            masks=masks,
-        )
-        log_weights.append(-terms["reconstruction"] - terms["log_ratio"].sum(1))
-    return importance_bound(log_weights)
 
 
 def _results(

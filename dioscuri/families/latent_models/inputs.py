@@ -1,0 +1,50 @@
+"""Checks of what a user gives a model with groups of latents: temperatures and latents."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from dioscuri.engine import Array
+from dioscuri.errors import UserError
+from dioscuri.families.latent_models.plan import LatentPlan, level_temperatures
+from dioscuri.inputs import check_names, to_array
+
+
+def read_temperatures(plan: LatentPlan, given: Any) -> Array:
+    """One temperature per latent group."""
+    values = given.tolist() if isinstance(given, np.ndarray) else given
+    numbers = values if isinstance(values, list | tuple) else [values]
+    plain = all(isinstance(value, int | float) and not isinstance(value, bool) for value in numbers)
+    if not plain or not np.isfinite(numbers).all() or min(numbers, default=-1) < 0:
+        raise UserError(
+            f"temperature must be a number of at least 0, or one per level or group, not {given!r}"
+        )
+    setting = tuple(numbers) if isinstance(values, list | tuple) else float(numbers[0])
+    try:
+        return np.asarray(level_temperatures(plan, setting), np.float32)
+    except UserError as error:
+        raise UserError(str(error).replace("[synthesis] temperature_settings", "temperature")) from error
+
+
+def read_latents(plan: LatentPlan, codes: Any) -> tuple[dict[str, Array], Sequence[Array]]:
+    """`z.<l>` of all groups, zero if not given, and masks that say which are given."""
+    names = [f"z.{group}" for group in range(len(plan.groups))]
+    if not isinstance(codes, Mapping):
+        raise UserError(f"latents must be arrays by name, {names[0]} ... {names[-1]}, as encode returns them")
+    given = {name: value for name, value in codes.items() if not str(name).startswith(("mean.", "std."))}
+    check_names(given, names, "latents:")
+    if not given:
+        raise UserError(f"latents must hold at least one of {names[0]} ... {names[-1]}")
+    arrays = {name: to_array(value, f"latents '{name}' must be an array") for name, value in given.items()}
+    n, rows, masks = len(next(iter(arrays.values()))), {}, []
+    for group, name in enumerate(names):
+        shape = plan.latent_shape(group, n)
+        if name in arrays and arrays[name].shape != shape:
+            form = f"(N, {', '.join(map(str, shape[1:]))}), all of one N"
+            raise UserError(f"latents '{name}' must be {form}; got {arrays[name].shape}")
+        if name in arrays and not np.isfinite(arrays[name]).all():
+            raise UserError(f"latents '{name}' hold values that are not finite")
+        rows[name] = arrays[name].astype(np.float32) if name in arrays else np.zeros(shape, np.float32)
+        masks.append(np.full(shape[-1], name in arrays, np.float32))
+    return rows, masks

@@ -1,0 +1,140 @@
+"""What the modes that explore and score read: pictures of a split or files, alone or in pairs, and how they
+encode and decode them."""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dioscuri.context import Context
+from dioscuri.data import Examples, pipeline
+from dioscuri.data.folders import open_pictures
+from dioscuri.data.image_files import open_image
+from dioscuri.engine import Array, Batch
+from dioscuri.errors import UserError
+from dioscuri.families.latent_models.exploration import check_finite
+from dioscuri.families.latent_models.plan import LatentPlan, level_temperatures
+from dioscuri.outputs.examples import batches, chosen_split
+
+FIRST, SECOND = "[synthesis] pictures_path", "[synthesis] second_pictures_path"
+
+
+def chosen_pictures(context: Context) -> tuple[Examples, dict[str, Any]]:
+    """The pictures of `synthesis.pictures_path`, or of a split; and what the settings say of them."""
+    options = context.hparams.synthesis
+    if not options.pictures_path:
+        return chosen_split(context, "test"), {"split": options.split or "test"}
+    return _opened(context, options.pictures_path, FIRST)
+
+
+def chosen_indices(context: Context, pictures: Examples, few: int) -> Array:
+    """Indices of the first `synthesis.n_samples` pictures; 0 asks for all files, or for a few of a split."""
+    options = context.hparams.synthesis
+    n = options.n_samples or (len(pictures) if options.pictures_path else few)
+    return np.arange(min(n, len(pictures)))
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Pictures in pairs, by their `indices` (N, 2)."""
+
+    first: Examples
+    second: Examples
+    indices: Array
+    settings: dict[str, Any]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def batches(self, context: Context, what: str) -> Iterator[tuple[Batch, Batch]]:
+        """The first and the second pictures in padded batches, with a progress bar."""
+        size = context.hparams.synthesis.batch_size
+        others = pipeline.evaluation_batches(
+            self.second, context.hparams, batch_size=size, indices=self.indices[:, 1]
+        )
+        return zip(batches(context, self.first, self.indices[:, 0], what), others, strict=True)
+
+
+def chosen_pairs(context: Context, few: int) -> Pairs:
+    """Pairs of two sets of files, or pictures of one set that follow each other; a `UserError` says why they
+    make none."""
+    options = context.hparams.synthesis
+    first, settings = chosen_pictures(context)
+    numbers = chosen_indices(context, first, 2 * few)
+    if not options.second_pictures_path:
+        if len(numbers) < 2 or len(numbers) % 2:
+            raise UserError(
+                f"{options.pictures_path or first.name}: {len(numbers)} pictures make no pairs: give an even "
+                "number, or the second ones as synthesis.second_pictures_path"
+            )
+        indices = numbers.reshape(-1, 2)
+        if options.pictures_path:
+            _check_sizes(first, first, indices)
+        return Pairs(first, first, indices, settings)
+    second, more = _opened(context, options.second_pictures_path, SECOND)
+    if len(first) != len(second):
+        raise UserError(
+            f"{FIRST} {options.pictures_path} holds {len(first)} pictures and {SECOND} "
+            f"{options.second_pictures_path} {len(second)}: give the same number"
+        )
+    indices = np.stack([numbers, numbers], 1)
+    _check_sizes(first, second, indices)
+    return Pairs(first, second, indices, settings | {"second_pictures": more["pictures"]})
+
+
+class Coder:
+    """Encodes batches and decodes latents, with the same noise in every call."""
+
+    def __init__(self, context: Context, plan: LatentPlan, index: int) -> None:
+        self._context, self._index = context, index
+        setting = context.hparams.synthesis.temperature_settings[0]
+        self._temperatures = level_temperatures(plan, setting)
+
+    def encode(self, batch: Batch) -> dict[str, Array]:
+        """What `encode` gives, with the prior's statistics; a `UserError` if they are not finite."""
+        encoded = self._context.engine.run(
+            "encode",
+            {"image": batch["image"]},
+            ema=self._context.hparams.synthesis.load_ema_weights,
+            step=self._index,
+            with_prior=True,
+        )
+        check_finite(encoded, f"the pictures of batch {self._index}")
+        return encoded
+
+    def decode(self, latents: dict[str, Array], masks: list[Array]) -> Array:
+        """Examples (B, ...); where the masks are 0, latents come from the prior at the first temperature."""
+        options = self._context.hparams.synthesis
+        return self._context.engine.run(
+            "decode",
+            latents,
+            temperatures=self._temperatures,
+            ema=options.load_ema_weights,
+            step=self._index,
+            masks=masks,
+            output=options.output,
+            output_temperature=options.output_temperature,
+        )["image"]
+
+
+def _opened(context: Context, text: str, option: str) -> tuple[Examples, dict[str, Any]]:
+    pictures = open_pictures(context.hparams, text, option)
+    for note in pictures.notes:
+        context.say(f"note: {note}")
+    digest = hashlib.sha256("\n".join(pictures.keys).encode()).hexdigest()
+    return pictures, {"pictures": {"n": len(pictures), "sha256": digest}}
+
+
+def _check_sizes(first: Any, second: Any, indices: Array) -> None:
+    """Raise a `UserError` for the first pair of files of different sizes."""
+    for i, j in indices:
+        # Both sets are of `open_pictures`, whose readers name their files.
+        one, other = Path(first.read.names[i]), Path(second.read.names[j])
+        with open_image(one) as a, open_image(other) as b:
+            if a.size != b.size:
+                raise UserError(
+                    f"{one} is {a.width}x{a.height} and {other} {b.width}x{b.height}: give pairs of one size"
+                )
