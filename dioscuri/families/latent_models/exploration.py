@@ -106,8 +106,8 @@ def linear(a: Array, b: Array, t: float) -> Array:
 
 
 def spherical(a: Array, b: Array, t: float) -> Array:
-    """The point of the great arc from a to b (N, ...), each example one vector (Shoemake 1985; White 2016,
-    section 2.1); of the line where the arc is not defined."""
+    """The point of the great arc from a to b (N, ...), each example one vector (Shoemake 1985; White 2016);
+    of the line where the arc is not defined."""
     flat_a, flat_b = (x.reshape(len(x), -1).astype(np.float64) for x in (a, b))
     lengths = np.linalg.norm(flat_a, axis=1) * np.linalg.norm(flat_b, axis=1)
     cosines = (flat_a * flat_b).sum(1) / np.where(lengths > 0, lengths, 1)

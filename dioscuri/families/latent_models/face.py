@@ -123,8 +123,8 @@ class LatentModel(Model):
         """Terms of the evidence lower bound, averaged over `samples` samples of the posterior, and the
         importance-weighted bound of these samples.
 
-        The latents of `prior_levels`, counted from the coarsest, 0, come from the prior and cost nothing:
-        L>k of Havtorn et al. 2021, equation 6, if these are the finest k levels.
+        The latents of `prior_levels`, counted from the coarsest, 0, come from the prior and cost nothing. If
+        these are the finest k levels, the bound is L>k of Havtorn et al. 2021.
         """
         rows, given = self._scored(pictures, prior_levels)
         n = read_count(samples, "samples")
