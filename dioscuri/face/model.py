@@ -119,9 +119,7 @@ class Model(Trainable):
         """Pictures between a and b in latent space, both ends included."""
         raise self._cannot("interpolate")
 
-    def traverse(
-        self, pictures: Any, variates: Any = None, n: int = 7, *, seed: int = 0, **options: Any
-    ) -> Array:
+    def traverse(self, pictures: Any, variates: Any = None, n: int = 7, **options: Any) -> Array:
         """Pictures with single latents changed, one after the other."""
         raise self._cannot("traverse")
 
