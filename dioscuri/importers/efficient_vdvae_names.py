@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 from einops import rearrange
 
+from dioscuri.errors import UserError
 from dioscuri.families.hierarchical_vae.plan import Cell, HierarchicalVAEPlan
 
 Kind = Literal["kernel", "bias", "image"]
@@ -35,8 +36,10 @@ def key_table(plan: HierarchicalVAEPlan) -> tuple[Key, ...]:
     """All tensors of the plan in the order of the PyTorch program's parameters.
 
     That program has a separate list for a level's strided block (the last one bottom-up, the first one
-    top-down).
+    top-down). A `UserError` if the model has classes, which the original programs lack.
     """
+    if plan.num_classes:
+        raise UserError("[model] num_classes must be 0: Efficient-VDVAE has no classes to convert from or to")
     mixture = plan.likelihood == "mixture_of_logistics"
     ends = {block.level: n for n, block in enumerate(plan.up)}
     inner_up = [_up_block(plan, n) for n, block in enumerate(plan.up) if n != ends[block.level]]

@@ -132,6 +132,11 @@ def by_class(pictures: Array, labels: Array) -> tuple[list[Array], list[list[str
     return rows, captions
 
 
+def sample_rows(pictures: Array, labels: Array | None) -> tuple[list[Array], Captions]:
+    """Rows and captions of a sheet of samples: a class a row or more, where they have classes (N,)."""
+    return (in_rows(pictures), ()) if labels is None else by_class(pictures, labels)
+
+
 def enlarge(picture: Array) -> Array:
     """Repeat pixels by an integer factor so that the longer side is close to `SHEET_SIDE`."""
     return _repeated(picture, _factor(picture))

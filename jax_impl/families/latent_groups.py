@@ -8,6 +8,7 @@ terms of the bound are in nats per picture. `image` also holds sounds and clips.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax.numpy as jnp
 from jax import Array
 
 from dioscuri.families.latent_models.plan import LatentPlan
@@ -18,7 +19,8 @@ from jax_impl.layers.latents import standard_deviation
 from jax_impl.layers.pictures import normalise
 from jax_impl.objectives.elbo import elbo_terms, latent_kl, log_ratios, training_loss
 from jax_impl.objectives.likelihoods import output_statistics
-from jax_impl.samplers.ancestral import read_output
+from jax_impl.objectives.masking import drop_condition
+from jax_impl.samplers.ancestral import guided_layer, read_output
 from jax_impl.trainer import Trainer, TrainState
 
 Arrays = Mapping[str, Array]
@@ -47,7 +49,9 @@ class LatentGroupMethods(FamilyMethods):
         prior = masked or method in ("reconstruct", "encode", "generate", "decode")
         posterior = method not in ("generate", "decode")
         pixels = self.plan.output_noise(batch) if output == "sample" else ()
-        return self.plan.latent_noise(batch, prior=prior, posterior=posterior) + pixels
+        drops = method == "train_step" and self.plan.num_classes and self.hparams.loss.cond_dropout_prob
+        drop = (NoiseSpec("drop", "uniform", (batch,)),) if drops else ()
+        return self.plan.latent_noise(batch, prior=prior, posterior=posterior) + pixels + drop
 
     def loss(
         self, model: Any, batch: Arrays, noise: Arrays, scalars: Scalars, buffers: Arrays, frozen: Arrays
@@ -122,10 +126,16 @@ class LatentGroupMethods(FamilyMethods):
         temperatures: Array,
         output: str,
         output_temperature: Array | float = 1.0,
+        guidance_scale: Array | float | None = None,
     ) -> dict[str, Array]:
-        """`image` (B, h, w, C) from the prior; `batch` is not read."""
-        del batch
-        layer, _ = model.generate(noise, temperatures)
+        """`image` (B, h, w, C) from the prior, of the classes `label` if the model has any, and guided by
+        `guidance_scale`."""
+        condition = self._condition(batch, noise)
+        if guidance_scale is None:
+            layer, _ = model.generate(noise, temperatures, **condition)
+        else:
+            none = jnp.full_like(condition["label"], self.plan.num_classes)
+            layer = guided_layer(model, noise, temperatures, (condition["label"], none), guidance_scale)
         return {"image": read_output(layer, noise, self.plan, self.hparams, output, output_temperature)}
 
     def encode(
@@ -163,7 +173,8 @@ class LatentGroupMethods(FamilyMethods):
         output_temperature: Array | float = 1.0,
     ) -> dict[str, Array]:
         """`image` (B, h, w, C) from the latents `z.<l>` of the batch."""
-        layer, _ = model.generate(noise, temperatures, batch, masks)
+        condition = self._condition(batch, noise)
+        layer, _ = model.generate(noise, temperatures, batch, masks, **condition)
         return {"image": read_output(layer, noise, self.plan, self.hparams, output, output_temperature)}
 
     def divergence_statistics(
@@ -190,5 +201,15 @@ class LatentGroupMethods(FamilyMethods):
     ) -> tuple[Terms, Array, Arrays]:
         """Terms of the bound, output layer and intermediates for a batch of pictures."""
         x = normalise(batch["image"], self.plan, self.hparams, noise["posterior.0"].dtype)
-        layer, aux = model(x, noise, masks)
+        layer, aux = model(x, noise, masks, **self._condition(batch, noise))
         return elbo_terms(layer, aux, x, self.plan, self.hparams, masks), layer, aux
+
+    def _condition(self, batch: Arrays, noise: Arrays) -> Result:
+        """`label` (B,) if the model and the batch have classes; in training some are dropped."""
+        if not self.plan.num_classes or "label" not in batch:
+            return {}
+        condition = {"label": batch["label"]}
+        if "drop" not in noise:
+            return condition
+        none = {"label": jnp.full_like(batch["label"], self.plan.num_classes)}
+        return drop_condition(condition, none, noise["drop"], self.hparams.loss.cond_dropout_prob)

@@ -8,10 +8,15 @@ from flax import nnx
 from jax import Array
 
 from dioscuri.families.latent_models.protocols import LatentModel
+from jax_impl.layers.dense import Embedding
 from jax_impl.layers.precision import at_least_float32
 
-Given = tuple[Array | None, Array | None, Array | float | None, Array | None, Array | None]
-"""A group's prior noise, posterior noise, temperature, latents and mask."""
+_LEAST_SCALE = 1e-30
+"""Of which float32 has a logarithm."""
+
+Factor = Array | float | None
+Given = tuple[Array | None, Array | None, Factor, Array | None, Array | None, Factor]
+"""A group's prior noise, posterior noise, temperature, latents, mask and factor of guidance."""
 
 
 class Gaussian(NamedTuple):
@@ -56,23 +61,42 @@ def draw(gaussian: Gaussian, noise: Array, options: LatentModel, temperature: Ar
     return gaussian.mean + temperature * standard_deviation(gaussian.scale, options) * noise
 
 
+def guided(prior: Gaussian, factor: Array | float, options: LatentModel) -> Gaussian:
+    """Classifier-free guidance (Ho and Salimans 2022) of a prior (2B, ..., Z), whose first half knows the
+    class and whose second half does not, twice.
+
+    The mean is without + factor (with - without), and so is the logarithm of the scale, which never rises
+    above that with the class: no factor can blow up a scale.
+    """
+    logstd = options.distribution_base == "logstd"
+    mean, mean_without = jnp.split(prior.mean, 2)
+    scale = prior.scale if logstd else jnp.log(jnp.maximum(prior.scale, _LEAST_SCALE))
+    log, log_without = jnp.split(scale, 2)
+    mean = mean_without + factor * (mean - mean_without)
+    log = jnp.minimum(log, log_without + factor * (log - log_without))
+    scale = log if logstd else jnp.exp(log)
+    return Gaussian(jnp.concatenate([mean, mean]), jnp.concatenate([scale, scale]))
+
+
 class LatentGroup(nnx.Module):
     """A top-down block in three steps. A decoder, which has no picture, takes the first and the last."""
 
     options: LatentModel
 
-    def __call__(self, x: Array, activation: Array | None, given: Given) -> tuple[Array, dict[str, Array]]:
+    def __call__(
+        self, x: Array, activation: Array | None, condition: Array | None, given: Given
+    ) -> tuple[Array, dict[str, Array]]:
         """Features -> features, and the group's statistics and latents.
 
         Latents come from the posterior if there is an activation of the bottom-up path, else they are
-        those given, else from the prior.
+        those given, else from the prior. `condition` (B, E) embeds the classes, if there are any.
         """
-        context, prior = self.read_prior(x)
+        context, prior = self.read_prior(x, condition)
         posterior = None if activation is None else self.read_posterior(context, activation, prior)
         z, intermediates = choose_latents(prior, posterior, given, self.options)
         return self.add_latents(context, z), intermediates
 
-    def read_prior(self, x: Array) -> tuple[Context, Gaussian]:
+    def read_prior(self, x: Array, condition: Array | None) -> tuple[Context, Gaussian]:
         """What the other steps need of the features that meet the block, and the prior."""
         raise NotImplementedError
 
@@ -90,7 +114,8 @@ def choose_latents(
 ) -> tuple[Array, dict[str, Array]]:
     """Latents (B, ..., Z), and a dict of latents and statistics. Latents come from the posterior if there is
     one, else they are those given, else from the prior; where the mask is 0, from the prior."""
-    prior_noise, posterior_noise, temperature, z, mask = given
+    prior_noise, posterior_noise, temperature, z, mask, guidance = given
+    prior = prior if guidance is None else guided(prior, guidance, options)
     chosen = {"prior_mean": prior.mean, "prior_scale": prior.scale}
     if posterior is not None:
         assert posterior_noise is not None
@@ -101,3 +126,20 @@ def choose_latents(
         from_prior = draw(prior, prior_noise, options, 1.0 if temperature is None else temperature)
         z = from_prior if z is None or mask is None else mask * z + (1 - mask) * from_prior
     return z, {**chosen, "z": z}
+
+
+def with_class(x: Array, projection: nnx.Module | None, condition: Array | None) -> Array:
+    """x (B, ..., C) plus what a block makes of the classes' embeddings (B, E), if there are any."""
+    if projection is None:
+        return x
+    added: Array = projection(condition)
+    return x + added.reshape(len(x), *(1,) * (x.ndim - 2), -1)
+
+
+def class_condition(embedding: Embedding | None, label: Array | None, B: int) -> Array | None:
+    """Embeddings (B, E) of classes (B,), or of no class, the last row; None for a model without classes."""
+    if embedding is None:
+        return None
+    if label is None:
+        label = jnp.full(B, embedding.num_embeddings - 1)
+    return embedding(label)

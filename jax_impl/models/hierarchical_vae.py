@@ -18,7 +18,8 @@ from dioscuri.families.hierarchical_vae.options import Model
 from dioscuri.families.hierarchical_vae.plan import DownBlock, HierarchicalVAEPlan, UpBlock
 from jax_impl.layers.cells import ResidualCell
 from jax_impl.layers.convolution import Pool, Unpool, convolution
-from jax_impl.layers.latents import Context, Gaussian, LatentGroup, gaussian
+from jax_impl.layers.dense import Embedding, Linear
+from jax_impl.layers.latents import Context, Gaussian, LatentGroup, class_condition, gaussian, with_class
 from jax_impl.layers.precision import at_least_float32
 from jax_impl.pretrained import Pretrained
 
@@ -44,15 +45,17 @@ class HierarchicalVAE(Pretrained, nnx.Module):
         self.bottom_up = BottomUp(plan, checkpoint, scan)
         self.top_down = TopDown(plan, options, checkpoint, scan)
 
-    def __call__(self, x: Array, noise: Arrays, masks: Masks = None) -> tuple[Array, dict[str, Array]]:
+    def __call__(
+        self, x: Array, noise: Arrays, masks: Masks = None, label: Array | None = None
+    ) -> tuple[Array, dict[str, Array]]:
         """Encode and decode pictures (B, H, W, C).
 
         `noise` holds `posterior.<l>` (B, h, w, Z) and, with `masks`, `prior.<l>`: variates whose mask (one
         (Z,) per group) is 0 come from the prior. Returns the output layer (B, H, W, outputs) and a flat dict
         with `posterior_mean.<l>`, `posterior_scale.<l>`, `prior_mean.<l>`, `prior_scale.<l>` and `z.<l>`,
-        each (B, h, w, Z).
+        each (B, h, w, Z). `label` (B,) holds the classes, if there are any; `num_classes` is none.
         """
-        return self.top_down(noise, self.bottom_up(x), masks=masks)
+        return self.top_down(noise, self.bottom_up(x), masks=masks, label=label)
 
     def generate(
         self,
@@ -60,13 +63,16 @@ class HierarchicalVAE(Pretrained, nnx.Module):
         temperatures: Sequence[float] | Array,
         latents: Arrays | None = None,
         masks: Masks = None,
+        label: Array | None = None,
+        guidance: Array | float | None = None,
     ) -> tuple[Array, dict[str, Array]]:
         """Decode latents from the prior, with one temperature per group, or given ones `z.<l>`.
 
-        `noise` holds `prior.<l>`, except for given latents without masks. Returns the same as `__call__`,
+        `noise` holds `prior.<l>`, except for given latents without masks. With the factor `guidance` the rows
+        are B with their classes, then the same B without; see `guided`. Returns the same as `__call__`,
         without the posterior's statistics.
         """
-        return self.top_down(noise, None, temperatures=temperatures, latents=latents, masks=masks)
+        return self.top_down(noise, None, temperatures, latents, masks, label, guidance)
 
     def activations(self, x: Array) -> list[Array]:
         """What each group's posterior reads of pictures (B, H, W, C)."""
@@ -114,7 +120,8 @@ class TopDown(nnx.Module):
     def __init__(self, plan: HierarchicalVAEPlan, options: Model, checkpoint: bool, scan: bool) -> None:
         side = plan.top_resolution
         self.trainable_h = nnx.Param(jnp.zeros((1, side, side, plan.top_channels)))
-        self.blocks = nnx.List([TopDownBlock(block, options) for block in plan.down])
+        self.class_emb = Embedding(plan.num_classes + 1, plan.class_width) if plan.num_classes else None
+        self.blocks = nnx.List([TopDownBlock(block, options, plan.class_width) for block in plan.down])
         self.output_conv = convolution(plan.down[-1].channels, plan.output_channels, plan.output_kernel)
         self.skip_levels = tuple(block.skip_level for block in plan.down)
         self.runs, self.checkpoint = _runs(plan.down, scan), checkpoint
@@ -126,9 +133,12 @@ class TopDown(nnx.Module):
         temperatures: Sequence[float] | Array | None = None,
         latents: Arrays | None = None,
         masks: Masks = None,
+        label: Array | None = None,
+        guidance: Array | float | None = None,
     ) -> tuple[Array, dict[str, Array]]:
         B = len(next(iter({**noise, **(latents or {})}.values())))
         y = self.features_before(0, {}, B)
+        condition = class_condition(self.class_emb, label, B)
         aux: dict[str, Array] = {}
         for run in self.runs:
             skip = None if skips is None else skips[self.skip_levels[run[0]]]
@@ -139,11 +149,13 @@ class TopDown(nnx.Module):
                     None if temperatures is None else temperatures[group],
                     None if latents is None else latents[f"z.{group}"],
                     None if masks is None else rearrange(masks[group], "z -> 1 1 1 z"),
+                    guidance,
                 )
                 for group in run
             ]
             blocks = [self.blocks[group] for group in run]
-            y, intermediates = _apply(blocks, y, (skip,), [(one,) for one in given], self.checkpoint)
+            shared = (skip, condition)
+            y, intermediates = _apply(blocks, y, shared, [(one,) for one in given], self.checkpoint)
             for group, values in zip(run, intermediates, strict=True):
                 aux |= {f"{name}.{group}": value for name, value in values.items()}
         return self.read_output({self.slot(0): y}), aux
@@ -167,9 +179,10 @@ class TopDownBlock(LatentGroup):
 
     options: Model
 
-    def __init__(self, block: DownBlock, options: Model) -> None:
+    def __init__(self, block: DownBlock, options: Model, class_width: int) -> None:
         width, stride = block.channels, block.unpool_stride
         self.unpool = Unpool(block.in_channels, width, stride, block.resolution) if stride > 1 else None
+        self.class_projection = Linear(class_width, width, use_bias=False) if class_width else None
         self.prior_net = ResidualCell(block.prior_net)
         self.posterior_net = ResidualCell(block.posterior_net)
         self.prior_layer = convolution(width, 2 * block.variates, (1, 1))
@@ -178,8 +191,9 @@ class TopDownBlock(LatentGroup):
         self.cells = nnx.List([ResidualCell(cell) for cell in block.cells])
         self.options = options
 
-    def read_prior(self, x: Array) -> tuple[Context, Gaussian]:
+    def read_prior(self, x: Array, condition: Array | None) -> tuple[Context, Gaussian]:
         x = x if self.unpool is None else self.unpool(x)
+        x = with_class(x, self.class_projection, condition)
         residual, features = jnp.split(self.prior_net(x), 2, -1)
         return Context(x, residual), gaussian(self.prior_layer(features), self.options)
 

@@ -16,8 +16,9 @@ from dioscuri.families.metroplex.options import Model
 from dioscuri.families.metroplex.plan import MetroplexPlan
 from dioscuri.families.metroplex.sinusoids import sinusoids
 from jax_impl.layers.convolution import convolution
-from jax_impl.layers.dense import broadcast
+from jax_impl.layers.dense import Embedding, broadcast
 from jax_impl.layers.grids import enlarge, from_tokens, to_tokens
+from jax_impl.layers.latents import class_condition
 from jax_impl.layers.precision import at_least_float32, weights_dtype
 from jax_impl.layers.stack import call
 from jax_impl.models.metroplex_blocks import (
@@ -49,14 +50,17 @@ class Metroplex(Pretrained, nnx.Module):
         self.bottom_up = BottomUp(plan, options, checkpoint)
         self.top_down = TopDown(plan, options, checkpoint)
 
-    def __call__(self, x: Array, noise: Arrays, masks: Masks = None) -> tuple[Array, dict[str, Array]]:
+    def __call__(
+        self, x: Array, noise: Arrays, masks: Masks = None, label: Array | None = None
+    ) -> tuple[Array, dict[str, Array]]:
         """Encode and decode pictures (B, H, W, C), sounds or clips.
 
-        `noise` and `masks` are as for `HierarchicalVAE`. Returns the output layer (B, H, W, outputs) and a
-        flat dict with `posterior_mean.<l>`, `posterior_scale.<l>`, `prior_mean.<l>`, `prior_scale.<l>` and
-        `z.<l>`, each (B, h, w, Z), where scales are logarithms, and the head's input `features` (B, h, w, C).
+        `noise`, `masks` and `label` are as for `HierarchicalVAE`. Returns the output layer
+        (B, H, W, outputs) and a flat dict with `posterior_mean.<l>`, `posterior_scale.<l>`,
+        `prior_mean.<l>`, `prior_scale.<l>` and `z.<l>`, each (B, h, w, Z), where scales are logarithms, and
+        the head's input `features` (B, h, w, C).
         """
-        return self.top_down(noise, self.bottom_up(x), masks=masks)
+        return self.top_down(noise, self.bottom_up(x), masks=masks, label=label)
 
     def generate(
         self,
@@ -64,13 +68,15 @@ class Metroplex(Pretrained, nnx.Module):
         temperatures: Sequence[float] | Array,
         latents: Arrays | None = None,
         masks: Masks = None,
+        label: Array | None = None,
+        guidance: Array | float | None = None,
     ) -> tuple[Array, dict[str, Array]]:
         """Decode latents from the prior, with one temperature per group, or given ones `z.<l>`.
 
-        `noise` holds `prior.<l>`, except for given latents without masks. Returns the same as `__call__`,
-        without the posterior's statistics.
+        `noise` holds `prior.<l>`, except for given latents without masks. `guidance` is as for
+        `HierarchicalVAE`. Returns the same as `__call__`, without the posterior's statistics.
         """
-        return self.top_down(noise, None, temperatures=temperatures, latents=latents, masks=masks)
+        return self.top_down(noise, None, temperatures, latents, masks, label, guidance)
 
     def activations(self, x: Array) -> list[Array]:
         """What each group's posterior reads of pictures (B, H, W, C)."""
@@ -115,12 +121,13 @@ class TopDown(nnx.Module):
         self.start = nnx.Dict({str(side): nnx.Param(jnp.zeros(shapes[side])) for side in plan.start})
         self.blocks = nnx.List(
             [
-                DownConvolutions(block, options)
+                DownConvolutions(block, options, plan.class_width)
                 if isinstance(block, DownBlock)
-                else DownAttention(block, options, plan.gelu, gated=plan.gated)
+                else DownAttention(block, options, plan)
                 for block in plan.down
             ]
         )
+        self.class_emb = Embedding(plan.num_classes + 1, plan.class_width) if plan.num_classes else None
         if plan.affine:
             self.gain = nnx.Param(jnp.ones((1, *(1,) * plan.rank, plan.top_width)))
             self.bias = nnx.Param(jnp.zeros((1, *(1,) * plan.rank, plan.top_width)))
@@ -137,8 +144,11 @@ class TopDown(nnx.Module):
         temperatures: Sequence[float] | Array | None = None,
         latents: Arrays | None = None,
         masks: Masks = None,
+        label: Array | None = None,
+        guidance: Array | float | None = None,
     ) -> tuple[Array, dict[str, Array]]:
         B = len(next(iter({**noise, **(latents or {})}.values())))
+        condition = class_condition(self.class_emb, label, B)
         states: dict[int, Array] = {}
         aux: dict[str, Array] = {}
         for group, block in enumerate(self.blocks):
@@ -148,9 +158,10 @@ class TopDown(nnx.Module):
                 None if temperatures is None else temperatures[group],
                 None if latents is None else latents[f"z.{group}"],
                 None if masks is None else masks[group].reshape(1, *(1,) * self.plan.rank, -1),
+                guidance,
             )
             x = self.features_before(group, states, B)
-            arguments = (x, None if activations is None else activations[group], inputs)
+            arguments = (x, None if activations is None else activations[group], condition, inputs)
             x, intermediates = call(block, *arguments, checkpoint=self.checkpoint)
             states[self.slot(group)] = x
             aux |= {f"{name}.{group}": value for name, value in intermediates.items()}

@@ -17,11 +17,13 @@ from dioscuri.families.metroplex.blocks import (
     SelfAttention,
     UpBlock,
 )
+from dioscuri.families.metroplex.plan import MetroplexPlan
 from jax_impl.layers.attention import Attention
 from jax_impl.layers.cells import ACTIVATIONS, ResidualCell
 from jax_impl.layers.convolution import convolution
+from jax_impl.layers.dense import Linear
 from jax_impl.layers.grids import average_pool
-from jax_impl.layers.latents import Context, Gaussian, LatentGroup, gaussian
+from jax_impl.layers.latents import Context, Gaussian, LatentGroup, gaussian, with_class
 from jax_impl.layers.norms import ChannelNorm
 from jax_impl.layers.precision import at_least_float32
 from jax_impl.layers.relative_attention import RelativeAttention, scaled
@@ -45,16 +47,18 @@ class UpConvolutions(nnx.Module):
 class DownConvolutions(LatentGroup):
     """Top-down block: prior, posterior if there is an activation, and projection of the latents."""
 
-    def __init__(self, block: DownBlock, options: LatentModel) -> None:
+    def __init__(self, block: DownBlock, options: LatentModel, class_width: int) -> None:
         self.attention = PixelAttention(block.attention) if block.attention else None
+        self.class_projection = Linear(class_width, block.channels, use_bias=False) if class_width else None
         self.posterior = ResidualCell(block.posterior)
         self.prior = ResidualCell(block.prior)
         self.z_projection = convolution(block.variates, block.channels, (1,) * len(block.grid))
         self.residual = ResidualCell(block.residual)
         self.block, self.options = block, options
 
-    def read_prior(self, x: Array) -> tuple[Context, Gaussian]:
+    def read_prior(self, x: Array, condition: Array | None) -> tuple[Context, Gaussian]:
         x = x if self.attention is None else self.attention(x)
+        x = with_class(x, self.class_projection, condition)
         variates = self.block.variates
         mean, scale, features = jnp.split(self.prior(x), [variates, 2 * variates], -1)
         return Context(x, features), Gaussian(at_least_float32(mean), at_least_float32(scale))
@@ -86,15 +90,10 @@ class DownAttention(LatentGroup):
     """Top-down block: the posterior's queries come from the generative state, its keys and values from the
     encoder's activation."""
 
-    def __init__(
-        self,
-        block: AttentionDownBlock,
-        options: LatentModel,
-        activation: str,
-        *,
-        gated: bool,
-    ) -> None:
+    def __init__(self, block: AttentionDownBlock, options: LatentModel, plan: MetroplexPlan) -> None:
         width, variates, pointwise = block.channels, block.variates, (1,) * len(block.grid)
+        activation, gated, class_width = plan.gelu, plan.gated, plan.class_width
+        self.class_projection = Linear(class_width, width, use_bias=False) if class_width else None
         self.attention = RelativeAttention(block.attention, gated=gated)
         self.prior_layer = convolution(width, 2 * variates, pointwise)
         self.posterior = posterior_net(block, activation, gated=gated)
@@ -103,7 +102,8 @@ class DownAttention(LatentGroup):
         self.feed_forward = FeedForward(width, block.attention, activation, gated=gated)
         self.block, self.options = block, options
 
-    def read_prior(self, x: Array) -> tuple[Context, Gaussian]:
+    def read_prior(self, x: Array, condition: Array | None) -> tuple[Context, Gaussian]:
+        x = with_class(x, self.class_projection, condition)
         attended = x + self.attention(x)
         prior = gaussian(self.prior_layer(attended), self.options)
         return Context(x if self.block.attends_in_prior else attended, attended), prior

@@ -1,4 +1,4 @@
-"""The five examples run unchanged in both twins."""
+"""The examples run unchanged in both twins."""
 
 import runpy
 import sys
@@ -40,13 +40,14 @@ def folder_of_pictures(folder, side, n=8):
     return folder
 
 
-def test_there_are_five_and_no_other():
+def test_there_is_no_other_example():
     assert {path.name for path in EXAMPLES.glob("*.py")} == {
         "load_and_sample.py",
         "train_on_a_folder.py",
         "training_loop.py",
         "fine_tune.py",
         "compare.py",
+        "linear_probe.py",
     }
 
 
@@ -91,3 +92,12 @@ def test_compare(run, tmp_path, twin):
     np.save(tmp_path / "pictures.npy", faces.PICTURES)
     output = run("compare.py", first, second, "pictures.npy", "--n", 4, "--samples", 2, "--twin", twin)
     assert output.count("FD ") == output.count("bits/dim") == 2
+
+
+@pytest.mark.parametrize("twin", TWINS)
+def test_linear_probe(run, tmp_path, twin):
+    vae = faces.write_run(tmp_path, "vae", tiny.TINY)
+    output = run("linear_probe.py", vae, "--n", 60, "--chart", "probe.png", "--twin", twin)
+    rows = ("pixels: 64 features", "level 0, 4x4: 128", "level 1, 8x8: 192", "all levels: 320", "of 60 test")
+    assert all(row in output for row in rows)
+    assert size_of(tmp_path / "probe.png")[0] == 840

@@ -99,6 +99,8 @@ def test_numbers_that_no_run_can_have(family, words, message):
         ("hierarchical_vae", "data.skip_corrupt=True", "skip_corrupt applies only if"),
         ("hierarchical_vae", "data.fast_jpeg=True", "fast_jpeg applies only if"),
         ("hierarchical_vae", "data.labels=True", "uses no labels for this model"),
+        ("hierarchical_vae", "model.num_classes=10", "labels must be True for a model of 10 classes"),
+        ("metroplex", "synthesis.guidance_scale=1.", "guidance_scale needs a model with classes"),
         ("vqgan", "data.labels=True", "uses no labels for this model"),
         ("metroplex", "data.labels=True", "uses no labels for this model"),
         (

@@ -77,9 +77,11 @@ class FakeEngine:
             "kl": terms["kl"],
         }
 
-    def generate(self, batch, *, ema, step, temperatures, output, output_temperature=1.0):
+    def generate(
+        self, batch, *, ema, step, temperatures, output, output_temperature=1.0, guidance_scale=None
+    ):
         assert len(temperatures) == self.L
-        n = len(batch["index"])
+        n = len(next(iter(batch.values())))
         return {
             "image": np.full((n, *self.plan.image_shape), int(100 * temperatures[0]) + step % 50, np.uint8)
         }

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from dioscuri.families.latent_models.plan import LatentPlan
-from torch_impl.layers.latents import Context, Gaussian, standard_deviation
+from torch_impl.layers.latents import Context, Gaussian, class_condition, standard_deviation
 from torch_impl.layers.pictures import normalise
 from torch_impl.layers.precision import at_least_float32, weights_dtype
 from torch_impl.objectives.likelihoods import mixture_parameters, output_statistics
@@ -39,10 +39,12 @@ class LatentSteps:
         self, model: Any, batch: Tensors, noise: Tensors, frozen: Tensors, group: int
     ) -> dict[str, Tensor]:
         """`x` and `features`, the block's context, and the prior's `mean`, `scale` and `std`, from the states
-        behind the blocks before. The first group's batch holds any rows."""
+        behind the blocks before, of no class. The first group's batch holds any rows."""
         states = _states(model, batch)
-        x = model.top_down.features_before(group, states, len(next(iter(batch.values()))))
-        context, prior = model.top_down.blocks[group].read_prior(x)
+        top_down, B = model.top_down, len(next(iter(batch.values())))
+        condition = class_condition(top_down.class_emb, None, B)
+        x = top_down.features_before(group, states, B)
+        context, prior = top_down.blocks[group].read_prior(x, condition)
         return {name: _told(value) for name, value in context._asdict().items()} | self._gaussian(prior)
 
     def group_posterior(

@@ -13,7 +13,7 @@ from dioscuri.families.hierarchical_vae.options import Model
 from dioscuri.families.hierarchical_vae.plan import DownBlock, HierarchicalVAEPlan, UpBlock
 from torch_impl.layers.cells import ResidualCell
 from torch_impl.layers.convolution import Pool, Unpool, convolution
-from torch_impl.layers.latents import Context, Gaussian, LatentGroup, gaussian
+from torch_impl.layers.latents import Context, Gaussian, LatentGroup, class_condition, gaussian, with_class
 from torch_impl.layers.precision import at_least_float32, weights_dtype
 from torch_impl.layers.stack import call
 from torch_impl.pretrained import Pretrained
@@ -39,15 +39,17 @@ class HierarchicalVAE(Pretrained, nn.Module):
         self.bottom_up = BottomUp(plan, checkpoint)
         self.top_down = TopDown(plan, options, checkpoint)
 
-    def forward(self, x: Tensor, noise: Tensors, masks: Masks = None) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(
+        self, x: Tensor, noise: Tensors, masks: Masks = None, label: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """Encode and decode pictures (B, H, W, C).
 
         `noise` holds `posterior.<l>` (B, h, w, Z) and, with `masks`, `prior.<l>`: variates whose mask (one
         (Z,) per group) is 0 come from the prior. Returns the output layer (B, H, W, outputs) and a flat dict
         with `posterior_mean.<l>`, `posterior_scale.<l>`, `prior_mean.<l>`, `prior_scale.<l>` and `z.<l>`,
-        each (B, h, w, Z).
+        each (B, h, w, Z). `label` (B,) holds the classes, if there are any; `num_classes` is none.
         """
-        return self.top_down(noise, self.bottom_up(x), masks=masks)
+        return self.top_down(noise, self.bottom_up(x), masks=masks, label=label)
 
     def generate(
         self,
@@ -55,13 +57,16 @@ class HierarchicalVAE(Pretrained, nn.Module):
         temperatures: Sequence[float] | Tensor,
         latents: Tensors | None = None,
         masks: Masks = None,
+        label: Tensor | None = None,
+        guidance: Tensor | float | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Decode latents from the prior, with one temperature per group, or given ones `z.<l>`.
 
-        `noise` holds `prior.<l>`, except for given latents without masks. Returns the same as `forward`,
+        `noise` holds `prior.<l>`, except for given latents without masks. With the factor `guidance` the rows
+        are B with their classes, then the same B without; see `guided`. Returns the same as `forward`,
         without the posterior's statistics.
         """
-        return self.top_down(noise, None, temperatures=temperatures, latents=latents, masks=masks)
+        return self.top_down(noise, None, temperatures, latents, masks, label, guidance)
 
     def activations(self, x: Tensor) -> list[Tensor]:
         """What each group's posterior reads of pictures (B, H, W, C)."""
@@ -112,7 +117,8 @@ class TopDown(nn.Module):
         super().__init__()
         side = plan.top_resolution
         self.trainable_h = nn.Parameter(torch.zeros(1, plan.top_channels, side, side))
-        self.blocks = nn.ModuleList(TopDownBlock(block, options) for block in plan.down)
+        self.class_emb = nn.Embedding(plan.num_classes + 1, plan.class_width) if plan.num_classes else None
+        self.blocks = nn.ModuleList(TopDownBlock(block, options, plan.class_width) for block in plan.down)
         self.output_conv = convolution(plan.down[-1].channels, plan.output_channels, plan.output_kernel)
         self.skip_levels = tuple(block.skip_level for block in plan.down)
         self.checkpoint = checkpoint
@@ -124,9 +130,12 @@ class TopDown(nn.Module):
         temperatures: Sequence[float] | Tensor | None = None,
         latents: Tensors | None = None,
         masks: Masks = None,
+        label: Tensor | None = None,
+        guidance: Tensor | float | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         B = len(next(iter({**noise, **(latents or {})}.values())))
         y = self.features_before(0, {}, B)
+        condition = class_condition(self.class_emb, label, B)
         aux: dict[str, Tensor] = {}
         for group, block in enumerate(self.blocks):
             skip = None if skips is None else skips[self.skip_levels[group]]
@@ -136,8 +145,9 @@ class TopDown(nn.Module):
                 None if temperatures is None else temperatures[group],
                 None if latents is None else _nchw(latents[f"z.{group}"]),
                 None if masks is None else rearrange(masks[group], "z -> 1 z 1 1"),
+                guidance,
             )
-            y, intermediates = call(block, y, skip, given, checkpoint=self.checkpoint)
+            y, intermediates = call(block, y, skip, condition, given, checkpoint=self.checkpoint)
             aux |= {f"{name}.{group}": value.permute(0, 2, 3, 1) for name, value in intermediates.items()}
         return self.read_output({self.slot(0): y}), aux
 
@@ -159,10 +169,11 @@ class TopDownBlock(LatentGroup):
 
     options: Model
 
-    def __init__(self, block: DownBlock, options: Model) -> None:
+    def __init__(self, block: DownBlock, options: Model, class_width: int) -> None:
         super().__init__()
         width, stride = block.channels, block.unpool_stride
         self.unpool = Unpool(block.in_channels, width, stride, block.resolution) if stride > 1 else None
+        self.class_projection = nn.Linear(class_width, width, bias=False) if class_width else None
         self.prior_net = ResidualCell(block.prior_net)
         self.posterior_net = ResidualCell(block.posterior_net)
         self.prior_layer = convolution(width, 2 * block.variates, (1, 1))
@@ -171,8 +182,9 @@ class TopDownBlock(LatentGroup):
         self.cells = nn.ModuleList(ResidualCell(cell) for cell in block.cells)
         self.options = options
 
-    def read_prior(self, x: Tensor) -> tuple[Context, Gaussian]:
+    def read_prior(self, x: Tensor, condition: Tensor | None) -> tuple[Context, Gaussian]:
         x = x if self.unpool is None else self.unpool(x)
+        x = with_class(x, self.class_projection, condition)
         residual, features = self.prior_net(x).chunk(2, 1)
         return Context(x, residual), gaussian(self.prior_layer(features), self.options)
 

@@ -17,6 +17,7 @@ from dioscuri.families.metroplex.plan import MetroplexPlan
 from dioscuri.families.metroplex.sinusoids import sinusoids
 from torch_impl.layers.convolution import convolution
 from torch_impl.layers.grids import enlarge, from_tokens, to_tokens
+from torch_impl.layers.latents import class_condition
 from torch_impl.layers.precision import at_least_float32, weights_dtype
 from torch_impl.layers.stack import call
 from torch_impl.models.metroplex_blocks import (
@@ -49,14 +50,17 @@ class Metroplex(Pretrained, nn.Module):
         self.bottom_up = BottomUp(plan, options, checkpoint)
         self.top_down = TopDown(plan, options, checkpoint)
 
-    def forward(self, x: Tensor, noise: Tensors, masks: Masks = None) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(
+        self, x: Tensor, noise: Tensors, masks: Masks = None, label: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """Encode and decode pictures (B, H, W, C), sounds or clips.
 
-        `noise` and `masks` are as for `HierarchicalVAE`. Returns the output layer (B, H, W, outputs) and a
-        flat dict with `posterior_mean.<l>`, `posterior_scale.<l>`, `prior_mean.<l>`, `prior_scale.<l>` and
-        `z.<l>`, each (B, h, w, Z), where scales are logarithms, and the head's input `features` (B, h, w, C).
+        `noise`, `masks` and `label` are as for `HierarchicalVAE`. Returns the output layer
+        (B, H, W, outputs) and a flat dict with `posterior_mean.<l>`, `posterior_scale.<l>`,
+        `prior_mean.<l>`, `prior_scale.<l>` and `z.<l>`, each (B, h, w, Z), where scales are logarithms, and
+        the head's input `features` (B, h, w, C).
         """
-        return self.top_down(noise, self.bottom_up(x), masks=masks)
+        return self.top_down(noise, self.bottom_up(x), masks=masks, label=label)
 
     def generate(
         self,
@@ -64,13 +68,15 @@ class Metroplex(Pretrained, nn.Module):
         temperatures: Sequence[float] | Tensor,
         latents: Tensors | None = None,
         masks: Masks = None,
+        label: Tensor | None = None,
+        guidance: Tensor | float | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Decode latents from the prior, with one temperature per group, or given ones `z.<l>`.
 
-        `noise` holds `prior.<l>`, except for given latents without masks. Returns the same as `forward`,
-        without the posterior's statistics.
+        `noise` holds `prior.<l>`, except for given latents without masks. `guidance` is as for
+        `HierarchicalVAE`. Returns the same as `forward`, without the posterior's statistics.
         """
-        return self.top_down(noise, None, temperatures=temperatures, latents=latents, masks=masks)
+        return self.top_down(noise, None, temperatures, latents, masks, label, guidance)
 
     def activations(self, x: Tensor) -> list[Tensor]:
         """What each group's posterior reads of pictures (B, H, W, C)."""
@@ -119,12 +125,13 @@ class TopDown(nn.Module):
         )
         self.blocks = nn.ModuleList(
             [
-                DownConvolutions(block, options)
+                DownConvolutions(block, options, plan.class_width)
                 if isinstance(block, DownBlock)
-                else DownAttention(block, options, plan.gelu, gated=plan.gated)
+                else DownAttention(block, options, plan)
                 for block in plan.down
             ]
         )
+        self.class_emb = nn.Embedding(plan.num_classes + 1, plan.class_width) if plan.num_classes else None
         if plan.affine:
             self.gain = nn.Parameter(torch.ones(1, plan.top_width, *(1,) * plan.rank))
             self.bias = nn.Parameter(torch.zeros(1, plan.top_width, *(1,) * plan.rank))
@@ -141,8 +148,11 @@ class TopDown(nn.Module):
         temperatures: Sequence[float] | Tensor | None = None,
         latents: Tensors | None = None,
         masks: Masks = None,
+        label: Tensor | None = None,
+        guidance: Tensor | float | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         B = len(next(iter({**noise, **(latents or {})}.values())))
+        condition = class_condition(self.class_emb, label, B)
         states: dict[int, Tensor] = {}
         aux: dict[str, Tensor] = {}
         for group, block in enumerate(self.blocks):
@@ -152,9 +162,10 @@ class TopDown(nn.Module):
                 None if temperatures is None else temperatures[group],
                 None if latents is None else _nchw(latents[f"z.{group}"]),
                 None if masks is None else masks[group].reshape(1, -1, *(1,) * self.plan.rank),
+                guidance,
             )
             x = self.features_before(group, states, B)
-            arguments = (x, None if activations is None else activations[group], inputs)
+            arguments = (x, None if activations is None else activations[group], condition, inputs)
             x, intermediates = call(block, *arguments, checkpoint=self.checkpoint)
             states[self.slot(group)] = x
             aux |= {f"{name}.{group}": value.movedim(1, -1) for name, value in intermediates.items()}

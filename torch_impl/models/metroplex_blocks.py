@@ -17,11 +17,12 @@ from dioscuri.families.metroplex.blocks import (
     SelfAttention,
     UpBlock,
 )
+from dioscuri.families.metroplex.plan import MetroplexPlan
 from torch_impl.layers.attention import Attention
 from torch_impl.layers.cells import ACTIVATIONS, ResidualCell
 from torch_impl.layers.convolution import convolution
 from torch_impl.layers.grids import average_pool
-from torch_impl.layers.latents import Context, Gaussian, LatentGroup, gaussian
+from torch_impl.layers.latents import Context, Gaussian, LatentGroup, gaussian, with_class
 from torch_impl.layers.norms import ChannelNorm
 from torch_impl.layers.precision import at_least_float32
 from torch_impl.layers.relative_attention import RelativeAttention, scaled
@@ -46,17 +47,19 @@ class UpConvolutions(nn.Module):
 class DownConvolutions(LatentGroup):
     """Top-down block: prior, posterior if there is an activation, and projection of the latents."""
 
-    def __init__(self, block: DownBlock, options: LatentModel) -> None:
+    def __init__(self, block: DownBlock, options: LatentModel, class_width: int) -> None:
         super().__init__()
         self.attention = PixelAttention(block.attention) if block.attention else None
+        self.class_projection = nn.Linear(class_width, block.channels, bias=False) if class_width else None
         self.posterior = ResidualCell(block.posterior)
         self.prior = ResidualCell(block.prior)
         self.z_projection = convolution(block.variates, block.channels, (1,) * len(block.grid))
         self.residual = ResidualCell(block.residual)
         self.block, self.options = block, options
 
-    def read_prior(self, x: Tensor) -> tuple[Context, Gaussian]:
+    def read_prior(self, x: Tensor, condition: Tensor | None) -> tuple[Context, Gaussian]:
         x = x if self.attention is None else self.attention(x)
+        x = with_class(x, self.class_projection, condition)
         variates = self.block.variates
         mean, scale, features = self.prior(x).split([variates, variates, self.block.channels], 1)
         return Context(x, features), Gaussian(at_least_float32(mean), at_least_float32(scale))
@@ -89,16 +92,11 @@ class DownAttention(LatentGroup):
     """Top-down block: the posterior's queries come from the generative state, its keys and values from the
     encoder's activation."""
 
-    def __init__(
-        self,
-        block: AttentionDownBlock,
-        options: LatentModel,
-        activation: str,
-        *,
-        gated: bool,
-    ) -> None:
+    def __init__(self, block: AttentionDownBlock, options: LatentModel, plan: MetroplexPlan) -> None:
         super().__init__()
         width, variates, pointwise = block.channels, block.variates, (1,) * len(block.grid)
+        activation, gated, class_width = plan.gelu, plan.gated, plan.class_width
+        self.class_projection = nn.Linear(class_width, width, bias=False) if class_width else None
         self.attention = RelativeAttention(block.attention, gated=gated)
         self.prior_layer = convolution(width, 2 * variates, pointwise)
         self.posterior = posterior_net(block, activation, gated=gated)
@@ -107,7 +105,8 @@ class DownAttention(LatentGroup):
         self.feed_forward = FeedForward(width, block.attention, activation, gated=gated)
         self.block, self.options = block, options
 
-    def read_prior(self, x: Tensor) -> tuple[Context, Gaussian]:
+    def read_prior(self, x: Tensor, condition: Tensor | None) -> tuple[Context, Gaussian]:
+        x = with_class(x, self.class_projection, condition)
         attended = x + self.attention(x)
         prior = gaussian(self.prior_layer(attended), self.options)
         return Context(x if self.block.attends_in_prior else attended, attended), prior

@@ -1,7 +1,9 @@
-"""From the output layer to pictures, sounds or clips: the last step of ancestral sampling."""
+"""Ancestral sampling: its guidance, and its last step, from the output layer to pictures, sounds or clips."""
 
 from collections.abc import Mapping
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from dioscuri.families.latent_models.plan import LatentPlan
@@ -14,6 +16,22 @@ from torch_impl.objectives.likelihoods import (
     mixture_mean,
     mixture_sample,
 )
+
+
+def guided_layer(
+    model: Any,
+    noise: Mapping[str, Tensor],
+    temperatures: Tensor,
+    labels: tuple[Tensor, Tensor],
+    scale: Tensor | float,
+) -> Tensor:
+    """The output layer (B, H, W, K) of latents that `labels`, the classes (B,) and what stands for none,
+    guide with the factor 1 + scale: the network meets every row twice, with the same noise and latents.
+    Guidance in hierarchical VAEs is due to Luhman and Luhman 2022."""
+    doubled = {name: torch.cat([x, x]) for name, x in noise.items() if name.startswith("prior.")}
+    layer, _ = model.generate(doubled, temperatures, label=torch.cat(labels), guidance=1 + scale)
+    with_class: Tensor = layer[: len(labels[0])]
+    return with_class
 
 
 def read_output(

@@ -16,6 +16,7 @@ from dioscuri.data import Examples, pipeline
 from dioscuri.data.descriptors import describe
 from dioscuri.engine import Array, Batch
 from dioscuri.errors import UserError
+from dioscuri.families.classes import check_labels
 from dioscuri.families.classifier import plan as classifier
 from dioscuri.families.classifier.options import HParams
 from dioscuri.files import replacing
@@ -68,13 +69,8 @@ def check_options(hparams: HParams) -> None:
 
 def check_examples(context: Context) -> None:
     """Raise a `UserError` if pictures have classes that the model lacks."""
-    n_classes = context.hparams.model.num_classes
     for examples in (context.sets.train, context.sets.validation, context.sets.test):
-        if examples.labels is not None and examples.labels.max() >= n_classes:
-            raise UserError(
-                f"[model] num_classes is {n_classes}, but {examples.name} has class {examples.labels.max()}: "
-                f"raise it to {examples.labels.max() + 1}"
-            )
+        check_labels(examples, context.hparams.model.num_classes)
 
 
 class ClassifierRun:

@@ -17,6 +17,6 @@ def describe(hparams: HParams) -> Description:
         layers={"bottom-up": counted(up, "blocks"), "top-down": latent_levels(plan)},
         rows={
             **picture_rows(hparams.data, plan.extent),
-            **label_rows(getattr(hparams.model, "num_classes", 0)),
+            **label_rows(plan.num_classes),
         },
     )

@@ -6,7 +6,7 @@ from dioscuri.engine import Array
 from dioscuri.face.usual import Values, halvings
 from dioscuri.families.hierarchical_vae.initialisation import initial_parameters, parameter_table
 from dioscuri.families.hierarchical_vae.plan import HierarchicalVAEPlan, make_plan
-from dioscuri.families.hierarchical_vae.usual import usual_options
+from dioscuri.families.hierarchical_vae.usual import usual_options, with_classes
 from dioscuri.families.latent_models.compressing import CompressingModel
 
 
@@ -33,7 +33,8 @@ class HierarchicalVAEModel(CompressingModel):
         """Default options: levels that halve the pictures down to one pixel or as far as possible, 64
         channels, 8 latent channels; loss and optimiser of Efficient-VDVAE."""
         n = max(1, halvings(int(given["data"]["target_res"]), 10))
-        return usual_options(n, halves=int(given["data"]["target_res"]) % 2 == 0)
+        options = usual_options(n, halves=int(given["data"]["target_res"]) % 2 == 0)
+        return with_classes(options, given)
 
 
 FACE = HierarchicalVAEModel

@@ -17,8 +17,9 @@ from dioscuri.families.hierarchical_vae.plan import Cell, DownBlock, Hierarchica
 
 Rule = Literal["zeros", "glorot", "residual", "latent", "prior"]
 """How a tensor is initialised. All but `zeros` are Glorot uniform. `residual` (last convolution of a residual
-cell, if `stable_init`) and `latent` (projection of latents) are scaled by sqrt(1 / latent groups); `prior`
-(last convolution of a prior net) is zero if `initialize_prior_weights_as_zero`."""
+cell, if `stable_init`) and `latent` (projections of latents and classes) are scaled by
+sqrt(1 / latent groups); `prior` (last convolution of a prior net) is zero if
+`initialize_prior_weights_as_zero`."""
 
 DECAYED_LAYERS = {"cells", "prior_net", "posterior_net", "pool", "unpool"}
 
@@ -41,8 +42,14 @@ def parameter_table(plan: HierarchicalVAEPlan) -> Table:
         table |= _up_block(f"bottom_up.blocks.{n}", up)
     side = plan.top_resolution
     table["top_down.trainable_h"] = Parameter((1, plan.top_channels, side, side), "zeros")
+    if plan.num_classes:
+        table["top_down.class_emb.weight"] = Parameter((plan.num_classes + 1, plan.class_width), "glorot")
     for n, down in enumerate(plan.down):
-        table |= _down_block(f"top_down.blocks.{n}", down)
+        name = f"top_down.blocks.{n}"
+        table |= _down_block(name, down)
+        if plan.num_classes:
+            shape = (down.channels, plan.class_width)
+            table[f"{name}.class_projection.weight"] = Parameter(shape, "latent")
     return table | _conv(
         "top_down.output_conv", plan.down[-1].channels, plan.output_channels, plan.output_kernel
     )

@@ -8,6 +8,7 @@ from dioscuri.errors import UserError
 from dioscuri.families.hierarchical_vae.initialisation import parameter_table
 from dioscuri.families.hierarchical_vae.options import HParams, Model
 from dioscuri.families.hierarchical_vae.plan import make_plan
+from dioscuri.families.latent_models.conditions import check_conditions, check_examples
 from dioscuri.families.latent_models.plan import level_temperatures
 from dioscuri.families.latent_models.run_logic import LatentGroupsRun
 
@@ -30,6 +31,7 @@ def check_options(hparams: HParams) -> None:
         raise UserError(f"[model] has {size:,} parameters, more than {MAX_PARAMETERS:,}: lower its filters")
     for setting in hparams.synthesis.temperature_settings:
         level_temperatures(plan, setting)
+    check_conditions(hparams)
 
 
 def _convolutions(model: Model) -> int:
@@ -60,4 +62,5 @@ FAMILY = Family(
     run=HierarchicalVAERun,
     check_options=check_options,
     network_shapes=_network_shapes,
+    check_examples=check_examples,
 )

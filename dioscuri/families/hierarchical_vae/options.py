@@ -53,6 +53,9 @@ class Model:
     num_output_mixtures: int = option(
         low=1, high=2**10, doc="components of the discretised mixture of logistics"
     )
+    num_classes: int = option(
+        0, low=0, high=2**20, doc="classes of the pictures; 0: no class condition. Needs data.labels"
+    )
 
     def __post_init__(self) -> None:
         for prefix in ("", "output_"):
@@ -80,6 +83,9 @@ class Loss:
     scaled_gamma: bool = option(doc="balance by KL per latent dimension instead of KL")
     use_weight_decay: bool = option(doc="decoupled weight decay on the kernels of cells, pools and unpools")
     l2_weight: float = option(low=0, doc="weight decay factor")
+    cond_dropout_prob: float = option(
+        0.0, low=0, high=1, doc="probability that a picture's class is dropped, for guidance"
+    )
     exact_bin_width: bool = option(
         False,
         doc="integrate the mixture over bins that tile the range. The original widens them below 8 bits by "
@@ -104,8 +110,8 @@ class Metrics:
     )
     report_baselines: bool = option(
         False,
-        doc="after training: histogram baselines on the test set, and distances from samples to the nearest "
-        "training picture",
+        doc="after training: histogram baselines on the test set, distances from samples to the nearest "
+        "training picture and, with classes, how many samples are what was asked for",
     )
 
 
@@ -161,6 +167,16 @@ class Synthesis:
     output_temperature: float = option(low=0, high=10**4, doc="temperature of the output layer")
     batch_size: int = option(low=1, high=2**20, doc="global batch size")
     output: str = option("sample", choices=("sample", "mean"), doc="how the output layer is read")
+    classes: tuple[int, ...] = option(
+        (), low=0, high=2**20, doc="classes to sample, in turn; empty: all classes of the model, in turn"
+    )
+    guidance_scale: float = option(
+        0.0,
+        low=0,
+        high=100,
+        doc="generation: the prior's mean = without + (1 + scale) (with - without the class), and so the log "
+        "of its scale, which stays below that with the class; 0: none",
+    )
     importance_samples: int = option(
         0, low=0, high=10**9, doc="reconstruction, scores: samples of the importance-weighted bound; 0: off"
     )

@@ -94,6 +94,11 @@ class HierarchicalVAEPlan(LatentPlan):
         return sqrt(1 / len(self.down))
 
     @property
+    def class_width(self) -> int:
+        """Width of the classes' embedding, 0 without classes."""
+        return self.top_channels if self.num_classes else 0
+
+    @property
     def groups(self) -> tuple[DownBlock, ...]:
         """Blocks with latents, in order of execution."""
         return self.down
@@ -135,6 +140,7 @@ def make_plan(hparams: HParams) -> HierarchicalVAEPlan:
         if bernoulli
         else mixture_channels(model.num_output_mixtures, data.channels),
         n_levels=len(model.down_strides),
+        num_classes=model.num_classes,
     )
 
 

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from dioscuri.face.usual import Values
+
 
 def usual_options(levels: int, *, halves: bool) -> dict[str, dict[str, Any]]:
     """Options of a model with `levels` levels; with `halves`, each halves the grid."""
@@ -61,3 +63,11 @@ SYNTHESIS: dict[str, Any] = {
     "temperature_settings": [1.0],
     "output_temperature": 1.0,
 }
+
+
+def with_classes(options: Values, given: Values) -> Values:
+    """Default options of a new model, with labels and dropped classes where it has classes."""
+    if not given.get("model", {}).get("num_classes"):
+        return options
+    loss = {**options.get("loss", {}), "cond_dropout_prob": 0.1}
+    return {**options, "data": {"labels": True}, "loss": loss}

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from dioscuri.engine import Array, Batch, Engine
+from dioscuri.families.latent_models.conditions import examples
 from dioscuri.families.latent_models.plan import LatentPlan
 from dioscuri.files import replacing
 
@@ -80,7 +81,7 @@ def evaluate_bound(
     """Evaluate padded batches. Batch i always uses the same noise, so evaluations are comparable."""
     total = BoundSum()
     for index, batch in enumerate(batches):
-        total.add(engine.run("evaluate", {"image": batch["image"]}, ema=ema, step=index), batch["valid"])
+        total.add(engine.run("evaluate", examples(batch), ema=ema, step=index), batch["valid"])
         on_batch()
     return total.mean()
 

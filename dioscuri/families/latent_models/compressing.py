@@ -130,6 +130,8 @@ class CompressingModel(LatentModel):
             reason = "its output layer gives absolute errors, which are no likelihood"
         elif len(plan.extent) != 2 or data.depth != 8:
             reason = "it is a model of sounds or clips"
+        elif plan.num_classes and not self.hparams.loss.cond_dropout_prob:
+            reason = "it needs classes, which files do not hold: train with loss.cond_dropout_prob above 0"
         else:
             return Pixels.of(plan, data)
         raise UserError(f"model '{self.hparams.run.name}' cannot compress: {reason}")

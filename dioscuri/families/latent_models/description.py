@@ -12,7 +12,7 @@ def latent_facts(plan: LatentPlan) -> dict[str, int]:
         "latent_levels": plan.n_levels,
         "latent_values": sum(map(plan.latent_dims, groups)),
         "values_of_an_example": plan.image_dims,
-    }
+    } | ({"classes": plan.num_classes} if plan.num_classes else {})
 
 
 def latent_levels(plan: LatentPlan) -> list[Row]:

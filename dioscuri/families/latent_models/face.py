@@ -5,7 +5,6 @@ from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
-from PIL import Image
 
 from dioscuri import schedules
 from dioscuri.engine import Array
@@ -14,15 +13,23 @@ from dioscuri.face.model import BATCH_SIZE, Model
 from dioscuri.face.options import with_options
 from dioscuri.face.recorded import checked_noise
 from dioscuri.families.latent_models import exploration
-from dioscuri.families.latent_models.bounds import importance_bound, importance_error, log_weight
+from dioscuri.families.latent_models.bounds import log_weight
+from dioscuri.families.latent_models.conditions import asked, check_guidance, known_classes, labelled
 from dioscuri.families.latent_models.exploration import HELD, RESTS, Decode, Variate
-from dioscuri.families.latent_models.inputs import read_latents, read_temperatures
+from dioscuri.families.latent_models.inputs import (
+    read_latents,
+    read_one_or_more,
+    read_pairs,
+    read_temperatures,
+)
 from dioscuri.families.latent_models.plan import LatentPlan
-from dioscuri.families.latent_models.scores import Bound, by_level
-from dioscuri.inputs import read_count, read_pictures, to_array
+from dioscuri.families.latent_models.scores import Bound, bound_of
+from dioscuri.inputs import read_classes, read_count, read_pictures
 
 _READING = ("output", "output_temperature")
 """Options for reading the output layer."""
+_GUIDED = (*_READING, "guidance_scale")
+"""Options of `generate`."""
 N_CUTS = 8
 """Default number of mixtures of two pictures."""
 
@@ -31,7 +38,9 @@ class LatentModel(Model):
     """A VAE with a hierarchy of latents.
 
     Calls take `temperature` (one number, one per level or one per latent group) and the options for reading
-    the output layer: `output`, 'sample' or 'mean', and `output_temperature`.
+    the output layer: `output`, 'sample' or 'mean', and `output_temperature`. A model with classes takes
+    `classes`, one per picture or one for all. Without them, a model trained with dropped classes uses none,
+    and any other model refuses.
     """
 
     does: ClassVar[tuple[str, ...]] = (
@@ -45,22 +54,34 @@ class LatentModel(Model):
         raise NotImplementedError
 
     @property
+    def num_classes(self) -> int:
+        """Number of classes, 0 if there are none."""
+        return self.plan.num_classes
+
+    @property
     def picture_shape(self) -> tuple[int, ...]:
         """(H, W, C) of pictures without padding; (L, C) of sounds and (T, H, W, C) of clips."""
         return self.plan.image_shape
 
     def encode(
-        self, pictures: Any, *, seed: int = 0, noise: Any = None, batch_size: int = BATCH_SIZE
+        self,
+        pictures: Any,
+        *,
+        classes: Any = None,
+        seed: int = 0,
+        noise: Any = None,
+        batch_size: int = BATCH_SIZE,
     ) -> dict[str, Array]:
         """The posterior of every latent group l: `mean.<l>`, `std.<l>`, and a sample, `z.<l>`, each
         (N, h, w, Z)."""
-        rows = {"image": self._padded(self._pictures(pictures))}
+        rows = self._rows(self._pictures(pictures), classes, "encode")
         return self._run("encode", rows, noise=noise, seed=seed, batch_size=batch_size)
 
     def decode(
         self,
         codes: Any,
         *,
+        classes: Any = None,
         temperature: Any = 1.0,
         seed: int = 0,
         noise: Any = None,
@@ -69,52 +90,56 @@ class LatentModel(Model):
     ) -> Array:
         """Pictures from latents `z.<l>` (N, h, w, Z); missing groups are sampled from the prior."""
         rows, masks = read_latents(self.plan, codes)
-        arguments = self._reading(options, "decode") | {
-            "temperatures": read_temperatures(self.plan, temperature)
-        }
-        return self._run(
-            "decode", rows, noise=noise, seed=seed, batch_size=batch_size, masks=masks, **arguments
-        )["image"]
+        rows = labelled(rows, classes, self.hparams, "decode")
+        arguments = self._reading(options, "decode") | {"masks": masks}
+        arguments |= {"temperatures": read_temperatures(self.plan, temperature)}
+        made = self._run("decode", rows, noise=noise, seed=seed, batch_size=batch_size, **arguments)
+        return made["image"]
 
     def generate(
         self,
         n: int | None = None,
         *,
+        classes: Any = None,
         temperature: Any = 1.0,
         seed: int = 0,
         noise: Any = None,
         batch_size: int = BATCH_SIZE,
         **options: Any,
     ) -> Array:
-        """n new pictures (default 16) from the prior, uint8 (n, H, W, C)."""
-        rows = {"index": np.arange(16 if n is None else read_count(n, "n"))}
-        arguments = self._reading(options, "generate") | {
-            "temperatures": read_temperatures(self.plan, temperature)
-        }
-        return self._run("generate", rows, noise=noise, seed=seed, batch_size=batch_size, **arguments)[
-            "image"
-        ]
+        """n new pictures from the prior, uint8 (n, H, W, C).
+
+        By default n is the number of classes given, or 16. Without `classes`, pictures get all classes of the
+        model in turn. `guidance_scale` (0 to 100, usually 0 to 3) moves each prior away from that without a
+        class: see `synthesis.guidance_scale`.
+        """
+        rows = asked(n, classes, self.num_classes)
+        arguments = self._reading(options, "generate", _GUIDED)
+        arguments |= {"temperatures": read_temperatures(self.plan, temperature)}
+        made = self._run("generate", rows, noise=noise, seed=seed, batch_size=batch_size, **arguments)
+        return made["image"]
 
     def reconstruct(
         self,
         pictures: Any,
         *,
+        classes: Any = None,
         seed: int = 0,
         noise: Any = None,
         batch_size: int = BATCH_SIZE,
         **options: Any,
     ) -> Array:
         """Pictures encoded by the posterior and decoded, uint8 (N, H, W, C)."""
-        rows = {"image": self._padded(self._pictures(pictures))}
+        rows = self._rows(self._pictures(pictures), classes, "reconstruct")
         arguments = self._reading(options, "reconstruct")
-        return self._run("reconstruct", rows, noise=noise, seed=seed, batch_size=batch_size, **arguments)[
-            "image"
-        ]
+        made = self._run("reconstruct", rows, noise=noise, seed=seed, batch_size=batch_size, **arguments)
+        return made["image"]
 
     def bound(
         self,
         pictures: Any,
         *,
+        classes: Any = None,
         samples: int = 1,
         prior_levels: Any = (),
         seed: int = 0,
@@ -126,7 +151,7 @@ class LatentModel(Model):
         The latents of `prior_levels`, counted from the coarsest, 0, come from the prior and cost nothing. If
         these are the finest k levels, the bound is L>k of Havtorn et al. 2021.
         """
-        rows, given = self._scored(pictures, prior_levels)
+        rows, given = self._scored(pictures, classes, prior_levels, "bound")
         n = read_count(samples, "samples")
         run = partial(self._run, "evaluate", rows, noise=None, seed=seed, batch_size=batch_size, **given)
         draws = [run(repeat=k) for k in range(n)]
@@ -134,12 +159,13 @@ class LatentModel(Model):
             np.mean([terms[name].astype(np.float64) for terms in draws], 0)
             for name in ("reconstruction", "kl")
         )
-        return self._bound_of(reconstruction, kl, list(map(log_weight, draws)))
+        return bound_of(self.plan, reconstruction, kl, list(map(log_weight, draws)))
 
     def score(
         self,
         pictures: Any,
         *,
+        classes: Any = None,
         samples: int = 16,
         prior_levels: Any = (),
         seed: int = 0,
@@ -151,7 +177,7 @@ class LatentModel(Model):
 
         `noise` is a list: that of `reconstruct` with output 'mean', then that of `evaluate` for every sample.
         """
-        rows, given = self._scored(pictures, prior_levels)
+        rows, given = self._scored(pictures, classes, prior_levels, "score")
         n = read_count(samples, "samples")
         if noise is not None and (not isinstance(noise, list | tuple) or len(noise) != n + 1):
             raise UserError(f"noise must be a list of {n + 1}: that of reconstruct and of {n} samples")
@@ -161,7 +187,7 @@ class LatentModel(Model):
         terms = run("reconstruct", rows, noise=recorded[0], output="mean", masks=masks)
         draws = [run("evaluate", rows, noise=recorded[k + 1], repeat=k, **given) for k in range(n)]
         reconstruction, kl = (terms[name].astype(np.float64) for name in ("reconstruction", "kl"))
-        return self._bound_of(reconstruction, kl, list(map(log_weight, draws)))
+        return bound_of(self.plan, reconstruction, kl, list(map(log_weight, draws)))
 
     def interpolate(
         self,
@@ -169,6 +195,7 @@ class LatentModel(Model):
         b: Any,
         n: int = 8,
         *,
+        classes: Any = None,
         path: str = "linear",
         levels: Any = (),
         rest: str = HELD,
@@ -185,15 +212,15 @@ class LatentModel(Model):
         (H, W, C) the result is (n, H, W, C), for two batches (N, H, W, C) it is (N, n, H, W, C). `noise` is
         that of `encode` for N pictures (with `output`, if that is 'sample'): a and b share it.
         """
-        (first, last), single = self._pairs(a, b)
+        (first, last), single = read_pairs(a, b, self.picture_shape, self._dtype)
         chosen: dict[str, Any] = {
             "path": exploration.read_choice(path, exploration.PATHS, "path"),
             "levels": exploration.read_levels(self.plan, levels, "levels"),
             "rest": exploration.read_choice(rest, RESTS, "rest"),
         }
         call = {"temperature": temperature, "seed": seed, "noise": noise, "batch_size": batch_size}
-        start, decode = self._walk("interpolate", first, options, **call)
-        end, _ = self._walk("interpolate", last, options, **call)
+        start, decode = self._walk("interpolate", first, options, classes, **call)
+        end, _ = self._walk("interpolate", last, options, classes, **call)
         film = exploration.film(self.plan, start, end, read_count(n, "n", low=2), decode, **chosen)
         return film[0] if single else film
 
@@ -203,6 +230,7 @@ class LatentModel(Model):
         variates: Any = None,
         n: int = 7,
         *,
+        classes: Any = None,
         spread: float = 3.0,
         rest: str = HELD,
         temperature: Any = 1.0,
@@ -218,17 +246,17 @@ class LatentModel(Model):
         of `top_variates`. The `rest`, the finer groups, is 'held' or comes from the 'prior' at the
         `temperature`. `noise` is that of `encode`.
         """
-        rows, single = self._one_or_more(pictures, "pictures")
+        rows, single = read_one_or_more(pictures, self.picture_shape, self._dtype, "pictures")
         exploration.check_spread(spread)
         offsets = np.linspace(-spread, spread, read_count(n, "n", low=2))
         read_rest = exploration.read_choice(rest, RESTS, "rest")
         chosen = (
-            self.top_variates(rows, seed=seed, batch_size=batch_size)
+            self.top_variates(rows, classes=classes, seed=seed, batch_size=batch_size)
             if variates is None
             else exploration.read_variates(self.plan, variates, "variates")
         )
         call = {"temperature": temperature, "seed": seed, "noise": noise, "batch_size": batch_size}
-        encoded, decode = self._walk("traverse", rows, options, **call)
+        encoded, decode = self._walk("traverse", rows, options, classes, **call)
         made = [
             exploration.traversal(self.plan, encoded, variate, offsets, decode, rest=read_rest)
             for variate in chosen
@@ -236,10 +264,16 @@ class LatentModel(Model):
         return np.stack(made, 1)[0] if single else np.stack(made, 1)
 
     def top_variates(
-        self, pictures: Any, n: int = 8, *, seed: int = 0, batch_size: int = BATCH_SIZE
+        self,
+        pictures: Any,
+        n: int = 8,
+        *,
+        classes: Any = None,
+        seed: int = 0,
+        batch_size: int = BATCH_SIZE,
     ) -> list[Variate]:
         """The n (group, variate) of the highest divergence on these pictures, per element of the grid."""
-        rows = {"image": self._padded(self._pictures(pictures))}
+        rows = self._rows(self._pictures(pictures), classes, "top_variates")
         terms = self._run("divergence_statistics", rows, noise=None, seed=seed, batch_size=batch_size)
         groups = range(len(self.plan.groups))
         statistics = [terms[f"kl.{group}"].astype(np.float64).mean(0) for group in groups]
@@ -251,6 +285,7 @@ class LatentModel(Model):
         b: Any,
         cuts: Any = None,
         *,
+        classes: Any = None,
         seed: int = 0,
         noise: Any = None,
         batch_size: int = BATCH_SIZE,
@@ -260,25 +295,32 @@ class LatentModel(Model):
         up to 8 from 0 to all groups): (cuts, H, W, C) for two pictures, (N, cuts, H, W, C) for two batches.
         `noise` is that of `encode`, shared by a and b.
         """
-        (first, second), single = self._pairs(a, b)
+        (first, second), single = read_pairs(a, b, self.picture_shape, self._dtype)
         default = exploration.mixing_cuts(len(self.plan.groups), N_CUTS)
         chosen = default if cuts is None else exploration.read_cuts(self.plan, cuts, "cuts")
         call = {"temperature": 1.0, "seed": seed, "noise": noise, "batch_size": batch_size}
-        coarse, decode = self._walk("mix", first, options, **call)
-        fine, _ = self._walk("mix", second, options, **call)
+        coarse, decode = self._walk("mix", first, options, classes, **call)
+        fine, _ = self._walk("mix", second, options, classes, **call)
         made = exploration.mixtures(self.plan, coarse, fine, chosen, decode)
         return made[0] if single else made
 
     @property
     def _names(self) -> tuple[str, ...]:
-        return ("image",)
+        return ("image", "label") if self.num_classes else ("image",)
 
     def _checked(self, name: str, value: Any, *, padded: bool) -> Array:
-        del name
+        if name == "label":
+            return read_classes(value, self.num_classes, where=name)
         shape = getattr(value, "shape", ())
         if padded and tuple(shape[1:]) == (*self.plan.extent, self.plan.channels):
             return read_pictures(value, tuple(shape[1:]), dtype=self._dtype)
         return self._padded(self._pictures(value))
+
+    def _checked_batch(self, given: Mapping[str, Any], *, padded: bool) -> dict[str, Any]:
+        rows = super()._checked_batch(given, padded=padded)
+        if self.num_classes and "label" not in rows:
+            raise UserError("the batch has no classes: give model.batch(pictures, classes=...)")
+        return rows
 
     def _final_schedules(self) -> dict[str, float]:
         steps, loss = self.hparams.train.total_train_steps, self.hparams.loss
@@ -297,25 +339,16 @@ class LatentModel(Model):
         around = [(0, 0), *[edge] * len(self.plan.extent), (0, 0)]
         return np.pad(pictures, around) if self.plan.crop else pictures
 
-    def _one_or_more(self, given: Any, what: str) -> tuple[Array, bool]:
-        """Pictures (N, H, W, C), and whether the input was a single one without the axis N."""
-        single = tuple(getattr(given, "shape", ())) == self.picture_shape
-        if single:
-            given = to_array(given, f"{what} must be pictures")[None]
-        return self._pictures(given, what), single or isinstance(given, Image.Image)
-
-    def _pairs(self, a: Any, b: Any) -> tuple[tuple[Array, Array], bool]:
-        """As many pictures of a as of b, and whether they are single ones."""
-        (first, single), (second, _) = self._one_or_more(a, "a"), self._one_or_more(b, "b")
-        if len(first) != len(second):
-            raise UserError(f"a holds {len(first)} pictures and b {len(second)}: give the same number")
-        return (first, second), single
+    def _rows(self, pictures: Array, classes: Any, call: str) -> dict[str, Array]:
+        """Checked pictures and their classes, if they have any, as the network takes them."""
+        return labelled({"image": self._padded(pictures)}, classes, self.hparams, call)
 
     def _walk(
         self,
         call: str,
         pictures: Array,
         options: Mapping[str, Any],
+        classes: Any,
         *,
         temperature: Any,
         noise: Any,
@@ -333,35 +366,35 @@ class LatentModel(Model):
             return None if given is None else {spec.name: given[spec.name] for spec in specs}
 
         def decode(latents: dict[str, Array], masks: list[Array]) -> Array:
-            noise = only("decode", **output)
-            return self._run("decode", latents, noise=noise, masks=masks, **how, **arguments)["image"]
+            noise, given = only("decode", **output), {**latents, **known_classes(rows)}
+            return self._run("decode", given, noise=noise, masks=masks, **how, **arguments)["image"]
 
-        rows = {"image": self._padded(pictures)}
+        rows = self._rows(pictures, classes, call)
         encoded = self._run("encode", rows, noise=only("encode"), with_prior=True, **how)
         exploration.check_finite(encoded)
         return encoded, decode
 
-    def _scored(self, pictures: Any, prior_levels: Any) -> tuple[dict[str, Array], dict[str, Any]]:
+    def _scored(
+        self, pictures: Any, classes: Any, prior_levels: Any, call: str
+    ) -> tuple[dict[str, Array], dict[str, Any]]:
         """Rows to evaluate, and the arguments of a bound with levels from the prior."""
-        rows = {"image": self._padded(self._pictures(pictures))}
+        rows = self._rows(self._pictures(pictures), classes, call)
         levels = exploration.read_levels(self.plan, prior_levels, "prior_levels")
         if not levels:
             return rows, {}
         given = [g for g, block in enumerate(self.plan.groups) if block.level not in levels]
         return rows, {"masked": True, "masks": exploration.masks_of(self.plan, given)}
 
-    def _bound_of(self, reconstruction: Array, kl: Array, log_weights: Sequence[Array]) -> Bound:
-        """From terms (N,) and (N, groups) in nats, and log weights (N,) of every sample."""
-        return Bound(
-            elbo=-(reconstruction + kl.sum(1)),
-            reconstruction=reconstruction,
-            kl=by_level(self.plan, kl),
-            importance=-importance_bound(log_weights),
-            importance_error=importance_error(log_weights),
-            dims=self.plan.image_dims,
-        )
-
-    def _reading(self, options: Mapping[str, Any], call: str) -> dict[str, Any]:
-        """Options for reading the output layer: the run's, updated with the call's."""
-        chosen = with_options(self.hparams.synthesis, options, _READING, call)
-        return {"output": chosen.output, "output_temperature": chosen.output_temperature}
+    def _reading(
+        self, options: Mapping[str, Any], call: str, allowed: Sequence[str] = _READING
+    ) -> dict[str, Any]:
+        """Options for reading the output layer, and guidance: the run's, updated with the call's."""
+        chosen = with_options(self.hparams.synthesis, options, allowed, call)
+        arguments = {"output": chosen.output, "output_temperature": chosen.output_temperature}
+        if allowed is _READING:
+            return arguments
+        try:
+            check_guidance(chosen.guidance_scale, self.hparams)
+        except UserError as error:
+            raise UserError(f"{call}: {error}") from error
+        return arguments | {"guidance_scale": chosen.guidance_scale or None}

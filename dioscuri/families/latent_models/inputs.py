@@ -4,11 +4,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from dioscuri.engine import Array
 from dioscuri.errors import UserError
 from dioscuri.families.latent_models.plan import LatentPlan, level_temperatures
-from dioscuri.inputs import check_names, to_array
+from dioscuri.inputs import check_names, read_pictures, to_array
 
 
 def read_temperatures(plan: LatentPlan, given: Any) -> Array:
@@ -48,3 +49,25 @@ def read_latents(plan: LatentPlan, codes: Any) -> tuple[dict[str, Array], Sequen
         rows[name] = arrays[name].astype(np.float32) if name in arrays else np.zeros(shape, np.float32)
         masks.append(np.full(shape[-1], name in arrays, np.float32))
     return rows, masks
+
+
+def read_one_or_more(
+    given: Any, shape: tuple[int, ...], dtype: type[np.unsignedinteger], what: str
+) -> tuple[Array, bool]:
+    """Pictures (N, *shape), and whether the input was a single one without the axis N."""
+    single = tuple(getattr(given, "shape", ())) == shape
+    if single:
+        given = to_array(given, f"{what} must be pictures")[None]
+    pictures = read_pictures(given, shape, what=what, dtype=dtype)
+    return pictures, single or isinstance(given, Image.Image)
+
+
+def read_pairs(
+    a: Any, b: Any, shape: tuple[int, ...], dtype: type[np.unsignedinteger]
+) -> tuple[tuple[Array, Array], bool]:
+    """As many pictures of a as of b, and whether they are single ones."""
+    first, single = read_one_or_more(a, shape, dtype, "a")
+    second, _ = read_one_or_more(b, shape, dtype, "b")
+    if len(first) != len(second):
+        raise UserError(f"a holds {len(first)} pictures and b {len(second)}: give the same number")
+    return (first, second), single

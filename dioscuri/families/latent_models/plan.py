@@ -40,6 +40,7 @@ class LatentPlan:
     likelihood: Likelihood
     n_mixtures: int
     n_levels: int
+    num_classes: int = 0  # 0: no class condition
 
     @property
     def groups(self) -> Sequence[LatentBlock]:

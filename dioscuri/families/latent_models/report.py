@@ -7,15 +7,17 @@ import numpy as np
 from dioscuri.context import Context
 from dioscuri.data import pipeline
 from dioscuri.engine import Array
+from dioscuri.evaluation.judged import class_agreement
 from dioscuri.families.latent_models.bounds import Unit, evaluate_bound, kl_table, unit_of
 from dioscuri.families.latent_models.plan import LatentPlan
 from dioscuri.families.latent_models.sheets import draw, reconstruct
 from dioscuri.metrics import baselines
-from dioscuri.outputs.pictures import ORIGINALS, above, in_rows, save_grid, visible
+from dioscuri.outputs.pictures import ORIGINALS, Captions, above, sample_rows, save_grid, visible
 from dioscuri.outputs.progress import tracked
 from dioscuri.outputs.wording import noun
 
-N_SAMPLES = 64
+N_SAMPLES, N_SAMPLES_OF_CLASSES = 64, 100
+NEIGHBOURS = 3
 N_RECONSTRUCTIONS = 32
 N_TRAIN_FOR_BASELINES = 50_000
 
@@ -41,11 +43,12 @@ def report(context: Context, plan: LatentPlan) -> dict[str, Any]:
     )
     for line in kl_table(plan, bound.kl, hparams.metrics.latent_active_threshold):
         context.say(f"  {line}")
-    samples = draw(context, (1.0,) * len(plan.groups), N_SAMPLES)
+    n = N_SAMPLES_OF_CLASSES if plan.num_classes else N_SAMPLES
+    samples, asked = draw(context, plan, (1.0,) * len(plan.groups), n)
     if hparams.metrics.report_baselines:
         results |= _baselines(context, plan, unit)
-        results |= _nearest(context, plan, samples)
-    _grids(context, plan, samples)
+        results |= _nearest(context, plan, samples, asked)
+    _grids(context, plan, sample_rows(samples, asked))
     return results
 
 
@@ -78,12 +81,12 @@ def _baselines(context: Context, plan: LatentPlan, unit: Unit) -> dict[str, floa
     return nats
 
 
-def _nearest(context: Context, plan: LatentPlan, samples: Array) -> dict[str, float]:
+def _nearest(context: Context, plan: LatentPlan, samples: Array, asked: Array | None) -> dict[str, float]:
     """Distances to the nearest training picture, from samples and from as many test
-    pictures, on the same grey levels."""
+    pictures, on the same grey levels; with classes, the agreement of the samples' neighbours."""
     n = min(len(context.sets.train), N_TRAIN_FOR_BASELINES)
     train = _flat(context.sets.train.gather(np.arange(n)))
-    samples, test = _flat(samples), _flat(_test_pictures(context, plan)[:N_SAMPLES])
+    samples, test = _flat(samples), _flat(_test_pictures(context, plan)[: len(samples)])
     if plan.likelihood == "bernoulli":
         train = (train > 127) * np.uint8(255)
     else:
@@ -97,14 +100,24 @@ def _nearest(context: Context, plan: LatentPlan, samples: Array) -> dict[str, fl
         f"samples {of_samples.mean():.3f} ({of_samples.min():.3f}), test {what} {of_test.mean():.3f} "
         f"({of_test.min():.3f}); {copies} of {len(samples)} samples are copies"
     )
-    return {
+    results = {
         "nearest_training_distance_of_samples": float(of_samples.mean()),
         "nearest_training_distance_of_test_pictures": float(of_test.mean()),
         "copies": copies,
     }
+    if asked is not None:
+        labels = np.asarray(context.sets.train.labels)[:n]
+        share = class_agreement(samples, asked, train, labels, k=NEIGHBOURS)
+        results["class_agreement"] = share
+        context.say(
+            f"class by the {NEIGHBOURS} nearest training {what}: {share:.1%} of {len(samples)} samples are "
+            "what was asked for"
+        )
+    return results
 
 
-def _grids(context: Context, plan: LatentPlan, samples: Array) -> None:
+def _grids(context: Context, plan: LatentPlan, samples: tuple[list[Array], Captions]) -> None:
+    """Sheets of samples, given as rows and captions, and of reconstructions."""
     hparams, test = context.hparams, context.sets.test
     # The batch size of validation, for which the engine has already compiled its program.
     size = hparams.val.batch_size
@@ -114,7 +127,7 @@ def _grids(context: Context, plan: LatentPlan, samples: Array) -> None:
     made = reconstruct(context, plan, batch, ema=True)["image"]
     if context.writes:
         folder = context.directory.path
-        context.say(f"samples: {save_grid(folder / 'samples.png', in_rows(samples))}")
+        context.say(f"samples: {save_grid(folder / 'samples.png', *samples)}")
         valid = batch["valid"]
         rows = above(visible(batch["image"], plan)[valid], made[valid])
         context.say(

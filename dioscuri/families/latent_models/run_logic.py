@@ -17,6 +17,7 @@ from dioscuri.contract import Shown, Validation
 from dioscuri.engine import Array, Batch
 from dioscuri.families.latent_models import modes as synthesis
 from dioscuri.families.latent_models.bounds import LN2, Bound, active_groups, evaluate_bound, unit_of
+from dioscuri.families.latent_models.conditions import examples
 from dioscuri.families.latent_models.plan import LatentPlan
 from dioscuri.families.latent_models.report import report
 from dioscuri.families.latent_models.sheets import drawn_sheets, reconstruct
@@ -126,8 +127,7 @@ class LatentGroupsRun:
         valid = batch["valid"]
         original, made = visible(batch["image"], self.plan)[valid], results["image"][valid]
         similarities = similarity_of_finite(original, made, results["reconstruction"][valid])
-        image = {"image": batch["image"]}
-        statistics = self.engine.run("output_statistics", image, ema=False, step=step)
+        statistics = self.engine.run("output_statistics", examples(batch), ema=False, step=step)
         histograms = {"Distributions/target": _scaled(original), "Distributions/output": _scaled(made)}
         histograms |= {f"OutputLayer/{name}": array[valid] for name, array in statistics.items()}
         images = {

@@ -1,6 +1,6 @@
 """What the evidence lower bound says of each picture."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import log
 from typing import Any
@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from dioscuri.engine import Array
+from dioscuri.families.latent_models.bounds import importance_bound, importance_error
 from dioscuri.families.latent_models.plan import LatentPlan
 
 LN2 = log(2)
@@ -44,6 +45,18 @@ class Bound:
                 self.importance_error[n],
                 self.dims,
             )
+
+
+def bound_of(plan: LatentPlan, reconstruction: Array, kl: Array, log_weights: Sequence[Array]) -> Bound:
+    """From terms (N,) and (N, groups) in nats, and log weights (N,) of every sample."""
+    return Bound(
+        elbo=-(reconstruction + kl.sum(1)),
+        reconstruction=reconstruction,
+        kl=by_level(plan, kl),
+        importance=-importance_bound(log_weights),
+        importance_error=importance_error(log_weights),
+        dims=plan.image_dims,
+    )
 
 
 def score_row(

@@ -5,35 +5,46 @@ import numpy as np
 
 from dioscuri.context import Context
 from dioscuri.engine import Array, Batch
+from dioscuri.families.latent_models.conditions import examples, guidance, order
 from dioscuri.families.latent_models.exploration import masks_of
 from dioscuri.families.latent_models.plan import LatentPlan, level_temperatures
-from dioscuri.outputs.pictures import sheet, visible
+from dioscuri.outputs.pictures import sample_rows, sheet, visible
 
-N_IN_ROW, N_TEMPERATURES, N_CUTS = 8, 4, 6
+N_IN_ROW, N_TEMPERATURES, N_CUTS, N_BY_CLASS = 8, 4, 6, 80
 
 
 def drawn_sheets(context: Context, plan: LatentPlan, batch: Batch, step: int) -> dict[str, Array]:
-    """Two sheets by tag, each uint8 (H, W, 1 or 3); the noise is the same in every validation."""
-    return {
+    """Two sheets by tag, each uint8 (H, W, 1 or 3), and a third one of a model with classes; the noise is the
+    same in every validation."""
+    sheets = {
         f"{step}/Temperatures_{step}": _temperatures(context, plan),
         f"{step}/Partial_{step}": _partial(context, plan, batch),
     }
+    if plan.num_classes:
+        samples = draw(context, plan, (1.0,) * len(plan.groups), N_BY_CLASS)
+        sheets[f"{step}/Classes_{step}"] = sheet(*sample_rows(*samples))
+    return sheets
 
 
-def draw(context: Context, temperatures: tuple[float, ...], n: int, *, step: int = 0) -> Array:
-    """n examples from the prior, in batches of `N_IN_ROW`, so that the engine compiles only one shape."""
+def draw(
+    context: Context, plan: LatentPlan, temperatures: tuple[float, ...], n: int
+) -> tuple[Array, Array | None]:
+    """n examples from the prior, in batches of `N_IN_ROW`, so that the engine compiles only one shape; and
+    their classes (n,), all in turn, if the model has any."""
+    hparams = context.hparams
     made = [
         context.engine.run(
             "generate",
-            {"index": np.arange(N_IN_ROW)},
+            order(hparams, plan, number * N_IN_ROW, N_IN_ROW),
             ema=True,
-            step=step + number,
+            step=number,
             temperatures=temperatures,
-            output=context.hparams.synthesis.output,
+            output=hparams.synthesis.output,
+            guidance_scale=guidance(hparams),
         )["image"]
         for number in range(-(-n // N_IN_ROW))
     ]
-    return np.concatenate(made)[:n]
+    return np.concatenate(made)[:n], order(hparams, plan, 0, n).get("label")
 
 
 def reconstruct(
@@ -49,7 +60,7 @@ def reconstruct(
     given, so that the engine compiles one program for all sheets."""
     return context.engine.run(
         "reconstruct",
-        {"image": batch["image"]},
+        examples(batch),
         ema=ema,
         step=step,
         masks=group_masks(plan, len(plan.groups) if n_posterior is None else n_posterior),
@@ -81,7 +92,7 @@ def groups_name(n_posterior: int, n_groups: int) -> str:
 def _temperatures(context: Context, plan: LatentPlan) -> Array:
     """One row per setting of `synthesis.temperature_settings`."""
     settings = context.hparams.synthesis.temperature_settings[:N_TEMPERATURES]
-    rows = [draw(context, level_temperatures(plan, setting), N_IN_ROW) for setting in settings]
+    rows = [draw(context, plan, level_temperatures(plan, setting), N_IN_ROW)[0] for setting in settings]
     return sheet(rows, [[temperature_name(setting)] for setting in settings])
 
 

@@ -8,11 +8,12 @@ from dioscuri.context import Context
 from dioscuri.contract import Family
 from dioscuri.data import TokenSet
 from dioscuri.errors import UserError
+from dioscuri.families.classes import check_classes
 from dioscuri.families.maskgit import transformers
 from dioscuri.families.maskgit.options import HParams, Loss
 from dioscuri.families.maskgit.plan import TransformerPlan
 from dioscuri.families.maskgit.training import BUCKETS
-from dioscuri.families.token_models.checks import check_classes, check_tokenizer, check_tokens
+from dioscuri.families.token_models.checks import check_tokenizer, check_tokens
 from dioscuri.families.token_models.masking_options import Sampling
 from dioscuri.families.token_models.modes.inpainting import unknown_tokens
 from dioscuri.families.token_models.run_logic import TokenModelRun

@@ -4,7 +4,7 @@ from typing import Any
 
 from dioscuri.engine import Array
 from dioscuri.face.usual import Values
-from dioscuri.families.hierarchical_vae.usual import SYNTHESIS
+from dioscuri.families.hierarchical_vae.usual import SYNTHESIS, with_classes
 from dioscuri.families.latent_models.compressing import CompressingModel
 from dioscuri.families.metroplex.plan import MetroplexPlan, make_plan
 from dioscuri.families.metroplex.tables import parameter_table
@@ -33,7 +33,7 @@ class MetroplexModel(CompressingModel):
     def usual(cls, given: Values) -> Values:
         """Default options: width 128 on one grid of at most 16 tokens per side."""
         side = int(given["data"]["target_res"])
-        return {
+        options = {
             "model": {
                 "width": 128,
                 "depth": 12,
@@ -43,6 +43,7 @@ class MetroplexModel(CompressingModel):
             "metrics": {"latent_active_threshold": 1e-4},
             "synthesis": SYNTHESIS,
         }
+        return with_classes(options, given)
 
 
 FACE = MetroplexModel

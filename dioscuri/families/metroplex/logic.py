@@ -5,6 +5,7 @@ from math import prod
 from dioscuri.context import Context
 from dioscuri.contract import Family
 from dioscuri.errors import UserError
+from dioscuri.families.latent_models.conditions import check_conditions, check_examples
 from dioscuri.families.latent_models.plan import level_temperatures
 from dioscuri.families.latent_models.run_logic import LatentGroupsRun
 from dioscuri.families.metroplex.options import HParams
@@ -24,6 +25,7 @@ def check_options(hparams: HParams) -> None:
         raise UserError(f"[model] has {size:,} parameters, more than {MAX_PARAMETERS:,}: lower its widths")
     for setting in hparams.synthesis.temperature_settings:
         level_temperatures(plan, setting)
+    check_conditions(hparams)
     if hparams.data.depth > 8 and hparams.metrics.report_baselines:
         raise UserError(
             "[metrics] report_baselines counts grey levels, and 16-bit sounds have too many: set it to False"
@@ -50,5 +52,6 @@ FAMILY = Family(
     run=MetroplexRun,
     check_options=check_options,
     network_shapes=_network_shapes,
+    check_examples=check_examples,
     takes_signals=True,
 )

@@ -133,6 +133,9 @@ class Model:
     input_shift: float = option(-127.5, doc="added to the network's 8-bit input, not to the target")
     input_scale: float = option(1 / 127.5, doc="multiplies the input after input_shift")
     truncate_pixels: bool = option(False, doc="truncate samples to whole levels instead of rounding")
+    num_classes: int = option(
+        0, low=0, high=2**20, doc="classes of the examples; 0: no class condition. Needs data.labels"
+    )
 
     def __post_init__(self) -> None:
         if self.transformer and self.prog_mode is not None:

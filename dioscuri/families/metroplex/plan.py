@@ -49,6 +49,11 @@ class MetroplexPlan(LatentPlan):
     cut_pixels: bool
 
     @property
+    def class_width(self) -> int:
+        """Width of the classes' embedding, 0 without classes."""
+        return self.width if self.num_classes else 0
+
+    @property
     def groups(self) -> tuple[DownBlock | AttentionDownBlock, ...]:
         """Blocks with latents, in order of execution."""
         return self.down
@@ -109,6 +114,7 @@ def make_plan(hparams: HParams) -> MetroplexPlan:
         likelihood="absolute" if absolute else source.likelihood,
         n_mixtures=model.num_mixtures,
         n_levels=1 + max(block.level for block in down),
+        num_classes=model.num_classes,
         data_extent=shape,
         patch=patch,
         width=spec.outer_width,

@@ -44,8 +44,15 @@ class _Tables:
         for resolution in plan.start:
             first = next(block for block in plan.down if block.resolution == resolution)
             table[f"top_down.start.{resolution}"] = Parameter((1, first.channels, *first.grid), ZEROS)
+        if plan.num_classes:
+            rows = plan.num_classes + 1
+            table["top_down.class_emb.weight"] = Parameter((rows, plan.class_width), Init("normal"))
         for n, down in enumerate(plan.down):
             name = f"top_down.blocks.{n}"
+            if plan.num_classes:
+                init = self.uniform(down.channels, len(plan.down))
+                kernel = Parameter((down.channels, plan.class_width), init)
+                table[f"{name}.class_projection.weight"] = kernel
             if isinstance(down, DownBlock):
                 table |= self.down_block(name, down)
             else:

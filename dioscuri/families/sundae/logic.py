@@ -9,9 +9,10 @@ from dioscuri.contract import Family
 from dioscuri.data.characters import CODES, decode
 from dioscuri.data.descriptors import describe
 from dioscuri.errors import UserError
+from dioscuri.families.classes import check_classes
 from dioscuri.families.sundae.options import HParams
 from dioscuri.families.sundae.plan import parameter_table, plan_of
-from dioscuri.families.token_models.checks import check_classes, check_tokenizer, check_tokens
+from dioscuri.families.token_models.checks import check_tokenizer, check_tokens
 from dioscuri.families.token_models.drawing import check_draws, draw
 from dioscuri.families.token_models.modes.generation import number_of_pictures
 from dioscuri.families.token_models.modes.inpainting import unknown_tokens

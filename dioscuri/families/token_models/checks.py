@@ -3,23 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-from dioscuri import inputs
 from dioscuri.checkpoint.makers import check_made_by
 from dioscuri.context import Context
 from dioscuri.data import Examples, TokenSet
 from dioscuri.errors import UserError
+from dioscuri.families.classes import check_labels
 from dioscuri.families.vqgan.trained import open_tokenizer
 from dioscuri.outputs.examples import chosen_split
-
-
-def check_classes(hparams: Any) -> None:
-    """Raise a `UserError` if the classes of the model, the examples and the sampling options do not match."""
-    classes, options = hparams.model.num_classes, hparams.synthesis
-    if classes and not hparams.data.labels:
-        raise UserError(
-            f"[data] labels must be True for a model of {classes} classes, or model.num_classes=0"
-        )
-    inputs.check_classes(options.classes, classes, "[synthesis] classes")
 
 
 def check_tokenizer(hparams: Any) -> None:
@@ -52,16 +42,12 @@ def checked_split(context: Context, default: str) -> Examples:
 
 
 def _check(examples: Examples, hparams: Any) -> None:
-    data, classes = hparams.data, hparams.model.num_classes
+    data = hparams.data
     if isinstance(examples, TokenSet):
         _check_grid(examples, data)
         if data.tokenizer_path:
             check_made_by(examples.header, open_tokenizer(Path(data.tokenizer_path)), examples.name)
-    if classes and examples.labels is not None and examples.labels.max() >= classes:
-        raise UserError(
-            f"[model] num_classes is {classes}, but {examples.name} has class {examples.labels.max()}: raise "
-            f"it to {examples.labels.max() + 1}"
-        )
+    check_labels(examples, hparams.model.num_classes)
 
 
 def _check_grid(tokens: TokenSet, data: Any) -> None:

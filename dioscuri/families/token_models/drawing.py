@@ -12,7 +12,6 @@ from dioscuri.engine import Array, Batch
 from dioscuri.errors import UserError
 from dioscuri.families.maskgit.transformers import plan_of
 from dioscuri.families.token_models.texts import prompts
-from dioscuri.outputs.pictures import Captions, by_class, in_rows
 
 
 def can_draw(hparams: Any) -> bool:
@@ -53,11 +52,6 @@ def draw(context: Context, n: int, *, ema: bool, step: int = 0, first: int = 0) 
         made = context.engine.run("generate", conditions, ema=ema, step=step * 2**16 + start // size)
         rows = conditions | made
         yield {name: rows[name][: n - start] for name in ("image", "tokens", "label") if name in rows}
-
-
-def sample_rows(pictures: Array, labels: Array | None) -> tuple[list[Array], Captions]:
-    """Rows and captions of a sheet of samples; with classes, each class begins a new row."""
-    return (in_rows(pictures), ()) if labels is None else by_class(pictures, labels)
 
 
 def decoded(context: Context, tokens: Array, *, ema: bool = True) -> Array:

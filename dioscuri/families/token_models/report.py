@@ -10,12 +10,12 @@ import numpy as np
 from dioscuri.context import Context
 from dioscuri.data import Examples, pipeline
 from dioscuri.engine import Array
-from dioscuri.families.token_models.drawing import can_draw, draw, pictures_of, sample_rows
+from dioscuri.families.token_models.drawing import can_draw, draw, pictures_of
 from dioscuri.families.token_models.evaluation import evaluate
 from dioscuri.metrics.distances import nearest_neighbours
 from dioscuri.metrics.manifold import compare_manifolds
 from dioscuri.metrics.neighbours import majority_vote
-from dioscuri.outputs.pictures import save_grid
+from dioscuri.outputs.pictures import sample_rows, save_grid
 from dioscuri.outputs.progress import tracked
 from dioscuri.outputs.wording import noun
 

@@ -17,12 +17,11 @@ from dioscuri.families.token_models.drawing import (
     chosen_classes,
     draw,
     pictures_of,
-    sample_rows,
 )
 from dioscuri.families.token_models.evaluation import Quality, evaluate
 from dioscuri.families.token_models.report import report
 from dioscuri.outputs.examples import first_training_batch, validation_batches
-from dioscuri.outputs.pictures import in_rows, sheet
+from dioscuri.outputs.pictures import in_rows, sample_rows, sheet
 
 N_SHOWN, N_OF_CLASS = 16, 4
 

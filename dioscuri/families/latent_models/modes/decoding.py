@@ -78,7 +78,8 @@ def _mask(kept: Mapping[str, Any], group: int, variates: int) -> Array:
 def _latents(
     plan: LatentPlan, arrays: Mapping[str, Array], masks: list[Array], start: int, batch_size: int
 ) -> dict[str, Array]:
-    """`z.<l>` (B, H, W, Z) of pictures from `start` on; zero for variates and pictures that do not exist."""
+    """`z.<l>` (B, H, W, Z) of pictures from `start` on, zero for variates and pictures that do not exist, and
+    with classes `label` (B,)."""
     latents = {}
     for group, mask in enumerate(masks):
         z = np.zeros(plan.latent_shape(group, batch_size), np.float32)
@@ -86,4 +87,7 @@ def _latents(
             stored = arrays[f"z.{group_name(group)}"][start : start + batch_size]
             z[: len(stored), ..., mask] = stored
         latents[f"z.{group}"] = z
+    if "label" in arrays:
+        labels = arrays["label"][start : start + batch_size]
+        latents["label"] = labels[np.arange(batch_size) % len(labels)]
     return latents

@@ -14,6 +14,7 @@ from dioscuri.data.numpy_files import Damaged, member_names, read_member
 from dioscuri.engine import Array
 from dioscuri.errors import UserError
 from dioscuri.families.latent_models.bounds import LN2, group_name, unit_of
+from dioscuri.families.latent_models.conditions import examples
 from dioscuri.families.latent_models.plan import LatentPlan
 from dioscuri.files import read_json, replacing, write_json
 from dioscuri.outputs.examples import batches
@@ -37,7 +38,7 @@ def divergence_statistics(context: Context, plan: LatentPlan, checkpoint: Checkp
     for index, batch in enumerate(batches(context, pictures, chosen, "divergences")):
         n += int(batch["valid"].sum())
         results = context.engine.run(
-            "divergence_statistics", {"image": batch["image"]}, ema=options.load_ema_weights, step=index
+            "divergence_statistics", examples(batch), ema=options.load_ema_weights, step=index
         )
         for group in range(len(plan.groups)):
             sums[group] += results[f"kl.{group}"][batch["valid"]].astype(np.float64).sum(0)

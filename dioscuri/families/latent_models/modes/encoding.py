@@ -12,6 +12,7 @@ from dioscuri.context import Context
 from dioscuri.data import Examples, PictureSet
 from dioscuri.engine import Array, Batch
 from dioscuri.families.latent_models.bounds import group_name
+from dioscuri.families.latent_models.conditions import examples, latents
 from dioscuri.families.latent_models.modes.divergence import as_floats, variate_masks
 from dioscuri.families.latent_models.modes.encodings import (
     FORMAT,
@@ -52,7 +53,7 @@ def encode(context: Context, plan: LatentPlan, checkpoint: Checkpoint) -> None:
     for index, batch in enumerate(todo, start=first):
         results = context.engine.run(
             "encode",
-            {"image": batch["image"]},
+            examples(batch),
             ema=options.load_ema_weights,
             step=index,
             masks=as_floats(masks),
@@ -120,8 +121,7 @@ def _kept(
     """A batch's arrays for a shard, and the indices of its pictures."""
     valid = batch["valid"]
     arrays = {"index": batch["index"][valid], "image": visible(batch["image"], plan)[valid]}
-    if "caption" in batch:
-        arrays["caption"] = batch["caption"][valid]
+    arrays |= {name: batch[name][valid] for name in ("label", "caption") if name in batch}
     for group, mask in enumerate(masks):
         if mask.any():
             for kind in ("mean", "std", "z"):
@@ -151,7 +151,7 @@ def _sheet(
     options = context.hparams.synthesis
     decoded = context.engine.run(
         "decode",
-        {name: array for name, array in results.items() if name.startswith("z.")},
+        latents(results, batch),
         temperatures=(1.0,) * len(plan.groups),
         ema=options.load_ema_weights,
         step=0,

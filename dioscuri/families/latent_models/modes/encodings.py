@@ -2,10 +2,10 @@
 
 A shard has, for every latent group with selected variates, `mean.<group>`, `std.<group>` and `z.<group>`,
 float32 (N, H, W, selected), and `image`, the pictures as the model saw them, uint8 (N, h, w, C); groups have
-the canonical names of their blocks. Captions, if any, are in `caption` int32 (N, L), for a prior of latents
-given texts. The index has `header`, everything that the encodings depend on; `shards`, each with its file and
-the stable names (`keys`) of its N pictures, in order; and `complete`. It is rewritten after every shard, so
-an interrupted encoding can continue.
+the canonical names of their blocks. Classes, if the model has any, are in `label` int32 (N,). Captions, if
+any, are in `caption` int32 (N, L), for a prior of latents given texts. The index has `header`, everything
+that the encodings depend on; `shards`, each with its file and the stable names (`keys`) of its N pictures, in
+order; and `complete`. It is rewritten after every shard, so an interrupted encoding can continue.
 """
 
 import hashlib
@@ -30,7 +30,10 @@ INDEX = "index.json"
 
 def architecture_hash(plan: LatentPlan) -> str:
     """Hash of the layer plan: every checkpoint of a plan can decode its encodings."""
-    return hashlib.sha256(json.dumps(asdict(plan), sort_keys=True).encode()).hexdigest()
+    layers = asdict(plan)
+    if not plan.num_classes:  # encodings of version 0.1.0 were made before there were classes
+        del layers["num_classes"]
+    return hashlib.sha256(json.dumps(layers, sort_keys=True).encode()).hexdigest()
 
 
 class EncodingWriter:

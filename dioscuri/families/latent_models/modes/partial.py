@@ -3,6 +3,7 @@ figure 4)."""
 
 from dioscuri.checkpoint.store import Checkpoint
 from dioscuri.context import Context
+from dioscuri.families.latent_models.conditions import examples, latents
 from dioscuri.families.latent_models.plan import LatentPlan, level_temperatures
 from dioscuri.families.latent_models.sheets import cut_points, group_masks, groups_name
 from dioscuri.outputs.examples import batches, chosen_indices, chosen_split
@@ -26,15 +27,15 @@ def reconstruct_partially(context: Context, plan: LatentPlan, checkpoint: Checkp
     pictures = chosen_split(context, "test")
     indices = chosen_indices(context, pictures)[:N_PICTURES]
     batch = next(iter(batches(context, pictures, indices, "partial reconstruction")))
-    results = context.engine.run("encode", {"image": batch["image"]}, ema=options.load_ema_weights, step=0)
-    latents = {name: array for name, array in results.items() if name.startswith("z.")}
+    results = context.engine.run("encode", examples(batch), ema=options.load_ema_weights, step=0)
+    encoded = latents(results, batch)
     valid = batch["valid"]
     n = len(plan.groups)
     rows, captions = [visible(batch["image"], plan)[valid]], [["originals"]]
     for cut in cut_points(n):
         made = context.engine.run(
             "decode",
-            latents,
+            encoded,
             temperatures=temperatures,
             ema=options.load_ema_weights,
             step=cut,

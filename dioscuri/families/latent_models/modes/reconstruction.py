@@ -17,6 +17,7 @@ from dioscuri.families.latent_models.bounds import (
     kl_table,
     unit_of,
 )
+from dioscuri.families.latent_models.conditions import examples
 from dioscuri.families.latent_models.modes.divergence import as_floats, variate_masks
 from dioscuri.families.latent_models.plan import LatentPlan
 from dioscuri.metrics.similarity import NAMES, similarity_of_finite
@@ -50,10 +51,10 @@ def reconstruct(context: Context, plan: LatentPlan, checkpoint: Checkpoint) -> N
     for index, batch in enumerate(
         batches(context, pictures, chosen_indices(context, pictures), "reconstruction")
     ):
-        image, valid = {"image": batch["image"]}, batch["valid"]
+        given, valid = examples(batch), batch["valid"]
         made = engine.run(
             "reconstruct",
-            image,
+            given,
             ema=options.load_ema_weights,
             step=index,
             output=options.output,
@@ -66,7 +67,7 @@ def reconstruct(context: Context, plan: LatentPlan, checkpoint: Checkpoint) -> N
         if options.importance_samples:
             log_weights = importance_log_weights(
                 engine,
-                image,
+                given,
                 options.importance_samples,
                 ema=options.load_ema_weights,
                 index=index,

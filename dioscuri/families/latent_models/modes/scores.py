@@ -21,6 +21,7 @@ from dioscuri.families.latent_models.bounds import (
     importance_log_weights,
     unit_of,
 )
+from dioscuri.families.latent_models.conditions import examples
 from dioscuri.families.latent_models.modes.examples import chosen_indices, chosen_pictures
 from dioscuri.families.latent_models.plan import LatentPlan
 from dioscuri.families.latent_models.scores import by_level, score_row
@@ -91,14 +92,14 @@ def _rows(
 ) -> Iterator[dict[str, Any]]:
     """A row of each picture of a batch."""
     options, engine = context.hparams.synthesis, context.engine
-    image = {"image": batch["image"]}
-    terms = engine.run("reconstruct", image, ema=options.load_ema_weights, step=index, output="mean")
+    given = examples(batch)
+    terms = engine.run("reconstruct", given, ema=options.load_ema_weights, step=index, output="mean")
     kl = by_level(plan, terms["kl"].astype(np.float64))
     bound: Array | list[None] = [None] * len(kl)
     error = bound
     if options.importance_samples:
         log_weights = importance_log_weights(
-            engine, image, options.importance_samples, ema=options.load_ema_weights, index=index
+            engine, given, options.importance_samples, ema=options.load_ema_weights, index=index
         )
         bound, error = importance_bound(log_weights), importance_error(log_weights)
     for n in np.flatnonzero(batch["valid"]):

@@ -11,9 +11,9 @@ from dioscuri.context import Context
 from dioscuri.data.numpy_files import Damaged, read_npy
 from dioscuri.engine import Array
 from dioscuri.errors import UserError
-from dioscuri.families.token_models.drawing import chosen_classes, draw, sample_rows
+from dioscuri.families.token_models.drawing import chosen_classes, draw
 from dioscuri.files import write_json
-from dioscuri.outputs.pictures import save_grid, save_picture
+from dioscuri.outputs.pictures import sample_rows, save_grid, save_picture
 from dioscuri.outputs.progress import tracked
 from dioscuri.outputs.settings import output_folder
 
