@@ -2,7 +2,7 @@
 # ruff: noqa: ARG002 - methods that a family may lack take the arguments of the families that have them
 
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from hashlib import sha256
 from importlib import import_module
@@ -42,6 +42,9 @@ class Model(Trainable):
     """The methods of `METHODS` that this family has."""
     keeps_origin: ClassVar[bool] = False
     """Whether a saved model records its run's checkpoint, since other models may be trained on its tokens."""
+    on_batch: Callable[[int, int], object] | None = None
+    """Called before every batch of a method with the number of rows done and of all rows, for example to show
+    progress; an exception that it raises ends the method."""
 
     def __init__(self, network: Network, *, tokenizer: "Model | None" = None, origin: Any = None) -> None:
         self._network, self._tokenizer = network, tokenizer
@@ -231,6 +234,8 @@ class Model(Trainable):
         given = None if noise is None else checked_noise(noise, specs)
         made: list[dict[str, Array]] = []
         for step, first in enumerate(range(0, n, size)):
+            if self.on_batch is not None:
+                self.on_batch(first, n)
             chosen = (first + np.arange(size if n > size else n)) % n
             chosen[n - first :] = chosen[0]
             made.append(

@@ -136,6 +136,32 @@ def test_recorded_noise_gives_both_twins_the_same_samples(model, kind, options):
     assert (filled[0][:, :, :2] != known[:, :, :2]).any()
 
 
+@pytest.mark.parametrize("kind", CALLS)
+def test_every_step_is_the_same_in_both_twins_and_the_last_is_the_picture(model, kind):
+    call = {"classes": [3, 7], **CALLS[kind]}
+    call["noise"] = model("torch", kind).draw_noise("generate", 2, seed=5, **CALLS[kind])
+    steps = [model(twin, kind).generate(decode=False, every_step=True, **call) for twin in TWINS]
+    np.testing.assert_array_equal(*steps)
+    assert steps[0].shape == (2, 4, 4, 4)
+    assert (steps[0][:, 0] != steps[0][:, -1]).any()
+    np.testing.assert_array_equal(steps[0][:, -1], model("torch", kind).generate(decode=False, **call))
+    film = model("torch", kind).inpaint(PICTURES[:2], LEFT, every_step=True, **call)
+    assert film.shape == (2, 4, 8, 8, 1)
+    known = model("torch", kind).encode(PICTURES[:2])
+    again = model("torch", kind).inpaint(PICTURES[:2], LEFT, every_step=True, decode=False, **call)
+    assert (again[:, :, :, 2:] == known[:, None, :, 2:]).all()
+
+
+def test_batches_are_told_as_they_come(model):
+    vae, told = model("torch", "vae"), []
+    vae.on_batch = lambda done, rows: told.append((done, rows))
+    try:
+        vae.generate(5, batch_size=2)
+    finally:
+        vae.on_batch = None
+    assert told == [(0, 5), (2, 5), (4, 5)]
+
+
 def test_a_vae_computes_the_same_in_both_twins(model):
     noise = model("torch", "vae").draw_noise("encode", 5, seed=1)
     latents = [model(twin, "vae").encode(PICTURES, noise=noise) for twin in TWINS]

@@ -118,8 +118,8 @@ class SundaeModel(TokenModel):
         grid = (self.grid, self.grid) if self.grid else (1, self.length)
         return read_tokens(given, grid, self.codebook_size)
 
-    def _drawn(self, tokens: Array, decode: bool, batch_size: int) -> Array:
-        return super()._drawn(tokens, decode, batch_size) if self.grid or decode else tokens
+    def _finished(self, tokens: Array, decode: bool, batch_size: int) -> Array:
+        return super()._finished(tokens, decode, batch_size) if self.grid or decode else tokens
 
     def _fill(
         self,
@@ -129,6 +129,7 @@ class SundaeModel(TokenModel):
         seed: int = 0,
         noise: Any = None,
         decode: bool = True,
+        every_step: bool = False,
         batch_size: int = BATCH_SIZE,
         **options: Any,
     ) -> Array:
@@ -143,9 +144,8 @@ class SundaeModel(TokenModel):
             raise UserError(f"{rule}; got {unknown.dtype} {unknown.shape} for {len(tokens)} texts")
         rows = {"tokens": tokens, "unknown": np.broadcast_to(unknown, tokens.shape)}
         size = read_count(batch_size, "batch_size")
-        made = self._run("inpaint", rows, noise=noise, seed=seed, batch_size=size, sampling=sampling)[
-            "tokens"
-        ]
+        given = {"sampling": sampling, "every_step": every_step}
+        made = self._run("inpaint", rows, noise=noise, seed=seed, batch_size=size, **given)
         return self._drawn(made, decode, size)
 
 

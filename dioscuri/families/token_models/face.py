@@ -77,6 +77,7 @@ class TokenModel(Model):
         seed: int = 0,
         noise: Any = None,
         decode: bool = True,
+        every_step: bool = False,
         batch_size: int = BATCH_SIZE,
         **options: Any,
     ) -> Array:
@@ -84,15 +85,15 @@ class TokenModel(Model):
 
         By default n is the number of classes or texts, or 16. `classes` holds one class per picture, or one
         for all; by default pictures cycle through all classes. `texts` are encoded texts by name (`text`,
-        `text_mask`, `pooled`, `micro`), or a folder that `data_scripts/encode_text.py` wrote.
+        `text_mask`, `pooled`, `micro`), or a folder that `data_scripts/encode_text.py` wrote. With
+        `every_step` the second axis has the sampling steps: what the model predicts of the whole picture in
+        each step, the finished picture last.
         """
         sampling = self._sampling(options, "generate")
         if decode:
             self._check_draws()
-        rows = self._conditions(n, classes, texts)
-        made = self._run("generate", rows, noise=noise, seed=seed, batch_size=batch_size, sampling=sampling)[
-            "tokens"
-        ]
+        rows, given = self._conditions(n, classes, texts), {"sampling": sampling, "every_step": every_step}
+        made = self._run("generate", rows, noise=noise, seed=seed, batch_size=batch_size, **given)
         return self._drawn(made, decode, batch_size)
 
     def inpaint(
@@ -105,13 +106,15 @@ class TokenModel(Model):
         seed: int = 0,
         noise: Any = None,
         decode: bool = True,
+        every_step: bool = False,
         batch_size: int = BATCH_SIZE,
         **options: Any,
     ) -> Array:
         """Pictures with the tokens under `mask` sampled again and all others unchanged.
 
         The mask is in pixels: bool (H, W) for all pictures or (N, H, W), or a PIL image that is white where
-        to sample. `classes` and `texts` are as for `generate`; a model with classes needs `classes`.
+        to sample. `classes`, `texts` and `every_step` are as for `generate`; a model with classes needs
+        `classes`.
         """
         sampling = self._sampling(options, "inpaint")
         tokens = self.encode(pictures, batch_size=batch_size)
@@ -120,9 +123,8 @@ class TokenModel(Model):
             raise UserError("inpaint needs classes: give one for each picture, or one for all")
         unknown = read_mask(mask, (size[0], size[1]), (self.grid, self.grid), n)
         rows = self._conditions(n, classes, texts) | {"tokens": tokens.reshape(n, -1), "unknown": unknown}
-        made = self._run("inpaint", rows, noise=noise, seed=seed, batch_size=batch_size, sampling=sampling)[
-            "tokens"
-        ]
+        given = {"sampling": sampling, "every_step": every_step}
+        made = self._run("inpaint", rows, noise=noise, seed=seed, batch_size=batch_size, **given)
         return self._drawn(made, decode, batch_size)
 
     def noise_specs(self, method: str, rows: int, **options: Any) -> tuple[NoiseSpec, ...]:
@@ -201,7 +203,16 @@ class TokenModel(Model):
     def _text_rows(self, given: Mapping[str, Any]) -> dict[str, Array]:
         raise UserError(f"this model of family '{self.family}' reads no text: leave out {', '.join(given)}")
 
-    def _drawn(self, tokens: Array, decode: bool, batch_size: int) -> Array:
+    def _drawn(self, made: Mapping[str, Array], decode: bool, batch_size: int) -> Array:
+        """What `generate` or `inpaint` returns: the last tokens, or with `steps` those of every step."""
+        if "steps" not in made:
+            return self._finished(made["tokens"], decode, batch_size)
+        steps = np.concatenate([made["steps"][:, :-1], made["tokens"][:, None]], 1)
+        N, T, L = steps.shape
+        finished = self._finished(steps.reshape(N * T, L), decode, batch_size)
+        return finished.reshape(N, T, *finished.shape[1:])
+
+    def _finished(self, tokens: Array, decode: bool, batch_size: int) -> Array:
         if not decode:
             return tokens.reshape(-1, self.grid, self.grid)
         return self.decode(tokens, batch_size=batch_size)
