@@ -11,7 +11,6 @@ import argparse
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,72 +18,10 @@ from tqdm import tqdm
 
 from dioscuri.data.captions import N_MICRO, Caption, read_captions
 from dioscuri.data.shards import Shards
+from dioscuri.data.text_encoder import TextEncoder
 from dioscuri.data.texts import TextWriter
 from dioscuri.data.tokens import TEXTS, WHAT
 from dioscuri.errors import UserError, run_command
-
-Array = np.ndarray
-
-
-class TextEncoder:
-    """A CLIP or T5 text encoder of transformers with its tokenizer; weights are safetensors files only.
-
-    `layer` counts hidden states from the end: -1 is the last one, after the final norm; open-muse reads CLIP
-    at -2. `pooled` adds CLIP's projected embedding.
-    """
-
-    def __init__(self, name: str, *, length: int, layer: int, pooled: bool, device: str) -> None:
-        import transformers  # noqa: PLC0415 - takes seconds, and only this script needs it
-
-        self.name, self.length, self.layer, self.pooled = name, length, layer, pooled
-        try:
-            config = transformers.AutoConfig.from_pretrained(name)
-            kinds = {"t5": transformers.T5EncoderModel, "mt5": transformers.MT5EncoderModel}
-            kinds |= dict.fromkeys(("clip", "clip_text_model"), transformers.CLIPTextModelWithProjection)
-            if config.model_type not in kinds:
-                raise UserError(
-                    f"encoder {name} is of unknown type '{config.model_type}'; known: {', '.join(kinds)}"
-                )
-            model = kinds[config.model_type].from_pretrained(name, use_safetensors=True)
-            self.tokenizer = transformers.AutoTokenizer.from_pretrained(name)
-        except UserError:
-            raise
-        except (OSError, ValueError) as error:
-            raise UserError(
-                f"encoder {name} cannot be opened ({_first_line(error)}): give a folder with config.json, "
-                "model.safetensors and the tokenizer's files, or a hub id and a network"
-            ) from error
-        self.is_clip = "clip" in config.model_type
-        if pooled and not self.is_clip:
-            raise UserError(f"encoder {name} has no pooled state: only CLIP has one; leave --pooled out")
-        limit = getattr(getattr(config, "text_config", config), "max_position_embeddings", None)
-        if limit is not None and length > limit:
-            raise UserError(f"--length {length} is too long for encoder {name}: give at most {limit}")
-        self.device = torch.device(device)
-        self.model = model.eval().to(self.device)
-        depth = len(self._states(self._ids([""])).hidden_states)
-        if not -depth <= layer < 0:
-            raise UserError(f"--layer {layer} is outside -{depth} ... -1, the hidden states of {name}")
-
-    def __call__(self, texts: Sequence[str]) -> dict[str, Array]:
-        """`text` (B, S, E) float32, `text_mask` (B, S) bool and, if requested, `pooled` (B, P) float32."""
-        ids = self._ids(texts)
-        made = self._states(ids)
-        states = made.last_hidden_state if self.layer == -1 else made.hidden_states[self.layer]
-        encoded = {"text": _numpy(states), "text_mask": _numpy(ids["attention_mask"]).astype(bool)}
-        return encoded | ({"pooled": _numpy(made.text_embeds)} if self.pooled else {})
-
-    def _ids(self, texts: Sequence[str]) -> dict[str, torch.Tensor]:
-        given = self.tokenizer(
-            list(texts), padding="max_length", truncation=True, max_length=self.length, return_tensors="pt"
-        )
-        return {name: given[name].to(self.device) for name in ("input_ids", "attention_mask")}
-
-    def _states(self, ids: dict[str, torch.Tensor]) -> Any:
-        # CLIP is run without a padding mask, as in its training and in open-muse.
-        given = {"input_ids": ids["input_ids"]} if self.is_clip else ids
-        with torch.inference_mode():
-            return self.model(**given, output_hidden_states=True)
 
 
 def encode(encoder: TextEncoder, captions: dict[str, Caption], folder: Path, micro: bool, batch: int) -> None:
@@ -190,14 +127,6 @@ def _micro(text: str) -> tuple[float, ...]:
     if len(numbers) != N_MICRO:
         raise argparse.ArgumentTypeError(f"{text!r} are not {N_MICRO} numbers")
     return numbers
-
-
-def _numpy(tensor: torch.Tensor) -> Array:
-    return np.asarray(tensor.float().cpu().numpy())
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]
 
 
 if __name__ == "__main__":
