@@ -1,6 +1,7 @@
 """Examples as files: pictures as PNG, sounds as wav, clips as GIF."""
 
 import wave
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,8 @@ from dioscuri.outputs.pictures import enlarge, save_picture
 
 Array = np.ndarray
 
-MILLISECONDS = 100  # per frame
+MILLISECONDS = 100  # per frame of a clip
+STEP_MILLISECONDS = 400
 
 
 def save_example(folder: Path, stem: str, example: Array, data: Data) -> Path:
@@ -22,7 +24,7 @@ def save_example(folder: Path, stem: str, example: Array, data: Data) -> Path:
     if example.ndim == 2:
         return _save_sound(folder / f"{stem}.wav", example, data)
     if example.ndim == 4:
-        return _save_clip(folder / f"{stem}.gif", example)
+        return _save_gif(folder / f"{stem}.gif", list(example), MILLISECONDS)
     return save_picture(folder, stem, example)
 
 
@@ -31,7 +33,12 @@ def save_film(path: Path, frames: Array) -> None:
     clips, and frames of other than 1 or 3 channels make none."""
     if frames.ndim == 4 and frames.shape[-1] in (1, 3):
         there_and_back = [*frames, *frames[-2:0:-1]]
-        _save_clip(path, np.stack([enlarge(frame) for frame in there_and_back]))
+        _save_gif(path, [enlarge(frame) for frame in there_and_back], MILLISECONDS)
+
+
+def save_frames(path: Path, frames: Sequence[Array], milliseconds: int = STEP_MILLISECONDS) -> Path:
+    """Write pictures (H, W, 1 or 3) as an endless GIF, in which the last one stays longer."""
+    return _save_gif(path, [*frames, *[frames[-1]] * 3], milliseconds)
 
 
 def _save_sound(path: Path, sound: Array, data: Data) -> Path:
@@ -44,10 +51,10 @@ def _save_sound(path: Path, sound: Array, data: Data) -> Path:
     return path
 
 
-def _save_clip(path: Path, clip: Array) -> Path:
-    frames = [Image.fromarray(frame[..., 0] if frame.shape[-1] == 1 else frame) for frame in clip]
+def _save_gif(path: Path, frames: Sequence[Array], milliseconds: int) -> Path:
+    images = [Image.fromarray(frame[..., 0] if frame.shape[-1] == 1 else frame) for frame in frames]
     with replacing(path) as temporary:
-        frames[0].save(
-            temporary, format="GIF", save_all=True, append_images=frames[1:], duration=MILLISECONDS, loop=0
+        images[0].save(
+            temporary, format="GIF", save_all=True, append_images=images[1:], duration=milliseconds, loop=0
         )
     return path

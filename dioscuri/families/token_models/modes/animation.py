@@ -1,21 +1,18 @@
 """Animation: the model's prediction after every step of sampling, and which tokens are final."""
 
 from math import sqrt
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from dioscuri.checkpoint.store import Checkpoint
 from dioscuri.context import Context
 from dioscuri.engine import Array
 from dioscuri.families.token_models.drawing import decoded, order
-from dioscuri.files import replacing
+from dioscuri.outputs.media import save_frames
 from dioscuri.outputs.pictures import GROUND, enlarge, grid, in_rows, save_grid
 from dioscuri.outputs.settings import output_folder
 
-MILLISECONDS = 400
 MOST_FRAMES = 32
 VEIL = 0.6  # opacity of the grey over tokens that are not final
 
@@ -38,7 +35,7 @@ def animate(context: Context, plan: Any, checkpoint: Checkpoint) -> None:
         sheets = [enlarge(grid(in_rows(frame, _columns(len(frame))))) for frame in frames]
         context.say(
             f"one row per picture, one column per step: {strip}; animated: "
-            f"{_save_gif(folder / 'steps.gif', sheets)}"
+            f"{save_frames(folder / 'steps.gif', sheets)}"
         )
     output.finish(options.n_samples)
 
@@ -63,17 +60,3 @@ def _veiled(pictures: Array, masked: Array, side: int) -> Array:
 
 def _columns(n: int) -> int:
     return max(1, round(sqrt(n)))
-
-
-def _save_gif(path: Path, sheets: list[Array]) -> Path:
-    images = [Image.fromarray(sheet[..., 0] if sheet.shape[-1] == 1 else sheet) for sheet in sheets]
-    with replacing(path) as temporary:
-        images[0].save(
-            temporary,
-            format="GIF",
-            save_all=True,
-            append_images=[*images[1:], *[images[-1]] * 3],
-            duration=MILLISECONDS,
-            loop=0,
-        )
-    return path
