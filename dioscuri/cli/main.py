@@ -17,6 +17,7 @@ COMMANDS = {
     "convert": "make a run from published weights or an original checkpoint, or convert back",
     "sweep": "train every run of a table of experiments",
     "describe": "show what a configuration builds: parameters, layers, latents or tokens, memory",
+    "demo": "show trained models in the browser",
     "completion": "print a shell completion script",
 }
 

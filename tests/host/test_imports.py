@@ -34,6 +34,7 @@ FLOORS = (
     ("importers",),
     ("run",),
     ("library",),
+    ("demo",),
     ("cli", "torch", "jax"),
     ("__main__",),
 )

@@ -1,0 +1,1 @@
+"""The web demo: trained models in the browser, as `dioscuri demo` serves them."""

@@ -1,0 +1,343 @@
+"""The demo's page in Gradio: a tab for each thing that a model can do."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from dioscuri.demo import actions, pictures
+from dioscuri.demo.controls import Control, controls, given
+from dioscuri.demo.exhibit import Exhibit
+from dioscuri.demo.jobs import Jobs
+from dioscuri.outputs.pictures import enlarge
+from dioscuri.twins import TITLES
+
+TITLE = "Dioscuri"
+
+
+def build(exhibits: Sequence[Exhibit], folder: Path, jobs: Jobs) -> Any:
+    """The page of these models; films are written to `folder`."""
+    page = gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(600, 3600))
+    with page:
+        gr.Markdown(f"# {TITLE}")
+        if len(exhibits) == 1:
+            Panel(exhibits[0], jobs, folder).build()
+        else:
+            with gr.Tabs():
+                for exhibit in exhibits:
+                    with gr.Tab(exhibit.name):
+                        Panel(exhibit, jobs, folder).build()
+    return page
+
+
+def theme() -> Any:
+    """Gradio's looks without fonts of another server."""
+    return gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Components of what is asked of `generate`: number, seed, classes, prompt, and options."""
+
+    n: Any
+    seed: Any
+    classes: Any
+    prompt: Any
+    options: tuple[Control, ...]
+    values: tuple[Any, ...]
+
+    @property
+    def components(self) -> list[Any]:
+        """All of them, in the order in which `Panel._read` takes their values."""
+        return [self.n, self.seed, self.classes, self.prompt, *self.values]
+
+
+class Panel:
+    """The tabs of one model."""
+
+    def __init__(self, exhibit: Exhibit, jobs: Jobs, folder: Path) -> None:
+        self.exhibit, self.jobs, self.folder = exhibit, jobs, folder
+
+    def build(self) -> None:
+        """Add the tabs to the page that is being built."""
+        model = self.exhibit.model
+        shape = "x".join(map(str, self.exhibit.picture_shape))
+        without = self.exhibit.reads_text and self.exhibit.encoder is None
+        lacks = "; start the demo with `--text-encoder` to generate from prompts" if without else ""
+        gr.Markdown(
+            f"**{self.exhibit.name}**: {model.family}, {model.num_parameters:,} parameters, {shape}, "
+            f"in {TITLES[self.exhibit.twin]}{lacks}"
+        )
+        titles = {"keep": "Keep first k", "latents": "Latents", "twins": "Both twins"}
+        with gr.Tabs():
+            for tab in self.exhibit.tabs:
+                with gr.Tab(titles.get(tab, tab.capitalize())):
+                    getattr(self, f"_{tab}")()
+
+    def _generate(self) -> None:
+        text = self.exhibit.writes_text
+        with gr.Row():
+            with gr.Column():
+                asked = self._asked(16)
+                has_film = not text and "steps" in (control.name for control in asked.options)
+                film = gr.Checkbox(has_film, label="film of the steps", visible=has_film)
+                buttons = self._buttons("Generate")
+            with gr.Column():
+                sheet = self._sheet("pictures", visible=not text)
+                moving = gr.Image(
+                    label="steps",
+                    alt_text="steps",
+                    type="filepath",
+                    interactive=False,
+                    visible=has_film,
+                    buttons=["download"],
+                )
+                texts = gr.Textbox(label="texts", lines=12, visible=text)
+
+        def generate(film: bool, *values: Any) -> tuple[Any, ...]:
+            made = actions.generate(self.exhibit, *self._read(asked, values), film=film)
+            saved = None if made.steps is None else str(pictures.save_steps(self.folder, made.steps))
+            return made.sheet, saved, made.texts
+
+        self._connect(buttons, generate, [film, *asked.components], [sheet, moving, texts])
+
+    def _inpaint(self) -> None:
+        with gr.Row():
+            with gr.Column():
+                picture = self._picker(shows=False)
+                editor = gr.ImageEditor(
+                    label="draw where it is to be filled",
+                    type="numpy",
+                    sources=(),
+                    transforms=(),
+                    layers=False,
+                    brush=gr.Brush(default_size=40, colors=["#ff3333"], color_mode="fixed"),
+                    canvas_size=(pictures.EDITOR_SIDE, pictures.EDITOR_SIDE),
+                    format="png",
+                )
+                picture.change(
+                    lambda drawn: None if drawn is None else pictures.canvas(drawn), picture, editor
+                )
+                asked = self._asked(4, classes_in_turn=False)
+                buttons = self._buttons("Fill")
+            sheet = self._sheet("filled")
+
+        def fill(picture: Any, drawn: Any, *values: Any) -> Any:
+            mask = pictures.read_mask(drawn, self.exhibit.picture_shape)
+            return actions.inpaint(self.exhibit, picture, mask, *self._read(asked, values))
+
+        self._connect(buttons, fill, [picture, editor, *asked.components], [sheet])
+
+    def _outpaint(self) -> None:
+        with gr.Row():
+            with gr.Column():
+                picture = self._picker()
+                share = gr.Slider(0.1, 0.9, 0.5, label="side of the picture, as a share of the whole")
+                across = gr.Slider(0, 1, 0.5, label="place from left to right")
+                down = gr.Slider(0, 1, 0.5, label="place from top to bottom")
+                asked = self._asked(4, classes_in_turn=False)
+                buttons = self._buttons("Extend")
+            sheet = self._sheet("extended")
+
+        def extend(picture: Any, share: float, across: float, down: float, *values: Any) -> Any:
+            grid = self.exhibit.model.grid  # type: ignore[attr-defined] # a token model
+            placed, mask = actions.outpaint(picture, grid, share, across, down)
+            return actions.inpaint(self.exhibit, placed, mask, *self._read(asked, values))
+
+        self._connect(buttons, extend, [picture, share, across, down, *asked.components], [sheet])
+
+    def _reconstruct(self) -> None:
+        with gr.Row():
+            with gr.Column():
+                picture, buttons = self._picker(), self._buttons("Reconstruct")
+            with gr.Column():
+                sheet, says = self._sheet("reconstruction"), gr.Textbox(label="quality")
+        self._connect(
+            buttons, lambda chosen: actions.reconstruct(self.exhibit, chosen), [picture], [sheet, says]
+        )
+
+    def _interpolate(self) -> None:
+        with gr.Row():
+            with gr.Column():
+                first, second = self._picker("first picture", 0), self._picker("second picture", 1)
+                n = gr.Slider(2, 16, 8, step=1, label="pictures")
+                buttons = self._buttons("Interpolate")
+            sheet = self._sheet("interpolation")
+
+        def interpolate(a: Any, b: Any, n: float) -> Any:
+            return actions.interpolate(self.exhibit, a, b, actions.count(n))
+
+        self._connect(buttons, interpolate, [first, second, n], [sheet])
+
+    def _latents(self) -> None:
+        names = actions.groups(self.exhibit)
+        sizes = [block.variates for block in self.exhibit.model.plan.groups]  # type: ignore[attr-defined]
+        n = min(actions.N_SLIDERS, max(sizes))
+        with gr.Row():
+            with gr.Column():
+                picture = self._picker()
+                group = gr.Dropdown(names, value=names[0], type="index", label="latents")
+                gr.Markdown("Shift of a latent at all positions, in standard deviations:")
+                shifts = [gr.Slider(-4, 4, 0, label=f"latent {k}", visible=k < sizes[0]) for k in range(n)]
+                later = gr.Checkbox(True, label="keep the latents of later groups (otherwise from the prior)")
+                seed = gr.Number(0, label="seed", precision=0)
+                buttons = self._buttons("Show")
+            sheet = self._sheet("shifted")
+
+        def change(picture: Any, group: int, later: bool, seed: float, *shifts: float) -> Any:
+            by = shifts[: sizes[group]]
+            return actions.change_latents(
+                self.exhibit, picture, group, by, keeps_later=later, seed=actions.seed_of(seed)
+            )
+
+        group.change(
+            lambda group: [gr.Slider(value=0, visible=k < sizes[group]) for k in range(n)], group, shifts
+        )
+        self._connect(buttons, change, [picture, group, later, seed, *shifts], [sheet], shifts)
+
+    def _keep(self) -> None:
+        most = len(actions.groups(self.exhibit))
+        with gr.Row():
+            with gr.Column():
+                picture = self._picker()
+                k = gr.Slider(1, most, max(1, most // 2), step=1, label="latent groups that stay")
+                n, seed = gr.Number(8, label="pictures", precision=0), gr.Number(0, label="seed", precision=0)
+                temperature = gr.Number(1.0, label="temperature of the others", minimum=0)
+                buttons = self._buttons("Show")
+            with gr.Column():
+                sheet, says = self._sheet("pictures"), gr.Textbox(label="latents")
+
+        def keep(picture: Any, k: float, n: float, seed: float, temperature: float | None) -> Any:
+            groups, number = actions.count(k, "latent groups", most), actions.count(n)
+            return actions.keep(self.exhibit, picture, groups, number, actions.seed_of(seed), temperature)
+
+        self._connect(buttons, keep, [picture, k, n, seed, temperature], [sheet, says], [k])
+
+    def _classify(self) -> None:
+        with gr.Row():
+            with gr.Column():
+                picture, buttons = self._picker(), self._buttons("Classify")
+            label = gr.Label(label="classes", num_top_classes=5)
+        self._connect(buttons, lambda chosen: actions.classify(self.exhibit, chosen), [picture], [label])
+
+    def _twins(self) -> None:
+        asked = self._asked(4, most=16)
+        buttons = self._buttons("Compare")
+        says = gr.Textbox(label="difference")
+        with gr.Row():
+            names = sorted(TITLES, key=lambda name: name != self.exhibit.twin)
+            titles = (*(TITLES[name] for name in names), "difference, the largest in white")
+            sheets = [self._sheet(title, titled=True) for title in titles]
+
+        def compare(*values: Any) -> Any:
+            return actions.compare(self.exhibit, *self._read(asked, values))
+
+        self._connect(buttons, compare, asked.components, [*sheets, says])
+
+    def _asked(self, n: int, most: int = actions.MOST_PICTURES, *, classes_in_turn: bool = True) -> Asked:
+        classes, prompts = self.exhibit.num_classes, self.exhibit.reads_text
+        options = controls(self.exhibit)
+        with gr.Row():
+            number = gr.Slider(1, most, n, step=1, label="pictures")
+            seed = gr.Number(0, label="seed", precision=0)
+        typed = gr.Textbox(
+            label=f"classes, 0 to {classes - 1}",
+            placeholder="3, 7 (empty: all in turn)" if classes_in_turn else "3",
+            visible=bool(classes),
+        )
+        prompt = gr.Textbox(label="prompt", visible=prompts)
+        with gr.Accordion("Options"), gr.Row():
+            values = tuple(_control(option) for option in options)
+        return Asked(number, seed, typed, prompt, options, values)
+
+    def _read(self, asked: Asked, values: Sequence[Any]) -> tuple[int, int, dict[str, Any], dict[str, Any]]:
+        """Number, seed, conditions and options from the values of `asked`."""
+        n, seed, classes, prompt, *options = values
+        number = actions.count(n)
+        about = actions.conditions(self.exhibit, number, classes or "", prompt or "")
+        return number, actions.seed_of(seed), about, given(asked.options, options)
+
+    def _picker(self, label: str = "picture", seed: int = 0, *, shows: bool = True) -> Any:
+        """An upload or, of a model that generates, a sample; returns the chosen picture, a state."""
+        picture = gr.State()
+        shown = gr.Image(
+            label=label,
+            alt_text=label,
+            interactive=False,
+            format="png",
+            height=180,
+            buttons=[],
+            visible=shows,
+        )
+        with gr.Row():
+            upload = gr.UploadButton(f"Upload {label}", file_types=["image"], type="binary", size="sm")
+            draws = "generate" in self.exhibit.tabs
+            sample = gr.Button("Sample of the model", size="sm", visible=draws)
+            number = gr.Number(seed, label="seed", precision=0, visible=draws, scale=0, min_width=80)
+
+        def uploaded(content: Any) -> Any:
+            return _both(pictures.read_upload(content, self.exhibit.picture_shape))
+
+        def sampled(seed: float) -> Any:
+            return _both(actions.sample(self.exhibit, actions.seed_of(seed)))
+
+        self._listen(upload.upload, uploaded, [upload], [picture, shown])
+        self._listen(sample.click, sampled, [number], [picture, shown])
+        return picture
+
+    @staticmethod
+    def _sheet(label: str, *, visible: bool = True, titled: bool = False) -> Any:
+        """A picture to show; a title covers its corner."""
+        return gr.Image(
+            label=label,
+            alt_text=label,
+            show_label=titled,
+            interactive=False,
+            format="png",
+            buttons=["download", "fullscreen"],
+            visible=visible,
+        )
+
+    @staticmethod
+    def _buttons(label: str) -> tuple[Any, Any]:
+        with gr.Row():
+            return gr.Button(label, variant="primary"), gr.Button("Cancel", variant="stop")
+
+    def _connect(
+        self, buttons: tuple[Any, Any], work: Callable[..., Any], inputs: list[Any], outputs: list[Any],
+        sliders: Sequence[Any] = (),
+    ) -> None:  # fmt: skip
+        """Do the work when the first button is pressed or a slider is let go; the second one ends it."""
+        start, cancel = buttons
+        events = [self._listen(start.click, work, inputs, outputs)]
+        events += [self._listen(slider.release, work, inputs, outputs) for slider in sliders]
+        cancel.click(self.jobs.cancel, cancels=events, queue=False, api_visibility="private")
+
+    def _listen(self, event: Any, work: Callable[..., Any], inputs: list[Any], outputs: list[Any]) -> Any:
+        """One event: it waits until no other call runs, and its errors become messages."""
+        runs = self.jobs.job(self.exhibit, work)
+        return event(
+            runs, inputs, outputs, concurrency_limit=1, concurrency_id="model", api_visibility="undocumented"
+        )
+
+
+def _both(picture: Any) -> tuple[Any, Any]:
+    """A picture as state, and as it is shown."""
+    whole = enlarge(picture)
+    return picture, whole if whole.shape[2] == 3 else whole.repeat(3, 2)
+
+
+def _control(option: Control) -> Any:
+    label = option.name.replace("_", " ")
+    if option.choices:
+        return gr.Dropdown(list(option.choices), value=option.default, label=label, min_width=180)
+    return gr.Number(
+        option.default,
+        label=label,
+        precision=0 if option.whole else None,
+        minimum=option.low,
+        maximum=option.high,
+        min_width=120,
+    )
