@@ -1,0 +1,102 @@
+"""A visitor of the demo's page: Chromium, driven by Playwright."""
+
+import os
+import runpy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from playwright.sync_api import Page, expect, sync_playwright
+
+ROOT = Path(__file__).parents[2]
+SECONDS = 60
+"""For one answer, on a loaded machine."""
+GRAPHICS = ("--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader")
+"""Chromium's renderer without a graphics card: the editor of masks draws with WebGL."""
+
+
+@contextmanager
+def open_page(url: str) -> Iterator["Visitor"]:
+    """The demo's page in a browser; the test fails if there is none."""
+    path = runpy.run_path(str(ROOT / "build" / "browser.py"))["find"]()
+    if path is None:
+        pytest.fail("no browser: python build/browser.py fetches one; or name a Chromium in DIOSCURI_BROWSER")
+    libraries = path.parent / "lib"  # of a browser that was fetched
+    more = {"LD_LIBRARY_PATH": str(libraries)} if libraries.is_dir() and path.parent.name == "browser" else {}
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=path, args=list(GRAPHICS), env={**os.environ, **more}
+        )
+        page = browser.new_page(viewport={"width": 1200, "height": 900})
+        page.set_default_timeout(1000 * SECONDS)
+        visitor = Visitor(page)
+        page.goto(url)
+        yield visitor
+        browser.close()
+
+
+class Visitor:
+    """What a visitor does on the page, and sees."""
+
+    def __init__(self, page: Page) -> None:
+        self.page, self.hosts = page, set[str]()
+        page.on("request", lambda request: self.hosts.add(request.url.split("/")[2]))
+
+    def open_tab(self, name: str) -> None:
+        """Open a tab by its title."""
+        self.page.get_by_role("tab", name=name, exact=True).click()
+
+    def press(self, name: str) -> None:
+        """Press a button."""
+        self.page.get_by_role("button", name=name, exact=True).click()
+
+    def type_in(self, label: str, value: object) -> None:
+        """Type into a field."""
+        self.page.get_by_label(label, exact=True).locator("visible=true").first.fill(str(value))
+
+    def upload(self, name: str, path: Path) -> None:
+        """Press an upload's button and choose a file."""
+        with self.page.expect_file_chooser() as chooser:
+            self.press(name)
+        chooser.value.set_files(path)
+
+    def picture(self, label: str, unlike: str = "") -> tuple[np.ndarray, str]:
+        """The picture with this label, uint8 (height, width, channels), once it is there, and its address;
+        another one than at `unlike`."""
+        image = self.page.locator(f'img[alt="{label}"]').locator("visible=true").first
+        if unlike:
+            expect(image).not_to_have_attribute("src", unlike, timeout=1000 * SECONDS)
+        expect(image).to_be_visible(timeout=1000 * SECONDS)
+        source = str(image.get_attribute("src"))
+        content = self.page.request.get(source).body()
+        with Image.open(BytesIO(content)) as opened:
+            return np.asarray(opened.convert("RGB")), source
+
+    def text(self, label: str, contains: str) -> str:
+        """The text in a field, once it contains this."""
+        field = self.page.get_by_label(label, exact=True).locator("visible=true").first
+        handle = field.element_handle()
+        self.page.wait_for_function("([e, t]) => e.value.includes(t)", arg=[handle, contains])
+        return str(field.input_value())
+
+    def sees(self, text: str) -> None:
+        """Wait for a message."""
+        expect(self.page.get_by_text(text).first).to_be_visible(timeout=1000 * SECONDS)
+
+    def draw(self) -> None:
+        """Paint the left half of the picture in the editor with broad strokes."""
+        canvas = self.page.locator("canvas:visible").first
+        expect(canvas).to_be_visible(timeout=1000 * SECONDS)
+        self.page.wait_for_timeout(500)  # the editor fits the picture into its frame
+        box: Any = canvas.bounding_box()
+        mouse, middle = self.page.mouse, (box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+        for across in (-80, -50, -20):
+            mouse.move(middle[0] + across, middle[1] - 80)
+            mouse.down()
+            mouse.move(middle[0] + across, middle[1] + 80, steps=8)
+            mouse.up()
