@@ -272,5 +272,14 @@ def test_a_killed_call_goes_on_and_gives_the_same_file(trained, capsys):
     )
     synthesize(context)
     assert calls == [2, 3, 4]
-    assert "going on after 8 pictures" in capsys.readouterr().out
+    assert "continuing after 8 pictures" in capsys.readouterr().out
     assert {path.name: path.read_bytes() for path in output.iterdir()} == whole
+
+
+def test_pictures_without_classes_are_not_scored_by_a_model_that_needs_them(make_run, tmp_path):
+    words = ("model.num_classes=10", "data.labels=True")
+    train(make_run("train.total_train_steps=3", *words))
+    folder = write_pictures(tmp_path / "plain", ["a.png", "b.png"])
+    mode = ("synthesis.synthesis_mode=scores", f"synthesis.pictures_path={folder}")
+    with pytest.raises(UserError, match="has no classes, but the model needs them"):
+        synthesize(make_run(*mode, *words))

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from dioscuri.context import Context
+from dioscuri.data import Examples
 from dioscuri.engine import Array, Batch
 from dioscuri.errors import UserError
 from dioscuri.families import classes
@@ -85,6 +86,15 @@ def check_guidance(scale: float, hparams: Any) -> None:
         raise UserError(
             "[synthesis] guidance_scale needs a model also trained without classes: train with "
             "loss.cond_dropout_prob above 0, or set guidance_scale=0"
+        )
+
+
+def check_labelled(pictures: Examples, hparams: Any) -> None:
+    """Raise a `UserError` if pictures have no classes and the model cannot do without."""
+    if hparams.model.num_classes and pictures.labels is None and not hparams.loss.cond_dropout_prob:
+        raise UserError(
+            f"{pictures.name} has no classes, but the model needs them: put the pictures into class folders, "
+            "or train with loss.cond_dropout_prob above 0"
         )
 
 

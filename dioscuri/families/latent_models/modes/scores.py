@@ -21,7 +21,7 @@ from dioscuri.families.latent_models.bounds import (
     importance_log_weights,
     unit_of,
 )
-from dioscuri.families.latent_models.conditions import examples
+from dioscuri.families.latent_models.conditions import check_labelled, examples
 from dioscuri.families.latent_models.modes.examples import chosen_indices, chosen_pictures
 from dioscuri.families.latent_models.plan import LatentPlan
 from dioscuri.families.latent_models.scores import by_level, score_row
@@ -45,12 +45,13 @@ def score(context: Context, plan: LatentPlan, checkpoint: Checkpoint) -> None:
     """
     options = context.hparams.synthesis
     pictures, settings = chosen_pictures(context)
+    check_labelled(pictures, context.hparams)
     indices = chosen_indices(context, pictures, len(pictures))
     output = output_folder(context, checkpoint, context.directory.images, "scores", **settings)
     unfinished, size = output.path / UNFINISHED, options.batch_size
     first = _resume(context, unfinished, size)
     if first:
-        context.say(f"going on after {first * size} {noun(context.hparams)} that are scored already")
+        context.say(f"continuing after {first * size} {noun(context.hparams)} already scored")
     todo = batches(context, pictures, indices[first * size :], "scores")
     for index, batch in enumerate(todo, start=first):
         rows = list(_rows(context, plan, pictures, batch, index))
