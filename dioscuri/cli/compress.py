@@ -18,7 +18,7 @@ from dioscuri.inputs import read_pictures
 from dioscuri.library.load import load
 from dioscuri.twins import default_twin
 
-_USAGE = "MODEL PICTURES OUT.dio [--stream] [--batch-size N] [--seed N] [--no-check] [--twin torch|jax]"
+_USAGE = "MODEL PICTURES OUT.dio [--stream] [--batch-size N] [--seed N] [--no-check] [--twin T]"
 _DESCRIPTION = """\
 Compress pictures without loss by bits-back coding. MODEL is what load opens in Python, such as a run's
 folder: a hierarchical VAE or Metroplex, with a mixture of logistics or a Bernoulli likelihood. PICTURES is a

@@ -14,10 +14,9 @@ from dioscuri.plans.footprint import read_memory
 from dioscuri.run.sizes import GROUPS, format_bytes
 from dioscuri.twins import TITLES, default_twin
 
-_USAGE = (
-    "[CFG|FOLDER] [section.option=value ...] [--batch N] [--devices N] [--memory 24GB] [--twin T] [--quick] "
-    "[--json]"
-)
+_USAGE = """\
+[CFG|FOLDER] [section.option=value ...] [--batch N] [--devices N] [--memory 24GB] [--json]
+[CFG|FOLDER] [section.option=value ...] [--quick] [--twin torch|jax] [--json]"""
 _DESCRIPTION = """\
 Show what a configuration builds and what a training step takes: parameters, layers by level, latents or
 tokens, bytes of weights, average and optimiser, activations of an example, peak memory, FLOPs, and with

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import signal
 import socket
 import subprocess
 import sys
@@ -52,9 +51,9 @@ def url(runs, tmp_path_factory):
     match = re.fullmatch(r"maskgit, vae: open (http://127\.0\.0\.1:\d+)/ \(Ctrl-C ends it\)\n", line)
     assert match, line + server.communicate()[0]
     yield match[1]
-    server.send_signal(signal.SIGINT)
+    server.terminate()  # a suite in the background may hand on that Ctrl-C is ignored
     said = server.communicate(timeout=SECONDS)[0]
-    assert server.returncode == 128 + signal.SIGINT
+    assert server.returncode == 0
     assert "UserError" not in said  # a message for the visitor leaves no traceback
     assert not list(folder.iterdir())  # uploads and results are gone
 

@@ -59,7 +59,7 @@ HOSTILE = [
     ("maskgit", "inpaint", (PICTURES, LEFT[:4]), {"classes": 1}, "mask must be bool"),
     ("maskgit", "inpaint", (PICTURES, LEFT.astype(int)), {"classes": 1}, "got int64 .* mask > 0"),
     ("grey", "generate", (), {"classes": [1]}, "the model has no classes"),
-    ("vae", "generate", (), {"classes": [1]}, "generate: option 'classes' is unknown"),
+    ("vae", "generate", (), {"classes": [1]}, "classes is given, but the model has no classes"),
     ("vae", "generate", (2,), {"temperature": -1}, "temperature must be a number of at least 0"),
     ("vae", "generate", (2,), {"temperature": [1, 1, 1, 1]}, "temperature: .* must be a number, 2 numbers"),
     ("vae", "generate", (2,), {"output": "median"}, "output cannot be"),

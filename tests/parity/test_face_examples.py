@@ -50,11 +50,13 @@ def smaller(new):
 
 @pytest.fixture
 def names(folder, monkeypatch):
-    """What the examples take for granted, and `dio.train` as a record of what it was asked for."""
+    """What the examples take for granted, and `dio.train` and `dio.describe`, which take long at the size of
+    the examples, as a record of what they were asked for."""
     monkeypatch.chdir(folder)
     pictures, trained = faces.PICTURES[:2], []
     for twin in ("torch", "jax"):
         monkeypatch.setattr(dio(twin), "train", trained.append)
+        monkeypatch.setattr(dio(twin), "describe", lambda cfg, **_: trained.append(cfg))
         monkeypatch.setattr(dio(twin), "new", smaller(dio(twin).new))
     loader = [(pictures, np.array([1, 0]))]
     given = {"pictures": pictures, "mask": faces.LEFT, "a": pictures[:1], "b": pictures[1:2]}

@@ -120,7 +120,8 @@ def test_pictures_are_tokens_to_a_model_with_a_tokenizer(tmp_path):
         noise = model.draw_noise("train_step", len(PICTURES))
         batches = model.batch(PICTURES, classes=LABELS), model.batch(tokens=tokens, classes=LABELS)
         losses = [loss_of(model, batch, noise=noise)[0] for batch in batches]
-        assert losses[0] == losses[1]
+        # Kernels may add up in another order where an array lies at another address.
+        assert losses[0] == pytest.approx(losses[1], rel=1e-6)
         found[twin] = losses[0]
     assert found["torch"] == pytest.approx(found["jax"], rel=1e-4)
 
