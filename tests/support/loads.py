@@ -1,5 +1,6 @@
 """Inputs for measuring each family's speed: random rows in the shapes of a configuration."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -8,29 +9,34 @@ import numpy as np
 from dioscuri.context import Context
 from dioscuri.contract import family_run
 from dioscuri.errors import UserError
-from dioscuri.families.classifier import options as classifier
-from dioscuri.families.hierarchical_vae import options as hierarchical_vae
 from dioscuri.families.hierarchical_vae.plan import make_plan
 from dioscuri.families.latent_models.plan import LatentPlan, level_temperatures
-from dioscuri.families.maskgit import options as maskgit
-from dioscuri.families.maskgit import transformers
-from dioscuri.families.metroplex import options as metroplex
 from dioscuri.families.metroplex.plan import make_plan as make_metroplex
-from dioscuri.families.sundae import options as sundae
-from dioscuri.families.vqgan import options as vqgan
-from dioscuri.families.vqgan.plan import make_plan as make_tokenizer
+from dioscuri.families.vqgan.plan import plan_of
+from dioscuri.library.describe import described
+from dioscuri.plans.description import RowShapes
 
 Rows = dict[str, np.ndarray]
+Calls = dict[str, tuple[Rows, dict[str, Any]]]
+"""Rows and arguments of the engine's methods."""
 
 
 class Load:
-    """Rows of a training batch, and arguments of the engine's methods."""
+    """Rows of a training batch, and arguments of the engine's methods.
+
+    Token models get tokens, even if they have a tokenizer: its work is not theirs.
+    """
 
     def __init__(self, hparams: Any, batch: int) -> None:
-        if hparams.run.family not in _LOADS:
-            raise UserError(f"[run] family '{hparams.run.family}' has no benchmark")
         self.hparams = hparams
-        self.training, self.calls = _LOADS[hparams.run.family](hparams, batch)
+        if hparams.run.family not in _CALLS:
+            raise UserError(f"[run] family '{hparams.run.family}' has no benchmark")
+        data = hparams.data
+        if getattr(data, "tokenizer_path", ""):
+            data = replace(data, tokenizer_path="")
+        shapes = described(replace(hparams, data=data)).rows
+        self.training = random_rows(shapes, hparams, batch)
+        self.calls: Calls = _CALLS[hparams.run.family](hparams, self.training, batch)
 
     def train(self, engine: Any, step: int) -> None:
         """Queue a training step."""
@@ -47,71 +53,64 @@ class Load:
         engine.run(method, rows, ema=True, step=0, **arguments)
 
 
-def _hierarchical_vae(hparams: hierarchical_vae.HParams, batch: int) -> tuple[Rows, dict[str, Any]]:
-    return _latent_groups(make_plan(hparams), batch)
-
-
-def _metroplex(hparams: metroplex.HParams, batch: int) -> tuple[Rows, dict[str, Any]]:
-    return _latent_groups(make_metroplex(hparams), batch)
-
-
-def _latent_groups(plan: LatentPlan, batch: int) -> tuple[Rows, dict[str, Any]]:
-    shape = (batch, plan.resolution, plan.resolution, plan.channels)
-    pictures = _pictures(shape)
-    pictures = 255 * (pictures // 128) if plan.likelihood == "bernoulli" else pictures
-    drawn = {"temperatures": level_temperatures(plan, 1.0), "output": "sample"}
-    return {"image": pictures}, {"generate": ({"index": np.arange(batch)}, drawn)}
-
-
-def _vqgan(hparams: vqgan.HParams, batch: int) -> tuple[Rows, dict[str, Any]]:
-    data = hparams.data
-    plan = make_tokenizer(hparams.model, data.target_res, data.channels)
-    image = {"image": _pictures((batch, data.target_res, data.target_res, data.channels))}
-    tokens = np.random.default_rng(0).integers(0, plan.codebook_size, (batch, plan.grid, plan.grid), np.int32)
-    return image, {"encode": (image, {}), "decode": ({"tokens": tokens}, {}), "reconstruct": (image, {})}
-
-
-def _maskgit(hparams: maskgit.HParams, batch: int) -> tuple[Rows, dict[str, Any]]:
-    data, model, rng = hparams.data, hparams.model, np.random.default_rng(0)
-    plan = transformers.make_plan(model, data.grid, data.codebook_size)
-    shapes = {"text": (data.text_length, model.encoder_hidden_size), "pooled": (model.cond_embed_dim,)}
-    asked: Rows = {
-        name: rng.normal(size=(batch, *shapes[name])).astype(np.float32)
-        for name in plan.conditions
-        if name in shapes and (data.text_length or name != "text")
+def random_rows(shapes: RowShapes, hparams: Any, batch: int) -> Rows:
+    """Rows of these shapes: integers below their limit, normal numbers, and truth."""
+    rng = np.random.default_rng(0)
+    limits = {
+        "tokens": getattr(hparams.data, "codebook_size", 0),
+        "label": getattr(hparams.model, "num_classes", 0),
     }
-    if "text" in asked:
-        asked["text_mask"] = np.ones(asked["text"].shape[:2], bool)
-    if "micro" in plan.conditions:
-        asked["micro"] = np.tile(np.array([256, 256, 0, 0, 6], np.float32), (batch, 1))
-    if model.num_classes:
-        asked["label"] = rng.integers(0, model.num_classes, batch, np.int32)
-    tokens = {"tokens": rng.integers(0, data.codebook_size, (batch, plan.n_tokens), np.int32)}
-    return tokens | asked, {"generate": (asked or {"index": np.arange(batch)}, {})}
+
+    def rows(name: str, shape: tuple[int, ...], dtype: str) -> np.ndarray:
+        if dtype == "bool":
+            return np.ones((batch, *shape), bool)
+        if dtype == "float32":
+            return rng.normal(size=(batch, *shape)).astype(np.float32)
+        return rng.integers(0, limits.get(name) or np.iinfo(dtype).max + 1, (batch, *shape), dtype)
+
+    return {name: rows(name, *shape) for name, shape in shapes.items()}
 
 
-def _sundae(hparams: sundae.HParams, batch: int) -> tuple[Rows, dict[str, Any]]:
-    data, model, rng = hparams.data, hparams.model, np.random.default_rng(0)
-    asked = {"label": rng.integers(0, model.num_classes, batch, np.int32)} if model.num_classes else {}
-    tokens = {"tokens": rng.integers(0, data.codebook_size, (batch, data.grid**2), np.int32)}
-    return tokens | asked, {"generate": (asked or {"index": np.arange(batch)}, {})}
+def _hierarchical_vae(hparams: Any, training: Rows, batch: int) -> Calls:
+    return _latent_groups(make_plan(hparams), training, batch)
 
 
-def _classifier(hparams: classifier.HParams, batch: int) -> tuple[Rows, dict[str, Any]]:
-    data = hparams.data
-    image = {"image": _pictures((batch, data.target_res, data.target_res, data.channels))}
-    return image | {"label": np.zeros(batch, np.int32)}, {"encode": (image, {})}
+def _metroplex(hparams: Any, training: Rows, batch: int) -> Calls:
+    return _latent_groups(make_metroplex(hparams), training, batch)
 
 
-def _pictures(shape: tuple[int, ...]) -> np.ndarray:
-    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+def _latent_groups(plan: LatentPlan, training: Rows, batch: int) -> Calls:
+    if plan.likelihood == "bernoulli":
+        training["image"] = 255 * (training["image"] // 128)
+    drawn = {"temperatures": level_temperatures(plan, 1.0), "output": "sample"}
+    return {"generate": (_asked(training, batch), drawn)}
 
 
-_LOADS: dict[str, Any] = {
+def _vqgan(hparams: Any, training: Rows, batch: int) -> Calls:
+    plan = plan_of(hparams)
+    tokens = np.random.default_rng(0).integers(0, plan.codebook_size, (batch, plan.grid, plan.grid), np.int32)
+    return {"encode": (training, {}), "decode": ({"tokens": tokens}, {}), "reconstruct": (training, {})}
+
+
+def _token_model(hparams: Any, training: Rows, batch: int) -> Calls:
+    return {"generate": (_asked(training, batch), {})}
+
+
+def _classifier(hparams: Any, training: Rows, batch: int) -> Calls:
+    return {"encode": ({"image": training["image"]}, {})}
+
+
+def _asked(training: Rows, batch: int) -> Rows:
+    """What conditions the examples, or their numbers."""
+    conditions = {name: rows for name, rows in training.items() if name not in ("image", "tokens")}
+    return conditions or {"index": np.arange(batch)}
+
+
+_CALLS: dict[str, Any] = {
     "hierarchical_vae": _hierarchical_vae,
     "metroplex": _metroplex,
     "vqgan": _vqgan,
-    "maskgit": _maskgit,
-    "sundae": _sundae,
+    "maskgit": _token_model,
+    "sundae": _token_model,
     "classifier": _classifier,
 }
