@@ -15,6 +15,7 @@ from dioscuri.compression.archive import Reader
 from dioscuri.errors import UserError
 from dioscuri.files import write_failure
 from dioscuri.library.load import load
+from dioscuri.twins import TITLES
 
 _USAGE = "OUT.dio FOLDER [--model MODEL]"
 _DESCRIPTION = """\
@@ -39,8 +40,7 @@ def main(words: Sequence[str]) -> None:
         raise UserError(f"{chosen.folder} exists already and is not an empty folder: name another")
     try:
         with chosen.file.open("rb") as file:
-            header = Reader(file, str(chosen.file)).header
-            model = _model(chosen, header)
+            model = _model(chosen, Reader(file, str(chosen.file)))
             file.seek(0)
             n, seconds = _write(model, file, chosen)
     except OSError as error:
@@ -49,10 +49,12 @@ def main(words: Sequence[str]) -> None:
     print(f"{chosen.folder}: {n:,} pictures, {n / seconds:.1f} pictures/s")
 
 
-def _model(chosen: Any, header: dict[str, Any]) -> Any:
-    where = chosen.model or header["where"]
+def _model(chosen: Any, reader: Reader) -> Any:
+    twin, where = reader.header.get("twin"), chosen.model or reader.header.get("where")
+    if twin not in TITLES or not isinstance(where, str):
+        raise reader.damaged()
     try:
-        return load(header["twin"], where)
+        return load(twin, where)
     except UserError as error:
         hint = "" if chosen.model else "; if it lies elsewhere now, give --model"
         raise UserError(f"{chosen.file} was compressed by the model {where}: {error}{hint}") from error

@@ -143,6 +143,8 @@ class Reader:
             raise self.damaged()
         file.seek(_START + _LENGTH.size)
         self.header: dict[str, Any] = _unpack(file.read(header))
+        if not isinstance(self.header, dict):
+            raise Inconsistent
         file.seek(end)
         runs, self.borrowed, lanes, self.checksum = _unpack(file.read(trailer))
         self.batches = Batches([[_count(n) for n in run] for run in runs], self.checksum)

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import expit, ndtr
 
+from dioscuri.cli import decompress
 from dioscuri.compression.archive import Reader, Writer, check_start
 from dioscuri.compression.latents import (
     MAX_BITS,
@@ -296,3 +297,14 @@ def test_damage_is_never_read(data):
 def test_other_files_are_named(content, says):
     with pytest.raises(UserError, match=says):
         Reader(io.BytesIO(content), "a.dio")
+
+
+@pytest.mark.parametrize(
+    "header", [{"name": "x"}, {"twin": "tf", "where": "a"}, {"twin": "torch", "where": 3}]
+)
+def test_a_file_that_names_no_model_is_damaged(tmp_path, header):
+    file, writer, _ = write(header=header)
+    writer.finish()
+    (tmp_path / "a.dio").write_bytes(file.getvalue())
+    with pytest.raises(UserError, match=r"a\.dio is damaged or truncated"):
+        decompress.main([str(tmp_path / "a.dio"), str(tmp_path / "pictures")])
