@@ -23,7 +23,7 @@ from dioscuri.data.options import check_axes
 from dioscuri.engine import Array
 from dioscuri.errors import UserError
 from dioscuri.plans.noise import NoiseSpec
-from dioscuri.registry import family_part
+from dioscuri.registry import family_module
 
 TensorT = TypeVar("TensorT")
 OnBatch = Callable[[], None]
@@ -191,7 +191,7 @@ class Family:
 
 def family_of(hparams: Any) -> Family:
     """The host side of the run's family."""
-    family: Family = family_part(hparams.run.family, "logic").FAMILY
+    family: Family = family_module(hparams.run.family, "logic").FAMILY
     return family
 
 

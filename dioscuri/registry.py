@@ -12,11 +12,11 @@ def family_names() -> list[str]:
     return sorted(path.parent.name for path in _FOLDER.glob("*/logic.py"))
 
 
-def family_part(family: str, part: str) -> ModuleType:
+def family_module(family: str, name: str) -> ModuleType:
     """A module of a family's folder, such as `options`."""
-    return import_module(f"dioscuri.families.{family}.{part}")
+    return import_module(f"dioscuri.families.{family}.{name}")
 
 
-def has_part(family: str, part: str) -> bool:
+def has_module(family: str, name: str) -> bool:
     """Whether a family's folder has that module."""
-    return (_FOLDER / family / f"{part}.py").is_file()
+    return (_FOLDER / family / f"{name}.py").is_file()

@@ -19,7 +19,7 @@ from dioscuri.face.recorded import checked_noise
 from dioscuri.face.trainable import Trainable
 from dioscuri.face.usual import Values
 from dioscuri.inputs import check_names, read_count
-from dioscuri.registry import family_part
+from dioscuri.registry import family_module
 
 METHODS = (
     *("encode", "decode", "generate", "inpaint", "reconstruct", "bound", "score", "interpolate"),
@@ -266,7 +266,7 @@ class Model(Trainable):
 
 def face_of(family: str) -> type[Model]:
     """The class of a family's models: `FACE` of `dioscuri/families/<family>/face.py`."""
-    face: type[Model] = family_part(family, "face").FACE
+    face: type[Model] = family_module(family, "face").FACE
     return face
 
 

@@ -12,7 +12,7 @@ from dioscuri.hparams.reader import DEFAULT, Document, Setting, Settings, read, 
 from dioscuri.hparams.schema import build, find, typed
 from dioscuri.hparams.sections import Run
 from dioscuri.places import here, runs_folder
-from dioscuri.registry import family_names, family_part
+from dioscuri.registry import family_module, family_names
 
 DEFAULT_FAMILY = "hierarchical_vae"
 
@@ -57,7 +57,7 @@ def family(merged: Settings) -> ModuleType:
         raise UserError(
             f"{where} '{name}' is unknown{did_you_mean(name, known)}; known: {', '.join(sorted(known))}"
         )
-    return family_part(name, "options")
+    return family_module(name, "options")
 
 
 def _runs(merged: Settings, twin: Path) -> Path:

@@ -18,7 +18,7 @@ from dioscuri.inputs import read_count
 from dioscuri.places import configuration, here
 from dioscuri.plans.description import Description, picture_rows
 from dioscuri.plans.footprint import Footprint, largest_batch, read_memory, resident_bytes
-from dioscuri.registry import family_part, has_part
+from dioscuri.registry import family_module, has_module
 from dioscuri.run.sizes import GROUPS
 from dioscuri.twins import twin_module
 
@@ -83,10 +83,10 @@ def options_of(path: Path, overrides: Sequence[str]) -> tuple[Any, dict[str, Any
 def described(hparams: Any) -> Description:
     """The family's description or, if it has none, its parameter shapes and rows of pictures."""
     family = hparams.run.family
-    if not has_part(family, "description"):
+    if not has_module(family, "description"):
         shapes = family_of(hparams).network_shapes(hparams)
         return Description(shapes=shapes, facts={}, layers={}, rows=picture_rows(hparams.data))
-    description: Description = family_part(family, "description").describe(hparams)
+    description: Description = family_module(family, "description").describe(hparams)
     return description
 
 

@@ -18,7 +18,7 @@ from dioscuri.hparams.schema import build
 from dioscuri.inputs import read_count
 from dioscuri.library.load import check_tokenizer, load
 from dioscuri.places import configuration, here
-from dioscuri.registry import family_names, family_part
+from dioscuri.registry import family_module, family_names
 
 SOURCE = "new"
 
@@ -62,7 +62,7 @@ def _document(family: Any) -> tuple[Settings, Any]:
     """Settings of a `.cfg` (none for a family's name), and the family's options."""
     known = family_names()
     if family in known:
-        return {}, family_part(family, "options")
+        return {}, family_module(family, "options")
     path = Path(family) if isinstance(family, str | Path) else None
     if path is None or (path.suffix != ".cfg" and not path.is_file()):
         hint = did_you_mean(str(family), known)

@@ -33,7 +33,7 @@ class LatentSteps:
         """`activation.<l>`: what the posterior of group l reads of pictures `image`."""
         dtype = jnp.promote_types(weights_dtype(model.top_down.output_conv), jnp.float32)
         levels = model.activations(normalise(batch["image"], self.plan, self.hparams, dtype))
-        return {f"activation.{group}": _told(level) for group, level in enumerate(levels)}
+        return {f"activation.{group}": _for_host(level) for group, level in enumerate(levels)}
 
     def group_prior(
         self, model: Any, batch: Arrays, noise: Arrays, frozen: Arrays, group: int
@@ -45,7 +45,7 @@ class LatentSteps:
         condition = class_condition(top_down.class_emb, None, B)
         x = top_down.features_before(group, states, B)
         context, prior = top_down.blocks[group].read_prior(x, condition)
-        return {name: _told(value) for name, value in context._asdict().items()} | self._gaussian(prior)
+        return {name: _for_host(value) for name, value in context._asdict().items()} | self._gaussian(prior)
 
     def group_posterior(
         self, model: Any, batch: Arrays, noise: Arrays, frozen: Arrays, group: int
@@ -61,7 +61,7 @@ class LatentSteps:
     ) -> dict[str, Array]:
         """`state.<slot>` behind the block, from its context and latents `z`."""
         x = model.top_down.blocks[group].add_latents(_context(model, batch), _placed(batch["z"]))
-        return {f"{STATE}{model.top_down.slot(group)}": _told(x)}
+        return {f"{STATE}{model.top_down.slot(group)}": _for_host(x)}
 
     def likelihood(self, model: Any, batch: Arrays, noise: Arrays, frozen: Arrays) -> dict[str, Array]:
         """Parameters of the levels' distribution, padding left out: Bernoulli `logits` (B, h, w, C), or a
@@ -76,7 +76,7 @@ class LatentSteps:
     def _gaussian(self, gaussian: Gaussian) -> dict[str, Array]:
         std = standard_deviation(gaussian.scale, self.hparams.model)
         arrays = {"mean": gaussian.mean, "scale": gaussian.scale, "std": std}
-        return {name: _told(value) for name, value in arrays.items()}
+        return {name: _for_host(value) for name, value in arrays.items()}
 
 
 def _states(model: Any, batch: Arrays) -> dict[int, Array]:
@@ -101,6 +101,6 @@ def _placed(x: Array) -> Array:
     return x
 
 
-def _told(x: Array) -> Array:
+def _for_host(x: Array) -> Array:
     """As `_placed` takes it."""
     return at_least_float32(x)

@@ -10,7 +10,7 @@ from dioscuri.contract import check_options
 from dioscuri.errors import UserError
 from dioscuri.hparams import load
 from dioscuri.library.new import new
-from dioscuri.registry import family_names, family_part
+from dioscuri.registry import family_module, family_names
 
 ROOT = Path(__file__).parents[2]
 SMALLEST = {
@@ -35,7 +35,7 @@ def refused(family, *words):
 
 
 def numeric_options(family):
-    sections = get_type_hints(family_part(family, "options").HParams)
+    sections = get_type_hints(family_module(family, "options").HParams)
     for section, kind in sections.items():
         hints = get_type_hints(kind)
         for declared in fields(kind):

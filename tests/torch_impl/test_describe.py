@@ -7,7 +7,7 @@ import pytest
 from dioscuri.cli.describe import main
 from dioscuri.hparams import load
 from dioscuri.places import examples
-from dioscuri.registry import family_names, family_part
+from dioscuri.registry import family_module, family_names
 from dioscuri.run.sizes import sizes
 from torch_impl.engine import Engine
 
@@ -20,5 +20,5 @@ def test_it_tells_what_the_engine_holds(capsys, family):
     main([str(cfg), *words, "--json"])
     facts, held = json.loads(capsys.readouterr().out), sizes(state, {})
     assert {name: facts[name] for name in held} == held
-    described = family_part(family, "description").describe(load(cfg, words))
+    described = family_module(family, "description").describe(load(cfg, words))
     assert dict(described.shapes) == {name: value.shape for name, value in state["model"].items()}

@@ -17,7 +17,7 @@ from dioscuri.engine import Array
 from dioscuri.errors import UserError
 from dioscuri.face.model import BATCH_SIZE
 from dioscuri.families.latent_models.bits_back import BitsBack, Pixels, choose_bits
-from dioscuri.families.latent_models.face import LatentModel
+from dioscuri.families.latent_models.exploring import ExplorableModel
 from dioscuri.inputs import read_count
 from dioscuri.versions import versions
 
@@ -32,10 +32,10 @@ _THREADS = {"torch": "set OMP_NUM_THREADS={}", "jax": "give this process {} proc
 _LIBRARIES = {"torch": ("torch",), "jax": ("jax", "jaxlib", "flax")}
 
 
-class CompressingModel(LatentModel):
+class CompressingModel(ExplorableModel):
     """A VAE whose likelihood is one of levels: it also has `compress` and `decompress`."""
 
-    does = (*LatentModel.does, "compress", "decompress")
+    does = (*ExplorableModel.does, "compress", "decompress")
 
     def compress(
         self, pictures: Any, *, seed: int = 0, batch_size: int = BATCH_SIZE, check: bool = True
