@@ -45,7 +45,7 @@ def main(words: Sequence[str]) -> None:
     """Run a command line."""
     parser = make_parser()
     chosen = parser.parse_intermixed_args(list(words))
-    arguments = sort_words(chosen.words, f"usage: {parser.usage}")
+    arguments = sort_words(chosen.words, parser.usage_line)
     batch, devices = (_count(getattr(chosen, name), f"--{name}") for name in ("batch", "devices"))
     memory = None if chosen.memory is None else read_memory(chosen.memory, "--memory")
     hparams, checkpoints = options_of(arguments.cfg, arguments.overrides)

@@ -38,8 +38,12 @@ class Parser(argparse.ArgumentParser):
         """Raise a `UserError` with the most similar option and the usage."""
         unknown = _UNKNOWN.match(message)
         hint = did_you_mean(unknown["word"], self._option_string_actions) if unknown else ""
-        usage = " or: ".join(line.strip() for line in (self.usage or "").splitlines())
-        raise UserError(f"{message}{hint}; usage: {usage}")
+        raise UserError(f"{message}{hint}; {self.usage_line}")
+
+    @property
+    def usage_line(self) -> str:
+        """All forms of the command on one line, for the end of a `UserError`."""
+        return "usage: " + " or: ".join(line.strip() for line in (self.usage or "").splitlines())
 
     @property
     def options(self) -> list[str]:

@@ -26,6 +26,6 @@ def main(words: Sequence[str]) -> None:
     """Run a command line."""
     parser = make_parser()
     chosen = parser.parse_intermixed_args(list(words))
-    arguments = sort_words(chosen.words, f"usage: {parser.usage}")
+    arguments = sort_words(chosen.words, parser.usage_line)
     twin = open_twin(chosen.twin or default_twin())
     synthesize(twin, here().home(twin.name), arguments)

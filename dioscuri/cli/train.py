@@ -37,6 +37,6 @@ def main(words: Sequence[str]) -> None:
     """Run a command line."""
     parser = make_parser()
     chosen = parser.parse_intermixed_args(list(words))
-    arguments = sort_words(chosen.words, f"usage: {parser.usage}")
+    arguments = sort_words(chosen.words, parser.usage_line)
     twin = open_twin(chosen.twin or default_twin())
     train(twin, here().home(twin.name), replace(arguments, resume_from=chosen.resume_from))
