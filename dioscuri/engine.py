@@ -13,7 +13,7 @@ gets the same noise. `encode` and `reconstruct` share their posterior noise: equ
 z.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import is_dataclass
 from typing import Any, Protocol
 
@@ -38,6 +38,7 @@ class Engine(Protocol):
     process_index: int
     process_count: int
     device_count: int  # over all processes; a global batch is a multiple of it, or is padded to one
+    compiles: bool  # whether what is run is compiled first, which takes seconds to minutes
 
     def initialise(self) -> None:
         """Create the parameters (the family's `initial_parameters`), their average and the optimiser's
@@ -51,6 +52,9 @@ class Engine(Protocol):
 
         Metrics and skip counters accumulate on the device until `fetch_metrics`.
         """
+
+    def program(self, batch: Batch, scalars: Mapping[str, float]) -> Hashable:
+        """What selects the program of a training step; the first step with a new value compiles one."""
 
     def fetch_metrics(self) -> dict[str, float]:
         """Means since the last call over steps and processes: the family's metrics under its names, and
@@ -142,3 +146,9 @@ def step_numbers(
     numbers = {name: value for name, value in scalars.items() if name not in ("ema_decay", *switches)}
     numbers["ema_rate"] = 1 - scalars.get("ema_decay", ema_decay)
     return numbers, {name: bool(scalars[name]) for name in switches}
+
+
+def step_program(batch: Batch, scalars: Mapping[str, float], switches: Sequence[str]) -> Hashable:
+    """See `Engine.program`: names, shapes and types of the batch's arrays, and the values of the switches."""
+    arrays = tuple((name, array.shape, array.dtype) for name, array in batch.items())
+    return arrays, tuple(bool(scalars[name]) for name in switches)

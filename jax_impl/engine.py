@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from dioscuri.engine import Array, Batch, Noise, State, metric_names, step_numbers
+from dioscuri.engine import Array, Batch, Noise, State, metric_names, step_numbers, step_program
 from dioscuri.errors import UserError
 from dioscuri.inputs import check_lengths
 from dioscuri.plans.layout import check_shapes, pack, take_prefixed, unpack
@@ -27,6 +27,7 @@ class Engine:
     """Trains and runs the family `run.family` on `run.num_gpus` devices."""
 
     name = "jax"
+    compiles = True
     state: TrainState
 
     def __init__(self, hparams: Any) -> None:
@@ -71,6 +72,10 @@ class Engine:
         values = {name: np.asarray(value, self.dtype) for name, value in numbers.items()}
         whole_step = self._jit(partial(self._whole_step, switches), ("step", *switches.items()), donate=0)
         self.state = whole_step(self.state, self.frozen, pictures, drawn, values)
+
+    def program(self, batch: Batch, scalars: Mapping[str, float]) -> Hashable:
+        """What selects the program of a training step; the first step with a new value compiles one."""
+        return step_program(batch, scalars, self.family.switches)
 
     def fetch_metrics(self) -> dict[str, float]:
         """Means since the last call, and the counters of skipped and applied updates."""

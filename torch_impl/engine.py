@@ -1,6 +1,6 @@
 """The engine of the PyTorch twin: `dioscuri.engine.Engine` over a family's tensor functions."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import fields
 from functools import partial
 from typing import Any
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch._functorch import config as functorch_config
 
-from dioscuri.engine import Array, Batch, Noise, State, metric_names, step_numbers
+from dioscuri.engine import Array, Batch, Noise, State, metric_names, step_numbers, step_program
 from dioscuri.errors import UserError
 from dioscuri.inputs import check_lengths
 from dioscuri.plans.layout import check_shapes, pack, take_prefixed, unpack
@@ -42,6 +42,7 @@ class Engine:
         self.models = {ema: self._build() for ema in (False, True)}
         self.layout = flat_layout(self.models[False], self.family.parameter_shapes(), self.family.decayed)
         train = hparams.train
+        self.compiles: bool = train.compile
         self.settings = Settings.make(hparams.optimizer, self.family.weight_decay, self.layout.n_decayed)
         self.metric_names = metric_names(self.family.metric_sizes)
         self.replay = Replay(train.compile and self.devices.device.type == "cuda" and self.process_count == 1)
@@ -81,6 +82,10 @@ class Engine:
         }
         device_step = partial(self._device_step, names=tuple(numbers), switches=switches)
         self.replay(device_step, inputs, key=(*switches.values(), rows))
+
+    def program(self, batch: Batch, scalars: Mapping[str, float]) -> Hashable:
+        """What selects the program of a training step; the first step with a new value compiles one."""
+        return step_program(batch, scalars, self.family.switches)
 
     def fetch_metrics(self) -> dict[str, float]:
         """Means since the last call, and the counters of skipped and applied updates."""

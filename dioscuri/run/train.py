@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +93,7 @@ class _Training:
         self.validated: int | None = start.info.get("validated")
         self.best = start.best if start.best and math.isfinite(start.best["score"]) else None
         self.pending_log: tuple[int, dict[str, float]] | None = None
+        self.compiled: set[Hashable] = set()
         self.metrics: Mapping[str, float] = start.info.get("metrics", {})
         self.seconds = float(start.info.get("seconds", 0.0))
         self.tokenizer = made_by(self.hparams, context.sets.train)
@@ -104,11 +105,6 @@ class _Training:
     def run(self) -> bool:
         """Returns True at the end of the run, False if it was asked to stop."""
         total = self.hparams.train.total_train_steps
-        if self.start < total and (self.engine.name == "jax" or self.hparams.train.compile):
-            self.context.say(
-                "compiling the first step: seconds for a small network, minutes for a large one; a request "
-                "to stop waits for it"
-            )
         progress = Progress("training", total, start=self.start, shown=self.context.writes)
         self.since = time.monotonic()
         try:
@@ -129,7 +125,10 @@ class _Training:
         fetches = due or done % options.logging_interval_in_steps == 0 or self.stabilizer.fetches(done)
         if fetches:
             self.stop.announce(done)
-        self.engine.train_step(next(self.batches), index, self.family.scalars(index))
+        batch, scalars = next(self.batches), self.family.scalars(index)
+        what = "the first step" if index == self.start else f"step {done}, which differs from those before"
+        self._announce(what, self.engine.program(batch, scalars), progress)
+        self.engine.train_step(batch, index, scalars)
         if fetches:
             self._fetch(done)
             progress.note(self.family.headline(self.metrics))
@@ -141,6 +140,7 @@ class _Training:
     def _validate_and_save(self, done: int, progress: Progress) -> bool:
         """Returns whether the run continues. The next start repeats a validation that was interrupted."""
         try:
+            self._announce("the first validation", "validation", progress)
             self._validate(done, progress)
         except _AbandonedError:
             return self._leave(done, fetched=True, progress=progress)
@@ -148,6 +148,15 @@ class _Training:
         self._save(done)
         self.since = time.monotonic()
         return True
+
+    def _announce(self, what: str, program: Hashable, progress: Progress) -> None:
+        """Say what is compiled next, once for each program."""
+        if self.engine.compiles and program not in self.compiled:
+            self.compiled.add(program)
+            progress.say(
+                f"compiling {what}: seconds for a small network, minutes for a large one; a request to stop "
+                "waits for it"
+            )
 
     def _fetch(self, done: int) -> None:
         self.metrics = self.engine.fetch_metrics()

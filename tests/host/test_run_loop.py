@@ -63,26 +63,40 @@ def test_run_logs_every_step_validates_and_keeps_newest_and_best(make_run, capsy
     assert "checkpoint of step 3" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    ("twin", "words", "compiles"),
-    [("jax", (), True), ("torch", ("train.compile=True",), True), ("torch", (), False)],
-)
-def test_a_run_that_compiles_says_so_before_its_first_step(make_run, capsys, twin, words, compiles):
+@pytest.mark.parametrize("compiles", [True, False])
+def test_a_run_that_compiles_says_so_before_its_first_step(make_run, capsys, compiles):
     """It says how long that may take, and that a request to stop waits for it."""
     said = {}
 
     def prepare(engine):
-        engine.name = twin
+        engine.compiles = compiles
         engine.on_step = lambda step: said.setdefault(step, capsys.readouterr().out)
 
-    train(make_run(*words, "train.total_train_steps=4", prepare=prepare))
-    lines = [line for line in said[0].splitlines() if line.startswith("compiling the first step")]
+    train(make_run("train.total_train_steps=4", prepare=prepare))
+    lines = [line for line in said[0].splitlines() if line.startswith("compiling the first step: ")]
     assert len(lines) == compiles
     assert all("minutes for a large one; a request to stop waits for it" in line for line in lines)
-    assert not any("compiling" in said[step] for step in (1, 2, 3))
+    assert not any("compiling" in said[step] for step in (1, 2))
     capsys.readouterr()
-    train(make_run(*words, "train.total_train_steps=4"))
+    train(make_run("train.total_train_steps=4"))
     assert "compiling" not in capsys.readouterr().out, "a finished run takes no step"
+
+
+def test_what_compiles_later_in_a_run_is_announced_once(make_run, capsys):
+    """The first validation, and the first step whose switches or batch differ from those before."""
+    said = {}
+
+    def prepare(engine):
+        engine.compiles = True
+        engine.on_step = lambda step: said.setdefault(step, capsys.readouterr().out)
+
+    words = ("loss.use_gamma_schedule=True", "loss.gamma_max_steps=4", "train.total_train_steps=8")
+    train(make_run(*words, prepare=prepare))
+    assert "compiling the first validation: " in said[3]
+    switched = [step for step in said if "which differs from those before" in said[step]]
+    assert switched == [5]
+    assert "compiling step 6, which differs from those before: seconds" in said[5]
+    assert "compiling" not in said[6] + said[7]
 
 
 def test_score_that_is_not_finite_is_never_the_best(make_run, capsys, caplog):

@@ -133,6 +133,14 @@ class EngineBehaviour:
         assert len(actual["means"]) == BATCH
         assert generate(engine, 5, [1.0, 0.5, 0.0], ema=True, step=0).shape == (5, 8, 8, 1)
 
+    def test_a_switch_or_another_batch_selects_another_program(self):
+        engine = make_engine(self.twin)
+        assert engine.compiles == (self.twin == "jax")
+        whole, half = {"image": pictures(0)}, {"image": pictures(0)[: BATCH // 2]}
+        programs = [engine.program(whole, scalars(step)) for step in (0, 1, 19, 20, 30)]
+        assert programs[0] == programs[1] == programs[2] != programs[3] == programs[4]
+        assert engine.program(half, scalars(0)) not in programs
+
     def test_mistakes_are_reported(self):
         with pytest.raises(UserError, match=r"num_gpus is 2 .*run.num_gpus=0"):
             make_engine(self.twin, "run.num_gpus=2")

@@ -8,6 +8,7 @@ Latents are the picture's mean, repeated, so a decoded picture is known.
 
 import numpy as np
 
+from dioscuri.engine import step_program
 from dioscuri.errors import UserError
 from dioscuri.families.hierarchical_vae.plan import make_plan
 
@@ -15,6 +16,7 @@ from dioscuri.families.hierarchical_vae.plan import make_plan
 class FakeEngine:
     name = "fake"
     process_index, process_count, device_count = 0, 1, 1
+    compiles = False
 
     def __init__(self, hparams):
         self.hparams, self.plan = hparams, make_plan(hparams)
@@ -44,6 +46,9 @@ class FakeEngine:
         image = batch["image"].astype(np.float64) / 255
         self.weight = self.weight * 0.9 + np.array([image.mean(), image.std(), image[0].mean()])
         self.ema = 0.5 * self.ema + 0.5 * self.weight
+
+    def program(self, batch, scalars):
+        return step_program(batch, scalars, ("gamma",))
 
     def fetch_metrics(self):
         kl = {f"kl.{group}": 1.0 for group in range(self.L)}

@@ -35,7 +35,7 @@ def test_parameters_are_channels_last_views_of_one_vector():
 def test_a_compiled_run_keeps_off_the_cache_whose_writing_crashes(monkeypatch, compiled):
     monkeypatch.delenv("TORCHINDUCTOR_AUTOGRAD_CACHE", raising=False)
     with functorch_config.patch(enable_autograd_cache=True):
-        make_engine("torch", f"train.compile={compiled}")
+        assert make_engine("torch", f"train.compile={compiled}").compiles == compiled
         assert should_use_local_autograd_cache() != compiled
 
 
