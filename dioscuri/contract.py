@@ -3,7 +3,8 @@
 
 `run.family` names a folder of `dioscuri/families` with these modules:
 
-    options.py      the dataclass `HParams`, and `ARCHITECTURE`, the options that fix the network
+    options.py      the dataclass `HParams`, and `ARCHITECTURE`, the options that fix the network;
+                    `HParams.unread` may name options of shared sections that the family does not use
     logic.py        `FAMILY`, a `Family`
     face.py         `FACE`, the class of the Python interface
     description.py  optional: `describe`, from the options to a `Description` of the network

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from difflib import get_close_matches
-from typing import NoReturn
+from typing import Any, NoReturn
 
 
 class UserError(ValueError):
@@ -23,6 +23,12 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """`" (did you mean 'x'?)"` for the most similar known name; an empty string if none is similar."""
     near = get_close_matches(word, list(known), n=1)
     return f" (did you mean '{near[0]}'?)" if near else ""
+
+
+def shorten(value: Any, length: int = 80) -> str:
+    """A value on one line; text is quoted only if it must be."""
+    line = value if isinstance(value, str) and value.isprintable() and value else repr(value)
+    return line if len(line) <= length else f"{line[: length - 3]}..."
 
 
 def run_command(main: Callable[[list[str]], None], arguments: list[str] | None = None) -> None:

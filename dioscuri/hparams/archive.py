@@ -10,14 +10,14 @@ from dataclasses import Field, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from dioscuri.errors import UserError
+from dioscuri.errors import UserError, shorten
 from dioscuri.files import replacing
 from dioscuri.hparams import overrides as command_line
-from dioscuri.hparams.expressions import shorten
 from dioscuri.hparams.loading import assemble, family
 from dioscuri.hparams.reader import Document, Entry, Section, Setting, fold, read, render, settings
-from dioscuri.hparams.schema import names, unread_options
-from dioscuri.places import here
+from dioscuri.hparams.schema import names
+from dioscuri.hparams.unread import unread_options
+from dioscuri.places import here, runs_folder
 
 
 @dataclass(frozen=True)
@@ -36,44 +36,67 @@ class Resolution:
                 temporary.write_text(render(self._document), encoding="utf-8")
 
 
-def resolve(
-    cfg_path: Path | str,
-    overrides: Sequence[str],
-    log_root: Path,
-    *,
-    cwd: Path | None = None,
-    home: Path | None = None,
-    published: Sequence[str] = (),
-) -> Resolution:
-    """Determine the options of a run under `log_root`, without writing anything.
+@dataclass(frozen=True, kw_only=True)
+class GivenOptions:
+    """The options that a configuration and overrides give; a run without a copy has these."""
 
-    Relative paths of a `.cfg` start from `home`, the twin's folder (default: `log_root`). `published`: see
-    `load`. A `UserError` if an option is wrong or the architecture of an existing run would change.
-    """
-    words = [*command_line.parse(published, cwd, recorded=True), *command_line.parse(overrides, cwd)]
-    given = read(Path(cfg_path))
-    home = home or log_root
-    requested = assemble(given, words, home, log_root)
-    path = copy_path(log_root, requested.run.name)
-    if not path.exists():
-        messages = [_override_line(word, requested, None) for word in words]
-        copy = _edited(given, words, requested, None)
-        if home.absolute() != log_root.absolute():
-            copy = _with_absolute_paths(copy, requested, log_root)
-        return Resolution(requested, messages, path, copy)
-    saved = read(path)
-    _check_family(saved, words, log_root)
-    before = assemble(saved, (), home, log_root)
-    after = assemble(saved, words, home, log_root)
-    if before.run.name != requested.run.name:
-        raise UserError(
-            f"{path}: [run] name is '{before.run.name}': this copy belongs to '{requested.run.name}'"
-        )
-    _check_architecture(before, after, saved, path)
-    messages = _difference_lines(list(_differences(after, requested)), path, cfg_path)
-    messages += [_override_line(word, after, before) for word in words]
-    document = _edited(saved, words, after, before) if before != after else None
-    return Resolution(after, messages, path, document)
+    hparams: Any
+    runs: Path
+    """The folder of the runs."""
+    overrides: Sequence[Setting]
+    _document: Document
+    _home: Path
+
+    @classmethod
+    def read(
+        cls,
+        cfg_path: Path | str,
+        words: Sequence[str],
+        *,
+        home: Path,
+        runs: Path | None = None,
+        cwd: Path | None = None,
+        published: Sequence[str] = (),
+    ) -> "GivenOptions":
+        """Read a `.cfg` and the overrides `words`. Relative paths of the `.cfg` start from `home`, the twin's
+        folder. The runs lie in `runs`, by default as `run.root` says. `published`: see `load`. A `UserError`
+        if an option is wrong."""
+        overrides = [*command_line.parse(published, cwd, recorded=True), *command_line.parse(words, cwd)]
+        document = read(Path(cfg_path))
+        hparams = assemble(document, overrides, home, runs)
+        runs = runs_folder(hparams.run.root, home) if runs is None else runs
+        return cls(hparams=hparams, runs=runs, overrides=overrides, _document=document, _home=home)
+
+    def resolve(self) -> Resolution:
+        """Determine the run's options without writing anything; its copy, if there is one, wins.
+
+        A `UserError` if the architecture of an existing run would change.
+        """
+        path = copy_path(self.runs, self.hparams.run.name)
+        return self._merged_with(path) if path.exists() else self._of_a_new_run(path)
+
+    def _of_a_new_run(self, path: Path) -> Resolution:
+        messages = [_override_line(word, self.hparams, None) for word in self.overrides]
+        copy = _edited(self._document, self.overrides, self.hparams, None)
+        if self._home.absolute() != self.runs.absolute():
+            copy = _with_absolute_paths(copy, self.hparams, self.runs)
+        return Resolution(self.hparams, messages, path, copy)
+
+    def _merged_with(self, path: Path) -> Resolution:
+        saved, words = read(path), self.overrides
+        _check_family(saved, words, self.runs)
+        before = assemble(saved, (), self._home, self.runs)
+        after = assemble(saved, words, self._home, self.runs) if words else before
+        if before.run.name != self.hparams.run.name:
+            raise UserError(
+                f"{path}: [run] name is '{before.run.name}': this copy belongs to '{self.hparams.run.name}'"
+            )
+        _check_architecture(before, after, saved, path)
+        differences = list(_differences(after, self.hparams))
+        messages = _difference_lines(differences, path, self._document.source)
+        messages += [_override_line(word, after, before) for word in words]
+        document = _edited(saved, words, after, before) if before != after else None
+        return Resolution(after, messages, path, document)
 
 
 def written_out(
@@ -94,7 +117,7 @@ def rewritten(document: Document, words: Sequence[Setting], hparams: Any, header
     Options that nothing reads are left out.
     """
     document = _edited(document, words, hparams, None)
-    for unread in unread_options(dict(_sections(hparams))):
+    for unread in unread_options(hparams):
         document = _without_option(document, unread.section, unread.declared)
     first, *others = document.sections
     return render(replace(document, sections=(replace(first, comments=tuple(header)), *others)))

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from dioscuri.errors import UserError
+from dioscuri.errors import UserError, shorten
 
 MAX_CHARACTERS = 10_000
 MAX_NODES = 5_000
@@ -105,12 +105,6 @@ def evaluate(text: str, where: str) -> Any:
         return text
     except ExpressionError as error:
         raise UserError(f"{where} = {shorten(text)}: {error}") from None
-
-
-def shorten(value: Any, length: int = 80) -> str:
-    """A value on one line; text is quoted only if it must be."""
-    line = value if isinstance(value, str) and value.isprintable() and value else repr(value)
-    return line if len(line) <= length else f"{line[: length - 3]}..."
 
 
 def _parse(text: str) -> ast.expr:

@@ -8,8 +8,9 @@ from typing import Any
 
 from dioscuri.errors import UserError, did_you_mean
 from dioscuri.hparams import overrides as command_line
+from dioscuri.hparams.building import build
 from dioscuri.hparams.reader import DEFAULT, Document, Setting, Settings, read, settings
-from dioscuri.hparams.schema import build, find, typed
+from dioscuri.hparams.schema import find, typed
 from dioscuri.hparams.sections import Run
 from dioscuri.places import here, runs_folder
 from dioscuri.registry import family_module, family_names

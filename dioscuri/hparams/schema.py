@@ -1,28 +1,23 @@
-"""Typed, frozen option sections: how a family declares its options, and how they are built from raw values.
+"""Typed, frozen option sections: how a family declares its options, and how a value is checked against them.
 
 A section is a frozen keyword-only dataclass whose fields are made with `option`. A field without a default is
-required in every `.cfg`; `doc` documents each. `build` checks names, types and ranges, and suggests the
-nearest known name for a typo.
+required in every `.cfg`; `doc` documents each.
 """
 
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import MISSING, Field, dataclass, field, fields
+from collections.abc import Iterator, Sequence
+from dataclasses import MISSING, Field, field
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin
 
-from dioscuri.errors import UserError, did_you_mean
-from dioscuri.hparams.expressions import shorten
-from dioscuri.hparams.reader import DEFAULT, Setting, Settings, fold
-
-T = TypeVar("T")
+from dioscuri.errors import UserError, did_you_mean, shorten
+from dioscuri.hparams.reader import DEFAULT, Setting, Settings
 
 _WORDS = {int: "a whole number", float: "a number", bool: "True or False", str: "text", type(None): "None"}
 LARGEST = 10**12
 """Upper limit of every number without a limit of its own."""
-_OFF = (False, 0, "", "none", "off", ())
 _PLURALS = {int: "whole numbers", float: "numbers", bool: "True or False", str: "texts"}
 
 
@@ -36,6 +31,8 @@ def option(
     path: bool = False,
     alias: Sequence[str] = (),
     needs: tuple[str, Sequence[Any]] | None = None,
+    needs_any: Sequence[tuple[str, Sequence[Any]]] = (),
+    twin: str | None = None,
 ) -> Any:
     """Declare an option: a dataclass field with metadata. Without a default it is required.
 
@@ -43,25 +40,12 @@ def option(
     `path`: relative paths start from the twin's folder in a `.cfg` or as a default, and from the working
     directory on the command line; they become absolute, except ''. `alias`: further names of the option.
     `needs`: another option, of the section or as `section.option`, and its values with which this option is
-    used, where () stands for all that are not off; with any other value, this option is refused.
+    used, where () stands for all that are not off; with any other value, this option is refused. `needs_any`:
+    several of these, one of which must hold. `twin`: the only twin that uses the option.
     """
-    metadata = {"doc": doc, "choices": choices, "low": low, "high": high, "path": path, "needs": needs}
-    return field(default=default, metadata={**metadata, "alias": tuple(alias)})
-
-
-def build(kind: type[T], settings: Settings, source: str, base: Path) -> T:
-    """Build a family's `HParams` from settings. Relative paths of defaults start from `base`.
-
-    A `UserError` names the setting that is unknown, of the wrong type or out of
-    range, or what `source` lacks.
-    """
-    kinds = get_type_hints(kind)
-    _check_names(kinds, settings)
-    sections = {
-        name: _build_section(name, section, settings, source, base) for name, section in kinds.items()
-    }
-    _check_read(sections, settings)
-    return kind(**sections)
+    metadata = {"doc": doc, "choices": choices, "low": low, "high": high, "path": path, "twin": twin}
+    switches = (needs,) if needs else tuple(needs_any)
+    return field(default=default, metadata={**metadata, "alias": tuple(alias), "needs": switches})
 
 
 def find(settings: Settings, section: str, declared: Field[Any]) -> Setting | None:
@@ -82,89 +66,6 @@ def names(declared: Field[Any]) -> tuple[str, ...]:
     return (declared.name, *declared.metadata["alias"])
 
 
-def _check_names(sections: dict[str, Any], settings: Settings) -> None:
-    known = {
-        section: {name for declared in fields(kind) for name in names(declared)}
-        for section, kind in sections.items()
-    }
-    known[DEFAULT] = set().union(*known.values())
-    for section, options in settings.items():
-        for option_name, setting in options.items():
-            if section not in known:
-                hint = did_you_mean(section, sections)
-                raise UserError(f"{setting.source}: section [{setting.section}] is unknown{hint}")
-            if option_name not in known[section]:
-                hint = _elsewhere(option_name, known) or did_you_mean(option_name, sorted(known[section]))
-                raise UserError(f"{setting.where} is unknown{hint}")
-
-
-def _elsewhere(option_name: str, known: dict[str, set[str]]) -> str:
-    places = [f"[{section}]" for section in known if section != DEFAULT and option_name in known[section]]
-    return f" (it belongs in {' or '.join(places)})" if places else ""
-
-
-def _build_section(name: str, kind: type[T], settings: Settings, source: str, base: Path) -> T:
-    hints = get_type_hints(kind)
-    values, missing = {}, []
-    for declared in fields(kind):  # type: ignore[arg-type]
-        setting = find(settings, name, declared)
-        if setting is not None:
-            values[declared.name] = typed(setting, declared, hints[declared.name])
-        elif declared.default is MISSING:
-            missing.append(declared.name)
-        elif declared.metadata["path"]:
-            values[declared.name] = _absolute(declared.default, base)
-    if missing:
-        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
-        raise UserError(
-            f"{source}: [{name}] lacks {', '.join(missing[:3])}{more}: every option needs a value"
-        )
-    return kind(**values)
-
-
-@dataclass(frozen=True)
-class Unread:
-    """An option that differs from its default although the value of `switch` makes it unused."""
-
-    section: str
-    declared: Field[Any]
-    switch: tuple[str, str]  # section and option
-    reason: str
-
-
-def unread_options(sections: Mapping[str, Any]) -> Iterator[Unread]:
-    """Unused options of the built sections."""
-    for name, section in sections.items():
-        for declared in fields(section):
-            if not declared.metadata["needs"] or getattr(section, declared.name) == declared.default:
-                continue
-            switch, allowed = declared.metadata["needs"]
-            place, _, option_name = switch.rpartition(".")
-            state = getattr(sections[place or name], option_name)
-            if not (state in allowed if allowed else state not in _OFF):
-                means = " or ".join(repr(one) for one in allowed) if allowed else "not off"
-                reason = f"applies only if {switch} is {means}, but it is {state!r}"
-                yield Unread(name, declared, (place or name, option_name), reason)
-
-
-def _check_read(sections: Mapping[str, Any], settings: Settings) -> None:
-    """Raise a `UserError` for an option that is given but unused.
-
-    A file may contain options that other values on the command line, or later calls of [synthesis], would
-    use. Options of [DEFAULT] apply to the sections that read them.
-    """
-    for unread in unread_options(sections):
-        setting = find(settings, unread.section, unread.declared)
-        if setting is None or setting.recorded or fold(setting.section) == DEFAULT:
-            continue
-        place, option_name = unread.switch
-        switches = [declared for declared in fields(sections[place]) if declared.name == option_name]
-        given = find(settings, place, switches[0]) if switches else None
-        may_stay = unread.section == "synthesis" or (given is not None and given.on_command_line)
-        if setting.on_command_line or not may_stay:
-            raise UserError(f"{setting.where} {unread.reason}: leave it out")
-
-
 def typed(setting: Setting, declared: Field[Any], hint: Any) -> Any:
     """Evaluate a setting and check it against its declaration."""
     raw = setting.text if _is_bare(setting, hint) else setting.value()
@@ -183,7 +84,7 @@ def typed(setting: Setting, declared: Field[Any], hint: Any) -> Any:
             raise UserError(f"{setting.where} is not a path: it contains a null character")
         if not isinstance(value, str) and not all(value):
             raise UserError(f"{setting.where} has an empty path: leave it out")
-        absolute = tuple(_absolute(path, setting.start(path)) for path in paths)
+        absolute = tuple(absolute_path(path, setting.start(path)) for path in paths)
         return absolute[0] if isinstance(value, str) else absolute
     return value
 
@@ -217,7 +118,7 @@ def _convert(value: Any, hint: Any) -> Any:
     if origin is tuple:
         return _convert_sequence(value, parts)
     if origin is Literal:
-        matches = any(type(value) is type(part) and value == part for part in parts)
+        matches = any(type(value) is type(choice) and value == choice for choice in parts)
     elif hint is float:
         matches = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
         value = float(value) if matches else value
@@ -269,7 +170,8 @@ def _numbers(value: Any) -> Iterator[float]:
         yield value
 
 
-def _absolute(path: str, base: Path) -> str:
+def absolute_path(path: str, base: Path) -> str:
+    """A path that starts from `base`; '' stays."""
     return os.path.normpath(base / Path(path).expanduser()) if path else ""
 
 

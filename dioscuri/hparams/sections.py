@@ -27,6 +27,8 @@ class Run:
         0,
         low=0,
         high=256,
+        twin="jax",
+        needs=("num_gpus", (0,)),
         doc="JAX only, without accelerators: devices that the CPU is split into, which share each batch; 0: "
         "JAX's setting, usually one",
     )
@@ -35,7 +37,7 @@ class Run:
         low=1, high=10**6, doc="newest checkpoints to keep besides the best one"
     )
     wandb: bool = option(False, doc="also log to Weights & Biases")
-    wandb_project: str = option("dioscuri", doc="Weights & Biases project")
+    wandb_project: str = option("dioscuri", needs=("wandb", (True,)), doc="Weights & Biases project")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -245,10 +247,12 @@ class Train:
     precision: str = option(
         "float32", choices=("float32", "bfloat16", "float64"), doc="precision of the network"
     )
-    compile: bool = option(False, doc="torch only: compile the network")
+    compile: bool = option(False, twin="torch", doc="torch only: compile the network")
     checkpoint_activations: bool = option(False, doc="recompute blocks in the backward pass to save memory")
     accumulation_steps: int = option(1, low=1, high=2**20, doc="micro-batches per batch, to save memory")
-    scan_blocks: bool = option(False, doc="JAX only: scan runs of equal blocks (accelerators; slow on CPU)")
+    scan_blocks: bool = option(
+        False, twin="jax", doc="JAX only: scan runs of equal blocks (accelerators; slow on CPU)"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,7 @@ from dioscuri.families.hierarchical_vae.plan import make_plan
 from dioscuri.families.maskgit import transformers
 from dioscuri.families.vqgan.trained import open_tokenizer
 from dioscuri.files import check_plain, replacing
-from dioscuri.hparams import load, resolve
+from dioscuri.hparams import GivenOptions, load
 from dioscuri.hparams.archive import copy_path, rewritten, written_out
 from dioscuri.hparams.loading import assemble
 from dioscuri.hparams.overrides import parse
@@ -122,8 +122,7 @@ def make_run(request: Request, importer: Callable[[Any], Imported]) -> None:
     assert request.cfg is not None
     log_root, name = split_run(request.run)
     overrides = (*request.overrides, f"run.name={name}")
-    importer(load(request.cfg, overrides))
-    options = resolve(request.cfg, overrides, log_root)
+    options = GivenOptions.read(request.cfg, overrides, home=log_root, runs=log_root).resolve()
     imported = importer(options.hparams)
     path = write_run(request.run, options, imported.step, imported.state, request.source.name)
     for message in options.messages:

@@ -7,8 +7,7 @@ level.
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from dioscuri.errors import UserError, did_you_mean
-from dioscuri.hparams.expressions import shorten
+from dioscuri.errors import UserError, did_you_mean, shorten
 from dioscuri.importers.metroplex_json_tokenizers import is_tokenizer, sides, tokenizer_options
 
 Values = dict[str, Any]
@@ -149,9 +148,10 @@ def cfg_text(values: Values, header: str) -> str:
     sections = dict.fromkeys(option.partition(".")[0] for option in values)
     for section in sections:
         lines += ["", f"[{section}]"]
-        own_values = {option: value for option, value in values.items() if option.startswith(f"{section}.")}
         lines += [
-            f"{option.partition('.')[2]} = {_text(option, value)}" for option, value in own_values.items()
+            f"{option.partition('.')[2]} = {_text(option, value)}"
+            for option, value in values.items()
+            if option.startswith(f"{section}.")
         ]
     return "\n".join(lines) + "\n"
 

@@ -4,9 +4,8 @@ from collections.abc import Mapping
 from math import gcd
 from typing import Any
 
-from dioscuri.errors import UserError
+from dioscuri.errors import UserError, shorten
 from dioscuri.families.metroplex.block_strings import widths
-from dioscuri.hparams.expressions import shorten
 
 Values = dict[str, Any]
 

@@ -11,7 +11,7 @@ from dioscuri.checkpoint.tensor_files import read_config, read_weights
 from dioscuri.checkpoint.weight_files import Choice
 from dioscuri.contract import family_of
 from dioscuri.errors import UserError
-from dioscuri.hparams import load, resolve, to_json
+from dioscuri.hparams import GivenOptions, load, to_json
 from dioscuri.hparams.archive import Resolution
 from dioscuri.importers.published import FAMILIES, Published, canonical_weights, published_training, recognise
 from dioscuri.places import examples
@@ -63,7 +63,8 @@ def make_published_run(request: Request) -> list[str]:
         if tokenizer := pretrained.tokenizer_folder(request.source):
             published.append(f"data.tokenizer_path={tokenizer.absolute()}")
         words = [*request.overrides, f"run.name={name}"]
-        hparams = load(base, words, published=published)
+        given = GivenOptions.read(base, words, home=log_root, runs=log_root, published=published)
+        hparams = given.hparams
         native = described is not None and described.native
         if hparams.run.family not in FAMILIES and not native:
             raise UserError(f"{base}: family '{hparams.run.family}' has no published weights of this kind")
@@ -78,8 +79,7 @@ def make_published_run(request: Request) -> list[str]:
         discriminator, buffers = ({}, {}) if native else published_training(read.arrays, hparams)
         weights |= family_of(hparams).training_values(hparams) | discriminator
         state = {"model": weights, "ema": weights} | ({"buffers": buffers} if buffers else {})
-        options = resolve(base, words, log_root, published=published)
-        path = write_run(request.run, options, 0, state, read.source.name)
+        path = write_run(request.run, given.resolve(), 0, state, read.source.name)
     n = sum(array.size for array in weights.values())
     done = f"{path}: {len(weights)} tensors, {n:,} parameters; use it with run.name={hparams.run.name}"
     return [read.note, *(described.notes if described else ()), done]

@@ -11,10 +11,11 @@ from dioscuri.face.model import Model, face_of, open_network
 from dioscuri.face.network import precision_of
 from dioscuri.face.options import setting, settings_of
 from dioscuri.face.usual import SHARED, Values
+from dioscuri.hparams.building import build
 from dioscuri.hparams.loading import family as family_options
 from dioscuri.hparams.overrides import merge
 from dioscuri.hparams.reader import Setting, Settings, read, settings
-from dioscuri.hparams.schema import build
+from dioscuri.hparams.unread import check_twin
 from dioscuri.inputs import read_count
 from dioscuri.library.load import check_tokenizer, load
 from dioscuri.places import configuration, here
@@ -45,6 +46,7 @@ def new(
     if not document:
         document = _usual(name, sections, given)
     hparams = build(kind.HParams, merge(document, given), SOURCE, Path.cwd())
+    check_twin(hparams, given, twin)
     hparams = _alone(face, hparams)
     if dtype is not None:
         hparams = replace(hparams, train=replace(hparams.train, precision=precision_of(dtype)))

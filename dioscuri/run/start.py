@@ -10,10 +10,10 @@ from dioscuri.contract import check_options
 from dioscuri.data import open_datasets
 from dioscuri.data.classes import read_classes
 from dioscuri.errors import UserError
-from dioscuri.hparams import load
-from dioscuri.hparams.archive import resolve
+from dioscuri.hparams import GivenOptions
+from dioscuri.hparams.unread import check_twin
 from dioscuri.job import job_of
-from dioscuri.places import configuration, runs_folder
+from dioscuri.places import configuration
 from dioscuri.run.sizes import check_memory
 from dioscuri.run.synthesize import prepare_synthesis
 from dioscuri.twins import Twin
@@ -36,19 +36,19 @@ def start(
     """
     cfg, note = configuration(cfg)
     job = job_of(twin.name)
-    hparams = load(cfg, words, twin=home)
-    check_options(hparams)
-    runs = runs_folder(hparams.run.root, home)
-    directory = RunDirectory.of(runs, hparams.run.name)
+    given = GivenOptions.read(cfg, words, home=home)
+    check_twin(given.hparams, given.overrides, twin.name)
+    check_options(given.hparams)
+    name = given.hparams.run.name
+    directory = RunDirectory.of(given.runs, name)
     if prepare is prepare_synthesis and not directory.path.is_dir():
-        raise UserError(
-            f"there is no run '{hparams.run.name}' in {runs}: train it first, or give its run.name"
-        )
+        raise UserError(f"there is no run '{name}' in {given.runs}: train it first, or give its run.name")
     # The first process holds the lock for all.
     with nullcontext() if job.index else directory.locked():
-        options = resolve(cfg, words, runs, home=home)
+        options = given.resolve()
         hparams = options.hparams
-        check_options(hparams)
+        if hparams != given.hparams:  # the run's copy has others
+            check_options(hparams)
         check_memory(hparams)
         several = hparams.run.num_gpus > 1 and job.count == 1
         n_processes = twin.count_processes(hparams.run.num_gpus) if several else 1

@@ -2,14 +2,17 @@
 
 import json
 import stat
+from collections import Counter
 from dataclasses import replace
 
 import pytest
 
 from dioscuri.cli.runs import synthesize_command, train_command
 from dioscuri.errors import UserError
-from dioscuri.hparams import load, resolve, to_json
+from dioscuri.families.hierarchical_vae.plan import make_plan
+from dioscuri.hparams import GivenOptions, load, loading, to_json
 from dioscuri.hparams.archive import copy_path
+from dioscuri.run import start as starting
 from dioscuri.twins import Twin
 from tests.support.fake_engine import FakeEngine
 from tests.support.tiny import TINY, write_tiny
@@ -27,9 +30,9 @@ def root(tmp_path):
     return tmp_path / "twin"
 
 
-def settle(*arguments, **options):
+def settle(cfg, words, runs, **options):
     """Resolve and save, like a successful start."""
-    settled = resolve(*arguments, **options)
+    settled = GivenOptions.read(cfg, words, runs=runs, **{"home": runs, **options}).resolve()
     settled.save()
     return settled.hparams, settled.messages
 
@@ -124,7 +127,7 @@ class TestOverrides:
             "data.train_data_path=",
             "synthesis.temperature_settings=[0.5,\n# of two lines\n('linear', 0.1, 1)]",
             "train.precision='float64'",
-            "run.wandb_project=x",
+            "run.wandb=True",
             "optimizer.max_skips_in_row=7",
             "train.ema_decay=1e-3 # a comment",
         ],
@@ -281,3 +284,31 @@ def test_options_of_one_synthesis_hold_for_that_call_alone(cfg, root, capsys):
     output = capsys.readouterr().out
     assert "reconstruction: averaged weights" in output
     assert "temperature_settings" not in output
+
+
+def test_a_start_assembles_and_checks_options_once_and_builds_one_plan(cfg, root, monkeypatch):
+    """A run that continues has two sources of options, the file and its copy, and with overrides a third."""
+    counts = Counter()
+
+    def count(module, name):
+        function = getattr(module, name)
+
+        def counting(*arguments):
+            counts[name] += 1
+            return function(*arguments)
+
+        monkeypatch.setattr(module, name, counting)
+
+    def start(*words):
+        counts.clear()
+        make_plan.cache_clear()
+        command(train_command, root, cfg, *words)
+        return counts["build"], counts["check_options"], make_plan.cache_info().misses
+
+    count(loading, "build")
+    count(starting, "check_options")
+    assert start("train.total_train_steps=2") == (1, 1, 1)
+    cfg.write_text(TINY.replace("total_train_steps = 8", "total_train_steps = 2"))
+    assert start() == (2, 1, 1)
+    assert start("train.total_train_steps=3") == (3, 1, 1)
+    assert start() == (2, 2, 2), "the file's options, and those of the copy, which has three steps"

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dioscuri.errors import UserError
-from dioscuri.hparams.expressions import FUNCTIONS, MAX_BITS, MAX_CHARACTERS, MAX_SIZE, evaluate, shorten
+from dioscuri.errors import UserError, shorten
+from dioscuri.hparams.expressions import FUNCTIONS, MAX_BITS, MAX_CHARACTERS, MAX_SIZE, evaluate
 
 ROOT = Path(__file__).parents[2]
 HOSTILE = {

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from dioscuri.errors import UserError
 from dioscuri.families.hierarchical_vae.options import HParams
 from dioscuri.hparams import load
+from dioscuri.hparams.building import build
 from dioscuri.hparams.reader import fold, parse, read, render, settings
-from dioscuri.hparams.schema import build, option
+from dioscuri.hparams.schema import option
 from tests.golden.host_cases import check_hparams, recorded, typed_values
 from tests.support.tiny import TINY, write_tiny
 

@@ -1,16 +1,22 @@
 """Options that are impossible, and options that nothing reads, are refused."""
 
+import ast
+import re
 from dataclasses import fields
 from pathlib import Path
 from typing import get_type_hints
 
 import pytest
 
+from dioscuri.cli.runs import train_command
 from dioscuri.contract import check_options
 from dioscuri.errors import UserError
 from dioscuri.hparams import load
 from dioscuri.library.new import new
 from dioscuri.registry import family_module, family_names
+from dioscuri.twins import Twin
+from tests.support.fake_engine import FakeEngine
+from tests.support.tiny import TINY, write_tiny
 
 ROOT = Path(__file__).parents[2]
 SMALLEST = {
@@ -143,6 +149,23 @@ def test_options_that_nothing_reads(family, words, message):
         ("metroplex", "model.head_dim=64", "head_dim applies only if transformer is True"),
         ("metroplex", "model.attn_heads=2", "attn_heads applies only if attn_res is not off"),
         ("metroplex", "loss.l2_weight=0.1", "l2_weight applies only if use_weight_decay is True"),
+        ("hierarchical_vae", "loss.cond_dropout_prob=0.1", "applies only if model.num_classes is not off"),
+        ("metroplex", "loss.cond_dropout_prob=0.1", "applies only if model.num_classes is not off"),
+        (
+            "maskgit",
+            "loss.cond_dropout_prob=0.2 model.num_classes=0",
+            "or model.add_cross_attention is True, or model.architecture is 'uvit' or 'lucidrains': leave it",
+        ),
+        ("classifier", "run.num_cpu_devices=2 run.num_gpus=1", "applies only if num_gpus is 0, but it is 1"),
+        ("classifier", "run.wandb_project=mine", "wandb_project applies only if wandb is True"),
+        ("classifier", "train.checkpoint_activations=True", "is not used by this model of family 'classif"),
+        ("metroplex", "train.scan_blocks=True", "scan_blocks is not used by this model of family 'metro"),
+        ("vqgan", "train.scan_blocks=True", "scan_blocks is not used by this model of family 'vqgan'"),
+        (
+            "sundae",
+            "train.scan_blocks=True model.architecture=transformer",
+            "scan_blocks is not used by this model of family 'sundae'",
+        ),
     ],
 )
 def test_options_of_another_network_loss_or_mode(family, words, message):
@@ -189,3 +212,41 @@ def test_the_copy_of_a_run_keeps_what_nothing_reads_any_more(tmp_path):
 def test_python_refuses_them_in_the_same_words():
     with pytest.raises(UserError, match="gumbel_kl_weight applies only if quantizer is 'gumbel'"):
         new("torch", "vqgan", seed=0, tokenizer=None, device="cpu", dtype=None, options=IDLE)
+
+
+@pytest.mark.parametrize(
+    ("twin", "word", "other"),
+    [
+        ("jax", "train.compile=True", "torch"),
+        ("torch", "train.scan_blocks=True", "jax"),
+        ("torch", "run.num_cpu_devices=2", "jax"),
+    ],
+)
+def test_options_of_the_other_twin(twin, word, other, tmp_path):
+    """The command line and Python refuse them; a file may hold the options of both twins."""
+    section, option, value = re.split("[.=]", word)
+    words = ["run.num_gpus=0", "train.total_train_steps=1"]
+    cfg = write_tiny(tmp_path)
+    with pytest.raises(UserError) as command:
+        train_command(Twin(twin, FakeEngine), tmp_path, [str(cfg), *words, word])
+    message = f"[{section}] {option} applies only to the twin '{other}', not to '{twin}': leave it out"
+    assert str(command.value) == f"command line: {message}"
+    assert not (tmp_path / "logs-tiny").exists()
+    with pytest.raises(UserError) as python:
+        new(
+            twin,
+            "hierarchical_vae",
+            seed=0,
+            tokenizer=None,
+            device="cpu",
+            dtype=None,
+            options={f"{section}__{option}": ast.literal_eval(value)},
+        )
+    assert str(python.value) == f"new: {message}"
+    train_command(
+        Twin(twin, FakeEngine),
+        tmp_path,
+        [str(cfg), *words, f"{section}.{option}={False if value == 'True' else 0}"],
+    )
+    shared = written(tmp_path, TINY, (section, f"{option} = {value}"))
+    train_command(Twin(twin, FakeEngine), tmp_path, [str(shared), *words, "run.name=shared"])

@@ -8,7 +8,7 @@ import pytest
 from dioscuri.cli.runs import synthesize_command, train_command
 from dioscuri.errors import UserError, run_command
 from dioscuri.hparams import load
-from dioscuri.hparams.archive import copy_path, resolve
+from dioscuri.hparams.archive import GivenOptions, copy_path
 from dioscuri.places import Places, cache_folder, configuration, examples, here
 from dioscuri.run.sweep.table import open_table
 from dioscuri.twins import Twin
@@ -118,12 +118,12 @@ def test_a_run_elsewhere_is_opened_with_its_data_whoever_opens_it(tmp_path):
     """Its copy holds absolute paths; those of runs next to it move with them."""
     home, runs = tmp_path / "clone" / "torch_impl", tmp_path / "runs"
     words = ["data.train_data_path=['a', 'b']"]
-    resolve((examples() / "maskgit/mnist10k.cfg"), words, runs, cwd=tmp_path, home=home).save()
+    given = GivenOptions.read(examples() / "maskgit/mnist10k.cfg", words, home=home, runs=runs, cwd=tmp_path)
+    given.resolve().save()
     copy = copy_path(runs, "maskgit_mnist10k")
     for opened in (load(copy, twin=runs), load(copy, twin=home, cwd=tmp_path / "x")):
         assert opened.data.dataset_path == str(tmp_path / "clone" / "datasets")
         assert opened.data.train_data_path == (str(tmp_path / "a"), str(tmp_path / "b"))
     assert load(copy, twin=runs).data.tokenizer_path == str(runs / "logs-vqgan_mnist10k")
     assert "tokenizer_path = 'logs-vqgan_mnist10k'" in copy.read_text()
-    again = resolve((examples() / "maskgit/mnist10k.cfg"), words, runs, cwd=tmp_path, home=home)
-    assert all("wins" not in line for line in again.messages)
+    assert all("overrides" not in line for line in given.resolve().messages)

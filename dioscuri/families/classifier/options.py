@@ -49,6 +49,9 @@ class Synthesis:
 class HParams:
     """All options of a classifier's run."""
 
+    unread = ("train.checkpoint_activations", "train.scan_blocks")
+    """Options of shared sections that this family does not use."""
+
     run: Run
     data: Data
     model: Model

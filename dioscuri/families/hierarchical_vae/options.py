@@ -84,7 +84,11 @@ class Loss:
     use_weight_decay: bool = option(doc="decoupled weight decay on the kernels of cells, pools and unpools")
     l2_weight: float = option(low=0, doc="weight decay factor")
     cond_dropout_prob: float = option(
-        0.0, low=0, high=1, doc="probability that a picture's class is dropped, for guidance"
+        0.0,
+        low=0,
+        high=1,
+        needs=("model.num_classes", ()),
+        doc="probability that a picture's class is dropped, for guidance",
     )
     exact_bin_width: bool = option(
         False,

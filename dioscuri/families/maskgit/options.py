@@ -40,7 +40,15 @@ class Loss(Masking):
     """`[loss]`: masking and cross-entropy, conditions and weight decay."""
 
     cond_dropout_prob: float = option(
-        0.0, low=0, high=1, doc="probability that a picture's condition is dropped, for guidance"
+        0.0,
+        low=0,
+        high=1,
+        needs_any=(
+            ("model.num_classes", ()),
+            ("model.add_cross_attention", (True,)),
+            ("model.architecture", ("uvit", "lucidrains")),
+        ),
+        doc="probability that a picture's condition is dropped, for guidance",
     )
     self_cond_prob: float = option(
         0.9,

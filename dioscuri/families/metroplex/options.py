@@ -202,6 +202,9 @@ class Loss(hierarchical_vae.Loss):
 class HParams:
     """All options of a Metroplex run."""
 
+    unread = ("train.scan_blocks",)
+    """Options of shared sections that this family does not use."""
+
     run: Run
     data: Data
     model: Model

@@ -55,6 +55,11 @@ class HParams:
     val: MaskedVal
     synthesis: Synthesis
 
+    @property
+    def unread(self) -> tuple[str, ...]:
+        """Options of shared sections that this model does not use: a text encoder has no equal layers."""
+        return ("train.scan_blocks",) if self.model.architecture == "transformer" else ()
+
 
 ARCHITECTURE = (
     "model",

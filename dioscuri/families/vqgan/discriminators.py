@@ -4,6 +4,7 @@ PatchGAN is that of taming-transformers (and pix2pix), the residual one that of 
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from math import log2
 
@@ -52,6 +53,7 @@ class DiscriminatorPlan:
     contrast: ContrastPlan | None = None
 
 
+@lru_cache  # host logic and both sides of the engine need the same plan
 def make_plan(options: Discriminator, resolution: int, channels: int) -> DiscriminatorPlan | None:
     """Layers for pictures of this size; None without a discriminator. A `UserError` if they are too small."""
     if options.type == "none":

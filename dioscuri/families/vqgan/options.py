@@ -205,6 +205,9 @@ class Synthesis:
 class HParams:
     """All options of a tokenizer's run."""
 
+    unread = ("train.scan_blocks",)
+    """Options of shared sections that this family does not use."""
+
     run: Run
     data: Data
     model: Tokenizer

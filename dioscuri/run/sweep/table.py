@@ -17,9 +17,10 @@ from dioscuri.contract import check_options
 from dioscuri.errors import UserError
 from dioscuri.hparams import overrides as command_line
 from dioscuri.hparams.archive import rewritten, to_json
+from dioscuri.hparams.building import build
 from dioscuri.hparams.loading import assemble
 from dioscuri.hparams.reader import Document, Setting, Settings, fold, read, settings
-from dioscuri.hparams.schema import build, option
+from dioscuri.hparams.schema import option
 from dioscuri.places import Places, runs_folder
 
 MAX_RUNS = 10_000
