@@ -65,6 +65,11 @@ def _example(path: Path) -> Path | None:
     return file if parts and ".." not in parts and file.is_file() else None
 
 
+def shipped_models() -> Path:
+    """The folder of the trained models that come with Dioscuri, `pretrained`."""
+    return (PROGRAMS if in_clone() else PACKAGE) / "pretrained"
+
+
 def cache_folder() -> Path:
     """The folder of downloads and compiled programs: DIOSCURI_CACHE, or `dioscuri` in the user's cache."""
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"

@@ -60,7 +60,8 @@ def read_hparams(folder: Path, overrides: Sequence[str] = ()) -> Any:
 
 
 def read_folder(folder: Path, overrides: Sequence[str] = ()) -> Model:
-    """Options and weights of a folder that `write_folder` made; a `UserError` says what is wrong.
+    """Options and weights of a folder that `write_folder` made, stored float16 as float32; a `UserError` says
+    what is wrong.
 
     The caller must check whether the weights fit the options.
     """
@@ -72,7 +73,11 @@ def read_folder(folder: Path, overrides: Sequence[str] = ()) -> Model:
         raise UserError(f"weights {file} cannot be read: {error.strerror or error}") from error
     except (SafetensorError, KeyError, ValueError) as error:
         raise UserError(f"{file} is truncated or not a safetensors file: {error}") from error
-    return network_options(read_hparams(folder, overrides)), weights
+    half = np.dtype(np.float16)
+    wide = {
+        name: array.astype(np.float32) if array.dtype == half else array for name, array in weights.items()
+    }
+    return network_options(read_hparams(folder, overrides)), wide
 
 
 def tokenizer_folder(folder: Path) -> Path | None:

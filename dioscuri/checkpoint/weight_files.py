@@ -1,5 +1,6 @@
 """Finds a model's weights in a folder: plain files, variants, and shards with an index."""
 
+import hashlib
 import json
 import re
 from collections.abc import Iterable
@@ -78,3 +79,12 @@ def weights_files(source: Path, choice: Choice = "average") -> list[Path]:
         if not file.is_file():
             raise UserError(f"{source / name} lists {file.name}, which is missing")
     return files
+
+
+def weights_digest(source: Path, choice: Choice = "average") -> str:
+    """SHA-256 over the SHA-256 of each file of the weights."""
+    whole = hashlib.sha256()
+    for file in weights_files(source, choice):
+        with file.open("rb") as opened:
+            whole.update(hashlib.file_digest(opened, "sha256").digest())
+    return whole.hexdigest()

@@ -16,7 +16,7 @@ _DESCRIPTION = """\
 Show trained models in the browser: generate, fill and extend pictures, reconstruct, interpolate, change
 latents, and compare the twins. MODEL is a run logs-NAME, a model folder, a hub id or a shipped name (default:
 all shipped models). Only this machine can open the page unless --host says otherwise."""
-_EXAMPLE = "dioscuri demo logs-maskgit_digits logs-digits"
+_EXAMPLE = "dioscuri demo digits-vae logs-maskgit_digits"
 
 
 def make_parser() -> Parser:
@@ -45,10 +45,6 @@ def main(words: Sequence[str]) -> None:
     require_gradio()
     check_address(chosen.host, chosen.port)
     models = chosen.models or list(shipped())
-    if not models:
-        raise UserError(
-            "no models are shipped: name a run, a model folder or a hub id, as in dioscuri demo logs-NAME"
-        )
     twin = chosen.twin or default_twin()
     exhibits = [Exhibit(model, twin, chosen.text_encoder, chosen.text_layer) for model in models]
     if chosen.text_encoder and not any(exhibit.encoder for exhibit in exhibits):

@@ -1,23 +1,35 @@
-"""`dioscuri synthesize`: use a trained run."""
+"""`dioscuri synthesize`: use a trained run, or a model that ships with Dioscuri."""
 
 from collections.abc import Sequence
+from textwrap import fill
 
 from dioscuri.cli.parsers import Parser, add_twin, add_words
-from dioscuri.cli.runs import sort_words, synthesize
+from dioscuri.cli.runs import Arguments, sort_words, synthesize
+from dioscuri.errors import UserError
+from dioscuri.library.model_run import run_of_model
+from dioscuri.library.sources import shipped
 from dioscuri.places import here
 from dioscuri.twins import default_twin, open_twin
 
-_USAGE = "[CFG] [section.option=value ...] [--twin torch|jax]"
+_USAGE = """\
+[CFG] [section.option=value ...] [--twin torch|jax]
+--model MODEL [section.option=value ...] [--twin torch|jax]"""
 _DESCRIPTION = """\
 Use a trained run. CFG and overrides name a run that `dioscuri train` has trained; synthesis.synthesis_mode
-says what to do with it, and section [synthesis] how. The output goes to the run's folder."""
-_EXAMPLE = "dioscuri synthesize egs/hierarchical_vae/digits.cfg synthesis.synthesis_mode=generation"
+says what to do with it, and section [synthesis] how. The output goes to the run's folder. With --model, use a
+trained model: the run logs-MODEL is made from it the first time, and the mode is generation unless an
+override says otherwise. MODEL is a model folder, a model of the hub, owner/model, or a shipped model:
+"""
+_EXAMPLE = "dioscuri synthesize --model digits-vae run.seed=1"
 
 
 def make_parser() -> Parser:
     """The command's parser."""
-    parser = Parser("synthesize", _USAGE, _DESCRIPTION, _EXAMPLE)
+    parser = Parser(
+        "synthesize", _USAGE, _DESCRIPTION + fill(", ".join(shipped()), 110, break_on_hyphens=False), _EXAMPLE
+    )
     add_words(parser)
+    parser.add_argument("--model", default="", help="the model to use instead of a run")
     add_twin(parser)
     return parser
 
@@ -28,4 +40,9 @@ def main(words: Sequence[str]) -> None:
     chosen = parser.parse_intermixed_args(list(words))
     arguments = sort_words(chosen.words, parser.usage_line)
     twin = open_twin(chosen.twin or default_twin())
-    synthesize(twin, here().home(twin.name), arguments)
+    home = here().home(twin.name)
+    if chosen.model:
+        if len(arguments.overrides) < len(chosen.words):
+            raise UserError(f"give a configuration or --model, not both; {parser.usage_line}")
+        arguments = Arguments(*run_of_model(chosen.model, home, arguments.overrides))
+    synthesize(twin, home, arguments)

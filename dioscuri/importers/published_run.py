@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 from dioscuri.checkpoint import pretrained, store
 from dioscuri.checkpoint.directory import RunDirectory
 from dioscuri.checkpoint.tensor_files import read_config, read_weights
-from dioscuri.checkpoint.weight_files import Choice
+from dioscuri.checkpoint.weight_files import Choice, weights_digest
 from dioscuri.contract import family_of
 from dioscuri.errors import UserError
 from dioscuri.hparams import GivenOptions, load, to_json
@@ -79,7 +79,8 @@ def make_published_run(request: Request) -> list[str]:
         discriminator, buffers = ({}, {}) if native else published_training(read.arrays, hparams)
         weights |= family_of(hparams).training_values(hparams) | discriminator
         state = {"model": weights, "ema": weights} | ({"buffers": buffers} if buffers else {})
-        path = write_run(request.run, given.resolve(), 0, state, read.source.name)
+        digest = weights_digest(request.source, request.choice or "average")
+        path = write_run(request.run, given.resolve(), 0, state, read.source.name, digest)
     n = sum(array.size for array in weights.values())
     done = f"{path}: {len(weights)} tensors, {n:,} parameters; use it with run.name={hparams.run.name}"
     return [read.note, *(described.notes if described else ()), done]
@@ -93,7 +94,14 @@ def split_run(run: Path) -> tuple[Path, str]:
     return path.parent, path.name.removeprefix("logs-")
 
 
-def write_run(folder: Path, options: Resolution, step: int, state: store.State, imported_from: str) -> Path:
+def write_run(
+    folder: Path,
+    options: Resolution,
+    step: int,
+    state: store.State,
+    imported_from: str,
+    imported_sha256: str = "",
+) -> Path:
     """Write a run's options and its only checkpoint; a `UserError` if it has one already."""
     run = RunDirectory(folder.absolute())
     with run.locked():
@@ -108,6 +116,7 @@ def write_run(folder: Path, options: Resolution, step: int, state: store.State, 
             "versions": versions(),
             "metrics": {},
             "imported_from": imported_from,
+            "imported_sha256": imported_sha256,
         }
         options.save()
         return store.save(run.checkpoints, step, state, info, keep=1)

@@ -15,7 +15,9 @@ from dioscuri.errors import UserError, did_you_mean
 from dioscuri.face.model import face_of
 from dioscuri.hparams.loading import assemble
 from dioscuri.hparams.reader import read
+from dioscuri.hub import local_folder
 from dioscuri.importers.open_model import open_published
+from dioscuri.places import shipped_models
 
 GROUPS = {"average": "ema", "raw": "model"}
 """Groups of a checkpoint's tensors."""
@@ -52,11 +54,14 @@ def open_source(
 
 
 def shipped() -> dict[str, Path]:
-    """Folders of the weights that come with the package, by name."""
-    package = Path(__file__).resolve().parents[1]
-    roots = (package / "pretrained", package.parent / "pretrained")
-    folders = [path for root in roots if root.is_dir() for path in sorted(root.iterdir())]
-    return {path.name: path for path in folders if (path / pretrained.CONFIG).is_file()}
+    """Folders of the trained models that come with Dioscuri, by name."""
+    folders = (file.parent for file in sorted(shipped_models().glob(f"*/{pretrained.CONFIG}")))
+    return {folder.name: folder for folder in folders}
+
+
+def model_folder(where: Path | str) -> Path:
+    """The folder of a model: one here, that of a shipped model, or the cached copy of one on the hub."""
+    return _existing(where) or local_folder(where)
 
 
 def _existing(where: Any) -> Path | None:
@@ -74,8 +79,9 @@ def _existing(where: Any) -> Path | None:
     near = did_you_mean(str(where), names)
     if not near and not path.name.startswith("logs-") and _HUB_ID.fullmatch(str(where)):
         return None
-    known = f"shipped are {', '.join(names)}" if names else "no models are shipped"
-    raise UserError(f"there is no folder {where} and no shipped model of that name{near}; {known}")
+    raise UserError(
+        f"there is no folder {where} and no shipped model of that name{near}; shipped are {', '.join(names)}"
+    )
 
 
 def _of_run(path: Path, weights: str, step: Any) -> Source:

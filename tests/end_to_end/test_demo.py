@@ -229,7 +229,7 @@ def test_a_visitor_ends_a_long_call(url):
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        ((), "no models are shipped: name a run"),
+        (("digit-vae",), "no shipped model of that name (did you mean 'digits-vae'?)"),
         (("logs-none",), "there is no folder logs-none"),
         (("logs-none", "--port", 0), "--port must be from 1 to 65535, not 0"),
         (("logs-none", "--max-upload", 0), "--max-upload must be from 1 to 1024, not 0"),

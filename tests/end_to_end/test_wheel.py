@@ -106,6 +106,10 @@ def test_it_holds_three_packages_the_examples_and_the_command(wheel):
     assert "dioscuri/py.typed" in names
     shipped = {name.removeprefix("dioscuri/") for name in names if name.startswith("dioscuri/egs/")}
     assert shipped == {str(path.relative_to(ROOT)) for path in (ROOT / "egs").rglob("*") if path.is_file()}
+    models = {name for name in names if name.startswith("dioscuri/pretrained/")}
+    assert {
+        f"dioscuri/pretrained/digits-vae/{file}" for file in ("config.json", "model.safetensors")
+    } < models
     assert not [name for name in names if "logs-" in name or name.endswith((".sh", ".pyc"))]
     assert {f"Provides-Extra: {name}" for name in ("torch", "jax", "wandb", "text")} <= set(extras)
 

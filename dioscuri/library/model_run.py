@@ -1,0 +1,52 @@
+"""Runs that hold a ready model, for the modes of synthesis: `dioscuri synthesize --model`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from dioscuri.checkpoint import pretrained, store
+from dioscuri.checkpoint.directory import RunDirectory
+from dioscuri.checkpoint.weight_files import weights_digest
+from dioscuri.errors import UserError
+from dioscuri.face.model import face_of
+from dioscuri.hparams import load
+from dioscuri.hparams.archive import copy_path
+from dioscuri.importers.published_run import Request, make_published_run
+from dioscuri.library.sources import model_folder
+from dioscuri.places import runs_folder
+
+MODE = "synthesis.synthesis_mode"
+
+
+def run_of_model(model: str, home: Path, words: Sequence[str]) -> tuple[Path, tuple[str, ...]]:
+    """The configuration of a run with the weights of `model`, and overrides of its options: `words`, and the
+    mode `generation` unless they choose one or the family has no such mode.
+
+    `model` is a shipped name, a model folder or a hub id. The run is `logs-<its last word>` in `home`
+    unless `run.name` or `run.root` says otherwise; it is made the first time. A `UserError` if that run holds
+    other weights.
+    """
+    source = model_folder(model)
+    if not (source / pretrained.CONFIG).is_file():
+        raise UserError(
+            f"--model {model}: it has no {pretrained.CONFIG}; use a run by its configuration instead"
+        )
+    name = _given(words, "run.name") or Path(model).name or source.resolve().name
+    run = RunDirectory.of(runs_folder(_given(words, "run.root"), home), name)
+    if not store.steps(run.checkpoints):
+        request = Request(source=source, run=run.path, config=source / pretrained.CONFIG)
+        print(*make_published_run(request), sep="\n")
+    elif store.load(run.checkpoints, groups=()).info.get("imported_sha256") != weights_digest(source):
+        raise UserError(
+            f"{run.path} holds other weights than the model '{model}': add run.name=OTHER, or leave out "
+            "--model to use that run"
+        )
+    cfg = copy_path(run.path.parent, name)
+    generates = "generate" in face_of(load(cfg).run.family).does
+    mode = (f"{MODE}=generation",) if generates and not _given(words, MODE) else ()
+    return cfg, (*mode, *words)
+
+
+def _given(words: Sequence[str], option: str) -> str:
+    """The value that the last override of an option gives it, or an empty text."""
+    values = [word.partition("=")[2] for word in words if word.startswith(f"{option}=")]
+    return values[-1].strip("'\"") if values else ""

@@ -1,0 +1,91 @@
+"""The models that ship: they open in both twins, and give the numbers on their cards."""
+
+import re
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from dioscuri.checkpoint.pretrained import CONFIG, TENSORS, is_folder, read_hparams
+from dioscuri.cli.main import dispatch
+from dioscuri.errors import UserError
+from dioscuri.library.sources import shipped
+from dioscuri.places import shipped_models
+from tools.shipped_numbers import check, rows_of
+
+ROOT = Path(__file__).parents[2]
+NAMES = sorted(path.name for path in (ROOT / "pretrained").iterdir())
+MEGABYTES = 25
+
+
+@cache
+def model(twin, name):
+    return import_module(f"dioscuri.{twin}").load(name)
+
+
+def test_every_folder_is_a_model_that_the_package_knows():
+    assert list(shipped()) == NAMES
+    assert shipped_models() == ROOT / "pretrained"
+    for name, folder in shipped().items():
+        assert is_folder(folder)
+        assert read_hparams(folder).run.name == name
+        card = (folder / "README.md").read_text()
+        assert card.startswith(f"# {name}\n")
+        assert all((folder / file).is_file() for file in (TENSORS, *re.findall(r"!\[.*?\]\((.*?)\)", card)))
+
+
+def test_together_they_are_small():
+    size = sum(path.stat().st_size for path in (ROOT / "pretrained").rglob("*") if path.is_file())
+    assert size < MEGABYTES * 1e6
+
+
+def test_the_page_of_models_lists_each_with_its_card():
+    page = (ROOT / "docs" / "shipped_models.md").read_text()
+    assert re.findall(r"^\| \[([\w-]+)\]\(\.\./pretrained/\1/README.md\) \|", page, re.MULTILINE) == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("twin", ["torch", "jax"])
+def test_its_number_is_that_of_its_card(twin, name):
+    what, value = check(model(twin, name))
+    number = rows_of(shipped()[name] / "README.md")[what]
+    assert float(value) == pytest.approx(float(number), rel=1e-3)
+
+
+def test_synthesize_takes_a_model_by_name_and_makes_its_run_once(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("DIOSCURI_RUNS", str(tmp_path))
+    words = ["synthesize", "--model", "digits-vae", "--twin", "torch", "synthesis.batch_size=4"]
+    for seed in (1, 2):
+        dispatch([*words, f"run.seed={seed}"])
+    assert capsys.readouterr().out.count(" tensors, ") == 1
+    images = tmp_path / "logs-digits-vae" / "synthesis-images"
+    assert len(list(images.iterdir())) == 2
+    assert len(list(images.rglob("*.png"))) >= 2 * 4
+    with pytest.raises(UserError, match="a configuration or --model, not both"):
+        dispatch([*words, "egs/hierarchical_vae/digits.cfg"])
+
+
+def test_a_run_of_other_weights_is_not_used_for_a_model(tmp_path, monkeypatch):
+    monkeypatch.setenv("DIOSCURI_RUNS", str(tmp_path / "runs"))
+    words = ["synthesize", "--twin", "torch", "synthesis.batch_size=4", "--model"]
+    dispatch([*words, "digits-vae"])
+    import_module("dioscuri.torch").new("egs/hierarchical_vae/digits.cfg").save(tmp_path / "digits-vae")
+    with pytest.raises(UserError, match=r"holds other weights than .*add run.name=OTHER"):
+        dispatch([*words, str(tmp_path / "digits-vae")])
+    dispatch([*words, str(tmp_path / "digits-vae"), "run.name=other"])
+    assert (tmp_path / "runs" / "logs-other").is_dir()
+
+
+def test_a_misspelt_name_is_one_line_that_names_the_nearest(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"did you mean 'digits-vae'\?\); shipped are ") as refused:
+        dispatch(["synthesize", "--model", "digit-vae"])
+    assert "\n" not in str(refused.value)
+
+
+def test_a_folder_of_the_same_name_comes_before_a_shipped_model(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "digits-vae").mkdir()
+    with pytest.raises(UserError, match=f"digits-vae holds no model: .* no {CONFIG}"):
+        import_module("dioscuri.torch").load("digits-vae")
