@@ -17,24 +17,19 @@ from dioscuri.hparams import load
 from dioscuri.importers.vdvae import from_vdvae
 from dioscuri.plans.parameters import initial_values
 from tests.host.test_metroplex import vdvae_weights
+from tests.support.sections import SHORT
 from tests.support.twins import ROOT, TWINS, call, pictures
 
 CFG = ROOT / "egs" / "metroplex" / "digits.cfg"
 IMAGES = "synthesis-images"
 SMALL = (
+    *SHORT,
     "run.name=small",
     "model.width=8",
     "model.enc_blocks='4x1,4d4,1x1'",
     "model.dec_blocks='1x1,4m1'",
     "model.zdim=2",
-    "train.batch_size=8",
-    "train.logging_interval_in_steps=1",
-    "train.checkpoint_and_eval_interval_in_steps=2",
-    "val.n_samples_for_validation=8",
-    "val.batch_size=8",
     "metrics.report_baselines=False",
-    "synthesis.batch_size=8",
-    "synthesis.n_samples=8",
     "synthesis.div_stats_subset_ratio=0.01",
 )
 

@@ -8,23 +8,19 @@ import pytest
 from PIL import Image
 
 from dioscuri.checkpoint import store
+from tests.support.sections import SHORT
 from tests.support.signals import RATE, write_clips, write_sounds
 from tests.support.twins import ROOT, TWINS, call
 
 EGS = ROOT / "egs" / "metroplex"
 SMALL = (
+    *SHORT,
     "run.name=small",
     "model.width=8",
     "model.zdim=2",
     "model.num_mixtures=2",
     "train.batch_size=4",
-    "train.logging_interval_in_steps=1",
-    "train.checkpoint_and_eval_interval_in_steps=2",
     "optimizer.warmup_steps=0.",
-    "val.n_samples_for_validation=8",
-    "val.batch_size=8",
-    "synthesis.batch_size=8",
-    "synthesis.n_samples=8",
     "synthesis.div_stats_subset_ratio=0.3",
     "synthesis.temperature_settings=[1.]",
 )

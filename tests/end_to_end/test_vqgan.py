@@ -8,6 +8,7 @@ import pytest
 
 from dioscuri.checkpoint import store
 from dioscuri.data.tokens import open_tokens
+from tests.support.sections import SHORT
 from tests.support.tiny_vqgan import write_tiny
 from tests.support.twins import ROOT, TWINS, call, pictures
 
@@ -142,38 +143,28 @@ def test_interrupted_encoding_continues(twin, capsys, monkeypatch):
     np.testing.assert_array_equal(open_tokens(folder).gather(np.arange(10)), whole)
 
 
-BLOCKS = (
+CODES = (
+    *SHORT,
     "run.name=blocks",
+    "model.z_channels=4",
+    "model.embedding_dim=4",
+    "train.total_train_steps=2",
+    "synthesis.split=test",
+)
+BLOCKS = (
+    *CODES,
     "model.hidden_channels=8",
     "model.custom_width_str='4:4'",
     "model.enc_blocks='8d2,4'",
     "model.dec_blocks='4d2,8'",
-    "model.z_channels=4",
-    "model.embedding_dim=4",
-    "train.total_train_steps=2",
-    "train.batch_size=8",
-    "train.logging_interval_in_steps=1",
-    "train.checkpoint_and_eval_interval_in_steps=2",
-    "val.n_samples_for_validation=8",
-    "val.batch_size=8",
-    "synthesis.batch_size=8",
-    "synthesis.n_samples=8",
-    "synthesis.split=test",
 )
-
-
-CRITIC = "discriminator.type=dcvae loss.adaptive_disc_weight=False"
-BY_BLOCKS = ("model.hidden", "model.custom", "model.enc", "model.dec")
 ADVERSARIAL = (
+    *CODES,
     "model.hidden_channels=4",
     "model.channel_mult=[2, 1]",
     "discriminator.widths=[6, 4]",
-    *(
-        word
-        for word in BLOCKS
-        if not word.startswith(("model.hidden", "model.custom", "model.enc", "model.dec"))
-    ),
 )
+CRITIC = "discriminator.type=dcvae loss.adaptive_disc_weight=False"
 
 
 def test_dcvae_changes_twins_and_decodes_its_tokens(tmp_path):

@@ -10,7 +10,7 @@ import optax
 import pytest
 import torch
 
-from tests.support import faces, tiny, tiny_maskgit, tiny_vqgan
+from tests.support import faces, sections, tiny, tiny_maskgit, tiny_vqgan
 
 ROOT = Path(__file__).parents[2]
 PAGE = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "python.md").read_text(), re.DOTALL)
@@ -83,8 +83,7 @@ def test_the_page_in_torch(names, block):
 def test_the_page_in_jax(names, tmp_path):
     names["vq"] = dio("jax").load("logs-vqgan_digits")
     run(PAGE[2], names)
-    cfg, quantizer = tmp_path / "ema.cfg", "quantizer = 'ema'\n"
-    cfg.write_text(tiny_vqgan.TINY.replace("MODEL", tiny_vqgan.MODEL + quantizer))
+    cfg = sections.write("ema.cfg", tiny_vqgan.AVERAGED, tmp_path)
     model, optimizer = dio("jax").new(cfg), names["optimizer"]
     codes = model._network.weights()["quantize.embedding.weight"]
     gradient = jax.jit(jax.value_and_grad(model.loss, has_aux=True))

@@ -13,19 +13,18 @@ from flax import nnx
 from dioscuri import UserError
 from dioscuri.hparams import load
 from jax_impl.optim.flat import canonical_name
-from tests.support import faces, tiny, tiny_classifier, tiny_maskgit, tiny_sundae, tiny_vqgan
+from tests.support import faces, sections, tiny, tiny_classifier, tiny_maskgit, tiny_sundae, tiny_vqgan
 
 TWINS = ("torch", "jax")
 PICTURES = faces.PICTURES[:4]
 LABELS = np.array([1, 0, 3, 9], np.int32)
 TOKENS = np.random.default_rng(1).integers(0, 16, (4, 16)).astype(np.int32)
-TOKENIZER = tiny_vqgan.TINY.replace("MODEL", tiny_vqgan.MODEL)
 CASES = {
     "vae": (tiny.TINY, {"image": PICTURES}, {"beta": 0.5, "gamma": 1.0}),
-    "vqgan": (TOKENIZER, {"image": PICTURES}, {"adversarial": 0.0}),
-    "adversarial": (TOKENIZER, {"image": PICTURES}, {"adversarial": 1.0}),
+    "vqgan": (tiny_vqgan.TINY, {"image": PICTURES}, {"adversarial": 0.0}),
+    "adversarial": (tiny_vqgan.TINY, {"image": PICTURES}, {"adversarial": 1.0}),
     "maskgit": (tiny_maskgit.TINY, {"tokens": TOKENS, "label": LABELS}, {}),
-    "sundae": (tiny_sundae.text(), {"tokens": TOKENS, "label": LABELS}, {}),
+    "sundae": (tiny_sundae.TINY, {"tokens": TOKENS, "label": LABELS}, {}),
     "classifier": (tiny_classifier.DIGITS.read_text(), {"image": PICTURES, "label": LABELS}, {}),
 }
 
@@ -140,8 +139,7 @@ def test_noise_follows_from_torchs_generator_or_from_the_key(cfgs):
 
 def test_averages_of_a_codebook_are_kept(tmp_path):
     """Three steps of a loop of one's own, in both twins, beside the engine's."""
-    cfg = tmp_path / "ema.cfg"
-    cfg.write_text(tiny_vqgan.TINY.replace("MODEL", tiny_vqgan.MODEL + "quantizer = 'ema'\n"))
+    cfg = sections.write("ema.cfg", tiny_vqgan.AVERAGED, tmp_path)
     hparams, batch = load(cfg), {"image": PICTURES}
     engine = import_module("torch_impl.engine").Engine(hparams)
     engine.initialise()
@@ -168,9 +166,8 @@ def test_averages_of_a_codebook_are_kept(tmp_path):
 @pytest.mark.parametrize("debiased", [False, True])
 def test_a_trained_codebook_is_the_start_of_its_averages(tmp_path, debiased):
     """Not first values drawn anew, which one step would put in the place of all codes."""
-    cfg, name = tmp_path / "ema.cfg", "quantize.embedding.weight"
-    words = f"quantizer = 'ema'\nema_debiased = {debiased}\n"
-    cfg.write_text(tiny_vqgan.TINY.replace("MODEL", tiny_vqgan.MODEL + words))
+    name, words = "quantize.embedding.weight", f"[model]\nema_debiased = {debiased}"
+    cfg = sections.write("ema.cfg", sections.merged(tiny_vqgan.AVERAGED, words), tmp_path)
     dio("torch").new(cfg, seed=5).save(tmp_path / "saved")
     before = dio("torch").load(tmp_path / "saved")._network.weights()[name]
     for twin in TWINS:

@@ -2,23 +2,14 @@
 
 from functools import cache
 from importlib import import_module
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 from safetensors.numpy import save
 
 from dioscuri.families.hierarchical_vae.plan import make_plan
-from dioscuri.hparams import load
-from tests.support.tiny import write_tiny
+from tests.support.tiny import tiny
 
 BATCH = 8
-
-
-def tiny(*overrides):
-    """Options of the tiny model."""
-    with TemporaryDirectory() as folder:
-        return load(write_tiny(Path(folder)), overrides)
 
 
 def engine_of(twin, hparams):

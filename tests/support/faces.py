@@ -43,14 +43,14 @@ def runs(root):
     """A run of each kind, by name."""
     root = Path(root)
     vqgan = tiny_maskgit.write_tokenizer(root)
-    grey = tiny_sundae.text().replace("dataset_source = 'tokens'", "dataset_source = 'digits'")
+    grey = tiny_sundae.TINY.replace("dataset_source = 'tokens'", "dataset_source = 'digits'")
     grey = grey.replace("grid = 4", "grid = 8").replace("labels = True", "labels = False")
     grey = grey.replace("num_classes = 10", "num_classes = 0")
     classifier = tiny_classifier.DIGITS.read_text().replace("name = classifier_digits", "name = tiny")
     return {
         "vqgan": vqgan,
         "maskgit": write_run(root, "maskgit", with_tokenizer(tiny_maskgit.TINY, vqgan)),
-        "sundae": write_run(root, "sundae", with_tokenizer(tiny_sundae.text(), vqgan)),
+        "sundae": write_run(root, "sundae", with_tokenizer(tiny_sundae.TINY, vqgan)),
         "grey": write_run(root, "grey", grey),
         "vae": write_run(root, "vae", tiny.TINY),
         "classifier": write_run(root, "classifier", classifier),

@@ -1,8 +1,6 @@
 """Every network, as small as possible, and its arguments."""
 
 from functools import partial
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 
@@ -10,11 +8,6 @@ from dioscuri.families.maskgit.model_options import ARCHITECTURES
 from dioscuri.hparams import load
 from tests.parity.metroplex_cases import BASE, CASES, SMALL
 from tests.support import tiny, tiny_classifier, tiny_maskgit, tiny_sundae, tiny_vqgan
-
-
-def tiny_vae():
-    with TemporaryDirectory() as folder:
-        return load(tiny.write_tiny(Path(folder)))
 
 
 def tiny_text():
@@ -40,7 +33,7 @@ def tiny_transformer(architecture, *overrides):
 
 
 NETWORKS = {
-    "hierarchical_vae": tiny_vae,
+    "hierarchical_vae": tiny.tiny,
     "classifier": tiny_classifier.tiny,
     "vqgan": tiny_vqgan.tiny,
     "metroplex": tiny_metroplex,

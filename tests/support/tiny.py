@@ -1,22 +1,10 @@
 """The smallest hierarchical VAE: three latent groups of two widths, on the digits."""
 
-TINY = """
-[run]
-name = tiny
-seed = 3
-num_gpus = 0
-num_cpus = 2
-max_allowed_checkpoints = 2
+from tests.support import sections
 
+TINY = sections.merged("""
 [data]
-dataset_source = 'digits'
-train_data_path = ''
-val_data_path = ''
-synthesis_data_path = ''
-target_res = 8
-channels = 1
 num_bits = 4.
-random_horizontal_flip = False
 
 [model]
 stable_init = True
@@ -70,38 +58,12 @@ report_baselines = True
 type = 'Adamax'
 learning_rate_scheme = 'cosine'
 learning_rate = 1e-2
-warmup_steps = 1.
-decay_steps = 10
-decay_start = 5
-min_learning_rate = 1e-3
-decay_rate = 0.5
-beta1 = 0.9
-beta2 = 0.999
-epsilon = 1e-8
-clip_gradient_norm = False
-gradient_clip_norm_value = 200.
-gradient_skip = True
-gradient_skip_threshold = 1e6
-max_skips_in_row = 4
 
 [init]
 batch_size = 1
 
-[train]
-total_train_steps = 8
-batch_size = 8
-ema_decay = 0.5
-resume_from_ema = False
-logging_interval_in_steps = 1
-checkpoint_and_eval_interval_in_steps = 3
-
-[val]
-n_samples_for_validation = 20
-batch_size = 8
-
 [synthesis]
 synthesis_mode = 'reconstruction'
-load_ema_weights = True
 variate_masks_quantile = 0.5
 save_target_in_reconstruction = True
 mask_reconstruction = False
@@ -109,13 +71,7 @@ div_stats_subset_ratio = 0.01
 n_generation_batches = 2
 temperature_settings = [0.5, [0.8, 1], ('linear', 0.8, 1.)]
 output_temperature = 1.
-batch_size = 4
 n_samples = 10
-"""
+""")
 
-
-def write_tiny(folder):
-    """Write the configuration into a folder; returns its path."""
-    path = folder / "tiny.cfg"
-    path.write_text(TINY)
-    return path
+write_tiny, tiny = sections.writer_and_options("tiny.cfg", TINY)

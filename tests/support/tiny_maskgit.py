@@ -1,8 +1,5 @@
 """The smallest masked token model: 4x4 tokens of 16 codes, those of the tiny tokenizer."""
 
-from pathlib import Path
-from tempfile import TemporaryDirectory
-
 import numpy as np
 
 from dioscuri.checkpoint import store
@@ -11,97 +8,67 @@ from dioscuri.families.vqgan import plan as tokenizers
 from dioscuri.families.vqgan import tables as tokenizer_tables
 from dioscuri.hparams import load
 from dioscuri.plans.parameters import initial_values
-from tests.support import tiny_vqgan
+from tests.support import sections, tiny_vqgan
 
 GRID, CODES, CLASSES = 4, 16, 10
 
-TINY = """
-[run]
-family = maskgit
-name = tiny
-seed = 3
-num_gpus = 0
-num_cpus = 2
-max_allowed_checkpoints = 2
-
+TOKENS = """
 [data]
 dataset_source = 'tokens'
 train_data_path = 'tokens'
 val_data_path = 'tokens'
 synthesis_data_path = 'tokens'
-target_res = 8
-channels = 1
-num_bits = 8.
-random_horizontal_flip = False
 labels = True
 grid = 4
 codebook_size = 16
+
+[model]
+num_classes = 10
+
+[loss]
+weight_decay = 0.01
+
+[optimizer]
+type = 'AdamW'
+learning_rate = 5e-3
+warmup_steps = 5.
+beta2 = 0.96
+clip_gradient_norm = True
+gradient_clip_norm_value = 1.
+
+[val]
+report_samples = 6
+
+[synthesis]
+synthesis_mode = 'generation'
+n_generation_batches = 2
+n_samples = 6
+"""
+"""What models of tokens share."""
+
+TINY = sections.merged(
+    TOKENS,
+    """
+[run]
+family = maskgit
 
 [model]
 hidden_size = 16
 num_hidden_layers = 2
 num_attention_heads = 2
 intermediate_size = 24
-num_classes = 10
 
 [loss]
 label_smoothing = 0.1
 cond_dropout_prob = 0.2
-weight_decay = 0.01
-
-[optimizer]
-type = 'AdamW'
-learning_rate_scheme = 'constant'
-learning_rate = 5e-3
-warmup_steps = 5.
-decay_steps = 10
-decay_start = 5
-min_learning_rate = 1e-3
-decay_rate = 0.5
-beta1 = 0.9
-beta2 = 0.96
-epsilon = 1e-8
-clip_gradient_norm = True
-gradient_clip_norm_value = 1.
-gradient_skip = True
-gradient_skip_threshold = 1e6
-max_skips_in_row = 4
-
-[train]
-total_train_steps = 8
-batch_size = 8
-ema_decay = 0.5
-resume_from_ema = False
-logging_interval_in_steps = 1
-checkpoint_and_eval_interval_in_steps = 3
-
-[val]
-n_samples_for_validation = 20
-batch_size = 8
-report_samples = 6
 
 [synthesis]
-synthesis_mode = 'generation'
-load_ema_weights = True
-batch_size = 4
-n_generation_batches = 2
 steps = 3
 guidance_scale = 1.
-n_samples = 6
-"""
+""",
+)
 
-
-def write_tiny(folder):
-    """Write the configuration into a folder; returns its path."""
-    path = folder / "tiny_maskgit.cfg"
-    path.write_text(TINY)
-    return path
-
-
-def tiny(*overrides):
-    """Options of the tiny model."""
-    with TemporaryDirectory() as folder:
-        return load(write_tiny(Path(folder)), overrides)
+write_tiny, tiny = sections.writer_and_options("tiny_maskgit.cfg", TINY)
 
 
 def write_tokenizer(folder, *, codes=CODES):
