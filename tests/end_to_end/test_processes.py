@@ -11,6 +11,7 @@ import pytest
 
 from dioscuri.checkpoint import store
 from tests.support.tiny import write_tiny
+from tests.support.tiny_classifier import DIGITS, SMALL
 from tests.support.twins import FAKE, JAX, ROOT, TORCH, start
 
 LONG = ("train.total_train_steps=1000000", "train.checkpoint_and_eval_interval_in_steps=20")
@@ -32,8 +33,8 @@ def begin(tmp_path):
     """Start processes that end with the test."""
     processes = []
 
-    def begin(script, *words):
-        processes.append(start(tmp_path, script, write_tiny(tmp_path), *words))
+    def begin(script, *words, cfg=None):
+        processes.append(start(tmp_path, script, cfg or write_tiny(tmp_path), *words))
         return processes[-1]
 
     yield begin
@@ -97,7 +98,7 @@ def test_processes_of_one_run_report_the_checkpoint_that_one_of_them_has_written
     processes = []
     for rank in range(2):
         monkeypatch.setenv("JAX_PROCESS_ID", str(rank))
-        processes.append(begin(JAX, "train.total_train_steps=2"))
+        processes.append(begin(JAX, *SMALL, "train.total_train_steps=2", cfg=DIGITS))
     results = [(*process.communicate(timeout=SECONDS), process.returncode) for process in processes]
     assert [code for *_, code in results] == [0, 0], results
     assert "checkpoint of step 2" in results[0][0]

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from dioscuri.errors import UserError
 from jax_impl import engine as engine_module
-from jax_impl.devices import Devices
+from jax_impl.devices import Devices, use_compilation_cache
 from tests.parity.engine_behaviour import EngineBehaviour
 from tests.parity.test_maskgit_training import batch_of
 from tests.support import tiny_sundae
@@ -37,12 +37,24 @@ def test_the_number_of_cpu_devices_is_an_option():
         make_engine("jax", "run.num_cpu_devices=3")
 
 
+def test_programs_are_cached_in_the_projects_folder_or_where_the_user_says(monkeypatch, tmp_path):
+    before = jax.config.jax_compilation_cache_dir, jax.config.jax_compilation_cache_max_size
+    monkeypatch.setenv("DIOSCURI_CACHE", str(tmp_path))
+    use_compilation_cache()
+    assert jax.config.jax_compilation_cache_dir == before[0] == os.environ["JAX_COMPILATION_CACHE_DIR"]
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+    use_compilation_cache()
+    assert jax.config.jax_compilation_cache_dir == str(tmp_path / "jax")
+    jax.config.update("jax_compilation_cache_dir", before[0])
+    jax.config.update("jax_compilation_cache_max_size", before[1])
+
+
 def test_a_new_process_splits_its_cpu():
     program = (
-        "from tests.support.engines import make_engine, pictures, scalars\n"
+        "from tests.parity.test_classifier import make_engine, train\n"
         "engine = make_engine('jax', 'run.num_cpu_devices=4')\n"
-        "engine.train_step({'image': pictures(0)}, 0, scalars(0))\n"
-        "print(engine.device_count, engine.fetch_metrics()['updates'])"
+        "train(engine, range(1))\n"
+        "print(engine.device_count, engine.state_to_numpy()['counters']['updates'])"
     )
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     root = Path(__file__).parents[2]
@@ -84,7 +96,7 @@ def test_the_step_takes_its_state_over():
 
 def test_unrolled_passes_do_not_add_up_in_memory(monkeypatch):
     peaks, barriers = [], []
-    for passes in (1, 4):
+    for passes in (1, 2):
         engine = tiny_sundae.make_engine("jax", f"loss.unroll_steps={passes}")
         make = engine._jit
 
@@ -106,4 +118,4 @@ def test_unrolled_passes_do_not_add_up_in_memory(monkeypatch):
         engine.train_step(batch_of(0, 256), 0, {"learning_rate": 0.0, "ema_decay": 0.0})
     assert 0 < peaks[1] <= 1.2 * peaks[0], peaks
     # On a CPU, XLA itself orders the passes so; elsewhere, a barrier after each pass does.
-    assert barriers[1] - barriers[0] == 3
+    assert barriers[1] - barriers[0] == 1
