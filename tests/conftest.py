@@ -2,16 +2,31 @@
 
 import gc
 import os
+import shutil
 import socket
+import sys
+import tempfile
 
 import hypothesis
 import pytest
 
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ["XLA_FLAGS"] = (
-    f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=2".strip()
+# Almost every program runs once and is small: without optimisation, it compiles in a third of the time.
+os.environ["XLA_FLAGS"] = " ".join(
+    (
+        os.environ.get("XLA_FLAGS", ""),
+        "--xla_force_host_platform_device_count=2",
+        "--xla_backend_optimization_level=0",
+        "--xla_cpu_use_fusion_emitters=false",
+        "--xla_cpu_parallel_codegen_split_count=1",
+    )
 )
+# Many tests, and programs that they start, compile the same JAX programs: each is compiled once per worker. A
+# folder of several workers could give one of them a program that another has half written.
+PROGRAMS = tempfile.mkdtemp(prefix="dioscuri-tests-")
+os.environ["JAX_COMPILATION_CACHE_DIR"] = PROGRAMS
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("WANDB_MODE", "disabled")
 
@@ -45,3 +60,19 @@ def _no_network():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(socket.socket, "connect", guarded)
         yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _quick_engines(request):
+    """Engines, too, compile without optimisation, except where numbers of training and of recorded cases are
+    proved: there they compile as users' programs do."""
+    devices, path = sys.modules.get("jax_impl.devices"), request.path
+    with pytest.MonkeyPatch.context() as patch:
+        if devices and path.parent.name != "golden" and "training" not in path.stem:
+            patch.setattr(devices.Devices, "compiler_options", None)
+        yield
+
+
+def pytest_unconfigure():
+    """Remove the compiled programs."""
+    shutil.rmtree(PROGRAMS, ignore_errors=True)

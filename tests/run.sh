@@ -14,4 +14,5 @@ export DIOSCURI_BROWSER
 # One thread per process: spinning OpenMP threads of several processes slow each other down many times over.
 OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 export OMP_NUM_THREADS
-exec "$python" -m pytest --numprocesses "$workers" "$@"
+# Neighbouring tests share fixtures and compiled programs, so they stay in one process while both are busy.
+exec "$python" -m pytest --numprocesses "$workers" --dist worksteal "$@"

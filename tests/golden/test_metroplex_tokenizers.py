@@ -18,7 +18,6 @@ from jax_impl.layers import quantizers as jax_quantizers
 from tests.golden.recorded import cases
 from tests.support.engines import engine_of
 from tests.support.tokenizers import TWINS
-from tests.support.twin_models import QUICK
 from torch_impl.layers import quantizers as torch_quantizers
 
 QUANTIZERS = {"torch": torch_quantizers, "jax": jax_quantizers}
@@ -148,7 +147,7 @@ def gradient_of(engine, twin, network, image):
         flat, *found = gradient(engine.state, scalars, torch.from_numpy(image))
     else:
         scalars = {name: np.float32(value) for name, value in SCALARS.items()}
-        flat, *found = jax.jit(gradient, compiler_options=QUICK)(engine.state, scalars, image)
+        flat, *found = jax.jit(gradient)(engine.state, scalars, image)
     metrics, buffers = ({name: np.asarray(value) for name, value in arrays.items()} for arrays in found)
     return metrics, buffers, unpack(np.asarray(flat), engine.layout)
 

@@ -1,6 +1,5 @@
 """Every network is an ordinary `nnx.Module`: transforms accept it, and modes and dtypes take effect."""
 
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +13,6 @@ from jax_impl.families.methods import methods_of
 from jax_impl.layers.dropout import Dropout, seed_dropout
 from jax_impl.pretrained import build_model, model_of, weights_of
 from tests.support.networks import NETWORKS, inputs, tiny_transformer
-from tests.support.twin_models import QUICK
 
 every_network = pytest.mark.parametrize("name", NETWORKS)
 DROPOUT = ("model.hidden_dropout=0.5", "model.attention_dropout=0.3", "model.num_hidden_layers=1")
@@ -55,7 +53,7 @@ def test_jit_and_grad_take_it(name):
     """The module itself is an argument of `jax.jit`, and its parameters one of `jax.grad`."""
     model, arguments = made(name)
 
-    @partial(jax.jit, compiler_options=QUICK)
+    @jax.jit
     def gradient(model, *arguments):
         graph, params, rest = nnx.split(model, nnx.Param, ...)
 
@@ -75,7 +73,7 @@ def test_jit_and_grad_take_it(name):
 def test_vmap_takes_it(name):
     model, arguments = made(name)
 
-    @partial(jax.jit, compiler_options=QUICK)
+    @jax.jit
     def both(model, *arguments):
         batches = jax.tree.map(lambda x: jnp.stack([x, x]), arguments)
         return model(*arguments)[0], jax.vmap(lambda *one: model(*one)[0])(*batches)

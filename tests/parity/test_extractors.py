@@ -14,7 +14,6 @@ from dioscuri.errors import UserError
 from dioscuri.evaluation import inception_weights as inception_import
 from dioscuri.metrics.inception import CLASSES, EPSILON, FEATURES, convolutions, resizing, weight_shapes
 from jax_impl.models.inception import inception as jax_inception
-from tests.support.twin_models import QUICK
 from torch_impl.models.inception import inception as torch_inception
 
 PICTURES = np.random.default_rng(3).integers(0, 256, (6, 12, 9, 3), np.uint8)
@@ -61,7 +60,7 @@ def test_inception_is_the_same_in_both_twins(folded):
             torch.from_numpy(PICTURES[:2]), {k: torch.from_numpy(a) for k, a in weights.items()}
         )
     with jax.default_matmul_precision("highest"):
-        actual = jax.jit(jax_inception, compiler_options=QUICK)(PICTURES[:2], weights)
+        actual = jax.jit(jax_inception)(PICTURES[:2], weights)
     for one, other in zip(actual, expected, strict=True):
         assert np.abs(np.asarray(one) - other.numpy()).max() <= 1e-4 * np.abs(other.numpy()).max()
 

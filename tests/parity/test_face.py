@@ -1,5 +1,6 @@
 """Trained models in Python: both twins open the same ones, compute the same and refuse the same."""
 
+import os
 import subprocess
 import sys
 from importlib import import_module
@@ -326,7 +327,9 @@ assert everything() == before, "settings changed by float64"
 other = "jax" if {twin!r} == "torch" else "torch"
 assert other not in sys.modules, other
 """
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    environment = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
 

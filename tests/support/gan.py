@@ -13,7 +13,7 @@ from dioscuri.plans.parameters import shapes
 from jax_impl.models import discriminator as jax_discriminator
 from jax_impl.models import lpips as jax_lpips
 from jax_impl.objectives import vqgan as jax_vqgan
-from tests.support.twin_models import QUICK, JaxModel, arithmetic, bound
+from tests.support.twin_models import JaxModel, arithmetic, bound
 from torch_impl.models import discriminator as torch_discriminator
 from torch_impl.models import lpips as torch_lpips
 from torch_impl.objectives import vqgan as torch_vqgan
@@ -127,7 +127,7 @@ class Jax(Twin):
             )
 
         with self._arithmetic():
-            grad = jax.jit(jax.value_and_grad(run, (0, 1), has_aux=True), compiler_options=QUICK)
+            grad = jax.jit(jax.value_and_grad(run, (0, 1), has_aux=True))
             arguments = self._in(h), self._in(kernel), self._params(), self._in(x)
             (loss, metrics), grads = grad(*arguments)
             return self._out({"loss": loss, **metrics, "grad/h": grads[0], "grad/kernel": grads[1]})
@@ -144,7 +144,7 @@ class Jax(Twin):
 
         with self._arithmetic():
             params = self._params()
-            grad = jax.jit(jax.value_and_grad(run, has_aux=True), compiler_options=QUICK)
+            grad = jax.jit(jax.value_and_grad(run, has_aux=True))
             (loss, metrics), grads = grad(params, self._in(x), self._in(made))
             return self._out({"loss": loss, **metrics}) | self.parts.canonical(grads, "grad/")
 
@@ -159,9 +159,7 @@ class Jax(Twin):
 
         with self._arithmetic():
             weights = {name: self._in(array) for name, array in weights.items()}
-            grad, distance = jax.jit(jax.grad(run, has_aux=True), compiler_options=QUICK)(
-                self._in(second), self._in(first), weights
-            )
+            grad, distance = jax.jit(jax.grad(run, has_aux=True))(self._in(second), self._in(first), weights)
             return self._out({"distance": distance, "grad/second": grad})
 
     def _params(self):

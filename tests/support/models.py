@@ -12,7 +12,7 @@ import torch
 from jax_impl.layers import pictures as jax_pictures
 from jax_impl.objectives import elbo as jax_elbo
 from jax_impl.samplers import ancestral as jax_ancestral
-from tests.support.twin_models import QUICK, JaxModel, arithmetic, bound
+from tests.support.twin_models import JaxModel, arithmetic, bound
 from torch_impl import devices as torch_devices
 from torch_impl.layers import pictures as torch_pictures
 from torch_impl.objectives import elbo as torch_elbo
@@ -124,10 +124,10 @@ class Jax(Twin):
 
             arguments = (params, self._in(x), self._in(noise), scalars, self._in(masks))
             if gradients:
-                grads, outputs = jax.jit(jax.grad(run, has_aux=True), compiler_options=QUICK)(*arguments)
+                grads, outputs = jax.jit(jax.grad(run, has_aux=True))(*arguments)
                 outputs |= parts.canonical(grads, "grad/")
             else:
-                _, outputs = jax.jit(run, compiler_options=QUICK)(*arguments)
+                _, outputs = jax.jit(run)(*arguments)
             return {name: np.asarray(value) for name, value in outputs.items()}
 
     def generate(self, noise, temperatures, latents=None, masks=None):
@@ -144,7 +144,7 @@ class Jax(Twin):
                 self._in(latents),
                 self._in(masks),
             )
-            outputs = jax.jit(run, compiler_options=QUICK)(params, *arguments)
+            outputs = jax.jit(run)(params, *arguments)
             return {name: np.asarray(value) for name, value in outputs.items()}
 
     def normalise(self, pictures):

@@ -12,7 +12,6 @@ from jax_impl.models.token_transformer import rows_at as jax_rows
 from jax_impl.samplers.decoder import Predictor as JaxPredictor
 from jax_impl.samplers.tokens import sample_tokens as jax_sample
 from tests.support.transformers import Torch
-from tests.support.twin_models import QUICK
 from torch_impl.models.critic import critic_logits as torch_critic
 from torch_impl.models.token_transformer import rows_at as torch_rows
 from torch_impl.samplers.decoder import Predictor as TorchPredictor
@@ -123,4 +122,4 @@ def _with_jax(twin, start, noise, options, condition, null, further):
     with twin._arithmetic():
         arrays = twin._ids(start), *map(twin._all, (noise, condition, null))
         offsets = None if offsets is None else twin._in(offsets)
-        return jax.jit(run, compiler_options=QUICK)(twin._params(), *arrays, offsets)
+        return jax.jit(run)(twin._params(), *arrays, offsets)

@@ -12,7 +12,6 @@ from dioscuri.families.sundae.training import make_sampling_schedule
 from jax_impl.objectives import sundae as jax_objective
 from jax_impl.samplers.sundae import resample_tokens as jax_resample
 from tests.support.denoisers import Torch
-from tests.support.twin_models import QUICK
 from torch_impl.objectives import sundae as torch_objective
 from torch_impl.samplers.sundae import resample_tokens as torch_resample
 
@@ -76,4 +75,4 @@ def _with_jax(twin, start, noise, options, condition, known):
     with twin._arithmetic():
         arrays = twin._ids(start), twin._all(noise), twin._all(condition)
         known = None if known is None else jnp.asarray(known)
-        return jax.jit(run, compiler_options=QUICK)(twin._params(), *arrays, known)
+        return jax.jit(run)(twin._params(), *arrays, known)

@@ -9,7 +9,7 @@ from dioscuri.families.vqgan.tables import parameter_table
 from dioscuri.plans.parameters import shapes
 from jax_impl.models.vqgan import build_tokenizer as build_jax
 from jax_impl.objectives.masked_tokens import soft_targets as jax_soft
-from tests.support.twin_models import QUICK, JaxModel, bound
+from tests.support.twin_models import JaxModel, bound
 from torch_impl.models.vqgan import build_tokenizer as build_torch
 from torch_impl.objectives.masked_tokens import soft_targets as torch_soft
 
@@ -103,7 +103,7 @@ class Jax(Twin):
                 lambda a: jnp.asarray(a, self.dtype if a.dtype.kind == "f" else None), arguments
             )
             params = model.params(self.weights, self.dtype)
-            found = jax.jit(call, compiler_options=QUICK)(params, *arguments)
+            found = jax.jit(call)(params, *arguments)
             if isinstance(found, tuple):
                 return jax.tree.map(np.asarray, found[0]), model.canonical(found[1])
             return jax.tree.map(np.asarray, found)

@@ -12,7 +12,7 @@ from dioscuri.families.maskgit.transformers import parameter_table
 from dioscuri.plans.parameters import shapes
 from jax_impl.models import critic as jax_critic
 from jax_impl.models.transformers import build_transformer as build_jax
-from tests.support.twin_models import QUICK, JaxModel, arithmetic, bound
+from tests.support.twin_models import JaxModel, arithmetic, bound
 from torch_impl.models import critic as torch_critic
 from torch_impl.models.transformers import build_transformer as build_torch
 
@@ -133,7 +133,7 @@ class Jax(Twin):
             logits, aux = model(ids, model.prepare(condition) if prepared else condition, noise)
             return {"logits": logits, **aux}
 
-        return jax.jit(run, static_argnums=4, compiler_options=QUICK)
+        return jax.jit(run, static_argnums=4)
 
     @cached_property
     def _both(self):
@@ -142,21 +142,21 @@ class Jax(Twin):
             outputs = {"logits": logits, **aux}
             return sum((outputs[name] * c).sum() for name, c in cotangents.items()), outputs
 
-        return jax.jit(jax.grad(run, has_aux=True), compiler_options=QUICK)
+        return jax.jit(jax.grad(run, has_aux=True))
 
     @cached_property
     def _criticise(self):
         def run(params, ids, condition):
             return jax_critic.critic_logits(self._model(params), ids, condition)
 
-        return jax.jit(run, compiler_options=QUICK)
+        return jax.jit(run)
 
     @cached_property
     def _pull_back_critic(self):
         def run(params, ids, condition, cotangent):
             return (jax_critic.critic_logits(self._model(params), ids, condition) * cotangent).sum()
 
-        return jax.jit(jax.grad(run), compiler_options=QUICK)
+        return jax.jit(jax.grad(run))
 
     @cached_property
     def _parts(self):

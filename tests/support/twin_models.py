@@ -1,4 +1,4 @@
-"""Helpers of the twins' comparisons: canonical weights in models, quick compilation, exact products."""
+"""Helpers of the twins' comparisons: canonical weights in models, exact products."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,9 +16,6 @@ from torch_impl.optim import flat as torch_flat
 
 Arrays = dict[str, np.ndarray]
 Shapes = Mapping[str, tuple[int, ...]]
-
-QUICK: dict[str, bool | int] = {"xla_backend_optimization_level": 0}
-"""Halves XLA's compilation time, since every program runs only once."""
 
 
 def _every_name(_: str) -> bool:
