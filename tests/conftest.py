@@ -66,11 +66,21 @@ def _no_network():
 def _quick_engines(request):
     """Engines, too, compile without optimisation, except where numbers of training and of recorded cases are
     proved: there they compile as users' programs do."""
-    devices, path = sys.modules.get("jax_impl.devices"), request.path
     with pytest.MonkeyPatch.context() as patch:
-        if devices and path.parent.name != "golden" and "training" not in path.stem:
-            patch.setattr(devices.Devices, "compiler_options", None)
+        if request.path.parent.name != "golden" and "training" not in request.path.stem:
+            _compile_quickly(patch)
         yield
+
+
+@pytest.fixture
+def quick_engines(monkeypatch):
+    """For a comparison in float64, which shows that the mathematics is equal, however it is compiled."""
+    _compile_quickly(monkeypatch)
+
+
+def _compile_quickly(patch):
+    if "jax_impl.devices" in sys.modules:
+        patch.setattr(sys.modules["jax_impl.devices"].Devices, "compiler_options", None)
 
 
 def pytest_unconfigure():

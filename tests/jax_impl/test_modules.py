@@ -1,6 +1,5 @@
 """Every network is an ordinary `nnx.Module`: transforms accept it, and modes and dtypes take effect."""
 
-
 import jax
 import jax.numpy as jnp
 import numpy as np

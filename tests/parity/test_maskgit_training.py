@@ -78,6 +78,7 @@ TRAINED = [
 ]
 
 
+@pytest.mark.usefixtures("quick_engines")
 @pytest.mark.parametrize("options", TRAINED, ids=" ".join)
 def test_steps_in_float64_agree_to_rounding(options):
     state = assert_steps_agree(make_engine, train, *options)

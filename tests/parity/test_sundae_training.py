@@ -50,6 +50,7 @@ TRAINED = [
 ]
 
 
+@pytest.mark.usefixtures("quick_engines")
 @pytest.mark.parametrize("options", TRAINED, ids=" ".join)
 def test_steps_in_float64_agree_to_rounding(options):
     assert_steps_agree(make_engine, train, *options)

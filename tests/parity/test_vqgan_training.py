@@ -51,6 +51,7 @@ def test_a_hundred_steps_have_the_same_losses():
     assert curves[0][START - 5 : START].mean() < 0.6 * curves[0][:5].mean()
 
 
+@pytest.mark.usefixtures("quick_engines")
 @pytest.mark.parametrize("start", [0, N])
 def test_steps_in_float64_agree_to_rounding(start):
     states = {}
@@ -206,6 +207,7 @@ OPTIONS = {
 }
 
 
+@pytest.mark.usefixtures("quick_engines")
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 def test_options_train_the_same_in_float64(options):
     states, losses = [], []
