@@ -167,7 +167,8 @@ class Engine:
     def _build(self) -> torch.nn.Module:
         model: torch.nn.Module = blank(self.family.build).to(self.devices.device, self.dtype)
         if self.hparams.train.compile:
-            # Half of all cold starts crash while pickling an entry of this cache (torch 2.13). Inductor's
+            # Pickling an entry of this cache can crash (torch 2.13): `_unsafe_view_ViewMeta` in
+            # ATen/FunctionalizeFallbackKernel.h returns its sizes as a reference to a temporary. Inductor's
             # cache, which saves later starts the C++ or Triton compiler, stays on.
             functorch_config.enable_autograd_cache = False
             for region in self.family.regions(model):
