@@ -173,7 +173,12 @@ class Optimizer:
         doc="skip updates whose gradient norm reaches the threshold or is not finite"
     )
     gradient_skip_threshold: float = option(low=0, high=1e38, doc="norm at which an update is skipped")
-    max_skips_in_row: int = option(50, low=1, doc="stop the run after this many skipped updates in a row")
+    max_skips_in_row: int = option(
+        50,
+        low=1,
+        needs=("gradient_skip", (True,)),
+        doc="stop the run after this many skipped updates in a row",
+    )
     legacy_torch_cosine: bool = option(
         False,
         needs=("learning_rate_scheme", ("cosine",)),

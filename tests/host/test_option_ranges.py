@@ -157,6 +157,12 @@ def test_options_that_nothing_reads(family, words, message):
             "or model.add_cross_attention is True, or model.architecture is 'uvit' or 'lucidrains': leave it",
         ),
         ("classifier", "run.num_cpu_devices=2 run.num_gpus=1", "applies only if num_gpus is 0, but it is 1"),
+        ("vqgan", "loss.vgg_path=vgg16.safetensors", "vgg_path applies only if lpips_path is not off"),
+        (
+            "classifier",
+            "optimizer.max_skips_in_row=5 optimizer.gradient_skip=False",
+            "max_skips_in_row applies only if gradient_skip is True",
+        ),
         ("classifier", "run.wandb_project=mine", "wandb_project applies only if wandb is True"),
         ("classifier", "train.checkpoint_activations=True", "is not used by this model of family 'classif"),
         ("metroplex", "train.scan_blocks=True", "scan_blocks is not used by this model of family 'metro"),

@@ -86,7 +86,9 @@ class Loss:
         path=True,
         doc="LPIPS weights, .safetensors: those of its linear layers and, here or in vgg_path, VGG16's",
     )
-    vgg_path: str = option("", path=True, doc="VGG16 weights under torchvision's names, .safetensors")
+    vgg_path: str = option(
+        "", path=True, needs=("lpips_path", ()), doc="VGG16 weights under torchvision's names, .safetensors"
+    )
     codebook_weight: float = option(1.0, low=0, doc="weight of the quantiser's losses")
     disc_start: int = option(
         0,
