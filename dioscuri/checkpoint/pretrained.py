@@ -133,7 +133,8 @@ def _without_paths(hparams: Any) -> dict[str, dict[str, Any]]:
         for declared in fields(getattr(hparams, section.name)):
             if declared.metadata["path"]:
                 values[section.name][declared.name] = ""
-    return json.loads(json.dumps(values))  # type: ignore[no-any-return]
+    as_read_back: dict[str, dict[str, Any]] = json.loads(json.dumps(values))
+    return as_read_back
 
 
 def _listed(value: Any) -> Any:

@@ -63,7 +63,7 @@ def open_text(options: Any, split: Split) -> TokenSet:
         grid=(1, length),
         codebook_size=CODES,
         header={},
-        keys=range(last - first),  # type: ignore[arg-type]
+        keys=range(last - first),  # type: ignore[arg-type] # numbers are the names
         labels=None,
         texts=None,
         read=lambda indices: windows[indices][:, None],

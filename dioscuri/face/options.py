@@ -25,13 +25,13 @@ def with_options(
     """
     check_names(given, allowed, f"{call}: option")
     hints = get_type_hints(type(options))
-    declared = {field.name: field for field in fields(options)}  # type: ignore[arg-type]
+    declared = {field.name: field for field in fields(options)}  # type: ignore[arg-type] # a dataclass
     values = {
         name: typed(setting(section, name, value, call), declared[name], hints[name])
         for name, value in given.items()
     }
     try:
-        return replace(options, **values)  # type: ignore[type-var]
+        return replace(options, **values)  # type: ignore[type-var] # a dataclass
     except UserError as error:
         raise UserError(f"{call}: {error}") from error
 

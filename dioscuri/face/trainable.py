@@ -53,7 +53,7 @@ class Trainable:
     @state.setter
     def state(self, value: Any) -> None:
         self._of_network("state")
-        self._network.state = value  # type: ignore[attr-defined]
+        self._network.state = value  # type: ignore[attr-defined] # JAX's network
 
     @property
     def buffers(self) -> dict[str, Any]:

@@ -52,7 +52,7 @@ def _elsewhere(option_name: str, known: dict[str, set[str]]) -> str:
 def _build_section(name: str, kind: type[T], settings: Settings, source: str, base: Path) -> T:
     hints = get_type_hints(kind)
     values, missing = {}, []
-    for declared in fields(kind):  # type: ignore[arg-type]
+    for declared in fields(kind):  # type: ignore[arg-type] # a dataclass
         setting = find(settings, name, declared)
         if setting is not None:
             values[declared.name] = typed(setting, declared, hints[declared.name])

@@ -121,7 +121,7 @@ def parse(text: str, source: str) -> Document:
     """Parse the text of a file; errors name `source`."""
     comments = _comments(text, source)
     parser = configparser.ConfigParser(interpolation=None, default_section="")
-    parser.optionxform = str  # type: ignore[assignment,method-assign]
+    parser.optionxform = str  # type: ignore[assignment,method-assign] # as documented
     try:
         parser.read_string(text, source)
     except configparser.Error as error:

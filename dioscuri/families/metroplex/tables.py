@@ -5,6 +5,7 @@ the scale is the number of blocks.
 """
 
 from math import sqrt
+from typing import Any
 
 from dioscuri.families.hierarchical_vae.plan import Cell
 from dioscuri.families.latent_models.grids import AXES, Grid
@@ -136,8 +137,8 @@ class _Tables:
         table: Table = {}
         last = len(cell.convolutions) - 1
         for k, (inputs, outputs, kernel) in enumerate(cell.convolutions):
-            initialisation = {"scale": scale, "zero": zero} if k == last else {}
-            table |= self.convolution(f"{name}.convs.{k}", inputs, outputs, kernel, **initialisation)  # type: ignore[arg-type]
+            initialisation: dict[str, Any] = {"scale": scale, "zero": zero} if k == last else {}
+            table |= self.convolution(f"{name}.convs.{k}", inputs, outputs, kernel, **initialisation)
         return table
 
     def convolution(
