@@ -103,3 +103,11 @@ def _check_gpus(num_gpus: int, world: int) -> None:
             f"[run] num_gpus is {num_gpus} but {world} process{'es run' if world > 1 else ' runs'}: "
             f"start it with torchrun --nproc-per-node {num_gpus}"
         )
+
+
+def of_first_process(x: Tensor) -> Tensor:
+    """The first process's tensor times the number of processes, elsewhere zeros, so that the mean over the
+    processes is that tensor."""
+    if not dist.is_initialized():
+        return x
+    return x * dist.get_world_size() if dist.get_rank() == 0 else torch.zeros_like(x)

@@ -1,17 +1,15 @@
 """The demo's page in Gradio: a tab for each thing that a model can do."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from dioscuri.demo import actions, pictures
-from dioscuri.demo.controls import Control, controls, given
 from dioscuri.demo.exhibit import Exhibit
 from dioscuri.demo.jobs import Jobs
-from dioscuri.outputs.pictures import enlarge
+from dioscuri.demo.panel import Panel
 from dioscuri.twins import TITLES
 
 TITLE = "Dioscuri"
@@ -23,12 +21,12 @@ def build(exhibits: Sequence[Exhibit], folder: Path, jobs: Jobs) -> Any:
     with page:
         gr.Markdown(f"# {TITLE}")
         if len(exhibits) == 1:
-            Panel(exhibits[0], jobs, folder).build()
+            Tabs(exhibits[0], jobs, folder).build()
         else:
             with gr.Tabs():
                 for exhibit in exhibits:
                     with gr.Tab(exhibit.name):
-                        Panel(exhibit, jobs, folder).build()
+                        Tabs(exhibit, jobs, folder).build()
     return page
 
 
@@ -37,28 +35,8 @@ def theme() -> Any:
     return gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])
 
 
-@dataclass(frozen=True)
-class Asked:
-    """Components of what is asked of `generate`: number, seed, classes, prompt, and options."""
-
-    n: Any
-    seed: Any
-    classes: Any
-    prompt: Any
-    options: tuple[Control, ...]
-    values: tuple[Any, ...]
-
-    @property
-    def components(self) -> list[Any]:
-        """All of them, in the order in which `Panel._read` takes their values."""
-        return [self.n, self.seed, self.classes, self.prompt, *self.values]
-
-
-class Panel:
+class Tabs(Panel):
     """The tabs of one model."""
-
-    def __init__(self, exhibit: Exhibit, jobs: Jobs, folder: Path) -> None:
-        self.exhibit, self.jobs, self.folder = exhibit, jobs, folder
 
     def build(self) -> None:
         """Add the tabs to the page that is being built."""
@@ -173,7 +151,7 @@ class Panel:
 
     def _latents(self) -> None:
         names = actions.groups(self.exhibit)
-        sizes = [block.variates for block in self.exhibit.model.plan.groups]  # type: ignore[attr-defined]
+        sizes = [block.variates for block in self.exhibit.model.plan.groups]  # type: ignore[attr-defined] # of latents
         n = min(actions.N_SLIDERS, max(sizes))
         with gr.Row():
             with gr.Column():
@@ -235,109 +213,3 @@ class Panel:
             return actions.compare(self.exhibit, *self._read(asked, values))
 
         self._connect(buttons, compare, asked.components, [*sheets, says])
-
-    def _asked(self, n: int, most: int = actions.MOST_PICTURES, *, classes_in_turn: bool = True) -> Asked:
-        classes, prompts = self.exhibit.num_classes, self.exhibit.reads_text
-        options = controls(self.exhibit)
-        with gr.Row():
-            number = gr.Slider(1, most, n, step=1, label="pictures")
-            seed = gr.Number(0, label="seed", precision=0)
-        typed = gr.Textbox(
-            label=f"classes, 0 to {classes - 1}",
-            placeholder="3, 7 (empty: all in turn)" if classes_in_turn else "3",
-            visible=bool(classes),
-        )
-        prompt = gr.Textbox(label="prompt", visible=prompts)
-        with gr.Accordion("Options"), gr.Row():
-            values = tuple(_control(option) for option in options)
-        return Asked(number, seed, typed, prompt, options, values)
-
-    def _read(self, asked: Asked, values: Sequence[Any]) -> tuple[int, int, dict[str, Any], dict[str, Any]]:
-        """Number, seed, conditions and options from the values of `asked`."""
-        n, seed, classes, prompt, *options = values
-        number = actions.count(n)
-        about = actions.conditions(self.exhibit, number, classes or "", prompt or "")
-        return number, actions.seed_of(seed), about, given(asked.options, options)
-
-    def _picker(self, label: str = "picture", seed: int = 0, *, shows: bool = True) -> Any:
-        """An upload or, of a model that generates, a sample; returns the chosen picture, a state."""
-        picture = gr.State()
-        shown = gr.Image(
-            label=label,
-            alt_text=label,
-            interactive=False,
-            format="png",
-            height=180,
-            buttons=[],
-            visible=shows,
-        )
-        with gr.Row():
-            upload = gr.UploadButton(f"Upload {label}", file_types=["image"], type="binary", size="sm")
-            draws = "generate" in self.exhibit.tabs
-            sample = gr.Button("Sample of the model", size="sm", visible=draws)
-            number = gr.Number(seed, label="seed", precision=0, visible=draws, scale=0, min_width=80)
-
-        def uploaded(content: Any) -> Any:
-            return _both(pictures.read_upload(content, self.exhibit.picture_shape))
-
-        def sampled(seed: float) -> Any:
-            return _both(actions.sample(self.exhibit, actions.seed_of(seed)))
-
-        self._listen(upload.upload, uploaded, [upload], [picture, shown])
-        self._listen(sample.click, sampled, [number], [picture, shown])
-        return picture
-
-    @staticmethod
-    def _sheet(label: str, *, visible: bool = True, titled: bool = False) -> Any:
-        """A picture to show; a title covers its corner."""
-        return gr.Image(
-            label=label,
-            alt_text=label,
-            show_label=titled,
-            interactive=False,
-            format="png",
-            buttons=["download", "fullscreen"],
-            visible=visible,
-        )
-
-    @staticmethod
-    def _buttons(label: str) -> tuple[Any, Any]:
-        with gr.Row():
-            return gr.Button(label, variant="primary"), gr.Button("Cancel", variant="stop")
-
-    def _connect(
-        self, buttons: tuple[Any, Any], work: Callable[..., Any], inputs: list[Any], outputs: list[Any],
-        sliders: Sequence[Any] = (),
-    ) -> None:  # fmt: skip
-        """Do the work when the first button is pressed or a slider is let go; the second one ends it."""
-        start, cancel = buttons
-        events = [self._listen(start.click, work, inputs, outputs)]
-        events += [self._listen(slider.release, work, inputs, outputs) for slider in sliders]
-        cancel.click(self.jobs.cancel, cancels=events, queue=False, api_visibility="private")
-
-    def _listen(self, event: Any, work: Callable[..., Any], inputs: list[Any], outputs: list[Any]) -> Any:
-        """One event: it waits until no other call runs, and its errors become messages."""
-        runs = self.jobs.job(self.exhibit, work)
-        return event(
-            runs, inputs, outputs, concurrency_limit=1, concurrency_id="model", api_visibility="undocumented"
-        )
-
-
-def _both(picture: Any) -> tuple[Any, Any]:
-    """A picture as state, and as it is shown."""
-    whole = enlarge(picture)
-    return picture, whole if whole.shape[2] == 3 else whole.repeat(3, 2)
-
-
-def _control(option: Control) -> Any:
-    label = option.name.replace("_", " ")
-    if option.choices:
-        return gr.Dropdown(list(option.choices), value=option.default, label=label, min_width=180)
-    return gr.Number(
-        option.default,
-        label=label,
-        precision=0 if option.whole else None,
-        minimum=option.low,
-        maximum=option.high,
-        min_width=120,
-    )

@@ -15,7 +15,6 @@ from einops import rearrange
 from flax import nnx
 from jax import Array
 from jax.lax import stop_gradient
-from jax.typing import DTypeLike
 
 from dioscuri.families.vqgan import plan as tokenizers
 from dioscuri.families.vqgan import training
@@ -32,6 +31,7 @@ from jax_impl.models.lpips import lpips
 from jax_impl.models.vqgan import Quantised, averaged_codebook, build_tokenizer
 from jax_impl.objectives.vqgan import (
     Distance,
+    code_counts,
     discriminator_terms,
     generator_terms,
     perplexity,
@@ -199,7 +199,7 @@ class TokenizerMethods(FamilyMethods):
         self, loss: Array, all_metrics: Result, quantised: Quantised, z: Array, noise: Arrays, buffers: Arrays
     ) -> tuple[Result, Result]:
         """All of `training.METRICS`, and new buffers."""
-        counts = _counts(quantised.indices, self.plan.codebook_size, loss.dtype)
+        counts = code_counts(quantised.indices, self.plan.codebook_size, loss.dtype)
         all_metrics = dict.fromkeys(training.METRICS, jnp.zeros_like(loss)) | all_metrics
         all_metrics |= {
             "loss": loss,
@@ -266,11 +266,6 @@ def of_discriminator(name: str) -> bool:
 def of_tokenizer(name: str) -> bool:
     """Whether a parameter is the tokenizer's."""
     return not of_discriminator(name)
-
-
-def _counts(indices: Array, codebook_size: int, dtype: DTypeLike) -> Array:
-    """How often each code (K,) occurs in the indices."""
-    return jnp.zeros(codebook_size, dtype).at[indices.reshape(-1)].add(1)
 
 
 def _output(model: Model, trunk: Array, name: str) -> tuple[Array, Callable[[Array], Array]]:

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from einops import rearrange
 from jax import Array
 from jax.lax import stop_gradient
+from jax.typing import DTypeLike
 
 from dioscuri.families.vqgan.options import Loss
 from jax_impl.layers.precision import at_least_float32
@@ -145,6 +146,11 @@ def adaptive_weight(of_likelihood: Array, of_adversarial: Array) -> Array:
     first, second = (jnp.sqrt(jnp.sum(jnp.square(gradient))) for gradient in (of_likelihood, of_adversarial))
     weight = first / (second + EPSILON)
     return stop_gradient(weight.clip(0, LARGEST_WEIGHT))
+
+
+def code_counts(indices: Array, codebook_size: int, dtype: DTypeLike) -> Array:
+    """How often each code (K,) occurs in the indices."""
+    return jnp.zeros(codebook_size, dtype).at[indices.reshape(-1)].add(1)
 
 
 def perplexity(counts: Array) -> Array:

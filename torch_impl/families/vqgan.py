@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from einops import rearrange
 from torch import Tensor, nn
 
@@ -20,7 +19,7 @@ from dioscuri.families.vqgan.lpips import weight_shapes
 from dioscuri.families.vqgan.lpips_weights import read_lpips
 from dioscuri.families.vqgan.options import HParams
 from dioscuri.plans.noise import NoiseSpec
-from torch_impl.devices import COMPUTE_DTYPES
+from torch_impl.devices import COMPUTE_DTYPES, of_first_process
 from torch_impl.families.adversaries import critic_of, encoder_sigmas
 from torch_impl.families.methods import FamilyMethods, Result, Scalars, added
 from torch_impl.layers.pictures import from_range, to_range
@@ -29,6 +28,7 @@ from torch_impl.models.lpips import lpips
 from torch_impl.models.vqgan import Quantised, averaged_codebook, build_tokenizer
 from torch_impl.objectives.vqgan import (
     Distance,
+    code_counts,
     discriminator_terms,
     generator_terms,
     perplexity,
@@ -222,7 +222,7 @@ class TokenizerMethods(FamilyMethods):
         buffers: Tensors,
     ) -> tuple[Result, Result]:
         """All of `training.METRICS`, and new buffers."""
-        counts = _counts(quantised.indices, self.plan.codebook_size, loss.dtype)
+        counts = code_counts(quantised.indices, self.plan.codebook_size, loss.dtype)
         all_metrics = dict.fromkeys(training.METRICS, torch.zeros_like(loss)) | all_metrics
         all_metrics |= {
             "loss": loss,
@@ -258,7 +258,7 @@ class TokenizerMethods(FamilyMethods):
         chosen = order[torch.arange(K, device=order.device) % len(order)]
         return {
             "share": decay * share + (1 - decay) * counts / counts.sum(),
-            "candidates": _of_first_process(vectors[chosen]),
+            "candidates": of_first_process(vectors[chosen]),
         }
 
     def _pictures(self, batch: Tensors) -> Tensor:
@@ -291,20 +291,6 @@ def of_discriminator(name: str) -> bool:
 def of_tokenizer(name: str) -> bool:
     """Whether a parameter is the tokenizer's."""
     return not of_discriminator(name)
-
-
-def _counts(indices: Tensor, codebook_size: int, dtype: torch.dtype) -> Tensor:
-    """How often each code (K,) occurs in the indices."""
-    counts = torch.zeros(codebook_size, dtype=dtype, device=indices.device)
-    return counts.index_add_(0, indices.flatten(), torch.ones_like(indices.flatten(), dtype=dtype))
-
-
-def _of_first_process(x: Tensor) -> Tensor:
-    """The first process's tensor times the number of processes, elsewhere zeros, so that the mean over the
-    processes is that tensor."""
-    if not dist.is_initialized():
-        return x
-    return x * dist.get_world_size() if dist.get_rank() == 0 else torch.zeros_like(x)
 
 
 FAMILY = TokenizerMethods

@@ -139,6 +139,12 @@ def adaptive_weight(of_likelihood: Tensor, of_adversarial: Tensor) -> Tensor:
     return weight.clamp(0, LARGEST_WEIGHT).detach()
 
 
+def code_counts(indices: Tensor, codebook_size: int, dtype: torch.dtype) -> Tensor:
+    """How often each code (K,) occurs in the indices."""
+    counts = torch.zeros(codebook_size, dtype=dtype, device=indices.device)
+    return counts.index_add_(0, indices.flatten(), torch.ones_like(indices.flatten(), dtype=dtype))
+
+
 def perplexity(counts: Tensor) -> Tensor:
     """exp(entropy) of the codes' frequencies, from their counts (K,): between 1 and K."""
     shares = counts / counts.sum()
