@@ -72,10 +72,10 @@ def read_partition(path: Path) -> dict[str, int]:
     """Map picture names to 0 (training), 1 (validation) or 2 (test)."""
     partition = {}
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        name, _, part = line.strip().partition(" ")
-        if part not in ("0", "1", "2"):
+        name, _, split = line.strip().partition(" ")
+        if split not in ("0", "1", "2"):
             raise UserError(f"{path}, line {number}: expected '<picture> <0, 1 or 2>'")
-        partition[name] = int(part)
+        partition[name] = int(split)
     return partition
 
 

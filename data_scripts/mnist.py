@@ -78,7 +78,9 @@ def split_subset(labels: Array, n_test: int) -> tuple[Array, Array]:
 
 def _interleave(classes: list[Array]) -> Array:
     keyed = [
-        ((at + 0.5) / len(part), c, index) for c, part in enumerate(classes) for at, index in enumerate(part)
+        ((at + 0.5) / len(examples), c, index)
+        for c, examples in enumerate(classes)
+        for at, index in enumerate(examples)
     ]
     return np.array([index for _, _, index in sorted(keyed)], dtype=np.int64)
 

@@ -72,9 +72,9 @@ def _entry(source: Path, number: int, line: str, with_captions: bool) -> Entry:
     if not isinstance(name, str) or not name:
         raise UserError(f'{where}: needs a string "image_path"')
     caption = fields.get("caption") if with_captions else None
-    if isinstance(caption, list) and caption and all(isinstance(part, str) for part in caption):
+    if isinstance(caption, list) and caption and all(isinstance(item, str) for item in caption):
         caption = caption[0]
-    is_tokens = isinstance(caption, list) and all(_is_token(part) for part in caption)
+    is_tokens = isinstance(caption, list) and all(_is_token(item) for item in caption)
     if caption is not None and not isinstance(caption, str) and not is_tokens:
         raise UserError(f'{where}: "caption" must be a string, a list of strings, or token numbers')
     return Entry(source.parent / name, caption, where)

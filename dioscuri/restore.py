@@ -44,14 +44,14 @@ def restore(context: Context, resume_from: Path | None) -> Start:
 
     `train.resume_from_ema` starts from the averaged weights.
     """
-    own_root = context.directory.checkpoints
-    roots = [own_root] if store.steps(own_root) else []
+    root = context.directory.checkpoints
+    roots = [root] if store.steps(root) else []
     if resume_from is not None:
         other = _checkpoints_of(resume_from)
-        if not roots or max(store.steps(other)) > max(store.steps(own_root)):
+        if not roots or max(store.steps(other)) > max(store.steps(root)):
             roots.insert(0, other)
         else:
-            context.say(f"{own_root} has at least as many steps as {resume_from}: continuing from there")
+            context.say(f"{root} has at least as many steps as {resume_from}: continuing from there")
     if not roots:
         context.engine.initialise()
         return Start()
@@ -62,7 +62,7 @@ def restore(context: Context, resume_from: Path | None) -> Start:
         check_learnt_classes(learnt, context.sets.train.classes, context.directory.path)
     context.say(f"continuing from {checkpoint.path}: {checkpoint.step} batches")
     info = dict(checkpoint.info)
-    if roots[0] != own_root:
+    if roots[0] != root:
         # The other run's best checkpoint is not copied; this run chooses among its own.
         info.pop("best", None)
         info.pop("validated", None)

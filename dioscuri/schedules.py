@@ -66,8 +66,8 @@ def ema_decay(step: int, options: Train) -> float:
 
 def mask_power(name: str) -> float | None:
     """x of a schedule named pow<x>, None for any other. A `UserError` names an unknown schedule."""
-    if found := re.fullmatch(r"pow(\d+(?:\.\d*)?|\.\d+)", name):
-        return float(found[1])
+    if match := re.fullmatch(r"pow(\d+(?:\.\d*)?|\.\d+)", name):
+        return float(match[1])
     if name not in MASK_SCHEDULES:
         names = (*MASK_SCHEDULES, "pow2.5")
         raise UserError(f"unknown mask schedule '{name}'{did_you_mean(name, names)}: {', '.join(names)}")

@@ -114,7 +114,7 @@ def _flops(jaxpr: Jaxpr) -> int:
     total = 0
     for equation in jaxpr.eqns:
         name, params = equation.primitive.name, equation.params
-        inner = [_flops(part) for part in _parts(params)]
+        inner = [_flops(jaxpr) for jaxpr in _parts(params)]
         if name == "dot_general":
             total += _of_product(equation)
         elif name == "conv_general_dilated":

@@ -76,7 +76,7 @@ class Runner:
         shardings = {spec.name: self.devices.sharding(spec.kind != "generator") for spec in specs}
         draw = self.jit(partial(draw_noise, specs, dtype=self.dtype), specs, out_shardings=shardings)
         seed, step = key
-        return draw(tuple(np.uint32(part % 2**32) for part in (seed, STREAMS[method], step)))
+        return draw(tuple(np.uint32(number % 2**32) for number in (seed, STREAMS[method], step)))
 
     def placed(self, arrays: Arrays) -> dict[str, jax.Array]:
         """Arrays on the devices, with their rows sharded."""
@@ -197,9 +197,9 @@ class Network:
             graph, _, rest = split
             numbers, switches = step_numbers(scalars, self.methods.switches, 0.0)
             values = {name: np.asarray(value, self.runner.dtype) for name, value in numbers.items()}
-            kept = self.buffers if buffers is None else buffers
+            current = self.buffers if buffers is None else buffers
             loss, metrics, new = self.methods.loss(
-                nnx.merge(graph, state, rest), rows, drawn, values | switches, kept, self.frozen
+                nnx.merge(graph, state, rest), rows, drawn, values | switches, current, self.frozen
             )
         return loss, {**metrics, "buffers": new} if new else metrics
 

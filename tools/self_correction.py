@@ -40,8 +40,8 @@ def main(words: Sequence[str]) -> None:
     ):
         rows = list(parts)
         print(f"{title}:")
-        labels = np.concatenate([part["label"] for part in rows]) if "label" in rows[0] else None
-        judged(context, np.concatenate([part["image"] for part in rows]), labels)
+        labels = np.concatenate([batch["label"] for batch in rows]) if "label" in rows[0] else None
+        judged(context, np.concatenate([batch["image"] for batch in rows]), labels)
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -77,10 +77,10 @@ def frozen(context: Context, n: int) -> Iterator[dict[str, Array]]:
     for first in range(0, n, size):
         asked = order(context, first, size)
         tokens = random.integers(plan.codebook_size, size=(size, L), dtype=np.int32)
-        turns = np.argsort(random.random((size, L)), 1) * options.steps // L
+        update_steps = np.argsort(random.random((size, L)), 1) * options.steps // L
         for step, temperature in enumerate(temperatures):
-            proposed = step_anew(context, asked | {"start": tokens}, temperature, step=first + step)
-            tokens = np.where(turns == step, proposed, tokens)
+            proposed = sampled_once(context, asked | {"start": tokens}, temperature, step=first + step)
+            tokens = np.where(update_steps == step, proposed, tokens)
         rows = asked | {"image": decoded(context, tokens)}
         yield {name: array[: n - first] for name, array in rows.items()}
 
@@ -108,7 +108,7 @@ def repaired(context: Context, n: int, share: float) -> Iterator[tuple[str, list
     yield f"the same pictures repaired, {errors[1]:.1f} levels off", after
 
 
-def step_anew(context: Context, asked: dict[str, Array], temperature: Any, step: int) -> Array:
+def sampled_once(context: Context, asked: dict[str, Array], temperature: Any, step: int) -> Array:
     """All tokens sampled once."""
     sampling = replace(context.hparams.synthesis, steps=1, min_steps=1)
     schedule = SamplingSchedule(np.full(1, temperature, np.float32), np.ones(1, np.float32))

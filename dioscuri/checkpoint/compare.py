@@ -61,4 +61,6 @@ def _difference(name: str, expected: Mapping[str, tuple[int, ...]], arrays: Mapp
 
 def _natural_order(name: str) -> list[tuple[int, str]]:
     """Sort key that orders numbers by value, before words."""
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name) if part]
+    return [
+        (int(piece), "") if piece.isdecimal() else (-1, piece) for piece in re.split(r"(\d+)", name) if piece
+    ]

@@ -34,17 +34,17 @@ class Reader:
         self.names, self.decode, self.shape, self.pool = names, decode, shape, pool
         self.skip_corrupt = skip_corrupt
         self.unreadable: dict[int, str] = {}
-        keeps = len(names) * prod(shape) <= _CACHED_BYTES
-        self.cache = np.empty((len(names), *shape), np.uint8) if keeps else None
-        self.is_kept = np.zeros(len(names), bool)
+        fits = len(names) * prod(shape) <= _CACHED_BYTES
+        self.cache = np.empty((len(names), *shape), np.uint8) if fits else None
+        self.is_cached = np.zeros(len(names), bool)
 
     def __call__(self, indices: Array) -> Array:
         """Pictures at `indices` (B,) as a new array (B, H, W, C)."""
         if self.cache is None:
             return self._decode_all(indices)
-        missing = np.unique(indices[~self.is_kept[indices]])
+        missing = np.unique(indices[~self.is_cached[indices]])
         self.cache[missing] = self._decode_all(missing)
-        self.is_kept[missing] = True
+        self.is_cached[missing] = True
         pictures: Array = self.cache[indices]
         return pictures
 

@@ -78,7 +78,7 @@ def _members(tar: Path) -> Iterator[tuple[str, Member]]:
                 kind = "sparse" if info.sparse is not None else "a link"
                 raise UserError(f"{tar}: '{info.name}' is {kind}, not a regular file: write the file again")
             parts = PurePosixPath(info.name).parts
-            if info.isfile() and not any(part.startswith(".") and part != ".." for part in parts):
+            if info.isfile() and not any(step.startswith(".") and step != ".." for step in parts):
                 yield info.name, Member(tar, info.offset_data, info.size)
         _check_end(tar, archive.offset)
 

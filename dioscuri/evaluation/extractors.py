@@ -104,9 +104,9 @@ def network(name: str, weights: str, twin: str, make_network: MakeNetwork) -> Ex
 
     def extract(pictures: Sequence[Array]) -> Features:
         results = [run(pictures[first : first + STEP]) for first in range(0, len(pictures), STEP)]
-        logits = [part for _, part in results if part is not None]
+        logits = [batch for _, batch in results if batch is not None]
         return Features(
-            np.concatenate([part for part, _ in results]), np.concatenate(logits) if logits else None
+            np.concatenate([batch for batch, _ in results]), np.concatenate(logits) if logits else None
         )
 
     return Extractor(name=name, description=description, shape=None, resizes=False, extract=extract)

@@ -75,7 +75,7 @@ def recognise(config: Mapping[str, Any], where: object, overrides: Sequence[str]
     name = str(config.get("_class_name", ""))
     try:
         if config.get("library") == LIBRARY:
-            return _own(config)
+            return _native(config)
         if name in TOKENIZERS:
             return described("vqgan", *TOKENIZERS[name](config))
         if name in SAMPLING:
@@ -224,7 +224,7 @@ def _first_stage(config: Any) -> Mapping[str, Any] | None:
     return next((stage for stage in stages if stage is not None), None)
 
 
-def _own(config: Mapping[str, Any]) -> Published:
+def _native(config: Mapping[str, Any]) -> Published:
     if config["format"] != FORMAT:
         raise UserError(f"it has format {config['format']!r}, but this version reads {FORMAT}")
     sections = config["hparams"]

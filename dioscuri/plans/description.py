@@ -32,8 +32,8 @@ class Description:
     def parts(self) -> dict[str, int]:
         """Parameters by the first word of their canonical names."""
         return {
-            part: sum(prod(self.shapes[name]) for name in names)
-            for part, names in groupby(sorted(self.shapes), key=lambda name: name.partition(".")[0])
+            module: sum(prod(self.shapes[name]) for name in names)
+            for module, names in groupby(sorted(self.shapes), key=lambda name: name.partition(".")[0])
         }
 
 

@@ -26,7 +26,7 @@ class Tree:
 
 def canonical_name(path: Sequence[Any]) -> str:
     """Name of a parameter in checkpoints."""
-    return ".".join([*(str(part) for part in path[:-1]), LEAVES.get(str(path[-1]), str(path[-1]))])
+    return ".".join([*(str(key) for key in path[:-1]), LEAVES.get(str(path[-1]), str(path[-1]))])
 
 
 def memory_axes(leaf: str, n: int) -> tuple[int, ...]:

@@ -139,7 +139,7 @@ class ClassifierRun:
         output = output_folder(
             self.context, checkpoint, self.context.directory.path / "features", split, split=split
         )
-        parts: list[dict[str, Array]] = []
+        results: list[dict[str, Array]] = []
         for index, batch in enumerate(
             batches(self.context, pictures, chosen_indices(self.context, pictures), "features")
         ):
@@ -147,11 +147,11 @@ class ClassifierRun:
                 "encode", {"image": batch["image"]}, ema=options.load_ema_weights, step=index
             )
             rows = {**made, "labels": batch["label"]}
-            parts.append({name: array[batch["valid"]] for name, array in rows.items()})
+            results.append({name: array[batch["valid"]] for name, array in rows.items()})
         if self.context.writes:
-            for name in parts[0]:
-                _save(output.path, name, np.concatenate([part[name] for part in parts]))
-        n = sum(len(part["labels"]) for part in parts)
+            for name in results[0]:
+                _save(output.path, name, np.concatenate([rows[name] for rows in results]))
+        n = sum(len(rows["labels"]) for rows in results)
         self.context.say(f"features, logits and labels of {n} pictures: {output.path}")
         output.finish(n)
 

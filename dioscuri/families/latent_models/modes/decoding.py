@@ -69,9 +69,9 @@ def decode(context: Context, plan: LatentPlan, checkpoint: Checkpoint) -> None:
     output.finish(done)
 
 
-def _mask(kept: Mapping[str, Any], group: int, variates: int) -> Array:
+def _mask(encoded: Mapping[str, Any], group: int, variates: int) -> Array:
     mask = np.zeros(variates, bool)
-    mask[kept.get(group_name(group), [])] = True
+    mask[encoded.get(group_name(group), [])] = True
     return mask
 
 

@@ -60,7 +60,7 @@ def encode(context: Context, plan: LatentPlan, checkpoint: Checkpoint) -> None:
         )
         if index == first:
             _sheet(context, output.path, plan, batch, results, masks)
-        held.append(_kept(plan, batch, results, masks))
+        held.append(_shard_arrays(plan, batch, results, masks))
         if len(held) == per_shard:
             _write(context, writer, pictures, held)
             held = []
@@ -115,7 +115,7 @@ def _batches_a_shard(plan: LatentPlan, masks: Sequence[Array], batch_size: int) 
     return max(1, SHARD_BYTES // (batch_size * max(1, 4 * values)))
 
 
-def _kept(
+def _shard_arrays(
     plan: LatentPlan, batch: Batch, results: Mapping[str, Array], masks: Sequence[Array]
 ) -> dict[str, Array]:
     """A batch's arrays for a shard, and the indices of its pictures."""
@@ -135,7 +135,7 @@ def _write(
 ) -> None:
     if not context.writes:
         return
-    arrays = {name: np.concatenate([part[name] for part in held]) for name in held[0]}
+    arrays = {name: np.concatenate([rows[name] for rows in held]) for name in held[0]}
     keys = [pictures.keys[int(index)] for index in arrays.pop("index")]
     writer.add(keys, arrays, len(held))
 

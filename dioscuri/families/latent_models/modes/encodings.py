@@ -159,7 +159,7 @@ def _is_entry(entry: Any) -> bool:
     """Whether this describes a shard: a file of the folder, its checksum, batches and pictures."""
     if not isinstance(entry, dict):
         return False
-    name, digest, keys = (entry.get(part) for part in ("file", "sha256", "keys"))
+    name, digest, keys = (entry.get(key) for key in ("file", "sha256", "keys"))
     return (
         isinstance(name, str)
         and Path(name).name == name

@@ -74,7 +74,7 @@ def reconstruct(context: Context, plan: LatentPlan, checkpoint: Checkpoint) -> N
                 masks=masks,
             )
             importance.append(importance_bound(log_weights)[valid])
-        if sum(len(part) for part, _ in sheet) < N_ON_SHEET:
+        if sum(len(pictures) for pictures, _ in sheet) < N_ON_SHEET:
             sheet.append((target, drawn))
         if context.writes:
             _save(context, output.path, batch["index"][valid], target, drawn)
@@ -82,7 +82,7 @@ def reconstruct(context: Context, plan: LatentPlan, checkpoint: Checkpoint) -> N
     if context.writes:
         folder = output.path
         write_report(context, folder, results | {"step": checkpoint.step})
-        originals, others = (np.concatenate(part)[:N_ON_SHEET] for part in zip(*sheet, strict=True))
+        originals, others = (np.concatenate(batches)[:N_ON_SHEET] for batches in zip(*sheet, strict=True))
         path = save_grid(folder / "contact-sheet.png", above(originals, others), ORIGINALS)
         context.say(f"{noun(context.hparams)} in {folder}; originals above reconstructions: {path}")
         context.say(f"KL of every group: {kl_chart(folder / 'kl.png', plan, total.mean().kl)}")

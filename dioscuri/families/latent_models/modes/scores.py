@@ -135,9 +135,9 @@ def _finish(context: Context, plan: LatentPlan, pictures: Examples, path: Path, 
     worst = nlargest(N_SHOWN, read_rows(path), key=_rank)
     unit, shown = unit_of(plan), []
     for rows in (best, worst):
-        wanted = [row["index"] for row in rows]
+        indices = [row["index"] for row in rows]
         batch = next(
-            pipeline.evaluation_batches(pictures, context.hparams, batch_size=len(rows), indices=wanted)
+            pipeline.evaluation_batches(pictures, context.hparams, batch_size=len(rows), indices=indices)
         )
         shown.append(visible(batch["image"], plan))
     captions = [[_caption("best", best, unit)], [_caption("worst", worst, unit)]]

@@ -44,7 +44,7 @@ def inpaint(context: Context, plan: Any, checkpoint: Checkpoint) -> None:
         original, valid = pictures_of(context, batch), batch["valid"]
         filled = blended(original, made["image"], unknown, options.blend_radius)
         parts.append((original[valid], _known(original, unknown)[valid], filled[valid]))
-    originals, known, filled = (np.concatenate(part) for part in zip(*parts, strict=True))
+    originals, known, filled = (np.concatenate(batches) for batches in zip(*parts, strict=True))
     if context.writes:
         folder = output.path
         for i, picture in enumerate(filled):

@@ -140,7 +140,7 @@ class Menu:
         chosen = {name: getattr(request, name) for name in ("steps", *names)}
         schedule = make_sampling_schedule(replace(options, **chosen))
         sampling = replace(options, steps=request.steps, min_steps=request.min_steps)
-        size, parts = min(options.batch_size, request.pictures), []
+        size, batches = min(options.batch_size, request.pictures), []
         for first in range(0, request.pictures, size):
             index = np.arange(first, first + size, dtype=np.int32)
             asked = {"index": index}
@@ -156,8 +156,11 @@ class Menu:
                 sampling=sampling,
                 schedule=schedule,
             )
-            parts.append(made)
-        return {name: np.concatenate([part[name] for part in parts])[: request.pictures] for name in parts[0]}
+            batches.append(made)
+        return {
+            name: np.concatenate([batch[name] for batch in batches])[: request.pictures]
+            for name in batches[0]
+        }
 
 
 def _answer(question: str) -> str:
@@ -175,13 +178,13 @@ def _whole(text: str, low: int, high: int) -> int:
 
 
 def _number(text: str, high: float | None) -> float:
-    wanted = "a number of at least 0" if high is None else f"a number from 0 to {high:g}"
+    expected = "a number of at least 0" if high is None else f"a number from 0 to {high:g}"
     try:
         value = float(text)
     except ValueError:
-        raise ValueError(wanted) from None
+        raise ValueError(expected) from None
     if not isfinite(value) or value < 0 or (high is not None and value > high):
-        raise ValueError(wanted)
+        raise ValueError(expected)
     return value
 
 

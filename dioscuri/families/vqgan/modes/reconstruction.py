@@ -35,7 +35,7 @@ def reconstruct(context: Context, plan: TokenizerPlan, checkpoint: Checkpoint) -
         target, drawn = batch["image"][valid], made["image"][valid]
         if distance is not None:
             distance.add(target, drawn)
-        if sum(len(part) for part, _ in sheet) < N_ON_SHEET:
+        if sum(len(pictures) for pictures, _ in sheet) < N_ON_SHEET:
             sheet.append((target, drawn))
         if context.writes:
             _save(context, folder, batch["index"][valid], target, drawn)
@@ -45,7 +45,7 @@ def reconstruct(context: Context, plan: TokenizerPlan, checkpoint: Checkpoint) -
     if context.writes:
         results = {"step": checkpoint.step, "pictures": quality.n, **quality.as_dict(), **distances}
         write_report(context, folder, results)
-        originals, others = (np.concatenate(part)[:N_ON_SHEET] for part in zip(*sheet, strict=True))
+        originals, others = (np.concatenate(batches)[:N_ON_SHEET] for batches in zip(*sheet, strict=True))
         path = save_grid(folder / "contact-sheet.png", above(originals, others), ORIGINALS)
         context.say(f"pictures in {folder}; originals above reconstructions: {path}")
     output.finish(quality.n)

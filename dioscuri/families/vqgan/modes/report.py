@@ -31,7 +31,9 @@ def report(context: Context, plan: TokenizerPlan) -> dict[str, Any]:
     context.say(f"{quality.n} test pictures: {quality}")
     if context.writes:
         folder = context.directory.path
-        originals, others = (np.concatenate(part)[:N_RECONSTRUCTIONS] for part in zip(*shown, strict=True))
+        originals, others = (
+            np.concatenate(batches)[:N_RECONSTRUCTIONS] for batches in zip(*shown, strict=True)
+        )
         path = save_grid(folder / "reconstructions.png", above(originals, others), ORIGINALS)
         context.say(f"originals above reconstructions: {path}")
     return {"test_pictures": quality.n, **quality.as_dict()}
