@@ -91,6 +91,9 @@ class FamilyMethods(Protocol[TensorT]):
     def frozen_shapes(self) -> dict[str, tuple[int, ...]]:
         """Shapes of what `frozen` gives, told without its files where that is possible."""
 
+    def uses_frozen(self, method: str) -> bool:
+        """Whether a mode takes what `frozen` gives; otherwise it may be called without."""
+
     def initial_buffers(self, seed: int) -> dict[str, Array]:
         """Initial values of the buffers."""
 
@@ -163,6 +166,10 @@ def _nothing_to_check(context: Context) -> None:
     del context
 
 
+def _same(hparams: Any) -> Any:
+    return hparams
+
+
 def _no_values(hparams: Any) -> dict[str, Array]:
     del hparams
     return {}
@@ -174,7 +181,8 @@ class Family:
 
     `check_options` and `check_examples` raise a `UserError` that names what does not fit. `network_shapes`
     gives the shapes, under canonical names, of the network that makes pictures: a tokenizer without its
-    discriminator. `training_values` gives the initial values of networks used in training only.
+    discriminator. `training_values` gives the initial values of networks used in training only,
+    `network_options` the options without them.
     """
 
     run: Callable[[Context], FamilyRun]
@@ -182,6 +190,7 @@ class Family:
     network_shapes: Callable[[Any], dict[str, tuple[int, ...]]]
     check_examples: Callable[[Context], None] = _nothing_to_check
     training_values: Callable[[Any], dict[str, Array]] = _no_values
+    network_options: Callable[[Any], Any] = _same
     takes_tokens: bool = False
     """Whether its examples may be tokens."""
     takes_signals: bool = False

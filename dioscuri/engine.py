@@ -25,19 +25,57 @@ Array = np.ndarray
 Batch = Mapping[str, Array]
 Noise = Mapping[str, Array]
 State = dict[str, dict[str, Array]]
+WEIGHTS = {True: "averaged", False: "raw", None: "none"}
+"""Kinds of weights by `ema`."""
 
 
-class Engine(Protocol):
-    """The tensor operations of a run.
+class InferenceEngine(Protocol):
+    """The methods of a family on trained weights. It holds one set of weights, and neither a discriminator
+    nor anything of an optimiser.
 
-    Training methods take this process's share of the batch. The other methods take the global batch, the
-    same on every process, and return global results: each process computes its share and gathers the rest.
+    Methods take the global batch, the same on every process, and return global results: each process computes
+    its share and gathers the rest.
     """
 
     name: str  # "torch" or "jax"
     process_index: int
     process_count: int
     device_count: int  # over all processes; a global batch is a multiple of it, or is padded to one
+
+    def run(
+        self,
+        method: str,
+        batch: Batch,
+        *,
+        ema: bool,
+        step: int,
+        noise: Noise | None = None,
+        **arguments: Any,
+    ) -> dict[str, Array]:
+        """Run a method of the family with averaged (`ema`) or raw weights, without gradients.
+
+        The first axis of every array of `batch` and of the result is the rows; generation without inputs
+        takes {'index': (B,)}. Arguments that are strings, integers or booleans decide what is computed;
+        floats, arrays and lists of arrays are data; None stands for the method's default. Raises a
+        `UserError` if the family has no such method.
+
+        All families use these names: `evaluate` (terms of the loss, one per row), `reconstruct`, `generate`,
+        `encode`, `decode`, `inpaint` (pictures are `image`, uint8 (B, h, w, C) without padding). The other
+        inputs and results of a method are documented where it is defined, in `<twin>/families/<family>.py`.
+        """
+
+    def barrier(self) -> None:
+        """Wait for all processes."""
+
+    def state_from_numpy(self, state: State) -> None:
+        """Load a state, of which an engine for inference takes the group `model` or `ema`, whichever there
+        is. A `UserError` names the first tensor that is missing, unknown or of the wrong shape."""
+
+
+class Engine(InferenceEngine, Protocol):
+    """The tensor operations of a run, training included. Training methods take this process's share of the
+    batch."""
+
     compiles: bool  # whether what is run is compiled first, which takes seconds to minutes
 
     def initialise(self) -> None:
@@ -66,38 +104,23 @@ class Engine(Protocol):
         step since the last call). Waits for the device. Every process must call it.
         """
 
-    def run(
-        self,
-        method: str,
-        batch: Batch,
-        *,
-        ema: bool,
-        step: int,
-        noise: Noise | None = None,
-        **arguments: Any,
-    ) -> dict[str, Array]:
-        """Run a method of the family with averaged (`ema`) or raw weights, without gradients.
-
-        The first axis of every array of `batch` and of the result is the rows; generation without inputs
-        takes {'index': (B,)}. Arguments that are strings, integers or booleans decide what is computed;
-        floats, arrays and lists of arrays are data; None stands for the method's default. Raises a
-        `UserError` if the family has no such method.
-
-        All families use these names: `evaluate` (terms of the loss, one per row), `reconstruct`, `generate`,
-        `encode`, `decode`, `inpaint` (pictures are `image`, uint8 (B, h, w, C) without padding). The other
-        inputs and results of a method are documented where it is defined, in `<twin>/families/<family>.py`.
-        """
-
-    def barrier(self) -> None:
-        """Wait for all processes."""
-
     def state_to_numpy(self) -> State:
         """`model`, `ema` and `optimizer` tensors under canonical names, `counters` (skips, updates), and
         `buffers` where the family has any."""
 
-    def state_from_numpy(self, state: State) -> None:
-        """Load such a state. A `UserError` names the first tensor that is missing, unknown or of the wrong
-        shape."""
+
+def weights_of(state: State) -> tuple[bool, dict[str, Array]]:
+    """Of a state with one group of weights: whether they are averaged, and the arrays."""
+    groups = [group for group in ("model", "ema") if group in state]
+    if len(groups) != 1:
+        raise ValueError(f"an engine for inference holds one group of weights, not {groups}")
+    return groups[0] == "ema", state[groups[0]]
+
+
+def check_averaged(asked: bool, loaded: bool | None) -> None:
+    """Raise a `ValueError` if an engine for inference is asked for weights that it does not hold."""
+    if asked is not loaded:
+        raise ValueError(f"ema={asked}, but the weights loaded are {WEIGHTS[loaded]}")
 
 
 def metric_names(sizes: Mapping[str, int]) -> list[str]:

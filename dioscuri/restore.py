@@ -1,6 +1,7 @@
 """Where a run continues: from its own newest checkpoint, from another run's, or from the beginning."""
 
-from dataclasses import dataclass, field
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -70,13 +71,19 @@ def restore(context: Context, resume_from: Path | None) -> Start:
 
 
 def load(
-    context: Context, root: Path, step: int | None = None, *, averaged: bool = False
+    context: Context,
+    root: Path,
+    step: int | None = None,
+    *,
+    averaged: bool = False,
+    groups: Collection[str] | None = None,
 ) -> store.Checkpoint:
-    """Load a checkpoint (default: the newest intact one) into the engine, with a warning for damaged ones.
+    """Load a checkpoint (default: the newest intact one) into the engine, with a warning for damaged ones;
+    all of its tensors, or `groups`.
 
     With `averaged`, the averaged weights replace the raw ones.
     """
-    checkpoint = store.load(root, step)
+    checkpoint = store.load(root, step, groups=groups)
     for warning in checkpoint.warnings:
         context.say(f"warning: {warning}")
     state = dict(checkpoint.state)
@@ -99,11 +106,19 @@ def load_best(context: Context, *, averaged: bool) -> store.Checkpoint:
     return checkpoint
 
 
-def _load_best(context: Context) -> store.Checkpoint:
+def load_weights(context: Context, *, averaged: bool) -> store.Checkpoint:
+    """The same for an engine for inference: only these weights of the checkpoint are read, and only the
+    engine holds them."""
+    checkpoint = _load_best(context, ("ema" if averaged else "model",))
+    check_finite(checkpoint, averaged=averaged)
+    return replace(checkpoint, state={})
+
+
+def _load_best(context: Context, groups: Collection[str] | None = None) -> store.Checkpoint:
     root = context.directory.checkpoints
     if not store.steps(root):
         raise UserError(f"{root} holds no checkpoint: train the run '{context.hparams.run.name}' first")
-    newest = store.load(root)
+    newest = replace(store.load(root, groups=groups), state={})
     check_learnt(newest, made_by(context.hparams))
     if context.hparams.data.labels:
         folder = context.directory.path
@@ -111,10 +126,10 @@ def _load_best(context: Context) -> store.Checkpoint:
     best = newest.info["best_step"]
     if best is not None and best != newest.step:
         try:
-            return load(context, root, int(best))
+            return load(context, root, int(best), groups=groups)
         except UserError as error:
             context.say(f"warning: {error}; taking the newest one, step {newest.step}")
-    return load(context, root, newest.step)
+    return load(context, root, newest.step, groups=groups)
 
 
 def _checkpoints_of(run: Path) -> Path:

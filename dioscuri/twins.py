@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
-from dioscuri.engine import Engine
+from dioscuri.engine import Engine, InferenceEngine
 from dioscuri.errors import UserError
 
 FRAMEWORKS = {"torch": ("torch",), "jax": ("jax", "flax", "optax")}
@@ -22,6 +22,8 @@ class Twin:
     name: str
     make_engine: Callable[[Any], Engine]
     """Make the engine for a run's options. Its import is slow, so it waits until they have been checked."""
+    make_inference_engine: Callable[[Any], InferenceEngine]
+    """Make the engine that runs a trained network, without what only training needs."""
     count_processes: Callable[[int], int] = lambda _num_gpus: 1
     """Number of processes to start for `run.num_gpus`; a `UserError` if the machine has fewer devices."""
 
@@ -34,11 +36,15 @@ def open_twin(name: str) -> Twin:
         engine: Engine = twin_module(name, "engine").Engine(hparams)
         return engine
 
+    def make_inference_engine(hparams: Any) -> InferenceEngine:
+        engine: InferenceEngine = twin_module(name, "inference_engine").InferenceEngine(hparams)
+        return engine
+
     def count_processes(num_gpus: int) -> int:
         count: Callable[[int], int] = getattr(twin_module(name, "devices"), "count_processes", lambda _: 1)
         return count(num_gpus)
 
-    return Twin(name, make_engine, count_processes)
+    return Twin(name, make_engine, make_inference_engine, count_processes)
 
 
 def installed() -> list[str]:

@@ -1,6 +1,7 @@
 """Devices and processes of a run: choosing them, placing arrays on them, and gathering results."""
 
 import os
+import re
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -21,6 +22,10 @@ COMPUTE_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float64": j
 
 _CACHE_BYTES = 2 << 30
 """Size limit of the persistent compilation cache; the least recently used entries are removed first."""
+
+
+_AMPERE = 8
+"""Compute capability of the first NVIDIA cards with bfloat16; other makers number their cards differently."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +112,16 @@ def set_precision(precision: str) -> None:
     jax.config.update("jax_default_matmul_precision", "highest" if precision == "float32" else None)
     if precision == "float64":
         jax.config.update("jax_enable_x64", True)
+
+
+def check_precision(precision: str, device: jax.Device) -> None:
+    """Raise a `UserError` if a card lacks bfloat16, which XLA would emulate slowly."""
+    number = re.fullmatch(r"(\d+)\.\d+", getattr(device, "compute_capability", ""))
+    if precision == "bfloat16" and number and int(number[1]) < _AMPERE:
+        raise UserError(
+            f"[train] precision is bfloat16, but {device.device_kind} does not compute in it: "
+            "set train.precision=float32"
+        )
 
 
 def use_compilation_cache() -> None:

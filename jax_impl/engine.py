@@ -13,7 +13,7 @@ from dioscuri.engine import Array, Batch, Noise, State, metric_names, step_numbe
 from dioscuri.errors import UserError
 from dioscuri.inputs import check_lengths
 from dioscuri.plans.layout import check_shapes, pack, take_prefixed, unpack
-from jax_impl.devices import Devices, open_devices, set_precision, use_compilation_cache
+from jax_impl.devices import Devices, check_precision, open_devices, set_precision, use_compilation_cache
 from jax_impl.families.methods import methods_of
 from jax_impl.inference import Runner
 from jax_impl.optim.flat import flat_layout
@@ -157,7 +157,9 @@ class Engine:
     def _open_devices(self) -> Devices:
         use_compilation_cache()
         set_precision(self.hparams.train.precision)
-        return open_devices(self.hparams.run.num_gpus, self.hparams.run.num_cpu_devices)
+        devices = open_devices(self.hparams.run.num_gpus, self.hparams.run.num_cpu_devices)
+        check_precision(self.hparams.train.precision, devices.mesh.devices.flat[0])
+        return devices
 
     def _frozen(self) -> dict[str, jax.Array]:
         frozen: dict[str, jax.Array] = self._replicate(self._cast(self.family.frozen()))

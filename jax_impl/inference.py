@@ -17,7 +17,7 @@ from dioscuri.errors import UserError
 from dioscuri.inputs import check_lengths
 from dioscuri.plans.layout import check_shapes
 from dioscuri.plans.noise import NoiseSpec
-from jax_impl.devices import COMPUTE_DTYPES, Devices
+from jax_impl.devices import COMPUTE_DTYPES, Devices, check_precision
 from jax_impl.families.methods import methods_of
 from jax_impl.layers.dropout import seed_dropout
 from jax_impl.noise import STREAMS, draw_from, draw_noise
@@ -107,6 +107,7 @@ class Network:
     ) -> None:
         self.hparams, self.precision = hparams, hparams.train.precision
         chosen = open_device(device)
+        check_precision(self.precision, chosen)
         with self.arithmetic():
             self.methods = methods_of(hparams)
             dtype = np.float64 if self.precision == "float64" else np.float32
@@ -116,13 +117,10 @@ class Network:
                 self.methods, Devices(Mesh(np.array([chosen]), ("data",)), 0, 1), dtype, self._merge
             )
             self.module: Any = self._merge(
-                _with_weights(params, weights, self.methods.parameter_shapes(), self.precision, chosen)
+                tree_of(params, weights, self.methods.parameter_shapes(), self.precision, chosen)
             )
             seed_dropout(self.module, 0)
-            self.frozen = {
-                name: jax.device_put(np.asarray(array, dtype), chosen)
-                for name, array in self.methods.frozen().items()
-            }
+            self._frozen: dict[str, jax.Array] | None = None
             first = self.methods.initial_buffers(hparams.run.seed) if buffers is None else buffers
             self.buffers = {
                 name: jax.device_put(np.asarray(array, dtype), chosen) for name, array in first.items()
@@ -143,6 +141,18 @@ class Network:
     def state(self, value: nnx.State) -> None:
         nnx.update(self.module, value)
 
+    @property
+    def frozen(self) -> dict[str, jax.Array]:
+        """Arrays that are neither trained nor saved, read when first needed, perhaps while a function is
+        traced."""
+        if self._frozen is None:
+            with self.arithmetic(), jax.ensure_compile_time_eval():
+                self._frozen = {
+                    name: jax.device_put(np.asarray(array, self.runner.dtype), self.device)
+                    for name, array in self.methods.frozen().items()
+                }
+        return self._frozen
+
     def machine(self) -> dict[str, Any]:
         """What, beside versions, decides how results are rounded."""
         # XLA starts a thread for every processor that the process may use.
@@ -161,9 +171,10 @@ class Network:
         **arguments: Any,
     ) -> dict[str, Array]:
         """Run a method of the family."""
+        frozen = self.frozen if self.methods.uses_frozen(method) else {}
         with self.arithmetic():
             return self.runner.run(
-                method, self.state, batch, self.frozen, key=(seed, step), noise=noise, **arguments
+                method, self.state, batch, frozen, key=(seed, step), noise=noise, **arguments
             )
 
     def noise_specs(self, method: str, rows: int, **options: Any) -> tuple[NoiseSpec, ...]:
@@ -268,7 +279,7 @@ def open_device(device: Any) -> jax.Device:
         raise UserError(f"device {device!r} cannot be used: {reason}") from error
 
 
-def _with_weights(
+def tree_of(
     params: nnx.State, weights: Arrays, shapes: Mapping[str, tuple[int, ...]], precision: str, device: Any
 ) -> nnx.State:
     """The tree of parameters with its values from canonical tensors."""

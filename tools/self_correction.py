@@ -24,7 +24,7 @@ from dioscuri.errors import run_command
 from dioscuri.families.sundae.training import SamplingSchedule, make_sampling_schedule
 from dioscuri.families.token_models.drawing import decoded, draw, order
 from dioscuri.families.token_models.report import judged
-from dioscuri.restore import load_best
+from dioscuri.restore import load_weights
 
 Array = np.ndarray
 
@@ -59,9 +59,10 @@ def open_context(run: Path) -> Context:
     """The run with the weights of its best checkpoint."""
     folder = run.resolve()
     hparams = open_run(folder, "sundae", str(run))
-    engine = import_module(f"{folder.parent.name}.engine").Engine(hparams)
+    module = import_module(f"{folder.parent.name}.inference_engine")
+    engine = module.InferenceEngine(hparams)
     context = Context(hparams, RunDirectory(folder), open_datasets(hparams), engine)
-    load_best(context, averaged=True)
+    load_weights(context, averaged=True)
     return context
 
 

@@ -82,6 +82,17 @@ def set_precision(precision: str) -> None:
     torch.backends.cudnn.benchmark = precision != "float64"
 
 
+def check_precision(precision: str, device: torch.device) -> None:
+    """Raise a `UserError` if a card lacks bfloat16, which PyTorch would emulate slowly."""
+    if precision != "bfloat16" or device.type != "cuda":
+        return
+    if not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise UserError(
+            f"[train] precision is bfloat16, but {torch.cuda.get_device_name(device)} does not compute in "
+            "it: set train.precision=float32"
+        )
+
+
 def count_processes(num_gpus: int) -> int:
     """One process per GPU; a `UserError` if this machine has fewer GPUs."""
     if not torch.cuda.is_available():

@@ -8,13 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch._functorch import config as functorch_config
 
 from dioscuri.engine import Array, Batch, Noise, State, metric_names, step_numbers, step_program
 from dioscuri.errors import UserError
 from dioscuri.inputs import check_lengths
 from dioscuri.plans.layout import check_shapes, pack, take_prefixed, unpack
-from torch_impl.devices import Devices, open_devices, set_precision
+from torch_impl.devices import Devices, check_precision, open_devices, set_precision
 from torch_impl.families.methods import methods_of
 from torch_impl.inference import Runner
 from torch_impl.layers.initial import blank
@@ -46,8 +45,8 @@ class Engine:
         self.settings = Settings.make(hparams.optimizer, self.family.weight_decay, self.layout.n_decayed)
         self.metric_names = metric_names(self.family.metric_sizes)
         self.replay = Replay(train.compile and self.devices.device.type == "cuda" and self.process_count == 1)
-        self.frozen = self._frozen()
         self.runner = Runner(self.family, self.devices, self.dtype)
+        self.frozen = self._frozen()
         self._set_state(
             OptimizerState.start(torch.zeros(self.layout.size, dtype=self.dtype, device=self.devices.device))
         )
@@ -159,20 +158,17 @@ class Engine:
 
     def _open_devices(self) -> Devices:
         set_precision(self.hparams.train.precision)
-        return open_devices(self.hparams.run.num_gpus)
+        devices = open_devices(self.hparams.run.num_gpus)
+        check_precision(self.hparams.train.precision, devices.device)
+        return devices
 
     def _frozen(self) -> dict[str, Tensor]:
-        return self._placed(self.family.frozen())
+        return self.runner.frozen()
 
     def _build(self) -> torch.nn.Module:
         model: torch.nn.Module = blank(self.family.build).to(self.devices.device, self.dtype)
         if self.hparams.train.compile:
-            # Pickling an entry of this cache can crash (torch 2.13): `_unsafe_view_ViewMeta` in
-            # ATen/FunctionalizeFallbackKernel.h returns its sizes as a reference to a temporary. Inductor's
-            # cache, which saves later starts the C++ or Triton compiler, stays on.
-            functorch_config.enable_autograd_cache = False
-            for region in self.family.regions(model):
-                region.compile()
+            self.family.compile(model)
         return model
 
     def _placed(self, arrays: Mapping[str, Array]) -> dict[str, Tensor]:

@@ -139,8 +139,12 @@ class _PlannedEngine(Engine):
         return module
 
     def _frozen(self) -> dict[str, Tensor]:
+        formats = {4: torch.channels_last}
         return {
-            name: torch.empty(shape, dtype=self.dtype) for name, shape in self.family.frozen_shapes().items()
+            name: torch.empty(
+                shape, dtype=self.dtype, memory_format=formats.get(len(shape), torch.contiguous_format)
+            )
+            for name, shape in self.family.frozen_shapes().items()
         }
 
     def start(self) -> None:

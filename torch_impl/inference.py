@@ -67,6 +67,14 @@ class Runner:
         """Arrays as tensors on the device."""
         return {name: self.devices.place(array, self.dtype) for name, array in arrays.items()}
 
+    def frozen(self) -> dict[str, Tensor]:
+        """The family's frozen tensors on the device. Kernels have channels last, as convolutions here want
+        them: otherwise they would be copied."""
+        return {
+            name: tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
+            for name, tensor in self.placed(self.methods.frozen()).items()
+        }
+
     def _tensors(self, numbers: Mapping[str, Any]) -> dict[str, Any]:
         """Arguments that are the same for every row."""
         make = partial(torch.as_tensor, dtype=self.dtype, device=self.devices.device)
@@ -95,7 +103,7 @@ class Network:
                 parameter.copy_(torch.from_numpy(np.array(weights[name])))
         self.module: Any = module.to(self._device, COMPUTE_DTYPES[precision])
         self.runner = Runner(self.methods, Devices(self._device, 0, 1), dtype)
-        self.frozen = self.runner.placed(self.methods.frozen())
+        self._frozen: dict[str, Tensor] | None = None
         first = self.methods.initial_buffers(hparams.run.seed) if buffers is None else buffers
         self.buffers = {
             name: torch.as_tensor(value, dtype=dtype, device=self._device) for name, value in first.items()
@@ -107,6 +115,13 @@ class Network:
         """The device of the weights; the user may have moved the module."""
         device: torch.device = next(iter(self.module.parameters())).device
         return device
+
+    @property
+    def frozen(self) -> dict[str, Tensor]:
+        """Tensors that are neither trained nor saved, read when first needed."""
+        if self._frozen is None:
+            self._frozen = self.runner.frozen()
+        return self._frozen
 
     def machine(self) -> dict[str, Any]:
         """What, beside versions, decides how results are rounded."""
@@ -127,9 +142,10 @@ class Network:
         """Run a method of the family without gradients."""
         self._follow()
         self._overwrite()
+        frozen = self.frozen if self.methods.uses_frozen(method) else {}
         with exact_float32():
             return self.runner.run(
-                method, self.module, batch, self.frozen, key=(seed, step), noise=noise, **arguments
+                method, self.module, batch, frozen, key=(seed, step), noise=noise, **arguments
             )
 
     def noise_specs(self, method: str, rows: int, **options: Any) -> tuple[NoiseSpec, ...]:
@@ -200,7 +216,8 @@ class Network:
         """Move the other tensors to the module's device, in case the user has moved it."""
         if self.device != self.runner.devices.device:
             self.runner.devices = Devices(self.device, 0, 1)
-            self.frozen = {name: tensor.to(self.device) for name, tensor in self.frozen.items()}
+            if self._frozen is not None:
+                self._frozen = {name: tensor.to(self.device) for name, tensor in self._frozen.items()}
             self.buffers = {name: tensor.to(self.device) for name, tensor in self.buffers.items()}
 
 
@@ -217,7 +234,7 @@ def open_device(device: Any, precision: str) -> torch.device:
         raise UserError(f"device {device!r} cannot be used: {reason}") from error
     unsupported = chosen.type == "mps" and precision == "float64"
     if chosen.type == "cuda" and precision == "bfloat16":
-        unsupported = not torch.cuda.is_bf16_supported()
+        unsupported = not torch.cuda.is_bf16_supported(including_emulation=False)
     if unsupported:
         raise UserError(f"device {device!r} does not compute in {precision}: choose another dtype")
     return chosen

@@ -3,15 +3,17 @@
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import safetensors.numpy
 from safetensors import SafetensorError
 
-from dioscuri.files import plain_bytes
+from dioscuri.files import check_plain, plain_bytes
+
+Content = TypeVar("Content")
 
 
 class Damage(Exception):
@@ -38,11 +40,10 @@ def write_durably(path: Path, content: bytes) -> dict[str, Any]:
 
 def read_tensors(path: Path, entry: Any) -> dict[str, np.ndarray]:
     """Read a safetensors file into writable arrays; `Damage` if it does not match its entry."""
-    content = _read(path)
-    if not isinstance(entry, dict) or hashlib.sha256(content).hexdigest() != entry.get("sha256"):
+    if not isinstance(entry, dict) or _read(path, _sha256) != entry.get("sha256"):
         raise Damage(f"{path.name} does not match its sha256")
     try:
-        return safetensors.numpy.load(content)
+        return _read(path, safetensors.numpy.load_file)
     except (SafetensorError, ValueError, KeyError) as error:
         raise Damage(f"{path.name}: {error}") from error
 
@@ -50,7 +51,7 @@ def read_tensors(path: Path, entry: Any) -> dict[str, np.ndarray]:
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object; raises `Damage`."""
     try:
-        value = json.loads(_read(path))
+        value = json.loads(_read(path, plain_bytes))
     except (ValueError, RecursionError) as error:
         raise Damage(f"{path.name}: {error}") from error
     if not isinstance(value, dict):
@@ -58,9 +59,16 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def _read(path: Path) -> bytes:
+def _sha256(path: Path) -> str:
+    """The hash of a file, which need not fit into memory."""
+    check_plain(path)
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read(path: Path, read: Callable[[Path], Content]) -> Content:
     try:
-        return plain_bytes(path)
+        return read(path)
     except FileNotFoundError as error:
         raise Damage(f"{path.name} is missing") from error
     except OSError as error:

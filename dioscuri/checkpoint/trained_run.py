@@ -1,7 +1,7 @@
 """Opens the folders of trained runs."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,13 +23,17 @@ class TrainedFolder:
 
     @cached_property
     def checkpoint(self) -> store.Checkpoint:
-        """A run's best checkpoint, or the newest if none was validated."""
+        """A run's best checkpoint, or the newest if none was validated, without its tensors."""
+        return replace(self.read(), state={})
+
+    def read(self) -> store.Checkpoint:
+        """The checkpoint with its averaged weights."""
         if pretrained.is_folder(self.path):
             return _saved(self.path)
-        root = RunDirectory(self.path).checkpoints
-        newest = store.load(root)
+        root, groups = RunDirectory(self.path).checkpoints, ("ema",)
+        newest = store.load(root, groups=groups)
         best = newest.info["best_step"]
-        return newest if best in (None, newest.step) else store.load(root, int(best))
+        return newest if best in (None, newest.step) else store.load(root, int(best), groups=groups)
 
     @property
     def sha256(self) -> str:

@@ -57,7 +57,7 @@ def main(words: Sequence[str]) -> None:
 
 def make_engine(twin: str, hparams: Any) -> Any:
     """The engine of a twin, or of the other if its framework is not installed."""
-    return open_twin(twin if twin in installed() else default_twin()).make_engine(hparams)
+    return open_twin(twin if twin in installed() else default_twin()).make_inference_engine(hparams)
 
 
 def make_network(twin: str, name: str, weights: str) -> Any:

@@ -4,7 +4,7 @@ network, of DINOv2 or of CLIP."""
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -13,14 +13,14 @@ from dioscuri.checkpoint.trained_run import open_run
 from dioscuri.context import Context
 from dioscuri.data import open_datasets
 from dioscuri.data.classes import read_classes
-from dioscuri.engine import Engine
+from dioscuri.engine import Engine, InferenceEngine
 from dioscuri.errors import UserError
 from dioscuri.evaluation.pictures import BATCH, Pictures, Shape
 from dioscuri.metrics.frechet import Moments, moments
-from dioscuri.restore import load_best
+from dioscuri.restore import load_weights
 
 Array = np.ndarray
-MakeEngine = Callable[[str, Any], Engine]
+MakeEngine = Callable[[str, Any], InferenceEngine]
 """From a twin ('torch' or 'jax') and the options of a run to an engine."""
 Network = Callable[[Sequence[Array]], tuple[Array, Array | None]]
 """From B pictures uint8 (H, W, 3) of any size to features (B, D) and, if the
@@ -118,8 +118,9 @@ def classifier(path: Path, make_engine: MakeEngine) -> Extractor:
     hparams = open_run(path, CLASSIFIER, f"--extractor '{path}'")
     hparams = replace(hparams, run=replace(hparams.run, num_gpus=min(hparams.run.num_gpus, 1)))
     engine = make_engine("jax" if path.parent.name == "jax_impl" else "torch", hparams)
-    context = Context(hparams, RunDirectory(path), open_datasets(hparams, read_classes(path)), engine)
-    checkpoint = load_best(context, averaged=True)
+    sets = open_datasets(hparams, read_classes(path))
+    context = Context(hparams, RunDirectory(path), sets, cast("Engine", engine))
+    checkpoint = load_weights(context, averaged=True)
 
     def extract(pictures: Array) -> Features:
         # Pad by repetition, so that only one batch shape is compiled.

@@ -37,14 +37,15 @@ def format_bytes(n: int) -> str:
     return f"{n} bytes" if power == 0 else f"{n / 1000**power:.1f} {UNITS[power]}"
 
 
-def check_memory(hparams: Any) -> None:
+def check_memory(hparams: Any, *, training: bool = True) -> None:
     """Raise a `UserError` if this machine has less memory than a run on its CPU holds throughout."""
     numbers = sum(map(prod, family_of(hparams).network_shapes(hparams).values()))
-    held = 4 * numbers * (8 if hparams.train.precision == "float64" else 4)
+    what, vectors = ("weights, average and optimiser", 4) if training else ("weights", 1)
+    held = vectors * numbers * (8 if hparams.train.precision == "float64" else 4)
     there = machine_bytes()
     if not hparams.run.num_gpus and 0 < there < held:
         raise UserError(
-            f"weights, average and optimiser of this model take {format_bytes(held)}, but this machine has "
+            f"{what} of this model take {format_bytes(held)}, but this machine has "
             f"{format_bytes(there)} of memory: take a smaller model or another machine; 'dioscuri describe' "
             "tells what fits"
         )

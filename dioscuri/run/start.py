@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 from dioscuri.checkpoint.directory import RunDirectory
 from dioscuri.context import Context, OnMetrics, Work
@@ -39,9 +40,9 @@ def start(
     given = GivenOptions.read(cfg, words, home=home)
     check_twin(given.hparams, given.overrides, twin.name)
     check_options(given.hparams)
-    name = given.hparams.run.name
+    name, uses = given.hparams.run.name, prepare is prepare_synthesis
     directory = RunDirectory.of(given.runs, name)
-    if prepare is prepare_synthesis and not directory.path.is_dir():
+    if uses and not directory.path.is_dir():
         raise UserError(f"there is no run '{name}' in {given.runs}: train it first, or give its run.name")
     # The first process holds the lock for all.
     with nullcontext() if job.index else directory.locked():
@@ -49,7 +50,7 @@ def start(
         hparams = options.hparams
         if hparams != given.hparams:  # the run's copy has others
             check_options(hparams)
-        check_memory(hparams)
+        check_memory(hparams, training=not uses)
         several = hparams.run.num_gpus > 1 and job.count == 1
         n_processes = twin.count_processes(hparams.run.num_gpus) if several else 1
         if n_processes == 1:
@@ -57,8 +58,9 @@ def start(
                 for line in (*([note] if note else []), *options.messages):
                     print(line, flush=True)
             sets = open_datasets(hparams, read_classes(directory.path))
-            work = prepare(Context(hparams, directory, sets, twin.make_engine(hparams), on_metrics))
-            if job.index == 0 and prepare is not prepare_synthesis:
+            make: Callable[[Any], Any] = twin.make_inference_engine if uses else twin.make_engine
+            work = prepare(Context(hparams, directory, sets, make(hparams), on_metrics))
+            if job.index == 0 and not uses:
                 options.save()
             work()
     return directory, n_processes

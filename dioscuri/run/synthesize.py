@@ -2,7 +2,7 @@
 
 from dioscuri.context import Context, Work
 from dioscuri.contract import family_run
-from dioscuri.restore import load_best
+from dioscuri.restore import load_weights
 
 
 def synthesize(context: Context) -> None:
@@ -13,7 +13,7 @@ def synthesize(context: Context) -> None:
 def prepare_synthesis(context: Context) -> Work:
     """Load the checkpoint, or raise a `UserError`; returns the remaining work."""
     averaged = context.hparams.synthesis.load_ema_weights
-    checkpoint = load_best(context, averaged=averaged)
+    checkpoint = load_weights(context, averaged=averaged)
     weights = "averaged" if averaged else "raw"
     context.say(f"{context.hparams.synthesis.synthesis_mode}: {weights} weights of {checkpoint.path}")
     return lambda: family_run(context).synthesise(checkpoint)

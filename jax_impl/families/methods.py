@@ -57,6 +57,10 @@ class FamilyMethods:
         """Shapes of what `frozen` gives, told without its files where that is possible."""
         return {name: array.shape for name, array in self.frozen().items()}
 
+    def uses_frozen(self, method: str) -> bool:
+        """Whether a mode takes what `frozen` gives; by default every one does."""
+        return True
+
     def initial_buffers(self, seed: int) -> dict[str, np.ndarray]:
         """Initial values of arrays that a step changes without a gradient; by default none."""
         return {}

@@ -133,6 +133,10 @@ class TokenizerMethods(FamilyMethods):
         """Shapes of the weights of LPIPS."""
         return weight_shapes() if self.hparams.loss.lpips_path else {}
 
+    def uses_frozen(self, method: str) -> bool:
+        """LPIPS measures reconstructions."""
+        return method not in ("encode", "decode")
+
     def overwritten(self, buffers: Arrays, parameters: Arrays) -> Result:
         """The codebook, if it follows from the quantiser's buffers or dead codes are reset, and the encoder's
         singular values."""

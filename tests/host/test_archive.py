@@ -270,7 +270,7 @@ def test_the_copy_is_readable_by_others(cfg, root):
 
 def command(job, root, cfg, *words):
     """Run a twin's command line with an engine that needs no framework."""
-    job(Twin("fake", FakeEngine), root, [str(cfg), *words])
+    job(Twin("fake", FakeEngine, FakeEngine), root, [str(cfg), *words])
 
 
 def test_options_of_one_synthesis_hold_for_that_call_alone(cfg, root, capsys):

@@ -51,7 +51,9 @@ def test_levels_and_latents_are_those_of_the_plan(capsys):
 
 def test_a_run_is_described_with_its_checkpoints(tmp_path, capsys):
     train_command(
-        Twin("fake", FakeEngine), tmp_path, [str(write_tiny(tmp_path)), "train.total_train_steps=2"]
+        Twin("fake", FakeEngine, FakeEngine),
+        tmp_path,
+        [str(write_tiny(tmp_path)), "train.total_train_steps=2"],
     )
     capsys.readouterr()
     facts = description_of(capsys, tmp_path / "logs-tiny")

@@ -53,6 +53,7 @@ ALLOWED = {
     "families/metroplex.py::MetroplexMethods.regions": "the same",
     "families/vqgan.py::TokenizerMethods.regions": "the same",
     "families/methods.py::FamilyMethods.regions": "the same",
+    "families/methods.py::FamilyMethods.compile": "the same",
 }
 
 

@@ -15,7 +15,7 @@ from dioscuri.twins import Twin
 from tests.support.fake_engine import FakeEngine
 from tests.support.tiny import write_tiny
 
-TWIN = Twin("fake", FakeEngine)
+TWIN = Twin("fake", FakeEngine, FakeEngine)
 SHORT = "train.total_train_steps=2"
 
 

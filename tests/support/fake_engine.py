@@ -127,9 +127,10 @@ class FakeEngine:
         }
 
     def state_from_numpy(self, state):
-        if set(state["model"]) != {"weight"} or state["model"]["weight"].shape != (3,):
+        model, ema = state.get("model", state.get("ema")), state.get("ema", state.get("model"))
+        if set(model) != {"weight"} or model["weight"].shape != (3,):
             raise UserError("model tensor 'weight' differs")
-        self.weight, self.ema = state["model"]["weight"].copy(), state["ema"]["weight"].copy()
+        self.weight, self.ema = model["weight"].copy(), ema["weight"].copy()
         self.updates, self.skips = int(state["counters"]["updates"]), int(state["counters"]["skips"])
         self.in_row = 0
 

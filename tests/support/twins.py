@@ -25,7 +25,7 @@ from tests.support.fake_engine import FakeEngine
 home = Path(sys.argv.pop(1))
 run_command(lambda words: train_command({twin}, home, words))
 """
-FAKE = SCRIPT.format(twin="Twin('fake', FakeEngine)")
+FAKE = SCRIPT.format(twin="Twin('fake', FakeEngine, FakeEngine)")
 TORCH = SCRIPT.format(twin="open_twin('torch')")
 JAX = SCRIPT.format(twin="open_twin('jax')")
 

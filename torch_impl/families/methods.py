@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
+from torch._functorch import config as functorch_config
 
 from dioscuri import contract
 from dioscuri.plans.noise import NoiseSpec
@@ -48,6 +49,15 @@ class FamilyMethods:
         """Modules of the model that are compiled separately."""
         return [model]
 
+    def compile(self, model: Any) -> None:
+        """Compile the regions of a model, in place."""
+        # Pickling an entry of this cache can crash (torch 2.13): `_unsafe_view_ViewMeta` in
+        # ATen/FunctionalizeFallbackKernel.h returns its sizes as a reference to a temporary. Inductor's
+        # cache, which saves later starts the C++ or Triton compiler, stays on.
+        functorch_config.enable_autograd_cache = False
+        for region in self.regions(model):
+            region.compile()
+
     def noise_specs(self, method: str, batch: int) -> tuple[NoiseSpec, ...]:
         """Noise of a method for a batch of this size; by default none."""
         return ()
@@ -59,6 +69,10 @@ class FamilyMethods:
     def frozen_shapes(self) -> dict[str, tuple[int, ...]]:
         """Shapes of what `frozen` gives, told without its files where that is possible."""
         return {name: array.shape for name, array in self.frozen().items()}
+
+    def uses_frozen(self, method: str) -> bool:
+        """Whether a mode takes what `frozen` gives; by default every one does."""
+        return True
 
     def initial_buffers(self, seed: int) -> dict[str, np.ndarray]:
         """Initial values of tensors that a step changes without a gradient; by default none."""

@@ -8,7 +8,7 @@ from dioscuri.engine import Array
 from dioscuri.face.model import BATCH_SIZE, Model
 from dioscuri.face.usual import Values, halvings
 from dioscuri.families.vqgan import training as tokenizer_training
-from dioscuri.families.vqgan.options import Discriminator
+from dioscuri.families.vqgan.logic import network_options
 from dioscuri.families.vqgan.plan import TokenizerPlan, codebook_name, plan_of
 from dioscuri.inputs import read_tokens
 from dioscuri.plans.parameters import initial_values, shapes
@@ -66,7 +66,7 @@ class TokenizerModel(Model):
     @classmethod
     def network_options(cls, hparams: Any) -> Any:
         """The options without the discriminator, which only training needs."""
-        return replace(hparams, discriminator=Discriminator())
+        return network_options(hparams)
 
     @classmethod
     def new_options(cls, hparams: Any) -> Any:

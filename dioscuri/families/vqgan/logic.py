@@ -1,6 +1,7 @@
 """Host logic of image tokenizers: logged metrics, validation, report and synthesis modes."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from math import prod
 from typing import Any
 
@@ -18,7 +19,7 @@ from dioscuri.families.vqgan import tables as tokenizer_tables
 from dioscuri.families.vqgan import training as tokenizer_training
 from dioscuri.families.vqgan.modes.quality import Quality, measure
 from dioscuri.families.vqgan.modes.report import report
-from dioscuri.families.vqgan.options import HParams
+from dioscuri.families.vqgan.options import Discriminator, HParams
 from dioscuri.metrics.similarity import similarity_of_finite
 from dioscuri.outputs.examples import first_training_batch, validation_batches
 from dioscuri.outputs.pictures import in_rows, sheet
@@ -184,6 +185,11 @@ def _network_shapes(hparams: HParams) -> dict[str, tuple[int, ...]]:
     return shapes(tokenizer_tables.parameter_table(tokenizers.plan_of(hparams)))
 
 
+def network_options(hparams: HParams) -> HParams:
+    """The options without the discriminator, which only training needs."""
+    return replace(hparams, discriminator=Discriminator())
+
+
 def _discriminator_values(hparams: HParams) -> dict[str, Array]:
     table = discriminators.parameter_table(tokenizer_training.plans(hparams)[1])
     return initial_values(table, hparams.run.seed)
@@ -194,4 +200,5 @@ FAMILY = Family(
     check_options=check_options,
     network_shapes=_network_shapes,
     training_values=_discriminator_values,
+    network_options=network_options,
 )

@@ -24,16 +24,17 @@ class TrainedTokenizer(TrainedFolder):
 
         A `UserError` names the first tensor that is missing, of the wrong shape or not finite.
         """
-        averaged = self.checkpoint.state["ema"]
+        checkpoint = self.read()
+        averaged = checkpoint.state["ema"]
         table = tokenizer_tables.parameter_table(self.plan)
         for name, parameter in table.items():
             if name not in averaged or averaged[name].shape != parameter.shape:
                 has = averaged[name].shape if name in averaged else "no such tensor"
                 raise UserError(
-                    f"{self.checkpoint.path}: tensor '{name}' must be {parameter.shape}, there is {has}: the "
+                    f"{checkpoint.path}: tensor '{name}' must be {parameter.shape}, there is {has}: the "
                     "run's options do not fit this checkpoint"
                 )
-        check_finite(self.checkpoint, averaged=True)
+        check_finite(checkpoint, averaged=True)
         return {name: averaged[name] for name in table}
 
 

@@ -1,0 +1,40 @@
+"""Bytes of the arrays that a framework holds, whatever a process's allocator keeps beside them."""
+
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class Held:
+    """Set at the end of `watched`: bytes held then that were not held at its start."""
+
+    nbytes = 0
+
+
+@contextmanager
+def watched(twin: str) -> Iterator[Held]:
+    """What a block leaves behind."""
+    held, before = Held(), _arrays(twin)
+    yield held
+    held.nbytes = sum(n for key, n in _arrays(twin).items() if key not in before)
+
+
+def _arrays(twin: str) -> dict[int, int]:
+    """Bytes by address, of a memory that several tensors may share."""
+    gc.collect()
+    return _tensors() if twin == "torch" else _jax_arrays()
+
+
+def _tensors() -> dict[int, int]:
+    import torch
+
+    storages = [
+        value.untyped_storage() for value in gc.get_objects() if issubclass(type(value), torch.Tensor)
+    ]
+    return {storage.data_ptr(): storage.nbytes() for storage in storages if storage.data_ptr()}
+
+
+def _jax_arrays() -> dict[int, int]:
+    import jax
+
+    return {id(array): array.nbytes for array in jax.live_arrays()}
