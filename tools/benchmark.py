@@ -1,13 +1,20 @@
 """Time a training step, or a method of a family such as generate, encode or decode, and print one JSON line.
 
     python tools/benchmark.py --cfg F --backend torch|jax --what train|generate|... --batch B --steps N
-                              [--precision P] [--compile] [section.option=value ...]
+                              [--precision P] [--compile] [--cache program|new]
+                              [section.option=value ...]
 
-Pictures and tokens are random, so no data set is needed. One unit is the time of one 2048^3 float32 matrix
-product in the same process; FLOPs are the convolutions and matrix products that PyTorch counts in its twin.
-The share is the achieved rate relative to that of a matrix product in the step's precision (2048^3 on a CPU,
-8192^3 on an accelerator). Compile seconds are the extra time of the first call. The frameworks' compilation
-caches work as in every program, but in a new folder, so nothing is compiled already.
+Pictures and tokens are random, so no data set is needed. Training and inference are measured in separate
+processes, with the engines, caches, allocator and threads of the programs.
+
+- `engine_seconds`, `first_call_seconds`: making the engine with its weights; the first call, compilation
+  included, as far as the cache does not save it. `--cache new` starts with empty caches.
+- `ms_per_step`: the median of later calls. `limit_ms`: how long its convolutions and matrix products would
+  take at the rate of one product in the same process, in the step's precision (2048^3 on a CPU, 8192^3 on an
+  accelerator); PyTorch counts them in its twin. `share_of_limit` is their ratio.
+- `unit_ms`: one float32 product of 2048^3, for comparisons between machines.
+- `peak_memory_mb` is that of the process, or of the accelerator; `started_memory_mb` what was in use before
+  the engine was made.
 """
 
 import argparse
@@ -18,10 +25,12 @@ import resource
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import version
 from itertools import count
+from math import prod
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -48,19 +57,15 @@ class Timing:
     first: float
     median: float
 
-    @property
-    def compile_seconds(self) -> float:
-        """Extra time of the first call."""
-        return max(0.0, self.first - self.median)
-
 
 def main(arguments: list[str]) -> None:
     """Parse the command line, measure, print."""
     options = parse(arguments)
-    with TemporaryDirectory() as caches:
-        os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)
-        os.environ["DIOSCURI_CACHE"] = caches
-        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(Path(caches) / "inductor")
+    with TemporaryDirectory() if options.cache == "new" else nullcontext() as caches:
+        if caches:
+            os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)
+            os.environ["DIOSCURI_CACHE"] = caches
+            os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(Path(caches) / "inductor")
         print(json.dumps(measure(options)))
 
 
@@ -70,32 +75,63 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     if options.precision:
         overrides.append(f"train.precision={options.precision}")
     hparams = hparams_module.load(options.cfg, overrides)
-    load = Load(hparams, options.batch)
-    engine = import_module(f"{options.backend}_impl.engine").Engine(hparams)
-    engine.initialise()
+    load, accelerator = Load(hparams, options.batch), hparams.run.num_gpus > 0
+    import_module(f"{options.backend}_impl.engine")
+    started, begin = peak_memory(options.backend, accelerator=False), time.perf_counter()
+    engine = open_engine(options.backend, hparams, options.what)
+    engine_seconds = time.perf_counter() - begin
     if options.what == "train":
-        timing = time_training(engine, load, hparams.run.num_gpus > 0, options.steps)
+        timing = time_training(engine, load, accelerator, options.steps)
     else:
         timing = time_calls(lambda: load.call(engine, options.what), options.steps)
-    memory = peak_memory(options.backend, accelerator=hparams.run.num_gpus > 0)
+    memory = peak_memory(options.backend, accelerator=accelerator)
     products = {"torch": torch_products, "jax": jax_products}[options.backend]
-    unit, rate = products(hparams.train.precision, hparams.run.num_gpus > 0)
-    flops = options.batch * count_flops(options.cfg, overrides, options.what)
+    unit, rate = products(hparams.train.precision, accelerator)
+    flops = options.flops or count_flops(options.cfg, overrides, options.what)
+    limit = options.batch * flops / rate
     return vars(options) | {"precision": hparams.train.precision} | {
-        "parameters": sum(a.size for a in engine.state_to_numpy()["model"].values()),
+        "parameters": sum(map(prod, engine.family.parameter_shapes().values())),
         "devices": engine.device_count,
+        "engine_seconds": round(engine_seconds, 2),
+        "first_call_seconds": round(timing.first, 4),
         "ms_per_step": round(1e3 * timing.median, 3),
         "images_per_second": round(options.batch / timing.median, 2),
-        "compile_seconds": round(timing.compile_seconds, 2),
         "peak_memory_mb": round(memory),
-        "gflops": round(flops / timing.median / 1e9, 2),
-        "share_of_product_rate": round(flops / timing.median / rate, 4),
+        "started_memory_mb": 0 if accelerator else round(started),
+        "flops": flops,
+        "gflops": round(options.batch * flops / timing.median / 1e9, 2),
+        "limit_ms": round(1e3 * limit, 3),
+        "share_of_limit": round(limit / timing.median, 4),
         "product_gflops": round(rate / 1e9, 1),
         "unit_ms": round(1e3 * unit, 3),
         "units_per_step": round(timing.median / unit, 3),
         "machine": f"{os.cpu_count()} cores, {platform.machine()}",
+        "settings": settings(options.backend),
         "versions": {name: version(name) for name in ("torch", "jax")},
     }  # fmt: skip
+
+
+def open_engine(backend: str, hparams: Any, what: str) -> Any:
+    """The engine that a program would use for this work, with initial weights."""
+    if what == "train":
+        engine = import_module(f"{backend}_impl.engine").Engine(hparams)
+        engine.initialise()
+    else:
+        engine = import_module(f"{backend}_impl.inference_engine").InferenceEngine(hparams)
+        engine.state_from_numpy({"ema": engine.family.initial_parameters(hparams.run.seed)})
+    return engine
+
+
+def settings(backend: str) -> dict[str, Any]:
+    """What, beside versions, decides a program's speed."""
+    if backend == "torch":
+        import torch  # only the measured framework is loaded
+
+        threads = torch.get_num_threads()
+    else:
+        threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    names = ("GLIBC_TUNABLES", "OMP_NUM_THREADS", "OMP_WAIT_POLICY", "XLA_FLAGS")
+    return {"threads": threads} | {name: os.environ[name] for name in names if name in os.environ}
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -110,6 +146,13 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--compile", action="store_true", help="torch only: compile the network and the update"
     )
+    parser.add_argument(
+        "--cache",
+        choices=("program", "new"),
+        default="program",
+        help="of compiled programs: the usual, or none",
+    )
+    parser.add_argument("--flops", type=int, help="operations per picture, if they are known")
     parser.add_argument("overrides", nargs="*", help="section.option=value")
     options = parser.parse_args(arguments)
     if options.precision == "bf16":
@@ -133,13 +176,15 @@ def time_training(engine: Any, load: Load, accelerator: bool, steps: int) -> Tim
 
 def count_flops(cfg: str, overrides: list[str], what: str) -> int:
     """Operations of convolutions and matrix products per picture, in training forward and backward."""
-    from torch_impl.engine import Engine  # torch is not loaded while JAX is measured
+    import torch  # torch is not loaded while JAX is measured
+
     from torch_impl.footprint import FlopCounter
 
-    small = ["run.num_gpus=0", "train.batch_size=1", "train.compile=False", "train.accumulation_steps=1"]
+    small = ["train.batch_size=1", "train.compile=False", "train.accumulation_steps=1"]
+    if not torch.cuda.is_available():
+        small.append("run.num_gpus=0")
     hparams = hparams_module.load(cfg, [*overrides, *small, "train.precision=float32"])
-    load, engine = Load(hparams, 1), Engine(hparams)
-    engine.initialise()
+    load, engine = Load(hparams, 1), open_engine("torch", hparams, what)
     with FlopCounter() as counter:
         if what == "train":
             load.train(engine, 0)
