@@ -38,10 +38,10 @@ class Load:
         self.training = random_rows(shapes, hparams, batch)
         self.calls: Calls = _CALLS[hparams.run.family](hparams, self.training, batch)
 
-    def train(self, engine: Any, step: int) -> None:
+    def train(self, engine: Any, step: int, noise: Rows | None = None) -> None:
         """Queue a training step."""
         host = family_run(cast("Context", SimpleNamespace(hparams=self.hparams, engine=engine)))
-        engine.train_step(self.training, step, host.scalars(step))
+        engine.train_step(self.training, step, host.scalars(step), noise)
 
     def call(self, engine: Any, method: str) -> None:
         """Run a method and wait for its results on the host."""
