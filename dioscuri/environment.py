@@ -9,7 +9,7 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-PACKAGES = ("einops", "flax", "jax", "optax", "safetensors", "sklearn", "tensorboardX", "torch")
+PACKAGES = ("einops", "flax", "jax", "optax", "safetensors", "sklearn", "tensorboard", "torch")
 """An interpreter that can import all of these is used as it is."""
 
 _MARK = "DIOSCURI_RESTARTED"

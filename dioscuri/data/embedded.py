@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from importlib.resources import as_file, files
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -64,11 +65,14 @@ def open_digits(_options: Options, split: Split) -> PictureSet:
 
 @cache
 def _load_digits() -> tuple[Array, Array]:
-    from sklearn.datasets import load_digits  # noqa: PLC0415 - seconds to import, for this source only
-
-    bunch = load_digits()
-    levels = np.minimum(bunch.images, 15).astype(np.uint8)
-    return (levels * 16)[..., None], bunch.target.astype(np.uint8)
+    # Importing scikit-learn takes seconds.
+    package = find_spec("sklearn")
+    assert package is not None
+    assert package.submodule_search_locations is not None
+    file = Path(package.submodule_search_locations[0], "datasets", "data", "digits.csv.gz")
+    table = np.loadtxt(file, np.uint8, delimiter=",")
+    levels = np.minimum(table[:, :-1], 15).reshape(-1, 8, 8, 1)
+    return levels * 16, table[:, -1].copy()
 
 
 def open_photos(options: Options, split: Split) -> PictureSet:

@@ -175,8 +175,12 @@ def write_tfrecords(path: Path, messages: Iterable[bytes]) -> int:
     count = 0
     with path.open("xb") as file:
         for message in messages:
-            length = struct.pack("<Q", len(message))
-            file.write(length + _FOOTER.pack(masked_crc32c(length)))
-            file.write(message + _FOOTER.pack(masked_crc32c(message)))
+            file.write(framed(message))
             count += 1
     return count
+
+
+def framed(message: bytes) -> bytes:
+    """A message as a record: its length and itself, each with a checksum."""
+    length = struct.pack("<Q", len(message))
+    return length + _FOOTER.pack(masked_crc32c(length)) + message + _FOOTER.pack(masked_crc32c(message))

@@ -1,4 +1,4 @@
-"""Logs of a training run: JSON lines, TensorBoard and, on request, Weights & Biases."""
+"""Logs of a training run: JSON lines, sheets of pictures and, on request, Weights & Biases."""
 
 import json
 import math
@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
-
-import numpy as np
 
 from dioscuri.engine import Array
 from dioscuri.errors import UserError
@@ -82,38 +80,6 @@ def _step_of(line: str) -> float:
         return json.loads(line)["step"] if line.endswith("\n") else math.inf
     except (ValueError, KeyError, TypeError):
         return math.inf
-
-
-class TensorBoard:
-    """Event files under `<run directory>/train` and `<run directory>/val`."""
-
-    def __init__(self, folder: Path, *, step: int) -> None:
-        """Continue after `step`; TensorBoard hides events of later steps that an earlier process wrote."""
-        from tensorboardX import SummaryWriter  # noqa: PLC0415 - slow: it imports torch where that is installed
-
-        self._writers = {
-            split: SummaryWriter(str(folder / split), purge_step=step + 1) for split in ("train", "val")
-        }
-
-    def scalars(self, split: str, step: int, values: Scalars) -> None:
-        for tag, value in values.items():
-            # tensorboardX warns about every number that is not finite; the JSON lines record them.
-            if math.isfinite(value):
-                self._writers[split].add_scalar(tag, value, step)
-
-    def histograms(self, split: str, step: int, values: Mapping[str, Array]) -> None:
-        for tag, array in values.items():
-            finite = array[np.isfinite(array)]
-            if finite.size:
-                self._writers[split].add_histogram(tag, finite, step)
-
-    def images(self, split: str, step: int, pictures: Mapping[str, Array]) -> None:
-        for tag, picture in pictures.items():
-            self._writers[split].add_image(tag, picture, step, dataformats="HWC")
-
-    def close(self) -> None:
-        for writer in self._writers.values():
-            writer.close()
 
 
 class Sheets:

@@ -20,10 +20,11 @@ from dioscuri.outputs.progress import Progress
 from dioscuri.outputs.reports import write_report
 from dioscuri.outputs.settings import SETTINGS, machine, origin
 from dioscuri.restore import Start, is_due, load_best, restore
-from dioscuri.run.logs import SECONDS, JsonLines, Log, Sheets, Sink, TensorBoard, WandB, check_wandb
+from dioscuri.run.logs import SECONDS, JsonLines, Log, Sheets, Sink, WandB, check_wandb
 from dioscuri.run.sizes import size_line, sizes
 from dioscuri.run.stabilizer import Stabilizer
 from dioscuri.run.stopping import Stop
+from dioscuri.run.tensorboard import TensorBoard
 from dioscuri.versions import versions
 
 

@@ -128,11 +128,9 @@ MODULES = {
     "pyyaml": "yaml",
     "huggingface-hub": "huggingface_hub",
     "ml-dtypes": "ml_dtypes",
-    "scikit-learn": "sklearn",
 }
-# The photographs inside scikit-image are read as files; TensorBoard shows what tensorboardX writes; JAX
-# bounds its cache with filelock.
-NOT_IMPORTED = {"scikit-image", "tensorboard", "filelock"}
+# The pictures inside scikit-image and scikit-learn are read as files; JAX bounds its cache with filelock.
+NOT_IMPORTED = {"scikit-image", "scikit-learn", "filelock"}
 
 
 def test_the_package_declares_what_the_program_imports_and_no_more():

@@ -24,7 +24,8 @@ from dioscuri.outputs.pictures import (
 )
 from dioscuri.outputs.wording import noun
 from dioscuri.places import examples
-from dioscuri.run.logs import JsonLines, Sheets, TensorBoard
+from dioscuri.run.logs import JsonLines, Sheets
+from dioscuri.run.tensorboard import TensorBoard
 from dioscuri.twins import open_twin
 
 
