@@ -102,9 +102,9 @@ def test_the_twins_agree_on_the_smallest_network():
 
 
 def test_numbers_that_are_not_finite_do_not_pass(monkeypatch):
-    monkeypatch.setattr(parity, "_training", lambda load, made: float("nan"))
-    monkeypatch.setattr(parity, "_weights", lambda made: 0.0)
-    monkeypatch.setattr(parity, "_methods", lambda load, made: {})
+    monkeypatch.setattr(parity, "_training", lambda *_: float("nan"))
+    monkeypatch.setattr(parity, "_weights", lambda *_: 0.0)
+    monkeypatch.setattr(parity, "_methods", lambda *_: {})
     assert not parity.compare("classifier", 0)["passed"]
 
 
