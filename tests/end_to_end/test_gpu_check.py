@@ -54,14 +54,16 @@ def test_every_row_is_a_call_of_the_benchmark(session, monkeypatch):
     # Options alone are checked here; the weights of these tokenizers are half a gigabyte.
     monkeypatch.setattr(rows, "initial_values", lambda table, seed: {} if table else {"seed": seed})
     rows.measure_rows(session, session.end)
-    assert len(session.commands) == len(rows.ROWS) == len({row.name for row in rows.ROWS})
+    # In a rehearsal, rows that differ only by size or compilation are one.
+    n = 8 if session.rehearse else len(rows.ROWS)
+    assert len(session.commands) == len({tuple(command) for command in session.commands}) == n
     for command in session.commands:
         options = benchmark.parse(command[1:])
         hparams = load(options.cfg, [f"train.batch_size={options.batch}", *options.overrides])
         check_options(hparams)
         assert hparams.run.num_gpus == (0 if session.rehearse else 1)
     results = json.loads((session.out / "results.json").read_text())
-    assert [row["product_tflops"] for row in results["rows"]] == [500.0] * len(rows.ROWS)
+    assert [row["product_tflops"] for row in results["rows"]] == [500.0] * n
     assert "| 10.0 |" in (session.out / "results.md").read_text()
 
 
