@@ -28,8 +28,8 @@ def renumbered(examples: Examples, classes: Sequence[str], where: str) -> Exampl
         rest = f" and {len(classes) - _SHOWN} more" if len(classes) > _SHOWN else ""
         known = ", ".join(classes[:_SHOWN]) + rest
         raise UserError(
-            f"{where}: folder '{strange[0]}' is not one of the run's classes: {known} (from the training "
-            f"pictures, in {FILE})"
+            f"{where}: folder '{strange[0]}' is not one of the run's classes: {known} (those of the training "
+            f"pictures: in {FILE}, or numbers)"
         )
     table = np.array([numbers.get(name, -1) for name in examples.classes], np.int32)
     return replace(examples, labels=table[np.asarray(examples.labels)], classes=tuple(classes))

@@ -84,10 +84,14 @@ class DataSets:
                 "per class"
             )
         where = f"[data] {PATH_OPTIONS[split]}"
-        return renumbered(examples, self._table or examples.classes, where) if examples.classes else examples
+        return (
+            renumbered(examples, self.class_names or examples.classes, where)
+            if examples.classes
+            else examples
+        )
 
     @cached_property
-    def _table(self) -> tuple[str, ...]:
+    def class_names(self) -> tuple[str, ...]:
         """Class names in the order of their numbers: the run's, else those of the training pictures."""
         if self._classes or self._options.data.dataset_source not in CLASS_FOLDERS:
             return self._classes

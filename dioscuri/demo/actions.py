@@ -43,12 +43,15 @@ class Comparison(NamedTuple):
 
 def conditions(exhibit: Exhibit, n: int, classes: str, prompt: str) -> dict[str, Any]:
     """Arguments of `generate` for n pictures from typed classes '3, 7', used in turn, and a prompt."""
-    asked: dict[str, Any] = {}
-    if classes.strip():
-        asked["classes"] = np.resize(read_classes(classes), n)
+    asked = in_turn(classes, n)
     if exhibit.reads_text:
         asked["texts"] = exhibit.encoded(prompt)
     return asked
+
+
+def in_turn(typed: str, n: int = 1) -> dict[str, Any]:
+    """The argument `classes` of a call for n pictures, from typed classes in turn; none if there are none."""
+    return {"classes": np.resize(read_classes(typed), n)} if typed.strip() else {}
 
 
 def read_classes(typed: str) -> Array:
@@ -119,22 +122,24 @@ def outpaint(
     return placed, mask
 
 
-def reconstruct(exhibit: Exhibit, picture: Array | None) -> tuple[Array, str]:
-    """The picture beside its reconstruction, and how good that is."""
-    picture, model = _given(picture), exhibit.model
+def reconstruct(exhibit: Exhibit, picture: Array | None, classes: str = "") -> tuple[Array, str]:
+    """The picture beside its reconstruction, and how good that is; of a VAE given the typed class."""
+    picture, model, asked = _given(picture), exhibit.model, in_turn(classes)
     options: dict[str, Any] = {"output": "mean"} if "bound" in model.does else {}
-    back = model.reconstruct(picture[None], **options)
+    back = model.reconstruct(picture[None], **options, **asked)
     _, largest = pictures.difference(picture[None], back)
     says = f"largest difference {largest} of 255, mean {abs(picture.astype(int) - back[0]).mean():.1f}"
     if "bound" in model.does:
-        says += f"; the bound is {model.bound(picture[None]).bits_per_dim:.2f} bits/dim"
+        says += f"; the bound is {model.bound(picture[None], **asked).bits_per_dim:.2f} bits/dim"
     return pictures.shown([np.stack([picture, back[0]])], [["picture", "reconstruction"]]), says
 
 
-def interpolate(exhibit: Exhibit, a: Array | None, b: Array | None, n: int) -> Array:
-    """n pictures from a to b, in a row."""
+def interpolate(exhibit: Exhibit, a: Array | None, b: Array | None, n: int, classes: str = "") -> Array:
+    """n pictures from a to b, in a row; typed classes are that of both, or one of each."""
     ends = _given(a, "first picture"), _given(b, "second picture")
-    return pictures.shown([exhibit.model.interpolate(*ends, n=n)])
+    both = in_turn(classes, 2).get("classes")
+    asked = {} if both is None else {"classes": both[0], "classes_b": both[1]}
+    return pictures.shown([exhibit.model.interpolate(*ends, n=n, **asked)])
 
 
 def groups(exhibit: Exhibit) -> list[str]:
@@ -147,7 +152,14 @@ def groups(exhibit: Exhibit) -> list[str]:
 
 
 def change_latents(
-    exhibit: Exhibit, picture: Array | None, group: int, shifts: Any, *, keeps_later: bool, seed: int
+    exhibit: Exhibit,
+    picture: Array | None,
+    group: int,
+    shifts: Any,
+    *,
+    keeps_later: bool,
+    seed: int,
+    classes: str = "",
 ) -> Array:
     """The picture, what its latents decode to, and what they decode to when the first variates of a group are
     shifted, by so many standard deviations of the model's samples, at all positions.
@@ -155,24 +167,32 @@ def change_latents(
     The latents of later groups stay, or come from the prior, with the same noise for both.
     """
     picture, model, name = _given(picture), exhibit.model, f"z.{group}"
-    z = _latents(exhibit, picture, seed)
+    asked = in_turn(classes)
+    z = _latents(exhibit, picture, seed, asked)
     if not keeps_later:
         z = {key: z[key] for key in list(z)[: group + 1]}
     by = np.zeros(z[name].shape[-1], np.float32)
     by[: len(shifts)] = shifts
     decoded = [
-        model.decode(latents, output="mean", seed=seed)[0]
+        model.decode(latents, output="mean", seed=seed, **asked)[0]
         for latents in (z, z | {name: z[name] + by * exhibit.spread[name]})
     ]
     return pictures.shown([np.stack([picture, *decoded])], [["picture", "not shifted", "shifted"]])
 
 
 def keep(
-    exhibit: Exhibit, picture: Array | None, k: int, n: int, seed: int, temperature: float | None
+    exhibit: Exhibit,
+    picture: Array | None,
+    k: int,
+    n: int,
+    seed: int,
+    temperature: float | None,
+    classes: str = "",
 ) -> tuple[Array, str]:
-    """The picture and n pictures that share its first k latent groups; the others come from the prior."""
+    """The picture, encoded given the first of the typed classes, and n pictures that share its first k latent
+    groups; their other latents come from the prior, given the typed classes in turn."""
     picture, model = _given(picture), exhibit.model
-    z = _latents(exhibit, picture, seed)
+    z = _latents(exhibit, picture, seed, in_turn(classes))
     first = {name: z[name].repeat(n, 0) for name in list(z)[:k]}
     drawn = model.decode(
         first,
@@ -180,6 +200,7 @@ def keep(
         output="mean",
         batch_size=BATCH,
         temperature=1.0 if temperature is None else temperature,
+        **in_turn(classes, n),
     )
     says = f"the first {k} of {len(z)} latent groups are those of the picture"
     return pictures.shown([picture[None], *pictures.in_rows(drawn)], [["picture"]]), says
@@ -222,8 +243,8 @@ def sample(exhibit: Exhibit, seed: int) -> Array:
     return drawn
 
 
-def _latents(exhibit: Exhibit, picture: Array, seed: int) -> dict[str, Array]:
-    encoded = exhibit.model.encode(picture[None], seed=seed)
+def _latents(exhibit: Exhibit, picture: Array, seed: int, asked: Options) -> dict[str, Array]:
+    encoded = exhibit.model.encode(picture[None], seed=seed, **asked)
     return {name: array for name, array in encoded.items() if name.startswith("z.")}
 
 

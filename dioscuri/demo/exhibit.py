@@ -78,6 +78,11 @@ class Exhibit:
         return int(getattr(self.model, "num_classes", 0))
 
     @property
+    def asks_class(self) -> bool:
+        """Whether the class of a given picture conditions its latents."""
+        return bool(self.num_classes) and "interpolate" in self.model.does
+
+    @property
     def _conditions(self) -> Sequence[str]:
         return getattr(getattr(self.model, "plan", None), "conditions", ())
 
@@ -124,8 +129,9 @@ class Exhibit:
     def spread(self) -> dict[str, Array]:
         """Standard deviation of the latents `z.<l>`, (Z,) each, over a few samples of the model and all
         positions."""
-        samples = self.model.generate(N_FOR_SPREAD, output="mean")
-        latents = self.model.encode(samples)
+        classes = {"classes": np.arange(N_FOR_SPREAD) % self.num_classes} if self.num_classes else {}
+        samples = self.model.generate(N_FOR_SPREAD, output="mean", **classes)
+        latents = self.model.encode(samples, **classes)
         return {name: z.std(tuple(range(z.ndim - 1))) for name, z in latents.items() if name.startswith("z.")}
 
     @contextmanager

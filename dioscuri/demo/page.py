@@ -129,25 +129,29 @@ class Tabs(Panel):
     def _reconstruct(self) -> None:
         with gr.Row():
             with gr.Column():
-                picture, buttons = self._picker(), self._buttons("Reconstruct")
+                picture, classes = self._picker(), self._classes("class of the picture")
+                buttons = self._buttons("Reconstruct")
             with gr.Column():
                 sheet, says = self._sheet("reconstruction"), gr.Textbox(label="quality")
-        self._connect(
-            buttons, lambda chosen: actions.reconstruct(self.exhibit, chosen), [picture], [sheet, says]
-        )
+
+        def reconstruct(picture: Any, classes: str) -> Any:
+            return actions.reconstruct(self.exhibit, picture, classes or "")
+
+        self._connect(buttons, reconstruct, [picture, classes], [sheet, says])
 
     def _interpolate(self) -> None:
         with gr.Row():
             with gr.Column():
                 first, second = self._picker("first picture", 0), self._picker("second picture", 1)
                 n = gr.Slider(2, 16, 8, step=1, label="pictures")
+                classes = self._classes("class of both pictures, or of each", "3, 7")
                 buttons = self._buttons("Interpolate")
             sheet = self._sheet("interpolation")
 
-        def interpolate(a: Any, b: Any, n: float) -> Any:
-            return actions.interpolate(self.exhibit, a, b, actions.count(n))
+        def interpolate(a: Any, b: Any, n: float, classes: str) -> Any:
+            return actions.interpolate(self.exhibit, a, b, actions.count(n), classes or "")
 
-        self._connect(buttons, interpolate, [first, second, n], [sheet])
+        self._connect(buttons, interpolate, [first, second, n, classes], [sheet])
 
     def _latents(self) -> None:
         names = actions.groups(self.exhibit)
@@ -161,19 +165,18 @@ class Tabs(Panel):
                 shifts = [gr.Slider(-4, 4, 0, label=f"latent {k}", visible=k < sizes[0]) for k in range(n)]
                 later = gr.Checkbox(True, label="keep the latents of later groups (otherwise from the prior)")
                 seed = gr.Number(0, label="seed", precision=0)
-                buttons = self._buttons("Show")
+                classes, buttons = self._classes("class of the picture"), self._buttons("Show")
             sheet = self._sheet("shifted")
 
-        def change(picture: Any, group: int, later: bool, seed: float, *shifts: float) -> Any:
-            by = shifts[: sizes[group]]
-            return actions.change_latents(
-                self.exhibit, picture, group, by, keeps_later=later, seed=actions.seed_of(seed)
-            )
+        def change(picture: Any, group: int, later: bool, number: float, typed: str, *by: float) -> Any:
+            call: dict[str, Any] = {"keeps_later": later, "seed": actions.seed_of(number)}
+            shift = by[: sizes[group]]
+            return actions.change_latents(self.exhibit, picture, group, shift, classes=typed or "", **call)
 
         group.change(
             lambda group: [gr.Slider(value=0, visible=k < sizes[group]) for k in range(n)], group, shifts
         )
-        self._connect(buttons, change, [picture, group, later, seed, *shifts], [sheet], shifts)
+        self._connect(buttons, change, [picture, group, later, seed, classes, *shifts], [sheet], shifts)
 
     def _keep(self) -> None:
         most = len(actions.groups(self.exhibit))
@@ -183,15 +186,18 @@ class Tabs(Panel):
                 k = gr.Slider(1, most, max(1, most // 2), step=1, label="latent groups that stay")
                 n, seed = gr.Number(8, label="pictures", precision=0), gr.Number(0, label="seed", precision=0)
                 temperature = gr.Number(1.0, label="temperature of the others", minimum=0)
+                classes = self._classes(
+                    "classes of the new pictures in turn; the first is the picture's", "3, 7"
+                )
                 buttons = self._buttons("Show")
             with gr.Column():
                 sheet, says = self._sheet("pictures"), gr.Textbox(label="latents")
 
-        def keep(picture: Any, k: float, n: float, seed: float, temperature: float | None) -> Any:
-            groups, number = actions.count(k, "latent groups", most), actions.count(n)
-            return actions.keep(self.exhibit, picture, groups, number, actions.seed_of(seed), temperature)
+        def keep(picture: Any, k: float, n: float, seed: float, warmth: float | None, classes: str) -> Any:
+            numbers = actions.count(k, "latent groups", most), actions.count(n), actions.seed_of(seed)
+            return actions.keep(self.exhibit, picture, *numbers, warmth, classes or "")
 
-        self._connect(buttons, keep, [picture, k, n, seed, temperature], [sheet, says], [k])
+        self._connect(buttons, keep, [picture, k, n, seed, temperature, classes], [sheet, says], [k])
 
     def _classify(self) -> None:
         with gr.Row():

@@ -53,6 +53,15 @@ class Panel:
             values = tuple(_control(option) for option in options)
         return Asked(number, seed, typed, prompt, options, values)
 
+    def _classes(self, label: str, example: str = "3") -> Any:
+        """A box for the classes of given pictures, shown for a model whose latents they condition."""
+        largest = self.exhibit.num_classes - 1
+        return gr.Textbox(
+            label=f"{label}, 0 to {largest}",
+            placeholder=f"{example} (empty: none)",
+            visible=self.exhibit.asks_class,
+        )
+
     def _read(self, asked: Asked, values: Sequence[Any]) -> tuple[int, int, dict[str, Any], dict[str, Any]]:
         """Number, seed, conditions and options from the values of `asked`."""
         n, seed, classes, prompt, *options = values

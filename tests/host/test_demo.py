@@ -132,6 +132,33 @@ def test_reconstruction_interpolation_and_classes(exhibit):
     assert max(shares, key=shares.get) == str(exhibit("classifier").model.classify(PICTURE[None])[0])
 
 
+def test_a_typed_class_conditions_the_latents_of_a_picture(tmp_path):
+    sizes = {"target_res": 8, "channels": 1, "width": 8, "depth": 1, "zdim": 2, "num_mixtures": 2}
+    dio.new("metroplex", num_classes=3, cond_dropout_prob=0.0, **sizes).save(tmp_path / "classes")
+    shown = Exhibit(str(tmp_path / "classes"), "torch")
+    assert shown.asks_class
+    other, model = faces.PICTURES[1], shown.model
+    sheet, says = actions.reconstruct(shown, PICTURE, "2")
+    back = model.reconstruct(PICTURE[None], classes=2, output="mean")
+    np.testing.assert_array_equal(
+        sheet, pictures.shown([np.stack([PICTURE, back[0]])], [["picture", "reconstruction"]])
+    )
+    assert f"{model.bound(PICTURE[None], classes=2).bits_per_dim:.2f} bits/dim" in says
+    film = model.interpolate(PICTURE, other, n=3, classes=1, classes_b=2)
+    np.testing.assert_array_equal(
+        actions.interpolate(shown, PICTURE, other, 3, "1, 2"), pictures.shown([film])
+    )
+    sheets = [actions.keep(shown, PICTURE, 1, 2, 0, 1.0, typed)[0] for typed in ("0", "0, 1", "1")]
+    assert (sheets[0] != sheets[2]).any()
+    call = {"keeps_later": True, "seed": 0}
+    moved = [actions.change_latents(shown, PICTURE, 0, [1.0], classes=c, **call) for c in ("0", "2")]
+    assert (moved[0] != moved[1]).any()
+    with pytest.raises(UserError, match="encode needs classes"):
+        actions.keep(shown, PICTURE, 1, 2, 0, 1.0)
+    with pytest.raises(UserError, match="classes holds 3: the model has 3 classes"):
+        actions.reconstruct(shown, PICTURE, "3")
+
+
 def test_a_prompt_goes_through_the_text_encoder(tmp_path):
     encoder = write_encoder(tmp_path, "t5")
     tokenizer = dio.new(

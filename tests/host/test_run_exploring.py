@@ -113,6 +113,72 @@ def test_interpolation_writes_pairs_films_and_a_sheet(trained, tmp_path):
     assert json.loads((output / "settings.json").read_text())["pictures"]["n"] == 4
 
 
+CLASSES = ("model.num_classes=10", "data.labels=True", "loss.cond_dropout_prob=0.")
+
+
+def classes_seen(context):
+    """Labels of the batches that a mode encodes, and of those that it decodes."""
+    seen = {"encode": [], "decode": []}
+    run = context.engine.run
+
+    def watched(method, batch, **given):
+        if method in seen:
+            seen[method].append(batch["label"].tolist() if "label" in batch else None)
+        return run(method, batch, **given)
+
+    context.engine.run = watched
+    synthesize(context)
+    return seen["encode"], seen["decode"]
+
+
+def test_walks_read_and_show_pictures_given_their_classes(make_run):
+    train(make_run("train.total_train_steps=3", *CLASSES))
+    words = ("synthesis.n_samples=8", "synthesis.n_frames=3", "synthesis.batch_size=4", *CLASSES)
+
+    def context(mode, *more):
+        return make_run(f"synthesis.synthesis_mode={mode}", *words, *more)
+
+    first = context("traversal", "synthesis.variates=[[0]]")
+    labels = first.sets.test.labels[:8].tolist()
+    a, b = labels[::2], labels[1::2]
+    assert a != b
+    encoded, decoded = classes_seen(first)
+    assert encoded == [labels[:4], labels[4:]]
+    assert decoded == [labels[:4]] * 3 + [labels[4:]] * 3
+    assert classes_seen(context("interpolation")) == ([a, b], [a, a, b])  # the middle is A's
+    asked = context("interpolation", "synthesis.classes=[5,6]")
+    assert classes_seen(asked) == ([[5, 6] * 2] * 2, [[5, 6] * 2] * 3)
+
+
+def test_mixtures_with_latents_of_a_have_the_class_of_a(make_run):
+    train(make_run("train.total_train_steps=3", *CLASSES))
+    words = ("synthesis.synthesis_mode=mixing", "synthesis.n_samples=8", "synthesis.batch_size=4")
+    context = make_run(*words, *CLASSES)
+    labels = context.sets.test.labels[:8].tolist()
+    encoded, decoded = classes_seen(context)
+    assert encoded == [labels[::2], labels[1::2]]
+    assert decoded == [labels[1::2]] + [labels[::2]] * 3
+
+
+def test_class_folders_have_the_numbers_of_the_run(make_run, tmp_path):
+    train(make_run("train.total_train_steps=3", *CLASSES))
+    words = (
+        "synthesis.synthesis_mode=traversal",
+        "synthesis.variates=[[0]]",
+        "synthesis.n_frames=2",
+        *CLASSES,
+    )
+    sevens = tmp_path / "pictures"
+    sevens.mkdir()
+    write_pictures(sevens / "7", ["a.png"])
+    write_pictures(sevens / "2", ["b.png"])
+    encoded, _ = classes_seen(make_run(*words, f"synthesis.pictures_path={sevens}"))
+    assert encoded == [[2, 7, 2, 7]]
+    write_pictures(sevens / "cat", ["c.png"])
+    with pytest.raises(UserError, match="folder 'cat' is not one of the run's classes: 0, 1, 2, 3, 4 and 5"):
+        synthesize(make_run(*words, f"synthesis.pictures_path={sevens}"))
+
+
 def test_two_folders_make_pairs_by_their_order(trained, tmp_path):
     first = write_pictures(tmp_path / "first", ["a.png", "b.png"])
     second = write_pictures(tmp_path / "second", ["x.png", "y.png"])
@@ -283,3 +349,7 @@ def test_pictures_without_classes_are_not_scored_by_a_model_that_needs_them(make
     mode = ("synthesis.synthesis_mode=scores", f"synthesis.pictures_path={folder}")
     with pytest.raises(UserError, match="has no classes, but the model needs them"):
         synthesize(make_run(*mode, *words))
+    walk = ("synthesis.synthesis_mode=interpolation", mode[1])
+    with pytest.raises(UserError, match="has no classes, but the model needs them"):
+        synthesize(make_run(*walk, *words))
+    synthesize(make_run(*walk, *words, "synthesis.classes=[3]"))

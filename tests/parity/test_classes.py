@@ -207,7 +207,11 @@ def test_a_model_takes_classes_in_every_call(model):
     z = {name: array for name, array in latents.items() if name.startswith("z.")}
     decoded = one.decode(z, classes=LABELS, output="mean")
     np.testing.assert_array_equal(decoded, one.reconstruct(images, classes=LABELS, output="mean"))
-    assert one.interpolate(images[0], images[1], n=3, classes=1).shape == (3, 8, 8, 1)
+    film = one.interpolate(images[0], images[1], n=2, classes=1, classes_b=2, output="mean")
+    ends = [one.reconstruct(images[n : n + 1], classes=n + 1, output="mean")[0] for n in (0, 1)]
+    np.testing.assert_array_equal(film, ends)
+    mixed = one.mix(images[0], images[1], [0, len(one.plan.groups)], classes=1, classes_b=2, output="mean")
+    np.testing.assert_array_equal(mixed, ends[::-1])
     loss, _ = one.loss(one.batch(images, classes=LABELS))
     loss.backward()
     assert one.module.top_down.class_emb.weight.grad.abs().max() > 0

@@ -172,7 +172,11 @@ class Synthesis:
     batch_size: int = option(low=1, high=2**20, doc="global batch size")
     output: str = option("sample", choices=("sample", "mean"), doc="how the output layer is read")
     classes: tuple[int, ...] = option(
-        (), low=0, high=2**20, doc="classes to sample, in turn; empty: all classes of the model, in turn"
+        (),
+        low=0,
+        high=2**20,
+        doc="generation: classes to sample, in turn; empty: all of the model. interpolation, mixing, "
+        "traversal: classes of the pairs or pictures, in turn; empty: those of the pictures",
     )
     guidance_scale: float = option(
         0.0,

@@ -12,9 +12,6 @@ from dioscuri.families import classes
 from dioscuri.families.latent_models.plan import LatentPlan
 from dioscuri.inputs import read_classes, read_count
 
-WALKS = ("interpolation", "traversal", "mixing")
-"""Modes that move through the latents of several pictures."""
-
 
 def examples(batch: Batch) -> dict[str, Array]:
     """What a model is given of a batch of the pipeline: `image` and, where it has classes, `label`."""
@@ -61,6 +58,15 @@ def order(hparams: Any, plan: LatentPlan, first: int, n: int) -> dict[str, Array
     return {"label": chosen[numbers % len(chosen)]} if len(chosen) else {"index": numbers}
 
 
+def walked(batch: Batch, hparams: Any, first: int) -> dict[str, Array]:
+    """What a model is given of a batch of the pipeline whose examples, or pairs, have numbers from `first`:
+    their classes, or those of `synthesis.classes` in turn."""
+    rows, chosen = examples(batch), np.asarray(hparams.synthesis.classes, np.int32)
+    if not len(chosen):
+        return rows
+    return rows | {"label": chosen[(first + np.arange(len(rows["image"]))) % len(chosen)]}
+
+
 def guidance(hparams: Any) -> float | None:
     """`synthesis.guidance_scale`, or None where there is no guidance."""
     return float(hparams.synthesis.guidance_scale) or None
@@ -70,12 +76,6 @@ def check_conditions(hparams: Any) -> None:
     """Raise a `UserError` if the options of classes and guidance do not fit the model's."""
     classes.check_classes(hparams)
     check_guidance(hparams.synthesis.guidance_scale, hparams)
-    mode = hparams.synthesis.synthesis_mode
-    if mode in WALKS and hparams.model.num_classes and not hparams.loss.cond_dropout_prob:
-        raise UserError(
-            f"[synthesis] synthesis_mode '{mode}' uses no classes: it needs a model trained with "
-            "loss.cond_dropout_prob above 0"
-        )
 
 
 def check_guidance(scale: float, hparams: Any) -> None:
@@ -96,6 +96,12 @@ def check_labelled(pictures: Examples, hparams: Any) -> None:
             f"{pictures.name} has no classes, but the model needs them: put the pictures into class folders, "
             "or train with loss.cond_dropout_prob above 0"
         )
+
+
+def check_walked(pictures: Examples, hparams: Any) -> None:
+    """The same for modes that `synthesis.classes` can give classes to."""
+    if not hparams.synthesis.classes:
+        check_labelled(pictures, hparams)
 
 
 def check_examples(context: Context) -> None:

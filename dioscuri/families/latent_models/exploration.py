@@ -1,8 +1,8 @@
 """Ways through the latents of a hierarchy: from one example to another, along a variate, and mixtures.
 
 Everything here is numpy on the host, so both twins walk the same way; `decode` is the twin's. Latents are
-`z.<l>` (N, *grid, Z) by name, as `encode` gives them. A mask (Z,) of a group is 1 where its latents are
-given, 0 where they come from the prior.
+`z.<l>` (N, *grid, Z) by name, as `encode` gives them, and with classes `label` (N,). A mask (Z,) of a group
+is 1 where its latents are given, 0 where they come from the prior.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -12,6 +12,7 @@ import numpy as np
 
 from dioscuri.engine import Array
 from dioscuri.errors import UserError, did_you_mean
+from dioscuri.families.latent_models.conditions import known_classes
 from dioscuri.families.latent_models.plan import LatentPlan
 
 Latents = dict[str, Array]
@@ -39,17 +40,18 @@ def film(
     """Examples (N, n, ...) from the latents of `first` to those of `last`, both ends included.
 
     `path` is 'linear' or 'spherical'. Of the levels not in `levels` (empty: all are) the latents of `first`
-    are held, or come from the prior.
+    are held, or come from the prior. The class is that of the nearer end.
     """
     moving = {g for g, block in enumerate(plan.groups) if not levels or block.level in levels}
     masks = masks_of(plan, moving if rest == PRIOR else range(len(plan.groups)))
     between = PATHS[path]
 
     def at(t: float) -> Latents:
-        return {
+        z = {
             f"z.{g}": between(first[f"z.{g}"], last[f"z.{g}"], t) if g in moving else first[f"z.{g}"]
             for g in range(len(plan.groups))
         }
+        return z | known_classes(first if t <= 0.5 else last)
 
     return np.stack([decode(at(float(t)), masks) for t in np.linspace(0, 1, n)], 1)
 
@@ -76,7 +78,7 @@ def traversal(
     mean, std = (encoded[f"prior_{kind}.{group}"] for kind in ("mean", "std"))
 
     def at(offset: float) -> Latents:
-        z = {f"z.{g}": encoded[f"z.{g}"] for g in range(n)}
+        z = {f"z.{g}": encoded[f"z.{g}"] for g in range(n)} | known_classes(encoded)
         changed = z[f"z.{group}"].copy()
         changed[..., chosen] = (mean + offset * std)[..., chosen]
         return z | {f"z.{group}": changed}
@@ -92,10 +94,14 @@ def mixtures(
     decode: Decode,
 ) -> Array:
     """Examples (N, cuts, ...) of the coarsest k latent groups of `first` and all finer ones of `second`, for
-    every k of `cuts`."""
+    every k of `cuts`. The class counts as coarser than all groups: it is that of `first` unless k is 0."""
     n = len(plan.groups)
     masks = masks_of(plan, range(n))
-    mixed = [{f"z.{g}": (first if g < k else second)[f"z.{g}"] for g in range(n)} for k in cuts]
+    mixed = [
+        {f"z.{g}": (first if g < k else second)[f"z.{g}"] for g in range(n)}
+        | known_classes(first if k else second)
+        for k in cuts
+    ]
     return np.stack([decode(latents, masks) for latents in mixed], 1)
 
 

@@ -31,6 +31,7 @@ class ExplorableModel(LatentModel):
         n: int = 8,
         *,
         classes: Any = None,
+        classes_b: Any = None,
         path: str = "linear",
         levels: Any = (),
         rest: str = HELD,
@@ -46,6 +47,9 @@ class ExplorableModel(LatentModel):
         comes from the 'prior' at the `temperature`, with the same noise in every picture. For two pictures
         (H, W, C) the result is (n, H, W, C), for two batches (N, H, W, C) it is (N, n, H, W, C). `noise` is
         that of `encode` for N pictures (with `output`, if that is 'sample'): a and b share it.
+
+        `classes` are those of a, `classes_b` those of b if they differ: a picture gets that of the nearer
+        end.
         """
         (first, last), single = read_pairs(a, b, self.picture_shape, self._dtype)
         chosen: dict[str, Any] = {
@@ -55,7 +59,7 @@ class ExplorableModel(LatentModel):
         }
         call = {"temperature": temperature, "seed": seed, "noise": noise, "batch_size": batch_size}
         start, decode = self._walk("interpolate", first, options, classes, **call)
-        end, _ = self._walk("interpolate", last, options, classes, **call)
+        end, _ = self._walk("interpolate", last, options, _other(classes_b, classes), **call)
         film = exploration.film(self.plan, start, end, read_count(n, "n", low=2), decode, **chosen)
         return film[0] if single else film
 
@@ -121,6 +125,7 @@ class ExplorableModel(LatentModel):
         cuts: Any = None,
         *,
         classes: Any = None,
+        classes_b: Any = None,
         seed: int = 0,
         noise: Any = None,
         batch_size: int = BATCH_SIZE,
@@ -129,13 +134,16 @@ class ExplorableModel(LatentModel):
         """Pictures of the coarsest k latent groups of a and all finer ones of b, for every k of `cuts` (None:
         up to 8 from 0 to all groups): (cuts, H, W, C) for two pictures, (N, cuts, H, W, C) for two batches.
         `noise` is that of `encode`, shared by a and b.
+
+        `classes` are those of a, and of all pictures with latents of a; `classes_b` are those of b if they
+        differ.
         """
         (first, second), single = read_pairs(a, b, self.picture_shape, self._dtype)
         default = exploration.mixing_cuts(len(self.plan.groups), N_CUTS)
         chosen = default if cuts is None else exploration.read_cuts(self.plan, cuts, "cuts")
         call = {"temperature": 1.0, "seed": seed, "noise": noise, "batch_size": batch_size}
         coarse, decode = self._walk("mix", first, options, classes, **call)
-        fine, _ = self._walk("mix", second, options, classes, **call)
+        fine, _ = self._walk("mix", second, options, _other(classes_b, classes), **call)
         made = exploration.mixtures(self.plan, coarse, fine, chosen, decode)
         return made[0] if single else made
 
@@ -150,8 +158,8 @@ class ExplorableModel(LatentModel):
         noise: Any,
         **how: Any,
     ) -> tuple[dict[str, Array], Decode]:
-        """What `encode` gives of pictures, with the prior's statistics, and a function that decodes latents
-        with the same noise in every call."""
+        """What `encode` gives of pictures, with the prior's statistics and their classes, and a function that
+        decodes latents with the same noise in every call."""
         arguments = self._reading({"output": "mean", **options}, call)
         n, output = len(pictures), {"output": arguments["output"]}
         arguments |= {"temperatures": read_temperatures(self.plan, temperature)}
@@ -162,10 +170,15 @@ class ExplorableModel(LatentModel):
             return None if given is None else {spec.name: given[spec.name] for spec in specs}
 
         def decode(latents: dict[str, Array], masks: list[Array]) -> Array:
-            noise, given = only("decode", **output), {**latents, **known_classes(rows)}
-            return self._run("decode", given, noise=noise, masks=masks, **how, **arguments)["image"]
+            noise = only("decode", **output)
+            return self._run("decode", latents, noise=noise, masks=masks, **how, **arguments)["image"]
 
         rows = self._rows(pictures, classes, call)
         encoded = self._run("encode", rows, noise=only("encode"), with_prior=True, **how)
         exploration.check_finite(encoded)
-        return encoded, decode
+        return encoded | known_classes(rows), decode
+
+
+def _other(classes_b: Any, classes: Any) -> Any:
+    """Classes of the second pictures of pairs."""
+    return classes if classes_b is None else classes_b

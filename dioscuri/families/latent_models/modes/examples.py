@@ -11,10 +11,12 @@ import numpy as np
 
 from dioscuri.context import Context
 from dioscuri.data import Examples, pipeline
+from dioscuri.data.classes import renumbered
 from dioscuri.data.folders import open_pictures
 from dioscuri.data.image_files import open_image
 from dioscuri.engine import Array, Batch
 from dioscuri.errors import UserError
+from dioscuri.families.latent_models.conditions import check_walked, known_classes, walked
 from dioscuri.families.latent_models.exploration import check_finite
 from dioscuri.families.latent_models.plan import LatentPlan, level_temperatures
 from dioscuri.outputs.examples import batches, chosen_split
@@ -63,6 +65,7 @@ def chosen_pairs(context: Context, few: int) -> Pairs:
     make none."""
     options = context.hparams.synthesis
     first, settings = chosen_pictures(context)
+    check_walked(first, context.hparams)
     numbers = chosen_indices(context, first, 2 * few)
     if not options.second_pictures_path:
         if len(numbers) < 2 or len(numbers) % 2:
@@ -75,6 +78,7 @@ def chosen_pairs(context: Context, few: int) -> Pairs:
             _check_sizes(first, first, indices)
         return Pairs(first, first, indices, settings)
     second, more = _opened(context, options.second_pictures_path, SECOND)
+    check_walked(second, context.hparams)
     if len(first) != len(second):
         raise UserError(
             f"{FIRST} {options.pictures_path} holds {len(first)} pictures and {SECOND} "
@@ -94,16 +98,15 @@ class Coder:
         self._temperatures = level_temperatures(plan, setting)
 
     def encode(self, batch: Batch) -> dict[str, Array]:
-        """What `encode` gives, with the prior's statistics; a `UserError` if they are not finite."""
+        """What `encode` gives, with the prior's statistics and the classes; a `UserError` if they are not
+        finite."""
+        hparams, index = self._context.hparams, self._index
+        rows = walked(batch, hparams, index * hparams.synthesis.batch_size)
         encoded = self._context.engine.run(
-            "encode",
-            {"image": batch["image"]},
-            ema=self._context.hparams.synthesis.load_ema_weights,
-            step=self._index,
-            with_prior=True,
+            "encode", rows, ema=hparams.synthesis.load_ema_weights, step=index, with_prior=True
         )
-        check_finite(encoded, f"the pictures of batch {self._index}")
-        return encoded
+        check_finite(encoded, f"the pictures of batch {index}")
+        return encoded | known_classes(rows)
 
     def decode(self, latents: dict[str, Array], masks: list[Array]) -> Array:
         """Examples (B, ...); where the masks are 0, latents come from the prior at the first temperature."""
@@ -121,7 +124,11 @@ class Coder:
 
 
 def _opened(context: Context, text: str, option: str) -> tuple[Examples, dict[str, Any]]:
-    pictures = open_pictures(context.hparams, text, option)
+    hparams = context.hparams
+    pictures: Examples = open_pictures(hparams, text, option)
+    names = context.sets.class_names or tuple(map(str, range(hparams.model.num_classes)))
+    if hparams.data.labels and names:
+        pictures = renumbered(pictures, names, f"{option} {text}")
     for note in pictures.notes:
         context.say(f"note: {note}")
     digest = hashlib.sha256("\n".join(pictures.keys).encode()).hexdigest()

@@ -7,6 +7,7 @@ import numpy as np
 from dioscuri.checkpoint.store import Checkpoint
 from dioscuri.context import Context
 from dioscuri.engine import Array
+from dioscuri.families.latent_models.conditions import check_walked
 from dioscuri.families.latent_models.exploration import (
     Variate,
     ranked,
@@ -32,6 +33,7 @@ def traverse(context: Context, plan: LatentPlan, checkpoint: Checkpoint) -> None
     options = context.hparams.synthesis
     variates, origin = _variates(context, plan, checkpoint)
     pictures, settings = chosen_pictures(context)
+    check_walked(pictures, context.hparams)
     indices = chosen_indices(context, pictures, N_PICTURES)
     output = output_folder(
         context, checkpoint, context.directory.images, "traversal", **settings, variates=origin
