@@ -68,6 +68,26 @@ class Runner:
         results = compiled(weights, arrays, frozen, drawn, self._arrays(numbers))
         return {name: self.devices.to_numpy(value)[:n] for name, value in results.items()}
 
+    def caller(self, weights: Any, frozen: Mapping[str, jax.Array]) -> Callable[..., dict[str, jax.Array]]:
+        """`run` on one device for many small calls: the tree of weights is flattened once, since its Python
+        would take longer than the network, and arrays stay on the device."""
+        leaves, tree = jax.tree.flatten(weights)
+
+        def call(method: str, batch: Mapping[str, Any], **options: Any) -> dict[str, jax.Array]:
+            def run(leaves: Any, arrays: Any, frozen: Any) -> dict[str, jax.Array]:
+                model = self.merge(jax.tree.unflatten(tree, leaves))
+                result: dict[str, jax.Array] = mode(self.methods, method)(
+                    model, arrays, {}, frozen, **options
+                )
+                return result
+
+            results: dict[str, jax.Array] = self.jit(run, ("caller", method, *options.items()))(
+                leaves, dict(batch), dict(frozen)
+            )
+            return results
+
+        return call
+
     def noise(self, method: str, rows: int, key: tuple[int, int], **options: Any) -> dict[str, jax.Array]:
         """The noise of a method for `rows` rows of all processes."""
         specs = tuple(self.methods.noise_specs(method, rows, **options))
@@ -176,6 +196,16 @@ class Network:
             return self.runner.run(
                 method, self.state, batch, frozen, key=(seed, step), noise=noise, **arguments
             )
+
+    def caller(self) -> Callable[..., dict[str, jax.Array]]:
+        """`run` without noise and with arrays that stay on the device."""
+        call = self.runner.caller(self.state, self.frozen)
+
+        def within(method: str, batch: Mapping[str, Any], **options: Any) -> dict[str, jax.Array]:
+            with self.arithmetic():
+                return call(method, batch, **options)
+
+        return within
 
     def noise_specs(self, method: str, rows: int, **options: Any) -> tuple[NoiseSpec, ...]:
         """The noise that a method takes."""

@@ -50,13 +50,16 @@ def main(words: list[str]) -> None:
     print(f"{model}: {len(pictures)} pictures of {test.name}, seed {chosen.seed}")
     file = io.BytesIO()
     options = {"seed": chosen.seed, "batch_size": chosen.batch_size, "check": False}
-    model.compress(pictures[:1], check=True)  # compiles
+    begin = time.perf_counter()
+    model.compress_into(io.BytesIO(), [pictures], **options)
+    print(f"a first call, which may compile: {time.perf_counter() - begin:.1f} s in")
     begin = time.perf_counter()
     sizes = model.compress_into(file, [pictures], **options)
     middle = time.perf_counter()
     same = (model.decompress(file.getvalue()) == pictures).all()
     end = time.perf_counter()
     assert same, "the pictures differ"
+    print(f"the {len(pictures)} pictures came back")
     bound = model.bound(pictures, samples=4).bits_per_dim
     net = 8 * (sizes["bytes"] - sizes["overhead"]) - sizes["initial"]
     print(

@@ -1,6 +1,6 @@
 """Runs a family's methods on a network, for the engine and for the models of the Python interface."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -147,6 +147,10 @@ class Network:
             return self.runner.run(
                 method, self.module, batch, frozen, key=(seed, step), noise=noise, **arguments
             )
+
+    def caller(self) -> Callable[..., dict[str, Array]]:
+        """`run` without noise; a call costs nothing that could be done once."""
+        return partial(self.run, noise={})
 
     def noise_specs(self, method: str, rows: int, **options: Any) -> tuple[NoiseSpec, ...]:
         """The noise that a method takes."""

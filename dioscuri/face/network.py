@@ -1,6 +1,6 @@
 """The interface between a model and its twin: `<twin>/inference.py` has a class `Network`."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from dioscuri.engine import Array
@@ -50,6 +50,10 @@ class Network(Protocol):
     ) -> dict[str, Array]:
         """Run a method of the family without gradients. Noise follows from (seed, method, step), or is given
         as arrays with rows first."""
+
+    def caller(self) -> Callable[..., dict[str, Any]]:
+        """`run(method, batch, **options)` for many small calls: without noise, with the weights as they are
+        now, for any number of rows. Results may stay on the device; the next call takes them, numpy too."""
 
     def noise_specs(self, method: str, rows: int, **options: Any) -> tuple[Any, ...]:
         """The noise that a method uses, as `dioscuri.plans.noise.NoiseSpec`."""

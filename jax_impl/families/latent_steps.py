@@ -2,7 +2,7 @@
 
 A decoder has no picture yet, but must compute the same bits as the encoder. So what reads pictures and what
 does not are separate modes, and both sides run the same ones on the same arrays. Between the steps arrays are
-on the host, NHWC, in at least float32: to widen bfloat16 and to narrow it again changes nothing.
+NHWC, in at least float32: to widen bfloat16 and to narrow it again changes nothing.
 """
 # ruff: noqa: ARG002 - the arguments are the engine's
 
@@ -35,39 +35,47 @@ class LatentSteps:
         levels = model.activations(normalise(batch["image"], self.plan, self.hparams, dtype))
         return {f"activation.{group}": _for_host(level) for group, level in enumerate(levels)}
 
-    def group_prior(
-        self, model: Any, batch: Arrays, noise: Arrays, frozen: Arrays, group: int
-    ) -> dict[str, Array]:
-        """`x` and `features`, the block's context, and the prior's `mean`, `scale` and `std`, from the states
-        behind the blocks before, of no class. The first group's batch holds any rows."""
-        states = _states(model, batch)
-        top_down, B = model.top_down, len(next(iter(batch.values())))
-        condition = class_condition(top_down.class_emb, None, B)
-        x = top_down.features_before(group, states, B)
-        context, prior = top_down.blocks[group].read_prior(x, condition)
-        return {name: _for_host(value) for name, value in context._asdict().items()} | self._gaussian(prior)
+    def first_prior(self, model: Any, batch: Arrays, noise: Arrays, frozen: Arrays) -> dict[str, Array]:
+        """What a block knows before it has latents, for the first group: its context, `x` and `features`, and
+        its prior's `mean`, `scale` and `std`, of no class. The batch holds any rows."""
+        return self._prior(model, {}, 0, len(next(iter(batch.values()))))
 
     def group_posterior(
         self, model: Any, batch: Arrays, noise: Arrays, frozen: Arrays, group: int
     ) -> dict[str, Array]:
-        """The posterior's `mean`, `scale` and `std`, from `activation` and what `group_prior` gave."""
+        """The posterior's `mean`, `scale` and `std`, from `activation` and what is known before."""
         prior = Gaussian(_placed(batch["mean"]), _placed(batch["scale"]))
         activation = _features(model, batch["activation"])
         block = model.top_down.blocks[group]
         return self._gaussian(block.read_posterior(_context(model, batch), activation, prior))
 
-    def group_state(
+    def next_prior(
         self, model: Any, batch: Arrays, noise: Arrays, frozen: Arrays, group: int
     ) -> dict[str, Array]:
-        """`state.<slot>` behind the block, from its context and latents `z`."""
-        x = model.top_down.blocks[group].add_latents(_context(model, batch), _placed(batch["z"]))
-        return {f"{STATE}{model.top_down.slot(group)}": _for_host(x)}
+        """`state.<slot>` behind a group's block, from context, latents `z` and the states before, and what
+        follows: of the next group the same as `first_prior`, behind the last one the parameters of the
+        levels' distribution."""
+        z, slot, following = _placed(batch["z"]), model.top_down.slot(group), group + 1
+        x = model.top_down.blocks[group].add_latents(_context(model, batch), z)
+        states = _states(model, batch) | {slot: x}
+        if following < len(self.plan.groups):
+            follows = self._prior(model, states, following, len(z))
+        else:
+            follows = self._levels(model, states)
+        return {f"{STATE}{slot}": _for_host(x), **follows}
 
-    def likelihood(self, model: Any, batch: Arrays, noise: Arrays, frozen: Arrays) -> dict[str, Array]:
+    def _prior(self, model: Any, states: Mapping[int, Array], group: int, B: int) -> dict[str, Array]:
+        top_down = model.top_down
+        condition = class_condition(top_down.class_emb, None, B)
+        x = top_down.features_before(group, states, B)
+        context, prior = top_down.blocks[group].read_prior(x, condition)
+        return {name: _for_host(value) for name, value in context._asdict().items()} | self._gaussian(prior)
+
+    def _levels(self, model: Any, states: Mapping[int, Array]) -> dict[str, Array]:
         """Parameters of the levels' distribution, padding left out: Bernoulli `logits` (B, h, w, C), or a
         mixture's `logits` (B, h, w, M) and, each (B, h, w, C, M), `means`, `inverse_scales` and, where
         channels are coupled, `coefficients`."""
-        layer = model.top_down.read_output(_states(model, batch))
+        layer = model.top_down.read_output(states)
         if self.plan.likelihood == "bernoulli":
             return output_statistics(layer, self.plan, self.hparams)
         given = mixture_parameters(layer, self.plan, self.hparams)._asdict()

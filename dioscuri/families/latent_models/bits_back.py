@@ -6,11 +6,11 @@ reads latents and picture, and writes back the bits that chose the latents. The 
 -ELBO in bits on average, and the first one needs as many bits to begin with as its latents take.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from einops import rearrange
 
 from dioscuri.compression import latents, levels
 from dioscuri.compression.latents import MAX_BITS, Normal
@@ -21,9 +21,9 @@ from dioscuri.errors import UserError
 from dioscuri.families.latent_models.plan import LatentPlan
 from dioscuri.hparams.sections import Data
 
-Arrays = dict[str, Array]
-Run = Callable[..., Arrays]
-"""A network's modes: `run(name, batch, **options)`."""
+Arrays = dict[str, Any]
+Run = Callable[..., dict[str, Any]]
+"""A network's modes: `run(name, batch, **options)`. Results may lie on a device; numpy reads them."""
 
 MARGIN = 3
 """Bits of a latent whose posterior is as wide as its prior."""
@@ -34,7 +34,7 @@ INACTIVE = 2e-3
 """Mean KL in nats below which a variate's latents have one bit. Not none: together they tell something."""
 EXTREMES = np.errstate(over="ignore", under="ignore")
 """What is far out in a distribution's tail is 0 or infinite, as it should be."""
-_CONTEXT, _PRIOR = ("x", "features"), ("mean", "scale")
+_CONTEXT, _PRIOR, _STATE = ("x", "features"), ("mean", "scale"), "state."
 
 
 @dataclass(frozen=True)
@@ -101,77 +101,91 @@ class BitsBack:
     @EXTREMES
     def encode(self, coder: Coder, pictures: Array) -> None:
         """Push a batch (B, h, w, C)."""
-        B, states = len(pictures), dict[str, Array]()
+        B = len(pictures)
         activations = self.run("activations", {"image": self.pixels.padded(pictures)})
-        bins = []
+        top_down, bins = TopDown(self.run, B), list[Array]()
         for group in range(len(self.bits)):
-            prior = self._prior(group, states, B)
-            normals = self._normal(prior), self._normal(self._posterior(group, prior, activations))
+            normals = top_down.prior(), top_down.posterior(group, activations)
             bins.append(latents.pop_posterior(coder, *normals, self._latent_bits(group, B)))
-            states |= self._state(group, prior, bins[-1])
+            top_down.add(latents.medians(bins[-1], normals[0], self._latent_bits(group, B)))
         numbers = self.pixels.levels(pictures)
-        levels.push_levels(coder, numbers, self._likelihood(states), self.pixels.scale)
+        levels.push_levels(coder, numbers, top_down.likelihood(), self.pixels.scale)
         for group in reversed(range(len(self.bits))):
             latents.push_prior(coder, bins[group], self._latent_bits(group, B))
 
     @EXTREMES
     def decode(self, coder: Coder, B: int) -> Array:
         """Pop a batch of B pictures: the inverse of `encode`."""
-        priors, bins, states = [], [], dict[str, Array]()
+        top_down, priors, bins = TopDown(self.run, B), list[Normal](), list[Array]()
         for group in range(len(self.bits)):
-            priors.append(self._prior(group, states, B))
+            priors.append(top_down.prior())
             bins.append(latents.pop_prior(coder, self._latent_bits(group, B)))
-            states |= self._state(group, priors[-1], bins[-1])
+            top_down.add(latents.medians(bins[-1], priors[-1], self._latent_bits(group, B)))
         shape = (B, *self.plan.image_shape)
-        numbers = levels.pop_levels(coder, self._likelihood(states), self.pixels.scale, shape)
+        numbers = levels.pop_levels(coder, top_down.likelihood(), self.pixels.scale, shape)
         pictures = self.pixels.pictures(numbers)
         activations = self.run("activations", {"image": self.pixels.padded(pictures)})
         for group in reversed(range(len(self.bits))):
-            posterior = self._posterior(group, priors[group], activations)
-            normals = self._normal(priors[group]), self._normal(posterior)
+            normals = priors[group], top_down.posterior(group, activations)
             latents.push_posterior(coder, bins[group], *normals, self._latent_bits(group, B))
         return pictures
-
-    def _prior(self, group: int, states: Arrays, B: int) -> Arrays:
-        batch = states or {"index": np.arange(B)}
-        return self._finite(self.run("group_prior", batch, group=group), f"prior of latent group {group}")
-
-    def _posterior(self, group: int, prior: Arrays, activations: Arrays) -> Arrays:
-        batch = {name: prior[name] for name in (*_CONTEXT, *_PRIOR)}
-        batch["activation"] = activations[f"activation.{group}"]
-        posterior = self.run("group_posterior", batch, group=group)
-        return self._finite(posterior, f"posterior of latent group {group}")
-
-    def _state(self, group: int, prior: Arrays, bins: Array) -> Arrays:
-        """Features behind a group whose latents have these bins."""
-        mean = prior["mean"]
-        values = latents.medians(bins, self._normal(prior), self._latent_bits(group, len(mean)))
-        z = values.reshape(mean.shape).astype(mean.dtype)
-        return self.run("group_state", {"z": z, **{name: prior[name] for name in _CONTEXT}}, group=group)
-
-    def _likelihood(self, states: Arrays) -> Arrays:
-        return self._finite(self.run("likelihood", states), "distribution of levels")
 
     def _latent_bits(self, group: int, B: int) -> Array:
         """Bits of every latent of a batch, (n,)."""
         bits = self.bits[group]
         return np.tile(bits, B * self.plan.latent_dims(group) // len(bits))
 
-    @staticmethod
-    def _normal(statistics: Arrays) -> Normal:
-        return Normal(*(statistics[name].reshape(-1).astype(np.float64) for name in ("mean", "std")))
 
-    @staticmethod
-    def _finite(arrays: Arrays, what: str) -> Arrays:
-        sound = all(np.isfinite(array).all() for array in arrays.values())
-        if not sound or any(
-            (arrays[name] <= 0).any() for name in ("std", "inverse_scales") if name in arrays
-        ):
-            raise UserError(
-                f"the model's {what} has values that are not finite, or scales of zero: these weights cannot "
-                "compress; train longer, or choose another checkpoint"
-            )
-        return arrays
+class TopDown:
+    """A pass down the hierarchy for a batch of B, in the steps that encoder and decoder share. Features stay
+    where the network computes; statistics are (n,), all latents of a group of the batch."""
+
+    def __init__(self, run: Run, B: int) -> None:
+        self.run, self.states = run, dict[str, Any]()
+        self.known = [run("first_prior", {"index": np.arange(B)})]
+        """What is known of each group before it has latents, and at the end of the levels."""
+
+    def prior(self) -> Normal:
+        """That of the next group."""
+        return _normal(self.known[-1], f"prior of latent group {len(self.known) - 1}")
+
+    def posterior(self, group: int, activations: Arrays) -> Normal:
+        """That of a group whose prior is known."""
+        batch = {name: self.known[group][name] for name in (*_CONTEXT, *_PRIOR)}
+        batch["activation"] = activations[f"activation.{group}"]
+        statistics = self.run("group_posterior", batch, group=group)
+        return _normal(statistics, f"posterior of latent group {group}")
+
+    def add(self, values: Array) -> None:
+        """Give the next group its latents (n,)."""
+        known = self.known[-1]
+        z = values.reshape(known["mean"].shape).astype(known["mean"].dtype)
+        batch = {"z": z, **{name: known[name] for name in _CONTEXT}, **self.states}
+        self.known.append(self.run("next_prior", batch, group=len(self.known) - 1))
+        self.states |= {name: x for name, x in self.known[-1].items() if name.startswith(_STATE)}
+
+    def likelihood(self) -> dict[str, Array]:
+        """Parameters of the levels' distribution, once all groups have latents."""
+        parameters = {
+            name: np.asarray(x) for name, x in self.known[-1].items() if not name.startswith(_STATE)
+        }
+        _check_finite(parameters, "distribution of levels")
+        return parameters
+
+
+def _normal(statistics: Arrays, what: str) -> Normal:
+    arrays = {name: np.asarray(statistics[name]).reshape(-1).astype(np.float64) for name in ("mean", "std")}
+    _check_finite(arrays, what)
+    return Normal(**arrays)
+
+
+def _check_finite(arrays: Mapping[str, Array], what: str) -> None:
+    scales = (arrays[name] for name in ("std", "inverse_scales") if name in arrays)
+    if not all(np.isfinite(array).all() for array in arrays.values()) or any((s <= 0).any() for s in scales):
+        raise UserError(
+            f"the model's {what} has values that are not finite, or scales of zero: these weights cannot "
+            "compress; train longer, or choose another checkpoint"
+        )
 
 
 @EXTREMES
@@ -196,18 +210,14 @@ def _widths(
     run: Run, plan: LatentPlan, pixels: Pixels, pictures: Array, rng: np.random.Generator
 ) -> list[tuple[Array, Array]]:
     """Of every group, how many bits narrower than the prior the posterior is, and the KL in nats, (n, Z)."""
-    codec, states = BitsBack(run, plan, pixels, []), dict[str, Array]()
     activations = run("activations", {"image": pixels.padded(pictures)})
-    widths = []
-    for group in range(len(plan.groups)):
-        prior = codec._prior(group, states, len(pictures))
-        posterior = codec._posterior(group, prior, activations)
-        distance = (posterior["mean"] - prior["mean"]).astype(np.float64) / prior["std"]
-        log_ratio = np.log(posterior["std"].astype(np.float64) / prior["std"])
+    top_down, widths = TopDown(run, len(pictures)), []
+    for group, block in enumerate(plan.groups):
+        prior, posterior = top_down.prior(), top_down.posterior(group, activations)
+        distance = (posterior.mean - prior.mean) / prior.std
+        log_ratio = np.log(posterior.std / prior.std)
         narrow = (distance**2 / 2 - log_ratio) / np.log(2)
         kl = np.expm1(2 * log_ratio) / 2 - log_ratio + distance**2 / 2
-        widths.append((rearrange(narrow, "... z -> (...) z"), rearrange(kl, "... z -> (...) z")))
-        z = posterior["mean"] + posterior["std"] * rng.standard_normal(posterior["mean"].shape)
-        batch = {name: prior[name] for name in _CONTEXT} | {"z": z.astype(prior["mean"].dtype)}
-        states |= run("group_state", batch, group=group)
+        widths.append((narrow.reshape(-1, block.variates), kl.reshape(-1, block.variates)))
+        top_down.add(posterior.mean + posterior.std * rng.standard_normal(posterior.mean.shape))
     return widths

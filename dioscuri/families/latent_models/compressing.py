@@ -1,7 +1,7 @@
 """Models that compress pictures without loss: the part of the Python interface."""
 
 import platform
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from hashlib import sha256
 from io import BytesIO
 from itertools import accumulate
@@ -16,7 +16,7 @@ from dioscuri.compression.words import Exhausted
 from dioscuri.engine import Array
 from dioscuri.errors import UserError
 from dioscuri.face.model import BATCH_SIZE
-from dioscuri.families.latent_models.bits_back import BitsBack, Pixels, choose_bits
+from dioscuri.families.latent_models.bits_back import BitsBack, Pixels, Run, choose_bits
 from dioscuri.families.latent_models.exploring import ExplorableModel
 from dioscuri.inputs import read_count
 from dioscuri.versions import versions
@@ -79,8 +79,9 @@ class CompressingModel(ExplorableModel):
         pixels = self._pixels()
         queue = _Queue(self._exact(chunks, pixels))
         queue.fill(CALIBRATION)
-        bits = choose_bits(self._step, self.plan, pixels, queue.rows[:CALIBRATION], seed)
-        codec = BitsBack(self._step, self.plan, pixels, bits)
+        run = self._steps()
+        bits = choose_bits(run, self.plan, pixels, queue.rows[:CALIBRATION], seed)
+        codec = BitsBack(run, self.plan, pixels, bits)
         header = {**self._identity(), "bits": bits, "seed": seed, "where": where}
         writer = Writer(file, {**header, "processor": _processor()}, seed)
         need = codec.picture_bits + 32 * LANES
@@ -100,7 +101,7 @@ class CompressingModel(ExplorableModel):
         """Batches of pictures and the number of the first, from the last batch to the first. Only at the end
         it is sure that all are right."""
         reader = Reader(file, name)
-        coder, codec = reader.coder, BitsBack(self._step, self.plan, self._pixels(), self._bits(reader))
+        coder, codec = reader.coder, BitsBack(self._steps(), self.plan, self._pixels(), self._bits(reader))
         first, total = reader.batches.pictures, 0
         try:
             for size, lanes in _backwards(reader.batches):
@@ -120,8 +121,9 @@ class CompressingModel(ExplorableModel):
                 f"({reader.header['processor']})"
             ) from error
 
-    def _step(self, method: str, batch: Mapping[str, Array], **options: Any) -> dict[str, Array]:
-        return self._network.run(method, batch, noise={}, **options)
+    def _steps(self) -> Run:
+        """The modes of the network, with its weights as they are now."""
+        return self._network.caller()
 
     def _pixels(self) -> Pixels:
         """A `UserError` if the model has no likelihood of the levels of pictures."""
@@ -191,7 +193,10 @@ class CompressingModel(ExplorableModel):
         ]
         for what, before, now in (*facts, *libraries):
             if before != now:
-                hint = f": {_THREADS[self.twin].format(before)}" if what == "threads" else ""
+                hint = {
+                    "threads": f": {_THREADS[self.twin].format(before)}",
+                    "twin": f": open the model with dioscuri.{before}",
+                }.get(what, "")
                 raise UserError(f"{name} was compressed with {what} {before}, but here it is {now}{hint}")
 
 
