@@ -1,10 +1,10 @@
 """Check what `dioscuri describe` tells of memory, or print the table of docs/memory.md.
 
-    python tools/memory.py check [--backend torch|jax]      predicted beside measured peaks of the benchmark
-    python tools/memory.py table [CFG ...]                  what fits on 24 and 80 GB, as Markdown
+    python tools/memory.py check [CFG ...] [--backend torch|jax]    predicted beside measured peaks
+    python tools/memory.py table [CFG ...]                          what fits on 24 and 80 GB
 
-Both print Markdown. `check` runs every configuration in a process of its own on this CPU and ends with code 1
-if a prediction is further than 15 % from the measured peak.
+Both print Markdown. `check` runs every configuration, or those named of `CHECKED`, in the benchmark's process
+on this CPU, and ends with code 1 if a prediction is further than 15 % from the measured peak.
 """
 
 import argparse
@@ -58,21 +58,22 @@ def main(arguments: list[str]) -> None:
     """Parse the command line and print a table."""
     parser = argparse.ArgumentParser(prog="memory.py", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("what", choices=("check", "table"))
-    parser.add_argument("configurations", nargs="*", type=Path, help="table: .cfg files (default: published)")
+    parser.add_argument("configurations", nargs="*", type=Path, help=".cfg files (default: all)")
     parser.add_argument("--backend", choices=("torch", "jax"), default="torch")
     options = parser.parse_args(arguments)
     if options.what == "check":
-        sys.exit(check(options.backend))
+        sys.exit(check(options.configurations, options.backend))
     egs = PROGRAMS / "egs"
     published = (path for pattern in PUBLISHED for path in sorted(egs.glob(pattern)))
     table(options.configurations or list(published), options.backend)
 
 
-def check(backend: str) -> int:
+def check(configurations: Sequence[Path], backend: str) -> int:
     """Print predicted and measured peaks; 1 if one is too far off."""
+    chosen = [row for row in CHECKED if not configurations or Path(row[0]) in configurations]
     _print("configuration", "batch", "predicted, MB", "measured, MB", "ratio", head=True)
     worst = 0.0
-    for cfg, batch, options in CHECKED:
+    for cfg, batch, options in chosen:
         words = ("run.num_gpus=0", *options)
         sized = (cfg, *words, "--batch", str(batch))
         told = json.loads(_output("-m", "dioscuri", "describe", *sized, "--twin", backend, "--json"))

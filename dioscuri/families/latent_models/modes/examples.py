@@ -70,8 +70,8 @@ def chosen_pairs(context: Context, few: int) -> Pairs:
     if not options.second_pictures_path:
         if len(numbers) < 2 or len(numbers) % 2:
             raise UserError(
-                f"{options.pictures_path or first.name}: {len(numbers)} pictures make no pairs: give an even "
-                "number, or the second ones as synthesis.second_pictures_path"
+                f"{options.pictures_path or first.name}: pairs need an even number of pictures, not "
+                f"{len(numbers)}; or give the second ones as synthesis.second_pictures_path"
             )
         indices = numbers.reshape(-1, 2)
         if options.pictures_path:
@@ -81,8 +81,8 @@ def chosen_pairs(context: Context, few: int) -> Pairs:
     check_walked(second, context.hparams)
     if len(first) != len(second):
         raise UserError(
-            f"{FIRST} {options.pictures_path} holds {len(first)} pictures and {SECOND} "
-            f"{options.second_pictures_path} {len(second)}: give the same number"
+            f"{FIRST} {options.pictures_path} and {SECOND} {options.second_pictures_path} must hold the same "
+            f"number of pictures, not {len(first)} and {len(second)}"
         )
     indices = np.stack([numbers, numbers], 1)
     _check_sizes(first, second, indices)
