@@ -29,6 +29,9 @@ _VECTORS_AT_START = 12
 """Vectors of parameters: parameters, average and two moments as the engine is made, the first values of each,
 and copies of these."""
 
+_OTHER_PROGRAMS = 0.08
+"""What a run compiles beside the step, as a share of a CPU process's peak: fitted to docs/memory.md."""
+
 
 class _PlannedEngine(Engine):
     """An engine on one CPU whose arrays have shapes and no memory."""
@@ -96,6 +99,7 @@ def follow_step(
         # The compiler's memory: at its peak beside the state, and what it leaves beside the step.
         compiling, compiled = (resident_bytes(at_most=most) - program for most in (True, False))
         surplus = max(0, compiling + state - peak, compiled + step - peak)
+        surplus += int(_OTHER_PROGRAMS * (program + peak + surplus))
         return Footprint(
             rows=n,
             state=state,
