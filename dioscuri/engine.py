@@ -67,6 +67,9 @@ class InferenceEngine(Protocol):
     def barrier(self) -> None:
         """Wait for all processes."""
 
+    def lost(self, error: Exception) -> bool:
+        """Whether an error means that another process of the run has ended or does not answer."""
+
     def state_from_numpy(self, state: State) -> None:
         """Load a state, of which an engine for inference takes the group `model` or `ema`, whichever there
         is. A `UserError` names the first tensor that is missing, unknown or of the wrong shape."""
@@ -104,9 +107,17 @@ class Engine(InferenceEngine, Protocol):
         step since the last call). Waits for the device. Every process must call it.
         """
 
-    def state_to_numpy(self) -> State:
+    def state_to_numpy(self, *, everywhere: bool = True) -> State:
         """`model`, `ema` and `optimizer` tensors under canonical names, `counters` (skips, updates), and
-        `buffers` where the family has any."""
+        `buffers` where the family has any.
+
+        Every process must call it. Without `everywhere`, only process 0 gets the tensors, so that the others
+        need no memory for them.
+        """
+
+    def memory(self) -> dict[str, int]:
+        """Bytes, measured: what a device holds of `weights`, `average` and `optimizer` between steps, and
+        `peak`, the most memory that the device (on a CPU: this process) has used so far."""
 
 
 def weights_of(state: State) -> tuple[bool, dict[str, Array]]:
@@ -129,6 +140,15 @@ def metric_names(sizes: Mapping[str, int]) -> list[str]:
     for name, size in sizes.items():
         names += [f"{name}.{index}" for index in range(size)] if size else [name]
     return [*names, "grad_norm"]
+
+
+def check_batch(batch_size: int, devices: int, micro_batches: int) -> None:
+    """Raise a `UserError` if the devices cannot share a global batch equally."""
+    if batch_size % (devices * micro_batches):
+        raise UserError(
+            f"[train] batch_size {batch_size} must be a multiple of devices x accumulation_steps, "
+            f"{devices} x {micro_batches}"
+        )
 
 
 def padded_rows(n: int, multiple: int) -> np.ndarray:

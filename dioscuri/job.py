@@ -5,6 +5,9 @@ belongs to a job only if the number of processes is also set, and above 1.
 """
 
 import os
+import socket
+import time
+from contextlib import suppress
 from dataclasses import dataclass
 
 from dioscuri.errors import UserError
@@ -18,6 +21,9 @@ _VARIABLES = {
     ),
 }
 """Twin -> variables with the process's index and with the number of processes."""
+
+
+_SECONDS_BETWEEN_TRIES = 0.2
 
 
 @dataclass(frozen=True)
@@ -37,6 +43,38 @@ def job_of(twin: str) -> Job:
     if twin == "jax" and len(hosts) > 1:
         return Job(_number("TPU_WORKER_ID", 0), len(hosts))
     return Job()
+
+
+def await_coordinator(address: str, count: int, timeout: int) -> None:
+    """Wait until the coordinator HOST:PORT of `count` processes can be reached; a `UserError` if that takes
+    longer than `timeout` seconds. The frameworks' clients print much, and JAX's kills the process."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():
+        raise UserError(f"the coordinator's address '{address}' is not HOST:PORT: correct the variable")
+    deadline = time.monotonic() + timeout
+    while True:
+        with suppress(OSError), socket.create_connection((host.strip("[]"), int(port)), timeout):
+            return
+        if time.monotonic() > deadline:
+            raise UserError(not_joined(address, count, timeout))
+        time.sleep(_SECONDS_BETWEEN_TRIES)
+
+
+def not_joined(where: str, count: int, timeout: int) -> str:
+    """The message for a job whose processes have not all met."""
+    return (
+        f"the {count} processes of this run did not all meet at the coordinator {where} within {timeout} "
+        "seconds: check that its address and port can be reached from here and that every process was "
+        "started, or raise run.timeout"
+    )
+
+
+def lost_process(timeout: int) -> str:
+    """The message for a run that another process has left."""
+    return (
+        f"another process of this run has ended, or has not answered for {timeout} seconds (run.timeout): "
+        "the same command continues from the newest checkpoint, also on fewer devices"
+    )
 
 
 def _number(variable: str, default: int) -> int:

@@ -14,11 +14,14 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dioscuri.errors import UserError
-from dioscuri.job import job_of
+from dioscuri.job import await_coordinator, job_of, not_joined
 from dioscuri.places import cache_folder
+from dioscuri.plans.footprint import resident_bytes
 
 COMPUTE_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float64": jnp.float64}
 """`train.precision` -> dtype of the network."""
+
+_LOST = r"[Gg]loo|[Cc]onnection|DEADLINE_EXCEEDED|UNAVAILABLE|ABORTED|heartbeat|coordination service"
 
 _CACHE_BYTES = 2 << 30
 """Size limit of the persistent compilation cache; the least recently used entries are removed first."""
@@ -89,9 +92,26 @@ class Devices:
         if self.process_count > 1:
             multihost_utils.sync_global_devices("barrier")
 
+    def held_bytes(self, array: Array) -> int:
+        """Bytes of an array on this process's first device."""
+        return int(array.addressable_shards[0].data.nbytes)
 
-def open_devices(num_gpus: int, num_cpu_devices: int = 0) -> Devices:
-    """Choose the devices and join the other processes, if the environment names any."""
+    def peak_bytes(self) -> int:
+        """The most memory used so far: on this process's first accelerator, or by this process."""
+        statistics = self.mesh.local_devices[0].memory_stats() or {}
+        return int(statistics.get("peak_bytes_in_use", 0)) or resident_bytes(at_most=True)
+
+    def lost(self, error: Exception) -> bool:
+        """Whether an error means that another process has ended or does not answer."""
+        failed = isinstance(error, jax.errors.JaxRuntimeError | ValueError)
+        return self.process_count > 1 and failed and re.search(_LOST, str(error)) is not None
+
+
+def open_devices(num_gpus: int, num_cpu_devices: int = 0, timeout: int = 600) -> Devices:
+    """Choose the devices and join the other processes, if the environment names any.
+
+    Raises a `UserError` if not all processes meet within `timeout` seconds.
+    """
     if not num_gpus:
         jax.config.update("jax_platforms", "cpu")
         if num_cpu_devices:
@@ -99,7 +119,7 @@ def open_devices(num_gpus: int, num_cpu_devices: int = 0) -> Devices:
                 RuntimeError
             ):  # JAX is initialised already, perhaps with that number: checked below
                 jax.config.update("jax_num_cpu_devices", num_cpu_devices)
-    _join_processes()
+    _join_processes(timeout)
     devices = jax.devices() if num_gpus else jax.devices("cpu")
     if num_gpus:
         _check_gpus(num_gpus, devices)
@@ -139,13 +159,23 @@ def use_compilation_cache() -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", _LEAST_SECONDS)
 
 
-def _join_processes() -> None:
-    if job_of("jax").count > 1 and not jax.distributed.is_initialized():
+def _join_processes(timeout: int) -> None:
+    job, coordinator = job_of("jax"), os.environ.get("JAX_COORDINATOR_ADDRESS")
+    if job.count < 2 or jax.distributed.is_initialized():
+        return
+    if coordinator and job.index:
+        await_coordinator(coordinator, job.count, timeout)
+    # Otherwise JAX kills the process, with many lines, when another one is lost.
+    jax.config.update("jax_enable_recoverability", True)
+    try:
         jax.distributed.initialize(
-            coordinator_address=os.environ.get("JAX_COORDINATOR_ADDRESS"),
+            coordinator_address=coordinator,
             num_processes=_number("JAX_NUM_PROCESSES"),
             process_id=_number("JAX_PROCESS_ID"),
+            initialization_timeout=timeout,
         )
+    except (RuntimeError, ValueError) as error:
+        raise UserError(not_joined(coordinator or "of the cluster", job.count, timeout)) from error
 
 
 def _number(name: str) -> int | None:

@@ -8,8 +8,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import NamedSharding
 
-from dioscuri.engine import Array, Batch, Noise, State, metric_names, step_numbers, step_program
+from dioscuri.engine import (
+    Array,
+    Batch,
+    Noise,
+    State,
+    check_batch,
+    metric_names,
+    step_numbers,
+    step_program,
+)
 from dioscuri.errors import UserError
 from dioscuri.inputs import check_lengths
 from dioscuri.plans.layout import check_shapes, pack, take_prefixed, unpack
@@ -21,6 +31,7 @@ from jax_impl.optim.step import OptimizerState, Settings
 from jax_impl.trainer import Trainer, TrainState
 
 COUNTERS = ("updates", "skips", "skips_in_row")
+_VECTORS = ("params", "ema", "first", "second")
 
 
 class Engine:
@@ -39,7 +50,9 @@ class Engine:
         self.family = methods_of(hparams)
         model = nnx.eval_shape(self.family.build)
         params = nnx.state(model, nnx.Param)
-        self.layout, tree = flat_layout(params, self.family.parameter_shapes(), self.family.decayed)
+        shards = self.device_count if hparams.train.shard != "none" else 1
+        shapes = self.family.parameter_shapes()
+        self.layout, tree = flat_layout(params, shapes, self.family.decayed, shards)
         self.settings = Settings.make(hparams.optimizer, self.family.weight_decay, self.layout.n_decayed)
         self.trainer = Trainer(model, self.layout, tree, self.settings, self.devices, hparams.train)
         self.runner = Runner(self.family, self.devices, self.dtype, self.trainer.model)
@@ -60,11 +73,7 @@ class Engine:
         """One update on this process's share of the global batch."""
         micro_batches = self.hparams.train.accumulation_steps
         rows = check_lengths(batch) * self.process_count
-        if rows % (micro_batches * self.device_count):
-            raise UserError(
-                f"[train] batch_size {rows} must be a multiple of devices x accumulation_steps, "
-                f"{self.device_count} x {micro_batches}"
-            )
+        check_batch(rows, self.device_count, micro_batches)
         pictures = {name: self.devices.place(array) for name, array in batch.items()}
         key = (self.hparams.run.seed, step)
         drawn = self.runner.noise("train_step", rows, key) if noise is None else self.runner.placed(noise)
@@ -87,12 +96,10 @@ class Engine:
             "updates": int(state.updates),
             "skips_in_row": int(state.longest_row),
         }
-        self.state = self._replicate(
-            TrainState(
-                state._replace(longest_row=state.skips_in_row.copy()),
-                jnp.zeros_like(self.state.metric_sums),
-                self.state.buffers,
-            )
+        self.state = TrainState(
+            state._replace(longest_row=self._replicate(state.skips_in_row)),
+            self._replicate(jnp.zeros_like(self.state.metric_sums)),
+            self.state.buffers,
         )
         return metrics
 
@@ -115,18 +122,21 @@ class Engine:
         """Wait for all processes."""
         self.devices.barrier()
 
-    def state_to_numpy(self) -> State:
+    def state_to_numpy(self, *, everywhere: bool = True) -> State:
         """`model`, `ema`, `optimizer` tensors under canonical names, `counters`, and `buffers` if any."""
         optimizer = self.state.optimizer
-        vectors = {
-            name: np.asarray(getattr(optimizer, name)) for name in ("params", "ema", "first", "second")
-        }
-        moments = unpack(vectors["first"], self.layout, "exp_avg.")
-        moments |= unpack(vectors["second"], self.layout, f"{self.settings.rule.second}.")
+
+        def tensors(vector: jax.Array, prefix: str = "") -> dict[str, Array]:
+            flat = self.devices.to_numpy(vector)
+            alone = everywhere or self.process_index == 0
+            return unpack(flat, self.layout, prefix) if alone else {}
+
+        moments = tensors(optimizer.first, "exp_avg.")
+        moments |= tensors(optimizer.second, f"{self.settings.rule.second}.")
         counters = {name: np.asarray(getattr(optimizer, name), np.int64) for name in COUNTERS}
         state = {
-            "model": unpack(vectors["params"], self.layout),
-            "ema": unpack(vectors["ema"], self.layout),
+            "model": tensors(optimizer.params),
+            "ema": tensors(optimizer.ema),
             "optimizer": moments,
             "counters": counters,
         }
@@ -154,10 +164,25 @@ class Engine:
         loaded = loaded._replace(longest_row=loaded.skips_in_row.copy())
         self._set_state(loaded, state.get("buffers", self.initial_buffers))
 
+    def memory(self) -> dict[str, int]:
+        """Bytes of `weights`, `average` and `optimizer` on the first device, and the `peak` so far."""
+        held = {name: self.devices.held_bytes(getattr(self.state.optimizer, name)) for name in _VECTORS}
+        return {
+            "weights": held["params"],
+            "average": held["ema"],
+            "optimizer": held["first"] + held["second"],
+            "peak": self.devices.peak_bytes(),
+        }
+
+    def lost(self, error: Exception) -> bool:
+        """Whether an error means that another process has ended or does not answer."""
+        return self.devices.lost(error)
+
     def _open_devices(self) -> Devices:
         use_compilation_cache()
         set_precision(self.hparams.train.precision)
-        devices = open_devices(self.hparams.run.num_gpus, self.hparams.run.num_cpu_devices)
+        run = self.hparams.run
+        devices = open_devices(run.num_gpus, run.num_cpu_devices, run.timeout)
         check_precision(self.hparams.train.precision, devices.mesh.devices.flat[0])
         return devices
 
@@ -166,10 +191,17 @@ class Engine:
         return frozen
 
     def _begin(self) -> None:
-        self._set_state(OptimizerState.start(jnp.zeros(self.layout.size, self.dtype)), self.initial_buffers)
+        zeros = jnp.zeros(self.layout.vector_shape, self.dtype, device=self._sharding)
+        self._set_state(OptimizerState.start(zeros), self.initial_buffers)
+
+    @property
+    def _sharding(self) -> NamedSharding:
+        """Of the vectors of parameters: their rows on the devices, if `train.shard` asks for it."""
+        return self.devices.sharding(self.layout.shards > 1)
 
     def _vector(self, arrays: Mapping[str, Array]) -> jax.Array:
-        return jnp.array(pack(arrays, self.layout, self.dtype))
+        flat = pack(arrays, self.layout, self.dtype)
+        return jax.make_array_from_callback(flat.shape, self._sharding, lambda index: flat[index])
 
     def _cast(self, arrays: Mapping[str, Array]) -> dict[str, Array]:
         return {name: np.asarray(array, self.dtype) for name, array in arrays.items()}
@@ -177,7 +209,14 @@ class Engine:
     def _set_state(self, state: OptimizerState, buffers: Mapping[str, Array]) -> None:
         check_shapes(buffers, {name: array.shape for name, array in self.initial_buffers.items()})
         sums = jnp.zeros(len(self.metric_names) + 1, self.dtype)
-        self.state = TrainState(*self._replicate((state, sums, self._cast(buffers))))
+        held = {name: array for name, array in state._asdict().items() if name in _VECTORS}
+        placed = jax.device_put(held, self._sharding, may_alias=False)
+        counters = {
+            name: self._replicate(array) for name, array in state._asdict().items() if name not in _VECTORS
+        }
+        self.state = TrainState(
+            OptimizerState(**placed, **counters), *self._replicate((sums, self._cast(buffers)))
+        )
 
     def _replicate(self, tree: Any) -> Any:
         """Copy a tree to every device; its memory is new, since the step donates it."""
@@ -204,7 +243,17 @@ class Engine:
     ) -> TrainState:
         scalars = {**numbers, **switches}
         state, metrics, norm = self.family.train_step(self.trainer, state, batch, noise, scalars, frozen)
-        return self._with_metrics(state, metrics, norm)
+        return self._with_metrics(self._shared(state), metrics, norm)
+
+    def _shared(self, state: TrainState) -> TrainState:
+        """The new state, whose vectors lie on the devices as those of the old one do."""
+        if self.layout.shards == 1:
+            return state
+        optimizer = state.optimizer._asdict()
+        vectors = jax.lax.with_sharding_constraint(
+            {name: optimizer[name] for name in _VECTORS}, self._sharding
+        )
+        return state._replace(optimizer=OptimizerState(**{**optimizer, **vectors}))
 
     def _with_metrics(self, state: TrainState, metrics: Any, norm: jax.Array) -> TrainState:
         """Add a step's metrics to the sums."""

@@ -16,7 +16,7 @@ from dioscuri.context import Context
 from dioscuri.contract import family_run
 from dioscuri.engine import step_numbers
 from dioscuri.plans.description import RowShapes
-from dioscuri.plans.footprint import Footprint, resident_bytes
+from dioscuri.plans.footprint import Footprint, collectives, resident_bytes
 from jax_impl.devices import Devices
 from jax_impl.engine import Engine
 from jax_impl.optim.step import OptimizerState
@@ -31,6 +31,10 @@ and copies of these."""
 
 _OTHER_PROGRAMS = 0.08
 """What a run compiles beside the step, as a share of a CPU process's peak: fitted to docs/memory.md."""
+
+
+_HELD_VECTORS = 4
+"""Vectors of parameters between steps: parameters, average and two moments."""
 
 
 class _PlannedEngine(Engine):
@@ -51,8 +55,23 @@ class _PlannedEngine(Engine):
         shapes = jax.eval_shape(state)
         self.state = jax.tree.map(lambda leaf: self._shape(leaf.shape, leaf.dtype), shapes)
 
-    def trace(self, rows: RowShapes, batch: int, step: int, scalars: Mapping[str, float]) -> Any:
-        """The step of `train_step`, traced and not compiled."""
+    def trace(self, rows: RowShapes, batch: int, step: int, scalars: Mapping[str, float]) -> tuple[Any, int]:
+        """The step of `train_step`, traced and not compiled, and the number of its backward passes."""
+        passes, gradient_of = 0, self.trainer.gradient_of
+
+        def counted(*arguments: Any) -> Any:
+            nonlocal passes
+            passes += 1
+            return gradient_of(*arguments)
+
+        self.trainer.gradient_of = counted  # type: ignore[method-assign, assignment] # of this engine alone
+        traced = self._trace(rows, batch, step, scalars)
+        self.trainer.gradient_of = gradient_of  # type: ignore[method-assign]
+        parts = self.trainer.accumulation_steps
+        # A micro-batch is traced twice, whatever their number.
+        return traced, passes if parts == 1 else passes * parts // 2
+
+    def _trace(self, rows: RowShapes, batch: int, step: int, scalars: Mapping[str, float]) -> Any:
         specs = self.family.noise_specs("train_step", batch)
         numbers, switches = step_numbers(scalars, self.family.switches, self.hparams.train.ema_decay)
         return self._jit(partial(self._whole_step, switches), ("step", step), donate=0).trace(
@@ -76,7 +95,6 @@ def follow_step(
     `hparams` are those of a single device, a CPU, for which the step is compiled. `rows` must be a multiple
     of `train.accumulation_steps`.
     """
-    del processes  # XLA averages gradients in place
     program = resident_bytes()
     double = hparams.train.precision == "float64"
     with jax.enable_x64(double):
@@ -87,14 +105,24 @@ def follow_step(
     held = jax.tree.leaves((engine.state, engine.frozen))
     state = sum(prod(leaf.shape) * leaf.dtype.itemsize for leaf in held)
     start = _VECTORS_AT_START * vector
+    shard = hparams.train.shard if processes > 1 else "none"
+    width = 2 if hparams.train.precision == "bfloat16" else np.dtype(engine.dtype).itemsize
+    gathered = engine.layout.size * width
+    spared = 0 if shard == "none" else _HELD_VECTORS * vector * (processes - 1) // processes
+    beside = {
+        "none": 0,  # XLA averages gradients in place
+        "optimizer": gathered,
+        # The gradient is never whole; the largest parameter is gathered while another one's is reduced.
+        "parameters": 2 * width * max(prod(s.shape) for s in engine.layout.slots) - vector,
+    }[shard]
 
     @cache
     def footprint(n: int) -> Footprint:
         with jax.enable_x64(double):
-            traced = engine.trace(rows, n, last, scalars)
+            traced, passes = engine.trace(rows, n, last, scalars)
             memory = traced.lower().compile().memory_analysis()
         results = memory.output_size_in_bytes - memory.alias_size_in_bytes
-        step = memory.argument_size_in_bytes + memory.temp_size_in_bytes + results
+        step = memory.argument_size_in_bytes + memory.temp_size_in_bytes + results + beside - spared
         peak = max(start, step)
         # The compiler's memory: at its peak beside the state, and what it leaves beside the step.
         compiling, compiled = (resident_bytes(at_most=most) - program for most in (True, False))
@@ -102,12 +130,15 @@ def follow_step(
         surplus += int(_OTHER_PROGRAMS * (program + peak + surplus))
         return Footprint(
             rows=n,
-            state=state,
+            state=state - spared,
             activations=max(0, memory.temp_size_in_bytes - vector),  # beside the gradient
-            start=start,
+            start=start if shard == "none" else start // processes,
             step=step,
             surplus=0 if accelerator else surplus,
             flops=_flops(traced.jaxpr.jaxpr),
+            collectives=collectives(
+                shard, processes, passes, gathered=gathered, gradient=gathered, reduced=passes
+            ),
         )
 
     return footprint

@@ -26,7 +26,8 @@ class InferenceEngine:
         precision = hparams.train.precision
         use_compilation_cache()
         set_precision(precision)
-        self.devices = open_devices(hparams.run.num_gpus, hparams.run.num_cpu_devices)
+        run = hparams.run
+        self.devices = open_devices(run.num_gpus, run.num_cpu_devices, run.timeout)
         check_precision(precision, self.devices.mesh.devices.flat[0])
         self.process_index, self.process_count = self.devices.process_index, self.devices.process_count
         self.device_count = self.devices.device_count
@@ -67,6 +68,10 @@ class InferenceEngine:
     def barrier(self) -> None:
         """Wait for all processes."""
         self.devices.barrier()
+
+    def lost(self, error: Exception) -> bool:
+        """Whether an error means that another process has ended or does not answer."""
+        return self.devices.lost(error)
 
     def _frozen(self, method: str) -> Mapping[str, jax.Array]:
         """The frozen arrays if the method uses them, read when first needed."""

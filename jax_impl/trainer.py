@@ -11,7 +11,7 @@ from jax import Array
 from dioscuri.hparams.sections import Train
 from dioscuri.plans.layout import Layout, spans
 from jax_impl.devices import COMPUTE_DTYPES, Devices
-from jax_impl.optim.flat import Tree, canonical, join, split, write
+from jax_impl.optim.flat import Tree, assemble, canonical, join, pieces, write
 from jax_impl.optim.step import OptimizerState, Settings, masked_step, optimizer_step
 
 Arrays = Mapping[str, Array]
@@ -43,11 +43,12 @@ class Trainer:
         devices: Devices,
         options: Train,
     ) -> None:
-        pieces: Any = nnx.split(model, nnx.Param, ...)
-        self.graph, _, self.rest = pieces
+        parts: Any = nnx.split(model, nnx.Param, ...)
+        self.graph, _, self.rest = parts
         self.layout, self.tree, self.settings, self.devices = layout, tree, settings, devices
         self.accumulation_steps = options.accumulation_steps
         self.dtype = COMPUTE_DTYPES[options.precision]
+        self.regathers = layout.shards > 1 and options.shard == "parameters"
 
     def gradient(
         self, objective: Objective, state: TrainState, batch: Arrays, noise: Arrays
@@ -69,13 +70,25 @@ class Trainer:
     ) -> tuple[Array, tuple[Any, ...]]:
         """Gradient (P,) of a function of the model whose first result is the loss, and the other results."""
 
-        def loss(params: nnx.State) -> tuple[Array, tuple[Any, ...]]:
+        def loss(params: Any) -> tuple[Array, tuple[Any, ...]]:
+            params = self._gathered(params) if self.regathers else params
             value, *others = function(nnx.merge(self.graph, params, self.rest))
             return value, tuple(others)
 
-        # Split outside the gradient: the gradient of a slice is a padded vector of full length.
-        grads, others = jax.grad(loss, has_aux=True)(self.weights(state.optimizer.params))
-        return join(grads, self.layout, self.tree).astype(state.optimizer.params.dtype), others
+        flat = state.optimizer.params
+        if self.regathers:
+            # Nothing of the gathered parameters is kept for the backward pass, which gathers them again.
+            loss = jax.checkpoint(loss, policy=_is_computed)
+            grads, others = jax.grad(loss, has_aux=True)(self._pieces(flat))
+            gradient = jnp.concatenate([grads[slot.name] for slot in self.layout.slots], -1)
+        else:
+            # Split outside the gradient: the gradient of a slice is a padded vector of full length.
+            grads, others = jax.grad(loss, has_aux=True)(self.weights(flat))
+            gradient = join(grads, self.layout, self.tree)
+        gradient = gradient.astype(flat.dtype)
+        if self.layout.shards > 1:
+            gradient = jax.lax.with_sharding_constraint(gradient, self.devices.sharded)
+        return gradient, others
 
     def over_micro_batches(
         self, function: Callable[[Arrays, Arrays], Any], batch: Arrays, noise: Arrays
@@ -129,6 +142,7 @@ class Trainer:
             optimizer, norm = optimizer_step(state.optimizer, gradient, *rates, self.settings)
         else:
             mask = jnp.concatenate([jnp.full(n, chosen) for n, chosen in spans(self.layout, trained)])
+            mask = jnp.broadcast_to(mask, gradient.shape)
             optimizer, norm = masked_step(state.optimizer, gradient, *rates, self.settings, mask, last=last)
         return state._replace(optimizer=optimizer), norm
 
@@ -155,15 +169,32 @@ class Trainer:
 
     def weights(self, flat: Array) -> nnx.State:
         """The model's tree of parameters, converted all at once if it computes in bfloat16."""
-        return split(flat.astype(self.dtype), self.layout, self.tree)
+        return self._gathered(self._pieces(flat))
 
     def model(self, flat: Array) -> nnx.Module:
         """The model with the weights of the vector."""
         model: nnx.Module = nnx.merge(self.graph, self.weights(flat), self.rest)
         return model
 
+    def _pieces(self, flat: Array) -> dict[str, Array]:
+        return pieces(flat.astype(self.dtype), self.layout)
+
+    def _gathered(self, values: Arrays) -> nnx.State:
+        """The model's tree of parameters on every device, from each device's share of them."""
+        if self.layout.shards > 1:
+            values = {
+                name: jax.lax.with_sharding_constraint(value, self.devices.replicated)
+                for name, value in values.items()
+            }
+        return assemble(values, self.tree)
+
     def _micro_batches(self, array: Array) -> Array:
         """Split (B, ...) into n micro-batches (n, B / n, ...). Every device keeps its rows."""
         n, devices = self.accumulation_steps, self.devices.device_count
         array = array.reshape(devices, n, -1, *array.shape[1:]).swapaxes(0, 1)
         return array.reshape(n, -1, *array.shape[3:])
+
+
+def _is_computed(primitive: Any, *_: Any, **__: Any) -> bool:
+    """Whether a value may be kept for the backward pass: not if it only gathers or reshapes parameters."""
+    return primitive.name not in ("sharding_constraint", "reshape", "slice", "squeeze", "transpose")

@@ -1,7 +1,9 @@
 """Devices and processes of a run: choosing them, placing arrays on them, and gathering results."""
 
 import os
+import re
 from dataclasses import dataclass
+from datetime import timedelta
 
 import numpy as np
 import torch
@@ -9,7 +11,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 from dioscuri.errors import UserError
-from dioscuri.job import job_of
+from dioscuri.job import await_coordinator, job_of, not_joined
+from dioscuri.plans.footprint import resident_bytes
+
+_LOST = r"gloo|[Cc]onnection (closed|reset|refused)|[Tt]imed out|timeout|Broken pipe"
 
 COMPUTE_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 """`train.precision` -> dtype of the network."""
@@ -58,9 +63,26 @@ class Devices:
         """Wait for all processes."""
         self.mean(torch.zeros((), device=self.device)).item()
 
+    def peak_bytes(self) -> int:
+        """The most memory used so far: on the GPU, or by this process."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device)
+        return resident_bytes(at_most=True)
 
-def open_devices(num_gpus: int) -> Devices:
-    """Choose this process's device and join torchrun's process group, if there is one."""
+    def lost(self, error: Exception) -> bool:
+        """Whether an error means that another process has ended or does not answer."""
+        # gloo raises a plain RuntimeError.
+        return self.process_count > 1 and (
+            isinstance(error, dist.DistError)
+            or (isinstance(error, RuntimeError) and re.search(_LOST, str(error)) is not None)
+        )
+
+
+def open_devices(num_gpus: int, timeout: int = 600) -> Devices:
+    """Choose this process's device and join torchrun's process group, if there is one.
+
+    Raises a `UserError` if not all processes meet within `timeout` seconds.
+    """
     job = job_of("torch")
     rank, world = job.index, job.count
     local_rank = int(os.environ.get("LOCAL_RANK", str(rank))) if world > 1 else 0
@@ -69,8 +91,19 @@ def open_devices(num_gpus: int) -> Devices:
         torch.cuda.set_device(local_rank)
     device = torch.device("cuda", local_rank) if num_gpus else torch.device("cpu")
     if world > 1 and not dist.is_initialized():
-        dist.init_process_group("nccl" if num_gpus else "gloo")
+        _join_processes("nccl" if num_gpus else "gloo", timeout)
     return Devices(device, rank, world)
+
+
+def _join_processes(backend: str, timeout: int) -> None:
+    job = job_of("torch")
+    where = ":".join(os.environ.get(name, "") for name in ("MASTER_ADDR", "MASTER_PORT"))
+    if job.index:
+        await_coordinator(where, job.count, timeout)
+    try:
+        dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
+    except (RuntimeError, ValueError) as error:
+        raise UserError(not_joined(where, job.count, timeout)) from error
 
 
 def set_precision(precision: str) -> None:

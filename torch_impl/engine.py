@@ -1,7 +1,8 @@
 """The engine of the PyTorch twin: `dioscuri.engine.Engine` over a family's tensor functions."""
 
-from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import fields
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import fields, replace
 from functools import partial
 from typing import Any
 
@@ -9,7 +10,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dioscuri.engine import Array, Batch, Noise, State, metric_names, step_numbers, step_program
+from dioscuri.engine import (
+    Array,
+    Batch,
+    Noise,
+    State,
+    check_batch,
+    metric_names,
+    step_numbers,
+    step_program,
+)
 from dioscuri.errors import UserError
 from dioscuri.inputs import check_lengths
 from dioscuri.plans.layout import check_shapes, pack, take_prefixed, unpack
@@ -20,6 +30,7 @@ from torch_impl.layers.initial import blank
 from torch_impl.optim.flat import bind, flat_layout
 from torch_impl.optim.step import OptimizerState, Settings
 from torch_impl.replay import Inputs, Replay
+from torch_impl.sharding import ShardedModel, Shares
 from torch_impl.trainer import Trainer, TrainState
 
 COUNTERS = ("updates", "skips", "skips_in_row")
@@ -38,11 +49,15 @@ class Engine:
         self.device_count = self.devices.device_count
         self.dtype = torch.float64 if hparams.train.precision == "float64" else torch.float32
         self.family = methods_of(hparams)
-        self.models = {ema: self._build() for ema in (False, True)}
-        self.layout = flat_layout(self.models[False], self.family.parameter_shapes(), self.family.decayed)
         train = hparams.train
         self.compiles: bool = train.compile
+        shards = train.shard != "none" and self.process_count > 1
+        self.models = {ema: self._build(shards) for ema in (False, True) if not (ema and shards)}
+        self.layout = flat_layout(self.models[False], self.family.parameter_shapes(), self.family.decayed)
+        self.sharded = self._shard() if shards else None
         self.settings = Settings.make(hparams.optimizer, self.family.weight_decay, self.layout.n_decayed)
+        if self.sharded:
+            self.settings = replace(self.settings, norm=self.sharded.shares.norm)
         self.metric_names = metric_names(self.family.metric_sizes)
         self.replay = Replay(train.compile and self.devices.device.type == "cuda" and self.process_count == 1)
         self.runner = Runner(self.family, self.devices, self.dtype)
@@ -63,12 +78,7 @@ class Engine:
         """One update on this process's share of the global batch."""
         micro_batches = self.hparams.train.accumulation_steps
         rows = check_lengths(batch)
-        if rows % micro_batches:
-            raise UserError(
-                f"[train] batch_size {rows * self.process_count} must be a multiple of devices x "
-                "accumulation_steps, "
-                f"{self.device_count} x {micro_batches}"
-            )
+        check_batch(rows * self.process_count, self.device_count, micro_batches)
         pictures = {name: self.devices.place(array) for name, array in batch.items()}
         key = (self.hparams.run.seed, step)
         drawn = self.runner.noise("train_step", rows, key) if noise is None else self.runner.placed(noise)
@@ -112,25 +122,30 @@ class Engine:
         **arguments: Any,
     ) -> dict[str, Array]:
         """Run a method on the global batch, each process on its rows; repeated rows fill the batch."""
-        key, model = (self.hparams.run.seed, step), self._current(ema=ema)
-        return self.runner.run(method, model, batch, self.frozen, key=key, noise=noise, **arguments)
+        key = self.hparams.run.seed, step
+        with self._current(ema=ema) as model:
+            return self.runner.run(method, model, batch, self.frozen, key=key, noise=noise, **arguments)
 
     def barrier(self) -> None:
         """Wait for all processes."""
         self.devices.barrier()
 
-    def state_to_numpy(self) -> State:
+    def state_to_numpy(self, *, everywhere: bool = True) -> State:
         """`model`, `ema`, `optimizer` tensors under canonical names, `counters`, and `buffers` if any."""
         optimizer = self.state.optimizer
-        vectors = {
-            name: getattr(optimizer, name).cpu().numpy() for name in ("params", "ema", "first", "second")
-        }
-        moments = unpack(vectors["first"], self.layout, "exp_avg.")
-        moments |= unpack(vectors["second"], self.layout, f"{self.settings.rule.second}.")
+
+        def tensors(vector: Tensor, prefix: str = "") -> dict[str, Array]:
+            if self.sharded:
+                return self.sharded.shares.to_numpy(vector, prefix, everywhere=everywhere)
+            alone = everywhere or self.process_index == 0
+            return unpack(vector.cpu().numpy(), self.layout, prefix) if alone else {}
+
+        moments = tensors(optimizer.first, "exp_avg.")
+        moments |= tensors(optimizer.second, f"{self.settings.rule.second}.")
         counters = {name: np.asarray(getattr(optimizer, name).item(), np.int64) for name in COUNTERS}
         state = {
-            "model": unpack(vectors["params"], self.layout),
-            "ema": unpack(vectors["ema"], self.layout),
+            "model": tensors(optimizer.params),
+            "ema": tensors(optimizer.ema),
             "optimizer": moments,
             "counters": counters,
         }
@@ -156,17 +171,43 @@ class Engine:
         self._set_state(loaded)
         self._set_buffers(state.get("buffers", self.family.initial_buffers(self.hparams.run.seed)))
 
+    def memory(self) -> dict[str, int]:
+        """Bytes of `weights`, `average` and `optimizer` on this process's device, and the `peak` so far."""
+        optimizer = self.state.optimizer
+        copies = self.sharded.nbytes if self.sharded else 0
+        if not self.sharded and self.trainer.weights is not optimizer.params:
+            copies = self.trainer.weights.nbytes
+        return {
+            "weights": optimizer.params.nbytes + copies,
+            "average": optimizer.ema.nbytes,
+            "optimizer": optimizer.first.nbytes + optimizer.second.nbytes,
+            "peak": self.devices.peak_bytes(),
+        }
+
+    def lost(self, error: Exception) -> bool:
+        """Whether an error means that another process has ended or does not answer."""
+        return self.devices.lost(error)
+
     def _open_devices(self) -> Devices:
         set_precision(self.hparams.train.precision)
-        devices = open_devices(self.hparams.run.num_gpus)
+        devices = open_devices(self.hparams.run.num_gpus, self.hparams.run.timeout)
         check_precision(self.hparams.train.precision, devices.device)
         return devices
 
     def _frozen(self) -> dict[str, Tensor]:
         return self.runner.frozen()
 
-    def _build(self) -> torch.nn.Module:
-        model: torch.nn.Module = blank(self.family.build).to(self.devices.device, self.dtype)
+    def _shard(self) -> ShardedModel:
+        """The model whose parameters the processes share; the layout becomes that of this one's rows."""
+        shares, train, model = Shares(self.layout, self.devices), self.hparams.train, self.models[False]
+        self.layout = shares.layout
+        blocks, regather = self.family.blocks(model), train.shard == "parameters"
+        return ShardedModel(model, blocks, shares, train.precision, regather=regather)
+
+    def _build(self, shards: bool) -> torch.nn.Module:
+        # FSDP2 moves each process's rows to its device.
+        device = torch.device("cpu") if shards else self.devices.device
+        model: torch.nn.Module = blank(self.family.build).to(device, self.dtype)
         if self.hparams.train.compile:
             self.family.compile(model)
         return model
@@ -184,6 +225,10 @@ class Engine:
 
     def _vector(self, arrays: Mapping[str, Array]) -> Tensor:
         numpy_dtype = np.float64 if self.dtype == torch.float64 else np.float32
+        if self.sharded:
+            shares = self.sharded.shares
+            check_shapes(arrays, {name: slot.shape for name, slot in shares.slots.items()})
+            arrays = {name: shares.rows(name, array) for name, array in arrays.items()}
         return torch.from_numpy(pack(arrays, self.layout, numpy_dtype)).to(self.devices.device)
 
     def _set_state(self, state: OptimizerState) -> None:
@@ -198,19 +243,33 @@ class Engine:
         buffers = self._placed(self.family.initial_buffers(self.hparams.run.seed))
         self.state = TrainState(state, sums, buffers)
         self.trainer = Trainer(
-            self.models[False], state, self.layout, self.settings, self.devices, self.hparams.train
+            self.models[False],
+            state,
+            self.layout,
+            self.settings,
+            self.devices,
+            self.hparams.train,
+            self.sharded,
         )
+        if self.sharded:
+            return
         self.averaged = state.ema.to(self.trainer.weights.dtype)
         bind(self.models[True], self.averaged, self.layout)
 
-    def _current(self, *, ema: bool) -> torch.nn.Module:
+    @contextmanager
+    def _current(self, *, ema: bool) -> Iterator[torch.nn.Module]:
         """The model with the parameters or their average, converted in one step if it computes in
         bfloat16."""
+        if self.sharded:
+            self.sharded.write(self.state.optimizer.ema if ema else self.state.optimizer.params)
+            with self.sharded.gathered() as model:
+                yield model
+            return
         if not ema:
             self.trainer.refresh(self.state)
         elif self.averaged.dtype != self.state.optimizer.ema.dtype:
             self.averaged.copy_(self.state.optimizer.ema)
-        return self.models[ema]
+        yield self.models[ema]
 
     def _device_step(self, inputs: Inputs, names: Sequence[str], switches: Mapping[str, bool]) -> None:
         """The training step on the device, in place and without synchronisation."""

@@ -21,7 +21,7 @@ from torch.utils.flop_counter import flop_registry, sdpa_backward_flop, sdpa_flo
 from dioscuri.context import Context
 from dioscuri.contract import family_run
 from dioscuri.plans.description import RowShapes
-from dioscuri.plans.footprint import Footprint
+from dioscuri.plans.footprint import Footprint, collectives
 from torch_impl.devices import Devices
 from torch_impl.engine import Engine
 from torch_impl.families.methods import methods_of
@@ -39,6 +39,10 @@ _PRIMES = (251, 257, 263, 269, 271, 277, 281, 283, 293)
 
 _UPDATE_VECTORS = 4
 """Temporary vectors (P,) of the optimiser's step on an accelerator; a CPU updates in small pieces."""
+
+_HELD_VECTORS, _NEW_VECTORS = 5, 4
+"""Vectors of parameters between steps (parameters, average, two moments and gradient), and those of a state
+that is loaded beside them."""
 
 _KERNELS, _GAPS = 50_000_000, 0.13
 """On a CPU: bytes of compiled kernels and their scratch memory, and the share of the tensors that the C
@@ -134,7 +138,8 @@ class _PlannedEngine(Engine):
     def _open_devices(self) -> Devices:
         return _PlannedDevices(torch.device("meta"), 0, 1)
 
-    def _build(self) -> torch.nn.Module:
+    def _build(self, shards: bool) -> torch.nn.Module:
+        del shards
         module: torch.nn.Module = blank(self.family.build)  # its parameters become views of the vector
         return module
 
@@ -174,25 +179,36 @@ def follow_step(
         memory.lines = [memory.line]
         context = cast("Context", SimpleNamespace(hparams=hparams, engine=engine))
         scalars = family_run(context).scalars(last)
-        activations = _prepare(engine, memory)
+        activations, reduced = _prepare(engine, memory)
         with memory, _without_collection():
             engine.train_step(arrays, last, scalars)
     vector = engine.layout.size * engine.dtype.itemsize
+    shard = hparams.train.shard if processes > 1 else "none"
     # DDP keeps gradients and the buckets in which they travel.
-    buckets = vector if processes > 1 and engine.trainer.weights.dtype == engine.dtype else 0
-    update = _UPDATE_VECTORS * vector if accelerator else 0
+    buckets = engine.trainer.weights.nbytes if processes > 1 and shard == "none" else 0
+    update = _UPDATE_VECTORS * vector // (1 if shard == "none" else processes) if accelerator else 0
+    spared, gathered = _spread(engine, shard, processes)
+    exchanged = collectives(
+        shard,
+        processes,
+        len(activations),
+        gathered=engine.trainer.weights.nbytes,
+        gradient=vector,
+        reduced=len(reduced) // parts,
+    )
 
     def footprint(n: int) -> Footprint:
         at_once = n // parts
-        step = buckets + max(memory.peak(at_once), state + update)
+        step = buckets - spared + max(memory.peak(at_once) + gathered, state + update)
         return Footprint(
             rows=n,
-            state=state,
+            state=state - spared,
             activations=max((_at(line, at_once) for line in activations), default=0),
-            start=start,
+            start=start if shard == "none" else state - spared + _NEW_VECTORS * vector // processes,
             step=step,
             surplus=0 if accelerator else int(_KERNELS + _GAPS * max(start, step)),
             flops=memory.total * at_once // prime,
+            collectives=exchanged,
         )
 
     return footprint
@@ -210,10 +226,10 @@ def _without_collection() -> Iterator[None]:
             gc.enable()
 
 
-def _prepare(engine: Engine, memory: Memory) -> list[_Line]:
-    """What each forward pass will leave to its backward pass. The update of a CPU, which goes by small
-    pieces, is left out."""
-    trainer, noted = engine.trainer, []
+def _prepare(engine: Engine, memory: Memory) -> tuple[list[_Line], list[_Line]]:
+    """What each forward pass will leave to its backward pass, and the same for those that end a gradient. The
+    update of a CPU, which goes by small pieces, is left out."""
+    trainer, noted, last = engine.trainer, [], []
     add_gradient = trainer.add_gradient
 
     def watched(function: Callable[[Any], tuple[Any, ...]], *, more: bool = False) -> Any:
@@ -222,13 +238,37 @@ def _prepare(engine: Engine, memory: Memory) -> list[_Line]:
         def forward(model: Any) -> tuple[Any, ...]:
             results = function(model)
             noted.append((memory.line[0] - before[0], memory.line[1] - before[1]))
+            if not more:
+                last.append(noted[-1])
             return results
 
         return add_gradient(forward, more=more)
 
     trainer.add_gradient = watched  # type: ignore[method-assign] # of this engine alone
     trainer.step = lambda *_, **__: torch.zeros(())
-    return noted
+    return noted, last
+
+
+def _spread(engine: Engine, shard: str, processes: int) -> tuple[int, int]:
+    """Bytes that a process does not hold between steps since it has its share alone, and those of parameters
+    and gradients that it gathers in a step."""
+    if shard == "none":
+        return 0, 0
+    weights, vector = engine.trainer.weights, engine.layout.size * engine.dtype.itemsize
+    copy = weights.nbytes if weights.dtype != engine.dtype else 0
+    # FSDP2 gathers from copies. Its largest units are there at once: the one that is computed, the next, and
+    # the gradient of the last.
+    spared = _HELD_VECTORS * vector + copy - (_HELD_VECTORS + 1) * vector // processes
+    values = (
+        3 * _largest_unit(engine) if shard == "parameters" else engine.layout.size + _largest_unit(engine)
+    )
+    return spared, weights.itemsize * values
+
+
+def _largest_unit(engine: Engine) -> int:
+    """Values of the parameters that are gathered at once: those of a block, or all outside the blocks."""
+    blocks = [sum(p.numel() for p in b.parameters()) for b in engine.family.blocks(engine.models[False])]
+    return max(*blocks, engine.layout.size - sum(blocks)) if blocks else engine.layout.size
 
 
 def _prime(hparams: Any) -> int:

@@ -27,7 +27,7 @@ class InferenceEngine:
         self.hparams = family_of(hparams).network_options(hparams)
         precision = hparams.train.precision
         set_precision(precision)
-        self.devices = open_devices(hparams.run.num_gpus)
+        self.devices = open_devices(hparams.run.num_gpus, hparams.run.timeout)
         check_precision(precision, self.devices.device)
         self.process_index, self.process_count = self.devices.process_index, self.devices.process_count
         self.device_count = self.devices.device_count
@@ -68,6 +68,10 @@ class InferenceEngine:
     def barrier(self) -> None:
         """Wait for all processes."""
         self.devices.barrier()
+
+    def lost(self, error: Exception) -> bool:
+        """Whether an error means that another process has ended or does not answer."""
+        return self.devices.lost(error)
 
     def _frozen(self, method: str) -> Mapping[str, Tensor]:
         """The frozen tensors if the method uses them, read when first needed."""

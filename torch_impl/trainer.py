@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -14,6 +15,7 @@ from dioscuri.plans.layout import Layout, spans
 from torch_impl.devices import COMPUTE_DTYPES, Devices
 from torch_impl.optim.flat import bind, gather, views, write
 from torch_impl.optim.step import OptimizerState, Settings, masked_step, optimizer_step
+from torch_impl.sharding import Gathered, ShardedModel
 
 Tensors = Mapping[str, Tensor]
 Metrics = dict[str, Tensor]
@@ -57,19 +59,22 @@ class Trainer:
         settings: Settings,
         devices: Devices,
         options: Train,
+        sharded: ShardedModel | None = None,
     ) -> None:
         self.model, self.layout, self.settings, self.devices = model, layout, settings, devices
-        self.accumulation_steps = options.accumulation_steps
-        self.weights = state.params.to(COMPUTE_DTYPES[options.precision])
-        self.parameters = bind(model, self.weights, layout)
+        self.accumulation_steps, self.sharded = options.accumulation_steps, sharded
+        if sharded is None:
+            self.weights = state.params.to(COMPUTE_DTYPES[options.precision])
+            self.parameters = bind(model, self.weights, layout)
         self.grad = torch.zeros_like(state.params)
         self.grad_views = list(views(self.grad, layout).values())
         self.masks: dict[Any, Tensor] = {}
         self.step: Any = torch.compile(optimizer_step) if options.compile else optimizer_step
-        # DDP adds and averages gradients in the parameters' dtype, which loses digits in bfloat16: there, as
-        # in a single process, they are gathered in the vector.
-        several = devices.process_count > 1 and self.weights.dtype == state.params.dtype
+        several = devices.process_count > 1 and not sharded
         self.ddp = DistributedDataParallel(_Watched(model), find_unused_parameters=True) if several else None
+        self.narrow = several and self.weights.dtype != state.params.dtype
+        if self.ddp and self.narrow:
+            self.ddp.register_comm_hook(None, self._add_mean)
         self._micro_batch_index = self._n_gradients = 0
 
     def gradient(
@@ -95,16 +100,23 @@ class Trainer:
         `more`: whether another gradient of this micro-batch follows.
         """
         last = self._micro_batch_index == self.accumulation_steps - 1 and not more
-        if self.ddp is None:
+        if self.sharded is not None:
+            loss, *others = self.sharded(function)
+            (loss / self.accumulation_steps).backward()
+        elif self.ddp is None:
             loss, *others = function(self.model)
             loss = loss / self.accumulation_steps
             grads = torch.autograd.grad(loss, self.parameters, materialize_grads=True)
             # Two kernel launches for all parameters; `backward` needs one for each.
             gather(self.grad_views, grads, accumulate=self._n_gradients > 0)
         else:
-            with nullcontext() if last else self.ddp.no_sync():
+            if self.narrow and not self._n_gradients:
+                self.grad.zero_()
+            with nullcontext() if last or self.narrow else self.ddp.no_sync():
                 loss, *others = self.ddp(function)
                 (loss / self.accumulation_steps).backward()
+            if self.narrow:
+                self.ddp.zero_grad()
         self._n_gradients += 1
         if last:
             self._gather_processes()
@@ -139,7 +151,12 @@ class Trainer:
     ) -> Metrics:
         """Means of a function of model, batch and noise over the global batch, without gradient."""
         del state
-        (means,) = self.over_micro_batches(lambda *tensors: (function(self.model, *tensors),), batch, noise)
+        call = self.sharded or (lambda function: function(self.model))
+
+        def micro_batch(batch: Tensors, noise: Tensors) -> tuple[Metrics]:
+            return (call(lambda model: function(model, batch, noise)),)
+
+        (means,) = self.over_micro_batches(micro_batch, batch, noise)
         return {name: self.over_processes(value) for name, value in means.items()}
 
     def over_processes(self, tensor: Tensor) -> Tensor:
@@ -180,32 +197,58 @@ class Trainer:
             torch.where(applied, self.over_processes(value), old, out=old)
         return state
 
-    def parameters_of(self, state: TrainState) -> dict[str, Tensor]:
+    def parameters_of(self, state: TrainState) -> Tensors:
         """Parameters under canonical names, in canonical shapes."""
-        return views(state.optimizer.params, self.layout)
+        params = state.optimizer.params
+        return Gathered(self.sharded.shares, params) if self.sharded else views(params, self.layout)
 
     @torch.no_grad()
     def overwrite(self, state: TrainState, values: Tensors) -> TrainState:
         """Replace parameters by these tensors, unless the update was skipped."""
         if values:
+            if self.sharded:
+                values = {name: self.sharded.shares.rows(name, value) for name, value in values.items()}
             params = state.optimizer.params
             applied = state.optimizer.skips_in_row == 0
             torch.where(applied, write(params, values, self.layout), params, out=params)
         return state
 
     def refresh(self, state: TrainState) -> None:
-        """Convert all parameters at once if the model computes in another dtype."""
-        if self.weights.dtype != state.optimizer.params.dtype:
+        """Convert all parameters at once if the model computes in another dtype, or gathers them from
+        copies."""
+        if self.sharded is not None:
+            self.sharded.write(state.optimizer.params)
+        elif self.weights.dtype != state.optimizer.params.dtype:
             self.weights.copy_(state.optimizer.params)
 
     def _gather_processes(self) -> None:
         """Write the gradient's mean over the processes to the vector."""
-        if self.ddp is None:
-            self.devices.mean(self.grad)
+        if self.sharded is not None:
+            gather(self.grad_views, self.sharded.gradients(), accumulate=False)
+            return
+        if self.ddp is None or self.narrow:
             return
         grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters]
         gather(self.grad_views, grads, accumulate=False)
         self.ddp.zero_grad()
+
+    def _add_mean(self, _: None, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
+        """Add the mean of a bucket of bfloat16 gradients to the vector. DDP would add and average them in
+        bfloat16, which loses digits."""
+        views_of: dict[Tensor, Tensor] = dict(zip(self.parameters, self.grad_views, strict=True))
+        buffer = bucket.buffer()
+        wide = buffer.to(self.grad.dtype) / self.devices.process_count
+
+        def add(future: torch.futures.Future[list[Tensor]]) -> Tensor:
+            mean = future.value()[0]
+            for parameter, gradient in zip(bucket.parameters(), bucket.gradients(), strict=True):
+                offset = gradient.storage_offset() - buffer.storage_offset()
+                views_of[parameter].add_(mean.as_strided(gradient.shape, gradient.stride(), offset))
+            return buffer
+
+        work: Any = dist.all_reduce(wide, async_op=True)
+        averaged: torch.futures.Future[Tensor] = work.get_future().then(add)
+        return averaged
 
 
 def _detached(results: Any) -> list[Any]:

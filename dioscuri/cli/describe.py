@@ -96,10 +96,11 @@ def _lines(facts: Mapping[str, Any]) -> list[str]:
 def _step(step: Mapping[str, Any]) -> Iterator[str]:
     devices = f"{step['devices']} device{'s' if step['devices'] > 1 else ''}"
     accumulated = f", {step['accumulation_steps']} parts" if step["accumulation_steps"] > 1 else ""
+    shared = f", train.shard={step['shard']}" if step["devices"] > 1 else ""
     saved = ", activations recomputed" if step["checkpoint_activations"] else ""
     yield (
         f"a training step in {TITLES[step['twin']]}, {step['precision']}, batch {step['batch']:,} on "
-        f"{devices}{accumulated}{saved}:"
+        f"{devices}{shared}{accumulated}{saved}:"
     )
     yield f"  operations: {step['flops'] / 1e9:,.2f} GFLOP"
     yield f"  activations of an example: {format_bytes(step['activation_bytes_of_an_example'])}"
@@ -107,6 +108,11 @@ def _step(step: Mapping[str, Any]) -> Iterator[str]:
     yield f"  tensors on a device: {held}, {format_bytes(step['start_bytes'])} at the start"
     beside = f", with {format_bytes(step['process_bytes'])} of the program" if step["process_bytes"] else ""
     yield f"  peak memory of a device: {format_bytes(step['device_bytes'])}{beside}"
+    for one in step["collectives"]:
+        yield (
+            f"  {one['name']} of the {one['what']}: {one['times']} x {format_bytes(one['bytes'])}; "
+            f"a device sends {format_bytes(one['sent_bytes'])} in all"
+        )
     yield from (f"  {note}" for note in step["notes"])
 
 

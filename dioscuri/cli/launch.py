@@ -61,10 +61,19 @@ def _wait(workers: list[subprocess.Popen]) -> int:
         if all(code == 0 for code in codes):
             return 0
         time.sleep(0.1)
-    failed = next(code for code in codes if code)
+    rank, failed = next((rank, code) for rank, code in enumerate(codes) if code)
     with suppress(subprocess.TimeoutExpired):
         workers[0].wait(_SECONDS_TO_EXPLAIN)
     _send(workers, signal.SIGKILL)
     for worker in workers:
         worker.wait()
-    return failed if failed > 0 else 128 - failed
+    if failed > 0:
+        return failed
+    if workers[0].returncode > 0:  # the first process has said that it lost another one
+        return workers[0].returncode
+    print(
+        f"error: process {rank} of {len(workers)} was ended by {signal.Signals(-failed).name}: the same "
+        "command continues from the newest checkpoint, also on fewer devices",
+        file=sys.stderr,
+    )
+    return 128 - failed

@@ -3,8 +3,9 @@
 Examples are pictures or, from token shards, the tokens of pictures. The example at position p of the endless
 training stream, its place in a recording, its mirroring and its binarisation depend only on (seed, p). Step s
 of a run with global batch size B takes positions s*B ... s*B + B - 1, and process r of R the r-th of R equal
-shares of them. So the stream resumes from (seed, step) alone, in the middle of an epoch, on any number of
-processes. Batches cross the borders of epochs; a set smaller than the batch is repeated.
+shares of them; after a change of the batch size, positions are shifted by an `offset`. So the stream resumes
+from (seed, position) alone, in the middle of an epoch, on any number of processes. Batches cross the borders
+of epochs; a set smaller than the batch is repeated.
 """
 
 from collections import deque
@@ -29,10 +30,13 @@ _AHEAD = 2
 
 
 class ShuffledPositions:
-    """Item s is (positions, picture indices) of one process at step s."""
+    """Item s is (positions, picture indices) of one process at step s of a stream that begins at position
+    `first`."""
 
-    def __init__(self, n: int, seed: int, batch_size: int, process_index: int, process_count: int) -> None:
-        self.n = n
+    def __init__(
+        self, n: int, seed: int, batch_size: int, process_index: int, process_count: int, first: int = 0
+    ) -> None:
+        self.n, self.first = n, first
         self.batch_size = batch_size
         size = batch_size // process_count
         self.share = process_index * size + np.arange(size)
@@ -40,7 +44,7 @@ class ShuffledPositions:
         self.order = lru_cache(maxsize=2)(lambda epoch: permutation(seed, epoch, n))
 
     def __getitem__(self, step: int) -> tuple[Array, Array]:
-        positions = step * self.batch_size + self.share
+        positions = self.first + step * self.batch_size + self.share
         epochs, ranks = np.divmod(positions, self.n)
         indices = np.empty_like(positions)
         for epoch in np.unique(epochs):
@@ -74,9 +78,10 @@ class TrainingBatches(Iterator[Batch]):
         self._descriptor = describe(options.data.dataset_source)
         self._flip = options.data.random_horizontal_flip and self._descriptor.flip
         self._batch_size = batch_size
-        self._seed, self._step = _restore(state, options.run.seed, batch_size)
+        self._seed, self._first = _restore(state, options.run.seed)
+        self._step = 0
         self._shuffled = ShuffledPositions(
-            len(examples), self._seed, batch_size, process_index, process_count
+            len(examples), self._seed, batch_size, process_index, process_count, self._first
         )
         self._reader = ThreadPoolExecutor(1)
         self._ahead: deque[Future[Batch]] = deque()
@@ -91,7 +96,9 @@ class TrainingBatches(Iterator[Batch]):
 
     def state(self) -> dict[str, int]:
         """What to save so that a new iterator continues after the last batch taken."""
-        return {"seed": self._seed, "next_index": self._step, "batch_size": self._batch_size}
+        step, offset = divmod(self._first + self._step * self._batch_size, self._batch_size)
+        state = {"seed": self._seed, "next_index": step, "batch_size": self._batch_size}
+        return state | ({"offset": offset} if offset else {})
 
     def close(self) -> None:
         """Stop reading ahead."""
@@ -120,8 +127,8 @@ def training_batches(
     """Return the endless training stream, reshuffled each epoch, augmented and padded.
 
     `batch_size` is the global one; each process gets its share. `state` comes from `TrainingBatches.state`
-    and includes the seed; with a different batch size the stream continues at the same picture, rounded up to
-    a whole batch. Raises `UserError` for a damaged state or a batch that the processes cannot share equally.
+    and includes the seed; with a different batch size or number of processes the stream continues at the same
+    picture. Raises `UserError` for a damaged state or a batch that the processes cannot share equally.
     """
     return TrainingBatches(
         examples,
@@ -195,13 +202,13 @@ def pad(pictures: Array, descriptor: Descriptor) -> Array:
     return np.pad(pictures, ((0, 0), (edge, edge), (edge, edge), (0, 0))) if edge else pictures
 
 
-def _restore(state: Mapping[str, int] | None, seed: int, batch_size: int) -> tuple[int, int]:
-    """(seed, next step) of a saved state, or of a fresh stream."""
+def _restore(state: Mapping[str, int] | None, seed: int) -> tuple[int, int]:
+    """(seed, next position) of a saved state, or of a fresh stream."""
     if state is None:
         return seed, 0
     try:
-        position = int(state["next_index"]) * int(state["batch_size"])
-        return int(state["seed"]), -(-position // batch_size)
+        position = int(state["next_index"]) * int(state["batch_size"]) + int(state.get("offset", 0))
+        return int(state["seed"]), position
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"the saved data state {dict(state)} is damaged; resume from an older checkpoint"

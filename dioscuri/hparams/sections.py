@@ -32,6 +32,9 @@ class Run:
         doc="JAX only, without accelerators: devices that the CPU is split into, which share each batch; 0: "
         "JAX's setting, usually one",
     )
+    timeout: int = option(
+        600, low=1, high=10**6, doc="several processes: seconds to wait for one that does not start or answer"
+    )
     num_cpus: int = option(low=1, high=2**12, doc="upper bound for image-decoding threads")
     max_allowed_checkpoints: int = option(
         low=1, high=10**6, doc="newest checkpoints to keep besides the best one"
@@ -257,6 +260,13 @@ class Train:
     accumulation_steps: int = option(1, low=1, high=2**20, doc="micro-batches per batch, to save memory")
     scan_blocks: bool = option(
         False, twin="jax", doc="JAX only: scan runs of equal blocks (accelerators; slow on CPU)"
+    )
+    shard: str = option(
+        "none",
+        choices=("none", "optimizer", "parameters"),
+        doc="several devices: what each holds only its share of between steps; 'optimizer': moments, average "
+        "and master weights, so that parameters are gathered once a step; 'parameters': a block's parameters "
+        "are also gathered when it runs, forward and backward, and not kept",
     )
 
 

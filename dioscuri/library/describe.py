@@ -140,6 +140,17 @@ def step_facts(hparams: Any, question: Question) -> dict[str, Any]:
         "step_bytes": taken.step,
         "process_bytes": source.process + taken.surplus,
         "device_bytes": taken.peak + source.process,
+        "shard": train.shard,
+        "collectives": [
+            {
+                "name": one.name,
+                "what": one.what,
+                "times": one.times,
+                "bytes": one.n_bytes,
+                "sent_bytes": one.sent(source.devices),
+            }
+            for one in taken.collectives
+        ],
         "notes": source.notes,
     }
     if question.memory is None:

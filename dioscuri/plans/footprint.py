@@ -14,6 +14,39 @@ _MEMORY = re.compile(r"(\d+(?:\.\d+)?) ?([kKMGT]?)(i?)B")
 
 
 @dataclass(frozen=True, kw_only=True)
+class Collective:
+    """An exchange of a step, in all its calls: `name` as in MPI, of `what`; bytes of the whole, of which each
+    device gets all or one share."""
+
+    name: str
+    what: str
+    times: int
+    n_bytes: int
+
+    def sent(self, devices: int) -> int:
+        """Bytes that a device sends in a ring: once around, or twice to sum and to spread."""
+        rounds = 2 if self.name == "all-reduce" else 1
+        return rounds * self.times * self.n_bytes * (devices - 1) // devices
+
+
+def collectives(
+    shard: str, devices: int, passes: int, *, gathered: int, gradient: int, reduced: int
+) -> tuple[Collective, ...]:
+    """The exchanges of a step by `train.shard`: bytes of the parameters as they are gathered and of their
+    gradient, and how often a step of `passes` backward passes exchanges a gradient that every device gets
+    whole."""
+    if devices == 1:
+        return ()
+    if shard == "none":
+        return (Collective(name="all-reduce", what="gradients", times=reduced, n_bytes=gradient),)
+    times = passes * (2 if shard == "parameters" else 1)
+    return (
+        Collective(name="all-gather", what="parameters", times=times, n_bytes=gathered),
+        Collective(name="reduce-scatter", what="gradients", times=passes, n_bytes=gradient),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Footprint:
     """A training step on one device, in bytes and operations."""
 
@@ -31,6 +64,8 @@ class Footprint:
     """What libraries and the allocator take beside the tensors, at the peak; measured on a CPU."""
     flops: int
     """Of convolutions, matrix products and attention."""
+    collectives: tuple["Collective", ...] = ()
+    """What the devices exchange."""
 
     @property
     def peak(self) -> int:

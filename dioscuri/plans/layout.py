@@ -12,17 +12,27 @@ from dioscuri.errors import UserError
 
 @dataclass(frozen=True)
 class Slot:
-    """One tensor of the vector: canonical name and shape, and the order of its axes in memory."""
+    """One tensor of the vector: canonical name and shape, and the order of its axes in memory.
+
+    Of a vector in `shards` equal rows, each row holds a share of the tensor, from column `start` on; zeros
+    fill the last share.
+    """
 
     name: str
     shape: tuple[int, ...]
     axes: tuple[int, ...]
     start: int
+    shards: int = 1
 
     @property
     def stop(self) -> int:
         """Index after the tensor's last value."""
-        return self.start + prod(self.shape)
+        return self.start + -(-prod(self.shape) // self.shards)
+
+    @property
+    def fill(self) -> int:
+        """Number of zeros after the tensor's values."""
+        return (self.stop - self.start) * self.shards - prod(self.shape)
 
     @cached_property
     def memory_shape(self) -> tuple[int, ...]:
@@ -37,32 +47,41 @@ class Slot:
 
 @dataclass(frozen=True)
 class Layout:
-    """Slots in order; those with weight decay come first and make up the first `n_decayed` values."""
+    """Slots in order; those with weight decay come first and make up the first `n_decayed` values (of each
+    row, if the vector has `shards` rows)."""
 
     slots: tuple[Slot, ...]
     n_decayed: int
+    shards: int = 1
 
     @property
     def size(self) -> int:
-        """Number of values of the vector."""
+        """Number of values of the vector, or of a row."""
         return self.slots[-1].stop
+
+    @property
+    def vector_shape(self) -> tuple[int, ...]:
+        """(size,), or (shards, size)."""
+        return (self.size,) if self.shards == 1 else (self.shards, self.size)
 
 
 def make_layout(
     shapes: Mapping[str, tuple[int, ...]],
     decayed: Callable[[str], bool],
     memory_axes: Callable[[str, tuple[int, ...]], tuple[int, ...]],
+    shards: int = 1,
 ) -> Layout:
-    """Lay the tensors out one after the other; `memory_axes(name, shape)` orders a tensor's axes."""
+    """Lay the tensors out one after the other; `memory_axes(name, shape)` orders a tensor's axes. With
+    `shards`, the vector has as many rows, which devices can hold."""
     slots: list[Slot] = []
     start = n_decayed = 0
     for decays in (True, False):
         for name, shape in shapes.items():
             if decayed(name) is decays:
-                slots.append(Slot(name, tuple(shape), memory_axes(name, tuple(shape)), start))
+                slots.append(Slot(name, tuple(shape), memory_axes(name, tuple(shape)), start, shards))
                 start = slots[-1].stop
         n_decayed = start if decays else n_decayed
-    return Layout(tuple(slots), n_decayed)
+    return Layout(tuple(slots), n_decayed, shards)
 
 
 def spans(layout: Layout, chosen: Callable[[str], bool]) -> list[tuple[int, bool]]:
@@ -77,22 +96,26 @@ def spans(layout: Layout, chosen: Callable[[str], bool]) -> list[tuple[int, bool
 
 
 def pack(arrays: Mapping[str, np.ndarray], layout: Layout, dtype: np.dtype | type) -> np.ndarray:
-    """Canonical tensors -> vector (size,). A `UserError` names the first tensor that does not fit."""
+    """Canonical tensors -> vector (size,) or (shards, size). A `UserError` names the first tensor that does
+    not fit."""
     check_tensors(arrays, layout)
-    flat = np.empty(layout.size, dtype)
+    flat = np.empty(layout.vector_shape, dtype)
     for slot in layout.slots:
-        flat[slot.start : slot.stop] = arrays[slot.name].transpose(slot.axes).reshape(-1)
+        values = arrays[slot.name].transpose(slot.axes).reshape(-1)
+        values = np.pad(values, (0, slot.fill)) if slot.fill else values
+        flat[..., slot.start : slot.stop] = values.reshape(*flat.shape[:-1], -1)
     return flat
 
 
 def unpack(flat: np.ndarray, layout: Layout, prefix: str = "") -> dict[str, np.ndarray]:
-    """Vector (size,) -> contiguous copies of the tensors, under `prefix` + canonical name."""
-    return {
-        prefix + slot.name: np.array(
-            flat[slot.start : slot.stop].reshape(slot.memory_shape).transpose(slot.inverse_axes), order="C"
-        )
-        for slot in layout.slots
-    }
+    """Vector (size,) or (shards, size) -> contiguous copies of the tensors, under `prefix` + canonical
+    name."""
+    tensors = {}
+    for slot in layout.slots:
+        values = flat[..., slot.start : slot.stop].reshape(-1)[: prod(slot.shape)]
+        tensor = values.reshape(slot.memory_shape).transpose(slot.inverse_axes)
+        tensors[prefix + slot.name] = np.array(tensor, order="C")
+    return tensors
 
 
 def take_prefixed(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:

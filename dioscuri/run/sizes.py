@@ -5,7 +5,7 @@ from math import prod
 from typing import Any
 
 from dioscuri.contract import family_of
-from dioscuri.engine import State
+from dioscuri.engine import Engine, State
 from dioscuri.errors import UserError
 from dioscuri.plans.footprint import machine_bytes
 
@@ -29,6 +29,16 @@ def size_line(size: Mapping[str, Any]) -> str:
     counts = [f"{n:,} {name.replace('_', ' ')}" for name, n in size.items() if not name.endswith("_bytes")]
     memory = [f"{name} {format_bytes(size[f'{name}_bytes'])}" for name in GROUPS]
     return f"{', '.join(counts)}; {', '.join(memory)}"
+
+
+def memory_line(engine: Engine, shard: str) -> str:
+    """What each device holds, as measured."""
+    held = engine.memory()
+    groups = ", ".join(f"{name} {format_bytes(held[name])}" for name in GROUPS)
+    return (
+        f"each of {engine.device_count} devices holds {groups} (train.shard={shard}); "
+        f"at most {format_bytes(held['peak'])} used so far"
+    )
 
 
 def format_bytes(n: int) -> str:

@@ -1,7 +1,7 @@
 """Starts a run in this process: determines its options, takes its lock and does its work."""
 
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +10,11 @@ from dioscuri.context import Context, OnMetrics, Work
 from dioscuri.contract import check_options
 from dioscuri.data import open_datasets
 from dioscuri.data.classes import read_classes
+from dioscuri.engine import InferenceEngine
 from dioscuri.errors import UserError
 from dioscuri.hparams import GivenOptions
 from dioscuri.hparams.unread import check_twin
-from dioscuri.job import job_of
+from dioscuri.job import job_of, lost_process
 from dioscuri.places import configuration
 from dioscuri.run.sizes import check_memory
 from dioscuri.run.synthesize import prepare_synthesis
@@ -59,8 +60,23 @@ def start(
                     print(line, flush=True)
             sets = open_datasets(hparams, read_classes(directory.path))
             make: Callable[[Any], Any] = twin.make_inference_engine if uses else twin.make_engine
-            work = prepare(Context(hparams, directory, sets, make(hparams), on_metrics))
-            if job.index == 0 and not uses:
-                options.save()
-            work()
+            engine = make(hparams)
+            with _together(engine, hparams.run.timeout):
+                work = prepare(Context(hparams, directory, sets, engine, on_metrics))
+                if job.index == 0 and not uses:
+                    options.save()
+                work()
     return directory, n_processes
+
+
+@contextmanager
+def _together(engine: InferenceEngine, timeout: int) -> Iterator[None]:
+    """Say in one line that another process of the run is lost."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if engine.process_count > 1 and engine.lost(error):
+            raise UserError(lost_process(timeout)) from error
+        raise

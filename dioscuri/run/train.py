@@ -12,7 +12,7 @@ from dioscuri.context import Context, Work
 from dioscuri.contract import FamilyRun, check_examples, family_run
 from dioscuri.data import pipeline
 from dioscuri.data.classes import write_classes
-from dioscuri.engine import State
+from dioscuri.engine import State, check_batch
 from dioscuri.errors import UserError
 from dioscuri.files import write_json
 from dioscuri.hparams.archive import to_json
@@ -21,7 +21,7 @@ from dioscuri.outputs.reports import write_report
 from dioscuri.outputs.settings import SETTINGS, machine, origin
 from dioscuri.restore import Start, is_due, load_best, restore
 from dioscuri.run.logs import SECONDS, JsonLines, Log, Sheets, Sink, WandB, check_wandb
-from dioscuri.run.sizes import size_line, sizes
+from dioscuri.run.sizes import memory_line, size_line, sizes
 from dioscuri.run.stabilizer import Stabilizer
 from dioscuri.run.stopping import Stop
 from dioscuri.run.tensorboard import TensorBoard
@@ -45,6 +45,7 @@ def prepare_training(context: Context, *, resume_from: Path | None = None) -> Wo
         for note in pictures.notes:
             context.say(f"{pictures.name}: {note}")
     check_examples(context)
+    _check_devices(context)
     family = family_run(context)
     start = restore(context, resume_from)
     total = context.hparams.train.total_train_steps
@@ -52,7 +53,9 @@ def prepare_training(context: Context, *, resume_from: Path | None = None) -> Wo
         write_classes(context.directory.path, context.sets.train.classes)
 
     def work() -> None:
-        context.say(size_line(sizes(context.engine.state_to_numpy(), family.facts())))
+        context.say(size_line(sizes(context.engine.state_to_numpy(everywhere=False), family.facts())))
+        if context.engine.device_count > 1:
+            context.say(memory_line(context.engine, context.hparams.train.shard))
         finished = start.step >= total
         if finished:
             context.say(f"this run has its {total} batches: raise train.total_train_steps to continue")
@@ -69,6 +72,22 @@ def prepare_training(context: Context, *, resume_from: Path | None = None) -> Wo
     return work
 
 
+def _check_devices(context: Context) -> None:
+    """Raise a `UserError` if the devices cannot train the run as its options say."""
+    train, devices = context.hparams.train, context.engine.device_count
+    check_batch(train.batch_size, devices, train.accumulation_steps)
+    if train.shard != "none" and devices == 1:
+        raise UserError(
+            f"[train] shard is '{train.shard}', but there is one device, which shares with none: set "
+            "train.shard=none, or train on several devices"
+        )
+    if train.shard != "none" and train.compile and context.engine.name == "torch":
+        raise UserError(
+            f"[train] compile is True, but PyTorch does not compile a network that train.shard={train.shard} "
+            "spreads: set one of them to its default"
+        )
+
+
 def _report(context: Context, family: FamilyRun) -> None:
     """Report on the best checkpoint, with `settings.json` next to the numbers."""
     checkpoint = load_best(context, averaged=True)
@@ -80,7 +99,8 @@ def _report(context: Context, family: FamilyRun) -> None:
         write_json(context.directory.path / SETTINGS, settings | {"options": to_json(context.hparams)})
     results = {"step": checkpoint.step, **family.report()}
     size = sizes(checkpoint.state, family.facts())
-    write_report(context, context.directory.path, results | {"size": size})
+    memory = {"devices": context.engine.device_count, **context.engine.memory()}
+    write_report(context, context.directory.path, results | {"size": size, "memory": memory})
 
 
 class _Training:
@@ -218,7 +238,7 @@ class _Training:
 
     def _save(self, done: int) -> None:
         """Process 0 writes; the others wait, since they may read the file."""
-        state = self.engine.state_to_numpy()
+        state = self.engine.state_to_numpy(everywhere=False)
         if self.context.writes:
             self.context.directory.check_held()
             self._write(done, state)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import jax
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from dioscuri.plans.layout import Layout, make_layout
+from dioscuri.plans.layout import Layout, Slot, make_layout
 
 LEAVES = {"kernel": "weight", "scale": "weight", "embedding": "weight"}
 """Parameters whose names differ in checkpoints."""
@@ -37,9 +38,15 @@ def memory_axes(leaf: str, n: int) -> tuple[int, ...]:
 
 
 def flat_layout(
-    params: nnx.State, shapes: Mapping[str, tuple[int, ...]], decayed: Callable[[str], bool]
+    params: nnx.State,
+    shapes: Mapping[str, tuple[int, ...]],
+    decayed: Callable[[str], bool],
+    shards: int = 1,
 ) -> tuple[Layout, Tree]:
-    """Layout and tree of a model's parameters, whose names and shapes must be those of the family's table."""
+    """Layout and tree of a model's parameters, whose names and shapes must be those of the family's table.
+
+    With `shards` the vector is (shards, P): each row holds a share of every parameter.
+    """
     paths = [path for path, _ in nnx.to_flat_state(params)]
     names = tuple(canonical_name(path) for path in paths)
     tree = Tree(jax.tree.structure(params), names, tuple(leaf.shape for leaf in jax.tree.leaves(params)))
@@ -48,7 +55,7 @@ def flat_layout(
         raise ValueError(
             f"parameter '{sorted(set(kinds) ^ set(shapes))[0]}' is either in the model or in the table only"
         )
-    layout = make_layout(shapes, decayed, lambda name, shape: memory_axes(kinds[name], len(shape)))
+    layout = make_layout(shapes, decayed, lambda name, shape: memory_axes(kinds[name], len(shape)), shards)
     expected = {slot.name: _without_ones(slot.memory_shape) for slot in layout.slots}
     for name, shape in zip(names, tree.shapes, strict=True):
         if _without_ones(shape) != expected[name]:
@@ -56,11 +63,23 @@ def flat_layout(
     return layout, tree
 
 
+def pieces(flat: Array, layout: Layout) -> dict[str, Array]:
+    """Vector (P,) -> the values of every parameter (n,), or of (shards, P) -> (shards, n)."""
+    return {
+        slot.name: jax.lax.slice_in_dim(flat, slot.start, slot.stop, axis=flat.ndim - 1)
+        for slot in layout.slots
+    }
+
+
 def split(flat: Array, layout: Layout, tree: Tree) -> nnx.State:
-    """Vector (P,) -> the model's tree of parameters."""
-    slots = {slot.name: slot for slot in layout.slots}
+    """Vector (P,) or (shards, P) -> the model's tree of parameters."""
+    return assemble(pieces(flat, layout), tree)
+
+
+def assemble(values: Mapping[str, Array], tree: Tree) -> nnx.State:
+    """What `pieces` returns -> the model's tree of parameters."""
     leaves = [
-        flat[slots[name].start : slots[name].stop].reshape(shape)
+        _values(values[name], shape).reshape(shape)
         for name, shape in zip(tree.names, tree.shapes, strict=True)
     ]
     params: nnx.State = jax.tree.unflatten(tree.structure, leaves)
@@ -68,26 +87,43 @@ def split(flat: Array, layout: Layout, tree: Tree) -> nnx.State:
 
 
 def join(params: nnx.State, layout: Layout, tree: Tree) -> Array:
-    """Tree of the model's parameters or gradients -> vector (P,)."""
+    """Tree of the model's parameters or gradients -> vector (P,) or (shards, P)."""
     leaves = dict(zip(tree.names, jax.tree.leaves(params), strict=True))
-    return jnp.concatenate([leaves[slot.name].reshape(-1) for slot in layout.slots])
+    return jnp.concatenate([_rows(leaves[slot.name], slot) for slot in layout.slots], -1)
 
 
 def canonical(flat: Array, layout: Layout) -> dict[str, Array]:
-    """Vector (P,) -> tensors under canonical names, in canonical shapes."""
+    """Vector (P,) or (shards, P) -> tensors under canonical names, in canonical shapes."""
+    values = pieces(flat, layout)
     return {
-        slot.name: flat[slot.start : slot.stop].reshape(slot.memory_shape).transpose(slot.inverse_axes)
+        slot.name: _values(values[slot.name], slot.shape)
+        .reshape(slot.memory_shape)
+        .transpose(slot.inverse_axes)
         for slot in layout.slots
     }
 
 
 def write(flat: Array, values: Mapping[str, Array], layout: Layout) -> Array:
-    """The vector (P,) with some of its tensors, given in canonical shapes, replaced."""
+    """The vector with some of its tensors, given in canonical shapes, replaced."""
     slots = {slot.name: slot for slot in layout.slots}
     for name, value in values.items():
         slot = slots[name]
-        flat = flat.at[slot.start : slot.stop].set(value.transpose(slot.axes).reshape(-1).astype(flat.dtype))
+        rows = _rows(value.transpose(slot.axes), slot).astype(flat.dtype)
+        flat = jax.lax.dynamic_update_slice_in_dim(flat, rows, slot.start, axis=flat.ndim - 1)
     return flat
+
+
+def _values(rows: Array, shape: tuple[int, ...]) -> Array:
+    """(n,) or (shards, n) -> the values (prod(shape),), without the zeros that fill the last row."""
+    return rows if rows.ndim == 1 else rows.reshape(-1)[: prod(shape)]
+
+
+def _rows(leaf: Array, slot: Slot) -> Array:
+    """A parameter -> its values (n,), or its shares (shards, n)."""
+    values = leaf.reshape(-1)
+    if slot.shards == 1:
+        return values
+    return jnp.pad(values, (0, slot.fill)).reshape(slot.shards, -1)
 
 
 def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -1,8 +1,12 @@
-"""One optimiser step on flat vectors, without synchronisation: norm -> clip -> skip -> update -> average."""
+"""One optimiser step on flat vectors, without synchronisation: norm -> clip -> skip -> update -> average.
+
+Vectors are (P,), or (shards, P) if devices share them; both are updated value by value.
+"""
 
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
@@ -102,7 +106,8 @@ def _update(
     direction, moments = rule.update(jnp.where(applied, grad * scale, 0.0), moments, state.params)
     if settings.weight_decay:
         # Not by `optax.add_decayed_weights`, whose mask selects whole leaves: here there is only one vector.
-        decay = jnp.where(jnp.arange(grad.size) < settings.n_decayed, settings.weight_decay, 0.0)
+        decayed = jax.lax.broadcasted_iota(jnp.int32, grad.shape, grad.ndim - 1) < settings.n_decayed
+        decay = jnp.where(decayed, settings.weight_decay, 0.0)
         direction = direction + decay.astype(grad.dtype) * state.params
     # Not `optax.apply_if_finite`, which has no threshold and ignores the average: a skipped step has rates of
     # 0 and keeps the moments.

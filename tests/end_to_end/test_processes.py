@@ -1,11 +1,13 @@
 """Runs in separate processes: stopped, killed, started twice, and several for one run."""
 
 import json
+import os
 import signal
 import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -87,6 +89,48 @@ def test_processes_of_one_run_train_together_and_stop_together(tmp_path, begin):
     assert process.returncode == 0, errors
     assert out.count("asked to stop: saved after step") == 1
     assert store.load(checkpoints).info["data"]["batch_size"] == 8
+
+
+@pytest.mark.slow
+def test_a_killed_process_ends_the_run_in_one_line_and_fewer_devices_go_on(tmp_path, begin):
+    checkpoints = tmp_path / "logs-tiny" / "checkpoints"
+    process = begin(SEVERAL, *LONG, "train.shard=parameters", "run.timeout=60")
+    wait_for(process, lambda: store.steps(checkpoints), "checkpoint")
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(int(children[1]), signal.SIGKILL)
+    out, errors = process.communicate(timeout=SECONDS)
+    assert process.returncode == 2, errors
+    assert "each of 2 devices holds weights" in out
+    assert errors.count("error: another process of this run has ended") == errors.count("error") == 1
+    assert "Traceback" not in errors
+
+    steps = store.steps(checkpoints)[-1] + 1
+    alone = begin(TORCH, f"train.total_train_steps={steps}", "train.shard=none")
+    out, errors = alone.communicate(timeout=SECONDS)
+    assert alone.returncode == 0, errors
+    report = json.loads((tmp_path / "logs-tiny" / "report.json").read_text())
+    assert (report["step"] <= steps, report["memory"]["devices"]) == (True, 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", [TORCH, JAX], ids=["torch", "jax"])
+def test_a_coordinator_that_cannot_be_reached_is_named_after_the_time_given(begin, monkeypatch, script):
+    variables = {"RANK": 1, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": 9}
+    if script is JAX:
+        variables = {
+            "JAX_PROCESS_ID": 1,
+            "JAX_NUM_PROCESSES": 2,
+            "JAX_COORDINATOR_ADDRESS": "127.0.0.1:9",
+        }
+    for name, value in variables.items():
+        monkeypatch.setenv(name, str(value))
+    process = begin(script, "run.timeout=2")
+    _, errors = process.communicate(timeout=SECONDS)
+    assert process.returncode == 2, errors
+    assert errors.startswith(
+        "error: the 2 processes of this run did not all meet at the coordinator 127.0.0.1:9"
+    )
+    assert len(errors.splitlines()) == 1
 
 
 @pytest.mark.slow

@@ -219,6 +219,33 @@ def test_any_step_is_found_without_those_before_it(n, size, processes, step):
     assert indices.tolist() == expected
 
 
+def test_epochs_stay_complete_when_a_run_goes_on_with_another_number_of_processes():
+    """No picture is met twice or left out, whatever the number of processes."""
+    n, state, seen = 240, None, []
+    for processes, batch_size, steps in ((64, 192, 2), (3, 96, 1), (48, 192, 1), (1, 120, 1), (64, 64, 3)):
+        streams = [
+            training_batches(
+                numbered(n),
+                RGB,
+                batch_size=batch_size,
+                process_index=index,
+                process_count=processes,
+                state=state,
+            )
+            for index in range(processes)
+        ]
+        images = [[next(stream)["image"] for stream in streams] for _ in range(steps)]
+        seen += [pictured_indices(image) for of_step in images for image in of_step]
+        (state,) = {tuple(stream.state().items()) for stream in streams}
+        state = dict(state)
+        for stream in streams:
+            stream.close()
+    order = np.concatenate(seen)
+    assert len(order) > 4 * n - 20
+    for epoch in range(len(order) // n):
+        assert sorted(order[epoch * n : (epoch + 1) * n]) == list(range(n))
+
+
 @given(
     seed=st.integers(0, 2**64 - 1), first=st.integers(0, 10**12), count=st.integers(0, 9), n=st.integers(1, 9)
 )

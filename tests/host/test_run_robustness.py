@@ -241,3 +241,36 @@ def test_a_model_that_the_machine_cannot_hold_is_refused_before_anything_is_made
     with pytest.raises(UserError, match=r"take .* kB, but this machine has 30.0 kB of memory"):
         train_command(Twin("fake", FakeEngine, FakeEngine), tmp_path, [str(write_tiny(tmp_path))])
     assert not list(tmp_path.rglob("*.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("devices", "words", "message"),
+    [
+        (1, "train.shard=optimizer", r"\[train\] shard is 'optimizer', but there is one device"),
+        (3, "", r"\[train\] batch_size 8 must be a multiple of devices x accumulation_steps, 3 x 1"),
+        (2, "train.accumulation_steps=8", r"batch_size 8 must be a multiple of .*, 2 x 8"),
+        (2, "train.shard=parameters train.compile=True", "does not compile a network that train.shard=param"),
+    ],
+)
+def test_devices_that_cannot_share_a_run_are_refused_before_it_begins(make_run, devices, words, message):
+    def several(engine):
+        engine.device_count, engine.name = devices, "torch"
+
+    context = make_run(*words.split(), prepare=several)
+    with pytest.raises(UserError, match=message):
+        train(context)
+    assert not context.directory.checkpoints.exists()
+
+
+def test_a_run_on_several_devices_tells_what_each_holds(make_run, capsys):
+    def several(engine):
+        engine.device_count = 2
+
+    context = make_run("train.shard=optimizer", prepare=several)
+    train(context)
+    line = (
+        "each of 2 devices holds weights 8 bytes, average 8 bytes, optimizer 16 bytes (train.shard=optimizer)"
+    )
+    assert line in capsys.readouterr().out
+    memory = json.loads((context.directory.path / "report.json").read_text())["memory"]
+    assert memory == {"devices": 2, "weights": 8, "average": 8, "optimizer": 16, "peak": 1000}

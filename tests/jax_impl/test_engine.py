@@ -17,6 +17,7 @@ from tests.parity.engine_behaviour import EngineBehaviour
 from tests.parity.test_maskgit_training import batch_of
 from tests.support import tiny_sundae
 from tests.support.engines import assert_states_close, make_engine, pictures, posterior_noise, scalars, train
+from tests.support.sharding import trained
 
 
 class TestJaxEngine(EngineBehaviour):
@@ -49,18 +50,20 @@ def test_programs_are_cached_in_the_projects_folder_or_where_the_user_says(monke
     jax.config.update("jax_compilation_cache_max_size", before[1])
 
 
-def test_a_new_process_splits_its_cpu():
+def test_a_new_process_splits_its_cpu_and_trains_as_one_device_does():
     program = (
-        "from tests.parity.test_classifier import make_engine, train\n"
-        "engine = make_engine('jax', 'run.num_cpu_devices=4')\n"
-        "train(engine, range(1))\n"
-        "print(engine.device_count, engine.state_to_numpy()['counters']['updates'])"
+        "from tests.support.sharding import trained\n"
+        "words = 'run.num_cpu_devices=4', 'train.shard=parameters'\n"
+        "engine, losses = trained('jax', 'classifier', *words)\n"
+        "print(engine.device_count, *losses)"
     )
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     root = Path(__file__).parents[2]
     command = [sys.executable, "-c", program]
     done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout == "4 1\n"
+    count, *losses = map(float, done.stdout.split())
+    assert count == 4
+    np.testing.assert_allclose(losses, trained("torch", "classifier")[1], rtol=1e-8)
 
 
 def test_two_devices_equal_one(single, request):

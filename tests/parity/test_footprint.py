@@ -93,6 +93,28 @@ def test_devices_share_the_batch_and_nothing_else():
     assert two.step == one.step + 4 * described(hparams).parameters  # the buckets of the gradients
 
 
+def test_what_devices_share_and_exchange_is_told():
+    """SUNDAE with two unrolled passes: two gradients, averaged together unless each is scattered at once."""
+    taken = {}
+    for shard in ("none", "optimizer", "parameters"):
+        hparams = tiny_sundae.tiny(f"train.shard={shard}", "loss.unroll_steps=2")
+        taken[shard] = Step(hparams, Question(twin="torch", devices=4)).footprint(32)
+    vector = 4 * described(hparams).parameters
+    told = {
+        shard: [(one.name, one.times, one.n_bytes, one.sent(4)) for one in footprint.collectives]
+        for shard, footprint in taken.items()
+    }
+    share = vector * 3 // 4
+    assert told == {
+        "none": [("all-reduce", 1, vector, 2 * share)],
+        "optimizer": [("all-gather", 2, vector, 2 * share), ("reduce-scatter", 2, vector, 2 * share)],
+        "parameters": [("all-gather", 4, vector, 4 * share), ("reduce-scatter", 2, vector, 2 * share)],
+    }
+    # Parameters, average, moments, gradient, and the copy that is gathered.
+    assert taken["none"].state - taken["optimizer"].state == 5 * vector - 6 * vector // 4
+    assert taken["parameters"].step < taken["optimizer"].step < taken["none"].step
+
+
 @pytest.mark.parametrize("twin", ["torch", "jax"])
 def test_python_tells_what_the_command_prints_and_changes_no_setting(twin, capsys, monkeypatch):
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")  # with it, an engine leaves the cache as it is

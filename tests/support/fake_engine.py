@@ -118,7 +118,13 @@ class FakeEngine:
     def output_statistics(self, batch, *, ema, step):
         return {"means": np.zeros((len(batch["image"]), 4)), "log_scales": np.zeros((len(batch["image"]), 4))}
 
-    def state_to_numpy(self):
+    def memory(self):
+        return {"weights": 8, "average": 8, "optimizer": 16, "peak": 1000}
+
+    def lost(self, error):
+        return False
+
+    def state_to_numpy(self, *, everywhere=True):
         return {
             "model": {"weight": self.weight.copy()},
             "ema": {"weight": self.ema.copy()},

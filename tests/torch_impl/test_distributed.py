@@ -53,6 +53,22 @@ def start_two(folder, program, *words):
     subprocess.run(words, check=True, env=environment, timeout=300, cwd=ROOT)
 
 
+def test_two_processes_average_bfloat16_gradients_without_losing_digits(tmp_path):
+    """The gradients of a process are rounded to bfloat16, their mean is not."""
+    words = ("train.precision=bfloat16", "train.accumulation_steps=2")
+    start_two(tmp_path, WORKER, *words)
+    moments = [nested(dict(np.load(tmp_path / f"{rank}.npz")))["optimizer"] for rank in range(2)]
+    alone = make_engine("torch", *words)
+    train(alone, STEPS)
+    first, second, expected = (
+        np.concatenate([array.ravel() for name, array in sorted(of_run.items()) if "exp_avg." in name])
+        for of_run in (*moments, alone.state_to_numpy()["optimizer"])
+    )
+    np.testing.assert_array_equal(first, second)
+    # A single process rounds the gradients of twice as many rows.
+    assert np.linalg.norm(first - expected) <= 0.02 * np.linalg.norm(expected)
+
+
 @pytest.mark.parametrize("overrides", [(), ("train.accumulation_steps=2",)], ids=["whole", "accumulated"])
 def test_two_processes_equal_one(tmp_path, overrides):
     start_two(tmp_path, WORKER, *overrides)

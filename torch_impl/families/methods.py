@@ -12,6 +12,7 @@ from torch._functorch import config as functorch_config
 from dioscuri import contract
 from dioscuri.plans.noise import NoiseSpec
 from dioscuri.plans.parameters import initial_values, shapes
+from torch_impl.sharding import blocks_of
 from torch_impl.trainer import Objective, Trainer, TrainState
 
 Tensors = Mapping[str, Tensor]
@@ -57,6 +58,11 @@ class FamilyMethods:
         functorch_config.enable_autograd_cache = False
         for region in self.regions(model):
             region.compile()
+
+    def blocks(self, model: Any) -> list[nn.Module]:
+        """Modules whose parameters several processes gather one after the other; all else is gathered at
+        once. They are called as modules, and no gradient is differentiated again."""
+        return blocks_of(model)
 
     def noise_specs(self, method: str, batch: int) -> tuple[NoiseSpec, ...]:
         """Noise of a method for a batch of this size; by default none."""

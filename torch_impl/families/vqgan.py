@@ -34,6 +34,7 @@ from torch_impl.objectives.vqgan import (
     perplexity,
     reconstruction,
 )
+from torch_impl.sharding import blocks_of
 from torch_impl.trainer import Trainer, TrainState
 
 Tensors = Mapping[str, Tensor]
@@ -64,6 +65,13 @@ class TokenizerMethods(FamilyMethods):
         penalised = loss.r1_cost > 0 or loss.gradient_penalty > 0
         critic = [] if self.critic is None or penalised else [model.discriminator]
         return [model.encoder, model.decoder, *critic]
+
+    def blocks(self, model: Model) -> list[nn.Module]:
+        """Those of encoder and decoder, but none if spectral normalisation reads their kernels before they
+        run. The critic's gradient may be differentiated again."""
+        if self.plan.spectral is not None:
+            return []
+        return [*blocks_of(model.encoder), *blocks_of(model.decoder)]
 
     def noise_specs(self, method: str, batch: int) -> tuple[NoiseSpec, ...]:
         """Noise of a method for a batch of this size; only training uses any."""

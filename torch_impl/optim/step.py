@@ -1,5 +1,6 @@
 """One optimiser step on flat vectors, without synchronisation: norm -> clip -> skip -> update -> average."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -36,12 +37,14 @@ class OptimizerState:
 
 @dataclass(frozen=True)
 class Settings:
-    """Constants of the step: the rule, its options, and the number of decayed values, which come first."""
+    """Constants of the step: the rule, its options, the number of decayed values, which come first, and the
+    norm of a vector, of which a process may hold a share."""
 
     rule: Rule
     optimizer: Optimizer
     weight_decay: float
     n_decayed: int
+    norm: Callable[[Tensor], Tensor] = torch.linalg.vector_norm
 
     @staticmethod
     def make(optimizer: Optimizer, weight_decay: float, n_decayed: int) -> "Settings":
@@ -61,7 +64,7 @@ def optimizer_step(
     from decayed parameters.
     """
     optimizer = settings.optimizer
-    norm: Tensor = torch.linalg.vector_norm(grad)
+    norm = settings.norm(grad)
     applied = torch.isfinite(norm)
     if optimizer.gradient_skip:
         applied = applied & (norm < optimizer.gradient_skip_threshold)
