@@ -1,11 +1,12 @@
 """Make a folder of `pretrained/` from a trained run: options, weights, and a card with measured numbers.
 
-    python tools/pretrained.py RUN NAME --cfg egs/FAMILY/FILE.cfg [--tokenizer NAME] [--data FOLDER] [--full]
+    python tools/pretrained.py RUN NAME [synthesis.option=value ...] --cfg "egs/FAMILY/FILE.cfg [OVERRIDES]"
+        [--tokenizer NAME] [--data FOLDER] [--full]
 
-RUN is the folder of a run, NAME that of the new folder. The weights are the averaged ones of the best
-checkpoint, as float16 unless --full says float32; those of a tokenizer are always float32, since the hash of
-its weights identifies its tokens. The numbers are measured on the folder written. --data is the folder
-that holds mnist10k/.
+RUN is the folder of a run, NAME that of the new folder, --cfg what was trained, for the card. The weights are
+the averaged ones of the best checkpoint, as float16 unless --full says float32; those of a tokenizer are
+always float32, since the hash of its weights identifies its tokens. The numbers are measured on the folder
+written. --data is the folder that holds mnist10k/.
 """
 
 import argparse
@@ -13,7 +14,6 @@ import json
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from importlib import import_module
 from itertools import dropwhile
 from pathlib import Path
@@ -63,15 +63,16 @@ def main(words: Sequence[str]) -> None:
     )
     parser.add_argument("run", type=Path)
     parser.add_argument("name")
+    parser.add_argument("overrides", nargs="*", metavar="synthesis.option=value", help="options of sampling")
     parser.add_argument("--cfg", required=True, help="the configuration that was trained, for the card")
     parser.add_argument("--tokenizer", help="the shipped tokenizer of a token model")
     parser.add_argument("--data", type=Path, default=ROOT / "datasets")
     parser.add_argument("--full", action="store_true", help="float32")
-    chosen = parser.parse_args(words)
+    chosen = parser.parse_intermixed_args(words)
     folder = ROOT / "pretrained" / chosen.name
     dio = import_module("dioscuri.torch")
     trained = dio.load(chosen.run, tokenizer=chosen.tokenizer and ROOT / "pretrained" / chosen.tokenizer)
-    write(trained, folder, chosen.name, full=chosen.full)
+    write(trained, folder, chosen.name, chosen.overrides, full=chosen.full)
     model = dio.load(folder)
     print(f"{folder}: {model}")
     rows = [*measured(model, chosen.data), *_difference(trained, model), check(model)]
@@ -80,10 +81,10 @@ def main(words: Sequence[str]) -> None:
     write_page(ROOT / "docs" / "shipped_models.md")
 
 
-def write(model: Any, folder: Path, name: str, *, full: bool) -> None:
-    """The folder that `model.save` writes, as a model of that name, in float16 unless `full`."""
+def write(model: Any, folder: Path, name: str, overrides: Sequence[str], *, full: bool) -> None:
+    """The folder that `model.save` writes, with that name and these options, in float16 unless `full`."""
     model.save(folder)
-    hparams = replace(model.hparams, run=replace(model.hparams.run, name=name))
+    hparams = pretrained.read_hparams(folder, [f"run.name={name}", *overrides])
     keeps = full or model.family == "vqgan"
     weights = {
         key: array if keeps else array.astype(np.float16) for key, array in model._network.weights().items()
@@ -141,8 +142,9 @@ def card(model: Any, chosen: Any, known: Mapping[str, Any], rows: Sequence[tuple
     dtype = "float32" if chosen.full or model.family == "vqgan" else "float16"
     uses = {"vqgan": "reconstruct(pictures)", "classifier": "classify(pictures)"}
     picture = f"![{name}](samples.png)" if (ROOT / "pretrained" / name / "samples.png").is_file() else ""
-    options = [f" --tokenizer {chosen.tokenizer}"] if chosen.tokenizer else []
-    made = f"python tools/pretrained.py RUN {name} --cfg {chosen.cfg}{''.join(options)}"
+    cfg = f'"{chosen.cfg}"' if " " in chosen.cfg else chosen.cfg
+    words = ["python tools/pretrained.py RUN", name, *chosen.overrides, "--cfg", cfg]
+    words += [f"--tokenizer {chosen.tokenizer}"] if chosen.tokenizer else []
     facts = {
         "data": f"{DATA[picture_model(model).hparams.data.dataset_source]}: {len(source.train):,} training, "
         f"{len(source.validation):,} validation, {len(source.test):,} test pictures",
@@ -150,8 +152,9 @@ def card(model: Any, chosen: Any, known: Mapping[str, Any], rows: Sequence[tuple
         **({"tokenizer": f"{chosen.tokenizer}, in `tokenizer/`"} if chosen.tokenizer else {}),
         "command": f"`sh {known['folder']}/train.sh {chosen.cfg}`",
         "training": f"{known['twin']}, seed {known['seed']}, {known['steps']:,} batches of {known['batch']}, "
-        f"{known['seconds']:,} seconds on one core of a busy CPU; step {known['best']:,} was the best",
-        "card": f"`{made}{' --full' if chosen.full else ''}`",
+        f"{known['seconds']:,} seconds on a busy machine with two CPU cores; "
+        f"step {known['best']:,} was the best",
+        "card": f"`{' '.join(words)}{' --full' if chosen.full else ''}`",
     }
     parts = [
         f"# {name}",

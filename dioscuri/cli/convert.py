@@ -8,6 +8,7 @@ from dioscuri.cli.parsers import Parser
 from dioscuri.errors import UserError
 from dioscuri.importers.convert import Step, convert_configuration, export, export_run, import_run
 from dioscuri.importers.published_run import Request
+from dioscuri.library.sources import shipped_or
 from dioscuri.places import configuration
 
 _USAGE = """\
@@ -19,7 +20,7 @@ _DESCRIPTION = """\
 The first form makes a run. With torch_impl or jax_impl as FOLDER, train.sh and synthesize.py of that twin
 use it. SOURCE is one of
   a folder with config.json and weights, published by open-muse or diffusers (aMUSEd) or written by the third
-  form or save_pretrained, or such a model on the hub: owner/model or owner/model/folder;
+  form or save_pretrained, such a model on the hub, owner/model or owner/model/folder, or a shipped model;
   weights of taming-transformers or latent-diffusion, with their YAML file as --config;
   weights of VD-VAE (model.th, model-ema.th), with the matching file of egs/vdvae as --cfg;
   weights of Google's MaskGIT, Halton-MaskGIT or LlamaGen's tokenizer, with the matching file of egs/
@@ -89,7 +90,7 @@ def main(words: Sequence[str]) -> None:
         parser.error("give --run, --to-cfg, --to-folder or --to-torch")
     else:
         request = Request(
-            source=chosen.source,
+            source=shipped_or(chosen.source),
             run=chosen.run,
             config=chosen.config,
             cfg=chosen.cfg,

@@ -15,7 +15,7 @@ from dioscuri.face.model import Model
 from dioscuri.face.options import check_types, settings_of
 from dioscuri.hparams import load
 from dioscuri.inputs import read_count
-from dioscuri.library.sources import shipped
+from dioscuri.library.sources import shipped_or
 from dioscuri.places import configuration, here
 from dioscuri.plans.description import Description, picture_rows
 from dioscuri.plans.footprint import Footprint, largest_batch, read_memory, resident_bytes
@@ -67,7 +67,7 @@ def describe(where: Any, question: Question, overrides: Mapping[str, Any]) -> di
 
 def options_of(path: Path, overrides: Sequence[str]) -> tuple[Any, dict[str, Any]]:
     """Options of a configuration or of a folder, and the checkpoints of a run."""
-    path = path if path.exists() else shipped().get(str(path), path)
+    path = shipped_or(path)
     if not path.is_dir():
         return load(configuration(path)[0], overrides, twin=here().home("torch")), {}
     if pretrained.is_folder(path):

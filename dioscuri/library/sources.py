@@ -59,6 +59,11 @@ def shipped() -> dict[str, Path]:
     return {folder.name: folder for folder in folders}
 
 
+def shipped_or(path: Path) -> Path:
+    """The path or, if nothing is there, the folder of the shipped model of that name."""
+    return path if path.exists() else shipped().get(str(path), path)
+
+
 def model_folder(where: Path | str) -> Path:
     """The folder of a model: one here, that of a shipped model, or the cached copy of one on the hub."""
     return _existing(where) or local_folder(where)
