@@ -11,6 +11,6 @@ All other modules are shared by both and import no framework.
 
 from dioscuri.errors import UserError
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = ["UserError", "__version__"]

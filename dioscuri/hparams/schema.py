@@ -75,7 +75,7 @@ def typed(setting: Setting, declared: Field[Any], hint: Any) -> Any:
         inside = "" if mismatch.value is raw else f", because of {shorten(_quoted(mismatch.value))}"
         hinted = "; put it in quotes" if hint is str else ""
         raise UserError(
-            f"{setting.where} must be {_in_words(hint)}, not {shorten(_quoted(raw))}{inside}{hinted}"
+            f"{setting.where} must be {in_words(hint)}, not {shorten(_quoted(raw))}{inside}{hinted}"
         ) from None
     _check_range(value, setting, declared)
     if declared.metadata["path"]:
@@ -179,14 +179,15 @@ def _quoted(value: Any) -> Any:
     return repr(value) if isinstance(value, str) else value
 
 
-def _in_words(hint: Any) -> str:
+def in_words(hint: Any) -> str:
+    """The values of a type, for an error or a table of options."""
     origin, parts = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType):
-        return " or ".join(_in_words(kind) for kind in parts)
+        return " or ".join(in_words(kind) for kind in parts)
     if origin is Literal:
         return " or ".join(repr(kind) for kind in parts)
     if origin is not tuple:
         return _WORDS[hint]
     if parts[-1] is not Ellipsis:
-        return f"({', '.join(_in_words(kind) for kind in parts)})"
-    return f"a list of {_PLURALS[parts[0]] if parts[0] in _PLURALS else f'({_in_words(parts[0])})'}"
+        return f"({', '.join(in_words(kind) for kind in parts)})"
+    return f"a list of {_PLURALS[parts[0]] if parts[0] in _PLURALS else f'({in_words(parts[0])})'}"

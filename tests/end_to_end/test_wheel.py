@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dioscuri import __version__
 from tests.support.tiny import write_tiny
 
 ROOT = Path(__file__).parents[2]
@@ -124,7 +125,7 @@ def test_commands_work_beside_modules_of_the_user(user, installed, command):
     code = "import common"
     assert "of the user" in user.python("-c", code).errors, "the modules are there"
     code = "import dioscuri, sys; print(dioscuri.__version__, {'torch', 'jax'} & set(sys.modules))"
-    assert user.python("-c", code).out == "0.1.0 set()\n"
+    assert user.python("-c", code).out == f"{__version__} set()\n"
 
 
 @pytest.mark.slow

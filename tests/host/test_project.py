@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dioscuri import hparams
+from dioscuri import __version__, hparams
 from dioscuri.contract import check_options
 from dioscuri.families.maskgit import transformers
 from dioscuri.families.sundae import plan as denoiser
@@ -70,6 +70,22 @@ def test_readme_names_only_files_that_exist():
     made_by_running = re.compile(r"/logs-|__pycache__")
     missing = [p for p in {*linked, *quoted} if not made_by_running.search(p) and not (ROOT / p).exists()]
     assert not missing
+
+
+def test_one_version_everywhere():
+    changes = re.search(r"^## (\d+\.\d+\.\d+)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    citation = re.search(r"^version: (\S+)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE)
+    assert changes[1] == citation[1] == __version__
+
+
+def test_readme_is_short_and_its_prose_is_narrow_or_unwrapped():
+    """A paragraph is one line, or at most 100 characters wide; tables, lists and code may be wider."""
+    text = (ROOT / "README.md").read_text()
+    assert len(text.splitlines()) <= 150
+    paragraphs = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL).split("\n\n")
+    prose = [p.splitlines() for p in paragraphs if p and not p.startswith(("|", "- ", "#", "!", "<"))]
+    wide = [lines for lines in prose if len(lines) > 1 and max(map(len, lines)) > 100]
+    assert not wide
 
 
 def test_no_host_of_a_package_registry_and_no_foreign_path():
