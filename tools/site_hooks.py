@@ -9,11 +9,11 @@ that says how the code below is tested.
 import ast
 import json
 import logging
+import posixpath
 import re
 from collections.abc import Iterator
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
-from posixpath import relpath
 from typing import Any, get_type_hints
 
 from mkdocs.config.defaults import MkDocsConfig
@@ -39,41 +39,48 @@ NOTES = {
 _LINK = re.compile(r"(?P<picture>!?)\[(?P<label>[^\]]*)\]\((?P<target>[^)\s]+)\)")
 _CODE = re.compile(r"(^```.*?^```$)", re.MULTILINE | re.DOTALL)
 _MARK = re.compile(rf"^<!-- (?P<kind>{'|'.join(NOTES)})(: (?P<what>.+?))? -->$", re.MULTILINE)
+_CARD = re.compile(r"pretrained/([^/]+)/(README\.md|samples\.png)")
 _log = logging.getLogger("mkdocs.hooks.site")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages from outside `docs/`."""
-    pages = {there: relinked((ROOT / name).read_text(), ".") for name, there in OUTSIDE.items()}
+    names = [*OUTSIDE, *(path.relative_to(ROOT).as_posix() for path in ROOT.glob("pretrained/*/README.md"))]
+    pages = {str(_place(name)): relinked((ROOT / name).read_text(), name) for name in names}
     pages["tour.md"] = notebook_page(json.loads((ROOT / "examples" / "tour.ipynb").read_text()))
     pages["examples.md"] = examples_page()
     for name, content in pages.items():
         files.append(File.generated(config, name, content=content))
+    for picture in ROOT.glob("pretrained/*/samples.png"):
+        place = str(_place(picture.relative_to(ROOT).as_posix()))
+        files.append(File.generated(config, place, abs_src_path=str(picture)))
     return files
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:  # noqa: ARG001
     """Replace what stands for generated text."""
     if page.file.generated_by is None:
-        markdown = relinked(markdown, "docs")
+        markdown = relinked(markdown, f"docs/{page.file.src_uri}")
     markdown = re.sub(r"<!-- options: (\w+) -->", lambda found: options_of(found[1]), markdown)
     markdown = markdown.replace("<!-- help -->", "\n\n".join(help_pages()))
     return _MARK.sub(_note, markdown)
 
 
-def relinked(markdown: str, folder: str) -> str:
-    """A page of this folder with links for the site. Links to files without a page become plain text."""
+def relinked(markdown: str, page: str) -> str:
+    """A page with links for the site. Links to files without a page become plain text."""
+    folder, beside = (ROOT / page).parent, posixpath.dirname(str(_place(page)))
 
     def link(found: re.Match[str]) -> str:
         target, _, anchor = found["target"].partition("#")
         if not target or ":" in target:
             return found[0]
-        path = (ROOT / folder / target).resolve()
+        path = (folder / target).resolve()
         if not path.exists():
             _log.warning("link to %s, which does not exist", found["target"])
         place = _place(path.relative_to(ROOT).as_posix())
         if place is None:
             return f"{found['label']}"
+        place = posixpath.relpath(place, beside or ".")
         return f"{found['picture']}[{found['label']}]({place}{'#' if anchor else ''}{anchor})"
 
     pieces = _CODE.split(markdown)  # code is every second piece
@@ -83,7 +90,10 @@ def relinked(markdown: str, folder: str) -> str:
 def _place(path: str) -> str | None:
     """Where the site has a file of the repository."""
     if path.startswith("docs/"):
-        return relpath(path, "docs")
+        return path.removeprefix("docs/")
+    card = _CARD.fullmatch(path)
+    if card:
+        return f"shipped/{card[1]}{'.md' if card[2] == 'README.md' else '-samples.png'}"
     if path.startswith("examples"):
         return "tour.md" if path.endswith(".ipynb") else "examples.md"
     return OUTSIDE.get(path)

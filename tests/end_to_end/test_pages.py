@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from tests.support import faces, pages, tiny, tiny_maskgit
+from tests.support import faces, pages, tiny
 
 ROOT = pages.ROOT
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -73,27 +73,14 @@ def clone(tmp_path, monkeypatch):
     return tmp_path
 
 
-def ready(root, names):
-    """Untrained runs that a page takes for granted."""
-    if "digits" in names:
-        faces.write_run(root, "digits", tiny.TINY)
-    if "maskgit_digits" in names:
-        vq = tiny_maskgit.write_tokenizer(root).rename(root / "logs-vqgan_digits")
-        faces.write_run(root, "maskgit_digits", faces.with_tokenizer(tiny_maskgit.TINY, vq))
-
-
-NEEDS = {
-    "README.md": ("maskgit_digits",),
-    "explore.md": ("digits",),
-    "compression.md": ("digits",),
-    "memory.md": ("digits",),
-}
-"""Runs that a page's commands take for granted."""
+NEEDS = {"explore.md", "compression.md"}
+"""Pages that take for granted the run of the first command in the README."""
 
 
 @pytest.mark.parametrize("path", RUN, ids=lambda path: path.stem)
 def test_the_code_of_a_page_runs(path, clone):
-    ready(clone / "torch_impl", NEEDS.get(path.name, ()))
+    if path.name in NEEDS:
+        faces.write_run(clone / "torch_impl", "digits", tiny.TINY)
     names = given()
     for block in code(path):
         text = block.text.replace("/pictures/", f"{clone}/pictures/")

@@ -63,12 +63,19 @@ def test_every_command_has_its_help():
     assert [page.split("\n")[0] for page in help_pages()] == [f"## dioscuri {name}" for name in COMMANDS]
 
 
-def test_links_lead_to_pages_or_become_text():
-    assert (
-        relinked("[a](docs/python.md#errors) ![b](docs/digits.png)", ".")
-        == "[a](python.md#errors) ![b](digits.png)"
-    )
-    assert (
-        relinked("[a](../CHANGELOG.md) [b](../LICENSE) [c](#here)", "docs") == "[a](changes.md) b [c](#here)"
-    )
-    assert relinked("```\n[a](../LICENSE)\n```", "docs") == "```\n[a](../LICENSE)\n```"
+@pytest.mark.parametrize(
+    ("page", "link", "there"),
+    [
+        ("README.md", "[a](docs/python.md#errors)", "[a](python.md#errors)"),
+        ("README.md", "![a](docs/digits.png)", "![a](digits.png)"),
+        ("README.md", "[a](LICENSE)", "a"),
+        ("docs/python.md", "[a](../CHANGELOG.md)", "[a](changes.md)"),
+        ("docs/python.md", "[a](../pretrained/digits-vae/README.md)", "[a](shipped/digits-vae.md)"),
+        ("pretrained/digits-vae/README.md", "![a](samples.png)", "![a](digits-vae-samples.png)"),
+        ("pretrained/digits-vae/README.md", "[a](../../docs/python.md)", "[a](../python.md)"),
+        ("docs/python.md", "[a](#errors) [b](https://a.b)", "[a](#errors) [b](https://a.b)"),
+        ("docs/python.md", "```\n[a](../LICENSE)\n```", "```\n[a](../LICENSE)\n```"),
+    ],
+)
+def test_links_lead_to_pages_or_become_text(page, link, there):
+    assert relinked(link, page) == there

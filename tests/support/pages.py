@@ -82,7 +82,7 @@ def commands(text: str) -> Iterator[tuple[str, list[str]]]:
             if words[:1] == ["cd"]:
                 folder = str(Path(folder, words[1]))
             elif words:
-                yield folder, words
+                yield folder, words[2:] if words[1:3] == ["-m", "dioscuri"] else words
 
 
 def check(folder: str, words: Sequence[str]) -> None:
@@ -94,7 +94,9 @@ def check(folder: str, words: Sequence[str]) -> None:
     elif program == "dioscuri" and rest[0] not in ("train", "synthesize"):
         command_parser(rest[0]).parse_intermixed_args(rest[1:])
     elif program == "dioscuri":
-        _check_run(folder, [word for word in rest[1:] if word not in ("--twin", "torch", "jax")])
+        chosen = command_parser(rest[0]).parse_intermixed_args(rest[1:])
+        if not getattr(chosen, "model", ""):
+            _check_run(folder, chosen.words)
     else:
         assert program in ("sh", "python"), f"unknown program: {words}"
         _check_script(folder, Path(folder, rest[0]), rest[1:])
