@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from dioscuri.cli import foreign
 from dioscuri.cli.parsers import Parser, add_twin
 from dioscuri.errors import UserError
 from dioscuri.evaluation.extractors import (
@@ -36,14 +37,15 @@ from dioscuri.versions import versions
 
 Array = np.ndarray
 
-_USAGE = "SAMPLES REFERENCE [--extractor RUN|NAME] [--k K] [--seed SEED] [--json FILE] ..."
+_USAGE = f"SAMPLES REFERENCE [--extractor RUN|NAME] [--k K] [--seed SEED] [--json FILE] ...\n{foreign.USAGE}"
 _DESCRIPTION = """\
 SAMPLES and REFERENCE are folders of pictures; .npy files of pictures, uint8 (N, H, W, C), or of features,
 floating-point (N, D); or .npz files with pictures 'arr_0', or with statistics of features, 'mu' and 'sigma'.
 Pictures are compared by their pixels, with --extractor FOLDER/logs-NAME by the features of a classifier
 trained with this project, or with --extractor inception|dinov2|clip by those of a published network, whose
 weights are downloaded once and verified unless --weights names them. For feature files, --extractor names the
-network that made them: with 'inception' the distance is called FID, with any other NAME FD-NAME."""
+network that made them: with 'inception' the distance is called FID, with any other NAME FD-NAME.
+The second form measures how well a VAE tells foreign pictures from known ones: evaluate --ood --help."""
 _EXAMPLE = "dioscuri evaluate torch_impl/logs-mine/synthesis-images/generated /pictures/test"
 
 
@@ -52,7 +54,10 @@ MAX_SIDE = 8192
 
 def main(words: Sequence[str]) -> None:
     """Run a command line with the twin that it names, or else the installed one."""
-    evaluate(words, make_engine, make_network)
+    if any(word.partition("=")[0] == foreign.OPTION for word in words):
+        foreign.main(words)
+    else:
+        evaluate(words, make_engine, make_network)
 
 
 def make_engine(twin: str, hparams: Any) -> Any:
@@ -67,7 +72,9 @@ def make_network(twin: str, name: str, weights: str) -> Any:
 
 def evaluate(words: Sequence[str], make_engine: MakeEngine, make_network: MakeNetwork | None = None) -> None:
     """Run a command line."""
-    chosen = make_parser().parse_args(list(words))
+    parser = make_parser()
+    chosen = parser.parse_args(list(words))
+    foreign.refuse_options(chosen, parser)
     chosen.twin = chosen.twin or default_twin()
     if chosen.k < 1 or chosen.seed < 0:
         raise UserError("--k must be 1 or more, and --seed 0 or more")
@@ -124,6 +131,7 @@ def make_parser() -> Parser:
     parser.add_argument("--k", type=int, default=3, help="nearest neighbours")
     parser.add_argument("--seed", type=int, default=0, help="seed of subsets and splits")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results to FILE")
+    foreign.add_options(parser)
     return parser
 
 

@@ -23,7 +23,7 @@ from dioscuri.registry import family_module
 
 METHODS = (
     *("encode", "decode", "generate", "inpaint", "reconstruct", "bound", "score", "interpolate"),
-    *("traverse", "mix", "classify", "compress", "decompress"),
+    *("traverse", "mix", "classify", "compress", "decompress", "detect"),
 )
 """Methods of models; each family has some of them."""
 
@@ -141,6 +141,20 @@ class Model(Trainable):
     def decompress(self, data: bytes) -> Array:
         """The pictures that were compressed."""
         raise self._cannot("decompress")
+
+    def detect(
+        self,
+        known: Any,
+        foreign: Any,
+        *,
+        validation: Any = None,
+        k: int | None = None,
+        samples: int = 4,
+        seed: int = 0,
+        batch_size: int = BATCH_SIZE,
+    ) -> Any:
+        """How well the model tells foreign pictures from known ones."""
+        raise self._cannot("detect")
 
     # Saving and moving.
 

@@ -259,7 +259,7 @@ def test_a_model_that_always_had_classes_needs_them(tmp_path):
     one = dio.new("metroplex", num_classes=3, cond_dropout_prob=0.0, **sizes)
     with pytest.raises(UserError, match="encode needs classes: give one for each picture, or one for all"):
         one.encode(pictures(0))
-    with pytest.raises(UserError, match="cannot compress: it needs classes, which files do not hold"):
+    with pytest.raises(UserError, match="cannot compress: it needs the class of every picture"):
         one.compress(pictures(0))
     with pytest.raises(UserError, match=r"generate: .*also trained without classes"):
         one.generate(classes=1, guidance_scale=1.0)

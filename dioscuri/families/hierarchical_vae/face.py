@@ -7,11 +7,11 @@ from dioscuri.face.usual import Values, halvings
 from dioscuri.families.hierarchical_vae.initialisation import initial_parameters, parameter_table
 from dioscuri.families.hierarchical_vae.plan import HierarchicalVAEPlan, make_plan
 from dioscuri.families.hierarchical_vae.usual import usual_options, with_classes
-from dioscuri.families.latent_models.compressing import CompressingModel
+from dioscuri.families.latent_models.detecting import DetectingModel
 
 
-class HierarchicalVAEModel(CompressingModel):
-    """A hierarchical VAE; see `LatentModel` and `CompressingModel`."""
+class HierarchicalVAEModel(DetectingModel):
+    """A hierarchical VAE; see `LatentModel` and `DetectingModel`."""
 
     @property
     def plan(self) -> HierarchicalVAEPlan:

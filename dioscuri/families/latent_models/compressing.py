@@ -125,18 +125,18 @@ class CompressingModel(ExplorableModel):
         """The modes of the network, with its weights as they are now."""
         return self._network.caller()
 
-    def _pixels(self) -> Pixels:
-        """A `UserError` if the model has no likelihood of the levels of pictures."""
+    def _pixels(self, call: str = "compress") -> Pixels:
+        """A `UserError`, which names the call, if the model has no likelihood of the levels of pictures."""
         plan, data = self.plan, self.hparams.data
         if plan.likelihood == "absolute":
             reason = "its output layer gives absolute errors, which are no likelihood"
         elif len(plan.extent) != 2 or data.depth != 8:
             reason = "it is a model of sounds or clips"
         elif plan.num_classes and not self.hparams.loss.cond_dropout_prob:
-            reason = "it needs classes, which files do not hold: train with loss.cond_dropout_prob above 0"
+            reason = "it needs the class of every picture: train with loss.cond_dropout_prob above 0"
         else:
             return Pixels.of(plan, data)
-        raise UserError(f"model '{self.hparams.run.name}' cannot compress: {reason}")
+        raise UserError(f"model '{self.hparams.run.name}' cannot {call}: {reason}")
 
     def _exact(self, chunks: Iterable[Any], pixels: Pixels) -> Iterator[Array]:
         """Checked pictures."""

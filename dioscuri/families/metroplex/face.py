@@ -5,14 +5,14 @@ from typing import Any
 from dioscuri.engine import Array
 from dioscuri.face.usual import Values
 from dioscuri.families.hierarchical_vae.usual import SYNTHESIS, with_classes
-from dioscuri.families.latent_models.compressing import CompressingModel
+from dioscuri.families.latent_models.detecting import DetectingModel
 from dioscuri.families.metroplex.plan import MetroplexPlan, make_plan
 from dioscuri.families.metroplex.tables import parameter_table
 from dioscuri.plans.parameters import initial_values, shapes
 
 
-class MetroplexModel(CompressingModel):
-    """A VD-VAE of pictures, sounds or clips; see `LatentModel` and `CompressingModel`."""
+class MetroplexModel(DetectingModel):
+    """A VD-VAE of pictures, sounds or clips; see `LatentModel` and `DetectingModel`."""
 
     @property
     def plan(self) -> MetroplexPlan:
