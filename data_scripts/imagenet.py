@@ -6,6 +6,7 @@ without compression, because only those can be memory-mapped.
 """
 
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 
@@ -59,7 +60,10 @@ def _place(name: PurePosixPath) -> Path | None:
 def store_uncompressed(path: Path) -> None:
     """Rewrite an npz with its arrays 'data' and 'labels' uncompressed; a `UserError` if it has no 'data'."""
     try:
-        arrays = {name: read_member(path, name) for name in ("data", "labels") if name in member_names(path)}
+        present = member_names(path)
+        arrays: dict[str, Any] = {
+            name: read_member(path, name) for name in ("data", "labels") if name in present
+        }
         if isinstance(arrays["data"], np.memmap):
             return
     except (KeyError, Damaged) as error:

@@ -129,7 +129,9 @@ class Exhibit:
     def spread(self) -> dict[str, Array]:
         """Standard deviation of the latents `z.<l>`, (Z,) each, over a few samples of the model and all
         positions."""
-        classes = {"classes": np.arange(N_FOR_SPREAD) % self.num_classes} if self.num_classes else {}
+        classes: dict[str, Any] = (
+            {"classes": np.arange(N_FOR_SPREAD) % self.num_classes} if self.num_classes else {}
+        )
         samples = self.model.generate(N_FOR_SPREAD, output="mean", **classes)
         latents = self.model.encode(samples, **classes)
         return {name: z.std(tuple(range(z.ndim - 1))) for name, z in latents.items() if name.startswith("z.")}

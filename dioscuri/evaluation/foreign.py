@@ -44,7 +44,8 @@ class ForeignScores:
     @property
     def complexity(self) -> Array:
         """The score of the shorter of both files (N,)."""
-        return np.maximum(self.png, self.webp)
+        shorter: Array = np.maximum(self.png, self.webp)
+        return shorter
 
     def columns(self) -> dict[str, Array]:
         """All scores (N,) by name."""
@@ -114,7 +115,8 @@ def choose_k(known: Array, stand_ins: Mapping[str, Array]) -> tuple[int, dict[st
 
 def _means(pictures: Array, _rng: np.random.Generator) -> Array:
     both = pictures.astype(np.uint16) + np.roll(pictures, 1, axis=0)
-    return (both // 2).astype(np.uint8)
+    means: Array = (both // 2).astype(np.uint8)
+    return means
 
 
 def _tiles(pictures: Array, rng: np.random.Generator) -> Array:
@@ -131,7 +133,8 @@ def _tiles(pictures: Array, rng: np.random.Generator) -> Array:
 
 def _speckles(pictures: Array, rng: np.random.Generator) -> Array:
     noise = rng.normal(1, _SPECKLE, pictures.shape)
-    return np.rint((pictures * noise).clip(0, 255)).astype(np.uint8)
+    noisy: Array = np.rint((pictures * noise).clip(0, 255)).astype(np.uint8)
+    return noisy
 
 
 _ALTERATIONS: dict[str, Callable[[Array, np.random.Generator], Array]] = {

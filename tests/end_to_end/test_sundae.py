@@ -106,13 +106,13 @@ def test_self_correction_is_judged(folder, name, capsys):
 def test_tokens_that_stay_are_each_set_once(folder, monkeypatch):
     context = self_correction.open_context(folder / "torch_impl" / "logs-tiny")
     L, steps = context.engine.family.plan.n_tokens, context.hparams.synthesis.steps
-    turn = iter(range(steps))
+    number = iter(range(steps))
     monkeypatch.setattr(
-        self_correction, "step_anew", lambda _, asked, *__, **___: asked["start"] * 0 - next(turn) - 1
+        self_correction, "sampled_once", lambda _, asked, *__, **___: asked["start"] * 0 - next(number) - 1
     )
     monkeypatch.setattr(self_correction, "decoded", lambda _, tokens: tokens)
-    (part,) = self_correction.frozen(context, 3)
-    counts = np.stack([(part["image"] == -k - 1).sum(1) for k in range(steps)])
+    (rows,) = self_correction.frozen(context, 3)
+    counts = np.stack([(rows["image"] == -k - 1).sum(1) for k in range(steps)])
     assert counts.shape == (steps, 3)
     assert (counts.sum(0) == L).all()
     assert counts.max() - counts.min() <= 1

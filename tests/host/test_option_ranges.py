@@ -234,7 +234,7 @@ def test_options_of_the_other_twin(twin, word, other, tmp_path):
     words = ["run.num_gpus=0", "train.total_train_steps=1"]
     cfg = write_tiny(tmp_path)
     with pytest.raises(UserError) as command:
-        train_command(Twin(twin, FakeEngine), tmp_path, [str(cfg), *words, word])
+        train_command(Twin(twin, FakeEngine, FakeEngine), tmp_path, [str(cfg), *words, word])
     message = f"[{section}] {option} applies only to the twin '{other}', not to '{twin}': leave it out"
     assert str(command.value) == f"command line: {message}"
     assert not (tmp_path / "logs-tiny").exists()
@@ -250,9 +250,9 @@ def test_options_of_the_other_twin(twin, word, other, tmp_path):
         )
     assert str(python.value) == f"new: {message}"
     train_command(
-        Twin(twin, FakeEngine),
+        Twin(twin, FakeEngine, FakeEngine),
         tmp_path,
         [str(cfg), *words, f"{section}.{option}={False if value == 'True' else 0}"],
     )
     shared = written(tmp_path, TINY, (section, f"{option} = {value}"))
-    train_command(Twin(twin, FakeEngine), tmp_path, [str(shared), *words, "run.name=shared"])
+    train_command(Twin(twin, FakeEngine, FakeEngine), tmp_path, [str(shared), *words, "run.name=shared"])

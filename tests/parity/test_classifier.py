@@ -17,6 +17,7 @@ from tests.support.engines import (
     assert_states_close,
     assert_states_equal,
     engine_of,
+    inference_engine_of,
     pictures,
     run_steps,
 )
@@ -111,7 +112,7 @@ def test_either_twins_run_extracts_the_same_features(tmp_path):
 
     def make(twin, hparams):
         asked.append(twin)
-        return engine_of(twin, hparams)
+        return inference_engine_of(twin, hparams)
 
     extractors = [classifier(write_run(tmp_path, twin), make) for twin in TWINS]
     assert asked == list(TWINS)

@@ -17,6 +17,11 @@ def engine_of(twin, hparams):
     return import_module(f"{twin}_impl.engine").Engine(hparams)
 
 
+def inference_engine_of(twin, hparams):
+    """The engine of a twin that holds one set of weights, without parameters."""
+    return import_module(f"{twin}_impl.inference_engine").InferenceEngine(hparams)
+
+
 def make_engine(twin, *overrides, options=tiny):
     """An engine of a twin with initial parameters; `options` turns overrides into its options."""
     engine = engine_of(twin, options(*overrides))

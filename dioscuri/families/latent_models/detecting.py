@@ -78,7 +78,8 @@ class DetectingModel(CompressingModel):
         sources = {name: self._source(given, name) for name, given in sets.items()}
         chosen = None if k is None else self._read_k(k)
         compared = choosing = np.arange(len(sources[KNOWN]))
-        source, table = sources[KNOWN], {}
+        source = sources[KNOWN]
+        table: dict[str, Array] = {}
         size = min(read_count(batch_size, "batch_size"), max(map(len, sources.values())))
         if chosen is None and len(_steps(self.plan)) > 1:
             if validation is None:
@@ -163,7 +164,8 @@ class DetectingModel(CompressingModel):
         whole = bounds[0] if how.samples == 1 else -importance_bound(weights)
         ratio = (whole - bounds[1:]).T
         bits = self._file_bits(pictures) if files else np.zeros((2, n))
-        return ForeignScores(-whole, ratio, *(-whole / log(2) - bits), numbers)
+        png, webp = -whole / log(2) - bits
+        return ForeignScores(-whole, ratio, png, webp, numbers)
 
     def _bounds(self, batch: Mapping[str, Array], noise: Mapping[str, Array]) -> tuple[Array, Array]:
         """L and every L>k (1 + K, B) of one draw, and log p(x, z) - log q(z | x) (B,)."""
