@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
