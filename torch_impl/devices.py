@@ -1,5 +1,6 @@
 """Devices and processes of a run: choosing them, placing arrays on them, and gathering results."""
 
+import atexit
 import os
 import re
 from dataclasses import dataclass
@@ -104,6 +105,13 @@ def _join_processes(backend: str, timeout: int) -> None:
         dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
     except (RuntimeError, ValueError) as error:
         raise UserError(not_joined(where, job.count, timeout)) from error
+    # Gloo's threads that outlive the interpreter now and then abort the process at its end.
+    atexit.register(_leave_processes)
+
+
+def _leave_processes() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def set_precision(precision: str) -> None:
