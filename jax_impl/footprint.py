@@ -64,9 +64,9 @@ class _PlannedEngine(Engine):
             passes += 1
             return gradient_of(*arguments)
 
-        self.trainer.gradient_of = counted  # type: ignore[method-assign, assignment] # of this engine alone
+        self.trainer.gradient_of = counted  # type: ignore[method-assign,assignment] # of this engine alone
         traced = self._trace(rows, batch, step, scalars)
-        self.trainer.gradient_of = gradient_of  # type: ignore[method-assign]
+        self.trainer.gradient_of = gradient_of  # type: ignore[method-assign] # its own again
         parts = self.trainer.accumulation_steps
         # A micro-batch is traced twice, whatever their number.
         return traced, passes if parts == 1 else passes * parts // 2

@@ -168,9 +168,12 @@ def _value(declared: Field[Any], hint: Any) -> str:
 def _meaning(declared: Field[Any]) -> str:
     facts = declared.metadata
     more = [f"also called `{name}`" for name in facts["alias"]]
-    if facts["needs"]:
-        switch, values = facts["needs"]
-        more.append(f"applies if `{switch}` is {' or '.join(f'`{value!r}`' for value in values) or 'on'}")
+    switches = [
+        f"`{switch}` is {' or '.join(f'`{value!r}`' for value in values) or 'on'}"
+        for switch, values in facts["needs"]
+    ]
+    if switches:
+        more.append(f"applies if {', or if '.join(switches)}")
     return "; ".join([facts["doc"].replace("<", "&lt;"), *more])
 
 

@@ -242,8 +242,9 @@ class Trainer:
         def add(future: torch.futures.Future[list[Tensor]]) -> Tensor:
             mean = future.value()[0]
             for parameter, gradient in zip(bucket.parameters(), bucket.gradients(), strict=True):
+                # The buffer has the strides of the parameters; `gradients` claims that it is contiguous.
                 offset = gradient.storage_offset() - buffer.storage_offset()
-                views_of[parameter].add_(mean.as_strided(gradient.shape, gradient.stride(), offset))
+                views_of[parameter].add_(mean.as_strided(parameter.shape, parameter.stride(), offset))
             return buffer
 
         work: Any = dist.all_reduce(wide, async_op=True)

@@ -26,7 +26,7 @@ Array = np.ndarray
 OPTION = "--ood"
 _ONLY = ("ood", "known", "foreign", "validation", "levels", "n_samples", "batch_size", "out")
 """Arguments that make sense with that option alone."""
-USAGE = "--ood MODEL --known SET --foreign SET ... [--validation SET] [--levels K] [--out FOLDER] ..."
+USAGE = "--ood MODEL --known SET --foreign SET ... [--validation SET] [--out FOLDER] ..."
 _DESCRIPTION = """\
 Score pictures by a VAE, and measure how well every score separates foreign pictures from known ones. MODEL is
 what load opens in Python, such as a run's folder. A SET is a folder of pictures, a .npy file, uint8

@@ -73,7 +73,7 @@ def clone(tmp_path, monkeypatch):
     return tmp_path
 
 
-NEEDS = {"explore.md", "compression.md"}
+NEEDS = {"explore.md", "compression.md", "foreign_pictures.md"}
 """Pages that take for granted the run of the first command in the README."""
 
 
@@ -96,7 +96,8 @@ def test_the_code_of_a_page_runs(path, clone):
 
 def given():
     """Names that the Python of a page takes for granted."""
-    return {"pictures": DIGITS[:2], "a": DIGITS[:1], "b": DIGITS[1:2], "mask": faces.LEFT}
+    pictures = {"pictures": DIGITS[:2], "known": DIGITS[:8], "strange": DIGITS[8:10]}
+    return {**pictures, "a": DIGITS[:1], "b": DIGITS[1:2], "mask": faces.LEFT}
 
 
 def opened(root):

@@ -128,16 +128,19 @@ MODULES = {
     "pyyaml": "yaml",
     "huggingface-hub": "huggingface_hub",
     "ml-dtypes": "ml_dtypes",
+    "scikit-learn": "sklearn",
 }
-# The pictures inside scikit-image and scikit-learn are read as files; JAX bounds its cache with filelock.
-NOT_IMPORTED = {"scikit-image", "scikit-learn", "filelock"}
+# The pictures inside scikit-image are read as files; JAX bounds its cache with filelock.
+NOT_IMPORTED = {"scikit-image", "filelock"}
+TOOLS = {"test", "docs"}  # extras for those who change the project
 
 
 def test_the_package_declares_what_the_program_imports_and_no_more():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    requirements = [*project["dependencies"], *(r for name in extras if name != "test" for r in extras[name])]
-    bounds = dict(re.fullmatch(r"([\w-]+)(>=[\d.]+,<[\d.]+)", line).groups() for line in requirements)
+    lists = [project["dependencies"], *(extras[name] for name in extras if name not in TOOLS)]
+    requirement = re.compile(r"([\w-]+)(?:\[\w+\])?(>=[\d.]+,<[\d.]+)")
+    bounds = dict(requirement.fullmatch(line).groups() for lines in lists for line in lines)
     sources = [path for package in FORBIDDEN for path in (ROOT / package).rglob("*.py")]
     used = set().union(*(imported(path.read_text()) for path in sources))
     used -= set(sys.stdlib_module_names) | set(FORBIDDEN)

@@ -83,7 +83,7 @@ def test_readme_is_short_and_its_prose_is_narrow_or_unwrapped():
     text = (ROOT / "README.md").read_text()
     assert len(text.splitlines()) <= 150
     paragraphs = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL).split("\n\n")
-    prose = [p.splitlines() for p in paragraphs if p and not p.startswith(("|", "- ", "#", "!", "<"))]
+    prose = [p.strip().splitlines() for p in paragraphs if p and not p.startswith(("|", "- ", "#", "!", "<"))]
     wide = [lines for lines in prose if len(lines) > 1 and max(map(len, lines)) > 100]
     assert not wide
 

@@ -13,14 +13,15 @@ import shlex
 import sys
 import tomllib
 from argparse import ArgumentParser
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, NoReturn, get_type_hints
 
 import pytest
 
 from data_scripts.prepare import DATA_SETS
+from dioscuri.cli import foreign
 from dioscuri.cli.main import command_parser, dispatch
 from dioscuri.cli.runs import parse
 from dioscuri.hparams import load
@@ -44,7 +45,7 @@ QUICK = (
 """What `quick` adds to the options of a command."""
 
 _BLOCK = re.compile(
-    r"(?:^<!-- (?P<mark>quick|checked: .+|not run: .+) -->\n+)?^```(?P<language>\w*)\n(?P<text>.*?)^```$",
+    r"(?:^<!-- (?P<mark>quick|(?:checked|not run): [^\n]+) -->\n+)?^```(?P<language>\w*)\n(?P<text>.*?)^```$",
     re.MULTILINE | re.DOTALL,
 )
 _TWIN_SCRIPT = re.compile(r"(?P<job>train|synthesize)\.(sh|py)")
@@ -78,7 +79,7 @@ def commands(text: str) -> Iterator[tuple[str, list[str]]]:
     folder = "."
     for line in text.replace("\\\n", " ").splitlines():
         for command in line.split("&&"):
-            words = shlex.split(command, comments=True)
+            words = shlex.split(command.removeprefix(".venv/bin/"), comments=True)
             if words[:1] == ["cd"]:
                 folder = str(Path(folder, words[1]))
             elif words:
@@ -92,7 +93,8 @@ def check(folder: str, words: Sequence[str]) -> None:
         extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
         assert set(re.findall(r"\w+", rest[-1].partition("[")[2])) <= set(extras), words
     elif program == "dioscuri" and rest[0] not in ("train", "synthesize"):
-        command_parser(rest[0]).parse_intermixed_args(rest[1:])
+        parser = foreign.make_parser() if foreign.OPTION in rest else command_parser(rest[0])
+        parser.parse_intermixed_args(rest[1:])
     elif program == "dioscuri":
         chosen = command_parser(rest[0]).parse_intermixed_args(rest[1:])
         if not getattr(chosen, "model", ""):
@@ -119,14 +121,17 @@ class _Parsed(Exception):
 
 def _check_arguments(path: Path, words: Sequence[str]) -> None:
     """Start a script, and leave it when it has read its arguments."""
-    parse_args = ArgumentParser.parse_args
 
-    def parsed(parser: ArgumentParser, args: Any = None, namespace: Any = None) -> Any:
-        parse_args(parser, args, namespace)
-        raise _Parsed
+    def left_after(parse: Callable[..., Any]) -> Callable[..., NoReturn]:
+        def parsed(*arguments: Any) -> NoReturn:
+            parse(*arguments)
+            raise _Parsed
+
+        return parsed
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ArgumentParser, "parse_args", parsed)
+        for name in ("parse_args", "parse_intermixed_args"):
+            patch.setattr(ArgumentParser, name, left_after(getattr(ArgumentParser, name)))
         patch.setattr(sys, "argv", [str(path), *words])
         patch.setenv("DIOSCURI_RESTARTED", "1")
         patch.setattr(sys, "path", [*sys.path])
