@@ -8,6 +8,7 @@ from typing import Any
 
 from jax import Array
 
+from dioscuri.families.vqgan.training import LECAM_FAKE, LECAM_REAL
 from jax_impl.layers.named import under
 from jax_impl.layers.spectral import iterated
 from jax_impl.models.dcvae import ContrastiveDiscriminator, SpectralEncoder
@@ -40,3 +41,18 @@ def encoder_sigmas(model: Model, buffers: Arrays) -> dict[str, Array]:
     sigmas, new = iterated(model.encoder.layers(), under(buffers, f"u.{ENCODER_LAYERS}"))
     tensors = {f"sigma.{ENCODER_LAYERS}.{name}": sigma for name, sigma in sigmas.items()}
     return tensors | {f"u.{ENCODER_LAYERS}.{name}": vector for name, vector in new.items()}
+
+
+def lecam_averages(buffers: Arrays) -> tuple[Array, Array] | None:
+    """Averages of the mean logits of pictures and of reconstructions, each (1,); None without LeCam."""
+    return (buffers[LECAM_REAL], buffers[LECAM_FAKE]) if LECAM_REAL in buffers else None
+
+
+def updated_lecam(buffers: Arrays, metrics: Arrays, decay: float) -> dict[str, Array]:
+    """The averages after a batch with these mean logits; empty without LeCam."""
+    if LECAM_REAL not in buffers:
+        return {}
+    return {
+        buffer: decay * buffers[buffer] + (1 - decay) * metrics[name]
+        for buffer, name in ((LECAM_REAL, "logits_real"), (LECAM_FAKE, "logits_fake"))
+    }

@@ -23,7 +23,7 @@ from dioscuri.families.vqgan.lpips_weights import read_lpips
 from dioscuri.families.vqgan.options import HParams
 from dioscuri.plans.noise import NoiseSpec
 from jax_impl.devices import COMPUTE_DTYPES
-from jax_impl.families.adversaries import critic_of, encoder_sigmas
+from jax_impl.families.adversaries import critic_of, encoder_sigmas, lecam_averages, updated_lecam
 from jax_impl.families.methods import FamilyMethods, Result, Scalars, added
 from jax_impl.layers.pictures import from_range, to_range
 from jax_impl.models.discriminator import build_discriminator
@@ -93,7 +93,8 @@ class TokenizerMethods(FamilyMethods):
         loss = loss + options.codebook_weight * quantised.losses["quantiser"]
         if scalars["adversarial"] and not options.alternating:
             critic, vectors = critic_of(model, buffers)
-            of_critic, more = discriminator_terms(x, made, options, critic)
+            of_critic, more = discriminator_terms(x, made, options, critic, lecam_averages(buffers))
+            vectors |= updated_lecam(buffers, more, options.lecam_decay)
             loss, metrics, powers = loss + of_critic, metrics | more, powers | vectors
         metrics, new = self._metrics(loss, metrics, quantised, z, noise, buffers)
         return loss, metrics, {**buffers, **powers, **new}
@@ -190,7 +191,9 @@ class TokenizerMethods(FamilyMethods):
         codes = model.quantise(z, noise, scalars, self._after_reset(buffers), train=True).codes
         made = stop_gradient(model.output(model.decode_trunk(codes, noise)))
         critic, vectors = critic_of(model, buffers)
-        loss, metrics = discriminator_terms(x, made, self.hparams.loss, critic)
+        options = self.hparams.loss
+        loss, metrics = discriminator_terms(x, made, options, critic, lecam_averages(buffers))
+        vectors |= updated_lecam(buffers, metrics, options.lecam_decay)
         all_metrics = dict.fromkeys(training.METRICS, jnp.zeros_like(loss)) | metrics | {"loss": loss}
         return loss, all_metrics, {**buffers, **vectors}
 

@@ -29,13 +29,13 @@ class GroupNorm(nnx.GroupNorm):
     nnx repeats the statistics for every channel: on a CPU its gradient takes up to twice as long.
     """
 
-    def __init__(self, width: int, groups: int) -> None:
-        super().__init__(width, groups, epsilon=EPSILON, use_fast_variance=False, rngs=NO_KEYS)
+    def __init__(self, width: int, groups: int, eps: float = EPSILON) -> None:
+        super().__init__(width, groups, epsilon=eps, use_fast_variance=False, rngs=NO_KEYS)
 
     def __call__(self, x: Array) -> Array:  # type: ignore[override]  # nnx's takes a mask, too
         y = rearrange(at_least_float32(x), "b h w (g c) -> b h w g c", g=self.num_groups)
         y = y - y.mean((1, 2, 4), keepdims=True)
-        y = y * lax.rsqrt(jnp.square(y).mean((1, 2, 4), keepdims=True) + EPSILON)
+        y = y * lax.rsqrt(jnp.square(y).mean((1, 2, 4), keepdims=True) + self.epsilon)
         y = rearrange(y, "b h w g c -> b h w (g c)")
         assert self.scale is not None
         assert self.bias is not None

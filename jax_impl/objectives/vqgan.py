@@ -79,8 +79,11 @@ def generator_terms(
     return _with_gradient(made, gradient, value), metrics
 
 
-def discriminator_terms(x: Array, made: Array, options: Loss, critic: Critic) -> tuple[Array, Metrics]:
+def discriminator_terms(
+    x: Array, made: Array, options: Loss, critic: Critic, averages: tuple[Array, Array] | None = None
+) -> tuple[Array, Metrics]:
     """The critic's loss on pictures x and their reconstructions, (B, H, W, C), in separate batches.
+    `averages` of the mean logits of both, each (1,), add the LeCam penalty.
 
     Terms: `discriminator`, without penalties and contrastive loss, and the mean logits, `logits_real` and
     `logits_fake`.
@@ -100,11 +103,10 @@ def discriminator_terms(x: Array, made: Array, options: Loss, critic: Critic) ->
             for logits in zip(real.logits, fake.logits, strict=True)
         ]
     )
-    metrics = {
-        "discriminator": loss,
-        "logits_real": _mean([logits.mean() for logits in real.logits]),
-        "logits_fake": _mean([logits.mean() for logits in fake.logits]),
-    }
+    means = [_mean([logits.mean() for logits in verdict.logits]) for verdict in (real, fake)]
+    metrics = {"discriminator": loss, "logits_real": means[0], "logits_fake": means[1]}
+    if averages is not None:
+        loss = loss + options.lecam_weight * lecam(means[0], means[1], averages)
     if real.embeddings:
         loss = loss + options.contrastive_weight * contrastive_loss(real, fake, patches=options.patch_nce)
     if penalised:
@@ -139,6 +141,17 @@ def contrastive_loss(real: Verdict, fake: Verdict, *, patches: bool) -> Array:
         products = jnp.einsum("gie,gje->gij", x, y)
         losses.append(-jnp.diagonal(jax.nn.log_softmax(products, 1), axis1=1, axis2=2).mean())
     return _mean(losses)
+
+
+def lecam(real: Array, fake: Array, averages: tuple[Array, Array]) -> Array:
+    """LeCam penalty (Tseng et al. 2021, equation 5, with hinges): squares of what the mean logit of pictures
+    (0-d) exceeds the average (1,) of reconstructions by, and of what the average of pictures exceeds the mean
+    logit of reconstructions by."""
+    average_real, average_fake = averages
+    penalty: Array = (
+        jnp.square(jax.nn.relu(real - average_fake)) + jnp.square(jax.nn.relu(average_real - fake))
+    ).sum()
+    return penalty
 
 
 def adaptive_weight(of_likelihood: Array, of_adversarial: Array) -> Array:

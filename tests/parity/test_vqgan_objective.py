@@ -1,5 +1,7 @@
 """The twins' discriminators, adversarial objective and perceptual distance compute the same."""
 
+from itertools import cycle
+
 import numpy as np
 import pytest
 
@@ -19,9 +21,15 @@ NETWORKS = {
     "plain": Discriminator(type="patchgan", num_layers=1, ndf=4, norm="none"),
     "blurred": Discriminator(type="stylegan", channel_multiplier=1 / 256),
     "averaged": Discriminator(type="stylegan", channel_multiplier=1 / 256, blur=False),
+    "staged": Discriminator(type="vqgan+", num_layers=2, ndf=32),
+    "of five taps": Discriminator(type="vqgan+", num_layers=1, ndf=32, blur_taps=5),
+    "of three taps": Discriminator(
+        type="vqgan+", num_layers=1, ndf=32, blur_taps=3, legacy_blur_padding=True
+    ),
+    "staged averages": Discriminator(type="vqgan+", num_layers=1, ndf=32, blur=False),
 }
 LOSSES = {
-    "hinge": Loss(),
+    "hinge": Loss(lecam_weight=0.3),
     "vanilla": Loss(disc_loss="vanilla", reconstruction="l2", r1_cost=0.7),
     "non_saturating": Loss(
         disc_loss="non_saturating", adaptive_disc_weight=False, disc_weight=0.1, gradient_penalty=0.5
@@ -49,7 +57,8 @@ def assert_agree(ours, theirs, precision):
         actual = ours[name]
         assert actual.dtype == expected.dtype, name
         if name.startswith("grad/"):
-            assert np.linalg.norm(actual - expected) <= gradients * np.linalg.norm(expected), name
+            # A norm with one channel per group makes the gradients of the biases before it zero.
+            assert np.linalg.norm(actual - expected) <= gradients * (np.linalg.norm(expected) + 1e-3), name
         else:
             np.testing.assert_allclose(
                 actual, expected, rtol=0, atol=values * np.abs(expected).max(), err_msg=name
@@ -80,7 +89,7 @@ def test_generator_agrees(network, loss, precision):
 
 @pytest.mark.parametrize(
     ("network", "loss"),
-    [*zip(NETWORKS, [*LOSSES, *LOSSES], strict=False), ("batch", "vanilla"), ("blurred", "non_saturating")],
+    [*zip(NETWORKS, cycle(LOSSES), strict=False), ("batch", "vanilla"), ("blurred", "non_saturating")],
 )
 def test_discriminator_agrees(network, loss):
     assert_agree(*both(network, loss, "float64", discriminator), "float64")

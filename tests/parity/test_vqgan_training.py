@@ -184,6 +184,13 @@ OPTIONS = {
         "model.ema_debiased=True",
         "loss.revive_below=0.5",
     ),
+    "stages": (
+        "discriminator.type=vqgan+",
+        "discriminator.ndf=32",
+        "loss.lecam_weight=0.1",
+        "loss.lecam_decay=0.5",
+        "loss.adaptive_disc_weight=False",
+    ),
     "contrastive": CONTRASTIVE,
     "contrastive by positions": (
         *CONTRASTIVE,

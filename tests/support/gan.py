@@ -25,7 +25,7 @@ class Twin:
     def __init__(self, plan, options, weights, precision="float32"):
         self.plan, self.options, self.weights = plan, options, weights
         self.dtype = np.float64 if precision == "float64" else np.float32
-        self.shapes = shapes(parameter_table(plan, ""))
+        self.shapes, self.averages = shapes(parameter_table(plan, "")), (3.0, -3.0)
 
     def generator(self, x, h, kernel, *, adversarial, pooled=False):
         """`loss`, metrics, and gradients with respect to features h (B, H, W, F) and an OIHW kernel, whose
@@ -39,6 +39,14 @@ class Twin:
     def loss_of_logits(self, real, fake, kind):
         """The discriminator's loss."""
         raise NotImplementedError
+
+    def _in(self, array):
+        """An array in the twin's framework and dtype."""
+        raise NotImplementedError
+
+    def _averages(self):
+        """`averages` of the LeCam penalty, beyond which the logits lie."""
+        return tuple(self._in([x]) for x in self.averages) if self.options.lecam_weight else None
 
     def lpips(self, first, second, weights):
         """Distances (B,), and the gradient of their sum with respect to the second pictures."""
@@ -75,7 +83,11 @@ class Torch(Twin):
     def discriminator(self, x, made):
         x, made, model = self._in(x), self._in(made), self._model()
         loss, metrics = torch_vqgan.discriminator_terms(
-            x, made, self.options, lambda pictures: torch_vqgan.Verdict((model(pictures)[0],))
+            x,
+            made,
+            self.options,
+            lambda pictures: torch_vqgan.Verdict((model(pictures)[0],)),
+            self._averages(),
         )
         parameters = dict(model.named_parameters())
         grads = torch.autograd.grad(loss, [*parameters.values()])
@@ -136,7 +148,11 @@ class Jax(Twin):
         def run(params, x, made):
             model = self._model(params)
             loss, metrics = jax_vqgan.discriminator_terms(
-                x, made, self.options, lambda pictures: jax_vqgan.Verdict((model(pictures)[0],))
+                x,
+                made,
+                self.options,
+                lambda pictures: jax_vqgan.Verdict((model(pictures)[0],)),
+                self._averages(),
             )
             for prefix, pictures in (("real.", x), ("fake.", made)):
                 metrics |= {prefix + name: value for name, value in model(pictures)[1].items()}

@@ -20,7 +20,7 @@ from dioscuri.families.vqgan.lpips_weights import read_lpips
 from dioscuri.families.vqgan.options import HParams
 from dioscuri.plans.noise import NoiseSpec
 from torch_impl.devices import COMPUTE_DTYPES, of_first_process
-from torch_impl.families.adversaries import critic_of, encoder_sigmas
+from torch_impl.families.adversaries import critic_of, encoder_sigmas, lecam_averages, updated_lecam
 from torch_impl.families.methods import FamilyMethods, Result, Scalars, added
 from torch_impl.layers.pictures import from_range, to_range
 from torch_impl.models.discriminator import build_discriminator
@@ -111,7 +111,8 @@ class TokenizerMethods(FamilyMethods):
         loss, metrics = generator_terms(x, made, options, self._distance(frozen), critic, pull_back)
         loss = loss + options.codebook_weight * quantised.losses["quantiser"]
         if critic is not None and not options.alternating:
-            of_critic, more = discriminator_terms(x, made, options, critic)
+            of_critic, more = discriminator_terms(x, made, options, critic, lecam_averages(buffers))
+            vectors |= updated_lecam(buffers, more, options.lecam_decay)
             loss, metrics, powers = loss + of_critic, metrics | more, powers | vectors
         metrics, new = self._metrics(loss, metrics, quantised, z, noise, buffers)
         return loss, metrics, {**buffers, **powers, **new}
@@ -215,7 +216,9 @@ class TokenizerMethods(FamilyMethods):
             codes = model.quantise(z, noise, scalars, self._after_reset(buffers), train=True).codes
             made = model.output(model.decode_trunk(codes, noise))
         critic, vectors = critic_of(model, buffers)
-        loss, metrics = discriminator_terms(x, made, self.hparams.loss, critic)
+        options = self.hparams.loss
+        loss, metrics = discriminator_terms(x, made, options, critic, lecam_averages(buffers))
+        vectors |= updated_lecam(buffers, metrics, options.lecam_decay)
         all_metrics = dict.fromkeys(training.METRICS, torch.zeros_like(loss)) | metrics | {"loss": loss}
         return loss, all_metrics, {**buffers, **vectors}
 

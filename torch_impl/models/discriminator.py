@@ -1,17 +1,19 @@
-"""Discriminators: PatchGAN (Isola et al. 2017, appendix 6.1), StyleGAN2 (Karras et al. 2020, figure 7).
+"""Discriminators: PatchGAN (Isola et al. 2017, appendix 6.1), StyleGAN2 (Karras et al. 2020, figure 7),
+VQGAN+ (Weber et al. 2024).
 
 Inputs and outputs are NHWC; inside, tensors are NCHW with channels last in memory.
 """
 
 from itertools import pairwise
 from math import sqrt
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from dioscuri.families.vqgan.discriminators import DiscriminatorPlan
+from dioscuri.families.vqgan.discriminators import STAGE_GROUPS, DiscriminatorPlan
 from torch_impl.layers.precision import at_least_float32, weights_dtype
 from torch_impl.models.dcvae import ContrastiveDiscriminator
 
@@ -20,6 +22,8 @@ LEAK = 0.2
 EPSILON = 1e-5
 """Added to the variance in norms."""
 BLUR = (0.125, 0.375, 0.375, 0.125)
+STAGE_LEAK, LOGITS_SIDE = 0.1, 16
+"""Slope of the staged discriminator's leaky ReLUs, and side of its logits."""
 
 
 class PatchDiscriminator(nn.Module):
@@ -119,11 +123,48 @@ class ResidualBlock(nn.Module):
 def halved(x: Tensor, *, blur: bool) -> Tensor:
     """Half the resolution, by the mean of 2x2 pixels or, with `blur`, by every second pixel after a blur with
     [1, 3, 3, 1] / 8 along both axes: (B, C, H, W) -> (B, C, H / 2, W / 2)."""
-    if not blur:
-        return F.avg_pool2d(x, 2)
-    kernel = torch.tensor(BLUR, dtype=x.dtype, device=x.device)
-    kernel = rearrange(torch.outer(kernel, kernel), "h w -> 1 1 h w").expand(x.shape[1], 1, 4, 4)
-    return F.conv2d(x, kernel, stride=2, padding=1, groups=x.shape[1])
+    return blurred(x, BLUR, (1, 1)) if blur else F.avg_pool2d(x, 2)
+
+
+class StagedDiscriminator(nn.Module):
+    """A convolution and stages of convolution, half the resolution, group norm and leaky ReLU, then logits of
+    16x16 positions (Weber et al. 2024, MaskBit, appendix)."""
+
+    def __init__(self, plan: DiscriminatorPlan) -> None:
+        super().__init__()
+        first, last = plan.stages[0][0], plan.stages[-1][1]
+        self.block_in = nn.ModuleList([nn.Conv2d(plan.channels, first, 5, padding=2)])
+        self.blocks: Any = nn.ModuleList(
+            nn.ModuleDict(
+                {
+                    "0": nn.Conv2d(inputs, outputs, 3, padding=1),
+                    "2": nn.GroupNorm(STAGE_GROUPS, outputs, EPSILON),
+                }
+            )
+            for inputs, outputs in plan.stages
+        )
+        self.to_logits = nn.ModuleDict({"0": nn.Conv2d(last, last, 1), "2": nn.Conv2d(last, 1, 5, padding=2)})
+        self.plan = plan
+
+    def forward(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Pictures (B, H, W, C) -> logits (B, 16, 16, 1) in at least float32, high for real pictures, and an
+        empty dict."""
+        plan = self.plan
+        y = F.leaky_relu(self.block_in[0](x.to(weights_dtype(self)).permute(0, 3, 1, 2)), STAGE_LEAK)
+        for block in self.blocks:
+            y = block["0"](y)
+            y = blurred(y, plan.taps, plan.blur_edges) if plan.blur else F.avg_pool2d(y, 2)
+            y = F.leaky_relu(block["2"](y), STAGE_LEAK)
+        y = F.leaky_relu(self.to_logits["0"](F.adaptive_max_pool2d(y, LOGITS_SIDE)), STAGE_LEAK)
+        return at_least_float32(self.to_logits["2"](y)).permute(0, 2, 3, 1), {}
+
+
+def blurred(x: Tensor, taps: tuple[float, ...], edges: tuple[int, int]) -> Tensor:
+    """Every second pixel after a blur along both axes, with zeros at the edges, before and after:
+    (B, C, H, W) -> (B, C, H / 2, W / 2)."""
+    kernel, n = torch.tensor(taps, dtype=x.dtype, device=x.device), len(taps)
+    kernel = rearrange(torch.outer(kernel, kernel), "h w -> 1 1 h w").expand(x.shape[1], 1, n, n)
+    return F.conv2d(F.pad(x, edges * 2), kernel, stride=2, groups=x.shape[1])
 
 
 def build_discriminator(plan: DiscriminatorPlan | None) -> nn.Module | None:
@@ -132,4 +173,6 @@ def build_discriminator(plan: DiscriminatorPlan | None) -> nn.Module | None:
         return None
     if plan.contrast is not None:
         return ContrastiveDiscriminator(plan.contrast)
+    if plan.stages:
+        return StagedDiscriminator(plan)
     return PatchDiscriminator(plan) if plan.patches else ResidualDiscriminator(plan)

@@ -75,8 +75,11 @@ def generator_terms(
     return _with_gradient(made, gradient, value), metrics
 
 
-def discriminator_terms(x: Tensor, made: Tensor, options: Loss, critic: Critic) -> tuple[Tensor, Metrics]:
+def discriminator_terms(
+    x: Tensor, made: Tensor, options: Loss, critic: Critic, averages: tuple[Tensor, Tensor] | None = None
+) -> tuple[Tensor, Metrics]:
     """The critic's loss on pictures x and their reconstructions, (B, H, W, C), in separate batches.
+    `averages` of the mean logits of both, each (1,), add the LeCam penalty.
 
     Terms: `discriminator`, without penalties and contrastive loss, and the mean logits, `logits_real` and
     `logits_fake`.
@@ -90,11 +93,10 @@ def discriminator_terms(x: Tensor, made: Tensor, options: Loss, critic: Critic) 
             for logits in zip(real.logits, fake.logits, strict=True)
         ]
     )
-    metrics = {
-        "discriminator": loss,
-        "logits_real": _mean([logits.mean() for logits in real.logits]),
-        "logits_fake": _mean([logits.mean() for logits in fake.logits]),
-    }
+    means = [_mean([logits.mean() for logits in verdict.logits]) for verdict in (real, fake)]
+    metrics = {"discriminator": loss, "logits_real": means[0], "logits_fake": means[1]}
+    if averages is not None:
+        loss = loss + options.lecam_weight * lecam(means[0], means[1], averages)
     if real.embeddings:
         loss = loss + options.contrastive_weight * contrastive_loss(real, fake, patches=options.patch_nce)
     if penalised:
@@ -130,6 +132,15 @@ def contrastive_loss(real: Verdict, fake: Verdict, *, patches: bool) -> Tensor:
         products = torch.einsum("gie,gje->gij", x, y)
         losses.append(-torch.diagonal(products.log_softmax(1), dim1=1, dim2=2).mean())
     return _mean(losses)
+
+
+def lecam(real: Tensor, fake: Tensor, averages: tuple[Tensor, Tensor]) -> Tensor:
+    """LeCam penalty (Tseng et al. 2021, equation 5, with hinges): squares of what the mean logit of pictures
+    (0-d) exceeds the average (1,) of reconstructions by, and of what the average of pictures exceeds the mean
+    logit of reconstructions by."""
+    average_real, average_fake = averages
+    penalty: Tensor = (F.relu(real - average_fake).square() + F.relu(average_real - fake).square()).sum()
+    return penalty
 
 
 def adaptive_weight(of_likelihood: Tensor, of_adversarial: Tensor) -> Tensor:

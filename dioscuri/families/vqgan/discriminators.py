@@ -1,12 +1,13 @@
 """Layers and parameters of the discriminators.
 
-PatchGAN is that of taming-transformers (and pix2pix), the residual one that of StyleGAN2 as used by MaskGIT.
+PatchGAN is that of taming-transformers (and pix2pix), the residual one that of StyleGAN2 as used by MaskGIT,
+the staged one that of VQGAN+ (Weber et al. 2024) as used by MaskBit and TiTok.
 """
 
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
-from math import log2
+from math import comb, log2
 
 from dioscuri.errors import UserError
 from dioscuri.families.vqgan.options import Discriminator
@@ -17,10 +18,12 @@ from dioscuri.families.vqgan.spectral import (
     contrast_table,
     power_buffers,
 )
-from dioscuri.plans.parameters import ZEROS, Init, Parameter, Table
+from dioscuri.plans.parameters import ONES, ZEROS, Init, Parameter, Table
 
 SIDE = 4
 """Side of the residual discriminator's last map."""
+STAGE_GROUPS = 32
+"""Groups of the staged discriminator's norms."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +44,9 @@ class PatchLayer:
 
 @dataclass(frozen=True)
 class DiscriminatorPlan:
-    """Has one of `patches`, `contrast`, and `widths`, which are those of the residual blocks' inputs and
-    of the last block's output."""
+    """Has one of `patches`, `contrast`, `stages` and `widths`, which are those of the residual blocks' inputs
+    and of the last block's output. Stages are (inputs, outputs); `taps` and `blur_edges` are those of their
+    blur."""
 
     channels: int
     resolution: int
@@ -51,6 +55,9 @@ class DiscriminatorPlan:
     patches: tuple[PatchLayer, ...] = ()
     widths: tuple[int, ...] = ()
     contrast: ContrastPlan | None = None
+    stages: tuple[tuple[int, int], ...] = ()
+    taps: tuple[float, ...] = ()
+    blur_edges: tuple[int, int] = (1, 1)
 
 
 @lru_cache  # host logic and both sides of the engine need the same plan
@@ -73,6 +80,8 @@ def make_plan(options: Discriminator, resolution: int, channels: int) -> Discrim
                 biased=not options.legacy_unused_biases,
             ),
         )
+    if options.type == "vqgan+":
+        return _staged_plan(options, resolution, channels)
     patches = _patch_layers(options, channels) if options.type == "patchgan" else ()
     if patches and _patch_side(patches, resolution) < 1:
         raise UserError(
@@ -90,6 +99,8 @@ def parameter_table(plan: DiscriminatorPlan | None, prefix: str = "discriminator
         return {}
     if plan.contrast is not None:
         table = contrast_table(plan.contrast)
+    elif plan.stages:
+        table = _staged_table(plan)
     else:
         table = _patch_table(plan) if plan.patches else _residual_table(plan)
     return {prefix + name: parameter for name, parameter in table.items()}
@@ -166,4 +177,44 @@ def _residual_table(plan: DiscriminatorPlan) -> Table:
     for name, shape in shapes.items():
         table[f"{name}.weight"] = Parameter(shape, Init("glorot_uniform"))
         table[f"{name}.bias"] = Parameter(shape[:1], ZEROS, decays=False)
+    return table
+
+
+def _staged_plan(options: Discriminator, resolution: int, channels: int) -> DiscriminatorPlan:
+    if options.ndf % STAGE_GROUPS:
+        raise UserError(
+            f"[discriminator] ndf {options.ndf} must be a multiple of {STAGE_GROUPS} for type 'vqgan+'"
+        )
+    if resolution % 2**options.num_layers:
+        raise UserError(
+            f"[discriminator] num_layers {options.num_layers} halve pictures as often: data.target_res "
+            f"{resolution} must be a multiple of {2**options.num_layers}"
+        )
+    widths = [options.ndf * 2 ** max(0, stage - 1) for stage in range(options.num_layers + 1)]
+    taps = [comb(options.blur_taps - 1, i) for i in range(options.blur_taps)]
+    padding = (4 if options.legacy_blur_padding else options.blur_taps) - 2
+    return DiscriminatorPlan(
+        channels,
+        resolution,
+        options.norm,
+        options.blur,
+        stages=tuple(pairwise(widths)),
+        taps=tuple(tap / sum(taps) for tap in taps),
+        blur_edges=(padding // 2, padding - padding // 2),
+    )
+
+
+def _staged_table(plan: DiscriminatorPlan) -> Table:
+    first, last = plan.stages[0][0], plan.stages[-1][1]
+    layers = {"block_in.0": (first, plan.channels, 5)}
+    layers |= {f"blocks.{i}.0": (outputs, inputs, 3) for i, (inputs, outputs) in enumerate(plan.stages)}
+    layers |= {"to_logits.0": (last, last, 1), "to_logits.2": (1, last, 5)}
+    table: Table = {}
+    for name, (outputs, inputs, side) in layers.items():
+        bias = Init("fan_in_uniform", fan_in=inputs * side**2)
+        table[f"{name}.weight"] = Parameter((outputs, inputs, side, side), Init("fan_in_uniform"))
+        table[f"{name}.bias"] = Parameter((outputs,), bias, decays=False)
+    for i, (_, width) in enumerate(plan.stages):
+        table[f"blocks.{i}.2.weight"] = Parameter((width,), ONES, decays=False)
+        table[f"blocks.{i}.2.bias"] = Parameter((width,), ZEROS, decays=False)
     return table

@@ -14,21 +14,27 @@ class Discriminator:
 
     type: str = option(
         "none",
-        choices=("none", "patchgan", "stylegan", "dcvae"),
+        choices=("none", "patchgan", "stylegan", "dcvae", "vqgan+"),
         doc="patchgan: logits of overlapping patches (Isola et al. 2017), as in taming-transformers; "
         "stylegan: residual blocks down to 4x4 and one logit (Karras et al. 2020), as in MaskGIT; dcvae: "
         "spectrally normalised blocks down to 4x4 with logits and contrastive embeddings at several "
-        "resolutions (Parmar et al. 2021), as in the later Metroplex program",
+        "resolutions (Parmar et al. 2021), as in the later Metroplex program; vqgan+: convolutions and group "
+        "norms, with logits of 16x16 positions (Weber et al. 2024), as in MaskBit and TiTok",
     )
     num_layers: int = option(
-        3, low=1, high=10, needs=("type", ("patchgan",)), doc="patchgan: strided convolutions"
+        3,
+        low=1,
+        high=10,
+        needs=("type", ("patchgan", "vqgan+")),
+        doc="patchgan: strided convolutions; vqgan+: stages, each of which halves the resolution",
     )
     ndf: int = option(
         64,
         low=1,
         high=2**12,
-        needs=("type", ("patchgan",)),
-        doc="patchgan: width of the first convolution; it doubles up to a factor of 8",
+        needs=("type", ("patchgan", "vqgan+")),
+        doc="width of the first convolution; patchgan: it doubles up to a factor of 8; vqgan+: it doubles "
+        "from the second stage on, and is a multiple of 32",
     )
     norm: str = option(
         "batch",
@@ -45,8 +51,19 @@ class Discriminator:
     )
     blur: bool = option(
         True,
-        needs=("type", ("stylegan",)),
-        doc="stylegan: blur with [1, 3, 3, 1] before halving, else average 2x2 pixels",
+        needs=("type", ("stylegan", "vqgan+")),
+        doc="blur before halving, else average 2x2 pixels; stylegan: with [1, 3, 3, 1]",
+    )
+    blur_taps: int = option(
+        4,
+        choices=(3, 4, 5),
+        needs=("type", ("vqgan+",)),
+        doc="vqgan+: blur with [1, 2, 1], [1, 3, 3, 1] or [1, 4, 6, 4, 1]",
+    )
+    legacy_blur_padding: bool = option(
+        False,
+        needs=("type", ("vqgan+",)),
+        doc="vqgan+: the padding of every blur is that of 4 taps, as in TiTok; no difference with 4 taps",
     )
     widths: tuple[int, ...] = option(
         (), low=1, high=2**14, needs=("type", ("dcvae",)), doc="dcvae: widths of the levels, finest first"
@@ -124,6 +141,16 @@ class Loss:
         low=0,
         needs=("discriminator.type", ()),
         doc="weight of (norm of that gradient - 1)^2, as in muse-maskgit-pytorch",
+    )
+    lecam_weight: float = option(
+        0.0,
+        low=0,
+        needs=("discriminator.type", ()),
+        doc="weight of the LeCam penalty (Tseng et al. 2021): squares of what the mean logits of pictures "
+        "and of reconstructions exceed the moving average of the other by",
+    )
+    lecam_decay: float = option(
+        0.999, low=0, high=1, needs=("lecam_weight", ()), doc="decay of those averages, which begin at 0"
     )
     legacy_half_r1: bool = option(
         False,

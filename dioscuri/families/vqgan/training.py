@@ -28,6 +28,8 @@ METRICS = (
 of the codes. Adversarial metrics are 0 before `loss.disc_start`."""
 
 
+LECAM_REAL, LECAM_FAKE = "lecam.real", "lecam.fake"
+"""Buffers (1,) of the LeCam penalty."""
 ENOUGH_BATCHES = 10**6
 """After this many, averages that started at 0 need no correction."""
 
@@ -54,12 +56,15 @@ def gumbel_temperature(step: int, options: Tokenizer) -> float:
 
 def initial_buffers(hparams: HParams, seed: int, codebook: Array | None = None) -> dict[str, Array]:
     """Tensors that a step changes without a gradient: the averages of a codebook, the vectors of power
-    iterations and, to replace dead codes, each code's `share` (K,) of the tokens and `candidates` (K, D).
+    iterations, the average logits of the LeCam penalty and, to replace dead codes, each code's `share` (K,)
+    of the tokens and `candidates` (K, D).
 
     With a trained codebook (K, D), the averages reproduce it, with equal counts for all codes.
     """
     loss, (plan, critic) = hparams.loss, plans(hparams)
     values = initial_values(tables.buffer_table(plan) | discriminators.buffer_table(critic), seed)
+    if loss.lecam_weight:
+        values |= {name: np.zeros(1, np.float32) for name in (LECAM_REAL, LECAM_FAKE)}
     K, D = plan.codebook_size, plan.embedding_dim
     if loss.revive_below:
         values["share"] = np.full(K, 1 / K, np.float32)
