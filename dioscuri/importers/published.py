@@ -17,7 +17,7 @@ from dioscuri.contract import family_of
 from dioscuri.errors import UserError
 from dioscuri.families.sundae import plan as denoiser
 from dioscuri.families.vqgan import plan as tokenizers
-from dioscuri.importers import diffusers, metroplex_tokenizers, open_muse
+from dioscuri.importers import diffusers, meissonic, metroplex_tokenizers, open_muse
 from dioscuri.importers.google import from_google, from_google_tokenizer
 from dioscuri.importers.halton import from_halton
 from dioscuri.importers.llamagen import from_llamagen
@@ -45,6 +45,7 @@ SAMPLING = {
     "MaskGiTUViT": open_muse.UVIT_SAMPLING,
     "MaskGiTUViT_v2": open_muse.UVIT_SAMPLING,
     "UVit2DModel": diffusers.SAMPLING,
+    "Transformer2DModel": meissonic.SAMPLING,
 }
 """Transformers by `_class_name`, with their authors' sampling options (docs/published_weights.md)."""
 
@@ -103,6 +104,8 @@ def described_transformer(config: Mapping[str, Any], overrides: Sequence[str] = 
     sampling = option_words({"synthesis": SAMPLING[name]})
     if name == "UVit2DModel":
         return described("maskgit", *diffusers.diffusers_uvit(config), sampling=sampling)
+    if name == "Transformer2DModel":
+        return described("maskgit", *meissonic.meissonic_options(config), sampling=sampling)
     model = open_muse.open_muse_options(config)
     data = open_muse.token_data(
         config, grid_is_given=any(word.startswith("data.grid=") for word in overrides)
@@ -162,6 +165,8 @@ def _transformer(arrays: Arrays, hparams: Any) -> Arrays:
         return from_google(arrays)
     if hparams.model.architecture == "halton":
         return from_halton(arrays)
+    if hparams.model.architecture == "meissonic":
+        return meissonic.from_meissonic(arrays)
     return diffusers.from_diffusers_uvit(arrays) if _has(arrays, "down_block.") else dict(arrays)
 
 

@@ -120,7 +120,8 @@ class MaskGITMethods(TokenModelMethods):
         """`cross_entropy` in nats per masked token and `accuracy`, both (B,), of the
         tokens under `mask` (B, L)."""
         tokens, mask = self._tokens(batch, frozen), batch["mask"].astype(bool)
-        inputs, condition = jnp.where(mask, self.plan.mask_id, tokens), self._condition(batch)
+        inputs = jnp.where(mask, self.plan.mask_id, tokens)
+        condition = self._condition(batch) | self._time(mask.astype(self.dtype).mean(1))
         if self.plan.options.self_cond:
             condition["self"] = model(inputs, condition)[1]["embed"]
         logits, _ = model(inputs, condition)
@@ -171,7 +172,7 @@ class MaskGITMethods(TokenModelMethods):
         plan, loss = self.plan, self.hparams.loss
         tokens, targets = self._targets(batch, frozen)
         masked = mask_tokens(tokens, noise, loss, plan.codebook_size, plan.mask_id)
-        condition = self._condition(batch)
+        condition = self._condition(batch) | self._time(masked.ratio)
         if "drop" in noise:
             null = self._null(frozen, condition)
             condition = drop_condition(condition, null, noise["drop"], loss.cond_dropout_prob)
@@ -209,6 +210,7 @@ class MaskGITMethods(TokenModelMethods):
             null=self._null(frozen, condition) or None,
             critic=partial(critic_logits, model) if has_critic else None,
             prepare=model.prepare,
+            timestep_factor=plan.options.timestep_factor if plan.takes_timestep else None,
         )
         sampled = sample_tokens(
             predictor,
@@ -241,6 +243,11 @@ class MaskGITMethods(TokenModelMethods):
         if "text" in condition:
             condition["text_keep"] = jnp.ones_like(condition["text"][:, 0, 0])
         return condition
+
+    def _time(self, share: Array) -> dict[str, Array]:
+        """The time (B,) that a network is told that depends on it, from the share (B,) of masked tokens."""
+        plan = self.plan
+        return {"timestep": plan.options.timestep_factor * share} if plan.takes_timestep else {}
 
     def _null(self, frozen: Arrays, condition: Arrays) -> dict[str, Array]:
         """The null condition: the null label, and the encoded empty text or, without it, no text and a pooled

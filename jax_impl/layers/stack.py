@@ -6,26 +6,25 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax import Array
 
 
 def apply_layers(
     layers: nnx.List,
-    x: Array,
+    x: Any,
     shared: tuple,
     per_layer: Sequence[tuple],
     *,
     checkpoint: bool,
     scan: bool = False,
-) -> tuple[Array, list[Any]]:
+) -> tuple[Any, list[Any]]:
     """Apply `layer(x, *shared, *arguments)` with a layer's arguments from `per_layer`; return x
-    and the layers' other results.
+    and the layers' other results. x is an array or a tuple of arrays.
 
     `checkpoint` recomputes every layer in the backward pass to save memory. `scan` compiles one layer, as a
     loop over their stacked parameters.
     """
 
-    def step(x: Array, layer_and_arguments: tuple[Any, tuple]) -> tuple[Array, Any]:
+    def step(x: Any, layer_and_arguments: tuple[Any, tuple]) -> tuple[Any, Any]:
         layer, arguments = layer_and_arguments
         return layer(x, *shared, *arguments)
 

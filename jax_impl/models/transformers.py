@@ -11,6 +11,7 @@ from jax_impl.models.google_maskgit import GoogleTransformer
 from jax_impl.models.halton import HaltonTransformer
 from jax_impl.models.lucidrains import LucidrainsTransformer
 from jax_impl.models.maskgit import MaskGitTransformer
+from jax_impl.models.meissonic import MeissonicTransformer
 from jax_impl.models.uvit import MaskGiTUViT
 
 MODELS = {
@@ -19,6 +20,7 @@ MODELS = {
     "google": GoogleTransformer,
     "halton": HaltonTransformer,
     "lucidrains": LucidrainsTransformer,
+    "meissonic": MeissonicTransformer,
 }
 
 

@@ -19,7 +19,10 @@ REMASKED = -1e4
 def confidence_sample(decoder: Decoder, start: Array, embedding: Array | None = None) -> Sampled:
     """Sample from `start` (B, L): every step samples all unknown tokens and remasks the least confident."""
     options, steps, known = decoder.options, decoder.steps, start != decoder.mask_id
-    counts = steps.masked[:, jnp.sum(~known, 1)]  # (T, B)
+    if options.legacy_mask_share:
+        counts = shared_counts(steps.ratio, ~known)
+    else:
+        counts = steps.masked[:, jnp.sum(~known, 1)]  # (T, B)
 
     def step(k: Array, state: State) -> tuple[State, Array, Array]:
         ids, embedding = state
@@ -34,6 +37,19 @@ def confidence_sample(decoder: Decoder, start: Array, embedding: Array | None = 
 
     _, inputs, drawn = run_steps(step, (start, embedding), options.start_step, options.steps)
     return Sampled(drawn[-1], inputs, drawn)
+
+
+def shared_counts(ratio: Array, masked: Array) -> Array:
+    """Numbers (T, B) of tokens to mask after each step, from the schedule (T,) and the share of `masked`
+    (B, L), the tokens to predict, in the whole batch (`legacy_mask_share`)."""
+    share = masked.astype(ratio.dtype).mean()
+    n = jnp.floor(masked.shape[1] * (ratio * share)).astype(jnp.int32)
+    return jnp.broadcast_to(n[:, None], (len(n), len(masked)))
+
+
+def partly_masked(tokens: Array, uniform: Array, ratio: float, mask_id: int) -> Array:
+    """Tokens (B, L), masked where `uniform` (B, L) is below `ratio`: the start of image to image."""
+    return jnp.where(uniform < ratio, mask_id, tokens)
 
 
 def least_confident(confidence: Array, counts: Array) -> Array:

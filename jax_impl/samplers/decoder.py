@@ -50,7 +50,8 @@ class Predictor:
     """A network that predicts tokens, and its condition.
 
     `null` is the null condition: with guidance, the network gets both in one call. `prepare` computes once
-    what all steps need of the condition (`model.prepare`). `critic` is for the scores sampler.
+    what all steps need of the condition (`model.prepare`). `critic` is for the scores sampler. A network
+    that is told the time gets the share of masked tokens times `timestep_factor`; None: it is not told.
     """
 
     network: Network
@@ -60,6 +61,7 @@ class Predictor:
     null: Condition | None = None
     critic: Critic | None = None
     prepare: Callable[[Condition], Condition] | None = None
+    timestep_factor: float | None = None
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,9 @@ class Decoder:
         condition, sizes = self.condition, sorted(set(self.counts))
         if embedding is not None:
             condition = {**condition, "self": self._doubled(embedding)}
+        if self.predictor.timestep_factor is not None:
+            timestep = self._timestep(ids, k, self.predictor.timestep_factor)
+            condition = {**condition, "timestep": self._doubled(timestep)}
         if sizes == [L]:
             logits, aux = self.predictor.network(self._doubled(ids), condition, outputs=self.n_outputs)
             noise = self.noise(k, None)
@@ -168,6 +173,13 @@ class Decoder:
         assert self.predictor.critic is not None
         scores = at_least_float32(self.predictor.critic(self._doubled(ids), self.plain))
         return guide(scores, factor) if self.guided else scores
+
+    def _timestep(self, ids: Array, k: Array, factor: float) -> Array:
+        """The time (B,) that the network is told in step k."""
+        masked = (ids == self.mask_id).astype(self.steps.ratio.dtype)
+        if self.options.legacy_timestep:
+            return jnp.broadcast_to((self.options.steps - 1 - k).astype(masked.dtype), masked[:, 0].shape)
+        return factor * masked.mean(1)
 
     def _doubled(self, x: Array) -> Array:
         return jnp.concatenate([x, x]) if self.guided else x

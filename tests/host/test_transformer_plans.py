@@ -32,6 +32,14 @@ UVIT = {
     "cond_embed_dim": 3,
     "micro_cond_encode_dim": 2,
 }
+MEISSONIC = {
+    "architecture": "meissonic",
+    "axes_dims_rope": (2, 2, 2),
+    "hidden_size": 12,
+    "cond_embed_dim": 12,
+}
+WITH_CRITIC = [name for name in ARCHITECTURES if name != "meissonic"]
+"""Architectures with critics and dropout."""
 
 
 def plan(grid=4, codes=10, **options):
@@ -90,9 +98,11 @@ def test_the_uvit_begins_with_the_embedding_as_its_output():
     assert not values["mlm_layer.conv1.weight"].any()
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_first_values_have_the_table_s_shapes_and_depend_on_the_seed(architecture):
-    made = plan(architecture=architecture, critic="self", **UVIT)
+@pytest.mark.parametrize(
+    "options", [*({**UVIT, "architecture": name, "critic": "self"} for name in WITH_CRITIC), MEISSONIC]
+)
+def test_first_values_have_the_table_s_shapes_and_depend_on_the_seed(options):
+    made = plan(**options)
     first, again, other = (initial_parameters(made, seed) for seed in (0, 0, 1))
     assert {name: array.shape for name, array in first.items()} == shapes(parameter_table(made))
     for name, array in first.items():
@@ -101,13 +111,15 @@ def test_first_values_have_the_table_s_shapes_and_depend_on_the_seed(architectur
 
 
 def test_only_matrices_and_kernels_decay():
-    for architecture in ARCHITECTURES:
-        for name, parameter in parameter_table(plan(architecture=architecture, **UVIT)).items():
+    for options in [*({**UVIT, "architecture": name} for name in WITH_CRITIC), MEISSONIC]:
+        for name, parameter in parameter_table(plan(**options)).items():
             assert parameter.decays <= (len(parameter.shape) > 1), name
-            assert not (parameter.decays and ("emb" in name and "embed." not in name)) or "proj" in name, name
+            assert not (parameter.decays and ("emb" in name and "embed." not in name)) or any(
+                word in name for word in ("proj", "embedder")
+            ), name
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", WITH_CRITIC)
 def test_dropout_needs_noise_only_where_it_has_a_rate(architecture):
     def names(**rates):
         made = plan(architecture=architecture, **UVIT, **rates)
@@ -138,6 +150,12 @@ def test_dropout_needs_noise_only_where_it_has_a_rate(architecture):
         ({"architecture": "google", "add_cross_attention": True}, "add_cross_attention"),
         ({"architecture": "halton", "proj": 3}, "divisible by 3"),
         ({"hidden_dropout": 1.0}, "below 1"),
+        ({**MEISSONIC, "num_classes": 2}, "num_classes=0"),
+        ({**MEISSONIC, "axes_dims_rope": (2, 2, 4)}, r"add up to a head's width, .* 6"),
+        ({**MEISSONIC, "axes_dims_rope": (1, 2, 3)}, "even numbers"),
+        ({**MEISSONIC, "cond_embed_dim": 8}, "must equal hidden_size 12"),
+        ({**MEISSONIC, "hidden_dropout": 0.1}, "hidden_dropout is not for architecture 'meissonic'"),
+        ({**MEISSONIC, "critic": "token"}, "critic is not for"),
     ],
 )
 def test_mistakes_are_named(options, words):
@@ -146,8 +164,16 @@ def test_mistakes_are_named(options, words):
 
 
 def test_odd_grids_cannot_be_halved():
-    with pytest.raises(UserError, match="force_down_up_sample needs a grid side divisible by 2"):
-        plan(grid=5, architecture="uvit", force_down_up_sample=True, **UVIT)
+    for options in ({**UVIT, "architecture": "uvit"}, MEISSONIC):
+        with pytest.raises(UserError, match="force_down_up_sample needs a grid side divisible by 2"):
+            plan(grid=5, **options, force_down_up_sample=True)
+
+
+def test_a_grid_need_not_be_square_with_rotary_positions():
+    made = make_plan(Transformer(**{**TINY, **MEISSONIC}), 4, 10, columns=6)
+    assert (made.n_tokens, made.length) == (24, 24)
+    with pytest.raises(UserError, match="needs a square grid, not 4x6"):
+        make_plan(Transformer(**TINY), 4, 10, columns=6)
 
 
 def test_configurations_of_open_muse():

@@ -18,6 +18,7 @@ def kind(request):
 
 
 SLOW = [pytest.param(case, marks=pytest.mark.slow) for case in ("uvit", "lucidrains")]
+SLOW_MEISSONIC = pytest.param("meissonic", marks=pytest.mark.slow)
 
 
 @cache
@@ -72,7 +73,7 @@ def test_critics_are_equal_in_float64(case):
         assert all(name.startswith("critic.") for name in trained)
 
 
-@pytest.mark.parametrize("case", ["class", "google", "halton", *SLOW])
+@pytest.mark.parametrize("case", ["class", "google", "halton", *SLOW, SLOW_MEISSONIC])
 @pytest.mark.parametrize(("precision", "relative"), [("float32", 1e-4), ("bfloat16", 1e-2)])
 def test_outputs_are_equal_in_other_precisions(case, precision, relative):
     plan, weights, ids, condition, _ = make(case)
@@ -88,14 +89,14 @@ def test_outputs_are_equal_in_other_precisions(case, precision, relative):
         assert np.abs(logits - exact).mean() < relative * np.abs(exact).max()
 
 
-@pytest.mark.parametrize("case", ["text", "uvit", "halton", "lucidrains"])
+@pytest.mark.parametrize("case", ["text", "uvit", "halton", "lucidrains", "meissonic"])
 def test_a_prepared_condition_changes_nothing(kind, case):
     twin, ids, condition, _ = made(kind, case)
     plain, prepared = (twin.forward(ids, condition, prepared=prepared) for prepared in (False, True))
     assert_equal(prepared, plain, 1e-12)
 
 
-@pytest.mark.parametrize("case", ["class", "halton", *SLOW])
+@pytest.mark.parametrize("case", ["class", "halton", "meissonic", *SLOW])
 def test_recomputed_and_scanned_layers_change_nothing(case):
     plan, weights, ids, condition, noise = make(case)
     expected = Torch(plan, weights, "float64").both(ids, condition, cotangents(plan), noise)

@@ -24,6 +24,14 @@ SMALL = {
 
 DROPPED = {"hidden_dropout": 0.2, "attention_dropout": 0.3}
 
+MEISSONIC = {
+    "architecture": "meissonic",
+    "hidden_size": 24,
+    "cond_embed_dim": 24,
+    "axes_dims_rope": (2, 2, 4),
+    "vocab_size": 14,
+}
+
 CASES = {
     "class": {**DROPPED, "num_classes": 3, "vocab_size": 19, "self_cond": True, "critic": "token"},
     "text": {
@@ -88,6 +96,14 @@ CASES = {
         "self_cond": True,
         "critic": "token",
     },
+    "meissonic": {
+        **MEISSONIC,
+        "num_hidden_layers": 2,
+        "num_single_layers": 2,
+        "force_down_up_sample": True,
+        "timestep_factor": 1000.0,
+    },
+    "meissonic_flat": {**MEISSONIC, "num_hidden_layers": 1, "num_single_layers": 0},
 }
 
 
@@ -123,6 +139,8 @@ def _condition(plan, rng):
         "micro": rng.uniform(0, 50, (BATCH, 5)),
     }
     condition = {name: made[name] for name in plan.conditions}
+    if plan.takes_timestep:
+        condition["timestep"] = rng.uniform(0, 4, BATCH)
     if plan.uses_text:
         condition["text_mask"] = np.arange(TEXT) < np.array([[TEXT], [2]])
     if plan.options.architecture == "lucidrains":

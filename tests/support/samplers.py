@@ -30,19 +30,21 @@ def sample(
     embedding=None,
     offsets=None,
     every_step=False,
+    timed=False,
 ):
     """`Sampled` as numpy arrays for the network of a `tests.transformers.Twin`.
 
     `noise` holds arrays (T, ...) by name. Instead of `tokens`, `ranked` may hold Gumbel noise (T, B, L, k) of
-    the k most likely tokens, the most likely first; it needs `every_step`.
+    the k most likely tokens, the most likely first; it needs `every_step`. `timed`: the network is
+    told the time.
     """
     run = _with_torch if isinstance(twin, Torch) else _with_jax
-    found = run(twin, start, noise, options, condition, null, (critic, embedding, offsets, every_step))
+    found = run(twin, start, noise, options, condition, null, (critic, embedding, offsets, every_step, timed))
     return type(found)(*map(np.asarray, found))
 
 
 def _with_torch(twin, start, noise, options, condition, null, further):
-    critic, embedding, offsets, every_step = further
+    critic, embedding, offsets, every_step, timed = further
     model, noise, plan = twin._model(), twin._all(noise), twin.plan
     seen: list[Any] = []
 
@@ -69,6 +71,7 @@ def _with_torch(twin, start, noise, options, condition, null, further):
                 null=twin._all(null),
                 critic=(lambda ids, condition: torch_critic(model, ids, condition)) if critic else None,
                 prepare=model.prepare,
+                timestep_factor=plan.options.timestep_factor if timed else None,
             ),
             twin._ids(start),
             draw,
@@ -80,7 +83,7 @@ def _with_torch(twin, start, noise, options, condition, null, further):
 
 
 def _with_jax(twin, start, noise, options, condition, null, further):
-    critic, embedding, offsets, every_step = further
+    critic, embedding, offsets, every_step, timed = further
     plan = twin.plan
 
     def run(params, start, noise, condition, null, offsets):
@@ -110,6 +113,7 @@ def _with_jax(twin, start, noise, options, condition, null, further):
                 null=null,
                 critic=(lambda ids, condition: jax_critic(model, ids, condition)) if critic else None,
                 prepare=model.prepare,
+                timestep_factor=plan.options.timestep_factor if timed else None,
             ),
             start,
             draw,

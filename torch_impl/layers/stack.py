@@ -3,15 +3,15 @@
 from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.checkpoint import checkpoint as recompute
 
 
 def apply_layers(
-    layers: nn.ModuleList, x: Tensor, shared: tuple, per_layer: Sequence[tuple], *, checkpoint: bool
-) -> tuple[Tensor, list[Any]]:
+    layers: nn.ModuleList, x: Any, shared: tuple, per_layer: Sequence[tuple], *, checkpoint: bool
+) -> tuple[Any, list[Any]]:
     """Apply `layer(x, *shared, *arguments)` with a layer's arguments from `per_layer`; return x
-    and the layers' other results.
+    and the layers' other results. x is a tensor or a tuple of tensors.
 
     `checkpoint` recomputes every layer in the backward pass to save memory.
     """

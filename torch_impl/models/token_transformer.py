@@ -8,6 +8,7 @@ codes and `plan.mask_id`, row by row; `condition` is a dict with any of
     pooled (B, P)      pooled state of the text encoder
     micro (B, 5)       original width and height, top and left of the crop, aesthetic score
     self (B, L', C)    `embed` of the last pass, for self-conditioning
+    timestep (B,)      the time that Meissonic is told; (1,) serves the whole batch
 and `noise` holds the arrays that `dropout_noise` lists, or is None. The result is logits (B, L, outputs) in
 at least float32 and a flat dict of intermediates, among them `embed` (B, L', C), the input of the last
 layers, where L' is the number of the transformer's tokens, which may stand for patches of codes. With

@@ -11,6 +11,7 @@ from torch_impl.models.google_maskgit import GoogleTransformer
 from torch_impl.models.halton import HaltonTransformer
 from torch_impl.models.lucidrains import LucidrainsTransformer
 from torch_impl.models.maskgit import MaskGitTransformer
+from torch_impl.models.meissonic import MeissonicTransformer
 from torch_impl.models.uvit import MaskGiTUViT
 
 MODELS = {
@@ -19,6 +20,7 @@ MODELS = {
     "google": GoogleTransformer,
     "halton": HaltonTransformer,
     "lucidrains": LucidrainsTransformer,
+    "meissonic": MeissonicTransformer,
 }
 
 

@@ -19,7 +19,10 @@ REMASKED = -1e4
 def confidence_sample(decoder: Decoder, start: Tensor, embedding: Tensor | None = None) -> Sampled:
     """Sample from `start` (B, L): every step samples all unknown tokens and remasks the least confident."""
     options, steps, known = decoder.options, decoder.steps, start != decoder.mask_id
-    counts = steps.masked[:, torch.sum(~known, 1)]  # (T, B)
+    if options.legacy_mask_share:
+        counts = shared_counts(steps.ratio, ~known)
+    else:
+        counts = steps.masked[:, torch.sum(~known, 1)]  # (T, B)
 
     def step(k: int, state: State) -> tuple[State, Tensor, Tensor]:
         ids, embedding = state
@@ -34,6 +37,19 @@ def confidence_sample(decoder: Decoder, start: Tensor, embedding: Tensor | None 
 
     _, inputs, drawn = run_steps(step, (start, embedding), options.start_step, options.steps)
     return Sampled(drawn[-1], inputs, drawn)
+
+
+def shared_counts(ratio: Tensor, masked: Tensor) -> Tensor:
+    """Numbers (T, B) of tokens to mask after each step, from the schedule (T,) and the share of `masked`
+    (B, L), the tokens to predict, in the whole batch (`legacy_mask_share`)."""
+    share = masked.to(ratio.dtype).mean()
+    n = torch.floor(masked.shape[1] * (ratio * share)).to(torch.int64)
+    return n[:, None].expand(-1, len(masked))
+
+
+def partly_masked(tokens: Tensor, uniform: Tensor, ratio: float, mask_id: int) -> Tensor:
+    """Tokens (B, L), masked where `uniform` (B, L) is below `ratio`: the start of image to image."""
+    return torch.where(uniform < ratio, mask_id, tokens)
 
 
 def least_confident(confidence: Tensor, counts: Tensor) -> Tensor:

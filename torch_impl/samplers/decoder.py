@@ -47,7 +47,8 @@ class Predictor:
     """A network that predicts tokens, and its condition.
 
     `null` is the null condition: with guidance, the network gets both in one call. `prepare` computes once
-    what all steps need of the condition (`model.prepare`). `critic` is for the scores sampler.
+    what all steps need of the condition (`model.prepare`). `critic` is for the scores sampler. A network
+    that is told the time gets the share of masked tokens times `timestep_factor`; None: it is not told.
     """
 
     network: Network
@@ -57,6 +58,7 @@ class Predictor:
     null: Condition | None = None
     critic: Critic | None = None
     prepare: Callable[[Condition], Condition] | None = None
+    timestep_factor: float | None = None
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,9 @@ class Decoder:
         positions = first_positions(to_predict, n) if n < L else None
         if embedding is not None:
             condition = {**condition, "self": self._doubled(embedding)}
+        if self.predictor.timestep_factor is not None:
+            timestep = self._timestep(ids, k, self.predictor.timestep_factor)
+            condition = {**condition, "timestep": self._doubled(timestep)}
         doubled = (self._doubled(ids), condition)
         if positions is None:
             logits, aux = self.predictor.network(*doubled, outputs=self.n_outputs)
@@ -144,6 +149,13 @@ class Decoder:
         assert self.predictor.critic is not None
         scores = at_least_float32(self.predictor.critic(self._doubled(ids), self.plain))
         return guide(scores, factor) if self.guided else scores
+
+    def _timestep(self, ids: Tensor, k: int, factor: float) -> Tensor:
+        """The time (B,) that the network is told in step k."""
+        masked = (ids == self.mask_id).to(self.steps.ratio.dtype)
+        if self.options.legacy_timestep:
+            return torch.full_like(masked[:, 0], self.options.steps - 1 - k)
+        return factor * masked.mean(1)
 
     def _doubled(self, x: Tensor) -> Tensor:
         return torch.cat([x, x]) if self.guided else x

@@ -15,7 +15,8 @@ class Steps(NamedTuple):
     `masked` (T, L + 1) int32: number of masked tokens after the step (with the scores sampler: before it), by
     the number masked at the start. The others are (T,) float32: `temperature` of the confidences' noise (with
     the scores sampler: of the logits); `logit_scale`, a factor; `guidance`, the factor w in
-    unconditional + w (conditional - unconditional); `critic_noise`; `remask`, a probability.
+    unconditional + w (conditional - unconditional); `critic_noise`; `remask`, a probability; `ratio`, the
+    share of masked tokens after the step, of those masked at the start.
     """
 
     masked: Any
@@ -24,13 +25,26 @@ class Steps(NamedTuple):
     guidance: Any
     critic_noise: Any
     remask: Any
+    ratio: Any
 
 
 def make_steps(options: Sampling, n_tokens: int) -> Steps:
     """The schedule for pictures of `n_tokens`."""
     masked = _masked(options, n_tokens)
     rows = (_temperature, _logit_scale, _guidance, _critic_noise, _remask)
-    return Steps(masked, *[row(options).astype(np.float32) for row in rows])
+    ratio = mask_ratio(options.sampling_schedule, _shares(options).astype(np.float32), float(n_tokens))
+    return Steps(masked, *[*(row(options).astype(np.float32) for row in rows), ratio])
+
+
+def edit_start(steps: int, strength: float, *, legacy: bool = False) -> tuple[int, float]:
+    """For image to image by `strength` in (0, 1]: the first step, and the time in [0, 1] whose mask ratio
+    is the probability that a token is masked at first.
+
+    `legacy`: at strength 1, nothing is masked instead of everything, as in the pipelines of aMUSEd and
+    Meissonic.
+    """
+    first = steps - int(steps * strength)
+    return first, 1.0 if legacy and not first else first / steps
 
 
 def positions_to_predict(options: Sampling, n_tokens: int, *, every_step: bool = False) -> tuple[int, ...]:

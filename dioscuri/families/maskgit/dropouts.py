@@ -74,10 +74,16 @@ def lucidrains(plan: TransformerPlan, text_length: int) -> Shapes:
     return shapes
 
 
+def meissonic(plan: TransformerPlan, text_length: int) -> Shapes:  # noqa: ARG001 - the arguments of all
+    """None."""
+    return {}
+
+
 DROPOUTS: dict[str, Callable[[TransformerPlan, int], Shapes]] = {
     "maskgit": maskgit,
     "uvit": uvit,
     "google": google,
     "halton": halton,
     "lucidrains": lucidrains,
+    "meissonic": meissonic,
 }

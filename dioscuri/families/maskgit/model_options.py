@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from dioscuri.errors import UserError
 from dioscuri.hparams.schema import option
 
-ARCHITECTURES = ("maskgit", "uvit", "google", "halton", "lucidrains")
+ARCHITECTURES = ("maskgit", "uvit", "google", "halton", "lucidrains", "meissonic")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,10 +18,19 @@ class Transformer:
         choices=ARCHITECTURES,
         doc="maskgit: MaskGitTransformer of open-muse; uvit: its MaskGiTUViT_v2; google: the post-LayerNorm "
         "network of the MaskGIT paper; halton: the network of Halton-MaskGIT; lucidrains: "
-        "muse-maskgit-pytorch",
+        "muse-maskgit-pytorch; meissonic: Meissonic's multi-modal transformer",
     )
     hidden_size: int = option(768, low=1, high=2**14, doc="width of the residual stream")
-    num_hidden_layers: int = option(12, low=1, high=2**10, doc="transformer layers")
+    num_hidden_layers: int = option(
+        12, low=1, high=2**10, doc="transformer layers; meissonic: those with separate weights for the text"
+    )
+    num_single_layers: int = option(
+        28,
+        low=0,
+        high=2**10,
+        needs=("architecture", ("meissonic",)),
+        doc="meissonic: layers after these, with the same weights for text and picture",
+    )
     num_attention_heads: int = option(12, low=1, high=2**10, doc="attention heads")
     head_dim: int = option(
         0,
@@ -123,8 +132,8 @@ class Transformer:
         768,
         low=1,
         high=2**14,
-        needs=("architecture", ("maskgit", "uvit", "lucidrains")),
-        doc="maskgit, uvit, lucidrains: width of the text encoder's states",
+        needs=("architecture", ("maskgit", "uvit", "lucidrains", "meissonic")),
+        doc="maskgit, uvit, lucidrains, meissonic: width of the text encoder's states",
     )
     project_encoder_hidden_states: bool = option(
         False,
@@ -149,11 +158,16 @@ class Transformer:
     )
     force_down_up_sample: bool = option(
         False,
-        needs=("architecture", ("uvit",)),
-        doc="uvit: halve the grid before the convolutional blocks (512 px models)",
+        needs=("architecture", ("uvit", "meissonic")),
+        doc="uvit, meissonic: halve the grid before the first block and double it after the last (uvit: "
+        "512 px models, meissonic: 1024 px)",
     )
     cond_embed_dim: int = option(
-        768, low=1, high=2**14, needs=("architecture", ("uvit",)), doc="uvit: width of the pooled text state"
+        768,
+        low=1,
+        high=2**14,
+        needs=("architecture", ("uvit", "meissonic")),
+        doc="uvit, meissonic: width of the pooled text state; meissonic: equal to hidden_size",
     )
     micro_cond_encode_dim: int = option(
         256,
@@ -172,6 +186,22 @@ class Transformer:
     )
     ln_elementwise_affine: bool = option(
         True, needs=("architecture", ("uvit",)), doc="uvit: learned factors of the norms"
+    )
+    axes_dims_rope: tuple[int, ...] = option(
+        (16, 56, 56),
+        low=2,
+        high=2**12,
+        needs=("architecture", ("meissonic",)),
+        doc="meissonic: channels of a head that the rotary positions give to each axis (an unused one, rows, "
+        "columns); even, and together a head's width",
+    )
+    timestep_factor: float = option(
+        1.0,
+        low=0,
+        high=10**6,
+        needs=("architecture", ("meissonic",)),
+        doc="meissonic: the time that the network is told, times 1000, is the share of masked tokens times "
+        "this; 1000 in the original's training",
     )
     register: int = option(
         1,

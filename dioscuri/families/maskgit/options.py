@@ -46,7 +46,7 @@ class Loss(Masking):
         needs_any=(
             ("model.num_classes", ()),
             ("model.add_cross_attention", (True,)),
-            ("model.architecture", ("uvit", "lucidrains")),
+            ("model.architecture", ("uvit", "lucidrains", "meissonic")),
         ),
         doc="probability that a picture's condition is dropped, for guidance",
     )

@@ -12,7 +12,7 @@ class TransformerPlan:
     Token ids are codes 0 .. codebook_size - 1, and `mask_id`. `vocab_size` is the number of rows of the token
     embedding, `outputs` the number of logits per token, `positions` the number of rows of the position
     embedding, `length` the sequence length inside the transformer, and `inner` the width inside (each half
-    of) a feed-forward layer.
+    of) a feed-forward layer. The tokens have `grid` rows of `columns`.
     """
 
     options: Transformer
@@ -26,11 +26,12 @@ class TransformerPlan:
     head_dim: int
     inner: int
     eps: float
+    columns: int
 
     @property
     def n_tokens(self) -> int:
         """Number of codes of a picture, which are ordered row by row."""
-        return self.grid**2
+        return self.grid * self.columns
 
     @property
     def replacements(self) -> int:
@@ -51,17 +52,24 @@ class TransformerPlan:
     @property
     def uses_text(self) -> bool:
         """Whether there is cross-attention to text states; lucidrains also works without text."""
-        return self.options.add_cross_attention or self.options.architecture in ("uvit", "lucidrains")
+        return self.options.add_cross_attention or self.options.architecture in (
+            "uvit", "lucidrains", "meissonic"
+        )  # fmt: skip
+
+    @property
+    def takes_timestep(self) -> bool:
+        """Whether the network is told the time, which follows from the share of masked tokens."""
+        return self.options.architecture == "meissonic"
 
     @property
     def conditions(self) -> tuple[str, ...]:
         """Names of the conditions that the network reads, except self-conditioning."""
-        uvit = self.options.architecture == "uvit"
+        uvit, meissonic = (self.options.architecture == name for name in ("uvit", "meissonic"))
         used = {
             "label": self.options.num_classes > 0,
             "text": self.uses_text,
-            "pooled": uvit and self.options.add_cond_embeds,
-            "micro": uvit and self.options.add_micro_cond_embeds,
+            "pooled": meissonic or (uvit and self.options.add_cond_embeds),
+            "micro": meissonic or (uvit and self.options.add_micro_cond_embeds),
         }
         return tuple(name for name, is_used in used.items() if is_used)
 
@@ -86,5 +94,11 @@ class TransformerPlan:
 
     @property
     def hidden_grid(self) -> int:
-        """uvit: side of the grid that the transformer sees."""
-        return self.grid // (1 + self.options.force_down_up_sample)
+        """uvit, meissonic: rows of the grid that the transformer sees."""
+        return self.hidden_shape[0]
+
+    @property
+    def hidden_shape(self) -> tuple[int, int]:
+        """uvit, meissonic: rows and columns of the grid that the transformer sees."""
+        factor = 1 + self.options.force_down_up_sample
+        return self.grid // factor, self.columns // factor

@@ -9,12 +9,17 @@ import numpy as np
 from dioscuri.errors import UserError
 from dioscuri.families.maskgit import tables
 from dioscuri.families.maskgit.dropouts import DROPOUTS
+from dioscuri.families.maskgit.meissonic import meissonic
 from dioscuri.families.maskgit.model_options import Transformer
 from dioscuri.families.maskgit.options import HParams
 from dioscuri.families.maskgit.plan import TransformerPlan
 from dioscuri.plans.noise import NoiseSpec
 from dioscuri.plans.parameters import Table, initial_values
 
+TABLES = {**tables.TABLES, "meissonic": meissonic}
+"""Parameters by architecture."""
+CODES_ONLY = ("uvit", "lucidrains", "meissonic")
+"""Architectures with logits of codes alone."""
 EPSILONS = {"google": 1e-12, "halton": 1e-5, "lucidrains": 1e-5}
 
 
@@ -24,10 +29,11 @@ def plan_of(hparams: HParams) -> TransformerPlan:
 
 
 @lru_cache  # host logic and both sides of the engine need the same plan
-def make_plan(model: Transformer, grid: int, codebook_size: int) -> TransformerPlan:
-    """Plan for `grid` x `grid` codes below `codebook_size`. A `UserError` names
-    an option that does not fit."""
-    _check_grid(model, grid, codebook_size)
+def make_plan(model: Transformer, grid: int, codebook_size: int, columns: int = 0) -> TransformerPlan:
+    """Plan for `grid` rows of `columns` (0: as many) codes below `codebook_size`. A `UserError` names an
+    option that does not fit."""
+    columns = columns or grid
+    _check_grid(model, grid, codebook_size, columns)
     _check_conditions(model)
     vocab_size = _vocab_size(model, codebook_size)
     width = model.intermediate_size or 4 * model.hidden_size
@@ -39,10 +45,11 @@ def make_plan(model: Transformer, grid: int, codebook_size: int) -> TransformerP
         outputs=_outputs(model, codebook_size, vocab_size),
         mask_id=vocab_size - 1,
         positions=_positions(model, grid),
-        length=_length(model, grid),
+        length=_length(model, grid, columns),
         head_dim=_head_dim(model),
         inner=_inner(model.architecture, width),
         eps=model.layer_norm_eps or EPSILONS.get(model.architecture, 1e-6),
+        columns=columns,
     )
 
 
@@ -59,7 +66,7 @@ def parameter_table(plan: TransformerPlan) -> Table:
 
     Weight decay acts on kernels and matrices, not on embeddings, norms and biases.
     """
-    table = tables.TABLES[plan.options.architecture](plan)
+    table = TABLES[plan.options.architecture](plan)
     if plan.options.self_cond:
         table |= tables.geglu("self_cond_to_init_embed", plan.options.hidden_size, plan.self_cond_inner)
     if plan.options.critic == "self":
@@ -94,24 +101,29 @@ def dropout_noise(plan: TransformerPlan, batch: int, text_length: int = 0) -> tu
     )
 
 
-def _check_grid(model: Transformer, grid: int, codebook_size: int) -> None:
+def _check_grid(model: Transformer, grid: int, codebook_size: int, columns: int) -> None:
     if grid < 1 or codebook_size < 1:
         raise UserError(f"a grid of {grid}x{grid} tokens with {codebook_size} codes is empty")
     sides = {
         "patch_size": model.patch_size if model.architecture == "maskgit" else 1,
         "proj": model.proj if model.architecture == "halton" else 1,
-        "force_down_up_sample": 1 + (model.architecture == "uvit" and model.force_down_up_sample),
+        "force_down_up_sample": 1
+        + (model.architecture in ("uvit", "meissonic") and model.force_down_up_sample),
     }
     for name, side in sides.items():
-        if grid % side:
+        if grid % side or columns % side:
             raise UserError(
-                f"[model] {name} needs a grid side divisible by {side}, but the tokens are {grid}x{grid}"
+                f"[model] {name} needs a grid side divisible by {side}, but the tokens are {grid}x{columns}"
             )
+    if columns != grid and model.architecture != "meissonic":
+        raise UserError(
+            f"[model] architecture '{model.architecture}' needs a square grid, not {grid}x{columns}"
+        )
 
 
 def _check_conditions(model: Transformer) -> None:
     kind = model.architecture
-    if kind in ("uvit", "lucidrains") and model.num_classes:
+    if kind in ("uvit", "lucidrains", "meissonic") and model.num_classes:
         raise UserError(f"[model] architecture '{kind}' has no classes: set num_classes=0")
     if kind != "maskgit" and model.add_cross_attention:
         raise UserError(f"[model] add_cross_attention is not an option of architecture '{kind}'")
@@ -119,6 +131,8 @@ def _check_conditions(model: Transformer) -> None:
         raise UserError("[model] block_out_channels must hold one number")
     if kind == "uvit" and model.block_out_channels[0] % model.block_num_heads:
         raise UserError("[model] block_out_channels must be divisible by block_num_heads")
+    if kind == "meissonic":
+        _check_meissonic(model)
     if kind != "maskgit":
         return
     if model.use_conv_in_out and model.num_classes:
@@ -127,6 +141,24 @@ def _check_conditions(model: Transformer) -> None:
         raise UserError("[model] use_conv_in_out needs embedding_size")
     if model.patch_size > 1 and not model.use_conv_in_out:
         raise UserError("[model] patch_size needs use_conv_in_out=True")
+
+
+def _check_meissonic(model: Transformer) -> None:
+    head_dim, axes = model.hidden_size // model.num_attention_heads, model.axes_dims_rope
+    if len(axes) != 3 or any(width % 2 for width in axes) or sum(axes) != head_dim:
+        raise UserError(
+            f"[model] axes_dims_rope {list(axes)} must hold three even numbers that add up to a head's "
+            f"width, hidden_size / num_attention_heads, {head_dim}"
+        )
+    if model.cond_embed_dim != model.hidden_size:
+        raise UserError(
+            f"[model] cond_embed_dim {model.cond_embed_dim} must equal hidden_size {model.hidden_size} with "
+            "architecture 'meissonic'"
+        )
+    unused = {"hidden_dropout": 0, "attention_dropout": 0, "critic": "none", "self_cond": False}
+    for name, off in unused.items():
+        if getattr(model, name) != off:
+            raise UserError(f"[model] {name} is not for architecture 'meissonic': set it to {off}")
 
 
 def _vocab_size(model: Transformer, codebook_size: int) -> int:
@@ -143,15 +175,15 @@ def _vocab_size(model: Transformer, codebook_size: int) -> int:
 
 def _outputs(model: Transformer, codebook_size: int, vocab_size: int) -> int:
     codes_only = model.architecture == "maskgit" and model.use_codebook_size_for_output
-    return codebook_size if codes_only or model.architecture in ("uvit", "lucidrains") else vocab_size
+    return codebook_size if codes_only or model.architecture in CODES_ONLY else vocab_size
 
 
-def _length(model: Transformer, grid: int) -> int:
+def _length(model: Transformer, grid: int, columns: int) -> int:
     """Sequence length inside the transformer."""
     if model.architecture == "halton":
         return (grid // model.proj) ** 2 + model.register
-    if model.architecture == "uvit":
-        return (grid // (1 + model.force_down_up_sample)) ** 2
+    if model.architecture in ("uvit", "meissonic"):
+        return grid * columns // (1 + model.force_down_up_sample) ** 2
     if model.architecture == "maskgit" and model.use_conv_in_out:
         return (grid // model.patch_size) ** 2
     return grid**2 + (model.num_classes > 0)
@@ -160,7 +192,7 @@ def _length(model: Transformer, grid: int) -> int:
 def _positions(model: Transformer, grid: int) -> int:
     if model.architecture not in ("maskgit", "google"):
         return grid**2
-    length = _length(model, grid)
+    length = _length(model, grid, grid)
     if 0 < model.max_position_embeddings < length:
         raise UserError(
             f"[model] max_position_embeddings {model.max_position_embeddings} is too small: a sequence has "

@@ -141,6 +141,17 @@ class Sampling(Filters):
     legacy_mask_count: bool = option(
         False, doc="count the tokens to mask as if all had been unknown at first, as in open-muse"
     )
+    legacy_mask_share: bool = option(
+        False,
+        needs=("legacy_mask_count", (True,)),
+        doc="confidence: that count times the share of tokens that are masked at first, averaged over the "
+        "batch, as in the inpainting of aMUSEd and Meissonic",
+    )
+    legacy_timestep: bool = option(
+        False,
+        doc="the time that a Meissonic is told is the number of steps that follow, as in its pipelines, not "
+        "the share of masked tokens, as in training",
+    )
     legacy_known_confidence: bool = option(
         False, doc="confidence of known tokens: log of the largest float32, not infinity, as in open-muse"
     )
