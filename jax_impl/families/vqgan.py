@@ -35,6 +35,7 @@ from jax_impl.objectives.vqgan import (
     discriminator_terms,
     generator_terms,
     perplexity,
+    quantiser_loss,
     reconstruction,
 )
 from jax_impl.optim.flat import canonical_name
@@ -90,13 +91,15 @@ class TokenizerMethods(FamilyMethods):
             None if not scalars["adversarial"] else critic_of(jax.tree.map(stop_gradient, model), buffers)[0]
         )
         loss, metrics = generator_terms(x, made, options, self._distance(frozen), constant, pull_back)
-        loss = loss + options.codebook_weight * quantised.losses["quantiser"]
+        quantiser = self._quantiser_loss(quantised, scalars)
+        loss = loss + options.codebook_weight * quantiser
         if scalars["adversarial"] and not options.alternating:
             critic, vectors = critic_of(model, buffers)
             of_critic, more = discriminator_terms(x, made, options, critic, lecam_averages(buffers))
             vectors |= updated_lecam(buffers, more, options.lecam_decay)
             loss, metrics, powers = loss + of_critic, metrics | more, powers | vectors
-        metrics, new = self._metrics(loss, metrics, quantised, z, noise, buffers)
+        metrics |= {"loss": loss, "quantiser": quantiser}
+        metrics, new = self._metrics(metrics, quantised, z, noise, buffers)
         return loss, metrics, {**buffers, **powers, **new}
 
     def train_step(
@@ -202,15 +205,21 @@ class TokenizerMethods(FamilyMethods):
         frozen = self.hparams.model.legacy_frozen_spectral_norm
         return {} if frozen else encoder_sigmas(model, buffers)
 
+    def _quantiser_loss(self, quantised: Quantised, scalars: Scalars) -> Array:
+        """The quantiser's losses, with the additional entropy loss of the first steps."""
+        if not self.hparams.loss.entropy_annealing_factor:
+            return quantised.losses["quantiser"]
+        weight = scalars["entropy_annealing"] * self.hparams.model.entropy_loss_ratio
+        return quantiser_loss(quantised.losses, weight)
+
     def _metrics(
-        self, loss: Array, all_metrics: Result, quantised: Quantised, z: Array, noise: Arrays, buffers: Arrays
+        self, metrics: Result, quantised: Quantised, z: Array, noise: Arrays, buffers: Arrays
     ) -> tuple[Result, Result]:
         """All of `training.METRICS`, and new buffers."""
+        loss = metrics["loss"]
         counts = code_counts(quantised.indices, self.plan.codebook_size, loss.dtype)
-        all_metrics = dict.fromkeys(training.METRICS, jnp.zeros_like(loss)) | all_metrics
+        all_metrics = dict.fromkeys(training.METRICS, jnp.zeros_like(loss)) | metrics
         all_metrics |= {
-            "loss": loss,
-            "quantiser": quantised.losses["quantiser"],
             "usage": (counts > 0).astype(loss.dtype).mean(),
             "perplexity": perplexity(counts),
         }

@@ -22,6 +22,8 @@ from jax_impl.layers.norms import unit
 from jax_impl.layers.precision import at_least_float32
 
 Arrays = Mapping[str, Array]
+SMALL = 1e-5
+"""Keeps logarithms of the entropy loss finite."""
 
 
 class Quantised(NamedTuple):
@@ -52,6 +54,10 @@ class NearestCode(nnx.Module):
         z = at_least_float32(z)
         products = z @ codes.T
         return jnp.square(z).sum(-1, keepdims=True) + broadcast(jnp.square(codes).sum(-1), z) - 2 * products
+
+    def affinity(self, z: Array) -> Array:
+        """Minus the squared distances (B, h, w, K)."""
+        return -self.distances(z)
 
     def lookup(self, indices: Array) -> Array:
         """Codes (B, h, w, D)."""
@@ -86,7 +92,7 @@ class NearestCode(nnx.Module):
             total = options.commitment_cost * of_encoder + of_codes
         losses = {"encoder": of_encoder, "codes": of_codes}
         if options.entropy_loss_ratio:
-            losses["entropy"] = entropy_loss(-distances, options.entropy_temperature, options.entropy_type)
+            losses["entropy"] = entropy_loss(-distances, options)
             total = total + options.entropy_loss_ratio * losses["entropy"]
         return losses | {"quantiser": total}
 
@@ -150,7 +156,7 @@ class GumbelCodes(nnx.Module):
         losses = {"kl": (p * jnp.log(p * options.num_embeddings + 1e-10)).sum(-1).mean()}
         total = options.gumbel_kl_weight * losses["kl"]
         if options.entropy_loss_ratio:
-            losses["entropy"] = entropy_loss(logits, options.entropy_temperature, options.entropy_type)
+            losses["entropy"] = entropy_loss(logits, options)
             total = total + options.entropy_loss_ratio * losses["entropy"]
         return Quantised(mixture @ self.codebook(), indices, losses | {"quantiser": total}, {})
 
@@ -205,6 +211,12 @@ class Signs(nnx.Module):
         bits = broadcast(jnp.arange(self.options.embedding_dim), indices)
         return (indices >> bits & 1) * 2.0 - 1.0
 
+    def affinity(self, z: Array) -> Array:
+        """Minus the squared distances from all codes (B, h, w, K), up to a number per position."""
+        z = at_least_float32(z)
+        codebook = self.lookup(jnp.arange(self.options.num_embeddings)).astype(z.dtype)
+        return 2 * (z @ codebook.T)
+
     def __call__(self, z: Array, buffers: Arrays | None = None, *, train: bool = False) -> Quantised:
         """Quantise; training adds the commitment loss and, if its weight is not 0, the entropy loss."""
         z, options = at_least_float32(z), self.options
@@ -217,9 +229,7 @@ class Signs(nnx.Module):
         losses = {"encoder": jnp.square(codes - z).mean()}
         total = options.commitment_cost * losses["encoder"]
         if options.entropy_loss_ratio:
-            codebook = self.lookup(jnp.arange(options.num_embeddings)).astype(z.dtype)
-            affinity = 2 * (z @ codebook.T)
-            losses["entropy"] = entropy_loss(affinity, options.entropy_temperature, options.entropy_type)
+            losses["entropy"] = entropy_loss(self.affinity(z), options)
             total = total + options.entropy_loss_ratio * losses["entropy"]
         return Quantised(z + stop_gradient(codes - z), indices, losses | {"quantiser": total}, {})
 
@@ -236,23 +246,39 @@ def make_quantizer(options: Tokenizer) -> Quantizer:
     return Signs(options) if options.quantizer == "lfq" else NearestCode(options)
 
 
-def entropy_loss(affinity: Array, temperature: float, kind: str) -> Array:
-    """Mean entropy of the positions' code probabilities minus the entropy of their mean
-    (tokenizer of Chang et al. 2022).
+def entropy_loss(affinity: Array, options: Tokenizer) -> Array:
+    """Mean entropy of the positions' code probabilities minus that of their mean, times `entropy_gamma`
+    (tokenizer of Chang et al. 2022; Yu et al. 2023, section 3.1).
 
-    `affinity` (..., K) is larger for nearer codes; with `kind` 'argmax', the chosen code is the target.
+    `affinity` (..., K) is larger for nearer codes.
+    """
+    of_positions, of_average = entropies(affinity, options.entropy_temperature, options.entropy_type)
+    return of_positions - options.entropy_gamma * of_average
+
+
+def entropies(affinity: Array, temperature: float, kind: str) -> tuple[Array, Array]:
+    """Mean entropy of the positions' code probabilities, and entropy of the mean probabilities, in nats.
+
+    With `kind` 'argmax', the chosen code is the target.
     """
     affinity = affinity.reshape(-1, affinity.shape[-1]) / temperature
     p = jax.nn.softmax(affinity)
-    log_p = jax.nn.log_softmax(affinity + 1e-5)
+    if kind == "clamped":
+        return _clamped_entropy(p).mean(), _clamped_entropy(p.mean(0))
+    log_p = jax.nn.log_softmax(affinity + SMALL)
     if kind == "argmax":
         hard = jax.nn.one_hot(p.argmax(-1), p.shape[-1], dtype=p.dtype)
         target = p + stop_gradient(hard - p)
     else:
         target = p
     average = target.mean(0)
-    of_average = -(average * jnp.log(average + 1e-5)).sum()
-    return -(target * log_p).sum(-1).mean() - of_average
+    of_average = -(average * jnp.log(average + SMALL)).sum()
+    return -(target * log_p).sum(-1).mean(), of_average
+
+
+def _clamped_entropy(p: Array) -> Array:
+    """Entropy over the last axis, with logarithms of at least SMALL."""
+    return -(p * jnp.log(p.clip(SMALL))).sum(-1)
 
 
 def averaged_codebook(plan: TokenizerPlan, buffers: Arrays) -> Array | None:

@@ -1,4 +1,5 @@
-"""Image tokenizers: MaskGIT's (Chang et al. 2022), VQGAN (Esser et al. 2021) and MoVQ (Zheng et al. 2022).
+"""Image tokenizers: MaskGIT's (Chang et al. 2022), VQGAN (Esser et al. 2021), MoVQ (Zheng et al. 2022) and
+VQGAN+ (Weber et al. 2024).
 
 Pictures are (B, H, W, C) in the plan's range, vectors and codes (B, h, w, D), indices (B, h, w). Inside,
 arrays are NHWC. Modules have the names of the published weights.
@@ -71,8 +72,7 @@ class Down(Blocks):
     def __init__(self, plan: TokenizerPlan, level: Level) -> None:
         super().__init__(plan, level.blocks)
         self.resamples = level.resamples
-        strided = level.resamples and plan.taming and plan.options.resample_with_conv
-        self.downsample = Resampling(level.width, 2) if strided else None
+        self.downsample = Resampling(level.width, 2) if level.resamples and plan.strided else None
 
     def __call__(self, x: Array, noise: Arrays, recomputed: bool, codes: Array | None = None) -> Array:
         x = super().__call__(x, noise, recomputed, codes)

@@ -6,7 +6,7 @@ discriminator can be trained by one backward pass over the sum of their losses, 
 tensors as constants.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from math import prod
 from typing import NamedTuple
 
@@ -22,6 +22,7 @@ from jax_impl.layers.precision import at_least_float32
 
 Distance = Callable[[Array, Array], Array]
 Metrics = dict[str, Array]
+Arrays = Mapping[str, Array]
 
 
 class Verdict(NamedTuple):
@@ -73,10 +74,16 @@ def generator_terms(
         weight = jnp.full_like(value, options.disc_weight)
         if options.adaptive_disc_weight and pull_back is not None:
             weight = weight * adaptive_weight(pull_back(gradient), pull_back(of_adversarial))
-        gradient, value = gradient + weight * of_adversarial, value + weight * adversarial
         metrics |= terms | {"disc_weight": weight}
+        weight = options.disc_factor * weight
+        gradient, value = gradient + weight * of_adversarial, value + weight * adversarial
     metrics = {name: stop_gradient(metric) for name, metric in metrics.items()}
     return _with_gradient(made, gradient, value), metrics
+
+
+def quantiser_loss(losses: Arrays, entropy_weight: Array | float) -> Array:
+    """The sum of a quantiser's losses, with an additional weight of its entropy loss."""
+    return losses["quantiser"] + entropy_weight * losses["entropy"]
 
 
 def discriminator_terms(
@@ -85,8 +92,8 @@ def discriminator_terms(
     """The critic's loss on pictures x and their reconstructions, (B, H, W, C), in separate batches.
     `averages` of the mean logits of both, each (1,), add the LeCam penalty.
 
-    Terms: `discriminator`, without penalties and contrastive loss, and the mean logits, `logits_real` and
-    `logits_fake`.
+    Terms: `discriminator`, without penalties and contrastive loss, the mean logits, `logits_real` and
+    `logits_fake`, and the penalty `lecam`.
     """
     penalised = options.r1_cost > 0 or options.gradient_penalty > 0
     x = stop_gradient(x)
@@ -105,8 +112,10 @@ def discriminator_terms(
     )
     means = [_mean([logits.mean() for logits in verdict.logits]) for verdict in (real, fake)]
     metrics = {"discriminator": loss, "logits_real": means[0], "logits_fake": means[1]}
+    loss = options.disc_factor * loss
     if averages is not None:
-        loss = loss + options.lecam_weight * lecam(means[0], means[1], averages)
+        metrics["lecam"] = lecam(means[0], means[1], averages)
+        loss = loss + options.lecam_weight * metrics["lecam"]
     if real.embeddings:
         loss = loss + options.contrastive_weight * contrastive_loss(real, fake, patches=options.patch_nce)
     if penalised:
@@ -179,7 +188,7 @@ def _likelihood(x: Array, made: Array, options: Loss, distance: Distance | None)
     if distance is not None:
         perceptual = distance(x, made).mean()
     metrics = {"reconstruction": loss, "perceptual": perceptual}
-    return loss + options.perceptual_weight * perceptual, metrics
+    return options.reconstruction_weight * loss + options.perceptual_weight * perceptual, metrics
 
 
 def _adversarial(x: Array, leaf: Array, options: Loss, critic: Critic) -> tuple[Array, Metrics]:

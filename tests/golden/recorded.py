@@ -85,17 +85,23 @@ class Case:
     def close(self, actual: Any, name: str, expected: Any = None, tolerance: str = "outputs") -> None:
         """Assert that an array is the output `name`, or `expected`, within the case's tolerance.
 
-        Entries that the case calls huge must be equal; they are ignored in the largest value.
+        Entries that are infinite, or that the case calls huge, must be equal; they are ignored in the largest
+        value.
         """
         expected = np.asarray(self.outputs[name] if expected is None else expected)
         actual = np.asarray(actual)
         assert actual.shape == expected.shape, name
-        huge = np.abs(expected) > float(self.said(r"entries above (\S+) must be equal")[0])
+        huge = self._huge(expected)
         np.testing.assert_array_equal(actual[huge], expected[huge], err_msg=name)
         rest, limit = expected[~huge], self.limit(expected[~huge], tolerance)
         off = np.abs(actual[~huge] - rest)
         share = self.about["tol"][tolerance].get("share_of_entries", 1)
         assert (off <= limit).sum() >= share * off.size, (name, off.max(initial=0), limit)
+
+    def _huge(self, expected: np.ndarray) -> np.ndarray:
+        if "infinities" in self.about["tol"]:
+            return np.isinf(expected)
+        return np.abs(expected) > float(self.said(r"entries above (\S+) must be equal")[0])
 
     def close_norm(self, actual: np.ndarray, expected: float, name: str) -> None:
         """Assert that a gradient has a recorded norm."""

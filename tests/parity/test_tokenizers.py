@@ -27,6 +27,8 @@ METROPLEX = Tokenizer(
 )  # fmt: skip
 OPTIONS = {
     "maskgit": PLAIN,
+    "vqgan_plus": replace(PLAIN, architecture="vqgan_plus", num_res_blocks_decoder=2),
+    "vqgan_plus with pooling": replace(PLAIN, architecture="vqgan_plus", resample_with_conv=False),
     "legacy": replace(PLAIN, legacy_shortcut=True, legacy_commitment=True),
     "taming": TAMING,
     "taming without convolutions": replace(TAMING, resample_with_conv=False, mid_attention=False),
@@ -39,6 +41,9 @@ OPTIONS = {
     "dropout": replace(PLAIN, dropout=0.3),
     "entropy": replace(PLAIN, entropy_loss_ratio=0.1, entropy_temperature=0.5),
     "entropy of the choice": replace(PLAIN, entropy_loss_ratio=0.1, entropy_type="argmax"),
+    "clamped entropy": replace(
+        PLAIN, entropy_loss_ratio=0.1, entropy_type="clamped", entropy_gamma=0.5, entropy_temperature=0.5
+    ),
     "unit vectors": replace(PLAIN, l2_normalised=True),
     "ema": replace(PLAIN, quantizer="ema"),
     "gumbel": replace(TAMING, quantizer="gumbel", mid_attention=False, attn_resolutions=()),

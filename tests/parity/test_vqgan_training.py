@@ -25,7 +25,7 @@ def train(engine, steps, *, start=START, metric="loss", batch=8):
     results = []
     for step in steps:
         scalars = {"learning_rate": 0.002 * min(1, step / 5), "adversarial": float(step >= start)}
-        scalars["gumbel_temperature"] = 1 / (1 + step)
+        scalars |= {"gumbel_temperature": 1 / (1 + step), "entropy_annealing": 2 / (1 + step)}
         image = {"image": pictures(step, batch)}
         engine.train_step(image, step, scalars, recorded_noise(engine, step, batch))
         results.append(engine.fetch_metrics()[metric])
@@ -168,7 +168,24 @@ CONTRASTIVE = (
     "loss.contrastive_weight=0.5",
     "loss.alternating=True",
 )
+BITS = (
+    "model.architecture=vqgan_plus",
+    "model.num_res_blocks_decoder=2",
+    "model.quantizer=lfq",
+    "model.entropy_loss_ratio=0.1",
+    "model.entropy_type=clamped",
+    "model.entropy_gamma=1.5",
+    "discriminator.type=vqgan+",
+    "discriminator.num_layers=2",
+    "discriminator.ndf=32",
+    "loss.entropy_annealing_factor=2",
+    "loss.reconstruction_weight=4",
+    "loss.disc_factor=0.5",
+    "loss.lecam_weight=0.5",
+    "loss.lecam_decay=0.9",
+)
 OPTIONS = {
+    "bits": BITS,
     "moving averages": ("model.quantizer=ema", *REVIVING),
     "dropout and entropy": ("model.dropout=0.3", "model.entropy_loss_ratio=0.1", "model.entropy_type=argmax"),
     "signs": ("model.quantizer=lfq", "model.entropy_loss_ratio=0.1", "model.pixel_range=signed"),

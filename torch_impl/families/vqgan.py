@@ -32,6 +32,7 @@ from torch_impl.objectives.vqgan import (
     discriminator_terms,
     generator_terms,
     perplexity,
+    quantiser_loss,
     reconstruction,
 )
 from torch_impl.sharding import blocks_of
@@ -109,12 +110,14 @@ class TokenizerMethods(FamilyMethods):
 
         critic, vectors = (None, {}) if not scalars["adversarial"] else critic_of(model, buffers)
         loss, metrics = generator_terms(x, made, options, self._distance(frozen), critic, pull_back)
-        loss = loss + options.codebook_weight * quantised.losses["quantiser"]
+        quantiser = self._quantiser_loss(quantised, scalars)
+        loss = loss + options.codebook_weight * quantiser
         if critic is not None and not options.alternating:
             of_critic, more = discriminator_terms(x, made, options, critic, lecam_averages(buffers))
             vectors |= updated_lecam(buffers, more, options.lecam_decay)
             loss, metrics, powers = loss + of_critic, metrics | more, powers | vectors
-        metrics, new = self._metrics(loss, metrics, quantised, z, noise, buffers)
+        metrics |= {"loss": loss, "quantiser": quantiser}
+        metrics, new = self._metrics(metrics, quantised, z, noise, buffers)
         return loss, metrics, {**buffers, **powers, **new}
 
     def train_step(
@@ -227,21 +230,26 @@ class TokenizerMethods(FamilyMethods):
         frozen = self.hparams.model.legacy_frozen_spectral_norm
         return {} if frozen else encoder_sigmas(model, buffers)
 
+    def _quantiser_loss(self, quantised: Quantised, scalars: Scalars) -> Tensor:
+        """The quantiser's losses, with the additional entropy loss of the first steps."""
+        if not self.hparams.loss.entropy_annealing_factor:
+            return quantised.losses["quantiser"]
+        weight = scalars["entropy_annealing"] * self.hparams.model.entropy_loss_ratio
+        return quantiser_loss(quantised.losses, weight)
+
     def _metrics(
         self,
-        loss: Tensor,
-        all_metrics: Result,
+        metrics: Result,
         quantised: Quantised,
         z: Tensor,
         noise: Tensors,
         buffers: Tensors,
     ) -> tuple[Result, Result]:
         """All of `training.METRICS`, and new buffers."""
+        loss = metrics["loss"]
         counts = code_counts(quantised.indices, self.plan.codebook_size, loss.dtype)
-        all_metrics = dict.fromkeys(training.METRICS, torch.zeros_like(loss)) | all_metrics
+        all_metrics = dict.fromkeys(training.METRICS, torch.zeros_like(loss)) | metrics
         all_metrics |= {
-            "loss": loss,
-            "quantiser": quantised.losses["quantiser"],
             "usage": (counts > 0).to(loss.dtype).mean(),
             "perplexity": perplexity(counts),
         }

@@ -19,6 +19,8 @@ from torch_impl.layers.norms import unit
 from torch_impl.layers.precision import at_least_float32
 
 Tensors = Mapping[str, Tensor]
+SMALL = 1e-5
+"""Keeps logarithms of the entropy loss finite."""
 
 
 class Quantised(NamedTuple):
@@ -50,6 +52,10 @@ class NearestCode(nn.Module):
         z = at_least_float32(z)
         products = z @ codes.T
         return z.square().sum(-1, keepdim=True) + codes.square().sum(-1) - 2 * products
+
+    def affinity(self, z: Tensor) -> Tensor:
+        """Minus the squared distances (B, h, w, K)."""
+        return -self.distances(z)
 
     def lookup(self, indices: Tensor) -> Tensor:
         """Codes (B, h, w, D)."""
@@ -84,7 +90,7 @@ class NearestCode(nn.Module):
             total = options.commitment_cost * of_encoder + of_codes
         losses = {"encoder": of_encoder, "codes": of_codes}
         if options.entropy_loss_ratio:
-            losses["entropy"] = entropy_loss(-distances, options.entropy_temperature, options.entropy_type)
+            losses["entropy"] = entropy_loss(-distances, options)
             total = total + options.entropy_loss_ratio * losses["entropy"]
         return losses | {"quantiser": total}
 
@@ -147,7 +153,7 @@ class GumbelCodes(nn.Module):
         losses = {"kl": (p * torch.log(p * options.num_embeddings + 1e-10)).sum(-1).mean()}
         total = options.gumbel_kl_weight * losses["kl"]
         if options.entropy_loss_ratio:
-            losses["entropy"] = entropy_loss(logits, options.entropy_temperature, options.entropy_type)
+            losses["entropy"] = entropy_loss(logits, options)
             total = total + options.entropy_loss_ratio * losses["entropy"]
         return Quantised(mixture @ self.codebook(), indices, losses | {"quantiser": total}, {})
 
@@ -206,6 +212,12 @@ class Signs(nn.Module):
         bits = torch.arange(self.options.embedding_dim, device=indices.device)
         return (indices >> bits & 1) * 2.0 - 1.0
 
+    def affinity(self, z: Tensor) -> Tensor:
+        """Minus the squared distances from all codes (B, h, w, K), up to a number per position."""
+        z = at_least_float32(z)
+        codebook = self.lookup(torch.arange(self.options.num_embeddings, device=z.device)).to(z.dtype)
+        return 2 * (z @ codebook.T)
+
     def forward(self, z: Tensor, buffers: Tensors | None = None, *, train: bool = False) -> Quantised:
         """Quantise; training adds the commitment loss and, if its weight is not 0, the entropy loss."""
         z, options = at_least_float32(z), self.options
@@ -218,9 +230,7 @@ class Signs(nn.Module):
         losses = {"encoder": (codes - z).square().mean()}
         total = options.commitment_cost * losses["encoder"]
         if options.entropy_loss_ratio:
-            codebook = self.lookup(torch.arange(options.num_embeddings, device=z.device)).to(z.dtype)
-            affinity = 2 * (z @ codebook.T)
-            losses["entropy"] = entropy_loss(affinity, options.entropy_temperature, options.entropy_type)
+            losses["entropy"] = entropy_loss(self.affinity(z), options)
             total = total + options.entropy_loss_ratio * losses["entropy"]
         return Quantised(z + (codes - z).detach(), indices, losses | {"quantiser": total}, {})
 
@@ -237,23 +247,39 @@ def make_quantizer(options: Tokenizer) -> Quantizer:
     return Signs(options) if options.quantizer == "lfq" else NearestCode(options)
 
 
-def entropy_loss(affinity: Tensor, temperature: float, kind: str) -> Tensor:
-    """Mean entropy of the positions' code probabilities minus the entropy of their mean
-    (tokenizer of Chang et al. 2022).
+def entropy_loss(affinity: Tensor, options: Tokenizer) -> Tensor:
+    """Mean entropy of the positions' code probabilities minus that of their mean, times `entropy_gamma`
+    (tokenizer of Chang et al. 2022; Yu et al. 2023, section 3.1).
 
-    `affinity` (..., K) is larger for nearer codes; with `kind` 'argmax', the chosen code is the target.
+    `affinity` (..., K) is larger for nearer codes.
+    """
+    of_positions, of_average = entropies(affinity, options.entropy_temperature, options.entropy_type)
+    return of_positions - options.entropy_gamma * of_average
+
+
+def entropies(affinity: Tensor, temperature: float, kind: str) -> tuple[Tensor, Tensor]:
+    """Mean entropy of the positions' code probabilities, and entropy of the mean probabilities, in nats.
+
+    With `kind` 'argmax', the chosen code is the target.
     """
     affinity = affinity.flatten(0, -2) / temperature
     p = affinity.softmax(-1)
-    log_p = (affinity + 1e-5).log_softmax(-1)
+    if kind == "clamped":
+        return _clamped_entropy(p).mean(), _clamped_entropy(p.mean(0))
+    log_p = (affinity + SMALL).log_softmax(-1)
     if kind == "argmax":
         hard = F.one_hot(p.argmax(-1), p.shape[-1]).to(p.dtype)
         target = p + (hard - p).detach()
     else:
         target = p
     average = target.mean(0)
-    of_average = -(average * torch.log(average + 1e-5)).sum()
-    return -(target * log_p).sum(-1).mean() - of_average
+    of_average = -(average * torch.log(average + SMALL)).sum()
+    return -(target * log_p).sum(-1).mean(), of_average
+
+
+def _clamped_entropy(p: Tensor) -> Tensor:
+    """Entropy over the last axis, with logarithms of at least SMALL."""
+    return -(p * torch.log(p.clamp(min=SMALL))).sum(-1)
 
 
 def averaged_codebook(plan: TokenizerPlan, buffers: Tensors) -> Tensor | None:

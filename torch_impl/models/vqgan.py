@@ -1,4 +1,5 @@
-"""Image tokenizers: MaskGIT's (Chang et al. 2022), VQGAN (Esser et al. 2021) and MoVQ (Zheng et al. 2022).
+"""Image tokenizers: MaskGIT's (Chang et al. 2022), VQGAN (Esser et al. 2021), MoVQ (Zheng et al. 2022) and
+VQGAN+ (Weber et al. 2024).
 
 Pictures are (B, H, W, C) in the plan's range, vectors and codes (B, h, w, D), indices (B, h, w). Inside,
 tensors are NCHW with channels last in memory. Modules have the names of the published weights.
@@ -69,8 +70,7 @@ class Down(Blocks):
     def __init__(self, plan: TokenizerPlan, level: Level) -> None:
         super().__init__(plan, level.blocks)
         self.resamples = level.resamples
-        strided = level.resamples and plan.taming and plan.options.resample_with_conv
-        self.downsample = Resampling(level.width, 2) if strided else None
+        self.downsample = Resampling(level.width, 2) if level.resamples and plan.strided else None
 
     def forward(self, x: Tensor, noise: Tensors, recomputed: bool, codes: Tensor | None = None) -> Tensor:
         x = super().forward(x, noise, recomputed, codes)

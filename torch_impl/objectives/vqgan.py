@@ -6,7 +6,7 @@ discriminator can be trained by one backward pass over the sum of their losses, 
 tensors as constants.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from math import prod
 from typing import NamedTuple
 
@@ -20,6 +20,7 @@ from torch_impl.layers.precision import at_least_float32
 
 Distance = Callable[[Tensor, Tensor], Tensor]
 Metrics = dict[str, Tensor]
+Tensors = Mapping[str, Tensor]
 
 
 class Verdict(NamedTuple):
@@ -70,9 +71,15 @@ def generator_terms(
         weight = torch.full_like(value, options.disc_weight)
         if options.adaptive_disc_weight and pull_back is not None:
             weight = weight * adaptive_weight(pull_back(gradient), pull_back(of_adversarial))
-        gradient, value = gradient + weight * of_adversarial, value + weight * adversarial.detach()
         metrics |= terms | {"disc_weight": weight}
+        weight = options.disc_factor * weight
+        gradient, value = gradient + weight * of_adversarial, value + weight * adversarial.detach()
     return _with_gradient(made, gradient, value), metrics
+
+
+def quantiser_loss(losses: Tensors, entropy_weight: Tensor | float) -> Tensor:
+    """The sum of a quantiser's losses, with an additional weight of its entropy loss."""
+    return losses["quantiser"] + entropy_weight * losses["entropy"]
 
 
 def discriminator_terms(
@@ -81,8 +88,8 @@ def discriminator_terms(
     """The critic's loss on pictures x and their reconstructions, (B, H, W, C), in separate batches.
     `averages` of the mean logits of both, each (1,), add the LeCam penalty.
 
-    Terms: `discriminator`, without penalties and contrastive loss, and the mean logits, `logits_real` and
-    `logits_fake`.
+    Terms: `discriminator`, without penalties and contrastive loss, the mean logits, `logits_real` and
+    `logits_fake`, and the penalty `lecam`.
     """
     penalised = options.r1_cost > 0 or options.gradient_penalty > 0
     x = x.detach().requires_grad_(penalised)
@@ -95,8 +102,10 @@ def discriminator_terms(
     )
     means = [_mean([logits.mean() for logits in verdict.logits]) for verdict in (real, fake)]
     metrics = {"discriminator": loss, "logits_real": means[0], "logits_fake": means[1]}
+    loss = options.disc_factor * loss
     if averages is not None:
-        loss = loss + options.lecam_weight * lecam(means[0], means[1], averages)
+        metrics["lecam"] = lecam(means[0], means[1], averages)
+        loss = loss + options.lecam_weight * metrics["lecam"]
     if real.embeddings:
         loss = loss + options.contrastive_weight * contrastive_loss(real, fake, patches=options.patch_nce)
     if penalised:
@@ -173,7 +182,7 @@ def _likelihood(x: Tensor, made: Tensor, options: Loss, distance: Distance | Non
     if distance is not None:
         perceptual = distance(x, made).mean()
     metrics = {"reconstruction": loss.detach(), "perceptual": perceptual.detach()}
-    return loss + options.perceptual_weight * perceptual, metrics
+    return options.reconstruction_weight * loss + options.perceptual_weight * perceptual, metrics
 
 
 def _adversarial(x: Tensor, leaf: Tensor, options: Loss, critic: Critic) -> tuple[Tensor, Metrics]:

@@ -36,6 +36,7 @@ LOGGED = {
     "generator": "Losses/generator",
     "contrastive": "Losses/contrastive",
     "discriminator": "Losses/discriminator",
+    "lecam": "Losses/lecam",
     "disc_weight": "Adversarial/weight",
     "logits_real": "Adversarial/logits_real",
     "logits_fake": "Adversarial/logits_fake",
@@ -111,6 +112,7 @@ class TokenizerRun:
             "learning_rate": schedules.learning_rate(step, self.hparams.optimizer),
             "adversarial": float(adversarial),
             "gumbel_temperature": tokenizer_training.gumbel_temperature(step, self.hparams.model),
+            "entropy_annealing": tokenizer_training.entropy_annealing(step, self.hparams.loss),
         }
 
     def logged(self, metrics: Mapping[str, float], step: int) -> dict[str, float]:
@@ -144,7 +146,7 @@ class TokenizerRun:
         shown = self._look(next(validation_batches(self.context)), step)
         perceptual = self.hparams.loss.perceptual_weight * (averaged.perceptual or 0.0)
         return Validation(
-            score=averaged.reconstruction + perceptual,
+            score=self.hparams.loss.reconstruction_weight * averaged.reconstruction + perceptual,
             headline=f"validation {averaged} with averaged weights; PSNR {raw.psnr:.2f} dB with raw ones",
             scalars=scalars,
             histograms={"Codebook/counts": averaged.counts},

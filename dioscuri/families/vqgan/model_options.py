@@ -12,10 +12,10 @@ class Tokenizer:
     """`[model]` of the family vqgan."""
 
     architecture: str = option(
-        choices=("maskgit", "taming", "movq", "paella", "metroplex", "dcvae"),
-        doc="maskgit: convolutions only (MaskGIT, Chang et al. 2022); taming: with attention (VQGAN, "
-        "Esser et al. 2021); movq: the same, with the decoder's norms modulated by the codes (Zheng et al. "
-        "2022); "
+        choices=("maskgit", "vqgan_plus", "taming", "movq", "paella", "metroplex", "dcvae"),
+        doc="maskgit: convolutions only (MaskGIT, Chang et al. 2022); vqgan_plus: the same, with strided "
+        "convolutions (VQGAN+ and MaskBit, Weber et al. 2024); taming: with attention (VQGAN, Esser et al. "
+        "2021); movq: the same, with the decoder's norms modulated by the codes (Zheng et al. 2022); "
         "paella: modulated blocks (Rampas et al. 2022); metroplex: VD-VAE's blocks (the VQ-VAE of the later "
         "Metroplex program); dcvae: residual blocks whose encoder is spectrally normalised (Parmar et al. "
         "2021, with codes, as in the same program)",
@@ -30,6 +30,13 @@ class Tokenizer:
     )
     num_res_blocks: int = option(
         1, low=1, high=100, doc="residual blocks per level; paella: of the decoder's coarsest level"
+    )
+    num_res_blocks_decoder: int = option(
+        0,
+        low=0,
+        high=100,
+        needs=("architecture", ("vqgan_plus",)),
+        doc="vqgan_plus: residual blocks per level of the decoder; 0: num_res_blocks",
     )
     enc_blocks: str = option(
         "",
@@ -82,8 +89,8 @@ class Tokenizer:
     )
     resample_with_conv: bool = option(
         True,
-        needs=("architecture", ("taming", "movq")),
-        doc="taming, movq: convolutions with pooling and upsampling",
+        needs=("architecture", ("vqgan_plus", "taming", "movq")),
+        doc="taming, movq: convolutions with pooling and upsampling; vqgan_plus: with pooling",
     )
     quantizer: str = option(
         "nearest",
@@ -151,14 +158,21 @@ class Tokenizer:
     )
     entropy_type: str = option(
         "softmax",
-        choices=("softmax", "argmax"),
+        choices=("softmax", "argmax", "clamped"),
         needs=("entropy_loss_ratio", ()),
-        doc="target of the entropy loss",
+        doc="target of the entropy loss; clamped: softmax, with logarithms of probabilities of 1e-5 or more, "
+        "as in MaskBit",
+    )
+    entropy_gamma: float = option(
+        1.0,
+        low=0,
+        needs=("entropy_loss_ratio", ()),
+        doc="factor of the entropy of the codes' use in the entropy loss",
     )
     pixel_range: str = option("unit", choices=("unit", "signed"), doc="pictures in [0, 1] or [-1, 1]")
     legacy_shortcut: bool = option(
         False,
-        needs=("architecture", ("maskgit",)),
+        needs=("architecture", ("maskgit", "vqgan_plus")),
         doc="maskgit: the shortcut of a block that changes the width sees the block's output, not its input; "
         "the published weights need it",
     )

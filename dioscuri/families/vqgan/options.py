@@ -97,6 +97,7 @@ class Loss:
     """`[loss]`: a mean over all values of the pictures, in the tokenizer's pixel range."""
 
     reconstruction: str = option("l1", choices=("l1", "l2"), doc="absolute or squared difference")
+    reconstruction_weight: float = option(1.0, low=0, doc="weight of that difference")
     perceptual_weight: float = option(0.0, low=0, doc="weight of LPIPS (Zhang et al. 2018); needs lpips_path")
     lpips_path: str = option(
         "",
@@ -107,6 +108,16 @@ class Loss:
         "", path=True, needs=("lpips_path", ()), doc="VGG16 weights under torchvision's names, .safetensors"
     )
     codebook_weight: float = option(1.0, low=0, doc="weight of the quantiser's losses")
+    entropy_annealing_factor: float = option(
+        0.0,
+        low=0,
+        needs=("model.entropy_loss_ratio", ()),
+        doc="additional weight of the entropy loss in the first step, times entropy_loss_ratio; it falls "
+        "linearly to 0",
+    )
+    entropy_annealing_steps: int = option(
+        2000, low=1, needs=("entropy_annealing_factor", ()), doc="steps until it is 0"
+    )
     disc_start: int = option(
         0,
         low=0,
@@ -115,6 +126,12 @@ class Loss:
     )
     disc_weight: float = option(
         0.8, low=0, needs=("discriminator.type", ()), doc="weight of the adversarial loss"
+    )
+    disc_factor: float = option(
+        1.0,
+        low=0,
+        needs=("discriminator.type", ()),
+        doc="factor of the adversarial loss and of the discriminator's",
     )
     adaptive_disc_weight: bool = option(
         True,

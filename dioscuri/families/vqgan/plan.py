@@ -85,6 +85,15 @@ class TokenizerPlan:
         return self.options.architecture in ("taming", "movq")
 
     @property
+    def strided(self) -> bool:
+        """Whether the encoder's levels end with a strided convolution, not with a mean of 2x2 positions."""
+        return self.options.resample_with_conv and self.options.architecture in (
+            "vqgan_plus",
+            "taming",
+            "movq",
+        )
+
+    @property
     def paella(self) -> bool:
         """Whether it is Paella's, which reads patches of 2x2 pixels."""
         return self.options.architecture == "paella"
@@ -137,9 +146,8 @@ def make_plan(options: Tokenizer, resolution: int, channels: int) -> TokenizerPl
         first = widths[i - 1] if i else options.hidden_channels
         blocks = _level(options, f"encoder.down.{i}", first, width, side, options.num_res_blocks)
         down.append(Level(width, blocks, i < n - 1))
-        more = 0 if options.architecture == "maskgit" else 1
         first = widths[i + 1] if i < n - 1 else top
-        blocks = _level(options, f"decoder.up.{i}", first, width, side, options.num_res_blocks + more)
+        blocks = _level(options, f"decoder.up.{i}", first, width, side, _decoder_blocks(options))
         up.append(Level(width, blocks, i > 0))
     mid = {side: _mid(options, f"{side}.mid", top, coarsest) for side in ("encoder", "decoder")}
     return TokenizerPlan(
@@ -171,8 +179,15 @@ def _spectral_plan(options: Tokenizer, resolution: int, channels: int, widths: l
     return TokenizerPlan(options, resolution, channels, (), (), (), (), spectral=stacks)
 
 
+def _decoder_blocks(options: Tokenizer) -> int:
+    """Residual blocks per level of the decoder."""
+    if options.architecture in ("taming", "movq"):
+        return options.num_res_blocks + 1
+    return options.num_res_blocks_decoder or options.num_res_blocks
+
+
 def _level(options: Tokenizer, name: str, inputs: int, width: int, side: int, n: int) -> tuple[Block, ...]:
-    attention = options.architecture != "maskgit" and side in options.attn_resolutions
+    attention = options.architecture in ("taming", "movq") and side in options.attn_resolutions
     attends = attention and (n > 1 or not options.legacy_single_block_attention)
     return tuple(
         Block(f"{name}.block.{j}", width if j else inputs, width, side, attention, attends) for j in range(n)
@@ -180,11 +195,12 @@ def _level(options: Tokenizer, name: str, inputs: int, width: int, side: int, n:
 
 
 def _mid(options: Tokenizer, name: str, width: int, side: int) -> tuple[Block, ...]:
-    if options.architecture != "maskgit":
+    if options.architecture in ("taming", "movq"):
         attention = options.mid_attention
         first = Block(f"{name}.block_1", width, width, side, attention, attention)
         return first, Block(f"{name}.block_2", width, width, side)
-    return tuple(Block(f"{name}.{j}", width, width, side) for j in range(options.num_res_blocks))
+    n = _decoder_blocks(options) if name.startswith("decoder.") else options.num_res_blocks
+    return tuple(Block(f"{name}.{j}", width, width, side) for j in range(n))
 
 
 def last_layer_name(plan: TokenizerPlan) -> str:

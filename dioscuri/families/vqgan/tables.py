@@ -24,7 +24,7 @@ def _levels_table(plan: TokenizerPlan) -> Table:
     table = _conv("encoder.conv_in", plan.channels, options.hidden_channels, 3, bias=taming)
     for i, level in enumerate(plan.encoder):
         table |= _blocks(plan, level.blocks, f"encoder.down.{i}.attn")
-        if taming and level.resamples and options.resample_with_conv:
+        if level.resamples and plan.strided:
             table |= _conv(f"encoder.down.{i}.downsample.conv", level.width, level.width, 3)
     top = plan.encoder[-1].width
     table |= _blocks(plan, plan.encoder_mid, "encoder.mid.attn")

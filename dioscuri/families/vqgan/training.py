@@ -18,6 +18,7 @@ METRICS = (
     "generator",
     "contrastive",
     "discriminator",
+    "lecam",
     "disc_weight",
     "logits_real",
     "logits_fake",
@@ -52,6 +53,11 @@ def gumbel_temperature(step: int, options: Tokenizer) -> float:
     first, last = options.gumbel_temperature
     share = min(1.0, step / options.gumbel_temperature_steps)
     return first + share * (last - first)
+
+
+def entropy_annealing(step: int, options: Loss) -> float:
+    """Additional weight of the entropy loss, times `entropy_loss_ratio`; linear in the step until it is 0."""
+    return options.entropy_annealing_factor * max(0.0, 1 - step / options.entropy_annealing_steps)
 
 
 def initial_buffers(hparams: HParams, seed: int, codebook: Array | None = None) -> dict[str, Array]:
