@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,7 @@ Decode = Callable[[Path, int, int], np.ndarray]
 """From a file, a side and a number of channels to a picture; raises `Refused` if it is not one."""
 
 _NAMED = 5  # files that a message lists
+_PER_TASK = 64  # pictures that a thread checks in a row: a task takes as long as a check
 
 
 def open_folder(options: Options, split: Split) -> PictureSet:
@@ -95,7 +97,7 @@ def _open(
     data, paths = options.data, files.paths
     H, _, C = picture_shape(data, describe(data.dataset_source))
     pool = ThreadPoolExecutor(min(options.run.num_cpus, os.cpu_count() or 1), thread_name_prefix="decode")
-    reasons = {path: reason for path, reason in zip(paths, pool.map(refusal, paths), strict=True) if reason}
+    reasons = refusals(paths, pool)
     good, left_out = usable(paths, reasons, folder, options, option, "picture")
     reader = Reader(
         [str(path) for path in good],
@@ -169,6 +171,13 @@ def _count(items: Sequence[str], noun: str) -> str:
     """E.g. `3 pictures (a.png: truncated, b.png: not an image, c.png: not an image)`."""
     shown = ", ".join(items[:_NAMED]) + (f" and {len(items) - _NAMED} more" if len(items) > _NAMED else "")
     return f"{len(items)} {noun}{'' if len(items) == 1 else 's'} ({shown})"
+
+
+def refusals(paths: Sequence[Path], pool: ThreadPoolExecutor) -> dict[Path, str]:
+    """The pictures that cannot be used, and why."""
+    some = (paths[first : first + _PER_TASK] for first in range(0, len(paths), _PER_TASK))
+    reasons = chain.from_iterable(pool.map(lambda paths: [refusal(path) for path in paths], some))
+    return {path: reason for path, reason in zip(paths, reasons, strict=True) if reason}
 
 
 def refusal(path: Path) -> str:

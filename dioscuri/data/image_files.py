@@ -58,8 +58,8 @@ def decode(
     """Return the picture as uint8 (resolution, resolution, channels); `channels` is 1 or 3.
 
     Converts to grey or RGB, then resizes with PIL's bilinear filter: with `crop` the largest central square,
-    else the whole picture, whatever its aspect ratio. `fast`: a JPEG of more than twice that size is decoded
-    at a half, a quarter or an eighth, with a slightly different result. Raises `Refused`.
+    else the whole picture, whatever its aspect ratio. `fast`: a JPEG is decoded at a half, a quarter or an
+    eighth if that is at least twice as large, with a slightly different result. Raises `Refused`.
     """
     with open_image(source) as image:
         if fast:

@@ -12,6 +12,7 @@ import stat
 from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from operator import attrgetter
 from pathlib import Path
 
 from dioscuri.errors import UserError
@@ -21,6 +22,7 @@ _RANGE = re.compile(r"(-?\d{1,18})\.\.(-?\d{1,18})")
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _MOST = 1_000_000  # names that braces may expand to
 _NAMED = 3
+_PARTS = attrgetter("parts")  # paths in the order of their own comparison, which is slower
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ def class_names(text: str | Sequence[str], option: str) -> tuple[str, ...]:
 def once(paths: Iterable[Path]) -> list[Path]:
     """Plain files in the order of their paths. Of a file's several names, one without symbolic links is
     chosen, else the first."""
-    ordered = sorted(set(paths))
+    ordered = sorted(set(paths), key=_PARTS)
     base = os.path.commonpath([path.absolute().parent for path in ordered]) if ordered else ""
     parents = {Path(base): os.path.realpath(base)}
     chosen: dict[Hashable, tuple[bool, Path]] = {}
@@ -106,7 +108,7 @@ def once(paths: Iterable[Path]) -> list[Path]:
             key, is_link = identity
             if key not in chosen or (chosen[key][0] and not is_link):
                 chosen[key] = is_link, path
-    return sorted(path for _, path in chosen.values())
+    return sorted((path for _, path in chosen.values()), key=_PARTS)
 
 
 def places(text: str | Sequence[str], option: str) -> list[Place]:
@@ -259,7 +261,9 @@ def _identity(path: Path, base: str, parents: dict[Path, str]) -> tuple[Hashable
     """A key that all names of a plain file share, and whether a link below `base` leads to it; None for
     anything but a plain file. `parents` caches the real paths of folders."""
     try:
-        status = path.stat()
+        status = path.lstat()
+        links = stat.S_ISLNK(status.st_mode)
+        status = path.stat() if links else status
     except OSError:
         return None
     if not stat.S_ISREG(status.st_mode):
@@ -268,7 +272,7 @@ def _identity(path: Path, base: str, parents: dict[Path, str]) -> tuple[Hashable
     if absolute.parent not in parents:
         parents[absolute.parent] = os.path.realpath(absolute.parent)
     direct = f"{parents[absolute.parent]}/{path.name}"
-    real = os.path.realpath(path) if path.is_symlink() else direct
+    real = os.path.realpath(path) if links else direct
     is_link = real != parents[Path(base)] + str(absolute)[len(base) :]
     # The inode only for hard links: file systems that invent inode numbers have none.
     return ((status.st_dev, status.st_ino) if status.st_nlink > 1 else real), is_link

@@ -96,8 +96,8 @@ class Data:
         False,
         needs=("dataset_source", (*FOLDERS, "webdataset", "frames")),
         doc="image files that are resized whole or cropped ('custom', 'webdataset', 'frames', ...): decode "
-        "JPEGs larger than twice target_res at 1/2, 1/4 or 1/8 of their size; several times faster, but some "
-        "pixels differ by a few levels",
+        "JPEGs at 1/2, 1/4 or 1/8 of their size where that is at least twice target_res; up to four times "
+        "faster, but pixels differ by a few levels, 42 to 50 dB",
     )
     skip_corrupt: bool = option(
         False,
