@@ -65,6 +65,11 @@ class TokenizerPlan:
         return self.resolution // self.downsampling
 
     @property
+    def token_shape(self) -> tuple[int, ...]:
+        """Shape of a picture's tokens: (h, w), or (T,) for a sequence without a grid."""
+        return (self.grid, self.grid)
+
+    @property
     def codebook_size(self) -> int:
         """Number of codes."""
         return self.options.num_embeddings
