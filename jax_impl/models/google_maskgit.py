@@ -68,9 +68,9 @@ class GoogleTransformer(TokenTransformer):
 
 
 class GoogleLayer(nnx.Module):
-    """LN(x + attention), LN(x + feed-forward)."""
+    """LN(x + attention), LN(x + feed-forward); `approximate` is GELU's tanh approximation."""
 
-    def __init__(self, plan: TransformerPlan) -> None:
+    def __init__(self, plan: TransformerPlan, *, approximate: bool = True) -> None:
         options, C = plan.options, plan.options.hidden_size
         rate = options.attention_dropout
         self.attention = Attention(C, options.num_attention_heads, bias=True, rate=rate)
@@ -79,12 +79,13 @@ class GoogleLayer(nnx.Module):
         self.layer_output = Linear(plan.inner, C)
         self.layer_output_ln = LayerNorm(C, plan.eps)
         self.dropout = Dropout(options.hidden_dropout)
+        self.approximate = approximate
 
     def __call__(self, x: Array, noise: Arrays) -> tuple[Array, Array]:
         """x (B, L, C) -> (x, x)."""
         y = self.attention(x, noise=noise.get("attention"))
         x = self.attention_output_ln(x + self.dropout(y, noise.get("attention_output")))
-        y = self.layer_output(jax.nn.gelu(self.intermediate_output(x), approximate=True))
+        y = self.layer_output(jax.nn.gelu(self.intermediate_output(x), approximate=self.approximate))
         x = self.layer_output_ln(x + self.dropout(y, noise.get("ffn")))
         return x, x
 

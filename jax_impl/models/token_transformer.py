@@ -80,12 +80,13 @@ def undropped(context: Array, condition: Arrays) -> Array:
 
 
 def with_class_token(ids: Array, condition: Arrays, plan: TransformerPlan) -> Array:
-    """Prepend the class's token, or the mask token for no class: (B, L) -> (B, 1 + L). Unchanged for models
-    without classes."""
+    """Prepend the class's token, or that of no class: (B, L) -> (B, 1 + L). Unchanged for models without
+    classes."""
     if not plan.class_token:
         return ids
+    first, null = plan.class_tokens
     label = condition.get("label", jnp.full_like(ids[:, 0], plan.null_label)).astype(ids.dtype)
-    token = jnp.where(label < plan.options.num_classes, plan.codebook_size + label, plan.mask_id)
+    token = jnp.where(label < plan.options.num_classes, first + label, null)
     return jnp.concatenate([rearrange(token, "b -> b 1"), ids], 1)
 
 

@@ -9,10 +9,13 @@ from dioscuri.families.maskgit.transformers import critic_plan
 from jax_impl.models.critic import SelfCritic
 from jax_impl.models.google_maskgit import GoogleTransformer
 from jax_impl.models.halton import HaltonTransformer
+from jax_impl.models.imagebert import ImageBert
 from jax_impl.models.lucidrains import LucidrainsTransformer
+from jax_impl.models.maskgen import MaskGen
 from jax_impl.models.maskgit import MaskGitTransformer
 from jax_impl.models.meissonic import MeissonicTransformer
 from jax_impl.models.uvit import MaskGiTUViT
+from jax_impl.models.uvitbert import UViTBert
 
 MODELS = {
     "maskgit": MaskGitTransformer,
@@ -20,6 +23,9 @@ MODELS = {
     "google": GoogleTransformer,
     "halton": HaltonTransformer,
     "lucidrains": LucidrainsTransformer,
+    "imagebert": ImageBert,
+    "uvitbert": UViTBert,
+    "maskgen": MaskGen,
     "meissonic": MeissonicTransformer,
 }
 

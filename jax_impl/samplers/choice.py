@@ -65,8 +65,12 @@ def inverse_cdf_sample(logits: Array, uniform: Array) -> Array:
 
 def log_probability(logits: Array, tokens: Array) -> Array:
     """log softmax(logits) (..., K) at the tokens (...)."""
-    chosen = jnp.take_along_axis(logits, tokens[..., None], axis=-1)[..., 0]
-    return chosen - jax.nn.logsumexp(logits, axis=-1)
+    return logit_of(logits, tokens) - jax.nn.logsumexp(logits, axis=-1)
+
+
+def logit_of(logits: Array, tokens: Array) -> Array:
+    """Logits (..., K) at the tokens (...)."""
+    return jnp.take_along_axis(logits, tokens[..., None], axis=-1)[..., 0]
 
 
 def guide(logits: Array, factor: Array) -> Array:

@@ -13,7 +13,7 @@ from dioscuri.families.maskgit.decoding import Steps
 from dioscuri.families.token_models.masking_options import Sampling
 from jax_impl.layers.precision import at_least_float32
 from jax_impl.models.token_transformer import rows_at
-from jax_impl.samplers.choice import draw_tokens, filtered, guide, log_probability
+from jax_impl.samplers.choice import draw_tokens, filtered, guide, log_probability, logit_of
 from jax_impl.samplers.noise import StepNoise
 
 Condition = Mapping[str, Array]
@@ -36,8 +36,8 @@ class Sampled(NamedTuple):
 
 
 class Drawn(NamedTuple):
-    """`tokens` (B, L); `log_p` (B, L), log-probabilities of sampled tokens; the step's `noise`; and the
-    embedding for self-conditioning, if any."""
+    """`tokens` (B, L); `log_p` (B, L), log-probabilities of sampled tokens, with the sampler 'logits' their
+    logits; the step's `noise`; and the embedding for self-conditioning, if any."""
 
     tokens: Array
     log_p: Array
@@ -120,7 +120,7 @@ class Decoder:
             noise = self.noise(k, None)
             sampled, logits = self._choose(logits, noise["tokens"], k, temperature)
             tokens = sampled if resample else jnp.where(to_predict, sampled, ids)
-            log_p = log_probability(logits, tokens)
+            log_p = self._log_p(logits, tokens)
         else:
             x, aux = self.predictor.network.hidden(self._doubled(ids), condition)
             branches = [partial(self._at, x, ids, to_predict, k, n, temperature, resample) for n in sizes]
@@ -152,7 +152,7 @@ class Decoder:
         tokens = (
             sampled if resample else jnp.where(to_predict[rows, positions], sampled, ids[rows, positions])
         )
-        log_p = log_probability(logits, tokens)
+        log_p = self._log_p(logits, tokens)
         return ids.at[rows, positions].set(tokens), jnp.zeros(ids.shape, log_p.dtype).at[rows, positions].set(
             log_p
         )
@@ -167,6 +167,10 @@ class Decoder:
         logits = logits * self.steps.logit_scale[k]
         allowed = filtered(logits, self.options)
         return draw_tokens(allowed if temperature is None else allowed / temperature, noise), logits
+
+    def _log_p(self, logits: Array, tokens: Array) -> Array:
+        """Log-probabilities, or logits, of tokens."""
+        return (logit_of if self.options.sampler == "logits" else log_probability)(logits, tokens)
 
     def critic_scores(self, ids: Array, factor: Array) -> Array:
         """The critic's guided logits (B, L)."""

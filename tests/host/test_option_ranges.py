@@ -154,7 +154,7 @@ def test_options_that_nothing_reads(family, words, message):
         (
             "maskgit",
             "loss.cond_dropout_prob=0.2 model.num_classes=0",
-            "or model.add_cross_attention is True, or model.architecture is 'uvit' or 'lucidrains': leave it",
+            "or model.add_cross_attention is True, or model.architecture is 'uvit' or 'lucidrains' or ",
         ),
         ("classifier", "run.num_cpu_devices=2 run.num_gpus=1", "applies only if num_gpus is 0, but it is 1"),
         ("vqgan", "loss.vgg_path=vgg16.safetensors", "vgg_path applies only if lpips_path is not off"),

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dioscuri.errors import UserError
-from dioscuri.families.maskgit.model_options import ARCHITECTURES, Transformer
+from dioscuri.families.maskgit.model_options import ARCHITECTURES, WITH_DROPOUT, Transformer
 from dioscuri.families.maskgit.transformers import (
     critic_plan,
     dropout_noise,
@@ -119,7 +119,7 @@ def test_only_matrices_and_kernels_decay():
             ), name
 
 
-@pytest.mark.parametrize("architecture", WITH_CRITIC)
+@pytest.mark.parametrize("architecture", WITH_DROPOUT)
 def test_dropout_needs_noise_only_where_it_has_a_rate(architecture):
     def names(**rates):
         made = plan(architecture=architecture, **UVIT, **rates)

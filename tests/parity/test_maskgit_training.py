@@ -75,6 +75,7 @@ TRAINED = [
     seldom("model.architecture=google", *DROPOUT),
     seldom("model.architecture=halton", "train.accumulation_steps=2"),
     ("model.architecture=lucidrains", "model.critic=self", "model.self_cond=True", *UNCONDITIONAL),
+    ("model.architecture=uvitbert", "loss.loss_weight_unmasked_token=0.1", "loss.normalisation=pictures"),
 ]
 
 
@@ -156,6 +157,13 @@ SAMPLED = [
         "model.self_cond=True",
         *UNCONDITIONAL,
         "synthesis.guidance_scale=0.",
+    ),
+    seldom(
+        "model.architecture=uvitbert",
+        "synthesis.sampler=logits",
+        "synthesis.guidance_schedule=power_cosine",
+        "synthesis.guidance_time=before",
+        "synthesis.softmax_temperature=[1.3, 0.5]",
     ),
 ]
 

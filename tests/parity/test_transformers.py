@@ -17,7 +17,7 @@ def kind(request):
     return TWINS[request.param]
 
 
-SLOW = [pytest.param(case, marks=pytest.mark.slow) for case in ("uvit", "lucidrains")]
+SLOW = [pytest.param(case, marks=pytest.mark.slow) for case in ("uvit", "lucidrains", "maskgen")]
 SLOW_MEISSONIC = pytest.param("meissonic", marks=pytest.mark.slow)
 
 
@@ -89,14 +89,14 @@ def test_outputs_are_equal_in_other_precisions(case, precision, relative):
         assert np.abs(logits - exact).mean() < relative * np.abs(exact).max()
 
 
-@pytest.mark.parametrize("case", ["text", "uvit", "halton", "lucidrains", "meissonic"])
+@pytest.mark.parametrize("case", ["text", "uvit", "halton", "lucidrains", "maskgen", "meissonic"])
 def test_a_prepared_condition_changes_nothing(kind, case):
     twin, ids, condition, _ = made(kind, case)
     plain, prepared = (twin.forward(ids, condition, prepared=prepared) for prepared in (False, True))
     assert_equal(prepared, plain, 1e-12)
 
 
-@pytest.mark.parametrize("case", ["class", "halton", "meissonic", *SLOW])
+@pytest.mark.parametrize("case", ["class", "halton", "uvitbert", "meissonic", *SLOW])
 def test_recomputed_and_scanned_layers_change_nothing(case):
     plan, weights, ids, condition, noise = make(case)
     expected = Torch(plan, weights, "float64").both(ids, condition, cotangents(plan), noise)
@@ -131,7 +131,7 @@ def test_a_text_without_real_tokens_tells_nothing(kind, case):
     assert np.isfinite(before).all()
 
 
-@pytest.mark.parametrize("case", ["class", "google", "halton"])
+@pytest.mark.parametrize("case", ["class", "google", "halton", "imagebert", "uvitbert"])
 def test_no_label_is_the_null_label(kind, case):
     twin, ids, condition, _ = made(kind, case)
     null = twin.forward(ids, {**condition, "label": np.full(2, twin.plan.null_label)})["logits"]

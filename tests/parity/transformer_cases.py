@@ -3,10 +3,11 @@
 import numpy as np
 
 from dioscuri.families.maskgit.model_options import Transformer
+from dioscuri.families.maskgit.plan import MASK_FIRST
 from dioscuri.families.maskgit.transformers import dropout_noise, make_plan, parameter_table
 from dioscuri.plans.parameters import shapes
 
-GRID, CODES, BATCH, TEXT = 4, 11, 2, 5
+GRID, LENGTH, CODES, BATCH, TEXT = 4, 9, 11, 2, 5
 
 SMALL = {
     "hidden_size": 24,
@@ -104,13 +105,36 @@ CASES = {
         "timestep_factor": 1000.0,
     },
     "meissonic_flat": {**MEISSONIC, "num_hidden_layers": 1, "num_single_layers": 0},
+    "imagebert": {
+        **DROPPED,
+        "architecture": "imagebert",
+        "num_classes": 3,
+        "self_cond": True,
+        "critic": "self",
+    },
+    "uvitbert": {"architecture": "uvitbert", "num_classes": 3, "num_hidden_layers": 4, "critic": "token"},
+    "maskgen": {
+        "architecture": "maskgen",
+        "num_hidden_layers": 3,
+        "vocab_size": 15,
+        "add_micro_cond_embeds": False,
+        "critic": "token",
+    },
+    "maskgen_untied": {
+        "architecture": "maskgen",
+        "weight_tying": False,
+        "num_hidden_layers": 1,
+        "self_cond": True,
+    },
 }
 
 
 def make(case):
     """Plan, float64 weights, ids (B, L), condition and dropout noise of a case."""
     rng = np.random.default_rng(len(case))
-    plan = make_plan(Transformer(**{**SMALL, **CASES[case]}), GRID, CODES)
+    options = Transformer(**{**SMALL, **CASES[case]})
+    one_d = options.architecture in MASK_FIRST
+    plan = make_plan(options, 0, CODES, sequence_length=LENGTH) if one_d else make_plan(options, GRID, CODES)
     weights = {
         name: rng.normal(len(shape) == 1 and not name.endswith("bias"), 0.3, shape)
         for name, shape in shapes(parameter_table(plan)).items()

@@ -66,9 +66,9 @@ class GoogleTransformer(TokenTransformer):
 
 
 class GoogleLayer(nn.Module):
-    """LN(x + attention), LN(x + feed-forward)."""
+    """LN(x + attention), LN(x + feed-forward); `approximate` is GELU's tanh approximation."""
 
-    def __init__(self, plan: TransformerPlan) -> None:
+    def __init__(self, plan: TransformerPlan, *, approximate: bool = True) -> None:
         super().__init__()
         options, C = plan.options, plan.options.hidden_size
         rate = options.attention_dropout
@@ -78,12 +78,13 @@ class GoogleLayer(nn.Module):
         self.layer_output = nn.Linear(plan.inner, C)
         self.layer_output_ln = nn.LayerNorm(C, plan.eps)
         self.dropout = Dropout(options.hidden_dropout)
+        self.gelu = "tanh" if approximate else "none"
 
     def forward(self, x: Tensor, noise: Tensors) -> tuple[Tensor, Tensor]:
         """x (B, L, C) -> (x, x)."""
         y = self.attention(x, noise=noise.get("attention"))
         x = self.attention_output_ln(x + self.dropout(y, noise.get("attention_output")))
-        y = self.layer_output(F.gelu(self.intermediate_output(x), approximate="tanh"))
+        y = self.layer_output(F.gelu(self.intermediate_output(x), approximate=self.gelu))
         x = self.layer_output_ln(x + self.dropout(y, noise.get("ffn")))
         return x, x
 

@@ -81,12 +81,13 @@ def undropped(context: Tensor, condition: Tensors) -> Tensor:
 
 
 def with_class_token(ids: Tensor, condition: Tensors, plan: TransformerPlan) -> Tensor:
-    """Prepend the class's token, or the mask token for no class: (B, L) -> (B, 1 + L). Unchanged for models
-    without classes."""
+    """Prepend the class's token, or that of no class: (B, L) -> (B, 1 + L). Unchanged for models without
+    classes."""
     if not plan.class_token:
         return ids
+    first, null = plan.class_tokens
     label = condition.get("label", torch.full_like(ids[:, 0], plan.null_label)).to(ids.dtype)
-    token = torch.where(label < plan.options.num_classes, plan.codebook_size + label, plan.mask_id)
+    token = torch.where(label < plan.options.num_classes, first + label, null)
     return torch.cat([rearrange(token, "b -> b 1"), ids], 1)
 
 

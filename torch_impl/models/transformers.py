@@ -9,10 +9,13 @@ from dioscuri.families.maskgit.transformers import critic_plan
 from torch_impl.models.critic import SelfCritic
 from torch_impl.models.google_maskgit import GoogleTransformer
 from torch_impl.models.halton import HaltonTransformer
+from torch_impl.models.imagebert import ImageBert
 from torch_impl.models.lucidrains import LucidrainsTransformer
+from torch_impl.models.maskgen import MaskGen
 from torch_impl.models.maskgit import MaskGitTransformer
 from torch_impl.models.meissonic import MeissonicTransformer
 from torch_impl.models.uvit import MaskGiTUViT
+from torch_impl.models.uvitbert import UViTBert
 
 MODELS = {
     "maskgit": MaskGitTransformer,
@@ -20,6 +23,9 @@ MODELS = {
     "google": GoogleTransformer,
     "halton": HaltonTransformer,
     "lucidrains": LucidrainsTransformer,
+    "imagebert": ImageBert,
+    "uvitbert": UViTBert,
+    "maskgen": MaskGen,
     "meissonic": MeissonicTransformer,
 }
 

@@ -84,18 +84,21 @@ def mask_tokens(
     else:
         shown = torch.full_like(tokens, mask_id)
     everywhere = options.predict_all_tokens or options.normalisation == "all"
+    everywhere = everywhere or options.loss_weight_unmasked_token > 0
     labels = tokens if everywhere else torch.where(mask, tokens, IGNORED)
     weights = loss_weights(mask, ratio, options)
     return Masked(torch.where(hidden, shown, tokens), labels, mask, ratio, weights)
 
 
 def loss_weights(mask: Tensor, ratio: Tensor, options: Masking) -> Tensor:
-    """Weight (B, L) of every position: 1 if masked, else 0 or, with
-    `predict_all_tokens`, a smaller weight."""
+    """Weight (B, L) of every position: 1 if masked, else `loss_weight_unmasked_token` or, with
+    `predict_all_tokens`, a weight that grows with the ratio."""
     masked = mask.to(ratio.dtype)
     if options.predict_all_tokens:
         return 1 - (1 - masked) * ((1 - ratio[:, None]) * (1 - UNMASKED_WEIGHT))
-    return torch.ones_like(masked) if options.normalisation == "all" else masked
+    if options.normalisation == "all":
+        return torch.ones_like(masked)
+    return masked + (1 - masked) * options.loss_weight_unmasked_token
 
 
 def exact_mask(counts: Tensor, uniform: Tensor) -> Tensor:

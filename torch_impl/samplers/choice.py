@@ -56,8 +56,12 @@ def inverse_cdf_sample(logits: Tensor, uniform: Tensor) -> Tensor:
 
 def log_probability(logits: Tensor, tokens: Tensor) -> Tensor:
     """log softmax(logits) (..., K) at the tokens (...)."""
-    chosen = torch.gather(logits, -1, tokens[..., None])[..., 0]
-    return chosen - torch.logsumexp(logits, dim=-1)
+    return logit_of(logits, tokens) - torch.logsumexp(logits, dim=-1)
+
+
+def logit_of(logits: Tensor, tokens: Tensor) -> Tensor:
+    """Logits (..., K) at the tokens (...)."""
+    return torch.gather(logits, -1, tokens[..., None])[..., 0]
 
 
 def guide(logits: Tensor, factor: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """Confidence sampling: MaskGIT's decoding (Chang et al. 2022, section 3.2), as in Google's and open-muse's
-programs."""
+programs; with the sampler 'logits' as in TiTok's (Yu et al. 2024), in which a token's confidence is its
+logit, and the temperature also scales the noise of the tokens."""
 
 from collections.abc import Mapping
 from math import log
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from dioscuri.families.token_models.masking_options import Sampling
 from torch_impl.samplers.decoder import Decoder, Sampled, State, run_steps
+from torch_impl.samplers.scores import LEAST_TEMPERATURE
 
 LEAST_LOG_P = log(1e-20)
 LEGACY_KNOWN = log(3.4028234663852886e38)
@@ -19,6 +21,7 @@ REMASKED = -1e4
 def confidence_sample(decoder: Decoder, start: Tensor, embedding: Tensor | None = None) -> Sampled:
     """Sample from `start` (B, L): every step samples all unknown tokens and remasks the least confident."""
     options, steps, known = decoder.options, decoder.steps, start != decoder.mask_id
+    by_logits = options.sampler == "logits"
     if options.legacy_mask_share:
         counts = shared_counts(steps.ratio, ~known)
     else:
@@ -27,9 +30,10 @@ def confidence_sample(decoder: Decoder, start: Tensor, embedding: Tensor | None 
     def step(k: int, state: State) -> tuple[State, Tensor, Tensor]:
         ids, embedding = state
         unknown = ids == decoder.mask_id
-        drawn, log_p, noise, embedding = decoder.predict(ids, unknown, k, embedding)
-        confidence = torch.clamp(log_p, min=LEAST_LOG_P)
-        choice = steps.temperature[k] * noise["confidence"]
+        temperature = torch.clamp(steps.temperature[k], min=LEAST_TEMPERATURE) if by_logits else None
+        drawn, score, noise, embedding = decoder.predict(ids, unknown, k, embedding, temperature=temperature)
+        confidence = score if by_logits else torch.clamp(score, min=LEAST_LOG_P)
+        choice = steps.temperature[k] * noise.get("confidence", torch.zeros_like(confidence))
         confidence = _of_known(confidence + choice, choice, unknown, known, options)
         confidence = _remasked(confidence, unknown | known, noise, steps.remask[k], options)
         masking = least_confident(confidence, torch.minimum(unknown.sum(1) - 1, counts[k]))

@@ -10,7 +10,7 @@ from torch import Tensor
 from dioscuri.families.maskgit.decoding import Steps
 from dioscuri.families.token_models.masking_options import Sampling
 from torch_impl.layers.precision import at_least_float32
-from torch_impl.samplers.choice import draw_tokens, filtered, guide, log_probability
+from torch_impl.samplers.choice import draw_tokens, filtered, guide, log_probability, logit_of
 from torch_impl.samplers.noise import StepNoise
 
 Condition = Mapping[str, Tensor]
@@ -33,8 +33,8 @@ class Sampled(NamedTuple):
 
 
 class Drawn(NamedTuple):
-    """`tokens` (B, L); `log_p` (B, L), log-probabilities of sampled tokens; the step's `noise`; and the
-    embedding for self-conditioning, if any."""
+    """`tokens` (B, L); `log_p` (B, L), log-probabilities of sampled tokens, with the sampler 'logits' their
+    logits; the step's `noise`; and the embedding for self-conditioning, if any."""
 
     tokens: Tensor
     log_p: Tensor
@@ -125,7 +125,7 @@ class Decoder:
         noise = self.noise(k, positions)
         sampled, logits = self._choose(logits, noise["tokens"], k, temperature)
         tokens = sampled if resample else torch.where(to_predict_here, sampled, current)
-        log_p = log_probability(logits, tokens)
+        log_p = self._log_p(logits, tokens)
         if positions is not None:
             tokens = ids.scatter(1, positions, tokens)
             log_p = log_p.new_zeros(B, L).scatter(1, positions, log_p)
@@ -143,6 +143,10 @@ class Decoder:
         logits = logits * self.steps.logit_scale[k]
         allowed = filtered(logits, self.options)
         return draw_tokens(allowed if temperature is None else allowed / temperature, noise), logits
+
+    def _log_p(self, logits: Tensor, tokens: Tensor) -> Tensor:
+        """Log-probabilities, or logits, of tokens."""
+        return (logit_of if self.options.sampler == "logits" else log_probability)(logits, tokens)
 
     def critic_scores(self, ids: Tensor, factor: Tensor) -> Tensor:
         """The critic's guided logits (B, L)."""

@@ -62,7 +62,7 @@ def positions_to_predict(options: Sampling, n_tokens: int, *, every_step: bool =
             before = np.concatenate([np.arange(n_tokens + 1)[None], left[:-1]])
             before[options.start_step] = np.arange(n_tokens + 1)
             most = (before - left).max(1)
-        case "confidence" if options.remask != "confidence":
+        case "confidence" | "logits" if options.remask != "confidence":
             most = np.roll(make_steps(options, n_tokens).masked.max(1), 1)
             most[: options.start_step + 1] = n_tokens
         case "scores" if options.remask != "confidence" and not options.legacy_scores:
@@ -81,13 +81,17 @@ def step_noise_specs(
     sampler uses them, Gumbel `confidence`, uniform `critic` and uniform `remask`, each (B, L)."""
     place = (batch, n_tokens)
     specs = [NoiseSpec("tokens", "gumbel", (*place, codebook_size + options.legacy_mask_token))]
-    if options.sampler in ("confidence", "halton_confidence"):
+    if options.sampler in ("confidence", "halton_confidence") or _sorts_by_logits(options):
         specs.append(NoiseSpec("confidence", "gumbel", place))
     if options.sampler == "scores" and critic:
         specs.append(NoiseSpec("critic", "uniform", place))
-    if options.sampler == "confidence" and options.remask == "random":
+    if options.sampler in ("confidence", "logits") and options.remask == "random":
         specs.append(NoiseSpec("remask", "uniform", place))
     return tuple(specs)
+
+
+def _sorts_by_logits(options: Sampling) -> bool:
+    return options.sampler == "logits" and options.prob_sorting
 
 
 def rolls(options: Sampling) -> bool:
@@ -105,16 +109,17 @@ def recorded_noise_specs(
 
 
 def _masked(options: Sampling, n_tokens: int) -> np.ndarray:
-    """Computed in float32 like the originals, with the Halton samplers in float64."""
+    """Computed in float32 like the originals, with the Halton samplers and TiTok's in float64."""
     numbers, columns = np.arange(n_tokens + 1), []
+    kind = np.float64 if options.sampler == "logits" else np.float32
     for n in numbers:
         counted = n_tokens if options.legacy_mask_count else n
         if options.sampler in ("halton", "halton_confidence"):
             columns.append(_left_by_halton(options, int(counted)))
             continue
         times = _scores_times(options) if options.sampler == "scores" else _shares(options)
-        ratio = mask_ratio(options.sampling_schedule, times.astype(np.float32), float(max(counted, 2)))
-        left = np.floor(np.float32(counted) * ratio).astype(np.int64)
+        ratio = mask_ratio(options.sampling_schedule, times.astype(kind), float(max(counted, 2)))
+        left = np.floor(kind(counted) * ratio).astype(np.int64)
         columns.append(np.maximum(left, int(options.sampler == "scores")))
     table = np.stack(columns, 1)
     return (table if options.legacy_mask_count else np.clip(table, 0, numbers)).astype(np.int32)
@@ -149,20 +154,34 @@ def _temperature(options: Sampling) -> np.ndarray:
 def _logit_scale(options: Sampling) -> np.ndarray:
     scale: np.ndarray = np.linspace(*options.logit_scale, options.steps) ** options.logit_scale_power
     scale[: options.logit_scale_warmup] *= 0.5
-    return scale
+    first, last = options.softmax_temperature
+    scale = scale / (first + (last - first) * _shares(options))
+    if not options.legacy_softmax_temperature:
+        return scale
+    with np.errstate(divide="ignore"):
+        return np.asarray(scale / _temperature(options))
 
 
 def _guidance(options: Sampling) -> np.ndarray:
-    scale, legacy = options.guidance_scale, options.legacy_guidance
-    match options.guidance_schedule:
-        case "constant":
-            return np.full(options.steps, 1 + scale)
-        case "linear":
-            times = _scores_times(options, 1.0)
-            return (1 + scale) * times if legacy else 1 + scale * times
-        case _:
-            rise: np.ndarray = np.cos(np.pi / 2 * (1 - _shares(options)))
-            return np.floor(rise * (1 + scale)) if legacy else 1 + scale * rise
+    scale, schedule, times = options.guidance_scale, options.guidance_schedule, _guidance_times(options)
+    rise: np.ndarray = {
+        "constant": np.ones_like,
+        "linear": np.asarray,
+        "cosine": lambda t: np.cos(np.pi / 2 * (1 - t)),
+        "power_cosine": lambda t: (1 - np.cos(np.pi * t**options.guidance_power)) / 2,
+        "flipped_cosine": lambda t: np.cos(np.pi * t**options.guidance_power) / 2,
+    }[schedule](times)
+    if options.legacy_guidance and schedule != "constant":
+        return np.floor(rise * (1 + scale)) if schedule == "cosine" else (1 + scale) * rise
+    return 1 + options.guidance_start + (scale - options.guidance_start) * rise
+
+
+def _guidance_times(options: Sampling) -> np.ndarray:
+    if options.guidance_time == "before":
+        return _shares(options) - 1 / options.steps
+    if options.guidance_time == "usual" and options.guidance_schedule == "linear":
+        return _scores_times(options, 1.0)
+    return _shares(options)
 
 
 def _critic_noise(options: Sampling) -> np.ndarray:

@@ -74,8 +74,8 @@ def lucidrains(plan: TransformerPlan, text_length: int) -> Shapes:
     return shapes
 
 
-def meissonic(plan: TransformerPlan, text_length: int) -> Shapes:  # noqa: ARG001 - the arguments of all
-    """None."""
+def none(plan: TransformerPlan, text_length: int) -> Shapes:  # noqa: ARG001 - a table's signature
+    """No dropout anywhere."""
     return {}
 
 
@@ -85,5 +85,8 @@ DROPOUTS: dict[str, Callable[[TransformerPlan, int], Shapes]] = {
     "google": google,
     "halton": halton,
     "lucidrains": lucidrains,
-    "meissonic": meissonic,
+    "meissonic": none,
+    "imagebert": google,
+    "uvitbert": none,
+    "maskgen": none,
 }

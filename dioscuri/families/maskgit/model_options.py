@@ -5,7 +5,11 @@ from dataclasses import dataclass
 from dioscuri.errors import UserError
 from dioscuri.hparams.schema import option
 
-ARCHITECTURES = ("maskgit", "uvit", "google", "halton", "lucidrains", "meissonic")
+ARCHITECTURES = (
+    "maskgit", "uvit", "google", "halton", "lucidrains", "imagebert", "uvitbert", "maskgen", "meissonic"
+)  # fmt: skip
+
+WITH_DROPOUT = ARCHITECTURES[:6]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +22,8 @@ class Transformer:
         choices=ARCHITECTURES,
         doc="maskgit: MaskGitTransformer of open-muse; uvit: its MaskGiTUViT_v2; google: the post-LayerNorm "
         "network of the MaskGIT paper; halton: the network of Halton-MaskGIT; lucidrains: "
-        "muse-maskgit-pytorch; meissonic: Meissonic's multi-modal transformer",
+        "muse-maskgit-pytorch; imagebert, uvitbert: the generators of TiTok; maskgen: MaskGen (VQ); "
+        "meissonic: Meissonic's multi-modal transformer",
     )
     hidden_size: int = option(768, low=1, high=2**14, doc="width of the residual stream")
     num_hidden_layers: int = option(
@@ -46,17 +51,32 @@ class Transformer:
         doc="width inside a feed-forward layer; 0: four times hidden_size. halton, lucidrains: two thirds of "
         "it for each of the two factors of the gated layer, for halton rounded up to a multiple of 256",
     )
-    hidden_dropout: float = option(0.0, low=0, high=1, doc="dropout of embeddings and feed-forward layers")
-    attention_dropout: float = option(0.0, low=0, high=1, doc="dropout of attention probabilities")
+    hidden_dropout: float = option(
+        0.0,
+        low=0,
+        high=1,
+        needs=("architecture", WITH_DROPOUT),
+        doc="dropout of embeddings and feed-forward layers; not with uvitbert, maskgen and meissonic",
+    )
+    attention_dropout: float = option(
+        0.0,
+        low=0,
+        high=1,
+        needs=("architecture", WITH_DROPOUT),
+        doc="dropout of attention probabilities; not with uvitbert, maskgen and meissonic",
+    )
     num_classes: int = option(
-        0, low=0, high=2**20, doc="maskgit, google, halton: classes of the pictures; 0: no class condition"
+        0,
+        low=0,
+        high=2**20,
+        doc="maskgit, google, halton, imagebert, uvitbert: classes of the pictures; 0: no class condition",
     )
     vocab_size: int = option(
         0,
         low=0,
         high=2**24,
         doc="maskgit, uvit, google: rows of the token embedding: codes, then classes, unused rows, and last "
-        "the mask; 0: no unused rows",
+        "the mask; maskgen: codes, the mask, then unused rows; 0: no unused rows",
     )
     max_position_embeddings: int = option(
         0,
@@ -69,14 +89,15 @@ class Transformer:
         0.02,
         low=0,
         high=1000,
-        needs=("architecture", ("maskgit", "uvit", "google")),
-        doc="maskgit, uvit, google: standard deviation of weights",
+        needs=("architecture", ("maskgit", "uvit", "google", "imagebert", "uvitbert", "maskgen")),
+        doc="standard deviation of weights; not with halton and lucidrains",
     )
     layer_norm_eps: float = option(
         0.0,
         low=0,
         high=1,
-        doc="added to the norms' variance; 0: 1e-12 with google, 1e-5 with halton and lucidrains, else 1e-6",
+        doc="added to the norms' variance; 0: 1e-12 with google and imagebert, 1e-5 with halton, lucidrains "
+        "and uvitbert, else 1e-6",
     )
     norm_type: str = option(
         "layernorm",
@@ -132,8 +153,8 @@ class Transformer:
         768,
         low=1,
         high=2**14,
-        needs=("architecture", ("maskgit", "uvit", "lucidrains", "meissonic")),
-        doc="maskgit, uvit, lucidrains, meissonic: width of the text encoder's states",
+        needs=("architecture", ("maskgit", "uvit", "lucidrains", "maskgen", "meissonic")),
+        doc="maskgit, uvit, lucidrains, maskgen, meissonic: width of the text encoder's states",
     )
     project_encoder_hidden_states: bool = option(
         False,
@@ -166,23 +187,30 @@ class Transformer:
         768,
         low=1,
         high=2**14,
-        needs=("architecture", ("uvit", "meissonic")),
-        doc="uvit, meissonic: width of the pooled text state; meissonic: equal to hidden_size",
+        needs=("architecture", ("uvit", "maskgen", "meissonic")),
+        doc="uvit, maskgen, meissonic: width of the pooled text state; meissonic: equal to hidden_size",
     )
     micro_cond_encode_dim: int = option(
         256,
         low=2,
         high=2**14,
-        needs=("architecture", ("uvit",)),
-        doc="uvit: width of the encoding of each of the five micro-conditions",
+        needs=("architecture", ("uvit", "maskgen")),
+        doc="uvit: width of the encoding of each of the five micro-conditions; maskgen: of the aesthetic "
+        "score",
     )
     add_cond_embeds: bool = option(
         True, needs=("architecture", ("uvit",)), doc="uvit: condition on the pooled text state"
     )
     add_micro_cond_embeds: bool = option(
         True,
-        needs=("architecture", ("uvit",)),
-        doc="uvit: condition on original width and height, crop's top and left, aesthetic score",
+        needs=("architecture", ("uvit", "maskgen")),
+        doc="uvit: condition on original width and height, crop's top and left, aesthetic score; maskgen: on "
+        "the aesthetic score",
+    )
+    weight_tying: bool = option(
+        True,
+        needs=("architecture", ("maskgen",)),
+        doc="maskgen: logits are products with the rows of the token embedding",
     )
     ln_elementwise_affine: bool = option(
         True, needs=("architecture", ("uvit",)), doc="uvit: learned factors of the norms"

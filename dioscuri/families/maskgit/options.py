@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from dioscuri.errors import UserError
 from dioscuri.families.maskgit.model_options import Transformer
+from dioscuri.families.maskgit.plan import TEXT
 from dioscuri.families.token_models.drawing_options import Drawing
 from dioscuri.families.token_models.masking_options import Masking, Sampling
 from dioscuri.hparams.schema import option
@@ -24,7 +25,12 @@ class TokenData(Data):
         doc="the tokenizer: its run folder logs-<name>, or the folder it was saved to. Without it, a model "
         "can train on tokens but not make pictures",
     )
-    grid: int = option(low=0, high=2**10, doc="tokens per side of a picture; sundae: 0 for text")
+    grid: int = option(
+        low=0, high=2**10, doc="tokens per side of a picture; 0 for sequences: 1-D tokens, and in sundae text"
+    )
+    sequence_length: int = option(
+        0, low=0, high=2**20, doc="tokens of a picture without a grid, such as those of TiTok; needs grid=0"
+    )
     codebook_size: int = option(low=1, high=2**24, doc="number of codes of the tokenizer")
     text_length: int = option(0, low=0, high=2**16, doc="tokens per encoded text; 0: no text conditioning")
     null_text_path: str = option(
@@ -46,7 +52,7 @@ class Loss(Masking):
         needs_any=(
             ("model.num_classes", ()),
             ("model.add_cross_attention", (True,)),
-            ("model.architecture", ("uvit", "lucidrains", "meissonic")),
+            ("model.architecture", TEXT),
         ),
         doc="probability that a picture's condition is dropped, for guidance",
     )

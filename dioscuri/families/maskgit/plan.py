@@ -4,11 +4,17 @@ from dataclasses import dataclass
 
 from dioscuri.families.maskgit.model_options import Transformer
 
+TEXT = ("uvit", "lucidrains", "maskgen", "meissonic")
+"""Architectures that always read texts, and have no classes."""
+MASK_FIRST = ("imagebert", "uvitbert", "maskgen")
+"""Architectures whose mask is the token after the codes, before those of classes."""
+
 
 @dataclass(frozen=True)
 class TransformerPlan:
     """Sizes derived from options, grid and codebook.
 
+    `grid` is the side of a picture in tokens, or 0 for sequences of `sequence_length` tokens without a grid.
     Token ids are codes 0 .. codebook_size - 1, and `mask_id`. `vocab_size` is the number of rows of the token
     embedding, `outputs` the number of logits per token, `positions` the number of rows of the position
     embedding, `length` the sequence length inside the transformer, and `inner` the width inside (each half
@@ -27,11 +33,17 @@ class TransformerPlan:
     inner: int
     eps: float
     columns: int
+    sequence_length: int = 0
 
     @property
     def n_tokens(self) -> int:
-        """Number of codes of a picture, which are ordered row by row."""
-        return self.grid * self.columns
+        """Number of codes of a picture; those of a grid are ordered row by row."""
+        return self.grid * self.columns or self.sequence_length
+
+    @property
+    def token_shape(self) -> tuple[int, ...]:
+        """Shape of a picture's codes: (h, w), or (L,) for a sequence without a grid."""
+        return (self.grid, self.columns) if self.grid else (self.sequence_length,)
 
     @property
     def replacements(self) -> int:
@@ -41,20 +53,26 @@ class TransformerPlan:
 
     @property
     def null_label(self) -> int:
-        """The label for no class: the embedding's last row with halton, else the mask token."""
+        """The label for no class: a row of the embedding with halton, imagebert and uvitbert, else the mask
+        token."""
         return self.options.num_classes
+
+    @property
+    def class_tokens(self) -> tuple[int, int]:
+        """The tokens of class 0, which those of the other classes follow, and of no class."""
+        if self.options.architecture in MASK_FIRST:
+            return self.codebook_size + 1, self.codebook_size + 1 + self.options.num_classes
+        return self.codebook_size, self.mask_id
 
     @property
     def class_token(self) -> bool:
         """Whether the class is the first token of the sequence."""
-        return self.options.architecture in ("maskgit", "google") and self.options.num_classes > 0
+        return self.options.num_classes > 0 and self.options.architecture != "halton"
 
     @property
     def uses_text(self) -> bool:
-        """Whether there is cross-attention to text states; lucidrains also works without text."""
-        return self.options.add_cross_attention or self.options.architecture in (
-            "uvit", "lucidrains", "meissonic"
-        )  # fmt: skip
+        """Whether there is attention to text states; lucidrains also works without text."""
+        return self.options.add_cross_attention or self.options.architecture in TEXT
 
     @property
     def takes_timestep(self) -> bool:
@@ -64,12 +82,13 @@ class TransformerPlan:
     @property
     def conditions(self) -> tuple[str, ...]:
         """Names of the conditions that the network reads, except self-conditioning."""
-        uvit, meissonic = (self.options.architecture == name for name in ("uvit", "meissonic"))
+        uvit, always = self.options.architecture == "uvit", self.options.architecture == "meissonic"
+        maskgen = self.options.architecture == "maskgen"
         used = {
             "label": self.options.num_classes > 0,
             "text": self.uses_text,
-            "pooled": meissonic or (uvit and self.options.add_cond_embeds),
-            "micro": meissonic or (uvit and self.options.add_micro_cond_embeds),
+            "pooled": always or maskgen or (uvit and self.options.add_cond_embeds),
+            "micro": always or ((uvit or maskgen) and self.options.add_micro_cond_embeds),
         }
         return tuple(name for name, is_used in used.items() if is_used)
 
@@ -85,12 +104,11 @@ class TransformerPlan:
 
     @property
     def cond_inputs(self) -> int:
-        """uvit: input width of the embedding that conditions the adaptive norms; 0: no such condition."""
-        options = self.options
-        if options.architecture != "uvit":
-            return 0
-        pooled = options.cond_embed_dim if options.add_cond_embeds else 0
-        return pooled + (5 * options.micro_cond_encode_dim if options.add_micro_cond_embeds else 0)
+        """uvit, maskgen: input width of the embedding that conditions the adaptive norms; 0: no such
+        condition."""
+        numbers = {"uvit": 5, "maskgen": 1}.get(self.options.architecture, 0)
+        pooled = self.options.cond_embed_dim if "pooled" in self.conditions else 0
+        return pooled + numbers * self.options.micro_cond_encode_dim * ("micro" in self.conditions)
 
     @property
     def hidden_grid(self) -> int:

@@ -22,6 +22,17 @@ def dense(name: str, inputs: int, outputs: int, *, bias: bool, init: Init = DEFA
     return table | ({f"{name}.bias": Parameter((outputs,), first, decays=False)} if bias else {})
 
 
+def affine(name: str, width: int, *, bias: bool = True) -> Table:
+    """Scale and, with `bias`, shift of a norm."""
+    table: Table = {f"{name}.weight": Parameter((width,), ONES, decays=False)}
+    return table | ({f"{name}.bias": Parameter((width,), ZEROS, decays=False)} if bias else {})
+
+
+def embedding(name: str, rows: int, width: int, init: Init) -> Table:
+    """Rows of an embedding."""
+    return {f"{name}.weight": Parameter((rows, width), init, decays=False)}
+
+
 def geglu(name: str, width: int, inner: int) -> Table:
     """Feed-forward layer of muse-maskgit-pytorch."""
     return {
@@ -60,11 +71,11 @@ def maskgit(plan: TransformerPlan) -> Table:
 
 def _maskgit_embed(plan: TransformerPlan, init: Init) -> Table:
     options, C = plan.options, plan.options.hidden_size
-    positions = _embedding("embed.position_embeddings", plan.positions, C, init)
+    positions = embedding("embed.position_embeddings", plan.positions, C, init)
     if not options.use_conv_in_out:
-        return _embedding("embed.word_embeddings", plan.vocab_size, C, init) | positions
+        return embedding("embed.word_embeddings", plan.vocab_size, C, init) | positions
     E, patch = options.embedding_size, options.patch_size**2
-    table = _embedding("embed.embeddings", plan.vocab_size, E, init)
+    table = embedding("embed.embeddings", plan.vocab_size, E, init)
     table |= _norm("embed.layer_norm", E, plan)
     return table | _pointwise("embed.conv", E * patch, C, bias=options.use_bias, init=DEFAULT) | positions
 
@@ -90,7 +101,7 @@ def uvit(plan: TransformerPlan) -> Table:
     C, c, bias = options.hidden_size, options.block_out_channels[0], options.use_bias
     table = dense("encoder_proj", options.encoder_hidden_size, C, bias=bias, init=init)
     table |= _norm("encoder_proj_layer_norm", C, plan)
-    table |= _embedding(
+    table |= embedding(
         "embed.embeddings", plan.vocab_size, options.in_channels, Init("normal", sqrt(1 / plan.vocab_size))
     )
     table |= _norm("embed.layer_norm", options.in_channels, plan)
@@ -171,21 +182,27 @@ def google(plan: TransformerPlan) -> Table:
     """The MaskGIT paper's network: dense layers and embeddings normal, biases zero."""
     options, init = plan.options, Init("normal", plan.options.initializer_range)
     C = options.hidden_size
-    table = _embedding("embed.word_embeddings", plan.vocab_size, C, init)
-    table |= _embedding("embed.position_embeddings", plan.positions, C, init)
-    table |= _affine("embed.embeddings_ln", C)
-    for i in range(options.num_hidden_layers):
-        name = f"transformer_layers.{i}"
-        table |= _attention(f"{name}.attention", C, C, bias=True, init=init)
-        table |= _affine(f"{name}.attention_output_ln", C)
-        table |= dense(f"{name}.intermediate_output", C, plan.inner, bias=True, init=init)
-        table |= dense(f"{name}.layer_output", plan.inner, C, bias=True, init=init)
-        table |= _affine(f"{name}.layer_output_ln", C)
-    table |= dense("mlm_layer.mlm_dense", C, C, bias=True, init=init)
-    table |= _affine("mlm_layer.mlm_ln", C)
+    table = bert(plan, init) | dense("mlm_layer.mlm_dense", C, C, bias=True, init=init)
+    table |= affine("mlm_layer.mlm_ln", C)
     if plan.outputs != plan.vocab_size:
         return table | dense("mlm_layer.to_logits", C, plan.outputs, bias=True, init=init)
     return table | {"mlm_layer.mlm_bias": Parameter((plan.outputs,), ZEROS, decays=False)}
+
+
+def bert(plan: TransformerPlan, init: Init) -> Table:
+    """Embeddings and layers of a post-LayerNorm BERT."""
+    C = plan.options.hidden_size
+    table = embedding("embed.word_embeddings", plan.vocab_size, C, init)
+    table |= embedding("embed.position_embeddings", plan.positions, C, init)
+    table |= affine("embed.embeddings_ln", C)
+    for i in range(plan.options.num_hidden_layers):
+        name = f"transformer_layers.{i}"
+        table |= _attention(f"{name}.attention", C, C, bias=True, init=init)
+        table |= affine(f"{name}.attention_output_ln", C)
+        table |= dense(f"{name}.intermediate_output", C, plan.inner, bias=True, init=init)
+        table |= dense(f"{name}.layer_output", plan.inner, C, bias=True, init=init)
+        table |= affine(f"{name}.layer_output_ln", C)
+    return table
 
 
 def halton(plan: TransformerPlan) -> Table:
@@ -193,34 +210,34 @@ def halton(plan: TransformerPlan) -> Table:
     norms zero, other dense layers Glorot uniform, embeddings normal with standard deviation 0.02."""
     options, init = plan.options, Init("normal", 0.02)
     C = options.hidden_size
-    table = _embedding("cls_emb", options.num_classes + 1, C, init)
-    table |= _embedding("tok_emb", plan.vocab_size, C, init) | _embedding("pos_emb", plan.positions, C, init)
+    table = embedding("cls_emb", options.num_classes + 1, C, init)
+    table |= embedding("tok_emb", plan.vocab_size, C, init) | embedding("pos_emb", plan.positions, C, init)
     if options.proj > 1:
         table["in_proj.weight"] = Parameter((C, C, options.proj, options.proj), GLOROT)
         table["out_proj.weight"] = Parameter((C * options.proj**2, C, 1, 1), GLOROT)
     for i in range(options.num_hidden_layers):
         name = f"transformer.layers.{i}"
         table |= dense(f"{name}.mlp.1", C, 6 * C, bias=True, init=ZEROS)
-        table |= _affine(f"{name}.ln1", C, bias=False) | _affine(f"{name}.ln2", C, bias=False)
+        table |= affine(f"{name}.ln1", C, bias=False) | affine(f"{name}.ln2", C, bias=False)
         for layer in ("wq", "wk", "wv"):
             table |= dense(f"{name}.attn.{layer}", C, plan.attention_width, bias=False, init=GLOROT)
         table |= dense(f"{name}.attn.wo", plan.attention_width, C, bias=False, init=GLOROT)
         for layer in ("w1", "w3"):
             table |= dense(f"{name}.ff.{layer}", C, plan.inner, bias=False, init=GLOROT)
         table |= dense(f"{name}.ff.w2", plan.inner, C, bias=False, init=GLOROT)
-    table |= _affine("last_norm.norm_final", C) | dense("last_norm.mlp.1", C, 2 * C, bias=True, init=ZEROS)
+    table |= affine("last_norm.norm_final", C) | dense("last_norm.mlp.1", C, 2 * C, bias=True, init=ZEROS)
     table["head.bias"] = Parameter((plan.outputs,), ZEROS, decays=False)
     if plan.outputs != plan.vocab_size:
         table["head.weight"] = Parameter((plan.outputs, C), GLOROT)
-    return table | (_embedding("reg_tokens", options.register, C, init) if options.register else {})
+    return table | (embedding("reg_tokens", options.register, C, init) if options.register else {})
 
 
 def lucidrains(plan: TransformerPlan) -> Table:
     """muse-maskgit-pytorch's `Transformer` with PyTorch's initial values, without unused parameters."""
     options, C, normal = plan.options, plan.options.hidden_size, Init("normal", 1.0)
     N, K = options.num_attention_heads, plan.head_dim
-    table = _embedding("token_emb", plan.vocab_size, C, normal)
-    table |= _embedding("pos_emb", plan.positions, C, normal)
+    table = embedding("token_emb", plan.vocab_size, C, normal)
+    table |= embedding("pos_emb", plan.positions, C, normal)
     for i in range(options.num_hidden_layers):
         name = f"transformer_blocks.layers.{i}"
         for layer in (f"{name}.0", f"{name}.1"):
@@ -243,16 +260,7 @@ def _norm(name: str, width: int, plan: TransformerPlan, *, layer_norm: bool = Fa
     if plan.options.architecture == "uvit" and not plan.options.ln_elementwise_affine:
         return {}
     has_bias = plan.options.use_bias and (layer_norm or plan.options.norm_type == "layernorm")
-    return _affine(name, width, bias=has_bias)
-
-
-def _affine(name: str, width: int, *, bias: bool = True) -> Table:
-    table: Table = {f"{name}.weight": Parameter((width,), ONES, decays=False)}
-    return table | ({f"{name}.bias": Parameter((width,), ZEROS, decays=False)} if bias else {})
-
-
-def _embedding(name: str, rows: int, width: int, init: Init) -> Table:
-    return {f"{name}.weight": Parameter((rows, width), init, decays=False)}
+    return affine(name, width, bias=has_bias)
 
 
 def _pointwise(name: str, inputs: int, outputs: int, *, bias: bool, init: Init) -> Table:

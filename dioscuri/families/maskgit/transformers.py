@@ -7,34 +7,37 @@ from math import ceil
 import numpy as np
 
 from dioscuri.errors import UserError
-from dioscuri.families.maskgit import tables
+from dioscuri.families.maskgit import one_d_tables, tables
 from dioscuri.families.maskgit.dropouts import DROPOUTS
 from dioscuri.families.maskgit.meissonic import meissonic
 from dioscuri.families.maskgit.model_options import Transformer
 from dioscuri.families.maskgit.options import HParams
-from dioscuri.families.maskgit.plan import TransformerPlan
+from dioscuri.families.maskgit.plan import MASK_FIRST, TEXT, TransformerPlan
 from dioscuri.plans.noise import NoiseSpec
 from dioscuri.plans.parameters import Table, initial_values
 
-TABLES = {**tables.TABLES, "meissonic": meissonic}
+TABLES = {**tables.TABLES, **one_d_tables.TABLES, "meissonic": meissonic}
 """Parameters by architecture."""
-CODES_ONLY = ("uvit", "lucidrains", "meissonic")
-"""Architectures with logits of codes alone."""
-EPSILONS = {"google": 1e-12, "halton": 1e-5, "lucidrains": 1e-5}
+EPSILONS = {"google": 1e-12, "imagebert": 1e-12, "halton": 1e-5, "lucidrains": 1e-5, "uvitbert": 1e-5}
 
 
 def plan_of(hparams: HParams) -> TransformerPlan:
     """The plan of a run's options; a `UserError` names the one that does not fit."""
-    return make_plan(hparams.model, hparams.data.grid, hparams.data.codebook_size)
+    data = hparams.data
+    return make_plan(hparams.model, data.grid, data.codebook_size, sequence_length=data.sequence_length)
 
 
 @lru_cache  # host logic and both sides of the engine need the same plan
-def make_plan(model: Transformer, grid: int, codebook_size: int, columns: int = 0) -> TransformerPlan:
-    """Plan for `grid` rows of `columns` (0: as many) codes below `codebook_size`. A `UserError` names an
-    option that does not fit."""
+def make_plan(
+    model: Transformer, grid: int, codebook_size: int, columns: int = 0, *, sequence_length: int = 0
+) -> TransformerPlan:
+    """Plan for `grid` rows of `columns` (0: as many) codes below `codebook_size` or, with `grid` 0, for
+    `sequence_length` codes. A `UserError` names an option that does not fit."""
     columns = columns or grid
-    _check_grid(model, grid, codebook_size, columns)
+    _check_tokens(grid, sequence_length, codebook_size)
+    _check_grid(model, grid, columns)
     _check_conditions(model)
+    n_tokens = grid * columns or sequence_length
     vocab_size = _vocab_size(model, codebook_size)
     width = model.intermediate_size or 4 * model.hidden_size
     return TransformerPlan(
@@ -43,13 +46,14 @@ def make_plan(model: Transformer, grid: int, codebook_size: int, columns: int = 
         codebook_size=codebook_size,
         vocab_size=vocab_size,
         outputs=_outputs(model, codebook_size, vocab_size),
-        mask_id=vocab_size - 1,
-        positions=_positions(model, grid),
-        length=_length(model, grid, columns),
+        mask_id=codebook_size if model.architecture in MASK_FIRST else vocab_size - 1,
+        positions=_positions(model, n_tokens),
+        length=_length(model, n_tokens),
         head_dim=_head_dim(model),
         inner=_inner(model.architecture, width),
         eps=model.layer_norm_eps or EPSILONS.get(model.architecture, 1e-6),
         columns=columns,
+        sequence_length=sequence_length,
     )
 
 
@@ -101,15 +105,33 @@ def dropout_noise(plan: TransformerPlan, batch: int, text_length: int = 0) -> tu
     )
 
 
-def _check_grid(model: Transformer, grid: int, codebook_size: int, columns: int) -> None:
-    if grid < 1 or codebook_size < 1:
-        raise UserError(f"a grid of {grid}x{grid} tokens with {codebook_size} codes is empty")
+def _check_tokens(grid: int, sequence_length: int, codebook_size: int) -> None:
+    if codebook_size < 1 or not (grid or sequence_length):
+        raise UserError(
+            f"[data] grid {grid}, sequence_length {sequence_length} and codebook_size {codebook_size} are "
+            "empty: give a grid, or for tokens without a grid grid=0 and sequence_length"
+        )
+    if grid and sequence_length:
+        raise UserError(
+            f"[data] sequence_length {sequence_length} is for tokens without a grid, but grid is {grid}: set "
+            "one of them to 0"
+        )
+
+
+def _check_grid(model: Transformer, grid: int, columns: int) -> None:
     sides = {
         "patch_size": model.patch_size if model.architecture == "maskgit" else 1,
         "proj": model.proj if model.architecture == "halton" else 1,
         "force_down_up_sample": 1
         + (model.architecture in ("uvit", "meissonic") and model.force_down_up_sample),
     }
+    if not grid and (
+        model.architecture in ("uvit", "meissonic") or model.use_conv_in_out or max(sides.values()) > 1
+    ):
+        raise UserError(
+            f"[model] architecture '{model.architecture}' with these options needs a grid of tokens, but "
+            "data.grid is 0: choose another architecture, or use_conv_in_out=False and proj=1"
+        )
     for name, side in sides.items():
         if grid % side or columns % side:
             raise UserError(
@@ -123,7 +145,7 @@ def _check_grid(model: Transformer, grid: int, codebook_size: int, columns: int)
 
 def _check_conditions(model: Transformer) -> None:
     kind = model.architecture
-    if kind in ("uvit", "lucidrains", "meissonic") and model.num_classes:
+    if kind in TEXT and model.num_classes:
         raise UserError(f"[model] architecture '{kind}' has no classes: set num_classes=0")
     if kind != "maskgit" and model.add_cross_attention:
         raise UserError(f"[model] add_cross_attention is not an option of architecture '{kind}'")
@@ -162,9 +184,11 @@ def _check_meissonic(model: Transformer) -> None:
 
 
 def _vocab_size(model: Transformer, codebook_size: int) -> int:
-    least = codebook_size + model.num_classes * (model.architecture != "halton") + 1
-    if model.architecture in ("halton", "lucidrains") and model.vocab_size not in (0, least):
-        raise UserError(f"[model] vocab_size must be {least}, the codes and the mask, or 0")
+    kind = model.architecture
+    least = codebook_size + model.num_classes * (kind != "halton") + 1
+    least += kind in MASK_FIRST and model.num_classes > 0  # the token of no class
+    if kind in ("halton", "lucidrains", "imagebert", "uvitbert") and model.vocab_size not in (0, least):
+        raise UserError(f"[model] vocab_size must be {least}, the codes, classes and the mask, or 0")
     if 0 < model.vocab_size < least:
         raise UserError(
             f"[model] vocab_size {model.vocab_size} is too small: {codebook_size} codes, "
@@ -175,24 +199,27 @@ def _vocab_size(model: Transformer, codebook_size: int) -> int:
 
 def _outputs(model: Transformer, codebook_size: int, vocab_size: int) -> int:
     codes_only = model.architecture == "maskgit" and model.use_codebook_size_for_output
-    return codebook_size if codes_only or model.architecture in CODES_ONLY else vocab_size
+    codes_only = codes_only or model.architecture in (*TEXT, *MASK_FIRST)
+    return codebook_size if codes_only else vocab_size
 
 
-def _length(model: Transformer, grid: int, columns: int) -> int:
+def _length(model: Transformer, n_tokens: int) -> int:
     """Sequence length inside the transformer."""
     if model.architecture == "halton":
-        return (grid // model.proj) ** 2 + model.register
+        return n_tokens // model.proj**2 + model.register
     if model.architecture in ("uvit", "meissonic"):
-        return grid * columns // (1 + model.force_down_up_sample) ** 2
+        return n_tokens // (1 + model.force_down_up_sample) ** 2
     if model.architecture == "maskgit" and model.use_conv_in_out:
-        return (grid // model.patch_size) ** 2
-    return grid**2 + (model.num_classes > 0)
+        return n_tokens // model.patch_size**2
+    return n_tokens + (model.num_classes > 0)
 
 
-def _positions(model: Transformer, grid: int) -> int:
+def _positions(model: Transformer, n_tokens: int) -> int:
+    length = _length(model, n_tokens)
+    if model.architecture in ("imagebert", "uvitbert"):
+        return length
     if model.architecture not in ("maskgit", "google"):
-        return grid**2
-    length = _length(model, grid, grid)
+        return n_tokens
     if 0 < model.max_position_embeddings < length:
         raise UserError(
             f"[model] max_position_embeddings {model.max_position_embeddings} is too small: a sequence has "

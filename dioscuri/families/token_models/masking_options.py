@@ -34,6 +34,13 @@ class Masking:
     predict_all_tokens: bool = option(
         False, doc="loss on every token, with a smaller weight on unmasked ones"
     )
+    loss_weight_unmasked_token: float = option(
+        0.0,
+        low=0,
+        high=1,
+        needs=("normalisation", ("tokens", "pictures")),
+        doc="weight of unmasked tokens in the loss (TiTok: 0.1)",
+    )
     no_mask_token_prob: float = option(
         0.0, low=0, high=1, doc="share of masked positions that keep their token in the input"
     )
@@ -52,6 +59,11 @@ class Masking:
         mask_power(self.mask_schedule)
         if self.noise_type == "random_replace" and self.no_mask_token_prob:
             raise UserError("[loss] no_mask_token_prob needs noise_type='mask': nothing is masked otherwise")
+        if self.predict_all_tokens and self.loss_weight_unmasked_token:
+            raise UserError(
+                "[loss] predict_all_tokens and loss_weight_unmasked_token both weight unmasked tokens: "
+                "set one of them"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,8 +86,9 @@ class Sampling(Filters):
 
     sampler: str = option(
         "confidence",
-        choices=("confidence", "scores", "halton", "halton_confidence"),
-        doc="confidence: keep what is likely (MaskGIT, generate2 of open-muse); scores: mask again what is "
+        choices=("confidence", "logits", "scores", "halton", "halton_confidence"),
+        doc="confidence: keep what is likely (MaskGIT, generate2 of open-muse); logits: keep what has the "
+        "highest logits, and sample with less noise in every step (TiTok); scores: mask again what is "
         "unlikely or what the critic rejects (muse-maskgit-pytorch); halton: fixed order (Halton-MaskGIT); "
         "halton_confidence: the confidence sampler of Halton-MaskGIT, which samples known tokens again",
     )
@@ -89,7 +102,7 @@ class Sampling(Filters):
         low=0,
         high=10**4,
         doc="confidence: noise of the choice, times 1 - share of the steps, or from the first to the second "
-        "value; scores: temperature of the logits, in the same way",
+        "value; scores: temperature of the logits, in the same way; logits: both",
     )
     logit_scale: tuple[float, float] = option(
         (1.0, 1.0),
@@ -99,14 +112,48 @@ class Sampling(Filters):
     )
     logit_scale_power: float = option(1.0, low=0, high=100, doc="exponent of that factor")
     logit_scale_warmup: int = option(0, low=0, doc="number of first steps in which that factor is halved")
+    softmax_temperature: tuple[float, float] = option(
+        (1.0, 1.0),
+        low=1e-3,
+        high=1000,
+        doc="divides the logits: from the first value before sampling, linearly in the share of the steps, "
+        "to the second after the last one (TiTok's softmax_temperature_annealing: [1.3, 0.5])",
+    )
+    prob_sorting: bool = option(
+        True,
+        needs=("sampler", ("logits",)),
+        doc="logits: noise in the choice of the tokens to keep, as in the sampled tokens",
+    )
     guidance_scale: float = option(
         0.0, low=0, high=10**4, doc="logits = without + (1 + scale) (with - without the condition); 0: none"
     )
     guidance_schedule: str = option(
         "constant",
-        choices=("constant", "linear", "cosine"),
+        choices=("constant", "linear", "cosine", "power_cosine", "flipped_cosine"),
         needs=("guidance_scale", ()),
-        doc="schedule over the steps, up to guidance_scale",
+        doc="schedule over the steps, up to guidance_scale; power_cosine: (1 - cos(pi t^p)) / 2 of it, "
+        "flipped_cosine: cos(pi t^p) / 2, where p is guidance_power",
+    )
+    guidance_power: float = option(
+        1.0,
+        low=0,
+        high=100,
+        needs=("guidance_schedule", ("power_cosine", "flipped_cosine")),
+        doc="exponent of the time in guidance_schedule",
+    )
+    guidance_start: float = option(
+        0.0,
+        low=0,
+        high=10**4,
+        needs=("guidance_schedule", ("linear", "cosine", "power_cosine", "flipped_cosine")),
+        doc="guidance at the beginning of guidance_schedule (MaskGen: 1)",
+    )
+    guidance_time: str = option(
+        "usual",
+        choices=("usual", "before", "after"),
+        needs=("guidance_schedule", ("linear", "cosine", "power_cosine", "flipped_cosine")),
+        doc="time at which a step reads guidance_schedule: the share of the steps done before it (TiTok) or "
+        "after it; usual: after it, but for linear from 0 in the first step to 1 in the last",
     )
     remask: str = option(
         "none",
@@ -137,6 +184,12 @@ class Sampling(Filters):
         needs=("guidance_schedule", ("linear", "cosine")),
         doc="linear and cosine: the factor 1 + scale itself grows from 0 (for cosine in integers), as in "
         "open-muse",
+    )
+    legacy_softmax_temperature: bool = option(
+        False,
+        needs=("sampler", ("logits",)),
+        doc="divide the logits by temperature's value of the step, which is 0 in the last, as MaskGen does "
+        "without softmax_temperature_annealing",
     )
     legacy_mask_count: bool = option(
         False, doc="count the tokens to mask as if all had been unknown at first, as in open-muse"
@@ -169,7 +222,11 @@ class Sampling(Filters):
         mask_power(self.sampling_schedule)
         if self.start_step >= self.steps:
             raise UserError(f"[synthesis] start_step {self.start_step} must be below steps {self.steps}")
-        remasks = {"none": (), "confidence": ("confidence", "scores"), "random": ("confidence",)}[self.remask]
+        remasks = {
+            "none": (),
+            "confidence": ("confidence", "logits", "scores"),
+            "random": ("confidence", "logits"),
+        }[self.remask]
         if remasks and self.sampler not in remasks:
             raise UserError(
                 f"[synthesis] remask='{self.remask}' is for sampler {' and '.join(remasks)}, not "
