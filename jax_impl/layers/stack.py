@@ -1,15 +1,14 @@
 """A stack of equal transformer layers."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 
 
 def apply_layers(
-    layers: nnx.List,
+    layers: Iterable[Any],
     x: Any,
     shared: tuple,
     per_layer: Sequence[tuple],

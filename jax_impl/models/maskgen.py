@@ -5,6 +5,7 @@ All tokens of a text take part in attention, so `text_mask` is not read; of `mic
 """
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -174,7 +175,8 @@ class FeedForward(nnx.Module):
         self.net = nnx.Dict({"0": nnx.Dict({"proj": Linear(C, plan.inner)}), "2": Linear(plan.inner, C)})
 
     def __call__(self, x: Array) -> Array:
-        return self.net["2"](jax.nn.gelu(self.net["0"]["proj"](x), approximate=True))
+        first: Any = self.net["0"]
+        return self.net["2"](jax.nn.gelu(first["proj"](x), approximate=True))
 
 
 def normalised(x: Array, plan: TransformerPlan) -> Array:

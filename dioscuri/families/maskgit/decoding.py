@@ -164,16 +164,20 @@ def _logit_scale(options: Sampling) -> np.ndarray:
 
 def _guidance(options: Sampling) -> np.ndarray:
     scale, schedule, times = options.guidance_scale, options.guidance_schedule, _guidance_times(options)
-    rise: np.ndarray = {
-        "constant": np.ones_like,
-        "linear": np.asarray,
-        "cosine": lambda t: np.cos(np.pi / 2 * (1 - t)),
-        "power_cosine": lambda t: (1 - np.cos(np.pi * t**options.guidance_power)) / 2,
-        "flipped_cosine": lambda t: np.cos(np.pi * t**options.guidance_power) / 2,
-    }[schedule](times)
-    if options.legacy_guidance and schedule != "constant":
+    match schedule:
+        case "linear":
+            rise = times
+        case "cosine":
+            rise = np.cos(np.pi / 2 * (1 - times))
+        case "power_cosine":
+            rise = (1 - np.cos(np.pi * times**options.guidance_power)) / 2
+        case "flipped_cosine":
+            rise = np.cos(np.pi * times**options.guidance_power) / 2
+        case _:
+            return np.full(options.steps, 1 + scale)
+    if options.legacy_guidance:
         return np.floor(rise * (1 + scale)) if schedule == "cosine" else (1 + scale) * rise
-    return 1 + options.guidance_start + (scale - options.guidance_start) * rise
+    return np.asarray(1 + options.guidance_start + (scale - options.guidance_start) * rise)
 
 
 def _guidance_times(options: Sampling) -> np.ndarray:
