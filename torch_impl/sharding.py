@@ -16,9 +16,6 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
-from torch.distributed.tensor import DTensor, Shard
 
 from dioscuri.plans.layout import Layout, Slot, make_layout
 from torch_impl.devices import Devices
@@ -29,6 +26,8 @@ class Shares:
     """This process's rows of the parameters of a layout, and the layout of the vector of these rows."""
 
     def __init__(self, whole: Layout, devices: Devices) -> None:
+        from torch.distributed.device_mesh import init_device_mesh  # noqa: PLC0415 - slow, for shards alone
+
         self.devices = devices
         self.mesh = init_device_mesh(devices.device.type, (devices.process_count,))
         self.slots = {slot.name: slot for slot in whole.slots}
@@ -42,6 +41,8 @@ class Shares:
 
     def whole(self, name: str, rows: Tensor) -> Tensor:
         """The parameter's tensor, gathered from the rows of all processes, each of which must call this."""
+        from torch.distributed.tensor import DTensor, Shard  # noqa: PLC0415 - slow, for shards alone
+
         shape = torch.Size(self.slots[name].shape)
         stride = torch.empty(shape, device="meta").stride()
         spread = DTensor.from_local(rows, self.mesh, [Shard(0)], run_check=False, shape=shape, stride=stride)
@@ -105,6 +106,13 @@ class ShardedModel:
     def __init__(
         self, model: nn.Module, blocks: Sequence[nn.Module], shares: Shares, precision: str, *, regather: bool
     ) -> None:
+        # Two seconds to import, for shards alone.
+        from torch.distributed.fsdp import (  # noqa: PLC0415
+            FSDPModule,
+            MixedPrecisionPolicy,
+            fully_shard,
+        )
+
         # It warns of blocks that return views, which an operation in place could spoil: there is none.
         warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view")
         self.model, self.shares, self.called = model, shares, _Called(model)

@@ -101,9 +101,11 @@ def pack(arrays: Mapping[str, np.ndarray], layout: Layout, dtype: np.dtype | typ
     check_tensors(arrays, layout)
     flat = np.empty(layout.vector_shape, dtype)
     for slot in layout.slots:
-        values = arrays[slot.name].transpose(slot.axes).reshape(-1)
-        values = np.pad(values, (0, slot.fill)) if slot.fill else values
-        flat[..., slot.start : slot.stop] = values.reshape(*flat.shape[:-1], -1)
+        values, target = arrays[slot.name].transpose(slot.axes), flat[..., slot.start : slot.stop]
+        if flat.ndim == 1:
+            target.reshape(values.shape)[...] = values  # a view: large tensors are not copied twice
+        else:
+            target[...] = np.pad(values.reshape(-1), (0, slot.fill)).reshape(target.shape)
     return flat
 
 

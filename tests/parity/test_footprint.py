@@ -41,7 +41,7 @@ def test_both_twins_count_the_same_operations(family):
     hparams = TINY[family]()
     engine, last = planning._PlannedEngine(hparams), hparams.train.total_train_steps
     scalars = family_run(SimpleNamespace(hparams=hparams, engine=engine)).scalars(last)
-    traced = engine.trace(described(hparams).rows, 4, last, scalars)
+    traced, _ = engine.trace(described(hparams).rows, 4, last, scalars)
     # PyTorch counts the scores of attention twice in the backward pass, as its kernels compute them.
     assert planning._flops(traced.jaxpr.jaxpr) == pytest.approx(footprint("torch", hparams).flops, rel=0.04)
 
