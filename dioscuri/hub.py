@@ -7,12 +7,15 @@ another folder for all downloads of this project.
 import hashlib
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
+from dioscuri.checkpoint.tensor_files import read_config
 from dioscuri.checkpoint.weight_files import EXPECTED, Choice, choose, shards
 from dioscuri.errors import UserError
 
-CONFIG = "config.json"
+CONFIG, INDEX = "config.json", "model_index.json"
+_FOLDER = re.compile(r"\w[\w-]*")
 _ID = re.compile(r"([A-Za-z0-9][\w.-]*/[\w.-]+)((?:/\w[\w.-]*)*)")
 
 
@@ -46,49 +49,108 @@ def cache_folder() -> Path:
 
 
 def _fetched(model: str, name: str, inside: str, revision: str, choice: Choice) -> Path:
-    """The cached folder of a model, with its configuration and weights."""
-    from huggingface_hub import (  # noqa: PLC0415 - as above
-        HfApi,
-        get_hf_file_metadata,
-        hf_hub_url,
-        try_to_load_from_cache,
-    )
+    """The cached folder of a model, with its configuration and weights, or of a pipeline of models."""
     from huggingface_hub.errors import RemoteEntryNotFoundError  # noqa: PLC0415 - as above
 
-    cache = cache_folder() / "hub" if "DIOSCURI_CACHE" in os.environ else None
-    hub = HfApi(endpoint=_endpoint())
+    remote = _Remote(name, revision)
+    if remote.cached(_joined(inside, INDEX)) is None:
+        try:
+            return _fetched_network(remote, model, inside, choice)
+        except RemoteEntryNotFoundError:
+            pass
+    try:
+        index = remote.fetch(_joined(inside, INDEX))
+    except RemoteEntryNotFoundError as error:
+        raise UserError(f"{model} has no {CONFIG}: name the folder that has one") from error
+    folders = [index.parent / name for name in _subfolders(index)]
+    files = [PurePosixPath(inside, file) for file in _files_of(folders, choice)] or remote.files()
+    parts = {PurePosixPath(inside, folder.name) for folder in folders}
+    within = [file for file in files if file.parent in parts]
+    networks = {file.parent for file in within if file.name == CONFIG}
+    for file in within:  # the texts' tokenizer, the scheduler
+        if file.parent not in networks:
+            remote.fetch(str(file))
+    for network in sorted(networks):
+        _fetched_network(remote, f"{model}, {network.name}", str(network), choice)
+    return index.parent
 
-    def path_of(file: str) -> str:
-        return f"{inside}/{file}".lstrip("/")
 
-    def fetch(file: str) -> Path:
-        cached = try_to_load_from_cache(name, path_of(file), cache_dir=cache, revision=revision)
-        if isinstance(cached, str) and _is_whole(Path(cached)):
-            return Path(cached)
-        if not isinstance(
-            cached, str
-        ):  # an unreachable hub is asked once; the client's retries take 20 seconds
-            get_hf_file_metadata(hf_hub_url(name, path_of(file), revision=revision, endpoint=_endpoint()))
-        again = isinstance(cached, str)
-        path = hub.hf_hub_download(
-            name, path_of(file), revision=revision, cache_dir=cache, force_download=again
+def _fetched_network(remote: "_Remote", model: str, inside: str, choice: Choice) -> Path:
+    """The cached folder of a network, with its configuration and weights."""
+    config = remote.fetch(_joined(inside, CONFIG))
+    chosen = choose((path.name for path in config.parent.iterdir()), choice)
+    if chosen is None:
+        chosen = choose(
+            (file.name for file in remote.files() if file.parent == PurePosixPath(inside)), choice
+        )
+    if chosen is None:
+        raise UserError(f"{model} has no weights: no file is named {EXPECTED}")
+    weights = remote.fetch(_joined(inside, chosen))
+    for shard in shards(weights) if chosen.endswith(".json") else ():
+        remote.fetch(_joined(inside, shard))
+    return config.parent
+
+
+class _Remote:
+    """The files of a model on the hub."""
+
+    def __init__(self, name: str, revision: str) -> None:
+        from huggingface_hub import HfApi  # noqa: PLC0415 - as above
+
+        self.name, self.revision = name, revision
+        self.cache = cache_folder() / "hub" if "DIOSCURI_CACHE" in os.environ else None
+        self.hub = HfApi(endpoint=_endpoint())
+
+    def files(self) -> list[PurePosixPath]:
+        """All files."""
+        return [PurePosixPath(file) for file in self.hub.list_repo_files(self.name, revision=self.revision)]
+
+    def cached(self, file: str) -> Path | None:
+        """The cached copy of a file, if there is one."""
+        from huggingface_hub import try_to_load_from_cache  # noqa: PLC0415 - as above
+
+        path = try_to_load_from_cache(self.name, file, cache_dir=self.cache, revision=self.revision)
+        return Path(path) if isinstance(path, str) else None
+
+    def fetch(self, file: str) -> Path:
+        """The cached copy of a file, downloaded if it is missing or damaged."""
+        from huggingface_hub import get_hf_file_metadata, hf_hub_url  # noqa: PLC0415 - as above
+
+        cached = self.cached(file)
+        if cached is not None and _is_whole(cached):
+            return cached
+        if cached is None:  # an unreachable hub is asked once; the client's retries take 20 seconds
+            get_hf_file_metadata(hf_hub_url(self.name, file, revision=self.revision, endpoint=_endpoint()))
+        path = self.hub.hf_hub_download(
+            self.name, file, revision=self.revision, cache_dir=self.cache, force_download=cached is not None
         )
         return Path(path)
 
-    try:
-        config = fetch(CONFIG)
-    except RemoteEntryNotFoundError as error:
-        raise UserError(f"{model} has no {CONFIG}: name the folder that has one") from error
-    chosen = choose((path.name for path in config.parent.iterdir()), choice)
-    if chosen is None:
-        files = map(PurePosixPath, hub.list_repo_files(name, revision=revision))
-        chosen = choose((file.name for file in files if file.parent == PurePosixPath(inside)), choice)
-    if chosen is None:
-        raise UserError(f"{model} has no weights: no file is named {EXPECTED}")
-    weights = fetch(chosen)
-    for shard in shards(weights) if chosen.endswith(".json") else ():
-        fetch(shard)
-    return config.parent
+
+def _subfolders(index: Path) -> list[str]:
+    """Names of the subfolders that a pipeline's index lists."""
+    parts = read_config(index).items()
+    return [
+        name for name, value in parts if isinstance(value, list) and all(value) and _FOLDER.fullmatch(name)
+    ]
+
+
+def _files_of(folders: Sequence[Path], choice: Choice) -> list[PurePosixPath]:
+    """Files of a pipeline's cached folders, relative to the pipeline's; none if a folder or weights lack.
+
+    Networks are fetched last, so that a folder without them is complete if all folders are there.
+    """
+    if not all(folder.is_dir() for folder in folders):
+        return []
+    for folder in folders:
+        names = [path.name for path in folder.iterdir()]
+        if CONFIG in names and choose(names, choice) is None:
+            return []
+    return [PurePosixPath(folder.name, path.name) for folder in folders for path in folder.iterdir()]
+
+
+def _joined(folder: str, file: str) -> str:
+    return f"{folder}/{file}".lstrip("/")
 
 
 def _endpoint() -> str:

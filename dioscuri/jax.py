@@ -59,6 +59,7 @@ def load(
     device: Any = None,
     dtype: Any = None,
     tokenizer: Model | Path | str | None = None,
+    text_encoder: Path | str | None = None,
     revision: str | None = None,
 ) -> Model:
     """Open a trained model.
@@ -70,7 +71,8 @@ def load(
     For a run, `weights` chooses the averaged or the raw weights, and `step` the checkpoint: the best by
     validation, the last, or a number. `device` is a device or its name (default: JAX's). `dtype` is
     the precision: 'float32', 'bfloat16' or 'float64' (default: the run's). `tokenizer`, a model or a folder,
-    replaces the tokenizer that a token model was trained with.
+    replaces the tokenizer that a token model was trained with. `text_encoder`, a folder or hub id of a CLIP
+    or T5 encoder of transformers, reads the prompts of a model of texts, unless one comes with it.
 
     Raises a `UserError` if the model does not exist, is damaged or does not fit.
     """
@@ -82,6 +84,7 @@ def load(
         device=device,
         dtype=dtype,
         tokenizer=tokenizer,
+        text_encoder=text_encoder,
         revision=revision,
     )
 

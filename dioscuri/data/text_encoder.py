@@ -1,8 +1,9 @@
 """Text encoders of transformers, CLIP and T5, which run in PyTorch for both twins."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -10,22 +11,36 @@ from dioscuri.errors import UserError
 
 Array = np.ndarray
 
+LONGEST = 512
+"""Tokens of a text if neither encoder nor tokenizer limits them (T5)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextSource:
+    """Folders or hub ids of a text encoder and its tokenizer; without `tokenizer`, they are together."""
+
+    encoder: str
+    tokenizer: str = ""
+
 
 class TextEncoder:
     """A CLIP or T5 text encoder of transformers with its tokenizer; weights are safetensors files only.
 
-    `layer` counts hidden states from the end: -1 is the last one, after the final norm; open-muse reads CLIP
-    at -2. `pooled` adds CLIP's projected embedding.
+    `length` is the number of tokens of a text, 0: as many as encoder and tokenizer allow. `layer` counts
+    hidden states from the end: -1 is the last one, after the final norm; open-muse reads CLIP at -2. `pooled`
+    adds CLIP's projected embedding. `tokenizer` is a folder or hub id, empty: that of the encoder.
     """
 
-    def __init__(self, name: str, *, length: int, layer: int, pooled: bool, device: str) -> None:
+    def __init__(
+        self, name: str, *, length: int, layer: int, pooled: bool, device: Any, tokenizer: str = ""
+    ) -> None:
         if lacking := [name for name in ("torch", "transformers") if find_spec(name) is None]:
             raise UserError(
                 f"a text encoder needs {' and '.join(lacking)}: pip install 'dioscuri[torch,text]'"
             )
         import transformers  # noqa: PLC0415 - takes seconds, and only text encoders need it
 
-        self.name, self.length, self.layer, self.pooled = name, length, layer, pooled
+        self.name, self.layer, self.pooled = name, layer, pooled
         try:
             config = transformers.AutoConfig.from_pretrained(name)
             kinds: dict[str, Any] = {"t5": transformers.T5EncoderModel, "mt5": transformers.MT5EncoderModel}
@@ -35,7 +50,7 @@ class TextEncoder:
                     f"encoder {name} is of unknown type '{config.model_type}'; known: {', '.join(kinds)}"
                 )
             model = kinds[config.model_type].from_pretrained(name, use_safetensors=True)
-            self.tokenizer = transformers.AutoTokenizer.from_pretrained(name)
+            self.tokenizer = transformers.AutoTokenizer.from_pretrained(tokenizer or name)
         except UserError:
             raise
         except (OSError, ValueError) as error:
@@ -49,17 +64,31 @@ class TextEncoder:
         limit = getattr(getattr(config, "text_config", config), "max_position_embeddings", None)
         if limit is not None and length > limit:
             raise UserError(f"length {length} is too long for encoder {name}: give at most {limit}")
+        self.length = length or min(limit or LONGEST, self.tokenizer.model_max_length, LONGEST)
         self.device = device
         self.model = model.eval().requires_grad_(False).to(device)
-        depth = len(self._states(self._ids([""])).hidden_states)
-        if not -depth <= layer < 0:
-            raise UserError(f"layer {layer} is outside -{depth} ... -1, the hidden states of {name}")
+        self.depth = len(self._states(self._ids([""])).hidden_states)
+        if not -self.depth <= layer < 0:
+            raise UserError(f"layer {layer} is outside -{self.depth} ... -1, the hidden states of {name}")
 
-    def __call__(self, texts: Sequence[str]) -> dict[str, Array]:
-        """`text` (B, S, E) float32, `text_mask` (B, S) bool and, if requested, `pooled` (B, P) float32."""
-        ids = self._ids(texts)
+    def token_counts(self, texts: Sequence[str]) -> list[int]:
+        """The number of tokens of each text, with those that mark its ends, before it is cut to `length`."""
+        return [len(ids) for ids in self.tokenizer(list(texts))["input_ids"]]
+
+    def to(self, device: Any) -> Self:
+        """Move the encoder to a device of PyTorch, in place."""
+        if device != self.device:
+            self.device, self.model = device, self.model.to(device)
+        return self
+
+    def __call__(self, texts: Sequence[str], layer: int | None = None) -> dict[str, Array]:
+        """`text` (B, S, E) float32, `text_mask` (B, S) bool and, if requested, `pooled` (B, P) float32.
+
+        `layer` replaces the encoder's.
+        """
+        ids, layer = self._ids(texts), self.layer if layer is None else layer
         made = self._states(ids)
-        states = made.last_hidden_state if self.layer == -1 else made.hidden_states[self.layer]
+        states = made.last_hidden_state if layer == -1 else made.hidden_states[layer]
         encoded = {"text": _numpy(states), "text_mask": _numpy(ids["attention_mask"]).astype(bool)}
         return encoded | ({"pooled": _numpy(made.text_embeds)} if self.pooled else {})
 

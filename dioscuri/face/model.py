@@ -7,11 +7,13 @@ from dataclasses import replace
 from hashlib import sha256
 from importlib import import_module
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, Self
 
 import numpy as np
 
 from dioscuri.checkpoint.pretrained import TOKENIZER, without_discriminator, write_folder
+from dioscuri.data.text_encoder import TextSource
 from dioscuri.engine import Array, split_arguments
 from dioscuri.errors import UserError
 from dioscuri.face.network import Network, precision_of
@@ -22,7 +24,7 @@ from dioscuri.inputs import check_names, read_count
 from dioscuri.registry import family_module
 
 METHODS = (
-    *("encode", "decode", "generate", "inpaint", "reconstruct", "bound", "score", "interpolate"),
+    *("encode", "decode", "generate", "inpaint", "edit", "reconstruct", "bound", "score", "interpolate"),
     *("traverse", "mix", "classify", "compress", "decompress", "detect"),
 )
 """Methods of models; each family has some of them."""
@@ -42,6 +44,8 @@ class Model(Trainable):
     """The methods of `METHODS` that this family has."""
     keeps_origin: ClassVar[bool] = False
     """Whether a saved model records its run's checkpoint, since other models may be trained on its tokens."""
+    call_options: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
+    """Options by method that replace the model's, such as those of a published pipeline for inpainting."""
     on_batch: Callable[[int, int], object] | None = None
     """Called before every batch of a method with the number of rows done and of all rows, for example to show
     progress; an exception that it raises ends the method."""
@@ -88,6 +92,10 @@ class Model(Trainable):
     def inpaint(self, pictures: Any, mask: Any, *, seed: int = 0, noise: Any = None, **options: Any) -> Array:
         """Pictures whose pixels are sampled again where `mask` is True."""
         raise self._cannot("inpaint")
+
+    def edit(self, pictures: Any, *, strength: float = 0.5, seed: int = 0, noise: Any = None) -> Array:
+        """Pictures of which a share, given by `strength` from 0 to 1, is sampled again at random places."""
+        raise self._cannot("edit")
 
     def reconstruct(self, pictures: Any, *, batch_size: int = BATCH_SIZE, **options: Any) -> Array:
         """Pictures encoded and decoded, uint8 (N, H, W, C)."""
@@ -189,6 +197,10 @@ class Model(Trainable):
         return self
 
     # For families.
+
+    def read_with(self, source: TextSource) -> None:
+        """Use this text encoder for prompts; a `UserError` if the model reads no text."""
+        raise UserError(f"this model of family '{self.family}' reads no text: leave text_encoder out")
 
     @classmethod
     def network_options(cls, hparams: Any) -> Any:

@@ -19,7 +19,7 @@ RESOLUTION = 256
 
 SAMPLING: dict[str, Any] = {
     "sampler": "confidence", "steps": 12, "sampling_schedule": "cosine", "temperature": (2.0, 0.0),
-    "guidance_scale": 9.0, "legacy_temperature": False, "legacy_mask_count": True,
+    "guidance_scale": 9.0, "legacy_temperature": False, "legacy_mask_count": False,
     "legacy_known_confidence": True,
 }  # fmt: skip
 """Default sampling of `AmusedPipeline`. Guidance is smaller by one here: 0 is

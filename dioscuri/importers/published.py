@@ -101,7 +101,7 @@ def recognise(config: Mapping[str, Any], where: object, overrides: Sequence[str]
 def described_transformer(config: Mapping[str, Any], overrides: Sequence[str] = ()) -> Published:
     """A transformer of open-muse or diffusers, from its options and `_class_name`."""
     name = config["_class_name"]
-    sampling = option_words({"synthesis": SAMPLING[name]})
+    sampling = _sampling(SAMPLING[name])
     if name == "UVit2DModel":
         return described("maskgit", *diffusers.diffusers_uvit(config), sampling=sampling)
     if name == "Transformer2DModel":
@@ -111,8 +111,15 @@ def described_transformer(config: Mapping[str, Any], overrides: Sequence[str] = 
         config, grid_is_given=any(word.startswith("data.grid=") for word in overrides)
     )
     if name == "MaskGitTransformer" and model.add_cross_attention:
-        sampling = option_words({"synthesis": {**SAMPLING[name], **open_muse.TEXT_GUIDANCE}})
+        sampling = _sampling({**SAMPLING[name], **open_muse.TEXT_GUIDANCE})
     return described("maskgit", model, data, sampling=sampling, notes=open_muse.ignored(config))
+
+
+def _sampling(options: Mapping[str, Any]) -> tuple[str, ...]:
+    """Words of a sampler's options. Models with guidance were trained without their condition in one case of
+    ten."""
+    trained = {"loss": {"cond_dropout_prob": 0.1}} if options["guidance_scale"] else {}
+    return option_words({"synthesis": options, **trained})
 
 
 def described(

@@ -1,9 +1,11 @@
 """Open trained models in either twin."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from dioscuri.data.text_encoder import TextSource
 from dioscuri.errors import UserError
 from dioscuri.face.model import Model, face_of, open_network
 from dioscuri.face.network import precision_of
@@ -19,16 +21,29 @@ def load(
     device: Any = None,
     dtype: Any = None,
     tokenizer: Any = None,
+    text_encoder: Any = None,
     revision: str | None = None,
 ) -> Model:
     """See `dioscuri.torch.load`."""
     source = open_source(where, weights=weights, step=step, revision=revision)
     beside = tokenizer_of(twin, source, tokenizer, device, str(where))
+    model = _opened(twin, source, device, dtype, beside)
+    text = source.text if text_encoder is None else TextSource(encoder=str(text_encoder))
+    if text is not None:
+        model.read_with(text)
+    return model
+
+
+def _opened(
+    twin: str, source: Source, device: Any, dtype: Any = None, tokenizer: Model | None = None
+) -> Model:
     hparams = _in_precision(source.hparams, dtype)
     face = face_of(hparams.run.family)
     buffers = face.buffers_of(hparams, source.weights)
     network = open_network(twin, hparams, source.weights, device, buffers)
-    return face(network, tokenizer=beside, origin=source.origin if face.keeps_origin else None)
+    model = face(network, tokenizer=tokenizer, origin=source.origin if face.keeps_origin else None)
+    model.call_options = source.calls
+    return model
 
 
 def tokenizer_of(twin: str, source: Source, given: Any, device: Any, where: str) -> Model | None:
@@ -39,6 +54,7 @@ def tokenizer_of(twin: str, source: Source, given: Any, device: Any, where: str)
         if given is not None:
             raise UserError(f"{where}: family '{hparams.run.family}' takes no tokenizer: leave it out")
         return None
+    words = source.tokenizer_words if given is None else ()
     if given is None and source.tokenizer is not None:
         if not source.tokenizer.is_dir():
             raise UserError(
@@ -48,13 +64,14 @@ def tokenizer_of(twin: str, source: Source, given: Any, device: Any, where: str)
         given = source.tokenizer
     if given is None:
         return None
-    tokenizer = given if isinstance(given, Model) else _open_tokenizer(twin, given, device)
+    tokenizer = given if isinstance(given, Model) else _open_tokenizer(twin, given, device, words)
     check_tokenizer(tokenizer, hparams, twin)
     return tokenizer
 
 
-def _open_tokenizer(twin: str, given: Any, device: Any) -> Model:
-    opened = load(twin, given, device=device)
+def _open_tokenizer(twin: str, given: Any, device: Any, words: Sequence[str] = ()) -> Model:
+    source = open_source(given, words=words)
+    opened = _opened(twin, source, device, None, tokenizer_of(twin, source, None, device, str(given)))
     if opened.hparams.train.precision == "bfloat16":
         opened.to(dtype="float32")
     return opened

@@ -1,6 +1,7 @@
 """Sources of trained models: runs of either twin, folders, the hub, and shipped names."""
 
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,14 @@ from dioscuri.checkpoint import pretrained, store
 from dioscuri.checkpoint.compare import match
 from dioscuri.checkpoint.directory import RunDirectory
 from dioscuri.checkpoint.trained_run import check_finite
+from dioscuri.data.text_encoder import TextSource
 from dioscuri.errors import UserError, did_you_mean
 from dioscuri.face.model import face_of
 from dioscuri.hparams.loading import assemble
 from dioscuri.hparams.reader import read
 from dioscuri.hub import local_folder
 from dioscuri.importers.open_model import open_published
+from dioscuri.importers.pipelines import INDEX, is_pipeline, read_pipeline
 from dioscuri.places import shipped_models
 
 GROUPS = {"average": "ema", "raw": "model"}
@@ -29,28 +32,42 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/\w[\w.-]*)+")
 class Source:
     """Options of a network and its weights under canonical names.
 
-    `tokenizer` is the folder of its tokenizer, `origin` names the run's checkpoint.
+    `tokenizer` is the folder of its tokenizer, which opens with the options `tokenizer_words`; `origin` names
+    the run's checkpoint; `text` is the text encoder that comes with it; `calls` are options of its methods.
     """
 
     hparams: Any
     weights: dict[str, np.ndarray]
     tokenizer: Path | None = None
     origin: dict[str, Any] = field(default_factory=dict)
+    tokenizer_words: tuple[str, ...] = ()
+    text: TextSource | None = None
+    calls: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def open_source(
-    where: Path | str, *, weights: str = "average", step: Any = "best", revision: str | None = None
+    where: Path | str,
+    *,
+    weights: Any = "average",
+    step: Any = "best",
+    revision: str | None = None,
+    words: Sequence[str] = (),
 ) -> Source:
-    """Options and weights of a run, a saved or published folder, a model of the hub, or a shipped name."""
+    """Options and weights of a run, a saved or published folder, a model of the hub, or a shipped name.
+
+    `words` are options that a published configuration omits.
+    """
     _check_choice(weights, step)
-    path = _existing(where)
-    if path is None:
-        return _published(str(where), weights, revision)
+    path = _existing(where) or local_folder(where, revision or "main", weights)
     if any(path.glob("hparams-*.cfg")):
         return _of_run(path, weights, step)
+    if is_pipeline(path):
+        return _of_pipeline(path, weights)
     if (path / pretrained.CONFIG).is_file():
-        return _published(path, weights, revision)
-    raise UserError(f"{path} holds no model: no run's hparams-<name>.cfg and no {pretrained.CONFIG}")
+        return _published(path, weights, words)
+    raise UserError(
+        f"{path} holds no model: no run's hparams-<name>.cfg, no {pretrained.CONFIG} and no {INDEX}"
+    )
 
 
 def shipped() -> dict[str, Path]:
@@ -120,9 +137,20 @@ def _checkpoint(path: Path, step: Any, group: str) -> store.Checkpoint:
     return store.load(root, None if step in (None, "last") else int(step), groups=(group,))
 
 
-def _published(where: Path | str, weights: Any, revision: str | None) -> Source:
-    opened = open_published(where, weights=weights, revision=revision or "main")
+def _published(where: Path, weights: Any, words: Sequence[str] = ()) -> Source:
+    opened = open_published(where, words, weights=weights)
     return _source(opened.hparams, opened.weights, where, opened.tokenizer, dict(opened.origin))
+
+
+def _of_pipeline(folder: Path, weights: Any) -> Source:
+    pipeline = read_pipeline(folder)
+    return replace(
+        _published(pipeline.transformer, weights, pipeline.words),
+        tokenizer=pipeline.tokenizer,
+        tokenizer_words=pipeline.tokenizer_words,
+        text=pipeline.text,
+        calls=pipeline.calls,
+    )
 
 
 def _source(

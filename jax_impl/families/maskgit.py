@@ -207,7 +207,7 @@ class MaskGITMethods(TokenModelMethods):
             plan.codebook_size,
             plan.mask_id,
             condition,
-            null=self._null(frozen, condition) or None,
+            null=self._null(frozen, condition, batch) or None,
             critic=partial(critic_logits, model) if has_critic else None,
             prepare=model.prepare,
             timestep_factor=plan.options.timestep_factor if plan.takes_timestep else None,
@@ -249,10 +249,10 @@ class MaskGITMethods(TokenModelMethods):
         plan = self.plan
         return {"timestep": plan.options.timestep_factor * share} if plan.takes_timestep else {}
 
-    def _null(self, frozen: Arrays, condition: Arrays) -> dict[str, Array]:
-        """The null condition: the null label, and the encoded empty text or, without it, no text and a pooled
-        state of zeros."""
-        null_text = under(frozen, "null")
+    def _null(self, frozen: Arrays, condition: Arrays, batch: Arrays | None = None) -> dict[str, Array]:
+        """The null condition: the null label, and the batch's `null.<name>` (negative prompts), or else the
+        encoded empty text or, without it, no text and a pooled state of zeros."""
+        null_text = under(frozen, "null") | under(batch, "null")
         values = {"label": self.plan.null_label, "text_keep": 0, "pooled": 0}
         if "text" in null_text:
             del values["text_keep"]

@@ -22,6 +22,16 @@ FILES = {
         "sharded/two": b"2",
         "sharded/three": b"3",
     },
+    "owner/pipeline": {
+        "model_index.json": b"""{"_class_name": "AmusedPipeline", "transformer": ["diffusers", "UVit2DModel"],
+            "tokenizer": ["transformers", "CLIPTokenizer"], "safety_checker": [null, null]}""",
+        "transformer/config.json": b"{}",
+        "transformer/diffusion_pytorch_model.safetensors": b"weights",
+        "transformer/diffusion_pytorch_model.fp16.safetensors": b"half",
+        "tokenizer/merges.txt": b"",
+        "tokenizer/vocab.json": b"{}",
+        "training/optimizer.bin": b"more",
+    },
     "owner/bare": {"config.json": b"{}"},
     "owner/empty": {"README.md": b""},
 }
@@ -120,6 +130,23 @@ def test_all_shards_are_fetched_and_nothing_else(hub):
     folder = local_folder("owner/model/sharded")
     names = ["config.json", "model.safetensors.index.json", "one", "two"]
     assert sorted(path.name for path in folder.iterdir()) == names
+
+
+def test_a_pipeline_is_fetched_once_with_its_subfolders(hub, monkeypatch):
+    folder = local_folder("owner/pipeline")
+    fetched = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    unread = ("transformer/diffusion_pytorch_model.fp16.safetensors", "training/optimizer.bin")
+    assert fetched == set(FILES["owner/pipeline"]) - set(unread)
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    assert local_folder("owner/pipeline") == folder
+
+
+def test_a_pipeline_whose_transfer_was_interrupted_is_completed(hub):
+    folder = local_folder("owner/pipeline")
+    weights = folder / "transformer" / "diffusion_pytorch_model.safetensors"
+    weights.unlink()
+    local_folder("owner/pipeline")
+    assert weights.read_bytes() == b"weights"
 
 
 def test_a_broken_file_of_the_cache_is_fetched_again(hub):

@@ -13,6 +13,7 @@ from transformers import (
 )
 
 LENGTH, WIDTH, POOLED = 6, 16, 12
+CLIP_LENGTH = 8
 LETTERS = "0123456789abcdefghijklmnopqrstuvwxyz"
 
 
@@ -26,14 +27,15 @@ def write_encoder(folder, kind):
     model: Any
     if kind == "clip":
         words = ["<|startoftext|>", "<|endoftext|>", *LETTERS, *(f"{letter}</w>" for letter in LETTERS)]
-        tokenizer = CLIPTokenizer(vocab={word: number for number, word in enumerate(words)}, merges=[])
+        vocabulary = {word: number for number, word in enumerate(words)}
+        tokenizer = CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=CLIP_LENGTH)
         config = CLIPTextConfig(
             vocab_size=len(words),
             hidden_size=WIDTH,
             intermediate_size=24,
             num_hidden_layers=3,
             num_attention_heads=2,
-            max_position_embeddings=8,
+            max_position_embeddings=CLIP_LENGTH,
             projection_dim=POOLED,
             bos_token_id=0,
             eos_token_id=1,

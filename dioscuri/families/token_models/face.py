@@ -20,7 +20,7 @@ class TokenModel(Model):
     Calls take the family's sampling options, `model.sampling_options`, which apply to that call only.
     """
 
-    does = ("generate", "inpaint", "encode", "decode", "reconstruct")
+    does: ClassVar[tuple[str, ...]] = ("generate", "inpaint", "encode", "decode", "reconstruct")
     sampling_options: ClassVar[tuple[str, ...]] = ()
     """Names of the options that `generate` and `inpaint` take."""
 
@@ -119,10 +119,9 @@ class TokenModel(Model):
         sampling = self._sampling(options, "inpaint")
         tokens = self.encode(pictures, batch_size=batch_size)
         n, size = len(tokens), self.picture_shape[:2]
-        if self.num_classes and classes is None:
-            raise UserError("inpaint needs classes: give one for each picture, or one for all")
+        rows = self._conditions_of_pictures(n, classes, texts, "inpaint")
         unknown = read_mask(mask, (size[0], size[1]), (self.grid, self.grid), n)
-        rows = self._conditions(n, classes, texts) | {"tokens": tokens.reshape(n, -1), "unknown": unknown}
+        rows |= {"tokens": tokens.reshape(n, -1), "unknown": unknown}
         given = {"sampling": sampling, "every_step": every_step}
         made = self._run("inpaint", rows, noise=noise, seed=seed, batch_size=batch_size, **given)
         return self._drawn(made, decode, batch_size)
@@ -176,8 +175,9 @@ class TokenModel(Model):
         return self._text_rows({name: value})[name]
 
     def _sampling(self, options: Mapping[str, Any], call: str) -> Any:
-        """The run's sampling options, updated with those of a call."""
-        chosen = with_options(self.hparams.synthesis, options, self.sampling_options, call)
+        """The run's sampling options, updated with the model's for this method and those of a call."""
+        given = {**self.call_options.get(call, {}), **options}
+        chosen = with_options(self.hparams.synthesis, given, self.sampling_options, call)
         self._check_sampling(chosen, call)
         return chosen
 
@@ -195,6 +195,12 @@ class TokenModel(Model):
         if self.num_classes and classes is None:
             rows["label"] = (np.arange(count) % self.num_classes).astype(np.int32)
         return rows or {"index": np.arange(count)}
+
+    def _conditions_of_pictures(self, n: int, classes: Any, texts: Any, call: str) -> dict[str, Array]:
+        """Conditions of n pictures that are given, whose classes cannot be guessed."""
+        if self.num_classes and classes is None:
+            raise UserError(f"{call} needs classes: give one for each picture, or one for all")
+        return self._conditions(n, classes, texts)
 
     def _texts(self, texts: Any, n: int | None) -> dict[str, Array]:
         del texts, n

@@ -1,0 +1,217 @@
+"""aMUSEd's three pipelines: prompts, editing and inpainting give the tokens and pictures of diffusers."""
+
+import json
+import shutil
+import warnings
+from importlib import import_module
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dioscuri import UserError
+from tests.support.tiny_pipeline import CODES, GRID, SIDE, write_pipeline
+
+STEPS = 4
+PROMPTS, NEGATIVE = ["red fox", "b 2"], ["blur", ""]
+TWINS = ("torch", "jax")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_pipeline(tmp_path_factory.mktemp("amused"))
+
+
+@pytest.fixture(scope="module")
+def models(folder):
+    return {twin: import_module(f"dioscuri.{twin}").load(folder) for twin in TWINS}
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    return np.random.default_rng(0).integers(0, 256, (2, SIDE, SIDE, 3), np.uint8)
+
+
+class Theirs:
+    """A pipeline of diffusers that samples with recorded noise, and records each step's tokens."""
+
+    def __init__(self, folder, name, noise, monkeypatch):
+        scheduling = import_module("diffusers.schedulers.scheduling_amused")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            self.pipeline = getattr(import_module("diffusers"), name).from_pretrained(folder)
+        self.pipeline.set_progress_bar_config(disable=True)
+        self.noise, self.steps, self.first = noise, [], 0
+        step = self.pipeline.scheduler.step
+
+        def recorded(*given, **arguments):
+            made = step(*given, **arguments)
+            self.steps.append(made.pred_original_sample.numpy())
+            return made
+
+        self.pipeline.scheduler.step = recorded
+        monkeypatch.setattr(torch, "multinomial", self._tokens)
+        monkeypatch.setattr(scheduling, "gumbel_noise", lambda *_given, **_more: self._noise("confidence"))
+
+    def __call__(self, *given, **arguments):
+        """Tokens of every step (N, T, h, w) and pictures uint8."""
+        made = self.pipeline(*given, num_inference_steps=STEPS, **arguments)
+        return np.stack(self.steps, 1), np.stack([np.asarray(picture) for picture in made.images])
+
+    def _noise(self, name):
+        return torch.from_numpy(self.noise[name][:, self.first + len(self.steps)])
+
+    def _tokens(self, probabilities, _n, **_more):
+        gumbel = self._noise("tokens")[:, :, :CODES].reshape(probabilities.shape)
+        return torch.argmax(torch.log(probabilities) + gumbel, 1, keepdim=True)
+
+
+def assert_equal(model, call, given, theirs):
+    """Tokens of every step are equal, pictures within one level."""
+    steps, pictures = theirs
+    np.testing.assert_array_equal(call(*given[0], **given[1], every_step=True, decode=False), steps)
+    assert len(np.unique(steps[:, -1])) > 8
+    made = call(*given[0], **given[1])
+    assert made.dtype == np.uint8
+    assert abs(made.astype(int) - pictures).max() <= 1
+    assert (model.hparams.synthesis.steps, model.hparams.synthesis.guidance_scale) == (12, 9)
+
+
+def test_prompts(models, folder, monkeypatch):
+    noise = models["torch"].draw_noise("generate", 2, seed=1, steps=STEPS)
+    theirs = Theirs(folder, "AmusedPipeline", noise, monkeypatch)(PROMPTS, negative_prompt=NEGATIVE)
+    given = {"prompts": PROMPTS, "negative_prompts": NEGATIVE, "noise": noise, "steps": STEPS}
+    for model in models.values():
+        assert_equal(model, model.generate, ((), given), theirs)
+
+
+def test_prompts_without_negative_ones_and_with_micro_conditions(models, folder, monkeypatch):
+    noise = models["torch"].draw_noise("generate", 2, seed=2, steps=STEPS)
+    theirs = Theirs(folder, "AmusedPipeline", noise, monkeypatch)(
+        PROMPTS,
+        micro_conditioning_aesthetic_score=5,
+        micro_conditioning_crop_coord=(3, 4),
+        guidance_scale=3.0,
+    )
+    given = {"noise": noise, "steps": STEPS, "guidance_scale": 2.0}
+    model = models["torch"]
+    assert_equal(
+        model,
+        model.generate,
+        ((), {"prompts": PROMPTS, "crop": (3, 4), "aesthetic_score": 5, **given}),
+        theirs,
+    )
+    texts = model.encode_prompts(PROMPTS, crop=(3, 4), aesthetic_score=5)
+    assert_equal(models["jax"], models["jax"].generate, ((), {"texts": texts, **given}), theirs)
+
+
+@pytest.mark.parametrize("strength", [0.5, 0.75])
+def test_editing(models, folder, pictures, monkeypatch, strength):
+    noise = models["torch"].draw_noise("edit", 2, seed=3, steps=STEPS)
+    pipeline = Theirs(folder, "AmusedImg2ImgPipeline", noise, monkeypatch)
+    pipeline.first = STEPS - int(STEPS * strength)
+    generator = torch.Generator().manual_seed(3)
+    images = [Image.fromarray(picture) for picture in pictures]
+    theirs = pipeline(PROMPTS, images, strength=strength, negative_prompt=NEGATIVE, generator=generator)
+    start = torch.rand((2, GRID, GRID), generator=torch.Generator().manual_seed(3)).reshape(2, -1)
+    given = {"prompts": PROMPTS, "negative_prompts": NEGATIVE, "strength": strength, "steps": STEPS}
+    given["noise"] = noise | {"start": start.numpy()}
+    for model in models.values():
+        assert_equal(model, model.edit, ((pictures,), given), theirs)
+
+
+def test_inpainting(models, folder, pictures, monkeypatch):
+    noise = models["torch"].draw_noise("inpaint", 1, seed=4, steps=STEPS)
+    mask = np.zeros((SIDE, SIDE), bool)
+    mask[4:14, 2:10] = True
+    theirs = Theirs(folder, "AmusedInpaintPipeline", noise, monkeypatch)(
+        PROMPTS[0], Image.fromarray(pictures[0]), Image.fromarray(mask)
+    )
+    given = {"prompts": PROMPTS[0], "noise": noise, "steps": STEPS}
+    for model in models.values():
+        assert_equal(model, model.inpaint, ((pictures[:1], mask), given), theirs)
+
+
+def test_the_strength_decides_how_many_tokens_change(models, pictures):
+    for model in models.values():
+        known = model.encode(pictures)
+        call = {"prompts": PROMPTS, "seed": 5, "steps": STEPS, "decode": False}
+        changed = [
+            (model.edit(pictures, strength=strength, **call) != known).mean() for strength in (0, 0.5, 1)
+        ]
+        assert changed[0] == 0
+        assert 0.3 < changed[1] < 0.75 < changed[2]
+
+
+def test_a_seed_decides_and_a_prompt_serves_for_all_pictures(models):
+    model = models["torch"]
+    call = {"n": 3, "prompts": "red fox", "steps": 2, "decode": False}
+    first = model.generate(seed=1, **call)
+    np.testing.assert_array_equal(first, model.generate(seed=1, **call))
+    assert (first != model.generate(seed=2, **call)).any()
+    assert (first != model.generate(seed=1, **{**call, "clip_skip": 0})).any()
+    assert (first != model.generate(seed=1, **{**call, "size": (64, 32)})).any()
+    assert len(first) == 3
+
+
+def test_a_prompt_that_is_cut_is_reported(models):
+    with pytest.warns(UserWarning, match=r"prompt .* has 12 tokens: the last 4 are cut, .* reads 8"):
+        models["torch"].encode_prompts(["a", "a b c d e f g h i j"])
+
+
+MASK = np.ones((SIDE, SIDE), bool)
+BAD = {
+    "empty": ("generate", (), {"prompts": ["a", " "]}, r"prompts: text 2 is empty: say what to draw"),
+    "no text": ("generate", (), {"prompts": [3]}, r"prompts must be a text or a list of texts; got a list"),
+    "none": ("generate", (), {"prompts": []}, r"got an empty list"),
+    "too many": ("generate", (2,), {"prompts": ["a"] * 3}, r"prompts holds 3 texts for 2 pictures: give 2"),
+    "negative": (
+        "generate", (), {"prompts": ["a"] * 3, "negative_prompts": ["b"] * 2}, r"holds 2 texts for 3",
+    ),
+    "alone": ("generate", (2,), {"negative_prompts": "b"}, r"negative_prompts goes with prompts"),
+    "both": ("generate", (), {"prompts": "a", "texts": {}}, r"give prompts or texts, not both"),
+    "unguided": (
+        "generate", (), {"prompts": "a", "negative_prompts": "b", "guidance_scale": 0}, r"need guidance",
+    ),
+    "skip": ("generate", (), {"prompts": "a", "clip_skip": 9}, r"clip_skip must be at most 3, not 9"),
+    "size": ("generate", (), {"prompts": "a", "size": 512}, r"size must be two numbers .* not 512"),
+    "crop": ("generate", (), {"prompts": "a", "crop": None}, r"crop must be two numbers .*; got None"),
+    "more": ("edit", "pictures", {"prompts": ["a"] * 3}, r"prompts holds 3 texts for 2 pictures"),
+    "strength": ("edit", "pictures", {"prompts": "a", "strength": 1.5}, r"must be .* 0 to 1, not 1.5"),
+    "start": ("edit", "pictures", {"prompts": "a", "start_step": 1}, r"start_step follows from strength"),
+    "mask": ("inpaint", "masked", {"prompts": "a"}, r"mask must be bool \(16, 16\) .* got \(1, 8, 8\)"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_wrong_input_is_one_line(models, pictures, case):
+    method, given, options, says = BAD[case]
+    given = {"pictures": (pictures,), "masked": (pictures, MASK[:8, :8])}.get(str(given), given)
+    with pytest.raises(UserError, match=says) as refused:
+        getattr(models["torch"], method)(*given, **options)
+    assert "\n" not in str(refused.value)
+
+
+def test_folders_that_do_not_fit_are_one_line(folder, tmp_path):
+    load = import_module("dioscuri.torch").load
+    silent = shutil.copytree(folder, tmp_path / "silent", ignore=shutil.ignore_patterns("text_encoder"))
+    with pytest.raises(UserError, match=r"no text encoder to read prompts: give load text_encoder="):
+        load(silent).generate(prompts="a")
+    given = load(silent, text_encoder=folder.parent / "parts" / "clip")
+    assert given.generate(prompts="a", steps=2).shape == (1, SIDE, SIDE, 3)
+    with pytest.raises(UserError, match=r"reads no text: leave text_encoder out"):
+        load("digits-maskgit", text_encoder=folder)
+    other = shutil.copytree(folder, tmp_path / "other", ignore=shutil.ignore_patterns("vqvae"))
+    shutil.copytree(write_pipeline(tmp_path / "more", num_vq_embeddings=24) / "vqvae", other / "vqvae")
+    with pytest.raises(UserError, match=r"codebook_size is 32, but the tokenizer has 24"):
+        load(other)
+    scheduler = silent / "scheduler" / "scheduler_config.json"
+    scheduler.write_text(json.dumps({"mask_token_id": 7}))
+    with pytest.raises(UserError, match=r"mask_token_id is 7, but the transformer's mask is 39"):
+        load(silent)
+    (silent / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionPipeline"}))
+    with pytest.raises(
+        UserError, match=r"_class_name is 'StableDiffusionPipeline', not one of AmusedPipeline"
+    ):
+        load(silent)
