@@ -1,4 +1,4 @@
-"""Draw the picture of the README: samples of the shipped models, a row for each.
+"""Draw the picture of the README: samples of the shipped models, a row for each; of VAEs, the means.
 
 python tools/readme_picture.py docs/families.png NAME ...
 """
@@ -33,7 +33,7 @@ TITLES = {
 def row(name: str) -> Image.Image:
     """Samples of a model, in colour if it has colours, behind its name."""
     model = dio.load(name)
-    pictures = model.generate(COLUMNS, seed=1)
+    pictures = model.generate(COLUMNS, seed=1, **({"output": "mean"} if "bound" in model.does else {}))
     image = Image.new("RGB", (LABEL + COLUMNS * SIDE, SIDE), "white")
     draw = ImageDraw.Draw(image)
     draw.text((4, SIDE // 2 - 16), TITLES[model.family], "black", font_size=16)
