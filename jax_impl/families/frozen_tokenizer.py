@@ -15,7 +15,7 @@ from dioscuri.data.descriptors import describe
 from dioscuri.families.maskgit.options import TokenData
 from dioscuri.families.vqgan.trained import open_tokenizer
 from jax_impl.layers.pictures import from_range, to_range
-from jax_impl.models.vqgan import build_tokenizer
+from jax_impl.models.tokenizers import build_tokenizer
 from jax_impl.optim.flat import canonical_name, memory_axes
 
 PREFIX = "tokenizer."

@@ -6,6 +6,7 @@ is the tokenizer, with the attribute `discriminator`. Tokens are integers (B, h,
 # ruff: noqa: ARG002 - the arguments are the engine's
 
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from typing import Any
 
 import jax
@@ -21,17 +22,21 @@ from dioscuri.families.vqgan import training
 from dioscuri.families.vqgan.lpips import weight_shapes
 from dioscuri.families.vqgan.lpips_weights import read_lpips
 from dioscuri.families.vqgan.options import HParams
+from dioscuri.families.vqgan.stages import initial_weights, open_proxy
 from dioscuri.plans.noise import NoiseSpec
 from jax_impl.devices import COMPUTE_DTYPES
 from jax_impl.families.adversaries import critic_of, encoder_sigmas, lecam_averages, updated_lecam
+from jax_impl.families.frozen_tokenizer import FrozenTokenizer
 from jax_impl.families.methods import FamilyMethods, Result, Scalars, added
 from jax_impl.layers.pictures import from_range, to_range
 from jax_impl.models.discriminator import build_discriminator
 from jax_impl.models.lpips import lpips
-from jax_impl.models.vqgan import Quantised, averaged_codebook, build_tokenizer
+from jax_impl.models.tokenizers import build_tokenizer
+from jax_impl.models.vqgan import Quantised, averaged_codebook
 from jax_impl.objectives.vqgan import (
     Distance,
     code_counts,
+    code_losses,
     discriminator_terms,
     generator_terms,
     perplexity,
@@ -68,7 +73,11 @@ class TokenizerMethods(FamilyMethods):
         if method != "train_step":
             return ()
         quantiser_noise = tokenizers.noise(self.plan, batch)
-        return quantiser_noise + training.reset_noise(self.hparams.loss, batch, self.plan.grid)
+        return quantiser_noise + training.reset_noise(self.hparams.loss, batch, self.plan.vector_shape)
+
+    def initial_parameters(self, seed: int) -> dict[str, np.ndarray]:
+        """Initial values under canonical names; the second of two stages takes those of the first."""
+        return initial_weights(self.hparams, seed)
 
     def initial_buffers(self, seed: int) -> dict[str, np.ndarray]:
         """Buffers of the quantiser, of spectral normalisation and of the dead-code reset."""
@@ -79,28 +88,21 @@ class TokenizerMethods(FamilyMethods):
     ) -> tuple[Array, Result, Result]:
         """The tokenizer's loss, plus the discriminator's if both are updated at once; metrics and new
         buffers."""
-        powers = self._powers(model, buffers)
-        options = self.hparams.loss
-        x = self._pictures(batch)
+        powers, x = self._powers(model, buffers), self._pictures(batch)
         z = model.encode(x, {**noise, **powers})
         quantised = model.quantise(z, noise, scalars, self._after_reset(buffers), train=True)
-        trunk = model.decode_trunk(quantised.codes, noise)
-        made, pull_back = _output(model, trunk, tokenizers.last_layer_name(self.plan))
-
-        constant = (
-            None if not scalars["adversarial"] else critic_of(jax.tree.map(stop_gradient, model), buffers)[0]
-        )
-        loss, metrics = generator_terms(x, made, options, self._distance(frozen), constant, pull_back)
+        trunk = model.decode_trunk(quantised.codes, noise, **self._text(batch))
+        if self.proxy is not None:
+            loss = self._code_losses(batch, model.output(trunk), frozen).mean()
+            vectors: Result = {}
+            metrics = {"reconstruction": loss}
+        else:
+            loss, metrics, vectors = self._picture_loss(model, x, trunk, scalars, buffers, frozen)
         quantiser = self._quantiser_loss(quantised, scalars)
-        loss = loss + options.codebook_weight * quantiser
-        if scalars["adversarial"] and not options.alternating:
-            critic, vectors = critic_of(model, buffers)
-            of_critic, more = discriminator_terms(x, made, options, critic, lecam_averages(buffers))
-            vectors |= updated_lecam(buffers, more, options.lecam_decay)
-            loss, metrics, powers = loss + of_critic, metrics | more, powers | vectors
+        loss = loss + self.hparams.loss.codebook_weight * quantiser
         metrics |= {"loss": loss, "quantiser": quantiser}
         metrics, new = self._metrics(metrics, quantised, z, noise, buffers)
-        return loss, metrics, {**buffers, **powers, **new}
+        return loss, metrics, {**buffers, **powers, **vectors, **new}
 
     def train_step(
         self,
@@ -113,12 +115,13 @@ class TokenizerMethods(FamilyMethods):
     ) -> tuple[TrainState, Result, Array]:
         """The plain step, or the discriminator's update and then the tokenizer's against the updated one."""
         earlier: Result = {}
-        trained = None
+        second = self.plan.proxy is not None
+        trained = of_second_stage if second else None
         if scalars["adversarial"] and self.hparams.loss.alternating:
             objective = self._objective(self.discriminator_loss, state, scalars, frozen)
             gradient, earlier, buffers = trainer.gradient(objective, state, batch, noise)
             state, _ = trainer.update(state, gradient, scalars, of_discriminator, last=False)
-            state, trained = trainer.keep_buffers(state, buffers), of_tokenizer
+            state, trained = trainer.keep_buffers(state, buffers), of_decoders if second else of_tokenizer
         objective = self._objective(self.loss, state, scalars, frozen)
         gradient, metrics, buffers = trainer.gradient(objective, state, batch, noise)
         state, norm = trainer.update(state, gradient, scalars, trained)
@@ -129,17 +132,21 @@ class TokenizerMethods(FamilyMethods):
         return state, added(earlier, metrics), norm
 
     def frozen(self) -> dict[str, np.ndarray]:
-        """Weights of LPIPS."""
+        """Weights of LPIPS, or of the tokenizer whose codes are learnt."""
         loss = self.hparams.loss
+        if self.proxy is not None:
+            return self.proxy.frozen()
         return read_lpips(loss.lpips_path, loss.vgg_path) if loss.lpips_path else {}
 
     def frozen_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shapes of the weights of LPIPS."""
+        """Shapes of these weights."""
+        if self.proxy is not None:
+            return super().frozen_shapes()
         return weight_shapes() if self.hparams.loss.lpips_path else {}
 
     def uses_frozen(self, method: str) -> bool:
-        """LPIPS measures reconstructions."""
-        return method not in ("encode", "decode")
+        """LPIPS measures reconstructions; another tokenizer decodes its codes."""
+        return method != "encode" and (method != "decode" or self.proxy is not None)
 
     def overwritten(self, buffers: Arrays, parameters: Arrays) -> Result:
         """The codebook, if it follows from the quantiser's buffers or dead codes are reset, and the encoder's
@@ -151,6 +158,8 @@ class TokenizerMethods(FamilyMethods):
             for buffer, value in buffers.items()
             if buffer.startswith("sigma.")
         }
+        if "code_shift" in buffers:
+            sigmas[name] = parameters[name] + buffers["code_shift"]
         if "share" not in buffers:
             return sigmas if codebook_of_averages is None else {**sigmas, name: codebook_of_averages}
         codebook = parameters[name] if codebook_of_averages is None else codebook_of_averages
@@ -162,7 +171,13 @@ class TokenizerMethods(FamilyMethods):
         `perceptual` (B,)."""
         x = self._pictures(batch)
         quantised = model.quantise(model.encode(x))
-        made = model.decode(quantised.codes)
+        made = model.decode(quantised.codes, **self._text(batch))
+        if self.proxy is not None:
+            return {
+                "image": self.proxy.decode(made.argmax(-1), frozen),
+                "tokens": quantised.indices.astype(jnp.int32),
+                "reconstruction": self._code_losses(batch, made, frozen),
+            }
         results = {
             "image": from_range(made, self.plan.pixel_range),
             "tokens": quantised.indices.astype(jnp.int32),
@@ -177,12 +192,14 @@ class TokenizerMethods(FamilyMethods):
         return {name: value for name, value in results.items() if name != "image"}
 
     def encode(self, model: Model, batch: Arrays, noise: Arrays, frozen: Arrays) -> dict[str, Array]:
-        """`tokens` (B, h, w)."""
+        """`tokens` (B, h, w), or (B, T)."""
         return {"tokens": model.quantise(model.encode(self._pictures(batch))).indices.astype(jnp.int32)}
 
     def decode(self, model: Model, batch: Arrays, noise: Arrays, frozen: Arrays) -> dict[str, Array]:
-        """`image` (B, H, W, C) from `tokens` (B, h, w)."""
-        made = model.decode_indices(batch["tokens"])
+        """`image` (B, H, W, C) from `tokens` (B, h, w) or (B, T) and, for a decoder that reads it, `text`."""
+        made = model.decode_indices(batch["tokens"], **self._text(batch))
+        if self.proxy is not None:
+            return {"image": self.proxy.decode(made.argmax(-1), frozen)}
         return {"image": from_range(made, self.plan.pixel_range)}
 
     def discriminator_loss(
@@ -192,13 +209,32 @@ class TokenizerMethods(FamilyMethods):
         x = self._pictures(batch)
         z = model.encode(x, {**noise, **self._powers(model, buffers)})
         codes = model.quantise(z, noise, scalars, self._after_reset(buffers), train=True).codes
-        made = stop_gradient(model.output(model.decode_trunk(codes, noise)))
+        made = stop_gradient(model.output(model.decode_trunk(codes, noise, **self._text(batch))))
         critic, vectors = critic_of(model, buffers)
         options = self.hparams.loss
         loss, metrics = discriminator_terms(x, made, options, critic, lecam_averages(buffers))
         vectors |= updated_lecam(buffers, metrics, options.lecam_decay)
         all_metrics = dict.fromkeys(training.METRICS, jnp.zeros_like(loss)) | metrics | {"loss": loss}
         return loss, all_metrics, {**buffers, **vectors}
+
+    def _picture_loss(
+        self, model: Model, x: Array, trunk: Array, scalars: Scalars, buffers: Arrays, frozen: Arrays
+    ) -> tuple[Array, Result, Result]:
+        """Losses of reconstructions of pictures x, with the discriminator's if both are updated at once,
+        metrics, and the critic's new buffers."""
+        options = self.hparams.loss
+        made, pull_back = _output(model, trunk, tokenizers.last_layer_name(self.plan))
+
+        constant = (
+            None if not scalars["adversarial"] else critic_of(jax.tree.map(stop_gradient, model), buffers)[0]
+        )
+        loss, metrics = generator_terms(x, made, options, self._distance(frozen), constant, pull_back)
+        if constant is None or options.alternating:
+            return loss, metrics, {}
+        critic, vectors = critic_of(model, buffers)
+        of_critic, more = discriminator_terms(x, made, options, critic, lecam_averages(buffers))
+        vectors |= updated_lecam(buffers, more, options.lecam_decay)
+        return loss + of_critic, metrics | more, vectors
 
     def _powers(self, model: Model, buffers: Arrays) -> dict[str, Array]:
         """The result of `encoder_sigmas`, or nothing if training does not update singular values."""
@@ -252,6 +288,27 @@ class TokenizerMethods(FamilyMethods):
             "candidates": vectors[chosen],
         }
 
+    @cached_property
+    def proxy(self) -> FrozenTokenizer | None:
+        """The tokenizer whose codes the first of two stages learns."""
+        if self.plan.options.decoder_output != "proxy_codes":
+            return None
+        return FrozenTokenizer(open_proxy(self.hparams).path)
+
+    def _proxy_codes(self, batch: Arrays, frozen: Arrays) -> Array:
+        """Codes (B, h, w) that the first stage learns."""
+        assert self.proxy is not None
+        return self.proxy.encode(batch["image"], frozen)
+
+    def _code_losses(self, batch: Arrays, logits: Array, frozen: Arrays) -> Array:
+        """Mean cross-entropies (B,) of those codes."""
+        return code_losses(logits, self._proxy_codes(batch, frozen))
+
+    def _text(self, batch: Arrays) -> dict[str, Array]:
+        """Arguments of a decoder that reads texts."""
+        reads = self.plan.one_d is not None and self.plan.one_d.text > 0
+        return {"text": batch["text"]} if reads else {}
+
     def _pictures(self, batch: Arrays) -> Array:
         """Pictures in the tokenizer's range, in at least float32."""
         dtype = jnp.float64 if self.dtype == jnp.float64 else jnp.float32
@@ -272,6 +329,16 @@ class TokenizerMethods(FamilyMethods):
         """Which codes (K,) are used too rarely."""
         dead: Array = share < self.hparams.loss.revive_below / self.plan.codebook_size
         return dead
+
+
+def of_decoders(name: str) -> bool:
+    """Whether a parameter is one of the tokenizer that the second of two stages trains."""
+    return name.startswith(("decoder.", "pixel_"))
+
+
+def of_second_stage(name: str) -> bool:
+    """Whether the second of two stages trains a parameter."""
+    return of_decoders(name) or of_discriminator(name)
 
 
 def of_discriminator(name: str) -> bool:

@@ -59,6 +59,24 @@ class Attention(nnx.Module):
         return self.out(y)
 
 
+class PackedAttention(nnx.Module):
+    """Self-attention with query, key and value in one matrix: (B, L, C) -> (B, L, C).
+
+    Its parameters are those of PyTorch's `nn.MultiheadAttention`, the matrix (3 C, C) also here.
+    """
+
+    def __init__(self, width: int, heads: int) -> None:
+        self.in_proj_weight = nnx.Param(jnp.zeros((3 * width, width)))
+        self.in_proj_bias = nnx.Param(jnp.zeros(3 * width))
+        self.out_proj = Linear(width, width)
+        self.heads = heads
+
+    def __call__(self, x: Array) -> Array:
+        y = jnp.dot(x, self.in_proj_weight[...].T)
+        y = y + broadcast(self.in_proj_bias[...], y)
+        return self.out_proj(attend(*(split_heads(part, self.heads) for part in jnp.split(y, 3, -1))))
+
+
 _IN_TURN_FROM = 2**18
 """Number of scores of a head, L * S, from which a CPU is faster with one head at a time: its caches hold the
 scores of one head, but not of all."""

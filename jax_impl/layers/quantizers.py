@@ -26,6 +26,10 @@ SMALL = 1e-5
 """Keeps logarithms of the entropy loss finite."""
 
 
+CLUSTER_DECAY = 0.99
+"""Of the average share of the tokens by which clustered codes move."""
+
+
 class Quantised(NamedTuple):
     """Codes (B, h, w, D), their indices (B, h, w), losses (0-d; `quantiser` is their weighted sum), and the
     quantiser's new buffers."""
@@ -65,20 +69,38 @@ class NearestCode(nnx.Module):
 
     def __call__(self, z: Array, buffers: Arrays | None = None, *, train: bool = False) -> Quantised:
         """Quantise; training adds losses and, with moving averages, new buffers."""
-        z = at_least_float32(z)
-        z = unit(z) if self.options.l2_normalised else z
+        rows = at_least_float32(z)
+        z = unit(rows) if self.options.l2_normalised else rows
         distances = self.distances(z)
         indices = distances.argmin(-1)
         codes = self.lookup(indices)
         if not train:
             return Quantised(codes, indices, {}, {})
         losses = self._losses(z, codes, distances)
-        new = (
-            _updated_averages(z, indices, buffers, self.options)
-            if buffers and "cluster_size" in buffers
-            else {}
-        )
+        new = {}
+        if buffers and "cluster_size" in buffers:
+            new = _updated_averages(z, indices, buffers, self.options)
+        if buffers and "embed_prob" in buffers:
+            new = self._clustered(rows, distances, indices, buffers["embed_prob"])
         return Quantised(z + stop_gradient(codes - z), indices, losses, new)
+
+    def _clustered(
+        self, rows: Array, distances: Array, indices: Array, embed_prob: Array
+    ) -> dict[str, Array]:
+        """Each code's share of the tokens, a moving average, and how far it moves towards the batch's nearest
+        vector (Zheng and Vedaldi 2023, equations 3 and 4)."""
+        K = self.options.num_embeddings
+        counts = jnp.zeros_like(embed_prob).at[indices.reshape(-1)].add(1)
+        share = CLUSTER_DECAY * embed_prob + (1 - CLUSTER_DECAY) * counts / indices.size
+        weight = jnp.exp(-share * K * 10 / (1 - CLUSTER_DECAY) - 1e-3)
+        nearest = rearrange(stop_gradient(rows), "b h w d -> (b h w) d")[
+            rearrange(distances, "b h w k -> (b h w) k").argmin(0)
+        ]
+        return {
+            "embed_prob": share,
+            "code_shift": rearrange(weight, "k -> k 1")
+            * (nearest - stop_gradient(at_least_float32(self.embedding.embedding[...]))),
+        }
 
     def _losses(self, z: Array, codes: Array, distances: Array) -> dict[str, Array]:
         options = self.options

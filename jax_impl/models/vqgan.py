@@ -34,7 +34,7 @@ from jax_impl.models.paella import PaellaDecoder, PaellaEncoder
 from jax_impl.models.residual_tokenizer import ResidualDecoder, ResidualEncoder
 from jax_impl.pretrained import Pretrained
 
-__all__ = ["Quantised", "Tokenizer", "averaged_codebook", "build_tokenizer"]
+__all__ = ["Quantised", "Tokenizer", "averaged_codebook"]
 
 Arrays = Mapping[str, Array]
 
@@ -238,11 +238,6 @@ class Tokenizer(Pretrained, nnx.Module):
     def decode_indices(self, indices: Array) -> Array:
         """Indices -> pictures, not clamped."""
         return self.decode(self.quantize.lookup(indices))
-
-
-def build_tokenizer(plan: TokenizerPlan, checkpoint: bool = False) -> Tokenizer:
-    """The tokenizer of a plan. `checkpoint` recomputes blocks in the backward pass to save memory."""
-    return Tokenizer(plan, checkpoint)
 
 
 def _architecture(plan: TokenizerPlan) -> tuple[Any, Any]:

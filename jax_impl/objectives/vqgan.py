@@ -170,6 +170,13 @@ def adaptive_weight(of_likelihood: Array, of_adversarial: Array) -> Array:
     return stop_gradient(weight.clip(0, LARGEST_WEIGHT))
 
 
+def code_losses(logits: Array, codes: Array) -> Array:
+    """Mean cross-entropies (B,) of codes (B, h, w) under logits (B, h, w, K)."""
+    log_p = jax.nn.log_softmax(at_least_float32(logits), -1)
+    chosen = jnp.take_along_axis(log_p, rearrange(codes, "b h w -> b h w 1"), -1)
+    return -chosen.mean((1, 2, 3))
+
+
 def code_counts(indices: Array, codebook_size: int, dtype: DTypeLike) -> Array:
     """How often each code (K,) occurs in the indices."""
     return jnp.zeros(codebook_size, dtype).at[indices.reshape(-1)].add(1)

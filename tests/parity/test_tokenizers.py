@@ -25,6 +25,11 @@ METROPLEX = Tokenizer(
     custom_width_str="4:8,2:6", z_channels=6, embedding_dim=6, num_embeddings=8, quantizer="ema",
     ema_debiased=True,
 )  # fmt: skip
+TITOK = Tokenizer(
+    architecture="titok", latent_tokens=3, encoder_patch=4, encoder_width=8, encoder_layers=1,
+    encoder_heads=2, decoder_patch=2, decoder_width=12, decoder_layers=1, decoder_heads=3, embedding_dim=3,
+    num_embeddings=8,
+)  # fmt: skip
 OPTIONS = {
     "maskgit": PLAIN,
     "vqgan_plus": replace(PLAIN, architecture="vqgan_plus", num_res_blocks_decoder=2),
@@ -38,6 +43,19 @@ OPTIONS = {
     "metroplex": METROPLEX,
     "metroplex of two convolutions": replace(METROPLEX, block_type="diffusion", ema_debiased=False),
     "dcvae": replace(PLAIN, architecture="dcvae", channel_mult=(2, 1), z_channels=8, embedding_dim=8),
+    "titok": replace(TITOK, clustered=True),
+    "titok in its second stage": replace(
+        TITOK,
+        decoder_output="proxy_pixels",
+        hidden_channels=8,
+        channel_mult=(1, 2, 2),
+        z_channels=3,
+        norm_groups=4,
+        num_proxy_embeddings=8,
+        decoder_patch=4,
+        legacy_shortcut=True,
+        legacy_latent_reshape=True,
+    ),
     "dropout": replace(PLAIN, dropout=0.3),
     "entropy": replace(PLAIN, entropy_loss_ratio=0.1, entropy_temperature=0.5),
     "entropy of the choice": replace(PLAIN, entropy_loss_ratio=0.1, entropy_type="argmax"),
@@ -94,7 +112,9 @@ def test_twins_agree(options):
         np.testing.assert_allclose(actual["jax"][name], expected, rtol=0, atol=limit, err_msg=name)
 
 
-@pytest.mark.parametrize(("twin", "kind"), [*product(TWINS, ["taming", "paella"]), ("torch", "metroplex")])
+@pytest.mark.parametrize(
+    ("twin", "kind"), [*product(TWINS, ["taming", "paella"]), ("torch", "metroplex"), ("torch", "titok")]
+)
 def test_recomputing_blocks_changes_nothing(twin, kind):
     options = OPTIONS[kind]
     plan = make_plan(options, SIDE, 1)

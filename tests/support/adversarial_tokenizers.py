@@ -19,14 +19,14 @@ from jax_impl.families import adversaries as jax_adversaries
 from jax_impl.families.vqgan import _output as jax_output
 from jax_impl.layers.quantizers import entropies as jax_entropies
 from jax_impl.models.discriminator import build_discriminator as jax_discriminator
-from jax_impl.models.vqgan import build_tokenizer as build_jax
+from jax_impl.models.tokenizers import build_tokenizer as build_jax
 from jax_impl.objectives import vqgan as jax_objectives
 from tests.support import tokenizers
 from tests.support.twin_models import JaxModel, bound
 from torch_impl.families import adversaries as torch_adversaries
 from torch_impl.layers.quantizers import entropies as torch_entropies
 from torch_impl.models.discriminator import build_discriminator as torch_discriminator
-from torch_impl.models.vqgan import build_tokenizer as build_torch
+from torch_impl.models.tokenizers import build_tokenizer as build_torch
 from torch_impl.objectives import vqgan as torch_objectives
 
 

@@ -7,10 +7,10 @@ import torch
 
 from dioscuri.families.vqgan.tables import parameter_table
 from dioscuri.plans.parameters import shapes
-from jax_impl.models.vqgan import build_tokenizer as build_jax
+from jax_impl.models.tokenizers import build_tokenizer as build_jax
 from jax_impl.objectives.masked_tokens import soft_targets as jax_soft
 from tests.support.twin_models import JaxModel, bound
-from torch_impl.models.vqgan import build_tokenizer as build_torch
+from torch_impl.models.tokenizers import build_tokenizer as build_torch
 from torch_impl.objectives.masked_tokens import soft_targets as torch_soft
 
 

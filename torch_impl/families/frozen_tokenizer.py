@@ -14,7 +14,7 @@ from dioscuri.families.maskgit.options import TokenData
 from dioscuri.families.vqgan.trained import open_tokenizer
 from torch_impl.layers.initial import blank
 from torch_impl.layers.pictures import from_range, to_range
-from torch_impl.models.vqgan import build_tokenizer
+from torch_impl.models.tokenizers import build_tokenizer
 
 PREFIX = "tokenizer."
 

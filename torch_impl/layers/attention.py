@@ -56,6 +56,25 @@ class Attention(nn.Module):
         return self.out(y)
 
 
+class PackedAttention(nn.Module):
+    """Self-attention with query, key and value in one matrix: (B, L, C) -> (B, L, C).
+
+    Its parameters are those of `nn.MultiheadAttention`, which in evaluation has another kernel that neither
+    compiles nor exports.
+    """
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.in_proj_weight = nn.Parameter(torch.zeros(3 * width, width))
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
+        self.out_proj = nn.Linear(width, width)
+        self.heads = heads
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.linear(x, self.in_proj_weight, self.in_proj_bias)
+        return self.out_proj(attend(*(split_heads(part, self.heads) for part in y.chunk(3, -1))))
+
+
 def attend(
     query: Tensor,
     key: Tensor,

@@ -23,6 +23,10 @@ SMALL = 1e-5
 """Keeps logarithms of the entropy loss finite."""
 
 
+CLUSTER_DECAY = 0.99
+"""Of the average share of the tokens by which clustered codes move."""
+
+
 class Quantised(NamedTuple):
     """Codes (B, h, w, D), their indices (B, h, w), losses (0-d; `quantiser` is their weighted sum), and the
     quantiser's new buffers."""
@@ -63,20 +67,40 @@ class NearestCode(nn.Module):
 
     def forward(self, z: Tensor, buffers: Tensors | None = None, *, train: bool = False) -> Quantised:
         """Quantise; training adds losses and, with moving averages, new buffers."""
-        z = at_least_float32(z)
-        z = unit(z) if self.options.l2_normalised else z
+        rows = at_least_float32(z)
+        z = unit(rows) if self.options.l2_normalised else rows
         distances = self.distances(z)
         indices = distances.argmin(-1)
         codes = self.lookup(indices)
         if not train:
             return Quantised(codes, indices, {}, {})
         losses = self._losses(z, codes, distances)
-        new = (
-            _updated_averages(z, indices, buffers, self.options)
-            if buffers and "cluster_size" in buffers
-            else {}
-        )
+        new = {}
+        if buffers and "cluster_size" in buffers:
+            new = _updated_averages(z, indices, buffers, self.options)
+        if buffers and "embed_prob" in buffers:
+            new = self._clustered(rows, distances, indices, buffers["embed_prob"])
         return Quantised(z + (codes - z).detach(), indices, losses, new)
+
+    def _clustered(
+        self, rows: Tensor, distances: Tensor, indices: Tensor, embed_prob: Tensor
+    ) -> dict[str, Tensor]:
+        """Each code's share of the tokens, a moving average, and how far it moves towards the batch's nearest
+        vector (Zheng and Vedaldi 2023, equations 3 and 4)."""
+        K = self.options.num_embeddings
+        counts = torch.zeros_like(embed_prob).index_add_(
+            0, indices.flatten(), torch.ones_like(indices.flatten(), dtype=embed_prob.dtype)
+        )
+        share = CLUSTER_DECAY * embed_prob + (1 - CLUSTER_DECAY) * counts / indices.numel()
+        weight = torch.exp(-share * K * 10 / (1 - CLUSTER_DECAY) - 1e-3)
+        nearest = rearrange(rows.detach(), "b h w d -> (b h w) d")[
+            rearrange(distances, "b h w k -> (b h w) k").argmin(0)
+        ]
+        return {
+            "embed_prob": share,
+            "code_shift": rearrange(weight, "k -> k 1")
+            * (nearest - at_least_float32(self.embedding.weight).detach()),
+        }
 
     def _losses(self, z: Tensor, codes: Tensor, distances: Tensor) -> dict[str, Tensor]:
         options = self.options

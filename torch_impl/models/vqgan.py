@@ -30,7 +30,7 @@ from torch_impl.models.paella import PaellaDecoder, PaellaEncoder
 from torch_impl.models.residual_tokenizer import ResidualDecoder, ResidualEncoder
 from torch_impl.pretrained import Pretrained
 
-__all__ = ["Quantised", "Tokenizer", "averaged_codebook", "build_tokenizer"]
+__all__ = ["Quantised", "Tokenizer", "averaged_codebook"]
 
 Tensors = Mapping[str, Tensor]
 
@@ -241,11 +241,6 @@ class Tokenizer(Pretrained, nn.Module):
     def decode_indices(self, indices: Tensor) -> Tensor:
         """Indices -> pictures, not clamped."""
         return self.decode(self.quantize.lookup(indices))
-
-
-def build_tokenizer(plan: TokenizerPlan, checkpoint: bool = False) -> Tokenizer:
-    """The tokenizer of a plan. `checkpoint` recomputes blocks in the backward pass to save memory."""
-    return Tokenizer(plan, checkpoint)
 
 
 def _architecture(plan: TokenizerPlan) -> tuple[Any, Any]:

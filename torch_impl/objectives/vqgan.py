@@ -159,6 +159,14 @@ def adaptive_weight(of_likelihood: Tensor, of_adversarial: Tensor) -> Tensor:
     return weight.clamp(0, LARGEST_WEIGHT).detach()
 
 
+def code_losses(logits: Tensor, codes: Tensor) -> Tensor:
+    """Mean cross-entropies (B,) of codes (B, h, w) under logits (B, h, w, K)."""
+    losses: Tensor = F.cross_entropy(
+        rearrange(at_least_float32(logits), "b h w k -> b k h w"), codes, reduction="none"
+    )
+    return losses.mean((1, 2))
+
+
 def code_counts(indices: Tensor, codebook_size: int, dtype: torch.dtype) -> Tensor:
     """How often each code (K,) occurs in the indices."""
     counts = torch.zeros(codebook_size, dtype=dtype, device=indices.device)

@@ -7,11 +7,12 @@ from typing import Any
 from dioscuri.engine import Array
 from dioscuri.face.model import BATCH_SIZE, Model
 from dioscuri.face.usual import Values, halvings
+from dioscuri.families.vqgan import stages
 from dioscuri.families.vqgan import training as tokenizer_training
 from dioscuri.families.vqgan.logic import network_options
 from dioscuri.families.vqgan.plan import TokenizerPlan, codebook_name, plan_of
 from dioscuri.inputs import read_tokens
-from dioscuri.plans.parameters import initial_values, shapes
+from dioscuri.plans.parameters import shapes
 
 
 class TokenizerModel(Model):
@@ -81,7 +82,7 @@ class TokenizerModel(Model):
     @classmethod
     def initial_weights(cls, hparams: Any, seed: int) -> dict[str, Array]:
         """Initial values of every parameter."""
-        return initial_values(tokenizer_training.parameter_table(hparams), seed)
+        return stages.initial_weights(hparams, seed)
 
     @classmethod
     def buffers_of(cls, hparams: Any, weights: Mapping[str, Array]) -> dict[str, Array]:

@@ -20,6 +20,7 @@ from dioscuri.families.vqgan import training as tokenizer_training
 from dioscuri.families.vqgan.modes.quality import Quality, measure
 from dioscuri.families.vqgan.modes.report import report
 from dioscuri.families.vqgan.options import Discriminator, HParams
+from dioscuri.families.vqgan.stages import check_stage
 from dioscuri.metrics.similarity import similarity_of_finite
 from dioscuri.outputs.examples import first_training_batch, validation_batches
 from dioscuri.outputs.pictures import in_rows, sheet
@@ -67,6 +68,9 @@ def check_options(hparams: HParams) -> None:
             "[loss] alternating updates the networks one after the other on the whole batch: set "
             "train.accumulation_steps=1, or alternating=False"
         )
+    if hparams.loss.revive_below and hparams.model.clustered:
+        raise UserError("[loss] revive_below: clustered codes revive by themselves: set it to 0")
+    check_stage(hparams)
     if hparams.loss.revive_below and hparams.train.accumulation_steps > 1:
         raise UserError(
             "[loss] revive_below needs the whole batch: set train.accumulation_steps=1, or revive_below=0"
@@ -159,7 +163,7 @@ class TokenizerRun:
 
     def facts(self) -> dict[str, int]:
         """Number of tokens per picture, and of codes."""
-        return {"tokens": self.plan.grid**2, "codes": self.plan.codebook_size}
+        return {"tokens": prod(self.plan.token_shape), "codes": self.plan.codebook_size}
 
     def report(self) -> dict[str, Any]:
         """Quality on the test pictures with averaged weights, and a sheet."""

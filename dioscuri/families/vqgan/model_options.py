@@ -4,24 +4,27 @@ from dataclasses import dataclass
 from math import prod
 
 from dioscuri.errors import UserError
+from dioscuri.families.vqgan.one_d_options import OneDTokens, check_one_d
 from dioscuri.hparams.schema import option
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tokenizer:
+class Tokenizer(OneDTokens):
     """`[model]` of the family vqgan."""
 
     architecture: str = option(
-        choices=("maskgit", "vqgan_plus", "taming", "movq", "paella", "metroplex", "dcvae"),
+        choices=("maskgit", "vqgan_plus", "taming", "movq", "paella", "metroplex", "dcvae", "titok"),
         doc="maskgit: convolutions only (MaskGIT, Chang et al. 2022); vqgan_plus: the same, with strided "
         "convolutions (VQGAN+ and MaskBit, Weber et al. 2024); taming: with attention (VQGAN, Esser et al. "
         "2021); movq: the same, with the decoder's norms modulated by the codes (Zheng et al. 2022); "
         "paella: modulated blocks (Rampas et al. 2022); metroplex: VD-VAE's blocks (the VQ-VAE of the later "
         "Metroplex program); dcvae: residual blocks whose encoder is spectrally normalised (Parmar et al. "
-        "2021, with codes, as in the same program)",
+        "2021, with codes, as in the same program); titok: transformers whose tokens are a sequence "
+        "without a grid (TiTok, Yu et al. 2024)",
     )
     hidden_channels: int = option(
-        low=1,
+        0,
+        low=0,
         high=2**14,
         doc="base width, multiplied by channel_mult; metroplex: width of the finest resolution",
     )
@@ -66,7 +69,7 @@ class Tokenizer:
         needs=("architecture", ("metroplex",)),
         doc="metroplex: four convolutions, or two of full width",
     )
-    z_channels: int = option(low=1, high=2**14, doc="channels of the encoder's output")
+    z_channels: int = option(0, low=0, high=2**14, doc="channels of the encoder's output")
     num_embeddings: int = option(low=2, high=2**24, doc="codes")
     embedding_dim: int = option(
         low=1, high=2**14, doc="length of a code; z_channels if there is no layer between"
@@ -130,6 +133,12 @@ class Tokenizer:
         needs=("quantizer", ("nearest",)),
         doc="nearest: compare unit vectors (Yu et al. 2021, ViT-VQGAN)",
     )
+    clustered: bool = option(
+        False,
+        needs=("quantizer", ("nearest",)),
+        doc="nearest: after each batch, a code moves towards the nearest of the encoder's outputs, the "
+        "further the less it is used (Zheng and Vedaldi 2023, equation 4)",
+    )
     ema_decay: float = option(
         0.99, low=0, high=1, needs=("quantizer", ("ema",)), doc="ema: decay of the averages"
     )
@@ -172,7 +181,7 @@ class Tokenizer:
     pixel_range: str = option("unit", choices=("unit", "signed"), doc="pictures in [0, 1] or [-1, 1]")
     legacy_shortcut: bool = option(
         False,
-        needs=("architecture", ("maskgit", "vqgan_plus")),
+        needs=("architecture", ("maskgit", "vqgan_plus", "titok")),
         doc="maskgit: the shortcut of a block that changes the width sees the block's output, not its input; "
         "the published weights need it",
     )
@@ -197,6 +206,20 @@ class Tokenizer:
     )
 
     def __post_init__(self) -> None:
+        if self.architecture == "titok":
+            check_one_d(self)
+        else:
+            self._check_grid()
+        if self.architecture in ("paella", "metroplex", "dcvae", "titok") and self.dropout:
+            raise UserError(f"[model] architecture '{self.architecture}' has no dropout: set dropout=0")
+        self._check_quantizer()
+
+    def _check_grid(self) -> None:
+        for name in ("hidden_channels", "z_channels"):
+            if not getattr(self, name):
+                raise UserError(
+                    f"[model] architecture '{self.architecture}' needs {name}, which is missing or 0"
+                )
         by_blocks = self.architecture == "metroplex"
         if not self.channel_mult and not by_blocks:
             raise UserError("[model] channel_mult is empty: give one factor per level, such as [1, 2]")
@@ -215,9 +238,6 @@ class Tokenizer:
                 f"[model] embedding_dim {self.embedding_dim} must be z_channels {self.z_channels} for the "
                 f"architecture '{self.architecture}', which has no layer between them"
             )
-        if self.architecture in ("paella", "metroplex", "dcvae") and self.dropout:
-            raise UserError(f"[model] architecture '{self.architecture}' has no dropout: set dropout=0")
-        self._check_quantizer()
 
     def _check_quantizer(self) -> None:
         if self.quantizer == "fsq" and (

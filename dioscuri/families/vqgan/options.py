@@ -107,6 +107,19 @@ class Loss:
     vgg_path: str = option(
         "", path=True, needs=("lpips_path", ()), doc="VGG16 weights under torchvision's names, .safetensors"
     )
+    proxy_path: str = option(
+        "",
+        path=True,
+        needs=("model.decoder_output", ("proxy_codes", "proxy_pixels")),
+        doc="titok: run or folder of the other tokenizer, whose codes the first stage learns, and whose "
+        "decoder the second one starts from",
+    )
+    stage1_path: str = option(
+        "",
+        path=True,
+        needs=("model.decoder_output", ("proxy_pixels",)),
+        doc="titok: run or folder of the first stage, which the second one starts from",
+    )
     codebook_weight: float = option(1.0, low=0, doc="weight of the quantiser's losses")
     entropy_annealing_factor: float = option(
         0.0,

@@ -5,6 +5,7 @@ from functools import lru_cache
 
 from dioscuri.errors import UserError
 from dioscuri.families.vqgan.model_options import Tokenizer
+from dioscuri.families.vqgan.one_d_tokens import OneDStacks, one_d_stacks
 from dioscuri.families.vqgan.options import HParams
 from dioscuri.families.vqgan.residual_tokenizers import ResidualStacks, residual_stacks
 from dioscuri.families.vqgan.spectral import SpectralStacks, spectral_stacks
@@ -37,7 +38,8 @@ class Level:
 class TokenizerPlan:
     """Layers of encoder and decoder; in both, levels are counted from the finest.
 
-    `residual` or `spectral` replaces the levels.
+    `residual`, `spectral` or `one_d` replaces the levels; `proxy` is the other tokenizer whose decoder is the
+    last part of a decoder of `one_d`.
     """
 
     options: Tokenizer
@@ -49,6 +51,8 @@ class TokenizerPlan:
     decoder: tuple[Level, ...]
     residual: ResidualStacks | None = None
     spectral: SpectralStacks | None = None
+    one_d: OneDStacks | None = None
+    proxy: "TokenizerPlan | None" = None
 
     @property
     def downsampling(self) -> int:
@@ -61,13 +65,18 @@ class TokenizerPlan:
 
     @property
     def grid(self) -> int:
-        """Side of the grid of tokens."""
-        return self.resolution // self.downsampling
+        """Side of the grid of tokens; 0 for a sequence without a grid."""
+        return 0 if self.one_d is not None else self.resolution // self.downsampling
 
     @property
     def token_shape(self) -> tuple[int, ...]:
         """Shape of a picture's tokens: (h, w), or (T,) for a sequence without a grid."""
-        return (self.grid, self.grid)
+        return (self.grid, self.grid) if self.one_d is None else (self.one_d.tokens,)
+
+    @property
+    def vector_shape(self) -> tuple[int, int]:
+        """Shape of a picture's vectors without their last axis: (h, w), or (1, T) for a sequence."""
+        return (self.grid, self.grid) if self.one_d is None else (1, self.one_d.tokens)
 
     @property
     def codebook_size(self) -> int:
@@ -129,6 +138,8 @@ def make_plan(options: Tokenizer, resolution: int, channels: int) -> TokenizerPl
     if options.architecture == "metroplex":
         stacks = residual_stacks(options, resolution)
         return TokenizerPlan(options, resolution, channels, (), (), (), (), stacks)
+    if options.architecture == "titok":
+        return _one_d_plan(options, resolution, channels)
     n = len(options.channel_mult)
     if resolution % 2 ** (n - 1):
         raise UserError(
@@ -191,6 +202,30 @@ def _decoder_blocks(options: Tokenizer) -> int:
     return options.num_res_blocks_decoder or options.num_res_blocks
 
 
+def _one_d_plan(options: Tokenizer, resolution: int, channels: int) -> TokenizerPlan:
+    stacks, proxy = one_d_stacks(options, resolution, channels), None
+    if options.decoder_output == "proxy_pixels":
+        decoder = Tokenizer(
+            architecture="maskgit",
+            hidden_channels=options.hidden_channels,
+            channel_mult=options.channel_mult,
+            num_res_blocks=options.num_res_blocks,
+            z_channels=options.z_channels,
+            embedding_dim=options.z_channels,
+            num_embeddings=options.num_proxy_embeddings,
+            norm_groups=options.norm_groups,
+            legacy_shortcut=options.legacy_shortcut,
+            pixel_range=options.pixel_range,
+        )
+        proxy = make_plan(decoder, resolution, channels)
+        if proxy.grid != stacks.decoder.grid:
+            raise UserError(
+                f"[model] channel_mult gives the other tokenizer a grid of {proxy.grid}, decoder_patch gives "
+                f"{stacks.decoder.grid}: they must be equal"
+            )
+    return TokenizerPlan(options, resolution, channels, (), (), (), (), one_d=stacks, proxy=proxy)
+
+
 def _level(options: Tokenizer, name: str, inputs: int, width: int, side: int, n: int) -> tuple[Block, ...]:
     attention = options.architecture in ("taming", "movq") and side in options.attn_resolutions
     attends = attention and (n > 1 or not options.legacy_single_block_attention)
@@ -210,8 +245,7 @@ def _mid(options: Tokenizer, name: str, width: int, side: int) -> tuple[Block, .
 
 def last_layer_name(plan: TokenizerPlan) -> str:
     """Name of the kernel whose gradients determine the adaptive weight of the adversarial loss."""
-    del plan
-    return "decoder.conv_out.weight"
+    return "decoder.conv_out.weight" if plan.proxy is None else "pixel_decoder.conv_out.weight"
 
 
 def codebook_name(plan: TokenizerPlan) -> str:
@@ -235,4 +269,4 @@ def noise(plan: TokenizerPlan, batch: int) -> tuple[NoiseSpec, ...]:
     )
     if plan.options.quantizer != "gumbel":
         return specs
-    return (*specs, NoiseSpec("gumbel", "uniform", (batch, plan.grid, plan.grid, plan.codebook_size)))
+    return (*specs, NoiseSpec("gumbel", "uniform", (batch, *plan.vector_shape, plan.codebook_size)))

@@ -1,5 +1,6 @@
 """Parameters of an image tokenizer, under the originals' names, and its buffers."""
 
+from dioscuri.families.vqgan.one_d_tokens import one_d_table
 from dioscuri.families.vqgan.plan import Block, TokenizerPlan, codebook_name, has_codebook
 from dioscuri.families.vqgan.residual_tokenizers import residual_table
 from dioscuri.families.vqgan.spectral import generator_layers, generator_table, power_buffers
@@ -14,9 +15,21 @@ def parameter_table(plan: TokenizerPlan) -> Table:
         return _paella_table(plan)
     if plan.residual is not None:
         return residual_table(plan.residual, plan.channels, _codebook(plan))
+    if plan.one_d is not None:
+        proxy = {} if plan.proxy is None else _decoding(parameter_table(plan.proxy))
+        return one_d_table(plan.options, plan.one_d, plan.channels, _codebook(plan), proxy)
     if plan.spectral is not None:
         return generator_table(plan.spectral, plan.channels, _codebook(plan))
     return _levels_table(plan)
+
+
+def _decoding(table: Table) -> Table:
+    """The codes and the decoder of a tokenizer."""
+    chosen = {name: table[name] for name in table if not name.startswith("encoder.")}
+    return {
+        name: Parameter(entry.shape, entry.init, entry.decays and not name.startswith("quantize."))
+        for name, entry in chosen.items()
+    }
 
 
 def _levels_table(plan: TokenizerPlan) -> Table:
@@ -85,8 +98,14 @@ def _modulated_block(name: str, width: int) -> Table:
 
 def buffer_table(plan: TokenizerPlan) -> Table:
     """Buffers of the quantiser (moving averages of each code's count and sum of vectors and, if these begin
-    at 0, the number of batches) and of the network's power iteration."""
+    at 0, the number of batches; of clustered codes, their shares of the tokens and their last moves) and of
+    the network's power iteration."""
     table = power_buffers("", generator_layers(plan.spectral), values=True) if plan.spectral else {}
+    if plan.options.clustered:
+        table |= {
+            "embed_prob": Parameter((plan.codebook_size,), ZEROS),
+            "code_shift": Parameter(_codes(plan), ZEROS),
+        }
     if plan.options.quantizer != "ema":
         return table
     if plan.options.ema_debiased:

@@ -82,6 +82,6 @@ def initial_buffers(hparams: HParams, seed: int, codebook: Array | None = None) 
     return values
 
 
-def reset_noise(loss: Loss, batch: int, grid: int) -> tuple[NoiseSpec, ...]:
-    """Uniform noise (B, h, w) that selects candidates among the batch's encoder outputs."""
-    return (NoiseSpec("dead_code_reset", "uniform", (batch, grid, grid)),) if loss.revive_below else ()
+def reset_noise(loss: Loss, batch: int, vectors: tuple[int, int]) -> tuple[NoiseSpec, ...]:
+    """Uniform noise (B, h, w) that selects candidates among the batch's encoder outputs (B, h, w, D)."""
+    return (NoiseSpec("dead_code_reset", "uniform", (batch, *vectors)),) if loss.revive_below else ()

@@ -1,0 +1,94 @@
+"""TiTok and TA-TiTok: converts their configurations to ours and back. Weight names are canonical."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from dioscuri.errors import UserError
+from dioscuri.families.vqgan.model_options import Tokenizer
+from dioscuri.importers.options import check_names
+
+SIZES = {"small": (512, 8, 8), "base": (768, 12, 12), "large": (1024, 24, 16)}
+"""Width, layers and heads of the transformers."""
+PROXY: dict[str, Any] = {
+    "hidden_channels": 128,
+    "channel_mult": (1, 1, 2, 2, 4),
+    "num_res_blocks": 2,
+    "z_channels": 256,
+}
+"""The decoder of MaskGIT's tokenizer, which the second stage trains."""
+_KNOWN = {
+    *("codebook_size", "token_size", "use_l2_norm", "commitment_cost", "vit_enc_model_size"),
+    *("vit_dec_model_size", "vit_enc_patch_size", "vit_dec_patch_size", "num_latent_tokens"),
+    *("quantize_mode", "finetune_decoder", "is_legacy", "clustering_vq", "text_context_length"),
+    *("text_embed_dim", "pretrained_tokenizer_weight"),
+}
+_REFERENCE = re.compile(r"\$\{([\w.]+)\}")
+
+
+def is_titok(config: Mapping[str, Any]) -> bool:
+    """Whether a configuration is that of a TiTok or TA-TiTok tokenizer."""
+    model = config.get("model")
+    return isinstance(model, Mapping) and "num_latent_tokens" in (model.get("vq_model") or {})
+
+
+def titok_tokenizer(
+    config: Mapping[str, Any],
+    sizes: Mapping[str, tuple[int, int, int]] | None = None,
+    proxy: Mapping[str, Any] | None = None,
+) -> tuple[Tokenizer, dict[str, Any]]:
+    """Options of `[model]` and `[data]` of a whole configuration, whose references `${a.b}` are resolved.
+
+    `sizes` and `proxy` replace the published ones.
+    """
+    sizes, proxy = {**SIZES, **(sizes or {})}, {**PROXY, **(proxy or {})}
+    given: Mapping[str, Any] = resolved(config["model"]["vq_model"], config)
+    check_names(given, _KNOWN)
+    if given.get("quantize_mode", "vq") == "vae":
+        raise UserError("quantize_mode 'vae' has no tokens: only tokenizers with codes are supported")
+    two_stages, legacy = given.get("finetune_decoder", True), given.get("is_legacy", True)
+    if two_stages and not legacy:
+        raise UserError("finetune_decoder is True, which needs is_legacy True")
+    text = given.get("text_context_length", 77) if _reads_text(given) else 0
+    stacks = {
+        f"{side}_{name}": value
+        for side, short in (("encoder", "enc"), ("decoder", "dec"))
+        for name, value in (
+            *zip(("width", "layers", "heads"), sizes[given[f"vit_{short}_model_size"]], strict=True),
+            ("patch", given[f"vit_{short}_patch_size"]),
+        )
+    }
+    model = Tokenizer(
+        architecture="titok",
+        latent_tokens=given["num_latent_tokens"],
+        embedding_dim=given["token_size"],
+        num_embeddings=given["codebook_size"],
+        l2_normalised=given["use_l2_norm"],
+        commitment_cost=given["commitment_cost"],
+        clustered=text > 0 and given.get("clustering_vq", False),
+        decoder_output="proxy_pixels" if two_stages else "proxy_codes" if legacy else "pixels",
+        text_length=text,
+        text_width=given.get("text_embed_dim", 768),
+        legacy_latent_reshape=legacy,
+        legacy_shortcut=two_stages,
+        **stacks,
+        **(proxy if two_stages else {}),
+    )
+    return model, {"target_res": config["dataset"]["preprocessing"]["crop_size"], "channels": 3}
+
+
+def resolved(value: Any, root: Mapping[str, Any]) -> Any:
+    """A value of OmegaConf with references to the root's entries replaced."""
+    if isinstance(value, Mapping):
+        return {name: resolved(entry, root) for name, entry in value.items()}
+    if isinstance(value, str) and (match := _REFERENCE.fullmatch(value)):
+        target: Any = root
+        for name in match[1].split("."):
+            target = target[name]
+        return resolved(target, root)
+    return value
+
+
+def _reads_text(given: Mapping[str, Any]) -> bool:
+    """Only TA-TiTok's configurations have these options."""
+    return any(name in given for name in ("text_context_length", "text_embed_dim", "clustering_vq"))

@@ -1,0 +1,220 @@
+"""Tokenizers whose tokens are a sequence without a grid: TiTok (Yu et al. 2024, section 3) and TA-TiTok,
+whose decoder also reads text (Kim et al. 2025, section 3.1).
+
+Pictures are (B, H, W, C) in the plan's range, vectors and codes (B, 1, T, D), indices (B, T), texts
+(B, S, E). Modules have the names of the published weights.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange, repeat
+from flax import nnx
+from jax import Array
+from jax.lax import stop_gradient
+
+from dioscuri.families.vqgan.one_d_tokens import TransformerStack
+from dioscuri.families.vqgan.plan import TokenizerPlan
+from jax_impl.layers.attention import PackedAttention
+from jax_impl.layers.convolution import Conv
+from jax_impl.layers.dense import Embedding, Linear, PointwiseDense, broadcast
+from jax_impl.layers.norms import LayerNorm
+from jax_impl.layers.precision import at_least_float32, weights_dtype
+from jax_impl.layers.quantizers import Quantised, make_quantizer
+from jax_impl.layers.stack import call
+from jax_impl.models.vqgan import Decoder, Tokenizer
+
+Arrays = Mapping[str, Array]
+EPSILON = 1e-5
+"""Added to the variance in norms."""
+
+
+class TransformerBlock(nnx.Module):
+    """Attention and a dense layer, each after a norm: (B, L, C) -> the same."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        self.ln_1 = LayerNorm(width, EPSILON)
+        self.attn = PackedAttention(width, heads)
+        self.ln_2 = LayerNorm(width, EPSILON)
+        self.mlp = nnx.Dict({"c_fc": Linear(width, 4 * width), "c_proj": Linear(4 * width, width)})
+
+    def __call__(self, x: Array) -> Array:
+        x = x + self.attn(self.ln_1(x))
+        return x + self.mlp["c_proj"](jax.nn.gelu(self.mlp["c_fc"](self.ln_2(x)), approximate=False))
+
+
+class Patches(Conv):
+    """A vector per patch (kernel = stride): (B, H, W, I) -> (B, H W / s^2, O)."""
+
+    def __init__(self, channels: int, width: int, side: int) -> None:
+        super().__init__(channels, width, (side, side), side)
+
+    def __call__(self, x: Array) -> Array:  # type: ignore[override]  # nnx's takes a sharding, too
+        """Patches do not overlap, so this is a matrix product."""
+        s, _ = self.kernel_size
+        x = rearrange(x, "b (h s) (w t) c -> b (h w) (s t c)", s=s, t=s)
+        y = jnp.dot(x, rearrange(self.kernel[...], "s t i o -> (s t i) o"))
+        assert self.bias is not None
+        return y + broadcast(self.bias[...], y)
+
+
+class LatentTransformer(nnx.Module):
+    """What encoder and decoder share: embeddings of a class token, of positions and of latent tokens, and
+    layers."""
+
+    def __init__(self, stack: TransformerStack, tokens: int, recomputed: bool) -> None:
+        C = stack.width
+        self.class_embedding = nnx.Param(jnp.zeros((1, C)))
+        self.positional_embedding = nnx.Param(jnp.zeros((stack.grid**2 + 1, C)))
+        self.latent_token_positional_embedding = nnx.Param(jnp.zeros((tokens, C)))
+        self.ln_pre = LayerNorm(C, EPSILON)
+        self.transformer = nnx.List([TransformerBlock(C, stack.heads) for _ in range(stack.layers)])
+        self.ln_post = LayerNorm(C, EPSILON)
+        self.stack, self.recomputed = stack, recomputed
+
+    def sequence(self, patches: Array, latents: Array, *more: Array) -> Array:
+        """Class token, patches (B, G^2, C) and latents (B, T, C), each with its position, and more tokens,
+        after all layers: (B, 1 + G^2 + T + ..., C)."""
+        start = repeat(self.class_embedding[...], "n c -> b n c", b=len(patches))
+        x = jnp.concatenate([start, patches], 1) + self.positional_embedding[...][None]
+        x = self.ln_pre(
+            jnp.concatenate([x, latents + self.latent_token_positional_embedding[...][None], *more], 1)
+        )
+        for block in self.transformer:
+            x = call(block, x, checkpoint=self.recomputed)
+        return x
+
+
+class OneDEncoder(LatentTransformer):
+    """Pictures (B, H, W, C) -> vectors (B, 1, T, O)."""
+
+    def __init__(self, plan: TokenizerPlan, outputs: int, recomputed: bool) -> None:
+        assert plan.one_d is not None
+        stack, tokens = plan.one_d.encoder, plan.one_d.tokens
+        super().__init__(stack, tokens, recomputed)
+        self.patch_embed = Patches(plan.channels, stack.width, stack.patch)
+        self.conv_out = PointwiseDense(stack.width, outputs)
+        self.tokens, self.reshaped = tokens, plan.options.legacy_latent_reshape
+
+    def __call__(self, x: Array, latents: Array) -> Array:
+        """`latents` (T, C) are the tokens' learnt first vectors."""
+        x = self.sequence(self.patch_embed(x), repeat(latents, "t c -> b t c", b=len(x)))
+        x = self.ln_post(x[:, -self.tokens :])
+        if self.reshaped:
+            x = rearrange(rearrange(x, "b t c -> b (t c)"), "b (c t) -> b t c", t=self.tokens)
+        return rearrange(self.conv_out(x), "b t c -> b 1 t c")
+
+
+class OneDDecoder(LatentTransformer):
+    """Codes (B, 1, T, D) -> pictures (B, H, W, C) before the last convolution, or logits (B, G, G, K) of
+    another tokenizer's codes."""
+
+    def __init__(self, plan: TokenizerPlan, recomputed: bool) -> None:
+        assert plan.one_d is not None
+        options, stack, outputs = plan.options, plan.one_d.decoder, plan.one_d.outputs
+        super().__init__(stack, plan.one_d.tokens, recomputed)
+        C = stack.width
+        self.mask_token = nnx.Param(jnp.zeros((1, 1, C)))
+        self.decoder_embed = Linear(plan.embedding_dim, C)
+        self.reads_text, self.to_pixels = plan.one_d.text > 0, options.decoder_output == "pixels"
+        if self.reads_text:
+            self.text_guidance_proj = Linear(options.text_width, C)
+            self.text_guidance_positional_embedding = nnx.Param(jnp.zeros((plan.one_d.text, C)))
+        if self.to_pixels:
+            self.ffn: Any = nnx.Dict({"0": PointwiseDense(C, outputs)})
+            self.conv_out = Conv(plan.channels, plan.channels, (3, 3))
+        else:
+            self.ffn = nnx.Dict({"0": PointwiseDense(C, 2 * C), "2": PointwiseDense(2 * C, outputs)})
+
+    def __call__(self, codes: Array, text: Array | None = None) -> Array:
+        latents = self.decoder_embed(rearrange(codes, "b 1 t d -> b t d"))
+        more = []
+        if self.reads_text:
+            assert text is not None, "this tokenizer's decoder reads texts"
+            more = [
+                self.text_guidance_proj(text.astype(latents.dtype))
+                + self.text_guidance_positional_embedding[...][None]
+            ]
+        n = self.stack.grid**2
+        x = self.sequence(repeat(self.mask_token[...], "1 1 c -> b n c", b=len(codes), n=n), latents, *more)
+        x = self.ffn["0"](self.ln_post(x[:, 1 : n + 1]))
+        if not self.to_pixels:
+            x = self.ffn["2"](jnp.tanh(x))
+            return rearrange(x, "b (h w) k -> b h w k", h=self.stack.grid)
+        h, s = self.stack.grid, self.stack.patch
+        return rearrange(x, "b (h w) (s t c) -> b (h s) (w t) c", h=h, s=s, t=s)
+
+
+class OneDTokenizer(Tokenizer):
+    """Encoder, quantiser and decoder; in the second of two stages, also the codes and the decoder of another
+    tokenizer, and then encoder and quantiser are not trained."""
+
+    def __init__(self, plan: TokenizerPlan, checkpoint: bool = False) -> None:
+        assert plan.one_d is not None
+        options, stacks = plan.options, plan.one_d
+        self.plan = plan
+        self.latent_tokens = nnx.Param(jnp.zeros((stacks.tokens, stacks.encoder.width)))
+        self.encoder = OneDEncoder(plan, plan.embedding_dim, checkpoint)
+        self.quantize = make_quantizer(options)
+        self.decoder: Any = OneDDecoder(plan, checkpoint)
+        if plan.proxy is not None:
+            codes = Embedding(plan.proxy.codebook_size, plan.proxy.embedding_dim)
+            self.pixel_quantize: Any = nnx.Dict({"embedding": codes})
+            self.pixel_decoder = Decoder(plan.proxy, checkpoint)
+
+    def encode(self, x: Array, noise: Arrays | None = None) -> Array:
+        """Pictures -> vectors (B, 1, T, D) to quantise; nothing is random."""
+        del noise
+        z: Array = self.encoder(x.astype(weights_dtype(self.encoder)), self.latent_tokens[...])
+        return z if self.plan.proxy is None else stop_gradient(z)
+
+    def quantise(
+        self,
+        z: Array,
+        noise: Arrays | None = None,
+        scalars: Arrays | None = None,
+        buffers: Arrays | None = None,
+        *,
+        train: bool = False,
+    ) -> Quantised:
+        """Codes of the vectors; see `Tokenizer`. The second stage has no losses."""
+        if self.plan.proxy is not None and train:
+            quantised = super().quantise(z)
+            zero = jnp.zeros((), quantised.codes.dtype)
+            quantised = quantised._replace(codes=stop_gradient(quantised.codes), losses={"quantiser": zero})
+        else:
+            quantised = super().quantise(z, noise, scalars, buffers, train=train)
+        return quantised._replace(indices=rearrange(quantised.indices, "b 1 t -> b t"))
+
+    def logits(self, codes: Array, text: Array | None = None) -> Array:
+        """Codes -> the decoder's output, see `OneDDecoder`."""
+        logits: Array = self.decoder(codes.astype(weights_dtype(self.decoder)), text)
+        return logits
+
+    def decode_trunk(self, codes: Array, noise: Arrays | None = None, text: Array | None = None) -> Array:
+        """Codes -> (B, H, W, F), for `output`."""
+        x = self.logits(codes, text)
+        if self.plan.proxy is None:
+            return x
+        rows = at_least_float32(self.pixel_quantize["embedding"].embedding[...])
+        states = (jax.nn.softmax(at_least_float32(x), -1) @ rows).astype(x.dtype)
+        made: Array = self.pixel_decoder(states, noise or {}, states)
+        return made
+
+    def output(self, trunk: Array) -> Array:
+        """(B, H, W, F) -> pictures, not clamped; in the first of two stages, the logits themselves."""
+        if self.plan.options.decoder_output == "proxy_codes":
+            return trunk
+        layer = self.decoder.conv_out if self.plan.proxy is None else self.pixel_decoder.conv_out
+        pictures: Array = layer(trunk)
+        return pictures
+
+    def decode(self, codes: Array, text: Array | None = None) -> Array:
+        """Codes -> pictures, not clamped."""
+        return self.output(self.decode_trunk(codes, text=text))
+
+    def decode_indices(self, indices: Array, text: Array | None = None) -> Array:
+        """Indices (B, T) -> pictures, not clamped."""
+        return self.decode(self.quantize.lookup(rearrange(indices, "b t -> b 1 t")), text)
