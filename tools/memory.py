@@ -23,10 +23,11 @@ if __name__ == "__main__":
     enter_environment()
 
 from dioscuri.errors import UserError, run_command
-from dioscuri.library.describe import Question, Step, described, options_of
+from dioscuri.library.describe import options_of
 from dioscuri.places import PROGRAMS
 from dioscuri.plans.footprint import read_memory
 from dioscuri.run.sizes import format_bytes
+from dioscuri.run.steps import Step, described
 
 TOLERANCE = 0.15
 CHECKED = (
@@ -109,7 +110,7 @@ def table(configurations: Sequence[Path], backend: str) -> None:
 
 def _step(hparams: Any, backend: str, recomputed: bool) -> Step:
     train = replace(hparams.train, checkpoint_activations=recomputed)
-    return Step(replace(hparams, train=train), Question(twin=backend))
+    return Step(replace(hparams, train=train), backend)
 
 
 def _name(cfg: Path) -> str:

@@ -8,10 +8,11 @@ from dioscuri.cli.parsers import Parser, add_twin, add_words
 from dioscuri.cli.runs import sort_words
 from dioscuri.errors import UserError
 from dioscuri.files import finite
-from dioscuri.library.describe import Question, described, options_of, plan_facts, step_facts
+from dioscuri.library.describe import Question, options_of, plan_facts, step_facts
 from dioscuri.plans.description import Row
 from dioscuri.plans.footprint import read_memory
 from dioscuri.run.sizes import GROUPS, format_bytes
+from dioscuri.run.steps import described
 from dioscuri.twins import TITLES, default_twin
 
 _USAGE = """\

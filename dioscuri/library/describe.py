@@ -2,13 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import Any, get_type_hints
 
 from dioscuri.checkpoint import pretrained, store
 from dioscuri.checkpoint.directory import RunDirectory
-from dioscuri.contract import family_of
 from dioscuri.data.descriptors import describe as describe_source
 from dioscuri.errors import UserError
 from dioscuri.face.model import Model
@@ -17,11 +15,10 @@ from dioscuri.hparams import load
 from dioscuri.inputs import read_count
 from dioscuri.library.sources import shipped_or
 from dioscuri.places import configuration, here
-from dioscuri.plans.description import Description, picture_rows
-from dioscuri.plans.footprint import Footprint, largest_batch, read_memory, resident_bytes
-from dioscuri.registry import family_module, has_module
+from dioscuri.plans.description import Description
+from dioscuri.plans.footprint import read_memory
 from dioscuri.run.sizes import GROUPS
-from dioscuri.twins import twin_module
+from dioscuri.run.steps import Step, described
 
 SOURCE = "describe"
 
@@ -82,16 +79,6 @@ def options_of(path: Path, overrides: Sequence[str]) -> tuple[Any, dict[str, Any
     return load(copies[0], overrides, twin=path.absolute().parent), {"checkpoints": steps}
 
 
-def described(hparams: Any) -> Description:
-    """The family's description or, if it has none, its parameter shapes and rows of pictures."""
-    family = hparams.run.family
-    if not has_module(family, "description"):
-        shapes = family_of(hparams).network_shapes(hparams)
-        return Description(shapes=shapes, facts={}, layers={}, rows=picture_rows(hparams.data))
-    description: Description = family_module(family, "description").describe(hparams)
-    return description
-
-
 def plan_facts(hparams: Any, description: Description) -> dict[str, Any]:
     """Parameters, layers, latents or tokens, bytes of what a run keeps, and the data."""
     data, source = hparams.data, describe_source(hparams.data.dataset_source)
@@ -123,7 +110,7 @@ def step_facts(hparams: Any, question: Question) -> dict[str, Any]:
 
     Raises a `UserError` for a batch that the devices cannot share.
     """
-    train, source = hparams.train, Step(hparams, question)
+    train, source = hparams.train, Step(hparams, question.twin, question.devices)
     batch = source.check_batch(question.batch or train.batch_size)
     taken = source.footprint(batch)
     facts = {
@@ -158,54 +145,6 @@ def step_facts(hparams: Any, question: Question) -> dict[str, Any]:
     return {"step": facts, "fit": _fit(hparams, question, facts["device_bytes"])}
 
 
-class Step:
-    """The training step of a run on one of its devices, as a twin sees it."""
-
-    def __init__(self, hparams: Any, question: Question) -> None:
-        self.devices: int = question.devices or max(1, hparams.run.num_gpus)
-        self.parts: int = hparams.train.accumulation_steps
-        self.hparams, self.notes = _of_one_device(hparams)
-        self.process = 0 if hparams.run.num_gpus else _program_bytes(question.twin)
-        module = twin_module(question.twin, "footprint")
-        self.every_batch: bool = module.EVERY_BATCH
-        self._follow = module.follow_step(
-            self.hparams, described(self.hparams).rows, self.devices, accelerator=hparams.run.num_gpus > 0
-        )
-
-    def check_batch(self, batch: int) -> int:
-        """The batch, if the devices can share it."""
-        if batch % (self.devices * self.parts):
-            raise UserError(
-                f"batch {batch} must be a multiple of devices x accumulation_steps, "
-                f"{self.devices} x {self.parts}"
-            )
-        return batch
-
-    def footprint(self, batch: int) -> Footprint:
-        """What a step on a global batch takes on one device."""
-        taken: Footprint = self._follow(batch // self.devices)
-        return taken
-
-    def largest_batch(self, memory: int) -> int:
-        """The largest global batch with which a device needs no more memory."""
-        unit = self.devices * self.parts
-
-        def peak(n: int) -> int:
-            return self.footprint(n * unit).peak + self.process
-
-        if self.every_batch:
-            return unit * largest_batch(peak, memory)
-        low, high = peak(2), peak(8)  # a compilation takes too long to try more
-        return unit * largest_batch(lambda n: low + (high - low) * (n - 2) // 6, memory)
-
-
-@cache
-def _program_bytes(twin: str) -> int:
-    """What a process of the twin takes on a CPU beside its tensors: what this one takes at first."""
-    twin_module(twin, "footprint")
-    return resident_bytes()
-
-
 def _fit(hparams: Any, question: Question, asked: int) -> dict[str, Any]:
     """Whether the asked batch fits, and the largest ones that do, with and without what saves memory."""
     memory = question.memory or 0
@@ -214,20 +153,6 @@ def _fit(hparams: Any, question: Question, asked: int) -> dict[str, Any]:
     for precision in ("float64",) if single else ("float32", "bfloat16"):
         for checkpointed in (False, True):
             train = replace(hparams.train, precision=precision, checkpoint_activations=checkpointed)
-            batch = Step(replace(hparams, train=train), question).largest_batch(memory)
+            batch = Step(replace(hparams, train=train), question.twin, question.devices).largest_batch(memory)
             rows.append({"precision": precision, "checkpoint_activations": checkpointed, "batch": batch})
     return {"memory_bytes": memory, "fits": asked <= memory, "largest_batch": rows}
-
-
-def _of_one_device(hparams: Any) -> tuple[Any, list[str]]:
-    """Options of a run on one CPU without compilation, whose tokenizer is left out if it is not there."""
-    notes = []
-    run = replace(hparams.run, num_gpus=0)
-    data, train = hparams.data, replace(hparams.train, compile=False)
-    tokenizer = getattr(data, "tokenizer_path", "")
-    if tokenizer and not Path(tokenizer).is_dir():
-        notes.append(f"without the tokenizer {Path(tokenizer).name}, which is not there: a step on tokens")
-        data = replace(data, tokenizer_path="")
-    if getattr(data, "null_text_path", "") and not Path(data.null_text_path).is_file():
-        data = replace(data, null_text_path="")
-    return replace(hparams, run=run, data=data, train=train), notes

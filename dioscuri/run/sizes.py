@@ -47,15 +47,19 @@ def format_bytes(n: int) -> str:
     return f"{n} bytes" if power == 0 else f"{n / 1000**power:.1f} {UNITS[power]}"
 
 
+def held_bytes(hparams: Any, *, training: bool = True) -> int:
+    """Bytes of what a run holds throughout: weights and, in training, average and two moments."""
+    numbers = sum(map(prod, family_of(hparams).network_shapes(hparams).values()))
+    return (4 if training else 1) * numbers * (8 if hparams.train.precision == "float64" else 4)
+
+
 def check_memory(hparams: Any, *, training: bool = True) -> None:
     """Raise a `UserError` if this machine has less memory than a run on its CPU holds throughout."""
-    numbers = sum(map(prod, family_of(hparams).network_shapes(hparams).values()))
-    what, vectors = ("weights, average and optimiser", 4) if training else ("weights", 1)
-    held = vectors * numbers * (8 if hparams.train.precision == "float64" else 4)
-    there = machine_bytes()
+    what = "weights, average and optimiser" if training else "weights"
+    held, there = held_bytes(hparams, training=training), machine_bytes()
     if not hparams.run.num_gpus and 0 < there < held:
         raise UserError(
             f"{what} of this model take {format_bytes(held)}, but this machine has "
-            f"{format_bytes(there)} of memory: take a smaller model or another machine; 'dioscuri describe' "
-            "tells what fits"
+            f"{format_bytes(there)} of memory, {held - there:,} bytes too little: take a smaller model or "
+            "another machine; 'dioscuri describe' tells what fits"
         )

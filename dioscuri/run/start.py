@@ -17,6 +17,7 @@ from dioscuri.hparams.unread import check_twin
 from dioscuri.job import job_of, lost_process
 from dioscuri.places import configuration
 from dioscuri.run.sizes import check_memory
+from dioscuri.run.steps import check_step
 from dioscuri.run.synthesize import prepare_synthesis
 from dioscuri.twins import Twin
 
@@ -52,6 +53,8 @@ def start(
         if hparams != given.hparams:  # the run's copy has others
             check_options(hparams)
         check_memory(hparams, training=not uses)
+        if not uses:
+            check_step(hparams, twin.name)
         several = hparams.run.num_gpus > 1 and job.count == 1
         n_processes = twin.count_processes(hparams.run.num_gpus) if several else 1
         if n_processes == 1:

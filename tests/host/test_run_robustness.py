@@ -238,7 +238,9 @@ def test_a_sweep_waits_for_a_trainer_whose_supervisor_was_killed(tmp_path, capsy
 
 def test_a_model_that_the_machine_cannot_hold_is_refused_before_anything_is_made(tmp_path, monkeypatch):
     monkeypatch.setattr("dioscuri.run.sizes.machine_bytes", lambda: 30_000)
-    with pytest.raises(UserError, match=r"take .* kB, but this machine has 30.0 kB of memory"):
+    with pytest.raises(
+        UserError, match=r"take .* kB, but this machine has 30.0 kB of memory, [\d,]+ bytes too little"
+    ):
         train_command(Twin("fake", FakeEngine, FakeEngine), tmp_path, [str(write_tiny(tmp_path))])
     assert not list(tmp_path.rglob("*.safetensors"))
 

@@ -11,8 +11,8 @@ import pytest
 from dioscuri.cli.describe import main
 from dioscuri.contract import family_run
 from dioscuri.errors import UserError
-from dioscuri.library.describe import Question, Step, described
 from dioscuri.registry import family_names
+from dioscuri.run.steps import Step, check_step, described
 from tests.support import engines, tiny_classifier, tiny_maskgit, tiny_sundae, tiny_vqgan
 from tests.support.networks import tiny_metroplex
 
@@ -27,7 +27,7 @@ TINY = {
 
 
 def footprint(twin, hparams, batch=4, **options):
-    return Step(hparams, Question(twin=twin)).footprint(batch)
+    return Step(hparams, twin).footprint(batch)
 
 
 def test_every_family_is_measured():
@@ -62,7 +62,7 @@ def test_planned_memory_is_that_of_real_tensors(family):
     from torch_impl import footprint as planning
     from torch_impl.engine import Engine
 
-    hparams = Step(TINY[family](), Question(twin="torch")).hparams
+    hparams = Step(TINY[family](), "torch").hparams
     last = hparams.train.total_train_steps
     rows = {name: np.zeros((5, *shape), dtype) for name, (shape, dtype) in described(hparams).rows.items()}
     with planning.Memory(1) as memory:  # every byte belongs to the one row
@@ -88,7 +88,7 @@ def test_recomputation_and_bfloat16_save_activations(family):
 
 def test_devices_share_the_batch_and_nothing_else():
     hparams = tiny_vqgan.tiny()
-    one, two = (Step(hparams, Question(twin="torch", devices=n)).footprint(8 * n) for n in (1, 2))
+    one, two = (Step(hparams, "torch", n).footprint(8 * n) for n in (1, 2))
     assert (two.state, two.activations) == (one.state, one.activations)
     assert two.step == one.step + 4 * described(hparams).parameters  # the buckets of the gradients
 
@@ -98,7 +98,7 @@ def test_what_devices_share_and_exchange_is_told():
     taken = {}
     for shard in ("none", "optimizer", "parameters"):
         hparams = tiny_sundae.tiny(f"train.shard={shard}", "loss.unroll_steps=2")
-        taken[shard] = Step(hparams, Question(twin="torch", devices=4)).footprint(32)
+        taken[shard] = Step(hparams, "torch", 4).footprint(32)
     vector = 4 * described(hparams).parameters
     told = {
         shard: [(one.name, one.times, one.n_bytes, one.sent(4)) for one in footprint.collectives]
@@ -142,7 +142,7 @@ def test_a_model_is_described_and_the_largest_batches_fit(capsys):
     for row in facts["fit"]["largest_batch"]:
         changed = {name: row[name] for name in ("precision", "checkpoint_activations")}
         hparams = replace(model.hparams, train=replace(model.hparams.train, **changed))
-        step = Step(hparams, Question(twin="torch"))
+        step = Step(hparams, "torch")
         assert step.footprint(row["batch"]).peak + step.process <= 8 * 10**9
         assert step.footprint(row["batch"] * 103 // 100 + 1).peak + step.process > 8 * 10**9
     main(["egs/classifier/digits.cfg", "--memory", "1kB"])
@@ -163,3 +163,15 @@ def settings():
         jax.config.jax_enable_x64,
         jax.config.jax_compilation_cache_dir,
     )
+
+
+def test_a_step_that_the_machine_cannot_hold_is_refused_with_the_bytes_that_are_lacking(monkeypatch):
+    hparams = tiny_vqgan.tiny()
+    step = Step(hparams, "torch")
+    peak = step.footprint(hparams.train.batch_size).peak + step.process
+    monkeypatch.setattr("dioscuri.run.steps.LARGE", 10**6)
+    monkeypatch.setattr("dioscuri.run.steps.machine_bytes", lambda: peak)
+    check_step(hparams, "torch")
+    monkeypatch.setattr("dioscuri.run.steps.machine_bytes", lambda: peak - 1234)
+    with pytest.raises(UserError, match=r"1,234 bytes are lacking"):
+        check_step(hparams, "torch")

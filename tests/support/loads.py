@@ -13,8 +13,8 @@ from dioscuri.families.hierarchical_vae.plan import make_plan
 from dioscuri.families.latent_models.plan import LatentPlan, level_temperatures
 from dioscuri.families.metroplex.plan import make_plan as make_metroplex
 from dioscuri.families.vqgan.plan import plan_of
-from dioscuri.library.describe import described
 from dioscuri.plans.description import RowShapes
+from dioscuri.run.steps import described
 
 Rows = dict[str, np.ndarray]
 Calls = dict[str, tuple[Rows, dict[str, Any]]]

@@ -9,7 +9,7 @@ import numpy as np
 from dioscuri.context import Context
 from dioscuri.contract import family_run
 from dioscuri.hparams import load
-from dioscuri.library.describe import described
+from dioscuri.run.steps import described
 from tests.support import tiny_classifier, tiny_maskgit, tiny_sundae, tiny_vqgan
 from tests.support.engines import BATCH, make_engine, recorded_noise, tiny
 from tests.support.loads import random_rows

@@ -19,6 +19,8 @@ def describe(hparams: HParams) -> Description:
         "inner width": plan.inner,
         "layers": model.num_hidden_layers,
     }
+    if model.architecture == "meissonic":
+        row["layers of both"] = model.num_single_layers
     return Description(
         shapes=shapes(transformers.parameter_table(plan)),
         facts={
