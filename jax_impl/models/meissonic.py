@@ -60,10 +60,9 @@ class MeissonicTransformer(TokenTransformer):
             return dict(condition)
         dtype = self.context_embedder.kernel.dtype
         context = self.encoder_proj_layer_norm(self.context_embedder(condition["text"].astype(dtype)))
-        pooled, micro = (at_least_float32(condition[name]) for name in ("pooled", "micro"))
-        cond_inputs = jnp.concatenate([pooled, rearrange(sinusoidal(micro), "b n e -> b (n e)")], -1).astype(
-            dtype
-        )
+        micro = sinusoidal(_at_least(dtype, condition["micro"]))
+        pooled = condition["pooled"].astype(micro.dtype)
+        cond_inputs = jnp.concatenate([pooled, rearrange(micro, "b n e -> b (n e)")], -1).astype(dtype)
         embedded = self.cond_embed(cond_inputs)
         return {
             **condition,
@@ -91,7 +90,7 @@ class MeissonicTransformer(TokenTransformer):
         aux["down_out"] = x = x if self.down_block is None else self.down_block(x)
         x = self.project_to_hidden(self.project_to_hidden_norm(rearrange(x, "b h w c -> b (h w) c")))
         aux |= {"context_in": context, "image_in": x}
-        time_proj = sinusoidal(1000 * at_least_float32(condition["timestep"])).astype(x.dtype)
+        time_proj = sinusoidal(1000 * _at_least(x.dtype, condition["timestep"])).astype(x.dtype)
         temb = self.time_text_embed["timestep_embedder"](time_proj) + states["pooled"]
         aux |= {"time_proj": time_proj, "temb": temb}
         shared = (jax.nn.silu(temb), *self._rotation(context))
@@ -189,3 +188,8 @@ def sinusoidal(x: Array) -> Array:
     """Cosines, then sines of x at the frequencies of PyTorch's float32 arithmetic: (...) -> (..., 256)."""
     angles = x[..., None] * broadcast(jnp.asarray(sinusoid_frequencies(), x.dtype), x[..., None])
     return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], -1)
+
+
+def _at_least(dtype: jnp.dtype, x: Array) -> Array:
+    """x in float32 or, in a network of float64, in float64."""
+    return at_least_float32(x.astype(jnp.promote_types(x.dtype, dtype)))

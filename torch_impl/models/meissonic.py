@@ -57,8 +57,9 @@ class MeissonicTransformer(TokenTransformer):
             return dict(condition)
         dtype = self.context_embedder.weight.dtype
         context = self.encoder_proj_layer_norm(self.context_embedder(condition["text"].to(dtype)))
-        pooled, micro = (at_least_float32(condition[name]) for name in ("pooled", "micro"))
-        cond_inputs = torch.cat([pooled, rearrange(sinusoidal(micro), "b n e -> b (n e)")], -1).to(dtype)
+        micro = sinusoidal(_at_least(dtype, condition["micro"]))
+        pooled = condition["pooled"].to(micro.dtype)
+        cond_inputs = torch.cat([pooled, rearrange(micro, "b n e -> b (n e)")], -1).to(dtype)
         embedded = self.cond_embed(cond_inputs)
         return {
             **condition,
@@ -86,7 +87,7 @@ class MeissonicTransformer(TokenTransformer):
         aux["down_out"] = x = x if self.down_block is None else self.down_block(x)
         x = self.project_to_hidden(self.project_to_hidden_norm(rearrange(x, "b h w c -> b (h w) c")))
         aux |= {"context_in": context, "image_in": x}
-        time_proj = sinusoidal(1000 * at_least_float32(condition["timestep"])).to(x.dtype)
+        time_proj = sinusoidal(1000 * _at_least(x.dtype, condition["timestep"])).to(x.dtype)
         temb = self.time_text_embed["timestep_embedder"](time_proj) + states["pooled"]
         aux |= {"time_proj": time_proj, "temb": temb}
         shared = (F.silu(temb), *self._rotation(context))
@@ -186,3 +187,8 @@ def sinusoidal(x: Tensor) -> Tensor:
     frequencies = torch.as_tensor(sinusoid_frequencies().copy(), dtype=x.dtype, device=x.device)
     angles = x[..., None] * frequencies
     return torch.cat([angles.cos(), angles.sin()], -1)
+
+
+def _at_least(dtype: torch.dtype, x: Tensor) -> Tensor:
+    """x in float32 or, in a network of float64, in float64."""
+    return at_least_float32(x.to(torch.promote_types(x.dtype, dtype)))
