@@ -18,9 +18,8 @@ def describe(hparams: HParams) -> Description:
         "heads": model.num_attention_heads,
         "inner width": plan.inner,
         "layers": model.num_hidden_layers,
+        **({"layers of both": model.num_single_layers} if model.architecture == "meissonic" else {}),
     }
-    if model.architecture == "meissonic":
-        row["layers of both"] = model.num_single_layers
     return Description(
         shapes=shapes(transformers.parameter_table(plan)),
         facts={
