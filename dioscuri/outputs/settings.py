@@ -9,7 +9,8 @@ import glob
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,16 @@ def output_folder(
     if path.name != name:
         context.say(f"{parent / name} holds outputs of other settings: these go to {path}")
     return _begun(context, OutputFolder(path, settings, writes=context.writes))
+
+
+@contextmanager
+def finished_folder(parent: Path, name: str, settings: Settings) -> Iterator[Path]:
+    """The folder of a call without a run, which is recorded as complete when the block ends."""
+    copy: Settings = json.loads(json.dumps(settings))
+    folder = OutputFolder(_chosen(parent, name, copy), copy, writes=True)
+    folder.note(0)
+    yield folder.path
+    folder.finish(1)
 
 
 def given_folder(

@@ -1,7 +1,6 @@
 """Editing of pictures: some of their tokens are masked again and sampled (aMUSEd, Patil et al. 2024)."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,20 +10,15 @@ from dioscuri.families.token_models.masking_options import Sampling
 from dioscuri.schedules import mask_ratio
 
 
-def editing(options: Sampling, strength: Any, given: Mapping[str, Any]) -> Sampling | None:
-    """Options of a call that takes the last `strength` of the steps, None if that is less than one step.
-
-    Masked tokens are counted as those of a whole picture on its way, of which some are known by then.
-    """
+def first_step(options: Sampling, strength: Any, given: Mapping[str, Any], call: str) -> int | None:
+    """The first of the last `strength` of the steps, None if that is less than one step."""
     is_number = isinstance(strength, int | float | np.number) and not isinstance(strength, bool)
     if not is_number or not 0 <= strength <= 1:
         raise UserError(f"strength must be a number from 0 to 1, not {strength!r}")
     if "start_step" in given:
-        raise UserError("edit: start_step follows from strength: leave it out")
+        raise UserError(f"{call}: start_step follows from strength: leave it out")
     n_steps = int(options.steps * strength)
-    if not n_steps:
-        return None
-    return replace(options, start_step=options.steps - n_steps, legacy_mask_count=True)
+    return options.steps - n_steps if n_steps else None
 
 
 def share_masked(options: Sampling, n_tokens: int) -> float:

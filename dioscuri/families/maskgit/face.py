@@ -1,6 +1,7 @@
 """Masked token models (Chang et al. 2022, MaskGIT) in the Python interface."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from dioscuri.face.recorded import checked_noise, drawn
 from dioscuri.face.usual import Values
 from dioscuri.families.maskgit import transformers
 from dioscuri.families.maskgit.decoding import recorded_noise_specs
-from dioscuri.families.maskgit.editing import editing, share_masked
+from dioscuri.families.maskgit.editing import first_step, share_masked
 from dioscuri.families.maskgit.logic import check_guidance
 from dioscuri.families.maskgit.plan import TransformerPlan
 from dioscuri.families.maskgit.prompts import (
@@ -116,13 +117,23 @@ class MaskGITModel(TokenModel):
         pictures: Any,
         mask: Any,
         *,
+        strength: float | None = None,
         prompts: Any = None,
         negative_prompts: Any = None,
         **options: Any,
     ) -> Array:
-        """See `TokenModel.inpaint`; `prompts`, and other options of a call, as the class says."""
+        """See `TokenModel.inpaint`; `prompts`, and other options of a call, as the class says.
+
+        With `strength` from 0 to 1, only the last steps of the sampler are taken, as for `edit`.
+        """
         rows = self._pictures(pictures)
         given = self._prompted("inpaint", len(rows), (prompts, negative_prompts), options)
+        if strength is not None:
+            steps = {name: given[name] for name in ("steps",) if name in given}
+            first = first_step(self._sampling(steps, "inpaint"), strength, given, "inpaint")
+            if first is None:
+                raise UserError(f"inpaint: strength {strength} leaves no step: give more steps or strength")
+            given["start_step"] = first
         return super().inpaint(rows, mask, **given)
 
     def edit(
@@ -150,11 +161,14 @@ class MaskGITModel(TokenModel):
         rows = self._pictures(pictures)
         given = self._prompted("edit", len(rows), (prompts, negative_prompts), options | {"texts": texts})
         conditions = self._conditions_of_pictures(len(rows), classes, given.pop("texts"), "edit")
-        sampling = editing(self._sampling(given, "edit"), strength, given)
+        sampling = self._sampling(given, "edit")
+        first = first_step(sampling, strength, given, "edit")
         tokens = self.encode(rows, batch_size=batch_size).reshape(len(rows), -1)
-        if sampling is None:
+        if first is None:
             unchanged = self._finished(tokens, decode, batch_size)
             return unchanged[:, None] if every_step else unchanged
+        # Tokens are counted as those of a whole picture, of which some are known by then.
+        sampling = replace(sampling, start_step=first, legacy_mask_count=True)
         uniform, noise = self._start_noise(noise, len(rows), seed)
         unknown = uniform < share_masked(sampling, self.plan.n_tokens)
         call = {"sampling": sampling, "every_step": every_step, "noise": noise, "seed": seed}
