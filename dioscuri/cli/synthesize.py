@@ -15,7 +15,7 @@ from dioscuri.twins import default_twin, open_twin
 _USAGE = """\
 [CFG] [section.option=value ...] [--twin torch|jax]
 --model MODEL [section.option=value ...] [--twin torch|jax]
---model MODEL --prompt TEXT [--negative-prompt TEXT] [--image FILE [--mask FILE] [--strength S]] [...]"""
+--model MODEL --prompt TEXT [--image FILE [--mask FILE]] [section.option=value ...]"""
 _DESCRIPTION = """\
 Use a trained run. CFG and overrides name a run that `dioscuri train` has trained; synthesis.synthesis_mode
 says what to do with it, and section [synthesis] how. The output goes to the run's folder. With --model, use a
