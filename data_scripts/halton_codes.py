@@ -29,7 +29,7 @@ def convert(source: Path, target: Path, tokenizer: Path) -> int:
     paths = folder_files(source, (".pth",)) if source.is_dir() else []
     if not paths:
         raise UserError(f"{source} is not a folder with files 0000000.pth, 0000001.pth, ...")
-    grid = (plan.grid, plan.grid)
+    grid = plan.token_shape
     samples = [read_sample(path, grid, plan.codebook_size) for path in tqdm(paths, disable=None)]
     header = {
         "grid": list(grid),
@@ -43,8 +43,8 @@ def convert(source: Path, target: Path, tokenizer: Path) -> int:
     return writer.n_pictures
 
 
-def read_sample(path: Path, grid: tuple[int, int], codebook_size: int) -> tuple[np.ndarray, int]:
-    """Codes (h, w) and class of a file; a `UserError` if it holds anything else."""
+def read_sample(path: Path, grid: tuple[int, ...], codebook_size: int) -> tuple[np.ndarray, int]:
+    """Codes, (h, w) or (L,), and class of a file; a `UserError` if it holds anything else."""
     try:
         sample = read_plain(_pickle_of(path.read_bytes()))
         code, label = np.asarray(sample["code"]), int(sample["y"])

@@ -13,6 +13,7 @@ import argparse
 import io
 import json
 from collections.abc import Sequence
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -35,15 +36,15 @@ BATCH = 256
 def convert(tars: Path, target: Path, tokenizer: Path, member: str, texts: str, null: Path | None) -> int:
     """Write the shards; return the number of pictures. A `UserError` names a member that does not fit."""
     trained = open_tokenizer(tokenizer)
-    side, codes = trained.plan.grid, trained.plan.codebook_size
+    shape, codes = trained.plan.token_shape, trained.plan.codebook_size
     encoded = _examples(tars)
     writer = TokenWriter(
         target,
-        {"grid": [side, side], "codebook_size": codes, "tokenizer": named(trained), "source": str(tars)},
+        {"grid": list(shape), "codebook_size": codes, "tokenizer": named(trained), "source": str(tars)},
         [example.key for example in encoded],
     )
     for rows in _batches(encoded[writer.n_pictures :], "tokens"):
-        writer.add(np.stack([_tokens(example, member, side, codes) for example in rows]))
+        writer.add(np.stack([_tokens(example, member, shape, codes) for example in rows]))
     writer.finish()
     if null is not None:
         _write_texts(encoded, target / TEXTS, texts, null)
@@ -63,16 +64,16 @@ def _batches(encoded: Sequence[Example], what: str) -> Any:
     return (encoded[first : first + BATCH] for first in tqdm(starts, what, unit="batch", disable=None))
 
 
-def _tokens(example: Example, member: str, side: int, codes: int) -> Array:
+def _tokens(example: Example, member: str, shape: tuple[int, ...], codes: int) -> Array:
     tokens = _load(example, member)
-    if tokens.dtype.kind not in "iu" or tokens.size != side**2:
+    if tokens.dtype.kind not in "iu" or tokens.size != prod(shape):
         raise UserError(
             f"'{example.key}': {member} holds {tokens.dtype} {tokens.shape}, but the tokenizer makes "
-            f"{side**2} integers"
+            f"{prod(shape)} integers"
         )
     if tokens.min() < 0 or tokens.max() >= codes:
         raise UserError(f"'{example.key}': {tokens.max()} is not a code of the tokenizer, 0..{codes - 1}")
-    return tokens.reshape(side, side)
+    return tokens.reshape(shape)
 
 
 def _write_texts(encoded: Sequence[Example], folder: Path, member: str, null: Path) -> None:

@@ -6,6 +6,7 @@ expected.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -73,18 +74,18 @@ def check_classes(classes: Iterable[int], n_classes: int, where: str) -> None:
             raise UserError(f"{where} holds {number}: the model has {n_classes} classes, counted from 0")
 
 
-def read_tokens(given: Any, grid: tuple[int, int], codebook_size: int, *, what: str = "tokens") -> Array:
-    """Tokens as int32 (N, h * w), row by row, from whole numbers (N, h, w) or (N, h * w) below
-    `codebook_size`."""
-    h, w = grid
-    rule = f"{what} must be whole numbers (N, {h}, {w}) or (N, {h * w}) from 0 to {codebook_size - 1}"
+def read_tokens(given: Any, shape: tuple[int, ...], codebook_size: int, *, what: str = "tokens") -> Array:
+    """Tokens as int32 (N, L), those of a grid row by row, from whole numbers below `codebook_size`, (N, L) or
+    (N, *shape), where `shape` is that of a picture's tokens."""
+    n, grid = prod(shape), "" if len(shape) == 1 else f"(N, {', '.join(map(str, shape))}) or "
+    rule = f"{what} must be whole numbers {grid}(N, {n}) from 0 to {codebook_size - 1}"
     array = to_array(given, rule)
-    if array.dtype.kind not in "iu" or array.shape[1:] not in (grid, (h * w,)) or not len(array):
+    if array.dtype.kind not in "iu" or array.shape[1:] not in (shape, (n,)) or not len(array):
         raise UserError(f"{rule}; got {array.dtype} {array.shape}")
     low, high = int(array.min()), int(array.max())
     if low < 0 or high >= codebook_size:
         raise UserError(f"{rule}; got numbers from {low} to {high}")
-    return array.reshape(len(array), h * w).astype(np.int32)
+    return array.reshape(len(array), n).astype(np.int32)
 
 
 def read_mask(given: Any, size: tuple[int, int], grid: tuple[int, int], n: int) -> Array:
@@ -103,6 +104,16 @@ def read_mask(given: Any, size: tuple[int, int], grid: tuple[int, int], n: int) 
     if array.shape[1:] != size or len(array) not in (1, n):
         raise UserError(f"{rule}; got {array.shape} for {n} pictures")
     return np.broadcast_to(unknown_tokens(array, grid, "mask"), (n, grid[0] * grid[1]))
+
+
+def read_token_mask(given: Any, length: int, n: int, *, each: str) -> Array:
+    """Tokens to sample (N, L) bool of a sequence, from bool (L,) for all examples or (N, L); `each` says what
+    a token stands for."""
+    rule = f"mask must be bool ({length},) or (N, {length}), one value per {each}"
+    array = np.atleast_2d(to_array(given, rule))
+    if array.dtype != bool or array.shape[1:] != (length,) or len(array) not in (1, n):
+        raise UserError(f"{rule}; got {array.dtype} {array.shape} for {n} examples")
+    return np.broadcast_to(array, (n, length))
 
 
 def unknown_tokens(mask: Array, grid: tuple[int, int], where: str) -> Array:

@@ -1,8 +1,8 @@
 """Token shards: pictures encoded by an image tokenizer, on which a prior is trained.
 
-A folder of shards (`dioscuri.data.shards`) with the arrays `tokens` uint16 or uint32 (N, h, w) and, if the
-pictures have labels, `labels` int32 (N,). If they have captions, the folder `texts` inside holds the output
-of a text encoder (`dioscuri.data.texts`).
+A folder of shards (`dioscuri.data.shards`) with the arrays `tokens` uint16 or uint32, (N, h, w) or, of
+tokenizers without a grid, (N, L), and, if the pictures have labels, `labels` int32 (N,). If they have
+captions, the folder `texts` inside holds the output of a text encoder (`dioscuri.data.texts`).
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -24,15 +24,15 @@ TEXTS = "texts"
 
 @dataclass(frozen=True, kw_only=True)
 class TokenSet:
-    """Tokens (N, h, w) of pictures, each in [0, codebook_size), read only when `gather` asks for them.
+    """Tokens (N, *grid) of pictures, each in [0, codebook_size), read only when `gather` asks for them.
 
-    `header` is that of the index; its `tokenizer` names the tokenizer and the `sha256` of its weights.
-    `labels` is int32 (N,) or None, `classes` the names of the classes, if they have any, `texts` the
-    pictures' encoded captions or None.
+    `grid` is (h, w), or (L,) for sequences. `header` is that of the index; its `tokenizer` names the
+    tokenizer and the `sha256` of its weights. `labels` is int32 (N,) or None, `classes` the names of the
+    classes, if they have any, `texts` the pictures' encoded captions or None.
     """
 
     name: str
-    grid: tuple[int, int]
+    grid: tuple[int, ...]
     codebook_size: int
     header: Mapping[str, Any]
     keys: Sequence[str]
@@ -47,7 +47,7 @@ class TokenSet:
         return len(self.keys)
 
     def gather(self, indices: Sequence[int] | Array) -> Array:
-        """Return a new int32 array (B, h, w) of the tokens at `indices` (B,), each in [0, N).
+        """Return a new int32 array (B, *grid) of the tokens at `indices` (B,), each in [0, N).
 
         Raises IndexError for an index out of range and a `UserError` for tokens outside the codebook.
         """
@@ -68,8 +68,9 @@ class TokenWriter:
     """Adds pictures' tokens to a folder in the order of their keys, continuing after those that an earlier
     process wrote with the same header.
 
-    `header` is JSON-like and holds everything that the tokens depend on: `grid` [h, w], `codebook_size`,
-    `tokenizer` and whatever the caller adds. A `UserError` if the folder holds tokens with another header.
+    `header` is JSON-like and holds everything that the tokens depend on: `grid` [h, w] or [L],
+    `codebook_size`, `tokenizer` and whatever the caller adds. A `UserError` if the folder holds tokens with
+    another header.
     """
 
     def __init__(
@@ -96,7 +97,7 @@ class TokenWriter:
         return self._writer.n_examples
 
     def add(self, tokens: Array) -> None:
-        """Add the tokens (B, h, w) of the next B pictures; a shard is written as soon as it is full."""
+        """Add the tokens (B, *grid) of the next B pictures; a shard is written as soon as it is full."""
         if len(tokens) and (tokens.min() < 0 or tokens.max() >= self._codes):
             raise ValueError(
                 f"tokens reach from {tokens.min()} to {tokens.max()}, codes from 0 to {self._codes - 1}"
@@ -123,15 +124,17 @@ def open_tokens(folder: Path) -> TokenSet:
     grid: Any = header.get("grid")
     codes: Any = header.get("codebook_size")
     is_number = isinstance(codes, int) and not isinstance(codes, bool) and codes > 0
-    if not is_number or specs.get("tokens") != [grid, _dtype(codes)] or len(grid) != 2:
-        raise UserError(f"tokens: {folder} holds no grids of tokens: encode the pictures again")
+    if not is_number or specs.get("tokens") != [grid, _dtype(codes)] or len(grid) not in (1, 2):
+        raise UserError(
+            f"tokens: {folder} holds no grids of tokens and no sequences: encode the pictures again"
+        )
     labels = shards.read("labels", np.arange(len(shards))) if "labels" in specs else None
     texts = open_texts(folder / TEXTS) if (folder / TEXTS).is_dir() else None
     if texts is not None and not _same_keys(shards.keys, texts.keys):
         raise UserError(f"texts {folder / TEXTS} belong to other pictures: encode the captions again")
     return TokenSet(
         name=str(folder),
-        grid=(grid[0], grid[1]),
+        grid=tuple(grid),
         codebook_size=codes,
         header=header,
         keys=shards.keys,

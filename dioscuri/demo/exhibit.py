@@ -65,8 +65,8 @@ class Exhibit:
 
     @property
     def writes_text(self) -> bool:
-        """Whether the examples are texts, as of a SUNDAE without a grid."""
-        return getattr(self.model, "grid", 1) == 0
+        """Whether the examples are texts."""
+        return getattr(self.model, "writes_text", False)
 
     @property
     def reads_text(self) -> bool:
@@ -95,10 +95,11 @@ class Exhibit:
         generates = "generate" in does and draws and (not self.reads_text or self.encoder is not None)
         pictures = self.takes_pictures and draws and not self.writes_text
         latents = pictures and "interpolate" in does
+        places = pictures and getattr(model, "grid", 1) > 0  # tokens of a sequence have no place in a picture
         shown = {
             "generate": generates,
-            "inpaint": generates and pictures and "inpaint" in does,
-            "outpaint": generates and pictures and "inpaint" in does,
+            "inpaint": generates and places and "inpaint" in does,
+            "outpaint": generates and places and "inpaint" in does,
             "reconstruct": pictures and "reconstruct" in does,
             "interpolate": latents,
             "latents": latents,

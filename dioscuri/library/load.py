@@ -80,7 +80,7 @@ def _open_tokenizer(twin: str, given: Any, device: Any, words: Sequence[str] = (
 def check_tokenizer(tokenizer: Any, hparams: Any, twin: str) -> None:
     """Raise a `UserError` if a model is not a tokenizer, is of the other twin, or makes tokens that do not
     fit these options."""
-    sides = ("grid", "codebook_size")
+    sides = ("grid", "sequence_length", "codebook_size")
     if tokenizer.needs_tokenizer(tokenizer.hparams) or any(not hasattr(tokenizer, side) for side in sides):
         raise UserError(f"tokenizer: a model of family '{tokenizer.family}' is no tokenizer")
     if tokenizer.twin != twin:
@@ -90,6 +90,7 @@ def check_tokenizer(tokenizer: Any, hparams: Any, twin: str) -> None:
     data, has = hparams.data, tokenizer.hparams.data
     for name, value, there in (
         ("grid", data.grid, tokenizer.grid),
+        ("sequence_length", data.sequence_length, tokenizer.sequence_length),
         ("codebook_size", data.codebook_size, tokenizer.codebook_size),
         ("target_res", data.target_res, has.target_res),
         ("channels", data.channels, has.channels),

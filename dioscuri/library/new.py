@@ -83,7 +83,8 @@ def _tokenizer(twin: str, given: Any, device: Any) -> Model | None:
 def _of_tokenizer(tokenizer: Any) -> Values:
     """Options of a model of a tokenizer's tokens."""
     data = tokenizer.hparams.data
-    sides = {name: getattr(tokenizer, name) for name in ("grid", "codebook_size") if hasattr(tokenizer, name)}
+    names = ("grid", "sequence_length", "codebook_size")
+    sides = {name: getattr(tokenizer, name) for name in names if getattr(tokenizer, name, 0)}
     return {"data": {"target_res": data.target_res, "channels": data.channels, **sides}}
 
 

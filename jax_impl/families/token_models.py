@@ -1,6 +1,6 @@
 """The methods that MaskGIT and SUNDAE share: those of their tokenizer.
 
-Tokens are integers (B, L), row by row; pictures are uint8 NHWC.
+Tokens are integers (B, L), those of a grid row by row; pictures are uint8 NHWC.
 """
 # ruff: noqa: ARG002 - the engine passes these arguments
 
@@ -46,14 +46,14 @@ class TokenModelMethods(FamilyMethods):
 
     def decode(self, model: Any, batch: Arrays, noise: Arrays, frozen: Arrays) -> dict[str, Array]:
         """`image` (B, H, W, C) of `tokens` (B, L)."""
-        grid = rearrange(batch["tokens"], "b (h w) -> b h w", h=self.plan.grid)
-        return {"image": self._codec().decode(grid, frozen)}
+        tokens = batch["tokens"].reshape(-1, *self.plan.token_shape)
+        return {"image": self._codec().decode(tokens, frozen)}
 
     def _tokens(self, batch: Arrays, frozen: Arrays) -> Array:
         """The batch's tokens, or those of its pictures, int32."""
         if "tokens" in batch:
             return batch["tokens"].astype(jnp.int32)
-        return rearrange(self._codec().encode(batch["image"], frozen), "b h w -> b (h w)")
+        return rearrange(self._codec().encode(batch["image"], frozen), "b ... -> b (...)")
 
     def _codec(self) -> Any:
         """The tokenizer; a `UserError` if there is none."""

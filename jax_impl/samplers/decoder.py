@@ -52,6 +52,7 @@ class Predictor:
     `null` is the null condition: with guidance, the network gets both in one call. `prepare` computes once
     what all steps need of the condition (`model.prepare`). `critic` is for the scores sampler. A network
     that is told the time gets the share of masked tokens times `timestep_factor`; None: it is not told.
+    `shape` is that of a picture's tokens, by default a square grid's.
     """
 
     network: Network
@@ -62,6 +63,7 @@ class Predictor:
     critic: Critic | None = None
     prepare: Callable[[Condition], Condition] | None = None
     timestep_factor: float | None = None
+    shape: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

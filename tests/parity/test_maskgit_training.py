@@ -75,7 +75,13 @@ TRAINED = [
     seldom("model.architecture=google", *DROPOUT),
     seldom("model.architecture=halton", "train.accumulation_steps=2"),
     ("model.architecture=lucidrains", "model.critic=self", "model.self_cond=True", *UNCONDITIONAL),
-    ("model.architecture=uvitbert", "loss.loss_weight_unmasked_token=0.1", "loss.normalisation=pictures"),
+    (
+        "model.architecture=uvitbert",
+        "data.grid=0",
+        f"data.sequence_length={GRID**2}",
+        "loss.loss_weight_unmasked_token=0.1",
+        "loss.normalisation=pictures",
+    ),
 ]
 
 

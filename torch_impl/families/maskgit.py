@@ -208,6 +208,7 @@ class MaskGITMethods(TokenModelMethods):
             null=self._null(frozen, condition, batch) or None,
             critic=partial(critic_logits, model) if has_critic else None,
             prepare=model.prepare,
+            shape=plan.token_shape,
             timestep_factor=plan.options.timestep_factor if plan.takes_timestep else None,
         )
         sampled = sample_tokens(
@@ -233,7 +234,7 @@ class MaskGITMethods(TokenModelMethods):
         if not loss.use_soft_code_target:
             return self._tokens(batch, frozen), None
         distances = self._codec().distances(batch["image"], frozen)
-        distances = rearrange(distances, "b h w k -> b (h w) k")
+        distances = rearrange(distances, "b ... k -> b (...) k")
         return distances.argmin(-1), soft_targets(distances, loss.soft_code_temp)
 
     def _condition(self, batch: Tensors) -> dict[str, Tensor]:

@@ -24,7 +24,7 @@ def halton_sample(
     number = unknown.sum(1)
     # (1 + steps, B): number of masked tokens before the first step and after each.
     left = torch.cat([number[None], steps.masked[options.start_step :, number]])
-    ranks = ranks_of_unknown(unknown, offsets)
+    ranks = ranks_of_unknown(unknown, decoder.predictor.shape, offsets)
 
     def step(k: int, state: State) -> tuple[State, Tensor, Tensor]:
         ids, embedding = state
@@ -37,11 +37,11 @@ def halton_sample(
     return Sampled(_codes(state[0], decoder), inputs, drawn)
 
 
-def ranks_of_unknown(unknown: Tensor, offsets: Tensor | None = None) -> Tensor:
-    """Number of unknown positions before each in the Halton order: (B, L), for
-    square grids of L positions."""
+def ranks_of_unknown(unknown: Tensor, shape: tuple[int, ...] = (), offsets: Tensor | None = None) -> Tensor:
+    """Number of unknown positions before each in the Halton order: (B, L), for pictures whose tokens have
+    this shape, or else lie on a square grid."""
     L = unknown.shape[1]
-    order = torch.as_tensor(halton_order(isqrt(L)), device=unknown.device)
+    order = torch.as_tensor(halton_order(shape or (isqrt(L),) * 2), device=unknown.device)
     place = torch.argsort(order)[None]  # (1, L): rank of each position
     if offsets is not None:
         place = (place + offsets[:, None]) % L

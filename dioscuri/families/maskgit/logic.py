@@ -36,6 +36,8 @@ def check_options(hparams: HParams) -> None:
     check_guidance(hparams.synthesis, hparams.loss, plan)
     unknown_tokens(hparams, plan)
     check_text_options(hparams, plan)
+    if hparams.loss.mask_contiguous_region_prob and not plan.grid:
+        raise UserError("[loss] mask_contiguous_region_prob needs a grid of tokens, but data.grid is 0")
     if data.dataset_source != "tokens" and not data.tokenizer_path:
         raise UserError(
             f"[data] tokenizer_path is empty, but pictures of '{data.dataset_source}' need a tokenizer: give "

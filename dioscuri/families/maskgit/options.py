@@ -128,6 +128,7 @@ ARCHITECTURE = (
     "data.target_res",
     "data.channels",
     "data.grid",
+    "data.sequence_length",
     "data.codebook_size",
 )
 """Options that an existing run cannot change: whole sections or `section.option`."""

@@ -15,7 +15,7 @@ from dioscuri.families.sundae import plan as denoiser
 from dioscuri.families.sundae.denoising_options import Resampling
 from dioscuri.families.sundae.training import recorded_noise_specs
 from dioscuri.families.token_models.face import TokenModel, of_tokens
-from dioscuri.inputs import read_count, read_tokens, to_array
+from dioscuri.inputs import read_count, read_token_mask
 from dioscuri.plans.noise import NoiseSpec
 from dioscuri.plans.parameters import shapes
 
@@ -29,6 +29,11 @@ class SundaeModel(TokenModel):
     def plan(self) -> denoiser.DenoiserPlan:
         """Sizes derived from options, grid and codebook."""
         return denoiser.plan_of(self.hparams)
+
+    @property
+    def writes_text(self) -> bool:
+        """Whether the examples are texts."""
+        return not self.grid
 
     @property
     def length(self) -> int:
@@ -95,7 +100,7 @@ class SundaeModel(TokenModel):
         """Default options: an hourglass that halves the grid once, if possible; with
         `grid=0`, a transformer on text."""
         tokens, model = of_tokens(given), given.get("model", {})
-        if not given["data"].get("grid", 1):
+        if not tokens["data"]["grid"]:
             text = {**tokens["data"], "dataset_source": "text", "codebook_size": characters.CODES}
             network = {"architecture": "transformer", "dim": 512, "depth": 12, "shorten_factor": 0}
             return tokens | {"data": text, "model": {**network, **model}}
@@ -114,10 +119,6 @@ class SundaeModel(TokenModel):
         if self.grid:
             super()._check_draws()
 
-    def _tokens(self, given: Any) -> Array:
-        grid = (self.grid, self.grid) if self.grid else (1, self.length)
-        return read_tokens(given, grid, self.codebook_size)
-
     def _finished(self, tokens: Array, decode: bool, batch_size: int) -> Array:
         return super()._finished(tokens, decode, batch_size) if self.grid or decode else tokens
 
@@ -134,15 +135,8 @@ class SundaeModel(TokenModel):
         **options: Any,
     ) -> Array:
         sampling, tokens = self._sampling(options, "inpaint"), self.encode(texts)
-        rule = f"mask must be bool ({self.length},) or (N, {self.length}), one value per character"
-        unknown = np.atleast_2d(to_array(mask, rule))
-        if (
-            unknown.dtype != bool
-            or unknown.shape[1:] != tokens.shape[1:]
-            or len(unknown) not in (1, len(tokens))
-        ):
-            raise UserError(f"{rule}; got {unknown.dtype} {unknown.shape} for {len(tokens)} texts")
-        rows = {"tokens": tokens, "unknown": np.broadcast_to(unknown, tokens.shape)}
+        unknown = read_token_mask(mask, self.length, len(tokens), each="character")
+        rows = {"tokens": tokens, "unknown": unknown}
         size = read_count(batch_size, "batch_size")
         given = {"sampling": sampling, "every_step": every_step}
         made = self._run("inpaint", rows, noise=noise, seed=seed, batch_size=size, **given)

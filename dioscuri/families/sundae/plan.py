@@ -56,6 +56,11 @@ class DenoiserPlan:
     body: Stack | Level
 
     @property
+    def token_shape(self) -> tuple[int, ...]:
+        """Shape of an example's tokens: (h, w), or (1, L) of a text."""
+        return (self.grid, self.grid) if self.grid else (1, self.n_tokens)
+
+    @property
     def conditions(self) -> tuple[str, ...]:
         """Names of the conditions that the network reads."""
         return ("label",) if self.options.num_classes else ()

@@ -10,14 +10,16 @@ from dioscuri.errors import UserError
 from dioscuri.families.classes import check_labels
 from dioscuri.families.vqgan.trained import open_tokenizer
 from dioscuri.outputs.examples import chosen_split
+from dioscuri.plans.description import extent
 
 
 def check_tokenizer(hparams: Any) -> None:
     """Raise a `UserError` if the tokenizer's tokens are not those that the model expects."""
     data, plan = hparams.data, open_tokenizer(Path(hparams.data.tokenizer_path)).plan
-    expected = {"grid": data.grid, "codebook_size": data.codebook_size}
+    expected = {"grid": data.grid, "sequence_length": data.sequence_length}
+    expected |= {"codebook_size": data.codebook_size}
     expected |= {"target_res": data.target_res, "channels": data.channels}
-    has = {"grid": plan.grid, "codebook_size": plan.codebook_size}
+    has = {"grid": plan.grid, "sequence_length": plan.sequence_length, "codebook_size": plan.codebook_size}
     has |= {"target_res": plan.resolution, "channels": plan.channels}
     for name, value in expected.items():
         if value != has[name]:
@@ -51,12 +53,10 @@ def _check(examples: Examples, hparams: Any) -> None:
 
 
 def _check_grid(tokens: TokenSet, data: Any) -> None:
-    length = getattr(data, "sequence_length", 0)
-    if length and tokens.grid == (1, length) and tokens.codebook_size == data.codebook_size:
-        return
-    if tokens.grid != (data.grid, data.grid) or tokens.codebook_size != data.codebook_size:
-        h, w = tokens.grid
+    shapes = [(data.grid, data.grid)] if data.grid else [(data.sequence_length,), (1, data.sequence_length)]
+    if tokens.grid not in shapes or tokens.codebook_size != data.codebook_size:
         raise UserError(
-            f"tokens {tokens.name} are {h}x{w} of {tokens.codebook_size} codes, not {data.grid}x{data.grid} "
-            f"of {data.codebook_size}: set data.grid and data.codebook_size, or choose other tokens"
+            f"tokens {tokens.name} are {extent(tokens.grid)} of {tokens.codebook_size} codes, not "
+            f"{extent(shapes[0])} of {data.codebook_size}: set data.grid (or, for tokens without a grid, "
+            "data.sequence_length) and data.codebook_size, or choose other tokens"
         )

@@ -43,7 +43,8 @@ class Drawing:
         low=0,
         high=2**14,
         needs=("synthesis_mode", ("inpainting",)),
-        doc="inpainting: top, left, height, width of the rectangle in tokens; all 0: the middle half",
+        doc="inpainting: top, left, height, width of the rectangle in tokens (of a sequence 0, first, 1, "
+        "number); all 0: the middle half",
     )
     mask_path: str = option(
         "",

@@ -10,7 +10,7 @@ from dioscuri.errors import UserError
 from dioscuri.face.model import BATCH_SIZE, Model
 from dioscuri.face.options import with_options
 from dioscuri.face.usual import Values
-from dioscuri.inputs import read_classes, read_count, read_mask, read_tokens
+from dioscuri.inputs import read_classes, read_count, read_mask, read_token_mask, read_tokens
 from dioscuri.plans.noise import NoiseSpec
 
 
@@ -36,8 +36,18 @@ class TokenModel(Model):
 
     @property
     def grid(self) -> int:
-        """Side of the grid of tokens."""
+        """Side of the grid of tokens; 0 for sequences without a grid."""
         return int(self.plan.grid)
+
+    @property
+    def sequence_length(self) -> int:
+        """Number of tokens of a sequence without a grid, else 0."""
+        return 0 if self.grid else int(self.plan.n_tokens)
+
+    @property
+    def writes_text(self) -> bool:
+        """Whether the examples are texts instead of pictures."""
+        return False
 
     @property
     def codebook_size(self) -> int:
@@ -47,16 +57,16 @@ class TokenModel(Model):
     def encode(
         self, pictures: Any, *, seed: int = 0, noise: Any = None, batch_size: int = BATCH_SIZE
     ) -> Array:
-        """The tokenizer's tokens int32 (N, h, w) of pictures."""
+        """The tokenizer's tokens int32 (N, h, w), or (N, L) without a grid, of pictures."""
         if self._makes_pictures:
             rows = {"image": self._pictures(pictures)}
             tokens = self._run("encode", rows, noise=noise, seed=seed, batch_size=batch_size)["tokens"]
-            return tokens.reshape(-1, self.grid, self.grid)
+            return tokens.reshape(-1, *self.plan.token_shape)
         tokens = self._codec().encode(pictures, seed=seed, noise=noise, batch_size=batch_size)
         return np.asarray(tokens)
 
     def decode(self, codes: Any, *, batch_size: int = BATCH_SIZE, **options: Any) -> Array:
-        """The tokenizer's pictures uint8 (N, H, W, C) of tokens (N, h, w) or (N, h * w)."""
+        """The tokenizer's pictures uint8 (N, H, W, C) of tokens (N, h, w), (N, h * w) or (N, L)."""
         self._no_options("decode", options)
         if self._makes_pictures:
             rows = {"tokens": self._tokens(codes)}
@@ -81,7 +91,7 @@ class TokenModel(Model):
         batch_size: int = BATCH_SIZE,
         **options: Any,
     ) -> Array:
-        """New pictures uint8 (N, H, W, C), or with `decode=False` their tokens int32 (N, h, w).
+        """New pictures uint8 (N, H, W, C), or with `decode=False` their tokens int32 (N, h, w) or (N, L).
 
         By default n is the number of classes or texts, or 16. `classes` holds one class per picture, or one
         for all; by default pictures cycle through all classes. `texts` are encoded texts by name (`text`,
@@ -113,15 +123,15 @@ class TokenModel(Model):
         """Pictures with the tokens under `mask` sampled again and all others unchanged.
 
         The mask is in pixels: bool (H, W) for all pictures or (N, H, W), or a PIL image that is white where
-        to sample. `classes`, `texts` and `every_step` are as for `generate`; a model with classes needs
+        to sample. Tokens without a grid have no place in a picture: for them it is bool (L,) or (N, L), one
+        value per token. `classes`, `texts` and `every_step` are as for `generate`; a model with classes needs
         `classes`.
         """
         sampling = self._sampling(options, "inpaint")
         tokens = self.encode(pictures, batch_size=batch_size)
-        n, size = len(tokens), self.picture_shape[:2]
+        n = len(tokens)
         rows = self._conditions_of_pictures(n, classes, texts, "inpaint")
-        unknown = read_mask(mask, (size[0], size[1]), (self.grid, self.grid), n)
-        rows |= {"tokens": tokens.reshape(n, -1), "unknown": unknown}
+        rows |= {"tokens": tokens.reshape(n, -1), "unknown": self._unknown(mask, n)}
         given = {"sampling": sampling, "every_step": every_step}
         made = self._run("inpaint", rows, noise=noise, seed=seed, batch_size=batch_size, **given)
         return self._drawn(made, decode, batch_size)
@@ -220,11 +230,18 @@ class TokenModel(Model):
 
     def _finished(self, tokens: Array, decode: bool, batch_size: int) -> Array:
         if not decode:
-            return tokens.reshape(-1, self.grid, self.grid)
+            return tokens.reshape(-1, *self.plan.token_shape)
         return self.decode(tokens, batch_size=batch_size)
 
     def _tokens(self, given: Any) -> Array:
-        return read_tokens(given, (self.grid, self.grid), self.codebook_size)
+        return read_tokens(given, self.plan.token_shape, self.codebook_size)
+
+    def _unknown(self, mask: Any, n: int) -> Array:
+        """Tokens to sample (N, L)."""
+        if not self.grid:
+            return read_token_mask(mask, self.sequence_length, n, each="token")
+        H, W = self.picture_shape[:2]
+        return read_mask(mask, (H, W), (self.grid, self.grid), n)
 
     def _check_draws(self) -> None:
         if not self._makes_pictures:
@@ -241,10 +258,10 @@ class TokenModel(Model):
 
 def of_tokens(given: Values) -> dict[str, Mapping[str, Any]]:
     """Default data options of a new model: 16x16 tokens of 1,024 codes, 16 pixels per token side, unless a
-    tokenizer or the caller says otherwise."""
+    tokenizer or the caller says otherwise, for instance by a `sequence_length` without a grid."""
     data, classes = given["data"], given.get("model", {}).get("num_classes", 0)
-    grid = data.get("grid", 16)
-    shape = {} if "grid" in data else {"target_res": 16 * grid}
+    grid = data.get("grid", 0 if data.get("sequence_length") else 16)
+    shape = {} if "grid" in data or not grid else {"target_res": 16 * grid}
     codes = data.get("codebook_size", 1024)
     tokens = {"dataset_source": "tokens", "grid": grid, "codebook_size": codes, "labels": bool(classes)}
     return {"data": {**tokens, **shape}, "synthesis": {"synthesis_mode": "generation"}}

@@ -29,7 +29,7 @@ def report(context: Context, plan: Any) -> dict[str, Any]:
     hparams, test = context.hparams, context.sets.test
     size = hparams.val.batch_size
     # Every character of a text begins an example: a subset, evenly spread, is enough.
-    n = len(test) if plan.grid else min(len(test), N_REFERENCE)
+    n = min(len(test), N_REFERENCE) if hparams.data.dataset_source == "text" else len(test)
     batches = pipeline.evaluation_batches(test, hparams, batch_size=size, limit=n)
     shown = tracked(batches, "test", -(-n // size), shown=context.writes)
     quality = evaluate(context.engine, shown, plan, hparams.val.mask_ratios, ema=True)

@@ -36,8 +36,13 @@ class TokenizerModel(Model):
 
     @property
     def grid(self) -> int:
-        """Side of the grid of tokens."""
+        """Side of the grid of tokens; 0 for sequences without a grid."""
         return self.plan.grid
+
+    @property
+    def sequence_length(self) -> int:
+        """Number of tokens of a sequence without a grid, else 0."""
+        return self.plan.sequence_length
 
     @property
     def codebook_size(self) -> int:
@@ -47,15 +52,17 @@ class TokenizerModel(Model):
     def encode(
         self, pictures: Any, *, seed: int = 0, noise: Any = None, batch_size: int = BATCH_SIZE
     ) -> Array:
-        """Tokens int32 (N, h, w) of pictures. Nothing is sampled: `seed` and `noise` have no effect."""
+        """Tokens int32 (N, h, w), or (N, L) without a grid, of pictures. Nothing is sampled: `seed` and
+        `noise` have no effect."""
         image = self._pictures(pictures)
         return self._run("encode", {"image": image}, noise=noise, seed=seed, batch_size=batch_size)["tokens"]
 
     def decode(self, codes: Any, *, batch_size: int = BATCH_SIZE, **options: Any) -> Array:
-        """Pictures uint8 (N, H, W, C) from tokens (N, h, w) or (N, h * w)."""
+        """Pictures uint8 (N, H, W, C) from tokens (N, h, w), (N, h * w) or (N, L)."""
         self._no_options("decode", options)
-        tokens = read_tokens(codes, (self.grid, self.grid), self.codebook_size)
-        rows = {"tokens": tokens.reshape(-1, self.grid, self.grid)}
+        shape = self.plan.token_shape
+        tokens = read_tokens(codes, shape, self.codebook_size)
+        rows = {"tokens": tokens.reshape(-1, *shape)}
         return self._run("decode", rows, noise=None, seed=0, batch_size=batch_size)["image"]
 
     def reconstruct(self, pictures: Any, *, batch_size: int = BATCH_SIZE, **options: Any) -> Array:

@@ -79,6 +79,11 @@ class TokenizerPlan:
         return (self.grid, self.grid) if self.one_d is None else (1, self.one_d.tokens)
 
     @property
+    def sequence_length(self) -> int:
+        """Number of tokens of a sequence without a grid, else 0."""
+        return 0 if self.grid else self.token_shape[0]
+
+    @property
     def codebook_size(self) -> int:
         """Number of codes."""
         return self.options.num_embeddings

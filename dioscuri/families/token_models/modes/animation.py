@@ -45,15 +45,17 @@ def frames_of(context: Context, plan: Any, made: dict[str, Array]) -> list[Array
     from the result of `generate`."""
     T = made["steps"].shape[1]
     return [
-        _veiled(decoded(context, made["steps"][:, t]), made["masked"][:, t], plan.grid)
+        _veiled(decoded(context, made["steps"][:, t]), made["masked"][:, t], plan.token_shape)
         for t in np.unique(np.linspace(0, T - 1, min(T, MOST_FRAMES)).astype(int))
     ]
 
 
-def _veiled(pictures: Array, masked: Array, side: int) -> Array:
-    """Pictures (B, H, W, C), veiled where tokens (B, L) are masked."""
-    B, H, W, _ = pictures.shape
-    areas = masked.reshape(B, side, side).repeat(H // side, 1).repeat(W // side, 2)[..., None]
+def _veiled(pictures: Array, masked: Array, shape: tuple[int, ...]) -> Array:
+    """Pictures (B, H, W, C), veiled where tokens (B, L) are masked if they lie on a grid."""
+    if len(shape) == 1:
+        return pictures
+    (B, H, W, _), (h, w) = pictures.shape, shape
+    areas = masked.reshape(B, h, w).repeat(H // h, 1).repeat(W // w, 2)[..., None]
     veiled = VEIL * GROUND + (1 - VEIL) * pictures
     return np.where(areas, veiled, pictures).astype(np.uint8)
 

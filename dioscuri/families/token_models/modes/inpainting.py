@@ -24,7 +24,7 @@ from dioscuri.outputs.settings import output_folder
 
 def inpaint(context: Context, plan: Any, checkpoint: Checkpoint) -> None:
     """Write `inpainted/image-<i>.png` for `synthesis.image_path`, or for the first `synthesis.n_samples`
-    pictures of a split, and a sheet: originals, the known region, and the result.
+    pictures of a split, and a sheet: originals, the known region (of tokens on a grid), and the result.
 
     The conditions are the picture's class and caption, or else `synthesis.classes` and the prompts of
     `synthesis.texts_path`, cycled.
@@ -33,7 +33,7 @@ def inpaint(context: Context, plan: Any, checkpoint: Checkpoint) -> None:
     unknown = unknown_tokens(context.hparams, plan)
     split = None if options.image_path else options.split or "test"
     output = output_folder(context, checkpoint, context.directory.images, "inpainted", split=split)
-    parts: list[tuple[Array, Array, Array]] = []
+    parts: list[dict[str, Array]] = []
     for index, batch in enumerate(_batches(context)):
         size = len(batch["valid"])
         given = examples(batch) | {"unknown": np.tile(unknown, (size, 1))}
@@ -42,17 +42,19 @@ def inpaint(context: Context, plan: Any, checkpoint: Checkpoint) -> None:
             given |= {name: array for name, array in asked.items() if name != "index"}
         made = context.engine.run("inpaint", given, ema=options.load_ema_weights, step=index)
         original, valid = pictures_of(context, batch), batch["valid"]
-        filled = blended(original, made["image"], unknown, options.blend_radius)
-        parts.append((original[valid], _known(original, unknown)[valid], filled[valid]))
-    originals, known, filled = (np.concatenate(batches) for batches in zip(*parts, strict=True))
+        shown = {"originals": original}
+        if plan.grid:
+            shown["known"] = _known(original, unknown)
+        shown["filled"] = blended(original, made["image"], unknown, options.blend_radius)
+        parts.append({name: array[valid] for name, array in shown.items()})
+    rows = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    filled = rows["filled"]
     if context.writes:
         folder = output.path
         for i, picture in enumerate(filled):
             save_picture(folder, f"image-{i:04d}", picture)
-        rows = stacked([originals, known, filled])
-        captions = [["originals"], ["known"], ["filled"]]
-        sheet = save_grid(folder / "contact-sheet.png", rows, captions)
-        context.say(f"{len(filled)} pictures in {folder}; originals, known region, result: {sheet}")
+        sheet = save_grid(folder / "contact-sheet.png", stacked([*rows.values()]), [[name] for name in rows])
+        context.say(f"{len(filled)} pictures in {folder}; {', '.join(rows)}: {sheet}")
     output.finish(len(filled))
 
 
@@ -74,21 +76,24 @@ def _batches(context: Context) -> Iterator[Batch]:
 
 
 def unknown_tokens(hparams: Any, plan: Any) -> Array:
-    """The tokens (L,) to sample again; a `UserError` if there are none or they lie outside the picture."""
-    options, side = hparams.synthesis, plan.grid
+    """The tokens (L,) to sample again; a `UserError` if there are none or they lie outside the picture. A
+    sequence is a single row of tokens, which have no place in the picture."""
+    options, (rows, columns) = hparams.synthesis, (1, *plan.token_shape)[-2:]
+    for name in () if plan.grid else ("mask_path", "blend_radius"):
+        if getattr(options, name):
+            raise UserError(f"[synthesis] {name} needs a grid of tokens, but data.grid is 0: leave it out")
     if options.mask_path:
-        unknown = _read_mask(options, hparams.data.target_res, side)
+        unknown = _read_mask(options, hparams.data.target_res, rows)
     else:
         top, left, height, width = options.inpaint_box
         if not any(options.inpaint_box):
-            top = left = side // 4
-            height = width = -(-side // 2)
-        if not (height and width) or top + height > side or left + width > side:
+            top, left, height, width = rows // 4, columns // 4, -(-rows // 2), -(-columns // 2)
+        if not (height and width) or top + height > rows or left + width > columns:
             raise UserError(
-                f"[synthesis] inpaint_box {options.inpaint_box} is empty or extends beyond the {side}x{side} "
-                "tokens: change top, left, height or width"
+                f"[synthesis] inpaint_box {options.inpaint_box} is empty or extends beyond the "
+                f"{rows}x{columns} tokens: change top, left, height or width"
             )
-        unknown = np.zeros((side, side), bool)
+        unknown = np.zeros((rows, columns), bool)
         unknown[top : top + height, left : left + width] = True
     if options.outpaint and unknown.all():
         raise UserError(

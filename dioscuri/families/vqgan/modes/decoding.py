@@ -14,6 +14,7 @@ from dioscuri.outputs.examples import N_ON_SHEET
 from dioscuri.outputs.pictures import in_rows, save_grid, save_picture
 from dioscuri.outputs.progress import tracked
 from dioscuri.outputs.settings import output_folder
+from dioscuri.plans.description import extent
 
 
 def decode(context: Context, plan: TokenizerPlan, checkpoint: Checkpoint) -> None:
@@ -53,11 +54,11 @@ def decode(context: Context, plan: TokenizerPlan, checkpoint: Checkpoint) -> Non
 def _check(tokens: TokenSet, plan: TokenizerPlan, sha256: str) -> None:
     """Raise a `UserError` if the tokens were not made by this tokenizer."""
     given = tokens.grid, tokens.codebook_size
-    expected = (plan.grid, plan.grid), plan.codebook_size
+    expected = plan.token_shape, plan.codebook_size
     if given != expected:
         raise UserError(
-            f"tokens {tokens.name} are {given[0][0]}x{given[0][1]} of {given[1]} codes, but this tokenizer "
-            f"makes {plan.grid}x{plan.grid} of {plan.codebook_size}: give tokens that it made"
+            f"tokens {tokens.name} are {extent(given[0])} of {given[1]} codes, but this tokenizer "
+            f"makes {extent(plan.token_shape)} of {plan.codebook_size}: give tokens that it made"
         )
     maker = tokens.header.get("tokenizer") or {}
     if maker.get("sha256") != sha256:

@@ -16,6 +16,7 @@ from dioscuri.hparams.archive import to_json
 from dioscuri.outputs.examples import N_ON_SHEET, batches, chosen_indices, chosen_split
 from dioscuri.outputs.pictures import ORIGINALS, above, save_grid
 from dioscuri.outputs.settings import OutputFolder, given_folder, only_folder, output_folder
+from dioscuri.plans.description import extent
 
 
 def encode(context: Context, plan: TokenizerPlan, checkpoint: Checkpoint) -> None:
@@ -34,8 +35,8 @@ def write_tokens(
     pictures: Examples,
     indices: Array,
 ) -> None:
-    """Encode the pictures at `indices`. `maker` identifies the tokenizer, `plan` has its `grid` and
-    `codebook_size`."""
+    """Encode the pictures at `indices`. `maker` identifies the tokenizer, `plan` has its `token_shape`
+    and `codebook_size`."""
     output = _output(context, checkpoint, maker, len(indices))
     folder = output.path
     labels = None if pictures.labels is None else np.asarray(pictures.labels)[indices]
@@ -52,10 +53,10 @@ def write_tokens(
             _sheet(context, folder, batch, results)
         if context.writes:
             _check(batch, pictures)
-            writer.add(results[batch["valid"]].reshape(-1, plan.grid, plan.grid))
+            writer.add(results[batch["valid"]].reshape(-1, *plan.token_shape))
     if context.writes:
         writer.finish()
-        context.say(f"{writer.n_pictures} pictures as {plan.grid}x{plan.grid} tokens in {folder}")
+        context.say(f"{writer.n_pictures} pictures as {extent(plan.token_shape)} tokens in {folder}")
     output.finish(len(indices))
 
 
@@ -95,7 +96,7 @@ def _header(context: Context, plan: Any, maker: dict[str, Any], pictures: Exampl
     """Everything that the tokens depend on."""
     options = context.hparams.synthesis
     return {
-        "grid": [plan.grid, plan.grid],
+        "grid": list(plan.token_shape),
         "codebook_size": plan.codebook_size,
         "tokenizer": maker,
         "source": pictures.name,
