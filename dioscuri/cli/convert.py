@@ -7,6 +7,7 @@ from dioscuri.checkpoint.torch_files import torch_bytes
 from dioscuri.cli.parsers import Parser
 from dioscuri.errors import UserError
 from dioscuri.importers.convert import Step, convert_configuration, export, export_run, import_run
+from dioscuri.importers.layouts import LAYOUTS
 from dioscuri.importers.published_run import Request
 from dioscuri.library.sources import shipped_or
 from dioscuri.places import configuration
@@ -14,7 +15,7 @@ from dioscuri.places import configuration
 _USAGE = """\
 SOURCE --run FOLDER/logs-NAME [--config FILE] [--cfg FILE] [section.option=value ...]
 CONFIGURATION --to-cfg OUT.cfg [section.option=value ...]
-FOLDER/logs-NAME --to-folder OUT [--step N|best]
+FOLDER/logs-NAME --to-folder OUT [--to PROJECT] [--step N|best]
 FOLDER/logs-NAME --to-torch OUT [--step N|best]"""
 _DESCRIPTION = """\
 The first form makes a run. With torch_impl or jax_impl as FOLDER, train.sh and synthesize.py of that twin
@@ -32,7 +33,8 @@ use it. SOURCE is one of
 --config sets the architecture, --cfg the remaining options (default: egs/<family>/published.cfg). The second
 form converts an open-muse training configuration to a .cfg and lists the keys it drops. The third form writes
 a run's averaged weights, by default of the newest checkpoint, to a folder that from_pretrained of both twins
-opens. The fourth writes a checkpoint of an Efficient-VDVAE run in the PyTorch program's format."""
+opens, or, with --to, as the project of that name publishes its models. The fourth writes a checkpoint of an
+Efficient-VDVAE run in the PyTorch program's format."""
 
 
 _EXAMPLE = "dioscuri convert amused/amused-256/vqvae --run torch_impl/logs-amused"
@@ -61,6 +63,7 @@ def make_parser() -> Parser:
     parser.add_argument("--to-torch", type=Path, metavar="OUT", help="file to write in the PyTorch layout")
     parser.add_argument("--to-cfg", type=Path, metavar="OUT.cfg", help="configuration to write")
     parser.add_argument("--to-folder", type=Path, metavar="OUT", help="folder to write for from_pretrained")
+    parser.add_argument("--to", choices=tuple(LAYOUTS), help="project whose layout --to-folder writes")
     parser.add_argument("--step", metavar="N|best", help="checkpoint to write (default: the newest)")
     return parser
 
@@ -73,6 +76,8 @@ def main(words: Sequence[str]) -> None:
         chosen.cfg, _ = configuration(chosen.cfg)
     if chosen.string_sorted_classes and chosen.run is None:
         parser.error("--string-sorted-classes is for --run")
+    if chosen.to and not chosen.to_folder:
+        parser.error("--to is for --to-folder")
     target = chosen.to_torch or chosen.to_folder
     if chosen.to_cfg is not None:
         convert_configuration(chosen.source, chosen.to_cfg, chosen.overrides)
@@ -85,7 +90,7 @@ def main(words: Sequence[str]) -> None:
         if chosen.to_torch is not None:
             export(chosen.source, target, step, torch_bytes)
         else:
-            print(export_run(chosen.source, target, step))
+            print(export_run(chosen.source, target, step, chosen.to or ""))
     elif chosen.run is None or chosen.step is not None:
         parser.error("give --run, --to-cfg, --to-folder or --to-torch")
     else:

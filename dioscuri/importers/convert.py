@@ -30,6 +30,7 @@ from dioscuri.hparams.reader import read
 from dioscuri.hub import local_folder
 from dioscuri.importers import efficient_vdvae, metroplex_json, vdvae
 from dioscuri.importers.efficient_vdvae import Imported
+from dioscuri.importers.layouts import write_layout
 from dioscuri.importers.open_muse_yaml import converted
 from dioscuri.importers.published_run import (
     BASES,
@@ -145,15 +146,18 @@ def _importer(request: Request) -> Callable[[Any], Imported] | None:
     return None
 
 
-def export_run(run: Path, target: Path, step: Step = None) -> str:
-    """Write the averaged weights of a run's checkpoint to a folder, with its tokenizer's if that exists;
-    return a line that says what was written."""
+def export_run(run: Path, target: Path, step: Step = None, layout: str = "") -> str:
+    """Write the averaged weights of a run's checkpoint to a folder, with its tokenizer's if that exists, or
+    in a project's published `layout`; return a line that says what was written."""
     log_root, name = split_run(run)
     hparams = load(copy_path(log_root, name), twin=log_root)
     checkpoint = store.load(RunDirectory(run).checkpoints, step)
     weights = without_discriminator(checkpoint.state["ema"])
-    write_folder(target, hparams, weights, origin=origin(checkpoint, hparams.run.name))
     done = f"{target}: averaged weights of step {checkpoint.step} of {run}"
+    if layout:
+        write_layout(target, layout, hparams, weights)
+        return f"{done} in the layout of {layout}"
+    write_folder(target, hparams, weights, origin=origin(checkpoint, hparams.run.name))
     path = Path(getattr(hparams.data, "tokenizer_path", ""))
     if path != Path() and not path.exists():
         return f"{done}; without a tokenizer, since {path} does not exist"

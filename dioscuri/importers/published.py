@@ -1,7 +1,7 @@
 """Which published model a configuration describes, and its weights under canonical names.
 
 Recognised are the folders of open-muse and diffusers (`config.json` next to the weights) and the YAML files
-of taming-transformers and latent-diffusion. Weights without a configuration (Google's MaskGIT,
+of taming-transformers, latent-diffusion and TiTok. Weights without a configuration (Google's MaskGIT,
 Halton-MaskGIT, LlamaGen's tokenizer, SUNDAE, VD-VAE) are described by a `.cfg` of this project.
 """
 
@@ -25,6 +25,7 @@ from dioscuri.importers.metroplex import from_original as from_metroplex
 from dioscuri.importers.paella import from_paella, paella_tokenizer
 from dioscuri.importers.sundae import by_class_number, from_sundae
 from dioscuri.importers.taming import from_taming, refuse_variational, taming_tokenizer
+from dioscuri.importers.titok import from_titok, is_titok, titok_tokenizer
 from dioscuri.importers.vdvae import from_vdvae
 
 Arrays = dict[str, np.ndarray]
@@ -83,6 +84,8 @@ def recognise(config: Mapping[str, Any], where: object, overrides: Sequence[str]
             return described_transformer(config, overrides)
         if name.startswith("AutoencoderKL"):
             refuse_variational(f"_class_name is {name}")
+        if is_titok(config):
+            return described("vqgan", *titok_tokenizer(config))
         stage = _first_stage(config)
         if stage is not None:
             gumbel = str(stage.get("target", "")).endswith("GumbelVQ")
@@ -93,8 +96,8 @@ def recognise(config: Mapping[str, Any], where: object, overrides: Sequence[str]
         raise UserError(f"{where} is not a complete configuration: {type(error).__name__} {error}") from error
     known = ", ".join([*TOKENIZERS, *SAMPLING])
     raise UserError(
-        f"{where} describes no known published model: _class_name is not one of {known}, and there is no "
-        "ddconfig"
+        f"{where} describes no known published model: _class_name is not one of {known}, and there is "
+        "neither a ddconfig nor a model.vq_model"
     )
 
 
@@ -180,6 +183,8 @@ def _transformer(arrays: Arrays, hparams: Any) -> Arrays:
 def _tokenizer(arrays: Arrays, hparams: Any) -> Arrays:
     """Weights of a tokenizer, whose project is recognised by names and layouts."""
     plan = tokenizers.plan_of(hparams)
+    if hparams.model.architecture == "titok":
+        return from_titok(arrays)
     if hparams.model.architecture in _METROPLEX:
         return metroplex_tokenizers.from_flax(arrays, plan)
     if any("/" in name for name in arrays):

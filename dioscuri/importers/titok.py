@@ -1,8 +1,11 @@
-"""TiTok and TA-TiTok: converts their configurations to ours and back. Weight names are canonical."""
+"""TiTok and TA-TiTok: converts their configurations and weights to ours and back."""
 
 import re
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
+
+import numpy as np
 
 from dioscuri.errors import UserError
 from dioscuri.families.vqgan.model_options import Tokenizer
@@ -92,3 +95,62 @@ def resolved(value: Any, root: Mapping[str, Any]) -> Any:
 def _reads_text(given: Mapping[str, Any]) -> bool:
     """Only TA-TiTok's configurations have these options."""
     return any(name in given for name in ("text_context_length", "text_embed_dim", "clustering_vq"))
+
+
+def from_titok(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Canonical weights: those of the file but for the losses' and for what only training reads."""
+    return {
+        name: array
+        for name, array in arrays.items()
+        if name != "quantize.embed_prob" and not name.startswith("loss.")
+    }
+
+
+def to_titok(hparams: Any, weights: Mapping[str, np.ndarray]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """The published configuration and weights of a tokenizer, which are read back as the same model; a
+    `UserError` names what the layout cannot express."""
+    model: Tokenizer = hparams.model
+    if model.architecture != "titok":
+        raise UserError(f"[model] architecture '{model.architecture}' is not TiTok's: it has another layout")
+    sizes = {}
+    for side in ("encoder", "decoder"):
+        given = tuple(getattr(model, f"{side}_{name}") for name in ("width", "layers", "heads"))
+        if given not in SIZES.values():
+            known = ", ".join(f"{name} {size}" for name, size in SIZES.items())
+            raise UserError(
+                f"[model] {side}_width, {side}_layers and {side}_heads are {given}: the layout of TiTok has "
+                f"only the sizes {known}"
+            )
+        sizes[side] = next(name for name, size in SIZES.items() if size == given)
+    text = {"text_context_length": model.text_length, "text_embed_dim": model.text_width}
+    vq_model = {
+        "quantize_mode": "vq",
+        "codebook_size": model.num_embeddings,
+        "token_size": model.embedding_dim,
+        "use_l2_norm": model.l2_normalised,
+        "commitment_cost": model.commitment_cost,
+        "vit_enc_model_size": sizes["encoder"],
+        "vit_dec_model_size": sizes["decoder"],
+        "vit_enc_patch_size": model.encoder_patch,
+        "vit_dec_patch_size": model.decoder_patch,
+        "num_latent_tokens": model.latent_tokens,
+        "finetune_decoder": model.decoder_output == "proxy_pixels",
+        "is_legacy": model.decoder_output != "pixels",
+        **({"clustering_vq": model.clustered, **text} if model.text_length else {}),
+    }
+    data = hparams.data
+    config = {"model": {"vq_model": vq_model}, "dataset": {"preprocessing": {"crop_size": data.target_res}}}
+    _check_same(hparams, config)
+    return config, dict(weights)
+
+
+def _check_same(hparams: Any, config: Mapping[str, Any]) -> None:
+    """Raise a `UserError` for the first option that the configuration does not bring back."""
+    model, data = titok_tokenizer(config)
+    for declared in fields(model):
+        name = declared.name
+        ours, theirs = getattr(hparams.model, name), getattr(model, name)
+        if ours != theirs and not (name == "clustered" and not model.text_length):
+            raise UserError(f"[model] {name} is {ours!r}: the layout of TiTok has only {theirs!r}")
+    if hparams.data.channels != data["channels"]:
+        raise UserError(f"[data] channels is {hparams.data.channels}: the layout of TiTok has only 3")

@@ -43,7 +43,7 @@ class FrozenTokenizer:
         return arrays
 
     def encode(self, images: Array, tensors: Mapping[str, Array]) -> Array:
-        """Pictures uint8 (B, H, W, C) -> tokens (B, h, w)."""
+        """Pictures uint8 (B, H, W, C) -> tokens (B, h, w) or (B, T)."""
         model = self._with_weights(tensors)
         dtype = jnp.result_type(tensors[PREFIX + self.names[0]])
         z = model.encode(to_range(images, self.plan.pixel_range, dtype))
@@ -51,17 +51,19 @@ class FrozenTokenizer:
         return tokens
 
     def distances(self, images: Array, tensors: Mapping[str, Array]) -> Array:
-        """Squared distances (B, h, w, K) from the encoded vectors to all codes;
+        """Squared distances (B, h, w, K) or (B, T, K) from the encoded vectors to all codes;
         for nearest-code quantisers."""
         model = self._with_weights(tensors)
         dtype = jnp.result_type(tensors[PREFIX + self.names[0]])
         z = model.encode(to_range(images, self.plan.pixel_range, dtype))
         distances: Array = stop_gradient(model.quantize.distances(z))
-        return distances
+        return distances.reshape(len(distances), *self.plan.token_shape, -1)
 
-    def decode(self, tokens: Array, tensors: Mapping[str, Array]) -> Array:
-        """Tokens (B, h, w) -> pictures uint8 (B, H, W, C)."""
-        made = self._with_weights(tensors).decode_indices(tokens)
+    def decode(self, tokens: Array, tensors: Mapping[str, Array], text: Array | None = None) -> Array:
+        """Tokens (B, h, w) or (B, T), and text (B, S, E) for a decoder that reads it, -> pictures uint8
+        (B, H, W, C)."""
+        more = {} if text is None else {"text": text}
+        made = self._with_weights(tensors).decode_indices(tokens, **more)
         return from_range(made, self.plan.pixel_range)
 
     def _with_weights(self, tensors: Mapping[str, Array]) -> Any:

@@ -60,6 +60,7 @@ class TokenizerMethods(FamilyMethods):
         self.weight_decay, self.switches = hparams.loss.weight_decay, ("adversarial",)
         self.metric_sizes = dict.fromkeys(training.METRICS, 0)
         self.dtype = COMPUTE_DTYPES[hparams.train.precision]
+        self.first_stage = hparams.model.decoder_output == "proxy_codes"
 
     def build(self) -> Model:
         """The model; its parameters need not be initialised."""
@@ -92,7 +93,7 @@ class TokenizerMethods(FamilyMethods):
         z = model.encode(x, {**noise, **powers})
         quantised = model.quantise(z, noise, scalars, self._after_reset(buffers), train=True)
         trunk = model.decode_trunk(quantised.codes, noise, **self._text(batch))
-        if self.proxy is not None:
+        if self.first_stage:
             loss = self._code_losses(batch, model.output(trunk), frozen).mean()
             vectors: Result = {}
             metrics = {"reconstruction": loss}
@@ -134,19 +135,19 @@ class TokenizerMethods(FamilyMethods):
     def frozen(self) -> dict[str, np.ndarray]:
         """Weights of LPIPS, or of the tokenizer whose codes are learnt."""
         loss = self.hparams.loss
-        if self.proxy is not None:
-            return self.proxy.frozen()
+        if self.first_stage:
+            return self.proxy.frozen() if loss.proxy_path else {}
         return read_lpips(loss.lpips_path, loss.vgg_path) if loss.lpips_path else {}
 
     def frozen_shapes(self) -> dict[str, tuple[int, ...]]:
         """Shapes of these weights."""
-        if self.proxy is not None:
+        if self.first_stage:
             return super().frozen_shapes()
         return weight_shapes() if self.hparams.loss.lpips_path else {}
 
     def uses_frozen(self, method: str) -> bool:
         """LPIPS measures reconstructions; another tokenizer decodes its codes."""
-        return method != "encode" and (method != "decode" or self.proxy is not None)
+        return method != "encode" and (method != "decode" or self.first_stage)
 
     def overwritten(self, buffers: Arrays, parameters: Arrays) -> Result:
         """The codebook, if it follows from the quantiser's buffers or dead codes are reset, and the encoder's
@@ -172,7 +173,7 @@ class TokenizerMethods(FamilyMethods):
         x = self._pictures(batch)
         quantised = model.quantise(model.encode(x))
         made = model.decode(quantised.codes, **self._text(batch))
-        if self.proxy is not None:
+        if self.first_stage:
             return {
                 "image": self.proxy.decode(made.argmax(-1), frozen),
                 "tokens": quantised.indices.astype(jnp.int32),
@@ -198,7 +199,7 @@ class TokenizerMethods(FamilyMethods):
     def decode(self, model: Model, batch: Arrays, noise: Arrays, frozen: Arrays) -> dict[str, Array]:
         """`image` (B, H, W, C) from `tokens` (B, h, w) or (B, T) and, for a decoder that reads it, `text`."""
         made = model.decode_indices(batch["tokens"], **self._text(batch))
-        if self.proxy is not None:
+        if self.first_stage:
             return {"image": self.proxy.decode(made.argmax(-1), frozen)}
         return {"image": from_range(made, self.plan.pixel_range)}
 
@@ -289,15 +290,12 @@ class TokenizerMethods(FamilyMethods):
         }
 
     @cached_property
-    def proxy(self) -> FrozenTokenizer | None:
+    def proxy(self) -> FrozenTokenizer:
         """The tokenizer whose codes the first of two stages learns."""
-        if self.plan.options.decoder_output != "proxy_codes":
-            return None
         return FrozenTokenizer(open_proxy(self.hparams).path)
 
     def _proxy_codes(self, batch: Arrays, frozen: Arrays) -> Array:
         """Codes (B, h, w) that the first stage learns."""
-        assert self.proxy is not None
         return self.proxy.encode(batch["image"], frozen)
 
     def _code_losses(self, batch: Arrays, logits: Array, frozen: Arrays) -> Array:

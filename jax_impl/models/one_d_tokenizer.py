@@ -15,6 +15,7 @@ from flax import nnx
 from jax import Array
 from jax.lax import stop_gradient
 
+from dioscuri.errors import UserError
 from dioscuri.families.vqgan.one_d_tokens import TransformerStack
 from dioscuri.families.vqgan.plan import TokenizerPlan
 from jax_impl.layers.attention import PackedAttention
@@ -132,7 +133,8 @@ class OneDDecoder(LatentTransformer):
         latents = self.decoder_embed(rearrange(codes, "b 1 t d -> b t d"))
         more = []
         if self.reads_text:
-            assert text is not None, "this tokenizer's decoder reads texts"
+            if text is None:
+                raise UserError("this tokenizer decodes tokens together with a text, and none is given")
             more = [
                 self.text_guidance_proj(text.astype(latents.dtype))
                 + self.text_guidance_positional_embedding[...][None]

@@ -45,7 +45,6 @@ class Twin:
         methods._distance = lambda _frozen: distance
         if hparams.model.decoder_output == "proxy_codes":
             # The codes are recorded, so that the other tokenizer is not read.
-            methods.__dict__["proxy"] = object()
             methods._proxy_codes = lambda batch, _frozen: batch["proxy_codes"]
 
     def stages(self, batch):

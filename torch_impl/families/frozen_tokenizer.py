@@ -34,7 +34,7 @@ class FrozenTokenizer:
         return {PREFIX + name: array for name, array in self.trained.weights.items()}
 
     def encode(self, images: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:
-        """Pictures uint8 (B, H, W, C) -> tokens (B, h, w)."""
+        """Pictures uint8 (B, H, W, C) -> tokens (B, h, w) or (B, T)."""
         model = self._with_weights(tensors)
         dtype = next(model.parameters()).dtype
         with torch.no_grad():
@@ -43,18 +43,20 @@ class FrozenTokenizer:
         return tokens
 
     def distances(self, images: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:
-        """Squared distances (B, h, w, K) from the encoded vectors to all codes;
+        """Squared distances (B, h, w, K) or (B, T, K) from the encoded vectors to all codes;
         for nearest-code quantisers."""
         model = self._with_weights(tensors)
         dtype = next(model.parameters()).dtype
         with torch.no_grad():
             z = model.encode(to_range(images, self.plan.pixel_range, dtype))
             distances: Tensor = model.quantize.distances(z)
-        return distances
+        return distances.reshape(len(distances), *self.plan.token_shape, -1)
 
-    def decode(self, tokens: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:
-        """Tokens (B, h, w) -> pictures uint8 (B, H, W, C)."""
-        made = self._with_weights(tensors).decode_indices(tokens.to(torch.int64))
+    def decode(self, tokens: Tensor, tensors: Mapping[str, Tensor], text: Tensor | None = None) -> Tensor:
+        """Tokens (B, h, w) or (B, T), and text (B, S, E) for a decoder that reads it, -> pictures uint8
+        (B, H, W, C)."""
+        more = {} if text is None else {"text": text}
+        made = self._with_weights(tensors).decode_indices(tokens.to(torch.int64), **more)
         return from_range(made, self.plan.pixel_range)
 
     def _with_weights(self, tensors: Mapping[str, Tensor]) -> Any:

@@ -57,6 +57,7 @@ class TokenizerMethods(FamilyMethods):
         self.weight_decay, self.switches = hparams.loss.weight_decay, ("adversarial",)
         self.metric_sizes = dict.fromkeys(training.METRICS, 0)
         self.dtype = COMPUTE_DTYPES[hparams.train.precision]
+        self.first_stage = hparams.model.decoder_output == "proxy_codes"
 
     def build(self) -> Model:
         """The model; its parameters need not be initialised."""
@@ -109,7 +110,7 @@ class TokenizerMethods(FamilyMethods):
         z = model.encode(x, {**noise, **powers})
         quantised = model.quantise(z, noise, scalars, self._after_reset(buffers), train=True)
         trunk = model.decode_trunk(quantised.codes, noise, **self._text(batch))
-        if self.proxy is not None:
+        if self.first_stage:
             loss = self._code_losses(batch, model.output(trunk), frozen).mean()
             vectors: Result = {}
             metrics = {"reconstruction": loss.detach()}
@@ -151,19 +152,19 @@ class TokenizerMethods(FamilyMethods):
     def frozen(self) -> dict[str, np.ndarray]:
         """Weights of LPIPS, or of the tokenizer whose codes are learnt."""
         loss = self.hparams.loss
-        if self.proxy is not None:
-            return self.proxy.frozen()
+        if self.first_stage:
+            return self.proxy.frozen() if loss.proxy_path else {}
         return read_lpips(loss.lpips_path, loss.vgg_path) if loss.lpips_path else {}
 
     def frozen_shapes(self) -> dict[str, tuple[int, ...]]:
         """Shapes of these weights."""
-        if self.proxy is not None:
+        if self.first_stage:
             return super().frozen_shapes()
         return weight_shapes() if self.hparams.loss.lpips_path else {}
 
     def uses_frozen(self, method: str) -> bool:
         """LPIPS measures reconstructions; another tokenizer decodes its codes."""
-        return method != "encode" and (method != "decode" or self.proxy is not None)
+        return method != "encode" and (method != "decode" or self.first_stage)
 
     def overwritten(self, buffers: Tensors, parameters: Tensors) -> Result:
         """The codebook, if it follows from the quantiser's buffers or dead codes are reset, and the encoder's
@@ -189,7 +190,7 @@ class TokenizerMethods(FamilyMethods):
         x = self._pictures(batch)
         quantised = model.quantise(model.encode(x))
         made = model.decode(quantised.codes, **self._text(batch))
-        if self.proxy is not None:
+        if self.first_stage:
             return {
                 "image": self.proxy.decode(made.argmax(-1), frozen),
                 "tokens": quantised.indices.to(torch.int32),
@@ -215,7 +216,7 @@ class TokenizerMethods(FamilyMethods):
     def decode(self, model: Model, batch: Tensors, noise: Tensors, frozen: Tensors) -> dict[str, Tensor]:
         """`image` (B, H, W, C) from `tokens` (B, h, w) or (B, T) and, for a decoder that reads it, `text`."""
         made = model.decode_indices(batch["tokens"].to(torch.int64), **self._text(batch))
-        if self.proxy is not None:
+        if self.first_stage:
             return {"image": self.proxy.decode(made.argmax(-1), frozen)}
         return {"image": from_range(made, self.plan.pixel_range)}
 
@@ -322,15 +323,12 @@ class TokenizerMethods(FamilyMethods):
         }
 
     @cached_property
-    def proxy(self) -> FrozenTokenizer | None:
+    def proxy(self) -> FrozenTokenizer:
         """The tokenizer whose codes the first of two stages learns."""
-        if self.plan.options.decoder_output != "proxy_codes":
-            return None
         return FrozenTokenizer(open_proxy(self.hparams).path)
 
     def _proxy_codes(self, batch: Tensors, frozen: Tensors) -> Tensor:
         """Codes (B, h, w) that the first stage learns."""
-        assert self.proxy is not None
         return self.proxy.encode(batch["image"], frozen)
 
     def _code_losses(self, batch: Tensors, logits: Tensor, frozen: Tensors) -> Tensor:

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
+from dioscuri.errors import UserError
 from dioscuri.families.vqgan.one_d_tokens import TransformerStack
 from dioscuri.families.vqgan.plan import TokenizerPlan
 from torch_impl.layers.attention import PackedAttention
@@ -126,7 +127,8 @@ class OneDDecoder(LatentTransformer):
         latents = self.decoder_embed(rearrange(codes, "b 1 t d -> b t d"))
         more = []
         if self.reads_text:
-            assert text is not None, "this tokenizer's decoder reads texts"
+            if text is None:
+                raise UserError("this tokenizer decodes tokens together with a text, and none is given")
             more = [self.text_guidance_proj(text.to(latents.dtype)) + self.text_guidance_positional_embedding]
         n = self.stack.grid**2
         x = self.sequence(self.mask_token.expand(len(codes), n, -1), latents, *more)

@@ -1,7 +1,9 @@
 """What `dioscuri describe` shows of an image tokenizer."""
 
 from collections.abc import Sequence
+from math import prod
 
+from dioscuri.families.vqgan.one_d_tokens import TransformerStack
 from dioscuri.families.vqgan.options import HParams
 from dioscuri.families.vqgan.plan import Level, TokenizerPlan, plan_of
 from dioscuri.families.vqgan.residual_tokenizers import ResidualBlock
@@ -16,13 +18,19 @@ def describe(hparams: HParams) -> Description:
     plan = plan_of(hparams)
     return Description(
         shapes=shapes(parameter_table(hparams)),
-        facts={"tokens": plan.grid**2, "codes": plan.codebook_size, "code_length": plan.embedding_dim},
+        facts={
+            "tokens": prod(plan.token_shape),
+            "codes": plan.codebook_size,
+            "code_length": plan.embedding_dim,
+        },
         layers={"encoder": _encoder(plan), "decoder": _decoder(plan)},
         rows=picture_rows(hparams.data),
     )
 
 
 def _encoder(plan: TokenizerPlan) -> Sequence[Row]:
+    if plan.one_d is not None:
+        return [_transformer(plan.one_d.encoder, plan.one_d.tokens)]
     if plan.residual is not None:
         return _residual(plan.residual.encoder)
     if plan.spectral is not None:
@@ -31,11 +39,24 @@ def _encoder(plan: TokenizerPlan) -> Sequence[Row]:
 
 
 def _decoder(plan: TokenizerPlan) -> Sequence[Row]:
+    if plan.one_d is not None:
+        row = _transformer(plan.one_d.decoder, plan.one_d.tokens + plan.one_d.text)
+        return [row, *([] if plan.proxy is None else _decoder(plan.proxy))]
     if plan.residual is not None:
         return _residual(plan.residual.decoder)
     if plan.spectral is not None:
         return _spectral(plan.spectral.decoder, plan.grid)
     return _levels(plan.decoder[::-1])
+
+
+def _transformer(stack: TransformerStack, others: int) -> Row:
+    return {
+        "positions": 1 + stack.grid**2 + others,
+        "patch": stack.patch,
+        "channels": stack.width,
+        "layers": stack.layers,
+        "heads": stack.heads,
+    }
 
 
 def _levels(levels: Sequence[Level]) -> list[Row]:

@@ -17,23 +17,22 @@ from dioscuri.plans.parameters import initial_values
 def check_stage(hparams: HParams) -> None:
     """Raise a `UserError` that names an option that does not fit the stage."""
     loss, output = hparams.loss, hparams.model.decoder_output
-    if output == "proxy_codes":
-        if not loss.proxy_path:
-            raise UserError(
-                "[loss] proxy_path is empty: decoder_output 'proxy_codes' learns the codes of another "
-                "tokenizer: give its run or folder"
-            )
-        if hparams.discriminator.type != "none" or loss.lpips_path:
-            raise UserError(
-                "[model] decoder_output 'proxy_codes' makes no pictures in training: set "
-                "discriminator.type=none and leave loss.lpips_path empty"
-            )
+    if output == "proxy_codes" and (hparams.discriminator.type != "none" or loss.lpips_path):
+        raise UserError(
+            "[model] decoder_output 'proxy_codes' makes no pictures in training: set discriminator.type=none "
+            "and leave loss.lpips_path empty"
+        )
 
 
 def open_proxy(hparams: HParams) -> TrainedTokenizer:
     """The other tokenizer at `loss.proxy_path`; a `UserError` if its codes do not fit."""
     stacks = plan_of(hparams).one_d
     assert stacks is not None
+    if not hparams.loss.proxy_path:
+        raise UserError(
+            "[loss] proxy_path is empty: decoder_output 'proxy_codes' needs the tokenizer whose codes it "
+            "learns: give its run or folder"
+        )
     tokenizer = open_tokenizer(Path(hparams.loss.proxy_path))
     grid, codes = stacks.decoder.grid, hparams.model.num_proxy_embeddings
     if tokenizer.plan.token_shape != (grid, grid) or tokenizer.plan.codebook_size != codes:
@@ -54,7 +53,7 @@ def initial_weights(hparams: HParams, seed: int) -> dict[str, Array]:
         return values
     loss = hparams.loss
     if loss.stage1_path:
-        trained = open_tokenizer(Path(loss.stage1_path)).weights
+        trained = open_tokenizer(Path(loss.stage1_path), first_stage=True).weights
         values |= _fitting(trained, values, f"[loss] stage1_path {loss.stage1_path}")
     if loss.proxy_path:
         proxy = open_proxy(hparams).weights

@@ -38,8 +38,14 @@ class TrainedTokenizer(TrainedFolder):
         return {name: averaged[name] for name in table}
 
 
-def open_tokenizer(path: Path) -> TrainedTokenizer:
-    """Read the options of a run or a saved folder; a `UserError` if it is not a tokenizer's."""
+def open_tokenizer(path: Path, *, first_stage: bool = False) -> TrainedTokenizer:
+    """Read the options of a run or a saved folder; a `UserError` if it is not a tokenizer's, or not one that
+    makes pictures and `first_stage` does not allow that."""
     hparams = open_tokenizer_folder(path).hparams
     plan = tokenizers.plan_of(hparams)
+    if hparams.model.decoder_output == "proxy_codes" and not first_stage:
+        raise UserError(
+            f"{path} holds the first of two stages, which makes no pictures: train the second one, with "
+            "model.decoder_output=proxy_pixels"
+        )
     return TrainedTokenizer(path, hparams, plan)

@@ -1,0 +1,99 @@
+"""TiTok as its users meet it: published folders open and are written, and training in one or two stages."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from dioscuri import torch as dio
+from dioscuri.cli.convert import main as convert
+from dioscuri.errors import UserError
+from dioscuri.families.vqgan.trained import open_tokenizer
+from dioscuri.importers import titok
+from tests.golden.recorded import ROOTS, Case
+from tests.support import tiny_titok, tiny_vqgan
+from tests.support.twins import TWINS, call
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(params=["titok_stage2", "titok_single_stage", "tatitok_text"])
+def published(request, tmp_path, monkeypatch):
+    """A folder as their authors publish it, its weights, and its configuration; the sizes are a case's."""
+    case = Case(ROOTS[0] / "one_d_tokens" / request.param)
+    sizes = case.settings["sizes"]
+    for name in sizes["width"]:
+        size = tuple(sizes[of][name] for of in ("width", "layers", "heads"))
+        monkeypatch.setitem(titok.SIZES, name, size)
+    for name, value in case.settings.get("pixel_decoder", {}).items():
+        if name in titok.PROXY:
+            monkeypatch.setitem(titok.PROXY, name, tuple(value) if isinstance(value, list) else value)
+    config = json.loads(json.dumps(case.about["config"]))
+    tokens = config["model"]["vq_model"].pop("num_latent_tokens")
+    config["model"]["generator"] = {"image_seq_len": tokens}
+    config["model"]["vq_model"]["num_latent_tokens"] = "${model.generator.image_seq_len}"
+    folder = tmp_path / "published"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config))
+    extra = {"quantize.embed_prob": np.zeros(40, np.float32)}
+    save_file({**case.weights, **extra}, folder / "model.safetensors")
+    weights = {name: array for name, array in case.weights.items() if not name.startswith("loss.")}
+    return folder, weights, case.about["config"]
+
+
+def test_published_folders_open_and_are_written(published, tmp_path):
+    folder, weights, original = published
+    convert([str(folder), "--run", str(tmp_path / "logs-new")])
+    opened = open_tokenizer(tmp_path / "logs-new")
+    assert opened.plan.token_shape == (original["model"]["vq_model"]["num_latent_tokens"],)
+    assert opened.weights.keys() == weights.keys()
+    convert([str(tmp_path / "logs-new"), "--to", "titok", "--to-folder", str(tmp_path / "out")])
+    written = load_file(tmp_path / "out" / "model.safetensors")
+    assert written.keys() == weights.keys()
+    for name, array in weights.items():
+        np.testing.assert_array_equal(opened.weights[name], array, err_msg=name)
+        np.testing.assert_array_equal(written[name], array, err_msg=name)
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert titok.titok_tokenizer(config) == titok.titok_tokenizer(original)
+
+
+def test_what_the_layout_cannot_express_is_named(tmp_path):
+    cfg = tiny_titok.write_tiny(tmp_path)
+    call("train", tmp_path / TWINS[0], cfg, "train.total_train_steps=1")
+    with pytest.raises(
+        UserError, match=r"encoder_heads are \(16, 1, 2\): the layout of TiTok has only the sizes"
+    ):
+        convert(
+            [str(tmp_path / TWINS[0] / "logs-titok"), "--to", "titok", "--to-folder", str(tmp_path / "x")]
+        )
+
+
+def test_two_stages(tmp_path):
+    """The first learns the codes of another tokenizer, the second trains both decoders, in the other twin."""
+    torch_twin, jax_twin = (tmp_path / name for name in TWINS)
+    cfg = tiny_titok.write_tiny(tmp_path)
+    call("train", torch_twin, tiny_vqgan.write_tiny(tmp_path), "train.total_train_steps=2")
+    proxy = f"loss.proxy_path={torch_twin / 'logs-tiny'}"
+    call("train", torch_twin, cfg, *tiny_titok.FIRST, proxy, "train.total_train_steps=3")
+    first = torch_twin / "logs-first"
+    report = json.loads((first / "report.json").read_text())
+    assert report["test_pictures"] == 299
+    assert 0 < report["reconstruction"] < 5
+    with pytest.raises(UserError, match="first of two stages"):
+        open_tokenizer(first)
+    second = (*tiny_titok.SECOND, proxy, f"loss.stage1_path={first}", "discriminator.type=patchgan")
+    second += ("discriminator.num_layers=1", "discriminator.ndf=8", "loss.weight_decay=0.1")
+    call("train", jax_twin, cfg, *second, "train.total_train_steps=3")
+    start = open_tokenizer(first, first_stage=True).weights
+    end = open_tokenizer(jax_twin / "logs-second").weights
+    for name in start:
+        assert np.array_equal(start[name], end[name]) == (not name.startswith("decoder.")), name
+    tokenizer = open_tokenizer(torch_twin / "logs-tiny").weights
+    for name, array in tokenizer.items():
+        if not name.startswith("encoder."):
+            assert not np.array_equal(array, end[f"pixel_{name}"]), name
+    shutil.copytree(jax_twin / "logs-second", torch_twin / "logs-second")
+    made = dio.load(torch_twin / "logs-second").reconstruct(np.zeros((2, 8, 8, 1), np.uint8))
+    assert made.shape == (2, 8, 8, 1)
