@@ -3,7 +3,7 @@
 import os
 import re
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 
 import jax
@@ -17,6 +17,7 @@ from dioscuri.errors import UserError
 from dioscuri.job import await_coordinator, job_of, not_joined
 from dioscuri.places import cache_folder
 from dioscuri.plans.footprint import resident_bytes
+from dioscuri.plans.mesh import AXES, MeshShape
 
 COMPUTE_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float64": jnp.float64}
 """`train.precision` -> dtype of the network."""
@@ -36,7 +37,8 @@ _AMPERE = 8
 
 @dataclass(frozen=True)
 class Devices:
-    """A mesh with one axis, 'data', over the devices of all processes, and this process's index."""
+    """A mesh over the devices of all processes, and this process's index. The rows of a batch are spread over
+    all of its axes, those of the state over the last."""
 
     mesh: Mesh
     process_index: int
@@ -56,17 +58,23 @@ class Devices:
 
     @property
     def sharded(self) -> NamedSharding:
-        """Rows sharded over the devices."""
-        return NamedSharding(self.mesh, PartitionSpec("data"))
+        """Rows of a batch, over all devices."""
+        return NamedSharding(self.mesh, PartitionSpec(self.mesh.axis_names))
+
+    @property
+    def shared(self) -> NamedSharding:
+        """Rows of the state's vectors, over the devices that hold one copy."""
+        return NamedSharding(self.mesh, PartitionSpec(self.mesh.axis_names[-1]))
 
     @property
     def replicated(self) -> NamedSharding:
         """The same on every device."""
         return NamedSharding(self.mesh, PartitionSpec())
 
-    def sharding(self, spread: bool) -> NamedSharding:
-        """Rows sharded over the devices, or replicated."""
-        return self.sharded if spread else self.replicated
+    def arranged(self, shape: MeshShape) -> "Devices":
+        """The same devices in a mesh of this shape."""
+        devices = self.mesh.devices.reshape(shape.data, shape.shard)
+        return replace(self, mesh=Mesh(devices, AXES))
 
     def place(self, array: np.ndarray, dtype: jnp.dtype | None = None) -> Array:
         """The global array, sharded over the devices, from this process's rows."""

@@ -23,6 +23,7 @@ from dioscuri.engine import (
 from dioscuri.errors import UserError
 from dioscuri.inputs import check_lengths
 from dioscuri.plans.layout import check_shapes, pack, take_prefixed, unpack
+from dioscuri.plans.mesh import mesh_of
 from jax_impl.devices import Devices, check_precision, open_devices, set_precision, use_compilation_cache
 from jax_impl.families.methods import methods_of
 from jax_impl.inference import Runner
@@ -43,16 +44,17 @@ class Engine:
 
     def __init__(self, hparams: Any) -> None:
         self.hparams = hparams
-        self.devices = self._open_devices()
+        opened = self._open_devices()
+        mesh = mesh_of(hparams.train, opened.device_count)
+        self.devices = opened.arranged(mesh)
         self.process_index, self.process_count = self.devices.process_index, self.devices.process_count
         self.device_count = self.devices.device_count
         self.dtype = np.float64 if hparams.train.precision == "float64" else np.float32
         self.family = methods_of(hparams)
         model = nnx.eval_shape(self.family.build)
         params = nnx.state(model, nnx.Param)
-        shards = self.device_count if hparams.train.shard != "none" else 1
         shapes = self.family.parameter_shapes()
-        self.layout, tree = flat_layout(params, shapes, self.family.decayed, shards)
+        self.layout, tree = flat_layout(params, shapes, self.family.decayed, mesh.shard)
         self.settings = Settings.make(hparams.optimizer, self.family.weight_decay, self.layout.n_decayed)
         self.trainer = Trainer(model, self.layout, tree, self.settings, self.devices, hparams.train)
         self.runner = Runner(self.family, self.devices, self.dtype, self.trainer.model)
@@ -197,7 +199,7 @@ class Engine:
     @property
     def _sharding(self) -> NamedSharding:
         """Of the vectors of parameters: their rows on the devices, if `train.shard` asks for it."""
-        return self.devices.sharding(self.layout.shards > 1)
+        return self.devices.shared if self.layout.shards > 1 else self.devices.replicated
 
     def _vector(self, arrays: Mapping[str, Array]) -> jax.Array:
         flat = pack(arrays, self.layout, self.dtype)

@@ -93,7 +93,8 @@ class Runner:
         specs = tuple(self.methods.noise_specs(method, rows, **options))
         if not specs:
             return {}
-        shardings = {spec.name: self.devices.sharding(spec.kind != "generator") for spec in specs}
+        spread, whole = self.devices.sharded, self.devices.replicated
+        shardings = {spec.name: whole if spec.kind == "generator" else spread for spec in specs}
         draw = self.jit(partial(draw_noise, specs, dtype=self.dtype), specs, out_shardings=shardings)
         seed, step = key
         return draw(tuple(np.uint32(number % 2**32) for number in (seed, STREAMS[method], step)))

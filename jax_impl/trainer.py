@@ -87,7 +87,7 @@ class Trainer:
             gradient = join(grads, self.layout, self.tree)
         gradient = gradient.astype(flat.dtype)
         if self.layout.shards > 1:
-            gradient = jax.lax.with_sharding_constraint(gradient, self.devices.sharded)
+            gradient = jax.lax.with_sharding_constraint(gradient, self.devices.shared)
         return gradient, others
 
     def over_micro_batches(

@@ -23,6 +23,7 @@ from dioscuri.engine import (
 from dioscuri.errors import UserError
 from dioscuri.inputs import check_lengths
 from dioscuri.plans.layout import check_shapes, pack, take_prefixed, unpack
+from dioscuri.plans.mesh import mesh_of
 from torch_impl.devices import Devices, check_precision, open_devices, set_precision
 from torch_impl.families.methods import methods_of
 from torch_impl.inference import Runner
@@ -199,7 +200,8 @@ class Engine:
 
     def _shard(self) -> ShardedModel:
         """The model whose parameters the processes share; the layout becomes that of this one's rows."""
-        shares, train, model = Shares(self.layout, self.devices), self.hparams.train, self.models[False]
+        train, model = self.hparams.train, self.models[False]
+        shares = Shares(self.layout, self.devices, mesh_of(train, self.process_count))
         self.layout = shares.layout
         blocks, regather = self.family.blocks(model), train.shard == "parameters"
         return ShardedModel(model, blocks, shares, train.precision, regather=regather)

@@ -1,10 +1,11 @@
 """Parameters spread over the processes by PyTorch's FSDP2, `fully_shard` (Rajbhandari et al. 2020; Zhao et
 al. 2023).
 
-Between passes a process holds a chunk of the rows (the first axis) of each parameter, as `torch.chunk` makes
-them, and the same rows of master weights, average and moments. A pass gathers parameters unit by unit: each
-block of the network is a unit, all else is another. The backward pass sums the gradient of a unit over the
-processes, each of which gets its rows, while it computes the next.
+The processes hold one copy of the state or several, each spread over some of them. Between passes a process
+holds a chunk of the rows (the first axis) of each parameter, as `torch.chunk` makes them, and the same rows
+of master weights, average and moments. A pass gathers parameters unit by unit: each block of the network is a
+unit, all else is another. The backward pass sums the gradient of a unit over the processes, each of which
+gets its rows, while it computes the next.
 """
 
 import warnings
@@ -18,18 +19,22 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from dioscuri.plans.layout import Layout, Slot, make_layout
+from dioscuri.plans.mesh import AXES, MeshShape
 from torch_impl.devices import Devices
 from torch_impl.optim.flat import views
 
 
 class Shares:
-    """This process's rows of the parameters of a layout, and the layout of the vector of these rows."""
+    """This process's rows of the parameters of a layout, and the layout of the vector of these rows. The mesh
+    has copies of the parameters, if there are any, along its first axis."""
 
-    def __init__(self, whole: Layout, devices: Devices) -> None:
+    def __init__(self, whole: Layout, devices: Devices, shape: MeshShape) -> None:
         from torch.distributed.device_mesh import init_device_mesh  # noqa: PLC0415 - slow, for shards alone
 
-        self.devices = devices
-        self.mesh = init_device_mesh(devices.device.type, (devices.process_count,))
+        self.devices, self.count = devices, shape.shard
+        mesh = init_device_mesh(devices.device.type, (shape.data, shape.shard), mesh_dim_names=AXES)
+        self.copy = mesh["shard"]
+        self.mesh = mesh if shape.data > 1 else self.copy
         self.slots = {slot.name: slot for slot in whole.slots}
         shapes = {slot.name: self._shape(slot) for slot in whole.slots}
         decayed = {slot.name for slot in whole.slots if slot.start < whole.n_decayed}
@@ -45,7 +50,7 @@ class Shares:
 
         shape = torch.Size(self.slots[name].shape)
         stride = torch.empty(shape, device="meta").stride()
-        spread = DTensor.from_local(rows, self.mesh, [Shard(0)], run_check=False, shape=shape, stride=stride)
+        spread = DTensor.from_local(rows, self.copy, [Shard(0)], run_check=False, shape=shape, stride=stride)
         return spread.full_tensor()
 
     def to_numpy(self, flat: Tensor, prefix: str, *, everywhere: bool) -> dict[str, np.ndarray]:
@@ -59,13 +64,13 @@ class Shares:
         return arrays
 
     def norm(self, vector: Tensor) -> Tensor:
-        """Norm (0-d) of the vector of all processes."""
+        """Norm (0-d) of the vector of all processes that hold a copy."""
         square = torch.linalg.vector_norm(vector).to(torch.float64) ** 2
-        dist.all_reduce(square)
+        dist.all_reduce(square, group=self.copy.get_group())
         return square.sqrt().to(vector.dtype)
 
     def _rows(self, slot: Slot) -> slice:
-        n, index = -(-slot.shape[0] // self.devices.process_count), self.devices.process_index
+        n, index = -(-slot.shape[0] // self.count), self.copy.get_local_rank()
         return slice(min(index * n, slot.shape[0]), min((index + 1) * n, slot.shape[0]))
 
     def _shape(self, slot: Slot) -> tuple[int, ...]:

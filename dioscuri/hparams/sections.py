@@ -268,6 +268,21 @@ class Train:
         "and master weights, so that parameters are gathered once a step; 'parameters': a block's parameters "
         "are also gathered when it runs, forward and backward, and not kept",
     )
+    shard_devices: int = option(
+        0,
+        low=0,
+        high=2**20,
+        needs=("shard", ("optimizer", "parameters")),
+        doc="with shard: devices that hold one copy of the state, such as those of one machine, a divisor of "
+        "all; only gradients travel between copies; 0: one copy on all devices",
+    )
+
+    def __post_init__(self) -> None:
+        if self.shard_devices == 1:
+            raise UserError(
+                "[train] shard_devices is 1, but one device shares with none: set train.shard=none, or "
+                "shard_devices to 2 or more, or to 0 for all devices"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

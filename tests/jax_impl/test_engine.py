@@ -51,19 +51,25 @@ def test_programs_are_cached_in_the_projects_folder_or_where_the_user_says(monke
 
 
 def test_a_new_process_splits_its_cpu_and_trains_as_one_device_does():
+    """With one copy of the state on four devices, and with two copies, each on two."""
     program = (
         "from tests.support.sharding import trained\n"
-        "words = 'run.num_cpu_devices=4', 'train.shard=parameters'\n"
-        "engine, losses = trained('jax', 'classifier', *words)\n"
-        "print(engine.device_count, *losses)"
+        "for per_copy in (0, 2):\n"
+        "    words = 'run.num_cpu_devices=4', 'train.shard=parameters', f'train.shard_devices={per_copy}'\n"
+        "    engine, losses = trained('jax', 'classifier', *words)\n"
+        "    vector = engine.state.optimizer.first\n"
+        "    print(len(vector.addressable_shards), vector.addressable_shards[0].data.shape[0],\n"
+        "          len({str(shard.index) for shard in vector.addressable_shards}), *losses)\n"
     )
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     root = Path(__file__).parents[2]
     command = [sys.executable, "-c", program]
     done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=True)
-    count, *losses = map(float, done.stdout.split())
-    assert count == 4
-    np.testing.assert_allclose(losses, trained("torch", "classifier")[1], rtol=1e-8)
+    expected = trained("torch", "classifier")[1]
+    for line, n_shares in zip(done.stdout.splitlines(), (4, 2), strict=True):
+        count, rows, distinct, *losses = map(float, line.split())
+        assert (count, rows, distinct) == (4, 1, n_shares)
+        np.testing.assert_allclose(losses, expected, rtol=1e-8)
 
 
 def test_two_devices_equal_one(single, request):

@@ -43,11 +43,11 @@ np.savez(path, loss=metrics["loss"], kl=results["kl"], drawn=drawn, **flat)
 """
 
 
-def start_two(folder, program, *words):
-    """Run a program in two processes."""
+def start_processes(folder, program, *words, count=2):
+    """Run a program in several processes."""
     script = folder / "worker.py"
     script.write_text(program)
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(count), "--standalone"]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     words = [*command, str(script), str(folder), *words]
     subprocess.run(words, check=True, env=environment, timeout=300, cwd=ROOT)
@@ -56,7 +56,7 @@ def start_two(folder, program, *words):
 def test_two_processes_average_bfloat16_gradients_without_losing_digits(tmp_path):
     """The gradients of a process are rounded to bfloat16, their mean is not."""
     words = ("train.precision=bfloat16", "train.accumulation_steps=2")
-    start_two(tmp_path, WORKER, *words)
+    start_processes(tmp_path, WORKER, *words)
     moments = [nested(dict(np.load(tmp_path / f"{rank}.npz")))["optimizer"] for rank in range(2)]
     alone = make_engine("torch", *words)
     train(alone, STEPS)
@@ -71,7 +71,7 @@ def test_two_processes_average_bfloat16_gradients_without_losing_digits(tmp_path
 
 @pytest.mark.parametrize("overrides", [(), ("train.accumulation_steps=2",)], ids=["whole", "accumulated"])
 def test_two_processes_equal_one(tmp_path, overrides):
-    start_two(tmp_path, WORKER, *overrides)
+    start_processes(tmp_path, WORKER, *overrides)
     ranks = [dict(np.load(tmp_path / f"{rank}.npz")) for rank in range(2)]
     alone = make_engine("torch")
     losses = train(alone, STEPS)
@@ -140,7 +140,7 @@ def trained(family, share):
 @pytest.mark.parametrize("family", ["vqgan", "sundae"])
 def test_two_processes_equal_one_in_steps_of_their_own(tmp_path, family):
     """With alternating updates, and with unrolled passes."""
-    start_two(tmp_path, OTHERS, family, "share")
+    start_processes(tmp_path, OTHERS, family, "share")
     alone, losses = trained(family, share=False)
     for rank in range(2):
         both = dict(np.load(tmp_path / f"{rank}.npz"))

@@ -5,7 +5,7 @@ import pytest
 
 from tests.support.engines import assert_states_close
 from tests.support.sharding import CASES, trained
-from tests.torch_impl.test_distributed import nested, start_two
+from tests.torch_impl.test_distributed import nested, start_processes
 
 MODES = ("optimizer", "parameters")
 WORKER = """
@@ -25,12 +25,24 @@ for family in CASES:
         np.savez(f"{sys.argv[1]}/{family}-{mode}-{engine.process_index}.npz", loss=losses, held=held, **flat)
 """
 
+COPIES = """
+import sys
+import numpy as np
+from tests.support.sharding import trained
+words = "train.shard=parameters", "train.shard_devices=2"
+for family in ("vqgan", "sundae"):
+    engine, losses = trained("torch", family, *words)
+    state = engine.state_to_numpy() | {"of": {"loss": losses, "size": engine.layout.size}}
+    flat = {f"{group}/{name}": array for group, arrays in state.items() for name, array in arrays.items()}
+    np.savez(f"{sys.argv[1]}/{family}-{engine.process_index}.npz", **flat)
+"""
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """What two processes made of every family."""
     folder = tmp_path_factory.mktemp("shared")
-    start_two(folder, WORKER)
+    start_processes(folder, WORKER)
     return folder
 
 
@@ -46,3 +58,16 @@ def test_every_family_trains_as_one_process_does(folder, family):
         sizes, moments = np.array([rank["held"] for rank in ranks]).T
         assert sizes.sum() == alone.layout.size
         assert (moments == 2 * 8 * sizes).all()
+
+
+def test_two_copies_each_on_two_processes_train_as_one_process_does(tmp_path):
+    start_processes(tmp_path, COPIES, count=4)
+    for family in ("vqgan", "sundae"):
+        alone, losses = trained("torch", family)
+        ranks = [dict(np.load(tmp_path / f"{family}-{rank}.npz")) for rank in range(4)]
+        for rank in ranks:
+            np.testing.assert_allclose(rank["of/loss"], losses, rtol=1e-9)
+            assert_states_close(alone.state_to_numpy(), nested(rank), 1e-8)
+        sizes = [int(rank["of/size"]) for rank in ranks]
+        assert sizes[:2] == sizes[2:]
+        assert sum(sizes[:2]) == alone.layout.size
