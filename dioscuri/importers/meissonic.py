@@ -13,7 +13,7 @@ Arrays = Mapping[str, np.ndarray]
 
 SAMPLING: dict[str, Any] = {
     "sampler": "confidence", "steps": 48, "sampling_schedule": "cosine", "temperature": (2.0, 0.0),
-    "guidance_scale": 8.0, "legacy_temperature": False, "legacy_mask_count": True,
+    "guidance_scale": 8.0, "legacy_temperature": False, "legacy_mask_count": False,
     "legacy_known_confidence": True, "legacy_timestep": True,
 }  # fmt: skip
 """Default sampling of Meissonic's `Pipeline`. Guidance is smaller by one here: 0 is the conditional logits
@@ -55,9 +55,14 @@ def meissonic_options(config: Mapping[str, Any]) -> tuple[Transformer, dict[str,
         force_down_up_sample=down,
         timestep_factor=TIMESTEP_FACTOR,
     )
-    grid = 64 if down else 32
+    grid = meissonic_side(config)
     data = {"grid": grid, "codebook_size": config["codebook_size"], "target_res": 16 * grid, "channels": 3}
-    return model, {**data, "labels": False, "text_length": 77}
+    return model, {**data, "labels": False}
+
+
+def meissonic_side(config: Mapping[str, Any]) -> int:
+    """Tokens per side of the pictures on which a model was trained."""
+    return 64 if config.get("downsample", False) else 32
 
 
 def from_meissonic(arrays: Arrays) -> dict[str, np.ndarray]:

@@ -10,9 +10,11 @@ from dioscuri.checkpoint.tensor_files import read_config
 from dioscuri.data.text_encoder import TextSource
 from dioscuri.errors import UserError
 from dioscuri.hub import CONFIG, INDEX
+from dioscuri.importers.meissonic import meissonic_side
 
-PIPELINES = ("AmusedPipeline", "AmusedImg2ImgPipeline", "AmusedInpaintPipeline")
-"""Known pipelines. They share networks and files, so each opens as a model that does what all three do."""
+PIPELINES = ("AmusedPipeline", "AmusedImg2ImgPipeline", "AmusedInpaintPipeline", "Pipeline")
+"""Known pipelines, aMUSEd's and Meissonic's. aMUSEd's share networks and files, so each opens as a model that
+does what all three do."""
 TRANSFORMER, PICTURES, ENCODER, TOKENIZER, SCHEDULER = (
     "transformer", "vqvae", "text_encoder", "tokenizer", "scheduler",
 )  # fmt: skip
@@ -20,7 +22,8 @@ TRANSFORMER, PICTURES, ENCODER, TOKENIZER, SCHEDULER = (
 
 
 CALLS = {"inpaint": {"sampling_schedule": "linear"}}
-"""Options by call that differ from those of a text alone, as in `AmusedInpaintPipeline`."""
+"""Options by call that differ from those of a text alone, as in `AmusedInpaintPipeline` and
+Meissonic's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +60,7 @@ def read_pipeline(folder: Path) -> Pipeline:
     try:
         options = read_config(folder / TRANSFORMER / CONFIG)
         levels = len(read_config(folder / PICTURES / CONFIG)["block_out_channels"]) if has_tokenizer else 5
-        side = int(options["sample_size"])
+        side = _side(options)
         schedule = _schedule(folder, options)
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{folder} is not a complete pipeline: {type(error).__name__} {error}") from error
@@ -70,6 +73,13 @@ def read_pipeline(folder: Path) -> Pipeline:
         text=_text(folder),
         calls=CALLS,
     )
+
+
+def _side(options: Mapping[str, Any]) -> int:
+    """Tokens per side of a picture, which Meissonic's configuration does not contain."""
+    if options["_class_name"] == "Transformer2DModel":
+        return meissonic_side(options)
+    return int(options["sample_size"])
 
 
 def _schedule(folder: Path, options: Mapping[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from dioscuri.families.maskgit.editing import editing, share_masked
 from dioscuri.families.maskgit.transformers import make_plan
 from dioscuri.families.token_models.masking_options import Sampling
 from dioscuri.importers.meissonic import SAMPLING, from_meissonic, meissonic_options
@@ -46,18 +47,24 @@ def sampling_of(run):
     """Options of a recorded call of a pipeline."""
     steps, temperature = run["num_inference_steps"], run["temperature"]
     pair = tuple(temperature) if isinstance(temperature, list) else (temperature, LAST_TEMPERATURE)
-    first = steps - int(steps * run["strength"]) if run["kind"] == "img2img" else 0
-    return Sampling(
+    options = Sampling(
         **{
             **SAMPLING,
             "steps": steps,
-            "start_step": first,
             "temperature": pair,
             "guidance_scale": max(run["guidance_scale"] - 1, 0.0),
             "sampling_schedule": run["masking_schedule"],
+            "legacy_mask_count": True,
             "legacy_mask_share": run["kind"] == "inpaint",
         }
     )
+    return editing(options, run["strength"], {}) if run["kind"] == "img2img" else options
+
+
+def share_at_first(options):
+    """The probability that a token is masked before the first step of image to image: nothing is masked at
+    strength 1, an error of the original."""
+    return share_masked(options, 1) if options.start_step else 0.0
 
 
 def conditions_of(case, run):

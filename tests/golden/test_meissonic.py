@@ -3,11 +3,10 @@
 import numpy as np
 import pytest
 
-from dioscuri.families.maskgit.decoding import edit_start, make_steps
+from dioscuri.families.maskgit.decoding import make_steps
 from dioscuri.families.maskgit.meissonic import grid_positions, sequence_angles
 from dioscuri.families.vqgan.plan import make_plan
 from dioscuri.importers.diffusers import diffusers_tokenizer, from_diffusers_tokenizer
-from dioscuri.schedules import mask_ratio
 from tests.golden.recorded import cases, padded
 from tests.golden.recorded_meissonic import (
     CONDITIONS,
@@ -19,6 +18,7 @@ from tests.golden.recorded_meissonic import (
     maps,
     opened,
     sampling_of,
+    share_at_first,
 )
 from tests.golden.recorded_tokens import cross_entropy, mean_over_labelled
 from tests.golden.test_maskgit_samplers import gumbel
@@ -134,8 +134,7 @@ def start_of(case, call, plan):
         return np.full(shape, plan.mask_id)
     tokens = case.outputs["vq_tokens"].reshape(shape)
     if call["kind"] == "img2img":
-        _, time = edit_start(call["num_inference_steps"], call["strength"], legacy=True)
-        ratio = mask_ratio(call["masking_schedule"], np.float32(time)[None])
+        ratio = share_at_first(sampling_of(call))
         return np.where(flat(case.inputs[names["add_noise_uniform"]]) < ratio, plan.mask_id, tokens)
     factor = call["vae_scale_factor"]
     mask = case.inputs[names["mask_image"]][:, 0, ::factor, ::factor].reshape(shape)

@@ -8,14 +8,23 @@ import pytest
 import torch
 
 from dioscuri import schedules
-from dioscuri.families.maskgit.decoding import edit_start, make_steps
+from dioscuri.families.maskgit.decoding import make_steps
+from dioscuri.families.maskgit.editing import editing, share_masked
 from dioscuri.families.maskgit.meissonic import grid_positions, rotary_angles, sinusoid_frequencies
 from dioscuri.families.token_models.masking_options import Masking, Sampling
 from jax_impl.models.meissonic import sinusoidal as jax_sinusoidal
 from jax_impl.objectives import masking as jax_masking
 from jax_impl.samplers import confidence as jax_confidence
 from tests.golden.recorded import cases
-from tests.golden.recorded_meissonic import LAST_TEMPERATURE, TABLES, TRAINING, flat, maps, opened
+from tests.golden.recorded_meissonic import (
+    LAST_TEMPERATURE,
+    TABLES,
+    TRAINING,
+    flat,
+    maps,
+    opened,
+    share_at_first,
+)
 from tests.golden.recorded_tokens import cross_entropy, mean_over_labelled
 from tests.support.tiny_maskgit import tiny
 from tests.support.transformers import TWINS
@@ -196,16 +205,16 @@ def test_start_of_image_to_image(twin, case):
         expected = case.outputs[table["output"]].reshape(2, -1)
         np.testing.assert_array_equal(confidence.partly_masked(*arguments), expected)
     for table in case.settings["img2img_start"]:
-        T = table["num_inference_steps"]
-        first, share = edit_start(T, table["strength"], legacy=True)
-        assert T - first == table["steps_run"]
-        assert (T - 1 - first if first < T else None) == table["first_timestep"]
-        assert share == pytest.approx((T - table["add_noise_timestep"]) / T)
-
-
-def test_strength_one_masks_everything():
-    assert edit_start(8, 1.0) == (0, 0.0)
-    assert edit_start(8, 0.6) == edit_start(8, 0.6, legacy=True)
+        T, strength = table["num_inference_steps"], table["strength"]
+        options = editing(Sampling(steps=T, sampling_schedule="linear"), strength, {})
+        assert (T - options.start_step if options else 0) == table["steps_run"]
+        if not options:
+            assert table["first_timestep"] is None
+            continue
+        assert T - 1 - options.start_step == table["first_timestep"]
+        share = share_at_first(options)
+        assert share == pytest.approx(table["add_noise_timestep"] / T)
+        assert share_masked(options, 1) == pytest.approx(strength if strength == 1 else share)
 
 
 @pytest.mark.parametrize("case", cases(TABLES))

@@ -36,17 +36,6 @@ def make_steps(options: Sampling, n_tokens: int) -> Steps:
     return Steps(masked, *[*(row(options).astype(np.float32) for row in rows), ratio])
 
 
-def edit_start(steps: int, strength: float, *, legacy: bool = False) -> tuple[int, float]:
-    """For image to image by `strength` in (0, 1]: the first step, and the time in [0, 1] whose mask ratio
-    is the probability that a token is masked at first.
-
-    `legacy`: at strength 1, nothing is masked instead of everything, as in the pipelines of aMUSEd and
-    Meissonic.
-    """
-    first = steps - int(steps * strength)
-    return first, 1.0 if legacy and not first else first / steps
-
-
 def positions_to_predict(options: Sampling, n_tokens: int, *, every_step: bool = False) -> tuple[int, ...]:
     """For each of T steps, the maximum number of positions sampled in a picture.
 
