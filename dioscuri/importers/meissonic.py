@@ -30,10 +30,9 @@ _NAMES = {
     "pooled_projection_dim": "cond_embed_dim",
     "vocab_size": "vocab_size",
 }
-_OTHERS = {
-    *("attention_head_dim", "axes_dims_rope", "codebook_size", "downsample", "upsample", "guidance_embeds"),
-    *("patch_size", "in_channels"),
-}
+_UNUSED = {"guidance_embeds": False, "patch_size": 1, "in_channels": 64}
+"""Options that the published network ignores or does not use."""
+_OTHERS = {"attention_head_dim", "axes_dims_rope", "codebook_size", "downsample", "upsample", *_UNUSED}
 _COMPILED = "_orig_mod."
 """Prefix of the names of a network that was saved while it was compiled."""
 
@@ -68,3 +67,28 @@ def meissonic_side(config: Mapping[str, Any]) -> int:
 def from_meissonic(arrays: Arrays) -> dict[str, np.ndarray]:
     """Canonical names, which are Meissonic's."""
     return {name.removeprefix(_COMPILED): array for name, array in arrays.items()}
+
+
+def to_meissonic(hparams: Any, weights: Arrays) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Configuration and weights in Meissonic's layout; a `UserError` names what it cannot express."""
+    model, heads = hparams.model, getattr(hparams.model, "num_attention_heads", 0)
+    if getattr(model, "architecture", "") != "meissonic":
+        raise UserError("Meissonic's layout is for models with [model] architecture='meissonic'")
+    if model.intermediate_size not in (0, 4 * model.hidden_size) or model.layer_norm_eps not in (0, 1e-6):
+        raise UserError(
+            "Meissonic's layout has no [model] intermediate_size and layer_norm_eps: they must be four times "
+            "hidden_size and 1e-6"
+        )
+    config = {
+        "_class_name": "Transformer2DModel",
+        "_diffusers_version": "0.30.2",
+        **{theirs: getattr(model, ours) for theirs, ours in _NAMES.items()},
+        "vocab_size": len(weights["embed.embeddings.weight"]),
+        "attention_head_dim": model.hidden_size // heads,
+        "axes_dims_rope": list(model.axes_dims_rope),
+        "codebook_size": hparams.data.codebook_size,
+        "downsample": model.force_down_up_sample,
+        "upsample": model.force_down_up_sample,
+        **_UNUSED,
+    }
+    return config, dict(weights)

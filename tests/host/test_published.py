@@ -1,13 +1,21 @@
 """Models that published configurations describe, and configurations that are refused."""
 
+from dataclasses import replace
+from math import prod
+
 import numpy as np
 import pytest
 
 from dioscuri.errors import UserError
+from dioscuri.families.maskgit import transformers
 from dioscuri.families.vqgan.plan import make_plan
 from dioscuri.families.vqgan.tables import parameter_table
+from dioscuri.hparams import load
+from dioscuri.importers.meissonic import from_meissonic, meissonic_options, to_meissonic
 from dioscuri.importers.published import recognise
+from dioscuri.importers.published_run import BASES
 from dioscuri.importers.taming import from_taming, taming_tokenizer
+from dioscuri.plans.parameters import shapes
 
 DDCONFIG = {"double_z": True, "z_channels": 4, "resolution": 256, "in_channels": 3, "out_ch": 3, "ch": 128}
 KL = {"target": "ldm.models.autoencoder.AutoencoderKL", "params": {"embed_dim": 4, "ddconfig": DDCONFIG}}
@@ -57,3 +65,58 @@ def test_tokenizers_of_latent_diffusion(kind):
 def test_options_of_latent_diffusion_that_are_refused(option, value):
     with pytest.raises(UserError, match=rf"{option}.* is not supported"):
         taming_tokenizer({"embed_dim": 3, "n_embed": 8, "ddconfig": {**VQ, option: value}})
+
+
+MEISSONIC = {
+    "_class_name": "Transformer2DModel", "_diffusers_version": "0.30.2", "attention_head_dim": 128,
+    "axes_dims_rope": [16, 56, 56], "codebook_size": 8192, "downsample": True, "guidance_embeds": False,
+    "in_channels": 64, "joint_attention_dim": 1024, "num_attention_heads": 8, "num_layers": 14,
+    "num_single_layers": 28, "patch_size": 1, "pooled_projection_dim": 1024, "upsample": True,
+    "vocab_size": 8256,
+}  # fmt: skip
+"""As published."""
+
+
+def size(config):
+    options, data = meissonic_options(config)
+    return shapes(transformers.parameter_table(transformers.make_plan(options, data["grid"], 8192)))
+
+
+@pytest.mark.parametrize(
+    ("resampled", "tensors", "numbers"), [(True, 867, 1_006_946_304), (False, 863, 998_555_648)]
+)
+def test_a_meissonic_has_the_published_size(resampled, tensors, numbers):
+    table = size(MEISSONIC | {"downsample": resampled, "upsample": resampled})
+    assert (len(table), sum(map(prod, table.values()))) == (tensors, numbers)
+
+
+def test_a_meissonic_goes_back_to_its_configuration():
+    published = recognise(MEISSONIC, "config.json")
+    hparams = load(BASES["maskgit"], published=[*published.overrides, *published.sampling])
+    rows = np.zeros((8256, 1), np.float32)
+    assert to_meissonic(hparams, {"embed.embeddings.weight": rows}) == (
+        MEISSONIC,
+        {"embed.embeddings.weight": rows},
+    )
+    assert from_meissonic({"_orig_mod.embed.embeddings.weight": rows}).keys() == {"embed.embeddings.weight"}
+    wide = replace(hparams, model=replace(hparams.model, intermediate_size=99))
+    with pytest.raises(UserError, match=r"has no \[model\] intermediate_size"):
+        to_meissonic(wide, {})
+    other = replace(hparams, model=replace(hparams.model, architecture="maskgit"))
+    with pytest.raises(UserError, match="architecture='meissonic'"):
+        to_meissonic(other, {})
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"upsample": False}, "both downsample and upsample, or neither"),
+        ({"guidance_embeds": True}, "guidance_embeds is not supported"),
+        ({"pooled_projection_dim": 768}, "768 must equal hidden_size 1024"),
+        ({"axes_dims_rope": [16, 56]}, "three even numbers"),
+        ({"sample_size": 64}, "option 'sample_size' is unknown"),
+    ],
+)
+def test_meissonics_that_are_refused(changes, says):
+    with pytest.raises(UserError, match=says):
+        size(MEISSONIC | changes)
