@@ -13,7 +13,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from einops import rearrange
+from einops import rearrange, reduce, repeat
 from flax import nnx
 from jax import Array
 from jax.lax import stop_gradient
@@ -28,6 +28,7 @@ from dioscuri.plans.noise import NoiseSpec
 from jax_impl.families.frozen_tokenizer import FrozenTokenizer
 from jax_impl.families.methods import Result, Scalars
 from jax_impl.families.token_models import TokenModelMethods
+from jax_impl.layers.bits import combine_groups, split_tokens
 from jax_impl.layers.named import under
 from jax_impl.models.critic import critic_logits
 from jax_impl.models.transformers import build_transformer
@@ -119,7 +120,7 @@ class MaskGITMethods(TokenModelMethods):
     def evaluate(self, model: Any, batch: Arrays, noise: Arrays, frozen: Arrays) -> dict[str, Array]:
         """`cross_entropy` in nats per masked token and `accuracy`, both (B,), of the
         tokens under `mask` (B, L)."""
-        tokens, mask = self._tokens(batch, frozen), batch["mask"].astype(bool)
+        tokens, mask = self._ids(batch, frozen), batch["mask"].astype(bool)
         inputs = jnp.where(mask, self.plan.mask_id, tokens)
         condition = self._condition(batch) | self._time(mask.astype(self.dtype).mean(1))
         if self.plan.options.self_cond:
@@ -162,7 +163,8 @@ class MaskGITMethods(TokenModelMethods):
         sampling: Sampling | None = None,
     ) -> dict[str, Array]:
         """The same as `generate`, for pictures or tokens that are known except at `unknown` (B, L)."""
-        start = jnp.where(batch["unknown"].astype(bool), self.plan.mask_id, self._tokens(batch, frozen))
+        unknown = repeat(batch["unknown"].astype(bool), "b l -> b (l m)", m=self.plan.splits)
+        start = jnp.where(unknown, self.plan.mask_id, self._ids(batch, frozen))
         return self._sampled(
             model, start, batch, noise, frozen, (sampling or self.hparams.synthesis, every_step)
         )
@@ -182,7 +184,8 @@ class MaskGITMethods(TokenModelMethods):
         critic = None
         if plan.options.critic != "none":
             critic = self._critic_loss(model, logits, masked, tokens, condition, noise)
-        return token_terms(logits, masked, loss, targets, critic)
+        terms = token_terms(logits, masked, loss, targets, critic)
+        return terms._replace(loss=plan.splits * terms.loss) if loss.sum_splits else terms
 
     def _sampled(
         self,
@@ -228,11 +231,27 @@ class MaskGITMethods(TokenModelMethods):
         masked = jnp.concatenate([masked, jnp.zeros_like(masked[:1])])
         return self._results(sampled.tokens, frozen, sampled.drawn, masked)
 
+    def _ids(self, batch: Arrays, frozen: Arrays) -> Array:
+        """The network's codes (B, L) of the batch's tokens, or of its pictures' tokens."""
+        tokens, plan = self._tokens(batch, frozen), self.plan
+        return tokens if plan.splits == 1 else split_tokens(tokens, plan.splits, plan.group_bits)
+
+    def _results(
+        self, tokens: Array, frozen: Arrays, steps: Array | None = None, masked: Array | None = None
+    ) -> dict[str, Array]:
+        """See `TokenModelMethods`. Groups become tokens, which are masked if one of their groups is."""
+        splits, bits = self.plan.splits, self.plan.group_bits
+        if splits > 1:
+            tokens = combine_groups(tokens, splits, bits)
+            steps = None if steps is None else combine_groups(steps, splits, bits)
+            masked = None if masked is None else reduce(masked, "t b (l m) -> t b l", "any", m=splits)
+        return super()._results(tokens, frozen, steps, masked)
+
     def _targets(self, batch: Arrays, frozen: Arrays) -> tuple[Array, Array | None]:
         """Tokens (B, L) and, if the loss uses them, soft targets (B, L, K)."""
         loss = self.hparams.loss
         if not loss.use_soft_code_target:
-            return self._tokens(batch, frozen), None
+            return self._ids(batch, frozen), None
         distances = self._codec().distances(batch["image"], frozen)
         distances = rearrange(distances, "b ... k -> b (...) k")
         return distances.argmin(-1), soft_targets(distances, loss.soft_code_temp)

@@ -11,6 +11,7 @@ from jax_impl.models.google_maskgit import GoogleTransformer
 from jax_impl.models.halton import HaltonTransformer
 from jax_impl.models.imagebert import ImageBert
 from jax_impl.models.lucidrains import LucidrainsTransformer
+from jax_impl.models.maskbit import Bert, LFQBert
 from jax_impl.models.maskgen import MaskGen
 from jax_impl.models.maskgit import MaskGitTransformer
 from jax_impl.models.meissonic import MeissonicTransformer
@@ -26,6 +27,8 @@ MODELS = {
     "imagebert": ImageBert,
     "uvitbert": UViTBert,
     "maskgen": MaskGen,
+    "lfqbert": LFQBert,
+    "bert": Bert,
     "meissonic": MeissonicTransformer,
 }
 

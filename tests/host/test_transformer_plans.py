@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dioscuri.errors import UserError
-from dioscuri.families.maskgit.model_options import ARCHITECTURES, WITH_DROPOUT, Transformer
+from dioscuri.families.maskgit.model_options import ARCHITECTURES, BIT_GROUPS, WITH_DROPOUT, Transformer
 from dioscuri.families.maskgit.transformers import (
     critic_plan,
     dropout_noise,
@@ -38,11 +38,12 @@ MEISSONIC = {
     "hidden_size": 12,
     "cond_embed_dim": 12,
 }
-WITH_CRITIC = [name for name in ARCHITECTURES if name != "meissonic"]
-"""Architectures with critics and dropout."""
+WITH_CRITIC = [name for name in ARCHITECTURES if name not in ("meissonic", *BIT_GROUPS)]
+"""Architectures with critics."""
 
 
 def plan(grid=4, codes=10, **options):
+    codes = 16 if codes == 10 and options.get("architecture") in BIT_GROUPS else codes
     return make_plan(Transformer(**{**TINY, **options}), grid, codes)
 
 
@@ -99,7 +100,12 @@ def test_the_uvit_begins_with_the_embedding_as_its_output():
 
 
 @pytest.mark.parametrize(
-    "options", [*({**UVIT, "architecture": name, "critic": "self"} for name in WITH_CRITIC), MEISSONIC]
+    "options",
+    [
+        *({**UVIT, "architecture": name, "critic": "self"} for name in WITH_CRITIC),
+        *({"architecture": name} for name in BIT_GROUPS),
+        MEISSONIC,
+    ],
 )
 def test_first_values_have_the_table_s_shapes_and_depend_on_the_seed(options):
     made = plan(**options)
@@ -111,7 +117,8 @@ def test_first_values_have_the_table_s_shapes_and_depend_on_the_seed(options):
 
 
 def test_only_matrices_and_kernels_decay():
-    for options in [*({**UVIT, "architecture": name} for name in WITH_CRITIC), MEISSONIC]:
+    named = [{**UVIT, "architecture": name} for name in (*WITH_CRITIC, *BIT_GROUPS)]
+    for options in [*named, MEISSONIC]:
         for name, parameter in parameter_table(plan(**options)).items():
             assert parameter.decays <= (len(parameter.shape) > 1), name
             assert not (parameter.decays and ("emb" in name and "embed." not in name)) or any(

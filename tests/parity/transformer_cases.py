@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from dioscuri.families.maskgit.model_options import Transformer
+from dioscuri.families.maskgit.model_options import BIT_GROUPS, Transformer
 from dioscuri.families.maskgit.plan import MASK_FIRST
 from dioscuri.families.maskgit.transformers import dropout_noise, make_plan, parameter_table
 from dioscuri.plans.parameters import shapes
@@ -120,6 +120,14 @@ CASES = {
         "add_micro_cond_embeds": False,
         "critic": "token",
     },
+    "lfqbert": {
+        **DROPPED,
+        "architecture": "lfqbert",
+        "num_classes": 3,
+        "codebook_splits": 2,
+        "use_prenorm": True,
+    },
+    "bert": {**DROPPED, "architecture": "bert", "num_classes": 3, "codebook_splits": 3},
     "maskgen_untied": {
         "architecture": "maskgen",
         "weight_tying": False,
@@ -133,13 +141,13 @@ def make(case):
     """Plan, float64 weights, ids (B, L), condition and dropout noise of a case."""
     rng = np.random.default_rng(len(case))
     options = Transformer(**{**SMALL, **CASES[case]})
-    one_d = options.architecture in MASK_FIRST
-    plan = make_plan(options, 0, CODES, sequence_length=LENGTH) if one_d else make_plan(options, GRID, CODES)
+    one_d, codes = options.architecture in MASK_FIRST, 64 if options.architecture in BIT_GROUPS else CODES
+    plan = make_plan(options, 0, codes, sequence_length=LENGTH) if one_d else make_plan(options, GRID, codes)
     weights = {
         name: rng.normal(len(shape) == 1 and not name.endswith("bias"), 0.3, shape)
         for name, shape in shapes(parameter_table(plan)).items()
     }
-    ids = rng.integers(0, CODES, (BATCH, plan.n_tokens))
+    ids = rng.integers(0, min(CODES, plan.codebook_size), (BATCH, plan.n_tokens))
     ids[rng.random(ids.shape) < 0.5] = plan.mask_id
     lucidrains = plan.options.architecture == "lucidrains"
     noise = {draw.name: rng.random(draw.shape) for draw in dropout_noise(plan, BATCH, TEXT + 3 * lucidrains)}

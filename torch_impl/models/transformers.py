@@ -11,6 +11,7 @@ from torch_impl.models.google_maskgit import GoogleTransformer
 from torch_impl.models.halton import HaltonTransformer
 from torch_impl.models.imagebert import ImageBert
 from torch_impl.models.lucidrains import LucidrainsTransformer
+from torch_impl.models.maskbit import Bert, LFQBert
 from torch_impl.models.maskgen import MaskGen
 from torch_impl.models.maskgit import MaskGitTransformer
 from torch_impl.models.meissonic import MeissonicTransformer
@@ -26,6 +27,8 @@ MODELS = {
     "imagebert": ImageBert,
     "uvitbert": UViTBert,
     "maskgen": MaskGen,
+    "lfqbert": LFQBert,
+    "bert": Bert,
     "meissonic": MeissonicTransformer,
 }
 

@@ -37,6 +37,8 @@ def confidence_sample(decoder: Decoder, start: Tensor, embedding: Tensor | None 
         confidence = _of_known(confidence + choice, choice, unknown, known, options)
         confidence = _remasked(confidence, unknown | known, noise, steps.remask[k], options)
         masking = least_confident(confidence, torch.minimum(unknown.sum(1) - 1, counts[k]))
+        if options.legacy_exhausted:
+            masking = masking | (unknown.sum(1, keepdim=True) == 1)
         return (torch.where(masking, decoder.mask_id, drawn), embedding), ids, drawn
 
     _, inputs, drawn = run_steps(step, (start, embedding), options.start_step, options.steps)

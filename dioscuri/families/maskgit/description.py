@@ -23,13 +23,17 @@ def describe(hparams: HParams) -> Description:
     return Description(
         shapes=shapes(transformers.parameter_table(plan)),
         facts={
-            "tokens": plan.n_tokens,
-            "codes": plan.codebook_size,
+            "tokens": plan.picture_tokens,
+            "codes": plan.picture_codes,
+            **({"groups": plan.splits, "codes_per_group": plan.codebook_size} if plan.splits > 1 else {}),
             "classes": model.num_classes,
             "sampling_steps": hparams.synthesis.steps,
         },
         layers={"transformer": [row]},
-        rows={**token_rows(hparams.data, plan.n_tokens, model.num_classes), **_conditions(hparams, plan)},
+        rows={
+            **token_rows(hparams.data, plan.picture_tokens, model.num_classes),
+            **_conditions(hparams, plan),
+        },
     )
 
 

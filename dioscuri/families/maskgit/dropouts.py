@@ -79,12 +79,24 @@ def none(plan: TransformerPlan, text_length: int) -> Shapes:  # noqa: ARG001 - a
     return {}
 
 
+def groups(plan: TransformerPlan, text_length: int) -> Shapes:  # noqa: ARG001 - no text
+    """Dropout of embeddings and attentions, and of each layer's residual branches."""
+    S, C, N = plan.length, plan.options.hidden_size, plan.options.num_attention_heads
+    shapes: Shapes = {"embed": (S, C)}
+    for i in range(plan.options.num_hidden_layers):
+        name = f"layers.{i}"
+        shapes |= {f"{name}.attention": (N, S, S), f"{name}.attention_output": (S, C), f"{name}.ffn": (S, C)}
+    return shapes
+
+
 DROPOUTS: dict[str, Callable[[TransformerPlan, int], Shapes]] = {
     "maskgit": maskgit,
     "uvit": uvit,
     "google": google,
     "halton": halton,
     "lucidrains": lucidrains,
+    "lfqbert": groups,
+    "bert": groups,
     "meissonic": none,
     "imagebert": google,
     "uvitbert": none,

@@ -18,7 +18,7 @@ from dioscuri.face.usual import Values
 from dioscuri.families.maskgit import transformers
 from dioscuri.families.maskgit.decoding import recorded_noise_specs
 from dioscuri.families.maskgit.editing import first_step, share_masked
-from dioscuri.families.maskgit.logic import check_guidance
+from dioscuri.families.maskgit.logic import check_guidance, check_sampler
 from dioscuri.families.maskgit.plan import TransformerPlan
 from dioscuri.families.maskgit.prompts import (
     NULL,
@@ -52,6 +52,11 @@ class MaskGITModel(TokenModel):
     def plan(self) -> TransformerPlan:
         """Sizes derived from options, grid and codebook."""
         return transformers.plan_of(self.hparams)
+
+    @property
+    def codebook_size(self) -> int:
+        """Number of codes of the tokenizer."""
+        return self.plan.picture_codes
 
     @classmethod
     def parameter_shapes(cls, hparams: Any) -> dict[str, tuple[int, ...]]:
@@ -170,7 +175,7 @@ class MaskGITModel(TokenModel):
         # Tokens are counted as those of a whole picture, of which some are known by then.
         sampling = replace(sampling, start_step=first, legacy_mask_count=True)
         uniform, noise = self._start_noise(noise, len(rows), seed)
-        unknown = uniform < share_masked(sampling, self.plan.n_tokens)
+        unknown = uniform < share_masked(sampling, self.plan.picture_tokens)
         call = {"sampling": sampling, "every_step": every_step, "noise": noise, "seed": seed}
         made = self._run(
             "inpaint", conditions | {"tokens": tokens, "unknown": unknown}, batch_size=batch_size, **call
@@ -183,12 +188,13 @@ class MaskGITModel(TokenModel):
         if method != "edit":
             return super().noise_specs(method, rows, **options)
         options.pop("strength", None)
-        start = NoiseSpec("start", "uniform", (rows, self.plan.n_tokens))
+        start = NoiseSpec("start", "uniform", (rows, self.plan.picture_tokens))
         return (*super().noise_specs("inpaint", rows, **options), start)
 
     def _check_sampling(self, sampling: Any, call: str) -> None:
         try:
             check_guidance(sampling, self.hparams.loss, self.plan)
+            check_sampler(sampling, self.plan)
         except UserError as error:
             raise UserError(f"{call}: {error}") from error
 
@@ -216,7 +222,7 @@ class MaskGITModel(TokenModel):
 
     def _start_noise(self, noise: Any, rows: int, seed: int) -> tuple[Array, Any]:
         """Uniform noise (N, L) that says where `edit` masks tokens, and the noise of the steps."""
-        spec = NoiseSpec("start", "uniform", (rows, self.plan.n_tokens))
+        spec = NoiseSpec("start", "uniform", (rows, self.plan.picture_tokens))
         if noise is None:
             return drawn(np.random.default_rng(read_count(seed, "seed", low=0)), spec), None
         given = {name: noise[name] for name in ("start",) if isinstance(noise, Mapping) and name in noise}

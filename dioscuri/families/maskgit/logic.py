@@ -34,6 +34,12 @@ def check_options(hparams: HParams) -> None:
         raise UserError(f"[model] has {size:,} parameters, more than {MAX_PARAMETERS:,}: lower its widths")
     check_classes(hparams)
     check_guidance(hparams.synthesis, hparams.loss, plan)
+    check_sampler(hparams.synthesis, plan)
+    if hparams.loss.mask_contiguous_region_prob and plan.splits > 1:
+        raise UserError(
+            "[loss] mask_contiguous_region_prob masks whole tokens, but this network predicts groups of "
+            "bits: set it to 0"
+        )
     unknown_tokens(hparams, plan)
     check_text_options(hparams, plan)
     if hparams.loss.mask_contiguous_region_prob and not plan.grid:
@@ -88,6 +94,10 @@ class MaskGITRun(TokenModelRun):
             **step_tags(metrics, self.scalars(step - 1), self.hparams),
         }
 
+    def facts(self) -> dict[str, int]:
+        """Number of tokens per picture, and of codes."""
+        return {"tokens": self.plan.picture_tokens, "codes": self.plan.picture_codes}
+
     def headline(self, metrics: Mapping[str, float]) -> str:
         """Loss, accuracy and skipped updates, if any."""
         return with_skips(f"loss {metrics['loss']:.4g} nats, accuracy {_accuracy(metrics):.1%}", metrics)
@@ -107,6 +117,15 @@ def check_guidance(options: Sampling, loss: Loss, plan: TransformerPlan) -> None
         raise UserError(
             "[synthesis] guidance_scale needs a model also trained without its condition: train with "
             "loss.cond_dropout_prob above 0, or set guidance_scale=0"
+        )
+
+
+def check_sampler(options: Sampling, plan: TransformerPlan) -> None:
+    """Raise a `UserError` for an order of whole tokens if the network predicts groups of bits."""
+    if plan.splits > 1 and options.sampler.startswith("halton"):
+        raise UserError(
+            f"[synthesis] sampler '{options.sampler}' orders whole tokens, but this network predicts groups "
+            "of bits: use 'confidence' or 'scores'"
         )
 
 

@@ -6,10 +6,12 @@ from dioscuri.errors import UserError
 from dioscuri.hparams.schema import option
 
 ARCHITECTURES = (
-    "maskgit", "uvit", "google", "halton", "lucidrains", "imagebert", "uvitbert", "maskgen", "meissonic"
+    "maskgit", "uvit", "google", "halton", "lucidrains", "imagebert", "uvitbert", "maskgen", "meissonic",
+    "lfqbert", "bert",
 )  # fmt: skip
-
-WITH_DROPOUT = ARCHITECTURES[:6]
+BIT_GROUPS = ("lfqbert", "bert")
+"""Architectures whose tokens are groups of bits."""
+WITH_DROPOUT = (*ARCHITECTURES[:6], *BIT_GROUPS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +25,7 @@ class Transformer:
         doc="maskgit: MaskGitTransformer of open-muse; uvit: its MaskGiTUViT_v2; google: the post-LayerNorm "
         "network of the MaskGIT paper; halton: the network of Halton-MaskGIT; lucidrains: "
         "muse-maskgit-pytorch; imagebert, uvitbert: the generators of TiTok; maskgen: MaskGen (VQ); "
+        "lfqbert, bert: MaskBit, whose tokens are groups of bits, read as bits or as embeddings; "
         "meissonic: Meissonic's multi-modal transformer",
     )
     hidden_size: int = option(768, low=1, high=2**14, doc="width of the residual stream")
@@ -89,7 +92,10 @@ class Transformer:
         0.02,
         low=0,
         high=1000,
-        needs=("architecture", ("maskgit", "uvit", "google", "imagebert", "uvitbert", "maskgen")),
+        needs=(
+            "architecture",
+            ("maskgit", "uvit", "google", "imagebert", "uvitbert", "maskgen", *BIT_GROUPS),
+        ),
         doc="standard deviation of weights; not with halton and lucidrains",
     )
     layer_norm_eps: float = option(
@@ -244,6 +250,18 @@ class Transformer:
         high=64,
         needs=("architecture", ("halton",)),
         doc="halton: side of the patch of codes per transformer token",
+    )
+    codebook_splits: int = option(
+        2,
+        low=1,
+        high=24,
+        needs=("architecture", BIT_GROUPS),
+        doc="lfqbert, bert: groups of bits of a token, each of which is masked and predicted by itself",
+    )
+    use_prenorm: bool = option(
+        False,
+        needs=("architecture", BIT_GROUPS),
+        doc="lfqbert, bert: norms before attention and feed-forward layer, not after the sums",
     )
     self_cond: bool = option(
         False, doc="self-conditioning: the last pass's embedding is an input (Chen et al. 2022)"

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from dioscuri.errors import UserError
-from dioscuri.families.maskgit.model_options import Transformer
+from dioscuri.families.maskgit.model_options import BIT_GROUPS, Transformer
 from dioscuri.families.maskgit.plan import TEXT
 from dioscuri.families.token_models.drawing_options import Drawing
 from dioscuri.families.token_models.masking_options import Masking, Sampling
@@ -76,6 +76,11 @@ class Loss(Masking):
         doc="temperature of the soft targets",
     )
     weight_decay: float = option(0.0, low=0, doc="decoupled weight decay on kernels and matrices")
+    sum_splits: bool = option(
+        False,
+        needs=("model.architecture", BIT_GROUPS),
+        doc="lfqbert, bert: multiply the cross-entropy by model.codebook_splits: nats per token",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from dioscuri.families.maskgit.model_options import Transformer
+from dioscuri.families.maskgit.model_options import BIT_GROUPS, Transformer
 
 TEXT = ("uvit", "lucidrains", "maskgen", "meissonic")
 """Architectures that always read texts, and have no classes."""
@@ -18,7 +18,8 @@ class TransformerPlan:
     Token ids are codes 0 .. codebook_size - 1, and `mask_id`. `vocab_size` is the number of rows of the token
     embedding, `outputs` the number of logits per token, `positions` the number of rows of the position
     embedding, `length` the sequence length inside the transformer, and `inner` the width inside (each half
-    of) a feed-forward layer. The tokens have `grid` rows of `columns`.
+    of) a feed-forward layer. The tokens have `grid` rows of `columns`. lfqbert and bert
+    split each of the tokenizer's codes into `splits` groups of bits, which are the network's codes.
     """
 
     options: Transformer
@@ -34,11 +35,27 @@ class TransformerPlan:
     eps: float
     columns: int
     sequence_length: int = 0
+    splits: int = 1
 
     @property
     def n_tokens(self) -> int:
-        """Number of codes of a picture; those of a grid are ordered row by row."""
+        """Number of codes of a picture, or of groups; those of a grid are ordered row by row."""
+        return self.picture_tokens * self.splits
+
+    @property
+    def picture_tokens(self) -> int:
+        """Number of the tokenizer's codes of a picture."""
         return self.grid * self.columns or self.sequence_length
+
+    @property
+    def picture_codes(self) -> int:
+        """Number of codes of the tokenizer."""
+        return int(self.codebook_size**self.splits)
+
+    @property
+    def group_bits(self) -> int:
+        """lfqbert, bert: number of bits of a group."""
+        return self.codebook_size.bit_length() - 1
 
     @property
     def token_shape(self) -> tuple[int, ...]:
@@ -53,8 +70,8 @@ class TransformerPlan:
 
     @property
     def null_label(self) -> int:
-        """The label for no class: a row of the embedding with halton, imagebert and uvitbert, else the mask
-        token."""
+        """The label for no class: a row of the embedding with halton, imagebert, uvitbert, lfqbert and bert,
+        else the mask token."""
         return self.options.num_classes
 
     @property
@@ -67,7 +84,7 @@ class TransformerPlan:
     @property
     def class_token(self) -> bool:
         """Whether the class is the first token of the sequence."""
-        return self.options.num_classes > 0 and self.options.architecture != "halton"
+        return self.options.num_classes > 0 and self.options.architecture not in ("halton", *BIT_GROUPS)
 
     @property
     def uses_text(self) -> bool:

@@ -1,24 +1,34 @@
 """Plans of the masked token transformers: vocabulary, sequence, classes, dropout, parameters."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache
 from math import ceil
+from typing import Any
 
 import numpy as np
 
 from dioscuri.errors import UserError
-from dioscuri.families.maskgit import one_d_tables, tables
+from dioscuri.families.maskgit import bit_groups, one_d_tables, tables
 from dioscuri.families.maskgit.dropouts import DROPOUTS
 from dioscuri.families.maskgit.meissonic import meissonic
-from dioscuri.families.maskgit.model_options import Transformer
+from dioscuri.families.maskgit.model_options import BIT_GROUPS, Transformer
 from dioscuri.families.maskgit.options import HParams
 from dioscuri.families.maskgit.plan import MASK_FIRST, TEXT, TransformerPlan
 from dioscuri.plans.noise import NoiseSpec
 from dioscuri.plans.parameters import Table, initial_values
 
-TABLES = {**tables.TABLES, **one_d_tables.TABLES, "meissonic": meissonic}
+TABLES = {**tables.TABLES, **one_d_tables.TABLES, **bit_groups.TABLES, "meissonic": meissonic}
 """Parameters by architecture."""
-EPSILONS = {"google": 1e-12, "imagebert": 1e-12, "halton": 1e-5, "lucidrains": 1e-5, "uvitbert": 1e-5}
+EPSILONS = {
+    "google": 1e-12,
+    "imagebert": 1e-12,
+    "lfqbert": 1e-12,
+    "bert": 1e-12,
+    "halton": 1e-5,
+    "lucidrains": 1e-5,
+    "uvitbert": 1e-5,
+}
 
 
 def plan_of(hparams: HParams) -> TransformerPlan:
@@ -37,6 +47,7 @@ def make_plan(
     _check_tokens(grid, sequence_length, codebook_size)
     _check_grid(model, grid, columns)
     _check_conditions(model)
+    codebook_size = bit_groups.group_size(model, codebook_size)
     n_tokens = grid * columns or sequence_length
     vocab_size = _vocab_size(model, codebook_size)
     width = model.intermediate_size or 4 * model.hidden_size
@@ -54,6 +65,7 @@ def make_plan(
         eps=model.layer_norm_eps or EPSILONS.get(model.architecture, 1e-6),
         columns=columns,
         sequence_length=sequence_length,
+        splits=model.codebook_splits if model.architecture in BIT_GROUPS else 1,
     )
 
 
@@ -149,14 +161,24 @@ def _check_conditions(model: Transformer) -> None:
         raise UserError(f"[model] architecture '{kind}' has no classes: set num_classes=0")
     if kind != "maskgit" and model.add_cross_attention:
         raise UserError(f"[model] add_cross_attention is not an option of architecture '{kind}'")
-    if kind == "uvit" and len(model.block_out_channels) != 1:
-        raise UserError("[model] block_out_channels must hold one number")
-    if kind == "uvit" and model.block_out_channels[0] % model.block_num_heads:
-        raise UserError("[model] block_out_channels must be divisible by block_num_heads")
+    if kind == "uvit":
+        _check_uvit(model)
     if kind == "meissonic":
         _check_meissonic(model)
-    if kind != "maskgit":
-        return
+    if kind in BIT_GROUPS:
+        _check_unused(model, {"critic": "none", "self_cond": False})
+    if kind == "maskgit":
+        _check_maskgit(model)
+
+
+def _check_uvit(model: Transformer) -> None:
+    if len(model.block_out_channels) != 1:
+        raise UserError("[model] block_out_channels must hold one number")
+    if model.block_out_channels[0] % model.block_num_heads:
+        raise UserError("[model] block_out_channels must be divisible by block_num_heads")
+
+
+def _check_maskgit(model: Transformer) -> None:
     if model.use_conv_in_out and model.num_classes:
         raise UserError("[model] use_conv_in_out leaves no place for a class token: set num_classes=0")
     if model.use_conv_in_out and not model.embedding_size:
@@ -177,17 +199,23 @@ def _check_meissonic(model: Transformer) -> None:
             f"[model] cond_embed_dim {model.cond_embed_dim} must equal hidden_size {model.hidden_size} with "
             "architecture 'meissonic'"
         )
-    unused = {"hidden_dropout": 0, "attention_dropout": 0, "critic": "none", "self_cond": False}
-    for name, off in unused.items():
-        if getattr(model, name) != off:
-            raise UserError(f"[model] {name} is not for architecture 'meissonic': set it to {off}")
+    _check_unused(model, {"hidden_dropout": 0, "attention_dropout": 0, "critic": "none", "self_cond": False})
+
+
+def _check_unused(model: Transformer, off: Mapping[str, Any]) -> None:
+    for name, value in off.items():
+        if getattr(model, name) != value:
+            raise UserError(
+                f"[model] {name} is not for architecture '{model.architecture}': set it to {value}"
+            )
 
 
 def _vocab_size(model: Transformer, codebook_size: int) -> int:
     kind = model.architecture
-    least = codebook_size + model.num_classes * (kind != "halton") + 1
+    least = codebook_size + model.num_classes * (kind not in ("halton", *BIT_GROUPS)) + 1
     least += kind in MASK_FIRST and model.num_classes > 0  # the token of no class
-    if kind in ("halton", "lucidrains", "imagebert", "uvitbert") and model.vocab_size not in (0, least):
+    exact = ("halton", "lucidrains", "imagebert", "uvitbert", *BIT_GROUPS)
+    if kind in exact and model.vocab_size not in (0, least):
         raise UserError(f"[model] vocab_size must be {least}, the codes, classes and the mask, or 0")
     if 0 < model.vocab_size < least:
         raise UserError(
@@ -199,7 +227,7 @@ def _vocab_size(model: Transformer, codebook_size: int) -> int:
 
 def _outputs(model: Transformer, codebook_size: int, vocab_size: int) -> int:
     codes_only = model.architecture == "maskgit" and model.use_codebook_size_for_output
-    codes_only = codes_only or model.architecture in (*TEXT, *MASK_FIRST)
+    codes_only = codes_only or model.architecture in (*TEXT, *MASK_FIRST, *BIT_GROUPS)
     return codebook_size if codes_only else vocab_size
 
 
@@ -211,12 +239,12 @@ def _length(model: Transformer, n_tokens: int) -> int:
         return n_tokens // (1 + model.force_down_up_sample) ** 2
     if model.architecture == "maskgit" and model.use_conv_in_out:
         return n_tokens // model.patch_size**2
-    return n_tokens + (model.num_classes > 0)
+    return n_tokens + (model.num_classes > 0 or model.architecture in BIT_GROUPS)
 
 
 def _positions(model: Transformer, n_tokens: int) -> int:
     length = _length(model, n_tokens)
-    if model.architecture in ("imagebert", "uvitbert"):
+    if model.architecture in ("imagebert", "uvitbert", *BIT_GROUPS):
         return length
     if model.architecture not in ("maskgit", "google"):
         return n_tokens

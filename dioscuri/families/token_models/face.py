@@ -1,6 +1,7 @@
 """Token models in the Python interface: the base of MaskGIT and SUNDAE."""
 
 from collections.abc import Mapping, Sequence
+from math import prod
 from typing import Any, ClassVar
 
 import numpy as np
@@ -42,7 +43,7 @@ class TokenModel(Model):
     @property
     def sequence_length(self) -> int:
         """Number of tokens of a sequence without a grid, else 0."""
-        return 0 if self.grid else int(self.plan.n_tokens)
+        return 0 if self.grid else int(prod(self.plan.token_shape))
 
     @property
     def writes_text(self) -> bool:

@@ -208,6 +208,12 @@ class Sampling(Filters):
     legacy_known_confidence: bool = option(
         False, doc="confidence of known tokens: log of the largest float32, not infinity, as in open-muse"
     )
+    legacy_exhausted: bool = option(
+        False,
+        needs=("sampler", ("confidence",)),
+        doc="confidence: a step that finds a single masked token masks all of them again, as in MaskBit "
+        "(golden cases only)",
+    )
     legacy_scores: bool = option(
         False,
         needs=("sampler", ("scores",)),
