@@ -9,20 +9,25 @@ import numpy as np
 from dioscuri.checkpoint.files import tensor_bytes
 from dioscuri.checkpoint.pretrained import CONFIG, TENSORS
 from dioscuri.files import replacing, write_json
+from dioscuri.importers.diffusers_layout import to_diffusers
+from dioscuri.importers.meissonic import to_meissonic
 from dioscuri.importers.titok import to_titok
 
 Arrays = Mapping[str, np.ndarray]
 
 Writer = Callable[[Any, Arrays], tuple[dict[str, Any], dict[str, np.ndarray]]]
 
-LAYOUTS: dict[str, Writer] = {"titok": to_titok}
+LAYOUTS: dict[str, Writer] = {"titok": to_titok, "meissonic": to_meissonic, "diffusers": to_diffusers}
 """Project -> function from options and canonical weights to its configuration and weights; a `UserError`
 names what its layout cannot express."""
 
+FILES = dict.fromkeys(("meissonic", "diffusers"), "diffusion_pytorch_model.safetensors")
+"""Names of files of weights that are not `model.safetensors`, by project."""
+
 
 def write_layout(folder: Path, layout: str, hparams: Any, weights: Arrays) -> None:
-    """Write `config.json` and `model.safetensors` as the project publishes them."""
+    """Write `config.json` and the file of weights as the project publishes them."""
     config, published = LAYOUTS[layout](hparams, weights)
-    with replacing(folder / TENSORS) as temporary:
+    with replacing(folder / FILES.get(layout, TENSORS)) as temporary:
         temporary.write_bytes(tensor_bytes(published))
     write_json(folder / CONFIG, config)

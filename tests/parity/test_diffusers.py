@@ -1,6 +1,7 @@
 """aMUSEd's networks, made and written by diffusers itself, give the same numbers in both twins."""
 
 import warnings
+from dataclasses import replace
 from importlib import import_module
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from dioscuri.errors import UserError
 from dioscuri.families.maskgit import transformers
 from dioscuri.families.vqgan import plan as tokenizers
+from dioscuri.importers.layouts import write_layout
 from dioscuri.importers.open_model import open_published
 from tests.support import tokenizers as tokenizer_twins
 from tests.support import transformers as transformer_twins
@@ -139,3 +141,19 @@ def test_what_is_not_supported_is_reported(tmp_path):
     written(tmp_path / "vq", "VQModel", **{**VQ, "block_out_channels": (64, 96)}, **AMUSED)
     with pytest.raises(UserError, match=r"a VQModel of widths \[64, 96\]"):
         open_published(tmp_path / "vq")
+
+
+@pytest.mark.parametrize("options", [ATTENTION, AMUSED], ids=["attention", "aMUSEd"])
+def test_tokenizers_are_written_for_diffusers(tmp_path, options):
+    """diffusers opens what we write as the model that it wrote."""
+    model = written(tmp_path / "vq", "VQModel", **{**VQ, **options})
+    words = [f"data.target_res={SIDE}", *(["model.attn_resolutions=[8]"] if options is ATTENTION else [])]
+    opened = open_published(tmp_path / "vq", words)
+    write_layout(tmp_path / "back", "diffusers", opened.hparams, opened.weights)
+    again = type(model).from_pretrained(tmp_path / "back").state_dict()
+    assert set(again) == set(model.state_dict())
+    for name, tensor in model.state_dict().items():
+        torch.testing.assert_close(again[name], tensor, rtol=0, atol=0)
+    signed = replace(opened.hparams, model=replace(opened.hparams.model, quantizer="ema"))
+    with pytest.raises(UserError, match="quantizer is 'ema', which a VQModel of diffusers does not have"):
+        write_layout(tmp_path / "other", "diffusers", signed, opened.weights)

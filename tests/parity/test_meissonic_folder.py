@@ -1,13 +1,17 @@
 """A folder in Meissonic's layout opens as a model of either twin."""
 
+import json
 from importlib import import_module
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
-from tests.support.tiny_meissonic import GRID, SIDE, write_meissonic
+from dioscuri.cli.convert import main as convert
+from tests.support.tiny_meissonic import CONFIG, GRID, SIDE, write_meissonic
 
 TWINS = ("torch", "jax")
+FILE = "diffusion_pytorch_model.safetensors"
 CALL = {"prompts": ["red fox", "b 2"], "negative_prompts": "blur", "steps": 2}
 
 
@@ -49,3 +53,15 @@ def test_pictures_are_edited_and_filled(models):
     assert (filled[:, :16] != known[:, :16]).mean() > 0.5
     edited = model.edit(pictures, strength=0.5, **CALL, seed=1, decode=False)
     assert 0.3 < (edited != known).mean() < 0.9
+
+
+def test_a_run_of_published_weights_goes_back(folder, tmp_path):
+    convert([str(folder / "transformer"), "--run", str(tmp_path / "logs-mine"), "data.text_length=8"])
+    convert([str(tmp_path / "logs-mine"), "--to-folder", str(tmp_path / "out"), "--to", "meissonic"])
+    assert json.loads((tmp_path / "out" / "config.json").read_text()) == CONFIG
+    published, ours = (load_file(path / FILE) for path in (folder / "transformer", tmp_path / "out"))
+    assert set(published) == set(ours)
+    for name, array in published.items():
+        np.testing.assert_array_equal(ours[name], array)
+    model = import_module("dioscuri.torch").load(tmp_path / "out", tokenizer=None)
+    assert model.hparams.model.architecture == "meissonic"
