@@ -6,7 +6,8 @@ expected.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from math import prod
+from math import inf, prod
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,8 @@ Array = np.ndarray
 
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 """PIL's mode by number of channels."""
+LARGEST_COUNT = 10**9
+"""Upper limit of counts, as of the options of a `.cfg`."""
 _ROUNDING = 1e-6
 """How far floats may lie outside [0, 1], for rounding errors of float32."""
 
@@ -148,11 +151,31 @@ def check_lengths(rows: Mapping[str, Any]) -> int:
     return n
 
 
-def read_count(given: Any, what: str, *, low: int = 1) -> int:
-    """A whole number of at least `low`."""
+def read_count(given: Any, what: str, *, low: int = 1, high: float = LARGEST_COUNT) -> int:
+    """A whole number of at least `low` and at most `high`."""
     if isinstance(given, bool) or not isinstance(given, int | np.integer) or given < low:
         raise UserError(f"{what} must be a whole number of at least {low}, not {given!r}")
+    if given > high:
+        raise UserError(f"{what} must be at most {high}, not {given}")
     return int(given)
+
+
+def read_seed(given: Any) -> int:
+    """A seed, a whole number of at least 0."""
+    return read_count(given, "seed", low=0, high=inf)
+
+
+def read_flag(given: Any, what: str) -> bool:
+    """True or False; a text such as 'no' is neither."""
+    if not isinstance(given, bool | np.bool_):
+        raise UserError(f"{what} must be True or False, not {given!r}")
+    return bool(given)
+
+
+def check_path(given: Any, what: str) -> None:
+    """Raise a `UserError` if this is no path."""
+    if not isinstance(given, Path | str):
+        raise UserError(f"{what}, not a {type(given).__name__}")
 
 
 def to_array(given: Any, rule: str) -> Array:

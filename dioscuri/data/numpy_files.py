@@ -112,4 +112,5 @@ def _named() -> Iterator[None]:
     except (Damaged, KeyError):
         raise
     except Exception as error:  # zipfile, zlib and numpy raise all kinds of exceptions on foreign bytes
-        raise Damaged(str(error).partition("\n")[0] or type(error).__name__) from error
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise Damaged("it is none" if "pickled (object) data" in reason else reason) from error

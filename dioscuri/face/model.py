@@ -20,7 +20,7 @@ from dioscuri.face.network import Network, precision_of
 from dioscuri.face.recorded import checked_noise
 from dioscuri.face.trainable import Trainable
 from dioscuri.face.usual import Values
-from dioscuri.inputs import check_names, read_count
+from dioscuri.inputs import check_names, read_count, read_seed
 from dioscuri.registry import family_module
 
 METHODS = (
@@ -40,8 +40,6 @@ class Model(Trainable):
     uint8 (N, H, W, C). Invalid input, or a method the family lacks, raises a `dioscuri.UserError`.
     """
 
-    does: ClassVar[tuple[str, ...]] = ()
-    """The methods of `METHODS` that this family has."""
     keeps_origin: ClassVar[bool] = False
     """Whether a saved model records its run's checkpoint, since other models may be trained on its tokens."""
     call_options: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
@@ -255,7 +253,7 @@ class Model(Trainable):
         """Run a method on rows, `batch_size` at once; repeated rows fill the last batch. A different `repeat`
         gives different noise from the same seed."""
         n, size = len(next(iter(rows.values()))), read_count(batch_size, "batch_size")
-        seed = read_count(seed, "seed", low=0)
+        seed = read_seed(seed)
         specs = () if noise is None else self.noise_specs(method, n, **split_arguments(arguments)[0])
         given = None if noise is None else checked_noise(noise, specs)
         made: list[dict[str, Array]] = []

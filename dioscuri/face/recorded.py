@@ -22,6 +22,8 @@ def checked_noise(given: Any, specs: Iterable[NoiseSpec]) -> dict[str, Array]:
     for name, shape in shapes.items():
         if arrays[name].shape != shape:
             raise UserError(f"noise '{name}' must be {shape}; got {arrays[name].shape}")
+        if not np.isfinite(arrays[name]).all():
+            raise UserError(f"noise '{name}' holds values that are not finite")
     return arrays
 
 

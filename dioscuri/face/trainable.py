@@ -1,7 +1,8 @@
 """The interface of a model for custom training loops: its network, batches, loss and noise."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Collection, Mapping
+from math import inf, nan
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -9,13 +10,18 @@ from dioscuri.engine import Array
 from dioscuri.errors import UserError
 from dioscuri.face.network import Network
 from dioscuri.face.recorded import checked_noise, drawn
-from dioscuri.inputs import check_lengths, check_names, read_pictures
+from dioscuri.inputs import check_lengths, check_names, read_count, read_pictures, read_seed
 from dioscuri.plans.noise import NoiseSpec
+
+_NOISY = ("encode", "decode", "reconstruct", "generate", "inpaint", "edit")
+"""Methods that use noise in some families; others use that of these."""
 
 
 class Trainable:
     """A network with its options and perhaps a tokenizer."""
 
+    does: ClassVar[tuple[str, ...]] = ()
+    """The family's methods, some of `face.model.METHODS`."""
     _network: Network
     _tokenizer: Any
 
@@ -130,15 +136,26 @@ class Trainable:
 
     def draw_noise(self, method: str, rows: int, *, seed: int = 0, **options: Any) -> dict[str, Array]:
         """Noise of a method for `noise=`, drawn by numpy: the same in both twins."""
-        rng = np.random.default_rng(seed)
+        check_names((method,), self._drawing, "draw_noise: method")
+        rows, rng = read_count(rows, "rows"), np.random.default_rng(read_seed(seed))
         return {spec.name: drawn(rng, spec) for spec in self.noise_specs(method, rows, **options)}
 
     # For families.
 
     @property
+    def _drawing(self) -> tuple[str, ...]:
+        """Methods that noise can be drawn for: `train_step` is that of `loss`."""
+        return (*(name for name in _NOISY if name in self.does), "evaluate", "train_step")
+
+    @property
     def _names(self) -> tuple[str, ...]:
         """Names of a training batch."""
         return ("image", "label") if self.hparams.data.labels else ("image",)
+
+    @property
+    def _conditions_of_batch(self) -> tuple[str, ...]:
+        """Names of a training batch that it must have, besides its examples."""
+        return tuple(name for name in self._names if name == "label")
 
     def _checked(self, name: str, value: Any, *, padded: bool) -> Array:
         """A checked entry of a training batch; `padded` pictures already have the data source's padding."""
@@ -158,16 +175,28 @@ class Trainable:
         check_names(given, self._names, "batch entry")
         if not given:
             raise UserError(f"the batch is empty: give {' and '.join(self._names)}")
+        self._check_complete(given)
         rows = {}
         for name, value in given.items():
             rows[name] = value if is_traced(value) else self._checked(name, value, padded=padded)
         check_lengths(rows)
         return rows
 
+    def _check_complete(self, given: Collection[str]) -> None:
+        """Raise a `UserError` if a batch has no examples, or lacks conditions of the model: without them it
+        would be trained, or fail, as another one."""
+        examples = [name for name in ("image", "tokens") if name in self._names]
+        if not any(name in given for name in examples):
+            raise UserError(f"the batch has no examples: give {' or '.join(examples)}")
+        for name in self._conditions_of_batch:
+            if name not in given:
+                hint = "classes: give model.batch(pictures, classes=...)" if name == "label" else name
+                raise UserError(f"the batch has no {hint}")
+
     def _schedules(self, given: Mapping[str, float] | None) -> dict[str, float]:
         final = self._final_schedules()
         check_names(given or {}, tuple(final), "schedule")
-        return final | {name: float(value) for name, value in (given or {}).items()}
+        return final | {name: _schedule(name, value) for name, value in (given or {}).items()}
 
     def _of_network(self, name: str) -> Any:
         if not hasattr(self._network, name):
@@ -175,6 +204,17 @@ class Trainable:
                 f"a model of {self._network.name} has no {name}: its parameters are module.parameters()"
             )
         return getattr(self._network, name)
+
+
+def _schedule(name: str, value: Any) -> float:
+    """The value of a schedule, a finite number of at least 0."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = nan
+    if not 0 <= number < inf:
+        raise UserError(f"schedule '{name}' must be a finite number of at least 0, not {value!r}")
+    return number
 
 
 def is_traced(value: Any) -> bool:

@@ -12,7 +12,7 @@ from dioscuri.errors import UserError
 from dioscuri.face.model import Model
 from dioscuri.face.options import check_types, settings_of
 from dioscuri.hparams import load
-from dioscuri.inputs import read_count
+from dioscuri.inputs import check_path, read_count
 from dioscuri.library.sources import shipped_or
 from dioscuri.places import configuration, here
 from dioscuri.plans.description import Description
@@ -53,6 +53,7 @@ def describe(where: Any, question: Question, overrides: Mapping[str, Any]) -> di
             raise UserError(f"{SOURCE}: a model has its options: leave out {', '.join(overrides)}")
         hparams = where.hparams
     else:
+        check_path(where, f"{SOURCE} takes a model, a .cfg file or a folder")
         hparams, checkpoints = options_of(Path(where), ())
         sections = get_type_hints(type(hparams))
         given = settings_of(sections, overrides, SOURCE)

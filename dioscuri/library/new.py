@@ -16,7 +16,7 @@ from dioscuri.hparams.loading import family as family_options
 from dioscuri.hparams.overrides import merge
 from dioscuri.hparams.reader import Setting, Settings, read, settings
 from dioscuri.hparams.unread import check_twin
-from dioscuri.inputs import read_count
+from dioscuri.inputs import read_seed
 from dioscuri.library.load import check_tokenizer, load
 from dioscuri.places import configuration, here
 from dioscuri.registry import family_module, family_names
@@ -41,7 +41,7 @@ def new(
     face = face_of(name)
     beside = _tokenizer(twin, tokenizer, device)
     given = settings_of(sections, options, SOURCE)
-    given += _settings({"run": {"seed": read_count(seed, "seed", low=0)}}, sections)
+    given += _settings({"run": {"seed": read_seed(seed)}}, sections)
     given += [] if beside is None else _settings(_of_tokenizer(beside), sections, but=given)
     if not document:
         document = _usual(name, sections, given)

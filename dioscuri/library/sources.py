@@ -58,9 +58,16 @@ def open_source(
     `words` are options that a published configuration omits.
     """
     _check_choice(weights, step)
-    path = _existing(where) or local_folder(where, revision or "main", weights)
+    here = _existing(where)
+    if here is not None and revision is not None:
+        raise UserError(f"revision is one of a model on the hub, but {here} is a folder here: leave it out")
+    path = here or local_folder(where, revision or "main", weights)
     if any(path.glob("hparams-*.cfg")):
         return _of_run(path, weights, step)
+    if step != "best":
+        raise UserError(f"step chooses a checkpoint of a run, but {path} is none: leave it out")
+    if weights == "raw" and pretrained.is_folder(path):
+        raise UserError(f"{path} holds no raw weights beside these: leave weights out, or load the run")
     if is_pipeline(path):
         return _of_pipeline(path, weights)
     if (path / pretrained.CONFIG).is_file():

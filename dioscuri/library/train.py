@@ -9,6 +9,7 @@ from dioscuri.face.model import Model
 from dioscuri.face.options import check_types, settings_of
 from dioscuri.hparams.loading import family
 from dioscuri.hparams.reader import read, settings
+from dioscuri.inputs import check_path
 from dioscuri.library.load import load
 from dioscuri.places import configuration, here
 from dioscuri.run.start import start
@@ -26,6 +27,9 @@ def train(
     overrides: Mapping[str, Any],
 ) -> Model:
     """See `dioscuri.torch.train`."""
+    check_path(cfg, f"{SOURCE} takes a .cfg file")
+    if callback is not None and not callable(callback):
+        raise UserError(f"callback must be a function of step and metrics, not a {type(callback).__name__}")
     program, home = open_twin(twin), here().home(twin)
     words = _words(configuration(Path(cfg))[0], overrides, home)
     directory, n_processes = start(program, home, Path(cfg), words, prepare_training, callback)

@@ -52,6 +52,10 @@ def test_wrong_overrides_are_one_line_and_leave_nothing(tmp_path, options, says)
     from dioscuri import torch as dio
 
     cfg = tiny.write_tiny(tmp_path)
+    with pytest.raises(UserError, match=r"train takes a \.cfg file, not a NoneType"):
+        dio.train(None)
+    with pytest.raises(UserError, match="callback must be a function of step and metrics, not a int"):
+        dio.train(cfg, callback=3, run__root=str(tmp_path))
     with pytest.raises(UserError, match=says) as refused:
         dio.train(cfg, run__root=str(tmp_path), **options)
     assert "\n" not in str(refused.value)

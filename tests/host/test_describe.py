@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dioscuri import torch as torch_face
 from dioscuri.cli.describe import main
 from dioscuri.cli.runs import train_command
 from dioscuri.errors import UserError
@@ -87,6 +88,17 @@ def test_what_cannot_be_described_is_one_line(tmp_path):
         assert message in str(error.value)
         assert "\n" not in str(error.value)
     assert not list(Path(tmp_path).iterdir())
+
+
+def test_wrong_questions_in_python_are_one_line():
+    for where, asked, message in (
+        (None, {}, "describe takes a model, a .cfg file or a folder, not a NoneType"),
+        (CLASSIFIER, {"memory": -5}, "memory '-5' is not an amount of memory"),
+        (CLASSIFIER, {"memory": float("nan")}, "memory 'nan' is not an amount of memory"),
+        (CLASSIFIER, {"batch": 2.5}, "batch must be a whole number of at least 1, not 2.5"),
+    ):
+        with pytest.raises(UserError, match=message):
+            torch_face.describe(where, **asked)
 
 
 @pytest.mark.parametrize(

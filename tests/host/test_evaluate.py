@@ -196,7 +196,7 @@ def files(tmp_path_factory):
         ),
         ("nowhere features.npy", "nowhere does not exist: give a folder of pictures, a .npy or an .npz file"),
         ("nothing features.npy", "nothing: holds no pictures; they must lie directly in it"),
-        ("text.npy features.npy", "text.npy: neither a folder nor a numpy array file"),
+        ("text.npy features.npy", "text.npy: neither a folder nor a numpy array file (it is none)"),
         ("archive.npz features.npy", "archive.npz: has neither pictures 'arr_0' nor statistics"),
         ("objects.npy features.npy", "objects.npy: neither a folder nor a numpy array file"),
         ("numbers.npy features.npy", "numbers.npy: holds float64 (9,), neither floating-point features"),

@@ -230,6 +230,7 @@ def test_traversal_goes_through_the_variates_that_statistics_rank_highest(traine
             ["pictures_path={one}", "second_pictures_path={large}"],
             r"a.png is 8x8 and .*a.png 9x7: give pairs of one size",
         ),
+        ("interpolation", ["rest=prior"], "rest 'prior' needs levels, those that move"),
         ("mixing", ["pictures_path={empty}"], r"pictures_path '.*empty' holds no pictures"),
         ("scores", ["pictures_path={empty}"], r"pictures_path '.*empty' holds no pictures"),
         ("scores", ["pictures_path={none}"], r"pictures_path .*none.*does not exist"),

@@ -231,8 +231,16 @@ ODD[3, 2, 1] = 77
 def test_pictures_that_would_change_are_refused(model, kind, pictures, says):
     with pytest.raises(UserError, match=says):
         model("torch", kind).compress(pictures)
+    with pytest.raises(UserError, match="check must be True or False, not 'no'"):
+        model("torch", kind).compress(pictures, check="no")
     with pytest.raises(UserError, match="there are no pictures"):
         model("torch", kind).compress_into(io.BytesIO(), [])
+
+
+@pytest.mark.parametrize("data", ["digits.dio", None, 5])
+def test_only_bytes_are_decompressed(model, data):
+    with pytest.raises(UserError, match=r"data must be the bytes that compress returned, not a \w+$"):
+        model("torch", "vae").decompress(data)
 
 
 @pytest.mark.parametrize("twin", TWINS)

@@ -67,11 +67,28 @@ def test_a_wrong_choice_is_one_line(runs, twin, options, says):
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"step": 7}, "step chooses a checkpoint of a run, but .*saved is none: leave it out"),
+        ({"step": "last"}, "step chooses a checkpoint of a run"),
+        ({"weights": "raw"}, "saved holds no raw weights beside these: leave weights out"),
+        ({"revision": "main"}, "revision is one of a model on the hub, but .*saved is a folder here"),
+    ],
+)
+@pytest.mark.parametrize("twin", TWINS)
+def test_a_choice_that_nothing_reads_is_refused(model, tmp_path, twin, options, says):
+    model("torch", "vae").save(tmp_path / "saved")
+    with pytest.raises(UserError, match=says) as refused:
+        dio(twin).load(tmp_path / "saved", **options)
+    assert "\n" not in str(refused.value)
+
+
 def test_what_is_no_model_is_one_line(runs, tmp_path):
     load = dio("torch").load
     (tmp_path / "file").write_text("x")
     for where, says in (
-        (tmp_path, "holds no model: no run's hparams-<name>.cfg and no config.json"),
+        (tmp_path, "holds no model: no run's hparams-<name>.cfg, no config.json and no model_index.json"),
         (tmp_path / "file", "is a file"),
         (tmp_path / "logs-none", "there is no folder .*logs-none and no shipped model"),
         ("digits_vae_of_nobody", "there is no folder digits_vae_of_nobody"),

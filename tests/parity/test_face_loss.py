@@ -227,6 +227,8 @@ def test_a_saved_tokenizer_has_no_discriminator(cfgs, tmp_path):
         ({"tokens": TOKENS[:3], "label": LABELS}, "tokens has 3, label has 4"),
         ({"image": PICTURES, "label": LABELS}, "has no tokenizer"),
         ({}, "the batch is empty: give"),
+        ({"tokens": TOKENS}, "the batch has no classes: give"),
+        ({"label": LABELS}, "the batch has no examples: give image or tokens"),
         (TOKENS, "loss takes a mapping, not a ndarray"),
     ],
 )
@@ -244,5 +246,12 @@ def test_a_wrong_call_is_one_line(cfgs):
         model.loss(None, {"image": PICTURES}, None)
     with pytest.raises(UserError, match="schedule 'betta' is unknown"):
         model.loss({"image": PICTURES}, schedules={"betta": 1.0})
+    for value in (float("nan"), -1, "x", None):
+        with pytest.raises(UserError, match="schedule 'beta' must be a finite number of at least 0, not"):
+            model.loss({"image": PICTURES}, schedules={"beta": value})
+    noise = model.draw_noise("train_step", len(PICTURES))
+    noise["posterior.0"][0] = np.inf
+    with pytest.raises(UserError, match=r"noise 'posterior\.0' holds values that are not finite"):
+        model.loss({"image": PICTURES}, noise=noise)
     with pytest.raises(UserError, match=r"noise must have the arrays posterior\.0"):
         model.loss({"image": PICTURES}, noise={})

@@ -18,7 +18,7 @@ from dioscuri.errors import UserError
 from dioscuri.face.model import BATCH_SIZE
 from dioscuri.families.latent_models.bits_back import BitsBack, Pixels, Run, choose_bits
 from dioscuri.families.latent_models.exploring import ExplorableModel
-from dioscuri.inputs import read_count
+from dioscuri.inputs import read_count, read_flag, read_seed
 from dioscuri.versions import versions
 
 SIZES = (1, 4, 16, 64, 256)
@@ -47,6 +47,7 @@ class CompressingModel(ExplorableModel):
         ones for a model of black and white.
         """
         file = BytesIO()
+        check = read_flag(check, "check")
         self.compress_into(file, [pictures], seed=seed, batch_size=batch_size, check=check)
         return file.getvalue()
 
@@ -56,7 +57,10 @@ class CompressingModel(ExplorableModel):
         Only the same weights, twin, versions, kind of device and number of threads compute the same numbers:
         otherwise, and if the data are damaged, a `UserError` says what differs.
         """
-        made = [*self.decompress_from(BytesIO(bytes(data)), "the data")]
+        if not isinstance(data, bytes | bytearray | memoryview):
+            kind = type(data).__name__
+            raise UserError(f"data must be the bytes that compress returned, not a {kind}")
+        made = [*self.decompress_from(BytesIO(data), "the data")]
         return np.concatenate([pictures for _, pictures in reversed(made)])
 
     def compress_into(
@@ -75,7 +79,7 @@ class CompressingModel(ExplorableModel):
         Returns the number of `pictures`, the file's `bytes`, those of them that are `overhead`, and
         `initial`, the bits that the code borrowed. `where` is stored: what the model was loaded from.
         """
-        largest, seed = read_count(batch_size, "batch_size"), read_count(seed, "seed", low=0)
+        largest, seed = read_count(batch_size, "batch_size"), read_seed(seed)
         pixels = self._pixels()
         queue = _Queue(self._exact(chunks, pixels))
         queue.fill(CALIBRATION)

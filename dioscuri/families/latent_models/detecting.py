@@ -16,7 +16,7 @@ from dioscuri.families.latent_models.bounds import importance_bound, log_weight
 from dioscuri.families.latent_models.compressing import CompressingModel
 from dioscuri.families.latent_models.exploration import masks_of
 from dioscuri.families.latent_models.plan import LatentPlan
-from dioscuri.inputs import read_count
+from dioscuri.inputs import read_count, read_seed
 from dioscuri.metrics.complexity import file_bits
 
 SAMPLES = 4
@@ -110,7 +110,7 @@ class DetectingModel(CompressingModel):
 
     def _draws(self, samples: Any, seed: Any) -> Draws:
         self._pixels("detect")
-        return Draws(read_count(samples, "samples"), read_count(seed, "seed", low=0))
+        return Draws(read_count(samples, "samples"), read_seed(seed))
 
     def _source(self, given: Any, name: str, least: int = LEAST) -> Source:
         source: Source = given

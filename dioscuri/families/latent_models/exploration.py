@@ -22,6 +22,10 @@ Variate = tuple[int, int | None]
 """A latent group and one of its variates, None: all of them."""
 
 HELD, PRIOR = "held", "prior"
+SPREADS = (1e-6, 1000)
+"""Limits of how far a traversal goes, in standard deviations."""
+MOST_FRAMES = 1000
+"""The most pictures from one end of a walk to the other."""
 RESTS = (HELD, PRIOR)
 """Where latents come from that are not walked through: the example, or the prior."""
 
@@ -189,7 +193,10 @@ def read_variates(plan: LatentPlan, given: Any, what: str) -> list[Variate]:
     rule = f"{what} must be pairs (group, variate), or numbers of groups"
     if isinstance(given, str) or not isinstance(given, Iterable):
         raise UserError(f"{rule}, not {given!r}")
-    return [_variate(plan, item, rule) for item in given]
+    variates = [_variate(plan, item, rule) for item in given]
+    if not variates:
+        raise UserError(f"{rule}; got none")
+    return variates
 
 
 def _variate(plan: LatentPlan, item: Any, rule: str) -> Variate:
@@ -221,8 +228,18 @@ def read_cuts(plan: LatentPlan, given: Any, what: str) -> tuple[int, ...]:
 
 def check_spread(given: Any) -> None:
     """Raise a `UserError` if this is no number of standard deviations."""
-    if isinstance(given, bool) or not isinstance(given, int | float) or not 0 < given < np.inf:
-        raise UserError(f"spread must be a number above 0, not {given!r}")
+    low, high = SPREADS
+    if isinstance(given, bool) or not isinstance(given, int | float) or not low <= given <= high:
+        raise UserError(f"spread must be a number from {low:g} to {high}, not {given!r}")
+
+
+def check_rest(rest: str, levels: Collection[int] | None, temperature: Any = 1.0) -> None:
+    """Raise a `UserError` if no latent would come from the prior although the call asks for it: `levels` are
+    those that an interpolation moves, empty: all; None in a traversal."""
+    if rest == PRIOR and levels is not None and not levels:
+        raise UserError("rest 'prior' needs levels, those that move: without them all do, and none is drawn")
+    if rest == HELD and not (isinstance(temperature, int | float) and temperature == 1):
+        raise UserError("temperature is that of latents from the prior: give rest='prior', or leave it out")
 
 
 def read_choice(given: Any, choices: Collection[str], what: str) -> str:

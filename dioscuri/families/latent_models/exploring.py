@@ -57,10 +57,12 @@ class ExplorableModel(LatentModel):
             "levels": exploration.read_levels(self.plan, levels, "levels"),
             "rest": exploration.read_choice(rest, RESTS, "rest"),
         }
+        exploration.check_rest(chosen["rest"], chosen["levels"], temperature)
+        n = read_count(n, "n", low=2, high=exploration.MOST_FRAMES)
         call = {"temperature": temperature, "seed": seed, "noise": noise, "batch_size": batch_size}
         start, decode = self._walk("interpolate", first, options, classes, **call)
         end, _ = self._walk("interpolate", last, options, _other(classes_b, classes), **call)
-        film = exploration.film(self.plan, start, end, read_count(n, "n", low=2), decode, **chosen)
+        film = exploration.film(self.plan, start, end, n, decode, **chosen)
         return film[0] if single else film
 
     def traverse(
@@ -87,8 +89,9 @@ class ExplorableModel(LatentModel):
         """
         rows, single = read_one_or_more(pictures, self.picture_shape, self._dtype, "pictures")
         exploration.check_spread(spread)
-        offsets = np.linspace(-spread, spread, read_count(n, "n", low=2))
+        offsets = np.linspace(-spread, spread, read_count(n, "n", low=2, high=exploration.MOST_FRAMES))
         read_rest = exploration.read_choice(rest, RESTS, "rest")
+        exploration.check_rest(read_rest, None, temperature)
         chosen = (
             self.top_variates(rows, classes=classes, seed=seed, batch_size=batch_size)
             if variates is None

@@ -192,12 +192,6 @@ class LatentModel(Model):
             return read_pictures(value, tuple(shape[1:]), dtype=self._dtype)
         return self._padded(self._pictures(value))
 
-    def _checked_batch(self, given: Mapping[str, Any], *, padded: bool) -> dict[str, Any]:
-        rows = super()._checked_batch(given, padded=padded)
-        if self.num_classes and "label" not in rows:
-            raise UserError("the batch has no classes: give model.batch(pictures, classes=...)")
-        return rows
-
     def _final_schedules(self) -> dict[str, float]:
         steps, loss = self.hparams.train.total_train_steps, self.hparams.loss
         return {"beta": schedules.beta(steps, loss), "gamma": schedules.gamma(steps, loss)}

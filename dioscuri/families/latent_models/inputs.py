@@ -9,6 +9,7 @@ from PIL import Image
 from dioscuri.engine import Array
 from dioscuri.errors import UserError
 from dioscuri.families.latent_models.plan import LatentPlan, level_temperatures
+from dioscuri.hparams.schema import LARGEST
 from dioscuri.inputs import check_names, read_pictures, to_array
 
 
@@ -16,12 +17,14 @@ def read_temperatures(plan: LatentPlan, given: Any) -> Array:
     """One temperature per latent group."""
     values = given.tolist() if isinstance(given, np.ndarray) else given
     numbers = values if isinstance(values, list | tuple) else [values]
-    plain = all(isinstance(value, int | float) and not isinstance(value, bool) for value in numbers)
-    if not plain or not np.isfinite(numbers).all() or min(numbers, default=-1) < 0:
+    setting = tuple(numbers) if isinstance(values, list | tuple) else values
+    ends = numbers[1:] if numbers and numbers[0] == "linear" else numbers
+    plain = all(isinstance(value, int | float) and not isinstance(value, bool) for value in ends)
+    if not plain or not ends or not all(0 <= value <= LARGEST for value in ends):
         raise UserError(
-            f"temperature must be a number of at least 0, or one per level or group, not {given!r}"
+            f"temperature must be a number from 0 to {LARGEST:g}, one per level or group, or "
+            f"('linear', first, last), not {given!r}"
         )
-    setting = tuple(numbers) if isinstance(values, list | tuple) else float(numbers[0])
     try:
         return np.asarray(level_temperatures(plan, setting), np.float32)
     except UserError as error:

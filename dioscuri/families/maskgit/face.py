@@ -31,7 +31,7 @@ from dioscuri.families.maskgit.prompts import (
 from dioscuri.families.token_models.face import TokenModel, of_tokens
 from dioscuri.families.token_models.masking_options import Sampling
 from dioscuri.families.token_models.texts import N_MICRO
-from dioscuri.inputs import check_lengths, check_names, read_count, to_array
+from dioscuri.inputs import check_lengths, check_names, read_count, read_flag, read_seed, to_array
 from dioscuri.plans.noise import NoiseSpec
 from dioscuri.plans.parameters import shapes
 
@@ -163,6 +163,7 @@ class MaskGITModel(TokenModel):
         masked as the schedule leaves at that point: with 1 all are, with 0 none. Conditions, `decode`,
         `every_step` and options are as for `inpaint`.
         """
+        decode, every_step = read_flag(decode, "decode"), read_flag(every_step, "every_step")
         rows = self._pictures(pictures)
         given = self._prompted("edit", len(rows), (prompts, negative_prompts), options | {"texts": texts})
         conditions = self._conditions_of_pictures(len(rows), classes, given.pop("texts"), "edit")
@@ -224,8 +225,10 @@ class MaskGITModel(TokenModel):
         """Uniform noise (N, L) that says where `edit` masks tokens, and the noise of the steps."""
         spec = NoiseSpec("start", "uniform", (rows, self.plan.picture_tokens))
         if noise is None:
-            return drawn(np.random.default_rng(read_count(seed, "seed", low=0)), spec), None
-        given = {name: noise[name] for name in ("start",) if isinstance(noise, Mapping) and name in noise}
+            return drawn(np.random.default_rng(read_seed(seed)), spec), None
+        if not isinstance(noise, Mapping):
+            raise UserError(f"noise must have the arrays of draw_noise('edit'); got {type(noise).__name__}")
+        given = {name: noise[name] for name in ("start",) if name in noise}
         steps = {name: noise[name] for name in noise if name != "start"}
         return checked_noise(given, (spec,))["start"], steps
 

@@ -15,7 +15,7 @@ from dioscuri.families.sundae import plan as denoiser
 from dioscuri.families.sundae.denoising_options import Resampling
 from dioscuri.families.sundae.training import recorded_noise_specs
 from dioscuri.families.token_models.face import TokenModel, of_tokens
-from dioscuri.inputs import read_count, read_token_mask
+from dioscuri.inputs import read_count, read_flag, read_token_mask
 from dioscuri.plans.noise import NoiseSpec
 from dioscuri.plans.parameters import shapes
 
@@ -134,6 +134,7 @@ class SundaeModel(TokenModel):
         batch_size: int = BATCH_SIZE,
         **options: Any,
     ) -> Array:
+        decode, every_step = read_flag(decode, "decode"), read_flag(every_step, "every_step")
         sampling, tokens = self._sampling(options, "inpaint"), self.encode(texts)
         unknown = read_token_mask(mask, self.length, len(tokens), each="character")
         rows = {"tokens": tokens, "unknown": unknown}

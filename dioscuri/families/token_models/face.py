@@ -11,7 +11,7 @@ from dioscuri.errors import UserError
 from dioscuri.face.model import BATCH_SIZE, Model
 from dioscuri.face.options import with_options
 from dioscuri.face.usual import Values
-from dioscuri.inputs import read_classes, read_count, read_mask, read_token_mask, read_tokens
+from dioscuri.inputs import read_classes, read_count, read_flag, read_mask, read_token_mask, read_tokens
 from dioscuri.plans.noise import NoiseSpec
 
 
@@ -100,6 +100,7 @@ class TokenModel(Model):
         `every_step` the second axis has the sampling steps: what the model predicts of the whole picture in
         each step, the finished picture last.
         """
+        decode, every_step = read_flag(decode, "decode"), read_flag(every_step, "every_step")
         sampling = self._sampling(options, "generate")
         if decode:
             self._check_draws()
@@ -128,6 +129,7 @@ class TokenModel(Model):
         value per token. `classes`, `texts` and `every_step` are as for `generate`; a model with classes needs
         `classes`.
         """
+        decode, every_step = read_flag(decode, "decode"), read_flag(every_step, "every_step")
         sampling = self._sampling(options, "inpaint")
         tokens = self.encode(pictures, batch_size=batch_size)
         n = len(tokens)
@@ -169,6 +171,10 @@ class TokenModel(Model):
     @property
     def _names(self) -> tuple[str, ...]:
         return ("image", "tokens", *self._condition_names, *self._masks)
+
+    @property
+    def _conditions_of_batch(self) -> tuple[str, ...]:
+        return tuple(self._condition_names)
 
     @property
     def _masks(self) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ import numpy as np
 from dioscuri.checkpoint.store import Checkpoint
 from dioscuri.context import Context
 from dioscuri.engine import Array
-from dioscuri.families.latent_models.exploration import film, read_levels
+from dioscuri.families.latent_models.exploration import check_rest, film, read_levels
 from dioscuri.families.latent_models.modes.examples import Coder
 from dioscuri.families.latent_models.modes.films import save_pairs
 from dioscuri.families.latent_models.plan import LatentPlan
@@ -16,6 +16,7 @@ def interpolate(context: Context, plan: LatentPlan, checkpoint: Checkpoint) -> N
     ones."""
     options = context.hparams.synthesis
     levels = read_levels(plan, options.levels, "[synthesis] levels")
+    check_rest(options.rest, levels)
 
     def between(coder: Coder, first: dict[str, Array], last: dict[str, Array]) -> Array:
         return film(
