@@ -8,16 +8,25 @@ import numpy as np
 
 from dioscuri.checkpoint.files import tensor_bytes
 from dioscuri.checkpoint.pretrained import CONFIG, TENSORS
+from dioscuri.families.maskgit.plan import MASK_FIRST
 from dioscuri.files import replacing, write_json
 from dioscuri.importers.diffusers_layout import to_diffusers
 from dioscuri.importers.meissonic import to_meissonic
 from dioscuri.importers.titok import to_titok
+from dioscuri.importers.titok_generators import to_titok_generator
 
 Arrays = Mapping[str, np.ndarray]
 
 Writer = Callable[[Any, Arrays], tuple[dict[str, Any], dict[str, np.ndarray]]]
 
-LAYOUTS: dict[str, Writer] = {"titok": to_titok, "meissonic": to_meissonic, "diffusers": to_diffusers}
+
+def _titok(hparams: Any, weights: Arrays) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """A generator or a tokenizer of TiTok."""
+    is_generator = hparams.model.architecture in MASK_FIRST
+    return (to_titok_generator if is_generator else to_titok)(hparams, weights)
+
+
+LAYOUTS: dict[str, Writer] = {"titok": _titok, "meissonic": to_meissonic, "diffusers": to_diffusers}
 """Project -> function from options and canonical weights to its configuration and weights; a `UserError`
 names what its layout cannot express."""
 

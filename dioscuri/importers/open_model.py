@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -58,9 +59,11 @@ def open_published(
             tokenizer=pretrained.tokenizer_folder(folder),
             origin=pretrained.origin_of(folder),
         )
-    described = recognise(read_config(folder / CONFIG), folder / CONFIG, overrides)
+    read = cache(lambda: read_weights(folder, weights))
+    described = recognise(read_config(folder / CONFIG), folder / CONFIG, overrides, lambda: read().arrays)
     published = [*described.overrides, *described.sampling]
     hparams = load(BASES[described.family], overrides, published=published)
-    read = read_weights(folder, weights)
-    arrays = canonical_weights(read.arrays, hparams, read.source)
-    return OpenedModel(hparams=network_options(hparams), weights=arrays, notes=(read.note, *described.notes))
+    arrays = canonical_weights(read().arrays, hparams, read().source)
+    return OpenedModel(
+        hparams=network_options(hparams), weights=arrays, notes=(read().note, *described.notes)
+    )

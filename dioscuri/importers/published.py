@@ -5,7 +5,7 @@ of taming-transformers, latent-diffusion and TiTok. Weights without a configurat
 Halton-MaskGIT, LlamaGen's tokenizer, SUNDAE, VD-VAE) are described by a `.cfg` of this project.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -15,9 +15,10 @@ from dioscuri.checkpoint.compare import check_finite, match
 from dioscuri.checkpoint.pretrained import FORMAT, LIBRARY, option_words
 from dioscuri.contract import family_of
 from dioscuri.errors import UserError
+from dioscuri.families.maskgit.plan import MASK_FIRST
 from dioscuri.families.sundae import plan as denoiser
 from dioscuri.families.vqgan import plan as tokenizers
-from dioscuri.importers import diffusers, meissonic, metroplex_tokenizers, open_muse
+from dioscuri.importers import diffusers, meissonic, metroplex_tokenizers, open_muse, titok_generators
 from dioscuri.importers.google import from_google, from_google_tokenizer
 from dioscuri.importers.halton import from_halton
 from dioscuri.importers.llamagen import from_llamagen
@@ -26,9 +27,11 @@ from dioscuri.importers.paella import from_paella, paella_tokenizer
 from dioscuri.importers.sundae import by_class_number, from_sundae
 from dioscuri.importers.taming import from_taming, refuse_variational, taming_tokenizer
 from dioscuri.importers.titok import from_titok, is_titok, titok_tokenizer
+from dioscuri.importers.titok_generators import from_titok_generator, is_generator
 from dioscuri.importers.vdvae import from_vdvae
 
 Arrays = dict[str, np.ndarray]
+Names = Callable[[], Iterable[str]]
 Options = tuple[Any, dict[str, Any]]
 """Options of `[model]` and `[data]`."""
 
@@ -69,10 +72,13 @@ class Published:
     notes: tuple[str, ...] = ()
 
 
-def recognise(config: Mapping[str, Any], where: object, overrides: Sequence[str] = ()) -> Published:
+def recognise(
+    config: Mapping[str, Any], where: object, overrides: Sequence[str] = (), names: Names = tuple
+) -> Published:
     """The model that a configuration describes; a `UserError` that begins with `where` if it is unknown.
 
-    `overrides` are the user's words, which may add what a configuration omits.
+    `overrides` are the user's words, which may add what a configuration omits. `names` reads the names of the
+    tensors, which decide where a configuration describes two models.
     """
     name = str(config.get("_class_name", ""))
     try:
@@ -84,8 +90,8 @@ def recognise(config: Mapping[str, Any], where: object, overrides: Sequence[str]
             return described_transformer(config, overrides)
         if name.startswith("AutoencoderKL"):
             refuse_variational(f"_class_name is {name}")
-        if is_titok(config):
-            return described("vqgan", *titok_tokenizer(config))
+        if is_titok(config) or is_generator(config):
+            return _of_titok(config, names)
         stage = _first_stage(config)
         if stage is not None:
             gumbel = str(stage.get("target", "")).endswith("GumbelVQ")
@@ -99,6 +105,18 @@ def recognise(config: Mapping[str, Any], where: object, overrides: Sequence[str]
         f"{where} describes no known published model: _class_name is not one of {known}, and there is "
         "neither a ddconfig nor a model.vq_model"
     )
+
+
+def _of_titok(config: Mapping[str, Any], names: Names) -> Published:
+    """A tokenizer of TiTok or TA-TiTok, or a generator; TiTok's configurations describe both."""
+    tokenizer = is_titok(config) and "maskgen" not in config["model"]
+    if is_generator(config) and tokenizer:
+        tokenizer = any(name.startswith("encoder.") for name in names())
+    if tokenizer:
+        return described("vqgan", *titok_tokenizer(config))
+    training = option_words(titok_generators.generator_training(config))
+    model, _, _ = titok_generators.generator_options(config)
+    return described("maskgit", model, titok_generators.generator_data(config), sampling=training)
 
 
 def described_transformer(config: Mapping[str, Any], overrides: Sequence[str] = ()) -> Published:
@@ -177,6 +195,8 @@ def _transformer(arrays: Arrays, hparams: Any) -> Arrays:
         return from_halton(arrays)
     if hparams.model.architecture == "meissonic":
         return meissonic.from_meissonic(arrays)
+    if hparams.model.architecture in MASK_FIRST:
+        return from_titok_generator(arrays, hparams.model)
     return diffusers.from_diffusers_uvit(arrays) if _has(arrays, "down_block.") else dict(arrays)
 
 

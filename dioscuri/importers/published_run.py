@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -53,7 +54,10 @@ def make_published_run(request: Request) -> list[str]:
     A `UserError` names a mismatch; then no run is left behind.
     """
     config = request.config
-    described = None if config is None else recognise(read_config(config), config, request.overrides)
+    read = cache(lambda: read_weights(request.source, request.choice))
+    described = None
+    if config is not None:
+        described = recognise(read_config(config), config, request.overrides, lambda: read().arrays)
     with TemporaryDirectory() as folder:
         base = _base(described, request, Path(folder))
         log_root, name = split_run(request.run)
@@ -68,22 +72,21 @@ def make_published_run(request: Request) -> list[str]:
         native = described is not None and described.native
         if hparams.run.family not in FAMILIES and not native:
             raise UserError(f"{base}: family '{hparams.run.family}' has no published weights of this kind")
-        read = read_weights(request.source, request.choice)
         weights = canonical_weights(
-            read.arrays,
+            read().arrays,
             hparams,
-            read.source,
+            read().source,
             native=native,
             string_sorted_classes=request.string_sorted_classes,
         )
-        discriminator, buffers = ({}, {}) if native else published_training(read.arrays, hparams)
+        discriminator, buffers = ({}, {}) if native else published_training(read().arrays, hparams)
         weights |= family_of(hparams).training_values(hparams) | discriminator
         state = {"model": weights, "ema": weights} | ({"buffers": buffers} if buffers else {})
         digest = weights_digest(request.source, request.choice or "average")
-        path = write_run(request.run, given.resolve(), 0, state, read.source.name, digest)
+        path = write_run(request.run, given.resolve(), 0, state, read().source.name, digest)
     n = sum(array.size for array in weights.values())
     done = f"{path}: {len(weights)} tensors, {n:,} parameters; use it with run.name={hparams.run.name}"
-    return [read.note, *(described.notes if described else ()), done]
+    return [read().note, *(described.notes if described else ()), done]
 
 
 def split_run(run: Path) -> tuple[Path, str]:

@@ -9,10 +9,9 @@ from dioscuri.families.token_models.masking_options import Masking
 from dioscuri.importers.titok_generators import (
     from_titok_generator,
     generator_options,
-    maskgen_sampling,
-    titok_sampling,
-    to_titok_generator,
+    to_original_names,
 )
+from dioscuri.importers.titok_sampling import maskgen_sampling, titok_sampling
 from tests.golden.recorded import Case
 from tests.golden.recorded_tokens import Run
 
@@ -84,6 +83,6 @@ def without(run, condition):
 
 def check_gradients(run, gradients):
     """Every recorded gradient."""
-    original = to_titok_generator(gradients, run.plan.options)
+    original = to_original_names(gradients, run.plan.options)
     for name in run.case.of_prefix("grad:"):
         run.close(original[name], f"grad:{name}", tolerance="gradients")

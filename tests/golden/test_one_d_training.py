@@ -9,7 +9,7 @@ import pytest
 from dioscuri import schedules
 from dioscuri.families.maskgit.model_options import Transformer
 from dioscuri.families.maskgit.transformers import make_plan, parameter_table
-from dioscuri.importers.titok_generators import from_titok_generator, to_titok_generator
+from dioscuri.importers.titok_generators import from_titok_generator, to_original_names
 from dioscuri.plans.parameters import shapes
 from tests.golden.recorded import cases
 from tests.golden.recorded_one_d import TABLES, TRAINER, masking_of, opened
@@ -40,7 +40,7 @@ def test_weight_decay(case, name):
     """Parameters without weight decay are those that the case lists."""
     (options, table), listed = small(name), case.settings["undecayed_parameters"]
     flags = {key: np.full(entry.shape, entry.decays) for key, entry in table.items()}
-    decays = {key: bool(flag.all()) for key, flag in to_titok_generator(flags, options).items()}
+    decays = {key: bool(flag.all()) for key, flag in to_original_names(flags, options).items()}
     assert {key for key in decays if not decays[key]} == set(listed[name])
     if f"{name}_decayed" in listed:
         assert {key for key in decays if decays[key]} == set(listed[f"{name}_decayed"])
@@ -108,7 +108,7 @@ def test_training_steps(twin, case):
             weights[name] = weights[name] - rate * update
             averages[name] = ema * averages[name] + (1 - ema) * weights[name]
     for prefix, actual in (("after:", weights), ("ema:", averages)):
-        original = to_titok_generator(actual, run.plan.options)
+        original = to_original_names(actual, run.plan.options)
         for name in case.of_prefix(prefix):
             run.close(original[name], prefix + name)
 
@@ -133,5 +133,5 @@ def test_names_travel_both_ways(name):
     """Canonical names and shapes come back from the original ones."""
     options, table = small(name)
     weights = {key: np.zeros(entry.shape) for key, entry in table.items()}
-    again = from_titok_generator(to_titok_generator(weights, options), options)
+    again = from_titok_generator(to_original_names(weights, options), options)
     assert {key: array.shape for key, array in again.items()} == shapes(table)

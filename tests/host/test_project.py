@@ -39,9 +39,7 @@ def test_shipped_configuration_loads_and_fits_together(path):
     assert options.run.family == {"vdvae": "metroplex"}.get(path.parent.name, path.parent.name)
     plans = {"maskgit": transformers, "sundae": denoiser}
     if options.run.family in plans:  # the tokenizer's run need not be there
-        length = getattr(options.data, "sequence_length", 0)
-        sizes = [options.data.grid, options.data.codebook_size, *([length] if length else [])]
-        plans[options.run.family].make_plan(options.model, *sizes)
+        plans[options.run.family].plan_of(options)
     else:
         check_options(options)
 

@@ -213,7 +213,7 @@ def _check_unused(model: Transformer, off: Mapping[str, Any]) -> None:
 def _vocab_size(model: Transformer, codebook_size: int) -> int:
     kind = model.architecture
     least = codebook_size + model.num_classes * (kind not in ("halton", *BIT_GROUPS)) + 1
-    least += kind in MASK_FIRST and model.num_classes > 0  # the token of no class
+    least += kind == "maskgen" or (kind in MASK_FIRST and model.num_classes > 0)  # the token of no class
     exact = ("halton", "lucidrains", "imagebert", "uvitbert", *BIT_GROUPS)
     if kind in exact and model.vocab_size not in (0, least):
         raise UserError(f"[model] vocab_size must be {least}, the codes, classes and the mask, or 0")
