@@ -25,7 +25,7 @@ SAMPLING: dict[str, Any] = {
 """Default sampling of `AmusedPipeline`. Guidance is smaller by one here: 0 is
 the conditional logits alone."""
 
-_UVIT_OPTIONS = {
+UVIT_OPTIONS = {
     *("hidden_size", "use_bias", "hidden_dropout", "cond_embed_dim", "micro_cond_encode_dim"),
     *("encoder_hidden_size", "vocab_size", "in_channels", "num_res_blocks", "block_num_heads"),
     *("num_hidden_layers", "num_attention_heads", "attention_dropout", "intermediate_size"),
@@ -126,12 +126,12 @@ def diffusers_tokenizer(config: Mapping[str, Any]) -> tuple[Tokenizer, dict[str,
 
 def diffusers_uvit(config: Mapping[str, Any]) -> tuple[Transformer, dict[str, Any]]:
     """Options of a `UVit2DModel` and of `[data]`."""
-    check_names(config, _UVIT_OPTIONS | _UVIT_OTHERS)
+    check_names(config, UVIT_OPTIONS | _UVIT_OTHERS)
     down = config["downsample"]
     if down != config["upsample"]:
         raise UserError("a UVit2DModel with downsample but no upsample, or the reverse, is not supported")
     model = Transformer(
-        **{name: value for name, value in config.items() if name in _UVIT_OPTIONS},
+        **{name: value for name, value in config.items() if name in UVIT_OPTIONS},
         architecture="uvit",
         block_out_channels=(config["block_out_channels"],),
         force_down_up_sample=down,

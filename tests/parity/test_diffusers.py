@@ -157,3 +157,19 @@ def test_tokenizers_are_written_for_diffusers(tmp_path, options):
     signed = replace(opened.hparams, model=replace(opened.hparams.model, quantizer="ema"))
     with pytest.raises(UserError, match="quantizer is 'ema', which a VQModel of diffusers does not have"):
         write_layout(tmp_path / "other", "diffusers", signed, opened.weights)
+
+
+@pytest.mark.parametrize("downsample", [False, True])
+def test_uvits_are_written_for_diffusers(tmp_path, downsample):
+    options = {**UVIT, "downsample": downsample, "upsample": downsample, "sample_size": GRID}
+    model = written(tmp_path / "uvit", "UVit2DModel", **options)
+    opened = open_published(tmp_path / "uvit", [f"data.grid={GRID}"])
+    write_layout(tmp_path / "back", "diffusers", opened.hparams, opened.weights)
+    again = type(model).from_pretrained(tmp_path / "back")
+    assert {name: again.config[name] for name in options} == options
+    assert set(again.state_dict()) == set(model.state_dict())
+    for name, tensor in model.state_dict().items():
+        torch.testing.assert_close(again.state_dict()[name], tensor, rtol=0, atol=0)
+    other = replace(opened.hparams, model=replace(opened.hparams.model, critic="self"))
+    with pytest.raises(UserError, match="critic is 'self', which a UVit2DModel of diffusers does not have"):
+        write_layout(tmp_path / "other", "diffusers", other, opened.weights)
