@@ -17,6 +17,7 @@ from flax import nnx
 from jax import Array
 from jax.lax import stop_gradient
 
+from dioscuri.errors import UserError
 from dioscuri.families.vqgan import plan as tokenizers
 from dioscuri.families.vqgan import training
 from dioscuri.families.vqgan.lpips import weight_shapes
@@ -304,8 +305,13 @@ class TokenizerMethods(FamilyMethods):
 
     def _text(self, batch: Arrays) -> dict[str, Array]:
         """Arguments of a decoder that reads texts."""
-        reads = self.plan.one_d is not None and self.plan.one_d.text > 0
-        return {"text": batch["text"]} if reads else {}
+        if self.plan.one_d is None or not self.plan.one_d.text:
+            return {}
+        if "text" not in batch:
+            raise UserError(
+                "this tokenizer decodes tokens together with encoded texts, which these pictures do not have"
+            )
+        return {"text": batch["text"]}
 
     def _pictures(self, batch: Arrays) -> Array:
         """Pictures in the tokenizer's range, in at least float32."""
