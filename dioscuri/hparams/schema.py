@@ -151,7 +151,8 @@ def _convert_sequence(value: Any, parts: tuple[Any, ...]) -> tuple[Any, ...]:
 
 def _check_range(value: Any, setting: Setting, declared: Field[Any]) -> None:
     choices, low, high = (declared.metadata[key] for key in ("choices", "low", "high"))
-    if choices is not None and value not in choices:
+    is_schedule = isinstance(value, tuple) and all(isinstance(item, int | float) for item in value)
+    if choices is not None and value not in choices and not is_schedule:
         hint = did_you_mean(value, map(str, choices)) if isinstance(value, str) else ""
         known = ", ".join(repr(choice) for choice in choices)
         raise UserError(f"{setting.where} cannot be {shorten(_quoted(value))}{hint}; it is one of {known}")

@@ -109,6 +109,9 @@ def test_every_mode_leaves_its_files(folder, twin):
     for mode in ("generated", "inpainted"):
         assert (images / mode / "contact-sheet.png").exists(), mode
     assert (images / "animation" / "steps.png").exists()
+    table = (images / "animation" / "steps.csv").read_text().splitlines()
+    assert table[0] == "step,masked_before,masked_after,written,changed"
+    assert table[1].startswith("0,16.0,")
 
 
 def test_pictures_are_encoded_by_the_tokenizer_on_the_way(folder, twin):

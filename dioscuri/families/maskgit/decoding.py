@@ -32,7 +32,10 @@ def make_steps(options: Sampling, n_tokens: int) -> Steps:
     """The schedule for pictures of `n_tokens`."""
     masked = _masked(options, n_tokens)
     rows = (_temperature, _logit_scale, _guidance, _critic_noise, _remask)
-    ratio = mask_ratio(options.sampling_schedule, _shares(options).astype(np.float32), float(n_tokens))
+    if options.mask_counts:
+        ratio = np.asarray(options.mask_counts, np.float32) / n_tokens
+    else:
+        ratio = mask_ratio(options.sampling_schedule, _shares(options).astype(np.float32), float(n_tokens))
     return Steps(masked, *[*(row(options).astype(np.float32) for row in rows), ratio])
 
 
@@ -100,6 +103,11 @@ def recorded_noise_specs(
 def _masked(options: Sampling, n_tokens: int) -> np.ndarray:
     """Computed in float32 like the originals, with the Halton samplers and TiTok's in float64."""
     numbers, columns = np.arange(n_tokens + 1), []
+    if options.mask_counts:
+        counts = np.asarray(options.mask_counts)
+        if options.sampler == "scores":
+            counts = np.concatenate([[n_tokens], counts[:-1]])
+        return np.asarray(np.minimum(counts[:, None], numbers).astype(np.int32))
     kind = np.float64 if options.sampler == "logits" else np.float32
     for n in numbers:
         counted = n_tokens if options.legacy_mask_count else n
@@ -134,7 +142,9 @@ def _scores_times(options: Sampling, single: float = 0.0) -> np.ndarray:
 
 def _temperature(options: Sampling) -> np.ndarray:
     if isinstance(options.temperature, tuple):
-        return np.linspace(*options.temperature, options.steps)
+        first, *_, last = options.temperature
+        is_pair = len(options.temperature) == 2
+        return np.linspace(first, last, options.steps) if is_pair else np.asarray(options.temperature)
     is_halton = options.sampler == "halton_confidence"
     left = 1 - (_scores_times(options, 1.0) if is_halton else _shares(options))
     return options.temperature * (np.cumprod(left) if options.legacy_temperature else left)
@@ -153,6 +163,8 @@ def _logit_scale(options: Sampling) -> np.ndarray:
 
 def _guidance(options: Sampling) -> np.ndarray:
     scale, schedule, times = options.guidance_scale, options.guidance_schedule, _guidance_times(options)
+    if isinstance(schedule, tuple):
+        return 1 + scale * np.asarray(schedule)
     match schedule:
         case "linear":
             rise = times

@@ -1,13 +1,19 @@
-"""Editing of pictures: some of their tokens are masked again and sampled (aMUSEd, Patil et al. 2024)."""
+"""Sampling that starts from a partial picture: editing (aMUSEd, Patil et al. 2024), and grids of tokens."""
 
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from dioscuri.engine import Array
 from dioscuri.errors import UserError
+from dioscuri.families.maskgit.plan import TransformerPlan
 from dioscuri.families.token_models.masking_options import Sampling
+from dioscuri.inputs import to_array
 from dioscuri.schedules import mask_ratio
+
+UNKNOWN = -1
+"""Marks tokens to sample in a partial grid."""
 
 
 def first_step(options: Sampling, strength: Any, given: Mapping[str, Any], call: str) -> int | None:
@@ -21,7 +27,26 @@ def first_step(options: Sampling, strength: Any, given: Mapping[str, Any], call:
     return options.steps - n_steps if n_steps else None
 
 
-def share_masked(options: Sampling, n_tokens: int) -> float:
+def share_masked(options: Sampling, plan: TransformerPlan) -> float:
     """The share of masked tokens of a picture before step `start_step`."""
-    time = np.array([options.start_step / options.steps], np.float32)
-    return float(np.clip(mask_ratio(options.sampling_schedule, time, n_tokens), 0, 1)[0])
+    first = options.start_step
+    if options.mask_counts:
+        return options.mask_counts[first - 1] / plan.n_tokens if first else 1.0
+    time = np.array([first / options.steps], np.float32)
+    return float(np.clip(mask_ratio(options.sampling_schedule, time, plan.picture_tokens), 0, 1)[0])
+
+
+def read_start(given: Any, shape: tuple[int, ...], codebook_size: int) -> tuple[Array, Array]:
+    """Tokens (N, L) of partial grids, 0 where they are `UNKNOWN`, and where that is, bool (N, L)."""
+    axes, length = ", ".join(map(str, shape)), int(np.prod(shape))
+    rule = f"start must be whole numbers (N, {axes}) below {codebook_size}, {UNKNOWN} where to sample"
+    array = to_array(given, rule)
+    if array.dtype.kind not in "iu" or array.shape[1:] not in (shape, (length,)) or not len(array):
+        raise UserError(f"{rule}; got {array.dtype} {array.shape}")
+    low, high = int(array.min()), int(array.max())
+    if low < UNKNOWN or high >= codebook_size:
+        raise UserError(f"{rule}; got numbers from {low} to {high}")
+    tokens = array.reshape(len(array), length).astype(np.int32)
+    if not (tokens == UNKNOWN).any(1).all():
+        raise UserError(f"start: picture {int(np.argmin((tokens == UNKNOWN).any(1)))} has no token to sample")
+    return np.maximum(tokens, 0), tokens == UNKNOWN

@@ -2,13 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dioscuri.data.text_encoder import TextSource
-from dioscuri.data.texts import open_texts
 from dioscuri.engine import Array
 from dioscuri.errors import UserError
 from dioscuri.face.model import BATCH_SIZE
@@ -16,27 +13,23 @@ from dioscuri.face.options import sampling_names
 from dioscuri.face.recorded import checked_noise, drawn
 from dioscuri.face.usual import Values
 from dioscuri.families.maskgit import transformers
-from dioscuri.families.maskgit.decoding import recorded_noise_specs
-from dioscuri.families.maskgit.editing import first_step, share_masked
+from dioscuri.families.maskgit.decoding import make_steps, recorded_noise_specs
+from dioscuri.families.maskgit.editing import first_step, read_start, share_masked
 from dioscuri.families.maskgit.logic import check_guidance, check_sampler
 from dioscuri.families.maskgit.plan import TransformerPlan
-from dioscuri.families.maskgit.prompts import (
-    NULL,
-    READING,
-    PromptReader,
-    encode_prompts,
-    read_prompts,
-    reading_of,
-)
-from dioscuri.families.token_models.face import TokenModel, of_tokens
+from dioscuri.families.maskgit.text_face import ModelOfTexts
+from dioscuri.families.token_models.face import of_tokens
 from dioscuri.families.token_models.masking_options import Sampling
-from dioscuri.families.token_models.texts import N_MICRO
-from dioscuri.inputs import check_lengths, check_names, read_count, read_flag, read_seed, to_array
+from dioscuri.families.token_models.trace import Row, step_rows
+from dioscuri.inputs import read_count, read_flag, read_seed
 from dioscuri.plans.noise import NoiseSpec
 from dioscuri.plans.parameters import shapes
 
+BY_STEP = ("mask_counts", "temperature", "guidance_schedule")
+"""Options that may be functions of the step."""
 
-class MaskGITModel(TokenModel):
+
+class MaskGITModel(ModelOfTexts):
     """A masked token model; see `TokenModel`.
 
     Models of text with a text encoder (`load(..., text_encoder=)`, or one that comes with a published folder)
@@ -46,7 +39,6 @@ class MaskGITModel(TokenModel):
 
     does = ("generate", "inpaint", "edit", "encode", "decode", "reconstruct")
     sampling_options = sampling_names(Sampling)
-    _reader: PromptReader | None = None
 
     @property
     def plan(self) -> TransformerPlan:
@@ -73,49 +65,48 @@ class MaskGITModel(TokenModel):
         """Default options: tokens and condition dropout of MaskGIT (Chang et al. 2022)."""
         return of_tokens(given) | {"loss": {"cond_dropout_prob": 0.1, **given.get("loss", {})}}
 
-    def read_with(self, source: TextSource) -> None:
-        """Use this text encoder for prompts; a `UserError` if the model reads no text."""
-        if "text" not in self._condition_names:
-            super().read_with(source)
-        self._reader = PromptReader(source, self.hparams, self._condition_names)
-
-    def encode_prompts(
-        self, prompts: Any, negative_prompts: Any = None, *, n: int | None = None, **reading: Any
-    ) -> dict[str, Array]:
-        """Encoded prompts, the arrays by name that `texts=` takes in either twin.
-
-        `text` (N, S, E) holds the text encoder's states, `pooled` (N, P) its pooled state, `null.<name>`
-        those of the negative prompts, `micro` (N, 5) the micro-conditions. Options: `clip_skip`, how many of
-        the encoder's last layers are skipped; `size` (width, height) of the pictures before they were
-        cropped, by default that of the model's pictures; `crop` (top, left), default (0, 0);
-        `aesthetic_score`, default 6. A prompt that is too long is cut, with a warning. The text encoder is
-        run by PyTorch, for JAX on the CPU.
-        """
-        if self._reader is None:
-            raise UserError(
-                "this model has no text encoder to read prompts: give load text_encoder=, a folder or hub "
-                "id, or texts= that were encoded before"
-            )
-        check_names(reading, READING, "encode_prompts: option")
-        options = reading_of(reading, "encode_prompts")
-        texts = read_prompts(prompts, n=n)
-        count, negative = len(texts), negative_prompts
-        if negative is not None:
-            negative = read_prompts(negative, "negative_prompts", n=count, empty=True)
-        device = self.device if self.twin == "torch" else "cpu"
-        rows = encode_prompts(self._reader, (texts, negative), options.clip_skip, device)
-        if "micro" in self._condition_names:
-            H, W = self.picture_shape[:2]
-            rows["micro"] = np.tile(options.micro((W, H)), (count, 1))
-        return rows
-
     def generate(
-        self, n: int | None = None, *, prompts: Any = None, negative_prompts: Any = None, **options: Any
+        self,
+        n: int | None = None,
+        *,
+        prompts: Any = None,
+        negative_prompts: Any = None,
+        start: Any = None,
+        **options: Any,
     ) -> Array:
-        """See `TokenModel.generate`; `prompts`, and other options of a call, as the class says."""
+        """See `TokenModel.generate`; `prompts`, and other options of a call, as the class says.
+
+        `start` are partial grids, tokens (N, h, w) that are -1 where to sample. `mask_counts`, `temperature`
+        and `guidance_schedule` may be lists with one value for each step, or functions of the step, from 0.
+        """
         n = n if n is None else read_count(n, "n")
-        given = self._prompted("generate", n, (prompts, negative_prompts), options)
-        return super().generate(n, **given)
+        if start is None:
+            given = self._prompted("generate", n, (prompts, negative_prompts), options)
+            return super().generate(n, **given)
+        decode = read_flag(options.pop("decode", True), "decode")
+        every_step = read_flag(options.pop("every_step", False), "every_step")
+        if decode:
+            self._check_draws()
+        size = options.get("batch_size", BATCH_SIZE)
+        call = {"prompts": prompts, "negative_prompts": negative_prompts, "start": start, **options}
+        return self._drawn(self._started(n, call, every_step=every_step)[0], decode, size)
+
+    def trace(self, n: int | None = None, **options: Any) -> list[Row]:
+        """What each step of `generate(n, **options)` does: one row for each step, from the first.
+
+        `step`; numbers of tokens, as means over the pictures: `masked_before` and `masked_after` the step,
+        `written`, and `changed`, predicted otherwise than in the step before; `temperature`,
+        `guidance_scale` and `logit_scale` of the step.
+        """
+        n = n if n is None else read_count(n, "n")
+        made, sampling, unknown = self._started(n, options, every_step=True)
+        steps = make_steps(sampling, self.plan.n_tokens)
+        scales = {"temperature": steps.temperature, "logit_scale": steps.logit_scale}
+        scales["guidance_scale"] = steps.guidance - 1
+        rows = step_rows(made, unknown, sampling.start_step)
+        return [
+            row | {name: float(scale[int(row["step"])]) for name, scale in scales.items()} for row in rows
+        ]
 
     def inpaint(
         self,
@@ -176,7 +167,7 @@ class MaskGITModel(TokenModel):
         # Tokens are counted as those of a whole picture, of which some are known by then.
         sampling = replace(sampling, start_step=first, legacy_mask_count=True)
         uniform, noise = self._start_noise(noise, len(rows), seed)
-        unknown = uniform < share_masked(sampling, self.plan.picture_tokens)
+        unknown = uniform < share_masked(sampling, self.plan)
         call = {"sampling": sampling, "every_step": every_step, "noise": noise, "seed": seed}
         made = self._run(
             "inpaint", conditions | {"tokens": tokens, "unknown": unknown}, batch_size=batch_size, **call
@@ -203,23 +194,37 @@ class MaskGITModel(TokenModel):
         critic = self.plan.options.critic != "none"
         return recorded_noise_specs(sampling, rows, self.plan.n_tokens, self.plan.codebook_size, critic)
 
-    def _prompted(
-        self, call: str, n: int | None, prompts: tuple[Any, Any], options: Mapping[str, Any]
-    ) -> dict[str, Any]:
-        """Options of a call with its prompts, and negative ones, as `texts`."""
-        given, (positive, negative) = dict(options), prompts
-        reading = {name: given.pop(name) for name in READING if name in given}
-        if positive is None:
-            alone = [*(["negative_prompts"] if negative is not None else []), *reading]
-            if alone:
-                raise UserError(f"{call}: {alone[0]} goes with prompts: give them too")
-            return given
-        if given.get("texts") is not None:
-            raise UserError(f"{call}: give prompts or texts, not both")
-        scale = given.get("guidance_scale", self.hparams.synthesis.guidance_scale)
-        if negative is not None and not scale:
-            raise UserError(f"{call}: negative_prompts need guidance: give guidance_scale above 0")
-        return given | {"texts": self.encode_prompts(positive, negative, n=n, **reading)}
+    def _started(
+        self, n: int | None, options: Mapping[str, Any], *, every_step: bool
+    ) -> tuple[dict[str, Array], Sampling, Array]:
+        """What the sampler makes of the options of `generate`, its options, and where tokens were unknown."""
+        call, method, rows = dict(options), "generate", {}
+        start, prompts = call.pop("start", None), call.pop("prompts", None)
+        if start is not None:
+            shape = self.plan.token_shape
+            rows["tokens"], rows["unknown"] = read_start(start, shape, self.codebook_size)
+            if n not in (None, len(rows["tokens"])):
+                raise UserError(f"generate: start holds {len(rows['tokens'])} grids for {n} pictures")
+            method, n = "inpaint", len(rows["tokens"])
+        call = self._prompted("generate", n, (prompts, call.pop("negative_prompts", None)), call)
+        noise, seed = call.pop("noise", None), call.pop("seed", 0)
+        size = call.pop("batch_size", BATCH_SIZE)
+        rows |= self._conditions(n, call.pop("classes", None), call.pop("texts", None))
+        sampling = self._sampling(call, "generate")
+        passed = {"noise": noise, "seed": seed, "sampling": sampling, "every_step": every_step}
+        made = self._run(method, rows, batch_size=size, **passed)
+        unknown = rows.get("unknown", np.ones((len(made["tokens"]), self.plan.picture_tokens), bool))
+        return made, sampling, unknown
+
+    def _sampling(self, options: Mapping[str, Any], call: str) -> Any:
+        """The options of a call, with values for each step where a function is given."""
+        steps = options.get("steps", self.hparams.synthesis.steps)
+        listed = {
+            name: [value(step) for step in range(read_count(steps, "steps"))]
+            for name, value in options.items()
+            if name in BY_STEP and callable(value)
+        }
+        return super()._sampling({**options, **listed}, call)
 
     def _start_noise(self, noise: Any, rows: int, seed: int) -> tuple[Array, Any]:
         """Uniform noise (N, L) that says where `edit` masks tokens, and the noise of the steps."""
@@ -231,60 +236,6 @@ class MaskGITModel(TokenModel):
         given = {name: noise[name] for name in ("start",) if name in noise}
         steps = {name: noise[name] for name in noise if name != "start"}
         return checked_noise(given, (spec,))["start"], steps
-
-    def _texts(self, texts: Any, n: int | None) -> dict[str, Array]:
-        if "text" not in self._condition_names:
-            return super()._texts(texts, n)
-        if isinstance(texts, str | Path):
-            opened = open_texts(Path(texts))
-            count = min(len(opened), 16) if n is None else n
-            texts = opened.gather(np.arange(count) % len(opened))
-        if not isinstance(texts, Mapping):
-            raise UserError(
-                "texts must be encoded: arrays by name, or the folder that data_scripts/encode_text.py "
-                f"wrote; got {'none' if texts is None else type(texts).__name__}; prompts= takes plain texts"
-            )
-        rows = self._text_rows(texts)
-        check_lengths(rows)
-        missing = [name for name in self._condition_names if name != "label" and name not in rows]
-        if missing:
-            raise UserError(f"texts lack {', '.join(missing)}, which the model reads")
-        if n is not None and len(rows["text"]) not in (1, n):
-            raise UserError(
-                f"texts hold {len(rows['text'])} rows for {n} pictures: give {n} texts, or one for all"
-            )
-        return (
-            rows
-            if n is None
-            else {name: np.resize(array, (n, *array.shape[1:])) for name, array in rows.items()}
-        )
-
-    def _text_rows(self, given: Mapping[str, Any]) -> dict[str, Array]:
-        model = self.hparams.model
-        widths = {
-            "text": (model.encoder_hidden_size,),
-            "pooled": (model.cond_embed_dim,),
-            "micro": (N_MICRO,),
-        }
-        names = ("text", "text_mask", "pooled", "micro")
-        known: list[str] = [name for name in names if name in self._names]
-        known += [NULL + name for name in known if name != "micro"]
-        check_names(given, known, "texts:")
-        rows = {}
-        for full, value in given.items():
-            array = to_array(value, f"texts: '{full}' must be an array")
-            name = full.removeprefix(NULL)
-            rank, width = (3, widths[name]) if name == "text" else (2, widths.get(name, array.shape[1:]))
-            if array.ndim != rank or array.shape[-1:] != width[-1:]:
-                axes = f"(N, T, {width[0]})" if name == "text" else f"(N, {width[-1]})"
-                raise UserError(f"texts: '{full}' must be {axes}; got {array.dtype} {array.shape}")
-            if not np.isfinite(array).all():
-                raise UserError(f"texts: '{full}' holds values that are not finite")
-            rows[full] = array.astype(bool if name == "text_mask" else np.float32)
-        for name in rows:
-            if name.startswith(NULL) and rows[name].shape[1:] != rows[name.removeprefix(NULL)].shape[1:]:
-                raise UserError(f"texts: '{name}' must have the shape of '{name.removeprefix(NULL)}'")
-        return rows
 
 
 FACE = MaskGITModel

@@ -121,7 +121,13 @@ def check_guidance(options: Sampling, loss: Loss, plan: TransformerPlan) -> None
 
 
 def check_sampler(options: Sampling, plan: TransformerPlan) -> None:
-    """Raise a `UserError` for an order of whole tokens if the network predicts groups of bits."""
+    """Raise a `UserError` for an order of whole tokens if the network predicts groups of bits, and for masked
+    counts that a picture does not have."""
+    if options.mask_counts and options.mask_counts[0] >= plan.n_tokens:
+        raise UserError(
+            f"[synthesis] mask_counts begins with {options.mask_counts[0]}, but a picture has "
+            f"{plan.n_tokens} tokens: the first step must leave fewer"
+        )
     if plan.splits > 1 and options.sampler.startswith("halton"):
         raise UserError(
             f"[synthesis] sampler '{options.sampler}' orders whole tokens, but this network predicts groups "

@@ -97,12 +97,18 @@ class Sampling(Filters):
     sampling_schedule: str = option(
         "cosine", doc="share of masked tokens as a function of the share of steps done"
     )
-    temperature: float | tuple[float, float] = option(
+    mask_counts: tuple[int, ...] = option(
+        (),
+        low=0,
+        high=2**24,
+        doc="instead of sampling_schedule: tokens of a picture that are masked after each step, the last 0",
+    )
+    temperature: float | tuple[float, ...] = option(
         4.5,
         low=0,
         high=10**4,
         doc="confidence: noise of the choice, times 1 - share of the steps, or from the first to the second "
-        "value; scores: temperature of the logits, in the same way; logits: both",
+        "value, or a value for each step; scores: temperature of the logits, in the same way; logits: both",
     )
     logit_scale: tuple[float, float] = option(
         (1.0, 1.0),
@@ -127,12 +133,15 @@ class Sampling(Filters):
     guidance_scale: float = option(
         0.0, low=0, high=10**4, doc="logits = without + (1 + scale) (with - without the condition); 0: none"
     )
-    guidance_schedule: str = option(
+    guidance_schedule: str | tuple[float, ...] = option(
         "constant",
+        low=0,
+        high=10**4,
         choices=("constant", "linear", "cosine", "power_cosine", "flipped_cosine"),
         needs=("guidance_scale", ()),
         doc="schedule over the steps, up to guidance_scale; power_cosine: (1 - cos(pi t^p)) / 2 of it, "
-        "flipped_cosine: cos(pi t^p) / 2, where p is guidance_power",
+        "flipped_cosine: cos(pi t^p) / 2, where p is guidance_power; a list: guidance_scale times its number "
+        "for each step",
     )
     guidance_power: float = option(
         1.0,
@@ -228,6 +237,7 @@ class Sampling(Filters):
         mask_power(self.sampling_schedule)
         if self.start_step >= self.steps:
             raise UserError(f"[synthesis] start_step {self.start_step} must be below steps {self.steps}")
+        self._check_lists()
         remasks = {
             "none": (),
             "confidence": ("confidence", "logits", "scores"),
@@ -243,3 +253,21 @@ class Sampling(Filters):
                 f"[synthesis] legacy_mask_token is for the samplers halton and halton_confidence, not "
                 f"'{self.sampler}': set it to False"
             )
+
+    def _check_lists(self) -> None:
+        """Raise a `UserError` for a list that has not one value for each step."""
+        counts = self.mask_counts
+        pair = isinstance(self.temperature, tuple) and len(self.temperature) == 2
+        for name, value in (
+            ("mask_counts", counts or None),
+            ("temperature", None if pair else self.temperature),
+            ("guidance_schedule", self.guidance_schedule),
+        ):
+            if isinstance(value, tuple) and len(value) != self.steps:
+                raise UserError(
+                    f"[synthesis] {name} has {len(value)} values for {self.steps} steps: give one for each"
+                )
+        if counts and (counts[-1] or list(counts) != sorted(counts, reverse=True)):
+            raise UserError(f"[synthesis] mask_counts {list(counts)} must fall, and end with 0")
+        if counts and self.remask == "random":
+            raise UserError("[synthesis] remask='random' follows sampling_schedule: leave mask_counts out")

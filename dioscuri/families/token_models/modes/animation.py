@@ -9,6 +9,7 @@ from dioscuri.checkpoint.store import Checkpoint
 from dioscuri.context import Context
 from dioscuri.engine import Array
 from dioscuri.families.token_models.drawing import decoded, order
+from dioscuri.families.token_models.trace import step_rows, write_rows
 from dioscuri.outputs.media import save_frames
 from dioscuri.outputs.pictures import GROUND, enlarge, grid, in_rows, save_grid
 from dioscuri.outputs.settings import output_folder
@@ -19,7 +20,7 @@ VEIL = 0.6  # opacity of the grey over tokens that are not final
 
 def animate(context: Context, plan: Any, checkpoint: Checkpoint) -> None:
     """Write `animation/steps.png`, with one row per picture and one column per
-    step, and `animation/steps.gif`.
+    step, `animation/steps.gif`, and `animation/steps.csv`, which counts what each step did (`step_rows`).
 
     Of many steps, some are shown. Tokens that are still masked, or will change, are veiled; the last
     column is the finished picture.
@@ -32,6 +33,8 @@ def animate(context: Context, plan: Any, checkpoint: Checkpoint) -> None:
     if context.writes:
         folder = output.path
         strip = save_grid(folder / "steps.png", [np.stack(row) for row in zip(*frames, strict=True)])
+        unknown = np.ones(made["steps"][:, 0].shape, bool)
+        write_rows(folder / "steps.csv", step_rows(made, unknown, getattr(options, "start_step", 0)))
         sheets = [enlarge(grid(in_rows(frame, _columns(len(frame))))) for frame in frames]
         context.say(
             f"one row per picture, one column per step: {strip}; animated: "
