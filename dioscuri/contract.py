@@ -23,6 +23,7 @@ from dioscuri.data.descriptors import describe
 from dioscuri.data.options import check_axes
 from dioscuri.engine import Array
 from dioscuri.errors import UserError
+from dioscuri.plans.lora import adapters_of, layers_with_adapters
 from dioscuri.plans.noise import NoiseSpec
 from dioscuri.registry import family_module
 
@@ -226,6 +227,19 @@ def check_options(hparams: Any) -> None:
             "to False"
         )
     family.check_options(hparams)
+    _check_adapters(hparams, family)
+
+
+def _check_adapters(hparams: Any, family: Family) -> None:
+    """Raise a `UserError` for adapters that the network cannot have."""
+    if not (options := adapters_of(hparams)):
+        return
+    layers_with_adapters(family.network_shapes(hparams), options.targets)
+    if hparams.train.shard != "none":
+        raise UserError(
+            f"[train] shard is '{hparams.train.shard}', but adapters are too small to be shared: set it to "
+            "'none'"
+        )
 
 
 def check_examples(context: Context) -> None:

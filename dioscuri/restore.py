@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from dioscuri.checkpoint import store
+from dioscuri.checkpoint.base_model import check_base
 from dioscuri.checkpoint.directory import RunDirectory
 from dioscuri.checkpoint.makers import check_learnt, made_by
 from dioscuri.checkpoint.trained_run import check_finite
@@ -58,6 +59,7 @@ def restore(context: Context, resume_from: Path | None) -> Start:
         return Start()
     checkpoint = load(context, roots[0], averaged=context.hparams.train.resume_from_ema)
     check_learnt(checkpoint, made_by(context.hparams, context.sets.train))
+    check_base(checkpoint, context.hparams)
     if context.hparams.data.labels:
         learnt = checkpoint.info.get("classes")
         check_learnt_classes(learnt, context.sets.train.classes, context.directory.path)
@@ -120,6 +122,7 @@ def _load_best(context: Context, groups: Collection[str] | None = None) -> store
         raise UserError(f"{root} holds no checkpoint: train the run '{context.hparams.run.name}' first")
     newest = replace(store.load(root, groups=groups), state={})
     check_learnt(newest, made_by(context.hparams))
+    check_base(newest, context.hparams)
     if context.hparams.data.labels:
         folder = context.directory.path
         check_learnt_classes(newest.info.get("classes"), read_classes(folder), folder)

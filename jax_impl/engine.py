@@ -27,6 +27,7 @@ from dioscuri.plans.mesh import mesh_of
 from jax_impl.devices import Devices, check_precision, open_devices, set_precision, use_compilation_cache
 from jax_impl.families.methods import methods_of
 from jax_impl.inference import Runner
+from jax_impl.layers.lora import trained_kind
 from jax_impl.optim.flat import flat_layout
 from jax_impl.optim.step import OptimizerState, Settings
 from jax_impl.trainer import Trainer, TrainState
@@ -52,7 +53,7 @@ class Engine:
         self.dtype = np.float64 if hparams.train.precision == "float64" else np.float32
         self.family = methods_of(hparams)
         model = nnx.eval_shape(self.family.build)
-        params = nnx.state(model, nnx.Param)
+        params = nnx.state(model, trained_kind(model))
         shapes = self.family.parameter_shapes()
         self.layout, tree = flat_layout(params, shapes, self.family.decayed, mesh.shard)
         self.settings = Settings.make(hparams.optimizer, self.family.weight_decay, self.layout.n_decayed)

@@ -16,10 +16,13 @@ from dioscuri.engine import Array, mode, padded_rows, split_arguments, step_numb
 from dioscuri.errors import UserError
 from dioscuri.inputs import check_lengths
 from dioscuri.plans.layout import check_shapes
+from dioscuri.plans.lora import adapter_noise, adapters_of, network_shapes, without_adapters
 from dioscuri.plans.noise import NoiseSpec
 from jax_impl.devices import COMPUTE_DTYPES, Devices, check_precision
+from jax_impl.families.lora import build_network
 from jax_impl.families.methods import methods_of
 from jax_impl.layers.dropout import seed_dropout
+from jax_impl.layers.lora import set_masks, trained_kind
 from jax_impl.noise import STREAMS, draw_from, draw_noise
 from jax_impl.optim.flat import canonical_name, memory_axes
 
@@ -130,16 +133,16 @@ class Network:
         chosen = open_device(device)
         check_precision(self.precision, chosen)
         with self.arithmetic():
-            self.methods = methods_of(hparams)
+            self.methods = methods_of(without_adapters(hparams))
+            self.shapes = network_shapes(hparams, self.methods.parameter_shapes())
+            build = partial(build_network, self.methods, adapters_of(hparams))
             dtype = np.float64 if self.precision == "float64" else np.float32
-            split: Any = nnx.split(nnx.eval_shape(self.methods.build), nnx.Param, ...)
+            split: Any = nnx.split(nnx.eval_shape(build), nnx.Param, ...)
             self.graph, params, self.rest = split
             self.runner = Runner(
                 self.methods, Devices(Mesh(np.array([chosen]), ("data",)), 0, 1), dtype, self._merge
             )
-            self.module: Any = self._merge(
-                tree_of(params, weights, self.methods.parameter_shapes(), self.precision, chosen)
-            )
+            self.module: Any = self._merge(tree_of(params, weights, self.shapes, self.precision, chosen))
             seed_dropout(self.module, 0)
             self._frozen: dict[str, jax.Array] | None = None
             first = self.methods.initial_buffers(hparams.run.seed) if buffers is None else buffers
@@ -154,8 +157,8 @@ class Network:
 
     @property
     def state(self) -> nnx.State:
-        """The module's parameters."""
-        state: nnx.State = nnx.state(self.module, nnx.Param)
+        """The module's parameters; with adapters, theirs alone."""
+        state: nnx.State = nnx.state(self.module, trained_kind(self.module))
         return state
 
     @state.setter
@@ -195,12 +198,12 @@ class Network:
         frozen = self.frozen if self.methods.uses_frozen(method) else {}
         with self.arithmetic():
             return self.runner.run(
-                method, self.state, batch, frozen, key=(seed, step), noise=noise, **arguments
+                method, self._parameters, batch, frozen, key=(seed, step), noise=noise, **arguments
             )
 
     def caller(self) -> Callable[..., dict[str, jax.Array]]:
         """`run` without noise and with arrays that stay on the device."""
-        call = self.runner.caller(self.state, self.frozen)
+        call = self.runner.caller(self._parameters, self.frozen)
 
         def within(method: str, batch: Mapping[str, Any], **options: Any) -> dict[str, jax.Array]:
             with self.arithmetic():
@@ -210,7 +213,8 @@ class Network:
 
     def noise_specs(self, method: str, rows: int, **options: Any) -> tuple[NoiseSpec, ...]:
         """The noise that a method takes."""
-        return tuple(self.methods.noise_specs(method, rows, **options))
+        specs = self.methods.noise_specs(method, rows, **options)
+        return (*specs, *adapter_noise(self.hparams, self.methods.parameter_shapes(), method, rows))
 
     def loss(
         self,
@@ -231,23 +235,26 @@ class Network:
             if tokenizer is not None:
                 rows = tokenizer.tokenised(rows)
             if noise is None:
-                specs = self.methods.noise_specs("train_step", len(next(iter(rows.values()))))
+                specs = self.noise_specs("train_step", len(next(iter(rows.values()))))
                 drawn = draw_from(specs, key, self.runner.dtype)
             else:
                 drawn = {name: jnp.asarray(array, self.runner.dtype) for name, array in noise.items()}
-            split: Any = nnx.split(self.module, nnx.Param, ...)
+            split: Any = nnx.split(self.module, trained_kind(self.module), ...)
             graph, _, rest = split
             numbers, switches = step_numbers(scalars, self.methods.switches, 0.0)
             values = {name: np.asarray(value, self.runner.dtype) for name, value in numbers.items()}
             current = self.buffers if buffers is None else buffers
+            module: Any = nnx.merge(graph, state, rest)
+            if options := adapters_of(self.hparams):
+                set_masks(module, drawn, options.dropout)
             loss, metrics, new = self.methods.loss(
-                nnx.merge(graph, state, rest), rows, drawn, values | switches, current, self.frozen
+                module, rows, drawn, values | switches, current, self.frozen
             )
         return loss, {**metrics, "buffers": new} if new else metrics
 
     def with_buffers(self, state: nnx.State, buffers: Mapping[str, jax.Array]) -> nnx.State:
         """The state with the parameters that follow from new buffers."""
-        shapes = self.methods.parameter_shapes()
+        shapes = self.shapes
         leaves = {canonical_name(path): (path, leaf[...]) for path, leaf in nnx.to_flat_state(state)}
         with self.arithmetic():
             parameters = {
@@ -273,8 +280,8 @@ class Network:
     def weights(self) -> dict[str, Array]:
         """Parameters under canonical names and in canonical layouts, float32 or float64."""
         wide = np.float64 if self.precision == "float64" else np.float32
-        shapes, arrays = self.methods.parameter_shapes(), {}
-        for path, leaf in nnx.to_flat_state(self.state):
+        shapes, arrays = self.shapes, {}
+        for path, leaf in nnx.to_flat_state(self._parameters):
             name = canonical_name(path)
             array = np.asarray(leaf[...]).astype(wide)
             arrays[name] = np.ascontiguousarray(_to_canonical(path, array, shapes[name]))
@@ -289,6 +296,12 @@ class Network:
             if self.precision == "float64":
                 stack.enter_context(jax.enable_x64(True))
             yield
+
+    @property
+    def _parameters(self) -> nnx.State:
+        """All parameters of the module."""
+        parameters: nnx.State = nnx.state(self.module, nnx.Param)
+        return parameters
 
     def _merge(self, params: Any) -> nnx.Module:
         module: nnx.Module = nnx.merge(self.graph, params, self.rest)

@@ -13,6 +13,7 @@ from dioscuri.engine import Array, Batch, Noise, State, check_averaged, weights_
 from jax_impl.devices import check_precision, open_devices, set_precision, use_compilation_cache
 from jax_impl.families.methods import methods_of
 from jax_impl.inference import Runner, tree_of
+from jax_impl.layers.lora import trained_kind
 
 
 class InferenceEngine:
@@ -34,7 +35,8 @@ class InferenceEngine:
         self.dtype = np.float64 if precision == "float64" else np.float32
         self.family = methods_of(self.hparams)
         self.runner = Runner(self.family, self.devices, self.dtype, self._merge)
-        split: Any = nnx.split(nnx.eval_shape(self.family.build), nnx.Param, ...)
+        model = nnx.eval_shape(self.family.build)
+        split: Any = nnx.split(model, trained_kind(model), ...)
         self.graph, self.params, self.rest = split
         self.averaged: bool | None = None
         self.frozen: dict[str, jax.Array] | None = None

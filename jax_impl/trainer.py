@@ -11,6 +11,7 @@ from jax import Array
 from dioscuri.hparams.sections import Train
 from dioscuri.plans.layout import Layout, spans
 from jax_impl.devices import COMPUTE_DTYPES, Devices
+from jax_impl.layers.lora import trained_kind
 from jax_impl.optim.flat import Tree, assemble, canonical, join, pieces, write
 from jax_impl.optim.step import OptimizerState, Settings, masked_step, optimizer_step
 
@@ -43,7 +44,7 @@ class Trainer:
         devices: Devices,
         options: Train,
     ) -> None:
-        parts: Any = nnx.split(model, nnx.Param, ...)
+        parts: Any = nnx.split(model, trained_kind(model), ...)
         self.graph, _, self.rest = parts
         self.layout, self.tree, self.settings, self.devices = layout, tree, settings, devices
         self.accumulation_steps = options.accumulation_steps

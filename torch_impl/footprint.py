@@ -273,7 +273,9 @@ def _largest_unit(engine: Engine) -> int:
 
 def _prime(hparams: Any) -> int:
     """One that divides neither a parameter's size nor that of all together."""
-    sizes = [prod(shape) for shape in methods_of(hparams).parameter_shapes().values()]
+    methods = methods_of(hparams)
+    sizes = [prod(shape) for shape in methods.parameter_shapes().values()]
+    sizes += [prod(shape) for shape in methods.frozen_shapes().values()]
     return next(prime for prime in _PRIMES if all(n % prime for n in (*sizes, sum(sizes))))
 
 

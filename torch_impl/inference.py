@@ -1,6 +1,6 @@
 """Runs a family's methods on a network, for the engine and for the models of the Python interface."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -13,10 +13,13 @@ from dioscuri.engine import Array, mode, padded_rows, split_arguments, step_numb
 from dioscuri.errors import UserError
 from dioscuri.inputs import check_lengths
 from dioscuri.plans.layout import check_shapes
+from dioscuri.plans.lora import adapter_noise, adapters_of, without_adapters
 from dioscuri.plans.noise import NoiseSpec
 from torch_impl.devices import COMPUTE_DTYPES, Devices
+from torch_impl.families.lora import build_network
 from torch_impl.families.methods import methods_of
 from torch_impl.layers.initial import blank
+from torch_impl.layers.lora import set_masks
 from torch_impl.noise import STREAMS, draw_noise
 
 Arrays = Mapping[str, Array]
@@ -59,7 +62,11 @@ class Runner:
 
     def noise(self, method: str, rows: int, key: tuple[int, int], **options: Any) -> dict[str, Any]:
         """The noise of a method for `rows` rows of this process."""
-        specs, (seed, step) = self.methods.noise_specs(method, rows, **options), key
+        return self.drawn(method, self.methods.noise_specs(method, rows, **options), key)
+
+    def drawn(self, method: str, specs: Sequence[NoiseSpec], key: tuple[int, int]) -> dict[str, Any]:
+        """Noise of these specifications for a method."""
+        seed, step = key
         whole = (seed, STREAMS[method], step, self.devices.process_index)
         return draw_noise(specs, whole, self.devices.device, self.dtype)
 
@@ -93,10 +100,10 @@ class Network:
         self, hparams: Any, weights: Arrays, device: Any = None, buffers: Mapping[str, Any] | None = None
     ) -> None:
         precision = hparams.train.precision
-        self.hparams, self.methods = hparams, methods_of(hparams)
+        self.hparams, self.methods = hparams, methods_of(without_adapters(hparams))
         self._device = open_device(device, precision)
         dtype = torch.float64 if precision == "float64" else torch.float32
-        module = blank(self.methods.build)
+        module = blank(partial(build_network, self.methods, adapters_of(hparams)))
         check_shapes(weights, {name: tuple(p.shape) for name, p in module.named_parameters()})
         with torch.no_grad():
             for name, parameter in module.named_parameters():
@@ -142,6 +149,7 @@ class Network:
         """Run a method of the family without gradients."""
         self._follow()
         self._overwrite()
+        self._mask_adapters({})
         frozen = self.frozen if self.methods.uses_frozen(method) else {}
         with exact_float32():
             return self.runner.run(
@@ -154,7 +162,8 @@ class Network:
 
     def noise_specs(self, method: str, rows: int, **options: Any) -> tuple[NoiseSpec, ...]:
         """The noise that a method takes."""
-        return tuple(self.methods.noise_specs(method, rows, **options))
+        specs = self.methods.noise_specs(method, rows, **options)
+        return (*specs, *adapter_noise(self.hparams, self.methods.parameter_shapes(), method, rows))
 
     def loss(
         self,
@@ -176,7 +185,8 @@ class Network:
             rows = tokenizer.tokenised(rows)
         if noise is None:
             seed = int(torch.randint(2**62, ()))
-            drawn = self.runner.noise("train_step", len(next(iter(rows.values()))), (seed, 0))
+            specs = self.noise_specs("train_step", len(next(iter(rows.values()))))
+            drawn = self.runner.drawn("train_step", specs, (seed, 0))
         else:
             drawn = self.runner.placed(noise)
         numbers, switches = step_numbers(scalars, self.methods.switches, 0.0)
@@ -184,9 +194,12 @@ class Network:
             name: torch.tensor(value, dtype=self.runner.dtype, device=self.device)
             for name, value in numbers.items()
         }
+        self._mask_adapters(drawn)
         loss, metrics, buffers = self.methods.loss(
             self.module, rows, drawn, values | switches, self.buffers, self.frozen
         )
+        if not self.hparams.train.checkpoint_activations:  # which computes layers again
+            self._mask_adapters({})
         self.buffers = {name: value.detach() for name, value in buffers.items()}
         self.settled = not buffers
         return loss, {name: value.detach() for name, value in metrics.items()}
@@ -215,6 +228,10 @@ class Network:
         """Parameters under canonical names, float32 or float64."""
         self._overwrite()
         return {name: _to_numpy(parameter) for name, parameter in self.module.named_parameters()}
+
+    def _mask_adapters(self, noise: Mapping[str, Tensor]) -> None:
+        if options := adapters_of(self.hparams):
+            set_masks(self.module, noise, options.dropout)
 
     def _follow(self) -> None:
         """Move the other tensors to the module's device, in case the user has moved it."""

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dioscuri.checkpoint import pretrained, store
-from dioscuri.checkpoint.trained_run import TrainedFolder, open_run
+from dioscuri.checkpoint import store
+from dioscuri.checkpoint.trained_run import TrainedFolder, open_trained
 from dioscuri.errors import UserError
 from dioscuri.hparams.archive import to_json
 
@@ -15,13 +15,7 @@ FAMILY = "vqgan"
 
 def open_tokenizer_folder(path: Path) -> TrainedFolder:
     """Read the options of a run or a saved folder; a `UserError` if it is not a tokenizer's."""
-    where = f"[data] tokenizer_path '{path}'"
-    if not pretrained.is_folder(path):
-        return TrainedFolder(path, open_run(path, FAMILY, where))
-    hparams = pretrained.read_hparams(path)
-    if hparams.run.family != FAMILY:
-        raise UserError(f"{where} is a model of family '{hparams.run.family}': give one of '{FAMILY}'")
-    return TrainedFolder(path, hparams)
+    return open_trained(path, FAMILY, f"[data] tokenizer_path '{path}'")
 
 
 def named(tokenizer: TrainedFolder) -> dict[str, Any]:

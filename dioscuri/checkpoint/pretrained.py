@@ -22,6 +22,7 @@ from dioscuri.hparams.archive import to_json
 from dioscuri.hparams.loading import assemble
 from dioscuri.hparams.overrides import parse
 from dioscuri.hparams.reader import Document
+from dioscuri.plans.lora import without_adapters
 
 CONFIG, TENSORS, TOKENIZER = "config.json", "model.safetensors", "tokenizer"
 LIBRARY, FORMAT = "dioscuri", 1
@@ -93,7 +94,8 @@ def origin_of(folder: Path) -> dict[str, Any]:
 
 
 def network_options(hparams: Any) -> Any:
-    """Options without those of networks that only training needs."""
+    """Options without those of networks that only training needs, and of adapters, for the whole network."""
+    hparams = without_adapters(hparams)
     if hasattr(hparams.data, "tokenizer_path"):
         return replace(hparams, data=replace(hparams.data, tokenizer_path=""))
     if hasattr(hparams, "discriminator"):

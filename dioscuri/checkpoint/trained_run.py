@@ -62,6 +62,17 @@ def check_finite(checkpoint: store.Checkpoint, *, averaged: bool) -> None:
             )
 
 
+def open_trained(path: Path, family: str, where: str) -> TrainedFolder:
+    """Options of a run or a saved folder. A `UserError`, beginning with `where`, if it is no model of the
+    family."""
+    if not pretrained.is_folder(path):
+        return TrainedFolder(path, open_run(path, family, where))
+    hparams = pretrained.read_hparams(path)
+    if hparams.run.family != family:
+        raise UserError(f"{where} is a model of family '{hparams.run.family}': give one of '{family}'")
+    return TrainedFolder(path, hparams)
+
+
 def open_run(path: Path, family: str, where: str) -> Any:
     """Options of the run in a folder `logs-<name>`. A `UserError`, beginning with `where`, if it is not a run
     of the family or has no checkpoint."""

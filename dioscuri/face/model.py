@@ -16,9 +16,9 @@ from dioscuri.checkpoint.pretrained import TOKENIZER, without_discriminator, wri
 from dioscuri.data.text_encoder import TextSource
 from dioscuri.engine import Array, split_arguments
 from dioscuri.errors import UserError
+from dioscuri.face.adapters import Adaptable
 from dioscuri.face.network import Network, precision_of
 from dioscuri.face.recorded import checked_noise
-from dioscuri.face.trainable import Trainable
 from dioscuri.face.usual import Values
 from dioscuri.inputs import check_names, read_count, read_seed
 from dioscuri.registry import family_module
@@ -33,7 +33,7 @@ BATCH_SIZE = 64
 """Default number of rows that a network processes at once."""
 
 
-class Model(Trainable):
+class Model(Adaptable):
     """A network with its options, ready to use, fine-tune and save.
 
     Input pictures are PIL images, uint8 (N, H, W, C) or floats in [0, 1] of that shape; output pictures are
@@ -167,12 +167,13 @@ class Model(Trainable):
     def save(self, folder: Path | str) -> None:
         """Write `config.json` and `model.safetensors`, and the tokenizer in `tokenizer/`.
 
-        A discriminator and buffers are left out. `load` of either twin opens the folder; a tokenizer's also
-        serves as `data.tokenizer_path`.
+        A discriminator and buffers are left out, and adapters are merged. `load` of either twin opens the
+        folder; a tokenizer's also serves as `data.tokenizer_path`.
         """
         folder = Path(folder)
         same = self._origin if self._origin and self._hash() == self._fingerprint else None
-        write_folder(folder, self.hparams, without_discriminator(self._network.weights()), origin=same)
+        weights = without_discriminator(self._whole_weights())
+        write_folder(folder, self.hparams, weights, origin=same)
         if self._tokenizer is not None:
             self._tokenizer.save(folder / TOKENIZER)
 

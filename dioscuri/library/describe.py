@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -17,6 +18,7 @@ from dioscuri.library.sources import shipped_or
 from dioscuri.places import configuration, here
 from dioscuri.plans.description import Description
 from dioscuri.plans.footprint import read_memory
+from dioscuri.plans.lora import adapters_of, trained_shapes
 from dioscuri.run.sizes import GROUPS
 from dioscuri.run.steps import Step, described
 
@@ -83,8 +85,11 @@ def options_of(path: Path, overrides: Sequence[str]) -> tuple[Any, dict[str, Any
 def plan_facts(hparams: Any, description: Description) -> dict[str, Any]:
     """Parameters, layers, latents or tokens, bytes of what a run keeps, and the data."""
     data, source = hparams.data, describe_source(hparams.data.dataset_source)
-    n_bytes = description.parameters * (8 if hparams.train.precision == "float64" else 4)
-    vectors = dict(zip(GROUPS, (1, 1, 2), strict=True))  # the optimiser has two moments
+    trained = sum(map(prod, trained_shapes(hparams, description.shapes).values()))
+    adapters = trained if adapters_of(hparams) else 0
+    width = 8 if hparams.train.precision == "float64" else 4
+    # The optimiser has two moments.
+    held = dict(zip(GROUPS, (description.parameters + adapters, trained, 2 * trained), strict=True))
     splits = ("train", "val", "synthesis")
     paths = {split: getattr(data, f"{split}_data_path") for split in splits}
     return {
@@ -93,7 +98,8 @@ def plan_facts(hparams: Any, description: Description) -> dict[str, Any]:
         "parameters": description.parameters,
         "parts": description.parts,
         **dict(description.facts),
-        **{f"{name}_bytes": n * n_bytes for name, n in vectors.items()},
+        **({"adapter_parameters": adapters} if adapters else {}),
+        **{f"{name}_bytes": n * width for name, n in held.items()},
         "layers": {title: [dict(row) for row in rows] for title, rows in description.layers.items()},
         "data": {
             "dataset_source": data.dataset_source,

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from dioscuri.checkpoint import pretrained, store
+from dioscuri.checkpoint.base_model import base_weights
 from dioscuri.checkpoint.compare import match
 from dioscuri.checkpoint.directory import RunDirectory
 from dioscuri.checkpoint.trained_run import check_finite
@@ -21,6 +22,7 @@ from dioscuri.hub import local_folder
 from dioscuri.importers.open_model import open_published
 from dioscuri.importers.pipelines import INDEX, is_pipeline, read_pipeline
 from dioscuri.places import shipped_models
+from dioscuri.plans.lora import adapters_of, trained_shapes
 
 GROUPS = {"average": "ema", "raw": "model"}
 """Groups of a checkpoint's tensors."""
@@ -169,7 +171,10 @@ def _source(
     if hasattr(network.data, "tokenizer_path"):
         network = replace(network, data=replace(network.data, tokenizer_path=""))
     weights = pretrained.without_discriminator(arrays)
-    match(face.parameter_shapes(network), weights, "stored", where)
+    shapes = face.parameter_shapes(network)
+    match(trained_shapes(network, shapes), weights, "stored", where)
+    if adapters_of(network):
+        weights |= base_weights(network, shapes)
     return Source(network, weights, tokenizer, origin)
 
 

@@ -8,6 +8,7 @@ from dioscuri.contract import family_of
 from dioscuri.engine import Engine, State
 from dioscuri.errors import UserError
 from dioscuri.plans.footprint import machine_bytes
+from dioscuri.plans.lora import adapters_of, trained_shapes
 
 GROUPS = {"weights": "model", "average": "ema", "optimizer": "optimizer"}
 """Reported names, and the groups of a state that they stand for."""
@@ -49,8 +50,10 @@ def format_bytes(n: int) -> str:
 
 def held_bytes(hparams: Any, *, training: bool = True) -> int:
     """Bytes of what a run holds throughout: weights and, in training, average and two moments."""
-    numbers = sum(map(prod, family_of(hparams).network_shapes(hparams).values()))
-    return (4 if training else 1) * numbers * (8 if hparams.train.precision == "float64" else 4)
+    network = family_of(hparams).network_shapes(hparams)
+    numbers = (4 if training else 1) * sum(map(prod, trained_shapes(hparams, network).values()))
+    numbers += sum(map(prod, network.values())) if adapters_of(hparams) else 0
+    return numbers * (8 if hparams.train.precision == "float64" else 4)
 
 
 def check_memory(hparams: Any, *, training: bool = True) -> None:

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from dioscuri.checkpoint import store
+from dioscuri.checkpoint.adapter_files import write_adapter_of_run
+from dioscuri.checkpoint.base_model import base_of
 from dioscuri.checkpoint.makers import made_by
 from dioscuri.context import Context, Work
 from dioscuri.contract import FamilyRun, check_examples, family_run
@@ -99,6 +101,8 @@ def _report(context: Context, family: FamilyRun) -> None:
         write_json(context.directory.path / SETTINGS, settings | {"options": to_json(context.hparams)})
     results = {"step": checkpoint.step, **family.report()}
     size = sizes(checkpoint.state, family.facts())
+    if context.writes:
+        write_adapter_of_run(context.directory.path, context.hparams, checkpoint)
     memory = {"devices": context.engine.device_count, **context.engine.memory()}
     write_report(context, context.directory.path, results | {"size": size, "memory": memory})
 
@@ -117,7 +121,7 @@ class _Training:
         self.compiled: set[Hashable] = set()
         self.metrics: Mapping[str, float] = start.info.get("metrics", {})
         self.seconds = float(start.info.get("seconds", 0.0))
-        self.tokenizer = made_by(self.hparams, context.sets.train)
+        self.tokenizer, self.base = made_by(self.hparams, context.sets.train), base_of(self.hparams)
         self.stop = Stop(context.engine, context.directory.path)
         self.stabilizer = Stabilizer(context.engine, self.hparams.train, start.step, context.say)
         self.batches = _batches(context, start)
@@ -252,6 +256,7 @@ class _Training:
             "versions": versions(),
             "twin": self.engine.name,
             "tokenizer": self.tokenizer,
+            "base": self.base,
             "classes": list(self.context.sets.train.classes),
             "metrics": {name: value for name, value in self.metrics.items() if math.isfinite(value)},
             "best": self.best,

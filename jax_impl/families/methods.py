@@ -105,9 +105,10 @@ def added(left: Mapping[str, Array], right: Mapping[str, Array]) -> Result:
 
 
 def methods_of(hparams: Any) -> FamilyMethods:
-    """The tensor code of the run's family, `FAMILY` in its module."""
+    """The tensor code of the run's family, `FAMILY` in its module, perhaps through adapters."""
     module: Any = import_module(f"jax_impl.families.{hparams.run.family}")
-    methods: FamilyMethods = module.FAMILY(hparams)
+    adapters: Any = import_module("jax_impl.families.lora")
+    methods: FamilyMethods = adapters.with_adapters(module.FAMILY(hparams))
     return methods
 
 

@@ -127,9 +127,10 @@ def added(left: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> Result:
 
 
 def methods_of(hparams: Any) -> FamilyMethods:
-    """The tensor code of the run's family, `FAMILY` in its module."""
+    """The tensor code of the run's family, `FAMILY` in its module, perhaps through adapters."""
     module: Any = import_module(f"torch_impl.families.{hparams.run.family}")
-    methods: FamilyMethods = module.FAMILY(hparams)
+    adapters: Any = import_module("torch_impl.families.lora")
+    methods: FamilyMethods = adapters.with_adapters(module.FAMILY(hparams))
     return methods
 
 

@@ -16,8 +16,12 @@ def memory_axes(n: int) -> tuple[int, ...]:
 def flat_layout(
     model: nn.Module, shapes: Mapping[str, tuple[int, ...]], decayed: Callable[[str], bool]
 ) -> Layout:
-    """Layout of a model's parameters, whose names and shapes must be those of the family's table."""
-    model_shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    """Layout of a model's trained parameters, whose names and shapes must be those of the family's table."""
+    model_shapes = {
+        name: tuple(parameter.shape)
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad
+    }
     differing = [name for name in {**model_shapes, **shapes} if model_shapes.get(name) != shapes.get(name)]
     if differing:
         name = differing[0]

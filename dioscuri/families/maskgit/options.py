@@ -7,6 +7,7 @@ from dioscuri.families.maskgit.model_options import BIT_GROUPS, Transformer
 from dioscuri.families.maskgit.plan import TEXT
 from dioscuri.families.token_models.drawing_options import Drawing
 from dioscuri.families.token_models.masking_options import Masking, Sampling
+from dioscuri.hparams.adapters import LoRA
 from dioscuri.hparams.schema import option
 from dioscuri.hparams.sections import Data, Optimizer, Run, Train, Val
 
@@ -126,10 +127,14 @@ class HParams:
     train: Train
     val: MaskedVal
     synthesis: Synthesis
+    lora: LoRA
 
 
 ARCHITECTURE = (
     "model",
+    "lora.rank",
+    "lora.alpha",
+    "lora.targets",
     "data.target_res",
     "data.channels",
     "data.grid",

@@ -6,6 +6,7 @@ from dioscuri.families.maskgit.options import MaskedVal, TokenData
 from dioscuri.families.sundae.denoising_options import Resampling, Unrolling
 from dioscuri.families.sundae.model_options import Denoiser
 from dioscuri.families.token_models.drawing_options import MODES, Drawing
+from dioscuri.hparams.adapters import LoRA
 from dioscuri.hparams.schema import option
 from dioscuri.hparams.sections import Optimizer, Run, Train
 
@@ -54,6 +55,7 @@ class HParams:
     train: Train
     val: MaskedVal
     synthesis: Synthesis
+    lora: LoRA
 
     @property
     def unread(self) -> tuple[str, ...]:
@@ -63,6 +65,9 @@ class HParams:
 
 ARCHITECTURE = (
     "model",
+    "lora.rank",
+    "lora.alpha",
+    "lora.targets",
     "data.target_res",
     "data.channels",
     "data.grid",
