@@ -11,6 +11,7 @@ from dioscuri.checkpoint.pretrained import CONFIG, TENSORS
 from dioscuri.families.maskgit.plan import MASK_FIRST
 from dioscuri.files import replacing, write_json
 from dioscuri.importers.diffusers_layout import to_diffusers
+from dioscuri.importers.maskbit_folders import to_maskbit
 from dioscuri.importers.meissonic import to_meissonic
 from dioscuri.importers.titok import to_titok
 from dioscuri.importers.titok_generators import to_titok_generator
@@ -26,7 +27,12 @@ def _titok(hparams: Any, weights: Arrays) -> tuple[dict[str, Any], dict[str, np.
     return (to_titok_generator if is_generator else to_titok)(hparams, weights)
 
 
-LAYOUTS: dict[str, Writer] = {"titok": _titok, "meissonic": to_meissonic, "diffusers": to_diffusers}
+LAYOUTS: dict[str, Writer] = {
+    "diffusers": to_diffusers,
+    "maskbit": to_maskbit,
+    "meissonic": to_meissonic,
+    "titok": _titok,
+}
 """Project -> function from options and canonical weights to its configuration and weights; a `UserError`
 names what its layout cannot express."""
 

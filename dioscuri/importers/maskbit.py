@@ -126,3 +126,25 @@ def from_maskbit_tokenizer(
         canonical = canonical.replace(".mid.res_blocks.", ".mid.").replace(".res_blocks.", ".block.")
         tensors[canonical.replace(".down_conv.", ".downsample.conv.")] = array
     return tensors
+
+
+def to_maskbit_tokenizer(
+    weights: Arrays, plan: TokenizerPlan, *, legacy: bool | None = None
+) -> dict[str, np.ndarray]:
+    """Weights and buffers of a `ConvVQModel`, the reverse of `from_maskbit_tokenizer`. By default,
+    architecture 'maskgit' is written with the legacy order of levels."""
+    legacy = plan.options.architecture == "maskgit" if legacy is None else legacy
+    names = {"mid.": "mid.res_blocks.", "block.": "res_blocks.", "downsample.conv.": "down_conv."}
+    arrays = {}
+    for name, array in weights.items():
+        level = re.match(r"decoder\.up\.(\d+)\.", name)
+        if level and not legacy:
+            name = f"decoder.up.{len(plan.decoder) - 1 - int(level[1])}.{name[level.end() :]}"
+        for ours, theirs in names.items():
+            name = name.replace(f".{ours}", f".{theirs}")
+        arrays[name] = array
+    if plan.options.quantizer == "lfq":
+        powers = 2 ** np.arange(plan.embedding_dim, dtype=np.int32)
+        bits = np.arange(plan.codebook_size)[:, None] // powers % 2
+        arrays |= {_DERIVED[0]: powers, _DERIVED[1]: (2 * bits - 1).astype(np.float32)}
+    return arrays

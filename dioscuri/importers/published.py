@@ -15,6 +15,7 @@ from dioscuri.checkpoint.compare import check_finite, match
 from dioscuri.checkpoint.pretrained import FORMAT, LIBRARY, option_words
 from dioscuri.contract import family_of
 from dioscuri.errors import UserError
+from dioscuri.families.maskgit.model_options import BIT_GROUPS
 from dioscuri.families.maskgit.plan import MASK_FIRST
 from dioscuri.families.sundae import plan as denoiser
 from dioscuri.families.vqgan import plan as tokenizers
@@ -22,6 +23,9 @@ from dioscuri.importers import diffusers, meissonic, metroplex_tokenizers, open_
 from dioscuri.importers.google import from_google, from_google_tokenizer
 from dioscuri.importers.halton import from_halton
 from dioscuri.importers.llamagen import from_llamagen
+from dioscuri.importers.maskbit import from_maskbit_tokenizer
+from dioscuri.importers.maskbit_folders import generator_of, is_maskbit, tokenizer_of
+from dioscuri.importers.maskbit_generators import from_maskbit_generator
 from dioscuri.importers.metroplex import from_original as from_metroplex
 from dioscuri.importers.paella import from_paella, paella_tokenizer
 from dioscuri.importers.sundae import by_class_number, from_sundae
@@ -92,6 +96,8 @@ def recognise(
             refuse_variational(f"_class_name is {name}")
         if is_titok(config) or is_generator(config):
             return _of_titok(config, names)
+        if is_maskbit(config):
+            return _maskbit(config)
         stage = _first_stage(config)
         if stage is not None:
             gumbel = str(stage.get("target", "")).endswith("GumbelVQ")
@@ -117,6 +123,14 @@ def _of_titok(config: Mapping[str, Any], names: Names) -> Published:
     training = option_words(titok_generators.generator_training(config))
     model, _, _ = titok_generators.generator_options(config)
     return described("maskgit", model, titok_generators.generator_data(config), sampling=training)
+
+
+def _maskbit(config: Mapping[str, Any]) -> Published:
+    """A tokenizer or a generator of MaskBit."""
+    if "mlm_model" not in config["model"]:
+        return described("vqgan", *tokenizer_of(config))
+    model, data, sampling = generator_of(config)
+    return described("maskgit", model, data, sampling=_sampling(sampling))
 
 
 def described_transformer(config: Mapping[str, Any], overrides: Sequence[str] = ()) -> Published:
@@ -197,6 +211,8 @@ def _transformer(arrays: Arrays, hparams: Any) -> Arrays:
         return meissonic.from_meissonic(arrays)
     if hparams.model.architecture in MASK_FIRST:
         return from_titok_generator(arrays, hparams.model)
+    if hparams.model.architecture in BIT_GROUPS:
+        return from_maskbit_generator(arrays)
     return diffusers.from_diffusers_uvit(arrays) if _has(arrays, "down_block.") else dict(arrays)
 
 
@@ -209,6 +225,8 @@ def _tokenizer(arrays: Arrays, hparams: Any) -> Arrays:
         return metroplex_tokenizers.from_flax(arrays, plan)
     if any("/" in name for name in arrays):
         return from_google_tokenizer(arrays, plan)
+    if any(".res_blocks." in name for name in arrays):
+        return from_maskbit_tokenizer(arrays, plan, legacy=hparams.model.architecture == "maskgit")
     if _has(arrays, "in_block."):
         return from_paella(arrays)
     if _has(arrays, "encoder.conv_blocks."):
