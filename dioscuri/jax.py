@@ -131,16 +131,18 @@ def describe(
     batch: int | None = None,
     devices: int | None = None,
     memory: str | None = None,
+    mesh: str | None = None,
     **overrides: Any,
 ) -> dict[str, Any]:
     """What a model consists of, and what a training step takes: what `dioscuri describe --json` prints.
 
     `where` is a model, a `.cfg` file, a run's folder or a folder that `save` wrote; `overrides` are options
     as for `new`. `batch` is the global batch (default: `train.batch_size`) of `devices` (default:
-    `run.num_gpus`, or one CPU). With `memory` of a device, such as '24GB', `fit` tells the largest batches.
-    Sizes are in bytes. No network is allocated.
+    `run.num_gpus`, or one CPU), or of a `mesh` such as 'data=8,shard=8'. With `memory`
+    of a device, such as '24GB', `fit` tells the largest batches. Sizes are in bytes. No network is allocated.
 
-    Raises a `UserError` for a wrong option, or a batch that the devices cannot share.
+    Raises a `UserError` for a wrong option, a batch that the devices cannot share, or a mesh that does not
+    fit.
     """
-    question = _describe.question(TWIN, batch, devices, memory)
+    question = _describe.question(TWIN, batch, devices, memory, mesh)
     return _describe.describe(where, question, overrides)

@@ -17,6 +17,7 @@ from dioscuri.contract import family_run
 from dioscuri.engine import step_numbers
 from dioscuri.plans.description import RowShapes
 from dioscuri.plans.footprint import Footprint, collectives, resident_bytes
+from dioscuri.plans.mesh import MeshShape
 from jax_impl.devices import Devices
 from jax_impl.engine import Engine
 from jax_impl.optim.step import OptimizerState
@@ -88,9 +89,9 @@ class _PlannedEngine(Engine):
 
 
 def follow_step(
-    hparams: Any, rows: RowShapes, processes: int = 1, *, accelerator: bool = False
-) -> Callable[[int], Footprint]:
-    """From a number of rows to what a step takes with them on one of `processes` devices.
+    hparams: Any, rows: RowShapes, *, accelerator: bool = False
+) -> Callable[[int, MeshShape], Footprint]:
+    """From a number of rows and a mesh to what a step takes with them on one of its devices.
 
     `hparams` are those of a single device, a CPU, for which the step is compiled. `rows` must be a multiple
     of `train.accumulation_steps`.
@@ -105,24 +106,30 @@ def follow_step(
     held = jax.tree.leaves((engine.state, engine.frozen))
     state = sum(prod(leaf.shape) * leaf.dtype.itemsize for leaf in held)
     start = _VECTORS_AT_START * vector
-    shard = hparams.train.shard if processes > 1 else "none"
     width = 2 if hparams.train.precision == "bfloat16" else np.dtype(engine.dtype).itemsize
     gathered = engine.layout.size * width
-    spared = 0 if shard == "none" else _HELD_VECTORS * vector * (processes - 1) // processes
+    sizes = [prod(slot.shape) for slot in engine.layout.slots]
     beside = {
         "none": 0,  # XLA averages gradients in place
         "optimizer": gathered,
         # The gradient is never whole; the largest parameter is gathered while another one's is reduced.
-        "parameters": 2 * width * max(prod(s.shape) for s in engine.layout.slots) - vector,
-    }[shard]
+        "parameters": 2 * width * max(sizes) - vector,
+    }
 
     @cache
-    def footprint(n: int) -> Footprint:
+    def compiled_step(n: int) -> tuple[Any, int, Any]:
         with jax.enable_x64(double):
             traced, passes = engine.trace(rows, n, last, scalars)
-            memory = traced.lower().compile().memory_analysis()
+            return traced, passes, traced.lower().compile().memory_analysis()
+
+    @cache
+    def footprint(n: int, mesh: MeshShape) -> Footprint:
+        shard = hparams.train.shard if mesh.shard > 1 else "none"
+        share = vector // engine.layout.size * sum(-(-size // mesh.shard) for size in sizes)
+        spared = _HELD_VECTORS * (vector - share)
+        traced, passes, memory = compiled_step(n)
         results = memory.output_size_in_bytes - memory.alias_size_in_bytes
-        step = memory.argument_size_in_bytes + memory.temp_size_in_bytes + results + beside - spared
+        step = memory.argument_size_in_bytes + memory.temp_size_in_bytes + results + beside[shard] - spared
         peak = max(start, step)
         # The compiler's memory: at its peak beside the state, and what it leaves beside the step.
         compiling, compiled = (resident_bytes(at_most=most) - program for most in (True, False))
@@ -132,12 +139,12 @@ def follow_step(
             rows=n,
             state=state - spared,
             activations=max(0, memory.temp_size_in_bytes - vector),  # beside the gradient
-            start=start if shard == "none" else start // processes,
+            start=_VECTORS_AT_START * share,
             step=step,
             surplus=0 if accelerator else surplus,
             flops=_flops(traced.jaxpr.jaxpr),
             collectives=collectives(
-                shard, processes, passes, gathered=gathered, gradient=gathered, reduced=passes
+                shard, mesh, passes, gathered=gathered, gradient=gathered, reduced=passes
             ),
         )
 

@@ -1,9 +1,10 @@
-"""Check what `dioscuri describe` tells of memory, or print the table of docs/memory.md.
+"""Check what `dioscuri describe` tells of memory, or print the tables of docs/memory.md and docs/scaling.md.
 
     python tools/memory.py check [CFG ...] [--backend torch|jax]    predicted beside measured peaks
     python tools/memory.py table [CFG ...]                          what fits on 24 and 80 GB
+    python tools/memory.py scaling [CFG ...]                        what 8, 64 and 256 devices hold and send
 
-Both print Markdown. `check` runs every configuration, or those named of `CHECKED`, in the benchmark's process
+All print Markdown. `check` runs every configuration, or those named of `CHECKED`, in the benchmark's process
 on this CPU, and ends with code 1 if a prediction is further than 15 % from the measured peak.
 """
 
@@ -26,6 +27,7 @@ from dioscuri.errors import UserError, run_command
 from dioscuri.library.describe import options_of
 from dioscuri.places import PROGRAMS
 from dioscuri.plans.footprint import read_memory
+from dioscuri.plans.mesh import MeshShape
 from dioscuri.run.sizes import format_bytes
 from dioscuri.run.steps import Step, described
 
@@ -54,17 +56,36 @@ PUBLISHED = (
 )
 """Patterns of the configurations in the table."""
 
+SCALED = (
+    "hierarchical_vae/ffhq256_5bits_baseline",
+    "vdvae/imagenet64",
+    "metroplex/prog0_width1024_depth24_res128",
+    "vqgan/imagenet256_maskgit",
+    "sundae/imagenet_3143_4",
+    "maskgit/imagenet256_maskgit",
+    "maskgit/imagenet384_halton_large",
+    "maskgit/muse512",
+    "maskgit/muse256_3b",
+)
+"""A large configuration of each family, and those of text models."""
+
+MESHES = ((1, 8), (8, 8), (1, 64), (32, 8), (1, 256))
+"""Copies of the state, and devices of each."""
+
 
 def main(arguments: list[str]) -> None:
     """Parse the command line and print a table."""
     parser = argparse.ArgumentParser(prog="memory.py", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("what", choices=("check", "table"))
+    parser.add_argument("what", choices=("check", "table", "scaling"))
     parser.add_argument("configurations", nargs="*", type=Path, help=".cfg files (default: all)")
     parser.add_argument("--backend", choices=("torch", "jax"), default="torch")
     options = parser.parse_args(arguments)
     if options.what == "check":
         sys.exit(check(options.configurations, options.backend))
     egs = PROGRAMS / "egs"
+    if options.what == "scaling":
+        scaling(options.configurations or [egs / f"{name}.cfg" for name in SCALED], options.backend)
+        return
     published = (path for pattern in PUBLISHED for path in sorted(egs.glob(pattern)))
     table(options.configurations or list(published), options.backend)
 
@@ -106,6 +127,28 @@ def table(configurations: Sequence[Path], backend: str) -> None:
             plain, recomputed = (step.largest_batch(there) for step in steps)
             cells.append(f"{'yes' if taken.peak <= there else 'no'}; {plain:,}, {recomputed:,}")
         _print(_name(cfg), parameters, batch, *map(format_bytes, sizes), *cells)
+
+
+def scaling(configurations: Sequence[Path], backend: str) -> None:
+    """Print what each device of a mesh holds and sends in a step, with `train.shard=parameters`, and the
+    largest batch."""
+    columns = ("parameters", "mesh", "batch", "held", "peak", "sent in a copy", "sent between copies")
+    _print("configuration", *columns, "largest batch on 80 GB", head=True)
+    for cfg in configurations:
+        given, _ = options_of(cfg, ())
+        a_device = max(1, given.train.batch_size // max(1, given.run.num_gpus))
+        run, train = replace(given.run, num_gpus=1), given.train
+        train = replace(train, accumulation_steps=1, shard="parameters", shard_devices=0)
+        step = Step(replace(given, run=run, train=train), backend)
+        parameters = f"{described(step.hparams).parameters / 1e6:,.1f} M"
+        for data, shard in MESHES:
+            step.mesh = MeshShape(data=data, shard=shard)
+            taken = step.footprint(a_device * step.devices)
+            inside = sum(one.sent for one in taken.collectives if one.name != "all-reduce")
+            between = sum(one.sent for one in taken.collectives if one.name == "all-reduce")
+            sizes = map(format_bytes, (taken.state, taken.peak, inside, between))
+            largest = step.largest_batch(read_memory("80GB", "memory"))
+            _print(_name(cfg), parameters, step.mesh, a_device * step.devices, *sizes, f"{largest:,}")
 
 
 def _step(hparams: Any, backend: str, recomputed: bool) -> Step:

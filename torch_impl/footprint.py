@@ -22,6 +22,7 @@ from dioscuri.context import Context
 from dioscuri.contract import family_run
 from dioscuri.plans.description import RowShapes
 from dioscuri.plans.footprint import Footprint, collectives
+from dioscuri.plans.mesh import MeshShape
 from torch_impl.devices import Devices
 from torch_impl.engine import Engine
 from torch_impl.families.methods import methods_of
@@ -158,9 +159,9 @@ class _PlannedEngine(Engine):
 
 
 def follow_step(
-    hparams: Any, rows: RowShapes, processes: int = 1, *, accelerator: bool = False
-) -> Callable[[int], Footprint]:
-    """From a number of rows to what a step takes with them on one of `processes` devices.
+    hparams: Any, rows: RowShapes, *, accelerator: bool = False
+) -> Callable[[int, MeshShape], Footprint]:
+    """From a number of rows and a mesh to what a step takes with them on one of its devices.
 
     `hparams` are those of a single process on a CPU without compilation. `rows` must be a multiple of
     `train.accumulation_steps`.
@@ -182,33 +183,33 @@ def follow_step(
         activations, reduced = _prepare(engine, memory)
         with memory, _without_collection():
             engine.train_step(arrays, last, scalars)
-    vector = engine.layout.size * engine.dtype.itemsize
-    shard = hparams.train.shard if processes > 1 else "none"
-    # DDP keeps gradients and the buckets in which they travel.
-    buckets = engine.trainer.weights.nbytes if processes > 1 and shard == "none" else 0
-    update = _UPDATE_VECTORS * vector // (1 if shard == "none" else processes) if accelerator else 0
-    spared, gathered = _spread(engine, shard, processes)
-    exchanged = collectives(
-        shard,
-        processes,
-        len(activations),
-        gathered=engine.trainer.weights.nbytes,
-        gradient=vector,
-        reduced=len(reduced) // parts,
-    )
+    vector, weights = engine.layout.size * engine.dtype.itemsize, engine.trainer.weights.nbytes
 
-    def footprint(n: int) -> Footprint:
+    def footprint(n: int, mesh: MeshShape) -> Footprint:
         at_once = n // parts
+        shard = hparams.train.shard if mesh.shard > 1 else "none"
+        share = _largest_share(engine, mesh.shard) * engine.dtype.itemsize
+        # DDP keeps gradients and the buckets in which they travel.
+        buckets = weights if mesh.devices > 1 and shard == "none" else 0
+        update = _UPDATE_VECTORS * share if accelerator else 0
+        spared, gathered = _spread(engine, shard, share)
         step = buckets - spared + max(memory.peak(at_once) + gathered, state + update)
         return Footprint(
             rows=n,
             state=state - spared,
             activations=max((_at(line, at_once) for line in activations), default=0),
-            start=start if shard == "none" else state - spared + _NEW_VECTORS * vector // processes,
+            start=start if shard == "none" else state - spared + _NEW_VECTORS * share,
             step=step,
             surplus=0 if accelerator else int(_KERNELS + _GAPS * max(start, step)),
             flops=memory.total * at_once // prime,
-            collectives=exchanged,
+            collectives=collectives(
+                shard,
+                mesh,
+                len(activations),
+                gathered=weights,
+                gradient=vector,
+                reduced=len(reduced) // parts,
+            ),
         )
 
     return footprint
@@ -249,16 +250,22 @@ def _prepare(engine: Engine, memory: Memory) -> tuple[list[_Line], list[_Line]]:
     return noted, last
 
 
-def _spread(engine: Engine, shard: str, processes: int) -> tuple[int, int]:
-    """Bytes that a process does not hold between steps since it has its share alone, and those of parameters
-    and gradients that it gathers in a step."""
+def _largest_share(engine: Engine, shard: int) -> int:
+    """Values of the first process's rows of all parameters; no other has more."""
+    shapes = (slot.shape for slot in engine.layout.slots)
+    return sum(-(-rows // shard) * prod(rest) for rows, *rest in shapes)
+
+
+def _spread(engine: Engine, shard: str, share: int) -> tuple[int, int]:
+    """Bytes that a process does not hold between steps since it has its share of `share` bytes alone, and
+    those of parameters and gradients that it gathers in a step."""
     if shard == "none":
         return 0, 0
     weights, vector = engine.trainer.weights, engine.layout.size * engine.dtype.itemsize
-    copy = weights.nbytes if weights.dtype != engine.dtype else 0
+    copies = 2 * weights.nbytes if weights.dtype != engine.dtype else 0  # of parameters and average
     # FSDP2 gathers from copies. Its largest units are there at once: the one that is computed, the next, and
     # the gradient of the last.
-    spared = _HELD_VECTORS * vector + copy - (_HELD_VECTORS + 1) * vector // processes
+    spared = _HELD_VECTORS * vector + copies - (_HELD_VECTORS + 1) * share
     values = (
         3 * _largest_unit(engine) if shard == "parameters" else engine.layout.size + _largest_unit(engine)
     )

@@ -11,12 +11,14 @@ from dioscuri.files import finite
 from dioscuri.library.describe import Question, options_of, plan_facts, step_facts
 from dioscuri.plans.description import Row
 from dioscuri.plans.footprint import read_memory
+from dioscuri.plans.mesh import read_mesh
 from dioscuri.run.sizes import GROUPS, format_bytes
 from dioscuri.run.steps import described
 from dioscuri.twins import TITLES, default_twin
 
 _USAGE = """\
-[CFG|FOLDER] [section.option=value ...] [--batch N] [--devices N] [--memory 24GB] [--json]
+[CFG|FOLDER] [section.option=value ...] [--batch N] [--memory 24GB] [--json]
+[CFG|FOLDER] [section.option=value ...] [--devices N] [--mesh data=8,shard=8]
 [CFG|FOLDER] [section.option=value ...] [--quick] [--twin torch|jax] [--json]"""
 _DESCRIPTION = """\
 Show what a configuration builds and what a training step takes: parameters, layers by level, latents or
@@ -35,6 +37,9 @@ def make_parser() -> Parser:
     parser.add_argument(
         "--devices", metavar="N", help="devices that share the batch (default: run.num_gpus, or one CPU)"
     )
+    parser.add_argument(
+        "--mesh", metavar="data=8,shard=8", help="devices as copies of the state, each shared by some of them"
+    )
     parser.add_argument("--memory", metavar="24GB", help="memory of one device: tell what fits into it")
     add_twin(parser)
     parser.add_argument("--quick", action="store_true", help="leave out the step; no framework is loaded")
@@ -49,10 +54,13 @@ def main(words: Sequence[str]) -> None:
     arguments = sort_words(chosen.words, parser.usage_line)
     batch, devices = (_count(getattr(chosen, name), f"--{name}") for name in ("batch", "devices"))
     memory = None if chosen.memory is None else read_memory(chosen.memory, "--memory")
+    mesh = None if chosen.mesh is None else read_mesh(chosen.mesh, "--mesh")
     hparams, checkpoints = options_of(arguments.cfg, arguments.overrides)
     facts = plan_facts(hparams, described(hparams))
     if not chosen.quick:
-        question = Question(twin=chosen.twin or default_twin(), batch=batch, devices=devices, memory=memory)
+        question = Question(
+            twin=chosen.twin or default_twin(), batch=batch, devices=devices, memory=memory, mesh=mesh
+        )
         facts |= step_facts(hparams, question)
     facts |= checkpoints
     if chosen.json:
@@ -97,7 +105,8 @@ def _lines(facts: Mapping[str, Any]) -> list[str]:
 def _step(step: Mapping[str, Any]) -> Iterator[str]:
     devices = f"{step['devices']} device{'s' if step['devices'] > 1 else ''}"
     accumulated = f", {step['accumulation_steps']} parts" if step["accumulation_steps"] > 1 else ""
-    shared = f", train.shard={step['shard']}" if step["devices"] > 1 else ""
+    axes = ",".join(f"{name}={n}" for name, n in step["mesh"].items())
+    shared = f" ({axes}), train.shard={step['shard']}" if step["devices"] > 1 else ""
     saved = ", activations recomputed" if step["checkpoint_activations"] else ""
     yield (
         f"a training step in {TITLES[step['twin']]}, {step['precision']}, batch {step['batch']:,} on "
@@ -111,8 +120,8 @@ def _step(step: Mapping[str, Any]) -> Iterator[str]:
     yield f"  peak memory of a device: {format_bytes(step['device_bytes'])}{beside}"
     for one in step["collectives"]:
         yield (
-            f"  {one['name']} of the {one['what']}: {one['times']} x {format_bytes(one['bytes'])}; "
-            f"a device sends {format_bytes(one['sent_bytes'])} in all"
+            f"  {one['name']} of the {one['what']} among {one['devices']}: {one['times']} x "
+            f"{format_bytes(one['bytes'])}; a device sends {format_bytes(one['sent_bytes'])} in all"
         )
     yield from (f"  {note}" for note in step["notes"])
 

@@ -1,7 +1,7 @@
 """What a configuration builds and what training it takes, told before anything is allocated."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -19,6 +19,7 @@ from dioscuri.places import configuration, here
 from dioscuri.plans.description import Description
 from dioscuri.plans.footprint import read_memory
 from dioscuri.plans.lora import adapters_of, trained_shapes
+from dioscuri.plans.mesh import MeshShape, read_mesh
 from dioscuri.run.sizes import GROUPS
 from dioscuri.run.steps import Step, described
 
@@ -36,15 +37,27 @@ class Question:
     batch: int | None = None
     devices: int | None = None
     memory: int | None = None
+    mesh: MeshShape | None = None
+
+    def __post_init__(self) -> None:
+        if self.mesh and self.devices and self.mesh.devices != self.devices:
+            raise UserError(
+                f"mesh {self.mesh} has {self.mesh.devices} devices, not {self.devices}: leave one of them out"
+            )
 
 
-def question(twin: str, batch: Any, devices: Any, memory: str | None) -> Question:
-    """A checked question; a `UserError` names what is no count or no amount of memory."""
+def question(twin: str, batch: Any, devices: Any, memory: str | None, mesh: str | None) -> Question:
+    """A checked question; a `UserError` names what is no count, no amount of memory or no mesh."""
     counts = {
         name: None if count is None else read_count(count, name)
         for name, count in (("batch", batch), ("devices", devices))
     }
-    return Question(twin=twin, memory=None if memory is None else read_memory(memory, "memory"), **counts)
+    return Question(
+        twin=twin,
+        memory=None if memory is None else read_memory(memory, "memory"),
+        mesh=None if mesh is None else read_mesh(mesh, "mesh"),
+        **counts,
+    )
 
 
 def describe(where: Any, question: Question, overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -115,8 +128,9 @@ def plan_facts(hparams: Any, description: Description) -> dict[str, Any]:
 def step_facts(hparams: Any, question: Question) -> dict[str, Any]:
     """A training step: bytes on a device, operations, and what fits into the memory asked about.
 
-    Raises a `UserError` for a batch that the devices cannot share.
+    Raises a `UserError` for a batch that the devices cannot share, or a mesh that does not fit.
     """
+    hparams, question = _arranged(hparams, question)
     train, source = hparams.train, Step(hparams, question.twin, question.devices)
     batch = source.check_batch(question.batch or train.batch_size)
     taken = source.footprint(batch)
@@ -127,6 +141,7 @@ def step_facts(hparams: Any, question: Question) -> dict[str, Any]:
         "accumulation_steps": train.accumulation_steps,
         "batch": batch,
         "devices": source.devices,
+        "mesh": asdict(source.mesh),
         "flops": taken.flops * source.devices,
         "state_bytes": taken.state,
         "activation_bytes_of_an_example": taken.activations * train.accumulation_steps // taken.rows,
@@ -140,8 +155,9 @@ def step_facts(hparams: Any, question: Question) -> dict[str, Any]:
                 "name": one.name,
                 "what": one.what,
                 "times": one.times,
+                "devices": one.devices,
                 "bytes": one.n_bytes,
-                "sent_bytes": one.sent(source.devices),
+                "sent_bytes": one.sent,
             }
             for one in taken.collectives
         ],
@@ -150,6 +166,24 @@ def step_facts(hparams: Any, question: Question) -> dict[str, Any]:
     if question.memory is None:
         return {"step": facts}
     return {"step": facts, "fit": _fit(hparams, question, facts["device_bytes"])}
+
+
+def _arranged(hparams: Any, question: Question) -> tuple[Any, Question]:
+    """Options and question with the devices of the mesh, if one is given."""
+    train, mesh = hparams.train, question.mesh
+    if mesh is None:
+        return hparams, question
+    if mesh.shard > 1 and train.shard == "none":
+        raise UserError(
+            f"mesh {mesh} spreads the state over {mesh.shard} devices, but train.shard is 'none': add "
+            "train.shard=optimizer or train.shard=parameters"
+        )
+    if mesh.shard == 1 and train.shard != "none":
+        raise UserError(
+            f"mesh {mesh} spreads nothing, but train.shard is '{train.shard}': add train.shard=none"
+        )
+    train = replace(train, shard_devices=mesh.shard if mesh.shard > 1 else 0)
+    return replace(hparams, train=train), replace(question, devices=mesh.devices)
 
 
 def _fit(hparams: Any, question: Question, asked: int) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 
 from dioscuri.errors import UserError
+from dioscuri.plans.mesh import MeshShape
 
 _UNITS = {"": 0, "k": 1, "M": 2, "G": 3, "T": 4}
 _MEMORY = re.compile(r"(\d+(?:\.\d+)?) ?([kKMGT]?)(i?)B")
@@ -15,35 +16,50 @@ _MEMORY = re.compile(r"(\d+(?:\.\d+)?) ?([kKMGT]?)(i?)B")
 
 @dataclass(frozen=True, kw_only=True)
 class Collective:
-    """An exchange of a step, in all its calls: `name` as in MPI, of `what`; bytes of the whole, of which each
-    device gets all or one share."""
+    """An exchange of a step among `devices`, in all its calls: `name` as in MPI, of `what`; bytes of the
+    whole, of which each device gets all or one share."""
 
     name: str
     what: str
     times: int
     n_bytes: int
+    devices: int
 
-    def sent(self, devices: int) -> int:
+    @property
+    def sent(self) -> int:
         """Bytes that a device sends in a ring: once around, or twice to sum and to spread."""
         rounds = 2 if self.name == "all-reduce" else 1
-        return rounds * self.times * self.n_bytes * (devices - 1) // devices
+        return rounds * self.times * self.n_bytes * (self.devices - 1) // self.devices
 
 
 def collectives(
-    shard: str, devices: int, passes: int, *, gathered: int, gradient: int, reduced: int
+    shard: str, mesh: MeshShape, passes: int, *, gathered: int, gradient: int, reduced: int
 ) -> tuple[Collective, ...]:
     """The exchanges of a step by `train.shard`: bytes of the parameters as they are gathered and of their
     gradient, and how often a step of `passes` backward passes exchanges a gradient that every device gets
     whole."""
-    if devices == 1:
+    if mesh.devices == 1:
         return ()
-    if shard == "none":
-        return (Collective(name="all-reduce", what="gradients", times=reduced, n_bytes=gradient),)
+    if mesh.shard == 1:
+        whole = Collective(
+            name="all-reduce", what="gradients", times=reduced, n_bytes=gradient, devices=mesh.data
+        )
+        return (whole,)
     times = passes * (2 if shard == "parameters" else 1)
-    return (
-        Collective(name="all-gather", what="parameters", times=times, n_bytes=gathered),
-        Collective(name="reduce-scatter", what="gradients", times=passes, n_bytes=gradient),
+    gather = Collective(
+        name="all-gather", what="parameters", times=times, n_bytes=gathered, devices=mesh.shard
     )
+    scatter = Collective(
+        name="reduce-scatter", what="gradients", times=passes, n_bytes=gradient, devices=mesh.shard
+    )
+    between = Collective(
+        name="all-reduce",
+        what="gradient's share",
+        times=passes,
+        n_bytes=gradient // mesh.shard,
+        devices=mesh.data,
+    )
+    return (gather, scatter, *([between] if mesh.data > 1 else []))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,7 @@
 """How the devices of a run are arranged: copies of the state, each spread over some of the devices."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +39,17 @@ def mesh_of(train: Any, devices: int) -> MeshShape:
             "the state takes as many; set it to a divisor, or to 0 for one copy on all devices"
         )
     return MeshShape(data=devices // shard, shard=shard)
+
+
+def check_mesh(mesh: MeshShape, shapes: Iterable[tuple[int, ...]]) -> None:
+    """Raise a `UserError` if some devices of a mesh would hold nothing of the parameters, of which each gets
+    rows."""
+    rows = max(shape[0] for shape in shapes)
+    if mesh.shard > rows:
+        raise UserError(
+            f"mesh {mesh} does not fit the model: its parameters have at most {rows:,} rows to share, so "
+            f"{mesh.shard - rows:,} of {mesh.shard:,} devices would hold nothing: take at most shard={rows}"
+        )
 
 
 def read_mesh(text: str, where: str) -> MeshShape:

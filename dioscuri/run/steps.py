@@ -9,6 +9,7 @@ from dioscuri.contract import family_of
 from dioscuri.errors import UserError
 from dioscuri.plans.description import Description, picture_rows
 from dioscuri.plans.footprint import Footprint, largest_batch, machine_bytes, resident_bytes
+from dioscuri.plans.mesh import check_mesh, mesh_of
 from dioscuri.registry import family_module, has_module
 from dioscuri.run.sizes import format_bytes, held_bytes
 from dioscuri.twins import twin_module
@@ -31,15 +32,22 @@ class Step:
     """The training step of a run on one of its devices, as a twin sees it."""
 
     def __init__(self, hparams: Any, twin: str, devices: int | None = None) -> None:
-        self.devices: int = devices or max(1, hparams.run.num_gpus)
+        self.mesh = mesh_of(hparams.train, devices or max(1, hparams.run.num_gpus))
         self.parts: int = hparams.train.accumulation_steps
         self.hparams, self.notes = _of_one_device(hparams)
         self.process = 0 if hparams.run.num_gpus else _program_bytes(twin)
         module = twin_module(twin, "footprint")
         self.every_batch: bool = module.EVERY_BATCH
+        description = described(self.hparams)
+        check_mesh(self.mesh, description.shapes.values())
         self._follow = module.follow_step(
-            self.hparams, described(self.hparams).rows, self.devices, accelerator=hparams.run.num_gpus > 0
+            self.hparams, description.rows, accelerator=hparams.run.num_gpus > 0
         )
+
+    @property
+    def devices(self) -> int:
+        """Number of devices that share the batch."""
+        return self.mesh.devices
 
     def check_batch(self, batch: int) -> int:
         """The batch, if the devices can share it."""
@@ -52,7 +60,7 @@ class Step:
 
     def footprint(self, batch: int) -> Footprint:
         """What a step on a global batch takes on one device."""
-        taken: Footprint = self._follow(batch // self.devices)
+        taken: Footprint = self._follow(batch // self.devices, self.mesh)
         return taken
 
     def largest_batch(self, memory: int) -> int:

@@ -11,7 +11,7 @@ from dioscuri.checkpoint.adapter_files import write_adapter_of_run
 from dioscuri.checkpoint.base_model import base_of
 from dioscuri.checkpoint.makers import made_by
 from dioscuri.context import Context, Work
-from dioscuri.contract import FamilyRun, check_examples, family_run
+from dioscuri.contract import FamilyRun, check_examples, family_of, family_run
 from dioscuri.data import pipeline
 from dioscuri.data.classes import write_classes
 from dioscuri.engine import State, check_batch
@@ -21,6 +21,7 @@ from dioscuri.hparams.archive import to_json
 from dioscuri.outputs.progress import Progress
 from dioscuri.outputs.reports import write_report
 from dioscuri.outputs.settings import SETTINGS, machine, origin
+from dioscuri.plans.mesh import check_mesh, mesh_of
 from dioscuri.restore import Start, is_due, load_best, restore
 from dioscuri.run.logs import SECONDS, JsonLines, Log, Sheets, Sink, WandB, check_wandb
 from dioscuri.run.sizes import memory_line, size_line, sizes
@@ -83,6 +84,7 @@ def _check_devices(context: Context) -> None:
             f"[train] shard is '{train.shard}', but there is one device, which shares with none: set "
             "train.shard=none, or train on several devices"
         )
+    check_mesh(mesh_of(train, devices), family_of(context.hparams).network_shapes(context.hparams).values())
     if train.shard != "none" and train.compile and context.engine.name == "torch":
         raise UserError(
             f"[train] compile is True, but PyTorch does not compile a network that train.shard={train.shard} "

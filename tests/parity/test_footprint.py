@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from importlib import import_module
+from math import prod
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,6 +12,8 @@ import pytest
 from dioscuri.cli.describe import main
 from dioscuri.contract import family_run
 from dioscuri.errors import UserError
+from dioscuri.library.describe import Question, step_facts
+from dioscuri.plans.mesh import MeshShape
 from dioscuri.registry import family_names
 from dioscuri.run.steps import Step, check_step, described
 from tests.support import engines, tiny_classifier, tiny_maskgit, tiny_sundae, tiny_vqgan
@@ -101,7 +104,7 @@ def test_what_devices_share_and_exchange_is_told():
         taken[shard] = Step(hparams, "torch", 4).footprint(32)
     vector = 4 * described(hparams).parameters
     told = {
-        shard: [(one.name, one.times, one.n_bytes, one.sent(4)) for one in footprint.collectives]
+        shard: [(one.name, one.times, one.n_bytes, one.sent) for one in footprint.collectives]
         for shard, footprint in taken.items()
     }
     share = vector * 3 // 4
@@ -110,9 +113,41 @@ def test_what_devices_share_and_exchange_is_told():
         "optimizer": [("all-gather", 2, vector, 2 * share), ("reduce-scatter", 2, vector, 2 * share)],
         "parameters": [("all-gather", 4, vector, 4 * share), ("reduce-scatter", 2, vector, 2 * share)],
     }
-    # Parameters, average, moments, gradient, and the copy that is gathered.
-    assert taken["none"].state - taken["optimizer"].state == 5 * vector - 6 * vector // 4
+    # Parameters, average, moments, gradient, and the copy that is gathered, of the first device's rows.
+    shapes = described(hparams).shapes.values()
+    rows = 4 * sum(-(-shape[0] // 4) * prod(shape[1:]) for shape in shapes)
+    assert taken["none"].state - taken["optimizer"].state == 5 * vector - 6 * rows
     assert taken["parameters"].step < taken["optimizer"].step < taken["none"].step
+
+
+def test_copies_of_the_state_exchange_shares_of_gradients():
+    hparams = tiny_sundae.tiny("train.shard=parameters", "loss.unroll_steps=2")
+    told = step_facts(hparams, Question(twin="torch", batch=32, mesh=MeshShape(data=4, shard=2)))["step"]
+    two = step_facts(hparams, Question(twin="torch", batch=8, devices=2))["step"]
+    assert (told["devices"], told["mesh"]) == (8, {"data": 4, "shard": 2})
+    assert (told["state_bytes"], told["step_bytes"]) == (two["state_bytes"], two["step_bytes"])
+    gather, scatter, between = told["collectives"]
+    assert [gather, scatter] == two["collectives"]
+    half = 4 * described(hparams).parameters // 2
+    assert (between["name"], between["devices"], between["bytes"]) == ("all-reduce", 4, half)
+    assert (between["times"], between["sent_bytes"]) == (2, 2 * 2 * half * 3 // 4)
+
+
+def test_a_mesh_that_does_not_fit_is_one_line():
+    shared = "train.shard=parameters"
+    for words, message in (
+        ((shared, "--mesh", "shard=4096"), "mesh data=1,shard=4096 does not fit the model: its parameters"),
+        (("--mesh", "shard=2"), "mesh data=1,shard=2 spreads the state over 2 devices, but train.shard is"),
+        ((shared, "--mesh", "data=4"), "mesh data=4,shard=1 spreads nothing, but train.shard is"),
+        (("--mesh", "data=4", "--devices", "8"), "mesh data=4,shard=1 has 4 devices, not 8: leave one"),
+        (("--mesh", "data=3", "--batch", "8"), "batch 8 must be a multiple of devices x acc"),
+        ((shared, "train.shard_devices=3", "--devices", "4"), "shard_devices is 3, which does not divide"),
+        (("--mesh", "model=2"), "--mesh 'model=2' is not a mesh"),
+    ):
+        with pytest.raises(UserError) as error:
+            main(["egs/classifier/digits.cfg", *words])
+        assert message in str(error.value)
+        assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("twin", ["torch", "jax"])
