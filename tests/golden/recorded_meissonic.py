@@ -1,8 +1,10 @@
 """Recorded cases of Meissonic, under our names."""
 
+from dataclasses import replace
+
 import numpy as np
 
-from dioscuri.families.maskgit.editing import editing, share_masked
+from dioscuri.families.maskgit.editing import first_step, share_masked
 from dioscuri.families.maskgit.transformers import make_plan
 from dioscuri.families.token_models.masking_options import Sampling
 from dioscuri.importers.meissonic import SAMPLING, from_meissonic, meissonic_options
@@ -58,13 +60,15 @@ def sampling_of(run):
             "legacy_mask_share": run["kind"] == "inpaint",
         }
     )
-    return editing(options, run["strength"], {}) if run["kind"] == "img2img" else options
+    if run["kind"] != "img2img":
+        return options
+    return replace(options, start_step=first_step(options, run["strength"], {}, "edit"))
 
 
-def share_at_first(options):
+def share_at_first(options, plan):
     """The probability that a token is masked before the first step of image to image: nothing is masked at
     strength 1, an error of the original."""
-    return share_masked(options, 1) if options.start_step else 0.0
+    return share_masked(options, plan) if options.start_step else 0.0
 
 
 def conditions_of(case, run):

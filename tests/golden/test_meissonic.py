@@ -134,7 +134,7 @@ def start_of(case, call, plan):
         return np.full(shape, plan.mask_id)
     tokens = case.outputs["vq_tokens"].reshape(shape)
     if call["kind"] == "img2img":
-        ratio = share_at_first(sampling_of(call))
+        ratio = share_at_first(sampling_of(call), plan)
         return np.where(flat(case.inputs[names["add_noise_uniform"]]) < ratio, plan.mask_id, tokens)
     factor = call["vae_scale_factor"]
     mask = case.inputs[names["mask_image"]][:, 0, ::factor, ::factor].reshape(shape)

@@ -9,8 +9,10 @@ import torch
 
 from dioscuri import schedules
 from dioscuri.families.maskgit.decoding import make_steps
-from dioscuri.families.maskgit.editing import editing, share_masked
+from dioscuri.families.maskgit.editing import first_step, share_masked
 from dioscuri.families.maskgit.meissonic import grid_positions, rotary_angles, sinusoid_frequencies
+from dioscuri.families.maskgit.model_options import Transformer
+from dioscuri.families.maskgit.transformers import make_plan
 from dioscuri.families.token_models.masking_options import Masking, Sampling
 from jax_impl.models.meissonic import sinusoidal as jax_sinusoidal
 from jax_impl.objectives import masking as jax_masking
@@ -204,17 +206,17 @@ def test_start_of_image_to_image(twin, case):
         arguments = to_twin(tokens), to_twin(uniform), float(ratio), table["mask_token_id"]
         expected = case.outputs[table["output"]].reshape(2, -1)
         np.testing.assert_array_equal(confidence.partly_masked(*arguments), expected)
+    plan = make_plan(Transformer(), 4, 16)
     for table in case.settings["img2img_start"]:
         T, strength = table["num_inference_steps"], table["strength"]
-        options = editing(Sampling(steps=T, sampling_schedule="linear"), strength, {})
-        assert (T - options.start_step if options else 0) == table["steps_run"]
-        if not options:
-            assert table["first_timestep"] is None
-            continue
-        assert T - 1 - options.start_step == table["first_timestep"]
-        share = share_at_first(options)
-        assert share == pytest.approx(table["add_noise_timestep"] / T)
-        assert share_masked(options, 1) == pytest.approx(strength if strength == 1 else share)
+        options = Sampling(steps=T, sampling_schedule="linear")
+        first = first_step(options, strength, {}, "edit")
+        assert (0 if first is None else T - first) == table["steps_run"]
+        assert (None if first is None else T - 1 - first) == table["first_timestep"]
+        if first is not None:
+            options = replace(options, start_step=first)
+            assert share_at_first(options, plan) == pytest.approx(table["add_noise_timestep"] / T)
+            assert share_masked(options, plan) == pytest.approx(1 - first / T)
 
 
 @pytest.mark.parametrize("case", cases(TABLES))
