@@ -72,6 +72,8 @@ def read_classes(given: Any, n_classes: int, *, where: str = "classes", n: int |
 
 def check_classes(classes: Iterable[int], n_classes: int, where: str) -> None:
     """Raise a `UserError` that names the first class that the model lacks."""
+    if not n_classes and (classes := tuple(classes)):
+        raise UserError(f"{where} holds {classes[0]}: the model has no classes; leave it out")
     for number in classes:
         if not 0 <= number < n_classes:
             raise UserError(f"{where} holds {number}: the model has {n_classes} classes, counted from 0")

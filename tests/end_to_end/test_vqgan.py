@@ -145,6 +145,7 @@ def test_interrupted_encoding_continues(twin, capsys, monkeypatch):
 
 CODES = (
     *SHORT,
+    "synthesis.n_samples=8",
     "run.name=blocks",
     "model.z_channels=4",
     "model.embedding_dim=4",

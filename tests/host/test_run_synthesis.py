@@ -139,10 +139,10 @@ def test_encodings_of_another_architecture_are_refused(trained, make_run):
     context = trained("encoding", "synthesis.variate_masks_quantile=1")
     synthesize(context)
     encodings = context.directory.latents / "encodings_seed_3"
-    other = ("model.down_latent_variates=[4, 5]", f"synthesis.encodings_path={encodings}")
-    train(make_run("train.total_train_steps=3", *other, name="other"))
+    other, source = "model.down_latent_variates=[4, 5]", f"synthesis.encodings_path={encodings}"
+    train(make_run("train.total_train_steps=3", other, name="other"))
     with pytest.raises(UserError, match="another architecture"):
-        synthesize(make_run("synthesis.synthesis_mode=decoding", *other, name="other"))
+        synthesize(make_run("synthesis.synthesis_mode=decoding", other, source, name="other"))
 
 
 @pytest.mark.parametrize("damage", ["truncated", "missing"])

@@ -24,6 +24,7 @@ from data_scripts.prepare import DATA_SETS
 from dioscuri.cli import foreign
 from dioscuri.cli.main import command_parser, dispatch
 from dioscuri.cli.runs import parse
+from dioscuri.errors import UserError
 from dioscuri.hparams import load
 from dioscuri.registry import family_module
 from tests.support.twins import call
@@ -167,12 +168,24 @@ def run(folder: str, words: Sequence[str], root: Path, *, quick: bool) -> None:
 
 
 def quick_options(words: Sequence[str]) -> list[str]:
-    """Those of `QUICK` that the family of a command has, and that the command does not set."""
+    """Those of `QUICK` that the family and the mode of a command have, and that it does not set."""
     arguments = parse(words, resumes=True)
     hints = get_type_hints(family_module(load(arguments.cfg).run.family, "options").HParams)
     given = {word.partition("=")[0] for word in arguments.overrides}
     names = {word: word.partition("=")[0] for word in QUICK}
-    return [word for word, name in names.items() if name not in given and _has(hints, name)]
+    fitting = [word for word, name in names.items() if name not in given and _has(hints, name)]
+    return [word for word in fitting if _is_read(arguments, word)]
+
+
+def _is_read(arguments: Any, word: str) -> bool:
+    """Whether the command's mode reads an option."""
+    try:
+        load(arguments.cfg, [*arguments.overrides, word])
+    except UserError as error:
+        if "applies only if" not in str(error):
+            raise
+        return False
+    return True
 
 
 def _has(sections: dict[str, Any], option: str) -> bool:

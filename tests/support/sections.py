@@ -66,7 +66,6 @@ SHORT = (
     "val.n_samples_for_validation=8",
     "val.batch_size=8",
     "synthesis.batch_size=8",
-    "synthesis.n_samples=8",
 )
 """Overrides that make a run of a shipped configuration short."""
 

@@ -131,6 +131,9 @@ class Init:
 
 
 _PAIRED = ("interpolation", "mixing")
+_SCORED = ("reconstruction", "scores")
+_READING = (*_SCORED, "encoding", "partial", "traversal", *_PAIRED)
+"""Modes that read pictures, as many as they are asked to."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,12 +189,17 @@ class Synthesis:
         "of its scale, which stays below that with the class; 0: none",
     )
     importance_samples: int = option(
-        0, low=0, high=10**9, doc="reconstruction, scores: samples of the importance-weighted bound; 0: off"
+        0,
+        low=0,
+        high=10**9,
+        needs=("synthesis_mode", _SCORED),
+        doc="reconstruction, scores: samples of the importance-weighted bound; 0: off",
     )
     n_samples: int = option(
         0,
         low=0,
         high=10**9,
+        needs=("synthesis_mode", _READING),
         doc="pictures that a mode reads; 0: all, but a few of a split in interpolation, traversal and mixing",
     )
     split: str = option(
@@ -199,7 +207,12 @@ class Synthesis:
         choices=("", "train", "validation", "test"),
         doc="reconstruction, encoding: split to read; empty: test for reconstruction, train for encoding",
     )
-    encodings_path: str = option("", path=True, doc="decoding: encodings to read; empty: the run's")
+    encodings_path: str = option(
+        "",
+        path=True,
+        needs=("synthesis_mode", ("decoding",)),
+        doc="decoding: encodings to read; empty: the run's",
+    )
     pictures_path: str = option(
         "",
         path=True,

@@ -24,14 +24,23 @@ class Drawing:
         0,
         low=0,
         high=10**9,
+        needs=("synthesis_mode", ("generation",)),
         doc="generation: exactly that many pictures; 0: n_generation_batches whole batches",
     )
-    sheet_only: bool = option(False, doc="generation: one contact sheet instead of one file per picture")
+    sheet_only: bool = option(
+        False,
+        needs=("synthesis_mode", ("generation",)),
+        doc="generation: one contact sheet instead of one file per picture",
+    )
     classes: tuple[int, ...] = option(
         (), low=0, high=2**20, doc="classes to sample, in turn; empty: all classes of the model, in turn"
     )
     n_samples: int = option(
-        16, low=1, high=10**9, doc="inpainting, animation, reconstruction: number of pictures"
+        16,
+        low=1,
+        high=10**9,
+        needs=("synthesis_mode", ("inpainting", "animation", "reconstruction")),
+        doc="inpainting, animation, reconstruction: number of pictures",
     )
     split: str = option(
         "",
@@ -72,5 +81,8 @@ class Drawing:
         doc="inpainting: an image file instead of pictures of a split; needs the tokenizer",
     )
     tokens_path: str = option(
-        "", path=True, doc="encoding: folder to write; empty: the run's latents/tokens_<split>"
+        "",
+        path=True,
+        needs=("synthesis_mode", ("encoding",)),
+        doc="encoding: folder to write; empty: the run's latents/tokens_<split>",
     )

@@ -244,6 +244,7 @@ class Synthesis:
     save_target_in_reconstruction: bool = option(False, doc="also write the target pictures")
     extractor: str = option(
         "",
+        needs=("synthesis_mode", ("reconstruction",)),
         doc="reconstruction: whose features measure the distance to the originals: inception, dinov2, clip "
         "or a classifier's run folder; empty: no distance",
     )
@@ -256,6 +257,7 @@ class Synthesis:
     tokens_path: str = option(
         "",
         path=True,
+        needs=("synthesis_mode", ("encoding", "decoding")),
         doc="encoding: folder to write; decoding: folder to read; empty: the run's latents/tokens_<split>",
     )
 
