@@ -7,13 +7,15 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from dioscuri import jax as jax_face
 from dioscuri import torch as dio
 from dioscuri.cli.convert import main as convert
+from dioscuri.data.tokens import open_tokens
 from dioscuri.errors import UserError
 from dioscuri.families.vqgan.trained import open_tokenizer
 from dioscuri.importers import titok
 from tests.golden.recorded import ROOTS, Case
-from tests.support import tiny_titok, tiny_vqgan
+from tests.support import tiny_maskgit, tiny_titok, tiny_vqgan
 from tests.support.twins import TWINS, call
 
 pytestmark = pytest.mark.slow
@@ -97,3 +99,36 @@ def test_two_stages(tmp_path):
     shutil.copytree(jax_twin / "logs-second", torch_twin / "logs-second")
     made = dio.load(torch_twin / "logs-second").reconstruct(np.zeros((2, 8, 8, 1), np.uint8))
     assert made.shape == (2, 8, 8, 1)
+
+
+def test_a_masked_model_of_its_tokens(tmp_path):
+    """Trained in PyTorch on shards of sequences, continued in JAX on pictures; every mode makes pictures."""
+    torch_twin, jax_twin = (tmp_path / name for name in TWINS)
+    cfg, model = tiny_titok.write_tiny(tmp_path), tiny_maskgit.write_tiny(tmp_path)
+    call("train", torch_twin, cfg, "train.total_train_steps=2")
+    tokenizer = torch_twin / "logs-titok"
+    encoding = ("synthesis.synthesis_mode=encoding", "synthesis.n_samples=40")
+    splits = {"train": "train", "validation": "val", "test": "synthesis"}
+    for split in splits:
+        call("synthesize", torch_twin, cfg, *encoding, f"synthesis.split={split}")
+    words = [f"data.{option}_data_path={tokenizer / 'latents' / f'tokens_{split}'}"
+             for split, option in splits.items()]  # fmt: skip
+    words += ["data.grid=0", "data.sequence_length=5", f"data.tokenizer_path={tokenizer}"]
+    words += ["model.architecture=uvitbert", "synthesis.sampler=logits", "synthesis.guidance_scale=1."]
+    call("train", torch_twin, model, *words, "train.total_train_steps=3")
+    assert open_tokens(tokenizer / "latents" / "tokens_train").grid == (5,)
+    run = torch_twin / "logs-tiny"
+    for mode, made in (("generation", "generated"), ("animation", "animation"), ("inpainting", "inpainted")):
+        call("synthesize", torch_twin, model, *words, f"synthesis.synthesis_mode={mode}")
+        folders = list((run / "synthesis-images").glob(f"{made}*"))
+        assert any(any(folder.glob("*.png")) for folder in folders), mode
+    shutil.copytree(run, jax_twin / "logs-tiny")
+    drawn = {}
+    for twin in (dio, jax_face):
+        opened = twin.load(jax_twin / "logs-tiny")
+        noise = opened.draw_noise("generate", 3, seed=4)
+        drawn[twin] = opened.generate(3, classes=[1, 2, 3], noise=noise)
+        filled = opened.inpaint(drawn[twin], np.arange(5) > 2, classes=0, decode=False)
+        assert filled.shape == (3, 5)
+        np.testing.assert_array_equal(filled[:, :3], opened.encode(drawn[twin])[:, :3])
+    assert np.abs(drawn[dio].astype(int) - drawn[jax_face]).max() <= 1
