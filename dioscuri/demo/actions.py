@@ -20,6 +20,8 @@ MOST_FILM = 2**27
 BATCH = 16
 """Rows that go through a network at once: a call can be cancelled between batches."""
 N_SLIDERS = 8
+SAMPLE = "a photo"
+"""Prompt of the samples to work on without an upload."""
 
 Options = Mapping[str, Any]
 
@@ -41,11 +43,11 @@ class Comparison(NamedTuple):
     says: str
 
 
-def conditions(exhibit: Exhibit, n: int, classes: str, prompt: str) -> dict[str, Any]:
-    """Arguments of `generate` for n pictures from typed classes '3, 7', used in turn, and a prompt."""
+def conditions(exhibit: Exhibit, n: int, classes: str, prompt: str, negative: str = "") -> dict[str, Any]:
+    """Arguments of `generate` for n pictures from typed classes '3, 7', used in turn, and prompts."""
     asked = in_turn(classes, n)
     if exhibit.reads_text:
-        asked["texts"] = exhibit.encoded(prompt)
+        asked["texts"] = exhibit.encoded(prompt, negative)
     return asked
 
 
@@ -238,7 +240,7 @@ def sample(exhibit: Exhibit, seed: int) -> Array:
     if exhibit.num_classes:
         options["classes"] = seed % exhibit.num_classes
     if exhibit.reads_text:
-        options["texts"] = exhibit.encoded("")
+        options["texts"] = exhibit.encoded("" if exhibit.encoder else SAMPLE)
     drawn: Array = exhibit.model.generate(1, seed=seed, **options)[0]
     return drawn
 

@@ -74,6 +74,11 @@ class Exhibit:
         return "text" in self._conditions
 
     @property
+    def reads_prompts(self) -> bool:
+        """Whether prompts can be encoded, by the model's text encoder or by that of the command line."""
+        return self.encoder is not None or getattr(self.model, "reads_prompts", False)
+
+    @property
     def num_classes(self) -> int:
         """Number of classes that condition the model, 0 if there are none."""
         return int(getattr(self.model, "num_classes", 0))
@@ -92,7 +97,7 @@ class Exhibit:
         """The tabs of `TABS` that this model fills."""
         does, model = self.model.does, self.model
         draws = not model.needs_tokenizer(model.hparams) or model.tokenizer is not None
-        generates = "generate" in does and draws and (not self.reads_text or self.encoder is not None)
+        generates = "generate" in does and draws and (not self.reads_text or self.reads_prompts)
         pictures = self.takes_pictures and draws and not self.writes_text
         latents = pictures and "interpolate" in does
         places = pictures and getattr(model, "grid", 1) > 0  # tokens of a sequence have no place in a picture
@@ -116,8 +121,11 @@ class Exhibit:
             self.models[twin] = _load(twin, self.where)
         return self.models[twin]
 
-    def encoded(self, prompt: str) -> dict[str, Array]:
-        """What the model reads of a prompt, one row an array."""
+    def encoded(self, prompt: str, negative: str = "") -> dict[str, Array]:
+        """What the model reads of a prompt and of a negative one, one row an array."""
+        if self.encoder is None and self.reads_prompts:
+            texts: dict[str, Array] = self.model.encode_prompts(prompt, negative or None)  # type: ignore[attr-defined] # a model of texts
+            return texts
         if self.encoder is None:
             raise UserError("prompt: no text encoder is open: start the demo with --text-encoder")
         texts = self.encoder([prompt])

@@ -42,7 +42,7 @@ class Tabs(Panel):
         """Add the tabs to the page that is being built."""
         model = self.exhibit.model
         shape = "x".join(map(str, self.exhibit.picture_shape))
-        without = self.exhibit.reads_text and self.exhibit.encoder is None
+        without = self.exhibit.reads_text and not self.exhibit.reads_prompts
         lacks = "; start the demo with `--text-encoder` to generate from prompts" if without else ""
         gr.Markdown(
             f"**{self.exhibit.name}**: {model.family}, {model.num_parameters:,} parameters, {shape}, "

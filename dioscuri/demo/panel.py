@@ -22,13 +22,14 @@ class Asked:
     seed: Any
     classes: Any
     prompt: Any
+    negative: Any
     options: tuple[Control, ...]
     values: tuple[Any, ...]
 
     @property
     def components(self) -> list[Any]:
         """All of them, in the order in which `Panel._read` takes their values."""
-        return [self.n, self.seed, self.classes, self.prompt, *self.values]
+        return [self.n, self.seed, self.classes, self.prompt, self.negative, *self.values]
 
 
 class Panel:
@@ -49,9 +50,11 @@ class Panel:
             visible=bool(classes),
         )
         prompt = gr.Textbox(label="prompt", visible=prompts)
+        avoids = prompts and self.exhibit.encoder is None
+        negative = gr.Textbox(label="negative prompt", visible=avoids)
         with gr.Accordion("Options"), gr.Row():
             values = tuple(_control(option) for option in options)
-        return Asked(number, seed, typed, prompt, options, values)
+        return Asked(number, seed, typed, prompt, negative, options, values)
 
     def _classes(self, label: str, example: str = "3") -> Any:
         """A box for the classes of given pictures, shown for a model whose latents they condition."""
@@ -64,9 +67,9 @@ class Panel:
 
     def _read(self, asked: Asked, values: Sequence[Any]) -> tuple[int, int, dict[str, Any], dict[str, Any]]:
         """Number, seed, conditions and options from the values of `asked`."""
-        n, seed, classes, prompt, *options = values
+        n, seed, classes, prompt, negative, *options = values
         number = actions.count(n)
-        about = actions.conditions(self.exhibit, number, classes or "", prompt or "")
+        about = actions.conditions(self.exhibit, number, classes or "", prompt or "", negative or "")
         return number, actions.seed_of(seed), about, given(asked.options, options)
 
     def _picker(self, label: str = "picture", seed: int = 0, *, shows: bool = True) -> Any:

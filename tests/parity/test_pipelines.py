@@ -13,6 +13,9 @@ from PIL import Image
 
 from dioscuri import UserError
 from dioscuri.cli.synthesize import main as synthesize
+from dioscuri.demo import actions
+from dioscuri.demo.controls import controls, given
+from dioscuri.demo.exhibit import Exhibit
 from tests.support.tiny_pipeline import CODES, GRID, SIDE, write_pipeline
 
 STEPS = 4
@@ -267,6 +270,19 @@ def test_the_command_draws_edits_and_fills(models, folder, pictures, tmp_path, m
     assert "note: prompt 'a b c d e f g h...' has 10 tokens" in call(
         capsys, "--model", folder, "--prompt", "a b c d e f g h", "synthesis.steps=1"
     )
+
+
+def test_the_demo_takes_prompts_and_negative_ones(models, folder):
+    shown = Exhibit(str(folder), "torch")
+    assert {"generate", "inpaint", "outpaint"} <= set(shown.tabs)
+    options = given(controls(shown), [control.default for control in controls(shown)]) | {"steps": 2}
+    asked = actions.conditions(shown, 2, "", "red fox", "blur")
+    made = actions.generate(shown, 2, 4, asked, options, film=True)
+    call = {"prompts": "red fox", "negative_prompts": "blur", "seed": 4, "steps": 2}
+    np.testing.assert_array_equal(made.steps[:, -1], models["torch"].generate(2, **call))
+    assert actions.sample(shown, 1).shape == (SIDE, SIDE, 3)
+    with pytest.raises(UserError, match="prompts: text 1 is empty"):
+        actions.conditions(shown, 2, "", " ")
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,11 @@ class ModelOfTexts(TokenModel):
 
     _reader: PromptReader | None = None
 
+    @property
+    def reads_prompts(self) -> bool:
+        """Whether a text encoder is there, so that calls take `prompts`."""
+        return self._reader is not None
+
     def read_with(self, source: TextSource) -> None:
         """Use this text encoder for prompts; a `UserError` if the model reads no text."""
         if "text" not in self._condition_names:
