@@ -6,7 +6,7 @@ file `pytorch_lora_weights.safetensors`, whose names begin with `transformer.`.
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from math import sqrt
 from pathlib import Path
@@ -41,6 +41,13 @@ _METADATA = "lora_adapter_metadata"
 """Where diffusers keeps the options of adapters."""
 
 Arrays = Mapping[str, np.ndarray]
+Translate = Callable[[str, str, np.ndarray], Iterable[tuple[str, np.ndarray]]]
+"""From layer, side and values of a tensor to those of our layers."""
+
+
+def _same_name(layer: str, side: str, array: np.ndarray) -> Iterable[tuple[str, np.ndarray]]:
+    del side
+    return ((layer, array),)
 
 
 @dataclass(frozen=True)
@@ -79,8 +86,17 @@ def write_adapter_of_run(run: Path, hparams: Any, checkpoint: Checkpoint) -> Non
         write_adapter(run / FOLDER, Adapter(options, checkpoint.state["ema"]), hparams.lora.base)
 
 
-def read_adapter(where: Path, network: Mapping[str, tuple[int, ...]]) -> Adapter:
-    """Adapters of a folder or a file, for a network with parameters of these shapes.
+def write_diffusers(folder: Path, named: Arrays) -> None:
+    """Write adapters under diffusers' names, whose alpha is their rank."""
+    with replacing(folder / DIFFUSERS) as temporary:
+        temporary.write_bytes(tensor_bytes(named))
+
+
+def read_adapter(
+    where: Path, network: Mapping[str, tuple[int, ...]], translate: Translate = _same_name
+) -> Adapter:
+    """Adapters of a folder or a file, for a network with parameters of these shapes. `translate` gives our
+    layers for a tensor of a published one.
 
     Adapters of different ranks and scales become such of the largest rank and one scale, which compute the
     same. A `UserError` names the first tensor that does not fit.
@@ -92,14 +108,19 @@ def read_adapter(where: Path, network: Mapping[str, tuple[int, ...]]) -> Adapter
     named = {name: array for name, array in tensors.items() if name not in alphas}
     prefix = _prefix(named, network)
     pairs: dict[str, dict[str, np.ndarray]] = {}
+    published: dict[str, str] = {}
     for name, array in sorted(named.items()):
         layer, side = _place(name, file)
         layer = layer.removeprefix(prefix)
-        _check_fits(name, layer, side, array, network, file)
-        pairs.setdefault(layer, {})[side] = array.astype(np.float32)
+        for ours, values in translate(layer, side, array):
+            _check_fits(name, ours, side, values, network, file)
+            published[ours] = layer
+            pairs.setdefault(ours, {})[side] = values.astype(np.float32)
     scales = {
-        layer: _scale(config, layer, len(_pair(pair, layer, file)[0]), alphas.get(f"{prefix}{layer}.alpha"))
-        for layer, pair in pairs.items()
+        ours: _scale(
+            config, layer, len(_pair(pairs[ours], layer, file)[0]), alphas.get(f"{prefix}{layer}.alpha")
+        )
+        for ours, layer in published.items()
     }
     if not pairs:
         raise UserError(f"{file} holds no adapters")
@@ -124,7 +145,7 @@ def _config(file: Path) -> dict[str, Any]:
         with safe_open(file, "np") as opened:
             text = (opened.metadata() or {}).get(_METADATA, "{}")
         config = json.loads(text)
-        return {name.partition(".")[2]: value for name, value in config.items()}
+        return {name.rpartition(".")[2]: value for name, value in config.items()}
     except (SafetensorError, ValueError, AttributeError) as error:
         raise UserError(f"{file}: its {_METADATA} is not a table of options") from error
 

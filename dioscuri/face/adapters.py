@@ -7,7 +7,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from dioscuri.checkpoint.adapter_files import Adapter, read_adapter, write_adapter
+from dioscuri.checkpoint.adapter_files import Adapter, read_adapter, write_adapter, write_diffusers
 from dioscuri.engine import Array
 from dioscuri.errors import UserError
 from dioscuri.face.network import Network
@@ -64,13 +64,22 @@ class Adaptable(Trainable):
         A `UserError` names the first tensor that does not fit the model.
         """
         self._check_without_adapter("load_adapter")
-        adapter = read_adapter(Path(where).expanduser(), self._network_shapes())
+        adapter = self._read_adapter(Path(where).expanduser())
         return self._adapted(adapter.options, adapter.weights)
 
-    def save_adapter(self, folder: Path | str) -> None:
-        """Write the adapters alone: `adapter_config.json` and `adapter_model.safetensors`, as peft does."""
+    def save_adapter(self, folder: Path | str, *, layout: str = "peft") -> None:
+        """Write the adapters alone: `adapter_config.json` and `adapter_model.safetensors`, as peft does, or,
+        with `layout="diffusers"`, the file `pytorch_lora_weights.safetensors`.
+
+        A `UserError` if diffusers does not have this network, a U-ViT.
+        """
         options = self._adapter_for("save_adapter")
         _, adapters = lora.split_adapters(self._network.weights())
+        if layout not in ("peft", "diffusers"):
+            raise UserError(f"save_adapter: layout must be 'peft' or 'diffusers', not {layout!r}")
+        if layout == "diffusers":
+            write_diffusers(Path(folder), self._for_diffusers(adapters, options.scale))
+            return
         write_adapter(Path(folder), Adapter(options, adapters), self.hparams.run.name)
 
     def merge_adapter(self) -> Self:
@@ -109,6 +118,14 @@ class Adaptable(Trainable):
         if options is None:
             raise UserError(f"a model of family '{self.family}' takes no adapters: it has no transformer")
         return options
+
+    def _read_adapter(self, where: Path) -> Adapter:
+        return read_adapter(where, self._network_shapes())
+
+    def _for_diffusers(self, adapters: Mapping[str, Array], scale: float) -> dict[str, Array]:
+        """Adapters under diffusers' names."""
+        del adapters, scale
+        raise UserError("save_adapter: diffusers does not have this network: take the layout of peft")
 
     def _whole_weights(self) -> dict[str, Array]:
         """Weights of the network, with adapters folded in."""

@@ -5,16 +5,20 @@ from dataclasses import replace
 from importlib import import_module
 
 import numpy as np
+import peft
 import pytest
 import torch
 
+from dioscuri.checkpoint.adapter_files import DIFFUSERS
 from dioscuri.errors import UserError
+from dioscuri.face.model import face_of, open_network
 from dioscuri.families.maskgit import transformers
 from dioscuri.families.vqgan import plan as tokenizers
 from dioscuri.importers.layouts import write_layout
 from dioscuri.importers.open_model import open_published
 from tests.support import tokenizers as tokenizer_twins
 from tests.support import transformers as transformer_twins
+from tests.support.adapters import trained_adapters
 from torch_impl.models.paella import PaellaDecoder, PaellaEncoder
 from torch_impl.pretrained import model_of
 
@@ -64,13 +68,7 @@ def written(folder, name, module="diffusers", **options):
 @pytest.mark.parametrize("downsample", [False, True])
 def test_uvit(tmp_path, downsample):
     model = written(tmp_path, "UVit2DModel", **UVIT, downsample=downsample, upsample=downsample)
-    generator = np.random.default_rng(0)
-    ids = generator.integers(0, 40, (2, GRID**2))
-    condition = {
-        "text": generator.normal(size=(2, 5, 20)).astype(np.float32),
-        "pooled": generator.normal(size=(2, 12)).astype(np.float32),
-        "micro": np.array([[512, 512, 0, 0, 6], [300, 400, 10, 20, 5]], np.float32),
-    }
+    ids, condition = asked()
     text, pooled, micro = map(torch.from_numpy, condition.values())
     with torch.no_grad():
         expected = model(torch.from_numpy(ids).reshape(2, GRID, GRID), text, pooled, micro)
@@ -81,6 +79,62 @@ def test_uvit(tmp_path, downsample):
     for twin in transformer_twins.TWINS.values():
         actual = twin(plan, weights).forward(ids, condition)["logits"]
         np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+
+
+def asked():
+    """Tokens, and conditions by name."""
+    generator = np.random.default_rng(0)
+    return generator.integers(0, 40, (2, GRID**2)), {
+        "text": generator.normal(size=(2, 5, 20)).astype(np.float32),
+        "pooled": generator.normal(size=(2, 12)).astype(np.float32),
+        "micro": np.array([[512, 512, 0, 0, 6], [300, 400, 10, 20, 5]], np.float32),
+    }
+
+
+def ours_of(folder):
+    """The model of a folder of diffusers."""
+    opened = open_published(folder, [f"data.grid={GRID}"])
+    return face_of("maskgit")(open_network("torch", opened.hparams, opened.weights))
+
+
+@torch.no_grad()
+def outputs_of(ours, theirs):
+    """Logits (B, L, K) of both."""
+    ids, condition = asked()
+    rows = {name: torch.from_numpy(array) for name, array in condition.items()}
+    actual = ours.module(torch.from_numpy(ids), rows)[0].numpy()
+    expected = theirs(torch.from_numpy(ids).reshape(2, GRID, GRID), *rows.values())
+    return actual, expected.permute(0, 2, 3, 1).reshape(2, GRID**2, 32).numpy()
+
+
+def assert_same_and_not(outputs, plain):
+    actual, expected = outputs
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+    assert np.abs(expected - plain).max() > 0.01 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("targets", [["attention", "feed_forward"], ["query", "wi_0"]], ids=["all", "gate"])
+def test_diffusers_reads_our_adapters_of_a_uvit(tmp_path, targets):
+    theirs = written(tmp_path / "uvit", "UVit2DModel", **UVIT, downsample=False, upsample=False)
+    ours = ours_of(tmp_path / "uvit")
+    plain = outputs_of(ours, theirs)[0]
+    trained_adapters(ours.add_adapter(2, alpha=3, targets=targets), deviation=0.1)
+    ours.save_adapter(tmp_path, layout="diffusers")
+    theirs.load_lora_adapter(tmp_path / DIFFUSERS, prefix="transformer")
+    assert_same_and_not(outputs_of(ours, theirs), plain)
+    again = ours_of(tmp_path / "uvit").load_adapter(tmp_path)
+    assert_same_and_not(outputs_of(again, theirs), plain)
+
+
+def test_we_read_adapters_that_diffusers_writes(tmp_path):
+    theirs = written(tmp_path / "uvit", "UVit2DModel", **UVIT, downsample=False, upsample=False)
+    ours = ours_of(tmp_path / "uvit")
+    plain = outputs_of(ours, theirs)[0]
+    layers = ["to_q", "to_out.0", "ff.net.0.proj", "ff.net.2"]
+    theirs.add_adapter(peft.LoraConfig(r=3, lora_alpha=5, target_modules=layers, init_lora_weights=False))
+    theirs.save_lora_adapter(tmp_path / "theirs")
+    ours.load_adapter(tmp_path / "theirs")
+    assert_same_and_not(outputs_of(ours, theirs), plain)
 
 
 @pytest.mark.parametrize("options", [ATTENTION, AMUSED, SPATIAL], ids=["attention", "amused", "movq"])

@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from dioscuri.checkpoint.adapter_files import Adapter, read_adapter
 from dioscuri.engine import Array
 from dioscuri.errors import UserError
 from dioscuri.face.model import BATCH_SIZE
@@ -14,6 +16,7 @@ from dioscuri.face.recorded import checked_noise, drawn
 from dioscuri.face.usual import Values
 from dioscuri.families.maskgit import transformers
 from dioscuri.families.maskgit.decoding import make_steps, recorded_noise_specs
+from dioscuri.families.maskgit.diffusers_adapters import from_diffusers, to_diffusers
 from dioscuri.families.maskgit.editing import first_step, read_start, share_masked
 from dioscuri.families.maskgit.logic import check_guidance, check_sampler
 from dioscuri.families.maskgit.plan import TransformerPlan
@@ -182,6 +185,16 @@ class MaskGITModel(ModelOfTexts):
         options.pop("strength", None)
         start = NoiseSpec("start", "uniform", (rows, self.plan.picture_tokens))
         return (*super().noise_specs("inpaint", rows, **options), start)
+
+    def _read_adapter(self, where: Path) -> Adapter:
+        if self.plan.options.architecture != "uvit":
+            return super()._read_adapter(where)
+        return read_adapter(where, self._network_shapes(), from_diffusers)
+
+    def _for_diffusers(self, adapters: Mapping[str, Array], scale: float) -> dict[str, Array]:
+        if self.plan.options.architecture != "uvit":
+            return super()._for_diffusers(adapters, scale)
+        return to_diffusers(adapters, scale)
 
     def _check_sampling(self, sampling: Any, call: str) -> None:
         try:
