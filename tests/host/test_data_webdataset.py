@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dioscuri.data.pipeline import training_batches
 from dioscuri.data.sources import open_datasets
 from dioscuri.data.tar_files import examples
 from dioscuri.errors import UserError
@@ -53,6 +54,31 @@ def test_examples_of_several_files_are_one_set(tmp_path):
     assert "left out 2 examples without a picture" in data.notes[0]
     single = open_train(tmp_path / "part-1.tar")
     assert single.gather([0]).shape == (1, 4, 4, 1)
+
+
+def test_64_processes_read_their_shares_of_tar_files_alone_and_32_go_on_in_mid_epoch(tmp_path):
+    """Each process opens the files itself. Within the epoch no picture is read twice or left out."""
+    for shard, levels in enumerate(np.arange(96).reshape(3, 32)):
+        write_tar(
+            tmp_path / f"part-{shard}.tar", [(f"{level:02d}.png", png(flat(level))) for level in levels]
+        )
+    options = make_options("webdataset", 4, 1, train_data_path=str(tmp_path), num_cpus=1)
+    state, seen = None, []
+    for count in (64, 32):
+        states = []
+        for index in range(count):
+            examples = open_datasets(options).train
+            stream = training_batches(
+                examples, options, batch_size=count, process_index=index, process_count=count, state=state
+            )
+            (picture,) = next(stream)["image"]
+            states.append(stream.state())
+            stream.close()
+            seen.append(picture[0, 0, 0])
+            assert examples.read.is_cached.sum() <= 3  # its picture, and those of two batches ahead
+        assert all(other == states[0] for other in states)
+        state = states[0]
+    assert sorted(seen) == list(range(96))
 
 
 def test_the_middle_of_a_picture_is_taken(tmp_path):
