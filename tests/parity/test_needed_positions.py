@@ -80,10 +80,13 @@ def test_what_is_shown_of_every_step_needs_all():
     [
         (
             {"sampler": "halton", "remask": "random"},
-            "is for sampler confidence, not 'halton'",
+            "is for sampler confidence and logits, not 'halton'",
         ),
         ({"sampler": "scores", "remask": "random"}, "is for sampler confidence"),
-        ({"sampler": "halton_confidence", "remask": "confidence"}, "sampler confidence and scores"),
+        (
+            {"sampler": "halton_confidence", "remask": "confidence"},
+            "sampler confidence and logits and scores",
+        ),
         ({"legacy_mask_token": True}, "for the samplers halton and halton_confidence, not 'confidence'"),
     ],
 )
