@@ -47,11 +47,10 @@ def titok_tokenizer(
     sizes, proxy = {**SIZES, **(sizes or {})}, {**PROXY, **(proxy or {})}
     given: Mapping[str, Any] = resolved(config["model"]["vq_model"], config)
     check_names(given, _KNOWN)
-    if given.get("quantize_mode", "vq") == "vae":
-        raise UserError("quantize_mode 'vae' has no tokens: only tokenizers with codes are supported")
+    variational = given.get("quantize_mode", "vq") == "vae"
     two_stages, legacy = given.get("finetune_decoder", True), given.get("is_legacy", True)
-    if two_stages and not legacy:
-        raise UserError("finetune_decoder is True, which needs is_legacy True")
+    if two_stages and (variational or not legacy):
+        raise UserError("finetune_decoder is True, which needs quantize_mode 'vq' and is_legacy True")
     text = given.get("text_context_length", 77) if _reads_text(given) else 0
     stacks = {
         f"{side}_{name}": value
@@ -65,10 +64,11 @@ def titok_tokenizer(
         architecture="titok",
         latent_tokens=given["num_latent_tokens"],
         embedding_dim=given["token_size"],
-        num_embeddings=given["codebook_size"],
-        l2_normalised=given["use_l2_norm"],
-        commitment_cost=given["commitment_cost"],
-        clustered=text > 0 and given.get("clustering_vq", False),
+        num_embeddings=0 if variational else given["codebook_size"],
+        quantizer="gaussian" if variational else "nearest",
+        l2_normalised=not variational and given["use_l2_norm"],
+        commitment_cost=0.25 if variational else given["commitment_cost"],
+        clustered=not variational and text > 0 and given.get("clustering_vq", False),
         decoder_output="proxy_pixels" if two_stages else "proxy_codes" if legacy else "pixels",
         text_length=text,
         text_width=given.get("text_embed_dim", 768),
@@ -112,6 +112,12 @@ def to_titok(hparams: Any, weights: Mapping[str, np.ndarray]) -> tuple[dict[str,
     model: Tokenizer = hparams.model
     if model.architecture != "titok":
         raise UserError(f"[model] architecture '{model.architecture}' is not TiTok's: it has another layout")
+    variational = model.quantizer == "gaussian"
+    codes = {
+        "codebook_size": model.num_embeddings,
+        "use_l2_norm": model.l2_normalised,
+        "commitment_cost": model.commitment_cost,
+    }
     sizes = {}
     for side in ("encoder", "decoder"):
         given = tuple(getattr(model, f"{side}_{name}") for name in ("width", "layers", "heads"))
@@ -124,11 +130,9 @@ def to_titok(hparams: Any, weights: Mapping[str, np.ndarray]) -> tuple[dict[str,
         sizes[side] = next(name for name, size in SIZES.items() if size == given)
     text = {"text_context_length": model.text_length, "text_embed_dim": model.text_width}
     vq_model = {
-        "quantize_mode": "vq",
-        "codebook_size": model.num_embeddings,
+        "quantize_mode": "vae" if variational else "vq",
+        **({} if variational else codes),
         "token_size": model.embedding_dim,
-        "use_l2_norm": model.l2_normalised,
-        "commitment_cost": model.commitment_cost,
         "vit_enc_model_size": sizes["encoder"],
         "vit_dec_model_size": sizes["decoder"],
         "vit_enc_patch_size": model.encoder_patch,

@@ -195,6 +195,8 @@ class TokenizerMethods(FamilyMethods):
 
     def encode(self, model: Model, batch: Arrays, noise: Arrays, frozen: Arrays) -> dict[str, Array]:
         """`tokens` (B, h, w), or (B, T)."""
+        if not self.plan.codebook_size:
+            raise UserError("this tokenizer has no codes, so pictures have no tokens: use reconstruct")
         return {"tokens": model.quantise(model.encode(self._pictures(batch))).indices.astype(jnp.int32)}
 
     def decode(self, model: Model, batch: Arrays, noise: Arrays, frozen: Arrays) -> dict[str, Array]:
@@ -257,10 +259,9 @@ class TokenizerMethods(FamilyMethods):
         loss = metrics["loss"]
         counts = code_counts(quantised.indices, self.plan.codebook_size, loss.dtype)
         all_metrics = dict.fromkeys(training.METRICS, jnp.zeros_like(loss)) | metrics
-        all_metrics |= {
-            "usage": (counts > 0).astype(loss.dtype).mean(),
-            "perplexity": perplexity(counts),
-        }
+        if self.plan.codebook_size:
+            all_metrics["usage"] = (counts > 0).astype(loss.dtype).mean()
+            all_metrics["perplexity"] = perplexity(counts)
         new = dict(quantised.buffers)
         if "share" in buffers:
             new |= self._dead_code_reset(noise["dead_code_reset"], buffers["share"], counts, z)

@@ -15,6 +15,7 @@ from flax import nnx
 from jax import Array
 from jax.lax import stop_gradient
 
+from dioscuri.errors import UserError
 from dioscuri.families.vqgan.model_options import Tokenizer
 from dioscuri.families.vqgan.plan import TokenizerPlan
 from jax_impl.layers.dense import Embedding, Linear, broadcast
@@ -256,7 +257,31 @@ class Signs(nnx.Module):
         return Quantised(z + stop_gradient(codes - z), indices, losses | {"quantiser": total}, {})
 
 
-Quantizer = NearestCode | GumbelCodes | FiniteScalars | Signs
+class GaussianPosterior(nnx.Module):
+    """Samples of a Gaussian posterior, in evaluation its mean (Kingma and Welling 2014): vectors
+    (B, h, w, 2 D) are means and logarithms of variances."""
+
+    def __init__(self, options: Tokenizer) -> None:
+        self.options = options
+
+    def lookup(self, indices: Array) -> Array:
+        """There are no codes."""
+        del indices
+        raise UserError("this tokenizer has no codes, so there are no tokens to decode: use reconstruct")
+
+    def __call__(self, z: Array, noise: Arrays | None = None, *, train: bool = False) -> Quantised:
+        """Samples; training uses `noise['posterior']`, normal (B, h, w, D), and adds the KL from a normal
+        distribution, a mean over pictures. There are no indices: (B, h, 0)."""
+        mean, logvar = jnp.split(at_least_float32(z), 2, -1)
+        logvar = logvar.clip(-30, 20)
+        none = jnp.zeros((*mean.shape[:2], 0), jnp.int32)
+        if not train:
+            return Quantised(mean, none, {}, {})
+        kl = 0.5 * (jnp.square(mean) + jnp.exp(logvar) - 1 - logvar).sum() / len(mean)
+        return Quantised(mean + jnp.exp(logvar / 2) * (noise or {})["posterior"], none, {"quantiser": kl}, {})
+
+
+Quantizer = NearestCode | GumbelCodes | FiniteScalars | Signs | GaussianPosterior
 
 
 def make_quantizer(options: Tokenizer) -> Quantizer:
@@ -265,6 +290,8 @@ def make_quantizer(options: Tokenizer) -> Quantizer:
         return FiniteScalars(options)
     if options.quantizer == "gumbel":
         return GumbelCodes(options)
+    if options.quantizer == "gaussian":
+        return GaussianPosterior(options)
     return Signs(options) if options.quantizer == "lfq" else NearestCode(options)
 
 

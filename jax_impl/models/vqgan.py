@@ -17,7 +17,13 @@ from dioscuri.families.vqgan.plan import Block, Level, TokenizerPlan
 from jax_impl.layers.convolution import Conv
 from jax_impl.layers.dense import Linear
 from jax_impl.layers.precision import weights_dtype
-from jax_impl.layers.quantizers import GumbelCodes, Quantised, averaged_codebook, make_quantizer
+from jax_impl.layers.quantizers import (
+    GaussianPosterior,
+    GumbelCodes,
+    Quantised,
+    averaged_codebook,
+    make_quantizer,
+)
 from jax_impl.layers.resnet import (
     GridAttention,
     GroupNorm,
@@ -218,6 +224,8 @@ class Tokenizer(Pretrained, nnx.Module):
                 "gumbel_temperature", self.quantize.options.gumbel_temperature[0]
             )
             return self.quantize(z, noise, temperature, train=train)
+        if isinstance(self.quantize, GaussianPosterior):
+            return self.quantize(z, noise, train=train)
         return self.quantize(z, buffers, train=train)
 
     def decode_trunk(self, codes: Array, noise: Arrays | None = None) -> Array:

@@ -18,15 +18,15 @@ from tests.support import tokenizers
 from tests.support.one_d import TWINS, options_of, quantised
 
 FAMILY = "one_d_tokens"
-FIRST, SECOND, SINGLE, TEXT, CODES, PROXY = (
+FIRST, SECOND, SINGLE, TEXT, CODES, PROXY, POSTERIOR = (
     (FAMILY, runner)
     for runner in (
         *("titok_stage1", "titok_stage2", "titok_single_stage"),
-        *("tatitok", "titok_vq", "pretrained_tokenizer"),
+        *("tatitok", "titok_vq", "pretrained_tokenizer", "titok_vae"),
     )
 )
 ADVERSARIAL = [SECOND, SINGLE, TEXT]
-KINDS = [FIRST, *ADVERSARIAL, CODES, PROXY]
+KINDS = [FIRST, *ADVERSARIAL, CODES, PROXY, POSTERIOR]
 
 
 class Run:
@@ -37,12 +37,13 @@ class Run:
         loss = case.settings["loss"]
         self.loss = Loss(
             reconstruction=loss.get("reconstruction_loss", "l2"),
-            reconstruction_weight=loss.get("reconstruction_weight", 1.0),
+            reconstruction_weight=loss.get("reconstruction_weight", 1.0)
+            / np.exp(loss.get("logvar_init", 0.0)),
             disc_factor=loss.get("discriminator_factor", 1.0),
             lpips_path="stand-in" if "perceptual_weight" in loss else "",
             perceptual_weight=loss.get("perceptual_weight", 0.0),
             proxy_path="" if case.kind != FIRST else "stand-in",
-            codebook_weight=loss["quantizer_weight"],
+            codebook_weight=loss["kl_weight" if case.kind == POSTERIOR else "quantizer_weight"],
             disc_weight=loss.get("discriminator_weight", 0.0),
             adaptive_disc_weight=False,
             lecam_weight=loss.get("lecam_regularization_weight", 0.0),
@@ -65,6 +66,8 @@ class Run:
         }
         if "text_guidance" in self.inputs:
             self.batch["text"] = self.inputs["text_guidance"]
+        if "posterior_noise" in self.inputs:
+            self.batch["posterior"] = nhwc(self.inputs["posterior_noise"])
         if "proxy_codes" in self.inputs:
             grid = self.twin.methods.plan.one_d.decoder.grid
             self.batch["proxy_codes"] = self.inputs["proxy_codes"].reshape(-1, grid, grid)
@@ -171,7 +174,27 @@ def test_adversarial_training(run):
     run.close_gradients(critic, "loss.")
 
 
-@pytest.mark.parametrize("case", cases(FIRST, *ADVERSARIAL))
+@pytest.mark.parametrize("case", cases(POSTERIOR))
+def test_gaussian_posterior(run):
+    """Without codes; the discriminator has not begun."""
+    actual, D = run.twin.stages(run.batch), run.twin.hparams.model.embedding_dim
+    z = nchw(actual["z"])
+    run.close(z, "parameters")
+    run.close(z[:, :D], "mean")
+    run.close(z[:, D:].clip(-30, 20), "logvar")
+    run.close(nchw(actual["codes"]), "sample")
+    run.close(nchw(actual["made"]), "image")
+    run.close(nchw(run.twin.mode(run.batch)), "image_of_mode")
+    losses = run.twin.losses(run.batch, {}, adversarial=False)
+    run.close(losses["quantiser"], "kl", run.outputs["kl"].sum() / len(z))
+    run.close(losses["loss"], "loss_total")
+    run.close(run.loss.reconstruction_weight * losses["reconstruction"], "loss_reconstruction")
+    run.close(run.loss.codebook_weight * losses["quantiser"], "loss_kl")
+    run.close(run.loss.perceptual_weight * losses["perceptual"], "loss_perceptual")
+    run.close_gradients(losses, "model")
+
+
+@pytest.mark.parametrize("case", cases(FIRST, *ADVERSARIAL, POSTERIOR))
 def test_every_recorded_weight_has_a_place(case):
     table = parameter_table(make_plan(options(case)[0], options(case)[1]["target_res"], 3))
     recorded = {name: a.shape for name, a in case.weights.items() if not name.startswith("loss.")}

@@ -208,6 +208,18 @@ OPTIONS = {
         "loss.lecam_decay=0.5",
         "loss.adaptive_disc_weight=False",
     ),
+    "sequence of samples": (
+        "model.architecture=titok",
+        *("model.hidden_channels=0", "model.channel_mult=[]", "model.z_channels=0"),
+        *("model.quantizer=gaussian", "model.num_embeddings=0", "loss.codebook_weight=0.001"),
+        *("model.latent_tokens=3", "model.encoder_patch=4", "model.decoder_patch=4"),
+        *(
+            f"model.{side}_{name}={value}"
+            for side in ("encoder", "decoder")
+            for name, value in (("width", 8), ("layers", 1), ("heads", 2))
+        ),
+        "loss.lecam_weight=0.1",
+    ),
     "contrastive": CONTRASTIVE,
     "contrastive by positions": (
         *CONTRASTIVE,

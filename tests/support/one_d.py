@@ -47,6 +47,10 @@ class Twin:
             # The codes are recorded, so that the other tokenizer is not read.
             methods._proxy_codes = lambda batch, _frozen: batch["proxy_codes"]
 
+    def noise(self, batch):
+        """Noise of training among the recorded arrays."""
+        return {name: batch[name] for name in ("posterior",) if name in batch}
+
     def stages(self, batch):
         """Every stage on pictures, in training mode."""
         return self._run(self._stages, batch)
@@ -54,6 +58,10 @@ class Twin:
     def decode(self, indices, batch):
         """What indices (B, T) decode to."""
         return self._run(self._decode, {**batch, "indices": indices})["made"]
+
+    def mode(self, batch):
+        """What the mean of a Gaussian posterior decodes to."""
+        return self._run(self._mode, batch)["made"]
 
     def losses(self, batch, buffers, *, adversarial):
         """`loss`, metrics, new buffers `new.<name>`, and gradients `grad/<name>`."""
@@ -75,14 +83,14 @@ class Twin:
 
     def _loss(self, loss, scalars):
         def run(model, batch, buffers):
-            value, metrics, new = loss(model, batch, {}, scalars, buffers, {})
+            value, metrics, new = loss(model, batch, self.noise(batch), scalars, buffers, {})
             return value, {"loss": value, **metrics, **{f"new.{name}": new[name] for name in new}}
 
         return run
 
     def _stages(self, model, batch):
         z = model.encode(batch["image"])
-        quantised, text = model.quantise(z, train=True), self.methods._text(batch)
+        quantised, text = model.quantise(z, self.noise(batch), train=True), self.methods._text(batch)
         logits = model.logits(quantised.codes, **text)
         made = model.decode(quantised.codes, **text)
         found = {
@@ -96,6 +104,9 @@ class Twin:
             found["logits_real"] = model.discriminator(batch["image"])[0]
             found["logits_fake"] = model.discriminator(made)[0]
         return found | {f"loss.{name}": loss for name, loss in quantised.losses.items()}
+
+    def _mode(self, model, batch):
+        return {"made": model.decode(model.quantise(model.encode(batch["image"])).codes)}
 
     def _decode(self, model, batch):
         return {"made": model.decode_indices(batch["indices"], **self.methods._text(batch))}

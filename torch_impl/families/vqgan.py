@@ -212,6 +212,8 @@ class TokenizerMethods(FamilyMethods):
 
     def encode(self, model: Model, batch: Tensors, noise: Tensors, frozen: Tensors) -> dict[str, Tensor]:
         """`tokens` (B, h, w), or (B, T)."""
+        if not self.plan.codebook_size:
+            raise UserError("this tokenizer has no codes, so pictures have no tokens: use reconstruct")
         return {"tokens": model.quantise(model.encode(self._pictures(batch))).indices.to(torch.int32)}
 
     def decode(self, model: Model, batch: Tensors, noise: Tensors, frozen: Tensors) -> dict[str, Tensor]:
@@ -288,10 +290,9 @@ class TokenizerMethods(FamilyMethods):
         loss = metrics["loss"]
         counts = code_counts(quantised.indices, self.plan.codebook_size, loss.dtype)
         all_metrics = dict.fromkeys(training.METRICS, torch.zeros_like(loss)) | metrics
-        all_metrics |= {
-            "usage": (counts > 0).to(loss.dtype).mean(),
-            "perplexity": perplexity(counts),
-        }
+        if self.plan.codebook_size:
+            all_metrics["usage"] = (counts > 0).to(loss.dtype).mean()
+            all_metrics["perplexity"] = perplexity(counts)
         new = dict(quantised.buffers)
         if "share" in buffers:
             new |= self._dead_code_reset(noise["dead_code_reset"], buffers["share"], counts, z)

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from dioscuri.errors import UserError
 from dioscuri.families.vqgan.model_options import Tokenizer
 from dioscuri.families.vqgan.plan import TokenizerPlan
 from torch_impl.layers.norms import unit
@@ -259,7 +260,32 @@ class Signs(nn.Module):
         return Quantised(z + (codes - z).detach(), indices, losses | {"quantiser": total}, {})
 
 
-Quantizer = NearestCode | GumbelCodes | FiniteScalars | Signs
+class GaussianPosterior(nn.Module):
+    """Samples of a Gaussian posterior, in evaluation its mean (Kingma and Welling 2014): vectors
+    (B, h, w, 2 D) are means and logarithms of variances."""
+
+    def __init__(self, options: Tokenizer) -> None:
+        super().__init__()
+        self.options = options
+
+    def lookup(self, indices: Tensor) -> Tensor:
+        """There are no codes."""
+        del indices
+        raise UserError("this tokenizer has no codes, so there are no tokens to decode: use reconstruct")
+
+    def forward(self, z: Tensor, noise: Tensors | None = None, *, train: bool = False) -> Quantised:
+        """Samples; training uses `noise['posterior']`, normal (B, h, w, D), and adds the KL from a normal
+        distribution, a mean over pictures. There are no indices: (B, h, 0)."""
+        mean, logvar = at_least_float32(z).chunk(2, -1)
+        logvar = logvar.clamp(-30, 20)
+        none = torch.zeros((*mean.shape[:2], 0), dtype=torch.int64, device=z.device)
+        if not train:
+            return Quantised(mean, none, {}, {})
+        kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).sum() / len(mean)
+        return Quantised(mean + (logvar / 2).exp() * (noise or {})["posterior"], none, {"quantiser": kl}, {})
+
+
+Quantizer = NearestCode | GumbelCodes | FiniteScalars | Signs | GaussianPosterior
 
 
 def make_quantizer(options: Tokenizer) -> Quantizer:
@@ -268,6 +294,8 @@ def make_quantizer(options: Tokenizer) -> Quantizer:
         return FiniteScalars(options)
     if options.quantizer == "gumbel":
         return GumbelCodes(options)
+    if options.quantizer == "gaussian":
+        return GaussianPosterior(options)
     return Signs(options) if options.quantizer == "lfq" else NearestCode(options)
 
 

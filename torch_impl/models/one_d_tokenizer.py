@@ -150,7 +150,7 @@ class OneDTokenizer(Tokenizer):
         options, stacks = plan.options, plan.one_d
         self.plan = plan
         self.latent_tokens = nn.Parameter(torch.zeros(stacks.tokens, stacks.encoder.width))
-        self.encoder = OneDEncoder(plan, plan.embedding_dim, checkpoint)
+        self.encoder = OneDEncoder(plan, plan.encoder_outputs, checkpoint)
         self.quantize = make_quantizer(options)
         self.decoder: Any = OneDDecoder(plan, checkpoint)
         if plan.proxy is not None:

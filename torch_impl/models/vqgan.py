@@ -14,7 +14,13 @@ from torch import Tensor, nn
 
 from dioscuri.families.vqgan.plan import Block, Level, TokenizerPlan
 from torch_impl.layers.precision import weights_dtype
-from torch_impl.layers.quantizers import GumbelCodes, Quantised, averaged_codebook, make_quantizer
+from torch_impl.layers.quantizers import (
+    GaussianPosterior,
+    GumbelCodes,
+    Quantised,
+    averaged_codebook,
+    make_quantizer,
+)
 from torch_impl.layers.resnet import (
     GridAttention,
     Halved,
@@ -220,6 +226,8 @@ class Tokenizer(Pretrained, nn.Module):
                 "gumbel_temperature", self.quantize.options.gumbel_temperature[0]
             )
             return self.quantize(z, noise, temperature, train=train)
+        if isinstance(self.quantize, GaussianPosterior):
+            return self.quantize(z, noise, train=train)
         return self.quantize(z, buffers, train=train)
 
     def decode_trunk(self, codes: Tensor, noise: Tensors | None = None) -> Tensor:

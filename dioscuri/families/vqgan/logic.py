@@ -153,7 +153,7 @@ class TokenizerRun:
             score=self.hparams.loss.reconstruction_weight * averaged.reconstruction + perceptual,
             headline=f"validation {averaged} with averaged weights; PSNR {raw.psnr:.2f} dB with raw ones",
             scalars=scalars,
-            histograms={"Codebook/counts": averaged.counts},
+            histograms={"Codebook/counts": averaged.counts} if len(averaged.counts) else {},
             images=shown.images,
         )
 

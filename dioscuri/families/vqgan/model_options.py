@@ -70,7 +70,7 @@ class Tokenizer(OneDTokens):
         doc="metroplex: four convolutions, or two of full width",
     )
     z_channels: int = option(0, low=0, high=2**14, doc="channels of the encoder's output")
-    num_embeddings: int = option(low=2, high=2**24, doc="codes")
+    num_embeddings: int = option(0, low=0, high=2**24, doc="codes; gaussian: 0")
     embedding_dim: int = option(
         low=1, high=2**14, doc="length of a code; z_channels if there is no layer between"
     )
@@ -97,12 +97,13 @@ class Tokenizer(OneDTokens):
     )
     quantizer: str = option(
         "nearest",
-        choices=("nearest", "ema", "gumbel", "fsq", "lfq"),
+        choices=("nearest", "ema", "gumbel", "fsq", "lfq", "gaussian"),
         doc="nearest: the nearest code, learnt by gradient; ema: moving averages of the outputs it quantised "
         "(van den Oord et al. 2017, A.1); gumbel: codes mixed under noise in training (Jang et al. 2017), by "
         "their "
         "distances with maskgit and paella, else by a layer's logits; fsq: rounded values (Mentzer et al. "
-        "2023); lfq: signs (Yu et al. 2023)",
+        "2023); lfq: signs (Yu et al. 2023); gaussian, with titok: no codes, so no tokens, but samples "
+        "of a Gaussian posterior (Kingma and Welling 2014)",
     )
     gumbel_temperature: tuple[float, float] = option(
         (1.0, 0.6),
@@ -240,6 +241,16 @@ class Tokenizer(OneDTokens):
             )
 
     def _check_quantizer(self) -> None:
+        gaussian = self.quantizer == "gaussian"
+        if gaussian != (self.num_embeddings == 0) or self.num_embeddings == 1:
+            raise UserError(
+                f"[model] num_embeddings is {self.num_embeddings}: quantizer 'gaussian' needs 0, the others "
+                "at least 2"
+            )
+        if gaussian and (self.architecture != "titok" or self.decoder_output != "pixels"):
+            raise UserError(
+                "[model] quantizer 'gaussian' needs architecture 'titok' and decoder_output 'pixels'"
+            )
         if self.quantizer == "fsq" and (
             len(self.fsq_levels) != self.embedding_dim or prod(self.fsq_levels) != self.num_embeddings
         ):

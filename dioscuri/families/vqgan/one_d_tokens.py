@@ -55,10 +55,11 @@ def one_d_table(
 ) -> Table:
     """Every parameter under TiTok's name. `proxy_decoder` has the names of the other tokenizer."""
     encoder, decoder, D = stacks.encoder, stacks.decoder, options.embedding_dim
+    vectors = 2 * D if options.quantizer == "gaussian" else D
     table = {"latent_tokens": _embedding(stacks.tokens, encoder.width)}
     table |= _embeddings("encoder", encoder, stacks.tokens)
     table |= _layer("encoder.patch_embed", (encoder.width, channels, *[encoder.patch] * 2), decays=False)
-    table |= _transformer("encoder", encoder) | _layer("encoder.conv_out", (D, encoder.width, 1, 1))
+    table |= _transformer("encoder", encoder) | _layer("encoder.conv_out", (vectors, encoder.width, 1, 1))
     table |= _embeddings("decoder", decoder, stacks.tokens)
     table["decoder.mask_token"] = _embedding(1, 1, decoder.width)
     table |= _layer("decoder.decoder_embed", (decoder.width, D), decays=False)

@@ -94,6 +94,11 @@ class TokenizerPlan:
         return self.options.embedding_dim
 
     @property
+    def encoder_outputs(self) -> int:
+        """Values of each of the encoder's vectors: a code's, or means and logarithms of variances."""
+        return self.embedding_dim * (2 if self.options.quantizer == "gaussian" else 1)
+
+    @property
     def pixel_range(self) -> str:
         """'unit' for [0, 1], 'signed' for [-1, 1]."""
         return self.options.pixel_range
@@ -265,13 +270,15 @@ def has_codebook(plan: TokenizerPlan) -> bool:
 
 
 def noise(plan: TokenizerPlan, batch: int) -> tuple[NoiseSpec, ...]:
-    """Uniform noise of training: that of dropout (B, H, W, C) under the residual block's name, and `gumbel`
-    (B, h, w, K) for a Gumbel quantiser."""
+    """Noise of training: uniform for dropout (B, H, W, C), under the residual block's name, and as `gumbel`
+    (B, h, w, K) for a Gumbel quantiser; normal as `posterior` (B, h, w, D) for a Gaussian one."""
     dropped = plan.blocks if plan.options.dropout else []
     specs = tuple(
         NoiseSpec(block.name, "uniform", (batch, block.resolution, block.resolution, block.outputs))
         for block in dropped
     )
+    if plan.options.quantizer == "gaussian":
+        return (*specs, NoiseSpec("posterior", "normal", (batch, *plan.vector_shape, plan.embedding_dim)))
     if plan.options.quantizer != "gumbel":
         return specs
     return (*specs, NoiseSpec("gumbel", "uniform", (batch, *plan.vector_shape, plan.codebook_size)))

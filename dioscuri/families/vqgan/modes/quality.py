@@ -24,7 +24,7 @@ class Quality:
     @property
     def usage(self) -> float:
         """Fraction of the codes that were used."""
-        return float((self.counts > 0).mean())
+        return float((self.counts > 0).mean()) if len(self.counts) else 0.0
 
     @property
     def perplexity(self) -> float:
