@@ -24,7 +24,7 @@ class FeedForward(nnx.Module):
         self.net = nnx.Dict({"0": first, "2": Linear(inner, width)})
 
     def __call__(self, x: Array) -> Array:
-        first: nnx.Dict = self.net["0"]  # type: ignore[assignment]
+        first: nnx.Dict = self.net["0"]  # type: ignore[assignment] # not a tensor
         return self.net["2"](jax.nn.gelu(first["proj"](x), approximate=True))
 
 

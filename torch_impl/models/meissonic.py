@@ -164,7 +164,7 @@ class Resample(nn.ModuleDict):
         self.name = name
 
     def forward(self, x: Tensor) -> Tensor:
-        layers: nn.ModuleDict = self[self.name]  # type: ignore[assignment]
+        layers: nn.ModuleDict = self[self.name]  # type: ignore[assignment] # not a tensor
         return layers["conv"](layers["norm"](x))
 
 

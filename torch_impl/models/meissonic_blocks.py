@@ -23,7 +23,7 @@ class FeedForward(nn.Module):
         self.net = nn.ModuleDict({"0": first, "2": nn.Linear(inner, width)})
 
     def forward(self, x: Tensor) -> Tensor:
-        first: nn.ModuleDict = self.net["0"]  # type: ignore[assignment]
+        first: nn.ModuleDict = self.net["0"]  # type: ignore[assignment] # not a tensor
         return self.net["2"](F.gelu(first["proj"](x), approximate="tanh"))
 
 
