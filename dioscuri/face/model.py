@@ -20,7 +20,7 @@ from dioscuri.face.adapters import Adaptable
 from dioscuri.face.network import Network, precision_of
 from dioscuri.face.recorded import checked_noise
 from dioscuri.face.usual import Values
-from dioscuri.inputs import check_names, read_count, read_seed
+from dioscuri.inputs import check_names, check_path, read_count, read_seed
 from dioscuri.registry import family_module
 
 METHODS = (
@@ -170,7 +170,9 @@ class Model(Adaptable):
         A discriminator and buffers are left out, and adapters are merged. `load` of either twin opens the
         folder; a tokenizer's also serves as `data.tokenizer_path`.
         """
+        check_path(folder, "save takes a folder")
         folder = Path(folder)
+        self._check_free(folder)
         same = self._origin if self._origin and self._hash() == self._fingerprint else None
         weights = without_discriminator(self._whole_weights())
         write_folder(folder, self.hparams, weights, origin=same)
@@ -274,6 +276,14 @@ class Model(Adaptable):
                 )
             )
         return {name: np.concatenate([rows[name] for rows in made])[:n] for name in made[0]}
+
+    def _check_free(self, folder: Path) -> None:
+        """Raise a `UserError` if a folder holds what `load` would take for this model, or for its
+        tokenizer."""
+        if any(folder.glob("hparams-*.cfg")):
+            raise UserError(f"{folder} is the folder of a run: save the model elsewhere")
+        if self._tokenizer is None and (folder / TOKENIZER).exists():
+            raise UserError(f"{folder} holds the tokenizer of another model: save elsewhere, or remove it")
 
     def _hash(self) -> str:
         """A hash of the weights."""

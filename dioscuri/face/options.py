@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar, get_type_hints
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from dioscuri.errors import UserError, did_you_mean
 from dioscuri.hparams.reader import Setting
 from dioscuri.hparams.schema import names, typed
+from dioscuri.hparams.unread import unused_in_call
 from dioscuri.inputs import check_names
 
 OptionsT = TypeVar("OptionsT")
@@ -34,6 +36,23 @@ def with_options(
         return replace(options, **values)  # type: ignore[type-var] # a dataclass
     except UserError as error:
         raise UserError(f"{call}: {error}") from error
+
+
+def options_of_call(
+    hparams: Any,
+    given: Mapping[str, Any],
+    allowed: Sequence[str],
+    call: str,
+    usual: Mapping[str, Any] = MappingProxyType({}),
+) -> Any:
+    """The options of `[synthesis]`, updated with the call's usual ones and those given to it; a `UserError`
+    as from `with_options`, and for an option given that nothing uses."""
+    chosen = with_options(hparams.synthesis, {**usual, **given}, allowed, call)
+    for declared in fields(chosen):
+        reason = unused_in_call(replace(hparams, synthesis=chosen), declared)
+        if declared.name in given and reason:
+            raise UserError(f"{call}: [synthesis] {declared.name} {reason}: leave it out")
+    return chosen
 
 
 def setting(section: str, option: str, value: Any, source: str) -> Setting:

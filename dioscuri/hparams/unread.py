@@ -38,6 +38,19 @@ def unread_options(hparams: Any) -> Iterator[Unread]:
             yield Unread(section, declared, _reason(needs, states), places)
 
 
+def unused_in_call(hparams: Any, declared: Field[Any]) -> str:
+    """Why an option of [synthesis], not of its default value, is unused by a call in Python; '' if it is
+    used, or used by some modes alone: a call is none."""
+    needs = declared.metadata["needs"]
+    places = [_place("synthesis", switch) for switch, _ in needs]
+    value, mode = getattr(hparams.synthesis, declared.name), ("synthesis", "synthesis_mode")
+    if not needs or value == declared.default or mode in places:
+        return ""
+    states = [getattr(getattr(hparams, place), name) for place, name in places]
+    used = any(_is_on(state, on) for state, (_, on) in zip(states, needs, strict=True))
+    return "" if used else _reason(needs, states)
+
+
 def check_read(hparams: Any, settings: Settings) -> None:
     """Raise a `UserError` for an option that is given but unused.
 

@@ -179,7 +179,7 @@ def _source(
 
 
 def _check_choice(weights: Any, step: Any) -> None:
-    if weights not in GROUPS:
+    if not isinstance(weights, str) or weights not in GROUPS:
         raise UserError(f"weights must be {' or '.join(map(repr, GROUPS))}, not {weights!r}")
     whole = isinstance(step, int) and not isinstance(step, bool) and step >= 0
     if not whole and step not in ("best", "last"):

@@ -51,6 +51,7 @@ def test_raw_weights_and_any_step_can_be_chosen(runs, twin):
 @pytest.mark.parametrize(
     ("options", "says"),
     [
+        ({"weights": ["raw"]}, r"weights must be 'average' or 'raw', not \['raw'\]"),
         ({"weights": "ema"}, "weights must be 'average' or 'raw', not 'ema'"),
         ({"step": "newest"}, "step must be 'best', 'last' or the number of a checkpoint, not 'newest'"),
         ({"step": True}, "not True"),
@@ -82,6 +83,17 @@ def test_a_choice_that_nothing_reads_is_refused(model, tmp_path, twin, options, 
     with pytest.raises(UserError, match=says) as refused:
         dio(twin).load(tmp_path / "saved", **options)
     assert "\n" not in str(refused.value)
+
+
+def test_nothing_is_saved_where_another_model_would_be_loaded(runs, model, tmp_path):
+    with pytest.raises(UserError, match="is the folder of a run: save the model elsewhere"):
+        model("torch", "vae").save(runs["vae"])
+    assert not (runs["vae"] / "config.json").exists()
+    model("torch", "maskgit").save(tmp_path / "saved")
+    with pytest.raises(UserError, match="saved holds the tokenizer of another model"):
+        model("torch", "vae").save(tmp_path / "saved")
+    model("torch", "maskgit").save(tmp_path / "saved")
+    assert dio("torch").load(tmp_path / "saved").family == "maskgit"
 
 
 def test_what_is_no_model_is_one_line(runs, tmp_path):

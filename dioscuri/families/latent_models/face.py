@@ -10,7 +10,7 @@ from dioscuri import schedules
 from dioscuri.engine import Array
 from dioscuri.errors import UserError
 from dioscuri.face.model import BATCH_SIZE, Model
-from dioscuri.face.options import with_options
+from dioscuri.face.options import options_of_call
 from dioscuri.families.latent_models import exploration
 from dioscuri.families.latent_models.bounds import log_weight
 from dioscuri.families.latent_models.conditions import asked, check_guidance, labelled
@@ -228,7 +228,7 @@ class LatentModel(Model):
         self, options: Mapping[str, Any], call: str, allowed: Sequence[str] = _READING
     ) -> dict[str, Any]:
         """Options for reading the output layer, and guidance: the run's, updated with the call's."""
-        chosen = with_options(self.hparams.synthesis, options, allowed, call)
+        chosen = options_of_call(self.hparams, options, allowed, call)
         arguments = {"output": chosen.output, "output_temperature": chosen.output_temperature}
         if allowed is _READING:
             return arguments

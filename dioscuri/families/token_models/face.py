@@ -9,7 +9,7 @@ import numpy as np
 from dioscuri.engine import Array
 from dioscuri.errors import UserError
 from dioscuri.face.model import BATCH_SIZE, Model
-from dioscuri.face.options import with_options
+from dioscuri.face.options import options_of_call
 from dioscuri.face.usual import Values
 from dioscuri.inputs import read_classes, read_count, read_flag, read_mask, read_token_mask, read_tokens
 from dioscuri.plans.noise import NoiseSpec
@@ -193,8 +193,8 @@ class TokenModel(Model):
 
     def _sampling(self, options: Mapping[str, Any], call: str) -> Any:
         """The run's sampling options, updated with the model's for this method and those of a call."""
-        given = {**self.call_options.get(call, {}), **options}
-        chosen = with_options(self.hparams.synthesis, given, self.sampling_options, call)
+        usual = self.call_options.get(call, {})
+        chosen = options_of_call(self.hparams, options, self.sampling_options, call, usual)
         self._check_sampling(chosen, call)
         return chosen
 
