@@ -2,14 +2,19 @@
 
 from itertools import cycle
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 
 from dioscuri.families.vqgan.discriminators import make_plan, parameter_table
 from dioscuri.families.vqgan.lpips import weight_shapes
 from dioscuri.families.vqgan.options import Discriminator, Loss
 from dioscuri.plans.parameters import initial_values
+from jax_impl.objectives import vqgan as jax_vqgan
 from tests.support.gan import TWINS
+from torch_impl.objectives import vqgan as torch_vqgan
 
 # Values relative to a tensor's largest one; gradients as relative L2.
 WITHIN = {"float64": (1e-9, 1e-9), "float32": (1e-4, 1e-4)}
@@ -130,3 +135,14 @@ def test_lpips_agrees(channels, precision):
     assert_agree(*actual, precision)
     assert (actual[0]["distance"] > 0).all()
     assert np.isfinite(actual[0]["grad/second"]).all()
+
+
+def test_cross_entropies_of_codes_are_those_of_the_definition():
+    logits, codes = random(3, 2, 4, 5), np.random.default_rng(1).integers(0, 5, (3, 2, 4))
+    chosen = np.take_along_axis(logits, codes[..., None], -1)[..., 0]
+    expected = (np.log(np.exp(logits).sum(-1)) - chosen).mean((1, 2))
+    torch_losses = torch_vqgan.code_losses(torch.from_numpy(logits), torch.from_numpy(codes)).numpy()
+    with jax.enable_x64(True):
+        jax_losses = np.asarray(jax_vqgan.code_losses(jnp.asarray(logits), jnp.asarray(codes)))
+    np.testing.assert_allclose(torch_losses, expected, rtol=1e-12)
+    np.testing.assert_allclose(jax_losses, expected, rtol=1e-12)
