@@ -66,6 +66,7 @@ def main(words: Sequence[str]) -> None:
     """Measure what the words name."""
     asks = {"-h", "--help"} & {*words}  # `--ood --help`: argparse would look for a model first
     chosen = make_parser().parse_args(list(asks or words))
+    _check_out(chosen)
     model: Any = load(chosen.twin or default_twin(), chosen.ood)
     if "detect" not in model.does or len(model.picture_shape) != 3:
         model.detect((), ())  # says why it cannot
@@ -140,6 +141,16 @@ def _named(paths: Sequence[Path]) -> dict[str, Path]:
     if len(set(names)) < len(paths):
         raise UserError(f"--foreign has {names[0]} twice: give every set once")
     return dict(zip(names, paths, strict=True))
+
+
+def _check_out(chosen: argparse.Namespace) -> None:
+    """Histograms are pictures, and must not become part of a set."""
+    if chosen.out is None:
+        return
+    out = chosen.out.resolve()
+    for path in (chosen.known, *chosen.foreign, *filter(None, (chosen.validation,))):
+        if out.is_relative_to(path.resolve()):
+            raise UserError(f"--out {chosen.out} lies in the set {path}: give a folder outside of it")
 
 
 def _open(path: Path, model: Any, side: int) -> Opened:

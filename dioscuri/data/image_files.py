@@ -117,6 +117,8 @@ def _reason(error: Exception, source: Path | BinaryIO) -> Refused:
         return Refused(_what_it_is(source))
     if isinstance(error, (Image.DecompressionBombError, Image.DecompressionBombWarning)):
         return Refused(f"more than {_MAX_PIXELS // 10**6} million pixels")
+    if isinstance(error, OSError) and error.strerror:
+        return Refused(error.strerror)
     return Refused(str(error).partition("\n")[0] or type(error).__name__)
 
 

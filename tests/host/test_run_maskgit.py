@@ -127,7 +127,8 @@ def test_tokens_that_are_filled(tmp_path):
         ("synthesis.inpaint_box=(2, 0, 3, 1)", "is empty or extends beyond"),
         (f"synthesis.mask_path={tmp_path / 'black.png'}", "no True or white pixel"),
         (f"synthesis.mask_path={tmp_path / 'large.png'}", "is 9x8 pixels, the pictures are 8x8"),
-        (f"synthesis.mask_path={tmp_path / 'nothing.png'}", "mask_path .* cannot be used"),
+        (f"synthesis.mask_path={tmp_path / 'nothing.png'}", "mask_path .* cannot be used: No such file"),
+        (f"synthesis.mask_path={tmp_path}", "cannot be used: Is a directory$"),
     ]:
         wrong = inpainting(override)
         with pytest.raises(UserError, match=message):

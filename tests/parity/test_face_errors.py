@@ -62,6 +62,7 @@ HOSTILE = [
     ("maskgit", "generate", (1,), {"remask_rate": 0.3}, "remask_rate applies only if remask is 'random'"),
     ("maskgit", "inpaint", (PICTURES, LEFT), {"remask_rate": 0.3}, "applies only if remask is 'random'"),
     ("sundae", "generate", (1,), {"min_steps": 3, "early_stop": False}, "applies only if early_stop is True"),
+    ("sundae", "inpaint", (PICTURES, LEFT), {"n": 2}, "'n'"),
     ("maskgit", "save", (None,), {}, "save takes a folder, not a NoneType"),
     ("maskgit", "draw_noise", ("generat", 2), {}, r"draw_noise: method 'generat' .* 'generate'\?"),
     ("maskgit", "draw_noise", ("generate", 0), {}, "rows must be a whole number of at least 1, not 0"),

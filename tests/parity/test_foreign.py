@@ -214,6 +214,13 @@ def test_bad_input_is_one_line_and_nothing_is_written(runs, files, monkeypatch, 
     assert not (files / "never").exists()
 
 
+def test_histograms_do_not_become_part_of_a_set(runs, files, monkeypatch):
+    monkeypatch.chdir(files)
+    with pytest.raises(UserError, match=r"--out known/report lies in the set known: give a folder outside"):
+        evaluate(runs, "--ood vae --known known --foreign strange --out known/report")
+    assert not (files / "known" / "report").exists()
+
+
 def test_what_is_no_vae_says_so(tmp_path):
     classifier = import_module("dioscuri.torch").new("classifier", num_classes=2, target_res=8, channels=1)
     classifier.save(tmp_path / "classifier")

@@ -64,10 +64,9 @@ class SundaeModel(TokenModel):
         self._no_options("decode", options)
         return np.array([characters.decode(tokens) for tokens in self._tokens(codes)])
 
-    def inpaint(self, pictures: Any, mask: Any, *, n: int | None = None, **options: Any) -> Array:
+    def inpaint(self, pictures: Any, mask: Any, **options: Any) -> Array:
         """Pictures with the tokens under `mask` sampled again; for text, the mask is bool (L,) or (N, L), one
         value per character."""
-        del n
         if self.grid:
             return super().inpaint(pictures, mask, **options)
         return self._fill(pictures, mask, **options)
