@@ -12,7 +12,7 @@ from einops import rearrange
 from flax import nnx
 from jax import Array
 
-from dioscuri.families.maskgit.meissonic import SINUSOID, sequence_angles, sinusoid_frequencies
+from dioscuri.families.maskgit.meissonic import SINUSOID, SINUSOID_FREQUENCIES, sequence_angles
 from dioscuri.families.maskgit.plan import TransformerPlan
 from jax_impl.layers.dense import Embedding, Linear, PointwiseDense, broadcast
 from jax_impl.layers.named import Arrays, under
@@ -186,7 +186,7 @@ class MeissonicMlmLayer(nnx.Module):
 
 def sinusoidal(x: Array) -> Array:
     """Cosines, then sines of x at the frequencies of PyTorch's float32 arithmetic: (...) -> (..., 256)."""
-    angles = x[..., None] * broadcast(jnp.asarray(sinusoid_frequencies(), x.dtype), x[..., None])
+    angles = x[..., None] * broadcast(jnp.asarray(SINUSOID_FREQUENCIES, x.dtype), x[..., None])
     return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], -1)
 
 

@@ -10,7 +10,7 @@ import torch
 from dioscuri import schedules
 from dioscuri.families.maskgit.decoding import make_steps
 from dioscuri.families.maskgit.editing import first_step, share_masked
-from dioscuri.families.maskgit.meissonic import grid_positions, rotary_angles, sinusoid_frequencies
+from dioscuri.families.maskgit.meissonic import SINUSOID_FREQUENCIES, grid_positions, rotary_angles
 from dioscuri.families.maskgit.model_options import Transformer
 from dioscuri.families.maskgit.transformers import make_plan
 from dioscuri.families.token_models.masking_options import Masking, Sampling
@@ -223,7 +223,7 @@ def test_start_of_image_to_image(twin, case):
 def test_encodings_of_time_and_place(twin, case):
     to_twin, *_, sinusoidal = PARTS[twin]
     settings = case.settings
-    np.testing.assert_array_equal(sinusoid_frequencies(), case.outputs[settings["sinusoid"]["freqs"]])
+    np.testing.assert_array_equal(SINUSOID_FREQUENCIES, case.outputs[settings["sinusoid"]["freqs"]])
     case.close(sinusoidal(to_twin(case.inputs[settings["sinusoid"]["values"]])), "sinusoid_256")
     for axes in settings["rope"]["axes"]:
         angles = rotary_angles(case.inputs[settings["rope"]["ids"]], tuple(axes)).repeat(2, 1)

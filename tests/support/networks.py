@@ -22,11 +22,18 @@ def tiny_metroplex():
     return load(BASE, [*SMALL, *next(iter(CASES.values()))])
 
 
+OF_TEXT = ("uvit", "lucidrains", "maskgen", "meissonic")
+SIZES = {
+    "uvit": ["model.block_out_channels=[8]", "model.block_num_heads=2"],
+    "meissonic": ["model.axes_dims_rope=[2, 2, 4]", "model.cond_embed_dim=16"],
+}
+
+
 def tiny_transformer(architecture, *overrides):
     return tiny_maskgit.tiny(
         f"model.architecture={architecture}",
-        *(["model.num_classes=0", "data.text_length=3"] if architecture in ("uvit", "lucidrains") else []),
-        *(["model.block_out_channels=[8]", "model.block_num_heads=2"] if architecture == "uvit" else []),
+        *(["model.num_classes=0", "data.text_length=3"] if architecture in OF_TEXT else []),
+        *SIZES.get(architecture, []),
         "model.critic=token" if architecture == "lucidrains" else "model.critic=none",
         *overrides,
     )
@@ -61,11 +68,13 @@ def inputs(hparams, methods, rows=2):
     condition = {}
     if getattr(hparams.model, "num_classes", 0):
         condition["label"] = generator.integers(0, hparams.model.num_classes, rows)
-    if getattr(hparams.model, "architecture", "") in ("uvit", "lucidrains"):
+    if getattr(hparams.model, "architecture", "") in OF_TEXT:
         width = hparams.model.encoder_hidden_size
         length = hparams.data.text_length
         condition["text"] = generator.standard_normal((rows, length, width)).astype(np.float32)
     if getattr(plan, "cond_inputs", 0):
         condition["pooled"] = generator.standard_normal((rows, hparams.model.cond_embed_dim)).astype("f4")
         condition["micro"] = generator.integers(1, 9, (rows, 5)).astype("f4")
+    if getattr(plan, "takes_timestep", False):
+        condition["timestep"] = generator.random(rows, np.float32)
     return ids, condition

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from dioscuri.families.maskgit.meissonic import SINUSOID, sequence_angles, sinusoid_frequencies
+from dioscuri.families.maskgit.meissonic import SINUSOID, SINUSOID_FREQUENCIES, sequence_angles
 from dioscuri.families.maskgit.plan import TransformerPlan
 from torch_impl.layers.dense import PointwiseDense
 from torch_impl.layers.named import Tensors, under
@@ -184,7 +184,7 @@ class MeissonicMlmLayer(nn.Module):
 
 def sinusoidal(x: Tensor) -> Tensor:
     """Cosines, then sines of x at the frequencies of PyTorch's float32 arithmetic: (...) -> (..., 256)."""
-    frequencies = torch.as_tensor(sinusoid_frequencies().copy(), dtype=x.dtype, device=x.device)
+    frequencies = torch.as_tensor(SINUSOID_FREQUENCIES, dtype=x.dtype, device=x.device)
     angles = x[..., None] * frequencies
     return torch.cat([angles.cos(), angles.sin()], -1)
 

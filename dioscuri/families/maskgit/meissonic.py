@@ -1,7 +1,5 @@
 """Parameters and constants of Meissonic's transformer (Bai et al. 2024), under the names of its authors."""
 
-from functools import lru_cache
-
 import numpy as np
 
 from dioscuri.families.maskgit.plan import TransformerPlan
@@ -38,20 +36,21 @@ def meissonic(plan: TransformerPlan) -> Table:
     return table | _convolution("mlm_layer.conv2", C, plan.outputs)
 
 
-@lru_cache
-def sinusoid_frequencies() -> np.ndarray:
-    """Frequencies (128,) of the sinusoid, float32, as PyTorch computes them on a CPU.
-
-    The encoded time reaches 10^6 in training, where one unit in the last place of a frequency shifts an angle
-    by 0.06: the published weights depend on these very numbers.
-    """
+def _sinusoid_frequencies() -> np.ndarray:
     half = SINUSOID // 2
     exponents = np.float32(-np.log(10000)) * np.arange(half, dtype=np.float32) / np.float32(half)
     frequencies = np.exp(exponents.astype(np.float64)).astype(np.float32)
     for k in (12, 106):  # where PyTorch's exponential is one unit above the nearest number
         frequencies[k] = np.nextafter(frequencies[k], np.float32(1))
-    frequencies.flags.writeable = False
     return frequencies
+
+
+SINUSOID_FREQUENCIES = _sinusoid_frequencies()
+"""Frequencies (128,) of the sinusoid, float32, as PyTorch computes them on a CPU.
+
+The encoded time reaches 10^6 in training, where one unit in the last place of a frequency shifts an angle
+by 0.06: the published weights depend on these very numbers.
+"""
 
 
 def grid_positions(rows: int, columns: int) -> np.ndarray:
