@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from dioscuri.cli.parsers import Parser
-from dioscuri.data.image_files import Refused, decode, flatten, open_image
+from dioscuri.data.image_files import decode, naming, read_mask
 from dioscuri.engine import Array
 from dioscuri.errors import UserError
 from dioscuri.face.model import Model
@@ -100,7 +100,7 @@ def _pictures(chosen: Namespace, model: Model, options: dict[str, Any], n_prompt
     if not chosen.image:
         return ()
     side, _, channels = model.picture_shape
-    with _named("--image", chosen.image):
+    with naming("--image", chosen.image):
         picture = decode(chosen.image, side, channels)
     n = max(read_count(options.pop("n", 1), "synthesis.n_pictures"), n_prompts)
     pictures = np.tile(picture, (n, 1, 1, 1))
@@ -110,17 +110,8 @@ def _pictures(chosen: Namespace, model: Model, options: dict[str, Any], n_prompt
 def _mask(chosen: Namespace, model: Any) -> Array:
     """The mask in pixels of the model, from a picture of its size or of that of `--image`."""
     side, grid = model.picture_shape[0], model.grid
-    with _named("--mask", chosen.mask), open_image(chosen.mask) as image:
-        grey = np.asarray(flatten(image).convert("L"))
-    with _named("--image", chosen.image), open_image(chosen.image) as image:
-        sizes = [(side, side), (image.height, image.width)]
-    if grey.shape not in sizes:
-        h, w = grey.shape
-        expected = " or ".join(dict.fromkeys(f"{width}x{height}" for height, width in sizes))
-        raise UserError(
-            f"--mask {chosen.mask} is {w}x{h} pixels, the picture {expected}: give a mask of its size"
-        )
-    tokens = unknown_tokens(grey[None] > 127, (grid, grid), f"--mask {chosen.mask}").reshape(grid, grid)
+    white = read_mask("--mask", chosen.mask, side, "--image", chosen.image)
+    tokens = unknown_tokens(white[None], (grid, grid), f"--mask {chosen.mask}").reshape(grid, grid)
     return tokens.repeat(side // grid, 0).repeat(side // grid, 1)
 
 
@@ -152,11 +143,3 @@ def _told() -> Iterator[None]:
     for warning in caught:
         if issubclass(warning.category, UserWarning):
             print(f"note: {warning.message}")
-
-
-@contextmanager
-def _named(option: str, path: Path) -> Iterator[None]:
-    try:
-        yield
-    except Refused as error:
-        raise UserError(f"{option} {path} cannot be used: {error}") from error

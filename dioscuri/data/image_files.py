@@ -180,3 +180,30 @@ def _ends_with(path: Path, end: bytes) -> bool:
         size = stream.seek(0, 2)
         stream.seek(max(size - _TAIL, 0))
         return end in stream.read()
+
+
+@contextmanager
+def naming(option: str, path: Path) -> Iterator[None]:
+    """Turn a refusal in the block into a `UserError` that names the option and its file."""
+    try:
+        yield
+    except Refused as error:
+        raise UserError(f"{option} {path} cannot be used: {error}") from error
+
+
+def read_mask(option: str, path: Path, side: int, picture_option: str, picture: Path | None) -> Array:
+    """Where a mask is white, bool (h, w). It has `side` x `side` pixels, or the size of the picture file."""
+    with naming(option, path), open_image(path) as image:
+        grey = np.asarray(flatten(image).convert("L"))
+    sizes = {(side, side): None}
+    if picture is not None:
+        with naming(picture_option, picture), open_image(picture) as image:
+            upright = flatten(image)
+            sizes[upright.height, upright.width] = None
+    if grey.shape not in sizes:
+        h, w = grey.shape
+        expected = " or ".join(f"{width}x{height}" for height, width in sizes)
+        raise UserError(
+            f"{option} {path} is {w}x{h} pixels, the pictures are {expected}: give a mask of their size"
+        )
+    return grey > 127

@@ -24,19 +24,28 @@ from jax_impl.models.token_transformer import (
 )
 
 
-class GoogleTransformer(TokenTransformer):
-    """The network, which computes in its parameters' dtype.
+class PostNormTransformer(TokenTransformer):
+    """Embedding and layers of a post-LayerNorm BERT, which compute in their parameters' dtype.
 
     `checkpoint` recomputes every layer in the backward pass to save memory; `scan` compiles one layer as a
     loop over all.
     """
 
+    approximate = True
+    """Whether GELU is its tanh approximation."""
+
     def __init__(self, plan: TransformerPlan, *, checkpoint: bool = False, scan: bool = False) -> None:
-        self.embed = GoogleEmbed(plan)
+        self.embed = self.embedding(plan)
         self.self_cond_to_init_embed = self_condition_layer(plan)
-        self.transformer_layers = nnx.List([GoogleLayer(plan) for _ in range(plan.options.num_hidden_layers)])
-        self.mlm_layer = GoogleMlmLayer(plan)
+        self.transformer_layers = nnx.List(
+            [GoogleLayer(plan, approximate=self.approximate) for _ in range(plan.options.num_hidden_layers)]
+        )
         self.plan, self.checkpoint, self.scan = plan, checkpoint, scan
+
+    @staticmethod
+    def embedding(plan: TransformerPlan) -> "GoogleEmbed":
+        """The layer from ids to the first states."""
+        return GoogleEmbed(plan)
 
     def prepare(self, condition: Arrays) -> dict[str, Array]:
         """The condition itself: there is nothing to precompute."""
@@ -61,6 +70,14 @@ class GoogleTransformer(TokenTransformer):
         )
         aux |= {f"hs_layer{i}": value for i, value in enumerate(outputs)}
         return x, {**aux, "embed": x[:, int(plan.class_token) :]}
+
+
+class GoogleTransformer(PostNormTransformer):
+    """The network, with logits tied to the embedding."""
+
+    def __init__(self, plan: TransformerPlan, *, checkpoint: bool = False, scan: bool = False) -> None:
+        super().__init__(plan, checkpoint=checkpoint, scan=scan)
+        self.mlm_layer = GoogleMlmLayer(plan)
 
     def logits(self, x: Array, outputs: int | None = None) -> Array:
         """Logits for rows of `hidden`; only the first `outputs`, if given."""

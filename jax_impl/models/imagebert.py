@@ -5,62 +5,27 @@ The layers are those of the MaskGIT paper's network, with the exact GELU.
 """
 
 from einops import rearrange
-from flax import nnx
 from jax import Array
 
 from dioscuri.families.maskgit.plan import TransformerPlan
 from jax_impl.layers.dense import Embedding, Logits
-from jax_impl.layers.named import Arrays, under
 from jax_impl.layers.precision import at_least_float32
-from jax_impl.layers.stack import apply_layers
-from jax_impl.models.google_maskgit import GoogleEmbed, GoogleLayer
-from jax_impl.models.token_transformer import (
-    TokenTransformer,
-    self_condition_layer,
-    self_conditioned,
-    with_class_token,
-)
+from jax_impl.models.google_maskgit import GoogleEmbed, PostNormTransformer
 
 
-class ImageBert(TokenTransformer):
-    """The network, which computes in its parameters' dtype.
+class ImageBert(PostNormTransformer):
+    """The network, with logits directly from the states."""
 
-    `checkpoint` recomputes every layer in the backward pass to save memory; `scan` compiles one layer as a
-    loop over all.
-    """
+    approximate = False
 
     def __init__(self, plan: TransformerPlan, *, checkpoint: bool = False, scan: bool = False) -> None:
-        self.embed = ImageBertEmbed(plan)
-        self.self_cond_to_init_embed = self_condition_layer(plan)
-        self.transformer_layers = nnx.List(
-            [GoogleLayer(plan, approximate=False) for _ in range(plan.options.num_hidden_layers)]
-        )
+        super().__init__(plan, checkpoint=checkpoint, scan=scan)
         self.lm_head = Logits(plan.options.hidden_size, plan.outputs)
-        self.plan, self.checkpoint, self.scan = plan, checkpoint, scan
 
-    def prepare(self, condition: Arrays) -> dict[str, Array]:
-        """The condition itself: there is nothing to precompute."""
-        return dict(condition)
-
-    def hidden(
-        self, ids: Array, condition: Arrays, noise: Arrays | None = None
-    ) -> tuple[Array, dict[str, Array]]:
-        """The last layer's output (B, L, C), with the class token.
-
-        Intermediates besides `embed`: `hs_embed` and `hs_layer<i>`, with the class token.
-        """
-        plan, uniforms = self.plan, under(noise, "dropout")
-        x = self.embed(with_class_token(ids, condition, plan), uniforms.get("embed"))
-        x = self_conditioned(x, self.self_cond_to_init_embed, condition, plan)
-        aux = {"hs_embed": x}
-        arguments = [
-            (under(uniforms, f"transformer_layers.{i}"),) for i in range(len(self.transformer_layers))
-        ]
-        x, outputs = apply_layers(
-            self.transformer_layers, x, (), arguments, checkpoint=self.checkpoint, scan=self.scan
-        )
-        aux |= {f"hs_layer{i}": value for i, value in enumerate(outputs)}
-        return x, {**aux, "embed": x[:, int(plan.class_token) :]}
+    @staticmethod
+    def embedding(plan: TransformerPlan) -> GoogleEmbed:
+        """The layer from ids to the first states."""
+        return ImageBertEmbed(plan)
 
     def logits(self, x: Array, outputs: int | None = None) -> Array:
         """Logits for rows of `hidden`; only the first `outputs`, if given."""

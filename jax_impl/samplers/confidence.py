@@ -53,11 +53,6 @@ def shared_counts(ratio: Array, masked: Array) -> Array:
     return jnp.broadcast_to(n[:, None], (len(n), len(masked)))
 
 
-def partly_masked(tokens: Array, uniform: Array, ratio: float, mask_id: int) -> Array:
-    """Tokens (B, L), masked where `uniform` (B, L) is below `ratio`: the start of image to image."""
-    return jnp.where(uniform < ratio, mask_id, tokens)
-
-
 def least_confident(confidence: Array, counts: Array) -> Array:
     """Mask (B, L) of the `counts` (B,) least confident positions, at least one; fewer in case of ties."""
     ordered = jnp.sort(confidence, axis=1)

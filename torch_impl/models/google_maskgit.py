@@ -22,21 +22,28 @@ from torch_impl.models.token_transformer import (
 )
 
 
-class GoogleTransformer(TokenTransformer):
-    """The network, which computes in its parameters' dtype.
+class PostNormTransformer(TokenTransformer):
+    """Embedding and layers of a post-LayerNorm BERT, which compute in their parameters' dtype.
 
     `checkpoint` recomputes every layer in the backward pass to save memory.
     """
 
+    approximate = True
+    """Whether GELU is its tanh approximation."""
+
     def __init__(self, plan: TransformerPlan, *, checkpoint: bool = False) -> None:
         super().__init__()
-        self.embed = GoogleEmbed(plan)
+        self.embed = self.embedding(plan)
         self.self_cond_to_init_embed = self_condition_layer(plan)
         self.transformer_layers = nn.ModuleList(
-            GoogleLayer(plan) for _ in range(plan.options.num_hidden_layers)
+            GoogleLayer(plan, approximate=self.approximate) for _ in range(plan.options.num_hidden_layers)
         )
-        self.mlm_layer = GoogleMlmLayer(plan)
         self.plan, self.checkpoint = plan, checkpoint
+
+    @staticmethod
+    def embedding(plan: TransformerPlan) -> "GoogleEmbed":
+        """The layer from ids to the first states."""
+        return GoogleEmbed(plan)
 
     def prepare(self, condition: Tensors) -> dict[str, Tensor]:
         """The condition itself: there is nothing to precompute."""
@@ -59,6 +66,14 @@ class GoogleTransformer(TokenTransformer):
         x, outputs = apply_layers(self.transformer_layers, x, (), arguments, checkpoint=self.checkpoint)
         aux |= {f"hs_layer{i}": value for i, value in enumerate(outputs)}
         return x, {**aux, "embed": x[:, int(plan.class_token) :]}
+
+
+class GoogleTransformer(PostNormTransformer):
+    """The network, with logits tied to the embedding."""
+
+    def __init__(self, plan: TransformerPlan, *, checkpoint: bool = False) -> None:
+        super().__init__(plan, checkpoint=checkpoint)
+        self.mlm_layer = GoogleMlmLayer(plan)
 
     def logits(self, x: Tensor, outputs: int | None = None) -> Tensor:
         """Logits for rows of `hidden`; only the first `outputs`, if given."""

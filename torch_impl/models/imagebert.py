@@ -9,55 +9,23 @@ from torch import Tensor, nn
 
 from dioscuri.families.maskgit.plan import TransformerPlan
 from torch_impl.layers.dense import Logits
-from torch_impl.layers.named import Tensors, under
 from torch_impl.layers.precision import at_least_float32
-from torch_impl.layers.stack import apply_layers
-from torch_impl.models.google_maskgit import GoogleEmbed, GoogleLayer
-from torch_impl.models.token_transformer import (
-    TokenTransformer,
-    self_condition_layer,
-    self_conditioned,
-    with_class_token,
-)
+from torch_impl.models.google_maskgit import GoogleEmbed, PostNormTransformer
 
 
-class ImageBert(TokenTransformer):
-    """The network, which computes in its parameters' dtype.
+class ImageBert(PostNormTransformer):
+    """The network, with logits directly from the states."""
 
-    `checkpoint` recomputes every layer in the backward pass to save memory.
-    """
+    approximate = False
 
     def __init__(self, plan: TransformerPlan, *, checkpoint: bool = False) -> None:
-        super().__init__()
-        self.embed = ImageBertEmbed(plan)
-        self.self_cond_to_init_embed = self_condition_layer(plan)
-        self.transformer_layers = nn.ModuleList(
-            GoogleLayer(plan, approximate=False) for _ in range(plan.options.num_hidden_layers)
-        )
+        super().__init__(plan, checkpoint=checkpoint)
         self.lm_head = Logits(plan.options.hidden_size, plan.outputs)
-        self.plan, self.checkpoint = plan, checkpoint
 
-    def prepare(self, condition: Tensors) -> dict[str, Tensor]:
-        """The condition itself: there is nothing to precompute."""
-        return dict(condition)
-
-    def hidden(
-        self, ids: Tensor, condition: Tensors, noise: Tensors | None = None
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The last layer's output (B, L, C), with the class token.
-
-        Intermediates besides `embed`: `hs_embed` and `hs_layer<i>`, with the class token.
-        """
-        plan, uniforms = self.plan, under(noise, "dropout")
-        x = self.embed(with_class_token(ids, condition, plan), uniforms.get("embed"))
-        x = self_conditioned(x, self.self_cond_to_init_embed, condition, plan)
-        aux = {"hs_embed": x}
-        arguments = [
-            (under(uniforms, f"transformer_layers.{i}"),) for i in range(len(self.transformer_layers))
-        ]
-        x, outputs = apply_layers(self.transformer_layers, x, (), arguments, checkpoint=self.checkpoint)
-        aux |= {f"hs_layer{i}": value for i, value in enumerate(outputs)}
-        return x, {**aux, "embed": x[:, int(plan.class_token) :]}
+    @staticmethod
+    def embedding(plan: TransformerPlan) -> GoogleEmbed:
+        """The layer from ids to the first states."""
+        return ImageBertEmbed(plan)
 
     def logits(self, x: Tensor, outputs: int | None = None) -> Tensor:
         """Logits for rows of `hidden`; only the first `outputs`, if given."""

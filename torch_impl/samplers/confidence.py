@@ -53,11 +53,6 @@ def shared_counts(ratio: Tensor, masked: Tensor) -> Tensor:
     return n[:, None].expand(-1, len(masked))
 
 
-def partly_masked(tokens: Tensor, uniform: Tensor, ratio: float, mask_id: int) -> Tensor:
-    """Tokens (B, L), masked where `uniform` (B, L) is below `ratio`: the start of image to image."""
-    return torch.where(uniform < ratio, mask_id, tokens)
-
-
 def least_confident(confidence: Tensor, counts: Tensor) -> Tensor:
     """Mask (B, L) of the `counts` (B,) least confident positions, at least one; fewer in case of ties."""
     ordered = torch.sort(confidence, dim=1).values

@@ -1,7 +1,6 @@
 """Inpainting: some tokens of pictures are masked and sampled again, the others are unchanged."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from dioscuri import inputs
 from dioscuri.checkpoint.store import Checkpoint
 from dioscuri.context import Context
 from dioscuri.data import pipeline
-from dioscuri.data.image_files import Refused, decode, flatten, open_image
+from dioscuri.data.image_files import decode, naming, read_mask
 from dioscuri.engine import Array, Batch
 from dioscuri.errors import UserError
 from dioscuri.families.token_models.checks import checked_split
@@ -120,37 +119,17 @@ def blended(originals: Array, made: Array, unknown: Array, radius: float) -> Arr
 
 def _read_picture(path: Path, side: int, channels: int) -> Array:
     """An image file, resized to uint8 (side, side, channels)."""
-    with _named("image_path", path):
+    with naming("[synthesis] image_path", path):
         return decode(path, side, channels)
 
 
 def _read_mask(options: Any, resolution: int, side: int) -> Array:
     """Tokens (h, w) under a white pixel of the mask, which has the size of the pictures or of
     `image_path`, with which it is resized."""
-    path, photo = Path(options.mask_path), Path(options.image_path)
-    with _named("mask_path", path), open_image(path) as image:
-        grey = np.asarray(flatten(image).convert("L"))
-    sizes = [(resolution, resolution)]
-    if options.image_path:
-        with _named("image_path", photo), open_image(photo) as image:
-            sizes.append((image.height, image.width))
-    if grey.shape not in sizes:
-        h, w = grey.shape
-        raise UserError(
-            f"[synthesis] mask_path {options.mask_path} is {w}x{h} pixels, the pictures are "
-            f"{' or '.join(f'{width}x{height}' for height, width in sizes)}: give a mask of their size"
-        )
-    where = f"[synthesis] mask_path {options.mask_path}"
-    return inputs.unknown_tokens(grey[None] > 127, (side, side), where).reshape(side, side)
-
-
-@contextmanager
-def _named(option: str, path: Path) -> Iterator[None]:
-    """Turn a failure to read an image file into a `UserError` that names the option."""
-    try:
-        yield
-    except Refused as error:
-        raise UserError(f"[synthesis] {option} {path} cannot be used: {error}") from error
+    photo, where = Path(options.image_path) if options.image_path else None, "[synthesis] mask_path"
+    white = read_mask(where, Path(options.mask_path), resolution, "[synthesis] image_path", photo)
+    where = f"{where} {options.mask_path}"
+    return inputs.unknown_tokens(white[None], (side, side), where).reshape(side, side)
 
 
 def _known(pictures: Array, unknown: Array) -> Array:
