@@ -15,6 +15,8 @@ PACKAGES = ("einops", "flax", "jax", "optax", "safetensors", "sklearn", "tensorb
 _MARK = "DIOSCURI_RESTARTED"
 _ALLOCATOR = "GLIBC_TUNABLES"
 _ROOT = Path(__file__).resolve().parents[1]
+_SETUP = _ROOT / "build" / "setup_env.sh"
+"""Makes the environment of a clone; an installed package lacks it."""
 
 
 def enter_environment() -> None:
@@ -42,8 +44,11 @@ def enter_environment() -> None:
 
 def _is_installed() -> bool:
     """Whether this package is installed for the interpreter; the frameworks are then the user's choice."""
+    if not _SETUP.is_file():
+        return True
     from importlib.metadata import distributions  # noqa: PLC0415 - slow, and rarely needed
 
+    # A clone may hold metadata of its own, which says nothing of the interpreter.
     elsewhere = [folder for folder in sys.path if Path(folder or ".").resolve() != _ROOT]
     return any(distributions(name="dioscuri", path=elsewhere))
 
@@ -56,11 +61,8 @@ def _program() -> list[str]:
 
 def _made_python() -> str:
     """Interpreter of the project's environment, which is created if necessary."""
-    setup = _ROOT / "build" / "setup_env.sh"
-    if not setup.is_file():
-        sys.exit("error: dioscuri is not installed for this Python: pip install 'dioscuri[torch]'")
     made = subprocess.run(
-        ["sh", str(setup), "--print-python"], stdout=subprocess.PIPE, text=True, check=False
+        ["sh", str(_SETUP), "--print-python"], stdout=subprocess.PIPE, text=True, check=False
     )
     if made.returncode:
         sys.exit(made.returncode)

@@ -131,11 +131,12 @@ def unknown_tokens(mask: Array, grid: tuple[int, int], where: str) -> Array:
     return unknown.reshape(len(mask), -1)
 
 
-def check_names(given: Collection[str], known: Sequence[str], what: str) -> None:
-    """Raise a `UserError` for the first unknown name, with the most similar known one."""
+def check_names(given: Collection[str], known: Sequence[str], what: str, also: Sequence[str] = ()) -> None:
+    """Raise a `UserError` for the first unknown name, with the most similar one of those known here and
+    `also` elsewhere."""
     for name in given:
         if name not in known:
-            hint = did_you_mean(str(name), known) or f"; known: {', '.join(known) or 'none'}"
+            hint = did_you_mean(str(name), [*also, *known]) or f"; known: {', '.join(known) or 'none'}"
             raise UserError(f"{what} '{name}' is unknown{hint}")
 
 

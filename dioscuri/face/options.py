@@ -15,6 +15,8 @@ from dioscuri.hparams.unread import unused_in_call
 from dioscuri.inputs import check_names
 
 OptionsT = TypeVar("OptionsT")
+ARGUMENTS = ("batch_size", "classes", "noise", "seed", "temperature", "texts")
+"""Arguments of calls that are no options, which a misspelt one may mean."""
 
 
 def with_options(
@@ -25,7 +27,7 @@ def with_options(
     A `UserError` names the call and the option that is unknown, of the wrong type, out of range, or
     incompatible with others.
     """
-    check_names(given, allowed, f"{call}: option")
+    check_names(given, allowed, f"{call}: option", ARGUMENTS)
     hints = get_type_hints(type(options))
     declared = {field.name: field for field in fields(options)}  # type: ignore[arg-type] # a dataclass
     values = {

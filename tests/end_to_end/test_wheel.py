@@ -87,10 +87,11 @@ def user(installed, tmp_path):
 
 
 def without(twin: str, folder: Path) -> Path:
-    """The environment's packages without those of one framework."""
+    """The environment's packages without those of one framework, and without traces of an editable install
+    of this project."""
     folder.mkdir()
     for path in SITE.iterdir():
-        if not any(path.name.partition("-")[0] == name for name in FRAMEWORKS[twin]):
+        if path.name.partition("-")[0] not in (*FRAMEWORKS[twin], "dioscuri"):
             (folder / path.name).symlink_to(path)
     return folder
 

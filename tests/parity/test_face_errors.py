@@ -72,6 +72,7 @@ HOSTILE = [
     ("maskgit", "inpaint", (PICTURES, LEFT.astype(int)), {"classes": 1}, "got int64 .* mask > 0"),
     ("grey", "generate", (), {"classes": [1]}, "the model has no classes"),
     ("vae", "generate", (), {"classes": [1]}, "classes is given, but the model has no classes"),
+    ("vae", "generate", (2,), {"temprature": 1}, r"'temprature' is unknown \(did you mean 'temperature'\?\)"),
     ("vae", "generate", (2,), {"temperature": -1}, "temperature must be a number from 0 to"),
     ("vae", "generate", (2,), {"temperature": [1, 1, 1, 1]}, "temperature: .* must be a number, 2 numbers"),
     ("vae", "generate", (2,), {"temperature": ("linear", 1, "x")}, "'linear', first, last.* not"),
