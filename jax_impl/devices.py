@@ -1,15 +1,18 @@
 """Devices and processes of a run: choosing them, placing arrays on them, and gathering results."""
 
+import atexit
 import os
 import re
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
+from threading import Thread
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax._src.distributed import global_state
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -27,9 +30,11 @@ _LOST = r"[Gg]loo|[Cc]onnection|DEADLINE_EXCEEDED|UNAVAILABLE|ABORTED|heartbeat|
 _CACHE_BYTES = 2 << 30
 """Size limit of the persistent compilation cache; the least recently used entries are removed first."""
 
-
 _LEAST_SECONDS = 0.1
 """Programs that compile faster are not cached. JAX's default, a second, leaves out a run's noise."""
+
+_SECONDS_TO_LEAVE = 10
+"""How long the coordinator outlives its run where another process was killed, or does not end."""
 
 _AMPERE = 8
 """Compute capability of the first NVIDIA cards with bfloat16; other makers number their cards differently."""
@@ -184,6 +189,24 @@ def _join_processes(timeout: int) -> None:
         )
     except (RuntimeError, ValueError) as error:
         raise UserError(not_joined(coordinator or "of the cluster", job.count, timeout)) from error
+    if not job.index:
+        atexit.register(_leave_last)
+
+
+def _leave_last() -> None:
+    """Wait until the other processes have left: JAX kills a process that still needs the coordinator, which
+    runs in this one. Its public functions do not tell."""
+    client = global_state.client
+    if client is None:
+        return
+
+    def wait() -> None:
+        with suppress(jax.errors.JaxRuntimeError):  # cut short by the end of this process
+            client.get_live_nodes(list(range(jax.process_count())))
+
+    others = Thread(target=wait, daemon=True)
+    others.start()
+    others.join(_SECONDS_TO_LEAVE)
 
 
 def _number(name: str) -> int | None:

@@ -133,17 +133,38 @@ def test_a_coordinator_that_cannot_be_reached_is_named_after_the_time_given(begi
     assert len(errors.splitlines()) == 1
 
 
+@pytest.fixture
+def ends_of_two(begin, monkeypatch):
+    """Run a script as two JAX processes; what each printed, its errors and its exit code."""
+
+    def ends_of_two(*arguments, cfg):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", f"127.0.0.1:{probe.getsockname()[1]}")
+        monkeypatch.setenv("JAX_NUM_PROCESSES", "2")
+        processes = []
+        for rank in range(2):
+            monkeypatch.setenv("JAX_PROCESS_ID", str(rank))
+            processes.append(begin(*arguments, cfg=cfg))
+        return [(*process.communicate(timeout=SECONDS), process.returncode) for process in processes]
+
+    return ends_of_two
+
+
 @pytest.mark.slow
-def test_processes_of_one_run_report_the_checkpoint_that_one_of_them_has_written(begin, monkeypatch):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", f"127.0.0.1:{probe.getsockname()[1]}")
-    monkeypatch.setenv("JAX_NUM_PROCESSES", "2")
-    processes = []
-    for rank in range(2):
-        monkeypatch.setenv("JAX_PROCESS_ID", str(rank))
-        processes.append(begin(JAX, *SMALL, "train.total_train_steps=2", cfg=DIGITS))
-    results = [(*process.communicate(timeout=SECONDS), process.returncode) for process in processes]
+def test_the_first_jax_process_outlives_the_others(ends_of_two):
+    """Its coordinator kills those that leave after it."""
+    slow = """
+import time
+from jax_impl.devices import open_devices
+time.sleep(2 * open_devices(0, 1).process_index)"""
+    results = ends_of_two(slow, cfg=DIGITS)
+    assert [code for *_, code in results] == [0, 0], results
+
+
+@pytest.mark.slow
+def test_processes_of_one_run_report_the_checkpoint_that_one_of_them_has_written(ends_of_two):
+    results = ends_of_two(JAX, *SMALL, "train.total_train_steps=2", cfg=DIGITS)
     assert [code for *_, code in results] == [0, 0], results
     assert "checkpoint of step 2" in results[0][0]
 
