@@ -1,5 +1,6 @@
 """Building blocks of a family's training step: gradients, updates and means over the global batch."""
 
+import warnings
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -72,6 +73,8 @@ class Trainer:
         self.step: Any = torch.compile(optimizer_step) if options.compile else optimizer_step
         several = devices.process_count > 1 and not sharded
         self.ddp = DistributedDataParallel(_Watched(model), find_unused_parameters=True) if several else None
+        # Those of 1x1 kernels differ in the dimensions of size one, where strides mean nothing.
+        warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
         self.narrow = several and self.weights.dtype != state.params.dtype
         if self.ddp and self.narrow:
             self.ddp.register_comm_hook(None, self._add_mean)
