@@ -51,7 +51,7 @@ PUBLISHED = (
     "metroplex/prog*.cfg",
     "vqgan/*[0-9]_*.cfg",
     "maskgit/[aci]*.cfg",
-    "maskgit/muse*.cfg",
+    "maskgit/m[aeu]*.cfg",
     "sundae/*_4*.cfg",
 )
 """Patterns of the configurations in the table."""
