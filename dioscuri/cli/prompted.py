@@ -36,6 +36,11 @@ def add_prompts(parser: Parser) -> None:
     parser.add_argument(
         "--negative-prompt", action="append", default=[], metavar="TEXT", help="what to avoid: one for all"
     )
+    parser.add_argument(
+        "--text-encoder",
+        metavar="ENCODER",
+        help="encoder of prompts, a folder or hub id, if MODEL has none",
+    )
     parser.add_argument("--image", type=Path, metavar="FILE", help="picture to edit, or to fill with --mask")
     parser.add_argument("--mask", type=Path, metavar="FILE", help="picture that is white where to draw again")
     parser.add_argument(
@@ -51,6 +56,8 @@ def is_asked(chosen: Namespace) -> bool:
         raise UserError("--strength is for editing a picture: give --image FILE")
     if chosen.negative_prompt and not chosen.prompt:
         raise UserError("--negative-prompt goes with --prompt: give that too")
+    if chosen.text_encoder and not chosen.prompt:
+        raise UserError("--text-encoder goes with --prompt: give that too")
     asked = bool(chosen.prompt or chosen.image)
     if asked and not chosen.model:
         raise UserError("--prompt and --image are for a trained model: name it with --model")
@@ -59,7 +66,7 @@ def is_asked(chosen: Namespace) -> bool:
 
 def draw(chosen: Namespace, twin: str, home: Path, words: Sequence[str]) -> None:
     """Draw, and write the pictures, a sheet and `settings.json` into a folder of these settings."""
-    model = load(twin, chosen.model)
+    model = load(twin, chosen.model, text_encoder=chosen.text_encoder)
     root, options = _options(words, model)
     method = "generate" if not chosen.image else "inpaint" if chosen.mask else "edit"
     if method not in model.does:
@@ -110,6 +117,10 @@ def _pictures(chosen: Namespace, model: Model, options: dict[str, Any], n_prompt
 def _mask(chosen: Namespace, model: Any) -> Array:
     """The mask in pixels of the model, from a picture of its size or of that of `--image`."""
     side, grid = model.picture_shape[0], model.grid
+    if not grid:
+        raise UserError(
+            f"--mask {chosen.mask}: the tokens of this model have no place in the picture: leave --mask out"
+        )
     white = read_mask("--mask", chosen.mask, side, "--image", chosen.image)
     tokens = unknown_tokens(white[None], (grid, grid), f"--mask {chosen.mask}").reshape(grid, grid)
     return tokens.repeat(side // grid, 0).repeat(side // grid, 1)
@@ -131,6 +142,7 @@ def _settings(
         "versions": versions(),
         "options": {key: value for key, value in options.items() if key != "seed"},
         **{key: str(path.absolute()) for key, path in files.items() if path},
+        **({"text_encoder": chosen.text_encoder} if chosen.text_encoder else {}),
     }
 
 

@@ -6,7 +6,7 @@ Halton-MaskGIT, LlamaGen's tokenizer, SUNDAE, VD-VAE) are described by a `.cfg` 
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -67,6 +67,7 @@ class Published:
 
     `sampling`: words of the authors' sampler. `native`: written by this project, so that the words cover all
     options and the weights have canonical names. `notes` are lines about settings that were left out.
+    `calls` holds options of the model's methods.
     """
 
     family: str
@@ -74,6 +75,7 @@ class Published:
     sampling: tuple[str, ...] = ()
     native: bool = False
     notes: tuple[str, ...] = ()
+    calls: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def recognise(
@@ -122,7 +124,8 @@ def _of_titok(config: Mapping[str, Any], names: Names) -> Published:
         return described("vqgan", *titok_tokenizer(config))
     training = option_words(titok_generators.generator_training(config))
     model, _, _ = titok_generators.generator_options(config)
-    return described("maskgit", model, titok_generators.generator_data(config), sampling=training)
+    published = described("maskgit", model, titok_generators.generator_data(config), sampling=training)
+    return replace(published, calls=titok_generators.generator_calls(config))
 
 
 def _maskbit(config: Mapping[str, Any]) -> Published:

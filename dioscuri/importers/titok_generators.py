@@ -86,7 +86,14 @@ def generator_data(config: Mapping[str, Any]) -> dict[str, Any]:
     options, codes, length = generator_options(config)
     side = resolved(config, config).get("dataset", {}).get("preprocessing", {}).get("crop_size", 256)
     data = {"grid": 0, "sequence_length": length, "codebook_size": codes, "target_res": side, "channels": 3}
-    return data | {"labels": options.num_classes > 0} | ({} if options.num_classes else {"text_length": 77})
+    return data | {"labels": options.num_classes > 0}
+
+
+def generator_calls(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Options of calls with prompts: the aesthetic score with which MaskGen samples."""
+    given = resolved(config, config)["model"].get("maskgen", {})
+    score = given.get("sample_aesthetic_score")
+    return {} if score is None else {"encode_prompts": {"aesthetic_score": score}}
 
 
 def generator_training(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

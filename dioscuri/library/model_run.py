@@ -10,7 +10,7 @@ from dioscuri.errors import UserError
 from dioscuri.face.model import face_of
 from dioscuri.hparams import load
 from dioscuri.hparams.archive import copy_path
-from dioscuri.importers.pipelines import is_pipeline
+from dioscuri.importers.pipelines import ENCODER, is_pipeline
 from dioscuri.importers.published_run import Request, make_published_run
 from dioscuri.library.sources import model_folder
 from dioscuri.places import runs_folder
@@ -27,7 +27,7 @@ def run_of_model(model: str, home: Path, words: Sequence[str]) -> tuple[Path, tu
     other weights.
     """
     source = model_folder(model)
-    if is_pipeline(source):
+    if is_pipeline(source) or (source / ENCODER / pretrained.CONFIG).is_file():
         raise UserError(f"--model {model}: this pipeline draws from texts: give --prompt TEXT")
     if not (source / pretrained.CONFIG).is_file():
         raise UserError(

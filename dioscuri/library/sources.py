@@ -148,7 +148,8 @@ def _checkpoint(path: Path, step: Any, group: str) -> store.Checkpoint:
 
 def _published(where: Path, weights: Any, words: Sequence[str] = ()) -> Source:
     opened = open_published(where, words, weights=weights)
-    return _source(opened.hparams, opened.weights, where, opened.tokenizer, dict(opened.origin))
+    source = _source(opened.hparams, opened.weights, where, opened.tokenizer, dict(opened.origin))
+    return replace(source, text=opened.text, calls=opened.calls)
 
 
 def _of_pipeline(folder: Path, weights: Any) -> Source:

@@ -17,7 +17,7 @@ CLIP_LENGTH = 8
 LETTERS = "0123456789abcdefghijklmnopqrstuvwxyz"
 
 
-def write_encoder(folder, kind):
+def write_encoder(folder, kind, pooled=POOLED):
     """Write a 'clip' or 't5' encoder for texts of letters and digits; return its folder."""
     torch.manual_seed(0)
     folder = folder / kind
@@ -36,7 +36,7 @@ def write_encoder(folder, kind):
             num_hidden_layers=3,
             num_attention_heads=2,
             max_position_embeddings=CLIP_LENGTH,
-            projection_dim=POOLED,
+            projection_dim=pooled,
             bos_token_id=0,
             eos_token_id=1,
             pad_token_id=1,

@@ -92,7 +92,8 @@ class MaskGITModel(ModelOfTexts):
             self._check_draws()
         size = options.get("batch_size", BATCH_SIZE)
         call = {"prompts": prompts, "negative_prompts": negative_prompts, "start": start, **options}
-        return self._drawn(self._started(n, call, every_step=every_step)[0], decode, size)
+        made, _, _, text = self._started(n, call, every_step=every_step, decode=decode)
+        return self._drawn(made, decode, size, text)
 
     def trace(self, n: int | None = None, **options: Any) -> list[Row]:
         """What each step of `generate(n, **options)` does: one row for each step, from the first.
@@ -102,7 +103,7 @@ class MaskGITModel(ModelOfTexts):
         `guidance_scale` and `logit_scale` of the step.
         """
         n = n if n is None else read_count(n, "n")
-        made, sampling, unknown = self._started(n, options, every_step=True)
+        made, sampling, unknown, _ = self._started(n, options, every_step=True)
         steps = make_steps(sampling, self.plan.n_tokens)
         scales = {"temperature": steps.temperature, "logit_scale": steps.logit_scale}
         scales["guidance_scale"] = steps.guidance - 1
@@ -161,11 +162,12 @@ class MaskGITModel(ModelOfTexts):
         rows = self._pictures(pictures)
         given = self._prompted("edit", len(rows), (prompts, negative_prompts), options | {"texts": texts})
         conditions = self._conditions_of_pictures(len(rows), classes, given.pop("texts"), "edit")
+        text = self._decoder_text(conditions, decode)
         sampling = self._sampling(given, "edit")
         first = first_step(sampling, strength, given, "edit")
         tokens = self.encode(rows, batch_size=batch_size).reshape(len(rows), -1)
         if first is None:
-            unchanged = self._finished(tokens, decode, batch_size)
+            unchanged = self._finished(tokens, decode, batch_size, text)
             return unchanged[:, None] if every_step else unchanged
         # Tokens are counted as those of a whole picture, of which some are known by then.
         sampling = replace(sampling, start_step=first, legacy_mask_count=True)
@@ -175,7 +177,7 @@ class MaskGITModel(ModelOfTexts):
         made = self._run(
             "inpaint", conditions | {"tokens": tokens, "unknown": unknown}, batch_size=batch_size, **call
         )
-        return self._drawn(made, decode, batch_size)
+        return self._drawn(made, decode, batch_size, text)
 
     def noise_specs(self, method: str, rows: int, **options: Any) -> tuple[NoiseSpec, ...]:
         """Noise of all sampling steps, (N, steps, ...), and for `edit` uniform `start` (N, L), which says
@@ -208,9 +210,10 @@ class MaskGITModel(ModelOfTexts):
         return recorded_noise_specs(sampling, rows, self.plan.n_tokens, self.plan.codebook_size, critic)
 
     def _started(
-        self, n: int | None, options: Mapping[str, Any], *, every_step: bool
-    ) -> tuple[dict[str, Array], Sampling, Array]:
-        """What the sampler makes of the options of `generate`, its options, and where tokens were unknown."""
+        self, n: int | None, options: Mapping[str, Any], *, every_step: bool, decode: bool = False
+    ) -> tuple[dict[str, Array], Sampling, Array, Array | None]:
+        """What the sampler makes of the options of `generate`, its options, where tokens were unknown, and
+        the decoder's texts."""
         call, method, rows = dict(options), "generate", {}
         start, prompts = call.pop("start", None), call.pop("prompts", None)
         if start is not None:
@@ -223,11 +226,12 @@ class MaskGITModel(ModelOfTexts):
         noise, seed = call.pop("noise", None), call.pop("seed", 0)
         size = call.pop("batch_size", BATCH_SIZE)
         rows |= self._conditions(n, call.pop("classes", None), call.pop("texts", None))
+        text = self._decoder_text(rows, decode)
         sampling = self._sampling(call, "generate")
         passed = {"noise": noise, "seed": seed, "sampling": sampling, "every_step": every_step}
         made = self._run(method, rows, batch_size=size, **passed)
         unknown = rows.get("unknown", np.ones((len(made["tokens"]), self.plan.picture_tokens), bool))
-        return made, sampling, unknown
+        return made, sampling, unknown, text
 
     def _sampling(self, options: Mapping[str, Any], call: str) -> Any:
         """The options of a call, with values for each step where a function is given."""

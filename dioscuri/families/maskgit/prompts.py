@@ -1,21 +1,20 @@
 """Prompts: texts that are encoded when a model is called, with the numbers that go with them (SDXL, Podell et
 al. 2023, section 2.2)."""
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 
-from dioscuri.data.text_encoder import TextEncoder, TextSource
+from dioscuri.data.text_encoder import TextSource
 from dioscuri.engine import Array
 from dioscuri.errors import UserError
+from dioscuri.face.text_reader import TextReader
 from dioscuri.inputs import to_array
 
 NULL = "null."
 """Prefix of arrays that guidance compares with: the negative prompts' states."""
-ENCODED_AT_ONCE = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,74 +53,29 @@ READING = tuple(option.name for option in fields(Reading))
 """Names of the options of a call with prompts."""
 
 
-class PromptReader:
-    """A model's text encoder, opened when the first prompt is read.
+class PromptReader(TextReader):
+    """The text encoder of a model of texts.
 
-    A model with a pooled state (MUSE, aMUSEd) reads CLIP's last state but one. As published (`text_length` 0)
-    it sees the padding, too, and guidance compares with the empty text; a model that was trained here on
-    encoded captions gets their masks, and guidance compares with what its training did.
+    A model with a pooled state (MUSE, aMUSEd, MaskGen) reads CLIP's last state but one. As published
+    (`text_length` 0) it sees the padding, too, and guidance compares with the empty text; a model that was
+    trained here on encoded captions gets their masks, and guidance compares with what its training did.
     """
 
     def __init__(self, source: TextSource, hparams: Any, conditions: Sequence[str]) -> None:
-        model, self.length, has_pooled = hparams.model, hparams.data.text_length, "pooled" in conditions
-        self.source, self.widths = source, {"text": model.encoder_hidden_size}
-        self.widths |= {"pooled": model.cond_embed_dim} if has_pooled else {}
-        self.clip_skip, self.as_published = int(has_pooled), has_pooled and not self.length
-        self._encoder: TextEncoder | None = None
+        model, length, has_pooled = hparams.model, hparams.data.text_length, "pooled" in conditions
+        widths = {"text": model.encoder_hidden_size}
+        super().__init__(source, length, widths | ({"pooled": model.cond_embed_dim} if has_pooled else {}))
+        self.clip_skip, self.as_published = int(has_pooled), has_pooled and not length
 
     def __call__(self, texts: Sequence[str], clip_skip: int | None, device: Any) -> dict[str, Array]:
         """`text` (N, S, E) and, if the model takes them, `text_mask` (N, S) and `pooled` (N, P)."""
         encoder = self._open(device)
-        for text, count in zip(texts, encoder.token_counts(texts), strict=True):
-            if count > encoder.length:
-                cut = f"the last {count - encoder.length} are cut, the text encoder reads {encoder.length}"
-                warnings.warn(f"prompt '{text[:40]}...' has {count} tokens: {cut}", stacklevel=5)
+        self.tell_cuts(texts, device)
         layer = -1 - (self.clip_skip if clip_skip is None else clip_skip)
         if layer < -encoder.depth:
             raise UserError(f"clip_skip must be at most {encoder.depth - 1}, not {clip_skip}")
-        batches = [
-            encoder(texts[first : first + ENCODED_AT_ONCE], layer)
-            for first in range(0, len(texts), ENCODED_AT_ONCE)
-        ]
-        rows = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
-        for name, width in self.widths.items():
-            if rows[name].shape[-1] != width:
-                raise UserError(
-                    f"text encoder {self.source.encoder} makes '{name}' of width {rows[name].shape[-1]}, the "
-                    f"model takes {width}: give another text_encoder"
-                )
+        rows = self.states(texts, layer, device)
         return {name: rows[name] for name in rows if name != "text_mask" or not self.as_published}
-
-    def _open(self, device: Any) -> TextEncoder:
-        if self._encoder is None:
-            self._encoder = TextEncoder(
-                self.source.encoder,
-                tokenizer=self.source.tokenizer,
-                length=self.length,
-                layer=-1,
-                pooled="pooled" in self.widths,
-                device=device,
-            )
-        return self._encoder.to(device)
-
-
-def read_prompts(
-    given: Any, what: str = "prompts", *, n: int | None = None, empty: bool = False
-) -> list[str]:
-    """Prompts as n texts, or as many as there are; one may serve for all. `empty`: texts may be empty.
-
-    A `UserError` says what is wrong.
-    """
-    texts = [given] if isinstance(given, str) else given
-    if not isinstance(texts, list | tuple) or not texts or not all(isinstance(text, str) for text in texts):
-        kind = "an empty list" if given in ([], ()) else f"a {type(given).__name__}"
-        raise UserError(f"{what} must be a text or a list of texts; got {kind}")
-    for number, text in enumerate(texts, 1):
-        if not empty and not text.strip():
-            raise UserError(f"{what}: text {number} is empty: say what to draw")
-    if n is not None and len(texts) not in (1, n):
-        raise UserError(f"{what} holds {len(texts)} texts for {n} pictures: give {n}, or one for all")
-    return list(texts) * (n or 1) if len(texts) == 1 else list(texts)
 
 
 def encode_prompts(

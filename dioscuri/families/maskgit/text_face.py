@@ -10,16 +10,16 @@ from dioscuri.data.text_encoder import TextSource
 from dioscuri.data.texts import open_texts
 from dioscuri.engine import Array
 from dioscuri.errors import UserError
+from dioscuri.face.text_reader import read_texts
 from dioscuri.families.maskgit.prompts import (
     NULL,
     READING,
     PromptReader,
     encode_prompts,
-    read_prompts,
     reading_of,
 )
 from dioscuri.families.token_models.face import TokenModel
-from dioscuri.families.token_models.texts import N_MICRO
+from dioscuri.families.token_models.texts import DECODER_TEXT, N_MICRO
 from dioscuri.inputs import check_lengths, check_names, to_array
 
 
@@ -38,6 +38,8 @@ class ModelOfTexts(TokenModel):
         if "text" not in self._condition_names:
             super().read_with(source)
         self._reader = PromptReader(source, self.hparams, self._condition_names)
+        if self._decoder_reads_text:
+            self._codec().read_with(source)
 
     def encode_prompts(
         self, prompts: Any, negative_prompts: Any = None, *, n: int | None = None, **reading: Any
@@ -45,11 +47,12 @@ class ModelOfTexts(TokenModel):
         """Encoded prompts, the arrays by name that `texts=` takes in either twin.
 
         `text` (N, S, E) holds the text encoder's states, `pooled` (N, P) its pooled state, `null.<name>`
-        those of the negative prompts, `micro` (N, 5) the micro-conditions. Options: `clip_skip`, how many of
-        the encoder's last layers are skipped; `size` (width, height) of the pictures before they were
-        cropped, by default that of the model's pictures; `crop` (top, left), default (0, 0);
-        `aesthetic_score`, default 6. A prompt that is too long is cut, with a warning. The text encoder is
-        run by PyTorch, for JAX on the CPU.
+        those of the negative prompts, `micro` (N, 5) the micro-conditions, `decoder_text` (N, S, E) the
+        states that the tokenizer's decoder reads, if it does. Options: `clip_skip`, how many of the encoder's
+        last layers are skipped; `size` (width, height) of the pictures before they were cropped, by default
+        that of the model's pictures; `crop` (top, left), default (0, 0); `aesthetic_score`, default that of
+        the published configuration or 6. A prompt that is too long is cut, with a warning. The text encoder
+        is run by PyTorch, for JAX on the CPU.
         """
         if self._reader is None:
             raise UserError(
@@ -57,16 +60,18 @@ class ModelOfTexts(TokenModel):
                 "id, or texts= that were encoded before"
             )
         check_names(reading, READING, "encode_prompts: option")
-        options = reading_of(reading, "encode_prompts")
-        texts = read_prompts(prompts, n=n)
+        options = reading_of({**self.call_options.get("encode_prompts", {}), **reading}, "encode_prompts")
+        texts = read_texts(prompts, "prompts", n=n)
         count, negative = len(texts), negative_prompts
         if negative is not None:
-            negative = read_prompts(negative, "negative_prompts", n=count, empty=True)
+            negative = read_texts(negative, "negative_prompts", n=count, empty=True)
         device = self.device if self.twin == "torch" else "cpu"
         rows = encode_prompts(self._reader, (texts, negative), options.clip_skip, device)
         if "micro" in self._condition_names:
             H, W = self.picture_shape[:2]
             rows["micro"] = np.tile(options.micro((W, H)), (count, 1))
+        if self._decoder_reads_text:
+            rows[DECODER_TEXT] = self._reader.states(texts, -1, device)["text"]
         return rows
 
     def _prompted(
@@ -124,9 +129,13 @@ class ModelOfTexts(TokenModel):
         names = ("text", "text_mask", "pooled", "micro")
         known: list[str] = [name for name in names if name in self._names]
         known += [NULL + name for name in known if name != "micro"]
+        known += [DECODER_TEXT] if self._decoder_reads_text else []
         check_names(given, known, "texts:")
         rows = {}
         for full, value in given.items():
+            if full == DECODER_TEXT:
+                rows[full] = self._codec().read_text(value, what=f"texts: '{full}'")
+                continue
             array = to_array(value, f"texts: '{full}' must be an array")
             name = full.removeprefix(NULL)
             rank, width = (3, widths[name]) if name == "text" else (2, widths.get(name, array.shape[1:]))

@@ -118,8 +118,8 @@ class SundaeModel(TokenModel):
         if self.grid:
             super()._check_draws()
 
-    def _finished(self, tokens: Array, decode: bool, batch_size: int) -> Array:
-        return super()._finished(tokens, decode, batch_size) if self.grid or decode else tokens
+    def _finished(self, tokens: Array, decode: bool, batch_size: int, text: Array | None = None) -> Array:
+        return super()._finished(tokens, decode, batch_size, text) if self.grid or decode else tokens
 
     def _fill(
         self,

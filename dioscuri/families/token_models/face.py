@@ -11,6 +11,7 @@ from dioscuri.errors import UserError
 from dioscuri.face.model import BATCH_SIZE, Model
 from dioscuri.face.options import options_of_call
 from dioscuri.face.usual import Values
+from dioscuri.families.token_models.texts import DECODER_TEXT
 from dioscuri.inputs import read_classes, read_count, read_flag, read_mask, read_token_mask, read_tokens
 from dioscuri.plans.noise import NoiseSpec
 
@@ -66,18 +67,23 @@ class TokenModel(Model):
         tokens = self._codec().encode(pictures, seed=seed, noise=noise, batch_size=batch_size)
         return np.asarray(tokens)
 
-    def decode(self, codes: Any, *, batch_size: int = BATCH_SIZE, **options: Any) -> Array:
-        """The tokenizer's pictures uint8 (N, H, W, C) of tokens (N, h, w), (N, h * w) or (N, L)."""
+    def decode(self, codes: Any, *, text: Any = None, batch_size: int = BATCH_SIZE, **options: Any) -> Array:
+        """The tokenizer's pictures uint8 (N, H, W, C) of tokens (N, h, w), (N, h * w) or (N, L); `text` is
+        for a tokenizer that reads it."""
         self._no_options("decode", options)
         if self._makes_pictures:
             rows = {"tokens": self._tokens(codes)}
             return self._run("decode", rows, noise=None, seed=0, batch_size=batch_size)["image"]
-        return self._codec().decode(self._tokens(codes), batch_size=batch_size)
+        drawn: Array = self._codec().decode(self._tokens(codes), batch_size=batch_size, **_given(text))
+        return drawn
 
-    def reconstruct(self, pictures: Any, *, batch_size: int = BATCH_SIZE, **options: Any) -> Array:
+    def reconstruct(
+        self, pictures: Any, *, text: Any = None, batch_size: int = BATCH_SIZE, **options: Any
+    ) -> Array:
         """Pictures uint8 (N, H, W, C) encoded and decoded: the best quality the model can reach."""
         self._no_options("reconstruct", options)
-        return self.decode(self.encode(pictures, batch_size=batch_size), batch_size=batch_size)
+        tokens = self.encode(pictures, batch_size=batch_size)
+        return self.decode(tokens, batch_size=batch_size, **_given(text))
 
     def generate(
         self,
@@ -105,8 +111,9 @@ class TokenModel(Model):
         if decode:
             self._check_draws()
         rows, given = self._conditions(n, classes, texts), {"sampling": sampling, "every_step": every_step}
+        text = self._decoder_text(rows, decode)
         made = self._run("generate", rows, noise=noise, seed=seed, batch_size=batch_size, **given)
-        return self._drawn(made, decode, batch_size)
+        return self._drawn(made, decode, batch_size, text)
 
     def inpaint(
         self,
@@ -134,10 +141,11 @@ class TokenModel(Model):
         tokens = self.encode(pictures, batch_size=batch_size)
         n = len(tokens)
         rows = self._conditions_of_pictures(n, classes, texts, "inpaint")
+        text = self._decoder_text(rows, decode)
         rows |= {"tokens": tokens.reshape(n, -1), "unknown": self._unknown(mask, n)}
         given = {"sampling": sampling, "every_step": every_step}
         made = self._run("inpaint", rows, noise=noise, seed=seed, batch_size=batch_size, **given)
-        return self._drawn(made, decode, batch_size)
+        return self._drawn(made, decode, batch_size, text)
 
     def noise_specs(self, method: str, rows: int, **options: Any) -> tuple[NoiseSpec, ...]:
         """Noise of all sampling steps, (N, steps, ...); `options` are those of the call."""
@@ -226,19 +234,38 @@ class TokenModel(Model):
     def _text_rows(self, given: Mapping[str, Any]) -> dict[str, Array]:
         raise UserError(f"this model of family '{self.family}' reads no text: leave out {', '.join(given)}")
 
-    def _drawn(self, made: Mapping[str, Array], decode: bool, batch_size: int) -> Array:
+    @property
+    def _decoder_reads_text(self) -> bool:
+        """Whether the tokenizer decodes tokens together with a text."""
+        return getattr(self._tokenizer, "reads_text", False)
+
+    def _decoder_text(self, rows: dict[str, Array], decode: bool) -> Array | None:
+        """The conditions' texts for the tokenizer's decoder, taken out of `rows`; a `UserError` if it lacks
+        them."""
+        text = rows.pop(DECODER_TEXT, None)
+        if decode and text is None and self._decoder_reads_text:
+            raise UserError(
+                "the tokenizer decodes tokens together with a text: give prompts=, texts= with "
+                f"'{DECODER_TEXT}', or ask for tokens with decode=False"
+            )
+        return text
+
+    def _drawn(
+        self, made: Mapping[str, Array], decode: bool, batch_size: int, text: Array | None = None
+    ) -> Array:
         """What `generate` or `inpaint` returns: the last tokens, or with `steps` those of every step."""
         if "steps" not in made:
-            return self._finished(made["tokens"], decode, batch_size)
+            return self._finished(made["tokens"], decode, batch_size, text)
         steps = np.concatenate([made["steps"][:, :-1], made["tokens"][:, None]], 1)
         N, T, L = steps.shape
-        finished = self._finished(steps.reshape(N * T, L), decode, batch_size)
+        text = None if text is None else text.repeat(T, 0)
+        finished = self._finished(steps.reshape(N * T, L), decode, batch_size, text)
         return finished.reshape(N, T, *finished.shape[1:])
 
-    def _finished(self, tokens: Array, decode: bool, batch_size: int) -> Array:
+    def _finished(self, tokens: Array, decode: bool, batch_size: int, text: Array | None = None) -> Array:
         if not decode:
             return tokens.reshape(-1, *self.plan.token_shape)
-        return self.decode(tokens, batch_size=batch_size)
+        return self.decode(tokens, batch_size=batch_size, **_given(text))
 
     def _tokens(self, given: Any) -> Array:
         return read_tokens(given, self.plan.token_shape, self.codebook_size)
@@ -254,13 +281,18 @@ class TokenModel(Model):
         if not self._makes_pictures:
             self._codec()
 
-    def _codec(self) -> Model:
+    def _codec(self) -> Any:
         if self.tokenizer is None:
             raise UserError(
                 "this model has no tokenizer to make pictures of its tokens: give load tokenizer=, a model "
                 "or a folder, or ask for tokens with decode=False"
             )
         return self.tokenizer
+
+
+def _given(text: Any) -> dict[str, Any]:
+    """Arguments of a decoder that may read a text."""
+    return {} if text is None else {"text": text}
 
 
 def of_tokens(given: Values) -> dict[str, Mapping[str, Any]]:

@@ -12,6 +12,8 @@ from dioscuri.families.maskgit.plan import TransformerPlan
 
 HOW = "data_scripts/encode_text.py"
 N_MICRO = 5
+DECODER_TEXT = "decoder_text"
+"""Texts as a tokenizer's decoder reads them (TA-TiTok, Kim et al. 2025), which the network does not read."""
 
 
 def check_text_options(hparams: HParams, plan: TransformerPlan) -> None:
