@@ -50,7 +50,7 @@ def controls(exhibit: Exhibit) -> tuple[Control, ...]:
                 name,
                 None if isinstance(value, tuple) else value,
                 tuple(about.get("choices") or ()),
-                isinstance(value, int),
+                isinstance(value[0] if isinstance(value, tuple) and value else value, int),
                 about.get("low", 0),
                 min(about.get("high") or MOST_STEPS, MOST_STEPS) if "steps" in name else about.get("high"),
             )

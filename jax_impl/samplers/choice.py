@@ -22,11 +22,11 @@ _HALVINGS = 32
 """Bisection steps for the smallest probability to keep: beyond the resolution of float32."""
 
 
-def keep_top_p(logits: Array, p: float) -> Array:
+def keep_top_p(logits: Array, p: float | Array) -> Array:
     """Logits (..., K) with -inf where more likely tokens already have a total probability p (nucleus
     sampling, Holtzman et al. 2020). 1 keeps all. The smallest probability to keep is found by bisection,
     which on a CPU is much faster than XLA's sort."""
-    if p >= 1:
+    if isinstance(p, float) and p >= 1:
         return logits
     probabilities = jax.nn.softmax(logits, axis=-1)
 
@@ -38,12 +38,23 @@ def keep_top_p(logits: Array, p: float) -> Array:
 
     most = probabilities.max(-1, keepdims=True)
     low, _ = jax.lax.fori_loop(0, _HALVINGS, halve, (jnp.full_like(most, -1), most))
-    return jnp.where(probabilities > low, logits, -jnp.inf)
+    return jnp.where((probabilities > low) | jnp.asarray(p >= 1), logits, -jnp.inf)
 
 
-def filtered(logits: Array, options: Filters) -> Array:
-    """Logits after both filters."""
-    return keep_top_p(keep_top_k(logits, options.top_k), options.top_p)
+def filtered(logits: Array, options: Filters, step: Array) -> Array:
+    """Logits after both filters of a step."""
+    k, p = options.top_k, options.top_p
+    logits = _keep_top_k_of(logits, k, step) if isinstance(k, tuple) else keep_top_k(logits, k)
+    return keep_top_p(logits, jnp.asarray(p, logits.dtype)[step] if isinstance(p, tuple) else p)
+
+
+def _keep_top_k_of(logits: Array, ks: tuple[int, ...], step: Array) -> Array:
+    """`keep_top_k` with the number of a traced step: `top_k` needs a static one, so it takes the largest."""
+    k, K = jnp.asarray(ks)[step], logits.shape[-1]
+    most = min(max(1, *ks), K)
+    largest = jax.lax.top_k(logits, most)[0]
+    least = jnp.take(largest, jnp.clip(k, 1, most) - 1, axis=-1)[..., None]
+    return jnp.where((logits >= least) | (k == 0) | (k >= K), logits, -jnp.inf)
 
 
 def draw_tokens(logits: Array, gumbel: Array) -> Array:

@@ -36,7 +36,8 @@ def confidence_sample(decoder: Decoder, start: Array, embedding: Array | None = 
         choice = steps.temperature[k] * noise.get("confidence", jnp.zeros_like(confidence))
         confidence = _of_known(confidence + choice, choice, unknown, known, options)
         confidence = _remasked(confidence, unknown | known, noise, steps.remask[k], options)
-        masking = least_confident(confidence, jnp.minimum(unknown.sum(1) - 1, counts[k]))
+        fewer = counts[k] if options.remasks_at_random else jnp.minimum(unknown.sum(1) - 1, counts[k])
+        masking = least_confident(confidence, fewer)
         if options.legacy_exhausted:
             masking = masking | (unknown.sum(1, keepdims=True) == 1)
         return (jnp.where(masking, decoder.mask_id, drawn), embedding), ids, drawn
@@ -72,7 +73,7 @@ def _remasked(
     confidence: Array, fixed: Array, noise: Mapping[str, Array], rate: Array, options: Sampling
 ) -> Array:
     """Confidence with sampled tokens remasked with probability `rate`, before those of the schedule."""
-    if options.remask != "random":
+    if not options.remasks_at_random:
         return confidence
     uniform = noise["remask"]
     return jnp.where(~fixed & (uniform < rate), REMASKED + uniform, confidence)

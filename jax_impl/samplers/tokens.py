@@ -7,6 +7,7 @@ from dioscuri.families.token_models.masking_options import Sampling
 from jax_impl.samplers.confidence import confidence_sample
 from jax_impl.samplers.decoder import Predictor, Sampled, make_decoder, steps_like
 from jax_impl.samplers.halton import halton_confidence_sample, halton_sample
+from jax_impl.samplers.masked_diffusion import ancestral_sample
 from jax_impl.samplers.noise import StepNoise
 from jax_impl.samplers.scores import scores_sample
 
@@ -35,6 +36,8 @@ def sample_tokens(
             return halton_sample(decoder, start, embedding, offsets)
         case "halton_confidence":
             return halton_confidence_sample(decoder, start, embedding)
+        case "ancestral":
+            return ancestral_sample(decoder, start, embedding)
         case "scores":
             return scores_sample(decoder, start, embedding)
         case _:

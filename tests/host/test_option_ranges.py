@@ -154,7 +154,11 @@ def test_options_that_nothing_reads(family, words, message):
         ("sundae", "synthesis.n_pictures=3 synthesis.synthesis_mode=inpainting", "is 'generation'"),
         ("maskgit", "synthesis.sheet_only=True synthesis.synthesis_mode=encoding", "is 'generation'"),
         ("maskgit", "synthesis.mask_path=a.png", "applies only if synthesis_mode is 'inpainting'"),
-        ("maskgit", "synthesis.remask_rate=0.2", "remask_rate applies only if remask is 'random'"),
+        (
+            "maskgit",
+            "synthesis.remask_rate=0.2",
+            "remask_rate applies only if remask is 'cap' or 'rescale' or",
+        ),
         ("sundae", "model.use_glu=False", "use_glu applies only if architecture is 'transformer'"),
         ("sundae", "synthesis.min_steps=3 synthesis.early_stop=False", "applies only if early_stop is True"),
         ("vqgan", "model.mid_attention=False", "applies only if architecture is 'taming' or 'movq'"),

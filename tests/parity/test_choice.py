@@ -1,10 +1,12 @@
 """Filters of logits, random integers and resized pictures, compared with their definitions."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
 
+from dioscuri.families.token_models.masking_options import Filters
 from jax_impl.models import inception as jax_inception
 from jax_impl.samplers import choice as jax_choice
 from jax_impl.samplers import noise as jax_noise
@@ -57,6 +59,19 @@ def test_top_k_keeps_the_k_largest(k):
         assert (kept.sum(-1) == (k if 0 < k < 37 else 37)).all()
         least = np.where(kept, logits, np.inf).min(-1)
         assert (least >= np.where(kept, -np.inf, logits).max(-1)).all()
+
+
+def test_filters_by_step_are_those_of_each_step():
+    """In JAX the step is an array; 0, 1 and values beyond the codes keep all."""
+    logits, ks, ps = logits_of(37), (0, 5, 1, 37, 100), (1.0, 0.9, 1.0, 0.2, 0.5)
+    options = Filters(top_k=ks, top_p=ps, steps=5)
+    of_step = jax.jit(lambda logits, step: jax_choice.filtered(logits, options, step))
+    for step, (k, p) in enumerate(zip(ks, ps, strict=True)):
+        plain = Filters(top_k=k, top_p=p, steps=5)
+        actual = np.asarray(of_step(jnp.asarray(logits), step))
+        np.testing.assert_array_equal(actual, jax_choice.filtered(jnp.asarray(logits), plain, jnp.asarray(0)))
+        actual = torch_choice.filtered(torch.from_numpy(logits), options, step)
+        np.testing.assert_array_equal(actual, torch_choice.filtered(torch.from_numpy(logits), plain, 0))
 
 
 @pytest.mark.parametrize("n", [1, 7, 64])

@@ -17,7 +17,7 @@ STEPS = 5
 SAMPLERS = {
     "confidence": {},
     "legacy": {"legacy_mask_count": True, "legacy_known_confidence": True, "sampling_schedule": "log"},
-    "remask": {"remask": "random", "remask_rate": 0.5},
+    "remask": {"remask": "cap", "remask_rate": 0.5},
     "guided": {"guidance_scale": 1.5, "start_step": 1, "top_p": 0.9},
     "scores": {"sampler": "scores", "sampling_schedule": "pow2"},
     "halton": {"sampler": "halton", "sampling_schedule": "arccos", "start_step": 1},
@@ -63,6 +63,7 @@ def test_reading_fewer_positions_changes_nothing(name, case, monkeypatch):
         {"remask": "confidence"},
         {"sampler": "scores", "legacy_scores": True},
         {"sampler": "halton_confidence"},
+        {"sampler": "ancestral", "remask": "cap"},
     ],
 )
 def test_samplers_that_judge_known_tokens_need_all(options):
@@ -79,10 +80,10 @@ def test_what_is_shown_of_every_step_needs_all():
     ("options", "message"),
     [
         (
-            {"sampler": "halton", "remask": "random"},
-            "is for sampler confidence and logits, not 'halton'",
+            {"sampler": "halton", "remask": "loop"},
+            "is for sampler ancestral and confidence and logits, not 'halton'",
         ),
-        ({"sampler": "scores", "remask": "random"}, "is for sampler confidence"),
+        ({"sampler": "scores", "remask": "rescale"}, "is for sampler ancestral and confidence"),
         (
             {"sampler": "halton_confidence", "remask": "confidence"},
             "sampler confidence and logits and scores",

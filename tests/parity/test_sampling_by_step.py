@@ -49,6 +49,8 @@ def test_both_twins_follow_the_lists(model):
         "temperature": [3.0, 1.0, 2.0, 0.0],
         "guidance_scale": 2.0,
         "guidance_schedule": [0.0, 1.0, 2.0, 0.5],
+        "top_k": [0, 3, 5, 1],
+        "top_p": [1.0, 0.9, 0.5, 1.0],
     }
     noise = noise_of(model("torch", "maskgit"))
     made = [model(twin, "maskgit").generate(noise=noise, **CLASSES, **options) for twin in TWINS]
@@ -63,6 +65,19 @@ def test_both_twins_follow_the_lists(model):
         assert [row["guidance_scale"] for row in rows] == [0, 2, 4, 1]
         assert rows[0]["changed"] == 16
     assert tables[0] == tables[1]
+
+
+def test_sundae_filters_by_step(model):
+    """Lists and functions sample the same in both twins; a step with the most likely code alone draws it."""
+    options = {"steps": STEPS, "early_stop": False, "sample_proportion": 1.0}
+    listed = {"top_k": [0, 4, 1, 2], "top_p": [0.9, 1.0, 1.0, 0.6]}
+    noise = model("torch", "sundae").draw_noise("generate", 2, seed=3, **options)
+    given = {"classes": [3, 3], "noise": noise, "decode": False, **options}
+    made = [model(twin, "sundae").generate(**given, **listed) for twin in TWINS]
+    np.testing.assert_array_equal(*made)
+    functions = {name: (lambda step, values=values: values[step]) for name, values in listed.items()}
+    np.testing.assert_array_equal(model("torch", "sundae").generate(**given, **functions), made[0])
+    assert (model("torch", "sundae").generate(**given) != made[0]).any()
 
 
 @pytest.mark.parametrize("sampler", ["halton", "halton_confidence", "scores"])
@@ -103,7 +118,18 @@ def test_sampling_starts_from_a_partial_grid(model):
         ({"temperature": [1.0, 2.0, 3.0]}, "temperature has 3 values for 4 steps"),
         ({"guidance_scale": 1.0, "guidance_schedule": [1.0]}, "guidance_schedule has 1 values for 4 steps"),
         ({"guidance_schedule": "cosin"}, "did you mean 'cosine'"),
-        ({"mask_counts": [3, 2, 1, 0], "remask": "random"}, "leave mask_counts out"),
+        ({"top_k": [1, 2]}, "top_k has 2 values for 4 steps: give one for each"),
+        ({"top_p": [0.5, 1.0, 0.0, 1.0]}, "top_p must be above 0"),
+        ({"top_p": lambda step: 1 + step}, "top_p must be at most 1, not 2"),
+        ({"mask_counts": [3, 2, 1, 0], "remask": "loop"}, "leave mask_counts out"),
+        ({"remask": "rescal"}, "did you mean 'rescale'"),
+        ({"remask": "cap", "remask_rate": 1.5}, "remask_rate must be at most 1, not 1.5"),
+        ({"remask": "cap", "loop_t_on": 0.5}, "loop_t_on applies only if remask is 'loop'"),
+        (
+            {"remask": "loop", "loop_t_on": 0.1, "loop_t_off": 0.2},
+            "loop_t_on 0.1 must be above loop_t_off 0.2",
+        ),
+        ({"sampler": "ancestral", "temperature": 1.0}, "temperature applies only if sampler is 'confidence'"),
         ({"start": np.zeros((N, GRID, GRID), int)}, "start: picture 0 has no token to sample"),
         ({"start": np.full((N, GRID, GRID), 16)}, r"whole numbers \(N, 4, 4\) below 16, -1 .* from 16 to 16"),
         ({"start": np.full((N, GRID), -1)}, r"got int64 \(3, 4\)"),

@@ -30,9 +30,10 @@ def keep_top_p(logits: Tensor, p: float) -> Tensor:
     return torch.where(logits >= least, logits, -torch.inf)
 
 
-def filtered(logits: Tensor, options: Filters) -> Tensor:
-    """Logits after both filters."""
-    return keep_top_p(keep_top_k(logits, options.top_k), options.top_p)
+def filtered(logits: Tensor, options: Filters, step: int) -> Tensor:
+    """Logits after both filters of a step."""
+    k, p = (x[step] if isinstance(x, tuple) else x for x in (options.top_k, options.top_p))
+    return keep_top_p(keep_top_k(logits, int(k)), p)
 
 
 def draw_tokens(logits: Tensor, gumbel: Tensor) -> Tensor:

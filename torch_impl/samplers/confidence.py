@@ -36,7 +36,8 @@ def confidence_sample(decoder: Decoder, start: Tensor, embedding: Tensor | None 
         choice = steps.temperature[k] * noise.get("confidence", torch.zeros_like(confidence))
         confidence = _of_known(confidence + choice, choice, unknown, known, options)
         confidence = _remasked(confidence, unknown | known, noise, steps.remask[k], options)
-        masking = least_confident(confidence, torch.minimum(unknown.sum(1) - 1, counts[k]))
+        fewer = counts[k] if options.remasks_at_random else torch.minimum(unknown.sum(1) - 1, counts[k])
+        masking = least_confident(confidence, fewer)
         if options.legacy_exhausted:
             masking = masking | (unknown.sum(1, keepdim=True) == 1)
         return (torch.where(masking, decoder.mask_id, drawn), embedding), ids, drawn
@@ -74,7 +75,7 @@ def _remasked(
     confidence: Tensor, fixed: Tensor, noise: Mapping[str, Tensor], rate: Tensor, options: Sampling
 ) -> Tensor:
     """Confidence with sampled tokens remasked with probability `rate`, before those of the schedule."""
-    if options.remask != "random":
+    if not options.remasks_at_random:
         return confidence
     uniform = noise["remask"]
     return torch.where(~fixed & (uniform < rate), REMASKED + uniform, confidence)

@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from dioscuri.families.maskgit.remasking import remasking, schedule_times, staying
 from dioscuri.families.token_models.masking_options import Sampling
 from dioscuri.plans.noise import NoiseSpec
 from dioscuri.schedules import mask_ratio
@@ -15,8 +16,9 @@ class Steps(NamedTuple):
     `masked` (T, L + 1) int32: number of masked tokens after the step (with the scores sampler: before it), by
     the number masked at the start. The others are (T,) float32: `temperature` of the confidences' noise (with
     the scores sampler: of the logits); `logit_scale`, a factor; `guidance`, the factor w in
-    unconditional + w (conditional - unconditional); `critic_noise`; `remask`, a probability; `ratio`, the
-    share of masked tokens after the step, of those masked at the start.
+    unconditional + w (conditional - unconditional); `critic_noise`; `remask` and `stay`, probabilities that a
+    sampled token is masked again and that a masked one stays masked; `ratio`, the share of masked tokens
+    after the step, of those masked at the start.
     """
 
     masked: Any
@@ -25,18 +27,21 @@ class Steps(NamedTuple):
     guidance: Any
     critic_noise: Any
     remask: Any
+    stay: Any
     ratio: Any
 
 
 def make_steps(options: Sampling, n_tokens: int) -> Steps:
     """The schedule for pictures of `n_tokens`."""
     masked = _masked(options, n_tokens)
-    rows = (_temperature, _logit_scale, _guidance, _critic_noise, _remask)
+    rows = [row(options) for row in (_temperature, _logit_scale, _guidance, _critic_noise)]
+    rows += [remasking(options, n_tokens), staying(options, n_tokens)]
     if options.mask_counts:
         ratio = np.asarray(options.mask_counts, np.float32) / n_tokens
     else:
-        ratio = mask_ratio(options.sampling_schedule, _shares(options).astype(np.float32), float(n_tokens))
-    return Steps(masked, *[*(row(options).astype(np.float32) for row in rows), ratio])
+        times = schedule_times(options, n_tokens).astype(np.float32)
+        ratio = mask_ratio(options.sampling_schedule, times, float(n_tokens))
+    return Steps(masked, *[row.astype(np.float32) for row in [*rows, ratio]])
 
 
 def positions_to_predict(options: Sampling, n_tokens: int, *, every_step: bool = False) -> tuple[int, ...]:
@@ -77,7 +82,7 @@ def step_noise_specs(
         specs.append(NoiseSpec("confidence", "gumbel", place))
     if options.sampler == "scores" and critic:
         specs.append(NoiseSpec("critic", "uniform", place))
-    if options.sampler in ("confidence", "logits") and options.remask == "random":
+    if options.sampler == "ancestral" or options.remasks_at_random:
         specs.append(NoiseSpec("remask", "uniform", place))
     return tuple(specs)
 
@@ -114,10 +119,11 @@ def _masked(options: Sampling, n_tokens: int) -> np.ndarray:
         if options.sampler in ("halton", "halton_confidence"):
             columns.append(_left_by_halton(options, int(counted)))
             continue
-        times = _scores_times(options) if options.sampler == "scores" else _shares(options)
+        is_scores = options.sampler == "scores"
+        times = _scores_times(options) if is_scores else schedule_times(options, n_tokens)
         ratio = mask_ratio(options.sampling_schedule, times.astype(kind), float(max(counted, 2)))
         left = np.floor(kind(counted) * ratio).astype(np.int64)
-        columns.append(np.maximum(left, int(options.sampler == "scores")))
+        columns.append(np.maximum(left, int(is_scores)))
     table = np.stack(columns, 1)
     return (table if options.legacy_mask_count else np.clip(table, 0, numbers)).astype(np.int32)
 
@@ -191,12 +197,3 @@ def _guidance_times(options: Sampling) -> np.ndarray:
 
 def _critic_noise(options: Sampling) -> np.ndarray:
     return options.critic_noise_scale * (1 - _shares(options))
-
-
-def _remask(options: Sampling) -> np.ndarray:
-    """ReMDM's capped rate: min(rate, (1 - a_s) / a_t), where a_s and a_t are the fractions of known
-    tokens after and before the step."""
-    after = np.clip(mask_ratio(options.sampling_schedule, _shares(options)), 0, 1)
-    known_before = 1 - np.concatenate([[1.0], after[:-1]])
-    limit = after / np.maximum(known_before, 1e-12)
-    return np.asarray(np.minimum(options.remask_rate if options.remask == "random" else 0.0, limit))

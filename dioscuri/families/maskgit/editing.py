@@ -8,6 +8,7 @@ import numpy as np
 from dioscuri.engine import Array
 from dioscuri.errors import UserError
 from dioscuri.families.maskgit.plan import TransformerPlan
+from dioscuri.families.maskgit.remasking import schedule_times
 from dioscuri.families.token_models.masking_options import Sampling
 from dioscuri.inputs import to_array
 from dioscuri.schedules import mask_ratio
@@ -32,7 +33,8 @@ def share_masked(options: Sampling, plan: TransformerPlan) -> float:
     first = options.start_step
     if options.mask_counts:
         return options.mask_counts[first - 1] / plan.n_tokens if first else 1.0
-    time = np.array([first / options.steps], np.float32)
+    times = np.concatenate([[0.0], schedule_times(options, plan.n_tokens)])
+    time = times[first : first + 1].astype(np.float32)
     return float(np.clip(mask_ratio(options.sampling_schedule, time, plan.picture_tokens), 0, 1)[0])
 
 

@@ -28,9 +28,6 @@ from dioscuri.inputs import read_count, read_flag, read_seed
 from dioscuri.plans.noise import NoiseSpec
 from dioscuri.plans.parameters import shapes
 
-BY_STEP = ("mask_counts", "temperature", "guidance_schedule")
-"""Options that may be functions of the step."""
-
 
 class MaskGITModel(ModelOfTexts):
     """A masked token model; see `TokenModel`.
@@ -42,6 +39,7 @@ class MaskGITModel(ModelOfTexts):
 
     does = ("generate", "inpaint", "edit", "encode", "decode", "reconstruct")
     sampling_options = sampling_names(Sampling)
+    by_step = ("top_k", "top_p", "mask_counts", "temperature", "guidance_schedule")
 
     @property
     def plan(self) -> TransformerPlan:
@@ -79,8 +77,7 @@ class MaskGITModel(ModelOfTexts):
     ) -> Array:
         """See `TokenModel.generate`; `prompts`, and other options of a call, as the class says.
 
-        `start` are partial grids, tokens (N, h, w) that are -1 where to sample. `mask_counts`, `temperature`
-        and `guidance_schedule` may be lists with one value for each step, or functions of the step, from 0.
+        `start` are partial grids, tokens (N, h, w) that are -1 where to sample.
         """
         n = n if n is None else read_count(n, "n")
         if start is None:
@@ -100,13 +97,14 @@ class MaskGITModel(ModelOfTexts):
 
         `step`; numbers of tokens, as means over the pictures: `masked_before` and `masked_after` the step,
         `written`, and `changed`, predicted otherwise than in the step before; `temperature`,
-        `guidance_scale` and `logit_scale` of the step.
+        `guidance_scale` and `logit_scale` of the step, and `remask`, the probability with which it masks a
+        sampled token again.
         """
         n = n if n is None else read_count(n, "n")
         made, sampling, unknown, _ = self._started(n, options, every_step=True)
         steps = make_steps(sampling, self.plan.n_tokens)
         scales = {"temperature": steps.temperature, "logit_scale": steps.logit_scale}
-        scales["guidance_scale"] = steps.guidance - 1
+        scales |= {"guidance_scale": steps.guidance - 1, "remask": steps.remask}
         rows = step_rows(made, unknown, sampling.start_step)
         return [
             row | {name: float(scale[int(row["step"])]) for name, scale in scales.items()} for row in rows
@@ -129,8 +127,8 @@ class MaskGITModel(ModelOfTexts):
         rows = self._pictures(pictures)
         given = self._prompted("inpaint", len(rows), (prompts, negative_prompts), options)
         if strength is not None:
-            steps = {name: given[name] for name in ("steps",) if name in given}
-            first = first_step(self._sampling(steps, "inpaint"), strength, given, "inpaint")
+            options = {name: value for name, value in given.items() if name in self.sampling_options}
+            first = first_step(self._sampling(options, "inpaint"), strength, given, "inpaint")
             if first is None:
                 raise UserError(f"inpaint: strength {strength} leaves no step: give more steps or strength")
             given["start_step"] = first
@@ -232,16 +230,6 @@ class MaskGITModel(ModelOfTexts):
         made = self._run(method, rows, batch_size=size, **passed)
         unknown = rows.get("unknown", np.ones((len(made["tokens"]), self.plan.picture_tokens), bool))
         return made, sampling, unknown, text
-
-    def _sampling(self, options: Mapping[str, Any], call: str) -> Any:
-        """The options of a call, with values for each step where a function is given."""
-        steps = options.get("steps", self.hparams.synthesis.steps)
-        listed = {
-            name: [value(step) for step in range(read_count(steps, "steps"))]
-            for name, value in options.items()
-            if name in BY_STEP and callable(value)
-        }
-        return super()._sampling({**options, **listed}, call)
 
     def _start_noise(self, noise: Any, rows: int, seed: int) -> tuple[Array, Any]:
         """Uniform noise (N, L) that says where `edit` masks tokens, and the noise of the steps."""

@@ -25,6 +25,8 @@ class TokenModel(Model):
     does: ClassVar[tuple[str, ...]] = ("generate", "inpaint", "encode", "decode", "reconstruct")
     sampling_options: ClassVar[tuple[str, ...]] = ()
     """Names of the options that `generate` and `inpaint` take."""
+    by_step: ClassVar[tuple[str, ...]] = ("top_k", "top_p")
+    """Those that may be lists with one value for each step, or functions of the step, counted from 0."""
 
     @property
     def plan(self) -> Any:
@@ -200,9 +202,17 @@ class TokenModel(Model):
         return self._text_rows({name: value})[name]
 
     def _sampling(self, options: Mapping[str, Any], call: str) -> Any:
-        """The run's sampling options, updated with the model's for this method and those of a call."""
+        """The run's sampling options, updated with the model's for this method and those of a call; functions
+        of the step become lists."""
         usual = self.call_options.get(call, {})
-        chosen = options_of_call(self.hparams, options, self.sampling_options, call, usual)
+        n = options.get("steps", usual.get("steps", self.hparams.synthesis.steps))
+        listed = {
+            name: [value(step) for step in range(read_count(n, "steps"))]
+            for name, value in options.items()
+            if name in self.by_step and callable(value)
+        }
+        given = {**options, **listed}
+        chosen = options_of_call(self.hparams, given, self.sampling_options, call, usual)
         self._check_sampling(chosen, call)
         return chosen
 

@@ -1,8 +1,11 @@
 """Options of masking, its loss, and sampling of tokens (Chang et al. 2022, MaskGIT, and what followed)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from dioscuri.errors import UserError
+from dioscuri.families.token_models.remasking_options import Remasking, check_remasking
 from dioscuri.hparams.schema import option
 from dioscuri.schedules import mask_power
 
@@ -68,29 +71,49 @@ class Masking:
 
 @dataclass(frozen=True, kw_only=True)
 class Filters:
-    """Which tokens can be sampled."""
+    """Which tokens can be sampled in each of `steps` steps."""
 
-    top_k: int = option(0, low=0, high=2**24, doc="sample from this many most likely codes; 0: all")
-    top_p: float = option(
-        1.0, low=0, high=1, doc="sample from the most likely codes with this total probability"
+    top_k: int | tuple[int, ...] = option(
+        0,
+        low=0,
+        high=2**24,
+        doc="sample from this many most likely codes; 0: all; a list: a value for each step",
     )
+    top_p: float | tuple[float, ...] = option(
+        1.0,
+        low=0,
+        high=1,
+        doc="sample from the most likely codes with this total probability; a list: a value for each step",
+    )
+    steps: int = option(1, low=1, high=2**16, doc="number of steps")
 
     def __post_init__(self) -> None:
-        if self.top_p == 0:
+        if 0 in (self.top_p if isinstance(self.top_p, tuple) else (self.top_p,)):
             raise UserError("[synthesis] top_p must be above 0: otherwise nothing can be sampled")
+        check_lists({"top_k": self.top_k, "top_p": self.top_p}, self.steps)
+
+
+def check_lists(options: Mapping[str, Any], steps: int) -> None:
+    """Raise a `UserError` for a list that has not one value for each step."""
+    for name, value in options.items():
+        if isinstance(value, tuple) and len(value) != steps:
+            raise UserError(
+                f"[synthesis] {name} has {len(value)} values for {steps} steps: give one for each"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sampling(Filters):
+class Sampling(Remasking, Filters):
     """How tokens are sampled."""
 
     sampler: str = option(
         "confidence",
-        choices=("confidence", "logits", "scores", "halton", "halton_confidence"),
+        choices=("confidence", "logits", "scores", "halton", "halton_confidence", "ancestral"),
         doc="confidence: keep what is likely (MaskGIT, generate2 of open-muse); logits: keep what has the "
         "highest logits, and sample with less noise in every step (TiTok); scores: mask again what is "
         "unlikely or what the critic rejects (muse-maskgit-pytorch); halton: fixed order (Halton-MaskGIT); "
-        "halton_confidence: the confidence sampler of Halton-MaskGIT, which samples known tokens again",
+        "halton_confidence: the confidence sampler of Halton-MaskGIT, which samples known tokens again; "
+        "ancestral: keep random tokens, with the schedule's probability (MDLM, Sahoo et al. 2024)",
     )
     steps: int = option(12, low=1, high=2**12, doc="network passes per picture")
     start_step: int = option(0, low=0, high=2**16, doc="steps to skip at the beginning, for editing")
@@ -107,6 +130,7 @@ class Sampling(Filters):
         4.5,
         low=0,
         high=10**4,
+        needs=("sampler", ("confidence", "logits", "scores", "halton", "halton_confidence")),
         doc="confidence: noise of the choice, times 1 - share of the steps, or from the first to the second "
         "value, or a value for each step; scores: temperature of the logits, in the same way; logits: both",
     )
@@ -163,16 +187,6 @@ class Sampling(Filters):
         needs=("guidance_schedule", ("linear", "cosine", "power_cosine", "flipped_cosine")),
         doc="time at which a step reads guidance_schedule: the share of the steps done before it (TiTok) or "
         "after it; usual: after it, but for linear from 0 in the first step to 1 in the last",
-    )
-    remask: str = option(
-        "none",
-        choices=("none", "confidence", "random"),
-        doc="mask sampled tokens again: confidence: those that have become unlikely; random: with "
-        "probability "
-        "remask_rate, as far as the schedule allows (ReMDM, Wang et al. 2025)",
-    )
-    remask_rate: float = option(
-        0.1, low=0, high=1, needs=("remask", ("random",)), doc="probability for remask='random'"
     )
     critic_noise_scale: float = option(
         1.0,
@@ -238,16 +252,7 @@ class Sampling(Filters):
         if self.start_step >= self.steps:
             raise UserError(f"[synthesis] start_step {self.start_step} must be below steps {self.steps}")
         self._check_lists()
-        remasks = {
-            "none": (),
-            "confidence": ("confidence", "logits", "scores"),
-            "random": ("confidence", "logits"),
-        }[self.remask]
-        if remasks and self.sampler not in remasks:
-            raise UserError(
-                f"[synthesis] remask='{self.remask}' is for sampler {' and '.join(remasks)}, not "
-                f"'{self.sampler}': set it to 'none'"
-            )
+        check_remasking(self)
         if self.legacy_mask_token and not self.sampler.startswith("halton"):
             raise UserError(
                 f"[synthesis] legacy_mask_token is for the samplers halton and halton_confidence, not "
@@ -255,19 +260,10 @@ class Sampling(Filters):
             )
 
     def _check_lists(self) -> None:
-        """Raise a `UserError` for a list that has not one value for each step."""
+        """Raise a `UserError` for lists that do not fit the steps."""
         counts = self.mask_counts
         pair = isinstance(self.temperature, tuple) and len(self.temperature) == 2
-        for name, value in (
-            ("mask_counts", counts or None),
-            ("temperature", None if pair else self.temperature),
-            ("guidance_schedule", self.guidance_schedule),
-        ):
-            if isinstance(value, tuple) and len(value) != self.steps:
-                raise UserError(
-                    f"[synthesis] {name} has {len(value)} values for {self.steps} steps: give one for each"
-                )
+        lists = {"mask_counts": counts or None, "guidance_schedule": self.guidance_schedule}
+        check_lists(lists if pair else {**lists, "temperature": self.temperature}, self.steps)
         if counts and (counts[-1] or list(counts) != sorted(counts, reverse=True)):
             raise UserError(f"[synthesis] mask_counts {list(counts)} must fall, and end with 0")
-        if counts and self.remask == "random":
-            raise UserError("[synthesis] remask='random' follows sampling_schedule: leave mask_counts out")
