@@ -15,6 +15,7 @@ z.
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import is_dataclass
+from inspect import signature
 from typing import Any, Protocol
 
 import numpy as np
@@ -162,6 +163,11 @@ def mode(family: Any, method: str) -> Callable[..., Any]:
     if function is None:
         raise UserError(f"[run] family '{family.hparams.run.family}' has no mode '{method}'")
     return function
+
+
+def is_mode(value: Any) -> bool:
+    """Whether an attribute of a family is a mode, `(model, batch, noise, frozen, **options)`."""
+    return callable(value) and [*signature(value).parameters][:4] == ["model", "batch", "noise", "frozen"]
 
 
 def split_arguments(arguments: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

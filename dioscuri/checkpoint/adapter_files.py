@@ -21,7 +21,7 @@ from dioscuri.checkpoint.tensor_files import read_config, read_safetensors
 from dioscuri.errors import UserError
 from dioscuri.files import replacing, write_json
 from dioscuri.hparams.adapters import LoRA
-from dioscuri.plans.lora import WEIGHT, A, B, adapters_of
+from dioscuri.plans.lora import WEIGHT, A, B, adapters_of, dense_layers
 
 CONFIG, TENSORS, DIFFUSERS = (
     "adapter_config.json",
@@ -37,6 +37,8 @@ _ENDINGS = {
     f".lora.down{WEIGHT}": A,
     f".lora.up{WEIGHT}": B,
 }
+_INNER = ".base_layer."
+"""What peft puts between an attention with adapters and its last layer."""
 _METADATA = "lora_adapter_metadata"
 """Where diffusers keeps the options of adapters."""
 
@@ -62,6 +64,7 @@ def write_adapter(folder: Path, adapter: Adapter, base: str) -> None:
     """Write adapters for peft; `base` names the model that they were trained for."""
     options = adapter.options
     layers = sorted(n.removesuffix(f".{A}{WEIGHT}") for n in adapter.weights if n.endswith(A + WEIGHT))
+    inner = {layer for layer in layers if layer.rpartition(".")[0] in layers}
     config = {
         "peft_type": "LORA",
         "task_type": None,
@@ -69,12 +72,17 @@ def write_adapter(folder: Path, adapter: Adapter, base: str) -> None:
         "r": options.rank,
         "lora_alpha": options.alpha or options.rank,
         "lora_dropout": options.dropout,
-        "target_modules": layers,
+        "target_modules": [layer for layer in layers if layer not in inner],
         "bias": "none",
         "fan_in_fan_out": False,
         "inference_mode": True,
     }
-    named = {f"{_PREFIXES[0]}{name}": array for name, array in adapter.weights.items()}
+    named = {}
+    for name, array in adapter.weights.items():
+        owner, _, leaf = name.partition(".lora_")[0].rpartition(".")
+        ours = f"{owner}.{leaf}"
+        theirs = f"{owner}{_INNER}{leaf}" if ours in inner else ours
+        named[_PREFIXES[0] + name.replace(ours, theirs)] = array
     with replacing(folder / TENSORS) as temporary:
         temporary.write_bytes(tensor_bytes(named))
     write_json(folder / CONFIG, config)
@@ -106,16 +114,17 @@ def read_adapter(
     config = _config(file)
     alphas = {name: float(array) for name, array in tensors.items() if name.endswith(".alpha")}
     named = {name: array for name, array in tensors.items() if name not in alphas}
-    prefix = _prefix(named, network)
+    layers = {layer: network[weight] for layer, weight in dense_layers(network).items()}
+    prefix = _prefix(named, layers)
     pairs: dict[str, dict[str, np.ndarray]] = {}
     published: dict[str, str] = {}
     for name, array in sorted(named.items()):
         layer, side = _place(name, file)
         layer = layer.removeprefix(prefix)
         for ours, values in translate(layer, side, array):
-            _check_fits(name, ours, side, values, network, file)
+            _check_fits(name, ours, side, values, layers, file)
             published[ours] = layer
-            pairs.setdefault(ours, {})[side] = values.astype(np.float32)
+            pairs.setdefault(ours, {})[side] = values.reshape(values.shape[:2]).astype(np.float32)
     scales = {
         ours: _scale(
             config, layer, len(_pair(pairs[ours], layer, file)[0]), alphas.get(f"{prefix}{layer}.alpha")
@@ -124,7 +133,7 @@ def read_adapter(
     }
     if not pairs:
         raise UserError(f"{file} holds no adapters")
-    return _of_one_rank(pairs, scales, config)
+    return _of_one_rank(pairs, scales, config, layers)
 
 
 def _file(where: Path) -> Path:
@@ -150,14 +159,14 @@ def _config(file: Path) -> dict[str, Any]:
         raise UserError(f"{file}: its {_METADATA} is not a table of options") from error
 
 
-def _prefix(names: Iterable[str], network: Mapping[str, Any]) -> str:
+def _prefix(names: Iterable[str], layers: Mapping[str, Any]) -> str:
     """The prefix without which most names are those of the network's layers."""
-    layers = [name.partition(".lora")[0] for name in names]
+    given_layers = [name.partition(".lora")[0] for name in names]
 
     def known(prefix: str) -> int:
-        return sum(name.startswith(prefix) and name[len(prefix) :] + WEIGHT in network for name in layers)
+        return sum(name.startswith(prefix) and name[len(prefix) :] in layers for name in given_layers)
 
-    given = [prefix for prefix in _PREFIXES if all(name.startswith(prefix) for name in layers)]
+    given = [prefix for prefix in _PREFIXES if all(name.startswith(prefix) for name in given_layers)]
     return max(given, key=known)
 
 
@@ -165,7 +174,7 @@ def _place(name: str, file: Path) -> tuple[str, str]:
     """Layer and side of a tensor."""
     for ending, side in _ENDINGS.items():
         if name.endswith(ending):
-            return name.removesuffix(ending), side
+            return name.removesuffix(ending).replace(_INNER, "."), side
     raise UserError(
         f"{file}: tensor '{name}' is not one of low-rank adapters of dense layers: peft's other kinds are "
         "not supported"
@@ -173,16 +182,16 @@ def _place(name: str, file: Path) -> tuple[str, str]:
 
 
 def _check_fits(
-    name: str, layer: str, side: str, array: np.ndarray, network: Mapping[str, Any], file: Path
+    name: str, layer: str, side: str, array: np.ndarray, layers: Mapping[str, Any], file: Path
 ) -> None:
-    shape = network.get(layer + WEIGHT)
-    if shape is None or len(shape) != 2:
+    shape = layers.get(layer)
+    if shape is None:
         raise UserError(
             f"{file}: tensor '{name}' does not fit: this model has no dense layer '{layer}'; the adapters "
             "belong to another base"
         )
     length, axis = (shape[1], 1) if side == A else (shape[0], 0)
-    if array.ndim != 2 or array.shape[axis] != length:
+    if array.ndim != len(shape) or array.shape[axis] != length or max(array.shape[2:], default=1) > 1:
         raise UserError(
             f"{file}: tensor '{name}' of shape {array.shape} does not fit the layer '{layer}' of shape "
             f"{tuple(shape)}: the adapters belong to another base"
@@ -211,7 +220,10 @@ def _scale(config: Mapping[str, Any], layer: str, rank: int, alpha: float | None
 
 
 def _of_one_rank(
-    pairs: Mapping[str, Mapping[str, np.ndarray]], scales: Mapping[str, float], config: Mapping[str, Any]
+    pairs: Mapping[str, Mapping[str, np.ndarray]],
+    scales: Mapping[str, float],
+    config: Mapping[str, Any],
+    layers: Mapping[str, tuple[int, ...]],
 ) -> Adapter:
     rank = max(len(pair[A]) for pair in pairs.values())
     first = next(iter(scales.values()))
@@ -219,10 +231,12 @@ def _of_one_rank(
         raise UserError(f"adapters with an alpha of {min(scales.values()):g} do nothing: train them again")
     weights = {}
     for layer, pair in pairs.items():
-        more = rank - len(pair[A])
-        weights[f"{layer}.{A}{WEIGHT}"] = np.pad(pair[A], ((0, more), (0, 0)))
+        more, ones = rank - len(pair[A]), (1,) * (len(layers[layer]) - 2)
+        padded = np.pad(pair[A], ((0, more), (0, 0)))
+        weights[f"{layer}.{A}{WEIGHT}"] = padded.reshape(*padded.shape, *ones)
         factor = 1.0 if scales[layer] == first else np.float32(scales[layer] / first)
-        weights[f"{layer}.{B}{WEIGHT}"] = np.pad(factor * pair[B], ((0, 0), (0, more)))
+        padded = np.pad(factor * pair[B], ((0, 0), (0, more)))
+        weights[f"{layer}.{B}{WEIGHT}"] = padded.reshape(*padded.shape, *ones)
     options = LoRA(
         rank=rank,
         alpha=first * rank,

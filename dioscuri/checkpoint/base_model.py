@@ -8,6 +8,7 @@ import numpy as np
 
 from dioscuri.checkpoint import store
 from dioscuri.checkpoint.compare import match
+from dioscuri.checkpoint.pretrained import without_discriminator
 from dioscuri.checkpoint.trained_run import TrainedFolder, open_trained
 from dioscuri.errors import UserError
 from dioscuri.plans.lora import adapters_of
@@ -27,7 +28,7 @@ def open_base(hparams: Any) -> TrainedFolder:
 
 def base_weights(hparams: Any, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
     """Averaged weights of the base; a `UserError` names the first tensor that does not fit the options."""
-    weights = open_base(hparams).read().state["ema"]
+    weights = without_discriminator(open_base(hparams).read().state["ema"])
     match(shapes, weights, "base", f"[lora] base '{hparams.lora.base}'")
     return weights
 

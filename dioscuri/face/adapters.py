@@ -87,8 +87,10 @@ class Adaptable(Trainable):
         options = self._adapter_for("merge_adapter")
         weights = self._network.weights()
         base, adapters = lora.split_adapters(weights)
-        layers = lora.layers_with_adapters(self._network_shapes(), options.targets)
-        before = {name + lora.WEIGHT: base[name + lora.WEIGHT] for name in layers}
+        shapes = self._network_shapes()
+        dense = lora.dense_layers(shapes)
+        layers = lora.layers_with_adapters(shapes, options.targets)
+        before = {dense[name]: base[dense[name]] for name in layers}
         self._set(LoRA(), lora.merged(weights, options.scale))
         self._merged = options, adapters, before
         return self
@@ -117,6 +119,11 @@ class Adaptable(Trainable):
         options: LoRA | None = getattr(self.hparams, "lora", None)
         if options is None:
             raise UserError(f"a model of family '{self.family}' takes no adapters: it has no transformer")
+        if self._network.buffers:
+            raise UserError(
+                "this tokenizer takes no adapters: its codebook or its norms change without a gradient, and "
+                "adapters leave a model's weights alone"
+            )
         return options
 
     def _read_adapter(self, where: Path) -> Adapter:

@@ -37,7 +37,7 @@ def _check_names(sections: dict[str, Any], settings: Settings) -> None:
     for section, options in settings.items():
         for option_name, setting in options.items():
             if section not in known:
-                hint = did_you_mean(section, sections)
+                hint = did_you_mean(section, sections) or f": this family has {', '.join(sections)}"
                 raise UserError(f"{setting.source}: section [{setting.section}] is unknown{hint}")
             if option_name not in known[section]:
                 hint = _elsewhere(option_name, known) or did_you_mean(option_name, sorted(known[section]))

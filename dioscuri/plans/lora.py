@@ -1,7 +1,7 @@
 """Low-rank adapters (Hu et al. 2021, section 4.1): W x + alpha / rank B A x, where only A and B are trained.
 
 Canonical names are those of the library peft: `<layer>.lora_A.weight` (rank, inputs) and
-`<layer>.lora_B.weight` (outputs, rank).
+`<layer>.lora_B.weight` (outputs, rank); those of a 1x1 convolution end with as many ones as its kernel.
 """
 
 import re
@@ -17,7 +17,9 @@ from dioscuri.plans.parameters import ZEROS, Init, Parameter, Table, shapes
 Shapes = Mapping[str, tuple[int, ...]]
 
 A, B = "lora_A", "lora_B"
-WEIGHT = ".weight"
+WEIGHT, PACKED = ".weight", ".in_proj_weight"
+"""Endings of the names of weights with adapters: of a dense layer, and of an attention's queries, keys and
+values in one matrix, whose adapter is the attention's, as in peft."""
 BASE = "base."
 """Prefix of the base model's weights among tensors that are not trained."""
 NOISE = "lora."
@@ -25,37 +27,52 @@ NOISE = "lora."
 
 GROUPS = {
     "attention": re.compile(
-        r"(.*\.)?((cross)?attention\.(query|key|value|out)|attn\.(w[qkvo]|qkv|proj)"
-        r"|to_(q|k|v|kv|out|add_out)|to_out\.0|add_[qkv]_proj)"
+        r"(.*\.)?((cross)?attention\.(query|key|value|qkv|out)|attn(\.(w[qkvo]|qkv|proj|out_proj))?"
+        r"|posterior\.(query|out)|to_(q|k|v|kv|out|add_out)|to_out\.0|add_[qkv]_proj)"
     ),
     "feed_forward": re.compile(
-        r"(.*\.)?(ffn\.(wi_[01]|wo)|ff\.w[123]|intermediate_output|layer_output|mlp\.fc[12]"
+        r"(.*\.)?(ffn\.(wi_[01]|wo)|ff\.w[123]|intermediate_output|layer_output|mlp\.(fc[12]|c_fc|c_proj)"
         r"|ff(_context)?\.net\.(0\.proj|2)|single_transformer_blocks\.\d+\.proj_(mlp|out)"
+        r"|feed_forward\.convs\.[01]"
         r"|layers\.\d+\.(intermediate|output|2\.[14]|1\.fn\.[03]|1\.net\.(0\.(proj|0)|3)))"
     ),
 }
 """Names of the dense layers of all transformers here."""
 
 
-def layers_with_adapters(network: Shapes, targets: Iterable[str]) -> tuple[str, ...]:
-    """Names of the dense layers that `lora.targets` chooses, in the order of the parameters.
+def dense_layers(network: Shapes) -> dict[str, str]:
+    """Layers that can have adapters, in the order of the parameters, and the names of their weights: dense
+    layers, 1x1 convolutions, and attention with one matrix for queries, keys and values."""
+    return {
+        name.removesuffix(ending): name
+        for name, shape in network.items()
+        for ending in (WEIGHT, PACKED)
+        if name.endswith(ending) and _is_matrix(name, shape)
+    }
 
-    A `UserError` names a target that chooses none.
+
+def layers_with_adapters(network: Shapes, targets: Iterable[str]) -> tuple[str, ...]:
+    """Names of the layers that `lora.targets` chooses, in the order of the parameters.
+
+    A `UserError` names a target that chooses none, and says if the network has no transformer.
     """
-    dense = [name.removesuffix(WEIGHT) for name, shape in network.items() if _is_matrix(name, shape)]
+    dense, targets = list(dense_layers(network)), tuple(targets)
     chosen = {name for target in targets for name in _chosen(dense, target)}
-    if not chosen:
+    if not targets:
         raise UserError("[lora] targets is empty: name at least one layer, or 'attention'")
+    if not chosen:
+        raise UserError("[lora] targets: this network has no transformer, so adapters have no place in it")
     return tuple(name for name in dense if name in chosen)
 
 
 def adapter_table(network: Shapes, rank: int, targets: Iterable[str]) -> Table:
     """The adapters' parameters. B is initially zero, so that they change nothing; A has PyTorch's default."""
     table: Table = {}
+    dense = dense_layers(network)
     for name in layers_with_adapters(network, targets):
-        outputs, inputs = network[name + WEIGHT]
-        table[f"{name}.{A}{WEIGHT}"] = Parameter((rank, inputs), Init("fan_in_uniform"))
-        table[f"{name}.{B}{WEIGHT}"] = Parameter((outputs, rank), ZEROS)
+        outputs, inputs, *ones = network[dense[name]]
+        table[f"{name}.{A}{WEIGHT}"] = Parameter((rank, inputs, *ones), Init("fan_in_uniform"))
+        table[f"{name}.{B}{WEIGHT}"] = Parameter((outputs, rank, *ones), ZEROS)
     return table
 
 
@@ -86,8 +103,9 @@ def adapter_noise(hparams: Any, network: Shapes, method: str, batch: int) -> tup
     options = adapters_of(hparams)
     if options is None or not options.dropout or method != "train_step":
         return ()
+    dense = dense_layers(network)
     return tuple(
-        NoiseSpec(NOISE + name, "uniform", (batch, network[name + WEIGHT][1]))
+        NoiseSpec(NOISE + name, "uniform", (batch, network[dense[name]][1]))
         for name in layers_with_adapters(network, options.targets)
     )
 
@@ -98,6 +116,11 @@ def split_adapters(weights: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str
     return {name: value for name, value in weights.items() if name not in adapters}, adapters
 
 
+def of_family(frozen: Mapping[str, Any]) -> dict[str, Any]:
+    """Tensors that are not trained, without the weights of the base."""
+    return {name: value for name, value in frozen.items() if not name.startswith(BASE)}
+
+
 def is_adapter(name: str) -> bool:
     """Whether a parameter belongs to an adapter."""
     return name.endswith((f".{A}{WEIGHT}", f".{B}{WEIGHT}"))
@@ -106,19 +129,21 @@ def is_adapter(name: str) -> bool:
 def merged(weights: Mapping[str, Any], scale: float) -> dict[str, Any]:
     """Weights of the base with those of its adapters folded in: W + scale B A."""
     base, adapters = split_adapters(weights)
+    dense = dense_layers({name: array.shape for name, array in base.items()})
     for name in adapters:
         layer = name.removesuffix(f".{A}{WEIGHT}")
         if layer != name:
-            product = adapters[f"{layer}.{B}{WEIGHT}"] @ adapters[name]
-            base[layer + WEIGHT] = base[layer + WEIGHT] + scale * product
+            first, second = adapters[name], adapters[f"{layer}.{B}{WEIGHT}"]
+            product = second.reshape(len(second), -1) @ first.reshape(len(first), -1)
+            weight = base[dense[layer]]
+            base[dense[layer]] = weight + scale * product.reshape(weight.shape)
     return base
 
 
 def _chosen(dense: list[str], target: str) -> list[str]:
     if group := GROUPS.get(target):
-        names = [name for name in dense if group.fullmatch(name)]
-    else:
-        names = [target] if target in dense else [n for n in dense if f".{n}".endswith(f".{target}")]
+        return [name for name in dense if group.fullmatch(name)]
+    names = [target] if target in dense else [n for n in dense if f".{n}".endswith(f".{target}")]
     if not names:
         known = {*GROUPS, *(name.rpartition(".")[2] for name in dense)}
         hint = did_you_mean(target, known) or f"; its layers are {', '.join(sorted(known - {*GROUPS}))}"
@@ -127,4 +152,4 @@ def _chosen(dense: list[str], target: str) -> list[str]:
 
 
 def _is_matrix(name: str, shape: tuple[int, ...]) -> bool:
-    return name.endswith(WEIGHT) and len(shape) == 2 and not is_adapter(name)
+    return len(shape) >= 2 and set(shape[2:]) <= {1} and not is_adapter(name)

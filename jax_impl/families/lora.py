@@ -2,6 +2,7 @@
 alone, and the base model's weights are among the frozen arrays."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -10,6 +11,7 @@ from flax import nnx
 from jax import Array
 
 from dioscuri.checkpoint.base_model import base_weights
+from dioscuri.engine import is_mode
 from dioscuri.hparams.adapters import LoRA
 from dioscuri.plans import lora
 from dioscuri.plans.noise import NoiseSpec
@@ -31,7 +33,9 @@ class LoRAMethods(FamilyMethods):
         self.switches = family.switches
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self.__dict__["family"], name)
+        """An attribute of the family; its modes get the completed model."""
+        value = getattr(self.__dict__["family"], name)
+        return partial(self._completed, value) if is_mode(value) else value
 
     def build(self) -> nnx.Module:
         """The network with adapters. Its other parameters have values when `complete` has set them."""
@@ -63,7 +67,7 @@ class LoRAMethods(FamilyMethods):
         """The objective (0-d), metrics, and new buffers."""
         completed = self.complete(model, noise, frozen)
         result: tuple[Array, Result, Result] = self.family.loss(
-            completed, batch, noise, scalars, buffers, frozen
+            completed, batch, noise, scalars, buffers, lora.of_family(frozen)
         )
         return result
 
@@ -79,30 +83,7 @@ class LoRAMethods(FamilyMethods):
         """The family's step on the adapters."""
         completing: Any = CompletingTrainer(trainer, lambda model, noise: self.complete(model, noise, frozen))
         result: tuple[TrainState, Result, Array] = self.family.train_step(
-            completing, state, batch, noise, scalars, frozen
-        )
-        return result
-
-    def evaluate(self, model: Any, batch: Arrays, noise: Arrays, frozen: Arrays) -> Result:
-        """The family's terms of the loss."""
-        result: Result = self.family.evaluate(self.complete(model, {}, frozen), batch, noise, frozen)
-        return result
-
-    def generate(
-        self, model: Any, batch: Arrays, noise: Mapping[str, Any], frozen: Arrays, **options: Any
-    ) -> Result:
-        """The family's samples."""
-        result: Result = self.family.generate(
-            self.complete(model, {}, frozen), batch, noise, frozen, **options
-        )
-        return result
-
-    def inpaint(
-        self, model: Any, batch: Arrays, noise: Mapping[str, Any], frozen: Arrays, **options: Any
-    ) -> Result:
-        """The family's samples of what is unknown."""
-        result: Result = self.family.inpaint(
-            self.complete(model, {}, frozen), batch, noise, frozen, **options
+            completing, state, batch, noise, scalars, lora.of_family(frozen)
         )
         return result
 
@@ -123,6 +104,20 @@ class LoRAMethods(FamilyMethods):
     def _base_leaves(self) -> list[tuple[tuple[Any, ...], Any]]:
         parts: Any = nnx.split(nnx.eval_shape(self.build), nnx.LoRAParam, nnx.Param, ...)
         return list(nnx.to_flat_state(parts[2]))
+
+    def _completed(
+        self,
+        function: Any,
+        model: Any,
+        batch: Arrays,
+        noise: Mapping[str, Any],
+        frozen: Arrays,
+        **options: Any,
+    ) -> Result:
+        """A mode of the family."""
+        completed = self.complete(model, {}, frozen)
+        result: Result = function(completed, batch, noise, lora.of_family(frozen), **options)
+        return result
 
 
 class CompletingTrainer:

@@ -72,9 +72,13 @@ class PackedAttention(nnx.Module):
         self.heads = heads
 
     def __call__(self, x: Array) -> Array:
+        parts = jnp.split(self.project(x), 3, -1)
+        return self.out_proj(attend(*(split_heads(part, self.heads) for part in parts)))
+
+    def project(self, x: Array) -> Array:
+        """Queries, keys and values: (B, L, C) -> (B, L, 3 C)."""
         y = jnp.dot(x, self.in_proj_weight[...].T)
-        y = y + broadcast(self.in_proj_bias[...], y)
-        return self.out_proj(attend(*(split_heads(part, self.heads) for part in jnp.split(y, 3, -1))))
+        return y + broadcast(self.in_proj_bias[...], y)
 
 
 _IN_TURN_FROM = 2**18

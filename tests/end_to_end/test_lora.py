@@ -10,9 +10,10 @@ from safetensors.numpy import load_file
 
 from dioscuri.checkpoint import store
 from dioscuri.checkpoint.makers import open_tokenizer_folder
-from tests.support import tiny_maskgit
+from tests.support import tiny_maskgit, tiny_titok
 from tests.support.adapters import write_base
-from tests.support.twins import TWINS, call
+from tests.support.engines import pictures
+from tests.support.twins import ROOT, TWINS, call
 
 pytestmark = pytest.mark.slow
 
@@ -84,6 +85,23 @@ def test_a_run_of_adapters_goes_on_and_synthesises(folder, twin, tmp_path):
     assert list((home / "logs-tuned").rglob("image-*.png"))
 
 
+def test_adapters_of_a_tokenizer_are_trained(tmp_path):
+    base = write_base(tmp_path / "base", tiny_titok.tiny())
+    home, cfg = tmp_path / "torch_impl", tiny_titok.write_tiny(tmp_path)
+    words = ("run.name=tuned", "lora.rank=2", f"lora.base={base}", "optimizer.learning_rate=0.03")
+    call("train", home, cfg, *words, "train.total_train_steps=4")
+    call("synthesize", home, cfg, *words)
+    run, dio = home / "logs-tuned", import_module("dioscuri.torch")
+    assert list(run.rglob("*.png"))
+    tuned, plain = dio.load(run), dio.load(base)
+    pixels = pictures(0)
+    assert (tuned.reconstruct(pixels) != plain.reconstruct(pixels)).any()
+    saved = dio.load(base).load_adapter(run)
+    np.testing.assert_array_equal(tuned.reconstruct(pixels), saved.reconstruct(pixels))
+    for name, array in plain._network.weights().items():
+        np.testing.assert_array_equal(tuned._network.weights()[name], array)
+
+
 def refusal(capsys, home, words):
     """The one line with which training ends."""
     capsys.readouterr()
@@ -117,3 +135,17 @@ def test_another_base_or_rank_is_refused(folder, tmp_path, capsys):
 )
 def test_wrong_options_are_refused_in_one_line(folder, tmp_path, capsys, given, message):
     assert message in refusal(capsys, tmp_path / "torch_impl", words_of(folder, given))
+
+
+@pytest.mark.parametrize(
+    ("cfg", "words", "message"),
+    [
+        ("metroplex/digits.cfg", [], "[lora] targets: this network has no transformer"),
+        ("vqgan/digits.cfg", ["discriminator.type=none", "loss.revive_below=0"], "has no transformer"),
+        ("hierarchical_vae/digits.cfg", [], "section [lora] is unknown: this family has run, data, model"),
+        ("vqgan/titok_mnist10k.cfg", [], "[lora] rank: adapters leave the codebook alone"),
+    ],
+)
+def test_models_without_a_place_for_adapters_are_refused(tmp_path, capsys, cfg, words, message):
+    given = (ROOT / "egs" / cfg, "lora.rank=2", "lora.base=nowhere", *words)
+    assert message in refusal(capsys, tmp_path / "torch_impl", given)

@@ -12,6 +12,8 @@ from dioscuri import torch as dio
 from dioscuri.checkpoint.adapter_files import CONFIG, DIFFUSERS, TENSORS
 from dioscuri.errors import UserError
 from tests.parity.test_lora import SMALL, trained_adapters
+from tests.support import tiny_titok
+from tests.support.adapters import write_base
 
 IDS = torch.arange(32).reshape(2, 16) % 16
 CONDITION = {"label": torch.tensor([0, 2])}
@@ -38,6 +40,35 @@ def test_peft_opens_ours_with_equal_outputs(adapted, tmp_path):
     theirs = outputs(peft.PeftModel.from_pretrained(base, str(tmp_path)))
     np.testing.assert_allclose(outputs(adapted.module), theirs, atol=1e-6)
     assert np.abs(theirs - plain).max() > 0.01
+
+
+def test_peft_opens_adapters_of_attention_in_one_matrix(tmp_path):
+    """As on a published TiTok, whose attention is PyTorch's. The last layer's has no effect here: peft 0.21
+    adds it twice."""
+    ours = dio.load(write_base(tmp_path / "base", tiny_titok.tiny()))
+    trained_adapters(ours.add_adapter(2, targets=["attn", "out_proj"]))
+    attention = ours.module.encoder.transformer[0].attn
+    for layer in (attention, ours.module.decoder.transformer[0].attn):
+        torch.nn.init.zeros_(layer.out_proj.lora_B.weight)
+    ours.save_adapter(tmp_path / "adapter")
+    theirs = torch.nn.Module()
+    for side in ("encoder", "decoder"):
+        layer = torch.nn.ModuleDict({"attn": torch.nn.MultiheadAttention(16, 2, batch_first=True)})
+        theirs.add_module(side, torch.nn.ModuleDict({"transformer": torch.nn.ModuleList([layer])}))
+    theirs.encoder.transformer[0].attn.load_state_dict(attention.state_dict(), strict=False)
+    opened = peft.PeftModel.from_pretrained(theirs, str(tmp_path / "adapter")).get_base_model()
+    x = torch.randn(2, 5, 16, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected, _ = opened.encoder["transformer"][0]["attn"](x, x, x)
+        np.testing.assert_allclose(attention(x), expected, atol=1e-6)
+    assert {
+        name.replace(".default.", "."): tuple(tensor.shape)
+        for name, tensor in opened.state_dict().items()
+        if "lora_" in name
+    } == {
+        name.removeprefix("base_model.model."): tensor.shape
+        for name, tensor in load_file(tmp_path / "adapter" / TENSORS).items()
+    }
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,9 @@ from dioscuri.plans import lora
 from dioscuri.plans.parameters import shapes
 from tests.parity import denoiser_cases, transformer_cases
 from tests.parity import test_maskgit_training as masked_tokens
+from tests.parity import test_metroplex_training as metroplex
 from tests.parity import test_sundae_training as sundae
-from tests.support import denoisers, engines, tiny_maskgit, tiny_sundae, transformers
+from tests.support import denoisers, engines, tiny_maskgit, tiny_sundae, tiny_titok, transformers
 from tests.support.adapters import trained_adapters, write_base
 from torch_impl.layers.lora import adapt
 
@@ -37,8 +38,18 @@ CASES = [(m, case) for m in (transformer_cases, denoiser_cases) for case in m.CA
 def base(tmp_path_factory):
     """Folders of a base for each family."""
     folder = tmp_path_factory.mktemp("bases")
-    options = {"maskgit": tiny_maskgit.tiny(), "sundae": tiny_sundae.tiny(HOURGLASS)}
+    options = {
+        "maskgit": tiny_maskgit.tiny(),
+        "sundae": tiny_sundae.tiny(HOURGLASS),
+        "metroplex": attention(),
+        "titok": tiny_titok.tiny(),
+    }
     return {family: write_base(folder / family, hparams) for family, hparams in options.items()}
+
+
+def attention(*words):
+    """Options of the smallest Metroplex with variational attention."""
+    return metroplex.digits(*metroplex.ATTENTION, "model.enc_mode=ffn", "model.rezero=False", *words)
 
 
 def small(twin, **options):
@@ -94,6 +105,34 @@ def test_unrolled_steps_on_adapters_agree_to_rounding(base):
     assert np.mean([np.abs(array).max() > 0 for array in state["model"].values()]) > 0.8
 
 
+@pytest.mark.parametrize("name", ["metroplex", "titok"])
+def test_steps_on_adapters_of_other_transformers_agree_to_rounding(base, name):
+    """1x1 convolutions of maps, and queries, keys and values in one matrix."""
+
+    def train(engine, steps):
+        def noise_of(step):
+            return engines.recorded_noise(engine, step)
+
+        def scalars_of(step):
+            return {"learning_rate": 1e-2, "beta": 1.0, "gamma": 0.0, "adversarial": 0.0}
+
+        def batch_of(step):
+            return {"image": engines.pictures(step)}
+
+        return engines.run_steps(engine, steps, batch_of, scalars_of, noise_of)
+
+    make = partial(engines.make_engine, options={"metroplex": attention, "titok": tiny_titok.tiny}[name])
+    words = ("lora.rank=3", "lora.alpha=6", "lora.dropout=0.2", f"lora.base={base[name]}")
+    state = engines.assert_steps_agree(make, train, *words)
+    layers = {layer.partition(".lora_")[0] for layer in state["model"]}
+    some = {
+        "metroplex": {"bottom_up.blocks.0.attention.qkv", "top_down.blocks.1.feed_forward.convs.1"},
+        "titok": {"encoder.transformer.0.attn", "decoder.transformer.0.attn.out_proj"},
+    }
+    assert some[name] < layers
+    assert np.mean([np.abs(array).max() > 0 for array in state["model"].values()]) > 0.8
+
+
 def test_ten_steps_have_the_same_falling_losses(base):
     options = ("lora.rank=4", "lora.dropout=0.1", "train.accumulation_steps=2")
     words = (*options, f"lora.base={base['maskgit']}")
@@ -143,6 +182,28 @@ def test_adapters_are_tuned_saved_merged_and_taken_apart_again(twin, tmp_path):
     whole = import_module(f"dioscuri.{other}").load(tmp_path / "merged")
     for name, array in fresh.merge_adapter()._network.weights().items():
         np.testing.assert_array_equal(array, whole._network.weights()[name])
+
+
+@pytest.mark.parametrize("name", ["metroplex", "titok"])
+def test_adapters_of_other_transformers_open_in_the_other_twin(base, name, tmp_path):
+    def encoded(model):
+        noise = model.draw_noise("encode", 8) if name == "metroplex" else None
+        return np.asarray(
+            model.encode(engines.pictures(0), noise=noise)["mean.0"]
+            if noise
+            else model.encode(engines.pictures(0))
+        )
+
+    first, second = (import_module(f"dioscuri.{twin}").load(base[name]) for twin in TWINS)
+    weights, before = first._network.weights(), encoded(first)
+    trained_adapters(first.add_adapter(3, alpha=6))
+    first.save_adapter(tmp_path / "adapter")
+    adapted = encoded(first)
+    assert (adapted != before).any()
+    np.testing.assert_allclose(encoded(second.load_adapter(tmp_path / "adapter")), adapted, atol=1e-4)
+    np.testing.assert_allclose(encoded(second.merge_adapter()), adapted, atol=1e-4)
+    first.merge_adapter().unmerge_adapter().remove_adapter()
+    assert all((first._network.weights()[name] == array).all() for name, array in weights.items())
 
 
 def tune(model, batch):

@@ -2,12 +2,14 @@
 alone, and the base model's weights are among the frozen tensors."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
 
 from dioscuri.checkpoint.base_model import base_weights
+from dioscuri.engine import is_mode
 from dioscuri.hparams.adapters import LoRA
 from dioscuri.plans import lora
 from dioscuri.plans.noise import NoiseSpec
@@ -29,7 +31,9 @@ class LoRAMethods(FamilyMethods):
         self.bound: dict[str, nn.Parameter] = {}
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self.__dict__["family"], name)
+        """An attribute of the family; its modes get the completed model."""
+        value = getattr(self.__dict__["family"], name)
+        return partial(self._completed, value) if is_mode(value) else value
 
     def build(self) -> nn.Module:
         """The network with adapters. Its other parameters are empty until `complete` sets them."""
@@ -65,7 +69,7 @@ class LoRAMethods(FamilyMethods):
         """The objective (0-d), metrics, and new buffers."""
         completed = self.complete(model, noise, frozen)
         result: tuple[Tensor, Result, Result] = self.family.loss(
-            completed, batch, noise, scalars, buffers, frozen
+            completed, batch, noise, scalars, buffers, lora.of_family(frozen)
         )
         return result
 
@@ -81,30 +85,7 @@ class LoRAMethods(FamilyMethods):
         """The family's step on the adapters."""
         completing: Any = CompletingTrainer(trainer, lambda model, noise: self.complete(model, noise, frozen))
         result: tuple[TrainState, Result, Tensor] = self.family.train_step(
-            completing, state, batch, noise, scalars, frozen
-        )
-        return result
-
-    def evaluate(self, model: Any, batch: Tensors, noise: Tensors, frozen: Tensors) -> Result:
-        """The family's terms of the loss."""
-        result: Result = self.family.evaluate(self.complete(model, {}, frozen), batch, noise, frozen)
-        return result
-
-    def generate(
-        self, model: Any, batch: Tensors, noise: Mapping[str, Any], frozen: Tensors, **options: Any
-    ) -> Result:
-        """The family's samples."""
-        result: Result = self.family.generate(
-            self.complete(model, {}, frozen), batch, noise, frozen, **options
-        )
-        return result
-
-    def inpaint(
-        self, model: Any, batch: Tensors, noise: Mapping[str, Any], frozen: Tensors, **options: Any
-    ) -> Result:
-        """The family's samples of what is unknown."""
-        result: Result = self.family.inpaint(
-            self.complete(model, {}, frozen), batch, noise, frozen, **options
+            completing, state, batch, noise, scalars, lora.of_family(frozen)
         )
         return result
 
@@ -124,6 +105,20 @@ class LoRAMethods(FamilyMethods):
                 setattr(model.get_submodule(owner), leaf, parameter)
         set_masks(model, noise, self.options.dropout)
         return model
+
+    def _completed(
+        self,
+        function: Any,
+        model: Any,
+        batch: Tensors,
+        noise: Mapping[str, Any],
+        frozen: Tensors,
+        **options: Any,
+    ) -> Result:
+        """A mode of the family."""
+        completed = self.complete(model, {}, frozen)
+        result: Result = function(completed, batch, noise, lora.of_family(frozen), **options)
+        return result
 
 
 class CompletingTrainer:

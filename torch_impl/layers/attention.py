@@ -71,8 +71,12 @@ class PackedAttention(nn.Module):
         self.heads = heads
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.linear(x, self.in_proj_weight, self.in_proj_bias)
-        return self.out_proj(attend(*(split_heads(part, self.heads) for part in y.chunk(3, -1))))
+        parts = self.project(x).chunk(3, -1)
+        return self.out_proj(attend(*(split_heads(part, self.heads) for part in parts)))
+
+    def project(self, x: Tensor) -> Tensor:
+        """Queries, keys and values: (B, L, C) -> (B, L, 3 C)."""
+        return F.linear(x, self.in_proj_weight, self.in_proj_bias)
 
 
 def attend(

@@ -22,7 +22,7 @@ class _Product(nn.Module):
     bias: Tensor | None
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x.movedim(1, -1), self.weight.flatten(1), self.bias).movedim(-1, 1)
+        return pointwise_product(x, self.weight, self.bias)
 
 
 class _Pointwise1d(_Product, nn.Conv1d): ...
@@ -35,7 +35,8 @@ class _Pointwise3d(_Product, nn.Conv3d): ...
 
 
 _CONVOLUTIONS: dict[int, Any] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
-_POINTWISE = {1: _Pointwise1d, 2: _Pointwise2d, 3: _Pointwise3d}
+POINTWISE: tuple[Any, ...] = (_Pointwise1d, _Pointwise2d, _Pointwise3d)
+"""1x1 convolutions of maps with one, two and three axes."""
 
 
 def convolution(in_channels: int, out_channels: int, kernel_size: tuple[int, ...]) -> nn.Module:
@@ -45,11 +46,22 @@ def convolution(in_channels: int, out_channels: int, kernel_size: tuple[int, ...
     """
     rank = len(kernel_size)
     if prod(kernel_size) == 1:
-        return _POINTWISE[rank](in_channels, out_channels, 1)
+        return pointwise(rank, in_channels, out_channels)
     layer: Any = _CONVOLUTIONS[rank](in_channels, out_channels, kernel_size, padding="same")
     if any(side % 2 == 0 for side in kernel_size):
         layer.padding_mode = "constant"  # pads by F.pad; else torch warns of a copy
     return layer
+
+
+def pointwise(rank: int, in_channels: int, out_channels: int, *, bias: bool = True) -> nn.Module:
+    """A 1x1 convolution of maps with `rank` axes: (B, I, ...) -> (B, O, ...)."""
+    layer: nn.Module = POINTWISE[rank - 1](in_channels, out_channels, 1, bias=bias)
+    return layer
+
+
+def pointwise_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """What such a convolution computes."""
+    return F.linear(x.movedim(1, -1), weight.flatten(1), bias).movedim(-1, 1)
 
 
 class Pool(nn.Conv2d):

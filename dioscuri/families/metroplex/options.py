@@ -6,6 +6,7 @@ from typing import Literal
 from dioscuri.errors import UserError
 from dioscuri.families.hierarchical_vae import options as hierarchical_vae
 from dioscuri.families.hierarchical_vae.options import Metrics, Synthesis
+from dioscuri.hparams.adapters import LoRA
 from dioscuri.hparams.schema import option
 from dioscuri.hparams.sections import Data, Optimizer, Run, Train, Val
 
@@ -214,10 +215,14 @@ class HParams:
     train: Train
     val: Val
     synthesis: Synthesis
+    lora: LoRA
 
 
 ARCHITECTURE = (
     "model",
+    "lora.rank",
+    "lora.alpha",
+    "lora.targets",
     "data.target_res",
     "data.frames",
     "data.channels",

@@ -25,6 +25,7 @@ from dioscuri.metrics.similarity import similarity_of_finite
 from dioscuri.outputs.examples import first_training_batch, validation_batches
 from dioscuri.outputs.pictures import in_rows, sheet
 from dioscuri.outputs.tags import step_tags, with_skips
+from dioscuri.plans.lora import adapters_of
 from dioscuri.plans.parameters import initial_values, shapes
 
 N_SHOWN = 16
@@ -71,9 +72,25 @@ def check_options(hparams: HParams) -> None:
     if hparams.loss.revive_below and hparams.model.clustered:
         raise UserError("[loss] revive_below: clustered codes revive by themselves: set it to 0")
     check_stage(hparams)
+    _check_adapters(hparams)
     if hparams.loss.revive_below and hparams.train.accumulation_steps > 1:
         raise UserError(
             "[loss] revive_below needs the whole batch: set train.accumulation_steps=1, or revive_below=0"
+        )
+
+
+def _check_adapters(hparams: HParams) -> None:
+    """Raise a `UserError` if something else than adapters would be trained beside them."""
+    if not adapters_of(hparams):
+        return
+    if hparams.discriminator.type != "none":
+        raise UserError("[lora] rank: adapters need no discriminator: set discriminator.type=none")
+    if hparams.loss.revive_below:
+        raise UserError("[lora] rank: adapters leave the codebook alone: set loss.revive_below=0")
+    if tokenizer_training.initial_buffers(hparams, 0):
+        raise UserError(
+            "[lora] rank: this tokenizer's codebook or its norms change without a gradient, but adapters "
+            "leave the weights alone: train the whole network, with rank=0"
         )
 
 

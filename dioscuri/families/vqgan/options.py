@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from dioscuri.errors import UserError
 from dioscuri.families.vqgan.model_options import Tokenizer
+from dioscuri.hparams.adapters import LoRA
 from dioscuri.hparams.schema import option
 from dioscuri.hparams.sections import Data, Optimizer, Run, Train, Val
 
@@ -278,10 +279,14 @@ class HParams:
     train: Train
     val: Val
     synthesis: Synthesis
+    lora: LoRA
 
 
 ARCHITECTURE = (
     "model",
+    "lora.rank",
+    "lora.alpha",
+    "lora.targets",
     "discriminator",
     "data.target_res",
     "data.channels",
