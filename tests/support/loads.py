@@ -88,7 +88,7 @@ def _latent_groups(plan: LatentPlan, training: Rows, batch: int) -> Calls:
 
 def _vqgan(hparams: Any, training: Rows, batch: int) -> Calls:
     plan = plan_of(hparams)
-    tokens = np.random.default_rng(0).integers(0, plan.codebook_size, (batch, plan.grid, plan.grid), np.int32)
+    tokens = np.random.default_rng(0).integers(0, plan.codebook_size, (batch, *plan.token_shape), np.int32)
     return {"encode": (training, {}), "decode": ({"tokens": tokens}, {}), "reconstruct": (training, {})}
 
 
