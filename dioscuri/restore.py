@@ -1,6 +1,6 @@
 """Where a run continues: from its own newest checkpoint, from another run's, or from the beginning."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,9 @@ from dioscuri.context import Context
 from dioscuri.data.classes import check_learnt_classes, read_classes
 from dioscuri.errors import UserError
 from dioscuri.hparams.sections import Train
+
+CLOCKS = {"wall": "seconds", "cpu": "cpu_seconds"}
+"""Where a checkpoint's information holds the seconds of training, by `train.time_limit_clock`."""
 
 
 @dataclass(frozen=True)
@@ -31,13 +34,24 @@ class Start:
     def lacks_validation(self, options: Train) -> bool:
         """Whether the run was stopped before the validation that was due at its last step. Checkpoints of
         version 0.1.0 do not record this and count as validated."""
-        return is_due(self.step, options) and self.info.get("validated", self.step) != self.step
+        due = is_due(self.step, options) or out_of_time(self.info, options)
+        return due and self.info.get("validated", self.step) != self.step
+
+    def at_end(self, options: Train) -> bool:
+        """Whether the run has all its batches, or has trained for as long as it may."""
+        return self.step >= options.total_train_steps or out_of_time(self.info, options)
 
 
 def is_due(done: int, options: Train) -> bool:
     """Whether the run is validated and saved after `done` batches."""
     at_interval = done % options.checkpoint_and_eval_interval_in_steps == 0
     return done > 0 and (at_interval or done == options.total_train_steps)
+
+
+def out_of_time(info: Mapping[str, Any], options: Train) -> bool:
+    """Whether a run with that `info` in its checkpoint has trained for `time_limit_in_seconds`."""
+    seconds = info.get(CLOCKS[options.time_limit_clock], 0.0)
+    return 0 < options.time_limit_in_seconds <= seconds
 
 
 def restore(context: Context, resume_from: Path | None) -> Start:

@@ -228,7 +228,7 @@ def _check_types(info: Mapping[str, Any]) -> None:
     """Raise `Damage` for the first entry of a wrong type."""
     tables, numbers = (
         ("data", "metrics", "hparams", "best", "tokenizer"),
-        ("best_step", "validated", "seconds"),
+        ("best_step", "validated", "seconds", "cpu_seconds"),
     )
     kinds: dict[str, tuple[type, ...]] = {COUNTERS: (dict,), "files": (dict,), "classes": (list,)}
     kinds |= dict.fromkeys(tables, (dict, type(None))) | dict.fromkeys(numbers, (int, float, type(None)))

@@ -214,6 +214,19 @@ class Train:
     """`[train]`: length, batch, averaging, precision and memory."""
 
     total_train_steps: int = option(low=1, doc="batches to train on, including skipped updates")
+    time_limit_in_seconds: float = option(
+        0.0,
+        low=0,
+        doc="seconds after which training ends, with a validation and a report; validations and checkpoints "
+        "do not count; read every logging_interval_in_steps batches; 0: no limit",
+    )
+    time_limit_clock: str = option(
+        "wall",
+        choices=("wall", "cpu"),
+        needs=("time_limit_in_seconds", ()),
+        doc="wall: seconds that pass; cpu: seconds that all threads of the first process compute, which "
+        "depend less on what else the machine does",
+    )
     batch_size: int = option(low=1, high=2**20, doc="global batch size over all devices")
     ema_decay: float = option(low=0, high=1, doc="decay of the exponential moving average of the weights")
     ema_warmup: str = option(

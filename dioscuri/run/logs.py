@@ -16,7 +16,8 @@ from dioscuri.outputs.settings import SETTINGS
 
 Scalars = Mapping[str, float]
 SECONDS = "Time/training_seconds"
-"""Tag of a run's training time in seconds."""
+CPU_SECONDS = "Time/training_cpu_seconds"
+"""Tags of a run's training time in seconds: on the wall, and of the processor."""
 
 
 class Sink(Protocol):

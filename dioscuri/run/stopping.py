@@ -1,41 +1,53 @@
-"""Stopping on request: the first SIGTERM or SIGINT finishes the step and saves, the second ends at once."""
+"""Stopping on request, when the first SIGTERM or SIGINT finishes the step and saves and the second ends at
+once, and at the end of the time."""
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
 from dioscuri.engine import Engine
 
+REQUEST, TIME = "request", "time"
+
 
 class Stop:
-    """Whether and when a run should end.
+    """Whether and when a run should end: on request, or when `out_of_time` says so.
 
     Several processes must stop at the same step, or one waits forever in a collective. Process 0 decides:
     before a step whose metrics will be fetched, it writes that step to a file. No process can finish a step
     that process 0 has not begun, so after the fetch every process sees the file.
     """
 
-    def __init__(self, engine: Engine, folder: Path) -> None:
+    def __init__(self, engine: Engine, folder: Path, out_of_time: Callable[[], bool]) -> None:
         self.alone = engine.process_count == 1
-        self.requested = False
+        self.requested, self._out_of_time = False, out_of_time
         self._decides = engine.process_index == 0
         self._file = folder / "stop"
         if self._decides:
             self._file.unlink(missing_ok=True)
 
     def announce(self, step: int) -> None:
-        """Write the step to the file if asked to stop. To be called before a
+        """Write the step and the reason to the file if the run should end. To be called before a
         step whose metrics are fetched."""
-        if self.requested and self._decides and not self.alone:
-            self._file.write_text(str(step))
+        reason = self._reason()
+        if reason and self._decides and not self.alone:
+            self._file.write_text(f"{step} {reason}")
 
-    def after(self, step: int, *, fetched: bool) -> bool:
-        """Whether to end after this step."""
+    def after(self, step: int, *, fetched: bool) -> str:
+        """Why to end after this step, `REQUEST` or `TIME`, or '' to go on."""
         if self.alone:
-            return self.requested
-        return fetched and self._file.exists() and self._file.read_text() == str(step)
+            return self._reason() if fetched or self.requested else ""
+        if not fetched or not self._file.exists():
+            return ""
+        at, reason = self._file.read_text().split()
+        return reason if at == str(step) else ""
+
+    def _reason(self) -> str:
+        if self.requested:
+            return REQUEST
+        return TIME if self._out_of_time() else ""
 
     @contextmanager
     def listening(self) -> Iterator[None]:

@@ -1,7 +1,6 @@
 """The training loop: batches to the engine, numbers to the logs, checkpoints to disk."""
 
 import math
-import time
 from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,15 +17,17 @@ from dioscuri.engine import State, check_batch
 from dioscuri.errors import UserError
 from dioscuri.files import write_json
 from dioscuri.hparams.archive import to_json
+from dioscuri.hparams.sections import Train
 from dioscuri.outputs.progress import Progress
 from dioscuri.outputs.reports import write_report
 from dioscuri.outputs.settings import SETTINGS, machine, origin
 from dioscuri.plans.mesh import check_mesh, mesh_of
 from dioscuri.restore import Start, is_due, load_best, restore
-from dioscuri.run.logs import SECONDS, JsonLines, Log, Sheets, Sink, WandB, check_wandb
+from dioscuri.run.clock import Clock
+from dioscuri.run.logs import JsonLines, Log, Sheets, Sink, WandB, check_wandb
 from dioscuri.run.sizes import memory_line, size_line, sizes
 from dioscuri.run.stabilizer import Stabilizer
-from dioscuri.run.stopping import Stop
+from dioscuri.run.stopping import REQUEST, TIME, Stop
 from dioscuri.run.tensorboard import TensorBoard
 from dioscuri.versions import versions
 
@@ -51,7 +52,7 @@ def prepare_training(context: Context, *, resume_from: Path | None = None) -> Wo
     _check_devices(context)
     family = family_run(context)
     start = restore(context, resume_from)
-    total = context.hparams.train.total_train_steps
+    options = context.hparams.train
     if context.writes and context.sets.train.classes:
         write_classes(context.directory.path, context.sets.train.classes)
 
@@ -59,10 +60,10 @@ def prepare_training(context: Context, *, resume_from: Path | None = None) -> Wo
         context.say(size_line(sizes(context.engine.state_to_numpy(everywhere=False), family.facts())))
         if context.engine.device_count > 1:
             context.say(memory_line(context.engine, context.hparams.train.shard))
-        finished = start.step >= total
+        finished = start.at_end(options)
         if finished:
-            context.say(f"this run has its {total} batches: raise train.total_train_steps to continue")
-        pending = start.lacks_validation(context.hparams.train)
+            context.say(_end(start, options))
+        pending = start.lacks_validation(options)
         training = _Training(context, family, start) if pending or not finished else None
         if training is None or training.run():
             if training is not None and training.best is None:
@@ -73,6 +74,15 @@ def prepare_training(context: Context, *, resume_from: Path | None = None) -> Wo
             _report(context, family)
 
     return work
+
+
+def _end(start: Start, options: Train) -> str:
+    """Why a run has finished, and what to do to continue it."""
+    if start.step >= options.total_train_steps:
+        total = options.total_train_steps
+        return f"this run has its {total} batches: raise train.total_train_steps to continue"
+    limit = f"{options.time_limit_in_seconds:g} seconds ({options.time_limit_clock})"
+    return f"this run has trained for its {limit}: raise train.time_limit_in_seconds to continue"
 
 
 def _check_devices(context: Context) -> None:
@@ -116,15 +126,17 @@ class _Training:
         self.context, self.family, self.engine = context, family, context.engine
         self.hparams = context.hparams
         self.start = start.step
+        total = self.hparams.train.total_train_steps
+        self.end = start.step if start.at_end(self.hparams.train) else total
         self.pending = start.lacks_validation(self.hparams.train)
         self.validated: int | None = start.info.get("validated")
         self.best = start.best if start.best and math.isfinite(start.best["score"]) else None
         self.pending_log: tuple[int, dict[str, float]] | None = None
         self.compiled: set[Hashable] = set()
         self.metrics: Mapping[str, float] = start.info.get("metrics", {})
-        self.seconds = float(start.info.get("seconds", 0.0))
+        self.clock = Clock(self.hparams.train, start.info)
         self.tokenizer, self.base = made_by(self.hparams, context.sets.train), base_of(self.hparams)
-        self.stop = Stop(context.engine, context.directory.path)
+        self.stop = Stop(context.engine, context.directory.path, self.clock.out_of_time)
         self.stabilizer = Stabilizer(context.engine, self.hparams.train, start.step, context.say)
         self.batches = _batches(context, start)
         self.log = Log(_sinks(context, start.step) if context.writes else [])
@@ -133,19 +145,23 @@ class _Training:
         """Returns True at the end of the run, False if it was asked to stop."""
         total = self.hparams.train.total_train_steps
         progress = Progress("training", total, start=self.start, shown=self.context.writes)
-        self.since = time.monotonic()
+        self.clock.start()
         try:
             with self.stop.listening():
                 if self.pending and not self._validate_and_save(self.start, progress):
                     return False
-                return all(self._step(index, progress) for index in range(self.start, total))
+                for index in range(self.start, self.end):
+                    if reason := self._step(index, progress):
+                        return reason == TIME
+                return True
         finally:
             self._log_pending()
             progress.close()
             self.log.close()
             self.batches.close()
 
-    def _step(self, index: int, progress: Progress) -> bool:
+    def _step(self, index: int, progress: Progress) -> str:
+        """Returns why the training ends here, or ''."""
         done = index + 1
         options = self.hparams.train
         due = is_due(done, options)
@@ -160,9 +176,15 @@ class _Training:
             self._fetch(done)
             progress.note(self.family.headline(self.metrics))
         progress.advance()
-        if self.stop.after(done, fetched=fetches):
-            return self._leave(done, fetched=fetches, progress=progress)
-        return not due or self._validate_and_save(done, progress)
+        reason = self.stop.after(done, fetched=fetches)
+        if reason == REQUEST:
+            self._leave(done, fetched=fetches, progress=progress)
+        elif due or reason == TIME:
+            completed = self._validate_and_save(done, progress)
+            reason = reason if completed else REQUEST
+        else:
+            self._log_pending()
+        return reason
 
     def _validate_and_save(self, done: int, progress: Progress) -> bool:
         """Returns whether the run continues. The next start repeats a validation that was interrupted."""
@@ -173,7 +195,7 @@ class _Training:
             return self._leave(done, fetched=True, progress=progress)
         self.validated = done
         self._save(done)
-        self.since = time.monotonic()
+        self.clock.start()
         return True
 
     def _announce(self, what: str, program: Hashable, progress: Progress) -> None:
@@ -191,12 +213,8 @@ class _Training:
             self.context.directory.check_held()
         if self.context.on_metrics:
             self.context.on_metrics(done, dict(self.metrics))
-        # Of training alone since the run began, without validations and checkpoints.
-        now = time.monotonic()
-        self.seconds, self.since = self.seconds + now - self.since, now
-        self.pending_log = done, {**self.family.logged(self.metrics, done), SECONDS: self.seconds}
-        if not is_due(done, self.hparams.train):
-            self._log_pending()
+        self.clock.read()
+        self.pending_log = done, {**self.family.logged(self.metrics, done), **self.clock.logged()}
         if self.stabilizer.after(done, self.metrics):
             return
         options = self.hparams.optimizer
@@ -263,7 +281,7 @@ class _Training:
             "metrics": {name: value for name, value in self.metrics.items() if math.isfinite(value)},
             "best": self.best,
             "validated": self.validated,
-            "seconds": self.seconds,
+            **self.clock.info(),
         }
         best = int(self.best["step"]) if self.best else None
         keep = self.hparams.run.max_allowed_checkpoints

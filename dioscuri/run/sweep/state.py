@@ -15,6 +15,7 @@ from dioscuri.checkpoint.directory import RunDirectory
 from dioscuri.errors import UserError
 from dioscuri.files import read_json, write_json
 from dioscuri.places import Places, runs_folder
+from dioscuri.restore import Start
 from dioscuri.run.sweep.table import Run
 
 STATES = ("waiting", "submitted", "running", "stopped", "failed", "finished")
@@ -80,10 +81,13 @@ class SweepFolder:
         return finished and self.reached_end(run)
 
     def reached_end(self, run: Run) -> bool:
-        """Whether its newest checkpoint is that of the last step and its report is written."""
-        directory = self.directory(run)
-        report = directory.path / "report.json"
-        return self.step(run) >= run.hparams.train.total_train_steps and report.exists()
+        """Whether its newest checkpoint is that of its end and its report is written."""
+        directory, options = self.directory(run), run.hparams.train
+        if not (directory.path / "report.json").exists():
+            return False
+        timed = options.time_limit_in_seconds > 0 and self.step(run) > 0
+        info = store.load(directory.checkpoints, groups=()).info if timed else {}
+        return Start(self.step(run), info).at_end(options)
 
     def step(self, run: Run) -> int:
         """Step of its newest checkpoint; 0 without one."""
