@@ -50,7 +50,7 @@ def is_due(done: int, options: Train) -> bool:
 
 def out_of_time(info: Mapping[str, Any], options: Train) -> bool:
     """Whether a run with that `info` in its checkpoint has trained for `time_limit_in_seconds`."""
-    seconds = info.get(CLOCKS[options.time_limit_clock], 0.0)
+    seconds: float = info.get(CLOCKS[options.time_limit_clock], 0.0)
     return 0 < options.time_limit_in_seconds <= seconds
 
 

@@ -314,6 +314,9 @@ def test_long_names_are_short_and_stay_the_same(root):
 @pytest.mark.parametrize(
     "path", sorted((ROOT / "egs" / "sweeps").glob("*.sweep")), ids=lambda path: path.stem
 )
-def test_shipped_table_names_runs_that_would_start(path):
+def test_shipped_table_names_runs_that_would_start(path, tmp_path, monkeypatch):
+    """With a tokenizer where token models expect it."""
+    monkeypatch.setenv("DIOSCURI_RUNS", str(tmp_path))
+    (tmp_path / f"logs-tokenizer_{path.stem}").symlink_to(ROOT / "pretrained" / "mnist10k-tokenizer")
     runs = open_table(path, [], Places(ROOT)).runs
     assert len({run.key for run in runs}) == len(runs) > 1
