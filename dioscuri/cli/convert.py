@@ -15,7 +15,7 @@ from dioscuri.places import configuration
 _USAGE = """\
 SOURCE --run FOLDER/logs-NAME [--config FILE] [--cfg FILE] [section.option=value ...]
 CONFIGURATION --to-cfg OUT.cfg [section.option=value ...]
-FOLDER/logs-NAME --to-folder OUT [--to PROJECT] [--step N|best]
+FOLDER/logs-NAME --to-folder OUT [--to PROJECT [--text-encoder FOLDER]] [--step N|best]
 FOLDER/logs-NAME --to-torch OUT [--step N|best]"""
 _DESCRIPTION = """\
 The first form makes a run. With torch_impl or jax_impl as FOLDER, train.sh and synthesize.py of that twin
@@ -64,6 +64,12 @@ def make_parser() -> Parser:
     parser.add_argument("--to-cfg", type=Path, metavar="OUT.cfg", help="configuration to write")
     parser.add_argument("--to-folder", type=Path, metavar="OUT", help="folder to write for from_pretrained")
     parser.add_argument("--to", choices=tuple(LAYOUTS), help="project whose layout --to-folder writes")
+    parser.add_argument(
+        "--text-encoder",
+        type=Path,
+        metavar="FOLDER",
+        help="with --to diffusers: write a whole pipeline, with this CLIP text encoder and its tokenizer",
+    )
     parser.add_argument("--step", metavar="N|best", help="checkpoint to write (default: the newest)")
     return parser
 
@@ -74,10 +80,13 @@ def main(words: Sequence[str]) -> None:
     chosen = parser.parse_intermixed_args(list(words))
     if chosen.cfg is not None:
         chosen.cfg, _ = configuration(chosen.cfg)
-    if chosen.string_sorted_classes and chosen.run is None:
-        parser.error("--string-sorted-classes is for --run")
-    if chosen.to and not chosen.to_folder:
-        parser.error("--to is for --to-folder")
+    for option, goes_with, together in (
+        ("--string-sorted-classes", "--run", not chosen.string_sorted_classes or chosen.run),
+        ("--to", "--to-folder", not chosen.to or chosen.to_folder),
+        ("--text-encoder", "--to diffusers", not chosen.text_encoder or chosen.to == "diffusers"),
+    ):
+        if not together:
+            parser.error(f"{option} is for {goes_with}")
     target = chosen.to_torch or chosen.to_folder
     if chosen.to_cfg is not None:
         convert_configuration(chosen.source, chosen.to_cfg, chosen.overrides)
@@ -90,7 +99,7 @@ def main(words: Sequence[str]) -> None:
         if chosen.to_torch is not None:
             export(chosen.source, target, step, torch_bytes)
         else:
-            print(export_run(chosen.source, target, step, chosen.to or ""))
+            print(export_run(chosen.source, target, step, chosen.to or "", chosen.text_encoder))
     elif chosen.run is None or chosen.step is not None:
         parser.error("give --run, --to-cfg, --to-folder or --to-torch")
     else:

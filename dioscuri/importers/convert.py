@@ -32,6 +32,7 @@ from dioscuri.importers import efficient_vdvae, metroplex_json, vdvae
 from dioscuri.importers.efficient_vdvae import Imported
 from dioscuri.importers.layouts import write_layout
 from dioscuri.importers.open_muse_yaml import converted
+from dioscuri.importers.pipeline_layout import write_pipeline
 from dioscuri.importers.published_run import (
     BASES,
     Request,
@@ -146,14 +147,20 @@ def _importer(request: Request) -> Callable[[Any], Imported] | None:
     return None
 
 
-def export_run(run: Path, target: Path, step: Step = None, layout: str = "") -> str:
+def export_run(
+    run: Path, target: Path, step: Step = None, layout: str = "", text_encoder: Path | None = None
+) -> str:
     """Write the averaged weights of a run's checkpoint to a folder, with its tokenizer's if that exists, or
-    in a project's published `layout`; return a line that says what was written."""
+    in a project's published `layout`, with a text encoder as a whole pipeline of diffusers; return a line
+    that says what was written."""
     log_root, name = split_run(run)
     hparams = load(copy_path(log_root, name), twin=log_root)
     checkpoint = store.load(RunDirectory(run).checkpoints, step)
     weights = without_discriminator(checkpoint.state["ema"])
     done = f"{target}: averaged weights of step {checkpoint.step} of {run}"
+    if text_encoder is not None:
+        write_pipeline(target, hparams, weights, text_encoder)
+        return f"{done} as a pipeline of diffusers, with tokenizer and text encoder"
     if layout:
         write_layout(target, layout, hparams, weights)
         return f"{done} in the layout of {layout}"

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from dioscuri import UserError
+from dioscuri.cli.convert import main as convert
 from dioscuri.cli.synthesize import main as synthesize
 from dioscuri.demo import actions
 from dioscuri.demo.controls import controls, given
@@ -311,3 +312,32 @@ def test_a_wrong_command_is_one_line(folder, pictures, tmp_path, monkeypatch, wo
         synthesize([str(places.get(word, word)) for word in words] + ["--twin", "torch"])
     assert "\n" not in str(refused.value)
     assert not list(tmp_path.glob("prompts-*"))
+
+
+def test_a_run_goes_back_to_a_whole_pipeline(folder, tmp_path):
+    """diffusers opens the folder that we write, and draws what the pipeline draws from which the run came."""
+    tokenizer, run, out = (tmp_path / name for name in ("logs-pictures", "logs-amused", "out"))
+    convert([str(folder / "vqvae"), "--run", str(tokenizer), f"data.target_res={SIDE}"])
+    words = [f"data.tokenizer_path={tokenizer}", f"data.grid={GRID}", f"data.target_res={SIDE}"]
+    convert([str(folder / "transformer"), "--run", str(run), *words])
+    to = [str(run), "--to", "diffusers", "--to-folder", str(out), "--text-encoder"]
+    convert([*to, str(folder)])
+    pictures = []
+    for where in (folder, out):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            pipeline = import_module("diffusers").AmusedPipeline.from_pretrained(where)
+        pipeline.set_progress_bar_config(disable=True)
+        generator = torch.Generator().manual_seed(1)
+        made = pipeline("red fox", num_inference_steps=2, generator=generator, output_type="np")
+        pictures.append(made.images)
+    np.testing.assert_array_equal(*pictures)
+    assert import_module("dioscuri.torch").load(out).generate(prompts="b 2", steps=1).shape[1:] == (16, 16, 3)
+    for place, says in ((tmp_path, "holds no CLIP text encoder"), (folder / "text_encoder", "no tokenizer")):
+        with pytest.raises(UserError, match=says):
+            convert([*to, str(place)])
+    convert([str(folder / "transformer"), "--run", str(tmp_path / "logs-alone"), *words[1:]])
+    with pytest.raises(
+        UserError, match="tokenizer_path is empty, but a pipeline needs the picture tokenizer"
+    ):
+        convert([str(tmp_path / "logs-alone"), *to[1:], str(folder)])
