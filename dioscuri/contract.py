@@ -19,6 +19,7 @@ from typing import Any, Protocol, TypeVar
 
 from dioscuri.checkpoint.store import Checkpoint
 from dioscuri.context import Context
+from dioscuri.data.caption_cache import CaptionSource
 from dioscuri.data.descriptors import describe
 from dioscuri.data.options import check_axes
 from dioscuri.engine import Array
@@ -171,6 +172,11 @@ def _same(hparams: Any) -> Any:
     return hparams
 
 
+def _no_captions(hparams: Any) -> CaptionSource | None:
+    del hparams
+    return None
+
+
 def _no_values(hparams: Any) -> dict[str, Array]:
     del hparams
     return {}
@@ -183,7 +189,7 @@ class Family:
     `check_options` and `check_examples` raise a `UserError` that names what does not fit. `network_shapes`
     gives the shapes, under canonical names, of the network that makes pictures: a tokenizer without its
     discriminator. `training_values` gives the initial values of networks used in training only,
-    `network_options` the options without them.
+    `network_options` the options without them. `captions` tells how captions of pictures are encoded.
     """
 
     run: Callable[[Context], FamilyRun]
@@ -192,6 +198,7 @@ class Family:
     check_examples: Callable[[Context], None] = _nothing_to_check
     training_values: Callable[[Any], dict[str, Array]] = _no_values
     network_options: Callable[[Any], Any] = _same
+    captions: Callable[[Any], CaptionSource | None] = _no_captions
     takes_tokens: bool = False
     """Whether its examples may be tokens."""
     takes_signals: bool = False

@@ -42,6 +42,7 @@ class InferenceEngine(Protocol):
     process_index: int
     process_count: int
     device_count: int  # over all processes; a global batch is a multiple of it, or is padded to one
+    text_device: str  # device of PyTorch for a text encoder
 
     def run(
         self,

@@ -50,6 +50,7 @@ class Engine:
         self.devices = opened.arranged(mesh)
         self.process_index, self.process_count = self.devices.process_index, self.devices.process_count
         self.device_count = self.devices.device_count
+        self.text_device = "cpu"
         self.dtype = np.float64 if hparams.train.precision == "float64" else np.float32
         self.family = methods_of(hparams)
         model = nnx.eval_shape(self.family.build)

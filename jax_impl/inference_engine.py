@@ -32,6 +32,7 @@ class InferenceEngine:
         check_precision(precision, self.devices.mesh.devices.flat[0])
         self.process_index, self.process_count = self.devices.process_index, self.devices.process_count
         self.device_count = self.devices.device_count
+        self.text_device = "cpu"
         self.dtype = np.float64 if precision == "float64" else np.float32
         self.family = methods_of(self.hparams)
         self.runner = Runner(self.family, self.devices, self.dtype, self._merge)

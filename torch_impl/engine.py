@@ -48,6 +48,7 @@ class Engine:
         self.devices = self._open_devices()
         self.process_index, self.process_count = self.devices.process_index, self.devices.process_count
         self.device_count = self.devices.device_count
+        self.text_device = str(self.devices.device)
         self.dtype = torch.float64 if hparams.train.precision == "float64" else torch.float32
         self.family = methods_of(hparams)
         train = hparams.train

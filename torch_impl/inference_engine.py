@@ -31,6 +31,7 @@ class InferenceEngine:
         check_precision(precision, self.devices.device)
         self.process_index, self.process_count = self.devices.process_index, self.devices.process_count
         self.device_count = self.devices.device_count
+        self.text_device = str(self.devices.device)
         self.dtype = torch.float64 if precision == "float64" else torch.float32
         self.family = methods_of(self.hparams)
         self.runner = Runner(self.family, self.devices, self.dtype)

@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from dioscuri.data import image_files
+from dioscuri.data.annotations import LISTED, SIDECARS, folder_annotations
 from dioscuri.data.crops import decode_cropped
 from dioscuri.data.descriptors import describe
 from dioscuri.data.listing import Files, find_files, folder_files, subfolders
@@ -113,6 +114,7 @@ def _open(
         read=reader,
         labels=labels,
         classes=() if labels is None else files.class_names,
+        annotate=partial(folder_annotations, good, folder),
         notes=(*files.notes, *notes, *left_out),
         unreadable=reader.unreadable,
     )
@@ -156,8 +158,10 @@ def usable(
 
 
 def _others(folder: Path, files: Files) -> list[str]:
-    """Notes about files and folders that are not read."""
-    names = [p.name for p in folder_files(folder) if p.suffix.lower() not in image_files.SUFFIXES]
+    """Notes about files and folders that are not read, apart from captions and other facts."""
+    others = [path for path in folder_files(folder) if path.suffix.lower() not in image_files.SUFFIXES]
+    stems = {path.stem for path in files}
+    names = [p.name for p in others if p.name != LISTED and not (p.suffix in SIDECARS and p.stem in stems)]
     notes = [f"{folder}: left out {_count(names, 'file')} without an image suffix"] if names else []
     inside = [] if any(files.classes) else subfolders(folder)
     if folders := [path.name for path in inside if folder_files(path, image_files.SUFFIXES)]:

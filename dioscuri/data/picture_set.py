@@ -6,6 +6,9 @@ from typing import overload
 
 import numpy as np
 
+from dioscuri.data.annotations import Annotation
+from dioscuri.data.texts import Texts
+
 Array = np.ndarray
 
 
@@ -15,10 +18,12 @@ class PictureSet:
     them; or sounds (N, samples, C), uint8 or uint16; or clips (N, frames, H, W, C).
 
     `keys` are stable names, one per picture. `labels` is (N,) or None, `classes` the names of the classes, if
-    they have any, `captions` int32 (N, L), token numbers of texts, or None. With `binarise_on_read`, the grey
-    levels are probabilities times 255, from which the pipeline samples 0 or 255. `draw`, if set, replaces
-    `read` in training and reads at random places chosen by uint64 words (B,). `notes` are one-line remarks
-    for the user. `unreadable` holds the indices of pictures that `gather` had to replace by another.
+    they have any, `captions` int32 (N, L), token numbers of texts, or None, `texts` the states of encoded
+    captions or None. `annotate` reads the pictures' captions and what else is told about them. With
+    `binarise_on_read`, the grey levels are probabilities times 255, from which the pipeline samples 0 or 255.
+    `draw`, if set, replaces `read` in training and reads at random places chosen by uint64 words (B,).
+    `notes` are one-line remarks for the user. `unreadable` holds the indices of pictures that `gather` had to
+    replace by the next readable one.
     """
 
     name: str
@@ -28,6 +33,8 @@ class PictureSet:
     labels: Array | None = None
     classes: tuple[str, ...] = ()
     captions: Array | None = None
+    texts: Texts | None = None
+    annotate: Callable[[], Sequence[Annotation]] | None = None
     binarise_on_read: bool = False
     notes: tuple[str, ...] = ()
     unreadable: Collection[int] = ()
@@ -45,6 +52,13 @@ class PictureSet:
         if requested.size and not (requested.min() >= 0 and requested.max() < len(self)):
             raise IndexError(f"picture index outside 0..{len(self) - 1} of {self.name}")
         return self.read(requested) if words is None or self.draw is None else self.draw(requested, words)
+
+    def shown(self, indices: Array) -> Array:
+        """The indices (B,) of the pictures that `gather` gave for these: others where they are unreadable."""
+        given = np.asarray(indices, dtype=np.int64)
+        while (bad := np.isin(given, list(self.unreadable))).any():
+            given = np.where(bad, (given + 1) % len(self), given)
+        return given
 
 
 class NumberedKeys(Sequence[str]):

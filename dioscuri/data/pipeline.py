@@ -56,8 +56,8 @@ class ShuffledPositions:
 class TrainingBatches(Iterator[Batch]):
     """Endless batches of process r of R: 'image' uint8 (B / R, target_res, target_res, C), for sounds (B / R,
     target_res, C), for clips (B / R, frames, target_res, target_res, C), or 'tokens' int32 (B / R, L). With
-    `data.labels` also 'label' int32 (B / R,), with `data.text_seq_len` 'caption' int32 (B / R, L), and for
-    tokens with captions the arrays of `dioscuri.data.texts`.
+    `data.labels` also 'label' int32 (B / R,), with `data.text_seq_len` 'caption' int32 (B / R, L), and with
+    encoded captions the arrays of `dioscuri.data.texts`.
     """
 
     def __init__(
@@ -108,7 +108,8 @@ class TrainingBatches(Iterator[Batch]):
         positions, indices = self._shuffled[step]
         draw = partial(binarise, seed=self._seed, stream="train", positions=positions)
         places = words(self._seed, "place", positions, 1)[:, 0]
-        batch = _examples_at(self._examples, indices, draw, labels=self._labels, places=places)
+        picks = words(self._seed, "caption", positions, 1)[:, 0]
+        batch = _examples_at(self._examples, indices, draw, labels=self._labels, places=places, picks=picks)
         if "image" in batch and self._flip:
             mirrored, pictures = coin_flips(self._seed, positions), batch["image"]
             pictures[mirrored] = pictures[mirrored][..., ::-1, :]
@@ -176,8 +177,10 @@ def _examples_at(
     *,
     labels: bool,
     places: Array | None = None,
+    picks: Array | None = None,
 ) -> Batch:
-    """A batch of the examples at `indices` (B,). `draw` binarises grey levels; `places` are random words."""
+    """A batch of the examples at `indices` (B,). `draw` binarises grey levels; random words choose `places`
+    in recordings or pictures and, of several captions, the `picks`."""
     batch: Batch = {}
     if isinstance(examples, TokenSet):
         batch["tokens"] = examples.gather(indices).reshape(len(indices), -1)
@@ -185,8 +188,10 @@ def _examples_at(
     else:
         pictures = examples.gather(indices, places)
         batch["image"] = draw(pictures) if examples.binarise_on_read else pictures
+        indices = examples.shown(indices)
         if examples.captions is not None:
             batch["caption"] = examples.captions[indices]
+        batch |= {} if examples.texts is None else examples.texts.gather(indices, picks)
     if labels and examples.labels is not None:
         batch["label"] = np.asarray(examples.labels)[indices].astype(np.int32)
     return batch

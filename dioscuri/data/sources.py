@@ -1,9 +1,12 @@
 """Data sources by name: the function that opens a split of each."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cached_property
 
 from dioscuri.data.arrays import open_imagenet, open_npy
+from dioscuri.data.caption_cache import CaptionCache, CaptionSource
+from dioscuri.data.captioned import with_captions
 from dioscuri.data.characters import open_text
 from dioscuri.data.cifar10 import open_cifar10
 from dioscuri.data.classes import Examples, renumbered
@@ -14,6 +17,7 @@ from dioscuri.data.folders import open_folder, open_glob
 from dioscuri.data.listing import class_names
 from dioscuri.data.mnist import open_mnist, open_mnist10k
 from dioscuri.data.options import PATH_OPTIONS, Options, Split, check_options, data_path
+from dioscuri.data.picture_set import PictureSet
 from dioscuri.data.sounds import open_sounds
 from dioscuri.data.tfrecords import open_tfrecords
 from dioscuri.data.tokens import TokenSet, open_tokens
@@ -57,10 +61,17 @@ OPENERS: dict[str, Callable[[Options, Split], Examples]] = {
 
 
 class DataSets:
-    """The three splits of a source, each opened on first use; a `UserError` says why it cannot be opened."""
+    """The three splits of a source, each opened on first use; a `UserError` says why it cannot be opened.
 
-    def __init__(self, options: Options, classes: Sequence[str] = ()) -> None:
-        self._options, self._classes = options, tuple(classes)
+    `text_device` is the device of PyTorch that encodes captions.
+    """
+
+    text_device = "cpu"
+
+    def __init__(
+        self, options: Options, classes: Sequence[str] = (), captions: CaptionSource | None = None
+    ) -> None:
+        self._options, self._classes, self._captions = options, tuple(classes), captions
         self._open = OPENERS[options.data.dataset_source]
 
     @cached_property
@@ -84,11 +95,19 @@ class DataSets:
                 "per class"
             )
         where = f"[data] {PATH_OPTIONS[split]}"
+        if self._cache is not None and isinstance(examples, PictureSet):
+            examples = with_captions(examples, self._cache, where)
         return (
             renumbered(examples, self.class_names or examples.classes, where)
             if examples.classes
             else examples
         )
+
+    @cached_property
+    def _cache(self) -> CaptionCache | None:
+        """The encoded captions of all splits."""
+        captions = self._captions
+        return None if captions is None else CaptionCache(replace(captions, device=self.text_device))
 
     @cached_property
     def class_names(self) -> tuple[str, ...]:
@@ -102,9 +121,12 @@ class DataSets:
             return ()
 
 
-def open_datasets(options: Options, classes: Sequence[str] = ()) -> DataSets:
+def open_datasets(
+    options: Options, classes: Sequence[str] = (), captions: CaptionSource | None = None
+) -> DataSets:
     """Return the splits of `data.dataset_source`, which must fit `data.target_res` and `data.channels`
-    (`UserError`). `classes` are the run's class names in the order of their numbers, if it has them already.
+    (`UserError`). `classes` are the run's class names in the order of their numbers, if it has them already;
+    with `captions`, those of the pictures are encoded.
     """
     check_options(options.data, describe(options.data.dataset_source))
-    return DataSets(options, classes)
+    return DataSets(options, classes, captions)

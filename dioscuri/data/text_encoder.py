@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -11,6 +12,7 @@ from dioscuri.errors import UserError
 
 Array = np.ndarray
 
+CONFIG = "config.json"
 LONGEST = 512
 """Tokens of a text if neither encoder nor tokenizer limits them (T5)."""
 
@@ -21,6 +23,21 @@ class TextSource:
 
     encoder: str
     tokenizer: str = ""
+
+
+def text_source(folder: Path, where: str) -> TextSource:
+    """The text encoder in a folder, or in `text_encoder` and `tokenizer` of a pipeline's folder; a
+    `UserError` that begins with `where` if there is none."""
+    inside = folder / "text_encoder"
+    encoder = inside if (inside / CONFIG).is_file() else folder
+    if not (encoder / CONFIG).is_file():
+        raise UserError(
+            f"{where} '{folder}' holds no text encoder: give a folder with {CONFIG}, model.safetensors and "
+            "the tokenizer's files"
+        )
+    tokenizer = encoder.parent / "tokenizer"
+    apart = not (encoder / "tokenizer_config.json").is_file() and tokenizer.is_dir()
+    return TextSource(encoder=str(encoder), tokenizer=str(tokenizer) if apart else "")
 
 
 class TextEncoder:
@@ -73,7 +90,7 @@ class TextEncoder:
 
     def token_counts(self, texts: Sequence[str]) -> list[int]:
         """The number of tokens of each text, with those that mark its ends, before it is cut to `length`."""
-        return [len(ids) for ids in self.tokenizer(list(texts))["input_ids"]]
+        return [len(ids) for ids in self.tokenizer(list(texts), verbose=False)["input_ids"]]
 
     def to(self, device: Any) -> Self:
         """Move the encoder to a device of PyTorch, in place."""

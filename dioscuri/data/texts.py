@@ -8,7 +8,7 @@ A folder of shards (`dioscuri.data.shards`) with the arrays `text` (N, S, E), th
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from safetensors import SafetensorError
@@ -26,6 +26,19 @@ RANKS = {"text": 2, "text_mask": 1, "pooled": 1, "micro": 1}
 SHARD_SIZE = 1024  # 77 states of 768 halves each: 120 MB
 
 
+class Texts(Protocol):
+    """Encoded texts, such as captions of pictures; `shapes` are those of a text's arrays."""
+
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]: ...
+
+    def __len__(self) -> int: ...
+
+    def gather(self, indices: Sequence[int] | Array, words: Array | None = None) -> dict[str, Array]:
+        """Arrays (B, ...) at `indices` (B,): float32, the mask bool. Random `words` (B,) choose one of
+        several texts; without them it is the first."""
+
+
 class TextSet:
     """Arrays of N texts, read only when `gather` asks for them."""
 
@@ -39,8 +52,9 @@ class TextSet:
     def __len__(self) -> int:
         return len(self._shards)
 
-    def gather(self, indices: Sequence[int] | Array) -> dict[str, Array]:
-        """Arrays (B, ...) at `indices` (B,): float32, the mask bool."""
+    def gather(self, indices: Sequence[int] | Array, words: Array | None = None) -> dict[str, Array]:
+        """Arrays (B, ...) at `indices` (B,): float32, the mask bool. There is one text each."""
+        del words
         requested = np.asarray(indices, np.int64)
         return {name: _plain(name, self._shards.read(name, requested)) for name in self.shapes}
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dioscuri.checkpoint.tensor_files import read_config
-from dioscuri.data.text_encoder import TextSource
+from dioscuri.data.text_encoder import TextSource, text_source
 from dioscuri.errors import UserError
 from dioscuri.hub import CONFIG, INDEX
 from dioscuri.importers.meissonic import meissonic_side
@@ -96,8 +96,4 @@ def _schedule(folder: Path, options: Mapping[str, Any]) -> str:
 
 
 def _text(folder: Path) -> TextSource | None:
-    if not (folder / ENCODER / CONFIG).is_file():
-        return None
-    tokenizer = folder / TOKENIZER
-    beside = str(tokenizer) if tokenizer.is_dir() else ""
-    return TextSource(encoder=str(folder / ENCODER), tokenizer=beside)
+    return text_source(folder, "pipeline") if (folder / ENCODER / CONFIG).is_file() else None

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from dioscuri.contract import family_of
 from dioscuri.data.text_encoder import TextSource
 from dioscuri.errors import UserError
 from dioscuri.face.model import Model, face_of, open_network
@@ -25,13 +26,24 @@ def load(
     revision: str | None = None,
 ) -> Model:
     """See `dioscuri.torch.load`."""
-    source = open_source(where, weights=weights, step=step, revision=revision)
+    source = _read_with(open_source(where, weights=weights, step=step, revision=revision), text_encoder)
     beside = tokenizer_of(twin, source, tokenizer, device, str(where))
     model = _opened(twin, source, device, dtype, beside)
-    text = source.text if text_encoder is None else TextSource(encoder=str(text_encoder))
-    if text is not None:
-        model.read_with(text)
+    if source.text is not None:
+        model.read_with(source.text)
     return model
+
+
+def _read_with(source: Source, given: Any) -> Source:
+    """The source with the given text encoder or, without any, that of the captions of its training."""
+    data = source.hparams.data
+    if given is None:
+        captions = family_of(source.hparams).captions(source.hparams)
+        return source if captions is None else replace(source, text=captions.encoder)
+    if getattr(data, "text_encoder_path", "") and Path(given).is_dir():  # it has moved since
+        data = replace(data, text_encoder_path=str(Path(given).absolute()))
+        source = replace(source, hparams=replace(source.hparams, data=data))
+    return replace(source, text=TextSource(encoder=str(given)))
 
 
 def _opened(

@@ -7,7 +7,7 @@ from typing import Any
 
 from dioscuri.checkpoint.directory import RunDirectory
 from dioscuri.context import Context, OnMetrics, Work
-from dioscuri.contract import check_options
+from dioscuri.contract import check_options, family_of
 from dioscuri.data import open_datasets
 from dioscuri.data.classes import read_classes
 from dioscuri.engine import InferenceEngine
@@ -61,9 +61,11 @@ def start(
             if job.index == 0:
                 for line in (*([note] if note else []), *options.messages):
                     print(line, flush=True)
-            sets = open_datasets(hparams, read_classes(directory.path))
+            captions = family_of(hparams).captions(hparams)
+            sets = open_datasets(hparams, read_classes(directory.path), captions)
             make: Callable[[Any], Any] = twin.make_inference_engine if uses else twin.make_engine
             engine = make(hparams)
+            sets.text_device = engine.text_device
             with _together(engine, hparams.run.timeout):
                 work = prepare(Context(hparams, directory, sets, engine, on_metrics))
                 if job.index == 0 and not uses:

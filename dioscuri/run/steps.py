@@ -94,6 +94,8 @@ def _of_one_device(hparams: Any) -> tuple[Any, list[str]]:
         data = replace(data, tokenizer_path="")
     if getattr(data, "null_text_path", "") and not Path(data.null_text_path).is_file():
         data = replace(data, null_text_path="")
+    if getattr(data, "text_encoder_path", ""):
+        data = replace(data, text_encoder_path="")
     return replace(hparams, run=run, data=data, train=train), notes
 
 

@@ -18,12 +18,12 @@ from flax import nnx
 from jax import Array
 from jax.lax import stop_gradient
 
-from dioscuri.data.texts import read_null
 from dioscuri.families.maskgit import training, transformers
 from dioscuri.families.maskgit.decoding import rolls, step_noise_specs
 from dioscuri.families.maskgit.options import HParams
 from dioscuri.families.maskgit.training import embedding_shape
 from dioscuri.families.token_models.masking_options import Sampling
+from dioscuri.families.token_models.texts import empty_text
 from dioscuri.plans.noise import NoiseSpec
 from jax_impl.families.frozen_tokenizer import FrozenTokenizer
 from jax_impl.families.methods import Result, Scalars
@@ -70,9 +70,7 @@ class MaskGITMethods(TokenModelMethods):
     def frozen(self) -> dict[str, np.ndarray]:
         """Weights of the tokenizer, and the encoded empty text."""
         weights = {} if self.tokenizer is None else self.tokenizer.frozen()
-        path = self.hparams.data.null_text_path
-        null = read_null(Path(path)) if path else {}
-        return weights | {f"null.{name}": array for name, array in null.items()}
+        return weights | {f"null.{name}": array for name, array in empty_text(self.hparams).items()}
 
     def build(self) -> nnx.Module:
         """The model; its parameters need not be initialised."""

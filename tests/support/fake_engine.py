@@ -16,6 +16,7 @@ from dioscuri.families.hierarchical_vae.plan import make_plan
 class FakeEngine:
     name = "fake"
     process_index, process_count, device_count = 0, 1, 1
+    text_device = "cpu"
     compiles = False
 
     def __init__(self, hparams):

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from dioscuri.context import Context
 from dioscuri.contract import Family
-from dioscuri.data import TokenSet
 from dioscuri.errors import UserError
 from dioscuri.families.classes import check_classes
 from dioscuri.families.maskgit import transformers
@@ -17,7 +16,7 @@ from dioscuri.families.token_models.checks import check_tokenizer, check_tokens
 from dioscuri.families.token_models.masking_options import Sampling
 from dioscuri.families.token_models.modes.inpainting import unknown_tokens
 from dioscuri.families.token_models.run_logic import TokenModelRun
-from dioscuri.families.token_models.texts import check_captions, check_text_options
+from dioscuri.families.token_models.texts import caption_source, check_captions, check_text_options
 from dioscuri.families.vqgan.trained import open_tokenizer
 from dioscuri.outputs.tags import step_tags, with_skips
 from dioscuri.plans.parameters import shapes
@@ -64,8 +63,7 @@ def check_examples(context: Context) -> None:
     plan = transformers.plan_of(context.hparams)
     check_tokens(context)
     for examples in (context.sets.train, context.sets.validation, context.sets.test):
-        if isinstance(examples, TokenSet):
-            check_captions(examples, context.hparams, plan)
+        check_captions(examples, context.hparams, plan)
 
 
 class MaskGITRun(TokenModelRun):
@@ -153,5 +151,6 @@ FAMILY = Family(
     check_options=check_options,
     network_shapes=_network_shapes,
     check_examples=check_examples,
+    captions=caption_source,
     takes_tokens=True,
 )

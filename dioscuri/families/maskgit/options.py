@@ -38,7 +38,34 @@ class TokenData(Data):
         "",
         path=True,
         doc="null.safetensors of encoded texts: the empty text, used for dropped texts; without it, dropped "
-        "texts are masked out",
+        "texts are masked out or, with text_encoder_path, become the empty text",
+    )
+    text_encoder_path: str = option(
+        "",
+        path=True,
+        needs=("text_length", ()),
+        doc="text encoder of the pictures' captions, CLIP or T5: a folder with config.json, "
+        "model.safetensors and the tokenizer's files, or a pipeline's folder",
+    )
+    clip_skip: int = option(
+        -1,
+        low=-1,
+        high=2**10,
+        needs=("text_encoder_path", ()),
+        doc="how many of the text encoder's last layers are skipped; -1: 1 for a model with a pooled state, "
+        "such as aMUSEd, else 0",
+    )
+    text_cache_path: str = option(
+        "",
+        path=True,
+        needs=("text_encoder_path", ()),
+        doc="folder of encoded captions, which runs share; empty: 'texts' in DIOSCURI_CACHE or "
+        "~/.cache/dioscuri",
+    )
+    encode_first: bool = option(
+        False,
+        needs=("text_encoder_path", ()),
+        doc="encode all captions before the first step, instead of each when a batch first has it",
     )
 
 

@@ -11,6 +11,7 @@ from dioscuri.data.text_encoder import TextSource
 from dioscuri.engine import Array
 from dioscuri.errors import UserError
 from dioscuri.face.text_reader import TextReader
+from dioscuri.families.token_models.texts import skipped_layers
 from dioscuri.inputs import to_array
 
 NULL = "null."
@@ -65,7 +66,8 @@ class PromptReader(TextReader):
         model, length, has_pooled = hparams.model, hparams.data.text_length, "pooled" in conditions
         widths = {"text": model.encoder_hidden_size}
         super().__init__(source, length, widths | ({"pooled": model.cond_embed_dim} if has_pooled else {}))
-        self.clip_skip, self.as_published = int(has_pooled), has_pooled and not length
+        self.clip_skip = skipped_layers(hparams, conditions)
+        self.as_published = has_pooled and not length
 
     def __call__(self, texts: Sequence[str], clip_skip: int | None, device: Any) -> dict[str, Array]:
         """`text` (N, S, E) and, if the model takes them, `text_mask` (N, S) and `pooled` (N, P)."""

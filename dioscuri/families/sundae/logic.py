@@ -37,9 +37,10 @@ def check_options(hparams: HParams) -> None:
     _check_kind(hparams)
     if data.grid:
         unknown_tokens(hparams, plan)
-    if data.text_length or data.null_text_path:
+    if data.text_length or data.null_text_path or data.text_encoder_path:
         raise UserError(
-            "[data] text_length and null_text_path: family 'sundae' reads no captions: leave them out"
+            "[data] text_length, null_text_path and text_encoder_path: family 'sundae' reads no captions: "
+            "leave them out"
         )
     if data.tokenizer_path:
         check_tokenizer(hparams)

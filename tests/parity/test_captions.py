@@ -1,0 +1,47 @@
+"""Training on captions that are encoded on the way is the same in both twins."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+
+from dioscuri.contract import family_of
+from dioscuri.data import open_datasets, pipeline
+from tests.support import captioned, engines, tiny_maskgit
+from tests.support.tiny_encoder import write_encoder
+
+TWINS = ("torch", "jax")
+STEPS, BATCH = 4, 4
+
+
+@pytest.fixture(scope="module")
+def options(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("captions")
+    pictures = captioned.write_pictures(folder / "pictures")
+    encoder, tokenizer = write_encoder(folder, "clip"), tiny_maskgit.write_tokenizer(folder)
+    return partial(captioned.options, pictures, tokenizer, encoder, folder / "cache", *captioned.MODEL)
+
+
+@pytest.mark.usefixtures("quick_engines")
+def test_both_twins_see_the_same_batches_and_learn_the_same(options):
+    losses, seen = {}, {}
+    for twin in TWINS:
+        engine = engines.make_engine(twin, "train.precision=float64", options=options)
+        hparams = engine.hparams
+        sets = open_datasets(hparams, (), family_of(hparams).captions(hparams))
+        stream = pipeline.training_batches(sets.train, hparams, batch_size=BATCH)
+        batches = [next(stream) for _ in range(STEPS)]
+        stream.close()
+        losses[twin] = engines.run_steps(
+            engine,
+            range(STEPS),
+            batches.__getitem__,
+            lambda _: {"learning_rate": 0.005, "ema_decay": 0.5},
+            partial(engines.recorded_noise, engine, rows=BATCH),
+        )["loss"]
+        seen[twin] = batches
+    for one, other in zip(*seen.values(), strict=True):
+        for name, array in one.items():
+            np.testing.assert_array_equal(array, other[name])
+    np.testing.assert_allclose(losses["torch"], losses["jax"], rtol=1e-9)
+    assert len(set(losses["torch"])) == STEPS
