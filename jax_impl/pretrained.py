@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -73,7 +74,8 @@ def model_of(hparams: Any, weights: Arrays) -> Any:
     parts: Any = nnx.split(nnx.eval_shape(methods_of(hparams).build), nnx.Param, ...)
     graph, params, rest = parts
     layout, tree = _layout(hparams, params)
-    model: Any = nnx.merge(graph, split(jnp.asarray(pack(weights, layout, np.float32)), layout, tree), rest)
+    values = split(pack(weights, layout, np.float32), layout, tree)
+    model: Any = nnx.merge(graph, jax.tree.map(jnp.array, values), rest)
     model.hparams = hparams
     seed_dropout(model, 0)
     return model
@@ -83,7 +85,11 @@ def weights_of(model: Any) -> dict[str, np.ndarray]:
     """A network's weights under canonical names, float32."""
     params = nnx.state(model, nnx.Param)
     layout, tree = _layout(model.hparams, params)
-    return unpack(np.asarray(join(params, layout, tree), np.float32), layout)
+    return unpack(join(jax.tree.map(_float32, params), layout, tree), layout)
+
+
+def _float32(array: Any) -> np.ndarray:
+    return np.asarray(array, np.float32)
 
 
 def _layout(hparams: Any, params: nnx.State) -> tuple[Layout, Tree]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import Array
 
@@ -63,16 +64,14 @@ def flat_layout(
     return layout, tree
 
 
-def pieces(flat: Array, layout: Layout) -> dict[str, Array]:
+def pieces(flat: Any, layout: Layout) -> dict[str, Array]:
     """Vector (P,) -> the values of every parameter (n,), or of (shards, P) -> (shards, n)."""
-    return {
-        slot.name: jax.lax.slice_in_dim(flat, slot.start, slot.stop, axis=flat.ndim - 1)
-        for slot in layout.slots
-    }
+    return {slot.name: flat[..., slot.start : slot.stop] for slot in layout.slots}
 
 
-def split(flat: Array, layout: Layout, tree: Tree) -> nnx.State:
-    """Vector (P,) or (shards, P) -> the model's tree of parameters."""
+def split(flat: Any, layout: Layout, tree: Tree) -> nnx.State:
+    """Vector (P,) or (shards, P) -> the model's tree of parameters. Outside a program, give it an array of
+    NumPy: JAX compiles a program for every tensor that it cuts."""
     return assemble(pieces(flat, layout), tree)
 
 
@@ -86,10 +85,11 @@ def assemble(values: Mapping[str, Array], tree: Tree) -> nnx.State:
     return params
 
 
-def join(params: nnx.State, layout: Layout, tree: Tree) -> Array:
-    """Tree of the model's parameters or gradients -> vector (P,) or (shards, P)."""
+def join(params: nnx.State, layout: Layout, tree: Tree) -> Any:
+    """Tree of the model's parameters or gradients -> vector (P,) or (shards, P), of NumPy if they are."""
     leaves = dict(zip(tree.names, jax.tree.leaves(params), strict=True))
-    return jnp.concatenate([_rows(leaves[slot.name], slot) for slot in layout.slots], -1)
+    rows = [_rows(leaves[slot.name], slot) for slot in layout.slots]
+    return np.concatenate(rows, -1) if isinstance(rows[0], np.ndarray) else jnp.concatenate(rows, -1)
 
 
 def canonical(flat: Array, layout: Layout) -> dict[str, Array]:
@@ -113,12 +113,12 @@ def write(flat: Array, values: Mapping[str, Array], layout: Layout) -> Array:
     return flat
 
 
-def _values(rows: Array, shape: tuple[int, ...]) -> Array:
+def _values(rows: Any, shape: tuple[int, ...]) -> Any:
     """(n,) or (shards, n) -> the values (prod(shape),), without the zeros that fill the last row."""
     return rows if rows.ndim == 1 else rows.reshape(-1)[: prod(shape)]
 
 
-def _rows(leaf: Array, slot: Slot) -> Array:
+def _rows(leaf: Any, slot: Slot) -> Any:
     """A parameter -> its values (n,), or its shares (shards, n)."""
     values = leaf.reshape(-1)
     if slot.shards == 1:

@@ -50,8 +50,8 @@ class JaxModel:
 
     def params(self, weights: Arrays, dtype: Any, compute: Any = None) -> Any:
         """Parameters of canonical weights in a dtype, or cast to `compute`."""
-        flat = jnp.asarray(pack(weights, self.layout, dtype))
-        return jax_flat.split(flat if compute is None else flat.astype(compute), self.layout, self.tree)
+        flat = pack(weights, self.layout, dtype if compute is None else compute)
+        return jax.tree.map(jnp.array, jax_flat.split(flat, self.layout, self.tree))
 
     def merge(self, params: Any) -> Any:
         """The model with the given parameters, which may be traced."""
@@ -59,7 +59,8 @@ class JaxModel:
 
     def canonical(self, params: Any, prefix: str = "") -> Arrays:
         """Parameters, or their gradients, under canonical names."""
-        return unpack(np.asarray(jax_flat.join(params, self.layout, self.tree)), self.layout, prefix)
+        arrays = jax.tree.map(np.asarray, params)
+        return unpack(jax_flat.join(arrays, self.layout, self.tree), self.layout, prefix)
 
 
 @contextmanager
