@@ -6,6 +6,7 @@ import shutil
 import socket
 import sys
 import tempfile
+from contextlib import contextmanager
 
 import hypothesis
 import pytest
@@ -63,19 +64,26 @@ def _no_network():
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _quick_engines(request):
-    """Engines, too, compile without optimisation, except where numbers of training and of recorded cases are
-    proved: there they compile as users' programs do."""
+def _quick_engines():
+    """Engines, too, compile without optimisation: a third of the time, and equal numbers to rounding."""
     with pytest.MonkeyPatch.context() as patch:
-        if request.path.parent.name != "golden" and "training" not in request.path.stem:
-            _compile_quickly(patch)
-        yield
+        _compile_quickly(patch)
+        yield patch
 
 
-@pytest.fixture
-def quick_engines(monkeypatch):
-    """For a comparison in float64, which shows that the mathematics is equal, however it is compiled."""
-    _compile_quickly(monkeypatch)
+@pytest.fixture(scope="module")
+def users_compiler(_quick_engines):
+    """A context in which engines compile as users' programs do, for the curves of training."""
+
+    @contextmanager
+    def compiler():
+        _quick_engines.undo()
+        try:
+            yield
+        finally:
+            _compile_quickly(_quick_engines)
+
+    return compiler
 
 
 def _compile_quickly(patch):

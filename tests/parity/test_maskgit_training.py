@@ -54,8 +54,9 @@ def train(engine, steps, *, recorded=True, make=batch_of):
 
 
 @pytest.fixture(scope="module")
-def curves():
-    return {twin: train(make_engine(twin, *DROPOUT), range(N))["loss"] for twin in TWINS}
+def curves(users_compiler):
+    with users_compiler():
+        return {twin: train(make_engine(twin, *DROPOUT), range(N))["loss"] for twin in TWINS}
 
 
 def test_a_hundred_steps_have_the_same_losses(curves):
@@ -91,7 +92,6 @@ TRAINED = [
 ]
 
 
-@pytest.mark.usefixtures("quick_engines")
 @pytest.mark.parametrize("options", TRAINED, ids=" ".join)
 def test_steps_in_float64_agree_to_rounding(options):
     state = assert_steps_agree(make_engine, train, *options)

@@ -78,7 +78,6 @@ def test_a_run_continues_in_the_other_twin(trained):
     assert_goes_on(make_engine, train, ("torch", "jax"), trained[1]["torch"])
 
 
-@pytest.mark.usefixtures("quick_engines")
 def test_steps_in_float64_agree_to_rounding():
     assert_steps_agree(make_engine, train)
 

@@ -53,12 +53,13 @@ def train(engine, steps, metric="loss"):
 
 
 @pytest.fixture(scope="module")
-def trained():
+def trained(users_compiler):
     """Losses of a hundred steps in both twins, and the engines."""
     engines = {twin: make_engine(twin, *TINY) for twin in ("torch", "jax")}
     starts = {twin: engine.state_to_numpy() for twin, engine in engines.items()}
     assert all((starts["torch"]["model"][k] == v).all() for k, v in starts["jax"]["model"].items())
-    first = {twin: train(engine, range(HALF)) for twin, engine in engines.items()}
+    with users_compiler():
+        first = {twin: train(engine, range(HALF)) for twin, engine in engines.items()}
     half = {twin: engine.state_to_numpy() for twin, engine in engines.items()}
     rest = {twin: train(engine, range(HALF, N)) for twin, engine in engines.items()}
     return engines, {twin: np.concatenate([first[twin], rest[twin]]) for twin in engines}, half

@@ -30,8 +30,9 @@ PIXELS = ("data.dataset_source=digits", "data.grid=8", "data.codebook_size=17")
 
 
 @pytest.fixture(scope="module")
-def curves():
-    return {twin: train(make_engine(twin), range(N))["loss"] for twin in TWINS}
+def curves(users_compiler):
+    with users_compiler():
+        return {twin: train(make_engine(twin), range(N))["loss"] for twin in TWINS}
 
 
 def test_a_hundred_steps_have_the_same_losses(curves):
@@ -50,7 +51,6 @@ TRAINED = [
 ]
 
 
-@pytest.mark.usefixtures("quick_engines")
 @pytest.mark.parametrize("options", TRAINED, ids=" ".join)
 def test_steps_in_float64_agree_to_rounding(options):
     assert_steps_agree(make_engine, train, *options)

@@ -18,15 +18,15 @@ HALF = 5
 
 
 @pytest.fixture(scope="module")
-def curves():
-    return {twin: train(make_engine(twin), range(N)) for twin in ("torch", "jax")}
+def curves(users_compiler):
+    with users_compiler():
+        return {twin: train(make_engine(twin), range(N)) for twin in ("torch", "jax")}
 
 
 def test_a_hundred_steps_have_the_same_losses(curves):
     assert_curves_agree(curves, fall=0.9)
 
 
-@pytest.mark.usefixtures("quick_engines")
 def test_three_steps_in_float64_agree_to_rounding():
     states = {}
     for twin in ("torch", "jax"):

@@ -33,8 +33,9 @@ def train(engine, steps, *, start=START, metric="loss", batch=8):
 
 
 @pytest.fixture(scope="module")
-def curves():
-    return {twin: train(make_engine(twin, *REVIVING), range(20), start=10) for twin in ("torch", "jax")}
+def curves(users_compiler):
+    with users_compiler():
+        return {twin: train(make_engine(twin, *REVIVING), range(20), start=10) for twin in ("torch", "jax")}
 
 
 def test_twenty_steps_have_the_same_losses(curves):
@@ -51,7 +52,6 @@ def test_a_hundred_steps_have_the_same_losses():
     assert curves[0][START - 5 : START].mean() < 0.6 * curves[0][:5].mean()
 
 
-@pytest.mark.usefixtures("quick_engines")
 @pytest.mark.parametrize("start", [0, N])
 def test_steps_in_float64_agree_to_rounding(start):
     states = {}
@@ -243,7 +243,6 @@ OPTIONS = {
 }
 
 
-@pytest.mark.usefixtures("quick_engines")
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 def test_options_train_the_same_in_float64(options):
     states, losses = [], []

@@ -13,15 +13,19 @@ class Held:
 
 @contextmanager
 def watched(twin: str) -> Iterator[Held]:
-    """What a block leaves behind."""
-    held, before = Held(), _arrays(twin)
-    yield held
-    held.nbytes = sum(n for key, n in _arrays(twin).items() if key not in before)
+    """What a block leaves behind. Older objects, millions after some tests, are set aside meanwhile."""
+    gc.freeze()
+    try:
+        held, before = Held(), _arrays(twin)
+        yield held
+        gc.collect()
+        held.nbytes = sum(n for key, n in _arrays(twin).items() if key not in before)
+    finally:
+        gc.unfreeze()
 
 
 def _arrays(twin: str) -> dict[int, int]:
     """Bytes by address, of a memory that several tensors may share."""
-    gc.collect()
     return _tensors() if twin == "torch" else _jax_arrays()
 
 
