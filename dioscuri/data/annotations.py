@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dioscuri.data.captions import MEMBERS
+from dioscuri.data.tar_files import Example
 from dioscuri.errors import UserError
 from dioscuri.files import plain_bytes
 
@@ -35,6 +37,32 @@ def folder_annotations(paths: Sequence[Path], folder: Path) -> list[Annotation]:
         if (parent / LISTED).exists():
             lines |= _listed(parent / LISTED)
     return [_of_file(path, lines.get(os.path.normpath(path), {})) for path in paths]
+
+
+def tar_annotations(chosen: Sequence[Example]) -> list[Annotation]:
+    """The annotations of a tar file's examples: their `txt`, `json`, and COCO's `annotations` in that."""
+    return [_of_example(example) for example in chosen]
+
+
+def _of_example(example: Example) -> Annotation:
+    text, described = example.member(MEMBERS), example.member(("json",))
+    facts: dict[str, Any] = {}
+    captions: tuple[str, ...] = ()
+    if described is not None:
+        where = f"{described.tar}: '{example.key}.json'"
+        facts = json_object(described.read(), where)
+        captions = captions_in(facts, where) or captions_in({"text": _coco(facts, where)}, where)
+    if text is not None:
+        captions = captions_of_lines(text.read(), f"{text.tar}: the caption of '{example.key}'")
+    return Annotation(captions, facts)
+
+
+def _coco(facts: Mapping[str, Any], where: str) -> list[Any]:
+    """The captions of COCO's annotations, which may be JSON in a text."""
+    notes = facts.get("annotations", [])
+    if isinstance(notes, str):
+        notes = json_object(f'{{"annotations": {notes}}}', where)["annotations"]
+    return [note["caption"] for note in notes if isinstance(note, dict) and "caption" in note]
 
 
 def captions_in(fields: Mapping[str, Any], where: str) -> tuple[str, ...]:

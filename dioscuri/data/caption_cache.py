@@ -34,7 +34,8 @@ class CaptionSource:
     """The text encoder of a model's captions, and what the model takes: `length` tokens of a text, the hidden
     state `layer`, counted from the end, and whether it also takes the pooled state and micro-conditions.
 
-    `device` of PyTorch runs the encoder; `cache` is the folder of encoded captions.
+    `device` of PyTorch runs the encoder; `cache` is the folder of encoded captions. `aesthetic_score` is that
+    of pictures without one.
     """
 
     encoder: TextSource
@@ -43,6 +44,7 @@ class CaptionSource:
     layer: int
     pooled: bool
     micro: bool = False
+    aesthetic_score: float = 6.0
     encode_first: bool = False
     device: str = "cpu"
 

@@ -1,12 +1,15 @@
 """Pictures with captions that a text encoder encodes while a model trains."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
 from tqdm import tqdm
 
+from dioscuri.data.annotations import Annotation
 from dioscuri.data.caption_cache import CaptionCache
+from dioscuri.data.captions import N_MICRO
+from dioscuri.data.facts import AESTHETIC, number, original_size
 from dioscuri.data.picture_set import PictureSet
 from dioscuri.errors import UserError
 
@@ -16,12 +19,15 @@ _AT_ONCE = 64
 
 
 class Captions:
-    """The encoded captions of N pictures, of which each has at least one."""
+    """The encoded captions of N pictures, of which each has at least one, and micro-conditions."""
 
-    def __init__(self, captions: Sequence[Sequence[str]], cache: CaptionCache) -> None:
-        self._captions, self._cache = captions, cache
-        self.null = cache.null()
-        self.shapes: dict[str, tuple[int, ...]] = {name: row.shape[1:] for name, row in self.null.items()}
+    def __init__(
+        self, captions: Sequence[Sequence[str]], cache: CaptionCache, micro: "MicroConditions | None" = None
+    ) -> None:
+        self._captions, self._cache, self._micro = captions, cache, micro
+        self.shapes: dict[str, tuple[int, ...]] = {
+            name: row.shape[1:] for name, row in cache.null().items()
+        } | ({} if micro is None else {"micro": (N_MICRO,)})
 
     def __len__(self) -> int:
         return len(self._captions)
@@ -32,9 +38,37 @@ class Captions:
         picks = [0] * len(several) if words is None else words.tolist()
         return [captions[pick % len(captions)] for captions, pick in zip(several, picks, strict=True)]
 
-    def gather(self, indices: Sequence[int] | Array, words: Array | None = None) -> dict[str, Array]:
-        """Arrays (B, ...) of the captions of pictures: float32, the mask bool."""
-        return self._cache(self.chosen(indices, words))
+    def gather(
+        self, indices: Sequence[int] | Array, words: Array | None = None, places: Array | None = None
+    ) -> dict[str, Array]:
+        """Arrays (B, ...) of the captions of pictures: float32, the mask bool; see `dioscuri.data.texts`."""
+        states = self._cache(self.chosen(indices, words))
+        return (
+            states if self._micro is None else {**states, "micro": self._micro(np.asarray(indices), places)}
+        )
+
+
+class MicroConditions:
+    """Five numbers of each picture: original width and height, top and left of what is read of it, aesthetic
+    score (SDXL, Podell et al. 2023, section 2.2). The original size is that of the file unless the data set
+    tells another."""
+
+    def __init__(
+        self, annotations: Sequence[Annotation], placed: Callable[[Array, Array | None], Array], score: float
+    ) -> None:
+        unknown = (np.nan, np.nan)
+        self._placed = placed
+        self._sizes = np.array([original_size(a.facts) or unknown for a in annotations], np.float32)
+        scores = [number(a.facts, AESTHETIC) for a in annotations]
+        self._scores = np.array([score if value is None else value for value in scores], np.float32)
+        self.without_score = scores.count(None)
+
+    def __call__(self, indices: Array, places: Array | None) -> Array:
+        """float32 (B, 5)."""
+        seen = self._placed(indices, places).astype(np.float32)
+        told = self._sizes[indices]
+        sizes = np.where(np.isnan(told), seen[:, :2], told)
+        return np.concatenate([sizes, seen[:, 2:], self._scores[indices, None]], 1)
 
 
 def with_captions(pictures: PictureSet, cache: CaptionCache, where: str) -> PictureSet:
@@ -44,15 +78,22 @@ def with_captions(pictures: PictureSet, cache: CaptionCache, where: str) -> Pict
             f"{where}: captions of '{pictures.name}' are not read: use dataset_source 'custom', 'glob' or "
             "'webdataset'"
         )
-    captions = [annotation.captions for annotation in pictures.annotate()]
+    annotations = pictures.annotate()
+    captions = [annotation.captions for annotation in annotations]
     if lacking := [key for key, texts in zip(pictures.keys, captions, strict=True) if not texts]:
         raise UserError(
             f"{where}: {len(lacking)} of {len(captions)} pictures have no caption, such as '{lacking[0]}': "
             "write it to a .txt file next to the picture, or to metadata.jsonl"
         )
     every = [text for texts in captions for text in texts]
-    notes = (*_empty(every), *_encode(every, cache))
-    return replace(pictures, texts=Captions(captions, cache), notes=(*pictures.notes, *notes))
+    notes, micro = [*_empty(every), *_encode(every, cache)], None
+    if cache.source.micro and pictures.placed is not None:
+        score = cache.source.aesthetic_score
+        micro = MicroConditions(annotations, pictures.placed, score)
+        if micro.without_score:
+            count = f"{micro.without_score} of {len(captions)} pictures"
+            notes.append(f"{count} have no aesthetic score: they get {score:g} (data.aesthetic_score)")
+    return replace(pictures, texts=Captions(captions, cache, micro), notes=(*pictures.notes, *notes))
 
 
 def _empty(captions: Sequence[str]) -> list[str]:

@@ -26,11 +26,13 @@ from dioscuri.data.descriptors import describe
 from dioscuri.data.listing import Files, find_files, folder_files, subfolders
 from dioscuri.data.options import PATH_OPTIONS, Options, Split, data_path, matching_files, picture_shape
 from dioscuri.data.picture_set import PictureSet
+from dioscuri.data.placement import How, Placement, decode_square
 from dioscuri.data.reader import Reader
 from dioscuri.errors import UserError
 
-Decode = Callable[[Path, int, int], np.ndarray]
-"""From a file, a side and a number of channels to a picture; raises `Refused` if it is not one."""
+Decode = Callable[[Path, int, int, int | None], np.ndarray]
+"""From a file, a side, a number of channels and a random word for a place, or None, to a picture; raises
+`Refused` if it is not one."""
 
 _NAMED = 5  # files that a message lists
 _PER_TASK = 64  # pictures that a thread checks in a row: a task takes as long as a check
@@ -43,8 +45,8 @@ def open_folder(options: Options, split: Split) -> PictureSet:
     if not folder.is_dir():
         raise UserError(f"[data] {PATH_OPTIONS[split]} '{folder}' is not a folder of pictures")
     files = matching_files(options.data, split, image_files.SUFFIXES, noun="pictures", class_folders=True)
-    decode = partial(image_files.decode, fast=options.data.fast_jpeg)
-    opened = _open(options, f"[data] {PATH_OPTIONS[split]}", folder, files, decode, _others(folder, files))
+    others = _others(folder, files)
+    opened = _open(options, f"[data] {PATH_OPTIONS[split]}", folder, files, others)
     return replace(opened, name=f"{folder.name} ({split})")
 
 
@@ -56,9 +58,8 @@ def open_glob(options: Options, split: Split) -> PictureSet:
     """
     _check_channels(options)
     files = matching_files(options.data, split, image_files.SUFFIXES, noun="pictures", class_folders=True)
-    decode = partial(decode_cropped, legacy=options.data.legacy_crop)
     folder = Path(os.path.commonpath([path.parent for path in files]))
-    opened = _open(options, f"[data] {PATH_OPTIONS[split]}", folder, files, decode, [])
+    opened = _open(options, f"[data] {PATH_OPTIONS[split]}", folder, files, [])
     return replace(opened, name=f"{folder.name} ({split})")
 
 
@@ -75,11 +76,8 @@ def open_pictures(options: Options, text: str, option: str) -> PictureSet:
     _check_channels(options)
     files = find_files(text, image_files.SUFFIXES, option, noun="pictures", class_folders=True)
     folder = Path(os.path.commonpath([path.parent for path in files]))
-    decode = partial(image_files.decode, fast=data.fast_jpeg)
-    if data.dataset_source == "glob":
-        decode = partial(decode_cropped, legacy=data.legacy_crop)
     others = _others(folder, files) if Path(text).is_dir() else []
-    opened = _open(options, option, folder, files, decode, others)
+    opened = _open(options, option, folder, files, others)
     return replace(opened, binarise_on_read=source.likelihood == "bernoulli")
 
 
@@ -91,33 +89,51 @@ def _check_channels(options: Options) -> None:
         )
 
 
-def _open(
-    options: Options, option: str, folder: Path, files: Files, decode: Decode, notes: list[str]
-) -> PictureSet:
+def _open(options: Options, option: str, folder: Path, files: Files, notes: list[str]) -> PictureSet:
     """The pictures in a folder; unusable ones raise a `UserError` or are left out."""
     data, paths = options.data, files.paths
     H, _, C = picture_shape(data, describe(data.dataset_source))
     pool = ThreadPoolExecutor(min(options.run.num_cpus, os.cpu_count() or 1), thread_name_prefix="decode")
     reasons = refusals(paths, pool)
     good, left_out = usable(paths, reasons, folder, options, option, "picture")
+    names = [str(path) for path in good]
+    decode = _decoder(options)
     reader = Reader(
-        [str(path) for path in good],
-        lambda index: decode(good[index], H, C),
+        names,
+        lambda index: decode(good[index], H, C, None),
         (H, H, C),
         pool,
         skip_corrupt=data.skip_corrupt,
+        decode_at=lambda index, word: decode(good[index], H, C, word),
     )
     labels = _labels(files, good)
     return PictureSet(
         name=folder.name,
         keys=tuple(str(path.relative_to(folder)) for path in good),
         read=reader,
+        draw=reader.draw if data.random_crop else None,
+        placed=Placement(names, good.__getitem__, H, _how(options)),
         labels=labels,
         classes=() if labels is None else files.class_names,
         annotate=partial(folder_annotations, good, folder),
         notes=(*files.notes, *notes, *left_out),
         unreadable=reader.unreadable,
     )
+
+
+def _decoder(options: Options) -> Decode:
+    data = options.data
+    if data.random_crop:
+        return partial(decode_square, fast=data.fast_jpeg)
+    if data.dataset_source == "glob":
+        return lambda path, side, channels, _: decode_cropped(path, side, channels, legacy=data.legacy_crop)
+    return lambda path, side, channels, _: image_files.decode(path, side, channels, fast=data.fast_jpeg)
+
+
+def _how(options: Options) -> How:
+    if options.data.random_crop:
+        return "random"
+    return "centre" if options.data.dataset_source == "glob" else "whole"
 
 
 def _labels(files: Files, good: Sequence[Path]) -> np.ndarray | None:

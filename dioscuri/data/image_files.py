@@ -41,6 +41,7 @@ _PLAIN = ("1", "L", "P", "RGB", "CMYK", "YCbCr")
 _WITH_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
 _MAX_PIXELS = 80_000_000  # more count as a decompression bomb; PIL itself warns above 89 million
 _TAIL = 16
+_ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)  # of EXIF: rows and columns exchanged
 _HEAD = 256
 _PNG = b"\x89PNG\r\n\x1a\n"
 _TEXT = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
@@ -72,6 +73,12 @@ def decode(
             picture = picture.crop((left, top, left + side, top + side))
         picture = picture.resize((resolution, resolution), Image.Resampling.BILINEAR)
         return np.asarray(picture).reshape(resolution, resolution, channels)
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """Width and height of an opened picture in its EXIF orientation."""
+    width, height = image.size
+    return (height, width) if image.getexif().get(_ORIENTATION) in _TURNED else (width, height)
 
 
 def check(path: Path) -> None:

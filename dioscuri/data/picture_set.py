@@ -19,7 +19,8 @@ class PictureSet:
 
     `keys` are stable names, one per picture. `labels` is (N,) or None, `classes` the names of the classes, if
     they have any, `captions` int32 (N, L), token numbers of texts, or None, `texts` the states of encoded
-    captions or None. `annotate` reads the pictures' captions and what else is told about them. With
+    captions or None. `annotate` reads the pictures' captions and what else is told about them;
+    `placed(indices, words)` tells the sizes of pictures and the corners of what is read of them. With
     `binarise_on_read`, the grey levels are probabilities times 255, from which the pipeline samples 0 or 255.
     `draw`, if set, replaces `read` in training and reads at random places chosen by uint64 words (B,).
     `notes` are one-line remarks for the user. `unreadable` holds the indices of pictures that `gather` had to
@@ -34,6 +35,7 @@ class PictureSet:
     classes: tuple[str, ...] = ()
     captions: Array | None = None
     texts: Texts | None = None
+    placed: Callable[[Array, Array | None], Array] | None = None
     annotate: Callable[[], Sequence[Annotation]] | None = None
     binarise_on_read: bool = False
     notes: tuple[str, ...] = ()

@@ -191,7 +191,7 @@ def _examples_at(
         indices = examples.shown(indices)
         if examples.captions is not None:
             batch["caption"] = examples.captions[indices]
-        batch |= {} if examples.texts is None else examples.texts.gather(indices, picks)
+        batch |= {} if examples.texts is None else examples.texts.gather(indices, picks, places)
     if labels and examples.labels is not None:
         batch["label"] = np.asarray(examples.labels)[indices].astype(np.int32)
     return batch

@@ -18,9 +18,10 @@ _PER_TASK = 4  # pictures that a thread decodes in a row: a task takes as long a
 class Reader:
     """Decodes the pictures of a batch in parallel threads, and caches them if all fit into memory.
 
-    `decode(index)` returns a picture uint8 (H, W, C) of `shape` or raises `Refused`; `names` are for
-    messages. With `skip_corrupt`, the next readable picture replaces one that is refused; `unreadable` then
-    holds the refused one's index and the reason.
+    `decode(index)` returns a picture uint8 (H, W, C) of `shape` or raises `Refused`; `decode_at(index, word)`
+    decodes it at a random place and is not cached. `names` are for messages. With `skip_corrupt`, the next
+    readable picture replaces one that is refused; `unreadable` then holds the refused one's index and the
+    reason.
     """
 
     def __init__(
@@ -31,8 +32,10 @@ class Reader:
         pool: ThreadPoolExecutor,
         *,
         skip_corrupt: bool,
+        decode_at: Callable[[int, int], Array] | None = None,
     ) -> None:
         self.names, self.decode, self.shape, self.pool = names, decode, shape, pool
+        self.decode_at = decode_at
         self.skip_corrupt = skip_corrupt
         self.unreadable: dict[int, str] = {}
         fits = len(names) * prod(shape) <= _CACHED_BYTES
@@ -49,23 +52,29 @@ class Reader:
         pictures: Array = self.cache[indices]
         return pictures
 
-    def _decode_all(self, indices: Array) -> Array:
+    def draw(self, indices: Array, words: Array) -> Array:
+        """Squares of the pictures at `indices` (B,), at places chosen by random `words` (B,)."""
+        return self._decode_all(indices, words)
+
+    def _decode_all(self, indices: Array, words: Array | None = None) -> Array:
         pictures = np.empty((len(indices), *self.shape), np.uint8)
 
         def fill(first: int) -> None:
             for row, index in enumerate(indices[first : first + _PER_TASK].tolist(), first):
-                pictures[row] = self._decode(index)
+                pictures[row] = self._decode(index, None if words is None else int(words[row]))
 
         for _ in self.pool.map(fill, range(0, len(indices), _PER_TASK)):
             pass  # raises what a task raised
         return pictures
 
-    def _decode(self, index: int) -> Array:
+    def _decode(self, index: int, word: int | None) -> Array:
         for offset in range(len(self.names)):
             number = (index + offset) % len(self.names)
             if number in self.unreadable:
                 continue
             try:
+                if word is not None and self.decode_at is not None:
+                    return self.decode_at(number, word)
                 return self.decode(number)
             except Refused as refused:
                 if not self.skip_corrupt:

@@ -23,7 +23,7 @@ from dioscuri.data.tfrecords import open_tfrecords
 from dioscuri.data.tokens import TokenSet, open_tokens
 from dioscuri.data.webdataset import open_webdataset
 from dioscuri.errors import UserError
-from dioscuri.hparams.sections import FOLDERS
+from dioscuri.hparams.picture_files import FOLDERS
 
 CLASS_FOLDERS = (*FOLDERS, "glob")
 """Sources whose pictures may lie in class folders."""

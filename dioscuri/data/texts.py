@@ -34,9 +34,14 @@ class Texts(Protocol):
 
     def __len__(self) -> int: ...
 
-    def gather(self, indices: Sequence[int] | Array, words: Array | None = None) -> dict[str, Array]:
-        """Arrays (B, ...) at `indices` (B,): float32, the mask bool. Random `words` (B,) choose one of
-        several texts; without them it is the first."""
+    def gather(
+        self, indices: Sequence[int] | Array, words: Array | None = None, places: Array | None = None
+    ) -> dict[str, Array]:
+        """Arrays (B, ...) at `indices` (B,): float32, the mask bool.
+
+        Random `words` (B,) choose one of several texts; without them it is the first. `places` (B,) are the
+        words that chose the places of the pictures that go with the texts, which `micro` tells.
+        """
 
 
 class TextSet:
@@ -52,9 +57,11 @@ class TextSet:
     def __len__(self) -> int:
         return len(self._shards)
 
-    def gather(self, indices: Sequence[int] | Array, words: Array | None = None) -> dict[str, Array]:
+    def gather(
+        self, indices: Sequence[int] | Array, words: Array | None = None, places: Array | None = None
+    ) -> dict[str, Array]:
         """Arrays (B, ...) at `indices` (B,): float32, the mask bool. There is one text each."""
-        del words
+        del words, places
         requested = np.asarray(indices, np.int64)
         return {name: _plain(name, self._shards.read(name, requested)) for name in self.shapes}
 

@@ -8,13 +8,16 @@ import io
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from dioscuri.data import image_files
+from dioscuri.data.annotations import tar_annotations
 from dioscuri.data.options import PATH_OPTIONS, Options, Split, matching_files
 from dioscuri.data.picture_set import PictureSet
+from dioscuri.data.placement import Placement, decode_square
 from dioscuri.data.reader import Reader
 from dioscuri.data.tar_files import Example, examples
 from dioscuri.errors import UserError
@@ -29,7 +32,7 @@ def open_webdataset(options: Options, split: Split) -> PictureSet:
     """Open the tar files of a split: those in its folders, or that match its patterns, such as
     'shards/{00000..00099}.tar'; a `UserError` says why they cannot be used.
 
-    Pictures are cropped to their largest central square.
+    Pictures are cropped to their largest central square or, with `data.random_crop`, to a random one.
     """
     data, option = options.data, PATH_OPTIONS[split]
     if data.channels not in (1, 3):
@@ -48,17 +51,28 @@ def open_webdataset(options: Options, split: Split) -> PictureSet:
     pictures = [member for example in chosen if (member := example.member(PICTURES))]
     H = data.target_res
 
+    def content(index: int) -> io.BytesIO:
+        return io.BytesIO(pictures[index].read())
+
     def decode(index: int) -> Array:
-        content = io.BytesIO(pictures[index].read())
-        return image_files.decode(content, H, data.channels, crop=True, fast=data.fast_jpeg)
+        if data.random_crop:
+            return decode_at(index, None)
+        return image_files.decode(content(index), H, data.channels, crop=True, fast=data.fast_jpeg)
+
+    def decode_at(index: int, word: int | None) -> Array:
+        return decode_square(content(index), H, data.channels, word, fast=data.fast_jpeg)
 
     pool = ThreadPoolExecutor(min(options.run.num_cpus, os.cpu_count() or 1), thread_name_prefix="decode")
     names = [f"{member.tar}: {example.key}" for member, example in zip(pictures, chosen, strict=True)]
-    reader = Reader(names, decode, (H, H, data.channels), pool, skip_corrupt=data.skip_corrupt)
+    shape = (H, H, data.channels)
+    reader = Reader(names, decode, shape, pool, skip_corrupt=data.skip_corrupt, decode_at=decode_at)
     return PictureSet(
         name=f"{Path(folder).name} ({split})",
         keys=tuple(example.key for example in chosen),
         read=reader,
+        draw=reader.draw if data.random_crop else None,
+        placed=Placement(names, content, H, "random" if data.random_crop else "centre"),
+        annotate=partial(tar_annotations, chosen),
         labels=_labels(chosen),
         notes=(*tars.notes, *notes),
         unreadable=reader.unreadable,

@@ -3,10 +3,8 @@
 from dataclasses import dataclass
 
 from dioscuri.errors import UserError
+from dioscuri.hparams.picture_files import PictureFiles
 from dioscuri.hparams.schema import option
-
-FOLDERS = ("celebA", "celebAHQ", "ffhq", "custom")
-"""Sources that are folders of image files."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +42,7 @@ class Run:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Data:
+class Data(PictureFiles):
     """`[data]`: where pictures come from and what they look like."""
 
     dataset_source: str = option(doc="name of a data source, see dioscuri/data/sources.py")
@@ -92,22 +90,12 @@ class Data:
     padding_id: int = option(
         0, low=0, high=2**31 - 1, needs=("text_seq_len", ()), doc="token that pads shorter captions"
     )
-    fast_jpeg: bool = option(
-        False,
-        needs=("dataset_source", (*FOLDERS, "webdataset", "frames")),
-        doc="image files that are resized whole or cropped ('custom', 'webdataset', 'frames', ...): decode "
-        "JPEGs at 1/2, 1/4 or 1/8 of their size where that is at least twice target_res; up to four times "
-        "faster, but pixels differ by a few levels, 42 to 50 dB",
-    )
-    skip_corrupt: bool = option(
-        False,
-        needs=("dataset_source", (*FOLDERS, "glob", "webdataset", "tfrecords", "wav", "frames")),
-        doc="skip unreadable image files instead of stopping",
-    )
 
     def __post_init__(self) -> None:
         if self.num_bits % 1:
             raise UserError(f"[data] num_bits must be a whole number of bits, not {self.num_bits:g}")
+        if self.random_crop and self.legacy_crop:
+            raise UserError("[data] random_crop and legacy_crop exclude each other: set one of them to False")
         if self.num_bits > self.depth:
             raise UserError(
                 f"[data] num_bits must be at most {self.depth}, the bits of a stored value, not "

@@ -12,14 +12,15 @@ from tests.support.tiny_encoder import write_encoder
 
 TWINS = ("torch", "jax")
 STEPS, BATCH = 4, 4
+MORE = ("data.random_crop=True", "data.random_horizontal_flip=True", "data.encode_first=True")
 
 
 @pytest.fixture(scope="module")
 def options(tmp_path_factory):
     folder = tmp_path_factory.mktemp("captions")
-    pictures = captioned.write_pictures(folder / "pictures")
+    pictures = captioned.write_pictures(folder / "pictures", size=(20, 9))
     encoder, tokenizer = write_encoder(folder, "clip"), tiny_maskgit.write_tokenizer(folder)
-    return partial(captioned.options, pictures, tokenizer, encoder, folder / "cache", *captioned.MODEL)
+    return partial(captioned.options, pictures, tokenizer, encoder, folder / "cache", *captioned.UVIT, *MORE)
 
 
 @pytest.mark.usefixtures("quick_engines")
@@ -45,3 +46,5 @@ def test_both_twins_see_the_same_batches_and_learn_the_same(options):
             np.testing.assert_array_equal(array, other[name])
     np.testing.assert_allclose(losses["torch"], losses["jax"], rtol=1e-9)
     assert len(set(losses["torch"])) == STEPS
+    assert {name for batch in batches for name in batch} >= {"image", "text", "text_mask", "pooled", "micro"}
+    assert len({tuple(row) for batch in batches for row in batch["micro"]}) > BATCH

@@ -22,12 +22,12 @@ UVIT = (
 )
 
 
-def write_pictures(folder, captions=None, side=8):
-    """Write grey pictures with captions; return the folder."""
+def write_pictures(folder, captions=None, size=(8, 8)):
+    """Write grey pictures of (width, height) with captions; return the folder."""
     folder.mkdir(parents=True)
     generator = np.random.default_rng(0)
     for name, texts in (captions or CAPTIONS).items():
-        pixels = generator.integers(0, 256, (side, side), np.uint8)
+        pixels = generator.integers(0, 256, size[::-1], np.uint8)
         Image.fromarray(pixels).save(folder / f"{name}.png")
         if name == "e":
             line = {"file_name": "e.png", "text": texts}

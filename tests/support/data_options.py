@@ -26,6 +26,7 @@ def make_options(source, resolution, channels, *, seed=5, num_cpus=2, **data):
         "skip_corrupt": False,
         "labels": False,
         "legacy_crop": False,
+        "random_crop": False,
         "text_seq_len": 0,
         "padding_id": 0,
     }

@@ -62,6 +62,13 @@ class TokenData(Data):
         doc="folder of encoded captions, which runs share; empty: 'texts' in DIOSCURI_CACHE or "
         "~/.cache/dioscuri",
     )
+    aesthetic_score: float = option(
+        6.0,
+        low=-100,
+        high=100,
+        needs=("text_encoder_path", ()),
+        doc="with micro-conditions: aesthetic score of training pictures without one",
+    )
     encode_first: bool = option(
         False,
         needs=("text_encoder_path", ()),

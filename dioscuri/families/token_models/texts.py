@@ -62,6 +62,7 @@ def caption_source(hparams: HParams) -> CaptionSource | None:
         layer=-1 - skipped_layers(hparams, conditions),
         pooled="pooled" in conditions,
         micro="micro" in conditions,
+        aesthetic_score=data.aesthetic_score,
         encode_first=data.encode_first,
     )
 
