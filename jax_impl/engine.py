@@ -191,7 +191,11 @@ class Engine:
         return devices
 
     def _frozen(self) -> dict[str, jax.Array]:
-        frozen: dict[str, jax.Array] = self._replicate(self._cast(self.family.frozen()))
+        arrays = {
+            name: np.asarray(array, self.runner.frozen_dtype(name))
+            for name, array in self.family.frozen().items()
+        }
+        frozen: dict[str, jax.Array] = self._replicate(arrays)
         return frozen
 
     def _begin(self) -> None:

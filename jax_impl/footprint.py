@@ -45,7 +45,10 @@ class _PlannedEngine(Engine):
         return Devices(Mesh(np.array(jax.devices("cpu")[:1]), ("data",)), 0, 1)
 
     def _frozen(self) -> dict[str, Any]:
-        return {name: self._shape(shape) for name, shape in self.family.frozen_shapes().items()}
+        return {
+            name: self._shape(shape, self.runner.frozen_dtype(name))
+            for name, shape in self.family.frozen_shapes().items()
+        }
 
     def _begin(self) -> None:
         def state() -> TrainState:

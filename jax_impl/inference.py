@@ -16,7 +16,7 @@ from dioscuri.engine import Array, mode, padded_rows, split_arguments, step_numb
 from dioscuri.errors import UserError
 from dioscuri.inputs import check_lengths
 from dioscuri.plans.layout import check_shapes
-from dioscuri.plans.lora import adapter_noise, adapters_of, network_shapes, without_adapters
+from dioscuri.plans.lora import BASE, adapter_noise, adapters_of, network_shapes, without_adapters
 from dioscuri.plans.noise import NoiseSpec
 from jax_impl.devices import COMPUTE_DTYPES, Devices, check_precision
 from jax_impl.families.lora import build_network
@@ -105,6 +105,12 @@ class Runner:
     def placed(self, arrays: Arrays) -> dict[str, jax.Array]:
         """Arrays on the devices, with their rows sharded."""
         return {name: self.devices.place(array, self.dtype) for name, array in arrays.items()}
+
+    def frozen_dtype(self, name: str) -> Any:
+        """Type of a frozen array: the weights of an adapted base are kept as the network computes with them,
+        others as floats are."""
+        is_base = name.startswith(BASE)
+        return COMPUTE_DTYPES[self.methods.hparams.train.precision] if is_base else self.dtype
 
     def jit(self, function: Any, key: Hashable, **options: Any) -> Any:
         """The compiled function, cached."""

@@ -81,7 +81,10 @@ class InferenceEngine:
         if not self.family.uses_frozen(method):
             return {}
         if self.frozen is None:
-            arrays = {name: np.asarray(array, self.dtype) for name, array in self.family.frozen().items()}
+            arrays = {
+                name: np.asarray(array, self.runner.frozen_dtype(name))
+                for name, array in self.family.frozen().items()
+            }
             self.frozen = jax.device_put(arrays, self.devices.replicated)
         return self.frozen
 

@@ -148,7 +148,9 @@ class _PlannedEngine(Engine):
         formats = {4: torch.channels_last}
         return {
             name: torch.empty(
-                shape, dtype=self.dtype, memory_format=formats.get(len(shape), torch.contiguous_format)
+                shape,
+                dtype=self.runner.frozen_dtype(name),
+                memory_format=formats.get(len(shape), torch.contiguous_format),
             )
             for name, shape in self.family.frozen_shapes().items()
         }

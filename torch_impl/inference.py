@@ -13,7 +13,7 @@ from dioscuri.engine import Array, mode, padded_rows, split_arguments, step_numb
 from dioscuri.errors import UserError
 from dioscuri.inputs import check_lengths
 from dioscuri.plans.layout import check_shapes
-from dioscuri.plans.lora import adapter_noise, adapters_of, without_adapters
+from dioscuri.plans.lora import BASE, adapter_noise, adapters_of, without_adapters
 from dioscuri.plans.noise import NoiseSpec
 from torch_impl.devices import COMPUTE_DTYPES, Devices
 from torch_impl.families.lora import build_network
@@ -77,10 +77,20 @@ class Runner:
     def frozen(self) -> dict[str, Tensor]:
         """The family's frozen tensors on the device. Kernels have channels last, as convolutions here want
         them: otherwise they would be copied."""
+        placed = {
+            name: self.devices.place(array, self.frozen_dtype(name))
+            for name, array in self.methods.frozen().items()
+        }
         return {
             name: tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
-            for name, tensor in self.placed(self.methods.frozen()).items()
+            for name, tensor in placed.items()
         }
+
+    def frozen_dtype(self, name: str) -> torch.dtype:
+        """Type of a frozen tensor: the weights of an adapted base are kept as the network computes with them,
+        others as floats are."""
+        is_base = name.startswith(BASE)
+        return COMPUTE_DTYPES[self.methods.hparams.train.precision] if is_base else self.dtype
 
     def _tensors(self, numbers: Mapping[str, Any]) -> dict[str, Any]:
         """Arguments that are the same for every row."""

@@ -11,7 +11,7 @@ from dioscuri.checkpoint.compare import match
 from dioscuri.checkpoint.pretrained import without_discriminator
 from dioscuri.checkpoint.trained_run import TrainedFolder, open_trained
 from dioscuri.errors import UserError
-from dioscuri.plans.lora import adapters_of
+from dioscuri.plans.lora import adapters_of, merged
 
 
 def open_base(hparams: Any) -> TrainedFolder:
@@ -31,6 +31,14 @@ def base_weights(hparams: Any, shapes: Mapping[str, tuple[int, ...]]) -> dict[st
     weights = without_discriminator(open_base(hparams).read().state["ema"])
     match(shapes, weights, "base", f"[lora] base '{hparams.lora.base}'")
     return weights
+
+
+def whole_weights(hparams: Any, weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Weights of the network; for a run of adapters, the base's with the adapters folded in."""
+    if (options := adapters_of(hparams)) is None:
+        return dict(weights)
+    base = open_base(hparams).read().state["ema"]
+    return merged({**without_discriminator(base), **weights}, options.scale)
 
 
 def base_of(hparams: Any) -> dict[str, Any]:

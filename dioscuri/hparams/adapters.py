@@ -29,8 +29,10 @@ class LoRA:
     base: str = option(
         "",
         path=True,
+        model=True,
         needs=("rank", ()),
-        doc="the trained model: its run folder logs-<name>, or the folder it was saved to",
+        doc="the trained model: its run folder logs-<name>, the folder it was saved to, or the name of a "
+        "shipped model",
     )
 
     @property

@@ -14,6 +14,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from dioscuri.errors import UserError, did_you_mean, shorten
 from dioscuri.hparams.reader import DEFAULT, Setting, Settings
+from dioscuri.places import shipped_models
 
 _WORDS = {int: "a whole number", float: "a number", bool: "True or False", str: "text", type(None): "None"}
 LARGEST = 10**12
@@ -29,6 +30,7 @@ def option(
     low: float | None = None,
     high: float | None = None,
     path: bool = False,
+    model: bool = False,
     alias: Sequence[str] = (),
     needs: tuple[str, Sequence[Any]] | None = None,
     needs_any: Sequence[tuple[str, Sequence[Any]]] = (),
@@ -38,12 +40,14 @@ def option(
 
     `low` and `high` bound every number of the value, even in lists; `high` is at most `LARGEST` by default.
     `path`: relative paths start from the twin's folder in a `.cfg` or as a default, and from the working
-    directory on the command line; they become absolute, except ''. `alias`: further names of the option.
+    directory on the command line; they become absolute, except ''. `model`: where nothing is at a path, it
+    may be the name of a model shipped with Dioscuri. `alias`: further names of the option.
     `needs`: another option, of the section or as `section.option`, and its values with which this option is
     used, where () stands for all that are not off; with any other value, this option is refused. `needs_any`:
     several of these, one of which must hold. `twin`: the only twin that uses the option.
     """
     metadata = {"doc": doc, "choices": choices, "low": low, "high": high, "path": path, "twin": twin}
+    metadata["model"] = model
     switches = (needs,) if needs else tuple(needs_any)
     return field(default=default, metadata={**metadata, "alias": tuple(alias), "needs": switches})
 
@@ -85,6 +89,8 @@ def typed(setting: Setting, declared: Field[Any], hint: Any) -> Any:
         if not isinstance(value, str) and not all(value):
             raise UserError(f"{setting.where} has an empty path: leave it out")
         absolute = tuple(absolute_path(path, setting.start(path)) for path in paths)
+        if declared.metadata["model"]:
+            absolute = tuple(map(_shipped_or, paths, absolute))
         return absolute[0] if isinstance(value, str) else absolute
     return value
 
@@ -174,6 +180,13 @@ def _numbers(value: Any) -> Iterator[float]:
 def absolute_path(path: str, base: Path) -> str:
     """A path that starts from `base`; '' stays."""
     return os.path.normpath(base / Path(path).expanduser()) if path else ""
+
+
+def _shipped_or(name: str, path: str) -> str:
+    """The path or, if nothing is there, the folder of the shipped model of that name."""
+    shipped = shipped_models() / name
+    is_name = Path(name).name == name and (shipped / "config.json").is_file()
+    return str(shipped) if is_name and not Path(path).exists() else path
 
 
 def _quoted(value: Any) -> Any:

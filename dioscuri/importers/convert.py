@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from dioscuri import schedules
 from dioscuri.checkpoint import store
+from dioscuri.checkpoint.base_model import whole_weights
 from dioscuri.checkpoint.directory import RunDirectory
 from dioscuri.checkpoint.flax_msgpack import read_flax
 from dioscuri.checkpoint.pretrained import TOKENIZER, without_discriminator, write_folder
@@ -156,7 +157,7 @@ def export_run(
     log_root, name = split_run(run)
     hparams = load(copy_path(log_root, name), twin=log_root)
     checkpoint = store.load(RunDirectory(run).checkpoints, step)
-    weights = without_discriminator(checkpoint.state["ema"])
+    weights = whole_weights(hparams, without_discriminator(checkpoint.state["ema"]))
     done = f"{target}: averaged weights of step {checkpoint.step} of {run}"
     if text_encoder is not None:
         write_pipeline(target, hparams, weights, text_encoder)

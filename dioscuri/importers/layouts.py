@@ -8,11 +8,13 @@ import numpy as np
 
 from dioscuri.checkpoint.files import tensor_bytes
 from dioscuri.checkpoint.pretrained import CONFIG, TENSORS
+from dioscuri.checkpoint.torch_files import torch_bytes
 from dioscuri.families.maskgit.plan import MASK_FIRST
 from dioscuri.files import replacing, write_json
 from dioscuri.importers.diffusers_layout import to_diffusers
 from dioscuri.importers.maskbit_folders import to_maskbit
 from dioscuri.importers.meissonic import to_meissonic
+from dioscuri.importers.open_muse_layout import to_open_muse
 from dioscuri.importers.titok import to_titok
 from dioscuri.importers.titok_generators import to_titok_generator
 
@@ -31,18 +33,24 @@ LAYOUTS: dict[str, Writer] = {
     "diffusers": to_diffusers,
     "maskbit": to_maskbit,
     "meissonic": to_meissonic,
+    "open-muse": to_open_muse,
     "titok": _titok,
 }
 """Project -> function from options and canonical weights to its configuration and weights; a `UserError`
 names what its layout cannot express."""
 
-FILES = dict.fromkeys(("meissonic", "diffusers"), "diffusion_pytorch_model.safetensors")
+FILES = {
+    **dict.fromkeys(("meissonic", "diffusers"), "diffusion_pytorch_model.safetensors"),
+    "open-muse": "pytorch_model.bin",
+}
 """Names of files of weights that are not `model.safetensors`, by project."""
 
 
 def write_layout(folder: Path, layout: str, hparams: Any, weights: Arrays) -> None:
     """Write `config.json` and the file of weights as the project publishes them."""
     config, published = LAYOUTS[layout](hparams, weights)
-    with replacing(folder / FILES.get(layout, TENSORS)) as temporary:
-        temporary.write_bytes(tensor_bytes(published))
+    file = folder / FILES.get(layout, TENSORS)
+    content = torch_bytes(published) if file.suffix == ".bin" else tensor_bytes(published)
+    with replacing(file) as temporary:
+        temporary.write_bytes(content)
     write_json(folder / CONFIG, config)

@@ -10,6 +10,7 @@ from safetensors.numpy import load_file
 
 from dioscuri.checkpoint import store
 from dioscuri.checkpoint.makers import open_tokenizer_folder
+from dioscuri.cli.convert import main as convert
 from tests.support import tiny_maskgit, tiny_titok
 from tests.support.adapters import write_base
 from tests.support.engines import pictures
@@ -83,6 +84,16 @@ def test_a_run_of_adapters_goes_on_and_synthesises(folder, twin, tmp_path):
     words = ("synthesis.synthesis_mode=generation", "synthesis.n_generation_batches=1")
     call("synthesize", home, folder / "tiny_maskgit.cfg", "run.name=tuned", *words)
     assert list((home / "logs-tuned").rglob("image-*.png"))
+
+
+def test_a_run_of_adapters_is_written_as_a_whole_model(folder, tmp_path):
+    run, dio = folder / "torch_impl" / "logs-tuned", import_module("dioscuri.torch")
+    expected = dio.load(run).merge_adapter()._network.weights()
+    for layout in ([], ["--to", "open-muse"]):
+        out = tmp_path / "-".join(["out", *layout])
+        convert([str(run), "--to-folder", str(out), "--step", "best", *layout])
+        for name, array in dio.load(out)._network.weights().items():
+            np.testing.assert_array_equal(array, expected[name])
 
 
 def test_adapters_of_a_tokenizer_are_trained(tmp_path):

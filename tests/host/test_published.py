@@ -1,21 +1,27 @@
 """Models that published configurations describe, and configurations that are refused."""
 
+import json
 from dataclasses import replace
 from math import prod
 
 import numpy as np
 import pytest
+import torch
 
+from dioscuri.checkpoint.tensor_files import read_config
 from dioscuri.errors import UserError
 from dioscuri.families.maskgit import transformers
 from dioscuri.families.vqgan.plan import make_plan
 from dioscuri.families.vqgan.tables import parameter_table
 from dioscuri.hparams import load
+from dioscuri.importers.layouts import write_layout
 from dioscuri.importers.meissonic import from_meissonic, meissonic_options, to_meissonic
+from dioscuri.importers.open_model import open_published
 from dioscuri.importers.published import recognise
 from dioscuri.importers.published_run import BASES
 from dioscuri.importers.taming import from_taming, taming_tokenizer
 from dioscuri.plans.parameters import shapes
+from tests.support.published import CASES, CLASSES, write_folder
 
 DDCONFIG = {"double_z": True, "z_channels": 4, "resolution": 256, "in_channels": 3, "out_ch": 3, "ch": 128}
 KL = {"target": "ldm.models.autoencoder.AutoencoderKL", "params": {"embed_dim": 4, "ddconfig": DDCONFIG}}
@@ -120,3 +126,39 @@ def test_a_meissonic_goes_back_to_its_configuration():
 def test_meissonics_that_are_refused(changes, says):
     with pytest.raises(UserError, match=says):
         size(MEISSONIC | changes)
+
+
+@pytest.mark.parametrize("case", CLASSES)
+def test_models_are_written_for_open_muse(tmp_path, case):
+    """The configuration has the keys and values of the recorded one, and reads back as the same model."""
+    opened = open_published(write_folder(tmp_path / "theirs", case))
+    write_layout(tmp_path / "ours", "open-muse", opened.hparams, opened.weights)
+    theirs, ours = (read_config(tmp_path / name / "config.json") for name in ("theirs", "ours"))
+    assert {name: ours[name] for name in theirs} == theirs
+    mask = json.loads((CASES / case / "case.json").read_text()).get("mask_token_id")
+    assert mask == ours.get("mask_token_id")
+    assert list(ours) == sorted(ours)
+    again = open_published(tmp_path / "ours")
+    assert again.hparams == opened.hparams
+    files = [torch.load(tmp_path / name / "pytorch_model.bin") for name in ("theirs", "ours")]
+    assert files[0].keys() == files[1].keys()
+    assert all(torch.equal(files[1][name], tensor) for name, tensor in files[0].items())
+
+
+@pytest.mark.parametrize(
+    ("case", "option", "value"),
+    [
+        ("maskgit_vqgan", "quantizer", "ema"),
+        ("taming_vqgan", "norm_groups", 4),
+        ("maskgit_transformer_text_cfg", "legacy_mlp_layernorm", False),
+        ("uvit_v2", "critic", "self"),
+    ],
+)
+def test_what_open_muse_lacks_is_named(tmp_path, case, option, value):
+    opened = open_published(write_folder(tmp_path / "theirs", case))
+    other = replace(opened.hparams, model=replace(opened.hparams.model, **{option: value}))
+    with pytest.raises(
+        UserError, match=rf"\[model\] {option} is {value!r}, which .* open-muse does not have"
+    ):
+        write_layout(tmp_path / "ours", "open-muse", other, opened.weights)
+    assert not (tmp_path / "ours").exists()

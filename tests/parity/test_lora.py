@@ -6,6 +6,10 @@ from importlib import import_module
 import numpy as np
 import pytest
 
+from dioscuri.checkpoint.base_model import base_weights, open_base
+from dioscuri.contract import family_of
+from dioscuri.errors import UserError
+from dioscuri.hparams import load
 from dioscuri.hparams.adapters import LoRA
 from dioscuri.library.describe import Question, described, plan_facts, step_facts
 from dioscuri.plans import lora
@@ -14,6 +18,7 @@ from tests.parity import denoiser_cases, transformer_cases
 from tests.parity import test_maskgit_training as masked_tokens
 from tests.parity import test_metroplex_training as metroplex
 from tests.parity import test_sundae_training as sundae
+from tests.parity.option_cases import ROOT
 from tests.support import denoisers, engines, tiny_maskgit, tiny_sundae, tiny_titok, transformers
 from tests.support.adapters import trained_adapters, write_base
 from torch_impl.layers.lora import adapt
@@ -229,6 +234,15 @@ def tune(model, batch):
         updates, moments = optimizer.update(grads, moments, state)
         state = optax.apply_updates(state, updates)
     model.state = state
+
+
+def test_a_shipped_model_is_a_base_by_its_name():
+    hparams = load(ROOT / "egs" / "maskgit" / "digits.cfg", ["lora.rank=2", "lora.base=digits-maskgit"])
+    weights = base_weights(hparams, family_of(hparams).network_shapes(hparams))
+    shipped = import_module("dioscuri.torch").load("digits-maskgit")._network.weights()
+    assert all((weights[name] == array).all() for name, array in shipped.items())
+    with pytest.raises(UserError, match="digits-maskgot' does not exist"):
+        open_base(load(ROOT / "egs" / "maskgit" / "digits.cfg", ["lora.rank=2", "lora.base=digits-maskgot"]))
 
 
 def test_both_twins_have_the_same_loss_with_the_same_noise():

@@ -23,8 +23,9 @@ class TokenData(Data):
     tokenizer_path: str = option(
         "",
         path=True,
-        doc="the tokenizer: its run folder logs-<name>, or the folder it was saved to. Without it, a model "
-        "can train on tokens but not make pictures",
+        model=True,
+        doc="the tokenizer: its run folder logs-<name>, the folder it was saved to, or the name of a shipped "
+        "one. Without it, a model can train on tokens but not make pictures",
     )
     grid: int = option(
         low=0, high=2**10, doc="tokens per side of a picture; 0 for sequences: 1-D tokens, and in sundae text"

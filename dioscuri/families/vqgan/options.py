@@ -111,6 +111,7 @@ class Loss:
     proxy_path: str = option(
         "",
         path=True,
+        model=True,
         needs=("model.decoder_output", ("proxy_codes", "proxy_pixels")),
         doc="titok: run or folder of the other tokenizer, whose codes the first stage learns, and whose "
         "decoder the second one starts from",
@@ -118,6 +119,7 @@ class Loss:
     stage1_path: str = option(
         "",
         path=True,
+        model=True,
         needs=("model.decoder_output", ("proxy_pixels",)),
         doc="titok: run or folder of the first stage, which the second one starts from",
     )
