@@ -11,6 +11,7 @@ from safetensors.numpy import load_file
 from dioscuri.checkpoint import store
 from dioscuri.checkpoint.makers import open_tokenizer_folder
 from dioscuri.cli.convert import main as convert
+from dioscuri.families.vqgan.trained import open_tokenizer
 from tests.support import tiny_maskgit, tiny_titok
 from tests.support.adapters import write_base
 from tests.support.engines import pictures
@@ -111,6 +112,9 @@ def test_adapters_of_a_tokenizer_are_trained(tmp_path):
     np.testing.assert_array_equal(tuned.reconstruct(pixels), saved.reconstruct(pixels))
     for name, array in plain._network.weights().items():
         np.testing.assert_array_equal(tuned._network.weights()[name], array)
+    whole = saved.merge_adapter()._network.weights()
+    for name, array in open_tokenizer(run).weights.items():  # as the tokenizer of a token model
+        np.testing.assert_array_equal(whole[name], array)
 
 
 def refusal(capsys, home, words):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dioscuri.checkpoint.base_model import whole_weights
 from dioscuri.checkpoint.makers import open_tokenizer_folder
 from dioscuri.checkpoint.trained_run import TrainedFolder, check_finite
 from dioscuri.errors import UserError
@@ -25,7 +26,7 @@ class TrainedTokenizer(TrainedFolder):
         A `UserError` names the first tensor that is missing, of the wrong shape or not finite.
         """
         checkpoint = self.read()
-        averaged = checkpoint.state["ema"]
+        averaged = whole_weights(self.hparams, checkpoint.state["ema"])
         table = tokenizer_tables.parameter_table(self.plan)
         for name, parameter in table.items():
             if name not in averaged or averaged[name].shape != parameter.shape:
