@@ -35,7 +35,7 @@ from dioscuri.checkpoint import store
 from dioscuri.checkpoint.directory import RunDirectory
 from dioscuri.cli.convert import main as convert
 from dioscuri.errors import run_command
-from dioscuri.files import read_json, replacing
+from dioscuri.files import read_json, replacing, write_json
 from dioscuri.places import examples, here, runs_folder
 from dioscuri.run.sweep.state import SweepFolder
 from dioscuri.run.sweep.table import Run, open_table
@@ -53,7 +53,7 @@ REAL = "training pictures"
 
 COLUMNS = {
     "bits_per_dim": ("bits/dim", ".3f"),
-    "FD-classifier": ("FD", ".1f"),
+    "FD-classifier": ("FD", ".2f"),
     "KD-classifier": ("KD", ".2f"),
     "precision": ("precision", ".2f"),
     "recall": ("recall", ".2f"),
@@ -122,13 +122,18 @@ def compare(runs: Sequence[Run], folder: SweepFolder) -> list[Row]:
     judge = runs_folder("", here().home("torch")) / f"logs-{CLASSIFIER}"
     if not judge.is_dir():
         convert([CLASSIFIER, "--run", str(judge)])
-    dio = import_module("dioscuri.torch")
-    classifier, rows = dio.load(CLASSIFIER), []
+    load = import_module("dioscuri.torch").load
+    classifier, rows = load(CLASSIFIER), []
     for run in runs:
-        model = dio.load(folder.directory(run).path)
-        rows.append({**facts(run, folder, model), **measures(model, classifier, judge)})
-        print(f"{run.name}: class agreement {rows[-1]['class_agreement']:.1%}", flush=True)
-    return [*rows, real_row(model, classifier, judge)] if runs else []
+        file = folder.directory(run).path / "comparison.json"
+        row = read_json(file, "row of the comparison") if file.is_file() else {}
+        if row.get("batches") != folder.step(run):  # not measured yet, or trained on since
+            model = load(folder.directory(run).path)
+            row = {**facts(run, folder, model), **measures(model, classifier, judge)}
+            write_json(file, row)
+        rows.append(row)
+        print(f"{run.name}: class agreement {row['class_agreement']:.1%}", flush=True)
+    return [*rows, real_row(load(folder.directory(runs[0]).path), classifier, judge)] if runs else []
 
 
 def facts(run: Run, folder: SweepFolder, model: Any) -> Row:
@@ -167,7 +172,7 @@ def measures(model: Any, classifier: Any, judge: Path) -> Row:
         **evaluated(made, pictures, "--extractor", str(judge)),
         "class_agreement": float(np.mean(classifier.classify(made) == asked)),
         "samples_per_second": N_SAMPLES / seconds,
-        "pictures": made[:N_CLASSES],
+        "pictures": made[:N_CLASSES].tolist(),
     }
 
 
@@ -189,7 +194,7 @@ def real_row(model: Any, classifier: Any, judge: Path) -> Row:
         "seed": None,
         **evaluated(train, test, "--extractor", str(judge)),
         "class_agreement": float(np.mean(classifier.classify(test) == sets.test.labels)),
-        "pictures": train[first],
+        "pictures": train[first].tolist(),
     }
 
 
@@ -244,36 +249,47 @@ def write_table(path: Path, lines: Sequence[str]) -> None:
 
 
 def draw(path: Path, rows: Sequence[Row]) -> None:
-    """Ten samples of each family's first seed, and three numbers of every run."""
+    """Ten samples of each family's first seed, and three numbers of every run in the colours of the names."""
     from matplotlib.figure import Figure  # most of a second to import
 
     families = list(by_family(rows))
-    figure = Figure(figsize=(10.0, 5.6), dpi=120, layout="constrained")
-    above, below = figure.subfigures(2, 1, height_ratios=(len(families), 5))
-    for axes, (family, of_family) in zip(
-        above.subplots(len(families), 1, squeeze=False)[:, 0], families, strict=True
-    ):
-        axes.imshow(np.concatenate(of_family[0]["pictures"][..., 0], 1), cmap="gray", vmin=0, vmax=255)
-        axes.set_ylabel(family_name(family), rotation=0, ha="right", va="center")
-        axes.set(xticks=[], yticks=[])
-    one, two, three = below.subplots(1, 3)
+    figure = Figure(figsize=(9.0, 6.0), dpi=120, layout="constrained")
+    above, below = figure.subfigures(2, 1, height_ratios=(len(families), 4.5))
+    strips = above.subplots(len(families), 1, squeeze=False)[:, 0]
+    charts = below.subplots(1, 3)
     for number, (family, of_family) in enumerate(families):
-        style = {"color": "black" if family == REAL else f"C{number}", "label": family_name(family)}
-        _dots(one, of_family, "recall", "precision", **style)
-        _dots(two, of_family, "class_agreement", "FD-classifier", **style)
-        if family != REAL:
-            _dots(three, of_family, "samples_per_second", "FD-classifier", **style)
-    one.set(xlabel="recall", ylabel="precision")
-    two.set(xlabel="class agreement", ylabel="FD, lower is better", yscale="log")
-    three.set(xlabel="samples per second of computing", ylabel="FD", xscale="log", yscale="log")
-    one.legend(fontsize="small")
+        colour = "black" if family == REAL else f"C{number}"
+        _strip(strips[number], of_family[0], family_name(family), colour)
+        for axes, (x, y) in zip(charts, _CHARTS, strict=True):
+            points = [(row[x], row[y]) for row in of_family if x in row]
+            axes.plot(*zip(*points, strict=True), "o", color=colour) if points else None
+    for axes, (x, y) in zip(charts, _CHARTS, strict=True):
+        axes.set(xlabel=_LABELS[x], ylabel=_LABELS[y], yscale="log" if y == "FD-classifier" else "linear")
+        axes.yaxis.set_minor_formatter("")
+        axes.grid(visible=True, alpha=0.3)
     with replacing(path) as beside:
         figure.savefig(beside, format="png")
 
 
-def _dots(axes: Any, rows: Sequence[Row], x: str, y: str, **style: Any) -> None:
-    axes.plot([row[x] for row in rows], [row[y] for row in rows], "o", **style)
-    axes.grid(visible=True, alpha=0.3)
+_CHARTS = (
+    ("recall", "precision"),
+    ("class_agreement", "FD-classifier"),
+    ("samples_per_second", "FD-classifier"),
+)
+_LABELS = {
+    "recall": "recall",
+    "precision": "precision",
+    "class_agreement": "class agreement",
+    "FD-classifier": "FD, lower is better",
+    "samples_per_second": "samples per second of computing",
+}
+
+
+def _strip(axes: Any, row: Row, name: str, colour: str) -> None:
+    """A picture of each class side by side, with the family's name in its colour."""
+    axes.imshow(np.concatenate(np.array(row["pictures"])[..., 0], 1), cmap="gray", vmin=0, vmax=255)
+    axes.set_ylabel(name, rotation=0, ha="right", va="center", color=colour)
+    axes.set(xticks=[], yticks=[])
 
 
 if __name__ == "__main__":

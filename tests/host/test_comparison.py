@@ -1,6 +1,7 @@
 """The comparison of the four families: equal seconds, and its table and figure."""
 
 import csv
+from types import SimpleNamespace
 
 import numpy as np
 from PIL import Image
@@ -14,7 +15,7 @@ ENCODING = 5
 
 
 def row(family, seed, **numbers):
-    pictures = np.zeros((10, 4, 4, 1), np.uint8)
+    pictures = np.zeros((10, 4, 4, 1), np.uint8).tolist()
     known = {"recall": 0.5, "precision": 0.5, "FD-classifier": 2.0, "class_agreement": 0.9}
     return {"family": family, "seed": seed, **known, "samples_per_second": 9, "pictures": pictures, **numbers}
 
@@ -70,3 +71,22 @@ def test_the_figure_is_a_picture(tmp_path):
     with Image.open(tmp_path / "comparison.png") as image:
         assert min(image.size) > 400
         assert len(np.unique(np.asarray(image.convert("L")))) > 10
+
+
+def test_a_run_is_measured_once_until_it_is_trained_on(tmp_path, monkeypatch):
+    measured, steps = [], {"a": 5}
+    folder = SimpleNamespace(directory=lambda _: SimpleNamespace(path=tmp_path), step=lambda _: steps["a"])
+    run = SimpleNamespace(name="a")
+    (tmp_path / f"logs-{tool.CLASSIFIER}").mkdir()
+    monkeypatch.setattr(tool, "runs_folder", lambda *_: tmp_path)
+    monkeypatch.setattr(tool, "import_module", lambda _: SimpleNamespace(load=lambda path: path))
+    monkeypatch.setattr(tool, "facts", lambda *_: {"batches": steps["a"]})
+    monkeypatch.setattr(tool, "measures", lambda *_: measured.append(steps["a"]) or {"class_agreement": 0.5})
+    monkeypatch.setattr(tool, "real_row", lambda *_: {"family": tool.REAL})
+    first, again = (tool.compare([run], folder) for _ in range(2))
+    assert first == again == [{"batches": 5, "class_agreement": 0.5}, {"family": tool.REAL}]
+    assert measured == [5]
+    steps["a"] = 9
+    assert tool.compare([run], folder)[0]["batches"] == 9
+    assert measured == [5, 9]
+    assert tool.compare([], folder) == []
