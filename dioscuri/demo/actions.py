@@ -13,6 +13,7 @@ from dioscuri.demo.exhibit import Exhibit
 from dioscuri.engine import Array
 from dioscuri.errors import UserError
 from dioscuri.families.token_models.face import TokenModel
+from dioscuri.outputs.pictures import in_rows
 
 MOST_PICTURES = 64
 MOST_FILM = 2**27
@@ -205,7 +206,7 @@ def keep(
         **in_turn(classes, n),
     )
     says = f"the first {k} of {len(z)} latent groups are those of the picture"
-    return pictures.shown([picture[None], *pictures.in_rows(drawn)], [["picture"]]), says
+    return pictures.shown([picture[None], *in_rows(drawn)], [["picture"]]), says
 
 
 def classify(exhibit: Exhibit, picture: Array | None) -> dict[str, float]:

@@ -18,9 +18,9 @@ from dioscuri.errors import UserError, did_you_mean
 from dioscuri.face.model import face_of
 from dioscuri.hparams.loading import assemble
 from dioscuri.hparams.reader import read
-from dioscuri.hub import local_folder
+from dioscuri.hub import INDEX, local_folder
 from dioscuri.importers.open_model import open_published
-from dioscuri.importers.pipelines import INDEX, is_pipeline, read_pipeline
+from dioscuri.importers.pipelines import is_pipeline, read_pipeline
 from dioscuri.places import shipped_models
 from dioscuri.plans.lora import adapters_of, trained_shapes
 

@@ -1,4 +1,4 @@
-"""A user's program, checked with `mypy --strict`: the public interface has types."""
+"""A user's program, checked as with `mypy --strict`: the public interface has types."""
 
 from collections.abc import Iterable
 from pathlib import Path
