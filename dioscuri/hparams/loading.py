@@ -44,7 +44,7 @@ def assemble(document: Document, overrides: Sequence[Setting], twin: Path, runs:
         runs = _runs(command_line.merge(settings(document, twin.absolute()), overrides), twin)
     merged = command_line.merge(settings(document, twin.absolute(), runs), overrides)
     hparams = build(family(merged).HParams, merged, document.source, twin.absolute())
-    _check_run_name(hparams.run.name, merged)
+    check_run_name(hparams.run.name, merged)
     return hparams
 
 
@@ -72,7 +72,8 @@ def _lookup(merged: Settings, option: str) -> Setting | None:
     return next((merged[s][option] for s in ("run", DEFAULT) if option in merged.get(s, {})), None)
 
 
-def _check_run_name(name: str, merged: Settings) -> None:
+def check_run_name(name: str, merged: Settings) -> None:
+    """Raise a `UserError` if a run's name cannot be that of a folder."""
     setting = _lookup(merged, "name")
     assert setting is not None
     if any("\ud800" <= letter <= "\udfff" for letter in name):  # bytes that were no text here

@@ -12,6 +12,7 @@ from dioscuri.face.network import precision_of
 from dioscuri.face.options import setting, settings_of
 from dioscuri.face.usual import SHARED, Values
 from dioscuri.hparams.building import build
+from dioscuri.hparams.loading import check_run_name
 from dioscuri.hparams.loading import family as family_options
 from dioscuri.hparams.overrides import merge
 from dioscuri.hparams.reader import Setting, Settings, read, settings
@@ -45,7 +46,9 @@ def new(
     given += [] if beside is None else _settings(_of_tokenizer(beside), sections, but=given)
     if not document:
         document = _usual(name, sections, given)
-    hparams = build(kind.HParams, merge(document, given), SOURCE, Path.cwd())
+    merged = merge(document, given)
+    hparams = build(kind.HParams, merged, SOURCE, Path.cwd())
+    check_run_name(hparams.run.name, merged)
     check_twin(hparams, given, twin)
     hparams = _alone(face, hparams)
     if dtype is not None:

@@ -17,6 +17,8 @@ Array = np.ndarray
 
 MILLISECONDS = 100  # per frame of a clip
 STEP_MILLISECONDS = 400
+ANIMATED = {".gif": "GIF", ".png": "PNG", ".webp": "WEBP"}
+"""Kinds of animated pictures by suffix."""
 
 
 def save_example(folder: Path, stem: str, example: Array, data: Data) -> Path:
@@ -24,7 +26,7 @@ def save_example(folder: Path, stem: str, example: Array, data: Data) -> Path:
     if example.ndim == 2:
         return _save_sound(folder / f"{stem}.wav", example, data)
     if example.ndim == 4:
-        return _save_gif(folder / f"{stem}.gif", list(example), MILLISECONDS)
+        return _save_animation(folder / f"{stem}.gif", list(example), MILLISECONDS)
     return save_picture(folder, stem, example)
 
 
@@ -33,12 +35,13 @@ def save_film(path: Path, frames: Array) -> None:
     clips, and frames of other than 1 or 3 channels make none."""
     if frames.ndim == 4 and frames.shape[-1] in (1, 3):
         there_and_back = [*frames, *frames[-2:0:-1]]
-        _save_gif(path, [enlarge(frame) for frame in there_and_back], MILLISECONDS)
+        _save_animation(path, [enlarge(frame) for frame in there_and_back], MILLISECONDS)
 
 
 def save_frames(path: Path, frames: Sequence[Array], milliseconds: int = STEP_MILLISECONDS) -> Path:
-    """Write pictures (H, W, 1 or 3) as an endless GIF, in which the last one stays longer."""
-    return _save_gif(path, [*frames, *[frames[-1]] * 3], milliseconds)
+    """Write pictures (H, W, 1 or 3) as an endless animation, in which the last one stays longer; the suffix
+    says of which kind."""
+    return _save_animation(path, [*frames, *[frames[-1]] * 3], milliseconds)
 
 
 def _save_sound(path: Path, sound: Array, data: Data) -> Path:
@@ -51,10 +54,16 @@ def _save_sound(path: Path, sound: Array, data: Data) -> Path:
     return path
 
 
-def _save_gif(path: Path, frames: Sequence[Array], milliseconds: int) -> Path:
+def _save_animation(path: Path, frames: Sequence[Array], milliseconds: int) -> Path:
     images = [Image.fromarray(frame[..., 0] if frame.shape[-1] == 1 else frame) for frame in frames]
     with replacing(path) as temporary:
         images[0].save(
-            temporary, format="GIF", save_all=True, append_images=images[1:], duration=milliseconds, loop=0
+            temporary,
+            format=ANIMATED[path.suffix],
+            save_all=True,
+            append_images=images[1:],
+            duration=milliseconds,
+            loop=0,
+            lossless=True,  # WebP; the others always are
         )
     return path

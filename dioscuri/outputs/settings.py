@@ -41,15 +41,16 @@ class OutputFolder:
         self.path, self.settings, self._writes = path, settings, writes
         self.done = 0 if progress.get("complete", True) else int(progress["done"])
         """Number of outputs that exist already, in the order in which the call makes them."""
-        self._drawn = dict(progress.get("drawn", {}))
+        self.drawn: Settings = dict(progress.get("drawn", {}))
+        """What is recorded of the outputs besides the settings."""
 
     def note(self, done: int, *, complete: bool = False, drawn: Settings | None = None) -> None:
-        """Record the settings and the number of outputs; `complete`: these are all. `drawn` holds further
-        settings of single files."""
-        self._drawn |= drawn or {}
+        """Record the settings and the number of outputs; `complete`: these are all. `drawn` holds what
+        else is to be recorded."""
+        self.drawn |= drawn or {}
         if self._writes:
             progress: Settings = {"done": done, "complete": complete}
-            progress |= {"drawn": self._drawn} if self._drawn else {}
+            progress |= {"drawn": self.drawn} if self.drawn else {}
             write_json(self.path / SETTINGS, self.settings | {PROGRESS: progress})
 
     def finish(self, done: int) -> None:

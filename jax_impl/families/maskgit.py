@@ -141,8 +141,9 @@ class MaskGITMethods(TokenModelMethods):
         """`tokens` (B, L) and, with a tokenizer, `image` (B, H, W, C), for the conditions of the batch;
         without any, `index` (B,) gives the batch size.
 
-        `every_step` adds each step's prediction of all tokens, `steps` (B, T, L), and which of them are
-        masked again, `masked` (B, T, L). `sampling` replaces the options of `[synthesis]`.
+        `taken` (B,) is the number of steps that the batch needed. `every_step` adds each step's prediction of
+        all tokens, `steps` (B, T, L), and which of them are masked again, `masked` (B, T, L). `sampling`
+        replaces the options of `[synthesis]`.
         """
         example = next(value for name, value in batch.items() if name in ("index", *self.plan.conditions))
         B = len(example)
@@ -223,11 +224,12 @@ class MaskGITMethods(TokenModelMethods):
             offsets=offsets,
             every_step=every_step,
         )
+        taken = {"taken": jnp.full(B, sampled.taken, jnp.int32)}
         if not every_step:
-            return self._results(sampled.tokens, frozen)
+            return taken | self._results(sampled.tokens, frozen)
         masked = sampled.inputs[1:] == plan.mask_id
         masked = jnp.concatenate([masked, jnp.zeros_like(masked[:1])])
-        return self._results(sampled.tokens, frozen, sampled.drawn, masked)
+        return taken | self._results(sampled.tokens, frozen, sampled.drawn, masked)
 
     def _ids(self, batch: Arrays, frozen: Arrays) -> Array:
         """The network's codes (B, L) of the batch's tokens, or of its pictures' tokens."""

@@ -28,11 +28,12 @@ State = tuple[Any, ...]
 
 class Sampled(NamedTuple):
     """`tokens` (B, L) and, for every step, the network's `inputs` (T, B, L) and the tokens that it predicted,
-    `drawn` (T, B, L)."""
+    `drawn` (T, B, L). `taken` of the T steps were needed: the others repeat the tokens."""
 
     tokens: Array
     inputs: Array
     drawn: Array
+    taken: Array
 
 
 class Drawn(NamedTuple):
@@ -180,6 +181,10 @@ class Decoder:
         scores = at_least_float32(self.predictor.critic(self._doubled(ids), self.plain))
         return guide(scores, factor) if self.guided else scores
 
+    def has_masked(self, state: State) -> Array:
+        """Whether a token of the ids, `state[0]` (B, L), is masked."""
+        return (state[0] == self.mask_id).any()
+
     def _timestep(self, ids: Array, k: Array, factor: float) -> Array:
         """The time (B,) that the network is told in step k."""
         masked = (ids == self.mask_id).astype(self.steps.ratio.dtype)
@@ -223,14 +228,36 @@ def steps_like(steps: Steps, ids: Array) -> Steps:
 
 
 def run_steps(
-    step: Callable[[Array, State], tuple[State, Array, Array]], state: State, first: int, last: int
-) -> tuple[State, Array, Array]:
-    """Run `step(k, state) -> (state, inputs, drawn)` for `first` <= k < `last`; return the final state and
-    the steps' `inputs` and `drawn`, (T, B, L)."""
+    step: Callable[[Array, State], tuple[State, Array, Array]],
+    state: State,
+    first: int,
+    last: int,
+    goes_on: Callable[[State], Array] | None = None,
+) -> tuple[State, Sampled]:
+    """Run `step(k, state) -> (state, inputs, drawn)` for `first` <= k < `last`, or before that until
+    `goes_on(state)` is False; return the final state and the steps, whose tokens are those that the last one
+    has drawn. What is not taken repeats `state[0]`."""
+    T = last - first
 
     def body(state: State, k: Array) -> tuple[State, tuple[Array, Array]]:
         state, got, guess = step(k, state)
         return state, (got, guess)
 
-    state, (inputs, drawn) = jax.lax.scan(body, state, jnp.arange(first, last))
-    return state, inputs, drawn
+    if goes_on is None:
+        state, (inputs, drawn) = jax.lax.scan(body, state, jnp.arange(first, last))
+        return state, Sampled(drawn[-1], inputs, drawn, jnp.asarray(T))
+
+    def is_running(carry: Any) -> Array:
+        return (carry[0] < T) & goes_on(carry[1])
+
+    def record(carry: Any) -> Any:
+        k, state, inputs, drawn = carry
+        state, got, guess = step(first + k, state)
+        return k + 1, state, inputs.at[k].set(got), drawn.at[k].set(guess)
+
+    empty = jnp.zeros((T, *state[0].shape), state[0].dtype)
+    carry = (jnp.zeros((), jnp.int32), state, empty, empty)
+    taken, state, inputs, drawn = jax.lax.while_loop(is_running, record, carry)
+    is_rest = (jnp.arange(T) >= taken)[:, None, None]
+    inputs, drawn = (jnp.where(is_rest, state[0], x) for x in (inputs, drawn))
+    return state, Sampled(drawn[-1], inputs, drawn, taken)

@@ -16,7 +16,8 @@ def halton_sample(
     embedding: Array | None = None,
     offsets: Array | None = None,
 ) -> Sampled:
-    """Sample from `start` (B, L): every step writes the next unknown positions of the Halton order.
+    """Sample from `start` (B, L): every step writes the next unknown positions of the Halton order,
+    until all are written.
 
     `offsets` (B,): offsets by which each picture's order is rolled.
     """
@@ -33,8 +34,10 @@ def halton_sample(
         drawn, _, _, embedding = decoder.predict(ids, written, k, embedding, resample=True)
         return (jnp.where(written, drawn, ids), embedding), ids, drawn
 
-    state, inputs, drawn = run_steps(step, (start, embedding), options.start_step, options.steps)
-    return Sampled(_codes(state[0], decoder), inputs, drawn)
+    state, sampled = run_steps(
+        step, (start, embedding), options.start_step, options.steps, decoder.has_masked
+    )
+    return sampled._replace(tokens=_codes(state[0], decoder))
 
 
 def ranks_of_unknown(unknown: Array, shape: tuple[int, ...] = (), offsets: Array | None = None) -> Array:
@@ -65,8 +68,8 @@ def halton_confidence_sample(decoder: Decoder, start: Array, embedding: Array | 
         most_confident = jnp.argsort(order, axis=1) >= counts[k][:, None]
         return (jnp.where(most_confident & ~known, drawn, ids), embedding), ids, drawn
 
-    state, inputs, drawn = run_steps(step, (start, embedding), options.start_step, options.steps)
-    return Sampled(_codes(state[0], decoder), inputs, drawn)
+    state, sampled = run_steps(step, (start, embedding), options.start_step, options.steps)
+    return sampled._replace(tokens=_codes(state[0], decoder))
 
 
 def _codes(ids: Array | None, decoder: Decoder) -> Array:

@@ -8,7 +8,8 @@ from jax_impl.samplers.decoder import Decoder, Sampled, State, run_steps
 
 
 def ancestral_sample(decoder: Decoder, start: Array, embedding: Array | None = None) -> Sampled:
-    """Sample from `start` (B, L): in every step each token is masked or not, independently of all others."""
+    """Sample from `start` (B, L): in every step each token is masked or not, independently of all others.
+    Without re-masking the steps end when no token is masked."""
     options, steps, known = decoder.options, decoder.steps, start != decoder.mask_id
 
     def step(k: Array, state: State) -> tuple[State, Array, Array]:
@@ -18,5 +19,5 @@ def ancestral_sample(decoder: Decoder, start: Array, embedding: Array | None = N
         masking = ~known & (noise["remask"] < jnp.where(unknown, steps.stay[k], steps.remask[k]))
         return (jnp.where(masking, decoder.mask_id, drawn), embedding), ids, drawn
 
-    _, inputs, drawn = run_steps(step, (start, embedding), options.start_step, options.steps)
-    return Sampled(drawn[-1], inputs, drawn)
+    goes_on = None if options.remasks_at_random else decoder.has_masked
+    return run_steps(step, (start, embedding), options.start_step, options.steps, goes_on)[1]

@@ -36,8 +36,7 @@ def scores_sample(decoder: Decoder, start: Array, embedding: Array | None = None
 
     scores = jnp.zeros(start.shape, jnp.result_type(float))
     state = (start, scores, embedding)
-    _, inputs, drawn = run_steps(step, state, options.start_step, options.steps)
-    return Sampled(drawn[-1], inputs, drawn)
+    return run_steps(step, state, options.start_step, options.steps)[1]
 
 
 def highest(scores: Array, counts: Array) -> Array:

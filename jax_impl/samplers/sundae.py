@@ -20,12 +20,12 @@ Denoise = Callable[[Array], Array]
 
 
 class Resampled(NamedTuple):
-    """`tokens` (B, L); `steps` (T, B, L), the tokens after every step; and `active` (T, B), the pictures that
-    were not finished before it. Without `every_step`, T is 0."""
+    """`tokens` (B, L); `steps` (T, B, L), the tokens after every step, where without `every_step` T is 0; and
+    `taken` (B,), the number of steps after which a picture was finished."""
 
     tokens: Array
     steps: Array
-    active: Array
+    taken: Array
 
 
 def resample_tokens(
@@ -55,21 +55,21 @@ def resample_tokens(
         return (k < T) & ~stopped.all()
 
     def step(state: Any) -> Any:
-        k, tokens, stopped, history, active = state
-        active = active.at[k].set(~stopped) if every_step else active
+        k, tokens, stopped, history, taken = state
+        taken = taken + ~stopped
         proposal, full = propose(network, tokens, known, draw, steps, options, k)
         same = (full if options.stop_rule == "unmasked" else proposal) == tokens
         stopped = stopped | ((same | known).all(1) & (k >= least))
         tokens = jnp.where(stopped[:, None], tokens, proposal)
         # What is not reached later stays as it is now.
         history = jnp.where((jnp.arange(recorded) >= k)[:, None, None], tokens[None], history)
-        return k + 1, tokens, stopped, history, active
+        return k + 1, tokens, stopped, history, taken
 
     tokens = start.astype(jnp.int32)
-    history, active = jnp.zeros((recorded, B, L), jnp.int32), jnp.zeros((recorded, B), bool)
-    state = (jnp.zeros((), jnp.int32), tokens, jnp.zeros(B, bool), history, active)
-    _, tokens, _, history, active = jax.lax.while_loop(is_running, step, state)
-    return Resampled(tokens, history, active)
+    history, taken = jnp.zeros((recorded, B, L), jnp.int32), jnp.zeros(B, jnp.int32)
+    state = (jnp.zeros((), jnp.int32), tokens, jnp.zeros(B, bool), history, taken)
+    _, tokens, _, history, taken = jax.lax.while_loop(is_running, step, state)
+    return Resampled(tokens, history, taken)
 
 
 def ancestral_step(

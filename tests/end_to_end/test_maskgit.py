@@ -110,7 +110,7 @@ def test_every_mode_leaves_its_files(folder, twin):
         assert (images / mode / "contact-sheet.png").exists(), mode
     assert (images / "animation" / "steps.png").exists()
     table = (images / "animation" / "steps.csv").read_text().splitlines()
-    assert table[0] == "step,masked_before,masked_after,written,changed"
+    assert table[0] == "step,masked_before,masked_after,written,changed,running"
     assert table[1].startswith("0,16.0,")
 
 

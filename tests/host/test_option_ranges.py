@@ -152,6 +152,11 @@ def test_options_that_nothing_reads(family, words, message):
         ("maskgit", "synthesis.n_samples=3", "n_samples applies only if synthesis_mode is 'inpainting'"),
         ("sundae", "synthesis.tokens_path=a", "tokens_path applies only if synthesis_mode is 'encoding'"),
         ("sundae", "synthesis.n_pictures=3 synthesis.synthesis_mode=inpainting", "is 'generation'"),
+        ("maskgit", "synthesis.film=gif synthesis.synthesis_mode=animation", "film applies only if"),
+        ("maskgit", "synthesis.split=train", "split applies only if synthesis_mode is 'inpainting' or"),
+        ("sundae", "synthesis.split=train synthesis.synthesis_mode=animation", "split applies only if"),
+        ("metroplex", "synthesis.split=train synthesis.synthesis_mode=div_stats", "split applies only if"),
+        ("hierarchical_vae", "synthesis.split=train synthesis.synthesis_mode=generation", "split applies"),
         ("maskgit", "synthesis.sheet_only=True synthesis.synthesis_mode=encoding", "is 'generation'"),
         ("maskgit", "synthesis.mask_path=a.png", "applies only if synthesis_mode is 'inpainting'"),
         (

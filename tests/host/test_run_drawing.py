@@ -48,9 +48,11 @@ class Engine:
         labels = batch.get("label", np.zeros(len(next(iter(batch.values()))), int))
         levels = (17 * step + 5 * labels + np.arange(len(labels))) % 256
         made = {"image": np.tile(levels[:, None, None, None], (1, 8, 8, 1)).astype(np.uint8)}
+        made["taken"] = 1 + np.arange(len(labels)) % 3
         if arguments.get("every_step"):
-            shape = (len(labels), arguments["sampling"].steps, 64)
+            shape = (len(labels), arguments["sampling"].steps if "sampling" in arguments else 5, 64)
             made |= {"steps": np.zeros(shape, np.int32), "masked": np.zeros(shape, bool)}
+            made["steps"] += np.arange(shape[1])[None, :, None]
         return made
 
 
@@ -69,7 +71,11 @@ def test_a_killed_generation_continues_and_gives_the_same_pictures(tmp_path, cap
     with pytest.raises(KeyboardInterrupt):
         generation.generate(context_of(tmp_path / "killed", Engine(1), *wanted), None, CHECKPOINT)
     folder = tmp_path / "killed" / "synthesis-images" / "generated"
-    assert json.loads((folder / SETTINGS).read_text())["progress"] == {"done": 4, "complete": False}
+    assert json.loads((folder / SETTINGS).read_text())["progress"] == {
+        "done": 4,
+        "complete": False,
+        "drawn": {"steps_taken": 7 / 4},
+    }
     engine = Engine()
     generation.generate(context_of(tmp_path / "killed", engine, *wanted), None, CHECKPOINT)
     assert [step for step, _, _ in engine.calls] == [1, 2]
@@ -78,7 +84,8 @@ def test_a_killed_generation_continues_and_gives_the_same_pictures(tmp_path, cap
     assert len(drawn(tmp_path / "whole")) == 11
     assert list(json.loads((folder / "labels.json").read_text()).values()) == [3, 1, 7] * 3 + [3]
     settings = json.loads((folder / SETTINGS).read_text())
-    assert settings["progress"] == {"done": 10, "complete": True}
+    progress = {"done": 10, "complete": True, "drawn": {"steps_taken": (7 + 7 + 3) / 10}}
+    assert settings["progress"] == progress
     assert settings["options"]["synthesis"]["n_pictures"] == 10
 
 
@@ -106,6 +113,29 @@ def test_other_options_do_not_continue(tmp_path, change):
     engine = Engine()
     generation.generate(context_of(tmp_path, engine, change), None, CHECKPOINT)
     assert [step for step, _, _ in engine.calls] == [0, 1]
+
+
+@pytest.mark.parametrize("kind", ["gif", "png", "webp"])
+def test_a_film_and_a_table_of_every_batch(tmp_path, kind):
+    """They end with the last step that a picture of the batch took, here the third of 5."""
+    asked = (f"synthesis.film={kind}", "synthesis.n_pictures=6", "synthesis.classes=[3]")
+    plan = SimpleNamespace(token_shape=(8, 8))
+    generation.generate(context_of(tmp_path, Engine(), *asked), plan, CHECKPOINT)
+    folder = tmp_path / "synthesis-images" / "generated"
+    assert sorted(path.name for path in folder.glob("[fs]*-0*")) == [
+        f"film-0000.{kind}", f"film-0004.{kind}", "steps-0000.csv", "steps-0004.csv"
+    ]  # fmt: skip
+    with Image.open(folder / f"film-0000.{kind}") as film:
+        assert film.is_animated
+        levels = []
+        for index in range(film.n_frames):
+            film.seek(index)
+            levels.append(int(np.asarray(film.convert("L"))[film.height // 4, film.width // 4]))
+    assert sorted(set(levels)) == [0, 1, 2]
+    rows = (folder / "steps-0000.csv").read_text().splitlines()
+    assert rows[0] == "step,masked_before,masked_after,written,changed,running"
+    assert rows[1:] == ["0,64.0,0.0,64.0,64.0,1.0", "1,0.0,0.0,0.0,64.0,0.5", "2,0.0,0.0,0.0,64.0,0.25"]
+    assert (folder / "image-0005.png").exists()
 
 
 def test_one_sheet_instead_of_files(tmp_path):

@@ -11,6 +11,7 @@ from dioscuri.errors import UserError
 from dioscuri.families.hierarchical_vae.plan import make_plan
 from dioscuri.families.latent_models import exploration
 from dioscuri.families.latent_models.modes import scores
+from dioscuri.families.latent_models.modes.examples import chosen_pictures
 from dioscuri.run.synthesize import synthesize
 from dioscuri.run.train import train
 
@@ -256,6 +257,21 @@ def test_what_cannot_be_explored_is_one_line(trained, tmp_path, mode, words, say
         synthesize(context)
     assert "\n" not in str(refused.value)
     assert not any(context.directory.images.glob("*/scores.jsonl"))
+
+
+def test_files_that_are_resized_or_lose_their_colours_are_told(trained, tmp_path, capsys):
+    folder = write_pictures(tmp_path / "pictures", ["a.png"])
+    context = trained("scores", f"synthesis.pictures_path={folder}")
+    chosen_pictures(context)
+    assert "note" not in capsys.readouterr().out
+    write_pictures(folder, ["b.png"], (7, 9))
+    Image.new("RGB", (8, 8)).save(folder / "c.png")
+    pictures, _ = chosen_pictures(context)
+    assert len(pictures) == 3
+    assert (
+        f"2 of 3 pictures become 8x8 grey, the first is {folder / 'b.png'} (9x7 grey)"
+        in capsys.readouterr().out
+    )
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,7 @@ PIXELS = ("data.dataset_source=digits", "data.grid=8", "data.codebook_size=17")
         (["loss.unroll_weights=[1, 0, 0]"], "must be 2 numbers"),
         (["loss.unroll_weights=[0, 0]"], "not all 0"),
         (["synthesis.top_p=0"], "top_p must be above 0"),
+        (["synthesis.steps=8", "synthesis.min_steps=9"], "min_steps 9 is above steps 8: give fewer, or"),
         (["model.dim_head=6"], "must be divisible by 4"),
         (["model.dim=16384", "model.depth=(1000, 1000, 1000)"], "parameters, more than"),
     ],

@@ -1,6 +1,8 @@
 """Tokens without a grid, such as TiTok's: shards, orders, options, inputs and descriptions follow from the
 length of the sequence."""
 
+from pathlib import Path
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -55,6 +57,32 @@ def test_halton_order_of_sequences_and_rectangles():
     assert halton_order((8,)).tolist() == [4, 2, 6, 1, 5, 3, 7, 0]
     for shape in ((LENGTH,), (1, 5), (3, 7)):
         assert sorted(halton_order(shape)) == list(range(np.prod(shape)))
+
+
+@pytest.mark.parametrize("shape", [(16, 16), (16, 24), (30, 8), (64,), (128,)])
+def test_the_first_positions_of_the_halton_order_are_spread_evenly(shape):
+    """Of any number of them, each corner block holds about its share: the worst error over all numbers and
+    blocks of quarters is far below that of random orders."""
+    place = [np.random.default_rng(seed).permutation(np.prod(shape)) for seed in range(10)]
+    assert unevenness(halton_order(shape), shape) < 0.7 * np.mean([unevenness(p, shape) for p in place])
+
+
+def unevenness(order, shape):
+    """Discrepancy, in positions."""
+    position, number = np.stack(np.unravel_index(order, shape), 1), np.arange(1, len(order) + 1)
+    worst = 0
+    for quarters in np.ndindex(*(4,) * len(shape)):
+        inside = (position < (np.array(quarters) + 1) * np.array(shape) / 4).all(1)
+        worst = max(worst, np.abs(np.cumsum(inside) - inside.mean() * number).max())
+    return worst
+
+
+def test_the_halton_order_of_squares_is_the_original_one():
+    case = Path(__file__).parents[1] / "golden" / "cases" / "maskgit" / "halton_maskgit"
+    with np.load(case / "outputs.npz") as recorded:
+        for side in (4, 6, 8, 16, 24, 32):
+            row, column = recorded[f"halton_order_{side}"].T
+            np.testing.assert_array_equal(halton_order((side, side)), row * side + column)
 
 
 def test_halton_ranks_follow_the_shape_in_both_twins():

@@ -90,6 +90,7 @@ def test_a_cfg_is_a_model_too():
             r"\[train\] batch_siz is unknown \(did you mean 'batch_size'\?\)",
         ),
         ("maskgit", {"model": {"hidden": 3}}, r"\[model\] hidden is unknown"),
+        ("maskgit", {"run": {"name": "../x"}}, r"\[run\] name '../x' names the run's folder: it must be one"),
         ("maskgit", {"seed": 1.5}, "seed must be a whole number"),
         ("maskgit", {"tokenizer": "logs-none"}, "there is no folder logs-none"),
         ("vqgan", {"target_res": 9, "channel_mult": [1, 2]}, "must be a multiple of 2"),

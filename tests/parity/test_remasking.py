@@ -15,8 +15,10 @@ import torch
 from dioscuri.families.maskgit.decoding import make_steps
 from dioscuri.families.maskgit.remasking import known_shares
 from dioscuri.families.token_models.masking_options import Sampling
+from jax_impl.samplers.decoder import Decoder as JaxDecoder
 from jax_impl.samplers.decoder import Predictor as JaxPredictor
 from jax_impl.samplers.tokens import sample_tokens as jax_sample
+from torch_impl.samplers.decoder import Decoder as TorchDecoder
 from torch_impl.samplers.decoder import Predictor as TorchPredictor
 from torch_impl.samplers.tokens import sample_tokens as torch_sample
 
@@ -107,14 +109,16 @@ def run(xp, noise, options):
     start = np.full((noise["remask"].shape[1], 2), MASK)
     if xp is torch:
         arrays = {name: torch.from_numpy(value) for name, value in noise.items()}
-        predictor = TorchPredictor(network(torch), K, MASK, {})
+        predictor = TorchPredictor(network(torch), K, MASK, {}, shape=(2,))
         draw = lambda k, _: {name: value[k] for name, value in arrays.items()}  # noqa: E731
-        return torch_sample(predictor, torch.from_numpy(start), draw, options).tokens.numpy()
+        sampled = torch_sample(predictor, torch.from_numpy(start), draw, options, every_step=True)
+        return type(sampled)(*map(np.asarray, sampled))
     with jax.enable_x64(True):
         arrays = {name: jnp.asarray(value) for name, value in noise.items()}
         draw = lambda k, _: {name: value[k] for name, value in arrays.items()}  # noqa: E731
-        predictor = JaxPredictor(network(jnp), K, MASK, {})
-        return np.asarray(jax_sample(predictor, jnp.asarray(start), draw, options).tokens)
+        predictor = JaxPredictor(network(jnp), K, MASK, {}, shape=(2,))
+        sampled = jax_sample(predictor, jnp.asarray(start), draw, options, every_step=True)
+        return type(sampled)(*map(np.asarray, sampled))
 
 
 def directly(noise, options):
@@ -141,7 +145,7 @@ def test_samples_have_the_papers_distribution(kind):
     np.testing.assert_allclose(expected[:K, :K].sum(), 1, rtol=1e-12)
     np.testing.assert_allclose(expected[:K, :K].sum(1), JOINT.sum(1), rtol=1e-12)
     np.testing.assert_allclose(expected[:K, :K].sum(0), JOINT.sum(0), rtol=1e-12)
-    tokens = run(torch, noise_of(n), options)
+    tokens = run(torch, noise_of(n), options).tokens
     actual = np.bincount(tokens[:, 0] * K + tokens[:, 1], minlength=K * K).reshape(K, K) / n
     expected = expected[:K, :K]
     assert (np.abs(actual - expected) < 4 * np.sqrt(expected * (1 - expected) / n)).all()
@@ -152,8 +156,28 @@ def test_both_twins_sample_what_the_noise_says(kind):
     options, noise = options_of(kind), noise_of(500, seed=1)
     expected = directly(noise, options)
     assert (expected < K).all()
-    np.testing.assert_array_equal(run(torch, noise, options), expected)
-    np.testing.assert_array_equal(run(jnp, noise, options), expected)
+    np.testing.assert_array_equal(run(torch, noise, options).tokens, expected)
+    np.testing.assert_array_equal(run(jnp, noise, options).tokens, expected)
+
+
+@pytest.mark.parametrize("xp", [torch, jnp])
+@pytest.mark.parametrize("sampler", ["ancestral", "halton"])
+def test_steps_that_would_change_nothing_are_not_taken(sampler, xp, monkeypatch):
+    """Without a masked token the network is not called again, and the tokens are those of all steps."""
+    more = {} if sampler == "ancestral" else {"randomize": False}
+    counts = (1, 1, *[0] * 10)
+    options, noise = Sampling(sampler=sampler, steps=12, mask_counts=counts, **more), noise_of(3, 12, seed=2)
+    actual = run(xp, noise, options)
+    assert actual.taken == 3
+    for decoder in (TorchDecoder, JaxDecoder):
+        monkeypatch.setattr(decoder, "has_masked", lambda *_: np.True_)
+    whole = run(xp, noise, options)
+    assert whole.taken == 12
+    np.testing.assert_array_equal(actual.tokens, whole.tokens)
+    for name in ("inputs", "drawn"):
+        steps = np.asarray(getattr(actual, name))
+        np.testing.assert_array_equal(steps[: actual.taken], getattr(whole, name)[: actual.taken])
+        np.testing.assert_array_equal(steps[int(actual.taken) :], [actual.tokens] * (12 - int(actual.taken)))
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear", "arccos", "square", "log", "pow3", "sigmoid"])

@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from dioscuri import UserError
 from dioscuri.families.maskgit.decoding import make_steps
+from dioscuri.outputs.pictures import enlarge, grid
 
 TWINS = ("torch", "jax")
 N, STEPS, GRID = 3, 4, 4
@@ -78,6 +80,27 @@ def test_sundae_filters_by_step(model):
     functions = {name: (lambda step, values=values: values[step]) for name, values in listed.items()}
     np.testing.assert_array_equal(model("torch", "sundae").generate(**given, **functions), made[0])
     assert (model("torch", "sundae").generate(**given) != made[0]).any()
+
+
+@pytest.mark.parametrize(("kind", "suffix"), [("maskgit", ".gif"), ("sundae", ".webp")])
+def test_a_film_and_a_table_of_the_steps(model, kind, suffix, tmp_path):
+    opened = model("torch", kind)
+    call = {"classes": [3, 7], "seed": 2, "steps": STEPS}
+    pictures = opened.generate(**call, film=tmp_path / f"a{suffix}")
+    np.testing.assert_array_equal(pictures, opened.generate(**call))
+    with Image.open(tmp_path / f"a{suffix}") as film:
+        assert film.n_frames == STEPS or kind == "sundae"
+        film.seek(film.n_frames - 1)
+        shown = np.asarray(film.convert("L"))
+    np.testing.assert_array_equal(shown, enlarge(grid([pictures[:1], pictures[1:]]))[..., 0])
+    rows = opened.trace(**call)
+    assert [row["step"] for row in rows] == list(range(len(rows)))
+    assert rows[0]["running"] == 1
+    assert rows[-1]["masked_after"] == 0
+    scales = {"maskgit": ("guidance_scale", "remask"), "sundae": ("temperature", "sample_proportion")}
+    assert set(scales[kind]) < set(rows[0])
+    with pytest.raises(UserError, match=r"film must be a file .gif, .png, .webp, not 'a.mp4'"):
+        opened.generate(**call, film="a.mp4")
 
 
 @pytest.mark.parametrize("sampler", ["halton", "halton_confidence", "scores"])

@@ -151,12 +151,12 @@ def test_when_a_picture_is_finished():
     kind = NETWORKS["torch"]
     start, found = resampled(kind, min_steps=2, sample_proportion=0.0, stop_rule="masked")
     np.testing.assert_array_equal(found.tokens, start)
-    assert found.active.sum(0).tolist() == [3, 3]
-    assert resampled(kind, min_steps=2, sample_proportion=0.0)[
-        1
-    ].active.all()  # no token stays if all are resampled
+    assert found.taken.tolist() == [3, 3]
+    every = len(found.steps)
+    still = resampled(kind, min_steps=2, sample_proportion=0.0)[1]
+    assert still.taken.tolist() == [every, every]  # no token stays if all are resampled
     kept = resampled(kind, min_steps=2, sample_proportion=0.0, stop_rule="masked", early_stop=False)[1]
-    assert kept.active.all()
+    assert kept.taken.tolist() == [every, every]
 
 
 @pytest.mark.parametrize("kind", NETWORKS.values(), ids=NETWORKS)
@@ -208,6 +208,30 @@ def test_a_black_picture_is_the_networks_own_fixed_point(xp, resample_tokens, sh
     np.testing.assert_array_equal(run(start, "argmax_unrolled"), start)
     if share:
         assert run(start, "ancestral", early_stop=False)[0].any()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize(("xp", "resample_tokens"), [(torch, torch_resample), (jnp, jax_resample)])
+def test_stopping_early_changes_nothing_of_argmax_decoding(xp, resample_tokens, share):
+    """Each pass of the network lowers every code by 1, to 0. A step is a function of the tokens alone, so
+    none changes anything after one that does not."""
+
+    def network(ids):
+        return -xp.abs(ids[..., None] - 1 - xp.arange(6)[None, None]) * 1.0
+
+    start = xp.asarray(np.array([[0] * 8, [5] * 8, [0, 1, 2, 3, 3, 2, 1, 0]]))
+    made = {}
+    for early_stop in (True, False):
+        more = {"min_steps": 0} if early_stop else {"early_stop": False}
+        chosen = Resampling(steps=12, sampler="argmax_unrolled", sample_proportion=share, **more)
+        steps = make_sampling_schedule(chosen)
+        made[early_stop] = resample_tokens(network, start, None, steps, chosen, every_step=True)
+    for name in ("tokens", "steps"):
+        np.testing.assert_array_equal(*(np.asarray(getattr(one, name)) for one in made.values()))
+    taken = np.asarray(made[True].taken)
+    assert taken[0] == 1
+    assert (taken[1:] < 12).all()
+    assert np.asarray(made[False].taken).tolist() == [12, 12, 12]
 
 
 @pytest.mark.parametrize("codes", [3, 70, 1024])

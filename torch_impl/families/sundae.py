@@ -127,8 +127,9 @@ class SundaeMethods(TokenModelMethods):
         the classes of the batch; without any, `index` (B,) gives the batch size. Initial tokens are random,
         or `start` (B, L).
 
-        `every_step` adds the tokens after each step, `steps` (B, T, L), and which of them differ from the
-        final ones, `masked` (B, T, L). `sampling` replaces the options of `[synthesis]`, and `schedule`, the
+        `taken` (B,) is the number of steps after which a picture was finished. `every_step` adds the tokens
+        after each step, `steps` (B, T, L), and which of them differ from the final ones, `masked` (B, T, L).
+        `sampling` replaces the options of `[synthesis]`, and `schedule`, the
         temperatures and proportions of all steps, each (T,), what would follow from these options.
         """
         options = sampling or self.hparams.synthesis
@@ -193,9 +194,11 @@ class SundaeMethods(TokenModelMethods):
             known,
             every_step=every_step,
         )
+        taken = {"taken": sampled.taken}
         if not every_step:
-            return self._results(sampled.tokens, frozen)
-        return self._results(sampled.tokens, frozen, sampled.steps, sampled.steps != sampled.tokens[None])
+            return taken | self._results(sampled.tokens, frozen)
+        changes = sampled.steps != sampled.tokens[None]
+        return taken | self._results(sampled.tokens, frozen, sampled.steps, changes)
 
     def _random(self, noise: Mapping[str, Any], batch: int) -> Tensor:
         if "start" in noise:

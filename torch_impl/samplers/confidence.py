@@ -42,8 +42,7 @@ def confidence_sample(decoder: Decoder, start: Tensor, embedding: Tensor | None 
             masking = masking | (unknown.sum(1, keepdim=True) == 1)
         return (torch.where(masking, decoder.mask_id, drawn), embedding), ids, drawn
 
-    _, inputs, drawn = run_steps(step, (start, embedding), options.start_step, options.steps)
-    return Sampled(drawn[-1], inputs, drawn)
+    return run_steps(step, (start, embedding), options.start_step, options.steps)[1]
 
 
 def shared_counts(ratio: Tensor, masked: Tensor) -> Tensor:

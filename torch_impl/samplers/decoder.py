@@ -25,11 +25,12 @@ State = tuple[Any, ...]
 
 class Sampled(NamedTuple):
     """`tokens` (B, L) and, for every step, the network's `inputs` (T, B, L) and the tokens that it predicted,
-    `drawn` (T, B, L)."""
+    `drawn` (T, B, L). `taken` of the T steps were needed: the others repeat the tokens."""
 
     tokens: Tensor
     inputs: Tensor
     drawn: Tensor
+    taken: int
 
 
 class Drawn(NamedTuple):
@@ -156,6 +157,10 @@ class Decoder:
         scores = at_least_float32(self.predictor.critic(self._doubled(ids), self.plain))
         return guide(scores, factor) if self.guided else scores
 
+    def has_masked(self, state: State) -> Tensor:
+        """Whether a token of the ids, `state[0]` (B, L), is masked."""
+        return (state[0] == self.mask_id).any()
+
     def _timestep(self, ids: Tensor, k: int, factor: float) -> Tensor:
         """The time (B,) that the network is told in step k."""
         masked = (ids == self.mask_id).to(self.steps.ratio.dtype)
@@ -198,13 +203,23 @@ def steps_like(steps: Steps, ids: Tensor) -> Steps:
 
 
 def run_steps(
-    step: Callable[[int, State], tuple[State, Tensor, Tensor]], state: State, first: int, last: int
-) -> tuple[State, Tensor, Tensor]:
-    """Run `step(k, state) -> (state, inputs, drawn)` for `first` <= k < `last`; return the final state and
-    the steps' `inputs` and `drawn`, (T, B, L)."""
+    step: Callable[[int, State], tuple[State, Tensor, Tensor]],
+    state: State,
+    first: int,
+    last: int,
+    goes_on: Callable[[State], Tensor] | None = None,
+) -> tuple[State, Sampled]:
+    """Run `step(k, state) -> (state, inputs, drawn)` for `first` <= k < `last`, or before that until
+    `goes_on(state)` is False; return the final state and the steps, whose tokens are those that the last one
+    has drawn. What is not taken repeats `state[0]`."""
     inputs, drawn = [], []
     for k in range(first, last):
+        if goes_on is not None and not bool(goes_on(state)):
+            break
         state, got, guess = step(k, state)
         inputs.append(got)
         drawn.append(guess)
-    return state, torch.stack(inputs), torch.stack(drawn)
+    taken = len(drawn)
+    rest = [state[0]] * (last - first - taken)
+    tokens = [*drawn, *rest][-1]
+    return state, Sampled(tokens, torch.stack(inputs + rest), torch.stack(drawn + rest), taken)

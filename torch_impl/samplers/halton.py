@@ -16,7 +16,8 @@ def halton_sample(
     embedding: Tensor | None = None,
     offsets: Tensor | None = None,
 ) -> Sampled:
-    """Sample from `start` (B, L): every step writes the next unknown positions of the Halton order.
+    """Sample from `start` (B, L): every step writes the next unknown positions of the Halton order,
+    until all are written.
 
     `offsets` (B,): offsets by which each picture's order is rolled.
     """
@@ -33,8 +34,10 @@ def halton_sample(
         drawn, _, _, embedding = decoder.predict(ids, written, k, embedding, resample=True)
         return (torch.where(written, drawn, ids), embedding), ids, drawn
 
-    state, inputs, drawn = run_steps(step, (start, embedding), options.start_step, options.steps)
-    return Sampled(_codes(state[0], decoder), inputs, drawn)
+    state, sampled = run_steps(
+        step, (start, embedding), options.start_step, options.steps, decoder.has_masked
+    )
+    return sampled._replace(tokens=_codes(state[0], decoder))
 
 
 def ranks_of_unknown(unknown: Tensor, shape: tuple[int, ...] = (), offsets: Tensor | None = None) -> Tensor:
@@ -65,8 +68,8 @@ def halton_confidence_sample(decoder: Decoder, start: Tensor, embedding: Tensor 
         most_confident = torch.argsort(order, dim=1) >= counts[k][:, None]
         return (torch.where(most_confident & ~known, drawn, ids), embedding), ids, drawn
 
-    state, inputs, drawn = run_steps(step, (start, embedding), options.start_step, options.steps)
-    return Sampled(_codes(state[0], decoder), inputs, drawn)
+    state, sampled = run_steps(step, (start, embedding), options.start_step, options.steps)
+    return sampled._replace(tokens=_codes(state[0], decoder))
 
 
 def _codes(ids: Tensor | None, decoder: Decoder) -> Tensor:

@@ -36,8 +36,7 @@ def scores_sample(decoder: Decoder, start: Tensor, embedding: Tensor | None = No
 
     scores = torch.zeros(start.shape, dtype=steps.temperature.dtype, device=start.device)
     state = (start, scores, embedding)
-    _, inputs, drawn = run_steps(step, state, options.start_step, options.steps)
-    return Sampled(drawn[-1], inputs, drawn)
+    return run_steps(step, state, options.start_step, options.steps)[1]
 
 
 def highest(scores: Tensor, counts: Tensor) -> Tensor:

@@ -19,12 +19,12 @@ Denoise = Callable[[Tensor], Tensor]
 
 
 class Resampled(NamedTuple):
-    """`tokens` (B, L); `steps` (T, B, L), the tokens after every step; and `active` (T, B), the pictures that
-    were not finished before it. Without `every_step`, T is 0."""
+    """`tokens` (B, L); `steps` (T, B, L), the tokens after every step, where without `every_step` T is 0; and
+    `taken` (B,), the number of steps after which a picture was finished."""
 
     tokens: Tensor
     steps: Tensor
-    active: Tensor
+    taken: Tensor
 
 
 def resample_tokens(
@@ -47,13 +47,13 @@ def resample_tokens(
     known = torch.zeros_like(start, dtype=torch.bool) if known is None else known
     tokens, stopped = start, torch.zeros_like(start[:, 0], dtype=torch.bool)
     least = options.min_steps if options.early_stop else options.steps
+    taken = torch.zeros_like(start[:, 0], dtype=torch.int32)
     history: list[Tensor] = []
-    active: list[Tensor] = []
     propose = argmax_unrolled_step if options.sampler == "argmax_unrolled" else ancestral_step
     for k in range(options.steps):
         if bool(stopped.all()):
             break
-        active.append(~stopped)
+        taken = taken + ~stopped
         proposal, full = propose(network, tokens, known, draw, steps, options, k)
         same = (full if options.stop_rule == "unmasked" else proposal) == tokens
         if k >= least:
@@ -61,11 +61,9 @@ def resample_tokens(
         tokens = torch.where(stopped[:, None], tokens, proposal)
         history.append(tokens)
     if not every_step:
-        return Resampled(tokens, tokens[None, :0, :0], stopped[None, :0])
-    remaining = options.steps - len(history)
-    history += [tokens] * remaining
-    active += [~stopped] * remaining
-    return Resampled(tokens, torch.stack(history), torch.stack(active))
+        return Resampled(tokens, tokens[None, :0, :0], taken)
+    history += [tokens] * (options.steps - len(history))
+    return Resampled(tokens, torch.stack(history), taken)
 
 
 def ancestral_step(

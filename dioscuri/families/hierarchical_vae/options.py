@@ -205,6 +205,7 @@ class Synthesis:
     split: str = option(
         "",
         choices=("", "train", "validation", "test"),
+        needs=("synthesis_mode", _READING),
         doc="reconstruction, encoding: split to read; empty: test for reconstruction, train for encoding",
     )
     encodings_path: str = option(

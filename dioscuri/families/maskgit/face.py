@@ -21,9 +21,9 @@ from dioscuri.families.maskgit.editing import first_step, read_start, share_mask
 from dioscuri.families.maskgit.logic import check_guidance, check_sampler
 from dioscuri.families.maskgit.plan import TransformerPlan
 from dioscuri.families.maskgit.text_face import ModelOfTexts
-from dioscuri.families.token_models.face import of_tokens
 from dioscuri.families.token_models.masking_options import Sampling
-from dioscuri.families.token_models.trace import Row, step_rows
+from dioscuri.families.token_models.trace import Row
+from dioscuri.families.token_models.usual import of_tokens
 from dioscuri.inputs import read_count, read_flag, read_seed
 from dioscuri.plans.noise import NoiseSpec
 from dioscuri.plans.parameters import shapes
@@ -85,30 +85,25 @@ class MaskGITModel(ModelOfTexts):
             return super().generate(n, **given)
         decode = read_flag(options.pop("decode", True), "decode")
         every_step = read_flag(options.pop("every_step", False), "every_step")
-        if decode:
+        path = self._film(options.pop("film", None))
+        if decode or path:
             self._check_draws()
         size = options.get("batch_size", BATCH_SIZE)
         call = {"prompts": prompts, "negative_prompts": negative_prompts, "start": start, **options}
-        made, _, _, text = self._started(n, call, every_step=every_step, decode=decode)
-        return self._drawn(made, decode, size, text)
+        is_shown = every_step or path is not None
+        made, _, _, text = self._started(n, call, every_step=is_shown, decode=decode or path is not None)
+        self._save_film(path, made, size, text)
+        return self._drawn(made if every_step else {"tokens": made["tokens"]}, decode, size, text)
 
     def trace(self, n: int | None = None, **options: Any) -> list[Row]:
-        """What each step of `generate(n, **options)` does: one row for each step, from the first.
+        """What each step of `generate(n, **options)` does: one row for each step that was taken.
 
-        `step`; numbers of tokens, as means over the pictures: `masked_before` and `masked_after` the step,
-        `written`, and `changed`, predicted otherwise than in the step before; `temperature`,
-        `guidance_scale` and `logit_scale` of the step, and `remask`, the probability with which it masks a
-        sampled token again.
+        See `TokenModel.trace`; the step's options are `temperature`, `guidance_scale`, `logit_scale`, and
+        `remask`, the probability with which a sampled token is masked again.
         """
         n = n if n is None else read_count(n, "n")
         made, sampling, unknown, _ = self._started(n, options, every_step=True)
-        steps = make_steps(sampling, self.plan.n_tokens)
-        scales = {"temperature": steps.temperature, "logit_scale": steps.logit_scale}
-        scales |= {"guidance_scale": steps.guidance - 1, "remask": steps.remask}
-        rows = step_rows(made, unknown, sampling.start_step)
-        return [
-            row | {name: float(scale[int(row["step"])]) for name, scale in scales.items()} for row in rows
-        ]
+        return self._table(made, sampling, unknown)
 
     def inpaint(
         self,
@@ -202,6 +197,11 @@ class MaskGITModel(ModelOfTexts):
             check_sampler(sampling, self.plan)
         except UserError as error:
             raise UserError(f"{call}: {error}") from error
+
+    def _scales(self, sampling: Any) -> dict[str, Array]:
+        steps = make_steps(sampling, self.plan.n_tokens)
+        scales = {"temperature": steps.temperature, "guidance_scale": steps.guidance - 1}
+        return {**scales, "logit_scale": steps.logit_scale, "remask": steps.remask}
 
     def _recorded(self, sampling: Any, rows: int) -> tuple[NoiseSpec, ...]:
         critic = self.plan.options.critic != "none"

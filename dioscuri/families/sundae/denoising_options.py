@@ -6,6 +6,8 @@ from dioscuri.errors import UserError
 from dioscuri.families.token_models.masking_options import Filters
 from dioscuri.hparams.schema import option
 
+USUAL_MIN_STEPS = 10
+
 
 @dataclass(frozen=True, kw_only=True)
 class Unrolling:
@@ -43,7 +45,11 @@ class Resampling(Filters):
     )
     steps: int = option(100, low=1, high=2**16, doc="maximum number of steps per picture")
     min_steps: int = option(
-        10, low=0, high=2**16, needs=("early_stop", (True,)), doc="steps before a picture may be finished"
+        USUAL_MIN_STEPS,
+        low=0,
+        high=2**16,
+        needs=("early_stop", (True,)),
+        doc="steps before a picture may be finished",
     )
     early_stop: bool = option(True, doc="stop sampling a picture when a step does not change it")
     stop_rule: str = option(
@@ -76,3 +82,11 @@ class Resampling(Filters):
     end_sample_proportion: float | None = option(
         None, low=0, high=1, doc="value in the last step; None: as in the first step"
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.steps < self.min_steps != USUAL_MIN_STEPS and self.early_stop:
+            raise UserError(
+                f"[synthesis] min_steps {self.min_steps} is above steps {self.steps}: give fewer, or "
+                "early_stop=False, which takes every step"
+            )

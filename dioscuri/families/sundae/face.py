@@ -13,8 +13,9 @@ from dioscuri.face.options import sampling_names
 from dioscuri.face.usual import Values
 from dioscuri.families.sundae import plan as denoiser
 from dioscuri.families.sundae.denoising_options import Resampling
-from dioscuri.families.sundae.training import recorded_noise_specs
-from dioscuri.families.token_models.face import TokenModel, of_tokens
+from dioscuri.families.sundae.training import make_sampling_schedule, recorded_noise_specs
+from dioscuri.families.token_models.face import TokenModel
+from dioscuri.families.token_models.usual import of_tokens
 from dioscuri.inputs import read_count, read_flag, read_token_mask
 from dioscuri.plans.noise import NoiseSpec
 from dioscuri.plans.parameters import shapes
@@ -110,6 +111,10 @@ class SundaeModel(TokenModel):
     @property
     def _makes_pictures(self) -> bool:
         return bool(self.grid) and not self.needs_tokenizer(self.hparams)
+
+    def _scales(self, sampling: Any) -> dict[str, Array]:
+        schedule = make_sampling_schedule(sampling)
+        return {"temperature": schedule.temperature, "sample_proportion": schedule.proportion}
 
     def _recorded(self, sampling: Any, rows: int) -> tuple[NoiseSpec, ...]:
         return recorded_noise_specs(sampling, self.plan, rows)

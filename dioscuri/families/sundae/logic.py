@@ -86,8 +86,10 @@ class SundaeRun(TokenModelRun):
         if self.plan.grid:
             super().synthesise(checkpoint)
             return
-        if options.synthesis_mode != "generation":
-            raise UserError(f"[synthesis] synthesis_mode '{options.synthesis_mode}' needs pictures, not text")
+        if options.synthesis_mode != "generation" or options.film != "none":
+            mode = options.synthesis_mode
+            asked = "film" if mode == "generation" else f"synthesis_mode '{mode}'"
+            raise UserError(f"[synthesis] {asked} needs pictures, not text")
         output = output_folder(self.context, checkpoint, self.context.directory.images, "generated")
         lines: list[str] = []
         for made in draw(self.context, number_of_pictures(options), ema=options.load_ema_weights):

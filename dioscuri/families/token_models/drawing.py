@@ -42,16 +42,22 @@ def order(context: Context, first: int, n: int) -> dict[str, Array]:
     return conditions or {"index": numbers}
 
 
-def draw(context: Context, n: int, *, ema: bool, step: int = 0, first: int = 0) -> Iterator[dict[str, Array]]:
-    """Batches of `synthesis.batch_size` pictures, n in all: `image`, `tokens` and, with classes, `label`.
-    Batches that end before picture `first` are skipped."""
+def draw(
+    context: Context, n: int, *, ema: bool, step: int = 0, first: int = 0, every_step: bool = False
+) -> Iterator[dict[str, Array]]:
+    """Batches of `synthesis.batch_size` pictures, n in all: `image`, `tokens`, `taken`, with classes `label`,
+    and with `every_step` `steps` and `masked`. Batches that end before picture `first` are skipped."""
     size = context.hparams.synthesis.batch_size
+    names = ("image", "tokens", "label", "taken", "steps", "masked")
+    options: dict[str, Any] = {"every_step": True} if every_step else {}
     for start in range(first, n, size):
         conditions = order(context, start, size)
         # One step number per batch, far apart for different steps: no two batches share noise.
-        made = context.engine.run("generate", conditions, ema=ema, step=step * 2**16 + start // size)
+        made = context.engine.run(
+            "generate", conditions, ema=ema, step=step * 2**16 + start // size, **options
+        )
         rows = conditions | made
-        yield {name: rows[name][: n - start] for name in ("image", "tokens", "label") if name in rows}
+        yield {name: rows[name][: n - start] for name in names if name in rows}
 
 
 def decoded(context: Context, tokens: Array, *, ema: bool = True) -> Array:

@@ -32,6 +32,14 @@ class Drawing:
         needs=("synthesis_mode", ("generation",)),
         doc="generation: one contact sheet instead of one file per picture",
     )
+    film: str = option(
+        "none",
+        choices=("none", "gif", "png", "webp"),
+        needs=("synthesis_mode", ("generation",)),
+        doc="generation: also write film-<i>, an animated picture of each batch's steps, and their table "
+        "steps-<i>.csv, where i is the number of the first picture; with sampler halton the pictures differ "
+        "from those without a film",
+    )
     classes: tuple[int, ...] = option(
         (), low=0, high=2**20, doc="classes to sample, in turn; empty: all classes of the model, in turn"
     )
@@ -45,6 +53,10 @@ class Drawing:
     split: str = option(
         "",
         choices=("", "train", "validation", "test"),
+        needs_any=(
+            ("synthesis_mode", ("inpainting", "reconstruction", "encoding")),
+            ("data.text_length", ()),
+        ),
         doc="split of the pictures or captions; empty: test, for encoding train",
     )
     inpaint_box: tuple[int, int, int, int] = option(

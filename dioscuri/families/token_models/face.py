@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from math import prod
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -10,8 +11,9 @@ from dioscuri.engine import Array
 from dioscuri.errors import UserError
 from dioscuri.face.model import BATCH_SIZE, Model
 from dioscuri.face.options import options_of_call
-from dioscuri.face.usual import Values
+from dioscuri.families.token_models.films import frames_of, read_film, save_film
 from dioscuri.families.token_models.texts import DECODER_TEXT
+from dioscuri.families.token_models.trace import Row, step_rows
 from dioscuri.inputs import read_classes, read_count, read_flag, read_mask, read_token_mask, read_tokens
 from dioscuri.plans.noise import NoiseSpec
 
@@ -97,6 +99,7 @@ class TokenModel(Model):
         noise: Any = None,
         decode: bool = True,
         every_step: bool = False,
+        film: Any = None,
         batch_size: int = BATCH_SIZE,
         **options: Any,
     ) -> Array:
@@ -106,16 +109,43 @@ class TokenModel(Model):
         for all; by default pictures cycle through all classes. `texts` are encoded texts by name (`text`,
         `text_mask`, `pooled`, `micro`), or a folder that `data_scripts/encode_text.py` wrote. With
         `every_step` the second axis has the sampling steps: what the model predicts of the whole picture in
-        each step, the finished picture last.
+        each step, the finished picture last. `film` names a file .gif, .png or .webp to write, in which the
+        steps follow each other.
         """
         decode, every_step = read_flag(decode, "decode"), read_flag(every_step, "every_step")
-        sampling = self._sampling(options, "generate")
-        if decode:
+        sampling, path = self._sampling(options, "generate"), self._film(film)
+        if decode or path:
             self._check_draws()
-        rows, given = self._conditions(n, classes, texts), {"sampling": sampling, "every_step": every_step}
-        text = self._decoder_text(rows, decode)
+        rows = self._conditions(n, classes, texts)
+        given = {"sampling": sampling, "every_step": every_step or path is not None}
+        text = self._decoder_text(rows, decode or path is not None)
         made = self._run("generate", rows, noise=noise, seed=seed, batch_size=batch_size, **given)
-        return self._drawn(made, decode, batch_size, text)
+        self._save_film(path, made, batch_size, text)
+        return self._drawn(made if every_step else {"tokens": made["tokens"]}, decode, batch_size, text)
+
+    def trace(
+        self,
+        n: int | None = None,
+        *,
+        classes: Any = None,
+        texts: Any = None,
+        seed: int = 0,
+        noise: Any = None,
+        batch_size: int = BATCH_SIZE,
+        **options: Any,
+    ) -> list[Row]:
+        """What each step of `generate(n, ...)` does: one row for each step that was taken, from the first.
+
+        `step`; numbers of tokens, as means over the pictures: `masked_before` and `masked_after` the step
+        (without masks: tokens that are not final yet), `written`, and `changed`, predicted otherwise than in
+        the step before; `running`, the share of the pictures that took the step; and its options, such as
+        `temperature`.
+        """
+        rows, sampling = self._conditions(n, classes, texts), self._sampling(options, "generate")
+        given = {"sampling": sampling, "every_step": True}
+        rows.pop(DECODER_TEXT, None)
+        made = self._run("generate", rows, noise=noise, seed=seed, batch_size=batch_size, **given)
+        return self._table(made, sampling, np.ones(made["tokens"].shape, bool))
 
     def inpaint(
         self,
@@ -161,6 +191,31 @@ class TokenModel(Model):
         """Whether pictures need a separate tokenizer."""
         del hparams
         return True
+
+    def _scales(self, sampling: Any) -> dict[str, Array]:
+        """Options of all steps, each (T,), by name."""
+        raise NotImplementedError
+
+    def _table(self, made: Mapping[str, Array], sampling: Any, unknown: Array) -> list[Row]:
+        """What `trace` returns of a sampler's result for tokens that were `unknown` (N, L)."""
+        scales = self._scales(sampling)
+        return [
+            row | {name: float(scale[int(row["step"])]) for name, scale in scales.items()}
+            for row in step_rows(made, unknown, getattr(sampling, "start_step", 0))
+        ]
+
+    def _film(self, film: Any) -> Path | None:
+        """The file of a film, if one is asked for."""
+        if film is not None and self.writes_text:
+            raise UserError("generate: film needs pictures, but this model writes text: leave it out")
+        return None if film is None else read_film(film)
+
+    def _save_film(
+        self, path: Path | None, made: Mapping[str, Array], batch_size: int, text: Array | None
+    ) -> None:
+        if path is not None:
+            shape = self.plan.token_shape
+            save_film(path, frames_of(made, shape, lambda ids: self._finished(ids, True, batch_size, text)))
 
     def _recorded(self, sampling: Any, rows: int) -> tuple[NoiseSpec, ...]:
         """Noise of all steps of a sampler."""
@@ -303,14 +358,3 @@ class TokenModel(Model):
 def _given(text: Any) -> dict[str, Any]:
     """Arguments of a decoder that may read a text."""
     return {} if text is None else {"text": text}
-
-
-def of_tokens(given: Values) -> dict[str, Mapping[str, Any]]:
-    """Default data options of a new model: 16x16 tokens of 1,024 codes, 16 pixels per token side, unless a
-    tokenizer or the caller says otherwise, for instance by a `sequence_length` without a grid."""
-    data, classes = given["data"], given.get("model", {}).get("num_classes", 0)
-    grid = data.get("grid", 0 if data.get("sequence_length") else 16)
-    shape = {} if "grid" in data or not grid else {"target_res": 16 * grid}
-    codes = data.get("codebook_size", 1024)
-    tokens = {"dataset_source": "tokens", "grid": grid, "codebook_size": codes, "labels": bool(classes)}
-    return {"data": {**tokens, **shape}, "synthesis": {"synthesis_mode": "generation"}}

@@ -15,13 +15,16 @@ Row = dict[str, float]
 def step_rows(made: Mapping[str, Array], unknown: Array, first: int = 0) -> list[Row]:
     """One row for each step of a sampler.
 
-    `made` has `steps` (N, T, L), the predicted tokens, and `masked` (N, T, L), those masked again after the
-    step. `unknown` (N, L) are masked before the first step, whose number is `first`.
+    `made` has `steps` (N, T, L), the predicted tokens, `masked` (N, T, L), those masked again after the
+    step, and `taken` (N,), the number of steps that a picture took. `unknown` (N, L) are masked before the
+    first step, whose number is `first`. Steps that no picture took have no row.
 
     Numbers of tokens are means over the pictures: `masked_before`, `masked_after`, `written`, no longer
     masked, and `changed`, predicted otherwise than in the step before (in the first: all that were unknown).
+    `running` is the share of the pictures that took the step.
     """
-    steps, masked = made["steps"], made["masked"].astype(bool)
+    T = int(made["taken"].max())
+    steps, masked = made["steps"][:, :T], made["masked"][:, :T].astype(bool)
     before = np.concatenate([unknown[:, None].astype(bool), masked[:, :-1]], 1)
     changed = np.concatenate([before[:, :1], steps[:, 1:] != steps[:, :-1]], 1)
     columns = {
@@ -32,8 +35,12 @@ def step_rows(made: Mapping[str, Array], unknown: Array, first: int = 0) -> list
     }
     counts = {name: column.sum(2).mean(0) for name, column in columns.items()}
     return [
-        {"step": first + k, **{name: float(column[k]) for name, column in counts.items()}}
-        for k in range(steps.shape[1])
+        {
+            "step": first + k,
+            **{name: float(column[k]) for name, column in counts.items()},
+            "running": float((made["taken"] > k).mean()),
+        }
+        for k in range(T)
     ]
 
 

@@ -12,13 +12,16 @@ import numpy as np
 from dioscuri.context import Context
 from dioscuri.data import Examples, pipeline
 from dioscuri.data.classes import renumbered
+from dioscuri.data.descriptors import describe
 from dioscuri.data.folders import open_pictures
 from dioscuri.data.image_files import open_image
+from dioscuri.data.options import picture_shape
 from dioscuri.engine import Array, Batch
 from dioscuri.errors import UserError
 from dioscuri.families.latent_models.conditions import check_walked, known_classes, walked
 from dioscuri.families.latent_models.exploration import check_finite
 from dioscuri.families.latent_models.plan import LatentPlan, level_temperatures
+from dioscuri.hparams.sections import Data
 from dioscuri.outputs.examples import batches, chosen_split
 
 FIRST, SECOND = "[synthesis] pictures_path", "[synthesis] second_pictures_path"
@@ -129,10 +132,22 @@ def _opened(context: Context, text: str, option: str) -> tuple[Examples, dict[st
     names = context.sets.class_names or tuple(map(str, range(hparams.model.num_classes)))
     if hparams.data.labels and names:
         pictures = renumbered(pictures, names, f"{option} {text}")
-    for note in pictures.notes:
+    for note in (*pictures.notes, *_conversions(pictures, hparams.data)):
         context.say(f"note: {note}")
     digest = hashlib.sha256("\n".join(pictures.keys).encode()).hexdigest()
     return pictures, {"pictures": {"n": len(pictures), "sha256": digest}}
+
+
+def _conversions(pictures: Any, data: Data) -> list[str]:
+    """A line on files that are resized or change their colours for the model, if there are any."""
+    H, W, C = picture_shape(data, describe(data.dataset_source))
+    model, others = f"{W}x{H} {'grey' if C == 1 else 'RGB'}", []
+    for name in pictures.read.names:
+        with open_image(Path(name)) as image:
+            kind = f"{image.width}x{image.height} {'grey' if image.mode in ('1', 'L') else image.mode}"
+        others += [] if kind == model else [f"{name} ({kind})"]
+    n = len(pictures)
+    return [f"{len(others)} of {n} pictures become {model}, the first is {others[0]}"] if others else []
 
 
 def _check_sizes(first: Any, second: Any, indices: Array) -> None:

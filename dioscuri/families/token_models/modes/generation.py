@@ -1,5 +1,6 @@
 """Generation: pictures from scratch, by class if the model has classes."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ from dioscuri.context import Context
 from dioscuri.data.numpy_files import Damaged, read_npy
 from dioscuri.engine import Array
 from dioscuri.errors import UserError
-from dioscuri.families.token_models.drawing import chosen_classes, draw
+from dioscuri.families.token_models.drawing import chosen_classes, decoded, draw
+from dioscuri.families.token_models.films import frames_of, save_film
+from dioscuri.families.token_models.trace import step_rows, write_rows
 from dioscuri.files import write_json
 from dioscuri.outputs.pictures import sample_rows, save_grid, save_picture
 from dioscuri.outputs.progress import tracked
@@ -20,9 +23,10 @@ from dioscuri.outputs.settings import output_folder
 N_ON_SHEET = 100
 
 
-def generate(context: Context, _plan: Any, checkpoint: Checkpoint) -> None:
+def generate(context: Context, plan: Any, checkpoint: Checkpoint) -> None:
     """Write `generated/image-<i>.png`, `labels.json` with the class of each, and a sheet grouped by class;
-    with `synthesis.sheet_only`, only the sheet, with all pictures.
+    with `synthesis.sheet_only`, only the sheet, with all pictures. `synthesis.film` adds a film and a table
+    of the steps of every batch.
 
     Started again with the same options, an interrupted call continues after its last complete batch and makes
     the same pictures as an uninterrupted one.
@@ -36,14 +40,19 @@ def generate(context: Context, _plan: Any, checkpoint: Checkpoint) -> None:
         context.say(f"continuing after {done} pictures already drawn")
     shown = [_read(folder, i) for i in range(min(done, N_ON_SHEET))]
     room = n if options.sheet_only else N_ON_SHEET
-    batches = draw(context, n, ema=options.load_ema_weights, first=done)
+    film, taken = options.film != "none", done * output.drawn.get("steps_taken", 0)
+    batches = draw(context, n, ema=options.load_ema_weights, first=done, every_step=film)
     for made in tracked(batches, "generation", -(-(n - done) // size), shown=context.writes):
         shown += list(made["image"][: room - len(shown)])
+        if film:
+            _save_steps(context, plan, made, folder, f"{done:04d}")
+        taken += int(made["taken"].sum())
         if context.writes and not options.sheet_only:
             for i, picture in enumerate(made["image"], start=done):
                 save_picture(folder, _stem(i), picture)
-            output.note(done + len(made["image"]))
         done += len(made["image"])
+        if not options.sheet_only:
+            output.note(done, drawn={"steps_taken": taken / done})
     if context.writes:
         classes = chosen_classes(context.hparams).tolist()
         if classes and not options.sheet_only:
@@ -52,6 +61,7 @@ def generate(context: Context, _plan: Any, checkpoint: Checkpoint) -> None:
         sheet = save_grid(folder / "contact-sheet.png", *sample_rows(np.stack(shown), labels))
         where = sheet if options.sheet_only else f"{folder}; the first of them: {sheet}"
         context.say(f"{n} pictures in {where}")
+    output.note(n, drawn={"steps_taken": taken / n})
     output.finish(n)
 
 
@@ -59,6 +69,18 @@ def number_of_pictures(options: Any) -> int:
     """Number of pictures to generate: `n_pictures`, or whole batches."""
     number: int = options.n_pictures or options.n_generation_batches * options.batch_size
     return number
+
+
+def _save_steps(context: Context, plan: Any, made: dict[str, Array], folder: Path, first: str) -> None:
+    """Write the film of a batch, or of as many pictures as a sheet shows, and the table of its steps."""
+    shown = {name: array[:N_ON_SHEET] for name, array in made.items()}
+    frames = frames_of(shown, plan.token_shape, partial(decoded, context))
+    if context.writes:
+        options = context.hparams.synthesis
+        save_film(folder / f"film-{first}.{options.film}", frames)
+        unknown = np.ones(made["steps"][:, 0].shape, bool)
+        rows = step_rows(made, unknown, getattr(options, "start_step", 0))
+        write_rows(folder / f"steps-{first}.csv", rows)
 
 
 def _stem(i: int) -> str:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from math import isfinite, isqrt
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from dioscuri.context import Context
 from dioscuri.engine import Array
 from dioscuri.errors import UserError
 from dioscuri.families.sundae.training import make_sampling_schedule
-from dioscuri.families.token_models.modes.animation import frames_of
+from dioscuri.families.token_models.drawing import decoded
+from dioscuri.families.token_models.films import frames_of
 from dioscuri.outputs.pictures import in_rows, save_grid
 from dioscuri.outputs.settings import output_folder
 
@@ -128,7 +130,7 @@ class Menu:
         path = save_grid(self.folder / f"{number:04d}.png", rows)
         lines = [f"{request.pictures} pictures in {time.monotonic() - began:.1f} seconds: {path}"]
         if request.history:
-            frames = frames_of(self.context, self.plan, made)
+            frames = frames_of(made, self.plan.token_shape, partial(decoded, self.context))
             strips = [np.stack(strip) for strip in zip(*frames, strict=True)]
             steps = save_grid(self.folder / f"{number:04d}-steps.png", strips)
             lines.append(f"one row per picture, one column per step: {steps}")
@@ -138,8 +140,8 @@ class Menu:
         options = self.context.hparams.synthesis
         names = ("temperature", "end_temperature", "sample_proportion", "end_sample_proportion")
         chosen = {name: getattr(request, name) for name in ("steps", *names)}
-        schedule = make_sampling_schedule(replace(options, **chosen))
         sampling = replace(options, steps=request.steps, min_steps=request.min_steps)
+        schedule = make_sampling_schedule(replace(sampling, **chosen))
         size, batches = min(options.batch_size, request.pictures), []
         for first in range(0, request.pictures, size):
             index = np.arange(first, first + size, dtype=np.int32)
