@@ -5,8 +5,10 @@ import shutil
 
 import numpy as np
 import pytest
+from PIL import Image
 from safetensors.numpy import load_file, save_file
 
+from data_scripts.encode_text import main as encode_text
 from dioscuri import jax as jax_face
 from dioscuri import torch as dio
 from dioscuri.cli.convert import main as convert
@@ -15,7 +17,9 @@ from dioscuri.errors import UserError
 from dioscuri.families.vqgan.trained import open_tokenizer
 from dioscuri.importers import titok
 from tests.golden.recorded import ROOTS, Case
-from tests.support import tiny_maskgit, tiny_titok, tiny_vqgan
+from tests.support import captioned, tiny_maskgit, tiny_titok, tiny_vqgan
+from tests.support.data_options import paths
+from tests.support.tiny_encoder import LENGTH, WIDTH, write_encoder
 from tests.support.twins import TWINS, call
 
 pytestmark = pytest.mark.slow
@@ -99,6 +103,44 @@ def test_two_stages(tmp_path):
     shutil.copytree(jax_twin / "logs-second", torch_twin / "logs-second")
     made = dio.load(torch_twin / "logs-second").reconstruct(np.zeros((2, 8, 8, 1), np.uint8))
     assert made.shape == (2, 8, 8, 1)
+
+
+def test_a_decoder_that_reads_captions(tmp_path, capsys):
+    """TA-TiTok trains in PyTorch on captioned pictures, continues in JAX, and works in every mode."""
+    torch_twin, jax_twin = (tmp_path / name for name in TWINS)
+    encoder, pictures = write_encoder(tmp_path, "clip"), captioned.write_pictures(tmp_path / "pictures")
+    cfg = tiny_titok.write_tiny(tmp_path)
+    words = [f"data.{option}={path}" for option, path in paths(pictures).items()]
+    words += ["data.dataset_source=custom", f"model.text_length={LENGTH}", f"model.text_width={WIDTH}"]
+    captions = [f"data.text_encoder_path={encoder}", f"data.text_cache_path={tmp_path / 'cache'}"]
+    for more, says in (
+        ([], "text_encoder_path is empty, but the decoder reads captions"),
+        ([*captions, "model.text_width=9"], "reads (tokens, width) (6, 9), the encoder makes (6, 16)"),
+    ):
+        with pytest.raises(SystemExit):
+            call("train", torch_twin, cfg, *words, *more, "train.total_train_steps=2")
+        assert says in capsys.readouterr().err
+        shutil.rmtree(torch_twin)
+    words += [*captions, "optimizer.learning_rate=0.03", "train.checkpoint_and_eval_interval_in_steps=20"]
+    call("train", torch_twin, cfg, *words, "train.total_train_steps=16")
+    shutil.copytree(torch_twin / "logs-titok", jax_twin / "logs-titok")
+    call("train", jax_twin, cfg, *words, "train.total_train_steps=18")
+    run = jax_twin / "logs-titok"
+    for mode in ("reconstruction", "encoding"):
+        call("synthesize", jax_twin, cfg, *words, f"synthesis.synthesis_mode={mode}")
+    tokens = run / "latents" / "tokens_train"
+    lines = [{"key": key, "caption": "fox"} for key in open_tokens(tokens).keys]
+    (tmp_path / "captions.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    encoding = ["--tokens", str(tokens), "--encoder", str(encoder), "--length", str(LENGTH)]
+    encode_text([str(tmp_path / "captions.jsonl"), *encoding, "--device", "cpu"])
+    call("synthesize", jax_twin, cfg, *words, "synthesis.synthesis_mode=decoding")
+    model, stored = dio.load(run), open_tokens(tokens).gather(range(5))
+    drawn = model.decode(stored, text="fox")
+    other = np.random.default_rng(0).normal(size=(1, LENGTH, WIDTH)) * 30
+    assert (drawn != model.decode(stored, text=other)).any()
+    for i, picture in enumerate(drawn):
+        decoded = Image.open(run / "synthesis-images" / "decoded" / f"image-{i:04d}.png")
+        assert np.abs(np.asarray(decoded).astype(int) - picture[..., 0]).max() <= 1
 
 
 def test_a_masked_model_of_its_tokens(tmp_path):

@@ -343,7 +343,8 @@ class TokenizerMethods(FamilyMethods):
             return {}
         if "text" not in batch:
             raise UserError(
-                "this tokenizer decodes tokens together with encoded texts, which these pictures do not have"
+                "this tokenizer decodes tokens together with encoded texts, which are lacking here: set "
+                "data.text_encoder_path for captions of pictures"
             )
         return {"text": batch["text"]}
 

@@ -9,7 +9,7 @@ from dioscuri.families.vqgan.plan import Level, TokenizerPlan, plan_of
 from dioscuri.families.vqgan.residual_tokenizers import ResidualBlock
 from dioscuri.families.vqgan.spectral import SpectralBlock
 from dioscuri.families.vqgan.training import parameter_table
-from dioscuri.plans.description import Description, Row, counted, picture_rows
+from dioscuri.plans.description import Description, Row, RowShapes, counted, picture_rows
 from dioscuri.plans.parameters import shapes
 
 
@@ -24,8 +24,14 @@ def describe(hparams: HParams) -> Description:
             "code_length": plan.embedding_dim,
         },
         layers={"encoder": _encoder(plan), "decoder": _decoder(plan)},
-        rows=picture_rows(hparams.data),
+        rows={**picture_rows(hparams.data), **_texts(hparams)},
     )
+
+
+def _texts(hparams: HParams) -> RowShapes:
+    """The texts that the decoder reads."""
+    length, width = hparams.model.text_length, hparams.model.text_width
+    return {"text": ((length, width), "float32")} if length else {}
 
 
 def _encoder(plan: TokenizerPlan) -> Sequence[Row]:

@@ -3,13 +3,16 @@
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from math import prod
+from pathlib import Path
 from typing import Any
 
 from dioscuri import schedules
 from dioscuri.checkpoint.store import Checkpoint
 from dioscuri.context import Context
 from dioscuri.contract import Family, Shown, Validation
+from dioscuri.data.caption_cache import CaptionSource
 from dioscuri.data.descriptors import describe
+from dioscuri.data.text_encoder import text_source
 from dioscuri.engine import Array, Batch
 from dioscuri.errors import UserError
 from dioscuri.families.vqgan import discriminators, lpips
@@ -17,7 +20,7 @@ from dioscuri.families.vqgan import modes as tokens
 from dioscuri.families.vqgan import plan as tokenizers
 from dioscuri.families.vqgan import tables as tokenizer_tables
 from dioscuri.families.vqgan import training as tokenizer_training
-from dioscuri.families.vqgan.modes.quality import Quality, measure
+from dioscuri.families.vqgan.modes.quality import Quality, measure, network_inputs
 from dioscuri.families.vqgan.modes.report import report
 from dioscuri.families.vqgan.options import Discriminator, HParams
 from dioscuri.families.vqgan.stages import check_stage
@@ -25,6 +28,7 @@ from dioscuri.metrics.similarity import similarity_of_finite
 from dioscuri.outputs.examples import first_training_batch, validation_batches
 from dioscuri.outputs.pictures import in_rows, sheet
 from dioscuri.outputs.tags import step_tags, with_skips
+from dioscuri.places import cache_folder
 from dioscuri.plans.lora import adapters_of
 from dioscuri.plans.parameters import initial_values, shapes
 
@@ -119,6 +123,40 @@ def _check_data(hparams: HParams) -> None:
         )
 
 
+def caption_source(hparams: HParams) -> CaptionSource | None:
+    """How the captions are encoded that the decoder reads; None if it reads none, or they are not given."""
+    data = hparams.data
+    if not data.text_encoder_path:
+        return None
+    return CaptionSource(
+        encoder=text_source(Path(data.text_encoder_path), "[data] text_encoder_path"),
+        cache=Path(data.text_cache_path or cache_folder() / "texts"),
+        length=hparams.model.text_length,
+        layer=-1,
+        pooled=False,
+        encode_first=data.encode_first,
+    )
+
+
+def check_examples(context: Context) -> None:
+    """Raise a `UserError` if the decoder would be trained without captions, or with unsuitable ones."""
+    data, model = context.hparams.data, context.hparams.model
+    if not model.text_length:
+        return
+    if not data.text_encoder_path:
+        raise UserError(
+            "[data] text_encoder_path is empty, but the decoder reads captions (model.text_length): give the "
+            "folder of a text encoder"
+        )
+    texts, expected = context.sets.train.texts, (model.text_length, model.text_width)
+    if texts is None or texts.shapes["text"] != expected:
+        actual = "none" if texts is None else texts.shapes["text"]
+        raise UserError(
+            f"[data] text_encoder_path: the decoder reads (tokens, width) {expected}, the encoder makes "
+            f"{actual}: give another one, or change model.text_length and model.text_width"
+        )
+
+
 class TokenizerRun:
     """See `dioscuri.contract.FamilyRun`."""
 
@@ -192,8 +230,7 @@ class TokenizerRun:
 
     def _look(self, batch: Batch, step: int) -> Shown:
         """Pictures of a batch and their reconstructions."""
-        image = {"image": batch["image"]}
-        made = self.engine.run("reconstruct", image, ema=False, step=step)
+        made = self.engine.run("reconstruct", network_inputs(batch), ema=False, step=step)
         valid = batch["valid"]
         original, pictures = batch["image"][valid], made["image"][valid]
         similarities = similarity_of_finite(original, pictures, made["reconstruction"][valid])
@@ -221,6 +258,8 @@ def _discriminator_values(hparams: HParams) -> dict[str, Array]:
 FAMILY = Family(
     run=TokenizerRun,
     check_options=check_options,
+    check_examples=check_examples,
+    captions=caption_source,
     network_shapes=_network_shapes,
     training_values=_discriminator_values,
     network_options=network_options,

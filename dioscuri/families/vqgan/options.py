@@ -8,6 +8,33 @@ from dioscuri.hparams.adapters import LoRA
 from dioscuri.hparams.schema import option
 from dioscuri.hparams.sections import Data, Optimizer, Run, Train, Val
 
+_READS_TEXT = ("model.text_length", ())
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionedData(Data):
+    """`[data]`: pictures and, for a decoder that reads texts, the encoder of their captions."""
+
+    text_encoder_path: str = option(
+        "",
+        path=True,
+        needs=_READS_TEXT,
+        doc="titok: text encoder of the pictures' captions, CLIP or T5, whose last state the decoder reads: "
+        "a folder with config.json, model.safetensors and the tokenizer's files, or a pipeline's folder",
+    )
+    text_cache_path: str = option(
+        "",
+        path=True,
+        needs=("text_encoder_path", ()),
+        doc="titok: folder of encoded captions, which runs share; empty: 'texts' in DIOSCURI_CACHE or "
+        "~/.cache/dioscuri",
+    )
+    encode_first: bool = option(
+        False,
+        needs=("text_encoder_path", ()),
+        doc="titok: encode all captions before the first step, instead of each when a batch first has it",
+    )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Discriminator:
@@ -273,7 +300,7 @@ class HParams:
     """Options of shared sections that this family does not use."""
 
     run: Run
-    data: Data
+    data: CaptionedData
     model: Tokenizer
     discriminator: Discriminator
     loss: Loss

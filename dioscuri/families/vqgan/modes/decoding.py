@@ -35,9 +35,12 @@ def decode(context: Context, plan: TokenizerPlan, checkpoint: Checkpoint) -> Non
         rows = np.arange(start, min(start + size, n))
         # Pad by repetition, so that only one batch shape is compiled.
         filled = rows[np.arange(size) % len(rows)]
-        made: Array = context.engine.run(
-            "decode", {"tokens": tokens.gather(filled)}, ema=options.load_ema_weights, step=start
-        )["image"][: len(rows)]
+        given = {"tokens": tokens.gather(filled)}
+        if tokens.texts is not None and plan.one_d is not None and plan.one_d.text:
+            given["text"] = tokens.texts.gather(filled)["text"]
+        made: Array = context.engine.run("decode", given, ema=options.load_ema_weights, step=start)["image"][
+            : len(rows)
+        ]
         if start < N_ON_SHEET:
             shown.append(made)
         for row, picture in zip(rows, made, strict=True):

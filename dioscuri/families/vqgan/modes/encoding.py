@@ -113,9 +113,10 @@ def _check(batch: Batch, pictures: Examples) -> None:
 
 
 def _sheet(context: Context, folder: Path, batch: Batch, results: Array) -> None:
-    decoded = context.engine.run(
-        "decode", {"tokens": results}, ema=context.hparams.synthesis.load_ema_weights, step=0
-    )["image"]
+    given = {"tokens": results, **({"text": batch["text"]} if "text" in batch else {})}
+    decoded = context.engine.run("decode", given, ema=context.hparams.synthesis.load_ema_weights, step=0)[
+        "image"
+    ]
     if context.writes:
         originals, others = (array[batch["valid"]][:N_ON_SHEET] for array in (batch["image"], decoded))
         path = save_grid(folder / "contact-sheet.png", above(originals, others), ORIGINALS)

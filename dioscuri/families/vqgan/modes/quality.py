@@ -87,6 +87,11 @@ class QualitySum:
         )
 
 
+def network_inputs(batch: Batch) -> dict[str, Array]:
+    """What a tokenizer reads of a batch: pictures and, if its decoder reads them, texts."""
+    return {name: batch[name] for name in ("image", "text") if name in batch}
+
+
 def measure(
     engine: Engine,
     batches: Iterable[Batch],
@@ -98,7 +103,7 @@ def measure(
     """Reconstruct padded batches and measure."""
     total = QualitySum(codebook_size)
     for index, batch in enumerate(batches):
-        made = engine.run("reconstruct", {"image": batch["image"]}, ema=ema, step=index)
+        made = engine.run("reconstruct", network_inputs(batch), ema=ema, step=index)
         total.add(batch["image"], made, batch["valid"])
         on_batch()
     return total.mean()

@@ -8,7 +8,7 @@ from dioscuri.checkpoint.store import Checkpoint
 from dioscuri.context import Context
 from dioscuri.engine import Array
 from dioscuri.families.vqgan.modes.distance import ReconstructionDistance
-from dioscuri.families.vqgan.modes.quality import QualitySum
+from dioscuri.families.vqgan.modes.quality import QualitySum, network_inputs
 from dioscuri.families.vqgan.plan import TokenizerPlan
 from dioscuri.outputs.examples import N_ON_SHEET, batches, chosen_indices, chosen_split
 from dioscuri.outputs.pictures import ORIGINALS, above, save_grid, save_picture
@@ -28,7 +28,7 @@ def reconstruct(context: Context, plan: TokenizerPlan, checkpoint: Checkpoint) -
     todo = batches(context, pictures, chosen_indices(context, pictures), "reconstruction")
     for index, batch in enumerate(todo):
         made = context.engine.run(
-            "reconstruct", {"image": batch["image"]}, ema=options.load_ema_weights, step=index
+            "reconstruct", network_inputs(batch), ema=options.load_ema_weights, step=index
         )
         valid = batch["valid"]
         total.add(batch["image"], made, valid)

@@ -7,7 +7,7 @@ import numpy as np
 from dioscuri.context import Context
 from dioscuri.data import pipeline
 from dioscuri.engine import Array
-from dioscuri.families.vqgan.modes.quality import QualitySum
+from dioscuri.families.vqgan.modes.quality import QualitySum, network_inputs
 from dioscuri.families.vqgan.plan import TokenizerPlan
 from dioscuri.outputs.pictures import ORIGINALS, above, save_grid
 from dioscuri.outputs.progress import tracked
@@ -23,7 +23,7 @@ def report(context: Context, plan: TokenizerPlan) -> dict[str, Any]:
     total = QualitySum(plan.codebook_size)
     shown: list[tuple[Array, Array]] = []
     for index, batch in enumerate(tracked(batches, "test", -(-len(test) // size), shown=context.writes)):
-        made = context.engine.run("reconstruct", {"image": batch["image"]}, ema=True, step=index)
+        made = context.engine.run("reconstruct", network_inputs(batch), ema=True, step=index)
         total.add(batch["image"], made, batch["valid"])
         if sum(len(pictures) for pictures, _ in shown) < N_RECONSTRUCTIONS:
             shown.append((batch["image"][batch["valid"]], made["image"][batch["valid"]]))
