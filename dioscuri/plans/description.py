@@ -16,12 +16,13 @@ RowShapes = Mapping[str, tuple[tuple[int, ...], str]]
 class Description:
     """`shapes`: canonical name -> shape of every parameter; `facts`: counts, such as the latent values of an
     example; `layers`: kind of layers -> a row for each level, in order of execution; `rows`: the arrays of a
-    training batch."""
+    training batch; `notes`: what is left out of a step."""
 
     shapes: Shapes
     facts: Mapping[str, int]
     layers: Mapping[str, Sequence[Row]]
     rows: RowShapes
+    notes: tuple[str, ...] = ()
 
     @property
     def parameters(self) -> int:

@@ -39,6 +39,7 @@ class Step:
         module = twin_module(twin, "footprint")
         self.every_batch: bool = module.EVERY_BATCH
         description = described(self.hparams)
+        self.notes += description.notes
         check_mesh(self.mesh, description.shapes.values())
         self._follow = module.follow_step(
             self.hparams, description.rows, accelerator=hparams.run.num_gpus > 0

@@ -297,7 +297,9 @@ class TokenizerMethods(FamilyMethods):
         return FrozenTokenizer(open_proxy(self.hparams).path)
 
     def _proxy_codes(self, batch: Arrays, frozen: Arrays) -> Array:
-        """Codes (B, h, w) that the first stage learns."""
+        """Codes (B, h, w) that the first stage learns; a step that is described has them in its batch."""
+        if "codes" in batch:
+            return batch["codes"]
         return self.proxy.encode(batch["image"], frozen)
 
     def _code_losses(self, batch: Arrays, logits: Array, frozen: Arrays) -> Array:

@@ -12,7 +12,9 @@ import pytest
 from dioscuri.cli.describe import main
 from dioscuri.contract import family_run
 from dioscuri.errors import UserError
+from dioscuri.hparams import load
 from dioscuri.library.describe import Question, step_facts
+from dioscuri.places import examples
 from dioscuri.plans.mesh import MeshShape
 from dioscuri.registry import family_names
 from dioscuri.run.steps import Step, check_step, described
@@ -210,3 +212,19 @@ def test_a_step_that_the_machine_cannot_hold_is_refused_with_the_bytes_that_are_
     monkeypatch.setattr("dioscuri.run.steps.machine_bytes", lambda: peak - 1234)
     with pytest.raises(UserError, match=r"1,234 bytes are lacking"):
         check_step(hparams, "torch")
+
+
+@pytest.mark.parametrize(
+    ("name", "notes"),
+    [("tatitok_bl32", 0), ("titok_l32_stage1", 1)],
+)
+def test_tokenizers_that_need_texts_or_another_tokenizer_are_described_without(name, notes):
+    small = [
+        f"model.{stack}_{size}"
+        for stack in ("encoder", "decoder")
+        for size in ("layers=1", "width=64", "heads=1")
+    ]
+    hparams = load(examples() / "vqgan" / f"imagenet256_{name}.cfg", [*small, "run.num_gpus=0"])
+    step = Step(hparams, "torch")
+    assert len(step.notes) == notes
+    assert step.footprint(1).peak > 0

@@ -330,7 +330,9 @@ class TokenizerMethods(FamilyMethods):
         return FrozenTokenizer(open_proxy(self.hparams).path)
 
     def _proxy_codes(self, batch: Tensors, frozen: Tensors) -> Tensor:
-        """Codes (B, h, w) that the first stage learns."""
+        """Codes (B, h, w) that the first stage learns; a step that is described has them in its batch."""
+        if "codes" in batch:
+            return batch["codes"]
         return self.proxy.encode(batch["image"], frozen)
 
     def _code_losses(self, batch: Tensors, logits: Tensor, frozen: Tensors) -> Tensor:

@@ -16,6 +16,7 @@ from dioscuri.plans.parameters import shapes
 def describe(hparams: HParams) -> Description:
     """Levels of encoder and decoder; a `UserError` names an option that does not fit."""
     plan = plan_of(hparams)
+    codes = _codes(hparams)
     return Description(
         shapes=shapes(parameter_table(hparams)),
         facts={
@@ -24,7 +25,10 @@ def describe(hparams: HParams) -> Description:
             "code_length": plan.embedding_dim,
         },
         layers={"encoder": _encoder(plan), "decoder": _decoder(plan)},
-        rows={**picture_rows(hparams.data), **_texts(hparams)},
+        rows={**picture_rows(hparams.data), **_texts(hparams), **codes},
+        notes=("without the tokenizer of loss.proxy_path, which is empty: a step on its codes",)
+        if codes
+        else (),
     )
 
 
@@ -32,6 +36,14 @@ def _texts(hparams: HParams) -> RowShapes:
     """The texts that the decoder reads."""
     length, width = hparams.model.text_length, hparams.model.text_width
     return {"text": ((length, width), "float32")} if length else {}
+
+
+def _codes(hparams: HParams) -> RowShapes:
+    """The codes that the first of two stages learns, if it does not name the tokenizer that gives them."""
+    if hparams.model.decoder_output != "proxy_codes" or hparams.loss.proxy_path:
+        return {}
+    side = hparams.data.target_res // hparams.model.decoder_patch
+    return {"codes": ((side, side), "int32")}
 
 
 def _encoder(plan: TokenizerPlan) -> Sequence[Row]:
