@@ -23,6 +23,7 @@ from dioscuri.data import image_files
 from dioscuri.data.annotations import LISTED, SIDECARS, folder_annotations
 from dioscuri.data.crops import decode_cropped
 from dioscuri.data.descriptors import describe
+from dioscuri.data.filters import admitted
 from dioscuri.data.listing import Files, find_files, folder_files, subfolders
 from dioscuri.data.options import PATH_OPTIONS, Options, Split, data_path, matching_files, picture_shape
 from dioscuri.data.picture_set import PictureSet
@@ -77,7 +78,7 @@ def open_pictures(options: Options, text: str, option: str) -> PictureSet:
     files = find_files(text, image_files.SUFFIXES, option, noun="pictures", class_folders=True)
     folder = Path(os.path.commonpath([path.parent for path in files]))
     others = _others(folder, files) if Path(text).is_dir() else []
-    opened = _open(options, option, folder, files, others)
+    opened = _open(options, option, folder, files, others, filtered=False)
     return replace(opened, binarise_on_read=source.likelihood == "bernoulli")
 
 
@@ -89,13 +90,20 @@ def _check_channels(options: Options) -> None:
         )
 
 
-def _open(options: Options, option: str, folder: Path, files: Files, notes: list[str]) -> PictureSet:
-    """The pictures in a folder; unusable ones raise a `UserError` or are left out."""
+def _open(
+    options: Options, option: str, folder: Path, files: Files, notes: list[str], *, filtered: bool = True
+) -> PictureSet:
+    """The pictures in a folder; unusable ones raise a `UserError` or are left out, with `filtered` also those
+    that fail the run's rules."""
     data, paths = options.data, files.paths
     H, _, C = picture_shape(data, describe(data.dataset_source))
     pool = ThreadPoolExecutor(min(options.run.num_cpus, os.cpu_count() or 1), thread_name_prefix="decode")
     reasons = refusals(paths, pool)
     good, left_out = usable(paths, reasons, folder, options, option, "picture")
+    if filtered:
+        placement = Placement([str(path) for path in good], good.__getitem__, H, "whole")
+        passing, failing = admitted(partial(folder_annotations, good, folder), placement.size, data, option)
+        good, notes = good if passing is None else [good[i] for i in passing], [*notes, *failing]
     names = [str(path) for path in good]
     decode = _decoder(options)
     reader = Reader(

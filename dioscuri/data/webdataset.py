@@ -15,11 +15,12 @@ import numpy as np
 
 from dioscuri.data import image_files
 from dioscuri.data.annotations import tar_annotations
+from dioscuri.data.filters import admitted
 from dioscuri.data.options import PATH_OPTIONS, Options, Split, matching_files
 from dioscuri.data.picture_set import PictureSet
 from dioscuri.data.placement import Placement, decode_square
 from dioscuri.data.reader import Reader
-from dioscuri.data.tar_files import Example, examples
+from dioscuri.data.tar_files import Example, Member, examples
 from dioscuri.errors import UserError
 
 Array = np.ndarray
@@ -48,11 +49,17 @@ def open_webdataset(options: Options, split: Split) -> PictureSet:
             f"[data] {option} '{getattr(data, option)}' holds no tar file with pictures "
             f"({', '.join(PICTURES)}){remark}"
         )
-    pictures = [member for example in chosen if (member := example.member(PICTURES))]
     H = data.target_res
 
     def content(index: int) -> io.BytesIO:
         return io.BytesIO(pictures[index].read())
+
+    pictures, names = _members(chosen)
+    size = Placement(names, content, H, "whole").size
+    passing, failing = admitted(partial(tar_annotations, chosen), size, data, f"[data] {option}")
+    if passing is not None:
+        chosen = [chosen[i] for i in passing]
+        pictures, names = _members(chosen)
 
     def decode(index: int) -> Array:
         if data.random_crop:
@@ -63,7 +70,6 @@ def open_webdataset(options: Options, split: Split) -> PictureSet:
         return decode_square(content(index), H, data.channels, word, fast=data.fast_jpeg)
 
     pool = ThreadPoolExecutor(min(options.run.num_cpus, os.cpu_count() or 1), thread_name_prefix="decode")
-    names = [f"{member.tar}: {example.key}" for member, example in zip(pictures, chosen, strict=True)]
     shape = (H, H, data.channels)
     reader = Reader(names, decode, shape, pool, skip_corrupt=data.skip_corrupt, decode_at=decode_at)
     return PictureSet(
@@ -74,9 +80,17 @@ def open_webdataset(options: Options, split: Split) -> PictureSet:
         placed=Placement(names, content, H, "random" if data.random_crop else "centre"),
         annotate=partial(tar_annotations, chosen),
         labels=_labels(chosen),
-        notes=(*tars.notes, *notes),
+        notes=(*tars.notes, *notes, *failing),
         unreadable=reader.unreadable,
     )
+
+
+def _members(chosen: Sequence[Example]) -> tuple[list[Member], list[str]]:
+    """The pictures of examples, and their names for messages."""
+    pictures = [member for example in chosen if (member := example.member(PICTURES))]
+    return pictures, [
+        f"{member.tar}: {example.key}" for member, example in zip(pictures, chosen, strict=True)
+    ]
 
 
 def _notes(folder: str, every: Sequence[Example]) -> list[str]:

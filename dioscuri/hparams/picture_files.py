@@ -6,6 +6,8 @@ from dioscuri.hparams.schema import option
 
 FOLDERS = ("celebA", "celebAHQ", "ffhq", "custom")
 """Sources that are folders of image files."""
+FILES = (*FOLDERS, "glob", "webdataset")
+"""Sources of image files, in folders or in tar files."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,9 +23,47 @@ class PictureFiles:
     )
     random_crop: bool = option(
         False,
-        needs=("dataset_source", (*FOLDERS, "glob", "webdataset")),
+        needs=("dataset_source", FILES),
         doc="resize the shorter side to target_res, and cut training pictures out at random places, others "
         "out of the middle",
+    )
+    min_size: int = option(
+        0,
+        low=0,
+        high=2**20,
+        needs=("dataset_source", FILES),
+        doc="leave out pictures whose original is narrower or lower than this many pixels",
+    )
+    max_pwatermark: float | None = option(
+        None,
+        low=0,
+        high=1,
+        needs=("dataset_source", FILES),
+        doc="leave out pictures whose probability of a watermark is higher, or not told",
+    )
+    min_aesthetic_score: float | None = option(
+        None,
+        low=-100,
+        high=100,
+        needs=("dataset_source", FILES),
+        doc="leave out pictures whose aesthetic score is lower, or not told",
+    )
+    max_pnsfw: float | None = option(
+        None,
+        low=0,
+        high=1,
+        needs=("dataset_source", FILES),
+        doc="leave out pictures whose probability of being not safe for work is higher, or not told",
+    )
+    require_marked_as_ok_by_spawning: bool = option(
+        False,
+        needs=("dataset_source", FILES),
+        doc="leave out pictures whose 'is_spawning' (opted out) is true, or not told",
+    )
+    require_marked_as_not_getty: bool = option(
+        False,
+        needs=("dataset_source", FILES),
+        doc="leave out pictures whose 'is_getty' is true, or not told",
     )
     skip_corrupt: bool = option(
         False,

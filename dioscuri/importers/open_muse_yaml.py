@@ -25,6 +25,12 @@ SCHEDULES = {
 }
 PRECISIONS = {"no": "float32", "bf16": "bfloat16", "fp16": "bfloat16"}
 
+FILTERS = (
+    "min_size", "max_pwatermark", "min_aesthetic_score", "max_pnsfw", "require_marked_as_ok_by_spawning",
+    "require_marked_as_not_getty",
+)  # fmt: skip
+"""Options of `[data]` that leave pictures out, under `dataset.params` or `dataset.preprocessing`."""
+
 DIRECT = {
     "experiment.name": "run.name",
     "experiment.save_every": "train.checkpoint_and_eval_interval_in_steps",
@@ -55,6 +61,8 @@ DIRECT = {
     "training.ema_update_after_step": "train.ema_update_after",
     "training.ema_update_every": "train.ema_update_every",
     "mask_schedule.schedule": "loss.mask_schedule",
+    **{f"dataset.params.{name}": f"data.{name}" for name in FILTERS},
+    **{f"dataset.preprocessing.{name}": f"data.{name}" for name in FILTERS},
 }
 """Options that differ only in name."""
 
@@ -79,6 +87,7 @@ def converted(
     try:
         described = _network(settings, overrides)
         words = [_pair(word) for word in described.overrides] + _direct(flat) + _translated(flat)
+        words += _tar_files(dict(words))
     except UserError as error:
         raise UserError(f"{where}: {error}") from error
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -99,6 +108,8 @@ def _changed(flat: Settings) -> list[str]:
     lines = [f"'{key}' is unknown and left out" for key in remaining if key not in known]
     if known:
         lines.append(f"left out, as data, logs and hardware are set otherwise here: {', '.join(known)}")
+    if encoder := flat.get("model.text_encoder.pretrained"):
+        lines.append(f"data.text_encoder_path takes the folder of the text encoder '{encoder}'")
     if flat.get("training.mixed_precision") == "fp16":
         lines.append("'training.mixed_precision' fp16 becomes train.precision='bfloat16'")
     return lines
@@ -185,6 +196,23 @@ def _translated(flat: Settings) -> Words:
     return words
 
 
+def _tar_files(words: Mapping[str, Any]) -> Words:
+    """The source that crops and leaves pictures out, if an option asks for that."""
+    names = [f"data.{name}" for name in ("random_crop", *FILTERS)]
+    return [("data.dataset_source", "webdataset")] if any(name in words for name in names) else []
+
+
+def _text_length(length: int, flat: Settings) -> Words:
+    """Class-conditional configurations have it, too, but nothing reads it there."""
+    names = ("model.transformer.add_cross_attention", "model.transformer.block_out_channels")
+    reads = flat.get("model.architecture") == "uvit" or any(flat.get(name) for name in names)
+    return [("data.text_length", length)] if reads else []
+
+
+def _crop(centre: bool, _flat: Settings) -> Words:
+    return [] if centre else [("data.random_crop", True)]
+
+
 def _optimizer(name: str, _flat: Settings) -> Words:
     return [("optimizer.type", _chosen(name, OPTIMIZERS, "optimizer.name"))]
 
@@ -238,6 +266,8 @@ def _sampling_schedule(name: str, _flat: Settings) -> Words:
 TRANSLATED: dict[str, Callable[[Any, Settings], Words]] = {
     "optimizer.name": _optimizer,
     "lr_scheduler.scheduler": _schedule,
+    "dataset.preprocessing.center_crop": _crop,
+    "dataset.preprocessing.max_seq_length": _text_length,
     "training.batch_size": _batch,
     "training.mixed_precision": _precision,
     "training.max_grad_norm": _clipping,

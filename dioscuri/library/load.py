@@ -35,12 +35,16 @@ def load(
 
 
 def _read_with(source: Source, given: Any) -> Source:
-    """The source with the given text encoder or, without any, that of the captions of its training."""
+    """The source with the given text encoder or, without any, that of the captions of its training if it is
+    still there."""
     data = source.hparams.data
+    path = getattr(data, "text_encoder_path", "")
     if given is None:
-        captions = family_of(source.hparams).captions(source.hparams)
+        captions = (
+            family_of(source.hparams).captions(source.hparams) if path and Path(path).is_dir() else None
+        )
         return source if captions is None else replace(source, text=captions.encoder)
-    if getattr(data, "text_encoder_path", "") and Path(given).is_dir():  # it has moved since
+    if path and Path(given).is_dir():  # it has moved since
         data = replace(data, text_encoder_path=str(Path(given).absolute()))
         source = replace(source, hparams=replace(source.hparams, data=data))
     return replace(source, text=TextSource(encoder=str(given)))

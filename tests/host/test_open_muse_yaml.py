@@ -180,12 +180,50 @@ def test_what_is_dropped_or_changed_is_named(tmp_path, capsys):
     run(tmp_path, LEGACY_UVIT)
     output = capsys.readouterr().out
     for name in (
-        "dataset.preprocessing.max_seq_length", "dataset.params.train_shards_path_or_url",
+        "dataset.params.train_shards_path_or_url",
         "dataset.params.num_workers", "experiment.project", "experiment.resume_from_checkpoint",
         "training.overfit_one_batch", "fp16 becomes train.precision='bfloat16'",
     ):  # fmt: skip
         assert name in output
     assert "dataset.preprocessing.resolution" not in output
+
+
+CAPTIONED = (
+    LEGACY_UVIT.replace(
+        "somewhere,",
+        """somewhere, min_size: 256, max_pwatermark: 0.5,
+    min_aesthetic_score: 4.75, max_pnsfw: 0.1, require_marked_as_not_getty: True,""",
+    )
+    .replace("resolution: 128", "resolution: 128, center_crop: False, random_flip: True")
+    .replace(
+        "experiment:", "  text_encoder: {type: clip, pretrained: openai/clip-vit-large-patch14}\nexperiment:"
+    )
+)
+
+
+def test_filters_crops_and_captions_are_kept(tmp_path, capsys):
+    data = run(tmp_path, CAPTIONED).data
+    assert (data.min_size, data.max_pwatermark, data.min_aesthetic_score, data.max_pnsfw) == (
+        256,
+        0.5,
+        4.75,
+        0.1,
+    )
+    assert (data.require_marked_as_not_getty, data.require_marked_as_ok_by_spawning) == (True, False)
+    assert (data.dataset_source, data.random_crop, data.random_horizontal_flip) == ("webdataset", True, True)
+    assert data.text_length == 77
+    output = capsys.readouterr().out
+    assert (
+        "data.text_encoder_path takes the folder of the text encoder 'openai/clip-vit-large-patch14'"
+        in output
+    )
+    assert not [name for name in ("min_size", "watermark", "center_crop", "max_seq_length") if name in output]
+
+
+def test_a_central_crop_of_class_pictures_needs_no_other_source(tmp_path):
+    more = "    random_flip: True\n    center_crop: True\n    max_seq_length: 16"
+    data = run(tmp_path, IMAGENET.replace("    random_flip: True", more)).data
+    assert (data.random_crop, data.text_length, data.dataset_source) == (False, 0, "tokens")
 
 
 def test_advice_that_is_followed_is_not_repeated(tmp_path):

@@ -27,6 +27,12 @@ def make_options(source, resolution, channels, *, seed=5, num_cpus=2, **data):
         "labels": False,
         "legacy_crop": False,
         "random_crop": False,
+        "min_size": 0,
+        "max_pwatermark": None,
+        "min_aesthetic_score": None,
+        "max_pnsfw": None,
+        "require_marked_as_ok_by_spawning": False,
+        "require_marked_as_not_getty": False,
         "text_seq_len": 0,
         "padding_id": 0,
     }
