@@ -55,6 +55,7 @@ HOST_ONLY = {
     "data.require_marked_as_not_getty": "the one data pipeline serves both twins",
     "metrics.report_baselines": "what is printed after training",
     "optimizer.learning_rate_scheme": "which number the host gives the engine",
+    "train.time_limit_clock": "when the host ends a run",
     "train.stabilizer": "when the host gives an engine an older state",
     "train.resume_from_ema": "which file of a checkpoint is read",
     "synthesis.synthesis_mode": "which methods of the engine are called",
