@@ -13,6 +13,15 @@ from dioscuri.data.placement import Size
 from dioscuri.errors import UserError
 from dioscuri.hparams.picture_files import PictureFiles
 
+LIMITS = (
+    ("max_pwatermark", "watermark", WATERMARK, 1),
+    ("min_aesthetic_score", "aesthetic score", AESTHETIC, -1),
+    ("max_pnsfw", "NSFW score", NSFW, 1),
+)
+"""Options, what they limit, its names, and -1 for a lower limit."""
+MARKS = {"require_marked_as_ok_by_spawning": SPAWNING, "require_marked_as_not_getty": GETTY}
+"""Options, and the names of the mark that must be false."""
+
 
 def filters(data: PictureFiles) -> bool:
     """Whether an option leaves pictures out."""
@@ -51,21 +60,14 @@ def _reason(annotation: Annotation, index: int, size: Callable[[int], Size], dat
     facts = annotation.facts
     if data.min_size and min(original_size(facts) or size(index)) < data.min_size:
         return f"narrower or lower than {data.min_size} pixels (min_size)"
-    for option, what, names, sign in (
-        ("max_pwatermark", "watermark", WATERMARK, 1),
-        ("min_aesthetic_score", "aesthetic score", AESTHETIC, -1),
-        ("max_pnsfw", "NSFW score", NSFW, 1),
-    ):
+    for option, what, names, sign in LIMITS:
         limit, value = getattr(data, option), number(facts, names)
         if limit is not None and value is None:
             return f"without {what} ({option})"
         if limit is not None and value is not None and sign * value > sign * limit:
             return f"with {what} {'above' if sign > 0 else 'below'} {limit:g} ({option})"
-    for option, what, names in (
-        ("require_marked_as_ok_by_spawning", "is_spawning", SPAWNING),
-        ("require_marked_as_not_getty", "is_getty", GETTY),
-    ):
-        value = fact(facts, names)
-        if getattr(data, option) and value is not False:
-            return f"{'with' if value is True else 'without'} {what} ({option})"
+    for option, mark in MARKS.items():
+        marked = fact(facts, mark)
+        if getattr(data, option) and marked is not False:
+            return f"{'with' if marked is True else 'without'} {mark[0]} ({option})"
     return ""
