@@ -20,6 +20,8 @@ from jax_impl.samplers.decoder import Predictor as JaxPredictor
 from jax_impl.samplers.tokens import sample_tokens as jax_sample
 from torch_impl.samplers.decoder import Decoder as TorchDecoder
 from torch_impl.samplers.decoder import Predictor as TorchPredictor
+from torch_impl.samplers.decoder import make_decoder, steps_like
+from torch_impl.samplers.masked_diffusion import ancestral_sample
 from torch_impl.samplers.tokens import sample_tokens as torch_sample
 
 K = MASK = 3
@@ -151,6 +153,16 @@ def test_samples_have_the_papers_distribution(kind):
     assert (np.abs(actual - expected) < 4 * np.sqrt(expected * (1 - expected) / n)).all()
 
 
+def test_the_entry_point_takes_the_sampler():
+    """`ancestral_sample` is what `sample_tokens` calls for the sampler 'ancestral'."""
+    options, noise = options_of("cap"), noise_of(20)
+    start = torch.full((20, 2), MASK)
+    draw = lambda k, _: {name: torch.from_numpy(value[k]) for name, value in noise.items()}  # noqa: E731
+    steps = steps_like(make_steps(options, 2), start)
+    decoder = make_decoder(TorchPredictor(network(torch), K, MASK, {}), options, steps, draw, (2,) * T)
+    np.testing.assert_array_equal(ancestral_sample(decoder, start).tokens, run(torch, noise, options).tokens)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_both_twins_sample_what_the_noise_says(kind):
     options, noise = options_of(kind), noise_of(500, seed=1)
@@ -184,11 +196,11 @@ def test_steps_that_would_change_nothing_are_not_taken(sampler, xp, monkeypatch)
 def test_the_loop_holds_any_schedule(schedule):
     options = options_of("loop", 20, sampling_schedule=schedule)
     alpha, steps = known_shares(options, 64), make_steps(options, 64)
-    np.testing.assert_allclose(alpha[6:17], 0.6, atol=1e-7)
+    np.testing.assert_allclose(alpha[6:17], 0.6, atol=2e-6)
     assert (np.diff(alpha) >= 0).all()
     assert alpha[5] < 0.6 < alpha[17]
     assert (np.flatnonzero(steps.remask) == np.arange(6, 16)).all()
-    np.testing.assert_allclose(steps.remask[6:15], 0.4)
+    np.testing.assert_allclose(steps.remask[6:15], 0.4, rtol=1e-6)
     assert ((steps.stay >= 0) & (steps.stay <= 1)).all()
     assert steps.stay[-1] == 0
     assert set(steps.masked[6:16, 64]) == {25}
@@ -197,6 +209,4 @@ def test_the_loop_holds_any_schedule(schedule):
 def test_masked_counts_give_the_shares_of_known_tokens():
     options = options_of("cap", 4, mask_counts=(48, 16, 16, 0), remask_rate=1.0)
     np.testing.assert_allclose(known_shares(options, 64), [0, 0.25, 0.75, 0.75, 1])
-    np.testing.assert_allclose(
-        make_steps(options, 64).remask, [0.25 / 0.25, 1, 1 / 3, 0][:0] or [1, 1, 1 / 3, 0]
-    )
+    np.testing.assert_allclose(make_steps(options, 64).remask, [1, 1, 1 / 3, 0], rtol=1e-6)

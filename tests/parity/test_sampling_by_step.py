@@ -69,6 +69,33 @@ def test_both_twins_follow_the_lists(model):
     assert tables[0] == tables[1]
 
 
+LOOP = {"remask": "loop", "remask_rate": 0.5, "loop_t_on": 0.8, "loop_t_off": 0.3, "loop_alpha_on": 0.5}
+
+
+def test_the_confidence_sampler_holds_the_masked_tokens_in_the_loop(model):
+    """Of 16 tokens 8 are masked in the loop, other ones after each step, in both twins."""
+    opened, options = model("torch", "maskgit"), {"steps": 8, "classes": [3, 7, 1], **LOOP}
+    noise = opened.draw_noise("generate", N, seed=5, steps=8, **LOOP)
+    rows = opened.trace(noise=noise, **options)
+    assert [row["masked_after"] for row in rows] == [12, 8, 8, 8, 8, 6, 3, 0]
+    assert [row["remask"] for row in rows] == [0, 0, 0.5, 0.5, 0.5, 0.5, 0, 0]
+    assert all(row["written"] > 0 for row in rows)
+    made = [model(twin, "maskgit").generate(noise=noise, decode=False, **options) for twin in TWINS]
+    np.testing.assert_array_equal(*made)
+
+
+def test_a_model_is_sampled_as_masked_diffusion(model):
+    """From a seed, with guidance and re-masking; every token becomes known."""
+    opened = model("torch", "maskgit")
+    options = {"sampler": "ancestral", "steps": 8, "guidance_scale": 1.0, "seed": 3, **LOOP}
+    tokens = opened.generate(classes=[3, 7, 1], decode=False, **options)
+    assert tokens.shape == (N, GRID, GRID)
+    assert (tokens < 16).all()
+    rows = opened.trace(classes=[3, 7, 1], **options)
+    assert rows[-1]["masked_after"] == 0
+    assert 4 < np.mean([row["masked_after"] for row in rows[2:6]]) < 12
+
+
 def test_sundae_filters_by_step(model):
     """Lists and functions sample the same in both twins; a step with the most likely code alone draws it."""
     options = {"steps": STEPS, "early_stop": False, "sample_proportion": 1.0}

@@ -70,10 +70,11 @@ def _known(options: Sampling, times: np.ndarray, n_tokens: int) -> np.ndarray:
 
 
 def _time_of(options: Sampling, n_tokens: int) -> float:
-    """The time at which `loop_alpha_on` of the tokens are known, by bisection."""
-    low, high = 0.0, 1.0
+    """The time at which `loop_alpha_on` of the tokens are known, by bisection; a millionth fewer, so that
+    rounding to float32 does not take one from the masked tokens."""
+    low, high, known = 0.0, 1.0, options.loop_alpha_on - 1e-6
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
-        below = _known(options, np.array([middle]), n_tokens)[0] < options.loop_alpha_on
+        below = _known(options, np.array([middle]), n_tokens)[0] < known
         low, high = (middle, high) if below else (low, middle)
     return high

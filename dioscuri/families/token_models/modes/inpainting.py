@@ -78,6 +78,8 @@ def unknown_tokens(hparams: Any, plan: Any) -> Array:
     """The tokens (L,) to sample again; a `UserError` if there are none or they lie outside the picture. A
     sequence is a single row of tokens, which have no place in the picture."""
     options, (rows, columns) = hparams.synthesis, (1, *plan.token_shape)[-2:]
+    if options.image_path and options.split:
+        raise UserError("[synthesis] split and image_path both name pictures: keep one")
     for name in () if plan.grid else ("mask_path", "blend_radius"):
         if getattr(options, name):
             raise UserError(f"[synthesis] {name} needs a grid of tokens, but data.grid is 0: leave it out")
