@@ -27,7 +27,7 @@ def tree(tmp_path_factory):
     """A copy of the program with the page's files added; none of them is there before."""
     folder = tmp_path_factory.mktemp("tree")
     for name in ("dioscuri", "torch_impl", "jax_impl"):
-        ignored = shutil.ignore_patterns("logs-*", "__pycache__", ".jax_cache")
+        ignored = shutil.ignore_patterns("logs-*", ".jax_cache")
         shutil.copytree(ROOT / name, folder / name, ignore=ignored)
     files = dict(FILE.findall((ROOT / "docs" / "add_a_family.md").read_text()))
     assert len(files) == 9
@@ -43,7 +43,8 @@ def test_the_pages_family_trains_and_generates(tree, twin):
     cfg = tree / "egs" / "plain_vae" / "digits.cfg"
     command = [sys.executable, "-m", "dioscuri"]
     environment = {**os.environ, "PYTHONPATH": str(tree), "DIOSCURI_RUNS": str(tree / twin)}
-    for job in (("describe",), ("train", "--twin", twin), ("synthesize", "--twin", twin)):
+    describe = ("describe", "--twin", twin, *(("--quick",) if twin == "jax" else ()))
+    for job in (describe, ("train", "--twin", twin), ("synthesize", "--twin", twin)):
         words = [*command, *job, str(cfg), *QUICK]
         done = subprocess.run(words, cwd=tree, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr[-2000:]
