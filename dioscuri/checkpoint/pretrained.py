@@ -24,7 +24,7 @@ from dioscuri.hparams.overrides import parse
 from dioscuri.hparams.reader import Document
 from dioscuri.plans.lora import without_adapters
 
-CONFIG, TENSORS, TOKENIZER = "config.json", "model.safetensors", "tokenizer"
+CONFIG, TENSORS, TOKENIZER, TEXT_ENCODER = "config.json", "model.safetensors", "tokenizer", "text_encoder"
 LIBRARY, FORMAT = "dioscuri", 1
 
 Arrays = Mapping[str, np.ndarray]
@@ -33,17 +33,24 @@ Model = tuple[Any, dict[str, np.ndarray]]
 
 
 def write_folder(
-    folder: Path, hparams: Any, weights: Arrays, *, origin: Mapping[str, Any] | None = None
+    folder: Path,
+    hparams: Any,
+    weights: Arrays,
+    *,
+    origin: Mapping[str, Any] | None = None,
+    calls: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> None:
     """Write a model with these options; the tokenizer that it needs may go to its subfolder `TOKENIZER`.
 
     Paths among the options are left out, since they mean nothing elsewhere. `origin` identifies the run's
-    checkpoint from which the weights come, as in the header of token shards.
+    checkpoint from which the weights come, as in the header of token shards; `calls` holds options of the
+    model's methods.
     """
     content = {"library": LIBRARY, "format": FORMAT, "hparams": _without_paths(network_options(hparams))}
     with replacing(folder / TENSORS) as temporary:
         temporary.write_bytes(tensor_bytes(weights))
-    write_json(folder / CONFIG, content | ({"origin": dict(origin)} if origin else {}))
+    more = {"origin": origin, "calls": calls}
+    write_json(folder / CONFIG, content | {name: dict(value) for name, value in more.items() if value})
 
 
 def is_folder(where: Path) -> bool:
@@ -89,8 +96,17 @@ def tokenizer_folder(folder: Path) -> Path | None:
 
 def origin_of(folder: Path) -> dict[str, Any]:
     """The identity of the run's checkpoint from which a folder's weights come; empty if there is none."""
-    origin = read_config(folder / CONFIG).get("origin")
-    return dict(origin) if isinstance(origin, dict) else {}
+    return _table(folder, "origin")
+
+
+def calls_of(folder: Path) -> dict[str, dict[str, Any]]:
+    """Options of the model's methods that differ from its own, by method; empty if there are none."""
+    return {name: options for name, options in _table(folder, "calls").items() if isinstance(options, dict)}
+
+
+def _table(folder: Path, name: str) -> dict[str, Any]:
+    table = read_config(folder / CONFIG).get(name)
+    return dict(table) if isinstance(table, dict) else {}
 
 
 def network_options(hparams: Any) -> Any:

@@ -92,6 +92,11 @@ class TextEncoder:
         """The number of tokens of each text, with those that mark its ends, before it is cut to `length`."""
         return [len(ids) for ids in self.tokenizer(list(texts), verbose=False)["input_ids"]]
 
+    def save(self, folder: Path) -> None:
+        """Write encoder and tokenizer to a folder, from which both open."""
+        self.model.save_pretrained(folder, safe_serialization=True)
+        self.tokenizer.save_pretrained(folder)
+
     def to(self, device: Any) -> Self:
         """Move the encoder to a device of PyTorch, in place."""
         if device != self.device:

@@ -125,6 +125,24 @@ def outpaint(
     return placed, mask
 
 
+def edit(
+    exhibit: Exhibit,
+    picture: Array | None,
+    strength: float,
+    n: int,
+    seed: int,
+    asked: Options,
+    options: Options,
+) -> Array:
+    """The picture and n others like it, of which a share of the tokens, by `strength` from 0 to 1, is sampled
+    again as the prompt says."""
+    picture = _given(picture)
+    edited = exhibit.model.edit(
+        picture[None].repeat(n, 0), strength=strength, seed=seed, batch_size=BATCH, **asked, **options
+    )
+    return pictures.shown([picture[None], *in_rows(edited)], [["picture"]])
+
+
 def reconstruct(exhibit: Exhibit, picture: Array | None, classes: str = "") -> tuple[Array, str]:
     """The picture beside its reconstruction, and how good that is; of a VAE given the typed class."""
     picture, model, asked = _given(picture), exhibit.model, in_turn(classes)

@@ -126,6 +126,20 @@ class Tabs(Panel):
 
         self._connect(buttons, extend, [picture, share, across, down, *asked.components], [sheet])
 
+    def _edit(self) -> None:
+        with gr.Row():
+            with gr.Column():
+                picture = self._picker()
+                strength = gr.Slider(0, 1, 0.5, label="strength: the share that is drawn again")
+                asked = self._asked(4, classes_in_turn=False)
+                buttons = self._buttons("Edit")
+            sheet = self._sheet("edited")
+
+        def edit(picture: Any, strength: float, *values: Any) -> Any:
+            return actions.edit(self.exhibit, picture, strength, *self._read(asked, values))
+
+        self._connect(buttons, edit, [picture, strength, *asked.components], [sheet])
+
     def _reconstruct(self) -> None:
         with gr.Row():
             with gr.Column():

@@ -91,7 +91,9 @@ class Model(Adaptable):
         """Pictures whose pixels are sampled again where `mask` is True."""
         raise self._cannot("inpaint")
 
-    def edit(self, pictures: Any, *, strength: float = 0.5, seed: int = 0, noise: Any = None) -> Array:
+    def edit(
+        self, pictures: Any, *, strength: float = 0.5, seed: int = 0, noise: Any = None, **options: Any
+    ) -> Array:
         """Pictures of which a share, given by `strength` from 0 to 1, is sampled again at random places."""
         raise self._cannot("edit")
 
@@ -165,7 +167,8 @@ class Model(Adaptable):
     # Saving and moving.
 
     def save(self, folder: Path | str) -> None:
-        """Write `config.json` and `model.safetensors`, and the tokenizer in `tokenizer/`.
+        """Write `config.json` and `model.safetensors`, the tokenizer in `tokenizer/`, and the text encoder in
+        `text_encoder/`.
 
         A discriminator and buffers are left out, and adapters are merged. `load` of either twin opens the
         folder; a tokenizer's also serves as `data.tokenizer_path`.
@@ -175,7 +178,7 @@ class Model(Adaptable):
         self._check_free(folder)
         same = self._origin if self._origin and self._hash() == self._fingerprint else None
         weights = without_discriminator(self._whole_weights())
-        write_folder(folder, self.hparams, weights, origin=same)
+        write_folder(folder, self.hparams, weights, origin=same, calls=self.call_options)
         if self._tokenizer is not None:
             self._tokenizer.save(folder / TOKENIZER)
 

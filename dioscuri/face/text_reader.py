@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -48,6 +49,13 @@ class TextReader:
             if count > encoder.length:
                 cut = f"the last {count - encoder.length} are cut, the text encoder reads {encoder.length}"
                 warnings.warn(f"prompt '{text[:40]}...' has {count} tokens: {cut}", stacklevel=6)
+
+    def save(self, folder: Path, device: Any) -> None:
+        """Write the encoder and its tokenizer to a folder, unless they lie there."""
+        if not (
+            Path(self.source.encoder).is_dir() and folder.is_dir() and folder.samefile(self.source.encoder)
+        ):
+            self._open(device).save(folder)
 
     def _open(self, device: Any) -> TextEncoder:
         if self._encoder is None:

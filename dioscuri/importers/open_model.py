@@ -65,6 +65,7 @@ def open_published(
             tokenizer=pretrained.tokenizer_folder(folder),
             origin=pretrained.origin_of(folder),
             text=_text(folder),
+            calls=pretrained.calls_of(folder),
         )
     read = cache(lambda: read_weights(folder, weights))
     described = recognise(read_config(folder / CONFIG), folder / CONFIG, overrides, lambda: read().arrays)

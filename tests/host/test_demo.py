@@ -178,7 +178,7 @@ def test_a_prompt_goes_through_the_text_encoder(tmp_path):
     reader.save(tmp_path / "reader")
     assert Exhibit(str(tmp_path / "reader"), "torch").tabs == ("reconstruct",)
     shown = Exhibit(str(tmp_path / "reader"), "torch", str(encoder))
-    assert "generate" in shown.tabs
+    assert shown.tabs == ("generate", "inpaint", "outpaint", "edit", "reconstruct", "twins")
     made = [
         actions.generate(
             shown, 4, 0, actions.conditions(shown, 4, "", prompt), {"steps": 2}, film=False
@@ -187,6 +187,21 @@ def test_a_prompt_goes_through_the_text_encoder(tmp_path):
     ]
     np.testing.assert_array_equal(made[0], made[1])
     assert (made[0] != made[2]).any()
+    asked, options = actions.conditions(shown, 2, "", "a cat"), {"steps": 4}
+    sheets = [actions.edit(shown, PICTURE, strength, 2, 3, asked, options) for strength in (0.0, 0.5, 1.0)]
+    direct = shown.model.edit(PICTURE[None].repeat(2, 0), strength=0.5, seed=3, **asked, **options)
+    np.testing.assert_array_equal(
+        sheets[1], pictures.shown([PICTURE[None], *pictures.in_rows(direct)], [["picture"]])
+    )
+    unchanged = shown.model.reconstruct(PICTURE[None]).repeat(2, 0)
+    np.testing.assert_array_equal(
+        sheets[0], pictures.shown([PICTURE[None], *pictures.in_rows(unchanged)], [["picture"]])
+    )
+    assert (sheets[2] != sheets[0]).any()
+    with pytest.raises(UserError, match=r"strength must be .* 1"):
+        actions.edit(shown, PICTURE, 1.5, 2, 3, asked, options)
+    with pytest.raises(UserError, match="picture: upload one"):
+        actions.edit(shown, None, 0.5, 2, 3, asked, options)
 
 
 def test_a_model_of_tokens_alone_cannot_be_shown(tmp_path):

@@ -341,3 +341,23 @@ def test_a_run_goes_back_to_a_whole_pipeline(folder, tmp_path):
         UserError, match="tokenizer_path is empty, but a pipeline needs the picture tokenizer"
     ):
         convert([str(tmp_path / "logs-alone"), *to[1:], str(folder)])
+
+
+def test_a_saved_pipeline_brings_its_text_encoder(models, tmp_path):
+    first = models["torch"]
+    first.save(tmp_path / "mine")
+    first.save(tmp_path / "mine")  # again, over its files
+    given = {"prompts": PROMPTS, "negative_prompts": NEGATIVE, "steps": STEPS}
+    noise = first.draw_noise("generate", 2, steps=STEPS)
+    expected = first.generate(2, noise=noise, decode=False, **given)
+    for twin in TWINS:
+        saved = import_module(f"dioscuri.{twin}").load(tmp_path / "mine")
+        np.testing.assert_array_equal(saved.generate(2, noise=noise, decode=False, **given), expected)
+        assert saved.call_options == first.call_options != {}
+    saved.save(tmp_path / "mine")  # from where it lies
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}
+    data = {"grid": 4, "codebook_size": 16, "target_res": 8, "channels": 1}
+    plain = import_module("dioscuri.torch").new("maskgit", **sizes, **data)
+    shutil.rmtree(tmp_path / "mine" / "tokenizer")
+    with pytest.raises(UserError, match="mine holds a text encoder, which this model lacks: save elsewhere"):
+        plain.save(tmp_path / "mine")

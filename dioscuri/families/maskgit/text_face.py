@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from dioscuri.checkpoint.pretrained import TEXT_ENCODER
 from dioscuri.data.text_encoder import TextSource
 from dioscuri.data.texts import open_texts
 from dioscuri.engine import Array
@@ -41,6 +42,12 @@ class ModelOfTexts(TokenModel):
         if self._decoder_reads_text:
             self._codec().read_with(source)
 
+    def save(self, folder: Path | str) -> None:
+        """See `Model.save`; the text encoder goes to `text_encoder/`."""
+        super().save(folder)
+        if self._reader is not None:
+            self._reader.save(Path(folder) / TEXT_ENCODER, self._text_device)
+
     def encode_prompts(
         self, prompts: Any, negative_prompts: Any = None, *, n: int | None = None, **reading: Any
     ) -> dict[str, Array]:
@@ -65,7 +72,7 @@ class ModelOfTexts(TokenModel):
         count, negative = len(texts), negative_prompts
         if negative is not None:
             negative = read_texts(negative, "negative_prompts", n=count, empty=True)
-        device = self.device if self.twin == "torch" else "cpu"
+        device = self._text_device
         rows = encode_prompts(self._reader, (texts, negative), options.clip_skip, device)
         if "micro" in self._condition_names:
             H, W = self.picture_shape[:2]
@@ -73,6 +80,18 @@ class ModelOfTexts(TokenModel):
         if self._decoder_reads_text:
             rows[DECODER_TEXT] = self._reader.states(texts, -1, device)["text"]
         return rows
+
+    @property
+    def _text_device(self) -> Any:
+        """The device of the text encoder, which PyTorch runs."""
+        return self.device if self.twin == "torch" else "cpu"
+
+    def _check_free(self, folder: Path) -> None:
+        super()._check_free(folder)
+        if self._reader is None and (folder / TEXT_ENCODER).exists():
+            raise UserError(
+                f"{folder} holds a text encoder, which this model lacks: save elsewhere, or remove it"
+            )
 
     def _prompted(
         self, call: str, n: int | None, prompts: tuple[Any, Any], options: Mapping[str, Any]
