@@ -6,6 +6,7 @@ import pytest
 from dioscuri import torch as torch_face
 from dioscuri.checkpoint import store
 from dioscuri.data import caption_cache
+from dioscuri.errors import UserError
 from tests.support import captioned, tiny_maskgit
 from tests.support.tiny_encoder import write_encoder
 from tests.support.twins import call
@@ -47,3 +48,8 @@ def test_a_model_is_trained_on_captions_resumed_and_draws_from_prompts(folder, m
     model = torch_face.load(twin / "logs-captions")
     drawn = model.generate(prompts=["fox", "dog"], seed=1, steps=2)
     assert drawn.shape == (2, 8, 8, 1)
+    (folder / "clip").rename(folder / "moved")
+    model = torch_face.load(twin / "logs-captions", text_encoder=folder / "moved")
+    np.testing.assert_array_equal(model.generate(prompts=["fox", "dog"], seed=1, steps=2), drawn)
+    with pytest.raises(UserError, match="this model has no text encoder to read prompts"):
+        torch_face.load(twin / "logs-captions").generate(prompts=["fox"])

@@ -184,6 +184,10 @@ HOSTILE = [
         'line 1: "text" or "caption" must be a text',
     ),
     ({"metadata.jsonl": 2 * b'{"file_name": "e.png", "text": "x"}\n'}, "line 2: 'e.png' has a line already"),
+    (
+        {"metadata.jsonl": b'{"file_name": "e.png", "text": "\\ud800"}'},
+        "1: the caption holds half of a surrogate",
+    ),
     ({"e.json": b"no"}, r"e\.json: not JSON"),
 ]
 
@@ -209,6 +213,10 @@ def test_files_that_cannot_be_used_are_named(opened, pictures, files, message):
             "text_encoder_path is empty, but the model reads captions",
         ),
         (["data.dataset_source=tokens"], "text_encoder_path is for captions of pictures"),
+        (
+            ["data.dataset_source=digits"],
+            "captions of 'digits train' are not read: use dataset_source 'custom'",
+        ),
         (["data.text_length=9"], "length 9 is too long for encoder"),
         (["data.clip_skip=4"], r"layer -5 is outside -4 ... -1"),
         (["model.encoder_hidden_size=8"], r"'text' must be \(6, 8\), not \(6, 16\)"),
