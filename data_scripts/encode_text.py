@@ -83,6 +83,7 @@ def main(arguments: list[str]) -> None:
         length=options.length,
         layer=options.layer,
         pooled=options.pooled,
+        last=options.decoder_text,
         device=options.device,
     )
     micro = next(iter(captions.values())).micro is not None
@@ -101,6 +102,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--length", type=_positive, required=True, help="tokens of every text")
     parser.add_argument("--layer", type=int, default=-1, help="hidden state, from the end (default -1)")
     parser.add_argument("--pooled", action="store_true", help="CLIP's projected embedding, too")
+    parser.add_argument(
+        "--decoder-text", action="store_true", help="the last state, too, for a tokenizer that reads texts"
+    )
     parser.add_argument("--micro", type=_micro, help="width,height,top,left,score of captions without")
     parser.add_argument(
         "--resolution",

@@ -32,7 +32,8 @@ _ROWS = 16
 @dataclass(frozen=True, kw_only=True)
 class CaptionSource:
     """The text encoder of a model's captions, and what the model takes: `length` tokens of a text, the hidden
-    state `layer`, counted from the end, and whether it also takes the pooled state and micro-conditions.
+    state `layer`, counted from the end, and whether it also takes the pooled state, micro-conditions, and the
+    `last` state for its tokenizer's decoder.
 
     `device` of PyTorch runs the encoder; `cache` is the folder of encoded captions. `aesthetic_score` is that
     of pictures without one.
@@ -44,6 +45,7 @@ class CaptionSource:
     layer: int
     pooled: bool
     micro: bool = False
+    last: bool = False
     aesthetic_score: float = 6.0
     encode_first: bool = False
     device: str = "cpu"
@@ -57,6 +59,7 @@ class CaptionCache:
 
     def __init__(self, source: CaptionSource) -> None:
         settings = {"length": source.length, "layer": source.layer, "pooled": source.pooled}
+        settings |= {"last": True} if source.last else {}
         about = {"encoder": _fingerprint(source.encoder), **settings}
         name = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
         self.source, self.folder, self._about = source, source.cache / name, about
@@ -94,6 +97,7 @@ class CaptionCache:
             length=source.length,
             layer=source.layer,
             pooled=source.pooled,
+            last=source.last,
             device=source.device,
         )
 

@@ -8,6 +8,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from dioscuri.data.texts import DECODER_TEXT
 from dioscuri.errors import UserError
 
 Array = np.ndarray
@@ -45,11 +46,20 @@ class TextEncoder:
 
     `length` is the number of tokens of a text, 0: as many as encoder and tokenizer allow. `layer` counts
     hidden states from the end: -1 is the last one, after the final norm; open-muse reads CLIP at -2. `pooled`
-    adds CLIP's projected embedding. `tokenizer` is a folder or hub id, empty: that of the encoder.
+    adds CLIP's projected embedding, `last` the last state as `decoder_text`. `tokenizer` is a folder or hub
+    id, empty: that of the encoder.
     """
 
     def __init__(
-        self, name: str, *, length: int, layer: int, pooled: bool, device: Any, tokenizer: str = ""
+        self,
+        name: str,
+        *,
+        length: int,
+        layer: int,
+        pooled: bool,
+        device: Any,
+        tokenizer: str = "",
+        last: bool = False,
     ) -> None:
         if lacking := [name for name in ("torch", "transformers") if find_spec(name) is None]:
             raise UserError(
@@ -57,7 +67,7 @@ class TextEncoder:
             )
         import transformers  # noqa: PLC0415 - takes seconds, and only text encoders need it
 
-        self.name, self.layer, self.pooled = name, layer, pooled
+        self.name, self.layer, self.pooled, self.last = name, layer, pooled, last
         try:
             config = transformers.AutoConfig.from_pretrained(name)
             kinds: dict[str, Any] = {"t5": transformers.T5EncoderModel, "mt5": transformers.MT5EncoderModel}
@@ -104,7 +114,8 @@ class TextEncoder:
         return self
 
     def __call__(self, texts: Sequence[str], layer: int | None = None) -> dict[str, Array]:
-        """`text` (B, S, E) float32, `text_mask` (B, S) bool and, if requested, `pooled` (B, P) float32.
+        """`text` (B, S, E) float32, `text_mask` (B, S) bool and, if requested, `pooled` (B, P) float32 and
+        `decoder_text` (B, S, E) float32.
 
         `layer` replaces the encoder's.
         """
@@ -112,6 +123,7 @@ class TextEncoder:
         made = self._states(ids)
         states = made.last_hidden_state if layer == -1 else made.hidden_states[layer]
         encoded = {"text": _numpy(states), "text_mask": _numpy(ids["attention_mask"]).astype(bool)}
+        encoded |= {DECODER_TEXT: _numpy(made.last_hidden_state)} if self.last else {}
         return encoded | ({"pooled": _numpy(made.text_embeds)} if self.pooled else {})
 
     def _ids(self, texts: Sequence[str]) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """Encoded captions or prompts: a text encoder's output, in shards that both twins read.
 
 A folder of shards (`dioscuri.data.shards`) with the arrays `text` (N, S, E), the encoder's states;
-`text_mask` (N, S), True at real tokens; and, if the model uses them, `pooled` (N, P), a pooled state, and
-`micro` (N, 5): original width and height, top and left of the crop, aesthetic score. Next to them is
+`text_mask` (N, S), True at real tokens; and, if they are used, `pooled` (N, P), a pooled state,
+`decoder_text` (N, S, E), the encoder's last states, which the tokenizer's decoder reads, and `micro` (N, 5):
+original width and height, top and left of the crop, aesthetic score. Next to them is
 `null.safetensors`, the same arrays (1, ...), except `micro`, of an empty text.
 """
 
@@ -22,7 +23,9 @@ Array = np.ndarray
 
 WHAT = "texts"
 NULL = "null.safetensors"
-RANKS = {"text": 2, "text_mask": 1, "pooled": 1, "micro": 1}
+DECODER_TEXT = "decoder_text"
+"""Texts as a tokenizer's decoder reads them (TA-TiTok, Kim et al. 2025), which the network does not read."""
+RANKS = {"text": 2, "text_mask": 1, "pooled": 1, "micro": 1, DECODER_TEXT: 2}
 SHARD_SIZE = 1024  # 77 states of 768 halves each: 120 MB
 
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from einops import rearrange
 from jax import Array
 
+from dioscuri.data.texts import DECODER_TEXT
 from dioscuri.errors import UserError
 from dioscuri.plans.noise import NoiseSpec
 from jax_impl.families.frozen_tokenizer import FrozenTokenizer, GreyLevels
@@ -45,9 +46,10 @@ class TokenModelMethods(FamilyMethods):
         return {"tokens": self._tokens(batch, frozen).astype(jnp.int32)}
 
     def decode(self, model: Any, batch: Arrays, noise: Arrays, frozen: Arrays) -> dict[str, Array]:
-        """`image` (B, H, W, C) of `tokens` (B, L)."""
+        """`image` (B, H, W, C) of `tokens` (B, L) and, for a tokenizer that reads them, `decoder_text`."""
         tokens = batch["tokens"].reshape(-1, *self.plan.token_shape)
-        return {"image": self._codec().decode(tokens, frozen)}
+        text = {"text": batch[DECODER_TEXT]} if DECODER_TEXT in batch else {}
+        return {"image": self._codec().decode(tokens, frozen, **text)}
 
     def _tokens(self, batch: Arrays, frozen: Arrays) -> Array:
         """The batch's tokens, or those of its pictures, int32."""
@@ -64,13 +66,19 @@ class TokenModelMethods(FamilyMethods):
         return self.tokenizer
 
     def _results(
-        self, tokens: Array, frozen: Arrays, steps: Array | None = None, masked: Array | None = None
+        self,
+        tokens: Array,
+        batch: Arrays,
+        frozen: Arrays,
+        steps: Array | None = None,
+        masked: Array | None = None,
     ) -> dict[str, Array]:
-        """Of a sampler: `tokens` (B, L), with a tokenizer `image` (B, H, W, C), and, given as (T, B, L),
-        `steps` and `masked` (B, T, L)."""
+        """Of a sampler, for the conditions of a batch: `tokens` (B, L), with a tokenizer `image`
+        (B, H, W, C), and, given as (T, B, L), `steps` and `masked` (B, T, L)."""
         results = {"tokens": tokens.astype(jnp.int32)}
         if self.tokenizer is not None:
-            results |= self.decode(None, results, {}, frozen)
+            texts = {name: batch[name] for name in (DECODER_TEXT,) if name in batch}
+            results |= self.decode(None, {**texts, **results}, {}, frozen)
         if steps is not None and masked is not None:
             results["steps"] = rearrange(steps, "t b l -> b t l").astype(jnp.int32)
             results["masked"] = rearrange(masked, "t b l -> b t l")

@@ -19,7 +19,7 @@ from dioscuri.importers import titok
 from tests.golden.recorded import ROOTS, Case
 from tests.support import captioned, tiny_maskgit, tiny_titok, tiny_vqgan
 from tests.support.data_options import paths
-from tests.support.tiny_encoder import LENGTH, WIDTH, write_encoder
+from tests.support.tiny_encoder import LENGTH, POOLED, WIDTH, write_encoder
 from tests.support.twins import TWINS, call
 
 pytestmark = pytest.mark.slow
@@ -106,7 +106,8 @@ def test_two_stages(tmp_path):
 
 
 def test_a_decoder_that_reads_captions(tmp_path, capsys):
-    """TA-TiTok trains in PyTorch on captioned pictures, continues in JAX, and works in every mode."""
+    """TA-TiTok trains in PyTorch on captioned pictures, continues in JAX, and works in every mode; so does
+    MaskGen on its tokens."""
     torch_twin, jax_twin = (tmp_path / name for name in TWINS)
     encoder, pictures = write_encoder(tmp_path, "clip"), captioned.write_pictures(tmp_path / "pictures")
     cfg = tiny_titok.write_tiny(tmp_path)
@@ -125,15 +126,24 @@ def test_a_decoder_that_reads_captions(tmp_path, capsys):
     call("train", torch_twin, cfg, *words, "train.total_train_steps=16")
     shutil.copytree(torch_twin / "logs-titok", jax_twin / "logs-titok")
     call("train", jax_twin, cfg, *words, "train.total_train_steps=18")
-    run = jax_twin / "logs-titok"
+    run = torch_twin / "logs-titok"
     for mode in ("reconstruction", "encoding"):
-        call("synthesize", jax_twin, cfg, *words, f"synthesis.synthesis_mode={mode}")
+        call("synthesize", torch_twin, cfg, *words, f"synthesis.synthesis_mode={mode}")
     tokens = run / "latents" / "tokens_train"
     lines = [{"key": key, "caption": "fox"} for key in open_tokens(tokens).keys]
     (tmp_path / "captions.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    encoding = ["--tokens", str(tokens), "--encoder", str(encoder), "--length", str(LENGTH)]
-    encode_text([str(tmp_path / "captions.jsonl"), *encoding, "--device", "cpu"])
-    call("synthesize", jax_twin, cfg, *words, "synthesis.synthesis_mode=decoding")
+    encoding = [
+        "--tokens",
+        str(tokens),
+        "--encoder",
+        str(encoder),
+        "--length",
+        str(LENGTH),
+        "--device",
+        "cpu",
+    ]
+    encode_text([str(tmp_path / "captions.jsonl"), *encoding])
+    call("synthesize", torch_twin, cfg, *words, "synthesis.synthesis_mode=decoding")
     model, stored = dio.load(run), open_tokens(tokens).gather(range(5))
     drawn = model.decode(stored, text="fox")
     other = np.random.default_rng(0).normal(size=(1, LENGTH, WIDTH)) * 30
@@ -141,6 +151,35 @@ def test_a_decoder_that_reads_captions(tmp_path, capsys):
     for i, picture in enumerate(drawn):
         decoded = Image.open(run / "synthesis-images" / "decoded" / f"image-{i:04d}.png")
         assert np.abs(np.asarray(decoded).astype(int) - picture[..., 0]).max() <= 1
+    _generates_with_captions(tmp_path, tokens, run, encoding, capsys)
+
+
+def _generates_with_captions(tmp_path, tokens, tokenizer, encoding, capsys):
+    """MaskGen on these tokens draws pictures in both twins, which the tokenizer decodes with the captions."""
+    cfg = tiny_maskgit.write_tiny(tmp_path)
+    words = [f"data.{option}={path}" for option, path in paths(tokens).items()]
+    words += ["run.name=generator", "data.grid=0", "data.sequence_length=5", "data.labels=False"]
+    words += [f"data.text_length={LENGTH}", f"data.tokenizer_path={tokenizer}", "model.architecture=maskgen"]
+    words += ["model.num_classes=0", f"model.encoder_hidden_size={WIDTH}", f"model.cond_embed_dim={POOLED}"]
+    words += ["model.add_micro_cond_embeds=False", "train.total_train_steps=2", "synthesis.top_k=1"]
+    words += ["synthesis.temperature=0.", "synthesis.n_generation_batches=1"]
+    for with_text in (False, True):
+        shutil.rmtree(tokens / "texts")
+        more = ["--layer", "-2", "--pooled", *(["--decoder-text"] if with_text else [])]
+        encode_text([str(tmp_path / "captions.jsonl"), *encoding, *more])
+        if not with_text:
+            with pytest.raises(SystemExit):
+                call("train", tmp_path / TWINS[0], cfg, *words)
+            assert "decoder reads 'decoder_text' (6, 16), not none: encode them" in capsys.readouterr().err
+            shutil.rmtree(tmp_path / TWINS[0] / "logs-generator", ignore_errors=True)
+    call("train", tmp_path / TWINS[0], cfg, *words)
+    shutil.copytree(tmp_path / TWINS[0] / "logs-generator", tmp_path / TWINS[1] / "logs-generator")
+    drawn = []
+    for twin in TWINS:
+        call("synthesize", tmp_path / twin, cfg, *words)
+        made = tmp_path / twin / "logs-generator" / "synthesis-images" / "generated"
+        drawn.append(np.stack([np.asarray(Image.open(path)) for path in sorted(made.glob("image-*.png"))]))
+    assert np.abs(drawn[0].astype(int) - drawn[1]).max() <= 1
 
 
 def test_a_masked_model_of_its_tokens(tmp_path):

@@ -226,10 +226,10 @@ class MaskGITMethods(TokenModelMethods):
         )
         taken = {"taken": torch.full((B,), sampled.taken, dtype=torch.int32, device=start.device)}
         if not every_step:
-            return taken | self._results(sampled.tokens, frozen)
+            return taken | self._results(sampled.tokens, batch, frozen)
         masked = sampled.inputs[1:] == plan.mask_id
         masked = torch.cat([masked, torch.zeros_like(masked[:1])])
-        return taken | self._results(sampled.tokens, frozen, sampled.drawn, masked)
+        return taken | self._results(sampled.tokens, batch, frozen, sampled.drawn, masked)
 
     def _ids(self, batch: Tensors, frozen: Tensors) -> Tensor:
         """The network's codes (B, L) of the batch's tokens, or of its pictures' tokens."""
@@ -237,7 +237,12 @@ class MaskGITMethods(TokenModelMethods):
         return tokens if plan.splits == 1 else split_tokens(tokens, plan.splits, plan.group_bits)
 
     def _results(
-        self, tokens: Tensor, frozen: Tensors, steps: Tensor | None = None, masked: Tensor | None = None
+        self,
+        tokens: Tensor,
+        batch: Tensors,
+        frozen: Tensors,
+        steps: Tensor | None = None,
+        masked: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """See `TokenModelMethods`. Groups become tokens, which are masked if one of their groups is."""
         splits, bits = self.plan.splits, self.plan.group_bits
@@ -245,7 +250,7 @@ class MaskGITMethods(TokenModelMethods):
             tokens = combine_groups(tokens, splits, bits)
             steps = None if steps is None else combine_groups(steps, splits, bits)
             masked = None if masked is None else reduce(masked, "t b (l m) -> t b l", "any", m=splits)
-        return super()._results(tokens, frozen, steps, masked)
+        return super()._results(tokens, batch, frozen, steps, masked)
 
     def _targets(self, batch: Tensors, frozen: Tensors) -> tuple[Tensor, Tensor | None]:
         """Tokens (B, L) and, if the loss uses them, soft targets (B, L, K)."""

@@ -196,9 +196,9 @@ class SundaeMethods(TokenModelMethods):
         )
         taken = {"taken": sampled.taken}
         if not every_step:
-            return taken | self._results(sampled.tokens, frozen)
+            return taken | self._results(sampled.tokens, batch, frozen)
         changes = sampled.steps != sampled.tokens[None]
-        return taken | self._results(sampled.tokens, frozen, sampled.steps, changes)
+        return taken | self._results(sampled.tokens, batch, frozen, sampled.steps, changes)
 
     def _random(self, noise: Mapping[str, Any], batch: int) -> Tensor:
         if "start" in noise:

@@ -8,7 +8,7 @@ import numpy as np
 
 from dioscuri.checkpoint.pretrained import TEXT_ENCODER
 from dioscuri.data.text_encoder import TextSource
-from dioscuri.data.texts import open_texts
+from dioscuri.data.texts import DECODER_TEXT, open_texts
 from dioscuri.engine import Array
 from dioscuri.errors import UserError
 from dioscuri.face.text_reader import read_texts
@@ -20,7 +20,7 @@ from dioscuri.families.maskgit.prompts import (
     reading_of,
 )
 from dioscuri.families.token_models.face import TokenModel
-from dioscuri.families.token_models.texts import DECODER_TEXT, N_MICRO
+from dioscuri.families.token_models.texts import N_MICRO
 from dioscuri.inputs import check_lengths, check_names, to_array
 
 

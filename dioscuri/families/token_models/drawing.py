@@ -8,6 +8,7 @@ import numpy as np
 from dioscuri.context import Context
 from dioscuri.contract import family_of
 from dioscuri.data.descriptors import describe
+from dioscuri.data.texts import DECODER_TEXT
 from dioscuri.engine import Array, Batch
 from dioscuri.errors import UserError
 from dioscuri.families.maskgit.transformers import plan_of
@@ -48,7 +49,7 @@ def draw(
     """Batches of `synthesis.batch_size` pictures, n in all: `image`, `tokens`, `taken`, with classes `label`,
     and with `every_step` `steps` and `masked`. Batches that end before picture `first` are skipped."""
     size = context.hparams.synthesis.batch_size
-    names = ("image", "tokens", "label", "taken", "steps", "masked")
+    names = ("image", "tokens", "label", "taken", "steps", "masked", DECODER_TEXT)
     options: dict[str, Any] = {"every_step": True} if every_step else {}
     for start in range(first, n, size):
         conditions = order(context, start, size)
@@ -60,17 +61,19 @@ def draw(
         yield {name: rows[name][: n - start] for name in names if name in rows}
 
 
-def decoded(context: Context, tokens: Array, *, ema: bool = True) -> Array:
-    """Pictures uint8 (N, H, W, C) of tokens (N, L), in batches of `synthesis.batch_size`."""
-    size, made = context.hparams.synthesis.batch_size, []
-    for first in range(0, len(tokens), size):
-        rows = tokens[first : first + size]
+def decoded(context: Context, tokens: Array, text: Array | None = None, *, ema: bool = True) -> Array:
+    """Pictures uint8 (N, H, W, C) of tokens (N, L) and, for a tokenizer that reads them, texts (N, S, E), in
+    batches of `synthesis.batch_size`."""
+    rows = {"tokens": tokens} | ({} if text is None else {DECODER_TEXT: text})
+    size, n, made = context.hparams.synthesis.batch_size, len(tokens), []
+    for first in range(0, n, size):
         # Pad by repetition, so that only one batch shape is compiled.
-        filled = rows[np.arange(size) % len(rows)]
-        made.append(context.engine.run("decode", {"tokens": filled}, ema=ema, step=0)["image"][: len(rows)])
+        chosen = first + np.arange(size) % min(size, n - first)
+        given = {name: array[chosen] for name, array in rows.items()}
+        made.append(context.engine.run("decode", given, ema=ema, step=0)["image"][: n - first])
     return np.concatenate(made)
 
 
 def pictures_of(context: Context, batch: Batch) -> Array:
     """Pictures (B, H, W, C) of a batch, decoded from its tokens if it has no pictures."""
-    return batch["image"] if "image" in batch else decoded(context, batch["tokens"])
+    return batch["image"] if "image" in batch else decoded(context, batch["tokens"], batch.get(DECODER_TEXT))

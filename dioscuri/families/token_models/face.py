@@ -7,12 +7,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from dioscuri.data.texts import DECODER_TEXT
 from dioscuri.engine import Array
 from dioscuri.errors import UserError
 from dioscuri.face.model import BATCH_SIZE, Model
 from dioscuri.face.options import options_of_call
 from dioscuri.families.token_models.films import frames_of, read_film, save_film
-from dioscuri.families.token_models.texts import DECODER_TEXT
 from dioscuri.families.token_models.trace import Row, step_rows
 from dioscuri.inputs import read_classes, read_count, read_flag, read_mask, read_token_mask, read_tokens
 from dioscuri.plans.noise import NoiseSpec

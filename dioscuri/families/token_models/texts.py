@@ -7,18 +7,17 @@ from dioscuri.context import Context
 from dioscuri.data import Examples
 from dioscuri.data.caption_cache import CaptionCache, CaptionSource
 from dioscuri.data.text_encoder import text_source
-from dioscuri.data.texts import Texts, open_texts, read_null
+from dioscuri.data.texts import DECODER_TEXT, Texts, open_texts, read_null
 from dioscuri.engine import Array
 from dioscuri.errors import UserError
 from dioscuri.families.maskgit.options import HParams
 from dioscuri.families.maskgit.plan import TransformerPlan
 from dioscuri.families.maskgit.transformers import plan_of
+from dioscuri.families.vqgan.trained import open_tokenizer
 from dioscuri.places import cache_folder
 
 HOW = "data_scripts/encode_text.py"
 N_MICRO = 5
-DECODER_TEXT = "decoder_text"
-"""Texts as a tokenizer's decoder reads them (TA-TiTok, Kim et al. 2025), which the network does not read."""
 
 
 def check_text_options(hparams: HParams, plan: TransformerPlan) -> None:
@@ -62,6 +61,7 @@ def caption_source(hparams: HParams) -> CaptionSource | None:
         layer=-1 - skipped_layers(hparams, conditions),
         pooled="pooled" in conditions,
         micro="micro" in conditions,
+        last=_decoder_text_shape(hparams) is not None,
         aesthetic_score=data.aesthetic_score,
         encode_first=data.encode_first,
     )
@@ -86,12 +86,13 @@ def check_captions(examples: Examples, hparams: HParams, plan: TransformerPlan) 
     """Raise a `UserError` if a model that reads texts would be trained without
     them, or with unsuitable ones."""
     if not hparams.data.text_length:
+        _check_decoder_text({}, hparams, examples.name)
         return
     if examples.texts is None:
         raise UserError(f"tokens {examples.name} have no encoded captions, which the model reads: run {HOW}")
-    _check_shapes(
-        examples.texts.shapes, hparams, plan, hparams.data.text_encoder_path or f"{examples.name}/texts"
-    )
+    name = hparams.data.text_encoder_path or f"{examples.name}/texts"
+    _check_shapes(examples.texts.shapes, hparams, plan, name)
+    _check_decoder_text(examples.texts.shapes, hparams, name)
 
 
 def prompts(context: Context, plan: TransformerPlan) -> Texts:
@@ -102,12 +103,30 @@ def prompts(context: Context, plan: TransformerPlan) -> Texts:
         for note in texts.notes:
             context.say(note)
         _check_shapes(texts.shapes, context.hparams, plan, options.texts_path)
+        _check_decoder_text(texts.shapes, context.hparams, options.texts_path)
         return texts
     examples = getattr(context.sets, options.split or "test")
     texts_of_split: Texts | None = examples.texts
     if texts_of_split is None:
         raise UserError(f"[synthesis] texts_path is empty, and the pictures have no captions: run {HOW}")
     return texts_of_split
+
+
+def _decoder_text_shape(hparams: HParams) -> tuple[int, int] | None:
+    """Tokens and width of the texts that the tokenizer's decoder reads; None if it reads none."""
+    path = hparams.data.tokenizer_path
+    model = open_tokenizer(Path(path)).hparams.model if path and Path(path).is_dir() else None
+    return (model.text_length, model.text_width) if model is not None and model.text_length else None
+
+
+def _check_decoder_text(arrays: Mapping[str, tuple[int, ...]], hparams: HParams, name: str) -> None:
+    """Raise a `UserError` if the tokenizer's decoder reads texts that are not there."""
+    expected, actual = _decoder_text_shape(hparams), arrays.get(DECODER_TEXT, "none")
+    if expected is not None and actual != expected:
+        raise UserError(
+            f"texts {name}: the tokenizer's decoder reads '{DECODER_TEXT}' {expected}, not {actual}: encode "
+            f"them with {HOW} --decoder-text, or leave data.tokenizer_path empty"
+        )
 
 
 def _check_shapes(

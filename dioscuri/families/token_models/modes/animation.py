@@ -7,6 +7,7 @@ import numpy as np
 
 from dioscuri.checkpoint.store import Checkpoint
 from dioscuri.context import Context
+from dioscuri.data.texts import DECODER_TEXT
 from dioscuri.families.token_models.drawing import decoded, order
 from dioscuri.families.token_models.films import frames_of, save_film
 from dioscuri.families.token_models.trace import step_rows, write_rows
@@ -25,7 +26,7 @@ def animate(context: Context, plan: Any, checkpoint: Checkpoint) -> None:
     output = output_folder(context, checkpoint, context.directory.images, "animation")
     asked = order(context, 0, options.n_samples)
     made = context.engine.run("generate", asked, ema=options.load_ema_weights, step=0, every_step=True)
-    frames = frames_of(made, plan.token_shape, partial(decoded, context))
+    frames = frames_of(made, plan.token_shape, partial(decoded, context, text=asked.get(DECODER_TEXT)))
     if context.writes:
         folder = output.path
         strip = save_grid(folder / "steps.png", [np.stack(row) for row in zip(*frames, strict=True)])

@@ -10,6 +10,7 @@ from PIL import Image
 from dioscuri.checkpoint.store import Checkpoint
 from dioscuri.context import Context
 from dioscuri.data.numpy_files import Damaged, read_npy
+from dioscuri.data.texts import DECODER_TEXT
 from dioscuri.engine import Array
 from dioscuri.errors import UserError
 from dioscuri.families.token_models.drawing import chosen_classes, decoded, draw
@@ -74,7 +75,7 @@ def number_of_pictures(options: Any) -> int:
 def _save_steps(context: Context, plan: Any, made: dict[str, Array], folder: Path, first: str) -> None:
     """Write the film of a batch, or of as many pictures as a sheet shows, and the table of its steps."""
     shown = {name: array[:N_ON_SHEET] for name, array in made.items()}
-    frames = frames_of(shown, plan.token_shape, partial(decoded, context))
+    frames = frames_of(shown, plan.token_shape, partial(decoded, context, text=shown.get(DECODER_TEXT)))
     if context.writes:
         options = context.hparams.synthesis
         save_film(folder / f"film-{first}.{options.film}", frames)

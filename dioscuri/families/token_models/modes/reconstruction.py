@@ -7,6 +7,7 @@ import numpy as np
 from dioscuri.checkpoint.store import Checkpoint
 from dioscuri.context import Context
 from dioscuri.data.descriptors import describe
+from dioscuri.data.texts import DECODER_TEXT
 from dioscuri.errors import UserError
 from dioscuri.families.token_models.checks import checked_split
 from dioscuri.families.token_models.drawing import decoded
@@ -36,7 +37,7 @@ def reconstruct(context: Context, _plan: Any, checkpoint: Checkpoint) -> None:
             "encode", {"image": batch["image"]}, ema=options.load_ema_weights, step=index
         )["tokens"]
         originals.append(batch["image"][batch["valid"]])
-        results.append(decoded(context, tokens)[batch["valid"]])
+        results.append(decoded(context, tokens, batch.get(DECODER_TEXT))[batch["valid"]])
     known, made = np.concatenate(originals), np.concatenate(results)
     quality = {"psnr": float(psnr(known, made).mean()), "ssim": float(ssim(known, made).mean())}
     if context.writes:
