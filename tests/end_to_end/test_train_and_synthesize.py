@@ -82,10 +82,11 @@ def test_every_mode_leaves_its_files_and_a_sheet(twin, capsys):
 
 
 def test_decoded_encodings_are_the_reconstructions(twin):
-    everything = ("synthesis.variate_masks_quantile=1", "synthesis.output=mean", "synthesis.split=test")
-    run = modes(twin, "reconstruction", *everything)
+    everything = ("synthesis.variate_masks_quantile=1", "synthesis.output=mean")
+    reading = (*everything, "synthesis.split=test")
+    run = modes(twin, "reconstruction", *reading)
     reconstructed = pictures(run / "synthesis-images" / "reconstructed")
-    modes(twin, "encoding", *everything)
+    modes(twin, "encoding", *reading)
     modes(twin, "decoding", *everything)
     decoded = pictures(run / "synthesis-images" / "decoded")
     assert np.array_equal(decoded, reconstructed)

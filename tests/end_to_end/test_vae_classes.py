@@ -66,14 +66,15 @@ def test_asked_classes_are_drawn_and_named(twins, number):
 
 
 def test_encodings_carry_their_classes_to_either_twin(twins):
-    everything = ("synthesis.variate_masks_quantile=1", "synthesis.output=mean", "synthesis.split=test")
+    everything = ("synthesis.variate_masks_quantile=1", "synthesis.output=mean")
+    reading = (*everything, "synthesis.split=test")
     first, second = twins
-    images = modes(first, "reconstruction", *everything)
-    modes(first, "encoding", *everything)
+    images = modes(first, "reconstruction", *reading)
+    modes(first, "encoding", *reading)
     modes(first, "decoding", *everything)
     decoded, reconstructed = (pictures(images / name) for name in ("decoded", "reconstructed"))
     np.testing.assert_array_equal(decoded, reconstructed)
-    assert (modes(first, "partial", *everything) / "partial" / "contact-sheet.png").exists()
+    assert (modes(first, "partial", *reading) / "partial" / "contact-sheet.png").exists()
     encodings = first / "logs-tiny" / "latents" / "encodings_seed_3"
     images = modes(second, "decoding", *everything, f"synthesis.encodings_path={encodings}")
     assert np.abs(pictures(images / "decoded").astype(int) - decoded).max() <= 1
