@@ -244,8 +244,8 @@ def _check_adapters(hparams: Any, family: Family) -> None:
     layers_with_adapters(family.network_shapes(hparams), options.targets)
     if hparams.train.shard != "none":
         raise UserError(
-            f"[train] shard is '{hparams.train.shard}', but adapters are too small to be shared: set it to "
-            "'none'"
+            f"[train] shard is '{hparams.train.shard}', but every device holds the whole base, and adapters "
+            "are too small to be shared: set it to 'none'"
         )
 
 

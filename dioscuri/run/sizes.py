@@ -49,11 +49,14 @@ def format_bytes(n: int) -> str:
 
 
 def held_bytes(hparams: Any, *, training: bool = True) -> int:
-    """Bytes of what a run holds throughout: weights and, in training, average and two moments."""
+    """Bytes of what a run holds throughout: weights and, in training, average and two moments; of a run of
+    adapters also the base, in the precision of the computation."""
     network = family_of(hparams).network_shapes(hparams)
     numbers = (4 if training else 1) * sum(map(prod, trained_shapes(hparams, network).values()))
-    numbers += sum(map(prod, network.values())) if adapters_of(hparams) else 0
-    return numbers * (8 if hparams.train.precision == "float64" else 4)
+    base = sum(map(prod, network.values())) if adapters_of(hparams) else 0
+    precision = hparams.train.precision
+    width = 8 if precision == "float64" else 4
+    return width * numbers + (2 if precision == "bfloat16" else width) * base
 
 
 def check_memory(hparams: Any, *, training: bool = True) -> None:

@@ -144,7 +144,8 @@ def test_another_base_or_rank_is_refused(folder, tmp_path, capsys):
         ("lora.base=", "[lora] base is empty: give the run folder"),
         ("lora.base=/nowhere", "[lora] base '/nowhere' does not exist"),
         ("lora.targets=['mlp']", "no dense layer 'mlp'"),
-        ("train.shard=optimizer", "[train] shard is 'optimizer', but adapters are too small"),
+        ("train.shard=optimizer", "[train] shard is 'optimizer', but every device holds the whole base"),
+        ("train.shard=parameters", "[train] shard is 'parameters', but every device holds the whole base"),
         ("model.intermediate_size=32", "base tensor 'transformer_layers.0.ffn.mid_mlp_layer_norm.weight'"),
     ],
 )

@@ -14,6 +14,7 @@ from dioscuri.hparams.adapters import LoRA
 from dioscuri.library.describe import Question, described, plan_facts, step_facts
 from dioscuri.plans import lora
 from dioscuri.plans.parameters import shapes
+from dioscuri.run.sizes import held_bytes
 from tests.parity import denoiser_cases, transformer_cases
 from tests.parity import test_maskgit_training as masked_tokens
 from tests.parity import test_metroplex_training as metroplex
@@ -162,6 +163,18 @@ def test_training_adapters_takes_at_most_seven_tenths_of_the_memory(twin):
     assert (adapted["average_bytes"], adapted["optimizer_bytes"]) == (4 * n, 8 * n)
     for name, taken in adapted_step.items():
         assert taken <= 0.7 * whole_step[name], name
+
+
+@pytest.mark.parametrize("twin", TWINS)
+def test_a_base_takes_two_bytes_a_parameter_in_bfloat16(base, twin):
+    words = ("lora.rank=4", f"lora.base={base['maskgit']}")
+    plain, half = tiny_maskgit.tiny(*words), tiny_maskgit.tiny(*words, "train.precision=bfloat16")
+    size = sum(int(np.prod(shape)) for shape in family_of(plain).network_shapes(plain).values())
+    assert held_bytes(plain) - held_bytes(half) == 2 * size
+    held = [
+        array for name, array in engines.engine_of(twin, half).frozen.items() if name.startswith(lora.BASE)
+    ]
+    assert sum(array.nbytes for array in held) == 2 * size
 
 
 @pytest.mark.parametrize("twin", TWINS)
