@@ -115,8 +115,9 @@ def run_tokenizers():
 
 
 @pytest.fixture(scope="module")
-def executed():
-    """Names of the torch twin's functions and classes that the comparisons run."""
+def compared():
+    """Names in parity and golden tests, and of the torch twin's functions and classes that their shared
+    helpers run, in lower case."""
     names = set()
 
     def note(frame, event, _argument):
@@ -130,7 +131,7 @@ def executed():
         run_everything()
     finally:
         sys.setprofile(before)
-    return names
+    return names.union(*({name.lower() for name in used_names(path.read_text())} for path in COMPARED))
 
 
 def test_every_value_of_every_option_is_in_a_case():
@@ -162,13 +163,12 @@ MODULES = [
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_every_public_name_is_compared(module, executed):
+def test_every_public_name_is_compared(module, compared):
     """Every public name is used in a parity or golden test, or run by their shared helpers.
 
     The twins have the same names (`tests/host/test_mirror.py`), so one tree is enough. Letter case is
     ignored: update rules are compared under the names that configurations use.
     """
-    used = executed.union(*(used_names(path.read_text()) for path in COMPARED))
     names = {name.lower() for name in public_names((ROOT / module).read_text())}
     assert names
-    assert not names - {name.lower() for name in used}
+    assert not names - compared

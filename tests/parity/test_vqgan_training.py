@@ -42,12 +42,12 @@ def test_twenty_steps_have_the_same_losses(curves):
     np.testing.assert_allclose(curves["torch"], curves["jax"], rtol=1e-4)
 
 
-def test_a_hundred_steps_have_the_same_losses():
+def test_a_hundred_steps_have_the_same_losses(users_compiler):
     """In float64: after about thirty steps in float32, a vector lies so close to the middle of two codes that
     the twins, 1e-6 apart, choose different ones, and adversarial training diverges from there."""
-    curves = [
-        train(make_engine(twin, "train.precision=float64", *REVIVING), range(N)) for twin in ("torch", "jax")
-    ]
+    with users_compiler():
+        engines = [make_engine(twin, "train.precision=float64", *REVIVING) for twin in ("torch", "jax")]
+        curves = [train(engine, range(N)) for engine in engines]
     np.testing.assert_allclose(*curves, rtol=1e-4)
     assert curves[0][START - 5 : START].mean() < 0.6 * curves[0][:5].mean()
 

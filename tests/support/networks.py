@@ -25,7 +25,12 @@ def tiny_metroplex():
 OF_TEXT = ("uvit", "lucidrains", "maskgen", "meissonic")
 SIZES = {
     "uvit": ["model.block_out_channels=[8]", "model.block_num_heads=2"],
-    "meissonic": ["model.axes_dims_rope=[2, 2, 4]", "model.cond_embed_dim=16"],
+    "meissonic": [
+        "model.axes_dims_rope=[2, 2, 4]",
+        "model.cond_embed_dim=16",
+        "model.num_hidden_layers=1",
+        "model.num_single_layers=1",
+    ],
 }
 
 
