@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from dioscuri.data.text_encoder import TextEncoder, TextSource, text_source
 from dioscuri.errors import UserError
 from dioscuri.families.maskgit.transformers import plan_of
 from dioscuri.families.token_models.texts import check_captions
-from tests.support import captioned, tiny_maskgit
+from tests.support import captioned, tiny_maskgit, tiny_titok
 from tests.support.tiny_encoder import LENGTH, WIDTH, write_encoder
 
 NULL = ("text", "text_mask", "pooled")
@@ -245,3 +246,23 @@ def test_a_pipelines_folder_holds_the_encoder_and_its_tokenizer(tmp_path, encode
         ["a"]
     )
     np.testing.assert_array_equal(apart["text"], cache_of(tmp_path, encoder)(["a"])["text"])
+
+
+def test_the_last_state_comes_with_another_one_for_a_decoder_that_reads_it(tmp_path, encoder):
+    captions = ["red", "blue"]
+    both, last = (cache_of(tmp_path, encoder, **more) for more in ({"last": True}, {"layer": -1}))
+    arrays = both(captions)
+    np.testing.assert_array_equal(arrays["decoder_text"], last(captions)["text"])
+    np.testing.assert_array_equal(arrays["text"], cache_of(tmp_path, encoder)(captions)["text"])
+    assert (arrays["decoder_text"] != arrays["text"]).any()
+    assert both.folder != cache_of(tmp_path, encoder).folder
+
+
+def test_the_tokenizer_decides_whether_the_last_state_is_read(tmp_path, encoder, monkeypatch):
+    """A model on tokens of a TA-TiTok gets its decoder's texts with its captions."""
+    hparams = captioned.options(tmp_path, tmp_path, encoder, tmp_path / "cache", *captioned.MODEL)
+    tatitok = tiny_titok.tiny(f"model.text_length={LENGTH}", f"model.text_width={WIDTH}")
+    for tokenizer, reads in ((tiny_titok.tiny(), False), (tatitok, True)):
+        opened = SimpleNamespace(hparams=tokenizer)
+        monkeypatch.setattr("dioscuri.families.token_models.texts.open_tokenizer", lambda _path, o=opened: o)
+        assert family_of(hparams).captions(hparams).last == reads
