@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from dioscuri.families.maskgit.decoding import make_steps
-from dioscuri.families.maskgit.remasking import known_shares
+from dioscuri.families.maskgit.remasking import known_shares, remasking
 from dioscuri.families.token_models.masking_options import Sampling
 from jax_impl.samplers.decoder import Decoder as JaxDecoder
 from jax_impl.samplers.decoder import Predictor as JaxPredictor
@@ -210,3 +210,7 @@ def test_masked_counts_give_the_shares_of_known_tokens():
     options = options_of("cap", 4, mask_counts=(48, 16, 16, 0), remask_rate=1.0)
     np.testing.assert_allclose(known_shares(options, 64), [0, 0.25, 0.75, 0.75, 1])
     np.testing.assert_allclose(make_steps(options, 64).remask, [1, 1, 1 / 3, 0], rtol=1e-6)
+
+
+def test_the_name_of_version_0_1_0_is_understood():
+    assert (remasking(options_of("cap", remask="random"), 2) == remasking(options_of("cap"), 2)).all()

@@ -44,7 +44,7 @@ def remasking(options: Sampling, n_tokens: int) -> np.ndarray:
     limit = np.minimum(1, (1 - alpha[1:]) / np.maximum(alpha[:-1], ROUNDING))
     capped = np.minimum(options.remask_rate, limit)
     match options.remask:
-        case "cap":
+        case "cap" | "random":
             return np.asarray(capped)
         case "rescale":
             return np.asarray(options.remask_rate * limit)

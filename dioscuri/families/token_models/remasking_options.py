@@ -6,7 +6,7 @@ from typing import Any
 from dioscuri.errors import UserError
 from dioscuri.hparams.schema import option
 
-AT_RANDOM = ("cap", "rescale", "loop")
+AT_RANDOM = ("cap", "random", "rescale", "loop")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,9 +17,9 @@ class Remasking:
         "none",
         choices=("none", "confidence", *AT_RANDOM),
         doc="mask sampled tokens again: confidence: those that have become unlikely; or at random (ReMDM, "
-        "Wang et al. 2025): cap: with probability remask_rate, as far as the schedule allows; rescale: "
-        "remask_rate times the most that it allows; loop: as cap, in a loop of steps in which the schedule "
-        "stands still",
+        "Wang et al. 2025): cap: with probability remask_rate, as far as the schedule allows; random: the "
+        "same, as version 0.1.0 called it; rescale: remask_rate times the most that the schedule allows; "
+        "loop: as cap, in a loop of steps in which the schedule stands still",
     )
     remask_rate: float = option(
         0.1,
