@@ -162,7 +162,7 @@ def test_options_that_nothing_reads(family, words, message):
         (
             "maskgit",
             "synthesis.remask_rate=0.2",
-            "remask_rate applies only if remask is 'cap' or 'rescale' or",
+            "remask_rate applies only if remask is 'cap' or 'random' or",
         ),
         ("sundae", "model.use_glu=False", "use_glu applies only if architecture is 'transformer'"),
         ("sundae", "synthesis.min_steps=3 synthesis.early_stop=False", "applies only if early_stop is True"),

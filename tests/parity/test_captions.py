@@ -23,7 +23,6 @@ def options(tmp_path_factory):
     return partial(captioned.options, pictures, tokenizer, encoder, folder / "cache", *captioned.UVIT, *MORE)
 
 
-@pytest.mark.usefixtures("quick_engines")
 def test_both_twins_see_the_same_batches_and_learn_the_same(options):
     losses, seen = {}, {}
     for twin in TWINS:
