@@ -20,9 +20,8 @@ from jax.lax import stop_gradient
 from dioscuri.errors import UserError
 from dioscuri.families.vqgan import plan as tokenizers
 from dioscuri.families.vqgan import training
-from dioscuri.families.vqgan.lpips import weight_shapes
-from dioscuri.families.vqgan.lpips_weights import read_lpips
 from dioscuri.families.vqgan.options import HParams
+from dioscuri.families.vqgan.perceptual import perceptual_shapes, read_perceptual
 from dioscuri.families.vqgan.stages import initial_weights, open_proxy
 from dioscuri.plans.noise import NoiseSpec
 from jax_impl.devices import COMPUTE_DTYPES
@@ -31,9 +30,9 @@ from jax_impl.families.frozen_tokenizer import FrozenTokenizer
 from jax_impl.families.methods import FamilyMethods, Result, Scalars, added
 from jax_impl.layers.pictures import from_range, to_range
 from jax_impl.models.discriminator import build_discriminator
-from jax_impl.models.lpips import lpips
 from jax_impl.models.tokenizers import build_tokenizer
 from jax_impl.models.vqgan import Quantised, averaged_codebook
+from jax_impl.objectives.perceptual import mean_distance
 from jax_impl.objectives.vqgan import (
     Distance,
     code_counts,
@@ -134,20 +133,20 @@ class TokenizerMethods(FamilyMethods):
         return state, added(earlier, metrics), norm
 
     def frozen(self) -> dict[str, np.ndarray]:
-        """Weights of LPIPS, or of the tokenizer whose codes are learnt."""
+        """Weights of perceptual networks, or of the tokenizer whose codes are learnt."""
         loss = self.hparams.loss
         if self.first_stage:
             return self.proxy.frozen() if loss.proxy_path else {}
-        return read_lpips(loss.lpips_path, loss.vgg_path) if loss.lpips_path else {}
+        return read_perceptual(loss)
 
     def frozen_shapes(self) -> dict[str, tuple[int, ...]]:
         """Shapes of these weights."""
         if self.first_stage:
             return super().frozen_shapes()
-        return weight_shapes() if self.hparams.loss.lpips_path else {}
+        return perceptual_shapes(self.hparams.loss)
 
     def uses_frozen(self, method: str) -> bool:
-        """LPIPS measures reconstructions; another tokenizer decodes its codes."""
+        """Perceptual networks measure reconstructions; another tokenizer decodes its codes."""
         return method != "encode" and (method != "decode" or self.first_stage)
 
     def overwritten(self, buffers: Arrays, parameters: Arrays) -> Result:
@@ -169,8 +168,8 @@ class TokenizerMethods(FamilyMethods):
         return {**sigmas, name: jnp.where(dead, buffers["candidates"], codebook)}
 
     def reconstruct(self, model: Model, batch: Arrays, noise: Arrays, frozen: Arrays) -> dict[str, Array]:
-        """`image` (B, H, W, C), `tokens` (B, h, w), `reconstruction` (B,) and, with the weights of LPIPS,
-        `perceptual` (B,)."""
+        """`image` (B, H, W, C), `tokens` (B, h, w), `reconstruction` (B,) and, with the weights of a
+        perceptual network, `perceptual` (B,)."""
         x = self._pictures(batch)
         quantised = model.quantise(model.encode(x))
         made = model.decode(quantised.codes, **self._text(batch))
@@ -323,15 +322,8 @@ class TokenizerMethods(FamilyMethods):
         return to_range(batch["image"], self.plan.pixel_range, dtype)
 
     def _distance(self, frozen: Arrays) -> Distance | None:
-        """LPIPS, if its weights are given."""
-        if not frozen:
-            return None
-        factor, summand = (2.0, -1.0) if self.plan.pixel_range == "unit" else (1.0, 0.0)
-
-        def distance(x: Array, made: Array) -> Array:
-            return lpips(factor * x + summand, factor * made + summand, frozen, self.dtype)
-
-        return distance
+        """The mean distance by the perceptual networks whose weights are given."""
+        return mean_distance(self.hparams.loss, frozen, self.dtype, unit=self.plan.pixel_range == "unit")
 
     def _dead(self, share: Array) -> Array:
         """Which codes (K,) are used too rarely."""

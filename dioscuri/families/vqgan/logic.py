@@ -20,9 +20,10 @@ from dioscuri.families.vqgan import modes as tokens
 from dioscuri.families.vqgan import plan as tokenizers
 from dioscuri.families.vqgan import tables as tokenizer_tables
 from dioscuri.families.vqgan import training as tokenizer_training
-from dioscuri.families.vqgan.modes.quality import Quality, measure, network_inputs
+from dioscuri.families.vqgan.modes.quality import Quality, QualitySum, measure, network_inputs
 from dioscuri.families.vqgan.modes.report import report
 from dioscuri.families.vqgan.options import Discriminator, HParams
+from dioscuri.families.vqgan.perceptual import distance_name
 from dioscuri.families.vqgan.stages import check_stage
 from dioscuri.metrics.similarity import similarity_of_finite
 from dioscuri.outputs.examples import first_training_batch, validation_batches
@@ -116,10 +117,10 @@ def _check_data(hparams: HParams) -> None:
             f"[loss] perceptual_weight needs grey or RGB pictures: data.channels is {data.channels}; set it "
             "to 0"
         )
-    if hparams.loss.perceptual_weight and data.target_res < lpips.SMALLEST:
+    if hparams.loss.perceptual_weight and hparams.loss.lpips_path and data.target_res < lpips.SMALLEST:
         raise UserError(
-            f"[loss] perceptual_weight needs pictures of {lpips.SMALLEST} pixels or more: data.target_res is "
-            f"{data.target_res}; set it to 0"
+            f"[loss] lpips_path needs pictures of {lpips.SMALLEST} pixels or more: data.target_res is "
+            f"{data.target_res}; leave it empty"
         )
 
 
@@ -196,7 +197,7 @@ class TokenizerRun:
             qualities[ema] = measure(
                 self.engine,
                 validation_batches(self.context),
-                self.plan.codebook_size,
+                QualitySum(self.plan.codebook_size, distance_name(self.hparams.loss)),
                 ema=ema,
                 on_batch=on_batch,
             )

@@ -126,7 +126,24 @@ class Loss:
 
     reconstruction: str = option("l1", choices=("l1", "l2"), doc="absolute or squared difference")
     reconstruction_weight: float = option(1.0, low=0, doc="weight of that difference")
-    perceptual_weight: float = option(0.0, low=0, doc="weight of LPIPS (Zhang et al. 2018); needs lpips_path")
+    perceptual_weight: float = option(
+        0.0,
+        low=0,
+        doc="weight of the perceptual loss, the weighted mean of the networks whose weights are given: "
+        "lpips_path, convnext_path, resnet_path",
+    )
+    lpips_weight: float = option(1.0, low=0, needs=("lpips_path", ()), doc="weight of LPIPS in that mean")
+    convnext_weight: float = option(
+        1.0, low=0, needs=("convnext_path", ()), doc="weight of ConvNeXt-S in that mean"
+    )
+    resnet_weight: float = option(1.0, low=0, needs=("resnet_path", ()), doc="weight of ResNet-50 in it")
+    convnext_path: str = option(
+        "",
+        path=True,
+        doc="weights of ConvNeXt-S as torchvision publishes them (.pth or .safetensors): the loss is the "
+        "squared difference of its logits (TiTok, Yu et al. 2024)",
+    )
+    resnet_path: str = option("", path=True, doc="the same of ResNet-50 (MaskBit, Weber et al. 2024)")
     lpips_path: str = option(
         "",
         path=True,
@@ -246,9 +263,10 @@ class Loss:
     weight_decay: float = option(0.0, low=0, doc="decoupled weight decay on kernels and the codebook")
 
     def __post_init__(self) -> None:
-        if self.perceptual_weight and not self.lpips_path:
+        if self.perceptual_weight and not (self.lpips_path or self.convnext_path or self.resnet_path):
             raise UserError(
-                "[loss] perceptual_weight needs the weights of LPIPS: set lpips_path, or perceptual_weight=0"
+                "[loss] perceptual_weight needs the weights of a network: set lpips_path, convnext_path or "
+                "resnet_path, or perceptual_weight=0"
             )
         if self.revive_decay >= 1:
             raise UserError("[loss] revive_decay must be below 1: otherwise the average never changes")

@@ -8,6 +8,7 @@ import numpy as np
 from dioscuri.engine import Array
 from dioscuri.errors import UserError
 from dioscuri.families.vqgan.options import HParams
+from dioscuri.families.vqgan.perceptual import shares
 from dioscuri.families.vqgan.plan import plan_of
 from dioscuri.families.vqgan.trained import TrainedTokenizer, open_tokenizer
 from dioscuri.families.vqgan.training import parameter_table
@@ -17,10 +18,10 @@ from dioscuri.plans.parameters import initial_values
 def check_stage(hparams: HParams) -> None:
     """Raise a `UserError` that names an option that does not fit the stage."""
     loss, output = hparams.loss, hparams.model.decoder_output
-    if output == "proxy_codes" and (hparams.discriminator.type != "none" or loss.lpips_path):
+    if output == "proxy_codes" and (hparams.discriminator.type != "none" or shares(loss)):
         raise UserError(
             "[model] decoder_output 'proxy_codes' makes no pictures in training: set discriminator.type=none "
-            "and leave loss.lpips_path empty"
+            "and leave the paths of perceptual networks empty"
         )
 
 

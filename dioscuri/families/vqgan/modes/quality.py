@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from dioscuri.engine import Array, Batch, Engine
+from dioscuri.families.vqgan.perceptual import LPIPS
 from dioscuri.metrics.psnr import psnr
 from dioscuri.metrics.ssim import ssim
 
@@ -16,10 +17,11 @@ class Quality:
 
     n: int
     reconstruction: float  # mean difference, in the tokenizer's pixel range
-    perceptual: float | None  # LPIPS; None without its weights
+    perceptual: float | None  # None without the weights of a network
     psnr: float  # decibels
     ssim: float
     counts: Array
+    distance: str = LPIPS  # what the perceptual one is called
 
     @property
     def usage(self) -> float:
@@ -35,7 +37,7 @@ class Quality:
 
     def as_dict(self) -> dict[str, float]:
         """The numbers by name."""
-        perceptual = {} if self.perceptual is None else {"lpips": self.perceptual}
+        perceptual = {} if self.perceptual is None else {self.distance.lower(): self.perceptual}
         return {
             "reconstruction": self.reconstruction,
             **perceptual,
@@ -46,7 +48,7 @@ class Quality:
         }
 
     def __str__(self) -> str:
-        perceptual = "" if self.perceptual is None else f", LPIPS {self.perceptual:.4f}"
+        perceptual = "" if self.perceptual is None else f", {self.distance} {self.perceptual:.4f}"
         return (
             f"PSNR {self.psnr:.2f} dB, SSIM {self.ssim:.4f}{perceptual}, reconstruction loss "
             f"{self.reconstruction:.4f} (values from -1 to 1); {self.usage:.0%} of {len(self.counts)} codes "
@@ -59,6 +61,7 @@ class QualitySum:
     """Sums terms over padded batches, counting every picture once."""
 
     codebook_size: int
+    distance: str = LPIPS
     _terms: dict[str, list[Array]] = field(default_factory=dict)
     _counts: Array | int = 0
 
@@ -84,6 +87,7 @@ class QualitySum:
             psnr=means["psnr"],
             ssim=means["ssim"],
             counts=np.asarray(self._counts),
+            distance=self.distance,
         )
 
 
@@ -95,13 +99,12 @@ def network_inputs(batch: Batch) -> dict[str, Array]:
 def measure(
     engine: Engine,
     batches: Iterable[Batch],
-    codebook_size: int,
+    total: QualitySum,
     *,
     ema: bool,
     on_batch: Callable[[], None] = lambda: None,
 ) -> Quality:
-    """Reconstruct padded batches and measure."""
-    total = QualitySum(codebook_size)
+    """Reconstruct padded batches and measure; `total` is empty at first."""
     for index, batch in enumerate(batches):
         made = engine.run("reconstruct", network_inputs(batch), ema=ema, step=index)
         total.add(batch["image"], made, batch["valid"])

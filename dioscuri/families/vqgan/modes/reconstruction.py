@@ -9,6 +9,7 @@ from dioscuri.context import Context
 from dioscuri.engine import Array
 from dioscuri.families.vqgan.modes.distance import ReconstructionDistance
 from dioscuri.families.vqgan.modes.quality import QualitySum, network_inputs
+from dioscuri.families.vqgan.perceptual import distance_name
 from dioscuri.families.vqgan.plan import TokenizerPlan
 from dioscuri.outputs.examples import N_ON_SHEET, batches, chosen_indices, chosen_split
 from dioscuri.outputs.pictures import ORIGINALS, above, save_grid, save_picture
@@ -22,7 +23,7 @@ def reconstruct(context: Context, plan: TokenizerPlan, checkpoint: Checkpoint) -
     split = options.split or "test"
     output = output_folder(context, checkpoint, context.directory.images, "reconstructed", split=split)
     folder, pictures = output.path, chosen_split(context, "test")
-    total = QualitySum(plan.codebook_size)
+    total = QualitySum(plan.codebook_size, distance_name(context.hparams.loss))
     distance = ReconstructionDistance(context) if options.extractor else None
     sheet: list[tuple[Array, Array]] = []
     todo = batches(context, pictures, chosen_indices(context, pictures), "reconstruction")

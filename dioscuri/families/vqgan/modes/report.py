@@ -8,6 +8,7 @@ from dioscuri.context import Context
 from dioscuri.data import pipeline
 from dioscuri.engine import Array
 from dioscuri.families.vqgan.modes.quality import QualitySum, network_inputs
+from dioscuri.families.vqgan.perceptual import distance_name
 from dioscuri.families.vqgan.plan import TokenizerPlan
 from dioscuri.outputs.pictures import ORIGINALS, above, save_grid
 from dioscuri.outputs.progress import tracked
@@ -20,7 +21,7 @@ def report(context: Context, plan: TokenizerPlan) -> dict[str, Any]:
     hparams, test = context.hparams, context.sets.test
     size = hparams.val.batch_size
     batches = pipeline.evaluation_batches(test, hparams, batch_size=size)
-    total = QualitySum(plan.codebook_size)
+    total = QualitySum(plan.codebook_size, distance_name(context.hparams.loss))
     shown: list[tuple[Array, Array]] = []
     for index, batch in enumerate(tracked(batches, "test", -(-len(test) // size), shown=context.writes)):
         made = context.engine.run("reconstruct", network_inputs(batch), ema=True, step=index)
