@@ -23,6 +23,11 @@ BIT_GROUPS = (
     "model.architecture=lfqbert", "model.codebook_splits=2", "model.num_hidden_layers=1",
     "model.hidden_dropout=0.1", "loss.sum_splits=True", "loss.masking=bernoulli", "loss.mask_schedule=arccos",
 )  # fmt: skip
+IMAGEBERT = (
+    "model.architecture=imagebert", "data.grid=0", f"data.sequence_length={LENGTH}",
+    "model.num_hidden_layers=1", "model.hidden_dropout=0.1", "loss.mask_schedule=arccos",
+)  # fmt: skip
+UVITBERT = (*IMAGEBERT, "model.architecture=uvitbert", "model.num_hidden_layers=2", "model.hidden_dropout=0")
 SIGNS = (
     "model.architecture=vqgan_plus", "model.quantizer=lfq", "model.entropy_loss_ratio=0.02",
     "model.entropy_type=clamped", "model.entropy_temperature=0.1", "model.entropy_gamma=0.9",
@@ -53,6 +58,8 @@ def image(step):
 CASES = {
     "MaskGen": (tiny_maskgit.tiny, MASKGEN, captioned, 5e-3, 0.9),
     "TiTok": (tiny_titok.tiny, ("train.precision=float64",), image, 2e-3, 0.6),
+    "ImageBert": (tiny_maskgit.tiny, IMAGEBERT, tokens, 5e-3, 0.9),
+    "UViTBert": (tiny_maskgit.tiny, UVITBERT, tokens, 5e-3, 0.9),
     "groups of bits": (tiny_maskgit.tiny, BIT_GROUPS, tokens, 5e-3, 0.9),
     "lookup-free": (tiny_vqgan.tiny, SIGNS, image, 1e-3, 0.6),
 }
