@@ -34,8 +34,8 @@ def shorten(value: Any, length: int = 80) -> str:
 def run_command(main: Callable[[list[str]], None], arguments: list[str] | None = None) -> None:
     """Run a command-line entry point: a `UserError` becomes one line on stderr and exit code 2.
 
-    So does a full disk. Ctrl-C and a closed output, as with `| head -1`, end the command quietly, with the
-    exit codes that shells use.
+    So do a full disk, a name that is too long and a file that may not be used. Ctrl-C and a closed output, as
+    with `| head -1`, end the command quietly, with the exit codes that shells use.
     """
     _open_streams()
     try:
@@ -51,6 +51,8 @@ def run_command(main: Callable[[list[str]], None], arguments: list[str] | None =
             raise
         _end(128 + signal.SIGPIPE)
     except OSError as error:
+        if error.errno in (errno.ENAMETOOLONG, errno.EACCES):
+            _end(2, f"{error.filename or 'a file'} cannot be used: {error.strerror}")
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
             raise
         _end(2, f"{error.filename or 'the output'} cannot be written: {error.strerror}")

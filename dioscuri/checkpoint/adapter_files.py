@@ -8,7 +8,7 @@ file `pytorch_lora_weights.safetensors`, whose names begin with `transformer.`.
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from math import sqrt
+from math import isfinite, sqrt
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from dioscuri.checkpoint.files import tensor_bytes
 from dioscuri.checkpoint.store import Checkpoint
 from dioscuri.checkpoint.tensor_files import read_config, read_safetensors
-from dioscuri.errors import UserError
+from dioscuri.errors import UserError, shorten
 from dioscuri.files import replacing, write_json
 from dioscuri.hparams.adapters import LoRA
 from dioscuri.plans.lora import WEIGHT, A, B, adapters_of, dense_layers
@@ -112,7 +112,7 @@ def read_adapter(
     file = _file(where)
     tensors = read_safetensors(file)
     config = _config(file)
-    alphas = {name: float(array) for name, array in tensors.items() if name.endswith(".alpha")}
+    alphas = {name: _number(array, name) for name, array in tensors.items() if name.endswith(".alpha")}
     named = {name: array for name, array in tensors.items() if name not in alphas}
     layers = {layer: network[weight] for layer, weight in dense_layers(network).items()}
     prefix = _prefix(named, layers)
@@ -142,13 +142,17 @@ def _file(where: Path) -> Path:
     files = [where / name for name in (TENSORS, DIFFUSERS, f"{FOLDER}/{TENSORS}") if (where / name).is_file()]
     if not files:
         raise UserError(f"{where} holds no adapters: neither {TENSORS} nor {DIFFUSERS}")
+    if len(files) > 1:
+        raise UserError(f"{where} holds adapters in {files[0].name} and in {files[1].name}: name one of them")
     return files[0]
 
 
 def _config(file: Path) -> dict[str, Any]:
     """Options as peft writes them: beside the tensors, or in the header of diffusers' file."""
     beside = file.with_name(CONFIG)
-    if beside.is_file():
+    if file.name == TENSORS and not beside.is_file():
+        raise UserError(f"{file} has no {CONFIG} beside it, which holds its alpha")
+    if file.name != DIFFUSERS and beside.is_file():
         return read_config(beside)
     try:
         with safe_open(file, "np") as opened:
@@ -215,8 +219,15 @@ def _scale(config: Mapping[str, Any], layer: str, rank: int, alpha: float | None
     if alpha is None:
         patterns = config.get("alpha_pattern") or {}
         named = [value for name, value in patterns.items() if f".{layer}".endswith(f".{name}")]
-        alpha = float(named[0] if named else config.get("lora_alpha", rank))
+        alpha = _number(named[0] if named else config.get("lora_alpha", rank), "alpha")
     return alpha / (sqrt(rank) if config.get("use_rslora") else rank)
+
+
+def _number(value: Any, name: str) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"adapters: {name} is {shorten(value)}, not a number") from error
 
 
 def _of_one_rank(
@@ -227,8 +238,9 @@ def _of_one_rank(
 ) -> Adapter:
     rank = max(len(pair[A]) for pair in pairs.values())
     first = next(iter(scales.values()))
-    if min(scales.values()) <= 0:
-        raise UserError(f"adapters with an alpha of {min(scales.values()):g} do nothing: train them again")
+    if not all(isfinite(scale) and scale > 0 for scale in scales.values()):
+        worst = min(scales.values(), key=lambda scale: (isfinite(scale), scale))
+        raise UserError(f"adapters with an alpha of {worst:g} cannot be used: train them again")
     weights = {}
     for layer, pair in pairs.items():
         more, ones = rank - len(pair[A]), (1,) * (len(layers[layer]) - 2)
@@ -241,6 +253,6 @@ def _of_one_rank(
         rank=rank,
         alpha=first * rank,
         targets=tuple(pairs),
-        dropout=float(config.get("lora_dropout") or 0.0),
+        dropout=_number(config.get("lora_dropout") or 0.0, "lora_dropout"),
     )
     return Adapter(options, weights)

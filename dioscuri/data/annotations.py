@@ -35,8 +35,11 @@ def folder_annotations(paths: Sequence[Path], folder: Path) -> list[Annotation]:
     lines: dict[str, dict[str, Any]] = {}
     for parent in sorted({folder, *(path.parent for path in paths)}):
         if (parent / LISTED).exists():
-            lines |= _listed(parent / LISTED)
-    return [_of_file(path, lines.get(os.path.normpath(path), {})) for path in paths]
+            listed = _listed(parent / LISTED)
+            if twice := sorted(lines.keys() & listed.keys()):
+                raise UserError(f"{parent / LISTED}: '{twice[0]}' has a line in another {LISTED} already")
+            lines |= listed
+    return [_of_file(path, lines.get(_plain(path), {})) for path in paths]
 
 
 def tar_annotations(chosen: Sequence[Example]) -> list[Annotation]:
@@ -62,6 +65,7 @@ def _coco(facts: Mapping[str, Any], where: str) -> list[Any]:
     notes = facts.get("annotations", [])
     if isinstance(notes, str):
         notes = json_object(f'{{"annotations": {notes}}}', where)["annotations"]
+    notes = notes if isinstance(notes, list) else []
     return [note["caption"] for note in notes if isinstance(note, dict) and "caption" in note]
 
 
@@ -84,7 +88,7 @@ def _is_unicode(text: str) -> bool:
 def captions_of_lines(content: bytes, where: str) -> tuple[str, ...]:
     """The captions of a text file, one on each line that is not blank; an empty file is one empty caption."""
     try:
-        lines = content.decode("utf-8-sig").splitlines()
+        lines = content.decode("utf-8-sig").replace("\r\n", "\n").split("\n")
     except UnicodeDecodeError as error:
         raise UserError(f"{where} is not UTF-8 text (byte {error.start}): save it as UTF-8") from error
     return tuple(line.strip() for line in lines if line.strip()) or ("",)
@@ -123,7 +127,7 @@ def _listed(file: Path) -> dict[str, dict[str, Any]]:
         name = fields.get("file_name")
         if not isinstance(name, str) or not name or "\0" in name:
             raise UserError(f'{where}: needs "file_name", the path of a picture from this folder')
-        path = os.path.normpath(file.parent / name)
+        path = _plain(file.parent / name)
         if not Path(path).is_file():
             raise UserError(f"{where}: '{name}' does not exist: correct or remove the line")
         if path in lines:
@@ -131,6 +135,11 @@ def _listed(file: Path) -> dict[str, dict[str, Any]]:
         captions_in(fields, where)
         lines[path] = fields
     return lines
+
+
+def _plain(path: Path) -> str:
+    """An absolute path without `..`, which follows no links."""
+    return os.path.normpath(path.absolute())
 
 
 def _content(path: Path) -> bytes:

@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from dioscuri.data.text_encoder import TextEncoder, TextSource
+from dioscuri.errors import UserError
 from dioscuri.files import check_plain, file_sha256, replacing, write_json
 
 Array = np.ndarray
@@ -152,8 +153,12 @@ class CaptionCache:
 def _fingerprint(source: TextSource) -> str:
     """SHA-256 of the encoder's files and its tokenizer's."""
     folders = [Path(source.encoder), *([Path(source.tokenizer)] if source.tokenizer else [])]
-    files = [path for folder in folders for path in sorted(folder.iterdir()) if path.suffix in _READ]
-    return _hashed(tuple((path, path.stat().st_size, path.stat().st_mtime_ns) for path in files))
+    try:
+        files = [path for folder in folders for path in sorted(folder.iterdir()) if path.suffix in _READ]
+        files = [path for path in files if path.is_file()]
+        return _hashed(tuple((path, path.stat().st_size, path.stat().st_mtime_ns) for path in files))
+    except OSError as error:
+        raise UserError(f"text encoder: {error.filename} cannot be read: {error.strerror}") from error
 
 
 @lru_cache(maxsize=8)

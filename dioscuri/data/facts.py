@@ -1,6 +1,6 @@
 """What data sets tell about pictures in JSON: the names of scores and sizes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 AESTHETIC = ("aesthetic", "AESTHETIC_SCORE", "aesthetic_score_laion_v2", "stability_metadata.aes_scorelv2")
@@ -16,20 +16,31 @@ _LARGEST = 1e30
 
 def fact(facts: Mapping[str, Any], names: Sequence[str]) -> Any:
     """The first of these facts that there is, else None."""
+    return next(_values(facts, names), None)
+
+
+def number(facts: Mapping[str, Any], names: Sequence[str]) -> float | None:
+    """The first of these facts that is a finite number, or a text of one, else None."""
+    return next((read for value in _values(facts, names) if (read := _as_number(value)) is not None), None)
+
+
+def _values(facts: Mapping[str, Any], names: Sequence[str]) -> Iterator[Any]:
     for name in names:
         value: Any = facts
         for step in name.split("."):
             value = value.get(step) if isinstance(value, Mapping) else None
         if value is not None:
-            return value
-    return None
+            yield value
 
 
-def number(facts: Mapping[str, Any], names: Sequence[str]) -> float | None:
-    """The same as a finite number; None for anything else."""
-    value = fact(facts, names)
-    is_number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _LARGEST
-    return float(value) if is_number else None
+def _as_number(value: Any) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        read = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return read if abs(read) < _LARGEST else None
 
 
 def original_size(facts: Mapping[str, Any]) -> tuple[float, float] | None:

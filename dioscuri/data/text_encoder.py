@@ -76,15 +76,22 @@ class TextEncoder:
                 raise UserError(
                     f"encoder {name} is of unknown type '{config.model_type}'; known: {', '.join(kinds)}"
                 )
-            model = kinds[config.model_type].from_pretrained(name, use_safetensors=True)
+            model, loaded = kinds[config.model_type].from_pretrained(
+                name, use_safetensors=True, output_loading_info=True
+            )
             self.tokenizer = transformers.AutoTokenizer.from_pretrained(tokenizer or name)
         except UserError:
             raise
-        except (OSError, ValueError) as error:
+        except Exception as error:  # transformers, tokenizers and safetensors raise errors of many kinds
             raise UserError(
                 f"encoder {name} cannot be opened ({_first_line(error)}): give a folder with config.json, "
                 "model.safetensors and the tokenizer's files, or a hub id and a network"
             ) from error
+        unused = () if pooled else ("text_projection.weight",)
+        if lacking := sorted({str(key) for key in loaded["missing_keys"]}.difference(unused)):
+            raise UserError(
+                f"encoder {name} is incomplete: its weights lack '{lacking[0]}', which config.json asks for"
+            )
         self.is_clip = "clip" in config.model_type
         if pooled and not self.is_clip:
             raise UserError(f"encoder {name} has no pooled state: only CLIP has one; leave pooled out")

@@ -5,7 +5,9 @@ from pathlib import Path
 from shutil import copyfile
 from typing import Any
 
-from dioscuri.checkpoint.tensor_files import read_config
+import numpy as np
+
+from dioscuri.checkpoint.tensor_files import read_config, read_safetensors
 from dioscuri.errors import UserError
 from dioscuri.families.vqgan.trained import open_tokenizer
 from dioscuri.files import replacing, write_json
@@ -24,6 +26,7 @@ CLASSES = {
 """Library and class of each subfolder."""
 SCHEDULES = ("cosine", "linear")
 """Schedules of masked tokens that diffusers has."""
+PROJECTION = "text_projection.weight"
 _OF_TOKENIZER = ("tokenizer", "vocab", "merges", "special_tokens", "added_tokens")
 """Beginnings of the names of a text tokenizer's files."""
 
@@ -39,7 +42,7 @@ def write_pipeline(folder: Path, hparams: Any, weights: Arrays, encoder: Path) -
         raise UserError(
             f"[synthesis] sampling_schedule is '{schedule}', but diffusers has {' and '.join(SCHEDULES)}"
         )
-    files = _text_files(encoder)
+    files = _text_files(encoder, hparams.model.cond_embed_dim)
     tokenizer = open_tokenizer(path)
     write_layout(folder / TRANSFORMER, LAYOUT, hparams, weights)
     write_layout(folder / PICTURES, LAYOUT, tokenizer.hparams, tokenizer.weights)
@@ -53,16 +56,29 @@ def write_pipeline(folder: Path, hparams: Any, weights: Arrays, encoder: Path) -
     write_json(folder / INDEX, {"_class_name": "AmusedPipeline", **index})
 
 
-def _text_files(encoder: Path) -> dict[str, Path]:
-    """The files of a text encoder and its tokenizer by their place in a pipeline's folder."""
+def _text_files(encoder: Path, pooled: int) -> dict[str, Path]:
+    """The files of a text encoder and its tokenizer by their place in a pipeline's folder; a `UserError` if
+    they are not whole, or its pooled state has not the width that the model takes."""
     network = encoder / ENCODER if (encoder / INDEX).is_file() else encoder
     words = encoder / TOKENIZER if network != encoder else encoder
     if not (network / CONFIG).is_file() or "clip" not in str(read_config(network / CONFIG).get("model_type")):
         raise UserError(f"--text-encoder {encoder} holds no CLIP text encoder with a {CONFIG}")
-    of_words = [file for file in words.iterdir() if file.name.startswith(_OF_TOKENIZER)]
+    of_words = [
+        file for file in (words.iterdir() if words.is_dir() else ()) if file.name.startswith(_OF_TOKENIZER)
+    ]
     if not of_words:
         raise UserError(f"--text-encoder {encoder} holds no tokenizer beside the encoder")
-    of_network = [network / CONFIG, *network.glob("*.safetensors*")]
+    weights = sorted(network.glob("*.safetensors"))
+    if not weights:
+        raise UserError(f"--text-encoder {encoder} holds no weights as safetensors")
+    arrays = {name: array for file in weights for name, array in read_safetensors(file).items()}
+    width = arrays.get(PROJECTION, np.zeros((0, 0))).shape[0]
+    if width != pooled:
+        raise UserError(
+            f"--text-encoder {encoder}: its pooled state has {width} values ('{PROJECTION}'), but the model "
+            f"takes {pooled}"
+        )
+    of_network = [network / CONFIG, *weights, *network.glob("*.safetensors.index.json")]
     return {f"{ENCODER}/{file.name}": file for file in of_network} | {
         f"{TOKENIZER}/{file.name}": file for file in of_words
     }

@@ -161,8 +161,12 @@ def of_another_kind(tensors):
         (changed(of_another_kind), "lora_magnitude_vector' is not one of low-rank adapters"),
         (changed(lambda _: {}), "holds no adapters"),
         (lambda folder: (folder / CONFIG).write_text('{"lora_alpha": 0}'), "an alpha of 0"),
+        (lambda folder: (folder / CONFIG).write_text('{"lora_alpha": NaN}'), "alpha"),
+        (lambda folder: (folder / CONFIG).write_text('{"lora_alpha": "x"}'), "alpha is x, not a number"),
+        (lambda folder: (folder / CONFIG).unlink(), f"has no {CONFIG} beside it"),
+        (lambda folder: (folder / DIFFUSERS).write_bytes(b"8"), f"in {TENSORS} and in {DIFFUSERS}"),
     ],
-    ids=["missing", "damaged", "half", "dora", "empty", "alpha"],
+    ids=["missing", "damaged", "half", "dora", "empty", "alpha", "nan", "text", "without options", "two"],
 )
 def test_bad_files_are_refused_in_one_line(adapted, tmp_path, damage, message):
     adapted.save_adapter(tmp_path)

@@ -2,13 +2,16 @@
 
 import json
 from dataclasses import replace
+from shutil import copytree
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from dioscuri.contract import check_options, family_of
 from dioscuri.data import caption_cache, open_datasets, pipeline
+from dioscuri.data.annotations import _coco, captions_of_lines, folder_annotations
 from dioscuri.data.caption_cache import CaptionCache, CaptionSource
 from dioscuri.data.text_encoder import TextEncoder, TextSource, text_source
 from dioscuri.errors import UserError
@@ -191,6 +194,48 @@ HOSTILE = [
     ),
     ({"e.json": b"no"}, r"e\.json: not JSON"),
 ]
+
+
+def test_only_line_breaks_part_captions():
+    first = "one\u2028still\x0cone"
+    assert captions_of_lines(f"{first}\r\ntwo\n".encode(), "x") == (first, "two")
+
+
+def test_a_picture_has_lines_in_one_file_only(tmp_path):
+    pictures = captioned.write_pictures(tmp_path / "outer" / "inner")
+    line = b'{"file_name": "%s", "text": "x"}'
+    (pictures / "metadata.jsonl").write_bytes(line % b"e.png")
+    (tmp_path / "outer" / "metadata.jsonl").write_bytes(line % b"inner/e.png")
+    with pytest.raises(UserError, match=r"'.*e\.png' has a line in another metadata\.jsonl already"):
+        folder_annotations([pictures / "e.png"], tmp_path / "outer")
+
+
+@pytest.mark.parametrize("notes", ["null", "3", '"null"'])
+def test_notes_that_are_no_list_hold_no_captions(notes):
+    assert _coco(json.loads(f'{{"annotations": {notes}}}'), "x") == []
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        ("drop", "is incomplete: its weights lack 'text_model."),
+        ("cut", "cannot be opened"),
+        ("tokenizer", "cannot be opened"),
+    ],
+)
+def test_a_damaged_encoder_is_refused(tmp_path, encoder, damage, message):
+    folder = copytree(encoder, tmp_path / "encoder")
+    weights = folder / "model.safetensors"
+    if damage == "drop":
+        arrays = load_file(weights)
+        arrays.pop(next(name for name in arrays if "mlp" in name))
+        save_file(arrays, weights, {"format": "pt"})
+    elif damage == "cut":
+        weights.write_bytes(weights.read_bytes()[:100])
+    else:
+        (folder / "tokenizer.json").write_text('{"a": 1}')
+    with pytest.raises(UserError, match=message):
+        TextEncoder(str(folder), length=LENGTH, layer=-1, pooled=False, device="cpu")
 
 
 @pytest.mark.parametrize(("files", "message"), HOSTILE, ids=[message[:30] for _, message in HOSTILE])

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from dioscuri.data import open_datasets
+from dioscuri.data.facts import AESTHETIC, number
 from dioscuri.data.folders import open_pictures
 from dioscuri.errors import UserError
 from tests.support.data_options import make_options, paths
@@ -116,3 +117,16 @@ def test_a_picture_that_the_user_names_is_not_left_out(tmp_path):
     folder = write(tmp_path / "pictures", "custom")
     options = make_options("custom", SIDE, 1, **paths(folder), max_pnsfw=0.0)
     assert len(open_pictures(options, str(folder / "c.png"), "--image")) == 1
+
+
+@pytest.mark.parametrize(
+    ("facts", "value"),
+    [
+        ({"aesthetic": "n/a", "AESTHETIC_SCORE": 5.5}, 5.5),
+        ({"aesthetic": float("nan"), "AESTHETIC_SCORE": "5.5"}, 5.5),
+        ({"aesthetic": True}, None),
+        ({"aesthetic": "inf"}, None),
+    ],
+)
+def test_the_first_number_counts(facts, value):
+    assert number(facts, AESTHETIC) == value

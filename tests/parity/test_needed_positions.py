@@ -83,6 +83,7 @@ def test_what_is_shown_of_every_step_needs_all():
             {"sampler": "halton", "remask": "loop"},
             "is for sampler ancestral and confidence and logits, not 'halton'",
         ),
+        ({"remask": "loop", "loop_alpha_on": 0.0}, "loop_alpha_on must be above 0"),
         ({"sampler": "scores", "remask": "rescale"}, "is for sampler ancestral and confidence"),
         (
             {"sampler": "halton_confidence", "remask": "confidence"},

@@ -171,3 +171,5 @@ def test_shares_add_up_to_one():
     assert shares(loss) == {"lpips": pytest.approx(1 / 1.1), "convnext": pytest.approx(0.1 / 1.1)}
     with pytest.raises(UserError, match="perceptual_weight needs the weights of a network"):
         Loss(perceptual_weight=1.0)
+    with pytest.raises(UserError, match="resnet_weight is 0, and no other network is weighted"):
+        Loss(perceptual_weight=1.0, resnet_path="a", resnet_weight=0)

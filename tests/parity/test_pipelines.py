@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.numpy import load_file, save_file
 
 from dioscuri import UserError
 from dioscuri.cli.convert import main as convert
@@ -17,6 +18,7 @@ from dioscuri.cli.synthesize import main as synthesize
 from dioscuri.demo import actions
 from dioscuri.demo.controls import controls, given
 from dioscuri.demo.exhibit import Exhibit
+from dioscuri.importers.pipeline_layout import PROJECTION
 from tests.support.tiny_pipeline import CODES, GRID, SIDE, write_pipeline
 
 STEPS = 4
@@ -333,7 +335,17 @@ def test_a_run_goes_back_to_a_whole_pipeline(folder, tmp_path):
         pictures.append(made.images)
     np.testing.assert_array_equal(*pictures)
     assert import_module("dioscuri.torch").load(out).generate(prompts="b 2", steps=1).shape[1:] == (16, 16, 3)
-    for place, says in ((tmp_path, "holds no CLIP text encoder"), (folder / "text_encoder", "no tokenizer")):
+    wide = shutil.copytree(folder, tmp_path / "wide") / "text_encoder" / "model.safetensors"
+    arrays = load_file(wide)
+    save_file(arrays | {PROJECTION: np.zeros((3, 2), np.float32)}, wide, {"format": "pt"})
+    empty = shutil.copytree(folder, tmp_path / "empty")
+    (empty / "text_encoder" / "model.safetensors").unlink()
+    for place, says in (
+        (tmp_path, "holds no CLIP text encoder"),
+        (folder / "text_encoder", "no tokenizer"),
+        (tmp_path / "wide", "its pooled state has 3 values"),
+        (empty, "holds no weights as safetensors"),
+    ):
         with pytest.raises(UserError, match=says):
             convert([*to, str(place)])
     convert([str(folder / "transformer"), "--run", str(tmp_path / "logs-alone"), *words[1:]])

@@ -62,5 +62,7 @@ def check_remasking(options: Any) -> None:
             f"[synthesis] loop_t_on {options.loop_t_on} must be above loop_t_off {options.loop_t_off}: time "
             "falls from 1 to 0"
         )
+    if options.remask == "loop" and not options.loop_alpha_on:
+        raise UserError("[synthesis] loop_alpha_on must be above 0: no token is known in the loop")
     if options.remask == "loop" and options.mask_counts:
         raise UserError("[synthesis] remask='loop' holds sampling_schedule: leave mask_counts out")

@@ -268,6 +268,12 @@ class Loss:
                 "[loss] perceptual_weight needs the weights of a network: set lpips_path, convnext_path or "
                 "resnet_path, or perceptual_weight=0"
             )
+        networks = [name for name in ("lpips", "convnext", "resnet") if getattr(self, f"{name}_path")]
+        if networks and not any(getattr(self, f"{name}_weight") for name in networks):
+            raise UserError(
+                f"[loss] {networks[0]}_weight is 0, and no other network is weighted: raise it, or leave out "
+                f"{networks[0]}_path"
+            )
         if self.revive_decay >= 1:
             raise UserError("[loss] revive_decay must be below 1: otherwise the average never changes")
 
