@@ -195,7 +195,7 @@ def _join_processes(timeout: int) -> None:
 
 def _leave_last() -> None:
     """Wait until the other processes have left: JAX kills a process that still needs the coordinator, which
-    runs in this one. Its public functions do not tell."""
+    runs in this one. JAX has no public function that says when they have."""
     client = global_state.client
     if client is None:
         return

@@ -46,8 +46,9 @@ class Stack(nnx.Module):
 class Tokenizer(nnx.Module):
     """Pictures uint8 (B, H, W, C) -> codes -> pictures."""
 
-    def __init__(self, stacks: Any, plan: Any) -> None:
-        encoder, decoder, self.tokens, rngs = stacks.encoder, stacks.decoder, stacks.tokens, nnx.Rngs(0)
+    def __init__(self, plan: Any) -> None:
+        stacks, rngs = plan.one_d, nnx.Rngs(0)
+        encoder, decoder, self.tokens = stacks.encoder, stacks.decoder, stacks.tokens
         side = (encoder.patch,) * 2
         self.patches = nnx.Conv(plan.channels, encoder.width, side, side, rngs=rngs)
         self.latents = nnx.Param(jnp.zeros((1, stacks.tokens, encoder.width)))

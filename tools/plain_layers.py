@@ -72,7 +72,7 @@ def tokenizer_calls(options: argparse.Namespace, plain: Any) -> tuple[Call, Call
     shortened = [f"model.{stack}_layers={options.layers}" for stack in stacks]
     hparams = _hparams(options.tokenizer, [*shortened, f"train.batch_size={options.batch}"])
     load, engine = Load(hparams, options.batch), open_engine(options.backend, hparams, "encode")
-    network = plain.Tokenizer(engine.family.plan.one_d, engine.family.plan)
+    network = plain.Tokenizer(engine.family.plan)
 
     def ours() -> None:
         load.call(engine, "encode")

@@ -27,8 +27,9 @@ class Stack(nn.Module):
 class Tokenizer(nn.Module):
     """Pictures uint8 (B, H, W, C) -> codes -> pictures."""
 
-    def __init__(self, stacks: Any, plan: Any) -> None:
+    def __init__(self, plan: Any) -> None:
         super().__init__()
+        stacks = plan.one_d
         encoder, decoder, self.tokens = stacks.encoder, stacks.decoder, stacks.tokens
         self.patches = nn.Conv2d(plan.channels, encoder.width, encoder.patch, encoder.patch)
         self.latents = nn.Parameter(torch.zeros(1, stacks.tokens, encoder.width))

@@ -111,6 +111,7 @@ def _dense(x: Array, weights: Arrays, name: str) -> Array:
 
 def _channel_norm(x: Array, weights: Arrays, name: str) -> Array:
     scale, bias = (_like(x, weights, f"{name}.{leaf}", "c -> 1 1 1 c") for leaf in ("weight", "bias"))
+    # jax.nn.standardize takes the variance as mean(x^2) - mean(x)^2, which loses digits.
     y = at_least_float32(x)
     y = y - y.mean(-1, keepdims=True)
     y = y * lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + LAYER_EPSILON)

@@ -8,12 +8,13 @@ from dioscuri.families.maskgit.plan import TEXT
 from dioscuri.families.token_models.drawing_options import Drawing
 from dioscuri.families.token_models.masking_options import Masking, Sampling
 from dioscuri.hparams.adapters import LoRA
+from dioscuri.hparams.caption_files import CaptionFiles
 from dioscuri.hparams.schema import option
 from dioscuri.hparams.sections import Data, Optimizer, Run, Train, Val
 
 
 @dataclass(frozen=True, kw_only=True)
-class TokenData(Data):
+class TokenData(CaptionFiles, Data):
     """`[data]`: pictures or token shards, and the tokenizer.
 
     With `dataset_source = 'tokens'` the paths name folders of shards. With pictures, the
@@ -56,24 +57,12 @@ class TokenData(Data):
         doc="how many of the text encoder's last layers are skipped; -1: 1 for a model with a pooled state, "
         "such as aMUSEd, else 0",
     )
-    text_cache_path: str = option(
-        "",
-        path=True,
-        needs=("text_encoder_path", ()),
-        doc="folder of encoded captions, which runs share; empty: 'texts' in DIOSCURI_CACHE or "
-        "~/.cache/dioscuri",
-    )
     aesthetic_score: float = option(
         6.0,
         low=-100,
         high=100,
         needs=("text_encoder_path", ()),
         doc="with micro-conditions: aesthetic score of training pictures without one",
-    )
-    encode_first: bool = option(
-        False,
-        needs=("text_encoder_path", ()),
-        doc="encode all captions before the first step, instead of each when a batch first has it",
     )
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from dioscuri.errors import UserError
 from dioscuri.families.vqgan.model_options import Tokenizer
 from dioscuri.hparams.adapters import LoRA
+from dioscuri.hparams.caption_files import CaptionFiles
 from dioscuri.hparams.schema import option
 from dioscuri.hparams.sections import Data, Optimizer, Run, Train, Val
 
@@ -12,7 +13,7 @@ _READS_TEXT = ("model.text_length", ())
 
 
 @dataclass(frozen=True, kw_only=True)
-class CaptionedData(Data):
+class CaptionedData(CaptionFiles, Data):
     """`[data]`: pictures and, for a decoder that reads texts, the encoder of their captions."""
 
     text_encoder_path: str = option(
@@ -21,18 +22,6 @@ class CaptionedData(Data):
         needs=_READS_TEXT,
         doc="titok: text encoder of the pictures' captions, CLIP or T5, whose last state the decoder reads: "
         "a folder with config.json, model.safetensors and the tokenizer's files, or a pipeline's folder",
-    )
-    text_cache_path: str = option(
-        "",
-        path=True,
-        needs=("text_encoder_path", ()),
-        doc="titok: folder of encoded captions, which runs share; empty: 'texts' in DIOSCURI_CACHE or "
-        "~/.cache/dioscuri",
-    )
-    encode_first: bool = option(
-        False,
-        needs=("text_encoder_path", ()),
-        doc="titok: encode all captions before the first step, instead of each when a batch first has it",
     )
 
 

@@ -29,23 +29,25 @@ def shares(loss: Loss) -> dict[str, float]:
 
 def distance_name(loss: Loss) -> str:
     """What the mean distance is called in reports."""
-    return "perceptual" if shares(loss).keys() & CLASSIFIERS.keys() else LPIPS
+    return "perceptual" if _classifiers(loss) else LPIPS
+
+
+def _classifiers(loss: Loss) -> list[str]:
+    return [name for name in shares(loss) if name in CLASSIFIERS]
 
 
 def perceptual_shapes(loss: Loss) -> Shapes:
     """Shapes of their tensors: those of LPIPS, those of a classifier after its name and a dot."""
-    used = shares(loss)
-    shapes = dict(lpips.weight_shapes()) if "lpips" in used else {}
-    for name in CLASSIFIERS.keys() & used:
+    shapes = dict(lpips.weight_shapes()) if "lpips" in shares(loss) else {}
+    for name in _classifiers(loss):
         shapes |= {f"{name}.{tensor}": shape for tensor, shape in CLASSIFIERS[name]().items()}
     return shapes
 
 
 def read_perceptual(loss: Loss) -> dict[str, np.ndarray]:
     """These tensors from the files of the options; a `UserError` names one that does not fit."""
-    used = shares(loss)
-    arrays = read_lpips(loss.lpips_path, loss.vgg_path) if "lpips" in used else {}
-    for name in CLASSIFIERS.keys() & used:
+    arrays = read_lpips(loss.lpips_path, loss.vgg_path) if "lpips" in shares(loss) else {}
+    for name in _classifiers(loss):
         option = f"{name}_path"
         read = read_classifier(option, getattr(loss, option), CLASSIFIERS[name]())
         arrays |= {f"{name}.{tensor}": array for tensor, array in read.items()}
