@@ -46,11 +46,16 @@ pip_install() {
     pip_pid=$!
     trap 'kill "$pip_pid" 2>/dev/null; say "interrupted; run again to repair"; exit 130' INT TERM
     shown=0
+    doing=found
     while kill -0 "$pip_pid" 2>/dev/null; do
         count=$(grep -c -e '^Collecting' -e '^Processing' "$log" || true)
         [ "$count" -le "$total" ] || count=$total
+        if [ "$doing" = found ] && [ "$total" -gt 1 ] && grep -q '^Installing collected packages' "$log"; then
+            doing='found; installing them takes a minute or two'
+            [ -t 2 ] || say "$total packages $doing"
+        fi
         if [ -t 2 ]; then
-            printf '\renvironment: %s of %s packages found ' "$count" "$total" >&2
+            printf '\renvironment: %s of %s packages %s ' "$count" "$total" "$doing" >&2
         elif [ "$count" -ge $((shown + 25)) ]; then
             shown=$count
             say "$count of $total packages found"

@@ -45,8 +45,9 @@ def weights_of(content: Mapping[str, Any], where: Path, choice: Choice | None) -
     entry = f" ({name})" if name else ""
     if selected == "average":
         return arrays, f"{where}: took the averaged weights{entry}"
-    note = "averaged ones are there, too" if "average" in groups else "there is no average"
-    return arrays, f"{where}: took the raw weights{entry}; {note}"
+    if "average" not in groups:
+        return arrays, f"{where}: took its only weights{entry}"
+    return arrays, f"{where}: took the raw weights{entry}; averaged ones are there, too"
 
 
 def _groups(content: Mapping[str, Any], where: Path) -> dict[Choice, tuple[str, Arrays]]:

@@ -77,7 +77,10 @@ def open_run(path: Path, family: str, where: str) -> Any:
     """Options of the run in a folder `logs-<name>`. A `UserError`, beginning with `where`, if it is not a run
     of the family or has no checkpoint."""
     if not path.is_dir():
-        raise UserError(f"{where} does not exist: give the folder logs-<name> of a run of family '{family}'")
+        raise UserError(
+            f"{where} does not exist: train that run first, or give another of family '{family}', as a run's "
+            "folder logs-<name> or a saved folder"
+        )
     copies = sorted(path.glob("hparams-*.cfg"))
     if len(copies) != 1:
         raise UserError(f"{where} holds {len(copies)} files hparams-<name>.cfg: give the folder of one run")

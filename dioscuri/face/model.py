@@ -299,7 +299,7 @@ class Model(Adaptable):
         check_names(options, (), f"{call}: option")
 
     def _cannot(self, method: str) -> UserError:
-        return UserError(f"a model of family '{self.family}' cannot {method}: it has {', '.join(self.does)}")
+        return UserError(f"a model of family '{self.family}' cannot {method}: it can {', '.join(self.does)}")
 
 
 def face_of(family: str) -> type[Model]:

@@ -109,7 +109,9 @@ def read(path: Path) -> Document:
     except UserError:
         raise
     except FileNotFoundError as error:
-        raise UserError(f"configuration {path} does not exist") from error
+        raise UserError(
+            f"configuration {path} does not exist: give a file, or a shipped one such as egs/vqgan/digits.cfg"
+        ) from error
     except UnicodeDecodeError as error:
         raise UserError(f"configuration {path} is not text in UTF-8 (byte {error.start})") from error
     except (OSError, ValueError) as error:

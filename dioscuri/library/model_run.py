@@ -37,7 +37,8 @@ def run_of_model(model: str, home: Path, words: Sequence[str]) -> tuple[Path, tu
     run = RunDirectory.of(runs_folder(_given(words, "run.root"), home), name)
     if not store.steps(run.checkpoints):
         request = Request(source=source, run=run.path, config=source / pretrained.CONFIG)
-        print(*make_published_run(request), sep="\n")
+        *notes, _ = make_published_run(request)
+        print(*notes, f"{run.path}: a run with the weights of {model}", sep="\n")
     elif store.load(run.checkpoints, groups=()).info.get("imported_sha256") != weights_digest(source):
         raise UserError(
             f"{run.path} holds other weights than the model '{model}': add run.name=OTHER, or leave out "

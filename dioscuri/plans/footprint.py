@@ -122,7 +122,9 @@ def read_memory(text: object, where: str) -> int:
     """Bytes of e.g. '24GB' (24 x 1000^3) or '24GiB' (24 x 1024^3); a `UserError` for anything else."""
     match = _MEMORY.fullmatch(str(text).strip())
     if match is None or not float(match[1]):
-        raise UserError(f"{where} '{text}' is not an amount of memory: give a number with its unit, as 24GB")
+        raise UserError(
+            f"{where} '{text}' is not an amount of memory: give a number and its unit, such as 24GB"
+        )
     number, prefix, binary = match.groups()
     return int(float(number) * (1024 if binary else 1000) ** _UNITS[prefix.replace("K", "k")])
 

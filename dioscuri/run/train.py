@@ -80,7 +80,7 @@ def _end(start: Start, options: Train) -> str:
     """Why a run has finished, and what to do to continue it."""
     if start.step >= options.total_train_steps:
         total = options.total_train_steps
-        return f"this run has its {total} batches: raise train.total_train_steps to continue"
+        return f"this run has trained for its {total} batches: raise train.total_train_steps to continue"
     limit = f"{options.time_limit_in_seconds:g} seconds ({options.time_limit_clock})"
     return f"this run has trained for its {limit}: raise train.time_limit_in_seconds to continue"
 

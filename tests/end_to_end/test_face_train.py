@@ -33,7 +33,7 @@ def test_a_run_is_trained_and_its_best_model_returned(tmp_path, twin, capsys):
     assert model.generate(2).shape == (2, 8, 8, 1)
     capsys.readouterr()
     dio.train(cfg, run__root=str(tmp_path), run__name="mine")
-    assert "this run has its 4 batches" in capsys.readouterr().out
+    assert "this run has trained for its 4 batches" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

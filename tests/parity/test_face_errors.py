@@ -30,7 +30,7 @@ HOSTILE = [
         {"steps": 3},
         "decode: option 'steps' is unknown; known: none",
     ),
-    ("vqgan", "generate", (), {}, "a model of family 'vqgan' cannot generate: it has encode, decode"),
+    ("vqgan", "generate", (), {}, "a model of family 'vqgan' cannot generate: it can encode, decode"),
     ("vqgan", "bound", (PICTURES,), {}, "cannot bound"),
     ("maskgit", "generate", (), {"classes": [99]}, "holds 99: the model has 10 classes, counted from 0"),
     ("maskgit", "generate", (), {"classes": [1.5]}, "classes must be whole numbers"),

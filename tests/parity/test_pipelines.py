@@ -295,7 +295,7 @@ def test_the_demo_takes_prompts_and_negative_ones(models, folder):
         (["--model", "digits-maskgit", "--negative-prompt", "b"], "--negative-prompt goes with --prompt"),
         (["--model", "digits-maskgit", "--mask", "m.png"], "--mask needs the picture: give --image FILE"),
         (["--model", "digits-maskgit", "--strength", "0.5"], "--strength is for editing a picture"),
-        (["--model", "digits-maskgit", "--prompt", "a"], "this model has no text encoder to read prompts"),
+        (["--model", "digits-maskgit", "--prompt", "a"], "this model reads no texts: it takes no prompts"),
         (["--model", "digits-vae", "--image", "p.png"], "a model of family 'hierarchical_vae' cannot edit"),
         (["--model", "digits-maskgit", "--image", "p.png"], "--image p.png cannot be used"),
         (["--model", "digits-maskgit", "--prompt", "a", "synthesis.stepz=2"], "mean 'synthesis.steps'"),

@@ -62,9 +62,11 @@ class ModelOfTexts(TokenModel):
         is run by PyTorch, for JAX on the CPU.
         """
         if self._reader is None:
+            if "text" not in self._condition_names:
+                raise UserError("this model reads no texts: it takes no prompts")
             raise UserError(
-                "this model has no text encoder to read prompts: give load text_encoder=, a folder or hub "
-                "id, or texts= that were encoded before"
+                "this model has no text encoder to read prompts: name one, a folder or hub id, with "
+                "text_encoder= of load or --text-encoder, or give encoded texts as texts="
             )
         check_names(reading, READING, "encode_prompts: option")
         options = reading_of({**self.call_options.get("encode_prompts", {}), **reading}, "encode_prompts")

@@ -187,8 +187,8 @@ class TokenizerModel(Model):
         """States of captions."""
         if self._reader is None:
             raise UserError(
-                "this tokenizer has no text encoder to read captions: give load text_encoder=, a folder or "
-                "hub id, or states that were encoded before"
+                "this tokenizer has no text encoder to read captions: name one, a folder or hub id, with "
+                "text_encoder= of load, or give encoded states"
             )
         device = self.device if self.twin == "torch" else "cpu"
         self._reader.tell_cuts(texts, device)
