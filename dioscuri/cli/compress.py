@@ -20,10 +20,10 @@ from dioscuri.twins import default_twin
 
 _USAGE = "MODEL PICTURES OUT.dio [--stream] [--batch-size N] [--seed N] [--no-check] [--twin T]"
 _DESCRIPTION = """\
-Compress pictures without loss by bits-back coding. MODEL is what load opens in Python, such as a run's
-folder: a hierarchical VAE or Metroplex, with a mixture of logistics or a Bernoulli likelihood. PICTURES is a
-folder of image files or a .npy file, uint8 (N, H, W, C), of the model's size and channels.
-The result opens with the same weights, twin, versions, kind of device and number of threads, no others."""
+Compress pictures without loss, by bits-back coding with a VAE. MODEL is what load opens in Python, such as a
+run's folder: a hierarchical VAE or Metroplex, with a mixture of logistics or a Bernoulli likelihood. PICTURES
+is a folder of image files or a .npy file, uint8 (N, H, W, C), of the model's size and channels.
+The result opens only with the same weights, twin, versions, kind of device and number of threads."""
 _EXAMPLE = "dioscuri compress torch_impl/logs-digits /pictures/test digits.dio"
 
 
@@ -36,15 +36,15 @@ def make_parser() -> Parser:
     parser.add_argument(
         "--stream",
         action="store_true",
-        help="for more pictures than memory holds: read them as they are needed and write OUT.dio at once; "
-        "until the end it says that it is incomplete",
+        help="for more pictures than fit into memory: read them batch by batch and write OUT.dio as they "
+        "come; until the end it is marked as incomplete",
     )
     parser.add_argument(
         "--batch-size",
         type=int,
         default=BATCH_SIZE,
         metavar="N",
-        help="most pictures that the network takes at once",
+        help="pictures that the network takes at a time, at most",
     )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the borrowed bits")
     parser.add_argument(

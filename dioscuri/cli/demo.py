@@ -26,7 +26,7 @@ def make_parser() -> Parser:
     add_twin(parser)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 for all")
     parser.add_argument("--port", type=int, default=7860, help="port to listen on")
-    parser.add_argument("--max-upload", type=int, default=8, metavar="MB", help="largest picture to upload")
+    parser.add_argument("--max-upload", type=int, default=8, metavar="MB", help="largest upload, in MB")
     parser.add_argument(
         "--text-encoder", default="", metavar="MODEL", help="CLIP or T5 for prompts: a folder or a hub id"
     )

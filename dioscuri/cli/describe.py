@@ -40,7 +40,7 @@ def make_parser() -> Parser:
     parser.add_argument(
         "--mesh", metavar="data=8,shard=8", help="devices as copies of the state, each shared by some of them"
     )
-    parser.add_argument("--memory", metavar="24GB", help="memory of one device: tell what fits into it")
+    parser.add_argument("--memory", metavar="24GB", help="memory of one device: show what fits into it")
     add_twin(parser)
     parser.add_argument("--quick", action="store_true", help="leave out the step; no framework is loaded")
     parser.add_argument("--json", action="store_true", help="print one JSON object")

@@ -45,7 +45,8 @@ Pictures are compared by their pixels, with --extractor FOLDER/logs-NAME by the 
 trained with this project, or with --extractor inception|dinov2|clip by those of a published network, whose
 weights are downloaded once and verified unless --weights names them. For feature files, --extractor names the
 network that made them: with 'inception' the distance is called FID, with any other NAME FD-NAME.
-The second form measures how well a VAE tells foreign pictures from known ones: evaluate --ood --help."""
+The second form measures how well a VAE tells foreign pictures from known ones; see
+dioscuri evaluate --ood --help."""
 _EXAMPLE = "dioscuri evaluate torch_impl/logs-mine/synthesis-images/generated /pictures/test"
 
 

@@ -28,12 +28,12 @@ _ONLY = ("ood", "known", "foreign", "validation", "levels", "n_samples", "batch_
 """Arguments that make sense with that option alone."""
 USAGE = "--ood MODEL --known SET --foreign SET ... [--validation SET] [--out FOLDER] ..."
 _DESCRIPTION = """\
-Score pictures by a VAE, and measure how well every score separates foreign pictures from known ones. MODEL is
-what load opens in Python, such as a run's folder. A SET is a folder of pictures, a .npy file, uint8
+Score pictures with a VAE, and measure how well every score separates foreign pictures from known ones. MODEL
+is what load opens in Python, such as a run's folder. A SET is a folder of pictures, a .npy file, uint8
 (N, H, W, C), or an .npz file with pictures 'arr_0', of the model's size and channels.
-Scores, all of them higher for more foreign pictures: the likelihood, -log p(x) as far as the bound tells; the
-likelihood ratio of Havtorn et al. 2021, whose K finest levels come from the prior; and -log2 p(x) less the
-bits of the picture as PNG, as lossless WebP and as the shorter of both (Serra et al. 2020)."""
+The scores, all of them higher for more foreign pictures, are the likelihood, -log p(x) as far as the bound
+shows; the likelihood ratio of Havtorn et al. 2021, whose K finest levels come from the prior; and -log2 p(x)
+less the bits of the picture as PNG, as lossless WebP and as the shorter of both (Serra et al. 2020)."""
 _EXAMPLE = "dioscuri evaluate --ood torch_impl/logs-mine --known /pictures/test --foreign /pictures/strange"
 
 
@@ -96,7 +96,7 @@ def make_parser() -> Parser:
 def add_options(parser: Parser, *, required: bool = False) -> None:
     """The options that only this form of the command has."""
     group: Any = parser.add_argument_group("foreign pictures") if not required else parser
-    group.add_argument(OPTION, metavar="MODEL", required=required, help="tell foreign pictures by this VAE")
+    group.add_argument(OPTION, metavar="MODEL", required=required, help="score pictures with this VAE")
     group.add_argument("--known", type=Path, required=required, metavar="SET", help="pictures of its kind")
     group.add_argument(
         "--foreign", type=Path, nargs="+", required=required, metavar="SET", help="pictures of other kinds"
@@ -105,10 +105,13 @@ def add_options(parser: Parser, *, required: bool = False) -> None:
         "--validation",
         type=Path,
         metavar="SET",
-        help="known pictures that choose K, instead of a quarter of KNOWN",
+        help="known pictures to choose K with, instead of a quarter of KNOWN",
     )
     group.add_argument(
-        "--levels", type=int, metavar="K", help="finest levels that come from the prior, instead of the best"
+        "--levels",
+        type=int,
+        metavar="K",
+        help="number of finest levels that come from the prior (default: the best)",
     )
     group.add_argument(
         "--samples",

@@ -12,7 +12,7 @@ COMMANDS = {
     "train": "train a run, or continue it",
     "synthesize": "use a trained run: generate, reconstruct, encode, inpaint and more",
     "evaluate": "compare two sets of pictures: Frechet distance, KID, precision, recall and more",
-    "compress": "compress pictures without loss by a trained VAE",
+    "compress": "compress pictures without loss with a trained VAE",
     "decompress": "write the pictures of a compressed file",
     "convert": "make a run from published weights or an original checkpoint, or convert back",
     "sweep": "train every run of a table of experiments",

@@ -31,10 +31,18 @@ _MODES = {"generate": "generated", "edit": "edited", "inpaint": "inpainted"}
 def add_prompts(parser: Parser) -> None:
     """The options that go with `--model`."""
     parser.add_argument(
-        "--prompt", action="append", default=[], metavar="TEXT", help="what to draw; again for more pictures"
+        "--prompt",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="what to draw; repeat the option for more pictures",
     )
     parser.add_argument(
-        "--negative-prompt", action="append", default=[], metavar="TEXT", help="what to avoid: one for all"
+        "--negative-prompt",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="what to avoid, in all pictures",
     )
     parser.add_argument(
         "--text-encoder",
@@ -42,7 +50,9 @@ def add_prompts(parser: Parser) -> None:
         help="encoder of prompts, a folder or hub id, if MODEL has none",
     )
     parser.add_argument("--image", type=Path, metavar="FILE", help="picture to edit, or to fill with --mask")
-    parser.add_argument("--mask", type=Path, metavar="FILE", help="picture that is white where to draw again")
+    parser.add_argument(
+        "--mask", type=Path, metavar="FILE", help="picture that is white where the model draws again"
+    )
     parser.add_argument(
         "--strength", type=float, metavar="S", help="share of the steps that edit the picture, 0 to 1"
     )

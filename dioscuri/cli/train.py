@@ -13,7 +13,7 @@ _USAGE = "[CFG] [section.option=value ...] [--twin torch|jax] [--resume-from DIR
 _DESCRIPTION = """\
 Train a run, or continue it. CFG is a configuration: a file, or the name of a shipped one such as
 egs/vqgan/digits.cfg (default: egs/hierarchical_vae/digits.cfg). Override any of its options with
-section.option=value. The run lies in logs-<run.name> in the working directory (in a clone: in the twin's
+section.option=value. The run is stored in logs-<run.name> in the working directory (in a clone: in the twin's
 folder) unless run.root or the environment variable DIOSCURI_RUNS names another folder. The same command
 continues a run that was stopped. `dioscuri describe CFG` shows what it builds."""
 _EXAMPLE = "dioscuri train egs/hierarchical_vae/digits.cfg run.name=mine train.total_train_steps=200"
