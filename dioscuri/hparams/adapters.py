@@ -24,7 +24,7 @@ class LoRA:
         low=0,
         high=0.99,
         needs=("rank", ()),
-        doc="probability that an adapter does not see a channel of its input, in all positions of an example",
+        doc="probability that a channel of an adapter's input is dropped, in all positions of an example",
     )
     base: str = option(
         "",

@@ -19,5 +19,5 @@ class CaptionFiles:
     encode_first: bool = option(
         False,
         needs=("text_encoder_path", ()),
-        doc="encode all captions before the first step, instead of each when a batch first has it",
+        doc="encode all captions before the first step, instead of each when it first appears in a batch",
     )

@@ -39,31 +39,31 @@ class PictureFiles:
         low=0,
         high=1,
         needs=("dataset_source", FILES),
-        doc="leave out pictures whose probability of a watermark is higher, or not told",
+        doc="leave out pictures whose probability of a watermark is higher or unknown",
     )
     min_aesthetic_score: float | None = option(
         None,
         low=-100,
         high=100,
         needs=("dataset_source", FILES),
-        doc="leave out pictures whose aesthetic score is lower, or not told",
+        doc="leave out pictures whose aesthetic score is lower or unknown",
     )
     max_pnsfw: float | None = option(
         None,
         low=0,
         high=1,
         needs=("dataset_source", FILES),
-        doc="leave out pictures whose probability of being not safe for work is higher, or not told",
+        doc="leave out pictures whose probability of being unsafe for work is higher or unknown",
     )
     require_marked_as_ok_by_spawning: bool = option(
         False,
         needs=("dataset_source", FILES),
-        doc="leave out pictures whose 'is_spawning' (opted out) is true, or not told",
+        doc="leave out pictures whose 'is_spawning' (opted out) is true or unknown",
     )
     require_marked_as_not_getty: bool = option(
         False,
         needs=("dataset_source", FILES),
-        doc="leave out pictures whose 'is_getty' is true, or not told",
+        doc="leave out pictures whose 'is_getty' is true or unknown",
     )
     skip_corrupt: bool = option(
         False,

@@ -12,7 +12,7 @@ class Run:
     """`[run]`: identity, seed and devices of a run."""
 
     family: str = option("hierarchical_vae", doc="model family; selects the option schema")
-    name: str = option(doc="run name; the run lives in logs-<name>/")
+    name: str = option(doc="run name; the run is stored in logs-<name>/")
     root: str = option(
         "",
         path=True,
@@ -265,7 +265,7 @@ class Train:
     shard: str = option(
         "none",
         choices=("none", "optimizer", "parameters"),
-        doc="several devices: what each holds only its share of between steps; 'optimizer': moments, average "
+        doc="several devices: what they split among them between steps; 'optimizer': moments, average "
         "and master weights, so that parameters are gathered once a step; 'parameters': a block's parameters "
         "are also gathered when it runs, forward and backward, and not kept",
     )

@@ -234,7 +234,7 @@ class Transformer:
         low=0,
         high=10**6,
         needs=("architecture", ("meissonic",)),
-        doc="meissonic: the time that the network is told, times 1000, is the share of masked tokens times "
+        doc="meissonic: the time that the network reads, times 1000, is the share of masked tokens times "
         "this; 1000 in the original's training",
     )
     register: int = option(

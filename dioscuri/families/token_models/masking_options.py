@@ -131,7 +131,7 @@ class Sampling(Remasking, Filters):
         low=0,
         high=10**4,
         needs=("sampler", ("confidence", "logits", "scores", "halton", "halton_confidence")),
-        doc="confidence: noise of the choice, times 1 - share of the steps, or from the first to the second "
+        doc="confidence: noise of the choice, times 1 - share of steps done, or from the first to the second "
         "value, or a value for each step; scores: temperature of the logits, in the same way; logits: both",
     )
     logit_scale: tuple[float, float] = option(
@@ -225,7 +225,7 @@ class Sampling(Remasking, Filters):
     )
     legacy_timestep: bool = option(
         False,
-        doc="the time that a Meissonic is told is the number of steps that follow, as in its pipelines, not "
+        doc="the time that a Meissonic reads is the number of remaining steps, as in its pipelines, not "
         "the share of masked tokens, as in training",
     )
     legacy_known_confidence: bool = option(

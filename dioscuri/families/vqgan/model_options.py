@@ -98,11 +98,10 @@ class Tokenizer(OneDTokens):
     quantizer: str = option(
         "nearest",
         choices=("nearest", "ema", "gumbel", "fsq", "lfq", "gaussian"),
-        doc="nearest: the nearest code, learnt by gradient; ema: moving averages of the outputs it quantised "
+        doc="nearest: the nearest code, trained by gradient; ema: moving averages of the encoder's outputs "
         "(van den Oord et al. 2017, A.1); gumbel: codes mixed under noise in training (Jang et al. 2017), by "
-        "their "
-        "distances with maskgit and paella, else by a layer's logits; fsq: rounded values (Mentzer et al. "
-        "2023); lfq: signs (Yu et al. 2023); gaussian, with titok: no codes, so no tokens, but samples "
+        "the distances with maskgit and paella, else by a layer's logits; fsq: rounded values (Mentzer et al."
+        " 2023); lfq: signs (Yu et al. 2023); gaussian, with titok: no codes, so no tokens, but samples "
         "of a Gaussian posterior (Kingma and Welling 2014)",
     )
     gumbel_temperature: tuple[float, float] = option(

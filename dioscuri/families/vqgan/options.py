@@ -125,7 +125,9 @@ class Loss:
     convnext_weight: float = option(
         1.0, low=0, needs=("convnext_path", ()), doc="weight of ConvNeXt-S in that mean"
     )
-    resnet_weight: float = option(1.0, low=0, needs=("resnet_path", ()), doc="weight of ResNet-50 in it")
+    resnet_weight: float = option(
+        1.0, low=0, needs=("resnet_path", ()), doc="weight of ResNet-50 in that mean"
+    )
     convnext_path: str = option(
         "",
         path=True,
