@@ -32,8 +32,12 @@ def decode_square(source: Source, side: int, channels: int, word: int | None, *,
         if fast:
             image.draft(None, (2 * side, 2 * side))
         top, left = corner(size, side, word)
-        picture = as_mode(flatten(image), channels).resize(size, Image.Resampling.BILINEAR)
-        square = picture.crop((left, top, left + side, top + side))
+        picture = as_mode(flatten(image), channels)
+        width, height = picture.size
+        x, y = width / size[0], height / size[1]
+        # Only the square is resized: the whole of a long, thin picture would be huge.
+        box = (left * x, top * y, min(width, (left + side) * x), min(height, (top + side) * y))
+        square = picture.resize((side, side), Image.Resampling.BILINEAR, box)
         return np.asarray(square).reshape(side, side, channels)
 
 

@@ -12,7 +12,7 @@ from dioscuri.contract import family_of
 from dioscuri.data import open_datasets, pipeline
 from dioscuri.data.annotations import Annotation
 from dioscuri.data.captioned import MicroConditions
-from dioscuri.data.placement import corner, resized
+from dioscuri.data.placement import corner, decode_square, resized
 from dioscuri.data.randomness import words
 from dioscuri.errors import UserError
 from tests.support import captioned, tiny_maskgit
@@ -20,6 +20,8 @@ from tests.support.data_options import make_options, paths
 from tests.support.tiny_encoder import write_encoder
 
 SIDE = 8
+ROUNDING = 1
+"""Levels: the edges of a square in the stored picture are floats."""
 SIZES = {"a.png": (24, 16), "b.jpg": (16, 40), "c.png": (9, 8)}
 
 
@@ -89,7 +91,7 @@ def test_training_reads_random_squares_and_tells_where_they_lie(folder, source, 
         for index, picture, (width, height, top, left) in zip(order[epoch], batch, placed, strict=True):
             image = upright(folder, names[index])
             assert image.size == (width, height)
-            np.testing.assert_array_equal(picture, square(image, (top, left)))
+            np.testing.assert_allclose(picture, square(image, (top, left)), atol=ROUNDING)
             seen.add((index, top, left))
     assert len(seen) > 12
     batch = next(pipeline.evaluation_batches(sets.validation, chosen, batch_size=3))
@@ -97,7 +99,18 @@ def test_training_reads_random_squares_and_tells_where_they_lie(folder, source, 
         image = upright(folder, name)
         place = sets.validation.placed(np.array([index]), None)[0, 2:]
         assert tuple(place) == corner(resized(image.size, SIDE), SIDE, None)
-        np.testing.assert_array_equal(batch["image"][index], square(image, place))
+        np.testing.assert_allclose(batch["image"][index], square(image, place), atol=ROUNDING)
+
+
+def test_a_square_of_a_long_thin_picture_is_read_without_resizing_the_whole(tmp_path):
+    length = 4_000_000  # resized, its short side would make it a hundred gigabytes
+    Image.fromarray((np.arange(length) // 20_000).astype(np.uint8)[None]).save(tmp_path / "thin.png")
+    size = resized((length, 1), 256)
+    assert size == (256 * length, 256)
+    for word in (0, 10**9, 2**32 - 1, None):
+        picture = decode_square(tmp_path / "thin.png", 256, 1, word)
+        column = corner(size, 256, word)[1] // 256
+        np.testing.assert_allclose(picture, np.full((256, 256, 1), column // 20_000), atol=ROUNDING)
 
 
 def test_a_stream_that_continues_reads_the_same_squares(folder):
