@@ -1,5 +1,6 @@
 """`dioscuri convert`: make runs from published weights and the originals' checkpoints, and convert back."""
 
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -80,19 +81,11 @@ def main(words: Sequence[str]) -> None:
     chosen = parser.parse_intermixed_args(list(words))
     if chosen.cfg is not None:
         chosen.cfg, _ = configuration(chosen.cfg)
-    for option, goes_with, together in (
-        ("--string-sorted-classes", "--run", not chosen.string_sorted_classes or chosen.run),
-        ("--to", "--to-folder", not chosen.to or chosen.to_folder),
-        ("--text-encoder", "--to diffusers", not chosen.text_encoder or chosen.to == "diffusers"),
-    ):
-        if not together:
-            parser.error(f"{option} is for {goes_with}")
+    _check_options(chosen, parser)
     target = chosen.to_torch or chosen.to_folder
     if chosen.to_cfg is not None:
         convert_configuration(chosen.source, chosen.to_cfg, chosen.overrides)
     elif target is not None:
-        if chosen.run or chosen.cfg or chosen.config or chosen.overrides:
-            parser.error("--to-torch and --to-folder take their options from the run")
         step = _step(chosen.step)
         if not chosen.source.is_dir():
             raise UserError(f"there is no run folder {chosen.source}")
@@ -100,8 +93,6 @@ def main(words: Sequence[str]) -> None:
             export(chosen.source, target, step, torch_bytes)
         else:
             print(export_run(chosen.source, target, step, chosen.to or "", chosen.text_encoder))
-    elif chosen.run is None or chosen.step is not None:
-        parser.error("give --run, --to-cfg, --to-folder or --to-torch")
     else:
         request = Request(
             source=shipped_or(chosen.source),
@@ -113,6 +104,27 @@ def main(words: Sequence[str]) -> None:
             string_sorted_classes=chosen.string_sorted_classes,
         )
         import_run(request)
+
+
+def _check_options(chosen: Namespace, parser: Parser) -> None:
+    """End with the usage unless the words name one target and nothing that it does not read."""
+    run, writes = chosen.run is not None, chosen.to_torch is not None or chosen.to_folder is not None
+    if writes and (run or chosen.cfg or chosen.config or chosen.overrides):
+        parser.error("--to-torch and --to-folder take their options from the run")
+    targets = (chosen.run, chosen.to_cfg, chosen.to_folder, chosen.to_torch)
+    if len(targets) - targets.count(None) != 1:
+        parser.error("give --run, --to-cfg, --to-folder or --to-torch")
+    for option, goes_with, read in (
+        ("--cfg", "--run", run),
+        ("--config", "--run", run),
+        ("--weights", "--run", run),
+        ("--string-sorted-classes", "--run", run),
+        ("--step", "--to-folder and --to-torch", writes),
+        ("--to", "--to-folder", chosen.to_folder is not None),
+        ("--text-encoder", "--to diffusers", chosen.to == "diffusers"),
+    ):
+        if getattr(chosen, option[2:].replace("-", "_")) and not read:
+            parser.error(f"{option} is for {goes_with}")
 
 
 def _step(text: str | None) -> Step:

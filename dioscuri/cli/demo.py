@@ -31,7 +31,7 @@ def make_parser() -> Parser:
         "--text-encoder", default="", metavar="MODEL", help="CLIP or T5 for prompts: a folder or a hub id"
     )
     parser.add_argument(
-        "--text-layer", type=int, default=-1, metavar="N", help="its hidden state, counted from the end"
+        "--text-layer", type=int, metavar="N", help="its hidden state, counted from the end (default -1)"
     )
     return parser
 
@@ -42,11 +42,14 @@ def main(words: Sequence[str]) -> None:
     for name, value, most in (("--port", chosen.port, 65535), ("--max-upload", chosen.max_upload, 1024)):
         if not 1 <= value <= most:
             raise UserError(f"{name} must be from 1 to {most}, not {value}")
+    if chosen.text_layer is not None and not chosen.text_encoder:
+        raise UserError("--text-layer goes with --text-encoder: give that too")
     require_gradio()
     check_address(chosen.host, chosen.port)
     models = chosen.models or list(shipped())
     twin = chosen.twin or default_twin()
-    exhibits = [Exhibit(model, twin, chosen.text_encoder, chosen.text_layer) for model in models]
+    layer = -1 if chosen.text_layer is None else chosen.text_layer
+    exhibits = [Exhibit(model, twin, chosen.text_encoder, layer) for model in models]
     if chosen.text_encoder and not any(exhibit.encoder for exhibit in exhibits):
         raise UserError("--text-encoder: none of the models reads texts: leave it out")
     serve(exhibits, chosen.host, chosen.port, chosen.max_upload)

@@ -52,6 +52,8 @@ def main(words: Sequence[str]) -> None:
     parser = make_parser()
     chosen = parser.parse_intermixed_args(list(words))
     arguments = sort_words(chosen.words, parser.usage_line)
+    if chosen.quick and (chosen.batch or chosen.devices or chosen.mesh or chosen.memory):
+        raise UserError("--quick leaves out the step, which --batch, --devices, --mesh and --memory are for")
     batch, devices = (_count(getattr(chosen, name), f"--{name}") for name in ("batch", "devices"))
     memory = None if chosen.memory is None else read_memory(chosen.memory, "--memory")
     mesh = None if chosen.mesh is None else read_mesh(chosen.mesh, "--mesh")

@@ -180,8 +180,9 @@ def _of_files(
     name = chosen.extractor or "features"
     if not name.isidentifier():
         raise UserError(f"--extractor '{name}' must be a name such as inception for feature files")
-    if chosen.resize:
-        raise UserError("--resize is for pictures: leave it out")
+    for option, given in (("--resize", chosen.resize), ("--weights", chosen.weights)):
+        if given:
+            raise UserError(f"{option} is for pictures: leave it out")
     logits = None
     if chosen.logits is not None:
         if not isinstance(first, np.ndarray):

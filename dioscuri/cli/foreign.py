@@ -131,7 +131,7 @@ def refuse_options(chosen: argparse.Namespace, parser: Parser) -> None:
     """Remove the options of this form from the other's; a `UserError` if one was given."""
     for name in _ONLY:
         if getattr(chosen, name) != parser.get_default(name):
-            option = "--" + name.replace("_", "-")
+            option = "--" + name.removeprefix("n_").replace("_", "-")
             raise UserError(f"{option} belongs to {OPTION} MODEL: give both, or leave it out")
         delattr(chosen, name)
 

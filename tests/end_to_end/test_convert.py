@@ -237,6 +237,13 @@ def test_a_run_with_checkpoints_is_not_overwritten(tmp_path):
         (["logs-x", "--to-torch", "out", "--cfg", "x.cfg"], "take their options from the run"),
         (["logs-x", "--to-torch", "out", "--step", "last"], "--step last is neither a number nor 'best'"),
         (["--what"], "usage: dioscuri convert SOURCE"),
+        (["a.yaml", "--to-cfg", "out.cfg", "--step", "3"], "--step is for --to-folder and --to-torch"),
+        (["a.yaml", "--to-cfg", "out.cfg", "--cfg", "x.cfg"], "--cfg is for --run"),
+        (["logs-x", "--to-folder", "out", "--weights", "raw"], "--weights is for --run"),
+        (
+            ["logs-x", "--to-folder", "a", "--to-torch", "b"],
+            "give --run, --to-cfg, --to-folder or --to-torch",
+        ),
     ],
 )
 def test_mistakes_in_the_command_line(words, message):

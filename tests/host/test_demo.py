@@ -13,6 +13,7 @@ from PIL import Image
 
 from dioscuri import UserError
 from dioscuri import torch as dio
+from dioscuri.cli.demo import main
 from dioscuri.demo import actions, pictures
 from dioscuri.demo.controls import controls, given
 from dioscuri.demo.exhibit import Exhibit
@@ -311,6 +312,11 @@ def answer_to(path, body=b"", kind=b"application/json", limit=1000):
     scope = {"type": "http", "method": "POST", "path": path, "headers": [(b"content-type", kind)]}
     asyncio.run(Guard(behind, limit)(scope, receive, send))
     return sent[0]["status"] if sent else passed[0]
+
+
+def test_a_layer_of_no_text_encoder_is_refused():
+    with pytest.raises(UserError, match="--text-layer goes with --text-encoder"):
+        main(["digits-vae", "--text-layer", "-2"])
 
 
 def test_the_guard_stops_long_bodies_addresses_and_other_pages():

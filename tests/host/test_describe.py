@@ -74,6 +74,7 @@ def test_what_cannot_be_described_is_one_line(tmp_path):
         (["egs/vqgan/digits.cfg", "--jsn"], "did you mean '--json'"),
         (["egs/hierarchical_vae/digits.cfg", "data.target_res=9"], "target_res 9 is not divisible"),
         (["a.cfg", "b.cfg"], "more than one configuration"),
+        ([CLASSIFIER, "--quick", "--memory", "24GB"], "--quick leaves out the step"),
         (
             [CLASSIFIER, "--memory", "24"],
             "--memory '24' is not an amount of memory: give a number with its unit",

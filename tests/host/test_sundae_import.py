@@ -99,7 +99,7 @@ class TestStringSortedClasses:
         actual = store.load(tmp_path / "logs-imported" / "checkpoints").state["ema"]
         assert actual["class_emb.weight"][:, 0].tolist() == list(range(12))
         with pytest.raises(UserError, match="--string-sorted-classes is for --run"):
-            convert([*words, "--string-sorted-classes"])
+            convert([str(file), "--to-cfg", "out.cfg", "--string-sorted-classes"])
 
     def test_nothing_moves_unasked(self):
         weights, actual = self.canonical(self.hparams)
