@@ -5,8 +5,12 @@ import hashlib
 import json
 import math
 import os
+import re
+import shutil
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from stat import S_ISREG
 from typing import Any
@@ -14,18 +18,22 @@ from typing import Any
 from dioscuri.errors import UserError
 
 _SEAL = "sha256"
+_TEMPORARY = re.compile(r"\..+\.\d+\.partial", re.DOTALL)
+_ABANDONED = 3600
+"""Seconds without a change after which a temporary file belongs to no process of any machine."""
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary path to write to, renamed to `path` at the end of the block.
 
-    Creates the folder. A `UserError` says why the file could not be written; an existing `path` is then
-    unchanged.
+    Creates the folder, and removes what killed processes left in it. A `UserError` says why the file could
+    not be written; an existing `path` is then unchanged.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    temporary = temporary_path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _tidy_once(path.parent.absolute())
         yield temporary
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
@@ -35,6 +43,29 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def temporary_path(path: Path) -> Path:
+    """This process's temporary name of a file or folder."""
+    return path.with_name(f".{path.name}.{os.getpid()}.partial")
+
+
+def remove_litter(folder: Path) -> None:
+    """Remove files and folders with temporary names that nothing was written to for an hour."""
+    oldest = time.time() - _ABANDONED
+    for path in folder.glob(".*.partial"):
+        with suppress(OSError):
+            if not _TEMPORARY.fullmatch(path.name) or path.lstat().st_mtime > oldest:
+                continue
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+
+
+@lru_cache(maxsize=4096)  # a folder of many files is listed once
+def _tidy_once(folder: Path) -> None:
+    remove_litter(folder)
 
 
 def write_failure(error: OSError) -> str:

@@ -1,6 +1,5 @@
 """`dioscuri decompress`: the pictures in a file that `dioscuri compress` wrote."""
 
-import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from PIL import Image
 from dioscuri.cli.parsers import Parser
 from dioscuri.compression.archive import Reader
 from dioscuri.errors import UserError
-from dioscuri.files import write_failure
+from dioscuri.files import remove_litter, temporary_path, write_failure
 from dioscuri.library.load import load
 from dioscuri.twins import TITLES
 
@@ -62,17 +61,18 @@ def _model(chosen: Any, reader: Reader) -> Any:
 
 def _write(model: Any, file: BinaryIO, chosen: Any) -> tuple[int, float]:
     """Write beside, and rename once all pictures are known to be right."""
-    beside = chosen.folder.with_name(f".{chosen.folder.name}.{os.getpid()}.partial")
+    temporary = temporary_path(chosen.folder)
     begin, n = perf_counter(), 0
     try:
-        beside.mkdir(parents=True)
+        temporary.mkdir(parents=True)
+        remove_litter(temporary.parent)
         for first, pictures in model.decompress_from(file, str(chosen.file)):
             n += len(pictures)
             for number, picture in enumerate(pictures, first):
                 grey = picture.shape[-1] == 1
                 image = Image.fromarray(np.ascontiguousarray(picture[..., 0] if grey else picture))
-                image.save(beside / f"{number:06d}.png")
-        beside.replace(chosen.folder)
+                image.save(temporary / f"{number:06d}.png")
+        temporary.replace(chosen.folder)
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
     return n, perf_counter() - begin

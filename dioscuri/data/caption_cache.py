@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from dioscuri.data.text_encoder import TextEncoder, TextSource
 from dioscuri.errors import UserError
@@ -83,7 +83,10 @@ class CaptionCache:
 
     def lacking(self, captions: Sequence[str]) -> list[str]:
         """The captions that the cache does not hold, each once."""
-        return [caption for caption in dict.fromkeys(captions) if not self._path(caption).exists()]
+        try:
+            return [caption for caption in dict.fromkeys(captions) if not self._path(caption).exists()]
+        except OSError as error:
+            raise UserError(f"encoded captions: {error.filename} cannot be read: {error.strerror}") from error
 
     def token_counts(self, captions: Sequence[str]) -> list[int]:
         """The number of tokens of each caption before it is cut."""
@@ -144,10 +147,16 @@ class CaptionCache:
         return arrays
 
     def _write(self, caption: str, arrays: dict[str, Array]) -> None:
-        if not (self.folder / ABOUT).exists():
-            write_json(self.folder / ABOUT, {**asdict(self.source.encoder), "settings": self._about})
-        with replacing(self._path(caption)) as temporary:
-            save_file(arrays, temporary, {_SEAL: _checksum(arrays)})
+        try:
+            if not (self.folder / ABOUT).exists():
+                write_json(self.folder / ABOUT, {**asdict(self.source.encoder), "settings": self._about})
+            with replacing(self._path(caption)) as temporary:
+                temporary.write_bytes(save(arrays, {_SEAL: _checksum(arrays)}))
+        except (OSError, UserError) as error:
+            raise UserError(
+                f"encoded captions: {error}; make room and the folder writable, or name another with "
+                "data.text_cache_path"
+            ) from error
 
 
 def _fingerprint(source: TextSource) -> str:

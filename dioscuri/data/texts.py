@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
 from dioscuri.data.shards import Shards, ShardWriter, check_file
 from dioscuri.errors import UserError
@@ -92,7 +92,7 @@ class TextWriter:
             folder, header, keys, arrays, what=WHAT, shard_size=shard_size, extra_files=(NULL,)
         )
         with replacing(folder / NULL) as temporary:
-            save_file({name: array.astype(_stored(name)) for name, array in null.items()}, temporary)
+            temporary.write_bytes(save({name: array.astype(_stored(name)) for name, array in null.items()}))
 
     @property
     def n_texts(self) -> int:

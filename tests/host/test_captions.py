@@ -130,6 +130,13 @@ def test_a_damaged_entry_is_named_and_encoded_again(tmp_path, encoder):
         cache_of(tmp_path, encoder)(["red", "blue"])
 
 
+@pytest.mark.filterwarnings("ignore:encoded caption")
+def test_a_cache_that_cannot_be_written_is_named_with_its_option(tmp_path, encoder):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"file.*cannot be written: Not a directory.*data.text_cache_path"):
+        cache_of(tmp_path / "file", encoder)(["red"])
+
+
 def test_another_encoder_layer_or_length_has_its_own_entries(tmp_path, encoder):
     caches = [cache_of(tmp_path, encoder, **more) for more in ({}, {"layer": -1}, {"length": 4})]
     other = write_encoder(tmp_path / "other", "t5")

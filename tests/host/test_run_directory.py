@@ -114,6 +114,25 @@ def test_file_keeps_its_old_content_when_writing_fails(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_what_killed_processes_left_is_removed_by_the_next_one_that_writes_there(tmp_path):
+    names = [".a.1.partial", ".b.2.partial", ".c.3.partial", ".users.partial", "d.4.partial"]
+    for name in names:
+        (tmp_path / name).write_text("half")
+    (tmp_path / ".folder.5.partial").mkdir()
+    (tmp_path / ".folder.5.partial" / "picture").write_text("")
+    for name in [*names, ".folder.5.partial"]:
+        if name != names[2]:  # that of a process that still writes
+            os.utime(tmp_path / name, (1, 1))
+    with replacing(tmp_path / "e") as temporary:
+        temporary.write_text("whole")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        ".c.3.partial",
+        ".users.partial",
+        "d.4.partial",
+        "e",
+    ]
+
+
 def _fail_half_way(path):
     path.write_text("ne")
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
