@@ -15,7 +15,7 @@ from pathlib import Path
 from stat import S_ISREG
 from typing import Any
 
-from dioscuri.errors import UserError
+from dioscuri.errors import UserError, shorten
 
 _SEAL = "sha256"
 _TEMPORARY = re.compile(r"\..+\.\d+\.partial", re.DOTALL)
@@ -72,6 +72,22 @@ def write_failure(error: OSError) -> str:
     """Why a file could not be written. For a short write numpy reports item counts but no cause."""
     short = error.errno is None and "requested and" in str(error)
     return "no space left on the disk, or a quota is reached" if short else error.strerror or str(error)
+
+
+def read_path(given: Any, what: str) -> Path:
+    """A path, where `~` is the home folder. Nothing need lie there. `what` begins a `UserError`'s message."""
+    if not isinstance(given, Path | str):
+        raise UserError(f"{what}, not a {type(given).__name__}")
+    if not str(given):
+        raise UserError(f"{what}, not an empty text")
+    try:
+        path = Path(given).expanduser()
+        with suppress(FileNotFoundError, NotADirectoryError):
+            path.stat()
+    except (OSError, RuntimeError, ValueError) as error:  # too long, a null character, no such user
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{what}, but {shorten(repr(given))} cannot be used: {reason}") from error
+    return path
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from dioscuri.checkpoint.tensor_files import read_config
 from dioscuri.checkpoint.weight_files import EXPECTED, Choice, choose, shards
 from dioscuri.errors import UserError
+from dioscuri.files import read_path
 
 CONFIG, INDEX = "config.json", "model_index.json"
 _FOLDER = re.compile(r"\w[\w-]*")
@@ -26,7 +27,7 @@ def local_folder(where: str | Path, revision: str = "main", choice: Choice = "av
     downloaded once, and again if its cached copy is damaged. Raises a `UserError` if there is neither such a
     folder nor such a model, or if the hub cannot be reached.
     """
-    path = Path(where)
+    path = read_path(where, "load takes a folder or a hub id")
     named = _ID.fullmatch(str(where))
     if path.exists() or named is None:
         return path

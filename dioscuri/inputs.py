@@ -7,7 +7,6 @@ expected.
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from math import inf, prod
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -173,12 +172,6 @@ def read_flag(given: Any, what: str) -> bool:
     if not isinstance(given, bool | np.bool_):
         raise UserError(f"{what} must be True or False, not {given!r}")
     return bool(given)
-
-
-def check_path(given: Any, what: str) -> None:
-    """Raise a `UserError` if this is no path."""
-    if not isinstance(given, Path | str):
-        raise UserError(f"{what}, not a {type(given).__name__}")
 
 
 def to_array(given: Any, rule: str) -> Array:

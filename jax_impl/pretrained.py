@@ -11,6 +11,7 @@ from flax import nnx
 
 from dioscuri.checkpoint.pretrained import is_folder, network_options, read_folder, write_folder
 from dioscuri.errors import UserError
+from dioscuri.files import read_path
 from dioscuri.hub import local_folder
 from dioscuri.plans.layout import Layout, pack, unpack
 from jax_impl.families.methods import methods_of
@@ -30,7 +31,7 @@ class Pretrained:
         """Write `config.json` and `model.safetensors`."""
         if self.hparams is None:
             raise UserError("a model without options cannot be saved: make it with build_model")
-        write_folder(Path(folder), self.hparams, weights_of(self))
+        write_folder(read_path(folder, "save_pretrained takes a folder"), self.hparams, weights_of(self))
 
     @classmethod
     def from_pretrained(

@@ -10,6 +10,7 @@ from torch import nn
 
 from dioscuri.checkpoint.pretrained import is_folder, network_options, read_folder, write_folder
 from dioscuri.errors import UserError
+from dioscuri.files import read_path
 from dioscuri.hub import local_folder
 from dioscuri.plans.layout import check_shapes
 from torch_impl.families.methods import methods_of
@@ -28,7 +29,7 @@ class Pretrained:
         """Write `config.json` and `model.safetensors`."""
         if self.hparams is None:
             raise UserError("a model without options cannot be saved: make it with build_model")
-        write_folder(Path(folder), self.hparams, weights_of(self))
+        write_folder(read_path(folder, "save_pretrained takes a folder"), self.hparams, weights_of(self))
 
     @classmethod
     def from_pretrained(

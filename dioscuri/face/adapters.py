@@ -13,6 +13,7 @@ from dioscuri.errors import UserError
 from dioscuri.face.network import Network
 from dioscuri.face.options import with_options
 from dioscuri.face.trainable import Trainable
+from dioscuri.files import read_path
 from dioscuri.hparams.adapters import LoRA
 from dioscuri.inputs import read_count
 from dioscuri.plans import lora
@@ -64,7 +65,7 @@ class Adaptable(Trainable):
         A `UserError` names the first tensor that does not fit the model.
         """
         self._check_without_adapter("load_adapter")
-        adapter = self._read_adapter(Path(where).expanduser())
+        adapter = self._read_adapter(read_path(where, "load_adapter takes a folder or a file"))
         return self._adapted(adapter.options, adapter.weights)
 
     def save_adapter(self, folder: Path | str, *, layout: str = "peft") -> None:
@@ -77,10 +78,11 @@ class Adaptable(Trainable):
         _, adapters = lora.split_adapters(self._network.weights())
         if layout not in ("peft", "diffusers"):
             raise UserError(f"save_adapter: layout must be 'peft' or 'diffusers', not {layout!r}")
+        folder = read_path(folder, "save_adapter takes a folder")
         if layout == "diffusers":
-            write_diffusers(Path(folder), self._for_diffusers(adapters, options.scale))
+            write_diffusers(folder, self._for_diffusers(adapters, options.scale))
             return
-        write_adapter(Path(folder), Adapter(options, adapters), self.hparams.run.name)
+        write_adapter(folder, Adapter(options, adapters), self.hparams.run.name)
 
     def merge_adapter(self) -> Self:
         """Fold the adapters into the layers' weights: the model then is a plain one and as fast."""

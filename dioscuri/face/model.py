@@ -20,7 +20,8 @@ from dioscuri.face.adapters import Adaptable
 from dioscuri.face.network import Network, precision_of
 from dioscuri.face.recorded import checked_noise
 from dioscuri.face.usual import Values
-from dioscuri.inputs import check_names, check_path, read_count, read_seed
+from dioscuri.files import read_path
+from dioscuri.inputs import check_names, read_count, read_seed
 from dioscuri.registry import family_module
 
 METHODS = (
@@ -173,8 +174,7 @@ class Model(Adaptable):
         A discriminator and buffers are left out, and adapters are merged. `load` of either twin opens the
         folder; a tokenizer's also serves as `data.tokenizer_path`.
         """
-        check_path(folder, "save takes a folder")
-        folder = Path(folder)
+        folder = read_path(folder, "save takes a folder")
         self._check_free(folder)
         same = self._origin if self._origin and self._hash() == self._fingerprint else None
         weights = without_discriminator(self._whole_weights())

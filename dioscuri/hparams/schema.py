@@ -179,7 +179,8 @@ def _numbers(value: Any) -> Iterator[float]:
 
 def absolute_path(path: str, base: Path) -> str:
     """A path that starts from `base`; '' stays."""
-    return os.path.normpath(base / Path(path).expanduser()) if path else ""
+    # Unlike Path's, this leaves the name of a user that does not exist.
+    return os.path.normpath(base / os.path.expanduser(path)) if path else ""  # noqa: PTH111
 
 
 def _shipped_or(name: str, path: str) -> str:

@@ -12,8 +12,9 @@ from dioscuri.data.descriptors import describe as describe_source
 from dioscuri.errors import UserError
 from dioscuri.face.model import Model
 from dioscuri.face.options import check_types, settings_of
+from dioscuri.files import read_path
 from dioscuri.hparams import load
-from dioscuri.inputs import check_path, read_count
+from dioscuri.inputs import read_count
 from dioscuri.library.sources import shipped_or
 from dioscuri.places import configuration, here
 from dioscuri.plans.description import Description
@@ -68,13 +69,13 @@ def describe(where: Any, question: Question, overrides: Mapping[str, Any]) -> di
             raise UserError(f"{SOURCE}: a model has its options: leave out {', '.join(overrides)}")
         hparams = where.hparams
     else:
-        check_path(where, f"{SOURCE} takes a model, a .cfg file or a folder")
-        hparams, checkpoints = options_of(Path(where), ())
+        path = read_path(where, f"{SOURCE} takes a model, a .cfg file or a folder")
+        hparams, checkpoints = options_of(path, ())
         sections = get_type_hints(type(hparams))
         given = settings_of(sections, overrides, SOURCE)
         check_types(sections, given)
         words = [f"{item.section}.{item.option}={item.text}" for item in given]
-        hparams, checkpoints = options_of(Path(where), words) if words else (hparams, checkpoints)
+        hparams, checkpoints = options_of(path, words) if words else (hparams, checkpoints)
     return plan_facts(hparams, described(hparams)) | step_facts(hparams, question) | checkpoints
 
 

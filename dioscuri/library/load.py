@@ -10,6 +10,7 @@ from dioscuri.data.text_encoder import TextSource
 from dioscuri.errors import UserError
 from dioscuri.face.model import Model, face_of, open_network
 from dioscuri.face.network import precision_of
+from dioscuri.files import read_path
 from dioscuri.library.sources import Source, open_source
 
 
@@ -44,10 +45,11 @@ def _read_with(source: Source, given: Any) -> Source:
             family_of(source.hparams).captions(source.hparams) if path and Path(path).is_dir() else None
         )
         return source if captions is None else replace(source, text=captions.encoder)
-    if path and Path(given).is_dir():  # it has moved since
-        data = replace(data, text_encoder_path=str(Path(given).absolute()))
+    here = read_path(given, "text_encoder takes a folder or a hub id")
+    if path and here.is_dir():  # it has moved since
+        data = replace(data, text_encoder_path=str(here.absolute()))
         source = replace(source, hparams=replace(source.hparams, data=data))
-    return replace(source, text=TextSource(encoder=str(given)))
+    return replace(source, text=TextSource(encoder=str(here)))
 
 
 def _opened(

@@ -11,6 +11,7 @@ from dioscuri.face.model import Model, face_of, open_network
 from dioscuri.face.network import precision_of
 from dioscuri.face.options import setting, settings_of
 from dioscuri.face.usual import SHARED, Values
+from dioscuri.files import read_path
 from dioscuri.hparams.building import build
 from dioscuri.hparams.loading import check_run_name
 from dioscuri.hparams.loading import family as family_options
@@ -68,8 +69,8 @@ def _document(family: Any) -> tuple[Settings, Any]:
     known = family_names()
     if family in known:
         return {}, family_module(family, "options")
-    path = Path(family) if isinstance(family, str | Path) else None
-    if path is None or (path.suffix != ".cfg" and not path.is_file()):
+    path = read_path(family, f"{SOURCE} takes the name of a family or a .cfg file")
+    if path.suffix != ".cfg" and not path.is_file():
         hint = did_you_mean(str(family), known)
         raise UserError(
             f"{SOURCE}: family {family!r} is unknown{hint}: give {', '.join(known)}, or a .cfg file"

@@ -16,6 +16,7 @@ from dioscuri.checkpoint.trained_run import check_finite
 from dioscuri.data.text_encoder import TextSource
 from dioscuri.errors import UserError, did_you_mean
 from dioscuri.face.model import face_of
+from dioscuri.files import read_path
 from dioscuri.hparams.loading import assemble
 from dioscuri.hparams.reader import read
 from dioscuri.hub import INDEX, local_folder
@@ -97,10 +98,7 @@ def model_folder(where: Path | str) -> Path:
 
 def _existing(where: Any) -> Path | None:
     """The folder on this machine, or None for a model of the hub."""
-    if not isinstance(where, Path | str):
-        kind = type(where).__name__
-        raise UserError(f"load takes a folder, a hub id or a shipped name, not a {kind}")
-    path, names = Path(where).expanduser(), shipped()
+    path, names = read_path(where, "load takes a folder, a hub id or a shipped name"), shipped()
     if path.is_dir():
         return path
     if path.is_file():

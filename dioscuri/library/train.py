@@ -7,9 +7,9 @@ from typing import Any, get_type_hints
 from dioscuri.errors import UserError
 from dioscuri.face.model import Model
 from dioscuri.face.options import check_types, settings_of
+from dioscuri.files import read_path
 from dioscuri.hparams.loading import family
 from dioscuri.hparams.reader import read, settings
-from dioscuri.inputs import check_path
 from dioscuri.library.load import load
 from dioscuri.places import configuration, here
 from dioscuri.run.start import start
@@ -27,12 +27,12 @@ def train(
     overrides: Mapping[str, Any],
 ) -> Model:
     """See `dioscuri.torch.train`."""
-    check_path(cfg, f"{SOURCE} takes a .cfg file")
+    path = read_path(cfg, f"{SOURCE} takes a .cfg file")
     if callback is not None and not callable(callback):
         raise UserError(f"callback must be a function of step and metrics, not a {type(callback).__name__}")
     program, home = open_twin(twin), here().home(twin)
-    words = _words(configuration(Path(cfg))[0], overrides, home)
-    directory, n_processes = start(program, home, Path(cfg), words, prepare_training, callback)
+    words = _words(configuration(path)[0], overrides, home)
+    directory, n_processes = start(program, home, path, words, prepare_training, callback)
     if n_processes > 1:
         raise UserError(
             f"[run] num_gpus needs {n_processes} processes, but this is only one: set it to 1, or train with "

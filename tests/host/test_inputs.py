@@ -1,10 +1,15 @@
 """A user's input to a model is read as intended, or refused in one line that says what is expected."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from dioscuri.errors import UserError
+from dioscuri.families.token_models.films import read_film
+from dioscuri.files import read_path
+from dioscuri.hparams.schema import absolute_path
 from dioscuri.inputs import (
     check_lengths,
     check_names,
@@ -14,6 +19,7 @@ from dioscuri.inputs import (
     read_pictures,
     read_tokens,
 )
+from dioscuri.library.sources import open_source
 
 GREY, COLOUR = (6, 8, 1), (6, 8, 3)
 RNG = np.random.default_rng(0)
@@ -235,6 +241,29 @@ def test_a_mask_of_pixels_is_one_of_tokens():
 def test_other_masks_are_refused(given, says):
     with pytest.raises(UserError, match=says):
         read_mask(given, (6, 8), (3, 4), 2)
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ("a\0.gif", "but 'a\\\\x00.gif' cannot be used: embedded null byte"),
+        ("a" * 300 + ".gif", "cannot be used: File name too long"),
+        ("\ud800.gif", "cannot be used: 'utf-8' codec can't encode"),
+        ("~no-such-user/a.gif", "cannot be used: Could not determine home directory"),
+        ("", "not an empty text"),
+        (3, "not a int"),
+    ],
+)
+def test_a_path_that_no_file_can_have_is_refused(given, says):
+    for read in (read_film, open_source, partial(read_path, what="save takes a folder")):
+        with pytest.raises(UserError, match=says):
+            read(given)
+
+
+def test_a_path_may_begin_at_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert read_path("~/a/b", "") == tmp_path / "a/b"
+    assert absolute_path("~no-such-user/a", tmp_path) == str(tmp_path / "~no-such-user/a")
 
 
 def test_a_misspelt_name_gets_a_hint():
