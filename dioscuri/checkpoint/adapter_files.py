@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 
 from dioscuri.checkpoint.files import tensor_bytes
 from dioscuri.checkpoint.store import Checkpoint
-from dioscuri.checkpoint.tensor_files import read_config, read_safetensors
+from dioscuri.checkpoint.tensor_files import read_config, read_flag, read_safetensors
 from dioscuri.errors import UserError, shorten
 from dioscuri.files import replacing, write_json
 from dioscuri.hparams.adapters import LoRA
@@ -218,16 +218,20 @@ def _scale(config: Mapping[str, Any], layer: str, rank: int, alpha: float | None
     """Factor of a layer's product; alpha is the rank where nothing says otherwise."""
     if alpha is None:
         patterns = config.get("alpha_pattern") or {}
+        if not isinstance(patterns, Mapping):
+            raise UserError(f"adapters: alpha_pattern is {shorten(repr(patterns))}, not a table of layers")
         named = [value for name, value in patterns.items() if f".{layer}".endswith(f".{name}")]
         alpha = _number(named[0] if named else config.get("lora_alpha", rank), "alpha")
-    return alpha / (sqrt(rank) if config.get("use_rslora") else rank)
+    return alpha / (sqrt(rank) if read_flag(config, "use_rslora") else rank)
 
 
 def _number(value: Any, name: str) -> float:
     try:
+        if isinstance(value, str | bool):
+            raise TypeError
         return float(value)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"adapters: {name} is {shorten(value)}, not a number") from error
+    except (TypeError, ValueError, OverflowError) as error:
+        raise UserError(f"adapters: {name} is {shorten(repr(value))}, not a number") from error
 
 
 def _of_one_rank(
@@ -249,10 +253,13 @@ def _of_one_rank(
         factor = 1.0 if scales[layer] == first else np.float32(scales[layer] / first)
         padded = np.pad(factor * pair[B], ((0, 0), (0, more)))
         weights[f"{layer}.{B}{WEIGHT}"] = padded.reshape(*padded.shape, *ones)
+    dropout = _number(config.get("lora_dropout") or 0.0, "lora_dropout")
+    if not 0 <= dropout < 1:
+        raise UserError(f"adapters: lora_dropout is {dropout:g}, not a probability below 1")
     options = LoRA(
         rank=rank,
         alpha=first * rank,
         targets=tuple(pairs),
-        dropout=_number(config.get("lora_dropout") or 0.0, "lora_dropout"),
+        dropout=dropout,
     )
     return Adapter(options, weights)

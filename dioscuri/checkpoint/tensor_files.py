@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from dioscuri.checkpoint.flax_msgpack import read_flax
 from dioscuri.checkpoint.state_dicts import weights_of
 from dioscuri.checkpoint.torch_files import read_torch
 from dioscuri.checkpoint.weight_files import Choice, weights_files
-from dioscuri.errors import UserError
+from dioscuri.errors import UserError, shorten
 from dioscuri.files import check_plain
 
 Arrays = dict[str, np.ndarray]
@@ -122,6 +123,14 @@ def read_config(file: Path) -> dict[str, Any]:
         raise UserError(f"configuration {file} is not valid {file.suffix[1:] or 'YAML'}: {reason}") from error
     if not isinstance(value, dict):
         raise UserError(f"configuration {file} is not a mapping from options to values")
+    return value
+
+
+def read_flag(config: Mapping[str, Any], name: str, default: bool = False) -> bool:
+    """An option that is true or false; a `UserError` if it is anything else, such as the text "false"."""
+    value = config.get(name, default)
+    if not isinstance(value, bool):
+        raise UserError(f"the configuration's {name} must be true or false, not {shorten(repr(value))}")
     return value
 
 

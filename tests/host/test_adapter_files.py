@@ -162,11 +162,34 @@ def of_another_kind(tensors):
         (changed(lambda _: {}), "holds no adapters"),
         (lambda folder: (folder / CONFIG).write_text('{"lora_alpha": 0}'), "an alpha of 0"),
         (lambda folder: (folder / CONFIG).write_text('{"lora_alpha": NaN}'), "alpha"),
-        (lambda folder: (folder / CONFIG).write_text('{"lora_alpha": "x"}'), "alpha is x, not a number"),
+        (lambda folder: (folder / CONFIG).write_text('{"lora_alpha": "6"}'), "alpha is '6', not a number"),
+        (
+            lambda folder: (folder / CONFIG).write_text('{"use_rslora": "false"}'),
+            "use_rslora must be true or false, not 'false'",
+        ),
+        (
+            lambda folder: (folder / CONFIG).write_text('{"alpha_pattern": [4]}'),
+            "alpha_pattern is [4], not a table",
+        ),
+        (lambda folder: (folder / CONFIG).write_text('{"lora_dropout": 3}'), "lora_dropout is 3, not a prob"),
         (lambda folder: (folder / CONFIG).unlink(), f"has no {CONFIG} beside it"),
         (lambda folder: (folder / DIFFUSERS).write_bytes(b"8"), f"in {TENSORS} and in {DIFFUSERS}"),
     ],
-    ids=["missing", "damaged", "half", "dora", "empty", "alpha", "nan", "text", "without options", "two"],
+    ids=[
+        "missing",
+        "damaged",
+        "half",
+        "dora",
+        "empty",
+        "alpha",
+        "nan",
+        "text",
+        "flag",
+        "table",
+        "dropout",
+        "without options",
+        "two",
+    ],
 )
 def test_bad_files_are_refused_in_one_line(adapted, tmp_path, damage, message):
     adapted.save_adapter(tmp_path)
