@@ -27,6 +27,7 @@ Row = tuple[str, str]
 
 N_SAMPLES = 500
 N_CHECKED = 20
+GREY = {"dataset_source": "mnist10k_grey", "target_res": 28}
 METRICS = {"FD-pixels": ",.0f", "precision": ".3f", "recall": ".3f", "density": ".3f", "coverage": ".3f"}
 """Metrics of `dioscuri evaluate` in a card, with their formats."""
 
@@ -56,7 +57,7 @@ def check(model: Any) -> Row:
         return f"check: PSNR of {len(pictures)} {_check_data(model)}, dB", f"{value:.3f}"
     if "bound" in model.does:
         return _check_bound(model)
-    return _check_classes(model)
+    return _check_classes(model) if model.num_classes else _check_level(model)
 
 
 def _check_bound(model: Any) -> Row:
@@ -73,9 +74,18 @@ def _check_bound(model: Any) -> Row:
     return f"check: -ELBO of {n} {_check_data(model)}, recorded noise, nats", f"{value:.3f}"
 
 
+def _check_level(model: Any) -> Row:
+    few = _few_steps(model)
+    made = model.generate(N_CHECKED, noise=model.draw_noise("generate", N_CHECKED, **few), **few)
+    return f"check: mean level of {N_CHECKED} samples, recorded noise", f"{made.mean():.2f}"
+
+
+def _few_steps(model: Any) -> dict[str, int]:
+    return {"steps": 4} if model.family == "maskgit" else {}  # JAX compiles every step
+
+
 def _check_classes(model: Any) -> Row:
-    asked = np.arange(N_CHECKED) % model.num_classes
-    few = {"steps": 4} if model.family == "maskgit" else {}  # JAX compiles every step
+    asked, few = np.arange(N_CHECKED) % model.num_classes, _few_steps(model)
     made = model.generate(classes=asked, noise=model.draw_noise("generate", N_CHECKED, **few), **few)
     if model.picture_shape == (8, 8, 1):
         pictures, labels = digits()
@@ -147,20 +157,31 @@ def measured(model: Any, data: Path) -> list[Row]:
                 f"{np.mean(used > 0):.0%}; {np.exp(-(share * np.log(share)).sum()):.0f}",
             ),
         ]
-    return [*(_bound(model, test, source) if "bound" in model.does else []), *_samples(model, test, source)]
+    return [*(_bound(model, test, source) if "bound" in model.does else []), *_samples(model, data)]
 
 
 def _bound(model: Any, test: Array, source: DataSets) -> list[Row]:
-    classes = source.test.labels if model.num_classes else None
-    bound = model.bound(test, classes=classes, seed=0)
-    nats = -bound.elbo.mean()
-    if model.plan.likelihood == "bernoulli":
-        return [("-ELBO of the test pictures, nats", f"{nats:.1f}")]
-    return [("bound of the test pictures, bits/dim", f"{bound.bits_per_dim:.3f}")]
+    told: list[tuple[str, Any]] = [("", source.test.labels if model.num_classes else None)]
+    told += [(" without their classes", None)] if model.num_classes else []
+    rows = []
+    for words, classes in told:
+        bound = model.bound(test, classes=classes, seed=0)
+        if model.plan.likelihood == "bernoulli":
+            rows.append((f"-ELBO of the test pictures{words}, nats", f"{-bound.elbo.mean():.1f}"))
+        else:
+            rows.append((f"bound of the test pictures{words}, bits/dim", f"{bound.bits_per_dim:.3f}"))
+    return rows
 
 
-def _samples(model: Any, test: Array, source: DataSets) -> list[Row]:
-    """`dioscuri evaluate` against test pictures: of samples, and of as many training pictures."""
+def _samples(model: Any, data: Path) -> list[Row]:
+    """`dioscuri evaluate` against test pictures: of samples, and of as many training pictures.
+
+    Pixels of a binarised model's samples are probabilities, which grey levels were before: it is judged by
+    the grey digits.
+    """
+    binarised = picture_model(model).hparams.data.dataset_source == "mnist10k"
+    source = pictures_of(model, data, **GREY if binarised else {})
+    test = source.test.gather(np.arange(len(source.test)))
     n, n_classes = min(N_SAMPLES, len(test)), getattr(model, "num_classes", 0)
     spread = np.linspace(0, len(source.train) - 1, n).astype(int)
     train = source.train.gather(np.arange(len(source.train)))
@@ -192,10 +213,12 @@ def evaluated(samples: Array, reference: Array, *options: str) -> dict[str, floa
     return {name: entry["value"] for name, entry in metrics.items()}
 
 
-def pictures_of(model: Any, data: Path = Path()) -> DataSets:
-    """The pictures that the model, or its tokenizer, was trained on; `data` is the folder of data sets."""
+def pictures_of(model: Any, data: Path = Path(), **changes: Any) -> DataSets:
+    """The pictures that the model, or its tokenizer, was trained on; `data` is the folder of data sets.
+    `changes` are other options of `[data]`."""
     hparams = picture_model(model).hparams
-    return open_datasets(replace(hparams, data=replace(hparams.data, dataset_path=str(data))))
+    options = replace(hparams.data, dataset_path=str(data), **changes)
+    return open_datasets(replace(hparams, data=options))
 
 
 def picture_model(model: Any) -> Any:
