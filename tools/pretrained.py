@@ -17,6 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from importlib import import_module
 from itertools import dropwhile
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 if __name__ == "__main__":
@@ -75,7 +76,10 @@ def main(words: Sequence[str]) -> None:
     write(trained, folder, chosen.name, chosen.overrides, full=chosen.full)
     model = dio.load(folder)
     print(f"{folder}: {model}")
-    rows = [*measured(model, chosen.data), *_difference(trained, model), check(model)]
+    with TemporaryDirectory() as whole:  # the same options of sampling, in float32
+        write(trained, Path(whole), chosen.name, chosen.overrides, full=True)
+        difference = _difference(dio.load(whole), model)
+    rows = [*measured(model, chosen.data), *difference, check(model)]
     shown(model, chosen.data, folder / "samples.png")
     (folder / "README.md").write_text(card(model, chosen, facts(chosen.run, folder), rows), encoding="utf-8")
     write_page(ROOT / "docs" / "shipped_models.md")
