@@ -120,7 +120,9 @@ def _difference(trained: Any, model: Any) -> list[tuple[str, str]]:
         return []
     options = {"output": "sample"} if "bound" in model.does else {}
     noise = model.draw_noise("generate", N_SHOWN, **options)
-    one, other = (each.generate(N_SHOWN, noise=noise).astype(np.int16) for each in (trained, model))
+    one, other = (
+        each.generate(N_SHOWN, noise=noise, **options).astype(np.int16) for each in (trained, model)
+    )
     same = np.mean([np.abs(a - b).max() <= 1 for a, b in zip(one, other, strict=True)])
     return [
         (f"of {N_SHOWN} pictures of the same noise, equal to those of the float32 weights", f"{same:.0%}")
