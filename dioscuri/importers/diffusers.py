@@ -141,7 +141,7 @@ def diffusers_uvit(config: Mapping[str, Any]) -> tuple[Transformer, dict[str, An
     )
     grid = 32 if down else 16
     data = {"grid": grid, "codebook_size": config["codebook_size"], "target_res": 16 * grid, "channels": 3}
-    return model, {**data, "labels": False}
+    return model, {**data, "labels": False, "attend_padding": True}
 
 
 def from_diffusers_tokenizer(arrays: Arrays) -> dict[str, np.ndarray]:

@@ -1,14 +1,16 @@
 """Training on captions that are encoded on the way is the same in both twins."""
 
 from functools import partial
+from importlib import import_module
 
 import numpy as np
 import pytest
 
 from dioscuri.contract import family_of
 from dioscuri.data import open_datasets, pipeline
+from dioscuri.families.maskgit.description import describe
 from tests.support import captioned, engines, tiny_maskgit
-from tests.support.tiny_encoder import write_encoder
+from tests.support.tiny_encoder import LENGTH, WIDTH, write_encoder
 
 TWINS = ("torch", "jax")
 STEPS, BATCH = 4, 4
@@ -47,3 +49,14 @@ def test_both_twins_see_the_same_batches_and_learn_the_same(options):
     assert len(set(losses["torch"])) == STEPS
     assert {name for batch in batches for name in batch} >= {"image", "text", "text_mask", "pooled", "micro"}
     assert len({tuple(row) for batch in batches for row in batch["micro"]}) > BATCH
+
+
+@pytest.mark.parametrize("twin", TWINS)
+def test_a_network_may_attend_to_the_padding_of_texts(options, twin):
+    array = import_module("torch").from_numpy if twin == "torch" else import_module("jax").numpy.asarray
+    batch = {"text": np.ones((2, LENGTH, WIDTH), np.float32), "text_mask": np.ones((2, LENGTH), bool)}
+    for attends, told in ((False, {"text", "text_mask", "text_keep"}), (True, {"text", "text_keep"})):
+        hparams = options(f"data.attend_padding={attends}")
+        methods = import_module(f"{twin}_impl.families.methods").methods_of(hparams)
+        assert set(methods._condition({name: array(value) for name, value in batch.items()})) == told
+        assert ("text_mask" in describe(hparams).rows) is not attends

@@ -263,7 +263,7 @@ class MaskGITMethods(TokenModelMethods):
 
     def _condition(self, batch: Tensors) -> dict[str, Tensor]:
         """The conditions in a batch, with `text_keep` (B,) if there is text."""
-        names = (*self.plan.conditions, "text_mask")
+        names = (*self.plan.conditions, *(() if self.hparams.data.attend_padding else ("text_mask",)))
         condition = {name: batch[name] for name in names if name in batch}
         if "text" in condition:
             condition["text_keep"] = torch.ones_like(condition["text"][:, 0, 0])

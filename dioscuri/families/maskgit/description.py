@@ -47,4 +47,5 @@ def _conditions(hparams: HParams, plan: TransformerPlan) -> RowShapes:
         "micro": ((5,), "float32"),
     }
     names = [name for name in plan.conditions if name in rows and (length or name != "text")]
-    return {name: rows[name] for name in (*names, *(["text_mask"] if "text" in names else []))}
+    masked = "text" in names and not hparams.data.attend_padding
+    return {name: rows[name] for name in (*names, *(["text_mask"] if masked else []))}

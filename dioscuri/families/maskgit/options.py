@@ -42,6 +42,12 @@ class TokenData(CaptionFiles, Data):
         doc="null.safetensors of encoded texts: the empty text, used for dropped texts; without it, dropped "
         "texts are masked out or, with text_encoder_path, become the empty text",
     )
+    attend_padding: bool = option(
+        False,
+        needs=("text_length", ()),
+        doc="a text's padding takes part in attention, in training and sampling, as in the published aMUSEd; "
+        "False: it is masked. maskgen and meissonic always attend to it",
+    )
     text_encoder_path: str = option(
         "",
         path=True,
