@@ -10,6 +10,7 @@ every picture of the token shards in TOKENS; an interrupted run continues.
 import argparse
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -48,7 +49,7 @@ def with_micro(captions: dict[str, Caption], given: tuple[float, ...] | None) ->
     if given is None and all(caption.micro is None for caption in captions.values()):
         return captions
     captions_with_micro = {
-        key: Caption(caption.text, caption.micro or given) for key, caption in captions.items()
+        key: replace(caption, micro=caption.micro or given) for key, caption in captions.items()
     }
     if lacking := [key for key, caption in captions_with_micro.items() if caption.micro is None]:
         raise UserError(
@@ -77,6 +78,11 @@ def main(arguments: list[str]) -> None:
         captions, folder = in_order(captions, keys, options.captions), options.tokens / TEXTS
     if not captions:
         raise UserError(f"{options.captions} holds no captions")
+    if several := sum(caption.left_out > 0 for caption in captions.values()):
+        print(
+            f"note: {several} of {len(captions)} pictures have several captions: the first is encoded; to "
+            "train on all of them, train on the pictures, with data.text_encoder_path"
+        )
     captions = with_micro(captions, options.micro)
     encoder = TextEncoder(
         options.encoder,

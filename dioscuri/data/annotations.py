@@ -12,13 +12,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dioscuri.data.captions import MEMBERS
 from dioscuri.data.tar_files import Example
 from dioscuri.errors import UserError
 from dioscuri.files import plain_bytes
 
 LISTED = "metadata.jsonl"
 SIDECARS = (".txt", ".json")
+MEMBERS = ("text", "txt", "caption")
+"""Suffixes of the text members of tar files."""
 TEXT_NAMES = ("text", "caption")
 
 

@@ -1,18 +1,17 @@
 """Captions of pictures, from a text file, JSON lines or webdataset tar files."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
 
+from dioscuri.data.annotations import tar_annotations
+from dioscuri.data.facts import AESTHETIC, number, original_size
 from dioscuri.data.listing import folder_files
-from dioscuri.data.tar_files import Example, examples
+from dioscuri.data.tar_files import examples
 from dioscuri.errors import UserError
 
-MEMBERS = ("text", "txt", "caption")
-SCORES = ("aesthetic", "AESTHETIC_SCORE", "aesthetic_score_laion_v2")
-"""Data sets' names for the aesthetic score."""
 N_MICRO = 5
 _LARGEST = 1e30
 
@@ -20,10 +19,12 @@ _LARGEST = 1e30
 @dataclass(frozen=True)
 class Caption:
     """A text and, if known, the five numbers of micro-conditioning: original width and height, top and left
-    of the crop, aesthetic score (SDXL, Podell et al. 2023, section 2.2)."""
+    of the crop, aesthetic score (SDXL, Podell et al. 2023, section 2.2). `left_out` further texts of the
+    picture are not read."""
 
     text: str
     micro: tuple[float, ...] | None = None
+    left_out: int = 0
 
 
 def read_captions(path: Path, resolution: int = 0) -> dict[str, Caption]:
@@ -31,9 +32,9 @@ def read_captions(path: Path, resolution: int = 0) -> dict[str, Caption]:
 
     `path` is a text file with one caption per line, whose key is the line number, from 0; a `.jsonl` file
     with `key`, `caption` and optionally `micro` on each line; a tar file; or a folder of tar files. In a tar
-    file, a picture without a text gets the `caption`, or the first of the `annotations` (COCO), of its
-    `json`. If `resolution`, the side to which pictures are resized and centre-cropped, is given, the `json`
-    also provides the micro-conditioning, provided it is complete.
+    file, a picture's first caption is read, from the members that `annotations` names. If `resolution`, the
+    side to which pictures are resized and centre-cropped, is given, the `json` also provides the
+    micro-conditioning, provided it is complete.
     """
     if path.is_dir():
         tars = folder_files(path, (".tar",))
@@ -79,50 +80,24 @@ def _of_line(line: str, where: str) -> tuple[str, Caption]:
 
 
 def _of_tar(tar: Path, resolution: int) -> dict[str, Caption]:
-    captions: dict[str, Caption] = {}
-    for example in examples(tar):
-        where = f"{tar}: the caption of '{example.key}'"
-        metadata = _metadata(example, where)
-        text = _text_of(example, metadata, where)
-        if text is not None:
-            captions[example.key] = Caption(text, _micro(metadata, resolution))
-    return captions
+    every = examples(tar)
+    return {
+        example.key: Caption(
+            annotation.captions[0], _micro(annotation.facts, resolution), len(annotation.captions) - 1
+        )
+        for example, annotation in zip(every, tar_annotations(every), strict=True)
+        if annotation.captions
+    }
 
 
-def _metadata(example: Example, where: str) -> dict[str, Any]:
-    """The `json` of an example."""
-    member = example.member(("json",))
-    try:
-        fields = json.loads(member.read()) if member else {}
-        if isinstance(fields, dict) and isinstance(fields.get("annotations"), str):
-            fields["annotations"] = json.loads(fields["annotations"])
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{where}: its json is damaged ({error})") from error
-    return fields if isinstance(fields, dict) else {}
-
-
-def _text_of(example: Example, metadata: dict[str, Any], where: str) -> str | None:
-    if member := example.member(MEMBERS):
-        try:
-            return member.read().decode().strip()
-        except UnicodeDecodeError as error:
-            raise UserError(f"{where} is not UTF-8 text") from error
-    notes = metadata.get("annotations")
-    first = notes[0] if isinstance(notes, list) and notes and isinstance(notes[0], dict) else {}
-    text = metadata.get("caption", first.get("caption"))
-    return text.strip() if isinstance(text, str) else None
-
-
-def _micro(metadata: dict[str, Any], resolution: int) -> tuple[float, ...] | None:
+def _micro(facts: Mapping[str, Any], resolution: int) -> tuple[float, ...] | None:
     """Width and height, top and left of the crop after resizing, score; None unless all are known."""
-    score = next((metadata[name] for name in SCORES if name in metadata), None)
-    size = (metadata.get("original_width"), metadata.get("original_height"))
-    numbers = [float(value) for value in (*size, score) if _is_number(value)]
-    if not resolution or len(numbers) < 3 or min(numbers[:2]) < 1:
+    size, score = original_size(facts), number(facts, AESTHETIC)
+    if not resolution or size is None or score is None:
         return None
-    factor = resolution / min(numbers[:2])
-    left, top = (float((round(side * factor) - resolution) // 2) for side in numbers[:2])
-    return numbers[0], numbers[1], top, left, numbers[2]
+    factor = resolution / min(size)
+    left, top = (float((round(side * factor) - resolution) // 2) for side in size)
+    return *size, top, left, score
 
 
 def _is_number(value: Any) -> TypeGuard[float]:

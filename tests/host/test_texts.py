@@ -128,18 +128,21 @@ def test_json_of_tar_files_tells_captions_and_micro_conditions(tmp_path):
         notes = json.dumps([{"id": 3, "caption": "first"}, {"id": 4, "caption": "second"}])
         add(archive, "2.json", json.dumps({"annotations": notes}).encode())
         add(archive, "3.jpg", b"no caption")
+        add(archive, "4.txt", b"red fox\n\na fox\n")
     captions = read_captions(tmp_path / "a.tar", 100)
     assert {key: caption.text for key, caption in captions.items()} == {
         "0": "from text",
         "1": "wide",
         "2": "first",
+        "4": "red fox",
     }
+    assert [caption.left_out for caption in captions.values()] == [0, 0, 1, 1]
     assert captions["1"].micro == (400, 200, 0, 50, 5.5)
     assert captions["2"].micro is None
     assert read_captions(tmp_path / "a.tar")["1"].micro is None
     with tarfile.open(tmp_path / "b.tar", "w") as archive:
         add(archive, "0.json", b"{")
-    with pytest.raises(UserError, match=r"caption of '0': its json is damaged"):
+    with pytest.raises(UserError, match=r"b.tar: '0.json': not JSON"):
         read_captions(tmp_path / "b.tar")
 
 
