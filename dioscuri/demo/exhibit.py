@@ -133,8 +133,9 @@ class Exhibit:
         texts = self.encoder([prompt])
         names = self._conditions
         if "micro" in names:
-            side = float(self.picture_shape[0])
-            texts["micro"] = np.array([[side, side, 0.0, 0.0, AESTHETIC_SCORE]], np.float32)
+            side, published = float(self.picture_shape[0]), self.model.call_options.get("encode_prompts", {})
+            score = published.get("aesthetic_score", AESTHETIC_SCORE)
+            texts["micro"] = np.array([[side, side, 0.0, 0.0, score]], np.float32)
         return texts
 
     @cached_property

@@ -86,7 +86,15 @@ def make_published_run(request: Request) -> list[str]:
         path = write_run(request.run, given.resolve(), 0, state, read().source.name, digest)
     n = sum(array.size for array in weights.values())
     done = f"{path}: {len(weights)} tensors, {n:,} parameters; use it with run.name={hparams.run.name}"
-    return [read().note, *(described.notes if described else ()), done]
+    return [read().note, *(_notes(described) if described else ()), done]
+
+
+def _notes(described: Published) -> list[str]:
+    """What the configuration says that the run does not hold."""
+    calls = described.calls.items()
+    options = [f"{call}({name}={value})" for call, given in calls for name, value in given.items()]
+    left_out = [f"left out, as a run holds no options of calls: {', '.join(options)}"] if options else []
+    return [*described.notes, *left_out]
 
 
 def split_run(run: Path) -> tuple[Path, str]:

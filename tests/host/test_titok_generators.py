@@ -16,6 +16,7 @@ from dioscuri.hparams import load
 from dioscuri.importers.layouts import write_layout
 from dioscuri.importers.open_model import open_published
 from dioscuri.importers.published import recognise
+from dioscuri.importers.published_run import Request, make_published_run
 
 CASES = Path(__file__).parents[1] / "golden" / "cases" / "one_d_tokens"
 ROOT = Path(__file__).parents[2]
@@ -63,6 +64,13 @@ def test_a_model_is_written_in_the_layout_that_it_came_in(tmp_path, name):
                 ), key
     again = open_published(tmp_path / "second")
     assert again.hparams.model == opened.hparams.model
+
+
+def test_what_a_run_does_not_hold_is_told(tmp_path):
+    score = published("maskgen_vq", tmp_path / "model")["model"]["maskgen"]["sample_aesthetic_score"]
+    config = tmp_path / "model" / "config.json"
+    told = make_published_run(Request(source=config.parent, run=tmp_path / "logs-new", config=config))
+    assert f"left out, as a run holds no options of calls: encode_prompts(aesthetic_score={score})" in told
 
 
 def test_references_are_resolved_and_tensors_decide_between_two_models():

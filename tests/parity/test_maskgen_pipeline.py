@@ -110,7 +110,8 @@ def test_a_saved_model_opens_with_its_tokenizer(models, folder, tmp_path):
     models["torch"].save(tmp_path / "saved")
     again = import_module("dioscuri.torch").load(tmp_path / "saved", text_encoder=folder / "text_encoder")
     noise = again.draw_noise("generate", 2, seed=1, steps=2)
-    given = {"prompts": PROMPTS, "aesthetic_score": SCORE, "noise": noise, "steps": 2}
+    given = {"prompts": PROMPTS, "noise": noise, "steps": 2}
+    assert again.call_options["encode_prompts"] == {"aesthetic_score": SCORE}
     np.testing.assert_array_equal(again.generate(**given), models["torch"].generate(**given))
 
 
