@@ -30,7 +30,7 @@ def replacing(path: Path) -> Iterator[Path]:
     Creates the folder, and removes what killed processes left in it. A `UserError` says why the file could
     not be written; an existing `path` is then unchanged.
     """
-    temporary = temporary_path(path)
+    temporary = _temporary(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _tidy_once(path.parent.absolute())
@@ -45,12 +45,31 @@ def replacing(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-def temporary_path(path: Path) -> Path:
+@contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder to write to, which takes the place of `path` at the end of the block; for the rest
+    see `replacing`."""
+    temporary = _temporary(path)
+    try:
+        temporary.mkdir(parents=True)
+        _tidy_once(path.parent.absolute())
+        yield temporary
+        if path.exists():
+            shutil.rmtree(path)
+        temporary.replace(path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {write_failure(error)}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _temporary(path: Path) -> Path:
     """This process's temporary name of a file or folder."""
     return path.with_name(f".{path.name}.{os.getpid()}.partial")
 
 
-def remove_litter(folder: Path) -> None:
+@lru_cache(maxsize=4096)  # a folder of many files is listed once
+def _tidy_once(folder: Path) -> None:
     """Remove files and folders with temporary names that nothing was written to for an hour."""
     oldest = time.time() - _ABANDONED
     for path in folder.glob(".*.partial"):
@@ -61,11 +80,6 @@ def remove_litter(folder: Path) -> None:
                 shutil.rmtree(path)
             else:
                 path.unlink()
-
-
-@lru_cache(maxsize=4096)  # a folder of many files is listed once
-def _tidy_once(folder: Path) -> None:
-    remove_litter(folder)
 
 
 def write_failure(error: OSError) -> str:

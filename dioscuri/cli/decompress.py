@@ -1,6 +1,5 @@
 """`dioscuri decompress`: the pictures in a file that `dioscuri compress` wrote."""
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter
@@ -12,7 +11,7 @@ from PIL import Image
 from dioscuri.cli.parsers import Parser
 from dioscuri.compression.archive import Reader
 from dioscuri.errors import UserError
-from dioscuri.files import remove_litter, temporary_path, write_failure
+from dioscuri.files import replacing_folder, write_failure
 from dioscuri.library.load import load
 from dioscuri.twins import TITLES
 
@@ -61,18 +60,12 @@ def _model(chosen: Any, reader: Reader) -> Any:
 
 def _write(model: Any, file: BinaryIO, chosen: Any) -> tuple[int, float]:
     """Write beside, and rename once all pictures are known to be right."""
-    temporary = temporary_path(chosen.folder)
     begin, n = perf_counter(), 0
-    try:
-        temporary.mkdir(parents=True)
-        remove_litter(temporary.parent)
+    with replacing_folder(chosen.folder) as temporary:
         for first, pictures in model.decompress_from(file, str(chosen.file)):
             n += len(pictures)
             for number, picture in enumerate(pictures, first):
                 grey = picture.shape[-1] == 1
                 image = Image.fromarray(np.ascontiguousarray(picture[..., 0] if grey else picture))
                 image.save(temporary / f"{number:06d}.png")
-        temporary.replace(chosen.folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return n, perf_counter() - begin

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+from safetensors import SafetensorError
 
 from dioscuri.data.texts import DECODER_TEXT
 from dioscuri.errors import UserError
+from dioscuri.files import replacing_folder
 
 Array = np.ndarray
 
@@ -110,9 +112,13 @@ class TextEncoder:
         return [len(ids) for ids in self.tokenizer(list(texts), verbose=False)["input_ids"]]
 
     def save(self, folder: Path) -> None:
-        """Write encoder and tokenizer to a folder, from which both open."""
-        self.model.save_pretrained(folder, safe_serialization=True)
-        self.tokenizer.save_pretrained(folder)
+        """Write encoder and tokenizer to a folder, from which both open, in place of what it holds."""
+        try:
+            with replacing_folder(folder) as temporary:
+                self.model.save_pretrained(temporary, safe_serialization=True)
+                self.tokenizer.save_pretrained(temporary)
+        except SafetensorError as error:  # the disk is full
+            raise UserError(f"{folder} cannot be written: {_first_line(error)}") from error
 
     def to(self, device: Any) -> Self:
         """Move the encoder to a device of PyTorch, in place."""

@@ -12,7 +12,13 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from dioscuri.checkpoint.pretrained import TOKENIZER, without_discriminator, write_folder
+from dioscuri.checkpoint.pretrained import (
+    CONFIG,
+    TOKENIZER,
+    is_folder,
+    without_discriminator,
+    write_folder,
+)
 from dioscuri.data.text_encoder import TextSource
 from dioscuri.engine import Array, split_arguments
 from dioscuri.errors import UserError
@@ -21,6 +27,7 @@ from dioscuri.face.network import Network, precision_of
 from dioscuri.face.recorded import checked_noise
 from dioscuri.face.usual import Values
 from dioscuri.files import read_path
+from dioscuri.hub import INDEX
 from dioscuri.inputs import check_names, read_count, read_seed
 from dioscuri.registry import family_module
 
@@ -285,6 +292,8 @@ class Model(Adaptable):
         tokenizer."""
         if any(folder.glob("hparams-*.cfg")):
             raise UserError(f"{folder} is the folder of a run: save the model elsewhere")
+        if (folder / INDEX).exists() or ((folder / CONFIG).exists() and not is_folder(folder)):
+            raise UserError(f"{folder} holds a published model: save this one elsewhere")
         if self._tokenizer is None and (folder / TOKENIZER).exists():
             raise UserError(f"{folder} holds the tokenizer of another model: save elsewhere, or remove it")
 

@@ -356,7 +356,7 @@ def test_a_run_goes_back_to_a_whole_pipeline(folder, tmp_path):
         convert([str(tmp_path / "logs-alone"), *to[1:], str(folder)])
 
 
-def test_a_saved_pipeline_brings_its_text_encoder(models, tmp_path):
+def test_a_saved_pipeline_brings_its_text_encoder(models, folder, tmp_path):
     first = models["torch"]
     first.save(tmp_path / "mine")
     first.save(tmp_path / "mine")  # again, over its files
@@ -372,5 +372,7 @@ def test_a_saved_pipeline_brings_its_text_encoder(models, tmp_path):
     data = {"grid": 4, "codebook_size": 16, "target_res": 8, "channels": 1}
     plain = import_module("dioscuri.torch").new("maskgit", **sizes, **data)
     shutil.rmtree(tmp_path / "mine" / "tokenizer")
+    with pytest.raises(UserError, match="pipeline holds a published model: save this one elsewhere"):
+        first.save(folder)
     with pytest.raises(UserError, match="mine holds a text encoder, which this model lacks: save elsewhere"):
         plain.save(tmp_path / "mine")
