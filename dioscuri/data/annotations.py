@@ -76,13 +76,13 @@ def captions_in(fields: Mapping[str, Any], where: str) -> tuple[str, ...]:
     texts = [given] if isinstance(given, str) else given
     if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
         raise UserError(f'{where}: "text" or "caption" must be a text or a list of texts')
-    if not all(_is_unicode(text) for text in texts):
+    if not all(is_unicode(text) for text in texts):
         raise UserError(f"{where}: the caption holds half of a surrogate pair: write it again as UTF-8")
     return tuple(text.strip() for text in texts)
 
 
-def _is_unicode(text: str) -> bool:
-    """JSON may escape what no encoding of a text can hold."""
+def is_unicode(text: str) -> bool:
+    """Whether a text has no half of a surrogate pair, which JSON and command lines may bring."""
     return not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 

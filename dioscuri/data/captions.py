@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from dioscuri.data.annotations import tar_annotations
+from dioscuri.data.annotations import is_unicode, tar_annotations
 from dioscuri.data.facts import AESTHETIC, number, original_size
 from dioscuri.data.listing import folder_files
 from dioscuri.data.tar_files import examples
@@ -72,6 +72,8 @@ def _of_line(line: str, where: str) -> tuple[str, Caption]:
     key, text, micro = (fields.get(name) for name in ("key", "caption", "micro"))
     if not isinstance(key, str) or not isinstance(text, str):
         raise UserError(f'{where}: needs strings "key" and "caption"')
+    if not is_unicode(key + text):
+        raise UserError(f"{where}: holds half of a surrogate pair: write it again as UTF-8")
     if micro is None:
         return key, Caption(text)
     if not isinstance(micro, list) or len(micro) != N_MICRO or not all(map(_is_number, micro)):

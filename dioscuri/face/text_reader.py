@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from dioscuri.data.annotations import is_unicode
 from dioscuri.data.text_encoder import TextEncoder, TextSource
 from dioscuri.engine import Array
 from dioscuri.errors import UserError
@@ -82,6 +83,8 @@ def read_texts(given: Any, what: str, *, n: int | None = None, empty: bool = Fal
     for number, text in enumerate(texts, 1):
         if not empty and not text.strip():
             raise UserError(f"{what}: text {number} is empty: say what to draw")
+        if not is_unicode(text):
+            raise UserError(f"{what}: text {number} is not Unicode: write it as UTF-8")
     if n is not None and len(texts) not in (1, n):
         raise UserError(f"{what} holds {len(texts)} texts for {n} pictures: give {n}, or one for all")
     return list(texts) * (n or 1) if len(texts) == 1 else list(texts)

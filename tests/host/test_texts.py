@@ -163,6 +163,7 @@ def test_captions_of_tar_files(tmp_path):
         ("a.jsonl", "{", "line 1: not JSON"),
         ("a.jsonl", '\n{"key": "a"}', 'line 2: needs strings "key" and "caption"'),
         ("a.jsonl", '{"key": "a", "caption": "b", "micro": [1, 2]}', "must be 5 numbers"),
+        ("a.jsonl", '{"key": "a", "caption": "\\udcff"}', "line 1: holds half of a surrogate pair"),
         ("a.txt", b"\xff\xfe", "UTF-8"),
         ("a.tar", "no tar", "plain tar file"),
         ("a.txt", "", "holds no captions"),

@@ -185,6 +185,7 @@ BAD = {
         "generate", (), {"prompts": "a", "negative_prompts": "b", "guidance_scale": 0}, r"need guidance",
     ),
     "skip": ("generate", (), {"prompts": "a", "clip_skip": 9}, r"clip_skip must be at most 3, not 9"),
+    "unicode": ("generate", (), {"prompts": ["a", "\udcff"]}, r"prompts: text 2 is not Unicode"),
     "size": ("generate", (), {"prompts": "a", "size": 512}, r"size must be two numbers .* not 512"),
     "crop": ("generate", (), {"prompts": "a", "crop": None}, r"crop must be two numbers .*; got None"),
     "more": ("edit", "pictures", {"prompts": ["a"] * 3}, r"prompts holds 3 texts for 2 pictures"),

@@ -21,6 +21,7 @@ from dioscuri.families.maskgit.prompts import (
 )
 from dioscuri.families.token_models.face import TokenModel
 from dioscuri.families.token_models.texts import N_MICRO
+from dioscuri.files import read_path
 from dioscuri.inputs import check_lengths, check_names, to_array
 
 
@@ -44,9 +45,10 @@ class ModelOfTexts(TokenModel):
 
     def save(self, folder: Path | str) -> None:
         """See `Model.save`; the text encoder goes to `text_encoder/`."""
+        folder = read_path(folder, "save takes a folder")
         super().save(folder)
         if self._reader is not None:
-            self._reader.save(Path(folder) / TEXT_ENCODER, self._text_device)
+            self._reader.save(folder / TEXT_ENCODER, self._text_device)
 
     def encode_prompts(
         self, prompts: Any, negative_prompts: Any = None, *, n: int | None = None, **reading: Any
@@ -117,7 +119,7 @@ class ModelOfTexts(TokenModel):
         if "text" not in self._condition_names:
             return super()._texts(texts, n)
         if isinstance(texts, str | Path):
-            opened = open_texts(Path(texts))
+            opened = open_texts(read_path(texts, "texts takes arrays or a folder"))
             count = min(len(opened), 16) if n is None else n
             texts = opened.gather(np.arange(count) % len(opened))
         if not isinstance(texts, Mapping):
