@@ -63,6 +63,21 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def check_writable(path: Path) -> None:
+    """Raise a `UserError` if no file can be written there, before the work whose result is to go there."""
+    temporary = _temporary(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.touch()
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {write_failure(error)}") from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
 def _temporary(path: Path) -> Path:
     """This process's temporary name of a file or folder."""
     return path.with_name(f".{path.name}.{os.getpid()}.partial")

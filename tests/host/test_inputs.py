@@ -260,6 +260,19 @@ def test_a_path_that_no_file_can_have_is_refused(given, says):
             read(given)
 
 
+def test_a_film_that_cannot_be_written_is_refused_before_it_is_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder.gif").mkdir()
+    for path, why in (
+        (tmp_path / "file" / "a.gif", "(Not a directory|File exists)"),
+        (tmp_path / "folder.gif", "Is a dir"),
+    ):
+        with pytest.raises(UserError, match=f"cannot be written: {why}"):
+            read_film(path)
+    assert read_film(tmp_path / "new" / "a.gif") == tmp_path / "new" / "a.gif"
+    assert not list((tmp_path / "new").iterdir())
+
+
 def test_a_path_may_begin_at_the_home_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     assert read_path("~/a/b", "") == tmp_path / "a/b"

@@ -9,7 +9,7 @@ import numpy as np
 
 from dioscuri.engine import Array
 from dioscuri.errors import UserError
-from dioscuri.files import read_path
+from dioscuri.files import check_writable, read_path
 from dioscuri.outputs.media import ANIMATED, save_frames
 from dioscuri.outputs.pictures import GROUND, enlarge, grid, in_rows
 
@@ -31,10 +31,12 @@ def frames_of(
 
 
 def read_film(given: Any) -> Path:
-    """The file that a caller names for a film; a `UserError` unless its suffix is that of a kind."""
+    """The file that a caller names for a film; a `UserError` unless it can be written and its suffix is that
+    of a kind."""
     path = read_path(given, f"film must be a file {', '.join(ANIMATED)}")
     if path.suffix not in ANIMATED:
         raise UserError(f"film must be a file {', '.join(ANIMATED)}, not {given!r}")
+    check_writable(path)
     return path
 
 
