@@ -31,7 +31,7 @@ from dioscuri.hparams.reader import read
 from dioscuri.hub import local_folder
 from dioscuri.importers import efficient_vdvae, metroplex_json, vdvae
 from dioscuri.importers.efficient_vdvae import Imported
-from dioscuri.importers.layouts import write_layout
+from dioscuri.importers.layouts import check_target, write_layout
 from dioscuri.importers.open_muse_yaml import converted
 from dioscuri.importers.pipeline_layout import write_pipeline
 from dioscuri.importers.published_run import (
@@ -154,6 +154,7 @@ def export_run(
     """Write the averaged weights of a run's checkpoint to a folder, with its tokenizer's if that exists, or
     in a project's published `layout`, with a text encoder as a whole pipeline of diffusers; return a line
     that says what was written."""
+    check_target(target, layout)
     log_root, name = split_run(run)
     hparams = load(copy_path(log_root, name), twin=log_root)
     checkpoint = store.load(RunDirectory(run).checkpoints, step)

@@ -9,6 +9,7 @@ import numpy as np
 from dioscuri.checkpoint.files import tensor_bytes
 from dioscuri.checkpoint.pretrained import CONFIG, TENSORS
 from dioscuri.checkpoint.torch_files import torch_bytes
+from dioscuri.errors import UserError
 from dioscuri.families.maskgit.plan import MASK_FIRST
 from dioscuri.files import replacing, write_json
 from dioscuri.importers.diffusers_layout import to_diffusers
@@ -44,6 +45,18 @@ FILES = {
     "open-muse": "pytorch_model.bin",
 }
 """Names of files of weights that are not `model.safetensors`, by project."""
+_WEIGHTS = (".safetensors", ".bin")
+
+
+def check_target(folder: Path, layout: str) -> None:
+    """Raise a `UserError` if a folder holds a run, or weights that `load` would take for those to be written
+    in a layout, or in none."""
+    if any(folder.glob("hparams-*.cfg")):
+        raise UserError(f"{folder} is the folder of a run: give another")
+    ours = FILES.get(layout, TENSORS)
+    others = [path.name for path in sorted(folder.glob("*")) if path.suffix in _WEIGHTS and path.name != ours]
+    if others:
+        raise UserError(f"{folder} holds {others[0]}, weights of another model: give another folder")
 
 
 def write_layout(folder: Path, layout: str, hparams: Any, weights: Arrays) -> None:

@@ -13,6 +13,7 @@ from safetensors.numpy import load_file, save_file
 from dioscuri import torch as dio
 from dioscuri.errors import UserError
 from dioscuri.hparams import load
+from dioscuri.importers.convert import export_run
 from dioscuri.importers.layouts import write_layout
 from dioscuri.importers.open_model import open_published
 from dioscuri.importers.published import recognise
@@ -71,6 +72,19 @@ def test_what_a_run_does_not_hold_is_told(tmp_path):
     config = tmp_path / "model" / "config.json"
     told = make_published_run(Request(source=config.parent, run=tmp_path / "logs-new", config=config))
     assert f"left out, as a run holds no options of calls: encode_prompts(aesthetic_score={score})" in told
+
+
+def test_weights_of_another_layout_are_not_left_beside_new_ones(tmp_path):
+    published("uvitbert", tmp_path / "model")
+    run, out = tmp_path / "logs-new", tmp_path / "out"
+    make_published_run(Request(source=tmp_path / "model", run=run, config=tmp_path / "model" / "config.json"))
+    for layout in ("", "titok", "titok"):  # of the same name
+        export_run(run, out, layout=layout)
+    (out / "model.safetensors").rename(out / "pytorch_model.bin")
+    with pytest.raises(UserError, match=r"out holds pytorch_model\.bin, weights of another model"):
+        export_run(run, out)
+    with pytest.raises(UserError, match="logs-new is the folder of a run"):
+        export_run(run, run)
 
 
 def test_references_are_resolved_and_tensors_decide_between_two_models():
