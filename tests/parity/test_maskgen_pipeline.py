@@ -143,7 +143,7 @@ def test_wrong_input_is_one_line(models, case):
 def test_folders_that_do_not_fit_are_one_line(models, folder, tmp_path):
     load = import_module("dioscuri.torch").load
     silent = shutil.copytree(folder, tmp_path / "silent", ignore=shutil.ignore_patterns("text_encoder"))
-    with pytest.raises(UserError, match=r"no text encoder to read prompts: give load text_encoder="):
+    with pytest.raises(UserError, match=r"no text encoder to read prompts: name one, a folder or hub id"):
         load(silent).generate(prompts="a")
     with pytest.raises(UserError, match=r"has no text encoder to read captions: name one.*text_encoder="):
         load(folder / "tokenizer").decode(TOKENS_OF_ONE, text="a")

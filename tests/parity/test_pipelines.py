@@ -207,7 +207,7 @@ def test_wrong_input_is_one_line(models, pictures, case):
 def test_folders_that_do_not_fit_are_one_line(folder, tmp_path):
     load = import_module("dioscuri.torch").load
     silent = shutil.copytree(folder, tmp_path / "silent", ignore=shutil.ignore_patterns("text_encoder"))
-    with pytest.raises(UserError, match=r"no text encoder to read prompts: give load text_encoder="):
+    with pytest.raises(UserError, match=r"no text encoder to read prompts: name one, a folder or hub id"):
         load(silent).generate(prompts="a")
     given = load(silent, text_encoder=folder.parent / "parts" / "clip")
     assert given.generate(prompts="a", steps=2).shape == (1, SIDE, SIDE, 3)
