@@ -16,6 +16,7 @@ from jax._src.distributed import global_state
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from dioscuri.environment import keep_freed_memory
 from dioscuri.errors import UserError
 from dioscuri.job import await_coordinator, job_of, not_joined
 from dioscuri.places import cache_folder
@@ -126,6 +127,7 @@ def open_devices(num_gpus: int, num_cpu_devices: int = 0, timeout: int = 600) ->
     Raises a `UserError` if not all processes meet within `timeout` seconds.
     """
     if not num_gpus:
+        keep_freed_memory()
         jax.config.update("jax_platforms", "cpu")
         if num_cpu_devices:
             with suppress(

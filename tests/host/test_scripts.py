@@ -168,6 +168,22 @@ def test_script_asks_for_large_pages_unless_the_user_has_set_the_allocator(tree,
     assert (result.returncode, result.stdout) == (0, f"{expected}|1|a b\n"), result.stderr
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have another allocator")
+@pytest.mark.parametrize(
+    ("tunables", "kept"), [("glibc.malloc.hugetlb=1", True), ("glibc.malloc.check=0", False)]
+)
+def test_freed_memory_is_kept_unless_the_user_has_set_the_allocator(tmp_path, tunables, kept):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from dioscuri.environment import keep_freed_memory\n"
+        "from dioscuri.plans.footprint import resident_bytes\n"
+        "keep_freed_memory()\nbefore = resident_bytes()\n"
+        "array = bytearray(b'x') * 2**27\ndel array\nprint(resident_bytes() - before > 2**26)\n"
+    )
+    result = run(sys.executable, script, cwd=tmp_path, GLIBC_TUNABLES=tunables, PYTHONPATH=str(ROOT))
+    assert (result.returncode, result.stdout) == (0, f"{kept}\n"), result.stderr
+
+
 def test_what_comes_from_standard_input_is_not_started_again(tree):
     script = tree / "script.py"
     script.write_text(

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dioscuri.environment import LARGE_PAGES
 from dioscuri.files import write_json
 from dioscuri.places import PROGRAMS
 
@@ -68,7 +69,7 @@ class Session:
             "TORCHINDUCTOR_CACHE_DIR": str(self.work / "inductor"),
         }
         shared = {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.45", "PYTHONUNBUFFERED": "1"}
-        defaults = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+        defaults = {"GLIBC_TUNABLES": LARGE_PAGES}
         # The packages of this interpreter are used, whatever the project pins.
         return defaults | dict(os.environ) | caches | shared | {"DIOSCURI_RESTARTED": "1"}
 
