@@ -131,10 +131,12 @@ def _head(
 ) -> Array:
     """One head: (L, K), (S, K), (S, K), mask (S,), noise (L, S) -> (L, K)."""
     precision = jnp.promote_types(q.dtype, jnp.float32)
-    logits = jnp.matmul(q, k.T, preferred_element_type=precision) * scale
+    logits = jnp.matmul(q * scale, k.T, preferred_element_type=precision)
     logits = logits if mask is None else jnp.where(broadcast(mask, logits), logits, -jnp.inf)
-    p = jax.nn.softmax(logits, -1).astype(v.dtype)
-    return (p if dropout is None or noise is None else dropout(p, noise)) @ v
+    # The softmax by hand: scaling queries and dividing results is cheaper than doing both to the scores.
+    weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True)))
+    total, weights = weights.sum(-1, keepdims=True).astype(v.dtype), weights.astype(v.dtype)
+    return (weights if dropout is None or noise is None else dropout(weights, noise)) @ v / total
 
 
 def _head_by_head(head: Callable[..., Array], arrays: tuple[Array | None, ...]) -> Array:
