@@ -36,7 +36,8 @@ def run_of_model(model: str, home: Path, words: Sequence[str]) -> tuple[Path, tu
     name = _given(words, "run.name") or Path(model).name or source.resolve().name
     run = RunDirectory.of(runs_folder(_given(words, "run.root"), home), name)
     if not store.steps(run.checkpoints):
-        request = Request(source=source, run=run.path, config=source / pretrained.CONFIG)
+        config = source / pretrained.CONFIG
+        request = Request(source=source, run=run.path, config=config, overrides=_mode_of(source))
         *notes, _ = make_published_run(request)
         print(*notes, f"{run.path}: a run with the weights of {model}", sep="\n")
     elif store.load(run.checkpoints, groups=()).info.get("imported_sha256") != weights_digest(source):
@@ -45,9 +46,18 @@ def run_of_model(model: str, home: Path, words: Sequence[str]) -> tuple[Path, tu
             "--model to use that run"
         )
     cfg = copy_path(run.path.parent, name)
-    generates = "generate" in face_of(load(cfg).run.family).does
-    mode = (f"{MODE}=generation",) if generates and not _given(words, MODE) else ()
-    return cfg, (*mode, *words)
+    hparams = load(cfg)
+    generates = "generate" in face_of(hparams.run.family).does
+    implied = generates and hparams.synthesis.synthesis_mode != "generation" and not _given(words, MODE)
+    return cfg, (f"{MODE}=generation", *words) if implied else tuple(words)
+
+
+def _mode_of(source: Path) -> tuple[str, ...]:
+    """The mode that a run of a saved folder has at first: generation, if the model generates."""
+    if not pretrained.is_folder(source):
+        return ()
+    family = pretrained.read_hparams(source).run.family
+    return (f"{MODE}=generation",) if "generate" in face_of(family).does else ()
 
 
 def _given(words: Sequence[str], option: str) -> str:
