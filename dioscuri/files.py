@@ -32,6 +32,7 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     temporary = _temporary(path)
     try:
+        _check_no_device(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         _tidy_once(path.parent.absolute())
         yield temporary
@@ -67,6 +68,7 @@ def check_writable(path: Path) -> None:
     """Raise a `UserError` if no file can be written there, before the work whose result is to go there."""
     temporary = _temporary(path)
     try:
+        _check_no_device(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.touch()
         if path.is_dir():
@@ -95,6 +97,12 @@ def _tidy_once(folder: Path) -> None:
                 shutil.rmtree(path)
             else:
                 path.unlink()
+
+
+def _check_no_device(path: Path) -> None:
+    """Raise a `UserError` if a device or pipe would be replaced: root may do that to `/dev/null`."""
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise UserError(f"{path} cannot be written: it is a device or a pipe; name a file")
 
 
 def write_failure(error: OSError) -> str:

@@ -14,7 +14,7 @@ import pytest
 
 from dioscuri.checkpoint.directory import RunDirectory
 from dioscuri.errors import UserError
-from dioscuri.files import replacing
+from dioscuri.files import check_writable, replacing
 
 ROOT = Path(__file__).parents[2]
 HOLD = """
@@ -136,3 +136,18 @@ def test_what_killed_processes_left_is_removed_by_the_next_one_that_writes_there
 def _fail_half_way(path):
     path.write_text("ne")
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("link", [False, True])
+def test_a_pipe_or_device_is_not_replaced(tmp_path, link):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    path = tmp_path / "link" if link else pipe
+    if link:
+        path.symlink_to(pipe)
+    with pytest.raises(UserError, match="it is a device or a pipe"):
+        check_writable(path)
+    with pytest.raises(UserError, match="it is a device or a pipe"), replacing(path) as temporary:
+        temporary.write_text("a")
+    assert pipe.is_fifo()
+    assert path.is_symlink() == link

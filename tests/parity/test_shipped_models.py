@@ -58,7 +58,7 @@ def test_synthesize_takes_a_model_by_name_and_makes_its_run_once(tmp_path, monke
     words = ["synthesize", "--model", "digits-vae", "--twin", "torch", "synthesis.batch_size=4"]
     for seed in (1, 2):
         dispatch([*words, f"run.seed={seed}"])
-    assert capsys.readouterr().out.count(" tensors, ") == 1
+    assert capsys.readouterr().out.count("a run with the weights of digits-vae") == 1
     images = tmp_path / "logs-digits-vae" / "synthesis-images"
     assert len(list(images.iterdir())) == 2
     assert len(list(images.rglob("*.png"))) >= 2 * 4
