@@ -19,6 +19,13 @@ from torch_impl.models.transformers import build_transformer as build_torch
 DTYPES = {"float32": np.float32, "float64": np.float64, "bfloat16": np.float32}
 
 
+def outputs_of(model, ids, condition, noise):
+    """The results of the model's call by name, and `sequence_logits`, which include the class token's."""
+    x, aux = model.hidden(ids, condition, noise)
+    logits = model.logits(x)
+    return {"logits": logits[:, int(model.plan.class_token) :], **aux, "sequence_logits": logits}
+
+
 class Twin:
     """A network with replaceable canonical weights, which are float32 under bfloat16."""
 
@@ -56,13 +63,11 @@ class Torch(Twin):
             model = self._model()
             condition = self._all(condition)
             condition = model.prepare(condition) if prepared else condition
-            logits, aux = model(self._ids(ids), condition, self._all(noise))
-            return self._out({"logits": logits, **aux})
+            return self._out(outputs_of(model, self._ids(ids), condition, self._all(noise)))
 
     def both(self, ids, condition, cotangents, noise=None):
         model = self._model()
-        logits, aux = model(self._ids(ids), self._all(condition), self._all(noise))
-        outputs = {"logits": logits, **aux}
+        outputs = outputs_of(model, self._ids(ids), self._all(condition), self._all(noise))
         loss = sum((outputs[name] * self._in(c)).sum() for name, c in cotangents.items())
         return self._out(outputs), self._gradients(model, loss)
 
@@ -130,16 +135,14 @@ class Jax(Twin):
     def _forward(self):
         def run(params, ids, condition, noise, prepared):
             model = self._model(params)
-            logits, aux = model(ids, model.prepare(condition) if prepared else condition, noise)
-            return {"logits": logits, **aux}
+            return outputs_of(model, ids, model.prepare(condition) if prepared else condition, noise)
 
         return jax.jit(run, static_argnums=4)
 
     @cached_property
     def _both(self):
         def run(params, ids, condition, noise, cotangents):
-            logits, aux = self._model(params)(ids, condition, noise)
-            outputs = {"logits": logits, **aux}
+            outputs = outputs_of(self._model(params), ids, condition, noise)
             return sum((outputs[name] * c).sum() for name, c in cotangents.items()), outputs
 
         return jax.jit(jax.grad(run, has_aux=True))

@@ -42,14 +42,11 @@ class TokenTransformer(Pretrained, nn.Module):
         positions: Tensor | None = None,
         outputs: int | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Logits of all codes, or those at `positions`, and the intermediates; without `positions` also
-        `sequence_logits`, with the class token."""
+        """Logits of all codes, or those at `positions`, and the intermediates."""
         x, aux = self.hidden(ids, condition, noise)
         first = int(self.plan.class_token)
-        if positions is not None:
-            return self.logits(rows_at(x, positions + first), outputs), aux
-        logits = self.logits(x, outputs)
-        return logits[:, first:], {**aux, "sequence_logits": logits}
+        rows = x[:, first:] if positions is None else rows_at(x, positions + first)
+        return self.logits(rows, outputs), aux
 
     def hidden(
         self, ids: Tensor, condition: Tensors, noise: Tensors | None = None
