@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from dioscuri.checkpoint.compare import check_finite
 from dioscuri.checkpoint.files import tensor_bytes
 from dioscuri.checkpoint.store import Checkpoint
 from dioscuri.checkpoint.tensor_files import read_config, read_flag, read_safetensors
@@ -125,6 +126,7 @@ def read_adapter(
             _check_fits(name, ours, side, values, layers, file)
             published[ours] = layer
             pairs.setdefault(ours, {})[side] = values.reshape(values.shape[:2]).astype(np.float32)
+            check_finite({name: pairs[ours][side]}, file)
     scales = {
         ours: _scale(
             config, layer, len(_pair(pairs[ours], layer, file)[0]), alphas.get(f"{prefix}{layer}.alpha")
@@ -206,6 +208,8 @@ def _pair(pair: Mapping[str, np.ndarray], layer: str, file: Path) -> tuple[np.nd
     missing = [side for side in (A, B) if side not in pair]
     if missing:
         raise UserError(f"{file}: the adapter of layer '{layer}' lacks {missing[0]}")
+    if not len(pair[A]):
+        raise UserError(f"{file}: the adapter of layer '{layer}' has rank 0: train it again")
     if len(pair[A]) != pair[B].shape[1]:
         raise UserError(
             f"{file}: the adapter of layer '{layer}' has rank {len(pair[A])} in {A}, but "

@@ -104,6 +104,8 @@ def read_safetensors(file: Path) -> Arrays:
             name: np.frombuffer(entry["data"], _DTYPES[entry["dtype"]]).reshape(entry["shape"])
             for name, entry in tensors
         }
+    except OSError as error:
+        raise UserError(f"weights {file} cannot be read: {error.strerror}") from error
     except (SafetensorError, ValueError, KeyError) as error:
         raise UserError(f"{file} is truncated or not a safetensors file: {error}") from error
 

@@ -152,6 +152,16 @@ def of_another_kind(tensors):
     return tensors | {name: np.ones(16, np.float32)}
 
 
+def of_rank_0(tensors):
+    ranks = ((name, 0 if "lora_A" in name else 1) for name in tensors)
+    return {name: np.delete(tensors[name], np.s_[:], axis) for name, axis in ranks}
+
+
+def not_finite(tensors):
+    name = next(iter(tensors))
+    return tensors | {name: np.full_like(tensors[name], np.nan)}
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -160,6 +170,8 @@ def of_another_kind(tensors):
         (changed(without_first), "'transformer_layers.0.attention.key' lacks lora_A"),
         (changed(of_another_kind), "lora_magnitude_vector' is not one of low-rank adapters"),
         (changed(lambda _: {}), "holds no adapters"),
+        (changed(of_rank_0), "'transformer_layers.0.attention.key' has rank 0"),
+        (changed(not_finite), "holds NaN or infinity"),
         (lambda folder: (folder / CONFIG).write_text('{"lora_alpha": 0}'), "an alpha of 0"),
         (lambda folder: (folder / CONFIG).write_text('{"lora_alpha": NaN}'), "alpha"),
         (lambda folder: (folder / CONFIG).write_text('{"lora_alpha": "6"}'), "alpha is '6', not a number"),
@@ -181,6 +193,8 @@ def of_another_kind(tensors):
         "half",
         "dora",
         "empty",
+        "rank 0",
+        "not finite",
         "alpha",
         "nan",
         "text",
