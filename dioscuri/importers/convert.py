@@ -160,6 +160,9 @@ def export_run(
     checkpoint = store.load(RunDirectory(run).checkpoints, step)
     weights = whole_weights(hparams, without_discriminator(checkpoint.state["ema"]))
     done = f"{target}: averaged weights of step {checkpoint.step} of {run}"
+    masks_padding = getattr(hparams.data, "text_length", 0) > 0 and not hparams.data.attend_padding
+    if layout == "diffusers" and masks_padding:
+        print("note: diffusers does not mask the padding of texts, as the training of this run did")
     if text_encoder is not None:
         write_pipeline(target, hparams, weights, text_encoder)
         return f"{done} as a pipeline of diffusers, with tokenizer and text encoder"

@@ -318,6 +318,15 @@ def test_a_wrong_command_is_one_line(folder, pictures, tmp_path, monkeypatch, wo
     assert not list(tmp_path.glob("prompts-*"))
 
 
+def test_a_run_that_masks_padding_is_told_that_diffusers_does_not(folder, tmp_path, capsys):
+    words = ["data.text_length=8", f"data.grid={GRID}", f"data.target_res={SIDE}"]
+    for masks in (False, True):
+        run, more = tmp_path / f"logs-{masks}", [f"data.attend_padding={not masks}"]
+        convert([str(folder / "transformer"), "--run", str(run), *words, *more])
+        convert([str(run), "--to", "diffusers", "--to-folder", str(tmp_path / str(masks))])
+        assert ("diffusers does not mask the padding" in capsys.readouterr().out) is masks
+
+
 def test_a_run_goes_back_to_a_whole_pipeline(folder, tmp_path):
     """diffusers opens the folder that we write, and draws what the pipeline draws from which the run came."""
     tokenizer, run, out = (tmp_path / name for name in ("logs-pictures", "logs-amused", "out"))

@@ -59,7 +59,8 @@ class PromptReader(TextReader):
 
     A model with a pooled state (MUSE, aMUSEd, MaskGen) reads CLIP's last state but one. As published
     (`text_length` 0) it sees the padding, too, and guidance compares with the empty text; a model that was
-    trained here on encoded captions gets their masks, and guidance compares with what its training did.
+    trained here on encoded captions gets their masks, which `data.attend_padding` drops again, and guidance
+    compares with what its training did.
     """
 
     def __init__(self, source: TextSource, hparams: Any, conditions: Sequence[str]) -> None:
