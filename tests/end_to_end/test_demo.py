@@ -16,6 +16,7 @@ from dioscuri import torch as dio
 from dioscuri.demo import pictures
 from tests.support import faces
 from tests.support.browser import SECONDS, open_page
+from tests.support.tiny_encoder import LENGTH, WIDTH, write_encoder
 from tests.support.twins import ROOT
 
 
@@ -42,13 +43,27 @@ def command(*words, **environment):
 
 
 @pytest.fixture(scope="module")
-def url(runs, tmp_path_factory):
-    """A server that shows a token model and a VAE and takes uploads of a megabyte."""
+def prompted(runs, tmp_path_factory):
+    """A folder with the smallest model of texts, its tokenizer and its text encoder."""
+    folder = tmp_path_factory.mktemp("texts")
+    network = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    texts = {"add_cross_attention": True, "encoder_hidden_size": WIDTH, "text_length": LENGTH}
+    dio.new("maskgit", tokenizer=dio.load(runs["vqgan"]), **network, **texts).save(folder / "plain")
+    encoder = write_encoder(folder, "t5")
+    dio.load(folder / "plain", text_encoder=encoder).save(folder / "prompted")
+    return folder / "prompted"
+
+
+@pytest.fixture(scope="module")
+def url(runs, prompted, tmp_path_factory):
+    """A server that shows a token model, a VAE and a model of texts, and takes uploads of a megabyte."""
     folder = tmp_path_factory.mktemp("temporary")
-    words = (runs["maskgit"], runs["vae"], "--twin", "torch", "--port", free_port(), "--max-upload", 1)
-    server = command(*words, TMPDIR=str(folder))
+    models, words = (runs["maskgit"], runs["vae"], prompted), ("--port", free_port(), "--max-upload", 1)
+    server = command(*models, "--twin", "torch", *words, TMPDIR=str(folder))
     line = server.stdout.readline()
-    match = re.fullmatch(r"maskgit, vae: open (http://127\.0\.0\.1:\d+)/ \(Ctrl-C ends it\)\n", line)
+    match = re.fullmatch(
+        r"maskgit, vae, prompted: open (http://127\.0\.0\.1:\d+)/ \(Ctrl-C ends it\)\n", line
+    )
     assert match, line + server.communicate()[0]
     yield match[1]
     server.terminate()  # a suite in the background may hand on that Ctrl-C is ignored
@@ -209,6 +224,23 @@ def test_a_visitor_explores_latents(url, runs, picture):
         visitor.picture("picture")
         visitor.press("Show")
         assert visitor.text("latents", "groups").startswith("the first 1 of 3 latent groups")
+
+
+@pytest.mark.browser
+def test_a_visitor_edits_a_picture_by_a_prompt(url, prompted, picture):
+    with open_page(url) as visitor:
+        visitor.open_tab("prompted")
+        visitor.open_tab("Edit")
+        visitor.upload("Upload picture", picture)
+        visitor.picture("picture")
+        visitor.press("Edit")
+        visitor.sees("prompts: text 1 is empty: say what to draw")
+        visitor.type_in("prompt", "red")
+        visitor.press("Edit")
+        given = pictures.read_upload(picture.read_bytes(), (8, 8, 1))[None]
+        edited = dio.load(prompted).edit(given.repeat(4, 0), prompts="red", seed=0)
+        expected = pictures.shown([given, *pictures.in_rows(edited)], [["picture"]])
+        np.testing.assert_array_equal(visitor.picture("edited")[0], expected)
 
 
 @pytest.mark.browser
