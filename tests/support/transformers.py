@@ -20,7 +20,11 @@ DTYPES = {"float32": np.float32, "float64": np.float64, "bfloat16": np.float32}
 
 
 def outputs_of(model, ids, condition, noise):
-    """The results of the model's call by name, and `sequence_logits`, which include the class token's."""
+    """The results of the model's call by name and, unless it is SUNDAE's denoiser, `sequence_logits`, which
+    include the class token's."""
+    if not hasattr(model, "hidden"):
+        logits, aux = model(ids, condition, noise)
+        return {"logits": logits, **aux}
     x, aux = model.hidden(ids, condition, noise)
     logits = model.logits(x)
     return {"logits": logits[:, int(model.plan.class_token) :], **aux, "sequence_logits": logits}
