@@ -8,11 +8,14 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch._dynamo import config as dynamo_config
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils._pytree import tree_map
 
+from dioscuri.hparams import load
+from dioscuri.places import examples
 from tests.support.networks import NETWORKS, inputs, tiny_transformer
 from torch_impl.devices import set_precision
 from torch_impl.families.methods import methods_of
@@ -177,3 +180,14 @@ def test_compile_keeps_the_outputs(name):
     expected, _ = model(*arguments)
     torch.compiler.reset()  # the transformers share a forward function, and its compilations are limited
     assert_close(torch.compile(model, backend="aot_eager", fullgraph=True)(*arguments)[0], expected)
+
+
+def test_every_block_is_compiled_however_many_kinds_there_are(monkeypatch):
+    hparams = load(examples() / "vdvae" / "photos32.cfg", ["model.width=8"])
+    family, model = methods_of(hparams), build_model(hparams)
+    compile_module = nn.Module.compile
+    monkeypatch.setattr(nn.Module, "compile", lambda module: compile_module(module, backend="eager"))
+    torch.compiler.reset()
+    with dynamo_config.patch(recompile_limit=2, fail_on_recompile_limit_hit=True):
+        family.compile(model)
+        model.bottom_up(torch.zeros(1, 32, 32, 3))

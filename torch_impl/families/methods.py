@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
+from torch._dynamo import config as dynamo_config
 from torch._functorch import config as functorch_config
 
 from dioscuri import contract
@@ -18,6 +19,9 @@ from torch_impl.trainer import Objective, Trainer, TrainState
 Tensors = Mapping[str, Tensor]
 Scalars = Mapping[str, Any]
 Result = dict[str, Tensor]
+
+_PROGRAMS_PER_REGION = 8
+"""With and without gradients, for batches of several sizes."""
 
 
 class FamilyMethods:
@@ -56,7 +60,13 @@ class FamilyMethods:
         # ATen/FunctionalizeFallbackKernel.h returns its sizes as a reference to a temporary. Inductor's
         # cache, which saves later starts the C++ or Triton compiler, stays on.
         functorch_config.enable_autograd_cache = False
-        for region in self.regions(model):
+        regions = self.regions(model)
+        # Blocks share one function, whose programs are limited to 8 by default: later blocks of other shapes
+        # would silently run uncompiled.
+        limit = _PROGRAMS_PER_REGION * len(regions)
+        dynamo_config.recompile_limit = max(dynamo_config.recompile_limit, limit)
+        dynamo_config.accumulated_recompile_limit = max(dynamo_config.accumulated_recompile_limit, limit)
+        for region in regions:
             region.compile()
 
     def blocks(self, model: Any) -> list[nn.Module]:
