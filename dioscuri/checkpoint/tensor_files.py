@@ -129,8 +129,11 @@ def read_config(file: Path) -> dict[str, Any]:
 
 
 def read_flag(config: Mapping[str, Any], name: str, default: bool = False) -> bool:
-    """An option that is true or false; a `UserError` if it is anything else, such as the text "false"."""
-    value = config.get(name, default)
+    """An option that is true or false, or the default where it is missing or null; a `UserError` if it is
+    anything else, such as the text "false"."""
+    value = config.get(name)
+    if value is None:
+        return default
     if not isinstance(value, bool):
         raise UserError(f"the configuration's {name} must be true or false, not {shorten(repr(value))}")
     return value

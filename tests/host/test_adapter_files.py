@@ -76,8 +76,9 @@ def test_peft_opens_adapters_of_attention_in_one_matrix(tmp_path):
     [
         {},
         {"use_rslora": True, "rank_pattern": {"query": 2}, "alpha_pattern": {"query": 9}},
+        {"use_rslora": None},
     ],
-    ids=["plain", "patterns"],
+    ids=["plain", "patterns", "null"],
 )
 def test_adapters_of_peft_load_with_equal_outputs(options, tmp_path):
     config = peft.LoraConfig(r=3, lora_alpha=5, target_modules=["query", "ffn.wi_0"], **options)
