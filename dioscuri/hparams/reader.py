@@ -109,8 +109,9 @@ def read(path: Path) -> Document:
     except UserError:
         raise
     except FileNotFoundError as error:
+        shipped = "sweeps/four_families.sweep" if path.suffix == ".sweep" else "vqgan/digits.cfg"
         raise UserError(
-            f"configuration {path} does not exist: give a file, or a shipped one such as egs/vqgan/digits.cfg"
+            f"configuration {path} does not exist: give a file, or a shipped one such as egs/{shipped}"
         ) from error
     except UnicodeDecodeError as error:
         raise UserError(f"configuration {path} is not text in UTF-8 (byte {error.start})") from error

@@ -60,8 +60,8 @@ def test_operations_are_those_of_the_products(tmp_path):
     training = benchmark.count_flops(cfg, [], "train")
     L, width, inner, codes, classes = 16 + 1, 16, 24, 16, 10
     layer = 2 * (4 * width**2 + 3 * width * inner) * L + 4 * width * L**2
-    assert forward == 2 * layer + 2 * (width**2 + width * codes) * L
-    whole_head = forward + 2 * width * (classes + 1) * L
+    assert forward == 2 * layer + 2 * (width**2 + width * codes) * (L - 1)
+    whole_head = forward + 2 * width * (classes + 1) * (L - 1)
     assert training == pytest.approx(3 * whole_head, rel=0.05)
 
 

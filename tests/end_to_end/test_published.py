@@ -316,7 +316,7 @@ def test_imported_models_bring_the_sampler_of_their_authors(name):
     if name == "UVit2DModel":
         config |= {"codebook_size": 32, "downsample": False, "upsample": False, "block_out_channels": 24}
     described = recognise(config, "here")
-    synthesis = load(BASES["maskgit"], [*described.overrides, *described.sampling]).synthesis
+    synthesis = load(BASES["maskgit"], published=[*described.overrides, *described.sampling]).synthesis
     assert (synthesis.steps, synthesis.guidance_scale, synthesis.temperature) == SAMPLERS[name]
 
 

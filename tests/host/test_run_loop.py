@@ -211,7 +211,7 @@ def test_finished_run_says_so_and_reports_again(make_run, capsys):
     train(context)
     assert context.engine.seen == []
     printed = capsys.readouterr().out
-    assert "has its 8 batches" in printed
+    assert "has trained for its 8 batches" in printed
     assert "299 test pictures: -ELBO" in printed
 
 

@@ -298,7 +298,9 @@ def test_command_line_says_what_is_wrong(root):
         check=False,
     )
     assert (result.returncode, result.stdout) == (2, "")
-    assert result.stderr == "error: configuration nowhere.sweep does not exist\n"
+    assert result.stderr.startswith("error: configuration nowhere.sweep does not exist: give a file")
+    assert "egs/sweeps/" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
 
 
 def test_long_names_are_short_and_stay_the_same(root):

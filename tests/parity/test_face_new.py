@@ -76,7 +76,7 @@ def test_a_cfg_is_a_model_too():
     ("family", "options", "says"),
     [
         ("maskgi", {}, r"family 'maskgi' is unknown \(did you mean 'maskgit'\?\)"),
-        (3, {}, "family 3 is unknown"),
+        (3, {}, "new takes the name of a family or a .cfg file, not a int"),
         ("none.cfg", {}, "configuration none.cfg does not exist"),
         ("maskgit", {"hiden_size": 3}, r"option 'hiden_size' is unknown \(did you mean 'hidden_size'\?\)"),
         ("maskgit", {"hidden_size": 3.5}, r"\[model\] hidden_size must be a whole number, not 3.5"),

@@ -224,7 +224,7 @@ def test_histograms_do_not_become_part_of_a_set(runs, files, monkeypatch):
 def test_what_is_no_vae_says_so(tmp_path):
     classifier = import_module("dioscuri.torch").new("classifier", num_classes=2, target_res=8, channels=1)
     classifier.save(tmp_path / "classifier")
-    with pytest.raises(UserError, match="a model of family 'classifier' cannot detect: it has"):
+    with pytest.raises(UserError, match="a model of family 'classifier' cannot detect: it can"):
         main(["--ood", str(tmp_path / "classifier"), "--known", "a", "--foreign", "b"])
 
 

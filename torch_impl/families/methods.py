@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
-from torch._dynamo import config as dynamo_config
 from torch._functorch import config as functorch_config
 
 from dioscuri import contract
@@ -56,6 +55,8 @@ class FamilyMethods:
 
     def compile(self, model: Any) -> None:
         """Compile the regions of a model, in place."""
+        from torch._dynamo import config as dynamo_config  # noqa: PLC0415 - it is slow, and changes settings
+
         # Pickling an entry of this cache can crash (torch 2.13): `_unsafe_view_ViewMeta` in
         # ATen/FunctionalizeFallbackKernel.h returns its sizes as a reference to a temporary. Inductor's
         # cache, which saves later starts the C++ or Triton compiler, stays on.
