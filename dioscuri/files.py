@@ -18,7 +18,7 @@ from typing import Any
 from dioscuri.errors import UserError, shorten
 
 _SEAL = "sha256"
-_TEMPORARY = re.compile(r"\..+\.\d+\.partial", re.DOTALL)
+_TEMPORARY = re.compile(r"\..+\.\d+\.dioscuri-partial", re.DOTALL)
 _ABANDONED = 3600
 """Seconds without a change after which a temporary file belongs to no process of any machine."""
 
@@ -47,17 +47,23 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def replacing_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder to write to, which takes the place of `path` at the end of the block; for the rest
-    see `replacing`."""
+def replacing_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """A temporary folder to write to, which takes the place of `path` at the end of the block: of an empty
+    folder or, with `overwrite`, of any; for the rest see `replacing`."""
     temporary = _temporary(path)
+    aside = temporary.with_name(f"{temporary.name}.old")
     try:
+        if path.is_symlink() or (path.exists() and not path.is_dir()):
+            raise NotADirectoryError(errno.ENOTDIR, "it is a link or no folder")
         temporary.mkdir(parents=True)
         _tidy_once(path.parent.absolute())
         yield temporary
-        if path.exists():
-            shutil.rmtree(path)
+        if path.exists() and any(path.iterdir()):
+            if not overwrite:
+                raise OSError(errno.ENOTEMPTY, "it is not empty")
+            path.replace(aside)
         temporary.replace(path)
+        shutil.rmtree(aside, ignore_errors=True)
     except OSError as error:
         raise UserError(f"{path} cannot be written: {write_failure(error)}") from error
     finally:
@@ -82,16 +88,20 @@ def check_writable(path: Path) -> None:
 
 def _temporary(path: Path) -> Path:
     """This process's temporary name of a file or folder."""
-    return path.with_name(f".{path.name}.{os.getpid()}.partial")
+    if path.name in ("", ".."):
+        raise UserError(f"{path} cannot be written: give it a name")
+    return path.with_name(f".{path.name}.{os.getpid()}.dioscuri-partial")
 
 
 @lru_cache(maxsize=4096)  # a folder of many files is listed once
 def _tidy_once(folder: Path) -> None:
     """Remove files and folders with temporary names that nothing was written to for an hour."""
     oldest = time.time() - _ABANDONED
-    for path in folder.glob(".*.partial"):
+    for path in folder.glob(".*.dioscuri-partial"):
         with suppress(OSError):
-            if not _TEMPORARY.fullmatch(path.name) or path.lstat().st_mtime > oldest:
+            inside = path.rglob("*") if path.is_dir() else ()
+            newest = max(each.lstat().st_mtime for each in (path, *inside))
+            if not _TEMPORARY.fullmatch(path.name) or newest > oldest:
                 continue
             if path.is_dir():
                 shutil.rmtree(path)
@@ -101,7 +111,8 @@ def _tidy_once(folder: Path) -> None:
 
 def _check_no_device(path: Path) -> None:
     """Raise a `UserError` if a device or pipe would be replaced: root may do that to `/dev/null`."""
-    if path.exists() and not (path.is_file() or path.is_dir()):
+    leads_there = path.parent.resolve().parts[:2] in (("/", "dev"), ("/", "proc"))
+    if (leads_there and path.is_symlink()) or (path.exists() and not (path.is_file() or path.is_dir())):
         raise UserError(f"{path} cannot be written: it is a device or a pipe; name a file")
 
 

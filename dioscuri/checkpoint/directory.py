@@ -93,7 +93,7 @@ class RunDirectory:
 
     def _remove_litter(self) -> None:
         """Remove temporary files of `dioscuri.files.replacing` that killed processes left behind."""
-        for path in self.path.rglob(".*.partial"):
+        for path in self.path.rglob(".*.dioscuri-partial"):
             with suppress(OSError):
                 path.unlink()
 

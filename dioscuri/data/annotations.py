@@ -55,7 +55,8 @@ def _of_example(example: Example) -> Annotation:
     if described is not None:
         where = f"{described.tar}: '{example.key}.json'"
         facts = json_object(described.read(), where)
-        captions = captions_in(facts, where) or captions_in({"text": _coco(facts, where)}, where)
+        if text is None:
+            captions = captions_in(facts, where) or captions_in({"text": _coco(facts, where)}, where)
     if text is not None:
         captions = captions_of_lines(text.read(), f"{text.tar}: the caption of '{example.key}'")
     return Annotation(captions, facts)
@@ -67,7 +68,7 @@ def _coco(facts: Mapping[str, Any], where: str) -> list[Any]:
     if isinstance(notes, str):
         notes = json_object(f'{{"annotations": {notes}}}', where)["annotations"]
     notes = notes if isinstance(notes, list) else []
-    return [note["caption"] for note in notes if isinstance(note, dict) and "caption" in note]
+    return [note["caption"] for note in notes if isinstance(note, dict) and note.get("caption") is not None]
 
 
 def captions_in(fields: Mapping[str, Any], where: str) -> tuple[str, ...]:

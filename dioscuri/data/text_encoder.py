@@ -114,7 +114,7 @@ class TextEncoder:
     def save(self, folder: Path) -> None:
         """Write encoder and tokenizer to a folder, from which both open, in place of what it holds."""
         try:
-            with replacing_folder(folder) as temporary:
+            with replacing_folder(folder, overwrite=True) as temporary:
                 self.model.save_pretrained(temporary, safe_serialization=True)
                 self.tokenizer.save_pretrained(temporary)
         except SafetensorError as error:  # the disk is full

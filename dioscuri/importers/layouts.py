@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 
 from dioscuri.checkpoint.files import tensor_bytes
-from dioscuri.checkpoint.pretrained import CONFIG, TENSORS
+from dioscuri.checkpoint.pretrained import TENSORS, is_folder
 from dioscuri.checkpoint.torch_files import torch_bytes
 from dioscuri.errors import UserError
 from dioscuri.families.maskgit.plan import MASK_FIRST
 from dioscuri.files import replacing, write_json
+from dioscuri.hub import CONFIG, INDEX
 from dioscuri.importers.diffusers_layout import to_diffusers
 from dioscuri.importers.maskbit_folders import to_maskbit
 from dioscuri.importers.meissonic import to_meissonic
@@ -53,6 +54,9 @@ def check_target(folder: Path, layout: str) -> None:
     in a layout, or in none."""
     if any(folder.glob("hparams-*.cfg")):
         raise UserError(f"{folder} is the folder of a run: give another")
+    published = (folder / INDEX).exists() or ((folder / CONFIG).exists() and not is_folder(folder))
+    if published and not layout:
+        raise UserError(f"{folder} holds a published model: give another folder")
     ours = FILES.get(layout, TENSORS)
     others = [path.name for path in sorted(folder.glob("*")) if path.suffix in _WEIGHTS and path.name != ours]
     if others:

@@ -135,8 +135,9 @@ def _head(
     logits = logits if mask is None else jnp.where(broadcast(mask, logits), logits, -jnp.inf)
     # The softmax by hand: scaling queries and dividing results is cheaper than doing both to the scores.
     weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True)))
-    total, weights = weights.sum(-1, keepdims=True).astype(v.dtype), weights.astype(v.dtype)
-    return (weights if dropout is None or noise is None else dropout(weights, noise)) @ v / total
+    total, weights = weights.sum(-1, keepdims=True), weights.astype(v.dtype)
+    weights = weights if dropout is None or noise is None else dropout(weights, noise)
+    return (jnp.matmul(weights, v, preferred_element_type=precision) / total).astype(v.dtype)
 
 
 def _head_by_head(head: Callable[..., Array], arrays: tuple[Array | None, ...]) -> Array:

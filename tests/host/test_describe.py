@@ -77,7 +77,7 @@ def test_what_cannot_be_described_is_one_line(tmp_path):
         ([CLASSIFIER, "--quick", "--memory", "24GB"], "--quick leaves out the step"),
         (
             [CLASSIFIER, "--memory", "24"],
-            "--memory '24' is not an amount of memory: give a number with its unit",
+            "--memory '24' is not an amount of memory: give a number and its unit",
         ),
         ([CLASSIFIER, "--memory", "0GB"], "--memory '0GB' is not an amount of memory"),
         ([CLASSIFIER, "--batch", "0"], "--batch '0' must be a whole number from 1"),

@@ -101,7 +101,7 @@ def files(tmp_path_factory):
             "pictures.npy pictures.npy --weights x",
             "--weights is only for --extractor inception, dinov2, clip",
         ),
-        ("pictures.npy pictures.npy --extractor nowhere", "does not exist: give the folder logs-<name>"),
+        ("pictures.npy pictures.npy --extractor nowhere", "does not exist: train that run first"),
         ("pictures.npy pictures.npy --extractor nothing", "holds 0 files hparams-<name>.cfg"),
         ("large.npy large.npy", "pictures of 4900 values are too large to compare by pixels"),
         ("mixed mixed", "other.png: is 4x5, not 4x4 as the first picture"),

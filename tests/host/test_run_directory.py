@@ -14,7 +14,7 @@ import pytest
 
 from dioscuri.checkpoint.directory import RunDirectory
 from dioscuri.errors import UserError
-from dioscuri.files import check_writable, replacing
+from dioscuri.files import check_writable, replacing, replacing_folder
 
 ROOT = Path(__file__).parents[2]
 HOLD = """
@@ -115,22 +115,52 @@ def test_file_keeps_its_old_content_when_writing_fails(tmp_path):
 
 
 def test_what_killed_processes_left_is_removed_by_the_next_one_that_writes_there(tmp_path):
-    names = [".a.1.partial", ".b.2.partial", ".c.3.partial", ".users.partial", "d.4.partial"]
-    for name in names:
+    end = ".dioscuri-partial"
+    files = [f".a.1{end}", f".b.2{end}", f".live.3{end}", ".download.4.partial", f"d.5{end}", f".user{end}"]
+    folders = [f".folder.6{end}", f".live.7{end}"]
+    for name in folders:
+        (tmp_path / name).mkdir()
+    pictures = [f"{name}/picture" for name in folders]
+    for name in [*files, *pictures]:
         (tmp_path / name).write_text("half")
-    (tmp_path / ".folder.5.partial").mkdir()
-    (tmp_path / ".folder.5.partial" / "picture").write_text("")
-    for name in [*names, ".folder.5.partial"]:
-        if name != names[2]:  # that of a process that still writes
+    for name in [*files, *pictures, *folders]:
+        if name not in (files[2], pictures[1]):  # those of processes that still write
             os.utime(tmp_path / name, (1, 1))
     with replacing(tmp_path / "e") as temporary:
         temporary.write_text("whole")
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        ".c.3.partial",
-        ".users.partial",
-        "d.4.partial",
-        "e",
-    ]
+    left = [*files[2:], folders[1], "e"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(left)
+
+
+def names_in(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_folder_takes_the_place_of_an_empty_one_alone_unless_told_otherwise(tmp_path):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    with replacing_folder(folder) as temporary:
+        (temporary / "new").touch()
+    assert names_in(folder) == ["new"]
+    with pytest.raises(UserError, match="it is not empty"), replacing_folder(folder) as temporary:
+        (temporary / "newer").touch()
+    assert names_in(folder) == ["new"]
+    with replacing_folder(folder, overwrite=True) as temporary:
+        (temporary / "newer").touch()
+    assert names_in(folder) == ["newer"]
+    link = tmp_path / "link"
+    link.symlink_to(folder)
+    with pytest.raises(UserError, match="it is a link"), replacing_folder(link, overwrite=True):
+        pytest.fail("a link to a folder is left alone")
+    assert names_in(tmp_path) == ["folder", "link"]
+
+
+@pytest.mark.parametrize("path", [".", "/", ".."])
+def test_what_has_no_name_is_no_output(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for write in (replacing, replacing_folder):
+        with pytest.raises(UserError, match="cannot be written"), write(Path(path)):
+            pytest.fail("there is nothing to replace")
 
 
 def _fail_half_way(path):

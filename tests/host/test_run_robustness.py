@@ -193,7 +193,7 @@ def test_a_run_whose_lock_another_process_took_ends(make_run):
 def test_half_written_files_of_killed_processes_are_removed(tmp_path):
     folder = tmp_path / "logs-x"
     (folder / "latents").mkdir(parents=True)
-    litter = folder / "latents" / ".stats.json.4242.partial"
+    litter = folder / "latents" / ".stats.json.4242.dioscuri-partial"
     litter.write_text("{")
     (folder / "latents" / "stats.json").write_text("{}")
     with RunDirectory(folder).locked():

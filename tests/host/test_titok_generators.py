@@ -80,9 +80,11 @@ def test_weights_of_another_layout_are_not_left_beside_new_ones(tmp_path):
     make_published_run(Request(source=tmp_path / "model", run=run, config=tmp_path / "model" / "config.json"))
     for layout in ("", "titok", "titok"):  # of the same name
         export_run(run, out, layout=layout)
+    with pytest.raises(UserError, match="out holds a published model"):
+        export_run(run, out)
     (out / "model.safetensors").rename(out / "pytorch_model.bin")
     with pytest.raises(UserError, match=r"out holds pytorch_model\.bin, weights of another model"):
-        export_run(run, out)
+        export_run(run, out, layout="titok")
     with pytest.raises(UserError, match="logs-new is the folder of a run"):
         export_run(run, run)
 
