@@ -62,7 +62,12 @@ def replacing_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
             if not overwrite:
                 raise OSError(errno.ENOTEMPTY, "it is not empty")
             path.replace(aside)
-        temporary.replace(path)
+        try:
+            temporary.replace(path)
+        except OSError:
+            if aside.exists():
+                aside.replace(path)
+            raise
         shutil.rmtree(aside, ignore_errors=True)
     except OSError as error:
         raise UserError(f"{path} cannot be written: {write_failure(error)}") from error
@@ -111,8 +116,9 @@ def _tidy_once(folder: Path) -> None:
 
 def _check_no_device(path: Path) -> None:
     """Raise a `UserError` if a device or pipe would be replaced: root may do that to `/dev/null`."""
-    leads_there = path.parent.resolve().parts[:2] in (("/", "dev"), ("/", "proc"))
-    if (leads_there and path.is_symlink()) or (path.exists() and not (path.is_file() or path.is_dir())):
+    # Links there, such as /dev/stdout, may lead to a plain file.
+    of_system = path.parent.resolve().parts[:2] in (("/", "dev"), ("/", "proc"))
+    if (of_system and path.is_symlink()) or (path.exists() and not (path.is_file() or path.is_dir())):
         raise UserError(f"{path} cannot be written: it is a device or a pipe; name a file")
 
 

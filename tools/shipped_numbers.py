@@ -57,7 +57,7 @@ def check(model: Any) -> Row:
         return f"check: PSNR of {len(pictures)} {_check_data(model)}, dB", f"{value:.3f}"
     if "bound" in model.does:
         return _check_bound(model)
-    return _check_classes(model) if model.num_classes else _check_level(model)
+    return _check_classes(model)
 
 
 def _check_bound(model: Any) -> Row:
@@ -74,18 +74,9 @@ def _check_bound(model: Any) -> Row:
     return f"check: -ELBO of {n} {_check_data(model)}, recorded noise, nats", f"{value:.3f}"
 
 
-def _check_level(model: Any) -> Row:
-    few = _few_steps(model)
-    made = model.generate(N_CHECKED, noise=model.draw_noise("generate", N_CHECKED, **few), **few)
-    return f"check: mean level of {N_CHECKED} samples, recorded noise", f"{made.mean():.2f}"
-
-
-def _few_steps(model: Any) -> dict[str, int]:
-    return {"steps": 4} if model.family == "maskgit" else {}  # JAX compiles every step
-
-
 def _check_classes(model: Any) -> Row:
-    asked, few = np.arange(N_CHECKED) % model.num_classes, _few_steps(model)
+    asked = np.arange(N_CHECKED) % model.num_classes
+    few = {"steps": 4} if model.family == "maskgit" else {}  # JAX compiles every step
     made = model.generate(classes=asked, noise=model.draw_noise("generate", N_CHECKED, **few), **few)
     if model.picture_shape == (8, 8, 1):
         pictures, labels = digits()
@@ -161,10 +152,10 @@ def measured(model: Any, data: Path) -> list[Row]:
 
 
 def _bound(model: Any, test: Array, source: DataSets) -> list[Row]:
-    told: list[tuple[str, Any]] = [("", source.test.labels if model.num_classes else None)]
-    told += [(" without their classes", None)] if model.num_classes else []
+    conditions: list[tuple[str, Any]] = [("", source.test.labels if model.num_classes else None)]
+    conditions += [(" without their classes", None)] if model.num_classes else []
     rows = []
-    for words, classes in told:
+    for words, classes in conditions:
         bound = model.bound(test, classes=classes, seed=0)
         if model.plan.likelihood == "bernoulli":
             rows.append((f"-ELBO of the test pictures{words}, nats", f"{-bound.elbo.mean():.1f}"))

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from dioscuri.checkpoint.compare import check_finite
 from dioscuri.checkpoint.files import tensor_bytes
 from dioscuri.checkpoint.store import Checkpoint
-from dioscuri.checkpoint.tensor_files import read_config, read_flag, read_safetensors
+from dioscuri.checkpoint.tensor_files import config_flag, read_config, read_safetensors
 from dioscuri.errors import UserError, shorten
 from dioscuri.files import replacing, write_json
 from dioscuri.hparams.adapters import LoRA
@@ -226,7 +226,7 @@ def _scale(config: Mapping[str, Any], layer: str, rank: int, alpha: float | None
             raise UserError(f"adapters: alpha_pattern is {shorten(repr(patterns))}, not a table of layers")
         named = [value for name, value in patterns.items() if f".{layer}".endswith(f".{name}")]
         alpha = _number(named[0] if named else config.get("lora_alpha", rank), "alpha")
-    return alpha / (sqrt(rank) if read_flag(config, "use_rslora") else rank)
+    return alpha / (sqrt(rank) if config_flag(config, "use_rslora") else rank)
 
 
 def _number(value: Any, name: str) -> float:
@@ -248,7 +248,7 @@ def _of_one_rank(
     first = next(iter(scales.values()))
     if not all(isfinite(scale) and scale > 0 for scale in scales.values()):
         worst = min(scales.values(), key=lambda scale: (isfinite(scale), scale))
-        raise UserError(f"adapters with an alpha of {worst:g} cannot be used: train them again")
+        raise UserError(f"adapters with a scale of {worst:g} (alpha / rank) cannot be used: train them again")
     weights = {}
     for layer, pair in pairs.items():
         more, ones = rank - len(pair[A]), (1,) * (len(layers[layer]) - 2)

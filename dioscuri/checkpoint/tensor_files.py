@@ -128,12 +128,12 @@ def read_config(file: Path) -> dict[str, Any]:
     return value
 
 
-def read_flag(config: Mapping[str, Any], name: str, default: bool = False) -> bool:
-    """An option that is true or false, or the default where it is missing or null; a `UserError` if it is
-    anything else, such as the text "false"."""
+def config_flag(config: Mapping[str, Any], name: str) -> bool:
+    """Whether an option is true; it may be missing or null. A `UserError` if it is anything else than true or
+    false, such as the text "false"."""
     value = config.get(name)
     if value is None:
-        return default
+        return False
     if not isinstance(value, bool):
         raise UserError(f"the configuration's {name} must be true or false, not {shorten(repr(value))}")
     return value

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from dioscuri.checkpoint.tensor_files import read_flag
+from dioscuri.checkpoint.tensor_files import config_flag
 from dioscuri.errors import UserError
 from dioscuri.families.maskgit.model_options import Transformer
 from dioscuri.families.vqgan.model_options import Tokenizer
@@ -120,7 +120,7 @@ def diffusers_tokenizer(config: Mapping[str, Any]) -> tuple[Tokenizer, dict[str,
         attn_resolutions=tuple(RESOLUTION >> i for i, kind in enumerate(types) if _ATTENDS[kind]),
         mid_attention=config.get("mid_block_add_attention", True),
         legacy_commitment=True,
-        pixel_range="unit" if read_flag(config, "lookup_from_codebook") else "signed",
+        pixel_range="unit" if config_flag(config, "lookup_from_codebook") else "signed",
     )
     return model, {"target_res": RESOLUTION, "channels": config.get("in_channels", 3)}
 

@@ -50,8 +50,8 @@ _WEIGHTS = (".safetensors", ".bin")
 
 
 def check_target(folder: Path, layout: str) -> None:
-    """Raise a `UserError` if a folder holds a run, or weights that `load` would take for those to be written
-    in a layout, or in none."""
+    """Raise a `UserError` if a folder holds a run, weights that `load` would take for those to be written in
+    a layout or, without one, a published model."""
     if any(folder.glob("hparams-*.cfg")):
         raise UserError(f"{folder} is the folder of a run: give another")
     published = (folder / INDEX).exists() or ((folder / CONFIG).exists() and not is_folder(folder))

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from dioscuri.checkpoint.tensor_files import read_flag
+from dioscuri.checkpoint.tensor_files import config_flag
 from dioscuri.errors import UserError
 from dioscuri.families.maskgit.model_options import Transformer
 from dioscuri.importers.options import check_names
@@ -45,7 +45,7 @@ def meissonic_options(config: Mapping[str, Any]) -> tuple[Transformer, dict[str,
     down = config.get("downsample", False)
     if down != config.get("upsample", False):
         raise UserError("a Transformer2DModel needs both downsample and upsample, or neither")
-    if read_flag(config, "guidance_embeds"):
+    if config_flag(config, "guidance_embeds"):
         raise UserError("a Transformer2DModel with guidance_embeds is not supported")
     model = Transformer(
         **{ours: config[theirs] for theirs, ours in _NAMES.items()},

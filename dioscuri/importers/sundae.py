@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from dioscuri.checkpoint.tensor_files import read_flag
+from dioscuri.checkpoint.tensor_files import config_flag
 from dioscuri.errors import UserError
 from dioscuri.families.sundae.model_options import Denoiser
 from dioscuri.families.sundae.plan import (
@@ -42,7 +42,7 @@ def hourglass_options(constructor: Mapping[str, Any]) -> Denoiser:
         attn_resampling=constructor.get("attn_resampling", True),
         use_rotary=constructor.get("rotary_pos_emb", False),
         rotary_emb_dim=_rotary_emb_dim(constructor),
-        num_classes=(constructor.get("num_classes") or 0) if read_flag(constructor, "conditional") else 0,
+        num_classes=(constructor.get("num_classes") or 0) if config_flag(constructor, "conditional") else 0,
         legacy_positions=True,
     )
 

@@ -173,7 +173,7 @@ def not_finite(tensors):
         (changed(lambda _: {}), "holds no adapters"),
         (changed(of_rank_0), "'transformer_layers.0.attention.key' has rank 0"),
         (changed(not_finite), "holds NaN or infinity"),
-        (lambda folder: (folder / CONFIG).write_text('{"lora_alpha": 0}'), "an alpha of 0"),
+        (lambda folder: (folder / CONFIG).write_text('{"lora_alpha": 0}'), "a scale of 0 (alpha"),
         (lambda folder: (folder / CONFIG).write_text('{"lora_alpha": NaN}'), "alpha"),
         (lambda folder: (folder / CONFIG).write_text('{"lora_alpha": "6"}'), "alpha is '6', not a number"),
         (

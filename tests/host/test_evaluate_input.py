@@ -116,30 +116,25 @@ def test_bad_input_is_one_clear_line(files, monkeypatch, words, message):
     assert "\n" not in str(refused.value)
 
 
-def test_the_script_ends_with_one_line_and_code_2(files):
-    command = [sys.executable, "-m", "dioscuri", "evaluate", "nowhere", "features.npy"]
-    done = subprocess.run(
-        command,
-        cwd=files,
+def script(folder, *words):
+    return subprocess.run(
+        [sys.executable, "-m", "dioscuri", "evaluate", *words],
+        cwd=folder,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         check=False,
     )
+
+
+def test_the_script_ends_with_one_line_and_code_2(files):
+    done = script(files, "nowhere", "features.npy")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "error: nowhere does not exist: give a folder of pictures, a .npy or an .npz file\n"
 
 
 def test_the_script_helps(files):
-    command = [sys.executable, "-m", "dioscuri", "evaluate", "--help"]
-    done = subprocess.run(
-        command,
-        cwd=files,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = script(files, "--help")
     assert done.returncode == 0
     assert "SAMPLES and REFERENCE are folders of pictures" in done.stdout
 

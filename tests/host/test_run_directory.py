@@ -148,6 +148,10 @@ def test_a_folder_takes_the_place_of_an_empty_one_alone_unless_told_otherwise(tm
     with replacing_folder(folder, overwrite=True) as temporary:
         (temporary / "newer").touch()
     assert names_in(folder) == ["newer"]
+    unwritten = pytest.raises(UserError, match="cannot be written")
+    with unwritten, replacing_folder(folder, overwrite=True) as temporary:
+        temporary.rmdir()  # so that it cannot be renamed
+    assert names_in(folder) == ["newer"]
     link = tmp_path / "link"
     link.symlink_to(folder)
     with pytest.raises(UserError, match="it is a link"), replacing_folder(link, overwrite=True):
