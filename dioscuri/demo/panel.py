@@ -125,15 +125,19 @@ class Panel:
         """Do the work when the first button is pressed or a slider is let go; the second one ends it."""
         start, cancel = buttons
         events = [self._listen(start.click, work, inputs, outputs)]
-        events += [self._listen(slider.release, work, inputs, outputs) for slider in sliders]
+        events += [self._listen(slider.release, work, inputs, outputs, "always_last") for slider in sliders]
         cancel.click(self.jobs.cancel, cancels=events, queue=False, api_visibility="private")
 
-    def _listen(self, event: Any, work: Callable[..., Any], inputs: list[Any], outputs: list[Any]) -> Any:
-        """One event: it waits until no other call runs, and its errors become messages."""
+    def _listen(
+        self, event: Any, work: Callable[..., Any], inputs: list[Any], outputs: list[Any], mode: str = "once"
+    ) -> Any:
+        """One event: it waits until no other call runs, and its errors become messages. While its call runs,
+        the page ignores the event in mode `once`, and keeps the last one for later in mode `always_last`."""
         runs = self.jobs.job(self.exhibit, work)
         return event(
-            runs, inputs, outputs, concurrency_limit=1, concurrency_id="model", api_visibility="undocumented"
-        )
+            runs, inputs, outputs, trigger_mode=mode, concurrency_limit=1, concurrency_id="model",
+            api_visibility="undocumented",
+        )  # fmt: skip
 
 
 def _both(picture: Any) -> tuple[Any, Any]:

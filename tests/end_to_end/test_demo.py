@@ -246,11 +246,13 @@ def test_a_visitor_edits_a_picture_by_a_prompt(url, prompted, picture):
 @pytest.mark.browser
 def test_a_visitor_ends_a_long_call(url):
     with open_page(url) as visitor:
+        visitor.delay("**/cancel", 1)  # as a slow machine does
         visitor.page.get_by_label("number input for pictures").first.fill("64")
         visitor.type_in("steps", 128)
         visitor.press("Generate")
-        visitor.page.wait_for_timeout(500)
+        visitor.sees_progress()
         visitor.press("Cancel")
+        visitor.sees_progress(False)  # until then the page ignores the button
         visitor.page.get_by_label("number input for pictures").first.fill("2")
         visitor.type_in("steps", 2)
         visitor.press("Generate")

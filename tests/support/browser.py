@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Page, Route, expect, sync_playwright
 
 ROOT = Path(__file__).parents[2]
 SECONDS = 60
@@ -59,6 +59,15 @@ class Visitor:
         """Type into a field."""
         self.page.get_by_label(label, exact=True).locator("visible=true").first.fill(str(value))
 
+    def delay(self, address: str, seconds: float) -> None:
+        """Hold every request to this address back."""
+
+        def hold(route: Route) -> None:
+            self.page.wait_for_timeout(1000 * seconds)
+            route.continue_()
+
+        self.page.route(address, hold)
+
     def upload(self, name: str, path: Path) -> None:
         """Press an upload's button and choose a file."""
         with self.page.expect_file_chooser() as chooser:
@@ -87,6 +96,14 @@ class Visitor:
     def sees(self, text: str) -> None:
         """Wait for a message."""
         expect(self.page.get_by_text(text).first).to_be_visible(timeout=1000 * SECONDS)
+
+    def sees_progress(self, running: bool = True) -> None:
+        """Wait until a call runs, or until none does."""
+        progress = self.page.locator(".progress-text").locator("visible=true")
+        if running:
+            expect(progress.first).to_be_visible(timeout=1000 * SECONDS)
+        else:
+            expect(progress).to_have_count(0, timeout=1000 * SECONDS)
 
     def draw(self) -> None:
         """Paint the left half of the picture in the editor with broad strokes."""
