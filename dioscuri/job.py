@@ -5,6 +5,7 @@ belongs to a job only if the number of processes is also set, and above 1.
 """
 
 import os
+import random
 import socket
 import time
 from contextlib import suppress
@@ -43,6 +44,15 @@ def job_of(twin: str) -> Job:
     if twin == "jax" and len(hosts) > 1:
         return Job(_number("TPU_WORKER_ID", 0), len(hosts))
     return Job()
+
+
+def free_port() -> int:
+    """A free port of this machine, below those that systems give to programs which ask for any: none of them
+    takes it before it is used."""
+    while True:
+        with suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", random.SystemRandom().randrange(10_000, 30_000)))
+            return int(probe.getsockname()[1])
 
 
 def await_coordinator(address: str, count: int, timeout: int) -> None:

@@ -34,8 +34,10 @@ os.environ.setdefault("WANDB_MODE", "disabled")
 # JAX's traces are many objects without cycles: searching for cycles took 8 % of a test's time.
 gc.set_threshold(100_000, 20, 20)
 
-# A loaded machine is no defect.
-hypothesis.settings.register_profile("project", deadline=None)
+# A loaded machine is no defect, and a test that has passed passes again: its examples stay the same.
+hypothesis.settings.register_profile(
+    "project", deadline=None, derandomize=True, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
 hypothesis.settings.load_profile("project")
 
 

@@ -6,13 +6,14 @@ once, without a time limit, and a run that saved and stopped exits with code 0.
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 from contextlib import suppress
 
-_SECONDS_TO_EXPLAIN = 10
+from dioscuri.job import free_port
+
+_SECONDS_TO_EXPLAIN = 30
 
 
 def launch(n_processes: int) -> int:
@@ -20,9 +21,7 @@ def launch(n_processes: int) -> int:
 
     If one process fails, the others are killed.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     workers = [_start(rank, n_processes, port) for rank in range(n_processes)]
 
     def forward(number: int, _frame: object) -> None:

@@ -284,14 +284,14 @@ def test_the_command_exits_with_2_and_one_line(tmp_path):
         text=True,
         cwd=tmp_path,
         env=env,
-        timeout=120,
+        timeout=300,
         check=False,
     )
     assert done.returncode == 2
     assert done.stderr.startswith("error: checkpoint ")
     assert done.stderr.count("\n") == 1
     done = subprocess.run(
-        [*command[:4], "--help"], capture_output=True, text=True, env=env, timeout=120, check=False
+        [*command[:4], "--help"], capture_output=True, text=True, env=env, timeout=300, check=False
     )
     assert done.returncode == 0
     assert "--to-torch" in done.stdout

@@ -212,7 +212,7 @@ def test_a_file_system_that_is_really_full(tmp_path):
     unshare = ["unshare", "--mount", "--map-root-user"]
     command = [sys.executable, "-c", script, str(tmp_path), str(REPOSITORY)]
     try:
-        done = subprocess.run([*unshare, *command], capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run([*unshare, *command], capture_output=True, text=True, timeout=300, check=False)
     except FileNotFoundError:
         pytest.skip("no unshare command here")
     if done.returncode == 77 or "unshare" in done.stderr:
@@ -277,7 +277,7 @@ def test_kill_9_at_any_moment_of_a_save_leaves_a_sound_checkpoint(tmp_path, step
     here = str(Path(__file__).parent)
     subprocess.run(
         [sys.executable, "-c", KILLED, str(REPOSITORY), here, str(tmp_path), str(step)],
-        timeout=60,
+        timeout=300,
         check=True,
     )
     roots = sorted(tmp_path.iterdir(), key=lambda root: int(root.name))

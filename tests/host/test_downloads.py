@@ -1,6 +1,7 @@
 """Downloads from a server that misbehaves."""
 
 import hashlib
+from types import SimpleNamespace
 
 import pytest
 
@@ -54,7 +55,7 @@ def test_a_file_that_is_announced_too_large_is_not_begun(server, tmp_path):
 def test_a_server_that_drips_is_left(server, tmp_path, monkeypatch):
     server.endless = True
     clock = iter(range(0, 10**6, 100))
-    monkeypatch.setattr(download.time, "monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr(download, "time", SimpleNamespace(monotonic=lambda: float(next(clock))))
     monkeypatch.setattr(download, "_SLOWEST", 1e9)
     with pytest.raises(UserError, match=r"the server sent .* bytes in 100 seconds; run the command again"):
         fetch(f"{server.url}/x", tmp_path / "x", "", attempts=1)

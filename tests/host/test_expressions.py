@@ -76,7 +76,7 @@ _CHILD = """
 import json, resource, sys
 from dioscuri.errors import UserError
 from dioscuri.hparams.expressions import evaluate
-resource.setrlimit(resource.RLIMIT_CPU, (60, 60))
+resource.setrlimit(resource.RLIMIT_CPU, (200, 200))
 resource.setrlimit(resource.RLIMIT_AS, (2**30, 2**30))
 for name, text in json.load(sys.stdin).items():
     try:
@@ -92,7 +92,7 @@ def outcomes():
     """The result of each hostile expression in a process with limited time and memory."""
     child = subprocess.run(
         [sys.executable, "-c", _CHILD], input=json.dumps(HOSTILE), capture_output=True, text=True, cwd=ROOT,
-        timeout=120, check=False,
+        timeout=600, check=False,
     )  # fmt: skip
     return dict(json.loads(line) for line in child.stdout.splitlines())
 

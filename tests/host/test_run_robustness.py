@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import numpy as np
@@ -212,7 +211,7 @@ def test_a_short_write_says_that_the_disk_is_full(tmp_path):
         raise OSError("21584 requested and 1984 written")
 
 
-def test_a_sweep_waits_for_a_trainer_whose_supervisor_was_killed(tmp_path, capsys):
+def test_a_sweep_waits_for_a_trainer_whose_supervisor_was_killed(tmp_path, monkeypatch, capsys):
     for twin in ("torch_impl", "jax_impl"):
         (tmp_path / twin).mkdir()
         (tmp_path / twin / "train.py").write_text(TRAIN)
@@ -227,7 +226,14 @@ def test_a_sweep_waits_for_a_trainer_whose_supervisor_was_killed(tmp_path, capsy
     )
     assert trainer.stdout.readline() == b"held\n"
     started = (tmp_path / "torch_impl" / "started").read_text()
-    threading.Timer(2, trainer.kill).start()
+    looks = RunDirectory.in_use
+
+    def looks_and_kills(directory):
+        in_use = looks(directory)
+        trainer.kill()
+        return in_use
+
+    monkeypatch.setattr(RunDirectory, "in_use", looks_and_kills)
     sweep([str(table)], Places(tmp_path))
     trainer.communicate()
     assert "waits for the process that trains it already" in capsys.readouterr().out

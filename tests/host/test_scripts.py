@@ -49,7 +49,7 @@ def run(*command, cwd, **environment):
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=300,
     )
 
 
@@ -195,7 +195,7 @@ def test_what_comes_from_standard_input_is_not_started_again(tree):
 
 def test_lock_ends_with_its_holder(tree):
     lock = [sys.executable, str(tree / "build" / "with_lock.py"), str(tree / "lock")]
-    with subprocess.Popen([*lock, "sh", "-c", "echo held; sleep 60"], stdout=subprocess.PIPE, text=True,
+    with subprocess.Popen([*lock, "sh", "-c", "echo held; sleep 600"], stdout=subprocess.PIPE, text=True,
                           start_new_session=True) as holder:  # fmt: skip
         assert holder.stdout.readline() == "held\n"
         waiting = subprocess.Popen(
@@ -205,4 +205,4 @@ def test_lock_ends_with_its_holder(tree):
         time.sleep(0.2)
         assert waiting.poll() is None
         os.killpg(holder.pid, signal.SIGKILL)
-        assert waiting.communicate(timeout=30)[0] == "mine\n"
+        assert waiting.communicate(timeout=300)[0] == "mine\n"

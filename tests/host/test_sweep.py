@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
@@ -15,12 +16,13 @@ from dioscuri.cli.sweep import sweep
 from dioscuri.errors import UserError
 from dioscuri.hparams import load
 from dioscuri.places import Places
+from dioscuri.run.sweep import workers
 from dioscuri.run.sweep.state import SweepFolder
 from dioscuri.run.sweep.table import open_table
 from tests.support.tiny import write_tiny
 
 ROOT = Path(__file__).parents[2]
-SECONDS = 60
+SECONDS = 300
 
 # Behaves like `train.py`, without a framework: its outcome depends on files next to it, named by the seed.
 TRAIN = """
@@ -44,6 +46,7 @@ if (here / f"crash-{seed}").exists() and not begun or (here / f"always-{seed}").
 if (here / f"wrong-{seed}").exists():
     sys.exit("error: [train] something is wrong" if 0 else print("error: something is wrong") or 2)
 if (here / f"hangs-{seed}").exists() and not begun:
+    (here / "hanging").touch()
     time.sleep(600)
 if (here / f"waits-{seed}").exists():
     def leave(*_):
@@ -163,15 +166,23 @@ def test_a_crash_is_followed_by_another_try_and_a_second_start_does_what_is_left
     assert started(root) == ["1", "2", "2", "3"], "a longer training continues"
 
 
-def test_a_run_that_hangs_is_started_again(root, capsys):
-    write_table(root, sweep="silence = 2", values="[run]\nseed = [1, 2]\n")
-    (root / "torch_impl" / "hangs-1").touch()
+def test_a_run_that_hangs_is_started_again(root, monkeypatch, capsys):
+    """An hour passes once it hangs and the other one has ended."""
+    twin = root / "torch_impl"
+    write_table(root, sweep="silence = 900", values="[run]\nseed = [1, 2]\n")
+    (twin / "hangs-1").touch()
+
+    def now():
+        hour = (twin / "hanging").exists() and (twin / "logs-trial-seed2" / "report.json").exists()
+        return time.time() + 3600 * hour
+
+    monkeypatch.setattr(workers, "time", SimpleNamespace(time=now, monotonic=time.monotonic))
     call(root)
     assert {(row["run.seed"], row["state"], row["starts"]) for row in rows(root)} == {
         ("1", "finished", "2"),
         ("2", "finished", "1"),
     }
-    assert "torch-trial-seed1: has said nothing for 2 seconds and is ended" in capsys.readouterr().out
+    assert "torch-trial-seed1: has said nothing for 900 seconds and is ended" in capsys.readouterr().out
     for path in (root / "logs-sweep-trial").rglob("*.log"):
         os.utime(path, (1, 1))
     call(root, "train.total_train_steps=9")

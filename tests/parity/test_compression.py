@@ -90,7 +90,7 @@ def test_pictures_come_back(model, twin, kind):
 
 
 @pytest.mark.parametrize("twin", TWINS)
-@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.data())
 def test_any_pictures_in_any_batches_come_back(model, twin, data):
     shape = (data.draw(st.integers(1, 9)), 8, 8, 1)

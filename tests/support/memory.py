@@ -3,6 +3,7 @@
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 
 class Held:
@@ -19,26 +20,26 @@ def watched(twin: str) -> Iterator[Held]:
         held, before = Held(), _arrays(twin)
         yield held
         gc.collect()
-        held.nbytes = sum(n for key, n in _arrays(twin).items() if key not in before)
+        held.nbytes = sum(n for key, (_, n) in _arrays(twin).items() if key not in before)
     finally:
         gc.unfreeze()
 
 
-def _arrays(twin: str) -> dict[int, int]:
-    """Bytes by address, of a memory that several tensors may share."""
+def _arrays(twin: str) -> dict[int, tuple[Any, int]]:
+    """Memory by address, which tensors may share, and its bytes. While held, an address stays the same."""
     return _tensors() if twin == "torch" else _jax_arrays()
 
 
-def _tensors() -> dict[int, int]:
+def _tensors() -> dict[int, tuple[Any, int]]:
     import torch
 
     storages = [
         value.untyped_storage() for value in gc.get_objects() if issubclass(type(value), torch.Tensor)
     ]
-    return {storage.data_ptr(): storage.nbytes() for storage in storages if storage.data_ptr()}
+    return {storage.data_ptr(): (storage, storage.nbytes()) for storage in storages if storage.data_ptr()}
 
 
-def _jax_arrays() -> dict[int, int]:
+def _jax_arrays() -> dict[int, tuple[Any, int]]:
     import jax
 
-    return {id(array): array.nbytes for array in jax.live_arrays()}
+    return {id(array): (array, array.nbytes) for array in jax.live_arrays()}
