@@ -40,10 +40,10 @@ ROOT = Path(__file__).resolve().parents[1]
 FAMILIES = {
     "hierarchical_vae": "[hierarchical VAE](../../docs/hierarchical_vae.md)",
     "metroplex": "[Metroplex](../../docs/metroplex.md), a hierarchical VAE on patches",
-    "vqgan": "[tokenizer](../../docs/masked_tokens.md) (VQGAN)",
+    "vqgan": "[tokenizer](../../docs/tokenizers.md) (VQGAN)",
     "maskgit": "[MaskGIT](../../docs/masked_tokens.md)",
     "sundae": "[SUNDAE](../../docs/sundae.md)",
-    "classifier": "[classifier](../../docs/evaluation.md)",
+    "classifier": "[classifier](../../docs/classifier.md)",
 }
 DATA = {
     "digits": "the handwritten digits of scikit-learn, 8x8, 16 grey levels",

@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 import torch
+from PIL import Image
 
 from tests.support import faces, sections, tiny, tiny_maskgit, tiny_vqgan
 
@@ -78,6 +79,15 @@ def test_the_page_in_torch(names, block):
     names["vq"] = dio("torch").load("logs-vqgan_digits")
     run(PAGE[block], names)
     assert names["out" if block == 0 else "loss"] is not None
+
+
+def test_the_page_fine_tunes_on_a_folder(names, folder):
+    (folder / "pictures").mkdir()
+    for i, picture in enumerate(faces.PICTURES[:3]):
+        Image.fromarray(picture[..., 0]).save(folder / "pictures" / f"{i}.png")
+    run(PAGE[4], names)
+    before = dio("torch").load("torch_impl/logs-digits").bound(names["pictures"], seed=0)
+    assert dio("torch").load("tuned").bound(names["pictures"], seed=0).elbo.mean() > before.elbo.mean()
 
 
 def test_the_page_in_jax(names, tmp_path):
