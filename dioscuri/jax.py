@@ -15,7 +15,7 @@
     film  = vae.interpolate(a, b, n=8)
 
     model = dio.new("maskgit", tokenizer=vq, hidden_size=64, num_classes=10)
-    facts = dio.describe("egs/maskgit/digits.cfg", memory="24GB")    # what training takes, told beforehand
+    facts = dio.describe("egs/maskgit/digits.cfg", memory="24GB")    # what training takes, before you train
     best  = dio.train("egs/maskgit/digits.cfg")     # what train.sh runs
     model.save("mine")                              # opens in the other twin
 
@@ -139,7 +139,7 @@ def describe(
     `where` is a model, a `.cfg` file, a run's folder or a folder that `save` wrote; `overrides` are options
     as for `new`. `batch` is the global batch (default: `train.batch_size`) of `devices` (default:
     `run.num_gpus`, or one CPU), or of a `mesh` such as 'data=8,shard=8'. With `memory`
-    of a device, such as '24GB', `fit` tells the largest batches. Sizes are in bytes. No network is allocated.
+    of a device, such as '24GB', `fit` lists the largest batches. Sizes are in bytes. No network is allocated.
 
     Raises a `UserError` for a wrong option, a batch that the devices cannot share, or a mesh that does not
     fit.

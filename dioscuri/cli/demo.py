@@ -31,7 +31,10 @@ def make_parser() -> Parser:
         "--text-encoder", default="", metavar="MODEL", help="CLIP or T5 for prompts: a folder or a hub id"
     )
     parser.add_argument(
-        "--text-layer", type=int, metavar="N", help="its hidden state, counted from the end (default -1)"
+        "--text-layer",
+        type=int,
+        metavar="N",
+        help="hidden state of the encoder to use, counted from the end (default -1)",
     )
     return parser
 

@@ -45,7 +45,8 @@ class Model(Adaptable):
     """A network with its options, ready to use, fine-tune and save.
 
     Input pictures are PIL images, uint8 (N, H, W, C) or floats in [0, 1] of that shape; output pictures are
-    uint8 (N, H, W, C). Invalid input, or a method the family lacks, raises a `dioscuri.UserError`.
+    uint8 (N, H, W, C). `does` names the methods that the model has; the others, and invalid input, raise a
+    `dioscuri.UserError`.
     """
 
     keeps_origin: ClassVar[bool] = False

@@ -153,9 +153,9 @@ def contrastive_loss(real: Verdict, fake: Verdict, *, patches: bool) -> Array:
 
 
 def lecam(real: Array, fake: Array, averages: tuple[Array, Array]) -> Array:
-    """LeCam penalty (Tseng et al. 2021, equation 5, with hinges): squares of what the mean logit of pictures
-    (0-d) exceeds the average (1,) of reconstructions by, and of what the average of pictures exceeds the mean
-    logit of reconstructions by."""
+    """LeCam penalty (Tseng et al. 2021, equation 5, with hinges): the squared excess of the pictures' mean
+    logit (0-d) over the reconstructions' moving average (1,), and of the pictures' average over the
+    reconstructions' mean logit."""
     average_real, average_fake = averages
     penalty: Array = (
         jnp.square(jax.nn.relu(real - average_fake)) + jnp.square(jax.nn.relu(average_real - fake))

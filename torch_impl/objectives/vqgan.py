@@ -144,9 +144,9 @@ def contrastive_loss(real: Verdict, fake: Verdict, *, patches: bool) -> Tensor:
 
 
 def lecam(real: Tensor, fake: Tensor, averages: tuple[Tensor, Tensor]) -> Tensor:
-    """LeCam penalty (Tseng et al. 2021, equation 5, with hinges): squares of what the mean logit of pictures
-    (0-d) exceeds the average (1,) of reconstructions by, and of what the average of pictures exceeds the mean
-    logit of reconstructions by."""
+    """LeCam penalty (Tseng et al. 2021, equation 5, with hinges): the squared excess of the pictures' mean
+    logit (0-d) over the reconstructions' moving average (1,), and of the pictures' average over the
+    reconstructions' mean logit."""
     average_real, average_fake = averages
     penalty: Tensor = (F.relu(real - average_fake).square() + F.relu(average_real - fake).square()).sum()
     return penalty

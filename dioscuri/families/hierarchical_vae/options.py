@@ -115,7 +115,7 @@ class Metrics:
     report_baselines: bool = option(
         False,
         doc="after training: histogram baselines on the test set, distances from samples to the nearest "
-        "training picture and, with classes, how many samples are what was asked for",
+        "training picture and, with classes, how many samples show the requested class",
     )
 
 
@@ -185,8 +185,8 @@ class Synthesis:
         0.0,
         low=0,
         high=100,
-        doc="generation: the prior's mean = without + (1 + scale) (with - without the class), and so the log "
-        "of its scale, which stays below that with the class; 0: none",
+        doc="generation: the prior's mean = mean without the class + (1 + scale) (mean with it - mean "
+        "without it); the log of its scale in the same way, but never above that with the class; 0: none",
     )
     importance_samples: int = option(
         0,

@@ -103,7 +103,7 @@ class CompressingModel(ExplorableModel):
 
     def decompress_from(self, file: BinaryIO, name: str) -> Iterator[tuple[int, Array]]:
         """Batches of pictures and the number of the first, from the last batch to the first. Only at the end
-        it is sure that all are right."""
+        is it certain that all are right."""
         reader = Reader(file, name)
         coder, codec = reader.coder, BitsBack(self._steps(), self.plan, self._pixels(), self._bits(reader))
         first, total = reader.batches.pictures, 0

@@ -66,8 +66,8 @@ class DetectingModel(CompressingModel):
 
         `foreign` is one set, or several by name. `k` is the number of the finest levels that the ratio draws
         from the prior. If it is None, known pictures alone choose it: up to 256 of `validation`, or without
-        that a quarter of the known ones, which are then not compared. The best k separates them best from
-        altered copies of themselves. Sets are pictures, or objects with `len` and
+        that a quarter of the known ones, which are then not compared. The best k best separates known
+        pictures from altered copies of themselves. Sets are pictures, or objects with `len` and
         `gather(indices)`, of which only a batch is in memory at a time.
         """
         how = self._draws(samples, seed)

@@ -77,7 +77,7 @@ class MaskGITModel(ModelOfTexts):
     ) -> Array:
         """See `TokenModel.generate`; `prompts`, and other options of a call, as the class says.
 
-        `start` are partial grids, tokens (N, h, w) that are -1 where to sample.
+        `start` holds partial grids: tokens (N, h, w), -1 where to sample.
         """
         n = n if n is None else read_count(n, "n")
         if start is None:
@@ -147,9 +147,9 @@ class MaskGITModel(ModelOfTexts):
     ) -> Array:
         """Pictures with some of their tokens, at random places, sampled again (aMUSEd, Patil et al. 2024).
 
-        Of the sampler's steps, the last `strength` (0 to 1), rounded down, are taken, and as many tokens are
-        masked as the schedule leaves at that point: with 1 all are, with 0 none. Conditions, `decode`,
-        `every_step` and options are as for `inpaint`.
+        Only the last steps of the sampler are taken, a share of `strength` (0 to 1), rounded down. As many
+        tokens are masked as the schedule leaves at that point: with 1 all, with 0 none. Conditions,
+        `decode`, `every_step` and options are as for `inpaint`.
         """
         decode, every_step = read_flag(decode, "decode"), read_flag(every_step, "every_step")
         rows = self._pictures(pictures)

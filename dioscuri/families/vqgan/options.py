@@ -214,8 +214,9 @@ class Loss:
         0.0,
         low=0,
         needs=("discriminator.type", ()),
-        doc="weight of the LeCam penalty (Tseng et al. 2021): squares of what the mean logits of pictures "
-        "and of reconstructions exceed the moving average of the other by",
+        doc="weight of the LeCam penalty (Tseng et al. 2021): the squared excess of the pictures' mean logit "
+        "over the reconstructions' moving average, and of the pictures' moving average over the "
+        "reconstructions' mean logit",
     )
     lecam_decay: float = option(
         0.999, low=0, high=1, needs=("lecam_weight", ()), doc="decay of those averages, which begin at 0"
