@@ -39,12 +39,13 @@ Array = np.ndarray
 
 _USAGE = f"SAMPLES REFERENCE [--extractor RUN|NAME] [--k K] [--seed SEED] [--json FILE] ...\n{foreign.USAGE}"
 _DESCRIPTION = """\
-SAMPLES and REFERENCE are folders of pictures; .npy files of pictures, uint8 (N, H, W, C), or of features,
-floating-point (N, D); or .npz files with pictures 'arr_0', or with statistics of features, 'mu' and 'sigma'.
-Pictures are compared by their pixels, with --extractor FOLDER/logs-NAME by the features of a classifier
-trained with this project, or with --extractor inception|dinov2|clip by those of a published network, whose
-weights are downloaded once and verified unless --weights names them. For feature files, --extractor names the
-network that made them: with 'inception' the distance is called FID, with any other NAME FD-NAME.
+SAMPLES and REFERENCE are folders of pictures; .npy files of pictures, uint8 (N, H, W, C), of clips, uint8
+(N, T, H, W, C), or of features, floating-point (N, D); or .npz files with pictures 'arr_0', or with
+statistics of features, 'mu' and 'sigma'. Pictures are compared by their pixels, with --extractor
+FOLDER/logs-NAME by the features of a classifier trained with this project, or with --extractor
+inception|dinov2|clip by those of a published network, whose weights are downloaded once and verified unless
+--weights names them. For feature files, --extractor names the network that made them: with 'inception' the
+distance is called FID, with any other NAME FD-NAME.
 The second form measures how well a VAE tells foreign pictures from known ones; see
 dioscuri evaluate --ood --help."""
 _EXAMPLE = "dioscuri evaluate torch_impl/logs-mine/synthesis-images/generated /pictures/test"

@@ -76,7 +76,12 @@ class Extractor:
     extract: Callable[[Any], Features]
 
     def of(self, pictures: Pictures) -> Features:
-        """Features of all pictures."""
+        """Features of all pictures; a `UserError` if these are clips, unless they are compared by pixels."""
+        if pictures.clips and (self.name != PIXELS or pictures.side):
+            raise UserError(
+                f"{pictures.path}: clips can only be compared by their pixels: leave --extractor and "
+                "--resize out"
+            )
         shape = self.shape
         batches = pictures.lists(3) if shape is None else pictures.batches(shape, resize=self.resizes)
         results = [self.extract(batch) for batch in batches]
@@ -90,9 +95,10 @@ def pixels(samples: Pictures, reference: Pictures) -> Extractor:
     H, W = samples.size
     shape = (H, W, max(samples.channels, reference.channels))
     if (size := H * W * shape[2]) > MAX_PIXELS:
+        what = f"{'clips' if samples.clips else 'pictures'} of {size} values"
+        instead = "" if samples.clips else "; give a classifier with --extractor RUN, or a smaller --resize"
         raise UserError(
-            f"{samples.path}: pictures of {size} values are too large to compare by pixels (at most "
-            f"{MAX_PIXELS}); give a classifier with --extractor RUN, or a smaller --resize"
+            f"{samples.path}: {what} are too large to compare by pixels (at most {MAX_PIXELS}){instead}"
         )
     flat = lambda batch: Features(batch.reshape(len(batch), -1))  # noqa: E731
     return Extractor(PIXELS, "pixels, 0 ... 255", shape, resizes=False, extract=flat)

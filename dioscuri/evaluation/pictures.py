@@ -1,5 +1,5 @@
 """Pictures to evaluate: a folder of image files, or uint8 (N, H, W, C) or (N, H, W) in a `.npy` file or in
-`arr_0` of an `.npz` file, the usual form of published samples."""
+`arr_0` of an `.npz` file, the usual form of published samples; or clips (N, T, H, W, C) in such a file."""
 
 import os
 from abc import ABC, abstractmethod
@@ -19,6 +19,7 @@ from dioscuri.data.numpy_files import Damaged, member_names, read_member
 from dioscuri.data.numpy_files import read_npy as map_npy
 from dioscuri.errors import UserError
 from dioscuri.metrics.frechet import Moments, moments_of_covariance
+from dioscuri.outputs.drawings import as_pictures
 
 Array = np.ndarray
 Shape = tuple[int, int, int]
@@ -33,10 +34,12 @@ and statistics of features."""
 
 @dataclass(frozen=True)
 class Pictures(ABC):
-    """A set of pictures, resized to `side` x `side` pixels unless that is 0."""
+    """A set of pictures, resized to `side` x `side` pixels unless that is 0. Those of `clips` are frames side
+    by side."""
 
     path: Path
     side: int = field(default=0, kw_only=True)
+    clips: bool = field(default=False, kw_only=True)
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -111,6 +114,11 @@ class PictureFiles(Pictures):
     def read(self, index: int, channels: int) -> Array:
         """See `Pictures`; a `UserError` names a file that cannot be used."""
         with _refusing(self.files[index]), image_files.open_image(self.files[index]) as image:
+            if image.format == "GIF" and getattr(image, "n_frames", 1) > 1:
+                raise UserError(
+                    f"{self.files[index]}: is an animation, not a picture; compare clips as .npy files, "
+                    "uint8 (N, T, H, W, C)"
+                )
             picture = image_files.as_mode(image_files.flatten(image), channels)
             return np.asarray(picture).reshape(picture.height, picture.width, channels)
 
@@ -233,14 +241,15 @@ def _open_archive(path: Path, side: int) -> Pictures | Statistics:
 
 
 def _pictures(path: Path, array: Array, side: int) -> PictureArray:
-    if array.ndim not in (3, 4) or array.dtype != np.uint8:
+    if array.ndim not in (3, 4, 5) or array.dtype != np.uint8:
         raise UserError(
             f"{path}: holds {array.dtype} {array.shape}, neither floating-point features (N, D) nor pictures "
             "uint8 (N, H, W, C)"
         )
     if not array.size:
         raise UserError(f"{path}: holds nothing")
-    return PictureArray(path, array if array.ndim == 4 else array[..., None], side=side)
+    pictures = array[..., None] if array.ndim == 3 else as_pictures(array)
+    return PictureArray(path, pictures, side=side, clips=array.ndim == 5)
 
 
 def _names(path: Path) -> list[str]:

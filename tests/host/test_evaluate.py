@@ -54,6 +54,17 @@ def test_pictures_of_files_and_of_arrays_are_the_same(sets, tmp_path):
     assert left == right
 
 
+def test_a_clip_is_compared_by_the_pixels_of_all_frames(sets, tmp_path):
+    results = []
+    for kind, shape in (("clips", (-1, 2, 4, 4, 1)), ("pictures", (-1, 8, 4, 1))):
+        paths = [
+            write_npy(tmp_path / f"{kind}{k}.npy", rows.reshape(shape)) for k, rows in enumerate(sets[2:])
+        ]
+        metrics = table(tmp_path / "out.json", *paths)["metrics"]
+        results.append({name: measure["value"] for name, measure in metrics.items()})
+    assert results[0] == pytest.approx(results[1])
+
+
 def test_the_contact_sheet_is_no_sample_and_the_sampling_is_reported(sets, tmp_path, capsys):
     made, real, _, _ = sets
     Image.new("L", (50, 70)).save(made / "contact-sheet.png")

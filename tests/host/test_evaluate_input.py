@@ -24,6 +24,8 @@ FILES = {
     "pictures.npy": digits(0, 9),
     "others.npy": digits(0, 9, side=5),
     "large.npy": digits(0, 4, side=70),
+    "clips.npy": digits(0, 8).reshape(4, 2, 4, 4, 1),
+    "long.npy": digits(0, 8, side=70).reshape(4, 2, 70, 70, 1),
     "labels.npy": np.zeros(9, np.int64),
     "short.npy": np.zeros(8, np.int64),
 }
@@ -43,6 +45,9 @@ def files(tmp_path_factory):
     Image.new("L", (5, 4)).save(folder / "mixed" / "other.png")
     write_folder(folder / "broken", digits(0, 5))
     (folder / "broken" / "0003.png").write_bytes(b"foreign")
+    write_folder(folder / "animated", digits(0, 5))
+    frames = [Image.fromarray(picture[..., 0]) for picture in digits(0, 3)]
+    frames[0].save(folder / "animated" / "0009.gif", save_all=True, append_images=frames[1:])
     return folder
 
 
@@ -104,6 +109,10 @@ def files(tmp_path_factory):
         ("pictures.npy pictures.npy --extractor nowhere", "does not exist: train that run first"),
         ("pictures.npy pictures.npy --extractor nothing", "holds 0 files hparams-<name>.cfg"),
         ("large.npy large.npy", "pictures of 4900 values are too large to compare by pixels"),
+        ("long.npy long.npy", "clips of 9800 values are too large to compare by pixels (at most 4096)"),
+        ("clips.npy clips.npy --resize 8", "clips can only be compared by their pixels"),
+        ("clips.npy pictures.npy", "pictures.npy, picture 0: is 4x4, not 4x8 as the first picture"),
+        ("animated animated", "0009.gif: is an animation, not a picture; compare clips as .npy files"),
         ("mixed mixed", "other.png: is 4x5, not 4x4 as the first picture"),
         ("broken broken", "0003.png: not an image; repair or remove it"),
     ],
